@@ -1,0 +1,126 @@
+//! Wall-clock time, handed in wherever it is needed so that tests decide what time it is.
+
+use jiff::{SignedDuration, Zoned, tz::TimeZone};
+use std::fmt;
+use std::time::Duration;
+
+/// A moment: milliseconds since 1970-01-01T00:00:00Z.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// A moment by its milliseconds since the epoch.
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis)
+    }
+
+    /// A moment by its seconds since the epoch.
+    pub const fn from_seconds(seconds: u64) -> Self {
+        Self(seconds.saturating_mul(1000))
+    }
+
+    /// Milliseconds since the epoch.
+    pub const fn millis(self) -> u64 {
+        self.0
+    }
+
+    /// Whole seconds since the epoch.
+    pub const fn seconds(self) -> u64 {
+        self.0 / 1000
+    }
+
+    /// Whole days (UTC) since the epoch.
+    pub const fn day(self) -> u16 {
+        (self.0 / 86_400_000) as u16
+    }
+
+    /// This moment and `duration` more; stops at the end of time instead of wrapping.
+    pub fn after(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// How long ago `earlier` was; nothing when it lies ahead.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
+    /// As a mail header writes it (RFC 5322 section 3.3), in UTC.
+    pub fn rfc5322(self) -> String {
+        jiff::fmt::rfc2822::to_string(&self.zoned())
+            .unwrap_or_else(|_| "Thu, 1 Jan 1970 00:00:00 +0000".into())
+    }
+
+    /// A date as RFC 5322 (or its obsolete zone names) writes it.
+    pub fn parse_rfc5322(text: &str) -> Option<Self> {
+        let parsed = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text.trim()).ok()?;
+        u64::try_from(parsed.as_millisecond()).ok().map(Self)
+    }
+
+    fn zoned(self) -> Zoned {
+        jiff::Timestamp::from_duration(SignedDuration::from_millis(self.0.min(MAX_MILLIS) as i64))
+            .unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+            .to_zoned(TimeZone::UTC)
+    }
+}
+
+/// RFC 3339 in UTC with milliseconds.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.zoned().strftime("%Y-%m-%dT%H:%M:%S%.3fZ"))
+    }
+}
+
+impl fmt::Debug for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Where the time comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum Clock {
+    /// The machine's clock.
+    System,
+    /// Starts at a chosen moment and runs with the runtime's timer, which tests may pause and advance.
+    Runtime {
+        /// The time at `origin`.
+        start: Timestamp,
+        /// When the clock was made.
+        origin: tokio::time::Instant,
+    },
+}
+
+impl Clock {
+    /// A clock that follows the runtime's timer from `start` on.
+    pub fn runtime(start: Timestamp) -> Self {
+        Self::Runtime { start, origin: tokio::time::Instant::now() }
+    }
+
+    /// The time now.
+    pub fn now(&self) -> Timestamp {
+        match self {
+            Self::System => {
+                let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+                Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+            }
+            Self::Runtime { start, origin } => start.after(origin.elapsed()),
+        }
+    }
+}
+
+/// 9999-12-30, the last day that a date can be written for.
+const MAX_MILLIS: u64 = 253_402_207_200_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_written_as_the_standards_say() {
+        let base = Timestamp::from_seconds(1_789_387_200);
+        assert_eq!(base.rfc5322(), "Mon, 14 Sep 2026 12:00:00 +0000");
+        assert_eq!(base.to_string(), "2026-09-14T12:00:00.000Z");
+        assert_eq!(Timestamp::parse_rfc5322("Mon, 14 Sep 2026 12:00:00 UTC"), Some(base));
+        assert_eq!(Timestamp::from_millis(u64::MAX).to_string().len(), 24);
+    }
+}

@@ -1,0 +1,13 @@
+//! mailtrail: every mail your applications send, and what became of it.
+
+pub mod clock;
+pub mod event;
+pub mod id;
+pub mod mail;
+pub mod provider;
+pub mod queue;
+pub mod secret;
+pub mod smtp;
+pub mod submission;
+pub mod transport;
+pub mod wakeup;

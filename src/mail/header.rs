@@ -1,0 +1,158 @@
+use std::fmt;
+use std::ops::Range;
+
+/// A whole header line that we add: `Name: value`, folded where needed, without its final CRLF. It cannot contain a
+/// CR or LF that is not part of a fold.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HeaderLine(String);
+
+impl HeaderLine {
+    /// A line from a fixed name and a value; control characters in the value become blanks, so no value can end the
+    /// line.
+    pub fn new(name: &'static str, value: &str) -> Self {
+        let mut line = String::with_capacity(name.len() + 2 + value.len());
+        line.push_str(name);
+        line.push_str(": ");
+        line.extend(value.chars().map(|c| if c.is_control() { ' ' } else { c }));
+        Self(line)
+    }
+
+    /// A line whose value is given in parts that must not be broken, folded (RFC 5322 section 2.2.3) between them.
+    pub fn folded(name: &'static str, parts: &[&str]) -> Self {
+        let mut lines = parts.iter().map(|part| Self::new(name, part).0.split_off(name.len() + 2));
+        let first = lines.next().unwrap_or_default();
+        Self(lines.fold(format!("{name}: {first}"), |line, part| line + "\r\n\t" + &part))
+    }
+}
+
+impl fmt::Display for HeaderLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The header section of a message whose line ends are CRLF, as it stands in its bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct HeaderBlock<'a> {
+    message: &'a [u8],
+    end: usize,
+}
+
+/// One header field as it stands in a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header<'a> {
+    /// The field's name as written.
+    pub name: &'a str,
+    /// Behind the colon, with its folds and without the final CRLF.
+    pub value: &'a [u8],
+    /// The whole field in the message, final CRLF included.
+    pub span: Range<usize>,
+}
+
+impl<'a> HeaderBlock<'a> {
+    /// Finds the header section. A first line that is no header field means that there is none.
+    pub fn of(message: &'a [u8]) -> Self {
+        let mut block = Self { message, end: message.len() };
+        let mut at = 0;
+        while at < message.len() {
+            let end = line_end(message, at);
+            let blank = message[at..end] == *b"\r\n";
+            if blank || (at == 0 && field_name(&message[..end]).is_none()) {
+                block.end = at;
+                break;
+            }
+            at = end;
+        }
+        block
+    }
+
+    /// Where the section ends: the blank line, or the first byte of a message without header.
+    pub fn end(&self) -> usize {
+        self.end
+    }
+
+    /// Whether a blank line must follow lines that are put in front.
+    pub fn is_missing(&self) -> bool {
+        self.end == 0 && !self.message.starts_with(b"\r\n")
+    }
+
+    /// The fields in their order; lines that are no fields are passed over.
+    pub fn fields(&self) -> impl Iterator<Item = Header<'a>> + use<'a> {
+        let (message, limit) = (self.message, self.end);
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            while at < limit {
+                let start = at;
+                at = line_end(message, at);
+                let Some(name) = field_name(&message[start..at]) else { continue };
+                while at < limit && matches!(message[at], b' ' | b'\t') {
+                    at = line_end(message, at);
+                }
+                let colon = start + memchr::memchr(b':', &message[start..at])?;
+                let value = &message[colon + 1..at];
+                let value = value.strip_suffix(b"\r\n").unwrap_or(value);
+                return Some(Header { name, value, span: start..at });
+            }
+            None
+        })
+    }
+
+    /// The first field of that name, without regard to case.
+    pub fn first(&self, name: &str) -> Option<Header<'a>> {
+        self.fields().find(|field| field.name.eq_ignore_ascii_case(name))
+    }
+}
+
+impl Header<'_> {
+    /// The value as text: unfolded, trimmed, what is not UTF-8 replaced, controls made blanks.
+    pub fn text(&self) -> String {
+        let text = String::from_utf8_lossy(self.value).replace("\r\n", "");
+        text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    }
+}
+
+fn line_end(message: &[u8], at: usize) -> usize {
+    memchr::memchr(b'\n', &message[at..]).map_or(message.len(), |newline| at + newline + 1)
+}
+
+/// The name of the field that starts this line (RFC 5322 section 2.2; blanks before the colon are tolerated).
+fn field_name(line: &[u8]) -> Option<&str> {
+    let colon = memchr::memchr(b':', line)?;
+    let name = std::str::from_utf8(&line[..colon]).ok()?.trim_end_matches([' ', '\t']);
+    let fine = !name.is_empty() && name.bytes().all(|b| (33..=126).contains(&b));
+    fine.then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_keep_their_place() {
+        let message = b"Subject: a\r\n b\r\nmessage-id : <x@y>\r\njunk\r\nTo:\r\n\r\nNo: field\r\n";
+        let block = HeaderBlock::of(message);
+        let fields: Vec<_> = block.fields().collect();
+        assert_eq!(fields.iter().map(|f| f.name).collect::<Vec<_>>(), ["Subject", "message-id", "To"]);
+        assert_eq!(&message[fields[0].span.clone()], b"Subject: a\r\n b\r\n");
+        assert_eq!(fields[0].text(), "a b");
+        assert_eq!(block.first("Message-ID").map(|f| f.text()), Some("<x@y>".into()));
+        assert_eq!(&message[block.end()..], b"\r\nNo: field\r\n");
+    }
+
+    #[test]
+    fn a_message_may_have_no_header() {
+        for (message, missing) in
+            [(&b"just text\r\n"[..], true), (b"\r\ntext\r\n", false), (b"", true), (b"A: b\r\n", false)]
+        {
+            assert_eq!(HeaderBlock::of(message).is_missing(), missing, "{message:?}");
+        }
+    }
+
+    #[test]
+    fn no_value_can_end_a_line() {
+        let line = HeaderLine::new("X-A", "b\r\nBcc: evil@example.net\u{85}");
+        assert_eq!(line.to_string(), "X-A: b  Bcc: evil@example.net ");
+        let line = HeaderLine::folded("Received", &["from a", "by b\nc"]);
+        assert_eq!(line.to_string(), "Received: from a\r\n\tby b c");
+    }
+}

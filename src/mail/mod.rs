@@ -1,0 +1,13 @@
+//! The parts of a mail as the RFCs name them: addresses, the envelope, header lines, message ids.
+//!
+//! Once built they are valid: no value here can carry a CR or LF into a command, a header or a log line.
+
+mod address;
+mod envelope;
+mod header;
+mod message_id;
+
+pub use address::{Mailbox, NotAMailbox};
+pub use envelope::{BodyType, Envelope};
+pub use header::{Header, HeaderBlock, HeaderLine};
+pub use message_id::{MessageId, Record};

@@ -1,0 +1,88 @@
+//! When a message is tried again. All of this policy is here.
+
+use crate::clock::Timestamp;
+use std::time::Duration;
+
+/// How often and how long a message is tried.
+#[derive(Clone, Debug)]
+pub struct Retry {
+    /// Pause after the first failure. Default 30 s, 100 ms to 1 day.
+    pub first: Duration,
+    /// What each further pause is multiplied with. Default 2.0, 1.0 to 10.0.
+    pub factor: f64,
+    /// Longest pause. Default 30 min, 1 s to 1 day.
+    pub max: Duration,
+    /// Share of a pause by which it varies, so that messages that failed together are not tried together.
+    /// Default 0.1, 0.0 to 1.0.
+    pub jitter: f64,
+    /// Age at which a message expires. Default 2 days, 1 min to 30 days.
+    pub give_up_after: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_secs(30),
+            factor: 2.0,
+            max: Duration::from_secs(30 * 60),
+            jitter: 0.1,
+            give_up_after: Duration::from_secs(2 * 86_400),
+        }
+    }
+}
+
+impl Retry {
+    /// When to try again after attempt number `attempt` (from 1) failed at `now`, or `None` when the message is
+    /// too old by then. `random` is in 0.0..1.0. `not_before` is the upstream's own wish.
+    pub fn next(
+        &self,
+        accepted: Timestamp,
+        now: Timestamp,
+        attempt: u32,
+        random: f64,
+        not_before: Option<Timestamp>,
+    ) -> Option<Timestamp> {
+        let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
+        let pause = (self.first.as_secs_f64() * self.factor.powi(exponent)).min(self.max.as_secs_f64());
+        let varied = pause * (1.0 + self.jitter * (2.0 * random - 1.0));
+        let due = now.after(Duration::from_secs_f64(varied.max(0.0)));
+        let due = not_before.map_or(due, |wish| wish.max(due));
+        let deadline = accepted.after(self.give_up_after);
+        // The last attempt comes at the deadline, not a pause before it.
+        if now >= deadline { None } else { Some(due.min(deadline)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_at_the_shipped_settings() {
+        let retry = Retry::default();
+        let start = Timestamp::from_seconds(1000);
+        let pause =
+            |attempt| retry.next(start, start, attempt, 0.5, None).map(|due| due.since(start).as_secs());
+        assert_eq!([1, 2, 3, 7, 8, 1000].map(pause), [30, 60, 120, 1800, 1800, 1800].map(Some));
+    }
+
+    #[test]
+    fn jitter_stays_within_its_share() {
+        let retry = Retry::default();
+        let start = Timestamp::from_seconds(1000);
+        let pause = |random| retry.next(start, start, 1, random, None).unwrap().since(start).as_millis();
+        assert_eq!((pause(0.0), pause(0.999_999_9)), (27_000, 32_999));
+    }
+
+    #[test]
+    fn the_deadline_is_tried_and_then_over() {
+        let retry = Retry::default();
+        let accepted = Timestamp::from_seconds(1000);
+        let deadline = accepted.after(retry.give_up_after);
+        let late = Timestamp::from_millis(deadline.millis() - 1000);
+        assert_eq!(retry.next(accepted, late, 9, 0.5, None), Some(deadline));
+        assert_eq!(retry.next(accepted, deadline, 9, 0.5, None), None);
+        let wish = accepted.after(Duration::from_secs(4000));
+        assert_eq!(retry.next(accepted, accepted, 1, 0.5, Some(wish)), Some(wish));
+    }
+}

@@ -1,0 +1,209 @@
+//! The message between `354` and the final dot (RFC 5321 section 4.5.2).
+//!
+//! The data ends at CRLF.CRLF and nothing else. A bare CR or LF becomes CRLF, and what follows it is never taken
+//! for the end: a line that held only a dot behind a bare line end stays a line with a dot (and is stuffed again on
+//! the way out), so no sequence that one side reads as an end and the other does not can pass through.
+
+use memchr::{memchr2, memmem};
+
+/// Takes the dots out of a message as it arrives, in pieces of any size.
+#[derive(Debug)]
+pub struct Decoder {
+    at: At,
+    limit: u64,
+    taken: u64,
+}
+
+/// What became of a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fed {
+    /// All of it belongs to the message; more is to come.
+    All,
+    /// The message ended; this many bytes of the piece belong to it and its end.
+    End(usize),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    LineStart { after_crlf: bool },
+    Dot { after_crlf: bool },
+    DotCr { after_crlf: bool },
+    Text,
+    Cr,
+}
+
+impl Decoder {
+    /// A decoder that keeps at most `limit` bytes; what is over is read and dropped.
+    pub fn new(limit: u64) -> Self {
+        Self { at: At::LineStart { after_crlf: true }, limit, taken: 0 }
+    }
+
+    /// Whether the message is larger than the limit.
+    pub fn overflowed(&self) -> bool {
+        self.taken > self.limit
+    }
+
+    /// Decodes a piece and appends it to `out`.
+    pub fn feed(&mut self, piece: &[u8], out: &mut Vec<u8>) -> Fed {
+        let mut index = 0;
+        while index < piece.len() {
+            if self.at == At::Text {
+                let run = memchr2(b'\r', b'\n', &piece[index..]).unwrap_or(piece.len() - index);
+                self.keep(&piece[index..index + run], out);
+                index += run;
+                if piece[index..].starts_with(b"\r\n") {
+                    self.keep(b"\r\n", out);
+                    self.at = At::LineStart { after_crlf: true };
+                    index += 2;
+                    continue;
+                }
+                if index == piece.len() {
+                    break;
+                }
+            }
+            let byte = piece[index];
+            index += 1;
+            if self.step(byte, out) {
+                return Fed::End(index);
+            }
+        }
+        Fed::All
+    }
+
+    /// One byte where it matters; true at the end of the data.
+    fn step(&mut self, byte: u8, out: &mut Vec<u8>) -> bool {
+        self.at = match (self.at, byte) {
+            (At::LineStart { after_crlf }, b'.') => At::Dot { after_crlf },
+            (At::DotCr { after_crlf: true }, b'\n') => return true,
+            (At::DotCr { after_crlf: false }, b'\n') => {
+                self.keep(b".\r\n", out);
+                At::LineStart { after_crlf: true }
+            }
+            (At::DotCr { .. }, _) => {
+                self.keep(b".\r\n", out);
+                self.at = At::LineStart { after_crlf: false };
+                return self.step(byte, out);
+            }
+            (At::Dot { after_crlf }, b'\r') => At::DotCr { after_crlf },
+            (At::Dot { .. }, b'\n') => {
+                self.keep(b".\r\n", out);
+                At::LineStart { after_crlf: false }
+            }
+            (At::Cr, b'\n') => {
+                self.keep(b"\r\n", out);
+                At::LineStart { after_crlf: true }
+            }
+            (At::Cr, _) => {
+                self.keep(b"\r\n", out);
+                self.at = At::LineStart { after_crlf: false };
+                return self.step(byte, out);
+            }
+            (_, b'\r') => At::Cr,
+            (_, b'\n') => {
+                self.keep(b"\r\n", out);
+                At::LineStart { after_crlf: false }
+            }
+            (_, byte) => {
+                self.keep(&[byte], out);
+                At::Text
+            }
+        };
+        false
+    }
+
+    fn keep(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
+        self.taken += bytes.len() as u64;
+        if self.taken <= self.limit {
+            out.extend_from_slice(bytes);
+        }
+    }
+}
+
+/// Appends a message whose line ends are CRLF as it goes over the wire: dots doubled, the final dot added.
+pub fn stuff(message: &[u8], out: &mut Vec<u8>) {
+    if message.starts_with(b".") {
+        out.push(b'.');
+    }
+    let mut from = 0;
+    for at in memmem::find_iter(message, b"\r\n.") {
+        out.extend_from_slice(&message[from..at + 2]);
+        out.push(b'.');
+        from = at + 2;
+    }
+    out.extend_from_slice(&message[from..]);
+    if !message.is_empty() && !message.ends_with(b"\r\n") {
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b".\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What comes out, and what is left behind the end, with the input cut into pieces of `size`.
+    fn decode(input: &[u8], size: usize) -> Option<(Vec<u8>, usize)> {
+        let (mut decoder, mut out) = (Decoder::new(1 << 20), Vec::new());
+        for (number, piece) in input.chunks(size).enumerate() {
+            if let Fed::End(used) = decoder.feed(piece, &mut out) {
+                return Some((out, input.len() - number * size - used));
+            }
+        }
+        None
+    }
+
+    fn check(input: &str, expected: Option<(&str, usize)>) {
+        for size in [1, 2, 3, 5, 7, 1000] {
+            let got = decode(input.as_bytes(), size);
+            let got = got.as_ref().map(|(text, rest)| (std::str::from_utf8(text).unwrap(), *rest));
+            assert_eq!(got, expected, "{input:?} in pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn dots_are_taken_out_and_the_end_is_found() {
+        check("a\r\n.\r\n", Some(("a\r\n", 0)));
+        check("..a\r\n...\r\n.b\r\n.\r\nQUIT\r\n", Some((".a\r\n..\r\nb\r\n", 6)));
+        check(".\r\n", Some(("", 0)));
+        check("\r\n.\r\n", Some(("\r\n", 0)));
+        check("a\r\n.", None);
+        check("a\r\n.\r", None);
+    }
+
+    #[test]
+    fn only_crlf_dot_crlf_ends_the_data() {
+        for (input, expected) in [
+            ("a\n.\nb\r\n.\r\n", "a\r\n.\r\nb\r\n"),
+            ("a\n.\r\nb\r\n.\r\n", "a\r\n.\r\nb\r\n"),
+            ("a\r.\rb\r\n.\r\n", "a\r\n.\r\nb\r\n"),
+            ("a\r\n.\nb\r\n.\r\n", "a\r\n.\r\nb\r\n"),
+            ("a\r\n.\rb\r\n.\r\n", "a\r\n.\r\nb\r\n"),
+            ("a\r\n.\r\r\nb\r\n.\r\n", "a\r\n.\r\n\r\nb\r\n"),
+            ("a\r.\r\nb\r\n.\r\n", "a\r\n.\r\nb\r\n"),
+            ("a\n..\n...b\r\n.\r\n", "a\r\n.\r\n..b\r\n"),
+            ("a\r\rb\r\n.\r\n", "a\r\n\r\nb\r\n"),
+            ("a\n\r\n.\r\n", "a\r\n\r\n"),
+        ] {
+            check(input, Some((expected, 0)));
+        }
+    }
+
+    #[test]
+    fn what_came_in_goes_out() {
+        for message in ["", "a\r\n", ".a\r\n..b\r\n\r\n.\r\n", "\r\n.\r\n", ".\r\n"] {
+            let mut wire = Vec::new();
+            stuff(message.as_bytes(), &mut wire);
+            assert_eq!(decode(&wire, 4), Some((message.as_bytes().to_vec(), 0)), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn too_much_is_read_to_its_end_and_dropped() {
+        let (mut decoder, mut out) = (Decoder::new(4), Vec::new());
+        assert_eq!(decoder.feed(b"ab\r\ncd\r\n.\r\nNOOP\r\n", &mut out), Fed::End(11));
+        assert!(decoder.overflowed() && out.len() <= 4);
+        let mut decoder = Decoder::new(4);
+        assert_eq!(decoder.feed(b"ab\r\n.\r\n", &mut Vec::new()), Fed::End(7));
+        assert!(!decoder.overflowed());
+    }
+}

@@ -1,0 +1,461 @@
+//! One client's session as a state machine: command lines in, steps out (RFC 5321 section 4.1.4).
+//!
+//! A state owns what is known in it. What needs the outside world is a [`Step`]; its answer comes back through one
+//! of the methods named there.
+
+use super::{Command, Limits, Mechanism, Reply, Syntax};
+use crate::mail::{BodyType, Envelope, Mailbox};
+use crate::secret::Secret;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use std::sync::Arc;
+
+/// What one listener asks of its clients.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Our name in greeting and EHLO.
+    pub hostname: String,
+    /// Whether STARTTLS is offered.
+    pub starttls: bool,
+    /// Whether MAIL and AUTH wait for TLS.
+    pub require_tls: bool,
+    /// Whether clients log in.
+    pub authentication: Authentication,
+    /// Bytes of a message.
+    pub message_size: u64,
+    /// Recipients of one transaction.
+    pub recipients: usize,
+}
+
+/// Whether clients log in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Authentication {
+    /// Nothing is taken before a login.
+    Required,
+    /// The address that a client connects from is enough.
+    None,
+}
+
+/// Who a client turned out to be, and what that allows.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Account {
+    /// The login name.
+    pub name: String,
+    /// The label in trails and metrics.
+    pub client: String,
+    /// Patterns of allowed senders; empty allows all.
+    pub senders: Vec<String>,
+    /// Provider request headers (behind `X-Mailgun-`) that this user's mail may carry.
+    pub request_headers: Vec<String>,
+}
+
+/// A user name and a password, as a client sent them.
+#[derive(Debug)]
+pub struct Credentials {
+    /// The login name.
+    pub user: String,
+    /// The password.
+    pub password: Secret,
+}
+
+/// What to do next.
+#[derive(Debug)]
+pub enum Step {
+    /// Say this and read on.
+    Reply(Reply),
+    /// Say this, then speak TLS; tell [`Session::secured`].
+    StartTls(Reply),
+    /// Check these; tell [`Session::logged_in`] or say [`Reply::AuthFailed`].
+    Authenticate(Credentials),
+    /// Say this, then read a message for [`Session::take_envelope`].
+    Receive(Reply),
+    /// Say this and close.
+    Close(Reply),
+}
+
+/// The state of one session.
+#[derive(Debug)]
+pub struct Session {
+    rules: Arc<Rules>,
+    secured: bool,
+    account: Option<Arc<Account>>,
+    greeting: Option<Greeting>,
+    phase: Phase,
+    errors: u32,
+}
+
+/// How the client introduced itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Greeting {
+    /// The name it gave.
+    pub name: String,
+    /// Whether by EHLO.
+    pub extended: bool,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Idle,
+    LoggingIn(Login),
+    Mail(Envelope),
+}
+
+#[derive(Debug)]
+enum Login {
+    Plain,
+    User,
+    Password { user: String },
+}
+
+impl Session {
+    /// A new session; `secured` where TLS came first.
+    pub fn new(rules: Arc<Rules>, secured: bool) -> Self {
+        Self { rules, secured, account: None, greeting: None, phase: Phase::Idle, errors: 0 }
+    }
+
+    /// What to say first.
+    pub fn greeting(&self) -> Reply {
+        Reply::Ready { hostname: self.rules.hostname.clone() }
+    }
+
+    /// Whether TLS is on.
+    pub fn is_secured(&self) -> bool {
+        self.secured
+    }
+
+    /// The user, once logged in.
+    pub fn account(&self) -> Option<&Arc<Account>> {
+        self.account.as_ref()
+    }
+
+    /// The name the client gave, empty before EHLO or HELO.
+    pub fn client_name(&self) -> &str {
+        self.greeting.as_ref().map_or("", |greeting| &greeting.name)
+    }
+
+    /// How the mail came, as a Received header says it (RFC 3848).
+    pub fn protocol(&self) -> &'static str {
+        let extended = self.greeting.as_ref().is_some_and(|greeting| greeting.extended);
+        match (extended, self.secured, self.account.is_some()) {
+            (false, ..) => "SMTP",
+            (true, false, false) => "ESMTP",
+            (true, false, true) => "ESMTPA",
+            (true, true, false) => "ESMTPS",
+            (true, true, true) => "ESMTPSA",
+        }
+    }
+
+    /// TLS is on: everything said before is forgotten (RFC 3207 section 4.2).
+    pub fn secured(&mut self) {
+        *self = Self { errors: self.errors, ..Self::new(self.rules.clone(), true) };
+    }
+
+    /// The credentials were right.
+    pub fn logged_in(&mut self, account: Arc<Account>) -> Reply {
+        self.account = Some(account);
+        Reply::LoggedIn
+    }
+
+    /// The envelope of the message that was read; the transaction is over.
+    pub fn take_envelope(&mut self) -> Option<Envelope> {
+        match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Mail(envelope) => Some(envelope),
+            _ => None,
+        }
+    }
+
+    /// Takes one line without its line end.
+    pub fn line(&mut self, line: &[u8]) -> Step {
+        let step = match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::LoggingIn(login) => self.login(login, line),
+            phase => {
+                self.phase = phase;
+                match Command::parse(line) {
+                    Ok(command) => self.command(command),
+                    Err(syntax) => Step::Reply(self.syntax(syntax)),
+                }
+            }
+        };
+        match step {
+            Step::Reply(reply) => self.count(reply),
+            step => step,
+        }
+    }
+
+    /// Says a refusal that was found outside, and closes after too many.
+    pub fn count(&mut self, reply: Reply) -> Step {
+        self.errors += u32::from(reply.is_refusal());
+        if self.errors > Limits::ERRORS { Step::Close(Reply::TooManyErrors) } else { Step::Reply(reply) }
+    }
+
+    fn command(&mut self, command: Command<'_>) -> Step {
+        match command {
+            Command::Ehlo(name) => Step::Reply(self.hello(name, true)),
+            Command::Helo(name) => Step::Reply(self.hello(name, false)),
+            Command::StartTls if !self.rules.starttls || self.secured => Step::Reply(Reply::TlsNotOffered),
+            Command::StartTls => Step::StartTls(Reply::StartTls),
+            Command::Auth { mechanism, initial } => self.auth(mechanism, initial),
+            Command::Mail { sender, size, body, smtputf8 } => {
+                Step::Reply(self.mail(sender, size, body, smtputf8).unwrap_or_else(|refusal| refusal))
+            }
+            Command::Rcpt(recipient) => Step::Reply(self.rcpt(recipient)),
+            Command::Data => self.data(),
+            Command::Rset => {
+                self.phase = Phase::Idle;
+                Step::Reply(Reply::Ok)
+            }
+            Command::Noop => Step::Reply(Reply::Ok),
+            Command::Vrfy => Step::Reply(Reply::CannotVerify),
+            Command::Help => Step::Reply(Reply::Help),
+            Command::Quit => Step::Close(Reply::Bye),
+        }
+    }
+
+    fn syntax(&self, syntax: Syntax) -> Reply {
+        match syntax {
+            Syntax::Unknown => Reply::UnknownCommand,
+            Syntax::Arguments(text) => Reply::BadParameters(text),
+            Syntax::Sender => Reply::BadSender,
+            Syntax::Recipient => Reply::BadRecipient,
+            Syntax::Parameter => Reply::UnknownParameter,
+            Syntax::Mechanism => Reply::UnknownMechanism,
+        }
+    }
+
+    fn hello(&mut self, name: &str, extended: bool) -> Reply {
+        self.phase = Phase::Idle;
+        self.greeting = Some(Greeting { name: name.to_owned(), extended });
+        let extensions = if extended { self.extensions() } else { Vec::new() };
+        Reply::Hello { hostname: self.rules.hostname.clone(), extensions }
+    }
+
+    fn extensions(&self) -> Vec<String> {
+        let mut extensions = vec!["PIPELINING".to_owned(), format!("SIZE {}", self.rules.message_size)];
+        if self.rules.starttls && !self.secured {
+            extensions.push("STARTTLS".to_owned());
+        }
+        if self.may_log_in() {
+            extensions.push("AUTH PLAIN LOGIN".to_owned());
+        }
+        extensions.extend(["ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8"].map(str::to_owned));
+        extensions
+    }
+
+    fn may_log_in(&self) -> bool {
+        self.rules.authentication == Authentication::Required && (self.secured || !self.rules.require_tls)
+    }
+
+    fn auth(&mut self, mechanism: Mechanism, initial: Option<&str>) -> Step {
+        let refusal = if self.rules.authentication == Authentication::None {
+            Some(Reply::AuthNotOffered)
+        } else if !self.may_log_in() {
+            Some(Reply::EncryptionRequired)
+        } else if self.greeting.is_none() {
+            Some(Reply::BadSequence("Say EHLO first"))
+        } else if self.account.is_some() {
+            Some(Reply::BadSequence("You are logged in already"))
+        } else if matches!(self.phase, Phase::Mail(_)) {
+            Some(Reply::BadSequence("Not within a mail transaction"))
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            return Step::Reply(refusal);
+        }
+        let login = match mechanism {
+            Mechanism::Plain => Login::Plain,
+            Mechanism::Login => Login::User,
+        };
+        match initial {
+            // RFC 4954 section 4: "=" is an initial response of no bytes.
+            Some("=") => self.login(login, b""),
+            Some(initial) => self.login(login, initial.as_bytes()),
+            None => {
+                let prompt = if mechanism == Mechanism::Plain { "" } else { PROMPT_USER };
+                self.phase = Phase::LoggingIn(login);
+                Step::Reply(Reply::Continue(prompt))
+            }
+        }
+    }
+
+    fn login(&mut self, login: Login, line: &[u8]) -> Step {
+        if line == b"*" {
+            return Step::Reply(Reply::AuthCancelled);
+        }
+        let decoded =
+            BASE64_STANDARD.decode(line.trim_ascii()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        let Some(text) = decoded else { return Step::Reply(Reply::AuthMalformed) };
+        match login {
+            Login::User => {
+                self.phase = Phase::LoggingIn(Login::Password { user: text });
+                Step::Reply(Reply::Continue(PROMPT_PASSWORD))
+            }
+            Login::Password { user } => Step::Authenticate(Credentials { user, password: Secret::new(text) }),
+            Login::Plain => match text.split('\0').collect::<Vec<_>>()[..] {
+                // An authorisation identity other than the user would be somebody else (RFC 4616 section 2).
+                [identity, user, password] if identity.is_empty() || identity == user => {
+                    Step::Authenticate(Credentials { user: user.to_owned(), password: Secret::new(password) })
+                }
+                _ => Step::Reply(Reply::AuthMalformed),
+            },
+        }
+    }
+
+    fn mail(
+        &mut self,
+        sender: Option<Mailbox>,
+        size: Option<u64>,
+        body: BodyType,
+        smtputf8: bool,
+    ) -> Result<Reply, Reply> {
+        if matches!(self.phase, Phase::Mail(_)) {
+            return Err(Reply::BadSequence("A transaction is open: RSET first"));
+        }
+        if self.rules.require_tls && !self.secured {
+            return Err(Reply::TlsRequired);
+        }
+        if self.greeting.is_none() {
+            return Err(Reply::BadSequence("Say EHLO first"));
+        }
+        if self.rules.authentication == Authentication::Required && self.account.is_none() {
+            return Err(Reply::AuthRequired);
+        }
+        if size.is_some_and(|size| size > self.rules.message_size) {
+            return Err(Reply::TooLarge { limit: self.rules.message_size });
+        }
+        if let Some(sender) = &sender {
+            self.check_sender(sender, smtputf8)?;
+        }
+        self.phase = Phase::Mail(Envelope { sender, recipients: Vec::new(), body, smtputf8 });
+        Ok(Reply::SenderOk)
+    }
+
+    fn check_sender(&self, sender: &Mailbox, smtputf8: bool) -> Result<(), Reply> {
+        let senders = self.account.as_ref().map_or(&[][..], |account| &account.senders);
+        if !senders.is_empty() && !senders.iter().any(|pattern| sender.matches(pattern)) {
+            return Err(Reply::SenderRefused);
+        }
+        if sender.is_ascii() || smtputf8 { Ok(()) } else { Err(Reply::NeedsSmtpUtf8) }
+    }
+
+    fn rcpt(&mut self, recipient: Mailbox) -> Reply {
+        match &mut self.phase {
+            Phase::Mail(envelope) if envelope.recipients.len() == self.rules.recipients => {
+                Reply::TooManyRecipients
+            }
+            Phase::Mail(envelope) if !(envelope.smtputf8 || recipient.is_ascii()) => Reply::NeedsSmtpUtf8,
+            Phase::Mail(envelope) => {
+                envelope.recipients.push(recipient);
+                Reply::RecipientOk
+            }
+            _ => Reply::BadSequence("MAIL FROM first"),
+        }
+    }
+
+    fn data(&mut self) -> Step {
+        match &self.phase {
+            Phase::Mail(envelope) if envelope.recipients.is_empty() => {
+                Step::Reply(Reply::BadSequence("No recipient was taken: RCPT TO first"))
+            }
+            Phase::Mail(_) => Step::Receive(Reply::StartData),
+            _ => Step::Reply(Reply::BadSequence("MAIL FROM first")),
+        }
+    }
+}
+
+/// `Username:`, as clients expect it.
+const PROMPT_USER: &str = "VXNlcm5hbWU6";
+/// `Password:`.
+const PROMPT_PASSWORD: &str = "UGFzc3dvcmQ6";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(starttls: bool, authentication: Authentication) -> Session {
+        let rules = Rules {
+            hostname: "relay.example.com".into(),
+            starttls,
+            require_tls: starttls,
+            authentication,
+            message_size: 1000,
+            recipients: 2,
+        };
+        Session::new(Arc::new(rules), false)
+    }
+
+    fn code(session: &mut Session, line: &str) -> u16 {
+        match session.line(line.as_bytes()) {
+            Step::Reply(reply) | Step::StartTls(reply) | Step::Receive(reply) | Step::Close(reply) => {
+                reply.code()
+            }
+            Step::Authenticate(_) => 0,
+        }
+    }
+
+    #[test]
+    fn nothing_is_taken_before_tls_and_login() {
+        let mut session = session(true, Authentication::Required);
+        for (line, expected) in [
+            ("MAIL FROM:<a@b.c>", 530),
+            ("EHLO x", 250),
+            ("AUTH PLAIN AGEAYg==", 538),
+            ("MAIL FROM:<a@b.c>", 530),
+            ("RCPT TO:<a@b.c>", 503),
+            ("DATA", 503),
+            ("STARTTLS", 220),
+        ] {
+            assert_eq!(code(&mut session, line), expected, "{line}");
+        }
+        session.secured();
+        for (line, expected) in [
+            ("STARTTLS", 503),
+            ("AUTH PLAIN AGEAYg==", 503),
+            ("EHLO x", 250),
+            ("MAIL FROM:<a@b.c>", 530),
+            ("AUTH LOGIN", 334),
+            ("*", 501),
+            ("AUTH LOGIN YQ==", 334),
+            ("!", 501),
+            ("AUTH PLAIN Zm9vAGEAYg==", 501),
+            ("AUTH PLAIN", 334),
+            ("AGEAYg==", 0),
+        ] {
+            assert_eq!(code(&mut session, line), expected, "{line}");
+        }
+        let account = Account {
+            name: "a".into(),
+            client: "a".into(),
+            senders: vec!["*@b.c".into()],
+            request_headers: Vec::new(),
+        };
+        assert_eq!(session.logged_in(Arc::new(account)).code(), 235);
+        assert_eq!(session.protocol(), "ESMTPSA");
+        for (line, expected) in [
+            ("AUTH PLAIN AGEAYg==", 503),
+            ("MAIL FROM:<a@b.d>", 553),
+            ("MAIL FROM:<a@b.c> SIZE=1001", 552),
+            ("MAIL FROM:<a@b.c>", 250),
+            ("MAIL FROM:<a@b.c>", 503),
+            ("DATA", 503),
+            ("RCPT TO:<jiří@b.c>", 553),
+            ("RCPT TO:<a@b.c>", 250),
+            ("RCPT TO:<b@b.c>", 250),
+            ("RCPT TO:<c@b.c>", 452),
+            ("DATA", 354),
+        ] {
+            assert_eq!(code(&mut session, line), expected, "{line}");
+        }
+        assert_eq!(session.take_envelope().map(|e| e.recipients.len()), Some(2));
+        assert_eq!(code(&mut session, "DATA"), 503);
+    }
+
+    #[test]
+    fn too_many_errors_end_a_session() {
+        let mut session = session(false, Authentication::None);
+        for _ in 0..Limits::ERRORS {
+            assert_eq!(code(&mut session, "HELLO"), 500);
+        }
+        assert!(matches!(session.line(b"HELLO"), Step::Close(Reply::TooManyErrors)));
+    }
+}
