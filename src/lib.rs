@@ -3,11 +3,13 @@
 pub mod clock;
 pub mod event;
 pub mod id;
+pub mod ledger;
 pub mod mail;
 pub mod provider;
 pub mod queue;
 pub mod secret;
 pub mod smtp;
+pub mod store;
 pub mod submission;
 pub mod transport;
 pub mod wakeup;

@@ -101,7 +101,7 @@ fn split(line: &[u8]) -> Option<(u16, bool, String)> {
     let (digits, rest) = line.split_at_checked(3)?;
     let code = std::str::from_utf8(digits).ok()?.parse().ok().filter(|code| (200..600).contains(code))?;
     let (last, text) = match rest.split_first() {
-        None => (true, &rest[..]),
+        None => (true, rest),
         Some((b' ', text)) => (true, text),
         Some((b'-', text)) => (false, text),
         Some(_) => return None,

@@ -2,5 +2,9 @@
 
 pub mod breaker;
 mod settings;
+mod smtp;
+mod verdict;
 
 pub use settings::{Login, Pipelining, Security, Settings};
+pub use smtp::{Connection, ContentFault, EnvelopeReplies, Fault};
+pub use verdict::{Verdict, verdict};

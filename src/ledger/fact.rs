@@ -1,0 +1,91 @@
+use super::Standing;
+use crate::clock::Timestamp;
+use crate::event::{Kind, Words};
+
+/// One line of a trail: something that happened, and how we know.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fact {
+    /// When it happened.
+    pub at: Timestamp,
+    /// What.
+    pub what: What,
+    /// How we know.
+    pub source: Source,
+    /// The upstream it has to do with.
+    pub upstream: Option<String>,
+    /// Whom it concerns, by their places in the envelope; empty: all of them.
+    pub recipients: Vec<u16>,
+    /// The words of whoever told us.
+    pub words: Words,
+    /// When the next attempt is due because of it.
+    pub due: Option<Timestamp>,
+    /// How an event found its send.
+    pub rung: Option<Rung>,
+    /// Whether software did it, not a person.
+    pub by_machine: bool,
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// We took the mail.
+    Accepted,
+    /// An attempt ended, and this is where the recipients stand.
+    Attempted(Standing),
+    /// The provider reported this.
+    Reported(Kind),
+}
+
+impl What {
+    /// The word of the event vocabulary.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Attempted(Standing::Queued) => "deferred",
+            Self::Attempted(Standing::Expired) => "failed",
+            Self::Attempted(standing) => standing.word(),
+            Self::Reported(kind) => kind.word(),
+        }
+    }
+}
+
+/// How we know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A client handed the mail to us.
+    Client,
+    /// An upstream answered us, or did not.
+    Attempt,
+    /// A provider's webhook.
+    Webhook,
+}
+
+impl Source {
+    /// The word for tables and JSON.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Attempt => "smtp",
+            Self::Webhook => "webhook",
+        }
+    }
+}
+
+/// How an event found its send: the rungs of the join ladder, surest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rung {
+    /// By the tracking id that we stamped.
+    Tracking,
+    /// By Message-ID and recipient.
+    MessageId,
+}
+
+impl Rung {
+    /// The word for tables and JSON.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Tracking => "tracking-id",
+            Self::MessageId => "message-id",
+        }
+    }
+}

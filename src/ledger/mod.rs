@@ -1,0 +1,13 @@
+//! What is known about a send, as pure rules: the state of each recipient and how facts change it.
+//!
+//! Two halves make up a recipient's state. Its [`Standing`] is what we ourselves know, written in order by our own
+//! attempts. Its [`Marks`] are what the provider reported; they join in any order, any number of times, to the same
+//! result. [`Recipient::state`] reads both.
+
+mod fact;
+mod recipient;
+mod send;
+
+pub use fact::{Fact, Rung, Source, What};
+pub use recipient::{Mark, MarkKind, Marks, Recipient, Standing, State};
+pub use send::{Accepted, Begun, Notice, Outcome, Send, Settled, Trail};

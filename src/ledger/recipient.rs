@@ -1,0 +1,256 @@
+use crate::clock::Timestamp;
+use crate::event::{Event, Kind, Words};
+use crate::mail::Mailbox;
+
+/// One recipient of one send.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recipient {
+    /// The envelope's address.
+    pub address: Mailbox,
+    /// What our own attempts came to.
+    pub standing: Standing,
+    /// What the provider reported.
+    pub marks: Marks,
+    /// The words behind the state: the last that decided something.
+    pub words: Words,
+}
+
+/// What we ourselves know about a recipient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Waits for its next attempt.
+    Queued,
+    /// The upstream took it.
+    Relayed,
+    /// The upstream refused it for good.
+    Bounced,
+    /// Given up here.
+    Failed,
+    /// Given up here because of its age.
+    Expired,
+    /// The message was sent and no answer came: settled by an event, or tried again when due.
+    Unknown,
+}
+
+impl Standing {
+    /// The word for tables and JSON.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Relayed => "relayed",
+            Self::Bounced => "bounced",
+            Self::Failed => "failed",
+            Self::Expired => "expired",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// What became of a recipient, all things considered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum State {
+    /// Waits for its next attempt.
+    Queued,
+    /// An attempt is under way.
+    Sending,
+    /// The provider took it; its further way is not known yet.
+    Relayed,
+    /// It reached the recipient's server.
+    Delivered,
+    /// Refused for good.
+    Bounced,
+    /// Given up.
+    Failed,
+    /// Given up because of its age.
+    Expired,
+    /// The provider did not try.
+    Suppressed,
+    /// Sent, and no answer came.
+    Unknown,
+}
+
+impl State {
+    /// The word for tables and JSON.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Sending => "sending",
+            Self::Relayed => "relayed",
+            Self::Delivered => "delivered",
+            Self::Bounced => "bounced",
+            Self::Failed => "failed",
+            Self::Expired => "expired",
+            Self::Suppressed => "suppressed",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Which mark an event leaves; people and software apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MarkKind {
+    /// An event of that kind.
+    By(Kind),
+    /// An event of that kind that software caused.
+    ByMachine(Kind),
+}
+
+/// First, last and number of one kind of event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The earliest.
+    pub first: Timestamp,
+    /// The latest.
+    pub last: Timestamp,
+    /// How many.
+    pub count: u32,
+}
+
+/// The marks that a provider's events left, in the order of their kinds: the same events in any order leave equal
+/// marks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks(Vec<(MarkKind, Mark)>);
+
+impl Marks {
+    /// Marks as they were stored.
+    pub fn new(mut marks: Vec<(MarkKind, Mark)>) -> Self {
+        marks.sort_by_key(|(kind, _)| *kind);
+        Self(marks)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &(MarkKind, Mark)> {
+        self.0.iter()
+    }
+
+    /// The mark of one kind, by people.
+    pub fn of(&self, kind: Kind) -> Option<Mark> {
+        self.find(MarkKind::By(kind)).ok().map(|index| self.0[index].1)
+    }
+
+    fn has(&self, kind: Kind) -> bool {
+        self.of(kind).is_some()
+    }
+
+    fn find(&self, kind: MarkKind) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&kind, |(kind, _)| *kind)
+    }
+
+    fn add(&mut self, kind: MarkKind, at: Timestamp) {
+        match self.find(kind) {
+            Ok(index) => {
+                let mark = &mut self.0[index].1;
+                mark.first = mark.first.min(at);
+                mark.last = mark.last.max(at);
+                mark.count = mark.count.saturating_add(1);
+            }
+            Err(index) => self.0.insert(index, (kind, Mark { first: at, last: at, count: 1 })),
+        }
+    }
+}
+
+impl Recipient {
+    /// A recipient of a send that was just accepted.
+    pub fn new(address: Mailbox) -> Self {
+        Self { address, standing: Standing::Queued, marks: Marks::default(), words: Words::default() }
+    }
+
+    /// Takes a provider's event; the caller has made sure that it is no repetition.
+    pub fn report(&mut self, event: &Event) {
+        let kind = if event.by_machine { MarkKind::ByMachine(event.kind) } else { MarkKind::By(event.kind) };
+        let before = self.state();
+        self.marks.add(kind, event.at);
+        let decides = matches!(event.kind, Kind::Bounced | Kind::Suppressed | Kind::Rejected);
+        if decides && (self.state() != before || self.words == Words::default()) {
+            self.words = event.words.clone();
+        }
+    }
+
+    /// What became of it. A permanent failure is never hidden by a delivery, early or late; a provider that reports
+    /// anything has the message, whatever our own attempts came to.
+    pub fn state(&self) -> State {
+        if self.marks.has(Kind::Bounced) {
+            return State::Bounced;
+        }
+        let reported = self.marks.iter().any(|(kind, _)| !matches!(kind, MarkKind::By(Kind::Unknown)));
+        match self.standing {
+            Standing::Bounced => State::Bounced,
+            _ if self.marks.has(Kind::Delivered) => State::Delivered,
+            _ if self.marks.has(Kind::Suppressed) => State::Suppressed,
+            _ if self.marks.has(Kind::Rejected) => State::Failed,
+            _ if reported => State::Relayed,
+            Standing::Queued => State::Queued,
+            Standing::Relayed => State::Relayed,
+            Standing::Failed => State::Failed,
+            Standing::Expired => State::Expired,
+            Standing::Unknown => State::Unknown,
+        }
+    }
+
+    /// Whether an attempt is still to be made.
+    pub fn waits(&self) -> bool {
+        matches!(self.state(), State::Queued | State::Unknown)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(kind: Kind, seconds: u64, by_machine: bool) -> Event {
+        Event {
+            kind,
+            at: Timestamp::from_seconds(seconds),
+            identity: format!("{kind:?}{seconds}"),
+            recipient: None,
+            tracking: None,
+            message_id: None,
+            by_machine,
+            test_mode: false,
+            words: Words { name: kind.word().into(), ..Words::default() },
+        }
+    }
+
+    fn after(standing: Standing, kinds: &[Kind]) -> State {
+        let mut recipient = Recipient::new("ada@example.net".parse().unwrap());
+        recipient.standing = standing;
+        kinds.iter().enumerate().for_each(|(i, kind)| recipient.report(&event(*kind, i as u64, false)));
+        recipient.state()
+    }
+
+    #[test]
+    fn states_follow_from_what_is_known() {
+        for (standing, kinds, expected) in [
+            (Standing::Queued, &[][..], State::Queued),
+            (Standing::Relayed, &[Kind::Opened], State::Relayed),
+            (Standing::Relayed, &[Kind::Delivered, Kind::Bounced], State::Bounced),
+            (Standing::Relayed, &[Kind::Bounced, Kind::Delivered], State::Bounced),
+            (Standing::Bounced, &[Kind::Delivered], State::Bounced),
+            (Standing::Unknown, &[Kind::Accepted], State::Relayed),
+            (Standing::Unknown, &[Kind::Unknown], State::Unknown),
+            (Standing::Expired, &[Kind::Delivered], State::Delivered),
+            (Standing::Relayed, &[Kind::Suppressed], State::Suppressed),
+            (Standing::Relayed, &[Kind::Deferred, Kind::Delivered, Kind::Complained], State::Delivered),
+        ] {
+            assert_eq!(after(standing, kinds), expected, "{standing:?} {kinds:?}");
+        }
+    }
+
+    #[test]
+    fn events_in_any_order_end_in_the_same() {
+        let mut random = fastrand::Rng::with_seed(7);
+        for _ in 0..200 {
+            let mut events: Vec<_> = (0..random.u64(1..12))
+                .map(|i| event(Kind::ALL[random.usize(..Kind::ALL.len())], i, random.bool()))
+                .collect();
+            let apply = |events: &[Event]| {
+                let mut recipient = Recipient::new("ada@example.net".parse().unwrap());
+                events.iter().for_each(|event| recipient.report(event));
+                (recipient.state(), recipient.marks)
+            };
+            let first = apply(&events);
+            random.shuffle(&mut events);
+            assert_eq!(apply(&events), first);
+        }
+    }
+}

@@ -1,0 +1,111 @@
+use super::{Fact, Recipient, Standing};
+use crate::clock::Timestamp;
+use crate::event::{Event, Words};
+use crate::id::TrackingId;
+use crate::mail::{BodyType, Mailbox, MessageId, Record};
+use std::net::IpAddr;
+
+/// One SMTP transaction that we took.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Send {
+    /// Its identity; also says when it was accepted.
+    pub id: TrackingId,
+    /// The label of the client it came from.
+    pub client: String,
+    /// The user that sent it, if it logged in.
+    pub user: Option<String>,
+    /// Where it came from.
+    pub peer: Option<IpAddr>,
+    /// The envelope's sender; `None` is `<>`.
+    pub sender: Option<Mailbox>,
+    /// How the client declared the body.
+    pub body: BodyType,
+    /// Whether the client asked for SMTPUTF8.
+    pub smtputf8: bool,
+    /// The Message-ID that it goes out with.
+    pub message_id: Option<MessageId>,
+    /// The subject, decoded and shortened.
+    pub subject: String,
+    /// Odoo's record, where the mail names one.
+    pub record: Option<Record>,
+    /// Tags that the client gave the mail.
+    pub tags: Vec<String>,
+    /// Bytes, our header lines included.
+    pub size: u64,
+}
+
+/// A send as it enters the store.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Accepted {
+    /// What it is.
+    pub send: Send,
+    /// To whom; at least one.
+    pub recipients: Vec<Mailbox>,
+}
+
+/// An attempt goes past the point behind which its end may be unknown: the message follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// Which send.
+    pub id: TrackingId,
+    /// When.
+    pub at: Timestamp,
+    /// To which upstream.
+    pub upstream: String,
+}
+
+/// What an attempt came to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// Which send.
+    pub id: TrackingId,
+    /// When.
+    pub at: Timestamp,
+    /// With which upstream.
+    pub upstream: String,
+    /// What became of whom.
+    pub settled: Vec<Settled>,
+    /// When to try those again that wait.
+    pub due: Option<Timestamp>,
+}
+
+/// What an attempt came to for some recipients.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settled {
+    /// Their places in the envelope.
+    pub recipients: Vec<u16>,
+    /// Where they stand now.
+    pub standing: Standing,
+    /// What the upstream said, or why there was nothing to hear.
+    pub words: Words,
+}
+
+/// A provider's report, verified.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Notice {
+    /// The upstream whose provider sent it.
+    pub upstream: String,
+    /// When it came.
+    pub at: Timestamp,
+    /// The signature's one-time token, when it was signed, and a digest of the body it came with.
+    pub token: Option<(String, Timestamp, [u8; 16])>,
+    /// What it reports.
+    pub event: Event,
+}
+
+/// Everything that is known about one send.
+#[derive(Clone, Debug)]
+pub struct Trail {
+    /// The send.
+    pub send: Send,
+    /// Its recipients in the order of the envelope.
+    pub recipients: Vec<Recipient>,
+    /// What happened, oldest first.
+    pub facts: Vec<Fact>,
+    /// Attempts made.
+    pub attempts: u32,
+    /// When the next attempt is due.
+    pub due: Option<Timestamp>,
+    /// Whether an attempt is under way.
+    pub sending: bool,
+}

@@ -1,0 +1,133 @@
+//! The journal read as a log: every fact in the order it was written.
+
+use super::journal::{self, Frame, Place, Segment};
+use super::record::Record;
+use super::sled::acceptance;
+use super::{ReadError, Store};
+use crate::clock::Timestamp;
+use crate::id::TrackingId;
+use crate::ledger::{Accepted, Fact, Notice, Outcome, Source, What};
+
+/// Where a reader of the log stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor(Place);
+
+/// One line of the log.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The send it belongs to; `None` for an event that found none.
+    pub id: Option<TrackingId>,
+    /// When it was written.
+    pub written: Timestamp,
+    /// What it says.
+    pub fact: Fact,
+}
+
+impl Store {
+    /// The end of the log as it is now.
+    pub fn log_end(&self) -> Result<Cursor, ReadError> {
+        Ok(Cursor(self.0.projection.position()?.unwrap_or_default()))
+    }
+
+    /// The log's segments, each with when it begins, oldest first.
+    pub fn log_segments(&self) -> Result<Vec<(u32, Timestamp)>, ReadError> {
+        let numbers = journal::segments(&self.0.journal)?;
+        let made = numbers.into_iter().filter_map(|number| {
+            let segment = Segment::open(&self.0.journal, number, None).ok()?;
+            Some((number, segment.made()))
+        });
+        Ok(made.collect())
+    }
+
+    /// All entries of one segment that lookups can see.
+    pub fn log_of(&self, segment: u32) -> Result<Vec<Entry>, ReadError> {
+        let from = Place { segment, offset: 0 };
+        Ok(self.read_on(from)?.0)
+    }
+
+    /// The entries behind `cursor`, and where they end. Moves over at most one segment.
+    pub fn log_after(&self, cursor: Cursor) -> Result<(Vec<Entry>, Cursor), ReadError> {
+        let (entries, end) = self.read_on(cursor.0)?;
+        let next = Place { segment: end.segment + 1, offset: 0 };
+        let done = end == cursor.0 && self.0.projection.position()?.is_some_and(|position| position >= next);
+        Ok((entries, Cursor(if done { next } else { end })))
+    }
+
+    fn read_on(&self, from: Place) -> Result<(Vec<Entry>, Place), ReadError> {
+        let applied = self.0.projection.position()?.unwrap_or_default();
+        let limit = if applied.segment > from.segment { None } else { Some(applied.offset) };
+        let mut entries = Vec::new();
+        if from.segment > applied.segment || from.segment == 0 {
+            return Ok((entries, from));
+        }
+        let segment = Segment::open(&self.0.journal, from.segment, limit)?;
+        let mut frames = Vec::new();
+        let keep = |frame: Frame| {
+            frames.push(frame);
+            Ok(())
+        };
+        let end = segment.scan(from.offset, false, false, keep, |_| {})?;
+        for frame in frames {
+            if let Ok(record) = Record::decode(frame.kind, frame.version, &frame.head) {
+                self.entries(record, &mut entries)?;
+            }
+        }
+        Ok((entries, Place { segment: from.segment, offset: end.max(from.offset) }))
+    }
+
+    fn entries(&self, record: Record, entries: &mut Vec<Entry>) -> Result<(), ReadError> {
+        match record {
+            Record::Accepted(accepted) => entries.push(of_acceptance(&accepted)),
+            Record::Begun(_) => {}
+            Record::Outcome(outcome) => entries.extend(of_outcome(outcome)),
+            Record::Notice(notice) => {
+                let found = self.0.projection.find(&notice.event)?;
+                entries.push(of_notice(*notice, found));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn of_acceptance(accepted: &Accepted) -> Entry {
+    let id = accepted.send.id;
+    Entry { id: Some(id), written: id.timestamp(), fact: acceptance(&accepted.send) }
+}
+
+fn of_outcome(outcome: Outcome) -> impl Iterator<Item = Entry> {
+    let Outcome { id, at, upstream, settled, due } = outcome;
+    settled.into_iter().map(move |settled| {
+        let fact = Fact {
+            at,
+            what: What::Attempted(settled.standing),
+            source: Source::Attempt,
+            upstream: Some(upstream.clone()),
+            recipients: settled.recipients,
+            words: settled.words,
+            due,
+            rung: None,
+            by_machine: false,
+        };
+        Entry { id: Some(id), written: at, fact }
+    })
+}
+
+fn of_notice(notice: Notice, found: Option<(TrackingId, Vec<u16>, crate::ledger::Rung)>) -> Entry {
+    let event = notice.event;
+    let (id, recipients, rung) = match found {
+        Some((id, recipients, rung)) => (Some(id), recipients, Some(rung)),
+        None => (None, Vec::new(), None),
+    };
+    let fact = Fact {
+        at: event.at,
+        what: What::Reported(event.kind),
+        source: Source::Webhook,
+        upstream: Some(notice.upstream),
+        recipients,
+        words: event.words,
+        due: None,
+        rung,
+        by_machine: event.by_machine,
+    };
+    Entry { id, written: notice.at, fact }
+}

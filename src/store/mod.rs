@@ -1,0 +1,210 @@
+//! What mailtrail keeps: the journal is the truth, the projection answers questions.
+//!
+//! A verb is one durable commit: when it returns `Ok` its record is on stable storage, when it fails the record will
+//! never be read. One thread writes the journal and serves many writers with one sync; another applies what was
+//! written to the projection. A store belongs to one process.
+
+mod commit;
+mod journal;
+mod lock;
+mod log;
+mod open;
+mod record;
+mod sled;
+
+pub use commit::CommitError;
+pub use log::{Cursor, Entry};
+pub use open::{OpenError, OpenReport};
+
+use crate::clock::Clock;
+use crate::clock::Timestamp;
+use crate::id::TrackingId;
+use crate::ledger::{Accepted, Begun, Notice, Outcome, Recipient, Send, Trail};
+use crate::mail::{MessageId, Record as OdooRecord};
+use crate::wakeup::Wakeup;
+use bytes::Bytes;
+use commit::Committer;
+use journal::Segment;
+use record::Record;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+/// The store of one data directory.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    journal: PathBuf,
+    projection: Arc<sled::Projection>,
+    committer: Option<Committer>,
+    /// The segment that a message was last read from.
+    segment: Mutex<Option<(u32, Arc<Segment>)>>,
+    due: Wakeup,
+    _lock: lock::Lock,
+}
+
+/// A lookup failed: the disk does, or the projection is damaged.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// In the projection.
+    #[error("the ledger cannot be read; `mailtrail store rebuild` makes it anew from the journal")]
+    Projection(#[from] ::sled::Error),
+    /// In the journal.
+    #[error("the journal cannot be read")]
+    Journal(#[from] std::io::Error),
+}
+
+/// A send with what an attempt needs.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The send.
+    pub send: Send,
+    /// All its recipients.
+    pub recipients: Vec<Recipient>,
+    /// Attempts made so far.
+    pub attempts: u32,
+    /// The message, or `None` when it is damaged on disk.
+    pub message: Option<Bytes>,
+}
+
+impl Store {
+    /// Opens the store of a data directory for reading and writing.
+    pub fn open(data_dir: &Path, clock: Clock) -> Result<(Self, OpenReport), OpenError> {
+        open::open(data_dir, clock, true)
+    }
+
+    /// Opens it for lookups only; the journal is not written.
+    pub fn open_for_reading(data_dir: &Path, clock: Clock) -> Result<(Self, OpenReport), OpenError> {
+        open::open(data_dir, clock, false)
+    }
+
+    /// Keeps a send and its message.
+    pub async fn accept(&self, accepted: Accepted, message: Bytes) -> Result<(), CommitError> {
+        self.committer()?.durable(Record::Accepted(Box::new(accepted)), message).await
+    }
+
+    /// Notes that a message is about to be sent.
+    pub async fn begin(&self, begun: Begun) -> Result<(), CommitError> {
+        self.committer()?.durable(Record::Begun(begun), Bytes::new()).await
+    }
+
+    /// Notes what an attempt came to; lookups see it on return.
+    pub async fn settle(&self, outcome: Outcome) -> Result<(), CommitError> {
+        self.committer()?.applied(Record::Outcome(outcome), Bytes::new()).await
+    }
+
+    /// Keeps a provider's report in its raw form; it is joined to its send on return.
+    pub async fn report(&self, notice: Notice, raw: Bytes) -> Result<(), CommitError> {
+        self.committer()?.applied(Record::Notice(Box::new(notice)), raw).await
+    }
+
+    /// Waits until everything committed is applied and survives a power cut without replay.
+    pub async fn settle_down(&self) {
+        if let Some(committer) = &self.0.committer {
+            committer.drain().await;
+        }
+    }
+
+    /// Waits until the store can take nothing any more because the projection failed; says why.
+    pub async fn failed(&self) -> String {
+        match &self.0.committer {
+            Some(committer) => committer.failed().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Rings when there may be something due.
+    pub fn due_bell(&self) -> &Wakeup {
+        &self.0.due
+    }
+
+    /// Sends that are due by `now` and not in `except`, at most `limit`; and when the next one behind them is due.
+    pub fn due(
+        &self,
+        now: Timestamp,
+        limit: usize,
+        except: &HashSet<TrackingId>,
+    ) -> Result<(Vec<TrackingId>, Option<Timestamp>), ReadError> {
+        Ok(self.0.projection.due(now, limit, except)?)
+    }
+
+    /// What an attempt needs, or `None` for an unknown send.
+    pub fn job(&self, id: TrackingId) -> Result<Option<Job>, ReadError> {
+        let Some((send, row)) = self.0.projection.send(id)? else { return Ok(None) };
+        let recipients = self.0.projection.recipients(id, row.recipients)?;
+        let found = self.segment(row.place.segment)?.read(row.place.offset)?;
+        Ok(Some(Job { send, recipients, attempts: row.attempts, message: found.map(|(_, message)| message) }))
+    }
+
+    /// Sends whose attempt was cut off by the end of the process.
+    pub fn interrupted(&self) -> Result<Vec<TrackingId>, ReadError> {
+        Ok(self.0.projection.interrupted()?)
+    }
+
+    /// Everything about one send.
+    pub fn trail(&self, id: TrackingId) -> Result<Option<Trail>, ReadError> {
+        Ok(self.0.projection.trail(id)?)
+    }
+
+    /// The sends with a next attempt, the earliest due first.
+    pub fn queued(&self, limit: usize) -> Result<Vec<TrackingId>, ReadError> {
+        Ok(self.0.projection.queued(limit)?)
+    }
+
+    /// Sends with that Message-ID, newest first.
+    pub fn by_message_id(&self, message_id: &MessageId, limit: usize) -> Result<Vec<TrackingId>, ReadError> {
+        Ok(self.0.projection.by_message_id(message_id, limit)?)
+    }
+
+    /// Sends to that recipient, newest first.
+    pub fn by_recipient(&self, address: &str, limit: usize) -> Result<Vec<TrackingId>, ReadError> {
+        Ok(self.0.projection.by_recipient(address, limit)?)
+    }
+
+    /// Sends about that record of Odoo's, newest first.
+    pub fn by_record(&self, record: &OdooRecord, limit: usize) -> Result<Vec<TrackingId>, ReadError> {
+        Ok(self.0.projection.by_record(record, limit)?)
+    }
+
+    /// Sends with ids from `low` to `high`, newest first.
+    pub fn between(
+        &self,
+        low: TrackingId,
+        high: TrackingId,
+        limit: usize,
+    ) -> Result<Vec<TrackingId>, ReadError> {
+        Ok(self.0.projection.between(low, high, limit)?)
+    }
+
+    /// Whether this event was taken already.
+    pub fn knows_event(&self, upstream: &str, identity: &str, at: Timestamp) -> Result<bool, ReadError> {
+        Ok(self.0.projection.knows_event(upstream, identity, at)?)
+    }
+
+    /// The digest of the body that a webhook's token came with, if it was used.
+    pub fn token(
+        &self,
+        upstream: &str,
+        token: &str,
+        signed_at: Timestamp,
+    ) -> Result<Option<Vec<u8>>, ReadError> {
+        Ok(self.0.projection.token(upstream, token, signed_at)?)
+    }
+
+    fn committer(&self) -> Result<&Committer, CommitError> {
+        self.0.committer.as_ref().ok_or(CommitError::ReadOnly)
+    }
+
+    fn segment(&self, number: u32) -> Result<Arc<Segment>, ReadError> {
+        let mut cached = self.0.segment.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some((cached, segment)) = &*cached
+            && *cached == number
+        {
+            return Ok(segment.clone());
+        }
+        let segment = Arc::new(Segment::open(&self.0.journal, number, None)?);
+        *cached = Some((number, segment.clone()));
+        Ok(segment)
+    }
+}

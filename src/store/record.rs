@@ -1,0 +1,353 @@
+//! What the journal holds, in its own types. A shape that is written once stays readable: a change makes a new
+//! version beside it.
+
+use crate::clock::Timestamp;
+use crate::event::{Event, Kind, Words};
+use crate::id::TrackingId;
+use crate::ledger::{Accepted, Begun, Notice, Outcome, Send, Settled, Standing};
+use crate::mail::{BodyType, MessageId, Record as OdooRecord};
+use serde::{Deserialize, Serialize};
+
+/// One record of the journal.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record {
+    /// A send was accepted; its message is the record's body.
+    Accepted(Box<Accepted>),
+    /// An attempt is about to send the message.
+    Begun(Begun),
+    /// An attempt ended.
+    Outcome(Outcome),
+    /// A provider's report came; its raw form is the record's body.
+    Notice(Box<Notice>),
+}
+
+/// A record that cannot be read: written by a newer version, or damaged in a way its checksum did not show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("journal record of kind {kind}, version {version} cannot be read by this version of mailtrail")]
+pub struct UnknownRecord {
+    kind: u8,
+    version: u8,
+}
+
+impl Record {
+    /// The kind byte of the frame.
+    pub fn kind(&self) -> u8 {
+        match self {
+            Self::Accepted(_) => 1,
+            Self::Begun(_) => 2,
+            Self::Outcome(_) => 3,
+            Self::Notice(_) => 4,
+        }
+    }
+
+    /// The stored form, without the body.
+    pub fn encode(&self) -> Vec<u8> {
+        let encoded = match self {
+            Self::Accepted(accepted) => postcard::to_stdvec(&AcceptedV1::from(&**accepted)),
+            Self::Begun(begun) => postcard::to_stdvec(&BegunV1::from(begun)),
+            Self::Outcome(outcome) => postcard::to_stdvec(&OutcomeV1::from(outcome)),
+            Self::Notice(notice) => postcard::to_stdvec(&NoticeV1::from(&**notice)),
+        };
+        encoded.expect("plain data in memory always encodes")
+    }
+
+    /// The inverse of [`Record::encode`].
+    pub fn decode(kind: u8, version: u8, head: &[u8]) -> Result<Self, UnknownRecord> {
+        let unknown = UnknownRecord { kind, version };
+        match (kind, version) {
+            (1, 1) => read::<AcceptedV1>(head).and_then(|v| Some(Self::Accepted(Box::new(v.restore()?)))),
+            (2, 1) => read::<BegunV1>(head).map(|v| Self::Begun(v.restore())),
+            (3, 1) => read::<OutcomeV1>(head).map(|v| Self::Outcome(v.restore())),
+            (4, 1) => read::<NoticeV1>(head).map(|v| Self::Notice(Box::new(v.restore()))),
+            _ => None,
+        }
+        .ok_or(unknown)
+    }
+}
+
+/// The version that is written for every kind.
+pub const VERSION: u8 = 1;
+
+fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
+    postcard::from_bytes(bytes).ok()
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct SendV1 {
+    pub id: [u8; 16],
+    client: String,
+    user: Option<String>,
+    peer: Option<std::net::IpAddr>,
+    sender: Option<String>,
+    eight_bit: bool,
+    smtputf8: bool,
+    message_id: Option<String>,
+    subject: String,
+    record: Option<String>,
+    tags: Vec<String>,
+    size: u64,
+}
+
+impl From<&Send> for SendV1 {
+    fn from(send: &Send) -> Self {
+        Self {
+            id: send.id.to_bytes(),
+            client: send.client.clone(),
+            user: send.user.clone(),
+            peer: send.peer,
+            sender: send.sender.as_ref().map(ToString::to_string),
+            eight_bit: send.body == BodyType::EightBitMime,
+            smtputf8: send.smtputf8,
+            message_id: send.message_id.as_ref().map(ToString::to_string),
+            subject: send.subject.clone(),
+            record: send.record.as_ref().map(ToString::to_string),
+            tags: send.tags.clone(),
+            size: send.size,
+        }
+    }
+}
+
+impl SendV1 {
+    pub(super) fn restore(self) -> Option<Send> {
+        Some(Send {
+            id: TrackingId::from_bytes(self.id),
+            client: self.client,
+            user: self.user,
+            peer: self.peer,
+            sender: self.sender.map(|sender| sender.parse()).transpose().ok()?,
+            body: if self.eight_bit { BodyType::EightBitMime } else { BodyType::SevenBit },
+            smtputf8: self.smtputf8,
+            message_id: self.message_id.as_deref().and_then(MessageId::parse),
+            subject: self.subject,
+            record: self.record.as_deref().and_then(OdooRecord::parse),
+            tags: self.tags,
+            size: self.size,
+        })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct AcceptedV1 {
+    send: SendV1,
+    recipients: Vec<String>,
+}
+
+impl From<&Accepted> for AcceptedV1 {
+    fn from(accepted: &Accepted) -> Self {
+        let recipients = accepted.recipients.iter().map(ToString::to_string).collect();
+        Self { send: SendV1::from(&accepted.send), recipients }
+    }
+}
+
+impl AcceptedV1 {
+    fn restore(self) -> Option<Accepted> {
+        let recipients = self.recipients.iter().map(|recipient| recipient.parse()).collect::<Result<_, _>>();
+        Some(Accepted { send: self.send.restore()?, recipients: recipients.ok()? })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct BegunV1 {
+    id: [u8; 16],
+    at: u64,
+    upstream: String,
+}
+
+impl From<&Begun> for BegunV1 {
+    fn from(begun: &Begun) -> Self {
+        Self { id: begun.id.to_bytes(), at: begun.at.millis(), upstream: begun.upstream.clone() }
+    }
+}
+
+impl BegunV1 {
+    fn restore(self) -> Begun {
+        Begun {
+            id: TrackingId::from_bytes(self.id),
+            at: Timestamp::from_millis(self.at),
+            upstream: self.upstream,
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct OutcomeV1 {
+    id: [u8; 16],
+    at: u64,
+    upstream: String,
+    settled: Vec<(Vec<u16>, StandingV1, WordsV1)>,
+    due: Option<u64>,
+}
+
+impl From<&Outcome> for OutcomeV1 {
+    fn from(outcome: &Outcome) -> Self {
+        let settled = outcome.settled.iter();
+        Self {
+            id: outcome.id.to_bytes(),
+            at: outcome.at.millis(),
+            upstream: outcome.upstream.clone(),
+            settled: settled.map(|s| (s.recipients.clone(), s.standing.into(), (&s.words).into())).collect(),
+            due: outcome.due.map(Timestamp::millis),
+        }
+    }
+}
+
+impl OutcomeV1 {
+    fn restore(self) -> Outcome {
+        let settled = self.settled.into_iter().map(|(recipients, standing, words)| Settled {
+            recipients,
+            standing: standing.into(),
+            words: words.into(),
+        });
+        Outcome {
+            id: TrackingId::from_bytes(self.id),
+            at: Timestamp::from_millis(self.at),
+            upstream: self.upstream,
+            settled: settled.collect(),
+            due: self.due.map(Timestamp::from_millis),
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct NoticeV1 {
+    upstream: String,
+    at: u64,
+    token: Option<(String, u64, [u8; 16])>,
+    event: EventV1,
+}
+
+impl From<&Notice> for NoticeV1 {
+    fn from(notice: &Notice) -> Self {
+        Self {
+            upstream: notice.upstream.clone(),
+            at: notice.at.millis(),
+            token: notice.token.as_ref().map(|(token, at, digest)| (token.clone(), at.millis(), *digest)),
+            event: EventV1::from(&notice.event),
+        }
+    }
+}
+
+impl NoticeV1 {
+    fn restore(self) -> Notice {
+        Notice {
+            upstream: self.upstream,
+            at: Timestamp::from_millis(self.at),
+            token: self.token.map(|(token, at, digest)| (token, Timestamp::from_millis(at), digest)),
+            event: self.event.into(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct EventV1 {
+    kind: u8,
+    at: u64,
+    identity: String,
+    recipient: Option<String>,
+    tracking: Option<[u8; 16]>,
+    message_id: Option<String>,
+    by_machine: bool,
+    test_mode: bool,
+    words: WordsV1,
+}
+
+impl From<&Event> for EventV1 {
+    fn from(event: &Event) -> Self {
+        Self {
+            kind: kind_code(event.kind),
+            at: event.at.millis(),
+            identity: event.identity.clone(),
+            recipient: event.recipient.clone(),
+            tracking: event.tracking.map(TrackingId::to_bytes),
+            message_id: event.message_id.as_ref().map(ToString::to_string),
+            by_machine: event.by_machine,
+            test_mode: event.test_mode,
+            words: WordsV1::from(&event.words),
+        }
+    }
+}
+
+impl From<EventV1> for Event {
+    fn from(stored: EventV1) -> Self {
+        Self {
+            kind: kind_of(stored.kind),
+            at: Timestamp::from_millis(stored.at),
+            identity: stored.identity,
+            recipient: stored.recipient,
+            tracking: stored.tracking.map(TrackingId::from_bytes),
+            message_id: stored.message_id.as_deref().and_then(MessageId::parse),
+            by_machine: stored.by_machine,
+            test_mode: stored.test_mode,
+            words: stored.words.into(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct WordsV1 {
+    name: String,
+    code: Option<u16>,
+    enhanced: Option<String>,
+    text: Option<String>,
+    host: Option<String>,
+    url: Option<String>,
+}
+
+impl From<&Words> for WordsV1 {
+    fn from(words: &Words) -> Self {
+        let Words { name, code, enhanced, text, host, url } = words.clone();
+        Self { name, code, enhanced, text, host, url }
+    }
+}
+
+impl From<WordsV1> for Words {
+    fn from(stored: WordsV1) -> Self {
+        let WordsV1 { name, code, enhanced, text, host, url } = stored;
+        Self { name, code, enhanced, text, host, url }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) enum StandingV1 {
+    Queued,
+    Relayed,
+    Bounced,
+    Failed,
+    Expired,
+    Unknown,
+}
+
+impl From<Standing> for StandingV1 {
+    fn from(standing: Standing) -> Self {
+        match standing {
+            Standing::Queued => Self::Queued,
+            Standing::Relayed => Self::Relayed,
+            Standing::Bounced => Self::Bounced,
+            Standing::Failed => Self::Failed,
+            Standing::Expired => Self::Expired,
+            Standing::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl From<StandingV1> for Standing {
+    fn from(stored: StandingV1) -> Self {
+        match stored {
+            StandingV1::Queued => Self::Queued,
+            StandingV1::Relayed => Self::Relayed,
+            StandingV1::Bounced => Self::Bounced,
+            StandingV1::Failed => Self::Failed,
+            StandingV1::Expired => Self::Expired,
+            StandingV1::Unknown => Self::Unknown,
+        }
+    }
+}
+
+/// The place of a kind in [`Kind::ALL`], to which kinds are only ever added at the end.
+pub(super) fn kind_code(kind: Kind) -> u8 {
+    Kind::ALL.iter().position(|known| *known == kind).map_or(u8::MAX, |place| place as u8)
+}
+
+pub(super) fn kind_of(code: u8) -> Kind {
+    Kind::ALL.get(usize::from(code)).copied().unwrap_or(Kind::Unknown)
+}

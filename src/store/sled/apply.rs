@@ -1,0 +1,234 @@
+//! What each record of the journal changes. Applying is a pure function of the rows and the record, so replaying
+//! the journal always ends in the same rows.
+
+use super::overlay::Overlay;
+use super::rows::{FactRow, OrphanRow, RecipientRow, SendRow, decode, encode};
+use super::{keys, read};
+use crate::clock::Timestamp;
+use crate::event::{Event, Words};
+use crate::id::TrackingId;
+use crate::ledger::{Accepted, Fact, Notice, Outcome, Recipient, Rung, Source, What};
+use crate::mail::MessageId;
+use crate::store::journal::Place;
+use crate::store::record::{EventV1, Record, SendV1};
+
+/// Applies one record that lies at `place`.
+pub fn apply(rows: &mut Overlay<'_>, record: &Record, place: Place) -> sled::Result<()> {
+    match record {
+        Record::Accepted(record) => accepted(rows, record, place),
+        Record::Begun(begun) => {
+            rows.put(keys::sending(begun.id), Vec::new());
+            Ok(())
+        }
+        Record::Outcome(record) => outcome(rows, record, place),
+        Record::Notice(record) => notice(rows, record, place),
+    }
+}
+
+fn accepted(rows: &mut Overlay<'_>, accepted: &Accepted, place: Place) -> sled::Result<()> {
+    let (send, id) = (&accepted.send, accepted.send.id);
+    let due = id.timestamp();
+    rows.put(keys::due(due, id), Vec::new());
+    let row = SendRow {
+        send: SendV1::from(send),
+        recipients: u16::try_from(accepted.recipients.len()).unwrap_or(u16::MAX),
+        attempts: 0,
+        due: Some(due.millis()),
+        place,
+    };
+    rows.put(keys::send(id), encode(&row));
+    for (number, address) in (0u16..).zip(&accepted.recipients) {
+        let recipient = Recipient::new(address.clone());
+        rows.put(keys::recipient(id, number), encode(&RecipientRow::from(&recipient)));
+        rows.put(keys::indexed(keys::address(&address.folded()), id), Vec::new());
+    }
+    if let Some(record) = &send.record {
+        rows.put(keys::indexed(keys::record(&record.to_string()), id), Vec::new());
+    }
+    if let Some(message_id) = &send.message_id {
+        rows.put(keys::indexed(keys::message_id(message_id.as_str()), id), Vec::new());
+        adopt_orphans(rows, message_id.as_str())?;
+    }
+    Ok(())
+}
+
+/// Events that came before their send join it now.
+fn adopt_orphans(rows: &mut Overlay<'_>, waits_for: &str) -> sled::Result<()> {
+    for (key, value) in rows.scan(&keys::orphans(waits_for), ORPHANS)? {
+        let Some(orphan) = decode::<OrphanRow>(&value) else { continue };
+        let Some(place) = read::place_at_end(&key) else { continue };
+        let event = Event::from(orphan.event);
+        if join(rows, &orphan.upstream, Timestamp::from_millis(orphan.received), &event, place)? {
+            rows.delete(key);
+        }
+    }
+    Ok(())
+}
+
+fn outcome(rows: &mut Overlay<'_>, outcome: &Outcome, place: Place) -> sled::Result<()> {
+    rows.delete(keys::sending(outcome.id));
+    let Some(mut row) = send_row(rows, outcome.id)? else { return Ok(()) };
+    row.attempts += 1;
+    for (part, settled) in (0u8..).zip(&outcome.settled) {
+        for number in &settled.recipients {
+            let Some(mut recipient) = recipient(rows, outcome.id, *number)? else { continue };
+            recipient.standing = settled.standing;
+            recipient.words = settled.words.clone();
+            rows.put(keys::recipient(outcome.id, *number), encode(&RecipientRow::from(&recipient)));
+        }
+        let fact = Fact {
+            at: outcome.at,
+            what: What::Attempted(settled.standing),
+            source: Source::Attempt,
+            upstream: Some(outcome.upstream.clone()),
+            recipients: settled.recipients.clone(),
+            words: settled.words.clone(),
+            due: outcome.due,
+            rung: None,
+            by_machine: false,
+        };
+        rows.put(keys::fact(outcome.id, outcome.at, place, part), encode(&FactRow::from(&fact)));
+    }
+    schedule(rows, outcome.id, row, outcome.due)
+}
+
+/// Sets when a send is tried next: when `due` says, if anybody still waits.
+fn schedule(
+    rows: &mut Overlay<'_>,
+    id: TrackingId,
+    mut row: SendRow,
+    due: Option<Timestamp>,
+) -> sled::Result<()> {
+    if let Some(earlier) = row.due {
+        rows.delete(keys::due(Timestamp::from_millis(earlier), id));
+    }
+    let mut waiting = false;
+    for number in 0..row.recipients {
+        waiting = waiting || recipient(rows, id, number)?.is_some_and(|recipient| recipient.waits());
+    }
+    let due = due.filter(|_| waiting);
+    if let Some(due) = due {
+        rows.put(keys::due(due, id), Vec::new());
+    }
+    row.due = due.map(Timestamp::millis);
+    rows.put(keys::send(id), encode(&row));
+    Ok(())
+}
+
+fn notice(rows: &mut Overlay<'_>, notice: &Notice, place: Place) -> sled::Result<()> {
+    if let Some((token, signed_at, digest)) = &notice.token {
+        let key = keys::token(&notice.upstream, token, *signed_at);
+        match rows.get(&key)? {
+            // The same token with another body: somebody else's use of a signature that covers no body.
+            Some(known) if known != digest => return Ok(()),
+            Some(_) => {}
+            None => rows.put(key, digest.to_vec()),
+        }
+    }
+    let event = &notice.event;
+    let seen = keys::event(&notice.upstream, &event.identity, event.at);
+    if rows.get(&seen)?.is_some() {
+        return Ok(());
+    }
+    rows.put(seen, Vec::new());
+    if !join(rows, &notice.upstream, notice.at, event, place)? {
+        let waits_for = event.message_id.as_ref().map_or("", MessageId::as_str);
+        let row = OrphanRow {
+            upstream: notice.upstream.clone(),
+            received: notice.at.millis(),
+            event: EventV1::from(event),
+        };
+        rows.put(keys::orphan(waits_for, place), encode(&row));
+    }
+    Ok(())
+}
+
+/// Brings an event to its send; false when there is none.
+fn join(
+    rows: &mut Overlay<'_>,
+    upstream: &str,
+    received: Timestamp,
+    event: &Event,
+    place: Place,
+) -> sled::Result<bool> {
+    let Some((id, numbers, rung)) = find(rows, event)? else { return Ok(false) };
+    let mut settles = false;
+    for number in &numbers {
+        let Some(mut recipient) = recipient(rows, id, *number)? else { continue };
+        let waited = recipient.waits();
+        recipient.report(event);
+        settles |= waited && !recipient.waits();
+        rows.put(keys::recipient(id, *number), encode(&RecipientRow::from(&recipient)));
+    }
+    let fact = Fact {
+        at: event.at,
+        what: What::Reported(event.kind),
+        source: Source::Webhook,
+        upstream: Some(upstream.to_owned()),
+        recipients: numbers,
+        words: shortened(&event.words),
+        due: None,
+        rung: Some(rung),
+        by_machine: event.by_machine,
+    };
+    rows.put(keys::fact(id, event.at.min(received), place, 0), encode(&FactRow::from(&fact)));
+    if settles && let Some(row) = send_row(rows, id)? {
+        let due = row.due.map(Timestamp::from_millis);
+        schedule(rows, id, row, due)?;
+    }
+    Ok(true)
+}
+
+/// The join ladder: the tracking id, then Message-ID and recipient.
+pub fn find(rows: &Overlay<'_>, event: &Event) -> sled::Result<Option<(TrackingId, Vec<u16>, Rung)>> {
+    if let Some(id) = event.tracking
+        && let Some(numbers) = recipients_named(rows, id, event)?
+    {
+        return Ok(Some((id, numbers, Rung::Tracking)));
+    }
+    let Some(message_id) = &event.message_id else { return Ok(None) };
+    // One Message-ID may have many sends; the newest to that recipient is meant.
+    for (key, _) in rows.scan(&keys::message_id(message_id.as_str()), SAME_MESSAGE_ID)?.into_iter().rev() {
+        let Some(id) = keys::read_id(&key) else { continue };
+        if let Some(numbers) = recipients_named(rows, id, event)? {
+            return Ok(Some((id, numbers, Rung::MessageId)));
+        }
+    }
+    Ok(None)
+}
+
+/// The recipients of a send that an event speaks of: the one it names, or all when it names none.
+fn recipients_named(rows: &Overlay<'_>, id: TrackingId, event: &Event) -> sled::Result<Option<Vec<u16>>> {
+    let Some(row) = send_row(rows, id)? else { return Ok(None) };
+    let named = event.recipient.as_deref().map(str::to_lowercase);
+    let mut numbers = Vec::new();
+    for number in 0..row.recipients {
+        let Some(recipient) = recipient(rows, id, number)? else { continue };
+        if named.as_ref().is_none_or(|named| *named == recipient.address.folded()) {
+            numbers.push(number);
+        }
+    }
+    Ok((!numbers.is_empty()).then_some(numbers))
+}
+
+fn send_row(rows: &Overlay<'_>, id: TrackingId) -> sled::Result<Option<SendRow>> {
+    Ok(rows.get(&keys::send(id))?.as_deref().and_then(decode))
+}
+
+fn recipient(rows: &Overlay<'_>, id: TrackingId, number: u16) -> sled::Result<Option<Recipient>> {
+    let row = rows.get(&keys::recipient(id, number))?;
+    Ok(row.as_deref().and_then(decode).and_then(RecipientRow::restore))
+}
+
+/// Words that fit a row; the whole payload stays in the journal.
+fn shortened(words: &Words) -> Words {
+    let cut = |text: &Option<String>| text.as_ref().map(|text| text.chars().take(WORDS).collect());
+    Words { text: cut(&words.text), url: cut(&words.url), ..words.clone() }
+}
+
+/// Characters of a text in a row.
+const WORDS: usize = 512;
+/// Sends of one Message-ID that the ladder looks at, newest first.
+const SAME_MESSAGE_ID: usize = 2000;
+/// Orphans of one Message-ID that are looked at when a send appears.
+const ORPHANS: usize = 5000;

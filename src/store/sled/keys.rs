@@ -1,0 +1,121 @@
+//! The keys, by their first byte; numbers are big-endian, so that rows lie in order.
+//!
+//! | key | value |
+//! |---|---|
+//! | `m` id | the send ([`super::rows::SendRow`]) |
+//! | `s` id place(2) | a recipient ([`super::rows::RecipientRow`]) |
+//! | `e` id at(8) journal place(12) part(1) | a fact ([`super::rows::FactRow`]) |
+//! | `q` due(8) id | – the next attempt of a send that has one |
+//! | `w` id | – an attempt sends the message right now |
+//! | `i` hash(16) of the Message-ID, id | – |
+//! | `r` hash(8) of the recipient, id | – |
+//! | `o` hash(8) of Odoo's record, id | – |
+//! | `d` day(2) hash(16) of an event's identity | – the event was applied |
+//! | `t` day(2) hash(16) of a webhook's token | digest of the body it came with |
+//! | `u` hash(16) of what it waits for, journal place(12) | an event without a send ([`super::rows::OrphanRow`]) |
+//! | `k` name | the journal's position, the schema's version |
+
+use crate::clock::Timestamp;
+use crate::id::TrackingId;
+use crate::store::journal::Place;
+use sha2::{Digest, Sha256};
+
+pub const POSITION: &[u8] = b"kposition";
+pub const SCHEMA: &[u8] = b"kschema";
+
+pub fn send(id: TrackingId) -> Vec<u8> {
+    join(b'm', &[&id.to_bytes()])
+}
+
+pub fn recipient(id: TrackingId, place: u16) -> Vec<u8> {
+    join(b's', &[&id.to_bytes(), &place.to_be_bytes()])
+}
+
+pub fn facts(id: TrackingId) -> Vec<u8> {
+    join(b'e', &[&id.to_bytes()])
+}
+
+pub fn fact(id: TrackingId, at: Timestamp, place: Place, part: u8) -> Vec<u8> {
+    join(b'e', &[&id.to_bytes(), &at.millis().to_be_bytes(), &place_bytes(place), &[part]])
+}
+
+pub fn due(at: Timestamp, id: TrackingId) -> Vec<u8> {
+    join(b'q', &[&at.millis().to_be_bytes(), &id.to_bytes()])
+}
+
+/// When and what, from a key made by [`due`].
+pub fn read_due(key: &[u8]) -> Option<(Timestamp, TrackingId)> {
+    let at = u64::from_be_bytes(key.get(1..9)?.try_into().ok()?);
+    Some((Timestamp::from_millis(at), read_id(key)?))
+}
+
+pub fn sending(id: TrackingId) -> Vec<u8> {
+    join(b'w', &[&id.to_bytes()])
+}
+
+pub fn message_id(text: &str) -> Vec<u8> {
+    join(b'i', &[&hash(&[text])])
+}
+
+pub fn address(folded: &str) -> Vec<u8> {
+    join(b'r', &[&hash(&[folded])[..8]])
+}
+
+pub fn record(written: &str) -> Vec<u8> {
+    join(b'o', &[&hash(&[written])[..8]])
+}
+
+/// The key of an index row: the index's prefix and the send it leads to.
+pub fn indexed(mut prefix: Vec<u8>, id: TrackingId) -> Vec<u8> {
+    prefix.extend_from_slice(&id.to_bytes());
+    prefix
+}
+
+/// The send that a key ends with.
+pub fn read_id(key: &[u8]) -> Option<TrackingId> {
+    let start = key.len().checked_sub(16)?;
+    key[start..].try_into().ok().map(TrackingId::from_bytes)
+}
+
+pub fn event(upstream: &str, identity: &str, at: Timestamp) -> Vec<u8> {
+    join(b'd', &[&at.day().to_be_bytes(), &hash(&[upstream, identity])])
+}
+
+pub fn token(upstream: &str, token: &str, signed_at: Timestamp) -> Vec<u8> {
+    join(b't', &[&signed_at.day().to_be_bytes(), &hash(&[upstream, token])])
+}
+
+pub fn orphans(waits_for: &str) -> Vec<u8> {
+    join(b'u', &[&hash(&[waits_for])])
+}
+
+pub fn orphan(waits_for: &str, place: Place) -> Vec<u8> {
+    let mut key = orphans(waits_for);
+    key.extend_from_slice(&place_bytes(place));
+    key
+}
+
+fn place_bytes(place: Place) -> [u8; 12] {
+    let mut bytes = [0; 12];
+    bytes[..4].copy_from_slice(&place.segment.to_be_bytes());
+    bytes[4..].copy_from_slice(&place.offset.to_be_bytes());
+    bytes
+}
+
+fn join(prefix: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(48);
+    key.push(prefix);
+    parts.iter().for_each(|part| key.extend_from_slice(part));
+    key
+}
+
+fn hash(parts: &[&str]) -> [u8; 16] {
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update((part.len() as u64).to_be_bytes());
+        digest.update(part.as_bytes());
+    }
+    let mut short = [0; 16];
+    short.copy_from_slice(&digest.finalize()[..16]);
+    short
+}

@@ -1,0 +1,15 @@
+//! The projection of the journal that lookups are served from: one sled tree with prefixed keys.
+//!
+//! A group of records is applied in one batch **together with the journal's position behind it**, so recovery knows
+//! exactly where to go on. Nothing here is truth: a damaged, missing or outdated projection is rebuilt from the
+//! journal. No row is larger than a few KiB (sled keeps larger ones in files that it never syncs).
+
+mod apply;
+mod keys;
+mod overlay;
+mod projection;
+mod read;
+mod rows;
+
+pub use projection::{Projection, ProjectionError};
+pub use read::acceptance;

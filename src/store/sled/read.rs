@@ -1,0 +1,149 @@
+//! Lookups.
+
+use super::keys;
+use super::overlay::Overlay;
+use super::projection::Projection;
+use super::rows::{FactRow, RecipientRow, SendRow, decode};
+use crate::clock::Timestamp;
+use crate::event::Event;
+use crate::id::TrackingId;
+use crate::ledger::{Fact, Recipient, Rung, Send, Source, Trail, What};
+use crate::mail::{MessageId, Record};
+use crate::store::journal::Place;
+use std::collections::HashSet;
+
+impl Projection {
+    /// One send with where its record lies.
+    pub fn send(&self, id: TrackingId) -> sled::Result<Option<(Send, SendRow)>> {
+        let row = self.tree().get(keys::send(id))?.and_then(|value| decode::<SendRow>(&value));
+        Ok(row.and_then(|row| Some((row.send.clone().restore()?, row))))
+    }
+
+    /// The recipients of a send in the order of the envelope.
+    pub fn recipients(&self, id: TrackingId, count: u16) -> sled::Result<Vec<Recipient>> {
+        let mut recipients = Vec::with_capacity(usize::from(count));
+        for number in 0..count {
+            let row = self.tree().get(keys::recipient(id, number))?;
+            recipients
+                .extend(row.and_then(|value| decode::<RecipientRow>(&value)).and_then(RecipientRow::restore));
+        }
+        Ok(recipients)
+    }
+
+    /// Everything about one send.
+    pub fn trail(&self, id: TrackingId) -> sled::Result<Option<Trail>> {
+        let Some((send, row)) = self.send(id)? else { return Ok(None) };
+        let mut facts = vec![acceptance(&send)];
+        for fact in self.tree().scan_prefix(keys::facts(id)).values() {
+            facts.extend(decode::<FactRow>(&fact?).map(Fact::from));
+        }
+        Ok(Some(Trail {
+            recipients: self.recipients(id, row.recipients)?,
+            facts,
+            attempts: row.attempts,
+            due: row.due.map(Timestamp::from_millis),
+            sending: self.tree().contains_key(keys::sending(id))?,
+            send,
+        }))
+    }
+
+    /// Sends that are due by `now`, earliest first and without those in `except`, at most `limit`; and when the
+    /// next one behind them is due.
+    pub fn due(
+        &self,
+        now: Timestamp,
+        limit: usize,
+        except: &HashSet<TrackingId>,
+    ) -> sled::Result<(Vec<TrackingId>, Option<Timestamp>)> {
+        let mut ids = Vec::new();
+        for key in self.tree().scan_prefix(b"q").keys() {
+            let Some((at, id)) = keys::read_due(&key?) else { continue };
+            if except.contains(&id) {
+                continue;
+            }
+            if at > now || ids.len() == limit {
+                return Ok((ids, Some(at)));
+            }
+            ids.push(id);
+        }
+        Ok((ids, None))
+    }
+
+    /// The sends with a next attempt, the earliest due first.
+    pub fn queued(&self, limit: usize) -> sled::Result<Vec<TrackingId>> {
+        let keys = self.tree().scan_prefix(b"q").keys().take(limit);
+        keys.map(|key| key.map(|key| keys::read_id(&key))).filter_map(Result::transpose).collect()
+    }
+
+    /// Sends whose attempt was cut off.
+    pub fn interrupted(&self) -> sled::Result<Vec<TrackingId>> {
+        let keys = self.tree().scan_prefix(b"w").keys();
+        keys.map(|key| key.map(|key| keys::read_id(&key))).filter_map(Result::transpose).collect()
+    }
+
+    /// Whether this event was taken already.
+    pub fn knows_event(&self, upstream: &str, identity: &str, at: Timestamp) -> sled::Result<bool> {
+        self.tree().contains_key(keys::event(upstream, identity, at))
+    }
+
+    /// The digest of the body that a webhook's token came with.
+    pub fn token(&self, upstream: &str, token: &str, signed_at: Timestamp) -> sled::Result<Option<Vec<u8>>> {
+        Ok(self.tree().get(keys::token(upstream, token, signed_at))?.map(|value| value.to_vec()))
+    }
+
+    /// Sends with that Message-ID, newest first.
+    pub fn by_message_id(&self, message_id: &MessageId, limit: usize) -> sled::Result<Vec<TrackingId>> {
+        self.indexed(&keys::message_id(message_id.as_str()), limit)
+    }
+
+    /// Sends to that recipient, newest first.
+    pub fn by_recipient(&self, address: &str, limit: usize) -> sled::Result<Vec<TrackingId>> {
+        self.indexed(&keys::address(&address.to_lowercase()), limit)
+    }
+
+    /// Sends about that record of Odoo's, newest first.
+    pub fn by_record(&self, record: &Record, limit: usize) -> sled::Result<Vec<TrackingId>> {
+        self.indexed(&keys::record(&record.to_string()), limit)
+    }
+
+    /// Sends from `low` to `high`, newest first.
+    pub fn between(&self, low: TrackingId, high: TrackingId, limit: usize) -> sled::Result<Vec<TrackingId>> {
+        let keys = self.tree().range(keys::send(low)..=keys::send(high)).rev().take(limit);
+        keys.map(|row| row.map(|(key, _)| keys::read_id(&key))).filter_map(Result::transpose).collect()
+    }
+
+    /// The send that an event belongs to.
+    pub fn find(&self, event: &Event) -> sled::Result<Option<(TrackingId, Vec<u16>, Rung)>> {
+        super::apply::find(&Overlay::new(self.tree()), event)
+    }
+
+    fn indexed(&self, prefix: &[u8], limit: usize) -> sled::Result<Vec<TrackingId>> {
+        let rows = self.tree().scan_prefix(prefix).rev().take(limit);
+        rows.map(|row| row.map(|(key, _)| keys::read_id(&key))).filter_map(Result::transpose).collect()
+    }
+}
+
+/// The first fact of every trail.
+pub fn acceptance(send: &Send) -> Fact {
+    Fact {
+        at: send.id.timestamp(),
+        what: What::Accepted,
+        source: Source::Client,
+        upstream: None,
+        recipients: Vec::new(),
+        words: crate::event::Words { host: send.peer.map(|peer| peer.to_string()), ..Default::default() },
+        due: None,
+        rung: None::<Rung>,
+        by_machine: false,
+    }
+}
+
+/// The journal place that a key ends with.
+pub fn place_at_end(key: &[u8]) -> Option<Place> {
+    let bytes: [u8; 12] = key[key.len().checked_sub(12)?..].try_into().ok()?;
+    let (segment, offset) = bytes.split_at(4);
+    Some(Place {
+        segment: u32::from_be_bytes(segment.try_into().ok()?),
+        offset: u64::from_be_bytes(offset.try_into().ok()?),
+    })
+}

@@ -1,0 +1,146 @@
+//! The rows in their own types. They are rebuilt from the journal when [`SCHEMA`] changes, so no old shape is kept.
+
+use crate::clock::Timestamp;
+use crate::ledger::{Fact, Mark, MarkKind, Marks, Recipient, Rung, Source, What};
+use crate::store::journal::Place;
+use crate::store::record::{EventV1, SendV1, StandingV1, WordsV1, kind_code, kind_of};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// Version of everything in this file and in the keys.
+pub const SCHEMA: u32 = 1;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SendRow {
+    pub send: SendV1,
+    pub recipients: u16,
+    pub attempts: u32,
+    pub due: Option<u64>,
+    pub place: Place,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RecipientRow {
+    address: String,
+    standing: StandingV1,
+    marks: Vec<(u8, bool, u64, u64, u32)>,
+    words: WordsV1,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct OrphanRow {
+    pub upstream: String,
+    pub received: u64,
+    pub event: EventV1,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FactRow {
+    at: u64,
+    what: WhatRow,
+    source: u8,
+    upstream: Option<String>,
+    recipients: Vec<u16>,
+    words: WordsV1,
+    due: Option<u64>,
+    rung: Option<bool>,
+    by_machine: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum WhatRow {
+    Accepted,
+    Attempted(StandingV1),
+    Reported(u8),
+}
+
+/// The stored form of a row.
+pub fn encode(row: &impl Serialize) -> Vec<u8> {
+    postcard::to_stdvec(row).expect("plain data in memory always encodes")
+}
+
+/// The inverse of [`encode`]; `None` for a damaged row.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    postcard::from_bytes(bytes).ok()
+}
+
+impl From<&Recipient> for RecipientRow {
+    fn from(recipient: &Recipient) -> Self {
+        let marks = recipient.marks.iter().map(|(kind, mark)| {
+            let (kind, by_machine) = match kind {
+                MarkKind::By(kind) => (*kind, false),
+                MarkKind::ByMachine(kind) => (*kind, true),
+            };
+            (kind_code(kind), by_machine, mark.first.millis(), mark.last.millis(), mark.count)
+        });
+        Self {
+            address: recipient.address.to_string(),
+            standing: recipient.standing.into(),
+            marks: marks.collect(),
+            words: (&recipient.words).into(),
+        }
+    }
+}
+
+impl RecipientRow {
+    pub fn restore(self) -> Option<Recipient> {
+        let marks = self.marks.into_iter().map(|(kind, by_machine, first, last, count)| {
+            let kind = kind_of(kind);
+            let kind = if by_machine { MarkKind::ByMachine(kind) } else { MarkKind::By(kind) };
+            (kind, Mark { first: Timestamp::from_millis(first), last: Timestamp::from_millis(last), count })
+        });
+        Some(Recipient {
+            address: self.address.parse().ok()?,
+            standing: self.standing.into(),
+            marks: Marks::new(marks.collect()),
+            words: self.words.into(),
+        })
+    }
+}
+
+impl From<&Fact> for FactRow {
+    fn from(fact: &Fact) -> Self {
+        Self {
+            at: fact.at.millis(),
+            what: match fact.what {
+                What::Accepted => WhatRow::Accepted,
+                What::Attempted(standing) => WhatRow::Attempted(standing.into()),
+                What::Reported(kind) => WhatRow::Reported(kind_code(kind)),
+            },
+            source: match fact.source {
+                Source::Client => 0,
+                Source::Attempt => 1,
+                Source::Webhook => 2,
+            },
+            upstream: fact.upstream.clone(),
+            recipients: fact.recipients.clone(),
+            words: (&fact.words).into(),
+            due: fact.due.map(Timestamp::millis),
+            rung: fact.rung.map(|rung| rung == Rung::Tracking),
+            by_machine: fact.by_machine,
+        }
+    }
+}
+
+impl From<FactRow> for Fact {
+    fn from(row: FactRow) -> Self {
+        Self {
+            at: Timestamp::from_millis(row.at),
+            what: match row.what {
+                WhatRow::Accepted => What::Accepted,
+                WhatRow::Attempted(standing) => What::Attempted(standing.into()),
+                WhatRow::Reported(kind) => What::Reported(kind_of(kind)),
+            },
+            source: match row.source {
+                0 => Source::Client,
+                1 => Source::Attempt,
+                _ => Source::Webhook,
+            },
+            upstream: row.upstream,
+            recipients: row.recipients,
+            words: row.words.into(),
+            due: row.due.map(Timestamp::from_millis),
+            rung: row.rung.map(|tracking| if tracking { Rung::Tracking } else { Rung::MessageId }),
+            by_machine: row.by_machine,
+        }
+    }
+}
