@@ -1,4 +1,17 @@
-//! What each provider needs and says: hosts, stamps, signatures, payloads. Pure rules, no IO.
+//! What each provider needs and says: hosts, stamps, request headers, signatures, payloads.
+//!
+//! Pure rules over bytes that are handed in: no IO, no clock, no configuration. A provider's shapes end here;
+//! what leaves is a header line, a span of a message or an [`Event`](crate::event::Event). Nothing here may
+//! fail because a provider says something new.
+
+pub mod brevo;
+pub mod mailgun;
+
+use crate::id::TrackingId;
+use crate::mail::{HeaderBlock, HeaderLine};
+use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
 
 /// Whose words and stamps an upstream needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +24,78 @@ pub enum Provider {
     Plain,
 }
 
+impl Provider {
+    /// Every provider.
+    pub const ALL: [Self; 3] = [Self::Mailgun, Self::Brevo, Self::Plain];
+
+    /// The word that configuration and trails use.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Mailgun => "mailgun",
+            Self::Brevo => "brevo",
+            Self::Plain => "plain",
+        }
+    }
+
+    /// The submission host, where the provider has one. Mailgun refuses the login on the host of the other
+    /// region; Brevo has one host for all.
+    pub const fn default_host(self, region: Region) -> Option<&'static str> {
+        match (self, region) {
+            (Self::Mailgun, Region::Us) => Some("smtp.mailgun.org"),
+            (Self::Mailgun, Region::Eu) => Some("smtp.eu.mailgun.org"),
+            (Self::Brevo, _) => Some("smtp-relay.brevo.com"),
+            (Self::Plain, _) => None,
+        }
+    }
+
+    /// The submission port: 465 with TLS from the first byte (RFC 8314), otherwise 587 (RFC 6409).
+    pub const fn default_port(self, implicit_tls: bool) -> u16 {
+        if implicit_tls { 465 } else { 587 }
+    }
+
+    /// The header lines by which this provider carries `id` back with each event. Our own `X-Mailtrail-Id` is
+    /// not among them: it belongs to the accepted message, whichever provider takes it.
+    pub fn stamps(self, id: TrackingId) -> Vec<HeaderLine> {
+        match self {
+            Self::Mailgun => vec![mailgun::stamp(id)],
+            Self::Brevo => vec![brevo::stamp(id)],
+            Self::Plain => Vec::new(),
+        }
+    }
+
+    /// The client's header fields that may not reach this provider, in their order: every [`OWN_ID_HEADER`],
+    /// since ours replaces it, and requests to the provider that are not `allowed` (see
+    /// [`mailgun::foreign_request_headers`]).
+    pub fn foreign_headers(self, block: HeaderBlock<'_>, allowed: &[String]) -> Vec<Range<usize>> {
+        let own = block.fields().filter(|field| field.name.eq_ignore_ascii_case(OWN_ID_HEADER));
+        let mut spans: Vec<_> = own.map(|field| field.span).collect();
+        if self == Self::Mailgun {
+            spans.extend(mailgun::foreign_request_headers(block, allowed));
+            spans.sort_unstable_by_key(|span| span.start);
+        }
+        spans
+    }
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// The text names no provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a provider is \"mailgun\", \"brevo\" or \"plain\"")]
+pub struct NotAProvider;
+
+impl FromStr for Provider {
+    type Err = NotAProvider;
+
+    fn from_str(text: &str) -> Result<Self, NotAProvider> {
+        Self::ALL.into_iter().find(|provider| provider.word() == text).ok_or(NotAProvider)
+    }
+}
+
 /// Where the provider keeps an account's data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Region {
@@ -19,4 +104,80 @@ pub enum Region {
     Us,
     /// European Union.
     Eu,
+}
+
+impl Region {
+    /// The word that configuration uses.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Us => "us",
+            Self::Eu => "eu",
+        }
+    }
+}
+
+impl fmt::Display for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// The text names no region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a region is \"us\" or \"eu\"")]
+pub struct NotARegion;
+
+impl FromStr for Region {
+    type Err = NotARegion;
+
+    fn from_str(text: &str) -> Result<Self, NotARegion> {
+        [Self::Us, Self::Eu].into_iter().find(|region| region.word() == text).ok_or(NotARegion)
+    }
+}
+
+/// The field that carries our own id on every message we send.
+pub const OWN_ID_HEADER: &str = "X-Mailtrail-Id";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_round_trip() {
+        for provider in Provider::ALL {
+            assert_eq!(provider.word().parse(), Ok(provider));
+        }
+        assert_eq!("Sendmail".parse::<Provider>(), Err(NotAProvider));
+        assert_eq!("eu".parse(), Ok(Region::Eu));
+        assert_eq!("".parse::<Region>(), Err(NotARegion));
+    }
+
+    #[test]
+    fn each_provider_has_its_own_carrier() {
+        let id: TrackingId = "01K54Z8Q3V7N5X9B2C6D8F0GHJ".parse().unwrap();
+        let lines =
+            |provider: Provider| -> Vec<_> { provider.stamps(id).iter().map(ToString::to_string).collect() };
+        assert_eq!(
+            lines(Provider::Mailgun),
+            [r#"X-Mailgun-Variables: {"mailtrail":"01K54Z8Q3V7N5X9B2C6D8F0GHJ"}"#]
+        );
+        assert_eq!(lines(Provider::Brevo), ["X-Mailin-custom: mailtrail=01K54Z8Q3V7N5X9B2C6D8F0GHJ"]);
+        assert!(lines(Provider::Plain).is_empty());
+    }
+
+    #[test]
+    fn our_own_id_is_never_taken_from_a_client() {
+        let message = b"X-Mailgun-Tag: a\r\nx-mailtrail-ID: b\r\n c\r\nTo: d\r\nX-Mailgun-Dkim: no\r\n\r\n";
+        let block = HeaderBlock::of(message);
+        let stripped = |provider: Provider| -> Vec<_> {
+            provider
+                .foreign_headers(block, &[])
+                .into_iter()
+                .map(|span| message[span][..12].to_vec())
+                .collect()
+        };
+        assert_eq!(stripped(Provider::Mailgun), [b"X-Mailgun-Ta", b"x-mailtrail-", b"X-Mailgun-Dk"]);
+        assert_eq!(stripped(Provider::Brevo), [b"x-mailtrail-"]);
+        assert_eq!(stripped(Provider::Plain), [b"x-mailtrail-"]);
+    }
 }

@@ -1,0 +1,226 @@
+//! Every webhook body that Mailgun is known to send, against what a receiver should make of it.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test helper may fail the test")]
+
+use mailtrail::clock::Timestamp;
+use mailtrail::event::{Event, Kind};
+use mailtrail::provider::mailgun::{Notice, Refused, decode, receive, sign};
+use mailtrail::secret::Secret;
+use serde_json::{Map, Value, json};
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+#[test]
+fn every_body_is_read_as_expected() {
+    let mut seen = 0;
+    for (file, expected) in expectations() {
+        let body = fixture(&file);
+        match receive(&body, &keys(), clock(&file, &expected)) {
+            Ok(notice) => check(&file, &notice, &expected),
+            Err(refused) => {
+                assert_eq!(expected["answer"], 406, "{file}: {refused}");
+                assert!(refused.is_final(), "{file}: {refused}");
+            }
+        }
+        seen += 1;
+    }
+    assert_eq!(seen, 33);
+}
+
+#[test]
+fn refusals_name_the_fault() {
+    let refused = |file: &str| receive(&fixture(file), &keys(), Timestamp::from_seconds(BASE)).unwrap_err();
+    assert!(matches!(refused("bad_not_json.json"), Refused::Malformed(_)));
+    assert!(matches!(refused("bad_no_signature.json"), Refused::Unsigned));
+    assert!(matches!(refused("bad_empty_signature.json"), Refused::Unsigned));
+    for file in ["bad_wrong_key.json", "bad_timestamp_changed.json", "bad_truncated_signature.json"] {
+        assert!(matches!(refused(file), Refused::BadSignature), "{file}");
+    }
+}
+
+#[test]
+fn the_same_event_has_one_identity_and_other_events_have_others() {
+    let now = Timestamp::from_seconds(BASE + 3600);
+    let notice = |file: &str| receive(&fixture(file), &keys(), now).unwrap();
+    let first = notice("webhook_delivered.json");
+    assert_eq!(first, notice("webhook_dup_same_token.json"));
+    let again = notice("webhook_dup_same_event_new_token.json");
+    assert_eq!(first.event.identity, again.event.identity);
+    assert_ne!(first.token, again.token);
+    let foreign = notice("good_signature_foreign_body.json");
+    assert_eq!(first.token, foreign.token);
+    assert_ne!(first.event.identity, foreign.event.identity);
+
+    let expected = expectations();
+    let ids: HashSet<_> = expected.values().filter_map(|expected| expected["event_id"].as_str()).collect();
+    let accepted = expected.iter().filter(|(_, expected)| expected["answer"] == 200);
+    let identities: HashSet<_> = accepted
+        .map(|(file, expected)| {
+            receive(&fixture(file), &keys(), clock(file, expected)).unwrap().event.identity
+        })
+        .collect();
+    assert_eq!(identities.len(), ids.len());
+}
+
+#[test]
+fn the_signing_vectors_hold() {
+    let vectors: Value = serde_json::from_slice(&fixture("signing_vectors.json")).unwrap();
+    let vectors = vectors["vectors"].as_array().unwrap();
+    assert_eq!(vectors.len(), 4);
+    for vector in vectors {
+        let [key, timestamp, token] =
+            ["key", "timestamp", "token"].map(|name| vector[name].as_str().unwrap());
+        assert_eq!(sign(&Secret::new(key), timestamp, token), vector["signature"]);
+    }
+}
+
+#[test]
+fn the_parent_accounts_signature_is_enough() {
+    let mut body: Value = serde_json::from_slice(&fixture("webhook_delivered.json")).unwrap();
+    let text = |name: &str| body["signature"][name].as_str().unwrap().to_owned();
+    let parent = Secret::new("test-parent-signing-key");
+    body["signature"]["parent-signature"] = json!(sign(&parent, &text("timestamp"), &text("token")));
+    let now = Timestamp::from_seconds(BASE);
+    assert!(receive(body.to_string().as_bytes(), std::slice::from_ref(&parent), now).is_ok());
+    let plain = fixture("webhook_delivered.json");
+    assert!(matches!(receive(&plain, &[parent], now), Err(Refused::BadSignature)));
+}
+
+#[test]
+fn no_truncation_is_accepted() {
+    for file in ["webhook_failed_permanent_bounce.json", "webhook_clicked.json"] {
+        let body = fixture(file);
+        let whole = body.trim_ascii_end();
+        for end in 0..whole.len() {
+            let cut = receive(&whole[..end], &keys(), Timestamp::from_seconds(BASE));
+            assert!(matches!(cut, Err(Refused::Malformed(_))), "{file} up to {end}");
+        }
+    }
+}
+
+#[test]
+fn damaged_bodies_never_panic() {
+    let mut random = fastrand::Rng::with_seed(4711);
+    for file in expectations().keys() {
+        let body = fixture(file);
+        for _ in 0..500 {
+            let mut damaged = body.clone();
+            for _ in 0..random.usize(1..4) {
+                let at = random.usize(..damaged.len());
+                damaged[at] = random.u8(..);
+            }
+            let _ = receive(&damaged, &keys(), Timestamp::from_seconds(BASE)).map(assert_bounded);
+        }
+    }
+}
+
+/// Every value of every body in turn becomes each of the shapes that a careless sender might write there.
+#[test]
+fn values_of_any_shape_are_tolerated() {
+    let shapes =
+        [json!(null), json!([]), json!({}), json!(""), json!("\r\nx"), json!(-1), json!(1e300), json!(true)];
+    for (file, expected) in expectations() {
+        if expected["answer"] != 200 {
+            continue;
+        }
+        let body: Value = serde_json::from_slice(&fixture(&file)).unwrap();
+        for path in paths(&body["event-data"]) {
+            for shape in &shapes {
+                let mut data = body["event-data"].clone();
+                *data.pointer_mut(&path).unwrap() = shape.clone();
+                assert_bounded_event(&decode(&data, Timestamp::from_seconds(BASE)));
+            }
+        }
+    }
+}
+
+fn check(file: &str, notice: &Notice, expected: &Value) {
+    assert_eq!(expected["answer"], 200, "{file}");
+    assert_eq!(notice.signed_at.seconds(), expected["signature_timestamp"], "{file}");
+    let event = &notice.event;
+    assert_eq!((event.kind, event.by_machine), ours(expected["kind"].as_str().unwrap()), "{file}");
+    assert_eq!(event.recipient.as_deref(), expected["recipient"].as_str(), "{file}");
+    assert_eq!(event.message_id.as_ref().map(|id| id.as_str()), expected["message_id"].as_str(), "{file}");
+    assert!(event.identity.ends_with(&format!("/{}", expected["event_id"].as_str().unwrap())), "{file}");
+    assert_eq!(event.at.millis(), expected["occurred_at_ms"], "{file}");
+    assert_eq!(event.words.code.map(u64::from), expected["smtp_code"].as_u64(), "{file}");
+    assert_eq!(event.test_mode, expected["test_mode"], "{file}");
+    assert_eq!(event.tracking.map(|id| id.to_string()).as_deref(), variable(file), "{file}");
+}
+
+/// What the neutral word of `expected.json` is in our vocabulary.
+fn ours(word: &str) -> (Kind, bool) {
+    match word {
+        "accepted" => (Kind::Accepted, false),
+        "delivered" => (Kind::Delivered, false),
+        "failed_temporary" => (Kind::Deferred, false),
+        "failed_permanent" => (Kind::Bounced, false),
+        "suppressed" => (Kind::Suppressed, false),
+        "opened" => (Kind::Opened, false),
+        "opened_by_machine" => (Kind::Opened, true),
+        "clicked" => (Kind::Clicked, false),
+        "unsubscribed" => (Kind::Unsubscribed, false),
+        "complained" => (Kind::Complained, false),
+        "rejected" => (Kind::Rejected, false),
+        "unknown" => (Kind::Unknown, false),
+        other => panic!("expected.json has a new word: {other}"),
+    }
+}
+
+/// The tracking id that the body carries: all but the bodies without our variable have the same.
+fn variable(file: &str) -> Option<&'static str> {
+    let body = String::from_utf8(fixture(file)).unwrap();
+    body.contains(r#""mailtrail""#).then_some("01K54Z8Q3V7N5X9B2C6D8F0GHJ")
+}
+
+fn assert_bounded(notice: Notice) {
+    assert_bounded_event(&notice.event);
+}
+
+fn assert_bounded_event(event: &Event) {
+    let words = &event.words;
+    let texts = [&words.enhanced, &words.text, &words.host, &words.url, &event.recipient];
+    let texts = texts.into_iter().flatten().chain([&words.name, &event.identity]);
+    for text in texts {
+        assert!(text.len() <= 2048 && !text.contains(char::is_control), "{text:?}");
+    }
+}
+
+/// The JSON pointer of every value below this one.
+fn paths(value: &Value) -> Vec<String> {
+    let children: Vec<(String, &Value)> = match value {
+        Value::Object(members) => members.iter().map(|(name, child)| (name.clone(), child)).collect(),
+        Value::Array(items) => {
+            items.iter().enumerate().map(|(index, child)| (index.to_string(), child)).collect()
+        }
+        _ => Vec::new(),
+    };
+    let below = |(name, child): (String, &Value)| {
+        let inner = paths(child).into_iter().map(|path| format!("/{name}{path}")).collect::<Vec<_>>();
+        std::iter::once(format!("/{name}")).chain(inner)
+    };
+    children.into_iter().flat_map(below).collect()
+}
+
+fn clock(file: &str, expected: &Value) -> Timestamp {
+    if file == "webhook_retry_8h_late_same_signature.json" {
+        return Timestamp::from_seconds(BASE + 28_807);
+    }
+    Timestamp::from_seconds(expected["signature_timestamp"].as_u64().unwrap_or(BASE))
+}
+
+fn expectations() -> Map<String, Value> {
+    serde_json::from_slice(&fixture("expected.json")).unwrap()
+}
+
+fn fixture(file: &str) -> Vec<u8> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/mailgun").join(file);
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn keys() -> [Secret; 2] {
+    ["test-webhook-signing-key", "test-parent-signing-key"].map(Secret::new)
+}
+
+/// 2026-09-14T12:00:00Z.
+const BASE: u64 = 1_789_387_200;
