@@ -11,5 +11,6 @@ pub mod secret;
 pub mod smtp;
 pub mod store;
 pub mod submission;
+pub mod tls;
 pub mod transport;
 pub mod wakeup;
