@@ -123,6 +123,11 @@ impl Session {
         self.secured
     }
 
+    /// Whether a mail transaction or a login is open.
+    pub fn is_in_transaction(&self) -> bool {
+        !matches!(self.phase, Phase::Idle)
+    }
+
     /// The user, once logged in.
     pub fn account(&self) -> Option<&Arc<Account>> {
         self.account.as_ref()

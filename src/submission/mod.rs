@@ -1,5 +1,11 @@
 //! The front door: clients' sessions, from connect to the `250` that means kept.
 
+mod acceptance;
+mod accounts;
+mod conversation;
+mod listener;
 mod settings;
 
+pub use accounts::Accounts;
+pub use listener::{Crowd, Door, Front};
 pub use settings::{Listener, ListenerTls, Password, User};

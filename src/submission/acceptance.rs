@@ -1,0 +1,224 @@
+//! From what a client sent to what is kept: our header lines in front, forbidden ones out, everything else as it
+//! came; and what the mail says about itself, for the trail.
+
+use crate::clock::Timestamp;
+use crate::id::TrackingId;
+use crate::ledger::{Accepted, Send};
+use crate::mail::{Envelope, HeaderBlock, HeaderLine, MessageId, Record};
+use crate::provider::Provider;
+use crate::smtp::Account;
+use bytes::Bytes;
+use mail_parser::{HeaderName, MessageParser};
+use std::net::IpAddr;
+use std::ops::Range;
+
+/// What is known about a message beside its bytes.
+pub struct Circumstances<'a> {
+    /// The send's new id.
+    pub id: TrackingId,
+    /// When the message was complete.
+    pub now: Timestamp,
+    /// Our name.
+    pub hostname: &'a str,
+    /// Where the client is.
+    pub peer: IpAddr,
+    /// The name it gave.
+    pub client_name: &'a str,
+    /// How the mail came (RFC 3848).
+    pub protocol: &'static str,
+    /// The user, if logged in.
+    pub account: Option<&'a Account>,
+    /// The providers that the mail may go to.
+    pub providers: &'a [Provider],
+}
+
+/// Bytes that are left free in front of a message while it is read, so that our lines need no second buffer.
+pub const HEADROOM: usize = 2048;
+
+/// Makes the send and its message. `buffer` holds [`HEADROOM`] unused bytes and then the message.
+pub fn accept(
+    circumstances: &Circumstances<'_>,
+    envelope: Envelope,
+    mut buffer: Vec<u8>,
+) -> (Accepted, Bytes) {
+    strip(circumstances, &mut buffer);
+    let block = HeaderBlock::of(&buffer[HEADROOM..]);
+    let own_id = block.first("Message-ID").map(|field| MessageId::parse(&field.text()));
+    let mut lines = vec![received(circumstances, &envelope)];
+    lines.push(HeaderLine::new("X-Mailtrail-Id", &circumstances.id.to_string()));
+    let message_id = match own_id {
+        Some(own_id) => own_id,
+        None => {
+            let made = format!("{}@{}", circumstances.id, circumstances.hostname);
+            lines.push(HeaderLine::new("Message-ID", &format!("<{made}>")));
+            MessageId::parse(&made)
+        }
+    };
+    if block.first("Date").is_none() {
+        lines.push(HeaderLine::new("Date", &circumstances.now.rfc5322()));
+    }
+    let record = record(&block, message_id.as_ref());
+    let (subject, tags) = (subject(&buffer[HEADROOM..HEADROOM + block.end()]), tags(&block));
+    let blank_line = block.is_missing();
+    let message = prepend(&lines, blank_line, buffer);
+    let send = Send {
+        id: circumstances.id,
+        client: circumstances.account.map_or_else(|| circumstances.peer.to_string(), |a| a.client.clone()),
+        user: circumstances.account.map(|account| account.name.clone()),
+        peer: Some(circumstances.peer),
+        sender: envelope.sender,
+        body: envelope.body,
+        smtputf8: envelope.smtputf8,
+        message_id,
+        subject,
+        record,
+        tags,
+        size: message.len() as u64,
+    };
+    (Accepted { send, recipients: envelope.recipients }, message)
+}
+
+/// Takes out what clients may not say to a provider, and ids that only we give.
+fn strip(circumstances: &Circumstances<'_>, buffer: &mut Vec<u8>) {
+    let allowed = circumstances.account.map_or(&[][..], |account| &account.request_headers);
+    let block = HeaderBlock::of(&buffer[HEADROOM..]);
+    let mut spans: Vec<Range<usize>> = circumstances
+        .providers
+        .iter()
+        .flat_map(|provider| provider.foreign_headers(block, allowed))
+        .collect();
+    spans.sort_by_key(|span| span.start);
+    spans.dedup();
+    for span in spans.into_iter().rev() {
+        buffer.drain(HEADROOM + span.start..HEADROOM + span.end);
+    }
+}
+
+fn received(circumstances: &Circumstances<'_>, envelope: &Envelope) -> HeaderLine {
+    let Circumstances { id, now, hostname, peer, client_name, protocol, .. } = circumstances;
+    let name = if client_name.is_empty() { "unknown" } else { client_name };
+    let literal = match peer {
+        IpAddr::V4(v4) => format!("[{v4}]"),
+        IpAddr::V6(v6) => format!("[IPv6:{v6}]"),
+    };
+    let by = match &envelope.recipients[..] {
+        // With several recipients none is named: it would show a Bcc to the others.
+        [only] => format!("by {hostname} with {protocol} id {id} for <{only}>;"),
+        _ => format!("by {hostname} with {protocol} id {id};"),
+    };
+    HeaderLine::folded("Received", &[&format!("from {name} ({literal})"), &by, &now.rfc5322()])
+}
+
+fn record(block: &HeaderBlock<'_>, message_id: Option<&MessageId>) -> Option<Record> {
+    let named = block.first("X-Odoo-Objects").and_then(|field| Record::from_odoo_objects(&field.text()));
+    named.or_else(|| message_id.and_then(MessageId::odoo_record))
+}
+
+fn subject(header: &[u8]) -> String {
+    let parser = MessageParser::new().header_text(HeaderName::Subject).default_header_ignore();
+    let parsed = parser.parse_headers(header);
+    let subject = parsed.as_ref().and_then(|message| message.subject()).unwrap_or_default();
+    subject.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SUBJECT).collect()
+}
+
+fn tags(block: &HeaderBlock<'_>) -> Vec<String> {
+    let is_tag =
+        |name: &str| name.eq_ignore_ascii_case("X-Mailgun-Tag") || name.eq_ignore_ascii_case("X-Mailin-Tag");
+    let tags = block.fields().filter(|field| is_tag(field.name));
+    tags.map(|field| field.text().chars().take(TAG).collect()).take(TAGS).collect()
+}
+
+/// Puts the lines into the free space in front of the message.
+fn prepend(lines: &[HeaderLine], blank_line: bool, mut buffer: Vec<u8>) -> Bytes {
+    let mut front: String = lines.iter().flat_map(|line| [line.to_string(), "\r\n".to_owned()]).collect();
+    if blank_line {
+        front.push_str("\r\n");
+    }
+    match HEADROOM.checked_sub(front.len()) {
+        Some(start) => {
+            buffer[start..HEADROOM].copy_from_slice(front.as_bytes());
+            Bytes::from(buffer).slice(start..)
+        }
+        None => [front.as_bytes(), &buffer[HEADROOM..]].concat().into(),
+    }
+}
+
+/// Characters of a subject that are kept for the trail.
+const SUBJECT: usize = 200;
+/// Characters of a tag; Mailgun allows 128.
+const TAG: usize = 128;
+/// Tags of one mail; Mailgun takes 3.
+const TAGS: usize = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accepted(message: &str, recipients: &[&str]) -> (Accepted, String) {
+        let circumstances = Circumstances {
+            id: "01K54Z8Q3V7N5X9B2C6D8F0GHJ".parse().unwrap(),
+            now: Timestamp::from_seconds(1_789_387_200),
+            hostname: "relay.example.com",
+            peer: "127.0.0.1".parse().unwrap(),
+            client_name: "[127.0.0.1]",
+            protocol: "ESMTPSA",
+            account: None,
+            providers: &[Provider::Mailgun],
+        };
+        let envelope = Envelope {
+            sender: None,
+            recipients: recipients.iter().map(|recipient| recipient.parse().unwrap()).collect(),
+            body: Default::default(),
+            smtputf8: false,
+        };
+        let mut buffer = vec![0; HEADROOM];
+        buffer.extend_from_slice(message.as_bytes());
+        let (accepted, message) = accept(&circumstances, envelope, buffer);
+        (accepted, String::from_utf8(message.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn only_lines_in_front_are_added() {
+        let message = "Message-Id: <1.2.3-openerp-2-crm.lead@vm>\r\nDate: x\r\nSubject: =?utf-8?q?B=C3=BC?=\r\n\r\nhi\r\n";
+        let (accepted, out) = accepted(message, &["a@example.net"]);
+        assert_eq!(
+            out.strip_suffix(message).unwrap(),
+            "Received: from [127.0.0.1] ([127.0.0.1])\r\n\tby relay.example.com with ESMTPSA id \
+             01K54Z8Q3V7N5X9B2C6D8F0GHJ for <a@example.net>;\r\n\tMon, 14 Sep 2026 12:00:00 +0000\r\n\
+             X-Mailtrail-Id: 01K54Z8Q3V7N5X9B2C6D8F0GHJ\r\n"
+        );
+        assert_eq!(accepted.send.subject, "Bü");
+        assert_eq!(accepted.send.record, Record::parse("crm.lead,2"));
+        assert_eq!(accepted.send.size, out.len() as u64);
+    }
+
+    #[test]
+    fn what_is_missing_is_added() {
+        let (send, out) = accepted("hello\r\n", &["a@example.net", "b@example.net"]);
+        assert!(out.contains("\r\nMessage-ID: <01K54Z8Q3V7N5X9B2C6D8F0GHJ@relay.example.com>\r\n"));
+        assert!(out.ends_with("\r\nDate: Mon, 14 Sep 2026 12:00:00 +0000\r\n\r\nhello\r\n"));
+        assert!(!out.contains(" for <") && send.send.message_id.is_some());
+    }
+
+    #[test]
+    fn clients_cannot_speak_to_the_provider_or_take_our_id() {
+        let message = "X-Mailgun-Archive-To: http://evil.example\r\nX-Mailtrail-Id: 1\r\nX-Mailgun-Variables: {\"a\":1}\r\n\
+                       Message-ID: <a@b>\r\nDate: x\r\n\r\n";
+        let (_, out) = accepted(message, &["a@example.net"]);
+        assert!(
+            out.ends_with("GHJ\r\nX-Mailgun-Variables: {\"a\":1}\r\nMessage-ID: <a@b>\r\nDate: x\r\n\r\n"),
+            "{out}"
+        );
+    }
+
+    #[test]
+    fn lines_longer_than_the_free_space_fit_too() {
+        let recipient = format!("{}@{}.example", "a".repeat(64), "b".repeat(240));
+        let line = HeaderLine::new("X-Long", &"c".repeat(HEADROOM));
+        let mut buffer = vec![0; HEADROOM];
+        buffer.extend_from_slice(b"A: b\r\n\r\n");
+        let message = prepend(&[line], false, buffer);
+        assert!(message.ends_with(b"c\r\nA: b\r\n\r\n") && message.starts_with(b"X-Long: c"));
+        assert!(accepted("A: b\r\n\r\n", &[&recipient]).1.contains(&recipient));
+    }
+}

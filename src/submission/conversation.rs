@@ -1,0 +1,290 @@
+//! The one place where a client's socket is read and written.
+
+use super::acceptance::{self, Circumstances, HEADROOM};
+use super::listener::Front;
+use crate::id::TrackingId;
+use crate::smtp::{Decoder, Fed, Limits, Reply, Session, Step};
+use crate::store::CommitError;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+
+/// A client's stream, in clear or within TLS.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// One client's conversation.
+pub struct Conversation {
+    stream: Box<dyn Stream>,
+    peer: SocketAddr,
+    front: Arc<Front>,
+    session: Session,
+    input: Input,
+    output: Vec<u8>,
+}
+
+/// What was read and not yet used.
+#[derive(Default)]
+struct Input {
+    bytes: Vec<u8>,
+    used: usize,
+    /// The rest of a line that is too long is thrown away.
+    skipping: bool,
+}
+
+/// How a conversation ended.
+#[derive(Debug)]
+pub enum End {
+    /// By QUIT, or because the client left: whenever it likes.
+    Left,
+    /// We closed it, and said why.
+    Closed,
+}
+
+enum Next {
+    Continue,
+    End(End),
+}
+
+impl Conversation {
+    /// Greets a client whose stream is ready to talk.
+    pub fn new(stream: Box<dyn Stream>, peer: SocketAddr, front: Arc<Front>, secured: bool) -> Self {
+        let session = Session::new(front.rules.clone(), secured);
+        Self { stream, peer, front, session, input: Input::default(), output: Vec::new() }
+    }
+
+    /// Talks until one of the two leaves.
+    pub async fn run(mut self) -> io::Result<End> {
+        self.session.greeting().write(&mut self.output);
+        loop {
+            while let Some(line) = self.input.line() {
+                if let Next::End(end) = self.line(line).await? {
+                    return Ok(end);
+                }
+            }
+            if self.input.is_too_long() {
+                self.input.skipping = true;
+                if let Step::Close(reply) = self.session.count(Reply::LineTooLong) {
+                    return self.close(&reply).await;
+                }
+                Reply::LineTooLong.write(&mut self.output);
+            }
+            self.flush().await?;
+            match self.more(self.front.limits.command_timeout).await? {
+                Heard::Bytes => {}
+                Heard::End => return Ok(End::Left),
+                Heard::Nothing => return self.close(&Reply::TimedOut).await,
+                Heard::Stop => return self.close(&Reply::Stopping).await,
+            }
+        }
+    }
+
+    async fn line(&mut self, line: std::ops::Range<usize>) -> io::Result<Next> {
+        let step = self.session.line(&self.input.bytes[line]);
+        match step {
+            Step::Reply(reply) => self.say(&reply),
+            Step::Close(reply) => {
+                self.say(&reply);
+                self.flush().await?;
+                return Ok(Next::End(if reply == Reply::Bye { End::Left } else { End::Closed }));
+            }
+            Step::StartTls(reply) => self.start_tls(&reply).await?,
+            Step::Authenticate(credentials) => {
+                let user = credentials.user.clone();
+                let reply = match self.front.accounts.authenticate(credentials).await {
+                    Some(account) => self.session.logged_in(account),
+                    None => {
+                        tracing::warn!(peer = %self.peer.ip(), user, "wrong user name or password");
+                        Reply::AuthFailed
+                    }
+                };
+                match self.session.count(reply) {
+                    Step::Close(reply) => return self.close(&reply).await.map(Next::End),
+                    Step::Reply(reply) => self.say(&reply),
+                    _ => {}
+                }
+            }
+            Step::Receive(reply) => {
+                self.say(&reply);
+                self.flush().await?;
+                return self.receive().await;
+            }
+        }
+        Ok(Next::Continue)
+    }
+
+    /// Speaks TLS from here on. What the client sent in clear behind STARTTLS is dropped (RFC 3207 section 4.2).
+    async fn start_tls(&mut self, reply: &Reply) -> io::Result<()> {
+        let Some(acceptor) = self.front.tls.clone() else { return Err(io::ErrorKind::Unsupported.into()) };
+        self.say(reply);
+        self.flush().await?;
+        self.input = Input::default();
+        let clear = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
+        let secured = timeout(HANDSHAKE, acceptor.accept(clear)).await;
+        self.stream = Box::new(secured.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??);
+        self.session.secured();
+        Ok(())
+    }
+
+    /// Reads a message, keeps it, and only then says so.
+    async fn receive(&mut self) -> io::Result<Next> {
+        let mut decoder = Decoder::new(self.front.rules.message_size);
+        let mut buffer = vec![0; HEADROOM];
+        loop {
+            let fed = decoder.feed(self.input.rest(), &mut buffer);
+            if let Fed::End(used) = fed {
+                self.input.used += used;
+                break;
+            }
+            self.input.clear();
+            match self.more(self.front.limits.data_timeout).await? {
+                Heard::Bytes => {}
+                // Odoo's connection test leaves here: nothing was promised, nothing is wrong.
+                Heard::End => return Ok(Next::End(End::Left)),
+                Heard::Nothing => return self.close(&Reply::TimedOut).await.map(Next::End),
+                Heard::Stop => {}
+            }
+        }
+        let reply = if decoder.overflowed() {
+            self.session.take_envelope();
+            Reply::TooLarge { limit: self.front.rules.message_size }
+        } else {
+            self.keep(buffer).await
+        };
+        self.say(&reply);
+        Ok(Next::Continue)
+    }
+
+    async fn keep(&mut self, buffer: Vec<u8>) -> Reply {
+        let Some(envelope) = self.session.take_envelope() else { return Reply::LocalError };
+        let now = self.front.clock.now();
+        let circumstances = Circumstances {
+            id: TrackingId::new(now, fastrand::u128(..)),
+            now,
+            hostname: &self.front.rules.hostname,
+            peer: self.peer.ip().to_canonical(),
+            client_name: self.session.client_name(),
+            protocol: self.session.protocol(),
+            account: self.session.account().map(|account| &**account),
+            providers: &self.front.providers,
+        };
+        let (accepted, message) = acceptance::accept(&circumstances, envelope, buffer);
+        let (id, client) = (accepted.send.id, accepted.send.client.clone());
+        match self.front.store.accept(accepted, message).await {
+            Ok(()) => {
+                metrics::counter!("mailtrail_smtp_accepted_total", "client" => client).increment(1);
+                Reply::Queued(id)
+            }
+            Err(error) => {
+                tracing::error!(%id, %error, "a message was not taken");
+                match error {
+                    CommitError::Disk(_) => Reply::StoreFull,
+                    CommitError::ReadOnly => Reply::LocalError,
+                }
+            }
+        }
+    }
+
+    fn say(&mut self, reply: &Reply) {
+        if reply.is_refusal() {
+            metrics::counter!("mailtrail_smtp_rejected_total", "reason" => reply.code().to_string())
+                .increment(1);
+        }
+        reply.write(&mut self.output);
+    }
+
+    async fn close(&mut self, reply: &Reply) -> io::Result<End> {
+        self.say(reply);
+        self.flush().await?;
+        Ok(End::Closed)
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        if self.output.is_empty() {
+            return Ok(());
+        }
+        let writing = async {
+            self.stream.write_all(&self.output).await?;
+            self.stream.flush().await
+        };
+        timeout(WRITE, writing).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        self.output.clear();
+        Ok(())
+    }
+
+    /// Reads on. While we stop, a client between two messages is sent away; one within a message may end it.
+    async fn more(&mut self, limit: Duration) -> io::Result<Heard> {
+        self.input.compact();
+        let stopping = self.front.stopping.clone();
+        tokio::select! {
+            biased;
+            read = timeout(limit, self.stream.read_buf(&mut self.input.bytes)) => match read {
+                Ok(Ok(0)) => Ok(Heard::End),
+                Ok(Ok(_)) => Ok(Heard::Bytes),
+                // A client that goes without a goodbye (or without TLS's) has gone, that is all.
+                Ok(Err(_)) => Ok(Heard::End),
+                Err(_) => Ok(Heard::Nothing),
+            },
+            () = stopping.cancelled(), if !self.session.is_in_transaction() => Ok(Heard::Stop),
+        }
+    }
+}
+
+enum Heard {
+    Bytes,
+    End,
+    Nothing,
+    Stop,
+}
+
+impl Input {
+    /// The next whole line without its line end.
+    fn line(&mut self) -> Option<std::ops::Range<usize>> {
+        loop {
+            let length = memchr::memchr(b'\n', self.rest())?;
+            let line = self.used..self.used + length;
+            self.used = line.end + 1;
+            if std::mem::take(&mut self.skipping) {
+                continue;
+            }
+            let end = if self.bytes[line.clone()].ends_with(b"\r") { line.end - 1 } else { line.end };
+            return Some(line.start..end);
+        }
+    }
+
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.used..]
+    }
+
+    /// Whether a line goes on without end; while it is thrown away it is so only once.
+    fn is_too_long(&mut self) -> bool {
+        let too_long = self.rest().len() > Limits::COMMAND_LINE;
+        if too_long {
+            self.clear();
+        }
+        too_long && !self.skipping
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.used = 0;
+    }
+
+    fn compact(&mut self) {
+        if self.used == self.bytes.len() {
+            self.clear();
+        } else if self.used > 0 {
+            self.bytes.drain(..self.used);
+            self.used = 0;
+        }
+        self.bytes.reserve(READ);
+    }
+}
+
+/// Bytes read at a time.
+const READ: usize = 16 << 10;
+const HANDSHAKE: Duration = Duration::from_secs(30);
+const WRITE: Duration = Duration::from_secs(60);

@@ -1,0 +1,184 @@
+//! The sockets that clients connect to.
+
+use super::accounts::Accounts;
+use super::conversation::{Conversation, End, Stream};
+use super::settings::{Listener, ListenerTls};
+use crate::clock::Clock;
+use crate::provider::Provider;
+use crate::smtp::{Limits, Reply, Rules};
+use crate::store::Store;
+use ipnet::IpNet;
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// What all conversations of one listener share.
+pub struct Front {
+    /// What the listener asks.
+    pub rules: Arc<Rules>,
+    /// The bounds.
+    pub limits: Limits,
+    /// Who may log in.
+    pub accounts: Arc<Accounts>,
+    /// For STARTTLS and implicit TLS.
+    pub tls: Option<TlsAcceptor>,
+    /// Where mail is kept.
+    pub store: Store,
+    /// The time.
+    pub clock: Clock,
+    /// The providers that mail may go to.
+    pub providers: Vec<Provider>,
+    /// Set when we stop.
+    pub stopping: CancellationToken,
+}
+
+/// How many conversations there are, over all listeners.
+#[derive(Clone, Debug, Default)]
+pub struct Crowd(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// A bound socket with what it serves.
+pub struct Door {
+    socket: TcpListener,
+    implicit_tls: bool,
+    allow: Vec<IpNet>,
+    front: Arc<Front>,
+    crowd: Crowd,
+}
+
+impl Door {
+    /// Binds a listener.
+    pub fn open(listener: &Listener, front: Front, crowd: Crowd) -> io::Result<Self> {
+        let socket = match listener.address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(listener.address)?;
+        Ok(Self {
+            socket: socket.listen(BACKLOG)?,
+            implicit_tls: listener.tls == ListenerTls::Implicit,
+            allow: listener.allow.clone(),
+            front: Arc::new(front),
+            crowd,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// Takes connections until we stop; then waits a while for the conversations to end.
+    pub async fn serve(self) {
+        let conversations = TaskTracker::new();
+        loop {
+            let accepted = tokio::select! {
+                () = self.front.stopping.cancelled() => break,
+                accepted = self.socket.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.admit(stream, peer, &conversations),
+                Err(error) => {
+                    tracing::error!(%error, "a connection cannot be taken");
+                    tokio::time::sleep(AFTER_ERROR).await;
+                }
+            }
+        }
+        conversations.close();
+        // Who is within a message may end it.
+        let _ = timeout(FAREWELL, conversations.wait()).await;
+    }
+
+    fn admit(&self, stream: TcpStream, peer: SocketAddr, conversations: &TaskTracker) {
+        let ip = peer.ip().to_canonical();
+        if !self.allow.iter().any(|network| network.contains(&ip)) {
+            tracing::warn!(%peer, "connection from outside the allowed networks refused; see `allow` of the listener");
+            conversations.spawn(turn_away(stream, Reply::NotAllowed));
+            return;
+        }
+        let Some(place) = self.crowd.enter(ip, &self.front.limits) else {
+            tracing::warn!(%peer, "too many connections; see `connections` and `connections_per_ip` in [limits]");
+            conversations.spawn(turn_away(stream, Reply::TooManyConnections));
+            return;
+        };
+        let (front, implicit_tls) = (self.front.clone(), self.implicit_tls);
+        metrics::gauge!("mailtrail_smtp_sessions").increment(1);
+        conversations.spawn(async move {
+            match converse(stream, peer, front, implicit_tls).await {
+                Ok(End::Left | End::Closed) => {}
+                Err(error) => tracing::debug!(%peer, %error, "a conversation broke off"),
+            }
+            metrics::gauge!("mailtrail_smtp_sessions").decrement(1);
+            drop(place);
+        });
+    }
+}
+
+async fn converse(
+    stream: TcpStream,
+    peer: SocketAddr,
+    front: Arc<Front>,
+    implicit_tls: bool,
+) -> io::Result<End> {
+    stream.set_nodelay(true)?;
+    let stream: Box<dyn Stream> = match (&front.tls, implicit_tls) {
+        (Some(tls), true) => {
+            let secured = timeout(HANDSHAKE, tls.accept(stream)).await;
+            Box::new(secured.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??)
+        }
+        _ => Box::new(stream),
+    };
+    Conversation::new(stream, peer, front, implicit_tls).run().await
+}
+
+async fn turn_away(mut stream: TcpStream, reply: Reply) {
+    let mut words = Vec::new();
+    reply.write(&mut words);
+    // It is told why, if it listens.
+    let _ = timeout(AFTER_ERROR, stream.write_all(&words)).await;
+}
+
+impl Crowd {
+    fn enter(&self, ip: IpAddr, limits: &Limits) -> Option<Place> {
+        let mut crowd = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = crowd.values().sum();
+        let here = crowd.entry(ip).or_default();
+        if all >= limits.connections || *here >= limits.connections_per_ip {
+            return None;
+        }
+        *here += 1;
+        Some(Place { crowd: self.clone(), ip })
+    }
+}
+
+/// One conversation's place in the crowd, given back when it ends however it ends.
+struct Place {
+    crowd: Crowd,
+    ip: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut crowd = self.crowd.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(here) = crowd.get_mut(&self.ip) {
+            *here -= 1;
+            if *here == 0 {
+                crowd.remove(&self.ip);
+            }
+        }
+    }
+}
+
+/// Connections that may wait to be taken; a thousand at once is normal when a batch starts.
+const BACKLOG: u32 = 4096;
+const HANDSHAKE: Duration = Duration::from_secs(30);
+const AFTER_ERROR: Duration = Duration::from_millis(200);
+const FAREWELL: Duration = Duration::from_secs(10);
