@@ -149,7 +149,16 @@ impl Store {
 
     /// The sends with a next attempt, the earliest due first.
     pub fn queued(&self, limit: usize) -> Result<Vec<TrackingId>, ReadError> {
-        Ok(self.0.projection.queued(limit)?)
+        Ok(self.0.projection.queued(|_| true, limit)?)
+    }
+
+    /// The sends with a next attempt that were accepted at a time that `wanted` asks for.
+    pub fn queued_since(
+        &self,
+        wanted: impl Fn(Timestamp) -> bool,
+        limit: usize,
+    ) -> Result<Vec<TrackingId>, ReadError> {
+        Ok(self.0.projection.queued(|id| wanted(id.timestamp()), limit)?)
     }
 
     /// Sends with that Message-ID, newest first.

@@ -150,11 +150,11 @@ impl Crowd {
     fn enter(&self, ip: IpAddr, limits: &Limits) -> Option<Place> {
         let mut crowd = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = crowd.values().sum();
-        let here = crowd.entry(ip).or_default();
-        if all >= limits.connections || *here >= limits.connections_per_ip {
+        let here = crowd.get(&ip).copied().unwrap_or_default();
+        if all >= limits.connections || here >= limits.connections_per_ip {
             return None;
         }
-        *here += 1;
+        crowd.insert(ip, here + 1);
         Some(Place { crowd: self.clone(), ip })
     }
 }

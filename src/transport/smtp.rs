@@ -26,8 +26,8 @@ pub struct Connection {
     pipelining: Pipelining,
 }
 
-trait Wire: AsyncRead + AsyncWrite + std::marker::Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + std::marker::Send + Unpin> Wire for T {}
+trait Wire: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Wire for T {}
 
 /// Why a connection is of no use.
 #[derive(Debug, thiserror::Error)]

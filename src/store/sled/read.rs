@@ -69,10 +69,11 @@ impl Projection {
         Ok((ids, None))
     }
 
-    /// The sends with a next attempt, the earliest due first.
-    pub fn queued(&self, limit: usize) -> sled::Result<Vec<TrackingId>> {
-        let keys = self.tree().scan_prefix(b"q").keys().take(limit);
-        keys.map(|key| key.map(|key| keys::read_id(&key))).filter_map(Result::transpose).collect()
+    /// The sends with a next attempt that `wanted` asks for, the earliest due first.
+    pub fn queued(&self, wanted: impl Fn(TrackingId) -> bool, limit: usize) -> sled::Result<Vec<TrackingId>> {
+        let keys = self.tree().scan_prefix(b"q").keys();
+        let ids = keys.map(|key| key.map(|key| keys::read_id(&key))).filter_map(Result::transpose);
+        ids.filter(|id| id.as_ref().map_or(true, |id| wanted(*id))).take(limit).collect()
     }
 
     /// Sends whose attempt was cut off.

@@ -1,0 +1,220 @@
+//! One message on its way to an upstream: what is said, and what the answers mean for each recipient.
+
+use super::Retry;
+use crate::clock::Timestamp;
+use crate::event::Words;
+use crate::id::TrackingId;
+use crate::ledger::{Outcome, Settled, Standing};
+use crate::mail::Envelope;
+use crate::provider::Provider;
+use crate::smtp::{Capabilities, Response};
+use crate::store::Job;
+use crate::transport::{EnvelopeReplies, Verdict, verdict};
+use bytes::Bytes;
+
+/// A message that is ready to go.
+#[derive(Debug)]
+pub struct Attempt {
+    /// Which send.
+    pub id: TrackingId,
+    /// To whom it still has to go.
+    pub envelope: Envelope,
+    /// The places of those recipients in the send.
+    pub places: Vec<u16>,
+    /// The provider's stamps, to stand in front of the message.
+    pub stamps: String,
+    /// The message as it is kept.
+    pub message: Bytes,
+    attempts: u32,
+}
+
+/// What an attempt knows so far about each of its recipients.
+#[derive(Debug, Default)]
+pub struct Findings {
+    decided: Vec<(u16, Standing, Words)>,
+    not_before: Option<Timestamp>,
+    /// What the upstream said about itself, not about this mail.
+    pub upstream: Option<UpstreamRefusal>,
+}
+
+/// The upstream refuses everybody for now.
+#[derive(Clone, Debug)]
+pub struct UpstreamRefusal {
+    /// Its words.
+    pub words: String,
+    /// When it wants to be asked again.
+    pub until: Option<Timestamp>,
+}
+
+/// Who decides about a message that is over or damaged.
+#[derive(Debug)]
+pub enum Prepared {
+    /// It can go.
+    Ready(Box<Attempt>),
+    /// It cannot; this settles it.
+    Over(Outcome),
+}
+
+impl Attempt {
+    /// Makes a send ready; one whose message cannot be read any more, or that nobody waits for, is over.
+    pub fn prepare(job: Job, provider: Provider, upstream: &str, now: Timestamp) -> Prepared {
+        let waiting = (0u16..).zip(&job.recipients).filter(|(_, recipient)| recipient.waits());
+        let (places, recipients): (Vec<_>, Vec<_>) =
+            waiting.map(|(place, recipient)| (place, recipient.address.clone())).unzip();
+        let over = |settled| {
+            Prepared::Over(Outcome {
+                id: job.send.id,
+                at: now,
+                upstream: upstream.to_owned(),
+                settled,
+                due: None,
+            })
+        };
+        if places.is_empty() {
+            return over(Vec::new());
+        }
+        let Some(message) = job.message else {
+            tracing::error!(id = %job.send.id, "the message is damaged on disk and cannot be sent");
+            let words = said("store", "the message is damaged on disk and cannot be sent");
+            return over(vec![Settled { recipients: places, standing: Standing::Failed, words }]);
+        };
+        let international = recipients.iter().chain(&job.send.sender).any(|address| !address.is_ascii());
+        let envelope = Envelope {
+            sender: job.send.sender,
+            recipients,
+            body: job.send.body,
+            smtputf8: job.send.smtputf8 || international,
+        };
+        let stamps = provider.stamps(job.send.id).iter().map(|line| format!("{line}\r\n")).collect();
+        Prepared::Ready(Box::new(Self {
+            id: job.send.id,
+            envelope,
+            places,
+            stamps,
+            message,
+            attempts: job.attempts,
+        }))
+    }
+
+    /// Bytes that go out.
+    pub fn size(&self) -> u64 {
+        (self.stamps.len() + self.message.len()) as u64
+    }
+
+    /// Why an upstream with these capabilities can never take it.
+    pub fn obstacle(&self, capabilities: &Capabilities) -> Option<&'static str> {
+        let limit = capabilities.size.filter(|limit| *limit > 0);
+        if limit.is_some_and(|limit| self.size() > limit) {
+            Some("the message is larger than the upstream takes")
+        } else if self.envelope.smtputf8 && !capabilities.smtputf8 {
+            Some("the addresses need SMTPUTF8, which the upstream does not offer")
+        } else {
+            None
+        }
+    }
+
+    /// What the answers to the envelope mean. Recipients that were taken stay open until the message is.
+    pub fn weigh_envelope(&self, replies: &EnvelopeReplies, provider: Provider, now: Timestamp) -> Findings {
+        let mut findings = Findings::default();
+        if !replies.mail.is_positive() {
+            findings.add(&self.places, "MAIL", &replies.mail, provider, now);
+            return findings;
+        }
+        for (place, reply) in self.places.iter().zip(&replies.recipients) {
+            if !reply.is_positive() {
+                findings.add(&[*place], "RCPT", reply, provider, now);
+            }
+        }
+        if let Some(data) = &replies.data
+            && !data.is_intermediate()
+        {
+            let open = findings.open(&self.places);
+            findings.add(&open, "DATA", data, provider, now);
+        }
+        findings
+    }
+
+    /// What the answer to the final dot means for those still open.
+    pub fn weigh_content(
+        &self,
+        findings: &mut Findings,
+        reply: &Response,
+        provider: Provider,
+        now: Timestamp,
+    ) {
+        let open = findings.open(&self.places);
+        findings.add(&open, "end of data", reply, provider, now);
+    }
+
+    /// The attempt failed for those still open, for a reason that no reply gives.
+    pub fn give(&self, findings: &mut Findings, standing: Standing, name: &str, text: &str) {
+        let open = findings.open(&self.places);
+        findings.decided.extend(open.into_iter().map(|place| (place, standing, said(name, text))));
+    }
+
+    /// Puts the findings into a record: equal ones together, each that waits with its next time or, when the mail
+    /// is too old, expired. An unknown end waits at least until `unknown_until` for an event to settle it.
+    pub fn conclude(
+        &self,
+        findings: Findings,
+        upstream: &str,
+        retry: &Retry,
+        now: Timestamp,
+        unknown_until: Timestamp,
+    ) -> Outcome {
+        let not_before = if findings.decided.iter().any(|(_, standing, _)| *standing == Standing::Unknown) {
+            findings.not_before.max(Some(unknown_until))
+        } else {
+            findings.not_before
+        };
+        let due = retry.next(self.id.timestamp(), now, self.attempts + 1, fastrand::f64(), not_before);
+        let mut settled: Vec<Settled> = Vec::new();
+        for (place, standing, words) in findings.decided {
+            let waits = matches!(standing, Standing::Queued | Standing::Unknown);
+            let standing = if waits && due.is_none() { Standing::Expired } else { standing };
+            match settled.iter_mut().find(|known| known.standing == standing && known.words == words) {
+                Some(known) => known.recipients.push(place),
+                None => settled.push(Settled { recipients: vec![place], standing, words }),
+            }
+        }
+        let waits = settled.iter().any(|s| matches!(s.standing, Standing::Queued | Standing::Unknown));
+        Outcome { id: self.id, at: now, upstream: upstream.to_owned(), settled, due: due.filter(|_| waits) }
+    }
+}
+
+impl Findings {
+    fn open(&self, places: &[u16]) -> Vec<u16> {
+        let decided = |place| self.decided.iter().any(|(known, ..)| *known == place);
+        places.iter().copied().filter(|place| !decided(*place)).collect()
+    }
+
+    fn add(&mut self, places: &[u16], name: &str, reply: &Response, provider: Provider, now: Timestamp) {
+        let standing = match verdict(reply, provider, now) {
+            Verdict::Taken => Standing::Relayed,
+            Verdict::Refused => Standing::Bounced,
+            Verdict::Later => Standing::Queued,
+            Verdict::Upstream { until } => {
+                self.not_before = self.not_before.max(until);
+                self.upstream = Some(UpstreamRefusal { words: reply.to_string(), until });
+                Standing::Queued
+            }
+        };
+        let words = Words {
+            name: name.to_owned(),
+            code: Some(reply.code),
+            enhanced: reply.enhanced.clone(),
+            text: Some(reply.text.chars().take(TEXT).collect()),
+            host: None,
+            url: None,
+        };
+        self.decided.extend(places.iter().map(|place| (*place, standing, words.clone())));
+    }
+}
+
+/// Words of our own.
+pub fn said(name: &str, text: &str) -> Words {
+    Words { name: name.to_owned(), text: Some(text.chars().take(TEXT).collect()), ..Words::default() }
+}
+
+/// Characters of a reply that are kept.
+const TEXT: usize = 512;
