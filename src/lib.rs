@@ -7,6 +7,7 @@ pub mod ledger;
 pub mod mail;
 pub mod provider;
 pub mod queue;
+pub mod sandbox;
 pub mod secret;
 pub mod smtp;
 pub mod store;

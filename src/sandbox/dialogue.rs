@@ -1,0 +1,286 @@
+//! Mailgun's side of SMTP without the socket: lines in, steps out. The texts are the observed ones; where nobody has
+//! seen Mailgun answer, the text is a plain one of RFC 5321.
+
+use super::fate::Fate;
+use super::memory::Memory;
+use crate::mail::{Envelope, Mailbox};
+use crate::secret::Secret;
+use crate::smtp::{Command, Mechanism, Syntax};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use std::borrow::Cow;
+use std::sync::Arc;
+use subtle::ConstantTimeEq;
+
+/// The login that Mailgun knows.
+#[derive(Debug)]
+pub(super) struct Login {
+    pub(super) username: String,
+    pub(super) password: Secret,
+}
+
+/// What to do next. A text may have several lines; none has its final CRLF.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Say this and read on.
+    Say(Cow<'static, str>),
+    /// Say this, then speak TLS and start anew.
+    StartTls(&'static str),
+    /// Say this, then read a message for this envelope.
+    Receive(&'static str, Envelope),
+    /// Say that the domain has to wait, then close.
+    RateLimited,
+    /// Say this and close.
+    Close(&'static str),
+}
+
+/// One session's state.
+#[derive(Debug)]
+pub(super) struct Dialogue {
+    login: Arc<Login>,
+    secured: bool,
+    logged_in: bool,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Idle,
+    Plain,
+    User,
+    Password { user: String },
+    Mail(Envelope),
+}
+
+impl Dialogue {
+    pub(super) fn new(login: Arc<Login>, secured: bool) -> Self {
+        Self { login, secured, logged_in: false, phase: Phase::Idle }
+    }
+
+    /// Answers one line, given without its line end.
+    pub(super) fn line(&mut self, line: &[u8], memory: &Memory) -> Step {
+        match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Plain => self.plain(line),
+            Phase::User => match decode(line) {
+                Some(user) => self.ask_password(user),
+                None => undecodable(),
+            },
+            Phase::Password { user } => match decode(line) {
+                Some(password) => self.check(&user, &password),
+                None => undecodable(),
+            },
+            phase => {
+                self.phase = phase;
+                match Command::parse(line) {
+                    Ok(command) => self.command(command, memory),
+                    Err(fault) => say(refusal(fault)),
+                }
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command<'_>, memory: &Memory) -> Step {
+        match command {
+            Command::Ehlo(_) => {
+                self.phase = Phase::Idle;
+                say(if self.secured { SECURED_HELLO } else { HELLO })
+            }
+            Command::Helo(_) => {
+                self.phase = Phase::Idle;
+                say(HELO)
+            }
+            Command::StartTls if self.secured => say("503 TLS is on already"),
+            Command::StartTls => Step::StartTls("220 Go ahead"),
+            Command::Auth { .. } if self.logged_in => say("503 Already authenticated"),
+            Command::Auth { mechanism, initial } => self.auth(mechanism, initial),
+            Command::Mail { .. } if matches!(self.phase, Phase::Mail(_)) => say("503 Nested MAIL command"),
+            Command::Mail { size: Some(size), .. } if size > MESSAGE_SIZE => say(TOO_LARGE),
+            Command::Mail { sender, body, smtputf8, .. } => {
+                self.phase = Phase::Mail(Envelope { sender, recipients: Vec::new(), body, smtputf8 });
+                say("250 Sender address accepted")
+            }
+            Command::Rcpt(recipient) => self.recipient(recipient, memory),
+            Command::Data => self.data(memory),
+            Command::Rset => {
+                self.phase = Phase::Idle;
+                say("250 OK")
+            }
+            Command::Noop => say("250 OK"),
+            Command::Vrfy => say("252 Cannot verify"),
+            Command::Help => say("214 https://documentation.mailgun.com"),
+            Command::Quit => Step::Close("221 See you later. Yours truly, Mailgun"),
+        }
+    }
+
+    fn auth(&mut self, mechanism: Mechanism, initial: Option<&str>) -> Step {
+        match (mechanism, initial) {
+            (Mechanism::Plain, Some(initial)) => self.plain(initial.as_bytes()),
+            (Mechanism::Plain, None) => {
+                self.phase = Phase::Plain;
+                // Not base64, as observed: a client that decodes the prompt has to cope.
+                say("334 Go ahead")
+            }
+            (Mechanism::Login, Some(initial)) => match decode(initial.as_bytes()) {
+                Some(user) => self.ask_password(user),
+                None => undecodable(),
+            },
+            (Mechanism::Login, None) => {
+                self.phase = Phase::User;
+                say("334 VXNlcm5hbWU6")
+            }
+        }
+    }
+
+    fn ask_password(&mut self, user: String) -> Step {
+        self.phase = Phase::Password { user };
+        say("334 UGFzc3dvcmQ6")
+    }
+
+    fn plain(&mut self, response: &[u8]) -> Step {
+        let Some(text) = decode(response) else { return undecodable() };
+        let mut parts = text.splitn(3, '\0');
+        match (parts.next(), parts.next(), parts.next()) {
+            (Some(_), Some(user), Some(password)) => self.check(user, password),
+            _ => undecodable(),
+        }
+    }
+
+    fn check(&mut self, user: &str, password: &str) -> Step {
+        let right = user.as_bytes().ct_eq(self.login.username.as_bytes())
+            & password.as_bytes().ct_eq(self.login.password.reveal().as_bytes());
+        self.logged_in = right.into();
+        if self.logged_in {
+            say("235 Authentication successful")
+        } else {
+            Step::Close("535 Authentication failed")
+        }
+    }
+
+    fn recipient(&mut self, recipient: Mailbox, memory: &Memory) -> Step {
+        let Phase::Mail(envelope) = &mut self.phase else { return say("503 Send MAIL first") };
+        if !self.logged_in {
+            return say("550 5.7.1 Relaying denied");
+        }
+        if envelope.recipients.len() >= RECIPIENTS {
+            return say("452 Too many recipients");
+        }
+        match Fate::of(&recipient) {
+            Fate::Reject => {
+                return Step::Say(format!("550 5.1.1 <{recipient}>: Recipient address rejected").into());
+            }
+            Fate::DeferSmtp if memory.count(key("RCPT", envelope, &recipient)) % 3 < 2 => {
+                return Step::Say(
+                    format!("451 4.3.0 <{recipient}>: Temporary failure, try again later").into(),
+                );
+            }
+            _ => envelope.recipients.push(recipient),
+        }
+        say("250 Recipient address accepted")
+    }
+
+    fn data(&mut self, memory: &Memory) -> Step {
+        let envelope = match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Mail(envelope) if !envelope.recipients.is_empty() => envelope,
+            phase => {
+                self.phase = phase;
+                return say("503 Send MAIL and RCPT first");
+            }
+        };
+        let limited = envelope.recipients.iter().filter(|to| Fate::of(to) == Fate::RateLimit);
+        // Every one is counted, so that several in one message do not have it refused several times.
+        let refused = limited.filter(|to| memory.count(key("DATA", &envelope, to)).is_multiple_of(2)).count();
+        if refused > 0 { Step::RateLimited } else { Step::Receive("354 Continue", envelope) }
+    }
+}
+
+fn key(command: &str, envelope: &Envelope, recipient: &Mailbox) -> String {
+    let sender = envelope.sender.as_ref().map_or("", Mailbox::as_str);
+    format!("{command} {sender} {}", recipient.folded())
+}
+
+fn decode(base64: &[u8]) -> Option<String> {
+    let bytes = BASE64_STANDARD.decode(base64.trim_ascii()).ok()?;
+    String::from_utf8(bytes).ok()
+}
+
+fn say(text: &'static str) -> Step {
+    Step::Say(Cow::Borrowed(text))
+}
+
+fn undecodable() -> Step {
+    say("501 Invalid response encoding")
+}
+
+fn refusal(fault: Syntax) -> &'static str {
+    match fault {
+        Syntax::Unknown => "500 Command not recognized",
+        Syntax::Arguments(_) => "501 Syntax error in parameters",
+        Syntax::Sender => "501 Invalid sender address",
+        Syntax::Recipient => "501 Invalid recipient address",
+        Syntax::Parameter => "555 Parameter not supported",
+        Syntax::Mechanism => "504 Authentication mechanism not supported",
+    }
+}
+
+pub(super) const GREETING: &str = "220 Mailgun Influx ready";
+pub(super) const GREAT_SUCCESS: &str = "250 Great success";
+pub(super) const TOO_LARGE: &str = "552 Message exceeds the maximum size";
+pub(super) const LINE_TOO_LONG: &str = "500 Line too long";
+/// When more events wait than the sandbox keeps; nobody has seen Mailgun say it.
+pub(super) const BUSY: &str = "451 Temporarily unavailable, try again later";
+
+/// What SIZE announces, in bytes.
+pub(super) const MESSAGE_SIZE: u64 = 52_428_800;
+/// Recipients of one transaction; Mailgun's number is not published, its batches end here.
+const RECIPIENTS: usize = 1000;
+
+const HELO: &str = "250 smtp-out-n01.prod.us-west-2.postgun.com";
+const HELLO: &str = "250-smtp-out-n01.prod.us-west-2.postgun.com\r\n250-AUTH PLAIN LOGIN\r\n250-SIZE 52428800\r\n\
+    250-8BITMIME\r\n250-SMTPUTF8\r\n250-PIPELINING\r\n250 STARTTLS";
+const SECURED_HELLO: &str = "250-smtp-out-n01.prod.us-west-2.postgun.com\r\n250-AUTH PLAIN LOGIN\r\n\
+    250-SIZE 52428800\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 PIPELINING";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answers(lines: &[&str]) -> Vec<Step> {
+        let login = Login { username: "u@mg.example.com".into(), password: Secret::new("pw") };
+        let (mut dialogue, memory) = (Dialogue::new(Arc::new(login), true), Memory::default());
+        lines.iter().map(|line| dialogue.line(line.as_bytes(), &memory)).collect()
+    }
+
+    #[test]
+    fn both_mechanisms_in_both_forms() {
+        let (user, password) = (BASE64_STANDARD.encode("u@mg.example.com"), BASE64_STANDARD.encode("pw"));
+        let plain = BASE64_STANDARD.encode("\0u@mg.example.com\0pw");
+        for lines in [
+            &["AUTH PLAIN", &plain][..],
+            &[&format!("AUTH PLAIN {plain}")],
+            &["AUTH LOGIN", &user, &password],
+            &[&format!("AUTH LOGIN {user}"), &password],
+        ] {
+            assert_eq!(answers(lines).last(), Some(&say("235 Authentication successful")), "{lines:?}");
+        }
+        assert_eq!(answers(&["AUTH PLAIN", "*"])[1], undecodable());
+        assert_eq!(answers(&["AUTH LOGIN", &user, &user])[2], Step::Close("535 Authentication failed"));
+    }
+
+    #[test]
+    fn some_fates_are_decided_before_the_message() {
+        let login = format!("AUTH PLAIN {}", BASE64_STANDARD.encode("\0u@mg.example.com\0pw"));
+        let text = |step: &Step| match step {
+            Step::Say(text) => text[..3].to_owned(),
+            step => format!("{step:?}").chars().take_while(|c| c.is_alphabetic()).collect(),
+        };
+        let mail = "MAIL FROM:<a@b.c>";
+        let defer = "RCPT TO:<defer-smtp@b.c>";
+        let steps = answers(&[&login, mail, defer, defer, defer, "RCPT TO:<reject@b.c>", "DATA"]);
+        let texts: Vec<_> = steps.iter().map(text).collect();
+        assert_eq!(texts, ["235", "250", "451", "451", "250", "550", "Receive"]);
+        let limit = "RCPT TO:<rate-limit@b.c>";
+        let steps = answers(&[&login, mail, limit, "DATA", "DATA", mail, limit, "DATA"]);
+        let texts: Vec<_> = steps.iter().map(text).collect();
+        assert_eq!(texts, ["235", "250", "250", "RateLimited", "503", "250", "250", "Receive"]);
+    }
+}

@@ -1,0 +1,165 @@
+use super::webhook::{hex, random};
+use crate::mail::{Envelope, Header, HeaderBlock, Mailbox, MessageId};
+use mail_parser::{Address, MessageParser, MessagePart, MimeHeaders};
+use memchr::memmem;
+use serde_json::{Map, Value, json};
+use std::net::IpAddr;
+
+/// What Mailgun keeps of a message, to say it again in each event.
+#[derive(Debug)]
+pub(super) struct Facts {
+    pub(super) message_id: MessageId,
+    pub(super) domain: String,
+    pub(super) sender: String,
+    pub(super) peer: IpAddr,
+    /// As events carry it: headers, attachments, size.
+    pub(super) message: Value,
+    /// At most three.
+    pub(super) tags: Vec<String>,
+    /// Of all `X-Mailgun-Variables`.
+    pub(super) variables: Map<String, Value>,
+    pub(super) storage: Value,
+    /// The first link in the message.
+    pub(super) link: String,
+    /// Whether the sender asked for test mode.
+    pub(super) drop: bool,
+}
+
+impl Facts {
+    pub(super) fn read(envelope: &Envelope, raw: &[u8], peer: IpAddr, domain: &str) -> Self {
+        let block = HeaderBlock::of(raw);
+        let message_id = block
+            .first("Message-ID")
+            .and_then(|id| MessageId::parse(&id.text()))
+            .or_else(|| MessageId::parse(&format!("{}@{domain}", hex(&random::<12>()))))
+            .or_else(|| MessageId::parse(&hex(&random::<12>())))
+            .expect("hexadecimal digits are an id");
+        let parsed = MessageParser::default().parse(raw);
+        let key = format!("BAAB{}", hex(&random::<14>()));
+        let url = format!("https://storage-us-east4.api.mailgun.net/v3/domains/{domain}/messages/{key}");
+        Self {
+            domain: domain.to_owned(),
+            sender: envelope.sender.as_ref().map_or("", Mailbox::as_str).to_owned(),
+            peer,
+            message: message(parsed.as_ref(), &message_id, raw.len()),
+            tags: all(&block, "X-Mailgun-Tag").map(|tag| tag.text()).take(TAGS).collect(),
+            variables: variables(&block),
+            storage: json!({ "region": "us-east4", "env": "production", "key": key, "url": url }),
+            link: parsed.as_ref().and_then(link).unwrap_or_else(|| format!("https://{domain}/")),
+            drop: block.first("X-Mailgun-Drop-Message").is_some_and(|answer| is_yes(&answer.text())),
+            message_id,
+        }
+    }
+}
+
+fn message(parsed: Option<&mail_parser::Message<'_>>, id: &MessageId, size: usize) -> Value {
+    let attachments: Vec<_> =
+        parsed.into_iter().flat_map(|parsed| parsed.attachments()).map(attachment).collect();
+    json!({
+        "headers": {
+            "to": addresses(parsed.and_then(|parsed| parsed.to())),
+            "message-id": id.as_str(),
+            "from": addresses(parsed.and_then(|parsed| parsed.from())),
+            "subject": parsed.and_then(|parsed| parsed.subject()).unwrap_or_default(),
+        },
+        "attachments": attachments,
+        "size": size,
+    })
+}
+
+fn attachment(part: &MessagePart<'_>) -> Value {
+    let kind = part.content_type();
+    let main = kind.map_or("application", |kind| kind.ctype());
+    let sub = kind.and_then(|kind| kind.subtype()).unwrap_or("octet-stream");
+    json!({
+        "filename": part.attachment_name(),
+        "content-type": format!("{main}/{sub}"),
+        "size": part.len(),
+    })
+}
+
+fn addresses(list: Option<&Address<'_>>) -> String {
+    let written = list.into_iter().flat_map(|list| list.iter()).map(|one| {
+        let address = one.address().unwrap_or_default();
+        one.name().map_or_else(|| address.to_owned(), |name| format!("{name} <{address}>"))
+    });
+    written.collect::<Vec<_>>().join(", ")
+}
+
+/// The maps of all headers combined. What is not an object is lost without a word, as with Mailgun, and so is the end
+/// of a long value.
+fn variables(block: &HeaderBlock<'_>) -> Map<String, Value> {
+    let mut all_of_them = Map::new();
+    for header in all(block, "X-Mailgun-Variables") {
+        if let Ok(map) = serde_json::from_str::<Map<String, Value>>(&header.text()) {
+            all_of_them.extend(map.into_iter().map(|(name, value)| (name, stringified(value))));
+        }
+    }
+    all_of_them
+}
+
+fn stringified(value: Value) -> Value {
+    let mut text = match value {
+        Value::String(text) => text,
+        Value::Number(_) | Value::Bool(_) => value.to_string(),
+        value => return value,
+    };
+    text.truncate(text.floor_char_boundary(VARIABLE));
+    Value::String(text)
+}
+
+/// Where the first link of the message leads.
+fn link(parsed: &mail_parser::Message<'_>) -> Option<String> {
+    let html = parsed.body_html(0)?;
+    let start = memmem::find(html.as_bytes(), b"href=\"http").map(|at| at + 6)?;
+    let link = html.get(start..)?.split('"').next()?;
+    Some(link.replace("&amp;", "&"))
+}
+
+fn all<'a>(block: &HeaderBlock<'a>, name: &'static str) -> impl Iterator<Item = Header<'a>> + use<'a> {
+    block.fields().filter(move |field| field.name.eq_ignore_ascii_case(name))
+}
+
+fn is_yes(text: &str) -> bool {
+    text.eq_ignore_ascii_case("yes") || text.eq_ignore_ascii_case("true")
+}
+
+/// Tags of one message; Mailgun drops the rest.
+const TAGS: usize = 3;
+/// Bytes of one variable's value; Mailgun cuts the rest off.
+const VARIABLE: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(raw: &str) -> Facts {
+        let sender = "bounces@mg.example.com".parse().ok();
+        let envelope = Envelope { sender, recipients: Vec::new(), body: Default::default(), smtputf8: false };
+        Facts::read(&envelope, raw.replace('\n', "\r\n").as_bytes(), [127, 0, 0, 1].into(), "mg.example.com")
+    }
+
+    #[test]
+    fn headers_are_decoded_and_variables_merged() {
+        let facts = read(
+            "Message-Id: <1.2@mg.example.com>\nTo: Customer <a@example.net>, b@example.net\nFrom: s@example.com\n\
+             Subject: =?utf-8?q?Za=C5=BC?=\nX-Mailgun-Tag: odoo\nX-Mailgun-Variables: {\"a\": 1,\n \"b\": \"x\"}\n\
+             X-Mailgun-Variables: {\"mailtrail\": \"y\"}\nX-Mailgun-Variables: nonsense\n\
+             Content-Type: text/html\n\n<a href=\"https://example.com/?a=1&amp;b=2\">x</a>\n",
+        );
+        assert_eq!(facts.message["headers"]["to"], "Customer <a@example.net>, b@example.net");
+        assert_eq!(facts.message["headers"]["subject"], "Zaż");
+        assert_eq!(facts.message["headers"]["message-id"], "1.2@mg.example.com");
+        assert_eq!(Value::from(facts.variables), json!({ "a": "1", "b": "x", "mailtrail": "y" }));
+        assert_eq!((facts.tags, facts.drop), (vec!["odoo".to_owned()], false));
+        assert_eq!(facts.link, "https://example.com/?a=1&b=2");
+    }
+
+    #[test]
+    fn a_message_without_header_gets_an_id() {
+        let facts = read("just text\n");
+        assert!(facts.message_id.as_str().ends_with("@mg.example.com"));
+        assert_eq!(facts.link, "https://mg.example.com/");
+        assert_eq!(Value::from(facts.variables), json!({}));
+    }
+}

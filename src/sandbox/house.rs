@@ -1,0 +1,87 @@
+use super::dialogue::Login;
+use super::facts::Facts;
+use super::memory::Memory;
+use super::pace::Pace;
+use super::shelf::{Message, Shelf};
+use super::story::{self, Story};
+use super::tasks::Tasks;
+use super::webhook::Webhook;
+use super::{SandboxError, Settings};
+use crate::clock::Clock;
+use crate::mail::Envelope;
+use bytes::Bytes;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::Semaphore;
+
+/// What all sessions and stories of one sandbox share.
+#[derive(Debug)]
+pub(super) struct House {
+    pub(super) domain: String,
+    pub(super) login: Arc<Login>,
+    pub(super) pace: Pace,
+    pub(super) memory: Memory,
+    pub(super) shelf: Shelf,
+    pub(super) webhook: Webhook,
+    pub(super) tasks: Tasks,
+    clock: Clock,
+    last: AtomicU64,
+    places: Arc<Semaphore>,
+}
+
+impl House {
+    pub(super) fn new(settings: Settings, pace: Pace) -> Result<Self, SandboxError> {
+        Ok(Self {
+            login: Arc::new(Login { username: settings.username, password: settings.password }),
+            webhook: Webhook::new(settings.webhook, settings.signing_key)?,
+            domain: settings.domain,
+            pace,
+            memory: Memory::default(),
+            shelf: Shelf::default(),
+            tasks: Tasks::new(),
+            clock: Clock::System,
+            last: AtomicU64::new(0),
+            places: Arc::new(Semaphore::new(STORIES)),
+        })
+    }
+
+    /// Takes a message and starts its recipients' stories; false when there is no room for them.
+    pub(super) fn take(self: &Arc<Self>, envelope: Envelope, raw: Bytes, peer: IpAddr) -> bool {
+        let count = u32::try_from(envelope.recipients.len()).unwrap_or(u32::MAX);
+        let Ok(mut places) = self.places.clone().try_acquire_many_owned(count) else { return false };
+        let facts = Arc::new(Facts::read(&envelope, &raw, peer, &self.domain));
+        let id = facts.message_id.clone();
+        for recipient in &envelope.recipients {
+            let Some(place) = places.split(1) else { break };
+            let story = Story::new(facts.clone(), recipient.clone(), place);
+            self.tasks.spawn(story::tell(self.clone(), Arc::new(story)));
+        }
+        let Envelope { sender, recipients, .. } = envelope;
+        self.shelf.put(Message { number: 0, id, sender, recipients, raw });
+        true
+    }
+
+    /// The time in microseconds since 1970; no two events have the same, as in Mailgun's log.
+    pub(super) fn stamp(&self) -> u64 {
+        let now = self.clock.now().millis().saturating_mul(1000);
+        let next = |last: u64| now.max(last + 1);
+        let last = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
+        next(last.unwrap_or_default())
+    }
+
+    /// The refusal of a domain that has sent too much.
+    pub(super) fn rate_limited(&self) -> String {
+        let until = self.clock.now().after(self.pace.of(RATE_LIMIT)).rfc5322();
+        let until = until.trim_end_matches("+0000");
+        format!(
+            "421 Domain {} is not allowed to send: recipient limit exceeded, try again after {until}UTC",
+            self.domain
+        )
+    }
+}
+
+/// Recipients whose events are not all settled; beyond it mail is refused for the time being, so that no event is lost.
+const STORIES: usize = 50_000;
+/// Mailgun's seconds that a rate-limited domain has to wait.
+const RATE_LIMIT: u32 = 5;

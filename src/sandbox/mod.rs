@@ -1,0 +1,126 @@
+//! A fake Mailgun on this machine: it takes mail over SMTP as the real one does, with the same words, and reports what
+//! became of each recipient by signed webhooks, with the real one's retries. The recipient's local part decides the
+//! [`Fate`].
+//!
+//! It promises Mailgun's honesty, no more and no less: it may close after the final dot without a word, report an open
+//! before the client has read its `250`, and say one thing twice. It must never send a mail anywhere.
+
+mod connection;
+mod dialogue;
+mod event;
+mod facts;
+mod fate;
+mod house;
+mod memory;
+mod pace;
+mod shelf;
+mod story;
+mod tasks;
+mod webhook;
+
+pub use fate::Fate;
+pub use shelf::{Message, Tally};
+
+use crate::secret::Secret;
+use crate::tls::{self, Pair, TlsError};
+use house::House;
+use pace::Pace;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+
+/// What a sandbox pretends to be.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where it listens; port 0 takes any that is free.
+    pub smtp: SocketAddr,
+    /// The sending domain.
+    pub domain: String,
+    /// The login it knows.
+    pub username: String,
+    /// Its password.
+    pub password: Secret,
+    /// What webhooks are signed with.
+    pub signing_key: Secret,
+    /// Where events are posted; nowhere for `None`.
+    pub webhook: Option<String>,
+    /// Factor on all of Mailgun's times: 1.0 is real minutes, 0.0 no waiting at all.
+    pub pace: f64,
+    /// For STARTTLS.
+    pub tls: Pair,
+}
+
+/// Why a sandbox does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// The address cannot be listened on.
+    #[error("the sandbox cannot listen on {address}: {source}; choose another address or port")]
+    Bind {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// Certificate or key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The webhook client cannot be made.
+    #[error("the sandbox's webhook client cannot be made: {0}")]
+    Client(#[from] reqwest::Error),
+    /// Not a factor.
+    #[error("the sandbox's pace is {0}; give a number of 0 or more, 1 for Mailgun's own times")]
+    Pace(f64),
+}
+
+/// A running sandbox; dropping it stops everything at once.
+#[derive(Debug)]
+pub struct Sandbox {
+    house: Arc<House>,
+    address: SocketAddr,
+}
+
+/// Starts a sandbox; it listens when this returns.
+pub async fn start(settings: Settings) -> Result<Sandbox, SandboxError> {
+    let pace = Pace::new(settings.pace).ok_or(SandboxError::Pace(settings.pace))?;
+    let acceptor = tls::acceptor(settings.tls.clone())?;
+    let bind = |source| SandboxError::Bind { address: settings.smtp, source };
+    let listener = TcpListener::bind(settings.smtp).await.map_err(bind)?;
+    let address = listener.local_addr().map_err(bind)?;
+    let house = Arc::new(House::new(settings, pace)?);
+    house.tasks.spawn(connection::listen(house.clone(), listener, acceptor));
+    Ok(Sandbox { house, address })
+}
+
+impl Sandbox {
+    /// Where it listens.
+    pub fn smtp_address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The last messages it took, oldest first: at most 10,000 and at most 64 MiB of them.
+    pub fn taken(&self) -> Vec<Message> {
+        self.house.shelf.messages()
+    }
+
+    /// What it did since it started.
+    pub fn tally(&self) -> Tally {
+        self.house.shelf.tally()
+    }
+
+    /// Posts events there from now on, retries included.
+    pub fn set_webhook(&self, url: impl Into<String>) {
+        self.house.webhook.set_url(url.into());
+    }
+
+    /// Stops, and returns once nothing runs any more. What was not posted yet never will be.
+    pub async fn stop(self) {
+        self.house.tasks.stop().await;
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        self.house.tasks.abort();
+    }
+}
