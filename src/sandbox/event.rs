@@ -240,3 +240,75 @@ fn object(value: Value) -> Map<String, Value> {
 
 /// An address of RFC 5737: nothing is sent from anywhere.
 const SENDING_IP: &str = "192.0.2.25";
+
+#[cfg(test)]
+mod tests {
+    use super::super::facts::Facts;
+    use super::*;
+    use crate::mail::Envelope;
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+    use tokio::sync::Semaphore;
+
+    const MESSAGE: &[u8] = b"Message-ID: <1@mg.example.com>\r\nFrom: a@example.com\r\nTo: b@example.net\r\n\
+        Subject: s\r\nX-Mailgun-Variables: {\"odoo_db\": \"a\", \"tracking_email_id\": 1, \"mailtrail\": \"b\"}\r\n\
+        Content-Type: application/pdf\r\nContent-Disposition: attachment; filename=a.pdf\r\n\r\nx\r\n";
+
+    fn story() -> Story {
+        let recipient: crate::mail::Mailbox = "ada@example.net".parse().unwrap();
+        let envelope = Envelope {
+            sender: None,
+            recipients: vec![recipient.clone()],
+            body: Default::default(),
+            smtputf8: false,
+        };
+        let facts = Facts::read(&envelope, MESSAGE, [127, 0, 0, 1].into(), "mg.example.com");
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        Story::new(Arc::new(facts), recipient, place)
+    }
+
+    /// Every field's path and the type of its value.
+    fn fields(value: &Value, path: &str, found: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(map) => {
+                map.iter().for_each(|(name, value)| fields(value, &format!("{path}.{name}"), found));
+            }
+            Value::Array(list) => {
+                found.insert(format!("{path}[]"));
+                list.iter().filter(|one| one.is_object()).for_each(|one| fields(one, path, found));
+            }
+            value => {
+                let kind = if value.is_number() { "number" } else { "" };
+                found.insert(format!("{path} {kind}"));
+            }
+        }
+    }
+
+    #[test]
+    fn fields_are_those_of_the_recorded_events() {
+        macro_rules! recorded {
+            ($name:literal) => {
+                include_str!(concat!("../../tests/fixtures/mailgun/webhook_", $name, ".json"))
+            };
+        }
+        for (happening, recorded) in [
+            (Happening::Accepted, recorded!("accepted_smtp")),
+            (Happening::Delivered, recorded!("delivered")),
+            (Happening::Bounced, recorded!("failed_permanent_bounce")),
+            (Happening::Suppressed, recorded!("failed_permanent_suppress_bounce")),
+            (Happening::MailboxFull, recorded!("failed_temporary")),
+            (Happening::Greylisted, recorded!("failed_temporary_greylisted")),
+            (Happening::Opened, recorded!("opened")),
+            (Happening::OpenedByBot, recorded!("opened_bot_apple")),
+            (Happening::Clicked, recorded!("clicked")),
+            (Happening::Complained, recorded!("complained")),
+            (Happening::Unsubscribed, recorded!("unsubscribed")),
+        ] {
+            let recorded: Value = serde_json::from_str(recorded).unwrap();
+            let (mut expected, mut got) = (BTreeSet::new(), BTreeSet::new());
+            fields(&recorded["event-data"], "", &mut expected);
+            fields(&data(&story(), happening, 1.5, Some(1.25)).into(), "", &mut got);
+            assert_eq!(got, expected, "{happening:?}");
+        }
+    }
+}

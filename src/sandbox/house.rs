@@ -51,14 +51,14 @@ impl House {
         let count = u32::try_from(envelope.recipients.len()).unwrap_or(u32::MAX);
         let Ok(mut places) = self.places.clone().try_acquire_many_owned(count) else { return false };
         let facts = Arc::new(Facts::read(&envelope, &raw, peer, &self.domain));
-        let id = facts.message_id.clone();
-        for recipient in &envelope.recipients {
-            let Some(place) = places.split(1) else { break };
-            let story = Story::new(facts.clone(), recipient.clone(), place);
-            self.tasks.spawn(story::tell(self.clone(), Arc::new(story)));
-        }
         let Envelope { sender, recipients, .. } = envelope;
-        self.shelf.put(Message { number: 0, id, sender, recipients, raw });
+        let id = facts.message_id.clone();
+        self.shelf.put(Message { number: 0, id, sender, recipients: recipients.clone(), raw });
+        for recipient in recipients {
+            let Some(place) = places.split(1) else { break };
+            let story = Arc::new(Story::new(facts.clone(), recipient, place));
+            self.tasks.spawn(story::tell(self.clone(), story));
+        }
         true
     }
 
