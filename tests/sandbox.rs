@@ -8,6 +8,9 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
+use mailtrail::clock::Clock;
+use mailtrail::event::Kind;
+use mailtrail::provider::mailgun;
 use mailtrail::sandbox::{self, Fate, Sandbox, Settings};
 use mailtrail::secret::Secret;
 use mailtrail::tls;
@@ -159,9 +162,12 @@ impl Hook {
         Self { url, bodies, server }
     }
 
-    /// The next event, its signature checked.
+    /// The next event; its signature is right, and the relay understands it.
     async fn event(&mut self) -> Value {
-        let body: Value = serde_json::from_slice(&self.bodies.recv().await.unwrap()).unwrap();
+        let body = self.bodies.recv().await.unwrap();
+        let notice = mailgun::receive(&body, &[Secret::new(KEY)], Clock::System.now()).unwrap();
+        assert!(notice.event.kind != Kind::Unknown && notice.event.tracking.is_some(), "{notice:?}");
+        let body: Value = serde_json::from_slice(&body).unwrap();
         let text = |field: &str| body["signature"][field].as_str().unwrap().to_owned();
         let mut mac = Hmac::<Sha256>::new_from_slice(KEY.as_bytes()).unwrap();
         mac.update(text("timestamp").as_bytes());

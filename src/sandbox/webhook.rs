@@ -1,12 +1,11 @@
 use super::SandboxError;
+use crate::provider::mailgun;
 use crate::secret::Secret;
 use crate::tls;
 use bytes::Bytes;
-use hmac::{Hmac, KeyInit, Mac};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, redirect};
 use serde_json::{Map, Value, json};
-use sha2::Sha256;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -51,7 +50,7 @@ impl Webhook {
     /// The whole body of an event's request; its retries carry the same one, signature included.
     pub(super) fn sign(&self, data: Map<String, Value>, now: u64) -> Bytes {
         let (timestamp, token) = (now.to_string(), hex(&random::<25>()));
-        let signature = signature(&self.key, &timestamp, &token);
+        let signature = mailgun::sign(&self.key, &timestamp, &token);
         let body = json!({
             "signature": { "token": token, "timestamp": timestamp, "signature": signature },
             "event-data": data,
@@ -79,14 +78,6 @@ impl Webhook {
     }
 }
 
-fn signature(key: &Secret, timestamp: &str, token: &str) -> String {
-    let mut mac =
-        Hmac::<Sha256>::new_from_slice(key.reveal().as_bytes()).expect("HMAC takes a key of any length");
-    mac.update(timestamp.as_bytes());
-    mac.update(token.as_bytes());
-    hex(&mac.finalize().into_bytes())
-}
-
 /// Bytes that differ each time. Not fit for secrets, and none are made here.
 pub(super) fn random<const N: usize>() -> [u8; N] {
     std::array::from_fn(|_| fastrand::u8(..))
@@ -102,15 +93,3 @@ pub(super) const RETRIES: [u32; 6] = [300, 600, 900, 3600, 7200, 14_400];
 const POSTS: usize = 32;
 /// How long an answer may take. Mailgun's own limit is not documented.
 const TIMEOUT: Duration = Duration::from_secs(10);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn signatures_are_hmac_sha256_in_hex() {
-        // RFC 4231 section 4.3, its message cut in two.
-        let text = signature(&Secret::new("Jefe"), "what do ya want ", "for nothing?");
-        assert_eq!(text, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
-    }
-}
