@@ -1,6 +1,7 @@
 //! mailtrail: every mail your applications send, and what became of it.
 
 pub mod clock;
+pub mod config;
 pub mod event;
 pub mod id;
 pub mod ledger;

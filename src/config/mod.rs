@@ -1,0 +1,24 @@
+//! The configuration: what the TOML file and the environment say, checked, and made of each module's own settings.
+//!
+//! One run reports every fault, each with its key, line, value and what is allowed there. A secret's value appears
+//! in no fault, no warning and no output. Nothing here reads the process environment by itself.
+
+mod claims;
+mod document;
+mod fault;
+mod listener;
+mod load;
+mod names;
+mod quantity;
+mod reader;
+mod secrets;
+mod sections;
+mod settings;
+mod show;
+mod upstream;
+mod user;
+mod words;
+
+pub use fault::{Faults, Finding, Place};
+pub use load::{load, parse};
+pub use settings::{Admin, CertificateFiles, Config, Log, LogFormat, Upstream};

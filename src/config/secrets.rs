@@ -1,0 +1,103 @@
+//! The three ways to give a secret. No message here holds a secret's value.
+
+use super::document::{Node, Value};
+use super::reader::Section;
+use crate::secret::Secret;
+use std::path::Path;
+
+impl Section<'_> {
+    /// `key` or `key_file`.
+    pub fn secret(&mut self, key: &str) -> Option<Secret> {
+        self.secrets(key, 1).pop()
+    }
+
+    /// `key` or `key_file`, each one text or (where `most` is above one) a list of them.
+    pub fn secrets(&mut self, key: &str, most: usize) -> Vec<Secret> {
+        let file_key = format!("{key}_file");
+        match (self.take(key), self.take(&file_key)) {
+            (None, None) => Vec::new(),
+            (Some(_), Some(_)) => {
+                self.fault(key, format!("stands beside {file_key}; give one of the two"));
+                Vec::new()
+            }
+            (Some(value), None) => self.resolve(key, value, most, Self::secret_in_place),
+            (None, Some(value)) => self.resolve(&file_key, value, most, Self::secret_in_file),
+        }
+    }
+
+    fn resolve(
+        &self,
+        key: &str,
+        value: Value,
+        most: usize,
+        one: impl Fn(&Self, &str, &str) -> Option<Secret>,
+    ) -> Vec<Secret> {
+        let Some(texts) = texts(value, most) else {
+            let list = if most > 1 { format!(" or a list of up to {most}") } else { String::new() };
+            self.fault(key, format!("is not a text{list}"));
+            return Vec::new();
+        };
+        texts.iter().filter_map(|text| one(self, key, text)).collect()
+    }
+
+    fn secret_in_place(&self, key: &str, text: &str) -> Option<Secret> {
+        let secret = match variable(text) {
+            None => {
+                self.warn(
+                    key,
+                    format!("stands in the file itself; {key}_file or \"${{ENV_NAME}}\" keeps it out"),
+                );
+                text
+            }
+            Some(name) => match self.reading.environment.get(name) {
+                Some(value) => value,
+                None => {
+                    self.fault(key, format!("the environment variable {name} is not set"));
+                    return None;
+                }
+            },
+        };
+        self.not_empty(key, secret)
+    }
+
+    fn secret_in_file(&self, key: &str, name: &str) -> Option<Secret> {
+        let path = self.reading.existing(Path::new(name));
+        match std::fs::read_to_string(&path) {
+            Ok(text) => self.not_empty(key, without_newline(&text)),
+            Err(error) => {
+                self.fault(key, format!("{name:?} cannot be read ({}: {})", path.display(), error.kind()));
+                None
+            }
+        }
+    }
+
+    fn not_empty(&self, key: &str, text: &str) -> Option<Secret> {
+        if text.is_empty() {
+            self.fault(key, "is empty");
+            return None;
+        }
+        Some(Secret::new(text))
+    }
+}
+
+fn texts(value: Value, most: usize) -> Option<Vec<String>> {
+    match value {
+        Value::Text(text) => Some(vec![text]),
+        Value::List(nodes) if most > 1 && (1..=most).contains(&nodes.len()) => {
+            nodes.into_iter().map(|Node { value, .. }| value.text().map(str::to_owned)).collect()
+        }
+        _ => None,
+    }
+}
+
+fn without_newline(text: &str) -> &str {
+    let line = text.strip_suffix('\n').unwrap_or(text);
+    line.strip_suffix('\r').unwrap_or(line)
+}
+
+/// The name in `${NAME}`.
+fn variable(text: &str) -> Option<&str> {
+    let name = text.strip_prefix("${")?.strip_suffix('}')?;
+    let named = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    named.then_some(name)
+}

@@ -1,0 +1,134 @@
+//! The sections that exist once, and those that this version only checks.
+
+use super::claims::Claims;
+use super::names::is_host;
+use super::quantity;
+use super::reader::Section;
+use super::settings::{Admin, CertificateFiles, Log};
+use super::words::{LEVELS, LOG_FORMATS, SINKS, SUPPRESSION_POLICIES};
+use crate::smtp::Limits;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// `[server]`: our name and where we keep things.
+pub(super) fn server(root: &mut Section<'_>) -> (String, PathBuf) {
+    let mut section = root.table("server");
+    section.require("hostname");
+    let hostname = section.parsed("hostname", "a host name", |text| is_host(text).then(|| text.to_owned()));
+    let data_dir = section.path_of("data_dir").unwrap_or_else(|| "/var/lib/mailtrail".into());
+    section.finish();
+    (hostname.unwrap_or_default(), data_dir)
+}
+
+/// `[tls]`.
+pub(super) fn certificate(root: &mut Section<'_>) -> Option<CertificateFiles> {
+    let mut section = root.table("tls");
+    for (key, other) in [("certificate", "private_key"), ("private_key", "certificate")] {
+        if section.has(key) && !section.has(other) {
+            section.fault(key, format!("{other} is missing; both or neither"));
+        }
+    }
+    let files = section.file("certificate").zip(section.file("private_key"));
+    section.finish();
+    files.map(|(certificate, private_key)| CertificateFiles { certificate, private_key })
+}
+
+/// `[limits]`.
+pub(super) fn limits(root: &mut Section<'_>) -> Limits {
+    let mut section = root.table("limits");
+    let usual = Limits::default();
+    let timeout = Duration::from_secs(10)..=DAY;
+    let limits = Limits {
+        message_size: section.size("message_size", 1 << 10..=1 << 30).unwrap_or(usual.message_size),
+        recipients: section.integer("recipients", 1..=10_000).unwrap_or(usual.recipients),
+        connections: section.integer("connections", 1..=100_000).unwrap_or(usual.connections),
+        connections_per_ip: section
+            .integer("connections_per_ip", 1..=100_000)
+            .unwrap_or(usual.connections_per_ip),
+        command_timeout: section
+            .duration("command_timeout", timeout.clone())
+            .unwrap_or(usual.command_timeout),
+        data_timeout: section.duration("data_timeout", timeout).unwrap_or(usual.data_timeout),
+    };
+    section.finish();
+    limits
+}
+
+/// `[http]`.
+pub(super) fn http(root: &mut Section<'_>, claims: &mut Claims) -> Option<SocketAddr> {
+    let mut section = root.table("http");
+    let address = address(&mut section, claims);
+    section.finish();
+    address
+}
+
+/// `[admin]`.
+pub(super) fn admin(root: &mut Section<'_>, data_dir: &Path, claims: &mut Claims) -> Admin {
+    let mut section = root.table("admin");
+    let socket = section.path_of("socket").unwrap_or_else(|| data_dir.join("admin.sock"));
+    let address = address(&mut section, claims);
+    if address.is_some_and(|address| !address.ip().is_loopback()) {
+        section.warn("address", "can be reached from other machines; everyone who reaches it is an operator");
+    }
+    section.finish();
+    Admin { socket, address }
+}
+
+/// The `address` of a section that listens.
+pub(super) fn address(section: &mut Section<'_>, claims: &mut Claims) -> Option<SocketAddr> {
+    let example = "an address with a port, such as \"127.0.0.1:2525\"";
+    let address = section.parsed("address", example, |text| text.parse().ok())?;
+    claims.address(section, "address", address);
+    Some(address)
+}
+
+/// `[log]`.
+pub(super) fn log(root: &mut Section<'_>) -> Log {
+    let mut section = root.table("log");
+    let usual = Log::default();
+    let log = Log {
+        level: section.one_of("level", &LEVELS).unwrap_or(usual.level),
+        format: section.one_of("format", &LOG_FORMATS).unwrap_or(usual.format),
+    };
+    section.finish();
+    log
+}
+
+/// `[[sink]]`, `[retention]`, `[suppression]`, `[duplicates]`: their form is checked, no more.
+pub(super) fn not_acted_on(root: &mut Section<'_>) {
+    for mut sink in root.tables("sink").unwrap_or_default() {
+        sink.one_of("kind", &SINKS);
+        sink.warn("", NOT_ACTED_ON);
+        sink.finish();
+    }
+    let mut retention = root.table("retention");
+    for key in ["ledger", "bodies", "events"] {
+        let kept = retention.duration(key, Duration::ZERO..=DAY * 3650);
+        unused(&retention, key, kept);
+    }
+    retention.finish();
+    let mut suppression = root.table("suppression");
+    let policy = suppression.one_of("policy", &SUPPRESSION_POLICIES);
+    unused(&suppression, "policy", policy);
+    suppression.finish();
+    let mut duplicates = root.table("duplicates");
+    let window = duplicates.parsed("window", "\"off\" or a duration from \"1s\" to \"30d\"", |text| {
+        let allowed = |duration: &Duration| (Duration::from_secs(1)..=DAY * 30).contains(duration);
+        text.eq("off").then_some(()).or_else(|| quantity::duration(text).filter(allowed).map(drop))
+    });
+    unused(&duplicates, "window", window);
+    duplicates.finish();
+}
+
+/// A key that was understood and is not acted on.
+pub(super) fn unused<T>(section: &Section<'_>, key: &str, value: Option<T>) {
+    if value.is_some() {
+        section.warn(key, NOT_ACTED_ON);
+    }
+}
+
+const NOT_ACTED_ON: &str = "accepted, not acted on in this version";
+
+/// 24 hours.
+pub(super) const DAY: Duration = Duration::from_secs(86_400);

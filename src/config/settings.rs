@@ -1,0 +1,94 @@
+use super::Finding;
+use crate::secret::Secret;
+use crate::{queue, smtp, submission, transport};
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use tracing::Level;
+
+/// Everything that an operator decides.
+#[derive(Clone)]
+pub struct Config {
+    /// Our name in greetings, EHLO and Received.
+    pub hostname: String,
+    /// Where everything that lasts is kept. Default `/var/lib/mailtrail`.
+    pub data_dir: PathBuf,
+    /// Where clients connect; at least one.
+    pub listeners: Vec<submission::Listener>,
+    /// The listeners' certificate; without it a self-signed pair is made under `data_dir`.
+    pub certificate: Option<CertificateFiles>,
+    /// Who may log in.
+    pub users: Vec<submission::User>,
+    /// What one session may cost.
+    pub limits: smtp::Limits,
+    /// Where mail goes, in the order of preference; at least one.
+    pub upstreams: Vec<Upstream>,
+    /// Where webhooks are received, if anywhere.
+    pub http: Option<SocketAddr>,
+    /// Where operators ask.
+    pub admin: Admin,
+    /// What is logged, and how.
+    pub log: Log,
+    /// What is allowed, but should be known.
+    pub warnings: Vec<Finding>,
+}
+
+/// As [`Config::show`] has it: a derived form would print password hashes.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.show())
+    }
+}
+
+/// A certificate and its key, both PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The certificate, followed by its chain.
+    pub certificate: PathBuf,
+    /// The private key.
+    pub private_key: PathBuf,
+}
+
+/// One upstream and how its mail is retried.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// How it is reached.
+    pub transport: transport::Settings,
+    /// When a message is tried again.
+    pub retry: queue::Retry,
+    /// What its webhooks are signed with: none, one, or two while the key changes.
+    pub signing_keys: Vec<Secret>,
+}
+
+/// Where operators ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// The unix socket. Default `admin.sock` in the data directory.
+    pub socket: PathBuf,
+    /// The web page, API and metrics, if anywhere.
+    pub address: Option<SocketAddr>,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// The least important level that is written. Default info.
+    pub level: Level,
+    /// In which form. Default text.
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: Level::INFO, format: LogFormat::Text }
+    }
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}

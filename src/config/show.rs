@@ -1,0 +1,178 @@
+use super::quantity::{show_duration, show_size};
+use super::settings::{Config, Upstream};
+use super::words::{
+    AUTHENTICATION, LEVELS, LISTENER_TLS, LOG_FORMATS, PIPELINING, PROVIDERS, SECURITY, word,
+};
+use crate::submission::{Listener, Password, User};
+use crate::transport::Settings;
+use std::fmt::{Display, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+impl Config {
+    /// The effective configuration as TOML: every key that this version acts on, with its value. Secrets and
+    /// password hashes stand as `"******"`.
+    pub fn show(&self) -> String {
+        let mut page = Page::default();
+        page.heading("[server]");
+        page.text("hostname", &self.hostname);
+        page.path("data_dir", &self.data_dir);
+        self.listeners.iter().for_each(|listener| page.listener(listener));
+        if let Some(files) = &self.certificate {
+            page.heading("[tls]");
+            page.path("certificate", &files.certificate);
+            page.path("private_key", &files.private_key);
+        }
+        self.users.iter().for_each(|user| page.user(user));
+        page.limits(self);
+        self.upstreams.iter().for_each(|upstream| page.upstream(upstream));
+        if let Some(address) = self.http {
+            page.heading("[http]");
+            page.text("address", address);
+        }
+        page.heading("[admin]");
+        page.path("socket", &self.admin.socket);
+        page.some("address", self.admin.address.as_ref());
+        page.heading("[log]");
+        page.text("level", word(&LEVELS, &self.log.level));
+        page.text("format", word(&LOG_FORMATS, &self.log.format));
+        page.0
+    }
+}
+
+/// TOML as it is written.
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn listener(&mut self, listener: &Listener) {
+        self.heading("[[listener]]");
+        self.text("address", listener.address);
+        self.text("tls", word(&LISTENER_TLS, &listener.tls));
+        self.bare("require_tls", listener.require_tls);
+        self.text("auth", word(&AUTHENTICATION, &listener.authentication));
+        self.texts("allow", &listener.allow);
+    }
+
+    fn user(&mut self, user: &User) {
+        self.heading("[[user]]");
+        self.text("name", &user.account.name);
+        match user.password {
+            Password::Hash(_) => self.text("password_hash", MASK),
+            Password::Plain(_) => self.text("password", MASK),
+        }
+        self.texts("senders", &user.account.senders);
+        self.text("client", &user.account.client);
+        self.texts("request_headers", &user.account.request_headers);
+    }
+
+    fn limits(&mut self, config: &Config) {
+        let limits = &config.limits;
+        self.heading("[limits]");
+        self.text("message_size", show_size(limits.message_size));
+        self.bare("recipients", limits.recipients);
+        self.bare("connections", limits.connections);
+        self.bare("connections_per_ip", limits.connections_per_ip);
+        self.duration("command_timeout", limits.command_timeout);
+        self.duration("data_timeout", limits.data_timeout);
+    }
+
+    fn upstream(&mut self, upstream: &Upstream) {
+        self.transport(&upstream.transport);
+        if !upstream.signing_keys.is_empty() {
+            self.texts("webhook_signing_key", &vec![MASK; upstream.signing_keys.len()]);
+        }
+        let breaker = &upstream.transport.breaker;
+        self.heading("[upstream.breaker]");
+        self.bare("failures", breaker.failures);
+        self.duration("pause", breaker.pause);
+        self.duration("longest_pause", breaker.longest_pause);
+        let retry = &upstream.retry;
+        self.heading("[upstream.retry]");
+        self.duration("first", retry.first);
+        self.bare("factor", format_args!("{:?}", retry.factor));
+        self.duration("max", retry.max);
+        self.bare("jitter", format_args!("{:?}", retry.jitter));
+        self.duration("give_up_after", retry.give_up_after);
+    }
+
+    fn transport(&mut self, settings: &Settings) {
+        self.heading("[[upstream]]");
+        self.text("name", &settings.name);
+        self.text("provider", word(&PROVIDERS, &settings.provider));
+        self.some("domain", settings.domain.as_ref());
+        self.text("host", &settings.host);
+        self.bare("port", settings.port);
+        self.text("tls", word(&SECURITY, &settings.security));
+        self.some("ca_file", settings.ca_file.as_ref().map(|path| path.display()));
+        if let Some(login) = &settings.login {
+            self.text("username", &login.username);
+            self.text("password", MASK);
+        }
+        self.bare("connections", settings.connections);
+        self.text("pipelining", word(&PIPELINING, &settings.pipelining));
+        self.duration("idle_timeout", settings.idle_timeout);
+        self.bare("messages_per_connection", settings.messages_per_connection);
+    }
+
+    fn heading(&mut self, heading: &str) {
+        if !self.0.is_empty() {
+            self.0.push('\n');
+        }
+        self.0.push_str(heading);
+        self.0.push('\n');
+    }
+
+    fn text(&mut self, key: &str, value: impl Display) {
+        self.bare(key, quote(&value.to_string()));
+    }
+
+    fn some(&mut self, key: &str, value: Option<impl Display>) {
+        if let Some(value) = value {
+            self.text(key, value);
+        }
+    }
+
+    fn path(&mut self, key: &str, path: &Path) {
+        self.text(key, path.display());
+    }
+
+    fn duration(&mut self, key: &str, duration: Duration) {
+        self.text(key, show_duration(duration));
+    }
+
+    fn texts(&mut self, key: &str, values: &[impl Display]) {
+        let quoted: Vec<_> = values.iter().map(|value| quote(&value.to_string())).collect();
+        self.bare(key, format_args!("[{}]", quoted.join(", ")));
+    }
+
+    fn bare(&mut self, key: &str, value: impl Display) {
+        // A String takes everything.
+        let _ = writeln!(self.0, "{key} = {value}");
+    }
+}
+
+/// A TOML basic string.
+fn quote(text: &str) -> String {
+    let mut quoted = String::from('"');
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            _ if character.is_control() => quoted.push_str(&format!("\\u{:04X}", u32::from(character))),
+            _ => quoted.push(character),
+        }
+    }
+    quoted + "\""
+}
+
+const MASK: &str = "******";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_quoted_as_toml_wants_them() {
+        assert_eq!(quote("C:\\a \"b\"\n"), r#""C:\\a \"b\"\u000A""#);
+    }
+}

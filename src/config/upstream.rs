@@ -1,0 +1,185 @@
+//! `[[upstream]]`: where mail goes.
+
+use super::claims::{Claims, Kind};
+use super::names::{is_host, is_loopback, is_slug};
+use super::quantity;
+use super::reader::Section;
+use super::sections::{DAY, unused};
+use super::settings::Upstream;
+use super::words::{PIPELINING, PROVIDERS, REGIONS, SECURITY};
+use crate::provider::{Provider, Region};
+use crate::queue::Retry;
+use crate::secret::Secret;
+use crate::submission::Listener;
+use crate::transport::{Login, Pipelining, Security, Settings, breaker};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// What an upstream must not lead back to.
+pub(super) struct Ourselves<'a> {
+    pub hostname: &'a str,
+    pub listeners: &'a [Listener],
+}
+
+/// Reads one.
+pub(super) fn read(mut section: Section<'_>, us: &Ourselves<'_>, claims: &mut Claims) -> Option<Upstream> {
+    section.require("name");
+    let name =
+        section.parsed("name", "a name of a-z, 0-9 and -", |text| is_slug(text).then(|| text.to_owned()));
+    if let Some(name) = &name {
+        claims.name(Kind::Upstream, &section, "name", name);
+    }
+    let transport = settings(&mut section, name.unwrap_or_default());
+    let retry = retry(section.table("retry"));
+    let signing_keys = section.secrets("webhook_signing_key", 2);
+    not_acted_on(&mut section);
+    if let Some(transport) = transport.as_ref().filter(|_| section.is_sound()) {
+        check(transport, &signing_keys, us, &section);
+    }
+    section.finish();
+    transport.map(|transport| Upstream { transport, retry, signing_keys })
+}
+
+fn settings(section: &mut Section<'_>, name: String) -> Option<Settings> {
+    section.require("provider");
+    let provider = section.one_of("provider", &PROVIDERS);
+    let named = provider.unwrap_or(Provider::Plain);
+    let region = section.one_of("region", &REGIONS).unwrap_or_default();
+    let host =
+        section.parsed("host", "a host name or an IP address", |text| is_host(text).then(|| text.into()));
+    let port = section.integer("port", 1..=u16::MAX);
+    let security = section.one_of("tls", &SECURITY);
+    // 465 is the port for TLS from the first byte (RFC 8314 section 3.3).
+    let usual = if port == Some(465) { Security::Implicit } else { Security::StartTls };
+    let security = security.unwrap_or(usual);
+    let settings = Settings {
+        name,
+        domain: section.parsed("domain", "a domain", |text| is_host(text).then(|| text.into())),
+        provider: named,
+        host: host.unwrap_or_default(),
+        port: port.unwrap_or(named.default_port(security == Security::Implicit)),
+        security,
+        ca_file: section.file("ca_file"),
+        login: login(section),
+        connections: section.integer("connections", 1..=1000).unwrap_or(20),
+        pipelining: section.one_of("pipelining", &PIPELINING).unwrap_or(Pipelining::Full),
+        idle_timeout: section.duration("idle_timeout", SECOND..=HOUR).unwrap_or(SECOND * 60),
+        messages_per_connection: section.integer("messages_per_connection", 1..=1_000_000).unwrap_or(1000),
+        breaker: breaker(section.table("breaker")),
+    };
+    with_host(settings, provider?, region, section)
+}
+
+fn with_host(
+    settings: Settings,
+    provider: Provider,
+    region: Region,
+    section: &Section<'_>,
+) -> Option<Settings> {
+    if section.has("host") {
+        return Some(settings);
+    }
+    let Some(host) = provider.default_host(region) else {
+        section.fault("host", "is required with provider = \"plain\"");
+        return None;
+    };
+    Some(Settings { host: host.into(), ..settings })
+}
+
+fn login(section: &mut Section<'_>) -> Option<Login> {
+    let username = section.text("username");
+    let has_password = section.has("password") || section.has("password_file");
+    match (section.has("username"), has_password) {
+        (true, false) => section.fault("username", "needs password_file or password"),
+        (false, true) => section.fault("username", "is required beside a password"),
+        _ => (),
+    }
+    let password = section.secret("password");
+    username.zip(password).map(|(username, password)| Login { username, password })
+}
+
+fn breaker(mut section: Section<'_>) -> breaker::Settings {
+    let usual = breaker::Settings::default();
+    let settings = breaker::Settings {
+        failures: section.integer("failures", 1..=1000).unwrap_or(usual.failures),
+        pause: section.duration("pause", SECOND / 10..=HOUR).unwrap_or(usual.pause),
+        longest_pause: section.duration("longest_pause", SECOND..=DAY).unwrap_or(usual.longest_pause),
+    };
+    if section.is_sound() && settings.pause > settings.longest_pause {
+        section.fault("pause", "is longer than longest_pause");
+    }
+    section.finish();
+    settings
+}
+
+fn retry(mut section: Section<'_>) -> Retry {
+    let usual = Retry::default();
+    let retry = Retry {
+        first: section.duration("first", SECOND / 10..=DAY).unwrap_or(usual.first),
+        factor: section.number("factor", 1.0..=10.0).unwrap_or(usual.factor),
+        max: section.duration("max", SECOND..=DAY).unwrap_or(usual.max),
+        jitter: section.number("jitter", 0.0..=1.0).unwrap_or(usual.jitter),
+        give_up_after: section
+            .duration("give_up_after", SECOND * 60..=DAY * 30)
+            .unwrap_or(usual.give_up_after),
+    };
+    if section.is_sound() && retry.first > retry.max {
+        section.fault("first", "is longer than max");
+    }
+    section.finish();
+    retry
+}
+
+fn not_acted_on(section: &mut Section<'_>) {
+    let transport = section.one_of("transport", &[("smtp", "smtp"), ("api", "api")]);
+    if transport == Some("api") {
+        section.fault("transport", "\"api\" is not in this version; use \"smtp\"");
+    }
+    for key in ["rate", "quota"] {
+        let rate = section.parsed(key, "a rate such as \"600/min\" (s, min, h, day, month)", |text| {
+            quantity::rate(text).map(drop)
+        });
+        unused(section, key, rate);
+    }
+    let key = if section.has("api_key_file") { "api_key_file" } else { "api_key" };
+    let secret = section.secret("api_key");
+    unused(section, key, secret);
+    let url = section.parsed("api_base_url", "an http:// or https:// address", |text| {
+        ["https://", "http://"]
+            .iter()
+            .find_map(|scheme| text.strip_prefix(scheme))
+            .filter(|rest| !rest.is_empty())
+            .map(drop)
+    });
+    unused(section, "api_base_url", url);
+}
+
+fn check(settings: &Settings, signing_keys: &[Secret], us: &Ourselves<'_>, section: &Section<'_>) {
+    if settings.security == Security::None && !is_loopback(&settings.host) {
+        section.fault("tls", format!("\"none\" is for loopback hosts only, not for {:?}", settings.host));
+    }
+    if settings.provider != Provider::Plain && settings.login.is_none() {
+        section.fault("username", "and password_file are required with this provider");
+    }
+    if leads_to(settings, us) {
+        let message =
+            format!("\"{}:{}\" is our own listener; mail would go in circles", settings.host, settings.port);
+        section.fault("host", message);
+    }
+    if settings.provider == Provider::Mailgun && signing_keys.is_empty() {
+        section.warn("webhook_signing_key", "is missing; no event of this upstream can be trusted or joined");
+    }
+}
+
+fn leads_to(settings: &Settings, us: &Ourselves<'_>) -> bool {
+    let address: Option<IpAddr> = settings.host.parse().ok();
+    let ours = settings.host.eq_ignore_ascii_case(us.hostname);
+    us.listeners.iter().map(|listener| listener.address).any(|own| {
+        let local = own.ip().is_loopback() || own.ip().is_unspecified();
+        let same = Some(own.ip()) == address || (is_loopback(&settings.host) && local);
+        own.port() == settings.port && (ours || same)
+    })
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);

@@ -1,0 +1,56 @@
+//! The words of closed sets, one table for reading and showing.
+
+use super::settings::LogFormat;
+use crate::provider::{Provider, Region};
+use crate::smtp::Authentication;
+use crate::submission::ListenerTls;
+use crate::transport::{Pipelining, Security};
+use tracing::Level;
+
+/// Words and what they stand for.
+pub(super) type Words<T> = [(&'static str, T)];
+
+/// The word for a value.
+pub(super) fn word<T: PartialEq>(words: &Words<T>, value: &T) -> &'static str {
+    words.iter().find(|(_, known)| known == value).map_or("", |(word, _)| word)
+}
+
+/// `"one", "two"`
+pub(super) fn quoted<'a>(words: impl Iterator<Item = &'a str>) -> String {
+    words.map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ")
+}
+
+pub(super) const LISTENER_TLS: [(&str, ListenerTls); 3] =
+    [("starttls", ListenerTls::StartTls), ("implicit", ListenerTls::Implicit), ("none", ListenerTls::None)];
+
+pub(super) const AUTHENTICATION: [(&str, Authentication); 2] =
+    [("required", Authentication::Required), ("none", Authentication::None)];
+
+pub(super) const PROVIDERS: [(&str, Provider); 3] = [
+    (Provider::Mailgun.word(), Provider::Mailgun),
+    (Provider::Brevo.word(), Provider::Brevo),
+    (Provider::Plain.word(), Provider::Plain),
+];
+
+pub(super) const REGIONS: [(&str, Region); 2] =
+    [(Region::Us.word(), Region::Us), (Region::Eu.word(), Region::Eu)];
+
+pub(super) const SECURITY: [(&str, Security); 3] =
+    [("starttls", Security::StartTls), ("implicit", Security::Implicit), ("none", Security::None)];
+
+pub(super) const PIPELINING: [(&str, Pipelining); 3] =
+    [("full", Pipelining::Full), ("group", Pipelining::Group), ("off", Pipelining::Off)];
+
+pub(super) const LEVELS: [(&str, Level); 5] = [
+    ("error", Level::ERROR),
+    ("warn", Level::WARN),
+    ("info", Level::INFO),
+    ("debug", Level::DEBUG),
+    ("trace", Level::TRACE),
+];
+
+pub(super) const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+
+pub(super) const SINKS: [(&str, ()); 3] = [("odoo", ()), ("http", ()), ("file", ())];
+
+pub(super) const SUPPRESSION_POLICIES: [(&str, ()); 2] = [("report", ()), ("reject", ())];

@@ -1,0 +1,256 @@
+//! Whole configurations, from text to what is made of them or said about them.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+
+use mailtrail::config::{self, Config, Faults};
+use mailtrail::submission::Password;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+#[test]
+fn every_fault_is_reported_in_these_words() {
+    let cases: Vec<_> = include_str!("fixtures/config-faults.txt").split("\n=== ").skip(1).collect();
+    assert!(cases.len() > 10);
+    for case in cases {
+        let (title, case) = case.split_once('\n').unwrap();
+        let (input, expected) = case.split_once("---\n").unwrap();
+        let (environment, text) = read_case(input);
+        let faults = config::parse(&text, Path::new("mailtrail.toml"), &environment).unwrap_err();
+        assert_eq!(faults.to_string(), expected.trim_end(), "{title}\n{faults}");
+        assert_eq!(faults.iter().count(), expected.trim_end().lines().count(), "{title}");
+        assert!(!format!("{faults:?}").contains("hunter2"), "{title}");
+    }
+}
+
+fn read_case(input: &str) -> (BTreeMap<String, String>, String) {
+    let (mut environment, mut text, mut behind) = (BTreeMap::new(), String::new(), String::new());
+    for line in input.lines() {
+        if let Some((name, value)) = line.strip_prefix("$ ").and_then(|line| line.split_once('=')) {
+            environment.insert(name.to_owned(), value.to_owned());
+        } else if let Some(sections) = line.strip_prefix("+ ") {
+            sections.split(' ').for_each(|section| behind.push_str(good(section)));
+        } else {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    (environment, text + &behind)
+}
+
+fn good(section: &str) -> &'static str {
+    match section {
+        "server" => "[server]\nhostname = \"relay.example.com\"\n",
+        "listener" => "[[listener]]\naddress = \"127.0.0.1:2525\"\n",
+        "user" => "[[user]]\nname = \"odoo\"\npassword = \"hunter2\"\n",
+        "upstream" => "[[upstream]]\nname = \"plain\"\nprovider = \"plain\"\nhost = \"smtp.example.com\"\n",
+        other => panic!("no good {other}"),
+    }
+}
+
+fn good_configuration() -> String {
+    ["server", "listener", "user", "upstream"].map(good).concat()
+}
+
+fn parse(text: &str, environment: &[(&str, &str)]) -> Result<Config, Faults> {
+    let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+    config::parse(text, Path::new("mailtrail.toml"), &environment)
+}
+
+/// Writes `text` and the files it names into a folder of its own.
+fn load_with_files(text: &str, files: &[&str]) -> Result<Config, Faults> {
+    let folder = tempfile::tempdir().unwrap();
+    for file in files {
+        let path = folder.path().join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, format!("secret-{file}\n")).unwrap();
+    }
+    let path = folder.path().join("mailtrail.toml");
+    std::fs::write(&path, text).unwrap();
+    config::load(&path, &BTreeMap::new())
+}
+
+const SHIPPED: &str = include_str!("../config/mailtrail.toml");
+
+const NAMED: [&str; 6] = [
+    "odoo-password",
+    "mailgun-smtp-password",
+    "mailgun-signing-key",
+    "mailgun-api-key",
+    "certs/relay.pem",
+    "certs/relay.key",
+];
+
+fn uncommented(prefix: &str) -> String {
+    let key = |line: &str| {
+        let name = line.split(" = ").next().unwrap_or_default();
+        line.starts_with("[[sink")
+            || (line.contains(" = ") && name.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase()))
+    };
+    let lines =
+        SHIPPED.lines().map(|line| line.strip_prefix(prefix).filter(|rest| key(rest)).unwrap_or(line));
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn the_shipped_file_is_good() {
+    let config = load_with_files(SHIPPED, &NAMED).unwrap();
+    assert_eq!(config.warnings, []);
+    assert_eq!(config.upstreams[0].transport.host, "smtp.mailgun.org");
+    assert_eq!(config.upstreams[0].signing_keys[0].reveal(), "secret-mailgun-signing-key");
+    assert!(config.http.is_none() && config.certificate.is_none());
+}
+
+#[test]
+fn the_shipped_file_names_true_defaults() {
+    let text = uncommented("#");
+    assert!(text.lines().filter(|line| SHIPPED.lines().all(|shipped| shipped != *line)).count() > 30);
+    let (plain, uncommented) =
+        (load_with_files(SHIPPED, &NAMED).unwrap(), load_with_files(&text, &NAMED).unwrap());
+    assert_eq!(plain.show(), uncommented.show());
+}
+
+#[test]
+fn the_shipped_file_names_every_key() {
+    let text = uncommented("# ");
+    let config = load_with_files(&text, &NAMED).unwrap();
+    assert!(config.http.is_some() && config.certificate.is_some() && config.admin.address.is_some());
+    assert!(
+        config.warnings.iter().all(|warning| warning.message == "accepted, not acted on in this version")
+    );
+    assert_eq!(config.warnings.len(), 10);
+    for key in config.show().lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key) {
+        let named = |line: &str| {
+            let line = line.trim_start_matches(['#', ' ']);
+            [format!("{key} = "), format!("{key}_file = ")].iter().any(|start| line.starts_with(start))
+        };
+        assert!(SHIPPED.lines().any(named), "{key} is not in the shipped file");
+    }
+}
+
+#[test]
+fn the_contract_s_sample_is_good() {
+    // The sample abbreviates the hash.
+    let text = include_str!("fixtures/contract.toml").replace("$argon2id$...", HASH);
+    let config = load_with_files(&text, &NAMED).unwrap();
+    assert_eq!(config.hostname, "relay.example.com");
+    assert_eq!(config.users[0].account.client, "odoo-prod");
+    assert_eq!(config.admin.socket, Path::new("/run/mailtrail/admin.sock"));
+    let ca_file = &config.upstreams[0].transport.ca_file;
+    assert!(matches!(config.users[0].password, Password::Hash(_)) && ca_file.is_none());
+    let keys: Vec<_> = config.warnings.iter().map(|warning| warning.key.as_str()).collect();
+    let upstream = ["rate", "quota", "api_key_file", "api_base_url"].map(|key| format!("upstream[0].{key}"));
+    assert_eq!(keys[..4], upstream);
+    assert_eq!(keys[4..], ["sink[0]"]);
+}
+
+const HASH: &str =
+    "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+#[test]
+fn the_environment_stands_above_the_file() {
+    let overrides = [
+        ("MAILTRAIL_SERVER__DATA_DIR", "/srv/mailtrail"),
+        ("MAILTRAIL_LIMITS__RECIPIENTS", "7"),
+        ("MAILTRAIL_HTTP__ADDRESS", "127.0.0.1:8081"),
+    ];
+    let config = parse(&(good_configuration() + "[limits]\nrecipients = 5\n"), &overrides).unwrap();
+    assert_eq!(config.admin.socket, Path::new("/srv/mailtrail/admin.sock"));
+    assert_eq!((config.limits.recipients, config.http), (7, "127.0.0.1:8081".parse().ok()));
+}
+
+#[test]
+fn secrets_come_from_credentials_then_the_folder_then_the_environment() {
+    let folder = tempfile::tempdir().unwrap();
+    let credentials = folder.path().join("credentials");
+    std::fs::create_dir(&credentials).unwrap();
+    std::fs::write(credentials.join("first"), "from-credentials\n").unwrap();
+    std::fs::write(folder.path().join("first"), "not-this").unwrap();
+    std::fs::write(folder.path().join("second"), "from-folder\r\n").unwrap();
+    std::fs::write(folder.path().join("empty"), "\n").unwrap();
+    let environment = BTreeMap::from([
+        ("CREDENTIALS_DIRECTORY".to_owned(), credentials.to_string_lossy().into_owned()),
+        ("THIRD".to_owned(), "from-environment".to_owned()),
+    ]);
+    let load = |text: &str| {
+        let text = ["server", "listener"].map(good).concat() + text + good("upstream");
+        config::parse(&text, &folder.path().join("mailtrail.toml"), &environment)
+    };
+    for (line, expected) in [
+        ("password_file = \"first\"", "from-credentials"),
+        ("password_file = \"second\"", "from-folder"),
+        ("password = \"${THIRD}\"", "from-environment"),
+    ] {
+        let config = load(&format!("[[user]]\nname = \"a\"\n{line}\n")).unwrap();
+        let Password::Plain(password) = &config.users[0].password else { panic!("not plain") };
+        assert_eq!(password.reveal(), expected);
+        assert_eq!(config.warnings, []);
+    }
+    let faults = load("[[user]]\nname = \"a\"\npassword_file = \"empty\"\n").unwrap_err();
+    assert!(faults.to_string().ends_with(":7: user[0].password_file: is empty"), "{faults}");
+}
+
+#[test]
+fn what_should_be_known_is_a_warning() {
+    let text = good_configuration()
+        + "username = \"a\"\npassword = \"hunter2\"\n[admin]\naddress = \"0.0.0.0:8025\"\n"
+        + "[[upstream]]\nname = \"m\"\nprovider = \"mailgun\"\nusername = \"a\"\npassword = \"${P}\"\n";
+    let config = parse(&text, &[("P", "hunter2")]).unwrap();
+    let warnings: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
+    let literal = "stands in the file itself; password_file or \"${ENV_NAME}\" keeps it out";
+    assert_eq!(
+        warnings,
+        [
+            format!("mailtrail.toml:7: user[0].password: {literal}"),
+            format!("mailtrail.toml:13: upstream[0].password: {literal}"),
+            "mailtrail.toml:15: admin.address: can be reached from other machines; everyone who reaches it is \
+             an operator"
+                .to_owned(),
+            "mailtrail.toml:16: upstream[1].webhook_signing_key: is missing; no event of this upstream can be \
+             trusted or joined"
+                .to_owned(),
+        ]
+    );
+}
+
+#[test]
+fn defaults_follow_provider_region_and_tls() {
+    let upstream = |lines: &str| {
+        let login = "username = \"a\"\npassword = \"b\"\n";
+        let text = ["server", "listener", "user"].map(good).concat();
+        let config = parse(&format!("{text}[[upstream]]\nname = \"a\"\n{login}{lines}"), &[]).unwrap();
+        let settings = &config.upstreams[0].transport;
+        format!("{}:{} {:?}", settings.host, settings.port, settings.security)
+    };
+    assert_eq!(upstream("provider = \"mailgun\"\nregion = \"eu\""), "smtp.eu.mailgun.org:587 StartTls");
+    assert_eq!(upstream("provider = \"brevo\"\ntls = \"implicit\""), "smtp-relay.brevo.com:465 Implicit");
+    assert_eq!(upstream("provider = \"mailgun\"\nport = 465"), "smtp.mailgun.org:465 Implicit");
+    assert_eq!(upstream("provider = \"plain\"\nhost = \"::1\"\ntls = \"none\""), "::1:587 None");
+}
+
+#[test]
+fn show_masks_secrets_and_can_be_read_again() {
+    let text = good_configuration()
+        + "username = \"a \\\"b\\\"\"\npassword = \"hunter2\"\nwebhook_signing_key = [\"hunter2\", \"${KEY}\"]\n";
+    let config = parse(&text, &[("KEY", "hunter2")]).unwrap();
+    assert!(!config.show().contains("hunter2") && !format!("{config:?}").contains("hunter2"));
+    assert_eq!(parse(&config.show(), &[]).unwrap().show(), config.show());
+    let hashed = text.replacen("password = \"hunter2\"", &format!("password_hash = \"{HASH}\""), 1);
+    let config = parse(&hashed, &[("KEY", "hunter2")]).unwrap();
+    assert!(!config.show().contains("argon2") && !format!("{config:?}").contains("argon2"));
+}
+
+#[test]
+fn no_syntax_error_quotes_a_secret() {
+    for value in
+        ["\"hunter2", "'hunter2", "hunter2\"", "\"\\hunter2\"", "[hunter2", "{ hunter2 }", "\"\"\"hunter2"]
+    {
+        let text = format!("[[user]]\nname = \"a\"\npassword = {value}\n");
+        let faults = parse(&text, &[]).unwrap_err().to_string();
+        assert!(faults.contains(": not TOML: ") && !faults.contains("hunter2"), "{faults}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_a_fault() {
+    let faults = config::load(Path::new("no-such-folder/mailtrail.toml"), &BTreeMap::new()).unwrap_err();
+    assert_eq!(faults.to_string(), "no-such-folder/mailtrail.toml: cannot be read: entity not found");
+}
