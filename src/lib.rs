@@ -1,10 +1,13 @@
 //! mailtrail: every mail your applications send, and what became of it.
 
+pub mod admin;
 pub mod clock;
 pub mod config;
+pub mod daemon;
 pub mod event;
 pub mod id;
 pub mod ledger;
+pub mod logging;
 pub mod mail;
 pub mod provider;
 pub mod queue;
@@ -16,3 +19,4 @@ pub mod submission;
 pub mod tls;
 pub mod transport;
 pub mod wakeup;
+pub mod webhook;

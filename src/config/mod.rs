@@ -21,4 +21,4 @@ mod words;
 
 pub use fault::{Faults, Finding, Place};
 pub use load::{load, parse};
-pub use settings::{Admin, CertificateFiles, Config, Log, LogFormat, Upstream};
+pub use settings::{Admin, CertificateFiles, Config, Log, Upstream};

@@ -1,4 +1,5 @@
 use super::Finding;
+use crate::logging::Format;
 use crate::secret::Secret;
 use crate::{queue, smtp, submission, transport};
 use std::fmt;
@@ -75,20 +76,11 @@ pub struct Log {
     /// The least important level that is written. Default info.
     pub level: Level,
     /// In which form. Default text.
-    pub format: LogFormat,
+    pub format: Format,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: Level::INFO, format: LogFormat::Text }
+        Self { level: Level::INFO, format: Format::Text }
     }
-}
-
-/// The form of a log line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }

@@ -94,6 +94,7 @@ impl Page {
         self.duration("max", retry.max);
         self.bare("jitter", format_args!("{:?}", retry.jitter));
         self.duration("give_up_after", retry.give_up_after);
+        self.duration("unknown_wait", retry.unknown_wait);
     }
 
     fn transport(&mut self, settings: &Settings) {

@@ -122,6 +122,7 @@ fn retry(mut section: Section<'_>) -> Retry {
         give_up_after: section
             .duration("give_up_after", SECOND * 60..=DAY * 30)
             .unwrap_or(usual.give_up_after),
+        unknown_wait: section.duration("unknown_wait", Duration::ZERO..=DAY).unwrap_or(usual.unknown_wait),
     };
     if section.is_sound() && retry.first > retry.max {
         section.fault("first", "is longer than max");

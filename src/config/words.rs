@@ -1,6 +1,6 @@
 //! The words of closed sets, one table for reading and showing.
 
-use super::settings::LogFormat;
+use crate::logging::Format;
 use crate::provider::{Provider, Region};
 use crate::smtp::Authentication;
 use crate::submission::ListenerTls;
@@ -49,7 +49,7 @@ pub(super) const LEVELS: [(&str, Level); 5] = [
     ("trace", Level::TRACE),
 ];
 
-pub(super) const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+pub(super) const LOG_FORMATS: [(&str, Format); 2] = [("text", Format::Text), ("json", Format::Json)];
 
 pub(super) const SINKS: [(&str, ()); 3] = [("odoo", ()), ("http", ()), ("file", ())];
 

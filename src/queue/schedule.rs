@@ -17,6 +17,9 @@ pub struct Retry {
     pub jitter: f64,
     /// Age at which a message expires. Default 2 days, 1 min to 30 days.
     pub give_up_after: Duration,
+    /// How long a message whose end is unknown waits for a provider's event before it is sent again. Default 5 min,
+    /// 0 s to 1 day; nothing where no events come.
+    pub unknown_wait: Duration,
 }
 
 impl Default for Retry {
@@ -27,6 +30,7 @@ impl Default for Retry {
             max: Duration::from_secs(30 * 60),
             jitter: 0.1,
             give_up_after: Duration::from_secs(2 * 86_400),
+            unknown_wait: Duration::from_secs(300),
         }
     }
 }

@@ -12,6 +12,27 @@ use crate::ledger::{Accepted, Fact, Notice, Outcome, Source, What};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cursor(Place);
 
+impl std::fmt::Display for Cursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.0.segment, self.0.offset)
+    }
+}
+
+/// The text is no cursor.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("a cursor is two numbers with a dot between them")]
+pub struct NotACursor;
+
+impl std::str::FromStr for Cursor {
+    type Err = NotACursor;
+
+    fn from_str(text: &str) -> Result<Self, NotACursor> {
+        let (segment, offset) = text.split_once('.').ok_or(NotACursor)?;
+        let number = |_| NotACursor;
+        Ok(Self(Place { segment: segment.parse().map_err(number)?, offset: offset.parse().map_err(number)? }))
+    }
+}
+
 /// One line of the log.
 #[derive(Clone, Debug)]
 pub struct Entry {

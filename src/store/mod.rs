@@ -13,7 +13,7 @@ mod record;
 mod sled;
 
 pub use commit::CommitError;
-pub use log::{Cursor, Entry};
+pub use log::{Cursor, Entry, NotACursor};
 pub use open::{OpenError, OpenReport};
 
 use crate::clock::Clock;
@@ -135,6 +135,11 @@ impl Store {
         let recipients = self.0.projection.recipients(id, row.recipients)?;
         let found = self.segment(row.place.segment)?.read(row.place.offset)?;
         Ok(Some(Job { send, recipients, attempts: row.attempts, message: found.map(|(_, message)| message) }))
+    }
+
+    /// One send.
+    pub fn send(&self, id: TrackingId) -> Result<Option<Send>, ReadError> {
+        Ok(self.0.projection.send(id)?.map(|(send, _)| send))
     }
 
     /// Sends whose attempt was cut off by the end of the process.

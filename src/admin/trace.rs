@@ -1,0 +1,83 @@
+use super::view::{QueueLine, TrailView};
+use crate::id::TrackingId;
+use crate::mail::{MessageId, Record};
+use crate::store::{ReadError, Store};
+use serde::{Deserialize, Serialize};
+
+/// The sends that fit a question.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Found {
+    /// Newest first.
+    pub trails: Vec<TrailView>,
+    /// Whether there may be more than were asked for.
+    pub more: bool,
+}
+
+/// Finds sends by anything that names them: tracking id or the start of one, Message-ID, recipient, Odoo's record,
+/// or a part of the subject.
+pub fn find(store: &Store, what: &str, limit: usize) -> Result<Found, ReadError> {
+    let mut ids = candidates(store, what.trim(), limit + 1)?;
+    let more = ids.len() > limit;
+    ids.truncate(limit);
+    let mut trails = Vec::with_capacity(ids.len());
+    for id in ids {
+        trails.extend(store.trail(id)?.as_ref().map(TrailView::from));
+    }
+    Ok(Found { trails, more })
+}
+
+/// The sends that wait, the earliest due first.
+pub fn queue(store: &Store, limit: usize) -> Result<Vec<QueueLine>, ReadError> {
+    let mut lines = Vec::new();
+    for id in store.queued(limit)? {
+        lines.extend(store.trail(id)?.as_ref().map(QueueLine::from));
+    }
+    Ok(lines)
+}
+
+fn candidates(store: &Store, what: &str, limit: usize) -> Result<Vec<TrackingId>, ReadError> {
+    if let Ok(id) = what.parse() {
+        return Ok(vec![id]);
+    }
+    if let Some(record) = Record::parse(what) {
+        return store.by_record(&record, limit);
+    }
+    if what.contains('@') {
+        let mut ids = match MessageId::parse(what) {
+            Some(message_id) => store.by_message_id(&message_id, limit)?,
+            None => Vec::new(),
+        };
+        if ids.is_empty() {
+            ids = store.by_recipient(what.trim_start_matches('<').trim_end_matches('>'), limit)?;
+        }
+        return Ok(ids);
+    }
+    if what.len() >= SHORTEST_PREFIX
+        && let Some((low, high)) = TrackingId::range_of_prefix(what)
+    {
+        let ids = store.between(low, high, limit)?;
+        if !ids.is_empty() {
+            return Ok(ids);
+        }
+    }
+    by_subject(store, what, limit)
+}
+
+fn by_subject(store: &Store, what: &str, limit: usize) -> Result<Vec<TrackingId>, ReadError> {
+    let what = what.to_lowercase();
+    let (low, high) = (TrackingId::from_bytes([0; 16]), TrackingId::from_bytes([255; 16]));
+    let mut found = Vec::new();
+    for id in store.between(low, high, SUBJECTS)? {
+        let fits = store.send(id)?.is_some_and(|send| send.subject.to_lowercase().contains(&what));
+        found.extend(fits.then_some(id));
+        if found.len() == limit {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// Characters from which on the start of a tracking id is taken for one.
+const SHORTEST_PREFIX: usize = 6;
+/// Sends whose subjects are searched, newest first.
+const SUBJECTS: usize = 20_000;

@@ -1,0 +1,283 @@
+//! The answers' own types. Fields are only ever added.
+
+use crate::ledger::{Fact, MarkKind, Recipient, State, Trail};
+use crate::store::Entry;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Everything about one send.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TrailView {
+    /// The tracking id.
+    pub id: String,
+    /// When it was accepted, RFC 3339.
+    pub accepted: String,
+    /// The client's label.
+    pub client: String,
+    /// The user that sent it.
+    pub user: Option<String>,
+    /// Where it came from.
+    pub peer: Option<String>,
+    /// The envelope's sender, empty for `<>`.
+    pub from: String,
+    /// The subject.
+    pub subject: String,
+    /// The Message-ID without brackets.
+    pub message_id: Option<String>,
+    /// Odoo's record, `model,id`.
+    pub record: Option<String>,
+    /// The mail's tags.
+    pub tags: Vec<String>,
+    /// Bytes.
+    pub size: u64,
+    /// Attempts made.
+    pub attempts: u32,
+    /// The recipients, in the envelope's order.
+    pub recipients: Vec<RecipientView>,
+    /// What happens next, in words; absent when nothing is to be done.
+    pub next_action: Option<String>,
+    /// When, RFC 3339.
+    pub next_at: Option<String>,
+    /// What happened, oldest first.
+    pub timeline: Vec<FactView>,
+}
+
+/// One recipient.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RecipientView {
+    /// The address.
+    pub address: String,
+    /// Its state.
+    pub state: String,
+    /// The words behind the state.
+    pub reason: Option<String>,
+    /// What was reported, by kind; `-by-machine` kinds apart.
+    pub marks: BTreeMap<String, MarkView>,
+}
+
+/// First, last and number of one kind of event.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MarkView {
+    /// The earliest, RFC 3339.
+    pub first: String,
+    /// The latest, RFC 3339.
+    pub last: String,
+    /// How many.
+    pub count: u32,
+}
+
+/// One line of a timeline.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FactView {
+    /// When, RFC 3339.
+    pub at: String,
+    /// What, in the event vocabulary.
+    pub event: String,
+    /// How we know: `client`, `smtp` or `webhook`.
+    pub source: String,
+    /// The upstream it has to do with.
+    pub upstream: Option<String>,
+    /// Whom it concerns; empty: all recipients.
+    pub recipients: Vec<String>,
+    /// The provider's name for it, or the SMTP step.
+    pub name: Option<String>,
+    /// The code that came with it.
+    pub code: Option<u16>,
+    /// The enhanced status that came with it.
+    pub enhanced: Option<String>,
+    /// The words that came with it.
+    pub text: Option<String>,
+    /// The host it is about.
+    pub host: Option<String>,
+    /// The link that was clicked.
+    pub url: Option<String>,
+    /// How an event found its send: `tracking-id` or `message-id`.
+    pub joined_by: Option<String>,
+    /// Whether software did it, not a person.
+    pub by_machine: bool,
+    /// When the next attempt is due because of it, RFC 3339.
+    pub next_attempt: Option<String>,
+}
+
+/// One waiting send.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct QueueLine {
+    /// The tracking id.
+    pub id: String,
+    /// When it was accepted, RFC 3339.
+    pub accepted: String,
+    /// `queued`, `sending` or `unknown`.
+    pub state: String,
+    /// When its next attempt is due, RFC 3339.
+    pub next_at: Option<String>,
+    /// Attempts made.
+    pub attempts: u32,
+    /// Bytes.
+    pub size: u64,
+    /// The envelope's sender.
+    pub from: String,
+    /// The recipients that wait.
+    pub to: Vec<String>,
+    /// Why they wait.
+    pub reason: Option<String>,
+}
+
+/// One line of the log.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LogLine {
+    /// The tracking id; absent for an event that found no send.
+    pub id: Option<String>,
+    /// The client's label.
+    pub client: Option<String>,
+    /// The envelope's sender.
+    pub from: Option<String>,
+    /// The subject.
+    pub subject: Option<String>,
+    /// The mail's tags.
+    pub tags: Vec<String>,
+    /// What happened.
+    #[serde(flatten)]
+    pub fact: FactView,
+}
+
+/// One upstream's breaker.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BreakerView {
+    /// The upstream.
+    pub upstream: String,
+    /// `closed`, `open` or `half-open`.
+    pub state: String,
+    /// When an open one is probed, RFC 3339.
+    pub until: Option<String>,
+    /// Connections open now.
+    pub connections: usize,
+}
+
+impl From<&Trail> for TrailView {
+    fn from(trail: &Trail) -> Self {
+        let send = &trail.send;
+        let (next_action, next_at) = next(trail);
+        Self {
+            id: send.id.to_string(),
+            accepted: send.id.timestamp().to_string(),
+            client: send.client.clone(),
+            user: send.user.clone(),
+            peer: send.peer.map(|peer| peer.to_string()),
+            from: send.sender.as_ref().map(ToString::to_string).unwrap_or_default(),
+            subject: send.subject.clone(),
+            message_id: send.message_id.as_ref().map(ToString::to_string),
+            record: send.record.as_ref().map(ToString::to_string),
+            tags: send.tags.clone(),
+            size: send.size,
+            attempts: trail.attempts,
+            recipients: trail.recipients.iter().map(|recipient| recipient_view(trail, recipient)).collect(),
+            next_action,
+            next_at,
+            timeline: trail.facts.iter().map(|fact| fact_view(fact, Some(trail))).collect(),
+        }
+    }
+}
+
+impl From<&Trail> for QueueLine {
+    fn from(trail: &Trail) -> Self {
+        let send = &trail.send;
+        let waiting = || trail.recipients.iter().filter(|recipient| recipient.waits());
+        Self {
+            id: send.id.to_string(),
+            accepted: send.id.timestamp().to_string(),
+            state: waiting().next().map_or(State::Queued, |first| state(trail, first)).word().to_owned(),
+            next_at: trail.due.map(|due| due.to_string()),
+            attempts: trail.attempts,
+            size: send.size,
+            from: send.sender.as_ref().map(ToString::to_string).unwrap_or_default(),
+            to: waiting().map(|recipient| recipient.address.to_string()).collect(),
+            reason: waiting().find_map(reason),
+        }
+    }
+}
+
+impl LogLine {
+    /// A line with what is known about its send.
+    pub fn new(entry: &Entry, trail: Option<&Trail>) -> Self {
+        let send = trail.map(|trail| &trail.send);
+        Self {
+            id: entry.id.map(|id| id.to_string()),
+            client: send.map(|send| send.client.clone()),
+            from: send.map(|send| send.sender.as_ref().map(ToString::to_string).unwrap_or_default()),
+            subject: send.map(|send| send.subject.clone()),
+            tags: send.map(|send| send.tags.clone()).unwrap_or_default(),
+            fact: fact_view(&entry.fact, trail),
+        }
+    }
+}
+
+fn next(trail: &Trail) -> (Option<String>, Option<String>) {
+    let waiting = || trail.recipients.iter().filter(|recipient| recipient.waits());
+    if waiting().next().is_none() {
+        return (None, None);
+    }
+    let at = trail.due.map(|due| due.to_string());
+    let action = if trail.sending {
+        "an attempt is under way"
+    } else if waiting().any(|recipient| recipient.state() == State::Unknown) {
+        "waits for the provider's event; without one it is sent again"
+    } else {
+        "next attempt"
+    };
+    (Some(action.to_owned()), at)
+}
+
+fn state(trail: &Trail, recipient: &Recipient) -> State {
+    match recipient.state() {
+        State::Queued if trail.sending => State::Sending,
+        state => state,
+    }
+}
+
+fn recipient_view(trail: &Trail, recipient: &Recipient) -> RecipientView {
+    let marks = recipient.marks.iter().map(|(kind, mark)| {
+        let name = match kind {
+            MarkKind::By(kind) => kind.word().to_owned(),
+            MarkKind::ByMachine(kind) => format!("{}-by-machine", kind.word()),
+        };
+        let view = MarkView { first: mark.first.to_string(), last: mark.last.to_string(), count: mark.count };
+        (name, view)
+    });
+    RecipientView {
+        address: recipient.address.to_string(),
+        state: state(trail, recipient).word().to_owned(),
+        reason: reason(recipient),
+        marks: marks.collect(),
+    }
+}
+
+/// The code, status and text behind a state, as the other side wrote them.
+fn reason(recipient: &Recipient) -> Option<String> {
+    let words = &recipient.words;
+    let code = words.code.map(|code| code.to_string());
+    let parts = [code.as_deref(), words.enhanced.as_deref(), words.text.as_deref()];
+    let said: Vec<_> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
+    (!said.is_empty()).then(|| said.join(" "))
+}
+
+fn fact_view(fact: &Fact, trail: Option<&Trail>) -> FactView {
+    let words = &fact.words;
+    let known = trail.map_or(&[][..], |trail| &trail.recipients);
+    let named = |place: &u16| known.get(usize::from(*place)).map(|recipient| recipient.address.to_string());
+    FactView {
+        at: fact.at.to_string(),
+        event: fact.what.word().to_owned(),
+        source: fact.source.word().to_owned(),
+        upstream: fact.upstream.clone(),
+        recipients: fact.recipients.iter().filter_map(named).collect(),
+        name: (!words.name.is_empty()).then(|| words.name.clone()),
+        code: words.code,
+        enhanced: words.enhanced.clone(),
+        text: words.text.clone().filter(|text| !text.is_empty()),
+        host: words.host.clone(),
+        url: words.url.clone(),
+        joined_by: fact.rung.map(|rung| rung.word().to_owned()),
+        by_machine: fact.by_machine,
+        next_attempt: fact.due.map(|due| due.to_string()),
+    }
+}

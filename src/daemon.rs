@@ -1,0 +1,272 @@
+//! The running relay: everything composed, started and stopped.
+
+use crate::admin::{self, Panel};
+use crate::clock::Clock;
+use crate::config::{Config, Upstream};
+use crate::provider::Provider;
+use crate::queue::{Parts, Queue};
+use crate::smtp::Rules;
+use crate::store::{OpenError, OpenReport, Store};
+use crate::submission::{Accounts, Crowd, Door, Front, Listener, ListenerTls};
+use crate::tls::{self, TlsError};
+use crate::webhook::{self, Inbox, Source};
+use metrics_exporter_prometheus::PrometheusHandle;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, UnixListener};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// A relay that runs in this process.
+pub struct Daemon {
+    store: Store,
+    report: OpenReport,
+    smtp: Vec<SocketAddr>,
+    http: Option<SocketAddr>,
+    /// Stops taking and sending mail.
+    stopping: CancellationToken,
+    /// Stops answering over HTTP, afterwards.
+    silent: CancellationToken,
+    mail: TaskTracker,
+    talk: TaskTracker,
+    socket: PathBuf,
+}
+
+/// Why the relay does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// Certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A socket.
+    #[error(
+        "{what} cannot listen on {place}: {source}; is another program there, or is the port below 1024?"
+    )]
+    Bind {
+        /// Whose socket.
+        what: &'static str,
+        /// Where.
+        place: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Daemon {
+    /// Starts everything; clients can connect when it returns.
+    pub async fn start(
+        config: &Config,
+        clock: Clock,
+        metrics: Option<PrometheusHandle>,
+    ) -> Result<Self, StartError> {
+        let (store, report) = open_store(&config.data_dir, clock).await?;
+        let mut daemon = Self {
+            store,
+            report,
+            smtp: Vec::new(),
+            http: None,
+            stopping: CancellationToken::new(),
+            silent: CancellationToken::new(),
+            mail: TaskTracker::new(),
+            talk: TaskTracker::new(),
+            socket: config.admin.socket.clone(),
+        };
+        let doors = daemon.open_doors(config, clock)?;
+        let queues = daemon.queues(config, clock)?;
+        let panel = Panel { store: daemon.store.clone(), queues: queues.iter().map(Queue::shared).collect() };
+        daemon.serve_admin(config, panel, metrics).await?;
+        daemon.serve_http(config, clock).await?;
+        for queue in queues {
+            daemon.mail.spawn(queue.run());
+        }
+        for door in doors {
+            daemon.mail.spawn(door.serve());
+        }
+        Ok(daemon)
+    }
+
+    /// Where clients connect, in the order of the configuration.
+    pub fn smtp_addresses(&self) -> &[SocketAddr] {
+        &self.smtp
+    }
+
+    /// Where providers report.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What opening the store found.
+    pub fn report(&self) -> &OpenReport {
+        &self.report
+    }
+
+    /// Returns, with the reason, when the relay cannot go on.
+    pub async fn failed(&self) -> String {
+        self.store.failed().await
+    }
+
+    /// Takes no new clients, lets transactions and attempts under way end, and makes everything durable.
+    pub async fn stop(self) {
+        self.stopping.cancel();
+        self.mail.close();
+        self.mail.wait().await;
+        self.silent.cancel();
+        self.talk.close();
+        // A client that holds its connection open does not hold us.
+        let _ = tokio::time::timeout(FAREWELL, self.talk.wait()).await;
+        self.store.settle_down().await;
+        // It is made anew at the next start anyway.
+        let _ = std::fs::remove_file(&self.socket);
+    }
+
+    fn open_doors(&mut self, config: &Config, clock: Clock) -> Result<Vec<Door>, StartError> {
+        let acceptor = acceptor(config)?;
+        let accounts = Arc::new(Accounts::new(config.users.clone()));
+        let mut providers: Vec<Provider> = config.upstreams.iter().map(|u| u.transport.provider).collect();
+        providers.dedup();
+        let crowd = Crowd::default();
+        let mut doors = Vec::new();
+        for listener in &config.listeners {
+            let front = Front {
+                rules: Arc::new(rules(config, listener)),
+                limits: config.limits.clone(),
+                accounts: accounts.clone(),
+                tls: acceptor.clone(),
+                store: self.store.clone(),
+                clock,
+                providers: providers.clone(),
+                stopping: self.stopping.clone(),
+            };
+            let bind = |source| bind_error("the SMTP listener", listener.address)(source);
+            let door = Door::open(listener, front, crowd.clone()).map_err(bind)?;
+            self.smtp.push(door.address().map_err(bind)?);
+            doors.push(door);
+        }
+        Ok(doors)
+    }
+
+    /// The queue of the first upstream: all mail goes there.
+    fn queues(&self, config: &Config, clock: Clock) -> Result<Vec<Queue>, StartError> {
+        let queue = |upstream: &Upstream| {
+            Ok(Queue::new(Parts {
+                store: self.store.clone(),
+                clock,
+                hostname: config.hostname.clone(),
+                settings: upstream.transport.clone(),
+                retry: upstream.retry.clone(),
+                unknown_wait: if reports(upstream) { upstream.retry.unknown_wait } else { Duration::ZERO },
+                tls: tls::connector(upstream.transport.ca_file.as_deref())?,
+                stopping: self.stopping.clone(),
+            }))
+        };
+        config.upstreams.iter().take(1).map(queue).collect()
+    }
+
+    async fn serve_admin(
+        &self,
+        config: &Config,
+        panel: Panel,
+        metrics: Option<PrometheusHandle>,
+    ) -> Result<(), StartError> {
+        let path = &config.admin.socket;
+        let bind = |source| bind_error("the admin socket", path.display())(source);
+        // The store's lock is ours: a socket that is still there is a dead process's.
+        let _ = std::fs::remove_file(path);
+        let socket = UnixListener::bind(path).map_err(bind)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(bind)?;
+        let served = axum::serve(socket, admin::router(panel));
+        self.talk.spawn(served.with_graceful_shutdown(self.silent.clone().cancelled_owned()).into_future());
+        if let (Some(address), Some(metrics)) = (config.admin.address, metrics) {
+            let socket = TcpListener::bind(address).await.map_err(bind_error("the admin page", address))?;
+            let served = axum::serve(socket, admin::metrics_router(metrics));
+            self.talk
+                .spawn(served.with_graceful_shutdown(self.silent.clone().cancelled_owned()).into_future());
+        }
+        Ok(())
+    }
+
+    async fn serve_http(&mut self, config: &Config, clock: Clock) -> Result<(), StartError> {
+        let Some(address) = config.http else { return Ok(()) };
+        let bind = bind_error("the webhook listener", address);
+        let socket = TcpListener::bind(address).await.map_err(bind)?;
+        self.http = socket.local_addr().ok();
+        let sources = config.upstreams.iter().map(|upstream| Source {
+            upstream: upstream.transport.name.clone(),
+            provider: upstream.transport.provider,
+            keys: upstream.signing_keys.clone(),
+        });
+        let inbox = Inbox { sources: sources.collect(), store: self.store.clone(), clock };
+        let served = axum::serve(socket, webhook::router(inbox));
+        self.talk.spawn(served.with_graceful_shutdown(self.silent.clone().cancelled_owned()).into_future());
+        Ok(())
+    }
+}
+
+/// Whether events will come back from there.
+fn reports(upstream: &Upstream) -> bool {
+    upstream.transport.provider == Provider::Mailgun && !upstream.signing_keys.is_empty()
+}
+
+fn rules(config: &Config, listener: &Listener) -> Rules {
+    Rules {
+        hostname: config.hostname.clone(),
+        starttls: listener.tls == ListenerTls::StartTls,
+        require_tls: listener.require_tls,
+        authentication: listener.authentication,
+        message_size: config.limits.message_size,
+        recipients: config.limits.recipients,
+    }
+}
+
+fn acceptor(config: &Config) -> Result<Option<TlsAcceptor>, TlsError> {
+    if config.listeners.iter().all(|listener| listener.tls == ListenerTls::None) {
+        return Ok(None);
+    }
+    let pair = match &config.certificate {
+        Some(files) => tls::load(&files.certificate, &files.private_key)?,
+        None => tls::self_signed(&config.data_dir.join("tls"), &config.hostname)?,
+    };
+    tls::acceptor(pair).map(Some)
+}
+
+/// Opens the store; a process that is just leaving it is waited for.
+async fn open_store(data_dir: &Path, clock: Clock) -> Result<(Store, OpenReport), StartError> {
+    std::fs::create_dir_all(data_dir)
+        .map_err(|source| OpenError::Io { path: data_dir.to_owned(), source })?;
+    let mut left = LOCK_LOOKS;
+    loop {
+        let path = data_dir.to_owned();
+        let opened = tokio::task::spawn_blocking(move || Store::open(&path, clock)).await;
+        match opened {
+            Ok(Err(OpenError::Locked(_))) if left > 0 => left -= 1,
+            Ok(opened) => return Ok(opened?),
+            Err(panic) => {
+                let source = io::Error::other(panic);
+                return Err(OpenError::Io { path: data_dir.to_owned(), source }.into());
+            }
+        }
+        tokio::time::sleep(LOCK_PAUSE).await;
+    }
+}
+
+fn bind_error(what: &'static str, place: impl ToString) -> impl FnOnce(io::Error) -> StartError {
+    let place = place.to_string();
+    move |source| StartError::Bind { what, place, source }
+}
+
+const FAREWELL: Duration = Duration::from_secs(3);
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
+const LOCK_LOOKS: u32 = 30;
