@@ -1,6 +1,7 @@
 //! mailtrail: every mail your applications send, and what became of it.
 
 pub mod admin;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;

@@ -1,2 +1,7 @@
 //! The mailtrail command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mailtrail::cli::run(std::env::args_os())
+}

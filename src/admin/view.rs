@@ -1,5 +1,6 @@
 //! The answers' own types. Fields are only ever added.
 
+use crate::event::Words;
 use crate::ledger::{Fact, MarkKind, Recipient, State, Trail};
 use crate::store::Entry;
 use serde::{Deserialize, Serialize};
@@ -255,9 +256,16 @@ fn recipient_view(trail: &Trail, recipient: &Recipient) -> RecipientView {
 fn reason(recipient: &Recipient) -> Option<String> {
     let words = &recipient.words;
     let code = words.code.map(|code| code.to_string());
-    let parts = [code.as_deref(), words.enhanced.as_deref(), words.text.as_deref()];
+    let parts = [code.as_deref(), words.enhanced.as_deref(), plain_text(words)];
     let said: Vec<_> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
     (!said.is_empty()).then(|| said.join(" "))
+}
+
+/// The text without the status that remote servers like to begin it with.
+fn plain_text(words: &Words) -> Option<&str> {
+    let text = words.text.as_deref()?;
+    let rest = words.enhanced.as_deref().and_then(|enhanced| text.strip_prefix(enhanced));
+    Some(rest.map_or(text, str::trim_start))
 }
 
 fn fact_view(fact: &Fact, trail: Option<&Trail>) -> FactView {
@@ -273,7 +281,7 @@ fn fact_view(fact: &Fact, trail: Option<&Trail>) -> FactView {
         name: (!words.name.is_empty()).then(|| words.name.clone()),
         code: words.code,
         enhanced: words.enhanced.clone(),
-        text: words.text.clone().filter(|text| !text.is_empty()),
+        text: plain_text(words).filter(|text| !text.is_empty()).map(str::to_owned),
         host: words.host.clone(),
         url: words.url.clone(),
         joined_by: fact.rung.map(|rung| rung.word().to_owned()),

@@ -34,7 +34,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Wire for T {}
 pub enum Fault {
     /// Nobody there, or the way is broken.
     #[error("the connection failed: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
     /// No answer in time.
     #[error("no answer to {what} within {} s", limit.as_secs())]
     Timeout {
@@ -71,6 +71,16 @@ pub enum Fault {
     /// The host's name is no name.
     #[error("{0} is not a host name that a certificate can carry")]
     HostName(String),
+}
+
+/// A connection that ends is one that was closed, whether or not TLS took leave.
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Closed,
+            _ => Self::Io(error),
+        }
+    }
 }
 
 /// The upstream's answers to an envelope.

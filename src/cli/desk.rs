@@ -1,0 +1,93 @@
+//! Who answers questions: the daemon over its socket or, while it is stopped, the store itself.
+
+use super::{Context, Trouble, settings};
+use crate::admin::{self, Found, LogAnswer, LogFilter, QueueLine};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::store::{OpenError, Store};
+use crate::tls;
+use serde::de::DeserializeOwned;
+use std::path::Path;
+
+/// Whoever answers.
+pub enum Desk {
+    /// The daemon.
+    Daemon(reqwest::Client),
+    /// The store, read here.
+    Store(Store),
+}
+
+impl Desk {
+    /// Finds out who answers.
+    pub async fn open(context: &Context) -> Result<Self, Trouble> {
+        let config = settings::load(context)?;
+        if tokio::net::UnixStream::connect(&config.admin.socket).await.is_ok() {
+            return Self::daemon(&config.admin.socket);
+        }
+        Self::store(&config)
+    }
+
+    /// Finds sends.
+    pub async fn find(&self, what: &str, limit: usize) -> Result<Found, Trouble> {
+        match self {
+            Self::Daemon(client) => {
+                ask(client.get(url("trace")).query(&[("what", what), ("limit", &limit.to_string())])).await
+            }
+            Self::Store(store) => admin::find(store, what, limit).map_err(|error| damaged(&error)),
+        }
+    }
+
+    /// The sends that wait.
+    pub async fn queue(&self, limit: usize) -> Result<Vec<QueueLine>, Trouble> {
+        match self {
+            Self::Daemon(client) => ask(client.get(url("queue")).query(&[("limit", limit)])).await,
+            Self::Store(store) => admin::queue(store, limit).map_err(|error| damaged(&error)),
+        }
+    }
+
+    /// Lines of the log.
+    pub async fn log(&self, filter: &LogFilter) -> Result<LogAnswer, Trouble> {
+        match self {
+            Self::Daemon(client) => ask(client.get(url("log")).query(filter)).await,
+            Self::Store(store) => admin::log(store, filter).map_err(|error| damaged(&error)),
+        }
+    }
+
+    fn daemon(socket: &Path) -> Result<Self, Trouble> {
+        let failed = |error: &dyn std::fmt::Display| Trouble::Failed(error.to_string());
+        let tls = tls::client_config(None).map_err(|error| failed(&error))?;
+        let client = reqwest::Client::builder().unix_socket(socket).tls_backend_preconfigured(tls).build();
+        client.map(Self::Daemon).map_err(|error| failed(&error))
+    }
+
+    fn store(config: &Config) -> Result<Self, Trouble> {
+        match Store::open_for_reading(&config.data_dir, Clock::System) {
+            Ok((store, _)) => Ok(Self::Store(store)),
+            Err(error @ (OpenError::Projection { .. } | OpenError::Newer(_))) => {
+                Err(Trouble::Damaged(error.to_string()))
+            }
+            Err(error) => Err(Trouble::Unreachable(format!(
+                "no daemon answers on {}, and the store cannot be read: {error}",
+                config.admin.socket.display()
+            ))),
+        }
+    }
+}
+
+fn url(question: &str) -> String {
+    format!("http://localhost/api/v1/{question}")
+}
+
+async fn ask<T: DeserializeOwned>(request: reqwest::RequestBuilder) -> Result<T, Trouble> {
+    let unreachable =
+        |error: reqwest::Error| Trouble::Unreachable(format!("the daemon does not answer: {error}"));
+    let response = request.send().await.map_err(unreachable)?;
+    if !response.status().is_success() {
+        return Err(Trouble::Damaged(response.text().await.unwrap_or_default()));
+    }
+    response.json().await.map_err(unreachable)
+}
+
+fn damaged(error: &dyn std::fmt::Display) -> Trouble {
+    Trouble::Damaged(error.to_string())
+}

@@ -1,0 +1,115 @@
+use super::desk::Desk;
+use super::paint::Paint;
+use super::{Context, Trouble, say, say_json, times};
+use crate::admin::{LogFilter, LogLine};
+use crate::clock::Clock;
+use std::time::Duration;
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Go on with new lines as they come
+    #[arg(short, long)]
+    follow: bool,
+    /// At most so many lines, the newest [default: 50, or all with --since]
+    #[arg(short = 'n', long)]
+    lines: Option<usize>,
+    /// From this time on: "10 min ago", "2026-11-21 10:00"
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Up to this time
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// A part of a recipient's address
+    #[arg(long, value_name = "ADDRESS")]
+    to: Option<String>,
+    /// A part of the sender's address
+    #[arg(long, value_name = "ADDRESS")]
+    from: Option<String>,
+    /// An event (deferred, opened, …) or the state that the mail is in
+    #[arg(long)]
+    status: Option<String>,
+    /// A tag of the mail
+    #[arg(long)]
+    tag: Option<String>,
+    /// A client's label
+    #[arg(long)]
+    client: Option<String>,
+    /// An upstream's name
+    #[arg(long)]
+    upstream: Option<String>,
+    /// A regular expression that fits the line's JSON
+    #[arg(short, long, value_name = "RE")]
+    grep: Option<String>,
+}
+
+pub async fn run(context: &Context, arguments: &Arguments) -> Result<(), Trouble> {
+    let mut filter = filter(arguments)?;
+    let desk = Desk::open(context).await?;
+    let answer = desk.log(&filter).await?;
+    let found = !answer.lines.is_empty();
+    answer.lines.iter().for_each(|line| print(line, context));
+    if !arguments.follow {
+        return if found { Ok(()) } else { Err(Trouble::Nothing) };
+    }
+    filter.after = Some(answer.cursor);
+    loop {
+        let answer = desk.log(&filter).await?;
+        answer.lines.iter().for_each(|line| print(line, context));
+        if answer.lines.is_empty() && matches!(desk, Desk::Store(_)) {
+            tokio::time::sleep(PAUSE).await;
+        }
+        filter.after = Some(answer.cursor);
+    }
+}
+
+fn filter(arguments: &Arguments) -> Result<LogFilter, Trouble> {
+    if let Some(pattern) = &arguments.grep {
+        regex::Regex::new(pattern)
+            .map_err(|error| Trouble::Usage(format!("--grep is no regular expression: {error}")))?;
+    }
+    let now = Clock::System.now();
+    let time = |text: &Option<String>| {
+        let parsed = text.as_deref().map(|text| times::parse(text, now)).transpose();
+        parsed.map(|time| time.map(|time| time.millis())).map_err(Trouble::Usage)
+    };
+    let arguments_since = arguments.since.is_some();
+    Ok(LogFilter {
+        lines: arguments.lines.or(if arguments_since { None } else { Some(LINES) }),
+        since: time(&arguments.since)?,
+        until: time(&arguments.until)?,
+        to: arguments.to.clone(),
+        from: arguments.from.clone(),
+        status: arguments.status.clone(),
+        tag: arguments.tag.clone(),
+        client: arguments.client.clone(),
+        upstream: arguments.upstream.clone(),
+        grep: arguments.grep.clone(),
+        after: None,
+    })
+}
+
+fn print(line: &LogLine, context: &Context) {
+    if context.json {
+        say_json(line);
+    } else {
+        say(text(line, context.paint));
+    }
+}
+
+fn text(line: &LogLine, paint: Paint) -> String {
+    let fact = &line.fact;
+    let id = line.id.as_deref().unwrap_or("(no send)");
+    let from = line.from.as_deref().map_or("", |from| if from.is_empty() { "<>" } else { from });
+    let to = if fact.recipients.is_empty() { "all".to_owned() } else { fact.recipients.join(",") };
+    let mut words: Vec<String> = Vec::new();
+    words.extend(fact.upstream.clone());
+    words.extend(fact.code.map(|code| code.to_string()));
+    words.extend(fact.enhanced.clone());
+    words.extend(fact.text.clone());
+    words.extend(fact.url.clone());
+    let event = paint.state(&fact.event, &format!("{:<12}", fact.event));
+    format!("{}  {id}  {event} {from} -> {to}  {}", fact.at, words.join(" ")).trim_end().to_owned()
+}
+
+const LINES: usize = 50;
+const PAUSE: Duration = Duration::from_millis(300);

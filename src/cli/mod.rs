@@ -1,0 +1,172 @@
+//! The command line: one file per command.
+
+mod config;
+mod demo;
+mod desk;
+mod log;
+mod paint;
+mod queue;
+mod sandbox;
+mod serve;
+mod settings;
+mod stage;
+mod times;
+mod trace;
+mod user;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Every mail your applications send, and what became of it.
+#[derive(Debug, Parser)]
+#[command(name = "mailtrail", version, max_term_width = 100)]
+struct Arguments {
+    /// The configuration file [default: /etc/mailtrail/mailtrail.toml; without one, the sandbox's in this folder]
+    #[arg(long, global = true, value_name = "PATH", env = "MAILTRAIL_CONFIG")]
+    config: Option<PathBuf>,
+    /// One JSON object a line instead of text
+    #[arg(long, global = true)]
+    json: bool,
+    /// When to use colours
+    #[arg(long, global = true, value_enum, default_value_t = Colour::Auto)]
+    color: Colour,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Colour {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the relay
+    #[command(after_help = "Example: mailtrail serve --sandbox")]
+    Serve(serve::Arguments),
+    /// The whole loop on this machine, with nothing configured
+    #[command(after_help = "Example: mailtrail demo")]
+    Demo,
+    /// The fake provider alone; the recipient's local part decides the fate
+    #[command(after_help = "Example: mailtrail sandbox --webhook http://127.0.0.1:8080/webhooks/mailgun")]
+    Sandbox(sandbox::Arguments),
+    /// Look at the configuration
+    #[command(subcommand, after_help = "Example: mailtrail --config mailtrail.toml config check")]
+    Config(config::Command),
+    /// What became of a mail: by tracking id, Message-ID, recipient, Odoo record or subject
+    #[command(after_help = "Example: mailtrail trace sale.order,42")]
+    Trace(trace::Arguments),
+    /// What happened, a line a fact
+    #[command(after_help = "Example: mailtrail log -f --status bounced --since '10 min ago'")]
+    Log(log::Arguments),
+    /// The mail that waits
+    #[command(subcommand, after_help = "Example: mailtrail queue list")]
+    Queue(queue::Command),
+    /// Users of the listeners
+    #[command(subcommand, after_help = "Example: mailtrail user hash")]
+    User(user::Command),
+}
+
+/// How a command ends, apart from well.
+#[derive(Debug)]
+enum Trouble {
+    /// Nothing was found, or a check failed; said already.
+    Nothing,
+    /// The arguments make no sense.
+    Usage(String),
+    /// Neither daemon nor store answers.
+    Unreachable(String),
+    /// The store is damaged.
+    Damaged(String),
+    /// The configuration is wrong.
+    Configuration(String),
+    /// Something else.
+    Failed(String),
+}
+
+/// What every command gets.
+struct Context {
+    config: Option<PathBuf>,
+    json: bool,
+    paint: paint::Paint,
+}
+
+/// Runs the command that the arguments name.
+pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no errors.
+            let code = if error.use_stderr() { usage_code() } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let coloured = match arguments.color {
+        Colour::Always => true,
+        Colour::Never => false,
+        Colour::Auto => std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+    };
+    let context =
+        Context { config: arguments.config, json: arguments.json, paint: paint::Paint::new(coloured) };
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return finish(Err(Trouble::Failed(format!("the runtime cannot start: {error}")))),
+    };
+    let ended = runtime.block_on(command(context, arguments.command));
+    runtime.shutdown_background();
+    finish(ended)
+}
+
+async fn command(context: Context, command: Command) -> Result<(), Trouble> {
+    match command {
+        Command::Serve(arguments) => serve::run(&context, &arguments).await,
+        Command::Demo => demo::run(&context).await,
+        Command::Sandbox(arguments) => sandbox::run(&context, arguments).await,
+        Command::Config(command) => config::run(&context, &command),
+        Command::Trace(arguments) => trace::run(&context, &arguments).await,
+        Command::Log(arguments) => log::run(&context, &arguments).await,
+        Command::Queue(command) => queue::run(&context, &command).await,
+        Command::User(command) => user::run(&command),
+    }
+}
+
+fn finish(ended: Result<(), Trouble>) -> ExitCode {
+    let (code, text) = match ended {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Trouble::Nothing) => return ExitCode::from(1),
+        Err(Trouble::Usage(text)) => (usage_code(), text),
+        Err(Trouble::Unreachable(text)) => (3, text),
+        Err(Trouble::Damaged(text)) => (4, text),
+        Err(Trouble::Configuration(text)) => (78, text),
+        Err(Trouble::Failed(text)) => (1, text),
+    };
+    eprintln!("mailtrail: {text}");
+    ExitCode::from(code)
+}
+
+/// 2, but 64 for `serve`: systemd tells the two apart by sysexits.
+fn usage_code() -> u8 {
+    if std::env::args().any(|argument| argument == "serve") { 64 } else { 2 }
+}
+
+/// Prints one line; a reader that has gone ends the program quietly.
+fn say(line: impl std::fmt::Display) {
+    use std::io::Write;
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// Prints one JSON object in one line.
+fn say_json(value: &impl serde::Serialize) {
+    match serde_json::to_string(value) {
+        Ok(line) => say(line),
+        Err(error) => eprintln!("mailtrail: an answer cannot be written as JSON: {error}"),
+    }
+}

@@ -1,0 +1,62 @@
+use super::{Context, Trouble, say};
+use crate::logging;
+use crate::sandbox;
+use crate::secret::Secret;
+use crate::tls;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Where it listens for mail
+    #[arg(long, default_value = "127.0.0.1:2587", value_name = "ADDRESS")]
+    smtp: SocketAddr,
+    /// Where it posts its events
+    #[arg(long, value_name = "URL")]
+    webhook: Option<String>,
+    /// The sending domain
+    #[arg(long, default_value = "sandbox.example.com")]
+    domain: String,
+    /// The login
+    #[arg(long, default_value = "postmaster@sandbox.example.com")]
+    username: String,
+    /// The login's password, from the environment where it shall not be seen
+    #[arg(long, default_value = "sandbox", env = "MAILTRAIL_SANDBOX_PASSWORD", hide_env_values = true)]
+    password: String,
+    /// The key that events are signed with
+    #[arg(long, default_value = "sandbox", env = "MAILTRAIL_SANDBOX_SIGNING_KEY", hide_env_values = true)]
+    signing_key: String,
+    /// Factor on all of Mailgun's times
+    #[arg(long, default_value_t = 1.0)]
+    pace: f64,
+    /// Where its certificate is kept; clients trust it with `ca_file`
+    #[arg(long, default_value = "mailtrail-sandbox/sandbox", value_name = "FOLDER")]
+    certificate: PathBuf,
+}
+
+pub async fn run(context: &Context, arguments: Arguments) -> Result<(), Trouble> {
+    logging::start(tracing::Level::INFO, logging::Format::Text);
+    let failed = |error: &dyn std::fmt::Display| Trouble::Failed(error.to_string());
+    let sandbox = sandbox::start(sandbox::Settings {
+        smtp: arguments.smtp,
+        domain: arguments.domain,
+        username: arguments.username,
+        password: Secret::new(arguments.password),
+        signing_key: Secret::new(arguments.signing_key),
+        webhook: arguments.webhook,
+        pace: arguments.pace,
+        tls: tls::self_signed(&arguments.certificate, "localhost").map_err(|error| failed(&error))?,
+    });
+    let sandbox = sandbox.await.map_err(|error| failed(&error))?;
+    let certificate = arguments.certificate.join("relay.pem");
+    say(context.paint.bold(&format!("The sandbox takes mail on {}", sandbox.smtp_address())));
+    say(format!(
+        "Its certificate is {}. The local part of a recipient decides its fate:",
+        certificate.display()
+    ));
+    let fates: Vec<_> = sandbox::Fate::ALL.iter().map(|fate| fate.word()).collect();
+    say(format!("  {}", fates.join("  ")));
+    let waited = tokio::signal::ctrl_c().await;
+    sandbox.stop().await;
+    waited.map_err(|error| failed(&error))
+}

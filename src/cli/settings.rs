@@ -1,0 +1,72 @@
+//! Which configuration a command works with.
+
+use super::{Context, Trouble};
+use crate::config::{self, Config};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The configuration of this call: the named file, the system's, or the sandbox's.
+pub fn load(context: &Context) -> Result<Config, Trouble> {
+    let path = match &context.config {
+        Some(path) => path.as_path(),
+        None if Path::new(SYSTEM).exists() => Path::new(SYSTEM),
+        None => return sandbox(),
+    };
+    config::load(path, &environment()).map_err(|faults| Trouble::Configuration(faults.to_string()))
+}
+
+/// What `serve --sandbox` runs with when nothing is configured.
+pub fn sandbox() -> Result<Config, Trouble> {
+    built_in(SANDBOX, &environment())
+}
+
+/// A configuration that the program brings along. It is not the user's to be warned about.
+pub fn built_in(text: &str, environment: &BTreeMap<String, String>) -> Result<Config, Trouble> {
+    let mut config = config::parse(text, Path::new("built-in"), environment)
+        .map_err(|faults| Trouble::Configuration(faults.to_string()))?;
+    config.warnings.clear();
+    Ok(config)
+}
+
+/// The environment, as far as it is text.
+pub fn environment() -> BTreeMap<String, String> {
+    let variables = std::env::vars_os();
+    variables
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+const SYSTEM: &str = "/etc/mailtrail/mailtrail.toml";
+
+/// Loopback only; the secrets guard nothing but the sandbox.
+const SANDBOX: &str = r#"
+[server]
+hostname = "localhost"
+data_dir = "mailtrail-sandbox"
+
+[[listener]]
+address = "127.0.0.1:2525"
+tls = "starttls"
+
+[[listener]]
+address = "127.0.0.1:2526"
+tls = "none"
+auth = "none"
+
+[[user]]
+name = "odoo"
+password = "odoo"
+
+[[upstream]]
+name = "mailgun"
+provider = "mailgun"
+domain = "sandbox.example.com"
+username = "postmaster@sandbox.example.com"
+password = "sandbox"
+webhook_signing_key = "sandbox"
+
+[http]
+address = "127.0.0.1:8080"
+[admin]
+address = "127.0.0.1:8025"
+"#;

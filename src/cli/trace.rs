@@ -1,0 +1,99 @@
+use super::desk::Desk;
+use super::paint::Paint;
+use super::{Context, Trouble, say, say_json};
+use crate::admin::{FactView, RecipientView, TrailView};
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// A tracking id or its start, a Message-ID, a recipient, an Odoo record (sale.order,42) or a part of a subject
+    what: String,
+    /// At most so many sends, the newest first
+    #[arg(short = 'n', long, default_value_t = 10)]
+    lines: usize,
+}
+
+pub async fn run(context: &Context, arguments: &Arguments) -> Result<(), Trouble> {
+    let desk = Desk::open(context).await?;
+    let found = desk.find(&arguments.what, arguments.lines).await?;
+    if found.trails.is_empty() {
+        eprintln!("mailtrail: no send fits {:?}", arguments.what);
+        return Err(Trouble::Nothing);
+    }
+    for trail in &found.trails {
+        if context.json {
+            say_json(trail);
+        } else {
+            print(trail, context.paint);
+        }
+    }
+    if found.more && !context.json {
+        say(context.paint.faint("There are older ones; -n shows more."));
+    }
+    Ok(())
+}
+
+/// One send for people: the verdict on each recipient first, then what happened, then what comes next.
+pub fn print(trail: &TrailView, paint: Paint) {
+    say(format!("{}  {}", paint.bold(&trail.id), trail.subject));
+    let sender = if trail.from.is_empty() { "<>" } else { &trail.from };
+    let mut about = vec![format!("from {sender}"), format!("client {}", trail.client), size(trail.size)];
+    about.extend(trail.record.clone());
+    about.extend(trail.message_id.as_ref().map(|id| format!("<{id}>")));
+    say(paint.faint(&format!("  {}", about.join("  "))));
+    let width = trail.recipients.iter().map(|recipient| recipient.address.chars().count()).max().unwrap_or(0);
+    for recipient in &trail.recipients {
+        say(format!("  {:<width$}  {}", recipient.address, verdict(recipient, paint)));
+    }
+    for fact in &trail.timeline {
+        say(timeline(fact, trail.recipients.len(), paint));
+    }
+    if let Some(action) = &trail.next_action {
+        let at = trail.next_at.as_deref().map(|at| format!(", {at}")).unwrap_or_default();
+        say(format!("    next: {action}{at}"));
+    }
+    say("");
+}
+
+fn verdict(recipient: &RecipientView, paint: Paint) -> String {
+    let mut parts = vec![paint.state(&recipient.state, &recipient.state)];
+    let marks = ["opened", "clicked", "unsubscribed", "complained"];
+    parts.extend(
+        marks.iter().filter(|mark| recipient.marks.contains_key(**mark)).map(|mark| paint.state(mark, mark)),
+    );
+    let verdict = parts.join(", ");
+    let refused = matches!(
+        recipient.state.as_str(),
+        "bounced" | "failed" | "expired" | "suppressed" | "queued" | "unknown"
+    );
+    match &recipient.reason {
+        Some(reason) if refused => format!("{verdict}  {reason}"),
+        _ => verdict,
+    }
+}
+
+fn timeline(fact: &FactView, recipients: usize, paint: Paint) -> String {
+    let event = paint.state(&fact.event, &format!("{:<12}", fact.event));
+    let mut parts = Vec::new();
+    parts.extend(fact.upstream.clone());
+    if recipients > 1 && !fact.recipients.is_empty() {
+        parts.push(format!("{}:", fact.recipients.join(", ")));
+    }
+    parts.extend(fact.name.as_ref().filter(|_| fact.source == "smtp").map(|name| format!("at {name}:")));
+    parts.extend(fact.code.map(|code| code.to_string()));
+    parts.extend(fact.enhanced.clone());
+    parts.extend(fact.text.clone());
+    parts.extend(fact.url.clone());
+    parts.extend(fact.host.as_ref().filter(|_| fact.text.is_none()).map(|host| format!("from {host}")));
+    parts.extend(fact.by_machine.then(|| "(by software)".to_owned()));
+    parts.extend(fact.joined_by.as_ref().map(|rung| format!("[joined by {rung}]")));
+    let source = paint.faint(&format!("{:<8}", fact.source));
+    format!("    {}  {event} {source} {}", fact.at, parts.join(" ")).trim_end().to_owned()
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..10_240 => format!("{bytes} B"),
+        10_240..10_485_760 => format!("{} KiB", bytes >> 10),
+        _ => format!("{} MiB", bytes >> 20),
+    }
+}
