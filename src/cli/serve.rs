@@ -36,13 +36,19 @@ pub async fn run(context: &Context, arguments: &Arguments) -> Result<(), Trouble
     let metrics = PrometheusBuilder::new().install_recorder().ok();
     let mut terminate = listen_for(SignalKind::terminate())?;
     let mut interrupt = listen_for(SignalKind::interrupt())?;
+    let mut hangup = listen_for(SignalKind::hangup())?;
     let (daemon, sandbox) = start(&config, arguments, metrics.clone()).await?;
     announce(&daemon, &config, sandbox.as_ref());
     let upkeep = metrics.map(|metrics| tokio::spawn(upkeep(metrics)));
-    let ended = tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-        reason = daemon.failed() => Err(Trouble::Damaged(format!("the ledger failed: {reason}; a restart rebuilds it"))),
+    let ended = loop {
+        tokio::select! {
+            _ = terminate.recv() => break Ok(()),
+            _ = interrupt.recv() => break Ok(()),
+            _ = hangup.recv() => check_again(context, arguments),
+            reason = daemon.failed() => {
+                break Err(Trouble::Damaged(format!("the ledger failed: {reason}; a restart rebuilds it")));
+            }
+        }
     };
     tracing::info!("stopping");
     if let Some(upkeep) = upkeep {
@@ -89,6 +95,20 @@ fn announce(daemon: &Daemon, config: &Config, sandbox: Option<&Sandbox>) {
         damaged = report.damaged.len(),
         "ready"
     );
+}
+
+/// What SIGHUP does so far: it says whether a restart would like the file.
+fn check_again(context: &Context, arguments: &Arguments) {
+    if arguments.sandbox && context.config.is_none() {
+        return;
+    }
+    match settings::load(context) {
+        Ok(_) => tracing::warn!("SIGHUP: the configuration is good; a restart applies it"),
+        Err(Trouble::Configuration(faults)) => {
+            tracing::error!(%faults, "SIGHUP: the configuration has faults, the running one stays");
+        }
+        Err(_) => {}
+    }
 }
 
 fn system_config_exists() -> bool {

@@ -1,0 +1,211 @@
+//! The binary as an administrator meets it: exit codes, JSON, and lookups with the daemon running and stopped.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+fn mailtrail(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mailtrail"));
+    command.current_dir(folder).args(arguments).env_remove("MAILTRAIL_CONFIG").stdin(Stdio::null());
+    command.output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// A daemon of our own that ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Running {
+    /// Asks it to end, and waits.
+    fn terminate(mut self) {
+        let id = self.0.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+fn write_config(folder: &Path) {
+    let config = r#"
+[server]
+hostname = "relay.example.com"
+data_dir = "data"
+[[listener]]
+address = "127.0.0.1:0"
+tls = "none"
+auth = "none"
+[[upstream]]
+name = "mailgun"
+provider = "mailgun"
+username = "postmaster@mg.example.com"
+password = "x"
+webhook_signing_key = "x"
+[http]
+address = "127.0.0.1:0"
+"#;
+    std::fs::write(folder.join("mailtrail.toml"), config).unwrap();
+}
+
+/// Starts the sandboxed daemon; gives the port of its mail listener.
+fn serve(folder: &Path) -> (Running, u16) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_mailtrail"))
+        .current_dir(folder)
+        .args(["--config", "mailtrail.toml", "serve", "--sandbox", "--pace", "0"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let line = lines.find_map(|line| line.ok().filter(|line| line.contains("listening for mail"))).unwrap();
+    let port = line.split("address=127.0.0.1:").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("ready"))).unwrap().unwrap();
+    std::thread::spawn(move || lines.count());
+    (Running(child), port)
+}
+
+fn submit(port: u16, recipient: &str) -> String {
+    let stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let mut replies = BufReader::new(stream.try_clone().unwrap()).lines();
+    let mut last = |wanted: &str| loop {
+        let line = replies.next().unwrap().unwrap();
+        if line.as_bytes()[3] == b' ' {
+            assert!(line.starts_with(wanted), "{line}");
+            return line;
+        }
+    };
+    let mut say = |line: &str| (&stream).write_all(line.as_bytes()).unwrap();
+    last("220");
+    say("EHLO app\r\n");
+    last("250");
+    say("MAIL FROM:<app@example.com>\r\n");
+    last("250");
+    say(&format!("RCPT TO:<{recipient}>\r\n"));
+    last("250");
+    say("DATA\r\n");
+    last("354");
+    say("Subject: Invoice 7\r\nX-Odoo-Objects: account.move-7\r\n\r\nhi\r\n.\r\n");
+    last("250").rsplit(' ').next().unwrap().to_owned()
+}
+
+/// Asks again until the answer holds `wanted`.
+fn eventually(folder: &Path, arguments: &[&str], wanted: &str) -> String {
+    let started = Instant::now();
+    loop {
+        let output = mailtrail(folder, arguments);
+        let said = text(&output.stdout).to_owned();
+        if said.contains(wanted) {
+            return said;
+        }
+        assert!(
+            started.elapsed() < Duration::from_secs(30),
+            "{wanted:?} is not in {said}{}",
+            text(&output.stderr)
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn the_demo_completes_every_trail() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = mailtrail(folder.path(), &["--json", "demo"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let trails: Vec<serde_json::Value> =
+        text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(trails.len() >= 5);
+    for trail in trails {
+        let timeline = trail["timeline"].as_array().unwrap();
+        let has = |source: &str| timeline.iter().any(|fact| fact["source"] == source);
+        assert!(has("client") && has("smtp") && has("webhook"), "{trail}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the demo leaves nothing behind");
+}
+
+#[test]
+fn lookups_work_with_the_daemon_running_and_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    write_config(folder.path());
+    let (daemon, port) = serve(folder.path());
+    let id = submit(port, "bounce@example.net");
+    let config = ["--config", "mailtrail.toml"];
+    let ask = |question: &[&str]| eventually(folder.path(), &[&config[..], question].concat(), "bounced");
+    for question in [id.as_str(), &id[..20], "BOUNCE@example.net", "account.move,7", "invoice 7"] {
+        assert!(ask(&["trace", question]).contains(&id), "{question}");
+    }
+    let running = ask(&["--json", "trace", &id]);
+    let log = ask(&["--json", "log", "--status", "bounced", "--since", "10 min ago"]);
+    assert!(
+        log.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["id"] == id.as_str())
+    );
+    daemon.terminate();
+    assert_eq!(ask(&["--json", "trace", &id]), running);
+    assert_eq!(ask(&["--json", "log", "--status", "bounced", "--since", "10 min ago"]), log);
+    let nothing = mailtrail(folder.path(), &[&config[..], &["trace", "nobody@example.net"]].concat());
+    assert_eq!(nothing.status.code(), Some(1));
+    assert!(mailtrail(folder.path(), &[&config[..], &["queue", "list"]].concat()).status.success());
+}
+
+#[test]
+fn a_follower_sees_new_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    write_config(folder.path());
+    let (_daemon, port) = serve(folder.path());
+    let mut follower = Command::new(env!("CARGO_BIN_EXE_mailtrail"))
+        .current_dir(folder.path())
+        .args(["--config", "mailtrail.toml", "--json", "log", "-f"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    let follower = Running(follower);
+    let id = submit(port, "delivered@example.net");
+    let mut events = lines.map_while(Result::ok).filter(|line| line.contains(&id));
+    assert!(events.any(|line| line.contains("\"delivered\"")));
+    drop(follower);
+}
+
+#[test]
+fn faults_have_their_exit_codes() {
+    let folder = tempfile::tempdir().unwrap();
+    let code = |arguments: &[&str]| mailtrail(folder.path(), arguments).status.code();
+    assert_eq!(code(&["serve", "--nonsense"]), Some(64));
+    assert_eq!(code(&["trace"]), Some(2));
+    assert_eq!(code(&["--config", "missing.toml", "serve"]), Some(78));
+    write_config(folder.path());
+    assert_eq!(code(&["--config", "mailtrail.toml", "trace", "x"]), Some(3));
+    assert_eq!(code(&["--config", "mailtrail.toml", "config", "check"]), Some(0));
+    std::fs::write(folder.path().join("bad.toml"), "[server]\nhostnam = 1\n[[listener]]\ntls = \"maybe\"\n")
+        .unwrap();
+    assert_eq!(code(&["--config", "bad.toml", "config", "check"]), Some(1));
+    let output = mailtrail(folder.path(), &["--config", "bad.toml", "serve"]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(
+        said.contains("bad.toml:2: server.hostnam") && said.contains("bad.toml:4: listener[0].tls"),
+        "{said}"
+    );
+    assert!(!folder.path().join("data").exists(), "nothing was started");
+}
+
+#[test]
+fn a_hash_fits_its_password() {
+    use argon2::password_hash::{PasswordVerifier, phc::PasswordHash};
+    let mut child = Command::new(env!("CARGO_BIN_EXE_mailtrail"))
+        .args(["user", "hash"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"correct horse\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let hash = PasswordHash::new(text(&output.stdout).trim()).unwrap();
+    assert!(argon2::Argon2::default().verify_password(b"correct horse", &hash).is_ok());
+}
