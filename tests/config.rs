@@ -207,6 +207,7 @@ fn what_should_be_known_is_a_warning() {
             "mailtrail.toml:16: upstream[1].webhook_signing_key: is missing; no event of this upstream can be \
              trusted or joined"
                 .to_owned(),
+            "mailtrail.toml:17: upstream[1].name: all mail goes to the first upstream in this version".to_owned(),
         ]
     );
 }

@@ -38,6 +38,9 @@ fn assemble(mut root: Section<'_>) -> Config {
     let users = users.into_iter().filter_map(|section| user::read(section, &mut claims)).collect();
     let listeners: Vec<_> =
         listeners.into_iter().filter_map(|section| listener::read(section, many, &mut claims)).collect();
+    for later in upstreams.iter().skip(1) {
+        later.warn("name", "all mail goes to the first upstream in this version");
+    }
     let us = Ourselves { hostname: &hostname, listeners: &listeners };
     let upstreams =
         upstreams.into_iter().filter_map(|section| upstream::read(section, &us, &mut claims)).collect();

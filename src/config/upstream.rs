@@ -170,6 +170,9 @@ fn check(settings: &Settings, signing_keys: &[Secret], us: &Ourselves<'_>, secti
     if settings.provider == Provider::Mailgun && signing_keys.is_empty() {
         section.warn("webhook_signing_key", "is missing; no event of this upstream can be trusted or joined");
     }
+    if settings.provider == Provider::Brevo {
+        section.warn("provider", "mail goes out, but Brevo's webhooks are not taken in this version");
+    }
 }
 
 fn leads_to(settings: &Settings, us: &Ourselves<'_>) -> bool {

@@ -161,7 +161,8 @@ impl Queue {
     /// Hands out what is due and returns how long to wait for more.
     fn dispatch(&mut self) -> Result<Duration, ReadError> {
         let now = self.shared.clock.now();
-        let capacity = match self.shared.state() {
+        let state = self.shared.state();
+        let capacity = match state {
             State::Closed => self.shared.settings.connections * PER_CONNECTION,
             State::Open { until } if now < until => {
                 self.take_back();
@@ -176,7 +177,8 @@ impl Queue {
             return Ok(LONGEST_PAUSE);
         }
         let (due, next) = self.shared.store.due(now, room, &self.in_flight)?;
-        if !due.is_empty() && !self.shared.admit(now) {
+        // In half-open state with nothing in flight the probe ended without a word about the upstream.
+        if !due.is_empty() && state != State::HalfOpen && !self.shared.admit(now) {
             return Ok(LONGEST_PAUSE);
         }
         for id in due {
@@ -252,6 +254,10 @@ impl Shared {
         self.state() == State::Closed
     }
 
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.state(), State::Open { .. })
+    }
+
     fn admit(&self, now: Timestamp) -> bool {
         self.breaker().admit(now)
     }
@@ -294,7 +300,7 @@ impl Shared {
         });
     }
 
-    /// The upstream answered a whole message.
+    /// The upstream answered.
     pub(super) fn answered(&self, findings: &Findings) {
         match &findings.upstream {
             Some(refusal) => self.refused(refusal),
@@ -310,7 +316,7 @@ impl Shared {
     }
 
     /// The upstream refuses the account, not the mail.
-    pub(super) fn refused(&self, refusal: &UpstreamRefusal) {
+    fn refused(&self, refusal: &UpstreamRefusal) {
         let now = self.clock.now();
         let until = refusal.until.unwrap_or_else(|| now.after(self.settings.breaker.longest_pause));
         if self.breaker().pause_until(now, until) {
@@ -318,7 +324,7 @@ impl Shared {
         }
     }
 
-    /// The upstream cannot be reached; true when the message's attempt counts.
+    /// The upstream cannot be reached, or the connection broke; true when the message's attempt counts.
     pub(super) fn failed(&self, fault: &Fault) -> bool {
         let (mut breaker, now) = (self.breaker(), self.clock.now());
         let counts = breaker.state() == State::Closed;

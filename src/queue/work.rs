@@ -1,6 +1,5 @@
 use crate::id::TrackingId;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -10,75 +9,81 @@ use tokio_util::sync::CancellationToken;
 /// The sends that workers may take, in order. It holds ids only and never more than the dispatcher puts in.
 #[derive(Debug)]
 pub struct Work {
-    ready: Mutex<VecDeque<TrackingId>>,
+    pile: Mutex<Pile>,
     bell: Notify,
-    idle: AtomicUsize,
     stopping: CancellationToken,
+}
+
+/// Under one lock, so that no send is left to a worker that is just leaving.
+#[derive(Debug, Default)]
+struct Pile {
+    ready: VecDeque<TrackingId>,
+    waiting_workers: usize,
 }
 
 impl Work {
     /// No work yet.
     pub fn new(stopping: CancellationToken) -> Self {
-        Self { ready: Mutex::default(), bell: Notify::new(), idle: AtomicUsize::new(0), stopping }
+        Self { pile: Mutex::default(), bell: Notify::new(), stopping }
     }
 
     /// Adds a send; true when no worker waits for it.
     pub fn add(&self, id: TrackingId) -> bool {
-        let mut ready = self.lock();
-        ready.push_back(id);
-        let nobody = ready.len() > self.idle.load(Ordering::Acquire);
-        drop(ready);
+        let mut pile = self.pile();
+        pile.ready.push_back(id);
+        let nobody = pile.ready.len() > pile.waiting_workers;
+        drop(pile);
         self.bell.notify_one();
         nobody
     }
 
     /// Puts a send back in front.
     pub fn put_back(&self, id: TrackingId) {
-        self.lock().push_front(id);
+        self.pile().ready.push_front(id);
         self.bell.notify_one();
     }
 
-    /// The next send, unless an idle worker will take it.
+    /// The next send, unless a waiting worker will take it.
     pub fn try_next(&self) -> Option<TrackingId> {
-        let mut ready = self.lock();
-        if ready.len() > self.idle.load(Ordering::Acquire) { ready.pop_front() } else { None }
+        let mut pile = self.pile();
+        if pile.ready.len() > pile.waiting_workers { pile.ready.pop_front() } else { None }
     }
 
     /// The next send, or `None` after `idle_timeout` without one or when we stop.
     pub async fn next(&self, idle_timeout: Duration) -> Option<TrackingId> {
         let deadline = Instant::now() + idle_timeout;
-        self.idle.fetch_add(1, Ordering::AcqRel);
-        let next = self.wait(deadline).await;
-        self.idle.fetch_sub(1, Ordering::AcqRel);
-        next
-    }
-
-    async fn wait(&self, deadline: Instant) -> Option<TrackingId> {
+        self.pile().waiting_workers += 1;
         loop {
-            if self.stopping.is_cancelled() {
-                return None;
-            }
             let rung = self.bell.notified();
-            if let Some(id) = self.lock().pop_front() {
-                // A ring may have been for several.
-                self.bell.notify_one();
-                return Some(id);
+            {
+                let mut pile = self.pile();
+                let over = self.stopping.is_cancelled() || Instant::now() >= deadline;
+                let next = if self.stopping.is_cancelled() { None } else { pile.ready.pop_front() };
+                if next.is_some() || over {
+                    pile.waiting_workers -= 1;
+                    let more = !pile.ready.is_empty();
+                    drop(pile);
+                    if more {
+                        // A ring may have been for several.
+                        self.bell.notify_one();
+                    }
+                    return next;
+                }
             }
             tokio::select! {
-                () = self.stopping.cancelled() => return None,
-                rung = timeout_at(deadline, rung) => if rung.is_err() {
-                    return self.lock().pop_front();
-                },
+                () = self.stopping.cancelled() => {}
+                // Rung or too late: the pile tells.
+                _ = timeout_at(deadline, rung) => {}
             }
         }
     }
 
     /// Takes everything out that no worker has begun.
     pub fn clear(&self) -> Vec<TrackingId> {
-        self.lock().drain(..).collect()
+        self.pile().ready.drain(..).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<TrackingId>> {
-        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pile(&self) -> MutexGuard<'_, Pile> {
+        self.pile.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

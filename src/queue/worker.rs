@@ -59,6 +59,10 @@ impl Worker {
     async fn next(&mut self) -> Option<Box<Attempt>> {
         loop {
             let id = self.shared.work.next(self.shared.settings.idle_timeout).await?;
+            if self.shared.is_open() {
+                self.shared.finished(id);
+                continue;
+            }
             if let Some(attempt) = self.prepare(id).await {
                 return Some(attempt);
             }
@@ -120,7 +124,8 @@ impl Worker {
             attempt.give(&mut findings, Standing::Failed, "capabilities", obstacle);
             return Carried::Settled { outcome: self.shared.conclude(attempt, findings), next: None };
         }
-        let replies = if said {
+        // What was said went with the connection it was said on.
+        let replies = if said && reused {
             link.connection.envelope_replies(&attempt.envelope).await
         } else {
             link.connection.envelope(&attempt.envelope, attempt.size()).await
@@ -136,9 +141,7 @@ impl Worker {
         if replies.go_ahead() {
             return self.send(attempt, findings, link).await;
         }
-        if let Some(refusal) = &findings.upstream {
-            self.shared.refused(refusal);
-        }
+        self.shared.answered(&findings);
         let closing = replies.data.as_ref().unwrap_or(&replies.mail).code == 421;
         if !closing && link.connection.abandon(&replies).await.is_ok() {
             self.connection = Some(link);
@@ -170,9 +173,11 @@ impl Worker {
                 }
             }
             Err(ContentFault::Before(fault)) => {
+                shared.failed(&fault);
                 attempt.give(&mut findings, Standing::Queued, "connection", &fault.to_string());
             }
             Err(ContentFault::After(fault)) => {
+                shared.failed(&fault);
                 let text = format!("the message was sent and no answer came: {fault}");
                 tracing::warn!(id = %attempt.id, upstream = shared.settings.name, %fault, "a message's end is unknown");
                 attempt.give(&mut findings, Standing::Unknown, "end of data", &text);

@@ -90,7 +90,13 @@ fn private(directory: &Path) -> io::Result<()> {
 
 /// The segments with the end that each one's successor says.
 fn chain(journal: &Path) -> io::Result<Vec<(u32, Option<u64>)>> {
-    let numbers = journal::segments(journal)?;
+    let mut numbers = journal::segments(journal)?;
+    // A last one that is shorter than its header was never written to; its number is used again.
+    if let Some(last) = numbers.last()
+        && matches!(Segment::open(journal, *last, None), Err(error) if error.kind() == io::ErrorKind::UnexpectedEof)
+    {
+        numbers.pop();
+    }
     let mut chain = Vec::with_capacity(numbers.len());
     for (index, number) in numbers.iter().enumerate() {
         let end = match numbers.get(index + 1) {
