@@ -81,7 +81,8 @@ impl Daemon {
         };
         let doors = daemon.open_doors(config, clock)?;
         let queues = daemon.queues(config, clock)?;
-        let panel = Panel { store: daemon.store.clone(), queues: queues.iter().map(Queue::shared).collect() };
+        let upstreams = queues.iter().map(Queue::health).collect();
+        let panel = Panel { store: daemon.store.clone(), upstreams };
         daemon.serve_admin(config, panel, metrics).await?;
         daemon.serve_http(config, clock).await?;
         for queue in queues {

@@ -1,4 +1,41 @@
 //! mailtrail: every mail your applications send, and what became of it.
+//!
+//! # The two flows
+//!
+//! ```text
+//! applications --SMTP--> submission --> [journal -> ledger] --> queue --> transport --SMTP--> provider
+//!                                                 ^                                              |
+//!                                                 '--------------- webhook <-------HTTPS---------'
+//! ```
+//!
+//! What stands in brackets lives in the [`store`] and survives `kill -9` and power cuts. The tasks never call each
+//! other: they commit to the store and ring a bell that may be lost. [`admin`] reads the store for the command line.
+//!
+//! # The rows
+//!
+//! A module imports from lower rows only, never from its own or a higher one; its own submodules are free. This
+//! table, the lowest row first, is what `tests/rows.rs` enforces.
+//!
+//! | row | modules | may touch |
+//! |---|---|---|
+//! | basics | `clock`, `secret`, `wakeup` | nothing of ours |
+//! | values | `id`, `mail` | basics |
+//! | words | `event` | values |
+//! | rules | `ledger`, `provider`, `smtp` | no socket, file, runtime or database |
+//! | resources | `logging`, `store`, `tls`, `transport` | IO, no policy about mail |
+//! | tasks | `admin`, `queue`, `submission`, `webhook` | rules and resources, never each other |
+//! | composition | `config`, `sandbox` | everything below |
+//! | relay | `daemon` | everything below |
+//! | command | `cli` | everything below |
+//! | program | `main` | everything below |
+//!
+//! # Where events find their sends
+//!
+//! Correlation is no task with a cursor of its own. It happens when a record of the journal is applied to the ledger
+//! (`store/sled/apply.rs`), as a pure function of the rows and the record. The ledger is therefore a function of the
+//! journal's order alone: a replay after a crash, or a rebuild from nothing, joins the same events to the same sends
+//! and counts nothing twice. An event that comes before its send is kept as an orphan, and the record that accepts
+//! the send adopts it.
 
 pub mod admin;
 pub mod cli;

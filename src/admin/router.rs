@@ -3,8 +3,8 @@
 use super::log::{LogAnswer, LogFilter, log};
 use super::trace::{find, queue};
 use super::view::BreakerView;
-use crate::queue::Shared;
 use crate::store::{ReadError, Store};
+use crate::transport::Health;
 use crate::transport::breaker::State as BreakerState;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
@@ -21,8 +21,8 @@ use std::time::Duration;
 pub struct Panel {
     /// The store.
     pub store: Store,
-    /// The queues.
-    pub queues: Vec<Arc<Shared>>,
+    /// The upstreams that mail goes to.
+    pub upstreams: Vec<Arc<Health>>,
 }
 
 /// The questions.
@@ -83,16 +83,16 @@ async fn lines(State(panel): State<Panel>, Query(filter): Query<LogFilter>) -> R
 }
 
 async fn breakers(State(panel): State<Panel>) -> Response {
-    let views = panel.queues.iter().map(|queue| {
-        let state = queue.state();
+    let views = panel.upstreams.iter().map(|upstream| {
+        let state = upstream.state();
         BreakerView {
-            upstream: queue.name().to_owned(),
+            upstream: upstream.name().to_owned(),
             state: state.word().to_owned(),
             until: match state {
                 BreakerState::Open { until } => Some(until.to_string()),
                 BreakerState::Closed | BreakerState::HalfOpen => None,
             },
-            connections: queue.connections(),
+            connections: upstream.connections(),
         }
     });
     Json(views.collect::<Vec<_>>()).into_response()

@@ -8,11 +8,10 @@ use crate::clock::{Clock, Timestamp};
 use crate::id::TrackingId;
 use crate::ledger::{Outcome, Settled, Standing};
 use crate::store::{ReadError, Store};
-use crate::transport::breaker::{Breaker, State};
-use crate::transport::{Fault, Settings};
+use crate::transport::breaker::State;
+use crate::transport::{Fault, Health, Settings};
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
@@ -48,8 +47,8 @@ pub struct Queue {
     stopping: CancellationToken,
 }
 
-/// What dispatcher, workers and whoever looks at the queue share.
-pub struct Shared {
+/// What dispatcher and workers share.
+pub(super) struct Shared {
     pub(super) store: Store,
     pub(super) clock: Clock,
     pub(super) hostname: String,
@@ -58,8 +57,7 @@ pub struct Shared {
     pub(super) work: Work,
     retry: Retry,
     unknown_wait: Duration,
-    breaker: Mutex<Breaker>,
-    connections: AtomicUsize,
+    health: Arc<Health>,
     finished: mpsc::UnboundedSender<TrackingId>,
     settling: TaskTracker,
 }
@@ -68,8 +66,8 @@ impl Queue {
     /// A queue at rest.
     pub fn new(parts: Parts) -> Self {
         let (finished_sender, finished) = mpsc::unbounded_channel();
-        let breaker = Mutex::new(Breaker::new(parts.settings.breaker.clone()));
         let shared = Shared {
+            health: Arc::new(Health::new(&parts.settings)),
             store: parts.store,
             clock: parts.clock,
             hostname: parts.hostname,
@@ -78,8 +76,6 @@ impl Queue {
             work: Work::new(parts.stopping.clone()),
             retry: parts.retry,
             unknown_wait: parts.unknown_wait,
-            breaker,
-            connections: AtomicUsize::new(0),
             finished: finished_sender,
             settling: TaskTracker::new(),
         };
@@ -92,9 +88,9 @@ impl Queue {
         }
     }
 
-    /// For looking at the breaker.
-    pub fn shared(&self) -> Arc<Shared> {
-        self.shared.clone()
+    /// For looking at the upstream.
+    pub fn health(&self) -> Arc<Health> {
+        self.shared.health.clone()
     }
 
     /// Works until we stop; then lets the attempts under way end.
@@ -161,7 +157,7 @@ impl Queue {
     /// Hands out what is due and returns how long to wait for more.
     fn dispatch(&mut self) -> Result<Duration, ReadError> {
         let now = self.shared.clock.now();
-        let state = self.shared.state();
+        let state = self.shared.health.state();
         let capacity = match state {
             State::Closed => self.shared.settings.connections * PER_CONNECTION,
             State::Open { until } if now < until => {
@@ -178,7 +174,7 @@ impl Queue {
         }
         let (due, next) = self.shared.store.due(now, room, &self.in_flight)?;
         // In half-open state with nothing in flight the probe ended without a word about the upstream.
-        if !due.is_empty() && state != State::HalfOpen && !self.shared.admit(now) {
+        if !due.is_empty() && state != State::HalfOpen && !self.shared.health.breaker().admit(now) {
             return Ok(LONGEST_PAUSE);
         }
         for id in due {
@@ -192,14 +188,14 @@ impl Queue {
 
     /// One more connection, if there may be one.
     fn hire(&self) {
-        if self.shared.connections.load(Ordering::Acquire) >= self.shared.settings.connections {
+        if self.shared.health.connections() >= self.shared.settings.connections {
             return;
         }
-        self.shared.connections.fetch_add(1, Ordering::AcqRel);
+        self.shared.health.connecting();
         let shared = self.shared.clone();
         self.workers.spawn(async move {
             let worker = tokio::spawn(Worker::new(shared.clone()).run()).await;
-            shared.connections.fetch_sub(1, Ordering::AcqRel);
+            shared.health.disconnected();
             if let Err(panic) = worker {
                 tracing::error!(%panic, "a connection's worker broke; its message is tried again after a restart");
             }
@@ -235,31 +231,12 @@ impl Queue {
 }
 
 impl Shared {
-    /// The breaker's state.
-    pub fn state(&self) -> State {
-        self.breaker().state()
-    }
-
-    /// The upstream's name.
-    pub fn name(&self) -> &str {
-        &self.settings.name
-    }
-
-    /// Connections open or being opened.
-    pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::Acquire)
-    }
-
     pub(super) fn may_send(&self) -> bool {
-        self.state() == State::Closed
+        self.health.state() == State::Closed
     }
 
     pub(super) fn is_open(&self) -> bool {
-        matches!(self.state(), State::Open { .. })
-    }
-
-    fn admit(&self, now: Timestamp) -> bool {
-        self.breaker().admit(now)
+        matches!(self.health.state(), State::Open { .. })
     }
 
     /// Turns findings into an outcome.
@@ -305,7 +282,7 @@ impl Shared {
         match &findings.upstream {
             Some(refusal) => self.refused(refusal),
             None => {
-                if self.breaker().succeeded() {
+                if self.health.breaker().succeeded() {
                     tracing::info!(
                         upstream = self.settings.name,
                         "the breaker closed: the upstream takes mail again"
@@ -319,14 +296,14 @@ impl Shared {
     fn refused(&self, refusal: &UpstreamRefusal) {
         let now = self.clock.now();
         let until = refusal.until.unwrap_or_else(|| now.after(self.settings.breaker.longest_pause));
-        if self.breaker().pause_until(now, until) {
+        if self.health.breaker().pause_until(now, until) {
             tracing::error!(upstream = self.settings.name, said = refusal.words, %until, "the upstream refuses the account; mail waits");
         }
     }
 
     /// The upstream cannot be reached, or the connection broke; true when the message's attempt counts.
     pub(super) fn failed(&self, fault: &Fault) -> bool {
-        let (mut breaker, now) = (self.breaker(), self.clock.now());
+        let (mut breaker, now) = (self.health.breaker(), self.clock.now());
         let counts = breaker.state() == State::Closed;
         let opened = match fault {
             // The password does not get better by trying, and providers lock accounts.
@@ -340,10 +317,6 @@ impl Shared {
             tracing::warn!(upstream = self.settings.name, %fault, "the upstream cannot be used");
         }
         counts
-    }
-
-    fn breaker(&self) -> MutexGuard<'_, Breaker> {
-        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -9,5 +9,5 @@ mod schedule;
 mod work;
 mod worker;
 
-pub use dispatch::{Parts, Queue, Shared};
+pub use dispatch::{Parts, Queue};
 pub use schedule::Retry;

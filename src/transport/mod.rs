@@ -1,10 +1,12 @@
 //! The way to an upstream: connections, logins, transactions, verdicts, and when to leave it alone.
 
 pub mod breaker;
+mod health;
 mod settings;
 mod smtp;
 mod verdict;
 
+pub use health::Health;
 pub use settings::{Login, Pipelining, Security, Settings};
 pub use smtp::{Connection, ContentFault, EnvelopeReplies, Fault};
 pub use verdict::{Verdict, verdict};
