@@ -4,6 +4,7 @@
 //! bounded, so a slow projection slows the writers down instead of filling the memory.
 
 use super::journal::{Draft, Place, Writer};
+use super::lock::Lock;
 use super::record::{Record, VERSION};
 use super::sled::Projection;
 use crate::clock::Clock;
@@ -51,8 +52,15 @@ struct Group {
 }
 
 impl Committer {
-    /// Starts both threads.
-    pub fn start(writer: Writer, projection: Arc<Projection>, clock: Clock, due: Wakeup) -> io::Result<Self> {
+    /// Starts both threads. They let go of the projection after the last [`Committer`] is gone, and of the lock after
+    /// that: whoever gets the lock next can open the projection.
+    pub fn start(
+        writer: Writer,
+        projection: Arc<Projection>,
+        clock: Clock,
+        due: Wakeup,
+        lock: Arc<Lock>,
+    ) -> io::Result<Self> {
         let (requests, incoming) = mpsc::channel(REQUESTS);
         let (groups, written) = mpsc::channel(GROUPS);
         let (failed, failure) = watch::channel(None);
@@ -64,6 +72,8 @@ impl Committer {
                 tracing::error!(%error, "the ledger failed; the journal is whole: restart to rebuild the ledger from it");
                 let _ = failed.send(Some(error));
             }
+            drop(projection);
+            drop(lock);
         })?;
         Ok(Self { requests, failure })
     }
@@ -105,7 +115,8 @@ impl Committer {
         let mut failure = self.failure.clone();
         match failure.wait_for(Option::is_some).await {
             Ok(reason) => reason.clone().unwrap_or_default(),
-            Err(_) => std::future::pending().await,
+            // It ends without a word only by a panic, as long as somebody is there to ask.
+            Err(_) => "the ledger's thread broke".to_owned(),
         }
     }
 }
@@ -150,7 +161,7 @@ fn write(
     }
 }
 
-/// Appends a group; a segment that failed is given up and the group tried once more in a new one.
+/// Appends a group; a segment that failed is given up, and the next group goes to a new one.
 fn append(writer: &mut Writer, drafts: &mut [Draft], clock: Clock) -> io::Result<Vec<Place>> {
     if drafts.is_empty() {
         return Ok(Vec::new());

@@ -242,11 +242,14 @@ impl Segment {
     /// Reads one whole frame with its body, both checked; `None` where none starts.
     pub fn read(&self, offset: u64) -> io::Result<Option<(Frame, Bytes)>> {
         let mut header = [0; FRAME_HEADER];
+        let (start, end) = (offset + FRAME_HEADER as u64, self.file.metadata()?.len());
+        if start > end {
+            return Ok(None);
+        }
         self.file.read_exact_at(&mut header, offset)?;
         let (head_length, body_length) = (u32_at(&header, 8), u32_at(&header, 12));
         let length = u64::from(head_length) + u64::from(body_length);
-        let start = offset + FRAME_HEADER as u64;
-        if &header[..4] != FRAME_MAGIC || start + length > self.file.metadata()?.len() {
+        if &header[..4] != FRAME_MAGIC || start + length > end {
             return Ok(None);
         }
         let mut bytes = vec![0; length as usize];

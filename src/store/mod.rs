@@ -41,7 +41,7 @@ struct Inner {
     /// The segment that a message was last read from.
     segment: Mutex<Option<(u32, Arc<Segment>)>>,
     due: Wakeup,
-    _lock: lock::Lock,
+    _lock: Arc<lock::Lock>,
 }
 
 /// A lookup failed: the disk does, or the projection is damaged.

@@ -6,7 +6,7 @@ use super::lock::Lock;
 use super::record::Record;
 use super::sled::{Projection, ProjectionError};
 use super::{Inner, Store};
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::wakeup::Wakeup;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -63,7 +63,7 @@ pub(super) fn open(data_dir: &Path, clock: Clock, writing: bool) -> Result<(Stor
         return Err(io_error(&journal)(io::ErrorKind::NotFound.into()));
     }
     let lock = Lock::take(data_dir).map_err(io_error(data_dir))?;
-    let lock = lock.ok_or_else(|| OpenError::Locked(data_dir.to_owned()))?;
+    let lock = Arc::new(lock.ok_or_else(|| OpenError::Locked(data_dir.to_owned()))?);
     let mut report = OpenReport::default();
     let segments = chain(&journal).map_err(io_error(&journal))?;
     let projection = usable_projection(&ledger, &segments, clock, &mut report)?;
@@ -73,7 +73,7 @@ pub(super) fn open(data_dir: &Path, clock: Clock, writing: bool) -> Result<(Stor
     let committer = if writing {
         let last = segments.last().map_or(0, |(number, _)| *number);
         let writer = Writer::start(&journal, last, end, clock.now()).map_err(io_error(&journal))?;
-        let committer = Committer::start(writer, projection.clone(), clock, due.clone());
+        let committer = Committer::start(writer, projection.clone(), clock, due.clone(), lock.clone());
         Some(committer.map_err(io_error(data_dir))?)
     } else {
         None
@@ -124,6 +124,7 @@ fn usable_projection(
     clock: Clock,
     report: &mut OpenReport,
 ) -> Result<Projection, OpenError> {
+    let io_error = |source| OpenError::Io { path: ledger.to_owned(), source };
     let problem = match Projection::open(ledger) {
         Ok(projection) => match projection.position() {
             Ok(None) => return Ok(projection),
@@ -135,12 +136,23 @@ fn usable_projection(
         },
         Err(error) => error.to_string(),
     };
-    let io_error = |source| OpenError::Io { path: ledger.to_owned(), source };
-    let aside = ledger.with_extension(format!("damaged-{}", clock.now().seconds()));
+    let aside = free_name(ledger, clock.now()).map_err(io_error)?;
     tracing::warn!(reason = problem, aside = %aside.display(), "the ledger is rebuilt from the journal; the old one is kept aside");
     std::fs::rename(ledger, &aside).map_err(io_error)?;
     report.rebuilt = Some(problem);
     Projection::open(ledger).map_err(|source| OpenError::Projection { path: ledger.to_owned(), source })
+}
+
+/// Where a damaged ledger is kept; two of one second, too.
+fn free_name(ledger: &Path, now: Timestamp) -> io::Result<PathBuf> {
+    let mut seconds = now.seconds();
+    loop {
+        let name = ledger.with_extension(format!("damaged-{seconds}"));
+        if !name.try_exists()? {
+            return Ok(name);
+        }
+        seconds += 1;
+    }
 }
 
 /// Applies what the projection does not have yet; returns the end of the last segment.
