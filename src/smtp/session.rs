@@ -187,6 +187,14 @@ impl Session {
         }
     }
 
+    /// A line was longer than [`Limits::COMMAND_LINE`]: no command, and within a login its end (RFC 4954 section 4).
+    pub fn line_too_long(&mut self) -> Step {
+        if matches!(self.phase, Phase::LoggingIn(_)) {
+            self.phase = Phase::Idle;
+        }
+        self.count(Reply::LineTooLong)
+    }
+
     /// Says a refusal that was found outside, and closes after too many.
     pub fn count(&mut self, reply: Reply) -> Step {
         self.errors += u32::from(reply.is_refusal());

@@ -7,6 +7,7 @@ use crate::smtp::{Decoder, Fed, Limits, Reply, Session, Step};
 use crate::store::CommitError;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -65,13 +66,6 @@ impl Conversation {
                     return Ok(end);
                 }
             }
-            if self.input.is_too_long() {
-                self.input.skipping = true;
-                if let Step::Close(reply) = self.session.count(Reply::LineTooLong) {
-                    return self.close(&reply).await;
-                }
-                Reply::LineTooLong.write(&mut self.output);
-            }
             self.flush().await?;
             match self.more(self.front.limits.command_timeout).await? {
                 Heard::Bytes => {}
@@ -82,8 +76,11 @@ impl Conversation {
         }
     }
 
-    async fn line(&mut self, line: std::ops::Range<usize>) -> io::Result<Next> {
-        let step = self.session.line(&self.input.bytes[line]);
+    async fn line(&mut self, line: Line) -> io::Result<Next> {
+        let step = match line {
+            Line::Whole(line) => self.session.line(&self.input.bytes[line]),
+            Line::TooLong => self.session.line_too_long(),
+        };
         match step {
             Step::Reply(reply) => self.say(&reply),
             Step::Close(reply) => {
@@ -240,32 +237,41 @@ enum Heard {
     Stop,
 }
 
+/// What the client said in one line.
+enum Line {
+    /// Where it stands, without its line end.
+    Whole(Range<usize>),
+    /// It is longer than any command.
+    TooLong,
+}
+
 impl Input {
-    /// The next whole line without its line end.
-    fn line(&mut self) -> Option<std::ops::Range<usize>> {
+    /// The next line; one that is too long is said to be so once, as soon as that is certain.
+    fn line(&mut self) -> Option<Line> {
         loop {
-            let length = memchr::memchr(b'\n', self.rest())?;
+            let Some(length) = memchr::memchr(b'\n', self.rest()) else {
+                if self.rest().len() < Limits::COMMAND_LINE {
+                    return None;
+                }
+                self.clear();
+                let known = std::mem::replace(&mut self.skipping, true);
+                return (!known).then_some(Line::TooLong);
+            };
             let line = self.used..self.used + length;
             self.used = line.end + 1;
             if std::mem::take(&mut self.skipping) {
                 continue;
             }
+            if length >= Limits::COMMAND_LINE {
+                return Some(Line::TooLong);
+            }
             let end = if self.bytes[line.clone()].ends_with(b"\r") { line.end - 1 } else { line.end };
-            return Some(line.start..end);
+            return Some(Line::Whole(line.start..end));
         }
     }
 
     fn rest(&self) -> &[u8] {
         &self.bytes[self.used..]
-    }
-
-    /// Whether a line goes on without end; while it is thrown away it is so only once.
-    fn is_too_long(&mut self) -> bool {
-        let too_long = self.rest().len() > Limits::COMMAND_LINE;
-        if too_long {
-            self.clear();
-        }
-        too_long && !self.skipping
     }
 
     fn clear(&mut self) {
