@@ -81,7 +81,8 @@ impl Decoder {
             }
             (At::DotCr { .. }, _) => {
                 self.keep(b".\r\n", out);
-                self.at = At::LineStart { after_crlf: false };
+                // Nobody doubles a dot behind a bare CR.
+                self.at = At::Text;
                 return self.step(byte, out);
             }
             (At::Dot { after_crlf }, b'\r') => At::DotCr { after_crlf },
@@ -95,7 +96,7 @@ impl Decoder {
             }
             (At::Cr, _) => {
                 self.keep(b"\r\n", out);
-                self.at = At::LineStart { after_crlf: false };
+                self.at = At::Text;
                 return self.step(byte, out);
             }
             (_, b'\r') => At::Cr,
@@ -182,6 +183,8 @@ mod tests {
             ("a\r.\r\nb\r\n.\r\n", "a\r\n.\r\nb\r\n"),
             ("a\n..\n...b\r\n.\r\n", "a\r\n.\r\n..b\r\n"),
             ("a\r\rb\r\n.\r\n", "a\r\n\r\nb\r\n"),
+            ("a\r.b\r..c\r\n.\r\n", "a\r\n.b\r\n..c\r\n"),
+            ("a\r\n..\r.b\r\n.\r\n", "a\r\n.\r\n.b\r\n"),
             ("a\n\r\n.\r\n", "a\r\n\r\n"),
         ] {
             check(input, Some((expected, 0)));
