@@ -8,6 +8,7 @@ use super::sled::{Projection, ProjectionError};
 use super::{Inner, Store};
 use crate::clock::{Clock, Timestamp};
 use crate::wakeup::Wakeup;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -59,6 +60,7 @@ pub(super) fn open(data_dir: &Path, clock: Clock, writing: bool) -> Result<(Stor
     if writing {
         std::fs::create_dir_all(&journal).map_err(io_error(&journal))?;
         private(data_dir).and_then(|()| private(&journal)).map_err(io_error(data_dir))?;
+        sync_entries(data_dir).map_err(io_error(data_dir))?;
     } else if !journal.is_dir() {
         return Err(io_error(&journal)(io::ErrorKind::NotFound.into()));
     }
@@ -86,6 +88,14 @@ pub(super) fn open(data_dir: &Path, clock: Clock, writing: bool) -> Result<(Stor
 fn private(directory: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))
+}
+
+/// Makes the directories themselves survive a power cut.
+fn sync_entries(data_dir: &Path) -> io::Result<()> {
+    let parent = data_dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    [data_dir, parent.unwrap_or(Path::new("."))]
+        .into_iter()
+        .try_for_each(|directory| File::open(directory)?.sync_all())
 }
 
 /// The segments with the end that each one's successor says.

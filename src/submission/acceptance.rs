@@ -4,9 +4,9 @@
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
 use crate::ledger::{Accepted, Send};
-use crate::mail::{Envelope, HeaderBlock, HeaderLine, MessageId, Record};
+use crate::mail::{Envelope, HeaderBlock, HeaderLine, Mailbox, MessageId, Record};
 use crate::provider::Provider;
-use crate::smtp::Account;
+use crate::smtp::{Account, Reply};
 use bytes::Bytes;
 use mail_parser::{HeaderName, MessageParser};
 use std::net::IpAddr;
@@ -35,14 +35,16 @@ pub struct Circumstances<'a> {
 /// Bytes that are left free in front of a message while it is read, so that our lines need no second buffer.
 pub const HEADROOM: usize = 2048;
 
-/// Makes the send and its message. `buffer` holds [`HEADROOM`] unused bytes and then the message.
+/// Makes the send and its message, or refuses an author that the user may not claim to be. `buffer` holds
+/// [`HEADROOM`] unused bytes and then the message.
 pub fn accept(
     circumstances: &Circumstances<'_>,
     envelope: Envelope,
     mut buffer: Vec<u8>,
-) -> (Accepted, Bytes) {
+) -> Result<(Accepted, Bytes), Reply> {
     strip(circumstances, &mut buffer);
     let block = HeaderBlock::of(&buffer[HEADROOM..]);
+    check_author(circumstances, &buffer[HEADROOM..HEADROOM + block.end()])?;
     let own_id = block.first("Message-ID").map(|field| MessageId::parse(&field.text()));
     let mut lines = vec![received(circumstances, &envelope)];
     lines.push(HeaderLine::new("X-Mailtrail-Id", &circumstances.id.to_string()));
@@ -75,7 +77,25 @@ pub fn accept(
         tags,
         size: message.len() as u64,
     };
-    (Accepted { send, recipients: envelope.recipients }, message)
+    Ok((Accepted { send, recipients: envelope.recipients }, message))
+}
+
+/// A user that is bound to some senders may not write others into From.
+fn check_author(circumstances: &Circumstances<'_>, header: &[u8]) -> Result<(), Reply> {
+    let senders = circumstances.account.map_or(&[][..], |account| &account.senders);
+    if senders.is_empty() {
+        return Ok(());
+    }
+    let parsed = MessageParser::new().with_address_headers().default_header_ignore().parse_headers(header);
+    // Every From counts: readers differ in which of several they show.
+    let fields =
+        parsed.iter().flat_map(|message| message.headers()).filter(|field| field.name == HeaderName::From);
+    let authors = fields.filter_map(|field| field.value.as_address()).flat_map(|authors| authors.iter());
+    let mut addresses = authors.filter_map(|author| author.address());
+    let allowed = |address: &str| {
+        address.parse().is_ok_and(|author: Mailbox| senders.iter().any(|pattern| author.matches(pattern)))
+    };
+    if addresses.all(allowed) { Ok(()) } else { Err(Reply::SenderRefused) }
 }
 
 /// Takes out what clients may not say to a provider, and ids that only we give.
@@ -154,8 +174,8 @@ const TAGS: usize = 10;
 mod tests {
     use super::*;
 
-    fn accepted(message: &str, recipients: &[&str]) -> (Accepted, String) {
-        let circumstances = Circumstances {
+    fn circumstances() -> Circumstances<'static> {
+        Circumstances {
             id: "01K54Z8Q3V7N5X9B2C6D8F0GHJ".parse().unwrap(),
             now: Timestamp::from_seconds(1_789_387_200),
             hostname: "relay.example.com",
@@ -164,7 +184,11 @@ mod tests {
             protocol: "ESMTPSA",
             account: None,
             providers: &[Provider::Mailgun],
-        };
+        }
+    }
+
+    fn accepted(message: &str, recipients: &[&str]) -> (Accepted, String) {
+        let circumstances = circumstances();
         let envelope = Envelope {
             sender: None,
             recipients: recipients.iter().map(|recipient| recipient.parse().unwrap()).collect(),
@@ -173,7 +197,7 @@ mod tests {
         };
         let mut buffer = vec![0; HEADROOM];
         buffer.extend_from_slice(message.as_bytes());
-        let (accepted, message) = accept(&circumstances, envelope, buffer);
+        let (accepted, message) = accept(&circumstances, envelope, buffer).unwrap();
         (accepted, String::from_utf8(message.to_vec()).unwrap())
     }
 
@@ -209,6 +233,29 @@ mod tests {
             out.ends_with("GHJ\r\nX-Mailgun-Variables: {\"a\":1}\r\nMessage-ID: <a@b>\r\nDate: x\r\n\r\n"),
             "{out}"
         );
+    }
+
+    #[test]
+    fn a_bound_user_writes_no_other_author() {
+        let account = Account {
+            name: "odoo".into(),
+            client: "odoo".into(),
+            senders: vec!["*@example.com".into()],
+            request_headers: Vec::new(),
+        };
+        let circumstances = Circumstances { account: Some(&account), ..circumstances() };
+        for (from, fine) in [
+            ("From: \"Ada\" <ada@example.com>\r\n", true),
+            ("From: ada@example.com, eve@example.net\r\n", false),
+            ("From: eve@example.net\r\n", false),
+            ("From: ada@example.com\r\nFrom: eve@example.net\r\n", false),
+            ("From: eve@example.net\r\nFrom: ada@example.com\r\n", false),
+            ("Subject: none\r\n", true),
+        ] {
+            let mut buffer = vec![0; HEADROOM];
+            buffer.extend_from_slice(format!("{from}\r\nhi\r\n").as_bytes());
+            assert_eq!(check_author(&circumstances, &buffer[HEADROOM..]).is_ok(), fine, "{from}");
+        }
     }
 
     #[test]

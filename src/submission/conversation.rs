@@ -168,7 +168,10 @@ impl Conversation {
             account: self.session.account().map(|account| &**account),
             providers: &self.front.providers,
         };
-        let (accepted, message) = acceptance::accept(&circumstances, envelope, buffer);
+        let (accepted, message) = match acceptance::accept(&circumstances, envelope, buffer) {
+            Ok(accepted) => accepted,
+            Err(refusal) => return refusal,
+        };
         let (id, client) = (accepted.send.id, accepted.send.client.clone());
         match self.front.store.accept(accepted, message).await {
             Ok(()) => {
