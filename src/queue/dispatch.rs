@@ -157,8 +157,7 @@ impl Queue {
     /// Hands out what is due and returns how long to wait for more.
     fn dispatch(&mut self) -> Result<Duration, ReadError> {
         let now = self.shared.clock.now();
-        let state = self.shared.health.state();
-        let capacity = match state {
+        let capacity = match self.shared.health.state() {
             State::Closed => self.shared.settings.connections * PER_CONNECTION,
             State::Open { until } if now < until => {
                 self.take_back();
@@ -168,13 +167,15 @@ impl Queue {
             // One message finds out.
             State::Open { .. } | State::HalfOpen => 1,
         };
+        if self.shared.work.is_unattended() {
+            self.hire();
+        }
         let room = capacity.saturating_sub(self.in_flight.len());
         if room == 0 {
             return Ok(LONGEST_PAUSE);
         }
         let (due, next) = self.shared.store.due(now, room, &self.in_flight)?;
-        // In half-open state with nothing in flight the probe ended without a word about the upstream.
-        if !due.is_empty() && state != State::HalfOpen && !self.shared.health.breaker().admit(now) {
+        if !due.is_empty() && !self.shared.health.breaker().admit(now) {
             return Ok(LONGEST_PAUSE);
         }
         for id in due {
@@ -196,6 +197,8 @@ impl Queue {
         self.workers.spawn(async move {
             let worker = tokio::spawn(Worker::new(shared.clone()).run()).await;
             shared.health.disconnected();
+            // Mail that came while it was closing found no room for another.
+            shared.store.due_bell().ring();
             if let Err(panic) = worker {
                 tracing::error!(%panic, "a connection's worker broke; its message is tried again after a restart");
             }
@@ -277,7 +280,7 @@ impl Shared {
         });
     }
 
-    /// The upstream answered.
+    /// The upstream decided about a message.
     pub(super) fn answered(&self, findings: &Findings) {
         match &findings.upstream {
             Some(refusal) => self.refused(refusal),

@@ -9,81 +9,97 @@ use tokio_util::sync::CancellationToken;
 /// The sends that workers may take, in order. It holds ids only and never more than the dispatcher puts in.
 #[derive(Debug)]
 pub struct Work {
-    pile: Mutex<Pile>,
+    desk: Mutex<Desk>,
     bell: Notify,
     stopping: CancellationToken,
 }
 
-/// Under one lock, so that no send is left to a worker that is just leaving.
+/// Sends and the workers that wait for them, under one lock: a worker that gives up waiting is not counted on for a
+/// send that comes at that moment.
 #[derive(Debug, Default)]
-struct Pile {
+struct Desk {
     ready: VecDeque<TrackingId>,
-    waiting_workers: usize,
+    idle: usize,
+}
+
+impl Desk {
+    /// Whether there is more to do than workers wait for.
+    fn lacks_workers(&self) -> bool {
+        self.ready.len() > self.idle
+    }
 }
 
 impl Work {
     /// No work yet.
     pub fn new(stopping: CancellationToken) -> Self {
-        Self { pile: Mutex::default(), bell: Notify::new(), stopping }
+        Self { desk: Mutex::default(), bell: Notify::new(), stopping }
     }
 
     /// Adds a send; true when no worker waits for it.
     pub fn add(&self, id: TrackingId) -> bool {
-        let mut pile = self.pile();
-        pile.ready.push_back(id);
-        let nobody = pile.ready.len() > pile.waiting_workers;
-        drop(pile);
+        let mut desk = self.desk();
+        desk.ready.push_back(id);
+        let nobody = desk.lacks_workers();
+        drop(desk);
         self.bell.notify_one();
         nobody
     }
 
     /// Puts a send back in front.
     pub fn put_back(&self, id: TrackingId) {
-        self.pile().ready.push_front(id);
+        self.desk().ready.push_front(id);
         self.bell.notify_one();
     }
 
-    /// The next send, unless a waiting worker will take it.
+    /// Whether a send lies here that no worker waits for.
+    pub fn is_unattended(&self) -> bool {
+        self.desk().lacks_workers()
+    }
+
+    /// The next send, unless an idle worker will take it.
     pub fn try_next(&self) -> Option<TrackingId> {
-        let mut pile = self.pile();
-        if pile.ready.len() > pile.waiting_workers { pile.ready.pop_front() } else { None }
+        let mut desk = self.desk();
+        if desk.lacks_workers() { desk.ready.pop_front() } else { None }
     }
 
     /// The next send, or `None` after `idle_timeout` without one or when we stop.
     pub async fn next(&self, idle_timeout: Duration) -> Option<TrackingId> {
         let deadline = Instant::now() + idle_timeout;
-        self.pile().waiting_workers += 1;
+        self.desk().idle += 1;
         loop {
             let rung = self.bell.notified();
-            {
-                let mut pile = self.pile();
-                let over = self.stopping.is_cancelled() || Instant::now() >= deadline;
-                let next = if self.stopping.is_cancelled() { None } else { pile.ready.pop_front() };
-                if next.is_some() || over {
-                    pile.waiting_workers -= 1;
-                    let more = !pile.ready.is_empty();
-                    drop(pile);
-                    if more {
-                        // A ring may have been for several.
-                        self.bell.notify_one();
-                    }
-                    return next;
-                }
+            if let Some(end) = self.take(self.stopping.is_cancelled()) {
+                return end;
             }
             tokio::select! {
                 () = self.stopping.cancelled() => {}
-                // Rung or too late: the pile tells.
-                _ = timeout_at(deadline, rung) => {}
+                rung = timeout_at(deadline, rung) => if rung.is_err() {
+                    return self.take(true).flatten();
+                },
             }
         }
     }
 
-    /// Takes everything out that no worker has begun.
-    pub fn clear(&self) -> Vec<TrackingId> {
-        self.pile().ready.drain(..).collect()
+    /// Takes a send and with it leaves the idle, or just leaves when it is time to; `None`: go on waiting.
+    fn take(&self, leave: bool) -> Option<Option<TrackingId>> {
+        let mut desk = self.desk();
+        let next = if self.stopping.is_cancelled() { None } else { desk.ready.pop_front() };
+        if next.is_none() && !leave {
+            return None;
+        }
+        desk.idle -= 1;
+        drop(desk);
+        // A ring may have been for several.
+        self.bell.notify_one();
+        Some(next)
     }
 
-    fn pile(&self) -> MutexGuard<'_, Pile> {
-        self.pile.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Takes everything out that no worker has begun.
+    pub fn clear(&self) -> Vec<TrackingId> {
+        self.desk().ready.drain(..).collect()
+    }
+
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -141,8 +141,10 @@ impl Worker {
         if replies.go_ahead() {
             return self.send(attempt, findings, link).await;
         }
-        self.shared.answered(&findings);
         let closing = replies.data.as_ref().unwrap_or(&replies.mail).code == 421;
+        if !closing || findings.upstream.is_some() {
+            self.shared.answered(&findings);
+        }
         if !closing && link.connection.abandon(&replies).await.is_ok() {
             self.connection = Some(link);
         }

@@ -1,0 +1,332 @@
+//! An SMTP server that does as it is told. It shares no code with the relay.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+/// What the server does next where a command waits for an answer.
+#[derive(Clone, Debug)]
+pub enum Act {
+    /// Says this.
+    Say(&'static str),
+    /// Says this and closes.
+    Bye(&'static str),
+    /// Closes without a word.
+    Close,
+    /// Says this, however long it is.
+    Text(String),
+}
+
+/// Where in a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    Banner,
+    Ehlo,
+    Auth,
+    Mail,
+    Rcpt,
+    Data,
+    /// After some bytes of the message, before its dot.
+    Body,
+    /// After the final dot.
+    Dot,
+}
+
+/// What is known and told. Scripts are used up in order; without one the server is friendly.
+#[derive(Default)]
+pub struct Script {
+    acts: Vec<(At, VecDeque<Option<Act>>)>,
+    recipients: Vec<(&'static str, VecDeque<Act>)>,
+    /// The answer to EHLO without its greeting.
+    pub offers: Vec<&'static str>,
+    /// The answer to RCPT is positive only for recipients with an `@`, the answer to DATA always.
+    pub data_regardless: bool,
+    /// Certificate for STARTTLS.
+    pub tls: Option<TlsAcceptor>,
+    /// What stands behind the answer to STARTTLS, in clear.
+    pub injected: &'static str,
+    /// Answers that were given while something behind the command had been heard already.
+    pub ahead: usize,
+    log: Vec<String>,
+    taken: Vec<Taken>,
+    connections: usize,
+}
+
+/// A message that got a positive answer to its dot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    pub connection: usize,
+    pub recipients: Vec<String>,
+    pub message: Vec<u8>,
+}
+
+/// The running server.
+#[derive(Clone)]
+pub struct Server {
+    pub address: SocketAddr,
+    script: Arc<Mutex<Script>>,
+}
+
+impl Server {
+    pub async fn start(script: Script) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = Self { address: listener.local_addr().unwrap(), script: Arc::new(Mutex::new(script)) };
+        let listening = server.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let number = listening.with(|script| {
+                    script.connections += 1;
+                    script.connections
+                });
+                tokio::spawn(Conversation::new(listening.clone(), number).hold(stream));
+            }
+        });
+        server
+    }
+
+    /// Looks at, or changes, the script.
+    pub fn with<T>(&self, look: impl FnOnce(&mut Script) -> T) -> T {
+        look(&mut self.script.lock().unwrap())
+    }
+
+    pub fn taken(&self) -> Vec<Taken> {
+        self.with(|script| script.taken.clone())
+    }
+
+    /// Every command line that was heard, with the number of its connection.
+    pub fn heard(&self) -> Vec<String> {
+        self.with(|script| script.log.clone())
+    }
+
+    pub fn connections(&self) -> usize {
+        self.with(|script| script.connections)
+    }
+}
+
+impl Script {
+    /// A server with PIPELINING and SIZE.
+    pub fn new() -> Self {
+        Self { offers: vec!["PIPELINING", "SIZE 0", "8BITMIME"], ..Self::default() }
+    }
+
+    /// The next times at `at`; `None` is the friendly answer.
+    pub fn at(mut self, at: At, acts: impl IntoIterator<Item = Option<Act>>) -> Self {
+        self.add(at, acts);
+        self
+    }
+
+    pub fn add(&mut self, at: At, acts: impl IntoIterator<Item = Option<Act>>) {
+        match self.acts.iter_mut().find(|(known, _)| *known == at) {
+            Some((_, queue)) => queue.extend(acts),
+            None => self.acts.push((at, acts.into_iter().collect())),
+        }
+    }
+
+    /// The next answers to a recipient; the last one stays.
+    pub fn to(mut self, recipient: &'static str, acts: impl IntoIterator<Item = Act>) -> Self {
+        self.recipients.push((recipient, acts.into_iter().collect()));
+        self
+    }
+
+    fn next(&mut self, at: At) -> Option<Act> {
+        self.acts.iter_mut().find(|(known, _)| *known == at)?.1.pop_front()?
+    }
+
+    fn next_for(&mut self, recipient: &str) -> Option<Act> {
+        let (_, acts) = self.recipients.iter_mut().find(|(known, _)| *known == recipient)?;
+        if acts.len() > 1 { acts.pop_front() } else { acts.front().cloned() }
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+/// One connection; `None` anywhere is its end.
+struct Conversation {
+    server: Server,
+    number: usize,
+    heard: Vec<u8>,
+    recipients: Vec<String>,
+    in_transaction: bool,
+}
+
+impl Conversation {
+    fn new(server: Server, number: usize) -> Self {
+        Self { server, number, heard: Vec::new(), recipients: Vec::new(), in_transaction: false }
+    }
+
+    async fn hold(mut self, stream: TcpStream) {
+        stream.set_nodelay(true).unwrap();
+        let mut stream: Box<dyn Stream> = Box::new(stream);
+        if self.answer(&mut stream, At::Banner, "220 scripted ready").await.is_none() {
+            return;
+        }
+        while let Some(line) = self.line(&mut stream).await {
+            let number = self.number;
+            let ahead = usize::from(!self.heard.is_empty());
+            self.server.with(|script| {
+                script.ahead += ahead;
+                script.log.push(format!("{number} {line}"));
+            });
+            let verb = line.get(..4).unwrap_or_default().to_ascii_uppercase();
+            if verb == "STAR" {
+                match self.secure(stream).await {
+                    Some(secured) => stream = secured,
+                    None => return,
+                }
+            } else if self.obey(&mut stream, &verb, &line).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    async fn obey(&mut self, stream: &mut Box<dyn Stream>, verb: &str, line: &str) -> Option<()> {
+        match verb {
+            "EHLO" => {
+                let offers = self.server.with(|script| script.offers.clone());
+                let mut lines = vec!["scripted"];
+                lines.extend(offers);
+                let last = lines.len() - 1;
+                let written = lines.iter().enumerate();
+                let text: Vec<_> = written
+                    .map(|(i, line)| format!("250{}{line}", if i == last { ' ' } else { '-' }))
+                    .collect();
+                self.answer(stream, At::Ehlo, &text.join("\r\n")).await.map(drop)
+            }
+            "AUTH" => self.answer(stream, At::Auth, "235 welcome").await.map(drop),
+            "MAIL" => {
+                let taken = self.answer(stream, At::Mail, "250 sender ok").await?;
+                (self.in_transaction, self.recipients) = (taken, Vec::new());
+                Some(())
+            }
+            "RCPT" => self.rcpt(stream, line).await,
+            "DATA" => self.data(stream).await,
+            "RSET" => {
+                (self.in_transaction, self.recipients) = (false, Vec::new());
+                say(stream, "250 reset").await
+            }
+            "QUIT" => {
+                say(stream, "221 bye").await;
+                None
+            }
+            _ => say(stream, "500 what").await,
+        }
+    }
+
+    async fn rcpt(&mut self, stream: &mut Box<dyn Stream>, line: &str) -> Option<()> {
+        let recipient = line.split(['<', '>']).nth(1).unwrap_or_default().to_owned();
+        if !self.in_transaction {
+            return say(stream, "503 no MAIL").await;
+        }
+        let own = self.server.with(|script| script.next_for(&recipient));
+        let taken = match own {
+            Some(act) => perform(stream, act).await?,
+            None => self.answer(stream, At::Rcpt, "250 recipient ok").await?,
+        };
+        if taken {
+            self.recipients.push(recipient);
+        }
+        Some(())
+    }
+
+    async fn data(&mut self, stream: &mut Box<dyn Stream>) -> Option<()> {
+        let regardless = self.server.with(|script| script.data_regardless);
+        if !regardless && (!self.in_transaction || self.recipients.is_empty()) {
+            return say(stream, "503 nobody").await;
+        }
+        if !self.answer(stream, At::Data, "354 go on").await? {
+            return Some(());
+        }
+        if let Some(act) = self.server.with(|script| script.next(At::Body)) {
+            self.more(stream).await?;
+            perform(stream, act).await?;
+        }
+        let mut message = Vec::new();
+        loop {
+            let line = self.raw_line(stream).await?;
+            match line.strip_prefix(b".") {
+                Some(b"\r\n") => break,
+                Some(rest) => message.extend_from_slice(rest),
+                None => message.extend_from_slice(&line),
+            }
+        }
+        let recipients = std::mem::take(&mut self.recipients);
+        self.in_transaction = false;
+        let act = self.server.with(|script| script.next(At::Dot));
+        let fine = match &act {
+            None => true,
+            Some(Act::Say(text) | Act::Bye(text)) => text.starts_with("250"),
+            Some(Act::Close | Act::Text(_)) => false,
+        };
+        let taken = fine && !recipients.is_empty();
+        if taken {
+            let connection = self.number;
+            self.server.with(|script| script.taken.push(Taken { connection, recipients, message }));
+        } else if act.is_none() {
+            return say(stream, "554 no valid recipients").await;
+        }
+        perform(stream, act.unwrap_or(Act::Say("250 taken"))).await.map(drop)
+    }
+
+    /// Answers as the script says, or in the friendly way; whether that was positive.
+    async fn answer(&mut self, stream: &mut Box<dyn Stream>, at: At, friendly: &str) -> Option<bool> {
+        match self.server.with(|script| script.next(at)) {
+            Some(act) => perform(stream, act).await,
+            None => say(stream, friendly).await.map(|()| true),
+        }
+    }
+
+    async fn secure(&mut self, mut stream: Box<dyn Stream>) -> Option<Box<dyn Stream>> {
+        let (tls, injected) = self.server.with(|script| (script.tls.clone(), script.injected));
+        let Some(tls) = tls else {
+            say(&mut stream, "502 no").await?;
+            return Some(stream);
+        };
+        stream.write_all(format!("220 go\r\n{injected}").as_bytes()).await.ok()?;
+        stream.flush().await.ok()?;
+        self.heard.clear();
+        Some(Box::new(tls.accept(stream).await.ok()?))
+    }
+
+    async fn line(&mut self, stream: &mut Box<dyn Stream>) -> Option<String> {
+        let line = self.raw_line(stream).await?;
+        Some(String::from_utf8_lossy(line.strip_suffix(b"\r\n")?).into_owned())
+    }
+
+    async fn raw_line(&mut self, stream: &mut Box<dyn Stream>) -> Option<Vec<u8>> {
+        loop {
+            if let Some(end) = self.heard.windows(2).position(|pair| pair == b"\r\n") {
+                return Some(self.heard.drain(..end + 2).collect());
+            }
+            self.more(stream).await?;
+        }
+    }
+
+    async fn more(&mut self, stream: &mut Box<dyn Stream>) -> Option<()> {
+        let read = stream.read_buf(&mut self.heard).await.ok()?;
+        (read > 0).then_some(())
+    }
+}
+
+async fn say(stream: &mut Box<dyn Stream>, text: &str) -> Option<()> {
+    stream.write_all(format!("{text}\r\n").as_bytes()).await.ok()?;
+    stream.flush().await.ok()
+}
+
+/// Whether the answer was positive; `None` when the conversation is over.
+async fn perform(stream: &mut Box<dyn Stream>, act: Act) -> Option<bool> {
+    let text = match act {
+        Act::Say(text) => text.to_owned(),
+        Act::Text(text) => text,
+        Act::Bye(text) => {
+            say(stream, text).await;
+            return None;
+        }
+        Act::Close => return None,
+    };
+    say(stream, &text).await?;
+    Some(text.starts_with(['2', '3']))
+}

@@ -1,0 +1,550 @@
+//! The way out, against an upstream that does as it is told.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+#[path = "support/scripted.rs"]
+mod scripted;
+
+use bytes::Bytes;
+use mailtrail::clock::{Clock, Timestamp};
+use mailtrail::config::{self, Config};
+use mailtrail::daemon::Daemon;
+use mailtrail::id::TrackingId;
+use mailtrail::ledger::{Accepted, Begun, Recipient, Send, Standing, State, Trail, What};
+use mailtrail::mail::BodyType;
+use mailtrail::tls;
+use scripted::{Act, At, Script, Server, Taken};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const MODES: [&str; 3] = ["pipelining = \"full\"", "pipelining = \"group\"", "pipelining = \"off\""];
+
+#[tokio::test]
+async fn each_recipient_has_its_own_fate() {
+    for mode in MODES {
+        let refused = Act::Say("550 5.1.1 no such user");
+        let later = [Act::Say("451 4.2.0 greylisted"), Act::Say("250 now")];
+        let script = Script::new().to("b@example.net", [refused]).to("c@example.net", later);
+        let scene = Scene::new(script, mode).await;
+        let id = scene.send(1, &["a@example.net", "b@example.net", "c@example.net", "d@example.net"]).await;
+        let trail = scene.settled(id).await;
+        assert_eq!(
+            states(&trail),
+            [State::Relayed, State::Bounced, State::Relayed, State::Relayed],
+            "{mode}"
+        );
+        let to: Vec<_> = scene.server.taken().into_iter().map(|taken| taken.recipients).collect();
+        assert_eq!(to, [vec!["a@example.net", "d@example.net"], vec!["c@example.net"]], "{mode}");
+        assert_eq!((trail.attempts, scene.said("RCPT")), (2, 5), "{mode}");
+        assert_eq!(trail.recipients[1].words.enhanced.as_deref(), Some("5.1.1"), "{mode}");
+    }
+}
+
+#[tokio::test]
+async fn data_that_is_answered_although_nobody_was_taken_is_ended() {
+    let mut script = Script::new().to("b@example.net", [Act::Say("550 no")]);
+    script.data_regardless = true;
+    let scene = Scene::new(script, "connections = 1").await;
+    let refused = scene.send(1, &["b@example.net"]).await;
+    assert_eq!(states(&scene.settled(refused).await), [State::Bounced]);
+    let fine = scene.send(2, &["a@example.net"]).await;
+    assert_eq!(states(&scene.settled(fine).await), [State::Relayed]);
+    assert_eq!(scene.server.taken(), [taken(1, 2)]);
+}
+
+#[tokio::test]
+async fn a_connection_lost_before_the_dot_is_a_temporary_failure() {
+    for at in [At::Banner, At::Ehlo, At::Mail, At::Data, At::Body] {
+        let scene = Scene::new(Script::new().at(at, [Some(Act::Close)]), "").await;
+        let id = scene.send(LONG, &["a@example.net"]).await;
+        let trail = scene.settled(id).await;
+        assert_eq!(attempts(&trail), [Standing::Queued, Standing::Relayed], "{at:?}");
+        assert!(scene.server.taken() == [taken(2, LONG)], "{at:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_lost_after_the_dot_is_unknown_and_tried_again() {
+    for mode in MODES {
+        let scene = Scene::new(Script::new().at(At::Dot, [Some(Act::Close)]), mode).await;
+        let id = scene.send(1, &["a@example.net"]).await;
+        let trail = scene.settled(id).await;
+        assert_eq!(attempts(&trail), [Standing::Unknown, Standing::Relayed], "{mode}");
+        let text = trail.facts[1].words.text.clone().unwrap_or_default();
+        assert!(text.contains("no answer came"), "{text}");
+        assert_eq!(scene.server.taken(), [taken(2, 1)], "{mode}");
+    }
+}
+
+#[tokio::test]
+async fn a_goodbye_between_messages_costs_no_attempt() {
+    for mode in MODES {
+        for bye in [Act::Bye("421 4.4.2 idle too long"), Act::Close] {
+            let scene = Scene::new(Script::new(), &format!("{mode}\nconnections = 1")).await;
+            scene.settled(scene.send(1, &["a@example.net"]).await).await;
+            scene.server.with(|script| script.add(At::Mail, [Some(bye.clone())]));
+            let trail = scene.settled(scene.send(2, &["a@example.net"]).await).await;
+            assert_eq!((attempts(&trail), trail.attempts), (vec![Standing::Relayed], 1), "{mode} {bye:?}");
+            assert_eq!(scene.server.taken(), [taken(1, 1), taken(2, 2)], "{mode} {bye:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_found_dead_costs_no_attempt() {
+    let script = Script::new().at(At::Dot, [Some(Act::Bye("250 and goodbye"))]);
+    let scene = Scene::new(script, "connections = 1").await;
+    scene.settled(scene.send(1, &["a@example.net"]).await).await;
+    let trail = scene.settled(scene.send(2, &["a@example.net"]).await).await;
+    assert_eq!((attempts(&trail), trail.attempts), (vec![Standing::Relayed], 1));
+    assert_eq!(scene.server.taken(), [taken(1, 1), taken(2, 2)]);
+}
+
+#[tokio::test]
+async fn nothing_is_sent_in_clear_where_tls_is_asked_for() {
+    for offer in [None, Some("STARTTLS")] {
+        // Not offered; offered and refused.
+        let mut script = Script::new();
+        script.offers.extend(offer);
+        script.offers.push("AUTH PLAIN");
+        let text = "tls = \"starttls\"\nusername = \"u\"\npassword = \"hunter2\"";
+        let scene = Scene::new(script, text).await;
+        let id = scene.send(1, &["a@example.net"]).await;
+        until("two connections", || scene.server.connections() >= 2).await;
+        let trail = scene.trail(id);
+        assert_eq!(states(&trail), [State::Queued]);
+        assert!(trail.due.is_some());
+        let heard = scene.server.heard();
+        assert!(heard.iter().all(|line| line.contains("EHLO") || line.ends_with("STARTTLS")), "{heard:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_said_in_clear_behind_starttls_is_ignored() {
+    for injected in ["", "250-evil\r\n250 AUTH LOGIN\r\n", "550 5.7.1 go away\r\n"] {
+        let directory = tempfile::tempdir().unwrap();
+        let pair = tls::self_signed(directory.path(), "localhost").unwrap();
+        let mut script = Script::new();
+        script.offers.extend(["STARTTLS", "AUTH PLAIN"]);
+        (script.tls, script.injected) = (Some(tls::acceptor(pair).unwrap()), injected);
+        let ca = directory.path().join("relay.pem");
+        let text = format!(
+            "tls = \"starttls\"\nca_file = {:?}\nusername = \"u\"\npassword = \"p\"\nconnections = 1",
+            ca.display()
+        );
+        let scene = Scene::new(script, &text).await;
+        let trail = scene.settled(scene.send(1, &["a@example.net"]).await).await;
+        assert_eq!(attempts(&trail), [Standing::Relayed], "{injected:?}");
+        let heard: Vec<_> = scene.server.heard().iter().map(|line| line[..6].to_owned()).collect();
+        assert_eq!(
+            heard,
+            ["1 EHLO", "1 STAR", "1 EHLO", "1 AUTH", "1 MAIL", "1 RCPT", "1 DATA"],
+            "{injected:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_refused_login_opens_the_breaker_and_costs_no_attempt_while_it_is_open() {
+    let refused = || Some(Act::Say("535 5.7.8 wrong"));
+    let mut script = Script::new().at(At::Auth, [refused(), refused()]);
+    script.offers.push("AUTH PLAIN");
+    let scene =
+        Scene::new(script, &format!("username = \"u\"\npassword = \"p\"\nconnections = 4\n{QUICK_BREAKER}"))
+            .await;
+    let first = scene.send(1, &["a@example.net"]).await;
+    until("the first login", || scene.said("AUTH") == 1).await;
+    until("its outcome", || scene.trail(first).attempts == 1).await;
+    let mut others = Vec::new();
+    for number in 2..8 {
+        others.push(scene.send(number, &["a@example.net"]).await);
+    }
+    until("the failed probe", || scene.said("AUTH") == 2).await;
+    for id in &others {
+        assert_eq!((scene.trail(*id).attempts, states(&scene.trail(*id))), (0, vec![State::Queued]));
+    }
+    assert_eq!(scene.trail(first).attempts, 1);
+    for id in others {
+        let trail = scene.settled(id).await;
+        assert_eq!((attempts(&trail), trail.attempts), (vec![Standing::Relayed], 1));
+    }
+    assert_eq!(attempts(&scene.settled(first).await), [Standing::Queued, Standing::Relayed]);
+}
+
+/// The probe's own message may be refused, too large, or lost: the breaker must not wait for it for ever.
+#[tokio::test]
+async fn a_probe_that_finds_nothing_out_does_not_hold_the_breaker() {
+    for (at, act) in [
+        (At::Rcpt, Act::Say("550 no such user")),
+        (At::Mail, Act::Say("451 not now")),
+        (At::Body, Act::Close),
+        (At::Dot, Act::Close),
+    ] {
+        let mut script =
+            Script::new().at(At::Auth, [Some(Act::Say("535 wrong"))]).at(at, [Some(act.clone())]);
+        script.offers.push("AUTH PLAIN");
+        let scene = Scene::new(script, &format!("username = \"u\"\npassword = \"p\"\n{QUICK_BREAKER}")).await;
+        let probe = scene.send(1, &["a@example.net"]).await;
+        scene.settled(probe).await;
+        let next = scene.settled(scene.send(2, &["a@example.net"]).await).await;
+        assert_eq!(states(&next), [State::Relayed], "{at:?} {act:?}");
+    }
+}
+
+#[tokio::test]
+async fn fifty_messages_arrive_once_each() {
+    for mode in MODES {
+        let scene = Scene::new(Script::new(), &format!("{mode}\nconnections = 1")).await;
+        let ids = scene.send_many(1..=50).await;
+        for id in ids {
+            assert_eq!(attempts(&scene.settled(id).await), [Standing::Relayed], "{mode}");
+        }
+        assert_eq!(scene.server.connections(), 1, "{mode}");
+        scene.assert_each_taken_once(1..=50, mode);
+        let ahead = scene.server.with(|script| script.ahead);
+        let expected = match mode {
+            _ if mode == MODES[0] => 100..,
+            _ if mode == MODES[1] => 90..,
+            _ => 0..,
+        };
+        assert!(expected.contains(&ahead) && (mode != MODES[2] || ahead == 0), "{mode}: {ahead}");
+    }
+}
+
+#[tokio::test]
+async fn a_chain_survives_what_happens_in_its_middle() {
+    let middle = |act: Act| [None, None, None, Some(act)];
+    for mode in MODES {
+        for (at, act, expected) in [
+            (At::Dot, Act::Say("550 5.7.1 spam"), &[Standing::Bounced][..]),
+            (At::Dot, Act::Say("452 4.3.1 full"), &[Standing::Queued, Standing::Relayed]),
+            (At::Dot, Act::Bye("421 4.3.2 restarting"), &[Standing::Queued, Standing::Relayed]),
+            (At::Dot, Act::Bye("250 the last"), &[Standing::Relayed]),
+            (At::Dot, Act::Close, &[Standing::Unknown, Standing::Relayed]),
+            (At::Mail, Act::Say("451 4.3.0 not now"), &[Standing::Queued, Standing::Relayed]),
+            (At::Mail, Act::Close, &[Standing::Relayed]),
+            (At::Rcpt, Act::Say("550 5.1.1 who"), &[Standing::Bounced]),
+            (At::Rcpt, Act::Close, &[Standing::Relayed]),
+            (At::Data, Act::Say("451 4.3.0 not now"), &[Standing::Queued, Standing::Relayed]),
+            (At::Data, Act::Close, &[Standing::Relayed]),
+            // Its dot was on the way already.
+            (At::Body, Act::Close, &[Standing::Unknown, Standing::Relayed]),
+        ] {
+            let script = Script::new().at(at, middle(act.clone()));
+            let scene = Scene::new(script, &format!("{mode}\nconnections = 1")).await;
+            let what = format!("{mode} {at:?} {act:?}");
+            let mut odd = Vec::new();
+            for id in scene.send_many(1..=10).await {
+                let attempts = attempts(&scene.settled(id).await);
+                odd.extend((attempts != [Standing::Relayed]).then_some(attempts));
+            }
+            let usual = expected == [Standing::Relayed];
+            assert_eq!(odd, if usual { vec![] } else { vec![expected.to_vec()] }, "{what}");
+            let lost = usize::from(expected == [Standing::Bounced]);
+            let subjects: BTreeSet<_> =
+                scene.server.taken().iter().map(|taken| taken.message.clone()).collect();
+            assert_eq!((scene.server.taken().len(), subjects.len()), (10 - lost, 10 - lost), "{what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_pipelining_hears_one_command_at_a_time() {
+    let mut script = Script::new();
+    script.offers.clear();
+    let scene = Scene::new(script, "connections = 1").await;
+    for id in scene.send_many(1..=5).await {
+        assert_eq!(attempts(&scene.settled(id).await), [Standing::Relayed]);
+    }
+    scene.assert_each_taken_once(1..=5, "no pipelining");
+    assert_eq!((scene.server.with(|script| script.ahead), scene.server.connections()), (0, 1));
+}
+
+#[tokio::test]
+async fn mailguns_limit_pauses_everything_until_it_ends() {
+    let until_then = Timestamp::from_seconds(Clock::System.now().seconds() + 3);
+    let text = format!(
+        "421 Domain mg.example.com is not allowed to send: recipient limit exceeded, try again after {}",
+        until_then.rfc5322().replace("+0000", "UTC")
+    );
+    let mut script = Script::new().at(At::Data, [Some(Act::Text(text))]);
+    script.offers.push("AUTH PLAIN");
+    let scene = Scene::of("mailgun", script, "username = \"u\"\npassword = \"p\"\nconnections = 1").await;
+    let first = scene.send(1, &["a@example.net"]).await;
+    until("the limit", || scene.trail(first).attempts == 1).await;
+    assert!(scene.trail(first).due >= Some(until_then));
+    let second = scene.send(2, &["a@example.net"]).await;
+    let trails = [scene.settled(first).await, scene.settled(second).await];
+    assert!(Clock::System.now() >= until_then);
+    assert_eq!(trails.map(|trail| trail.attempts), [2, 1]);
+    assert_eq!(scene.said("DATA"), 3);
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_old_expires() {
+    let script = Script::new().to("a@example.net", [Act::Say("451 never")]);
+    let scene = Scene::changed("plain", script, "", |config| {
+        config.upstreams[0].retry.give_up_after = Duration::from_secs(1);
+    });
+    let scene = scene.await;
+    let trail = scene.settled(scene.send(1, &["a@example.net", "b@example.net"]).await).await;
+    assert_eq!(states(&trail), [State::Expired, State::Relayed]);
+    assert!(trail.attempts > 2, "{}", trail.attempts);
+    let last = trail.facts.last().unwrap();
+    assert!(last.at.since(trail.send.id.timestamp()) >= Duration::from_secs(1), "{last:?}");
+    assert_eq!(last.words.code, Some(451));
+}
+
+#[tokio::test]
+async fn a_message_expires_behind_an_open_breaker_too() {
+    let breaker = "[upstream.breaker]\nfailures = 1\npause = \"5min\"";
+    let script = Script::new().at(At::Banner, [Some(Act::Bye("554 not today"))]);
+    let scene = Scene::changed("plain", script, breaker, |config| {
+        config.upstreams[0].retry.give_up_after = Duration::from_secs(1);
+    });
+    let scene = scene.await;
+    let first = scene.send(1, &["a@example.net"]).await;
+    until("the failure", || scene.trail(first).attempts == 1).await;
+    let second = scene.send(2, &["a@example.net"]).await;
+    for id in [first, second] {
+        assert_eq!(states(&scene.settled(id).await), [State::Expired]);
+    }
+    assert_eq!(scene.server.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_carries_as_many_messages_as_it_may() {
+    for mode in MODES {
+        let text = format!("{mode}\nconnections = 1\nmessages_per_connection = 3");
+        let scene = Scene::new(Script::new(), &text).await;
+        for id in scene.send_many(1..=7).await {
+            scene.settled(id).await;
+        }
+        let carried = [1, 2, 3]
+            .map(|number| scene.server.taken().iter().filter(|taken| taken.connection == number).count());
+        assert_eq!(carried, [3, 3, 1], "{mode}");
+        until("both goodbyes", || scene.said("QUIT") >= 2).await;
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed() {
+    let scene = Scene::new(Script::new(), "idle_timeout = \"1s\"").await;
+    let started = Instant::now();
+    scene.settled(scene.send(1, &["a@example.net"]).await).await;
+    until("the goodbye", || scene.said("QUIT") == 1).await;
+    assert!(started.elapsed() >= Duration::from_secs(1));
+    scene.settled(scene.send(2, &["a@example.net"]).await).await;
+    assert_eq!(scene.server.taken(), [taken(1, 1), taken(2, 2)]);
+}
+
+/// Mail that comes in the moment in which the only connection gives up waiting must not be forgotten.
+#[tokio::test]
+async fn mail_at_the_end_of_an_idle_connection_is_not_forgotten() {
+    let idle = Duration::from_millis(4);
+    let scene = Scene::changed("plain", Script::new(), "connections = 1", |config| {
+        config.upstreams[0].transport.idle_timeout = idle;
+    });
+    let scene = scene.await;
+    let mut random = fastrand::Rng::with_seed(4);
+    for number in 0..250 {
+        let started = Instant::now();
+        let id = scene.send(number, &["a@example.net"]).await;
+        scene.settled(id).await;
+        assert!(
+            started.elapsed() < Duration::from_secs(4),
+            "message {number} waited {:?}",
+            started.elapsed()
+        );
+        tokio::time::sleep(idle.mul_f64(random.f64() * 1.5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_restart_takes_the_queue_up_again() {
+    let later = [Act::Say("451 not before the restart")];
+    let mut scene = Scene::new(Script::new().to("a@example.net", later), "").await;
+    let ids = scene.send_many(1..=5).await;
+    for id in &ids {
+        until("an attempt", || scene.trail(*id).attempts >= 1).await;
+    }
+    let cut_off = scene.send(6, &["b@example.net"]).await;
+    scene.settled(cut_off).await;
+    let interrupted = scene.send(7, &["a@example.net"]).await;
+    until("its attempt", || scene.trail(interrupted).attempts >= 1).await;
+    scene.stop().await;
+    let begun = Begun { id: interrupted, at: Clock::System.now(), upstream: "up".into() };
+    let store = loop {
+        match mailtrail::store::Store::open(&scene.config.data_dir, Clock::System) {
+            Ok((store, _)) => break store,
+            Err(mailtrail::store::OpenError::Locked(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    store.begin(begun).await.unwrap();
+    drop(store);
+    scene.server.with(|script| *script = Script::new());
+    scene.start().await;
+    for id in ids {
+        let trail = scene.settled(id).await;
+        assert_eq!(states(&trail), [State::Relayed]);
+        assert!(!attempts(&trail).contains(&Standing::Unknown));
+    }
+    let trail = scene.settled(interrupted).await;
+    assert_eq!(states(&trail), [State::Relayed]);
+    assert!(attempts(&trail).contains(&Standing::Unknown), "{trail:?}");
+    assert_eq!(scene.trail(cut_off).attempts, 1);
+}
+
+/// A relay, its upstream, and the directory of its store.
+struct Scene {
+    server: Server,
+    config: Config,
+    daemon: Option<Daemon>,
+    _directory: TempDir,
+}
+
+impl Scene {
+    async fn new(script: Script, upstream: &str) -> Self {
+        Self::of("plain", script, upstream).await
+    }
+
+    async fn of(provider: &str, script: Script, upstream: &str) -> Self {
+        Self::changed(provider, script, upstream, |_| {}).await
+    }
+
+    /// `change` sets what the configuration's bounds do not let a test set.
+    async fn changed(
+        provider: &str,
+        script: Script,
+        upstream: &str,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let server = Server::start(script).await;
+        let (tls, breaker) = (["tls = \"none\"\n", ""][usize::from(upstream.contains("tls ="))], upstream);
+        let text = format!(
+            "[server]\nhostname = \"relay.example.com\"\ndata_dir = {:?}\n\
+             [[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"none\"\nauth = \"none\"\n\
+             [[upstream]]\nname = \"up\"\nprovider = \"{provider}\"\nhost = \"127.0.0.1\"\nport = {}\n{tls}{breaker}\n\
+             [upstream.retry]\nfirst = \"100ms\"\nmax = \"1s\"\n",
+            directory.path().join("data").display().to_string(),
+            server.address.port()
+        );
+        let mut config = config::parse(&text, Path::new("test.toml"), &BTreeMap::new()).unwrap();
+        change(&mut config);
+        let mut scene = Self { server, config, daemon: None, _directory: directory };
+        scene.start().await;
+        scene
+    }
+
+    async fn start(&mut self) {
+        self.daemon = Some(Daemon::start(&self.config, Clock::System, None).await.unwrap());
+    }
+
+    async fn stop(&mut self) {
+        self.daemon.take().unwrap().stop().await;
+    }
+
+    /// Puts a message into the queue.
+    async fn send(&self, number: u64, recipients: &[&str]) -> TrackingId {
+        let id = TrackingId::new(Clock::System.now(), u128::from(number));
+        let message = message(number);
+        let send = Send {
+            id,
+            client: "test".into(),
+            user: None,
+            peer: None,
+            sender: "bounces@example.com".parse().ok(),
+            body: BodyType::SevenBit,
+            smtputf8: false,
+            message_id: None,
+            subject: number.to_string(),
+            record: None,
+            tags: Vec::new(),
+            size: message.len() as u64,
+        };
+        let recipients = recipients.iter().map(|to| to.parse().unwrap()).collect();
+        let store = self.daemon.as_ref().unwrap().store();
+        store.accept(Accepted { send, recipients }, Bytes::from(message)).await.unwrap();
+        until("its trail", || self.find(id).is_some()).await;
+        id
+    }
+
+    async fn send_many(&self, numbers: impl IntoIterator<Item = u64>) -> Vec<TrackingId> {
+        let sends = numbers.into_iter().map(|number| self.send(number, &["a@example.net"]));
+        futures_util::future::join_all(sends).await
+    }
+
+    fn trail(&self, id: TrackingId) -> Trail {
+        self.find(id).unwrap()
+    }
+
+    fn find(&self, id: TrackingId) -> Option<Trail> {
+        self.daemon.as_ref().unwrap().store().trail(id).unwrap()
+    }
+
+    /// The trail when nobody waits any more.
+    async fn settled(&self, id: TrackingId) -> Trail {
+        let done = || {
+            self.find(id)
+                .is_some_and(|trail| !trail.recipients.iter().any(Recipient::waits) && !trail.sending)
+        };
+        until("the end of a send", done).await;
+        self.trail(id)
+    }
+
+    /// How often a command was heard.
+    fn said(&self, verb: &str) -> usize {
+        self.server.heard().iter().filter(|line| line.split(' ').nth(1) == Some(verb)).count()
+    }
+
+    fn assert_each_taken_once(&self, numbers: impl IntoIterator<Item = u64>, what: &str) {
+        let mut messages: Vec<_> = self.server.taken().into_iter().map(|taken| taken.message).collect();
+        let mut expected: Vec<_> = numbers.into_iter().map(|number| message(number).into_bytes()).collect();
+        (messages.sort(), expected.sort());
+        assert!(messages == expected, "{what}: {} messages", messages.len());
+    }
+}
+
+/// Dots where they matter, and a length of its own.
+fn message(number: u64) -> String {
+    if number == LONG {
+        return format!("Subject: long\r\n\r\n{}", format!("{}\r\n", "x".repeat(990)).repeat(12_000));
+    }
+    let lines = "\r\n..two\r\n.\r\nline.\r\n".repeat(number as usize % 100 * 3);
+    format!("Subject: {number}\r\n\r\n.first\r\n{lines}\r\n.\r\n")
+}
+
+fn taken(connection: usize, number: u64) -> Taken {
+    Taken { connection, recipients: vec!["a@example.net".into()], message: message(number).into_bytes() }
+}
+
+fn states(trail: &Trail) -> Vec<State> {
+    trail.recipients.iter().map(Recipient::state).collect()
+}
+
+/// What the attempts came to, oldest first.
+fn attempts(trail: &Trail) -> Vec<Standing> {
+    let facts = trail.facts.iter();
+    let standings = facts.filter_map(|fact| match fact.what {
+        What::Attempted(standing) => Some(standing),
+        What::Accepted | What::Reported(_) => None,
+    });
+    standings.collect()
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what} did not come");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// A message that no buffer between relay and server holds.
+const LONG: u64 = 1_000_000;
+/// Short pauses, also after a refused login.
+const QUICK_BREAKER: &str = "[upstream.breaker]\npause = \"100ms\"\nlongest_pause = \"1s\"";
