@@ -1,6 +1,6 @@
 //! The way out, against an upstream that does as it is told.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[path = "support/scripted.rs"]
 mod scripted;
@@ -370,8 +370,8 @@ async fn a_restart_takes_the_queue_up_again() {
     for id in &ids {
         until("an attempt", || scene.trail(*id).attempts >= 1).await;
     }
-    let cut_off = scene.send(6, &["b@example.net"]).await;
-    scene.settled(cut_off).await;
+    let known = scene.send(6, &["b@example.net"]).await;
+    scene.settled(known).await;
     let interrupted = scene.send(7, &["a@example.net"]).await;
     until("its attempt", || scene.trail(interrupted).attempts >= 1).await;
     scene.stop().await;
@@ -383,7 +383,9 @@ async fn a_restart_takes_the_queue_up_again() {
             Err(error) => panic!("{error}"),
         }
     };
-    store.begin(begun).await.unwrap();
+    store.begin(begun.clone()).await.unwrap();
+    // What became of this one is known, by an event for example.
+    store.begin(Begun { id: known, ..begun.clone() }).await.unwrap();
     drop(store);
     scene.server.with(|script| *script = Script::new());
     scene.start().await;
@@ -395,7 +397,7 @@ async fn a_restart_takes_the_queue_up_again() {
     let trail = scene.settled(interrupted).await;
     assert_eq!(states(&trail), [State::Relayed]);
     assert!(attempts(&trail).contains(&Standing::Unknown), "{trail:?}");
-    assert_eq!(scene.trail(cut_off).attempts, 1);
+    assert_eq!(attempts(&scene.settled(known).await), [Standing::Relayed]);
 }
 
 /// A relay, its upstream, and the directory of its store.
@@ -504,7 +506,8 @@ impl Scene {
     fn assert_each_taken_once(&self, numbers: impl IntoIterator<Item = u64>, what: &str) {
         let mut messages: Vec<_> = self.server.taken().into_iter().map(|taken| taken.message).collect();
         let mut expected: Vec<_> = numbers.into_iter().map(|number| message(number).into_bytes()).collect();
-        (messages.sort(), expected.sort());
+        messages.sort();
+        expected.sort();
         assert!(messages == expected, "{what}: {} messages", messages.len());
     }
 }

@@ -145,7 +145,12 @@ impl Queue {
                 id,
                 at: now,
                 upstream: self.shared.settings.name.clone(),
-                settled: vec![Settled { recipients, standing: Standing::Unknown, words }],
+                // Nobody may wait any more: an event came first.
+                settled: if recipients.is_empty() {
+                    Vec::new()
+                } else {
+                    vec![Settled { recipients, standing: Standing::Unknown, words }]
+                },
                 due: Some(due),
             });
             self.shared.settling.close();
