@@ -367,9 +367,9 @@ async fn events_in_any_order_and_number_end_in_the_same() {
         }
         let mut ends = Vec::new();
         for order in 0..3 {
-            let number = seed * 10 + order;
+            let number = seed * 10 + order as u64;
             let message_id = format!("{number}@example.com");
-            let mut commits: Vec<_> = events.iter().chain(&events[..events.len() / 2]).collect();
+            let mut commits: Vec<_> = events.iter().chain(&events[..events.len() * order / 2]).collect();
             random.shuffle(&mut commits);
             let accept_at = random.usize(..=commits.len());
             let commit = async |place: usize| {
