@@ -254,7 +254,7 @@ fn recipient_view(trail: &Trail, recipient: &Recipient) -> RecipientView {
 
 /// The code, status and text behind a state, as the other side wrote them.
 fn reason(recipient: &Recipient) -> Option<String> {
-    let words = &recipient.words;
+    let words = recipient.reason();
     let code = words.code.map(|code| code.to_string());
     let parts = [code.as_deref(), words.enhanced.as_deref(), plain_text(words)];
     let said: Vec<_> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();

@@ -9,5 +9,5 @@ mod recipient;
 mod send;
 
 pub use fact::{Fact, Rung, Source, What};
-pub use recipient::{Mark, MarkKind, Marks, Recipient, Standing, State};
+pub use recipient::{Failure, Mark, MarkKind, Marks, Recipient, Standing, State};
 pub use send::{Accepted, Begun, Notice, Outcome, Send, Settled, Trail};

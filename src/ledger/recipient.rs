@@ -11,8 +11,28 @@ pub struct Recipient {
     pub standing: Standing,
     /// What the provider reported.
     pub marks: Marks,
-    /// The words behind the state: the last that decided something.
+    /// What our last attempt heard.
     pub words: Words,
+    /// The provider's report of a permanent failure; of several the one that every order of arrival ends with.
+    pub failure: Option<Failure>,
+}
+
+/// A provider's report of a permanent failure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Bounced, suppressed or rejected.
+    pub kind: Kind,
+    /// When.
+    pub at: Timestamp,
+    /// In its words.
+    pub words: Words,
+}
+
+impl Failure {
+    /// The graver kind first, then the earlier, then by its words.
+    fn order(&self) -> (Kind, Timestamp, &str, Option<&str>) {
+        (self.kind, self.at, &self.words.name, self.words.text.as_deref())
+    }
 }
 
 /// What we ourselves know about a recipient.
@@ -152,17 +172,32 @@ impl Marks {
 impl Recipient {
     /// A recipient of a send that was just accepted.
     pub fn new(address: Mailbox) -> Self {
-        Self { address, standing: Standing::Queued, marks: Marks::default(), words: Words::default() }
+        Self {
+            address,
+            standing: Standing::Queued,
+            marks: Marks::default(),
+            words: Words::default(),
+            failure: None,
+        }
     }
 
     /// Takes a provider's event; the caller has made sure that it is no repetition.
     pub fn report(&mut self, event: &Event) {
         let kind = if event.by_machine { MarkKind::ByMachine(event.kind) } else { MarkKind::By(event.kind) };
-        let before = self.state();
         self.marks.add(kind, event.at);
-        let decides = matches!(event.kind, Kind::Bounced | Kind::Suppressed | Kind::Rejected);
-        if decides && (self.state() != before || self.words == Words::default()) {
-            self.words = event.words.clone();
+        if matches!(event.kind, Kind::Bounced | Kind::Suppressed | Kind::Rejected) {
+            let reported = Failure { kind: event.kind, at: event.at, words: event.words.clone() };
+            if self.failure.as_ref().is_none_or(|known| reported.order() < known.order()) {
+                self.failure = Some(reported);
+            }
+        }
+    }
+
+    /// The words behind the state.
+    pub fn reason(&self) -> &Words {
+        match &self.failure {
+            Some(failure) if self.standing != Standing::Bounced => &failure.words,
+            _ => &self.words,
         }
     }
 
@@ -246,7 +281,7 @@ mod tests {
             let apply = |events: &[Event]| {
                 let mut recipient = Recipient::new("ada@example.net".parse().unwrap());
                 events.iter().for_each(|event| recipient.report(event));
-                (recipient.state(), recipient.marks)
+                (recipient.state(), recipient.failure, recipient.marks)
             };
             let first = apply(&events);
             random.shuffle(&mut events);

@@ -7,7 +7,7 @@ use super::worker::{SETTLE_AGAIN, Worker};
 use crate::clock::{Clock, Timestamp};
 use crate::id::TrackingId;
 use crate::ledger::{Outcome, Settled, Standing};
-use crate::store::{ReadError, Store};
+use crate::store::{CommitError, ReadError, Store};
 use crate::transport::breaker::State;
 use crate::transport::{Fault, Health, Settings};
 use std::collections::HashSet;
@@ -264,6 +264,10 @@ impl Shared {
         self.settling.spawn(async move {
             while let Err(error) = shared.store.settle(outcome.clone()).await {
                 tracing::error!(id = %outcome.id, %error, "an attempt's outcome cannot be kept");
+                if matches!(error, CommitError::ReadOnly) {
+                    // The store is gone until a restart, which takes the attempt for unknown.
+                    return;
+                }
                 tokio::time::sleep(SETTLE_AGAIN).await;
             }
             shared.finished(outcome.id);

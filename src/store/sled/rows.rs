@@ -1,7 +1,7 @@
 //! The rows in their own types. They are rebuilt from the journal when [`SCHEMA`] changes, so no old shape is kept.
 
 use crate::clock::Timestamp;
-use crate::ledger::{Fact, Mark, MarkKind, Marks, Recipient, Rung, Source, What};
+use crate::ledger::{Fact, Failure, Mark, MarkKind, Marks, Recipient, Rung, Source, What};
 use crate::store::journal::Place;
 use crate::store::record::{EventV1, SendV1, StandingV1, WordsV1, kind_code, kind_of};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -24,6 +24,7 @@ pub struct RecipientRow {
     standing: StandingV1,
     marks: Vec<(u8, bool, u64, u64, u32)>,
     words: WordsV1,
+    failure: Option<(u8, u64, WordsV1)>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -77,6 +78,10 @@ impl From<&Recipient> for RecipientRow {
             standing: recipient.standing.into(),
             marks: marks.collect(),
             words: (&recipient.words).into(),
+            failure: recipient
+                .failure
+                .as_ref()
+                .map(|failure| (kind_code(failure.kind), failure.at.millis(), (&failure.words).into())),
         }
     }
 }
@@ -93,6 +98,11 @@ impl RecipientRow {
             standing: self.standing.into(),
             marks: Marks::new(marks.collect()),
             words: self.words.into(),
+            failure: self.failure.map(|(kind, at, words)| Failure {
+                kind: kind_of(kind),
+                at: Timestamp::from_millis(at),
+                words: words.into(),
+            }),
         })
     }
 }
