@@ -167,21 +167,21 @@ impl Dialogue {
         };
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        let mut talk = Talk { wire: BufReader::new(Box::new(stream)), cut };
+        let mut talk = Talk { wire: BufReader::new(Box::new(stream)), cut, ids: Vec::new() };
         for turn in in_order(&self.turns, cut) {
             talk = talk.take(&turn, &relay).await;
         }
-        drop(talk);
-        let arrived = sink.wait_for(self.arrivals.len()).await;
+        let Talk { wire, ids, .. } = talk;
+        drop(wire);
+        assert_eq!(ids.len(), self.arrivals.len(), "{cut:?}: messages promised");
+        for (id, end) in ids.iter().zip(&self.arrivals) {
+            let (mail, end) = (sink.arrival(id).await, end.escape_ascii().to_string());
+            let message = mail.message.escape_ascii().to_string();
+            assert!(message.ends_with(&end), "{cut:?}: {id} is\n{message}\nand not\n{end}");
+        }
         let (store, _directory) = relay.stop().await;
         assert_eq!(all_sends(&store).len(), self.arrivals.len(), "{cut:?}: messages kept");
         assert_eq!(sink.count(), self.arrivals.len(), "{cut:?}: messages relayed");
-        let mut arrived: Vec<_> = arrived.iter().map(|mail| (mail.id(), &mail.message)).collect();
-        arrived.sort();
-        for (end, (id, message)) in self.arrivals.iter().zip(arrived) {
-            let (message, end) = (message.escape_ascii(), end.escape_ascii().to_string());
-            assert!(message.to_string().ends_with(&end), "{cut:?}: {id} is\n{message}\nand not\n{end}");
-        }
         log.check(&self.warnings, cut);
     }
 }
@@ -209,6 +209,8 @@ fn in_order(turns: &[Turn], cut: Cut) -> Vec<Turn> {
 struct Talk {
     wire: BufReader<Box<dyn Wire>>,
     cut: Cut,
+    /// Tracking ids that were heard.
+    ids: Vec<String>,
 }
 
 impl Talk {
@@ -222,6 +224,7 @@ impl Talk {
                     None => heard == *expected,
                 };
                 assert!(fits, "{:?}: heard {heard:?} and not {expected:?}", self.cut);
+                self.ids.extend(heard.strip_prefix("250 2.0.0 Queued as ").map(str::to_owned));
             }
             Turn::Tls => {
                 assert!(self.wire.buffer().is_empty(), "{:?}: said in clear behind STARTTLS", self.cut);
@@ -236,9 +239,8 @@ impl Talk {
             Turn::Closed => {
                 let mut rest = Vec::new();
                 let read = timeout(support::PATIENCE, self.wire.read_to_end(&mut rest)).await;
-                // A server need not say goodbye to TLS.
-                let fine = |error: &io::Error| error.kind() == io::ErrorKind::UnexpectedEof;
-                assert!(read.expect("the relay closes").as_ref().err().is_none_or(fine));
+                // Within TLS the end is an error unless the relay says goodbye there too.
+                read.expect("the relay closes").unwrap();
                 assert_eq!(rest.escape_ascii().to_string(), "", "{:?}: more was said", self.cut);
             }
         }

@@ -57,8 +57,15 @@ impl Conversation {
         Self { stream, peer, front, session, input: Input::default(), output: Vec::new() }
     }
 
-    /// Talks until one of the two leaves.
+    /// Talks until one of the two leaves; ends the stream properly, within TLS too (RFC 8446 section 6.1).
     pub async fn run(mut self) -> io::Result<End> {
+        let end = self.talk().await?;
+        // A client that is gone already does not mind.
+        let _ = timeout(WRITE, self.stream.shutdown()).await;
+        Ok(end)
+    }
+
+    async fn talk(&mut self) -> io::Result<End> {
         self.session.greeting().write(&mut self.output);
         loop {
             while let Some(line) = self.input.line() {
