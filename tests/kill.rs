@@ -260,7 +260,7 @@ impl Tally {
             let fits = promised.get(mail.id()).is_none_or(|known| *known == number);
             assert!(fits && mail.message.ends_with(message(number).as_bytes()), "{} is whole", mail.id());
         }
-        let kept = all_sends(&store);
+        let kept = all_sends(store);
         let mut tally = Self { promised: promised.len(), arrived: copies.len(), ..Self::default() };
         tally.kept_unheard = kept.iter().filter(|id| !promised.contains_key(&id.to_string())).count();
         assert_eq!(kept.len(), tally.promised + tally.kept_unheard, "what was promised is in the store");

@@ -155,7 +155,7 @@ async fn one_refused_recipient_does_not_hold_the_other() {
     let store = relay.store().clone();
     let states = || {
         let trail = store.trail(id.parse().unwrap()).unwrap().expect("what was accepted has a trail");
-        trail.due.is_none().then(|| trail.recipients)
+        trail.due.is_none().then_some(trail.recipients)
     };
     let recipients = support::eventually("both recipients are settled", states).await;
     let of = |address: &str| recipients.iter().find(|known| known.address.as_str() == address).unwrap();
