@@ -3,6 +3,7 @@
 use crate::admin::{self, Panel};
 use crate::clock::Clock;
 use crate::config::{Config, Upstream};
+use crate::id::Mint;
 use crate::provider::Provider;
 use crate::queue::{Parts, Queue};
 use crate::smtp::Rules;
@@ -138,7 +139,7 @@ impl Daemon {
         let accounts = Arc::new(Accounts::new(config.users.clone()));
         let mut providers: Vec<Provider> = config.upstreams.iter().map(|u| u.transport.provider).collect();
         providers.dedup();
-        let crowd = Crowd::default();
+        let (crowd, mint) = (Crowd::default(), Arc::new(Mint::default()));
         let mut doors = Vec::new();
         for listener in &config.listeners {
             let front = Front {
@@ -148,6 +149,7 @@ impl Daemon {
                 tls: acceptor.clone(),
                 store: self.store.clone(),
                 clock,
+                mint: mint.clone(),
                 providers: providers.clone(),
                 stopping: self.stopping.clone(),
             };

@@ -4,6 +4,7 @@
 use crate::clock::Timestamp;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 use ulid::Ulid;
 
 /// The identity of one send (one SMTP transaction): a ULID, 26 characters of Crockford base32, sortable by time,
@@ -49,6 +50,24 @@ impl TrackingId {
     }
 }
 
+/// Makes ids that ascend, also within a millisecond and when the clock steps back.
+#[derive(Debug, Default)]
+pub struct Mint(Mutex<Option<Ulid>>);
+
+impl Mint {
+    /// The next id, for a send accepted at `now`; `random` as for [`TrackingId::new`].
+    pub fn next(&self, now: Timestamp, random: u128) -> TrackingId {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = Ulid::from_parts(now.millis(), random);
+        let id = match *last {
+            Some(last) if fresh <= last => last.increment().unwrap_or(fresh),
+            _ => fresh,
+        };
+        *last = Some(id);
+        TrackingId(id)
+    }
+}
+
 impl fmt::Display for TrackingId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0.array_to_str(&mut [0; ulid::ULID_LEN]))
@@ -89,6 +108,14 @@ mod tests {
         assert_eq!(early.to_string().parse(), Ok(early));
         assert_eq!(TrackingId::from_bytes(late.to_bytes()), late);
         assert_eq!(late.timestamp().millis(), 1_789_387_199_001);
+    }
+
+    #[test]
+    fn minted_ids_ascend_whatever_the_clock_does() {
+        let (mint, mut random) = (Mint::default(), fastrand::Rng::with_seed(3));
+        let times = [5, 5, 5, 6, 4, 7, 7, 1];
+        let ids = times.map(|millis| mint.next(Timestamp::from_millis(millis), random.u128(..)));
+        assert!(ids.is_sorted() && ids[5].timestamp().millis() == 7, "{ids:?}");
     }
 
     #[test]

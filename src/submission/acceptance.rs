@@ -116,6 +116,11 @@ fn strip(circumstances: &Circumstances<'_>, buffer: &mut Vec<u8>) {
 
 fn received(circumstances: &Circumstances<'_>, envelope: &Envelope) -> HeaderLine {
     let Circumstances { id, now, hostname, peer, client_name, protocol, .. } = circumstances;
+    // RFC 6531 section 4.3: UTF8SMTPSA for ESMTPSA.
+    let protocol = match protocol.strip_prefix('E') {
+        Some(protocol) if envelope.smtputf8 => format!("UTF8{protocol}"),
+        _ => (*protocol).to_owned(),
+    };
     let name = if client_name.is_empty() { "unknown" } else { client_name };
     let literal = match peer {
         IpAddr::V4(v4) => format!("[{v4}]"),

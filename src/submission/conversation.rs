@@ -2,7 +2,6 @@
 
 use super::acceptance::{self, Circumstances, HEADROOM};
 use super::listener::Front;
-use crate::id::TrackingId;
 use crate::smtp::{Decoder, Fed, Limits, Reply, Session, Step};
 use crate::store::CommitError;
 use std::io;
@@ -166,7 +165,7 @@ impl Conversation {
         let Some(envelope) = self.session.take_envelope() else { return Reply::LocalError };
         let now = self.front.clock.now();
         let circumstances = Circumstances {
-            id: TrackingId::new(now, fastrand::u128(..)),
+            id: self.front.mint.next(now, fastrand::u128(..)),
             now,
             hostname: &self.front.rules.hostname,
             peer: self.peer.ip().to_canonical(),

@@ -4,6 +4,7 @@ use super::accounts::Accounts;
 use super::conversation::{Conversation, End, Stream};
 use super::settings::{Listener, ListenerTls};
 use crate::clock::Clock;
+use crate::id::Mint;
 use crate::provider::Provider;
 use crate::smtp::{Limits, Reply, Rules};
 use crate::store::Store;
@@ -34,6 +35,8 @@ pub struct Front {
     pub store: Store,
     /// The time.
     pub clock: Clock,
+    /// Where ids come from.
+    pub mint: Arc<Mint>,
     /// The providers that mail may go to.
     pub providers: Vec<Provider>,
     /// Set when we stop.
