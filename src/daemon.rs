@@ -14,7 +14,7 @@ use crate::webhook::{self, Inbox, Source};
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -186,8 +186,10 @@ impl Daemon {
     ) -> Result<(), StartError> {
         let path = &config.admin.socket;
         let bind = |source| bind_error("the admin socket", path.display())(source);
-        // The store's lock is ours: a socket that is still there is a dead process's.
-        let _ = std::fs::remove_file(path);
+        // A socket that is still there and that nobody answers on is a dead process's.
+        if is_dead_socket(path) {
+            std::fs::remove_file(path).map_err(bind)?;
+        }
         let socket = UnixListener::bind(path).map_err(bind)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(bind)?;
         let served = axum::serve(socket, admin::router(panel));
@@ -216,6 +218,11 @@ impl Daemon {
         self.talk.spawn(served.with_graceful_shutdown(self.silent.clone().cancelled_owned()).into_future());
         Ok(())
     }
+}
+
+fn is_dead_socket(path: &Path) -> bool {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    is_socket && std::os::unix::net::UnixStream::connect(path).is_err()
 }
 
 /// Whether events will come back from there.

@@ -50,7 +50,7 @@ impl TrackingId {
     }
 }
 
-/// Makes ids that ascend, also within a millisecond and when the clock steps back.
+/// Makes ids that ascend, also within a millisecond and when the clock steps back a little.
 #[derive(Debug, Default)]
 pub struct Mint(Mutex<Option<Ulid>>);
 
@@ -60,7 +60,12 @@ impl Mint {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = Ulid::from_parts(now.millis(), random);
         let id = match *last {
-            Some(last) if fresh <= last => last.increment().unwrap_or(fresh),
+            Some(last)
+                if fresh <= last
+                    && last.timestamp_ms() - now.millis().min(last.timestamp_ms()) <= SMALL_STEP =>
+            {
+                last.increment().unwrap_or(fresh)
+            }
             _ => fresh,
         };
         *last = Some(id);
@@ -96,6 +101,9 @@ impl FromStr for TrackingId {
     }
 }
 
+/// Milliseconds that a clock is set back without ids following it: a send is due at its id's time.
+const SMALL_STEP: u64 = 1000;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +124,9 @@ mod tests {
         let times = [5, 5, 5, 6, 4, 7, 7, 1];
         let ids = times.map(|millis| mint.next(Timestamp::from_millis(millis), random.u128(..)));
         assert!(ids.is_sorted() && ids[5].timestamp().millis() == 7, "{ids:?}");
+        let late = mint.next(Timestamp::from_seconds(3600), 0);
+        let corrected = mint.next(Timestamp::from_seconds(60), 0);
+        assert!(late > corrected && corrected.timestamp() == Timestamp::from_seconds(60));
     }
 
     #[test]

@@ -299,18 +299,38 @@ async fn an_event_before_its_send_waits_for_it() {
     let (store, _) = reopen(directory.path());
     store.accept(accepted(0, "a@b", &["ada@example.net", "bob@example.org"]), Bytes::new()).await.unwrap();
     store.settle_down().await;
-    assert_eq!(states(&store, 0), [State::Delivered, State::Bounced]);
+    // It is joined, but cannot speak of what was not sent yet.
+    assert_eq!(states(&store, 0), [State::Queued, State::Queued]);
+    let relayed = outcome(0, 2, &[settled(&[0, 1], Standing::Relayed)], None);
     let trail = store.trail(id(0)).unwrap().unwrap();
     assert_eq!(
         trail.facts.iter().map(|fact| fact.rung).collect::<Vec<_>>(),
         [None, Some(Rung::Tracking), Some(Rung::MessageId)]
     );
     assert_eq!(trail.recipients[0].marks.of(Kind::Delivered).unwrap().count, 1);
+    store.settle(relayed).await.unwrap();
+    assert_eq!(states(&store, 0), [State::Delivered, State::Bounced]);
     assert_eq!(store.queued(9).unwrap(), []);
     // Adopted once: a later send with that Message-ID gets nothing.
     store.accept(accepted(1, "a@b", &["ada@example.net", "bob@example.org"]), Bytes::new()).await.unwrap();
     store.settle_down().await;
-    assert_eq!(states(&store, 1), [State::Queued, State::Queued]);
+    assert!(store.trail(id(1)).unwrap().unwrap().recipients.iter().all(|recipient| !recipient.is_reported()));
+}
+
+#[tokio::test]
+async fn an_event_of_an_earlier_mail_is_not_a_later_ones() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory);
+    let mut earlier = event(0, "ada@example.net", Kind::Delivered);
+    (earlier.tracking, earlier.message_id, earlier.at) = (None, MessageId::parse("a@b"), at(1));
+    store.report(notice(earlier), Bytes::new()).await.unwrap();
+    let mut retried = accepted(0, "a@b", &["ada@example.net"]);
+    retried.send.id = TrackingId::new(at(1 + 3600), 0);
+    let id = retried.send.id;
+    store.accept(retried, Bytes::new()).await.unwrap();
+    store.settle_down().await;
+    assert!(!store.trail(id).unwrap().unwrap().recipients[0].is_reported());
+    assert_eq!(store.queued(9).unwrap(), [id]);
 }
 
 #[tokio::test]
@@ -327,10 +347,12 @@ async fn one_message_id_may_have_many_sends() {
     first.message_id = MessageId::parse("same@example.com");
     store.report(notice(first), Bytes::new()).await.unwrap();
     store.report(notice(newest), Bytes::new()).await.unwrap();
-    assert_eq!(
-        [0, 1, 2].map(|number| states(&store, number)[0]),
-        [State::Delivered, State::Relayed, State::Queued]
-    );
+    for number in 0..3 {
+        store.settle(outcome(number, 20, &[settled(&[0], Standing::Relayed)], None)).await.unwrap();
+    }
+    let reported =
+        [0, 1, 2].map(|number| store.trail(id(number)).unwrap().unwrap().recipients[0].is_reported());
+    assert_eq!((states(&store, 0), reported), (vec![State::Delivered], [true, true, false]));
 }
 
 #[tokio::test]
@@ -347,10 +369,10 @@ async fn a_stranger_in_an_event_changes_nothing() {
     let (entries, _) = store.log_after("1.0".parse().unwrap()).unwrap();
     let orphan = entries.iter().find(|entry| entry.fact.what == What::Reported(Kind::Bounced)).unwrap();
     assert_eq!(orphan.id, None);
-    // It waits still: when its send appears, it joins.
+    // Nor is it for another send with that Message-ID: it names a send of its own.
     store.accept(accepted(1, "a@b", &["mallory@example.net"]), Bytes::new()).await.unwrap();
     store.settle_down().await;
-    assert_eq!((states(&store, 0), states(&store, 1)), (vec![State::Queued], vec![State::Bounced]));
+    assert!(!store.trail(id(1)).unwrap().unwrap().recipients[0].is_reported());
 }
 
 #[tokio::test]

@@ -202,24 +202,27 @@ impl Recipient {
     }
 
     /// What became of it. A permanent failure is never hidden by a delivery, early or late; a provider that reports
-    /// anything has the message, whatever our own attempts came to.
+    /// anything has the message, whatever our own attempts came to. Only one that waits for its attempt stays so: an
+    /// event cannot speak of what was not sent.
     pub fn state(&self) -> State {
-        if self.marks.has(Kind::Bounced) {
-            return State::Bounced;
-        }
-        let reported = self.marks.iter().any(|(kind, _)| !matches!(kind, MarkKind::By(Kind::Unknown)));
         match self.standing {
+            Standing::Queued => State::Queued,
             Standing::Bounced => State::Bounced,
+            _ if self.marks.has(Kind::Bounced) => State::Bounced,
             _ if self.marks.has(Kind::Delivered) => State::Delivered,
             _ if self.marks.has(Kind::Suppressed) => State::Suppressed,
             _ if self.marks.has(Kind::Rejected) => State::Failed,
-            _ if reported => State::Relayed,
-            Standing::Queued => State::Queued,
+            _ if self.is_reported() => State::Relayed,
             Standing::Relayed => State::Relayed,
             Standing::Failed => State::Failed,
             Standing::Expired => State::Expired,
             Standing::Unknown => State::Unknown,
         }
+    }
+
+    /// Whether the provider reported anything about it.
+    pub fn is_reported(&self) -> bool {
+        self.marks.iter().any(|(kind, _)| !matches!(kind, MarkKind::By(Kind::Unknown)))
     }
 
     /// Whether an attempt is still to be made.
@@ -257,6 +260,7 @@ mod tests {
     fn states_follow_from_what_is_known() {
         for (standing, kinds, expected) in [
             (Standing::Queued, &[][..], State::Queued),
+            (Standing::Queued, &[Kind::Delivered], State::Queued),
             (Standing::Relayed, &[Kind::Opened], State::Relayed),
             (Standing::Relayed, &[Kind::Delivered, Kind::Bounced], State::Bounced),
             (Standing::Relayed, &[Kind::Bounced, Kind::Delivered], State::Bounced),

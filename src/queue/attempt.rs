@@ -143,7 +143,7 @@ impl Attempt {
         now: Timestamp,
     ) {
         let open = findings.open(&self.places);
-        findings.add(&open, "end of data", reply, provider, now);
+        findings.add(&open, END_OF_DATA, reply, provider, now);
     }
 
     /// The attempt failed for those still open, for a reason that no reply gives.
@@ -190,7 +190,9 @@ impl Findings {
 
     fn add(&mut self, places: &[u16], name: &str, reply: &Response, provider: Provider, now: Timestamp) {
         let standing = match verdict(reply, provider, now) {
-            Verdict::Taken => Standing::Relayed,
+            Verdict::Taken if name == END_OF_DATA => Standing::Relayed,
+            // A server that says yes where nothing was sent is out of step.
+            Verdict::Taken => Standing::Queued,
             Verdict::Refused => Standing::Bounced,
             Verdict::Later => Standing::Queued,
             Verdict::Upstream { until } => {
@@ -216,5 +218,7 @@ pub fn said(name: &str, text: &str) -> Words {
     Words { name: name.to_owned(), text: Some(text.chars().take(TEXT).collect()), ..Words::default() }
 }
 
+/// The step whose good answer takes the message.
+const END_OF_DATA: &str = "end of data";
 /// Characters of a reply that are kept.
 const TEXT: usize = 512;

@@ -14,6 +14,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -43,6 +44,7 @@ pub struct Queue {
     shared: Arc<Shared>,
     finished: mpsc::UnboundedReceiver<TrackingId>,
     in_flight: HashSet<TrackingId>,
+    next_expiry: Timestamp,
     workers: TaskTracker,
     stopping: CancellationToken,
 }
@@ -83,6 +85,7 @@ impl Queue {
             shared: Arc::new(shared),
             finished,
             in_flight: HashSet::new(),
+            next_expiry: Timestamp::default(),
             workers: TaskTracker::new(),
             stopping: parts.stopping,
         }
@@ -96,6 +99,8 @@ impl Queue {
     /// Works until we stop; then lets the attempts under way end.
     pub async fn run(mut self) {
         self.recover().await;
+        // Recovery's own words about sends that were never handed out.
+        while self.finished.try_recv().is_ok() {}
         while !self.stopping.is_cancelled() {
             let pause = match self.dispatch() {
                 Ok(pause) => pause,
@@ -116,7 +121,8 @@ impl Queue {
             }
         }
         self.workers.close();
-        self.workers.wait().await;
+        // An upstream that hangs does not hold us: what is left is unknown at the next start.
+        let _ = timeout(FAREWELL, self.workers.wait()).await;
         self.shared.settling.close();
         self.shared.settling.wait().await;
     }
@@ -134,24 +140,28 @@ impl Queue {
             let Ok(Some(trail)) = self.shared.store.trail(id) else { continue };
             let now = self.shared.clock.now();
             let waiting = (0u16..).zip(&trail.recipients).filter(|(_, recipient)| recipient.waits());
-            let recipients: Vec<_> = waiting.map(|(place, _)| place).collect();
-            let words = said(
+            let (reported, unheard): (Vec<_>, Vec<_>) =
+                waiting.partition(|(_, recipient)| recipient.is_reported());
+            let taken =
+                said("restart", "mailtrail ended meanwhile; the provider's event says that it was taken");
+            let lost = said(
                 "restart",
                 "mailtrail ended while the message was being sent: nobody knows whether it arrived",
             );
-            let due = now.after(self.shared.unknown_wait);
-            tracing::warn!(%id, "an attempt was cut off; its end is unknown");
+            let settled = [(reported, Standing::Relayed, taken), (unheard, Standing::Unknown, lost)];
+            let settled = settled.into_iter().filter(|(recipients, ..)| !recipients.is_empty());
+            let settled = settled.map(|(recipients, standing, words)| Settled {
+                recipients: recipients.into_iter().map(|(place, _)| place).collect(),
+                standing,
+                words,
+            });
+            tracing::warn!(%id, "an attempt was cut off");
             self.shared.settle(Outcome {
                 id,
                 at: now,
                 upstream: self.shared.settings.name.clone(),
-                // Nobody may wait any more: an event came first.
-                settled: if recipients.is_empty() {
-                    Vec::new()
-                } else {
-                    vec![Settled { recipients, standing: Standing::Unknown, words }]
-                },
-                due: Some(due),
+                settled: settled.collect(),
+                due: Some(now.after(self.shared.unknown_wait)),
             });
             self.shared.settling.close();
             self.shared.settling.wait().await;
@@ -166,7 +176,10 @@ impl Queue {
             State::Closed => self.shared.settings.connections * PER_CONNECTION,
             State::Open { until } if now < until => {
                 self.take_back();
-                self.expire(now)?;
+                if now >= self.next_expiry {
+                    self.expire(now)?;
+                    self.next_expiry = now.after(LONGEST_PAUSE);
+                }
                 return Ok(until.since(now).min(LONGEST_PAUSE));
             }
             // One message finds out.
@@ -223,10 +236,10 @@ impl Queue {
         let overdue =
             self.shared.store.queued_since(|accepted| now.since(accepted) >= age, EXPIRE_AT_ONCE)?;
         for id in overdue {
+            let Some(trail) = self.shared.store.trail(id)? else { continue };
             if !self.in_flight.insert(id) {
                 continue;
             }
-            let Some(trail) = self.shared.store.trail(id)? else { continue };
             let waiting = (0u16..).zip(&trail.recipients).filter(|(_, recipient)| recipient.waits());
             let words = said("breaker", "the upstream could not be reached in time");
             let recipients = waiting.map(|(place, _)| place).collect();
@@ -289,6 +302,13 @@ impl Shared {
         });
     }
 
+    /// A send that cannot be read now makes room for others.
+    pub(super) fn postpone(self: &Arc<Self>, id: TrackingId) {
+        let now = self.clock.now();
+        let (upstream, due) = (self.settings.name.clone(), Some(now.after(self.retry.max)));
+        self.settle(Outcome { id, at: now, upstream, settled: Vec::new(), due });
+    }
+
     /// The upstream decided about a message.
     pub(super) fn answered(&self, findings: &Findings) {
         match &findings.upstream {
@@ -336,6 +356,8 @@ impl Shared {
 const PER_CONNECTION: usize = 3;
 /// Longest time without a look into the store: a lost wake-up costs no more.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long attempts under way may take to end when we stop.
+const FAREWELL: Duration = Duration::from_secs(20);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 /// Messages that expire in one go.
 const EXPIRE_AT_ONCE: usize = 500;

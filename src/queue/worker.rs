@@ -4,6 +4,7 @@ use super::attempt::{Attempt, Findings, Prepared};
 use super::dispatch::Shared;
 use crate::id::TrackingId;
 use crate::ledger::{Begun, Outcome, Standing};
+use crate::smtp::Response;
 use crate::transport::{Connection, ContentFault, Fault};
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,12 +75,12 @@ impl Worker {
         let job = match tokio::task::spawn_blocking(move || store.job(id)).await {
             Ok(Ok(Some(job))) => job,
             Ok(Ok(None)) | Err(_) => {
-                self.shared.finished(id);
+                self.shared.finished_later(id);
                 return None;
             }
             Ok(Err(error)) => {
-                tracing::error!(%id, %error, "a queued message cannot be read");
-                self.shared.finished_later(id);
+                tracing::error!(%id, %error, "a queued message cannot be read; it is tried again later");
+                self.shared.postpone(id);
                 return None;
             }
         };
@@ -141,10 +142,9 @@ impl Worker {
         if replies.go_ahead() {
             return self.send(attempt, findings, link).await;
         }
-        let closing = replies.data.as_ref().unwrap_or(&replies.mail).code == 421;
-        if !closing || findings.upstream.is_some() {
-            self.shared.answered(&findings);
-        }
+        let last = replies.data.as_ref().unwrap_or(&replies.mail);
+        let closing = last.code == 421;
+        self.weigh_upstream("the envelope", last, &findings);
         if !closing && link.connection.abandon(&replies).await.is_ok() {
             self.connection = Some(link);
         }
@@ -168,7 +168,7 @@ impl Worker {
             Ok(reply) => {
                 metrics::histogram!("mailtrail_relay_seconds").record(started.elapsed());
                 attempt.weigh_content(&mut findings, &reply, shared.settings.provider, shared.clock.now());
-                shared.answered(&findings);
+                self.weigh_upstream("the end of data", &reply, &findings);
                 if reply.code != 421 {
                     link.carried += 1;
                     self.connection = Some(link);
@@ -188,6 +188,15 @@ impl Worker {
         Carried::Settled { outcome: shared.conclude(attempt, findings), next }
     }
 
+    /// What an answer says about the upstream itself: a goodbye (421) is no sign of health.
+    fn weigh_upstream(&self, what: &'static str, response: &Response, findings: &Findings) {
+        if response.code == 421 && findings.upstream.is_none() {
+            self.shared.failed(&Fault::Refused { what, response: response.clone() });
+        } else {
+            self.shared.answered(findings);
+        }
+    }
+
     /// A message that waits already and can ride behind this one.
     async fn chained(&self, link: &Link) -> Option<Box<Attempt>> {
         let last = link.carried + 2 > self.shared.settings.messages_per_connection;
@@ -196,7 +205,8 @@ impl Worker {
         }
         let id = self.shared.work.try_next()?;
         let attempt = self.prepare(id).await?;
-        if attempt.obstacle(link.connection.capabilities()).is_none() {
+        let small = attempt.places.len() <= CHAINED_RECIPIENTS;
+        if small && attempt.obstacle(link.connection.capabilities()).is_none() {
             return Some(attempt);
         }
         self.shared.work.put_back(id);
@@ -234,5 +244,7 @@ impl Worker {
     }
 }
 
+/// Recipients of an envelope that may ride behind a final dot: its commands and answers fit any buffer between us.
+const CHAINED_RECIPIENTS: usize = 50;
 /// Pause before an outcome that could not be kept is tried to be kept again.
 pub const SETTLE_AGAIN: Duration = Duration::from_secs(1);

@@ -161,6 +161,11 @@ impl Session {
         Reply::LoggedIn
     }
 
+    /// A message was kept: errors before it are forgiven, as long sessions have some.
+    pub fn kept(&mut self) {
+        self.errors = 0;
+    }
+
     /// The envelope of the message that was read; the transaction is over.
     pub fn take_envelope(&mut self) -> Option<Envelope> {
         match std::mem::replace(&mut self.phase, Phase::Idle) {
@@ -197,7 +202,8 @@ impl Session {
 
     /// Says a refusal that was found outside, and closes after too many.
     pub fn count(&mut self, reply: Reply) -> Step {
-        self.errors += u32::from(reply.is_refusal());
+        // Too many recipients is no error of the client's: it sends to the rest again.
+        self.errors += u32::from(reply.is_refusal() && reply != Reply::TooManyRecipients);
         if self.errors > Limits::ERRORS { Step::Close(Reply::TooManyErrors) } else { Step::Reply(reply) }
     }
 

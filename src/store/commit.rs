@@ -146,7 +146,11 @@ fn write(
             let full = records.len() >= GROUP_RECORDS || bytes >= GROUP_BYTES;
             next = if full { None } else { incoming.try_recv().ok() };
         }
-        let places = match append(&mut writer, &mut drafts, clock) {
+        let appended = match enough_space(&writer, &records) {
+            Ok(()) => append(&mut writer, &mut drafts, clock),
+            Err(error) => Err(error),
+        };
+        let places = match appended {
             Ok(places) => places,
             Err(error) => {
                 refuse(tickets, &error);
@@ -170,6 +174,21 @@ fn append(writer: &mut Writer, drafts: &mut [Draft], clock: Clock) -> io::Result
     let places = writer.append(drafts, clock.now());
     metrics::histogram!("mailtrail_commit_seconds").record(started.elapsed());
     places
+}
+
+/// Takes no new mail when the disk is nearly full: what is left is for the outcomes of the mail that is here, and for
+/// the ledger, which cannot go on once it could not write.
+fn enough_space(writer: &Writer, records: &[Record]) -> io::Result<()> {
+    let grows = |record: &Record| matches!(record, Record::Accepted(_) | Record::Notice(_));
+    if !records.iter().any(grows) {
+        return Ok(());
+    }
+    let disk = rustix::fs::statvfs(writer.directory())?;
+    if disk.f_bavail.saturating_mul(disk.f_frsize) >= FREE_SPACE {
+        return Ok(());
+    }
+    let text = format!("less than {} MiB are free", FREE_SPACE >> 20);
+    Err(io::Error::new(io::ErrorKind::StorageFull, text))
 }
 
 fn refuse(tickets: Vec<Ticket>, error: &io::Error) {
@@ -234,6 +253,8 @@ const GROUPS: usize = 4;
 const GROUP_RECORDS: usize = 256;
 /// Bytes of one sync.
 const GROUP_BYTES: usize = 8 << 20;
+/// Bytes of the disk that new mail leaves free.
+const FREE_SPACE: u64 = 16 << 20;
 /// Records applied in one batch, from which on no further group is added.
 const APPLY_RECORDS: usize = 200;
 /// How much replay a restart may cost.

@@ -2,8 +2,8 @@
 //!
 //! A segment starts with a header (magic, its number, a random salt, **where the segment before it ends**, when it
 //! was made). Frames follow: magic, kind, version, lengths and checksums of head and body, head, body. A segment is
-//! trusted up to the end that its successor names, so bytes of a failed or torn write are never read again; only
-//! the last segment is trusted up to its first bad frame. The salt is mixed into the checksums: a message that
+//! trusted up to the end that its successor names, so bytes of a failed or torn write are never read again; the last
+//! segment is trusted up to its last good frame. The salt is mixed into the checksums: a message that
 //! happens to (or means to) contain frames is never taken for them.
 //!
 //! A write error or a failed sync is final for a segment: the next batch goes to a new one.
@@ -79,6 +79,11 @@ impl Writer {
         let mut writer = Self { directory: directory.to_owned(), number: last, end, segment: None };
         writer.rotate(now)?;
         Ok(writer)
+    }
+
+    /// Where the segments are.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Where the next record goes.
@@ -207,13 +212,12 @@ impl Segment {
     }
 
     /// Reads on from `offset`: the frames to `each`, the gaps to `damaged`. Bodies are checked when `bodies` says
-    /// so, else skipped. In the last segment (`last`) the first bad frame is the end; elsewhere the scan goes on at
-    /// the next good one. Returns the end of the last good frame.
+    /// so, else skipped. Behind a bad frame the scan goes on at the next good one: a whole record that nobody was
+    /// told of does no harm, a lost one that somebody was told of would. Returns the end of the last good frame.
     pub fn scan(
         &self,
         offset: u64,
         bodies: bool,
-        last: bool,
         mut each: impl FnMut(Frame) -> io::Result<()>,
         mut damaged: impl FnMut(Damage),
     ) -> io::Result<u64> {
@@ -227,7 +231,7 @@ impl Segment {
                     each(frame)?;
                 }
                 None => {
-                    let next = if last { None } else { self.next_frame(at + 1)? };
+                    let next = self.next_frame(at + 1)?;
                     let place = Place { segment: self.header.number, offset: at };
                     damaged(Damage { place, bytes: next.unwrap_or(self.end) - at });
                     let Some(next) = next else { return Ok(at) };
@@ -410,14 +414,13 @@ mod tests {
         Draft::new(number, 1, vec![number; 3], Bytes::from_static(body))
     }
 
-    fn found(directory: &Path, number: u32, last: bool) -> (Vec<u8>, Vec<u64>, u64) {
+    fn found(directory: &Path, number: u32) -> (Vec<u8>, Vec<u64>, u64) {
         let (mut kinds, mut gaps) = (Vec::new(), Vec::new());
         let segment = Segment::open(directory, number, None).unwrap();
         let end = segment
             .scan(
                 0,
                 true,
-                last,
                 |frame| {
                     kinds.push(frame.kind);
                     Ok(())
@@ -435,11 +438,11 @@ mod tests {
         let places = writer
             .append(&mut [draft(1, b"one"), draft(2, b""), draft(3, b"three")], Timestamp::default())
             .unwrap();
-        assert_eq!(found(directory.path(), 1, true).0, [1, 2, 3]);
+        assert_eq!(found(directory.path(), 1).0, [1, 2, 3]);
         let segment = Segment::open(directory.path(), 1, None).unwrap();
         let (frame, body) = segment.read(places[2].offset).unwrap().unwrap();
         assert_eq!((frame.kind, &frame.head[..], &body[..]), (3, &[3, 3, 3][..], &b"three"[..]));
-        assert_eq!(found(directory.path(), 1, true).2, writer.place().offset);
+        assert_eq!(found(directory.path(), 1).2, writer.place().offset);
     }
 
     #[test]
@@ -456,7 +459,6 @@ mod tests {
                 .scan(
                     0,
                     true,
-                    true,
                     |frame| {
                         ends.push(frame.place.offset);
                         Ok(())
@@ -468,7 +470,7 @@ mod tests {
         };
         for cut in one_end as usize + 1..whole.len() {
             std::fs::write(&path, &whole[..cut]).unwrap();
-            let (kinds, gaps, end) = found(directory.path(), 1, true);
+            let (kinds, gaps, end) = found(directory.path(), 1);
             assert_eq!((kinds, gaps.len(), end), (vec![1], 1, one_end), "cut at {cut}");
         }
         let mut writer = Writer::start(directory.path(), 1, one_end, Timestamp::default()).unwrap();
@@ -491,7 +493,7 @@ mod tests {
             let mut flipped = whole.clone();
             flipped[byte] ^= 4;
             std::fs::write(&path, &flipped).unwrap();
-            let (kinds, gaps, _) = found(directory.path(), 1, false);
+            let (kinds, gaps, _) = found(directory.path(), 1);
             // The two reserved bytes are covered by the checksum like the rest.
             assert_eq!((kinds, gaps), (vec![1, 3], vec![(FRAME_HEADER + 6) as u64]), "byte {byte}");
         }
@@ -511,6 +513,6 @@ mod tests {
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[SEGMENT_HEADER + 4] ^= 1;
         std::fs::write(&path, &bytes).unwrap();
-        assert_eq!(found(directory.path(), 1, false).0, [2]);
+        assert_eq!(found(directory.path(), 1).0, [2]);
     }
 }

@@ -87,7 +87,7 @@ impl Store {
             frames.push(frame);
             Ok(())
         };
-        let end = segment.scan(from.offset, false, false, keep, |_| {})?;
+        let end = segment.scan(from.offset, false, keep, |_| {})?;
         for frame in frames {
             if let Ok(record) = Record::decode(frame.kind, frame.version, &frame.head) {
                 self.entries(record, &mut entries)?;

@@ -10,6 +10,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::wakeup::Wakeup;
 use std::fs::File;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -68,8 +69,19 @@ pub(super) fn open(data_dir: &Path, clock: Clock, writing: bool) -> Result<(Stor
     let lock = Arc::new(lock.ok_or_else(|| OpenError::Locked(data_dir.to_owned()))?);
     let mut report = OpenReport::default();
     let segments = chain(&journal).map_err(io_error(&journal))?;
-    let projection = usable_projection(&ledger, &segments, clock, &mut report)?;
-    let end = replay(&journal, &segments, &projection, &mut report)?;
+    let mut projection = usable_projection(&ledger, &segments, clock, &mut report)?;
+    let end = match replay(&journal, &segments, &projection, &mut report) {
+        Err(ReplayError::Projection(reason)) => {
+            drop(projection);
+            projection = made_anew(&ledger, reason, clock, &mut report)?;
+            replay(&journal, &segments, &projection, &mut report)
+        }
+        replayed => replayed,
+    };
+    let end = end.map_err(|error| match error {
+        ReplayError::Projection(reason) => io_error(&ledger)(io::Error::other(reason)),
+        ReplayError::Other(error) => error,
+    })?;
     let due = Wakeup::default();
     let projection = Arc::new(projection);
     let committer = if writing {
@@ -127,14 +139,13 @@ fn is_unreadable(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
-/// The projection if it fits the journal, else an empty one; the old one is kept aside.
+/// The projection if it fits the journal, else an empty one.
 fn usable_projection(
     ledger: &Path,
     segments: &[(u32, Option<u64>)],
     clock: Clock,
     report: &mut OpenReport,
 ) -> Result<Projection, OpenError> {
-    let io_error = |source| OpenError::Io { path: ledger.to_owned(), source };
     let problem = match Projection::open(ledger) {
         Ok(projection) => match projection.position() {
             Ok(None) => return Ok(projection),
@@ -146,6 +157,17 @@ fn usable_projection(
         },
         Err(error) => error.to_string(),
     };
+    made_anew(ledger, problem, clock, report)
+}
+
+/// An empty projection in the place of one that is of no use; the old one is kept aside.
+fn made_anew(
+    ledger: &Path,
+    problem: String,
+    clock: Clock,
+    report: &mut OpenReport,
+) -> Result<Projection, OpenError> {
+    let io_error = |source| OpenError::Io { path: ledger.to_owned(), source };
     let aside = free_name(ledger, clock.now()).map_err(io_error)?;
     tracing::warn!(reason = problem, aside = %aside.display(), "the ledger is rebuilt from the journal; the old one is kept aside");
     std::fs::rename(ledger, &aside).map_err(io_error)?;
@@ -165,52 +187,64 @@ fn free_name(ledger: &Path, now: Timestamp) -> io::Result<PathBuf> {
     }
 }
 
+/// Why a replay stopped.
+enum ReplayError {
+    /// The projection is damaged; an empty one may do.
+    Projection(String),
+    /// Anything else.
+    Other(OpenError),
+}
+
 /// Applies what the projection does not have yet; returns the end of the last segment.
 fn replay(
     journal: &Path,
     segments: &[(u32, Option<u64>)],
     projection: &Projection,
     report: &mut OpenReport,
-) -> Result<u64, OpenError> {
-    let io_error = |source| OpenError::Io { path: journal.to_owned(), source };
-    let position = projection.position().map_err(|error| io_error(io::Error::other(error)))?;
-    let mut replay = Replay { projection, group: Vec::new(), report, newer: None };
+) -> Result<u64, ReplayError> {
+    let io_error = |source| ReplayError::Other(OpenError::Io { path: journal.to_owned(), source });
+    let position = projection.position().map_err(|error| ReplayError::Projection(error.to_string()))?;
+    let mut replay = Replay { projection, group: Vec::new(), report, stopped: None };
     let mut end = 0;
-    for (index, (number, trusted)) in segments.iter().enumerate() {
+    for (number, trusted) in segments {
         let from = match position {
             Some(position) if *number < position.segment => continue,
             Some(position) if *number == position.segment => position.offset,
             _ => 0,
         };
-        let last = index + 1 == segments.len();
-        end = match Segment::open(journal, *number, *trusted) {
-            Ok(segment) => replay.segment(&segment, from, last).map_err(io_error)?,
+        let scanned = match Segment::open(journal, *number, *trusted) {
+            Ok(segment) => replay.segment(&segment, from),
             Err(error) if is_unreadable(&error) => {
                 tracing::error!(
                     segment = number,
                     "a segment of the journal has no readable header and is passed over"
                 );
-                0
+                Ok(0)
             }
-            Err(error) => return Err(io_error(error)),
+            Err(error) => Err(error),
         };
-        replay.flush(Place { segment: *number, offset: end }).map_err(io_error)?;
+        let flushed = scanned.and_then(|scanned| {
+            end = scanned;
+            replay.flush(Place { segment: *number, offset: end })
+        });
+        if let Some(stopped) = replay.stopped.take() {
+            return Err(stopped);
+        }
+        flushed.map_err(io_error)?;
     }
-    match replay.newer {
-        Some(newer) => Err(OpenError::Newer(newer)),
-        None => Ok(end),
-    }
+    Ok(end)
 }
 
 struct Replay<'a> {
     projection: &'a Projection,
     group: Vec<(Record, Place)>,
     report: &'a mut OpenReport,
-    newer: Option<String>,
+    /// Why it cannot go on: nothing behind that may count as applied.
+    stopped: Option<ReplayError>,
 }
 
 impl Replay<'_> {
-    fn segment(&mut self, segment: &Segment, from: u64, last: bool) -> io::Result<u64> {
+    fn segment(&mut self, segment: &Segment, from: u64) -> io::Result<u64> {
         let mut damaged = Vec::new();
         let each = |frame: journal::Frame| {
             if self.group.len() >= GROUP {
@@ -218,17 +252,19 @@ impl Replay<'_> {
             }
             match Record::decode(frame.kind, frame.version, &frame.head) {
                 Ok(record) => self.group.push((record, frame.place)),
-                Err(error) => self.newer = Some(error.to_string()),
+                Err(error) => {
+                    self.stopped = Some(ReplayError::Other(OpenError::Newer(error.to_string())));
+                    return Err(io::Error::other(error));
+                }
             }
             Ok(())
         };
-        let end = segment.scan(from, true, last, each, |damage| damaged.push(damage))?;
+        let end = segment.scan(from, true, each, |damage| damaged.push(damage))?;
         for Damage { place, bytes } in damaged {
             tracing::warn!(
                 segment = place.segment,
                 offset = place.offset,
                 bytes,
-                torn_tail = last,
                 "bytes of the journal are no record and are passed over"
             );
             self.report.damaged.push((place.segment, place.offset, bytes));
@@ -236,10 +272,19 @@ impl Replay<'_> {
         Ok(end)
     }
 
-    /// Applies the group; the journal is applied up to `position` then.
+    /// Applies the group; the journal is applied up to `position` then. sled panics on some damage.
     fn flush(&mut self, position: Place) -> io::Result<()> {
         let records = self.group.iter().map(|(record, place)| (record, *place));
-        self.projection.apply(records, position).map_err(io::Error::other)?;
+        let applied = catch_unwind(AssertUnwindSafe(|| self.projection.apply(records, position)));
+        let problem = match applied {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("sled panicked on it".to_owned()),
+        };
+        if let Some(problem) = problem {
+            self.stopped = Some(ReplayError::Projection(problem.clone()));
+            return Err(io::Error::other(problem));
+        }
         self.report.replayed += self.group.len() as u64;
         self.group.clear();
         if self.report.replayed.is_multiple_of(PROGRESS) && self.report.replayed > 0 {

@@ -109,9 +109,17 @@ fn strip(circumstances: &Circumstances<'_>, buffer: &mut Vec<u8>) {
         .collect();
     spans.sort_by_key(|span| span.start);
     spans.dedup();
-    for span in spans.into_iter().rev() {
-        buffer.drain(HEADROOM + span.start..HEADROOM + span.end);
+    if spans.is_empty() {
+        return;
     }
+    let (mut from, mut to) = (HEADROOM, HEADROOM);
+    for span in spans {
+        buffer.copy_within(from..HEADROOM + span.start, to);
+        to += HEADROOM + span.start - from;
+        from = HEADROOM + span.end;
+    }
+    buffer.copy_within(from.., to);
+    buffer.truncate(to + buffer.len() - from);
 }
 
 fn received(circumstances: &Circumstances<'_>, envelope: &Envelope) -> HeaderLine {

@@ -181,6 +181,7 @@ impl Conversation {
         let (id, client) = (accepted.send.id, accepted.send.client.clone());
         match self.front.store.accept(accepted, message).await {
             Ok(()) => {
+                self.session.kept();
                 metrics::counter!("mailtrail_smtp_accepted_total", "client" => client).increment(1);
                 Reply::Queued(id)
             }

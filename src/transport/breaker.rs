@@ -79,8 +79,12 @@ impl Breaker {
         }
     }
 
-    /// The upstream works: it took a login or a message. True when that closed the breaker.
+    /// The upstream works: it decided about a message. True when that closed the breaker; only a probe does, not an
+    /// answer on a connection from before it opened.
     pub fn succeeded(&mut self) -> bool {
+        if matches!(self.state, State::Open { .. }) {
+            return false;
+        }
         let was_open = self.state != State::Closed;
         self.state = State::Closed;
         self.failures = 0;

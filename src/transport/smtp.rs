@@ -154,10 +154,19 @@ impl Connection {
         if self.pipelining == Pipelining::Off || !self.capabilities.pipelining {
             return self.envelope_in_steps(envelope, size).await;
         }
-        let commands = self.commands(envelope, size).concat();
-        self.write(commands.as_bytes()).await?;
-        self.flush().await?;
-        self.envelope_replies(envelope).await
+        let mut replies = Vec::with_capacity(envelope.recipients.len() + 2);
+        // More at once could fill the buffers of both sides (RFC 2920 section 3.1).
+        for group in self.commands(envelope, size).chunks(COMMANDS_AT_ONCE) {
+            self.write(group.concat().as_bytes()).await?;
+            self.flush().await?;
+            for _ in group {
+                replies.push(self.response("the envelope", DATA).await?);
+            }
+        }
+        let data = replies.pop();
+        let mut replies = replies.into_iter();
+        let mail = replies.next().ok_or(Fault::Closed)?;
+        Ok(EnvelopeReplies { mail, recipients: replies.collect(), data })
     }
 
     /// Reads the answers to an envelope that rode behind a final dot.
@@ -280,7 +289,10 @@ impl Connection {
             if !prompt.is_intermediate() {
                 return Err(Fault::Login(prompt));
             }
-            self.command(&format!("{}\r\n", BASE64_STANDARD.encode(user)), "AUTH").await?;
+            let prompt = self.command(&format!("{}\r\n", BASE64_STANDARD.encode(user)), "AUTH").await?;
+            if !prompt.is_intermediate() {
+                return Err(Fault::Login(prompt));
+            }
             self.command(&format!("{}\r\n", BASE64_STANDARD.encode(password)), "AUTH").await?
         } else {
             return Err(Fault::NoAuth);
@@ -406,6 +418,7 @@ async fn within<T>(
 }
 
 const WRITE_BUFFER: usize = 16 << 10;
+const COMMANDS_AT_ONCE: usize = 100;
 /// RFC 5321 section 4.5.3.2 asks for 5 minutes and more; a submission server that is well answers in seconds.
 const CONNECT: Duration = Duration::from_secs(30);
 const GREETING: Duration = Duration::from_secs(60);

@@ -8,9 +8,10 @@ use crate::clock::Timestamp;
 use crate::event::{Event, Words};
 use crate::id::TrackingId;
 use crate::ledger::{Accepted, Fact, Notice, Outcome, Recipient, Rung, Source, What};
-use crate::mail::MessageId;
+use crate::mail::{Mailbox, MessageId};
 use crate::store::journal::Place;
 use crate::store::record::{EventV1, Record, SendV1};
+use std::time::Duration;
 
 /// Applies one record that lies at `place`.
 pub fn apply(rows: &mut Overlay<'_>, record: &Record, place: Place) -> sled::Result<()> {
@@ -69,7 +70,7 @@ fn outcome(rows: &mut Overlay<'_>, outcome: &Outcome, place: Place) -> sled::Res
     rows.delete(keys::sending(outcome.id));
     let Some(mut row) = send_row(rows, outcome.id)? else { return Ok(()) };
     row.attempts += 1;
-    for (part, settled) in (0u8..).zip(&outcome.settled) {
+    for (part, settled) in (0u16..).zip(&outcome.settled) {
         for number in &settled.recipients {
             let Some(mut recipient) = recipient(rows, outcome.id, *number)? else { continue };
             recipient.standing = settled.standing;
@@ -181,15 +182,18 @@ fn join(
 
 /// The join ladder: the tracking id, then Message-ID and recipient.
 pub fn find(rows: &Overlay<'_>, event: &Event) -> sled::Result<Option<(TrackingId, Vec<u16>, Rung)>> {
-    if let Some(id) = event.tracking
-        && let Some(numbers) = recipients_named(rows, id, event)?
-    {
-        return Ok(Some((id, numbers, Rung::Tracking)));
+    if let Some(id) = event.tracking {
+        // An id that is not ours is somebody else's, and its event too.
+        return Ok(recipients_named(rows, id, event)?.map(|numbers| (id, numbers, Rung::Tracking)));
     }
     let Some(message_id) = &event.message_id else { return Ok(None) };
     // One Message-ID may have many sends; the newest to that recipient is meant.
     for (key, _) in rows.scan(&keys::message_id(message_id.as_str()), SAME_MESSAGE_ID)?.into_iter().rev() {
         let Some(id) = keys::read_id(&key) else { continue };
+        if id.timestamp() > event.at.after(CLOCK_SKEW) {
+            // Nothing happens to a mail before it is sent: this is about an earlier one.
+            continue;
+        }
         if let Some(numbers) = recipients_named(rows, id, event)? {
             return Ok(Some((id, numbers, Rung::MessageId)));
         }
@@ -197,10 +201,13 @@ pub fn find(rows: &Overlay<'_>, event: &Event) -> sled::Result<Option<(TrackingI
     Ok(None)
 }
 
-/// The recipients of a send that an event speaks of: the one it names, or all when it names none.
+/// The recipients of a send that an event speaks of: the one it names, or all when it names none. A name that is no
+/// address (providers can be told to hide them) means the only one.
 fn recipients_named(rows: &Overlay<'_>, id: TrackingId, event: &Event) -> sled::Result<Option<Vec<u16>>> {
     let Some(row) = send_row(rows, id)? else { return Ok(None) };
-    let named = event.recipient.as_deref().map(str::to_lowercase);
+    let hidden = event.recipient.as_ref().is_some_and(|named| named.parse::<Mailbox>().is_err());
+    let named =
+        event.recipient.as_deref().filter(|_| !(hidden && row.recipients == 1)).map(str::to_lowercase);
     let mut numbers = Vec::new();
     for number in 0..row.recipients {
         let Some(recipient) = recipient(rows, id, number)? else { continue };
@@ -226,6 +233,8 @@ fn shortened(words: &Words) -> Words {
     Words { text: cut(&words.text), url: cut(&words.url), ..words.clone() }
 }
 
+/// How far a provider's clock may be behind ours.
+const CLOCK_SKEW: Duration = Duration::from_secs(300);
 /// Characters of a text in a row.
 const WORDS: usize = 512;
 /// Sends of one Message-ID that the ladder looks at, newest first.

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `m` id | the send ([`super::rows::SendRow`]) |
 //! | `s` id place(2) | a recipient ([`super::rows::RecipientRow`]) |
-//! | `e` id at(8) journal place(12) part(1) | a fact ([`super::rows::FactRow`]) |
+//! | `e` id at(8) journal place(12) part(2) | a fact ([`super::rows::FactRow`]) |
 //! | `q` due(8) id | – the next attempt of a send that has one |
 //! | `w` id | – an attempt sends the message right now |
 //! | `i` hash(16) of the Message-ID, id | – |
@@ -35,8 +35,8 @@ pub fn facts(id: TrackingId) -> Vec<u8> {
     join(b'e', &[&id.to_bytes()])
 }
 
-pub fn fact(id: TrackingId, at: Timestamp, place: Place, part: u8) -> Vec<u8> {
-    join(b'e', &[&id.to_bytes(), &at.millis().to_be_bytes(), &place_bytes(place), &[part]])
+pub fn fact(id: TrackingId, at: Timestamp, place: Place, part: u16) -> Vec<u8> {
+    join(b'e', &[&id.to_bytes(), &at.millis().to_be_bytes(), &place_bytes(place), &part.to_be_bytes()])
 }
 
 pub fn due(at: Timestamp, id: TrackingId) -> Vec<u8> {

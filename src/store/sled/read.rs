@@ -24,8 +24,11 @@ impl Projection {
         let mut recipients = Vec::with_capacity(usize::from(count));
         for number in 0..count {
             let row = self.tree().get(keys::recipient(id, number))?;
-            recipients
-                .extend(row.and_then(|value| decode::<RecipientRow>(&value)).and_then(RecipientRow::restore));
+            let recipient =
+                row.and_then(|value| decode::<RecipientRow>(&value)).and_then(RecipientRow::restore);
+            // Passing one over would give its place to the next.
+            let damaged = || sled::Error::ReportableBug(format!("recipient {number} of {id} cannot be read"));
+            recipients.push(recipient.ok_or_else(damaged)?);
         }
         Ok(recipients)
     }

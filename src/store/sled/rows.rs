@@ -7,7 +7,7 @@ use crate::store::record::{EventV1, SendV1, StandingV1, WordsV1, kind_code, kind
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Version of everything in this file and in the keys.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SendRow {
