@@ -1,4 +1,4 @@
-//! What a provider says happened to one recipient, in mailtrail's words (CONTRACT: the event vocabulary).
+//! What a provider says happened to one recipient, in mailtrail's words.
 
 use crate::clock::Timestamp;
 use crate::id::TrackingId;

@@ -486,7 +486,7 @@ async fn a_store_opened_for_reading_takes_nothing() {
     let refused = store.begin(begun(0)).await;
     assert!(matches!(refused, Err(CommitError::ReadOnly)), "{refused:?}");
     let nowhere = Store::open_for_reading(&directory.path().join("nowhere"), Clock::System);
-    assert!(matches!(nowhere, Err(OpenError::Io { .. })));
+    assert!(matches!(nowhere, Err(OpenError::Missing(_))));
 }
 
 /// Sends in every state with events, duplicates and orphans; returns the picture.
@@ -607,7 +607,7 @@ fn accepted(number: u64, message_id: &str, recipients: &[&str]) -> Accepted {
         smtputf8: false,
         message_id: MessageId::parse(message_id),
         subject: format!("Quotation {number} (Zażółć)"),
-        record: Record::parse("sale.order,42"),
+        records: Record::parse("sale.order,42").into_iter().collect(),
         tags: vec!["sale".into()],
         size: number,
     };

@@ -464,7 +464,7 @@ impl Scene {
             smtputf8: false,
             message_id: None,
             subject: number.to_string(),
-            record: None,
+            records: Vec::new(),
             tags: Vec::new(),
             size: message.len() as u64,
         };

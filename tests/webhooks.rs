@@ -281,7 +281,7 @@ impl Scene {
             smtputf8: false,
             message_id: MessageId::parse("1789387199.4711.mt0001@mg.example.com"),
             subject: String::new(),
-            record: None,
+            records: Vec::new(),
             tags: Vec::new(),
             size: 0,
         };

@@ -25,6 +25,20 @@ pub struct Panel {
     pub upstreams: Vec<Arc<Health>>,
 }
 
+impl Panel {
+    /// Why and until when all mail waits, if it does.
+    fn held_back(&self) -> Option<(String, String)> {
+        let upstream = self.upstreams.first()?;
+        match upstream.state() {
+            BreakerState::Open { until } => {
+                let reason = format!("the upstream {} is left alone after failures", upstream.name());
+                Some((reason, until.to_string()))
+            }
+            BreakerState::Closed | BreakerState::HalfOpen => None,
+        }
+    }
+}
+
 /// The questions.
 pub fn router(panel: Panel) -> Router {
     Router::new()
@@ -52,11 +66,31 @@ struct Limit {
 }
 
 async fn trace(State(panel): State<Panel>, Query(what): Query<What>) -> Response {
-    answer(move || find(&panel.store, &what.what, what.limit)).await
+    answer(move || {
+        let mut found = find(&panel.store, &what.what, what.limit)?;
+        if let Some((reason, until)) = panel.held_back() {
+            for trail in found.trails.iter_mut().filter(|trail| trail.next_action.is_some()) {
+                trail.next_action = Some(format!("attempt; {reason}"));
+                trail.next_at = trail.next_at.take().max(Some(until.clone()));
+            }
+        }
+        Ok(found)
+    })
+    .await
 }
 
 async fn waiting(State(panel): State<Panel>, Query(limit): Query<Limit>) -> Response {
-    answer(move || queue(&panel.store, limit.limit)).await
+    answer(move || {
+        let mut lines = queue(&panel.store, limit.limit)?;
+        if let Some((reason, until)) = panel.held_back() {
+            for line in &mut lines {
+                line.reason.get_or_insert_with(|| reason.clone());
+                line.next_at = line.next_at.take().max(Some(until.clone()));
+            }
+        }
+        Ok(lines)
+    })
+    .await
 }
 
 /// A follower's question is answered when there is something to say, or after a while.

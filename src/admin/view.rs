@@ -1,7 +1,8 @@
 //! The answers' own types. Fields are only ever added.
 
+use crate::clock::Timestamp;
 use crate::event::Words;
-use crate::ledger::{Fact, MarkKind, Recipient, State, Trail};
+use crate::ledger::{Fact, MarkKind, Recipient, Standing, State, Trail, What};
 use crate::store::Entry;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -167,11 +168,14 @@ impl From<&Trail> for TrailView {
             from: send.sender.as_ref().map(ToString::to_string).unwrap_or_default(),
             subject: send.subject.clone(),
             message_id: send.message_id.as_ref().map(ToString::to_string),
-            record: send.record.as_ref().map(ToString::to_string),
+            record: send.records.first().map(ToString::to_string),
             tags: send.tags.clone(),
             size: send.size,
             attempts: trail.attempts,
-            recipients: trail.recipients.iter().map(|recipient| recipient_view(trail, recipient)).collect(),
+            recipients: (0u16..)
+                .zip(&trail.recipients)
+                .map(|(place, one)| recipient_view(trail, place, one))
+                .collect(),
             next_action,
             next_at,
             timeline: trail.facts.iter().map(|fact| fact_view(fact, Some(trail))).collect(),
@@ -201,16 +205,24 @@ impl LogLine {
     /// A line with what is known about its send.
     pub fn new(entry: &Entry, trail: Option<&Trail>) -> Self {
         let send = trail.map(|trail| &trail.send);
+        let mut fact = fact_view(&entry.fact, trail);
+        let all = trail.map_or(&[][..], |trail| &trail.recipients);
+        if fact.recipients.is_empty() && all.len() <= NAMED {
+            fact.recipients = all.iter().map(|recipient| recipient.address.to_string()).collect();
+        }
         Self {
             id: entry.id.map(|id| id.to_string()),
             client: send.map(|send| send.client.clone()),
             from: send.map(|send| send.sender.as_ref().map(ToString::to_string).unwrap_or_default()),
             subject: send.map(|send| send.subject.clone()),
             tags: send.map(|send| send.tags.clone()).unwrap_or_default(),
-            fact: fact_view(&entry.fact, trail),
+            fact,
         }
     }
 }
+
+/// Recipients that a log line about all of them names.
+const NAMED: usize = 10;
 
 fn next(trail: &Trail) -> (Option<String>, Option<String>) {
     let waiting = || trail.recipients.iter().filter(|recipient| recipient.waits());
@@ -223,7 +235,7 @@ fn next(trail: &Trail) -> (Option<String>, Option<String>) {
     } else if waiting().any(|recipient| recipient.state() == State::Unknown) {
         "waits for the provider's event; without one it is sent again"
     } else {
-        "next attempt"
+        "attempt"
     };
     (Some(action.to_owned()), at)
 }
@@ -235,7 +247,7 @@ fn state(trail: &Trail, recipient: &Recipient) -> State {
     }
 }
 
-fn recipient_view(trail: &Trail, recipient: &Recipient) -> RecipientView {
+fn recipient_view(trail: &Trail, place: u16, recipient: &Recipient) -> RecipientView {
     let marks = recipient.marks.iter().map(|(kind, mark)| {
         let name = match kind {
             MarkKind::By(kind) => kind.word().to_owned(),
@@ -244,12 +256,25 @@ fn recipient_view(trail: &Trail, recipient: &Recipient) -> RecipientView {
         let view = MarkView { first: mark.first.to_string(), last: mark.last.to_string(), count: mark.count };
         (name, view)
     });
+    let mut marks: BTreeMap<_, _> = marks.collect();
+    let deferrals = own_deferrals(trail, place);
+    if let (Some(first), Some(last)) = (deferrals.first(), deferrals.last()) {
+        let count = u32::try_from(deferrals.len()).unwrap_or(u32::MAX);
+        let mark = MarkView { first: first.to_string(), last: last.to_string(), count };
+        marks.entry(What::Attempted(Standing::Queued).word().to_owned()).or_insert(mark);
+    }
     RecipientView {
         address: recipient.address.to_string(),
         state: state(trail, recipient).word().to_owned(),
         reason: reason(recipient),
-        marks: marks.collect(),
+        marks,
     }
+}
+
+/// When the upstream refused a recipient for now.
+fn own_deferrals(trail: &Trail, place: u16) -> Vec<Timestamp> {
+    let deferred = trail.facts.iter().filter(|fact| fact.what == What::Attempted(Standing::Queued));
+    deferred.filter(|fact| fact.recipients.contains(&place)).map(|fact| fact.at).collect()
 }
 
 /// The code, status and text behind a state, as the other side wrote them.

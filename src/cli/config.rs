@@ -1,4 +1,6 @@
-use super::{Context, Trouble, say, settings};
+use super::{Context, Trouble, say, say_json, settings};
+use crate::config::{Config, Finding, Place};
+use serde_json::{Value, json};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
@@ -9,21 +11,58 @@ pub enum Command {
 }
 
 pub fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
-    let config = match settings::load(context) {
-        Err(Trouble::Configuration(faults)) => {
-            eprintln!("{faults}");
-            return Err(Trouble::Nothing);
-        }
-        loaded => loaded?,
-    };
     match command {
-        Command::Check => {
-            for warning in &config.warnings {
-                eprintln!("warning: {warning}");
-            }
-            say("The configuration is good.");
+        Command::Check => check(context),
+        Command::Show => show(context, &settings::load(context)?),
+    }
+}
+
+fn check(context: &Context) -> Result<(), Trouble> {
+    let Some(path) = settings::file(context) else {
+        settings::sandbox()?;
+        say("There is no configuration file. The sandbox's own configuration is good.");
+        return Ok(());
+    };
+    let (findings, severity) = match crate::config::load(path, &settings::environment()) {
+        Ok(config) => (config.warnings, "warning"),
+        Err(faults) => (faults.iter().cloned().collect(), "fault"),
+    };
+    for finding in &findings {
+        if context.json {
+            say_json(&finding_json(finding, severity));
+        } else {
+            eprintln!("{severity}: {finding}");
         }
-        Command::Show => say(config.show().trim_end()),
+    }
+    if severity == "fault" && !findings.is_empty() {
+        return Err(Trouble::Nothing);
+    }
+    if !context.json {
+        say(format!("{} is good.", path.display()));
     }
     Ok(())
+}
+
+fn show(context: &Context, config: &Config) -> Result<(), Trouble> {
+    let text = config.show();
+    if !context.json {
+        say(text.trim_end());
+        return Ok(());
+    }
+    let value: Value = toml::from_str(&text)
+        .map_err(|error| Trouble::Failed(format!("it cannot be shown as JSON: {error}")))?;
+    say_json(&value);
+    Ok(())
+}
+
+fn finding_json(finding: &Finding, severity: &str) -> Value {
+    let (line, variable) = match &finding.place {
+        Place::Line(line) => (Some(line), None),
+        Place::Variable(name) => (None, Some(name)),
+        Place::File => (None, None),
+    };
+    let (file, key, message) = (finding.file.display().to_string(), &finding.key, &finding.message);
+    json!({
+        "severity": severity, "file": file, "line": line, "variable": variable, "key": key, "message": message,
+    })
 }

@@ -3,7 +3,6 @@
 use super::{Context, Trouble, settings};
 use crate::admin::{self, Found, LogAnswer, LogFilter, QueueLine};
 use crate::clock::Clock;
-use crate::config::Config;
 use crate::store::{OpenError, Store};
 use crate::tls;
 use serde::de::DeserializeOwned;
@@ -20,11 +19,11 @@ pub enum Desk {
 impl Desk {
     /// Finds out who answers.
     pub async fn open(context: &Context) -> Result<Self, Trouble> {
-        let config = settings::load(context)?;
-        if tokio::net::UnixStream::connect(&config.admin.socket).await.is_ok() {
-            return Self::daemon(&config.admin.socket);
+        let (data_dir, socket) = settings::whereabouts(context)?;
+        if tokio::net::UnixStream::connect(&socket).await.is_ok() {
+            return Self::daemon(&socket);
         }
-        Self::store(&config)
+        Self::store(&data_dir, &socket)
     }
 
     /// Finds sends.
@@ -60,15 +59,15 @@ impl Desk {
         client.map(Self::Daemon).map_err(|error| failed(&error))
     }
 
-    fn store(config: &Config) -> Result<Self, Trouble> {
-        match Store::open_for_reading(&config.data_dir, Clock::System) {
+    fn store(data_dir: &Path, socket: &Path) -> Result<Self, Trouble> {
+        match Store::open_for_reading(data_dir, Clock::System) {
             Ok((store, _)) => Ok(Self::Store(store)),
             Err(error @ (OpenError::Projection { .. } | OpenError::Newer(_))) => {
                 Err(Trouble::Damaged(error.to_string()))
             }
             Err(error) => Err(Trouble::Unreachable(format!(
                 "no daemon answers on {}, and the store cannot be read: {error}",
-                config.admin.socket.display()
+                socket.display()
             ))),
         }
     }
@@ -79,8 +78,9 @@ fn url(question: &str) -> String {
 }
 
 async fn ask<T: DeserializeOwned>(request: reqwest::RequestBuilder) -> Result<T, Trouble> {
-    let unreachable =
-        |error: reqwest::Error| Trouble::Unreachable(format!("the daemon does not answer: {error}"));
+    let unreachable = |error: reqwest::Error| {
+        Trouble::Unreachable(format!("the daemon does not answer: {}", error.without_url()))
+    };
     let response = request.send().await.map_err(unreachable)?;
     if !response.status().is_success() {
         return Err(Trouble::Damaged(response.text().await.unwrap_or_default()));

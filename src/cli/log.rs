@@ -3,6 +3,9 @@ use super::paint::Paint;
 use super::{Context, Trouble, say, say_json, times};
 use crate::admin::{LogFilter, LogLine};
 use crate::clock::Clock;
+use crate::event::Kind;
+use crate::ledger::State;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
@@ -67,6 +70,9 @@ fn filter(arguments: &Arguments) -> Result<LogFilter, Trouble> {
         regex::Regex::new(pattern)
             .map_err(|error| Trouble::Usage(format!("--grep is no regular expression: {error}")))?;
     }
+    if let Some(status) = &arguments.status {
+        check_word(status)?;
+    }
     let now = Clock::System.now();
     let time = |text: &Option<String>| {
         let parsed = text.as_deref().map(|text| times::parse(text, now)).transpose();
@@ -79,13 +85,24 @@ fn filter(arguments: &Arguments) -> Result<LogFilter, Trouble> {
         until: time(&arguments.until)?,
         to: arguments.to.clone(),
         from: arguments.from.clone(),
-        status: arguments.status.clone(),
+        status: arguments.status.as_ref().map(|status| status.to_lowercase()),
         tag: arguments.tag.clone(),
         client: arguments.client.clone(),
         upstream: arguments.upstream.clone(),
         grep: arguments.grep.clone(),
         after: None,
     })
+}
+
+fn check_word(status: &str) -> Result<(), Trouble> {
+    let events = Kind::ALL.iter().map(|kind| kind.word());
+    let states = State::ALL.iter().map(|state| state.word());
+    let words: BTreeSet<_> = events.chain(states).collect();
+    if words.contains(status.to_lowercase().as_str()) {
+        return Ok(());
+    }
+    let words: Vec<_> = words.into_iter().collect();
+    Err(Trouble::Usage(format!("--status {status:?} is none of {}", words.join(", "))))
 }
 
 fn print(line: &LogLine, context: &Context) {

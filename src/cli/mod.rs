@@ -132,7 +132,7 @@ async fn command(context: Context, command: Command) -> Result<(), Trouble> {
         Command::Trace(arguments) => trace::run(&context, &arguments).await,
         Command::Log(arguments) => log::run(&context, &arguments).await,
         Command::Queue(command) => queue::run(&context, &command).await,
-        Command::User(command) => user::run(&command),
+        Command::User(command) => user::run(&context, &command),
     }
 }
 
@@ -143,16 +143,29 @@ fn finish(ended: Result<(), Trouble>) -> ExitCode {
         Err(Trouble::Usage(text)) => (usage_code(), text),
         Err(Trouble::Unreachable(text)) => (3, text),
         Err(Trouble::Damaged(text)) => (4, text),
-        Err(Trouble::Configuration(text)) => (78, text),
+        Err(Trouble::Configuration(text)) => (if is_serve() { 78 } else { 2 }, text),
         Err(Trouble::Failed(text)) => (1, text),
     };
     eprintln!("mailtrail: {text}");
     ExitCode::from(code)
 }
 
-/// 2, but 64 for `serve`: systemd tells the two apart by sysexits.
+/// 2, but 64 for `serve`: its supervisor goes by sysexits.
 fn usage_code() -> u8 {
-    if std::env::args().any(|argument| argument == "serve") { 64 } else { 2 }
+    if is_serve() { 64 } else { 2 }
+}
+
+/// Whether the command is `serve`, also where the arguments cannot be parsed.
+fn is_serve() -> bool {
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--config" | "--color" => drop(arguments.next()),
+            option if option.starts_with('-') => {}
+            command => return command == "serve",
+        }
+    }
+    false
 }
 
 /// Prints one line; a reader that has gone ends the program quietly.

@@ -12,7 +12,7 @@ pub enum Command {
         #[arg(short = 'n', long, default_value_t = 100)]
         lines: usize,
     },
-    /// Everything about one send that waits
+    /// Everything about one send
     Show {
         /// Its tracking id, or a unique start of it
         id: String,
@@ -48,13 +48,21 @@ fn list(context: &Context, lines: &[QueueLine]) {
             line.attempts.to_string(),
             line.size.to_string(),
             if line.from.is_empty() { "<>".to_owned() } else { line.from.clone() },
-            line.to.join(","),
+            some(&line.to, terminal),
             line.reason.clone().unwrap_or_default(),
         ]
     };
     let rows: Vec<_> = lines.iter().map(row).collect();
     let header = ["ID", "STATE", "NEXT ATTEMPT", "TRIED", "BYTES", "FROM", "TO", "REASON"];
     table(&header, &rows, terminal).iter().for_each(say);
+}
+
+/// All addresses, or on a terminal the first and how many more.
+fn some(addresses: &[String], terminal: bool) -> String {
+    match addresses {
+        [first, rest @ ..] if terminal && !rest.is_empty() => format!("{first} +{}", rest.len()),
+        _ => addresses.join(","),
+    }
 }
 
 async fn show(context: &Context, desk: &Desk, id: &str) -> Result<(), Trouble> {

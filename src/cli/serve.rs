@@ -21,7 +21,7 @@ pub struct Arguments {
 pub async fn run(context: &Context, arguments: &Arguments) -> Result<(), Trouble> {
     let config = match (&context.config, arguments.sandbox) {
         (None, true) => settings::sandbox()?,
-        (None, false) if !system_config_exists() => {
+        (None, false) if settings::file(context).is_none() => {
             return Err(Trouble::Configuration(
                 "there is no configuration: name one with --config, or try `mailtrail serve --sandbox`"
                     .into(),
@@ -109,10 +109,6 @@ fn check_again(context: &Context, arguments: &Arguments) {
         }
         Err(_) => {}
     }
-}
-
-fn system_config_exists() -> bool {
-    std::path::Path::new("/etc/mailtrail/mailtrail.toml").exists()
 }
 
 fn listen_for(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Trouble> {

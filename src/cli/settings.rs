@@ -3,16 +3,27 @@
 use super::{Context, Trouble};
 use crate::config::{self, Config};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The configuration of this call: the named file, the system's, or the sandbox's.
 pub fn load(context: &Context) -> Result<Config, Trouble> {
-    let path = match &context.config {
-        Some(path) => path.as_path(),
-        None if Path::new(SYSTEM).exists() => Path::new(SYSTEM),
-        None => return sandbox(),
-    };
+    let Some(path) = file(context) else { return sandbox() };
     config::load(path, &environment()).map_err(|faults| Trouble::Configuration(faults.to_string()))
+}
+
+/// Where the relay of this call keeps its data and answers questions.
+pub fn whereabouts(context: &Context) -> Result<(PathBuf, PathBuf), Trouble> {
+    match file(context) {
+        Some(path) => config::whereabouts(path, &environment())
+            .map_err(|faults| Trouble::Configuration(faults.to_string())),
+        None => sandbox().map(|config| (config.data_dir, config.admin.socket)),
+    }
+}
+
+/// The configuration file of this call, if there is one.
+pub fn file(context: &Context) -> Option<&Path> {
+    let system = Some(Path::new(SYSTEM)).filter(|system| system.exists());
+    context.config.as_deref().or(system)
 }
 
 /// What `serve --sandbox` runs with when nothing is configured.

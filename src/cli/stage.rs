@@ -28,7 +28,7 @@ pub async fn start(
 ) -> Result<Stage, Trouble> {
     let directory = config.data_dir.join("sandbox");
     let failed = |error: &dyn std::fmt::Display| Trouble::Failed(error.to_string());
-    let (signing_key, password) = (random_secret(), random_secret());
+    let (signing_key, password) = (random_secret()?, random_secret()?);
     config.upstreams.truncate(1);
     let Some(upstream) = config.upstreams.first_mut() else {
         return Err(Trouble::Failed(
@@ -64,6 +64,9 @@ pub async fn start(
     Ok(Stage { daemon, sandbox })
 }
 
-fn random_secret() -> Secret {
-    Secret::new(format!("{:032x}", fastrand::u128(..)))
+fn random_secret() -> Result<Secret, Trouble> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Trouble::Failed(format!("there is no randomness: {error}")))?;
+    Ok(Secret::new(format!("{:032x}", u128::from_ne_bytes(bytes))))
 }

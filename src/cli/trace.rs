@@ -13,6 +13,11 @@ pub struct Arguments {
 }
 
 pub async fn run(context: &Context, arguments: &Arguments) -> Result<(), Trouble> {
+    if arguments.what.trim().is_empty() {
+        return Err(Trouble::Usage(
+            "name what to trace: an id, an address, a record or words of a subject".into(),
+        ));
+    }
     let desk = Desk::open(context).await?;
     let found = desk.find(&arguments.what, arguments.lines).await?;
     if found.trails.is_empty() {

@@ -1,4 +1,4 @@
-use super::{Trouble, say};
+use super::{Context, Trouble, say, say_json};
 use argon2::Argon2;
 use argon2::password_hash::PasswordHasher;
 use std::io::IsTerminal;
@@ -9,13 +9,13 @@ pub enum Command {
     Hash,
 }
 
-pub fn run(command: &Command) -> Result<(), Trouble> {
+pub fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
     match command {
-        Command::Hash => hash(),
+        Command::Hash => hash(context),
     }
 }
 
-fn hash() -> Result<(), Trouble> {
+fn hash(context: &Context) -> Result<(), Trouble> {
     let failed =
         |error: &dyn std::fmt::Display| Trouble::Failed(format!("the password cannot be read: {error}"));
     let password = if std::io::stdin().is_terminal() {
@@ -34,6 +34,11 @@ fn hash() -> Result<(), Trouble> {
         return Err(Trouble::Usage("the password is empty".into()));
     }
     let hash = Argon2::default().hash_password(password.as_bytes());
-    say(hash.map_err(|error| Trouble::Failed(format!("no hash can be made: {error}")))?);
+    let hash = hash.map_err(|error| Trouble::Failed(format!("no hash can be made: {error}")))?;
+    if context.json {
+        say_json(&serde_json::json!({ "hash": hash.to_string() }));
+    } else {
+        say(hash);
+    }
     Ok(())
 }

@@ -6,18 +6,34 @@ use super::settings::Config;
 use super::upstream::Ourselves;
 use super::{listener, sections, upstream, user};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Reads the file at `path`; `environment` holds the overrides, what `${...}` names, and `CREDENTIALS_DIRECTORY`.
 pub fn load(path: &Path, environment: &BTreeMap<String, String>) -> Result<Config, Faults> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => parse(&text, path, environment),
-        Err(error) => {
-            let reading = Reading::new(path, environment);
-            reading.fault(Place::File, "", format!("cannot be read: {}", error.kind()));
-            Err(reading.into_faults())
-        }
-    }
+    parse(&read(path, environment)?, path, environment)
+}
+
+/// Where a relay with that file keeps its data and answers questions. Nothing else is read, so whoever asks needs
+/// neither its secrets nor a file without faults.
+pub fn whereabouts(
+    path: &Path,
+    environment: &BTreeMap<String, String>,
+) -> Result<(PathBuf, PathBuf), Faults> {
+    let text = read(path, environment)?;
+    let reading = Reading::new(path, environment);
+    let Some(root) = document::parse(&text, &reading) else { return Err(reading.into_faults()) };
+    let mut root = Section::new(&reading, String::new(), Place::File, root);
+    let (_, data_dir) = sections::server(&mut root);
+    let admin = sections::admin(&mut root, &data_dir, &mut Claims::default());
+    reading.conclude().map(|_| (data_dir, admin.socket))
+}
+
+fn read(path: &Path, environment: &BTreeMap<String, String>) -> Result<String, Faults> {
+    std::fs::read_to_string(path).map_err(|error| {
+        let reading = Reading::new(path, environment);
+        reading.fault(Place::File, "", format!("cannot be read: {error}"));
+        reading.into_faults()
+    })
 }
 
 /// Reads `text` as if it stood in the file `path`: its folder is where relative paths begin.
@@ -58,6 +74,9 @@ fn assemble(mut root: Section<'_>) -> Config {
         upstreams,
         warnings: Vec::new(),
     };
+    if config.http.is_none() && config.upstreams.iter().any(|upstream| !upstream.signing_keys.is_empty()) {
+        root.warn("http", "has no address, so no event can arrive although a webhook_signing_key is set");
+    }
     root.finish();
     config
 }

@@ -225,7 +225,7 @@ impl<'a> Section<'a> {
         match std::fs::File::open(&path) {
             Ok(_) => Some(path),
             Err(error) => {
-                self.fault(key, format!("{text:?} cannot be read ({}: {})", path.display(), error.kind()));
+                self.fault(key, format!("{text:?} cannot be read ({}: {error})", path.display()));
                 None
             }
         }

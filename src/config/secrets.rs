@@ -65,7 +65,7 @@ impl Section<'_> {
         match std::fs::read_to_string(&path) {
             Ok(text) => self.not_empty(key, without_newline(&text)),
             Err(error) => {
-                self.fault(key, format!("{name:?} cannot be read ({}: {})", path.display(), error.kind()));
+                self.fault(key, format!("{name:?} cannot be read ({}: {error})", path.display()));
                 None
             }
         }

@@ -90,6 +90,19 @@ pub enum State {
 }
 
 impl State {
+    /// Every state.
+    pub const ALL: [Self; 9] = [
+        Self::Queued,
+        Self::Sending,
+        Self::Relayed,
+        Self::Delivered,
+        Self::Bounced,
+        Self::Failed,
+        Self::Expired,
+        Self::Suppressed,
+        Self::Unknown,
+    ];
+
     /// The word for tables and JSON.
     pub const fn word(self) -> &'static str {
         match self {

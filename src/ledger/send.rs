@@ -26,8 +26,8 @@ pub struct Send {
     pub message_id: Option<MessageId>,
     /// The subject, decoded and shortened.
     pub subject: String,
-    /// Odoo's record, where the mail names one.
-    pub record: Option<Record>,
+    /// Odoo's records, where the mail names some; the one it was sent about first.
+    pub records: Vec<Record>,
     /// Tags that the client gave the mail.
     pub tags: Vec<String>,
     /// Bytes, our header lines included.

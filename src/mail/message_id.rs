@@ -23,7 +23,7 @@ impl MessageId {
     }
 
     /// Odoo's record, when Odoo made this id:
-    /// `<15 digits.unix time.15 digits-openerp-<record id>-<model>@host>` (facts of Odoo 18, `tools/mail.py`).
+    /// `<15 digits.unix time.15 digits-openerp-<record id>-<model>@host>` (Odoo 18, `odoo/tools/mail.py`).
     pub fn odoo_record(&self) -> Option<Record> {
         let (left, _) = self.0.rsplit_once('@')?;
         let (_, tag) = left.split_once("-openerp-")?;
@@ -60,10 +60,9 @@ impl Record {
         Some(Self { model: model.into(), id })
     }
 
-    /// Reads the value of `X-Odoo-Objects` (`sale.order-42`; the first of several).
-    pub fn from_odoo_objects(value: &str) -> Option<Self> {
-        let first = value.split(',').next()?.trim();
-        let (model, id) = first.rsplit_once('-')?;
+    /// Reads one of the objects that `X-Odoo-Objects` lists: `sale.order-42`.
+    pub fn from_odoo_object(object: &str) -> Option<Self> {
+        let (model, id) = object.trim().rsplit_once('-')?;
         Self::new(model, id)
     }
 
@@ -103,7 +102,7 @@ mod tests {
         let id =
             MessageId::parse("<110238984183935.1795250271.027339696884155-openerp-2-crm.lead@vm>").unwrap();
         assert_eq!(id.odoo_record().map(|r| r.to_string()), Some("crm.lead,2".into()));
-        assert_eq!(Record::from_odoo_objects("crm.lead-2"), Record::parse("crm.lead,2"));
+        assert_eq!(Record::from_odoo_object(" crm.lead-2"), Record::parse("crm.lead,2"));
         for tag in ["private", "reply_to", "message-notify", "loop-detection-bounce-email"] {
             let id = MessageId::parse(&format!("1.2.3-openerp-{tag}@vm")).unwrap();
             assert_eq!(id.odoo_record(), None, "{tag}");

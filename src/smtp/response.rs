@@ -21,16 +21,6 @@ impl Response {
     pub fn is_intermediate(&self) -> bool {
         self.code / 100 == 3
     }
-
-    /// 4yz.
-    pub fn is_transient(&self) -> bool {
-        self.code / 100 == 4
-    }
-
-    /// 5yz.
-    pub fn is_permanent(&self) -> bool {
-        self.code / 100 == 5
-    }
 }
 
 /// As the server wrote it, in one line.

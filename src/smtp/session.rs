@@ -118,11 +118,6 @@ impl Session {
         Reply::Ready { hostname: self.rules.hostname.clone() }
     }
 
-    /// Whether TLS is on.
-    pub fn is_secured(&self) -> bool {
-        self.secured
-    }
-
     /// Whether a mail transaction or a login is open.
     pub fn is_in_transaction(&self) -> bool {
         !matches!(self.phase, Phase::Idle)

@@ -28,6 +28,9 @@ pub enum OpenError {
         /// Why it failed.
         source: io::Error,
     },
+    /// Nothing was ever kept there.
+    #[error("there is no store in {0}; name the relay's configuration with --config, or ask where it runs")]
+    Missing(PathBuf),
     /// Even an empty projection cannot be made.
     #[error("the ledger in {path} cannot be made: {source}")]
     Projection {
@@ -63,7 +66,7 @@ pub(super) fn open(data_dir: &Path, clock: Clock, writing: bool) -> Result<(Stor
         private(data_dir).and_then(|()| private(&journal)).map_err(io_error(data_dir))?;
         sync_entries(data_dir).map_err(io_error(data_dir))?;
     } else if !journal.is_dir() {
-        return Err(io_error(&journal)(io::ErrorKind::NotFound.into()));
+        return Err(OpenError::Missing(data_dir.to_owned()));
     }
     let lock = Lock::take(data_dir).map_err(io_error(data_dir))?;
     let lock = Arc::new(lock.ok_or_else(|| OpenError::Locked(data_dir.to_owned()))?);

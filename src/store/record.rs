@@ -83,7 +83,7 @@ pub(super) struct SendV1 {
     smtputf8: bool,
     message_id: Option<String>,
     subject: String,
-    record: Option<String>,
+    records: Vec<String>,
     tags: Vec<String>,
     size: u64,
 }
@@ -100,7 +100,7 @@ impl From<&Send> for SendV1 {
             smtputf8: send.smtputf8,
             message_id: send.message_id.as_ref().map(ToString::to_string),
             subject: send.subject.clone(),
-            record: send.record.as_ref().map(ToString::to_string),
+            records: send.records.iter().map(ToString::to_string).collect(),
             tags: send.tags.clone(),
             size: send.size,
         }
@@ -119,7 +119,7 @@ impl SendV1 {
             smtputf8: self.smtputf8,
             message_id: self.message_id.as_deref().and_then(MessageId::parse),
             subject: self.subject,
-            record: self.record.as_deref().and_then(OdooRecord::parse),
+            records: self.records.iter().filter_map(|record| OdooRecord::parse(record)).collect(),
             tags: self.tags,
             size: self.size,
         })

@@ -59,7 +59,7 @@ pub fn accept(
     if block.first("Date").is_none() {
         lines.push(HeaderLine::new("Date", &circumstances.now.rfc5322()));
     }
-    let record = record(&block, message_id.as_ref());
+    let records = records(&block, message_id.as_ref());
     let (subject, tags) = (subject(&buffer[HEADROOM..HEADROOM + block.end()]), tags(&block));
     let blank_line = block.is_missing();
     let message = prepend(&lines, blank_line, buffer);
@@ -73,7 +73,7 @@ pub fn accept(
         smtputf8: envelope.smtputf8,
         message_id,
         subject,
-        record,
+        records,
         tags,
         size: message.len() as u64,
     };
@@ -142,9 +142,17 @@ fn received(circumstances: &Circumstances<'_>, envelope: &Envelope) -> HeaderLin
     HeaderLine::folded("Received", &[&format!("from {name} ({literal})"), &by, &now.rfc5322()])
 }
 
-fn record(block: &HeaderBlock<'_>, message_id: Option<&MessageId>) -> Option<Record> {
-    let named = block.first("X-Odoo-Objects").and_then(|field| Record::from_odoo_objects(&field.text()));
-    named.or_else(|| message_id.and_then(MessageId::odoo_record))
+/// The record of Odoo's Message-ID, which is the one that the mail is about, then those of `X-Odoo-Objects`: a task's
+/// mail names its project, too.
+fn records(block: &HeaderBlock<'_>, message_id: Option<&MessageId>) -> Vec<Record> {
+    let objects = block.first("X-Odoo-Objects").map(|field| field.text()).unwrap_or_default();
+    let mut records: Vec<Record> = message_id.and_then(MessageId::odoo_record).into_iter().collect();
+    for record in objects.split(',').filter_map(Record::from_odoo_object).take(RECORDS) {
+        if !records.contains(&record) {
+            records.push(record);
+        }
+    }
+    records
 }
 
 fn subject(header: &[u8]) -> String {
@@ -178,6 +186,8 @@ fn prepend(lines: &[HeaderLine], blank_line: bool, mut buffer: Vec<u8>) -> Bytes
 
 /// Characters of a subject that are kept for the trail.
 const SUBJECT: usize = 200;
+/// Records of one mail that it can be found by.
+const RECORDS: usize = 10;
 /// Characters of a tag; Mailgun allows 128.
 const TAG: usize = 128;
 /// Tags of one mail; Mailgun takes 3.
@@ -225,7 +235,7 @@ mod tests {
              X-Mailtrail-Id: 01K54Z8Q3V7N5X9B2C6D8F0GHJ\r\n"
         );
         assert_eq!(accepted.send.subject, "Bü");
-        assert_eq!(accepted.send.record, Record::parse("crm.lead,2"));
+        assert_eq!(accepted.send.records, [Record::parse("crm.lead,2").unwrap()]);
         assert_eq!(accepted.send.size, out.len() as u64);
     }
 

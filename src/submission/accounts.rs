@@ -24,7 +24,7 @@ impl Accounts {
     /// The users as configured.
     pub fn new(users: Vec<User>) -> Self {
         let mut key = [0; 32];
-        fastrand::Rng::new().fill(&mut key);
+        getrandom::fill(&mut key).expect("the system has randomness");
         Self {
             users: users.into_iter().map(|user| (user.account.name.clone(), user)).collect(),
             key,

@@ -43,7 +43,7 @@ fn accepted(rows: &mut Overlay<'_>, accepted: &Accepted, place: Place) -> sled::
         rows.put(keys::recipient(id, number), encode(&RecipientRow::from(&recipient)));
         rows.put(keys::indexed(keys::address(&address.folded()), id), Vec::new());
     }
-    if let Some(record) = &send.record {
+    for record in &send.records {
         rows.put(keys::indexed(keys::record(&record.to_string()), id), Vec::new());
     }
     if let Some(message_id) = &send.message_id {
