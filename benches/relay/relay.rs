@@ -1,0 +1,268 @@
+//! The relays that are measured, each in a folder and with processes of its own.
+
+use crate::load::{RELAY_NAME, USER};
+use crate::process::Tree;
+use mailtrail::tls;
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio_rustls::TlsConnector;
+
+/// Which relay.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// This project's.
+    Mailtrail,
+    /// The one that is installed, in an instance of its own.
+    Postfix,
+}
+
+/// A relay that runs. Dropping it ends it and removes its folder.
+pub struct Relay {
+    kind: Kind,
+    child: Child,
+    folder: TempDir,
+    plain: SocketAddr,
+    secure: SocketAddr,
+}
+
+impl Kind {
+    /// Its name in the tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mailtrail => "mailtrail",
+            Self::Postfix => "postfix",
+        }
+    }
+}
+
+impl Relay {
+    /// Starts a fresh relay that sends everything to `upstream`.
+    pub fn start(kind: Kind, upstream: SocketAddr) -> io::Result<Self> {
+        // On the disk of the build: /tmp may be memory, and syncs to it would cost nothing.
+        let folder = TempDir::new_in(env!("CARGO_TARGET_TMPDIR"))?;
+        tls::self_signed(&folder.path().join("tls"), RELAY_NAME).map_err(io::Error::other)?;
+        let (plain, secure) = free_addresses()?;
+        let (mut command, secure) = match kind {
+            Kind::Mailtrail => (mailtrail(folder.path(), plain, secure, upstream)?, secure),
+            Kind::Postfix => (postfix(folder.path(), plain, upstream)?, plain),
+        };
+        let log = File::create(folder.path().join("output.log"))?;
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        // Its own group: what is typed at the terminal, and what Postfix's master ends with itself, is not ours.
+        let child = command.process_group(0).spawn()?;
+        let mut relay = Self { kind, child, folder, plain, secure };
+        relay.wait_for_port()?;
+        Ok(relay)
+    }
+
+    /// Where clients connect.
+    pub fn address(&self, secure: bool) -> SocketAddr {
+        if secure { self.secure } else { self.plain }
+    }
+
+    /// Its processes.
+    pub fn tree(&self) -> Tree {
+        Tree::new(self.child.id())
+    }
+
+    /// What trusts its certificate; every session is a full handshake.
+    pub fn connector(&self) -> io::Result<TlsConnector> {
+        let certificate = self.folder.path().join("tls/relay.pem");
+        let mut config = tls::client_config(Some(&certificate)).map_err(io::Error::other)?;
+        config.resumption = rustls::client::Resumption::disabled();
+        Ok(TlsConnector::from(std::sync::Arc::new(config)))
+    }
+
+    /// The end of what it wrote, for when it does not do what it should.
+    pub fn last_words(&self) -> String {
+        let text = fs::read_to_string(self.folder.path().join("output.log")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
+    }
+
+    fn wait_for_port(&mut self) -> io::Result<()> {
+        let until = Instant::now() + START;
+        while TcpStream::connect(self.plain).is_err() {
+            if Instant::now() > until || self.child.try_wait()?.is_some() {
+                return Err(io::Error::other(format!("the relay does not start:\n{}", self.last_words())));
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let _ = match self.kind {
+            // Its master is the child of a script, and a leader of its own.
+            Kind::Postfix => {
+                Command::new("postfix").arg("-c").arg(self.folder.path().join("postfix")).arg("stop").output()
+            }
+            Kind::Mailtrail => {
+                Command::new("sh").args(["-c", "kill -TERM \"$0\"", &self.child.id().to_string()]).output()
+            }
+        };
+        let until = Instant::now() + STOP;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < until {
+            std::thread::sleep(LOOK);
+        }
+        // Both fail when it has ended already, which is what we want.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn mailtrail(
+    folder: &Path,
+    plain: SocketAddr,
+    secure: SocketAddr,
+    upstream: SocketAddr,
+) -> io::Result<Command> {
+    let (host, port, (user, password)) = (upstream.ip(), upstream.port(), USER);
+    let config = format!(
+        r#"
+[server]
+hostname = "{RELAY_NAME}"
+data_dir = "data"
+[tls]
+certificate = "tls/relay.pem"
+private_key = "tls/relay.key"
+[[listener]]
+address = "{plain}"
+tls = "none"
+auth = "none"
+[[listener]]
+address = "{secure}"
+[[user]]
+name = "{user}"
+password = "{password}"
+[[upstream]]
+name = "sink"
+provider = "plain"
+host = "{host}"
+port = {port}
+tls = "none"
+"#
+    );
+    let file = folder.join("mailtrail.toml");
+    fs::write(&file, config)?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mailtrail"));
+    command.arg("--config").arg(file).arg("serve");
+    Ok(command)
+}
+
+/// A private instance below `folder`; nothing of the system's own Postfix is touched. Needs root, as Postfix does.
+fn postfix(folder: &Path, address: SocketAddr, upstream: SocketAddr) -> io::Result<Command> {
+    // Postfix's processes run as another user and must reach their folders.
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
+    let settings = folder.join("postfix");
+    let accounts = settings.join("sasl");
+    for folder in [&folder.join("queue"), &folder.join("state"), &settings, &accounts] {
+        fs::create_dir(folder)?;
+    }
+    fs::write(settings.join("main.cf"), postfix_main(folder, upstream))?;
+    fs::write(settings.join("master.cf"), format!("{address} inet n - n - - smtpd\n{POSTFIX_SERVICES}"))?;
+    let sasl = format!(
+        "pwcheck_method: auxprop\nauxprop_plugin: sasldb\nsasldb_path: {}\nmech_list: PLAIN\n",
+        accounts.join("sasldb2").display()
+    );
+    fs::write(accounts.join("smtpd.conf"), sasl)?;
+    let (user, password) = USER;
+    let (name, realm) = user.split_once('@').unwrap_or((user, RELAY_NAME));
+    let quoted = "printf %s \"$0\" | saslpasswd2 -p -c -f \"$1\" -u \"$2\" \"$3\"";
+    let accounts = accounts.join("sasldb2");
+    run(Command::new("sh").args(["-c", quoted, password]).arg(&accounts).args([realm, name]))?;
+    run(Command::new("chown").arg("postfix").arg(&accounts).arg(folder.join("state")))?;
+    let mut command = Command::new("postfix");
+    command.arg("-c").arg(settings).arg("start-fg");
+    Ok(command)
+}
+
+/// Its defaults, without the brakes and look-ups that protect a server on the internet.
+fn postfix_main(folder: &Path, upstream: SocketAddr) -> String {
+    let (folder, host, port) = (folder.display(), upstream.ip(), upstream.port());
+    format!(
+        "compatibility_level = 3.6
+queue_directory = {folder}/queue
+data_directory = {folder}/state
+maillog_file = {folder}/output.log
+maillog_file_prefixes = {folder}
+syslog_name = postfix-bench
+myhostname = {RELAY_NAME}
+mydestination =
+mynetworks = 127.0.0.0/8
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+alias_maps =
+local_recipient_maps =
+relayhost = [{host}]:{port}
+disable_dns_lookups = yes
+smtpd_recipient_restrictions = permit_mynetworks, permit_sasl_authenticated, reject
+smtpd_client_connection_count_limit = 0
+smtpd_client_event_limit_exceptions = static:all
+in_flow_delay = 0
+default_process_limit = 200
+initial_destination_concurrency = 20
+smtp_connection_cache_destinations = [{host}]:{port}
+smtp_tls_security_level = none
+smtpd_tls_security_level = may
+smtpd_tls_cert_file = {folder}/tls/relay.pem
+smtpd_tls_key_file = {folder}/tls/relay.key
+smtpd_sasl_auth_enable = yes
+smtpd_sasl_path = smtpd
+cyrus_sasl_config_path = {folder}/postfix/sasl
+"
+    )
+}
+
+fn run(command: &mut Command) -> io::Result<()> {
+    let output = command.output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    Err(io::Error::other(format!("{command:?}: {said}")))
+}
+
+/// Two ports that nobody listens on, right now.
+fn free_addresses() -> io::Result<(SocketAddr, SocketAddr)> {
+    let (one, other) = (TcpListener::bind(ANY_PORT)?, TcpListener::bind(ANY_PORT)?);
+    Ok((one.local_addr()?, other.local_addr()?))
+}
+
+const ANY_PORT: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
+/// Longest time until a relay listens, and until it has ended.
+const START: Duration = Duration::from_secs(20);
+const STOP: Duration = Duration::from_secs(20);
+const LOOK: Duration = Duration::from_millis(20);
+const LAST_LINES: usize = 10;
+
+/// master.cf, without the service that listens. 20 connections upstream, as mailtrail has by default.
+const POSTFIX_SERVICES: &str = "\
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+tlsmgr unix - - n 1000? 1 tlsmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+verify unix - - n - 1 verify
+flush unix n - n 1000? 0 flush
+proxymap unix - - n - - proxymap
+smtp unix - - n - 20 smtp
+relay unix - - n - 20 smtp
+error unix - - n - - error
+retry unix - - n - - error
+discard unix - - n - - discard
+anvil unix - - n - 1 anvil
+scache unix - - n - 1 scache
+postlog unix-dgram n - n - 1 postlogd
+";

@@ -1,0 +1,100 @@
+//! What was measured, for people and for programs.
+
+use crate::measure::{Column, Figures};
+use serde_json::{Value, json};
+use std::fmt::Write;
+
+/// One table.
+pub struct Table {
+    columns: &'static [Column],
+    rows: Vec<Row>,
+}
+
+/// One load, and what each relay made of it.
+struct Row {
+    label: String,
+    relays: Vec<(&'static str, Vec<Figures>)>,
+}
+
+impl Table {
+    /// An empty table.
+    pub fn new(columns: &'static [Column]) -> Self {
+        Self { columns, rows: Vec::new() }
+    }
+
+    /// Adds one run.
+    pub fn add(&mut self, label: &str, relay: &'static str, figures: Figures) {
+        let row = match self.rows.iter().position(|row| row.label == label) {
+            Some(place) => &mut self.rows[place],
+            None => {
+                self.rows.push(Row { label: label.to_owned(), relays: Vec::new() });
+                self.rows.last_mut().expect("one was just pushed")
+            }
+        };
+        match row.relays.iter_mut().find(|(name, _)| *name == relay) {
+            Some((_, runs)) => runs.push(figures),
+            None => row.relays.push((relay, vec![figures])),
+        }
+    }
+
+    /// Medians of the runs, and the ratio of the first relay to the second.
+    pub fn markdown(&self) -> String {
+        let mut text = String::from("| load | relay |");
+        for (_, title, _) in self.columns {
+            let _ = write!(text, " {title} |");
+        }
+        text += "\n|---|---|";
+        text += &"--:|".repeat(self.columns.len());
+        for row in &self.rows {
+            let medians: Vec<_> = row.relays.iter().map(|(name, runs)| (*name, medians(runs))).collect();
+            for (name, figures) in &medians {
+                let values = figures.iter().zip(self.columns);
+                line(
+                    &mut text,
+                    &row.label,
+                    name,
+                    values.map(|(value, (.., digits))| format!("{value:.digits$}")),
+                );
+            }
+            if let [(_, ours), (name, theirs)] = medians.as_slice() {
+                let ratios = ours.iter().zip(theirs).map(|(ours, theirs)| format!("×{:.2}", ours / theirs));
+                line(&mut text, &row.label, &format!("ratio to {name}"), ratios);
+            }
+        }
+        text
+    }
+
+    /// Every run.
+    pub fn json(&self) -> Vec<Value> {
+        let mut lines = Vec::new();
+        for row in &self.rows {
+            for (relay, runs) in &row.relays {
+                for (run, figures) in runs.iter().enumerate() {
+                    let mut line = json!({ "load": row.label, "relay": relay, "run": run });
+                    for (value, (key, ..)) in figures.iter().zip(self.columns) {
+                        line[key] = json!(value);
+                    }
+                    lines.push(line);
+                }
+            }
+        }
+        lines
+    }
+}
+
+fn line(text: &mut String, label: &str, relay: &str, values: impl Iterator<Item = String>) {
+    let _ = write!(text, "\n| {label} | {relay} |");
+    for value in values {
+        let _ = write!(text, " {value} |");
+    }
+}
+
+fn medians(runs: &[Figures]) -> Figures {
+    let columns = runs.first().map_or(0, Vec::len);
+    let median = |column: usize| {
+        let mut values: Vec<f64> = runs.iter().map(|figures| figures[column]).collect();
+        values.sort_unstable_by(f64::total_cmp);
+        (values[(values.len() - 1) / 2] + values[values.len() / 2]) / 2.0
+    };
+    (0..columns).map(median).collect()
+}
