@@ -253,5 +253,8 @@ fn no_syntax_error_quotes_a_secret() {
 #[test]
 fn a_file_that_is_not_there_is_a_fault() {
     let faults = config::load(Path::new("no-such-folder/mailtrail.toml"), &BTreeMap::new()).unwrap_err();
-    assert_eq!(faults.to_string(), "no-such-folder/mailtrail.toml: cannot be read: No such file or directory (os error 2)");
+    assert_eq!(
+        faults.to_string(),
+        "no-such-folder/mailtrail.toml: cannot be read: No such file or directory (os error 2)"
+    );
 }
