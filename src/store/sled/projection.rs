@@ -94,6 +94,6 @@ fn remove_unfinished_snapshots(directory: &Path) -> std::io::Result<()> {
 }
 
 /// Bytes of sled's page cache.
-const CACHE: u64 = 64 << 20;
+const CACHE: u64 = 16 << 20;
 /// sled's own background flush, which also collects its garbage.
 const FLUSH_EVERY_MS: u64 = 500;
