@@ -1,19 +1,25 @@
 //! Group commit: one thread writes the journal, one applies what was written.
 //!
-//! While a sync runs, the next group gathers; a lone writer waits for nobody. The channel between the two threads is
-//! bounded, so a slow projection slows the writers down instead of filling the memory.
+//! While a sync runs, the next group gathers. A record that somebody waits for is written at once; one that nobody
+//! waits for rides with the next, if that comes soon: a lone client pays one sync a message, not three. The channel
+//! between the two threads is bounded, so a slow projection slows the writers down instead of filling the memory.
 
+use super::OpenReport;
 use super::journal::{Draft, Place, Writer};
 use super::lock::Lock;
-use super::record::{Record, VERSION};
-use super::sled::Projection;
-use crate::clock::Clock;
+use super::record::{Kept, Record, VERSION};
+use super::replay::{self, chain, up_to};
+use super::sled::{Current, Projection};
+use crate::clock::{Clock, Timestamp};
+use crate::id::TrackingId;
 use crate::wakeup::Wakeup;
 use bytes::Bytes;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout_at;
 
 /// Why a record was not kept.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -29,76 +35,109 @@ pub enum CommitError {
 /// The writing side of a store.
 pub struct Committer {
     requests: mpsc::Sender<Request>,
+    tasks: mpsc::Sender<Task>,
     failure: watch::Receiver<Option<String>>,
 }
 
+/// What a committer works with.
+pub struct Parts {
+    pub writer: Writer,
+    pub journal: PathBuf,
+    pub current: Arc<Current>,
+    pub clock: Clock,
+    pub due: Wakeup,
+    pub lock: Arc<Lock>,
+}
+
+/// How a record is to be committed.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish {
+    /// Whether it is written at once, or with the next that is.
+    pub urgent: bool,
+    /// Whether lookups must see it before anybody is told.
+    pub applied: bool,
+}
+
 enum Request {
-    Commit { record: Record, draft: Draft, ticket: Ticket },
+    Commit {
+        record: Record,
+        draft: Draft,
+        wish: Wish,
+        answer: Answer,
+    },
+    /// A new segment, if the present one holds anything and is at least that old.
+    Seal(Duration),
     Drain(oneshot::Sender<()>),
 }
 
-/// Who waits for a record, and for what.
-enum Ticket {
-    Durable(oneshot::Sender<Result<(), CommitError>>),
-    Applied(oneshot::Sender<Result<(), CommitError>>),
+type Answer = oneshot::Sender<Result<(), CommitError>>;
+
+/// What the ledger thread does, in order.
+pub enum Task {
+    /// Applies records that are on stable storage.
+    Apply(Group),
+    /// Takes out sends that are over since before that time.
+    Forget(Vec<TrackingId>, Timestamp),
+    /// Takes out rows.
+    Delete(Vec<Vec<u8>>),
+    /// That many bytes of finished messages left that segment of the journal.
+    Dropped(u32, u64),
+    /// Goes on with another projection, once it is brought up to this one.
+    Replace(Box<Projection>),
+    /// Makes everything so far durable and says so.
+    Checkpoint(oneshot::Sender<()>),
 }
 
 /// Records that are on stable storage.
-struct Group {
-    records: Vec<(Record, Place)>,
-    applied: Vec<oneshot::Sender<Result<(), CommitError>>>,
-    drained: Vec<oneshot::Sender<()>>,
+pub struct Group {
+    records: Vec<Kept>,
+    answers: Vec<Answer>,
     position: Place,
 }
 
 impl Committer {
     /// Starts both threads. They let go of the projection after the last [`Committer`] is gone, and of the lock after
     /// that: whoever gets the lock next can open the projection.
-    pub fn start(
-        writer: Writer,
-        projection: Arc<Projection>,
-        clock: Clock,
-        due: Wakeup,
-        lock: Arc<Lock>,
-    ) -> io::Result<Self> {
+    pub fn start(parts: Parts) -> io::Result<Self> {
         let (requests, incoming) = mpsc::channel(REQUESTS);
-        let (groups, written) = mpsc::channel(GROUPS);
+        let (tasks, written) = mpsc::channel(TASKS);
         let (failed, failure) = watch::channel(None);
+        let Parts { writer, journal, current, clock, due, lock } = parts;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let scribe = Scribe { writer, tasks: tasks.clone(), clock };
         std::thread::Builder::new()
             .name("journal".into())
-            .spawn(move || write(writer, incoming, groups, clock))?;
+            .spawn(move || runtime.block_on(scribe.write(incoming)))?;
         std::thread::Builder::new().name("ledger".into()).spawn(move || {
-            if let Err(error) = apply(&projection, written, &due) {
+            let mut ledger = Ledger { journal, projection: current.projection(), current, due, held: None };
+            if let Err(error) = ledger.run(written) {
                 tracing::error!(%error, "the ledger failed; the journal is whole: restart to rebuild the ledger from it");
                 let _ = failed.send(Some(error));
             }
-            drop(projection);
+            drop(ledger);
             drop(lock);
         })?;
-        Ok(Self { requests, failure })
+        Ok(Self { requests, tasks, failure })
     }
 
-    /// Returns when the record is on stable storage.
-    pub async fn durable(&self, record: Record, body: Bytes) -> Result<(), CommitError> {
-        self.commit(record, body, Ticket::Durable).await
-    }
-
-    /// Returns when lookups see the record, too.
-    pub async fn applied(&self, record: Record, body: Bytes) -> Result<(), CommitError> {
-        self.commit(record, body, Ticket::Applied).await
-    }
-
-    async fn commit(
-        &self,
-        record: Record,
-        body: Bytes,
-        ticket: fn(oneshot::Sender<Result<(), CommitError>>) -> Ticket,
-    ) -> Result<(), CommitError> {
+    /// Returns when the record is kept as wished.
+    pub async fn commit(&self, record: Record, body: Bytes, wish: Wish) -> Result<(), CommitError> {
         let draft = Draft::new(record.kind(), VERSION, record.encode(), body);
         let (answer, answered) = oneshot::channel();
-        let request = Request::Commit { record, draft, ticket: ticket(answer) };
+        let request = Request::Commit { record, draft, wish, answer };
         self.requests.send(request).await.map_err(|_| CommitError::ReadOnly)?;
         answered.await.unwrap_or(Err(CommitError::ReadOnly))
+    }
+
+    /// Goes on with a new segment soon, if the present one holds anything and is at least `age` old.
+    pub fn seal(&self, age: Duration) {
+        // When the threads are gone there is nothing to seal.
+        let _ = self.requests.blocking_send(Request::Seal(age));
+    }
+
+    /// Hands the ledger thread something to do; it waits while there is much.
+    pub fn task(&self, task: Task) -> Result<(), CommitError> {
+        self.tasks.blocking_send(task).map_err(|_| CommitError::ReadOnly)
     }
 
     /// Returns when everything sent before is applied and the projection is on stable storage.
@@ -122,137 +161,274 @@ impl Committer {
 }
 
 /// The journal thread.
-fn write(
-    mut writer: Writer,
-    mut incoming: mpsc::Receiver<Request>,
-    groups: mpsc::Sender<Group>,
+struct Scribe {
+    writer: Writer,
+    tasks: mpsc::Sender<Task>,
     clock: Clock,
-) {
-    while let Some(first) = incoming.blocking_recv() {
-        let (mut records, mut drafts, mut tickets, mut drained) =
-            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut bytes = 0;
-        let mut next = Some(first);
-        while let Some(request) = next {
-            match request {
-                Request::Commit { record, draft, ticket } => {
-                    bytes += draft.size();
-                    records.push(record);
-                    drafts.push(draft);
-                    tickets.push(ticket);
-                }
-                Request::Drain(answer) => drained.push(answer),
+}
+
+/// What goes into one sync.
+#[derive(Default)]
+struct Batch {
+    records: Vec<(Record, Wish, Answer)>,
+    drafts: Vec<Draft>,
+    drained: Vec<oneshot::Sender<()>>,
+    sealed: Option<Duration>,
+    bytes: u64,
+    urgent: bool,
+}
+
+impl Scribe {
+    async fn write(mut self, mut incoming: mpsc::Receiver<Request>) {
+        while let Some(first) = incoming.recv().await {
+            let batch = Batch::gather(first, &mut incoming).await;
+            if self.commit(batch).await.is_err() {
+                return;
             }
-            let full = records.len() >= GROUP_RECORDS || bytes >= GROUP_BYTES;
-            next = if full { None } else { incoming.try_recv().ok() };
-        }
-        let appended = match enough_space(&writer, &records) {
-            Ok(()) => append(&mut writer, &mut drafts, clock),
-            Err(error) => Err(error),
-        };
-        let places = match appended {
-            Ok(places) => places,
-            Err(error) => {
-                refuse(tickets, &error);
-                continue;
-            }
-        };
-        let applied = tickets.into_iter().filter_map(acknowledge).collect();
-        let records = records.into_iter().zip(places).collect();
-        if groups.blocking_send(Group { records, applied, drained, position: writer.place() }).is_err() {
-            return;
         }
     }
+
+    async fn commit(&mut self, batch: Batch) -> Result<(), mpsc::error::SendError<Task>> {
+        let Batch { records, drafts, drained, sealed, .. } = batch;
+        let kept = self.enough_space(&records).and_then(|()| self.append(&drafts));
+        match kept {
+            Err(error) => refuse(records, &error),
+            Ok(_) if drafts.is_empty() => {}
+            Ok(places) => {
+                let group = Group::of(records, &drafts, places, self.writer.place());
+                self.tasks.send(Task::Apply(group)).await?;
+            }
+        }
+        if let Some(age) = sealed {
+            self.seal(age);
+        }
+        for answer in drained {
+            self.tasks.send(Task::Checkpoint(answer)).await?;
+        }
+        Ok(())
+    }
+
+    /// Appends a batch; a segment that failed is given up, and the next batch goes to a new one.
+    fn append(&mut self, drafts: &[Draft]) -> io::Result<Vec<Place>> {
+        if drafts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let started = Instant::now();
+        let places = self.writer.append(drafts, self.clock.now());
+        metrics::histogram!("mailtrail_commit_seconds").record(started.elapsed());
+        places
+    }
+
+    fn seal(&mut self, age: Duration) {
+        let now = self.clock.now();
+        let old = self.writer.made().is_some_and(|made| now.since(made) >= age);
+        if old
+            && self.writer.is_used()
+            && let Err(error) = self.writer.rotate(now)
+        {
+            tracing::error!(%error, "a new segment of the journal cannot be made");
+        }
+    }
+
+    /// Takes no new mail when the disk is nearly full: what is left is for the outcomes of the mail that is here, and
+    /// for the ledger, which cannot go on once it could not write.
+    fn enough_space(&self, records: &[(Record, Wish, Answer)]) -> io::Result<()> {
+        let grows = |record: &Record| matches!(record, Record::Accepted(_) | Record::Notice(_));
+        if !records.iter().any(|(record, ..)| grows(record)) || self.writer.free()? >= FREE_SPACE {
+            return Ok(());
+        }
+        let text = format!("less than {} MiB are free", FREE_SPACE >> 20);
+        Err(io::Error::new(io::ErrorKind::StorageFull, text))
+    }
 }
 
-/// Appends a group; a segment that failed is given up, and the next group goes to a new one.
-fn append(writer: &mut Writer, drafts: &mut [Draft], clock: Clock) -> io::Result<Vec<Place>> {
-    if drafts.is_empty() {
-        return Ok(Vec::new());
+impl Batch {
+    /// What waits already, and what comes while nobody is in a hurry.
+    async fn gather(first: Request, incoming: &mut mpsc::Receiver<Request>) -> Self {
+        let mut batch = Self::default();
+        batch.add(first);
+        let patience = tokio::time::Instant::now() + PATIENCE;
+        while !batch.is_full() {
+            let next = match incoming.try_recv() {
+                Ok(next) => next,
+                Err(_) if batch.urgent || batch.drafts.len() >= CROWD => break,
+                Err(_) => match timeout_at(patience, incoming.recv()).await {
+                    Ok(Some(next)) => next,
+                    Ok(None) | Err(_) => break,
+                },
+            };
+            batch.add(next);
+        }
+        batch
     }
-    let started = Instant::now();
-    let places = writer.append(drafts, clock.now());
-    metrics::histogram!("mailtrail_commit_seconds").record(started.elapsed());
-    places
+
+    fn add(&mut self, request: Request) {
+        match request {
+            Request::Commit { record, draft, wish, answer } => {
+                self.bytes += draft.size();
+                self.urgent |= wish.urgent;
+                self.records.push((record, wish, answer));
+                self.drafts.push(draft);
+            }
+            Request::Seal(age) => (self.sealed, self.urgent) = (Some(age), true),
+            Request::Drain(answer) => {
+                self.drained.push(answer);
+                self.urgent = true;
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.records.len() >= BATCH_RECORDS || self.bytes >= BATCH_BYTES
+    }
 }
 
-/// Takes no new mail when the disk is nearly full: what is left is for the outcomes of the mail that is here, and for
-/// the ledger, which cannot go on once it could not write.
-fn enough_space(writer: &Writer, records: &[Record]) -> io::Result<()> {
-    let grows = |record: &Record| matches!(record, Record::Accepted(_) | Record::Notice(_));
-    if !records.iter().any(grows) {
-        return Ok(());
+impl Group {
+    /// Answers who waited for the sync only.
+    fn of(
+        records: Vec<(Record, Wish, Answer)>,
+        drafts: &[Draft],
+        places: Vec<Place>,
+        position: Place,
+    ) -> Self {
+        let mut group = Self { records: Vec::with_capacity(records.len()), answers: Vec::new(), position };
+        for (((record, wish, answer), draft), place) in records.into_iter().zip(drafts).zip(places) {
+            group.records.push(Kept { record, place, body: draft.body_length() });
+            if wish.applied {
+                group.answers.push(answer);
+            } else {
+                // Who went away does not mind.
+                let _ = answer.send(Ok(()));
+            }
+        }
+        group
     }
-    let disk = rustix::fs::statvfs(writer.directory())?;
-    if disk.f_bavail.saturating_mul(disk.f_frsize) >= FREE_SPACE {
-        return Ok(());
+
+    fn absorb(&mut self, next: Self) {
+        self.records.extend(next.records);
+        self.answers.extend(next.answers);
+        self.position = next.position;
     }
-    let text = format!("less than {} MiB are free", FREE_SPACE >> 20);
-    Err(io::Error::new(io::ErrorKind::StorageFull, text))
 }
 
-fn refuse(tickets: Vec<Ticket>, error: &io::Error) {
-    tracing::error!(%error, records = tickets.len(), "the journal cannot be written: nothing is accepted until it can");
-    for ticket in tickets {
-        let (Ticket::Durable(answer) | Ticket::Applied(answer)) = ticket;
+fn refuse(records: Vec<(Record, Wish, Answer)>, error: &io::Error) {
+    tracing::error!(%error, records = records.len(), "the journal cannot be written: nothing is accepted until it can");
+    for (_, _, answer) in records {
         let _ = answer.send(Err(CommitError::Disk(error.to_string())));
     }
 }
 
-/// Answers who waits for the sync; gives back who waits for more.
-fn acknowledge(ticket: Ticket) -> Option<oneshot::Sender<Result<(), CommitError>>> {
-    match ticket {
-        Ticket::Durable(answer) => {
-            let _ = answer.send(Ok(()));
-            None
+/// The ledger thread: the only one that changes the projection.
+struct Ledger {
+    journal: PathBuf,
+    projection: Arc<Projection>,
+    current: Arc<Current>,
+    due: Wakeup,
+    /// Came while groups were gathered.
+    held: Option<Task>,
+}
+
+impl Ledger {
+    fn run(&mut self, mut tasks: mpsc::Receiver<Task>) -> Result<(), String> {
+        let mut checkpointed = Instant::now();
+        while let Some(task) = self.next(&mut tasks) {
+            match task {
+                Task::Apply(group) => self.apply(group),
+                Task::Forget(sends, before) => self.projection.forget(&sends, before),
+                Task::Delete(keys) => self.projection.delete(keys),
+                Task::Dropped(segment, bytes) => self.projection.dropped(segment, bytes),
+                Task::Replace(projection) => {
+                    self.replace(*projection);
+                    Ok(())
+                }
+                Task::Checkpoint(answer) => {
+                    self.checkpoint()?;
+                    let _ = answer.send(());
+                    Ok(())
+                }
+            }
+            .map_err(|error| error.to_string())?;
+            if checkpointed.elapsed() >= CHECKPOINT_EVERY {
+                self.checkpoint()?;
+                checkpointed = Instant::now();
+            }
         }
-        Ticket::Applied(answer) => Some(answer),
+        self.checkpoint()
+    }
+
+    /// The next thing to do; groups that wait already are done together.
+    fn next(&mut self, tasks: &mut mpsc::Receiver<Task>) -> Option<Task> {
+        let mut task = self.held.take().or_else(|| tasks.blocking_recv())?;
+        if let Task::Apply(group) = &mut task {
+            while group.records.len() < APPLY_RECORDS && self.held.is_none() {
+                match tasks.try_recv() {
+                    Ok(Task::Apply(next)) => group.absorb(next),
+                    Ok(other) => self.held = Some(other),
+                    Err(_) => break,
+                }
+            }
+        }
+        Some(task)
+    }
+
+    fn checkpoint(&self) -> Result<(), String> {
+        self.projection.checkpoint().map_err(|error| error.to_string())
+    }
+
+    fn apply(&self, group: Group) -> ::sled::Result<()> {
+        self.projection.apply(&group.records, group.position)?;
+        self.due.ring();
+        for answer in group.answers {
+            let _ = answer.send(Ok(()));
+        }
+        Ok(())
+    }
+
+    /// One that cannot be brought up to date is left, and the present one goes on.
+    fn replace(&mut self, projection: Projection) {
+        let aside = projection.directory().to_owned();
+        match self.bring_up_to_date(&projection) {
+            Ok(()) => {
+                let old = self.current.replace(projection);
+                self.projection = self.current.projection();
+                remove(old.directory());
+            }
+            Err(error) => {
+                tracing::error!(error, "the ledger that was built anew cannot be used; the old one goes on");
+                drop(projection);
+                remove(&aside);
+            }
+        }
+    }
+
+    fn bring_up_to_date(&self, projection: &Projection) -> Result<(), String> {
+        let position = self.projection.position().map_err(|error| error.to_string())?.unwrap_or_default();
+        let chain = chain(&self.journal).map_err(|error| error.to_string())?;
+        let chain = up_to(chain, position);
+        replay::replay(&self.journal, &chain, projection, &mut OpenReport::default(), &mut |_| {})
+            .map_err(|error| error.to_string())?;
+        projection.checkpoint().map_err(|error| error.to_string())
     }
 }
 
-/// The ledger thread.
-fn apply(projection: &Projection, mut written: mpsc::Receiver<Group>, due: &Wakeup) -> Result<(), String> {
-    let mut checkpointed = Instant::now();
-    while let Some(mut group) = written.blocking_recv() {
-        while group.records.len() < APPLY_RECORDS
-            && let Ok(next) = written.try_recv()
-        {
-            group.absorb(next);
-        }
-        let records = group.records.iter().map(|(record, place)| (record, *place));
-        projection.apply(records, group.position).map_err(|error| error.to_string())?;
-        due.ring();
-        for answer in group.applied {
-            let _ = answer.send(Ok(()));
-        }
-        if !group.drained.is_empty() || checkpointed.elapsed() >= CHECKPOINT_EVERY {
-            projection.checkpoint().map_err(|error| error.to_string())?;
-            checkpointed = Instant::now();
-        }
-        for answer in group.drained {
-            let _ = answer.send(());
-        }
-    }
-    projection.checkpoint().map_err(|error| error.to_string())
-}
-
-impl Group {
-    fn absorb(&mut self, next: Self) {
-        self.records.extend(next.records);
-        self.applied.extend(next.applied);
-        self.drained.extend(next.drained);
-        self.position = next.position;
+fn remove(directory: &std::path::Path) {
+    if let Err(error) = std::fs::remove_dir_all(directory) {
+        tracing::warn!(%error, directory = %directory.display(), "an old ledger cannot be removed");
     }
 }
 
 /// Records that may wait for the journal thread.
 const REQUESTS: usize = 1024;
 /// Groups that may wait for the ledger thread.
-const GROUPS: usize = 4;
+const TASKS: usize = 4;
 /// Records of one sync.
-const GROUP_RECORDS: usize = 256;
+const BATCH_RECORDS: usize = 256;
 /// Bytes of one sync.
-const GROUP_BYTES: usize = 8 << 20;
+const BATCH_BYTES: u64 = 8 << 20;
+/// How long a record that nobody waits for waits for company.
+const PATIENCE: Duration = Duration::from_millis(1);
+/// Records that nobody waits for, from which on they wait no longer.
+const CROWD: usize = 16;
 /// Bytes of the disk that new mail leaves free.
 const FREE_SPACE: u64 = 16 << 20;
 /// Records applied in one batch, from which on no further group is added.

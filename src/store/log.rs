@@ -47,7 +47,7 @@ pub struct Entry {
 impl Store {
     /// The end of the log as it is now.
     pub fn log_end(&self) -> Result<Cursor, ReadError> {
-        Ok(Cursor(self.0.projection.position()?.unwrap_or_default()))
+        Ok(Cursor(self.projection().position()?.unwrap_or_default()))
     }
 
     /// The log's segments, each with when it begins, oldest first.
@@ -70,12 +70,12 @@ impl Store {
     pub fn log_after(&self, cursor: Cursor) -> Result<(Vec<Entry>, Cursor), ReadError> {
         let (entries, end) = self.read_on(cursor.0)?;
         let next = Place { segment: end.segment + 1, offset: 0 };
-        let done = end == cursor.0 && self.0.projection.position()?.is_some_and(|position| position >= next);
+        let done = end == cursor.0 && self.projection().position()?.is_some_and(|position| position >= next);
         Ok((entries, Cursor(if done { next } else { end })))
     }
 
     fn read_on(&self, from: Place) -> Result<(Vec<Entry>, Place), ReadError> {
-        let applied = self.0.projection.position()?.unwrap_or_default();
+        let applied = self.projection().position()?.unwrap_or_default();
         let limit = if applied.segment > from.segment { None } else { Some(applied.offset) };
         let mut entries = Vec::new();
         if from.segment > applied.segment || from.segment == 0 {
@@ -102,7 +102,7 @@ impl Store {
             Record::Begun(_) => {}
             Record::Outcome(outcome) => entries.extend(of_outcome(outcome)),
             Record::Notice(notice) => {
-                let found = self.0.projection.find(&notice.event)?;
+                let found = self.projection().find(&notice.event)?;
                 entries.push(of_notice(*notice, found));
             }
         }

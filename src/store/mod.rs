@@ -5,16 +5,24 @@
 //! written to the projection. A store belongs to one process.
 
 mod commit;
+mod disk;
 mod journal;
 mod lock;
 mod log;
 mod open;
 mod record;
+mod replay;
+mod retention;
+mod segments;
 mod sled;
+mod upkeep;
 
 pub use commit::CommitError;
 pub use log::{Cursor, Entry, NotACursor};
 pub use open::{OpenError, OpenReport};
+pub use replay::Progress;
+pub use retention::Retention;
+pub use upkeep::UpkeepError;
 
 use crate::clock::Clock;
 use crate::clock::Timestamp;
@@ -23,12 +31,16 @@ use crate::ledger::{Accepted, Begun, Notice, Outcome, Recipient, Send, Trail};
 use crate::mail::{MessageId, Record as OdooRecord};
 use crate::wakeup::Wakeup;
 use bytes::Bytes;
-use commit::Committer;
-use journal::Segment;
+use commit::{Committer, Wish};
+use disk::{Disk, LocalDisk};
+use open::Opening;
 use record::Record;
+use segments::Segments;
+use sled::{Current, Projection};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use upkeep::Upkeep;
 
 /// The store of one data directory.
 #[derive(Clone)]
@@ -36,10 +48,12 @@ pub struct Store(Arc<Inner>);
 
 struct Inner {
     journal: PathBuf,
-    projection: Arc<sled::Projection>,
+    ledger: PathBuf,
+    current: Arc<Current>,
     committer: Option<Committer>,
-    /// The segment that a message was last read from.
-    segment: Mutex<Option<(u32, Arc<Segment>)>>,
+    segments: Segments,
+    disk: Arc<dyn Disk>,
+    upkeep: Mutex<Upkeep>,
     due: Wakeup,
     _lock: Arc<lock::Lock>,
 }
@@ -71,32 +85,45 @@ pub struct Job {
 impl Store {
     /// Opens the store of a data directory for reading and writing.
     pub fn open(data_dir: &Path, clock: Clock) -> Result<(Self, OpenReport), OpenError> {
-        open::open(data_dir, clock, true)
+        Self::open_watched(data_dir, clock, &mut |_| {})
+    }
+
+    /// The same; `progress` hears how far the replay of the journal is.
+    pub fn open_watched(
+        data_dir: &Path,
+        clock: Clock,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(Self, OpenReport), OpenError> {
+        Opening { data_dir, clock, writing: true, disk: Arc::new(LocalDisk), progress }.open()
     }
 
     /// Opens it for lookups only; the journal is not written.
     pub fn open_for_reading(data_dir: &Path, clock: Clock) -> Result<(Self, OpenReport), OpenError> {
-        open::open(data_dir, clock, false)
+        Opening { data_dir, clock, writing: false, disk: Arc::new(LocalDisk), progress: &mut |_| {} }.open()
     }
 
     /// Keeps a send and its message.
     pub async fn accept(&self, accepted: Accepted, message: Bytes) -> Result<(), CommitError> {
-        self.committer()?.durable(Record::Accepted(Box::new(accepted)), message).await
+        let wish = Wish { urgent: true, applied: false };
+        self.committer()?.commit(Record::Accepted(Box::new(accepted)), message, wish).await
     }
 
     /// Notes that a message is about to be sent.
     pub async fn begin(&self, begun: Begun) -> Result<(), CommitError> {
-        self.committer()?.durable(Record::Begun(begun), Bytes::new()).await
+        let wish = Wish { urgent: false, applied: false };
+        self.committer()?.commit(Record::Begun(begun), Bytes::new(), wish).await
     }
 
     /// Notes what an attempt came to; lookups see it on return.
     pub async fn settle(&self, outcome: Outcome) -> Result<(), CommitError> {
-        self.committer()?.applied(Record::Outcome(outcome), Bytes::new()).await
+        let wish = Wish { urgent: false, applied: true };
+        self.committer()?.commit(Record::Outcome(outcome), Bytes::new(), wish).await
     }
 
     /// Keeps a provider's report in its raw form; it is joined to its send on return.
     pub async fn report(&self, notice: Notice, raw: Bytes) -> Result<(), CommitError> {
-        self.committer()?.applied(Record::Notice(Box::new(notice)), raw).await
+        let wish = Wish { urgent: true, applied: true };
+        self.committer()?.commit(Record::Notice(Box::new(notice)), raw, wish).await
     }
 
     /// Waits until everything committed is applied and survives a power cut without replay.
@@ -126,35 +153,35 @@ impl Store {
         limit: usize,
         except: &HashSet<TrackingId>,
     ) -> Result<(Vec<TrackingId>, Option<Timestamp>), ReadError> {
-        Ok(self.0.projection.due(now, limit, except)?)
+        Ok(self.projection().due(now, limit, except)?)
     }
 
     /// What an attempt needs, or `None` for an unknown send.
     pub fn job(&self, id: TrackingId) -> Result<Option<Job>, ReadError> {
-        let Some((send, row)) = self.0.projection.send(id)? else { return Ok(None) };
-        let recipients = self.0.projection.recipients(id, row.recipients)?;
-        let found = self.segment(row.place.segment)?.read(row.place.offset)?;
+        let Some((send, row)) = self.projection().send(id)? else { return Ok(None) };
+        let recipients = self.projection().recipients(id, row.recipients)?;
+        let found = self.0.segments.segment(row.place.segment)?.read(row.place.offset)?;
         Ok(Some(Job { send, recipients, attempts: row.attempts, message: found.map(|(_, message)| message) }))
     }
 
     /// One send.
     pub fn send(&self, id: TrackingId) -> Result<Option<Send>, ReadError> {
-        Ok(self.0.projection.send(id)?.map(|(send, _)| send))
+        Ok(self.projection().send(id)?.map(|(send, _)| send))
     }
 
     /// Sends whose attempt was cut off by the end of the process.
     pub fn interrupted(&self) -> Result<Vec<TrackingId>, ReadError> {
-        Ok(self.0.projection.interrupted()?)
+        Ok(self.projection().interrupted()?)
     }
 
     /// Everything about one send.
     pub fn trail(&self, id: TrackingId) -> Result<Option<Trail>, ReadError> {
-        Ok(self.0.projection.trail(id)?)
+        Ok(self.projection().trail(id)?)
     }
 
     /// The sends with a next attempt, the earliest due first.
     pub fn queued(&self, limit: usize) -> Result<Vec<TrackingId>, ReadError> {
-        Ok(self.0.projection.queued(|_| true, limit)?)
+        Ok(self.projection().queued(|_| true, limit)?)
     }
 
     /// The sends with a next attempt that were accepted at a time that `wanted` asks for.
@@ -163,22 +190,22 @@ impl Store {
         wanted: impl Fn(Timestamp) -> bool,
         limit: usize,
     ) -> Result<Vec<TrackingId>, ReadError> {
-        Ok(self.0.projection.queued(|id| wanted(id.timestamp()), limit)?)
+        Ok(self.projection().queued(|id| wanted(id.timestamp()), limit)?)
     }
 
     /// Sends with that Message-ID, newest first.
     pub fn by_message_id(&self, message_id: &MessageId, limit: usize) -> Result<Vec<TrackingId>, ReadError> {
-        Ok(self.0.projection.by_message_id(message_id, limit)?)
+        Ok(self.projection().by_message_id(message_id, limit)?)
     }
 
     /// Sends to that recipient, newest first.
     pub fn by_recipient(&self, address: &str, limit: usize) -> Result<Vec<TrackingId>, ReadError> {
-        Ok(self.0.projection.by_recipient(address, limit)?)
+        Ok(self.projection().by_recipient(address, limit)?)
     }
 
     /// Sends about that record of Odoo's, newest first.
     pub fn by_record(&self, record: &OdooRecord, limit: usize) -> Result<Vec<TrackingId>, ReadError> {
-        Ok(self.0.projection.by_record(record, limit)?)
+        Ok(self.projection().by_record(record, limit)?)
     }
 
     /// Sends with ids from `low` to `high`, newest first.
@@ -188,12 +215,12 @@ impl Store {
         high: TrackingId,
         limit: usize,
     ) -> Result<Vec<TrackingId>, ReadError> {
-        Ok(self.0.projection.between(low, high, limit)?)
+        Ok(self.projection().between(low, high, limit)?)
     }
 
     /// Whether this event was taken already.
     pub fn knows_event(&self, upstream: &str, identity: &str, at: Timestamp) -> Result<bool, ReadError> {
-        Ok(self.0.projection.knows_event(upstream, identity, at)?)
+        Ok(self.projection().knows_event(upstream, identity, at)?)
     }
 
     /// The digest of the body that a webhook's token came with, if it was used.
@@ -203,22 +230,14 @@ impl Store {
         token: &str,
         signed_at: Timestamp,
     ) -> Result<Option<Vec<u8>>, ReadError> {
-        Ok(self.0.projection.token(upstream, token, signed_at)?)
+        Ok(self.projection().token(upstream, token, signed_at)?)
     }
 
     fn committer(&self) -> Result<&Committer, CommitError> {
         self.0.committer.as_ref().ok_or(CommitError::ReadOnly)
     }
 
-    fn segment(&self, number: u32) -> Result<Arc<Segment>, ReadError> {
-        let mut cached = self.0.segment.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some((cached, segment)) = &*cached
-            && *cached == number
-        {
-            return Ok(segment.clone());
-        }
-        let segment = Arc::new(Segment::open(&self.0.journal, number, None)?);
-        *cached = Some((number, segment.clone()));
-        Ok(segment)
+    fn projection(&self) -> Arc<Projection> {
+        self.0.current.projection()
     }
 }

@@ -6,6 +6,7 @@ use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
 use crate::ledger::{Accepted, Begun, Notice, Outcome, Send, Settled, Standing};
 use crate::mail::{BodyType, MessageId, Record as OdooRecord};
+use crate::store::journal::Place;
 use serde::{Deserialize, Serialize};
 
 /// One record of the journal.
@@ -21,6 +22,17 @@ pub enum Record {
     Notice(Box<Notice>),
 }
 
+/// A record in the journal.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// What it says.
+    pub record: Record,
+    /// Where it is.
+    pub place: Place,
+    /// Bytes of its body there.
+    pub body: u32,
+}
+
 /// A record that cannot be read: written by a newer version, or damaged in a way its checksum did not show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("journal record of kind {kind}, version {version} cannot be read by this version of mailtrail")]
@@ -30,10 +42,13 @@ pub struct UnknownRecord {
 }
 
 impl Record {
+    /// The kind byte of an accepted send.
+    pub const ACCEPTED: u8 = 1;
+
     /// The kind byte of the frame.
     pub fn kind(&self) -> u8 {
         match self {
-            Self::Accepted(_) => 1,
+            Self::Accepted(_) => Self::ACCEPTED,
             Self::Begun(_) => 2,
             Self::Outcome(_) => 3,
             Self::Notice(_) => 4,

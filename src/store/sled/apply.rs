@@ -13,10 +13,10 @@ use crate::store::journal::Place;
 use crate::store::record::{EventV1, Record, SendV1};
 use std::time::Duration;
 
-/// Applies one record that lies at `place`.
-pub fn apply(rows: &mut Overlay<'_>, record: &Record, place: Place) -> sled::Result<()> {
+/// Applies one record that lies at `place` with `body` bytes of body.
+pub fn apply(rows: &mut Overlay<'_>, record: &Record, place: Place, body: u32) -> sled::Result<()> {
     match record {
-        Record::Accepted(record) => accepted(rows, record, place),
+        Record::Accepted(record) => accepted(rows, record, place, body),
         Record::Begun(begun) => {
             rows.put(keys::sending(begun.id), Vec::new());
             Ok(())
@@ -26,7 +26,7 @@ pub fn apply(rows: &mut Overlay<'_>, record: &Record, place: Place) -> sled::Res
     }
 }
 
-fn accepted(rows: &mut Overlay<'_>, accepted: &Accepted, place: Place) -> sled::Result<()> {
+fn accepted(rows: &mut Overlay<'_>, accepted: &Accepted, place: Place, body: u32) -> sled::Result<()> {
     let (send, id) = (&accepted.send, accepted.send.id);
     let due = id.timestamp();
     rows.put(keys::due(due, id), Vec::new());
@@ -35,7 +35,9 @@ fn accepted(rows: &mut Overlay<'_>, accepted: &Accepted, place: Place) -> sled::
         recipients: u16::try_from(accepted.recipients.len()).unwrap_or(u16::MAX),
         attempts: 0,
         due: Some(due.millis()),
+        changed: due.millis(),
         place,
+        body,
     };
     rows.put(keys::send(id), encode(&row));
     for (number, address) in (0u16..).zip(&accepted.recipients) {
@@ -70,6 +72,7 @@ fn outcome(rows: &mut Overlay<'_>, outcome: &Outcome, place: Place) -> sled::Res
     rows.delete(keys::sending(outcome.id));
     let Some(mut row) = send_row(rows, outcome.id)? else { return Ok(()) };
     row.attempts += 1;
+    row.changed = row.changed.max(outcome.at.millis());
     for (part, settled) in (0u16..).zip(&outcome.settled) {
         for number in &settled.recipients {
             let Some(mut recipient) = recipient(rows, outcome.id, *number)? else { continue };
@@ -110,6 +113,11 @@ fn schedule(
     let due = due.filter(|_| waiting);
     if let Some(due) = due {
         rows.put(keys::due(due, id), Vec::new());
+    }
+    if row.due.is_some() && due.is_none() {
+        let garbage = keys::garbage(row.place.segment);
+        let known: u64 = rows.get(&garbage)?.as_deref().and_then(decode).unwrap_or_default();
+        rows.put(garbage, encode(&(known + u64::from(row.body))));
     }
     row.due = due.map(Timestamp::millis);
     rows.put(keys::send(id), encode(&row));

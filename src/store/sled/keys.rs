@@ -13,6 +13,7 @@
 //! | `d` day(2) hash(16) of an event's identity | – the event was applied |
 //! | `t` day(2) hash(16) of a webhook's token | digest of the body it came with |
 //! | `u` hash(16) of what it waits for, journal place(12) | an event without a send ([`super::rows::OrphanRow`]) |
+//! | `g` segment(4) | bytes of finished messages in that segment of the journal |
 //! | `k` name | the journal's position, the schema's version |
 
 use crate::clock::Timestamp;
@@ -93,6 +94,18 @@ pub fn orphan(waits_for: &str, place: Place) -> Vec<u8> {
     let mut key = orphans(waits_for);
     key.extend_from_slice(&place_bytes(place));
     key
+}
+
+pub fn garbage(segment: u32) -> Vec<u8> {
+    join(b'g', &[&segment.to_be_bytes()])
+}
+
+/// The rows that belong to one day: of events and of tokens.
+pub const BY_DAY: [u8; 2] = [b'd', b't'];
+
+/// The day in a key made by [`event`] or [`token`].
+pub fn read_day(key: &[u8]) -> Option<u16> {
+    Some(u16::from_be_bytes(key.get(1..3)?.try_into().ok()?))
 }
 
 fn place_bytes(place: Place) -> [u8; 12] {

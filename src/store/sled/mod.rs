@@ -5,11 +5,12 @@
 //! journal. No row is larger than a few KiB (sled keeps larger ones in files that it never syncs).
 
 mod apply;
+mod forget;
 mod keys;
 mod overlay;
 mod projection;
 mod read;
 mod rows;
 
-pub use projection::{Projection, ProjectionError};
+pub use projection::{Current, Projection, ProjectionError};
 pub use read::acceptance;

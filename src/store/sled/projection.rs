@@ -1,14 +1,36 @@
 use super::overlay::Overlay;
 use super::{apply, keys, rows};
 use crate::store::journal::Place;
-use crate::store::record::Record;
+use crate::store::record::Kept;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// The projection on disk.
 pub struct Projection {
     db: sled::Db,
-    file: PathBuf,
+    directory: PathBuf,
+}
+
+/// The projection in use. One that was built anew takes its place while lookups go on.
+pub struct Current(RwLock<Arc<Projection>>);
+
+impl Current {
+    /// Starts with that one.
+    pub fn new(projection: Projection) -> Self {
+        Self(RwLock::new(Arc::new(projection)))
+    }
+
+    /// The one to ask now.
+    pub fn projection(&self) -> Arc<Projection> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts another in its place; gives back the one before.
+    pub fn replace(&self, projection: Projection) -> Arc<Projection> {
+        let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *current, Arc::new(projection))
+    }
 }
 
 /// Why a projection cannot be opened; it is rebuilt then.
@@ -42,7 +64,7 @@ impl Projection {
             Some(version) if *version == rows::SCHEMA.to_be_bytes() => {}
             _ => return Err(ProjectionError::Schema),
         }
-        Ok(Self { db, file: directory.join("db") })
+        Ok(Self { db, directory: directory.to_owned() })
     }
 
     /// The place in the journal up to which it is complete.
@@ -53,12 +75,12 @@ impl Projection {
     /// Applies a group of records; the journal is applied up to `position` then.
     pub fn apply<'a>(
         &self,
-        records: impl IntoIterator<Item = (&'a Record, Place)>,
+        records: impl IntoIterator<Item = &'a Kept>,
         position: Place,
     ) -> sled::Result<()> {
         let mut overlay = Overlay::new(&self.db);
-        for (record, place) in records {
-            apply::apply(&mut overlay, record, place)?;
+        for kept in records {
+            apply::apply(&mut overlay, &kept.record, kept.place, kept.body)?;
         }
         overlay.put(keys::POSITION.to_vec(), rows::encode(&position));
         overlay.commit()?;
@@ -72,8 +94,18 @@ impl Projection {
     /// Makes everything applied so far survive a power cut: sled's flush alone does not.
     pub fn checkpoint(&self) -> Result<(), ProjectionError> {
         self.db.flush()?;
-        File::open(&self.file)?.sync_data()?;
+        File::open(self.directory.join("db"))?.sync_data()?;
         Ok(())
+    }
+
+    /// Where it is.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Bytes of its files.
+    pub fn size(&self) -> sled::Result<u64> {
+        self.db.size_on_disk()
     }
 
     pub(super) fn tree(&self) -> &sled::Tree {

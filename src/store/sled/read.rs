@@ -19,6 +19,16 @@ impl Projection {
         Ok(row.and_then(|row| Some((row.send.clone().restore()?, row))))
     }
 
+    /// Whether there is such a send.
+    pub fn knows(&self, id: TrackingId) -> sled::Result<bool> {
+        self.tree().contains_key(keys::send(id))
+    }
+
+    /// Whether an attempt sends it right now, or was cut off.
+    pub fn is_sending(&self, id: TrackingId) -> sled::Result<bool> {
+        self.tree().contains_key(keys::sending(id))
+    }
+
     /// The recipients of a send in the order of the envelope.
     pub fn recipients(&self, id: TrackingId, count: u16) -> sled::Result<Vec<Recipient>> {
         let mut recipients = Vec::with_capacity(usize::from(count));
@@ -45,7 +55,7 @@ impl Projection {
             facts,
             attempts: row.attempts,
             due: row.due.map(Timestamp::from_millis),
-            sending: self.tree().contains_key(keys::sending(id))?,
+            sending: self.is_sending(id)?,
             send,
         }))
     }

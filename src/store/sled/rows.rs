@@ -7,7 +7,7 @@ use crate::store::record::{EventV1, SendV1, StandingV1, WordsV1, kind_code, kind
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Version of everything in this file and in the keys.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SendRow {
@@ -15,7 +15,11 @@ pub struct SendRow {
     pub recipients: u16,
     pub attempts: u32,
     pub due: Option<u64>,
+    /// When the last attempt ended, or it was accepted.
+    pub changed: u64,
     pub place: Place,
+    /// Bytes of the message in the journal.
+    pub body: u32,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

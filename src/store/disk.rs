@@ -1,0 +1,67 @@
+//! The file operations whose order decides what survives a power cut. Reading needs no seam.
+
+use std::fmt::Debug;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// A disk that the journal is written to.
+pub trait Disk: Debug + Send + Sync {
+    /// Makes an empty file, in the place of one that is there.
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+    /// Gives a file another name, in the place of one that has it.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Returns when the names in a directory are on stable storage.
+    fn sync_directory(&self, path: &Path) -> io::Result<()>;
+    /// Bytes that may still be written.
+    fn free(&self, directory: &Path) -> io::Result<u64>;
+}
+
+/// A file that is being written.
+pub trait DiskFile: Debug + Write + Seek + Send {
+    /// Returns when its bytes are on stable storage.
+    fn sync(&mut self) -> io::Result<()>;
+    /// Cuts it off.
+    fn truncate(&mut self, length: u64) -> io::Result<()>;
+}
+
+/// The machine's own.
+#[derive(Debug)]
+pub struct LocalDisk;
+
+impl Disk for LocalDisk {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        Ok(Box::new(file))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
+    }
+
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    fn free(&self, directory: &Path) -> io::Result<u64> {
+        let disk = rustix::fs::statvfs(directory)?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+}
+
+impl DiskFile for File {
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    fn truncate(&mut self, length: u64) -> io::Result<()> {
+        self.set_len(length)
+    }
+}

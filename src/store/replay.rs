@@ -1,0 +1,170 @@
+//! Brings a projection up to the journal.
+
+use super::OpenReport;
+use super::journal::{self, Damage, Frame, Place, Segment};
+use super::record::{Kept, Record, UnknownRecord};
+use super::sled::Projection;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+/// The segments of a journal, ascending, each with where its records end as far as that is known.
+pub type Chain = Vec<(u32, Option<u64>)>;
+
+/// Why a replay stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The projection is damaged; an empty one may do.
+    #[error("the ledger cannot be written: {0}")]
+    Projection(String),
+    /// The journal holds records of a newer version.
+    #[error(transparent)]
+    Newer(#[from] UnknownRecord),
+    /// The disk.
+    #[error("the journal cannot be read")]
+    Io(#[from] io::Error),
+}
+
+/// How far a replay is, in bytes of the journal.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Read.
+    pub done: u64,
+    /// To read in all.
+    pub total: u64,
+}
+
+/// The segments with the end that each one's successor says.
+pub fn chain(journal: &Path) -> io::Result<Chain> {
+    let mut numbers = journal::segments(journal)?;
+    // A last one that is shorter than its header was never written to; its number is used again.
+    if let Some(last) = numbers.last()
+        && matches!(Segment::open(journal, *last, None), Err(error) if error.kind() == io::ErrorKind::UnexpectedEof)
+    {
+        numbers.pop();
+    }
+    let mut chain = Vec::with_capacity(numbers.len());
+    for (index, number) in numbers.iter().enumerate() {
+        let end = match numbers.get(index + 1) {
+            Some(next) if *next == number + 1 => match Segment::open(journal, *next, None) {
+                Ok(next) => Some(next.previous_end()),
+                // A successor whose creation was cut off says nothing, and holds nothing.
+                Err(error) if is_unreadable(&error) => None,
+                Err(error) => return Err(error),
+            },
+            _ => None,
+        };
+        chain.push((*number, end));
+    }
+    Ok(chain)
+}
+
+/// The part of a chain that lies before `until`.
+pub fn up_to(chain: Chain, until: Place) -> Chain {
+    let before = chain.into_iter().take_while(|(number, _)| *number <= until.segment);
+    before
+        .map(|(number, end)| (number, if number == until.segment { Some(until.offset) } else { end }))
+        .collect()
+}
+
+/// Applies what the projection does not have yet; returns the end of the last segment.
+pub fn replay(
+    journal: &Path,
+    chain: &Chain,
+    projection: &Projection,
+    report: &mut OpenReport,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<u64, ReplayError> {
+    let position = projection.position().map_err(|error| ReplayError::Projection(error.to_string()))?;
+    let rest = chain.iter().filter(|(number, _)| position.is_none_or(|position| *number >= position.segment));
+    let mut segments = Vec::new();
+    for (number, end) in rest {
+        match Segment::open(journal, *number, *end) {
+            Ok(segment) => segments.push((*number, Some(segment))),
+            Err(error) if is_unreadable(&error) => {
+                tracing::error!(
+                    segment = number,
+                    "a segment of the journal has no readable header and is passed over"
+                );
+                segments.push((*number, None));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let total = segments.iter().filter_map(|(_, segment)| segment.as_ref()).map(Segment::length).sum();
+    let mut replay = Replay { projection, group: Vec::new(), report, progress, done: 0, total };
+    let mut end = 0;
+    for (number, segment) in segments {
+        let from =
+            position.filter(|position| position.segment == number).map_or(0, |position| position.offset);
+        end = match &segment {
+            Some(segment) => replay.segment(segment, from)?,
+            None => 0,
+        };
+        replay.flush(Place { segment: number, offset: end })?;
+    }
+    Ok(end)
+}
+
+struct Replay<'a> {
+    projection: &'a Projection,
+    group: Vec<Kept>,
+    report: &'a mut OpenReport,
+    progress: &'a mut dyn FnMut(Progress),
+    done: u64,
+    total: u64,
+}
+
+impl Replay<'_> {
+    fn segment(&mut self, segment: &Segment, from: u64) -> Result<u64, ReplayError> {
+        let (mut damaged, mut stopped) = (Vec::new(), None);
+        let start = self.done;
+        let each = |frame: Frame| {
+            self.done = start + frame.at();
+            self.frame(frame).map_err(|error| {
+                stopped = Some(error);
+                io::Error::other("stopped")
+            })
+        };
+        let scanned = segment.scan(from, true, each, |damage| damaged.push(damage));
+        if let Some(stopped) = stopped {
+            return Err(stopped);
+        }
+        self.done = start + segment.length();
+        for Damage { segment, at, bytes } in damaged {
+            tracing::warn!(segment, at, bytes, "bytes of the journal are no record and are passed over");
+            self.report.damaged.push((segment, at, bytes));
+        }
+        Ok(scanned?)
+    }
+
+    fn frame(&mut self, frame: Frame) -> Result<(), ReplayError> {
+        if self.group.len() >= GROUP {
+            self.flush(frame.place)?;
+        }
+        let record = Record::decode(frame.kind, frame.version, &frame.head)?;
+        self.group.push(Kept { record, place: frame.place, body: frame.body_length });
+        Ok(())
+    }
+
+    /// Applies the group; the journal is applied up to `position` then. sled panics on some damage.
+    fn flush(&mut self, position: Place) -> Result<(), ReplayError> {
+        let applied = catch_unwind(AssertUnwindSafe(|| self.projection.apply(&self.group, position)));
+        match applied {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(ReplayError::Projection(error.to_string())),
+            Err(_) => return Err(ReplayError::Projection("sled panicked on it".to_owned())),
+        }
+        self.report.replayed += self.group.len() as u64;
+        self.group.clear();
+        (self.progress)(Progress { done: self.done, total: self.total });
+        Ok(())
+    }
+}
+
+pub fn is_unreadable(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+}
+
+/// Records applied in one batch.
+const GROUP: usize = 200;

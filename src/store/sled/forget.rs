@@ -1,0 +1,144 @@
+//! What retention takes out, and what the journal may drop with it.
+
+use super::keys;
+use super::projection::Projection;
+use super::rows::{OrphanRow, RecipientRow, SendRow, decode, encode};
+use crate::clock::Timestamp;
+use crate::id::TrackingId;
+use std::collections::BTreeMap;
+
+impl Projection {
+    /// Sends behind `after` that were accepted, and last tried, before `before` and that nobody waits for, at most
+    /// `limit`; and where to go on, if there is more.
+    pub fn expired_sends(
+        &self,
+        after: Option<TrackingId>,
+        before: Timestamp,
+        limit: usize,
+    ) -> sled::Result<(Vec<TrackingId>, Option<TrackingId>)> {
+        let start = after.map_or_else(|| vec![b'm'], keys::send);
+        let mut expired = Vec::new();
+        for row in self.tree().range(start..vec![b'm' + 1]) {
+            let (key, value) = row?;
+            let Some(id) = keys::read_id(&key) else { continue };
+            if id.timestamp() >= before {
+                break;
+            }
+            if expired.len() == limit {
+                return Ok((expired, Some(id)));
+            }
+            if decode::<SendRow>(&value).is_some_and(|row| row.is_over(before)) {
+                expired.push(id);
+            }
+        }
+        Ok((expired, None))
+    }
+
+    /// Takes out everything about those of the sends that are over since before `before`.
+    pub fn forget(&self, sends: &[TrackingId], before: Timestamp) -> sled::Result<()> {
+        let mut batch = sled::Batch::default();
+        for &id in sends {
+            let Some(value) = self.tree().get(keys::send(id))? else { continue };
+            let Some(row) = decode::<SendRow>(&value).filter(|row| row.is_over(before)) else { continue };
+            for number in 0..row.recipients {
+                let key = keys::recipient(id, number);
+                let recipient = self.tree().get(&key)?.and_then(|value| decode::<RecipientRow>(&value));
+                if let Some(recipient) = recipient.and_then(RecipientRow::restore) {
+                    batch.remove(keys::indexed(keys::address(&recipient.address.folded()), id));
+                }
+                batch.remove(key);
+            }
+            for key in self.tree().scan_prefix(keys::facts(id)).keys() {
+                batch.remove(key?);
+            }
+            if let Some(send) = row.send.restore() {
+                for record in &send.records {
+                    batch.remove(keys::indexed(keys::record(&record.to_string()), id));
+                }
+                if let Some(message_id) = &send.message_id {
+                    batch.remove(keys::indexed(keys::message_id(message_id.as_str()), id));
+                }
+            }
+            batch.remove(keys::send(id));
+        }
+        self.tree().apply_batch(batch)
+    }
+
+    /// Keys of rows that only tell what was seen on days before `before`'s, at most `limit`.
+    pub fn expired_days(&self, before: Timestamp, limit: usize) -> sled::Result<Vec<Vec<u8>>> {
+        let mut expired = Vec::new();
+        for prefix in keys::BY_DAY {
+            for key in self.tree().scan_prefix([prefix]).keys() {
+                let key = key?;
+                if expired.len() == limit || keys::read_day(&key).is_none_or(|day| day >= before.day()) {
+                    break;
+                }
+                expired.push(key.to_vec());
+            }
+        }
+        Ok(expired)
+    }
+
+    /// Keys of events without a send that came before `before`, at most `limit`.
+    pub fn expired_orphans(&self, before: Timestamp, limit: usize) -> sled::Result<Vec<Vec<u8>>> {
+        let mut expired = Vec::new();
+        for row in self.tree().scan_prefix(b"u") {
+            let (key, value) = row?;
+            let old = |row: OrphanRow| Timestamp::from_millis(row.received) < before;
+            if decode(&value).is_none_or(old) {
+                expired.push(key.to_vec());
+            }
+            if expired.len() == limit {
+                break;
+            }
+        }
+        Ok(expired)
+    }
+
+    /// Takes rows out.
+    pub fn delete(&self, keys: Vec<Vec<u8>>) -> sled::Result<()> {
+        let mut batch = sled::Batch::default();
+        keys.into_iter().for_each(|key| batch.remove(key));
+        self.tree().apply_batch(batch)
+    }
+
+    /// Bytes of finished messages in each segment of the journal.
+    pub fn garbage(&self) -> sled::Result<BTreeMap<u32, u64>> {
+        let rows = self.tree().scan_prefix(b"g").map(|row| {
+            let (key, value) = row?;
+            let segment = key.get(1..5).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);
+            Ok(segment.zip(decode(&value)))
+        });
+        rows.filter_map(Result::transpose).collect()
+    }
+
+    /// The journal dropped that many of them.
+    pub fn dropped(&self, segment: u32, bytes: u64) -> sled::Result<()> {
+        let key = keys::garbage(segment);
+        let known: u64 = self.tree().get(&key)?.as_deref().and_then(decode).unwrap_or_default();
+        match known.saturating_sub(bytes) {
+            0 => self.tree().remove(key)?,
+            rest => self.tree().insert(key, encode(&rest))?,
+        };
+        Ok(())
+    }
+
+    /// Bytes of all rows. Reads them all: a second or more a million sends.
+    pub fn live_bytes(&self) -> sled::Result<u64> {
+        let mut bytes = 0;
+        for row in self.tree() {
+            let (key, value) = row?;
+            bytes += (key.len() + value.len()) as u64;
+        }
+        Ok(bytes)
+    }
+}
+
+impl SendRow {
+    /// Whether nobody waits for it, and it was last touched before `before`.
+    pub fn is_over(&self, before: Timestamp) -> bool {
+        let touched =
+            TrackingId::from_bytes(self.send.id).timestamp().max(Timestamp::from_millis(self.changed));
+        self.due.is_none() && touched < before
+    }
+}
