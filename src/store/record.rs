@@ -42,13 +42,10 @@ pub struct UnknownRecord {
 }
 
 impl Record {
-    /// The kind byte of an accepted send.
-    pub const ACCEPTED: u8 = 1;
-
     /// The kind byte of the frame.
     pub fn kind(&self) -> u8 {
         match self {
-            Self::Accepted(_) => Self::ACCEPTED,
+            Self::Accepted(_) => 1,
             Self::Begun(_) => 2,
             Self::Outcome(_) => 3,
             Self::Notice(_) => 4,

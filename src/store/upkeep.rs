@@ -15,10 +15,11 @@ use super::sled::Projection;
 use super::{OpenError, OpenReport, ReadError, Store};
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::PoisonError;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// What upkeep remembers between its steps.
 #[derive(Debug, Default)]
@@ -76,7 +77,7 @@ impl Store {
         let Some(committer) = &self.0.committer else { return Ok(false) };
         let mut upkeep = self.0.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
         let step = Step { store: self, committer, projection: &self.projection(), retention, now };
-        Ok(step.forget(&mut upkeep)? || step.compact(&mut upkeep)? || step.rebuild(&mut upkeep)?)
+        Ok(step.compact(&mut upkeep)? || step.forget(&mut upkeep)? || step.rebuild(&mut upkeep)?)
     }
 }
 
@@ -89,30 +90,6 @@ struct Step<'a> {
 }
 
 impl Step<'_> {
-    /// Takes a few rows out that are past retention.
-    fn forget(&self, upkeep: &mut Upkeep) -> Result<bool, UpkeepError> {
-        if self.now < upkeep.next_round {
-            return Ok(false);
-        }
-        let before = self.retention.ledger_horizon(self.now);
-        let (sends, next) = self.projection.expired_sends(upkeep.sends, before, SENDS)?;
-        upkeep.sends = next;
-        if !sends.is_empty() {
-            self.committer.task(Task::Forget(sends, before))?;
-            return Ok(true);
-        }
-        let days = self.projection.expired_days(self.retention.horizon(self.now), ROWS)?;
-        let orphans = self.projection.expired_orphans(self.retention.events_horizon(self.now), ROWS)?;
-        let keys = [days, orphans].concat();
-        if !keys.is_empty() {
-            self.committer.task(Task::Delete(keys))?;
-            return Ok(true);
-        }
-        upkeep.next_round = self.now.after(ROUND);
-        self.committer.seal(ROUND);
-        Ok(false)
-    }
-
     /// Rewrites the first segment that it pays for.
     fn compact(&self, upkeep: &mut Upkeep) -> Result<bool, UpkeepError> {
         let Some(position) = self.projection.position()? else { return Ok(false) };
@@ -121,15 +98,16 @@ impl Step<'_> {
         let chain = chain(&self.store.0.journal)?;
         for pair in chain.windows(2) {
             let ((number, end), (next, _)) = (pair[0], pair[1]);
-            // The last one is written to, and what is not applied yet is not judged.
-            if number >= position.segment {
+            // What is not applied yet is not judged. The last one is written to.
+            if position < (Place { segment: number, offset: end.unwrap_or(u64::MAX) }) {
                 break;
             }
             let Ok(segment) = Segment::open(&self.store.0.journal, number, end) else { continue };
             let until = Segment::open(&self.store.0.journal, next, None).map_or(self.now, |next| next.made());
             let waste = garbage.get(&number).copied().unwrap_or_default();
             if !upkeep.damaged.contains(&number) && self.pays(&segment, until, waste) {
-                return self.rewrite(number, &segment, !before_may_need_it, upkeep).map(|()| true);
+                self.rewrite(number, &segment, !before_may_need_it, waste, upkeep)?;
+                return Ok(true);
             }
             before_may_need_it = segment.rewritten().is_none();
         }
@@ -157,17 +135,15 @@ impl Step<'_> {
         number: u32,
         segment: &Segment,
         may_go: bool,
+        waste: u64,
         upkeep: &mut Upkeep,
     ) -> Result<(), UpkeepError> {
-        let (mut dropped, mut failed) = (0, None);
+        let mut failed = None;
         let keep = |frame: &Frame| {
-            let keep = self.keep(frame).map_err(|error| {
+            self.keep(frame).map_err(|error| {
                 failed = Some(error);
                 io::Error::other("the ledger cannot be read")
-            })?;
-            let accepted = frame.kind == Record::ACCEPTED;
-            dropped += if accepted && keep != Keep::All { u64::from(frame.body_length) } else { 0 };
-            Ok(keep)
+            })
         };
         let done = rewrite(&*self.store.0.disk, &self.store.0.journal, segment, may_go, self.now, keep);
         if let Some(error) = failed {
@@ -176,7 +152,9 @@ impl Step<'_> {
         match done {
             Ok(done) => {
                 self.store.0.segments.forget(number);
-                self.committer.task(Task::Dropped(number, dropped))?;
+                // What finished meanwhile counts on.
+                self.task(Task::Dropped(number, waste))?;
+                upkeep.next_round = Timestamp::default();
                 tracing::debug!(segment = number, before = done.before, after = done.after, "rewritten");
                 Ok(())
             }
@@ -221,6 +199,49 @@ impl Step<'_> {
             None if id.timestamp() >= self.retention.horizon(self.now) => Ok(Keep::All),
             None => Ok(Keep::Nothing),
         }
+    }
+
+    /// Takes a few rows out that are past retention. A send goes after its message has gone: its row is what says
+    /// that the message may.
+    fn forget(&self, upkeep: &mut Upkeep) -> Result<bool, UpkeepError> {
+        if self.now < upkeep.next_round {
+            return Ok(false);
+        }
+        let before = self.retention.ledger_horizon(self.now);
+        let mut segments = HashMap::new();
+        let mut is_gone = |place: Place, since: Timestamp| {
+            let rewritten = segments.entry(place.segment).or_insert_with(|| {
+                match Segment::open(&self.store.0.journal, place.segment, None) {
+                    Ok(segment) => segment.rewritten().unwrap_or_default(),
+                    Err(_) => self.now,
+                }
+            });
+            *rewritten >= since
+        };
+        let (sends, next) = self.projection.expired_sends(upkeep.sends, before, SENDS, &mut is_gone)?;
+        upkeep.sends = next;
+        if !sends.is_empty() || next.is_some() {
+            self.task(Task::Forget(sends, before))?;
+            return Ok(true);
+        }
+        let days = self.projection.expired_days(self.retention.horizon(self.now), ROWS)?;
+        let orphans = self.projection.expired_orphans(self.retention.events_horizon(self.now), ROWS)?;
+        let keys = [days, orphans].concat();
+        if !keys.is_empty() {
+            self.task(Task::Delete(keys))?;
+            return Ok(true);
+        }
+        upkeep.next_round = self.now.after(ROUND);
+        self.committer.seal(ROUND);
+        Ok(false)
+    }
+
+    /// Has the ledger thread do something, and waits until that is durable.
+    fn task(&self, task: Task) -> Result<(), UpkeepError> {
+        self.committer.task(task)?;
+        let (answer, answered) = oneshot::channel();
+        self.committer.task(Task::Checkpoint(answer))?;
+        answered.blocking_recv().map_err(|_| CommitError::ReadOnly.into())
     }
 
     /// Builds the projection anew when its files have grown past three times its rows: sled gives no space back.

@@ -5,29 +5,33 @@ use super::projection::Projection;
 use super::rows::{OrphanRow, RecipientRow, SendRow, decode, encode};
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
+use crate::store::journal::Place;
 use std::collections::BTreeMap;
 
 impl Projection {
-    /// Sends behind `after` that were accepted, and last tried, before `before` and that nobody waits for, at most
-    /// `limit`; and where to go on, if there is more.
+    /// Sends from `from` on that were accepted, and last tried, before `before`, that nobody waits for, and whose
+    /// message `is_gone` from its place in the journal since; and where to go on after `limit` sends, if there is more.
     pub fn expired_sends(
         &self,
-        after: Option<TrackingId>,
+        from: Option<TrackingId>,
         before: Timestamp,
         limit: usize,
+        is_gone: &mut dyn FnMut(Place, Timestamp) -> bool,
     ) -> sled::Result<(Vec<TrackingId>, Option<TrackingId>)> {
-        let start = after.map_or_else(|| vec![b'm'], keys::send);
+        let start = from.map_or_else(|| vec![b'm'], keys::send);
         let mut expired = Vec::new();
-        for row in self.tree().range(start..vec![b'm' + 1]) {
+        for (number, row) in self.tree().range(start..vec![b'm' + 1]).enumerate() {
             let (key, value) = row?;
             let Some(id) = keys::read_id(&key) else { continue };
             if id.timestamp() >= before {
                 break;
             }
-            if expired.len() == limit {
+            if number == limit {
                 return Ok((expired, Some(id)));
             }
-            if decode::<SendRow>(&value).is_some_and(|row| row.is_over(before)) {
+            let mut may_go =
+                |row: SendRow| row.is_over(before) && (row.body == 0 || is_gone(row.place, row.touched()));
+            if decode(&value).is_some_and(&mut may_go) {
                 expired.push(id);
             }
         }
@@ -137,8 +141,11 @@ impl Projection {
 impl SendRow {
     /// Whether nobody waits for it, and it was last touched before `before`.
     pub fn is_over(&self, before: Timestamp) -> bool {
-        let touched =
-            TrackingId::from_bytes(self.send.id).timestamp().max(Timestamp::from_millis(self.changed));
-        self.due.is_none() && touched < before
+        self.due.is_none() && self.touched() < before
+    }
+
+    /// When it was accepted or last tried.
+    fn touched(&self) -> Timestamp {
+        TrackingId::from_bytes(self.send.id).timestamp().max(Timestamp::from_millis(self.changed))
     }
 }

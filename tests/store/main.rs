@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod upkeep;
+
 use bytes::Bytes;
 use futures_util::future::join_all;
 use mailtrail::clock::{Clock, Timestamp};
@@ -547,21 +549,21 @@ fn open(directory: &TempDir) -> Store {
 
 /// Opens for reading and writing.
 fn reopen(data_dir: &Path) -> (Store, OpenReport) {
-    unlocked(data_dir, Store::open)
+    unlocked(|| Store::open(data_dir, Clock::System))
 }
 
 /// Opens for reading, once nobody writes any more.
 fn closed(data_dir: &Path) -> Store {
-    unlocked(data_dir, Store::open_for_reading).0
+    unlocked(|| Store::open_for_reading(data_dir, Clock::System)).0
 }
 
 type Opened = Result<(Store, OpenReport), OpenError>;
 
 /// The threads of a store that was just dropped may need a moment to let go.
-fn unlocked(data_dir: &Path, open: fn(&Path, Clock) -> Opened) -> (Store, OpenReport) {
+fn unlocked(open: impl Fn() -> Opened) -> (Store, OpenReport) {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
-        match open(data_dir, Clock::System) {
+        match open() {
             Err(OpenError::Locked(_)) if Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(2))
             }
