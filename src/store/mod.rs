@@ -10,6 +10,8 @@ mod journal;
 mod lock;
 mod log;
 mod open;
+#[cfg(test)]
+mod power_cut;
 mod record;
 mod replay;
 mod retention;

@@ -18,7 +18,8 @@ pub struct Segment {
     end: u64,
     /// Whether anybody said so, or it is just the file's end.
     is_sealed: bool,
-    /// Offset and byte of each frame of a rewritten segment that still has a body; worked out when first asked for.
+    /// Offset and byte of each frame of a rewritten segment that still has a body (no message is empty: it begins with
+    /// our own lines); worked out when first asked for.
     bodies: OnceLock<Vec<(u64, u64)>>,
 }
 

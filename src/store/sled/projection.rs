@@ -5,6 +5,7 @@ use crate::store::record::Kept;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 /// The projection on disk.
 pub struct Projection {
@@ -37,7 +38,7 @@ impl Current {
 #[derive(Debug, thiserror::Error)]
 pub enum ProjectionError {
     /// sled says so.
-    #[error("sled cannot open it")]
+    #[error("sled cannot open it: {0}")]
     Sled(#[from] sled::Error),
     /// sled panicked on damaged files.
     #[error("sled panicked while opening it: its files are damaged")]
@@ -58,7 +59,7 @@ impl Projection {
             sled::Config::new().path(directory).cache_capacity(CACHE).flush_every_ms(Some(FLUSH_EVERY_MS));
         // Damaged files make sled panic, so it opens on a thread of its own.
         let db =
-            std::thread::spawn(move || config.open()).join().map_err(|_| ProjectionError::Panicked)??;
+            std::thread::spawn(move || unlocked(&config)).join().map_err(|_| ProjectionError::Panicked)??;
         match db.get(keys::SCHEMA)? {
             None if db.is_empty() => drop(db.insert(keys::SCHEMA, &rows::SCHEMA.to_be_bytes())?),
             Some(version) if *version == rows::SCHEMA.to_be_bytes() => {}
@@ -113,6 +114,21 @@ impl Projection {
     }
 }
 
+/// The store's own lock is ours, so whoever still has sled's is a thread of sled's that is about to let go of it.
+fn unlocked(config: &sled::Config) -> sled::Result<sled::Db> {
+    let deadline = Instant::now() + LETTING_GO;
+    loop {
+        match config.open() {
+            Err(sled::Error::Io(error))
+                if error.to_string().contains("lock") && Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            opened => return opened,
+        }
+    }
+}
+
 /// A snapshot that was being written when the process ended makes `open` fail; it is worth nothing.
 fn remove_unfinished_snapshots(directory: &Path) -> std::io::Result<()> {
     let Ok(entries) = std::fs::read_dir(directory) else { return Ok(()) };
@@ -125,6 +141,8 @@ fn remove_unfinished_snapshots(directory: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// How long sled may take to let go of its files.
+const LETTING_GO: Duration = Duration::from_secs(10);
 /// Bytes of sled's page cache.
 const CACHE: u64 = 16 << 20;
 /// sled's own background flush, which also collects its garbage.

@@ -1,0 +1,683 @@
+//! What is left when the power goes, and what becomes of a store whose disk fails at any call.
+//!
+//! [`Recorder`] is a disk that notes every write, sync, rename and directory entry. [`Recorder::remains`] makes one of
+//! the states that a power cut may leave behind: what was synced is there, everything else is there, lost or torn,
+//! sector by sector and name by name. The ledger is gone, as old as its last checkpoint, or damaged. The store opens on
+//! that and must know all it ever promised.
+
+use super::disk::{Disk, DiskFile, LocalDisk};
+use super::open::{OpenError, OpenReport, Opening};
+use super::{Retention, Store};
+use crate::clock::{Clock, Moment, Timestamp};
+use crate::event::{Event, Kind, Words};
+use crate::id::TrackingId;
+use crate::ledger::{Accepted, Begun, Notice, Outcome, Send, Settled, Standing};
+use bytes::Bytes;
+use fastrand::Rng;
+use futures_util::future::join_all;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Seeds of the suite; more with `MAILTRAIL_TEST_SEEDS`.
+const SEEDS: u64 = 1000;
+/// Seeds that share one history.
+const CUTS: u64 = 25;
+
+#[test]
+fn a_power_cut_loses_nothing_that_was_promised() {
+    let seeds = std::env::var("MAILTRAIL_TEST_SEEDS").ok().and_then(|seeds| seeds.parse().ok());
+    let seeds: u64 = seeds.unwrap_or(SEEDS);
+    let mut tally = Tally::default();
+    for history in 0..seeds.div_ceil(CUTS) {
+        let recorder = Recorder::default();
+        let past = Past::live(history, 3, &recorder);
+        for cut in 0..CUTS {
+            let mut random = Rng::with_seed(history << 32 | cut);
+            let at = random.usize(1..=recorder.operations());
+            let remains = workplace();
+            recorder.remains(at, past.directory.path(), remains.path(), &mut random);
+            past.leave_ledger(at, remains.path(), &mut random);
+            let broken = past.check(at, remains.path(), &mut tally);
+            assert!(broken.is_empty(), "history {history}, cut {cut} behind operation {at}: {broken:?}");
+        }
+    }
+    println!("{tally:?}");
+    assert!(tally.damaged > seeds / 50 && tally.replayed > seeds, "the cuts did little: {tally:?}");
+}
+
+#[test]
+fn a_disk_that_fails_at_any_call_loses_nothing_that_was_promised() {
+    let mut tally = Tally::default();
+    for fault in [Fault::Io, Fault::Full, Fault::Short, Fault::Sync] {
+        let mut call = 0;
+        loop {
+            let recorder = Recorder::failing(fault, call);
+            let past = Past::live(call, 2, &recorder);
+            tally.refused += past.refused;
+            // The power goes, too, right behind the last operation.
+            let (at, remains) = (recorder.operations(), workplace());
+            recorder.remains(at, past.directory.path(), remains.path(), &mut Rng::with_seed(call));
+            for what_is_left in [remains.path(), past.directory.path()] {
+                let broken = past.check(at, what_is_left, &mut tally);
+                assert!(broken.is_empty(), "{fault:?} of call {call}: {broken:?}");
+            }
+            if !recorder.has_failed() {
+                break;
+            }
+            call += 1;
+        }
+        assert!(call > 10, "{fault:?} had only {call} calls to fail");
+        println!("{fault:?}: {call} calls, {tally:?}");
+    }
+    assert!(tally.refused > 50, "{tally:?}");
+}
+
+/// The check itself: it notices a disk whose syncs do nothing.
+#[test]
+fn a_disk_that_lies_is_found_out() {
+    let recorder = Recorder::default();
+    recorder.record().lies = true;
+    let past = Past::live(1, 2, &recorder);
+    let found_out = (0..20).filter(|cut| {
+        let (mut random, remains) = (Rng::with_seed(*cut), workplace());
+        recorder.remains(recorder.operations(), past.directory.path(), remains.path(), &mut random);
+        !past.check(recorder.operations(), remains.path(), &mut Tally::default()).is_empty()
+    });
+    assert!(found_out.count() > 10);
+}
+
+/// What the checks met, to see that they had something to check.
+#[derive(Debug, Default)]
+struct Tally {
+    opened: u64,
+    promises: u64,
+    damaged: u64,
+    rebuilt: u64,
+    replayed: u64,
+    refused: u64,
+}
+
+/// A few busy hours of a store, and what it promised.
+struct Past {
+    directory: TempDir,
+    /// Behind which operation of the disk it holds, and what.
+    promises: Vec<(usize, Promise)>,
+    /// Messages that were handed in, kept or not.
+    messages: BTreeMap<u64, Bytes>,
+    /// Copies of the ledger as its checkpoints left it.
+    ledgers: Vec<(usize, TempDir)>,
+    refused: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Promise {
+    Accepted(u64),
+    Begun(u64),
+    Reported(u64),
+    Finished(u64),
+}
+
+impl Past {
+    /// Mail in several sizes, attempts, reports, upkeep and restarts.
+    fn live(seed: u64, hours: u64, recorder: &Recorder) -> Self {
+        let mut random = Rng::with_seed(seed);
+        let mut past = Self {
+            directory: workplace(),
+            promises: Vec::new(),
+            messages: BTreeMap::new(),
+            ledgers: Vec::new(),
+            refused: 0,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let mut number = 0;
+        for hour in 0..hours {
+            let time = at(hour * HOUR);
+            let Ok((store, _)) = open(past.directory.path(), time, Arc::new(recorder.clone())) else {
+                past.refused += 1;
+                continue;
+            };
+            for _ in 0..3 {
+                let first = number;
+                number += random.u64(1..5);
+                runtime.block_on(past.busy(&store, first..number, &mut random, recorder));
+            }
+            runtime.block_on(store.settle_down());
+            past.ledgers.push((recorder.operations(), copied(&past.directory.path().join("ledger"))));
+            // A disk that fails may fail here, too.
+            while store.maintain(&RETENTION, at((hour + 2) * HOUR)).unwrap_or(false) {}
+        }
+        past
+    }
+
+    async fn busy(&mut self, store: &Store, numbers: Range<u64>, random: &mut Rng, recorder: &Recorder) {
+        let mut work = Vec::new();
+        for number in numbers {
+            let length = [1, 100, 3000, 40_000, 150_000][random.usize(..5)];
+            let message: Bytes = std::iter::repeat_with(|| random.u8(..)).take(length).collect();
+            self.messages.insert(number, message.clone());
+            work.push(one_mail(store, number, message, random.bool(), recorder));
+        }
+        for (promises, refused) in join_all(work).await {
+            self.promises.extend(promises);
+            self.refused += refused;
+        }
+    }
+
+    /// The ledger is not written through the recorder: here is what may be left of it.
+    fn leave_ledger(&self, at: usize, remains: &Path, random: &mut Rng) {
+        let usable = self.ledgers.iter().filter(|(when, _)| *when <= at);
+        let Some((_, ledger)) = usable.last() else { return };
+        let fate = random.u8(..4);
+        if fate == 0 {
+            return;
+        }
+        copy(ledger.path(), &remains.join("ledger"));
+        if fate == 1 {
+            let db = File::options().write(true).open(remains.join("ledger/1/db")).unwrap();
+            let length = db.metadata().unwrap().len();
+            if random.bool() {
+                db.set_len(random.u64(..length)).unwrap();
+            } else {
+                db.write_all_at(&[random.u8(..)], random.u64(..length.min(20_000))).unwrap();
+            }
+        }
+    }
+
+    /// Opens what is left, asks for everything that was promised before the cut, and says what does not hold.
+    fn check(&self, cut: usize, directory: &Path, tally: &mut Tally) -> Vec<String> {
+        let (store, report) = open(directory, at(9 * HOUR), Arc::new(LocalDisk)).unwrap();
+        tally.opened += 1;
+        tally.damaged += u64::from(!report.damaged.is_empty());
+        tally.rebuilt += u64::from(report.rebuilt.is_some());
+        tally.replayed += report.replayed;
+        let promised = self.promises.iter().filter(|(when, _)| *when <= cut).map(|(_, promise)| *promise);
+        let promised: Vec<Promise> = promised.collect();
+        tally.promises += promised.len() as u64;
+        let mut broken: Vec<String> = Vec::new();
+        broken.extend(promised.iter().filter(|p| !self.holds(&store, **p)).map(|p| format!("{p:?}")));
+        // What is delivered is whole, promised or not.
+        for id in store.queued(999).unwrap() {
+            let number = id.timestamp().since(at(0)).as_secs();
+            let message = store.job(id).unwrap().unwrap().message;
+            let whole = message.as_ref() == self.messages.get(&number);
+            broken.extend((!whole).then(|| format!("message {number} is another")));
+        }
+        broken
+    }
+
+    fn holds(&self, store: &Store, promise: Promise) -> bool {
+        let (Promise::Accepted(number)
+        | Promise::Begun(number)
+        | Promise::Reported(number)
+        | Promise::Finished(number)) = promise;
+        let Some(trail) = store.trail(id(number)).unwrap() else { return false };
+        match promise {
+            Promise::Accepted(number) => {
+                let message = store.job(id(number)).unwrap().and_then(|job| job.message);
+                message.as_ref() == self.messages.get(&number) || trail.due.is_none()
+            }
+            Promise::Begun(_) => trail.sending || trail.attempts > 0,
+            Promise::Finished(_) => trail.due.is_none() && trail.attempts == 1,
+            Promise::Reported(number) => {
+                let event = event(number);
+                let known = store.knows_event("mailgun", &event.identity, event.at).unwrap();
+                known && trail.recipients[0].is_reported()
+            }
+        }
+    }
+}
+
+/// Everything about one mail, with what was promised and how much was refused.
+async fn one_mail(
+    store: &Store,
+    number: u64,
+    message: Bytes,
+    finishes: bool,
+    recorder: &Recorder,
+) -> (Vec<(usize, Promise)>, u64) {
+    let (mut promises, mut refused) = (Vec::new(), 0);
+    let mut note = |kept: bool, promise| {
+        refused += u64::from(!kept);
+        promises.extend(kept.then(|| (recorder.operations(), promise)));
+        kept
+    };
+    if note(store.accept(accepted(number), message).await.is_ok(), Promise::Accepted(number)) {
+        note(store.begin(begun(number)).await.is_ok(), Promise::Begun(number));
+        note(store.report(notice(number), Bytes::from("raw")).await.is_ok(), Promise::Reported(number));
+        if finishes {
+            note(store.settle(relayed(number)).await.is_ok(), Promise::Finished(number));
+        }
+    }
+    (promises, refused)
+}
+
+/// A disk that notes what is done to it, and fails when it is told to.
+#[derive(Clone, Debug, Default)]
+struct Recorder(Arc<Mutex<Record>>);
+
+#[derive(Debug, Default)]
+struct Record {
+    operations: Vec<Operation>,
+    files: usize,
+    /// How the call with that number fails.
+    fault: Option<(Fault, u64)>,
+    calls: u64,
+    failed: bool,
+    /// Syncs do nothing.
+    lies: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Operation {
+    Create { path: PathBuf, file: usize },
+    Write { file: usize, at: u64, bytes: Vec<u8> },
+    Truncate { file: usize, length: u64 },
+    Sync { file: usize },
+    Rename { from: PathBuf, to: PathBuf },
+    Remove { path: PathBuf },
+    SyncDirectory,
+}
+
+/// How a call fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// EIO from anything.
+    Io,
+    /// ENOSPC from a write, some of which was done.
+    Full,
+    /// A write does less than was asked for.
+    Short,
+    /// EIO from a sync: what was written may be there or not.
+    Sync,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Call {
+    Write,
+    Sync,
+    Other,
+}
+
+impl Recorder {
+    fn failing(fault: Fault, call: u64) -> Self {
+        Self(Arc::new(Mutex::new(Record { fault: Some((fault, call)), ..Record::default() })))
+    }
+
+    fn operations(&self) -> usize {
+        self.record().operations.len()
+    }
+
+    fn has_failed(&self) -> bool {
+        self.record().failed
+    }
+
+    fn record(&self) -> MutexGuard<'_, Record> {
+        self.0.lock().unwrap()
+    }
+
+    fn note(&self, operation: Operation) {
+        self.record().operations.push(operation);
+    }
+
+    /// Whether this call fails, and how.
+    fn fault(&self, call: Call) -> Option<Fault> {
+        let mut record = self.record();
+        let (fault, number) = record.fault?;
+        let concerned = match fault {
+            Fault::Io => true,
+            Fault::Full | Fault::Short => call == Call::Write,
+            Fault::Sync => call == Call::Sync,
+        };
+        if !concerned {
+            return None;
+        }
+        record.calls += 1;
+        let hit = record.calls == number + 1;
+        record.failed |= hit;
+        hit.then_some(fault)
+    }
+
+    fn may(&self, call: Call) -> io::Result<()> {
+        match self.fault(call) {
+            Some(_) => Err(io::Error::from_raw_os_error(EIO)),
+            None => Ok(()),
+        }
+    }
+
+    /// One of the states in which a power cut behind operation `cut` may leave the journal of `data_dir`.
+    fn remains(&self, cut: usize, data_dir: &Path, remains: &Path, random: &mut Rng) {
+        let record = self.record();
+        let mut files: BTreeMap<usize, Inode> = BTreeMap::new();
+        let mut names = Names::default();
+        for operation in &record.operations[..cut] {
+            match operation {
+                Operation::Create { path, file } => {
+                    files.insert(*file, Inode::default());
+                    names.change(Change::Link(path.clone(), *file));
+                }
+                Operation::Write { file, at, bytes } => {
+                    files.entry(*file).or_default().unsynced.push(Unsynced::Write(*at, bytes.clone()));
+                }
+                Operation::Truncate { file, length } => {
+                    files.entry(*file).or_default().unsynced.push(Unsynced::Truncate(*length));
+                }
+                Operation::Sync { file } => files.entry(*file).or_default().sync(),
+                Operation::Rename { from, to } => {
+                    let file = names.now[from];
+                    names.change(Change::Move(from.clone(), to.clone(), file));
+                }
+                Operation::Remove { path } => names.change(Change::Unlink(path.clone())),
+                Operation::SyncDirectory => names.sync(),
+            }
+        }
+        std::fs::create_dir_all(remains.join("journal")).unwrap();
+        for (path, file) in names.after_power_cut(random) {
+            let place = remains.join(path.strip_prefix(data_dir).unwrap());
+            std::fs::write(place, files[&file].after_power_cut(random)).unwrap();
+        }
+    }
+}
+
+/// A file as the model knows it.
+#[derive(Default)]
+struct Inode {
+    durable: Vec<u8>,
+    unsynced: Vec<Unsynced>,
+}
+
+enum Unsynced {
+    Write(u64, Vec<u8>),
+    Truncate(u64),
+}
+
+impl Inode {
+    fn sync(&mut self) {
+        for change in std::mem::take(&mut self.unsynced) {
+            match change {
+                Unsynced::Write(at, bytes) => write(&mut self.durable, at as usize, &bytes),
+                Unsynced::Truncate(length) => self.durable.truncate(length as usize),
+            }
+        }
+    }
+
+    /// Sectors of unsynced writes are there or not; a length that grew may be any in between.
+    fn after_power_cut(&self, random: &mut Rng) -> Vec<u8> {
+        let mut bytes = self.durable.clone();
+        let share = [0.0, 0.5, 0.9, 1.0][random.usize(..4)];
+        for change in &self.unsynced {
+            match change {
+                Unsynced::Write(at, new) => {
+                    let mut at = *at as usize;
+                    let mut new = &new[..];
+                    while !new.is_empty() {
+                        let sector = (SECTOR - at % SECTOR).min(new.len());
+                        if random.f64() < share {
+                            write(&mut bytes, at, &new[..sector]);
+                        }
+                        (at, new) = (at + sector, &new[sector..]);
+                    }
+                }
+                Unsynced::Truncate(length) if random.bool() => bytes.truncate(*length as usize),
+                Unsynced::Truncate(_) => {}
+            }
+        }
+        if bytes.len() > self.durable.len() && random.u8(..4) == 0 {
+            bytes.truncate(random.usize(self.durable.len()..bytes.len()));
+        }
+        bytes
+    }
+}
+
+fn write(file: &mut Vec<u8>, at: usize, bytes: &[u8]) {
+    if file.len() < at + bytes.len() {
+        file.resize(at + bytes.len(), 0);
+    }
+    file[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
+/// The names in the directory.
+#[derive(Default)]
+struct Names {
+    now: BTreeMap<PathBuf, usize>,
+    durable: BTreeMap<PathBuf, usize>,
+    unsynced: Vec<Change>,
+}
+
+#[derive(Clone)]
+enum Change {
+    Link(PathBuf, usize),
+    Unlink(PathBuf),
+    Move(PathBuf, PathBuf, usize),
+}
+
+impl Change {
+    fn apply(&self, names: &mut BTreeMap<PathBuf, usize>) {
+        match self {
+            Self::Link(path, file) => drop(names.insert(path.clone(), *file)),
+            Self::Unlink(path) => drop(names.remove(path)),
+            Self::Move(from, to, file) => {
+                names.remove(from);
+                names.insert(to.clone(), *file);
+            }
+        }
+    }
+}
+
+impl Names {
+    fn change(&mut self, change: Change) {
+        change.apply(&mut self.now);
+        self.unsynced.push(change);
+    }
+
+    fn sync(&mut self) {
+        self.durable = self.now.clone();
+        self.unsynced.clear();
+    }
+
+    /// Each change since the last sync is there or not.
+    fn after_power_cut(&self, random: &mut Rng) -> BTreeMap<PathBuf, usize> {
+        let mut names = self.durable.clone();
+        for change in &self.unsynced {
+            if random.bool() {
+                change.apply(&mut names);
+            }
+        }
+        names
+    }
+}
+
+impl Disk for Recorder {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.may(Call::Other)?;
+        let file = File::options().write(true).create(true).truncate(true).open(path)?;
+        let mut record = self.record();
+        record.files += 1;
+        let number = record.files;
+        record.operations.push(Operation::Create { path: path.to_owned(), file: number });
+        Ok(Box::new(Recorded { recorder: self.clone(), number, file }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.may(Call::Other)?;
+        std::fs::rename(from, to)?;
+        self.note(Operation::Rename { from: from.to_owned(), to: to.to_owned() });
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.may(Call::Other)?;
+        std::fs::remove_file(path)?;
+        self.note(Operation::Remove { path: path.to_owned() });
+        Ok(())
+    }
+
+    fn sync_directory(&self, _: &Path) -> io::Result<()> {
+        self.may(Call::Sync)?;
+        self.note(Operation::SyncDirectory);
+        Ok(())
+    }
+
+    fn free(&self, _: &Path) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
+}
+
+#[derive(Debug)]
+struct Recorded {
+    recorder: Recorder,
+    number: usize,
+    file: File,
+}
+
+impl Write for Recorded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let (done, error) = match self.recorder.fault(Call::Write) {
+            None => (bytes.len(), None),
+            Some(Fault::Short) => (bytes.len().div_ceil(2), None),
+            Some(Fault::Full) => (bytes.len() / 2, Some(ENOSPC)),
+            Some(_) => (bytes.len() / 3, Some(EIO)),
+        };
+        let at = self.file.stream_position()?;
+        self.file.write_all(&bytes[..done])?;
+        self.recorder.note(Operation::Write { file: self.number, at, bytes: bytes[..done].to_vec() });
+        error.map_or(Ok(done), |error| Err(io::Error::from_raw_os_error(error)))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Seek for Recorded {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
+    }
+}
+
+impl DiskFile for Recorded {
+    fn sync(&mut self) -> io::Result<()> {
+        self.recorder.may(Call::Sync)?;
+        if !self.recorder.record().lies {
+            self.recorder.note(Operation::Sync { file: self.number });
+        }
+        Ok(())
+    }
+
+    fn truncate(&mut self, length: u64) -> io::Result<()> {
+        self.recorder.may(Call::Other)?;
+        self.file.set_len(length)?;
+        self.recorder.note(Operation::Truncate { file: self.number, length });
+        Ok(())
+    }
+}
+
+/// Opens a store; the threads of the one before may need a moment to let go.
+fn open(data_dir: &Path, now: Timestamp, disk: Arc<dyn Disk>) -> Result<(Store, OpenReport), OpenError> {
+    let time: &'static Moment = Box::leak(Box::default());
+    time.set(now);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let (clock, disk) = (Clock::Set(time), disk.clone());
+        match (Opening { data_dir, clock, writing: true, disk, progress: &mut |_| {} }).open() {
+            Err(OpenError::Locked(_)) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// Where syncs cost nothing, if there is such a place: the model does not need them.
+fn workplace() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { TempDir::new_in(memory).unwrap() } else { TempDir::new().unwrap() }
+}
+
+fn copied(from: &Path) -> TempDir {
+    let to = workplace();
+    copy(from, to.path());
+    to
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to.join(entry.file_name()));
+        } else {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+fn at(seconds: u64) -> Timestamp {
+    Timestamp::from_seconds(1_789_387_200 + seconds)
+}
+
+fn id(number: u64) -> TrackingId {
+    TrackingId::new(at(number), u128::from(number))
+}
+
+fn accepted(number: u64) -> Accepted {
+    let send = Send {
+        id: id(number),
+        client: "odoo".into(),
+        user: None,
+        peer: None,
+        sender: None,
+        body: Default::default(),
+        smtputf8: false,
+        message_id: None,
+        subject: format!("Quotation {number}"),
+        records: Vec::new(),
+        tags: Vec::new(),
+        size: number,
+    };
+    Accepted { send, recipients: vec!["ada@example.net".parse().unwrap()] }
+}
+
+fn begun(number: u64) -> Begun {
+    Begun { id: id(number), at: at(number), upstream: "mailgun".into() }
+}
+
+fn relayed(number: u64) -> Outcome {
+    let settled = Settled { recipients: vec![0], standing: Standing::Relayed, words: Words::default() };
+    let (id, at) = (id(number), at(number));
+    Outcome { id, at, upstream: "mailgun".into(), settled: vec![settled], due: None }
+}
+
+fn event(number: u64) -> Event {
+    Event {
+        kind: Kind::Deferred,
+        at: at(number),
+        identity: format!("event {number}"),
+        recipient: Some("ada@example.net".into()),
+        tracking: Some(id(number)),
+        message_id: None,
+        by_machine: false,
+        test_mode: false,
+        words: Words::default(),
+    }
+}
+
+fn notice(number: u64) -> Notice {
+    Notice { upstream: "mailgun".into(), at: at(number), token: None, event: event(number) }
+}
+
+const HOUR: u64 = 3600;
+const RETENTION: Retention = Retention {
+    ledger: Duration::from_secs(30 * 24 * HOUR),
+    bodies: Duration::ZERO,
+    events: Duration::from_secs(30 * 24 * HOUR),
+};
+const SECTOR: usize = 512;
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
