@@ -3,25 +3,21 @@
 //!
 //! MAILTRAIL_TEST_KILLS (3) and MAILTRAIL_TEST_MESSAGES (600) make it longer.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
 
-use mailtrail::clock::Clock;
 use mailtrail::ledger::{Standing, State, Trail, What};
 use mailtrail::store::Store;
 use std::collections::HashMap;
-use std::fs::File;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::client::Client;
-use support::relay::{all_sends, configuration};
+use support::process::Process;
+use support::relay::all_sends;
 use support::sink::{Mail, Manners, Sink};
-use tempfile::TempDir;
 use tokio_rustls::TlsConnector;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -49,100 +45,6 @@ async fn nothing_that_was_promised_is_lost_when_the_process_is_killed() {
     support::eventually_within(patience, "every promised message arrives", missing).await;
     let store = process.settle().await;
     Tally::of(&promised, &sink.mails(), &store).check(kills);
-}
-
-/// The real program, its files, its ports.
-struct Process {
-    directory: TempDir,
-    ports: [u16; 3],
-    child: Option<Child>,
-}
-
-impl Process {
-    fn new(sink: &Sink) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let ports = [(); 3].map(|()| free_port());
-        let text = configuration(directory.path().join("data").to_str().unwrap(), ports, sink.port(), "");
-        std::fs::write(directory.path().join("mailtrail.toml"), text).unwrap();
-        Self { directory, ports, child: None }
-    }
-
-    /// Starts it; returns when clients can connect.
-    async fn start(&mut self) {
-        let path = self.directory.path();
-        let log = File::options().create(true).append(true).open(path.join("log")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mailtrail"));
-        command.arg("--config").arg(path.join("mailtrail.toml")).arg("serve");
-        let child = self.child.insert(command.stderr(log).spawn().unwrap());
-        let log = || std::fs::read_to_string(path.join("log")).unwrap();
-        let up = || {
-            if let Some(status) = child.try_wait().unwrap() {
-                panic!("it ended by itself: {status}\n{}", log());
-            }
-            TcpStream::connect(("127.0.0.1", self.ports[1])).ok()
-        };
-        support::eventually("the relay listens", up).await;
-    }
-
-    /// SIGKILL to our own child.
-    fn kill(&mut self) {
-        let mut child = self.child.take().unwrap();
-        assert!(child.try_wait().unwrap().is_none(), "it ended before it was killed");
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-
-    /// SIGTERM to our own child.
-    async fn terminate(&mut self) -> ExitStatus {
-        let mut child = self.child.take().unwrap();
-        let told = support::run(Command::new("kill").args(["-TERM", &child.id().to_string()])).await;
-        assert!(told.is_some_and(|output| output.status.success()));
-        support::eventually("it stops when told to", || child.try_wait().unwrap()).await
-    }
-
-    /// Lets it run until nothing waits any more; returns its store.
-    async fn settle(&mut self) -> Store {
-        for _ in 0..ROUNDS {
-            assert!(self.terminate().await.success());
-            let (store, report) = Store::open_for_reading(&self.data(), Clock::System).unwrap();
-            assert_eq!(
-                (&report.rebuilt, report.damaged.len()),
-                (&None, 0),
-                "an orderly end leaves no damage"
-            );
-            if store.queued(1).unwrap().is_empty() {
-                return store;
-            }
-            drop(store);
-            self.start().await;
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
-        panic!("something waits for ever");
-    }
-
-    fn data(&self) -> PathBuf {
-        self.directory.path().join("data")
-    }
-
-    fn address(&self, door: usize) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.ports[door]))
-    }
-}
-
-impl Drop for Process {
-    /// A failed test leaves no process behind.
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-/// A port outside the range that outgoing connections take theirs from: nobody takes it while the relay is dead.
-fn free_port() -> u16 {
-    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    std::iter::repeat_with(|| fastrand::u16(20_000..32_000)).take(1000).find(free).expect("a free port")
 }
 
 /// Clients that send until everything was taken, whatever happens to the relay.
@@ -292,5 +194,4 @@ fn number(variable: &str, usual: usize) -> usize {
 }
 
 const CLIENTS: usize = 8;
-const ROUNDS: usize = 20;
 const LONG: Duration = Duration::from_secs(60);
