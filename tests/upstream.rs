@@ -400,6 +400,35 @@ async fn a_restart_takes_the_queue_up_again() {
     assert_eq!(attempts(&scene.settled(known).await), [Standing::Relayed]);
 }
 
+/// One flipped bit, wherever it is in a message that no buffer holds, and the upstream never sees its end.
+#[tokio::test]
+async fn a_damaged_large_message_is_not_delivered() {
+    for place in [100, 6_000_000, message(LONG).len() - 1] {
+        let later = Script::new().at(At::Rcpt, [Some(Act::Say("451 not before the damage"))]);
+        let mut scene = Scene::new(later, "connections = 1").await;
+        let id = scene.send(LONG, &["a@example.net"]).await;
+        until("an attempt", || scene.trail(id).attempts == 1).await;
+        scene.stop().await;
+        flip(&scene.config.data_dir.join("journal/0000000001.seg"), &message(LONG), place);
+        scene.start().await;
+        let trail = scene.settled(id).await;
+        assert_eq!(attempts(&trail), [Standing::Queued, Standing::Failed], "byte {place}");
+        let text = trail.recipients[0].words.text.as_deref();
+        assert_eq!(text, Some("the message is damaged on disk and cannot be sent"), "byte {place}");
+        // The upstream is not to blame: it gets the next one at once, on a new connection.
+        scene.settled(scene.send(1, &["a@example.net"]).await).await;
+        assert_eq!(scene.server.taken(), [taken(scene.server.connections(), 1)], "byte {place}");
+    }
+}
+
+/// Flips a bit of the message that a segment holds.
+fn flip(segment: &Path, message: &str, place: usize) {
+    let mut bytes = std::fs::read(segment).unwrap();
+    let start = bytes.windows(message.len()).position(|window| window == message.as_bytes()).unwrap();
+    bytes[start + place] ^= 4;
+    std::fs::write(segment, bytes).unwrap();
+}
+
 /// A relay, its upstream, and the directory of its store.
 struct Scene {
     server: Server,

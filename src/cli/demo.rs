@@ -92,7 +92,8 @@ async fn hand_in(connection: &mut Connection, number: usize, scene: &Scene) -> R
     if !replies.go_ahead() {
         return Err(failed(&replies));
     }
-    connection.content(&[message.as_bytes()], None).await.map_err(|error| failed(&error))
+    let pieces = futures_util::stream::iter([Ok(message.into())]);
+    connection.content(pieces, None).await.map_err(|error| failed(&error))
 }
 
 /// A mail as Odoo writes it.

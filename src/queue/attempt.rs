@@ -8,9 +8,12 @@ use crate::ledger::{Outcome, Settled, Standing};
 use crate::mail::Envelope;
 use crate::provider::Provider;
 use crate::smtp::{Capabilities, Response};
-use crate::store::Job;
+use crate::store::{Job, Stored};
 use crate::transport::{EnvelopeReplies, Verdict, verdict};
 use bytes::Bytes;
+use futures_util::future::ready;
+use futures_util::{Stream, StreamExt, stream};
+use std::io;
 
 /// A message that is ready to go.
 #[derive(Debug)]
@@ -22,9 +25,9 @@ pub struct Attempt {
     /// The places of those recipients in the send.
     pub places: Vec<u16>,
     /// The provider's stamps, to stand in front of the message.
-    pub stamps: String,
+    stamps: Bytes,
     /// The message as it is kept.
-    pub message: Bytes,
+    message: Stored,
     attempts: u32,
 }
 
@@ -74,8 +77,8 @@ impl Attempt {
             return over(Vec::new());
         }
         let Some(message) = job.message else {
-            tracing::error!(id = %job.send.id, "the message is damaged on disk and cannot be sent");
-            let words = said("store", "the message is damaged on disk and cannot be sent");
+            tracing::error!(id = %job.send.id, "{DAMAGED}");
+            let words = said("store", DAMAGED);
             return over(vec![Settled { recipients: places, standing: Standing::Failed, words }]);
         };
         let international = recipients.iter().chain(&job.send.sender).any(|address| !address.is_ascii());
@@ -85,12 +88,12 @@ impl Attempt {
             body: job.send.body,
             smtputf8: job.send.smtputf8 || international,
         };
-        let stamps = provider.stamps(job.send.id).iter().map(|line| format!("{line}\r\n")).collect();
+        let stamps: String = provider.stamps(job.send.id).iter().map(|line| format!("{line}\r\n")).collect();
         Prepared::Ready(Box::new(Self {
             id: job.send.id,
             envelope,
             places,
-            stamps,
+            stamps: stamps.into(),
             message,
             attempts: job.attempts,
         }))
@@ -98,7 +101,12 @@ impl Attempt {
 
     /// Bytes that go out.
     pub fn size(&self) -> u64 {
-        (self.stamps.len() + self.message.len()) as u64
+        self.stamps.len() as u64 + self.message.size()
+    }
+
+    /// What goes out: the stamps, then the message.
+    pub fn pieces(&self) -> impl Stream<Item = io::Result<Bytes>> + use<> {
+        stream::once(ready(Ok(self.stamps.clone()))).chain(self.message.pieces())
     }
 
     /// Why an upstream with these capabilities can never take it.
@@ -150,6 +158,14 @@ impl Attempt {
     pub fn give(&self, findings: &mut Findings, standing: Standing, name: &str, text: &str) {
         let open = findings.open(&self.places);
         findings.decided.extend(open.into_iter().map(|place| (place, standing, said(name, text))));
+    }
+
+    /// The message could not be read to its end: nobody gets a damaged one, one on a disk that failed is tried again.
+    pub fn give_unreadable(&self, findings: &mut Findings, error: &io::Error) {
+        match error.kind() {
+            io::ErrorKind::InvalidData => self.give(findings, Standing::Failed, "store", DAMAGED),
+            _ => self.give(findings, Standing::Queued, "store", "the message could not be read from disk"),
+        }
     }
 
     /// Puts the findings into a record: equal ones together, each that waits with its next time or, when the mail
@@ -218,6 +234,7 @@ pub fn said(name: &str, text: &str) -> Words {
     Words { name: name.to_owned(), text: Some(text.chars().take(TEXT).collect()), ..Words::default() }
 }
 
+const DAMAGED: &str = "the message is damaged on disk and cannot be sent";
 /// The step whose good answer takes the message.
 const END_OF_DATA: &str = "end of data";
 /// Characters of a reply that are kept.

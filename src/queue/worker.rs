@@ -162,9 +162,8 @@ impl Worker {
         }
         let next = self.chained(&link).await;
         let following = next.as_ref().map(|next| (&next.envelope, next.size()));
-        let parts = [attempt.stamps.as_bytes(), &attempt.message];
         let started = tokio::time::Instant::now();
-        match link.connection.content(&parts, following).await {
+        match link.connection.content(attempt.pieces(), following).await {
             Ok(reply) => {
                 metrics::histogram!("mailtrail_relay_seconds").record(started.elapsed());
                 attempt.weigh_content(&mut findings, &reply, shared.settings.provider, shared.clock.now());
@@ -173,6 +172,12 @@ impl Worker {
                     link.carried += 1;
                     self.connection = Some(link);
                 }
+            }
+            Err(ContentFault::Unreadable(error)) => {
+                tracing::error!(id = %attempt.id, %error, "a message cannot be read to its end and is not sent");
+                // The upstream did nothing wrong; the connection in the middle of a message is of no more use.
+                shared.answered(&findings);
+                attempt.give_unreadable(&mut findings, &error);
             }
             Err(ContentFault::Before(fault)) => {
                 shared.failed(&fault);

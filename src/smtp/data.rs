@@ -120,22 +120,38 @@ impl Decoder {
     }
 }
 
-/// Appends a message whose line ends are CRLF as it goes over the wire: dots doubled, the final dot added.
-pub fn stuff(message: &[u8], out: &mut Vec<u8>) {
-    if message.starts_with(b".") {
-        out.push(b'.');
+/// Finds the dots that must be doubled in a message as it leaves, in pieces of any size. Its line ends are CRLF.
+#[derive(Debug, Default)]
+pub struct Encoder {
+    behind: Behind,
+}
+
+/// What a piece begins behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Behind {
+    #[default]
+    LineEnd,
+    Cr,
+    Text,
+}
+
+impl Encoder {
+    /// The places in a piece in front of which another dot belongs.
+    pub fn dots<'a>(&mut self, piece: &'a [u8]) -> impl Iterator<Item = usize> + use<'a> {
+        let first = match self.behind {
+            Behind::LineEnd if piece.starts_with(b".") => Some(0),
+            Behind::Cr if piece.starts_with(b"\n.") => Some(1),
+            _ => None,
+        };
+        self.behind = match piece {
+            [] => self.behind,
+            b"\n" if self.behind == Behind::Cr => Behind::LineEnd,
+            [.., b'\r', b'\n'] => Behind::LineEnd,
+            [.., b'\r'] => Behind::Cr,
+            _ => Behind::Text,
+        };
+        first.into_iter().chain(memmem::find_iter(piece, b"\r\n.").map(|at| at + 2))
     }
-    let mut from = 0;
-    for at in memmem::find_iter(message, b"\r\n.") {
-        out.extend_from_slice(&message[from..at + 2]);
-        out.push(b'.');
-        from = at + 2;
-    }
-    out.extend_from_slice(&message[from..]);
-    if !message.is_empty() && !message.ends_with(b"\r\n") {
-        out.extend_from_slice(b"\r\n");
-    }
-    out.extend_from_slice(b".\r\n");
 }
 
 #[cfg(test)]
@@ -191,12 +207,49 @@ mod tests {
         }
     }
 
+    /// The message as it goes over the wire, handed over in pieces.
+    fn encode<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+        let (mut encoder, mut wire) = (Encoder::default(), Vec::new());
+        for piece in pieces {
+            let mut from = 0;
+            for at in encoder.dots(piece) {
+                wire.extend_from_slice(&piece[from..at]);
+                wire.push(b'.');
+                from = at;
+            }
+            wire.extend_from_slice(&piece[from..]);
+        }
+        wire.extend_from_slice(b".\r\n");
+        wire
+    }
+
+    #[test]
+    fn dots_are_doubled_wherever_a_message_is_cut() {
+        for (message, expected) in [
+            (".a\r\n..b\r\n\r\n.\r\n", "..a\r\n...b\r\n\r\n..\r\n.\r\n"),
+            ("a.\r\n.\r\n.\r\n.b", "a.\r\n..\r\n..\r\n..b.\r\n"),
+            ("a\n.\r.\r\r\n.\r\n", "a\n.\r.\r\r\n..\r\n.\r\n"),
+            ("", ".\r\n"),
+        ] {
+            let message = message.as_bytes();
+            for first in 0..=message.len() {
+                for second in first..=message.len() {
+                    let pieces = [&message[..first], &message[first..second], &message[second..]];
+                    let wire = String::from_utf8(encode(pieces.into_iter())).unwrap();
+                    assert_eq!(wire, expected, "cut at {first} and {second}");
+                }
+            }
+            assert_eq!(encode(message.chunks(1)), expected.as_bytes());
+        }
+    }
+
     #[test]
     fn what_came_in_goes_out() {
         for message in ["", "a\r\n", ".a\r\n..b\r\n\r\n.\r\n", "\r\n.\r\n", ".\r\n"] {
-            let mut wire = Vec::new();
-            stuff(message.as_bytes(), &mut wire);
-            assert_eq!(decode(&wire, 4), Some((message.as_bytes().to_vec(), 0)), "{message:?}");
+            for size in 1..8 {
+                let wire = encode(message.as_bytes().chunks(size));
+                assert_eq!(decode(&wire, size), Some((message.as_bytes().to_vec(), 0)), "{message:?}");
+            }
         }
     }
 

@@ -11,7 +11,7 @@ mod response;
 mod session;
 
 pub use command::{Command, Mechanism, Syntax};
-pub use data::{Decoder, Fed, stuff};
+pub use data::{Decoder, Encoder, Fed};
 pub use limits::Limits;
 pub use reply::Reply;
 pub use response::{Capabilities, Response, ResponseReader, Unreadable};

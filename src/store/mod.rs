@@ -17,6 +17,7 @@ mod replay;
 mod retention;
 mod segments;
 mod sled;
+mod stored;
 mod upkeep;
 
 pub use commit::CommitError;
@@ -24,6 +25,7 @@ pub use log::{Cursor, Entry, NotACursor};
 pub use open::{OpenError, OpenReport};
 pub use replay::Progress;
 pub use retention::Retention;
+pub use stored::{Large, Stored};
 pub use upkeep::UpkeepError;
 
 use crate::clock::Clock;
@@ -40,6 +42,7 @@ use record::Record;
 use segments::Segments;
 use sled::{Current, Projection};
 use std::collections::HashSet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use upkeep::Upkeep;
@@ -80,8 +83,8 @@ pub struct Job {
     pub recipients: Vec<Recipient>,
     /// Attempts made so far.
     pub attempts: u32,
-    /// The message, or `None` when it is damaged on disk.
-    pub message: Option<Bytes>,
+    /// The message, or `None` when it is seen to be damaged on disk.
+    pub message: Option<Stored>,
 }
 
 impl Store {
@@ -160,10 +163,16 @@ impl Store {
 
     /// What an attempt needs, or `None` for an unknown send.
     pub fn job(&self, id: TrackingId) -> Result<Option<Job>, ReadError> {
-        let Some((send, row)) = self.projection().send(id)? else { return Ok(None) };
-        let recipients = self.projection().recipients(id, row.recipients)?;
-        let found = self.0.segments.segment(row.place.segment)?.read(row.place.offset)?;
-        Ok(Some(Job { send, recipients, attempts: row.attempts, message: found.map(|(_, message)| message) }))
+        let projection = self.projection();
+        let Some((send, row)) = projection.send(id)? else { return Ok(None) };
+        let recipients = projection.recipients(id, row.recipients)?;
+        let message = match self.0.segments.segment(row.place.segment) {
+            Ok(segment) => Stored::find(segment, row.place.offset)?,
+            // Nothing of it was needed any more.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Some(Job { send, recipients, attempts: row.attempts, message }))
     }
 
     /// One send.

@@ -6,12 +6,15 @@
 
 use super::settings::{Login, Pipelining, Security, Settings};
 use crate::mail::{BodyType, Envelope};
-use crate::smtp::{Capabilities, Response, ResponseReader, Unreadable};
+use crate::smtp::{Capabilities, Encoder, Response, ResponseReader, Unreadable};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
 use rustls::pki_types::ServerName;
 use std::fmt::Write as _;
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter};
 use tokio::net::TcpStream;
@@ -105,6 +108,8 @@ impl EnvelopeReplies {
 /// How the sending of a message failed.
 #[derive(Debug)]
 pub enum ContentFault {
+    /// The message itself could not be read to its end: the upstream cannot have taken it.
+    Unreadable(io::Error),
     /// Before the final dot: the upstream cannot have taken it.
     Before(Fault),
     /// After it: nobody knows.
@@ -207,20 +212,25 @@ impl Connection {
         if reset.is_positive() { Ok(()) } else { Err(Fault::Refused { what: "RSET", response: reset }) }
     }
 
-    /// Sends the message in `parts`, the final dot, and the envelope of the next message behind it where the
-    /// upstream can take that; reads the answer to the dot.
+    /// Sends the message in `pieces`, the final dot, and the envelope of the next message behind it where the
+    /// upstream can take that; reads the answer to the dot. There is no dot behind a piece that cannot be read.
     pub async fn content(
         &mut self,
-        parts: &[&[u8]],
+        pieces: impl Stream<Item = io::Result<Bytes>>,
         next: Option<(&Envelope, u64)>,
     ) -> Result<Response, ContentFault> {
         let body = async {
-            for part in parts {
-                write_stuffed(&mut self.wire, part).await?;
+            let (mut pieces, mut encoder) = (pin!(pieces), Encoder::default());
+            while let Some(piece) = pieces.next().await {
+                match piece {
+                    Ok(piece) => write_stuffed(&mut self.wire, &mut encoder, &piece).await?,
+                    Err(error) => return Ok(Err(error)),
+                }
             }
-            Ok(())
+            Ok(Ok(()))
         };
-        within(CONTENT, "the message", body).await.map_err(ContentFault::Before)?;
+        let sent = within(CONTENT, "the message", body).await.map_err(ContentFault::Before)?;
+        sent.map_err(ContentFault::Unreadable)?;
         self.end_of_data(next).await.map_err(ContentFault::After)
     }
 
@@ -394,18 +404,19 @@ async fn secure<S: Wire>(
     within(CONNECT, "the TLS handshake", async { Ok(tls.connect(name, stream).await?) }).await
 }
 
-/// Writes a part of a message with its dots doubled. Parts begin at line starts and end with CRLF.
-async fn write_stuffed(wire: &mut BufWriter<Box<dyn Wire>>, part: &[u8]) -> Result<(), Fault> {
-    if part.starts_with(b".") {
-        wire.write_all(b".").await?;
-    }
+/// Writes a piece of a message with its dots doubled.
+async fn write_stuffed(
+    wire: &mut BufWriter<Box<dyn Wire>>,
+    encoder: &mut Encoder,
+    piece: &[u8],
+) -> Result<(), Fault> {
     let mut from = 0;
-    for at in memchr::memmem::find_iter(part, b"\r\n.") {
-        wire.write_all(&part[from..at + 2]).await?;
+    for at in encoder.dots(piece) {
+        wire.write_all(&piece[from..at]).await?;
         wire.write_all(b".").await?;
-        from = at + 2;
+        from = at;
     }
-    wire.write_all(&part[from..]).await?;
+    wire.write_all(&piece[from..]).await?;
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 mod upkeep;
 
 use bytes::Bytes;
+use futures_util::TryStreamExt;
 use futures_util::future::join_all;
 use mailtrail::clock::{Clock, Timestamp};
 use mailtrail::event::{Event, Kind, Words};
@@ -15,6 +16,7 @@ use mailtrail::ledger::{
 use mailtrail::mail::{BodyType, MessageId, Record};
 use mailtrail::store::{CommitError, OpenError, OpenReport, Store};
 use std::collections::HashSet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -37,7 +39,7 @@ async fn what_was_accepted_is_there_after_reopening() {
     assert_eq!(picture(&store), before);
     for (number, message) in (0..).zip(messages) {
         let job = store.job(id(number)).unwrap().unwrap();
-        assert_eq!(job.message.as_deref(), Some(message));
+        assert_eq!(kept(&store, number).await.as_deref(), Some(message));
         assert_eq!(job.send, accepted(number, "one@example.com", &[]).send);
         assert_eq!(job.recipients[0].address.as_str(), "Ada@Example.net");
     }
@@ -168,7 +170,7 @@ async fn a_missing_or_damaged_ledger_is_made_anew() {
         drop(store);
         let (store, again) = reopen(directory.path());
         assert_eq!(again.rebuilt, None, "{damage:?}");
-        assert_eq!(store.job(id(900)).unwrap().unwrap().message.as_deref(), Some(&b"new"[..]), "{damage:?}");
+        assert_eq!(kept(&store, 900).await.as_deref(), Some(&b"new"[..]), "{damage:?}");
     }
     assert!(harmed > 10 && rebuilt > 0, "the damage did little: {harmed}, {rebuilt}");
 }
@@ -228,7 +230,7 @@ async fn a_torn_tail_costs_only_the_torn_record() {
         drop(store);
         let (store, _) = reopen(directory.path());
         assert!(store.job(id(1)).unwrap().is_none(), "cut at {cut}");
-        assert_eq!(message(&store, 2), "third", "cut at {cut}");
+        assert_eq!(message(&store, 2).await, "third", "cut at {cut}");
     }
 }
 
@@ -259,11 +261,11 @@ async fn a_journal_shorter_than_the_ledger_still_opens() {
         std::fs::write(last_segment(directory.path()), &whole[..whole.len() - lost]).unwrap();
         let (store, _) = reopen(directory.path());
         assert_eq!(store.queued(9).unwrap(), [id(0), id(1)], "{lost} bytes lost");
-        assert!(store.job(id(1)).unwrap().unwrap().message.is_none(), "{lost} bytes lost");
-        assert_eq!(store.job(id(0)).unwrap().unwrap().message.is_some(), lost <= record, "{lost} bytes lost");
+        assert!(kept(&store, 1).await.is_none(), "{lost} bytes lost");
+        assert_eq!(kept(&store, 0).await.is_some(), lost <= record, "{lost} bytes lost");
         store.accept(accepted(2, "e@f", &["eve@example.net"]), Bytes::from("third")).await.unwrap();
         drop(store);
-        assert_eq!(message(&reopen(directory.path()).0, 2), "third", "{lost} bytes lost");
+        assert_eq!(message(&reopen(directory.path()).0, 2).await, "third", "{lost} bytes lost");
     }
 }
 
@@ -445,7 +447,7 @@ async fn a_journal_that_cannot_be_written_refuses_and_recovers() {
         let (store, report) = reopen(directory.path());
         assert_eq!(store.queued(9).unwrap(), [id(0), id(2), id(4)], "{report:?}");
         for number in [0, 2, 4] {
-            assert_eq!(message(&store, number), large(number), "message {number}");
+            assert_eq!(message(&store, number).await, large(number), "message {number}");
         }
         return;
     };
@@ -480,8 +482,8 @@ async fn a_segment_that_cannot_be_made_is_made_later() {
     drop(store);
     let (store, report) = reopen(directory.path());
     assert_eq!((store.queued(9).unwrap(), report.damaged), (vec![id(0), id(3)], vec![]));
-    assert_eq!(store.job(id(0)).unwrap().unwrap().message, Some(full));
-    assert_eq!(message(&store, 3), "yes");
+    assert_eq!(kept(&store, 0).await, Some(full));
+    assert_eq!(message(&store, 3).await, "yes");
 }
 
 #[tokio::test]
@@ -660,9 +662,15 @@ fn states(store: &Store, number: u64) -> Vec<State> {
     store.trail(id(number)).unwrap().unwrap().recipients.iter().map(Recipient::state).collect()
 }
 
-fn message(store: &Store, number: u64) -> String {
-    let message = store.job(id(number)).unwrap().unwrap().message.unwrap();
-    String::from_utf8(message.to_vec()).unwrap()
+/// The message of a send, read piece by piece to its end; `None` where it is seen to be damaged.
+async fn kept(store: &Store, number: u64) -> Option<Bytes> {
+    let message = store.job(id(number)).unwrap().unwrap().message?;
+    let whole: io::Result<Vec<u8>> = message.pieces().map_ok(|piece| piece.to_vec()).try_concat().await;
+    Some(whole.unwrap().into())
+}
+
+async fn message(store: &Store, number: u64) -> String {
+    String::from_utf8(kept(store, number).await.unwrap().to_vec()).unwrap()
 }
 
 /// 3 MiB that tell one message from another.

@@ -3,7 +3,6 @@ use super::segment::{Origin, Segment, SegmentHeader, segment_path, unfinished_pa
 use crate::clock::Timestamp;
 use crate::store::disk::{Disk, DiskFile};
 use std::io::{self, SeekFrom, Write};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// What stays of a record.
@@ -110,17 +109,18 @@ impl<'a> Copy<'a> {
     }
 
     fn body(&mut self, frame: &Frame) -> io::Result<()> {
+        let mut rest = frame.body();
         let mut checksum = crc32fast::Hasher::new();
-        let mut piece = vec![0; PIECE.min(frame.body_length as usize)];
-        let (mut at, mut rest) = (frame.body_at(), frame.body_length as usize);
-        while rest > 0 {
-            let part = &mut piece[..rest.min(PIECE)];
-            self.segment.file().read_exact_at(part, at)?;
+        let mut piece = vec![0; PIECE.min(rest.length as usize)];
+        while rest.length > 0 {
+            let part = &mut piece[..(rest.length as usize).min(PIECE)];
+            self.segment.read_exact_at(part, rest.start)?;
             checksum.update(part);
             self.file.write_all(part)?;
-            (at, rest) = (at + part.len() as u64, rest - part.len());
+            rest.start += part.len() as u64;
+            rest.length -= part.len() as u32;
         }
-        self.damaged |= checksum.finalize() != frame.header.body_checksum;
+        self.damaged |= checksum.finalize() != rest.checksum;
         Ok(())
     }
 

@@ -2,7 +2,6 @@ use super::Place;
 use super::frame::{Frame, FrameHeader, u32_at, u64_at};
 use crate::clock::Timestamp;
 use crate::store::disk::Disk;
-use bytes::Bytes;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
@@ -21,6 +20,17 @@ pub struct Segment {
     /// Offset and byte of each frame of a rewritten segment that still has a body (no message is empty: it begins with
     /// our own lines); worked out when first asked for.
     bodies: OnceLock<Vec<(u64, u64)>>,
+}
+
+/// Where the body of a record lies in its segment's file.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// Its first byte.
+    pub start: u64,
+    /// How many bytes it has.
+    pub length: u32,
+    /// The CRC32 that they should have.
+    pub checksum: u32,
 }
 
 /// What a scan met that is no frame.
@@ -126,21 +136,22 @@ impl Segment {
         }
     }
 
-    /// Reads one whole frame with its body, both checked; `None` where none starts, or where the body is gone.
-    pub fn read(&self, offset: u64) -> io::Result<Option<(Frame, Bytes)>> {
+    /// Where the body of the record at `offset` lies; `None` where no good frame starts, or where the body is gone. The
+    /// body is not checked.
+    pub fn body(&self, offset: u64) -> io::Result<Option<Extent>> {
         let Some(at) = self.byte_of(offset)? else { return Ok(None) };
         // The file may have grown since it was opened.
         let length = self.file.metadata()?.len();
         let mut reader = io::BufReader::with_capacity(READ, &self.file);
         reader.seek(SeekFrom::Start(at))?;
-        let Some(frame) = self.read_frame(&mut reader, at, length, false)? else { return Ok(None) };
-        if frame.place.offset != offset || frame.header.body_is_gone {
-            return Ok(None);
-        }
-        let mut body = vec![0; frame.body_length as usize];
-        self.file.read_exact_at(&mut body, frame.body_at())?;
-        let good = crc32fast::hash(&body) == frame.header.body_checksum;
-        Ok(good.then(|| (frame, body.into())))
+        let frame = self.read_frame(&mut reader, at, length, false)?;
+        let frame = frame.filter(|frame| frame.place.offset == offset && !frame.header.body_is_gone);
+        Ok(frame.map(|frame| frame.body()))
+    }
+
+    /// Reads bytes of a body.
+    pub fn read_exact_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()> {
+        self.file.read_exact_at(bytes, at)
     }
 
     /// Where the record at `offset` starts in the file.
@@ -238,9 +249,6 @@ impl Segment {
         self.header
     }
 
-    pub(super) fn file(&self) -> &File {
-        &self.file
-    }
 }
 
 impl Frame {
@@ -249,9 +257,10 @@ impl Frame {
         self.at
     }
 
-    /// Byte of the file where the body starts.
-    pub(super) fn body_at(&self) -> u64 {
-        self.at + FrameHeader::LENGTH as u64 + u64::from(self.header.head_length)
+    /// Where the body lies.
+    pub(super) fn body(&self) -> Extent {
+        let start = self.at + FrameHeader::LENGTH as u64 + u64::from(self.header.head_length);
+        Extent { start, length: self.body_length, checksum: self.header.body_checksum }
     }
 }
 

@@ -1,0 +1,89 @@
+use super::journal::{Extent, Segment};
+use bytes::Bytes;
+use futures_util::future::{Either, ready};
+use futures_util::{Stream, stream};
+use std::io;
+use std::sync::Arc;
+
+/// A message as it is kept. A large one stays on disk and costs [`Stored::PIECE`] bytes of memory while it is read.
+#[derive(Clone, Debug)]
+pub enum Stored {
+    /// Of at most [`Stored::SMALL`] bytes, already checked.
+    Small(Bytes),
+    /// Of more, not checked yet.
+    Large(Large),
+}
+
+/// Where a large message lies.
+#[derive(Clone, Debug)]
+pub struct Large {
+    segment: Arc<Segment>,
+    body: Extent,
+}
+
+impl Stored {
+    /// Bytes up to which a message is read into memory.
+    pub const SMALL: u32 = 1 << 20;
+    /// Bytes of a large message in memory at a time.
+    pub const PIECE: u32 = 256 << 10;
+
+    /// Finds the message of the frame at `offset`; `None` where it is seen to be damaged.
+    pub(super) fn find(segment: Arc<Segment>, offset: u64) -> io::Result<Option<Self>> {
+        let Some(body) = segment.body(offset)? else { return Ok(None) };
+        if body.length > Self::SMALL {
+            return Ok(Some(Self::Large(Large { segment, body })));
+        }
+        let mut bytes = vec![0; body.length as usize];
+        segment.read_exact_at(&mut bytes, body.start)?;
+        let whole = crc32fast::hash(&bytes) == body.checksum;
+        Ok(whole.then(|| Self::Small(bytes.into())))
+    }
+
+    /// Bytes of the message.
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Small(bytes) => bytes.len() as u64,
+            Self::Large(large) => u64::from(large.body.length),
+        }
+    }
+
+    /// The message from its start, read off the runtime's threads. Its last piece comes only when all of it was
+    /// found to be whole; where it is damaged, an error of the kind [`io::ErrorKind::InvalidData`] comes instead.
+    pub fn pieces(&self) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
+        match self {
+            Self::Small(bytes) => Either::Left(stream::once(ready(Ok(bytes.clone())))),
+            Self::Large(large) => Either::Right(stream::try_unfold(Reader::new(large), |reader| async {
+                tokio::task::spawn_blocking(|| reader.next()).await.map_err(io::Error::other)?
+            })),
+        }
+    }
+}
+
+/// A large message of which some is read.
+struct Reader {
+    segment: Arc<Segment>,
+    rest: Extent,
+    checksum: crc32fast::Hasher,
+}
+
+impl Reader {
+    fn new(large: &Large) -> Self {
+        Self { segment: large.segment.clone(), rest: large.body, checksum: crc32fast::Hasher::new() }
+    }
+
+    fn next(mut self) -> io::Result<Option<(Bytes, Self)>> {
+        if self.rest.length == 0 {
+            return Ok(None);
+        }
+        let length = self.rest.length.min(Stored::PIECE);
+        let mut piece = vec![0; length as usize];
+        self.segment.read_exact_at(&mut piece, self.rest.start)?;
+        self.checksum.update(&piece);
+        self.rest.start += u64::from(length);
+        self.rest.length -= length;
+        if self.rest.length == 0 && self.checksum.clone().finalize() != self.rest.checksum {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the message is damaged on disk"));
+        }
+        Ok(Some((piece.into(), self)))
+    }
+}
