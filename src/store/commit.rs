@@ -7,13 +7,14 @@
 use super::OpenReport;
 use super::journal::{Draft, Place, Writer};
 use super::lock::Lock;
+use super::message::Message;
 use super::record::{Kept, Record, VERSION};
 use super::replay::{self, chain, up_to};
 use super::sled::{Current, Projection};
+use super::space;
 use crate::clock::{Clock, Timestamp};
 use crate::id::TrackingId;
 use crate::wakeup::Wakeup;
-use bytes::Bytes;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -121,8 +122,13 @@ impl Committer {
     }
 
     /// Returns when the record is kept as wished.
-    pub async fn commit(&self, record: Record, body: Bytes, wish: Wish) -> Result<(), CommitError> {
-        let draft = Draft::new(record.kind(), VERSION, record.encode(), body);
+    pub async fn commit(
+        &self,
+        record: Record,
+        body: impl Into<Message>,
+        wish: Wish,
+    ) -> Result<(), CommitError> {
+        let draft = Draft::new(record.kind(), VERSION, record.encode(), body.into());
         let (answer, answered) = oneshot::channel();
         let request = Request::Commit { record, draft, wish, answer };
         self.requests.send(request).await.map_err(|_| CommitError::ReadOnly)?;
@@ -189,8 +195,8 @@ impl Scribe {
     }
 
     async fn commit(&mut self, batch: Batch) -> Result<(), mpsc::error::SendError<Task>> {
-        let Batch { records, drafts, drained, sealed, .. } = batch;
-        let kept = self.enough_space(&records).and_then(|()| self.append(&drafts));
+        let Batch { records, drafts, drained, sealed, bytes, .. } = batch;
+        let kept = self.enough_space(&records, bytes).and_then(|()| self.append(&drafts));
         match kept {
             Err(error) => refuse(records, &error),
             Ok(_) if drafts.is_empty() => {}
@@ -230,15 +236,13 @@ impl Scribe {
         }
     }
 
-    /// Takes no new mail when the disk is nearly full: what is left is for the outcomes of the mail that is here, and
-    /// for the ledger, which cannot go on once it could not write.
-    fn enough_space(&self, records: &[(Record, Wish, Answer)]) -> io::Result<()> {
+    /// Only what grows the store is held back.
+    fn enough_space(&self, records: &[(Record, Wish, Answer)], bytes: u64) -> io::Result<()> {
         let grows = |record: &Record| matches!(record, Record::Accepted(_) | Record::Notice(_));
-        if !records.iter().any(|(record, ..)| grows(record)) || self.writer.free()? >= FREE_SPACE {
+        if !records.iter().any(|(record, ..)| grows(record)) {
             return Ok(());
         }
-        let text = format!("less than {} MiB are free", FREE_SPACE >> 20);
-        Err(io::Error::new(io::ErrorKind::StorageFull, text))
+        space::enough(self.writer.free()?, bytes)
     }
 }
 
@@ -429,8 +433,6 @@ const BATCH_BYTES: u64 = 8 << 20;
 const PATIENCE: Duration = Duration::from_millis(1);
 /// Records that nobody waits for, from which on they wait no longer.
 const CROWD: usize = 16;
-/// Bytes of the disk that new mail leaves free.
-const FREE_SPACE: u64 = 16 << 20;
 /// Records applied in one batch, from which on no further group is added.
 const APPLY_RECORDS: usize = 200;
 /// How much replay a restart may cost.

@@ -1,5 +1,6 @@
 //! The file operations whose order decides what survives a power cut. Reading needs no seam.
 
+use super::space;
 use std::fmt::Debug;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, Write};
@@ -51,8 +52,7 @@ impl Disk for LocalDisk {
     }
 
     fn free(&self, directory: &Path) -> io::Result<u64> {
-        let disk = rustix::fs::statvfs(directory)?;
-        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+        Ok(space::free(&rustix::fs::statvfs(directory)?))
     }
 }
 

@@ -9,6 +9,7 @@ mod disk;
 mod journal;
 mod lock;
 mod log;
+mod message;
 mod open;
 #[cfg(test)]
 mod power_cut;
@@ -17,11 +18,13 @@ mod replay;
 mod retention;
 mod segments;
 mod sled;
+mod space;
 mod stored;
 mod upkeep;
 
 pub use commit::CommitError;
 pub use log::{Cursor, Entry, NotACursor};
+pub use message::{Message, Spill};
 pub use open::{OpenError, OpenReport};
 pub use replay::Progress;
 pub use retention::Retention;
@@ -108,9 +111,14 @@ impl Store {
     }
 
     /// Keeps a send and its message.
-    pub async fn accept(&self, accepted: Accepted, message: Bytes) -> Result<(), CommitError> {
+    pub async fn accept(&self, accepted: Accepted, message: impl Into<Message>) -> Result<(), CommitError> {
         let wish = Wish { urgent: true, applied: false };
         self.committer()?.commit(Record::Accepted(Box::new(accepted)), message, wish).await
+    }
+
+    /// A place on the store's disk for the part of a message that is not to be held in memory. It may block.
+    pub fn spill(&self) -> io::Result<Spill> {
+        Spill::new(&self.0.journal)
     }
 
     /// Notes that a message is about to be sent.

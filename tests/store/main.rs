@@ -14,7 +14,7 @@ use mailtrail::ledger::{
     Accepted, Begun, Notice, Outcome, Recipient, Rung, Send, Settled, Standing, State, What,
 };
 use mailtrail::mail::{BodyType, MessageId, Record};
-use mailtrail::store::{CommitError, OpenError, OpenReport, Store};
+use mailtrail::store::{CommitError, Message, OpenError, OpenReport, Store};
 use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -50,6 +50,35 @@ async fn what_was_accepted_is_there_after_reopening() {
     assert_eq!(store.by_recipient("bob@example.org", 2).unwrap(), newest_first[..2]);
     assert_eq!(store.by_record(&Record::parse("sale.order,42").unwrap(), 9).unwrap(), newest_first);
     assert!(store.job(id(9)).unwrap().is_none() && store.trail(id(9)).unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_spilled_message_is_kept_like_any_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory);
+    let kept_at_once = (0..6).map(|number| {
+        let (text, mut spill) = (large(number), store.spill().unwrap());
+        let (first, rest) = text.as_bytes().split_at(usize::try_from(number).unwrap() * 1000);
+        rest.chunks(100_000).for_each(|piece| spill.append(piece).unwrap());
+        // Every other one is in memory.
+        let rest = number.is_multiple_of(2).then_some(spill);
+        let first = if rest.is_some() { first.to_vec() } else { text.into_bytes() };
+        let send = accepted(number, "a@b", &["ada@example.net"]);
+        store.accept(send, Message::new(first.into(), rest))
+    });
+    join_all(kept_at_once).await.into_iter().for_each(|kept| kept.unwrap());
+    drop(store);
+    // Whoever rebuilds the ledger reads and checks all of the journal.
+    closed(directory.path());
+    std::fs::remove_dir_all(directory.path().join("ledger")).unwrap();
+    let (store, report) = reopen(directory.path());
+    assert_eq!((report.replayed, report.damaged), (6, vec![]));
+    for number in 0..6 {
+        assert_eq!(message(&store, number).await, large(number), "message {number}");
+    }
+    let files = std::fs::read_dir(directory.path().join("journal")).unwrap();
+    let mut names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    assert!(names.all(|name| name.ends_with(".seg")), "no file is left");
 }
 
 #[tokio::test]
@@ -453,7 +482,8 @@ async fn a_journal_that_cannot_be_written_refuses_and_recovers() {
     };
     let store = reopen(Path::new(&data_dir)).0;
     for number in 0..5 {
-        let kept = store.accept(accepted(number, "a@b", &["ada@example.net"]), large(number).into()).await;
+        let kept =
+            store.accept(accepted(number, "a@b", &["ada@example.net"]), Bytes::from(large(number))).await;
         // Each file has room for one; the next record starts another.
         match number {
             1 | 3 => assert!(matches!(kept, Err(CommitError::Disk(_))), "{kept:?}"),

@@ -1,24 +1,24 @@
 use super::Place;
-use bytes::Bytes;
+use crate::store::message::Message;
 
 /// A record on its way into the journal.
 #[derive(Debug)]
 pub struct Draft {
     pub(super) header: FrameHeader,
     pub(super) head: Vec<u8>,
-    pub(super) body: Bytes,
+    pub(super) body: Message,
 }
 
 impl Draft {
     /// Frames a record; the checksums are worked out here, on the caller's thread.
-    pub fn new(kind: u8, version: u8, head: Vec<u8>, body: Bytes) -> Self {
+    pub fn new(kind: u8, version: u8, head: Vec<u8>, body: Message) -> Self {
         let header = FrameHeader {
             kind,
             version,
             body_is_gone: false,
             head_length: head.len() as u32,
-            body_length: body.len() as u32,
-            body_checksum: crc32fast::hash(&body),
+            body_length: body.size() as u32,
+            body_checksum: body.checksum(),
             head_checksum: 0,
         };
         Self { header: header.checked(&head), head, body }

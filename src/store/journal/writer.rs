@@ -133,7 +133,12 @@ impl Open {
             .collect();
         let mut parts = Vec::with_capacity(drafts.len() * 3);
         for (draft, header) in drafts.iter().zip(&headers) {
-            parts.extend([IoSlice::new(header), IoSlice::new(&draft.head), IoSlice::new(&draft.body)]);
+            parts.extend([header, &draft.head[..], draft.body.first()].map(IoSlice::new));
+            if let Some(rest) = draft.body.rest() {
+                write_all(&mut self.file, &mut parts)?;
+                parts.clear();
+                rest.copy_to(&mut self.file)?;
+            }
         }
         write_all(&mut self.file, &mut parts)
     }
