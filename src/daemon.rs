@@ -8,7 +8,7 @@ use crate::provider::Provider;
 use crate::queue::{Parts, Queue};
 use crate::smtp::Rules;
 use crate::store::{OpenError, OpenReport, Store};
-use crate::submission::{Accounts, Crowd, Door, Front, Listener, ListenerTls};
+use crate::submission::{Accounts, Crowd, Door, Front, Listener, ListenerTls, Memory};
 use crate::tls::{self, TlsError};
 use crate::webhook::{self, Inbox, Source};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -139,7 +139,7 @@ impl Daemon {
         let accounts = Arc::new(Accounts::new(config.users.clone()));
         let mut providers: Vec<Provider> = config.upstreams.iter().map(|u| u.transport.provider).collect();
         providers.dedup();
-        let (crowd, mint) = (Crowd::default(), Arc::new(Mint::default()));
+        let (crowd, mint, memory) = (Crowd::default(), Arc::new(Mint::default()), Memory::default());
         let mut doors = Vec::new();
         for listener in &config.listeners {
             let front = Front {
@@ -151,6 +151,7 @@ impl Daemon {
                 clock,
                 mint: mint.clone(),
                 providers: providers.clone(),
+                memory: memory.clone(),
                 stopping: self.stopping.clone(),
             };
             let bind = |source| bind_error("the SMTP listener", listener.address)(source);

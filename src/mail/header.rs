@@ -76,6 +76,11 @@ impl<'a> HeaderBlock<'a> {
         self.end == 0 && !self.message.starts_with(b"\r\n")
     }
 
+    /// Whether more bytes behind these cannot change the section.
+    pub fn is_whole(&self) -> bool {
+        self.end < self.message.len() && memchr::memchr(b'\n', self.message).is_some()
+    }
+
     /// The fields in their order; lines that are no fields are passed over.
     pub fn fields(&self) -> impl Iterator<Item = Header<'a>> + use<'a> {
         let (message, limit) = (self.message, self.end);
@@ -145,6 +150,17 @@ mod tests {
             [(&b"just text\r\n"[..], true), (b"\r\ntext\r\n", false), (b"", true), (b"A: b\r\n", false)]
         {
             assert_eq!(HeaderBlock::of(message).is_missing(), missing, "{message:?}");
+        }
+    }
+
+    #[test]
+    fn a_section_is_whole_when_its_end_is_there() {
+        for message in ["A: b\r\nC: d\r\n\r\nE: f\r\n", "just text\r\nA: b\r\n\r\n", "\r\nA: b\r\n"] {
+            let whole = HeaderBlock::of(message.as_bytes());
+            let sections = (1..=message.len()).map(|cut| HeaderBlock::of(&message.as_bytes()[..cut]));
+            let seen: Vec<_> = sections.filter(HeaderBlock::is_whole).collect();
+            assert!(!seen.is_empty() && seen.iter().all(|block| block.end() == whole.end()), "{message:?}");
+            assert!(seen.iter().all(|block| block.is_missing() == whole.is_missing()), "{message:?}");
         }
     }
 

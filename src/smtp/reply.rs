@@ -95,6 +95,11 @@ pub enum Reply {
         /// The limit.
         limit: u64,
     },
+    /// More bytes of header than allowed.
+    HeaderTooLarge {
+        /// The limit.
+        limit: u64,
+    },
     /// The address needs SMTPUTF8.
     NeedsSmtpUtf8,
 }
@@ -123,15 +128,8 @@ impl Reply {
                 line(out, 250, ' ', &[text]);
             }
             Self::Queued(id) => line(out, 250, ' ', &["2.0.0 Queued as ", &id.to_string()]),
-            Self::TooLarge { limit } => {
-                let limit = limit.to_string();
-                line(
-                    out,
-                    552,
-                    ' ',
-                    &["5.3.4 The message is larger than the ", &limit, " bytes allowed here"],
-                );
-            }
+            Self::TooLarge { limit } => too_large(out, "message", *limit),
+            Self::HeaderTooLarge { limit } => too_large(out, "header of the message", *limit),
             _ => match self.parts() {
                 (code, "", text) => line(out, code, ' ', &[text]),
                 (code, enhanced, text) => line(out, code, ' ', &[enhanced, " ", text]),
@@ -186,10 +184,15 @@ impl Reply {
             Self::TooManyRecipients => {
                 (452, "4.5.3", "Too many recipients, send the message to the rest again")
             }
-            Self::TooLarge { .. } => (552, "5.3.4", ""),
+            Self::TooLarge { .. } | Self::HeaderTooLarge { .. } => (552, "5.3.4", ""),
             Self::NeedsSmtpUtf8 => (553, "5.6.7", "This address needs SMTPUTF8"),
         }
     }
+}
+
+fn too_large(out: &mut Vec<u8>, what: &str, limit: u64) {
+    let limit = limit.to_string();
+    line(out, 552, ' ', &["5.3.4 The ", what, " is larger than the ", &limit, " bytes allowed here"]);
 }
 
 fn line(out: &mut Vec<u8>, code: u16, separator: char, text: &[&str]) {
@@ -218,6 +221,9 @@ mod tests {
         assert_eq!(written(&hello), "250-a\r\n250-SIZE 1\r\n250 HELP\r\n");
         let refused = Reply::TooLarge { limit: 5 };
         assert!(refused.is_refusal() && written(&refused).starts_with("552 5.3.4 "));
+        let refused = Reply::HeaderTooLarge { limit: 5 };
+        let text = "552 5.3.4 The header of the message is larger than the 5 bytes allowed here\r\n";
+        assert_eq!(written(&refused), text);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::ledger::{Accepted, Send};
 use crate::mail::{Envelope, HeaderBlock, HeaderLine, Mailbox, MessageId, Record};
 use crate::provider::Provider;
 use crate::smtp::{Account, Reply};
+use crate::store::{Message, Spill};
 use bytes::Bytes;
 use mail_parser::{HeaderName, MessageParser};
 use std::net::IpAddr;
@@ -36,12 +37,14 @@ pub struct Circumstances<'a> {
 pub const HEADROOM: usize = 2048;
 
 /// Makes the send and its message, or refuses an author that the user may not claim to be. `buffer` holds
-/// [`HEADROOM`] unused bytes and then the message.
+/// [`HEADROOM`] unused bytes and then the message, or of a large one its first part with the whole header section;
+/// nothing of the `rest` is looked at.
 pub fn accept(
     circumstances: &Circumstances<'_>,
     envelope: Envelope,
     mut buffer: Vec<u8>,
-) -> Result<(Accepted, Bytes), Reply> {
+    rest: Option<Spill>,
+) -> Result<(Accepted, Message), Reply> {
     strip(circumstances, &mut buffer);
     let block = HeaderBlock::of(&buffer[HEADROOM..]);
     check_author(circumstances, &buffer[HEADROOM..HEADROOM + block.end()])?;
@@ -62,7 +65,7 @@ pub fn accept(
     let records = records(&block, message_id.as_ref());
     let (subject, tags) = (subject(&buffer[HEADROOM..HEADROOM + block.end()]), tags(&block));
     let blank_line = block.is_missing();
-    let message = prepend(&lines, blank_line, buffer);
+    let message = Message::new(prepend(&lines, blank_line, buffer), rest);
     let send = Send {
         id: circumstances.id,
         client: circumstances.account.map_or_else(|| circumstances.peer.to_string(), |a| a.client.clone()),
@@ -75,7 +78,7 @@ pub fn accept(
         subject,
         records,
         tags,
-        size: message.len() as u64,
+        size: message.size(),
     };
     Ok((Accepted { send, recipients: envelope.recipients }, message))
 }
@@ -220,8 +223,8 @@ mod tests {
         };
         let mut buffer = vec![0; HEADROOM];
         buffer.extend_from_slice(message.as_bytes());
-        let (accepted, message) = accept(&circumstances, envelope, buffer).unwrap();
-        (accepted, String::from_utf8(message.to_vec()).unwrap())
+        let (accepted, message) = accept(&circumstances, envelope, buffer, None).unwrap();
+        (accepted, String::from_utf8(message.first().to_vec()).unwrap())
     }
 
     #[test]

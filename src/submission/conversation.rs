@@ -1,7 +1,9 @@
 //! The one place where a client's socket is read and written.
 
-use super::acceptance::{self, Circumstances, HEADROOM};
+use super::acceptance::{self, Circumstances};
 use super::listener::Front;
+use super::spool::{Spool, Spooled};
+use crate::mail::Envelope;
 use crate::smtp::{Decoder, Fed, Limits, Reply, Session, Step};
 use crate::store::CommitError;
 use std::io;
@@ -135,14 +137,15 @@ impl Conversation {
     /// Reads a message, keeps it, and only then says so.
     async fn receive(&mut self) -> io::Result<Next> {
         let mut decoder = Decoder::new(self.front.rules.message_size);
-        let mut buffer = vec![0; HEADROOM];
+        let mut spool = Spool::new(self.front.memory.clone(), self.front.store.clone());
         loop {
-            let fed = decoder.feed(self.input.rest(), &mut buffer);
+            let fed = decoder.feed(self.input.rest(), spool.buffer());
             if let Fed::End(used) = fed {
                 self.input.used += used;
                 break;
             }
             self.input.clear();
+            spool = spool.make_room().await;
             match self.more(self.front.limits.data_timeout).await? {
                 Heard::Bytes => {}
                 // Odoo's connection test leaves here: nothing was promised, nothing is wrong.
@@ -151,18 +154,22 @@ impl Conversation {
                 Heard::Stop => {}
             }
         }
-        let reply = if decoder.overflowed() {
-            self.session.take_envelope();
-            Reply::TooLarge { limit: self.front.rules.message_size }
+        let spooled = if decoder.overflowed() {
+            Err(Reply::TooLarge { limit: self.front.rules.message_size })
         } else {
-            self.keep(buffer).await
+            spool.finish().await
+        };
+        let reply = match (self.session.take_envelope(), spooled) {
+            (Some(envelope), Ok(spooled)) => self.keep(envelope, spooled).await,
+            (_, Err(refusal)) => refusal,
+            (None, Ok(_)) => Reply::LocalError,
         };
         self.say(&reply);
         Ok(Next::Continue)
     }
 
-    async fn keep(&mut self, buffer: Vec<u8>) -> Reply {
-        let Some(envelope) = self.session.take_envelope() else { return Reply::LocalError };
+    async fn keep(&mut self, envelope: Envelope, spooled: Spooled) -> Reply {
+        let Spooled { first, rest, taken: _taken } = spooled;
         let now = self.front.clock.now();
         let circumstances = Circumstances {
             id: self.front.mint.next(now, fastrand::u128(..)),
@@ -174,7 +181,7 @@ impl Conversation {
             account: self.session.account().map(|account| &**account),
             providers: &self.front.providers,
         };
-        let (accepted, message) = match acceptance::accept(&circumstances, envelope, buffer) {
+        let (accepted, message) = match acceptance::accept(&circumstances, envelope, first, rest) {
             Ok(accepted) => accepted,
             Err(refusal) => return refusal,
         };

@@ -3,6 +3,7 @@
 use super::accounts::Accounts;
 use super::conversation::{Conversation, End, Stream};
 use super::settings::{Listener, ListenerTls};
+use super::spool::Memory;
 use crate::clock::Clock;
 use crate::id::Mint;
 use crate::provider::Provider;
@@ -39,6 +40,8 @@ pub struct Front {
     pub mint: Arc<Mint>,
     /// The providers that mail may go to.
     pub providers: Vec<Provider>,
+    /// For messages on their way in.
+    pub memory: Memory,
     /// Set when we stop.
     pub stopping: CancellationToken,
 }

@@ -5,7 +5,9 @@ mod accounts;
 mod conversation;
 mod listener;
 mod settings;
+mod spool;
 
 pub use accounts::Accounts;
 pub use listener::{Crowd, Door, Front};
 pub use settings::{Listener, ListenerTls, Password, User};
+pub use spool::Memory;
