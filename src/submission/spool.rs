@@ -3,6 +3,9 @@
 //! The memory of all messages that come in at once is bounded: each has [`FREE`] bytes of its own, whatever is more
 //! is taken from one [`Memory`] of [`BUDGET`] bytes. Nobody ever waits for it: a message that gets nothing, or that
 //! passes [`LARGE`], goes on in a file. Its first part, which holds the whole header section, stays in memory.
+//!
+//! The most that so many sessions can hold is therefore [`BUDGET`] and, each, [`HEADROOM`] + [`FREE`] + [`CHUNK`] +
+//! 2 × [`PIECE`], which are 194 KiB.
 
 use super::acceptance::HEADROOM;
 use crate::mail::HeaderBlock;

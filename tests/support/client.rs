@@ -59,9 +59,14 @@ impl Client {
 
     /// Says a line and hears the reply.
     pub async fn ask(&mut self, line: &str) -> io::Result<Answer> {
-        self.wire.write_all(format!("{line}\r\n").as_bytes()).await?;
-        self.wire.flush().await?;
+        self.say(&format!("{line}\r\n")).await?;
         self.answer().await
+    }
+
+    /// Says something that gets no reply yet.
+    pub async fn say(&mut self, text: &str) -> io::Result<()> {
+        self.wire.write_all(text.as_bytes()).await?;
+        self.wire.flush().await
     }
 
     async fn answer(&mut self) -> io::Result<Answer> {

@@ -85,6 +85,14 @@ impl Process {
         self.directory.path().join("data")
     }
 
+    /// Bytes of memory that it held at most since its start.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.as_ref().unwrap().id()));
+        let status = status.unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix("kB"));
+        peak.unwrap().trim().parse::<u64>().unwrap() << 10
+    }
+
     /// Of one of its three doors.
     pub fn address(&self, door: usize) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.ports[door]))

@@ -8,7 +8,7 @@ use mailtrail::id::TrackingId;
 use mailtrail::store::Store;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use tokio_rustls::TlsConnector;
 
@@ -46,9 +46,14 @@ impl Relay {
         self.daemon.smtp_addresses()[2]
     }
 
+    /// Where it keeps everything.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// The certificate that the relay made for itself.
     pub fn certificate(&self) -> PathBuf {
-        self.directory.path().join("tls/relay.pem")
+        self.directory().join("tls/relay.pem")
     }
 
     /// Trust in it.

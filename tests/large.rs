@@ -1,0 +1,161 @@
+//! Messages that are too large to be held in memory: they arrive as they were sent, and the relay stays small.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use std::net::SocketAddr;
+use std::process::Command;
+use support::client::Client;
+use support::process::Process;
+use support::relay::{Relay, all_sends};
+use support::sink::Sink;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_message_arrives_as_it_was_sent() {
+    let sink = Sink::start().await;
+    let relay = Relay::start(&sink, "").await;
+    let mut client = Client::log_in(relay.guarded(), &relay.trust()).await.unwrap();
+    // Sizes around the borders of memory and pieces, then the largest.
+    for (number, size) in
+        [64 << 10, 1 << 20, (1 << 20) + 1, (1 << 20) + (256 << 10), LARGE].into_iter().enumerate()
+    {
+        let message = message(number, size);
+        let id = client.submit("a@example.com", &["b@example.net"], &stuffed(&message)).await.unwrap();
+        let mail = sink.wait_for(number + 1).await.pop().unwrap();
+        assert_eq!(mail.id(), id);
+        assert!(mail.message.ends_with(message.as_bytes()), "{size} bytes");
+        assert!(mail.message.len() < size + 1000, "only lines in front of {size} bytes");
+    }
+}
+
+/// Through the real program, whose peak the kernel remembers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_at_once_stay_within_the_stated_memory() {
+    let (sink, process) = outside().await;
+    let clients = (0..10).map(|number| tokio::spawn(send(process.address(1), message(number, LARGE))));
+    futures_util::future::join_all(clients).await.into_iter().for_each(|sent| sent.unwrap());
+    check(&sink, &process, 10, LARGE, 96 << 20).await;
+}
+
+/// A hundred that need more than the 64 MiB they share are in the middle of their messages; all are taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_get_no_memory_are_taken_all_the_same() {
+    const SIZE: usize = 2 << 20;
+    let (sink, process) = outside().await;
+    let idle = process.peak_memory();
+    let mut clients = Vec::new();
+    for number in 0..100 {
+        let mut client = Client::connect(process.address(1)).await.unwrap();
+        for command in ["MAIL FROM:<a@example.com>", "RCPT TO:<b@example.net>", "DATA"] {
+            client.ask(command).await.unwrap();
+        }
+        let text = stuffed(&message(number, SIZE));
+        client.say(&text[..SIZE / 4 * 3]).await.unwrap();
+        clients.push((client, text));
+    }
+    let filled = || (process.peak_memory() >= idle + (60 << 20)).then_some(());
+    support::eventually("the common memory is in use", filled).await;
+    for (client, text) in &mut clients {
+        let answer = client.ask(&format!("{}.", &text[SIZE / 4 * 3..])).await.unwrap();
+        assert_eq!(answer.0, 250, "{}", answer.1);
+    }
+    check(&sink, &process, 100, SIZE, 192 << 20).await;
+}
+
+async fn outside() -> (Sink, Process) {
+    let sink = Sink::start().await;
+    let mut process = Process::new(&sink);
+    process.start().await;
+    (sink, process)
+}
+
+async fn send(relay: SocketAddr, message: String) {
+    let mut client = Client::connect(relay).await.unwrap();
+    client.submit("a@example.com", &["b@example.net"], &stuffed(&message)).await.unwrap();
+}
+
+/// All arrived as they were sent, and the relay never held more than `limit` bytes of memory.
+async fn check(sink: &Sink, process: &Process, messages: usize, size: usize, limit: u64) {
+    let mails = sink.wait_for(messages).await;
+    for number in 0..messages {
+        let expected = message(number, size);
+        assert!(mails.iter().any(|mail| mail.message.ends_with(expected.as_bytes())), "message {number}");
+    }
+    let peak = process.peak_memory();
+    println!("{messages} messages of {size} bytes at once: peak of resident memory {} MiB", peak >> 20);
+    assert!(peak < limit, "{} MiB", peak >> 20);
+}
+
+#[tokio::test]
+async fn what_is_refused_after_the_dot_leaves_the_session_usable() {
+    let sink = Sink::start().await;
+    let relay = Relay::start(&sink, "message_size = \"2MiB\"").await;
+    let mut client = Client::connect(relay.open()).await.unwrap();
+    let endless_header = format!("X-Long: {}\r\n\r\n", "x\r\n\t".repeat(300_000));
+    for (message, code) in [
+        (message(0, 3 << 20), "552 5.3.4 The message is larger"),
+        (endless_header, "552 5.3.4 The header of the message is larger"),
+    ] {
+        let refusal = client.submit("a@example.com", &["b@example.net"], &message).await.unwrap_err();
+        assert!(refusal.to_string().starts_with(code), "{refusal}");
+    }
+    let fine = client.submit("a@example.com", &["b@example.net"], "A: b\r\n\r\nfine\r\n").await.unwrap();
+    assert_eq!(sink.arrival(&fine).await.recipients, ["b@example.net"]);
+    assert_eq!(sink.count(), 1);
+}
+
+/// A disk that is full in the middle of a large message, made with a limit on the size of files: the process that
+/// plays it is this test again.
+#[tokio::test]
+async fn a_large_message_that_cannot_be_written_is_refused_for_now() {
+    const ROLE: &str = "MAILTRAIL_TEST_FULL_DISK";
+    const TEST: &str = "a_large_message_that_cannot_be_written_is_refused_for_now";
+    if std::env::var_os(ROLE).is_none() {
+        // Without the trap the limit's signal would end the process; 8192 units of 512 bytes are 4 MiB.
+        let limited = "trap '' XFSZ; ulimit -f 8192; exec \"$0\" --exact \"$1\" --test-threads=1";
+        let mut shell = Command::new("sh");
+        shell.args(["-c", limited]).arg(std::env::current_exe().unwrap()).arg(TEST).env(ROLE, "");
+        let played = support::run(&mut shell).await.unwrap();
+        assert!(String::from_utf8_lossy(&played.stdout).contains("1 passed"), "{played:?}");
+        return;
+    }
+    let sink = Sink::start().await;
+    let relay = Relay::start(&sink, "").await;
+    let mut client = Client::connect(relay.open()).await.unwrap();
+    let large = stuffed(&message(0, LARGE));
+    let mut taken = Vec::new();
+    for _ in 0..3 {
+        let refusal = client.submit("a@example.com", &["b@example.net"], &large).await.unwrap_err();
+        assert!(refusal.to_string().starts_with("452 4.3.1 "), "{refusal}");
+        taken.push(client.submit("a@example.com", &["b@example.net"], "A: b\r\n\r\nfine\r\n").await.unwrap());
+    }
+    let mut arrived: Vec<_> = sink.wait_for(3).await.iter().map(|mail| mail.id().to_owned()).collect();
+    arrived.sort();
+    let kept = all_sends(relay.store()).into_iter().rev().map(|id| id.to_string());
+    assert_eq!((arrived, kept.collect()), (taken.clone(), taken), "nothing is kept of what was refused");
+    let second = relay.directory().join("journal/0000000002.seg");
+    assert!(
+        !second.exists(),
+        "the journal never heard of what was refused: it gives up a segment that fails"
+    );
+}
+
+/// The message as a client sends it.
+fn stuffed(message: &str) -> String {
+    message.replace("\r\n.", "\r\n..")
+}
+
+/// A message of that size, dots in front of many lines.
+fn message(number: usize, size: usize) -> String {
+    let lines = format!("{}\r\n.{number}\r\n..\r\n", "x".repeat(990));
+    let mut text = format!("Message-ID: <{number}@example.com>\r\nDate: x\r\n\r\n");
+    while text.len() + lines.len() <= size {
+        text.push_str(&lines);
+    }
+    let rest = (size - text.len()).saturating_sub(2);
+    format!("{text}{}\r\n", "y".repeat(rest))
+}
+
+/// Bytes of a large message, as providers count them.
+const LARGE: usize = 25_000_000;
