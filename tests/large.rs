@@ -29,6 +29,19 @@ async fn a_large_message_arrives_as_it_was_sent() {
     }
 }
 
+/// Nothing grows more on its way in.
+#[tokio::test]
+async fn a_large_message_of_bare_line_ends_is_made_whole() {
+    const LINES: usize = 2_000_000;
+    let sink = Sink::start().await;
+    let relay = Relay::start(&sink, "").await;
+    let mut client = Client::connect(relay.open()).await.unwrap();
+    let message = format!("A: b\r\n\r\n{}\r\n", "\n".repeat(LINES));
+    let id = client.submit("a@example.com", &["b@example.net"], &message).await.unwrap();
+    let expected = format!("A: b\r\n\r\n{}\r\n", "\r\n".repeat(LINES));
+    assert!(sink.arrival(&id).await.message.ends_with(expected.as_bytes()));
+}
+
 /// Through the real program, whose peak the kernel remembers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_at_once_stay_within_the_stated_memory() {

@@ -6,6 +6,7 @@ use super::spool::{Spool, Spooled};
 use crate::mail::Envelope;
 use crate::smtp::{Decoder, Fed, Limits, Reply, Session, Step};
 use crate::store::CommitError;
+use bytes::BufMut;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -232,10 +233,11 @@ impl Conversation {
     /// Reads on. While we stop, a client between two messages is sent away; one within a message may end it.
     async fn more(&mut self, limit: Duration) -> io::Result<Heard> {
         self.input.compact();
+        let mut room = (&mut self.input.bytes).limit(READ);
         let stopping = self.front.stopping.clone();
         tokio::select! {
             biased;
-            read = timeout(limit, self.stream.read_buf(&mut self.input.bytes)) => match read {
+            read = timeout(limit, self.stream.read_buf(&mut room)) => match read {
                 Ok(Ok(0)) => Ok(Heard::End),
                 Ok(Ok(_)) => Ok(Heard::Bytes),
                 // A client that goes without a goodbye (or without TLS's) has gone, that is all.
@@ -308,6 +310,6 @@ impl Input {
 }
 
 /// Bytes read at a time.
-const READ: usize = 16 << 10;
+pub const READ: usize = 16 << 10;
 const HANDSHAKE: Duration = Duration::from_secs(30);
 const WRITE: Duration = Duration::from_secs(60);

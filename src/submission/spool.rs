@@ -8,6 +8,7 @@
 //! 2 × [`PIECE`], which are 194 KiB.
 
 use super::acceptance::HEADROOM;
+use super::conversation::READ;
 use crate::mail::HeaderBlock;
 use crate::smtp::Reply;
 use crate::store::{Spill, Store};
@@ -131,10 +132,14 @@ impl Spool {
     /// Lets the message go on in a file.
     async fn overflow(&mut self, allowed: usize) -> Stage {
         if !HeaderBlock::of(&self.buffer[HEADROOM..]).is_whole() {
-            return Stage::Refused(match allowed {
-                LARGE => Reply::HeaderTooLarge { limit: LARGE as u64 },
-                _ => Reply::StoreFull,
-            });
+            if allowed == LARGE {
+                return Stage::Refused(Reply::HeaderTooLarge { limit: LARGE as u64 });
+            }
+            tracing::warn!(
+                bytes = allowed,
+                "a long header needs more memory than is free and is refused for now"
+            );
+            return Stage::Refused(Reply::StoreFull);
         }
         let store = self.store.clone();
         match blocking(move || store.spill()).await {
@@ -181,8 +186,8 @@ const CHUNK: usize = FREE;
 const LARGE: usize = 1 << 20;
 /// Bytes of the common memory: 64 messages of the largest size that goes into it.
 const BUDGET: usize = 64 << 20;
-/// Bytes that one read may decode to: twice the bytes read, if all are bare line ends.
-const PIECE: usize = 32 << 10;
+/// Bytes that one read may decode to: twice what was read, if all are bare line ends, and a dot held back before.
+const PIECE: usize = 2 * READ + 4;
 
 #[cfg(test)]
 mod tests {
