@@ -7,7 +7,7 @@
 
 use super::disk::{Disk, DiskFile, LocalDisk};
 use super::open::{OpenError, OpenReport, Opening};
-use super::{Retention, Store};
+use super::{Message, Retention, Store, Stored};
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
@@ -162,6 +162,13 @@ impl Past {
             let length = [1, 100, 3000, 40_000, 150_000][random.usize(..5)];
             let message: Bytes = std::iter::repeat_with(|| random.u8(..)).take(length).collect();
             self.messages.insert(number, message.clone());
+            // The rest of some lies in a file.
+            let mut message = Message::from(message);
+            if length > 10_000 && random.bool() {
+                let mut rest = store.spill().unwrap();
+                rest.append(&message.first()[5000..]).unwrap();
+                message = Message::new(message.first().slice(..5000), Some(rest));
+            }
             work.push(one_mail(store, number, message, random.bool(), recorder));
         }
         for (promises, refused) in join_all(work).await {
@@ -205,8 +212,7 @@ impl Past {
         // What is delivered is whole, promised or not.
         for id in store.queued(999).unwrap() {
             let number = id.timestamp().since(at(0)).as_secs();
-            let message = store.job(id).unwrap().unwrap().message;
-            let whole = message.as_ref() == self.messages.get(&number);
+            let whole = message(&store, id).as_ref() == self.messages.get(&number);
             broken.extend((!whole).then(|| format!("message {number} is another")));
         }
         broken
@@ -220,8 +226,7 @@ impl Past {
         let Some(trail) = store.trail(id(number)).unwrap() else { return false };
         match promise {
             Promise::Accepted(number) => {
-                let message = store.job(id(number)).unwrap().and_then(|job| job.message);
-                message.as_ref() == self.messages.get(&number) || trail.due.is_none()
+                message(store, id(number)).as_ref() == self.messages.get(&number) || trail.due.is_none()
             }
             Promise::Begun(_) => trail.sending || trail.attempts > 0,
             Promise::Finished(_) => trail.due.is_none() && trail.attempts == 1,
@@ -238,7 +243,7 @@ impl Past {
 async fn one_mail(
     store: &Store,
     number: u64,
-    message: Bytes,
+    message: Message,
     finishes: bool,
     recorder: &Recorder,
 ) -> (Vec<(usize, Promise)>, u64) {
@@ -575,6 +580,14 @@ impl DiskFile for Recorded {
         self.file.set_len(length)?;
         self.recorder.note(Operation::Truncate { file: self.number, length });
         Ok(())
+    }
+}
+
+/// The message of a send; none of them is large.
+fn message(store: &Store, id: TrackingId) -> Option<Bytes> {
+    match store.job(id).unwrap()?.message? {
+        Stored::Small(message) => Some(message),
+        Stored::Large(large) => panic!("{large:?}"),
     }
 }
 

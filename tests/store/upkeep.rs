@@ -20,7 +20,7 @@ async fn messages_go_when_they_are_finished_and_everything_else_stays() {
         assert_eq!(trails(&store), before);
         for number in 0..300 {
             let expected = (number % 30 == 0).then(|| body(number));
-            assert_eq!(store.job(id(number)).unwrap().unwrap().message, expected, "{number}");
+            assert_eq!(kept(&store, number).await, expected, "{number}");
         }
         // Another look finds nothing to do.
         keep_up(&store, at(2 * HOUR), &WEEK).await;
@@ -32,7 +32,7 @@ async fn messages_go_when_they_are_finished_and_everything_else_stays() {
     std::fs::remove_dir_all(directory.path().join("ledger")).unwrap();
     let store = at_time(directory.path(), time);
     assert_eq!(trails(&store), before);
-    assert_eq!(store.job(id(30)).unwrap().unwrap().message, Some(body(30)));
+    assert_eq!(kept(&store, 30).await, Some(body(30)));
     // What waited can still be sent, and goes then.
     for number in (0..300).step_by(30) {
         store.settle(relayed(number, 3 * HOUR)).await.unwrap();
@@ -66,7 +66,7 @@ async fn what_is_past_retention_is_gone_and_what_waits_is_not() {
     assert_eq!(store.by_recipient("ada@example.net", 99).unwrap(), [&newer[..], &[id(7)]].concat());
     assert_eq!(store.by_record(&Record::parse("sale.order,42").unwrap(), 99).unwrap().len(), 51);
     assert!(store.by_message_id(&MessageId::parse("3@example.com").unwrap(), 9).unwrap().is_empty());
-    assert_eq!(store.job(id(7)).unwrap().unwrap().message, Some(body(7)));
+    assert_eq!(kept(&store, 7).await, Some(body(7)));
     assert!(!store.knows_event("mailgun", "900/nobody@example.net/Delivered", at(900)).unwrap());
 
     // A rebuild from the journal brings nothing back.
@@ -120,7 +120,7 @@ async fn a_young_message_that_the_ledger_lost_stays_in_the_journal() {
     std::fs::remove_dir_all(directory.path().join("ledger")).unwrap();
     let store = at_time(directory.path(), time);
     assert_eq!(store.queued(99).unwrap().len(), 10);
-    assert_eq!(store.job(id(100)).unwrap().unwrap().message, Some(body(100)));
+    assert_eq!(kept(&store, 100).await, Some(body(100)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,7 +144,7 @@ async fn traffic_goes_on_during_upkeep() {
     keep_up(&store, at(20 * HOUR), &WEEK).await;
     assert_eq!(everybody(&store).len(), 500);
     for number in (0..500).filter(|number| number % 10 == 3) {
-        assert_eq!(store.job(id(number)).unwrap().unwrap().message, Some(body(number)), "{number}");
+        assert_eq!(kept(&store, number).await, Some(body(number)), "{number}");
     }
     drop(store);
     let (store, report) = reopen(directory.path());

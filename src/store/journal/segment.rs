@@ -248,7 +248,6 @@ impl Segment {
     pub(super) fn header(&self) -> SegmentHeader {
         self.header
     }
-
 }
 
 impl Frame {
