@@ -179,8 +179,8 @@ impl Past {
 
     /// The ledger is not written through the recorder: here is what may be left of it.
     fn leave_ledger(&self, at: usize, remains: &Path, random: &mut Rng) {
-        let usable = self.ledgers.iter().filter(|(when, _)| *when <= at);
-        let Some((_, ledger)) = usable.last() else { return };
+        let usable = self.ledgers.iter().rev().find(|(when, _)| *when <= at);
+        let Some((_, ledger)) = usable else { return };
         let fate = random.u8(..4);
         if fate == 0 {
             return;

@@ -81,6 +81,26 @@ async fn a_spilled_message_is_kept_like_any_other() {
     assert!(names.all(|name| name.ends_with(".seg")), "no file is left");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_read_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory);
+    let text = |number: u64| format!("{number:07}\n").repeat(number as usize * 20);
+    let all = |number| store.accept(accepted(number, "a@b", &["ada@example.net"]), Bytes::from(text(number)));
+    join_all((1..100).map(all)).await.into_iter().for_each(|kept| kept.unwrap());
+    store.settle_down().await;
+    let readers = (0..8).map(|reader| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for round in 0..500 {
+                let number = 1 + (round * 7 + reader * 13) % 99;
+                assert!(message(&store, number).await == text(number), "message {number}");
+            }
+        })
+    });
+    join_all(readers).await.into_iter().for_each(|read| read.unwrap());
+}
+
 #[tokio::test]
 async fn outcomes_move_the_queue() {
     let directory = tempfile::tempdir().unwrap();

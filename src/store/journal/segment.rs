@@ -104,8 +104,7 @@ impl Segment {
             // Offsets say nothing about bytes there.
             Origin::Rewritten { .. } => (start, offset.max(start)),
         };
-        let mut reader = io::BufReader::with_capacity(256 << 10, &self.file);
-        reader.seek(SeekFrom::Start(at))?;
+        let mut reader = self.reader(at, SCAN);
         let available = self.end.min(self.file.metadata()?.len());
         let gap = |at, next| Damage { segment: self.header.number, at, bytes: next - at };
         while at < available {
@@ -125,7 +124,7 @@ impl Segment {
             damaged(gap(at, next.unwrap_or(self.end)));
             let Some(next) = next else { return Ok(done) };
             at = next;
-            reader.seek(SeekFrom::Start(at))?;
+            reader = self.reader(at, SCAN);
         }
         if available < self.end {
             damaged(gap(at, self.end));
@@ -142,9 +141,7 @@ impl Segment {
         let Some(at) = self.byte_of(offset)? else { return Ok(None) };
         // The file may have grown since it was opened.
         let length = self.file.metadata()?.len();
-        let mut reader = io::BufReader::with_capacity(READ, &self.file);
-        reader.seek(SeekFrom::Start(at))?;
-        let frame = self.read_frame(&mut reader, at, length, false)?;
+        let frame = self.read_frame(&mut self.reader(at, READ), at, length, false)?;
         let frame = frame.filter(|frame| frame.place.offset == offset && !frame.header.body_is_gone);
         Ok(frame.map(|frame| frame.body()))
     }
@@ -219,9 +216,7 @@ impl Segment {
             self.file.read_exact_at(&mut window[..length], base)?;
             for hit in memchr::memmem::find_iter(&window[..length], FrameHeader::MAGIC) {
                 let at = base + hit as u64;
-                let mut reader = io::BufReader::with_capacity(READ, &self.file);
-                reader.seek(SeekFrom::Start(at))?;
-                if self.read_frame(&mut reader, at, end, true)?.is_some() {
+                if self.read_frame(&mut self.reader(at, READ), at, end, true)?.is_some() {
                     return Ok(Some(at));
                 }
             }
@@ -245,8 +240,38 @@ impl Segment {
         Ok(true)
     }
 
+    fn reader(&self, at: u64, buffer: usize) -> io::BufReader<Reader<'_>> {
+        io::BufReader::with_capacity(buffer, Reader { file: &self.file, at })
+    }
+
     pub(super) fn header(&self) -> SegmentHeader {
         self.header
+    }
+}
+
+/// Reads on from a byte. The file's own position is everybody's, so it is not used.
+struct Reader<'a> {
+    file: &'a File,
+    at: u64,
+}
+
+impl Read for Reader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+impl Seek for Reader<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let target = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+            SeekFrom::End(_) => None,
+        };
+        self.at = target.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.at)
     }
 }
 
@@ -367,3 +392,5 @@ pub fn body_checksum(reader: &mut impl Read, length: u32) -> io::Result<u32> {
 const UNFINISHED: &str = "new";
 /// Bytes read at a time.
 const READ: usize = 8192;
+/// Bytes read at a time by who reads everything.
+const SCAN: usize = 256 << 10;
