@@ -1,5 +1,7 @@
 //! What an upstream says to us (RFC 5321 section 4.2, RFC 2034), read leniently: Mailgun sends no enhanced codes.
 
+use std::borrow::Cow;
+
 /// One whole reply of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
@@ -49,7 +51,9 @@ pub enum Unreadable {
 #[derive(Debug, Default)]
 pub struct ResponseReader {
     code: Option<u16>,
-    lines: Vec<String>,
+    lines: usize,
+    enhanced: Option<String>,
+    text: String,
 }
 
 impl ResponseReader {
@@ -60,7 +64,7 @@ impl ResponseReader {
 
     /// Takes one line without its line end; the reply when it was the last.
     pub fn line(&mut self, line: &[u8]) -> Result<Option<Response>, Unreadable> {
-        if self.lines.len() == Self::LINES {
+        if self.lines == Self::LINES {
             return Err(Unreadable::TooLong);
         }
         let (code, last, text) = split(line).ok_or(Unreadable::Malformed)?;
@@ -68,26 +72,26 @@ impl ResponseReader {
             return Err(Unreadable::Malformed);
         }
         self.code = Some(code);
-        self.lines.push(text);
-        Ok(last.then(|| self.finish(code)))
+        if self.lines == 0 {
+            self.enhanced = enhanced_status(&text, code);
+        } else {
+            self.text.push(' ');
+        }
+        self.lines += 1;
+        let text = match self.enhanced.as_ref().and_then(|enhanced| text.strip_prefix(enhanced.as_str())) {
+            Some(rest) => rest.trim_start(),
+            None => &text,
+        };
+        self.text.push_str(text);
+        Ok(last.then(|| std::mem::take(self).finish(code)))
     }
 
-    fn finish(&mut self, code: u16) -> Response {
-        self.code = None;
-        let mut lines = std::mem::take(&mut self.lines);
-        let enhanced = lines.first().and_then(|first| enhanced_status(first, code));
-        if let Some(enhanced) = &enhanced {
-            for line in &mut lines {
-                if let Some(rest) = line.strip_prefix(enhanced.as_str()) {
-                    *line = rest.trim_start().to_owned();
-                }
-            }
-        }
-        Response { code, enhanced, text: lines.join(" ").trim().to_owned() }
+    fn finish(self, code: u16) -> Response {
+        Response { code, enhanced: self.enhanced, text: self.text.trim().to_owned() }
     }
 }
 
-fn split(line: &[u8]) -> Option<(u16, bool, String)> {
+fn split(line: &[u8]) -> Option<(u16, bool, Cow<'_, str>)> {
     let (digits, rest) = line.split_at_checked(3)?;
     let code = std::str::from_utf8(digits).ok()?.parse().ok().filter(|code| (200..600).contains(code))?;
     let (last, text) = match rest.split_first() {
@@ -96,7 +100,10 @@ fn split(line: &[u8]) -> Option<(u16, bool, String)> {
         Some((b'-', text)) => (false, text),
         Some(_) => return None,
     };
-    let text = String::from_utf8_lossy(text).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut text = String::from_utf8_lossy(text);
+    if text.contains(char::is_control) {
+        text = text.replace(char::is_control, " ").into();
+    }
     Some((code, last, text))
 }
 
