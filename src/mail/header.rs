@@ -13,15 +13,25 @@ impl HeaderLine {
         let mut line = String::with_capacity(name.len() + 2 + value.len());
         line.push_str(name);
         line.push_str(": ");
-        line.extend(value.chars().map(|c| if c.is_control() { ' ' } else { c }));
+        push_plain(&mut line, value);
         Self(line)
     }
 
     /// A line whose value is given in parts that must not be broken, folded (RFC 5322 section 2.2.3) between them.
     pub fn folded(name: &'static str, parts: &[&str]) -> Self {
-        let mut lines = parts.iter().map(|part| Self::new(name, part).0.split_off(name.len() + 2));
-        let first = lines.next().unwrap_or_default();
-        Self(lines.fold(format!("{name}: {first}"), |line, part| line + "\r\n\t" + &part))
+        let length: usize = parts.iter().map(|part| FOLD.len() + part.len()).sum();
+        let mut line = String::with_capacity(name.len() + length);
+        line.push_str(name);
+        for (place, part) in parts.iter().enumerate() {
+            line.push_str(if place == 0 { ": " } else { FOLD });
+            push_plain(&mut line, part);
+        }
+        Self(line)
+    }
+
+    /// The line without its CRLF.
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 
@@ -30,6 +40,18 @@ impl fmt::Display for HeaderLine {
         f.write_str(&self.0)
     }
 }
+
+/// Appends a value, its control characters made blanks.
+fn push_plain(line: &mut String, value: &str) {
+    for (place, piece) in value.split(char::is_control).enumerate() {
+        if place > 0 {
+            line.push(' ');
+        }
+        line.push_str(piece);
+    }
+}
+
+const FOLD: &str = "\r\n\t";
 
 /// The header section of a message whose line ends are CRLF, as it stands in its bytes.
 #[derive(Clone, Copy, Debug)]

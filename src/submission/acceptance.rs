@@ -174,7 +174,11 @@ fn tags(block: &HeaderBlock<'_>) -> Vec<String> {
 
 /// Puts the lines into the free space in front of the message.
 fn prepend(lines: &[HeaderLine], blank_line: bool, mut buffer: Vec<u8>) -> Bytes {
-    let mut front: String = lines.iter().flat_map(|line| [line.to_string(), "\r\n".to_owned()]).collect();
+    let mut front = String::with_capacity(HEADROOM);
+    for line in lines {
+        front.push_str(line.as_str());
+        front.push_str("\r\n");
+    }
     if blank_line {
         front.push_str("\r\n");
     }

@@ -71,7 +71,9 @@ impl Spool {
     /// An empty one.
     pub fn new(memory: Memory, store: Store) -> Self {
         let stage = Stage::Memory { allowed: FREE };
-        Self { buffer: vec![0; HEADROOM], stage, taken: Vec::new(), memory, store }
+        let mut buffer = Vec::with_capacity(HEADROOM + READ);
+        buffer.resize(HEADROOM, 0);
+        Self { buffer, stage, taken: Vec::new(), memory, store }
     }
 
     /// Where what is decoded next goes.
