@@ -6,18 +6,26 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
 /// The users of all listeners.
 ///
 /// An argon2 hash costs tens of milliseconds by design, and Odoo logs in for every immediate mail: a password that
-/// was right once is remembered in memory as a keyed digest, so that only the first login of a user pays.
+/// was right once is remembered in memory as a keyed digest for [`REMEMBERED`], so that one login of a user pays for
+/// many. One digest a configured user is kept, no more.
 pub struct Accounts {
     users: HashMap<String, User>,
     key: [u8; 32],
-    proven: Mutex<HashMap<String, [u8; 32]>>,
+    proven: Mutex<HashMap<String, Proof>>,
     hashing: Semaphore,
+}
+
+/// A password that was right, and until when that is believed.
+struct Proof {
+    digest: [u8; 32],
+    until: Instant,
 }
 
 impl Accounts {
@@ -38,7 +46,7 @@ impl Accounts {
         let user = self.users.get(&credentials.user);
         let digest = self.digest(&credentials);
         if let Some(user) = user
-            && self.is_proven(&credentials.user, &digest)
+            && self.is_proven(&credentials.user, &digest, Instant::now())
         {
             return Some(user.account.clone());
         }
@@ -54,7 +62,8 @@ impl Accounts {
             }
         };
         let user = user.filter(|_| right)?;
-        self.proven.lock().unwrap_or_else(PoisonError::into_inner).insert(credentials.user, digest);
+        let proof = Proof { digest, until: Instant::now() + REMEMBERED };
+        self.proven.lock().unwrap_or_else(PoisonError::into_inner).insert(credentials.user, proof);
         Some(user.account.clone())
     }
 
@@ -68,9 +77,10 @@ impl Accounts {
         matches!(tokio::task::spawn_blocking(work).await, Ok(Some(())))
     }
 
-    fn is_proven(&self, user: &str, digest: &[u8; 32]) -> bool {
+    fn is_proven(&self, user: &str, digest: &[u8; 32], now: Instant) -> bool {
         let proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
-        proven.get(user).is_some_and(|known| bool::from(known.ct_eq(digest)))
+        let known = proven.get(user).filter(|proof| now < proof.until);
+        known.is_some_and(|proof| bool::from(proof.digest.ct_eq(digest)))
     }
 
     fn digest(&self, credentials: &Credentials) -> [u8; 32] {
@@ -82,6 +92,8 @@ impl Accounts {
     }
 }
 
+/// How long a password counts as right without being hashed again.
+const REMEMBERED: Duration = Duration::from_secs(600);
 /// argon2 takes 19 MiB a time.
 const HASHES_AT_ONCE: usize = 2;
 /// The hash of a password that nobody knows, with the default parameters.
@@ -132,6 +144,18 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_proof_is_forgotten_after_a_while() {
+        let accounts = Accounts::new(vec![user("odoo", Password::Plain(Secret::new("right")))]);
+        let digest = accounts.digest(&credentials("odoo", "right"));
+        assert!(!accounts.is_proven("odoo", &digest, Instant::now()));
+        assert!(accounts.authenticate(credentials("odoo", "right")).await.is_some());
+        let now = Instant::now();
+        assert!(accounts.is_proven("odoo", &digest, now));
+        assert!(!accounts.is_proven("odoo", &accounts.digest(&credentials("odoo", "other")), now));
+        assert!(!accounts.is_proven("odoo", &digest, now + REMEMBERED));
     }
 
     #[test]
