@@ -306,6 +306,27 @@ mod tests {
         assert!(shake(pair, None, "localhost").await.is_err());
     }
 
+    #[tokio::test]
+    async fn a_client_that_comes_again_resumes() {
+        let directory = tempfile::tempdir().unwrap();
+        let pair = self_signed(directory.path(), "localhost").unwrap();
+        let acceptor = acceptor(pair).unwrap();
+        let connector = connector(Some(&directory.path().join(CERTIFICATE))).unwrap();
+        for kind in [rustls::HandshakeKind::Full, rustls::HandshakeKind::Resumed] {
+            let (near, far) = tokio::io::duplex(16 << 10);
+            let acceptor = acceptor.clone();
+            let server = tokio::spawn(async move {
+                let mut stream = acceptor.accept(far).await?;
+                stream.write_all(b"hello").await?;
+                stream.shutdown().await
+            });
+            let mut stream = connector.connect("localhost".try_into().unwrap(), near).await.unwrap();
+            stream.read_to_string(&mut String::new()).await.unwrap();
+            assert_eq!(stream.get_ref().1.handshake_kind(), Some(kind));
+            server.await.unwrap().unwrap();
+        }
+    }
+
     #[test]
     fn the_pair_is_made_once_and_kept_private() {
         let directory = tempfile::tempdir().unwrap();
