@@ -55,6 +55,15 @@ pub async fn send(to: SocketAddr, tls: TlsConnector, work: Work) -> io::Result<S
     Ok(Sent { took: begun.elapsed(), waits })
 }
 
+/// Opens sessions, one after the other, that say no more than hello.
+pub async fn open(to: SocketAddr, tls: &TlsConnector, work: Work) -> io::Result<Vec<Session>> {
+    let mut sessions = Vec::with_capacity(work.sessions);
+    for _ in 0..work.sessions {
+        sessions.push(Session::open(to, tls, work.secure).await?);
+    }
+    Ok(sessions)
+}
+
 /// One session after the other, until `next` has run out.
 async fn send_some(
     to: SocketAddr,
@@ -86,7 +95,8 @@ async fn send_some(
     Ok(waits)
 }
 
-struct Session {
+/// A session that is open.
+pub struct Session {
     stream: BufReader<Box<dyn Stream>>,
 }
 

@@ -2,25 +2,31 @@
 //!
 //! `cargo bench --bench relay` starts the release binary as a child process, between a load generator and a sink in
 //! this process; `-- --help` lists the options. Everything is on loopback, a row's messages are counted and its time
-//! is limited, and each row has a fresh relay. Nothing is asserted: read the table.
+//! is limited, and each row has a fresh relay. Nothing is asserted: read the tables. Where there is a peer, the first
+//! has one line a row: mailtrail's rates, the peer's, and mailtrail's figures over the peer's.
 //!
 //! - *accepted/s*: messages over the time from the first connect to the last 250. The relay promises durability with
 //!   its 250, so this includes its syncs.
 //! - *relayed/s*: messages over the time from the first connect until the sink has taken the last one.
 //! - *p50, p99*: what a client waits from the first byte of the message to the reply to its final dot.
 //! - *CPU ms*: user and system time of all of the relay's processes per message, until everything is relayed.
+//! - *syncs 5 ms slower*: by a library that is made with the C compiler and loaded before the relay's own.
+//! - *upstream 100 ms away*: each byte between relay and sink takes 50 ms, however many are under way.
 //! - *RSS*, *PSS*: MiB of all of the relay's processes. Where there are many, RSS counts shared pages many times and
 //!   PSS is what compares.
 
+mod far;
 mod load;
 mod measure;
 mod process;
 mod relay;
 mod sink;
 mod table;
+mod webhooks;
 
 use clap::Parser;
 use load::Work;
+use measure::{Column, Scene};
 use relay::Kind;
 use std::io;
 use std::path::PathBuf;
@@ -64,55 +70,97 @@ async fn main() -> io::Result<()> {
     if options.postfix {
         relays.push(Kind::Postfix);
     }
-    let (mut relaying, mut queueing) = (Table::new(measure::RELAYING), Table::new(measure::QUEUEING));
+    let mut tables = TABLES.map(Table::new);
     for run in 1..=options.runs {
-        for (label, work) in rows(&options) {
+        for row in rows(&options) {
             for &kind in &relays {
-                let (table, figures) = if label == QUEUE {
-                    (&mut queueing, measure::queueing(kind, work).await)
-                } else {
-                    (&mut relaying, measure::relaying(kind, work).await)
-                };
-                let place = format!("run {run}, {label}, {}", kind.name());
-                match figures {
+                if kind == Kind::Postfix && row.scene == Scene::Webhooks {
+                    continue;
+                }
+                let place = format!("run {run}, {}, {}", row.label, kind.name());
+                match row.scene.measure(kind, row.work).await {
                     Ok(figures) => {
-                        eprintln!("{place}: {:.0}/s", figures[0]);
-                        table.add(&label, kind.name(), figures);
+                        let (_, title, digits) = row.scene.columns()[0];
+                        eprintln!("{place}: {:.digits$} {title}", figures[0]);
+                        let table = tables.iter_mut().find(|table| table.has(row.scene.columns()));
+                        table.expect("each scene has a table").add(&row.label, kind.name(), figures);
                     }
                     Err(error) => eprintln!("{place}: {error}"),
                 }
             }
         }
     }
-    println!("{}\n\n{}", relaying.markdown(), queueing.markdown());
+    if options.postfix {
+        println!("{}\n", tables[0].condensed());
+    }
+    for table in tables.iter().filter(|table| !table.is_empty()) {
+        println!("{}\n", table.markdown());
+    }
     if let Some(path) = options.json {
-        let runs = [relaying.json(), queueing.json()].concat();
+        let runs: Vec<_> = tables.iter().flat_map(Table::json).collect();
         std::fs::write(path, serde_json::to_string_pretty(&runs)?)?;
     }
     Ok(())
 }
 
-fn rows(options: &Options) -> Vec<(String, Work)> {
-    let mut rows = Vec::new();
-    for (size, share) in [(4, 1), (60, 3)] {
-        let messages = options.messages as usize / share;
+/// One load in one scene.
+struct Row {
+    label: String,
+    scene: Scene,
+    work: Work,
+}
+
+fn rows(options: &Options) -> Vec<Row> {
+    let messages = options.messages as usize;
+    let mut rows = near_rows(messages);
+    for work in [kept(4, 1, messages / 6), kept(4, 50, messages)] {
+        rows.push(Row { label: format!("{}, syncs 5 ms slower", label(work)), scene: Scene::SlowSync, work });
+    }
+    for connections in [20, 50] {
+        let label = format!("4 KiB, upstream 100 ms away, {connections} connections");
+        rows.push(Row { label, scene: Scene::Far(connections), work: kept(4, 50, messages * 2 / 3) });
+    }
+    if options.queue > 0 {
+        rows.push(Row {
+            label: "queue".into(),
+            scene: Scene::Queue,
+            work: kept(1, 10, options.queue as usize),
+        });
+    }
+    for secure in [false, true] {
+        let work = Work { secure, ..kept(0, IDLE_SESSIONS, 0) };
+        let label = format!("idle, {IDLE_SESSIONS} sessions{}", if secure { ", TLS+AUTH" } else { "" });
+        rows.push(Row { label, scene: Scene::Idle, work });
+    }
+    for (clients, events) in [(1, messages / 3), (16, messages)] {
+        let label = format!("webhooks, {clients} {}", if clients == 1 { "client" } else { "clients" });
+        rows.push(Row { label, scene: Scene::Webhooks, work: kept(0, clients, events) });
+    }
+    rows.retain(|row| row.label.contains(&options.only));
+    rows
+}
+
+/// Mail of all sizes to a sink that is near.
+fn near_rows(messages: usize) -> Vec<Row> {
+    let mut works = Vec::new();
+    for (size, messages) in [(4, messages), (60, messages / 3)] {
         for secure in [false, true] {
-            let work =
-                |sessions, messages, kept| Work { messages, size: size * 1024, sessions, secure, kept };
-            let works = [
-                work(1, messages / 3, true),
-                work(10, messages, true),
-                work(50, messages, true),
-                work(10, messages / 3, false),
+            let some = [
+                kept(size, 1, messages / 3),
+                kept(size, 10, messages),
+                kept(size, 50, messages),
+                Work { kept: false, ..kept(size, 10, messages / 3) },
             ];
-            rows.extend(works.map(|work| (label(work), work)));
+            works.extend(some.map(|work| Work { secure, ..work }));
         }
     }
-    let queue =
-        Work { messages: options.queue as usize, size: 1024, sessions: 10, secure: false, kept: true };
-    rows.push((QUEUE.to_owned(), queue));
-    rows.retain(|(label, work)| work.messages > 0 && label.contains(&options.only));
-    rows
+    works.push(kept(500, 10, messages / 5));
+    works.into_iter().map(|work| Row { label: label(work), scene: Scene::Near, work }).collect()
+}
+
+/// Messages of so many KiB over sessions that stay open, in clear.
+fn kept(size: usize, sessions: usize, messages: usize) -> Work {
+    Work { messages, size: size * 1024, sessions, secure: false, kept: true }
 }
 
 fn label(work: Work) -> String {
@@ -124,4 +172,6 @@ fn label(work: Work) -> String {
     format!("{} KiB, {sessions}{}", work.size / 1024, if work.secure { ", TLS+AUTH" } else { "" })
 }
 
-const QUEUE: &str = "queue";
+const TABLES: [&[Column]; 4] = [measure::RELAYING, measure::QUEUEING, measure::IDLING, measure::REPORTING];
+/// Open at once in the rows `idle`; where `ulimit -n` is lower, these rows fail.
+const IDLE_SESSIONS: usize = 1000;

@@ -1,13 +1,16 @@
 //! One row: a fresh relay under one load.
 
+use crate::far::Far;
 use crate::load::{self, Sent, Work};
 use crate::process::{Memory, Tree};
-use crate::relay::{Kind, Relay};
+use crate::relay::{Kind, Relay, Surroundings};
 use crate::sink::{Sink, Taken};
+use crate::webhooks;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
-use tokio_util::sync::CancellationToken;
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// What a row measures, in the order of [`Figures`]: key and unit, title, and digits behind the point.
 pub const RELAYING: &[Column] = &[
@@ -20,7 +23,7 @@ pub const RELAYING: &[Column] = &[
     ("rss_peak_mib", "RSS peak", 1),
     ("pss_peak_mib", "PSS peak", 1),
 ];
-/// The same, of the row `queue`.
+/// The same, of mail that nobody takes.
 pub const QUEUEING: &[Column] = &[
     ("accepted_per_s", "accepted/s", 0),
     ("rss_before_mib", "RSS before", 1),
@@ -29,52 +32,150 @@ pub const QUEUEING: &[Column] = &[
     ("pss_added_mib", "PSS added", 1),
 ];
 
+/// The same, of sessions that do nothing.
+pub const IDLING: &[Column] = &[
+    ("pss_with_them_mib", "PSS with them", 1),
+    ("rss_with_them_mib", "RSS with them", 1),
+    ("pss_before_mib", "PSS before", 1),
+    ("pss_added_kib_per_session", "KiB/session", 1),
+];
+/// The same, of webhooks.
+pub const REPORTING: &[Column] = &[
+    ("events_per_s", "events/s", 0),
+    ("wait_p50_ms", "p50 ms", 2),
+    ("wait_p99_ms", "p99 ms", 2),
+    ("cpu_ms_per_event", "CPU ms", 2),
+    ("pss_peak_mib", "PSS peak", 1),
+];
+
+/// Where a row's work takes place, and what is asked of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Scene {
+    /// Mail is accepted and relayed to a sink.
+    Near,
+    /// The same, with a disk whose syncs take 5 ms longer.
+    SlowSync,
+    /// The same as near, but the sink is 100 ms away and takes so many connections.
+    Far(usize),
+    /// Mail is accepted while nobody listens upstream.
+    Queue,
+    /// Sessions are open and do nothing.
+    Idle,
+    /// A provider reports: no relay but ours has an ear for it.
+    Webhooks,
+}
+
+impl Scene {
+    /// What it measures.
+    pub fn columns(self) -> &'static [Column] {
+        match self {
+            Self::Near | Self::SlowSync | Self::Far(_) => RELAYING,
+            Self::Queue => QUEUEING,
+            Self::Idle => IDLING,
+            Self::Webhooks => REPORTING,
+        }
+    }
+
+    /// Measures one relay.
+    pub async fn measure(self, kind: Kind, work: Work) -> io::Result<Figures> {
+        match self {
+            Self::Near | Self::SlowSync | Self::Far(_) => self.relaying(kind, work).await,
+            Self::Queue => self.queueing(kind, work).await,
+            Self::Idle => self.idling(kind, work).await,
+            Self::Webhooks => self.reporting(kind, work).await,
+        }
+    }
+
+    fn start(self, kind: Kind, upstream: SocketAddr, work: Work) -> io::Result<Relay> {
+        let connections = if let Self::Far(connections) = self { connections } else { CONNECTIONS };
+        let slow_sync = self == Self::SlowSync;
+        Relay::start(kind, upstream, Surroundings { sessions: work.sessions, connections, slow_sync })
+    }
+
+    async fn relaying(self, kind: Kind, work: Work) -> io::Result<Figures> {
+        let mut sink = Sink::open().await?;
+        let far = if matches!(self, Self::Far(_)) { Some(Far::open(sink.address).await?) } else { None };
+        let upstream = far.as_ref().map_or(sink.address, |far| far.address);
+        let relay = self.start(kind, upstream, work)?;
+        tokio::time::sleep(SETTLE).await;
+        let idle = relay.tree().memory();
+        let measured = under_load(&relay, &mut sink, work).await.map_err(|error| explain(error, &relay))?;
+        let Load { sent, relayed, cpu_ms, peak } = measured;
+        let messages = work.messages as f64;
+        Ok(vec![
+            messages / sent.took.as_secs_f64(),
+            messages / relayed.as_secs_f64(),
+            percentile(&sent.waits, 0.50),
+            percentile(&sent.waits, 0.99),
+            cpu_ms as f64 / messages,
+            mib(idle.resident),
+            mib(peak.resident),
+            mib(peak.proportional),
+        ])
+    }
+
+    async fn queueing(self, kind: Kind, work: Work) -> io::Result<Figures> {
+        let relay = self.start(kind, closed_port()?, work)?;
+        let (to, tls) = (relay.address(work.secure), relay.connector()?);
+        load::send(to, tls.clone(), warm_up(work)).await.map_err(|error| explain(error, &relay))?;
+        tokio::time::sleep(SETTLE).await;
+        let before = relay.tree().memory();
+        let sent = tokio::time::timeout(LONGEST, load::send(to, tls, work)).await?;
+        let sent = sent.map_err(|error| explain(error, &relay))?;
+        tokio::time::sleep(SETTLE).await;
+        let after = relay.tree().memory();
+        let added = after.resident.saturating_sub(before.resident);
+        Ok(vec![
+            work.messages as f64 / sent.took.as_secs_f64(),
+            mib(before.resident),
+            mib(added),
+            added as f64 / work.messages as f64,
+            mib(after.proportional.saturating_sub(before.proportional)),
+        ])
+    }
+
+    async fn idling(self, kind: Kind, work: Work) -> io::Result<Figures> {
+        let relay = self.start(kind, closed_port()?, work)?;
+        tokio::time::sleep(SETTLE).await;
+        let before = relay.tree().memory();
+        let (to, tls) = (relay.address(work.secure), relay.connector()?);
+        let opened = tokio::time::timeout(LONGEST, load::open(to, &tls, work)).await?;
+        let sessions = opened.map_err(|error| explain(error, &relay))?;
+        tokio::time::sleep(SETTLE).await;
+        let after = relay.tree().memory();
+        let added = after.proportional.saturating_sub(before.proportional);
+        Ok(vec![
+            mib(after.proportional),
+            mib(after.resident),
+            mib(before.proportional),
+            added as f64 / 1024.0 / sessions.len() as f64,
+        ])
+    }
+
+    async fn reporting(self, kind: Kind, work: Work) -> io::Result<Figures> {
+        let relay = self.start(kind, closed_port()?, work)?;
+        let (to, tree) = (relay.http_address(), relay.tree());
+        webhooks::post(to, WARM_UP, 1).await.map_err(|error| explain(error, &relay))?;
+        tokio::time::sleep(SETTLE).await;
+        let watch = Watch::start(tree);
+        let posted = tokio::time::timeout(LONGEST, webhooks::post(to, work.messages, work.sessions)).await?;
+        let sent = posted.map_err(|error| explain(error, &relay))?;
+        tokio::time::sleep(SETTLE).await;
+        let (cpu_ms, peak) = watch.stop().await?;
+        Ok(vec![
+            work.messages as f64 / sent.took.as_secs_f64(),
+            percentile(&sent.waits, 0.50),
+            percentile(&sent.waits, 0.99),
+            cpu_ms as f64 / work.messages as f64,
+            mib(peak.proportional),
+        ])
+    }
+}
+
 /// Key, title, digits behind the point.
 pub type Column = (&'static str, &'static str, usize);
 /// One value for each column.
 pub type Figures = Vec<f64>;
-
-/// Accepts `work` and relays it to a sink.
-pub async fn relaying(kind: Kind, work: Work) -> io::Result<Figures> {
-    let mut sink = Sink::open().await?;
-    let relay = Relay::start(kind, sink.address)?;
-    tokio::time::sleep(SETTLE).await;
-    let idle = relay.tree().memory();
-    let measured = under_load(&relay, &mut sink, work).await.map_err(|error| explain(error, &relay))?;
-    let Load { sent, relayed, cpu_ms, peak } = measured;
-    let messages = work.messages as f64;
-    Ok(vec![
-        messages / sent.took.as_secs_f64(),
-        messages / relayed.as_secs_f64(),
-        percentile(&sent.waits, 0.50),
-        percentile(&sent.waits, 0.99),
-        cpu_ms as f64 / messages,
-        mib(idle.resident),
-        mib(peak.resident),
-        mib(peak.proportional),
-    ])
-}
-
-/// Accepts `work` while nobody listens upstream.
-pub async fn queueing(kind: Kind, work: Work) -> io::Result<Figures> {
-    let relay = Relay::start(kind, closed_port()?)?;
-    let (to, tls) = (relay.address(work.secure), relay.connector()?);
-    load::send(to, tls.clone(), warm_up(work)).await.map_err(|error| explain(error, &relay))?;
-    tokio::time::sleep(SETTLE).await;
-    let before = relay.tree().memory();
-    let sent = tokio::time::timeout(LONGEST, load::send(to, tls, work)).await?;
-    let sent = sent.map_err(|error| explain(error, &relay))?;
-    tokio::time::sleep(SETTLE).await;
-    let after = relay.tree().memory();
-    let added = after.resident.saturating_sub(before.resident);
-    Ok(vec![
-        work.messages as f64 / sent.took.as_secs_f64(),
-        mib(before.resident),
-        mib(added),
-        added as f64 / work.messages as f64,
-        mib(after.proportional.saturating_sub(before.proportional)),
-    ])
-}
 
 struct Load {
     sent: Sent,
@@ -90,22 +191,41 @@ async fn under_load(relay: &Relay, sink: &mut Sink, work: Work) -> io::Result<Lo
     load::send(to, tls.clone(), warm_up).await?;
     sink.reached(warm_up.messages, LONGEST).await?;
     tokio::time::sleep(SETTLE).await;
-    let stop = CancellationToken::new();
-    let peak = tokio::spawn(peak(tree, stop.clone()));
-    let stop = stop.drop_guard();
-    let (cpu, begun) = (tree.cpu_ms(), Instant::now());
+    let (watch, begun) = (Watch::start(tree), Instant::now());
     let sent = tokio::time::timeout(LONGEST, load::send(to, tls, work)).await??;
     let expected = warm_up.messages + work.messages;
     let Taken { last, .. } = sink.reached(expected, LONGEST).await?;
     // The relay has its books to close.
     tokio::time::sleep(SETTLE).await;
-    let cpu_ms = tree.cpu_ms() - cpu;
-    drop(stop);
+    let (cpu_ms, peak) = watch.stop().await?;
     let doubled = sink.taken().messages - expected;
     if doubled > 0 {
         return Err(io::Error::other(format!("{doubled} messages were relayed twice")));
     }
-    Ok(Load { sent, relayed: last - begun, cpu_ms, peak: peak.await? })
+    Ok(Load { sent, relayed: last - begun, cpu_ms, peak })
+}
+
+/// Looks at what processes use until it is stopped or dropped.
+struct Watch {
+    tree: Tree,
+    cpu_ms: u64,
+    peak: JoinHandle<Memory>,
+    stop: DropGuard,
+}
+
+impl Watch {
+    fn start(tree: Tree) -> Self {
+        let stop = CancellationToken::new();
+        let peak = tokio::spawn(peak(tree, stop.clone()));
+        Self { tree, cpu_ms: tree.cpu_ms(), peak, stop: stop.drop_guard() }
+    }
+
+    /// The time on the processors in milliseconds, and the most memory.
+    async fn stop(self) -> io::Result<(u64, Memory)> {
+        let cpu_ms = self.tree.cpu_ms() - self.cpu_ms;
+        drop(self.stop);
+        Ok((cpu_ms, self.peak.await?))
+    }
 }
 
 /// The most memory that was in use at any look.
@@ -149,6 +269,8 @@ fn mib(bytes: u64) -> f64 {
 }
 
 const WARM_UP: usize = 20;
+/// Connections to an upstream that is near: mailtrail's default.
+const CONNECTIONS: usize = 20;
 /// Longest time for sending, and again for relaying.
 const LONGEST: Duration = Duration::from_secs(240);
 /// Between looks at the memory.

@@ -2,13 +2,14 @@
 
 use crate::load::{RELAY_NAME, USER};
 use crate::process::Tree;
+use crate::webhooks;
 use mailtrail::tls;
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -23,6 +24,17 @@ pub enum Kind {
     Postfix,
 }
 
+/// What a relay has to live with.
+#[derive(Clone, Copy)]
+pub struct Surroundings {
+    /// Sessions at once.
+    pub sessions: usize,
+    /// Connections to the upstream at once.
+    pub connections: usize,
+    /// Every sync takes 5 ms longer.
+    pub slow_sync: bool,
+}
+
 /// A relay that runs. Dropping it ends it and removes its folder.
 pub struct Relay {
     kind: Kind,
@@ -30,6 +42,7 @@ pub struct Relay {
     folder: TempDir,
     plain: SocketAddr,
     secure: SocketAddr,
+    http: SocketAddr,
 }
 
 impl Kind {
@@ -44,20 +57,26 @@ impl Kind {
 
 impl Relay {
     /// Starts a fresh relay that sends everything to `upstream`.
-    pub fn start(kind: Kind, upstream: SocketAddr) -> io::Result<Self> {
+    pub fn start(kind: Kind, upstream: SocketAddr, surroundings: Surroundings) -> io::Result<Self> {
         // On the disk of the build: /tmp may be memory, and syncs to it would cost nothing.
         let folder = TempDir::new_in(env!("CARGO_TARGET_TMPDIR"))?;
         tls::self_signed(&folder.path().join("tls"), RELAY_NAME).map_err(io::Error::other)?;
-        let (plain, secure) = free_addresses()?;
+        let [plain, secure, http] = free_addresses()?;
         let (mut command, secure) = match kind {
-            Kind::Mailtrail => (mailtrail(folder.path(), plain, secure, upstream)?, secure),
-            Kind::Postfix => (postfix(folder.path(), plain, upstream)?, plain),
+            Kind::Mailtrail => {
+                let doors = [plain, secure, http];
+                (mailtrail(folder.path(), doors, upstream, surroundings.connections)?, secure)
+            }
+            Kind::Postfix => (postfix(folder.path(), plain, upstream, surroundings)?, plain),
         };
+        if surroundings.slow_sync {
+            command.env("LD_PRELOAD", slow_sync(folder.path())?);
+        }
         let log = File::create(folder.path().join("output.log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // Its own group: what is typed at the terminal, and what Postfix's master ends with itself, is not ours.
         let child = command.process_group(0).spawn()?;
-        let mut relay = Self { kind, child, folder, plain, secure };
+        let mut relay = Self { kind, child, folder, plain, secure, http };
         relay.wait_for_port()?;
         Ok(relay)
     }
@@ -65,6 +84,11 @@ impl Relay {
     /// Where clients connect.
     pub fn address(&self, secure: bool) -> SocketAddr {
         if secure { self.secure } else { self.plain }
+    }
+
+    /// Where providers report.
+    pub fn http_address(&self) -> SocketAddr {
+        self.http
     }
 
     /// Its processes.
@@ -122,10 +146,11 @@ impl Drop for Relay {
 
 fn mailtrail(
     folder: &Path,
-    plain: SocketAddr,
-    secure: SocketAddr,
+    [plain, secure, http]: [SocketAddr; 3],
     upstream: SocketAddr,
+    connections: usize,
 ) -> io::Result<Command> {
+    let (reporter, key) = (webhooks::UPSTREAM, webhooks::KEY);
     let (host, port, (user, password)) = (upstream.ip(), upstream.port(), USER);
     let config = format!(
         r#"
@@ -135,6 +160,9 @@ data_dir = "data"
 [tls]
 certificate = "tls/relay.pem"
 private_key = "tls/relay.key"
+[limits]
+connections = 10000
+connections_per_ip = 10000
 [[listener]]
 address = "{plain}"
 tls = "none"
@@ -150,6 +178,16 @@ provider = "plain"
 host = "{host}"
 port = {port}
 tls = "none"
+connections = {connections}
+[[upstream]]
+name = "{reporter}"
+provider = "mailgun"
+domain = "example.com"
+username = "nobody"
+password = "none"
+webhook_signing_key = "{key}"
+[http]
+address = "{http}"
 "#
     );
     let file = folder.join("mailtrail.toml");
@@ -160,7 +198,13 @@ tls = "none"
 }
 
 /// A private instance below `folder`; nothing of the system's own Postfix is touched. Needs root, as Postfix does.
-fn postfix(folder: &Path, address: SocketAddr, upstream: SocketAddr) -> io::Result<Command> {
+fn postfix(
+    folder: &Path,
+    address: SocketAddr,
+    upstream: SocketAddr,
+    surroundings: Surroundings,
+) -> io::Result<Command> {
+    let Surroundings { sessions, connections, .. } = surroundings;
     // Postfix's processes run as another user and must reach their folders.
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
     let settings = folder.join("postfix");
@@ -168,8 +212,12 @@ fn postfix(folder: &Path, address: SocketAddr, upstream: SocketAddr) -> io::Resu
     for folder in [&folder.join("queue"), &folder.join("state"), &settings, &accounts] {
         fs::create_dir(folder)?;
     }
-    fs::write(settings.join("main.cf"), postfix_main(folder, upstream))?;
-    fs::write(settings.join("master.cf"), format!("{address} inet n - n - - smtpd\n{POSTFIX_SERVICES}"))?;
+    fs::write(settings.join("main.cf"), postfix_main(folder, upstream, connections))?;
+    let processes = sessions + SPARE_PROCESSES;
+    let services = format!(
+        "{address} inet n - n - {processes} smtpd\nsmtp unix - - n - {connections} smtp\n{POSTFIX_SERVICES}"
+    );
+    fs::write(settings.join("master.cf"), services)?;
     let sasl = format!(
         "pwcheck_method: auxprop\nauxprop_plugin: sasldb\nsasldb_path: {}\nmech_list: PLAIN\n",
         accounts.join("sasldb2").display()
@@ -187,7 +235,7 @@ fn postfix(folder: &Path, address: SocketAddr, upstream: SocketAddr) -> io::Resu
 }
 
 /// Its defaults, without the brakes and look-ups that protect a server on the internet.
-fn postfix_main(folder: &Path, upstream: SocketAddr) -> String {
+fn postfix_main(folder: &Path, upstream: SocketAddr, connections: usize) -> String {
     let (folder, host, port) = (folder.display(), upstream.ip(), upstream.port());
     format!(
         "compatibility_level = 3.6
@@ -210,7 +258,8 @@ smtpd_client_connection_count_limit = 0
 smtpd_client_event_limit_exceptions = static:all
 in_flow_delay = 0
 default_process_limit = 200
-initial_destination_concurrency = 20
+initial_destination_concurrency = {connections}
+default_destination_concurrency_limit = {connections}
 smtp_connection_cache_destinations = [{host}]:{port}
 smtp_tls_security_level = none
 smtpd_tls_security_level = may
@@ -219,8 +268,20 @@ smtpd_tls_key_file = {folder}/tls/relay.key
 smtpd_sasl_auth_enable = yes
 smtpd_sasl_path = smtpd
 cyrus_sasl_config_path = {folder}/postfix/sasl
+import_environment = MAIL_CONFIG MAIL_DEBUG MAIL_LOGTAG TZ LANG=C LD_PRELOAD
 "
     )
+}
+
+/// The library that makes syncs slow.
+fn slow_sync(folder: &Path) -> io::Result<PathBuf> {
+    let (source, library) = (folder.join("slow_sync.c"), folder.join("slow_sync.so"));
+    fs::write(&source, include_str!("slow_sync.c"))?;
+    let mut compiler = Command::new("cc");
+    compiler.args(["-O2", "-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl");
+    run(&mut compiler)
+        .map_err(|error| io::Error::other(format!("left out, it needs a C compiler: {error}")))?;
+    Ok(library)
 }
 
 fn run(command: &mut Command) -> io::Result<()> {
@@ -232,10 +293,11 @@ fn run(command: &mut Command) -> io::Result<()> {
     Err(io::Error::other(format!("{command:?}: {said}")))
 }
 
-/// Two ports that nobody listens on, right now.
-fn free_addresses() -> io::Result<(SocketAddr, SocketAddr)> {
-    let (one, other) = (TcpListener::bind(ANY_PORT)?, TcpListener::bind(ANY_PORT)?);
-    Ok((one.local_addr()?, other.local_addr()?))
+/// Ports that nobody listens on, right now.
+fn free_addresses() -> io::Result<[SocketAddr; 3]> {
+    let bind = || TcpListener::bind(ANY_PORT);
+    let (one, another, third) = (bind()?, bind()?, bind()?);
+    Ok([one.local_addr()?, another.local_addr()?, third.local_addr()?])
 }
 
 const ANY_PORT: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
@@ -245,7 +307,9 @@ const STOP: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(20);
 const LAST_LINES: usize = 10;
 
-/// master.cf, without the service that listens. 20 connections upstream, as mailtrail has by default.
+/// Processes that listen, beyond one for each session.
+const SPARE_PROCESSES: usize = 100;
+/// master.cf, without the services that listen and that relay.
 const POSTFIX_SERVICES: &str = "\
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr
@@ -257,7 +321,6 @@ trace unix - - n - 0 bounce
 verify unix - - n - 1 verify
 flush unix n - n 1000? 0 flush
 proxymap unix - - n - - proxymap
-smtp unix - - n - 20 smtp
 relay unix - - n - 20 smtp
 error unix - - n - - error
 retry unix - - n - - error

@@ -22,6 +22,16 @@ impl Table {
         Self { columns, rows: Vec::new() }
     }
 
+    /// Whether nothing was measured.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Whether its columns are these.
+    pub fn has(&self, columns: &[Column]) -> bool {
+        self.columns == columns
+    }
+
     /// Adds one run.
     pub fn add(&mut self, label: &str, relay: &'static str, figures: Figures) {
         let row = match self.rows.iter().position(|row| row.label == label) {
@@ -64,6 +74,29 @@ impl Table {
         text
     }
 
+    /// One line a row with what matters, ours over theirs; nothing where only one relay was measured.
+    pub fn condensed(&self) -> String {
+        let mut text = String::new();
+        for row in &self.rows {
+            let [(_, ours), (name, theirs)] = &row.relays[..] else { continue };
+            let (ours, theirs) = (medians(ours), medians(theirs));
+            if text.is_empty() {
+                let _ = write!(
+                    text,
+                    "| load | mailtrail accepted/s | relayed/s | {name} relayed/s | relayed | p50 | p99 | CPU | peak PSS |\n\
+                     |---|--:|--:|--:|--:|--:|--:|--:|--:|"
+                );
+            }
+            let at = |key| self.columns.iter().position(|(known, ..)| *known == key).unwrap_or_default();
+            let (accepted, relayed) = (at("accepted_per_s"), at("relayed_per_s"));
+            let rates = [ours[accepted], ours[relayed], theirs[relayed]].map(thousands);
+            let keys = ["relayed_per_s", "wait_p50_ms", "wait_p99_ms", "cpu_ms_per_message", "pss_peak_mib"];
+            let ratios = keys.map(|key| ratio(ours[at(key)] / theirs[at(key)]));
+            let _ = write!(text, "\n| {} | {} | {} |", row.label, rates.join(" | "), ratios.join(" | "));
+        }
+        text
+    }
+
     /// Every run.
     pub fn json(&self) -> Vec<Value> {
         let mut lines = Vec::new();
@@ -80,6 +113,17 @@ impl Table {
         }
         lines
     }
+}
+
+/// Two digits that count.
+fn ratio(value: f64) -> String {
+    let digits = if value < 1.0 { 2 } else { 1 };
+    format!("×{value:.digits$}")
+}
+
+fn thousands(value: f64) -> String {
+    let whole = value.round() as u64;
+    if whole < 1000 { whole.to_string() } else { format!("{},{:03}", whole / 1000, whole % 1000) }
 }
 
 fn line(text: &mut String, label: &str, relay: &str, values: impl Iterator<Item = String>) {

@@ -1,0 +1,128 @@
+//! A provider that reports: signed webhooks over kept connections, each posted when the last was answered.
+
+use crate::load::Sent;
+use mailtrail::provider::mailgun;
+use mailtrail::secret::Secret;
+use serde_json::json;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+/// With what the provider signs.
+pub const KEY: &str = "bench-signing-key";
+/// The upstream that reports, which is the last part of its path.
+pub const UPSTREAM: &str = "reporter";
+
+/// Posts `events` over `clients` connections; the first that is not taken ends it.
+pub async fn post(to: SocketAddr, events: usize, clients: usize) -> io::Result<Sent> {
+    let (next, begun) = (Arc::new(AtomicUsize::new(0)), Instant::now());
+    let mut posting = JoinSet::new();
+    for _ in 0..clients {
+        posting.spawn(post_some(to, events, next.clone()));
+    }
+    let mut waits = Vec::with_capacity(events);
+    while let Some(some) = posting.join_next().await {
+        waits.extend(some??);
+    }
+    Ok(Sent { took: begun.elapsed(), waits })
+}
+
+async fn post_some(to: SocketAddr, events: usize, next: Arc<AtomicUsize>) -> io::Result<Vec<Duration>> {
+    let stream = TcpStream::connect(to).await?;
+    stream.set_nodelay(true)?;
+    let (mut stream, mut waits) = (BufReader::new(stream), Vec::new());
+    loop {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        if number >= events {
+            return Ok(waits);
+        }
+        let request = request(number);
+        let begun = Instant::now();
+        stream.write_all(request.as_bytes()).await?;
+        hear(&mut stream).await?;
+        waits.push(begun.elapsed());
+    }
+}
+
+/// The answer, which has no body.
+async fn hear(stream: &mut BufReader<TcpStream>) -> io::Result<()> {
+    let (mut status, mut line) = (String::new(), String::new());
+    while line != "\r\n" {
+        line.clear();
+        if tokio::time::timeout(PATIENCE, stream.read_line(&mut line)).await?? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if status.is_empty() {
+            status.clone_from(&line);
+        }
+    }
+    if status.starts_with("HTTP/1.1 200 ") {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("a webhook was answered with {:?}", status.trim_end())))
+}
+
+/// A delivery of a mail that did not go through here, as Mailgun reports it.
+fn request(number: usize) -> String {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let (timestamp, token) = (now.as_secs().to_string(), format!("{:050x}", fastrand::u128(..)));
+    let body = json!({
+        "signature": {
+            "timestamp": timestamp,
+            "token": token,
+            "signature": mailgun::sign(&Secret::new(KEY), &timestamp, &token),
+        },
+        "event-data": {
+            "event": "delivered",
+            "id": format!("bench-{number}-{token}"),
+            "timestamp": now.as_secs_f64(),
+            "log-level": "info",
+            "method": "SMTP",
+            "recipient": format!("user{number}@example.net"),
+            "recipient-domain": "example.net",
+            "message": {
+                "headers": {
+                    "message-id": format!("{number}@elsewhere.test"),
+                    "from": "app@example.com",
+                    "to": format!("user{number}@example.net"),
+                    "subject": "load",
+                },
+                "size": 4096,
+                "attachments": [],
+            },
+            "delivery-status": {
+                "attempt-no": 1,
+                "code": 250,
+                "message": "OK",
+                "description": "",
+                "mx-host": "mx.example.net",
+                "session-seconds": 0.5,
+                "tls": true,
+                "certificate-verified": true,
+            },
+            "envelope": {
+                "transport": "smtp",
+                "sender": "app@example.com",
+                "sending-ip": "192.0.2.1",
+                "targets": format!("user{number}@example.net"),
+            },
+            "flags": { "is-authenticated": true, "is-routed": false, "is-system-test": false, "is-test-mode": false },
+            "tags": ["bench"],
+            "user-variables": {},
+            "storage": { "key": token, "url": "https://storage.example.net/v3/messages" },
+        },
+    })
+    .to_string();
+    let length = body.len();
+    format!(
+        "POST /webhooks/{UPSTREAM} HTTP/1.1\r\nHost: relay.test\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    )
+}
+
+const PATIENCE: Duration = Duration::from_secs(30);
