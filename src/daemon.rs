@@ -11,6 +11,7 @@ use crate::store::{OpenError, OpenReport, Store};
 use crate::submission::{Accounts, Crowd, Door, Front, Listener, ListenerTls, Memory};
 use crate::tls::{self, TlsError};
 use crate::webhook::{self, Inbox, Source};
+use axum::serve::ListenerExt;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::io;
 use std::net::SocketAddr;
@@ -18,7 +19,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -197,7 +198,7 @@ impl Daemon {
         self.talk.spawn(served.with_graceful_shutdown(self.silent.clone().cancelled_owned()).into_future());
         if let (Some(address), Some(metrics)) = (config.admin.address, metrics) {
             let socket = TcpListener::bind(address).await.map_err(bind_error("the admin page", address))?;
-            let served = axum::serve(socket, admin::metrics_router(metrics));
+            let served = axum::serve(socket.tap_io(at_once), admin::metrics_router(metrics));
             self.talk
                 .spawn(served.with_graceful_shutdown(self.silent.clone().cancelled_owned()).into_future());
         }
@@ -215,10 +216,16 @@ impl Daemon {
             keys: upstream.signing_keys.clone(),
         });
         let inbox = Inbox { sources: sources.collect(), store: self.store.clone(), clock };
-        let served = axum::serve(socket, webhook::router(inbox));
+        let served = axum::serve(socket.tap_io(at_once), webhook::router(inbox));
         self.talk.spawn(served.with_graceful_shutdown(self.silent.clone().cancelled_owned()).into_future());
         Ok(())
     }
+}
+
+/// No answer waits for the acknowledgement of the one before.
+fn at_once(stream: &mut TcpStream) {
+    // A socket that refuses is closed already.
+    let _ = stream.set_nodelay(true);
 }
 
 fn is_dead_socket(path: &Path) -> bool {
