@@ -47,16 +47,24 @@ impl Decoder {
     pub fn feed(&mut self, piece: &[u8], out: &mut Vec<u8>) -> Fed {
         let mut index = 0;
         while index < piece.len() {
-            if self.at == At::Text {
-                let run = memchr2(b'\r', b'\n', &piece[index..]).unwrap_or(piece.len() - index);
-                self.keep(&piece[index..index + run], out);
-                index += run;
-                if piece[index..].starts_with(b"\r\n") {
-                    self.keep(b"\r\n", out);
+            let in_text = match self.at {
+                At::Text => true,
+                At::LineStart { .. } => !matches!(piece[index], b'.' | b'\r' | b'\n'),
+                _ => false,
+            };
+            if in_text {
+                let rest = &piece[index..];
+                let run = memchr2(b'\r', b'\n', rest).unwrap_or(rest.len());
+                if rest[run..].starts_with(b"\r\n") {
+                    // The usual line, in one piece.
+                    self.keep(&rest[..run + 2], out);
                     self.at = At::LineStart { after_crlf: true };
-                    index += 2;
+                    index += run + 2;
                     continue;
                 }
+                self.keep(&rest[..run], out);
+                self.at = At::Text;
+                index += run;
                 if index == piece.len() {
                     break;
                 }
