@@ -7,7 +7,7 @@ use crate::id::Mint;
 use crate::provider::Provider;
 use crate::queue::{Parts, Queue};
 use crate::smtp::Rules;
-use crate::store::{OpenError, OpenReport, Store};
+use crate::store::{OpenError, OpenReport, Retention, Store};
 use crate::submission::{Accounts, Crowd, Door, Front, Listener, ListenerTls, Memory};
 use crate::tls::{self, TlsError};
 use crate::webhook::{self, Inbox, Source};
@@ -93,6 +93,8 @@ impl Daemon {
         for door in doors {
             daemon.mail.spawn(door.serve());
         }
+        let keeper = keep(daemon.store.clone(), config.retention, clock, daemon.stopping.clone());
+        daemon.mail.spawn(keeper);
         Ok(daemon)
     }
 
@@ -222,10 +224,31 @@ impl Daemon {
     }
 }
 
+<<<<<<< Updated upstream
 /// No answer waits for the acknowledgement of the one before.
 fn at_once(stream: &mut TcpStream) {
     // A socket that refuses is closed already.
     let _ = stream.set_nodelay(true);
+=======
+/// Keeps the store small until we stop.
+async fn keep(store: Store, retention: Retention, clock: Clock, stopping: CancellationToken) {
+    let mut pause = Duration::ZERO;
+    while stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+        let (store, now) = (store.clone(), clock.now());
+        pause = match tokio::task::spawn_blocking(move || store.maintain(&retention, now)).await {
+            Ok(Ok(true)) => BETWEEN_STEPS,
+            Ok(Ok(false)) => BETWEEN_ROUNDS,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the store could not be kept small; it is tried again");
+                BETWEEN_ROUNDS
+            }
+            Err(panic) => {
+                tracing::error!(%panic, "keeping the store small broke off; it is tried again");
+                BETWEEN_ROUNDS
+            }
+        };
+    }
+>>>>>>> Stashed changes
 }
 
 fn is_dead_socket(path: &Path) -> bool {
@@ -286,5 +309,8 @@ fn bind_error(what: &'static str, place: impl ToString) -> impl FnOnce(io::Error
 }
 
 const FAREWELL: Duration = Duration::from_secs(3);
+/// Pause between two steps of upkeep, so that it takes no more than a part of the machine.
+const BETWEEN_STEPS: Duration = Duration::from_millis(50);
+const BETWEEN_ROUNDS: Duration = Duration::from_secs(60);
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
 const LOCK_LOOKS: u32 = 30;

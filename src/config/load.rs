@@ -67,6 +67,7 @@ fn assemble(mut root: Section<'_>) -> Config {
         http: sections::http(&mut root, &mut claims),
         admin: sections::admin(&mut root, &data_dir, &mut claims),
         log: sections::log(&mut root),
+        retention: sections::retention(&mut root),
         hostname,
         data_dir,
         listeners,

@@ -7,6 +7,7 @@ use super::reader::Section;
 use super::settings::{Admin, CertificateFiles, Log};
 use super::words::{LEVELS, LOG_FORMATS, SINKS, SUPPRESSION_POLICIES};
 use crate::smtp::Limits;
+use crate::store::Retention;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -95,19 +96,27 @@ pub(super) fn log(root: &mut Section<'_>) -> Log {
     log
 }
 
-/// `[[sink]]`, `[retention]`, `[suppression]`, `[duplicates]`: their form is checked, no more.
+/// `[retention]`: how long things are kept.
+pub(super) fn retention(root: &mut Section<'_>) -> Retention {
+    let usual = Retention::default();
+    let mut section = root.table("retention");
+    let mut kept = |key| section.duration(key, Duration::ZERO..=DAY * 3650);
+    let retention = Retention {
+        ledger: kept("ledger").unwrap_or(usual.ledger),
+        bodies: kept("bodies").unwrap_or(usual.bodies),
+        events: kept("events").unwrap_or(usual.events),
+    };
+    section.finish();
+    retention
+}
+
+/// `[[sink]]`, `[suppression]`, `[duplicates]`: their form is checked, no more.
 pub(super) fn not_acted_on(root: &mut Section<'_>) {
     for mut sink in root.tables("sink").unwrap_or_default() {
         sink.one_of("kind", &SINKS);
         sink.warn("", NOT_ACTED_ON);
         sink.finish();
     }
-    let mut retention = root.table("retention");
-    for key in ["ledger", "bodies", "events"] {
-        let kept = retention.duration(key, Duration::ZERO..=DAY * 3650);
-        unused(&retention, key, kept);
-    }
-    retention.finish();
     let mut suppression = root.table("suppression");
     let policy = suppression.one_of("policy", &SUPPRESSION_POLICIES);
     unused(&suppression, "policy", policy);

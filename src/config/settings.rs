@@ -1,6 +1,7 @@
 use super::Finding;
 use crate::logging::Format;
 use crate::secret::Secret;
+use crate::store::Retention;
 use crate::{queue, smtp, submission, transport};
 use std::fmt;
 use std::net::SocketAddr;
@@ -30,6 +31,8 @@ pub struct Config {
     pub admin: Admin,
     /// What is logged, and how.
     pub log: Log,
+    /// How long things are kept.
+    pub retention: Retention,
     /// What is allowed, but should be known.
     pub warnings: Vec<Finding>,
 }

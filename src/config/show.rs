@@ -36,6 +36,10 @@ impl Config {
         page.heading("[log]");
         page.text("level", word(&LEVELS, &self.log.level));
         page.text("format", word(&LOG_FORMATS, &self.log.format));
+        page.heading("[retention]");
+        page.text("ledger", show_duration(self.retention.ledger));
+        page.text("bodies", show_duration(self.retention.bodies));
+        page.text("events", show_duration(self.retention.events));
         page.0
     }
 }

@@ -381,7 +381,9 @@ impl Ledger {
 
     fn apply(&self, group: Group) -> ::sled::Result<()> {
         self.projection.apply(&group.records, group.position)?;
-        self.due.ring();
+        if group.records.iter().any(|kept| kept.record.may_be_due()) {
+            self.due.ring();
+        }
         for answer in group.answers {
             let _ = answer.send(Ok(()));
         }

@@ -52,6 +52,15 @@ impl Record {
         }
     }
 
+    /// Whether there may be a next attempt because of it.
+    pub fn may_be_due(&self) -> bool {
+        match self {
+            Self::Accepted(_) => true,
+            Self::Outcome(outcome) => outcome.due.is_some(),
+            Self::Begun(_) | Self::Notice(_) => false,
+        }
+    }
+
     /// The stored form, without the body.
     pub fn encode(&self) -> Vec<u8> {
         let encoded = match self {

@@ -48,10 +48,10 @@ pub enum UpkeepError {
     #[error(transparent)]
     Rewrite(#[from] RewriteError),
     /// The projection that was to take the place of the grown one.
-    #[error("the ledger cannot be built anew")]
+    #[error("the ledger cannot be built anew: {0}")]
     Rebuild(#[from] ReplayError),
     /// The same.
-    #[error("the ledger cannot be built anew")]
+    #[error("the ledger cannot be built anew: {0}")]
     Open(#[from] OpenError),
     /// The store's threads are gone.
     #[error(transparent)]

@@ -32,7 +32,7 @@ pub enum RewriteError {
     #[error("segment {0} of the journal is damaged and stays as it is")]
     Damaged(u32),
     /// The disk.
-    #[error("segment {0} of the journal cannot be rewritten")]
+    #[error("segment {0} of the journal cannot be rewritten: {1}")]
     Io(u32, #[source] io::Error),
 }
 
