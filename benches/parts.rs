@@ -1,0 +1,157 @@
+//! What the pure parts cost, with no socket, disk or runtime around them: `cargo bench --bench parts`.
+//!
+//! Only what the crate shows to others is measured. What a message costs on its way is the sum of most of these, once
+//! each; the bytes per second are those of the message.
+
+use criterion::{BatchSize, Criterion, Throughput};
+use mailtrail::clock::Timestamp;
+use mailtrail::event::{Event, Kind, Words};
+use mailtrail::id::TrackingId;
+use mailtrail::ledger::{Recipient, Standing};
+use mailtrail::mail::{HeaderBlock, HeaderLine, Mailbox, MessageId};
+use mailtrail::provider::Provider;
+use mailtrail::provider::mailgun;
+use mailtrail::secret::Secret;
+use mailtrail::smtp::{Command, Decoder, Fed, ResponseReader, stuff};
+use std::hint::black_box;
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    commands(&mut criterion);
+    messages(&mut criterion);
+    headers(&mut criterion);
+    webhooks(&mut criterion);
+    states(&mut criterion);
+    criterion.final_summary();
+}
+
+/// The lines of a transaction as Odoo sends them, and the replies of an upstream.
+fn commands(criterion: &mut Criterion) {
+    let lines = ["MAIL FROM:<bounce@example.com> size=4786", "RCPT TO:<ada@example.net>", "DATA", "QUIT"];
+    for line in lines {
+        let (verb, _) = line.split_once(' ').unwrap_or((line, ""));
+        criterion.bench_function(&format!("command {verb}"), |bench| {
+            bench.iter(|| Command::parse(black_box(line.as_bytes())).is_ok());
+        });
+    }
+    criterion.bench_function("reply of an upstream", |bench| {
+        bench.iter(|| ResponseReader::default().line(black_box(b"250 2.0.0 Great success")).is_ok());
+    });
+}
+
+/// A message's way in and out.
+fn messages(criterion: &mut Criterion) {
+    for kib in [4, 60] {
+        let (message, mut wire) = (message(kib * 1024), Vec::new());
+        stuff(&message, &mut wire);
+        let mut group = criterion.benchmark_group(format!("{kib} KiB"));
+        group.throughput(Throughput::Bytes(message.len() as u64));
+        let mut out = Vec::with_capacity(wire.len());
+        group.bench_function("decode, in pieces of 16 KiB", |bench| {
+            bench.iter(|| {
+                out.clear();
+                let mut decoder = Decoder::new(u64::MAX);
+                let mut pieces = black_box(&wire).chunks(PIECE);
+                pieces.any(|piece| matches!(decoder.feed(piece, &mut out), Fed::End(_)))
+            });
+        });
+        group.bench_function("stuff", |bench| {
+            bench.iter(|| {
+                out.clear();
+                stuff(black_box(&message), &mut out);
+            });
+        });
+        group.finish();
+    }
+}
+
+/// What acceptance and an attempt do to a message of Odoo's chatter.
+fn headers(criterion: &mut Criterion) {
+    let message = include_bytes!("../tests/fixtures/odoo/chatter-many-01.eml");
+    let id = TrackingId::new(NOW, 7);
+    criterion.bench_function("header block: find its end", |bench| {
+        bench.iter(|| HeaderBlock::of(black_box(message)).end());
+    });
+    criterion.bench_function("header block: all fields", |bench| {
+        bench.iter(|| HeaderBlock::of(black_box(message)).fields().count());
+    });
+    criterion.bench_function("header block: Message-ID", |bench| {
+        let block = HeaderBlock::of(message);
+        bench.iter(|| {
+            let field = black_box(block).first("Message-ID");
+            field.and_then(|field| MessageId::parse(&field.text()))
+        });
+    });
+    criterion.bench_function("header block: what may not reach Mailgun", |bench| {
+        let block = HeaderBlock::of(message);
+        bench.iter(|| Provider::Mailgun.foreign_headers(black_box(block), &[]));
+    });
+    criterion.bench_function("stamps for Mailgun", |bench| {
+        bench.iter(|| Provider::Mailgun.stamps(black_box(id)));
+    });
+    criterion.bench_function("Received, folded, with its date", |bench| {
+        bench.iter(|| {
+            let date = black_box(NOW).rfc5322();
+            let parts = ["from odoo ([127.0.0.1])", "by relay.example.com with ESMTPSA id X;", &date];
+            HeaderLine::folded("Received", &parts).to_string()
+        });
+    });
+}
+
+/// A report of Mailgun's, from its bytes to an event.
+fn webhooks(criterion: &mut Criterion) {
+    let body = include_bytes!("../tests/fixtures/mailgun/webhook_delivered.json");
+    let keys = [Secret::new("test-webhook-signing-key")];
+    criterion.bench_function("webhook: parse, verify, decode", |bench| {
+        bench.iter(|| mailgun::receive(black_box(body), &keys, NOW).expect("the fixture is signed so"));
+    });
+    let (timestamp, token) = ("1789387203", "a1ac9cbd11058e838a67ca7c2930c69bcc3b513991929e6683");
+    let signature = mailgun::sign(&keys[0], timestamp, token);
+    criterion.bench_function("webhook: verify its signature", |bench| {
+        bench.iter(|| mailgun::verify(&keys, black_box(timestamp), token, &[&signature]));
+    });
+}
+
+/// What a day of events does to a recipient.
+fn states(criterion: &mut Criterion) {
+    let address: Mailbox = "ada@example.net".parse().expect("it is an address");
+    let recipient = || Recipient { standing: Standing::Relayed, ..Recipient::new(address.clone()) };
+    let events = [Kind::Accepted, Kind::Deferred, Kind::Delivered, Kind::Opened, Kind::Opened, Kind::Bounced];
+    let events = events.map(event);
+    criterion.bench_function("recipient: six events, then its state", |bench| {
+        let apply = |mut recipient: Recipient| {
+            black_box(&events).iter().for_each(|event| recipient.report(event));
+            (recipient.state(), recipient)
+        };
+        bench.iter_batched(recipient, apply, BatchSize::SmallInput);
+    });
+}
+
+fn event(kind: Kind) -> Event {
+    Event {
+        kind,
+        at: NOW,
+        identity: "mailgun/mg.example.com/20711/bzIL2R2atMwbgPKijvhNJA".into(),
+        recipient: Some("ada@example.net".into()),
+        tracking: Some(TrackingId::new(NOW, 7)),
+        message_id: None,
+        by_machine: false,
+        test_mode: false,
+        words: Words { name: kind.word().into(), code: Some(250), ..Words::default() },
+    }
+}
+
+/// Lines of which every eighth begins with a dot.
+fn message(size: usize) -> Vec<u8> {
+    let line = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ 0123456789 +-=/ 42.\r\n";
+    let lines = (0..size.div_ceil(line.len())).map(|number| match number % 8 {
+        7 => [".", &line[1..]].concat(),
+        _ => line.to_owned(),
+    });
+    lines.collect::<String>().into_bytes()
+}
+
+/// When the webhook was signed: 2026-09-14T12:00:03Z.
+const NOW: Timestamp = Timestamp::from_seconds(1_789_387_203);
+/// Bytes that a socket is read in.
+const PIECE: usize = 16 * 1024;
