@@ -76,6 +76,7 @@ impl Row {
 
 /// F: times per second that one writer appends as much as a message and syncs.
 fn calibrate() -> io::Result<f64> {
+    rest()?;
     let folder = TempDir::new_in(env!("CARGO_TARGET_TMPDIR"))?;
     let mut file = File::create(folder.path().join("calibration"))?;
     let (message, begun, mut times) = (message(), Instant::now(), 0);
@@ -89,6 +90,7 @@ fn calibrate() -> io::Result<f64> {
 
 /// Messages per second that a fresh store keeps for `writers`, and how long each writer waited for each.
 async fn accept(writers: usize) -> io::Result<(f64, Vec<Duration>)> {
+    rest()?;
     let folder = TempDir::new_in(env!("CARGO_TARGET_TMPDIR"))?;
     let (store, ..) = open(folder.path(), Clock::System)?;
     // A million a day: no two ids differ by their random part alone.
@@ -113,9 +115,13 @@ async fn accept(writers: usize) -> io::Result<(f64, Vec<Duration>)> {
         waits.extend(ended?.map_err(io::Error::other)?);
     }
     let rate = waits.len() as f64 / begun.elapsed().as_secs_f64();
-    // What is still behind is not to disturb the next one.
     store.settle_down().await;
     Ok((rate, waits))
+}
+
+/// Lets the disk finish with what came before, removed files too, lest the next one pays for it.
+fn rest() -> io::Result<()> {
+    Ok(rustix::fs::syncfs(File::open(env!("CARGO_TARGET_TMPDIR"))?)?)
 }
 
 /// Writers at once, and the ratio to F that they are to reach.
