@@ -224,12 +224,12 @@ impl Daemon {
     }
 }
 
-<<<<<<< Updated upstream
 /// No answer waits for the acknowledgement of the one before.
 fn at_once(stream: &mut TcpStream) {
     // A socket that refuses is closed already.
     let _ = stream.set_nodelay(true);
-=======
+}
+
 /// Keeps the store small until we stop.
 async fn keep(store: Store, retention: Retention, clock: Clock, stopping: CancellationToken) {
     let mut pause = Duration::ZERO;
@@ -248,7 +248,6 @@ async fn keep(store: Store, retention: Retention, clock: Clock, stopping: Cancel
             }
         };
     }
->>>>>>> Stashed changes
 }
 
 fn is_dead_socket(path: &Path) -> bool {

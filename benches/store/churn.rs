@@ -7,8 +7,8 @@ use crate::chart;
 use crate::child::{LONGEST, Process, Role};
 use crate::measure::{disk, memory, mib, milliseconds, open};
 use crate::traffic::Traffic;
-use mailtrail::clock::Clock;
-use mailtrail::store::Store;
+use mailtrail::clock::{Clock, Moment};
+use mailtrail::store::{Retention, Store, UpkeepError};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 use std::io;
@@ -56,15 +56,24 @@ pub async fn live(directory: &Path, day: u64, daily: u64) -> io::Result<(Store, 
     let traffic = Traffic::new(daily, DAY);
     let sends = day * daily..(day + 1) * daily;
     let yesterdays = sends.start.saturating_sub(daily)..sends.start;
-    let (store, _, took) = open(directory, Clock::runtime(traffic.at(sends.start)))?;
+    let time: &'static Moment = Box::leak(Box::default());
+    time.set(traffic.at(sends.start));
+    let (store, _, took) = open(directory, Clock::Set(time))?;
     let work = async {
         traffic.finish_late(&store, yesterdays).await?;
         traffic.live(&store, sends).await
     };
     tokio::time::timeout(LONGEST, work).await??;
-    // The store has nothing yet that forgets and compacts; when it has, it is called here, for the time
-    // `traffic.at(sends.end)`.
-    store.settle_down().await;
+    time.set(traffic.at(sends.end));
+    for _ in 0..3 {
+        let (keeper, now) = (store.clone(), traffic.at(sends.end));
+        let keep = move || -> Result<(), UpkeepError> {
+            while keeper.maintain(&RETENTION, now)? {}
+            Ok(())
+        };
+        tokio::task::spawn_blocking(keep).await?.map_err(io::Error::other)?;
+        store.settle_down().await;
+    }
     let (rss, _) = memory()?;
     let day = Day {
         open_ms: milliseconds(took),
@@ -76,3 +85,5 @@ pub async fn live(directory: &Path, day: u64, daily: u64) -> io::Result<(Store, 
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
+const RETENTION: Retention =
+    Retention { ledger: DAY.saturating_mul(7), bodies: Duration::ZERO, events: DAY.saturating_mul(7) };
