@@ -55,6 +55,7 @@ pub fn measure(days: u32, daily: u64, output: &Path) -> io::Result<()> {
 pub async fn live(directory: &Path, day: u64, daily: u64) -> io::Result<(Store, Day)> {
     let traffic = Traffic::new(daily, DAY);
     let sends = day * daily..(day + 1) * daily;
+    let evening = traffic.at(sends.end);
     let yesterdays = sends.start.saturating_sub(daily)..sends.start;
     let time: &'static Moment = Box::leak(Box::default());
     time.set(traffic.at(sends.start));
@@ -64,11 +65,11 @@ pub async fn live(directory: &Path, day: u64, daily: u64) -> io::Result<(Store, 
         traffic.live(&store, sends).await
     };
     tokio::time::timeout(LONGEST, work).await??;
-    time.set(traffic.at(sends.end));
+    time.set(evening);
     for _ in 0..3 {
-        let (keeper, now) = (store.clone(), traffic.at(sends.end));
+        let keeper = store.clone();
         let keep = move || -> Result<(), UpkeepError> {
-            while keeper.maintain(&RETENTION, now)? {}
+            while keeper.maintain(&RETENTION, evening)? {}
             Ok(())
         };
         tokio::task::spawn_blocking(keep).await?.map_err(io::Error::other)?;
