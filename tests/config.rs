@@ -116,7 +116,7 @@ fn the_shipped_file_names_every_key() {
     assert!(
         config.warnings.iter().all(|warning| warning.message == "accepted, not acted on in this version")
     );
-    assert_eq!(config.warnings.len(), 10);
+    assert_eq!(config.warnings.len(), 7);
     for key in config.show().lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key) {
         let named = |line: &str| {
             let line = line.trim_start_matches(['#', ' ']);

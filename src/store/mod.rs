@@ -33,6 +33,7 @@ pub use upkeep::UpkeepError;
 
 use crate::clock::Clock;
 use crate::clock::Timestamp;
+use crate::event::Event;
 use crate::id::TrackingId;
 use crate::ledger::{Accepted, Begun, Notice, Outcome, Recipient, Send, Trail};
 use crate::mail::{MessageId, Record as OdooRecord};
@@ -173,7 +174,7 @@ impl Store {
     pub fn job(&self, id: TrackingId) -> Result<Option<Job>, ReadError> {
         let projection = self.projection();
         let Some((send, row)) = projection.send(id)? else { return Ok(None) };
-        let recipients = projection.recipients(id, row.recipients)?;
+        let recipients = projection.recipients(id, &row)?;
         let message = match self.0.segments.segment(row.place.segment) {
             Ok(segment) => Stored::find(segment, row.place.offset)?,
             // Nothing of it was needed any more.
@@ -238,8 +239,8 @@ impl Store {
     }
 
     /// Whether this event was taken already.
-    pub fn knows_event(&self, upstream: &str, identity: &str, at: Timestamp) -> Result<bool, ReadError> {
-        Ok(self.projection().knows_event(upstream, identity, at)?)
+    pub fn knows_event(&self, upstream: &str, event: &Event) -> Result<bool, ReadError> {
+        Ok(self.projection().knows_event(upstream, event)?)
     }
 
     /// The digest of the body that a webhook's token came with, if it was used.

@@ -231,9 +231,7 @@ impl Past {
             Promise::Begun(_) => trail.sending || trail.attempts > 0,
             Promise::Finished(_) => trail.due.is_none() && trail.attempts == 1,
             Promise::Reported(number) => {
-                let event = event(number);
-                let known = store.knows_event("mailgun", &event.identity, event.at).unwrap();
-                known && trail.recipients[0].is_reported()
+                store.knows_event("mailgun", &event(number)).unwrap() && trail.recipients[0].is_reported()
             }
         }
     }

@@ -167,4 +167,4 @@ pub fn is_unreadable(error: &io::Error) -> bool {
 }
 
 /// Records applied in one batch.
-const GROUP: usize = 200;
+const GROUP: usize = 1000;

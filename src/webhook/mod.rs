@@ -132,7 +132,7 @@ impl Inbox {
             );
             return Ok(Some(Answer::Refused));
         }
-        let known = self.store.knows_event(&source.upstream, &notice.event.identity, notice.event.at)?;
+        let known = self.store.knows_event(&source.upstream, &notice.event)?;
         Ok(known.then_some(Answer::Known))
     }
 }

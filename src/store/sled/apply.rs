@@ -1,9 +1,9 @@
 //! What each record of the journal changes. Applying is a pure function of the rows and the record, so replaying
 //! the journal always ends in the same rows.
 
+use super::keys;
 use super::overlay::Overlay;
 use super::rows::{FactRow, OrphanRow, RecipientRow, SendRow, decode, encode};
-use super::{keys, read};
 use crate::clock::Timestamp;
 use crate::event::{Event, Words};
 use crate::id::TrackingId;
@@ -18,7 +18,10 @@ pub fn apply(rows: &mut Overlay<'_>, record: &Record, place: Place, body: u32) -
     match record {
         Record::Accepted(record) => accepted(rows, record, place, body),
         Record::Begun(begun) => {
-            rows.put(keys::sending(begun.id), Vec::new());
+            let key = keys::sending(begun.id);
+            if rows.get(&key)?.is_none() {
+                rows.put_new(key, Vec::new());
+            }
             Ok(())
         }
         Record::Outcome(record) => outcome(rows, record, place),
@@ -29,7 +32,11 @@ pub fn apply(rows: &mut Overlay<'_>, record: &Record, place: Place, body: u32) -
 fn accepted(rows: &mut Overlay<'_>, accepted: &Accepted, place: Place, body: u32) -> sled::Result<()> {
     let (send, id) = (&accepted.send, accepted.send.id);
     let due = id.timestamp();
-    rows.put(keys::due(due, id), Vec::new());
+    rows.put_new(keys::due(due, id), Vec::new());
+    let only = match &accepted.recipients[..] {
+        [only] => Some(RecipientRow::from(&Recipient::new(only.clone()))),
+        _ => None,
+    };
     let row = SendRow {
         send: SendV1::from(send),
         recipients: u16::try_from(accepted.recipients.len()).unwrap_or(u16::MAX),
@@ -38,18 +45,21 @@ fn accepted(rows: &mut Overlay<'_>, accepted: &Accepted, place: Place, body: u32
         changed: due.millis(),
         place,
         body,
+        only,
     };
-    rows.put(keys::send(id), encode(&row));
+    rows.put_new(keys::send(id), encode(&row));
     for (number, address) in (0u16..).zip(&accepted.recipients) {
-        let recipient = Recipient::new(address.clone());
-        rows.put(keys::recipient(id, number), encode(&RecipientRow::from(&recipient)));
-        rows.put(keys::indexed(keys::address(&address.folded()), id), Vec::new());
+        if row.only.is_none() {
+            let recipient = RecipientRow::from(&Recipient::new(address.clone()));
+            rows.put_new(keys::recipient(id, number), encode(&recipient));
+        }
+        rows.put_new(keys::indexed(keys::address(&address.folded()), id), Vec::new());
     }
     for record in &send.records {
-        rows.put(keys::indexed(keys::record(&record.to_string()), id), Vec::new());
+        rows.put_new(keys::indexed(keys::record(&record.to_string()), id), Vec::new());
     }
     if let Some(message_id) = &send.message_id {
-        rows.put(keys::indexed(keys::message_id(message_id.as_str()), id), Vec::new());
+        rows.put_new(keys::indexed(keys::message_id(message_id.as_str()), id), Vec::new());
         adopt_orphans(rows, message_id.as_str())?;
     }
     Ok(())
@@ -59,9 +69,9 @@ fn accepted(rows: &mut Overlay<'_>, accepted: &Accepted, place: Place, body: u32
 fn adopt_orphans(rows: &mut Overlay<'_>, waits_for: &str) -> sled::Result<()> {
     for (key, value) in rows.scan(&keys::orphans(waits_for), ORPHANS)? {
         let Some(orphan) = decode::<OrphanRow>(&value) else { continue };
-        let Some(place) = read::place_at_end(&key) else { continue };
         let event = Event::from(orphan.event);
-        if join(rows, &orphan.upstream, Timestamp::from_millis(orphan.received), &event, place)? {
+        if let Some(found) = find(rows, &event)? {
+            join(rows, &orphan.upstream, &event, found)?;
             rows.delete(key);
         }
     }
@@ -75,10 +85,10 @@ fn outcome(rows: &mut Overlay<'_>, outcome: &Outcome, place: Place) -> sled::Res
     row.changed = row.changed.max(outcome.at.millis());
     for (part, settled) in (0u16..).zip(&outcome.settled) {
         for number in &settled.recipients {
-            let Some(mut recipient) = recipient(rows, outcome.id, *number)? else { continue };
+            let Some(mut recipient) = recipient(rows, &row, *number)? else { continue };
             recipient.standing = settled.standing;
             recipient.words = settled.words.clone();
-            rows.put(keys::recipient(outcome.id, *number), encode(&RecipientRow::from(&recipient)));
+            put_recipient(rows, &mut row, *number, &recipient);
         }
         let fact = Fact {
             at: outcome.at,
@@ -91,36 +101,36 @@ fn outcome(rows: &mut Overlay<'_>, outcome: &Outcome, place: Place) -> sled::Res
             rung: None,
             by_machine: false,
         };
-        rows.put(keys::fact(outcome.id, outcome.at, place, part), encode(&FactRow::from(&fact)));
+        rows.put(keys::attempted(outcome.id, outcome.at, place, part), encode(&FactRow::from(&fact)));
     }
-    schedule(rows, outcome.id, row, outcome.due)
+    schedule(rows, &mut row, outcome.due)?;
+    rows.put(keys::send(outcome.id), encode(&row));
+    Ok(())
 }
 
 /// Sets when a send is tried next: when `due` says, if anybody still waits.
-fn schedule(
-    rows: &mut Overlay<'_>,
-    id: TrackingId,
-    mut row: SendRow,
-    due: Option<Timestamp>,
-) -> sled::Result<()> {
+fn schedule(rows: &mut Overlay<'_>, row: &mut SendRow, due: Option<Timestamp>) -> sled::Result<()> {
+    let id = TrackingId::from_bytes(row.send.id);
+    let mut waiting = false;
+    for number in 0..row.recipients {
+        waiting = waiting || recipient(rows, row, number)?.is_some_and(|recipient| recipient.waits());
+    }
+    let due = due.filter(|_| waiting).map(Timestamp::millis);
+    if due == row.due {
+        return Ok(());
+    }
     if let Some(earlier) = row.due {
         rows.delete(keys::due(Timestamp::from_millis(earlier), id));
     }
-    let mut waiting = false;
-    for number in 0..row.recipients {
-        waiting = waiting || recipient(rows, id, number)?.is_some_and(|recipient| recipient.waits());
+    match due {
+        Some(due) => rows.put_new(keys::due(Timestamp::from_millis(due), id), Vec::new()),
+        None => {
+            let garbage = keys::garbage(row.place.segment);
+            let known: u64 = rows.get(&garbage)?.as_deref().and_then(decode).unwrap_or_default();
+            rows.put(garbage, encode(&(known + u64::from(row.body))));
+        }
     }
-    let due = due.filter(|_| waiting);
-    if let Some(due) = due {
-        rows.put(keys::due(due, id), Vec::new());
-    }
-    if row.due.is_some() && due.is_none() {
-        let garbage = keys::garbage(row.place.segment);
-        let known: u64 = rows.get(&garbage)?.as_deref().and_then(decode).unwrap_or_default();
-        rows.put(garbage, encode(&(known + u64::from(row.body))));
-    }
-    row.due = due.map(Timestamp::millis);
-    rows.put(keys::send(id), encode(&row));
+    row.due = due;
     Ok(())
 }
 
@@ -135,39 +145,66 @@ fn notice(rows: &mut Overlay<'_>, notice: &Notice, place: Place) -> sled::Result
         }
     }
     let event = &notice.event;
-    let seen = keys::event(&notice.upstream, &event.identity, event.at);
-    if rows.get(&seen)?.is_some() {
+    let found = find(rows, event)?;
+    if is_known(rows, &notice.upstream, event, found.as_ref())? {
         return Ok(());
     }
-    rows.put(seen, Vec::new());
-    if !join(rows, &notice.upstream, notice.at, event, place)? {
-        let waits_for = event.message_id.as_ref().map_or("", MessageId::as_str);
-        let row = OrphanRow {
-            upstream: notice.upstream.clone(),
-            received: notice.at.millis(),
-            event: EventV1::from(event),
-        };
-        rows.put(keys::orphan(waits_for, place), encode(&row));
+    if found.as_ref().is_none_or(|found| found.rung != Rung::Tracking) {
+        rows.put(keys::event(&notice.upstream, &event.identity, event.at), Vec::new());
     }
-    Ok(())
+    match found {
+        Some(found) => join(rows, &notice.upstream, event, found),
+        None => {
+            let waits_for = event.message_id.as_ref().map_or("", MessageId::as_str);
+            let row = OrphanRow {
+                upstream: notice.upstream.clone(),
+                received: notice.at.millis(),
+                event: EventV1::from(event),
+            };
+            rows.put(keys::orphan(waits_for, place), encode(&row));
+            Ok(())
+        }
+    }
 }
 
-/// Brings an event to its send; false when there is none.
-fn join(
-    rows: &mut Overlay<'_>,
+/// Where an event belongs.
+pub struct Found {
+    /// The send.
+    pub id: TrackingId,
+    /// Its recipients that are meant.
+    pub recipients: Vec<u16>,
+    /// How it was found.
+    pub rung: Rung,
+    row: SendRow,
+}
+
+/// Whether an event was taken already. One that names its send stands in that send's trail; of others, which may
+/// find another send the second time, it is noted.
+pub fn is_known(
+    rows: &Overlay<'_>,
     upstream: &str,
-    received: Timestamp,
     event: &Event,
-    place: Place,
+    found: Option<&Found>,
 ) -> sled::Result<bool> {
-    let Some((id, numbers, rung)) = find(rows, event)? else { return Ok(false) };
+    let key = match found {
+        Some(found) if found.rung == Rung::Tracking => {
+            keys::reported(found.id, event.at, upstream, &event.identity)
+        }
+        _ => keys::event(upstream, &event.identity, event.at),
+    };
+    Ok(rows.get(&key)?.is_some())
+}
+
+/// Brings an event to its send.
+fn join(rows: &mut Overlay<'_>, upstream: &str, event: &Event, found: Found) -> sled::Result<()> {
+    let Found { id, recipients: numbers, rung, mut row } = found;
     let mut settles = false;
     for number in &numbers {
-        let Some(mut recipient) = recipient(rows, id, *number)? else { continue };
+        let Some(mut recipient) = recipient(rows, &row, *number)? else { continue };
         let waited = recipient.waits();
         recipient.report(event);
         settles |= waited && !recipient.waits();
-        rows.put(keys::recipient(id, *number), encode(&RecipientRow::from(&recipient)));
+        put_recipient(rows, &mut row, *number, &recipient);
     }
     let fact = Fact {
         at: event.at,
@@ -180,19 +217,20 @@ fn join(
         rung: Some(rung),
         by_machine: event.by_machine,
     };
-    rows.put(keys::fact(id, event.at.min(received), place, 0), encode(&FactRow::from(&fact)));
-    if settles && let Some(row) = send_row(rows, id)? {
+    rows.put(keys::reported(id, event.at, upstream, &event.identity), encode(&FactRow::from(&fact)));
+    if settles {
         let due = row.due.map(Timestamp::from_millis);
-        schedule(rows, id, row, due)?;
+        schedule(rows, &mut row, due)?;
     }
-    Ok(true)
+    rows.put(keys::send(id), encode(&row));
+    Ok(())
 }
 
 /// The join ladder: the tracking id, then Message-ID and recipient.
-pub fn find(rows: &Overlay<'_>, event: &Event) -> sled::Result<Option<(TrackingId, Vec<u16>, Rung)>> {
+pub fn find(rows: &Overlay<'_>, event: &Event) -> sled::Result<Option<Found>> {
     if let Some(id) = event.tracking {
         // An id that is not ours is somebody else's, and its event too.
-        return Ok(recipients_named(rows, id, event)?.map(|numbers| (id, numbers, Rung::Tracking)));
+        return named(rows, id, event, Rung::Tracking);
     }
     let Some(message_id) = &event.message_id else { return Ok(None) };
     // One Message-ID may have many sends; the newest to that recipient is meant.
@@ -202,8 +240,8 @@ pub fn find(rows: &Overlay<'_>, event: &Event) -> sled::Result<Option<(TrackingI
             // Nothing happens to a mail before it is sent: this is about an earlier one.
             continue;
         }
-        if let Some(numbers) = recipients_named(rows, id, event)? {
-            return Ok(Some((id, numbers, Rung::MessageId)));
+        if let Some(found) = named(rows, id, event, Rung::MessageId)? {
+            return Ok(Some(found));
         }
     }
     Ok(None)
@@ -211,28 +249,43 @@ pub fn find(rows: &Overlay<'_>, event: &Event) -> sled::Result<Option<(TrackingI
 
 /// The recipients of a send that an event speaks of: the one it names, or all when it names none. A name that is no
 /// address (providers can be told to hide them) means the only one.
-fn recipients_named(rows: &Overlay<'_>, id: TrackingId, event: &Event) -> sled::Result<Option<Vec<u16>>> {
+fn named(rows: &Overlay<'_>, id: TrackingId, event: &Event, rung: Rung) -> sled::Result<Option<Found>> {
     let Some(row) = send_row(rows, id)? else { return Ok(None) };
     let hidden = event.recipient.as_ref().is_some_and(|named| named.parse::<Mailbox>().is_err());
     let named =
         event.recipient.as_deref().filter(|_| !(hidden && row.recipients == 1)).map(str::to_lowercase);
-    let mut numbers = Vec::new();
+    let mut recipients = Vec::new();
     for number in 0..row.recipients {
-        let Some(recipient) = recipient(rows, id, number)? else { continue };
+        let Some(recipient) = recipient(rows, &row, number)? else { continue };
         if named.as_ref().is_none_or(|named| *named == recipient.address.folded()) {
-            numbers.push(number);
+            recipients.push(number);
         }
     }
-    Ok((!numbers.is_empty()).then_some(numbers))
+    Ok((!recipients.is_empty()).then_some(Found { id, recipients, rung, row }))
 }
 
 fn send_row(rows: &Overlay<'_>, id: TrackingId) -> sled::Result<Option<SendRow>> {
     Ok(rows.get(&keys::send(id))?.as_deref().and_then(decode))
 }
 
-fn recipient(rows: &Overlay<'_>, id: TrackingId, number: u16) -> sled::Result<Option<Recipient>> {
-    let row = rows.get(&keys::recipient(id, number))?;
-    Ok(row.as_deref().and_then(decode).and_then(RecipientRow::restore))
+fn recipient(rows: &Overlay<'_>, row: &SendRow, number: u16) -> sled::Result<Option<Recipient>> {
+    if let Some(only) = &row.only {
+        return Ok(only.clone().restore());
+    }
+    let found = rows.get(&keys::recipient(TrackingId::from_bytes(row.send.id), number))?;
+    Ok(found.as_deref().and_then(decode).and_then(RecipientRow::restore))
+}
+
+/// Notes what became of a recipient; the send's row is to be put afterwards.
+fn put_recipient(rows: &mut Overlay<'_>, row: &mut SendRow, number: u16, recipient: &Recipient) {
+    let changed = RecipientRow::from(recipient);
+    match &mut row.only {
+        Some(only) => *only = changed,
+        None => {
+            let id = TrackingId::from_bytes(row.send.id);
+            rows.put(keys::recipient(id, number), encode(&changed));
+        }
+    }
 }
 
 /// Words that fit a row; the whole payload stays in the journal.

@@ -2,7 +2,7 @@
 
 use super::keys;
 use super::projection::Projection;
-use super::rows::{OrphanRow, RecipientRow, SendRow, decode, encode};
+use super::rows::{OrphanRow, SendRow, decode, encode};
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
 use crate::store::journal::Place;
@@ -44,13 +44,11 @@ impl Projection {
         for &id in sends {
             let Some(value) = self.tree().get(keys::send(id))? else { continue };
             let Some(row) = decode::<SendRow>(&value).filter(|row| row.is_over(before)) else { continue };
-            for number in 0..row.recipients {
-                let key = keys::recipient(id, number);
-                let recipient = self.tree().get(&key)?.and_then(|value| decode::<RecipientRow>(&value));
-                if let Some(recipient) = recipient.and_then(RecipientRow::restore) {
-                    batch.remove(keys::indexed(keys::address(&recipient.address.folded()), id));
+            for (number, recipient) in (0u16..).zip(self.recipients(id, &row).unwrap_or_default()) {
+                batch.remove(keys::indexed(keys::address(&recipient.address.folded()), id));
+                if row.only.is_none() {
+                    batch.remove(keys::recipient(id, number));
                 }
-                batch.remove(key);
             }
             for key in self.tree().scan_prefix(keys::facts(id)).keys() {
                 batch.remove(key?);

@@ -3,14 +3,14 @@
 //! | key | value |
 //! |---|---|
 //! | `m` id | the send ([`super::rows::SendRow`]) |
-//! | `s` id place(2) | a recipient ([`super::rows::RecipientRow`]) |
-//! | `e` id at(8) journal place(12) part(2) | a fact ([`super::rows::FactRow`]) |
+//! | `s` id place(2) | a recipient ([`super::rows::RecipientRow`]) of a send with several |
+//! | `e` id at(8) journal place(12) part(2), or hash(16) of an event's identity | a fact ([`super::rows::FactRow`]) |
 //! | `q` due(8) id | – the next attempt of a send that has one |
 //! | `w` id | – an attempt sends the message right now |
 //! | `i` hash(16) of the Message-ID, id | – |
 //! | `r` hash(8) of the recipient, id | – |
 //! | `o` hash(8) of Odoo's record, id | – |
-//! | `d` day(2) hash(16) of an event's identity | – the event was applied |
+//! | `d` day(2) hash(16) of an event's identity | – an event that names no send was applied |
 //! | `t` day(2) hash(16) of a webhook's token | digest of the body it came with |
 //! | `u` hash(16) of what it waits for, journal place(12) | an event without a send ([`super::rows::OrphanRow`]) |
 //! | `g` segment(4) | bytes of finished messages in that segment of the journal |
@@ -36,8 +36,14 @@ pub fn facts(id: TrackingId) -> Vec<u8> {
     join(b'e', &[&id.to_bytes()])
 }
 
-pub fn fact(id: TrackingId, at: Timestamp, place: Place, part: u16) -> Vec<u8> {
+/// The fact of an attempt's outcome, one for each part of it.
+pub fn attempted(id: TrackingId, at: Timestamp, place: Place, part: u16) -> Vec<u8> {
     join(b'e', &[&id.to_bytes(), &at.millis().to_be_bytes(), &place_bytes(place), &part.to_be_bytes()])
+}
+
+/// The fact of a report; the same report has the same key.
+pub fn reported(id: TrackingId, at: Timestamp, upstream: &str, identity: &str) -> Vec<u8> {
+    join(b'e', &[&id.to_bytes(), &at.millis().to_be_bytes(), &hash(&[upstream, identity])])
 }
 
 pub fn due(at: Timestamp, id: TrackingId) -> Vec<u8> {

@@ -1,10 +1,17 @@
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Bound;
 
 /// The tree as it will be once the changes of a group are applied: records of one group see each other.
 pub struct Overlay<'a> {
     tree: &'a sled::Tree,
-    changed: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    changed: BTreeMap<Vec<u8>, Change>,
+}
+
+struct Change {
+    value: Option<Vec<u8>>,
+    /// The tree has no such row: what comes and goes within a group never reaches it.
+    new: bool,
 }
 
 impl<'a> Overlay<'a> {
@@ -14,17 +21,29 @@ impl<'a> Overlay<'a> {
 
     pub fn get(&self, key: &[u8]) -> sled::Result<Option<Vec<u8>>> {
         match self.changed.get(key) {
-            Some(value) => Ok(value.clone()),
+            Some(change) => Ok(change.value.clone()),
             None => Ok(self.tree.get(key)?.map(|value| value.to_vec())),
         }
     }
 
     pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
-        self.changed.insert(key, Some(value));
+        self.change(key, Some(value), false);
+    }
+
+    /// Puts a row that the tree cannot have.
+    pub fn put_new(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.change(key, Some(value), true);
     }
 
     pub fn delete(&mut self, key: Vec<u8>) {
-        self.changed.insert(key, None);
+        self.change(key, None, false);
+    }
+
+    fn change(&mut self, key: Vec<u8>, value: Option<Vec<u8>>, new: bool) {
+        match self.changed.entry(key) {
+            Entry::Occupied(mut known) => known.get_mut().value = value,
+            Entry::Vacant(place) => drop(place.insert(Change { value, new })),
+        }
     }
 
     /// All rows whose key starts with `prefix`, in order, at most `limit` of those in the tree.
@@ -35,8 +54,8 @@ impl<'a> Overlay<'a> {
             rows.insert(key.to_vec(), value.to_vec());
         }
         let changed = self.changed.range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded));
-        for (key, value) in changed.take_while(|(key, _)| key.starts_with(prefix)) {
-            match value {
+        for (key, change) in changed.take_while(|(key, _)| key.starts_with(prefix)) {
+            match &change.value {
                 Some(value) => rows.insert(key.clone(), value.clone()),
                 None => rows.remove(key),
             };
@@ -47,9 +66,10 @@ impl<'a> Overlay<'a> {
     /// Applies everything at once.
     pub fn commit(self) -> sled::Result<()> {
         let mut batch = sled::Batch::default();
-        for (key, value) in self.changed {
+        for (key, Change { value, new }) in self.changed {
             match value {
                 Some(value) => batch.insert(key, value),
+                None if new => {}
                 None => batch.remove(key),
             }
         }

@@ -1,15 +1,14 @@
 //! Lookups.
 
-use super::keys;
 use super::overlay::Overlay;
 use super::projection::Projection;
 use super::rows::{FactRow, RecipientRow, SendRow, decode};
+use super::{apply, keys};
 use crate::clock::Timestamp;
 use crate::event::Event;
 use crate::id::TrackingId;
 use crate::ledger::{Fact, Recipient, Rung, Send, Source, Trail, What};
 use crate::mail::{MessageId, Record};
-use crate::store::journal::Place;
 use std::collections::HashSet;
 
 impl Projection {
@@ -30,15 +29,16 @@ impl Projection {
     }
 
     /// The recipients of a send in the order of the envelope.
-    pub fn recipients(&self, id: TrackingId, count: u16) -> sled::Result<Vec<Recipient>> {
-        let mut recipients = Vec::with_capacity(usize::from(count));
-        for number in 0..count {
-            let row = self.tree().get(keys::recipient(id, number))?;
-            let recipient =
-                row.and_then(|value| decode::<RecipientRow>(&value)).and_then(RecipientRow::restore);
+    pub fn recipients(&self, id: TrackingId, row: &SendRow) -> sled::Result<Vec<Recipient>> {
+        let mut recipients = Vec::with_capacity(usize::from(row.recipients));
+        for number in 0..row.recipients {
+            let found = match &row.only {
+                Some(only) => Some(only.clone()),
+                None => self.tree().get(keys::recipient(id, number))?.and_then(|value| decode(&value)),
+            };
             // Passing one over would give its place to the next.
             let damaged = || sled::Error::ReportableBug(format!("recipient {number} of {id} cannot be read"));
-            recipients.push(recipient.ok_or_else(damaged)?);
+            recipients.push(found.and_then(RecipientRow::restore).ok_or_else(damaged)?);
         }
         Ok(recipients)
     }
@@ -51,7 +51,7 @@ impl Projection {
             facts.extend(decode::<FactRow>(&fact?).map(Fact::from));
         }
         Ok(Some(Trail {
-            recipients: self.recipients(id, row.recipients)?,
+            recipients: self.recipients(id, &row)?,
             facts,
             attempts: row.attempts,
             due: row.due.map(Timestamp::from_millis),
@@ -96,8 +96,10 @@ impl Projection {
     }
 
     /// Whether this event was taken already.
-    pub fn knows_event(&self, upstream: &str, identity: &str, at: Timestamp) -> sled::Result<bool> {
-        self.tree().contains_key(keys::event(upstream, identity, at))
+    pub fn knows_event(&self, upstream: &str, event: &Event) -> sled::Result<bool> {
+        let rows = Overlay::new(self.tree());
+        let found = apply::find(&rows, event)?;
+        apply::is_known(&rows, upstream, event, found.as_ref())
     }
 
     /// The digest of the body that a webhook's token came with.
@@ -128,7 +130,8 @@ impl Projection {
 
     /// The send that an event belongs to.
     pub fn find(&self, event: &Event) -> sled::Result<Option<(TrackingId, Vec<u16>, Rung)>> {
-        super::apply::find(&Overlay::new(self.tree()), event)
+        let found = apply::find(&Overlay::new(self.tree()), event)?;
+        Ok(found.map(|found| (found.id, found.recipients, found.rung)))
     }
 
     fn indexed(&self, prefix: &[u8], limit: usize) -> sled::Result<Vec<TrackingId>> {
@@ -150,14 +153,4 @@ pub fn acceptance(send: &Send) -> Fact {
         rung: None::<Rung>,
         by_machine: false,
     }
-}
-
-/// The journal place that a key ends with.
-pub fn place_at_end(key: &[u8]) -> Option<Place> {
-    let bytes: [u8; 12] = key[key.len().checked_sub(12)?..].try_into().ok()?;
-    let (segment, offset) = bytes.split_at(4);
-    Some(Place {
-        segment: u32::from_be_bytes(segment.try_into().ok()?),
-        offset: u64::from_be_bytes(offset.try_into().ok()?),
-    })
 }

@@ -7,7 +7,7 @@ use crate::store::record::{EventV1, SendV1, StandingV1, WordsV1, kind_code, kind
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Version of everything in this file and in the keys.
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = 4;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SendRow {
@@ -20,9 +20,11 @@ pub struct SendRow {
     pub place: Place,
     /// Bytes of the message in the journal.
     pub body: u32,
+    /// The recipient, where there is one; several have rows of their own.
+    pub only: Option<RecipientRow>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RecipientRow {
     address: String,
     standing: StandingV1,
