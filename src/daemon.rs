@@ -4,6 +4,7 @@ use crate::admin::{self, Panel};
 use crate::clock::Clock;
 use crate::config::{Config, Upstream};
 use crate::id::Mint;
+use crate::logging::Progress;
 use crate::provider::Provider;
 use crate::queue::{Parts, Queue};
 use crate::smtp::Rules;
@@ -289,7 +290,11 @@ async fn open_store(data_dir: &Path, clock: Clock) -> Result<(Store, OpenReport)
     let mut left = LOCK_LOOKS;
     loop {
         let path = data_dir.to_owned();
-        let opened = tokio::task::spawn_blocking(move || Store::open(&path, clock)).await;
+        let opened = tokio::task::spawn_blocking(move || {
+            let mut progress = Progress::new("replaying the journal");
+            Store::open_watched(&path, clock, &mut |step| progress.show(step.done, step.total))
+        })
+        .await;
         match opened {
             Ok(Err(OpenError::Locked(_))) if left > 0 => left -= 1,
             Ok(opened) => return Ok(opened?),

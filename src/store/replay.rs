@@ -5,8 +5,8 @@ use super::journal::{self, Damage, Frame, Place, Segment};
 use super::record::{Kept, Record, UnknownRecord};
 use super::sled::Projection;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// The segments of a journal, ascending, each with where its records end as far as that is known.
 pub type Chain = Vec<(u32, Option<u64>)>;
@@ -92,30 +92,64 @@ pub fn replay(
         }
     }
     let total = segments.iter().filter_map(|(_, segment)| segment.as_ref()).map(Segment::length).sum();
-    let mut replay = Replay { projection, group: Vec::new(), report, progress, done: 0, total };
-    let mut end = 0;
-    for (number, segment) in segments {
-        let from =
-            position.filter(|position| position.segment == number).map_or(0, |position| position.offset);
-        end = match &segment {
-            Some(segment) => replay.segment(segment, from)?,
-            None => 0,
-        };
-        replay.flush(Place { segment: number, offset: end })?;
-    }
-    Ok(end)
+    std::thread::scope(|scope| {
+        let (groups, incoming) = sync_channel(AHEAD);
+        let applying = scope.spawn(move || apply(projection, incoming));
+        let mut reading =
+            Reading { groups, group: Vec::new(), damaged: Vec::new(), progress, done: 0, total };
+        let end = reading.segments(segments, position);
+        report.damaged.append(&mut reading.damaged);
+        drop(reading);
+        // sled panics on some damage.
+        let applied =
+            applying.join().map_err(|_| ReplayError::Projection("sled panicked on it".to_owned()))?;
+        report.replayed += applied.map_err(|error| ReplayError::Projection(error.to_string()))?;
+        end
+    })
 }
 
-struct Replay<'a> {
-    projection: &'a Projection,
+/// Records, and the place up to which the journal is applied with them.
+type Group = (Vec<Kept>, Place);
+
+/// Applies groups until there are no more; returns how many records they had.
+fn apply(projection: &Projection, groups: Receiver<Group>) -> ::sled::Result<u64> {
+    let mut records = 0;
+    for (group, position) in groups {
+        projection.apply(&group, position)?;
+        records += group.len() as u64;
+    }
+    Ok(records)
+}
+
+/// Reads the journal while what was read before is applied.
+struct Reading<'a> {
+    groups: SyncSender<Group>,
     group: Vec<Kept>,
-    report: &'a mut OpenReport,
+    damaged: Vec<(u32, u64, u64)>,
     progress: &'a mut dyn FnMut(Progress),
     done: u64,
     total: u64,
 }
 
-impl Replay<'_> {
+impl Reading<'_> {
+    /// Returns the end of the last one.
+    fn segments(
+        &mut self,
+        segments: Vec<(u32, Option<Segment>)>,
+        position: Option<Place>,
+    ) -> Result<u64, ReplayError> {
+        let mut end = 0;
+        for (number, segment) in segments {
+            let from = position.filter(|position| position.segment == number);
+            end = match &segment {
+                Some(segment) => self.segment(segment, from.map_or(0, |position| position.offset))?,
+                None => 0,
+            };
+            self.hand_over(Place { segment: number, offset: end })?;
+        }
+        Ok(end)
+    }
+
     fn segment(&mut self, segment: &Segment, from: u64) -> Result<u64, ReplayError> {
         let (mut damaged, mut stopped) = (Vec::new(), None);
         let start = self.done;
@@ -133,30 +167,25 @@ impl Replay<'_> {
         self.done = start + segment.length();
         for Damage { segment, at, bytes } in damaged {
             tracing::warn!(segment, at, bytes, "bytes of the journal are no record and are passed over");
-            self.report.damaged.push((segment, at, bytes));
+            self.damaged.push((segment, at, bytes));
         }
         Ok(scanned?)
     }
 
     fn frame(&mut self, frame: Frame) -> Result<(), ReplayError> {
         if self.group.len() >= GROUP {
-            self.flush(frame.place)?;
+            self.hand_over(frame.place)?;
         }
         let record = Record::decode(frame.kind, frame.version, &frame.head)?;
         self.group.push(Kept { record, place: frame.place, body: frame.body_length });
         Ok(())
     }
 
-    /// Applies the group; the journal is applied up to `position` then. sled panics on some damage.
-    fn flush(&mut self, position: Place) -> Result<(), ReplayError> {
-        let applied = catch_unwind(AssertUnwindSafe(|| self.projection.apply(&self.group, position)));
-        match applied {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(ReplayError::Projection(error.to_string())),
-            Err(_) => return Err(ReplayError::Projection("sled panicked on it".to_owned())),
-        }
-        self.report.replayed += self.group.len() as u64;
-        self.group.clear();
+    fn hand_over(&mut self, position: Place) -> Result<(), ReplayError> {
+        let group = std::mem::replace(&mut self.group, Vec::with_capacity(GROUP));
+        // The other side says itself why it ended.
+        let ended = |_| ReplayError::Projection("it takes nothing more".to_owned());
+        self.groups.send((group, position)).map_err(ended)?;
         (self.progress)(Progress { done: self.done, total: self.total });
         Ok(())
     }
@@ -168,3 +197,5 @@ pub fn is_unreadable(error: &io::Error) -> bool {
 
 /// Records applied in one batch.
 const GROUP: usize = 1000;
+/// Batches that are read ahead.
+const AHEAD: usize = 2;
