@@ -149,6 +149,7 @@ impl Daemon {
             let front = Front {
                 rules: Arc::new(rules(config, listener)),
                 limits: config.limits.clone(),
+                listener: listener.clone(),
                 accounts: accounts.clone(),
                 tls: acceptor.clone(),
                 store: self.store.clone(),
@@ -159,7 +160,7 @@ impl Daemon {
                 stopping: self.stopping.clone(),
             };
             let bind = |source| bind_error("the SMTP listener", listener.address)(source);
-            let door = Door::open(listener, front, crowd.clone()).map_err(bind)?;
+            let door = Door::open(front, crowd.clone()).map_err(bind)?;
             self.smtp.push(door.address().map_err(bind)?);
             doors.push(door);
         }

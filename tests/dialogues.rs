@@ -4,7 +4,7 @@
 //! replies), *line by line*, and *byte by byte*. Each time the messages at the server behind the relay, what the
 //! store holds, and what was logged are compared too: what a dialogue does not mention must not happen.
 //!
-//! The first lines of a file say `listener: guarded|open|closed` (see `support::relay::configuration`) and maybe
+//! The first lines of a file say `listener: guarded|open|closed|proxied` (see `support::relay::configuration`) and maybe
 //! `only: whole`. Then, in this order of talk:
 //!
 //! ```text
@@ -62,18 +62,29 @@ dialogues! {
     bare_line_ends
     before_login
     before_tls
+    chunks
+    chunks_refused
+    chunks_too_large
     dots
+    dsn
     hello_guarded
     hello_open
     international
+    mail_loop
     network_not_allowed
     no_header
+    not_smtp
+    nul
     odd_but_tolerated
     odoo_test_connection
     order
     overlong_line
     overlong_login
     pipelined_transactions
+    proxy_missing
+    proxy_not_allowed
+    proxy_v1
+    proxy_v2
     recipients_limit
     reset
     sender_not_allowed
@@ -87,6 +98,8 @@ dialogues! {
     starttls_injection
     syntax
     too_many_errors
+    xclient
+    xclient_refused
 }
 
 /// How the client's bytes are cut.
@@ -163,6 +176,7 @@ impl Dialogue {
             "guarded" => relay.guarded(),
             "open" => relay.open(),
             "closed" => relay.closed(),
+            "proxied" => relay.proxied(),
             other => panic!("no listener {other}"),
         };
         let stream = TcpStream::connect(address).await.unwrap();

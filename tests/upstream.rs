@@ -491,6 +491,8 @@ impl Scene {
             sender: "bounces@example.com".parse().ok(),
             body: BodyType::SevenBit,
             smtputf8: false,
+            dsn: Default::default(),
+            fingerprint: None,
             message_id: None,
             subject: number.to_string(),
             records: Vec::new(),

@@ -279,6 +279,8 @@ impl Scene {
             sender: "bounces@mg.example.com".parse().ok(),
             body: BodyType::SevenBit,
             smtputf8: false,
+            dsn: Default::default(),
+            fingerprint: None,
             message_id: MessageId::parse("1789387199.4711.mt0001@mg.example.com"),
             subject: String::new(),
             records: Vec::new(),

@@ -80,6 +80,8 @@ impl Traffic {
             sender: "bounces@example.com".parse().ok(),
             body: BodyType::EightBitMime,
             smtputf8: false,
+            dsn: Default::default(),
+            fingerprint: None,
             message_id: self.message_id(number),
             subject: format!("Quotation S{number:08} (Zażółć)"),
             records: record(number).into_iter().collect(),

@@ -3,7 +3,7 @@
 
 use super::{Context, Trouble, say, say_json, settings, stage, trace};
 use crate::admin::{self, TrailView};
-use crate::mail::{BodyType, Envelope, Mailbox};
+use crate::mail::{Envelope, Mailbox};
 use crate::provider::Provider;
 use crate::secret::Secret;
 use crate::smtp::Response;
@@ -83,8 +83,7 @@ async fn hand_in(connection: &mut Connection, number: usize, scene: &Scene) -> R
     let envelope = Envelope {
         sender: "bounce@example.com".parse().ok(),
         recipients: recipients.map_err(|error| failed(&error))?,
-        body: BodyType::SevenBit,
-        smtputf8: false,
+        ..Envelope::default()
     };
     let message = message(number, scene);
     let replies =

@@ -18,7 +18,18 @@ pub(super) fn read(mut section: Section<'_>, users: usize, claims: &mut Claims) 
     let authentication = section.one_of("auth", &AUTHENTICATION).unwrap_or(Authentication::Required);
     let allow = section.list("allow", "a network such as \"10.0.0.0/8\"", network);
     let allow = allow.unwrap_or_else(|| LOOPBACK.to_vec());
-    let listener = address.map(|address| Listener { address, tls, require_tls, authentication, allow });
+    let mut proxies =
+        |key| section.list(key, "a network such as \"10.0.0.0/8\"", network).unwrap_or_default();
+    let (proxy_protocol_from, xclient_from) = (proxies("proxy_protocol_from"), proxies("xclient_from"));
+    let listener = address.map(|address| Listener {
+        address,
+        tls,
+        require_tls,
+        authentication,
+        allow,
+        proxy_protocol_from,
+        xclient_from,
+    });
     let listener = listener.filter(|_| section.is_sound());
     if let Some(listener) = &listener {
         check(listener, users, &section);

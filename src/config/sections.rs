@@ -51,6 +51,10 @@ pub(super) fn limits(root: &mut Section<'_>) -> Limits {
             .duration("command_timeout", timeout.clone())
             .unwrap_or(usual.command_timeout),
         data_timeout: section.duration("data_timeout", timeout).unwrap_or(usual.data_timeout),
+        message_timeout: section.duration("message_timeout", MINUTE..=DAY).unwrap_or(usual.message_timeout),
+        session_timeout: section
+            .duration("session_timeout", MINUTE..=DAY * 30)
+            .unwrap_or(usual.session_timeout),
     };
     section.finish();
     limits
@@ -140,4 +144,5 @@ pub(super) fn unused<T>(section: &Section<'_>, key: &str, value: Option<T>) {
 const NOT_ACTED_ON: &str = "accepted, not acted on in this version";
 
 /// 24 hours.
+const MINUTE: Duration = Duration::from_secs(60);
 pub(super) const DAY: Duration = Duration::from_secs(86_400);

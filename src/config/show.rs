@@ -56,6 +56,8 @@ impl Page {
         self.bare("require_tls", listener.require_tls);
         self.text("auth", word(&AUTHENTICATION, &listener.authentication));
         self.texts("allow", &listener.allow);
+        self.texts("proxy_protocol_from", &listener.proxy_protocol_from);
+        self.texts("xclient_from", &listener.xclient_from);
     }
 
     fn user(&mut self, user: &User) {
@@ -79,6 +81,8 @@ impl Page {
         self.bare("connections_per_ip", limits.connections_per_ip);
         self.duration("command_timeout", limits.command_timeout);
         self.duration("data_timeout", limits.data_timeout);
+        self.duration("message_timeout", limits.message_timeout);
+        self.duration("session_timeout", limits.session_timeout);
     }
 
     fn upstream(&mut self, upstream: &Upstream) {

@@ -2,7 +2,7 @@ use super::{Fact, Recipient, Standing};
 use crate::clock::Timestamp;
 use crate::event::{Event, Words};
 use crate::id::TrackingId;
-use crate::mail::{BodyType, Mailbox, MessageId, Record};
+use crate::mail::{BodyType, Dsn, Mailbox, MessageId, Record};
 use std::net::IpAddr;
 
 /// One SMTP transaction that we took.
@@ -22,6 +22,8 @@ pub struct Send {
     pub body: BodyType,
     /// Whether the client asked for SMTPUTF8.
     pub smtputf8: bool,
+    /// What the client asked about reports.
+    pub dsn: Dsn,
     /// The Message-ID that it goes out with.
     pub message_id: Option<MessageId>,
     /// The subject, decoded and shortened.
@@ -32,6 +34,8 @@ pub struct Send {
     pub tags: Vec<String>,
     /// Bytes, our header lines included.
     pub size: u64,
+    /// What the same message has again, where duplicates are looked for: of its body, behind the header.
+    pub fingerprint: Option<u64>,
 }
 
 /// A send as it enters the store.

@@ -88,6 +88,11 @@ impl<'a> HeaderBlock<'a> {
         block
     }
 
+    /// The section as it stands.
+    pub fn bytes(&self) -> &'a [u8] {
+        &self.message[..self.end]
+    }
+
     /// Where the section ends: the blank line, or the first byte of a message without header.
     pub fn end(&self) -> usize {
         self.end

@@ -8,6 +8,6 @@ mod header;
 mod message_id;
 
 pub use address::{Mailbox, NotAMailbox};
-pub use envelope::{BodyType, Envelope};
+pub use envelope::{BodyType, Dsn, DsnRecipient, Envelope, Notify, Ret};
 pub use header::{Header, HeaderBlock, HeaderLine};
 pub use message_id::{MessageId, Record};

@@ -5,7 +5,7 @@ use crate::clock::Timestamp;
 use crate::event::Words;
 use crate::id::TrackingId;
 use crate::ledger::{Outcome, Settled, Standing};
-use crate::mail::Envelope;
+use crate::mail::{Dsn, Envelope};
 use crate::provider::Provider;
 use crate::smtp::{Capabilities, Response};
 use crate::store::{Job, Stored};
@@ -87,6 +87,7 @@ impl Attempt {
             recipients,
             body: job.send.body,
             smtputf8: job.send.smtputf8 || international,
+            dsn: Dsn::default(),
         };
         let stamps: String = provider.stamps(job.send.id).iter().map(|line| format!("{line}\r\n")).collect();
         Prepared::Ready(Box::new(Self {

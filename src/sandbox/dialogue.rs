@@ -95,11 +95,11 @@ impl Dialogue {
             Command::Auth { mechanism, initial } => self.auth(mechanism, initial),
             Command::Mail { .. } if matches!(self.phase, Phase::Mail(_)) => say("503 Nested MAIL command"),
             Command::Mail { size: Some(size), .. } if size > MESSAGE_SIZE => say(TOO_LARGE),
-            Command::Mail { sender, body, smtputf8, .. } => {
-                self.phase = Phase::Mail(Envelope { sender, recipients: Vec::new(), body, smtputf8 });
+            Command::Mail { envelope, .. } => {
+                self.phase = Phase::Mail(envelope);
                 say("250 Sender address accepted")
             }
-            Command::Rcpt(recipient) => self.recipient(recipient, memory),
+            Command::Rcpt { recipient, .. } => self.recipient(recipient, memory),
             Command::Data => self.data(memory),
             Command::Rset => {
                 self.phase = Phase::Idle;
@@ -107,6 +107,9 @@ impl Dialogue {
             }
             Command::Noop => say("250 OK"),
             Command::Vrfy => say("252 Cannot verify"),
+            Command::NotImplemented | Command::Bdat { .. } | Command::XClient(_) => {
+                say("502 Command not implemented")
+            }
             Command::Help => say("214 https://documentation.mailgun.com"),
             Command::Quit => Step::Close("221 See you later. Yours truly, Mailgun"),
         }
@@ -213,7 +216,7 @@ fn undecodable() -> Step {
 
 fn refusal(fault: Syntax) -> &'static str {
     match fault {
-        Syntax::Unknown => "500 Command not recognized",
+        Syntax::Unknown | Syntax::Foreign => "500 Command not recognized",
         Syntax::Arguments(_) => "501 Syntax error in parameters",
         Syntax::Sender => "501 Invalid sender address",
         Syntax::Recipient => "501 Invalid recipient address",

@@ -256,12 +256,7 @@ mod tests {
 
     fn story() -> Story {
         let recipient: crate::mail::Mailbox = "ada@example.net".parse().unwrap();
-        let envelope = Envelope {
-            sender: None,
-            recipients: vec![recipient.clone()],
-            body: Default::default(),
-            smtputf8: false,
-        };
+        let envelope = Envelope { recipients: vec![recipient.clone()], ..Envelope::default() };
         let facts = Facts::read(&envelope, MESSAGE, [127, 0, 0, 1].into(), "mg.example.com");
         let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         Story::new(Arc::new(facts), recipient, place)

@@ -135,7 +135,7 @@ mod tests {
 
     fn read(raw: &str) -> Facts {
         let sender = "bounces@mg.example.com".parse().ok();
-        let envelope = Envelope { sender, recipients: Vec::new(), body: Default::default(), smtputf8: false };
+        let envelope = Envelope { sender, ..Envelope::default() };
         Facts::read(&envelope, raw.replace('\n', "\r\n").as_bytes(), [127, 0, 0, 1].into(), "mg.example.com")
     }
 

@@ -1,6 +1,6 @@
 //! One command line of a client, parsed (RFC 5321 section 4.1).
 
-use crate::mail::{BodyType, Mailbox};
+use crate::mail::{BodyType, DsnRecipient, Envelope, Mailbox, Notify, Ret};
 
 /// A command with its arguments checked.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,25 +20,37 @@ pub enum Command<'a> {
     },
     /// MAIL FROM.
     Mail {
-        /// `None` for `<>`.
-        sender: Option<Mailbox>,
+        /// The sender and what was declared about the message.
+        envelope: Envelope,
         /// Bytes announced with SIZE= (RFC 1870).
         size: Option<u64>,
-        /// BODY= (RFC 6152).
-        body: BodyType,
-        /// SMTPUTF8 (RFC 6531).
-        smtputf8: bool,
     },
     /// RCPT TO.
-    Rcpt(Mailbox),
+    Rcpt {
+        /// To whom.
+        recipient: Mailbox,
+        /// NOTIFY= and ORCPT= (RFC 3461).
+        dsn: DsnRecipient,
+    },
     /// DATA.
     Data,
+    /// BDAT (RFC 3030): so many bytes of the message follow.
+    Bdat {
+        /// How many.
+        size: u64,
+        /// Whether they are the last.
+        last: bool,
+    },
+    /// XCLIENT: what a trusted proxy knows about the client, `NAME=value` pairs in xtext.
+    XClient(&'a str),
     /// RSET.
     Rset,
     /// NOOP.
     Noop,
-    /// VRFY or EXPN.
+    /// VRFY.
     Vrfy,
+    /// EXPN, TURN and others that we know and do not do.
+    NotImplemented,
     /// HELP.
     Help,
     /// QUIT.
@@ -69,6 +81,8 @@ pub enum Syntax {
     Parameter,
     /// A login mechanism that we do not have.
     Mechanism,
+    /// Another protocol's, such as HTTP: a browser was made to talk to us.
+    Foreign,
 }
 
 impl<'a> Command<'a> {
@@ -77,10 +91,15 @@ impl<'a> Command<'a> {
         let line = std::str::from_utf8(line).map_err(|_| Syntax::Unknown)?.trim_end_matches([' ', '\t']);
         let (verb, rest) = line.split_once([' ', '\t']).unwrap_or((line, ""));
         let rest = rest.trim_start();
-        match verb.len() {
+        let parsed = match verb.len() {
             4 => Self::parse_short(verb, rest),
             8 if verb.eq_ignore_ascii_case("STARTTLS") => alone(Self::StartTls, rest),
+            7 if verb.eq_ignore_ascii_case("XCLIENT") => Ok(Self::XClient(rest)),
             _ => Err(Syntax::Unknown),
+        };
+        match parsed {
+            Err(Syntax::Unknown) if FOREIGN.contains(&verb) && rest.contains("HTTP/") => Err(Syntax::Foreign),
+            parsed => parsed,
         }
     }
 
@@ -98,12 +117,16 @@ impl<'a> Command<'a> {
             name(rest).map(Self::Helo)
         } else if is("AUTH") {
             auth(rest)
+        } else if is("BDAT") {
+            bdat(rest)
         } else if is("RSET") {
             alone(Self::Rset, rest)
         } else if is("NOOP") {
             Ok(Self::Noop)
-        } else if is("VRFY") || is("EXPN") {
+        } else if is("VRFY") {
             Ok(Self::Vrfy)
+        } else if ["EXPN", "TURN", "SEND", "SOML", "SAML", "ETRN"].into_iter().any(is) {
+            Ok(Self::NotImplemented)
         } else if is("HELP") {
             Ok(Self::Help)
         } else if is("QUIT") {
@@ -146,35 +169,116 @@ fn mail(rest: &str) -> Result<Command<'_>, Syntax> {
         "" => None,
         address => Some(address.parse().map_err(|_| Syntax::Sender)?),
     };
-    let (mut size, mut body, mut smtputf8) = (None, BodyType::SevenBit, false);
-    for parameter in parameters.split_ascii_whitespace() {
-        let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        if key.eq_ignore_ascii_case("SIZE") {
-            size = Some(value.parse().map_err(|_| Syntax::Arguments("SIZE= takes a number of bytes"))?);
-        } else if key.eq_ignore_ascii_case("BODY") {
-            body = match value {
-                v if v.eq_ignore_ascii_case("7BIT") => BodyType::SevenBit,
-                v if v.eq_ignore_ascii_case("8BITMIME") => BodyType::EightBitMime,
-                _ => return Err(Syntax::Arguments("BODY= takes 7BIT or 8BITMIME")),
-            };
-        } else if key.eq_ignore_ascii_case("SMTPUTF8") && value.is_empty() {
-            smtputf8 = true;
-        } else if !key.eq_ignore_ascii_case("AUTH") {
+    let mut envelope = Envelope { sender, ..Envelope::default() };
+    let (mut size, mut body) = (None, None);
+    for (key, value) in pairs(parameters) {
+        let is = |word| key.eq_ignore_ascii_case(word);
+        if is("SIZE") {
+            let bytes = value.parse().map_err(|_| Syntax::Arguments("SIZE= takes a number of bytes"))?;
+            once(&mut size, bytes)?;
+        } else if is("BODY") {
+            once(&mut body, body_type(value)?)?;
+        } else if is("SMTPUTF8") && value.is_empty() {
+            envelope.smtputf8 = true;
+        } else if is("RET") {
+            once(&mut envelope.dsn.ret, ret(value)?)?;
+        } else if is("ENVID") {
+            let why = "ENVID= takes up to 100 printable characters, others as +XX";
+            once(&mut envelope.dsn.envid, xtext(value, 100, why)?)?;
+        } else if !is("AUTH") {
             // AUTH= (RFC 4954 section 5) is read and means nothing to us.
             return Err(Syntax::Parameter);
         }
     }
-    Ok(Command::Mail { sender, size, body, smtputf8 })
+    envelope.body = body.unwrap_or_default();
+    Ok(Command::Mail { envelope, size })
 }
 
 fn rcpt(rest: &str) -> Result<Command<'_>, Syntax> {
     let (path, parameters) = path(rest, "TO:")
         .ok_or(Syntax::Arguments("Write RCPT TO:<address>"))?
         .map_err(|()| Syntax::Recipient)?;
-    if !parameters.is_empty() {
-        return Err(Syntax::Parameter);
+    let recipient = path.parse().map_err(|_| Syntax::Recipient)?;
+    let mut dsn = DsnRecipient::default();
+    for (key, value) in pairs(parameters) {
+        if key.eq_ignore_ascii_case("NOTIFY") {
+            once(&mut dsn.notify, notify(value)?)?;
+        } else if key.eq_ignore_ascii_case("ORCPT") {
+            let why = "ORCPT= takes a type, a semicolon and an address";
+            if !value.split_once(';').is_some_and(|(kind, address)| !kind.is_empty() && !address.is_empty()) {
+                return Err(Syntax::Arguments(why));
+            }
+            once(&mut dsn.orcpt, xtext(value, 500, why)?)?;
+        } else {
+            return Err(Syntax::Parameter);
+        }
     }
-    path.parse().map(Command::Rcpt).map_err(|_| Syntax::Recipient)
+    Ok(Command::Rcpt { recipient, dsn })
+}
+
+fn bdat(rest: &str) -> Result<Command<'_>, Syntax> {
+    let (size, last) = rest.split_once(' ').map_or((rest, ""), |(size, last)| (size, last.trim_start()));
+    let why = Syntax::Arguments("Write BDAT and a number of bytes, behind the last of them LAST");
+    let digits = !size.is_empty() && size.bytes().all(|byte| byte.is_ascii_digit());
+    let last_is_fine = last.is_empty() || last.eq_ignore_ascii_case("LAST");
+    let size = size.parse().ok().filter(|_| digits && last_is_fine).ok_or(why)?;
+    Ok(Command::Bdat { size, last: !last.is_empty() })
+}
+
+/// The parameters of MAIL and RCPT: `KEY=value` or `KEY`.
+fn pairs(parameters: &str) -> impl Iterator<Item = (&str, &str)> {
+    parameters.split_ascii_whitespace().map(|parameter| parameter.split_once('=').unwrap_or((parameter, "")))
+}
+
+/// Sets what may be given only once.
+fn once<T>(place: &mut Option<T>, value: T) -> Result<(), Syntax> {
+    match place.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(Syntax::Arguments("A parameter is given twice")),
+    }
+}
+
+fn body_type(value: &str) -> Result<BodyType, Syntax> {
+    match value {
+        v if v.eq_ignore_ascii_case("7BIT") => Ok(BodyType::SevenBit),
+        v if v.eq_ignore_ascii_case("8BITMIME") => Ok(BodyType::EightBitMime),
+        _ => Err(Syntax::Arguments("BODY= takes 7BIT or 8BITMIME")),
+    }
+}
+
+fn ret(value: &str) -> Result<Ret, Syntax> {
+    match value {
+        v if v.eq_ignore_ascii_case("FULL") => Ok(Ret::Full),
+        v if v.eq_ignore_ascii_case("HDRS") => Ok(Ret::Headers),
+        _ => Err(Syntax::Arguments("RET= takes FULL or HDRS")),
+    }
+}
+
+fn notify(value: &str) -> Result<Notify, Syntax> {
+    let mut notify = Notify::default();
+    if value.eq_ignore_ascii_case("NEVER") {
+        return Ok(notify);
+    }
+    for word in value.split(',') {
+        match word {
+            w if w.eq_ignore_ascii_case("SUCCESS") => notify.success = true,
+            w if w.eq_ignore_ascii_case("FAILURE") => notify.failure = true,
+            w if w.eq_ignore_ascii_case("DELAY") => notify.delay = true,
+            _ => return Err(Syntax::Arguments("NOTIFY= takes NEVER, or SUCCESS, FAILURE and DELAY")),
+        }
+    }
+    Ok(notify)
+}
+
+/// A text of at most `limit` bytes in the form of RFC 3461 section 4, or of RFC 6533 for addresses in UTF-8.
+fn xtext(value: &str, limit: usize, why: &'static str) -> Result<Box<str>, Syntax> {
+    let mut rest = value.bytes();
+    let mut fine = !value.is_empty() && value.len() <= limit && !value.contains(char::is_control);
+    while let Some(byte) = rest.next() {
+        let hex = |digit: Option<u8>| digit.is_some_and(|digit| matches!(digit, b'0'..=b'9' | b'A'..=b'F'));
+        fine &= byte != b'=' && (byte != b'+' || (hex(rest.next()) && hex(rest.next())));
+    }
+    if fine { Ok(value.into()) } else { Err(Syntax::Arguments(why)) }
 }
 
 /// Splits `FROM:<path> parameters` into path and parameters. A blank behind the colon and missing brackets are
@@ -209,28 +313,33 @@ fn closing_bracket(inner: &str) -> Option<usize> {
     })
 }
 
+/// The verbs that browsers and other HTTP clients begin with.
+const FOREIGN: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "OPTIONS", "CONNECT"];
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mail::Dsn;
 
     #[test]
     fn what_odoo_sends_is_understood() {
         assert_eq!(Command::parse(b"ehlo [127.0.0.1]"), Ok(Command::Ehlo("[127.0.0.1]")));
-        let Ok(Command::Mail { sender: Some(sender), size, .. }) =
+        let Ok(Command::Mail { envelope: Envelope { sender: Some(sender), .. }, size }) =
             Command::parse(b"mail FROM:<bounce@example.com> size=4786")
         else {
             panic!()
         };
         assert_eq!((sender.as_str(), size), ("bounce@example.com", Some(4786)));
-        assert_eq!(
-            Command::parse(b"rcpt TO:<a@example.org>"),
-            Ok(Command::Rcpt("a@example.org".parse().unwrap()))
-        );
+        let (recipient, dsn) = ("a@example.org".parse().unwrap(), DsnRecipient::default());
+        assert_eq!(Command::parse(b"rcpt TO:<a@example.org>"), Ok(Command::Rcpt { recipient, dsn }));
         let utf8 = Command::parse("mail FROM:<jiří@example.com> SMTPUTF8 BODY=8BITMIME".as_bytes());
-        assert!(matches!(
-            utf8,
-            Ok(Command::Mail { smtputf8: true, body: BodyType::EightBitMime, size: None, .. })
-        ));
+        let expected = Envelope {
+            sender: "jiří@example.com".parse().ok(),
+            body: BodyType::EightBitMime,
+            smtputf8: true,
+            ..Envelope::default()
+        };
+        assert_eq!(utf8, Ok(Command::Mail { envelope: expected, size: None }));
     }
 
     #[test]
@@ -238,10 +347,13 @@ mod tests {
         for line in
             ["MAIL FROM: <a@b.c>", "mail from:a@b.c", "MAIL FROM: a@b.c SIZE=1", "MAIL FROM:<@x,@y:a@b.c>"]
         {
-            let Ok(Command::Mail { sender, .. }) = Command::parse(line.as_bytes()) else { panic!("{line}") };
-            assert_eq!(sender.map(|s| s.to_string()), Some("a@b.c".into()), "{line}");
+            let Ok(Command::Mail { envelope, .. }) = Command::parse(line.as_bytes()) else {
+                panic!("{line}")
+            };
+            assert_eq!(envelope.sender.map(|s| s.to_string()), Some("a@b.c".into()), "{line}");
         }
-        assert!(matches!(Command::parse(b"MAIL FROM:<>"), Ok(Command::Mail { sender: None, .. })));
+        let empty = Command::Mail { envelope: Envelope::default(), size: None };
+        assert_eq!(Command::parse(b"MAIL FROM:<>"), Ok(empty));
         assert!(Command::parse(b"RCPT TO:<\"a>b\"@c.d>").is_ok());
     }
 
@@ -249,9 +361,13 @@ mod tests {
     fn bad_lines_say_why() {
         for (line, why) in [
             (&b""[..], Syntax::Unknown),
-            (b"GET / HTTP/1.1", Syntax::Unknown),
+            (b"GET", Syntax::Unknown),
+            (b"GET / HTTP/1.1", Syntax::Foreign),
+            (b"POST / HTTP/1.1", Syntax::Foreign),
+            (b"CONNECT a:25 HTTP/1.1", Syntax::Foreign),
             (b"\xff\xfe", Syntax::Unknown),
             (b"MAIL FROM:<a@b.c> NOTIFY=NEVER", Syntax::Parameter),
+            (b"RCPT TO:<a@b.c> RET=FULL", Syntax::Parameter),
             (b"MAIL FROM:<a b@c>", Syntax::Sender),
             (b"MAIL FROM:<a@b.c", Syntax::Sender),
             (b"MAIL FROM:<a@b.c>SIZE=1", Syntax::Sender),
@@ -261,10 +377,54 @@ mod tests {
         ] {
             assert_eq!(Command::parse(line), Err(why), "{:?}", String::from_utf8_lossy(line));
         }
-        for line in
-            ["DATA now", "EHLO", "EHLO a b", "MAIL TO:<a@b.c>", "RCPT <a@b.c>", "MAIL FROM:<a@b.c> SIZE=x"]
-        {
+        for line in [
+            "DATA now",
+            "EHLO",
+            "EHLO a b",
+            "MAIL TO:<a@b.c>",
+            "RCPT <a@b.c>",
+            "MAIL FROM:<a@b.c> SIZE=x",
+            "MAIL FROM:<a@b.c> SIZE=1 SIZE=1",
+            "MAIL FROM:<a@b.c> RET=NONE",
+            "MAIL FROM:<a@b.c> ENVID=a+1",
+            "RCPT TO:<a@b.c> NOTIFY=",
+            "RCPT TO:<a@b.c> NOTIFY=NEVER,DELAY",
+            "RCPT TO:<a@b.c> ORCPT=a@b.c",
+            "RCPT TO:<a@b.c> ORCPT=rfc822;a=b",
+            "BDAT",
+            "BDAT +1",
+            "BDAT -1",
+            "BDAT 1 FIRST",
+            "BDAT 99999999999999999999",
+        ] {
             assert!(matches!(Command::parse(line.as_bytes()), Err(Syntax::Arguments(_))), "{line}");
+        }
+    }
+
+    #[test]
+    fn reports_are_asked_for() {
+        let mail = Command::parse(b"MAIL FROM:<a@b.c> RET=hdrs ENVID=QQ+2B314159");
+        let Ok(Command::Mail { envelope, .. }) = mail else { panic!("{mail:?}") };
+        let dsn = Dsn { ret: Some(Ret::Headers), envid: Some("QQ+2B314159".into()), recipients: Vec::new() };
+        assert_eq!(envelope.dsn, dsn);
+        for (text, notify) in [
+            ("never", Notify::default()),
+            ("SUCCESS,delay", Notify { success: true, failure: false, delay: true }),
+            ("FAILURE", Notify { failure: true, ..Notify::default() }),
+        ] {
+            let line = format!("RCPT TO:<a@b.c> NOTIFY={text} ORCPT=rfc822;a+2Bx@d.e");
+            let dsn = DsnRecipient { notify: Some(notify), orcpt: Some("rfc822;a+2Bx@d.e".into()) };
+            let expected = Command::Rcpt { recipient: "a@b.c".parse().unwrap(), dsn };
+            assert_eq!(Command::parse(line.as_bytes()), Ok(expected), "{line}");
+        }
+    }
+
+    #[test]
+    fn chunks_are_announced() {
+        for (line, size, last) in
+            [("BDAT 0 LAST", 0, true), ("bdat 1000", 1000, false), ("BDAT 1 last ", 1, true)]
+        {
+            assert_eq!(Command::parse(line.as_bytes()), Ok(Command::Bdat { size, last }), "{line}");
         }
     }
 }

@@ -9,6 +9,8 @@ use memchr::{memchr2, memmem};
 /// Takes the dots out of a message as it arrives, in pieces of any size.
 #[derive(Debug)]
 pub struct Decoder {
+    /// Whether lines that begin with a dot are special.
+    dots: bool,
     at: At,
     limit: u64,
     taken: u64,
@@ -33,9 +35,22 @@ enum At {
 }
 
 impl Decoder {
-    /// A decoder that keeps at most `limit` bytes; what is over is read and dropped.
+    /// A decoder of DATA that keeps at most `limit` bytes; what is over is read and dropped.
     pub fn new(limit: u64) -> Self {
-        Self { at: At::LineStart { after_crlf: true }, limit, taken: 0 }
+        Self { dots: true, at: At::LineStart { after_crlf: true }, limit, taken: 0 }
+    }
+
+    /// The same for BDAT (RFC 3030): only its caller knows the end, and says so with [`Decoder::finish`].
+    pub fn of_chunks(limit: u64) -> Self {
+        Self { dots: false, ..Self::new(limit) }
+    }
+
+    /// The chunks are over; a last line without an end gets one.
+    pub fn finish(&mut self, out: &mut Vec<u8>) {
+        if !matches!(self.at, At::LineStart { .. }) {
+            self.keep(b"\r\n", out);
+            self.at = At::LineStart { after_crlf: true };
+        }
     }
 
     /// Whether the message is larger than the limit.
@@ -49,7 +64,10 @@ impl Decoder {
         while index < piece.len() {
             let in_text = match self.at {
                 At::Text => true,
-                At::LineStart { .. } => !matches!(piece[index], b'.' | b'\r' | b'\n'),
+                At::LineStart { .. } => match piece[index] {
+                    b'.' => !self.dots,
+                    byte => byte != b'\r' && byte != b'\n',
+                },
                 _ => false,
             };
             if in_text {
@@ -81,7 +99,7 @@ impl Decoder {
     /// One byte where it matters; true at the end of the data.
     fn step(&mut self, byte: u8, out: &mut Vec<u8>) -> bool {
         self.at = match (self.at, byte) {
-            (At::LineStart { after_crlf }, b'.') => At::Dot { after_crlf },
+            (At::LineStart { after_crlf }, b'.') if self.dots => At::Dot { after_crlf },
             (At::DotCr { after_crlf: true }, b'\n') => return true,
             (At::DotCr { after_crlf: false }, b'\n') => {
                 self.keep(b".\r\n", out);
@@ -193,6 +211,26 @@ mod tests {
         check("\r\n.\r\n", Some(("\r\n", 0)));
         check("a\r\n.", None);
         check("a\r\n.\r", None);
+    }
+
+    #[test]
+    fn chunks_have_no_dots_and_end_where_they_end() {
+        for (input, expected) in [
+            ("..a\r\n.\r\nb\r\n", "..a\r\n.\r\nb\r\n"),
+            ("a\n.\rb", "a\r\n.\r\nb\r\n"),
+            ("a\r", "a\r\n"),
+            (".", ".\r\n"),
+            ("", ""),
+        ] {
+            for size in [1, 2, 3, 1000] {
+                let (mut decoder, mut out) = (Decoder::of_chunks(1000), Vec::new());
+                for piece in input.as_bytes().chunks(size) {
+                    assert_eq!(decoder.feed(piece, &mut out), Fed::All);
+                }
+                decoder.finish(&mut out);
+                assert_eq!(String::from_utf8(out).unwrap(), expected, "{input:?} in pieces of {size}");
+            }
+        }
     }
 
     #[test]

@@ -13,10 +13,14 @@ pub struct Limits {
     pub connections: usize,
     /// Sessions at once from one address. Default 200, 1 to 100,000.
     pub connections_per_ip: usize,
-    /// Longest pause before a command. Default 10 min, 10 s to 1 day: Odoo pauses for minutes between messages.
+    /// Longest time before a command is complete. Default 10 min, 10 s to 1 day: Odoo pauses for minutes between messages.
     pub command_timeout: Duration,
     /// Longest pause inside a message. Default 5 min, 10 s to 1 day.
     pub data_timeout: Duration,
+    /// Longest time that one message may take. Default 1 h, 1 min to 1 day.
+    pub message_timeout: Duration,
+    /// Age at which a session ends, between two messages. Default 1 day, 1 min to 30 days.
+    pub session_timeout: Duration,
 }
 
 impl Limits {
@@ -24,6 +28,9 @@ impl Limits {
     pub const COMMAND_LINE: usize = 12_288;
     /// Commands that may fail before a session ends with 421.
     pub const ERRORS: u32 = 50;
+    /// Commands without a message between them before a session ends with 421. Clients that keep a session open say
+    /// NOOP every few seconds.
+    pub const COMMANDS: u32 = 1000;
 }
 
 impl Default for Limits {
@@ -35,6 +42,8 @@ impl Default for Limits {
             connections_per_ip: 200,
             command_timeout: Duration::from_secs(600),
             data_timeout: Duration::from_secs(300),
+            message_timeout: Duration::from_secs(3600),
+            session_timeout: Duration::from_secs(86_400),
         }
     }
 }

@@ -15,4 +15,4 @@ pub use data::{Decoder, Encoder, Fed};
 pub use limits::Limits;
 pub use reply::Reply;
 pub use response::{Capabilities, Response, ResponseReader, Unreadable};
-pub use session::{Account, Authentication, Credentials, Greeting, Rules, Session, Step};
+pub use session::{Account, Authentication, Credentials, Greeting, Introduction, Rules, Session, Step};

@@ -34,12 +34,20 @@ pub enum Reply {
     LoggedIn,
     /// The next part of a login; the text is base64.
     Continue(&'static str),
+    /// A chunk of a message is taken (RFC 3030).
+    ChunkOk,
     /// VRFY.
     CannotVerify,
     /// HELP.
     Help,
     /// QUIT.
     Bye,
+    /// Another protocol's words.
+    NotSmtp,
+    /// More commands without a mail than anybody needs.
+    TooManyCommands,
+    /// The session has lasted long enough.
+    SessionTooLong,
     /// Too many sessions.
     TooManyConnections,
     /// The peer may not connect.
@@ -56,6 +64,10 @@ pub enum Reply {
     LocalError,
     /// Not a command we know.
     UnknownCommand,
+    /// A command that we know and do not do.
+    NotImplemented,
+    /// A command for trusted proxies only.
+    NotTrusted,
     /// A command without the parameters it needs, or with bad ones.
     BadParameters(&'static str),
     /// The address cannot be read.
@@ -102,6 +114,10 @@ pub enum Reply {
     },
     /// The address needs SMTPUTF8.
     NeedsSmtpUtf8,
+    /// The message has been here before, or passed too many servers (RFC 5321 section 6.3).
+    Loop,
+    /// The message is not in a form that can be passed on; why.
+    BadMessage(&'static str),
 }
 
 impl Reply {
@@ -150,11 +166,15 @@ impl Reply {
             Self::StartTls => (220, "2.0.0", "Ready to start TLS"),
             Self::LoggedIn => (235, "2.7.0", "Authentication successful"),
             Self::Continue(prompt) => (334, "", prompt),
+            Self::ChunkOk => (250, "2.0.0", "Chunk OK"),
             Self::CannotVerify => (252, "2.5.0", "Send the message, its delivery will be tried"),
             Self::Help => {
-                (214, "2.0.0", "RFC 5321: EHLO STARTTLS AUTH MAIL RCPT DATA RSET NOOP VRFY HELP QUIT")
+                (214, "2.0.0", "RFC 5321: EHLO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT")
             }
             Self::Bye => (221, "2.0.0", "Bye"),
+            Self::NotSmtp => (421, "4.7.0", "This is SMTP, closing"),
+            Self::TooManyCommands => (421, "4.7.0", "Too many commands without a message, closing"),
+            Self::SessionTooLong => (421, "4.4.2", "This session has lasted long enough, connect again"),
             Self::TooManyConnections => (421, "4.7.0", "Too many connections, try again later"),
             Self::NotAllowed => (554, "5.7.1", "Connections from your address are not allowed"),
             Self::TimedOut => (421, "4.4.2", "Nothing heard for too long, closing"),
@@ -163,6 +183,8 @@ impl Reply {
             Self::StoreFull => (452, "4.3.1", "The message cannot be stored now, try again later"),
             Self::LocalError => (451, "4.3.0", "The message cannot be taken now, try again later"),
             Self::UnknownCommand => (500, "5.5.2", "Command not recognised"),
+            Self::NotImplemented => (502, "5.5.1", "This command is not implemented"),
+            Self::NotTrusted => (550, "5.7.0", "This command is not allowed from your address"),
             Self::BadParameters(text) => (501, "5.5.4", text),
             Self::BadSender => (553, "5.1.7", "The sender's address cannot be read"),
             Self::BadRecipient => (553, "5.1.3", "The recipient's address cannot be read"),
@@ -186,6 +208,10 @@ impl Reply {
             }
             Self::TooLarge { .. } | Self::HeaderTooLarge { .. } => (552, "5.3.4", ""),
             Self::NeedsSmtpUtf8 => (553, "5.6.7", "This address needs SMTPUTF8"),
+            Self::Loop => {
+                (554, "5.4.6", "The message runs in a loop: it has been here, or passed too many servers")
+            }
+            Self::BadMessage(text) => (554, "5.6.0", text),
         }
     }
 }

@@ -4,10 +4,11 @@
 //! of the methods named there.
 
 use super::{Command, Limits, Mechanism, Reply, Syntax};
-use crate::mail::{BodyType, Envelope, Mailbox};
+use crate::mail::{DsnRecipient, Envelope, Mailbox};
 use crate::secret::Secret;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What one listener asks of its clients.
@@ -69,8 +70,29 @@ pub enum Step {
     Authenticate(Credentials),
     /// Say this, then read a message for [`Session::take_envelope`].
     Receive(Reply),
+    /// Read a chunk: a part of the message, after the last for [`Session::take_envelope`]; or read and drop it, and
+    /// say why.
+    Chunk {
+        /// Bytes that follow.
+        size: u64,
+        /// Whether the message ends with them.
+        last: bool,
+        /// Why they are dropped.
+        refused: Option<Reply>,
+    },
+    /// A trusted proxy says whose connection this is; tell [`Session::introduced`].
+    Introduce(Introduction),
     /// Say this and close.
     Close(Reply),
+}
+
+/// What a trusted proxy says about its client (XCLIENT); what it does not know is not there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Introduction {
+    /// Where the client is.
+    pub address: Option<IpAddr>,
+    /// The user that the proxy has logged in.
+    pub user: Option<String>,
 }
 
 /// The state of one session.
@@ -81,7 +103,13 @@ pub struct Session {
     account: Option<Arc<Account>>,
     greeting: Option<Greeting>,
     phase: Phase,
+    /// Whether the peer may introduce others. Once it did, and the client's EHLO follows, it may not any more: from
+    /// there on it may pass through whatever the client says.
+    trusted: bool,
+    introduced: bool,
     errors: u32,
+    /// Commands since the last message.
+    commands: u32,
 }
 
 /// How the client introduced itself.
@@ -98,6 +126,8 @@ enum Phase {
     Idle,
     LoggingIn(Login),
     Mail(Envelope),
+    /// Within a message that comes in chunks.
+    Chunks(Envelope),
 }
 
 #[derive(Debug)]
@@ -108,14 +138,29 @@ enum Login {
 }
 
 impl Session {
-    /// A new session; `secured` where TLS came first.
-    pub fn new(rules: Arc<Rules>, secured: bool) -> Self {
-        Self { rules, secured, account: None, greeting: None, phase: Phase::Idle, errors: 0 }
+    /// A new session; `secured` where TLS came first, `trusted` where the peer may introduce others.
+    pub fn new(rules: Arc<Rules>, secured: bool, trusted: bool) -> Self {
+        Self {
+            rules,
+            secured,
+            account: None,
+            greeting: None,
+            phase: Phase::Idle,
+            trusted,
+            introduced: false,
+            errors: 0,
+            commands: 0,
+        }
     }
 
     /// What to say first.
     pub fn greeting(&self) -> Reply {
         Reply::Ready { hostname: self.rules.hostname.clone() }
+    }
+
+    /// Whether a message is on its way in, in chunks.
+    pub fn is_in_chunks(&self) -> bool {
+        matches!(self.phase, Phase::Chunks(_))
     }
 
     /// Whether a mail transaction or a login is open.
@@ -147,7 +192,16 @@ impl Session {
 
     /// TLS is on: everything said before is forgotten (RFC 3207 section 4.2).
     pub fn secured(&mut self) {
-        *self = Self { errors: self.errors, ..Self::new(self.rules.clone(), true) };
+        let fresh = Self::new(self.rules.clone(), true, self.trusted && !self.introduced);
+        *self = Self { errors: self.errors, commands: self.commands, ..fresh };
+    }
+
+    /// Whose connection it is has been taken note of; it begins anew.
+    pub fn introduced(&mut self, account: Option<Arc<Account>>) -> Reply {
+        let account = account.or(self.account.take());
+        let fresh = Self::new(self.rules.clone(), self.secured, self.trusted);
+        *self = Self { account, introduced: true, errors: self.errors, commands: self.commands, ..fresh };
+        self.greeting()
     }
 
     /// The credentials were right.
@@ -156,27 +210,32 @@ impl Session {
         Reply::LoggedIn
     }
 
-    /// A message was kept: errors before it are forgiven, as long sessions have some.
+    /// A message was kept: what came before it is forgiven, as long sessions have some errors.
     pub fn kept(&mut self) {
-        self.errors = 0;
+        (self.errors, self.commands) = (0, 0);
     }
 
     /// The envelope of the message that was read; the transaction is over.
     pub fn take_envelope(&mut self) -> Option<Envelope> {
         match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Mail(envelope) => Some(envelope),
+            Phase::Mail(envelope) | Phase::Chunks(envelope) => Some(envelope),
             _ => None,
         }
     }
 
     /// Takes one line without its line end.
     pub fn line(&mut self, line: &[u8]) -> Step {
+        self.commands += 1;
+        if self.commands > Limits::COMMANDS {
+            return Step::Close(Reply::TooManyCommands);
+        }
         let step = match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::LoggingIn(login) => self.login(login, line),
             phase => {
                 self.phase = phase;
                 match Command::parse(line) {
                     Ok(command) => self.command(command),
+                    Err(Syntax::Foreign) => Step::Close(Reply::NotSmtp),
                     Err(syntax) => Step::Reply(self.syntax(syntax)),
                 }
             }
@@ -209,17 +268,20 @@ impl Session {
             Command::StartTls if !self.rules.starttls || self.secured => Step::Reply(Reply::TlsNotOffered),
             Command::StartTls => Step::StartTls(Reply::StartTls),
             Command::Auth { mechanism, initial } => self.auth(mechanism, initial),
-            Command::Mail { sender, size, body, smtputf8 } => {
-                Step::Reply(self.mail(sender, size, body, smtputf8).unwrap_or_else(|refusal| refusal))
+            Command::Mail { envelope, size } => {
+                Step::Reply(self.mail(envelope, size).unwrap_or_else(|refusal| refusal))
             }
-            Command::Rcpt(recipient) => Step::Reply(self.rcpt(recipient)),
+            Command::Rcpt { recipient, dsn } => Step::Reply(self.rcpt(recipient, dsn)),
             Command::Data => self.data(),
+            Command::Bdat { size, last } => self.chunk(size, last),
+            Command::XClient(attributes) => self.introduce(attributes),
             Command::Rset => {
                 self.phase = Phase::Idle;
                 Step::Reply(Reply::Ok)
             }
             Command::Noop => Step::Reply(Reply::Ok),
             Command::Vrfy => Step::Reply(Reply::CannotVerify),
+            Command::NotImplemented => Step::Reply(Reply::NotImplemented),
             Command::Help => Step::Reply(Reply::Help),
             Command::Quit => Step::Close(Reply::Bye),
         }
@@ -227,7 +289,7 @@ impl Session {
 
     fn syntax(&self, syntax: Syntax) -> Reply {
         match syntax {
-            Syntax::Unknown => Reply::UnknownCommand,
+            Syntax::Unknown | Syntax::Foreign => Reply::UnknownCommand,
             Syntax::Arguments(text) => Reply::BadParameters(text),
             Syntax::Sender => Reply::BadSender,
             Syntax::Recipient => Reply::BadRecipient,
@@ -238,6 +300,7 @@ impl Session {
 
     fn hello(&mut self, name: &str, extended: bool) -> Reply {
         self.phase = Phase::Idle;
+        self.trusted &= !self.introduced;
         self.greeting = Some(Greeting { name: name.to_owned(), extended });
         let extensions = if extended { self.extensions() } else { Vec::new() };
         Reply::Hello { hostname: self.rules.hostname.clone(), extensions }
@@ -251,7 +314,12 @@ impl Session {
         if self.may_log_in() {
             extensions.push("AUTH PLAIN LOGIN".to_owned());
         }
-        extensions.extend(["ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8"].map(str::to_owned));
+        extensions
+            .extend(["ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8", "CHUNKING", "DSN"].map(str::to_owned));
+        extensions.push(format!("LIMITS RCPTMAX={}", self.rules.recipients));
+        if self.trusted {
+            extensions.push("XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT".to_owned());
+        }
         extensions
     }
 
@@ -268,7 +336,7 @@ impl Session {
             Some(Reply::BadSequence("Say EHLO first"))
         } else if self.account.is_some() {
             Some(Reply::BadSequence("You are logged in already"))
-        } else if matches!(self.phase, Phase::Mail(_)) {
+        } else if self.is_in_transaction() {
             Some(Reply::BadSequence("Not within a mail transaction"))
         } else {
             None
@@ -315,14 +383,8 @@ impl Session {
         }
     }
 
-    fn mail(
-        &mut self,
-        sender: Option<Mailbox>,
-        size: Option<u64>,
-        body: BodyType,
-        smtputf8: bool,
-    ) -> Result<Reply, Reply> {
-        if matches!(self.phase, Phase::Mail(_)) {
+    fn mail(&mut self, envelope: Envelope, size: Option<u64>) -> Result<Reply, Reply> {
+        if self.is_in_transaction() {
             return Err(Reply::BadSequence("A transaction is open: RSET first"));
         }
         if self.rules.require_tls && !self.secured {
@@ -337,10 +399,10 @@ impl Session {
         if size.is_some_and(|size| size > self.rules.message_size) {
             return Err(Reply::TooLarge { limit: self.rules.message_size });
         }
-        if let Some(sender) = &sender {
-            self.check_sender(sender, smtputf8)?;
+        if let Some(sender) = &envelope.sender {
+            self.check_sender(sender, envelope.smtputf8)?;
         }
-        self.phase = Phase::Mail(Envelope { sender, recipients: Vec::new(), body, smtputf8 });
+        self.phase = Phase::Mail(envelope);
         Ok(Reply::SenderOk)
     }
 
@@ -352,31 +414,106 @@ impl Session {
         if sender.is_ascii() || smtputf8 { Ok(()) } else { Err(Reply::NeedsSmtpUtf8) }
     }
 
-    fn rcpt(&mut self, recipient: Mailbox) -> Reply {
+    fn rcpt(&mut self, recipient: Mailbox, dsn: DsnRecipient) -> Reply {
         match &mut self.phase {
             Phase::Mail(envelope) if envelope.recipients.len() == self.rules.recipients => {
                 Reply::TooManyRecipients
             }
             Phase::Mail(envelope) if !(envelope.smtputf8 || recipient.is_ascii()) => Reply::NeedsSmtpUtf8,
             Phase::Mail(envelope) => {
+                if dsn != DsnRecipient::default() {
+                    let place = u16::try_from(envelope.recipients.len()).unwrap_or(u16::MAX);
+                    envelope.dsn.recipients.push((place, dsn));
+                }
                 envelope.recipients.push(recipient);
                 Reply::RecipientOk
             }
+            Phase::Chunks(_) => Reply::BadSequence(CHUNKS_BEGUN),
             _ => Reply::BadSequence("MAIL FROM first"),
         }
     }
 
     fn data(&mut self) -> Step {
         match &self.phase {
-            Phase::Mail(envelope) if envelope.recipients.is_empty() => {
-                Step::Reply(Reply::BadSequence("No recipient was taken: RCPT TO first"))
-            }
+            Phase::Mail(envelope) if envelope.recipients.is_empty() => Step::Reply(NO_RECIPIENT),
             Phase::Mail(_) => Step::Receive(Reply::StartData),
+            Phase::Chunks(_) => Step::Reply(Reply::BadSequence(CHUNKS_BEGUN)),
             _ => Step::Reply(Reply::BadSequence("MAIL FROM first")),
         }
     }
+
+    /// What follows a BDAT must be read even where it is refused: the client does not wait for our reply.
+    fn chunk(&mut self, size: u64, last: bool) -> Step {
+        let refused = match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Mail(envelope) if envelope.recipients.is_empty() => {
+                self.phase = Phase::Mail(envelope);
+                Some(NO_RECIPIENT)
+            }
+            Phase::Mail(envelope) | Phase::Chunks(envelope) => {
+                self.phase = Phase::Chunks(envelope);
+                None
+            }
+            _ => Some(Reply::BadSequence("MAIL FROM first")),
+        };
+        Step::Chunk { size, last, refused }
+    }
+
+    fn introduce(&self, attributes: &str) -> Step {
+        if !self.trusted {
+            return Step::Reply(Reply::NotTrusted);
+        }
+        if self.is_in_transaction() {
+            return Step::Reply(Reply::BadSequence("Not within a mail transaction"));
+        }
+        Introduction::parse(attributes)
+            .map_or(Step::Reply(Reply::BadParameters("Write XCLIENT and NAME=value pairs")), Step::Introduce)
+    }
 }
 
+impl Introduction {
+    /// `ADDR=192.0.2.1 LOGIN=odoo`: names without regard to case, values in xtext. The names that say nothing to us
+    /// are read over; an unknown one is a fault.
+    fn parse(attributes: &str) -> Option<Self> {
+        let mut introduction = Self::default();
+        let mut pairs = attributes.split_ascii_whitespace().peekable();
+        pairs.peek()?;
+        for pair in pairs {
+            let (name, value) = pair.split_once('=')?;
+            let value = Some(from_xtext(value)?).filter(|value| !UNKNOWN.contains(&value.as_str()));
+            match name.to_ascii_uppercase().as_str() {
+                "ADDR" => {
+                    introduction.address = value.map(|value| address(&value).ok_or(())).transpose().ok()?
+                }
+                "LOGIN" => introduction.user = value,
+                "NAME" | "PORT" | "PROTO" | "HELO" | "DESTADDR" | "DESTPORT" => {}
+                _ => return None,
+            }
+        }
+        Some(introduction)
+    }
+}
+
+fn address(text: &str) -> Option<IpAddr> {
+    let v6 = text.split_at_checked(5).filter(|(head, _)| head.eq_ignore_ascii_case("IPV6:"));
+    v6.map_or(text, |(_, address)| address).parse().ok()
+}
+
+/// The inverse of xtext (RFC 3461 section 4).
+fn from_xtext(text: &str) -> Option<String> {
+    let mut pieces = text.split('+');
+    let mut bytes = pieces.next()?.as_bytes().to_vec();
+    for piece in pieces {
+        let (digits, rest) = piece.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    String::from_utf8(bytes).ok().filter(|text| !text.contains(char::is_control))
+}
+
+/// What a proxy says where it does not know.
+const UNKNOWN: [&str; 2] = ["[UNAVAILABLE]", "[TEMPUNAVAIL]"];
+const NO_RECIPIENT: Reply = Reply::BadSequence("No recipient was taken: RCPT TO first");
+const CHUNKS_BEGUN: &str = "The message has begun: end it with BDAT LAST";
 /// `Username:`, as clients expect it.
 const PROMPT_USER: &str = "VXNlcm5hbWU6";
 /// `Password:`.
@@ -395,7 +532,7 @@ mod tests {
             message_size: 1000,
             recipients: 2,
         };
-        Session::new(Arc::new(rules), false)
+        Session::new(Arc::new(rules), false, false)
     }
 
     fn code(session: &mut Session, line: &str) -> u16 {
@@ -403,7 +540,8 @@ mod tests {
             Step::Reply(reply) | Step::StartTls(reply) | Step::Receive(reply) | Step::Close(reply) => {
                 reply.code()
             }
-            Step::Authenticate(_) => 0,
+            Step::Chunk { refused, .. } => refused.map_or(0, |reply| reply.code()),
+            Step::Authenticate(_) | Step::Introduce(_) => 0,
         }
     }
 
@@ -462,6 +600,71 @@ mod tests {
         }
         assert_eq!(session.take_envelope().map(|e| e.recipients.len()), Some(2));
         assert_eq!(code(&mut session, "DATA"), 503);
+    }
+
+    #[test]
+    fn chunks_follow_the_envelope_and_nothing_else() {
+        let mut session = session(false, Authentication::None);
+        for (line, expected) in [
+            ("EHLO x", 250),
+            ("BDAT 3", 503),
+            ("MAIL FROM:<a@b.c>", 250),
+            ("BDAT 3", 503),
+            ("RCPT TO:<a@b.c>", 250),
+            ("BDAT 3", 0),
+            ("RCPT TO:<a@b.c>", 503),
+            ("DATA", 503),
+            ("MAIL FROM:<a@b.c>", 503),
+            ("STARTTLS", 503),
+            ("NOOP", 250),
+            ("BDAT 0 LAST", 0),
+        ] {
+            assert_eq!(code(&mut session, line), expected, "{line}");
+        }
+        assert!(session.is_in_chunks() && session.take_envelope().is_some() && !session.is_in_transaction());
+        for line in ["MAIL FROM:<a@b.c>", "RCPT TO:<a@b.c>", "BDAT 3", "RSET"] {
+            code(&mut session, line);
+        }
+        assert!(!session.is_in_chunks());
+        assert_eq!(code(&mut session, "BDAT 3 LAST"), 503);
+    }
+
+    #[test]
+    fn only_trusted_proxies_introduce_others() {
+        let mut session = session(false, Authentication::None);
+        assert_eq!(code(&mut session, "XCLIENT ADDR=192.0.2.1"), 550);
+        session.trusted = true;
+        for (attributes, address, user) in [
+            ("ADDR=192.0.2.1 PORT=1 NAME=[UNAVAILABLE] PROTO=ESMTP", Some("192.0.2.1"), None),
+            ("addr=IPV6:2001:db8::1 LOGIN=o+64oo", Some("2001:db8::1"), Some("odoo")),
+            ("ADDR=[TEMPUNAVAIL] LOGIN=[unavailable]", None, Some("[unavailable]")),
+        ] {
+            let step = session.line(format!("XCLIENT {attributes}").as_bytes());
+            let expected = Introduction {
+                address: address.map(|address| address.parse().unwrap()),
+                user: user.map(str::to_owned),
+            };
+            assert!(matches!(step, Step::Introduce(found) if found == expected), "{attributes}");
+        }
+        for attributes in ["", "ADDR", "ADDR=a", "LOGIN=a+0Ab", "LOGIN=a+4", "COLOUR=red"] {
+            assert_eq!(code(&mut session, &format!("XCLIENT {attributes}")), 501, "{attributes}");
+        }
+        assert_eq!(code(&mut session, "MAIL FROM:<a@b.c>"), 503);
+        code(&mut session, "EHLO x");
+        code(&mut session, "MAIL FROM:<a@b.c>");
+        assert_eq!(code(&mut session, "XCLIENT ADDR=192.0.2.1"), 503);
+    }
+
+    #[test]
+    fn too_many_commands_without_a_message_end_a_session() {
+        let mut session = session(false, Authentication::None);
+        for _ in 0..Limits::COMMANDS {
+            assert_eq!(code(&mut session, "NOOP"), 250);
+        }
+        session.kept();
+        assert_eq!(code(&mut session, "NOOP"), 250);
+        session.commands = Limits::COMMANDS;
+        assert!(matches!(session.line(b"NOOP"), Step::Close(Reply::TooManyCommands)));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::OpenReport;
 use super::journal::{Draft, Place, Writer};
 use super::lock::Lock;
 use super::message::Message;
-use super::record::{Kept, Record, VERSION};
+use super::record::{Kept, Record};
 use super::replay::{self, chain, up_to};
 use super::sled::{Current, Projection};
 use super::space;
@@ -128,7 +128,7 @@ impl Committer {
         body: impl Into<Message>,
         wish: Wish,
     ) -> Result<(), CommitError> {
-        let draft = Draft::new(record.kind(), VERSION, record.encode(), body.into());
+        let draft = Draft::new(record.kind(), record.version(), record.encode(), body.into());
         let (answer, answered) = oneshot::channel();
         let request = Request::Commit { record, draft, wish, answer };
         self.requests.send(request).await.map_err(|_| CommitError::ReadOnly)?;

@@ -646,6 +646,8 @@ fn accepted(number: u64) -> Accepted {
         sender: None,
         body: Default::default(),
         smtputf8: false,
+        dsn: Default::default(),
+        fingerprint: None,
         message_id: None,
         subject: format!("Quotation {number}"),
         records: Vec::new(),

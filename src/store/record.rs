@@ -5,7 +5,7 @@ use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
 use crate::ledger::{Accepted, Begun, Notice, Outcome, Send, Settled, Standing};
-use crate::mail::{BodyType, MessageId, Record as OdooRecord};
+use crate::mail::{BodyType, Dsn, DsnRecipient, Mailbox, MessageId, Notify, Record as OdooRecord, Ret};
 use crate::store::journal::Place;
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +52,14 @@ impl Record {
         }
     }
 
+    /// The version in which the kind is written.
+    pub fn version(&self) -> u8 {
+        match self {
+            Self::Accepted(_) => 2,
+            Self::Begun(_) | Self::Outcome(_) | Self::Notice(_) => 1,
+        }
+    }
+
     /// Whether there may be a next attempt because of it.
     pub fn may_be_due(&self) -> bool {
         match self {
@@ -64,7 +72,7 @@ impl Record {
     /// The stored form, without the body.
     pub fn encode(&self) -> Vec<u8> {
         let encoded = match self {
-            Self::Accepted(accepted) => postcard::to_stdvec(&AcceptedV1::from(&**accepted)),
+            Self::Accepted(accepted) => postcard::to_stdvec(&AcceptedV2::from(&**accepted)),
             Self::Begun(begun) => postcard::to_stdvec(&BegunV1::from(begun)),
             Self::Outcome(outcome) => postcard::to_stdvec(&OutcomeV1::from(outcome)),
             Self::Notice(notice) => postcard::to_stdvec(&NoticeV1::from(&**notice)),
@@ -76,7 +84,8 @@ impl Record {
     pub fn decode(kind: u8, version: u8, head: &[u8]) -> Result<Self, UnknownRecord> {
         let unknown = UnknownRecord { kind, version };
         match (kind, version) {
-            (1, 1) => read::<AcceptedV1>(head).and_then(|v| Some(Self::Accepted(Box::new(v.restore()?)))),
+            (1, 1) => read::<AcceptedV1>(head).and_then(AcceptedV1::restore).map(Self::from),
+            (1, 2) => read::<AcceptedV2>(head).and_then(AcceptedV2::restore).map(Self::from),
             (2, 1) => read::<BegunV1>(head).map(|v| Self::Begun(v.restore())),
             (3, 1) => read::<OutcomeV1>(head).map(|v| Self::Outcome(v.restore())),
             (4, 1) => read::<NoticeV1>(head).map(|v| Self::Notice(Box::new(v.restore()))),
@@ -86,8 +95,11 @@ impl Record {
     }
 }
 
-/// The version that is written for every kind.
-pub const VERSION: u8 = 1;
+impl From<Accepted> for Record {
+    fn from(accepted: Accepted) -> Self {
+        Self::Accepted(Box::new(accepted))
+    }
+}
 
 fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
     postcard::from_bytes(bytes).ok()
@@ -138,6 +150,8 @@ impl SendV1 {
             sender: self.sender.map(|sender| sender.parse()).transpose().ok()?,
             body: if self.eight_bit { BodyType::EightBitMime } else { BodyType::SevenBit },
             smtputf8: self.smtputf8,
+            dsn: Dsn::default(),
+            fingerprint: None,
             message_id: self.message_id.as_deref().and_then(MessageId::parse),
             subject: self.subject,
             records: self.records.iter().filter_map(|record| OdooRecord::parse(record)).collect(),
@@ -147,24 +161,100 @@ impl SendV1 {
     }
 }
 
+/// With what the client asked about reports, and what duplicates are recognised by.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct SendV2 {
+    send: SendV1,
+    dsn: DsnV1,
+    fingerprint: Option<u64>,
+}
+
+impl From<&Send> for SendV2 {
+    fn from(send: &Send) -> Self {
+        Self { send: SendV1::from(send), dsn: DsnV1::from(&send.dsn), fingerprint: send.fingerprint }
+    }
+}
+
+impl SendV2 {
+    /// The tracking id.
+    pub(super) fn id(&self) -> [u8; 16] {
+        self.send.id
+    }
+
+    pub(super) fn restore(self) -> Option<Send> {
+        Some(Send { dsn: self.dsn.into(), fingerprint: self.fingerprint, ..self.send.restore()? })
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct DsnV1 {
+    full: Option<bool>,
+    envid: Option<Box<str>>,
+    /// Place; success, failure, delay; the original address.
+    recipients: Vec<(u16, Option<[bool; 3]>, Option<Box<str>>)>,
+}
+
+impl From<&Dsn> for DsnV1 {
+    fn from(dsn: &Dsn) -> Self {
+        let recipients = dsn.recipients.iter().map(|(place, wish)| {
+            let notify = wish.notify.map(|notify| [notify.success, notify.failure, notify.delay]);
+            (*place, notify, wish.orcpt.clone())
+        });
+        Self {
+            full: dsn.ret.map(|ret| ret == Ret::Full),
+            envid: dsn.envid.clone(),
+            recipients: recipients.collect(),
+        }
+    }
+}
+
+impl From<DsnV1> for Dsn {
+    fn from(dsn: DsnV1) -> Self {
+        let recipients = dsn.recipients.into_iter().map(|(place, notify, orcpt)| {
+            let notify = notify.map(|[success, failure, delay]| Notify { success, failure, delay });
+            (place, DsnRecipient { notify, orcpt })
+        });
+        Self {
+            ret: dsn.full.map(|full| if full { Ret::Full } else { Ret::Headers }),
+            envid: dsn.envid,
+            recipients: recipients.collect(),
+        }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct AcceptedV1 {
     send: SendV1,
     recipients: Vec<String>,
 }
 
-impl From<&Accepted> for AcceptedV1 {
-    fn from(accepted: &Accepted) -> Self {
-        let recipients = accepted.recipients.iter().map(ToString::to_string).collect();
-        Self { send: SendV1::from(&accepted.send), recipients }
+impl AcceptedV1 {
+    fn restore(self) -> Option<Accepted> {
+        Some(Accepted { send: self.send.restore()?, recipients: mailboxes(&self.recipients)? })
     }
 }
 
-impl AcceptedV1 {
-    fn restore(self) -> Option<Accepted> {
-        let recipients = self.recipients.iter().map(|recipient| recipient.parse()).collect::<Result<_, _>>();
-        Some(Accepted { send: self.send.restore()?, recipients: recipients.ok()? })
+#[derive(Serialize, Deserialize)]
+struct AcceptedV2 {
+    send: SendV2,
+    recipients: Vec<String>,
+}
+
+impl From<&Accepted> for AcceptedV2 {
+    fn from(accepted: &Accepted) -> Self {
+        let recipients = accepted.recipients.iter().map(ToString::to_string).collect();
+        Self { send: SendV2::from(&accepted.send), recipients }
     }
+}
+
+impl AcceptedV2 {
+    fn restore(self) -> Option<Accepted> {
+        Some(Accepted { send: self.send.restore()?, recipients: mailboxes(&self.recipients)? })
+    }
+}
+
+fn mailboxes(texts: &[String]) -> Option<Vec<Mailbox>> {
+    texts.iter().map(|text| text.parse().ok()).collect()
 }
 
 #[derive(Serialize, Deserialize)]

@@ -31,13 +31,15 @@ pub struct Circumstances<'a> {
     pub account: Option<&'a Account>,
     /// The providers that the mail may go to.
     pub providers: &'a [Provider],
+    /// Whether a send with that id was taken here before.
+    pub is_ours: &'a (dyn Fn(TrackingId) -> bool + Sync),
 }
 
 /// Bytes that are left free in front of a message while it is read, so that our lines need no second buffer.
 pub const HEADROOM: usize = 2048;
 
-/// Makes the send and its message, or refuses an author that the user may not claim to be. `buffer` holds
-/// [`HEADROOM`] unused bytes and then the message, or of a large one its first part with the whole header section;
+/// Makes the send and its message, or refuses one that cannot be passed on, runs in a loop, or has an author that the
+/// user may not claim to be. `buffer` holds [`HEADROOM`] unused bytes and then the message, or of a large one its first part with the whole header section;
 /// nothing of the `rest` is looked at.
 pub fn accept(
     circumstances: &Circumstances<'_>,
@@ -45,6 +47,7 @@ pub fn accept(
     mut buffer: Vec<u8>,
     rest: Option<Spill>,
 ) -> Result<(Accepted, Message), Reply> {
+    check_form(circumstances, &HeaderBlock::of(&buffer[HEADROOM..]))?;
     strip(circumstances, &mut buffer);
     let block = HeaderBlock::of(&buffer[HEADROOM..]);
     check_author(circumstances, &buffer[HEADROOM..HEADROOM + block.end()])?;
@@ -62,6 +65,9 @@ pub fn accept(
     if block.first("Date").is_none() {
         lines.push(HeaderLine::new("Date", &circumstances.now.rfc5322()));
     }
+    if let Some(sender) = envelope.sender.as_ref().filter(|_| block.first("From").is_none()) {
+        lines.push(HeaderLine::new("From", &format!("<{sender}>")));
+    }
     let records = records(&block, message_id.as_ref());
     let (subject, tags) = (subject(&buffer[HEADROOM..HEADROOM + block.end()]), tags(&block));
     let blank_line = block.is_missing();
@@ -74,13 +80,35 @@ pub fn accept(
         sender: envelope.sender,
         body: envelope.body,
         smtputf8: envelope.smtputf8,
+        dsn: envelope.dsn,
         message_id,
         subject,
         records,
         tags,
         size: message.size(),
+        fingerprint: None,
     };
     Ok((Accepted { send, recipients: envelope.recipients }, message))
+}
+
+/// Refuses what readers would disagree about, and what is on its way in circles.
+fn check_form(circumstances: &Circumstances<'_>, block: &HeaderBlock<'_>) -> Result<(), Reply> {
+    if memchr::memchr(0, block.bytes()).is_some() {
+        return Err(Reply::BadMessage("The header holds a NUL character"));
+    }
+    let (mut fields, mut hops) = (0, 0);
+    for field in block.fields() {
+        fields += 1;
+        hops += u32::from(field.name.eq_ignore_ascii_case("Received"));
+        let own = field.name.eq_ignore_ascii_case("X-Mailtrail-Id");
+        if own && field.text().parse().is_ok_and(circumstances.is_ours) || hops > HOPS {
+            return Err(Reply::Loop);
+        }
+        if fields > FIELDS {
+            return Err(Reply::BadMessage("The header has too many fields"));
+        }
+    }
+    Ok(())
 }
 
 /// A user that is bound to some senders may not write others into From.
@@ -191,6 +219,11 @@ fn prepend(lines: &[HeaderLine], blank_line: bool, mut buffer: Vec<u8>) -> Bytes
     }
 }
 
+/// Received fields of a message that nobody passes on any more (RFC 5321 section 6.3 asks for at least 100 to be
+/// taken on the way to a mailbox; this is where mail begins its way).
+const HOPS: u32 = 50;
+/// Header fields of a message.
+const FIELDS: u32 = 2000;
 /// Characters of a subject that are kept for the trail.
 const SUBJECT: usize = 200;
 /// Records of one mail that it can be found by.
@@ -214,17 +247,14 @@ mod tests {
             protocol: "ESMTPSA",
             account: None,
             providers: &[Provider::Mailgun],
+            is_ours: &|_| false,
         }
     }
 
     fn accepted(message: &str, recipients: &[&str]) -> (Accepted, String) {
         let circumstances = circumstances();
-        let envelope = Envelope {
-            sender: None,
-            recipients: recipients.iter().map(|recipient| recipient.parse().unwrap()).collect(),
-            body: Default::default(),
-            smtputf8: false,
-        };
+        let recipients = recipients.iter().map(|recipient| recipient.parse().unwrap()).collect();
+        let envelope = Envelope { recipients, ..Envelope::default() };
         let mut buffer = vec![0; HEADROOM];
         buffer.extend_from_slice(message.as_bytes());
         let (accepted, message) = accept(&circumstances, envelope, buffer, None).unwrap();
@@ -263,6 +293,49 @@ mod tests {
             out.ends_with("GHJ\r\nX-Mailgun-Variables: {\"a\":1}\r\nMessage-ID: <a@b>\r\nDate: x\r\n\r\n"),
             "{out}"
         );
+    }
+
+    #[test]
+    fn a_missing_author_is_the_sender() {
+        for (header, sender, added) in [
+            ("Subject: a\r\n", Some("a@example.com"), true),
+            ("from: x\r\n", Some("a@example.com"), false),
+            ("Subject: a\r\n", None, false),
+        ] {
+            let envelope = Envelope {
+                sender: sender.map(|sender| sender.parse().unwrap()),
+                recipients: vec!["b@example.net".parse().unwrap()],
+                ..Envelope::default()
+            };
+            let buffer = [&[0; HEADROOM], header.as_bytes(), b"\r\nhi\r\n"].concat();
+            let (_, message) = accept(&circumstances(), envelope, buffer, None).unwrap();
+            let text = String::from_utf8(message.first().to_vec()).unwrap();
+            assert_eq!(text.contains("\r\nFrom: <a@example.com>\r\n"), added, "{text}");
+        }
+    }
+
+    #[test]
+    fn loops_and_broken_headers_are_refused() {
+        let ours = circumstances().id.to_string();
+        let known = |id: TrackingId| id.to_string() == ours;
+        let circumstances = Circumstances { is_ours: &known, ..circumstances() };
+        let received = |hops: u32| "Received: from a by b\r\n".repeat(hops as usize);
+        for (header, expected) in [
+            (received(HOPS), None),
+            (received(HOPS + 1), Some(Reply::Loop)),
+            (format!("X-Mailtrail-ID: {ours}\r\n"), Some(Reply::Loop)),
+            (format!("X-Mailtrail-ID: {}\r\n", ours.replace('J', "K")), None),
+            ("A: b\r\n".repeat(FIELDS as usize), None),
+            (
+                "A: b\r\n".repeat(FIELDS as usize + 1),
+                Some(Reply::BadMessage("The header has too many fields")),
+            ),
+            ("A: \0\r\n".into(), Some(Reply::BadMessage("The header holds a NUL character"))),
+        ] {
+            let message = format!("{header}\r\nbody \0 {}", received(60));
+            let refused = check_form(&circumstances, &HeaderBlock::of(message.as_bytes())).err();
+            assert_eq!(refused, expected, "{}", &header[..30.min(header.len())]);
+        }
     }
 
     #[test]

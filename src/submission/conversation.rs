@@ -1,19 +1,19 @@
 //! The one place where a client's socket is read and written.
 
 use super::acceptance::{self, Circumstances};
-use super::listener::Front;
+use super::listener::{Front, contains};
 use super::spool::{Spool, Spooled};
 use crate::mail::Envelope;
-use crate::smtp::{Decoder, Fed, Limits, Reply, Session, Step};
+use crate::smtp::{Decoder, Fed, Introduction, Limits, Reply, Session, Step};
 use crate::store::CommitError;
 use bytes::BufMut;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// A client's stream, in clear or within TLS.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -22,11 +22,22 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 /// One client's conversation.
 pub struct Conversation {
     stream: Box<dyn Stream>,
-    peer: SocketAddr,
+    /// Where the client is, in front of all proxies that say so.
+    peer: IpAddr,
     front: Arc<Front>,
     session: Session,
     input: Input,
     output: Vec<u8>,
+    /// The message that comes in chunks.
+    incoming: Option<Incoming>,
+    /// When it must be over.
+    end: Instant,
+}
+
+/// A message on its way in.
+struct Incoming {
+    decoder: Decoder,
+    spool: Spool,
 }
 
 /// What was read and not yet used.
@@ -54,9 +65,10 @@ enum Next {
 
 impl Conversation {
     /// Greets a client whose stream is ready to talk.
-    pub fn new(stream: Box<dyn Stream>, peer: SocketAddr, front: Arc<Front>, secured: bool) -> Self {
-        let session = Session::new(front.rules.clone(), secured);
-        Self { stream, peer, front, session, input: Input::default(), output: Vec::new() }
+    pub fn new(stream: Box<dyn Stream>, peer: SocketAddr, front: Arc<Front>, session: Session) -> Self {
+        let (peer, end) = (peer.ip().to_canonical(), Instant::now() + front.limits.session_timeout);
+        let (input, output, incoming) = (Input::default(), Vec::new(), None);
+        Self { stream, peer, front, session, input, output, incoming, end }
     }
 
     /// Talks until one of the two leaves; ends the stream properly, within TLS too (RFC 8446 section 6.1).
@@ -69,14 +81,22 @@ impl Conversation {
 
     async fn talk(&mut self) -> io::Result<End> {
         self.session.greeting().write(&mut self.output);
+        let mut patience = Patience::new(self.front.limits.command_timeout);
         loop {
             while let Some(line) = self.input.line() {
                 if let Next::End(end) = self.line(line).await? {
                     return Ok(end);
                 }
+                if self.output.len() >= OUTPUT {
+                    self.flush().await?;
+                }
+                patience = Patience::new(self.front.limits.command_timeout);
             }
             self.flush().await?;
-            match self.more(self.front.limits.command_timeout).await? {
+            if Instant::now() >= self.end && !self.session.is_in_transaction() {
+                return self.close(&Reply::SessionTooLong).await;
+            }
+            match self.more(patience).await? {
                 Heard::Bytes => {}
                 Heard::End => return Ok(End::Left),
                 Heard::Nothing => return self.close(&Reply::TimedOut).await,
@@ -90,35 +110,72 @@ impl Conversation {
             Line::Whole(line) => self.session.line(&self.input.bytes[line]),
             Line::TooLong => self.session.line_too_long(),
         };
+        if !self.session.is_in_chunks() {
+            self.incoming = None;
+        }
         match step {
-            Step::Reply(reply) => self.say(&reply),
-            Step::Close(reply) => {
-                self.say(&reply);
-                self.flush().await?;
-                return Ok(Next::End(if reply == Reply::Bye { End::Left } else { End::Closed }));
-            }
             Step::StartTls(reply) => self.start_tls(&reply).await?,
             Step::Authenticate(credentials) => {
                 let user = credentials.user.clone();
                 let reply = match self.front.accounts.authenticate(credentials).await {
                     Some(account) => self.session.logged_in(account),
                     None => {
-                        tracing::warn!(peer = %self.peer.ip(), user, "wrong user name or password");
+                        tracing::warn!(peer = %self.peer, user, "wrong user name or password");
                         Reply::AuthFailed
                     }
                 };
-                match self.session.count(reply) {
-                    Step::Close(reply) => return self.close(&reply).await.map(Next::End),
-                    Step::Reply(reply) => self.say(&reply),
-                    _ => {}
-                }
+                return self.answer(reply).await;
             }
+            Step::Introduce(introduction) => return self.introduce(introduction).await,
             Step::Receive(reply) => {
                 self.say(&reply);
                 self.flush().await?;
                 return self.receive().await;
             }
+            Step::Chunk { size, last, refused } => return self.chunk(size, last, refused).await,
+            Step::Reply(reply) => self.say(&reply),
+            Step::Close(reply) => {
+                let end = if reply == Reply::Bye { End::Left } else { End::Closed };
+                self.close(&reply).await?;
+                return Ok(Next::End(end));
+            }
         }
+        Ok(Next::Continue)
+    }
+
+    /// Says what was found outside of the session, which may have had enough.
+    async fn answer(&mut self, reply: Reply) -> io::Result<Next> {
+        match self.session.count(reply) {
+            Step::Close(reply) => self.close(&reply).await.map(Next::End),
+            Step::Reply(reply) => {
+                self.say(&reply);
+                Ok(Next::Continue)
+            }
+            _ => Ok(Next::Continue),
+        }
+    }
+
+    /// A trusted proxy told us whose connection this is.
+    async fn introduce(&mut self, introduction: Introduction) -> io::Result<Next> {
+        let account = match &introduction.user {
+            None => None,
+            Some(user) => match self.front.accounts.account(user) {
+                Some(account) => Some(account),
+                None => {
+                    tracing::warn!(proxy = %self.peer, user, "XCLIENT names a user that is not configured");
+                    return self.answer(Reply::AuthFailed).await;
+                }
+            },
+        };
+        if let Some(address) = introduction.address.map(|address| address.to_canonical()) {
+            self.peer = address;
+        }
+        if !contains(&self.front.listener.allow, self.peer) {
+            tracing::warn!(peer = %self.peer, "a proxy's client from outside the allowed networks refused; see `allow` of the listener");
+            return self.close(&Reply::NotAllowed).await.map(Next::End);
+        }
+        let reply = self.session.introduced(account);
+        self.say(&reply);
         Ok(Next::Continue)
     }
 
@@ -139,6 +196,7 @@ impl Conversation {
     async fn receive(&mut self) -> io::Result<Next> {
         let mut decoder = Decoder::new(self.front.rules.message_size);
         let mut spool = Spool::new(self.front.memory.clone(), self.front.store.clone());
+        let mut patience = Patience::new(self.front.limits.message_timeout);
         loop {
             let fed = decoder.feed(self.input.rest(), spool.buffer());
             if let Fed::End(used) = fed {
@@ -147,14 +205,70 @@ impl Conversation {
             }
             self.input.clear();
             spool = spool.make_room().await;
-            match self.more(self.front.limits.data_timeout).await? {
-                Heard::Bytes => {}
-                // Odoo's connection test leaves here: nothing was promised, nothing is wrong.
-                Heard::End => return Ok(Next::End(End::Left)),
-                Heard::Nothing => return self.close(&Reply::TimedOut).await.map(Next::End),
-                Heard::Stop => {}
+            if let Some(end) = self.more_of_message(&mut patience).await? {
+                return Ok(Next::End(end));
             }
         }
+        self.finish(Incoming { decoder, spool }).await?;
+        Ok(Next::Continue)
+    }
+
+    /// Reads a chunk (RFC 3030); what is refused is read and dropped.
+    async fn chunk(&mut self, size: u64, last: bool, refused: Option<Reply>) -> io::Result<Next> {
+        let limit = self.front.rules.message_size;
+        let mut incoming = self.incoming.take().unwrap_or_else(|| Incoming {
+            decoder: Decoder::of_chunks(limit),
+            spool: Spool::new(self.front.memory.clone(), self.front.store.clone()),
+        });
+        let mut patience = Patience::new(self.front.limits.message_timeout);
+        let mut left = size;
+        loop {
+            let here = self.input.rest().len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let piece = &self.input.rest()[..here];
+            if refused.is_none() {
+                incoming.decoder.feed(piece, incoming.spool.buffer());
+                incoming.spool = incoming.spool.make_room().await;
+            }
+            self.input.used += here;
+            left -= here as u64;
+            if left == 0 {
+                break;
+            }
+            if let Some(end) = self.more_of_message(&mut patience).await? {
+                return Ok(Next::End(end));
+            }
+        }
+        if let Some(refusal) = refused {
+            return self.answer(refusal).await;
+        }
+        if last {
+            incoming.decoder.finish(incoming.spool.buffer());
+            self.finish(incoming).await?;
+        } else if incoming.decoder.overflowed() {
+            self.session.take_envelope();
+            return self.answer(Reply::TooLarge { limit }).await;
+        } else {
+            self.incoming = Some(incoming);
+            self.say(&Reply::ChunkOk);
+        }
+        Ok(Next::Continue)
+    }
+
+    /// Reads on within a message; `Some` when the client has gone, or is too slow.
+    async fn more_of_message(&mut self, patience: &mut Patience) -> io::Result<Option<End>> {
+        self.flush().await?;
+        patience.pause = self.front.limits.data_timeout;
+        match self.more(*patience).await? {
+            Heard::Bytes | Heard::Stop => Ok(None),
+            // Odoo's connection test leaves here: nothing was promised, nothing is wrong.
+            Heard::End => Ok(Some(End::Left)),
+            Heard::Nothing => self.close(&Reply::TimedOut).await.map(Some),
+        }
+    }
+
+    /// Keeps a message that has come in.
+    async fn finish(&mut self, incoming: Incoming) -> io::Result<()> {
+        let Incoming { decoder, spool } = incoming;
         let spooled = if decoder.overflowed() {
             Err(Reply::TooLarge { limit: self.front.rules.message_size })
         } else {
@@ -166,7 +280,7 @@ impl Conversation {
             (None, Ok(_)) => Reply::LocalError,
         };
         self.say(&reply);
-        Ok(Next::Continue)
+        Ok(())
     }
 
     async fn keep(&mut self, envelope: Envelope, spooled: Spooled) -> Reply {
@@ -176,11 +290,13 @@ impl Conversation {
             id: self.front.mint.next(now, fastrand::u128(..)),
             now,
             hostname: &self.front.rules.hostname,
-            peer: self.peer.ip().to_canonical(),
+            peer: self.peer,
             client_name: self.session.client_name(),
             protocol: self.session.protocol(),
             account: self.session.account().map(|account| &**account),
             providers: &self.front.providers,
+            // A store that cannot be read says nothing of loops.
+            is_ours: &|id| matches!(self.front.store.send(id), Ok(Some(_))),
         };
         let (accepted, message) = match acceptance::accept(&circumstances, envelope, first, rest) {
             Ok(accepted) => accepted,
@@ -231,13 +347,14 @@ impl Conversation {
     }
 
     /// Reads on. While we stop, a client between two messages is sent away; one within a message may end it.
-    async fn more(&mut self, limit: Duration) -> io::Result<Heard> {
+    async fn more(&mut self, patience: Patience) -> io::Result<Heard> {
+        let until = patience.end.min(Instant::now() + patience.pause);
         self.input.compact();
         let mut room = (&mut self.input.bytes).limit(READ);
         let stopping = self.front.stopping.clone();
         tokio::select! {
             biased;
-            read = timeout(limit, self.stream.read_buf(&mut room)) => match read {
+            read = timeout_at(until, self.stream.read_buf(&mut room)) => match read {
                 Ok(Ok(0)) => Ok(Heard::End),
                 Ok(Ok(_)) => Ok(Heard::Bytes),
                 // A client that goes without a goodbye (or without TLS's) has gone, that is all.
@@ -246,6 +363,22 @@ impl Conversation {
             },
             () = stopping.cancelled(), if !self.session.is_in_transaction() => Ok(Heard::Stop),
         }
+    }
+}
+
+/// How long a client may take.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// Until nothing more comes.
+    pause: Duration,
+    /// When the whole must be here, however steadily it comes.
+    end: Instant,
+}
+
+impl Patience {
+    /// For what must be whole in that time.
+    fn new(whole: Duration) -> Self {
+        Self { pause: whole, end: Instant::now() + whole }
     }
 }
 
@@ -311,5 +444,7 @@ impl Input {
 
 /// Bytes read at a time.
 pub const READ: usize = 16 << 10;
+/// Bytes of replies from which on they are sent before more commands are answered.
+const OUTPUT: usize = 16 << 10;
 const HANDSHAKE: Duration = Duration::from_secs(30);
 const WRITE: Duration = Duration::from_secs(60);

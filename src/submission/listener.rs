@@ -2,12 +2,13 @@
 
 use super::accounts::Accounts;
 use super::conversation::{Conversation, End, Stream};
+use super::proxy;
 use super::settings::{Listener, ListenerTls};
 use super::spool::Memory;
 use crate::clock::Clock;
 use crate::id::Mint;
 use crate::provider::Provider;
-use crate::smtp::{Limits, Reply, Rules};
+use crate::smtp::{Limits, Reply, Rules, Session};
 use crate::store::Store;
 use ipnet::IpNet;
 use std::collections::HashMap;
@@ -28,6 +29,8 @@ pub struct Front {
     pub rules: Arc<Rules>,
     /// The bounds.
     pub limits: Limits,
+    /// Where it is and whom it serves.
+    pub listener: Listener,
     /// Who may log in.
     pub accounts: Arc<Accounts>,
     /// For STARTTLS and implicit TLS.
@@ -53,28 +56,20 @@ pub struct Crowd(Arc<Mutex<HashMap<IpAddr, usize>>>);
 /// A bound socket with what it serves.
 pub struct Door {
     socket: TcpListener,
-    implicit_tls: bool,
-    allow: Vec<IpNet>,
     front: Arc<Front>,
     crowd: Crowd,
 }
 
 impl Door {
     /// Binds a listener.
-    pub fn open(listener: &Listener, front: Front, crowd: Crowd) -> io::Result<Self> {
-        let socket = match listener.address {
+    pub fn open(front: Front, crowd: Crowd) -> io::Result<Self> {
+        let socket = match front.listener.address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
             SocketAddr::V6(_) => TcpSocket::new_v6()?,
         };
         socket.set_reuseaddr(true)?;
-        socket.bind(listener.address)?;
-        Ok(Self {
-            socket: socket.listen(BACKLOG)?,
-            implicit_tls: listener.tls == ListenerTls::Implicit,
-            allow: listener.allow.clone(),
-            front: Arc::new(front),
-            crowd,
-        })
+        socket.bind(front.listener.address)?;
+        Ok(Self { socket: socket.listen(BACKLOG)?, front: Arc::new(front), crowd })
     }
 
     /// Where it listens.
@@ -91,7 +86,10 @@ impl Door {
                 accepted = self.socket.accept() => accepted,
             };
             match accepted {
-                Ok((stream, peer)) => self.admit(stream, peer, &conversations),
+                Ok((stream, peer)) => {
+                    let (front, crowd) = (self.front.clone(), self.crowd.clone());
+                    conversations.spawn(welcome(stream, peer, front, crowd));
+                }
                 Err(error) => {
                     tracing::error!(%error, "a connection cannot be taken");
                     tokio::time::sleep(AFTER_ERROR).await;
@@ -102,39 +100,50 @@ impl Door {
         // Who is within a message may end it.
         let _ = timeout(FAREWELL, conversations.wait()).await;
     }
-
-    fn admit(&self, stream: TcpStream, peer: SocketAddr, conversations: &TaskTracker) {
-        let ip = peer.ip().to_canonical();
-        if !self.allow.iter().any(|network| network.contains(&ip)) {
-            tracing::warn!(%peer, "connection from outside the allowed networks refused; see `allow` of the listener");
-            conversations.spawn(turn_away(stream, Reply::NotAllowed));
-            return;
-        }
-        let Some(place) = self.crowd.enter(ip, &self.front.limits) else {
-            tracing::warn!(%peer, "too many connections; see `connections` and `connections_per_ip` in [limits]");
-            conversations.spawn(turn_away(stream, Reply::TooManyConnections));
-            return;
-        };
-        let (front, implicit_tls) = (self.front.clone(), self.implicit_tls);
-        metrics::gauge!("mailtrail_smtp_sessions").increment(1);
-        conversations.spawn(async move {
-            match converse(stream, peer, front, implicit_tls).await {
-                Ok(End::Left | End::Closed) => {}
-                Err(error) => tracing::debug!(%peer, %error, "a conversation broke off"),
-            }
-            metrics::gauge!("mailtrail_smtp_sessions").decrement(1);
-            drop(place);
-        });
-    }
 }
 
-async fn converse(
-    stream: TcpStream,
+/// Lets a client in, if it may and there is room.
+async fn welcome(mut stream: TcpStream, peer: SocketAddr, front: Arc<Front>, crowd: Crowd) {
+    let peer = match client_address(&mut stream, peer, &front.listener).await {
+        Ok(client) => client,
+        Err(error) => {
+            tracing::warn!(%peer, %error, "a proxy's connection refused; see `proxy_protocol_from` of the listener");
+            return;
+        }
+    };
+    let ip = peer.ip().to_canonical();
+    if !contains(&front.listener.allow, ip) {
+        tracing::warn!(%peer, "connection from outside the allowed networks refused; see `allow` of the listener");
+        return turn_away(stream, Reply::NotAllowed).await;
+    }
+    let Some(_place) = crowd.enter(ip, &front.limits) else {
+        tracing::warn!(%peer, "too many connections; see `connections` and `connections_per_ip` in [limits]");
+        return turn_away(stream, Reply::TooManyConnections).await;
+    };
+    metrics::gauge!("mailtrail_smtp_sessions").increment(1);
+    if let Err(error) = converse(stream, peer, front).await {
+        tracing::debug!(%peer, %error, "a conversation broke off");
+    }
+    metrics::gauge!("mailtrail_smtp_sessions").decrement(1);
+}
+
+/// Where the client is: in front of a proxy, as that says.
+async fn client_address(
+    stream: &mut TcpStream,
     peer: SocketAddr,
-    front: Arc<Front>,
-    implicit_tls: bool,
-) -> io::Result<End> {
+    listener: &Listener,
+) -> io::Result<SocketAddr> {
+    if !contains(&listener.proxy_protocol_from, peer.ip().to_canonical()) {
+        return Ok(peer);
+    }
+    let client = timeout(HANDSHAKE, proxy::client(stream)).await;
+    Ok(client.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??.unwrap_or(peer))
+}
+
+async fn converse(stream: TcpStream, peer: SocketAddr, front: Arc<Front>) -> io::Result<End> {
     stream.set_nodelay(true)?;
+    let trusted = contains(&front.listener.xclient_from, peer.ip().to_canonical());
+    let implicit_tls = front.listener.tls == ListenerTls::Implicit;
     let stream: Box<dyn Stream> = match (&front.tls, implicit_tls) {
         (Some(tls), true) => {
             let secured = timeout(HANDSHAKE, tls.accept(stream)).await;
@@ -142,7 +151,13 @@ async fn converse(
         }
         _ => Box::new(stream),
     };
-    Conversation::new(stream, peer, front, implicit_tls).run().await
+    let session = Session::new(front.rules.clone(), implicit_tls, trusted);
+    Conversation::new(stream, peer, front, session).run().await
+}
+
+/// Whether one of the networks holds the address.
+pub fn contains(networks: &[IpNet], ip: IpAddr) -> bool {
+    networks.iter().any(|network| network.contains(&ip))
 }
 
 async fn turn_away(mut stream: TcpStream, reply: Reply) {

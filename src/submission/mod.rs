@@ -4,6 +4,7 @@ mod acceptance;
 mod accounts;
 mod conversation;
 mod listener;
+mod proxy;
 mod settings;
 mod spool;
 

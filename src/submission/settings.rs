@@ -17,6 +17,10 @@ pub struct Listener {
     pub authentication: Authentication,
     /// Networks that may connect.
     pub allow: Vec<IpNet>,
+    /// Proxies whose connections begin with a PROXY header.
+    pub proxy_protocol_from: Vec<IpNet>,
+    /// Proxies that may say XCLIENT.
+    pub xclient_from: Vec<IpNet>,
 }
 
 /// How TLS begins on a listener.

@@ -666,6 +666,8 @@ fn accepted(number: u64, message_id: &str, recipients: &[&str]) -> Accepted {
         sender: "bounces@example.com".parse().ok(),
         body: BodyType::EightBitMime,
         smtputf8: false,
+        dsn: Default::default(),
+        fingerprint: None,
         message_id: MessageId::parse(message_id),
         subject: format!("Quotation {number} (Zażółć)"),
         records: Record::parse("sale.order,42").into_iter().collect(),

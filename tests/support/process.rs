@@ -14,7 +14,7 @@ use tempfile::TempDir;
 /// The real program, its files, its ports.
 pub struct Process {
     directory: TempDir,
-    ports: [u16; 3],
+    ports: [u16; 4],
     child: Option<Child>,
 }
 
@@ -22,7 +22,7 @@ impl Process {
     /// It does not run yet.
     pub fn new(sink: &Sink) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let ports = [(); 3].map(|()| free_port());
+        let ports = [(); 4].map(|()| free_port());
         let text = configuration(directory.path().join("data").to_str().unwrap(), ports, sink.port(), "");
         std::fs::write(directory.path().join("mailtrail.toml"), text).unwrap();
         Self { directory, ports, child: None }

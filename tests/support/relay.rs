@@ -22,10 +22,10 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// A relay with three doors, whose mail goes to `sink`.
+    /// A relay with four doors, whose mail goes to `sink`.
     pub async fn start(sink: &Sink, limits: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let text = configuration(directory.path().to_str().unwrap(), [0; 3], sink.port(), limits);
+        let text = configuration(directory.path().to_str().unwrap(), [0; 4], sink.port(), limits);
         let config = config::parse(&text, directory.path(), &BTreeMap::new()).unwrap();
         let daemon = Daemon::start(&config, Clock::System, None).await.unwrap();
         Self { daemon, directory }
@@ -44,6 +44,11 @@ impl Relay {
     /// Nobody here may connect.
     pub fn closed(&self) -> SocketAddr {
         self.daemon.smtp_addresses()[2]
+    }
+
+    /// Where 127.0.0.1 is a proxy for 192.0.2.0/24 and 2001:db8::/32, and 192.0.2.7 may say XCLIENT.
+    pub fn proxied(&self) -> SocketAddr {
+        self.daemon.smtp_addresses()[3]
     }
 
     /// Where it keeps everything.
@@ -80,9 +85,9 @@ pub fn all_sends(store: &Store) -> Vec<TrackingId> {
     store.between(low, high, usize::MAX).unwrap()
 }
 
-/// Three doors: with STARTTLS and login, with neither, and for nobody here.
-pub fn configuration(data_dir: &str, ports: [u16; 3], sink: u16, limits: &str) -> String {
-    let [guarded, open, closed] = ports;
+/// Four doors: with STARTTLS and login, with neither, for nobody here, and for proxies.
+pub fn configuration(data_dir: &str, ports: [u16; 4], sink: u16, limits: &str) -> String {
+    let [guarded, open, closed, proxied] = ports;
     format!(
         r#"
 [server]
@@ -99,6 +104,13 @@ address = "127.0.0.1:{closed}"
 tls = "none"
 auth = "none"
 allow = ["192.0.2.0/24"]
+[[listener]]
+address = "127.0.0.1:{proxied}"
+tls = "none"
+auth = "none"
+allow = ["192.0.2.0/24", "2001:db8::/32"]
+proxy_protocol_from = ["127.0.0.1"]
+xclient_from = ["192.0.2.7"]
 [[user]]
 name = "{USER}"
 password = "{PASSWORD}"

@@ -10,7 +10,7 @@ use crate::id::TrackingId;
 use crate::ledger::{Accepted, Fact, Notice, Outcome, Recipient, Rung, Source, What};
 use crate::mail::{Mailbox, MessageId};
 use crate::store::journal::Place;
-use crate::store::record::{EventV1, Record, SendV1};
+use crate::store::record::{EventV1, Record, SendV2};
 use std::time::Duration;
 
 /// Applies one record that lies at `place` with `body` bytes of body.
@@ -38,7 +38,7 @@ fn accepted(rows: &mut Overlay<'_>, accepted: &Accepted, place: Place, body: u32
         _ => None,
     };
     let row = SendRow {
-        send: SendV1::from(send),
+        send: SendV2::from(send),
         recipients: u16::try_from(accepted.recipients.len()).unwrap_or(u16::MAX),
         attempts: 0,
         due: Some(due.millis()),
@@ -110,7 +110,7 @@ fn outcome(rows: &mut Overlay<'_>, outcome: &Outcome, place: Place) -> sled::Res
 
 /// Sets when a send is tried next: when `due` says, if anybody still waits.
 fn schedule(rows: &mut Overlay<'_>, row: &mut SendRow, due: Option<Timestamp>) -> sled::Result<()> {
-    let id = TrackingId::from_bytes(row.send.id);
+    let id = TrackingId::from_bytes(row.send.id());
     let mut waiting = false;
     for number in 0..row.recipients {
         waiting = waiting || recipient(rows, row, number)?.is_some_and(|recipient| recipient.waits());
@@ -272,7 +272,7 @@ fn recipient(rows: &Overlay<'_>, row: &SendRow, number: u16) -> sled::Result<Opt
     if let Some(only) = &row.only {
         return Ok(only.clone().restore());
     }
-    let found = rows.get(&keys::recipient(TrackingId::from_bytes(row.send.id), number))?;
+    let found = rows.get(&keys::recipient(TrackingId::from_bytes(row.send.id()), number))?;
     Ok(found.as_deref().and_then(decode).and_then(RecipientRow::restore))
 }
 
@@ -282,7 +282,7 @@ fn put_recipient(rows: &mut Overlay<'_>, row: &mut SendRow, number: u16, recipie
     match &mut row.only {
         Some(only) => *only = changed,
         None => {
-            let id = TrackingId::from_bytes(row.send.id);
+            let id = TrackingId::from_bytes(row.send.id());
             rows.put(keys::recipient(id, number), encode(&changed));
         }
     }

@@ -144,6 +144,6 @@ impl SendRow {
 
     /// When it was accepted or last tried.
     fn touched(&self) -> Timestamp {
-        TrackingId::from_bytes(self.send.id).timestamp().max(Timestamp::from_millis(self.changed))
+        TrackingId::from_bytes(self.send.id()).timestamp().max(Timestamp::from_millis(self.changed))
     }
 }

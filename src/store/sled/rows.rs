@@ -3,15 +3,15 @@
 use crate::clock::Timestamp;
 use crate::ledger::{Fact, Failure, Mark, MarkKind, Marks, Recipient, Rung, Source, What};
 use crate::store::journal::Place;
-use crate::store::record::{EventV1, SendV1, StandingV1, WordsV1, kind_code, kind_of};
+use crate::store::record::{EventV1, SendV2, StandingV1, WordsV1, kind_code, kind_of};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Version of everything in this file and in the keys.
-pub const SCHEMA: u32 = 4;
+pub const SCHEMA: u32 = 5;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SendRow {
-    pub send: SendV1,
+    pub send: SendV2,
     pub recipients: u16,
     pub attempts: u32,
     pub due: Option<u64>,

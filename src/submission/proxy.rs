@@ -1,0 +1,29 @@
+//! The PROXY protocol, versions 1 and 2, with which a proxy says whose connection it passes on.
+
+use proxy_header::{Error, ParseConfig, ProxyHeader};
+use std::io;
+use std::net::SocketAddr;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+/// Reads the header in front of everything else, and no byte more. `None`: the proxy's own connection, such as a
+/// check of its own, or one whose client it does not know.
+pub async fn client(stream: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
+    let mut header = Vec::new();
+    while header.len() < LONGEST {
+        header.push(stream.read_u8().await?);
+        match ProxyHeader::parse(&header, ParseConfig { include_tlvs: false, ..ParseConfig::default() }) {
+            Ok((header, _)) => return Ok(header.proxied_address().map(|address| address.source)),
+            Err(Error::BufferTooShort) => {}
+            Err(error) => return Err(invalid(&format!("not a PROXY header: {error:?}"))),
+        }
+    }
+    Err(invalid("the PROXY header is longer than any"))
+}
+
+fn invalid(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+/// Bytes of a header with all that a proxy may add to it.
+const LONGEST: usize = 4096;
