@@ -9,7 +9,7 @@ use crate::provider::Provider;
 use crate::queue::{Parts, Queue};
 use crate::smtp::Rules;
 use crate::store::{OpenError, OpenReport, Retention, Store};
-use crate::submission::{Accounts, Crowd, Door, Front, Listener, ListenerTls, Memory};
+use crate::submission::{Accounts, Crowd, Door, Duplicates, Front, Listener, ListenerTls, Memory};
 use crate::tls::{self, TlsError};
 use crate::webhook::{self, Inbox, Source};
 use axum::serve::ListenerExt;
@@ -144,6 +144,7 @@ impl Daemon {
         let mut providers: Vec<Provider> = config.upstreams.iter().map(|u| u.transport.provider).collect();
         providers.dedup();
         let (crowd, mint, memory) = (Crowd::default(), Arc::new(Mint::default()), Memory::default());
+        let duplicates = config.duplicates.map(|window| Arc::new(Duplicates::new(window)));
         let mut doors = Vec::new();
         for listener in &config.listeners {
             let front = Front {
@@ -156,6 +157,7 @@ impl Daemon {
                 clock,
                 mint: mint.clone(),
                 providers: providers.clone(),
+                duplicates: duplicates.clone(),
                 memory: memory.clone(),
                 stopping: self.stopping.clone(),
             };

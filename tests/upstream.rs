@@ -565,7 +565,7 @@ fn attempts(trail: &Trail) -> Vec<Standing> {
     let facts = trail.facts.iter();
     let standings = facts.filter_map(|fact| match fact.what {
         What::Attempted(standing) => Some(standing),
-        What::Accepted | What::Reported(_) => None,
+        What::Accepted | What::Reported(_) | What::Repeated => None,
     });
     standings.collect()
 }

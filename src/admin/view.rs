@@ -3,6 +3,7 @@
 use crate::clock::Timestamp;
 use crate::event::Words;
 use crate::ledger::{Fact, MarkKind, Recipient, Standing, State, Trail, What};
+use crate::mail::{Notify, Ret};
 use crate::store::Entry;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -36,6 +37,10 @@ pub struct TrailView {
     pub attempts: u32,
     /// The recipients, in the envelope's order.
     pub recipients: Vec<RecipientView>,
+    /// The client's name for the transaction, `ENVID=` (RFC 3461).
+    pub envid: Option<String>,
+    /// How much of the message a report is to bring back, `RET=`: `full` or `hdrs`.
+    pub ret: Option<String>,
     /// What happens next, in words; absent when nothing is to be done.
     pub next_action: Option<String>,
     /// When, RFC 3339.
@@ -53,6 +58,10 @@ pub struct RecipientView {
     pub state: String,
     /// The words behind the state.
     pub reason: Option<String>,
+    /// When the client wants a report, `NOTIFY=` (RFC 3461): `never`, or some of `success,failure,delay`.
+    pub notify: Option<String>,
+    /// The address before any forwarding, `ORCPT=`.
+    pub orcpt: Option<String>,
     /// What was reported, by kind; `-by-machine` kinds apart.
     pub marks: BTreeMap<String, MarkView>,
 }
@@ -172,6 +181,8 @@ impl From<&Trail> for TrailView {
             tags: send.tags.clone(),
             size: send.size,
             attempts: trail.attempts,
+            envid: send.dsn.envid.as_deref().map(str::to_owned),
+            ret: send.dsn.ret.map(|ret| if ret == Ret::Full { "full" } else { "hdrs" }.to_owned()),
             recipients: (0u16..)
                 .zip(&trail.recipients)
                 .map(|(place, one)| recipient_view(trail, place, one))
@@ -257,6 +268,7 @@ fn recipient_view(trail: &Trail, place: u16, recipient: &Recipient) -> Recipient
         (name, view)
     });
     let mut marks: BTreeMap<_, _> = marks.collect();
+    let wish = trail.send.dsn.recipients.iter().find(|(wished, _)| *wished == place).map(|(_, wish)| wish);
     let deferrals = own_deferrals(trail, place);
     if let (Some(first), Some(last)) = (deferrals.first(), deferrals.last()) {
         let count = u32::try_from(deferrals.len()).unwrap_or(u32::MAX);
@@ -267,8 +279,16 @@ fn recipient_view(trail: &Trail, place: u16, recipient: &Recipient) -> Recipient
         address: recipient.address.to_string(),
         state: state(trail, recipient).word().to_owned(),
         reason: reason(recipient),
+        notify: wish.and_then(|wish| wish.notify).map(notify),
+        orcpt: wish.and_then(|wish| wish.orcpt.as_deref()).map(str::to_owned),
         marks,
     }
+}
+
+fn notify(notify: Notify) -> String {
+    let words = [(notify.success, "success"), (notify.failure, "failure"), (notify.delay, "delay")];
+    let wanted: Vec<_> = words.into_iter().filter(|(wanted, _)| *wanted).map(|(_, word)| word).collect();
+    if wanted.is_empty() { "never".to_owned() } else { wanted.join(",") }
 }
 
 /// When the upstream refused a recipient for now.

@@ -114,7 +114,7 @@ pub(super) fn retention(root: &mut Section<'_>) -> Retention {
     retention
 }
 
-/// `[[sink]]`, `[suppression]`, `[duplicates]`: their form is checked, no more.
+/// `[[sink]]`, `[suppression]`: their form is checked, no more.
 pub(super) fn not_acted_on(root: &mut Section<'_>) {
     for mut sink in root.tables("sink").unwrap_or_default() {
         sink.one_of("kind", &SINKS);
@@ -125,13 +125,17 @@ pub(super) fn not_acted_on(root: &mut Section<'_>) {
     let policy = suppression.one_of("policy", &SUPPRESSION_POLICIES);
     unused(&suppression, "policy", policy);
     suppression.finish();
-    let mut duplicates = root.table("duplicates");
-    let window = duplicates.parsed("window", "\"off\" or a duration from \"1s\" to \"30d\"", |text| {
+}
+
+/// `[duplicates]`: how long a message is looked for among those before it.
+pub(super) fn duplicates(root: &mut Section<'_>) -> Option<Duration> {
+    let mut section = root.table("duplicates");
+    let window = section.parsed("window", "\"off\" or a duration from \"1s\" to \"30d\"", |text| {
         let allowed = |duration: &Duration| (Duration::from_secs(1)..=DAY * 30).contains(duration);
-        text.eq("off").then_some(()).or_else(|| quantity::duration(text).filter(allowed).map(drop))
+        if text == "off" { Some(None) } else { quantity::duration(text).filter(allowed).map(Some) }
     });
-    unused(&duplicates, "window", window);
-    duplicates.finish();
+    section.finish();
+    window.flatten()
 }
 
 /// A key that was understood and is not acted on.

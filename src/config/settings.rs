@@ -6,6 +6,7 @@ use crate::{queue, smtp, submission, transport};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 use tracing::Level;
 
 /// Everything that an operator decides.
@@ -33,6 +34,8 @@ pub struct Config {
     pub log: Log,
     /// How long things are kept.
     pub retention: Retention,
+    /// How long a message is looked for among those before it; `None` when it is not.
+    pub duplicates: Option<Duration>,
     /// What is allowed, but should be known.
     pub warnings: Vec<Finding>,
 }

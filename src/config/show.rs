@@ -40,6 +40,8 @@ impl Config {
         page.text("ledger", show_duration(self.retention.ledger));
         page.text("bodies", show_duration(self.retention.bodies));
         page.text("events", show_duration(self.retention.events));
+        page.heading("[duplicates]");
+        page.text("window", self.duplicates.map_or_else(|| "off".to_owned(), show_duration));
         page.0
     }
 }

@@ -1,4 +1,4 @@
-use super::Standing;
+use super::{Repeated, Standing};
 use crate::clock::Timestamp;
 use crate::event::{Kind, Words};
 
@@ -25,6 +25,23 @@ pub struct Fact {
     pub by_machine: bool,
 }
 
+impl Fact {
+    /// What a trail says about a repetition.
+    pub fn of_repetition(repeated: &Repeated) -> Self {
+        Self {
+            at: repeated.at,
+            what: What::Repeated,
+            source: Source::Client,
+            upstream: None,
+            recipients: repeated.recipients.clone(),
+            words: Words { host: repeated.peer.map(|peer| peer.to_string()), ..Words::default() },
+            due: None,
+            rung: None,
+            by_machine: false,
+        }
+    }
+}
+
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
@@ -34,6 +51,8 @@ pub enum What {
     Attempted(Standing),
     /// The provider reported this.
     Reported(Kind),
+    /// The client handed it in again.
+    Repeated,
 }
 
 impl What {
@@ -45,6 +64,7 @@ impl What {
             Self::Attempted(Standing::Expired) => "failed",
             Self::Attempted(standing) => standing.word(),
             Self::Reported(kind) => kind.word(),
+            Self::Repeated => "repeated",
         }
     }
 }

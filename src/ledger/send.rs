@@ -47,6 +47,39 @@ pub struct Accepted {
     pub recipients: Vec<Mailbox>,
 }
 
+impl Accepted {
+    /// Leaves the recipients out that `which` tells, with what was asked about them; whether there were any.
+    pub fn leave_out(&mut self, which: impl Fn(&Mailbox) -> bool) -> bool {
+        let before = self.recipients.len();
+        let mut wishes = std::mem::take(&mut self.send.dsn.recipients);
+        let (mut kept, mut place) = (0, 0);
+        self.recipients.retain(|address| {
+            let stays = !which(address);
+            let wish = wishes.iter().position(|(wished, _)| *wished == place);
+            if let Some(wish) = wish.filter(|_| stays) {
+                self.send.dsn.recipients.push((kept, wishes.swap_remove(wish).1));
+            }
+            kept += u16::from(stays);
+            place += 1;
+            stays
+        });
+        self.recipients.len() < before
+    }
+}
+
+/// A client handed in again what it had handed in before; it was not sent again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repeated {
+    /// The send that it repeats.
+    pub id: TrackingId,
+    /// When.
+    pub at: Timestamp,
+    /// Where it came from.
+    pub peer: Option<IpAddr>,
+    /// The recipients it was for, by their places in that send's envelope.
+    pub recipients: Vec<u16>,
+}
+
 /// An attempt goes past the point behind which its end may be unknown: the message follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Begun {

@@ -100,6 +100,11 @@ impl Store {
         match record {
             Record::Accepted(accepted) => entries.push(of_acceptance(&accepted)),
             Record::Begun(_) => {}
+            Record::Repeated(repeated) => entries.push(Entry {
+                id: Some(repeated.id),
+                written: repeated.at,
+                fact: Fact::of_repetition(&repeated),
+            }),
             Record::Outcome(outcome) => entries.extend(of_outcome(outcome)),
             Record::Notice(notice) => {
                 let found = self.projection().find(&notice.event)?;

@@ -44,8 +44,13 @@ impl Message {
 
     /// The CRC32 of both parts as one; what lies in the file is not read for it.
     pub(super) fn checksum(&self) -> u32 {
+        self.checksum_from(0)
+    }
+
+    /// The same, without the first `start` bytes, which must be in memory.
+    pub fn checksum_from(&self, start: usize) -> u32 {
         let mut checksum = Hasher::new();
-        checksum.update(&self.first);
+        checksum.update(&self.first[start..]);
         if let Some(rest) = &self.rest {
             checksum.combine(&rest.checksum);
         }

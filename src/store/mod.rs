@@ -35,7 +35,7 @@ use crate::clock::Clock;
 use crate::clock::Timestamp;
 use crate::event::Event;
 use crate::id::TrackingId;
-use crate::ledger::{Accepted, Begun, Notice, Outcome, Recipient, Send, Trail};
+use crate::ledger::{Accepted, Begun, Notice, Outcome, Recipient, Repeated, Send, Trail};
 use crate::mail::{MessageId, Record as OdooRecord};
 use crate::wakeup::Wakeup;
 use bytes::Bytes;
@@ -114,7 +114,23 @@ impl Store {
     /// Keeps a send and its message.
     pub async fn accept(&self, accepted: Accepted, message: impl Into<Message>) -> Result<(), CommitError> {
         let wish = Wish { urgent: true, applied: false };
-        self.committer()?.commit(Record::Accepted(Box::new(accepted)), message, wish).await
+        self.committer()?.commit(accepted.into(), message, wish).await
+    }
+
+    /// The same; lookups see it on return.
+    pub async fn accept_and_apply(
+        &self,
+        accepted: Accepted,
+        message: impl Into<Message>,
+    ) -> Result<(), CommitError> {
+        let wish = Wish { urgent: true, applied: true };
+        self.committer()?.commit(accepted.into(), message, wish).await
+    }
+
+    /// Notes that a send was handed in again.
+    pub async fn repeat(&self, repeated: Repeated) -> Result<(), CommitError> {
+        let wish = Wish { urgent: true, applied: false };
+        self.committer()?.commit(Record::Repeated(repeated), Bytes::new(), wish).await
     }
 
     /// A place on the store's disk for the part of a message that is not to be held in memory. It may block.

@@ -4,7 +4,7 @@
 use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
-use crate::ledger::{Accepted, Begun, Notice, Outcome, Send, Settled, Standing};
+use crate::ledger::{Accepted, Begun, Notice, Outcome, Repeated, Send, Settled, Standing};
 use crate::mail::{BodyType, Dsn, DsnRecipient, Mailbox, MessageId, Notify, Record as OdooRecord, Ret};
 use crate::store::journal::Place;
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,8 @@ pub enum Record {
     Outcome(Outcome),
     /// A provider's report came; its raw form is the record's body.
     Notice(Box<Notice>),
+    /// A client handed a send in again.
+    Repeated(Repeated),
 }
 
 /// A record in the journal.
@@ -49,6 +51,7 @@ impl Record {
             Self::Begun(_) => 2,
             Self::Outcome(_) => 3,
             Self::Notice(_) => 4,
+            Self::Repeated(_) => 5,
         }
     }
 
@@ -56,7 +59,7 @@ impl Record {
     pub fn version(&self) -> u8 {
         match self {
             Self::Accepted(_) => 2,
-            Self::Begun(_) | Self::Outcome(_) | Self::Notice(_) => 1,
+            Self::Begun(_) | Self::Outcome(_) | Self::Notice(_) | Self::Repeated(_) => 1,
         }
     }
 
@@ -65,7 +68,7 @@ impl Record {
         match self {
             Self::Accepted(_) => true,
             Self::Outcome(outcome) => outcome.due.is_some(),
-            Self::Begun(_) | Self::Notice(_) => false,
+            Self::Begun(_) | Self::Notice(_) | Self::Repeated(_) => false,
         }
     }
 
@@ -76,6 +79,7 @@ impl Record {
             Self::Begun(begun) => postcard::to_stdvec(&BegunV1::from(begun)),
             Self::Outcome(outcome) => postcard::to_stdvec(&OutcomeV1::from(outcome)),
             Self::Notice(notice) => postcard::to_stdvec(&NoticeV1::from(&**notice)),
+            Self::Repeated(repeated) => postcard::to_stdvec(&RepeatedV1::from(repeated)),
         };
         encoded.expect("plain data in memory always encodes")
     }
@@ -89,6 +93,7 @@ impl Record {
             (2, 1) => read::<BegunV1>(head).map(|v| Self::Begun(v.restore())),
             (3, 1) => read::<OutcomeV1>(head).map(|v| Self::Outcome(v.restore())),
             (4, 1) => read::<NoticeV1>(head).map(|v| Self::Notice(Box::new(v.restore()))),
+            (5, 1) => read::<RepeatedV1>(head).map(|v| Self::Repeated(v.restore())),
             _ => None,
         }
         .ok_or(unknown)
@@ -276,6 +281,36 @@ impl BegunV1 {
             id: TrackingId::from_bytes(self.id),
             at: Timestamp::from_millis(self.at),
             upstream: self.upstream,
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct RepeatedV1 {
+    id: [u8; 16],
+    at: u64,
+    peer: Option<std::net::IpAddr>,
+    recipients: Vec<u16>,
+}
+
+impl From<&Repeated> for RepeatedV1 {
+    fn from(repeated: &Repeated) -> Self {
+        Self {
+            id: repeated.id.to_bytes(),
+            at: repeated.at.millis(),
+            peer: repeated.peer,
+            recipients: repeated.recipients.clone(),
+        }
+    }
+}
+
+impl RepeatedV1 {
+    fn restore(self) -> Repeated {
+        Repeated {
+            id: TrackingId::from_bytes(self.id),
+            at: Timestamp::from_millis(self.at),
+            peer: self.peer,
+            recipients: self.recipients,
         }
     }
 }

@@ -31,6 +31,8 @@ pub struct Circumstances<'a> {
     pub account: Option<&'a Account>,
     /// The providers that the mail may go to.
     pub providers: &'a [Provider],
+    /// Whether duplicates are looked for.
+    pub fingerprints: bool,
     /// Whether a send with that id was taken here before.
     pub is_ours: &'a (dyn Fn(TrackingId) -> bool + Sync),
 }
@@ -70,7 +72,7 @@ pub fn accept(
     }
     let records = records(&block, message_id.as_ref());
     let (subject, tags) = (subject(&buffer[HEADROOM..HEADROOM + block.end()]), tags(&block));
-    let blank_line = block.is_missing();
+    let (blank_line, body) = (block.is_missing(), buffer.len() - HEADROOM - block.end());
     let message = Message::new(prepend(&lines, blank_line, buffer), rest);
     let send = Send {
         id: circumstances.id,
@@ -86,7 +88,7 @@ pub fn accept(
         records,
         tags,
         size: message.size(),
-        fingerprint: None,
+        fingerprint: circumstances.fingerprints.then(|| fingerprint(&message, body)),
     };
     Ok((Accepted { send, recipients: envelope.recipients }, message))
 }
@@ -224,6 +226,13 @@ fn prepend(lines: &[HeaderLine], blank_line: bool, mut buffer: Vec<u8>) -> Bytes
 const HOPS: u32 = 50;
 /// Header fields of a message.
 const FIELDS: u32 = 2000;
+/// What a message has again that has the same body: its CRC32 and its length. `body` bytes of it are in memory.
+fn fingerprint(message: &Message, body: usize) -> u64 {
+    let start = message.first().len() - body;
+    let length = message.size() - start as u64;
+    u64::from(message.checksum_from(start)) << 32 | (length & u64::from(u32::MAX))
+}
+
 /// Characters of a subject that are kept for the trail.
 const SUBJECT: usize = 200;
 /// Records of one mail that it can be found by.
@@ -247,6 +256,7 @@ mod tests {
             protocol: "ESMTPSA",
             account: None,
             providers: &[Provider::Mailgun],
+            fingerprints: false,
             is_ours: &|_| false,
         }
     }

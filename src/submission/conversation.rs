@@ -3,9 +3,12 @@
 use super::acceptance::{self, Circumstances};
 use super::listener::{Front, contains};
 use super::spool::{Spool, Spooled};
+use crate::clock::Timestamp;
+use crate::id::TrackingId;
+use crate::ledger::Accepted;
 use crate::mail::Envelope;
 use crate::smtp::{Decoder, Fed, Introduction, Limits, Reply, Session, Step};
-use crate::store::CommitError;
+use crate::store::{CommitError, Message};
 use bytes::BufMut;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -295,27 +298,58 @@ impl Conversation {
             protocol: self.session.protocol(),
             account: self.session.account().map(|account| &**account),
             providers: &self.front.providers,
+            fingerprints: self.front.duplicates.is_some(),
             // A store that cannot be read says nothing of loops.
             is_ours: &|id| matches!(self.front.store.send(id), Ok(Some(_))),
         };
-        let (accepted, message) = match acceptance::accept(&circumstances, envelope, first, rest) {
-            Ok(accepted) => accepted,
-            Err(refusal) => return refusal,
-        };
-        let (id, client) = (accepted.send.id, accepted.send.client.clone());
-        match self.front.store.accept(accepted, message).await {
-            Ok(()) => {
-                self.session.kept();
-                metrics::counter!("mailtrail_smtp_accepted_total", "client" => client).increment(1);
-                Reply::Queued(id)
-            }
-            Err(error) => {
-                tracing::error!(%id, %error, "a message was not taken");
-                match error {
-                    CommitError::Disk(_) => Reply::StoreFull,
-                    CommitError::ReadOnly => Reply::LocalError,
+        match acceptance::accept(&circumstances, envelope, first, rest) {
+            Ok((accepted, message)) => self.commit(accepted, message, now).await,
+            Err(refusal) => refusal,
+        }
+    }
+
+    async fn commit(&mut self, mut accepted: Accepted, message: Message, now: Timestamp) -> Reply {
+        let (store, id, client) = (&self.front.store, accepted.send.id, accepted.send.client.clone());
+        let kept = match &self.front.duplicates {
+            None => store.accept(accepted, message).await,
+            Some(duplicates) => {
+                let _turn = duplicates.turn(&accepted).await;
+                let repeated = match duplicates.take_out(store, &mut accepted, now) {
+                    Ok(repeated) => repeated,
+                    Err(error) => {
+                        tracing::error!(%id, %error, "a message was not taken: duplicates cannot be looked for");
+                        return Reply::LocalError;
+                    }
+                };
+                let first = repeated.last().map(|repeated| repeated.id);
+                for repeated in repeated {
+                    tracing::info!(id = %repeated.id, client, "handed in again, not sent again");
+                    if let Err(error) = store.repeat(repeated).await {
+                        return self.not_kept(id, &error);
+                    }
+                }
+                match first.filter(|_| accepted.recipients.is_empty()) {
+                    Some(first) => {
+                        self.session.kept();
+                        return Reply::Queued(first);
+                    }
+                    None => store.accept_and_apply(accepted, message).await,
                 }
             }
+        };
+        if let Err(error) = kept {
+            return self.not_kept(id, &error);
+        }
+        self.session.kept();
+        metrics::counter!("mailtrail_smtp_accepted_total", "client" => client).increment(1);
+        Reply::Queued(id)
+    }
+
+    fn not_kept(&self, id: TrackingId, error: &CommitError) -> Reply {
+        tracing::error!(%id, %error, "a message was not taken");
+        match error {
+            CommitError::Disk(_) => Reply::StoreFull,
+            CommitError::ReadOnly => Reply::LocalError,
         }
     }
 
@@ -448,3 +482,105 @@ pub const READ: usize = 16 << 10;
 const OUTPUT: usize = 16 << 10;
 const HANDSHAKE: Duration = Duration::from_secs(30);
 const WRITE: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::smtp::{Authentication, Rules};
+    use crate::store::Store;
+    use crate::submission::{Accounts, Listener, ListenerTls, Memory};
+    use tokio::io::{DuplexStream, duplex};
+    use tokio_util::sync::CancellationToken;
+
+    fn front(store: Store, limits: Limits) -> Front {
+        let rules = Rules {
+            hostname: "relay.example.com".into(),
+            starttls: false,
+            require_tls: false,
+            authentication: Authentication::None,
+            message_size: 1 << 20,
+            recipients: 10,
+        };
+        let listener = Listener {
+            address: ([127, 0, 0, 1], 0).into(),
+            tls: ListenerTls::None,
+            require_tls: false,
+            authentication: Authentication::None,
+            allow: Vec::new(),
+            proxy_protocol_from: Vec::new(),
+            xclient_from: Vec::new(),
+        };
+        Front {
+            rules: Arc::new(rules),
+            limits,
+            listener,
+            accounts: Arc::new(Accounts::new(Vec::new())),
+            tls: None,
+            store,
+            clock: Clock::System,
+            mint: Arc::default(),
+            providers: Vec::new(),
+            duplicates: None,
+            memory: Memory::default(),
+            stopping: CancellationToken::new(),
+        }
+    }
+
+    /// Says `first`, then `again` every ten seconds; returns the last reply and after how long it came.
+    async fn drip(limits: &Limits, first: &str, again: &str) -> (String, Duration) {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(directory.path(), Clock::System).unwrap();
+        let front = Arc::new(front(store, limits.clone()));
+        let (ours, theirs): (DuplexStream, DuplexStream) = duplex(1 << 16);
+        let session = Session::new(front.rules.clone(), false, false);
+        let talk = Conversation::new(Box::new(ours), ([127, 0, 0, 1], 1).into(), front, session).run();
+        let (mut hear, mut say) = tokio::io::split(theirs);
+        let started = Instant::now();
+        let dripping = async {
+            let mut said = say.write_all(first.as_bytes()).await;
+            while said.is_ok() {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                said = say.write_all(again.as_bytes()).await;
+            }
+            said
+        };
+        let ended = tokio::select! {
+            ended = talk => ended,
+            said = dripping => said.map(|()| End::Left),
+        };
+        assert!(matches!(ended, Ok(End::Closed)), "{ended:?}");
+        let after = started.elapsed();
+        let mut heard = String::new();
+        hear.read_to_string(&mut heard).await.unwrap();
+        (heard.lines().last().unwrap_or_default().to_owned(), after)
+    }
+
+    const TIMED_OUT: &str = "421 4.4.2 Nothing heard for too long, closing";
+
+    #[tokio::test(start_paused = true)]
+    async fn a_byte_now_and_then_does_not_hold_a_session() {
+        let usual = Limits::default();
+        let envelope = "EHLO a\r\nMAIL FROM:<a@b.c>\r\nRCPT TO:<a@b.c>\r\n";
+        for (first, again, expected, limit) in [
+            ("", "E", TIMED_OUT, usual.command_timeout),
+            (&format!("{envelope}DATA\r\n"), "a", TIMED_OUT, usual.message_timeout),
+            (&format!("{envelope}BDAT 100000 LAST\r\n"), "a", TIMED_OUT, usual.message_timeout),
+        ] {
+            let (reply, after) = drip(&usual, first, again).await;
+            assert_eq!(reply, expected, "{first}");
+            assert!(after >= limit && after < limit + Duration::from_secs(20), "{first}: {after:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_only_talks_ends() {
+        let usual = Limits::default();
+        let (reply, _) = drip(&usual, "EHLO a\r\n", "NOOP\r\n").await;
+        assert_eq!(reply, "421 4.7.0 Too many commands without a message, closing");
+        let short = Limits { session_timeout: Duration::from_secs(600), ..usual };
+        let (reply, after) = drip(&short, "EHLO a\r\n", "NOOP\r\n").await;
+        assert_eq!(reply, "421 4.4.2 This session has lasted long enough, connect again");
+        assert!(after >= short.session_timeout, "{after:?}");
+    }
+}

@@ -2,6 +2,7 @@
 
 use super::accounts::Accounts;
 use super::conversation::{Conversation, End, Stream};
+use super::duplicates::Duplicates;
 use super::proxy;
 use super::settings::{Listener, ListenerTls};
 use super::spool::Memory;
@@ -43,6 +44,8 @@ pub struct Front {
     pub mint: Arc<Mint>,
     /// The providers that mail may go to.
     pub providers: Vec<Provider>,
+    /// The guard against duplicates, if there is one.
+    pub duplicates: Option<Arc<Duplicates>>,
     /// For messages on their way in.
     pub memory: Memory,
     /// Set when we stop.

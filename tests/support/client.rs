@@ -32,6 +32,17 @@ impl Client {
         Ok(client)
     }
 
+    /// Connects as a proxy that says this, a PROXY header first, and introduces itself.
+    pub async fn by_proxy(address: SocketAddr, introduction: &[&str]) -> io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        let mut client = Self { wire: BufReader::new(Box::new(stream)) };
+        for line in introduction {
+            expect(220, client.ask(line).await?)?;
+        }
+        client.ask("EHLO [127.0.0.1]").await?;
+        Ok(client)
+    }
+
     /// Connects, speaks TLS and logs in.
     pub async fn log_in(address: SocketAddr, trust: &TlsConnector) -> io::Result<Self> {
         let mut client = Self::connect(address).await?;

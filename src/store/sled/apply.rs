@@ -26,6 +26,13 @@ pub fn apply(rows: &mut Overlay<'_>, record: &Record, place: Place, body: u32) -
         }
         Record::Outcome(record) => outcome(rows, record, place),
         Record::Notice(record) => notice(rows, record, place),
+        Record::Repeated(record) => {
+            if send_row(rows, record.id)?.is_some() {
+                let fact = FactRow::from(&Fact::of_repetition(record));
+                rows.put(keys::attempted(record.id, record.at, place, 0), encode(&fact));
+            }
+            Ok(())
+        }
     }
 }
 

@@ -58,6 +58,7 @@ enum WhatRow {
     Accepted,
     Attempted(StandingV1),
     Reported(u8),
+    Repeated,
 }
 
 /// The stored form of a row.
@@ -121,6 +122,7 @@ impl From<&Fact> for FactRow {
                 What::Accepted => WhatRow::Accepted,
                 What::Attempted(standing) => WhatRow::Attempted(standing.into()),
                 What::Reported(kind) => WhatRow::Reported(kind_code(kind)),
+                What::Repeated => WhatRow::Repeated,
             },
             source: match fact.source {
                 Source::Client => 0,
@@ -145,6 +147,7 @@ impl From<FactRow> for Fact {
                 WhatRow::Accepted => What::Accepted,
                 WhatRow::Attempted(standing) => What::Attempted(standing.into()),
                 WhatRow::Reported(kind) => What::Reported(kind_of(kind)),
+                WhatRow::Repeated => What::Repeated,
             },
             source: match row.source {
                 0 => Source::Client,

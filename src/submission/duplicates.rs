@@ -1,0 +1,85 @@
+//! The guard against a client that hands in again what it had handed in before: because an answer was lost, or because
+//! somebody pressed the button twice.
+//!
+//! A recipient is a duplicate when the same client sent the same body under the same Message-ID to it within the
+//! window, and that mail has not failed.
+
+use crate::clock::Timestamp;
+use crate::id::TrackingId;
+use crate::ledger::{Accepted, Recipient, Repeated, State};
+use crate::store::{ReadError, Store};
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+use tokio::sync::{Mutex, MutexGuard};
+
+/// What all listeners share.
+pub struct Duplicates {
+    window: Duration,
+    hasher: RandomState,
+    turns: [Mutex<()>; TURNS],
+}
+
+impl Duplicates {
+    /// Looks for messages of at most that age.
+    pub fn new(window: Duration) -> Self {
+        Self { window, hasher: RandomState::new(), turns: [const { Mutex::const_new(()) }; TURNS] }
+    }
+
+    /// Messages of one Message-ID are looked for and kept one after the other.
+    pub async fn turn(&self, accepted: &Accepted) -> MutexGuard<'_, ()> {
+        let turn = self.hasher.hash_one(accepted.send.message_id.as_ref().map(|id| id.as_str()));
+        self.turns[turn as usize % TURNS].lock().await
+    }
+
+    /// Takes the recipients that are duplicates out of `accepted`; what they repeat, the newest first.
+    pub fn take_out(
+        &self,
+        store: &Store,
+        accepted: &mut Accepted,
+        now: Timestamp,
+    ) -> Result<Vec<Repeated>, ReadError> {
+        let mut repeated = Vec::new();
+        let Some(message_id) = &accepted.send.message_id else { return Ok(repeated) };
+        for id in store.by_message_id(message_id, LOOKED_AT)? {
+            if accepted.recipients.is_empty() || now.since(id.timestamp()) > self.window {
+                break;
+            }
+            repeated.extend(self.repeats(store, accepted, id, now)?);
+        }
+        Ok(repeated)
+    }
+
+    fn repeats(
+        &self,
+        store: &Store,
+        accepted: &mut Accepted,
+        id: TrackingId,
+        now: Timestamp,
+    ) -> Result<Option<Repeated>, ReadError> {
+        let Some(trail) = store.trail(id)? else { return Ok(None) };
+        if (&trail.send.client, trail.send.fingerprint) != (&accepted.send.client, accepted.send.fingerprint)
+        {
+            return Ok(None);
+        }
+        let mut recipients = Vec::new();
+        for (place, earlier) in (0u16..).zip(&trail.recipients).filter(|(_, earlier)| !has_failed(earlier)) {
+            let folded = earlier.address.folded();
+            if accepted.leave_out(|address| address.folded() == folded) {
+                recipients.push(place);
+            }
+        }
+        let peer = accepted.send.peer;
+        Ok((!recipients.is_empty()).then_some(Repeated { id, at: now, peer, recipients }))
+    }
+}
+
+/// Whoever sends it again then means it.
+fn has_failed(recipient: &Recipient) -> bool {
+    use State::{Bounced, Expired, Failed, Suppressed};
+    matches!(recipient.state(), Bounced | Failed | Expired | Suppressed)
+}
+
+/// Message-IDs that may be looked for at once.
+const TURNS: usize = 64;
+/// Sends of one Message-ID that are looked at, the newest first.
+const LOOKED_AT: usize = 100;

@@ -1,0 +1,151 @@
+//! What the front door does beyond words: duplicates, proxies, wishes for reports.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use mailtrail::ledger::{Trail, What};
+use mailtrail::mail::{Notify, Ret};
+use std::collections::HashMap;
+use support::client::Client;
+use support::relay::Relay;
+use support::sink::{Manners, Sink};
+
+const FROM: &str = "a@example.com";
+
+fn message(id: &str, body: &str) -> String {
+    format!("Message-ID: <{id}@example.com>\r\nFrom: a@example.com\r\nDate: x\r\n\r\n{body}\r\n")
+}
+
+fn trail(relay: &Relay, id: &str) -> Trail {
+    relay.store().trail(id.parse().unwrap()).unwrap().unwrap()
+}
+
+/// How often a trail says that the mail was handed in again, and for whom.
+fn repetitions(trail: &Trail) -> Vec<Vec<u16>> {
+    let facts = trail.facts.iter().filter(|fact| fact.what == What::Repeated);
+    facts.map(|fact| fact.recipients.clone()).collect()
+}
+
+async fn guarded(refused: &[(&str, &str)]) -> (Sink, Relay, Client) {
+    let refused: HashMap<_, _> = refused.iter().map(|(to, reply)| ((*to).into(), (*reply).into())).collect();
+    let sink = Sink::with(Manners { refused, ..Manners::default() }).await;
+    let relay = Relay::start(&sink, "[duplicates]\nwindow = \"1h\"").await;
+    let client = Client::connect(relay.open()).await.unwrap();
+    (sink, relay, client)
+}
+
+#[tokio::test]
+async fn what_is_handed_in_again_is_not_sent_again() {
+    let (sink, relay, mut client) = guarded(&[]).await;
+    let to = ["b@example.net", "c@example.net"];
+    let first = client.submit(FROM, &to, &message("1", "text")).await.unwrap();
+    for _ in 0..2 {
+        let again = client.submit(FROM, &["C@example.net"], &message("1", "text")).await.unwrap();
+        assert_eq!(again, first);
+    }
+    // Somebody new beside somebody known: only the new one gets it.
+    let more = client.submit(FROM, &["b@example.net", "d@example.net"], &message("1", "text")).await.unwrap();
+    assert_ne!(more, first);
+    // Another body, another Message-ID: another mail.
+    client.submit(FROM, &to, &message("1", "other")).await.unwrap();
+    client.submit(FROM, &to, &message("2", "text")).await.unwrap();
+    let mails = sink.wait_for(4).await;
+    let mut recipients: Vec<_> = mails.iter().map(|mail| mail.recipients.clone()).collect();
+    recipients.sort();
+    assert_eq!(recipients, [&to[..], &to[..], &to[..], &["d@example.net"][..]]);
+    assert_eq!(repetitions(&trail(&relay, &first)), [vec![1], vec![1], vec![0]]);
+    relay.stop().await;
+    assert_eq!(sink.count(), 4);
+}
+
+#[tokio::test]
+async fn what_failed_may_be_sent_again() {
+    let (_sink, relay, mut client) = guarded(&[("b@example.net", "550 5.1.1 nobody here")]).await;
+    let first = client.submit(FROM, &["b@example.net"], &message("1", "text")).await.unwrap();
+    let failed = || trail(&relay, &first).recipients.iter().all(|r| !r.waits()).then_some(());
+    support::eventually("it failed", failed).await;
+    let again = client.submit(FROM, &["b@example.net"], &message("1", "text")).await.unwrap();
+    assert_ne!(again, first);
+    assert!(repetitions(&trail(&relay, &first)).is_empty());
+}
+
+#[tokio::test]
+async fn many_at_once_are_one_mail() {
+    let (sink, relay, _) = guarded(&[]).await;
+    let send = |address| async move {
+        let mut client = Client::connect(address).await.unwrap();
+        client.submit(FROM, &["b@example.net"], &message("1", "text")).await.unwrap()
+    };
+    let ids = futures_util::future::join_all((0..20).map(|_| send(relay.open()))).await;
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    relay.stop().await;
+    assert_eq!(sink.count(), 1);
+}
+
+#[tokio::test]
+async fn our_own_mail_does_not_come_back() {
+    let sink = Sink::start().await;
+    let relay = Relay::start(&sink, "").await;
+    let mut client = Client::connect(relay.open()).await.unwrap();
+    let id = client.submit(FROM, &["b@example.net"], &message("1", "text")).await.unwrap();
+    let stamped = String::from_utf8(sink.arrival(&id).await.message).unwrap();
+    let refusal = client.submit(FROM, &["b@example.net"], &stamped).await.unwrap_err().to_string();
+    assert!(refusal.starts_with("554 5.4.6 "), "{refusal}");
+    let foreign = stamped.replace(&id, "01K54Z8Q3V7N5X9B2C6D8F0GHJ");
+    client.submit(FROM, &["b@example.net"], &foreign).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_client_in_front_of_the_proxies_is_named() {
+    let sink = Sink::start().await;
+    let relay = Relay::start(&sink, "").await;
+    let mut names = Vec::new();
+    for introduction in [
+        &["PROXY TCP4 192.0.2.8 198.51.100.1 1111 25"][..],
+        &["PROXY TCP6 2001:db8::1 2001:db8::2 1111 25"],
+        &["PROXY TCP4 192.0.2.7 198.51.100.1 1111 25", "XCLIENT ADDR=192.0.2.9 LOGIN=odoo"],
+    ] {
+        let mut client = Client::by_proxy(relay.proxied(), introduction).await.unwrap();
+        let id = client.submit(FROM, &["b@example.net"], &message("1", "text")).await.unwrap();
+        let text = String::from_utf8(sink.arrival(&id).await.message).unwrap();
+        let send = trail(&relay, &id).send;
+        names.push((
+            send.peer.unwrap().to_string(),
+            send.client,
+            text.split_once(";\r\n").unwrap().0.to_owned(),
+        ));
+    }
+    let expected = [
+        ("192.0.2.8", "192.0.2.8", "([192.0.2.8])\r\n\tby relay.example.com with ESMTP id "),
+        ("2001:db8::1", "2001:db8::1", "([IPv6:2001:db8::1])\r\n\tby relay.example.com with ESMTP id "),
+        ("192.0.2.9", "odoo", "([192.0.2.9])\r\n\tby relay.example.com with ESMTPA id "),
+    ];
+    for ((peer, client, received), (wanted_peer, wanted_client, text)) in names.iter().zip(expected) {
+        assert_eq!((peer.as_str(), client.as_str()), (wanted_peer, wanted_client));
+        assert!(received.contains(text), "{received}");
+    }
+}
+
+#[tokio::test]
+async fn wishes_for_reports_are_kept() {
+    let sink = Sink::start().await;
+    let relay = Relay::start(&sink, "").await;
+    let mut client = Client::connect(relay.open()).await.unwrap();
+    for line in [
+        "MAIL FROM:<a@example.com> RET=HDRS ENVID=QQ+2B1",
+        "RCPT TO:<b@example.net>",
+        "RCPT TO:<c@example.net> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;x@example.net",
+        "RCPT TO:<d@example.net> NOTIFY=NEVER",
+    ] {
+        assert_eq!(client.ask(line).await.unwrap().0, 250, "{line}");
+    }
+    client.ask("DATA").await.unwrap();
+    let (_, reply) = client.ask(&(message("1", "text") + ".")).await.unwrap();
+    let id = reply.rsplit(' ').next().unwrap().to_owned();
+    let dsn = trail(&relay, &id).send.dsn;
+    assert_eq!((dsn.ret, dsn.envid.as_deref()), (Some(Ret::Headers), Some("QQ+2B1")));
+    let wishes: Vec<_> = dsn.recipients.iter().map(|(place, wish)| (*place, wish.notify.unwrap())).collect();
+    assert_eq!(wishes, [(1, Notify { success: true, failure: false, delay: true }), (2, Notify::default())]);
+    assert_eq!(dsn.recipients[0].1.orcpt.as_deref(), Some("rfc822;x@example.net"));
+}
