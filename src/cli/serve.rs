@@ -5,6 +5,7 @@ use crate::daemon::{Daemon, StartError};
 use crate::logging;
 use crate::sandbox::Sandbox;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -33,6 +34,7 @@ pub async fn run(context: &Context, arguments: &Arguments) -> Result<(), Trouble
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    open_files(&config);
     let metrics = PrometheusBuilder::new().install_recorder().ok();
     let mut terminate = listen_for(SignalKind::terminate())?;
     let mut interrupt = listen_for(SignalKind::interrupt())?;
@@ -111,6 +113,24 @@ fn check_again(context: &Context, arguments: &Arguments) {
     }
 }
 
+/// Asks for as many open files as the system allows, and says so where they are too few.
+fn open_files(config: &Config) {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+    let outside: usize = config.upstreams.iter().map(|upstream| upstream.transport.connections).sum();
+    let needed = (config.limits.connections + outside) as u64 + OWN_FILES;
+    if let Some(allowed) = getrlimit(Resource::Nofile).current.filter(|allowed| *allowed < needed) {
+        tracing::warn!(
+            allowed,
+            needed,
+            "too few open files for all connections; raise LimitNOFILE or lower `connections` in [limits]"
+        );
+    }
+}
+
 fn listen_for(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Trouble> {
     signal(kind).map_err(|error| Trouble::Failed(format!("signals cannot be heard: {error}")))
 }
@@ -123,4 +143,6 @@ async fn upkeep(metrics: PrometheusHandle) {
     }
 }
 
+/// Files that are open beside connections: the store's, listeners, HTTP.
+const OWN_FILES: u64 = 256;
 const UPKEEP: Duration = Duration::from_secs(5);

@@ -19,11 +19,16 @@ pub struct Process {
 }
 
 impl Process {
-    /// It does not run yet.
+    /// With the usual limits; it does not run yet.
     pub fn new(sink: &Sink) -> Self {
+        Self::with(sink, "")
+    }
+
+    /// With these `[limits]`.
+    pub fn with(sink: &Sink, limits: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let ports = [(); 4].map(|()| free_port());
-        let text = configuration(directory.path().join("data").to_str().unwrap(), ports, sink.port(), "");
+        let text = configuration(directory.path().join("data").to_str().unwrap(), ports, sink.port(), limits);
         std::fs::write(directory.path().join("mailtrail.toml"), text).unwrap();
         Self { directory, ports, child: None }
     }

@@ -1,0 +1,36 @@
+//! A thousand clients that are connected and say nothing.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+use support::client::Client;
+use support::process::Process;
+use support::sink::Sink;
+
+/// In this process and in the relay's.
+const CLIENTS: usize = 1000;
+/// Bytes of memory that they may cost together.
+const COST: u64 = 50 << 20;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_idle_clients_cost_little_and_keep_nobody_out() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let sink = Sink::start().await;
+    let mut process = Process::with(&sink, "connections = 1100\nconnections_per_ip = 1100");
+    process.start().await;
+    let before = process.peak_memory();
+    let connects = (0..CLIENTS).map(|_| Client::connect(process.address(1)));
+    let idle: Vec<_> =
+        futures_util::future::join_all(connects).await.into_iter().map(|client| client.unwrap()).collect();
+    let cost = process.peak_memory() - before;
+    println!("{CLIENTS} idle clients: {} MiB", cost >> 20);
+    let mut client = Client::connect(process.address(1)).await.unwrap();
+    let id = client.submit("a@example.com", &["b@example.net"], "A: b\r\n\r\nhi\r\n").await.unwrap();
+    sink.arrival(&id).await;
+    assert!(cost < COST, "{cost} bytes");
+    drop(idle);
+}
