@@ -10,7 +10,7 @@ use crate::queue::{Parts, Queue};
 use crate::smtp::Rules;
 use crate::store::{OpenError, OpenReport, Retention, Store};
 use crate::submission::{Accounts, Crowd, Door, Front, Listener, ListenerTls, Memory};
-use crate::tls::{self, TlsError};
+use crate::tls::{self, Server, ServerFiles, TlsError};
 use crate::webhook::{self, Inbox, Source};
 use axum::serve::ListenerExt;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -21,7 +21,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -38,6 +37,7 @@ pub struct Daemon {
     mail: TaskTracker,
     talk: TaskTracker,
     socket: PathBuf,
+    certificates: Vec<Arc<Server>>,
 }
 
 /// Why the relay does not start.
@@ -81,6 +81,7 @@ impl Daemon {
             mail: TaskTracker::new(),
             talk: TaskTracker::new(),
             socket: config.admin.socket.clone(),
+            certificates: Vec::new(),
         };
         let doors = daemon.open_doors(config, clock)?;
         let queues = daemon.queues(config, clock)?;
@@ -96,6 +97,8 @@ impl Daemon {
         }
         let keeper = keep(daemon.store.clone(), config.retention, clock, daemon.stopping.clone());
         daemon.mail.spawn(keeper);
+        let watch = tls::watch(daemon.certificates.clone(), clock);
+        daemon.mail.spawn(daemon.stopping.clone().run_until_cancelled_owned(watch));
         Ok(daemon)
     }
 
@@ -119,6 +122,11 @@ impl Daemon {
         &self.report
     }
 
+    /// Reads the certificates anew for the connections to come.
+    pub fn renew_certificates(&self) {
+        self.certificates.iter().for_each(|server| server.renew());
+    }
+
     /// Returns, with the reason, when the relay cannot go on.
     pub async fn failed(&self) -> String {
         self.store.failed().await
@@ -139,7 +147,8 @@ impl Daemon {
     }
 
     fn open_doors(&mut self, config: &Config, clock: Clock) -> Result<Vec<Door>, StartError> {
-        let acceptor = acceptor(config)?;
+        let server = server(config)?;
+        self.certificates = server.iter().cloned().collect();
         let accounts = Arc::new(Accounts::new(config.users.clone()));
         let mut providers: Vec<Provider> = config.upstreams.iter().map(|u| u.transport.provider).collect();
         providers.dedup();
@@ -150,7 +159,7 @@ impl Daemon {
                 rules: Arc::new(rules(config, listener)),
                 limits: config.limits.clone(),
                 accounts: accounts.clone(),
-                tls: acceptor.clone(),
+                tls: server.clone(),
                 store: self.store.clone(),
                 clock,
                 mint: mint.clone(),
@@ -272,15 +281,19 @@ fn rules(config: &Config, listener: &Listener) -> Rules {
     }
 }
 
-fn acceptor(config: &Config) -> Result<Option<TlsAcceptor>, TlsError> {
+fn server(config: &Config) -> Result<Option<Arc<Server>>, TlsError> {
     if config.listeners.iter().all(|listener| listener.tls == ListenerTls::None) {
         return Ok(None);
     }
-    let pair = match &config.certificate {
-        Some(files) => tls::load(&files.certificate, &files.private_key)?,
-        None => tls::self_signed(&config.data_dir.join("tls"), &config.hostname)?,
+    let files = match &config.certificate {
+        Some(files) => ServerFiles {
+            certificate: files.certificate.clone(),
+            private_key: files.private_key.clone(),
+            client_ca: None,
+        },
+        None => tls::self_signed_files(&config.data_dir.join("tls"), &config.hostname)?,
     };
-    tls::acceptor(pair).map(Some)
+    Server::open(files).map(Arc::new).map(Some)
 }
 
 /// Opens the store; a process that is just leaving it is waited for.

@@ -124,13 +124,11 @@ impl Conversation {
 
     /// Speaks TLS from here on. What the client sent in clear behind STARTTLS is dropped (RFC 3207 section 4.2).
     async fn start_tls(&mut self, reply: &Reply) -> io::Result<()> {
-        let Some(acceptor) = self.front.tls.clone() else { return Err(io::ErrorKind::Unsupported.into()) };
         self.say(reply);
         self.flush().await?;
         self.input = Input::default();
         let clear = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
-        let secured = timeout(HANDSHAKE, acceptor.accept(clear)).await;
-        self.stream = Box::new(secured.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??);
+        self.stream = self.front.secure(clear).await?;
         self.session.secured();
         Ok(())
     }
@@ -311,5 +309,4 @@ impl Input {
 
 /// Bytes read at a time.
 pub const READ: usize = 16 << 10;
-const HANDSHAKE: Duration = Duration::from_secs(30);
 const WRITE: Duration = Duration::from_secs(60);

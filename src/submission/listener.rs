@@ -9,6 +9,7 @@ use crate::id::Mint;
 use crate::provider::Provider;
 use crate::smtp::{Limits, Reply, Rules};
 use crate::store::Store;
+use crate::tls::Server;
 use ipnet::IpNet;
 use std::collections::HashMap;
 use std::io;
@@ -18,7 +19,6 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -31,7 +31,7 @@ pub struct Front {
     /// Who may log in.
     pub accounts: Arc<Accounts>,
     /// For STARTTLS and implicit TLS.
-    pub tls: Option<TlsAcceptor>,
+    pub tls: Option<Arc<Server>>,
     /// Where mail is kept.
     pub store: Store,
     /// The time.
@@ -44,6 +44,15 @@ pub struct Front {
     pub memory: Memory,
     /// Set when we stop.
     pub stopping: CancellationToken,
+}
+
+impl Front {
+    /// Speaks TLS with a client.
+    pub async fn secure<S: Stream + 'static>(&self, stream: S) -> io::Result<Box<dyn Stream>> {
+        let Some(tls) = &self.tls else { return Err(io::ErrorKind::Unsupported.into()) };
+        let secured = timeout(HANDSHAKE, tls.acceptor().accept(stream)).await;
+        Ok(Box::new(secured.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??))
+    }
 }
 
 /// How many conversations there are, over all listeners.
@@ -135,13 +144,7 @@ async fn converse(
     implicit_tls: bool,
 ) -> io::Result<End> {
     stream.set_nodelay(true)?;
-    let stream: Box<dyn Stream> = match (&front.tls, implicit_tls) {
-        (Some(tls), true) => {
-            let secured = timeout(HANDSHAKE, tls.accept(stream)).await;
-            Box::new(secured.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??)
-        }
-        _ => Box::new(stream),
-    };
+    let stream = if implicit_tls { front.secure(stream).await? } else { Box::new(stream) };
     Conversation::new(stream, peer, front, implicit_tls).run().await
 }
 
