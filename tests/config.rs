@@ -135,7 +135,7 @@ fn the_contract_s_sample_is_good() {
     assert_eq!(config.users[0].account.client, "odoo-prod");
     assert_eq!(config.admin.socket, Path::new("/run/mailtrail/admin.sock"));
     let ca_file = &config.upstreams[0].transport.ca_file;
-    assert!(matches!(config.users[0].password, Password::Hash(_)) && ca_file.is_none());
+    assert!(matches!(config.users[0].password, Some(Password::Hash(_))) && ca_file.is_none());
     let keys: Vec<_> = config.warnings.iter().map(|warning| warning.key.as_str()).collect();
     let upstream = ["rate", "quota", "api_key_file", "api_base_url"].map(|key| format!("upstream[0].{key}"));
     assert_eq!(keys[..4], upstream);
@@ -180,10 +180,13 @@ fn secrets_come_from_credentials_then_the_folder_then_the_environment() {
         ("password = \"${THIRD}\"", "from-environment"),
     ] {
         let config = load(&format!("[[user]]\nname = \"a\"\n{line}\n")).unwrap();
-        let Password::Plain(password) = &config.users[0].password else { panic!("not plain") };
+        let Some(Password::Plain(password)) = &config.users[0].password else { panic!("not plain") };
         assert_eq!(password.reveal(), expected);
         assert_eq!(config.warnings, []);
     }
+    std::fs::write(folder.path().join("hash"), format!("{HASH}\n")).unwrap();
+    let config = load("[[user]]\nname = \"a\"\npassword_hash_file = \"hash\"\n").unwrap();
+    assert!(matches!(config.users[0].password, Some(Password::Hash(_))) && config.warnings.is_empty());
     let faults = load("[[user]]\nname = \"a\"\npassword_file = \"empty\"\n").unwrap_err();
     assert!(faults.to_string().ends_with(":7: user[0].password_file: is empty"), "{faults}");
 }

@@ -62,8 +62,9 @@ impl Page {
         self.heading("[[user]]");
         self.text("name", &user.account.name);
         match user.password {
-            Password::Hash(_) => self.text("password_hash", MASK),
-            Password::Plain(_) => self.text("password", MASK),
+            Some(Password::Hash(_)) => self.text("password_hash", MASK),
+            Some(Password::Plain(_)) => self.text("password", MASK),
+            None => {}
         }
         self.texts("senders", &user.account.senders);
         self.text("client", &user.account.client);

@@ -4,10 +4,12 @@ mod acceptance;
 mod accounts;
 mod conversation;
 mod listener;
+mod password;
 mod settings;
 mod spool;
 
 pub use accounts::Accounts;
 pub use listener::{Crowd, Door, Front};
-pub use settings::{Listener, ListenerTls, Password, User};
+pub use password::{HashFault, Password, PasswordHash};
+pub use settings::{Listener, ListenerTls, User};
 pub use spool::Memory;

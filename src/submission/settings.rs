@@ -1,4 +1,4 @@
-use crate::secret::Secret;
+use super::password::Password;
 use crate::smtp::{Account, Authentication};
 use ipnet::IpNet;
 use std::net::SocketAddr;
@@ -30,20 +30,11 @@ pub enum ListenerTls {
     None,
 }
 
-/// One user and how its password is known.
+/// One user and how it proves who it is.
 #[derive(Clone, Debug)]
 pub struct User {
     /// What it is and may.
     pub account: Arc<Account>,
-    /// How its password is checked.
-    pub password: Password,
-}
-
-/// How a password is known.
-#[derive(Clone, Debug)]
-pub enum Password {
-    /// As an argon2id hash in PHC form.
-    Hash(String),
-    /// Itself.
-    Plain(Secret),
+    /// How its password is checked; without one it cannot log in.
+    pub password: Option<Password>,
 }
