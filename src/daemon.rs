@@ -149,7 +149,7 @@ impl Daemon {
     fn open_doors(&mut self, config: &Config, clock: Clock) -> Result<Vec<Door>, StartError> {
         let server = server(config)?;
         self.certificates = server.iter().cloned().collect();
-        let accounts = Arc::new(Accounts::new(config.users.clone()));
+        let accounts = Arc::new(Accounts::new(config.users.clone(), &config.policy, clock));
         let mut providers: Vec<Provider> = config.upstreams.iter().map(|u| u.transport.provider).collect();
         providers.dedup();
         let (crowd, mint, memory) = (Crowd::default(), Arc::new(Mint::default()), Memory::default());

@@ -243,6 +243,17 @@ fn show_masks_secrets_and_can_be_read_again() {
 }
 
 #[test]
+fn limits_of_logins_are_read_and_shown() {
+    let text = good_configuration() + "[limits]\nlogin_failures = 0\nlogin_lockout = \"1h\"\n";
+    let config = parse(&text, &[]).unwrap();
+    let shown = config.show();
+    for line in ["login_failures = 0", "login_window = \"10min\"", "login_lockout = \"1h\""] {
+        assert!(shown.lines().any(|shown| shown == line), "{line} is not in\n{shown}");
+    }
+    assert_eq!(parse(&shown, &[]).unwrap().show(), shown);
+}
+
+#[test]
 fn no_syntax_error_quotes_a_secret() {
     for value in
         ["\"hunter2", "'hunter2", "hunter2\"", "\"\\hunter2\"", "[hunter2", "{ hunter2 }", "\"\"\"hunter2"]

@@ -66,6 +66,7 @@ dialogues! {
     hello_guarded
     hello_open
     international
+    locked_out
     network_not_allowed
     no_header
     odd_but_tolerated
@@ -88,6 +89,9 @@ dialogues! {
     syntax
     too_many_errors
 }
+
+/// Small, so that dialogues are short.
+const LIMITS: &str = "message_size = \"2KiB\"\nrecipients = 3\nlogin_failures = 3";
 
 /// How the client's bytes are cut.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -158,7 +162,7 @@ impl Dialogue {
         let log = Log::default();
         let _logging = log.listen();
         let sink = Sink::start().await;
-        let relay = Relay::start(&sink, "message_size = \"2KiB\"\nrecipients = 3").await;
+        let relay = Relay::start(&sink, LIMITS).await;
         let address = match self.listener.as_str() {
             "guarded" => relay.guarded(),
             "open" => relay.open(),

@@ -61,9 +61,11 @@ fn assemble(mut root: Section<'_>) -> Config {
     let upstreams =
         upstreams.into_iter().filter_map(|section| upstream::read(section, &us, &mut claims)).collect();
     sections::not_acted_on(&mut root);
+    let (limits, policy) = sections::limits(&mut root);
     let config = Config {
         certificate: sections::certificate(&mut root),
-        limits: sections::limits(&mut root),
+        limits,
+        policy,
         http: sections::http(&mut root, &mut claims),
         admin: sections::admin(&mut root, &data_dir, &mut claims),
         log: sections::log(&mut root),

@@ -80,6 +80,10 @@ impl Page {
         self.bare("connections_per_ip", limits.connections_per_ip);
         self.duration("command_timeout", limits.command_timeout);
         self.duration("data_timeout", limits.data_timeout);
+        let policy = &config.policy;
+        self.bare("login_failures", policy.login_failures);
+        self.duration("login_window", policy.login_window);
+        self.duration("login_lockout", policy.login_lockout);
     }
 
     fn upstream(&mut self, upstream: &Upstream) {

@@ -48,6 +48,8 @@ pub enum Reply {
     TimedOut,
     /// Too many failed commands.
     TooManyErrors,
+    /// Too many failed logins from this address.
+    LockedOut,
     /// We are about to stop.
     Stopping,
     /// The store takes nothing now.
@@ -159,6 +161,7 @@ impl Reply {
             Self::NotAllowed => (554, "5.7.1", "Connections from your address are not allowed"),
             Self::TimedOut => (421, "4.4.2", "Nothing heard for too long, closing"),
             Self::TooManyErrors => (421, "4.7.0", "Too many errors, closing"),
+            Self::LockedOut => (421, "4.7.0", "Too many failed logins from your address, try again later"),
             Self::Stopping => (421, "4.3.2", "Shutting down, try again shortly"),
             Self::StoreFull => (452, "4.3.1", "The message cannot be stored now, try again later"),
             Self::LocalError => (451, "4.3.0", "The message cannot be taken now, try again later"),
@@ -228,9 +231,14 @@ mod tests {
 
     #[test]
     fn class_of_code_and_enhanced_status_agree() {
-        for reply in
-            [Reply::StoreFull, Reply::AuthFailed, Reply::TooManyRecipients, Reply::BadSender, Reply::Bye]
-        {
+        for reply in [
+            Reply::StoreFull,
+            Reply::AuthFailed,
+            Reply::LockedOut,
+            Reply::TooManyRecipients,
+            Reply::BadSender,
+            Reply::Bye,
+        ] {
             let (code, enhanced, _) = reply.parts();
             assert_eq!(char::from_digit(u32::from(code / 100), 10), enhanced.chars().next(), "{reply:?}");
         }

@@ -1,13 +1,17 @@
+use super::guard::{Consequence, Guard};
 use super::password::Password;
-use super::settings::User;
+use super::settings::{Policy, User};
+use crate::clock::Clock;
 use crate::smtp::{Account, Credentials};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 /// The users of all listeners.
 ///
@@ -20,9 +24,23 @@ use tokio::sync::Semaphore;
 pub struct Accounts {
     users: HashMap<String, User>,
     passwords: Vec<Password>,
+    guard: Guard,
+    lockout: Duration,
+    clock: Clock,
     key: [u8; 32],
     proven: Mutex<HashMap<String, Proof>>,
     hashing: Semaphore,
+}
+
+/// What became of a login.
+#[derive(Debug)]
+pub enum Login {
+    /// The credentials are right.
+    Right(Arc<Account>),
+    /// They are not.
+    Wrong,
+    /// Nobody may log in from there for a while.
+    LockedOut,
 }
 
 /// A password that was right, and until when that is believed.
@@ -33,10 +51,13 @@ struct Proof {
 
 impl Accounts {
     /// The users as configured.
-    pub fn new(users: Vec<User>) -> Self {
+    pub fn new(users: Vec<User>, policy: &Policy, clock: Clock) -> Self {
         let mut key = [0; 32];
         getrandom::fill(&mut key).expect("the system has randomness");
         Self {
+            guard: Guard::new(policy),
+            lockout: policy.login_lockout,
+            clock,
             passwords: users.iter().filter_map(|user| user.password.clone()).collect(),
             users: users.into_iter().map(|user| (user.account.name.clone(), user)).collect(),
             key,
@@ -45,8 +66,51 @@ impl Accounts {
         }
     }
 
+    /// Whether nobody may log in from there now. If so, that counts as a refusal.
+    pub fn is_locked_out(&self, peer: IpAddr) -> bool {
+        let locked_out = self.guard.is_locked_out(peer, Instant::now());
+        if locked_out {
+            metrics::counter!("mailtrail_smtp_logins_refused_total", "reason" => "locked_out").increment(1);
+        }
+        locked_out
+    }
+
+    /// Checks what a client sent. A refusal takes its time.
+    pub async fn log_in(&self, credentials: Credentials, peer: IpAddr) -> Login {
+        if self.is_locked_out(peer) {
+            return Login::LockedOut;
+        }
+        let name = credentials.user.clone();
+        let attempt = self.digest(&[&name, credentials.password.reveal()]);
+        let found = self.authenticate(credentials).await;
+        // Guesses that were under way when the lock fell learn nothing either.
+        if self.is_locked_out(peer) {
+            return Login::LockedOut;
+        }
+        let user = self.digest(&[&name]);
+        if let Some(account) = found {
+            self.guard.succeeded(peer, user);
+            return Login::Right(account);
+        }
+        let consequence = self.guard.failed(peer, user, attempt, Instant::now());
+        self.report(&name, peer, consequence);
+        tokio::time::sleep(consequence.pause).await;
+        Login::Wrong
+    }
+
+    fn report(&self, name: &str, peer: IpAddr, consequence: Consequence) {
+        let user: String = name.chars().take(LOGGED).collect();
+        tracing::warn!(%peer, user, "wrong user name or password");
+        metrics::counter!("mailtrail_smtp_logins_refused_total", "reason" => "credentials").increment(1);
+        if let Some(failures) = consequence.locked_out {
+            let until = self.clock.now().after(self.lockout);
+            tracing::warn!(%peer, user, failures, %until, "locked out after too many failed logins");
+            metrics::counter!("mailtrail_smtp_lockouts_total").increment(1);
+        }
+    }
+
     /// The account behind the credentials, if they are right.
-    pub async fn authenticate(&self, credentials: Credentials) -> Option<Arc<Account>> {
+    async fn authenticate(&self, credentials: Credentials) -> Option<Arc<Account>> {
         let user = self.users.get(&credentials.user);
         let digest = self.digest(&[&credentials.user, credentials.password.reveal()]);
         if let Some(user) = user
@@ -99,6 +163,8 @@ impl Accounts {
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// argon2 takes 19 MiB a time with the usual settings.
 const HASHES_AT_ONCE: usize = 2;
+/// Characters of a user name in the log.
+const LOGGED: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -118,7 +184,7 @@ mod tests {
     }
 
     fn accounts(users: Vec<User>) -> Accounts {
-        Accounts::new(users)
+        Accounts::new(users, &Policy { login_failures: 3, ..Policy::default() }, Clock::System)
     }
 
     fn credentials(user: &str, password: &str) -> Credentials {
@@ -182,5 +248,22 @@ mod tests {
         let many = names.iter().filter(|name| slow(name)).count();
         assert!((50..150).contains(&many), "{many} of 200 take a hash, with one user of two");
         assert!(accounts_of_nobody.stand_in("nobody").is_none());
+    }
+
+    #[tokio::test]
+    async fn who_guesses_is_locked_out_even_with_the_right_password() {
+        let accounts = accounts(vec![user("odoo", Password::Plain(Secret::new("right")))]);
+        let [here, there] = [[192, 0, 2, 1], [192, 0, 2, 2]].map(IpAddr::from);
+        let log_in = async |password, from| match accounts.log_in(credentials("odoo", password), from).await {
+            Login::Right(_) => "right",
+            Login::Wrong => "wrong",
+            Login::LockedOut => "locked out",
+        };
+        assert_eq!(log_in("right", here).await, "right");
+        for guess in ["1", "2", "3"] {
+            assert_eq!(log_in(guess, here).await, "wrong");
+        }
+        assert_eq!(log_in("right", here).await, "locked out");
+        assert_eq!(log_in("right", there).await, "right");
     }
 }

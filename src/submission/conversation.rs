@@ -1,6 +1,7 @@
 //! The one place where a client's socket is read and written.
 
 use super::acceptance::{self, Circumstances};
+use super::accounts::Login;
 use super::listener::Front;
 use super::spool::{Spool, Spooled};
 use crate::mail::Envelope;
@@ -99,13 +100,11 @@ impl Conversation {
             }
             Step::StartTls(reply) => self.start_tls(&reply).await?,
             Step::Authenticate(credentials) => {
-                let user = credentials.user.clone();
-                let reply = match self.front.accounts.authenticate(credentials).await {
-                    Some(account) => self.session.logged_in(account),
-                    None => {
-                        tracing::warn!(peer = %self.peer.ip(), user, "wrong user name or password");
-                        Reply::AuthFailed
-                    }
+                let peer = self.peer.ip().to_canonical();
+                let reply = match self.front.accounts.log_in(credentials, peer).await {
+                    Login::Right(account) => self.session.logged_in(account),
+                    Login::Wrong => Reply::AuthFailed,
+                    Login::LockedOut => return self.close(&Reply::LockedOut).await.map(Next::End),
                 };
                 match self.session.count(reply) {
                     Step::Close(reply) => return self.close(&reply).await.map(Next::End),
@@ -202,10 +201,7 @@ impl Conversation {
     }
 
     fn say(&mut self, reply: &Reply) {
-        if reply.is_refusal() {
-            metrics::counter!("mailtrail_smtp_rejected_total", "reason" => reply.code().to_string())
-                .increment(1);
-        }
+        tally(reply);
         reply.write(&mut self.output);
     }
 
@@ -244,6 +240,13 @@ impl Conversation {
             },
             () = stopping.cancelled(), if !self.session.is_in_transaction() => Ok(Heard::Stop),
         }
+    }
+}
+
+/// Counts a refusal.
+pub fn tally(reply: &Reply) {
+    if reply.is_refusal() {
+        metrics::counter!("mailtrail_smtp_rejected_total", "reason" => reply.code().to_string()).increment(1);
     }
 }
 

@@ -1,13 +1,13 @@
 //! The sockets that clients connect to.
 
 use super::accounts::Accounts;
-use super::conversation::{Conversation, End, Stream};
+use super::conversation::{Conversation, End, Stream, tally};
 use super::settings::{Listener, ListenerTls};
 use super::spool::Memory;
 use crate::clock::Clock;
 use crate::id::Mint;
 use crate::provider::Provider;
-use crate::smtp::{Limits, Reply, Rules};
+use crate::smtp::{Authentication, Limits, Reply, Rules};
 use crate::store::Store;
 use crate::tls::Server;
 use ipnet::IpNet;
@@ -119,6 +119,13 @@ impl Door {
             conversations.spawn(turn_away(stream, Reply::NotAllowed));
             return;
         }
+        if self.front.rules.authentication == Authentication::Required
+            && self.front.accounts.is_locked_out(ip)
+        {
+            tracing::debug!(%peer, "connection of an address that is locked out");
+            conversations.spawn(turn_away(stream, Reply::LockedOut));
+            return;
+        }
         let Some(place) = self.crowd.enter(ip, &self.front.limits) else {
             tracing::warn!(%peer, "too many connections; see `connections` and `connections_per_ip` in [limits]");
             conversations.spawn(turn_away(stream, Reply::TooManyConnections));
@@ -149,6 +156,7 @@ async fn converse(
 }
 
 async fn turn_away(mut stream: TcpStream, reply: Reply) {
+    tally(&reply);
     let mut words = Vec::new();
     reply.write(&mut words);
     // It is told why, if it listens.

@@ -3,13 +3,16 @@
 mod acceptance;
 mod accounts;
 mod conversation;
+mod guard;
 mod listener;
+mod origin;
 mod password;
+mod register;
 mod settings;
 mod spool;
 
 pub use accounts::Accounts;
 pub use listener::{Crowd, Door, Front};
 pub use password::{HashFault, Password, PasswordHash};
-pub use settings::{Listener, ListenerTls, User};
+pub use settings::{Listener, ListenerTls, Policy, User};
 pub use spool::Memory;

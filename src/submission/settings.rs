@@ -3,6 +3,7 @@ use crate::smtp::{Account, Authentication};
 use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// One place where clients connect.
 #[derive(Clone, Debug)]
@@ -37,4 +38,25 @@ pub struct User {
     pub account: Arc<Account>,
     /// How its password is checked; without one it cannot log in.
     pub password: Option<Password>,
+}
+
+/// What holds clients back that guess.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Different wrong logins from one address within the window that lock it out. Default 10, 0 to 10,000; 0: never.
+    pub login_failures: u32,
+    /// How long a failed login counts. Default 10 min, 1 s to 1 day.
+    pub login_window: Duration,
+    /// How long an address is locked out. Default 10 min, 1 s to 1 day.
+    pub login_lockout: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            login_failures: 10,
+            login_window: Duration::from_secs(600),
+            login_lockout: Duration::from_secs(600),
+        }
+    }
 }
