@@ -9,7 +9,7 @@ use crate::provider::Provider;
 use crate::queue::{Parts, Queue};
 use crate::smtp::Rules;
 use crate::store::{OpenError, OpenReport, Retention, Store};
-use crate::submission::{Accounts, Crowd, Door, Front, Listener, ListenerTls, Memory};
+use crate::submission::{Accounts, Crowd, Door, Front, Listener, ListenerTls, Memory, Rates};
 use crate::tls::{self, Server, ServerFiles, TlsError};
 use crate::webhook::{self, Inbox, Source};
 use axum::serve::ListenerExt;
@@ -150,6 +150,7 @@ impl Daemon {
         let server = server(config)?;
         self.certificates = server.iter().cloned().collect();
         let accounts = Arc::new(Accounts::new(config.users.clone(), &config.policy, clock));
+        let rates = Arc::new(Rates::new(&config.users, config.policy.rate_per_ip));
         let mut providers: Vec<Provider> = config.upstreams.iter().map(|u| u.transport.provider).collect();
         providers.dedup();
         let (crowd, mint, memory) = (Crowd::default(), Arc::new(Mint::default()), Memory::default());
@@ -160,6 +161,7 @@ impl Daemon {
                 limits: config.limits.clone(),
                 accounts: accounts.clone(),
                 tls: server.clone(),
+                rates: rates.clone(),
                 store: self.store.clone(),
                 clock,
                 mint: mint.clone(),

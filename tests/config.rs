@@ -243,11 +243,18 @@ fn show_masks_secrets_and_can_be_read_again() {
 }
 
 #[test]
-fn limits_of_logins_are_read_and_shown() {
-    let text = good_configuration() + "[limits]\nlogin_failures = 0\nlogin_lockout = \"1h\"\n";
+fn logins_and_rates_are_read_and_shown() {
+    let text = good_configuration().replacen("password =", "rate = \"5/h\"\npassword =", 1)
+        + "[limits]\nlogin_failures = 0\nlogin_lockout = \"1h\"\nrate_per_ip = \"7/day\"\n";
     let config = parse(&text, &[]).unwrap();
     let shown = config.show();
-    for line in ["login_failures = 0", "login_window = \"10min\"", "login_lockout = \"1h\""] {
+    for line in [
+        "rate = \"5/h\"",
+        "login_failures = 0",
+        "login_window = \"10min\"",
+        "login_lockout = \"1h\"",
+        "rate_per_ip = \"7/day\"",
+    ] {
         assert!(shown.lines().any(|shown| shown == line), "{line} is not in\n{shown}");
     }
     assert_eq!(parse(&shown, &[]).unwrap().show(), shown);

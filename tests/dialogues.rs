@@ -75,6 +75,7 @@ dialogues! {
     overlong_line
     overlong_login
     pipelined_transactions
+    rate_used_up
     recipients_limit
     reset
     sender_not_allowed
@@ -91,7 +92,7 @@ dialogues! {
 }
 
 /// Small, so that dialogues are short.
-const LIMITS: &str = "message_size = \"2KiB\"\nrecipients = 3\nlogin_failures = 3";
+const LIMITS: &str = "message_size = \"2KiB\"\nrecipients = 3\nlogin_failures = 3\nrate_per_ip = \"5/day\"";
 
 /// How the client's bytes are cut.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -31,7 +31,26 @@ impl io::Write for Log {
     }
 }
 
-/// One test, for log and metrics are the process's.
+#[tokio::test]
+async fn a_user_has_a_rate_of_its_own() {
+    let sink = Sink::start().await;
+    let user = "[[user]]\nname = \"shop\"\npassword = \"counted\"\nrate = \"2/day\"";
+    let relay = Relay::start(&sink, user).await;
+    for (user, password, expected) in
+        [("shop", "counted", [250, 250, 450]), (USER, PASSWORD, [250; 3]), ("shop", "counted", [450; 3])]
+    {
+        let client = Client::connect(relay.guarded()).await.unwrap();
+        let mut client = client.start_tls(&relay.trust()).await.unwrap();
+        assert_eq!(client.ask(&format!("AUTH PLAIN {}", plain(user, password))).await.unwrap().0, 235);
+        for code in expected {
+            let (answer, text) = client.ask("MAIL FROM:<a@example.com>").await.unwrap();
+            assert_eq!(answer, code, "{user}: {text}");
+            client.ask("RSET").await.unwrap();
+        }
+    }
+}
+
+/// The only one here that is refused logins: log and metrics are the process's.
 #[tokio::test]
 async fn passwords_are_written_nowhere_and_guessing_is_counted() {
     let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);

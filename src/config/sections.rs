@@ -65,6 +65,7 @@ fn policy(section: &mut Section<'_>) -> Policy {
         login_failures: section.integer("login_failures", 0..=10_000).unwrap_or(usual.login_failures),
         login_window: section.duration("login_window", span.clone()).unwrap_or(usual.login_window),
         login_lockout: section.duration("login_lockout", span).unwrap_or(usual.login_lockout),
+        rate_per_ip: section.parsed("rate_per_ip", quantity::A_RATE, quantity::rate),
     }
 }
 

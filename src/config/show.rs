@@ -1,4 +1,4 @@
-use super::quantity::{show_duration, show_size};
+use super::quantity::{show_duration, show_rate, show_size};
 use super::settings::{Config, Upstream};
 use super::words::{
     AUTHENTICATION, LEVELS, LISTENER_TLS, LOG_FORMATS, PIPELINING, PROVIDERS, SECURITY, word,
@@ -69,6 +69,7 @@ impl Page {
         self.texts("senders", &user.account.senders);
         self.text("client", &user.account.client);
         self.texts("request_headers", &user.account.request_headers);
+        self.some("rate", user.rate.map(show_rate));
     }
 
     fn limits(&mut self, config: &Config) {
@@ -84,6 +85,7 @@ impl Page {
         self.bare("login_failures", policy.login_failures);
         self.duration("login_window", policy.login_window);
         self.duration("login_lockout", policy.login_lockout);
+        self.some("rate_per_ip", policy.rate_per_ip.map(show_rate));
     }
 
     fn upstream(&mut self, upstream: &Upstream) {

@@ -2,6 +2,7 @@
 
 use super::claims::{Claims, Kind};
 use super::names::{is_header_pattern, is_sender_pattern};
+use super::quantity;
 use super::reader::Section;
 use crate::smtp::Account;
 use crate::submission::{HashFault, Password, User};
@@ -15,6 +16,7 @@ pub(super) fn read(mut section: Section<'_>, claims: &mut Claims) -> Option<User
         claims.name(Kind::User, &section, "name", name);
     }
     let password = password(&mut section);
+    let rate = section.parsed("rate", quantity::A_RATE, quantity::rate);
     let client = section.text("client");
     let senders = section.list("senders", "an address, \"*@domain\" or \"*\"", |text| {
         is_sender_pattern(text).then(|| text.to_owned())
@@ -31,7 +33,7 @@ pub(super) fn read(mut section: Section<'_>, claims: &mut Claims) -> Option<User
         senders: senders.unwrap_or_default(),
         request_headers: request_headers.unwrap_or_default(),
     };
-    Some(User { account: Arc::new(account), password: Some(password?) })
+    Some(User { account: Arc::new(account), password: Some(password?), rate })
 }
 
 fn password(section: &mut Section<'_>) -> Option<Password> {

@@ -56,6 +56,8 @@ pub enum Reply {
     StoreFull,
     /// Something failed here that is not the client's fault.
     LocalError,
+    /// The rate of this user or address is used up.
+    TooFast,
     /// Not a command we know.
     UnknownCommand,
     /// A command without the parameters it needs, or with bad ones.
@@ -165,6 +167,9 @@ impl Reply {
             Self::Stopping => (421, "4.3.2", "Shutting down, try again shortly"),
             Self::StoreFull => (452, "4.3.1", "The message cannot be stored now, try again later"),
             Self::LocalError => (451, "4.3.0", "The message cannot be taken now, try again later"),
+            Self::TooFast => {
+                (450, "4.7.1", "You have sent too many messages in a short time, try again later")
+            }
             Self::UnknownCommand => (500, "5.5.2", "Command not recognised"),
             Self::BadParameters(text) => (501, "5.5.4", text),
             Self::BadSender => (553, "5.1.7", "The sender's address cannot be read"),
@@ -235,6 +240,7 @@ mod tests {
             Reply::StoreFull,
             Reply::AuthFailed,
             Reply::LockedOut,
+            Reply::TooFast,
             Reply::TooManyRecipients,
             Reply::BadSender,
             Reply::Bye,

@@ -65,6 +65,8 @@ pub enum Step {
     Reply(Reply),
     /// Say this, then speak TLS; tell [`Session::secured`].
     StartTls(Reply),
+    /// A transaction is open: say this, or why not after [`Session::take_envelope`].
+    Open(Reply),
     /// Check these; tell [`Session::logged_in`] or say [`Reply::AuthFailed`].
     Authenticate(Credentials),
     /// Say this, then read a message for [`Session::take_envelope`].
@@ -210,7 +212,7 @@ impl Session {
             Command::StartTls => Step::StartTls(Reply::StartTls),
             Command::Auth { mechanism, initial } => self.auth(mechanism, initial),
             Command::Mail { sender, size, body, smtputf8 } => {
-                Step::Reply(self.mail(sender, size, body, smtputf8).unwrap_or_else(|refusal| refusal))
+                self.mail(sender, size, body, smtputf8).map_or_else(Step::Reply, Step::Open)
             }
             Command::Rcpt(recipient) => Step::Reply(self.rcpt(recipient)),
             Command::Data => self.data(),
@@ -400,9 +402,11 @@ mod tests {
 
     fn code(session: &mut Session, line: &str) -> u16 {
         match session.line(line.as_bytes()) {
-            Step::Reply(reply) | Step::StartTls(reply) | Step::Receive(reply) | Step::Close(reply) => {
-                reply.code()
-            }
+            Step::Reply(reply)
+            | Step::StartTls(reply)
+            | Step::Open(reply)
+            | Step::Receive(reply)
+            | Step::Close(reply) => reply.code(),
             Step::Authenticate(_) => 0,
         }
     }

@@ -180,7 +180,7 @@ mod tests {
             senders: Vec::new(),
             request_headers: Vec::new(),
         };
-        User { account: Arc::new(account), password: Some(password) }
+        User { account: Arc::new(account), password: Some(password), rate: None }
     }
 
     fn accounts(users: Vec<User>) -> Accounts {

@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// A client's stream, in clear or within TLS.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -99,6 +99,10 @@ impl Conversation {
                 return Ok(Next::End(if reply == Reply::Bye { End::Left } else { End::Closed }));
             }
             Step::StartTls(reply) => self.start_tls(&reply).await?,
+            Step::Open(reply) => {
+                let reply = self.admit().map_or_else(|refusal| refusal, |()| reply);
+                self.say(&reply);
+            }
             Step::Authenticate(credentials) => {
                 let peer = self.peer.ip().to_canonical();
                 let reply = match self.front.accounts.log_in(credentials, peer).await {
@@ -130,6 +134,18 @@ impl Conversation {
         self.stream = self.front.secure(clear).await?;
         self.session.secured();
         Ok(())
+    }
+
+    /// Counts a message against the rates.
+    fn admit(&mut self) -> Result<(), Reply> {
+        let peer = self.peer.ip().to_canonical();
+        let user = self.session.account().map(|account| account.name.as_str());
+        if self.front.rates.admits(user, peer, Instant::now()) {
+            return Ok(());
+        }
+        tracing::warn!(%peer, user, "a message was refused: the rate is used up");
+        self.session.take_envelope();
+        Err(Reply::TooFast)
     }
 
     /// Reads a message, keeps it, and only then says so.

@@ -134,7 +134,12 @@ mod tests {
 
     fn guard(failures: u32) -> Guard {
         let (window, lockout) = (Duration::from_secs(600), Duration::from_secs(60));
-        Guard::new(&Policy { login_failures: failures, login_window: window, login_lockout: lockout })
+        Guard::new(&Policy {
+            login_failures: failures,
+            login_window: window,
+            login_lockout: lockout,
+            ..Policy::default()
+        })
     }
 
     fn peer(last: u8) -> IpAddr {

@@ -2,6 +2,7 @@
 
 use super::accounts::Accounts;
 use super::conversation::{Conversation, End, Stream, tally};
+use super::rate::Rates;
 use super::settings::{Listener, ListenerTls};
 use super::spool::Memory;
 use crate::clock::Clock;
@@ -32,6 +33,8 @@ pub struct Front {
     pub accounts: Arc<Accounts>,
     /// For STARTTLS and implicit TLS.
     pub tls: Option<Arc<Server>>,
+    /// How much may be sent.
+    pub rates: Arc<Rates>,
     /// Where mail is kept.
     pub store: Store,
     /// The time.

@@ -1,4 +1,5 @@
 use super::password::Password;
+use super::rate::Rate;
 use crate::smtp::{Account, Authentication};
 use ipnet::IpNet;
 use std::net::SocketAddr;
@@ -38,9 +39,11 @@ pub struct User {
     pub account: Arc<Account>,
     /// How its password is checked; without one it cannot log in.
     pub password: Option<Password>,
+    /// How many messages it may send; without one all.
+    pub rate: Option<Rate>,
 }
 
-/// What holds clients back that guess.
+/// What holds clients back that guess or send too much.
 #[derive(Clone, Debug)]
 pub struct Policy {
     /// Different wrong logins from one address within the window that lock it out. Default 10, 0 to 10,000; 0: never.
@@ -49,6 +52,8 @@ pub struct Policy {
     pub login_window: Duration,
     /// How long an address is locked out. Default 10 min, 1 s to 1 day.
     pub login_lockout: Duration,
+    /// How many messages one address may send. Default all: Odoo never retries.
+    pub rate_per_ip: Option<Rate>,
 }
 
 impl Default for Policy {
@@ -57,6 +62,7 @@ impl Default for Policy {
             login_failures: 10,
             login_window: Duration::from_secs(600),
             login_lockout: Duration::from_secs(600),
+            rate_per_ip: None,
         }
     }
 }
