@@ -14,6 +14,7 @@ use crate::tls::{self, Server, ServerFiles, TlsError};
 use crate::webhook::{self, Inbox, Source};
 use axum::serve::ListenerExt;
 use metrics_exporter_prometheus::PrometheusHandle;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -147,8 +148,8 @@ impl Daemon {
     }
 
     fn open_doors(&mut self, config: &Config, clock: Clock) -> Result<Vec<Door>, StartError> {
-        let server = server(config)?;
-        self.certificates = server.iter().cloned().collect();
+        let servers = servers(config)?;
+        self.certificates = servers.values().cloned().collect();
         let accounts = Arc::new(Accounts::new(config.users.clone(), &config.policy, clock));
         let rates = Arc::new(Rates::new(&config.users, config.policy.rate_per_ip));
         let mut providers: Vec<Provider> = config.upstreams.iter().map(|u| u.transport.provider).collect();
@@ -160,7 +161,7 @@ impl Daemon {
                 rules: Arc::new(rules(config, listener)),
                 limits: config.limits.clone(),
                 accounts: accounts.clone(),
-                tls: server.clone(),
+                tls: servers.get(&listener.client_ca).cloned(),
                 rates: rates.clone(),
                 store: self.store.clone(),
                 clock,
@@ -283,19 +284,25 @@ fn rules(config: &Config, listener: &Listener) -> Rules {
     }
 }
 
-fn server(config: &Config) -> Result<Option<Arc<Server>>, TlsError> {
-    if config.listeners.iter().all(|listener| listener.tls == ListenerTls::None) {
-        return Ok(None);
+/// One server for all listeners that trust the same clients: tickets of one are good for the others.
+fn servers(config: &Config) -> Result<BTreeMap<Option<PathBuf>, Arc<Server>>, TlsError> {
+    let mut servers = BTreeMap::new();
+    for listener in config.listeners.iter().filter(|listener| listener.tls != ListenerTls::None) {
+        if servers.contains_key(&listener.client_ca) {
+            continue;
+        }
+        let files = match &config.certificate {
+            Some(files) => ServerFiles {
+                certificate: files.certificate.clone(),
+                private_key: files.private_key.clone(),
+                client_ca: None,
+            },
+            None => tls::self_signed_files(&config.data_dir.join("tls"), &config.hostname)?,
+        };
+        let server = Server::open(ServerFiles { client_ca: listener.client_ca.clone(), ..files })?;
+        servers.insert(listener.client_ca.clone(), Arc::new(server));
     }
-    let files = match &config.certificate {
-        Some(files) => ServerFiles {
-            certificate: files.certificate.clone(),
-            private_key: files.private_key.clone(),
-            client_ca: None,
-        },
-        None => tls::self_signed_files(&config.data_dir.join("tls"), &config.hostname)?,
-    };
-    Server::open(files).map(Arc::new).map(Some)
+    Ok(servers)
 }
 
 /// Opens the store; a process that is just leaving it is waited for.

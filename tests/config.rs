@@ -70,13 +70,14 @@ fn load_with_files(text: &str, files: &[&str]) -> Result<Config, Faults> {
 
 const SHIPPED: &str = include_str!("../config/mailtrail.toml");
 
-const NAMED: [&str; 6] = [
+const NAMED: [&str; 7] = [
     "odoo-password",
     "mailgun-smtp-password",
     "mailgun-signing-key",
     "mailgun-api-key",
     "certs/relay.pem",
     "certs/relay.key",
+    "certs/clients.pem",
 ];
 
 fn uncommented(prefix: &str) -> String {
@@ -192,6 +193,35 @@ fn secrets_come_from_credentials_then_the_folder_then_the_environment() {
 }
 
 #[test]
+fn certificates_need_both_sides() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("clients.pem"), "").unwrap();
+    let warnings = |listener: &str, user: &str| {
+        let text =
+            [good("server"), good("listener"), listener, good("user"), user, good("upstream")].concat();
+        let text = text.replace("\"hunter2\"", "\"${P}\"");
+        let environment = BTreeMap::from([("P".to_owned(), "hunter2".to_owned())]);
+        let path = folder.path().join("mailtrail.toml");
+        let config = config::parse(&text, &path, &environment).unwrap();
+        config
+            .warnings
+            .iter()
+            .map(|warning| format!("{}: {}", warning.key, warning.message))
+            .collect::<Vec<_>>()
+    };
+    let (trusted, certified) = ("client_ca_file = \"clients.pem\"\n", "certificates = [\"shop\"]\n");
+    assert_eq!(warnings(trusted, certified), [""; 0]);
+    assert_eq!(
+        warnings("", certified),
+        ["user: has certificates, but no [[listener]] has a client_ca_file; they log nobody in"]
+    );
+    assert_eq!(
+        warnings(trusted, ""),
+        ["listener: has a client_ca_file, but no [[user]] has certificates; they log nobody in"]
+    );
+}
+
+#[test]
 fn what_should_be_known_is_a_warning() {
     let text = good_configuration()
         + "username = \"a\"\npassword = \"hunter2\"\n[admin]\naddress = \"0.0.0.0:8025\"\n"
@@ -244,11 +274,20 @@ fn show_masks_secrets_and_can_be_read_again() {
 
 #[test]
 fn logins_and_rates_are_read_and_shown() {
-    let text = good_configuration().replacen("password =", "rate = \"5/h\"\npassword =", 1)
-        + "[limits]\nlogin_failures = 0\nlogin_lockout = \"1h\"\nrate_per_ip = \"7/day\"\n";
-    let config = parse(&text, &[]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("clients.pem"), "").unwrap();
+    let text = good("server").to_owned()
+        + "[[listener]]\naddress = \"127.0.0.1:1\"\nclient_ca_file = \"clients.pem\"\n"
+        + "[[user]]\nname = \"shop\"\ncertificates = [\"Shop.example.com\", \"a@example.com\"]\nrate = \"5/h\"\n"
+        + "[limits]\nlogin_failures = 0\nlogin_lockout = \"1h\"\nrate_per_ip = \"7/day\"\n"
+        + good("upstream");
+    let path = folder.path().join("mailtrail.toml");
+    let config = config::parse(&text, &path, &BTreeMap::new()).unwrap();
+    assert_eq!((config.users[0].password.is_none(), &config.warnings[..]), (true, &[][..]));
     let shown = config.show();
     for line in [
+        &format!("client_ca_file = {:?}", folder.path().join("clients.pem")),
+        "certificates = [\"shop.example.com\", \"a@example.com\"]",
         "rate = \"5/h\"",
         "login_failures = 0",
         "login_window = \"10min\"",
@@ -257,7 +296,7 @@ fn logins_and_rates_are_read_and_shown() {
     ] {
         assert!(shown.lines().any(|shown| shown == line), "{line} is not in\n{shown}");
     }
-    assert_eq!(parse(&shown, &[]).unwrap().show(), shown);
+    assert_eq!(config::parse(&shown, &path, &BTreeMap::new()).unwrap().show(), shown);
 }
 
 #[test]

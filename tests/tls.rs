@@ -1,4 +1,4 @@
-//! TLS as clients see it: certificates that change, versions.
+//! TLS as clients see it: certificates that log in, certificates that change, versions.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -9,10 +9,13 @@ use base64::prelude::BASE64_STANDARD;
 use mailtrail::clock::{Clock, Timestamp};
 use mailtrail::config;
 use mailtrail::daemon::Daemon;
-use mailtrail::tls::self_signed_files;
+use mailtrail::tls::{marks, self_signed_files};
 use metrics_exporter_prometheus::PrometheusBuilder;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType, date_time_ymd};
-use rustls::pki_types::{CertificateDer, ServerName};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType,
+    date_time_ymd,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -28,7 +31,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// An authority that certifies servers.
+/// An authority that certifies servers and clients.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key.
@@ -47,6 +50,8 @@ impl Authority {
     fn certify(&self, name: SanType) -> Identity {
         let mut parameters = CertificateParams::default();
         parameters.subject_alt_names = vec![name];
+        parameters.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         parameters.not_after = date_time_ymd(2027, 1, 2);
         let key = KeyPair::generate().unwrap();
         let certificate = parameters.signed_by(&key, &self.0).unwrap().der().clone();
@@ -54,13 +59,19 @@ impl Authority {
     }
 
     /// A client's side, which trusts this authority.
-    fn connector(&self) -> TlsConnector {
+    fn connector(&self, identity: Option<&Identity>) -> TlsConnector {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let builder = builder.unwrap().with_root_certificates(roots);
-        let config = builder.with_no_client_auth();
+        let config = match identity {
+            None => builder.with_no_client_auth(),
+            Some(Identity { certificate, key }) => {
+                let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+                builder.with_client_auth_cert(vec![certificate.clone()], key).unwrap()
+            }
+        };
         TlsConnector::from(Arc::new(config))
     }
 }
@@ -85,9 +96,10 @@ struct House {
 }
 
 impl House {
-    async fn open(authority: &Authority, sink: &Sink, clock: Clock) -> Self {
+    async fn open(authority: &Authority, sink: &Sink, users: &str, clock: Clock) -> Self {
         let directory = tempfile::tempdir().unwrap();
         authority.certify(dns("localhost")).write(directory.path());
+        std::fs::write(directory.path().join("clients.pem"), authority.0.pem()).unwrap();
         let text = format!(
             r#"
 [server]
@@ -95,15 +107,18 @@ hostname = "relay.example.com"
 data_dir = "data"
 [[listener]]
 address = "127.0.0.1:0"
+client_ca_file = "clients.pem"
 [[listener]]
 address = "127.0.0.1:0"
 tls = "implicit"
+client_ca_file = "clients.pem"
 [tls]
 certificate = "relay.pem"
 private_key = "relay.key"
 [[user]]
 name = "{USER}"
 password = "{PASSWORD}"
+{users}
 [[upstream]]
 name = "sink"
 provider = "plain"
@@ -137,6 +152,58 @@ tls = "none"
     }
 }
 
+#[tokio::test]
+async fn a_certificate_logs_in() {
+    let (authority, sink) = (Authority::new(), Sink::start().await);
+    let (named, mailed, marked, unknown) = (
+        authority.certify(dns("shop.example.com")),
+        authority.certify(SanType::Rfc822Name("till@example.com".try_into().unwrap())),
+        authority.certify(dns("some.example.com")),
+        authority.certify(dns("other.example.com")),
+    );
+    let users = format!(
+        "[[user]]\nname = \"shop\"\ncertificates = [\"Shop.example.com\"]\n\
+         [[user]]\nname = \"till\"\ncertificates = [\"till@example.com\"]\n\
+         [[user]]\nname = \"crm\"\ncertificates = [{:?}]\n",
+        marks(&marked.certificate)[0]
+    );
+    let house = House::open(&authority, &sink, &users, Clock::System).await;
+    let password = BASE64_STANDARD.encode(format!("\0{USER}\0{PASSWORD}"));
+    for (identity, user) in [(&named, "shop"), (&mailed, "till"), (&marked, "crm")] {
+        let connector = authority.connector(Some(identity));
+        // The second time the session is resumed.
+        for _ in 0..2 {
+            for mut client in house.clients(&connector).await.unwrap() {
+                assert_eq!(house.sender(&mut client).await.as_deref(), Some(user), "without AUTH");
+                assert_eq!(client.ask("AUTH EXTERNAL =").await.unwrap().0, 235);
+                assert_eq!(house.sender(&mut client).await.as_deref(), Some(user));
+            }
+        }
+        for mut client in house.clients(&connector).await.unwrap() {
+            assert_eq!(client.ask(&format!("AUTH PLAIN {password}")).await.unwrap().0, 235);
+            assert_eq!(house.sender(&mut client).await.as_deref(), Some(USER), "a password goes first");
+        }
+    }
+    for identity in [None, Some(&unknown)] {
+        for mut client in house.clients(&authority.connector(identity)).await.unwrap() {
+            assert_eq!(client.ask("AUTH EXTERNAL =").await.unwrap().0, 504);
+            assert_eq!(client.ask("MAIL FROM:<a@example.com>").await.unwrap().0, 530);
+            assert_eq!(client.ask(&format!("AUTH PLAIN {password}")).await.unwrap().0, 235);
+            assert_eq!(house.sender(&mut client).await.as_deref(), Some(USER));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_authority_is_refused() {
+    let (authority, stranger, sink) = (Authority::new(), Authority::new(), Sink::start().await);
+    let users = "[[user]]\nname = \"shop\"\ncertificates = [\"shop.example.com\"]\n";
+    let house = House::open(&authority, &sink, users, Clock::System).await;
+    let forged = stranger.certify(dns("shop.example.com"));
+    assert!(house.clients(&authority.connector(Some(&forged))).await.is_err());
+    assert!(house.clients(&authority.connector(None)).await.is_ok());
+}
+
 /// The certificate that new connections are shown.
 async fn shown(address: SocketAddr, connector: &TlsConnector) -> io::Result<CertificateDer<'static>> {
     let name = ServerName::try_from("localhost").unwrap();
@@ -150,8 +217,8 @@ async fn a_new_certificate_is_for_new_connections_and_a_bad_one_for_none() {
     let log = Log::default();
     let _logging = log.listen();
     let (authority, sink) = (Authority::new(), Sink::start().await);
-    let house = House::open(&authority, &sink, Clock::System).await;
-    let trust = || authority.connector();
+    let house = House::open(&authority, &sink, "", Clock::System).await;
+    let trust = || authority.connector(None);
     let before = shown(house.implicit(), &trust()).await.unwrap();
     let mut sessions = house.clients(&trust()).await.unwrap();
     let fresh = authority.certify(dns("localhost"));
@@ -200,7 +267,7 @@ async fn an_expiry_is_measured_and_announced() {
     let metrics = PrometheusBuilder::new().install_recorder().unwrap();
     let (authority, sink) = (Authority::new(), Sink::start().await);
     let before = Timestamp::from_seconds(EXPIRY - 12 * 86_400 - 3600);
-    let house = House::open(&authority, &sink, Clock::runtime(before)).await;
+    let house = House::open(&authority, &sink, "", Clock::runtime(before)).await;
     let path = house.directory.path().join("relay.pem").display().to_string();
     let line = format!("mailtrail_tls_certificate_expiry_timestamp_seconds{{file={path:?}}} {EXPIRY}");
     support::eventually("the expiry is measured", || metrics.render().contains(&line).then_some(())).await;
@@ -218,7 +285,7 @@ const EXPIRY: u64 = 1_798_848_000;
 #[tokio::test]
 async fn nothing_below_tls_1_2_is_spoken() {
     let (authority, sink) = (Authority::new(), Sink::start().await);
-    let house = House::open(&authority, &sink, Clock::System).await;
+    let house = House::open(&authority, &sink, "", Clock::System).await;
     for (minor, expected) in [(1, PROTOCOL_VERSION), (2, PROTOCOL_VERSION), (3, SERVER_HELLO)] {
         let mut stream = TcpStream::connect(house.implicit()).await.unwrap();
         stream.write_all(&client_hello(minor)).await.unwrap();

@@ -18,7 +18,9 @@ pub(super) fn read(mut section: Section<'_>, users: usize, claims: &mut Claims) 
     let authentication = section.one_of("auth", &AUTHENTICATION).unwrap_or(Authentication::Required);
     let allow = section.list("allow", "a network such as \"10.0.0.0/8\"", network);
     let allow = allow.unwrap_or_else(|| LOOPBACK.to_vec());
-    let listener = address.map(|address| Listener { address, tls, require_tls, authentication, allow });
+    let client_ca = section.file("client_ca_file");
+    let listener =
+        address.map(|address| Listener { address, tls, require_tls, authentication, allow, client_ca });
     let listener = listener.filter(|_| section.is_sound());
     if let Some(listener) = &listener {
         check(listener, users, &section);
@@ -43,6 +45,9 @@ fn check(listener: &Listener, users: usize, section: &Section<'_>) {
     let plain = listener.tls == ListenerTls::None;
     if plain && listener.require_tls {
         section.fault("require_tls", "true contradicts tls = \"none\"; nobody could send");
+    }
+    if plain && listener.client_ca.is_some() {
+        section.fault("client_ca_file", "certificates need TLS, and tls is \"none\"");
     }
     if let Some(network) = listener.allow.iter().find(|network| plain && login && !is_private(network)) {
         let message =

@@ -56,6 +56,7 @@ impl Page {
         self.bare("require_tls", listener.require_tls);
         self.text("auth", word(&AUTHENTICATION, &listener.authentication));
         self.texts("allow", &listener.allow);
+        self.some("client_ca_file", listener.client_ca.as_ref().map(|path| path.display()));
     }
 
     fn user(&mut self, user: &User) {
@@ -69,6 +70,7 @@ impl Page {
         self.texts("senders", &user.account.senders);
         self.text("client", &user.account.client);
         self.texts("request_headers", &user.account.request_headers);
+        self.texts("certificates", &user.certificates);
         self.some("rate", user.rate.map(show_rate));
     }
 

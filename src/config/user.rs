@@ -6,6 +6,7 @@ use super::quantity;
 use super::reader::Section;
 use crate::smtp::Account;
 use crate::submission::{HashFault, Password, User};
+use crate::tls;
 use std::sync::Arc;
 
 /// Reads one.
@@ -15,7 +16,11 @@ pub(super) fn read(mut section: Section<'_>, claims: &mut Claims) -> Option<User
     if let Some(name) = &name {
         claims.name(Kind::User, &section, "name", name);
     }
-    let password = password(&mut section);
+    let certificates = section.list("certificates", A_CERTIFICATE, tls::mark).unwrap_or_default();
+    for certificate in &certificates {
+        claims.name(Kind::Certificate, &section, "certificates", certificate);
+    }
+    let password = password(&mut section, !certificates.is_empty());
     let rate = section.parsed("rate", quantity::A_RATE, quantity::rate);
     let client = section.text("client");
     let senders = section.list("senders", "an address, \"*@domain\" or \"*\"", |text| {
@@ -33,22 +38,26 @@ pub(super) fn read(mut section: Section<'_>, claims: &mut Claims) -> Option<User
         senders: senders.unwrap_or_default(),
         request_headers: request_headers.unwrap_or_default(),
     };
-    Some(User { account: Arc::new(account), password: Some(password?), rate })
+    Some(User { account: Arc::new(account), password: password?, certificates, rate })
 }
 
-fn password(section: &mut Section<'_>) -> Option<Password> {
+/// `Some(None)`: it has none and needs none.
+fn password(section: &mut Section<'_>, certified: bool) -> Option<Option<Password>> {
+    if certified && !WAYS.iter().any(|key| section.has(key)) {
+        return Some(None);
+    }
     if WAYS.iter().filter(|key| section.has(key)).count() != 1 {
         WAYS.iter().for_each(|key| drop(section.take(key)));
         section.fault("password", format!("give exactly one of {}", WAYS.join(", ")));
         return None;
     }
     if !section.has("password_hash") && !section.has("password_hash_file") {
-        return section.secret("password").map(Password::Plain);
+        return section.secret("password").map(|password| Some(Password::Plain(password)));
     }
     let key = if section.has("password_hash") { "password_hash" } else { "password_hash_file" };
     let hash = section.hash("password_hash")?;
     match hash.reveal().parse() {
-        Ok(hash) => Some(Password::Hash(hash)),
+        Ok(hash) => Some(Some(Password::Hash(hash))),
         Err(fault) => {
             let fault: HashFault = fault;
             section.fault(key, fault.to_string());
@@ -56,5 +65,7 @@ fn password(section: &mut Section<'_>) -> Option<Password> {
         }
     }
 }
+
+const A_CERTIFICATE: &str = "\"sha256:\" and 64 hex digits, a DNS name or a mail address";
 
 const WAYS: [&str; 4] = ["password_hash", "password_hash_file", "password_file", "password"];

@@ -3,7 +3,9 @@ use super::password::Password;
 use super::settings::{Policy, User};
 use crate::clock::Clock;
 use crate::smtp::{Account, Credentials};
+use crate::tls;
 use hmac::{Hmac, KeyInit, Mac};
+use rustls::pki_types::CertificateDer;
 use sha2::Sha256;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -24,6 +26,7 @@ use tokio::time::Instant;
 pub struct Accounts {
     users: HashMap<String, User>,
     passwords: Vec<Password>,
+    by_certificate: HashMap<String, Arc<Account>>,
     guard: Guard,
     lockout: Duration,
     clock: Clock,
@@ -55,6 +58,10 @@ impl Accounts {
         let mut key = [0; 32];
         getrandom::fill(&mut key).expect("the system has randomness");
         Self {
+            by_certificate: users
+                .iter()
+                .flat_map(|user| user.certificates.iter().map(|mark| (mark.clone(), user.account.clone())))
+                .collect(),
             guard: Guard::new(policy),
             lockout: policy.login_lockout,
             clock,
@@ -73,6 +80,19 @@ impl Accounts {
             metrics::counter!("mailtrail_smtp_logins_refused_total", "reason" => "locked_out").increment(1);
         }
         locked_out
+    }
+
+    /// The user whose certificate that is. It was verified already.
+    pub fn certified(&self, certificate: &CertificateDer<'_>) -> Option<Arc<Account>> {
+        if self.by_certificate.is_empty() {
+            return None;
+        }
+        let marks = tls::marks(certificate);
+        let account = marks.iter().find_map(|mark| self.by_certificate.get(mark)).cloned();
+        if account.is_none() {
+            tracing::debug!(?marks, "a client's certificate belongs to no user");
+        }
+        account
     }
 
     /// Checks what a client sent. A refusal takes its time.
@@ -180,7 +200,7 @@ mod tests {
             senders: Vec::new(),
             request_headers: Vec::new(),
         };
-        User { account: Arc::new(account), password: Some(password), rate: None }
+        User { account: Arc::new(account), password: Some(password), certificates: Vec::new(), rate: None }
     }
 
     fn accounts(users: Vec<User>) -> Accounts {

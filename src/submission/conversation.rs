@@ -5,7 +5,7 @@ use super::accounts::Login;
 use super::listener::Front;
 use super::spool::{Spool, Spooled};
 use crate::mail::Envelope;
-use crate::smtp::{Decoder, Fed, Limits, Reply, Session, Step};
+use crate::smtp::{Account, Decoder, Fed, Limits, Reply, Session, Step};
 use crate::store::CommitError;
 use bytes::BufMut;
 use std::io;
@@ -55,9 +55,22 @@ enum Next {
 
 impl Conversation {
     /// Greets a client whose stream is ready to talk.
-    pub fn new(stream: Box<dyn Stream>, peer: SocketAddr, front: Arc<Front>, secured: bool) -> Self {
-        let session = Session::new(front.rules.clone(), secured);
+    pub fn new(stream: Box<dyn Stream>, peer: SocketAddr, front: Arc<Front>) -> Self {
+        let session = Session::new(front.rules.clone(), false);
         Self { stream, peer, front, session, input: Input::default(), output: Vec::new() }
+    }
+
+    /// Greets a client with whom TLS is on, maybe with a certificate of this user's.
+    pub fn secured(
+        stream: Box<dyn Stream>,
+        certified: Option<Arc<Account>>,
+        peer: SocketAddr,
+        front: Arc<Front>,
+    ) -> Self {
+        let mut conversation = Self::new(stream, peer, front);
+        conversation.session.secured();
+        certified.into_iter().for_each(|account| conversation.session.certified(account));
+        conversation
     }
 
     /// Talks until one of the two leaves; ends the stream properly, within TLS too (RFC 8446 section 6.1).
@@ -131,8 +144,10 @@ impl Conversation {
         self.flush().await?;
         self.input = Input::default();
         let clear = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
-        self.stream = self.front.secure(clear).await?;
+        let (stream, certified) = self.front.secure(clear).await?;
+        self.stream = stream;
         self.session.secured();
+        certified.into_iter().for_each(|account| self.session.certified(account));
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use super::spool::Memory;
 use crate::clock::Clock;
 use crate::id::Mint;
 use crate::provider::Provider;
-use crate::smtp::{Authentication, Limits, Reply, Rules};
+use crate::smtp::{Account, Authentication, Limits, Reply, Rules};
 use crate::store::Store;
 use crate::tls::Server;
 use ipnet::IpNet;
@@ -50,11 +50,17 @@ pub struct Front {
 }
 
 impl Front {
-    /// Speaks TLS with a client.
-    pub async fn secure<S: Stream + 'static>(&self, stream: S) -> io::Result<Box<dyn Stream>> {
+    /// Speaks TLS with a client, and finds out whose certificate it has.
+    pub async fn secure<S: Stream + 'static>(
+        &self,
+        stream: S,
+    ) -> io::Result<(Box<dyn Stream>, Option<Arc<Account>>)> {
         let Some(tls) = &self.tls else { return Err(io::ErrorKind::Unsupported.into()) };
         let secured = timeout(HANDSHAKE, tls.acceptor().accept(stream)).await;
-        Ok(Box::new(secured.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??))
+        let secured = secured.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        let certificates = secured.get_ref().1.peer_certificates().unwrap_or_default();
+        let certified = certificates.first().and_then(|own| self.accounts.certified(own));
+        Ok((Box::new(secured), certified))
     }
 }
 
@@ -154,8 +160,11 @@ async fn converse(
     implicit_tls: bool,
 ) -> io::Result<End> {
     stream.set_nodelay(true)?;
-    let stream = if implicit_tls { front.secure(stream).await? } else { Box::new(stream) };
-    Conversation::new(stream, peer, front, implicit_tls).run().await
+    if !implicit_tls {
+        return Conversation::new(Box::new(stream), peer, front).run().await;
+    }
+    let (stream, certified) = front.secure(stream).await?;
+    Conversation::secured(stream, certified, peer, front).run().await
 }
 
 async fn turn_away(mut stream: TcpStream, reply: Reply) {

@@ -96,7 +96,8 @@ mod tests {
             senders: Vec::new(),
             request_headers: Vec::new(),
         };
-        let user = User { account: Arc::new(account), password: None, rate: of_user };
+        let (account, certificates) = (Arc::new(account), Vec::new());
+        let user = User { account, password: None, certificates, rate: of_user };
         Rates::new(&[user], of_origins)
     }
 

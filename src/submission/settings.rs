@@ -3,6 +3,7 @@ use super::rate::Rate;
 use crate::smtp::{Account, Authentication};
 use ipnet::IpNet;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ pub struct Listener {
     pub authentication: Authentication,
     /// Networks that may connect.
     pub allow: Vec<IpNet>,
+    /// The authorities whose certificates log clients in, if any.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// How TLS begins on a listener.
@@ -37,8 +40,10 @@ pub enum ListenerTls {
 pub struct User {
     /// What it is and may.
     pub account: Arc<Account>,
-    /// How its password is checked; without one it cannot log in.
+    /// How its password is checked; without one it logs in by its certificate only.
     pub password: Option<Password>,
+    /// What its certificates are known by, as [`crate::tls::mark`] writes it.
+    pub certificates: Vec<String>,
     /// How many messages it may send; without one all.
     pub rate: Option<Rate>,
 }
