@@ -9,11 +9,12 @@ use crate::provider::Provider;
 use crate::queue::{Parts, Queue};
 use crate::smtp::Rules;
 use crate::store::{OpenError, OpenReport, Retention, Store};
-use crate::submission::{Accounts, Crowd, Door, Duplicates, Front, Listener, ListenerTls, Memory};
-use crate::tls::{self, TlsError};
+use crate::submission::{Accounts, Crowd, Door, Duplicates, Front, Listener, ListenerTls, Memory, Rates};
+use crate::tls::{self, Server, ServerFiles, TlsError};
 use crate::webhook::{self, Inbox, Source};
 use axum::serve::ListenerExt;
 use metrics_exporter_prometheus::PrometheusHandle;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -21,7 +22,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -38,6 +38,7 @@ pub struct Daemon {
     mail: TaskTracker,
     talk: TaskTracker,
     socket: PathBuf,
+    certificates: Vec<Arc<Server>>,
 }
 
 /// Why the relay does not start.
@@ -81,6 +82,7 @@ impl Daemon {
             mail: TaskTracker::new(),
             talk: TaskTracker::new(),
             socket: config.admin.socket.clone(),
+            certificates: Vec::new(),
         };
         let doors = daemon.open_doors(config, clock)?;
         let queues = daemon.queues(config, clock)?;
@@ -96,6 +98,8 @@ impl Daemon {
         }
         let keeper = keep(daemon.store.clone(), config.retention, clock, daemon.stopping.clone());
         daemon.mail.spawn(keeper);
+        let watch = tls::watch(daemon.certificates.clone(), clock);
+        daemon.mail.spawn(daemon.stopping.clone().run_until_cancelled_owned(watch));
         Ok(daemon)
     }
 
@@ -119,6 +123,11 @@ impl Daemon {
         &self.report
     }
 
+    /// Reads the certificates anew for the connections to come.
+    pub fn renew_certificates(&self) {
+        self.certificates.iter().for_each(|server| server.renew());
+    }
+
     /// Returns, with the reason, when the relay cannot go on.
     pub async fn failed(&self) -> String {
         self.store.failed().await
@@ -139,8 +148,10 @@ impl Daemon {
     }
 
     fn open_doors(&mut self, config: &Config, clock: Clock) -> Result<Vec<Door>, StartError> {
-        let acceptor = acceptor(config)?;
-        let accounts = Arc::new(Accounts::new(config.users.clone()));
+        let servers = servers(config)?;
+        self.certificates = servers.values().cloned().collect();
+        let accounts = Arc::new(Accounts::new(config.users.clone(), &config.policy, clock));
+        let rates = Arc::new(Rates::new(&config.users, config.policy.rate_per_ip));
         let mut providers: Vec<Provider> = config.upstreams.iter().map(|u| u.transport.provider).collect();
         providers.dedup();
         let (crowd, mint, memory) = (Crowd::default(), Arc::new(Mint::default()), Memory::default());
@@ -152,7 +163,8 @@ impl Daemon {
                 limits: config.limits.clone(),
                 listener: listener.clone(),
                 accounts: accounts.clone(),
-                tls: acceptor.clone(),
+                tls: servers.get(&listener.client_ca).cloned(),
+                rates: rates.clone(),
                 store: self.store.clone(),
                 clock,
                 mint: mint.clone(),
@@ -275,15 +287,25 @@ fn rules(config: &Config, listener: &Listener) -> Rules {
     }
 }
 
-fn acceptor(config: &Config) -> Result<Option<TlsAcceptor>, TlsError> {
-    if config.listeners.iter().all(|listener| listener.tls == ListenerTls::None) {
-        return Ok(None);
+/// One server for all listeners that trust the same clients: tickets of one are good for the others.
+fn servers(config: &Config) -> Result<BTreeMap<Option<PathBuf>, Arc<Server>>, TlsError> {
+    let mut servers = BTreeMap::new();
+    for listener in config.listeners.iter().filter(|listener| listener.tls != ListenerTls::None) {
+        if servers.contains_key(&listener.client_ca) {
+            continue;
+        }
+        let files = match &config.certificate {
+            Some(files) => ServerFiles {
+                certificate: files.certificate.clone(),
+                private_key: files.private_key.clone(),
+                client_ca: None,
+            },
+            None => tls::self_signed_files(&config.data_dir.join("tls"), &config.hostname)?,
+        };
+        let server = Server::open(ServerFiles { client_ca: listener.client_ca.clone(), ..files })?;
+        servers.insert(listener.client_ca.clone(), Arc::new(server));
     }
-    let pair = match &config.certificate {
-        Some(files) => tls::load(&files.certificate, &files.private_key)?,
-        None => tls::self_signed(&config.data_dir.join("tls"), &config.hostname)?,
-    };
-    tls::acceptor(pair).map(Some)
+    Ok(servers)
 }
 
 /// Opens the store; a process that is just leaving it is waited for.

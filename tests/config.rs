@@ -70,13 +70,14 @@ fn load_with_files(text: &str, files: &[&str]) -> Result<Config, Faults> {
 
 const SHIPPED: &str = include_str!("../config/mailtrail.toml");
 
-const NAMED: [&str; 6] = [
+const NAMED: [&str; 7] = [
     "odoo-password",
     "mailgun-smtp-password",
     "mailgun-signing-key",
     "mailgun-api-key",
     "certs/relay.pem",
     "certs/relay.key",
+    "certs/clients.pem",
 ];
 
 fn uncommented(prefix: &str) -> String {
@@ -116,7 +117,7 @@ fn the_shipped_file_names_every_key() {
     assert!(
         config.warnings.iter().all(|warning| warning.message == "accepted, not acted on in this version")
     );
-    assert_eq!(config.warnings.len(), 7);
+    assert_eq!(config.warnings.len(), 6);
     for key in config.show().lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key) {
         let named = |line: &str| {
             let line = line.trim_start_matches(['#', ' ']);
@@ -135,7 +136,7 @@ fn the_contract_s_sample_is_good() {
     assert_eq!(config.users[0].account.client, "odoo-prod");
     assert_eq!(config.admin.socket, Path::new("/run/mailtrail/admin.sock"));
     let ca_file = &config.upstreams[0].transport.ca_file;
-    assert!(matches!(config.users[0].password, Password::Hash(_)) && ca_file.is_none());
+    assert!(matches!(config.users[0].password, Some(Password::Hash(_))) && ca_file.is_none());
     let keys: Vec<_> = config.warnings.iter().map(|warning| warning.key.as_str()).collect();
     let upstream = ["rate", "quota", "api_key_file", "api_base_url"].map(|key| format!("upstream[0].{key}"));
     assert_eq!(keys[..4], upstream);
@@ -180,12 +181,44 @@ fn secrets_come_from_credentials_then_the_folder_then_the_environment() {
         ("password = \"${THIRD}\"", "from-environment"),
     ] {
         let config = load(&format!("[[user]]\nname = \"a\"\n{line}\n")).unwrap();
-        let Password::Plain(password) = &config.users[0].password else { panic!("not plain") };
+        let Some(Password::Plain(password)) = &config.users[0].password else { panic!("not plain") };
         assert_eq!(password.reveal(), expected);
         assert_eq!(config.warnings, []);
     }
+    std::fs::write(folder.path().join("hash"), format!("{HASH}\n")).unwrap();
+    let config = load("[[user]]\nname = \"a\"\npassword_hash_file = \"hash\"\n").unwrap();
+    assert!(matches!(config.users[0].password, Some(Password::Hash(_))) && config.warnings.is_empty());
     let faults = load("[[user]]\nname = \"a\"\npassword_file = \"empty\"\n").unwrap_err();
     assert!(faults.to_string().ends_with(":7: user[0].password_file: is empty"), "{faults}");
+}
+
+#[test]
+fn certificates_need_both_sides() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("clients.pem"), "").unwrap();
+    let warnings = |listener: &str, user: &str| {
+        let text =
+            [good("server"), good("listener"), listener, good("user"), user, good("upstream")].concat();
+        let text = text.replace("\"hunter2\"", "\"${P}\"");
+        let environment = BTreeMap::from([("P".to_owned(), "hunter2".to_owned())]);
+        let path = folder.path().join("mailtrail.toml");
+        let config = config::parse(&text, &path, &environment).unwrap();
+        config
+            .warnings
+            .iter()
+            .map(|warning| format!("{}: {}", warning.key, warning.message))
+            .collect::<Vec<_>>()
+    };
+    let (trusted, certified) = ("client_ca_file = \"clients.pem\"\n", "certificates = [\"shop\"]\n");
+    assert_eq!(warnings(trusted, certified), [""; 0]);
+    assert_eq!(
+        warnings("", certified),
+        ["user: has certificates, but no [[listener]] has a client_ca_file; they log nobody in"]
+    );
+    assert_eq!(
+        warnings(trusted, ""),
+        ["listener: has a client_ca_file, but no [[user]] has certificates; they log nobody in"]
+    );
 }
 
 #[test]
@@ -237,6 +270,33 @@ fn show_masks_secrets_and_can_be_read_again() {
     let hashed = text.replacen("password = \"hunter2\"", &format!("password_hash = \"{HASH}\""), 1);
     let config = parse(&hashed, &[("KEY", "hunter2")]).unwrap();
     assert!(!config.show().contains("argon2") && !format!("{config:?}").contains("argon2"));
+}
+
+#[test]
+fn logins_and_rates_are_read_and_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("clients.pem"), "").unwrap();
+    let text = good("server").to_owned()
+        + "[[listener]]\naddress = \"127.0.0.1:1\"\nclient_ca_file = \"clients.pem\"\n"
+        + "[[user]]\nname = \"shop\"\ncertificates = [\"Shop.example.com\", \"a@example.com\"]\nrate = \"5/h\"\n"
+        + "[limits]\nlogin_failures = 0\nlogin_lockout = \"1h\"\nrate_per_ip = \"7/day\"\n"
+        + good("upstream");
+    let path = folder.path().join("mailtrail.toml");
+    let config = config::parse(&text, &path, &BTreeMap::new()).unwrap();
+    assert_eq!((config.users[0].password.is_none(), &config.warnings[..]), (true, &[][..]));
+    let shown = config.show();
+    for line in [
+        &format!("client_ca_file = {:?}", folder.path().join("clients.pem")),
+        "certificates = [\"shop.example.com\", \"a@example.com\"]",
+        "rate = \"5/h\"",
+        "login_failures = 0",
+        "login_window = \"10min\"",
+        "login_lockout = \"1h\"",
+        "rate_per_ip = \"7/day\"",
+    ] {
+        assert!(shown.lines().any(|shown| shown == line), "{line} is not in\n{shown}");
+    }
+    assert_eq!(config::parse(&shown, &path, &BTreeMap::new()).unwrap().show(), shown);
 }
 
 #[test]

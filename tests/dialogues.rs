@@ -70,6 +70,7 @@ dialogues! {
     hello_guarded
     hello_open
     international
+    locked_out
     mail_loop
     network_not_allowed
     no_header
@@ -85,6 +86,7 @@ dialogues! {
     proxy_not_allowed
     proxy_v1
     proxy_v2
+    rate_used_up
     recipients_limit
     reset
     sender_not_allowed
@@ -101,6 +103,9 @@ dialogues! {
     xclient
     xclient_refused
 }
+
+/// Small, so that dialogues are short.
+const LIMITS: &str = "message_size = \"2KiB\"\nrecipients = 3\nlogin_failures = 3\nrate_per_ip = \"5/day\"";
 
 /// How the client's bytes are cut.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -171,7 +176,7 @@ impl Dialogue {
         let log = Log::default();
         let _logging = log.listen();
         let sink = Sink::start().await;
-        let relay = Relay::start(&sink, "message_size = \"2KiB\"\nrecipients = 3").await;
+        let relay = Relay::start(&sink, LIMITS).await;
         let address = match self.listener.as_str() {
             "guarded" => relay.guarded(),
             "open" => relay.open(),

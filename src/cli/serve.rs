@@ -46,7 +46,10 @@ pub async fn run(context: &Context, arguments: &Arguments) -> Result<(), Trouble
         tokio::select! {
             _ = terminate.recv() => break Ok(()),
             _ = interrupt.recv() => break Ok(()),
-            _ = hangup.recv() => check_again(context, arguments),
+            _ = hangup.recv() => {
+                daemon.renew_certificates();
+                check_again(context, arguments);
+            }
             reason = daemon.failed() => {
                 break Err(Trouble::Damaged(format!("the ledger failed: {reason}; a restart rebuilds it")));
             }
@@ -99,7 +102,7 @@ fn announce(daemon: &Daemon, config: &Config, sandbox: Option<&Sandbox>) {
     );
 }
 
-/// What SIGHUP does so far: it says whether a restart would like the file.
+/// What SIGHUP does beside the certificates: it says whether a restart would like the file.
 fn check_again(context: &Context, arguments: &Arguments) {
     if arguments.sandbox && context.config.is_none() {
         return;

@@ -14,6 +14,7 @@ pub(super) struct Claims {
 pub(super) enum Kind {
     Address,
     User,
+    Certificate,
     Upstream,
 }
 

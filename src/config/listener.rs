@@ -21,6 +21,7 @@ pub(super) fn read(mut section: Section<'_>, users: usize, claims: &mut Claims) 
     let mut proxies =
         |key| section.list(key, "a network such as \"10.0.0.0/8\"", network).unwrap_or_default();
     let (proxy_protocol_from, xclient_from) = (proxies("proxy_protocol_from"), proxies("xclient_from"));
+    let client_ca = section.file("client_ca_file");
     let listener = address.map(|address| Listener {
         address,
         tls,
@@ -29,6 +30,7 @@ pub(super) fn read(mut section: Section<'_>, users: usize, claims: &mut Claims) 
         allow,
         proxy_protocol_from,
         xclient_from,
+        client_ca,
     });
     let listener = listener.filter(|_| section.is_sound());
     if let Some(listener) = &listener {
@@ -54,6 +56,9 @@ fn check(listener: &Listener, users: usize, section: &Section<'_>) {
     let plain = listener.tls == ListenerTls::None;
     if plain && listener.require_tls {
         section.fault("require_tls", "true contradicts tls = \"none\"; nobody could send");
+    }
+    if plain && listener.client_ca.is_some() {
+        section.fault("client_ca_file", "certificates need TLS, and tls is \"none\"");
     }
     if let Some(network) = listener.allow.iter().find(|network| plain && login && !is_private(network)) {
         let message =

@@ -51,7 +51,7 @@ fn assemble(mut root: Section<'_>) -> Config {
     let listeners = some_tables(&mut root, "listener");
     let upstreams = some_tables(&mut root, "upstream");
     let many = users.len();
-    let users = users.into_iter().filter_map(|section| user::read(section, &mut claims)).collect();
+    let users: Vec<_> = users.into_iter().filter_map(|section| user::read(section, &mut claims)).collect();
     let listeners: Vec<_> =
         listeners.into_iter().filter_map(|section| listener::read(section, many, &mut claims)).collect();
     for later in upstreams.iter().skip(1) {
@@ -61,9 +61,11 @@ fn assemble(mut root: Section<'_>) -> Config {
     let upstreams =
         upstreams.into_iter().filter_map(|section| upstream::read(section, &us, &mut claims)).collect();
     sections::not_acted_on(&mut root);
+    let (limits, policy) = sections::limits(&mut root);
     let config = Config {
         certificate: sections::certificate(&mut root),
-        limits: sections::limits(&mut root),
+        limits,
+        policy,
         http: sections::http(&mut root, &mut claims),
         admin: sections::admin(&mut root, &data_dir, &mut claims),
         log: sections::log(&mut root),
@@ -79,8 +81,20 @@ fn assemble(mut root: Section<'_>) -> Config {
     if config.http.is_none() && config.upstreams.iter().any(|upstream| !upstream.signing_keys.is_empty()) {
         root.warn("http", "has no address, so no event can arrive although a webhook_signing_key is set");
     }
+    check_certificates(&root, &config);
     root.finish();
     config
+}
+
+fn check_certificates(root: &Section<'_>, config: &Config) {
+    let certified = config.users.iter().any(|user| !user.certificates.is_empty());
+    let trusted = config.listeners.iter().any(|listener| listener.client_ca.is_some());
+    if certified && !trusted {
+        root.warn("user", "has certificates, but no [[listener]] has a client_ca_file; they log nobody in");
+    }
+    if trusted && !certified {
+        root.warn("listener", "has a client_ca_file, but no [[user]] has certificates; they log nobody in");
+    }
 }
 
 /// The sections `[[key]]`, of which there must be one.

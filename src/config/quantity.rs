@@ -1,5 +1,6 @@
 //! Durations, sizes and rates as texts, both ways.
 
+use crate::submission::Rate;
 use jiff::{Span, SpanRelativeTo};
 use std::time::Duration;
 
@@ -37,14 +38,24 @@ pub(super) fn show_size(size: u64) -> String {
 
 const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
-/// `"600/min"`: how many, in which unit of time.
-pub(super) fn rate(text: &str) -> Option<(u64, &str)> {
-    let (number, unit) = text.split_once('/')?;
-    let number = number.trim().parse().ok().filter(|number| *number > 0)?;
-    Some((number, unit.trim())).filter(|(_, unit)| RATES.contains(unit))
+/// `"600/min"`: how many, in which unit of time. A month has 30 days.
+pub(super) fn rate(text: &str) -> Option<Rate> {
+    let (number, word) = text.split_once('/')?;
+    let messages = number.trim().parse().ok().filter(|number| *number > 0)?;
+    let (_, seconds) = RATES.iter().find(|(known, _)| *known == word.trim())?;
+    Some(Rate { messages, time: Duration::from_secs(*seconds) })
 }
 
-const RATES: [&str; 5] = ["s", "min", "h", "day", "month"];
+/// As [`rate`] reads it.
+pub(super) fn show_rate(rate: Rate) -> String {
+    let unit = RATES.iter().find(|(_, seconds)| rate.time.as_secs() == *seconds);
+    unit.map_or_else(String::new, |(word, _)| format!("{}/{word}", rate.messages))
+}
+
+/// What a rate looks like, for faults.
+pub(super) const A_RATE: &str = "a rate such as \"600/min\" (s, min, h, day, month)";
+
+const RATES: [(&str, u64); 5] = [("s", 1), ("min", 60), ("h", 3600), ("day", 86_400), ("month", 30 * 86_400)];
 
 #[cfg(test)]
 mod tests {
@@ -70,8 +81,13 @@ mod tests {
     }
 
     #[test]
-    fn rates_have_a_number_and_a_unit() {
-        assert_eq!(rate("600/min"), Some((600, "min")));
+    fn rates_go_both_ways() {
+        for (text, seconds) in
+            [("600/min", 60), ("1/s", 1), ("5/h", 3600), ("7/day", 86_400), ("8/month", 2_592_000)]
+        {
+            let read = rate(text).unwrap();
+            assert_eq!((read.time.as_secs(), show_rate(read).as_str()), (seconds, text));
+        }
         assert_eq!(["600", "0/s", "1/week", "/min"].map(rate), [None; 4]);
     }
 }

@@ -11,8 +11,22 @@ impl Section<'_> {
         self.secrets(key, 1).pop()
     }
 
+    /// `key` or `key_file` of something that may stand in the file itself, as a password hash does.
+    pub fn hash(&mut self, key: &str) -> Option<Secret> {
+        self.either(key, 1, Self::secret_or_variable).pop()
+    }
+
     /// `key` or `key_file`, each one text or (where `most` is above one) a list of them.
     pub fn secrets(&mut self, key: &str, most: usize) -> Vec<Secret> {
+        self.either(key, most, Self::secret_in_place)
+    }
+
+    fn either(
+        &mut self,
+        key: &str,
+        most: usize,
+        in_place: impl Fn(&Self, &str, &str) -> Option<Secret>,
+    ) -> Vec<Secret> {
         let file_key = format!("{key}_file");
         match (self.take(key), self.take(&file_key)) {
             (None, None) => Vec::new(),
@@ -20,7 +34,7 @@ impl Section<'_> {
                 self.fault(key, format!("stands beside {file_key}; give one of the two"));
                 Vec::new()
             }
-            (Some(value), None) => self.resolve(key, value, most, Self::secret_in_place),
+            (Some(value), None) => self.resolve(key, value, most, in_place),
             (None, Some(value)) => self.resolve(&file_key, value, most, Self::secret_in_file),
         }
     }
@@ -41,23 +55,20 @@ impl Section<'_> {
     }
 
     fn secret_in_place(&self, key: &str, text: &str) -> Option<Secret> {
-        let secret = match variable(text) {
-            None => {
-                self.warn(
-                    key,
-                    format!("stands in the file itself; {key}_file or \"${{ENV_NAME}}\" keeps it out"),
-                );
-                text
-            }
-            Some(name) => match self.reading.environment.get(name) {
-                Some(value) => value,
-                None => {
-                    self.fault(key, format!("the environment variable {name} is not set"));
-                    return None;
-                }
-            },
-        };
-        self.not_empty(key, secret)
+        if variable(text).is_none() {
+            let message = format!("stands in the file itself; {key}_file or \"${{ENV_NAME}}\" keeps it out");
+            self.warn(key, message);
+        }
+        self.secret_or_variable(key, text)
+    }
+
+    fn secret_or_variable(&self, key: &str, text: &str) -> Option<Secret> {
+        let Some(name) = variable(text) else { return self.not_empty(key, text) };
+        let value = self.reading.environment.get(name);
+        if value.is_none() {
+            self.fault(key, format!("the environment variable {name} is not set"));
+        }
+        self.not_empty(key, value?)
     }
 
     fn secret_in_file(&self, key: &str, name: &str) -> Option<Secret> {

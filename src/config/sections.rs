@@ -8,6 +8,7 @@ use super::settings::{Admin, CertificateFiles, Log};
 use super::words::{LEVELS, LOG_FORMATS, SINKS, SUPPRESSION_POLICIES};
 use crate::smtp::Limits;
 use crate::store::Retention;
+use crate::submission::Policy;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -36,7 +37,7 @@ pub(super) fn certificate(root: &mut Section<'_>) -> Option<CertificateFiles> {
 }
 
 /// `[limits]`.
-pub(super) fn limits(root: &mut Section<'_>) -> Limits {
+pub(super) fn limits(root: &mut Section<'_>) -> (Limits, Policy) {
     let mut section = root.table("limits");
     let usual = Limits::default();
     let timeout = Duration::from_secs(10)..=DAY;
@@ -56,8 +57,20 @@ pub(super) fn limits(root: &mut Section<'_>) -> Limits {
             .duration("session_timeout", MINUTE..=DAY * 30)
             .unwrap_or(usual.session_timeout),
     };
+    let policy = policy(&mut section);
     section.finish();
-    limits
+    (limits, policy)
+}
+
+fn policy(section: &mut Section<'_>) -> Policy {
+    let usual = Policy::default();
+    let span = Duration::from_secs(1)..=DAY;
+    Policy {
+        login_failures: section.integer("login_failures", 0..=10_000).unwrap_or(usual.login_failures),
+        login_window: section.duration("login_window", span.clone()).unwrap_or(usual.login_window),
+        login_lockout: section.duration("login_lockout", span).unwrap_or(usual.login_lockout),
+        rate_per_ip: section.parsed("rate_per_ip", quantity::A_RATE, quantity::rate),
+    }
 }
 
 /// `[http]`.

@@ -24,6 +24,8 @@ pub struct Config {
     pub users: Vec<submission::User>,
     /// What one session may cost.
     pub limits: smtp::Limits,
+    /// What holds clients back that guess or send too much.
+    pub policy: submission::Policy,
     /// Where mail goes, in the order of preference; at least one.
     pub upstreams: Vec<Upstream>,
     /// Where webhooks are received, if anywhere.

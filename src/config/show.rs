@@ -1,4 +1,4 @@
-use super::quantity::{show_duration, show_size};
+use super::quantity::{show_duration, show_rate, show_size};
 use super::settings::{Config, Upstream};
 use super::words::{
     AUTHENTICATION, LEVELS, LISTENER_TLS, LOG_FORMATS, PIPELINING, PROVIDERS, SECURITY, word,
@@ -60,18 +60,22 @@ impl Page {
         self.texts("allow", &listener.allow);
         self.texts("proxy_protocol_from", &listener.proxy_protocol_from);
         self.texts("xclient_from", &listener.xclient_from);
+        self.some("client_ca_file", listener.client_ca.as_ref().map(|path| path.display()));
     }
 
     fn user(&mut self, user: &User) {
         self.heading("[[user]]");
         self.text("name", &user.account.name);
         match user.password {
-            Password::Hash(_) => self.text("password_hash", MASK),
-            Password::Plain(_) => self.text("password", MASK),
+            Some(Password::Hash(_)) => self.text("password_hash", MASK),
+            Some(Password::Plain(_)) => self.text("password", MASK),
+            None => {}
         }
         self.texts("senders", &user.account.senders);
         self.text("client", &user.account.client);
         self.texts("request_headers", &user.account.request_headers);
+        self.texts("certificates", &user.certificates);
+        self.some("rate", user.rate.map(show_rate));
     }
 
     fn limits(&mut self, config: &Config) {
@@ -85,6 +89,11 @@ impl Page {
         self.duration("data_timeout", limits.data_timeout);
         self.duration("message_timeout", limits.message_timeout);
         self.duration("session_timeout", limits.session_timeout);
+        let policy = &config.policy;
+        self.bare("login_failures", policy.login_failures);
+        self.duration("login_window", policy.login_window);
+        self.duration("login_lockout", policy.login_lockout);
+        self.some("rate_per_ip", policy.rate_per_ip.map(show_rate));
     }
 
     fn upstream(&mut self, upstream: &Upstream) {

@@ -137,9 +137,7 @@ fn not_acted_on(section: &mut Section<'_>) {
         section.fault("transport", "\"api\" is not in this version; use \"smtp\"");
     }
     for key in ["rate", "quota"] {
-        let rate = section.parsed(key, "a rate such as \"600/min\" (s, min, h, day, month)", |text| {
-            quantity::rate(text).map(drop)
-        });
+        let rate = section.parsed(key, quantity::A_RATE, |text| quantity::rate(text).map(drop));
         unused(section, key, rate);
     }
     let key = if section.has("api_key_file") { "api_key_file" } else { "api_key" };

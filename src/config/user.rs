@@ -2,11 +2,11 @@
 
 use super::claims::{Claims, Kind};
 use super::names::{is_header_pattern, is_sender_pattern};
+use super::quantity;
 use super::reader::Section;
 use crate::smtp::Account;
-use crate::submission::{Password, User};
-use argon2::Params;
-use argon2::password_hash::phc::PasswordHash;
+use crate::submission::{HashFault, Password, User};
+use crate::tls;
 use std::sync::Arc;
 
 /// Reads one.
@@ -16,7 +16,12 @@ pub(super) fn read(mut section: Section<'_>, claims: &mut Claims) -> Option<User
     if let Some(name) = &name {
         claims.name(Kind::User, &section, "name", name);
     }
-    let password = password(&mut section);
+    let certificates = section.list("certificates", A_CERTIFICATE, tls::mark).unwrap_or_default();
+    for certificate in &certificates {
+        claims.name(Kind::Certificate, &section, "certificates", certificate);
+    }
+    let password = password(&mut section, !certificates.is_empty());
+    let rate = section.parsed("rate", quantity::A_RATE, quantity::rate);
     let client = section.text("client");
     let senders = section.list("senders", "an address, \"*@domain\" or \"*\"", |text| {
         is_sender_pattern(text).then(|| text.to_owned())
@@ -33,31 +38,34 @@ pub(super) fn read(mut section: Section<'_>, claims: &mut Claims) -> Option<User
         senders: senders.unwrap_or_default(),
         request_headers: request_headers.unwrap_or_default(),
     };
-    Some(User { account: Arc::new(account), password: password? })
+    Some(User { account: Arc::new(account), password: password?, certificates, rate })
 }
 
-fn password(section: &mut Section<'_>) -> Option<Password> {
-    let given = WAYS.iter().filter(|key| section.has(key)).count();
-    if given != 1 {
+/// `Some(None)`: it has none and needs none.
+fn password(section: &mut Section<'_>, certified: bool) -> Option<Option<Password>> {
+    if certified && !WAYS.iter().any(|key| section.has(key)) {
+        return Some(None);
+    }
+    if WAYS.iter().filter(|key| section.has(key)).count() != 1 {
         WAYS.iter().for_each(|key| drop(section.take(key)));
         section.fault("password", format!("give exactly one of {}", WAYS.join(", ")));
         return None;
     }
-    if !section.has("password_hash") {
-        return section.secret("password").map(Password::Plain);
+    if !section.has("password_hash") && !section.has("password_hash_file") {
+        return section.secret("password").map(|password| Some(Password::Plain(password)));
     }
-    let hash = section.take("password_hash");
-    let hash = hash.as_ref().and_then(|value| value.text()).filter(|text| is_argon2id(text));
-    if hash.is_none() {
-        section.fault("password_hash", "is not an argon2id hash; `mailtrail user hash` makes one");
+    let key = if section.has("password_hash") { "password_hash" } else { "password_hash_file" };
+    let hash = section.hash("password_hash")?;
+    match hash.reveal().parse() {
+        Ok(hash) => Some(Some(Password::Hash(hash))),
+        Err(fault) => {
+            let fault: HashFault = fault;
+            section.fault(key, fault.to_string());
+            None
+        }
     }
-    hash.map(|hash| Password::Hash(hash.into()))
 }
 
-const WAYS: [&str; 3] = ["password_hash", "password_file", "password"];
+const A_CERTIFICATE: &str = "\"sha256:\" and 64 hex digits, a DNS name or a mail address";
 
-fn is_argon2id(text: &str) -> bool {
-    PasswordHash::new(text).is_ok_and(|hash| {
-        hash.algorithm.as_str() == "argon2id" && hash.hash.is_some() && Params::try_from(&hash).is_ok()
-    })
-}
+const WAYS: [&str; 4] = ["password_hash", "password_hash_file", "password_file", "password"];

@@ -131,6 +131,7 @@ impl Dialogue {
                 self.phase = Phase::User;
                 say("334 VXNlcm5hbWU6")
             }
+            (Mechanism::External, _) => say(refusal(Syntax::Mechanism)),
         }
     }
 

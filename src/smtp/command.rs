@@ -64,6 +64,8 @@ pub enum Mechanism {
     Plain,
     /// The older one that many applications use.
     Login,
+    /// By the certificate that TLS was set up with (RFC 4422 appendix A).
+    External,
 }
 
 /// Why a line is no command.
@@ -156,6 +158,7 @@ fn auth(rest: &str) -> Result<Command<'_>, Syntax> {
         "" => return Err(Syntax::Arguments("Name a mechanism: AUTH PLAIN or AUTH LOGIN")),
         m if m.eq_ignore_ascii_case("PLAIN") => Mechanism::Plain,
         m if m.eq_ignore_ascii_case("LOGIN") => Mechanism::Login,
+        m if m.eq_ignore_ascii_case("EXTERNAL") => Mechanism::External,
         _ => return Err(Syntax::Mechanism),
     };
     Ok(Command::Auth { mechanism, initial })

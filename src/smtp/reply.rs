@@ -56,12 +56,16 @@ pub enum Reply {
     TimedOut,
     /// Too many failed commands.
     TooManyErrors,
+    /// Too many failed logins from this address.
+    LockedOut,
     /// We are about to stop.
     Stopping,
     /// The store takes nothing now.
     StoreFull,
     /// Something failed here that is not the client's fault.
     LocalError,
+    /// The rate of this user or address is used up.
+    TooFast,
     /// Not a command we know.
     UnknownCommand,
     /// A command that we know and do not do.
@@ -179,9 +183,13 @@ impl Reply {
             Self::NotAllowed => (554, "5.7.1", "Connections from your address are not allowed"),
             Self::TimedOut => (421, "4.4.2", "Nothing heard for too long, closing"),
             Self::TooManyErrors => (421, "4.7.0", "Too many errors, closing"),
+            Self::LockedOut => (421, "4.7.0", "Too many failed logins from your address, try again later"),
             Self::Stopping => (421, "4.3.2", "Shutting down, try again shortly"),
             Self::StoreFull => (452, "4.3.1", "The message cannot be stored now, try again later"),
             Self::LocalError => (451, "4.3.0", "The message cannot be taken now, try again later"),
+            Self::TooFast => {
+                (450, "4.7.1", "You have sent too many messages in a short time, try again later")
+            }
             Self::UnknownCommand => (500, "5.5.2", "Command not recognised"),
             Self::NotImplemented => (502, "5.5.1", "This command is not implemented"),
             Self::NotTrusted => (550, "5.7.0", "This command is not allowed from your address"),
@@ -254,9 +262,15 @@ mod tests {
 
     #[test]
     fn class_of_code_and_enhanced_status_agree() {
-        for reply in
-            [Reply::StoreFull, Reply::AuthFailed, Reply::TooManyRecipients, Reply::BadSender, Reply::Bye]
-        {
+        for reply in [
+            Reply::StoreFull,
+            Reply::AuthFailed,
+            Reply::LockedOut,
+            Reply::TooFast,
+            Reply::TooManyRecipients,
+            Reply::BadSender,
+            Reply::Bye,
+        ] {
             let (code, enhanced, _) = reply.parts();
             assert_eq!(char::from_digit(u32::from(code / 100), 10), enhanced.chars().next(), "{reply:?}");
         }

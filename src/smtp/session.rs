@@ -64,8 +64,10 @@ pub struct Credentials {
 pub enum Step {
     /// Say this and read on.
     Reply(Reply),
-    /// Say this, then speak TLS; tell [`Session::secured`].
+    /// Say this, then speak TLS; tell [`Session::secured`], then [`Session::certified`].
     StartTls(Reply),
+    /// A transaction is open: say this, or why not after [`Session::take_envelope`].
+    Open(Reply),
     /// Check these; tell [`Session::logged_in`] or say [`Reply::AuthFailed`].
     Authenticate(Credentials),
     /// Say this, then read a message for [`Session::take_envelope`].
@@ -101,6 +103,8 @@ pub struct Session {
     rules: Arc<Rules>,
     secured: bool,
     account: Option<Arc<Account>>,
+    /// The user whose certificate the client showed.
+    certified: Option<Arc<Account>>,
     greeting: Option<Greeting>,
     phase: Phase,
     /// Whether the peer may introduce others. Once it did, and the client's EHLO follows, it may not any more: from
@@ -135,6 +139,7 @@ enum Login {
     Plain,
     User,
     Password { user: String },
+    External,
 }
 
 impl Session {
@@ -144,6 +149,7 @@ impl Session {
             rules,
             secured,
             account: None,
+            certified: None,
             greeting: None,
             phase: Phase::Idle,
             trusted,
@@ -168,9 +174,9 @@ impl Session {
         !matches!(self.phase, Phase::Idle)
     }
 
-    /// The user, once logged in.
+    /// The user, once logged in: with AUTH, or else by its certificate.
     pub fn account(&self) -> Option<&Arc<Account>> {
-        self.account.as_ref()
+        self.account.as_ref().or(self.certified.as_ref())
     }
 
     /// The name the client gave, empty before EHLO or HELO.
@@ -181,7 +187,7 @@ impl Session {
     /// How the mail came, as a Received header says it (RFC 3848).
     pub fn protocol(&self) -> &'static str {
         let extended = self.greeting.as_ref().is_some_and(|greeting| greeting.extended);
-        match (extended, self.secured, self.account.is_some()) {
+        match (extended, self.secured, self.account().is_some()) {
             (false, ..) => "SMTP",
             (true, false, false) => "ESMTP",
             (true, false, true) => "ESMTPA",
@@ -202,6 +208,11 @@ impl Session {
         let fresh = Self::new(self.rules.clone(), self.secured, self.trusted);
         *self = Self { account, introduced: true, errors: self.errors, commands: self.commands, ..fresh };
         self.greeting()
+    }
+
+    /// The client showed this user's certificate. That logs it in; AUTH may still make it somebody else.
+    pub fn certified(&mut self, account: Arc<Account>) {
+        self.certified = Some(account);
     }
 
     /// The credentials were right.
@@ -269,7 +280,7 @@ impl Session {
             Command::StartTls => Step::StartTls(Reply::StartTls),
             Command::Auth { mechanism, initial } => self.auth(mechanism, initial),
             Command::Mail { envelope, size } => {
-                Step::Reply(self.mail(envelope, size).unwrap_or_else(|refusal| refusal))
+                self.mail(envelope, size).map_or_else(Step::Reply, Step::Open)
             }
             Command::Rcpt { recipient, dsn } => Step::Reply(self.rcpt(recipient, dsn)),
             Command::Data => self.data(),
@@ -312,7 +323,8 @@ impl Session {
             extensions.push("STARTTLS".to_owned());
         }
         if self.may_log_in() {
-            extensions.push("AUTH PLAIN LOGIN".to_owned());
+            let external = if self.certified.is_some() { " EXTERNAL" } else { "" };
+            extensions.push(format!("AUTH PLAIN LOGIN{external}"));
         }
         extensions
             .extend(["ENHANCEDSTATUSCODES", "8BITMIME", "SMTPUTF8", "CHUNKING", "DSN"].map(str::to_owned));
@@ -338,6 +350,8 @@ impl Session {
             Some(Reply::BadSequence("You are logged in already"))
         } else if self.is_in_transaction() {
             Some(Reply::BadSequence("Not within a mail transaction"))
+        } else if mechanism == Mechanism::External && self.certified.is_none() {
+            Some(Reply::UnknownMechanism)
         } else {
             None
         };
@@ -347,13 +361,14 @@ impl Session {
         let login = match mechanism {
             Mechanism::Plain => Login::Plain,
             Mechanism::Login => Login::User,
+            Mechanism::External => Login::External,
         };
         match initial {
             // RFC 4954 section 4: "=" is an initial response of no bytes.
             Some("=") => self.login(login, b""),
             Some(initial) => self.login(login, initial.as_bytes()),
             None => {
-                let prompt = if mechanism == Mechanism::Plain { "" } else { PROMPT_USER };
+                let prompt = if mechanism == Mechanism::Login { PROMPT_USER } else { "" };
                 self.phase = Phase::LoggingIn(login);
                 Step::Reply(Reply::Continue(prompt))
             }
@@ -372,6 +387,13 @@ impl Session {
                 self.phase = Phase::LoggingIn(Login::Password { user: text });
                 Step::Reply(Reply::Continue(PROMPT_PASSWORD))
             }
+            // RFC 4422 appendix A: nothing, or the identity that the certificate stands for.
+            Login::External => match self.certified.clone() {
+                Some(account) if text.is_empty() || text == account.name => {
+                    Step::Reply(self.logged_in(account))
+                }
+                _ => Step::Reply(Reply::AuthMalformed),
+            },
             Login::Password { user } => Step::Authenticate(Credentials { user, password: Secret::new(text) }),
             Login::Plain => match text.split('\0').collect::<Vec<_>>()[..] {
                 // An authorisation identity other than the user would be somebody else (RFC 4616 section 2).
@@ -393,7 +415,7 @@ impl Session {
         if self.greeting.is_none() {
             return Err(Reply::BadSequence("Say EHLO first"));
         }
-        if self.rules.authentication == Authentication::Required && self.account.is_none() {
+        if self.rules.authentication == Authentication::Required && self.account().is_none() {
             return Err(Reply::AuthRequired);
         }
         if size.is_some_and(|size| size > self.rules.message_size) {
@@ -407,7 +429,7 @@ impl Session {
     }
 
     fn check_sender(&self, sender: &Mailbox, smtputf8: bool) -> Result<(), Reply> {
-        let senders = self.account.as_ref().map_or(&[][..], |account| &account.senders);
+        let senders = self.account().map_or(&[][..], |account| &account.senders);
         if !senders.is_empty() && !senders.iter().any(|pattern| sender.matches(pattern)) {
             return Err(Reply::SenderRefused);
         }
@@ -537,9 +559,11 @@ mod tests {
 
     fn code(session: &mut Session, line: &str) -> u16 {
         match session.line(line.as_bytes()) {
-            Step::Reply(reply) | Step::StartTls(reply) | Step::Receive(reply) | Step::Close(reply) => {
-                reply.code()
-            }
+            Step::Reply(reply)
+            | Step::StartTls(reply)
+            | Step::Open(reply)
+            | Step::Receive(reply)
+            | Step::Close(reply) => reply.code(),
             Step::Chunk { refused, .. } => refused.map_or(0, |reply| reply.code()),
             Step::Authenticate(_) | Step::Introduce(_) => 0,
         }
@@ -600,6 +624,41 @@ mod tests {
         }
         assert_eq!(session.take_envelope().map(|e| e.recipients.len()), Some(2));
         assert_eq!(code(&mut session, "DATA"), 503);
+    }
+
+    fn account(name: &str) -> Arc<Account> {
+        let (name, client) = (name.to_owned(), name.to_owned());
+        Arc::new(Account { name, client, senders: Vec::new(), request_headers: Vec::new() })
+    }
+
+    #[test]
+    fn a_certificate_logs_in_by_itself_and_with_external() {
+        let rules = Rules { starttls: true, ..(*session(true, Authentication::Required).rules).clone() };
+        let secured = || Session::new(Arc::new(rules.clone()), true, false);
+        let mut stranger = secured();
+        for (line, expected) in [("EHLO x", 250), ("AUTH EXTERNAL =", 504), ("MAIL FROM:<a@b.c>", 530)] {
+            assert_eq!(code(&mut stranger, line), expected, "{line}");
+        }
+        let mut silent = secured();
+        silent.certified(account("shop"));
+        for (line, expected) in [("EHLO x", 250), ("MAIL FROM:<a@b.c>", 250)] {
+            assert_eq!(code(&mut silent, line), expected, "{line}");
+        }
+        assert_eq!((silent.account().unwrap().name.as_str(), silent.protocol()), ("shop", "ESMTPSA"));
+        for lines in [&["AUTH EXTERNAL ="][..], &["AUTH EXTERNAL c2hvcA=="], &["AUTH EXTERNAL", ""]] {
+            let mut polite = secured();
+            polite.certified(account("shop"));
+            assert_eq!(code(&mut polite, "EHLO x"), 250);
+            assert_eq!(code(&mut polite, "AUTH EXTERNAL b2Rvbw=="), 501, "somebody else");
+            let codes: Vec<_> = lines.iter().map(|line| code(&mut polite, line)).collect();
+            assert_eq!(codes.last(), Some(&235), "{lines:?}");
+            assert_eq!(code(&mut polite, "AUTH EXTERNAL ="), 503);
+        }
+        silent.certified(account("shop"));
+        assert_eq!(code(&mut silent, "RSET"), 250);
+        assert_eq!(code(&mut silent, "AUTH PLAIN AGEAYg=="), 0, "AUTH is still possible");
+        silent.logged_in(account("odoo"));
+        assert_eq!(silent.account().unwrap().name, "odoo");
     }
 
     #[test]

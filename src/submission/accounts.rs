@@ -1,25 +1,49 @@
-use super::settings::{Password, User};
+use super::guard::{Consequence, Guard};
+use super::password::Password;
+use super::settings::{Policy, User};
+use crate::clock::Clock;
 use crate::smtp::{Account, Credentials};
-use argon2::Argon2;
-use argon2::password_hash::{PasswordVerifier, phc::PasswordHash};
+use crate::tls;
 use hmac::{Hmac, KeyInit, Mac};
+use rustls::pki_types::CertificateDer;
 use sha2::Sha256;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 /// The users of all listeners.
 ///
-/// An argon2 hash costs tens of milliseconds by design, and Odoo logs in for every immediate mail: a password that
+/// A password hash costs tens of milliseconds by design, and Odoo logs in for every immediate mail: a password that
 /// was right once is remembered in memory as a keyed digest for [`REMEMBERED`], so that one login of a user pays for
 /// many. One digest a configured user is kept, no more.
+///
+/// An unknown user takes as long as a known one: its password is checked against a known user's, chosen by the name,
+/// so that the times of unknown names are spread as those of the known ones are.
 pub struct Accounts {
     users: HashMap<String, User>,
+    passwords: Vec<Password>,
+    by_certificate: HashMap<String, Arc<Account>>,
+    guard: Guard,
+    lockout: Duration,
+    clock: Clock,
     key: [u8; 32],
     proven: Mutex<HashMap<String, Proof>>,
     hashing: Semaphore,
+}
+
+/// What became of a login.
+#[derive(Debug)]
+pub enum Login {
+    /// The credentials are right.
+    Right(Arc<Account>),
+    /// They are not.
+    Wrong,
+    /// Nobody may log in from there for a while.
+    LockedOut,
 }
 
 /// A password that was right, and until when that is believed.
@@ -30,10 +54,18 @@ struct Proof {
 
 impl Accounts {
     /// The users as configured.
-    pub fn new(users: Vec<User>) -> Self {
+    pub fn new(users: Vec<User>, policy: &Policy, clock: Clock) -> Self {
         let mut key = [0; 32];
         getrandom::fill(&mut key).expect("the system has randomness");
         Self {
+            by_certificate: users
+                .iter()
+                .flat_map(|user| user.certificates.iter().map(|mark| (mark.clone(), user.account.clone())))
+                .collect(),
+            guard: Guard::new(policy),
+            lockout: policy.login_lockout,
+            clock,
+            passwords: users.iter().filter_map(|user| user.password.clone()).collect(),
             users: users.into_iter().map(|user| (user.account.name.clone(), user)).collect(),
             key,
             proven: Mutex::default(),
@@ -46,40 +78,94 @@ impl Accounts {
         self.users.get(name).map(|user| user.account.clone())
     }
 
+    /// Whether nobody may log in from there now. If so, that counts as a refusal.
+    pub fn is_locked_out(&self, peer: IpAddr) -> bool {
+        let locked_out = self.guard.is_locked_out(peer, Instant::now());
+        if locked_out {
+            metrics::counter!("mailtrail_smtp_logins_refused_total", "reason" => "locked_out").increment(1);
+        }
+        locked_out
+    }
+
+    /// The user whose certificate that is. It was verified already.
+    pub fn certified(&self, certificate: &CertificateDer<'_>) -> Option<Arc<Account>> {
+        if self.by_certificate.is_empty() {
+            return None;
+        }
+        let marks = tls::marks(certificate);
+        let account = marks.iter().find_map(|mark| self.by_certificate.get(mark)).cloned();
+        if account.is_none() {
+            tracing::debug!(?marks, "a client's certificate belongs to no user");
+        }
+        account
+    }
+
+    /// Checks what a client sent. A refusal takes its time.
+    pub async fn log_in(&self, credentials: Credentials, peer: IpAddr) -> Login {
+        if self.is_locked_out(peer) {
+            return Login::LockedOut;
+        }
+        let name = credentials.user.clone();
+        let attempt = self.digest(&[&name, credentials.password.reveal()]);
+        let found = self.authenticate(credentials).await;
+        // Guesses that were under way when the lock fell learn nothing either.
+        if self.is_locked_out(peer) {
+            return Login::LockedOut;
+        }
+        let user = self.digest(&[&name]);
+        if let Some(account) = found {
+            self.guard.succeeded(peer, user);
+            return Login::Right(account);
+        }
+        let consequence = self.guard.failed(peer, user, attempt, Instant::now());
+        self.report(&name, peer, consequence);
+        tokio::time::sleep(consequence.pause).await;
+        Login::Wrong
+    }
+
+    fn report(&self, name: &str, peer: IpAddr, consequence: Consequence) {
+        let user: String = name.chars().take(LOGGED).collect();
+        tracing::warn!(%peer, user, "wrong user name or password");
+        metrics::counter!("mailtrail_smtp_logins_refused_total", "reason" => "credentials").increment(1);
+        if let Some(failures) = consequence.locked_out {
+            let until = self.clock.now().after(self.lockout);
+            tracing::warn!(%peer, user, failures, %until, "locked out after too many failed logins");
+            metrics::counter!("mailtrail_smtp_lockouts_total").increment(1);
+        }
+    }
+
     /// The account behind the credentials, if they are right.
-    pub async fn authenticate(&self, credentials: Credentials) -> Option<Arc<Account>> {
+    async fn authenticate(&self, credentials: Credentials) -> Option<Arc<Account>> {
         let user = self.users.get(&credentials.user);
-        let digest = self.digest(&credentials);
+        let digest = self.digest(&[&credentials.user, credentials.password.reveal()]);
         if let Some(user) = user
             && self.is_proven(&credentials.user, &digest, Instant::now())
         {
             return Some(user.account.clone());
         }
-        let right = match user.map(|user| user.password.clone()) {
-            Some(Password::Plain(password)) => {
-                bool::from(password.reveal().as_bytes().ct_eq(credentials.password.reveal().as_bytes()))
-            }
-            Some(Password::Hash(hash)) => self.verify(hash, &credentials).await,
-            // An unknown user takes as long as a known one with a hash.
-            None => {
-                self.verify(UNKNOWN_USER.to_owned(), &credentials).await;
-                false
-            }
-        };
+        let own = user.and_then(|user| user.password.as_ref());
+        let password = own.or_else(|| self.stand_in(&credentials.user))?;
+        let right = self.is_right(password, &credentials).await && own.is_some();
         let user = user.filter(|_| right)?;
         let proof = Proof { digest, until: Instant::now() + REMEMBERED };
         self.proven.lock().unwrap_or_else(PoisonError::into_inner).insert(credentials.user, proof);
         Some(user.account.clone())
     }
 
-    async fn verify(&self, hash: String, credentials: &Credentials) -> bool {
+    /// What the password of a user without one is compared with.
+    fn stand_in(&self, user: &str) -> Option<&Password> {
+        let [first, second, ..] = self.digest(&[user]);
+        let chosen = usize::from(u16::from_be_bytes([first, second])) % self.passwords.len().max(1);
+        self.passwords.get(chosen)
+    }
+
+    async fn is_right(&self, password: &Password, credentials: &Credentials) -> bool {
+        if !password.is_slow() {
+            return password.is(&credentials.password);
+        }
         let Ok(_permit) = self.hashing.acquire().await else { return false };
-        let password = credentials.password.clone();
-        let work = move || {
-            let hash = PasswordHash::new(&hash).ok()?;
-            Argon2::default().verify_password(password.reveal().as_bytes(), &hash).ok()
-        };
-        matches!(tokio::task::spawn_blocking(work).await, Ok(Some(())))
+        let (password, given) = (password.clone(), credentials.password.clone());
+        tokio::task::spawn_blocking(move || password.is(&given)).await.unwrap_or(false)
     }
 
     fn is_proven(&self, user: &str, digest: &[u8; 32], now: Instant) -> bool {
@@ -88,27 +174,28 @@ impl Accounts {
         known.is_some_and(|proof| bool::from(proof.digest.ct_eq(digest)))
     }
 
-    fn digest(&self, credentials: &Credentials) -> [u8; 32] {
+    fn digest(&self, texts: &[&str]) -> [u8; 32] {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes keys of any length");
-        mac.update(credentials.user.as_bytes());
-        mac.update(&[0]);
-        mac.update(credentials.password.reveal().as_bytes());
+        for text in texts {
+            mac.update(text.as_bytes());
+            mac.update(&[0]);
+        }
         mac.finalize().into_bytes().into()
     }
 }
 
 /// How long a password counts as right without being hashed again.
 const REMEMBERED: Duration = Duration::from_secs(600);
-/// argon2 takes 19 MiB a time.
+/// argon2 takes 19 MiB a time with the usual settings.
 const HASHES_AT_ONCE: usize = 2;
-/// The hash of a password that nobody knows, with the default parameters.
-const UNKNOWN_USER: &str =
-    "$argon2id$v=19$m=19456,t=2,p=1$bWFpbHRyYWlsLXVuaw$7Wgl1Yw0zrKs3dPKPyDQjzFX6SYcRTmQpX6vOQtBK8I";
+/// Characters of a user name in the log.
+const LOGGED: usize = 64;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::secret::Secret;
+    use argon2::Argon2;
     use argon2::password_hash::PasswordHasher;
 
     fn user(name: &str, password: Password) -> User {
@@ -118,7 +205,11 @@ mod tests {
             senders: Vec::new(),
             request_headers: Vec::new(),
         };
-        User { account: Arc::new(account), password }
+        User { account: Arc::new(account), password: Some(password), certificates: Vec::new(), rate: None }
+    }
+
+    fn accounts(users: Vec<User>) -> Accounts {
+        Accounts::new(users, &Policy { login_failures: 3, ..Policy::default() }, Clock::System)
     }
 
     fn credentials(user: &str, password: &str) -> Credentials {
@@ -127,9 +218,11 @@ mod tests {
 
     #[tokio::test]
     async fn only_the_right_password_opens() {
-        let hash = Argon2::default().hash_password(b"right").unwrap().to_string();
-        let accounts = Accounts::new(vec![
-            user("odoo", Password::Hash(hash)),
+        let argon2id = Argon2::default().hash_password(b"right").unwrap().to_string();
+        let bcrypt = bcrypt::hash("right", 4).unwrap();
+        let accounts = accounts(vec![
+            user("odoo", Password::Hash(argon2id.parse().unwrap())),
+            user("shop", Password::Hash(bcrypt.parse().unwrap())),
             user("legacy", Password::Plain(Secret::new("also right"))),
         ]);
         for _ in 0..2 {
@@ -137,9 +230,12 @@ mod tests {
                 ("odoo", "right", true),
                 ("odoo", "wrong", false),
                 ("odoo", "", false),
+                ("shop", "right", true),
+                ("shop", "wrong", false),
                 ("legacy", "also right", true),
                 ("legacy", "right", false),
                 ("nobody", "right", false),
+                ("nobody", "also right", false),
             ] {
                 let found = accounts.authenticate(credentials(name, password)).await;
                 assert_eq!(
@@ -153,18 +249,46 @@ mod tests {
 
     #[tokio::test]
     async fn a_proof_is_forgotten_after_a_while() {
-        let accounts = Accounts::new(vec![user("odoo", Password::Plain(Secret::new("right")))]);
-        let digest = accounts.digest(&credentials("odoo", "right"));
+        let accounts = accounts(vec![user("odoo", Password::Plain(Secret::new("right")))]);
+        let digest = accounts.digest(&["odoo", "right"]);
         assert!(!accounts.is_proven("odoo", &digest, Instant::now()));
         assert!(accounts.authenticate(credentials("odoo", "right")).await.is_some());
         let now = Instant::now();
         assert!(accounts.is_proven("odoo", &digest, now));
-        assert!(!accounts.is_proven("odoo", &accounts.digest(&credentials("odoo", "other")), now));
+        assert!(!accounts.is_proven("odoo", &accounts.digest(&["odoo", "other"]), now));
         assert!(!accounts.is_proven("odoo", &digest, now + REMEMBERED));
     }
 
     #[test]
-    fn the_unknown_users_hash_is_one() {
-        assert!(PasswordHash::new(UNKNOWN_USER).is_ok());
+    fn unknown_users_cost_what_known_ones_cost() {
+        let bcrypt = bcrypt::hash("right", 4).unwrap();
+        let accounts_of_nobody = accounts(Vec::new());
+        let accounts = accounts(vec![
+            user("shop", Password::Hash(bcrypt.parse().unwrap())),
+            user("legacy", Password::Plain(Secret::new("right"))),
+        ]);
+        let names: Vec<_> = (0..200).map(|number| format!("nobody{number}")).collect();
+        let slow = |name: &String| accounts.stand_in(name).unwrap().is_slow();
+        assert_eq!(names.iter().map(slow).collect::<Vec<_>>(), names.iter().map(slow).collect::<Vec<_>>());
+        let many = names.iter().filter(|name| slow(name)).count();
+        assert!((50..150).contains(&many), "{many} of 200 take a hash, with one user of two");
+        assert!(accounts_of_nobody.stand_in("nobody").is_none());
+    }
+
+    #[tokio::test]
+    async fn who_guesses_is_locked_out_even_with_the_right_password() {
+        let accounts = accounts(vec![user("odoo", Password::Plain(Secret::new("right")))]);
+        let [here, there] = [[192, 0, 2, 1], [192, 0, 2, 2]].map(IpAddr::from);
+        let log_in = async |password, from| match accounts.log_in(credentials("odoo", password), from).await {
+            Login::Right(_) => "right",
+            Login::Wrong => "wrong",
+            Login::LockedOut => "locked out",
+        };
+        assert_eq!(log_in("right", here).await, "right");
+        for guess in ["1", "2", "3"] {
+            assert_eq!(log_in(guess, here).await, "wrong");
+        }
+        assert_eq!(log_in("right", here).await, "locked out");
+        assert_eq!(log_in("right", there).await, "right");
     }
 }

@@ -1,6 +1,7 @@
 //! The one place where a client's socket is read and written.
 
 use super::acceptance::{self, Circumstances};
+use super::accounts::Login;
 use super::listener::{Front, contains};
 use super::spool::{Spool, Spooled};
 use crate::clock::Timestamp;
@@ -118,14 +119,15 @@ impl Conversation {
         }
         match step {
             Step::StartTls(reply) => self.start_tls(&reply).await?,
+            Step::Open(reply) => {
+                let reply = self.admit().map_or_else(|refusal| refusal, |()| reply);
+                self.say(&reply);
+            }
             Step::Authenticate(credentials) => {
-                let user = credentials.user.clone();
-                let reply = match self.front.accounts.authenticate(credentials).await {
-                    Some(account) => self.session.logged_in(account),
-                    None => {
-                        tracing::warn!(peer = %self.peer, user, "wrong user name or password");
-                        Reply::AuthFailed
-                    }
+                let reply = match self.front.accounts.log_in(credentials, self.peer).await {
+                    Login::Right(account) => self.session.logged_in(account),
+                    Login::Wrong => Reply::AuthFailed,
+                    Login::LockedOut => return self.close(&Reply::LockedOut).await.map(Next::End),
                 };
                 return self.answer(reply).await;
             }
@@ -184,15 +186,27 @@ impl Conversation {
 
     /// Speaks TLS from here on. What the client sent in clear behind STARTTLS is dropped (RFC 3207 section 4.2).
     async fn start_tls(&mut self, reply: &Reply) -> io::Result<()> {
-        let Some(acceptor) = self.front.tls.clone() else { return Err(io::ErrorKind::Unsupported.into()) };
         self.say(reply);
         self.flush().await?;
         self.input = Input::default();
         let clear = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
-        let secured = timeout(HANDSHAKE, acceptor.accept(clear)).await;
-        self.stream = Box::new(secured.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??);
+        let (stream, certified) = self.front.secure(clear).await?;
+        self.stream = stream;
         self.session.secured();
+        certified.into_iter().for_each(|account| self.session.certified(account));
         Ok(())
+    }
+
+    /// Counts a message against the rates.
+    fn admit(&mut self) -> Result<(), Reply> {
+        let peer = self.peer;
+        let user = self.session.account().map(|account| account.name.as_str());
+        if self.front.rates.admits(user, peer, Instant::now()) {
+            return Ok(());
+        }
+        tracing::warn!(%peer, user, "a message was refused: the rate is used up");
+        self.session.take_envelope();
+        Err(Reply::TooFast)
     }
 
     /// Reads a message, keeps it, and only then says so.
@@ -354,10 +368,7 @@ impl Conversation {
     }
 
     fn say(&mut self, reply: &Reply) {
-        if reply.is_refusal() {
-            metrics::counter!("mailtrail_smtp_rejected_total", "reason" => reply.code().to_string())
-                .increment(1);
-        }
+        tally(reply);
         reply.write(&mut self.output);
     }
 
@@ -413,6 +424,13 @@ impl Patience {
     /// For what must be whole in that time.
     fn new(whole: Duration) -> Self {
         Self { pause: whole, end: Instant::now() + whole }
+    }
+}
+
+/// Counts a refusal.
+pub fn tally(reply: &Reply) {
+    if reply.is_refusal() {
+        metrics::counter!("mailtrail_smtp_rejected_total", "reason" => reply.code().to_string()).increment(1);
     }
 }
 
@@ -480,7 +498,6 @@ impl Input {
 pub const READ: usize = 16 << 10;
 /// Bytes of replies from which on they are sent before more commands are answered.
 const OUTPUT: usize = 16 << 10;
-const HANDSHAKE: Duration = Duration::from_secs(30);
 const WRITE: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
@@ -489,7 +506,7 @@ mod tests {
     use crate::clock::Clock;
     use crate::smtp::{Authentication, Rules};
     use crate::store::Store;
-    use crate::submission::{Accounts, Listener, ListenerTls, Memory};
+    use crate::submission::{Accounts, Listener, ListenerTls, Memory, Policy, Rates};
     use tokio::io::{DuplexStream, duplex};
     use tokio_util::sync::CancellationToken;
 
@@ -510,12 +527,14 @@ mod tests {
             allow: Vec::new(),
             proxy_protocol_from: Vec::new(),
             xclient_from: Vec::new(),
+            client_ca: None,
         };
         Front {
             rules: Arc::new(rules),
             limits,
             listener,
-            accounts: Arc::new(Accounts::new(Vec::new())),
+            accounts: Arc::new(Accounts::new(Vec::new(), &Policy::default(), Clock::System)),
+            rates: Arc::new(Rates::new(&[], None)),
             tls: None,
             store,
             clock: Clock::System,

@@ -1,16 +1,18 @@
 //! The sockets that clients connect to.
 
 use super::accounts::Accounts;
-use super::conversation::{Conversation, End, Stream};
+use super::conversation::{Conversation, End, Stream, tally};
 use super::duplicates::Duplicates;
 use super::proxy;
+use super::rate::Rates;
 use super::settings::{Listener, ListenerTls};
 use super::spool::Memory;
 use crate::clock::Clock;
 use crate::id::Mint;
 use crate::provider::Provider;
-use crate::smtp::{Limits, Reply, Rules, Session};
+use crate::smtp::{Account, Authentication, Limits, Reply, Rules, Session};
 use crate::store::Store;
+use crate::tls::Server;
 use ipnet::IpNet;
 use std::collections::HashMap;
 use std::io;
@@ -20,7 +22,6 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -35,7 +36,9 @@ pub struct Front {
     /// Who may log in.
     pub accounts: Arc<Accounts>,
     /// For STARTTLS and implicit TLS.
-    pub tls: Option<TlsAcceptor>,
+    pub tls: Option<Arc<Server>>,
+    /// How much may be sent.
+    pub rates: Arc<Rates>,
     /// Where mail is kept.
     pub store: Store,
     /// The time.
@@ -50,6 +53,21 @@ pub struct Front {
     pub memory: Memory,
     /// Set when we stop.
     pub stopping: CancellationToken,
+}
+
+impl Front {
+    /// Speaks TLS with a client, and finds out whose certificate it has.
+    pub async fn secure<S: Stream + 'static>(
+        &self,
+        stream: S,
+    ) -> io::Result<(Box<dyn Stream>, Option<Arc<Account>>)> {
+        let Some(tls) = &self.tls else { return Err(io::ErrorKind::Unsupported.into()) };
+        let secured = timeout(HANDSHAKE, tls.acceptor().accept(stream)).await;
+        let secured = secured.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        let certificates = secured.get_ref().1.peer_certificates().unwrap_or_default();
+        let certified = certificates.first().and_then(|own| self.accounts.certified(own));
+        Ok((Box::new(secured), certified))
+    }
 }
 
 /// How many conversations there are, over all listeners.
@@ -119,6 +137,10 @@ async fn welcome(mut stream: TcpStream, peer: SocketAddr, front: Arc<Front>, cro
         tracing::warn!(%peer, "connection from outside the allowed networks refused; see `allow` of the listener");
         return turn_away(stream, Reply::NotAllowed).await;
     }
+    if front.rules.authentication == Authentication::Required && front.accounts.is_locked_out(ip) {
+        tracing::debug!(%peer, "connection of an address that is locked out");
+        return turn_away(stream, Reply::LockedOut).await;
+    }
     let Some(_place) = crowd.enter(ip, &front.limits) else {
         tracing::warn!(%peer, "too many connections; see `connections` and `connections_per_ip` in [limits]");
         return turn_away(stream, Reply::TooManyConnections).await;
@@ -146,15 +168,13 @@ async fn client_address(
 async fn converse(stream: TcpStream, peer: SocketAddr, front: Arc<Front>) -> io::Result<End> {
     stream.set_nodelay(true)?;
     let trusted = contains(&front.listener.xclient_from, peer.ip().to_canonical());
-    let implicit_tls = front.listener.tls == ListenerTls::Implicit;
-    let stream: Box<dyn Stream> = match (&front.tls, implicit_tls) {
-        (Some(tls), true) => {
-            let secured = timeout(HANDSHAKE, tls.accept(stream)).await;
-            Box::new(secured.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??)
-        }
-        _ => Box::new(stream),
-    };
-    let session = Session::new(front.rules.clone(), implicit_tls, trusted);
+    let mut session = Session::new(front.rules.clone(), false, trusted);
+    if front.listener.tls != ListenerTls::Implicit {
+        return Conversation::new(Box::new(stream), peer, front, session).run().await;
+    }
+    let (stream, certified) = front.secure(stream).await?;
+    session.secured();
+    certified.into_iter().for_each(|account| session.certified(account));
     Conversation::new(stream, peer, front, session).run().await
 }
 
@@ -164,6 +184,7 @@ pub fn contains(networks: &[IpNet], ip: IpAddr) -> bool {
 }
 
 async fn turn_away(mut stream: TcpStream, reply: Reply) {
+    tally(&reply);
     let mut words = Vec::new();
     reply.write(&mut words);
     // It is told why, if it listens.

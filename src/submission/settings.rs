@@ -1,8 +1,11 @@
-use crate::secret::Secret;
+use super::password::Password;
+use super::rate::Rate;
 use crate::smtp::{Account, Authentication};
 use ipnet::IpNet;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// One place where clients connect.
 #[derive(Clone, Debug)]
@@ -21,6 +24,8 @@ pub struct Listener {
     pub proxy_protocol_from: Vec<IpNet>,
     /// Proxies that may say XCLIENT.
     pub xclient_from: Vec<IpNet>,
+    /// The authorities whose certificates log clients in, if any.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// How TLS begins on a listener.
@@ -34,20 +39,39 @@ pub enum ListenerTls {
     None,
 }
 
-/// One user and how its password is known.
+/// One user and how it proves who it is.
 #[derive(Clone, Debug)]
 pub struct User {
     /// What it is and may.
     pub account: Arc<Account>,
-    /// How its password is checked.
-    pub password: Password,
+    /// How its password is checked; without one it logs in by its certificate only.
+    pub password: Option<Password>,
+    /// What its certificates are known by, as [`crate::tls::mark`] writes it.
+    pub certificates: Vec<String>,
+    /// How many messages it may send; without one all.
+    pub rate: Option<Rate>,
 }
 
-/// How a password is known.
+/// What holds clients back that guess or send too much.
 #[derive(Clone, Debug)]
-pub enum Password {
-    /// As an argon2id hash in PHC form.
-    Hash(String),
-    /// Itself.
-    Plain(Secret),
+pub struct Policy {
+    /// Different wrong logins from one address within the window that lock it out. Default 10, 0 to 10,000; 0: never.
+    pub login_failures: u32,
+    /// How long a failed login counts. Default 10 min, 1 s to 1 day.
+    pub login_window: Duration,
+    /// How long an address is locked out. Default 10 min, 1 s to 1 day.
+    pub login_lockout: Duration,
+    /// How many messages one address may send. Default all: Odoo never retries.
+    pub rate_per_ip: Option<Rate>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            login_failures: 10,
+            login_window: Duration::from_secs(600),
+            login_lockout: Duration::from_secs(600),
+            rate_per_ip: None,
+        }
+    }
 }

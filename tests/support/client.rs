@@ -45,14 +45,29 @@ impl Client {
 
     /// Connects, speaks TLS and logs in.
     pub async fn log_in(address: SocketAddr, trust: &TlsConnector) -> io::Result<Self> {
-        let mut client = Self::connect(address).await?;
-        expect(220, client.ask("STARTTLS").await?)?;
-        let name = ServerName::try_from("localhost").unwrap();
-        let secured = trust.connect(name, client.wire.into_inner()).await?;
-        let mut client = Self { wire: BufReader::new(Box::new(secured)) };
-        client.ask("EHLO [127.0.0.1]").await?;
+        let mut client = Self::connect(address).await?.start_tls(trust).await?;
         let token = BASE64_STANDARD.encode(format!("\0{USER}\0{PASSWORD}"));
         expect(235, client.ask(&format!("AUTH PLAIN {token}")).await?)?;
+        Ok(client)
+    }
+
+    /// Connects where TLS comes first, and introduces itself.
+    pub async fn connect_secured(address: SocketAddr, trust: &TlsConnector) -> io::Result<Self> {
+        let name = ServerName::try_from("localhost").unwrap();
+        let secured = trust.connect(name, TcpStream::connect(address).await?).await?;
+        let mut client = Self { wire: BufReader::new(Box::new(secured)) };
+        client.answer().await?;
+        client.ask("EHLO [127.0.0.1]").await?;
+        Ok(client)
+    }
+
+    /// Speaks TLS, and introduces itself anew.
+    pub async fn start_tls(mut self, trust: &TlsConnector) -> io::Result<Self> {
+        expect(220, self.ask("STARTTLS").await?)?;
+        let name = ServerName::try_from("localhost").unwrap();
+        let secured = trust.connect(name, self.wire.into_inner()).await?;
+        let mut client = Self { wire: BufReader::new(Box::new(secured)) };
+        client.ask("EHLO [127.0.0.1]").await?;
         Ok(client)
     }
 

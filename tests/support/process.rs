@@ -58,11 +58,21 @@ impl Process {
         child.wait().unwrap();
     }
 
+    /// SIGHUP to our own child.
+    pub async fn hang_up(&self) {
+        self.signal("-HUP").await;
+    }
+
+    async fn signal(&self, signal: &str) {
+        let id = self.child.as_ref().unwrap().id().to_string();
+        let told = super::run(Command::new("kill").args([signal, &id])).await;
+        assert!(told.is_some_and(|output| output.status.success()));
+    }
+
     /// SIGTERM to our own child.
     async fn terminate(&mut self) -> ExitStatus {
+        self.signal("-TERM").await;
         let mut child = self.child.take().unwrap();
-        let told = super::run(Command::new("kill").args(["-TERM", &child.id().to_string()])).await;
-        assert!(told.is_some_and(|output| output.status.success()));
         super::eventually("it stops when told to", || child.try_wait().unwrap()).await
     }
 

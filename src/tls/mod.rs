@@ -4,15 +4,21 @@
 //! The provider is always `ring`, named at every place: nothing depends on a process-wide default. A private key is
 //! never printed.
 
+mod certificate;
+mod server;
+mod watch;
+
+pub use certificate::{expiry, mark, marks};
+pub use server::{Server, ServerFiles};
+pub use watch::watch;
+
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
-};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use std::fmt;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
@@ -99,9 +105,21 @@ pub fn load(certificate: &Path, private_key: &Path) -> Result<Pair, TlsError> {
     Ok(Pair { certificates: read_certificates(certificate)?, key })
 }
 
-/// The pair in `directory`, made on first use for `hostname` and this machine's own names. It does not expire:
-/// whoever trusts it trusts the file itself, and nobody would renew it.
+/// The files of the pair in `directory`, made on first use for `hostname` and this machine's own names. It does not
+/// expire: whoever trusts it trusts the file itself, and nobody would renew it.
+pub fn self_signed_files(directory: &Path, hostname: &str) -> Result<ServerFiles, TlsError> {
+    make_pair(directory, hostname)?;
+    let (certificate, private_key) = (directory.join(CERTIFICATE), directory.join(KEY));
+    Ok(ServerFiles { certificate, private_key, client_ca: None })
+}
+
+/// The same pair, read.
 pub fn self_signed(directory: &Path, hostname: &str) -> Result<Pair, TlsError> {
+    make_pair(directory, hostname)?;
+    load(&directory.join(CERTIFICATE), &directory.join(KEY))
+}
+
+fn make_pair(directory: &Path, hostname: &str) -> Result<(), TlsError> {
     let (certificate, key) = (directory.join(CERTIFICATE), directory.join(KEY));
     // The certificate is written last: where it stands, the key stands too.
     if !certificate.try_exists().map_err(failed(&certificate))? {
@@ -111,19 +129,12 @@ pub fn self_signed(directory: &Path, hostname: &str) -> Result<Pair, TlsError> {
         write_durably(&key, key_pem.as_bytes())?;
         write_durably(&certificate, certificate_pem.as_bytes())?;
     }
-    load(&certificate, &key)
+    Ok(())
 }
 
 /// What accepts connections with a pair: TLS 1.2 and 1.3, resumption by tickets.
 pub fn acceptor(pair: Pair) -> Result<TlsAcceptor, TlsError> {
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(TlsError::Setup)?
-        .with_no_client_auth()
-        .with_single_cert(pair.certificates, pair.key)
-        .map_err(TlsError::Pair)?;
-    config.ticketer = ring::Ticketer::new().map_err(TlsError::Setup)?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    server::accept_with(pair, None)
 }
 
 /// What opens connections. Trusted are the public authorities and the certificates in `ca_file`, be they an
@@ -264,8 +275,15 @@ mod tests {
 
     /// Says hello over TLS between `pair` and a client that trusts `ca_file`, as `name`.
     async fn shake(pair: Pair, ca_file: Option<&Path>, name: &str) -> Result<String, io::Error> {
+        shake_with(acceptor(pair).unwrap(), ca_file, name).await
+    }
+
+    pub(super) async fn shake_with(
+        acceptor: TlsAcceptor,
+        ca_file: Option<&Path>,
+        name: &str,
+    ) -> Result<String, io::Error> {
         let (near, far) = tokio::io::duplex(16 << 10);
-        let acceptor = acceptor(pair).unwrap();
         let server = tokio::spawn(async move {
             let mut stream = acceptor.accept(far).await?;
             stream.write_all(b"hello").await?;

@@ -1,0 +1,152 @@
+//! Logins seen from outside: what a refusal costs, and that no password is ever written down.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use metrics_exporter_prometheus::PrometheusBuilder;
+use std::io;
+use std::path::Path;
+use std::sync::Mutex;
+use support::client::Client;
+use support::relay::{PASSWORD, Relay, USER};
+use support::sink::Sink;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+struct Log;
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        LOG.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_user_has_a_rate_of_its_own() {
+    let sink = Sink::start().await;
+    let user = "[[user]]\nname = \"shop\"\npassword = \"counted\"\nrate = \"2/day\"";
+    let relay = Relay::start(&sink, user).await;
+    for (user, password, expected) in
+        [("shop", "counted", [250, 250, 450]), (USER, PASSWORD, [250; 3]), ("shop", "counted", [450; 3])]
+    {
+        let client = Client::connect(relay.guarded()).await.unwrap();
+        let mut client = client.start_tls(&relay.trust()).await.unwrap();
+        assert_eq!(client.ask(&format!("AUTH PLAIN {}", plain(user, password))).await.unwrap().0, 235);
+        for code in expected {
+            let (answer, text) = client.ask("MAIL FROM:<a@example.com>").await.unwrap();
+            assert_eq!(answer, code, "{user}: {text}");
+            client.ask("RSET").await.unwrap();
+        }
+    }
+}
+
+/// The only one here that is refused logins: log and metrics are the process's.
+#[tokio::test]
+async fn passwords_are_written_nowhere_and_guessing_is_counted() {
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
+    tracing::subscriber::set_global_default(subscriber.with_writer(|| Log).finish()).unwrap();
+    let metrics = PrometheusBuilder::new().install_recorder().unwrap();
+    let sink = Sink::start().await;
+    let relay = Relay::start(&sink, "login_failures = 3").await;
+    let secured = async || {
+        let client = Client::connect(relay.guarded()).await.unwrap();
+        client.start_tls(&relay.trust()).await.unwrap()
+    };
+    let wrong = ["wrong-secret-1", "wrong-secret-2", "wrong-secret-3"];
+    for password in [wrong[0], wrong[1], PASSWORD] {
+        let (plain, [user, word]) = (plain(USER, password), [USER, password].map(encode));
+        let code = if password == PASSWORD { 235 } else { 535 };
+        for lines in [
+            &[format!("AUTH PLAIN {plain}")][..],
+            &["AUTH PLAIN".to_owned(), plain.clone()],
+            &[format!("AUTH LOGIN {user}"), word.clone()],
+            &["AUTH LOGIN".to_owned(), user.clone(), word.clone()],
+        ] {
+            let mut client = secured().await;
+            let mut answer = 0;
+            for line in lines {
+                answer = client.ask(line).await.unwrap().0;
+            }
+            assert_eq!(answer, code, "{lines:?}");
+            if code == 235 {
+                client.submit("a@example.com", &["b@example.net"], "A: b\r\n\r\n").await.unwrap();
+            }
+        }
+    }
+    // Where no login is expected, and in no form that it could have.
+    let mut client = secured().await;
+    for line in [format!("AUTH PLAIN {PASSWORD}"), format!("AUTH {PASSWORD}"), PASSWORD.to_owned()] {
+        assert!(client.ask(&line).await.unwrap().0 >= 500);
+    }
+    let mut open = Client::connect(relay.open()).await.unwrap();
+    open.ask(&format!("AUTH PLAIN {}", plain(USER, PASSWORD))).await.unwrap();
+    guess_until_locked_out(&relay, &mut client, &wrong).await;
+    let rendered = metrics.render();
+    for line in [
+        "mailtrail_smtp_logins_refused_total{reason=\"credentials\"} 11",
+        "mailtrail_smtp_logins_refused_total{reason=\"locked_out\"} 2",
+        "mailtrail_smtp_lockouts_total 1",
+        "mailtrail_smtp_rejected_total{reason=\"535\"} 11",
+        "mailtrail_smtp_rejected_total{reason=\"421\"} 2",
+    ] {
+        assert!(rendered.lines().any(|rendered| rendered == line), "{line} is not in\n{rendered}");
+    }
+    let (_store, directory) = relay.stop().await;
+    let log = String::from_utf8(LOG.lock().unwrap().clone()).unwrap();
+    assert_eq!(log.lines().filter(|line| line.contains("wrong user name or password")).count(), 11);
+    let forms: Vec<_> = wrong.into_iter().chain([PASSWORD]).flat_map(forms).collect();
+    for form in &forms {
+        assert!(!log.contains(form), "{form} was logged");
+    }
+    search(directory.path(), &forms);
+}
+
+async fn guess_until_locked_out(relay: &Relay, client: &mut Client, wrong: &[&str]) {
+    for password in wrong {
+        let (code, _) = client.ask(&format!("AUTH PLAIN {}", plain("nobody", password))).await.unwrap();
+        assert_eq!(code, 535);
+    }
+    let answer = client.ask(&format!("AUTH PLAIN {}", plain(USER, PASSWORD))).await.unwrap();
+    let expected = "421 4.7.0 Too many failed logins from your address, try again later";
+    assert_eq!(answer.1, expected);
+    let mut said = String::new();
+    TcpStream::connect(relay.guarded()).await.unwrap().read_to_string(&mut said).await.unwrap();
+    assert_eq!(said.trim_end(), expected);
+    Client::connect(relay.open()).await.unwrap();
+}
+
+fn encode(text: &str) -> String {
+    BASE64_STANDARD.encode(text)
+}
+
+fn plain(user: &str, password: &str) -> String {
+    encode(&format!("\0{user}\0{password}"))
+}
+
+/// How a password could be written: itself, and encoded as in each of the mechanisms.
+fn forms(password: &str) -> Vec<String> {
+    vec![password.to_owned(), encode(password), plain(USER, password), plain("nobody", password)]
+}
+
+/// What is kept knows them neither.
+fn search(directory: &Path, forms: &[String]) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            search(&path, forms);
+        } else if let Ok(bytes) = std::fs::read(&path) {
+            let text = String::from_utf8_lossy(&bytes);
+            assert!(!forms.iter().any(|form| text.contains(form)), "in {}", path.display());
+        }
+    }
+}

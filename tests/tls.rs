@@ -1,0 +1,355 @@
+//! TLS as clients see it: certificates that log in, certificates that change, versions.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use mailtrail::clock::{Clock, Timestamp};
+use mailtrail::config;
+use mailtrail::daemon::Daemon;
+use mailtrail::tls::{marks, self_signed_files};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType,
+    date_time_ymd,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use support::client::Client;
+use support::process::Process;
+use support::relay::{PASSWORD, USER};
+use support::sink::Sink;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// An authority that certifies servers and clients.
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// A certificate and its key.
+struct Identity {
+    certificate: CertificateDer<'static>,
+    key: KeyPair,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut parameters = CertificateParams::default();
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    fn certify(&self, name: SanType) -> Identity {
+        let mut parameters = CertificateParams::default();
+        parameters.subject_alt_names = vec![name];
+        parameters.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        parameters.not_after = date_time_ymd(2027, 1, 2);
+        let key = KeyPair::generate().unwrap();
+        let certificate = parameters.signed_by(&key, &self.0).unwrap().der().clone();
+        Identity { certificate, key }
+    }
+
+    /// A client's side, which trusts this authority.
+    fn connector(&self, identity: Option<&Identity>) -> TlsConnector {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.0.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let builder = builder.unwrap().with_root_certificates(roots);
+        let config = match identity {
+            None => builder.with_no_client_auth(),
+            Some(Identity { certificate, key }) => {
+                let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+                builder.with_client_auth_cert(vec![certificate.clone()], key).unwrap()
+            }
+        };
+        TlsConnector::from(Arc::new(config))
+    }
+}
+
+impl Identity {
+    fn write(&self, directory: &Path) {
+        let body = BASE64_STANDARD.encode(&self.certificate);
+        let pem = format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
+        std::fs::write(directory.join("relay.pem"), pem).unwrap();
+        std::fs::write(directory.join("relay.key"), self.key.serialize_pem()).unwrap();
+    }
+}
+
+fn dns(name: &str) -> SanType {
+    SanType::DnsName(name.try_into().unwrap())
+}
+
+/// A relay with a certificate of `authority`'s and two doors, STARTTLS and implicit TLS.
+struct House {
+    daemon: Daemon,
+    directory: TempDir,
+}
+
+impl House {
+    async fn open(authority: &Authority, sink: &Sink, users: &str, clock: Clock) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        authority.certify(dns("localhost")).write(directory.path());
+        std::fs::write(directory.path().join("clients.pem"), authority.0.pem()).unwrap();
+        let text = format!(
+            r#"
+[server]
+hostname = "relay.example.com"
+data_dir = "data"
+[[listener]]
+address = "127.0.0.1:0"
+client_ca_file = "clients.pem"
+[[listener]]
+address = "127.0.0.1:0"
+tls = "implicit"
+client_ca_file = "clients.pem"
+[tls]
+certificate = "relay.pem"
+private_key = "relay.key"
+[[user]]
+name = "{USER}"
+password = "{PASSWORD}"
+{users}
+[[upstream]]
+name = "sink"
+provider = "plain"
+host = "127.0.0.1"
+port = {}
+tls = "none"
+"#,
+            sink.port()
+        );
+        let path = directory.path().join("mailtrail.toml");
+        let config = config::parse(&text, &path, &BTreeMap::new()).unwrap();
+        Self { daemon: Daemon::start(&config, clock, None).await.unwrap(), directory }
+    }
+
+    fn implicit(&self) -> SocketAddr {
+        self.daemon.smtp_addresses()[1]
+    }
+
+    /// A client at each of the two doors.
+    async fn clients(&self, connector: &TlsConnector) -> io::Result<[Client; 2]> {
+        let plain = Client::connect(self.daemon.smtp_addresses()[0]).await?;
+        let first = plain.start_tls(connector).await?;
+        Ok([first, Client::connect_secured(self.implicit(), connector).await?])
+    }
+
+    /// The user that a message came from.
+    async fn sender(&self, client: &mut Client) -> Option<String> {
+        let id = client.submit("a@example.com", &["b@example.net"], "A: b\r\n\r\n").await.unwrap();
+        let id = id.parse().unwrap();
+        support::eventually("the ledger knows it", || self.daemon.store().send(id).unwrap()).await.user
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_logs_in() {
+    let (authority, sink) = (Authority::new(), Sink::start().await);
+    let (named, mailed, marked, unknown) = (
+        authority.certify(dns("shop.example.com")),
+        authority.certify(SanType::Rfc822Name("till@example.com".try_into().unwrap())),
+        authority.certify(dns("some.example.com")),
+        authority.certify(dns("other.example.com")),
+    );
+    let users = format!(
+        "[[user]]\nname = \"shop\"\ncertificates = [\"Shop.example.com\"]\n\
+         [[user]]\nname = \"till\"\ncertificates = [\"till@example.com\"]\n\
+         [[user]]\nname = \"crm\"\ncertificates = [{:?}]\n",
+        marks(&marked.certificate)[0]
+    );
+    let house = House::open(&authority, &sink, &users, Clock::System).await;
+    let password = BASE64_STANDARD.encode(format!("\0{USER}\0{PASSWORD}"));
+    for (identity, user) in [(&named, "shop"), (&mailed, "till"), (&marked, "crm")] {
+        let connector = authority.connector(Some(identity));
+        // The second time the session is resumed.
+        for _ in 0..2 {
+            for mut client in house.clients(&connector).await.unwrap() {
+                assert_eq!(house.sender(&mut client).await.as_deref(), Some(user), "without AUTH");
+                assert_eq!(client.ask("AUTH EXTERNAL =").await.unwrap().0, 235);
+                assert_eq!(house.sender(&mut client).await.as_deref(), Some(user));
+            }
+        }
+        for mut client in house.clients(&connector).await.unwrap() {
+            assert_eq!(client.ask(&format!("AUTH PLAIN {password}")).await.unwrap().0, 235);
+            assert_eq!(house.sender(&mut client).await.as_deref(), Some(USER), "a password goes first");
+        }
+    }
+    for identity in [None, Some(&unknown)] {
+        for mut client in house.clients(&authority.connector(identity)).await.unwrap() {
+            assert_eq!(client.ask("AUTH EXTERNAL =").await.unwrap().0, 504);
+            assert_eq!(client.ask("MAIL FROM:<a@example.com>").await.unwrap().0, 530);
+            assert_eq!(client.ask(&format!("AUTH PLAIN {password}")).await.unwrap().0, 235);
+            assert_eq!(house.sender(&mut client).await.as_deref(), Some(USER));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_authority_is_refused() {
+    let (authority, stranger, sink) = (Authority::new(), Authority::new(), Sink::start().await);
+    let users = "[[user]]\nname = \"shop\"\ncertificates = [\"shop.example.com\"]\n";
+    let house = House::open(&authority, &sink, users, Clock::System).await;
+    let forged = stranger.certify(dns("shop.example.com"));
+    assert!(house.clients(&authority.connector(Some(&forged))).await.is_err());
+    assert!(house.clients(&authority.connector(None)).await.is_ok());
+}
+
+/// The certificate that new connections are shown.
+async fn shown(address: SocketAddr, connector: &TlsConnector) -> io::Result<CertificateDer<'static>> {
+    let name = ServerName::try_from("localhost").unwrap();
+    let stream = connector.connect(name, TcpStream::connect(address).await?).await?;
+    let certificates = stream.get_ref().1.peer_certificates().unwrap();
+    Ok(certificates[0].clone().into_owned())
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_for_new_connections_and_a_bad_one_for_none() {
+    let log = Log::default();
+    let _logging = log.listen();
+    let (authority, sink) = (Authority::new(), Sink::start().await);
+    let house = House::open(&authority, &sink, "", Clock::System).await;
+    let trust = || authority.connector(None);
+    let before = shown(house.implicit(), &trust()).await.unwrap();
+    let mut sessions = house.clients(&trust()).await.unwrap();
+    let fresh = authority.certify(dns("localhost"));
+    fresh.write(house.directory.path());
+    house.daemon.renew_certificates();
+    assert_ne!(before, fresh.certificate);
+    assert_eq!(shown(house.implicit(), &trust()).await.unwrap(), fresh.certificate);
+    std::fs::write(house.directory.path().join("relay.key"), KeyPair::generate().unwrap().serialize_pem())
+        .unwrap();
+    assert!(!log.text().contains("ERROR"));
+    house.daemon.renew_certificates();
+    assert!(log.text().contains("give the key that belongs to the first certificate"), "{}", log.text());
+    assert_eq!(shown(house.implicit(), &trust()).await.unwrap(), fresh.certificate);
+    let password = BASE64_STANDARD.encode(format!("\0{USER}\0{PASSWORD}"));
+    for session in &mut sessions {
+        assert_eq!(session.ask(&format!("AUTH PLAIN {password}")).await.unwrap().0, 235, "it goes on");
+        assert_eq!(house.sender(session).await.as_deref(), Some(USER));
+    }
+}
+
+#[tokio::test]
+async fn a_hangup_takes_the_new_certificate() {
+    let sink = Sink::start().await;
+    let mut process = Process::new(&sink);
+    process.start().await;
+    let other = tempfile::tempdir().unwrap();
+    let fresh = self_signed_files(other.path(), "localhost").unwrap();
+    let trust = mailtrail::tls::connector(Some(&fresh.certificate)).unwrap();
+    assert!(Client::log_in(process.address(0), &trust).await.is_err());
+    for name in ["relay.pem", "relay.key"] {
+        std::fs::copy(other.path().join(name), process.data().join("tls").join(name)).unwrap();
+    }
+    process.hang_up().await;
+    let started = std::time::Instant::now();
+    while Client::log_in(process.address(0), &trust).await.is_err() {
+        // Well within the minute after which it would look by itself.
+        assert!(started.elapsed() < support::PATIENCE);
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_expiry_is_measured_and_announced() {
+    let log = Log::default();
+    let _logging = log.listen();
+    let metrics = PrometheusBuilder::new().install_recorder().unwrap();
+    let (authority, sink) = (Authority::new(), Sink::start().await);
+    let before = Timestamp::from_seconds(EXPIRY - 12 * 86_400 - 3600);
+    let house = House::open(&authority, &sink, "", Clock::runtime(before)).await;
+    let path = house.directory.path().join("relay.pem").display().to_string();
+    let line = format!("mailtrail_tls_certificate_expiry_timestamp_seconds{{file={path:?}}} {EXPIRY}");
+    support::eventually("the expiry is measured", || metrics.render().contains(&line).then_some(())).await;
+    let said = |text: &&str| text.contains("expires soon") && text.contains(&path);
+    support::eventually("it is announced", || log.text().lines().any(|line| said(&line)).then_some(())).await;
+    let text = log.text();
+    let said: Vec<_> = text.lines().filter(|line| line.contains("WARN")).collect();
+    assert_eq!(said.len(), 1, "the authority lasts: {said:?}");
+    assert!(said[0].contains("expiry=2027-01-02T00:00:00.000Z days=12"), "{}", said[0]);
+}
+
+/// 2027-01-02.
+const EXPIRY: u64 = 1_798_848_000;
+
+#[tokio::test]
+async fn nothing_below_tls_1_2_is_spoken() {
+    let (authority, sink) = (Authority::new(), Sink::start().await);
+    let house = House::open(&authority, &sink, "", Clock::System).await;
+    for (minor, expected) in [(1, PROTOCOL_VERSION), (2, PROTOCOL_VERSION), (3, SERVER_HELLO)] {
+        let mut stream = TcpStream::connect(house.implicit()).await.unwrap();
+        stream.write_all(&client_hello(minor)).await.unwrap();
+        let mut answer = [0; 7];
+        stream.read_exact(&mut answer).await.unwrap();
+        // Behind the type: version and length of the record.
+        let seen = if answer[0] == 0x15 { [answer[0], answer[6]] } else { [answer[0], answer[5]] };
+        assert_eq!(seen, expected, "TLS 1.{}", minor - 1);
+    }
+}
+
+/// An alert (RFC 8446 section 6) with its description.
+const PROTOCOL_VERSION: [u8; 2] = [0x15, 70];
+/// A handshake record with its first message.
+const SERVER_HELLO: [u8; 2] = [0x16, 2];
+
+/// What a client says first that speaks at most version 3.`minor` (RFC 5246 section 7.4.1.2).
+fn client_hello(minor: u8) -> Vec<u8> {
+    let length = |bytes: usize| u16::try_from(bytes).unwrap().to_be_bytes();
+    let extensions: [&[u8]; 4] = [
+        &[0, 10, 0, 4, 0, 2, 0, 0x17],    // secp256r1
+        &[0, 11, 0, 2, 1, 0],             // uncompressed points
+        &[0, 13, 0, 6, 0, 4, 4, 3, 8, 4], // ecdsa_secp256r1_sha256, rsa_pss_rsae_sha256
+        &[0, 0x17, 0, 0],                 // extended master secret
+    ];
+    let extensions = extensions.concat();
+    let mut body = vec![3, minor];
+    body.extend([7; 32]);
+    body.push(0);
+    body.extend([0, 4, 0xc0, 0x2b, 0xc0, 0x09]); // ECDHE-ECDSA with AES-128: GCM, and CBC for the old
+    body.extend([1, 0]);
+    body.extend(length(extensions.len()));
+    body.extend(extensions);
+    let mut hello = vec![0x16, 3, 1];
+    hello.extend(length(body.len() + 4));
+    hello.extend([1, 0]);
+    hello.extend(length(body.len()));
+    hello.extend(body);
+    hello
+}
+
+/// What was logged on this thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn listen(&self) -> tracing::subscriber::DefaultGuard {
+        let log = self.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || log.clone());
+        tracing::subscriber::set_default(subscriber.finish())
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().map_err(|_| ErrorKind::Other)?.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
