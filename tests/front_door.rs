@@ -17,8 +17,10 @@ fn message(id: &str, body: &str) -> String {
     format!("Message-ID: <{id}@example.com>\r\nFrom: a@example.com\r\nDate: x\r\n\r\n{body}\r\n")
 }
 
-fn trail(relay: &Relay, id: &str) -> Trail {
-    relay.store().trail(id.parse().unwrap()).unwrap().unwrap()
+/// A trail, once it is in the ledger.
+async fn trail(relay: &Relay, id: &str) -> Trail {
+    let id = id.parse().unwrap();
+    support::eventually("its trail", || relay.store().trail(id).unwrap()).await
 }
 
 /// How often a trail says that the mail was handed in again, and for whom.
@@ -54,8 +56,9 @@ async fn what_is_handed_in_again_is_not_sent_again() {
     let mut recipients: Vec<_> = mails.iter().map(|mail| mail.recipients.clone()).collect();
     recipients.sort();
     assert_eq!(recipients, [&to[..], &to[..], &to[..], &["d@example.net"][..]]);
-    assert_eq!(repetitions(&trail(&relay, &first)), [vec![1], vec![1], vec![0]]);
-    relay.stop().await;
+    let (store, _directory) = relay.stop().await;
+    let trail = store.trail(first.parse().unwrap()).unwrap().unwrap();
+    assert_eq!(repetitions(&trail), [vec![1], vec![1], vec![0]]);
     assert_eq!(sink.count(), 4);
 }
 
@@ -63,11 +66,14 @@ async fn what_is_handed_in_again_is_not_sent_again() {
 async fn what_failed_may_be_sent_again() {
     let (_sink, relay, mut client) = guarded(&[("b@example.net", "550 5.1.1 nobody here")]).await;
     let first = client.submit(FROM, &["b@example.net"], &message("1", "text")).await.unwrap();
-    let failed = || trail(&relay, &first).recipients.iter().all(|r| !r.waits()).then_some(());
+    let failed = || {
+        let trail = relay.store().trail(first.parse().unwrap()).unwrap()?;
+        trail.recipients.iter().all(|recipient| !recipient.waits()).then_some(())
+    };
     support::eventually("it failed", failed).await;
     let again = client.submit(FROM, &["b@example.net"], &message("1", "text")).await.unwrap();
     assert_ne!(again, first);
-    assert!(repetitions(&trail(&relay, &first)).is_empty());
+    assert!(repetitions(&trail(&relay, &first).await).is_empty());
 }
 
 #[tokio::test]
@@ -109,7 +115,7 @@ async fn the_client_in_front_of_the_proxies_is_named() {
         let mut client = Client::by_proxy(relay.proxied(), introduction).await.unwrap();
         let id = client.submit(FROM, &["b@example.net"], &message("1", "text")).await.unwrap();
         let text = String::from_utf8(sink.arrival(&id).await.message).unwrap();
-        let send = trail(&relay, &id).send;
+        let send = trail(&relay, &id).await.send;
         names.push((
             send.peer.unwrap().to_string(),
             send.client,
@@ -143,7 +149,7 @@ async fn wishes_for_reports_are_kept() {
     client.ask("DATA").await.unwrap();
     let (_, reply) = client.ask(&(message("1", "text") + ".")).await.unwrap();
     let id = reply.rsplit(' ').next().unwrap().to_owned();
-    let dsn = trail(&relay, &id).send.dsn;
+    let dsn = trail(&relay, &id).await.send.dsn;
     assert_eq!((dsn.ret, dsn.envid.as_deref()), (Some(Ret::Headers), Some("QQ+2B1")));
     let wishes: Vec<_> = dsn.recipients.iter().map(|(place, wish)| (*place, wish.notify.unwrap())).collect();
     assert_eq!(wishes, [(1, Notify { success: true, failure: false, delay: true }), (2, Notify::default())]);
