@@ -22,7 +22,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// A relay with three doors, whose mail goes to `sink`.
+    /// A relay with four doors, whose mail goes to `sink`.
     pub async fn start(sink: &Sink, limits: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let text = configuration(directory.path().to_str().unwrap(), [0; 3], sink.port(), limits);
@@ -44,6 +44,11 @@ impl Relay {
     /// Nobody here may connect.
     pub fn closed(&self) -> SocketAddr {
         self.daemon.smtp_addresses()[2]
+    }
+
+    /// TLS from the first byte, and a login.
+    pub fn implicit(&self) -> SocketAddr {
+        self.daemon.smtp_addresses()[3]
     }
 
     /// Where it keeps everything.
@@ -80,7 +85,7 @@ pub fn all_sends(store: &Store) -> Vec<TrackingId> {
     store.between(low, high, usize::MAX).unwrap()
 }
 
-/// Three doors: with STARTTLS and login, with neither, and for nobody here.
+/// Four doors: with STARTTLS and login, with neither, for nobody here, and on any port with TLS from the first byte.
 pub fn configuration(data_dir: &str, ports: [u16; 3], sink: u16, limits: &str) -> String {
     let [guarded, open, closed] = ports;
     format!(
@@ -99,6 +104,9 @@ address = "127.0.0.1:{closed}"
 tls = "none"
 auth = "none"
 allow = ["192.0.2.0/24"]
+[[listener]]
+address = "127.0.0.1:0"
+tls = "implicit"
 [[user]]
 name = "{USER}"
 password = "{PASSWORD}"
