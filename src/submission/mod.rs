@@ -7,6 +7,8 @@ mod listener;
 mod settings;
 mod spool;
 
+#[cfg(fuzzing)]
+pub use acceptance::{Circumstances, HEADROOM, accept};
 pub use accounts::Accounts;
 pub use listener::{Crowd, Door, Front};
 pub use settings::{Listener, ListenerTls, Password, User};
