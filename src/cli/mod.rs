@@ -7,6 +7,7 @@ mod log;
 mod paint;
 mod queue;
 mod sandbox;
+mod sendmail;
 mod serve;
 mod settings;
 mod stage;
@@ -17,7 +18,7 @@ mod user;
 use clap::{Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Every mail your applications send, and what became of it.
@@ -67,6 +68,9 @@ enum Command {
     /// The mail that waits
     #[command(subcommand, after_help = "Example: mailtrail queue list")]
     Queue(queue::Command),
+    /// Take a message from standard input, as /usr/sbin/sendmail does
+    #[command(after_help = "Example: mailtrail sendmail -t -i < mail.txt")]
+    Sendmail(sendmail::Arguments),
     /// Users of the listeners
     #[command(subcommand, after_help = "Example: mailtrail user hash")]
     User(user::Command),
@@ -87,6 +91,8 @@ enum Trouble {
     Configuration(String),
     /// Something else.
     Failed(String),
+    /// Something that sysexits.h has a number for.
+    Exit(u8, String),
 }
 
 /// What every command gets.
@@ -98,11 +104,13 @@ struct Context {
 
 /// Runs the command that the arguments name.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let arguments = match Arguments::try_parse_from(arguments) {
+    let words = words(arguments);
+    let sysexits = speaks_sysexits(&words);
+    let arguments = match Arguments::try_parse_from(words) {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help and version are no errors.
-            let code = if error.use_stderr() { usage_code() } else { 0 };
+            let code = if error.use_stderr() { usage_code(sysexits) } else { 0 };
             let _ = error.print();
             return ExitCode::from(code);
         }
@@ -116,11 +124,13 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Context { config: arguments.config, json: arguments.json, paint: paint::Paint::new(coloured) };
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
-        Err(error) => return finish(Err(Trouble::Failed(format!("the runtime cannot start: {error}")))),
+        Err(error) => {
+            return finish(Err(Trouble::Failed(format!("the runtime cannot start: {error}"))), sysexits);
+        }
     };
     let ended = runtime.block_on(command(context, arguments.command));
     runtime.shutdown_background();
-    finish(ended)
+    finish(ended, sysexits)
 }
 
 async fn command(context: Context, command: Command) -> Result<(), Trouble> {
@@ -132,37 +142,48 @@ async fn command(context: Context, command: Command) -> Result<(), Trouble> {
         Command::Trace(arguments) => trace::run(&context, &arguments).await,
         Command::Log(arguments) => log::run(&context, &arguments).await,
         Command::Queue(command) => queue::run(&context, &command).await,
+        Command::Sendmail(arguments) => sendmail::run(&context, arguments).await,
         Command::User(command) => user::run(&context, &command),
     }
 }
 
-fn finish(ended: Result<(), Trouble>) -> ExitCode {
+fn finish(ended: Result<(), Trouble>, sysexits: bool) -> ExitCode {
     let (code, text) = match ended {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Trouble::Nothing) => return ExitCode::from(1),
-        Err(Trouble::Usage(text)) => (usage_code(), text),
+        Err(Trouble::Usage(text)) => (usage_code(sysexits), text),
         Err(Trouble::Unreachable(text)) => (3, text),
         Err(Trouble::Damaged(text)) => (4, text),
-        Err(Trouble::Configuration(text)) => (if is_serve() { 78 } else { 2 }, text),
+        Err(Trouble::Configuration(text)) => (if sysexits { 78 } else { 2 }, text),
         Err(Trouble::Failed(text)) => (1, text),
+        Err(Trouble::Exit(code, text)) => (code, text),
     };
     eprintln!("mailtrail: {text}");
     ExitCode::from(code)
 }
 
-/// 2, but 64 for `serve`: its supervisor goes by sysexits.
-fn usage_code() -> u8 {
-    if is_serve() { 64 } else { 2 }
+/// 2, but 64 for those whose caller goes by sysexits.
+fn usage_code(sysexits: bool) -> u8 {
+    if sysexits { 64 } else { 2 }
 }
 
-/// Whether the command is `serve`, also where the arguments cannot be parsed.
-fn is_serve() -> bool {
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        match argument.as_str() {
-            "--config" | "--color" => drop(arguments.next()),
+/// The arguments; a program that is called `sendmail` is `mailtrail sendmail`.
+fn words(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut words: Vec<_> = arguments.collect();
+    if words.first().is_some_and(|program| Path::new(program).file_name() == Some("sendmail".as_ref())) {
+        words.insert(1, "sendmail".into());
+    }
+    words
+}
+
+/// Whether the command is `serve` or `sendmail`, also where the arguments cannot be parsed.
+fn speaks_sysexits(words: &[OsString]) -> bool {
+    let mut words = words.iter().skip(1).map(|word| word.to_string_lossy());
+    while let Some(word) = words.next() {
+        match &*word {
+            "--config" | "--color" => drop(words.next()),
             option if option.starts_with('-') => {}
-            command => return command == "serve",
+            command => return matches!(command, "serve" | "sendmail"),
         }
     }
     false

@@ -2,7 +2,10 @@
 
 use super::{Context, Trouble};
 use crate::config::{self, Config};
+use crate::submission::Listener;
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// The configuration of this call: the named file, the system's, or the sandbox's.
@@ -17,6 +20,20 @@ pub fn whereabouts(context: &Context) -> Result<(PathBuf, PathBuf), Trouble> {
         Some(path) => config::whereabouts(path, &environment())
             .map_err(|faults| Trouble::Configuration(faults.to_string())),
         None => sandbox().map(|config| (config.data_dir, config.admin.socket)),
+    }
+}
+
+/// Where the relay of this call takes mail; `None` where its file is not for the eyes of whoever calls.
+pub fn listeners(context: &Context) -> Result<Option<Vec<Listener>>, Trouble> {
+    let path = context.config.as_deref().unwrap_or(Path::new(SYSTEM));
+    match File::open(path).map_err(|error| error.kind()) {
+        Err(ErrorKind::PermissionDenied) => Ok(None),
+        Err(ErrorKind::NotFound) if context.config.is_none() => {
+            sandbox().map(|config| Some(config.listeners))
+        }
+        _ => config::listeners(path, &environment())
+            .map(Some)
+            .map_err(|faults| Trouble::Configuration(faults.to_string())),
     }
 }
 

@@ -5,6 +5,7 @@ use super::reader::{Reading, Section};
 use super::settings::Config;
 use super::upstream::Ourselves;
 use super::{listener, sections, upstream, user};
+use crate::submission::Listener;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +27,19 @@ pub fn whereabouts(
     let (_, data_dir) = sections::server(&mut root);
     let admin = sections::admin(&mut root, &data_dir, &mut Claims::default());
     reading.conclude().map(|_| (data_dir, admin.socket))
+}
+
+/// The listeners of a relay with that file. As with [`whereabouts`], nothing else is read.
+pub fn listeners(path: &Path, environment: &BTreeMap<String, String>) -> Result<Vec<Listener>, Faults> {
+    let text = read(path, environment)?;
+    let reading = Reading::new(path, environment);
+    let Some(root) = document::parse(&text, &reading) else { return Err(reading.into_faults()) };
+    let mut root = Section::new(&reading, String::new(), Place::File, root);
+    let users = root.tables("user").map_or(0, |users| users.len());
+    let mut claims = Claims::default();
+    let sections = some_tables(&mut root, "listener").into_iter();
+    let listeners = sections.filter_map(|section| listener::read(section, users, &mut claims)).collect();
+    reading.conclude().map(|_| listeners)
 }
 
 fn read(path: &Path, environment: &BTreeMap<String, String>) -> Result<String, Faults> {

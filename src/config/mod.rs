@@ -20,5 +20,5 @@ mod user;
 mod words;
 
 pub use fault::{Faults, Finding, Place};
-pub use load::{load, parse, whereabouts};
+pub use load::{listeners, load, parse, whereabouts};
 pub use settings::{Admin, CertificateFiles, Config, Log, Upstream};

@@ -204,7 +204,8 @@ impl Session {
 
     /// Whose connection it is has been taken note of; it begins anew.
     pub fn introduced(&mut self, account: Option<Arc<Account>>) -> Reply {
-        let account = account.or(self.account.take());
+        // What the proxy itself is logged in as is not its client's; what it said before, in parts, is.
+        let account = account.or_else(|| self.account.take().filter(|_| self.introduced));
         let fresh = Self::new(self.rules.clone(), self.secured, self.trusted);
         *self = Self { account, introduced: true, errors: self.errors, commands: self.commands, ..fresh };
         self.greeting()

@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::id::TrackingId;
 use crate::ledger::Accepted;
 use crate::mail::Envelope;
-use crate::smtp::{Decoder, Fed, Introduction, Limits, Reply, Session, Step};
+use crate::smtp::{Authentication, Decoder, Fed, Introduction, Limits, Reply, Session, Step};
 use crate::store::{CommitError, Message};
 use bytes::BufMut;
 use std::io;
@@ -178,6 +178,10 @@ impl Conversation {
         if !contains(&self.front.listener.allow, self.peer) {
             tracing::warn!(peer = %self.peer, "a proxy's client from outside the allowed networks refused; see `allow` of the listener");
             return self.close(&Reply::NotAllowed).await.map(Next::End);
+        }
+        let login = self.front.rules.authentication == Authentication::Required;
+        if login && account.is_none() && self.front.accounts.is_locked_out(self.peer) {
+            return self.close(&Reply::LockedOut).await.map(Next::End);
         }
         let reply = self.session.introduced(account);
         self.say(&reply);
@@ -504,7 +508,7 @@ const WRITE: Duration = Duration::from_secs(60);
 mod tests {
     use super::*;
     use crate::clock::Clock;
-    use crate::smtp::{Authentication, Rules};
+    use crate::smtp::Rules;
     use crate::store::Store;
     use crate::submission::{Accounts, Listener, ListenerTls, Memory, Policy, Rates};
     use tokio::io::{DuplexStream, duplex};

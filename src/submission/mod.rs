@@ -14,6 +14,8 @@ mod register;
 mod settings;
 mod spool;
 
+#[cfg(fuzzing)]
+pub use acceptance::{Circumstances, HEADROOM, accept};
 pub use accounts::Accounts;
 pub use duplicates::Duplicates;
 pub use listener::{Crowd, Door, Front};

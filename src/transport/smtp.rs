@@ -25,6 +25,7 @@ use tokio_rustls::TlsConnector;
 pub struct Connection {
     wire: BufWriter<Box<dyn Wire>>,
     heard: Vec<u8>,
+    name: String,
     capabilities: Capabilities,
     pipelining: Pipelining,
 }
@@ -130,6 +131,7 @@ impl Connection {
         let mut connection = Self {
             wire: BufWriter::with_capacity(WRITE_BUFFER, wire),
             heard: Vec::new(),
+            name: String::new(),
             capabilities: Capabilities::default(),
             pipelining: settings.pipelining,
         };
@@ -142,6 +144,11 @@ impl Connection {
             connection.log_in(login).await?;
         }
         Ok(connection)
+    }
+
+    /// What the upstream calls itself.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// What the upstream offers.
@@ -257,6 +264,8 @@ impl Connection {
 
     async fn hello(&mut self, hostname: &str) -> Result<(), Fault> {
         let lines = self.converse(&format!("EHLO {hostname}\r\n"), "EHLO").await?;
+        let name = lines.first().and_then(|line| line.split_ascii_whitespace().next());
+        self.name = name.unwrap_or_default().to_owned();
         let mut capabilities = Capabilities::default();
         lines.iter().skip(1).for_each(|line| capabilities.note(line));
         self.capabilities = capabilities;
@@ -281,6 +290,7 @@ impl Connection {
         let mut connection = Self {
             wire: BufWriter::with_capacity(WRITE_BUFFER, Box::new(stream)),
             heard: Vec::new(),
+            name: String::new(),
             capabilities: Capabilities::default(),
             pipelining: self.pipelining,
         };

@@ -7,7 +7,8 @@ pub mod process;
 pub mod relay;
 pub mod sink;
 
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{ErrorKind, Seek, Write};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,14 @@ pub fn header<'a>(message: &'a [u8], name: &str) -> Option<&'a str> {
         let (key, value) = line.split_once(':')?;
         key.eq_ignore_ascii_case(name).then(|| value.trim())
     })
+}
+
+/// What a program is to read.
+pub fn input(bytes: &[u8]) -> File {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(bytes).unwrap();
+    file.rewind().unwrap();
+    file
 }
 
 /// Runs a program to its end; `None` where there is no such program.

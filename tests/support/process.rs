@@ -14,7 +14,7 @@ use tempfile::TempDir;
 /// The real program, its files, its ports.
 pub struct Process {
     directory: TempDir,
-    ports: [u16; 4],
+    ports: [u16; 3],
     child: Option<Child>,
 }
 
@@ -27,7 +27,7 @@ impl Process {
     /// With these `[limits]`.
     pub fn with(sink: &Sink, limits: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let ports = [(); 4].map(|()| free_port());
+        let ports = [(); 3].map(|()| free_port());
         let text = configuration(directory.path().join("data").to_str().unwrap(), ports, sink.port(), limits);
         std::fs::write(directory.path().join("mailtrail.toml"), text).unwrap();
         Self { directory, ports, child: None }

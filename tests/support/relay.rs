@@ -22,10 +22,10 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// A relay with four doors, whose mail goes to `sink`.
+    /// A relay with five doors, whose mail goes to `sink`.
     pub async fn start(sink: &Sink, limits: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let text = configuration(directory.path().to_str().unwrap(), [0; 4], sink.port(), limits);
+        let text = configuration(directory.path().to_str().unwrap(), [0; 3], sink.port(), limits);
         let config = config::parse(&text, directory.path(), &BTreeMap::new()).unwrap();
         let daemon = Daemon::start(&config, Clock::System, None).await.unwrap();
         Self { daemon, directory }
@@ -46,9 +46,14 @@ impl Relay {
         self.daemon.smtp_addresses()[2]
     }
 
+    /// TLS from the first byte, and a login.
+    pub fn implicit(&self) -> SocketAddr {
+        self.daemon.smtp_addresses()[3]
+    }
+
     /// Where 127.0.0.1 is a proxy for 192.0.2.0/24 and 2001:db8::/32, and 192.0.2.7 may say XCLIENT.
     pub fn proxied(&self) -> SocketAddr {
-        self.daemon.smtp_addresses()[3]
+        self.daemon.smtp_addresses()[4]
     }
 
     /// Where it keeps everything.
@@ -85,9 +90,10 @@ pub fn all_sends(store: &Store) -> Vec<TrackingId> {
     store.between(low, high, usize::MAX).unwrap()
 }
 
-/// Four doors: with STARTTLS and login, with neither, for nobody here, and for proxies.
-pub fn configuration(data_dir: &str, ports: [u16; 4], sink: u16, limits: &str) -> String {
-    let [guarded, open, closed, proxied] = ports;
+/// Five doors: with STARTTLS and login, with neither, for nobody here; and on any port with TLS from the first byte, and
+/// for proxies.
+pub fn configuration(data_dir: &str, ports: [u16; 3], sink: u16, limits: &str) -> String {
+    let [guarded, open, closed] = ports;
     format!(
         r#"
 [server]
@@ -105,7 +111,10 @@ tls = "none"
 auth = "none"
 allow = ["192.0.2.0/24"]
 [[listener]]
-address = "127.0.0.1:{proxied}"
+address = "127.0.0.1:0"
+tls = "implicit"
+[[listener]]
+address = "127.0.0.1:0"
 tls = "none"
 auth = "none"
 allow = ["192.0.2.0/24", "2001:db8::/32"]

@@ -1,0 +1,326 @@
+//! What programs call as `/usr/sbin/sendmail`: a message from standard input goes over SMTP to a listener of the
+//! relay on this machine.
+//!
+//! It reads no secret and keeps nothing: 0 means that the relay has the message, for all recipients; every other exit
+//! code means that it has it for none.
+
+use super::{Context, Trouble, say, settings};
+use crate::mail::{BodyType, Envelope, HeaderBlock, HeaderLine, Mailbox};
+use crate::provider::Provider;
+use crate::smtp::{Authentication, Response};
+use crate::submission::{Listener, ListenerTls};
+use crate::tls;
+use crate::transport::{Connection, ContentFault, EnvelopeReplies, Fault, Pipelining, Security, Settings};
+use bytes::Bytes;
+use futures_util::stream;
+use mail_builder::headers::{Header as _, address::Address};
+use mail_parser::{HeaderName, MessageParser};
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+#[derive(Debug, clap::Args)]
+#[command(args_override_self = true)]
+pub struct Arguments {
+    /// Take recipients from To, Cc and Bcc, and those named here too
+    #[arg(short = 't')]
+    from_header: bool,
+    /// The envelope's sender; <> for none [default: you]
+    #[arg(short = 'f', short_alias = 'r', value_name = "ADDRESS", allow_hyphen_values = true)]
+    sender: Option<String>,
+    /// The sender's name, where the message has no From
+    #[arg(short = 'F', value_name = "NAME", allow_hyphen_values = true)]
+    name: Option<String>,
+    /// A line with nothing but a dot does not end the message
+    #[arg(short = 'i')]
+    whole: bool,
+    /// -oi is -i; all others mean nothing here
+    #[arg(short = 'o', value_name = "OPTION")]
+    options: Vec<String>,
+    /// -bm, and no other
+    #[arg(short = 'b', value_name = "MODE", default_value = "m", hide_default_value = true)]
+    mode: String,
+    /// Say what the relay replies
+    #[arg(short = 'v')]
+    verbose: bool,
+    /// Where the relay listens [default: the first listener of the configuration that asks for neither TLS nor login]
+    #[arg(long, value_name = "HOST:PORT", env = "MAILTRAIL_SENDMAIL_SERVER")]
+    server: Option<String>,
+    /// The recipients
+    #[arg(value_name = "ADDRESS")]
+    recipients: Vec<String>,
+    /// sendmail's options that say nothing to a relay.
+    #[arg(short = 'B', short_aliases = ['A', 'C', 'L', 'N', 'O', 'R', 'V', 'X', 'e', 'p'], hide = true)]
+    ignored: Vec<String>,
+    #[arg(short = 'x', short_aliases = ['G', 'I', 'U', 'c', 'm', 'n'], hide = true)]
+    ignored_flag: bool,
+    #[arg(short = 'q', num_args = 0..=1, default_missing_value = "", hide = true)]
+    queue: Option<String>,
+}
+
+pub async fn run(context: &Context, arguments: Arguments) -> Result<(), Trouble> {
+    arguments.check()?;
+    let server = server(context, arguments.server.as_deref())?;
+    let tls = tls::connector(None).map_err(|error| Trouble::Failed(error.to_string()))?;
+    let input = read(std::io::stdin().lock(), !arguments.ignores_dots())?;
+    let opened = Connection::open(&server, &tls, "localhost").await;
+    let mut connection = opened.map_err(|fault| unreachable(&fault, &server))?;
+    let letter = Letter::new(&arguments, &input, connection.name())?;
+    // After a failure there is no goodbye: it could end a message that is not to be taken.
+    let response = letter.send(&mut connection).await?;
+    connection.quit().await;
+    if arguments.verbose {
+        say(response);
+    }
+    Ok(())
+}
+
+impl Arguments {
+    fn check(&self) -> Result<(), Trouble> {
+        let usage = |text: &str| Err(Trouble::Usage(text.to_owned()));
+        match (self.mode.as_str(), &self.queue) {
+            ("m", None) if self.from_header || !self.recipients.is_empty() => Ok(()),
+            ("m", None) => usage("name the recipients, or let -t take them from the header"),
+            ("p", _) | (_, Some(_)) => {
+                usage("the relay sends what waits by itself; `mailtrail queue list` shows it")
+            }
+            ("s", _) => usage("-bs is not to be had: speak SMTP to a listener of the relay"),
+            (mode, _) => usage(&format!("-b{mode} is not to be had, only -bm")),
+        }
+    }
+
+    fn ignores_dots(&self) -> bool {
+        self.whole || self.options.iter().any(|option| option == "i")
+    }
+}
+
+/// How the relay is reached.
+fn server(context: &Context, named: Option<&str>) -> Result<Settings, Trouble> {
+    let (host, port) = match named {
+        Some(named) => named
+            .rsplit_once(':')
+            .and_then(|(host, port)| Some((host.trim_matches(['[', ']']).to_owned(), port.parse().ok()?)))
+            .ok_or_else(|| Trouble::Usage(format!("{named} is not of the form HOST:PORT")))?,
+        None => match settings::listeners(context)? {
+            Some(listeners) => open_door(&listeners).ok_or_else(|| Trouble::Configuration(NO_DOOR.into()))?,
+            None => (UNKNOWN_SERVER.0.to_owned(), UNKNOWN_SERVER.1),
+        },
+    };
+    Ok(Settings {
+        name: "relay".into(),
+        provider: Provider::Plain,
+        domain: None,
+        host,
+        port,
+        security: Security::None,
+        ca_file: None,
+        login: None,
+        connections: 1,
+        pipelining: Pipelining::Off,
+        idle_timeout: Duration::from_secs(60),
+        messages_per_connection: 1,
+        breaker: Default::default(),
+    })
+}
+
+/// The first listener that this machine may use without TLS and login.
+fn open_door(listeners: &[Listener]) -> Option<(String, u16)> {
+    listeners.iter().find_map(|listener| {
+        let ip = match listener.address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        let open = listener.authentication == Authentication::None
+            && listener.tls != ListenerTls::Implicit
+            && !listener.require_tls
+            && listener.allow.iter().any(|network| network.contains(&ip));
+        open.then(|| (ip.to_string(), listener.address.port()))
+    })
+}
+
+/// The message with whole line ends. A line "From " in front of the header belongs to a mailbox file.
+fn read(input: impl Read, dot_ends: bool) -> Result<Vec<u8>, Trouble> {
+    let mut bytes = Vec::new();
+    let read = input.take(LIMIT + 1).read_to_end(&mut bytes);
+    read.map_err(|error| Trouble::Exit(TEMPORARY, format!("standard input cannot be read: {error}")))?;
+    if bytes.len() as u64 > LIMIT {
+        return Err(Trouble::Exit(DATA, format!("the message is larger than {LIMIT} bytes")));
+    }
+    let bytes = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+    let mut message = Vec::with_capacity(bytes.len() + bytes.len() / 32);
+    for line in bytes.split(|&byte| byte == b'\n') {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if dot_ends && line == b"." {
+            break;
+        }
+        if !(message.is_empty() && line.starts_with(b"From ")) {
+            message.extend_from_slice(line);
+            message.extend_from_slice(b"\r\n");
+        }
+    }
+    Ok(message)
+}
+
+/// What is sent.
+struct Letter {
+    envelope: Envelope,
+    message: Bytes,
+}
+
+impl Letter {
+    /// Names without a domain get `domain`.
+    fn new(arguments: &Arguments, input: &[u8], domain: &str) -> Result<Self, Trouble> {
+        let block = HeaderBlock::of(input);
+        let author = match arguments.sender.as_deref() {
+            None | Some("" | "<>") => myself(domain)?,
+            Some(sender) => mailbox(sender.trim_matches(['<', '>']), domain)
+                .map_err(|text| Trouble::Usage(format!("-f: {text}")))?,
+        };
+        let nobody = matches!(arguments.sender.as_deref(), Some("" | "<>"));
+        let message = message(block, input, || from(arguments.name.as_deref(), &author));
+        let recipients = recipients(arguments, &input[..block.end()], domain)?;
+        let body = if message.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime };
+        let smtputf8 = !recipients.iter().chain([&author]).all(Mailbox::is_ascii);
+        let sender = Some(author).filter(|_| !nobody);
+        Ok(Self {
+            envelope: Envelope { sender, recipients, body, smtputf8, ..Envelope::default() },
+            message: message.into(),
+        })
+    }
+
+    /// Hands it over to all recipients or to none.
+    async fn send(self, connection: &mut Connection) -> Result<Response, Trouble> {
+        let replies = connection.envelope(&self.envelope, self.message.len() as u64).await;
+        let replies = replies.map_err(|fault| Trouble::Exit(TEMPORARY, fault.to_string()))?;
+        self.check(&replies)?;
+        let sent = connection.content(stream::iter([Ok(self.message)]), None).await;
+        let response = sent.map_err(|fault| match fault {
+            ContentFault::Unreadable(error) => Trouble::Exit(TEMPORARY, error.to_string()),
+            ContentFault::Before(fault) => Trouble::Exit(TEMPORARY, fault.to_string()),
+            ContentFault::After(fault) => {
+                Trouble::Exit(TEMPORARY, format!("the relay may have taken the message, but: {fault}"))
+            }
+        })?;
+        if response.is_positive() { Ok(response) } else { Err(refused(&response, DATA, "the message")) }
+    }
+
+    fn check(&self, replies: &EnvelopeReplies) -> Result<(), Trouble> {
+        if matches!(replies.mail.code, 530 | 538) {
+            return Err(Trouble::Exit(UNAVAILABLE, format!("{}; {NO_DOOR}", replies.mail)));
+        }
+        if !replies.mail.is_positive() {
+            return Err(refused(&replies.mail, DATA, "the message"));
+        }
+        let answers = self.envelope.recipients.iter().zip(&replies.recipients);
+        match answers.into_iter().find(|(_, reply)| !reply.is_positive()) {
+            Some((recipient, reply)) => Err(refused(reply, NO_USER, recipient.as_str())),
+            None if replies.go_ahead() => Ok(()),
+            None => Err(Trouble::Exit(TEMPORARY, "the relay does not take the message now".into())),
+        }
+    }
+}
+
+/// The message with an author and without Bcc.
+fn message(block: HeaderBlock<'_>, input: &[u8], from: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
+    let mut message = Vec::with_capacity(input.len() + 256);
+    if block.first("From").is_none() && block.first("Resent-From").is_none() {
+        message.extend_from_slice(&from());
+        if block.is_missing() {
+            message.extend_from_slice(b"\r\n");
+        }
+    }
+    let is_hidden = |name: &str| name.eq_ignore_ascii_case("Bcc") || name.eq_ignore_ascii_case("Resent-Bcc");
+    let mut at = 0;
+    for field in block.fields().filter(|field| is_hidden(field.name)) {
+        message.extend_from_slice(&input[at..field.span.start]);
+        at = field.span.end;
+    }
+    message.extend_from_slice(&input[at..]);
+    message
+}
+
+fn from(name: Option<&str>, author: &Mailbox) -> Vec<u8> {
+    let name = name.map(|name| name.replace(char::is_control, " ")).filter(|name| !name.trim().is_empty());
+    let mut line = b"From: ".to_vec();
+    let column = line.len();
+    Address::new_address(name, author.as_str()).write_header(&mut line, column);
+    line
+}
+
+/// Those that were named, then those of the header: of its Resent fields alone, if it has any.
+fn recipients(arguments: &Arguments, header: &[u8], domain: &str) -> Result<Vec<Mailbox>, Trouble> {
+    let mut texts = Vec::new();
+    for text in &arguments.recipients {
+        match text.parse::<Mailbox>() {
+            Ok(_) => texts.push(text.clone()),
+            Err(_) => {
+                let line = HeaderLine::new("To", text);
+                texts.extend(addresses(format!("{line}\r\n\r\n").as_bytes(), &[HeaderName::To]));
+            }
+        }
+    }
+    if arguments.from_header {
+        let resent = addresses(header, &[HeaderName::ResentTo, HeaderName::ResentCc, HeaderName::ResentBcc]);
+        match resent.is_empty() {
+            true => texts.extend(addresses(header, &[HeaderName::To, HeaderName::Cc, HeaderName::Bcc])),
+            false => texts.extend(resent),
+        }
+    }
+    let mut recipients = Vec::new();
+    for text in texts {
+        let recipient = mailbox(&text, domain).map_err(|text| Trouble::Exit(NO_USER, text))?;
+        if !recipients.contains(&recipient) {
+            recipients.push(recipient);
+        }
+    }
+    if recipients.is_empty() {
+        return Err(Trouble::Usage("no recipient is named, neither here nor in the header".into()));
+    }
+    Ok(recipients)
+}
+
+/// The addresses in the fields of those names. What has no domain is read as a name.
+fn addresses(header: &[u8], names: &[HeaderName<'_>]) -> Vec<String> {
+    let parsed = MessageParser::new().with_address_headers().default_header_ignore().parse_headers(header);
+    let fields = parsed.iter().flat_map(|message| message.headers()).filter(|f| names.contains(&f.name));
+    let addresses = fields.filter_map(|field| field.value.as_address()).flat_map(|found| found.iter());
+    addresses.filter_map(|found| found.address().or(found.name())).map(str::to_owned).collect()
+}
+
+fn mailbox(text: &str, domain: &str) -> Result<Mailbox, String> {
+    let whole = if text.contains('@') { text.to_owned() } else { format!("{text}@{domain}") };
+    whole.parse().map_err(|error| format!("{text}: {error}"))
+}
+
+fn myself(domain: &str) -> Result<Mailbox, Trouble> {
+    let name = whoami::username().unwrap_or_else(|_| "nobody".to_owned());
+    mailbox(&name, domain).map_err(Trouble::Usage)
+}
+
+fn unreachable(fault: &Fault, Settings { host, port, .. }: &Settings) -> Trouble {
+    let code = match fault {
+        Fault::Refused { response, .. } if response.code >= 500 => UNAVAILABLE,
+        _ => TEMPORARY,
+    };
+    Trouble::Exit(code, format!("the relay on {host} port {port} cannot be reached: {fault}"))
+}
+
+/// A refusal for good has its own code; everything else is worth another try.
+fn refused(response: &Response, code: u8, what: &str) -> Trouble {
+    let code = if response.code >= 500 { code } else { TEMPORARY };
+    Trouble::Exit(code, format!("the relay refuses {what}: {response}"))
+}
+
+/// sysexits.h.
+const DATA: u8 = 65;
+const NO_USER: u8 = 67;
+const UNAVAILABLE: u8 = 69;
+const TEMPORARY: u8 = 75;
+
+/// Where the relay is asked for when its file may not be read.
+const UNKNOWN_SERVER: (&str, u16) = ("127.0.0.1", 25);
+const NO_DOOR: &str = "sendmail needs a [[listener]] on this machine with tls = \"none\" and auth = \"none\", or \
+                       --server, or MAILTRAIL_SENDMAIL_SERVER";
+/// Bytes of a message: as many as a relay can be told to take.
+const LIMIT: u64 = 1 << 30;

@@ -1,0 +1,360 @@
+//! What holds for any bytes. Each function panics where it does not; `fuzz/` looks for such bytes with the same ones.
+
+use mailtrail::mail::{BodyType, Envelope, HeaderBlock, Notify, Ret};
+use mailtrail::provider::{OWN_ID_HEADER, Provider};
+use mailtrail::smtp::{
+    Account, Authentication, Command, Decoder, Encoder, Fed, Limits, Reply, Rules, Session, Step,
+};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A line is a command or it is not; what is one holds nothing that could break a line, and is the same when it is
+/// said again.
+pub fn command(line: &[u8]) {
+    let Ok(command) = Command::parse(line) else { return };
+    let again = match &command {
+        Command::Ehlo(name) | Command::Helo(name) => {
+            assert!(!name.contains(|c: char| c.is_control() || c == ' '), "{name:?}");
+            return;
+        }
+        Command::Mail { envelope: Envelope { sender, body, smtputf8, dsn, .. }, size } => {
+            let sender = sender.as_ref().map_or("", |sender| sender.as_str());
+            let mut line = format!("MAIL FROM:<{sender}>");
+            line.extend(size.map(|size| format!(" SIZE={size}")));
+            line.push_str(if *body == BodyType::EightBitMime { " BODY=8BITMIME" } else { "" });
+            line.push_str(if *smtputf8 { " SMTPUTF8" } else { "" });
+            line.extend(dsn.ret.map(|ret| if ret == Ret::Full { " RET=FULL" } else { " RET=HDRS" }));
+            line.extend(dsn.envid.as_ref().map(|envid| format!(" ENVID={envid}")));
+            line
+        }
+        Command::Rcpt { recipient, dsn } => {
+            let mut line = format!("RCPT TO:<{recipient}>");
+            line.extend(dsn.notify.map(notify));
+            line.extend(dsn.orcpt.as_ref().map(|orcpt| format!(" ORCPT={orcpt}")));
+            line
+        }
+        Command::Bdat { size, last } => format!("BDAT {size}{}", if *last { " LAST" } else { "" }),
+        _ => return,
+    };
+    assert!(!again.contains(char::is_control), "{again:?}");
+    assert_eq!(Command::parse(again.as_bytes()), Ok(command));
+}
+
+fn notify(notify: Notify) -> String {
+    let words = [(notify.success, "SUCCESS"), (notify.failure, "FAILURE"), (notify.delay, "DELAY")];
+    let words: Vec<_> = words.iter().filter(|(wanted, _)| *wanted).map(|(_, word)| *word).collect();
+    format!(" NOTIFY={}", if words.is_empty() { "NEVER".to_owned() } else { words.join(",") })
+}
+
+/// However the data is cut, the same comes out; it ends at the first CRLF.CRLF and nowhere else; what comes out goes
+/// through an upstream's encoder and any decoder as it is.
+pub fn data(wire: &[u8], cuts: &[u8]) {
+    let decoded = decode(pieces(wire, cuts), LIMIT);
+    assert_eq!(decoded, decode([wire].into_iter(), LIMIT), "in pieces {cuts:?}");
+    let (message, end) = decoded;
+    assert_eq!(end, end_of_data(wire));
+    let Some(end) = end else { return };
+    assert_eq!(message, as_lines(&wire[..end - 3]), "by the book");
+    let encoded = encode(pieces(&message, cuts));
+    assert_eq!(decode(pieces(&encoded, cuts), LIMIT), (message.clone(), Some(encoded.len())));
+    let (some, at) = decode(pieces(wire, cuts), message.len() as u64 / 2);
+    assert!(at == Some(end) && message.starts_with(&some) && some.len() <= message.len() / 2);
+}
+
+/// What an upstream gets of a message from that sender: our lines in front, foreign ones out, and not one other byte
+/// changed.
+pub fn relayed(message: &[u8], relayed: &[u8], provider: Provider, sender: &str) {
+    let block = HeaderBlock::of(message);
+    let (header, body) = message.split_at(block.end());
+    let mut kept = Vec::new();
+    let mut at = 0;
+    for Range { start, end } in provider.foreign_headers(block, &[]) {
+        let name = String::from_utf8_lossy(&message[start..end]).to_ascii_lowercase();
+        assert!(name.starts_with("x-mailtrail-id") || name.starts_with("x-mailgun-"), "{name}");
+        assert!(start == 0 || message[start - 1] == b'\n', "no whole line: {name}");
+        kept.extend_from_slice(&header[at..start]);
+        at = end;
+    }
+    kept.extend_from_slice(&header[at..]);
+    kept.extend_from_slice(body);
+    // A header of which only lines that are no fields are left at the beginning counts as none.
+    let block = HeaderBlock::of(&kept);
+    let front = relayed.strip_suffix(&*kept).expect("all other bytes are as they were");
+    let front = if block.is_missing() { front.strip_suffix(b"\r\n").expect("a blank line") } else { front };
+    assert!(front.ends_with(b"\r\n"));
+    let names: Vec<_> = HeaderBlock::of(front).fields().map(|field| field.name).collect();
+    let missing = |name: &&str| block.first(name).is_none() && (*name != "From" || !sender.is_empty());
+    let added = ["Message-ID", "Date", "From"].into_iter().filter(missing);
+    assert_eq!(names, ["Received", OWN_ID_HEADER].into_iter().chain(added).collect::<Vec<_>>());
+    let whole = HeaderBlock::of(relayed);
+    assert_eq!(whole.end(), front.len() + block.end());
+    let ids = whole.fields().filter(|field| field.name.eq_ignore_ascii_case(OWN_ID_HEADER));
+    assert_eq!(ids.count(), 1);
+}
+
+/// What was said to one client.
+#[derive(Debug, Default)]
+pub struct Talk {
+    /// The code of each reply.
+    pub codes: Vec<u16>,
+    /// What was taken.
+    pub taken: Vec<Taken>,
+}
+
+/// A message that was taken.
+#[derive(Debug)]
+pub struct Taken {
+    /// Empty for `<>`.
+    pub sender: String,
+    /// In their order.
+    pub recipients: Vec<String>,
+    /// As it must be relayed.
+    pub message: Vec<u8>,
+}
+
+/// A whole session: there is one reply to each line, of whole lines and of our own words; no mail is taken before
+/// TLS, a greeting and a login where they are asked for, nor without recipients or with too many.
+pub fn session(input: &[u8], rules: Rules) -> Talk {
+    let rules = Arc::new(rules);
+    let mut session = Session::new(rules.clone(), false, false);
+    let (mut talk, mut chunks) = (Talk::default(), None);
+    let (mut secured, mut greeted, mut recipients) = (false, false, Vec::new());
+    talk.codes.push(code(&session.greeting()));
+    let mut rest = input;
+    while let Some((line, behind)) = line(rest) {
+        rest = behind;
+        let step = match line {
+            Some(line) => session.line(line),
+            None => session.line_too_long(),
+        };
+        let parsed = line.and_then(|line| Command::parse(line).ok());
+        if !session.is_in_chunks() {
+            chunks = None;
+        }
+        match step {
+            Step::Reply(reply) | Step::Open(reply) => {
+                talk.codes.push(code(&reply));
+                match (reply, parsed) {
+                    (Reply::Hello { .. }, _) => (greeted, recipients) = (true, Vec::new()),
+                    (Reply::SenderOk, _) => {
+                        assert!(greeted && (secured || !rules.require_tls));
+                        assert!(session.account().is_some() || rules.authentication == Authentication::None);
+                        recipients.clear();
+                    }
+                    (Reply::RecipientOk, Some(Command::Rcpt { recipient, .. })) => {
+                        recipients.push(recipient.to_string());
+                        assert!(recipients.len() <= rules.recipients);
+                    }
+                    (Reply::Ok, Some(Command::Rset)) => recipients.clear(),
+                    _ => {}
+                }
+            }
+            Step::Close(reply) => {
+                talk.codes.push(code(&reply));
+                break;
+            }
+            Step::StartTls(reply) => {
+                talk.codes.push(code(&reply));
+                assert!(rules.starttls && !secured);
+                session.secured();
+                (secured, greeted, recipients) = (true, false, Vec::new());
+                assert!(session.account().is_none() && session.client_name().is_empty());
+            }
+            Step::Authenticate(credentials) => {
+                assert!(secured || !rules.require_tls);
+                let reply = if credentials.user == credentials.password.reveal() {
+                    session.logged_in(Arc::new(account(credentials.user)))
+                } else {
+                    Reply::AuthFailed
+                };
+                match session.count(reply) {
+                    Step::Reply(reply) => talk.codes.push(code(&reply)),
+                    Step::Close(reply) => {
+                        talk.codes.push(code(&reply));
+                        break;
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            Step::Receive(reply) => {
+                talk.codes.push(code(&reply));
+                assert!(!recipients.is_empty());
+                let (message, end) = decode([rest].into_iter(), LIMIT);
+                let Some(end) = end else { break };
+                rest = &rest[end..];
+                finish(&mut session, message, &mut recipients, &rules, &mut talk);
+            }
+            Step::Chunk { size, last, refused } => {
+                let Some((chunk, behind)) =
+                    usize::try_from(size).ok().and_then(|size| rest.split_at_checked(size))
+                else {
+                    break;
+                };
+                rest = behind;
+                if refused.is_none() {
+                    let (decoder, message) = chunks.get_or_insert((Decoder::of_chunks(LIMIT), Vec::new()));
+                    decoder.feed(chunk, message);
+                    if last {
+                        decoder.finish(message);
+                    }
+                }
+                let taken = chunks.as_ref().map_or(0, |(_, message)| message.len() as u64);
+                match refused {
+                    Some(refusal) => match session.count(refusal) {
+                        Step::Reply(reply) => talk.codes.push(code(&reply)),
+                        Step::Close(reply) => {
+                            talk.codes.push(code(&reply));
+                            break;
+                        }
+                        other => panic!("{other:?}"),
+                    },
+                    None if last => {
+                        let (_, message) = chunks.take().expect("there are chunks");
+                        finish(&mut session, message, &mut recipients, &rules, &mut talk);
+                    }
+                    None if taken > rules.message_size => {
+                        session.take_envelope();
+                        talk.codes.push(code(&Reply::TooLarge { limit: rules.message_size }));
+                    }
+                    None => talk.codes.push(250),
+                }
+            }
+            Step::Introduce(_) => panic!("nobody is trusted"),
+        }
+    }
+    talk
+}
+
+fn finish(
+    session: &mut Session,
+    message: Vec<u8>,
+    recipients: &mut Vec<String>,
+    rules: &Rules,
+    talk: &mut Talk,
+) {
+    let envelope = session.take_envelope().expect("there is a transaction");
+    let asked: Vec<_> = envelope.recipients.iter().map(ToString::to_string).collect();
+    assert_eq!(asked, std::mem::take(recipients));
+    let reply = if message.len() as u64 > rules.message_size {
+        Reply::TooLarge { limit: rules.message_size }
+    } else if HeaderBlock::of(&message).bytes().contains(&0) {
+        Reply::BadMessage("")
+    } else {
+        session.kept();
+        talk.codes.push(250);
+        let sender = envelope.sender.map(|sender| sender.to_string()).unwrap_or_default();
+        talk.taken.push(Taken { sender, recipients: asked, message });
+        return;
+    };
+    talk.codes.push(code(&reply));
+}
+
+/// The next line without its end, `None` in its place where it is too long, and what is behind it.
+fn line(input: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
+    let (line, rest) = match input.iter().position(|&byte| byte == b'\n') {
+        Some(end) => (&input[..end], &input[end + 1..]),
+        None if input.len() >= Limits::COMMAND_LINE => (input, &[][..]),
+        None => return None,
+    };
+    let short = line.len() < Limits::COMMAND_LINE;
+    Some((short.then(|| line.strip_suffix(b"\r").unwrap_or(line)), rest))
+}
+
+/// A reply's code, if it is of the form that RFC 5321 section 4.2 gives it.
+fn code(reply: &Reply) -> u16 {
+    let mut wire = Vec::new();
+    reply.write(&mut wire);
+    replies(&wire)[..].try_into().map(|[code]: [u16; 1]| code).expect("one reply")
+}
+
+/// The codes of whole, well-formed replies.
+pub fn replies(wire: &[u8]) -> Vec<u16> {
+    let text = std::str::from_utf8(wire).expect("replies are text");
+    let mut codes = Vec::new();
+    let mut open = None;
+    for line in text.split_inclusive('\n') {
+        let line = line.strip_suffix("\r\n").expect("a line ends with CRLF");
+        assert!(line.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{line:?}");
+        let code: u16 = line[..3].parse().expect("a code");
+        assert!((200..600).contains(&code) && open.is_none_or(|open| open == code), "{line:?}");
+        match &line[3..4] {
+            "-" => open = Some(code),
+            " " => {
+                codes.push(code);
+                open = None;
+            }
+            _ => panic!("{line:?}"),
+        }
+    }
+    assert_eq!(open, None, "the last reply has its last line");
+    codes
+}
+
+fn account(name: String) -> Account {
+    Account { client: name.clone(), name, senders: vec!["*@example.com".into()], request_headers: Vec::new() }
+}
+
+/// What comes out of a decoder, and how much went in when the data ended.
+fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>, limit: u64) -> (Vec<u8>, Option<usize>) {
+    let (mut decoder, mut out, mut taken) = (Decoder::new(limit), Vec::new(), 0);
+    for piece in pieces {
+        match decoder.feed(piece, &mut out) {
+            Fed::All => taken += piece.len(),
+            Fed::End(used) => return (out, Some(taken + used)),
+        }
+    }
+    (out, None)
+}
+
+fn encode<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+    let (mut encoder, mut wire) = (Encoder::default(), Vec::new());
+    for piece in pieces {
+        let mut from = 0;
+        for at in encoder.dots(piece) {
+            wire.extend_from_slice(&piece[from..at]);
+            wire.push(b'.');
+            from = at;
+        }
+        wire.extend_from_slice(&piece[from..]);
+    }
+    wire.extend_from_slice(b".\r\n");
+    wire
+}
+
+/// Behind the first CRLF.CRLF; the data begins behind a CRLF.
+fn end_of_data(wire: &[u8]) -> Option<usize> {
+    if wire.starts_with(b".\r\n") {
+        return Some(3);
+    }
+    wire.windows(5).position(|five| five == b"\r\n.\r\n").map(|at| at + 5)
+}
+
+/// The lines of a message, slowly: every line end is CRLF, and a dot in front of a longer line is taken out, but not
+/// behind a bare CR.
+fn as_lines(wire: &[u8]) -> Vec<u8> {
+    let (mut message, mut rest, mut behind) = (Vec::new(), wire, &b"\r\n"[..]);
+    while !rest.is_empty() {
+        let length = rest.iter().position(|byte| matches!(byte, b'\r' | b'\n')).expect("a line ends");
+        let (line, at_end) = rest.split_at(length);
+        let end = if at_end.starts_with(b"\r\n") { &at_end[..2] } else { &at_end[..1] };
+        let stuffed = behind != b"\r" && line.len() > 1 && line.starts_with(b".");
+        message.extend_from_slice(&line[usize::from(stuffed)..]);
+        message.extend_from_slice(b"\r\n");
+        (rest, behind) = (&at_end[end.len()..], end);
+    }
+    message
+}
+
+/// The bytes in pieces as long as `cuts` says, over and over.
+fn pieces<'a>(bytes: &'a [u8], cuts: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    let mut lengths = cuts.iter().map(|&cut| usize::from(cut) + 1).cycle();
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let length = lengths.next().unwrap_or(rest.len()).min(rest.len());
+        let (piece, behind) = rest.split_at(length);
+        rest = behind;
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
+const LIMIT: u64 = 1 << 30;

@@ -1,0 +1,279 @@
+//! Properties that hold for any input, tried on inputs from seeds. A failure names its seed; `MAILTRAIL_TEST_SEEDS`
+//! tries more.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+mod check;
+#[path = "../support/mod.rs"]
+mod support;
+
+use fastrand::Rng;
+use mailtrail::id::TrackingId;
+use mailtrail::provider::Provider;
+use mailtrail::smtp::{Authentication, Rules};
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use support::relay::Relay;
+use support::sink::Sink;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Seeds of each property.
+const SEEDS: u64 = 2000;
+
+fn seeds() -> u64 {
+    std::env::var("MAILTRAIL_TEST_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS)
+}
+
+fn for_each_seed(property: impl Fn(&mut Rng)) {
+    for seed in 0..seeds() {
+        let tried = catch_unwind(AssertUnwindSafe(|| property(&mut Rng::with_seed(seed))));
+        tried.unwrap_or_else(|panic| {
+            println!("seed {seed}");
+            resume_unwind(panic)
+        });
+    }
+}
+
+#[test]
+fn commands_are_understood_or_refused() {
+    for_each_seed(|random| check::command(&mix(random, COMMANDS, 3)));
+}
+
+#[test]
+fn data_is_the_same_however_it_is_cut() {
+    for_each_seed(|random| {
+        let wire = mix(random, TEXT, 40);
+        let cuts: Vec<_> = (0..random.usize(1..5)).map(|_| random.u8(..8)).collect();
+        check::data(&wire, &cuts);
+        check::data(&[&wire, &b"\r\n.\r\n"[..], &wire].concat(), &cuts);
+    });
+}
+
+#[test]
+fn sessions_keep_to_the_rules() {
+    for_each_seed(|random| {
+        let rules = rules(random.bool(), random.bool(), random.usize(1..4));
+        check::session(&script(random), rules);
+    });
+}
+
+/// A relay says over its socket, whatever the pieces, what a session without one says, and its upstream gets what was
+/// taken.
+#[tokio::test]
+async fn a_relay_keeps_its_word_byte_for_byte() {
+    let sink = Sink::start().await;
+    let relay = Relay::start(&sink, "message_size = \"4KiB\"\nrecipients = 3").await;
+    let mut taken = Vec::new();
+    for seed in 0..seeds() / 20 {
+        let mut random = Rng::with_seed(seed);
+        let input = [&script(&mut random), &b"\r\n.\r\nRSET\r\nQUIT\r\n"[..]].concat();
+        let rules = Rules { message_size: 4 << 10, recipients: 3, ..rules(false, false, 3) };
+        let talk = check::session(&input, rules);
+        let said = converse(&relay, &input, &mut random).await;
+        assert_eq!(check::replies(&said), talk.codes, "seed {seed}");
+        let said = String::from_utf8(said).unwrap();
+        let ids = said.lines().filter_map(|line| line.strip_prefix("250 2.0.0 Queued as "));
+        taken.extend(ids.map(str::to_owned).zip(talk.taken));
+    }
+    assert!(taken.len() as u64 > seeds() / 40, "only {} messages were taken", taken.len());
+    let mails = sink.wait_for(taken.len()).await;
+    let mails: HashMap<_, _> = mails.iter().map(|mail| (id(&mail.message), mail)).collect();
+    for (id, check::Taken { sender, recipients, message }) in &taken {
+        let mail = mails[id.as_bytes()];
+        assert_eq!((&mail.sender, &mail.recipients), (sender, recipients));
+        check::relayed(message, &mail.message, Provider::Plain, sender);
+    }
+    relay.stop().await;
+    assert_eq!(sink.count(), taken.len());
+}
+
+/// The tracking id, in a header that may hold any bytes.
+fn id(message: &[u8]) -> &[u8] {
+    let name = b"\r\nX-Mailtrail-Id: ";
+    let at = memchr::memmem::find(message, name).unwrap() + name.len();
+    &message[at..at + TrackingId::LENGTH]
+}
+
+/// Says all of it in pieces and hears all of the answers.
+async fn converse(relay: &Relay, input: &[u8], random: &mut Rng) -> Vec<u8> {
+    let stream = TcpStream::connect(relay.open()).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let (mut heard, mut said) = stream.into_split();
+    let listening = tokio::spawn(async move {
+        let mut replies = Vec::new();
+        heard.read_to_end(&mut replies).await.unwrap();
+        replies
+    });
+    let mut rest = input;
+    while !rest.is_empty() {
+        let (piece, behind) = rest.split_at(random.usize(1..=rest.len().min(500)));
+        said.write_all(piece).await.unwrap();
+        rest = behind;
+    }
+    listening.await.unwrap()
+}
+
+fn rules(starttls: bool, login: bool, recipients: usize) -> Rules {
+    Rules {
+        hostname: "relay.example.com".into(),
+        starttls,
+        require_tls: starttls,
+        authentication: if login { Authentication::Required } else { Authentication::None },
+        message_size: 1000,
+        recipients,
+    }
+}
+
+/// What a client may say: for the most part sense.
+fn script(random: &mut Rng) -> Vec<u8> {
+    let mut script = b"EHLO client.example.com\r\n".to_vec();
+    for _ in 0..random.usize(1..6) {
+        if random.u8(..4) == 0 {
+            script.extend(mix(random, COMMANDS, 3));
+            script.extend_from_slice(b"\r\n");
+        }
+        script.extend_from_slice(random.choice(MAILS).unwrap().as_bytes());
+        for _ in 0..random.usize(..5) {
+            script.extend_from_slice(random.choice(RECIPIENTS).unwrap().as_bytes());
+        }
+        let message = [mix(random, HEADERS, 8), mix(random, TEXT, 10)].concat();
+        if random.u8(..3) == 0 {
+            let (first, rest) = message.split_at(random.usize(..=message.len()));
+            script.extend(format!("BDAT {}\r\n", first.len()).bytes().chain(first.iter().copied()));
+            script.extend(format!("BDAT {} LAST\r\n", rest.len()).bytes().chain(rest.iter().copied()));
+        } else {
+            script.extend_from_slice(b"DATA\r\n");
+            script.extend(message);
+            script.extend_from_slice(b"\r\n.\r\n");
+        }
+    }
+    script
+}
+
+/// Some of the parts, some of them damaged.
+fn mix(random: &mut Rng, parts: &[&str], most: usize) -> Vec<u8> {
+    let mut mixed = Vec::new();
+    for _ in 0..random.usize(..=most) {
+        mixed.extend_from_slice(random.choice(parts).unwrap().as_bytes());
+    }
+    if random.u8(..3) == 0 && !mixed.is_empty() {
+        let at = random.usize(..mixed.len());
+        match random.u8(..3) {
+            0 => mixed[at] = random.u8(..),
+            1 => drop(mixed.remove(at)),
+            _ => mixed.truncate(at),
+        }
+    }
+    mixed
+}
+
+const COMMANDS: &[&str] = &[
+    "EHLO ",
+    "HELO ",
+    "MAIL FROM:",
+    "RCPT TO:",
+    "mail from: ",
+    "<a@example.com>",
+    "<>",
+    "<@x,@y:a@b.c>",
+    "a@b.c",
+    "<\"a>b\"@c.d>",
+    "<j\u{ed}@b\u{fc}cher.example>",
+    " SIZE=",
+    "12",
+    " BODY=8BITMIME",
+    " SMTPUTF8",
+    " AUTH=<>",
+    "DATA",
+    "BDAT 7",
+    "BDAT 12 LAST",
+    " RET=HDRS",
+    " ENVID=a+2Bb",
+    " NOTIFY=SUCCESS,DELAY",
+    " NOTIFY=NEVER",
+    " ORCPT=rfc822;a+2Bb@c.d",
+    "XCLIENT ADDR=192.0.2.1",
+    "GET / HTTP/1.1",
+    "RSET",
+    "NOOP",
+    "VRFY",
+    "HELP",
+    "STARTTLS",
+    "AUTH PLAIN ",
+    "AUTH LOGIN",
+    "AGEAYQ==",
+    "AGEAYg==",
+    "=",
+    "*",
+    "Postmaster",
+    "[127.0.0.1]",
+    " ",
+    "\t",
+    "\0",
+    "\r",
+    "\u{85}",
+    "<",
+    ">",
+    "\"",
+    "\\",
+    "@",
+    ":",
+    "\u{feff}",
+];
+const MAILS: &[&str] = &[
+    "MAIL FROM:<a@example.com>\r\n",
+    "MAIL FROM:<>\r\n",
+    "MAIL FROM:<\"b c\"@example.com> SIZE=100 BODY=8BITMIME\r\n",
+    "mail from: d@example.com\n",
+    "MAIL FROM:<j\u{ed}@example.com> SMTPUTF8\r\n",
+    "MAIL FROM:<a@example.com> SIZE=5000\r\n",
+    "STARTTLS\r\nEHLO b\r\nAUTH PLAIN AGEAYQ==\r\nMAIL FROM:<a@example.com>\r\n",
+];
+const RECIPIENTS: &[&str] = &[
+    "RCPT TO:<a@example.net>\r\n",
+    "RCPT TO:<\"b>c\"@example.net>\r\n",
+    "rcpt to: d@[127.0.0.1]\r\n",
+    "RCPT TO:<postmaster>\r\n",
+    "RCPT TO:<j\u{ed}@example.net>\r\n",
+    "RCPT TO:<a b@example.net>\r\n",
+];
+const HEADERS: &[&str] = &[
+    "Subject: a\r\n",
+    "From: a@example.com\r\n",
+    "Message-ID: <a@b>\r\n",
+    "Date: x\r\n",
+    "X-Mailtrail-Id: 1\r\n",
+    "x-mailtrail-id : 2\r\n\tfolded\r\n",
+    "X-Mailgun-Tag: a\r\n",
+    "X-Mailgun-Variables: {\"a\":1}\r\n",
+    " folded\r\n",
+    "no field\r\n",
+    "A:\n",
+    "Received: x\r\n\ty\r\n",
+    ":\r\n",
+    "..A: b\r\n",
+    "B\u{e9}: c\r\n",
+    "\r\n",
+];
+const TEXT: &[&str] = &[
+    "\r\n",
+    "\r\n",
+    "\n",
+    "\r",
+    ".",
+    "..",
+    ".\r\n",
+    "\r\n.",
+    "\r\n..\r\n",
+    "\n.\n",
+    "\n.\r\n",
+    "\r.\r\n",
+    "a",
+    "text ",
+    "\0",
+    "\u{e9}",
+    "\r\n.\r",
+    "QUIT\r\n",
+    "0123456789012345678901234567890123456789012345678901234567890123456789",
+];
