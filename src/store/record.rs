@@ -195,15 +195,22 @@ impl SendV2 {
 struct DsnV1 {
     full: Option<bool>,
     envid: Option<Box<str>>,
-    /// Place; success, failure, delay; the original address.
-    recipients: Vec<(u16, Option<[bool; 3]>, Option<Box<str>>)>,
+    recipients: Vec<DsnRecipientV1>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct DsnRecipientV1 {
+    place: u16,
+    /// Success, failure, delay.
+    notify: Option<[bool; 3]>,
+    orcpt: Option<Box<str>>,
 }
 
 impl From<&Dsn> for DsnV1 {
     fn from(dsn: &Dsn) -> Self {
         let recipients = dsn.recipients.iter().map(|(place, wish)| {
             let notify = wish.notify.map(|notify| [notify.success, notify.failure, notify.delay]);
-            (*place, notify, wish.orcpt.clone())
+            DsnRecipientV1 { place: *place, notify, orcpt: wish.orcpt.clone() }
         });
         Self {
             full: dsn.ret.map(|ret| ret == Ret::Full),
@@ -215,7 +222,7 @@ impl From<&Dsn> for DsnV1 {
 
 impl From<DsnV1> for Dsn {
     fn from(dsn: DsnV1) -> Self {
-        let recipients = dsn.recipients.into_iter().map(|(place, notify, orcpt)| {
+        let recipients = dsn.recipients.into_iter().map(|DsnRecipientV1 { place, notify, orcpt }| {
             let notify = notify.map(|[success, failure, delay]| Notify { success, failure, delay });
             (place, DsnRecipient { notify, orcpt })
         });
