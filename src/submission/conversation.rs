@@ -2,6 +2,7 @@
 
 use super::acceptance::{self, Circumstances};
 use super::accounts::Login;
+use super::duplicates::NotKept;
 use super::listener::{Front, contains};
 use super::spool::{Spool, Spooled};
 use crate::clock::Timestamp;
@@ -326,48 +327,25 @@ impl Conversation {
         }
     }
 
-    async fn commit(&mut self, mut accepted: Accepted, message: Message, now: Timestamp) -> Reply {
+    async fn commit(&mut self, accepted: Accepted, message: Message, now: Timestamp) -> Reply {
         let (store, id, client) = (&self.front.store, accepted.send.id, accepted.send.client.clone());
         let kept = match &self.front.duplicates {
-            None => store.accept(accepted, message).await,
-            Some(duplicates) => {
-                let _turn = duplicates.turn(&accepted).await;
-                let repeated = match duplicates.take_out(store, &mut accepted, now) {
-                    Ok(repeated) => repeated,
-                    Err(error) => {
-                        tracing::error!(%id, %error, "a message was not taken: duplicates cannot be looked for");
-                        return Reply::LocalError;
-                    }
-                };
-                let first = repeated.last().map(|repeated| repeated.id);
-                for repeated in repeated {
-                    tracing::info!(id = %repeated.id, client, "handed in again, not sent again");
-                    if let Err(error) = store.repeat(repeated).await {
-                        return self.not_kept(id, &error);
-                    }
-                }
-                match first.filter(|_| accepted.recipients.is_empty()) {
-                    Some(first) => {
-                        self.session.kept();
-                        return Reply::Queued(first);
-                    }
-                    None => store.accept_and_apply(accepted, message).await,
+            None => store.accept(accepted, message).await.map(|()| id).map_err(NotKept::from),
+            Some(duplicates) => duplicates.accept(store, accepted, message, now).await,
+        };
+        match kept {
+            Ok(kept) => {
+                self.session.kept();
+                metrics::counter!("mailtrail_smtp_accepted_total", "client" => client).increment(1);
+                Reply::Queued(kept)
+            }
+            Err(error) => {
+                tracing::error!(%id, %error, "a message was not taken");
+                match error {
+                    NotKept::Commit(CommitError::Disk(_)) => Reply::StoreFull,
+                    NotKept::Commit(CommitError::ReadOnly) | NotKept::Read(_) => Reply::LocalError,
                 }
             }
-        };
-        if let Err(error) = kept {
-            return self.not_kept(id, &error);
-        }
-        self.session.kept();
-        metrics::counter!("mailtrail_smtp_accepted_total", "client" => client).increment(1);
-        Reply::Queued(id)
-    }
-
-    fn not_kept(&self, id: TrackingId, error: &CommitError) -> Reply {
-        tracing::error!(%id, %error, "a message was not taken");
-        match error {
-            CommitError::Disk(_) => Reply::StoreFull,
-            CommitError::ReadOnly => Reply::LocalError,
         }
     }
 

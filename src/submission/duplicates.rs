@@ -7,7 +7,7 @@
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
 use crate::ledger::{Accepted, Recipient, Repeated, State};
-use crate::store::{ReadError, Store};
+use crate::store::{CommitError, Message, ReadError, Store};
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
@@ -25,14 +25,36 @@ impl Duplicates {
         Self { window, hasher: RandomState::new(), turns: [const { Mutex::const_new(()) }; TURNS] }
     }
 
+    /// Keeps what is new of a message, and notes what is not; the id that the client is to hear.
+    pub async fn accept(
+        &self,
+        store: &Store,
+        mut accepted: Accepted,
+        message: Message,
+        now: Timestamp,
+    ) -> Result<TrackingId, NotKept> {
+        let id = accepted.send.id;
+        let _turn = self.turn(&accepted).await;
+        let mut first = None;
+        for repeated in self.take_out(store, &mut accepted, now)? {
+            tracing::info!(id = %repeated.id, client = accepted.send.client, "handed in again, not sent again");
+            first = Some(repeated.id);
+            store.repeat(repeated).await?;
+        }
+        match first.filter(|_| accepted.recipients.is_empty()) {
+            Some(first) => Ok(first),
+            None => store.accept_and_apply(accepted, message).await.map(|()| id).map_err(NotKept::from),
+        }
+    }
+
     /// Messages of one Message-ID are looked for and kept one after the other.
-    pub async fn turn(&self, accepted: &Accepted) -> MutexGuard<'_, ()> {
+    async fn turn(&self, accepted: &Accepted) -> MutexGuard<'_, ()> {
         let turn = self.hasher.hash_one(accepted.send.message_id.as_ref().map(|id| id.as_str()));
         self.turns[turn as usize % TURNS].lock().await
     }
 
     /// Takes the recipients that are duplicates out of `accepted`; what they repeat, the newest first.
-    pub fn take_out(
+    fn take_out(
         &self,
         store: &Store,
         accepted: &mut Accepted,
@@ -71,6 +93,17 @@ impl Duplicates {
         let peer = accepted.send.peer;
         Ok((!recipients.is_empty()).then_some(Repeated { id, at: now, peer, recipients }))
     }
+}
+
+/// Why a message was not kept.
+#[derive(Debug, thiserror::Error)]
+pub enum NotKept {
+    /// It cannot be written.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// It cannot be compared.
+    #[error("duplicates cannot be looked for: {0}")]
+    Read(#[from] ReadError),
 }
 
 /// Whoever sends it again then means it.
