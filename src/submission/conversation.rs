@@ -6,7 +6,6 @@ use super::duplicates::NotKept;
 use super::listener::{Front, contains};
 use super::spool::{Spool, Spooled};
 use crate::clock::Timestamp;
-use crate::id::TrackingId;
 use crate::ledger::Accepted;
 use crate::mail::Envelope;
 use crate::smtp::{Authentication, Decoder, Fed, Introduction, Limits, Reply, Session, Step};
