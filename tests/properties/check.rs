@@ -26,6 +26,13 @@ pub fn command(line: &[u8]) {
         _ => return,
     };
     assert!(!again.contains(char::is_control), "{again:?}");
+    if let Command::Mail { sender: Some(address), .. } | Command::Rcpt(address) = &command {
+        assert!(!address.domain().contains(char::is_whitespace), "{again:?}");
+        // Said again in brackets, this would be a source route.
+        if address.as_str().starts_with('@') {
+            return;
+        }
+    }
     match (Command::parse(again.as_bytes()), command) {
         (
             Ok(Command::Mail { sender, size, smtputf8, .. }),
