@@ -121,14 +121,17 @@ fn local_part_is_valid(local: &str) -> bool {
             });
             plain && !escaped
         }
-        None => !local.chars().any(|c| c.is_whitespace() || "<>()[]:;,\\\"".contains(c)),
+        None => !local.chars().any(|c| c.is_whitespace() || "<>()[]@:;,\\\"".contains(c)),
     }
 }
 
 /// A host name or an address literal in brackets; more is left to whoever resolves it.
 fn domain_is_valid(domain: &str) -> bool {
-    let inner = domain.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(domain);
-    !inner.is_empty() && !inner.chars().any(|c| c.is_whitespace() || "<>()[]@;,\\\"".contains(c))
+    let literal = domain.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let inner = literal.unwrap_or(domain);
+    let forbidden =
+        |c: char| c.is_whitespace() || "<>()[]@;,\\\"".contains(c) || (c == ':' && literal.is_none());
+    !inner.is_empty() && !inner.contains(forbidden)
 }
 
 const MAX_LOCAL_PART: usize = 255;
@@ -145,6 +148,7 @@ mod tests {
             "\"odd name\"@example.net",
             "\"a@b\"@example.net",
             "a+b@[127.0.0.1]",
+            "a@[IPv6:::1]",
             "Postmaster",
             "jiří@bücher.example",
         ] {
@@ -154,9 +158,22 @@ mod tests {
 
     #[test]
     fn nothing_that_could_break_a_line_is_an_address() {
-        for text in
-            ["", "ada", "@b", "a@", "a b@c", "a@b c", "a\r\n@b", "a@b\0", "a>@b", "\"a\"b\"@c", "\"a\\\"@c"]
-        {
+        for text in [
+            "",
+            "ada",
+            "@b",
+            "a@",
+            "a b@c",
+            "a@b c",
+            "a\r\n@b",
+            "a@b\0",
+            "a>@b",
+            "\"a\"b\"@c",
+            "\"a\\\"@c",
+            "@a@b",
+            "a@b@c",
+            "a@b:25",
+        ] {
             assert!(text.parse::<Mailbox>().is_err(), "{text:?}");
         }
         assert_eq!(format!("{}@example.net", "a".repeat(256)).parse::<Mailbox>(), Err(NotAMailbox::TooLong));

@@ -37,6 +37,11 @@ pub fn command(line: &[u8]) {
         _ => return,
     };
     assert!(!again.contains(char::is_control), "{again:?}");
+    if let Command::Mail { envelope: Envelope { sender: Some(address), .. }, .. }
+    | Command::Rcpt { recipient: address, .. } = &command
+    {
+        assert!(!address.domain().contains(char::is_whitespace), "{again:?}");
+    }
     assert_eq!(Command::parse(again.as_bytes()), Ok(command));
 }
 
