@@ -7,6 +7,7 @@ use crate::id::Mint;
 use crate::logging::Progress;
 use crate::provider::Provider;
 use crate::queue::{Parts, Queue};
+use crate::report::Reporter;
 use crate::smtp::Rules;
 use crate::store::{OpenError, OpenReport, Retention, Store};
 use crate::submission::{Accounts, Crowd, Door, Duplicates, Front, Listener, ListenerTls, Memory, Rates};
@@ -39,6 +40,8 @@ pub struct Daemon {
     talk: TaskTracker,
     socket: PathBuf,
     certificates: Vec<Arc<Server>>,
+    /// For whatever enters the store.
+    mint: Arc<Mint>,
 }
 
 /// Why the relay does not start.
@@ -83,6 +86,7 @@ impl Daemon {
             talk: TaskTracker::new(),
             socket: config.admin.socket.clone(),
             certificates: Vec::new(),
+            mint: Arc::default(),
         };
         let doors = daemon.open_doors(config, clock)?;
         let queues = daemon.queues(config, clock)?;
@@ -96,6 +100,9 @@ impl Daemon {
         for door in doors {
             daemon.mail.spawn(door.serve());
         }
+        let (store, mint, hostname) = (daemon.store.clone(), daemon.mint.clone(), config.hostname.clone());
+        let reporter = Reporter { store, clock, mint, hostname };
+        daemon.mail.spawn(reporter.run(daemon.stopping.clone()));
         let keeper = keep(daemon.store.clone(), config.retention, clock, daemon.stopping.clone());
         daemon.mail.spawn(keeper);
         let watch = tls::watch(daemon.certificates.clone(), clock);
@@ -154,7 +161,7 @@ impl Daemon {
         let rates = Arc::new(Rates::new(&config.users, config.policy.rate_per_ip));
         let mut providers: Vec<Provider> = config.upstreams.iter().map(|u| u.transport.provider).collect();
         providers.dedup();
-        let (crowd, mint, memory) = (Crowd::default(), Arc::new(Mint::default()), Memory::default());
+        let (crowd, mint, memory) = (Crowd::default(), self.mint.clone(), Memory::default());
         let duplicates = config.duplicates.map(|window| Arc::new(Duplicates::new(window)));
         let mut doors = Vec::new();
         for listener in &config.listeners {
@@ -169,6 +176,7 @@ impl Daemon {
                 clock,
                 mint: mint.clone(),
                 providers: providers.clone(),
+                reports: config.reports,
                 duplicates: duplicates.clone(),
                 memory: memory.clone(),
                 stopping: self.stopping.clone(),

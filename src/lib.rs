@@ -23,7 +23,7 @@
 //! | words | `event` | values |
 //! | rules | `ledger`, `provider`, `smtp` | no socket, file, runtime or database |
 //! | resources | `logging`, `store`, `tls`, `transport` | IO, no policy about mail |
-//! | tasks | `admin`, `queue`, `submission`, `webhook` | rules and resources, never each other |
+//! | tasks | `admin`, `queue`, `report`, `submission`, `webhook` | rules and resources, never each other |
 //! | composition | `config`, `sandbox` | everything below |
 //! | relay | `daemon` | everything below |
 //! | command | `cli` | everything below |
@@ -49,6 +49,7 @@ pub mod logging;
 pub mod mail;
 pub mod provider;
 pub mod queue;
+pub mod report;
 pub mod sandbox;
 pub mod secret;
 pub mod smtp;

@@ -492,6 +492,8 @@ impl Scene {
             body: BodyType::SevenBit,
             smtputf8: false,
             dsn: Default::default(),
+            reports: false,
+            about: None,
             fingerprint: None,
             message_id: None,
             subject: number.to_string(),
@@ -565,7 +567,7 @@ fn attempts(trail: &Trail) -> Vec<Standing> {
     let facts = trail.facts.iter();
     let standings = facts.filter_map(|fact| match fact.what {
         What::Attempted(standing) => Some(standing),
-        What::Accepted | What::Reported(_) | What::Repeated => None,
+        What::Accepted | What::Reported(_) | What::Repeated | What::Told(_) => None,
     });
     standings.collect()
 }

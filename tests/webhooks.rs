@@ -280,6 +280,8 @@ impl Scene {
             body: BodyType::SevenBit,
             smtputf8: false,
             dsn: Default::default(),
+            reports: false,
+            about: None,
             fingerprint: None,
             message_id: MessageId::parse("1789387199.4711.mt0001@mg.example.com"),
             subject: String::new(),

@@ -81,6 +81,8 @@ impl Traffic {
             body: BodyType::EightBitMime,
             smtputf8: false,
             dsn: Default::default(),
+            reports: false,
+            about: None,
             fingerprint: None,
             message_id: self.message_id(number),
             subject: format!("Quotation S{number:08} (Zażółć)"),

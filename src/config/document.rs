@@ -141,5 +141,5 @@ fn lay_over(root: &mut Table, reading: &Reading<'_>) {
 const PREFIX: &str = "MAILTRAIL_";
 
 /// The sections that exist once, so that a variable can name their keys.
-const SINGLE: [&str; 9] =
-    ["server", "tls", "limits", "http", "admin", "log", "retention", "suppression", "duplicates"];
+const SINGLE: [&str; 10] =
+    ["server", "tls", "limits", "http", "admin", "log", "retention", "suppression", "reports", "duplicates"];

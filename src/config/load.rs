@@ -84,6 +84,7 @@ fn assemble(mut root: Section<'_>) -> Config {
         admin: sections::admin(&mut root, &data_dir, &mut claims),
         log: sections::log(&mut root),
         retention: sections::retention(&mut root),
+        reports: sections::reports(&mut root),
         duplicates: sections::duplicates(&mut root),
         hostname,
         data_dir,

@@ -5,7 +5,7 @@ use super::names::is_host;
 use super::quantity;
 use super::reader::Section;
 use super::settings::{Admin, CertificateFiles, Log};
-use super::words::{LEVELS, LOG_FORMATS, SINKS, SUPPRESSION_POLICIES};
+use super::words::{LEVELS, LOG_FORMATS, REPORTS, SINKS, SUPPRESSION_POLICIES};
 use crate::smtp::Limits;
 use crate::store::Retention;
 use crate::submission::Policy;
@@ -138,6 +138,14 @@ pub(super) fn not_acted_on(root: &mut Section<'_>) {
     let policy = suppression.one_of("policy", &SUPPRESSION_POLICIES);
     unused(&suppression, "policy", policy);
     suppression.finish();
+}
+
+/// `[reports]`: whether senders hear of failures.
+pub(super) fn reports(root: &mut Section<'_>) -> bool {
+    let mut section = root.table("reports");
+    let failures = section.one_of("failures", &REPORTS);
+    section.finish();
+    failures.unwrap_or(true)
 }
 
 /// `[duplicates]`: how long a message is looked for among those before it.

@@ -36,6 +36,8 @@ pub struct Config {
     pub log: Log,
     /// How long things are kept.
     pub retention: Retention,
+    /// Whether senders get reports on what failed.
+    pub reports: bool,
     /// How long a message is looked for among those before it; `None` when it is not.
     pub duplicates: Option<Duration>,
     /// What is allowed, but should be known.

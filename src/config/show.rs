@@ -1,7 +1,7 @@
 use super::quantity::{show_duration, show_rate, show_size};
 use super::settings::{Config, Upstream};
 use super::words::{
-    AUTHENTICATION, LEVELS, LISTENER_TLS, LOG_FORMATS, PIPELINING, PROVIDERS, SECURITY, word,
+    AUTHENTICATION, LEVELS, LISTENER_TLS, LOG_FORMATS, PIPELINING, PROVIDERS, REPORTS, SECURITY, word,
 };
 use crate::submission::{Listener, Password, User};
 use crate::transport::Settings;
@@ -40,6 +40,8 @@ impl Config {
         page.text("ledger", show_duration(self.retention.ledger));
         page.text("bodies", show_duration(self.retention.bodies));
         page.text("events", show_duration(self.retention.events));
+        page.heading("[reports]");
+        page.text("failures", word(&REPORTS, &self.reports));
         page.heading("[duplicates]");
         page.text("window", self.duplicates.map_or_else(|| "off".to_owned(), show_duration));
         page.0

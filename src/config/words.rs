@@ -54,3 +54,6 @@ pub(super) const LOG_FORMATS: [(&str, Format); 2] = [("text", Format::Text), ("j
 pub(super) const SINKS: [(&str, ()); 3] = [("odoo", ()), ("http", ()), ("file", ())];
 
 pub(super) const SUPPRESSION_POLICIES: [(&str, ()); 2] = [("report", ()), ("reject", ())];
+
+/// Who hears of failures.
+pub(super) const REPORTS: [(&str, bool); 2] = [("sender", true), ("nobody", false)];

@@ -1,6 +1,7 @@
-use super::{Repeated, Standing};
+use super::{About, Occasion, Repeated, Standing};
 use crate::clock::Timestamp;
 use crate::event::{Kind, Words};
+use crate::id::TrackingId;
 
 /// One line of a trail: something that happened, and how we know.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +43,23 @@ impl Fact {
     }
 }
 
+impl Fact {
+    /// What a trail says about a report on one of its recipients.
+    pub fn of_report(about: &About, report: TrackingId) -> Self {
+        Self {
+            at: report.timestamp(),
+            what: What::Told(about.occasion),
+            source: Source::Relay,
+            upstream: None,
+            recipients: vec![about.recipient],
+            words: Words { text: Some(report.to_string()), ..Words::default() },
+            due: None,
+            rung: None,
+            by_machine: false,
+        }
+    }
+}
+
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
@@ -53,6 +71,8 @@ pub enum What {
     Reported(Kind),
     /// The client handed it in again.
     Repeated,
+    /// The sender was told, by a send of its own.
+    Told(Occasion),
 }
 
 impl What {
@@ -65,6 +85,8 @@ impl What {
             Self::Attempted(standing) => standing.word(),
             Self::Reported(kind) => kind.word(),
             Self::Repeated => "repeated",
+            Self::Told(Occasion::Failure) => "failure-reported",
+            Self::Told(Occasion::Success) => "success-reported",
         }
     }
 }
@@ -78,6 +100,8 @@ pub enum Source {
     Attempt,
     /// A provider's webhook.
     Webhook,
+    /// Our own doing.
+    Relay,
 }
 
 impl Source {
@@ -87,6 +111,7 @@ impl Source {
             Self::Client => "client",
             Self::Attempt => "smtp",
             Self::Webhook => "webhook",
+            Self::Relay => "mailtrail",
         }
     }
 }

@@ -10,4 +10,4 @@ mod send;
 
 pub use fact::{Fact, Rung, Source, What};
 pub use recipient::{Failure, Mark, MarkKind, Marks, Recipient, Standing, State};
-pub use send::{Accepted, Begun, Notice, Outcome, Repeated, Send, Settled, Trail};
+pub use send::{About, Accepted, Begun, Notice, Occasion, Outcome, Repeated, Send, Settled, Trail};

@@ -1,3 +1,4 @@
+use super::Occasion;
 use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};
 use crate::mail::Mailbox;
@@ -15,6 +16,8 @@ pub struct Recipient {
     pub words: Words,
     /// The provider's report of a permanent failure; of several the one that every order of arrival ends with.
     pub failure: Option<Failure>,
+    /// The gravest occasion on which the sender was, or is about to be, told.
+    pub told: Option<Occasion>,
 }
 
 /// A provider's report of a permanent failure.
@@ -191,6 +194,7 @@ impl Recipient {
             marks: Marks::default(),
             words: Words::default(),
             failure: None,
+            told: None,
         }
     }
 

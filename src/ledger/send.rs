@@ -1,4 +1,4 @@
-use super::{Fact, Recipient, Standing};
+use super::{Fact, Recipient, Standing, State};
 use crate::clock::Timestamp;
 use crate::event::{Event, Words};
 use crate::id::TrackingId;
@@ -24,6 +24,10 @@ pub struct Send {
     pub smtputf8: bool,
     /// What the client asked about reports.
     pub dsn: Dsn,
+    /// Whether the sender hears of recipients that failed: there is one, and reports were on when it was accepted.
+    pub reports: bool,
+    /// What this send reports on, if it is a report.
+    pub about: Option<About>,
     /// The Message-ID that it goes out with.
     pub message_id: Option<MessageId>,
     /// The subject, decoded and shortened.
@@ -36,6 +40,44 @@ pub struct Send {
     pub size: u64,
     /// What the same message has again, where duplicates are looked for: of its body, behind the header.
     pub fingerprint: Option<u64>,
+}
+
+/// What a report is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct About {
+    /// The send.
+    pub id: TrackingId,
+    /// Its recipient, by the place in the envelope.
+    pub recipient: u16,
+    /// Why there is a report.
+    pub occasion: Occasion,
+}
+
+/// Why a sender gets a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// The mail cannot arrive.
+    Failure,
+    /// The mail arrived, and the client wanted to know.
+    Success,
+}
+
+impl Send {
+    /// On what occasion the sender is to get a report on that recipient now (RFC 3461 section 4.1).
+    pub fn report_on(&self, place: u16, recipient: &Recipient) -> Option<Occasion> {
+        let wish = self.dsn.recipients.iter().find(|(wished, _)| *wished == place);
+        let notify = wish.and_then(|(_, wish)| wish.notify);
+        let occasion = match recipient.state() {
+            State::Bounced | State::Failed | State::Expired | State::Suppressed => Occasion::Failure,
+            State::Delivered => Occasion::Success,
+            State::Queued | State::Sending | State::Relayed | State::Unknown => return None,
+        };
+        let wanted = match occasion {
+            Occasion::Failure => notify.is_none_or(|notify| notify.failure),
+            Occasion::Success => notify.is_some_and(|notify| notify.success),
+        };
+        (self.reports && wanted).then_some(occasion)
+    }
 }
 
 /// A send as it enters the store.

@@ -88,6 +88,11 @@ impl<'a> HeaderBlock<'a> {
         block
     }
 
+    /// The section that ends there, whatever it begins with: lines were taken out of it.
+    pub fn ending(message: &'a [u8], end: usize) -> Self {
+        Self { message, end }
+    }
+
     /// The section as it stands.
     pub fn bytes(&self) -> &'a [u8] {
         &self.message[..self.end]

@@ -35,7 +35,7 @@ use crate::clock::Clock;
 use crate::clock::Timestamp;
 use crate::event::Event;
 use crate::id::TrackingId;
-use crate::ledger::{Accepted, Begun, Notice, Outcome, Recipient, Repeated, Send, Trail};
+use crate::ledger::{About, Accepted, Begun, Notice, Outcome, Recipient, Repeated, Send, Trail};
 use crate::mail::{MessageId, Record as OdooRecord};
 use crate::wakeup::Wakeup;
 use bytes::Bytes;
@@ -252,6 +252,11 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<TrackingId>, ReadError> {
         Ok(self.projection().between(low, high, limit)?)
+    }
+
+    /// Reports to senders that are to be made, at most `limit`.
+    pub fn unreported(&self, limit: usize) -> Result<Vec<About>, ReadError> {
+        Ok(self.projection().unreported(limit)?)
     }
 
     /// Whether this event was taken already.

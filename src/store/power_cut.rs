@@ -647,6 +647,8 @@ fn accepted(number: u64) -> Accepted {
         body: Default::default(),
         smtputf8: false,
         dsn: Default::default(),
+        reports: false,
+        about: None,
         fingerprint: None,
         message_id: None,
         subject: format!("Quotation {number}"),

@@ -4,7 +4,9 @@
 use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
-use crate::ledger::{Accepted, Begun, Notice, Outcome, Repeated, Send, Settled, Standing};
+use crate::ledger::{
+    About, Accepted, Begun, Notice, Occasion, Outcome, Repeated, Send, Settled, Standing, State,
+};
 use crate::mail::{BodyType, Dsn, DsnRecipient, Mailbox, MessageId, Notify, Record as OdooRecord, Ret};
 use crate::store::journal::Place;
 use serde::{Deserialize, Serialize};
@@ -156,6 +158,8 @@ impl SendV1 {
             body: if self.eight_bit { BodyType::EightBitMime } else { BodyType::SevenBit },
             smtputf8: self.smtputf8,
             dsn: Dsn::default(),
+            reports: false,
+            about: None,
             fingerprint: None,
             message_id: self.message_id.as_deref().and_then(MessageId::parse),
             subject: self.subject,
@@ -166,28 +170,71 @@ impl SendV1 {
     }
 }
 
-/// With what the client asked about reports, and what duplicates are recognised by.
+/// With what there is to say about reports, and what duplicates are recognised by.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct SendV2 {
     send: SendV1,
     dsn: DsnV1,
+    reports: bool,
+    about: Option<AboutV1>,
     fingerprint: Option<u64>,
 }
 
 impl From<&Send> for SendV2 {
     fn from(send: &Send) -> Self {
-        Self { send: SendV1::from(send), dsn: DsnV1::from(&send.dsn), fingerprint: send.fingerprint }
+        Self {
+            send: SendV1::from(send),
+            dsn: DsnV1::from(&send.dsn),
+            reports: send.reports,
+            about: send.about.map(AboutV1::from),
+            fingerprint: send.fingerprint,
+        }
     }
 }
 
 impl SendV2 {
+    /// Whether there may be a report on a recipient; quicker than the whole.
+    pub(super) fn may_report(&self, state: State) -> bool {
+        let wishes = state == State::Delivered && !self.dsn.recipients.is_empty();
+        self.reports
+            && (wishes
+                || matches!(state, State::Bounced | State::Failed | State::Expired | State::Suppressed))
+    }
+
     /// The tracking id.
     pub(super) fn id(&self) -> [u8; 16] {
         self.send.id
     }
 
     pub(super) fn restore(self) -> Option<Send> {
-        Some(Send { dsn: self.dsn.into(), fingerprint: self.fingerprint, ..self.send.restore()? })
+        Some(Send {
+            dsn: self.dsn.into(),
+            reports: self.reports,
+            about: self.about.map(About::from),
+            fingerprint: self.fingerprint,
+            ..self.send.restore()?
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct AboutV1 {
+    id: [u8; 16],
+    recipient: u16,
+    failure: bool,
+}
+
+impl From<About> for AboutV1 {
+    fn from(about: About) -> Self {
+        let failure = about.occasion == Occasion::Failure;
+        Self { id: about.id.to_bytes(), recipient: about.recipient, failure }
+    }
+}
+
+impl From<AboutV1> for About {
+    fn from(about: AboutV1) -> Self {
+        let occasion = if about.failure { Occasion::Failure } else { Occasion::Success };
+        Self { id: TrackingId::from_bytes(about.id), recipient: about.recipient, occasion }
     }
 }
 

@@ -31,6 +31,8 @@ pub struct Circumstances<'a> {
     pub account: Option<&'a Account>,
     /// The providers that the mail may go to.
     pub providers: &'a [Provider],
+    /// Whether senders get reports.
+    pub reports: bool,
     /// Whether duplicates are looked for.
     pub fingerprints: bool,
     /// Whether a send with that id was taken here before.
@@ -49,9 +51,11 @@ pub fn accept(
     mut buffer: Vec<u8>,
     rest: Option<Spill>,
 ) -> Result<(Accepted, Message), Reply> {
-    check_form(circumstances, &HeaderBlock::of(&buffer[HEADROOM..]))?;
-    strip(circumstances, &mut buffer);
     let block = HeaderBlock::of(&buffer[HEADROOM..]);
+    check_form(circumstances, &block)?;
+    let (blank_line, end) = (block.is_missing(), block.end());
+    let taken_out = strip(circumstances, &mut buffer);
+    let block = HeaderBlock::ending(&buffer[HEADROOM..], end - taken_out);
     check_author(circumstances, &buffer[HEADROOM..HEADROOM + block.end()])?;
     let own_id = block.first("Message-ID").map(|field| MessageId::parse(&field.text()));
     let mut lines = vec![received(circumstances, &envelope)];
@@ -72,9 +76,11 @@ pub fn accept(
     }
     let records = records(&block, message_id.as_ref());
     let (subject, tags) = (subject(&buffer[HEADROOM..HEADROOM + block.end()]), tags(&block));
-    let (blank_line, body) = (block.is_missing(), buffer.len() - HEADROOM - block.end());
+    let body = buffer.len() - HEADROOM - block.end();
     let message = Message::new(prepend(&lines, blank_line, buffer), rest);
     let send = Send {
+        reports: circumstances.reports && envelope.sender.is_some(),
+        about: None,
         id: circumstances.id,
         client: circumstances.account.map_or_else(|| circumstances.peer.to_string(), |a| a.client.clone()),
         user: circumstances.account.map(|account| account.name.clone()),
@@ -131,8 +137,8 @@ fn check_author(circumstances: &Circumstances<'_>, header: &[u8]) -> Result<(), 
     if addresses.all(allowed) { Ok(()) } else { Err(Reply::SenderRefused) }
 }
 
-/// Takes out what clients may not say to a provider, and ids that only we give.
-fn strip(circumstances: &Circumstances<'_>, buffer: &mut Vec<u8>) {
+/// Takes out what clients may not say to a provider, and ids that only we give; how many bytes.
+fn strip(circumstances: &Circumstances<'_>, buffer: &mut Vec<u8>) -> usize {
     let allowed = circumstances.account.map_or(&[][..], |account| &account.request_headers);
     let block = HeaderBlock::of(&buffer[HEADROOM..]);
     let mut spans: Vec<Range<usize>> = circumstances
@@ -142,8 +148,9 @@ fn strip(circumstances: &Circumstances<'_>, buffer: &mut Vec<u8>) {
         .collect();
     spans.sort_by_key(|span| span.start);
     spans.dedup();
-    if spans.is_empty() {
-        return;
+    let taken_out = spans.iter().map(Range::len).sum();
+    if taken_out == 0 {
+        return 0;
     }
     let (mut from, mut to) = (HEADROOM, HEADROOM);
     for span in spans {
@@ -153,6 +160,7 @@ fn strip(circumstances: &Circumstances<'_>, buffer: &mut Vec<u8>) {
     }
     buffer.copy_within(from.., to);
     buffer.truncate(to + buffer.len() - from);
+    taken_out
 }
 
 fn received(circumstances: &Circumstances<'_>, envelope: &Envelope) -> HeaderLine {
@@ -257,6 +265,7 @@ mod tests {
             account: None,
             providers: &[Provider::Mailgun],
             fingerprints: false,
+            reports: true,
             is_ours: &|_| false,
         }
     }
@@ -322,6 +331,18 @@ mod tests {
             let text = String::from_utf8(message.first().to_vec()).unwrap();
             assert_eq!(text.contains("\r\nFrom: <a@example.com>\r\n"), added, "{text}");
         }
+    }
+
+    #[test]
+    fn a_header_stays_one_whatever_is_taken_out_of_it() {
+        let message =
+            "X-Mailtrail-Id: 1\r\nno field\r\nSubject: a\r\nDate: x\r\nMessage-ID: <a@b>\r\n\r\nb\r\n";
+        let (accepted, out) = accepted(message, &["a@example.net"]);
+        assert_eq!(accepted.send.subject, "a");
+        assert!(
+            out.ends_with("GHJ\r\nno field\r\nSubject: a\r\nDate: x\r\nMessage-ID: <a@b>\r\n\r\nb\r\n"),
+            "{out}"
+        );
     }
 
     #[test]

@@ -316,6 +316,7 @@ impl Conversation {
             protocol: self.session.protocol(),
             account: self.session.account().map(|account| &**account),
             providers: &self.front.providers,
+            reports: self.front.reports,
             fingerprints: self.front.duplicates.is_some(),
             // A store that cannot be read says nothing of loops.
             is_ours: &|id| matches!(self.front.store.send(id), Ok(Some(_))),
@@ -522,6 +523,7 @@ mod tests {
             mint: Arc::default(),
             providers: Vec::new(),
             duplicates: None,
+            reports: false,
             memory: Memory::default(),
             stopping: CancellationToken::new(),
         }

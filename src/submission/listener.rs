@@ -47,6 +47,8 @@ pub struct Front {
     pub mint: Arc<Mint>,
     /// The providers that mail may go to.
     pub providers: Vec<Provider>,
+    /// Whether senders get reports.
+    pub reports: bool,
     /// The guard against duplicates, if there is one.
     pub duplicates: Option<Arc<Duplicates>>,
     /// For messages on their way in.

@@ -81,11 +81,11 @@ pub fn relayed(message: &[u8], relayed: &[u8], provider: Provider, sender: &str)
         at = end;
     }
     kept.extend_from_slice(&header[at..]);
+    let end = kept.len();
     kept.extend_from_slice(body);
-    // A header of which only lines that are no fields are left at the beginning counts as none.
-    let block = HeaderBlock::of(&kept);
     let front = relayed.strip_suffix(&*kept).expect("all other bytes are as they were");
     let front = if block.is_missing() { front.strip_suffix(b"\r\n").expect("a blank line") } else { front };
+    let block = HeaderBlock::ending(&kept, end);
     assert!(front.ends_with(b"\r\n"));
     let names: Vec<_> = HeaderBlock::of(front).fields().map(|field| field.name).collect();
     let missing = |name: &&str| block.first(name).is_none() && (*name != "From" || !sender.is_empty());

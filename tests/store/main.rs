@@ -667,6 +667,8 @@ fn accepted(number: u64, message_id: &str, recipients: &[&str]) -> Accepted {
         body: BodyType::EightBitMime,
         smtputf8: false,
         dsn: Default::default(),
+        reports: false,
+        about: None,
         fingerprint: None,
         message_id: MessageId::parse(message_id),
         subject: format!("Quotation {number} (Zażółć)"),

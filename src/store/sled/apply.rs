@@ -7,7 +7,7 @@ use super::rows::{FactRow, OrphanRow, RecipientRow, SendRow, decode, encode};
 use crate::clock::Timestamp;
 use crate::event::{Event, Words};
 use crate::id::TrackingId;
-use crate::ledger::{Accepted, Fact, Notice, Outcome, Recipient, Rung, Source, What};
+use crate::ledger::{About, Accepted, Fact, Notice, Occasion, Outcome, Recipient, Rung, Send, Source, What};
 use crate::mail::{Mailbox, MessageId};
 use crate::store::journal::Place;
 use crate::store::record::{EventV1, Record, SendV2};
@@ -69,7 +69,33 @@ fn accepted(rows: &mut Overlay<'_>, accepted: &Accepted, place: Place, body: u32
         rows.put_new(keys::indexed(keys::message_id(message_id.as_str()), id), Vec::new());
         adopt_orphans(rows, message_id.as_str())?;
     }
+    if let Some(about) = &send.about {
+        told(rows, about, send, place)?;
+    }
     Ok(())
+}
+
+/// A send that is a report: it is made, and the trail of what it is about says so.
+fn told(rows: &mut Overlay<'_>, about: &About, report: &Send, place: Place) -> sled::Result<()> {
+    rows.delete(keys::unreported(about));
+    if send_row(rows, about.id)?.is_some() {
+        let fact = Fact::of_report(about, report.id);
+        rows.put(keys::attempted(about.id, fact.at, place, about.recipient), encode(&FactRow::from(&fact)));
+    }
+    Ok(())
+}
+
+/// Notes that the sender is to get a report on a recipient, if that is so now and was not so before.
+fn tell(rows: &mut Overlay<'_>, row: &SendRow, place: u16, recipient: &mut Recipient) {
+    if recipient.told == Some(Occasion::Failure) || !row.send.may_report(recipient.state()) {
+        return;
+    }
+    let occasion = row.send.clone().restore().and_then(|send| send.report_on(place, recipient));
+    if let Some(occasion) = occasion.filter(|occasion| recipient.told != Some(*occasion)) {
+        recipient.told = Some(occasion);
+        let about = About { id: TrackingId::from_bytes(row.send.id()), recipient: place, occasion };
+        rows.put(keys::unreported(&about), Vec::new());
+    }
 }
 
 /// Events that came before their send join it now.
@@ -95,6 +121,7 @@ fn outcome(rows: &mut Overlay<'_>, outcome: &Outcome, place: Place) -> sled::Res
             let Some(mut recipient) = recipient(rows, &row, *number)? else { continue };
             recipient.standing = settled.standing;
             recipient.words = settled.words.clone();
+            tell(rows, &row, *number, &mut recipient);
             put_recipient(rows, &mut row, *number, &recipient);
         }
         let fact = Fact {
@@ -211,6 +238,7 @@ fn join(rows: &mut Overlay<'_>, upstream: &str, event: &Event, found: Found) -> 
         let waited = recipient.waits();
         recipient.report(event);
         settles |= waited && !recipient.waits();
+        tell(rows, &row, *number, &mut recipient);
         put_recipient(rows, &mut row, *number, &recipient);
     }
     let fact = Fact {

@@ -53,6 +53,9 @@ impl Projection {
             for key in self.tree().scan_prefix(keys::facts(id)).keys() {
                 batch.remove(key?);
             }
+            for key in self.tree().scan_prefix(keys::unreported_of(id)).keys() {
+                batch.remove(key?);
+            }
             if let Some(send) = row.send.restore() {
                 for record in &send.records {
                     batch.remove(keys::indexed(keys::record(&record.to_string()), id));

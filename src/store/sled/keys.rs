@@ -13,11 +13,14 @@
 //! | `d` day(2) hash(16) of an event's identity | – an event that names no send was applied |
 //! | `t` day(2) hash(16) of a webhook's token | digest of the body it came with |
 //! | `u` hash(16) of what it waits for, journal place(12) | an event without a send ([`super::rows::OrphanRow`]) |
+//! | `n` id place(2) occasion(1) | – a report on a recipient that is to be made |
 //! | `g` segment(4) | bytes of finished messages in that segment of the journal |
 //! | `k` name | the journal's position, the schema's version |
 
+use super::rows::occasion;
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
+use crate::ledger::{About, Occasion};
 use crate::store::journal::Place;
 use sha2::{Digest, Sha256};
 
@@ -100,6 +103,25 @@ pub fn orphan(waits_for: &str, place: Place) -> Vec<u8> {
     let mut key = orphans(waits_for);
     key.extend_from_slice(&place_bytes(place));
     key
+}
+
+pub fn unreported(about: &About) -> Vec<u8> {
+    let occasion = u8::from(about.occasion == Occasion::Failure);
+    join(b'n', &[&about.id.to_bytes(), &about.recipient.to_be_bytes(), &[occasion]])
+}
+
+/// All that are to be made on one send.
+pub fn unreported_of(id: TrackingId) -> Vec<u8> {
+    join(b'n', &[&id.to_bytes()])
+}
+
+/// The inverse of [`unreported`].
+pub fn read_unreported(key: &[u8]) -> Option<About> {
+    Some(About {
+        id: TrackingId::from_bytes(key.get(1..17)?.try_into().ok()?),
+        recipient: u16::from_be_bytes(key.get(17..19)?.try_into().ok()?),
+        occasion: occasion(*key.get(19)? == 1),
+    })
 }
 
 pub fn garbage(segment: u32) -> Vec<u8> {

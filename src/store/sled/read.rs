@@ -7,7 +7,7 @@ use super::{apply, keys};
 use crate::clock::Timestamp;
 use crate::event::Event;
 use crate::id::TrackingId;
-use crate::ledger::{Fact, Recipient, Rung, Send, Source, Trail, What};
+use crate::ledger::{About, Fact, Recipient, Rung, Send, Source, Trail, What};
 use crate::mail::{MessageId, Record};
 use std::collections::HashSet;
 
@@ -93,6 +93,12 @@ impl Projection {
     pub fn interrupted(&self) -> sled::Result<Vec<TrackingId>> {
         let keys = self.tree().scan_prefix(b"w").keys();
         keys.map(|key| key.map(|key| keys::read_id(&key))).filter_map(Result::transpose).collect()
+    }
+
+    /// Reports that are to be made, at most `limit`.
+    pub fn unreported(&self, limit: usize) -> sled::Result<Vec<About>> {
+        let keys = self.tree().scan_prefix(b"n").keys().take(limit);
+        keys.map(|key| key.map(|key| keys::read_unreported(&key))).filter_map(Result::transpose).collect()
     }
 
     /// Whether this event was taken already.

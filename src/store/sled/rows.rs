@@ -1,7 +1,7 @@
 //! The rows in their own types. They are rebuilt from the journal when [`SCHEMA`] changes, so no old shape is kept.
 
 use crate::clock::Timestamp;
-use crate::ledger::{Fact, Failure, Mark, MarkKind, Marks, Recipient, Rung, Source, What};
+use crate::ledger::{Fact, Failure, Mark, MarkKind, Marks, Occasion, Recipient, Rung, Source, What};
 use crate::store::journal::Place;
 use crate::store::record::{EventV1, SendV2, StandingV1, WordsV1, kind_code, kind_of};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -31,6 +31,8 @@ pub struct RecipientRow {
     marks: Vec<(u8, bool, u64, u64, u32)>,
     words: WordsV1,
     failure: Option<(u8, u64, WordsV1)>,
+    /// Of a failure, or else of the arrival.
+    told: Option<bool>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -59,6 +61,8 @@ enum WhatRow {
     Attempted(StandingV1),
     Reported(u8),
     Repeated,
+    /// Of a failure, or else of the arrival.
+    Told(bool),
 }
 
 /// The stored form of a row.
@@ -89,6 +93,7 @@ impl From<&Recipient> for RecipientRow {
                 .failure
                 .as_ref()
                 .map(|failure| (kind_code(failure.kind), failure.at.millis(), (&failure.words).into())),
+            told: recipient.told.map(|occasion| occasion == Occasion::Failure),
         }
     }
 }
@@ -110,8 +115,14 @@ impl RecipientRow {
                 at: Timestamp::from_millis(at),
                 words: words.into(),
             }),
+            told: self.told.map(occasion),
         })
     }
+}
+
+/// The inverse of comparing it with a failure.
+pub fn occasion(failure: bool) -> Occasion {
+    if failure { Occasion::Failure } else { Occasion::Success }
 }
 
 impl From<&Fact> for FactRow {
@@ -123,11 +134,13 @@ impl From<&Fact> for FactRow {
                 What::Attempted(standing) => WhatRow::Attempted(standing.into()),
                 What::Reported(kind) => WhatRow::Reported(kind_code(kind)),
                 What::Repeated => WhatRow::Repeated,
+                What::Told(occasion) => WhatRow::Told(occasion == Occasion::Failure),
             },
             source: match fact.source {
                 Source::Client => 0,
                 Source::Attempt => 1,
                 Source::Webhook => 2,
+                Source::Relay => 3,
             },
             upstream: fact.upstream.clone(),
             recipients: fact.recipients.clone(),
@@ -148,10 +161,12 @@ impl From<FactRow> for Fact {
                 WhatRow::Attempted(standing) => What::Attempted(standing.into()),
                 WhatRow::Reported(kind) => What::Reported(kind_of(kind)),
                 WhatRow::Repeated => What::Repeated,
+                WhatRow::Told(failure) => What::Told(occasion(failure)),
             },
             source: match row.source {
                 0 => Source::Client,
                 1 => Source::Attempt,
+                3 => Source::Relay,
                 _ => Source::Webhook,
             },
             upstream: row.upstream,

@@ -1,0 +1,130 @@
+//! What senders are told (RFC 3464), read by a parser of its own: Python's, as Odoo reads it.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use mailtrail::ledger::{Occasion, What};
+use std::collections::HashMap;
+use std::process::Command;
+use support::client::Client;
+use support::relay::{Relay, all_sends};
+use support::sink::{Mail, Manners, Sink};
+
+const FROM: &str = "bounce@example.com";
+const MESSAGE: &str =
+    "Message-ID: <1.2.3-openerp-4-crm.lead@vm>\r\nFrom: a@example.com\r\nDate: x\r\n\r\ntext\r\n";
+
+async fn refusing() -> (Sink, Relay) {
+    let refused = [("gone@example.net", "550 5.1.1 no such user, sorry"), ("odd@example.net", "554 zażółć")];
+    let refused: HashMap<_, _> = refused.iter().map(|(to, reply)| ((*to).into(), (*reply).into())).collect();
+    let sink = Sink::with(Manners { refused, ..Manners::default() }).await;
+    let relay = Relay::start(&sink, "[reports]\nfailures = \"sender\"").await;
+    (sink, relay)
+}
+
+/// The reports that came, in the order of whom they are about.
+async fn reports(sink: &Sink, count: usize) -> Vec<Mail> {
+    let is_report = |mail: &Mail| mail.sender.is_empty();
+    let arrived = || {
+        let reports: Vec<_> = sink.mails().into_iter().filter(is_report).collect();
+        (reports.len() >= count).then_some(reports)
+    };
+    support::eventually("the reports", arrived).await
+}
+
+/// What Odoo reads: From, To, the first text, the recipient and the action of the second block, the message's id.
+/// `None`, with a note, where there is no Python.
+async fn read(mail: &Mail) -> Option<Vec<String>> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("report.eml");
+    std::fs::write(&file, &mail.message).unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/read_report.py");
+    let Some(read) = support::run(Command::new("python3").arg(script).arg(&file)).await else {
+        println!("skipped: python3 is not here");
+        return None;
+    };
+    assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
+    Some(String::from_utf8(read.stdout).unwrap().lines().map(str::to_owned).collect())
+}
+
+#[tokio::test]
+async fn each_failure_is_reported_once_in_words_that_odoo_reads() {
+    let (sink, relay) = refusing().await;
+    let mut client = Client::connect(relay.open()).await.unwrap();
+    let to = ["gone@example.net", "here@example.net", "odd@example.net"];
+    let id = client.submit(FROM, &to, MESSAGE).await.unwrap();
+    let mut read_back = Vec::new();
+    for report in reports(&sink, 2).await {
+        assert_eq!(report.recipients, [FROM]);
+        let Some(report) = read(&report).await else { return };
+        read_back.push(report);
+    }
+    read_back.sort();
+    let both = |recipient: &str, text: &str, status: &str| {
+        [
+            "multipart/report delivery-status",
+            "MAILER-DAEMON@relay.example.com",
+            FROM,
+            "<1.2.3-openerp-4-crm.lead@vm>",
+            &format!("{recipient}: {text}"),
+            &format!("rfc822; {recipient}"),
+            "failed",
+            status,
+            "<1.2.3-openerp-4-crm.lead@vm>",
+        ]
+        .map(str::to_owned)
+        .to_vec()
+    };
+    assert_eq!(
+        read_back,
+        [
+            both("gone@example.net", "550 5.1.1 no such user, sorry", "5.1.1"),
+            both("odd@example.net", "554 zażółć", "5.0.0")
+        ]
+    );
+    let (store, _directory) = relay.stop().await;
+    let trail = store.trail(id.parse().unwrap()).unwrap().unwrap();
+    let told: Vec<_> = trail.facts.iter().filter(|fact| fact.what == What::Told(Occasion::Failure)).collect();
+    assert_eq!(told.len(), 2);
+    assert_eq!(all_sends(&store).len(), 3, "the mail and its reports");
+    assert!(store.unreported(10).unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn nobody_is_told_who_does_not_want_to_know() {
+    let (sink, relay) = refusing().await;
+    let mut client = Client::connect(relay.open()).await.unwrap();
+    for (from, parameters) in [("", ""), (FROM, " NOTIFY=NEVER"), (FROM, " NOTIFY=SUCCESS,DELAY")] {
+        client.ask(&format!("MAIL FROM:<{from}>")).await.unwrap();
+        client.ask(&format!("RCPT TO:<gone@example.net>{parameters}")).await.unwrap();
+        client.ask("DATA").await.unwrap();
+        assert_eq!(client.ask(&format!("{MESSAGE}.")).await.unwrap().0, 250);
+    }
+    // What is told is told in order: behind this one nothing is left to be told.
+    let id = client.submit(FROM, &["gone@example.net"], MESSAGE).await.unwrap();
+    assert_eq!(reports(&sink, 1).await.len(), 1);
+    let (store, _directory) = relay.stop().await;
+    assert_eq!(all_sends(&store).len(), 5);
+    let told = |id| store.trail(id).unwrap().unwrap().send.about.map(|about| about.id.to_string());
+    assert_eq!(all_sends(&store).into_iter().find_map(told), Some(id));
+}
+
+/// A report is made once even when the relay stops in between, and is itself never reported on.
+#[tokio::test]
+async fn a_report_that_fails_is_the_end_of_it() {
+    let (sink, relay) = refusing().await;
+    let mut client = Client::connect(relay.open()).await.unwrap();
+    client.submit("gone@example.net", &["gone@example.net"], MESSAGE).await.unwrap();
+    let over = || {
+        let store = relay.store();
+        let sends = all_sends(store);
+        let waits = |id: &mailtrail::id::TrackingId| {
+            store.trail(*id).unwrap().is_none_or(|trail| trail.recipients.iter().any(|r| r.waits()))
+        };
+        (sends.len() == 2 && !sends.iter().any(waits)).then_some(())
+    };
+    support::eventually("the report failed, too", over).await;
+    assert!(relay.store().unreported(10).unwrap().is_empty());
+    assert_eq!(sink.count(), 0);
+}
