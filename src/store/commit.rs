@@ -19,6 +19,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout_at;
 
@@ -104,13 +105,15 @@ impl Committer {
         let (tasks, written) = mpsc::channel(TASKS);
         let (failed, failure) = watch::channel(None);
         let Parts { writer, journal, current, clock, due, lock } = parts;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let runtime = || Builder::new_current_thread().enable_time().build();
+        let (runtime, waiting) = (runtime()?, runtime()?);
         let scribe = Scribe { writer, tasks: tasks.clone(), clock };
         std::thread::Builder::new()
             .name("journal".into())
             .spawn(move || runtime.block_on(scribe.write(incoming)))?;
         std::thread::Builder::new().name("ledger".into()).spawn(move || {
-            let mut ledger = Ledger { journal, projection: current.projection(), current, due, held: None };
+            let projection = current.projection();
+            let mut ledger = Ledger { journal, projection, current, due, held: None, waiting };
             if let Err(error) = ledger.run(written) {
                 tracing::error!(%error, "the ledger failed; the journal is whole: restart to rebuild the ledger from it");
                 let _ = failed.send(Some(error));
@@ -330,16 +333,20 @@ struct Ledger {
     due: Wakeup,
     /// Came while groups were gathered.
     held: Option<Task>,
+    waiting: Runtime,
 }
 
 impl Ledger {
     fn run(&mut self, mut tasks: mpsc::Receiver<Task>) -> Result<(), String> {
         let mut checkpointed = Instant::now();
-        while let Some(task) = self.next(&mut tasks) {
+        while let Some(task) = self.next(&mut tasks)? {
             match task {
                 Task::Apply(group) => self.apply(group),
                 Task::Forget(sends, before) => self.projection.forget(&sends, before),
-                Task::Delete(keys) => self.projection.delete(keys),
+                Task::Delete(keys) => {
+                    self.projection.delete(keys);
+                    Ok(())
+                }
                 Task::Dropped(segment, bytes) => self.projection.dropped(segment, bytes),
                 Task::Replace(projection) => {
                     self.replace(*projection);
@@ -352,6 +359,11 @@ impl Ledger {
                 }
             }
             .map_err(|error| error.to_string())?;
+            if self.projection.is_full()
+                || self.projection.flush_due().is_some_and(|due| due <= Instant::now())
+            {
+                self.flush()?;
+            }
             if checkpointed.elapsed() >= CHECKPOINT_EVERY {
                 self.checkpoint()?;
                 checkpointed = Instant::now();
@@ -361,9 +373,12 @@ impl Ledger {
     }
 
     /// The next thing to do; groups that wait already are done together.
-    fn next(&mut self, tasks: &mut mpsc::Receiver<Task>) -> Option<Task> {
-        let mut task = self.held.take().or_else(|| tasks.blocking_recv())?;
-        if let Task::Apply(group) = &mut task {
+    fn next(&mut self, tasks: &mut mpsc::Receiver<Task>) -> Result<Option<Task>, String> {
+        let mut task = match self.held.take() {
+            Some(held) => Some(held),
+            None => self.wait(tasks)?,
+        };
+        if let Some(Task::Apply(group)) = &mut task {
             while group.records.len() < APPLY_RECORDS && self.held.is_none() {
                 match tasks.try_recv() {
                     Ok(Task::Apply(next)) => group.absorb(next),
@@ -372,7 +387,23 @@ impl Ledger {
                 }
             }
         }
-        Some(task)
+        Ok(task)
+    }
+
+    /// Waits for something to do; what was applied is not kept waiting.
+    fn wait(&self, tasks: &mut mpsc::Receiver<Task>) -> Result<Option<Task>, String> {
+        if let Some(due) = self.projection.flush_due() {
+            let task = self.waiting.block_on(async { timeout_at(due.into(), tasks.recv()).await });
+            if let Ok(task) = task {
+                return Ok(task);
+            }
+            self.flush()?;
+        }
+        Ok(tasks.blocking_recv())
+    }
+
+    fn flush(&self) -> Result<(), String> {
+        self.projection.flush().map_err(|error| error.to_string())
     }
 
     fn checkpoint(&self) -> Result<(), String> {

@@ -117,7 +117,11 @@ fn apply(projection: &Projection, groups: Receiver<Group>) -> ::sled::Result<u64
     for (group, position) in groups {
         projection.apply(&group, position)?;
         records += group.len() as u64;
+        if projection.is_full() {
+            projection.flush()?;
+        }
     }
+    projection.flush()?;
     Ok(records)
 }
 
