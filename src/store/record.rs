@@ -102,7 +102,7 @@ pub(super) struct SendV1 {
     sender: Option<String>,
     eight_bit: bool,
     smtputf8: bool,
-    message_id: Option<String>,
+    pub message_id: Option<String>,
     subject: String,
     records: Vec<String>,
     tags: Vec<String>,

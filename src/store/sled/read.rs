@@ -109,7 +109,16 @@ impl Projection {
 
     /// Sends with that Message-ID, newest first.
     pub fn by_message_id(&self, message_id: &MessageId, limit: usize) -> sled::Result<Vec<TrackingId>> {
-        self.indexed(&keys::message_id(message_id.as_str()), limit)
+        let mut found = Vec::new();
+        for id in ids(self.rows().prefixed_back(&keys::message_id(message_id.as_str()))) {
+            if found.len() == limit {
+                break;
+            }
+            let id = id?;
+            let row = self.rows().get(&keys::send(id))?.as_deref().and_then(decode::<SendRow>);
+            found.extend(row.filter(|row| row.has_message_id(message_id)).map(|_| id));
+        }
+        Ok(found)
     }
 
     /// Sends to that recipient, newest first.

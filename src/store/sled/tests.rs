@@ -208,6 +208,32 @@ fn what_is_forgotten_is_gone_wherever_it_was() {
     }
 }
 
+/// Two Message-IDs may have the same hash in the index; their mails have nothing to do with each other.
+#[test]
+fn a_message_id_with_the_hash_of_another_joins_nothing() {
+    for flushed in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let projection = Projection::open(directory.path()).unwrap();
+        projection.apply(&history(), place(99)).unwrap();
+        let mut rows = Overlay::new(projection.rows());
+        rows.put(keys::indexed(keys::message_id("8@example.com"), id(2)), Vec::new());
+        rows.put(keys::indexed(keys::message_id("0@example.com"), id(2)), Vec::new());
+        rows.commit(None);
+        if flushed {
+            projection.flush().unwrap();
+        }
+        assert!(projection.by_message_id(&message_id(8), 9).unwrap().is_empty());
+        assert_eq!(projection.by_message_id(&message_id(0), 1).unwrap(), [id(0)]);
+        assert_eq!(projection.find(&event(8, None)).unwrap(), None);
+        let found = projection.find(&Event { at: at(9), ..event(0, None) }).unwrap();
+        assert_eq!(found.map(|(id, ..)| id), Some(id(0)));
+        projection
+            .apply(&[Kept { record: notice(8, None), place: place(100), body: 0 }], place(101))
+            .unwrap();
+        assert_eq!(projection.trail(id(2)).unwrap().unwrap().facts.len(), 1);
+    }
+}
+
 /// Three sends: relayed and reported; relayed later and reported by its Message-ID, early; waiting. And an event that
 /// nobody waits for.
 fn history() -> Vec<Kept> {
