@@ -442,7 +442,7 @@ impl Ledger {
         let position = self.projection.position().map_err(|error| error.to_string())?.unwrap_or_default();
         let chain = chain(&self.journal).map_err(|error| error.to_string())?;
         let chain = up_to(chain, position);
-        replay::replay(&self.journal, &chain, projection, &mut OpenReport::default(), &mut |_| {})
+        replay::replay(&self.journal, &chain, projection, 1, &mut OpenReport::default(), &mut |_| {})
             .map_err(|error| error.to_string())?;
         projection.checkpoint().map_err(|error| error.to_string())
     }

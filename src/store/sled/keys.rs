@@ -21,6 +21,8 @@ use crate::id::TrackingId;
 use crate::store::journal::Place;
 use sha2::{Digest, Sha256};
 
+/// What does not come from the journal's records.
+pub const OF_THE_LEDGER: &[u8] = b"k";
 pub const POSITION: &[u8] = b"kposition";
 pub const SCHEMA: &[u8] = b"kschema";
 

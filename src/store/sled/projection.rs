@@ -3,6 +3,7 @@ use super::window::Window;
 use super::{apply, keys, rows};
 use crate::store::journal::Place;
 use crate::store::record::Kept;
+use sled::IVec;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -110,6 +111,31 @@ impl Projection {
     /// Makes everything applied so far survive a power cut: sled's flush alone does not.
     pub fn checkpoint(&self) -> Result<(), ProjectionError> {
         self.window.flush()?;
+        self.sync()
+    }
+
+    /// Whether it has rows and no position: its making was cut off, and nobody knows what is missing.
+    pub fn is_unfinished(&self) -> sled::Result<bool> {
+        let of_the_journal = |row: &sled::Result<(IVec, IVec)>| {
+            row.as_ref().map_or(true, |(key, _)| !key.starts_with(keys::OF_THE_LEDGER))
+        };
+        let first = self.window.prefixed(b"").find(of_the_journal).transpose()?;
+        Ok(first.is_some() && self.window.position()?.is_none())
+    }
+
+    /// Writes what was applied to a projection that is being made from nothing, from `threads` threads.
+    pub fn spread(&self, threads: usize) -> sled::Result<()> {
+        self.window.spread(threads)
+    }
+
+    /// Ends the making: the position comes when everything else is on stable storage.
+    pub fn finish(&self, threads: usize) -> Result<(), ProjectionError> {
+        self.window.spread(threads)?;
+        self.sync()?;
+        Ok(self.window.flush()?)
+    }
+
+    fn sync(&self) -> Result<(), ProjectionError> {
         self.db.flush()?;
         File::open(self.directory.join("db"))?.sync_data()?;
         Ok(())

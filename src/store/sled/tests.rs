@@ -181,6 +181,46 @@ fn a_crash_behind_any_flush_ends_in_the_same_rows() {
     }
 }
 
+/// Made by several threads from nothing it has the same rows, and until it is finished it says that it is not.
+#[test]
+fn a_projection_that_was_not_finished_is_known_by_it() {
+    let (history, whole) = (history(), tempfile::tempdir().unwrap());
+    let expected = {
+        let projection = Projection::open(whole.path()).unwrap();
+        assert!(!projection.is_unfinished().unwrap());
+        projection.apply(&history, place(history.len())).unwrap();
+        projection.flush().unwrap();
+        (picture(&projection), stored(&projection))
+    };
+    for (border, threads) in (0..=history.len()).zip([1, 2, 3].into_iter().cycle()) {
+        let directory = tempfile::tempdir().unwrap();
+        let (before, behind) = history.split_at(border);
+        {
+            let projection = Projection::open(directory.path()).unwrap();
+            projection.apply(before, place(border)).unwrap();
+            projection.spread(threads).unwrap();
+            projection.apply(behind, place(history.len())).unwrap();
+            assert_eq!(picture(&projection), expected.0, "{border} and the rest");
+        }
+        {
+            let projection = Projection::open(directory.path()).unwrap();
+            assert_eq!(projection.position().unwrap(), None);
+            assert_eq!(projection.is_unfinished().unwrap(), border > 0);
+        }
+        let directory = tempfile::tempdir().unwrap();
+        {
+            let projection = Projection::open(directory.path()).unwrap();
+            projection.apply(before, place(border)).unwrap();
+            projection.spread(threads).unwrap();
+            projection.apply(behind, place(history.len())).unwrap();
+            projection.finish(threads).unwrap();
+        }
+        let projection = Projection::open(directory.path()).unwrap();
+        assert!(!projection.is_unfinished().unwrap());
+        assert_eq!((picture(&projection), stored(&projection)), expected);
+    }
+}
+
 /// Upkeep's changes go the same way.
 #[test]
 fn what_is_forgotten_is_gone_wherever_it_was() {
