@@ -1,7 +1,7 @@
 //! Group commit: one thread writes the journal, one applies what was written.
 //!
 //! While a sync runs, the next group gathers. A record that somebody waits for is written at once; one that nobody
-//! waits for rides with the next, if that comes soon: a lone client pays one sync a message, not three. The channel
+//! waits for rides with the next, if that comes soon: a lone client pays one sync a message, not three. What waits
 //! between the two threads is bounded, so a slow projection slows the writers down instead of filling the memory.
 
 use super::OpenReport;
@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout_at;
 
 /// Why a record was not kept.
@@ -76,8 +76,8 @@ type Answer = oneshot::Sender<Result<(), CommitError>>;
 
 /// What the ledger thread does, in order.
 pub enum Task {
-    /// Applies records that are on stable storage.
-    Apply(Group),
+    /// Applies records that are on stable storage, and gives their room back.
+    Apply(Group, OwnedSemaphorePermit),
     /// Takes out sends that are over since before that time.
     Forget(Vec<TrackingId>, Timestamp),
     /// Takes out rows.
@@ -107,7 +107,8 @@ impl Committer {
         let Parts { writer, journal, current, clock, due, lock } = parts;
         let runtime = || Builder::new_current_thread().enable_time().build();
         let (runtime, waiting) = (runtime()?, runtime()?);
-        let scribe = Scribe { writer, tasks: tasks.clone(), clock };
+        let room = Arc::new(Semaphore::new(WAITING));
+        let scribe = Scribe { writer, tasks: tasks.clone(), room, clock };
         std::thread::Builder::new()
             .name("journal".into())
             .spawn(move || runtime.block_on(scribe.write(incoming)))?;
@@ -173,6 +174,7 @@ impl Committer {
 struct Scribe {
     writer: Writer,
     tasks: mpsc::Sender<Task>,
+    room: Arc<Semaphore>,
     clock: Clock,
 }
 
@@ -205,7 +207,8 @@ impl Scribe {
             Ok(_) if drafts.is_empty() => {}
             Ok(places) => {
                 let group = Group::of(records, &drafts, places, self.writer.place());
-                self.tasks.send(Task::Apply(group)).await?;
+                let room = self.room(drafts.len()).await;
+                self.tasks.send(Task::Apply(group, room)).await?;
             }
         }
         if let Some(age) = sealed {
@@ -215,6 +218,12 @@ impl Scribe {
             self.tasks.send(Task::Checkpoint(answer)).await?;
         }
         Ok(())
+    }
+
+    /// Waits until the ledger thread has room for that many records.
+    async fn room(&self, records: usize) -> OwnedSemaphorePermit {
+        let records = u32::try_from(records.min(WAITING)).unwrap_or(u32::MAX);
+        self.room.clone().acquire_many_owned(records).await.expect("nobody closes it")
     }
 
     /// Appends a batch; a segment that failed is given up, and the next batch goes to a new one.
@@ -341,7 +350,7 @@ impl Ledger {
         let mut checkpointed = Instant::now();
         while let Some(task) = self.next(&mut tasks)? {
             match task {
-                Task::Apply(group) => self.apply(group),
+                Task::Apply(group, _room) => self.apply(group),
                 Task::Forget(sends, before) => self.projection.forget(&sends, before),
                 Task::Delete(keys) => {
                     self.projection.delete(keys);
@@ -378,10 +387,13 @@ impl Ledger {
             Some(held) => Some(held),
             None => self.wait(tasks)?,
         };
-        if let Some(Task::Apply(group)) = &mut task {
+        if let Some(Task::Apply(group, room)) = &mut task {
             while group.records.len() < APPLY_RECORDS && self.held.is_none() {
                 match tasks.try_recv() {
-                    Ok(Task::Apply(next)) => group.absorb(next),
+                    Ok(Task::Apply(next, more)) => {
+                        group.absorb(next);
+                        room.merge(more);
+                    }
                     Ok(other) => self.held = Some(other),
                     Err(_) => break,
                 }
@@ -456,8 +468,10 @@ fn remove(directory: &std::path::Path) {
 
 /// Records that may wait for the journal thread.
 const REQUESTS: usize = 1024;
-/// Groups that may wait for the ledger thread.
-const TASKS: usize = 4;
+/// Tasks that may wait for the ledger thread.
+const TASKS: usize = 1024;
+/// Records that may wait for it: as many as come while it writes a window to sled. A few KiB each, without messages.
+const WAITING: usize = 4096;
 /// Records of one sync.
 const BATCH_RECORDS: usize = 256;
 /// Bytes of one sync.

@@ -55,9 +55,8 @@ impl Window {
     }
 
     pub fn get(&self, key: &[u8]) -> sled::Result<Option<IVec>> {
-        match self.read().rows.get(key) {
-            Some(change) => return Ok(change.value.clone()),
-            None => {}
+        if let Some(change) = self.read().rows.get(key) {
+            return Ok(change.value.clone());
         }
         self.tree.get(key)
     }
