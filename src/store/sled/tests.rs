@@ -112,7 +112,7 @@ fn a_scan_beside_a_flush_misses_nothing() {
             for round in 0..ROUNDS {
                 window.change(rows(round * 100..round * 100 + 100), None);
                 there.store(round * 100 + 100, Ordering::Release);
-                window.flush().unwrap();
+                if round % 2 == 0 { window.flush() } else { window.spread(2) }.unwrap();
             }
         });
         while there.load(Ordering::Acquire) < ROUNDS * 100 {
