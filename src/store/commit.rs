@@ -1,7 +1,7 @@
 //! Group commit: one thread writes the journal, one applies what was written.
 //!
 //! While a sync runs, the next group gathers. A record that somebody waits for is written at once; one that nobody
-//! waits for rides with the next, if that comes soon: a lone client pays one sync a message, not three. The channel
+//! waits for rides with the next, if that comes soon: a lone client pays one sync a message, not three. What waits
 //! between the two threads is bounded, so a slow projection slows the writers down instead of filling the memory.
 
 use super::OpenReport;
@@ -19,7 +19,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout_at;
 
 /// Why a record was not kept.
@@ -75,8 +76,8 @@ type Answer = oneshot::Sender<Result<(), CommitError>>;
 
 /// What the ledger thread does, in order.
 pub enum Task {
-    /// Applies records that are on stable storage.
-    Apply(Group),
+    /// Applies records that are on stable storage, and gives their room back.
+    Apply(Group, OwnedSemaphorePermit),
     /// Takes out sends that are over since before that time.
     Forget(Vec<TrackingId>, Timestamp),
     /// Takes out rows.
@@ -104,13 +105,16 @@ impl Committer {
         let (tasks, written) = mpsc::channel(TASKS);
         let (failed, failure) = watch::channel(None);
         let Parts { writer, journal, current, clock, due, lock } = parts;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-        let scribe = Scribe { writer, tasks: tasks.clone(), clock };
+        let runtime = || Builder::new_current_thread().enable_time().build();
+        let (runtime, waiting) = (runtime()?, runtime()?);
+        let room = Arc::new(Semaphore::new(WAITING));
+        let scribe = Scribe { writer, tasks: tasks.clone(), room, clock };
         std::thread::Builder::new()
             .name("journal".into())
             .spawn(move || runtime.block_on(scribe.write(incoming)))?;
         std::thread::Builder::new().name("ledger".into()).spawn(move || {
-            let mut ledger = Ledger { journal, projection: current.projection(), current, due, held: None };
+            let projection = current.projection();
+            let mut ledger = Ledger { journal, projection, current, due, held: None, waiting };
             if let Err(error) = ledger.run(written) {
                 tracing::error!(%error, "the ledger failed; the journal is whole: restart to rebuild the ledger from it");
                 let _ = failed.send(Some(error));
@@ -170,6 +174,7 @@ impl Committer {
 struct Scribe {
     writer: Writer,
     tasks: mpsc::Sender<Task>,
+    room: Arc<Semaphore>,
     clock: Clock,
 }
 
@@ -202,7 +207,8 @@ impl Scribe {
             Ok(_) if drafts.is_empty() => {}
             Ok(places) => {
                 let group = Group::of(records, &drafts, places, self.writer.place());
-                self.tasks.send(Task::Apply(group)).await?;
+                let room = self.room(drafts.len()).await;
+                self.tasks.send(Task::Apply(group, room)).await?;
             }
         }
         if let Some(age) = sealed {
@@ -212,6 +218,12 @@ impl Scribe {
             self.tasks.send(Task::Checkpoint(answer)).await?;
         }
         Ok(())
+    }
+
+    /// Waits until the ledger thread has room for that many records.
+    async fn room(&self, records: usize) -> OwnedSemaphorePermit {
+        let records = u32::try_from(records.min(WAITING)).unwrap_or(u32::MAX);
+        self.room.clone().acquire_many_owned(records).await.expect("nobody closes it")
     }
 
     /// Appends a batch; a segment that failed is given up, and the next batch goes to a new one.
@@ -330,16 +342,20 @@ struct Ledger {
     due: Wakeup,
     /// Came while groups were gathered.
     held: Option<Task>,
+    waiting: Runtime,
 }
 
 impl Ledger {
     fn run(&mut self, mut tasks: mpsc::Receiver<Task>) -> Result<(), String> {
         let mut checkpointed = Instant::now();
-        while let Some(task) = self.next(&mut tasks) {
+        while let Some(task) = self.next(&mut tasks)? {
             match task {
-                Task::Apply(group) => self.apply(group),
+                Task::Apply(group, _room) => self.apply(group),
                 Task::Forget(sends, before) => self.projection.forget(&sends, before),
-                Task::Delete(keys) => self.projection.delete(keys),
+                Task::Delete(keys) => {
+                    self.projection.delete(keys);
+                    Ok(())
+                }
                 Task::Dropped(segment, bytes) => self.projection.dropped(segment, bytes),
                 Task::Replace(projection) => {
                     self.replace(*projection);
@@ -352,6 +368,11 @@ impl Ledger {
                 }
             }
             .map_err(|error| error.to_string())?;
+            if self.projection.is_full()
+                || self.projection.flush_due().is_some_and(|due| due <= Instant::now())
+            {
+                self.flush()?;
+            }
             if checkpointed.elapsed() >= CHECKPOINT_EVERY {
                 self.checkpoint()?;
                 checkpointed = Instant::now();
@@ -361,18 +382,40 @@ impl Ledger {
     }
 
     /// The next thing to do; groups that wait already are done together.
-    fn next(&mut self, tasks: &mut mpsc::Receiver<Task>) -> Option<Task> {
-        let mut task = self.held.take().or_else(|| tasks.blocking_recv())?;
-        if let Task::Apply(group) = &mut task {
+    fn next(&mut self, tasks: &mut mpsc::Receiver<Task>) -> Result<Option<Task>, String> {
+        let mut task = match self.held.take() {
+            Some(held) => Some(held),
+            None => self.wait(tasks)?,
+        };
+        if let Some(Task::Apply(group, room)) = &mut task {
             while group.records.len() < APPLY_RECORDS && self.held.is_none() {
                 match tasks.try_recv() {
-                    Ok(Task::Apply(next)) => group.absorb(next),
+                    Ok(Task::Apply(next, more)) => {
+                        group.absorb(next);
+                        room.merge(more);
+                    }
                     Ok(other) => self.held = Some(other),
                     Err(_) => break,
                 }
             }
         }
-        Some(task)
+        Ok(task)
+    }
+
+    /// Waits for something to do; what was applied is not kept waiting.
+    fn wait(&self, tasks: &mut mpsc::Receiver<Task>) -> Result<Option<Task>, String> {
+        if let Some(due) = self.projection.flush_due() {
+            let task = self.waiting.block_on(async { timeout_at(due.into(), tasks.recv()).await });
+            if let Ok(task) = task {
+                return Ok(task);
+            }
+            self.flush()?;
+        }
+        Ok(tasks.blocking_recv())
+    }
+
+    fn flush(&self) -> Result<(), String> {
+        self.projection.flush().map_err(|error| error.to_string())
     }
 
     fn checkpoint(&self) -> Result<(), String> {
@@ -411,7 +454,7 @@ impl Ledger {
         let position = self.projection.position().map_err(|error| error.to_string())?.unwrap_or_default();
         let chain = chain(&self.journal).map_err(|error| error.to_string())?;
         let chain = up_to(chain, position);
-        replay::replay(&self.journal, &chain, projection, &mut OpenReport::default(), &mut |_| {})
+        replay::replay(&self.journal, &chain, projection, 1, &mut OpenReport::default(), &mut |_| {})
             .map_err(|error| error.to_string())?;
         projection.checkpoint().map_err(|error| error.to_string())
     }
@@ -425,8 +468,10 @@ fn remove(directory: &std::path::Path) {
 
 /// Records that may wait for the journal thread.
 const REQUESTS: usize = 1024;
-/// Groups that may wait for the ledger thread.
-const TASKS: usize = 4;
+/// Tasks that may wait for the ledger thread.
+const TASKS: usize = 1024;
+/// Records that may wait for it: as many as come while it writes a window to sled. A few KiB each, without messages.
+const WAITING: usize = 4096;
 /// Records of one sync.
 const BATCH_RECORDS: usize = 256;
 /// Bytes of one sync.

@@ -89,13 +89,13 @@ impl Opening<'_> {
         let mut report = OpenReport::default();
         let chain = chain(&journal).map_err(io_error(&journal))?;
         let mut projection = usable_projection(&ledger, &chain, clock, &mut report)?;
-        let end = match replay(&journal, &chain, &projection, &mut report, progress) {
+        let end = match replay(&journal, &chain, &projection, THREADS, &mut report, progress) {
             Err(ReplayError::Projection(reason)) => {
                 let damaged = projection.directory().to_owned();
                 drop(projection);
                 set_aside(&damaged, clock.now()).map_err(io_error(&ledger))?;
                 projection = made_anew(&ledger, reason, &mut report)?;
-                replay(&journal, &chain, &projection, &mut report, progress)
+                replay(&journal, &chain, &projection, THREADS, &mut report, progress)
             }
             replayed => replayed,
         };
@@ -157,7 +157,11 @@ fn usable_projection(
     for number in generations(ledger).map_err(io_error(ledger))? {
         let directory = ledger.join(number.to_string());
         match fitting(&directory, chain) {
-            Ok(projection) => {
+            Ok(None) => {
+                tracing::info!(directory = %directory.display(), "the making of a ledger was cut off and begins anew");
+                std::fs::remove_dir_all(&directory).map_err(io_error(&directory))?;
+            }
+            Ok(Some(projection)) => {
                 let better =
                     best.as_ref().is_none_or(|best| best.position().ok() < projection.position().ok());
                 let worse = if better { best.replace(projection) } else { Some(projection) };
@@ -180,14 +184,18 @@ fn usable_projection(
     }
 }
 
-fn fitting(directory: &Path, chain: &Chain) -> Result<Projection, String> {
+/// `None` for one that was not finished.
+fn fitting(directory: &Path, chain: &Chain) -> Result<Option<Projection>, String> {
     let projection = Projection::open(directory).map_err(|error| error.to_string())?;
-    match projection.position() {
-        Ok(Some(place)) if !chain.iter().any(|(number, _)| *number == place.segment) => {
+    match projection.position().map_err(|error| error.to_string())? {
+        Some(place) if !chain.iter().any(|(number, _)| *number == place.segment) => {
             Err("it does not belong to this journal".to_owned())
         }
-        Ok(_) => Ok(projection),
-        Err(error) => Err(error.to_string()),
+        Some(_) => Ok(Some(projection)),
+        None => {
+            let unfinished = projection.is_unfinished().map_err(|error| error.to_string())?;
+            Ok((!unfinished).then_some(projection))
+        }
     }
 }
 
@@ -230,4 +238,6 @@ fn set_aside(directory: &Path, now: Timestamp) -> io::Result<()> {
     std::fs::rename(directory, aside)
 }
 
+/// Threads that write an empty projection.
+const THREADS: usize = 2;
 const DAMAGED: &str = "damaged";

@@ -201,6 +201,11 @@ impl SendV2 {
                 || matches!(state, State::Bounced | State::Failed | State::Expired | State::Suppressed))
     }
 
+    /// The Message-ID without brackets.
+    pub(super) fn message_id(&self) -> Option<&str> {
+        self.send.message_id.as_deref()
+    }
+
     /// The tracking id.
     pub(super) fn id(&self) -> [u8; 16] {
         self.send.id

@@ -3,7 +3,7 @@
 use super::OpenReport;
 use super::journal::{self, Damage, Frame, Place, Segment};
 use super::record::{Kept, Record, UnknownRecord};
-use super::sled::Projection;
+use super::sled::{Projection, ProjectionError};
 use std::io;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -67,11 +67,13 @@ pub fn up_to(chain: Chain, until: Place) -> Chain {
         .collect()
 }
 
-/// Applies what the projection does not have yet; returns the end of the last segment.
+/// Applies what the projection does not have yet; returns the end of the last segment. An empty projection is written
+/// from `threads` threads, and has a position only when it is complete: one whose making was cut off is begun anew.
 pub fn replay(
     journal: &Path,
     chain: &Chain,
     projection: &Projection,
+    threads: usize,
     report: &mut OpenReport,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<u64, ReplayError> {
@@ -94,7 +96,10 @@ pub fn replay(
     let total = segments.iter().filter_map(|(_, segment)| segment.as_ref()).map(Segment::length).sum();
     std::thread::scope(|scope| {
         let (groups, incoming) = sync_channel(AHEAD);
-        let applying = scope.spawn(move || apply(projection, incoming));
+        let applying = scope.spawn(move || match position {
+            Some(_) => apply(projection, incoming),
+            None => make(projection, incoming, threads),
+        });
         let mut reading =
             Reading { groups, group: Vec::new(), damaged: Vec::new(), progress, done: 0, total };
         let end = reading.segments(segments, position);
@@ -112,12 +117,30 @@ pub fn replay(
 type Group = (Vec<Kept>, Place);
 
 /// Applies groups until there are no more; returns how many records they had.
-fn apply(projection: &Projection, groups: Receiver<Group>) -> ::sled::Result<u64> {
+fn apply(projection: &Projection, groups: Receiver<Group>) -> Result<u64, ProjectionError> {
     let mut records = 0;
     for (group, position) in groups {
         projection.apply(&group, position)?;
         records += group.len() as u64;
+        if projection.is_full() {
+            projection.flush()?;
+        }
     }
+    projection.flush()?;
+    Ok(records)
+}
+
+/// The same for an empty projection. Its batches need not be whole, so both processors write.
+fn make(projection: &Projection, groups: Receiver<Group>, threads: usize) -> Result<u64, ProjectionError> {
+    let mut records = 0;
+    for (group, position) in groups {
+        projection.apply(&group, position)?;
+        records += group.len() as u64;
+        if projection.is_full() {
+            projection.spread(threads)?;
+        }
+    }
+    projection.finish(threads)?;
     Ok(records)
 }
 

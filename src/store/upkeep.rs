@@ -269,7 +269,8 @@ impl Step<'_> {
 
     fn replay(&self, fresh: &Projection, until: Place) -> Result<(), UpkeepError> {
         let chain = up_to(chain(&self.store.0.journal)?, until);
-        replay::replay(&self.store.0.journal, &chain, fresh, &mut OpenReport::default(), &mut |_| {})?;
+        // One thread: traffic goes on.
+        replay::replay(&self.store.0.journal, &chain, fresh, 1, &mut OpenReport::default(), &mut |_| {})?;
         Ok(())
     }
 }

@@ -224,6 +224,30 @@ async fn a_missing_or_damaged_ledger_is_made_anew() {
     assert!(harmed > 10 && rebuilt > 0, "the damage did little: {harmed}, {rebuilt}");
 }
 
+/// A ledger that was made from nothing until the process ended has no position yet, and is no damaged one.
+#[tokio::test]
+async fn a_ledger_that_was_not_finished_is_begun_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let expected = eventful(directory.path()).await;
+    let ledger = directory.path().join("ledger");
+    let db = sled::open(ledger.join("1")).unwrap();
+    assert!(db.remove("kposition").unwrap().is_some());
+    let half: Vec<_> = db.iter().keys().step_by(2).collect();
+    for key in half {
+        let key = key.unwrap();
+        assert!(key.starts_with(b"k") || db.remove(key).unwrap().is_some());
+    }
+    drop(db);
+    let (store, report) = reopen(directory.path());
+    assert_eq!(picture(&store), expected);
+    assert!(report.rebuilt.is_none() && report.replayed > 10, "{report:?}");
+    let left: Vec<_> = std::fs::read_dir(ledger).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["1"]);
+    drop(store);
+    let (store, report) = reopen(directory.path());
+    assert_eq!((picture(&store), report.replayed), (expected, 0));
+}
+
 #[derive(Debug)]
 enum Damage {
     Gone,

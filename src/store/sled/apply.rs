@@ -275,7 +275,9 @@ pub fn find(rows: &Overlay<'_>, event: &Event) -> sled::Result<Option<Found>> {
             // Nothing happens to a mail before it is sent: this is about an earlier one.
             continue;
         }
-        if let Some(found) = named(rows, id, event, Rung::MessageId)? {
+        if let Some(found) = named(rows, id, event, Rung::MessageId)?
+            && found.row.has_message_id(message_id)
+        {
             return Ok(Some(found));
         }
     }

@@ -1,12 +1,15 @@
 //! What retention takes out, and what the journal may drop with it.
 
 use super::keys;
+use super::overlay::Overlay;
 use super::projection::Projection;
 use super::rows::{OrphanRow, SendRow, decode, encode};
+use super::window::starting_with;
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
 use crate::store::journal::Place;
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 impl Projection {
     /// Sends from `from` on that were accepted, and last tried, before `before`, that nobody waits for, and whose
@@ -20,7 +23,9 @@ impl Projection {
     ) -> sled::Result<(Vec<TrackingId>, Option<TrackingId>)> {
         let start = from.map_or_else(|| vec![b'm'], keys::send);
         let mut expired = Vec::new();
-        for (number, row) in self.tree().range(start..vec![b'm' + 1]).enumerate() {
+        for (number, row) in
+            self.rows().range((Bound::Included(start.into()), starting_with(b"m").1)).enumerate()
+        {
             let (key, value) = row?;
             let Some(id) = keys::read_id(&key) else { continue };
             if id.timestamp() >= before {
@@ -40,41 +45,41 @@ impl Projection {
 
     /// Takes out everything about those of the sends that are over since before `before`.
     pub fn forget(&self, sends: &[TrackingId], before: Timestamp) -> sled::Result<()> {
-        let mut batch = sled::Batch::default();
+        let mut rows = Overlay::new(self.rows());
         for &id in sends {
-            let Some(value) = self.tree().get(keys::send(id))? else { continue };
+            let Some(value) = rows.get(&keys::send(id))? else { continue };
             let Some(row) = decode::<SendRow>(&value).filter(|row| row.is_over(before)) else { continue };
             for (number, recipient) in (0u16..).zip(self.recipients(id, &row).unwrap_or_default()) {
-                batch.remove(keys::indexed(keys::address(&recipient.address.folded()), id));
+                rows.delete(keys::indexed(keys::address(&recipient.address.folded()), id));
                 if row.only.is_none() {
-                    batch.remove(keys::recipient(id, number));
+                    rows.delete(keys::recipient(id, number));
                 }
             }
-            for key in self.tree().scan_prefix(keys::facts(id)).keys() {
-                batch.remove(key?);
-            }
-            for key in self.tree().scan_prefix(keys::unreported_of(id)).keys() {
-                batch.remove(key?);
+            for prefix in [keys::facts(id), keys::unreported_of(id)] {
+                for row in self.rows().prefixed(&prefix) {
+                    rows.delete(row?.0);
+                }
             }
             if let Some(send) = row.send.restore() {
                 for record in &send.records {
-                    batch.remove(keys::indexed(keys::record(&record.to_string()), id));
+                    rows.delete(keys::indexed(keys::record(&record.to_string()), id));
                 }
                 if let Some(message_id) = &send.message_id {
-                    batch.remove(keys::indexed(keys::message_id(message_id.as_str()), id));
+                    rows.delete(keys::indexed(keys::message_id(message_id.as_str()), id));
                 }
             }
-            batch.remove(keys::send(id));
+            rows.delete(keys::send(id));
         }
-        self.tree().apply_batch(batch)
+        rows.commit(None);
+        Ok(())
     }
 
     /// Keys of rows that only tell what was seen on days before `before`'s, at most `limit`.
     pub fn expired_days(&self, before: Timestamp, limit: usize) -> sled::Result<Vec<Vec<u8>>> {
         let mut expired = Vec::new();
         for prefix in keys::BY_DAY {
-            for key in self.tree().scan_prefix([prefix]).keys() {
-                let key = key?;
+            for row in self.rows().prefixed(&[prefix]) {
+                let (key, _) = row?;
                 if expired.len() == limit || keys::read_day(&key).is_none_or(|day| day >= before.day()) {
                     break;
                 }
@@ -87,7 +92,7 @@ impl Projection {
     /// Keys of events without a send that came before `before`, at most `limit`.
     pub fn expired_orphans(&self, before: Timestamp, limit: usize) -> sled::Result<Vec<Vec<u8>>> {
         let mut expired = Vec::new();
-        for row in self.tree().scan_prefix(b"u") {
+        for row in self.rows().prefixed(b"u") {
             let (key, value) = row?;
             let old = |row: OrphanRow| Timestamp::from_millis(row.received) < before;
             if decode(&value).is_none_or(old) {
@@ -101,15 +106,15 @@ impl Projection {
     }
 
     /// Takes rows out.
-    pub fn delete(&self, keys: Vec<Vec<u8>>) -> sled::Result<()> {
-        let mut batch = sled::Batch::default();
-        keys.into_iter().for_each(|key| batch.remove(key));
-        self.tree().apply_batch(batch)
+    pub fn delete(&self, keys: Vec<Vec<u8>>) {
+        let mut rows = Overlay::new(self.rows());
+        keys.into_iter().for_each(|key| rows.delete(key));
+        rows.commit(None);
     }
 
     /// Bytes of finished messages in each segment of the journal.
     pub fn garbage(&self) -> sled::Result<BTreeMap<u32, u64>> {
-        let rows = self.tree().scan_prefix(b"g").map(|row| {
+        let rows = self.rows().prefixed(b"g").map(|row| {
             let (key, value) = row?;
             let segment = key.get(1..5).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);
             Ok(segment.zip(decode(&value)))
@@ -119,19 +124,21 @@ impl Projection {
 
     /// The journal dropped that many of them.
     pub fn dropped(&self, segment: u32, bytes: u64) -> sled::Result<()> {
+        let mut rows = Overlay::new(self.rows());
         let key = keys::garbage(segment);
-        let known: u64 = self.tree().get(&key)?.as_deref().and_then(decode).unwrap_or_default();
+        let known: u64 = rows.get(&key)?.as_deref().and_then(decode).unwrap_or_default();
         match known.saturating_sub(bytes) {
-            0 => self.tree().remove(key)?,
-            rest => self.tree().insert(key, encode(&rest))?,
-        };
+            0 => rows.delete(key),
+            rest => rows.put(key, encode(&rest)),
+        }
+        rows.commit(None);
         Ok(())
     }
 
     /// Bytes of all rows. Reads them all: a second or more a million sends.
     pub fn live_bytes(&self) -> sled::Result<u64> {
         let mut bytes = 0;
-        for row in self.tree() {
+        for row in self.rows().prefixed(b"") {
             let (key, value) = row?;
             bytes += (key.len() + value.len()) as u64;
         }

@@ -7,11 +7,11 @@
 //! | `e` id at(8) journal place(12) part(2), or hash(16) of an event's identity | a fact ([`super::rows::FactRow`]) |
 //! | `q` due(8) id | – the next attempt of a send that has one |
 //! | `w` id | – an attempt sends the message right now |
-//! | `i` hash(16) of the Message-ID, id | – |
+//! | `i` hash(8) of the Message-ID, id | – what has the hash of another is told apart by the send's row |
 //! | `r` hash(8) of the recipient, id | – |
 //! | `o` hash(8) of Odoo's record, id | – |
 //! | `d` day(2) hash(16) of an event's identity | – an event that names no send was applied |
-//! | `t` day(2) hash(16) of a webhook's token | digest of the body it came with |
+//! | `t` signed at(8) hash(16) of a webhook's token | digest of the body it came with |
 //! | `u` hash(16) of what it waits for, journal place(12) | an event without a send ([`super::rows::OrphanRow`]) |
 //! | `n` id place(2) occasion(1) | – a report on a recipient that is to be made |
 //! | `g` segment(4) | bytes of finished messages in that segment of the journal |
@@ -24,6 +24,8 @@ use crate::ledger::{About, Occasion};
 use crate::store::journal::Place;
 use sha2::{Digest, Sha256};
 
+/// What does not come from the journal's records.
+pub const OF_THE_LEDGER: &[u8] = b"k";
 pub const POSITION: &[u8] = b"kposition";
 pub const SCHEMA: &[u8] = b"kschema";
 
@@ -64,7 +66,7 @@ pub fn sending(id: TrackingId) -> Vec<u8> {
 }
 
 pub fn message_id(text: &str) -> Vec<u8> {
-    join(b'i', &[&hash(&[text])])
+    join(b'i', &[&hash(&[text])[..8]])
 }
 
 pub fn address(folded: &str) -> Vec<u8> {
@@ -92,7 +94,7 @@ pub fn event(upstream: &str, identity: &str, at: Timestamp) -> Vec<u8> {
 }
 
 pub fn token(upstream: &str, token: &str, signed_at: Timestamp) -> Vec<u8> {
-    join(b't', &[&signed_at.day().to_be_bytes(), &hash(&[upstream, token])])
+    join(b't', &[&signed_at.millis().to_be_bytes(), &hash(&[upstream, token])])
 }
 
 pub fn orphans(waits_for: &str) -> Vec<u8> {
@@ -128,12 +130,15 @@ pub fn garbage(segment: u32) -> Vec<u8> {
     join(b'g', &[&segment.to_be_bytes()])
 }
 
-/// The rows that belong to one day: of events and of tokens.
+/// The rows that lie in the order of their days: of events and of tokens.
 pub const BY_DAY: [u8; 2] = [b'd', b't'];
 
 /// The day in a key made by [`event`] or [`token`].
 pub fn read_day(key: &[u8]) -> Option<u16> {
-    Some(u16::from_be_bytes(key.get(1..3)?.try_into().ok()?))
+    match key.first()? {
+        b'd' => Some(u16::from_be_bytes(key.get(1..3)?.try_into().ok()?)),
+        _ => Some(Timestamp::from_millis(u64::from_be_bytes(key.get(1..9)?.try_into().ok()?)).day()),
+    }
 }
 
 fn place_bytes(place: Place) -> [u8; 12] {

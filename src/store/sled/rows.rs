@@ -2,12 +2,13 @@
 
 use crate::clock::Timestamp;
 use crate::ledger::{Fact, Failure, Mark, MarkKind, Marks, Occasion, Recipient, Rung, Source, What};
+use crate::mail::MessageId;
 use crate::store::journal::Place;
 use crate::store::record::{EventV1, SendV2, StandingV1, WordsV1, kind_code, kind_of};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Version of everything in this file and in the keys.
-pub const SCHEMA: u32 = 5;
+pub const SCHEMA: u32 = 6;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SendRow {
@@ -73,6 +74,13 @@ pub fn encode(row: &impl Serialize) -> Vec<u8> {
 /// The inverse of [`encode`]; `None` for a damaged row.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     postcard::from_bytes(bytes).ok()
+}
+
+impl SendRow {
+    /// Whether that is its Message-ID; the index knows only a short hash.
+    pub fn has_message_id(&self, message_id: &MessageId) -> bool {
+        self.send.message_id() == Some(message_id.as_str())
+    }
 }
 
 impl From<&Recipient> for RecipientRow {
