@@ -29,6 +29,7 @@ fuzz_target!(|input: &[u8]| {
         protocol: "ESMTP",
         account: None,
         providers: &[provider],
+        reports: true,
         fingerprints: true,
         is_ours: &|_| false,
     };
