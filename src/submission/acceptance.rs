@@ -5,7 +5,7 @@ use crate::clock::Timestamp;
 use crate::id::TrackingId;
 use crate::ledger::{Accepted, Send};
 use crate::mail::{Envelope, HeaderBlock, HeaderLine, Mailbox, MessageId, Record};
-use crate::provider::Provider;
+use crate::provider::{OWN_ID_HEADER, Provider};
 use crate::smtp::{Account, Reply};
 use crate::store::{Message, Spill};
 use bytes::Bytes;
@@ -43,8 +43,8 @@ pub struct Circumstances<'a> {
 pub const HEADROOM: usize = 2048;
 
 /// Makes the send and its message, or refuses one that cannot be passed on, runs in a loop, or has an author that the
-/// user may not claim to be. `buffer` holds [`HEADROOM`] unused bytes and then the message, or of a large one its first part with the whole header section;
-/// nothing of the `rest` is looked at.
+/// user may not claim to be. `buffer` holds [`HEADROOM`] unused bytes and then the message, or of a large one its first
+/// part with the whole header section; nothing of the `rest` is looked at.
 pub fn accept(
     circumstances: &Circumstances<'_>,
     envelope: Envelope,
@@ -53,13 +53,14 @@ pub fn accept(
 ) -> Result<(Accepted, Message), Reply> {
     let block = HeaderBlock::of(&buffer[HEADROOM..]);
     check_form(circumstances, &block)?;
-    let (blank_line, end) = (block.is_missing(), block.end());
-    let taken_out = strip(circumstances, &mut buffer);
+    let (blank_line, end, foreign) = (block.is_missing(), block.end(), foreign(circumstances, block));
+    let taken_out: usize = foreign.iter().map(Range::len).sum();
+    take_out(foreign, &mut buffer);
     let block = HeaderBlock::ending(&buffer[HEADROOM..], end - taken_out);
     check_author(circumstances, &buffer[HEADROOM..HEADROOM + block.end()])?;
     let own_id = block.first("Message-ID").map(|field| MessageId::parse(&field.text()));
     let mut lines = vec![received(circumstances, &envelope)];
-    lines.push(HeaderLine::new("X-Mailtrail-Id", &circumstances.id.to_string()));
+    lines.push(HeaderLine::new(OWN_ID_HEADER, &circumstances.id.to_string()));
     let message_id = match own_id {
         Some(own_id) => own_id,
         None => {
@@ -108,7 +109,7 @@ fn check_form(circumstances: &Circumstances<'_>, block: &HeaderBlock<'_>) -> Res
     for field in block.fields() {
         fields += 1;
         hops += u32::from(field.name.eq_ignore_ascii_case("Received"));
-        let own = field.name.eq_ignore_ascii_case("X-Mailtrail-Id");
+        let own = field.name.eq_ignore_ascii_case(OWN_ID_HEADER);
         if own && field.text().parse().is_ok_and(circumstances.is_ours) || hops > HOPS {
             return Err(Reply::Loop);
         }
@@ -137,20 +138,20 @@ fn check_author(circumstances: &Circumstances<'_>, header: &[u8]) -> Result<(), 
     if addresses.all(allowed) { Ok(()) } else { Err(Reply::SenderRefused) }
 }
 
-/// Takes out what clients may not say to a provider, and ids that only we give; how many bytes.
-fn strip(circumstances: &Circumstances<'_>, buffer: &mut Vec<u8>) -> usize {
+/// Where the header says what clients may not say to a provider, and ids that only we give; in order.
+fn foreign(circumstances: &Circumstances<'_>, block: HeaderBlock<'_>) -> Vec<Range<usize>> {
     let allowed = circumstances.account.map_or(&[][..], |account| &account.request_headers);
-    let block = HeaderBlock::of(&buffer[HEADROOM..]);
-    let mut spans: Vec<Range<usize>> = circumstances
-        .providers
-        .iter()
-        .flat_map(|provider| provider.foreign_headers(block, allowed))
-        .collect();
+    let spans = circumstances.providers.iter().flat_map(|provider| provider.foreign_headers(block, allowed));
+    let mut spans: Vec<_> = spans.collect();
     spans.sort_by_key(|span| span.start);
     spans.dedup();
-    let taken_out = spans.iter().map(Range::len).sum();
-    if taken_out == 0 {
-        return 0;
+    spans
+}
+
+/// Takes spans out of the message.
+fn take_out(spans: Vec<Range<usize>>, buffer: &mut Vec<u8>) {
+    if spans.is_empty() {
+        return;
     }
     let (mut from, mut to) = (HEADROOM, HEADROOM);
     for span in spans {
@@ -160,7 +161,6 @@ fn strip(circumstances: &Circumstances<'_>, buffer: &mut Vec<u8>) -> usize {
     }
     buffer.copy_within(from.., to);
     buffer.truncate(to + buffer.len() - from);
-    taken_out
 }
 
 fn received(circumstances: &Circumstances<'_>, envelope: &Envelope) -> HeaderLine {
@@ -229,11 +229,6 @@ fn prepend(lines: &[HeaderLine], blank_line: bool, mut buffer: Vec<u8>) -> Bytes
     }
 }
 
-/// Received fields of a message that nobody passes on any more (RFC 5321 section 6.3 asks for at least 100 to be
-/// taken on the way to a mailbox; this is where mail begins its way).
-const HOPS: u32 = 50;
-/// Header fields of a message.
-const FIELDS: u32 = 2000;
 /// What a message has again that has the same body: its CRC32 and its length. `body` bytes of it are in memory.
 fn fingerprint(message: &Message, body: usize) -> u64 {
     let start = message.first().len() - body;
@@ -241,6 +236,11 @@ fn fingerprint(message: &Message, body: usize) -> u64 {
     u64::from(message.checksum_from(start)) << 32 | (length & u64::from(u32::MAX))
 }
 
+/// Received fields of a message that nobody passes on any more (RFC 5321 section 6.3 asks for at least 100 to be
+/// taken on the way to a mailbox; this is where mail begins its way).
+const HOPS: u32 = 50;
+/// Header fields of a message.
+const FIELDS: u32 = 2000;
 /// Characters of a subject that are kept for the trail.
 const SUBJECT: usize = 200;
 /// Records of one mail that it can be found by.

@@ -107,7 +107,7 @@ impl Accounts {
         }
         let name = credentials.user.clone();
         let attempt = self.digest(&[&name, credentials.password.reveal()]);
-        let found = self.authenticate(credentials).await;
+        let found = self.authenticate(credentials, attempt).await;
         // Guesses that were under way when the lock fell learn nothing either.
         if self.is_locked_out(peer) {
             return Login::LockedOut;
@@ -134,10 +134,9 @@ impl Accounts {
         }
     }
 
-    /// The account behind the credentials, if they are right.
-    async fn authenticate(&self, credentials: Credentials) -> Option<Arc<Account>> {
+    /// The account behind the credentials, if they are right; `digest` stands for both of them.
+    async fn authenticate(&self, credentials: Credentials, digest: [u8; 32]) -> Option<Arc<Account>> {
         let user = self.users.get(&credentials.user);
-        let digest = self.digest(&[&credentials.user, credentials.password.reveal()]);
         if let Some(user) = user
             && self.is_proven(&credentials.user, &digest, Instant::now())
         {
@@ -237,7 +236,8 @@ mod tests {
                 ("nobody", "right", false),
                 ("nobody", "also right", false),
             ] {
-                let found = accounts.authenticate(credentials(name, password)).await;
+                let digest = accounts.digest(&[name, password]);
+                let found = accounts.authenticate(credentials(name, password), digest).await;
                 assert_eq!(
                     found.map(|account| account.name == name),
                     expected.then_some(true),
@@ -252,7 +252,7 @@ mod tests {
         let accounts = accounts(vec![user("odoo", Password::Plain(Secret::new("right")))]);
         let digest = accounts.digest(&["odoo", "right"]);
         assert!(!accounts.is_proven("odoo", &digest, Instant::now()));
-        assert!(accounts.authenticate(credentials("odoo", "right")).await.is_some());
+        assert!(accounts.authenticate(credentials("odoo", "right"), digest).await.is_some());
         let now = Instant::now();
         assert!(accounts.is_proven("odoo", &digest, now));
         assert!(!accounts.is_proven("odoo", &accounts.digest(&["odoo", "other"]), now));
