@@ -44,6 +44,23 @@ pub struct Words {
     pub url: Option<String>,
 }
 
+impl Words {
+    /// Code, status and text, as the other side wrote them.
+    pub fn in_one_line(&self) -> Option<String> {
+        let code = self.code.map(|code| code.to_string());
+        let parts = [code.as_deref(), self.enhanced.as_deref(), self.plain_text()];
+        let said: Vec<_> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
+        (!said.is_empty()).then(|| said.join(" "))
+    }
+
+    /// The text without the status that remote servers like to begin it with.
+    pub fn plain_text(&self) -> Option<&str> {
+        let text = self.text.as_deref()?;
+        let rest = self.enhanced.as_deref().and_then(|enhanced| text.strip_prefix(enhanced));
+        Some(rest.map_or(text, str::trim_start))
+    }
+}
+
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {

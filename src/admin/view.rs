@@ -1,7 +1,6 @@
 //! The answers' own types. Fields are only ever added.
 
 use crate::clock::Timestamp;
-use crate::event::Words;
 use crate::ledger::{Fact, MarkKind, Recipient, Standing, State, Trail, What};
 use crate::mail::{Notify, Ret};
 use crate::store::Entry;
@@ -207,7 +206,7 @@ impl From<&Trail> for QueueLine {
             size: send.size,
             from: send.sender.as_ref().map(ToString::to_string).unwrap_or_default(),
             to: waiting().map(|recipient| recipient.address.to_string()).collect(),
-            reason: waiting().find_map(reason),
+            reason: waiting().find_map(|recipient| recipient.reason().in_one_line()),
         }
     }
 }
@@ -268,7 +267,7 @@ fn recipient_view(trail: &Trail, place: u16, recipient: &Recipient) -> Recipient
         (name, view)
     });
     let mut marks: BTreeMap<_, _> = marks.collect();
-    let wish = trail.send.dsn.recipients.iter().find(|(wished, _)| *wished == place).map(|(_, wish)| wish);
+    let wish = trail.send.dsn.recipient(place);
     let deferrals = own_deferrals(trail, place);
     if let (Some(first), Some(last)) = (deferrals.first(), deferrals.last()) {
         let count = u32::try_from(deferrals.len()).unwrap_or(u32::MAX);
@@ -278,7 +277,7 @@ fn recipient_view(trail: &Trail, place: u16, recipient: &Recipient) -> Recipient
     RecipientView {
         address: recipient.address.to_string(),
         state: state(trail, recipient).word().to_owned(),
-        reason: reason(recipient),
+        reason: recipient.reason().in_one_line(),
         notify: wish.and_then(|wish| wish.notify).map(notify),
         orcpt: wish.and_then(|wish| wish.orcpt.as_deref()).map(str::to_owned),
         marks,
@@ -297,22 +296,6 @@ fn own_deferrals(trail: &Trail, place: u16) -> Vec<Timestamp> {
     deferred.filter(|fact| fact.recipients.contains(&place)).map(|fact| fact.at).collect()
 }
 
-/// The code, status and text behind a state, as the other side wrote them.
-fn reason(recipient: &Recipient) -> Option<String> {
-    let words = recipient.reason();
-    let code = words.code.map(|code| code.to_string());
-    let parts = [code.as_deref(), words.enhanced.as_deref(), plain_text(words)];
-    let said: Vec<_> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
-    (!said.is_empty()).then(|| said.join(" "))
-}
-
-/// The text without the status that remote servers like to begin it with.
-fn plain_text(words: &Words) -> Option<&str> {
-    let text = words.text.as_deref()?;
-    let rest = words.enhanced.as_deref().and_then(|enhanced| text.strip_prefix(enhanced));
-    Some(rest.map_or(text, str::trim_start))
-}
-
 fn fact_view(fact: &Fact, trail: Option<&Trail>) -> FactView {
     let words = &fact.words;
     let known = trail.map_or(&[][..], |trail| &trail.recipients);
@@ -326,7 +309,7 @@ fn fact_view(fact: &Fact, trail: Option<&Trail>) -> FactView {
         name: (!words.name.is_empty()).then(|| words.name.clone()),
         code: words.code,
         enhanced: words.enhanced.clone(),
-        text: plain_text(words).filter(|text| !text.is_empty()).map(str::to_owned),
+        text: words.plain_text().filter(|text| !text.is_empty()).map(str::to_owned),
         host: words.host.clone(),
         url: words.url.clone(),
         joined_by: fact.rung.map(|rung| rung.word().to_owned()),

@@ -41,9 +41,7 @@ impl Fact {
             by_machine: false,
         }
     }
-}
 
-impl Fact {
     /// What a trail says about a report on one of its recipients.
     pub fn of_report(about: &About, report: TrackingId) -> Self {
         Self {

@@ -106,6 +106,11 @@ impl State {
         Self::Unknown,
     ];
 
+    /// Whether the mail does not arrive, as far as is known.
+    pub const fn is_failure(self) -> bool {
+        matches!(self, Self::Bounced | Self::Failed | Self::Expired | Self::Suppressed)
+    }
+
     /// The word for tables and JSON.
     pub const fn word(self) -> &'static str {
         match self {

@@ -2,7 +2,7 @@ use super::{Fact, Recipient, Standing, State};
 use crate::clock::Timestamp;
 use crate::event::{Event, Words};
 use crate::id::TrackingId;
-use crate::mail::{BodyType, Dsn, Mailbox, MessageId, Record};
+use crate::mail::{BodyType, Dsn, Mailbox, MessageId, Notify, Record};
 use std::net::IpAddr;
 
 /// One SMTP transaction that we took.
@@ -62,21 +62,15 @@ pub enum Occasion {
     Success,
 }
 
-impl Send {
-    /// On what occasion the sender is to get a report on that recipient now (RFC 3461 section 4.1).
-    pub fn report_on(&self, place: u16, recipient: &Recipient) -> Option<Occasion> {
-        let wish = self.dsn.recipients.iter().find(|(wished, _)| *wished == place);
-        let notify = wish.and_then(|(_, wish)| wish.notify);
-        let occasion = match recipient.state() {
-            State::Bounced | State::Failed | State::Expired | State::Suppressed => Occasion::Failure,
-            State::Delivered => Occasion::Success,
-            State::Queued | State::Sending | State::Relayed | State::Unknown => return None,
+impl Occasion {
+    /// The occasion that a recipient in that state is, if its sender is to hear of it (RFC 3461 section 4.1).
+    pub fn of(state: State, notify: Option<Notify>) -> Option<Self> {
+        let (occasion, wanted) = match state {
+            State::Delivered => (Self::Success, notify.is_some_and(|notify| notify.success)),
+            state if state.is_failure() => (Self::Failure, notify.is_none_or(|notify| notify.failure)),
+            _ => return None,
         };
-        let wanted = match occasion {
-            Occasion::Failure => notify.is_none_or(|notify| notify.failure),
-            Occasion::Success => notify.is_some_and(|notify| notify.success),
-        };
-        (self.reports && wanted).then_some(occasion)
+        wanted.then_some(occasion)
     }
 }
 

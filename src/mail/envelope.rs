@@ -26,6 +26,13 @@ pub struct Dsn {
     pub recipients: Vec<(u16, DsnRecipient)>,
 }
 
+impl Dsn {
+    /// What was asked about the recipient at that place, if anything.
+    pub fn recipient(&self, place: u16) -> Option<&DsnRecipient> {
+        self.recipients.iter().find(|(wished, _)| *wished == place).map(|(_, wish)| wish)
+    }
+}
+
 /// What a client asked about reports on one recipient.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DsnRecipient {

@@ -1,5 +1,4 @@
 use crate::clock::Timestamp;
-use crate::event::Words;
 use crate::id::TrackingId;
 use crate::ledger::{About, Occasion, Recipient, Send, State};
 use crate::mail::{HeaderLine, Mailbox};
@@ -67,7 +66,7 @@ impl Report<'_> {
 
     fn reason(&self) -> String {
         let address = &self.recipient.address;
-        match (self.failed(), said(self.recipient.reason()), self.recipient.state()) {
+        match (self.failed(), self.recipient.reason().in_one_line(), self.recipient.state()) {
             (false, ..) => format!("{address}: delivered"),
             (true, Some(said), _) => format!("{address}: {said}"),
             (true, None, state) => format!("{address}: {}", state.word()),
@@ -82,8 +81,7 @@ impl Report<'_> {
         lines.extend(dsn.envid.as_ref().map(|envid| HeaderLine::new("Original-Envelope-Id", envid)));
         lines.push(HeaderLine::new("Arrival-Date", &self.send.id.timestamp().rfc5322()));
         let mut about = vec![HeaderLine::new("Final-Recipient", &typed(&self.recipient.address))];
-        let wish = dsn.recipients.iter().find(|(place, _)| *place == self.about.recipient);
-        let orcpt = wish.and_then(|(_, wish)| wish.orcpt.as_ref());
+        let orcpt = dsn.recipient(self.about.recipient).and_then(|wish| wish.orcpt.as_ref());
         about.extend(orcpt.map(|orcpt| HeaderLine::new("Original-Recipient", orcpt)));
         about.push(HeaderLine::new("Action", if self.failed() { "failed" } else { "delivered" }));
         about.push(HeaderLine::new("Status", &self.code()));
@@ -91,7 +89,7 @@ impl Report<'_> {
             about.extend(
                 words.host.as_ref().map(|host| HeaderLine::new("Remote-MTA", &format!("dns; {host}"))),
             );
-            let diagnosis = said(words).map(|said| format!("smtp; {said}"));
+            let diagnosis = words.in_one_line().map(|said| format!("smtp; {said}"));
             about.extend(diagnosis.map(|diagnosis| HeaderLine::new("Diagnostic-Code", &diagnosis)));
         }
         [lines, about].map(|lines| block(&lines)).join("\r\n")
@@ -133,17 +131,4 @@ fn part(kind: &'static str, text: String) -> MimePart<'static> {
 /// `rfc822; a@b`, or RFC 6533's form.
 fn typed(address: &Mailbox) -> String {
     format!("{}; {address}", if address.is_ascii() { "rfc822" } else { "utf-8" })
-}
-
-/// Code, status and text in one line, as the other side said them.
-fn said(words: &Words) -> Option<String> {
-    let code = words.code.map(|code| code.to_string());
-    let text = words.text.as_deref().unwrap_or_default();
-    let enhanced = words.enhanced.as_deref().filter(|enhanced| !text.starts_with(enhanced));
-    let parts: Vec<_> = [code.as_deref(), enhanced, Some(text)]
-        .into_iter()
-        .flatten()
-        .filter(|part| !part.is_empty())
-        .collect();
-    (!parts.is_empty()).then(|| parts.join(" "))
 }

@@ -505,7 +505,10 @@ impl Introduction {
             let value = Some(from_xtext(value)?).filter(|value| !UNKNOWN.contains(&value.as_str()));
             match name.to_ascii_uppercase().as_str() {
                 "ADDR" => {
-                    introduction.address = value.map(|value| address(&value).ok_or(())).transpose().ok()?
+                    introduction.address = match value {
+                        Some(value) => Some(address(&value)?),
+                        None => None,
+                    }
                 }
                 "LOGIN" => introduction.user = value,
                 "NAME" | "PORT" | "PROTO" | "HELO" | "DESTADDR" | "DESTPORT" => {}

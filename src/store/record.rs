@@ -193,12 +193,10 @@ impl From<&Send> for SendV2 {
 }
 
 impl SendV2 {
-    /// Whether there may be a report on a recipient; quicker than the whole.
-    pub(super) fn may_report(&self, state: State) -> bool {
-        let wishes = state == State::Delivered && !self.dsn.recipients.is_empty();
-        self.reports
-            && (wishes
-                || matches!(state, State::Bounced | State::Failed | State::Expired | State::Suppressed))
+    /// On what occasion the sender is to hear of a recipient in that state, if it is one.
+    pub(super) fn occasion(&self, place: u16, state: State) -> Option<Occasion> {
+        let wish = self.dsn.recipients.iter().find(|wish| wish.place == place);
+        Occasion::of(state, wish.and_then(DsnRecipientV1::notify)).filter(|_| self.reports)
     }
 
     /// The Message-ID without brackets.
@@ -238,9 +236,14 @@ impl From<About> for AboutV1 {
 
 impl From<AboutV1> for About {
     fn from(about: AboutV1) -> Self {
-        let occasion = if about.failure { Occasion::Failure } else { Occasion::Success };
-        Self { id: TrackingId::from_bytes(about.id), recipient: about.recipient, occasion }
+        let id = TrackingId::from_bytes(about.id);
+        Self { id, recipient: about.recipient, occasion: occasion(about.failure) }
     }
+}
+
+/// The inverse of comparing it with a failure.
+pub(super) fn occasion(failure: bool) -> Occasion {
+    if failure { Occasion::Failure } else { Occasion::Success }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -256,6 +259,12 @@ struct DsnRecipientV1 {
     /// Success, failure, delay.
     notify: Option<[bool; 3]>,
     orcpt: Option<Box<str>>,
+}
+
+impl DsnRecipientV1 {
+    fn notify(&self) -> Option<Notify> {
+        self.notify.map(|[success, failure, delay]| Notify { success, failure, delay })
+    }
 }
 
 impl From<&Dsn> for DsnV1 {
@@ -274,10 +283,9 @@ impl From<&Dsn> for DsnV1 {
 
 impl From<DsnV1> for Dsn {
     fn from(dsn: DsnV1) -> Self {
-        let recipients = dsn.recipients.into_iter().map(|DsnRecipientV1 { place, notify, orcpt }| {
-            let notify = notify.map(|[success, failure, delay]| Notify { success, failure, delay });
-            (place, DsnRecipient { notify, orcpt })
-        });
+        let wish =
+            |wish: DsnRecipientV1| (wish.place, DsnRecipient { notify: wish.notify(), orcpt: wish.orcpt });
+        let recipients = dsn.recipients.into_iter().map(wish);
         Self {
             ret: dsn.full.map(|full| if full { Ret::Full } else { Ret::Headers }),
             envid: dsn.envid,

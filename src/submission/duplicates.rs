@@ -6,7 +6,7 @@
 
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
-use crate::ledger::{Accepted, Recipient, Repeated, State};
+use crate::ledger::{Accepted, Repeated};
 use crate::store::{CommitError, Message, ReadError, Store};
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -84,7 +84,11 @@ impl Duplicates {
             return Ok(None);
         }
         let mut recipients = Vec::new();
-        for (place, earlier) in (0u16..).zip(&trail.recipients).filter(|(_, earlier)| !has_failed(earlier)) {
+        for (place, earlier) in (0u16..).zip(&trail.recipients) {
+            // Whoever sends again what failed means it.
+            if earlier.state().is_failure() {
+                continue;
+            }
             let folded = earlier.address.folded();
             if accepted.leave_out(|address| address.folded() == folded) {
                 recipients.push(place);
@@ -104,12 +108,6 @@ pub enum NotKept {
     /// It cannot be compared.
     #[error("duplicates cannot be looked for: {0}")]
     Read(#[from] ReadError),
-}
-
-/// Whoever sends it again then means it.
-fn has_failed(recipient: &Recipient) -> bool {
-    use State::{Bounced, Expired, Failed, Suppressed};
-    matches!(recipient.state(), Bounced | Failed | Expired | Suppressed)
 }
 
 /// Message-IDs that may be looked for at once.

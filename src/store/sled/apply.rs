@@ -87,11 +87,8 @@ fn told(rows: &mut Overlay<'_>, about: &About, report: &Send, place: Place) -> s
 
 /// Notes that the sender is to get a report on a recipient, if that is so now and was not so before.
 fn tell(rows: &mut Overlay<'_>, row: &SendRow, place: u16, recipient: &mut Recipient) {
-    if recipient.told == Some(Occasion::Failure) || !row.send.may_report(recipient.state()) {
-        return;
-    }
-    let occasion = row.send.clone().restore().and_then(|send| send.report_on(place, recipient));
-    if let Some(occasion) = occasion.filter(|occasion| recipient.told != Some(*occasion)) {
+    let told = |occasion| recipient.told == Some(Occasion::Failure) || recipient.told == Some(occasion);
+    if let Some(occasion) = row.send.occasion(place, recipient.state()).filter(|occasion| !told(*occasion)) {
         recipient.told = Some(occasion);
         let about = About { id: TrackingId::from_bytes(row.send.id()), recipient: place, occasion };
         rows.put(keys::unreported(&about), Vec::new());

@@ -17,11 +17,11 @@
 //! | `g` segment(4) | bytes of finished messages in that segment of the journal |
 //! | `k` name | the journal's position, the schema's version |
 
-use super::rows::occasion;
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
 use crate::ledger::{About, Occasion};
 use crate::store::journal::Place;
+use crate::store::record::occasion;
 use sha2::{Digest, Sha256};
 
 /// What does not come from the journal's records.

@@ -4,7 +4,7 @@ use crate::clock::Timestamp;
 use crate::ledger::{Fact, Failure, Mark, MarkKind, Marks, Occasion, Recipient, Rung, Source, What};
 use crate::mail::MessageId;
 use crate::store::journal::Place;
-use crate::store::record::{EventV1, SendV2, StandingV1, WordsV1, kind_code, kind_of};
+use crate::store::record::{EventV1, SendV2, StandingV1, WordsV1, kind_code, kind_of, occasion};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Version of everything in this file and in the keys.
@@ -126,11 +126,6 @@ impl RecipientRow {
             told: self.told.map(occasion),
         })
     }
-}
-
-/// The inverse of comparing it with a failure.
-pub fn occasion(failure: bool) -> Occasion {
-    if failure { Occasion::Failure } else { Occasion::Success }
 }
 
 impl From<&Fact> for FactRow {
