@@ -2,6 +2,7 @@
 
 use jiff::{SignedDuration, Zoned, tz::TimeZone};
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -33,6 +34,13 @@ impl Timestamp {
     /// Whole days (UTC) since the epoch.
     pub const fn day(self) -> u16 {
         (self.0 / 86_400_000) as u16
+    }
+
+    /// The days, as [`Self::day`] counts them, of the calendar month (UTC).
+    pub fn month(self) -> RangeInclusive<u16> {
+        let today = self.zoned().date();
+        let first = self.day() - (today.day() as u16 - 1);
+        first..=first + (today.days_in_month() as u16 - 1)
     }
 
     /// This moment and `duration` more; stops at the end of time instead of wrapping.

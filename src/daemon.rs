@@ -1,17 +1,19 @@
 //! The running relay: everything composed, started and stopped.
 
 use crate::admin::{self, Panel};
+use crate::alarm::Alarms;
 use crate::clock::Clock;
 use crate::config::{Config, Upstream};
 use crate::id::Mint;
 use crate::logging::Progress;
 use crate::provider::Provider;
-use crate::queue::{Parts, Queue};
+use crate::queue::{Outward, Parts, Queue};
 use crate::report::Reporter;
 use crate::smtp::Rules;
 use crate::store::{OpenError, OpenReport, Retention, Store};
 use crate::submission::{Accounts, Crowd, Door, Duplicates, Front, Listener, ListenerTls, Memory, Rates};
 use crate::tls::{self, Server, ServerFiles, TlsError};
+use crate::transport::Ways;
 use crate::webhook::{self, Inbox, Source};
 use axum::serve::ListenerExt;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -89,14 +91,13 @@ impl Daemon {
             mint: Arc::default(),
         };
         let doors = daemon.open_doors(config, clock)?;
-        let queues = daemon.queues(config, clock)?;
-        let upstreams = queues.iter().map(Queue::health).collect();
-        let panel = Panel { store: daemon.store.clone(), upstreams };
+        let (alarms, ways) = (Alarms::new(clock), ways(config));
+        let queue = daemon.queue(config, clock, ways.clone(), alarms.clone())?;
+        let (store, upstreams) = (daemon.store.clone(), queue.health());
+        let panel = Panel { store, clock, upstreams, ways: Arc::new(ways), alarms };
         daemon.serve_admin(config, panel, metrics).await?;
         daemon.serve_http(config, clock).await?;
-        for queue in queues {
-            daemon.mail.spawn(queue.run());
-        }
+        daemon.mail.spawn(queue.run());
         for door in doors {
             daemon.mail.spawn(door.serve());
         }
@@ -162,6 +163,7 @@ impl Daemon {
         let mut providers: Vec<Provider> = config.upstreams.iter().map(|u| u.transport.provider).collect();
         providers.dedup();
         let (crowd, mint, memory) = (Crowd::default(), self.mint.clone(), Memory::default());
+        let routing = Arc::new(config.routing.clone());
         let duplicates = config.duplicates.map(|window| Arc::new(Duplicates::new(window)));
         let mut doors = Vec::new();
         for listener in &config.listeners {
@@ -176,6 +178,7 @@ impl Daemon {
                 clock,
                 mint: mint.clone(),
                 providers: providers.clone(),
+                routing: routing.clone(),
                 reports: config.reports,
                 duplicates: duplicates.clone(),
                 memory: memory.clone(),
@@ -189,21 +192,24 @@ impl Daemon {
         Ok(doors)
     }
 
-    /// The queue of the first upstream: all mail goes there.
-    fn queues(&self, config: &Config, clock: Clock) -> Result<Vec<Queue>, StartError> {
-        let queue = |upstream: &Upstream| {
-            Ok(Queue::new(Parts {
-                store: self.store.clone(),
-                clock,
-                hostname: config.hostname.clone(),
+    fn queue(&self, config: &Config, clock: Clock, ways: Ways, alarms: Alarms) -> Result<Queue, StartError> {
+        let outward = |upstream: &Upstream| {
+            Ok(Outward {
                 settings: upstream.transport.clone(),
                 retry: upstream.retry.clone(),
                 unknown_wait: if reports(upstream) { upstream.retry.unknown_wait } else { Duration::ZERO },
                 tls: tls::connector(upstream.transport.ca_file.as_deref())?,
-                stopping: self.stopping.clone(),
-            }))
+            })
         };
-        config.upstreams.iter().take(1).map(queue).collect()
+        Ok(Queue::new(Parts {
+            store: self.store.clone(),
+            clock,
+            hostname: config.hostname.clone(),
+            upstreams: config.upstreams.iter().map(outward).collect::<Result<_, StartError>>()?,
+            ways,
+            alarms,
+            stopping: self.stopping.clone(),
+        }))
     }
 
     async fn serve_admin(
@@ -220,7 +226,7 @@ impl Daemon {
         }
         let socket = UnixListener::bind(path).map_err(bind)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(bind)?;
-        let served = axum::serve(socket, admin::router(panel));
+        let served = axum::serve(socket, admin::service(panel));
         self.talk.spawn(served.with_graceful_shutdown(self.silent.clone().cancelled_owned()).into_future());
         if let (Some(address), Some(metrics)) = (config.admin.address, metrics) {
             let socket = TcpListener::bind(address).await.map_err(bind_error("the admin page", address))?;
@@ -282,6 +288,11 @@ fn is_dead_socket(path: &Path) -> bool {
 /// Whether events will come back from there.
 fn reports(upstream: &Upstream) -> bool {
     upstream.transport.provider == Provider::Mailgun && !upstream.signing_keys.is_empty()
+}
+
+fn ways(config: &Config) -> Ways {
+    let upstream = |upstream: &Upstream| (upstream.transport.name.clone(), upstream.retry.unknown_elsewhere);
+    Ways::new(config.upstreams.iter().map(upstream).collect(), &config.routing.routes)
 }
 
 fn rules(config: &Config, listener: &Listener) -> Rules {

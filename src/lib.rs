@@ -18,11 +18,11 @@
 //!
 //! | row | modules | may touch |
 //! |---|---|---|
-//! | basics | `clock`, `secret`, `wakeup` | nothing of ours |
+//! | basics | `clock`, `rate`, `secret`, `wakeup` | nothing of ours |
 //! | values | `id`, `mail` | basics |
 //! | words | `event` | values |
-//! | rules | `ledger`, `provider`, `smtp` | no socket, file, runtime or database |
-//! | resources | `logging`, `store`, `tls`, `transport` | IO, no policy about mail |
+//! | rules | `ledger`, `provider`, `routing`, `smtp` | no socket, file, runtime or database |
+//! | resources | `alarm`, `logging`, `store`, `tls`, `transport` | IO, no policy about mail |
 //! | tasks | `admin`, `queue`, `report`, `submission`, `webhook` | rules and resources, never each other |
 //! | composition | `config`, `sandbox` | everything below |
 //! | relay | `daemon` | everything below |
@@ -38,6 +38,7 @@
 //! the send adopts it.
 
 pub mod admin;
+pub mod alarm;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -49,7 +50,9 @@ pub mod logging;
 pub mod mail;
 pub mod provider;
 pub mod queue;
+pub mod rate;
 pub mod report;
+pub mod routing;
 pub mod sandbox;
 pub mod secret;
 pub mod smtp;

@@ -484,22 +484,10 @@ impl Scene {
         let id = TrackingId::new(Clock::System.now(), u128::from(number));
         let message = message(number);
         let send = Send {
-            id,
-            client: "test".into(),
-            user: None,
-            peer: None,
             sender: "bounces@example.com".parse().ok(),
-            body: BodyType::SevenBit,
-            smtputf8: false,
-            dsn: Default::default(),
-            reports: false,
-            about: None,
-            fingerprint: None,
-            message_id: None,
             subject: number.to_string(),
-            records: Vec::new(),
-            tags: Vec::new(),
             size: message.len() as u64,
+            ..Send::new(id, "test")
         };
         let recipients = recipients.iter().map(|to| to.parse().unwrap()).collect();
         let store = self.daemon.as_ref().unwrap().store();

@@ -272,22 +272,9 @@ impl Scene {
     async fn accept(&self, id: &str, recipients: &[&str]) {
         let id: TrackingId = id.parse().unwrap();
         let send = Send {
-            id,
-            client: "odoo".into(),
-            user: None,
-            peer: None,
             sender: "bounces@mg.example.com".parse().ok(),
-            body: BodyType::SevenBit,
-            smtputf8: false,
-            dsn: Default::default(),
-            reports: false,
-            about: None,
-            fingerprint: None,
             message_id: MessageId::parse("1789387199.4711.mt0001@mg.example.com"),
-            subject: String::new(),
-            records: Vec::new(),
-            tags: Vec::new(),
-            size: 0,
+            ..Send::new(id, "odoo")
         };
         let recipients = recipients.iter().map(|to| to.parse().unwrap()).collect();
         self.daemon.store().accept(Accepted { send, recipients }, Bytes::new()).await.unwrap();

@@ -73,22 +73,16 @@ impl Traffic {
 
     pub fn accepted(self, number: u64) -> Accepted {
         let send = Send {
-            id: self.id(number),
-            client: "odoo-prod".into(),
             user: Some("odoo".into()),
             peer: "127.0.0.1".parse().ok(),
             sender: "bounces@example.com".parse().ok(),
             body: BodyType::EightBitMime,
-            smtputf8: false,
-            dsn: Default::default(),
-            reports: false,
-            about: None,
-            fingerprint: None,
             message_id: self.message_id(number),
             subject: format!("Quotation S{number:08} (Zażółć)"),
             records: record(number).into_iter().collect(),
             tags: vec!["sale".into()],
             size: MESSAGE as u64,
+            ..Send::new(self.id(number), "odoo-prod")
         };
         Accepted { send, recipients: recipient(number).parse().into_iter().collect() }
     }

@@ -1,11 +1,16 @@
-//! Questions about the store, and their answers as JSON: behind the CLI, over a unix socket or directly.
+//! Questions about the store and orders to the queue, with their answers as JSON: behind the CLI, over a unix socket;
+//! questions also directly, while no daemon runs.
 
 mod log;
+mod operator;
 mod router;
 mod trace;
 mod view;
 
 pub use log::{LogAnswer, LogFilter, log};
-pub use router::{Panel, metrics_router, router};
+pub use router::{Panel, metrics_router, service};
 pub use trace::{Found, find, queue};
-pub use view::{BreakerView, FactView, LogLine, MarkView, QueueLine, RecipientView, TrailView};
+pub use view::{
+    Act, AlarmView, BreakerOrder, BreakerView, FactView, LogLine, MarkView, Order, QueueLine, RecipientView,
+    Shape, TrailView,
+};

@@ -1,57 +1,133 @@
-//! `/api/v1`: the questions over HTTP, on the admin socket only.
+//! `/api/v1`: questions and orders over HTTP, on the admin socket only.
 
 use super::log::{LogAnswer, LogFilter, log};
+use super::operator::{self, Refusal};
 use super::trace::{find, queue};
-use super::view::BreakerView;
+use super::view::{AlarmView, BreakerOrder, BreakerView, Order};
+use crate::alarm::Alarms;
+use crate::clock::Clock;
 use crate::store::{ReadError, Store};
-use crate::transport::Health;
 use crate::transport::breaker::State as BreakerState;
-use axum::extract::{Query, State};
+use crate::transport::{Health, Ways};
+use axum::extract::connect_info::{Connected, IntoMakeServiceWithConnectInfo};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
+use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::UnixListener;
 
 /// What can be asked about.
 #[derive(Clone)]
 pub struct Panel {
     /// The store.
     pub store: Store,
+    /// The time.
+    pub clock: Clock,
     /// The upstreams that mail goes to.
     pub upstreams: Vec<Arc<Health>>,
+    /// Which of them takes which mail.
+    pub ways: Arc<Ways>,
+    /// What is wrong.
+    pub alarms: Alarms,
 }
 
-impl Panel {
-    /// Why and until when all mail waits, if it does.
-    fn held_back(&self) -> Option<(String, String)> {
-        let upstream = self.upstreams.first()?;
-        match upstream.state() {
-            BreakerState::Open { until } => {
-                let reason = format!("the upstream {} is left alone after failures", upstream.name());
-                Some((reason, until.to_string()))
-            }
-            BreakerState::Closed | BreakerState::HalfOpen => None,
-        }
+/// Who asks, by the socket.
+#[derive(Clone, Debug)]
+pub struct Operator(String);
+
+impl Connected<IncomingStream<'_, UnixListener>> for Operator {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        let uid = stream.io().peer_cred().map(|credentials| credentials.uid());
+        Self(uid.map_or_else(|_| "somebody".to_owned(), |uid| format!("uid {uid}")))
     }
 }
 
-/// The questions.
-pub fn router(panel: Panel) -> Router {
+impl Panel {
+    /// Why and until when all mail waits, if it does: no upstream takes any.
+    fn held_back(&self) -> Option<(String, Option<String>)> {
+        let away = |upstream: &Arc<Health>| match upstream.state() {
+            BreakerState::Open { until } => Some(Some(until)),
+            BreakerState::Forced => Some(None),
+            BreakerState::Closed | BreakerState::HalfOpen => None,
+        };
+        let ends: Vec<_> = self.upstreams.iter().map(away).collect::<Option<_>>()?;
+        let first = self.upstreams.first()?;
+        let reason = first.breaker().reason().to_owned();
+        let until = ends.into_iter().flatten().min().map(|until| until.to_string());
+        Some((format!("the upstream {} is left alone: {reason}", first.name()), until))
+    }
+}
+
+/// Questions and orders, for a unix socket.
+pub fn service(panel: Panel) -> IntoMakeServiceWithConnectInfo<Router, Operator> {
     Router::new()
         .route("/api/v1/trace", get(trace))
-        .route("/api/v1/queue", get(waiting))
+        .route("/api/v1/queue", get(waiting).post(order))
+        .route("/api/v1/queue/shape", get(shape))
         .route("/api/v1/log", get(lines))
         .route("/api/v1/breakers", get(breakers))
+        .route("/api/v1/breakers/{upstream}", post(switch))
+        .route("/api/v1/alarms", get(alarms))
+        .layer(DefaultBodyLimit::max(ORDER))
         .with_state(panel)
+        .into_make_service_with_connect_info::<Operator>()
 }
 
 /// `/metrics`, Prometheus text.
 pub fn metrics_router(metrics: PrometheusHandle) -> Router {
     Router::new().route("/metrics", get(move || std::future::ready(metrics.render())))
+}
+
+async fn order(
+    State(panel): State<Panel>,
+    ConnectInfo(Operator(operator)): ConnectInfo<Operator>,
+    Json(order): Json<Order>,
+) -> Response {
+    match operator::act(&panel, order, &operator).await {
+        Ok(acts) => Json(acts).into_response(),
+        Err(refusal) => refuse(&refusal),
+    }
+}
+
+async fn switch(
+    State(panel): State<Panel>,
+    ConnectInfo(Operator(operator)): ConnectInfo<Operator>,
+    Path(upstream): Path<String>,
+    Json(order): Json<BreakerOrder>,
+) -> Response {
+    match operator::switch(&panel, &upstream, order, &operator).await {
+        Ok(()) => breakers(State(panel)).await,
+        Err(refusal) => refuse(&refusal),
+    }
+}
+
+fn refuse(refusal: &Refusal) -> Response {
+    let code = match refusal {
+        Refusal::Senseless(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        Refusal::NoUpstream(_) => StatusCode::NOT_FOUND,
+        Refusal::Read(_) | Refusal::Commit(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    (code, refusal.to_string()).into_response()
+}
+
+async fn shape(State(panel): State<Panel>) -> Response {
+    answer(move || operator::shape(&panel)).await
+}
+
+async fn alarms(State(panel): State<Panel>) -> Response {
+    let views = panel.alarms.list().into_iter().map(|alarm| AlarmView {
+        alarm: alarm.kind.word().to_owned(),
+        subject: alarm.subject,
+        text: alarm.text,
+        since: alarm.since.to_string(),
+    });
+    Json(views.collect::<Vec<_>>()).into_response()
 }
 
 #[derive(Deserialize)]
@@ -71,7 +147,7 @@ async fn trace(State(panel): State<Panel>, Query(what): Query<What>) -> Response
         if let Some((reason, until)) = panel.held_back() {
             for trail in found.trails.iter_mut().filter(|trail| trail.next_action.is_some()) {
                 trail.next_action = Some(format!("attempt; {reason}"));
-                trail.next_at = trail.next_at.take().max(Some(until.clone()));
+                trail.next_at = trail.next_at.take().max(until.clone());
             }
         }
         Ok(found)
@@ -85,7 +161,7 @@ async fn waiting(State(panel): State<Panel>, Query(limit): Query<Limit>) -> Resp
         if let Some((reason, until)) = panel.held_back() {
             for line in &mut lines {
                 line.reason.get_or_insert_with(|| reason.clone());
-                line.next_at = line.next_at.take().max(Some(until.clone()));
+                line.next_at = line.next_at.take().max(until.clone());
             }
         }
         Ok(lines)
@@ -117,16 +193,26 @@ async fn lines(State(panel): State<Panel>, Query(filter): Query<LogFilter>) -> R
 }
 
 async fn breakers(State(panel): State<Panel>) -> Response {
+    let now = panel.clock.now();
     let views = panel.upstreams.iter().map(|upstream| {
-        let state = upstream.state();
+        let (state, reason) = {
+            let breaker = upstream.breaker();
+            (breaker.state(), Some(breaker.reason().to_owned()).filter(|reason| !reason.is_empty()))
+        };
+        let until = match state {
+            BreakerState::Open { until } => Some(until.to_string()),
+            BreakerState::Closed | BreakerState::HalfOpen | BreakerState::Forced => None,
+        };
+        let pace = upstream.pace();
         BreakerView {
             upstream: upstream.name().to_owned(),
             state: state.word().to_owned(),
-            until: match state {
-                BreakerState::Open { until } => Some(until.to_string()),
-                BreakerState::Closed | BreakerState::HalfOpen => None,
-            },
+            until,
+            reason,
             connections: upstream.connections(),
+            slowed_to: pace.slowed_to().map(|a_second| a_second * 60.0),
+            paused_until: pace.paused_until(now).map(|until| until.to_string()),
+            quota_used: upstream.quota().as_mut().map(|quota| quota.percent(now)),
         }
     });
     Json(views.collect::<Vec<_>>()).into_response()
@@ -147,5 +233,7 @@ fn failure(error: &ReadError) -> Response {
     (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response()
 }
 
+/// Bytes of an order: 100,000 ids and more.
+const ORDER: usize = 16 << 20;
 const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
 const FOLLOW_LOOKS: usize = 50;

@@ -1,7 +1,7 @@
 //! The answers' own types. Fields are only ever added.
 
 use crate::clock::Timestamp;
-use crate::ledger::{Fact, MarkKind, Recipient, Standing, State, Trail, What};
+use crate::ledger::{Fact, MarkKind, Recipient, Standing, State, Trail, Waits, What};
 use crate::mail::{Notify, Ret};
 use crate::store::Entry;
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,10 @@ pub struct TrailView {
     pub tags: Vec<String>,
     /// Bytes.
     pub size: u64,
+    /// `transactional` or `bulk`.
+    pub lane: String,
+    /// The route it takes, if one fits.
+    pub route: Option<String>,
     /// Attempts made.
     pub attempts: u32,
     /// The recipients, in the envelope's order.
@@ -83,7 +87,7 @@ pub struct FactView {
     pub at: String,
     /// What, in the event vocabulary.
     pub event: String,
-    /// How we know: `client`, `smtp` or `webhook`.
+    /// How we know: `client`, `smtp`, `webhook`, `mailtrail` or `operator`.
     pub source: String,
     /// The upstream it has to do with.
     pub upstream: Option<String>,
@@ -116,12 +120,14 @@ pub struct QueueLine {
     pub id: String,
     /// When it was accepted, RFC 3339.
     pub accepted: String,
-    /// `queued`, `sending` or `unknown`.
+    /// `queued`, `sending`, `unknown` or `held`.
     pub state: String,
     /// When its next attempt is due, RFC 3339.
     pub next_at: Option<String>,
     /// Attempts made.
     pub attempts: u32,
+    /// `transactional` or `bulk`.
+    pub lane: String,
     /// Bytes.
     pub size: u64,
     /// The envelope's sender.
@@ -157,10 +163,95 @@ pub struct BreakerView {
     pub upstream: String,
     /// `closed`, `open` or `half-open`.
     pub state: String,
-    /// When an open one is probed, RFC 3339.
+    /// When an open one is probed, RFC 3339; an operator's has no end.
     pub until: Option<String>,
+    /// Why it is not closed.
+    pub reason: Option<String>,
     /// Connections open now.
     pub connections: usize,
+    /// Messages a minute that the upstream is slowed down to after its complaints.
+    pub slowed_to: Option<f64>,
+    /// Until when it takes nothing by its own words, RFC 3339.
+    pub paused_until: Option<String>,
+    /// Of its quota, in percent.
+    pub quota_used: Option<u64>,
+}
+
+/// What is to be done with waiting mail.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Order {
+    /// `retry`, `hold`, `release`, `bounce` or `delete`.
+    pub verb: String,
+    /// Tracking ids.
+    #[serde(default)]
+    pub ids: Vec<String>,
+    /// Or: mail with an open recipient at that domain.
+    #[serde(default)]
+    pub domain: Option<String>,
+    /// Or: mail that would take that upstream.
+    #[serde(default)]
+    pub upstream: Option<String>,
+    /// Or: all mail that waits.
+    #[serde(default)]
+    pub all: bool,
+    /// Why; what ends mail needs one.
+    #[serde(default)]
+    pub reason: String,
+    /// Say what would be done, and do nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What was done with one send.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Act {
+    /// Its tracking id, as it was asked for.
+    pub id: String,
+    /// Whether it was done, or would be.
+    pub done: bool,
+    /// Why not.
+    pub why: Option<String>,
+}
+
+/// What is to be done with a breaker.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BreakerOrder {
+    /// To open it until it is closed again, or else to close it.
+    pub open: bool,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// How old the mail is that waits for one upstream and one recipient domain.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Shape {
+    /// The upstream that it would take.
+    pub upstream: String,
+    /// The recipients' domain.
+    pub domain: String,
+    /// Recipients.
+    pub total: u64,
+    /// Of these, by age: below each of [`Shape::MINUTES`], and the rest.
+    pub ages: Vec<u64>,
+}
+
+impl Shape {
+    /// The ends of the ages, in minutes: Postfix's `qshape` has the same.
+    pub const MINUTES: [u64; 9] = [5, 10, 20, 40, 80, 160, 320, 640, 1280];
+}
+
+/// One alarm that is on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AlarmView {
+    /// What kind of trouble.
+    pub alarm: String,
+    /// With what.
+    pub subject: String,
+    /// What is known.
+    pub text: String,
+    /// Since when, RFC 3339.
+    pub since: String,
 }
 
 impl From<&Trail> for TrailView {
@@ -179,6 +270,8 @@ impl From<&Trail> for TrailView {
             record: send.records.first().map(ToString::to_string),
             tags: send.tags.clone(),
             size: send.size,
+            lane: send.lane.word().to_owned(),
+            route: send.route.as_deref().map(str::to_owned),
             attempts: trail.attempts,
             envid: send.dsn.envid.as_deref().map(str::to_owned),
             ret: send.dsn.ret.map(|ret| if ret == Ret::Full { "full" } else { "hdrs" }.to_owned()),
@@ -196,13 +289,14 @@ impl From<&Trail> for TrailView {
 impl From<&Trail> for QueueLine {
     fn from(trail: &Trail) -> Self {
         let send = &trail.send;
-        let waiting = || trail.recipients.iter().filter(|recipient| recipient.waits());
+        let waiting = || trail.recipients.iter().filter(|recipient| recipient.is_open());
         Self {
             id: send.id.to_string(),
             accepted: send.id.timestamp().to_string(),
             state: waiting().next().map_or(State::Queued, |first| state(trail, first)).word().to_owned(),
             next_at: trail.due.map(|due| due.to_string()),
             attempts: trail.attempts,
+            lane: send.lane.word().to_owned(),
             size: send.size,
             from: send.sender.as_ref().map(ToString::to_string).unwrap_or_default(),
             to: waiting().map(|recipient| recipient.address.to_string()).collect(),
@@ -235,7 +329,10 @@ impl LogLine {
 const NAMED: usize = 10;
 
 fn next(trail: &Trail) -> (Option<String>, Option<String>) {
-    let waiting = || trail.recipients.iter().filter(|recipient| recipient.waits());
+    let waiting = || trail.recipients.iter().filter(|recipient| recipient.is_open());
+    if trail.waits == Some(Waits::Held) {
+        return (Some("held until an operator releases it, or its deadline comes".to_owned()), None);
+    }
     if waiting().next().is_none() {
         return (None, None);
     }

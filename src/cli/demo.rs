@@ -62,6 +62,8 @@ async fn submit(port: u16, data_dir: &Path) -> Result<Vec<String>, Trouble> {
         pipelining: Pipelining::Off,
         idle_timeout: Duration::from_secs(10),
         messages_per_connection: 100,
+        rate: None,
+        plan: None,
         breaker: breaker::Settings::default(),
     };
     let connector = tls::connector(settings.ca_file.as_deref()).map_err(|error| failed(&error))?;

@@ -1,7 +1,9 @@
 //! Who answers questions: the daemon over its socket or, while it is stopped, the store itself.
 
 use super::{Context, Trouble, settings};
-use crate::admin::{self, Found, LogAnswer, LogFilter, QueueLine};
+use crate::admin::{
+    self, Act, BreakerOrder, BreakerView, Found, LogAnswer, LogFilter, Order, QueueLine, Shape,
+};
 use crate::clock::Clock;
 use crate::store::{OpenError, Store};
 use crate::tls;
@@ -52,6 +54,40 @@ impl Desk {
         }
     }
 
+    /// Changes what becomes of waiting mail.
+    pub async fn order(&self, order: &Order) -> Result<Vec<Act>, Trouble> {
+        ask(self.running()?.post(url("queue")).json(order)).await
+    }
+
+    /// How old the waiting mail is.
+    pub async fn shape(&self) -> Result<Vec<Shape>, Trouble> {
+        ask(self.running()?.get(url("queue/shape"))).await
+    }
+
+    /// The upstreams' breakers.
+    pub async fn breakers(&self) -> Result<Vec<BreakerView>, Trouble> {
+        ask(self.running()?.get(url("breakers"))).await
+    }
+
+    /// Opens or closes one.
+    pub async fn switch(&self, upstream: &str, order: &BreakerOrder) -> Result<Vec<BreakerView>, Trouble> {
+        let mut url = reqwest::Url::parse(&url("breakers/")).map_err(|error| damaged(&error))?;
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().push(upstream);
+        }
+        ask(self.running()?.post(url).json(order)).await
+    }
+
+    /// What only a running daemon can do.
+    fn running(&self) -> Result<&reqwest::Client, Trouble> {
+        match self {
+            Self::Daemon(client) => Ok(client),
+            Self::Store(_) => {
+                Err(Trouble::Unreachable("no daemon runs; start `mailtrail serve` first".into()))
+            }
+        }
+    }
+
     fn daemon(socket: &Path) -> Result<Self, Trouble> {
         let failed = |error: &dyn std::fmt::Display| Trouble::Failed(error.to_string());
         let tls = tls::client_config(None).map_err(|error| failed(&error))?;
@@ -82,8 +118,10 @@ async fn ask<T: DeserializeOwned>(request: reqwest::RequestBuilder) -> Result<T,
         Trouble::Unreachable(format!("the daemon does not answer: {}", error.without_url()))
     };
     let response = request.send().await.map_err(unreachable)?;
-    if !response.status().is_success() {
-        return Err(Trouble::Damaged(response.text().await.unwrap_or_default()));
+    let status = response.status();
+    if !status.is_success() {
+        let text = response.text().await.unwrap_or_default();
+        return Err(if status.is_client_error() { Trouble::Usage(text) } else { Trouble::Damaged(text) });
     }
     response.json().await.map_err(unreachable)
 }

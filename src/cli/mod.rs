@@ -1,5 +1,6 @@
 //! The command line: one file per command.
 
+mod breaker;
 mod config;
 mod demo;
 mod desk;
@@ -68,6 +69,9 @@ enum Command {
     /// The mail that waits
     #[command(subcommand, after_help = "Example: mailtrail queue list")]
     Queue(queue::Command),
+    /// The upstreams' breakers
+    #[command(subcommand, after_help = "Example: mailtrail breaker status")]
+    Breaker(breaker::Command),
     /// Take a message from standard input, as /usr/sbin/sendmail does
     #[command(after_help = "Example: mailtrail sendmail -t -i < mail.txt")]
     Sendmail(sendmail::Arguments),
@@ -142,6 +146,7 @@ async fn command(context: Context, command: Command) -> Result<(), Trouble> {
         Command::Trace(arguments) => trace::run(&context, &arguments).await,
         Command::Log(arguments) => log::run(&context, &arguments).await,
         Command::Queue(command) => queue::run(&context, &command).await,
+        Command::Breaker(command) => breaker::run(&context, &command).await,
         Command::Sendmail(arguments) => sendmail::run(&context, arguments).await,
         Command::User(command) => user::run(&context, &command),
     }

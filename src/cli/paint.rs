@@ -24,8 +24,8 @@ impl Paint {
     pub fn state(self, word: &str, padded: &str) -> String {
         let code = match word {
             "delivered" | "opened" | "clicked" => "32",
-            "bounced" | "failed" | "expired" | "complained" | "suppressed" => "31",
-            "deferred" | "unknown" | "queued" | "sending" | "unsubscribed" => "33",
+            "bounced" | "failed" | "expired" | "cancelled" | "complained" | "suppressed" => "31",
+            "deferred" | "unknown" | "queued" | "held" | "sending" | "unsubscribed" => "33",
             _ => "36",
         };
         self.wrap(code, padded)

@@ -1,8 +1,9 @@
 use super::desk::Desk;
 use super::paint::table;
 use super::{Context, Trouble, say, say_json, trace};
-use crate::admin::QueueLine;
-use std::io::IsTerminal;
+use crate::admin::{Act, Order, QueueLine, Shape};
+use crate::ledger::Verb;
+use std::io::{IsTerminal, Read};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
@@ -17,6 +18,47 @@ pub enum Command {
         /// Its tracking id, or a unique start of it
         id: String,
     },
+    /// Try mail now
+    #[command(after_help = "Example: mailtrail queue retry --domain example.com")]
+    Retry(Which),
+    /// Keep mail back until it is released, or its deadline comes
+    #[command(after_help = "Example: mailtrail queue hold --upstream mailgun --reason 'wrong price list'")]
+    Hold(Which),
+    /// Let held mail go
+    #[command(after_help = "Example: mailtrail queue release ALL")]
+    Release(Which),
+    /// Give mail up; the sender is told
+    #[command(
+        after_help = "Example: mailtrail queue bounce 01K54Z8Q3V7N5X9B2C6D8F0GHJ --reason 'wrong address'"
+    )]
+    Bounce(Which),
+    /// Take mail out; nobody is told
+    #[command(
+        after_help = "Example: mailtrail --json queue list | jq -r .id | mailtrail queue delete - --reason test"
+    )]
+    Delete(Which),
+    /// How old the waiting mail is, in minutes, by upstream and recipient domain
+    Shape,
+}
+
+/// Which mail is meant.
+#[derive(Debug, clap::Args)]
+pub struct Which {
+    /// Tracking ids, `-` for ids from standard input, or ALL
+    #[arg(value_name = "ID|-|ALL", required_unless_present_any = ["domain", "upstream"])]
+    ids: Vec<String>,
+    /// Mail with a waiting recipient at that domain
+    #[arg(long)]
+    domain: Option<String>,
+    /// Mail that would take that upstream
+    #[arg(long)]
+    upstream: Option<String>,
+    /// Why; bounce and delete need one
+    #[arg(long, default_value = "")]
+    reason: String,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 pub async fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
@@ -27,7 +69,79 @@ pub async fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
             Ok(())
         }
         Command::Show { id } => show(context, &desk, id).await,
+        Command::Retry(which) => act(context, &desk, Verb::Retry, which).await,
+        Command::Hold(which) => act(context, &desk, Verb::Hold, which).await,
+        Command::Release(which) => act(context, &desk, Verb::Release, which).await,
+        Command::Bounce(which) => act(context, &desk, Verb::Bounce, which).await,
+        Command::Delete(which) => act(context, &desk, Verb::Delete, which).await,
+        Command::Shape => shape(context, &desk.shape().await?),
     }
+}
+
+async fn act(context: &Context, desk: &Desk, verb: Verb, which: &Which) -> Result<(), Trouble> {
+    let (mut ids, mut all) = (Vec::new(), false);
+    for id in &which.ids {
+        match &**id {
+            "-" => ids.extend(ids_from_stdin()?),
+            "ALL" => all = true,
+            id => ids.push(id.to_uppercase()),
+        }
+    }
+    let Which { domain, upstream, reason, dry_run, .. } = which;
+    let (domain, upstream, reason) = (domain.clone(), upstream.clone(), reason.clone());
+    if ids.is_empty() && !all && domain.is_none() && upstream.is_none() {
+        eprintln!("mailtrail: no ids came from standard input");
+        return Err(Trouble::Nothing);
+    }
+    let order = Order { verb: verb.word().to_owned(), ids, domain, upstream, all, reason, dry_run: *dry_run };
+    report(context, verb, *dry_run, &desk.order(&order).await?)
+}
+
+fn ids_from_stdin() -> Result<Vec<String>, Trouble> {
+    let mut text = String::new();
+    let read = std::io::stdin().read_to_string(&mut text);
+    read.map_err(|error| Trouble::Usage(format!("standard input cannot be read: {error}")))?;
+    Ok(text.split_whitespace().map(str::to_uppercase).collect())
+}
+
+/// Every id that something was done with, and on standard error those that it was not; not well unless all were.
+fn report(context: &Context, verb: Verb, dry_run: bool, acts: &[Act]) -> Result<(), Trouble> {
+    for act in acts {
+        match &act.why {
+            _ if context.json => say_json(act),
+            None => say(&act.id),
+            Some(why) => eprintln!("mailtrail: {} {why}", act.id),
+        }
+    }
+    let done = acts.iter().filter(|act| act.done).count();
+    if !context.json && std::io::stderr().is_terminal() {
+        let would = if dry_run { "would be " } else { "" };
+        eprintln!("{}: {would}done with {done} of {}", verb.word(), acts.len());
+    }
+    if done == 0 || done < acts.len() { Err(Trouble::Nothing) } else { Ok(()) }
+}
+
+fn shape(context: &Context, shapes: &[Shape]) -> Result<(), Trouble> {
+    if context.json {
+        shapes.iter().for_each(say_json);
+        return Ok(());
+    }
+    let terminal = std::io::stdout().is_terminal();
+    let row = |shape: &Shape| {
+        let counts = std::iter::once(shape.total).chain(shape.ages.iter().copied());
+        let named = [shape.upstream.clone(), shape.domain.clone()].into_iter();
+        named.chain(counts.map(|count| count.to_string())).collect::<Vec<_>>()
+    };
+    let rows: Vec<_> = shapes.iter().map(row).collect();
+    let ends = Shape::MINUTES.map(|end| format!("<{end}"));
+    let last = format!("{}+", Shape::MINUTES[Shape::MINUTES.len() - 1]);
+    let header: Vec<_> = ["UPSTREAM", "DOMAIN", "TOTAL"]
+        .into_iter()
+        .chain(ends.iter().map(|end| &**end))
+        .chain([&*last])
+        .collect();
+    table(&header, &rows, terminal).iter().for_each(say);
+    Ok(())
 }
 
 fn list(context: &Context, lines: &[QueueLine]) {
@@ -46,6 +160,7 @@ fn list(context: &Context, lines: &[QueueLine]) {
             line.state.clone(),
             line.next_at.clone().unwrap_or_default(),
             line.attempts.to_string(),
+            line.lane.clone(),
             line.size.to_string(),
             if line.from.is_empty() { "<>".to_owned() } else { line.from.clone() },
             some(&line.to, terminal),
@@ -53,7 +168,7 @@ fn list(context: &Context, lines: &[QueueLine]) {
         ]
     };
     let rows: Vec<_> = lines.iter().map(row).collect();
-    let header = ["ID", "STATE", "NEXT ATTEMPT", "TRIED", "BYTES", "FROM", "TO", "REASON"];
+    let header = ["ID", "STATE", "NEXT ATTEMPT", "TRIED", "LANE", "BYTES", "FROM", "TO", "REASON"];
     table(&header, &rows, terminal).iter().for_each(say);
 }
 

@@ -119,6 +119,8 @@ fn server(context: &Context, named: Option<&str>) -> Result<Settings, Trouble> {
         pipelining: Pipelining::Off,
         idle_timeout: Duration::from_secs(60),
         messages_per_connection: 1,
+        rate: None,
+        plan: None,
         breaker: Default::default(),
     })
 }

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
 
-/// What may be taken only once: addresses to listen on, names of users and upstreams.
+/// What may be taken only once: addresses to listen on, names of users, routes and upstreams.
 #[derive(Default)]
 pub(super) struct Claims {
     taken: BTreeMap<(Kind, String), String>,
@@ -15,6 +15,7 @@ pub(super) enum Kind {
     Address,
     User,
     Certificate,
+    Route,
     Upstream,
 }
 

@@ -2,10 +2,10 @@ use super::claims::Claims;
 use super::document;
 use super::fault::{Faults, Place};
 use super::reader::{Reading, Section};
-use super::settings::Config;
+use super::settings::{Config, Upstream};
 use super::upstream::Ourselves;
-use super::{listener, sections, upstream, user};
-use crate::submission::Listener;
+use super::{listener, routing, sections, upstream, user};
+use crate::submission::{Listener, User};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -68,18 +68,19 @@ fn assemble(mut root: Section<'_>) -> Config {
     let users: Vec<_> = users.into_iter().filter_map(|section| user::read(section, &mut claims)).collect();
     let listeners: Vec<_> =
         listeners.into_iter().filter_map(|section| listener::read(section, many, &mut claims)).collect();
-    for later in upstreams.iter().skip(1) {
-        later.warn("name", "all mail goes to the first upstream in this version");
-    }
     let us = Ourselves { hostname: &hostname, listeners: &listeners };
-    let upstreams =
+    let upstreams: Vec<_> =
         upstreams.into_iter().filter_map(|section| upstream::read(section, &us, &mut claims)).collect();
+    let names: Vec<_> = upstreams.iter().map(|upstream: &Upstream| &*upstream.transport.name).collect();
+    let logins: Vec<_> = users.iter().map(|user: &User| &*user.account.name).collect();
+    let routing = routing::read(&mut root, &names, &logins, &mut claims);
     sections::not_acted_on(&mut root);
     let (limits, policy) = sections::limits(&mut root);
     let config = Config {
         certificate: sections::certificate(&mut root),
         limits,
         policy,
+        routing,
         http: sections::http(&mut root, &mut claims),
         admin: sections::admin(&mut root, &data_dir, &mut claims),
         log: sections::log(&mut root),

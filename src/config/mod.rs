@@ -11,6 +11,7 @@ mod load;
 mod names;
 mod quantity;
 mod reader;
+mod routing;
 mod secrets;
 mod sections;
 mod settings;

@@ -33,10 +33,14 @@ pub(super) fn is_sender_pattern(text: &str) -> bool {
     text == "*" || (is_plain(text) && !text.contains(' ') && text.rsplit_once('@').is_some_and(complete))
 }
 
+/// A header's name.
+pub(super) fn is_header_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
 /// A header's name, or its beginning and `*`.
 pub(super) fn is_header_pattern(text: &str) -> bool {
-    let name = text.strip_suffix('*').unwrap_or(text);
-    !text.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    text == "*" || is_header_name(text.strip_suffix('*').unwrap_or(text))
 }
 
 #[cfg(test)]

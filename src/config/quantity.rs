@@ -1,6 +1,7 @@
 //! Durations, sizes and rates as texts, both ways.
 
-use crate::submission::Rate;
+use crate::rate::Rate;
+use crate::transport::{Period, Plan};
 use jiff::{Span, SpanRelativeTo};
 use std::time::Duration;
 
@@ -52,6 +53,25 @@ pub(super) fn show_rate(rate: Rate) -> String {
     unit.map_or_else(String::new, |(word, _)| format!("{}/{word}", rate.messages))
 }
 
+/// `"50000/month"`: recipients, a day or a calendar month.
+pub(super) fn quota(text: &str) -> Option<Plan> {
+    let (number, word) = text.split_once('/')?;
+    let recipients = number.trim().parse().ok().filter(|number| *number > 0)?;
+    let (_, period) = PERIODS.iter().find(|(known, _)| *known == word.trim())?;
+    Some(Plan { recipients, period: *period })
+}
+
+/// As [`quota`] reads it.
+pub(super) fn show_quota(plan: Plan) -> String {
+    let word = PERIODS.iter().find(|(_, period)| *period == plan.period).map_or("", |(word, _)| word);
+    format!("{}/{word}", plan.recipients)
+}
+
+/// What a quota looks like, for faults.
+pub(super) const A_QUOTA: &str = "a quota such as \"50000/month\" (day, month)";
+
+const PERIODS: [(&str, Period); 2] = [("day", Period::Day), ("month", Period::Month)];
+
 /// What a rate looks like, for faults.
 pub(super) const A_RATE: &str = "a rate such as \"600/min\" (s, min, h, day, month)";
 
@@ -89,5 +109,7 @@ mod tests {
             assert_eq!((read.time.as_secs(), show_rate(read).as_str()), (seconds, text));
         }
         assert_eq!(["600", "0/s", "1/week", "/min"].map(rate), [None; 4]);
+        assert_eq!(quota("50000/month").map(show_quota).as_deref(), Some("50000/month"));
+        assert_eq!(["50000/h", "0/day", "x/day"].map(quota), [None; 3]);
     }
 }

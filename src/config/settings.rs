@@ -1,5 +1,6 @@
 use super::Finding;
 use crate::logging::Format;
+use crate::routing::Routing;
 use crate::secret::Secret;
 use crate::store::Retention;
 use crate::{queue, smtp, submission, transport};
@@ -28,6 +29,8 @@ pub struct Config {
     pub policy: submission::Policy,
     /// Where mail goes, in the order of preference; at least one.
     pub upstreams: Vec<Upstream>,
+    /// Which mail goes where, and which goes first.
+    pub routing: Routing,
     /// Where webhooks are received, if anywhere.
     pub http: Option<SocketAddr>,
     /// Where operators ask.

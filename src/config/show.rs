@@ -1,8 +1,10 @@
-use super::quantity::{show_duration, show_rate, show_size};
+use super::quantity::{show_duration, show_quota, show_rate, show_size};
+use super::routing::show_field;
 use super::settings::{Config, Upstream};
 use super::words::{
     AUTHENTICATION, LEVELS, LISTENER_TLS, LOG_FORMATS, PIPELINING, PROVIDERS, REPORTS, SECURITY, word,
 };
+use crate::routing::{Pattern, Routing};
 use crate::submission::{Listener, Password, User};
 use crate::transport::Settings;
 use std::fmt::{Display, Write as _};
@@ -26,6 +28,7 @@ impl Config {
         self.users.iter().for_each(|user| page.user(user));
         page.limits(self);
         self.upstreams.iter().for_each(|upstream| page.upstream(upstream));
+        page.routing(&self.routing);
         if let Some(address) = self.http {
             page.heading("[http]");
             page.text("address", address);
@@ -106,6 +109,7 @@ impl Page {
         let breaker = &upstream.transport.breaker;
         self.heading("[upstream.breaker]");
         self.bare("failures", breaker.failures);
+        self.bare("successes", breaker.successes);
         self.duration("pause", breaker.pause);
         self.duration("longest_pause", breaker.longest_pause);
         let retry = &upstream.retry;
@@ -116,6 +120,26 @@ impl Page {
         self.bare("jitter", format_args!("{:?}", retry.jitter));
         self.duration("give_up_after", retry.give_up_after);
         self.duration("unknown_wait", retry.unknown_wait);
+        self.bare("unknown_elsewhere", retry.unknown_elsewhere);
+    }
+
+    fn routing(&mut self, routing: &Routing) {
+        for route in &routing.routes {
+            self.heading("[[route]]");
+            self.text("name", &route.name);
+            self.pattern(&route.pattern);
+            self.texts("recipients", &route.pattern.recipients);
+            self.texts("upstreams", &route.upstreams);
+        }
+        self.heading("[bulk]");
+        self.pattern(&routing.bulk);
+        self.bare("recipients", routing.bulk_recipients);
+    }
+
+    fn pattern(&mut self, pattern: &Pattern) {
+        self.texts("users", &pattern.users);
+        self.texts("senders", &pattern.senders);
+        self.texts("headers", &pattern.headers.iter().map(show_field).collect::<Vec<_>>());
     }
 
     fn transport(&mut self, settings: &Settings) {
@@ -133,6 +157,8 @@ impl Page {
         }
         self.bare("connections", settings.connections);
         self.text("pipelining", word(&PIPELINING, &settings.pipelining));
+        self.some("rate", settings.rate.map(show_rate));
+        self.some("quota", settings.plan.map(show_quota));
         self.duration("idle_timeout", settings.idle_timeout);
         self.bare("messages_per_connection", settings.messages_per_connection);
     }

@@ -65,6 +65,8 @@ fn settings(section: &mut Section<'_>, name: String) -> Option<Settings> {
         pipelining: section.one_of("pipelining", &PIPELINING).unwrap_or(Pipelining::Full),
         idle_timeout: section.duration("idle_timeout", SECOND..=HOUR).unwrap_or(SECOND * 60),
         messages_per_connection: section.integer("messages_per_connection", 1..=1_000_000).unwrap_or(1000),
+        rate: section.parsed("rate", quantity::A_RATE, quantity::rate),
+        plan: section.parsed("quota", quantity::A_QUOTA, quantity::quota),
         breaker: breaker(section.table("breaker")),
     };
     with_host(settings, provider?, region, section)
@@ -102,6 +104,7 @@ fn breaker(mut section: Section<'_>) -> breaker::Settings {
     let usual = breaker::Settings::default();
     let settings = breaker::Settings {
         failures: section.integer("failures", 1..=1000).unwrap_or(usual.failures),
+        successes: section.integer("successes", 1..=100).unwrap_or(usual.successes),
         pause: section.duration("pause", SECOND / 10..=HOUR).unwrap_or(usual.pause),
         longest_pause: section.duration("longest_pause", SECOND..=DAY).unwrap_or(usual.longest_pause),
     };
@@ -123,6 +126,7 @@ fn retry(mut section: Section<'_>) -> Retry {
             .duration("give_up_after", SECOND * 60..=DAY * 30)
             .unwrap_or(usual.give_up_after),
         unknown_wait: section.duration("unknown_wait", Duration::ZERO..=DAY).unwrap_or(usual.unknown_wait),
+        unknown_elsewhere: section.boolean("unknown_elsewhere").unwrap_or(usual.unknown_elsewhere),
     };
     if section.is_sound() && retry.first > retry.max {
         section.fault("first", "is longer than max");
@@ -135,10 +139,6 @@ fn not_acted_on(section: &mut Section<'_>) {
     let transport = section.one_of("transport", &[("smtp", "smtp"), ("api", "api")]);
     if transport == Some("api") {
         section.fault("transport", "\"api\" is not in this version; use \"smtp\"");
-    }
-    for key in ["rate", "quota"] {
-        let rate = section.parsed(key, quantity::A_RATE, |text| quantity::rate(text).map(drop));
-        unused(section, key, rate);
     }
     let key = if section.has("api_key_file") { "api_key_file" } else { "api_key" };
     let secret = section.secret("api_key");

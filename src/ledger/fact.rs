@@ -1,4 +1,4 @@
-use super::{About, Occasion, Repeated, Standing};
+use super::{About, Action, Occasion, Repeated, Standing, Switch, Verb};
 use crate::clock::Timestamp;
 use crate::event::{Kind, Words};
 use crate::id::TrackingId;
@@ -42,6 +42,36 @@ impl Fact {
         }
     }
 
+    /// What a trail says about an operator's action on some recipients.
+    pub fn of_action(action: &Action, recipients: Vec<u16>) -> Self {
+        Self {
+            at: action.at,
+            what: What::Acted(action.verb),
+            source: Source::Operator,
+            upstream: None,
+            recipients,
+            words: action.words(),
+            due: None,
+            rung: None,
+            by_machine: false,
+        }
+    }
+
+    /// What the log says about a breaker that an operator opened or closed.
+    pub fn of_switch(switch: Switch) -> Self {
+        Self {
+            at: switch.at,
+            what: What::Switched { open: switch.open },
+            source: Source::Operator,
+            upstream: Some(switch.upstream),
+            recipients: Vec::new(),
+            words: Words { name: switch.operator, text: Some(switch.reason), ..Words::default() },
+            due: None,
+            rung: None,
+            by_machine: false,
+        }
+    }
+
     /// What a trail says about a report on one of its recipients.
     pub fn of_report(about: &About, report: TrackingId) -> Self {
         Self {
@@ -71,6 +101,13 @@ pub enum What {
     Repeated,
     /// The sender was told, by a send of its own.
     Told(Occasion),
+    /// An operator did this.
+    Acted(Verb),
+    /// An operator opened or closed the upstream's breaker.
+    Switched {
+        /// Or else closed.
+        open: bool,
+    },
 }
 
 impl What {
@@ -85,6 +122,9 @@ impl What {
             Self::Repeated => "repeated",
             Self::Told(Occasion::Failure) => "failure-reported",
             Self::Told(Occasion::Success) => "success-reported",
+            Self::Acted(verb) => verb.done(),
+            Self::Switched { open: true } => "breaker-opened",
+            Self::Switched { open: false } => "breaker-closed",
         }
     }
 }
@@ -100,6 +140,8 @@ pub enum Source {
     Webhook,
     /// Our own doing.
     Relay,
+    /// An operator.
+    Operator,
 }
 
 impl Source {
@@ -110,6 +152,7 @@ impl Source {
             Self::Attempt => "smtp",
             Self::Webhook => "webhook",
             Self::Relay => "mailtrail",
+            Self::Operator => "operator",
         }
     }
 }

@@ -1,4 +1,4 @@
-use super::Occasion;
+use super::{Occasion, Verb};
 use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};
 use crate::mail::Mailbox;
@@ -10,6 +10,8 @@ pub struct Recipient {
     pub address: Mailbox,
     /// What our own attempts came to.
     pub standing: Standing,
+    /// Whether an operator holds it back.
+    pub held: bool,
     /// What the provider reported.
     pub marks: Marks,
     /// What our last attempt heard.
@@ -53,6 +55,8 @@ pub enum Standing {
     Expired,
     /// The message was sent and no answer came: settled by an event, or tried again when due.
     Unknown,
+    /// Taken out by an operator.
+    Cancelled,
 }
 
 impl Standing {
@@ -65,6 +69,7 @@ impl Standing {
             Self::Failed => "failed",
             Self::Expired => "expired",
             Self::Unknown => "unknown",
+            Self::Cancelled => "cancelled",
         }
     }
 }
@@ -90,11 +95,15 @@ pub enum State {
     Suppressed,
     /// Sent, and no answer came.
     Unknown,
+    /// An operator holds it back.
+    Held,
+    /// An operator took it out.
+    Cancelled,
 }
 
 impl State {
     /// Every state.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Queued,
         Self::Sending,
         Self::Relayed,
@@ -104,6 +113,8 @@ impl State {
         Self::Expired,
         Self::Suppressed,
         Self::Unknown,
+        Self::Held,
+        Self::Cancelled,
     ];
 
     /// Whether the mail does not arrive, as far as is known.
@@ -123,6 +134,8 @@ impl State {
             Self::Expired => "expired",
             Self::Suppressed => "suppressed",
             Self::Unknown => "unknown",
+            Self::Held => "held",
+            Self::Cancelled => "cancelled",
         }
     }
 }
@@ -196,6 +209,7 @@ impl Recipient {
         Self {
             address,
             standing: Standing::Queued,
+            held: false,
             marks: Marks::default(),
             words: Words::default(),
             failure: None,
@@ -228,6 +242,7 @@ impl Recipient {
     /// event cannot speak of what was not sent.
     pub fn state(&self) -> State {
         match self.standing {
+            Standing::Queued if self.held => State::Held,
             Standing::Queued => State::Queued,
             Standing::Bounced => State::Bounced,
             _ if self.marks.has(Kind::Bounced) => State::Bounced,
@@ -238,6 +253,8 @@ impl Recipient {
             Standing::Relayed => State::Relayed,
             Standing::Failed => State::Failed,
             Standing::Expired => State::Expired,
+            Standing::Cancelled => State::Cancelled,
+            Standing::Unknown if self.held => State::Held,
             Standing::Unknown => State::Unknown,
         }
     }
@@ -250,6 +267,26 @@ impl Recipient {
     /// Whether an attempt is still to be made.
     pub fn waits(&self) -> bool {
         matches!(self.state(), State::Queued | State::Unknown)
+    }
+
+    /// Whether it has not come to an end yet: it waits, or is held back.
+    pub fn is_open(&self) -> bool {
+        self.waits() || self.state() == State::Held
+    }
+
+    /// Does as an operator says, if it is still open.
+    pub fn act(&mut self, verb: Verb, words: &Words) {
+        if !self.is_open() {
+            return;
+        }
+        match verb {
+            Verb::Retry => return,
+            Verb::Hold => self.held = true,
+            Verb::Release => self.held = false,
+            Verb::Bounce => self.standing = Standing::Failed,
+            Verb::Delete => self.standing = Standing::Cancelled,
+        }
+        self.words = words.clone();
     }
 }
 

@@ -2,7 +2,7 @@ use super::{Fact, Recipient, Standing, State};
 use crate::clock::Timestamp;
 use crate::event::{Event, Words};
 use crate::id::TrackingId;
-use crate::mail::{BodyType, Dsn, Mailbox, MessageId, Notify, Record};
+use crate::mail::{BodyType, Dsn, Lane, Mailbox, MessageId, Notify, Record};
 use std::net::IpAddr;
 
 /// One SMTP transaction that we took.
@@ -40,6 +40,47 @@ pub struct Send {
     pub size: u64,
     /// What the same message has again, where duplicates are looked for: of its body, behind the header.
     pub fingerprint: Option<u64>,
+    /// Who waits for whom.
+    pub lane: Lane,
+    /// The name of the route it takes; `None`: the upstreams in their order.
+    pub route: Option<Box<str>>,
+}
+
+impl Send {
+    /// A send about which nothing else is known: from nobody, without a header.
+    pub fn new(id: TrackingId, client: impl Into<String>) -> Self {
+        Self {
+            id,
+            client: client.into(),
+            user: None,
+            peer: None,
+            sender: None,
+            body: BodyType::SevenBit,
+            smtputf8: false,
+            dsn: Dsn::default(),
+            reports: false,
+            about: None,
+            message_id: None,
+            subject: String::new(),
+            records: Vec::new(),
+            tags: Vec::new(),
+            size: 0,
+            fingerprint: None,
+            lane: Lane::default(),
+            route: None,
+        }
+    }
+}
+
+/// What an open send waits for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Waits {
+    /// An upstream of its route; `None`: any, in their order.
+    ForRoute(Option<Box<str>>),
+    /// That upstream: it may have the message already, so no other gets it.
+    ForUpstream(Box<str>),
+    /// An operator.
+    Held,
 }
 
 /// What a report is about.
@@ -153,6 +194,86 @@ pub struct Settled {
     pub words: Words,
 }
 
+/// An operator changed what becomes of a send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Action {
+    /// Which send.
+    pub id: TrackingId,
+    /// When.
+    pub at: Timestamp,
+    /// What was asked for.
+    pub verb: Verb,
+    /// Who asked.
+    pub operator: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl Action {
+    /// Who and why.
+    pub fn words(&self) -> Words {
+        let Self { operator, reason, .. } = self;
+        Words { name: operator.clone(), text: Some(reason.clone()), ..Words::default() }
+    }
+}
+
+/// What an operator may ask for, for all open recipients of a send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// To try it now.
+    Retry,
+    /// To keep it back.
+    Hold,
+    /// To let it go again.
+    Release,
+    /// To give it up; the sender is told.
+    Bounce,
+    /// To take it out; nobody is told.
+    Delete,
+}
+
+impl Verb {
+    /// Every verb.
+    pub const ALL: [Self; 5] = [Self::Retry, Self::Hold, Self::Release, Self::Bounce, Self::Delete];
+
+    /// The word for commands, tables and JSON.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Hold => "hold",
+            Self::Release => "release",
+            Self::Bounce => "bounce",
+            Self::Delete => "delete",
+        }
+    }
+
+    /// What the trail calls it.
+    pub const fn done(self) -> &'static str {
+        match self {
+            Self::Retry => "retried",
+            Self::Hold => "held",
+            Self::Release => "released",
+            Self::Bounce => "failed",
+            Self::Delete => "cancelled",
+        }
+    }
+}
+
+/// An operator opened or closed an upstream's breaker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switch {
+    /// The upstream.
+    pub upstream: String,
+    /// When.
+    pub at: Timestamp,
+    /// Whether it is kept open from now on, until an operator closes it.
+    pub open: bool,
+    /// Who asked.
+    pub operator: String,
+    /// Why.
+    pub reason: String,
+}
+
 /// A provider's report, verified.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Notice {
@@ -177,8 +298,10 @@ pub struct Trail {
     pub facts: Vec<Fact>,
     /// Attempts made.
     pub attempts: u32,
-    /// When the next attempt is due.
+    /// When the next attempt is due, or since when it is held.
     pub due: Option<Timestamp>,
+    /// What it waits for, while it is open.
+    pub waits: Option<Waits>,
     /// Whether an attempt is under way.
     pub sending: bool,
 }

@@ -5,9 +5,11 @@
 mod address;
 mod envelope;
 mod header;
+mod lane;
 mod message_id;
 
 pub use address::{Mailbox, NotAMailbox};
 pub use envelope::{BodyType, Dsn, DsnRecipient, Envelope, Notify, Ret};
 pub use header::{Header, HeaderBlock, HeaderLine};
+pub use lane::Lane;
 pub use message_id::{MessageId, Record};

@@ -38,6 +38,8 @@ pub struct Findings {
     not_before: Option<Timestamp>,
     /// What the upstream said about itself, not about this mail.
     pub upstream: Option<UpstreamRefusal>,
+    /// Whether it said that it is too much, and maybe until when.
+    pub throttled: Option<Option<Timestamp>>,
 }
 
 /// The upstream refuses everybody for now.

@@ -5,9 +5,11 @@
 
 mod attempt;
 mod dispatch;
+mod outlet;
 mod schedule;
 mod work;
 mod worker;
 
 pub use dispatch::{Parts, Queue};
+pub use outlet::Outward;
 pub use schedule::Retry;

@@ -20,6 +20,9 @@ pub struct Retry {
     /// How long a message whose end is unknown waits for a provider's event before it is sent again. Default 5 min,
     /// 0 s to 1 day; nothing where no events come.
     pub unknown_wait: Duration,
+    /// Whether another upstream may be sent a message whose end at this one is unknown. Default no: the recipient may
+    /// get it twice, and only from one provider will it look like the same mail.
+    pub unknown_elsewhere: bool,
 }
 
 impl Default for Retry {
@@ -31,6 +34,7 @@ impl Default for Retry {
             jitter: 0.1,
             give_up_after: Duration::from_secs(2 * 86_400),
             unknown_wait: Duration::from_secs(300),
+            unknown_elsewhere: false,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One connection to the upstream and the messages that go over it.
 
 use super::attempt::{Attempt, Findings, Prepared};
-use super::dispatch::Shared;
+use super::outlet::Outlet;
 use crate::id::TrackingId;
 use crate::ledger::{Begun, Outcome, Standing};
 use crate::smtp::Response;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// Carries messages over one connection until there is nothing to do for a while.
 pub struct Worker {
-    shared: Arc<Shared>,
+    outlet: Arc<Outlet>,
     connection: Option<Link>,
 }
 
@@ -33,8 +33,8 @@ enum Carried {
 
 impl Worker {
     /// A worker without connection.
-    pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, connection: None }
+    pub fn new(outlet: Arc<Outlet>) -> Self {
+        Self { outlet, connection: None }
     }
 
     /// Works until idle for too long, or until we stop.
@@ -59,9 +59,9 @@ impl Worker {
     /// The next message that can go.
     async fn next(&mut self) -> Option<Box<Attempt>> {
         loop {
-            let id = self.shared.work.next(self.shared.settings.idle_timeout).await?;
-            if self.shared.is_open() {
-                self.shared.finished(id);
+            let id = self.outlet.work.next(self.outlet.settings.idle_timeout).await?;
+            if self.outlet.is_open() {
+                self.outlet.finished(id);
                 continue;
             }
             if let Some(attempt) = self.prepare(id).await {
@@ -71,24 +71,24 @@ impl Worker {
     }
 
     async fn prepare(&self, id: TrackingId) -> Option<Box<Attempt>> {
-        let store = self.shared.store.clone();
+        let store = self.outlet.store.clone();
         let job = match tokio::task::spawn_blocking(move || store.job(id)).await {
             Ok(Ok(Some(job))) => job,
             Ok(Ok(None)) | Err(_) => {
-                self.shared.finished_later(id);
+                self.outlet.finished_later(id);
                 return None;
             }
             Ok(Err(error)) => {
                 tracing::error!(%id, %error, "a queued message cannot be read; it is tried again later");
-                self.shared.postpone(id);
+                self.outlet.postpone(id);
                 return None;
             }
         };
-        let (settings, now) = (&self.shared.settings, self.shared.clock.now());
+        let (settings, now) = (&self.outlet.settings, self.outlet.clock.now());
         match Attempt::prepare(job, settings.provider, &settings.name, now) {
             Prepared::Ready(attempt) => Some(attempt),
             Prepared::Over(outcome) => {
-                self.shared.settle(outcome);
+                self.outlet.settle(outcome);
                 None
             }
         }
@@ -99,7 +99,7 @@ impl Worker {
         loop {
             match self.carry(&attempt, said).await {
                 Carried::Settled { outcome, next } => {
-                    self.shared.settle(outcome);
+                    self.outlet.settle(outcome);
                     return next;
                 }
                 Carried::Stale => said = false,
@@ -123,7 +123,7 @@ impl Worker {
             self.connection = Some(link);
             let mut findings = Findings::default();
             attempt.give(&mut findings, Standing::Failed, "capabilities", obstacle);
-            return Carried::Settled { outcome: self.shared.conclude(attempt, findings), next: None };
+            return Carried::Settled { outcome: self.outlet.conclude(attempt, findings), next: None };
         }
         // What was said went with the connection it was said on.
         let replies = if said && reused {
@@ -137,8 +137,8 @@ impl Worker {
             Err(_) if reused => return Carried::Stale,
             Err(fault) => return Carried::Unreachable(fault),
         };
-        let settings = &self.shared.settings;
-        let findings = attempt.weigh_envelope(&replies, settings.provider, self.shared.clock.now());
+        let settings = &self.outlet.settings;
+        let findings = attempt.weigh_envelope(&replies, settings.provider, self.outlet.clock.now());
         if replies.go_ahead() {
             return self.send(attempt, findings, link).await;
         }
@@ -148,17 +148,17 @@ impl Worker {
         if !closing && link.connection.abandon(&replies).await.is_ok() {
             self.connection = Some(link);
         }
-        Carried::Settled { outcome: self.shared.conclude(attempt, findings), next: None }
+        Carried::Settled { outcome: self.outlet.conclude(attempt, findings), next: None }
     }
 
     /// Sends the message itself. From here on a lost answer leaves the end unknown, so it is noted first.
     async fn send(&mut self, attempt: &Attempt, mut findings: Findings, mut link: Link) -> Carried {
-        let shared = self.shared.clone();
-        let begun = Begun { id: attempt.id, at: shared.clock.now(), upstream: shared.settings.name.clone() };
-        if let Err(error) = shared.store.begin(begun).await {
+        let outlet = self.outlet.clone();
+        let begun = Begun { id: attempt.id, at: outlet.clock.now(), upstream: outlet.settings.name.clone() };
+        if let Err(error) = outlet.store.begin(begun).await {
             tracing::error!(id = %attempt.id, %error, "an attempt cannot be noted and is not made");
             attempt.give(&mut findings, Standing::Queued, "store", "the attempt could not be noted on disk");
-            return Carried::Settled { outcome: shared.conclude(attempt, findings), next: None };
+            return Carried::Settled { outcome: outlet.conclude(attempt, findings), next: None };
         }
         let next = self.chained(&link).await;
         let following = next.as_ref().map(|next| (&next.envelope, next.size()));
@@ -166,7 +166,7 @@ impl Worker {
         match link.connection.content(attempt.pieces(), following).await {
             Ok(reply) => {
                 metrics::histogram!("mailtrail_relay_seconds").record(started.elapsed());
-                attempt.weigh_content(&mut findings, &reply, shared.settings.provider, shared.clock.now());
+                attempt.weigh_content(&mut findings, &reply, outlet.settings.provider, outlet.clock.now());
                 self.weigh_upstream("the end of data", &reply, &findings);
                 if reply.code != 421 {
                     link.carried += 1;
@@ -176,71 +176,71 @@ impl Worker {
             Err(ContentFault::Unreadable(error)) => {
                 tracing::error!(id = %attempt.id, %error, "a message cannot be read to its end and is not sent");
                 // The upstream did nothing wrong; the connection in the middle of a message is of no more use.
-                shared.answered(&findings);
+                outlet.answered(&findings);
                 attempt.give_unreadable(&mut findings, &error);
             }
             Err(ContentFault::Before(fault)) => {
-                shared.failed(&fault);
+                outlet.failed(&fault);
                 attempt.give(&mut findings, Standing::Queued, "connection", &fault.to_string());
             }
             Err(ContentFault::After(fault)) => {
-                shared.failed(&fault);
+                outlet.failed(&fault);
                 let text = format!("the message was sent and no answer came: {fault}");
-                tracing::warn!(id = %attempt.id, upstream = shared.settings.name, %fault, "a message's end is unknown");
+                tracing::warn!(id = %attempt.id, upstream = outlet.settings.name, %fault, "a message's end is unknown");
                 attempt.give(&mut findings, Standing::Unknown, "end of data", &text);
             }
         }
-        Carried::Settled { outcome: shared.conclude(attempt, findings), next }
+        Carried::Settled { outcome: outlet.conclude(attempt, findings), next }
     }
 
     /// What an answer says about the upstream itself: a goodbye (421) is no sign of health.
     fn weigh_upstream(&self, what: &'static str, response: &Response, findings: &Findings) {
         if response.code == 421 && findings.upstream.is_none() {
-            self.shared.failed(&Fault::Refused { what, response: response.clone() });
+            self.outlet.failed(&Fault::Refused { what, response: response.clone() });
         } else {
-            self.shared.answered(findings);
+            self.outlet.answered(findings);
         }
     }
 
     /// A message that waits already and can ride behind this one.
     async fn chained(&self, link: &Link) -> Option<Box<Attempt>> {
-        let last = link.carried + 2 > self.shared.settings.messages_per_connection;
-        if last || !link.connection.chains() || !self.shared.may_send() {
+        let last = link.carried + 2 > self.outlet.settings.messages_per_connection;
+        if last || !link.connection.chains() || !self.outlet.may_send() {
             return None;
         }
-        let id = self.shared.work.try_next()?;
+        let id = self.outlet.work.try_next()?;
         let attempt = self.prepare(id).await?;
         let small = attempt.places.len() <= CHAINED_RECIPIENTS;
         if small && attempt.obstacle(link.connection.capabilities()).is_none() {
             return Some(attempt);
         }
-        self.shared.work.put_back(id);
+        self.outlet.work.put_back(id);
         None
     }
 
     async fn connect(&self) -> Result<Link, Fault> {
-        let shared = &self.shared;
-        let connection = Connection::open(&shared.settings, &shared.tls, &shared.hostname).await?;
-        tracing::debug!(upstream = shared.settings.name, "connected");
+        let outlet = &self.outlet;
+        let connection = Connection::open(&outlet.settings, &outlet.tls, &outlet.hostname).await?;
+        outlet.connected();
         Ok(Link { connection, carried: 0 })
     }
 
     /// The message was not tried. It is charged an attempt only while the breaker was closed: a probe's message
     /// waits with all others.
     fn unreachable(&self, attempt: Attempt, fault: &Fault) {
-        let charged = self.shared.failed(fault);
+        let charged = self.outlet.failed(fault);
         if charged {
             let mut findings = Findings::default();
             attempt.give(&mut findings, Standing::Queued, "connection", &fault.to_string());
-            self.shared.settle(self.shared.conclude(&attempt, findings));
+            self.outlet.settle(self.outlet.conclude(&attempt, findings));
         } else {
-            self.shared.finished(attempt.id);
+            self.outlet.finished(attempt.id);
         }
     }
 
     /// Closes a connection that carried enough.
     fn retire(&mut self) {
-        let worn = |link: &Link| link.carried >= self.shared.settings.messages_per_connection;
+        let worn = |link: &Link| link.carried >= self.outlet.settings.messages_per_connection;
         if self.connection.as_ref().is_some_and(worn)
             && let Some(link) = self.connection.take()
         {

@@ -9,7 +9,7 @@ mod message;
 use crate::clock::{Clock, Timestamp};
 use crate::id::Mint;
 use crate::ledger::{About, Accepted, Send, Trail};
-use crate::mail::{BodyType, Dsn, Mailbox, MessageId};
+use crate::mail::{Mailbox, MessageId};
 use crate::store::{CommitError, ReadError, Store};
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -69,22 +69,13 @@ impl Reporter {
             message::Report { id, now, hostname: &self.hostname, about, send: &trail.send, recipient };
         let message = Bytes::from(report.compose(&sender));
         let send = Send {
-            id,
-            client: CLIENT.to_owned(),
-            user: None,
-            peer: None,
-            sender: None,
-            body: BodyType::SevenBit,
             smtputf8: !sender.is_ascii(),
-            dsn: Dsn::default(),
-            reports: false,
             about: Some(about),
             message_id,
             subject: message::SUBJECT.to_owned(),
             records: trail.send.records.clone(),
-            tags: Vec::new(),
             size: message.len() as u64,
-            fingerprint: None,
+            ..Send::new(id, CLIENT)
         };
         self.store.accept_and_apply(Accepted { send, recipients: vec![sender] }, message).await?;
         tracing::info!(%id, about = %about.id, "a report to the sender was made");

@@ -105,6 +105,14 @@ impl Store {
                 written: repeated.at,
                 fact: Fact::of_repetition(&repeated),
             }),
+            Record::Action(action) => {
+                let all = self.projection().send(action.id)?.map_or(0, |(_, row)| row.recipients);
+                let fact = Fact::of_action(&action, (0..all).collect());
+                entries.push(Entry { id: Some(action.id), written: action.at, fact });
+            }
+            Record::Switch(switch) => {
+                entries.push(Entry { id: None, written: switch.at, fact: Fact::of_switch(switch) });
+            }
             Record::Outcome(outcome) => entries.extend(of_outcome(outcome)),
             Record::Notice(notice) => {
                 let found = self.projection().find(&notice.event)?;

@@ -6,6 +6,7 @@
 
 mod commit;
 mod disk;
+mod hands;
 mod journal;
 mod lock;
 mod log;
@@ -23,6 +24,7 @@ mod stored;
 mod upkeep;
 
 pub use commit::CommitError;
+pub use hands::Grip;
 pub use log::{Cursor, Entry, NotACursor};
 pub use message::{Message, Spill};
 pub use open::{OpenError, OpenReport};
@@ -35,18 +37,21 @@ use crate::clock::Clock;
 use crate::clock::Timestamp;
 use crate::event::Event;
 use crate::id::TrackingId;
-use crate::ledger::{About, Accepted, Begun, Notice, Outcome, Recipient, Repeated, Send, Trail};
-use crate::mail::{MessageId, Record as OdooRecord};
+use crate::ledger::{
+    About, Accepted, Action, Begun, Notice, Outcome, Recipient, Repeated, Send, Switch, Trail, Waits,
+};
+use crate::mail::{Lane, MessageId, Record as OdooRecord};
 use crate::wakeup::Wakeup;
 use bytes::Bytes;
 use commit::{Committer, Wish};
 use disk::{Disk, LocalDisk};
+use hands::Hands;
 use open::Opening;
 use record::Record;
 use segments::Segments;
 use sled::{Current, Projection};
-use std::collections::HashSet;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use upkeep::Upkeep;
@@ -64,6 +69,7 @@ struct Inner {
     disk: Arc<dyn Disk>,
     upkeep: Mutex<Upkeep>,
     due: Wakeup,
+    hands: Hands,
     _lock: Arc<lock::Lock>,
 }
 
@@ -76,6 +82,15 @@ pub enum ReadError {
     /// In the journal.
     #[error("the journal cannot be read")]
     Journal(#[from] std::io::Error),
+}
+
+/// The queue's mail of one lane that waits for the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Queued {
+    /// Its lane.
+    pub lane: Lane,
+    /// What it waits for.
+    pub waits: Waits,
 }
 
 /// A send with what an attempt needs.
@@ -150,6 +165,18 @@ impl Store {
         self.committer()?.commit(Record::Outcome(outcome), Bytes::new(), wish).await
     }
 
+    /// Notes what an operator wants of a send; lookups see it on return.
+    pub async fn act(&self, action: Action) -> Result<(), CommitError> {
+        let wish = Wish { urgent: true, applied: true };
+        self.committer()?.commit(Record::Action(action), Bytes::new(), wish).await
+    }
+
+    /// Notes that an operator opened or closed a breaker; lookups see it on return.
+    pub async fn switch(&self, switch: Switch) -> Result<(), CommitError> {
+        let wish = Wish { urgent: true, applied: true };
+        self.committer()?.commit(Record::Switch(switch), Bytes::new(), wish).await
+    }
+
     /// Keeps a provider's report in its raw form; it is joined to its send on return.
     pub async fn report(&self, notice: Notice, raw: Bytes) -> Result<(), CommitError> {
         let wish = Wish { urgent: true, applied: true };
@@ -176,14 +203,33 @@ impl Store {
         &self.0.due
     }
 
-    /// Sends that are due by `now` and not in `except`, at most `limit`; and when the next one behind them is due.
-    pub fn due(
+    /// The queues that hold mail, those of the first lane first.
+    pub fn queues(&self) -> Result<Vec<Queued>, ReadError> {
+        Ok(self.projection().queues()?)
+    }
+
+    /// Takes sends of a queue into the caller's hands that are due by `now` and in nobody's, at most `limit`; and says
+    /// when the next one behind them is due.
+    pub fn take_due(
         &self,
+        queue: &Queued,
         now: Timestamp,
         limit: usize,
-        except: &HashSet<TrackingId>,
-    ) -> Result<(Vec<TrackingId>, Option<Timestamp>), ReadError> {
-        Ok(self.projection().due(now, limit, except)?)
+    ) -> Result<(Vec<Grip>, Option<Timestamp>), ReadError> {
+        let mut taken = Vec::new();
+        let free = |id| {
+            let held = self.0.hands.take(id);
+            let free = held.is_some();
+            taken.extend(held);
+            free
+        };
+        let (_, next) = self.projection().due(queue, now, limit, free)?;
+        Ok((taken, next))
+    }
+
+    /// Takes a send into the caller's hands, unless it is in somebody's: nobody else tries or changes it then.
+    pub fn take(&self, id: TrackingId) -> Option<Grip> {
+        self.0.hands.take(id)
     }
 
     /// What an attempt needs, or `None` for an unknown send.
@@ -205,9 +251,15 @@ impl Store {
         Ok(self.projection().send(id)?.map(|(send, _)| send))
     }
 
-    /// Sends whose attempt was cut off by the end of the process.
-    pub fn interrupted(&self) -> Result<Vec<TrackingId>, ReadError> {
+    /// Sends whose attempt was cut off by the end of the process, and the upstream it was made at.
+    pub fn interrupted(&self) -> Result<Vec<(TrackingId, String)>, ReadError> {
         Ok(self.projection().interrupted()?)
+    }
+
+    /// What a send waits for, while it is open.
+    pub fn waits(&self, id: TrackingId) -> Result<Option<Waits>, ReadError> {
+        let row = self.projection().send(id)?.and_then(|(_, row)| row.queued);
+        Ok(row.map(|queued| queued.waits.into()))
     }
 
     /// Everything about one send.
@@ -215,18 +267,36 @@ impl Store {
         Ok(self.projection().trail(id)?)
     }
 
-    /// The sends with a next attempt, the earliest due first.
+    /// The open sends, the earliest due first.
     pub fn queued(&self, limit: usize) -> Result<Vec<TrackingId>, ReadError> {
-        Ok(self.projection().queued(|_| true, limit)?)
+        let projection = self.projection();
+        let mut queued = Vec::new();
+        for queue in projection.queues()? {
+            queued.extend(projection.queued(&queue, |_| true, limit)?);
+        }
+        queued.sort_unstable();
+        Ok(queued.into_iter().map(|(_, id)| id).take(limit).collect())
     }
 
-    /// The sends with a next attempt that were accepted at a time that `wanted` asks for.
+    /// The sends of a queue that were accepted at a time that `wanted` asks for.
     pub fn queued_since(
         &self,
+        queue: &Queued,
         wanted: impl Fn(Timestamp) -> bool,
         limit: usize,
     ) -> Result<Vec<TrackingId>, ReadError> {
-        Ok(self.projection().queued(|id| wanted(id.timestamp()), limit)?)
+        let queued = self.projection().queued(queue, |id| wanted(id.timestamp()), limit)?;
+        Ok(queued.into_iter().map(|(_, id)| id).collect())
+    }
+
+    /// Why an operator keeps the breaker of an upstream open, if that is so.
+    pub fn forced_open(&self, upstream: &str) -> Result<Option<String>, ReadError> {
+        Ok(self.projection().forced_open(upstream)?)
+    }
+
+    /// Recipients that an upstream took on `days` (UTC, since the epoch), as far as the ledger goes back.
+    pub fn taken(&self, upstream: &str, days: RangeInclusive<u16>) -> Result<u64, ReadError> {
+        Ok(self.projection().taken(upstream, days)?)
     }
 
     /// Sends with that Message-ID, newest first.

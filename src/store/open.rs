@@ -2,6 +2,7 @@
 
 use super::commit::{Committer, Parts};
 use super::disk::Disk;
+use super::hands::Hands;
 use super::journal::{self, Writer};
 use super::lock::Lock;
 use super::record::UnknownRecord;
@@ -123,7 +124,18 @@ impl Opening<'_> {
         };
         let segments = Segments::new(journal.clone());
         let (disk, upkeep) = (disk.clone(), Mutex::default());
-        let inner = Inner { journal, ledger, current, committer, segments, disk, upkeep, due, _lock: lock };
+        let inner = Inner {
+            journal,
+            ledger,
+            current,
+            committer,
+            segments,
+            disk,
+            upkeep,
+            due,
+            hands: Hands::default(),
+            _lock: lock,
+        };
         Ok((Store(Arc::new(inner)), report))
     }
 }

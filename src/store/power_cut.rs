@@ -638,24 +638,7 @@ fn id(number: u64) -> TrackingId {
 }
 
 fn accepted(number: u64) -> Accepted {
-    let send = Send {
-        id: id(number),
-        client: "odoo".into(),
-        user: None,
-        peer: None,
-        sender: None,
-        body: Default::default(),
-        smtputf8: false,
-        dsn: Default::default(),
-        reports: false,
-        about: None,
-        fingerprint: None,
-        message_id: None,
-        subject: format!("Quotation {number}"),
-        records: Vec::new(),
-        tags: Vec::new(),
-        size: number,
-    };
+    let send = Send { subject: format!("Quotation {number}"), size: number, ..Send::new(id(number), "odoo") };
     Accepted { send, recipients: vec!["ada@example.net".parse().unwrap()] }
 }
 

@@ -5,9 +5,10 @@ use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
 use crate::ledger::{
-    About, Accepted, Begun, Notice, Occasion, Outcome, Repeated, Send, Settled, Standing, State,
+    About, Accepted, Action, Begun, Notice, Occasion, Outcome, Repeated, Send, Settled, Standing, State,
+    Switch, Verb,
 };
-use crate::mail::{BodyType, Dsn, DsnRecipient, Mailbox, MessageId, Notify, Record as OdooRecord, Ret};
+use crate::mail::{BodyType, Dsn, DsnRecipient, Lane, Mailbox, MessageId, Notify, Record as OdooRecord, Ret};
 use crate::store::journal::Place;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,10 @@ pub enum Record {
     Notice(Box<Notice>),
     /// A client handed a send in again.
     Repeated(Repeated),
+    /// An operator changed what becomes of a send.
+    Action(Action),
+    /// An operator opened or closed a breaker.
+    Switch(Switch),
 }
 
 /// A record in the journal.
@@ -54,34 +59,43 @@ impl Record {
             Self::Outcome(_) => 3,
             Self::Notice(_) => 4,
             Self::Repeated(_) => 5,
+            Self::Action(_) => 6,
+            Self::Switch(_) => 7,
         }
     }
 
     /// The version in which the kind is written.
     pub fn version(&self) -> u8 {
         match self {
-            Self::Accepted(_) => 2,
-            Self::Begun(_) | Self::Outcome(_) | Self::Notice(_) | Self::Repeated(_) => 1,
+            Self::Accepted(_) => 3,
+            Self::Begun(_)
+            | Self::Outcome(_)
+            | Self::Notice(_)
+            | Self::Repeated(_)
+            | Self::Action(_)
+            | Self::Switch(_) => 1,
         }
     }
 
     /// Whether there may be a next attempt because of it.
     pub fn may_be_due(&self) -> bool {
         match self {
-            Self::Accepted(_) => true,
+            Self::Accepted(_) | Self::Action(_) => true,
             Self::Outcome(outcome) => outcome.due.is_some(),
-            Self::Begun(_) | Self::Notice(_) | Self::Repeated(_) => false,
+            Self::Begun(_) | Self::Notice(_) | Self::Repeated(_) | Self::Switch(_) => false,
         }
     }
 
     /// The stored form, without the body.
     pub fn encode(&self) -> Vec<u8> {
         let encoded = match self {
-            Self::Accepted(accepted) => postcard::to_stdvec(&AcceptedV2::from(&**accepted)),
+            Self::Accepted(accepted) => postcard::to_stdvec(&AcceptedV3::from(&**accepted)),
             Self::Begun(begun) => postcard::to_stdvec(&BegunV1::from(begun)),
             Self::Outcome(outcome) => postcard::to_stdvec(&OutcomeV1::from(outcome)),
             Self::Notice(notice) => postcard::to_stdvec(&NoticeV1::from(&**notice)),
             Self::Repeated(repeated) => postcard::to_stdvec(&RepeatedV1::from(repeated)),
+            Self::Action(action) => postcard::to_stdvec(&ActionV1::from(action)),
+            Self::Switch(switch) => postcard::to_stdvec(&SwitchV1::from(switch)),
         };
         encoded.expect("plain data in memory always encodes")
     }
@@ -92,10 +106,13 @@ impl Record {
         match (kind, version) {
             (1, 1) => read::<AcceptedV1>(head).and_then(AcceptedV1::restore).map(Self::from),
             (1, 2) => read::<AcceptedV2>(head).and_then(AcceptedV2::restore).map(Self::from),
+            (1, 3) => read::<AcceptedV3>(head).and_then(AcceptedV3::restore).map(Self::from),
             (2, 1) => read::<BegunV1>(head).map(|v| Self::Begun(v.restore())),
             (3, 1) => read::<OutcomeV1>(head).map(|v| Self::Outcome(v.restore())),
             (4, 1) => read::<NoticeV1>(head).map(|v| Self::Notice(Box::new(v.restore()))),
             (5, 1) => read::<RepeatedV1>(head).map(|v| Self::Repeated(v.restore())),
+            (6, 1) => read::<ActionV1>(head).map(|v| Self::Action(v.restore())),
+            (7, 1) => read::<SwitchV1>(head).map(|v| Self::Switch(v.restore())),
             _ => None,
         }
         .ok_or(unknown)
@@ -113,8 +130,8 @@ fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct SendV1 {
-    pub id: [u8; 16],
+struct SendV1 {
+    id: [u8; 16],
     client: String,
     user: Option<String>,
     peer: Option<std::net::IpAddr>,
@@ -148,31 +165,26 @@ impl From<&Send> for SendV1 {
 }
 
 impl SendV1 {
-    pub(super) fn restore(self) -> Option<Send> {
+    fn restore(self) -> Option<Send> {
         Some(Send {
-            id: TrackingId::from_bytes(self.id),
-            client: self.client,
             user: self.user,
             peer: self.peer,
             sender: self.sender.map(|sender| sender.parse()).transpose().ok()?,
             body: if self.eight_bit { BodyType::EightBitMime } else { BodyType::SevenBit },
             smtputf8: self.smtputf8,
-            dsn: Dsn::default(),
-            reports: false,
-            about: None,
-            fingerprint: None,
             message_id: self.message_id.as_deref().and_then(MessageId::parse),
             subject: self.subject,
             records: self.records.iter().filter_map(|record| OdooRecord::parse(record)).collect(),
             tags: self.tags,
             size: self.size,
+            ..Send::new(TrackingId::from_bytes(self.id), self.client)
         })
     }
 }
 
 /// With what there is to say about reports, and what duplicates are recognised by.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct SendV2 {
+struct SendV2 {
     send: SendV1,
     dsn: DsnV1,
     reports: bool,
@@ -193,23 +205,7 @@ impl From<&Send> for SendV2 {
 }
 
 impl SendV2 {
-    /// On what occasion the sender is to hear of a recipient in that state, if it is one.
-    pub(super) fn occasion(&self, place: u16, state: State) -> Option<Occasion> {
-        let wish = self.dsn.recipients.iter().find(|wish| wish.place == place);
-        Occasion::of(state, wish.and_then(DsnRecipientV1::notify)).filter(|_| self.reports)
-    }
-
-    /// The Message-ID without brackets.
-    pub(super) fn message_id(&self) -> Option<&str> {
-        self.send.message_id.as_deref()
-    }
-
-    /// The tracking id.
-    pub(super) fn id(&self) -> [u8; 16] {
-        self.send.id
-    }
-
-    pub(super) fn restore(self) -> Option<Send> {
+    fn restore(self) -> Option<Send> {
         Some(Send {
             dsn: self.dsn.into(),
             reports: self.reports,
@@ -217,6 +213,47 @@ impl SendV2 {
             fingerprint: self.fingerprint,
             ..self.send.restore()?
         })
+    }
+}
+
+/// With its lane and its route.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct SendV3 {
+    send: SendV2,
+    bulk: bool,
+    pub(super) route: Option<Box<str>>,
+}
+
+impl From<&Send> for SendV3 {
+    fn from(send: &Send) -> Self {
+        Self { send: SendV2::from(send), bulk: send.lane == Lane::Bulk, route: send.route.clone() }
+    }
+}
+
+impl SendV3 {
+    /// On what occasion the sender is to hear of a recipient in that state, if it is one.
+    pub(super) fn occasion(&self, place: u16, state: State) -> Option<Occasion> {
+        let SendV2 { dsn, reports, .. } = &self.send;
+        let wish = dsn.recipients.iter().find(|wish| wish.place == place);
+        Occasion::of(state, wish.and_then(DsnRecipientV1::notify)).filter(|_| *reports)
+    }
+
+    /// The Message-ID without brackets.
+    pub(super) fn message_id(&self) -> Option<&str> {
+        self.send.send.message_id.as_deref()
+    }
+
+    /// The tracking id.
+    pub(super) fn id(&self) -> TrackingId {
+        TrackingId::from_bytes(self.send.send.id)
+    }
+
+    pub(super) fn lane(&self) -> Lane {
+        if self.bulk { Lane::Bulk } else { Lane::Transactional }
+    }
+
+    pub(super) fn restore(self) -> Option<Send> {
+        Some(Send { lane: self.lane(), route: self.route, ..self.send.restore()? })
     }
 }
 
@@ -312,14 +349,26 @@ struct AcceptedV2 {
     recipients: Vec<String>,
 }
 
-impl From<&Accepted> for AcceptedV2 {
-    fn from(accepted: &Accepted) -> Self {
-        let recipients = accepted.recipients.iter().map(ToString::to_string).collect();
-        Self { send: SendV2::from(&accepted.send), recipients }
+impl AcceptedV2 {
+    fn restore(self) -> Option<Accepted> {
+        Some(Accepted { send: self.send.restore()?, recipients: mailboxes(&self.recipients)? })
     }
 }
 
-impl AcceptedV2 {
+#[derive(Serialize, Deserialize)]
+struct AcceptedV3 {
+    send: SendV3,
+    recipients: Vec<String>,
+}
+
+impl From<&Accepted> for AcceptedV3 {
+    fn from(accepted: &Accepted) -> Self {
+        let recipients = accepted.recipients.iter().map(ToString::to_string).collect();
+        Self { send: SendV3::from(&accepted.send), recipients }
+    }
+}
+
+impl AcceptedV3 {
     fn restore(self) -> Option<Accepted> {
         Some(Accepted { send: self.send.restore()?, recipients: mailboxes(&self.recipients)? })
     }
@@ -379,6 +428,95 @@ impl RepeatedV1 {
             peer: self.peer,
             recipients: self.recipients,
         }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct ActionV1 {
+    id: [u8; 16],
+    at: u64,
+    verb: VerbV1,
+    operator: String,
+    reason: String,
+}
+
+impl From<&Action> for ActionV1 {
+    fn from(action: &Action) -> Self {
+        Self {
+            id: action.id.to_bytes(),
+            at: action.at.millis(),
+            verb: action.verb.into(),
+            operator: action.operator.clone(),
+            reason: action.reason.clone(),
+        }
+    }
+}
+
+impl ActionV1 {
+    fn restore(self) -> Action {
+        Action {
+            id: TrackingId::from_bytes(self.id),
+            at: Timestamp::from_millis(self.at),
+            verb: self.verb.into(),
+            operator: self.operator,
+            reason: self.reason,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) enum VerbV1 {
+    Retry,
+    Hold,
+    Release,
+    Bounce,
+    Delete,
+}
+
+impl From<Verb> for VerbV1 {
+    fn from(verb: Verb) -> Self {
+        match verb {
+            Verb::Retry => Self::Retry,
+            Verb::Hold => Self::Hold,
+            Verb::Release => Self::Release,
+            Verb::Bounce => Self::Bounce,
+            Verb::Delete => Self::Delete,
+        }
+    }
+}
+
+impl From<VerbV1> for Verb {
+    fn from(stored: VerbV1) -> Self {
+        match stored {
+            VerbV1::Retry => Self::Retry,
+            VerbV1::Hold => Self::Hold,
+            VerbV1::Release => Self::Release,
+            VerbV1::Bounce => Self::Bounce,
+            VerbV1::Delete => Self::Delete,
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct SwitchV1 {
+    upstream: String,
+    at: u64,
+    open: bool,
+    operator: String,
+    reason: String,
+}
+
+impl From<&Switch> for SwitchV1 {
+    fn from(switch: &Switch) -> Self {
+        let Switch { upstream, at, open, operator, reason } = switch.clone();
+        Self { upstream, at: at.millis(), open, operator, reason }
+    }
+}
+
+impl SwitchV1 {
+    fn restore(self) -> Switch {
+        let Self { upstream, at, open, operator, reason } = self;
+        Switch { upstream, at: Timestamp::from_millis(at), open, operator, reason }
     }
 }
 
@@ -528,6 +666,7 @@ pub(super) enum StandingV1 {
     Failed,
     Expired,
     Unknown,
+    Cancelled,
 }
 
 impl From<Standing> for StandingV1 {
@@ -539,6 +678,7 @@ impl From<Standing> for StandingV1 {
             Standing::Failed => Self::Failed,
             Standing::Expired => Self::Expired,
             Standing::Unknown => Self::Unknown,
+            Standing::Cancelled => Self::Cancelled,
         }
     }
 }
@@ -552,6 +692,7 @@ impl From<StandingV1> for Standing {
             StandingV1::Failed => Self::Failed,
             StandingV1::Expired => Self::Expired,
             StandingV1::Unknown => Self::Unknown,
+            StandingV1::Cancelled => Self::Cancelled,
         }
     }
 }

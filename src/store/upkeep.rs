@@ -179,7 +179,11 @@ impl Step<'_> {
             Record::Begun(_) => Keep::Nothing,
             Record::Outcome(outcome) if forgotten(outcome.id, outcome.at)? => Keep::Nothing,
             Record::Repeated(repeated) if forgotten(repeated.id, repeated.at)? => Keep::Nothing,
-            Record::Outcome(_) | Record::Repeated(_) => Keep::All,
+            Record::Action(action) if forgotten(action.id, action.at)? => Keep::Nothing,
+            Record::Outcome(_) | Record::Repeated(_) | Record::Action(_) => Keep::All,
+            Record::Switch(switch) if switch.at >= horizon => Keep::All,
+            Record::Switch(switch) if self.projection.forced_open(&switch.upstream)?.is_some() => Keep::All,
+            Record::Switch(_) => Keep::Nothing,
             Record::Notice(notice) if notice.at >= self.retention.events_horizon(self.now) => Keep::All,
             Record::Notice(notice) if notice.at >= horizon => Keep::Head,
             Record::Notice(notice) if self.projection.find(&notice.event)?.is_some() => Keep::Head,
@@ -191,7 +195,7 @@ impl Step<'_> {
         let has_body = frame.body_length > 0;
         let age = self.now.since(id.timestamp());
         match self.projection.send(id)? {
-            Some((_, row)) if row.due.is_some() || self.projection.is_sending(id)? => Ok(Keep::All),
+            Some((_, row)) if row.queued.is_some() || self.projection.is_sending(id)? => Ok(Keep::All),
             Some(_) if id.timestamp() > self.retention.bodies_horizon(self.now) => Ok(Keep::All),
             Some(_) if has_body => Ok(Keep::Head),
             Some(_) => Ok(Keep::All),

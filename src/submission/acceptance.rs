@@ -6,6 +6,7 @@ use crate::id::TrackingId;
 use crate::ledger::{Accepted, Send};
 use crate::mail::{Envelope, HeaderBlock, HeaderLine, Mailbox, MessageId, Record};
 use crate::provider::{OWN_ID_HEADER, Provider};
+use crate::routing::{Routing, Traits};
 use crate::smtp::{Account, Reply};
 use crate::store::{Message, Spill};
 use bytes::Bytes;
@@ -31,6 +32,8 @@ pub struct Circumstances<'a> {
     pub account: Option<&'a Account>,
     /// The providers that the mail may go to.
     pub providers: &'a [Provider],
+    /// Which mail goes where.
+    pub routing: &'a Routing,
     /// Whether senders get reports.
     pub reports: bool,
     /// Whether duplicates are looked for.
@@ -76,6 +79,12 @@ pub fn accept(
         lines.push(HeaderLine::new("From", &format!("<{sender}>")));
     }
     let records = records(&block, message_id.as_ref());
+    let (lane, route) = circumstances.routing.choose(&Traits {
+        user: circumstances.account.map(|account| &*account.name),
+        sender: envelope.sender.as_ref(),
+        recipients: &envelope.recipients,
+        header: block,
+    });
     let (subject, tags) = (subject(&buffer[HEADROOM..HEADROOM + block.end()]), tags(&block));
     let body = buffer.len() - HEADROOM - block.end();
     let message = Message::new(prepend(&lines, blank_line, buffer), rest);
@@ -96,6 +105,8 @@ pub fn accept(
         tags,
         size: message.size(),
         fingerprint: circumstances.fingerprints.then(|| fingerprint(&message, body)),
+        lane,
+        route,
     };
     Ok((Accepted { send, recipients: envelope.recipients }, message))
 }
@@ -253,6 +264,9 @@ const TAGS: usize = 10;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::LazyLock;
+
+    static NO_RULES: LazyLock<Routing> = LazyLock::new(Routing::default);
 
     fn circumstances() -> Circumstances<'static> {
         Circumstances {
@@ -264,6 +278,7 @@ mod tests {
             protocol: "ESMTPSA",
             account: None,
             providers: &[Provider::Mailgun],
+            routing: &NO_RULES,
             fingerprints: false,
             reports: true,
             is_ours: &|_| false,

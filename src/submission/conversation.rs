@@ -316,6 +316,7 @@ impl Conversation {
             protocol: self.session.protocol(),
             account: self.session.account().map(|account| &**account),
             providers: &self.front.providers,
+            routing: &self.front.routing,
             reports: self.front.reports,
             fingerprints: self.front.duplicates.is_some(),
             // A store that cannot be read says nothing of loops.
@@ -522,6 +523,7 @@ mod tests {
             clock: Clock::System,
             mint: Arc::default(),
             providers: Vec::new(),
+            routing: Arc::default(),
             duplicates: None,
             reports: false,
             memory: Memory::default(),

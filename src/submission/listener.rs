@@ -10,6 +10,7 @@ use super::spool::Memory;
 use crate::clock::Clock;
 use crate::id::Mint;
 use crate::provider::Provider;
+use crate::routing::Routing;
 use crate::smtp::{Account, Authentication, Limits, Reply, Rules, Session};
 use crate::store::Store;
 use crate::tls::Server;
@@ -47,6 +48,8 @@ pub struct Front {
     pub mint: Arc<Mint>,
     /// The providers that mail may go to.
     pub providers: Vec<Provider>,
+    /// Which mail goes where.
+    pub routing: Arc<Routing>,
     /// Whether senders get reports.
     pub reports: bool,
     /// The guard against duplicates, if there is one.

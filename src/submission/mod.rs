@@ -20,6 +20,6 @@ pub use accounts::Accounts;
 pub use duplicates::Duplicates;
 pub use listener::{Crowd, Door, Front};
 pub use password::{HashFault, Password, PasswordHash};
-pub use rate::{Rate, Rates};
+pub use rate::Rates;
 pub use settings::{Listener, ListenerTls, Policy, User};
 pub use spool::Memory;

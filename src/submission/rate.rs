@@ -3,20 +3,12 @@
 use super::origin::Origin;
 use super::register::{Fades, Register};
 use super::settings::User;
+use crate::rate::Rate;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
-
-/// So many messages in so much time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    /// At least one.
-    pub messages: u64,
-    /// More than none.
-    pub time: Duration,
-}
 
 /// What has been used of all rates. A message is a MAIL that was taken, whatever becomes of it.
 #[derive(Debug)]

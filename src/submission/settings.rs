@@ -1,5 +1,5 @@
 use super::password::Password;
-use super::rate::Rate;
+use crate::rate::Rate;
 use crate::smtp::{Account, Authentication};
 use ipnet::IpNet;
 use std::net::SocketAddr;

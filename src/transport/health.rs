@@ -1,5 +1,8 @@
 use super::Settings;
 use super::breaker::{Breaker, State};
+use super::pace::Pace;
+use super::quota::Quota;
+use crate::clock::Timestamp;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -7,8 +10,22 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 #[derive(Debug)]
 pub struct Health {
     name: String,
+    most_connections: usize,
     breaker: Mutex<Breaker>,
+    pace: Mutex<Pace>,
+    quota: Mutex<Option<Quota>>,
     connections: AtomicUsize,
+}
+
+/// What an upstream may be sent now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// So many messages, at least one.
+    For(usize),
+    /// Nothing now, and soon again: at that time, or when something that is under way has ended.
+    Soon(Option<Timestamp>),
+    /// Nothing for a while, until then if that is known: another may be sent its mail.
+    Away(Option<Timestamp>),
 }
 
 impl Health {
@@ -16,7 +33,10 @@ impl Health {
     pub fn new(settings: &Settings) -> Self {
         Self {
             name: settings.name.clone(),
+            most_connections: settings.connections,
             breaker: Mutex::new(Breaker::new(settings.breaker.clone())),
+            pace: Mutex::new(Pace::new(settings.rate)),
+            quota: Mutex::default(),
             connections: AtomicUsize::new(0),
         }
     }
@@ -24,6 +44,31 @@ impl Health {
     /// The upstream's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What it may be sent, with so many messages under way and so many for each connection at most.
+    pub fn room(&self, now: Timestamp, under_way: usize, per_connection: usize) -> Room {
+        if let Some(again) = self.quota().as_mut().and_then(|quota| quota.used_up_until(now)) {
+            return Room::Away(Some(again));
+        }
+        let mut breaker = self.breaker();
+        breaker.probe(now);
+        let most = match breaker.state() {
+            State::Closed => self.most_connections * per_connection,
+            // One message finds out, and the others need not wait for it.
+            State::HalfOpen if under_way > 0 => return Room::Away(None),
+            State::HalfOpen => 1,
+            State::Open { until } => return Room::Away(Some(until)),
+            State::Forced => return Room::Away(None),
+        };
+        drop(breaker);
+        match self.pace().room(now) {
+            (0, next) => Room::Soon(next),
+            (room, _) => match room.min(most.saturating_sub(under_way)) {
+                0 => Room::Soon(None),
+                room => Room::For(room),
+            },
+        }
     }
 
     /// The breaker's state.
@@ -34,6 +79,16 @@ impl Health {
     /// The breaker itself.
     pub fn breaker(&self) -> MutexGuard<'_, Breaker> {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How fast it is sent mail.
+    pub fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is used of its plan, where there is one.
+    pub fn quota(&self) -> MutexGuard<'_, Option<Quota>> {
+        self.quota.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Connections open or being opened.

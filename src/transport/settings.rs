@@ -1,5 +1,7 @@
 use super::breaker;
+use super::quota::Plan;
 use crate::provider::Provider;
+use crate::rate::Rate;
 use crate::secret::Secret;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,6 +33,10 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// Messages after which a connection is closed. Default 1000, 1 to 1,000,000.
     pub messages_per_connection: u32,
+    /// How fast it may be sent mail, if that is bounded.
+    pub rate: Option<Rate>,
+    /// What its plan allows, if it has one.
+    pub plan: Option<Plan>,
     /// When the upstream is left alone.
     pub breaker: breaker::Settings,
 }

@@ -11,11 +11,11 @@ use mailtrail::clock::{Clock, Timestamp};
 use mailtrail::event::{Event, Kind, Words};
 use mailtrail::id::TrackingId;
 use mailtrail::ledger::{
-    Accepted, Begun, Notice, Outcome, Recipient, Rung, Send, Settled, Standing, State, What,
+    Accepted, Action, Begun, Notice, Outcome, Recipient, Rung, Send, Settled, Standing, State, Switch, Verb,
+    Waits, What,
 };
-use mailtrail::mail::{BodyType, MessageId, Record};
-use mailtrail::store::{CommitError, Message, OpenError, OpenReport, Store};
-use std::collections::HashSet;
+use mailtrail::mail::{BodyType, Lane, MessageId, Record};
+use mailtrail::store::{CommitError, Message, OpenError, OpenReport, Queued, Store};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -112,15 +112,18 @@ async fn outcomes_move_the_queue() {
             .unwrap();
     }
     store.settle_down().await;
-    let none = HashSet::new();
-    assert_eq!(store.due(at(0), 9, &none).unwrap(), (vec![id(0)], Some(at(1))));
-    assert_eq!(store.due(at(9), 2, &none).unwrap(), (vec![id(0), id(1)], Some(at(2))));
-    assert_eq!(store.due(at(9), 9, &[id(1)].into()).unwrap(), (vec![id(0), id(2)], None));
+    assert_eq!(store.queues().unwrap(), [any_route()]);
+    assert_eq!(due(&store, at(0), 9), (vec![id(0)], Some(at(1))));
+    assert_eq!(due(&store, at(9), 2), (vec![id(0), id(1)], Some(at(2))));
+    let second = store.take(id(1)).unwrap();
+    assert!(store.take(id(1)).is_none());
+    assert_eq!(due(&store, at(9), 9), (vec![id(0), id(2)], None), "one is in somebody's hands");
+    drop(second);
 
     // One recipient is done, one waits: due again when the outcome says.
     let part = [settled(&[0], Standing::Relayed), settled(&[1], Standing::Queued)];
     store.settle(outcome(0, 5, &part, Some(50))).await.unwrap();
-    assert_eq!(store.due(at(9), 9, &none).unwrap(), (vec![id(1), id(2)], Some(at(50))));
+    assert_eq!(due(&store, at(9), 9), (vec![id(1), id(2)], Some(at(50))));
     assert_eq!(states(&store, 0), [State::Relayed, State::Queued]);
     assert_eq!(store.job(id(0)).unwrap().unwrap().attempts, 1);
     // A time without anybody who waits is none.
@@ -128,7 +131,7 @@ async fn outcomes_move_the_queue() {
     store.settle(outcome(1, 6, &[settled(&[0, 1], Standing::Relayed)], None)).await.unwrap();
     assert_eq!(store.queued(9).unwrap(), [id(2)]);
     assert_eq!(store.trail(id(0)).unwrap().unwrap().attempts, 2);
-    assert_eq!(store.queued_since(|accepted| accepted < at(2), 9).unwrap(), []);
+    assert_eq!(store.queued_since(&any_route(), |accepted| accepted < at(2), 9).unwrap(), []);
     // An event settles what nobody knew.
     store.settle(outcome(2, 7, &[settled(&[0, 1], Standing::Unknown)], Some(60))).await.unwrap();
     store.report(notice(event(2, "ada@example.net", Kind::Accepted)), Bytes::new()).await.unwrap();
@@ -139,6 +142,131 @@ async fn outcomes_move_the_queue() {
     // An outcome of a send that nobody knows changes nothing.
     store.settle(outcome(77, 8, &[settled(&[0], Standing::Relayed)], Some(9))).await.unwrap();
     assert_eq!(store.queued(9).unwrap(), []);
+}
+
+/// The queue of transactional mail that may take any upstream.
+fn any_route() -> Queued {
+    Queued { lane: Lane::Transactional, waits: Waits::ForRoute(None) }
+}
+
+fn due(store: &Store, now: Timestamp, limit: usize) -> (Vec<TrackingId>, Option<Timestamp>) {
+    let (taken, next) = store.take_due(&any_route(), now, limit).unwrap();
+    (taken.iter().map(|grip| grip.id()).collect(), next)
+}
+
+#[tokio::test]
+async fn mail_waits_in_the_queue_of_its_lane_and_route() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory);
+    let routes = [(Lane::Bulk, None), (Lane::Transactional, Some("news")), (Lane::Transactional, None)];
+    for (number, (lane, route)) in (0..).zip(routes) {
+        let mut accepted = accepted(number, "a@b", &["ada@example.net"]);
+        (accepted.send.lane, accepted.send.route) = (lane, route.map(Box::from));
+        store.accept_and_apply(accepted, Bytes::new()).await.unwrap();
+    }
+    let queues = store.queues().unwrap();
+    let lanes: Vec<_> = queues.iter().map(|queue| queue.lane).collect();
+    assert_eq!(lanes, [Lane::Transactional, Lane::Transactional, Lane::Bulk]);
+    for (number, (lane, route)) in (0..).zip(routes) {
+        let queue = Queued { lane, waits: Waits::ForRoute(route.map(Box::from)) };
+        assert!(queues.contains(&queue), "{queues:?}");
+        let (taken, next) = store.take_due(&queue, at(9), 9).unwrap();
+        assert_eq!((taken[0].id(), taken.len(), next), (id(number), 1, None));
+    }
+    assert_eq!(store.queued(9).unwrap(), [id(0), id(1), id(2)]);
+    // What may be at an upstream waits for that one, also after reopening, until nobody is unknown any more.
+    let pinned = Queued { lane: Lane::Bulk, waits: Waits::ForUpstream("mailgun".into()) };
+    store.settle(outcome(0, 5, &[settled(&[0], Standing::Unknown)], Some(50))).await.unwrap();
+    drop(store);
+    let (store, _) = reopen(directory.path());
+    assert!(store.queues().unwrap().contains(&pinned));
+    store.settle(outcome(0, 51, &[settled(&[0], Standing::Queued)], Some(60))).await.unwrap();
+    assert!(!store.queues().unwrap().contains(&pinned));
+}
+
+#[tokio::test]
+async fn operators_hold_release_and_end_mail() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory);
+    for number in 0..3 {
+        let recipients = ["ada@example.net", "bob@example.org"];
+        store.accept(accepted(number, "a@b", &recipients), Bytes::from("text")).await.unwrap();
+    }
+    let act = |number, seconds, verb| {
+        let (operator, reason) = ("uid 0".to_owned(), "why not".to_owned());
+        store.act(Action { id: id(number), at: at(seconds), verb, operator, reason })
+    };
+    // One recipient is done: nothing changes for it.
+    store.settle(outcome(0, 5, &[settled(&[0], Standing::Relayed)], Some(50))).await.unwrap();
+    act(0, 6, Verb::Hold).await.unwrap();
+    assert_eq!(states(&store, 0), [State::Relayed, State::Held]);
+    assert_eq!(store.waits(id(0)).unwrap(), Some(Waits::Held));
+    assert_eq!(due(&store, at(99), 9).0, [id(1), id(2)]);
+    let trail = store.trail(id(0)).unwrap().unwrap();
+    let fact = trail.facts.last().unwrap();
+    assert_eq!((fact.what, &fact.recipients[..]), (What::Acted(Verb::Hold), &[1][..]));
+    assert_eq!(trail.recipients[1].reason().text.as_deref(), Some("why not"));
+    act(0, 7, Verb::Release).await.unwrap();
+    assert_eq!(states(&store, 0), [State::Relayed, State::Queued]);
+    assert_eq!(due(&store, at(7), 9).0, [id(1), id(2), id(0)], "it is due at once");
+    store.settle(outcome(0, 8, &[settled(&[1], Standing::Queued)], Some(90))).await.unwrap();
+    act(0, 9, Verb::Retry).await.unwrap();
+    assert_eq!(due(&store, at(9), 9).0, [id(1), id(2), id(0)]);
+    act(1, 9, Verb::Delete).await.unwrap();
+    act(2, 9, Verb::Bounce).await.unwrap();
+    // What has ended stays as it is.
+    act(1, 10, Verb::Bounce).await.unwrap();
+    let check = |store: &Store| {
+        assert_eq!(states(store, 1), [State::Cancelled; 2]);
+        assert_eq!(states(store, 2), [State::Failed; 2]);
+        assert_eq!(store.queued(9).unwrap(), [id(0)]);
+        assert_eq!(store.waits(id(1)).unwrap(), None);
+    };
+    check(&store);
+    drop(store);
+    check(&reopen(directory.path()).0);
+    std::fs::remove_dir_all(directory.path().join("ledger")).unwrap();
+    check(&reopen(directory.path()).0);
+}
+
+#[tokio::test]
+async fn held_mail_whose_end_was_unknown_goes_back_to_its_upstream() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory);
+    store.accept(accepted(0, "a@b", &["ada@example.net"]), Bytes::new()).await.unwrap();
+    store.settle(outcome(0, 5, &[settled(&[0], Standing::Unknown)], Some(50))).await.unwrap();
+    for (verb, waits) in [(Verb::Hold, Waits::Held), (Verb::Release, Waits::ForUpstream("mailgun".into()))] {
+        let (operator, reason) = ("uid 0".to_owned(), String::new());
+        store.act(Action { id: id(0), at: at(6), verb, operator, reason }).await.unwrap();
+        assert_eq!(store.waits(id(0)).unwrap(), Some(waits));
+    }
+}
+
+#[tokio::test]
+async fn what_upstreams_took_and_which_are_closed_outlives_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory);
+    store.accept(accepted(0, "a@b", &["ada@example.net", "bob@example.org"]), Bytes::new()).await.unwrap();
+    let part = [settled(&[0], Standing::Relayed), settled(&[1], Standing::Queued)];
+    store.settle(outcome(0, 5, &part, Some(50))).await.unwrap();
+    store.settle(outcome(0, 86_405, &[settled(&[1], Standing::Relayed)], None)).await.unwrap();
+    let switch = |open| Switch {
+        upstream: "mailgun".into(),
+        at: at(9),
+        open,
+        operator: "uid 0".into(),
+        reason: "moving".into(),
+    };
+    store.switch(switch(true)).await.unwrap();
+    drop(store);
+    let (store, _) = reopen(directory.path());
+    let today = at(0).day();
+    assert_eq!(store.taken("mailgun", today..=today).unwrap(), 1);
+    assert_eq!(store.taken("mailgun", today..=today + 1).unwrap(), 2);
+    assert_eq!(store.taken("brevo", today..=today + 1).unwrap(), 0);
+    assert_eq!(store.forced_open("mailgun").unwrap().as_deref(), Some("moving"));
+    store.switch(switch(false)).await.unwrap();
+    assert_eq!(store.forced_open("mailgun").unwrap(), None);
 }
 
 #[tokio::test]
@@ -153,7 +281,7 @@ async fn an_attempt_that_was_cut_off_is_found_after_reopening() {
     assert!(store.trail(id(0)).unwrap().unwrap().sending);
     drop(store);
     let (store, _) = reopen(directory.path());
-    assert_eq!(store.interrupted().unwrap(), [id(0)]);
+    assert_eq!(store.interrupted().unwrap(), [(id(0), "mailgun".to_owned())]);
     store.settle(outcome(0, 2, &[settled(&[0], Standing::Unknown)], Some(3))).await.unwrap();
     drop(store);
     let (store, _) = reopen(directory.path());
@@ -230,7 +358,8 @@ async fn a_ledger_that_was_not_finished_is_begun_anew() {
     let directory = tempfile::tempdir().unwrap();
     let expected = eventful(directory.path()).await;
     let ledger = directory.path().join("ledger");
-    let db = sled::open(ledger.join("1")).unwrap();
+    closed(directory.path());
+    let db = opened(&ledger.join("1"));
     assert!(db.remove("kposition").unwrap().is_some());
     let half: Vec<_> = db.iter().keys().step_by(2).collect();
     for key in half {
@@ -633,6 +762,19 @@ fn closed(data_dir: &Path) -> Store {
     unlocked(|| Store::open_for_reading(data_dir, Clock::System)).0
 }
 
+/// Opens a ledger's files, once nobody has them any more.
+fn opened(ledger: &Path) -> sled::Db {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match sled::open(ledger) {
+            Err(sled::Error::Io(_)) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(2))
+            }
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
 type Opened = Result<(Store, OpenReport), OpenError>;
 
 /// The threads of a store that was just dropped may need a moment to let go.
@@ -683,22 +825,16 @@ fn id(number: u64) -> TrackingId {
 
 fn accepted(number: u64, message_id: &str, recipients: &[&str]) -> Accepted {
     let send = Send {
-        id: id(number),
-        client: "odoo".into(),
         user: Some("odoo".into()),
         peer: "127.0.0.1".parse().ok(),
         sender: "bounces@example.com".parse().ok(),
         body: BodyType::EightBitMime,
-        smtputf8: false,
-        dsn: Default::default(),
-        reports: false,
-        about: None,
-        fingerprint: None,
         message_id: MessageId::parse(message_id),
         subject: format!("Quotation {number} (Zażółć)"),
         records: Record::parse("sale.order,42").into_iter().collect(),
         tags: vec!["sale".into()],
         size: number,
+        ..Send::new(id(number), "odoo")
     };
     Accepted { send, recipients: recipients.iter().map(|to| to.parse().unwrap()).collect() }
 }

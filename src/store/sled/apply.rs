@@ -3,14 +3,17 @@
 
 use super::keys;
 use super::overlay::Overlay;
-use super::rows::{FactRow, OrphanRow, RecipientRow, SendRow, decode, encode};
+use super::rows::{FactRow, OrphanRow, QueuedRow, RecipientRow, SendRow, WaitsRow, decode, encode};
 use crate::clock::Timestamp;
 use crate::event::{Event, Words};
 use crate::id::TrackingId;
-use crate::ledger::{About, Accepted, Fact, Notice, Occasion, Outcome, Recipient, Rung, Send, Source, What};
+use crate::ledger::{
+    About, Accepted, Action, Fact, Notice, Occasion, Outcome, Recipient, Rung, Send, Settled, Source,
+    Standing, State, Switch, Verb, What,
+};
 use crate::mail::{Mailbox, MessageId};
 use crate::store::journal::Place;
-use crate::store::record::{EventV1, Record, SendV2};
+use crate::store::record::{EventV1, Record, SendV3};
 use std::time::Duration;
 
 /// Applies one record that lies at `place` with `body` bytes of body.
@@ -20,8 +23,13 @@ pub fn apply(rows: &mut Overlay<'_>, record: &Record, place: Place, body: u32) -
         Record::Begun(begun) => {
             let key = keys::sending(begun.id);
             if rows.get(&key)?.is_none() {
-                rows.put_new(key, Vec::new());
+                rows.put_new(key, begun.upstream.clone().into_bytes());
             }
+            Ok(())
+        }
+        Record::Action(record) => action(rows, record, place),
+        Record::Switch(record) => {
+            switch(rows, record);
             Ok(())
         }
         Record::Outcome(record) => outcome(rows, record, place),
@@ -39,16 +47,18 @@ pub fn apply(rows: &mut Overlay<'_>, record: &Record, place: Place, body: u32) -
 fn accepted(rows: &mut Overlay<'_>, accepted: &Accepted, place: Place, body: u32) -> sled::Result<()> {
     let (send, id) = (&accepted.send, accepted.send.id);
     let due = id.timestamp();
-    rows.put_new(keys::due(due, id), Vec::new());
+    let waits = WaitsRow::ForRoute(send.route.clone());
+    rows.put_new(keys::due(keys::queue(send.lane, &waits), due, id), encode(&waits));
     let only = match &accepted.recipients[..] {
         [only] => Some(RecipientRow::from(&Recipient::new(only.clone()))),
         _ => None,
     };
     let row = SendRow {
-        send: SendV2::from(send),
+        send: SendV3::from(send),
         recipients: u16::try_from(accepted.recipients.len()).unwrap_or(u16::MAX),
         attempts: 0,
-        due: Some(due.millis()),
+        queued: Some(QueuedRow { due: due.millis(), waits }),
+        unknown_at: None,
         changed: due.millis(),
         place,
         body,
@@ -90,7 +100,7 @@ fn tell(rows: &mut Overlay<'_>, row: &SendRow, place: u16, recipient: &mut Recip
     let told = |occasion| recipient.told == Some(Occasion::Failure) || recipient.told == Some(occasion);
     if let Some(occasion) = row.send.occasion(place, recipient.state()).filter(|occasion| !told(*occasion)) {
         recipient.told = Some(occasion);
-        let about = About { id: TrackingId::from_bytes(row.send.id()), recipient: place, occasion };
+        let about = About { id: row.send.id(), recipient: place, occasion };
         rows.put(keys::unreported(&about), Vec::new());
     }
 }
@@ -113,10 +123,18 @@ fn outcome(rows: &mut Overlay<'_>, outcome: &Outcome, place: Place) -> sled::Res
     let Some(mut row) = send_row(rows, outcome.id)? else { return Ok(()) };
     row.attempts += 1;
     row.changed = row.changed.max(outcome.at.millis());
+    let taken = |settled: &&Settled| settled.standing == Standing::Relayed;
+    let taken: usize = outcome.settled.iter().filter(taken).map(|settled| settled.recipients.len()).sum();
+    if taken > 0 {
+        count(rows, &outcome.upstream, outcome.at, taken as u64)?;
+    }
     for (part, settled) in (0u16..).zip(&outcome.settled) {
         for number in &settled.recipients {
             let Some(mut recipient) = recipient(rows, &row, *number)? else { continue };
             recipient.standing = settled.standing;
+            if settled.standing == Standing::Unknown {
+                row.unknown_at = Some(outcome.upstream.clone().into());
+            }
             recipient.words = settled.words.clone();
             tell(rows, &row, *number, &mut recipient);
             put_recipient(rows, &mut row, *number, &recipient);
@@ -139,29 +157,81 @@ fn outcome(rows: &mut Overlay<'_>, outcome: &Outcome, place: Place) -> sled::Res
     Ok(())
 }
 
-/// Sets when a send is tried next: when `due` says, if anybody still waits.
-fn schedule(rows: &mut Overlay<'_>, row: &mut SendRow, due: Option<Timestamp>) -> sled::Result<()> {
-    let id = TrackingId::from_bytes(row.send.id());
-    let mut waiting = false;
+/// The upstream took so many recipients.
+fn count(rows: &mut Overlay<'_>, upstream: &str, at: Timestamp, taken: u64) -> sled::Result<()> {
+    let key = keys::taken(upstream, at.day());
+    let known: u64 = rows.get(&key)?.as_deref().and_then(decode).unwrap_or_default();
+    rows.put(key, encode(&(known + taken)));
+    Ok(())
+}
+
+fn action(rows: &mut Overlay<'_>, action: &Action, place: Place) -> sled::Result<()> {
+    let Some(mut row) = send_row(rows, action.id)? else { return Ok(()) };
+    let Some(due) = row.queued.as_ref().map(|queued| Timestamp::from_millis(queued.due)) else {
+        return Ok(());
+    };
+    let words = action.words();
+    let mut concerned = Vec::new();
     for number in 0..row.recipients {
-        waiting = waiting || recipient(rows, row, number)?.is_some_and(|recipient| recipient.waits());
+        let Some(mut recipient) = recipient(rows, &row, number)?.filter(Recipient::is_open) else { continue };
+        recipient.act(action.verb, &words);
+        tell(rows, &row, number, &mut recipient);
+        put_recipient(rows, &mut row, number, &recipient);
+        concerned.push(number);
     }
-    let due = due.filter(|_| waiting).map(Timestamp::millis);
-    if due == row.due {
+    let fact = FactRow::from(&Fact::of_action(action, concerned));
+    rows.put(keys::attempted(action.id, action.at, place, 0), encode(&fact));
+    row.changed = row.changed.max(action.at.millis());
+    let due = if matches!(action.verb, Verb::Bounce | Verb::Delete) { due } else { action.at };
+    schedule(rows, &mut row, Some(due))?;
+    rows.put(keys::send(action.id), encode(&row));
+    Ok(())
+}
+
+fn switch(rows: &mut Overlay<'_>, switch: &Switch) {
+    let key = keys::forced_open(&switch.upstream);
+    if switch.open {
+        rows.put(key, switch.reason.clone().into_bytes());
+    } else {
+        rows.delete(key);
+    }
+}
+
+/// Sets when a send is tried next: when `due` says, if anybody still waits. One that is held stays in the queue.
+fn schedule(rows: &mut Overlay<'_>, row: &mut SendRow, due: Option<Timestamp>) -> sled::Result<()> {
+    let id = row.send.id();
+    let (mut open, mut held, mut unknown) = (false, false, false);
+    for number in 0..row.recipients {
+        let Some(recipient) = recipient(rows, row, number)? else { continue };
+        open |= recipient.is_open();
+        held |= recipient.state() == State::Held;
+        unknown |= recipient.state() == State::Unknown;
+    }
+    let waits = match &row.unknown_at {
+        _ if held => WaitsRow::Held,
+        Some(upstream) if unknown => WaitsRow::ForUpstream(upstream.clone()),
+        _ => WaitsRow::ForRoute(row.send.route.clone()),
+    };
+    let queued = due.filter(|_| open).map(|due| QueuedRow { due: due.millis(), waits });
+    if queued == row.queued {
         return Ok(());
     }
-    if let Some(earlier) = row.due {
-        rows.delete(keys::due(Timestamp::from_millis(earlier), id));
+    let lane = row.send.lane();
+    let key = |queued: &QueuedRow| {
+        keys::due(keys::queue(lane, &queued.waits), Timestamp::from_millis(queued.due), id)
+    };
+    if let Some(earlier) = &row.queued {
+        rows.delete(key(earlier));
     }
-    match due {
-        Some(due) => rows.put_new(keys::due(Timestamp::from_millis(due), id), Vec::new()),
+    match &queued {
+        Some(queued) => rows.put_new(key(queued), encode(&queued.waits)),
         None => {
             let garbage = keys::garbage(row.place.segment);
             let known: u64 = rows.get(&garbage)?.as_deref().and_then(decode).unwrap_or_default();
             rows.put(garbage, encode(&(known + u64::from(row.body))));
         }
     }
-    row.due = due;
+    row.queued = queued;
     Ok(())
 }
 
@@ -232,9 +302,9 @@ fn join(rows: &mut Overlay<'_>, upstream: &str, event: &Event, found: Found) -> 
     let mut settles = false;
     for number in &numbers {
         let Some(mut recipient) = recipient(rows, &row, *number)? else { continue };
-        let waited = recipient.waits();
+        let waited = recipient.is_open();
         recipient.report(event);
-        settles |= waited && !recipient.waits();
+        settles |= waited && !recipient.is_open();
         tell(rows, &row, *number, &mut recipient);
         put_recipient(rows, &mut row, *number, &recipient);
     }
@@ -251,7 +321,7 @@ fn join(rows: &mut Overlay<'_>, upstream: &str, event: &Event, found: Found) -> 
     };
     rows.put(keys::reported(id, event.at, upstream, &event.identity), encode(&FactRow::from(&fact)));
     if settles {
-        let due = row.due.map(Timestamp::from_millis);
+        let due = row.queued.as_ref().map(|queued| Timestamp::from_millis(queued.due));
         schedule(rows, &mut row, due)?;
     }
     rows.put(keys::send(id), encode(&row));
@@ -306,7 +376,7 @@ fn recipient(rows: &Overlay<'_>, row: &SendRow, number: u16) -> sled::Result<Opt
     if let Some(only) = &row.only {
         return Ok(only.clone().restore());
     }
-    let found = rows.get(&keys::recipient(TrackingId::from_bytes(row.send.id()), number))?;
+    let found = rows.get(&keys::recipient(row.send.id(), number))?;
     Ok(found.as_deref().and_then(decode).and_then(RecipientRow::restore))
 }
 
@@ -316,8 +386,7 @@ fn put_recipient(rows: &mut Overlay<'_>, row: &mut SendRow, number: u16, recipie
     match &mut row.only {
         Some(only) => *only = changed,
         None => {
-            let id = TrackingId::from_bytes(row.send.id());
-            rows.put(keys::recipient(id, number), encode(&changed));
+            rows.put(keys::recipient(row.send.id(), number), encode(&changed));
         }
     }
 }

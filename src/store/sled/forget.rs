@@ -149,11 +149,11 @@ impl Projection {
 impl SendRow {
     /// Whether nobody waits for it, and it was last touched before `before`.
     pub fn is_over(&self, before: Timestamp) -> bool {
-        self.due.is_none() && self.touched() < before
+        self.queued.is_none() && self.touched() < before
     }
 
     /// When it was accepted or last tried.
     fn touched(&self) -> Timestamp {
-        TrackingId::from_bytes(self.send.id()).timestamp().max(Timestamp::from_millis(self.changed))
+        self.send.id().timestamp().max(Timestamp::from_millis(self.changed))
     }
 }

@@ -5,8 +5,8 @@
 //! | `m` id | the send ([`super::rows::SendRow`]) |
 //! | `s` id place(2) | a recipient ([`super::rows::RecipientRow`]) of a send with several |
 //! | `e` id at(8) journal place(12) part(2), or hash(16) of an event's identity | a fact ([`super::rows::FactRow`]) |
-//! | `q` due(8) id | – the next attempt of a send that has one |
-//! | `w` id | – an attempt sends the message right now |
+//! | `q` lane(1) hash(8) of what it waits for, due(8) id | an open send's place in the queue ([`super::rows::WaitsRow`]) |
+//! | `w` id | the upstream that an attempt sends the message to right now |
 //! | `i` hash(8) of the Message-ID, id | – what has the hash of another is told apart by the send's row |
 //! | `r` hash(8) of the recipient, id | – |
 //! | `o` hash(8) of Odoo's record, id | – |
@@ -14,12 +14,16 @@
 //! | `t` signed at(8) hash(16) of a webhook's token | digest of the body it came with |
 //! | `u` hash(16) of what it waits for, journal place(12) | an event without a send ([`super::rows::OrphanRow`]) |
 //! | `n` id place(2) occasion(1) | – a report on a recipient that is to be made |
+//! | `b` upstream | why an operator keeps its breaker open |
+//! | `c` hash(8) of the upstream, day(2) | recipients that it took on that day (UTC) |
 //! | `g` segment(4) | bytes of finished messages in that segment of the journal |
 //! | `k` name | the journal's position, the schema's version |
 
+use super::rows::{WaitsRow, encode};
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
 use crate::ledger::{About, Occasion};
+use crate::mail::Lane;
 use crate::store::journal::Place;
 use crate::store::record::occasion;
 use sha2::{Digest, Sha256};
@@ -51,14 +55,27 @@ pub fn reported(id: TrackingId, at: Timestamp, upstream: &str, identity: &str) -
     join(b'e', &[&id.to_bytes(), &at.millis().to_be_bytes(), &hash(&[upstream, identity])])
 }
 
-pub fn due(at: Timestamp, id: TrackingId) -> Vec<u8> {
-    join(b'q', &[&at.millis().to_be_bytes(), &id.to_bytes()])
+/// What the rows of one queue begin with: the mail of a lane that waits for the same.
+pub fn queue(lane: Lane, waits: &WaitsRow) -> Vec<u8> {
+    let lane = u8::from(lane == Lane::Bulk);
+    join(b'q', &[&[lane], &Sha256::digest(encode(waits))[..8]])
 }
 
-/// When and what, from a key made by [`due`].
-pub fn read_due(key: &[u8]) -> Option<(Timestamp, TrackingId)> {
-    let at = u64::from_be_bytes(key.get(1..9)?.try_into().ok()?);
-    Some((Timestamp::from_millis(at), read_id(key)?))
+pub fn due(mut queue: Vec<u8>, at: Timestamp, id: TrackingId) -> Vec<u8> {
+    queue.extend_from_slice(&at.millis().to_be_bytes());
+    queue.extend_from_slice(&id.to_bytes());
+    queue
+}
+
+/// The queue, when and what, from a key made by [`due`].
+pub fn read_due(key: &[u8]) -> Option<(&[u8], Timestamp, TrackingId)> {
+    let at = u64::from_be_bytes(key.get(10..18)?.try_into().ok()?);
+    Some((&key[..10], Timestamp::from_millis(at), read_id(key)?))
+}
+
+/// The lane in a queue's beginning.
+pub fn read_lane(queue: &[u8]) -> Lane {
+    if queue.get(1) == Some(&0) { Lane::Transactional } else { Lane::Bulk }
 }
 
 pub fn sending(id: TrackingId) -> Vec<u8> {
@@ -124,6 +141,14 @@ pub fn read_unreported(key: &[u8]) -> Option<About> {
         recipient: u16::from_be_bytes(key.get(17..19)?.try_into().ok()?),
         occasion: occasion(*key.get(19)? == 1),
     })
+}
+
+pub fn forced_open(upstream: &str) -> Vec<u8> {
+    join(b'b', &[upstream.as_bytes()])
+}
+
+pub fn taken(upstream: &str, day: u16) -> Vec<u8> {
+    join(b'c', &[&hash(&[upstream])[..8], &day.to_be_bytes()])
 }
 
 pub fn garbage(segment: u32) -> Vec<u8> {

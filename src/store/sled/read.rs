@@ -2,16 +2,17 @@
 
 use super::overlay::Overlay;
 use super::projection::Projection;
-use super::rows::{FactRow, RecipientRow, SendRow, decode};
-use super::window::Rows;
+use super::rows::{FactRow, RecipientRow, SendRow, WaitsRow, decode};
+use super::window::{Rows, starting_with};
 use super::{apply, keys};
 use crate::clock::Timestamp;
 use crate::event::Event;
 use crate::id::TrackingId;
 use crate::ledger::{About, Fact, Recipient, Rung, Send, Source, Trail, What};
 use crate::mail::{MessageId, Record};
-use std::collections::HashSet;
-use std::ops::Bound::Included;
+use crate::store::Queued;
+use std::ops::Bound::{Excluded, Included};
+use std::ops::RangeInclusive;
 
 impl Projection {
     /// One send with where its record lies.
@@ -56,43 +57,95 @@ impl Projection {
             recipients: self.recipients(id, &row)?,
             facts,
             attempts: row.attempts,
-            due: row.due.map(Timestamp::from_millis),
+            due: row.queued.as_ref().map(|queued| Timestamp::from_millis(queued.due)),
+            waits: row.queued.map(|queued| queued.waits.into()),
             sending: self.is_sending(id)?,
             send,
         }))
     }
 
-    /// Sends that are due by `now`, earliest first and without those in `except`, at most `limit`; and when the
-    /// next one behind them is due.
+    /// The queues that hold mail, those of the first lane first.
+    pub fn queues(&self) -> sled::Result<Vec<Queued>> {
+        let (mut from, end) = starting_with(b"q");
+        let mut queues = Vec::new();
+        while let Some(row) = self.rows().range((from, end.clone())).next() {
+            let (key, value) = row?;
+            let Some((queue, ..)) = keys::read_due(&key) else { break };
+            if let Some(waits) = decode::<WaitsRow>(&value) {
+                queues.push(Queued { lane: keys::read_lane(queue), waits: waits.into() });
+            }
+            // The next begins where this one ends.
+            from = match starting_with(queue).1 {
+                Excluded(end) => Included(end),
+                end => end,
+            };
+        }
+        Ok(queues)
+    }
+
+    /// Sends of a queue that are due by `now` and that `free` lets through, earliest first, at most `limit`; and when
+    /// the next one behind them is due.
     pub fn due(
         &self,
+        queue: &Queued,
         now: Timestamp,
         limit: usize,
-        except: &HashSet<TrackingId>,
+        mut free: impl FnMut(TrackingId) -> bool,
     ) -> sled::Result<(Vec<TrackingId>, Option<Timestamp>)> {
-        let mut ids = Vec::new();
-        for row in self.rows().prefixed(b"q") {
-            let Some((at, id)) = keys::read_due(&row?.0) else { continue };
-            if except.contains(&id) {
-                continue;
+        let mut due = Vec::new();
+        for row in self.rows().prefixed(&queue.key()) {
+            let (key, _) = row?;
+            let Some((_, at, id)) = keys::read_due(&key) else { continue };
+            if at > now || due.len() == limit {
+                return Ok((due, Some(at)));
             }
-            if at > now || ids.len() == limit {
-                return Ok((ids, Some(at)));
+            if free(id) {
+                due.push(id);
             }
-            ids.push(id);
         }
-        Ok((ids, None))
+        Ok((due, None))
     }
 
-    /// The sends with a next attempt that `wanted` asks for, the earliest due first.
-    pub fn queued(&self, wanted: impl Fn(TrackingId) -> bool, limit: usize) -> sled::Result<Vec<TrackingId>> {
-        let ids = ids(self.rows().prefixed(b"q"));
-        ids.filter(|id| id.as_ref().map_or(true, |id| wanted(*id))).take(limit).collect()
+    /// The sends of a queue that `wanted` asks for, each with when it is due, the earliest first.
+    pub fn queued(
+        &self,
+        queue: &Queued,
+        wanted: impl Fn(TrackingId) -> bool,
+        limit: usize,
+    ) -> sled::Result<Vec<(Timestamp, TrackingId)>> {
+        let rows = self.rows().prefixed(&queue.key());
+        let due = rows.filter_map(|row| {
+            row.map(|(key, _)| keys::read_due(&key).map(|(_, at, id)| (at, id))).transpose()
+        });
+        due.filter(|due| due.as_ref().map_or(true, |(_, id)| wanted(*id))).take(limit).collect()
     }
 
-    /// Sends whose attempt was cut off.
-    pub fn interrupted(&self) -> sled::Result<Vec<TrackingId>> {
-        ids(self.rows().prefixed(b"w")).collect()
+    /// Sends whose attempt was cut off, and the upstream it was made at.
+    pub fn interrupted(&self) -> sled::Result<Vec<(TrackingId, String)>> {
+        let rows = self.rows().prefixed(b"w").map(|row| {
+            let (key, value) = row?;
+            Ok(keys::read_id(&key).map(|id| (id, String::from_utf8_lossy(&value).into_owned())))
+        });
+        rows.filter_map(Result::transpose).collect()
+    }
+
+    /// Why an operator keeps the breaker of an upstream open, if that is so.
+    pub fn forced_open(&self, upstream: &str) -> sled::Result<Option<String>> {
+        let reason = self.rows().get(&keys::forced_open(upstream))?;
+        Ok(reason.map(|reason| String::from_utf8_lossy(&reason).into_owned()))
+    }
+
+    /// Recipients that an upstream took on `days`.
+    pub fn taken(&self, upstream: &str, days: RangeInclusive<u16>) -> sled::Result<u64> {
+        let range = (
+            Included(keys::taken(upstream, *days.start()).into()),
+            Included(keys::taken(upstream, *days.end()).into()),
+        );
+        let mut taken = 0;
+        for row in self.rows().range(range) {
+            taken += decode::<u64>(&row?.1).unwrap_or_default();
+        }
+        Ok(taken)
     }
 
     /// Reports that are to be made, at most `limit`.
@@ -153,6 +206,12 @@ impl Projection {
 
     fn indexed(&self, prefix: &[u8], limit: usize) -> sled::Result<Vec<TrackingId>> {
         ids(self.rows().prefixed_back(prefix)).take(limit).collect()
+    }
+}
+
+impl Queued {
+    fn key(&self) -> Vec<u8> {
+        keys::queue(self.lane, &WaitsRow::from(&self.waits))
     }
 }
 

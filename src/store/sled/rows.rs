@@ -1,21 +1,24 @@
 //! The rows in their own types. They are rebuilt from the journal when [`SCHEMA`] changes, so no old shape is kept.
 
 use crate::clock::Timestamp;
-use crate::ledger::{Fact, Failure, Mark, MarkKind, Marks, Occasion, Recipient, Rung, Source, What};
+use crate::ledger::{Fact, Failure, Mark, MarkKind, Marks, Occasion, Recipient, Rung, Source, Waits, What};
 use crate::mail::MessageId;
 use crate::store::journal::Place;
-use crate::store::record::{EventV1, SendV2, StandingV1, WordsV1, kind_code, kind_of, occasion};
+use crate::store::record::{EventV1, SendV3, StandingV1, VerbV1, WordsV1, kind_code, kind_of, occasion};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Version of everything in this file and in the keys.
-pub const SCHEMA: u32 = 6;
+pub const SCHEMA: u32 = 7;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SendRow {
-    pub send: SendV2,
+    pub send: SendV3,
     pub recipients: u16,
     pub attempts: u32,
-    pub due: Option<u64>,
+    /// Its place in the queue, while it is open.
+    pub queued: Option<QueuedRow>,
+    /// The upstream that may have the message: one that was sent it and did not answer.
+    pub unknown_at: Option<Box<str>>,
     /// When the last attempt ended, or it was accepted.
     pub changed: u64,
     pub place: Place,
@@ -25,10 +28,28 @@ pub struct SendRow {
     pub only: Option<RecipientRow>,
 }
 
+/// A place in the queue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueuedRow {
+    /// When the next attempt is due, or since when it is held.
+    pub due: u64,
+    /// What it waits for.
+    pub waits: WaitsRow,
+}
+
+/// Also the value of a row of the queue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WaitsRow {
+    ForRoute(Option<Box<str>>),
+    ForUpstream(Box<str>),
+    Held,
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RecipientRow {
     address: String,
     standing: StandingV1,
+    held: bool,
     marks: Vec<(u8, bool, u64, u64, u32)>,
     words: WordsV1,
     failure: Option<(u8, u64, WordsV1)>,
@@ -64,6 +85,28 @@ enum WhatRow {
     Repeated,
     /// Of a failure, or else of the arrival.
     Told(bool),
+    Acted(VerbV1),
+    Switched(bool),
+}
+
+impl From<&Waits> for WaitsRow {
+    fn from(waits: &Waits) -> Self {
+        match waits.clone() {
+            Waits::ForRoute(route) => Self::ForRoute(route),
+            Waits::ForUpstream(upstream) => Self::ForUpstream(upstream),
+            Waits::Held => Self::Held,
+        }
+    }
+}
+
+impl From<WaitsRow> for Waits {
+    fn from(stored: WaitsRow) -> Self {
+        match stored {
+            WaitsRow::ForRoute(route) => Self::ForRoute(route),
+            WaitsRow::ForUpstream(upstream) => Self::ForUpstream(upstream),
+            WaitsRow::Held => Self::Held,
+        }
+    }
 }
 
 /// The stored form of a row.
@@ -95,6 +138,7 @@ impl From<&Recipient> for RecipientRow {
         Self {
             address: recipient.address.to_string(),
             standing: recipient.standing.into(),
+            held: recipient.held,
             marks: marks.collect(),
             words: (&recipient.words).into(),
             failure: recipient
@@ -116,6 +160,7 @@ impl RecipientRow {
         Some(Recipient {
             address: self.address.parse().ok()?,
             standing: self.standing.into(),
+            held: self.held,
             marks: Marks::new(marks.collect()),
             words: self.words.into(),
             failure: self.failure.map(|(kind, at, words)| Failure {
@@ -138,12 +183,15 @@ impl From<&Fact> for FactRow {
                 What::Reported(kind) => WhatRow::Reported(kind_code(kind)),
                 What::Repeated => WhatRow::Repeated,
                 What::Told(occasion) => WhatRow::Told(occasion == Occasion::Failure),
+                What::Switched { open } => WhatRow::Switched(open),
+                What::Acted(verb) => WhatRow::Acted(verb.into()),
             },
             source: match fact.source {
                 Source::Client => 0,
                 Source::Attempt => 1,
                 Source::Webhook => 2,
                 Source::Relay => 3,
+                Source::Operator => 4,
             },
             upstream: fact.upstream.clone(),
             recipients: fact.recipients.clone(),
@@ -165,11 +213,14 @@ impl From<FactRow> for Fact {
                 WhatRow::Reported(kind) => What::Reported(kind_of(kind)),
                 WhatRow::Repeated => What::Repeated,
                 WhatRow::Told(failure) => What::Told(occasion(failure)),
+                WhatRow::Switched(open) => What::Switched { open },
+                WhatRow::Acted(verb) => What::Acted(verb.into()),
             },
             source: match row.source {
                 0 => Source::Client,
                 1 => Source::Attempt,
                 3 => Source::Relay,
+                4 => Source::Operator,
                 _ => Source::Webhook,
             },
             upstream: row.upstream,

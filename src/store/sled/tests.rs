@@ -3,12 +3,13 @@
 use super::keys;
 use super::overlay::Overlay;
 use super::projection::Projection;
+use super::rows::WaitsRow;
 use super::window::{Change, Changed, Window, starting_with};
 use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
-use crate::ledger::{Accepted, Begun, Notice, Outcome, Send, Settled, Standing};
-use crate::mail::{MessageId, Record as OdooRecord};
+use crate::ledger::{Accepted, Action, Begun, Notice, Outcome, Send, Settled, Standing, Verb};
+use crate::mail::{Lane, MessageId, Record as OdooRecord};
 use crate::store::journal::Place;
 use crate::store::record::{Kept, Record};
 use fastrand::Rng;
@@ -140,7 +141,7 @@ fn what_comes_and_goes_in_the_window_is_never_written() {
     let projection = Projection::open(directory.path()).unwrap();
     projection.apply(&history()[..4], place(4)).unwrap();
     projection.flush().unwrap();
-    let (queue, sending) = (keys::due(id(0).timestamp(), id(0)), keys::sending(id(0)));
+    let (queue, sending) = (keys::due(any_route(), id(0).timestamp(), id(0)), keys::sending(id(0)));
     for key in [queue, sending] {
         assert!(!projection.rows().has(&key).unwrap());
         assert!(!stored(&projection).contains_key(&*key));
@@ -247,7 +248,7 @@ fn what_is_forgotten_is_gone_wherever_it_was() {
         assert!(!left.contains(&id(0).to_string()) && left.contains(&id(2).to_string()), "{left}");
         projection.flush().unwrap();
         let kinds: HashSet<u8> = stored(&projection).keys().map(|key| key[0]).collect();
-        assert_eq!(kinds, b"kmqiro".iter().copied().collect(), "flushed: {flushed}");
+        assert_eq!(kinds, b"kmqiroce".iter().copied().collect(), "flushed: {flushed}");
     }
 }
 
@@ -273,7 +274,7 @@ fn a_message_id_with_the_hash_of_another_joins_nothing() {
         projection
             .apply(&[Kept { record: notice(8, None), place: place(100), body: 0 }], place(101))
             .unwrap();
-        assert_eq!(projection.trail(id(2)).unwrap().unwrap().facts.len(), 1);
+        assert_eq!(projection.trail(id(2)).unwrap().unwrap().facts.len(), 3);
     }
 }
 
@@ -294,8 +295,15 @@ fn history() -> Vec<Kept> {
         notice(0, Some(id(0))),
         notice(7, None),
         accepted(2),
+        action(2, Verb::Hold),
+        action(2, Verb::Release),
     ];
     (0..).zip(records).map(|(number, record)| Kept { record, place: place(number), body: 10 }).collect()
+}
+
+/// The queue of what may take any upstream.
+fn any_route() -> Vec<u8> {
+    keys::queue(Lane::Transactional, &WaitsRow::ForRoute(None))
 }
 
 /// Everything that can be asked.
@@ -304,8 +312,10 @@ fn picture(projection: &Projection) -> String {
     let (low, high) = (TrackingId::from_bytes([0; 16]), TrackingId::from_bytes([255; 16]));
     let sends = projection.between(low, high, 99).unwrap();
     writeln!(text, "{sends:?}").unwrap();
-    writeln!(text, "{:?}", projection.due(at(99), 99, &HashSet::new()).unwrap()).unwrap();
-    writeln!(text, "{:?}", projection.queued(|_| true, 99).unwrap()).unwrap();
+    for queue in projection.queues().unwrap() {
+        let due = projection.due(&queue, at(99), 99, |_| true).unwrap();
+        writeln!(text, "{queue:?} {due:?} {:?}", projection.queued(&queue, |_| true, 99).unwrap()).unwrap();
+    }
     writeln!(text, "{:?}", projection.interrupted().unwrap()).unwrap();
     writeln!(text, "{:?}", projection.garbage().unwrap()).unwrap();
     writeln!(text, "{:?}", projection.by_recipient("Ada@example.net", 99).unwrap()).unwrap();
@@ -355,24 +365,17 @@ fn message_id(number: u64) -> MessageId {
 
 fn accepted(number: u64) -> Record {
     let send = Send {
-        id: id(number),
-        client: "odoo".into(),
-        user: None,
-        peer: None,
-        sender: None,
-        body: Default::default(),
-        smtputf8: false,
-        dsn: Default::default(),
-        reports: false,
-        about: None,
-        fingerprint: None,
         message_id: Some(message_id(number)),
-        subject: String::new(),
         records: vec![OdooRecord::parse("sale.order,42").unwrap()],
-        tags: Vec::new(),
         size: number,
+        ..Send::new(id(number), "odoo")
     };
     Record::Accepted(Box::new(Accepted { send, recipients: vec!["ada@example.net".parse().unwrap()] }))
+}
+
+fn action(number: u64, verb: Verb) -> Record {
+    let (operator, reason) = ("uid 0".to_owned(), "why not".to_owned());
+    Record::Action(Action { id: id(number), at: at(number), verb, operator, reason })
 }
 
 fn begun(number: u64) -> Record {

@@ -1,0 +1,317 @@
+//! One upstream with its connections, and what its answers mean for all mail.
+
+use super::Retry;
+use super::attempt::{Attempt, Findings, UpstreamRefusal};
+use super::work::Work;
+use super::worker::{SETTLE_AGAIN, Worker};
+use crate::alarm::{Alarms, Kind};
+use crate::clock::{Clock, Timestamp};
+use crate::id::TrackingId;
+use crate::ledger::{Outcome, Standing};
+use crate::store::{CommitError, Grip, Store};
+use crate::transport::breaker::State;
+use crate::transport::{Fault, Health, Quota, Room, Settings};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// An upstream, as a queue needs it.
+pub struct Outward {
+    /// How it is reached.
+    pub settings: Settings,
+    /// When to try again.
+    pub retry: Retry,
+    /// How long an unknown end waits for an event before the message is sent again; nothing where no events come.
+    pub unknown_wait: Duration,
+    /// Whom we trust.
+    pub tls: TlsConnector,
+}
+
+/// What the dispatcher and the workers of one upstream share.
+pub(super) struct Outlet {
+    pub(super) store: Store,
+    pub(super) clock: Clock,
+    pub(super) hostname: String,
+    pub(super) settings: Settings,
+    pub(super) tls: TlsConnector,
+    pub(super) work: Work,
+    pub(super) retry: Retry,
+    pub(super) unknown_wait: Duration,
+    pub(super) health: Arc<Health>,
+    alarms: Alarms,
+    /// The sends that were handed out and have no outcome yet. One whose worker broke stays here: it may have been
+    /// sent, which only a restart takes for unknown.
+    under_way: Mutex<HashMap<TrackingId, Grip>>,
+    workers: TaskTracker,
+    settling: TaskTracker,
+}
+
+impl Outlet {
+    pub(super) fn new(
+        outward: Outward,
+        store: &Store,
+        clock: Clock,
+        hostname: &str,
+        alarms: &Alarms,
+        stopping: CancellationToken,
+    ) -> Self {
+        let Outward { settings, retry, unknown_wait, tls } = outward;
+        Self {
+            health: Arc::new(Health::new(&settings)),
+            store: store.clone(),
+            clock,
+            hostname: hostname.to_owned(),
+            settings,
+            tls,
+            work: Work::new(stopping),
+            retry,
+            unknown_wait,
+            alarms: alarms.clone(),
+            under_way: Mutex::default(),
+            workers: TaskTracker::new(),
+            settling: TaskTracker::new(),
+        }
+    }
+
+    /// What was decided and counted before this process.
+    pub(super) fn remember(&self) {
+        let (name, now) = (&self.settings.name, self.clock.now());
+        let forced = self.store.forced_open(name).unwrap_or_else(|error| {
+            tracing::error!(upstream = name, %error, "whether its breaker is to be kept open cannot be read");
+            None
+        });
+        if let Some(reason) = forced {
+            self.health.breaker().force_open(&reason);
+        }
+        let used = |days| {
+            self.store.taken(name, days).unwrap_or_else(|error| {
+                tracing::error!(upstream = name, %error, "what is used of its quota cannot be read");
+                0
+            })
+        };
+        *self.health.quota() = self.settings.plan.map(|plan| Quota::new(plan, now, used));
+        self.count(0);
+    }
+
+    /// What may be handed out now. From one that is away everything is taken back that no worker has begun.
+    pub(super) fn room(self: &Arc<Self>, now: Timestamp) -> Room {
+        if self.work.is_unattended() {
+            self.hire();
+        }
+        let room = self.health.room(now, self.under_way().len(), PER_CONNECTION);
+        if matches!(room, Room::Away(_)) && self.health.state() != State::HalfOpen {
+            let unbegun = self.work.clear();
+            let mut under_way = self.under_way();
+            unbegun.iter().for_each(|id| drop(under_way.remove(id)));
+        }
+        room
+    }
+
+    /// Hands sends out.
+    pub(super) fn start(self: &Arc<Self>, grips: Vec<Grip>, now: Timestamp) {
+        self.health.pace().start(grips.len(), now);
+        for grip in grips {
+            let id = grip.id();
+            self.under_way().insert(id, grip);
+            if self.work.add(id) {
+                self.hire();
+            }
+        }
+    }
+
+    /// One more connection, if there may be one.
+    fn hire(self: &Arc<Self>) {
+        if self.health.connections() >= self.settings.connections {
+            return;
+        }
+        self.health.connecting();
+        let outlet = self.clone();
+        self.workers.spawn(async move {
+            let worker = tokio::spawn(Worker::new(outlet.clone()).run()).await;
+            outlet.health.disconnected();
+            // Mail that came while it was closing found no room for another.
+            outlet.store.due_bell().ring();
+            if let Err(panic) = worker {
+                tracing::error!(%panic, "a connection's worker broke; its message is tried again after a restart");
+            }
+        });
+    }
+
+    /// Waits until the workers have ended; they do when we stop.
+    pub(super) async fn retire(&self) {
+        self.workers.close();
+        self.workers.wait().await;
+    }
+
+    /// Waits until every outcome is kept that is known now.
+    pub(super) async fn settled(&self) {
+        self.settling.close();
+        self.settling.wait().await;
+        self.settling.reopen();
+    }
+
+    pub(super) fn may_send(&self) -> bool {
+        self.health.state() == State::Closed
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.health.state(), State::Open { .. } | State::Forced)
+    }
+
+    /// Turns findings into an outcome.
+    pub(super) fn conclude(&self, attempt: &Attempt, findings: Findings) -> Outcome {
+        let now = self.clock.now();
+        attempt.conclude(findings, &self.settings.name, &self.retry, now, now.after(self.unknown_wait))
+    }
+
+    /// Keeps the outcome of a send that was handed out, however long that takes: a lost one would send the message
+    /// again.
+    pub(super) fn settle(self: &Arc<Self>, outcome: Outcome) {
+        for settled in &outcome.settled {
+            let (upstream, word) = (self.settings.name.clone(), settled.standing.word());
+            let recipients = settled.recipients.len() as u64;
+            metrics::counter!("mailtrail_relay_attempts_total", "upstream" => upstream, "outcome" => word)
+                .increment(recipients);
+            if settled.standing == Standing::Relayed {
+                self.count(recipients);
+            }
+        }
+        let outlet = self.clone();
+        self.settling.spawn(async move {
+            while let Err(error) = outlet.store.settle(outcome.clone()).await {
+                tracing::error!(id = %outcome.id, %error, "an attempt's outcome cannot be kept");
+                if matches!(error, CommitError::ReadOnly) {
+                    // The store is gone until a restart, which takes the attempt for unknown.
+                    return;
+                }
+                tokio::time::sleep(SETTLE_AGAIN).await;
+            }
+            outlet.finished(outcome.id);
+        });
+    }
+
+    /// The same for one that was not handed out.
+    pub(super) fn settle_held(self: &Arc<Self>, grip: Grip, outcome: Outcome) {
+        self.under_way().insert(grip.id(), grip);
+        self.settle(outcome);
+    }
+
+    /// A send left the workers' hands.
+    pub(super) fn finished(&self, id: TrackingId) {
+        self.under_way().remove(&id);
+        self.store.due_bell().ring();
+    }
+
+    /// The same, after a pause.
+    pub(super) fn finished_later(self: &Arc<Self>, id: TrackingId) {
+        let outlet = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(SETTLE_AGAIN).await;
+            outlet.finished(id);
+        });
+    }
+
+    /// A send that cannot be read now makes room for others.
+    pub(super) fn postpone(self: &Arc<Self>, id: TrackingId) {
+        let now = self.clock.now();
+        let (upstream, due) = (self.settings.name.clone(), Some(now.after(self.retry.max)));
+        self.settle(Outcome { id, at: now, upstream, settled: Vec::new(), due });
+    }
+
+    /// The upstream decided about a message.
+    pub(super) fn answered(&self, findings: &Findings) {
+        let now = self.clock.now();
+        match (&findings.upstream, findings.throttled) {
+            (Some(refusal), _) => self.refused(refusal),
+            (None, Some(until)) => self.throttled(now, until),
+            (None, None) => {
+                self.health.pace().taken(now);
+                if self.health.breaker().succeeded(now) {
+                    self.alarms.clear(Kind::Breaker, &self.settings.name);
+                    self.alarms.clear(Kind::Account, &self.settings.name);
+                }
+            }
+        }
+    }
+
+    /// A connection was made as it should be.
+    pub(super) fn connected(&self) {
+        self.alarms.clear(Kind::Tls, &self.settings.name);
+    }
+
+    fn throttled(&self, now: Timestamp, until: Option<Timestamp>) {
+        let mut pace = self.health.pace();
+        let before = pace.slowed_to();
+        pace.throttled(now, until);
+        let slowed_to = pace.slowed_to();
+        drop(pace);
+        if slowed_to != before {
+            let a_minute = slowed_to.unwrap_or_default() * 60.0;
+            tracing::warn!(
+                upstream = self.settings.name,
+                a_minute,
+                "the upstream says that it is too much; it is sent less"
+            );
+        }
+    }
+
+    /// The upstream refuses the account, not the mail.
+    fn refused(&self, refusal: &UpstreamRefusal) {
+        let now = self.clock.now();
+        let until = refusal.until.unwrap_or_else(|| now.after(self.settings.breaker.longest_pause));
+        self.health.breaker().pause_until(now, until, &refusal.words);
+        let text = format!("the upstream refuses the account, mail waits; it said: {}", refusal.words);
+        self.alarms.raise(Kind::Account, &self.settings.name, text);
+    }
+
+    /// The upstream cannot be reached, or the connection broke; true when the message's attempt counts.
+    pub(super) fn failed(&self, fault: &Fault) -> bool {
+        let (mut breaker, now) = (self.health.breaker(), self.clock.now());
+        let (counts, reason) = (breaker.state() == State::Closed, fault.to_string());
+        let opened = match fault {
+            // The password does not get better by trying, and providers lock accounts.
+            Fault::Login(_) => {
+                breaker.pause_until(now, now.after(self.settings.breaker.longest_pause), &reason)
+            }
+            _ => breaker.failed(now, &reason),
+        };
+        drop(breaker);
+        tracing::warn!(upstream = self.settings.name, %fault, "the upstream cannot be used");
+        match fault {
+            Fault::Login(_) => self.alarms.raise(Kind::Account, &self.settings.name, reason.clone()),
+            Fault::NoStartTls => self.alarms.raise(Kind::Tls, &self.settings.name, reason.clone()),
+            _ => {}
+        }
+        if opened {
+            let text = format!("the breaker opened, mail waits: {reason}");
+            self.alarms.raise(Kind::Breaker, &self.settings.name, text);
+        }
+        counts
+    }
+
+    /// The upstream took so many recipients: what that leaves of the plan.
+    fn count(&self, recipients: u64) {
+        let now = self.clock.now();
+        let mut quota = self.health.quota();
+        let Some(quota) = quota.as_mut() else { return };
+        quota.count(recipients, now);
+        let percent = quota.percent(now);
+        let text = match percent {
+            100.. => "the quota is used up; mail waits for the next period, or takes another upstream",
+            95.. => "more than 95 % of the quota is used",
+            80.. => "more than 80 % of the quota is used",
+            _ => return self.alarms.clear(Kind::Quota, &self.settings.name),
+        };
+        self.alarms.raise(Kind::Quota, &self.settings.name, text);
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, HashMap<TrackingId, Grip>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Messages in the workers' hands for each connection: the one on its way and the one that rides behind it.
+const PER_CONNECTION: usize = 3;

@@ -1,0 +1,12 @@
+//! How many in a time, as configurations say it.
+
+use std::time::Duration;
+
+/// So many messages in so much time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// At least one.
+    pub messages: u64,
+    /// More than none.
+    pub time: Duration,
+}
