@@ -11,7 +11,6 @@ use mailtrail::config::{self, Config};
 use mailtrail::daemon::Daemon;
 use mailtrail::id::TrackingId;
 use mailtrail::ledger::{Accepted, Begun, Recipient, Send, Standing, State, Trail, What};
-use mailtrail::mail::BodyType;
 use mailtrail::tls;
 use scripted::{Act, At, Script, Server, Taken};
 use std::collections::{BTreeMap, BTreeSet};
@@ -555,7 +554,7 @@ fn attempts(trail: &Trail) -> Vec<Standing> {
     let facts = trail.facts.iter();
     let standings = facts.filter_map(|fact| match fact.what {
         What::Attempted(standing) => Some(standing),
-        What::Accepted | What::Reported(_) | What::Repeated | What::Told(_) => None,
+        _ => None,
     });
     standings.collect()
 }

@@ -9,7 +9,7 @@ use mailtrail::daemon::Daemon;
 use mailtrail::event::Kind;
 use mailtrail::id::TrackingId;
 use mailtrail::ledger::{Accepted, MarkKind, Recipient, Send, Source, State};
-use mailtrail::mail::{BodyType, MessageId};
+use mailtrail::mail::MessageId;
 use mailtrail::provider::mailgun;
 use mailtrail::secret::Secret;
 use serde_json::{Map, Value, json};

@@ -1,0 +1,334 @@
+//! Several upstreams: who gets which mail, in which order and how fast, and what operators may do about it.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(dead_code, reason = "not everything that the server can do is told here")]
+
+#[path = "support/scripted.rs"]
+mod scripted;
+
+use bytes::Bytes;
+use mailtrail::clock::Clock;
+use mailtrail::config::{self, Config};
+use mailtrail::daemon::Daemon;
+use mailtrail::id::TrackingId;
+use mailtrail::ledger::{Accepted, Send, Standing, State, Trail, What};
+use mailtrail::mail::Lane;
+use scripted::{Act, At, Script, Server};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+#[tokio::test]
+async fn mail_goes_to_the_first_upstream_that_is_well_and_back() {
+    let dead = Script::new().at(At::Banner, vec![Some(Act::Close); 3]);
+    let scene = Scene::new([dead, Script::new()], ["", ""], "").await;
+    let ids = scene.send_many(0..6, |_| {}).await;
+    for id in ids {
+        assert_eq!(states(&scene.settled(id).await), [State::Relayed]);
+    }
+    assert!(!scene.taken(1).is_empty(), "nothing went to the second");
+    // The first is well again: its probes close the breaker, and everything goes there.
+    scene.until("a probe", |scene| !scene.taken(0).is_empty()).await;
+    for round in 0..9 {
+        scene.settled(scene.send(10 + round, |_| {}).await).await;
+    }
+    let second = scene.taken(1).len();
+    scene.settled(scene.send(99, |_| {}).await).await;
+    assert_eq!(scene.taken(1).len(), second);
+    assert_eq!(scene.taken(0).len() + second, 16);
+    // The trail names who took it, and that one's stamp is on it.
+    assert_eq!(scene.trail(scene.id(99)).facts.last().unwrap().upstream.as_deref(), Some("a"));
+}
+
+#[tokio::test]
+async fn stamps_follow_the_upstream_that_is_used() {
+    let dead = Script::new().at(At::Banner, vec![Some(Act::Close); 50]);
+    let scene = Scene::of(["brevo", "mailgun"], [dead, Script::new()], [QUIET, ""], "").await;
+    let id = scene.send(1, |_| {}).await;
+    scene.settled(id).await;
+    let message = String::from_utf8(scene.server(1).taken()[0].message.clone()).unwrap();
+    assert!(message.starts_with(&format!("X-Mailgun-Variables: {{\"mailtrail\":\"{id}\"}}\r\n")), "{message}");
+    assert!(!message.contains("X-Mailin-custom"), "{message}");
+}
+
+#[tokio::test]
+async fn what_may_be_at_one_provider_is_not_sent_by_another() {
+    for (rule, expected) in [("", 0), ("unknown_elsewhere = true", 1)] {
+        let mut script = Script::new().at(At::Dot, [Some(Act::Close)]);
+        script.add(At::Banner, [None]);
+        script.add(At::Banner, vec![Some(Act::Close); 200]);
+        let one_failure = "[upstream.breaker]\nfailures = 1\npause = \"1h\"\nlongest_pause = \"1h\"";
+        let settings = format!("{one_failure}\n[upstream.retry]\nfirst = \"100ms\"\n{rule}");
+        let scene = Scene::new([script, Script::new()], [&settings, ""], "").await;
+        let unknown = scene.send(1, |_| {}).await;
+        scene.until("an unknown end", |scene| states(&scene.trail(unknown)) != [State::Queued]).await;
+        // The breaker of the first is open: other mail takes the second.
+        for number in 2..6 {
+            scene.settled(scene.send(number, |_| {}).await).await;
+        }
+        if expected == 1 {
+            scene.settled(unknown).await;
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let taken = scene.taken(1).iter().filter(|subject| **subject == 1).count();
+        assert_eq!(taken, expected, "{rule}");
+        if expected == 0 {
+            assert_eq!(states(&scene.trail(unknown)), [State::Unknown]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn routes_choose_the_upstream() {
+    let routes = "[[route]]\nname = \"news\"\nupstreams = [\"b\"]\nsenders = [\"news@*\"]\n";
+    let scene = Scene::new([Script::new(), Script::new()], ["", ""], routes).await;
+    let news = scene.send(1, |send| send.route = Some("news".into())).await;
+    let gone = scene.send(2, |send| send.route = Some("no-more".into())).await;
+    let other = scene.send(3, |_| {}).await;
+    for id in [news, gone, other] {
+        scene.settled(id).await;
+    }
+    assert_eq!((scene.taken(1), sorted(scene.taken(0))), (vec![1], vec![2, 3]));
+}
+
+#[tokio::test]
+async fn a_few_important_mails_overtake_many() {
+    let settings = "rate = \"200/s\"\nconnections = 2\n";
+    let scene = Scene::new([Script::new()], [settings], "").await;
+    let bulk = scene.send_many(0..600, |send| send.lane = Lane::Bulk).await;
+    scene.until("some bulk mail", |scene| scene.taken(0).len() > 20).await;
+    let before = scene.taken(0).len();
+    for id in scene.send_many(1000..1020, |_| {}).await {
+        scene.settled(id).await;
+    }
+    let overtaken = scene.taken(0).iter().skip(before).filter(|number| **number < 1000).count();
+    assert!(overtaken < 200, "{overtaken} of 600 went first");
+    for id in bulk {
+        scene.settled(id).await;
+    }
+    assert_eq!(scene.taken(0).len(), 620);
+}
+
+/// 2,000 newsletters and 20 invoices, and a provider that takes 300 in a time and refuses the rest: nothing is lost or
+/// doubled, the invoices do not wait for the newsletters, and the provider is not hammered.
+#[tokio::test]
+async fn an_upstream_that_takes_so_many_an_hour_gets_no_more() {
+    let time = Duration::from_millis(700);
+    let refusal = "450 4.7.1 Rate limit exceeded, try again later";
+    let script = Script { most: Some((300, time, refusal)), ..Script::new() };
+    let scene = Scene::new([script], ["connections = 5\n[upstream.retry]\nfirst = \"200ms\"\nmax = \"1s\""], "").await;
+    let mut ids = scene.send_many(0..2000, |send| send.lane = Lane::Bulk).await;
+    let important = scene.send_many(5000..5020, |_| {}).await;
+    for id in &important {
+        scene.settled(*id).await;
+    }
+    let all = scene.taken(0);
+    let last = all.iter().rposition(|number| *number >= 5000).unwrap();
+    assert!(last < 1500, "the last important one was number {last}");
+    ids.extend(important);
+    for id in ids {
+        assert_eq!(states(&scene.settled(id).await), [State::Relayed]);
+    }
+    let numbers: Vec<_> = (0..2000).chain(5000..5020).collect();
+    assert_eq!(sorted(scene.taken(0)), numbers);
+}
+
+#[tokio::test]
+async fn a_plan_that_is_used_up_sends_mail_elsewhere() {
+    let mut scene = Scene::new([Script::new(), Script::new()], ["quota = \"3/day\"\nconnections = 1", ""], "").await;
+    for number in 0..3 {
+        scene.settled(scene.send(number, |_| {}).await).await;
+    }
+    assert_eq!(scene.taken(0).len(), 3);
+    scene.settled(scene.send(3, |_| {}).await).await;
+    // What is used outlives a restart.
+    scene.restart().await;
+    scene.settled(scene.send(4, |_| {}).await).await;
+    assert_eq!((scene.taken(0).len(), scene.taken(1)), (3, vec![3, 4]));
+}
+
+#[tokio::test]
+async fn mail_of_any_kind_expires_at_its_deadline() {
+    let dead = || Script::new().at(At::Banner, vec![Some(Act::Close); 500]);
+    let scene = Scene::changed(["plain"], [dead()], [""], "", |config| {
+        config.upstreams[0].retry.give_up_after = Duration::from_secs(2);
+    })
+    .await;
+    let waits = scene.send(1, |_| {}).await;
+    let held = scene.send(2, |_| {}).await;
+    let grip = scene.until_some("the send", |scene| scene.daemon().store().take(held)).await;
+    let (operator, reason) = ("uid 0".to_owned(), "no".to_owned());
+    let action = mailtrail::ledger::Action {
+        id: held,
+        at: Clock::System.now(),
+        verb: mailtrail::ledger::Verb::Hold,
+        operator,
+        reason,
+    };
+    scene.daemon().store().act(action).await.unwrap();
+    drop(grip);
+    for id in [waits, held] {
+        let trail = scene.settled(id).await;
+        assert_eq!(states(&trail), [State::Expired]);
+        assert_eq!(trail.facts.last().unwrap().what, What::Attempted(Standing::Expired));
+    }
+    assert!(scene.taken(0).is_empty());
+}
+
+/// A relay, its upstreams `a`, `b`, …, and the directory of its store.
+struct Scene {
+    servers: Vec<Server>,
+    config: Config,
+    daemon: Option<Daemon>,
+    _directory: TempDir,
+}
+
+impl Scene {
+    async fn new<const N: usize>(scripts: [Script; N], settings: [&str; N], rest: &str) -> Self {
+        Self::of(["plain"; N], scripts, settings, rest).await
+    }
+
+    async fn of<const N: usize>(
+        providers: [&str; N],
+        scripts: [Script; N],
+        settings: [&str; N],
+        rest: &str,
+    ) -> Self {
+        Self::changed(providers, scripts, settings, rest, |_| {}).await
+    }
+
+    async fn changed<const N: usize>(
+        providers: [&str; N],
+        scripts: [Script; N],
+        settings: [&str; N],
+        rest: &str,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut servers = Vec::new();
+        let mut text = format!(
+            "[server]\nhostname = \"relay.example.com\"\ndata_dir = {:?}\n\
+             [[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"none\"\nauth = \"none\"\n",
+            directory.path().join("data").display().to_string(),
+        );
+        for (number, ((provider, script), settings)) in providers.iter().zip(scripts).zip(settings).enumerate() {
+            let server = Server::start(script).await;
+            let usual = if settings.contains("[upstream.") { "" } else { QUICK };
+            let login = if *provider == "plain" { "" } else { "username = \"u\"\npassword = \"p\"\n" };
+            text += &format!(
+                "[[upstream]]\nname = \"{}\"\nprovider = \"{provider}\"\nhost = \"127.0.0.1\"\nport = {}\n\
+                 tls = \"none\"\n{login}{settings}\n{usual}\n",
+                ["a", "b", "c"][number],
+                server.address.port()
+            );
+            servers.push(server);
+        }
+        text += rest;
+        let mut config = config::parse(&text, Path::new("test.toml"), &BTreeMap::new()).unwrap();
+        change(&mut config);
+        let mut scene = Self { servers, config, daemon: None, _directory: directory };
+        scene.daemon = Some(Daemon::start(&scene.config, Clock::System, None).await.unwrap());
+        scene
+    }
+
+    async fn restart(&mut self) {
+        self.daemon.take().unwrap().stop().await;
+        self.daemon = Some(Daemon::start(&self.config, Clock::System, None).await.unwrap());
+    }
+
+    fn daemon(&self) -> &Daemon {
+        self.daemon.as_ref().unwrap()
+    }
+
+    fn server(&self, number: usize) -> &Server {
+        &self.servers[number]
+    }
+
+    fn id(&self, number: u64) -> TrackingId {
+        let newest = self.daemon().store().between(id_of(0), id_of(u128::MAX), 10_000).unwrap();
+        let sent = |id: &&TrackingId| self.trail(**id).send.subject == number.to_string();
+        *newest.iter().find(sent).unwrap()
+    }
+
+    /// Puts a message into the queue.
+    async fn send(&self, number: u64, change: impl Fn(&mut Send)) -> TrackingId {
+        let id = TrackingId::new(Clock::System.now(), fastrand::u128(..));
+        let message = format!("Subject: {number}\r\n\r\ntext\r\n");
+        let sender = "bounces@example.com".parse().ok();
+        let size = message.len() as u64;
+        let mut send = Send { sender, subject: number.to_string(), size, ..Send::new(id, "test") };
+        change(&mut send);
+        let recipients = vec!["a@example.net".parse().unwrap()];
+        let store = self.daemon().store();
+        store.accept_and_apply(Accepted { send, recipients }, Bytes::from(message)).await.unwrap();
+        id
+    }
+
+    async fn send_many(
+        &self,
+        numbers: impl IntoIterator<Item = u64>,
+        change: impl Fn(&mut Send) + Copy,
+    ) -> Vec<TrackingId> {
+        futures_util::future::join_all(numbers.into_iter().map(|number| self.send(number, change))).await
+    }
+
+    fn trail(&self, id: TrackingId) -> Trail {
+        self.daemon().store().trail(id).unwrap().unwrap()
+    }
+
+    /// The trail when it is not open any more.
+    async fn settled(&self, id: TrackingId) -> Trail {
+        self.until("the end of a send", |scene| {
+            let trail = scene.trail(id);
+            !trail.sending && !trail.recipients.iter().any(|recipient| recipient.is_open())
+        })
+        .await;
+        self.trail(id)
+    }
+
+    async fn until(&self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
+        self.until_some(what, |scene| holds(scene).then_some(())).await;
+    }
+
+    async fn until_some<T>(&self, what: &str, mut look: impl FnMut(&Self) -> Option<T>) -> T {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(seen) = look(self) {
+                return seen;
+            }
+            assert!(Instant::now() < deadline, "{what} did not come");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// The numbers of the messages that a server took, in their order.
+    fn taken(&self, server: usize) -> Vec<u64> {
+        let number = |message: &[u8]| {
+            let text = std::str::from_utf8(message).unwrap();
+            let line = text.lines().find_map(|line| line.strip_prefix("Subject: ")).unwrap();
+            line.parse().unwrap()
+        };
+        self.servers[server].taken().iter().map(|taken| number(&taken.message)).collect()
+    }
+}
+
+fn id_of(number: u128) -> TrackingId {
+    TrackingId::from_bytes(number.to_be_bytes())
+}
+
+fn sorted(mut numbers: Vec<u64>) -> Vec<u64> {
+    numbers.sort_unstable();
+    numbers
+}
+
+fn states(trail: &Trail) -> Vec<State> {
+    trail.recipients.iter().map(|recipient| recipient.state()).collect()
+}
+
+/// Short pauses.
+const QUICK: &str = "[upstream.breaker]\nfailures = 2\npause = \"100ms\"\nlongest_pause = \"1s\"\n\
+                     [upstream.retry]\nfirst = \"100ms\"\nmax = \"1s\"\n";
+/// Left alone at the first failure, for the rest of the test.
+const QUIET: &str = "[upstream.breaker]\nfailures = 1\npause = \"1h\"\nlongest_pause = \"1h\"\n\
+                     [upstream.retry]\nfirst = \"100ms\"\n";
