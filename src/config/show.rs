@@ -134,6 +134,7 @@ impl Page {
         self.bare("connections", settings.connections);
         self.text("pipelining", word(&PIPELINING, &settings.pipelining));
         self.duration("idle_timeout", settings.idle_timeout);
+        self.duration("connection_age", settings.connection_age);
         self.bare("messages_per_connection", settings.messages_per_connection);
     }
 

@@ -212,6 +212,10 @@ impl Findings {
             Verdict::Taken => Standing::Queued,
             Verdict::Refused => Standing::Bounced,
             Verdict::Later => Standing::Queued,
+            Verdict::Throttled { until } => {
+                self.not_before = self.not_before.max(until);
+                Standing::Queued
+            }
             Verdict::Upstream { until } => {
                 self.not_before = self.not_before.max(until);
                 self.upstream = Some(UpstreamRefusal { words: reply.to_string(), until });

@@ -59,7 +59,7 @@ pub(super) struct Shared {
     pub(super) work: Work,
     retry: Retry,
     unknown_wait: Duration,
-    health: Arc<Health>,
+    pub(super) health: Arc<Health>,
     finished: mpsc::UnboundedSender<TrackingId>,
     settling: TaskTracker,
 }
@@ -338,8 +338,10 @@ impl Shared {
         let (mut breaker, now) = (self.health.breaker(), self.clock.now());
         let counts = breaker.state() == State::Closed;
         let opened = match fault {
-            // The password does not get better by trying, and providers lock accounts.
-            Fault::Login(_) => breaker.pause_until(now, now.after(self.settings.breaker.longest_pause)),
+            // A password does not get better by trying, and providers lock accounts; neither does a certificate.
+            fault if fault.is_for_operator() => {
+                breaker.pause_until(now, now.after(self.settings.breaker.longest_pause))
+            }
             _ => breaker.failed(now),
         };
         drop(breaker);

@@ -5,9 +5,10 @@ use super::dispatch::Shared;
 use crate::id::TrackingId;
 use crate::ledger::{Begun, Outcome, Standing};
 use crate::smtp::Response;
-use crate::transport::{Connection, ContentFault, Fault};
+use crate::transport::{Connection, ContentFault, EnvelopeReplies, Fault, Pipelining};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Carries messages over one connection until there is nothing to do for a while.
 pub struct Worker {
@@ -19,6 +20,7 @@ pub struct Worker {
 struct Link {
     connection: Connection,
     carried: u32,
+    since: Instant,
 }
 
 /// How a message left the worker's hands.
@@ -44,12 +46,17 @@ impl Worker {
             let (attempt, said) = match chained.take() {
                 Some(attempt) => (attempt, true),
                 None => match self.next().await {
-                    Some(attempt) => (attempt, false),
+                    Some(attempt) => {
+                        self.retire();
+                        (attempt, false)
+                    }
                     None => break,
                 },
             };
             chained = self.carry_to_the_end(attempt, said).await;
-            self.retire();
+            if chained.is_none() {
+                self.retire();
+            }
         }
         if let Some(link) = self.connection.take() {
             link.connection.quit().await;
@@ -126,27 +133,42 @@ impl Worker {
             return Carried::Settled { outcome: self.shared.conclude(attempt, findings), next: None };
         }
         // What was said went with the connection it was said on.
-        let replies = if said && reused {
+        let chained = said && reused;
+        let replies = if chained {
             link.connection.envelope_replies(&attempt.envelope).await
         } else {
             link.connection.envelope(&attempt.envelope, attempt.size()).await
         };
+        self.learn(&link, chained, reused, &replies);
         let replies = match replies {
-            Ok(replies) if reused && replies.mail.code == 421 => return Carried::Stale,
+            Ok(replies) if reused && (replies.mail.code == 421 || replies.broken.is_some()) => {
+                return Carried::Stale;
+            }
             Ok(replies) => replies,
             Err(_) if reused => return Carried::Stale,
             Err(fault) => return Carried::Unreachable(fault),
         };
         let settings = &self.shared.settings;
-        let findings = attempt.weigh_envelope(&replies, settings.provider, self.shared.clock.now());
+        let mut findings = attempt.weigh_envelope(&replies, settings.provider, self.shared.clock.now());
         if replies.go_ahead() {
             return self.send(attempt, findings, link).await;
+        }
+        if let Some(fault) = &replies.broken {
+            self.shared.failed(fault);
+            attempt.give(&mut findings, Standing::Queued, "connection", &fault.to_string());
+            return Carried::Settled { outcome: self.shared.conclude(attempt, findings), next: None };
         }
         let last = replies.data.as_ref().unwrap_or(&replies.mail);
         let closing = last.code == 421;
         self.weigh_upstream("the envelope", last, &findings);
-        if !closing && link.connection.abandon(&replies).await.is_ok() {
-            self.connection = Some(link);
+        if !closing {
+            match link.connection.abandon(&replies).await {
+                Ok(()) => self.connection = Some(link),
+                // What was weighed were the answers to something else.
+                Err(Fault::OutOfStep(_)) if reused => return Carried::Stale,
+                Err(fault @ Fault::OutOfStep(_)) => return Carried::Unreachable(fault),
+                Err(_) => {}
+            }
         }
         Carried::Settled { outcome: self.shared.conclude(attempt, findings), next: None }
     }
@@ -162,7 +184,7 @@ impl Worker {
         }
         let next = self.chained(&link).await;
         let following = next.as_ref().map(|next| (&next.envelope, next.size()));
-        let started = tokio::time::Instant::now();
+        let started = Instant::now();
         match link.connection.content(attempt.pieces(), following).await {
             Ok(reply) => {
                 metrics::histogram!("mailtrail_relay_seconds").record(started.elapsed());
@@ -179,12 +201,19 @@ impl Worker {
                 shared.answered(&findings);
                 attempt.give_unreadable(&mut findings, &error);
             }
+            Err(ContentFault::Refused(reply)) => {
+                attempt.weigh_content(&mut findings, &reply, shared.settings.provider, shared.clock.now());
+                self.weigh_upstream("the message", &reply, &findings);
+            }
             Err(ContentFault::Before(fault)) => {
                 shared.failed(&fault);
                 attempt.give(&mut findings, Standing::Queued, "connection", &fault.to_string());
             }
             Err(ContentFault::After(fault)) => {
                 shared.failed(&fault);
+                if next.is_some() {
+                    self.grouping_broke(Pipelining::Full);
+                }
                 let text = format!("the message was sent and no answer came: {fault}");
                 tracing::warn!(id = %attempt.id, upstream = shared.settings.name, %fault, "a message's end is unknown");
                 attempt.give(&mut findings, Standing::Unknown, "end of data", &text);
@@ -204,8 +233,10 @@ impl Worker {
 
     /// A message that waits already and can ride behind this one.
     async fn chained(&self, link: &Link) -> Option<Box<Attempt>> {
-        let last = link.carried + 2 > self.shared.settings.messages_per_connection;
-        if last || !link.connection.chains() || !self.shared.may_send() {
+        let settings = &self.shared.settings;
+        let last = link.carried + 2 > settings.messages_per_connection
+            || link.since.elapsed() >= settings.connection_age;
+        if last || link.connection.pipelining() != Pipelining::Full || !self.shared.may_send() {
             return None;
         }
         let id = self.shared.work.try_next()?;
@@ -220,9 +251,41 @@ impl Worker {
 
     async fn connect(&self) -> Result<Link, Fault> {
         let shared = &self.shared;
-        let connection = Connection::open(&shared.settings, &shared.tls, &shared.hostname).await?;
+        let mut connection = Connection::open(&shared.settings, &shared.tls, &shared.hostname).await?;
+        connection.limit(shared.health.grouping().level(shared.clock.now()));
         tracing::debug!(upstream = shared.settings.name, "connected");
-        Ok(Link { connection, carried: 0 })
+        Ok(Link { connection, carried: 0, since: Instant::now() })
+    }
+
+    /// Learns how the upstream takes commands that come together. A connection that broke while it rested, or a
+    /// farewell to an envelope of its own, says nothing about that.
+    fn learn(&self, link: &Link, chained: bool, reused: bool, replies: &Result<EnvelopeReplies, Fault>) {
+        let how =
+            if chained { Pipelining::Full } else { link.connection.pipelining().max(Pipelining::Group) };
+        let broken = match replies {
+            Ok(replies) if chained && replies.mail.code == 421 => true,
+            Ok(EnvelopeReplies { broken: None, .. }) => {
+                self.shared.health.grouping().worked(how);
+                false
+            }
+            Err(Fault::OutOfStep(_)) => true,
+            Ok(_) | Err(_) => chained || !reused,
+        };
+        if broken {
+            self.grouping_broke(how);
+        }
+    }
+
+    fn grouping_broke(&self, how: Pipelining) {
+        let now = self.shared.clock.now();
+        let left = self.shared.health.grouping().broke(how, now);
+        if let Some(left) = left {
+            tracing::warn!(
+                upstream = self.shared.settings.name,
+                pipelining = ?left,
+                "the upstream does not take commands well that come together; fewer do for an hour"
+            );
+        }
     }
 
     /// The message was not tried. It is charged an attempt only while the breaker was closed: a probe's message
@@ -238,9 +301,13 @@ impl Worker {
         }
     }
 
-    /// Closes a connection that carried enough.
+    /// Closes a connection that carried enough or is old.
     fn retire(&mut self) {
-        let worn = |link: &Link| link.carried >= self.shared.settings.messages_per_connection;
+        let settings = &self.shared.settings;
+        let worn = |link: &Link| {
+            link.carried >= settings.messages_per_connection
+                || link.since.elapsed() >= settings.connection_age
+        };
         if self.connection.as_ref().is_some_and(worn)
             && let Some(link) = self.connection.take()
         {

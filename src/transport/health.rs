@@ -1,5 +1,5 @@
-use super::Settings;
 use super::breaker::{Breaker, State};
+use super::{Grouping, Settings};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub struct Health {
     name: String,
     breaker: Mutex<Breaker>,
+    grouping: Mutex<Grouping>,
     connections: AtomicUsize,
 }
 
@@ -17,6 +18,7 @@ impl Health {
         Self {
             name: settings.name.clone(),
             breaker: Mutex::new(Breaker::new(settings.breaker.clone())),
+            grouping: Mutex::new(Grouping::new(settings.pipelining)),
             connections: AtomicUsize::new(0),
         }
     }
@@ -34,6 +36,11 @@ impl Health {
     /// The breaker itself.
     pub fn breaker(&self) -> MutexGuard<'_, Breaker> {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How its commands are grouped.
+    pub fn grouping(&self) -> MutexGuard<'_, Grouping> {
+        self.grouping.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Connections open or being opened.

@@ -1,11 +1,15 @@
 //! An SMTP server that does as it is told. It shares no code with the relay.
+#![allow(dead_code, reason = "each test takes what it needs")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 /// What the server does next where a command waits for an answer.
 #[derive(Clone, Debug)]
@@ -18,6 +22,20 @@ pub enum Act {
     Close,
     /// Says this, however long it is.
     Text(String),
+    /// Closes with a reset: what is still on the way is lost.
+    Reset,
+    /// Says nothing more, and hears nothing more, and stays.
+    Silence,
+    /// Says what is friendly, a byte at a time, and goes on.
+    Dribble,
+    /// Says nothing more, and goes on hearing.
+    HalfClose,
+    /// Says one line of a reply without an end.
+    LongLine,
+    /// Says a reply of lines without an end.
+    Endless,
+    /// Says what is friendly, in a code of another class.
+    WrongClass,
 }
 
 /// Where in a conversation.
@@ -25,6 +43,10 @@ pub enum Act {
 pub enum At {
     Banner,
     Ehlo,
+    /// The answer to STARTTLS.
+    StartTls,
+    /// Behind that answer.
+    Handshake,
     Auth,
     Mail,
     Rcpt,
@@ -33,6 +55,11 @@ pub enum At {
     Body,
     /// After the final dot.
     Dot,
+    /// Behind the answer to a final dot, unasked.
+    Between,
+    Rset,
+    /// The answer to QUIT.
+    Quit,
 }
 
 /// What is known and told. Scripts are used up in order; without one the server is friendly.
@@ -50,8 +77,10 @@ pub struct Script {
     pub injected: &'static str,
     /// Answers that were given while something behind the command had been heard already.
     pub ahead: usize,
+    /// Lines heard and bytes dribbled.
+    pub events: usize,
     log: Vec<String>,
-    taken: Vec<Taken>,
+    pub taken: Vec<Taken>,
     connections: usize,
 }
 
@@ -72,9 +101,22 @@ pub struct Server {
 
 impl Server {
     pub async fn start(script: Script) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let server = Self { address: listener.local_addr().unwrap(), script: Arc::new(Mutex::new(script)) };
-        let listening = server.clone();
+        let (server, socket) = Self::closed(script);
+        server.serve(socket.listen(1024).unwrap());
+        server
+    }
+
+    /// A server that refuses connections, and the socket that it would listen on.
+    pub fn closed(script: Script) -> (Self, TcpSocket) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let address = socket.local_addr().unwrap();
+        (Self { address, script: Arc::new(Mutex::new(script)) }, socket)
+    }
+
+    /// Takes the connections that come, and those that wait already.
+    pub fn serve(&self, listener: TcpListener) {
+        let listening = self.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let number = listening.with(|script| {
@@ -84,7 +126,6 @@ impl Server {
                 tokio::spawn(Conversation::new(listening.clone(), number).hold(stream));
             }
         });
-        server
     }
 
     /// Looks at, or changes, the script.
@@ -125,10 +166,22 @@ impl Script {
         }
     }
 
+    /// Forgets what was still to be done at `at`; how many steps that was.
+    pub fn take_pending(&mut self, at: At) -> usize {
+        let queue = self.acts.iter_mut().find(|(known, _)| *known == at);
+        queue.map_or(0, |(_, queue)| std::mem::take(queue).len())
+    }
+
     /// The next answers to a recipient; the last one stays.
     pub fn to(mut self, recipient: &'static str, acts: impl IntoIterator<Item = Act>) -> Self {
-        self.recipients.push((recipient, acts.into_iter().collect()));
+        self.add_for(recipient, acts);
         self
+    }
+
+    /// The same, instead of what was said before.
+    pub fn add_for(&mut self, recipient: &'static str, acts: impl IntoIterator<Item = Act>) {
+        self.recipients.retain(|(known, _)| *known != recipient);
+        self.recipients.push((recipient, acts.into_iter().collect()));
     }
 
     fn next(&mut self, at: At) -> Option<Act> {
@@ -141,8 +194,22 @@ impl Script {
     }
 }
 
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
+    /// The socket below.
+    fn socket(&self) -> &TcpStream;
+}
+
+impl Stream for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Stream for TlsStream<Box<dyn Stream>> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().0.socket()
+    }
+}
 
 /// One connection; `None` anywhere is its end.
 struct Conversation {
@@ -169,6 +236,7 @@ impl Conversation {
             let ahead = usize::from(!self.heard.is_empty());
             self.server.with(|script| {
                 script.ahead += ahead;
+                script.events += 1;
                 script.log.push(format!("{number} {line}"));
             });
             let verb = line.get(..4).unwrap_or_default().to_ascii_uppercase();
@@ -206,10 +274,10 @@ impl Conversation {
             "DATA" => self.data(stream).await,
             "RSET" => {
                 (self.in_transaction, self.recipients) = (false, Vec::new());
-                say(stream, "250 reset").await
+                self.answer(stream, At::Rset, "250 reset").await.map(drop)
             }
             "QUIT" => {
-                say(stream, "221 bye").await;
+                self.answer(stream, At::Quit, "221 bye").await;
                 None
             }
             _ => say(stream, "500 what").await,
@@ -223,7 +291,7 @@ impl Conversation {
         }
         let own = self.server.with(|script| script.next_for(&recipient));
         let taken = match own {
-            Some(act) => perform(stream, act).await?,
+            Some(act) => self.perform(stream, act, "250 recipient ok").await?,
             None => self.answer(stream, At::Rcpt, "250 recipient ok").await?,
         };
         if taken {
@@ -242,7 +310,7 @@ impl Conversation {
         }
         if let Some(act) = self.server.with(|script| script.next(At::Body)) {
             self.more(stream).await?;
-            perform(stream, act).await?;
+            self.perform(stream, act, "").await?;
         }
         let mut message = Vec::new();
         loop {
@@ -257,9 +325,9 @@ impl Conversation {
         self.in_transaction = false;
         let act = self.server.with(|script| script.next(At::Dot));
         let fine = match &act {
-            None => true,
+            None | Some(Act::Dribble) => true,
             Some(Act::Say(text) | Act::Bye(text)) => text.starts_with("250"),
-            Some(Act::Close | Act::Text(_)) => false,
+            Some(_) => false,
         };
         let taken = fine && !recipients.is_empty();
         if taken {
@@ -268,15 +336,60 @@ impl Conversation {
         } else if act.is_none() {
             return say(stream, "554 no valid recipients").await;
         }
-        perform(stream, act.unwrap_or(Act::Say("250 taken"))).await.map(drop)
+        self.perform(stream, act.unwrap_or(Act::Say("250 taken")), "250 taken").await?;
+        match self.server.with(|script| script.next(At::Between)) {
+            Some(act) => self.perform(stream, act, "250 nobody asked").await.map(drop),
+            None => Some(()),
+        }
     }
 
     /// Answers as the script says, or in the friendly way; whether that was positive.
     async fn answer(&mut self, stream: &mut Box<dyn Stream>, at: At, friendly: &str) -> Option<bool> {
         match self.server.with(|script| script.next(at)) {
-            Some(act) => perform(stream, act).await,
+            Some(act) => self.perform(stream, act, friendly).await,
             None => say(stream, friendly).await.map(|()| true),
         }
+    }
+
+    /// Whether the answer was positive; `None` when the conversation is over.
+    async fn perform(&mut self, stream: &mut Box<dyn Stream>, act: Act, friendly: &str) -> Option<bool> {
+        let text = match act {
+            Act::Say(text) => text.to_owned(),
+            Act::Text(text) => text,
+            Act::WrongClass if friendly.starts_with('3') => "250 2.0.0 fine".to_owned(),
+            Act::WrongClass => "354 go on".to_owned(),
+            Act::Dribble => {
+                for byte in format!("{friendly}\r\n").into_bytes() {
+                    tokio::time::sleep(BETWEEN_BYTES).await;
+                    self.server.with(|script| script.events += 1);
+                    stream.write_all(&[byte]).await.ok()?;
+                    stream.flush().await.ok()?;
+                }
+                return Some(true);
+            }
+            Act::Bye(text) => {
+                say(stream, text).await;
+                return None;
+            }
+            Act::Close => return None,
+            Act::Reset => {
+                stream.socket().set_zero_linger().unwrap();
+                return None;
+            }
+            Act::Silence => std::future::pending().await,
+            Act::HalfClose => {
+                stream.shutdown().await.ok()?;
+                while self.more(stream).await.is_some() {}
+                return None;
+            }
+            Act::LongLine => {
+                stream.write_all(b"250 ").await.ok()?;
+                return repeat(stream, "and so on ").await;
+            }
+            Act::Endless => return repeat(stream, "250-and so on\r\n").await,
+        };
+        say(stream, &text).await?;
+        Some(text.starts_with(['2', '3']))
     }
 
     async fn secure(&mut self, mut stream: Box<dyn Stream>) -> Option<Box<dyn Stream>> {
@@ -285,9 +398,13 @@ impl Conversation {
             say(&mut stream, "502 no").await?;
             return Some(stream);
         };
-        stream.write_all(format!("220 go\r\n{injected}").as_bytes()).await.ok()?;
-        stream.flush().await.ok()?;
+        if !self.answer(&mut stream, At::StartTls, &format!("220 go\r\n{injected}")).await? {
+            return Some(stream);
+        }
         self.heard.clear();
+        if let Some(act) = self.server.with(|script| script.next(At::Handshake)) {
+            self.perform(&mut stream, act, "").await?;
+        }
         Some(Box::new(tls.accept(stream).await.ok()?))
     }
 
@@ -316,17 +433,12 @@ async fn say(stream: &mut Box<dyn Stream>, text: &str) -> Option<()> {
     stream.flush().await.ok()
 }
 
-/// Whether the answer was positive; `None` when the conversation is over.
-async fn perform(stream: &mut Box<dyn Stream>, act: Act) -> Option<bool> {
-    let text = match act {
-        Act::Say(text) => text.to_owned(),
-        Act::Text(text) => text,
-        Act::Bye(text) => {
-            say(stream, text).await;
-            return None;
-        }
-        Act::Close => return None,
-    };
-    say(stream, &text).await?;
-    Some(text.starts_with(['2', '3']))
+/// As often as the other side takes it.
+async fn repeat(stream: &mut Box<dyn Stream>, text: &str) -> Option<bool> {
+    let text = text.repeat(500);
+    while stream.write_all(text.as_bytes()).await.is_ok() {}
+    None
 }
+
+/// How fast a dribble is.
+const BETWEEN_BYTES: Duration = Duration::from_millis(500);
