@@ -136,8 +136,15 @@ impl Scene {
         self.daemon.take().unwrap().stop().await;
     }
 
-    /// Puts a message into the queue.
+    /// Puts a message into the queue, where it can be looked at.
     pub async fn send(&self, number: u64, recipients: &[&str]) -> TrackingId {
+        let id = self.put(number, recipients).await;
+        self.until("its trail", || self.find(id).is_some()).await;
+        id
+    }
+
+    /// Puts a message into the queue.
+    pub async fn put(&self, number: u64, recipients: &[&str]) -> TrackingId {
         let id = TrackingId::new(self.time.clock().now(), u128::from(number));
         let message = message(number);
         let send = Send {
@@ -161,7 +168,6 @@ impl Scene {
         let recipients = recipients.iter().map(|to| to.parse().unwrap()).collect();
         let store = self.daemon.as_ref().unwrap().store();
         store.accept(Accepted { send, recipients }, Bytes::from(message)).await.unwrap();
-        self.until("its trail", || self.find(id).is_some()).await;
         id
     }
 
@@ -196,6 +202,12 @@ impl Scene {
             let before = std::mem::replace(&mut events, self.server.with(|script| script.events));
             self.time.pass(before == events).await;
         }
+    }
+
+    /// Lets so much time pass, with everything that happens in it.
+    pub async fn wait(&self, duration: Duration) {
+        let end = self.time.clock().now().after(duration);
+        self.until("the end of a wait", || self.time.clock().now() >= end).await;
     }
 
     pub fn store(&self) -> &mailtrail::store::Store {

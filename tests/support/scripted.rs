@@ -36,6 +36,8 @@ pub enum Act {
     Endless,
     /// Says what is friendly, in a code of another class.
     WrongClass,
+    /// Says what is friendly and throws away what was said behind the command.
+    Forget,
 }
 
 /// Where in a conversation.
@@ -71,8 +73,14 @@ pub struct Script {
     pub offers: Vec<&'static str>,
     /// The answer to RCPT is positive only for recipients with an `@`, the answer to DATA always.
     pub data_regardless: bool,
+    /// What is always done with a MAIL that more stands behind.
+    pub behind_mail: Option<Act>,
+    /// What is always done with a final dot that more stands behind.
+    pub behind_dot: Option<Act>,
     /// Certificate for STARTTLS.
     pub tls: Option<TlsAcceptor>,
+    /// TLS comes first.
+    pub implicit: bool,
     /// What stands behind the answer to STARTTLS, in clear.
     pub injected: &'static str,
     /// Answers that were given while something behind the command had been heard already.
@@ -228,6 +236,13 @@ impl Conversation {
     async fn hold(mut self, stream: TcpStream) {
         stream.set_nodelay(true).unwrap();
         let mut stream: Box<dyn Stream> = Box::new(stream);
+        let (implicit, tls) = self.server.with(|script| (script.implicit, script.tls.clone()));
+        if let Some(tls) = tls.filter(|_| implicit) {
+            match tls.accept(stream).await {
+                Ok(secured) => stream = Box::new(secured),
+                Err(_) => return,
+            }
+        }
         if self.answer(&mut stream, At::Banner, "220 scripted ready").await.is_none() {
             return;
         }
@@ -266,7 +281,11 @@ impl Conversation {
             }
             "AUTH" => self.answer(stream, At::Auth, "235 welcome").await.map(drop),
             "MAIL" => {
-                let taken = self.answer(stream, At::Mail, "250 sender ok").await?;
+                let always = self.server.with(|script| script.behind_mail.clone());
+                let taken = match always.filter(|_| !self.heard.is_empty()) {
+                    Some(act) => self.perform(stream, act, "250 sender ok").await?,
+                    None => self.answer(stream, At::Mail, "250 sender ok").await?,
+                };
                 (self.in_transaction, self.recipients) = (taken, Vec::new());
                 Some(())
             }
@@ -308,9 +327,10 @@ impl Conversation {
         if !self.answer(stream, At::Data, "354 go on").await? {
             return Some(());
         }
+        let mut refused = false;
         if let Some(act) = self.server.with(|script| script.next(At::Body)) {
             self.more(stream).await?;
-            self.perform(stream, act, "").await?;
+            refused = !self.perform(stream, act, "").await?;
         }
         let mut message = Vec::new();
         loop {
@@ -323,9 +343,14 @@ impl Conversation {
         }
         let recipients = std::mem::take(&mut self.recipients);
         self.in_transaction = false;
-        let act = self.server.with(|script| script.next(At::Dot));
+        if refused {
+            return Some(());
+        }
+        let always = self.server.with(|script| script.behind_dot.clone());
+        let act = always.filter(|_| !self.heard.is_empty());
+        let act = act.or_else(|| self.server.with(|script| script.next(At::Dot)));
         let fine = match &act {
-            None | Some(Act::Dribble) => true,
+            None | Some(Act::Dribble | Act::Forget) => true,
             Some(Act::Say(text) | Act::Bye(text)) => text.starts_with("250"),
             Some(_) => false,
         };
@@ -356,6 +381,10 @@ impl Conversation {
         let text = match act {
             Act::Say(text) => text.to_owned(),
             Act::Text(text) => text,
+            Act::Forget => {
+                self.heard.clear();
+                friendly.to_owned()
+            }
             Act::WrongClass if friendly.starts_with('3') => "250 2.0.0 fine".to_owned(),
             Act::WrongClass => "354 go on".to_owned(),
             Act::Dribble => {
