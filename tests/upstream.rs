@@ -2,21 +2,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "support/scene.rs"]
+mod scene;
 #[path = "support/scripted.rs"]
 mod scripted;
 
-use bytes::Bytes;
 use mailtrail::clock::{Clock, Timestamp};
-use mailtrail::config::{self, Config};
-use mailtrail::daemon::Daemon;
-use mailtrail::id::TrackingId;
-use mailtrail::ledger::{Accepted, Begun, Recipient, Send, Standing, State, Trail, What};
+use mailtrail::ledger::{Begun, Standing, State};
 use mailtrail::tls;
-use scripted::{Act, At, Script, Server, Taken};
-use std::collections::{BTreeMap, BTreeSet};
+use scene::{LONG, Scene, attempts, message, states, taken};
+use scripted::{Act, At, Script};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
 
 const MODES: [&str; 3] = ["pipelining = \"full\"", "pipelining = \"group\"", "pipelining = \"off\""];
 
@@ -108,10 +106,10 @@ async fn nothing_is_sent_in_clear_where_tls_is_asked_for() {
         let mut script = Script::new();
         script.offers.extend(offer);
         script.offers.push("AUTH PLAIN");
-        let text = "tls = \"starttls\"\nusername = \"u\"\npassword = \"hunter2\"";
-        let scene = Scene::new(script, text).await;
+        let text = format!("tls = \"starttls\"\nusername = \"u\"\npassword = \"hunter2\"\n{QUICK_BREAKER}");
+        let scene = Scene::new(script, &text).await;
         let id = scene.send(1, &["a@example.net"]).await;
-        until("two connections", || scene.server.connections() >= 2).await;
+        scene.until("two connections", || scene.server.connections() >= 2).await;
         let trail = scene.trail(id);
         assert_eq!(states(&trail), [State::Queued]);
         assert!(trail.due.is_some());
@@ -154,13 +152,13 @@ async fn a_refused_login_opens_the_breaker_and_costs_no_attempt_while_it_is_open
         Scene::new(script, &format!("username = \"u\"\npassword = \"p\"\nconnections = 4\n{QUICK_BREAKER}"))
             .await;
     let first = scene.send(1, &["a@example.net"]).await;
-    until("the first login", || scene.said("AUTH") == 1).await;
-    until("its outcome", || scene.trail(first).attempts == 1).await;
+    scene.until("the first login", || scene.said("AUTH") == 1).await;
+    scene.until("its outcome", || scene.trail(first).attempts == 1).await;
     let mut others = Vec::new();
     for number in 2..8 {
         others.push(scene.send(number, &["a@example.net"]).await);
     }
-    until("the failed probe", || scene.said("AUTH") == 2).await;
+    scene.until("the failed probe", || scene.said("AUTH") == 2).await;
     for id in &others {
         assert_eq!((scene.trail(*id).attempts, states(&scene.trail(*id))), (0, vec![State::Queued]));
     }
@@ -272,7 +270,7 @@ async fn mailguns_limit_pauses_everything_until_it_ends() {
     script.offers.push("AUTH PLAIN");
     let scene = Scene::of("mailgun", script, "username = \"u\"\npassword = \"p\"\nconnections = 1").await;
     let first = scene.send(1, &["a@example.net"]).await;
-    until("the limit", || scene.trail(first).attempts == 1).await;
+    scene.until("the limit", || scene.trail(first).attempts == 1).await;
     assert!(scene.trail(first).due >= Some(until_then));
     let second = scene.send(2, &["a@example.net"]).await;
     let trails = [scene.settled(first).await, scene.settled(second).await];
@@ -305,7 +303,7 @@ async fn a_message_expires_behind_an_open_breaker_too() {
     });
     let scene = scene.await;
     let first = scene.send(1, &["a@example.net"]).await;
-    until("the failure", || scene.trail(first).attempts == 1).await;
+    scene.until("the failure", || scene.trail(first).attempts == 1).await;
     let second = scene.send(2, &["a@example.net"]).await;
     for id in [first, second] {
         assert_eq!(states(&scene.settled(id).await), [State::Expired]);
@@ -324,7 +322,7 @@ async fn a_connection_carries_as_many_messages_as_it_may() {
         let carried = [1, 2, 3]
             .map(|number| scene.server.taken().iter().filter(|taken| taken.connection == number).count());
         assert_eq!(carried, [3, 3, 1], "{mode}");
-        until("both goodbyes", || scene.said("QUIT") >= 2).await;
+        scene.until("both goodbyes", || scene.said("QUIT") >= 2).await;
     }
 }
 
@@ -333,7 +331,7 @@ async fn an_idle_connection_is_closed() {
     let scene = Scene::new(Script::new(), "idle_timeout = \"1s\"").await;
     let started = Instant::now();
     scene.settled(scene.send(1, &["a@example.net"]).await).await;
-    until("the goodbye", || scene.said("QUIT") == 1).await;
+    scene.until("the goodbye", || scene.said("QUIT") == 1).await;
     assert!(started.elapsed() >= Duration::from_secs(1));
     scene.settled(scene.send(2, &["a@example.net"]).await).await;
     assert_eq!(scene.server.taken(), [taken(1, 1), taken(2, 2)]);
@@ -367,12 +365,12 @@ async fn a_restart_takes_the_queue_up_again() {
     let mut scene = Scene::new(Script::new().to("a@example.net", later), "").await;
     let ids = scene.send_many(1..=5).await;
     for id in &ids {
-        until("an attempt", || scene.trail(*id).attempts >= 1).await;
+        scene.until("an attempt", || scene.trail(*id).attempts >= 1).await;
     }
     let known = scene.send(6, &["b@example.net"]).await;
     scene.settled(known).await;
     let interrupted = scene.send(7, &["a@example.net"]).await;
-    until("its attempt", || scene.trail(interrupted).attempts >= 1).await;
+    scene.until("its attempt", || scene.trail(interrupted).attempts >= 1).await;
     scene.stop().await;
     let begun = Begun { id: interrupted, at: Clock::System.now(), upstream: "up".into() };
     let store = loop {
@@ -406,7 +404,7 @@ async fn a_damaged_large_message_is_not_delivered() {
         let later = Script::new().at(At::Rcpt, [Some(Act::Say("451 not before the damage"))]);
         let mut scene = Scene::new(later, "connections = 1").await;
         let id = scene.send(LONG, &["a@example.net"]).await;
-        until("an attempt", || scene.trail(id).attempts == 1).await;
+        scene.until("an attempt", || scene.trail(id).attempts == 1).await;
         scene.stop().await;
         flip(&scene.config.data_dir.join("journal/0000000001.seg"), &message(LONG), place);
         scene.start().await;
@@ -428,146 +426,5 @@ fn flip(segment: &Path, message: &str, place: usize) {
     std::fs::write(segment, bytes).unwrap();
 }
 
-/// A relay, its upstream, and the directory of its store.
-struct Scene {
-    server: Server,
-    config: Config,
-    daemon: Option<Daemon>,
-    _directory: TempDir,
-}
-
-impl Scene {
-    async fn new(script: Script, upstream: &str) -> Self {
-        Self::of("plain", script, upstream).await
-    }
-
-    async fn of(provider: &str, script: Script, upstream: &str) -> Self {
-        Self::changed(provider, script, upstream, |_| {}).await
-    }
-
-    /// `change` sets what the configuration's bounds do not let a test set.
-    async fn changed(
-        provider: &str,
-        script: Script,
-        upstream: &str,
-        change: impl FnOnce(&mut Config),
-    ) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let server = Server::start(script).await;
-        let (tls, breaker) = (["tls = \"none\"\n", ""][usize::from(upstream.contains("tls ="))], upstream);
-        let text = format!(
-            "[server]\nhostname = \"relay.example.com\"\ndata_dir = {:?}\n\
-             [[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"none\"\nauth = \"none\"\n\
-             [[upstream]]\nname = \"up\"\nprovider = \"{provider}\"\nhost = \"127.0.0.1\"\nport = {}\n{tls}{breaker}\n\
-             [upstream.retry]\nfirst = \"100ms\"\nmax = \"1s\"\n",
-            directory.path().join("data").display().to_string(),
-            server.address.port()
-        );
-        let mut config = config::parse(&text, Path::new("test.toml"), &BTreeMap::new()).unwrap();
-        change(&mut config);
-        let mut scene = Self { server, config, daemon: None, _directory: directory };
-        scene.start().await;
-        scene
-    }
-
-    async fn start(&mut self) {
-        self.daemon = Some(Daemon::start(&self.config, Clock::System, None).await.unwrap());
-    }
-
-    async fn stop(&mut self) {
-        self.daemon.take().unwrap().stop().await;
-    }
-
-    /// Puts a message into the queue.
-    async fn send(&self, number: u64, recipients: &[&str]) -> TrackingId {
-        let id = TrackingId::new(Clock::System.now(), u128::from(number));
-        let message = message(number);
-        let send = Send {
-            sender: "bounces@example.com".parse().ok(),
-            subject: number.to_string(),
-            size: message.len() as u64,
-            ..Send::new(id, "test")
-        };
-        let recipients = recipients.iter().map(|to| to.parse().unwrap()).collect();
-        let store = self.daemon.as_ref().unwrap().store();
-        store.accept(Accepted { send, recipients }, Bytes::from(message)).await.unwrap();
-        until("its trail", || self.find(id).is_some()).await;
-        id
-    }
-
-    async fn send_many(&self, numbers: impl IntoIterator<Item = u64>) -> Vec<TrackingId> {
-        let sends = numbers.into_iter().map(|number| self.send(number, &["a@example.net"]));
-        futures_util::future::join_all(sends).await
-    }
-
-    fn trail(&self, id: TrackingId) -> Trail {
-        self.find(id).unwrap()
-    }
-
-    fn find(&self, id: TrackingId) -> Option<Trail> {
-        self.daemon.as_ref().unwrap().store().trail(id).unwrap()
-    }
-
-    /// The trail when nobody waits any more.
-    async fn settled(&self, id: TrackingId) -> Trail {
-        let done = || {
-            self.find(id)
-                .is_some_and(|trail| !trail.recipients.iter().any(Recipient::waits) && !trail.sending)
-        };
-        until("the end of a send", done).await;
-        self.trail(id)
-    }
-
-    /// How often a command was heard.
-    fn said(&self, verb: &str) -> usize {
-        self.server.heard().iter().filter(|line| line.split(' ').nth(1) == Some(verb)).count()
-    }
-
-    fn assert_each_taken_once(&self, numbers: impl IntoIterator<Item = u64>, what: &str) {
-        let mut messages: Vec<_> = self.server.taken().into_iter().map(|taken| taken.message).collect();
-        let mut expected: Vec<_> = numbers.into_iter().map(|number| message(number).into_bytes()).collect();
-        messages.sort();
-        expected.sort();
-        assert!(messages == expected, "{what}: {} messages", messages.len());
-    }
-}
-
-/// Dots where they matter, and a length of its own.
-fn message(number: u64) -> String {
-    if number == LONG {
-        return format!("Subject: long\r\n\r\n{}", format!("{}\r\n", "x".repeat(990)).repeat(12_000));
-    }
-    let lines = "\r\n..two\r\n.\r\nline.\r\n".repeat(number as usize % 100 * 3);
-    format!("Subject: {number}\r\n\r\n.first\r\n{lines}\r\n.\r\n")
-}
-
-fn taken(connection: usize, number: u64) -> Taken {
-    Taken { connection, recipients: vec!["a@example.net".into()], message: message(number).into_bytes() }
-}
-
-fn states(trail: &Trail) -> Vec<State> {
-    trail.recipients.iter().map(Recipient::state).collect()
-}
-
-/// What the attempts came to, oldest first.
-fn attempts(trail: &Trail) -> Vec<Standing> {
-    let facts = trail.facts.iter();
-    let standings = facts.filter_map(|fact| match fact.what {
-        What::Attempted(standing) => Some(standing),
-        _ => None,
-    });
-    standings.collect()
-}
-
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what} did not come");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
-
-/// A message that no buffer between relay and server holds.
-const LONG: u64 = 1_000_000;
 /// Short pauses, also after a refused login.
 const QUICK_BREAKER: &str = "[upstream.breaker]\npause = \"100ms\"\nlongest_pause = \"1s\"";

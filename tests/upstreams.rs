@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(dead_code, reason = "not everything that the server can do is told here")]
 
+#[path = "support/scene.rs"]
+mod scene;
 #[path = "support/scripted.rs"]
 mod scripted;
 
@@ -44,11 +46,16 @@ async fn mail_goes_to_the_first_upstream_that_is_well_and_back() {
 #[tokio::test]
 async fn stamps_follow_the_upstream_that_is_used() {
     let dead = Script::new().at(At::Banner, vec![Some(Act::Close); 50]);
-    let scene = Scene::of(["brevo", "mailgun"], [dead, Script::new()], [QUIET, ""], "").await;
+    let mut fine = Script::new();
+    fine.offers.push("AUTH PLAIN");
+    let scene = Scene::of(["brevo", "mailgun"], [dead, fine], [QUIET, ""], "").await;
     let id = scene.send(1, |_| {}).await;
     scene.settled(id).await;
     let message = String::from_utf8(scene.server(1).taken()[0].message.clone()).unwrap();
-    assert!(message.starts_with(&format!("X-Mailgun-Variables: {{\"mailtrail\":\"{id}\"}}\r\n")), "{message}");
+    assert!(
+        message.starts_with(&format!("X-Mailgun-Variables: {{\"mailtrail\":\"{id}\"}}\r\n")),
+        "{message}"
+    );
     assert!(!message.contains("X-Mailin-custom"), "{message}");
 }
 
@@ -110,33 +117,67 @@ async fn a_few_important_mails_overtake_many() {
     assert_eq!(scene.taken(0).len(), 620);
 }
 
-/// 2,000 newsletters and 20 invoices, and a provider that takes 300 in a time and refuses the rest: nothing is lost or
+/// 2,000 newsletters and 20 invoices, and a provider that takes 300 an hour and refuses the rest: nothing is lost or
 /// doubled, the invoices do not wait for the newsletters, and the provider is not hammered.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_upstream_that_takes_so_many_an_hour_gets_no_more() {
-    let time = Duration::from_millis(700);
-    let refusal = "450 4.7.1 Rate limit exceeded, try again later";
-    let script = Script { most: Some((300, time, refusal)), ..Script::new() };
-    let scene = Scene::new([script], ["connections = 5\n[upstream.retry]\nfirst = \"200ms\"\nmax = \"1s\""], "").await;
-    let mut ids = scene.send_many(0..2000, |send| send.lane = Lane::Bulk).await;
-    let important = scene.send_many(5000..5020, |_| {}).await;
+    let hour = Duration::from_secs(3600);
+    let mut script = Script::new();
+    script.most = Some((300, hour, "450 4.7.1 Rate limit exceeded"));
+    let scene = scene::Scene::in_leaps(Server::start(script).await, "connections = 5").await;
+    let begun = scene.time.clock().now();
+    let mut ids = Vec::new();
+    for number in 0..2020 {
+        ids.push(scene.put_in(number, if number < 2000 { Lane::Bulk } else { Lane::Transactional }).await);
+    }
+    for id in &ids {
+        assert_eq!(states(&scene.settled(*id).await), [State::Relayed]);
+    }
+    scene.assert_each_taken_once(0..2020, "300 an hour");
+    let took = scene.time.clock().now().since(begun);
+    assert!(took < hour * 12, "{took:?}");
+    let last = |ids: &[TrackingId]| {
+        let trails = ids.iter().map(|id| scene.trail(*id).facts.last().unwrap().at);
+        trails.max().unwrap().since(begun)
+    };
+    assert!(last(&ids[2000..]) < hour * 2, "{:?}", last(&ids[2000..]));
+    let asked = scene.said("MAIL");
+    assert!(asked < 2020 * 3, "asked {asked} times for 2020 messages");
+}
+
+/// The same where the rate is known: nothing is refused.
+#[tokio::test(start_paused = true)]
+async fn an_upstream_whose_rate_is_known_refuses_nothing() {
+    let hour = Duration::from_secs(3600);
+    let mut script = Script::new();
+    script.most = Some((300, hour, "450 4.7.1 Rate limit exceeded"));
+    let scene =
+        scene::Scene::in_leaps(Server::start(script).await, "connections = 5\nrate = \"300/h\"").await;
+    let mut bulk = Vec::new();
+    for number in 0..1000 {
+        bulk.push(scene.put_in(number, Lane::Bulk).await);
+    }
+    let mut important = Vec::new();
+    for number in 1000..1020 {
+        important.push(scene.put_in(number, Lane::Transactional).await);
+    }
     for id in &important {
         scene.settled(*id).await;
     }
-    let all = scene.taken(0);
-    let last = all.iter().rposition(|number| *number >= 5000).unwrap();
-    assert!(last < 1500, "the last important one was number {last}");
-    ids.extend(important);
-    for id in ids {
-        assert_eq!(states(&scene.settled(id).await), [State::Relayed]);
+    // The first took what was to be had at once; behind them the important ones had every place.
+    let before = scene.server.taken().len() - important.len();
+    assert!(before <= 20, "{before} went first");
+    for id in bulk {
+        scene.settled(id).await;
     }
-    let numbers: Vec<_> = (0..2000).chain(5000..5020).collect();
-    assert_eq!(sorted(scene.taken(0)), numbers);
+    scene.assert_each_taken_once(0..1020, "300 an hour");
+    assert_eq!(scene.said("MAIL"), 1020);
 }
 
 #[tokio::test]
 async fn a_plan_that_is_used_up_sends_mail_elsewhere() {
-    let mut scene = Scene::new([Script::new(), Script::new()], ["quota = \"3/day\"\nconnections = 1", ""], "").await;
+    let mut scene =
+        Scene::new([Script::new(), Script::new()], ["quota = \"3/day\"\nconnections = 1", ""], "").await;
     for number in 0..3 {
         scene.settled(scene.send(number, |_| {}).await).await;
     }
@@ -212,7 +253,9 @@ impl Scene {
              [[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"none\"\nauth = \"none\"\n",
             directory.path().join("data").display().to_string(),
         );
-        for (number, ((provider, script), settings)) in providers.iter().zip(scripts).zip(settings).enumerate() {
+        for (number, ((provider, script), settings)) in
+            providers.iter().zip(scripts).zip(settings).enumerate()
+        {
             let server = Server::start(script).await;
             let usual = if settings.contains("[upstream.") { "" } else { QUICK };
             let login = if *provider == "plain" { "" } else { "username = \"u\"\npassword = \"p\"\n" };

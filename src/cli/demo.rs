@@ -61,6 +61,7 @@ async fn submit(port: u16, data_dir: &Path) -> Result<Vec<String>, Trouble> {
         connections: 1,
         pipelining: Pipelining::Off,
         idle_timeout: Duration::from_secs(10),
+        connection_age: Duration::from_secs(600),
         messages_per_connection: 100,
         rate: None,
         plan: None,

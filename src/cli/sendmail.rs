@@ -118,6 +118,7 @@ fn server(context: &Context, named: Option<&str>) -> Result<Settings, Trouble> {
         connections: 1,
         pipelining: Pipelining::Off,
         idle_timeout: Duration::from_secs(60),
+        connection_age: Duration::from_secs(600),
         messages_per_connection: 1,
         rate: None,
         plan: None,
@@ -199,6 +200,7 @@ impl Letter {
         let sent = connection.content(stream::iter([Ok(self.message)]), None).await;
         let response = sent.map_err(|fault| match fault {
             ContentFault::Unreadable(error) => Trouble::Exit(TEMPORARY, error.to_string()),
+            ContentFault::Refused(response) => refused(&response, DATA, "the message"),
             ContentFault::Before(fault) => Trouble::Exit(TEMPORARY, fault.to_string()),
             ContentFault::After(fault) => {
                 Trouble::Exit(TEMPORARY, format!("the relay may have taken the message, but: {fault}"))

@@ -160,6 +160,7 @@ impl Page {
         self.some("rate", settings.rate.map(show_rate));
         self.some("quota", settings.plan.map(show_quota));
         self.duration("idle_timeout", settings.idle_timeout);
+        self.duration("connection_age", settings.connection_age);
         self.bare("messages_per_connection", settings.messages_per_connection);
     }
 

@@ -64,6 +64,7 @@ fn settings(section: &mut Section<'_>, name: String) -> Option<Settings> {
         connections: section.integer("connections", 1..=1000).unwrap_or(20),
         pipelining: section.one_of("pipelining", &PIPELINING).unwrap_or(Pipelining::Full),
         idle_timeout: section.duration("idle_timeout", SECOND..=HOUR).unwrap_or(SECOND * 60),
+        connection_age: section.duration("connection_age", SECOND * 10..=DAY).unwrap_or(SECOND * 600),
         messages_per_connection: section.integer("messages_per_connection", 1..=1_000_000).unwrap_or(1000),
         rate: section.parsed("rate", quantity::A_RATE, quantity::rate),
         plan: section.parsed("quota", quantity::A_QUOTA, quantity::quota),

@@ -214,6 +214,11 @@ impl Findings {
             Verdict::Taken => Standing::Queued,
             Verdict::Refused => Standing::Bounced,
             Verdict::Later => Standing::Queued,
+            Verdict::Throttled { until } => {
+                self.not_before = self.not_before.max(until);
+                self.throttled = self.throttled.max(Some(until));
+                Standing::Queued
+            }
             Verdict::Upstream { until } => {
                 self.not_before = self.not_before.max(until);
                 self.upstream = Some(UpstreamRefusal { words: reply.to_string(), until });

@@ -272,22 +272,21 @@ impl Outlet {
         let (mut breaker, now) = (self.health.breaker(), self.clock.now());
         let (counts, reason) = (breaker.state() == State::Closed, fault.to_string());
         let opened = match fault {
-            // The password does not get better by trying, and providers lock accounts.
-            Fault::Login(_) => {
+            // A password does not get better by trying, and providers lock accounts; neither does a certificate.
+            fault if fault.is_for_operator() => {
                 breaker.pause_until(now, now.after(self.settings.breaker.longest_pause), &reason)
             }
             _ => breaker.failed(now, &reason),
         };
         drop(breaker);
         tracing::warn!(upstream = self.settings.name, %fault, "the upstream cannot be used");
-        match fault {
-            Fault::Login(_) => self.alarms.raise(Kind::Account, &self.settings.name, reason.clone()),
-            Fault::NoStartTls => self.alarms.raise(Kind::Tls, &self.settings.name, reason.clone()),
-            _ => {}
-        }
-        if opened {
-            let text = format!("the breaker opened, mail waits: {reason}");
-            self.alarms.raise(Kind::Breaker, &self.settings.name, text);
+        let kind = match fault {
+            Fault::Login(_) | Fault::NoAuth => Some(Kind::Account),
+            Fault::NoStartTls | Fault::Certificate(_) | Fault::HostName(_) => Some(Kind::Tls),
+            _ => opened.then_some(Kind::Breaker),
+        };
+        if let Some(kind) = kind {
+            self.alarms.raise(kind, &self.settings.name, format!("mail waits: {reason}"));
         }
         counts
     }

@@ -1,17 +1,18 @@
 //! One connection to the upstream and the messages that go over it.
 
 use super::attempt::{Attempt, Findings, Prepared};
-use super::outlet::Outlet;
+use super::outlet::Outlet as Shared;
 use crate::id::TrackingId;
 use crate::ledger::{Begun, Outcome, Standing};
 use crate::smtp::Response;
-use crate::transport::{Connection, ContentFault, Fault};
+use crate::transport::{Connection, ContentFault, EnvelopeReplies, Fault, Pipelining};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Carries messages over one connection until there is nothing to do for a while.
 pub struct Worker {
-    outlet: Arc<Outlet>,
+    shared: Arc<Shared>,
     connection: Option<Link>,
 }
 
@@ -19,6 +20,7 @@ pub struct Worker {
 struct Link {
     connection: Connection,
     carried: u32,
+    since: Instant,
 }
 
 /// How a message left the worker's hands.
@@ -33,8 +35,8 @@ enum Carried {
 
 impl Worker {
     /// A worker without connection.
-    pub fn new(outlet: Arc<Outlet>) -> Self {
-        Self { outlet, connection: None }
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, connection: None }
     }
 
     /// Works until idle for too long, or until we stop.
@@ -44,12 +46,17 @@ impl Worker {
             let (attempt, said) = match chained.take() {
                 Some(attempt) => (attempt, true),
                 None => match self.next().await {
-                    Some(attempt) => (attempt, false),
+                    Some(attempt) => {
+                        self.retire();
+                        (attempt, false)
+                    }
                     None => break,
                 },
             };
             chained = self.carry_to_the_end(attempt, said).await;
-            self.retire();
+            if chained.is_none() {
+                self.retire();
+            }
         }
         if let Some(link) = self.connection.take() {
             link.connection.quit().await;
@@ -59,9 +66,9 @@ impl Worker {
     /// The next message that can go.
     async fn next(&mut self) -> Option<Box<Attempt>> {
         loop {
-            let id = self.outlet.work.next(self.outlet.settings.idle_timeout).await?;
-            if self.outlet.is_open() {
-                self.outlet.finished(id);
+            let id = self.shared.work.next(self.shared.settings.idle_timeout).await?;
+            if self.shared.is_open() {
+                self.shared.finished(id);
                 continue;
             }
             if let Some(attempt) = self.prepare(id).await {
@@ -71,24 +78,24 @@ impl Worker {
     }
 
     async fn prepare(&self, id: TrackingId) -> Option<Box<Attempt>> {
-        let store = self.outlet.store.clone();
+        let store = self.shared.store.clone();
         let job = match tokio::task::spawn_blocking(move || store.job(id)).await {
             Ok(Ok(Some(job))) => job,
             Ok(Ok(None)) | Err(_) => {
-                self.outlet.finished_later(id);
+                self.shared.finished_later(id);
                 return None;
             }
             Ok(Err(error)) => {
                 tracing::error!(%id, %error, "a queued message cannot be read; it is tried again later");
-                self.outlet.postpone(id);
+                self.shared.postpone(id);
                 return None;
             }
         };
-        let (settings, now) = (&self.outlet.settings, self.outlet.clock.now());
+        let (settings, now) = (&self.shared.settings, self.shared.clock.now());
         match Attempt::prepare(job, settings.provider, &settings.name, now) {
             Prepared::Ready(attempt) => Some(attempt),
             Prepared::Over(outcome) => {
-                self.outlet.settle(outcome);
+                self.shared.settle(outcome);
                 None
             }
         }
@@ -99,7 +106,7 @@ impl Worker {
         loop {
             match self.carry(&attempt, said).await {
                 Carried::Settled { outcome, next } => {
-                    self.outlet.settle(outcome);
+                    self.shared.settle(outcome);
                     return next;
                 }
                 Carried::Stale => said = false,
@@ -123,50 +130,65 @@ impl Worker {
             self.connection = Some(link);
             let mut findings = Findings::default();
             attempt.give(&mut findings, Standing::Failed, "capabilities", obstacle);
-            return Carried::Settled { outcome: self.outlet.conclude(attempt, findings), next: None };
+            return Carried::Settled { outcome: self.shared.conclude(attempt, findings), next: None };
         }
         // What was said went with the connection it was said on.
-        let replies = if said && reused {
+        let chained = said && reused;
+        let replies = if chained {
             link.connection.envelope_replies(&attempt.envelope).await
         } else {
             link.connection.envelope(&attempt.envelope, attempt.size()).await
         };
+        self.learn(&link, chained, reused, &replies);
         let replies = match replies {
-            Ok(replies) if reused && replies.mail.code == 421 => return Carried::Stale,
+            Ok(replies) if reused && (replies.mail.code == 421 || replies.broken.is_some()) => {
+                return Carried::Stale;
+            }
             Ok(replies) => replies,
             Err(_) if reused => return Carried::Stale,
             Err(fault) => return Carried::Unreachable(fault),
         };
-        let settings = &self.outlet.settings;
-        let findings = attempt.weigh_envelope(&replies, settings.provider, self.outlet.clock.now());
+        let settings = &self.shared.settings;
+        let mut findings = attempt.weigh_envelope(&replies, settings.provider, self.shared.clock.now());
         if replies.go_ahead() {
             return self.send(attempt, findings, link).await;
+        }
+        if let Some(fault) = &replies.broken {
+            self.shared.failed(fault);
+            attempt.give(&mut findings, Standing::Queued, "connection", &fault.to_string());
+            return Carried::Settled { outcome: self.shared.conclude(attempt, findings), next: None };
         }
         let last = replies.data.as_ref().unwrap_or(&replies.mail);
         let closing = last.code == 421;
         self.weigh_upstream("the envelope", last, &findings);
-        if !closing && link.connection.abandon(&replies).await.is_ok() {
-            self.connection = Some(link);
+        if !closing {
+            match link.connection.abandon(&replies).await {
+                Ok(()) => self.connection = Some(link),
+                // What was weighed were the answers to something else.
+                Err(Fault::OutOfStep(_)) if reused => return Carried::Stale,
+                Err(fault @ Fault::OutOfStep(_)) => return Carried::Unreachable(fault),
+                Err(_) => {}
+            }
         }
-        Carried::Settled { outcome: self.outlet.conclude(attempt, findings), next: None }
+        Carried::Settled { outcome: self.shared.conclude(attempt, findings), next: None }
     }
 
     /// Sends the message itself. From here on a lost answer leaves the end unknown, so it is noted first.
     async fn send(&mut self, attempt: &Attempt, mut findings: Findings, mut link: Link) -> Carried {
-        let outlet = self.outlet.clone();
-        let begun = Begun { id: attempt.id, at: outlet.clock.now(), upstream: outlet.settings.name.clone() };
-        if let Err(error) = outlet.store.begin(begun).await {
+        let shared = self.shared.clone();
+        let begun = Begun { id: attempt.id, at: shared.clock.now(), upstream: shared.settings.name.clone() };
+        if let Err(error) = shared.store.begin(begun).await {
             tracing::error!(id = %attempt.id, %error, "an attempt cannot be noted and is not made");
             attempt.give(&mut findings, Standing::Queued, "store", "the attempt could not be noted on disk");
-            return Carried::Settled { outcome: outlet.conclude(attempt, findings), next: None };
+            return Carried::Settled { outcome: shared.conclude(attempt, findings), next: None };
         }
         let next = self.chained(&link).await;
         let following = next.as_ref().map(|next| (&next.envelope, next.size()));
-        let started = tokio::time::Instant::now();
+        let started = Instant::now();
         match link.connection.content(attempt.pieces(), following).await {
             Ok(reply) => {
                 metrics::histogram!("mailtrail_relay_seconds").record(started.elapsed());
-                attempt.weigh_content(&mut findings, &reply, outlet.settings.provider, outlet.clock.now());
+                attempt.weigh_content(&mut findings, &reply, shared.settings.provider, shared.clock.now());
                 self.weigh_upstream("the end of data", &reply, &findings);
                 if reply.code != 421 {
                     link.carried += 1;
@@ -176,71 +198,117 @@ impl Worker {
             Err(ContentFault::Unreadable(error)) => {
                 tracing::error!(id = %attempt.id, %error, "a message cannot be read to its end and is not sent");
                 // The upstream did nothing wrong; the connection in the middle of a message is of no more use.
-                outlet.answered(&findings);
+                shared.answered(&findings);
                 attempt.give_unreadable(&mut findings, &error);
             }
+            Err(ContentFault::Refused(reply)) => {
+                attempt.weigh_content(&mut findings, &reply, shared.settings.provider, shared.clock.now());
+                self.weigh_upstream("the message", &reply, &findings);
+            }
             Err(ContentFault::Before(fault)) => {
-                outlet.failed(&fault);
+                shared.failed(&fault);
                 attempt.give(&mut findings, Standing::Queued, "connection", &fault.to_string());
             }
             Err(ContentFault::After(fault)) => {
-                outlet.failed(&fault);
+                shared.failed(&fault);
+                if next.is_some() {
+                    self.grouping_broke(Pipelining::Full);
+                }
                 let text = format!("the message was sent and no answer came: {fault}");
-                tracing::warn!(id = %attempt.id, upstream = outlet.settings.name, %fault, "a message's end is unknown");
+                tracing::warn!(id = %attempt.id, upstream = shared.settings.name, %fault, "a message's end is unknown");
                 attempt.give(&mut findings, Standing::Unknown, "end of data", &text);
             }
         }
-        Carried::Settled { outcome: outlet.conclude(attempt, findings), next }
+        Carried::Settled { outcome: shared.conclude(attempt, findings), next }
     }
 
     /// What an answer says about the upstream itself: a goodbye (421) is no sign of health.
     fn weigh_upstream(&self, what: &'static str, response: &Response, findings: &Findings) {
-        if response.code == 421 && findings.upstream.is_none() {
-            self.outlet.failed(&Fault::Refused { what, response: response.clone() });
+        if response.code == 421 && findings.upstream.is_none() && findings.throttled.is_none() {
+            self.shared.failed(&Fault::Refused { what, response: response.clone() });
         } else {
-            self.outlet.answered(findings);
+            self.shared.answered(findings);
         }
     }
 
     /// A message that waits already and can ride behind this one.
     async fn chained(&self, link: &Link) -> Option<Box<Attempt>> {
-        let last = link.carried + 2 > self.outlet.settings.messages_per_connection;
-        if last || !link.connection.chains() || !self.outlet.may_send() {
+        let settings = &self.shared.settings;
+        let last = link.carried + 2 > settings.messages_per_connection
+            || link.since.elapsed() >= settings.connection_age;
+        if last || link.connection.pipelining() != Pipelining::Full || !self.shared.may_send() {
             return None;
         }
-        let id = self.outlet.work.try_next()?;
+        let id = self.shared.work.try_next()?;
         let attempt = self.prepare(id).await?;
         let small = attempt.places.len() <= CHAINED_RECIPIENTS;
         if small && attempt.obstacle(link.connection.capabilities()).is_none() {
             return Some(attempt);
         }
-        self.outlet.work.put_back(id);
+        self.shared.work.put_back(id);
         None
     }
 
     async fn connect(&self) -> Result<Link, Fault> {
-        let outlet = &self.outlet;
-        let connection = Connection::open(&outlet.settings, &outlet.tls, &outlet.hostname).await?;
-        outlet.connected();
-        Ok(Link { connection, carried: 0 })
+        let shared = &self.shared;
+        let mut connection = Connection::open(&shared.settings, &shared.tls, &shared.hostname).await?;
+        connection.limit(shared.health.grouping().level(shared.clock.now()));
+        shared.connected();
+        Ok(Link { connection, carried: 0, since: Instant::now() })
     }
 
-    /// The message was not tried. It is charged an attempt only while the breaker was closed: a probe's message
-    /// waits with all others.
-    fn unreachable(&self, attempt: Attempt, fault: &Fault) {
-        let charged = self.outlet.failed(fault);
-        if charged {
-            let mut findings = Findings::default();
-            attempt.give(&mut findings, Standing::Queued, "connection", &fault.to_string());
-            self.outlet.settle(self.outlet.conclude(&attempt, findings));
-        } else {
-            self.outlet.finished(attempt.id);
+    /// Learns how the upstream takes commands that come together. A connection that broke while it rested, or a
+    /// farewell to an envelope of its own, says nothing about that.
+    fn learn(&self, link: &Link, chained: bool, reused: bool, replies: &Result<EnvelopeReplies, Fault>) {
+        let how =
+            if chained { Pipelining::Full } else { link.connection.pipelining().max(Pipelining::Group) };
+        let broken = match replies {
+            Ok(replies) if chained && replies.mail.code == 421 => true,
+            Ok(EnvelopeReplies { broken: None, .. }) => {
+                self.shared.health.grouping().worked(how);
+                false
+            }
+            Err(Fault::OutOfStep(_)) => true,
+            Ok(_) | Err(_) => chained || !reused,
+        };
+        if broken {
+            self.grouping_broke(how);
         }
     }
 
-    /// Closes a connection that carried enough.
+    fn grouping_broke(&self, how: Pipelining) {
+        let now = self.shared.clock.now();
+        let left = self.shared.health.grouping().broke(how, now);
+        if let Some(left) = left {
+            tracing::warn!(
+                upstream = self.shared.settings.name,
+                pipelining = ?left,
+                "the upstream does not take commands well that come together; fewer do for an hour"
+            );
+        }
+    }
+
+    /// The message was not tried. It is charged an attempt only while the breaker was closed: a probe's message
+    /// waits with all others, until its deadline.
+    fn unreachable(&self, attempt: Attempt, fault: &Fault) {
+        let charged = self.shared.failed(fault);
+        let age = self.shared.clock.now().since(attempt.id.timestamp());
+        if charged || age >= self.shared.retry.give_up_after {
+            let mut findings = Findings::default();
+            attempt.give(&mut findings, Standing::Queued, "connection", &fault.to_string());
+            self.shared.settle(self.shared.conclude(&attempt, findings));
+        } else {
+            self.shared.finished(attempt.id);
+        }
+    }
+
+    /// Closes a connection that carried enough or is old.
     fn retire(&mut self) {
-        let worn = |link: &Link| link.carried >= self.outlet.settings.messages_per_connection;
+        let settings = &self.shared.settings;
+        let worn = |link: &Link| {
+            link.carried >= settings.messages_per_connection
+                || link.since.elapsed() >= settings.connection_age
+        };
         if self.connection.as_ref().is_some_and(worn)
             && let Some(link) = self.connection.take()
         {

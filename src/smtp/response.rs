@@ -23,6 +23,11 @@ impl Response {
     pub fn is_intermediate(&self) -> bool {
         self.code / 100 == 3
     }
+
+    /// 4yz and 5yz.
+    pub fn is_negative(&self) -> bool {
+        self.code >= 400
+    }
 }
 
 /// As the server wrote it, in one line.

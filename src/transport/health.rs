@@ -1,7 +1,7 @@
-use super::Settings;
 use super::breaker::{Breaker, State};
 use super::pace::Pace;
 use super::quota::Quota;
+use super::{Grouping, Settings};
 use crate::clock::Timestamp;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,6 +12,7 @@ pub struct Health {
     name: String,
     most_connections: usize,
     breaker: Mutex<Breaker>,
+    grouping: Mutex<Grouping>,
     pace: Mutex<Pace>,
     quota: Mutex<Option<Quota>>,
     connections: AtomicUsize,
@@ -35,6 +36,7 @@ impl Health {
             name: settings.name.clone(),
             most_connections: settings.connections,
             breaker: Mutex::new(Breaker::new(settings.breaker.clone())),
+            grouping: Mutex::new(Grouping::new(settings.pipelining)),
             pace: Mutex::new(Pace::new(settings.rate)),
             quota: Mutex::default(),
             connections: AtomicUsize::new(0),
@@ -79,6 +81,11 @@ impl Health {
     /// The breaker itself.
     pub fn breaker(&self) -> MutexGuard<'_, Breaker> {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How its commands are grouped.
+    pub fn grouping(&self) -> MutexGuard<'_, Grouping> {
+        self.grouping.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How fast it is sent mail.

@@ -1,6 +1,8 @@
 //! The way to an upstream: connections, logins, transactions, verdicts, and when to leave it alone.
 
 pub mod breaker;
+mod fault;
+mod grouping;
 mod health;
 mod pace;
 mod quota;
@@ -8,11 +10,14 @@ mod settings;
 mod smtp;
 mod verdict;
 mod ways;
+mod wire;
 
+pub use fault::{ContentFault, Fault};
+pub use grouping::Grouping;
 pub use health::{Health, Room};
 pub use pace::Pace;
 pub use quota::{Period, Plan, Quota};
 pub use settings::{Login, Pipelining, Security, Settings};
-pub use smtp::{Connection, ContentFault, EnvelopeReplies, Fault};
+pub use smtp::{Connection, EnvelopeReplies};
 pub use verdict::{Verdict, verdict};
 pub use ways::Ways;

@@ -31,6 +31,8 @@ pub struct Settings {
     pub pipelining: Pipelining,
     /// A connection that carried nothing for so long is closed. Default 60 s, 1 s to 1 h.
     pub idle_timeout: Duration,
+    /// Age at which a connection is closed, between two messages. Default 10 min, 10 s to 1 day.
+    pub connection_age: Duration,
     /// Messages after which a connection is closed. Default 1000, 1 to 1,000,000.
     pub messages_per_connection: u32,
     /// How fast it may be sent mail, if that is bounded.
@@ -61,8 +63,8 @@ pub enum Security {
     None,
 }
 
-/// How commands are grouped (RFC 2920), where the upstream offers it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How commands are grouped (RFC 2920), where the upstream offers it; the boldest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Pipelining {
     /// The next message's MAIL, RCPT and DATA ride behind this one's final dot: one round trip a message.
     Full,

@@ -5,19 +5,19 @@
 //! (RFC 3207), every wait has an end, and it must be known whether a failure came before or after the final dot.
 
 use super::settings::{Login, Pipelining, Security, Settings};
+use super::wire::{Wire, dial, secure, within};
+use super::{ContentFault, Fault};
 use crate::mail::{BodyType, Envelope};
 use crate::smtp::{Capabilities, Encoder, Response, ResponseReader, Unreadable};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
-use rustls::pki_types::ServerName;
+use futures_util::{FutureExt, Stream, StreamExt};
 use std::fmt::Write as _;
 use std::io;
 use std::pin::pin;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufWriter};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -30,72 +30,17 @@ pub struct Connection {
     pipelining: Pipelining,
 }
 
-trait Wire: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Wire for T {}
-
-/// Why a connection is of no use.
-#[derive(Debug, thiserror::Error)]
-pub enum Fault {
-    /// Nobody there, or the way is broken.
-    #[error("the connection failed: {0}")]
-    Io(io::Error),
-    /// No answer in time.
-    #[error("no answer to {what} within {} s", limit.as_secs())]
-    Timeout {
-        /// What was waited for.
-        what: &'static str,
-        /// How long.
-        limit: Duration,
-    },
-    /// The peer closed.
-    #[error("the server closed the connection")]
-    Closed,
-    /// The peer does not speak SMTP.
-    #[error("{0}")]
-    Unreadable(#[from] Unreadable),
-    /// The peer refused to serve us.
-    #[error("refused at {what}: {response}")]
-    Refused {
-        /// The step.
-        what: &'static str,
-        /// Its words.
-        response: Response,
-    },
-    /// The login is wrong.
-    #[error("the login was refused: {0}; check username and password of this upstream")]
-    Login(Response),
-    /// TLS is asked for and not to be had.
-    #[error(
-        "the server does not offer STARTTLS; nothing is sent in clear: check host, port and the path to it"
-    )]
-    NoStartTls,
-    /// No mechanism that we have.
-    #[error("the server offers neither AUTH PLAIN nor AUTH LOGIN")]
-    NoAuth,
-    /// The host's name is no name.
-    #[error("{0} is not a host name that a certificate can carry")]
-    HostName(String),
-}
-
-/// A connection that ends is one that was closed, whether or not TLS took leave.
-impl From<io::Error> for Fault {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof => Self::Closed,
-            _ => Self::Io(error),
-        }
-    }
-}
-
 /// The upstream's answers to an envelope.
 #[derive(Debug)]
 pub struct EnvelopeReplies {
     /// To MAIL.
     pub mail: Response,
-    /// To each RCPT; fewer when MAIL was refused.
+    /// To each RCPT; fewer when MAIL was refused, or when the conversation ended.
     pub recipients: Vec<Response>,
-    /// To DATA, if it was said.
+    /// To DATA, if it was said; a farewell (421) stands for all answers that did not come.
     pub data: Option<Response>,
+    /// How the connection broke behind these answers, if it did.
+    pub broken: Option<Fault>,
 }
 
 impl EnvelopeReplies {
@@ -104,30 +49,27 @@ impl EnvelopeReplies {
         let wanted = self.recipients.iter().any(Response::is_positive);
         wanted && self.mail.is_positive() && self.data.as_ref().is_some_and(Response::is_intermediate)
     }
-}
 
-/// How the sending of a message failed.
-#[derive(Debug)]
-pub enum ContentFault {
-    /// The message itself could not be read to its end: the upstream cannot have taken it.
-    Unreadable(io::Error),
-    /// Before the final dot: the upstream cannot have taken it.
-    Before(Fault),
-    /// After it: nobody knows.
-    After(Fault),
+    /// Sorts the answers that came to an envelope of so many commands: MAIL, the RCPTs, DATA.
+    fn sort(mut replies: Vec<Response>, commands: usize, broken: Option<Fault>) -> Result<Self, Fault> {
+        let farewell = replies.last().is_some_and(|last| last.code == 421);
+        let data = match (replies.len() == commands || farewell, replies.len()) {
+            (true, 1) => replies.last().cloned(),
+            (true, 2..) => replies.pop(),
+            _ => None,
+        };
+        let mut replies = replies.into_iter();
+        match replies.next() {
+            Some(mail) => Ok(Self { mail, recipients: replies.collect(), data, broken }),
+            None => Err(broken.unwrap_or(Fault::Closed)),
+        }
+    }
 }
 
 impl Connection {
     /// Connects, secures and logs in.
     pub async fn open(settings: &Settings, tls: &TlsConnector, hostname: &str) -> Result<Self, Fault> {
-        let address = (settings.host.as_str(), settings.port);
-        let stream = within(CONNECT, "connect", async { Ok(TcpStream::connect(address).await?) }).await?;
-        // Without it each message waits 40 ms for the peer's delayed acknowledgement.
-        stream.set_nodelay(true)?;
-        let wire: Box<dyn Wire> = match settings.security {
-            Security::Implicit => Box::new(secure(stream, settings, tls).await?),
-            Security::StartTls | Security::None => Box::new(stream),
-        };
+        let wire = dial(settings, tls).await?;
         let mut connection = Self {
             wire: BufWriter::with_capacity(WRITE_BUFFER, wire),
             heard: Vec::new(),
@@ -156,57 +98,109 @@ impl Connection {
         &self.capabilities
     }
 
-    /// Whether another envelope may ride behind a final dot.
-    pub fn chains(&self) -> bool {
-        self.pipelining == Pipelining::Full && self.capabilities.pipelining
+    /// Groups commands no more boldly than that.
+    pub fn limit(&mut self, pipelining: Pipelining) {
+        self.pipelining = self.pipelining.max(pipelining);
     }
 
-    /// Says MAIL, the RCPTs and DATA, and reads the answers; what is grouped follows from the settings.
+    /// How commands are grouped: what is allowed, where the upstream offers it.
+    pub fn pipelining(&self) -> Pipelining {
+        if self.capabilities.pipelining { self.pipelining } else { Pipelining::Off }
+    }
+
+    /// Says MAIL, the RCPTs and DATA, and reads the answers; what is grouped follows from [`Self::pipelining`].
     pub async fn envelope(&mut self, envelope: &Envelope, size: u64) -> Result<EnvelopeReplies, Fault> {
-        if self.pipelining == Pipelining::Off || !self.capabilities.pipelining {
-            return self.envelope_in_steps(envelope, size).await;
-        }
-        let mut replies = Vec::with_capacity(envelope.recipients.len() + 2);
-        // More at once could fill the buffers of both sides (RFC 2920 section 3.1).
-        for group in self.commands(envelope, size).chunks(COMMANDS_AT_ONCE) {
-            self.write(group.concat().as_bytes()).await?;
-            self.flush().await?;
-            for _ in group {
-                replies.push(self.response("the envelope", DATA).await?);
-            }
-        }
-        let data = replies.pop();
-        let mut replies = replies.into_iter();
-        let mail = replies.next().ok_or(Fault::Closed)?;
-        Ok(EnvelopeReplies { mail, recipients: replies.collect(), data })
+        self.expect_silence().await?;
+        let commands = self.commands(envelope, size);
+        let mut replies = Vec::with_capacity(commands.len());
+        let broken = match self.pipelining() {
+            Pipelining::Off => self.say_one_by_one(&commands, &mut replies).await,
+            Pipelining::Full | Pipelining::Group => self.say_in_groups(&commands, &mut replies).await,
+        };
+        Self::sorted(replies, commands.len(), broken.err())
     }
 
     /// Reads the answers to an envelope that rode behind a final dot.
     pub async fn envelope_replies(&mut self, envelope: &Envelope) -> Result<EnvelopeReplies, Fault> {
-        let mail = self.response("MAIL", COMMAND).await?;
-        let mut recipients = Vec::with_capacity(envelope.recipients.len());
-        for _ in &envelope.recipients {
-            recipients.push(self.response("RCPT", COMMAND).await?);
-        }
-        let data = Some(self.response("DATA", DATA).await?);
-        Ok(EnvelopeReplies { mail, recipients, data })
+        let commands = envelope.recipients.len() + 2;
+        let mut replies = Vec::with_capacity(commands);
+        let broken = self.envelope_responses(0..commands, commands, &mut replies).await;
+        Self::sorted(replies, commands, broken.err())
     }
 
-    async fn envelope_in_steps(&mut self, envelope: &Envelope, size: u64) -> Result<EnvelopeReplies, Fault> {
-        let commands = self.commands(envelope, size);
-        let (mail, rest) = commands.split_first().ok_or(Fault::Closed)?;
-        let (data, recipients) = rest.split_last().ok_or(Fault::Closed)?;
-        let mut replies =
-            EnvelopeReplies { mail: self.command(mail, "MAIL").await?, recipients: Vec::new(), data: None };
-        if replies.mail.is_positive() {
-            for recipient in recipients {
-                replies.recipients.push(self.command(recipient, "RCPT").await?);
+    /// Answers that came in their order are kept, whatever happened behind them.
+    fn sorted(
+        replies: Vec<Response>,
+        commands: usize,
+        broken: Option<Fault>,
+    ) -> Result<EnvelopeReplies, Fault> {
+        match broken {
+            Some(fault) if !fault.is_of_the_path() => Err(fault),
+            broken => EnvelopeReplies::sort(replies, commands, broken),
+        }
+    }
+
+    async fn say_in_groups(&mut self, commands: &[String], replies: &mut Vec<Response>) -> Result<(), Fault> {
+        // More at once could fill the buffers of both sides (RFC 2920 section 3.1).
+        for group in commands.chunks(COMMANDS_AT_ONCE) {
+            let first = replies.len();
+            self.write(group.concat().as_bytes()).await?;
+            self.flush().await?;
+            self.envelope_responses(first..first + group.len(), commands.len(), replies).await?;
+            if replies.last().is_some_and(|last| last.code == 421) {
+                break;
             }
         }
-        if replies.recipients.iter().any(Response::is_positive) {
-            replies.data = Some(self.command(data, "DATA").await?);
+        Ok(())
+    }
+
+    async fn say_one_by_one(
+        &mut self,
+        commands: &[String],
+        replies: &mut Vec<Response>,
+    ) -> Result<(), Fault> {
+        for (number, command) in commands.iter().enumerate() {
+            let is_data = number + 1 == commands.len();
+            if is_data && !replies.iter().skip(1).any(Response::is_positive) {
+                break;
+            }
+            self.write(command.as_bytes()).await?;
+            self.flush().await?;
+            self.envelope_responses(number..number + 1, commands.len(), replies).await?;
+            let refused = number == 0 && !replies.iter().all(Response::is_positive);
+            if refused || replies.last().is_some_and(|last| last.code == 421) {
+                break;
+            }
         }
-        Ok(replies)
+        Ok(())
+    }
+
+    /// Reads the answers to the commands with these numbers, of so many; none is expected behind a farewell.
+    async fn envelope_responses(
+        &mut self,
+        numbers: std::ops::Range<usize>,
+        commands: usize,
+        replies: &mut Vec<Response>,
+    ) -> Result<(), Fault> {
+        for number in numbers {
+            let is_data = number + 1 == commands;
+            let (what, limit) = match number {
+                0 => ("MAIL", COMMAND),
+                _ if is_data => ("DATA", DATA),
+                _ => ("RCPT", COMMAND),
+            };
+            let response = self.response(what, limit).await?;
+            // Only DATA is answered with 354, and never with 2yz.
+            if response.is_intermediate() != is_data && !response.is_negative() {
+                return Err(Fault::OutOfStep(response));
+            }
+            let farewell = response.code == 421;
+            replies.push(response);
+            if farewell {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Ends a transaction whose message does not follow.
@@ -216,7 +210,12 @@ impl Connection {
             self.command(".\r\n", "the end of no message").await?;
         }
         let reset = self.command("RSET\r\n", "RSET").await?;
-        if reset.is_positive() { Ok(()) } else { Err(Fault::Refused { what: "RSET", response: reset }) }
+        match reset.code {
+            200..300 => Ok(()),
+            // The answer to DATA comes only now: an answer too many came before.
+            300..400 => Err(Fault::OutOfStep(reset)),
+            _ => Err(Fault::Refused { what: "RSET", response: reset }),
+        }
     }
 
     /// Sends the message in `pieces`, the final dot, and the envelope of the next message behind it where the
@@ -226,19 +225,47 @@ impl Connection {
         pieces: impl Stream<Item = io::Result<Bytes>>,
         next: Option<(&Envelope, u64)>,
     ) -> Result<Response, ContentFault> {
-        let body = async {
-            let (mut pieces, mut encoder) = (pin!(pieces), Encoder::default());
-            while let Some(piece) = pieces.next().await {
-                match piece {
-                    Ok(piece) => write_stuffed(&mut self.wire, &mut encoder, &piece).await?,
-                    Err(error) => return Ok(Err(error)),
+        let (mut pieces, mut encoder) = (pin!(pieces), Encoder::default());
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(ContentFault::Unreadable)?;
+            for block in piece.chunks(BLOCK) {
+                let written = write_stuffed(&mut self.wire, &mut encoder, block);
+                if let Err(fault) = within(BLOCK_WRITTEN, "a part of the message", written).await {
+                    return Err(self.interrupted(fault).await);
                 }
             }
-            Ok(Ok(()))
-        };
-        let sent = within(CONTENT, "the message", body).await.map_err(ContentFault::Before)?;
-        sent.map_err(ContentFault::Unreadable)?;
+        }
+        if let Err(fault) = self.expect_silence().await {
+            return Err(self.interrupted(fault).await);
+        }
         self.end_of_data(next).await.map_err(ContentFault::After)
+    }
+
+    /// What stopped a message before its dot: the upstream's own words where it left any.
+    async fn interrupted(&mut self, fault: Fault) -> ContentFault {
+        let heard = match fault {
+            Fault::Unasked(response) => Ok(response),
+            Fault::Io(_) => self.response("the message", LAST_WORDS).await.map_err(|_| fault),
+            fault => Err(fault),
+        };
+        match heard {
+            Ok(response) if response.is_negative() => ContentFault::Refused(response),
+            Ok(response) => ContentFault::Before(Fault::OutOfStep(response)),
+            Err(fault) => ContentFault::Before(fault),
+        }
+    }
+
+    /// Finds out, without waiting, whether the upstream closed or said something that it was not asked for: answers
+    /// would be taken for those to come.
+    async fn expect_silence(&mut self) -> Result<(), Fault> {
+        if self.heard.is_empty() {
+            match self.wire.get_mut().read_buf(&mut self.heard).now_or_never() {
+                None => return Ok(()),
+                Some(Ok(0)) => return Err(Fault::Closed),
+                Some(read) => read?,
+            };
+        }
+        Err(Fault::Unasked(self.response("nothing", LAST_WORDS).await?))
     }
 
     async fn end_of_data(&mut self, next: Option<(&Envelope, u64)>) -> Result<Response, Fault> {
@@ -248,7 +275,8 @@ impl Connection {
             self.write(commands.as_bytes()).await?;
         }
         self.flush().await?;
-        self.response("the end of data", END_OF_DATA).await
+        let response = self.response("the end of data", END_OF_DATA).await?;
+        if response.is_intermediate() { Err(Fault::OutOfStep(response)) } else { Ok(response) }
     }
 
     /// Says goodbye without waiting for the answer.
@@ -307,17 +335,17 @@ impl Connection {
         } else if self.capabilities.auth_login {
             let prompt = self.command("AUTH LOGIN\r\n", "AUTH").await?;
             if !prompt.is_intermediate() {
-                return Err(Fault::Login(prompt));
+                return Err(login_fault(prompt).unwrap_or(Fault::NoAuth));
             }
             let prompt = self.command(&format!("{}\r\n", BASE64_STANDARD.encode(user)), "AUTH").await?;
             if !prompt.is_intermediate() {
-                return Err(Fault::Login(prompt));
+                return Err(login_fault(prompt).unwrap_or(Fault::NoAuth));
             }
             self.command(&format!("{}\r\n", BASE64_STANDARD.encode(password)), "AUTH").await?
         } else {
             return Err(Fault::NoAuth);
         };
-        if response.is_positive() { Ok(()) } else { Err(Fault::Login(response)) }
+        login_fault(response).map_or(Ok(()), Err)
     }
 
     /// MAIL, the RCPTs and DATA, a line each.
@@ -404,14 +432,14 @@ impl Connection {
     }
 }
 
-async fn secure<S: Wire>(
-    stream: S,
-    settings: &Settings,
-    tls: &TlsConnector,
-) -> Result<tokio_rustls::client::TlsStream<S>, Fault> {
-    let name =
-        ServerName::try_from(settings.host.clone()).map_err(|_| Fault::HostName(settings.host.clone()))?;
-    within(CONNECT, "the TLS handshake", async { Ok(tls.connect(name, stream).await?) }).await
+/// What is wrong with the answer to a login: a refusal for now is no wrong password (RFC 4954 section 6).
+fn login_fault(response: Response) -> Option<Fault> {
+    match response.code {
+        200..300 => None,
+        300..400 => Some(Fault::OutOfStep(response)),
+        400..500 => Some(Fault::Refused { what: "AUTH", response }),
+        _ => Some(Fault::Login(response)),
+    }
 }
 
 /// Writes a piece of a message with its dots doubled.
@@ -430,21 +458,17 @@ async fn write_stuffed(
     Ok(())
 }
 
-async fn within<T>(
-    limit: Duration,
-    what: &'static str,
-    work: impl Future<Output = Result<T, Fault>>,
-) -> Result<T, Fault> {
-    timeout(limit, work).await.unwrap_or(Err(Fault::Timeout { what, limit }))
-}
-
 const WRITE_BUFFER: usize = 16 << 10;
 const COMMANDS_AT_ONCE: usize = 100;
+/// What is written of a message in one go, in bytes.
+const BLOCK: usize = 64 << 10;
 /// RFC 5321 section 4.5.3.2 asks for 5 minutes and more; a submission server that is well answers in seconds.
-const CONNECT: Duration = Duration::from_secs(30);
 const GREETING: Duration = Duration::from_secs(60);
 const COMMAND: Duration = Duration::from_secs(60);
 const DATA: Duration = Duration::from_secs(120);
-const CONTENT: Duration = Duration::from_secs(600);
+/// RFC 5321 section 4.5.3.2.5. A message of any size may take as long as it moves.
+const BLOCK_WRITTEN: Duration = Duration::from_secs(180);
 const END_OF_DATA: Duration = Duration::from_secs(600);
+/// For the rest of a reply of which something was heard already.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 const BYE: Duration = Duration::from_secs(2);

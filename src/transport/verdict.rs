@@ -14,6 +14,11 @@ pub enum Verdict {
     Refused,
     /// For now.
     Later,
+    /// For now, because so much comes at once: less of it helps.
+    Throttled {
+        /// The upstream's own wish.
+        until: Option<Timestamp>,
+    },
     /// Not these recipients but the account or the whole upstream is refused for now: leave it alone, until then
     /// if it said when.
     Upstream {
@@ -24,64 +29,207 @@ pub enum Verdict {
 
 /// The meaning of a reply at `now`.
 pub fn verdict(response: &Response, provider: Provider, now: Timestamp) -> Verdict {
+    let text = response.text.to_ascii_lowercase();
+    let until = || try_again_after(&response.text, now);
     match response.code {
         200..300 => Verdict::Taken,
-        // The login is missing, wrong or gone: an operator's matter, never the mail's.
+        // The login is missing, wrong or gone: an operator's matter, never the mail's (RFC 4954 section 6).
         454 | 530 | 534 | 535 | 538 => Verdict::Upstream { until: None },
-        525 if provider == Provider::Brevo => Verdict::Upstream { until: None },
-        _ if provider == Provider::Mailgun && is_account_refusal(&response.text) => {
-            Verdict::Upstream { until: try_again_after(&response.text, now) }
+        _ if is_account_refusal(provider, response, &text) => Verdict::Upstream { until: until() },
+        // It did not understand us, or answers something else: nobody's address is wrong.
+        500 | 502 | 503 if response.enhanced.as_ref().is_none_or(|status| status.starts_with("5.5.")) => {
+            Verdict::Later
         }
         500..600 => Verdict::Refused,
+        _ if is_throttle(response, &text) => Verdict::Throttled { until: until() },
         _ => Verdict::Later,
     }
 }
 
-/// Mailgun's refusals of a whole domain come as 421 to DATA, lost logins as 550 to RCPT.
-fn is_account_refusal(text: &str) -> bool {
-    let text = text.to_ascii_lowercase();
-    text.contains("is not allowed to send") || text.contains("relaying denied")
+/// Whether the account is refused and not the mail, in whatever code that comes.
+fn is_account_refusal(provider: Provider, response: &Response, text: &str) -> bool {
+    let says = |phrases: &[&str]| phrases.iter().any(|phrase| text.contains(phrase));
+    match provider {
+        Provider::Mailgun => says(&MAILGUN_ACCOUNT),
+        Provider::Brevo => {
+            let unauthorized = response.code == 502 && response.enhanced.as_deref() == Some("5.7.0");
+            response.code == 525 || unauthorized || says(&BREVO_ACCOUNT)
+        }
+        Provider::Plain => false,
+    }
 }
 
-/// `try again after Sun, 05 Oct 2025 19:22:44 UTC` or `try again after 120 seconds`.
+/// Whether less mail at once is what the upstream wants. Too many recipients of one transaction are none: the rest
+/// goes in the next (RFC 5321 section 4.5.3.1.10); neither is a full mailbox (4.2.2).
+fn is_throttle(response: &Response, text: &str) -> bool {
+    match response.enhanced.as_deref() {
+        Some("4.4.5" | "4.7.28") => true,
+        Some(status) if status.starts_with("4.2.") || status == "4.5.3" => false,
+        _ => THROTTLES.iter().any(|phrase| text.contains(phrase)),
+    }
+}
+
+/// `try again after Sun, 05 Oct 2025 19:22:44 UTC` or `try again after 120 seconds`, in any case.
 fn try_again_after(text: &str, now: Timestamp) -> Option<Timestamp> {
-    let (_, wish) = text.split_once("try again after ")?;
-    if let Some((number, "seconds" | "second")) = wish.trim_end_matches('.').split_once(' ') {
+    let at = text.to_ascii_lowercase().find(WISH)? + WISH.len();
+    let wish = text[at..].trim_end_matches('.');
+    if let Some((number, "seconds" | "second")) = wish.split_once(' ') {
         return number.parse().ok().map(|seconds| now.after(Duration::from_secs(seconds)));
     }
-    Timestamp::parse_rfc5322(wish.trim_end_matches('.'))
+    Timestamp::parse_rfc5322(wish)
 }
+
+/// Mailgun's refusals of a whole domain come as 421 to DATA, in the words of its API's errors 400, 403 and 429; a lost
+/// login comes as 550 to RCPT.
+const MAILGUN_ACCOUNT: [&str; 7] = [
+    "is not allowed to send",
+    "limit exceeded",
+    "relaying denied",
+    "domain is unverified",
+    "activate your mailgun account",
+    "domain not found",
+    "can't be used to send the message",
+];
+const BREVO_ACCOUNT: [&str; 2] = ["account is not yet activated", "unauthorized ip address"];
+const THROTTLES: [&str; 9] = [
+    "rate limit",
+    "throttl",
+    "too many messages",
+    "too many connections",
+    "too many requests",
+    "too many emails",
+    "sending limit",
+    "quota limit",
+    "slow down",
+];
+const WISH: &str = "try again after ";
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use Provider::{Brevo, Mailgun, Plain};
+
+    const UPSTREAM: Verdict = Verdict::Upstream { until: None };
+    const THROTTLED: Verdict = Verdict::Throttled { until: None };
+
+    fn now() -> Timestamp {
+        Timestamp::from_seconds(1_789_387_200)
+    }
+
+    fn meaning(provider: Provider, line: &str) -> Verdict {
+        let mut reader = crate::smtp::ResponseReader::default();
+        verdict(&reader.line(line.as_bytes()).unwrap().unwrap(), provider, now())
+    }
+
+    #[track_caller]
+    fn check(rows: &[(Provider, &str, Verdict)]) {
+        for (provider, line, expected) in rows {
+            assert_eq!(meaning(*provider, line), *expected, "{provider:?}: {line}");
+        }
+    }
+
+    /// RFC 5321 section 4.2.1 and RFC 4954 section 6.
+    #[test]
+    fn codes_mean_what_the_standards_say() {
+        check(&[
+            (Plain, "250 Great success", Verdict::Taken),
+            (Plain, "550 no such user", Verdict::Refused),
+            (Plain, "550 5.7.1 Relaying denied", Verdict::Refused),
+            (Plain, "552 5.3.4 too big", Verdict::Refused),
+            (Plain, "571 policy", Verdict::Refused),
+            (Plain, "450 try again after lunch", Verdict::Later),
+            (Plain, "421 4.3.2 closing", Verdict::Later),
+            (Plain, "354 odd here", Verdict::Later),
+            (Plain, "535 5.7.8 Authentication failed", UPSTREAM),
+            (Plain, "530 5.7.0 Authentication required", UPSTREAM),
+            (Plain, "454 4.7.0 Temporary authentication failure", UPSTREAM),
+        ]);
+    }
 
     #[test]
-    fn replies_mean_what_they_say() {
-        let now = Timestamp::from_seconds(1_789_387_200);
-        let limit =
-            "Domain mg.example.com is not allowed to send: recipient limit exceeded, try again after ";
-        let until = |seconds| Verdict::Upstream { until: Some(now.after(Duration::from_secs(seconds))) };
-        for (code, text, expected) in [
-            (250, "Great success", Verdict::Taken),
-            (550, "no such user", Verdict::Refused),
-            (450, "try again after lunch", Verdict::Later),
-            (421, "closing", Verdict::Later),
-            (354, "odd here", Verdict::Later),
-            (535, "Authentication failed", Verdict::Upstream { until: None }),
-            (550, "Relaying denied", Verdict::Upstream { until: None }),
-            (421, &format!("{limit}Mon, 14 Sep 2026 12:22:44 UTC"), until(1364)),
-            (421, &format!("{limit}120 seconds"), until(120)),
+    fn a_server_that_lost_the_thread_bounces_nobody() {
+        check(&[
+            (Plain, "503 5.5.1 Error: need MAIL command", Verdict::Later),
+            (Plain, "503 nobody", Verdict::Later),
+            (Plain, "500 unrecognised", Verdict::Later),
+            (Plain, "502 5.5.2 what", Verdict::Later),
+            (Plain, "500 5.7.1 spam", Verdict::Refused),
+            (Plain, "501 5.1.3 bad address", Verdict::Refused),
+        ]);
+    }
+
+    /// Captures of Mailgun's refusals (coopdevs/timeoverflow#820, nodemailer, mailgun-java#50) and its API's errors.
+    #[test]
+    fn mailguns_refusals_of_a_domain_hold_the_mail() {
+        let until = |seconds| Verdict::Upstream { until: Some(now().after(Duration::from_secs(seconds))) };
+        check(&[
+            (Mailgun, "550 5.7.1 Relaying denied", UPSTREAM),
+            (Mailgun, "535 5.7.0 Mailgun is not loving your login or password", UPSTREAM),
             (
-                421,
-                "Domain x is not allowed to send: Free accounts are for test purposes only.",
-                Verdict::Upstream { until: None },
+                Mailgun,
+                "421 Domain mg.example.com is not allowed to send: recipient limit exceeded, try again after Mon, 14 Sep 2026 12:22:44 UTC",
+                until(1364),
             ),
-        ] {
-            let response = Response { code, enhanced: None, text: text.into() };
-            assert_eq!(verdict(&response, Provider::Mailgun, now), expected, "{code} {text}");
-        }
-        let denied = Response { code: 550, enhanced: None, text: "Relaying denied".into() };
-        assert_eq!(verdict(&denied, Provider::Plain, now), Verdict::Refused);
+            (
+                Mailgun,
+                "421 Domain mg.example.com is not allowed to send: request limit exceeded, try again after 120 seconds",
+                until(120),
+            ),
+            (Mailgun, "421 account-requests-per-sec limit exceeded, try again after 1 second.", until(1)),
+            (Mailgun, "421 bytes limit exceeded, Try again after 120 seconds", until(120)),
+            (
+                Mailgun,
+                "421 Domain mg.example.com is not allowed to send: Sandbox subdomains are for test purposes only. Please add your own domain or add the address to authorized recipients in Account Settings.",
+                UPSTREAM,
+            ),
+            (
+                Mailgun,
+                "421 Domain mg.example.com is not allowed to send: Free accounts are for test purposes only.",
+                UPSTREAM,
+            ),
+            (
+                Mailgun,
+                "421 Domain x is not allowed to send: The domain is unverified and requires DNS configuration.",
+                UPSTREAM,
+            ),
+            (Mailgun, "421 Please activate your Mailgun account.", UPSTREAM),
+            (Mailgun, "550 Rejected: IP 192.0.2.1 can't be used to send the message", UPSTREAM),
+            (Mailgun, "421 See you later", Verdict::Later),
+            (Mailgun, "550 5.1.1 no such user", Verdict::Refused),
+        ]);
+    }
+
+    /// Brevo: swaks and Postfix captures; fluent-smtp#157 and supabase/agent-skills#133 for the account.
+    #[test]
+    fn brevos_refusals_of_an_account_hold_the_mail() {
+        check(&[
+            (Brevo, "535 5.7.8 Authentication failed", UPSTREAM),
+            (Brevo, "525 5.7.1 Unauthorized IP address", UPSTREAM),
+            (Brevo, "550 5.7.1 Unauthorized IP address", UPSTREAM),
+            (Brevo, "502 5.7.0 Please authenticate first", UPSTREAM),
+            (Brevo, "502 5.7.0 Your SMTP account is not yet activated", UPSTREAM),
+            (Brevo, "250 2.0.0 OK: queued as <a@example.com>", Verdict::Taken),
+            (Plain, "525 5.7.1 Unauthorized IP address", Verdict::Refused),
+        ]);
+    }
+
+    /// RFC 3463 sections 3.5 and 3.8, the enhanced status registry, and what providers say: Gmail (4.7.28),
+    /// Exchange (432 4.3.2), MailerSend (PlaceCal#2297).
+    #[test]
+    fn too_much_at_once_is_not_a_failure_like_others() {
+        let wish = Verdict::Throttled { until: Some(now().after(Duration::from_secs(30))) };
+        check(&[
+            (Plain, "450 4.7.1 Error: too many messages from 192.0.2.1", THROTTLED),
+            (Plain, "421 4.7.0 Error: too many connections from 192.0.2.1", THROTTLED),
+            (Plain, "421 4.7.28 Our system has detected an unusual amount of mail", THROTTLED),
+            (Plain, "451 4.4.5 system congestion", THROTTLED),
+            (Plain, "450 Requested action aborted: rate limit, try again after 30 seconds", wish),
+            (Plain, "450 Your account reached its email quota limit. #MS42204", THROTTLED),
+            (Brevo, "421 4.7.0 Throttled, please slow down", THROTTLED),
+            (Plain, "452 4.5.3 Error: too many recipients", Verdict::Later),
+            (Plain, "452 4.2.2 quota limit of this mailbox", Verdict::Later),
+            (Plain, "450 4.7.1 Greylisted", Verdict::Later),
+            (Plain, "550 5.7.1 sending limit", Verdict::Refused),
+        ]);
     }
 }

@@ -1,11 +1,16 @@
 //! An SMTP server that does as it is told. It shares no code with the relay.
+#![allow(dead_code, reason = "each test takes what it needs")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 /// What the server does next where a command waits for an answer.
 #[derive(Clone, Debug)]
@@ -18,6 +23,22 @@ pub enum Act {
     Close,
     /// Says this, however long it is.
     Text(String),
+    /// Closes with a reset: what is still on the way is lost.
+    Reset,
+    /// Says nothing more, and hears nothing more, and stays.
+    Silence,
+    /// Says what is friendly, a byte at a time, and goes on.
+    Dribble,
+    /// Says nothing more, and goes on hearing.
+    HalfClose,
+    /// Says one line of a reply without an end.
+    LongLine,
+    /// Says a reply of lines without an end.
+    Endless,
+    /// Says what is friendly, in a code of another class.
+    WrongClass,
+    /// Says what is friendly and throws away what was said behind the command.
+    Forget,
 }
 
 /// Where in a conversation.
@@ -25,6 +46,10 @@ pub enum Act {
 pub enum At {
     Banner,
     Ehlo,
+    /// The answer to STARTTLS.
+    StartTls,
+    /// Behind that answer.
+    Handshake,
     Auth,
     Mail,
     Rcpt,
@@ -33,6 +58,11 @@ pub enum At {
     Body,
     /// After the final dot.
     Dot,
+    /// Behind the answer to a final dot, unasked.
+    Between,
+    Rset,
+    /// The answer to QUIT.
+    Quit,
 }
 
 /// What is known and told. Scripts are used up in order; without one the server is friendly.
@@ -44,14 +74,25 @@ pub struct Script {
     pub offers: Vec<&'static str>,
     /// The answer to RCPT is positive only for recipients with an `@`, the answer to DATA always.
     pub data_regardless: bool,
+    /// What is always done with a MAIL that more stands behind.
+    pub behind_mail: Option<Act>,
+    /// What is always done with a final dot that more stands behind.
+    pub behind_dot: Option<Act>,
     /// Certificate for STARTTLS.
     pub tls: Option<TlsAcceptor>,
+    /// TLS comes first.
+    pub implicit: bool,
     /// What stands behind the answer to STARTTLS, in clear.
     pub injected: &'static str,
+    /// So many messages in so much time, and what is said to MAIL beyond that.
+    pub most: Option<(usize, Duration, &'static str)>,
+    begun: Option<(Instant, usize)>,
     /// Answers that were given while something behind the command had been heard already.
     pub ahead: usize,
+    /// Lines heard and bytes dribbled.
+    pub events: usize,
     log: Vec<String>,
-    taken: Vec<Taken>,
+    pub taken: Vec<Taken>,
     connections: usize,
 }
 
@@ -72,9 +113,22 @@ pub struct Server {
 
 impl Server {
     pub async fn start(script: Script) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let server = Self { address: listener.local_addr().unwrap(), script: Arc::new(Mutex::new(script)) };
-        let listening = server.clone();
+        let (server, socket) = Self::closed(script);
+        server.serve(socket.listen(1024).unwrap());
+        server
+    }
+
+    /// A server that refuses connections, and the socket that it would listen on.
+    pub fn closed(script: Script) -> (Self, TcpSocket) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let address = socket.local_addr().unwrap();
+        (Self { address, script: Arc::new(Mutex::new(script)) }, socket)
+    }
+
+    /// Takes the connections that come, and those that wait already.
+    pub fn serve(&self, listener: TcpListener) {
+        let listening = self.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let number = listening.with(|script| {
@@ -84,7 +138,6 @@ impl Server {
                 tokio::spawn(Conversation::new(listening.clone(), number).hold(stream));
             }
         });
-        server
     }
 
     /// Looks at, or changes, the script.
@@ -125,10 +178,31 @@ impl Script {
         }
     }
 
+    /// Forgets what was still to be done at `at`; how many steps that was.
+    pub fn take_pending(&mut self, at: At) -> usize {
+        let queue = self.acts.iter_mut().find(|(known, _)| *known == at);
+        queue.map_or(0, |(_, queue)| std::mem::take(queue).len())
+    }
+
     /// The next answers to a recipient; the last one stays.
     pub fn to(mut self, recipient: &'static str, acts: impl IntoIterator<Item = Act>) -> Self {
-        self.recipients.push((recipient, acts.into_iter().collect()));
+        self.add_for(recipient, acts);
         self
+    }
+
+    /// The same, instead of what was said before.
+    pub fn add_for(&mut self, recipient: &'static str, acts: impl IntoIterator<Item = Act>) {
+        self.recipients.retain(|(known, _)| *known != recipient);
+        self.recipients.push((recipient, acts.into_iter().collect()));
+    }
+
+    /// What is said when this message is one too many.
+    fn too_much(&mut self) -> Option<&'static str> {
+        let (most, time, refusal) = self.most?;
+        let (since, begun) =
+            self.begun.filter(|(since, _)| since.elapsed() < time).unwrap_or((Instant::now(), 0));
+        self.begun = Some((since, (begun + 1).min(most)));
+        (begun == most).then_some(refusal)
     }
 
     fn next(&mut self, at: At) -> Option<Act> {
@@ -141,8 +215,22 @@ impl Script {
     }
 }
 
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
+    /// The socket below.
+    fn socket(&self) -> &TcpStream;
+}
+
+impl Stream for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Stream for TlsStream<Box<dyn Stream>> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().0.socket()
+    }
+}
 
 /// One connection; `None` anywhere is its end.
 struct Conversation {
@@ -161,6 +249,13 @@ impl Conversation {
     async fn hold(mut self, stream: TcpStream) {
         stream.set_nodelay(true).unwrap();
         let mut stream: Box<dyn Stream> = Box::new(stream);
+        let (implicit, tls) = self.server.with(|script| (script.implicit, script.tls.clone()));
+        if let Some(tls) = tls.filter(|_| implicit) {
+            match tls.accept(stream).await {
+                Ok(secured) => stream = Box::new(secured),
+                Err(_) => return,
+            }
+        }
         if self.answer(&mut stream, At::Banner, "220 scripted ready").await.is_none() {
             return;
         }
@@ -169,6 +264,7 @@ impl Conversation {
             let ahead = usize::from(!self.heard.is_empty());
             self.server.with(|script| {
                 script.ahead += ahead;
+                script.events += 1;
                 script.log.push(format!("{number} {line}"));
             });
             let verb = line.get(..4).unwrap_or_default().to_ascii_uppercase();
@@ -198,7 +294,14 @@ impl Conversation {
             }
             "AUTH" => self.answer(stream, At::Auth, "235 welcome").await.map(drop),
             "MAIL" => {
-                let taken = self.answer(stream, At::Mail, "250 sender ok").await?;
+                if let Some(refusal) = self.server.with(Script::too_much) {
+                    return say(stream, refusal).await;
+                }
+                let always = self.server.with(|script| script.behind_mail.clone());
+                let taken = match always.filter(|_| !self.heard.is_empty()) {
+                    Some(act) => self.perform(stream, act, "250 sender ok").await?,
+                    None => self.answer(stream, At::Mail, "250 sender ok").await?,
+                };
                 (self.in_transaction, self.recipients) = (taken, Vec::new());
                 Some(())
             }
@@ -206,10 +309,10 @@ impl Conversation {
             "DATA" => self.data(stream).await,
             "RSET" => {
                 (self.in_transaction, self.recipients) = (false, Vec::new());
-                say(stream, "250 reset").await
+                self.answer(stream, At::Rset, "250 reset").await.map(drop)
             }
             "QUIT" => {
-                say(stream, "221 bye").await;
+                self.answer(stream, At::Quit, "221 bye").await;
                 None
             }
             _ => say(stream, "500 what").await,
@@ -223,7 +326,7 @@ impl Conversation {
         }
         let own = self.server.with(|script| script.next_for(&recipient));
         let taken = match own {
-            Some(act) => perform(stream, act).await?,
+            Some(act) => self.perform(stream, act, "250 recipient ok").await?,
             None => self.answer(stream, At::Rcpt, "250 recipient ok").await?,
         };
         if taken {
@@ -240,9 +343,10 @@ impl Conversation {
         if !self.answer(stream, At::Data, "354 go on").await? {
             return Some(());
         }
+        let mut refused = false;
         if let Some(act) = self.server.with(|script| script.next(At::Body)) {
             self.more(stream).await?;
-            perform(stream, act).await?;
+            refused = !self.perform(stream, act, "").await?;
         }
         let mut message = Vec::new();
         loop {
@@ -255,11 +359,16 @@ impl Conversation {
         }
         let recipients = std::mem::take(&mut self.recipients);
         self.in_transaction = false;
-        let act = self.server.with(|script| script.next(At::Dot));
+        if refused {
+            return Some(());
+        }
+        let always = self.server.with(|script| script.behind_dot.clone());
+        let act = always.filter(|_| !self.heard.is_empty());
+        let act = act.or_else(|| self.server.with(|script| script.next(At::Dot)));
         let fine = match &act {
-            None => true,
+            None | Some(Act::Dribble | Act::Forget) => true,
             Some(Act::Say(text) | Act::Bye(text)) => text.starts_with("250"),
-            Some(Act::Close | Act::Text(_)) => false,
+            Some(_) => false,
         };
         let taken = fine && !recipients.is_empty();
         if taken {
@@ -268,15 +377,64 @@ impl Conversation {
         } else if act.is_none() {
             return say(stream, "554 no valid recipients").await;
         }
-        perform(stream, act.unwrap_or(Act::Say("250 taken"))).await.map(drop)
+        self.perform(stream, act.unwrap_or(Act::Say("250 taken")), "250 taken").await?;
+        match self.server.with(|script| script.next(At::Between)) {
+            Some(act) => self.perform(stream, act, "250 nobody asked").await.map(drop),
+            None => Some(()),
+        }
     }
 
     /// Answers as the script says, or in the friendly way; whether that was positive.
     async fn answer(&mut self, stream: &mut Box<dyn Stream>, at: At, friendly: &str) -> Option<bool> {
         match self.server.with(|script| script.next(at)) {
-            Some(act) => perform(stream, act).await,
+            Some(act) => self.perform(stream, act, friendly).await,
             None => say(stream, friendly).await.map(|()| true),
         }
+    }
+
+    /// Whether the answer was positive; `None` when the conversation is over.
+    async fn perform(&mut self, stream: &mut Box<dyn Stream>, act: Act, friendly: &str) -> Option<bool> {
+        let text = match act {
+            Act::Say(text) => text.to_owned(),
+            Act::Text(text) => text,
+            Act::Forget => {
+                self.heard.clear();
+                friendly.to_owned()
+            }
+            Act::WrongClass if friendly.starts_with('3') => "250 2.0.0 fine".to_owned(),
+            Act::WrongClass => "354 go on".to_owned(),
+            Act::Dribble => {
+                for byte in format!("{friendly}\r\n").into_bytes() {
+                    tokio::time::sleep(BETWEEN_BYTES).await;
+                    self.server.with(|script| script.events += 1);
+                    stream.write_all(&[byte]).await.ok()?;
+                    stream.flush().await.ok()?;
+                }
+                return Some(true);
+            }
+            Act::Bye(text) => {
+                say(stream, text).await;
+                return None;
+            }
+            Act::Close => return None,
+            Act::Reset => {
+                stream.socket().set_zero_linger().unwrap();
+                return None;
+            }
+            Act::Silence => std::future::pending().await,
+            Act::HalfClose => {
+                stream.shutdown().await.ok()?;
+                while self.more(stream).await.is_some() {}
+                return None;
+            }
+            Act::LongLine => {
+                stream.write_all(b"250 ").await.ok()?;
+                return repeat(stream, "and so on ").await;
+            }
+            Act::Endless => return repeat(stream, "250-and so on\r\n").await,
+        };
+        say(stream, &text).await?;
+        Some(text.starts_with(['2', '3']))
     }
 
     async fn secure(&mut self, mut stream: Box<dyn Stream>) -> Option<Box<dyn Stream>> {
@@ -285,9 +443,13 @@ impl Conversation {
             say(&mut stream, "502 no").await?;
             return Some(stream);
         };
-        stream.write_all(format!("220 go\r\n{injected}").as_bytes()).await.ok()?;
-        stream.flush().await.ok()?;
+        if !self.answer(&mut stream, At::StartTls, &format!("220 go\r\n{injected}")).await? {
+            return Some(stream);
+        }
         self.heard.clear();
+        if let Some(act) = self.server.with(|script| script.next(At::Handshake)) {
+            self.perform(&mut stream, act, "").await?;
+        }
         Some(Box::new(tls.accept(stream).await.ok()?))
     }
 
@@ -316,17 +478,12 @@ async fn say(stream: &mut Box<dyn Stream>, text: &str) -> Option<()> {
     stream.flush().await.ok()
 }
 
-/// Whether the answer was positive; `None` when the conversation is over.
-async fn perform(stream: &mut Box<dyn Stream>, act: Act) -> Option<bool> {
-    let text = match act {
-        Act::Say(text) => text.to_owned(),
-        Act::Text(text) => text,
-        Act::Bye(text) => {
-            say(stream, text).await;
-            return None;
-        }
-        Act::Close => return None,
-    };
-    say(stream, &text).await?;
-    Some(text.starts_with(['2', '3']))
+/// As often as the other side takes it.
+async fn repeat(stream: &mut Box<dyn Stream>, text: &str) -> Option<bool> {
+    let text = text.repeat(500);
+    while stream.write_all(text.as_bytes()).await.is_ok() {}
+    None
 }
+
+/// How fast a dribble is.
+const BETWEEN_BYTES: Duration = Duration::from_millis(500);

@@ -1,0 +1,253 @@
+//! Whatever the upstream does, at whatever step: nothing is lost, nothing is stuck, nothing is silent. Time passes in
+//! leaps, so that what takes minutes takes none.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "support/scene.rs"]
+mod scene;
+#[path = "support/scripted.rs"]
+mod scripted;
+
+use mailtrail::id::TrackingId;
+use mailtrail::ledger::{Recipient, Standing, State, Trail, What};
+use mailtrail::tls;
+use scene::{Log, Scene, attempts, states};
+use scripted::{Act, At, Script, Server};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tempfile::TempDir;
+
+#[tokio::test(start_paused = true)]
+async fn the_tally_holds_when_next_envelopes_ride_behind_dots() {
+    every_fault_at_every_step("pipelining = \"full\"").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_tally_holds_when_commands_are_grouped() {
+    every_fault_at_every_step("pipelining = \"group\"").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_tally_holds_when_commands_are_said_one_by_one() {
+    every_fault_at_every_step("pipelining = \"off\"").await;
+}
+
+/// Three hours nobody listens, three hours whoever listens says nothing.
+#[tokio::test(start_paused = true)]
+async fn six_hours_without_an_upstream_cost_nothing_but_time() {
+    let log = Log::default();
+    let _logging = log.listen();
+    let (server, socket) = Server::closed(Script::new());
+    let scene = Scene::in_leaps(server.clone(), "").await;
+    let mut ids = Vec::new();
+    let mut accept = async |from: u64| {
+        for hour in from..from + 3 {
+            let numbers = hour * 500..(hour + 1) * 500;
+            let sends = numbers.map(|number| scene.put(number, &["ada@example.net"]));
+            ids.extend(futures_util::future::join_all(sends).await);
+            scene.wait(HOUR).await;
+        }
+    };
+    accept(0).await;
+    let listener = socket.listen(1024).unwrap();
+    accept(3).await;
+    assert_eq!((ids.len(), server.taken().len()), (3000, 0));
+    server.serve(listener);
+    let ended = scene.time.clock().now();
+    scene.until("the last mail", || server.taken().len() >= 3000).await;
+    scene.until("the end of all sends", || scene.store().queued(1).unwrap().is_empty()).await;
+    assert!(scene.time.clock().now().since(ended) < HOUR, "it is noticed soon that the upstream is back");
+    scene.assert_each_taken_once(0..3000, "afterwards");
+    let trails: Vec<_> = ids.iter().map(|id| scene.trail(*id)).collect();
+    assert!(trails.iter().all(|trail| states(trail) == [State::Relayed]));
+    assert!(trails.iter().all(|trail| !attempts(trail).contains(&Standing::Unknown)));
+    let tried = trails.iter().filter(|trail| trail.attempts > 1).count();
+    assert!((1..=30).contains(&tried), "{tried} mails were tried in vain");
+    for (text, times) in [("the breaker opened", 1), ("the breaker closed", 1)] {
+        assert_eq!(log.lines(text).len(), times, "{text}: {:#?}", log.lines("breaker"));
+    }
+    // Those that were tried in vain have their own time; all others go as they came.
+    let order: Vec<_> = server.taken().iter().map(|taken| number(&taken.message)).collect();
+    let far = order.iter().zip(0..).filter(|(number, place)| number.abs_diff(*place) > 200).count();
+    assert!(far <= tried, "{far} mails went far out of their order");
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Which message that is.
+fn number(message: &[u8]) -> u64 {
+    let text = String::from_utf8_lossy(message);
+    text.lines().find_map(|line| line.strip_prefix("Subject: ")).unwrap().parse().unwrap()
+}
+
+/// How an upstream can go wrong, wherever it is to say something.
+const FAULTS: [Act; 12] = [
+    Act::Silence,
+    Act::Say("450 4.7.9 seeded"),
+    Act::Say("550 5.7.9 seeded"),
+    Act::Bye("421 4.3.2 seeded"),
+    Act::Reset,
+    Act::Close,
+    Act::Say("\x16\x03\x01 what is this"),
+    Act::Dribble,
+    Act::HalfClose,
+    Act::LongLine,
+    Act::Endless,
+    Act::WrongClass,
+];
+
+const STEPS: [At; 13] = [
+    At::Banner,
+    At::Ehlo,
+    At::StartTls,
+    At::Handshake,
+    At::Auth,
+    At::Mail,
+    At::Rcpt,
+    At::Data,
+    At::Body,
+    At::Dot,
+    At::Rset,
+    At::Between,
+    At::Quit,
+];
+
+async fn every_fault_at_every_step(mode: &str) {
+    let mut faults = Vec::new();
+    for at in STEPS {
+        let (scene, _certificate) = scene_for(at, mode).await;
+        for fault in FAULTS {
+            faults.extend(Cell { scene: &scene, at, fault, mode }.check().await);
+            // Connections are closed by then, and what was learnt is forgotten.
+            scene.time.leap(Duration::from_secs(3700)).await;
+        }
+    }
+    assert!(faults.is_empty(), "{} faults: {}", faults.len(), faults.join("\n"));
+}
+
+/// Steps that TLS or a login have to do with get both.
+async fn scene_for(at: At, mode: &str) -> (Scene, Option<TempDir>) {
+    let mut text = format!("{mode}\nconnections = 2");
+    let mut script = Script::new();
+    let mut certificate = None;
+    if matches!(at, At::StartTls | At::Handshake | At::Auth) {
+        let directory = tempfile::tempdir().unwrap();
+        let pair = tls::self_signed(directory.path(), "localhost").unwrap();
+        script.offers.extend(["STARTTLS", "AUTH PLAIN"]);
+        script.tls = Some(tls::acceptor(pair).unwrap());
+        let ca = directory.path().join("relay.pem").display().to_string();
+        text += &format!("\ntls = \"starttls\"\nca_file = {ca:?}\nusername = \"u\"\npassword = \"p\"");
+        certificate = Some(directory);
+    }
+    (Scene::in_leaps(Server::start(script).await, &text).await, certificate)
+}
+
+/// One fault at one step, twice, while mail is under way.
+struct Cell<'a> {
+    scene: &'a Scene,
+    at: At,
+    fault: Act,
+    mode: &'a str,
+}
+
+impl Cell<'_> {
+    async fn check(&self) -> Vec<String> {
+        // The first connection or message of all, and one later that others were before.
+        let acts = [Some(self.fault.clone()), None, Some(self.fault.clone())];
+        let before = self.scene.server.with(|script| {
+            script.add(self.at, acts);
+            script.add_for("later@example.net", [Act::Say("450 4.2.1 busy"), Act::Say("250 now")]);
+            script.add_for("nobody@example.net", [Act::Say(NOBODY)]);
+            script.taken.len()
+        });
+        let mut sends = Vec::new();
+        for recipients in MAILS {
+            sends.push(self.scene.send(sends.len() as u64, recipients).await);
+        }
+        let trails = self.settle(&sends).await;
+        // What is left of the script needs more connections than there was mail for.
+        let pending = self.scene.server.with(|script| script.take_pending(self.at));
+        assert!(pending < 3, "{self}: the fault did not come: this has tested nothing");
+        let mut arrived: BTreeMap<(u64, String), usize> = BTreeMap::new();
+        for taken in &self.scene.server.taken()[before..] {
+            for recipient in &taken.recipients {
+                *arrived.entry((number(&taken.message), recipient.clone())).or_default() += 1;
+            }
+        }
+        let mut faults = Vec::new();
+        for (number, (trail, recipients)) in (0..).zip(trails.iter().zip(MAILS)) {
+            for (place, address) in recipients.iter().enumerate() {
+                let count = arrived.remove(&(number, (*address).to_owned())).unwrap_or(0);
+                faults.extend(self.fault_of(trail, place as u16, count));
+            }
+        }
+        assert!(arrived.is_empty(), "{self}: nobody sent {arrived:?}");
+        faults
+    }
+
+    /// Waits for the end of all sends; on the way nobody may be without a next step.
+    async fn settle(&self, sends: &[TrackingId]) -> Vec<Trail> {
+        let what = format!("{self}: the end of all sends");
+        let done = || {
+            let trails: Vec<_> = sends.iter().map(|id| self.scene.trail(*id)).collect();
+            for trail in &trails {
+                let waits = trail.recipients.iter().any(Recipient::waits);
+                assert!(!waits || trail.sending || trail.due.is_some(), "{self}: stuck: {trail:?}");
+            }
+            trails.iter().all(|trail| !trail.sending && !trail.recipients.iter().any(Recipient::waits))
+        };
+        self.scene.until(&what, done).await;
+        sends.iter().map(|id| self.scene.trail(*id)).collect()
+    }
+
+    /// What is wrong with the fate of a recipient whose mail arrived so often.
+    fn fault_of(&self, trail: &Trail, place: u16, arrived: usize) -> Option<String> {
+        let recipient = &trail.recipients[usize::from(place)];
+        let about =
+            |fact: &&mailtrail::ledger::Fact| fact.recipients.is_empty() || fact.recipients.contains(&place);
+        let facts: Vec<_> = trail.facts.iter().filter(about).collect();
+        let unknown = facts.iter().filter(|fact| fact.what == What::Attempted(Standing::Unknown)).count();
+        let nobody = recipient.address.as_str() == "nobody@example.net";
+        let words = (recipient.words.enhanced.as_deref(), recipient.words.text.as_deref());
+        let right = match recipient.state() {
+            State::Relayed => !nobody && (1..=1 + unknown).contains(&arrived),
+            State::Bounced if nobody && words == (Some("5.1.1"), Some("nobody here")) => arrived == 0,
+            State::Bounced => self.may_bounce() && words == (Some("5.7.9"), Some("seeded")) && arrived == 0,
+            _ => false,
+        };
+        let dot_was_said = matches!(self.at, At::Body | At::Dot | At::Between);
+        if right && (unknown == 0 || dot_was_said) {
+            return None;
+        }
+        Some(format!(
+            "{self}: {} arrived {arrived} times, {:?}: {facts:#?}",
+            recipient.address,
+            recipient.state()
+        ))
+    }
+
+    /// Whether the fault is a refusal of mail for good.
+    fn may_bounce(&self) -> bool {
+        let refusal = matches!(self.fault, Act::Say(text) if text.starts_with('5'));
+        refusal && matches!(self.at, At::Mail | At::Rcpt | At::Data | At::Body | At::Dot)
+    }
+}
+
+impl std::fmt::Display for Cell<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} at {:?}, {}", self.fault, self.at, self.mode)
+    }
+}
+
+const NOBODY: &str = "550 5.1.1 nobody here";
+/// Who gets what: alone, among others, refused, refused for now.
+const MAILS: [&[&str]; 8] = [
+    &["ada@example.net"],
+    &["nobody@example.net"],
+    &["ada@example.net", "nobody@example.net", "bob@example.net"],
+    &["later@example.net", "ada@example.net"],
+    &["ada@example.net"],
+    &["nobody@example.net"],
+    &["bob@example.net", "eve@example.net", "ada@example.net"],
+    &["ada@example.net"],
+];

@@ -1,0 +1,291 @@
+//! A relay in this process in front of a scripted upstream, and the time that passes for both.
+#![allow(dead_code, reason = "each test takes what it needs")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use super::scripted::{Script, Server, Taken};
+use bytes::Bytes;
+use mailtrail::clock::{Clock, Moment, Timestamp};
+use mailtrail::config::{self, Config};
+use mailtrail::daemon::Daemon;
+use mailtrail::id::TrackingId;
+use mailtrail::ledger::{Accepted, Recipient, Send, Standing, State, Trail, What};
+use mailtrail::mail::Lane;
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// How time passes.
+pub enum Time {
+    /// As it does.
+    Real,
+    /// In leaps, as far as nothing happens. For runtimes of one thread with paused time.
+    Leaps {
+        moment: &'static Moment,
+        now: Cell<Timestamp>,
+        step: Cell<Duration>,
+        /// While it lives, time does not pass by itself: disk and sockets are waited for.
+        _hold: mpsc::Sender<()>,
+    },
+}
+
+impl Time {
+    /// Starts on a Monday.
+    pub fn in_leaps() -> Self {
+        let (hold, held) = mpsc::channel();
+        tokio::task::spawn_blocking(move || held.recv());
+        let (moment, now) = (Box::leak(Box::default()), Timestamp::from_seconds(1_789_387_200));
+        Moment::set(moment, now);
+        Self::Leaps { moment, now: Cell::new(now), step: Cell::new(STEP), _hold: hold }
+    }
+
+    pub fn clock(&self) -> Clock {
+        match self {
+            Self::Real => Clock::System,
+            Self::Leaps { moment, .. } => Clock::Set(moment),
+        }
+    }
+
+    /// Lets what is under way come to rest, and a little time pass; more when `quiet`.
+    async fn pass(&self, quiet: bool) {
+        let Self::Leaps { step, .. } = self else {
+            return tokio::time::sleep(Duration::from_millis(2)).await;
+        };
+        let rest = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(1)));
+        rest.await.unwrap();
+        step.set(if quiet { (step.get() * 2).min(LEAP) } else { STEP });
+        self.leap(step.get()).await;
+    }
+
+    /// So much time passes.
+    pub async fn leap(&self, duration: Duration) {
+        let Self::Leaps { moment, now, .. } = self else { return tokio::time::sleep(duration).await };
+        now.set(now.get().after(duration));
+        moment.set(now.get());
+        tokio::time::advance(duration).await;
+    }
+}
+
+/// A relay, its upstream, and the directory of its store.
+pub struct Scene {
+    pub server: Server,
+    pub config: Config,
+    pub time: Time,
+    daemon: Option<Daemon>,
+    _directory: TempDir,
+}
+
+impl Scene {
+    pub async fn new(script: Script, upstream: &str) -> Self {
+        Self::of("plain", script, upstream).await
+    }
+
+    pub async fn of(provider: &str, script: Script, upstream: &str) -> Self {
+        Self::changed(provider, script, upstream, |_| {}).await
+    }
+
+    /// `change` sets what the configuration's bounds do not let a test set.
+    pub async fn changed(
+        provider: &str,
+        script: Script,
+        upstream: &str,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        let server = Server::start(script).await;
+        let text = format!("{upstream}\n[upstream.retry]\nfirst = \"100ms\"\nmax = \"1s\"\n");
+        Self::before(Time::Real, server, provider, &text, change).await
+    }
+
+    /// With the usual retries, while time passes in leaps.
+    pub async fn in_leaps(server: Server, upstream: &str) -> Self {
+        Self::before(Time::in_leaps(), server, "plain", upstream, |_| {}).await
+    }
+
+    async fn before(
+        time: Time,
+        server: Server,
+        provider: &str,
+        upstream: &str,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let tls = ["tls = \"none\"", ""][usize::from(upstream.contains("tls ="))];
+        let host = ["host = \"127.0.0.1\"", ""][usize::from(upstream.contains("host ="))];
+        let text = format!(
+            "[server]\nhostname = \"relay.example.com\"\ndata_dir = {:?}\n\
+             [[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"none\"\nauth = \"none\"\n\
+             [[upstream]]\nname = \"up\"\nprovider = \"{provider}\"\n{host}\nport = {}\n{tls}\n{upstream}\n",
+            directory.path().join("data").display().to_string(),
+            server.address.port()
+        );
+        let mut config = config::parse(&text, Path::new("test.toml"), &BTreeMap::new()).unwrap();
+        change(&mut config);
+        let mut scene = Self { server, config, time, daemon: None, _directory: directory };
+        scene.start().await;
+        scene
+    }
+
+    pub async fn start(&mut self) {
+        self.daemon = Some(Daemon::start(&self.config, self.time.clock(), None).await.unwrap());
+    }
+
+    pub async fn stop(&mut self) {
+        self.daemon.take().unwrap().stop().await;
+    }
+
+    /// Puts a message into the queue, where it can be looked at.
+    pub async fn send(&self, number: u64, recipients: &[&str]) -> TrackingId {
+        let id = self.put(number, recipients).await;
+        self.until("its trail", || self.find(id).is_some()).await;
+        id
+    }
+
+    /// Puts a message into the queue.
+    pub async fn put(&self, number: u64, recipients: &[&str]) -> TrackingId {
+        self.put_as(number, recipients, Lane::default()).await
+    }
+
+    /// Puts a message into a lane of the queue.
+    pub async fn put_in(&self, number: u64, lane: Lane) -> TrackingId {
+        self.put_as(number, &["a@example.net"], lane).await
+    }
+
+    async fn put_as(&self, number: u64, recipients: &[&str], lane: Lane) -> TrackingId {
+        let id = TrackingId::new(self.time.clock().now(), u128::from(number));
+        let message = message(number);
+        let send = Send {
+            sender: "bounces@example.com".parse().ok(),
+            subject: number.to_string(),
+            size: message.len() as u64,
+            lane,
+            ..Send::new(id, "test")
+        };
+        let recipients = recipients.iter().map(|to| to.parse().unwrap()).collect();
+        let store = self.daemon.as_ref().unwrap().store();
+        store.accept(Accepted { send, recipients }, Bytes::from(message)).await.unwrap();
+        id
+    }
+
+    pub async fn send_many(&self, numbers: impl IntoIterator<Item = u64>) -> Vec<TrackingId> {
+        let sends = numbers.into_iter().map(|number| self.send(number, &["a@example.net"]));
+        futures_util::future::join_all(sends).await
+    }
+
+    pub fn trail(&self, id: TrackingId) -> Trail {
+        self.find(id).unwrap()
+    }
+
+    pub fn find(&self, id: TrackingId) -> Option<Trail> {
+        self.daemon.as_ref().unwrap().store().trail(id).unwrap()
+    }
+
+    /// The trail when nobody waits any more.
+    pub async fn settled(&self, id: TrackingId) -> Trail {
+        let done = || {
+            self.find(id)
+                .is_some_and(|trail| !trail.recipients.iter().any(Recipient::waits) && !trail.sending)
+        };
+        self.until("the end of a send", done).await;
+        self.trail(id)
+    }
+
+    /// Lets time pass until that holds. It must come within 20 s of real time.
+    pub async fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let (deadline, mut events) = (Instant::now() + PATIENCE, 0);
+        while !holds() {
+            assert!(Instant::now() < deadline, "{what} did not come");
+            let before = std::mem::replace(&mut events, self.server.with(|script| script.events));
+            self.time.pass(before == events).await;
+        }
+    }
+
+    /// Lets so much time pass, with everything that happens in it.
+    pub async fn wait(&self, duration: Duration) {
+        let end = self.time.clock().now().after(duration);
+        self.until("the end of a wait", || self.time.clock().now() >= end).await;
+    }
+
+    pub fn store(&self) -> &mailtrail::store::Store {
+        self.daemon.as_ref().unwrap().store()
+    }
+
+    /// How often a command was heard.
+    pub fn said(&self, verb: &str) -> usize {
+        self.server.heard().iter().filter(|line| line.split(' ').nth(1) == Some(verb)).count()
+    }
+
+    pub fn assert_each_taken_once(&self, numbers: impl IntoIterator<Item = u64>, what: &str) {
+        let mut messages: Vec<_> = self.server.taken().into_iter().map(|taken| taken.message).collect();
+        let mut expected: Vec<_> = numbers.into_iter().map(|number| message(number).into_bytes()).collect();
+        messages.sort();
+        expected.sort();
+        assert!(messages == expected, "{what}: {} messages", messages.len());
+    }
+}
+
+/// Dots where they matter, and a length of its own.
+pub fn message(number: u64) -> String {
+    if number == LONG {
+        return format!("Subject: long\r\n\r\n{}", format!("{}\r\n", "x".repeat(990)).repeat(12_000));
+    }
+    let lines = "\r\n..two\r\n.\r\nline.\r\n".repeat(number as usize % 100 * 3);
+    format!("Subject: {number}\r\n\r\n.first\r\n{lines}\r\n.\r\n")
+}
+
+pub fn taken(connection: usize, number: u64) -> Taken {
+    Taken { connection, recipients: vec!["a@example.net".into()], message: message(number).into_bytes() }
+}
+
+pub fn states(trail: &Trail) -> Vec<State> {
+    trail.recipients.iter().map(Recipient::state).collect()
+}
+
+/// What the attempts came to, oldest first.
+pub fn attempts(trail: &Trail) -> Vec<Standing> {
+    let facts = trail.facts.iter();
+    let standings = facts.filter_map(|fact| match fact.what {
+        What::Attempted(standing) => Some(standing),
+        _ => None,
+    });
+    standings.collect()
+}
+
+/// What was logged on this thread.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    pub fn listen(&self) -> tracing::subscriber::DefaultGuard {
+        let log = self.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || log.clone());
+        tracing::subscriber::set_default(subscriber.finish())
+    }
+
+    /// The lines with this text.
+    pub fn lines(&self, text: &str) -> Vec<String> {
+        let log = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().map_err(|_| io::ErrorKind::Other)?.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A message that no buffer between relay and server holds.
+pub const LONG: u64 = 1_000_000;
+/// Longest wait for anything, in real time; reached only by a test that fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How much time passes at once while something happens, and at most while nothing does.
+const STEP: Duration = Duration::from_millis(100);
+const LEAP: Duration = Duration::from_secs(30);
