@@ -232,6 +232,10 @@ impl Outlet {
                 if self.health.breaker().succeeded(now) {
                     self.alarms.clear(Kind::Breaker, &self.settings.name);
                     self.alarms.clear(Kind::Account, &self.settings.name);
+                    tracing::info!(
+                        upstream = self.settings.name,
+                        "the breaker closed: the upstream takes mail again"
+                    );
                 }
             }
         }
@@ -286,7 +290,7 @@ impl Outlet {
             _ => opened.then_some(Kind::Breaker),
         };
         if let Some(kind) = kind {
-            self.alarms.raise(kind, &self.settings.name, format!("mail waits: {reason}"));
+            self.alarms.raise(kind, &self.settings.name, format!("the breaker opened, mail waits: {reason}"));
         }
         counts
     }
