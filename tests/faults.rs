@@ -77,7 +77,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// Which message that is.
 fn number(message: &[u8]) -> u64 {
     let text = String::from_utf8_lossy(message);
-    text.lines().find_map(|line| line.strip_prefix("Subject: ")).unwrap().parse().unwrap()
+    let subject = text.lines().find_map(|line| line.strip_prefix("Subject: "));
+    subject.expect("nothing arrives that was not sent").parse().unwrap()
 }
 
 /// How an upstream can go wrong, wherever it is to say something.

@@ -141,9 +141,7 @@ impl Worker {
         };
         self.learn(&link, chained, reused, &replies);
         let replies = match replies {
-            Ok(replies) if reused && (replies.mail.code == 421 || replies.broken.is_some()) => {
-                return Carried::Stale;
-            }
+            Ok(replies) if reused && replies.is_of_the_connection() => return Carried::Stale,
             Ok(replies) => replies,
             Err(_) if reused => return Carried::Stale,
             Err(fault) => return Carried::Unreachable(fault),
@@ -263,12 +261,12 @@ impl Worker {
         let how =
             if chained { Pipelining::Full } else { link.connection.pipelining().max(Pipelining::Group) };
         let broken = match replies {
-            Ok(replies) if chained && replies.mail.code == 421 => true,
-            Ok(EnvelopeReplies { broken: None, .. }) => {
+            Err(Fault::OutOfStep(_)) => true,
+            Ok(replies) if replies.is_confused() => true,
+            Ok(EnvelopeReplies { mail, broken: None, .. }) if !chained || mail.code != 421 => {
                 self.shared.health.grouping().worked(how);
                 false
             }
-            Err(Fault::OutOfStep(_)) => true,
             Ok(_) | Err(_) => chained || !reused,
         };
         if broken {

@@ -50,6 +50,18 @@ impl EnvelopeReplies {
         wanted && self.mail.is_positive() && self.data.as_ref().is_some_and(Response::is_intermediate)
     }
 
+    /// Whether MAIL, or a RCPT behind a MAIL that was taken, was not understood: a part may have been lost on the way.
+    pub fn is_confused(&self) -> bool {
+        let recipients = self.recipients.iter().filter(|_| self.mail.is_positive());
+        std::iter::once(&self.mail).chain(recipients).any(Response::is_confused)
+    }
+
+    /// Whether these answers may be the fault of a connection that carried others before: it is closing, broke, or
+    /// lost a part of what was said.
+    pub fn is_of_the_connection(&self) -> bool {
+        self.mail.code == 421 || self.broken.is_some() || self.is_confused()
+    }
+
     /// Sorts the answers that came to an envelope of so many commands: MAIL, the RCPTs, DATA.
     fn sort(mut replies: Vec<Response>, commands: usize, broken: Option<Fault>) -> Result<Self, Fault> {
         let farewell = replies.last().is_some_and(|last| last.code == 421);

@@ -85,6 +85,8 @@ pub struct Script {
     pub injected: &'static str,
     /// Answers that were given while something behind the command had been heard already.
     pub ahead: usize,
+    /// Final dots that more stood behind.
+    pub chained: usize,
     /// Lines heard and bytes dribbled.
     pub events: usize,
     log: Vec<String>,
@@ -347,6 +349,7 @@ impl Conversation {
             return Some(());
         }
         let always = self.server.with(|script| script.behind_dot.clone());
+        self.server.with(|script| script.chained += usize::from(!self.heard.is_empty()));
         let act = always.filter(|_| !self.heard.is_empty());
         let act = act.or_else(|| self.server.with(|script| script.next(At::Dot)));
         let fine = match &act {
