@@ -26,6 +26,8 @@ pub enum Act {
     Reset,
     /// Says nothing more, and hears nothing more, and stays.
     Silence,
+    /// The same, after taking the message.
+    Keep,
     /// Says what is friendly, a byte at a time, and goes on.
     Dribble,
     /// Says nothing more, and goes on hearing.
@@ -174,6 +176,11 @@ impl Script {
             Some((_, queue)) => queue.extend(acts),
             None => self.acts.push((at, acts.into_iter().collect())),
         }
+    }
+
+    /// Whether everything at `at` was done.
+    pub fn is_done(&self, at: At) -> bool {
+        self.acts.iter().all(|(known, queue)| *known != at || queue.is_empty())
     }
 
     /// Forgets what was still to be done at `at`; how many steps that was.
@@ -353,7 +360,7 @@ impl Conversation {
         let act = always.filter(|_| !self.heard.is_empty());
         let act = act.or_else(|| self.server.with(|script| script.next(At::Dot)));
         let fine = match &act {
-            None | Some(Act::Dribble | Act::Forget) => true,
+            None | Some(Act::Dribble | Act::Forget | Act::Keep) => true,
             Some(Act::Say(text) | Act::Bye(text)) => text.starts_with("250"),
             Some(_) => false,
         };
@@ -408,7 +415,7 @@ impl Conversation {
                 stream.socket().set_zero_linger().unwrap();
                 return None;
             }
-            Act::Silence => std::future::pending().await,
+            Act::Silence | Act::Keep => std::future::pending().await,
             Act::HalfClose => {
                 stream.shutdown().await.ok()?;
                 while self.more(stream).await.is_some() {}
