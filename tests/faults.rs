@@ -116,12 +116,13 @@ const STEPS: [At; 13] = [
 async fn every_fault_at_every_step(mode: &str) {
     let mut faults = Vec::new();
     for at in STEPS {
-        let (scene, _certificate) = scene_for(at, mode).await;
+        let (mut scene, _certificate) = scene_for(at, mode).await;
         for fault in FAULTS {
             faults.extend(Cell { scene: &scene, at, fault, mode }.check().await);
             // Connections are closed by then, and what was learnt is forgotten.
             scene.time.leap(Duration::from_secs(3700)).await;
         }
+        scene.stop().await;
     }
     assert!(faults.is_empty(), "{} faults: {}", faults.len(), faults.join("\n"));
 }

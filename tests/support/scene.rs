@@ -14,6 +14,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -133,7 +134,13 @@ impl Scene {
     }
 
     pub async fn stop(&mut self) {
-        self.daemon.take().unwrap().stop().await;
+        let mut stopped = pin!(self.daemon.take().unwrap().stop());
+        loop {
+            tokio::select! {
+                () = &mut stopped => return,
+                () = self.time.pass(true, LEAP) => {}
+            }
+        }
     }
 
     /// Puts a message into the queue, where it can be looked at.

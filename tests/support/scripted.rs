@@ -40,6 +40,8 @@ pub enum Act {
     WrongClass,
     /// Says what is friendly and throws away what was said behind the command.
     Forget,
+    /// The same with the first half of it.
+    ForgetHalf,
 }
 
 /// Where in a conversation.
@@ -360,7 +362,7 @@ impl Conversation {
         let act = always.filter(|_| !self.heard.is_empty());
         let act = act.or_else(|| self.server.with(|script| script.next(At::Dot)));
         let fine = match &act {
-            None | Some(Act::Dribble | Act::Forget | Act::Keep) => true,
+            None | Some(Act::Dribble | Act::Forget | Act::ForgetHalf | Act::Keep) => true,
             Some(Act::Say(text) | Act::Bye(text)) => text.starts_with("250"),
             Some(_) => false,
         };
@@ -393,6 +395,10 @@ impl Conversation {
             Act::Text(text) => text,
             Act::Forget => {
                 self.heard.clear();
+                friendly.to_owned()
+            }
+            Act::ForgetHalf => {
+                self.heard.drain(..self.heard.len() / 2);
                 friendly.to_owned()
             }
             Act::WrongClass if friendly.starts_with('3') => "250 2.0.0 fine".to_owned(),
@@ -462,6 +468,8 @@ impl Conversation {
     }
 
     async fn more(&mut self, stream: &mut Box<dyn Stream>) -> Option<()> {
+        // What was said in one go is heard in one go.
+        self.heard.reserve(1 << 16);
         let read = stream.read_buf(&mut self.heard).await.ok()?;
         (read > 0).then_some(())
     }
