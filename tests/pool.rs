@@ -1,8 +1,6 @@
 //! Connections to the upstream: as many as there is mail for, none that is dead or old, and no bolder than it bears.
 //! Time passes in leaps.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 #[path = "support/scene.rs"]
 mod scene;
 #[path = "support/scripted.rs"]
