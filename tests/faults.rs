@@ -77,7 +77,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// Which message that is.
 fn number(message: &[u8]) -> u64 {
     let text = String::from_utf8_lossy(message);
-    text.lines().find_map(|line| line.strip_prefix("Subject: ")).unwrap().parse().unwrap()
+    let subject = text.lines().find_map(|line| line.strip_prefix("Subject: "));
+    subject.expect("nothing arrives that was not sent").parse().unwrap()
 }
 
 /// How an upstream can go wrong, wherever it is to say something.
@@ -115,12 +116,13 @@ const STEPS: [At; 13] = [
 async fn every_fault_at_every_step(mode: &str) {
     let mut faults = Vec::new();
     for at in STEPS {
-        let (scene, _certificate) = scene_for(at, mode).await;
+        let (mut scene, _certificate) = scene_for(at, mode).await;
         for fault in FAULTS {
             faults.extend(Cell { scene: &scene, at, fault, mode }.check().await);
             // Connections are closed by then, and what was learnt is forgotten.
             scene.time.leap(Duration::from_secs(3700)).await;
         }
+        scene.stop().await;
     }
     assert!(faults.is_empty(), "{} faults: {}", faults.len(), faults.join("\n"));
 }

@@ -5,10 +5,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "support/scripted.rs"]
+mod scripted;
 mod support;
 
 use mailtrail::ledger::{Standing, State, Trail, What};
 use mailtrail::store::Store;
+use scripted::{Act, At, Script, Server};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -45,6 +48,48 @@ async fn nothing_that_was_promised_is_lost_when_the_process_is_killed() {
     support::eventually_within(patience, "every promised message arrives", missing).await;
     let store = process.settle().await;
     Tally::of(&promised, &sink.mails(), &store).check(kills);
+}
+
+/// Killed at a known point of the way out: before the dot the mail is sent again as if nothing had been; behind it
+/// nobody knows, and the trail says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_kill_costs_depends_on_the_dot_alone() {
+    for (at, act, arrivals, unknown) in [
+        (At::Banner, Act::Silence, 1..=1, 0..=0),
+        (At::Mail, Act::Silence, 1..=1, 0..=0),
+        (At::Rcpt, Act::Silence, 1..=1, 0..=0),
+        (At::Data, Act::Silence, 1..=1, 0..=0),
+        (At::Body, Act::Silence, 1..=1, 0..=0),
+        (At::Dot, Act::Silence, 1..=1, 1..=1),
+        (At::Dot, Act::Keep, 2..=2, 1..=1),
+        // The answer and the signal are on their way at the same time.
+        (At::Dot, Act::Say("250 taken"), 1..=2, 0..=1),
+    ] {
+        for offers in [vec!["PIPELINING"], vec![]] {
+            let what = format!("{act:?} at {at:?}, {offers:?}");
+            let mut script = Script::new().at(at, [Some(act.clone())]);
+            script.offers = offers;
+            let server = Server::start(script).await;
+            let mut process = Process::toward(server.address.port(), "");
+            process.start().await;
+            let mut client = Client::connect(process.address(1)).await.unwrap();
+            // No buffer on the way holds a message whose end shall not be reached.
+            let text = message(0) + &"y".repeat(998).repeat(if at == At::Body { 12_000 } else { 1 }) + "\r\n";
+            let text = text.replace(&"y".repeat(998), &("y".repeat(996) + "\r\n"));
+            let id = client.submit("a@example.com", &["b@example.net"], &text).await.unwrap();
+            let there = || server.with(|script| script.is_done(at)).then_some(());
+            support::eventually(&what, there).await;
+            process.kill();
+            process.start().await;
+            let store = process.settle().await;
+            let trail = store.trail(id.parse().unwrap()).unwrap().unwrap();
+            assert_eq!(trail.recipients[0].state(), State::Relayed, "{what}: {:?}", trail.facts);
+            let (arrived, unknowns) = (server.taken().len(), unknowns(&trail));
+            assert!(arrivals.contains(&arrived), "{what}: arrived {arrived} times: {:?}", trail.facts);
+            assert!(unknown.contains(&unknowns) && arrived <= 1 + unknowns, "{what}: {:?}", trail.facts);
+            assert!(server.taken().iter().all(|taken| taken.message.ends_with(text.as_bytes())), "{what}");
+        }
+    }
 }
 
 /// Clients that send until everything was taken, whatever happens to the relay.

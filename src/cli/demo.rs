@@ -95,7 +95,8 @@ async fn hand_in(connection: &mut Connection, number: usize, scene: &Scene) -> R
         return Err(failed(&replies));
     }
     let pieces = futures_util::stream::iter([Ok(message.into())]);
-    connection.content(pieces, None).await.map_err(|error| failed(&error))
+    connection.body(pieces).await.map_err(|error| failed(&error))?;
+    connection.end_of_data(None).await.map_err(|error| failed(&error))
 }
 
 /// A mail as Odoo writes it.

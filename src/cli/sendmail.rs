@@ -197,7 +197,10 @@ impl Letter {
         let replies = connection.envelope(&self.envelope, self.message.len() as u64).await;
         let replies = replies.map_err(|fault| Trouble::Exit(TEMPORARY, fault.to_string()))?;
         self.check(&replies)?;
-        let sent = connection.content(stream::iter([Ok(self.message)]), None).await;
+        let sent = match connection.body(stream::iter([Ok(self.message)])).await {
+            Ok(()) => connection.end_of_data(None).await,
+            Err(fault) => Err(fault),
+        };
         let response = sent.map_err(|fault| match fault {
             ContentFault::Unreadable(error) => Trouble::Exit(TEMPORARY, error.to_string()),
             ContentFault::Refused(response) => refused(&response, DATA, "the message"),

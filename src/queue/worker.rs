@@ -141,9 +141,7 @@ impl Worker {
         };
         self.learn(&link, chained, reused, &replies);
         let replies = match replies {
-            Ok(replies) if reused && (replies.mail.code == 421 || replies.broken.is_some()) => {
-                return Carried::Stale;
-            }
+            Ok(replies) if reused && replies.is_of_the_connection() => return Carried::Stale,
             Ok(replies) => replies,
             Err(_) if reused => return Carried::Stale,
             Err(fault) => return Carried::Unreachable(fault),
@@ -173,19 +171,28 @@ impl Worker {
         Carried::Settled { outcome: self.shared.conclude(attempt, findings), next: None }
     }
 
-    /// Sends the message itself. From here on a lost answer leaves the end unknown, so it is noted first.
+    /// Sends the message itself. Behind its dot a lost answer leaves the end unknown, so that is noted before.
     async fn send(&mut self, attempt: &Attempt, mut findings: Findings, mut link: Link) -> Carried {
         let shared = self.shared.clone();
-        let begun = Begun { id: attempt.id, at: shared.clock.now(), upstream: shared.settings.name.clone() };
-        if let Err(error) = shared.store.begin(begun).await {
-            tracing::error!(id = %attempt.id, %error, "an attempt cannot be noted and is not made");
-            attempt.give(&mut findings, Standing::Queued, "store", "the attempt could not be noted on disk");
-            return Carried::Settled { outcome: shared.conclude(attempt, findings), next: None };
-        }
-        let next = self.chained(&link).await;
-        let following = next.as_ref().map(|next| (&next.envelope, next.size()));
         let started = Instant::now();
-        match link.connection.content(attempt.pieces(), following).await {
+        let mut next = None;
+        let sent = match link.connection.body(attempt.pieces()).await {
+            Ok(()) => {
+                let upstream = shared.settings.name.clone();
+                let begun = Begun { id: attempt.id, at: shared.clock.now(), upstream };
+                if let Err(error) = shared.store.begin(begun).await {
+                    tracing::error!(id = %attempt.id, %error, "an attempt cannot be noted and is not made");
+                    let text = "the attempt could not be noted on disk";
+                    attempt.give(&mut findings, Standing::Queued, "store", text);
+                    return Carried::Settled { outcome: shared.conclude(attempt, findings), next: None };
+                }
+                next = self.chained(&link).await;
+                let following = next.as_ref().map(|next| (&next.envelope, next.size()));
+                link.connection.end_of_data(following).await
+            }
+            Err(fault) => Err(fault),
+        };
+        match sent {
             Ok(reply) => {
                 metrics::histogram!("mailtrail_relay_seconds").record(started.elapsed());
                 attempt.weigh_content(&mut findings, &reply, shared.settings.provider, shared.clock.now());
@@ -263,12 +270,12 @@ impl Worker {
         let how =
             if chained { Pipelining::Full } else { link.connection.pipelining().max(Pipelining::Group) };
         let broken = match replies {
-            Ok(replies) if chained && replies.mail.code == 421 => true,
-            Ok(EnvelopeReplies { broken: None, .. }) => {
+            Err(Fault::OutOfStep(_)) => true,
+            Ok(replies) if replies.is_confused() => true,
+            Ok(EnvelopeReplies { mail, broken: None, .. }) if !chained || mail.code != 421 => {
                 self.shared.health.grouping().worked(how);
                 false
             }
-            Err(Fault::OutOfStep(_)) => true,
             Ok(_) | Err(_) => chained || !reused,
         };
         if broken {

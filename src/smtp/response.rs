@@ -24,6 +24,12 @@ impl Response {
         self.code / 100 == 3
     }
 
+    /// Whether the server did not understand what it was told, or not there: it says nothing about the mail.
+    pub fn is_confused(&self) -> bool {
+        let syntax = self.enhanced.as_ref().is_none_or(|status| status.starts_with("5.5."));
+        matches!(self.code, 500 | 502 | 503) && syntax
+    }
+
     /// 4yz and 5yz.
     pub fn is_negative(&self) -> bool {
         self.code >= 400

@@ -50,6 +50,18 @@ impl EnvelopeReplies {
         wanted && self.mail.is_positive() && self.data.as_ref().is_some_and(Response::is_intermediate)
     }
 
+    /// Whether MAIL, or a RCPT behind a MAIL that was taken, was not understood: a part may have been lost on the way.
+    pub fn is_confused(&self) -> bool {
+        let recipients = self.recipients.iter().filter(|_| self.mail.is_positive());
+        std::iter::once(&self.mail).chain(recipients).any(Response::is_confused)
+    }
+
+    /// Whether these answers may be the fault of a connection that carried others before: it is closing, broke, or
+    /// lost a part of what was said.
+    pub fn is_of_the_connection(&self) -> bool {
+        self.mail.code == 421 || self.broken.is_some() || self.is_confused()
+    }
+
     /// Sorts the answers that came to an envelope of so many commands: MAIL, the RCPTs, DATA.
     fn sort(mut replies: Vec<Response>, commands: usize, broken: Option<Fault>) -> Result<Self, Fault> {
         let farewell = replies.last().is_some_and(|last| last.code == 421);
@@ -218,13 +230,8 @@ impl Connection {
         }
     }
 
-    /// Sends the message in `pieces`, the final dot, and the envelope of the next message behind it where the
-    /// upstream can take that; reads the answer to the dot. There is no dot behind a piece that cannot be read.
-    pub async fn content(
-        &mut self,
-        pieces: impl Stream<Item = io::Result<Bytes>>,
-        next: Option<(&Envelope, u64)>,
-    ) -> Result<Response, ContentFault> {
+    /// Sends the message in `pieces`; the upstream has not taken it before its dot is said.
+    pub async fn body(&mut self, pieces: impl Stream<Item = io::Result<Bytes>>) -> Result<(), ContentFault> {
         let (mut pieces, mut encoder) = (pin!(pieces), Encoder::default());
         while let Some(piece) = pieces.next().await {
             let piece = piece.map_err(ContentFault::Unreadable)?;
@@ -235,10 +242,33 @@ impl Connection {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Says the final dot, with the envelope of the next message behind it where the upstream can take that; reads the
+    /// answer to the dot.
+    pub async fn end_of_data(&mut self, next: Option<(&Envelope, u64)>) -> Result<Response, ContentFault> {
         if let Err(fault) = self.expect_silence().await {
             return Err(self.interrupted(fault).await);
         }
-        self.end_of_data(next).await.map_err(ContentFault::After)
+        let mut end = ".\r\n".to_owned();
+        if let Some((envelope, size)) = next {
+            end.extend(self.commands(envelope, size));
+        }
+        let said = async {
+            self.write(end.as_bytes()).await?;
+            self.flush().await
+        };
+        match said.await {
+            // The dot comes last: what could not be written whole lacks it.
+            Err(fault) if next.is_none() => return Err(self.interrupted(fault).await),
+            said => said.map_err(ContentFault::After)?,
+        }
+        let response = self.response("the end of data", END_OF_DATA).await.map_err(ContentFault::After)?;
+        if response.is_intermediate() {
+            return Err(ContentFault::After(Fault::OutOfStep(response)));
+        }
+        Ok(response)
     }
 
     /// What stopped a message before its dot: the upstream's own words where it left any.
@@ -266,17 +296,6 @@ impl Connection {
             };
         }
         Err(Fault::Unasked(self.response("nothing", LAST_WORDS).await?))
-    }
-
-    async fn end_of_data(&mut self, next: Option<(&Envelope, u64)>) -> Result<Response, Fault> {
-        self.write(b".\r\n").await?;
-        if let Some((envelope, size)) = next {
-            let commands = self.commands(envelope, size).concat();
-            self.write(commands.as_bytes()).await?;
-        }
-        self.flush().await?;
-        let response = self.response("the end of data", END_OF_DATA).await?;
-        if response.is_intermediate() { Err(Fault::OutOfStep(response)) } else { Ok(response) }
     }
 
     /// Says goodbye without waiting for the answer.

@@ -37,9 +37,7 @@ pub fn verdict(response: &Response, provider: Provider, now: Timestamp) -> Verdi
         454 | 530 | 534 | 535 | 538 => Verdict::Upstream { until: None },
         _ if is_account_refusal(provider, response, &text) => Verdict::Upstream { until: until() },
         // It did not understand us, or answers something else: nobody's address is wrong.
-        500 | 502 | 503 if response.enhanced.as_ref().is_none_or(|status| status.starts_with("5.5.")) => {
-            Verdict::Later
-        }
+        _ if response.is_confused() => Verdict::Later,
         500..600 => Verdict::Refused,
         _ if is_throttle(response, &text) => Verdict::Throttled { until: until() },
         _ => Verdict::Later,

@@ -26,9 +26,14 @@ impl Process {
 
     /// With these `[limits]`.
     pub fn with(sink: &Sink, limits: &str) -> Self {
+        Self::toward(sink.port(), limits)
+    }
+
+    /// With another server behind it.
+    pub fn toward(port: u16, limits: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let ports = [(); 3].map(|()| free_port());
-        let text = configuration(directory.path().join("data").to_str().unwrap(), ports, sink.port(), limits);
+        let text = configuration(directory.path().join("data").to_str().unwrap(), ports, port, limits);
         std::fs::write(directory.path().join("mailtrail.toml"), text).unwrap();
         Self { directory, ports, child: None }
     }

@@ -14,6 +14,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -49,15 +50,15 @@ impl Time {
         }
     }
 
-    /// Lets what is under way come to rest, and a little time pass; more when `quiet`.
-    async fn pass(&self, quiet: bool) {
+    /// Lets what is under way come to rest, and a little time pass; more when `quiet`, but not more than that.
+    async fn pass(&self, quiet: bool, at_most: Duration) {
         let Self::Leaps { step, .. } = self else {
             return tokio::time::sleep(Duration::from_millis(2)).await;
         };
         let rest = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(1)));
         rest.await.unwrap();
         step.set(if quiet { (step.get() * 2).min(LEAP) } else { STEP });
-        self.leap(step.get()).await;
+        self.leap(step.get().min(at_most)).await;
     }
 
     /// So much time passes.
@@ -133,7 +134,13 @@ impl Scene {
     }
 
     pub async fn stop(&mut self) {
-        self.daemon.take().unwrap().stop().await;
+        let mut stopped = pin!(self.daemon.take().unwrap().stop());
+        loop {
+            tokio::select! {
+                () = &mut stopped => return,
+                () = self.time.pass(true, LEAP) => {}
+            }
+        }
     }
 
     /// Puts a message into the queue, where it can be looked at.
@@ -170,8 +177,12 @@ impl Scene {
     }
 
     pub async fn send_many(&self, numbers: impl IntoIterator<Item = u64>) -> Vec<TrackingId> {
-        let sends = numbers.into_iter().map(|number| self.send(number, &["a@example.net"]));
-        futures_util::future::join_all(sends).await
+        let sends = numbers.into_iter().map(|number| self.put(number, &["a@example.net"]));
+        let ids = futures_util::future::join_all(sends).await;
+        for id in &ids {
+            self.until("its trail", || self.find(*id).is_some()).await;
+        }
+        ids
     }
 
     pub fn trail(&self, id: TrackingId) -> Trail {
@@ -196,16 +207,25 @@ impl Scene {
     pub async fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let (deadline, mut events) = (Instant::now() + PATIENCE, 0);
         while !holds() {
-            assert!(Instant::now() < deadline, "{what} did not come");
+            let heard = self.server.heard();
+            let last = &heard[heard.len().saturating_sub(12)..];
+            assert!(Instant::now() < deadline, "{what} did not come; last heard: {last:#?}");
             let before = std::mem::replace(&mut events, self.server.with(|script| script.events));
-            self.time.pass(before == events).await;
+            self.time.pass(before == events, LEAP).await;
         }
     }
 
     /// Lets so much time pass, with everything that happens in it.
     pub async fn wait(&self, duration: Duration) {
-        let end = self.time.clock().now().after(duration);
-        self.until("the end of a wait", || self.time.clock().now() >= end).await;
+        let (end, mut events) = (self.time.clock().now().after(duration), 0);
+        loop {
+            let left = end.since(self.time.clock().now());
+            if left.is_zero() {
+                return;
+            }
+            let before = std::mem::replace(&mut events, self.server.with(|script| script.events));
+            self.time.pass(before == events, left).await;
+        }
     }
 
     pub fn store(&self) -> &mailtrail::store::Store {

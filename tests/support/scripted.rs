@@ -27,6 +27,8 @@ pub enum Act {
     Reset,
     /// Says nothing more, and hears nothing more, and stays.
     Silence,
+    /// The same, after taking the message.
+    Keep,
     /// Says what is friendly, a byte at a time, and goes on.
     Dribble,
     /// Says nothing more, and goes on hearing.
@@ -39,6 +41,8 @@ pub enum Act {
     WrongClass,
     /// Says what is friendly and throws away what was said behind the command.
     Forget,
+    /// The same with the first half of it.
+    ForgetHalf,
 }
 
 /// Where in a conversation.
@@ -89,6 +93,8 @@ pub struct Script {
     begun: Option<(Instant, usize)>,
     /// Answers that were given while something behind the command had been heard already.
     pub ahead: usize,
+    /// Final dots that more stood behind.
+    pub chained: usize,
     /// Lines heard and bytes dribbled.
     pub events: usize,
     log: Vec<String>,
@@ -176,6 +182,11 @@ impl Script {
             Some((_, queue)) => queue.extend(acts),
             None => self.acts.push((at, acts.into_iter().collect())),
         }
+    }
+
+    /// Whether everything at `at` was done.
+    pub fn is_done(&self, at: At) -> bool {
+        self.acts.iter().all(|(known, queue)| *known != at || queue.is_empty())
     }
 
     /// Forgets what was still to be done at `at`; how many steps that was.
@@ -363,10 +374,11 @@ impl Conversation {
             return Some(());
         }
         let always = self.server.with(|script| script.behind_dot.clone());
+        self.server.with(|script| script.chained += usize::from(!self.heard.is_empty()));
         let act = always.filter(|_| !self.heard.is_empty());
         let act = act.or_else(|| self.server.with(|script| script.next(At::Dot)));
         let fine = match &act {
-            None | Some(Act::Dribble | Act::Forget) => true,
+            None | Some(Act::Dribble | Act::Forget | Act::ForgetHalf | Act::Keep) => true,
             Some(Act::Say(text) | Act::Bye(text)) => text.starts_with("250"),
             Some(_) => false,
         };
@@ -401,6 +413,10 @@ impl Conversation {
                 self.heard.clear();
                 friendly.to_owned()
             }
+            Act::ForgetHalf => {
+                self.heard.drain(..self.heard.len() / 2);
+                friendly.to_owned()
+            }
             Act::WrongClass if friendly.starts_with('3') => "250 2.0.0 fine".to_owned(),
             Act::WrongClass => "354 go on".to_owned(),
             Act::Dribble => {
@@ -421,7 +437,7 @@ impl Conversation {
                 stream.socket().set_zero_linger().unwrap();
                 return None;
             }
-            Act::Silence => std::future::pending().await,
+            Act::Silence | Act::Keep => std::future::pending().await,
             Act::HalfClose => {
                 stream.shutdown().await.ok()?;
                 while self.more(stream).await.is_some() {}
@@ -468,6 +484,8 @@ impl Conversation {
     }
 
     async fn more(&mut self, stream: &mut Box<dyn Stream>) -> Option<()> {
+        // What was said in one go is heard in one go.
+        self.heard.reserve(1 << 16);
         let read = stream.read_buf(&mut self.heard).await.ok()?;
         (read > 0).then_some(())
     }
