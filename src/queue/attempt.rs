@@ -5,11 +5,12 @@ use crate::clock::Timestamp;
 use crate::event::Words;
 use crate::id::TrackingId;
 use crate::ledger::{Outcome, Settled, Standing};
-use crate::mail::{Dsn, Envelope};
-use crate::provider::Provider;
+use crate::mail::{Dsn, Envelope, HeaderBlock, Mailbox};
+use crate::provider::{Provider, mailgun};
 use crate::smtp::{Capabilities, Response};
 use crate::store::{Job, Stored};
-use crate::transport::{EnvelopeReplies, Verdict, verdict};
+use crate::transport::api::Answer;
+use crate::transport::{EnvelopeReplies, Verdict, Weighed, verdict, verdict_of_answer};
 use bytes::Bytes;
 use futures_util::future::ready;
 use futures_util::{Stream, StreamExt, stream};
@@ -29,6 +30,8 @@ pub struct Attempt {
     /// The message as it is kept.
     message: Stored,
     attempts: u32,
+    /// Whether others wait whom this attempt has no room for.
+    leaves_others: bool,
 }
 
 /// What an attempt knows so far about each of its recipients.
@@ -59,11 +62,14 @@ pub enum Prepared {
 }
 
 impl Attempt {
-    /// Makes a send ready; one whose message cannot be read any more, or that nobody waits for, is over.
-    pub fn prepare(job: Job, provider: Provider, upstream: &str, now: Timestamp) -> Prepared {
-        let waiting = (0u16..).zip(&job.recipients).filter(|(_, recipient)| recipient.waits());
+    /// Makes a send ready for at most so many recipients; one whose message cannot be read any more, or that nobody
+    /// waits for, is over.
+    pub fn prepare(job: Job, provider: Provider, upstream: &str, most: usize, now: Timestamp) -> Prepared {
+        let mut waiting = (0u16..).zip(&job.recipients).filter(|(_, recipient)| recipient.waits());
+        let some = waiting.by_ref().take(most);
         let (places, recipients): (Vec<_>, Vec<_>) =
-            waiting.map(|(place, recipient)| (place, recipient.address.clone())).unzip();
+            some.map(|(place, recipient)| (place, recipient.address.clone())).unzip();
+        let leaves_others = waiting.next().is_some();
         let over = |settled| {
             Prepared::Over(Outcome {
                 id: job.send.id,
@@ -97,6 +103,7 @@ impl Attempt {
             stamps: stamps.into(),
             message,
             attempts: job.attempts,
+            leaves_others,
         }))
     }
 
@@ -108,6 +115,25 @@ impl Attempt {
     /// What goes out: the stamps, then the message.
     pub fn pieces(&self) -> impl Stream<Item = io::Result<Bytes>> + use<> {
         stream::once(ready(Ok(self.stamps.clone()))).chain(self.message.pieces())
+    }
+
+    /// The recipients at those places.
+    pub fn recipients(&self, places: &[u16]) -> Vec<&Mailbox> {
+        let all = self.places.iter().zip(&self.envelope.recipients);
+        all.filter(|(place, _)| places.contains(place)).map(|(_, recipient)| recipient).collect()
+    }
+
+    /// Whether something is still to be found out about somebody.
+    pub fn is_open(&self, findings: &Findings) -> bool {
+        !findings.open(&self.places).is_empty()
+    }
+
+    /// What the message asks Mailgun for, as parameters of its API. Of a large message's header only what stands in the
+    /// first piece counts: 256 KiB.
+    pub async fn parameters(&self) -> io::Result<Vec<(String, String)>> {
+        let first = self.message.pieces().boxed().next().await.transpose()?.unwrap_or_default();
+        let (stamps, message) = (HeaderBlock::of(&self.stamps), HeaderBlock::of(&first));
+        Ok(mailgun::parameters(stamps.fields().chain(message.fields())))
     }
 
     /// Why an upstream with these capabilities can never take it.
@@ -155,10 +181,34 @@ impl Attempt {
         findings.add(&open, END_OF_DATA, reply, provider, now);
     }
 
+    /// What the answer to a request over HTTP means for those at `places`; true when each half of them is to be tried on
+    /// its own. An answer that decides about nobody is about all that are still open.
+    pub fn weigh_answer(
+        &self,
+        findings: &mut Findings,
+        places: &[u16],
+        answer: &Answer,
+        now: Timestamp,
+    ) -> bool {
+        let Weighed::Alike(verdict) = verdict_of_answer(answer, places.len(), now) else { return true };
+        let text = answer.id.iter().fold(answer.text.clone(), |text, id| format!("{text} {id}"));
+        let words = Words { code: Some(answer.status), ..said(MESSAGES, &text) };
+        match verdict {
+            Verdict::Taken => findings.note(places, Standing::Relayed, &words),
+            Verdict::Refused => findings.note(places, Standing::Bounced, &words),
+            Verdict::Later | Verdict::Upstream { .. } => {
+                if let Verdict::Upstream { until } = verdict {
+                    findings.refused_by_upstream(format!("{} {}", answer.status, answer.text), until);
+                }
+                findings.note(&findings.open(&self.places), Standing::Queued, &words);
+            }
+        }
+        false
+    }
+
     /// The attempt failed for those still open, for a reason that no reply gives.
     pub fn give(&self, findings: &mut Findings, standing: Standing, name: &str, text: &str) {
-        let open = findings.open(&self.places);
-        findings.decided.extend(open.into_iter().map(|place| (place, standing, said(name, text))));
+        findings.note(&findings.open(&self.places), standing, &said(name, text));
     }
 
     /// The message could not be read to its end: nobody gets a damaged one, one on a disk that failed is tried again.
@@ -195,7 +245,9 @@ impl Attempt {
             }
         }
         let waits = settled.iter().any(|s| matches!(s.standing, Standing::Queued | Standing::Unknown));
-        Outcome { id: self.id, at: now, upstream: upstream.to_owned(), settled, due: due.filter(|_| waits) }
+        // Those that this attempt had no room for come next.
+        let due = if waits { due } else { self.leaves_others.then_some(now) };
+        Outcome { id: self.id, at: now, upstream: upstream.to_owned(), settled, due }
     }
 }
 
@@ -213,8 +265,7 @@ impl Findings {
             Verdict::Refused => Standing::Bounced,
             Verdict::Later => Standing::Queued,
             Verdict::Upstream { until } => {
-                self.not_before = self.not_before.max(until);
-                self.upstream = Some(UpstreamRefusal { words: reply.to_string(), until });
+                self.refused_by_upstream(reply.to_string(), until);
                 Standing::Queued
             }
         };
@@ -226,7 +277,17 @@ impl Findings {
             host: None,
             url: None,
         };
+        self.note(places, standing, &words);
+    }
+
+    /// Notes where those at `places` stand.
+    pub fn note(&mut self, places: &[u16], standing: Standing, words: &Words) {
         self.decided.extend(places.iter().map(|place| (*place, standing, words.clone())));
+    }
+
+    fn refused_by_upstream(&mut self, words: String, until: Option<Timestamp>) {
+        self.not_before = self.not_before.max(until);
+        self.upstream = Some(UpstreamRefusal { words, until });
     }
 }
 
@@ -236,6 +297,8 @@ pub fn said(name: &str, text: &str) -> Words {
 }
 
 const DAMAGED: &str = "the message is damaged on disk and cannot be sent";
+/// The request that a message goes out with over HTTP.
+pub const MESSAGES: &str = "messages.mime";
 /// The step whose good answer takes the message.
 const END_OF_DATA: &str = "end of data";
 /// Characters of a reply that are kept.

@@ -1,6 +1,7 @@
 //! One connection to the upstream and the messages that go over it.
 
 use super::attempt::{Attempt, Findings, Prepared};
+use super::courier::Courier;
 use super::dispatch::Shared;
 use crate::id::TrackingId;
 use crate::ledger::{Begun, Outcome, Standing};
@@ -37,13 +38,20 @@ impl Worker {
         Self { shared, connection: None }
     }
 
-    /// Works until idle for too long, or until we stop.
-    pub async fn run(mut self) {
+    /// Works until idle for too long, or until we stop; by a [`Courier`] where mail goes over HTTP.
+    pub async fn run(self) {
+        match self.shared.settings.api.clone() {
+            Some(api) => Courier::new(self.shared, api).run().await,
+            None => self.run_smtp().await,
+        }
+    }
+
+    async fn run_smtp(mut self) {
         let mut chained = None;
         loop {
             let (attempt, said) = match chained.take() {
                 Some(attempt) => (attempt, true),
-                None => match self.next().await {
+                None => match self.shared.next(usize::MAX).await {
                     Some(attempt) => (attempt, false),
                     None => break,
                 },
@@ -53,44 +61,6 @@ impl Worker {
         }
         if let Some(link) = self.connection.take() {
             link.connection.quit().await;
-        }
-    }
-
-    /// The next message that can go.
-    async fn next(&mut self) -> Option<Box<Attempt>> {
-        loop {
-            let id = self.shared.work.next(self.shared.settings.idle_timeout).await?;
-            if self.shared.is_open() {
-                self.shared.finished(id);
-                continue;
-            }
-            if let Some(attempt) = self.prepare(id).await {
-                return Some(attempt);
-            }
-        }
-    }
-
-    async fn prepare(&self, id: TrackingId) -> Option<Box<Attempt>> {
-        let store = self.shared.store.clone();
-        let job = match tokio::task::spawn_blocking(move || store.job(id)).await {
-            Ok(Ok(Some(job))) => job,
-            Ok(Ok(None)) | Err(_) => {
-                self.shared.finished_later(id);
-                return None;
-            }
-            Ok(Err(error)) => {
-                tracing::error!(%id, %error, "a queued message cannot be read; it is tried again later");
-                self.shared.postpone(id);
-                return None;
-            }
-        };
-        let (settings, now) = (&self.shared.settings, self.shared.clock.now());
-        match Attempt::prepare(job, settings.provider, &settings.name, now) {
-            Prepared::Ready(attempt) => Some(attempt),
-            Prepared::Over(outcome) => {
-                self.shared.settle(outcome);
-                None
-            }
         }
     }
 
@@ -104,7 +74,7 @@ impl Worker {
                 }
                 Carried::Stale => said = false,
                 Carried::Unreachable(fault) => {
-                    self.unreachable(*attempt, &fault);
+                    self.shared.unreachable(*attempt, &fault);
                     return None;
                 }
             }
@@ -157,7 +127,7 @@ impl Worker {
         let begun = Begun { id: attempt.id, at: shared.clock.now(), upstream: shared.settings.name.clone() };
         if let Err(error) = shared.store.begin(begun).await {
             tracing::error!(id = %attempt.id, %error, "an attempt cannot be noted and is not made");
-            attempt.give(&mut findings, Standing::Queued, "store", "the attempt could not be noted on disk");
+            attempt.give(&mut findings, Standing::Queued, "store", NOT_NOTED);
             return Carried::Settled { outcome: shared.conclude(attempt, findings), next: None };
         }
         let next = self.chained(&link).await;
@@ -209,7 +179,7 @@ impl Worker {
             return None;
         }
         let id = self.shared.work.try_next()?;
-        let attempt = self.prepare(id).await?;
+        let attempt = self.shared.prepare(id, usize::MAX).await?;
         let small = attempt.places.len() <= CHAINED_RECIPIENTS;
         if small && attempt.obstacle(link.connection.capabilities()).is_none() {
             return Some(attempt);
@@ -225,19 +195,6 @@ impl Worker {
         Ok(Link { connection, carried: 0 })
     }
 
-    /// The message was not tried. It is charged an attempt only while the breaker was closed: a probe's message
-    /// waits with all others.
-    fn unreachable(&self, attempt: Attempt, fault: &Fault) {
-        let charged = self.shared.failed(fault);
-        if charged {
-            let mut findings = Findings::default();
-            attempt.give(&mut findings, Standing::Queued, "connection", &fault.to_string());
-            self.shared.settle(self.shared.conclude(&attempt, findings));
-        } else {
-            self.shared.finished(attempt.id);
-        }
-    }
-
     /// Closes a connection that carried enough.
     fn retire(&mut self) {
         let worn = |link: &Link| link.carried >= self.shared.settings.messages_per_connection;
@@ -249,6 +206,61 @@ impl Worker {
     }
 }
 
+impl Shared {
+    /// The next message that can go, for at most so many recipients; `None` after the idle timeout or when we stop.
+    pub(super) async fn next(self: &Arc<Self>, most: usize) -> Option<Box<Attempt>> {
+        loop {
+            let id = self.work.next(self.settings.idle_timeout).await?;
+            if self.is_open() {
+                self.finished(id);
+                continue;
+            }
+            if let Some(attempt) = self.prepare(id, most).await {
+                return Some(attempt);
+            }
+        }
+    }
+
+    async fn prepare(self: &Arc<Self>, id: TrackingId, most: usize) -> Option<Box<Attempt>> {
+        let store = self.store.clone();
+        let job = match tokio::task::spawn_blocking(move || store.job(id)).await {
+            Ok(Ok(Some(job))) => job,
+            Ok(Ok(None)) | Err(_) => {
+                self.finished_later(id);
+                return None;
+            }
+            Ok(Err(error)) => {
+                tracing::error!(%id, %error, "a queued message cannot be read; it is tried again later");
+                self.postpone(id);
+                return None;
+            }
+        };
+        let now = self.clock.now();
+        match Attempt::prepare(job, self.settings.provider, &self.settings.name, most, now) {
+            Prepared::Ready(attempt) => Some(attempt),
+            Prepared::Over(outcome) => {
+                self.settle(outcome);
+                None
+            }
+        }
+    }
+
+    /// The message was not tried. It is charged an attempt only while the breaker was closed: a probe's message waits
+    /// with all others.
+    pub(super) fn unreachable(self: &Arc<Self>, attempt: Attempt, fault: &Fault) {
+        let charged = self.failed(fault);
+        if charged {
+            let mut findings = Findings::default();
+            attempt.give(&mut findings, Standing::Queued, "connection", &fault.to_string());
+            self.settle(self.conclude(&attempt, findings));
+        } else {
+            self.finished(attempt.id);
+        }
+    }
+}
+
+/// What is said where the store does not take that an attempt begins.
+pub const NOT_NOTED: &str = "the attempt could not be noted on disk";
 /// Recipients of an envelope that may ride behind a final dot: its commands and answers fit any buffer between us.
 const CHAINED_RECIPIENTS: usize = 50;
 /// Pause before an outcome that could not be kept is tried to be kept again.
