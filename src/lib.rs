@@ -3,9 +3,9 @@
 //! # The two flows
 //!
 //! ```text
-//! applications --SMTP--> submission --> [journal -> ledger] --> queue --> transport --SMTP--> provider
-//!                                                 ^                                              |
-//!                                                 '--------------- webhook <-------HTTPS---------'
+//! applications --SMTP--> submission --> [journal -> ledger] --> queue --> transport --SMTP, HTTPS--> provider
+//!                                                 ^                                                     |
+//!                                                 '------------------ webhook <----------HTTPS----------'
 //! ```
 //!
 //! What stands in brackets lives in the [`store`] and survives `kill -9` and power cuts. The tasks never call each

@@ -115,10 +115,10 @@ fn the_shipped_file_names_every_key() {
     let text = uncommented("# ");
     let config = load_with_files(&text, &NAMED).unwrap();
     assert!(config.http.is_some() && config.certificate.is_some() && config.admin.address.is_some());
-    assert!(
-        config.warnings.iter().all(|warning| warning.message == "accepted, not acted on in this version")
-    );
-    assert_eq!(config.warnings.len(), 4);
+    let [meaningless, not_yet] =
+        ["has no meaning with transport = \"smtp\"", "accepted, not acted on in this version"];
+    let said = |message| config.warnings.iter().filter(|warning| warning.message == message).count();
+    assert_eq!((said(meaningless), said(not_yet), config.warnings.len()), (1, 2, 3));
     for key in config.show().lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key) {
         let named = |line: &str| {
             let line = line.trim_start_matches(['#', ' ']);
@@ -256,6 +256,32 @@ fn defaults_follow_provider_region_and_tls() {
     assert_eq!(upstream("provider = \"brevo\"\ntls = \"implicit\""), "smtp-relay.brevo.com:465 Implicit");
     assert_eq!(upstream("provider = \"mailgun\"\nport = 465"), "smtp.mailgun.org:465 Implicit");
     assert_eq!(upstream("provider = \"plain\"\nhost = \"::1\"\ntls = \"none\""), "::1:587 None");
+}
+
+#[test]
+fn an_upstream_over_http_needs_its_own_keys_only() {
+    let read = |lines: &str| {
+        let text = ["server", "listener", "user"].map(good).concat()
+            + "[[upstream]]\nname = \"a\"\nprovider = \"mailgun\"\ntransport = \"api\"\ndomain = \"mg.example.com\"\n"
+            + lines;
+        parse(&text, &[("KEY", "hunter2")]).unwrap()
+    };
+    for (lines, expected) in [
+        ("", "https://api.mailgun.net/"),
+        ("region = \"eu\"\n", "https://api.eu.mailgun.net/"),
+        ("api_base_url = \"http://[::1]:8025\"\n", "http://[::1]:8025/"),
+    ] {
+        let config = read(&format!("api_key = \"${{KEY}}\"\n{lines}"));
+        let api = config.upstreams[0].transport.api.as_ref().unwrap();
+        assert_eq!((api.base_url.as_str(), api.key.reveal()), (expected, "hunter2"));
+        let shown = config.show();
+        assert!(!shown.contains("hunter2") && shown.contains("api_key = \"******\""), "{shown}");
+        assert_eq!(parse(&shown, &[]).unwrap().show(), shown);
+    }
+    let config = read("api_key = \"${KEY}\"\nusername = \"a\"\npassword = \"${KEY}\"\nport = 25\n");
+    let said =
+        config.warnings.iter().filter(|warning| warning.message == "has no meaning with transport = \"api\"");
+    assert_eq!(said.count(), 3);
 }
 
 #[test]

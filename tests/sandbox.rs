@@ -43,6 +43,8 @@ impl Scene {
         let connector = tls::connector(Some(&directory.path().join("relay.pem"))).unwrap();
         let settings = Settings {
             smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
+            api: SocketAddr::from(([127, 0, 0, 1], 0)),
+            api_key: Secret::new("key"),
             domain: "mg.example.com".into(),
             username: "postmaster@mg.example.com".into(),
             password: Secret::new("pw"),

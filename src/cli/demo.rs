@@ -58,6 +58,7 @@ async fn submit(port: u16, data_dir: &Path) -> Result<Vec<String>, Trouble> {
         security: Security::StartTls,
         ca_file: Some(data_dir.join("tls/relay.pem")),
         login: Some(Login { username: "odoo".into(), password: Secret::new("demo") }),
+        api: None,
         connections: 1,
         pipelining: Pipelining::Off,
         idle_timeout: Duration::from_secs(10),

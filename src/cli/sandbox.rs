@@ -11,6 +11,12 @@ pub struct Arguments {
     /// Where it listens for mail
     #[arg(long, default_value = "127.0.0.1:2587", value_name = "ADDRESS")]
     smtp: SocketAddr,
+    /// Where its API listens, POST /v3/<domain>/messages.mime
+    #[arg(long, default_value = "127.0.0.1:2588", value_name = "ADDRESS")]
+    api: SocketAddr,
+    /// The key of its API
+    #[arg(long, default_value = "sandbox", env = "MAILTRAIL_SANDBOX_API_KEY", hide_env_values = true)]
+    api_key: String,
     /// Where it posts its events
     #[arg(long, value_name = "URL")]
     webhook: Option<String>,
@@ -39,6 +45,8 @@ pub async fn run(context: &Context, arguments: Arguments) -> Result<(), Trouble>
     let failed = |error: &dyn std::fmt::Display| Trouble::Failed(error.to_string());
     let sandbox = sandbox::start(sandbox::Settings {
         smtp: arguments.smtp,
+        api: arguments.api,
+        api_key: Secret::new(arguments.api_key),
         domain: arguments.domain,
         username: arguments.username,
         password: Secret::new(arguments.password),
@@ -50,6 +58,7 @@ pub async fn run(context: &Context, arguments: Arguments) -> Result<(), Trouble>
     let sandbox = sandbox.await.map_err(|error| failed(&error))?;
     let certificate = arguments.certificate.join("relay.pem");
     say(context.paint.bold(&format!("The sandbox takes mail on {}", sandbox.smtp_address())));
+    say(format!("Its API is http://{}", sandbox.api_address()));
     say(format!(
         "Its certificate is {}. The local part of a recipient decides its fate:",
         certificate.display()

@@ -115,6 +115,7 @@ fn server(context: &Context, named: Option<&str>) -> Result<Settings, Trouble> {
         security: Security::None,
         ca_file: None,
         login: None,
+        api: None,
         connections: 1,
         pipelining: Pipelining::Off,
         idle_timeout: Duration::from_secs(60),

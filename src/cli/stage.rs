@@ -28,7 +28,7 @@ pub async fn start(
 ) -> Result<Stage, Trouble> {
     let directory = config.data_dir.join("sandbox");
     let failed = |error: &dyn std::fmt::Display| Trouble::Failed(error.to_string());
-    let (signing_key, password) = (random_secret()?, random_secret()?);
+    let (signing_key, password, api_key) = (random_secret()?, random_secret()?, random_secret()?);
     config.upstreams.truncate(1);
     let Some(upstream) = config.upstreams.first_mut() else {
         return Err(Trouble::Failed(
@@ -38,6 +38,8 @@ pub async fn start(
     let username = "postmaster@sandbox.example.com";
     let sandbox = sandbox::start(sandbox::Settings {
         smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
+        api: SocketAddr::from(([127, 0, 0, 1], 0)),
+        api_key: api_key.clone(),
         domain: upstream.transport.domain.clone().unwrap_or_else(|| "sandbox.example.com".to_owned()),
         username: username.to_owned(),
         password: password.clone(),
@@ -55,6 +57,10 @@ pub async fn start(
     transport.security = Security::StartTls;
     transport.ca_file = Some(directory.join("relay.pem"));
     transport.login = Some(Login { username: username.to_owned(), password });
+    if let Some(api) = &mut transport.api {
+        let address = format!("http://{}", sandbox.api_address());
+        (api.base_url, api.key) = (address.parse().map_err(|error| failed(&error))?, api_key);
+    }
     let name = transport.name.clone();
     let daemon = Daemon::start(&config, Clock::System, metrics).await.map_err(|error| failed(&error))?;
     match daemon.http_address() {

@@ -160,7 +160,7 @@ pub(super) fn duplicates(root: &mut Section<'_>) -> Option<Duration> {
 }
 
 /// A key that was understood and is not acted on.
-pub(super) fn unused<T>(section: &Section<'_>, key: &str, value: Option<T>) {
+fn unused<T>(section: &Section<'_>, key: &str, value: Option<T>) {
     if value.is_some() {
         section.warn(key, NOT_ACTED_ON);
     }

@@ -2,11 +2,12 @@ use super::quantity::{show_duration, show_quota, show_rate, show_size};
 use super::routing::show_field;
 use super::settings::{Config, Upstream};
 use super::words::{
-    AUTHENTICATION, LEVELS, LISTENER_TLS, LOG_FORMATS, PIPELINING, PROVIDERS, REPORTS, SECURITY, word,
+    AUTHENTICATION, LEVELS, LISTENER_TLS, LOG_FORMATS, PIPELINING, PROVIDERS, REPORTS, SECURITY, TRANSPORTS,
+    Transport, word,
 };
 use crate::routing::{Pattern, Routing};
 use crate::submission::{Listener, Password, User};
-use crate::transport::Settings;
+use crate::transport::{Api, Settings};
 use std::fmt::{Display, Write as _};
 use std::path::Path;
 use std::time::Duration;
@@ -147,19 +148,33 @@ impl Page {
         self.text("name", &settings.name);
         self.text("provider", word(&PROVIDERS, &settings.provider));
         self.some("domain", settings.domain.as_ref());
+        match &settings.api {
+            Some(api) => self.api(api),
+            None => self.smtp(settings),
+        }
+        self.some("ca_file", settings.ca_file.as_ref().map(|path| path.display()));
+        self.bare("connections", settings.connections);
+        self.some("rate", settings.rate.map(show_rate));
+        self.some("quota", settings.plan.map(show_quota));
+        self.duration("idle_timeout", settings.idle_timeout);
+    }
+
+    fn api(&mut self, api: &Api) {
+        self.text("transport", word(&TRANSPORTS, &Transport::Api));
+        self.text("api_base_url", &api.base_url);
+        self.text("api_key", MASK);
+    }
+
+    fn smtp(&mut self, settings: &Settings) {
+        self.text("transport", word(&TRANSPORTS, &Transport::Smtp));
         self.text("host", &settings.host);
         self.bare("port", settings.port);
         self.text("tls", word(&SECURITY, &settings.security));
-        self.some("ca_file", settings.ca_file.as_ref().map(|path| path.display()));
         if let Some(login) = &settings.login {
             self.text("username", &login.username);
             self.text("password", MASK);
         }
-        self.bare("connections", settings.connections);
         self.text("pipelining", word(&PIPELINING, &settings.pipelining));
-        self.some("rate", settings.rate.map(show_rate));
-        self.some("quota", settings.plan.map(show_quota));
-        self.duration("idle_timeout", settings.idle_timeout);
         self.duration("connection_age", settings.connection_age);
         self.bare("messages_per_connection", settings.messages_per_connection);
     }

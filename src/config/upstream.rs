@@ -4,14 +4,15 @@ use super::claims::{Claims, Kind};
 use super::names::{is_host, is_loopback, is_slug};
 use super::quantity;
 use super::reader::Section;
-use super::sections::{DAY, unused};
+use super::sections::DAY;
 use super::settings::Upstream;
-use super::words::{PIPELINING, PROVIDERS, REGIONS, SECURITY};
+use super::words::{PIPELINING, PROVIDERS, REGIONS, SECURITY, TRANSPORTS, Transport};
 use crate::provider::{Provider, Region};
 use crate::queue::Retry;
 use crate::secret::Secret;
 use crate::submission::Listener;
-use crate::transport::{Login, Pipelining, Security, Settings, breaker};
+use crate::transport::{Api, Login, Pipelining, Security, Settings, breaker};
+use reqwest::Url;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -32,7 +33,6 @@ pub(super) fn read(mut section: Section<'_>, us: &Ourselves<'_>, claims: &mut Cl
     let transport = settings(&mut section, name.unwrap_or_default());
     let retry = retry(section.table("retry"));
     let signing_keys = section.secrets("webhook_signing_key", 2);
-    not_acted_on(&mut section);
     if let Some(transport) = transport.as_ref().filter(|_| section.is_sound()) {
         check(transport, &signing_keys, us, &section);
     }
@@ -52,15 +52,19 @@ fn settings(section: &mut Section<'_>, name: String) -> Option<Settings> {
     // 465 is the port for TLS from the first byte (RFC 8314 section 3.3).
     let usual = if port == Some(465) { Security::Implicit } else { Security::StartTls };
     let security = security.unwrap_or(usual);
+    let domain: Option<String> =
+        section.parsed("domain", "a domain", |text| is_host(text).then(|| text.into()));
+    let api = api(section, provider, region, domain.as_deref());
     let settings = Settings {
         name,
-        domain: section.parsed("domain", "a domain", |text| is_host(text).then(|| text.into())),
+        domain,
         provider: named,
         host: host.unwrap_or_default(),
         port: port.unwrap_or(named.default_port(security == Security::Implicit)),
         security,
         ca_file: section.file("ca_file"),
         login: login(section),
+        api,
         connections: section.integer("connections", 1..=1000).unwrap_or(20),
         pipelining: section.one_of("pipelining", &PIPELINING).unwrap_or(Pipelining::Full),
         idle_timeout: section.duration("idle_timeout", SECOND..=HOUR).unwrap_or(SECOND * 60),
@@ -136,25 +140,82 @@ fn retry(mut section: Section<'_>) -> Retry {
     retry
 }
 
-fn not_acted_on(section: &mut Section<'_>) {
-    let transport = section.one_of("transport", &[("smtp", "smtp"), ("api", "api")]);
-    if transport == Some("api") {
-        section.fault("transport", "\"api\" is not in this version; use \"smtp\"");
+/// `transport` and what belongs to the API. With SMTP the rest is read and not acted on.
+fn api(
+    section: &mut Section<'_>,
+    provider: Option<Provider>,
+    region: Region,
+    domain: Option<&str>,
+) -> Option<Api> {
+    let transport = section.one_of("transport", &TRANSPORTS).unwrap_or(Transport::Smtp);
+    let key_name = if section.has("api_key_file") { "api_key_file" } else { "api_key" };
+    let key_given = section.has(key_name);
+    let key = section.secret("api_key");
+    let base_url = section.parsed("api_base_url", "a text", |text| Some(base_url(text)));
+    if base_url == Some(None) {
+        // The value is not shown: a key may stand in it.
+        section.fault("api_base_url", A_BASE_URL);
     }
-    let key = if section.has("api_key_file") { "api_key_file" } else { "api_key" };
-    let secret = section.secret("api_key");
-    unused(section, key, secret);
-    let url = section.parsed("api_base_url", "an http:// or https:// address", |text| {
-        ["https://", "http://"]
-            .iter()
-            .find_map(|scheme| text.strip_prefix(scheme))
-            .filter(|rest| !rest.is_empty())
-            .map(drop)
-    });
-    unused(section, "api_base_url", url);
+    if transport == Transport::Smtp {
+        for key in [key_name, "api_base_url"].into_iter().filter(|key| section.has(key)) {
+            section.warn(key, "has no meaning with transport = \"smtp\"");
+        }
+        return None;
+    }
+    let usual = provider?.default_api(region);
+    if usual.is_none() {
+        let why = "\"api\" is for Mailgun, which takes a message as it is; use \"smtp\" with this provider";
+        section.fault("transport", why);
+        return None;
+    }
+    if domain.is_none() {
+        section.require("domain");
+    }
+    if !key_given {
+        section.fault(key_name, "or api_key_file is required with transport = \"api\"");
+    }
+    let only_smtp = [
+        "host",
+        "port",
+        "tls",
+        "username",
+        "password",
+        "password_file",
+        "pipelining",
+        "messages_per_connection",
+    ];
+    for key in only_smtp.iter().filter(|key| section.has(key)) {
+        section.warn(key, "has no meaning with transport = \"api\"");
+    }
+    let base_url = base_url.flatten().or_else(|| usual.and_then(|usual| usual.parse().ok()));
+    Some(Api { base_url: base_url?, domain: domain?.to_owned(), key: key? })
 }
 
+/// Scheme, host and port of an address where a key may be sent.
+fn base_url(text: &str) -> Option<Url> {
+    let url: Url = text.parse().ok()?;
+    let host = url.host_str()?.trim_matches(['[', ']']);
+    let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+    let anonymous = url.username().is_empty() && url.password().is_none();
+    let safe = url.scheme() == "https" || (url.scheme() == "http" && is_loopback(host));
+    (bare && anonymous && safe).then_some(url)
+}
+
+const A_BASE_URL: &str = "is not an address such as \"https://api.mailgun.net\": without login and path, http:// for loopback hosts only";
+
 fn check(settings: &Settings, signing_keys: &[Secret], us: &Ourselves<'_>, section: &Section<'_>) {
+    if settings.api.is_none() {
+        check_smtp(settings, us, section);
+    }
+    if settings.provider == Provider::Mailgun && signing_keys.is_empty() {
+        section.warn("webhook_signing_key", "is missing; no event of this upstream can be trusted or joined");
+    }
+    if settings.provider == Provider::Brevo {
+        section.warn("provider", "mail goes out, but Brevo's webhooks are not taken in this version");
+    }
+}
+
+fn check_smtp(settings: &Settings, us: &Ourselves<'_>, section: &Section<'_>) {
     if settings.security == Security::None && !is_loopback(&settings.host) {
         section.fault("tls", format!("\"none\" is for loopback hosts only, not for {:?}", settings.host));
     }
@@ -165,12 +226,6 @@ fn check(settings: &Settings, signing_keys: &[Secret], us: &Ourselves<'_>, secti
         let message =
             format!("\"{}:{}\" is our own listener; mail would go in circles", settings.host, settings.port);
         section.fault("host", message);
-    }
-    if settings.provider == Provider::Mailgun && signing_keys.is_empty() {
-        section.warn("webhook_signing_key", "is missing; no event of this upstream can be trusted or joined");
-    }
-    if settings.provider == Provider::Brevo {
-        section.warn("provider", "mail goes out, but Brevo's webhooks are not taken in this version");
     }
 }
 

@@ -35,6 +35,15 @@ pub(super) const PROVIDERS: [(&str, Provider); 3] = [
 pub(super) const REGIONS: [(&str, Region); 2] =
     [(Region::Us.word(), Region::Us), (Region::Eu.word(), Region::Eu)];
 
+/// How messages go to an upstream.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Transport {
+    Smtp,
+    Api,
+}
+
+pub(super) const TRANSPORTS: [(&str, Transport); 2] = [("smtp", Transport::Smtp), ("api", Transport::Api)];
+
 pub(super) const SECURITY: [(&str, Security); 3] =
     [("starttls", Security::StartTls), ("implicit", Security::Implicit), ("none", Security::None)];
 

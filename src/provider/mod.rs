@@ -48,6 +48,17 @@ impl Provider {
         }
     }
 
+    /// Where the provider's HTTP API begins, where there is one that takes a message as it is. Brevo's `POST
+    /// /v3/smtp/email` does not: it takes subject, texts and attachments apart and makes a message of its own, so ours
+    /// would be rendered anew and lose its signatures.
+    pub const fn default_api(self, region: Region) -> Option<&'static str> {
+        match (self, region) {
+            (Self::Mailgun, Region::Us) => Some("https://api.mailgun.net"),
+            (Self::Mailgun, Region::Eu) => Some("https://api.eu.mailgun.net"),
+            (Self::Brevo | Self::Plain, _) => None,
+        }
+    }
+
     /// The submission port: 465 with TLS from the first byte (RFC 8314), otherwise 587 (RFC 6409).
     pub const fn default_port(self, implicit_tls: bool) -> u16 {
         if implicit_tls { 465 } else { 587 }

@@ -5,11 +5,12 @@ use crate::clock::Timestamp;
 use crate::event::Words;
 use crate::id::TrackingId;
 use crate::ledger::{Outcome, Settled, Standing};
-use crate::mail::{Dsn, Envelope};
-use crate::provider::Provider;
+use crate::mail::{Dsn, Envelope, HeaderBlock, Mailbox};
+use crate::provider::{Provider, mailgun};
 use crate::smtp::{Capabilities, Response};
 use crate::store::{Job, Stored};
-use crate::transport::{EnvelopeReplies, Verdict, verdict};
+use crate::transport::api::Answer;
+use crate::transport::{EnvelopeReplies, Verdict, Weighed, verdict, verdict_of_answer};
 use bytes::Bytes;
 use futures_util::future::ready;
 use futures_util::{Stream, StreamExt, stream};
@@ -29,6 +30,8 @@ pub struct Attempt {
     /// The message as it is kept.
     message: Stored,
     attempts: u32,
+    /// Whether others wait whom this attempt has no room for.
+    leaves_others: bool,
 }
 
 /// What an attempt knows so far about each of its recipients.
@@ -61,11 +64,14 @@ pub enum Prepared {
 }
 
 impl Attempt {
-    /// Makes a send ready; one whose message cannot be read any more, or that nobody waits for, is over.
-    pub fn prepare(job: Job, provider: Provider, upstream: &str, now: Timestamp) -> Prepared {
-        let waiting = (0u16..).zip(&job.recipients).filter(|(_, recipient)| recipient.waits());
+    /// Makes a send ready for at most so many recipients; one whose message cannot be read any more, or that nobody
+    /// waits for, is over.
+    pub fn prepare(job: Job, provider: Provider, upstream: &str, most: usize, now: Timestamp) -> Prepared {
+        let mut waiting = (0u16..).zip(&job.recipients).filter(|(_, recipient)| recipient.waits());
+        let some = waiting.by_ref().take(most);
         let (places, recipients): (Vec<_>, Vec<_>) =
-            waiting.map(|(place, recipient)| (place, recipient.address.clone())).unzip();
+            some.map(|(place, recipient)| (place, recipient.address.clone())).unzip();
+        let leaves_others = waiting.next().is_some();
         let over = |settled| {
             Prepared::Over(Outcome {
                 id: job.send.id,
@@ -99,6 +105,7 @@ impl Attempt {
             stamps: stamps.into(),
             message,
             attempts: job.attempts,
+            leaves_others,
         }))
     }
 
@@ -110,6 +117,25 @@ impl Attempt {
     /// What goes out: the stamps, then the message.
     pub fn pieces(&self) -> impl Stream<Item = io::Result<Bytes>> + use<> {
         stream::once(ready(Ok(self.stamps.clone()))).chain(self.message.pieces())
+    }
+
+    /// The recipients at those places.
+    pub fn recipients(&self, places: &[u16]) -> Vec<&Mailbox> {
+        let all = self.places.iter().zip(&self.envelope.recipients);
+        all.filter(|(place, _)| places.contains(place)).map(|(_, recipient)| recipient).collect()
+    }
+
+    /// Whether something is still to be found out about somebody.
+    pub fn is_open(&self, findings: &Findings) -> bool {
+        !findings.open(&self.places).is_empty()
+    }
+
+    /// What the message asks Mailgun for, as parameters of its API. Of a large message's header only what stands in the
+    /// first piece counts: 256 KiB.
+    pub async fn parameters(&self) -> io::Result<Vec<(String, String)>> {
+        let first = self.message.pieces().boxed().next().await.transpose()?.unwrap_or_default();
+        let (stamps, message) = (HeaderBlock::of(&self.stamps), HeaderBlock::of(&first));
+        Ok(mailgun::parameters(stamps.fields().chain(message.fields())))
     }
 
     /// Why an upstream with these capabilities can never take it.
@@ -157,10 +183,29 @@ impl Attempt {
         findings.add(&open, END_OF_DATA, reply, provider, now);
     }
 
+    /// What the answer to a request over HTTP means for those at `places`; true when each half of them is to be tried on
+    /// its own. An answer that decides about nobody is about all that are still open.
+    pub fn weigh_answer(
+        &self,
+        findings: &mut Findings,
+        places: &[u16],
+        answer: &Answer,
+        now: Timestamp,
+    ) -> bool {
+        let Weighed::Alike(verdict) = verdict_of_answer(answer, places.len(), now) else { return true };
+        let text = answer.id.iter().fold(answer.text.clone(), |text, id| format!("{text} {id}"));
+        let words = Words { code: Some(answer.status), ..said(MESSAGES, &text) };
+        let standing = findings.weigh(verdict, || format!("{} {}", answer.status, answer.text));
+        match standing {
+            Standing::Queued => findings.note(&findings.open(&self.places), standing, &words),
+            _ => findings.note(places, standing, &words),
+        }
+        false
+    }
+
     /// The attempt failed for those still open, for a reason that no reply gives.
     pub fn give(&self, findings: &mut Findings, standing: Standing, name: &str, text: &str) {
-        let open = findings.open(&self.places);
-        findings.decided.extend(open.into_iter().map(|place| (place, standing, said(name, text))));
+        findings.note(&findings.open(&self.places), standing, &said(name, text));
     }
 
     /// The message could not be read to its end: nobody gets a damaged one, one on a disk that failed is tried again.
@@ -197,7 +242,9 @@ impl Attempt {
             }
         }
         let waits = settled.iter().any(|s| matches!(s.standing, Standing::Queued | Standing::Unknown));
-        Outcome { id: self.id, at: now, upstream: upstream.to_owned(), settled, due: due.filter(|_| waits) }
+        // Those that this attempt had no room for come next.
+        let due = if waits { due } else { self.leaves_others.then_some(now) };
+        Outcome { id: self.id, at: now, upstream: upstream.to_owned(), settled, due }
     }
 }
 
@@ -208,22 +255,10 @@ impl Findings {
     }
 
     fn add(&mut self, places: &[u16], name: &str, reply: &Response, provider: Provider, now: Timestamp) {
-        let standing = match verdict(reply, provider, now) {
-            Verdict::Taken if name == END_OF_DATA => Standing::Relayed,
+        let standing = match self.weigh(verdict(reply, provider, now), || reply.to_string()) {
             // A server that says yes where nothing was sent is out of step.
-            Verdict::Taken => Standing::Queued,
-            Verdict::Refused => Standing::Bounced,
-            Verdict::Later => Standing::Queued,
-            Verdict::Throttled { until } => {
-                self.not_before = self.not_before.max(until);
-                self.throttled = self.throttled.max(Some(until));
-                Standing::Queued
-            }
-            Verdict::Upstream { until } => {
-                self.not_before = self.not_before.max(until);
-                self.upstream = Some(UpstreamRefusal { words: reply.to_string(), until });
-                Standing::Queued
-            }
+            Standing::Relayed if name != END_OF_DATA => Standing::Queued,
+            standing => standing,
         };
         let words = Words {
             name: name.to_owned(),
@@ -233,7 +268,30 @@ impl Findings {
             host: None,
             url: None,
         };
+        self.note(places, standing, &words);
+    }
+
+    /// Notes where those at `places` stand.
+    pub fn note(&mut self, places: &[u16], standing: Standing, words: &Words) {
         self.decided.extend(places.iter().map(|place| (*place, standing, words.clone())));
+    }
+
+    /// What a verdict means for those it is about; what it means for the upstream is noted.
+    fn weigh(&mut self, verdict: Verdict, words: impl FnOnce() -> String) -> Standing {
+        match verdict {
+            Verdict::Taken => return Standing::Relayed,
+            Verdict::Refused => return Standing::Bounced,
+            Verdict::Later => {}
+            Verdict::Throttled { until } => {
+                self.not_before = self.not_before.max(until);
+                self.throttled = self.throttled.max(Some(until));
+            }
+            Verdict::Upstream { until } => {
+                self.not_before = self.not_before.max(until);
+                self.upstream = Some(UpstreamRefusal { words: words(), until });
+            }
+        }
+        Standing::Queued
     }
 }
 
@@ -243,6 +301,8 @@ pub fn said(name: &str, text: &str) -> Words {
 }
 
 const DAMAGED: &str = "the message is damaged on disk and cannot be sent";
+/// The request that a message goes out with over HTTP.
+pub const MESSAGES: &str = "messages.mime";
 /// The step whose good answer takes the message.
 const END_OF_DATA: &str = "end of data";
 /// Characters of a reply that are kept.

@@ -4,6 +4,7 @@
 //! of the queue lies in the store only. An attempt that may have succeeded without our hearing of it is `unknown`.
 
 mod attempt;
+mod courier;
 mod dispatch;
 mod outlet;
 mod schedule;

@@ -1,7 +1,7 @@
 //! One upstream with its connections, and what its answers mean for all mail.
 
 use super::Retry;
-use super::attempt::{Attempt, Findings, UpstreamRefusal};
+use super::attempt::{Attempt, Findings, Prepared, UpstreamRefusal};
 use super::work::Work;
 use super::worker::{SETTLE_AGAIN, Worker};
 use crate::alarm::{Alarms, Kind};
@@ -219,6 +219,59 @@ impl Outlet {
         let now = self.clock.now();
         let (upstream, due) = (self.settings.name.clone(), Some(now.after(self.retry.max)));
         self.settle(Outcome { id, at: now, upstream, settled: Vec::new(), due });
+    }
+
+    /// The next message that can go, for at most so many recipients; `None` after the idle timeout or when we stop.
+    pub(super) async fn next(self: &Arc<Self>, most: usize) -> Option<Box<Attempt>> {
+        loop {
+            let id = self.work.next(self.settings.idle_timeout).await?;
+            if self.is_open() {
+                self.finished(id);
+                continue;
+            }
+            if let Some(attempt) = self.prepare(id, most).await {
+                return Some(attempt);
+            }
+        }
+    }
+
+    /// A message for at most so many recipients, unless it is over or cannot be read.
+    pub(super) async fn prepare(self: &Arc<Self>, id: TrackingId, most: usize) -> Option<Box<Attempt>> {
+        let store = self.store.clone();
+        let job = match tokio::task::spawn_blocking(move || store.job(id)).await {
+            Ok(Ok(Some(job))) => job,
+            Ok(Ok(None)) | Err(_) => {
+                self.finished_later(id);
+                return None;
+            }
+            Ok(Err(error)) => {
+                tracing::error!(%id, %error, "a queued message cannot be read; it is tried again later");
+                self.postpone(id);
+                return None;
+            }
+        };
+        let now = self.clock.now();
+        match Attempt::prepare(job, self.settings.provider, &self.settings.name, most, now) {
+            Prepared::Ready(attempt) => Some(attempt),
+            Prepared::Over(outcome) => {
+                self.settle(outcome);
+                None
+            }
+        }
+    }
+
+    /// The message was not tried. It is charged an attempt only while the breaker was closed: a probe's message waits
+    /// with all others, until its deadline.
+    pub(super) fn unreachable(self: &Arc<Self>, attempt: Attempt, fault: &Fault) {
+        let charged = self.failed(fault);
+        let age = self.clock.now().since(attempt.id.timestamp());
+        if charged || age >= self.retry.give_up_after {
+            let mut findings = Findings::default();
+            attempt.give(&mut findings, Standing::Queued, "connection", &fault.to_string());
+            self.settle(self.conclude(&attempt, findings));
+        } else {
+            self.finished(attempt.id);
+        }
     }
 
     /// The upstream decided about a message.

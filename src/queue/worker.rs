@@ -1,8 +1,8 @@
 //! One connection to the upstream and the messages that go over it.
 
-use super::attempt::{Attempt, Findings, Prepared};
-use super::outlet::Outlet as Shared;
-use crate::id::TrackingId;
+use super::attempt::{Attempt, Findings};
+use super::courier::Courier;
+use super::outlet::Outlet;
 use crate::ledger::{Begun, Outcome, Standing};
 use crate::smtp::Response;
 use crate::transport::{Connection, ContentFault, EnvelopeReplies, Fault, Pipelining};
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 /// Carries messages over one connection until there is nothing to do for a while.
 pub struct Worker {
-    shared: Arc<Shared>,
+    outlet: Arc<Outlet>,
     connection: Option<Link>,
 }
 
@@ -35,17 +35,24 @@ enum Carried {
 
 impl Worker {
     /// A worker without connection.
-    pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, connection: None }
+    pub fn new(outlet: Arc<Outlet>) -> Self {
+        Self { outlet, connection: None }
     }
 
-    /// Works until idle for too long, or until we stop.
-    pub async fn run(mut self) {
+    /// Works until idle for too long, or until we stop; by a [`Courier`] where mail goes over HTTP.
+    pub async fn run(self) {
+        match self.outlet.settings.api.clone() {
+            Some(api) => Courier::new(self.outlet, api).run().await,
+            None => self.run_smtp().await,
+        }
+    }
+
+    async fn run_smtp(mut self) {
         let mut chained = None;
         loop {
             let (attempt, said) = match chained.take() {
                 Some(attempt) => (attempt, true),
-                None => match self.next().await {
+                None => match self.outlet.next(usize::MAX).await {
                     Some(attempt) => {
                         self.retire();
                         (attempt, false)
@@ -63,55 +70,17 @@ impl Worker {
         }
     }
 
-    /// The next message that can go.
-    async fn next(&mut self) -> Option<Box<Attempt>> {
-        loop {
-            let id = self.shared.work.next(self.shared.settings.idle_timeout).await?;
-            if self.shared.is_open() {
-                self.shared.finished(id);
-                continue;
-            }
-            if let Some(attempt) = self.prepare(id).await {
-                return Some(attempt);
-            }
-        }
-    }
-
-    async fn prepare(&self, id: TrackingId) -> Option<Box<Attempt>> {
-        let store = self.shared.store.clone();
-        let job = match tokio::task::spawn_blocking(move || store.job(id)).await {
-            Ok(Ok(Some(job))) => job,
-            Ok(Ok(None)) | Err(_) => {
-                self.shared.finished_later(id);
-                return None;
-            }
-            Ok(Err(error)) => {
-                tracing::error!(%id, %error, "a queued message cannot be read; it is tried again later");
-                self.shared.postpone(id);
-                return None;
-            }
-        };
-        let (settings, now) = (&self.shared.settings, self.shared.clock.now());
-        match Attempt::prepare(job, settings.provider, &settings.name, now) {
-            Prepared::Ready(attempt) => Some(attempt),
-            Prepared::Over(outcome) => {
-                self.shared.settle(outcome);
-                None
-            }
-        }
-    }
-
     /// Carries one message; a stale connection is replaced without counting as an attempt.
     async fn carry_to_the_end(&mut self, attempt: Box<Attempt>, mut said: bool) -> Option<Box<Attempt>> {
         loop {
             match self.carry(&attempt, said).await {
                 Carried::Settled { outcome, next } => {
-                    self.shared.settle(outcome);
+                    self.outlet.settle(outcome);
                     return next;
                 }
                 Carried::Stale => said = false,
                 Carried::Unreachable(fault) => {
-                    self.unreachable(*attempt, &fault);
+                    self.outlet.unreachable(*attempt, &fault);
                     return None;
                 }
             }
@@ -130,7 +99,7 @@ impl Worker {
             self.connection = Some(link);
             let mut findings = Findings::default();
             attempt.give(&mut findings, Standing::Failed, "capabilities", obstacle);
-            return Carried::Settled { outcome: self.shared.conclude(attempt, findings), next: None };
+            return Carried::Settled { outcome: self.outlet.conclude(attempt, findings), next: None };
         }
         // What was said went with the connection it was said on.
         let chained = said && reused;
@@ -146,15 +115,15 @@ impl Worker {
             Err(_) if reused => return Carried::Stale,
             Err(fault) => return Carried::Unreachable(fault),
         };
-        let settings = &self.shared.settings;
-        let mut findings = attempt.weigh_envelope(&replies, settings.provider, self.shared.clock.now());
+        let settings = &self.outlet.settings;
+        let mut findings = attempt.weigh_envelope(&replies, settings.provider, self.outlet.clock.now());
         if replies.go_ahead() {
             return self.send(attempt, findings, link).await;
         }
         if let Some(fault) = &replies.broken {
-            self.shared.failed(fault);
+            self.outlet.failed(fault);
             attempt.give(&mut findings, Standing::Queued, "connection", &fault.to_string());
-            return Carried::Settled { outcome: self.shared.conclude(attempt, findings), next: None };
+            return Carried::Settled { outcome: self.outlet.conclude(attempt, findings), next: None };
         }
         let last = replies.data.as_ref().unwrap_or(&replies.mail);
         let closing = last.code == 421;
@@ -168,23 +137,22 @@ impl Worker {
                 Err(_) => {}
             }
         }
-        Carried::Settled { outcome: self.shared.conclude(attempt, findings), next: None }
+        Carried::Settled { outcome: self.outlet.conclude(attempt, findings), next: None }
     }
 
     /// Sends the message itself. Behind its dot a lost answer leaves the end unknown, so that is noted before.
     async fn send(&mut self, attempt: &Attempt, mut findings: Findings, mut link: Link) -> Carried {
-        let shared = self.shared.clone();
+        let outlet = self.outlet.clone();
         let started = Instant::now();
         let mut next = None;
         let sent = match link.connection.body(attempt.pieces()).await {
             Ok(()) => {
-                let upstream = shared.settings.name.clone();
-                let begun = Begun { id: attempt.id, at: shared.clock.now(), upstream };
-                if let Err(error) = shared.store.begin(begun).await {
+                let upstream = outlet.settings.name.clone();
+                let begun = Begun { id: attempt.id, at: outlet.clock.now(), upstream };
+                if let Err(error) = outlet.store.begin(begun).await {
                     tracing::error!(id = %attempt.id, %error, "an attempt cannot be noted and is not made");
-                    let text = "the attempt could not be noted on disk";
-                    attempt.give(&mut findings, Standing::Queued, "store", text);
-                    return Carried::Settled { outcome: shared.conclude(attempt, findings), next: None };
+                    attempt.give(&mut findings, Standing::Queued, "store", NOT_NOTED);
+                    return Carried::Settled { outcome: outlet.conclude(attempt, findings), next: None };
                 }
                 next = self.chained(&link).await;
                 let following = next.as_ref().map(|next| (&next.envelope, next.size()));
@@ -195,7 +163,7 @@ impl Worker {
         match sent {
             Ok(reply) => {
                 metrics::histogram!("mailtrail_relay_seconds").record(started.elapsed());
-                attempt.weigh_content(&mut findings, &reply, shared.settings.provider, shared.clock.now());
+                attempt.weigh_content(&mut findings, &reply, outlet.settings.provider, outlet.clock.now());
                 self.weigh_upstream("the end of data", &reply, &findings);
                 if reply.code != 421 {
                     link.carried += 1;
@@ -205,62 +173,62 @@ impl Worker {
             Err(ContentFault::Unreadable(error)) => {
                 tracing::error!(id = %attempt.id, %error, "a message cannot be read to its end and is not sent");
                 // The upstream did nothing wrong; the connection in the middle of a message is of no more use.
-                shared.answered(&findings);
+                outlet.answered(&findings);
                 attempt.give_unreadable(&mut findings, &error);
             }
             Err(ContentFault::Refused(reply)) => {
-                attempt.weigh_content(&mut findings, &reply, shared.settings.provider, shared.clock.now());
+                attempt.weigh_content(&mut findings, &reply, outlet.settings.provider, outlet.clock.now());
                 self.weigh_upstream("the message", &reply, &findings);
             }
             Err(ContentFault::Before(fault)) => {
-                shared.failed(&fault);
+                outlet.failed(&fault);
                 attempt.give(&mut findings, Standing::Queued, "connection", &fault.to_string());
             }
             Err(ContentFault::After(fault)) => {
-                shared.failed(&fault);
+                outlet.failed(&fault);
                 if next.is_some() {
                     self.grouping_broke(Pipelining::Full);
                 }
                 let text = format!("the message was sent and no answer came: {fault}");
-                tracing::warn!(id = %attempt.id, upstream = shared.settings.name, %fault, "a message's end is unknown");
+                tracing::warn!(id = %attempt.id, upstream = outlet.settings.name, %fault, "a message's end is unknown");
                 attempt.give(&mut findings, Standing::Unknown, "end of data", &text);
             }
         }
-        Carried::Settled { outcome: shared.conclude(attempt, findings), next }
+        Carried::Settled { outcome: outlet.conclude(attempt, findings), next }
     }
 
     /// What an answer says about the upstream itself: a goodbye (421) is no sign of health.
     fn weigh_upstream(&self, what: &'static str, response: &Response, findings: &Findings) {
         if response.code == 421 && findings.upstream.is_none() && findings.throttled.is_none() {
-            self.shared.failed(&Fault::Refused { what, response: response.clone() });
+            self.outlet.failed(&Fault::Refused { what, response: response.clone() });
         } else {
-            self.shared.answered(findings);
+            self.outlet.answered(findings);
         }
     }
 
     /// A message that waits already and can ride behind this one.
     async fn chained(&self, link: &Link) -> Option<Box<Attempt>> {
-        let settings = &self.shared.settings;
+        let settings = &self.outlet.settings;
         let last = link.carried + 2 > settings.messages_per_connection
             || link.since.elapsed() >= settings.connection_age;
-        if last || link.connection.pipelining() != Pipelining::Full || !self.shared.may_send() {
+        if last || link.connection.pipelining() != Pipelining::Full || !self.outlet.may_send() {
             return None;
         }
-        let id = self.shared.work.try_next()?;
-        let attempt = self.prepare(id).await?;
+        let id = self.outlet.work.try_next()?;
+        let attempt = self.outlet.prepare(id, usize::MAX).await?;
         let small = attempt.places.len() <= CHAINED_RECIPIENTS;
         if small && attempt.obstacle(link.connection.capabilities()).is_none() {
             return Some(attempt);
         }
-        self.shared.work.put_back(id);
+        self.outlet.work.put_back(id);
         None
     }
 
     async fn connect(&self) -> Result<Link, Fault> {
-        let shared = &self.shared;
-        let mut connection = Connection::open(&shared.settings, &shared.tls, &shared.hostname).await?;
-        connection.limit(shared.health.grouping().level(shared.clock.now()));
-        shared.connected();
+        let outlet = &self.outlet;
+        let mut connection = Connection::open(&outlet.settings, &outlet.tls, &outlet.hostname).await?;
+        connection.limit(outlet.health.grouping().level(outlet.clock.now()));
+        outlet.connected();
         Ok(Link { connection, carried: 0, since: Instant::now() })
     }
 
@@ -273,7 +241,7 @@ impl Worker {
             Err(Fault::OutOfStep(_)) => true,
             Ok(replies) if replies.is_confused() => true,
             Ok(EnvelopeReplies { mail, broken: None, .. }) if !chained || mail.code != 421 => {
-                self.shared.health.grouping().worked(how);
+                self.outlet.health.grouping().worked(how);
                 false
             }
             Ok(_) | Err(_) => chained || !reused,
@@ -284,34 +252,20 @@ impl Worker {
     }
 
     fn grouping_broke(&self, how: Pipelining) {
-        let now = self.shared.clock.now();
-        let left = self.shared.health.grouping().broke(how, now);
+        let now = self.outlet.clock.now();
+        let left = self.outlet.health.grouping().broke(how, now);
         if let Some(left) = left {
             tracing::warn!(
-                upstream = self.shared.settings.name,
+                upstream = self.outlet.settings.name,
                 pipelining = ?left,
                 "the upstream does not take commands well that come together; fewer do for an hour"
             );
         }
     }
 
-    /// The message was not tried. It is charged an attempt only while the breaker was closed: a probe's message
-    /// waits with all others, until its deadline.
-    fn unreachable(&self, attempt: Attempt, fault: &Fault) {
-        let charged = self.shared.failed(fault);
-        let age = self.shared.clock.now().since(attempt.id.timestamp());
-        if charged || age >= self.shared.retry.give_up_after {
-            let mut findings = Findings::default();
-            attempt.give(&mut findings, Standing::Queued, "connection", &fault.to_string());
-            self.shared.settle(self.shared.conclude(&attempt, findings));
-        } else {
-            self.shared.finished(attempt.id);
-        }
-    }
-
     /// Closes a connection that carried enough or is old.
     fn retire(&mut self) {
-        let settings = &self.shared.settings;
+        let settings = &self.outlet.settings;
         let worn = |link: &Link| {
             link.carried >= settings.messages_per_connection
                 || link.since.elapsed() >= settings.connection_age
@@ -324,6 +278,8 @@ impl Worker {
     }
 }
 
+/// What is said where the store does not take that an attempt begins.
+pub const NOT_NOTED: &str = "the attempt could not be noted on disk";
 /// Recipients of an envelope that may ride behind a final dot: its commands and answers fit any buffer between us.
 const CHAINED_RECIPIENTS: usize = 50;
 /// Pause before an outcome that could not be kept is tried to be kept again.

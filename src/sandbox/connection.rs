@@ -1,9 +1,10 @@
 //! The sockets: reads lines and messages, writes replies together when nothing is left to read, switches to TLS.
 
 use super::dialogue::{self, Dialogue, Step};
+use super::facts::Origin;
 use super::fate::Fate;
 use super::house::House;
-use crate::mail::{Envelope, HeaderBlock};
+use crate::mail::Envelope;
 use crate::smtp::{Decoder, Fed, Limits};
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::{memchr, memmem};
@@ -18,14 +19,20 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 /// Accepts connections for as long as the sandbox runs.
-pub(super) async fn listen(house: Arc<House>, listener: TcpListener, acceptor: TlsAcceptor) {
+pub(super) async fn listen<S>(
+    house: Arc<House>,
+    listener: TcpListener,
+    session: impl Fn(TcpStream, IpAddr) -> S + Send,
+) where
+    S: Future<Output = io::Result<()>> + Send + 'static,
+{
     let seats = Arc::new(Semaphore::new(CONNECTIONS));
     while let Ok(seat) = seats.clone().acquire_owned().await {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let (guests, acceptor) = (house.clone(), acceptor.clone());
+                let session = session(stream, peer.ip());
                 house.tasks.spawn(async move {
-                    if let Err(error) = serve(guests, stream, peer.ip(), acceptor).await {
+                    if let Err(error) = session.await {
                         tracing::debug!(%peer, %error, "sandbox session broke off");
                     }
                     drop(seat);
@@ -40,7 +47,13 @@ pub(super) async fn listen(house: Arc<House>, listener: TcpListener, acceptor: T
     }
 }
 
-async fn serve(house: Arc<House>, stream: TcpStream, peer: IpAddr, acceptor: TlsAcceptor) -> io::Result<()> {
+/// Speaks SMTP on one connection.
+pub(super) async fn serve(
+    house: Arc<House>,
+    stream: TcpStream,
+    peer: IpAddr,
+    acceptor: TlsAcceptor,
+) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut plain = Connection::new(house.clone(), stream, peer, false);
     plain.say(dialogue::GREETING);
@@ -96,7 +109,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     self.say(text);
                     self.receive(envelope).await?
                 }
-                Step::RateLimited => self.close(&self.house.rate_limited()).await?,
+                Step::RateLimited => self.close(&format!("421 {}", self.house.rate_limited())).await?,
                 Step::Close(text) => self.close(text).await?,
             };
             if flow == Flow::Close {
@@ -133,7 +146,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let ended = fed != Fed::All;
             if may_drop && (ended || memmem::find(&raw, b"\r\n\r\n").is_some()) {
                 may_drop = false;
-                if self.is_first(&envelope, &raw, Fate::DropBeforeDot) {
+                if self.house.is_first(&envelope, &raw, Fate::DropBeforeDot) {
                     self.flush().await?;
                     return Ok(Flow::Close);
                 }
@@ -158,8 +171,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     async fn take(&mut self, envelope: Envelope, raw: Vec<u8>) -> io::Result<Flow> {
         let slow = has(&envelope, Fate::Slow);
-        let drop_at_dot = self.is_first(&envelope, &raw, Fate::DropAtDot);
-        if !self.house.take(envelope, raw.into(), self.peer) {
+        let drop_at_dot = self.house.is_first(&envelope, &raw, Fate::DropAtDot);
+        if self.house.take(envelope, raw.into(), Origin::Smtp(self.peer)).is_none() {
             self.say(dialogue::BUSY);
             return Ok(Flow::On);
         }
@@ -174,15 +187,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         self.say(dialogue::GREAT_SUCCESS);
         Ok(Flow::On)
-    }
-
-    /// Whether a recipient has this fate and sees this Message-ID for the first time.
-    fn is_first(&self, envelope: &Envelope, raw: &[u8], fate: Fate) -> bool {
-        let concerned = envelope.recipients.iter().filter(|to| Fate::of(to) == fate);
-        let id = || HeaderBlock::of(raw).first("Message-ID").map(|id| id.text()).unwrap_or_default();
-        let first = concerned
-            .filter(|to| self.house.memory.count(format!("{} {} {}", fate.word(), id(), to.folded())) == 0);
-        first.count() > 0
     }
 
     fn say(&mut self, text: &str) {
@@ -235,4 +239,4 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Bytes asked for in one read.
 const READ: usize = 16 << 10;
 /// Mailgun's seconds that the reply to a slow message takes.
-const SLOW: u32 = 30;
+pub(super) const SLOW: u32 = 30;

@@ -1,5 +1,6 @@
 //! Events as Mailgun writes them, each with the fields that its kind has and no others.
 
+use super::facts::Origin;
 use super::fate::{Fate, Steps};
 use super::story::Story;
 use super::webhook::random;
@@ -103,16 +104,19 @@ impl Happening {
 }
 
 fn accepted(story: &Story) -> Value {
-    json!({
-        "method": "smtp",
-        "originating-ip": story.facts.peer,
+    let mut data = object(match story.facts.origin {
+        Origin::Smtp(peer) => json!({ "method": "smtp", "originating-ip": peer }),
+        Origin::Http(_) => json!({ "method": "HTTP", "api-key-id": "0000000a-00000001" }),
+    });
+    data.extend(object(json!({
         "envelope": envelope(story),
         "flags": { "is-authenticated": true, "is-test-mode": story.facts.drop },
         "message": story.facts.message,
         "storage": story.facts.storage,
         "recipient-provider": "Other",
         "delivery-status": null,
-    })
+    })));
+    data.into()
 }
 
 /// Delivered or failed.
@@ -257,7 +261,7 @@ mod tests {
     fn story() -> Story {
         let recipient: crate::mail::Mailbox = "ada@example.net".parse().unwrap();
         let envelope = Envelope { recipients: vec![recipient.clone()], ..Envelope::default() };
-        let facts = Facts::read(&envelope, MESSAGE, [127, 0, 0, 1].into(), "mg.example.com");
+        let facts = Facts::read(&envelope, MESSAGE, Origin::Smtp([127, 0, 0, 1].into()), "mg.example.com");
         let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         Story::new(Arc::new(facts), recipient, place)
     }

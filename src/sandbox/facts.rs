@@ -5,13 +5,22 @@ use memchr::memmem;
 use serde_json::{Map, Value, json};
 use std::net::IpAddr;
 
+/// How a message came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// Over SMTP, from there.
+    Smtp(IpAddr),
+    /// Over HTTP, with these parameters.
+    Http(Vec<(String, String)>),
+}
+
 /// What Mailgun keeps of a message, to say it again in each event.
 #[derive(Debug)]
 pub(super) struct Facts {
     pub(super) message_id: MessageId,
     pub(super) domain: String,
     pub(super) sender: String,
-    pub(super) peer: IpAddr,
+    pub(super) origin: Origin,
     /// As events carry it: headers, attachments, size.
     pub(super) message: Value,
     /// At most three.
@@ -26,7 +35,7 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    pub(super) fn read(envelope: &Envelope, raw: &[u8], peer: IpAddr, domain: &str) -> Self {
+    pub(super) fn read(envelope: &Envelope, raw: &[u8], origin: Origin, domain: &str) -> Self {
         let block = HeaderBlock::of(raw);
         let message_id = block
             .first("Message-ID")
@@ -37,10 +46,10 @@ impl Facts {
         let parsed = MessageParser::default().parse(raw);
         let key = format!("BAAB{}", hex(&random::<14>()));
         let url = format!("https://storage-us-east4.api.mailgun.net/v3/domains/{domain}/messages/{key}");
-        Self {
+        let mut facts = Self {
             domain: domain.to_owned(),
             sender: envelope.sender.as_ref().map_or("", Mailbox::as_str).to_owned(),
-            peer,
+            origin: Origin::Http(Vec::new()),
             message: message(parsed.as_ref(), &message_id, raw.len()),
             tags: all(&block, "X-Mailgun-Tag").map(|tag| tag.text()).take(TAGS).collect(),
             variables: variables(&block),
@@ -48,6 +57,27 @@ impl Facts {
             link: parsed.as_ref().and_then(link).unwrap_or_else(|| format!("https://{domain}/")),
             drop: block.first("X-Mailgun-Drop-Message").is_some_and(|answer| is_yes(&answer.text())),
             message_id,
+        };
+        if let Origin::Http(parameters) = &origin {
+            parameters.iter().for_each(|(name, value)| facts.ask(name, value));
+        }
+        Self { origin, ..facts }
+    }
+
+    /// Takes a parameter of a request in; it beats the header that means the same.
+    fn ask(&mut self, name: &str, value: &str) {
+        match name.strip_prefix("v:") {
+            Some(name) => {
+                self.variables.insert(name.to_owned(), stringified(value.into()));
+            }
+            None if name == "o:testmode" => self.drop = is_yes(value),
+            None if name == "o:tag" => {
+                let known = self.tags.iter().any(|tag| tag.eq_ignore_ascii_case(value));
+                if !known && self.tags.len() < TAGS {
+                    self.tags.push(value.to_owned());
+                }
+            }
+            None => {}
         }
     }
 }
@@ -134,9 +164,19 @@ mod tests {
     use super::*;
 
     fn read(raw: &str) -> Facts {
+        posted(raw, &[])
+    }
+
+    fn posted(raw: &str, parameters: &[(&str, &str)]) -> Facts {
+        let parameters = parameters.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         let sender = "bounces@mg.example.com".parse().ok();
         let envelope = Envelope { sender, ..Envelope::default() };
-        Facts::read(&envelope, raw.replace('\n', "\r\n").as_bytes(), [127, 0, 0, 1].into(), "mg.example.com")
+        Facts::read(
+            &envelope,
+            raw.replace('\n', "\r\n").as_bytes(),
+            Origin::Http(parameters),
+            "mg.example.com",
+        )
     }
 
     #[test]
@@ -153,6 +193,16 @@ mod tests {
         assert_eq!(Value::from(facts.variables), json!({ "a": "1", "b": "x", "mailtrail": "y" }));
         assert_eq!((facts.tags, facts.drop), (vec!["odoo".to_owned()], false));
         assert_eq!(facts.link, "https://example.com/?a=1&b=2");
+    }
+
+    #[test]
+    fn parameters_beat_headers() {
+        let header =
+            "X-Mailgun-Variables: {\"a\": 1, \"b\": 2}\nX-Mailgun-Tag: odoo\nX-Mailgun-Drop-Message: yes\n\n";
+        let facts =
+            posted(header, &[("v:b", "3"), ("o:tag", "Odoo"), ("o:tag", "sale"), ("o:testmode", "no")]);
+        assert_eq!(Value::from(facts.variables), json!({ "a": "1", "b": "3" }));
+        assert_eq!((facts.tags, facts.drop), (vec!["odoo".to_owned(), "sale".to_owned()], false));
     }
 
     #[test]

@@ -5,7 +5,8 @@ use crate::mail::Mailbox;
 /// bounce; any word that is no fate is delivered.
 ///
 /// Where a fate differs the first times, the sandbox goes by the Message-ID and the recipient; before a Message-ID can
-/// be known, at RCPT and DATA, by the sender and the recipient.
+/// be known, at RCPT and DATA, by the sender and the recipient. Over HTTP a refusal is the whole request's: 400 for 550,
+/// 500 for 451, 429 for 421.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fate {
     /// `delivered`: accepted, then delivered.

@@ -1,5 +1,6 @@
 use super::dialogue::Login;
-use super::facts::Facts;
+use super::facts::{Facts, Origin};
+use super::fate::Fate;
 use super::memory::Memory;
 use super::pace::Pace;
 use super::shelf::{Message, Shelf};
@@ -8,9 +9,9 @@ use super::tasks::Tasks;
 use super::webhook::Webhook;
 use super::{SandboxError, Settings};
 use crate::clock::Clock;
-use crate::mail::Envelope;
+use crate::mail::{Envelope, HeaderBlock, MessageId};
+use crate::secret::Secret;
 use bytes::Bytes;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Semaphore;
@@ -20,6 +21,7 @@ use tokio::sync::Semaphore;
 pub(super) struct House {
     pub(super) domain: String,
     pub(super) login: Arc<Login>,
+    pub(super) api_key: Secret,
     pub(super) pace: Pace,
     pub(super) memory: Memory,
     pub(super) shelf: Shelf,
@@ -36,6 +38,7 @@ impl House {
             login: Arc::new(Login { username: settings.username, password: settings.password }),
             webhook: Webhook::new(settings.webhook, settings.signing_key)?,
             domain: settings.domain,
+            api_key: settings.api_key,
             pace,
             memory: Memory::default(),
             shelf: Shelf::default(),
@@ -46,20 +49,34 @@ impl House {
         })
     }
 
-    /// Takes a message and starts its recipients' stories; false when there is no room for them.
-    pub(super) fn take(self: &Arc<Self>, envelope: Envelope, raw: Bytes, peer: IpAddr) -> bool {
+    /// Takes a message, starts its recipients' stories and says its id; `None` when there is no room for them.
+    pub(super) fn take(
+        self: &Arc<Self>,
+        envelope: Envelope,
+        raw: Bytes,
+        origin: Origin,
+    ) -> Option<MessageId> {
         let count = u32::try_from(envelope.recipients.len()).unwrap_or(u32::MAX);
-        let Ok(mut places) = self.places.clone().try_acquire_many_owned(count) else { return false };
-        let facts = Arc::new(Facts::read(&envelope, &raw, peer, &self.domain));
+        let mut places = self.places.clone().try_acquire_many_owned(count).ok()?;
+        let facts = Arc::new(Facts::read(&envelope, &raw, origin, &self.domain));
         let Envelope { sender, recipients, .. } = envelope;
         let id = facts.message_id.clone();
-        self.shelf.put(Message { number: 0, id, sender, recipients: recipients.clone(), raw });
+        self.shelf.put(Message { number: 0, id: id.clone(), sender, recipients: recipients.clone(), raw });
         for recipient in recipients {
             let Some(place) = places.split(1) else { break };
             let story = Arc::new(Story::new(facts.clone(), recipient, place));
             self.tasks.spawn(story::tell(self.clone(), story));
         }
-        true
+        Some(id)
+    }
+
+    /// Whether a recipient has this fate and sees this Message-ID for the first time.
+    pub(super) fn is_first(&self, envelope: &Envelope, raw: &[u8], fate: Fate) -> bool {
+        let concerned = envelope.recipients.iter().filter(|to| Fate::of(to) == fate);
+        let id = || HeaderBlock::of(raw).first("Message-ID").map(|id| id.text()).unwrap_or_default();
+        let first = concerned
+            .filter(|to| self.memory.count(format!("{} {} {}", fate.word(), id(), to.folded())) == 0);
+        first.count() > 0
     }
 
     /// The time in microseconds since 1970; no two events have the same, as in Mailgun's log.
@@ -75,7 +92,7 @@ impl House {
         let until = self.clock.now().after(self.pace.of(RATE_LIMIT)).rfc5322();
         let until = until.trim_end_matches("+0000");
         format!(
-            "421 Domain {} is not allowed to send: recipient limit exceeded, try again after {until}UTC",
+            "Domain {} is not allowed to send: recipient limit exceeded, try again after {until}UTC",
             self.domain
         )
     }

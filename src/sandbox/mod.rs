@@ -1,10 +1,11 @@
-//! A fake Mailgun on this machine: it takes mail over SMTP as the real one does, with the same words, and reports what
-//! became of each recipient by signed webhooks, with the real one's retries. The recipient's local part decides the
-//! [`Fate`].
+//! A fake Mailgun on this machine: it takes mail over SMTP and over HTTP as the real one does, with the same words, and
+//! reports what became of each recipient by signed webhooks, with the real one's retries. The recipient's local part
+//! decides the [`Fate`].
 //!
 //! It promises Mailgun's honesty, no more and no less: it may close after the final dot without a word, report an open
 //! before the client has read its `250`, and say one thing twice. It must never send a mail anywhere.
 
+mod api;
 mod connection;
 mod dialogue;
 mod event;
@@ -35,6 +36,10 @@ use tokio::net::TcpListener;
 pub struct Settings {
     /// Where it listens; port 0 takes any that is free.
     pub smtp: SocketAddr,
+    /// Where its API listens, in clear; port 0 takes any that is free.
+    pub api: SocketAddr,
+    /// The key that its API knows.
+    pub api_key: Secret,
     /// The sending domain.
     pub domain: String,
     /// The login it knows.
@@ -77,25 +82,42 @@ pub enum SandboxError {
 #[derive(Debug)]
 pub struct Sandbox {
     house: Arc<House>,
-    address: SocketAddr,
+    smtp: SocketAddr,
+    api: SocketAddr,
 }
 
 /// Starts a sandbox; it listens when this returns.
 pub async fn start(settings: Settings) -> Result<Sandbox, SandboxError> {
     let pace = Pace::new(settings.pace).ok_or(SandboxError::Pace(settings.pace))?;
     let acceptor = tls::acceptor(settings.tls.clone())?;
-    let bind = |source| SandboxError::Bind { address: settings.smtp, source };
-    let listener = TcpListener::bind(settings.smtp).await.map_err(bind)?;
-    let address = listener.local_addr().map_err(bind)?;
+    let (listener, smtp) = bind(settings.smtp).await?;
+    let (api_listener, api) = bind(settings.api).await?;
     let house = Arc::new(House::new(settings, pace)?);
-    house.tasks.spawn(connection::listen(house.clone(), listener, acceptor));
-    Ok(Sandbox { house, address })
+    let guests = house.clone();
+    let session = move |stream, peer| connection::serve(guests.clone(), stream, peer, acceptor.clone());
+    house.tasks.spawn(connection::listen(house.clone(), listener, session));
+    let guests = house.clone();
+    let session = move |stream, _| api::serve(guests.clone(), stream);
+    house.tasks.spawn(connection::listen(house.clone(), api_listener, session));
+    Ok(Sandbox { house, smtp, api })
+}
+
+async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), SandboxError> {
+    let failed = |source| SandboxError::Bind { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
 }
 
 impl Sandbox {
     /// Where it listens.
     pub fn smtp_address(&self) -> SocketAddr {
-        self.address
+        self.smtp
+    }
+
+    /// Where its API listens.
+    pub fn api_address(&self) -> SocketAddr {
+        self.api
     }
 
     /// The last messages it took, oldest first: at most 10,000 and at most 64 MiB of them.

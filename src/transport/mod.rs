@@ -1,5 +1,6 @@
 //! The way to an upstream: connections, logins, transactions, verdicts, and when to leave it alone.
 
+pub mod api;
 pub mod breaker;
 mod fault;
 mod grouping;
@@ -17,7 +18,7 @@ pub use grouping::Grouping;
 pub use health::{Health, Room};
 pub use pace::Pace;
 pub use quota::{Period, Plan, Quota};
-pub use settings::{Login, Pipelining, Security, Settings};
+pub use settings::{Api, Login, Pipelining, Security, Settings};
 pub use smtp::{Connection, EnvelopeReplies};
-pub use verdict::{Verdict, verdict};
+pub use verdict::{Verdict, Weighed, verdict, verdict_of_answer};
 pub use ways::Ways;

@@ -3,6 +3,7 @@ use super::quota::Plan;
 use crate::provider::Provider;
 use crate::rate::Rate;
 use crate::secret::Secret;
+use reqwest::Url;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,6 +26,9 @@ pub struct Settings {
     pub ca_file: Option<PathBuf>,
     /// Login, where the upstream asks for one.
     pub login: Option<Login>,
+    /// How messages go over HTTP; `None`: over SMTP. Without SMTP its host, port, protection, login, pipelining and
+    /// messages a connection mean nothing.
+    pub api: Option<Api>,
     /// Connections at once. Default 20, 1 to 1000.
     pub connections: usize,
     /// How commands are grouped. Default full.
@@ -50,6 +54,17 @@ pub struct Login {
     pub username: String,
     /// The password.
     pub password: Secret,
+}
+
+/// An upstream's HTTP API.
+#[derive(Clone, Debug)]
+pub struct Api {
+    /// Where it begins: scheme, host, port.
+    pub base_url: Url,
+    /// The sending domain.
+    pub domain: String,
+    /// The account's key, or better the domain's sending key, which may do nothing else.
+    pub key: Secret,
 }
 
 /// How a connection to an upstream is protected.

@@ -1,5 +1,7 @@
-//! What an upstream's reply means. All of this policy is here; an unknown reply is a temporary failure.
+//! What an upstream's reply means, over SMTP and over HTTP. All of this policy is here; an unknown reply is a temporary
+//! failure.
 
+use super::api::Answer;
 use crate::clock::Timestamp;
 use crate::provider::Provider;
 use crate::smtp::Response;
@@ -57,6 +59,43 @@ fn is_account_refusal(provider: Provider, response: &Response, text: &str) -> bo
     }
 }
 
+/// What the answer to a message over HTTP means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weighed {
+    /// The same for everybody it is about.
+    Alike(Verdict),
+    /// An address is at fault, and the answer does not say whose: each half is to be tried on its own.
+    Apart,
+}
+
+/// The meaning of an answer to a message for so many `recipients` at `now`. Unlike SMTP's, HTTP's classes 4 and 5 are
+/// permanent and temporary; what is about account, key or address of the API is an operator's matter.
+pub fn verdict_of_answer(answer: &Answer, recipients: usize, now: Timestamp) -> Weighed {
+    let wish = || retry_after(answer, now).or_else(|| try_again_after(&answer.text, now));
+    let text = answer.text.to_ascii_lowercase();
+    Weighed::Alike(match answer.status {
+        200..300 if answer.id.is_some() => Verdict::Taken,
+        // Whoever answers so does not take mail: a wrong path at Mailgun's is greeted with 200.
+        200..400 => Verdict::Upstream { until: None },
+        400 if MAILGUN_ACCOUNT.iter().any(|phrase| text.contains(phrase)) => {
+            Verdict::Upstream { until: wish() }
+        }
+        400 if recipients > 1 && text.contains("is not a valid address") => return Weighed::Apart,
+        401 | 402 | 403 | 404 | 405 | 407 => Verdict::Upstream { until: wish() },
+        420 | 429 => Verdict::Upstream { until: wish().or(Some(now.after(LIMIT))) },
+        408 | 425 => Verdict::Later,
+        400..500 => Verdict::Refused,
+        _ => Verdict::Later,
+    })
+}
+
+/// Seconds or a date (RFC 9110 section 10.2.3).
+fn retry_after(answer: &Answer, now: Timestamp) -> Option<Timestamp> {
+    let wish = answer.retry_after.as_deref()?.trim();
+    let seconds = wish.parse().ok().map(|seconds| now.after(Duration::from_secs(seconds)));
+    seconds.or_else(|| Timestamp::parse_rfc5322(wish))
+}
+
 /// Whether less mail at once is what the upstream wants. Too many recipients of one transaction are none: the rest
 /// goes in the next (RFC 5321 section 4.5.3.1.10); neither is a full mailbox (4.2.2).
 fn is_throttle(response: &Response, text: &str) -> bool {
@@ -101,6 +140,8 @@ const THROTTLES: [&str; 9] = [
     "slow down",
 ];
 const WISH: &str = "try again after ";
+/// How long a limit lasts that does not say so: those of Mailgun that say it are of seconds to minutes.
+const LIMIT: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
@@ -229,5 +270,47 @@ mod tests {
             (Plain, "450 4.7.1 Greylisted", Verdict::Later),
             (Plain, "550 5.7.1 sending limit", Verdict::Refused),
         ]);
+    }
+
+    #[test]
+    fn answers_mean_what_they_say() {
+        let now = Timestamp::from_seconds(1_789_387_200);
+        let upstream = |seconds| Verdict::Upstream { until: Some(now.after(Duration::from_secs(seconds))) };
+        let nobody = Verdict::Upstream { until: None };
+        let limit = "Domain mg.example.com is not allowed to send: request limit exceeded, try again after ";
+        for (status, text, retry_after, expected) in [
+            (200, "Mailgun Magnificent API", None, nobody),
+            (301, "Moved", None, nobody),
+            (400, "to parameter is missing", None, Verdict::Refused),
+            (
+                400,
+                "'to' parameter is not a valid address. please check documentation",
+                None,
+                Verdict::Refused,
+            ),
+            (400, "Domain x is not allowed to send: Free accounts are for test purposes only.", None, nobody),
+            (401, "Forbidden", None, nobody),
+            (402, "pay", None, nobody),
+            (403, "Domain x is not allowed to send large batches yet", None, nobody),
+            (404, "Domain not found: x", None, nobody),
+            (408, "slow", None, Verdict::Later),
+            (413, "request size exceeds 52.4MiB limit", None, Verdict::Refused),
+            (420, &format!("{limit}Mon, 14 Sep 2026 12:22:44 UTC"), None, upstream(1364)),
+            (429, &format!("{limit}120 seconds"), None, upstream(120)),
+            (429, "", Some("7"), upstream(7)),
+            (429, &format!("{limit}120 seconds"), Some("Mon, 14 Sep 2026 12:00:09 GMT"), upstream(9)),
+            (429, "slow down", Some("soon"), upstream(30)),
+            (500, "Internal Server Error", None, Verdict::Later),
+            (503, "", Some("60"), Verdict::Later),
+        ] {
+            let retry_after = retry_after.map(str::to_owned);
+            let answer = Answer { status, text: text.into(), id: None, retry_after };
+            assert_eq!(verdict_of_answer(&answer, 1, now), Weighed::Alike(expected), "{status} {text}");
+        }
+        let taken = Answer { status: 200, id: Some("<a@b>".into()), ..Answer::default() };
+        assert_eq!(verdict_of_answer(&taken, 2, now), Weighed::Alike(Verdict::Taken));
+        let text = "'to' parameter is not a valid address. please check documentation".to_owned();
+        let wrong = Answer { status: 400, text, ..Answer::default() };
+        assert_eq!(verdict_of_answer(&wrong, 2, now), Weighed::Apart);
     }
 }

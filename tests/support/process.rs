@@ -31,9 +31,14 @@ impl Process {
 
     /// With another server behind it.
     pub fn toward(port: u16, limits: &str) -> Self {
+        Self::configured(|data_dir, ports| configuration(data_dir, ports, port, limits))
+    }
+
+    /// With a configuration of its own, made of the data directory and three ports; the second takes mail in clear.
+    pub fn configured(text: impl FnOnce(&str, [u16; 3]) -> String) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let ports = [(); 3].map(|()| free_port());
-        let text = configuration(directory.path().join("data").to_str().unwrap(), ports, port, limits);
+        let text = text(directory.path().join("data").to_str().unwrap(), ports);
         std::fs::write(directory.path().join("mailtrail.toml"), text).unwrap();
         Self { directory, ports, child: None }
     }

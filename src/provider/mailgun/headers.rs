@@ -36,12 +36,12 @@ fn matches(pattern: &str, request: &str) -> bool {
     }
 }
 
-fn strip_prefix_ignoring_case<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
+pub(super) fn strip_prefix_ignoring_case<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
     let (start, rest) = text.split_at_checked(prefix.len())?;
     start.eq_ignore_ascii_case(prefix).then_some(rest)
 }
 
-const PREFIX: &str = "X-Mailgun-";
+pub(super) const PREFIX: &str = "X-Mailgun-";
 
 #[cfg(test)]
 mod tests {

@@ -5,12 +5,14 @@
 //! lets an event that matches no send change nothing.
 
 mod headers;
+mod parameters;
 mod payload;
 mod signature;
 mod stamp;
 mod webhook;
 
 pub use headers::foreign_request_headers;
+pub use parameters::parameters;
 pub use payload::decode;
 pub use signature::{sign, verify};
 pub use stamp::stamp;
