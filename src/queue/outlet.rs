@@ -128,8 +128,10 @@ impl Outlet {
             return;
         }
         self.health.connecting();
+        self.work.expect();
         let outlet = self.clone();
         self.workers.spawn(async move {
+            outlet.work.arrive();
             let worker = tokio::spawn(Worker::new(outlet.clone()).run()).await;
             outlet.health.disconnected();
             // Mail that came while it was closing found no room for another.

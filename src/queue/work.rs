@@ -20,12 +20,13 @@ pub struct Work {
 struct Desk {
     ready: VecDeque<TrackingId>,
     idle: usize,
+    coming: usize,
 }
 
 impl Desk {
     /// Whether there is more to do than workers wait for.
     fn lacks_workers(&self) -> bool {
-        self.ready.len() > self.idle
+        self.ready.len() > self.idle + self.coming
     }
 }
 
@@ -49,6 +50,16 @@ impl Work {
     pub fn put_back(&self, id: TrackingId) {
         self.desk().ready.push_front(id);
         self.bell.notify_one();
+    }
+
+    /// A worker is on its way, and is counted on.
+    pub fn expect(&self) {
+        self.desk().coming += 1;
+    }
+
+    /// It is there; it asks for work at once.
+    pub fn arrive(&self) {
+        self.desk().coming -= 1;
     }
 
     /// Whether a send lies here that no worker waits for.
