@@ -11,7 +11,7 @@ mod scripted;
 use mailtrail::id::TrackingId;
 use mailtrail::ledger::{Recipient, Standing, State, Trail, What};
 use mailtrail::tls;
-use scene::{Log, Scene, attempts, states};
+use scene::{LONG, Log, Scene, attempts, message, states};
 use scripted::{Act, At, Script, Server};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -79,6 +79,40 @@ fn number(message: &[u8]) -> u64 {
     let text = String::from_utf8_lossy(message);
     let subject = text.lines().find_map(|line| line.strip_prefix("Subject: "));
     subject.expect("nothing arrives that was not sent").parse().unwrap()
+}
+
+/// A message that no buffer on the way holds: whatever stops it, its dot was not said, and nobody has it. Half of what
+/// the upstream can do there is to say why.
+#[tokio::test(start_paused = true)]
+async fn a_large_message_that_is_stopped_is_never_unknown() {
+    let refused = &[Standing::Bounced][..];
+    let again = &[Standing::Queued, Standing::Relayed][..];
+    for (act, expected, text) in [
+        (Act::Silence, again, "no answer to a part of the message within 180 s"),
+        (Act::Bye("552 5.3.4 larger than I thought"), refused, "larger than I thought"),
+        (Act::Bye("421 4.3.2 going down"), again, "going down"),
+        (Act::Bye("250 whatever"), again, "the server's replies are out of step: 250 whatever"),
+        (Act::Close, again, ""),
+        (Act::Reset, again, ""),
+        (Act::HalfClose, again, "the server closed the connection"),
+        // Longer than any one answer may take, but it moves.
+        (Act::Sip, &[Standing::Relayed], ""),
+    ] {
+        let script = Script::new().at(At::Body, [Some(act.clone())]);
+        let mut scene = Scene::in_leaps(Server::start(script).await, "connections = 1").await;
+        let began = scene.time.clock().now();
+        let trail = scene.settled(scene.send(LONG, &["a@example.net"]).await).await;
+        assert_eq!(attempts(&trail), expected, "{act:?}: {:#?}", trail.facts);
+        let said = trail.facts[1].words.text.as_deref().unwrap_or_default();
+        assert!(said == text || text.is_empty(), "{act:?}: {said}");
+        let arrived: Vec<_> = scene.server.taken().into_iter().map(|taken| taken.message).collect();
+        let whole = if expected == refused { vec![] } else { vec![message(LONG).into_bytes()] };
+        assert!(arrived == whole, "{act:?}: {} arrived", arrived.len());
+        if let Act::Sip = act {
+            assert!(scene.time.clock().now().since(began) > Duration::from_secs(700));
+        }
+        scene.stop().await;
+    }
 }
 
 /// How an upstream can go wrong, wherever it is to say something.
@@ -167,6 +201,9 @@ impl Cell<'_> {
             sends.push(self.scene.send(sends.len() as u64, recipients).await);
         }
         let trails = self.settle(&sends).await;
+        if self.at == At::Quit {
+            self.scene.wait(Duration::from_secs(120)).await;
+        }
         // What is left of the script needs more connections than there was mail for.
         let pending = self.scene.server.with(|script| script.take_pending(self.at));
         assert!(pending < 3, "{self}: the fault did not come: this has tested nothing");

@@ -21,6 +21,31 @@ struct Link {
     connection: Connection,
     carried: u32,
     since: Instant,
+    /// Whether another message may follow.
+    is_sound: bool,
+}
+
+impl Link {
+    /// Says the envelope, unless it rode behind the last dot, and hears the answers. Where no message is to follow, the
+    /// transaction is ended, which also shows answers that were none to this envelope.
+    async fn ask(&mut self, attempt: &Attempt, said: bool) -> Result<EnvelopeReplies, Fault> {
+        let connection = &mut self.connection;
+        let replies = if said {
+            connection.envelope_replies(&attempt.envelope).await?
+        } else {
+            connection.envelope(&attempt.envelope, attempt.size()).await?
+        };
+        let last = replies.data.as_ref().unwrap_or(&replies.mail);
+        if replies.broken.is_some() || last.code == 421 {
+            self.is_sound = false;
+        } else if !replies.go_ahead() {
+            match connection.abandon(&replies).await {
+                Err(fault @ Fault::OutOfStep(_)) => return Err(fault),
+                ended => self.is_sound = ended.is_ok(),
+            }
+        }
+        Ok(replies)
+    }
 }
 
 /// How a message left the worker's hands.
@@ -103,11 +128,7 @@ impl Worker {
         }
         // What was said went with the connection it was said on.
         let chained = said && reused;
-        let replies = if chained {
-            link.connection.envelope_replies(&attempt.envelope).await
-        } else {
-            link.connection.envelope(&attempt.envelope, attempt.size()).await
-        };
+        let replies = link.ask(attempt, chained).await;
         self.learn(&link, chained, reused, &replies);
         let replies = match replies {
             Ok(replies) if reused && replies.is_of_the_connection() => return Carried::Stale,
@@ -123,19 +144,12 @@ impl Worker {
         if let Some(fault) = &replies.broken {
             self.outlet.failed(fault);
             attempt.give(&mut findings, Standing::Queued, "connection", &fault.to_string());
-            return Carried::Settled { outcome: self.outlet.conclude(attempt, findings), next: None };
+        } else {
+            let last = replies.data.as_ref().unwrap_or(&replies.mail);
+            self.weigh_upstream("the envelope", last, &findings);
         }
-        let last = replies.data.as_ref().unwrap_or(&replies.mail);
-        let closing = last.code == 421;
-        self.weigh_upstream("the envelope", last, &findings);
-        if !closing {
-            match link.connection.abandon(&replies).await {
-                Ok(()) => self.connection = Some(link),
-                // What was weighed were the answers to something else.
-                Err(Fault::OutOfStep(_)) if reused => return Carried::Stale,
-                Err(fault @ Fault::OutOfStep(_)) => return Carried::Unreachable(fault),
-                Err(_) => {}
-            }
+        if link.is_sound {
+            self.connection = Some(link);
         }
         Carried::Settled { outcome: self.outlet.conclude(attempt, findings), next: None }
     }
@@ -229,7 +243,7 @@ impl Worker {
         let mut connection = Connection::open(&outlet.settings, &outlet.tls, &outlet.hostname).await?;
         connection.limit(outlet.health.grouping().level(outlet.clock.now()));
         outlet.connected();
-        Ok(Link { connection, carried: 0, since: Instant::now() })
+        Ok(Link { connection, carried: 0, since: Instant::now(), is_sound: true })
     }
 
     /// Learns how the upstream takes commands that come together. A connection that broke while it rested, or a

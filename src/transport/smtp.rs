@@ -148,7 +148,17 @@ impl Connection {
     ) -> Result<EnvelopeReplies, Fault> {
         match broken {
             Some(fault) if !fault.is_of_the_path() => Err(fault),
-            broken => EnvelopeReplies::sort(replies, commands, broken),
+            broken => {
+                let replies = EnvelopeReplies::sort(replies, commands, broken)?;
+                let recipient = replies.recipients.iter().find(|reply| reply.is_positive());
+                match recipient {
+                    // Nobody takes a recipient of nothing: an answer too many came before.
+                    Some(recipient) if !replies.mail.is_positive() => {
+                        Err(Fault::OutOfStep(recipient.clone()))
+                    }
+                    _ => Ok(replies),
+                }
+            }
         }
     }
 
@@ -215,7 +225,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Ends a transaction whose message does not follow.
+    /// Ends a transaction whose message does not follow; finds out as well whether all its answers had come.
     pub async fn abandon(&mut self, replies: &EnvelopeReplies) -> Result<(), Fault> {
         if replies.data.as_ref().is_some_and(Response::is_intermediate) {
             // The server waits for a message although it took nobody (RFC 2920 section 3.1).
@@ -226,6 +236,7 @@ impl Connection {
             200..300 => Ok(()),
             // The answer to DATA comes only now: an answer too many came before.
             300..400 => Err(Fault::OutOfStep(reset)),
+            _ if reset.is_confused() && self.pipelining() != Pipelining::Off => Err(Fault::OutOfStep(reset)),
             _ => Err(Fault::Refused { what: "RSET", response: reset }),
         }
     }

@@ -29,6 +29,8 @@ pub enum Act {
     Silence,
     /// The same, after taking the message.
     Keep,
+    /// Hears a little every five seconds, up to the dot.
+    Sip,
     /// Says what is friendly, a byte at a time, and goes on.
     Dribble,
     /// Says nothing more, and goes on hearing.
@@ -95,7 +97,7 @@ pub struct Script {
     pub ahead: usize,
     /// Final dots that more stood behind.
     pub chained: usize,
-    /// Lines heard and bytes dribbled.
+    /// Things heard and bytes dribbled.
     pub events: usize,
     log: Vec<String>,
     pub taken: Vec<Taken>,
@@ -127,6 +129,8 @@ impl Server {
     /// A server that refuses connections, and the socket that it would listen on.
     pub fn closed(script: Script) -> (Self, TcpSocket) {
         let socket = TcpSocket::new_v4().unwrap();
+        // So that little is on the way when it stops hearing.
+        socket.set_recv_buffer_size(1 << 16).unwrap();
         socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
         let address = socket.local_addr().unwrap();
         (Self { address, script: Arc::new(Mutex::new(script)) }, socket)
@@ -275,7 +279,6 @@ impl Conversation {
             let ahead = usize::from(!self.heard.is_empty());
             self.server.with(|script| {
                 script.ahead += ahead;
-                script.events += 1;
                 script.log.push(format!("{number} {line}"));
             });
             let verb = line.get(..4).unwrap_or_default().to_ascii_uppercase();
@@ -437,6 +440,13 @@ impl Conversation {
                 stream.socket().set_zero_linger().unwrap();
                 return None;
             }
+            Act::Sip => {
+                while !self.heard.ends_with(b"\r\n.\r\n") {
+                    tokio::time::sleep(BETWEEN_SIPS).await;
+                    self.more(stream).await?;
+                }
+                return Some(true);
+            }
             Act::Silence | Act::Keep => std::future::pending().await,
             Act::HalfClose => {
                 stream.shutdown().await.ok()?;
@@ -485,8 +495,9 @@ impl Conversation {
 
     async fn more(&mut self, stream: &mut Box<dyn Stream>) -> Option<()> {
         // What was said in one go is heard in one go.
-        self.heard.reserve(1 << 16);
+        self.heard.reserve_exact(1 << 16);
         let read = stream.read_buf(&mut self.heard).await.ok()?;
+        self.server.with(|script| script.events += 1);
         (read > 0).then_some(())
     }
 }
@@ -503,5 +514,6 @@ async fn repeat(stream: &mut Box<dyn Stream>, text: &str) -> Option<bool> {
     None
 }
 
+const BETWEEN_SIPS: Duration = Duration::from_secs(5);
 /// How fast a dribble is.
 const BETWEEN_BYTES: Duration = Duration::from_millis(500);
