@@ -57,12 +57,21 @@ impl Accounts {
     pub fn new(users: Vec<User>, policy: &Policy, clock: Clock) -> Self {
         let mut key = [0; 32];
         getrandom::fill(&mut key).expect("the system has randomness");
+        Self::with(users, policy, Guard::new(policy), clock, key)
+    }
+
+    /// The users as they were changed. Failed logins stay in memory, passwords that were right do not.
+    pub fn renewed(&self, users: Vec<User>, policy: &Policy) -> Self {
+        Self::with(users, policy, self.guard.renewed(policy), self.clock, self.key)
+    }
+
+    fn with(users: Vec<User>, policy: &Policy, guard: Guard, clock: Clock, key: [u8; 32]) -> Self {
         Self {
             by_certificate: users
                 .iter()
                 .flat_map(|user| user.certificates.iter().map(|mark| (mark.clone(), user.account.clone())))
                 .collect(),
-            guard: Guard::new(policy),
+            guard,
             lockout: policy.login_lockout,
             clock,
             passwords: users.iter().filter_map(|user| user.password.clone()).collect(),

@@ -5,7 +5,7 @@ use super::register::{Fades, Register};
 use super::settings::User;
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -23,7 +23,7 @@ pub struct Rate {
 pub struct Rates {
     of_users: HashMap<String, Rate>,
     of_origins: Option<Rate>,
-    used: Mutex<Used>,
+    used: Arc<Mutex<Used>>,
 }
 
 #[derive(Debug, Default)]
@@ -42,7 +42,12 @@ impl Rates {
     /// Those of the users, and the one that each address has.
     pub fn new(users: &[User], of_origins: Option<Rate>) -> Self {
         let rated = |user: &User| Some((user.account.name.clone(), user.rate?));
-        Self { of_users: users.iter().filter_map(rated).collect(), of_origins, used: Mutex::default() }
+        Self { of_users: users.iter().filter_map(rated).collect(), of_origins, used: Arc::default() }
+    }
+
+    /// The rates as they were changed; both count on what has been used of the other.
+    pub fn renewed(&self, users: &[User], of_origins: Option<Rate>) -> Self {
+        Self { used: self.used.clone(), ..Self::new(users, of_origins) }
     }
 
     /// Whether one more message fits. If so, it counts.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// One upstream, as configured.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Its name in trails, metrics and the webhook path.
     pub name: String,
@@ -36,7 +36,7 @@ pub struct Settings {
 }
 
 /// User and password for an upstream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
     /// The user name.
     pub username: String,
