@@ -13,7 +13,8 @@ use support::client::Client;
 use support::process::{Process, free_port};
 use support::relay::USER;
 use support::sink::Sink;
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
 
 const HI: &str = "Subject: hi\r\n\r\nhi\r\n";
 
@@ -82,6 +83,26 @@ async fn queued_mail_goes_to_the_upstream_as_it_is_now() {
     process.hang_up().await;
     sink.arrival(&before).await;
     sink.arrival(&send(&mut client).await.unwrap()).await;
+    assert!(process.terminate().await.success());
+}
+
+#[tokio::test]
+async fn an_upstream_that_hangs_keeps_no_mail_from_the_next_one() {
+    let (hangs, sink) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), Sink::start().await);
+    let mut process = Process::new(&sink);
+    process.configure(&process.configuration(hangs.local_addr().unwrap().port(), ""));
+    process.start().await;
+    let mut client = Client::connect(process.address(1)).await.unwrap();
+    let id = send(&mut client).await.unwrap();
+    let (mut held, _) = hangs.accept().await.unwrap();
+    process.configure(&process.configuration(sink.port(), ""));
+    process.hang_up().await;
+    process.says("the configuration was applied").await;
+    let behind = send(&mut client).await.unwrap();
+    assert_eq!(held.read(&mut [0; 64]).await.unwrap(), 0, "its attempt is over");
+    sink.arrival(&id).await;
+    sink.arrival(&behind).await;
+    assert_eq!(sink.count(), 2);
     assert!(process.terminate().await.success());
 }
 

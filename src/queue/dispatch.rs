@@ -62,6 +62,8 @@ pub(super) struct Shared {
     health: Arc<Health>,
     finished: mpsc::UnboundedSender<TrackingId>,
     settling: TaskTracker,
+    /// Set when attempts have had all the time to end that they get.
+    over: CancellationToken,
 }
 
 impl Queue {
@@ -80,6 +82,7 @@ impl Queue {
             unknown_wait: parts.unknown_wait,
             finished: finished_sender,
             settling: TaskTracker::new(),
+            over: CancellationToken::new(),
         };
         Self {
             shared: Arc::new(shared),
@@ -121,8 +124,12 @@ impl Queue {
             }
         }
         self.workers.close();
-        // An upstream that hangs does not hold us: what is left is unknown at the next start.
-        let _ = timeout(FAREWELL, self.workers.wait()).await;
+        // An upstream that hangs does not hold us: what is left is unknown to the next queue, which must find nobody
+        // at work.
+        if timeout(FAREWELL, self.workers.wait()).await.is_err() {
+            self.shared.over.cancel();
+            self.workers.wait().await;
+        }
         self.shared.settling.close();
         self.shared.settling.wait().await;
     }
@@ -213,7 +220,8 @@ impl Queue {
         self.shared.health.connecting();
         let shared = self.shared.clone();
         self.workers.spawn(async move {
-            let worker = tokio::spawn(Worker::new(shared.clone()).run()).await;
+            let work = shared.over.clone().run_until_cancelled_owned(Worker::new(shared.clone()).run());
+            let worker = tokio::spawn(work).await;
             shared.health.disconnected();
             // Mail that came while it was closing found no room for another.
             shared.store.due_bell().ring();
