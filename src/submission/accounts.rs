@@ -300,4 +300,17 @@ mod tests {
         assert_eq!(log_in("right", here).await, "locked out");
         assert_eq!(log_in("right", there).await, "right");
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn changed_users_keep_lockouts_and_no_proofs() {
+        let peer = IpAddr::from([192, 0, 2, 1]);
+        let with = |password: &str| vec![user("odoo", Password::Plain(Secret::new(password)))];
+        let before = accounts(with("first"));
+        assert!(matches!(before.log_in(credentials("odoo", "first"), peer).await, Login::Right(_)));
+        let after = before.renewed(with("second"), &Policy { login_failures: 3, ..Policy::default() });
+        assert!(matches!(after.log_in(credentials("odoo", "first"), peer).await, Login::Wrong));
+        assert!(matches!(before.log_in(credentials("odoo", "a"), peer).await, Login::Wrong));
+        assert!(matches!(after.log_in(credentials("odoo", "b"), peer).await, Login::Wrong));
+        assert!(after.is_locked_out(peer) && before.is_locked_out(peer));
+    }
 }

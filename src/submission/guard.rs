@@ -212,4 +212,15 @@ mod tests {
         assert_eq!(pauses.last().copied(), Some(Consequence { pause: LONGEST_PAUSE, locked_out: None }));
         assert_eq!(guess(&guard, 9, 2, 1, now).pause, FIRST_PAUSE);
     }
+
+    #[test]
+    fn another_policy_remembers_the_same_failures() {
+        let (strict, now) = (guard(3), Instant::now());
+        guess(&strict, 1, 1, 1, now);
+        let lenient = strict.renewed(&Policy { login_failures: 4, ..Policy::default() });
+        guess(&lenient, 1, 2, 2, now);
+        assert_eq!(guess(&lenient, 1, 3, 3, now).locked_out, None);
+        assert_eq!(guess(&lenient, 1, 4, 4, now).locked_out, Some(4));
+        assert!(strict.is_locked_out(peer(1), now));
+    }
 }

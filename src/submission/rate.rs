@@ -140,4 +140,12 @@ mod tests {
         let (rates, now) = (rates(None, None), Instant::now());
         assert_eq!(admitted(&rates, Some("odoo"), [192, 0, 2, 1], now), 10);
     }
+
+    #[test]
+    fn changed_rates_know_what_has_been_used() {
+        let (rates, now) = (rates(None, three_a_minute()), Instant::now());
+        assert_eq!(admitted(&rates, None, [192, 0, 2, 1], now), 3);
+        let five = Some(Rate { messages: 5, time: Duration::from_secs(100) });
+        assert_eq!(admitted(&rates.renewed(&[], five), None, [192, 0, 2, 1], now), 2);
+    }
 }
