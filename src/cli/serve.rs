@@ -26,7 +26,7 @@ pub const SIGNALS: &str = "\
 Signals:
   TERM, INT  stop: transactions and attempts under way end first; within 30 s
   HUP        reload the configuration; sessions go on, a bad file changes nothing
-  USR2       restart, also as an upgraded program: the listening sockets stay open and no connect is refused
+  USR2       restart, or run the upgraded program: the sockets stay open, no connect is refused
 
 Sockets that systemd passes on (LISTEN_FDS) are used for the `address` they are bound to.
 
