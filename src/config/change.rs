@@ -88,7 +88,7 @@ mod tests {
             ("limits", "login_failures = 5", "login_failures = 6"),
             ("upstream", "secret", "changed"),
             ("upstream", "jitter = 0.1", "jitter = 0.2"),
-            ("upstream", "signing", "other"),
+            ("upstream", "\"signing\"", "\"other\""),
             ("http", "127.0.0.1:8080", "127.0.0.1:8081"),
             ("admin", "127.0.0.1:8025", "127.0.0.1:8026"),
             ("log", "level = \"info\"", "level = \"debug\""),
