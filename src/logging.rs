@@ -2,9 +2,13 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, fmt};
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,17 +20,35 @@ pub enum Format {
 }
 
 /// Starts the log once per process; a second start changes nothing.
-pub fn start(level: tracing::Level, format: Format) {
-    let filter = EnvFilter::new(format!("warn,mailtrail={}", level.as_str().to_lowercase()));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // Only tests start twice.
-    let _ = match format {
-        Format::Json => builder.json().finish().try_init(),
+pub fn start(level: Level, format: Format) {
+    let (filter, handle) = reload::Layer::new(filter(level));
+    let (registry, lines) = (tracing_subscriber::registry().with(filter), fmt::layer());
+    let lines = lines.with_writer(std::io::stderr);
+    let started = match format {
+        Format::Json => registry.with(lines.json()).try_init(),
         Format::Text => {
-            builder.with_ansi(std::io::stderr().is_terminal()).with_target(false).finish().try_init()
+            registry.with(lines.with_ansi(std::io::stderr().is_terminal()).with_target(false)).try_init()
         }
     };
+    // Only tests start twice.
+    if started.is_ok() {
+        let _ = FILTER.set(handle);
+    }
 }
+
+/// Writes less or more from now on.
+pub fn change(level: Level) {
+    if let Some(handle) = FILTER.get() {
+        // It fails for a log that is no more.
+        let _ = handle.reload(filter(level));
+    }
+}
+
+fn filter(level: Level) -> EnvFilter {
+    EnvFilter::new(format!("warn,mailtrail={}", level.as_str().to_lowercase()))
+}
+
+static FILTER: OnceLock<Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Shows how far a long work is, in bytes, once it takes a while: as a bar on a terminal, else in the log.
 #[derive(Debug)]

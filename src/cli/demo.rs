@@ -3,6 +3,7 @@
 
 use super::{Context, Trouble, say, say_json, settings, stage, trace};
 use crate::admin::{self, TrailView};
+use crate::daemon::Sockets;
 use crate::mail::{Envelope, Mailbox};
 use crate::provider::Provider;
 use crate::secret::Secret;
@@ -27,12 +28,12 @@ pub async fn run(context: &Context) -> Result<(), Trouble> {
     let directory = tempfile::tempdir().map_err(|error| failed(&error))?;
     let text = CONFIG.replace("DATA", &directory.path().display().to_string());
     let config = settings::built_in(&text, &BTreeMap::new())?;
-    let stage = stage::start(config, PACE, None).await?;
+    let stage = stage::start(Sockets::default(), config, PACE, None).await?;
     if !context.json {
         say(format!(
             "mailtrail listens on {}, the sandbox stands in for Mailgun on {}, {} mails go out.\n",
             stage.daemon.smtp_addresses()[0],
-            stage.sandbox.smtp_address(),
+            stage.understudy.sandbox.smtp_address(),
             SCENES.len()
         ));
     }
@@ -42,7 +43,7 @@ pub async fn run(context: &Context) -> Result<(), Trouble> {
         Err(error) => Err(error),
     };
     stage.daemon.stop().await;
-    stage.sandbox.stop().await;
+    stage.understudy.sandbox.stop().await;
     ended
 }
 

@@ -12,6 +12,7 @@ mod sendmail;
 mod serve;
 mod settings;
 mod stage;
+mod successor;
 mod times;
 mod trace;
 mod user;
@@ -21,6 +22,7 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use successor::Successor;
 
 /// Every mail your applications send, and what became of it.
 #[derive(Debug, Parser)]
@@ -49,7 +51,7 @@ enum Colour {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the relay
-    #[command(after_help = "Example: mailtrail serve --sandbox")]
+    #[command(after_help = serve::SIGNALS)]
     Serve(serve::Arguments),
     /// The whole loop on this machine, with nothing configured
     #[command(after_help = "Example: mailtrail demo")]
@@ -134,12 +136,18 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     };
     let ended = runtime.block_on(command(context, arguments.command));
     runtime.shutdown_background();
+    let ended = match ended {
+        Ok(Some(successor)) => Err(successor.take_over()),
+        Ok(None) => Ok(()),
+        Err(trouble) => Err(trouble),
+    };
     finish(ended, sysexits)
 }
 
-async fn command(context: Context, command: Command) -> Result<(), Trouble> {
+/// Runs a command; the process that takes over from it, if one does.
+async fn command(context: Context, command: Command) -> Result<Option<Successor>, Trouble> {
     match command {
-        Command::Serve(arguments) => serve::run(&context, &arguments).await,
+        Command::Serve(arguments) => return serve::run(&context, &arguments).await,
         Command::Demo => demo::run(&context).await,
         Command::Sandbox(arguments) => sandbox::run(&context, arguments).await,
         Command::Config(command) => config::run(&context, &command),
@@ -150,21 +158,43 @@ async fn command(context: Context, command: Command) -> Result<(), Trouble> {
         Command::Sendmail(arguments) => sendmail::run(&context, arguments).await,
         Command::User(command) => user::run(&context, &command),
     }
+    .map(|()| None)
 }
 
 fn finish(ended: Result<(), Trouble>, sysexits: bool) -> ExitCode {
-    let (code, text) = match ended {
-        Ok(()) => return ExitCode::SUCCESS,
-        Err(Trouble::Nothing) => return ExitCode::from(1),
-        Err(Trouble::Usage(text)) => (usage_code(sysexits), text),
-        Err(Trouble::Unreachable(text)) => (3, text),
-        Err(Trouble::Damaged(text)) => (4, text),
-        Err(Trouble::Configuration(text)) => (if sysexits { 78 } else { 2 }, text),
-        Err(Trouble::Failed(text)) => (1, text),
-        Err(Trouble::Exit(code, text)) => (code, text),
+    let Err(trouble) = ended else { return ExitCode::SUCCESS };
+    let code = match &trouble {
+        Trouble::Nothing => return ExitCode::from(1),
+        Trouble::Usage(_) => usage_code(sysexits),
+        Trouble::Unreachable(_) => 3,
+        Trouble::Damaged(_) => 4,
+        Trouble::Configuration(_) => {
+            if sysexits {
+                78
+            } else {
+                2
+            }
+        }
+        Trouble::Failed(_) => 1,
+        Trouble::Exit(code, _) => *code,
     };
-    eprintln!("mailtrail: {text}");
+    eprintln!("mailtrail: {}", trouble.text());
     ExitCode::from(code)
+}
+
+impl Trouble {
+    /// What is said about it.
+    fn text(&self) -> &str {
+        match self {
+            Self::Nothing => "",
+            Self::Usage(text)
+            | Self::Unreachable(text)
+            | Self::Damaged(text)
+            | Self::Configuration(text)
+            | Self::Failed(text)
+            | Self::Exit(_, text) => text,
+        }
+    }
 }
 
 /// 2, but 64 for those whose caller goes by sysexits.

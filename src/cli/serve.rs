@@ -1,13 +1,15 @@
-use super::{Context, Trouble, settings, stage};
+use super::stage::{self, Understudy};
+use super::successor::Successor;
+use super::{Context, Trouble, settings};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::daemon::{Daemon, StartError};
+use crate::daemon::{Daemon, Sockets, StartError};
 use crate::logging;
-use crate::sandbox::Sandbox;
+use crate::store::OpenError;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -19,100 +21,249 @@ pub struct Arguments {
     pace: f64,
 }
 
-pub async fn run(context: &Context, arguments: &Arguments) -> Result<(), Trouble> {
-    let config = match (&context.config, arguments.sandbox) {
-        (None, true) => settings::sandbox()?,
-        (None, false) if settings::file(context).is_none() => {
-            return Err(Trouble::Configuration(
-                "there is no configuration: name one with --config, or try `mailtrail serve --sandbox`"
-                    .into(),
-            ));
-        }
-        _ => settings::load(context)?,
-    };
+/// What stands below the options in the help.
+pub const SIGNALS: &str = "\
+Signals:
+  TERM, INT  stop: transactions and attempts under way end first; within 30 s
+  HUP        reload the configuration; sessions go on, a bad file changes nothing
+  USR2       restart, or run the upgraded program: the sockets stay open, no connect is refused
+
+Sockets that systemd passes on (LISTEN_FDS) are used for the `address` they are bound to.
+
+Example: mailtrail serve --sandbox";
+
+/// Runs the relay until it is told to stop, or to make room for a successor.
+pub async fn run(context: &Context, arguments: &Arguments) -> Result<Option<Successor>, Trouble> {
+    let successor = Successor::of_this_process(context);
+    // From here on no signal ends the process by itself.
+    let mut signals = Signals::new()?;
+    let config = load(context, arguments)?;
     logging::start(config.log.level, config.log.format);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
     open_files(&config);
     let metrics = PrometheusBuilder::new().install_recorder().ok();
-    let mut terminate = listen_for(SignalKind::terminate())?;
-    let mut interrupt = listen_for(SignalKind::interrupt())?;
-    let mut hangup = listen_for(SignalKind::hangup())?;
-    let (daemon, sandbox) = start(&config, arguments, metrics.clone()).await?;
-    announce(&daemon, &config, sandbox.as_ref());
-    let upkeep = metrics.map(|metrics| tokio::spawn(upkeep(metrics)));
-    let ended = loop {
-        tokio::select! {
-            _ = terminate.recv() => break Ok(()),
-            _ = interrupt.recv() => break Ok(()),
-            _ = hangup.recv() => {
-                daemon.renew_certificates();
-                check_again(context, arguments);
-            }
-            reason = daemon.failed() => {
-                break Err(Trouble::Damaged(format!("the ledger failed: {reason}; a restart rebuilds it")));
-            }
-        }
+    let started = tokio::select! {
+        started = Service::start(config, arguments, metrics.clone()) => started?,
+        // Opening a large store takes a while, and breaking it off is as safe as kill -9.
+        () = signals.stop() => return Ok(None),
     };
-    tracing::info!("stopping");
+    let upkeep = metrics.map(|metrics| tokio::spawn(upkeep(metrics)));
+    let ended = started.run(context, arguments, signals, successor).await;
     if let Some(upkeep) = upkeep {
         upkeep.abort();
-    }
-    daemon.stop().await;
-    if let Some(sandbox) = sandbox {
-        sandbox.stop().await;
     }
     ended
 }
 
-async fn start(
-    config: &Config,
-    arguments: &Arguments,
-    metrics: Option<PrometheusHandle>,
-) -> Result<(Daemon, Option<Sandbox>), Trouble> {
-    if arguments.sandbox {
-        let stage = stage::start(config.clone(), arguments.pace, metrics).await?;
-        return Ok((stage.daemon, Some(stage.sandbox)));
+fn load(context: &Context, arguments: &Arguments) -> Result<Config, Trouble> {
+    match (&context.config, arguments.sandbox) {
+        (None, true) => settings::sandbox(),
+        (None, false) if settings::file(context).is_none() => Err(Trouble::Configuration(
+            "there is no configuration: name one with --config, or try `mailtrail serve --sandbox`".into(),
+        )),
+        _ => settings::load(context),
     }
-    let started = Daemon::start(config, Clock::System, metrics).await;
-    let daemon = started.map_err(|error| match error {
-        StartError::Tls(error) => Trouble::Configuration(error.to_string()),
-        error => Trouble::Failed(error.to_string()),
-    })?;
-    Ok((daemon, None))
 }
 
-fn announce(daemon: &Daemon, config: &Config, sandbox: Option<&Sandbox>) {
-    let report = daemon.report();
-    for (listener, address) in config.listeners.iter().zip(daemon.smtp_addresses()) {
-        tracing::info!(%address, tls = ?listener.tls, "listening for mail");
-    }
-    if let Some(address) = daemon.http_address() {
-        tracing::info!(%address, "listening for webhooks");
-    }
-    if let Some(sandbox) = sandbox {
-        tracing::info!(address = %sandbox.smtp_address(), "the sandbox stands in for the upstream");
-    }
-    tracing::info!(
-        replayed = report.replayed,
-        rebuilt = report.rebuilt.is_some(),
-        damaged = report.damaged.len(),
-        "ready"
-    );
+/// The relay, and the sandbox where that is its upstream.
+struct Service {
+    daemon: Daemon,
+    understudy: Option<Understudy>,
 }
 
-/// What SIGHUP does beside the certificates: it says whether a restart would like the file.
-fn check_again(context: &Context, arguments: &Arguments) {
-    if arguments.sandbox && context.config.is_none() {
-        return;
+/// What the operator says.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    restart: Signal,
+}
+
+enum Wish {
+    Stop,
+    Reload,
+    Restart,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Trouble> {
+        let listen =
+            |kind| signal(kind).map_err(|error| Trouble::Failed(format!("signals cannot be heard: {error}")));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+            restart: listen(SignalKind::user_defined2())?,
+        })
     }
-    match settings::load(context) {
-        Ok(_) => tracing::warn!("SIGHUP: the configuration is good; a restart applies it"),
-        Err(Trouble::Configuration(faults)) => {
-            tracing::error!(%faults, "SIGHUP: the configuration has faults, the running one stays");
+
+    async fn next(&mut self) -> Wish {
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => Wish::Stop,
+            _ = self.interrupt.recv() => Wish::Stop,
+            _ = self.hangup.recv() => Wish::Reload,
+            _ = self.restart.recv() => Wish::Restart,
         }
-        Err(_) => {}
+    }
+
+    /// Returns when we are told to stop.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+impl Service {
+    async fn start(
+        config: Config,
+        arguments: &Arguments,
+        metrics: Option<PrometheusHandle>,
+    ) -> Result<Self, Trouble> {
+        let sockets = Sockets::inherited();
+        let service = if arguments.sandbox {
+            let stage = stage::start(sockets, config, arguments.pace, metrics).await?;
+            Self { daemon: stage.daemon, understudy: Some(stage.understudy) }
+        } else {
+            let daemon = Daemon::start_on(sockets, &config, Clock::System, metrics).await?;
+            Self { daemon, understudy: None }
+        };
+        service.announce();
+        Ok(service)
+    }
+
+    fn announce(&self) {
+        let (daemon, report) = (&self.daemon, self.daemon.report());
+        for (listener, address) in daemon.config().listeners.iter().zip(daemon.smtp_addresses()) {
+            tracing::info!(%address, tls = ?listener.tls, "listening for mail");
+        }
+        if let Some(address) = daemon.http_address() {
+            tracing::info!(%address, "listening for webhooks");
+        }
+        if let Some(understudy) = &self.understudy {
+            let address = understudy.sandbox.smtp_address();
+            tracing::info!(%address, "the sandbox stands in for the upstream");
+        }
+        tracing::info!(
+            replayed = report.replayed,
+            rebuilt = report.rebuilt.is_some(),
+            damaged = report.damaged.len(),
+            "ready"
+        );
+    }
+
+    /// Works until it is told to stop.
+    async fn run(
+        mut self,
+        context: &Context,
+        arguments: &Arguments,
+        mut signals: Signals,
+        successor: Successor,
+    ) -> Result<Option<Successor>, Trouble> {
+        loop {
+            let wish = tokio::select! {
+                wish = signals.next() => wish,
+                reason = self.daemon.failed() => {
+                    self.stop().await;
+                    return Err(Trouble::Damaged(format!("the ledger failed: {reason}; a restart rebuilds it")));
+                }
+            };
+            match wish {
+                Wish::Reload => self.reload(load(context, arguments)),
+                Wish::Stop => {
+                    self.stop().await;
+                    return Ok(None);
+                }
+                Wish::Restart => match successor.prove().await {
+                    Ok(()) => break,
+                    Err(reason) => {
+                        tracing::error!(reason, "SIGUSR2: the program would not start, this one goes on");
+                    }
+                },
+            }
+        }
+        let sockets = self.hand_over().await;
+        // Who has wished for an end meanwhile gets it.
+        let stop = tokio::time::timeout(Duration::ZERO, signals.stop()).await.is_ok();
+        if stop {
+            sockets.remove_files();
+            return Ok(None);
+        }
+        Ok(Some(successor.with(sockets)))
+    }
+
+    /// Goes on with another configuration, if that is good.
+    fn reload(&mut self, config: Result<Config, Trouble>) {
+        let config = match config {
+            Ok(config) => config,
+            Err(trouble) => {
+                let faults = trouble.text();
+                tracing::error!(%faults, "SIGHUP: the configuration has faults, the running one stays");
+                return;
+            }
+        };
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
+        let config = match &self.understudy {
+            Some(understudy) => understudy.replace(config),
+            None => config,
+        };
+        match self.daemon.reload(config) {
+            Ok(changes) => {
+                let config = self.daemon.config();
+                logging::change(config.log.level);
+                open_files(config);
+                for place in changes.opened {
+                    tracing::info!(place, "listening");
+                }
+                for place in changes.closed {
+                    tracing::info!(place, "listening no more");
+                }
+                for key in changes.waiting {
+                    tracing::warn!(key, "SIGHUP: this changes with a restart only, what was there stays");
+                }
+                let changed = changes.sections.join(", ");
+                tracing::info!(changed, "SIGHUP: the configuration was applied, certificates were read");
+            }
+            Err(error) => {
+                tracing::error!(%error, "SIGHUP: the configuration cannot be used, the running one stays");
+            }
+        }
+        if let Some(understudy) = &self.understudy {
+            understudy.report_to(&self.daemon);
+        }
+    }
+
+    async fn stop(self) {
+        tracing::info!("stopping");
+        self.daemon.stop().await;
+        if let Some(understudy) = self.understudy {
+            understudy.sandbox.stop().await;
+        }
+    }
+
+    async fn hand_over(self) -> Sockets {
+        tracing::info!("SIGUSR2: making room for a successor");
+        let sockets = self.daemon.hand_over().await;
+        if let Some(understudy) = self.understudy {
+            understudy.sandbox.stop().await;
+        }
+        sockets
+    }
+}
+
+impl From<StartError> for Trouble {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Tls(error) => Self::Configuration(error.to_string()),
+            StartError::Store(error @ OpenError::Newer(_)) => Self::Damaged(error.to_string()),
+            error => Self::Failed(error.to_string()),
+        }
     }
 }
 
@@ -132,10 +283,6 @@ fn open_files(config: &Config) {
             "too few open files for all connections; raise LimitNOFILE or lower `connections` in [limits]"
         );
     }
-}
-
-fn listen_for(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Trouble> {
-    signal(kind).map_err(|error| Trouble::Failed(format!("signals cannot be heard: {error}")))
 }
 
 /// Histograms are folded up now and then, or they grow.

@@ -3,7 +3,7 @@
 use super::Trouble;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Sockets};
 use crate::provider::Provider;
 use crate::sandbox::{self, Sandbox};
 use crate::secret::Secret;
@@ -11,64 +11,101 @@ use crate::tls;
 use crate::transport::{Login, Security};
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 /// Both, running.
 pub struct Stage {
     /// The relay.
     pub daemon: Daemon,
     /// Its upstream.
+    pub understudy: Understudy,
+}
+
+/// The sandbox, ready to stand in for whatever upstreams a configuration names.
+pub struct Understudy {
+    /// The sandbox.
     pub sandbox: Sandbox,
+    certificate: PathBuf,
+    password: Secret,
+    api_url: reqwest::Url,
+    api_key: Secret,
+    signing_key: Secret,
 }
 
 /// Starts both; the sandbox takes the place of all upstreams and reports to the relay. `pace` scales its times.
 pub async fn start(
-    mut config: Config,
+    sockets: Sockets,
+    config: Config,
     pace: f64,
     metrics: Option<PrometheusHandle>,
 ) -> Result<Stage, Trouble> {
-    let directory = config.data_dir.join("sandbox");
-    let failed = |error: &dyn std::fmt::Display| Trouble::Failed(error.to_string());
-    let (signing_key, password, api_key) = (random_secret()?, random_secret()?, random_secret()?);
-    config.upstreams.truncate(1);
-    let Some(upstream) = config.upstreams.first_mut() else {
-        return Err(Trouble::Failed(
-            "the configuration has no upstream for the sandbox to stand in for".into(),
-        ));
-    };
-    let username = "postmaster@sandbox.example.com";
-    let sandbox = sandbox::start(sandbox::Settings {
-        smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
-        api: SocketAddr::from(([127, 0, 0, 1], 0)),
-        api_key: api_key.clone(),
-        domain: upstream.transport.domain.clone().unwrap_or_else(|| "sandbox.example.com".to_owned()),
-        username: username.to_owned(),
-        password: password.clone(),
-        signing_key: signing_key.clone(),
-        webhook: None,
-        pace,
-        tls: tls::self_signed(&directory, "localhost").map_err(|error| failed(&error))?,
-    });
-    let sandbox = sandbox.await.map_err(|error| failed(&error))?;
-    upstream.signing_keys = vec![signing_key];
-    let transport = &mut upstream.transport;
-    transport.provider = Provider::Mailgun;
-    transport.host = sandbox.smtp_address().ip().to_string();
-    transport.port = sandbox.smtp_address().port();
-    transport.security = Security::StartTls;
-    transport.ca_file = Some(directory.join("relay.pem"));
-    transport.login = Some(Login { username: username.to_owned(), password });
-    if let Some(api) = &mut transport.api {
-        let address = format!("http://{}", sandbox.api_address());
-        (api.base_url, api.key) = (address.parse().map_err(|error| failed(&error))?, api_key);
-    }
-    let name = transport.name.clone();
-    let daemon = Daemon::start(&config, Clock::System, metrics).await.map_err(|error| failed(&error))?;
-    match daemon.http_address() {
-        Some(http) => sandbox.set_webhook(format!("http://{http}/webhooks/{name}")),
-        None => tracing::warn!("[http] has no address: the sandbox cannot report back"),
-    }
-    Ok(Stage { daemon, sandbox })
+    let understudy = Understudy::start(&config, pace).await?;
+    let config = understudy.replace(config);
+    let daemon = Daemon::start_on(sockets, &config, Clock::System, metrics).await.map_err(Trouble::from)?;
+    understudy.report_to(&daemon);
+    Ok(Stage { daemon, understudy })
 }
+
+impl Understudy {
+    async fn start(config: &Config, pace: f64) -> Result<Self, Trouble> {
+        let Some(upstream) = config.upstreams.first() else {
+            return Err(Trouble::Failed(
+                "the configuration has no upstream for the sandbox to stand in for".into(),
+            ));
+        };
+        let directory = config.data_dir.join("sandbox");
+        let failed = |error: &dyn std::fmt::Display| Trouble::Failed(error.to_string());
+        let (signing_key, password, api_key) = (random_secret()?, random_secret()?, random_secret()?);
+        let sandbox = sandbox::start(sandbox::Settings {
+            smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
+            api: SocketAddr::from(([127, 0, 0, 1], 0)),
+            api_key: api_key.clone(),
+            domain: upstream.transport.domain.clone().unwrap_or_else(|| "sandbox.example.com".to_owned()),
+            username: USERNAME.to_owned(),
+            password: password.clone(),
+            signing_key: signing_key.clone(),
+            webhook: None,
+            pace,
+            tls: tls::self_signed(&directory, "localhost").map_err(|error| failed(&error))?,
+        });
+        let sandbox = sandbox.await.map_err(|error| failed(&error))?;
+        let api_url = format!("http://{}", sandbox.api_address());
+        let api_url = api_url.parse().map_err(|error| failed(&error))?;
+        let certificate = directory.join("relay.pem");
+        Ok(Self { sandbox, certificate, password, api_url, api_key, signing_key })
+    }
+
+    /// The configuration with the sandbox as its only upstream.
+    pub fn replace(&self, mut config: Config) -> Config {
+        config.upstreams.truncate(1);
+        for upstream in &mut config.upstreams {
+            upstream.signing_keys = vec![self.signing_key.clone()];
+            let transport = &mut upstream.transport;
+            transport.provider = Provider::Mailgun;
+            transport.host = self.sandbox.smtp_address().ip().to_string();
+            transport.port = self.sandbox.smtp_address().port();
+            transport.security = Security::StartTls;
+            transport.ca_file = Some(self.certificate.clone());
+            transport.login = Some(Login { username: USERNAME.to_owned(), password: self.password.clone() });
+            if let Some(api) = &mut transport.api {
+                (api.base_url, api.key) = (self.api_url.clone(), self.api_key.clone());
+            }
+        }
+        config
+    }
+
+    /// Reports to the relay from now on.
+    pub fn report_to(&self, daemon: &Daemon) {
+        match (daemon.http_address(), daemon.config().upstreams.first()) {
+            (Some(http), Some(upstream)) => {
+                self.sandbox.set_webhook(format!("http://{http}/webhooks/{}", upstream.transport.name));
+            }
+            _ => tracing::warn!("[http] has no address: the sandbox cannot report back"),
+        }
+    }
+}
+
+const USERNAME: &str = "postmaster@sandbox.example.com";
 
 fn random_secret() -> Result<Secret, Trouble> {
     let mut bytes = [0; 16];

@@ -64,7 +64,7 @@ pub struct CertificateFiles {
 }
 
 /// One upstream and how its mail is retried.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
     /// How it is reached.
     pub transport: transport::Settings,

@@ -83,9 +83,13 @@ impl Queue {
                 () = self.store.due_bell().heard(pause) => {}
             }
         }
-        // An upstream that hangs does not hold us: what is left is unknown at the next start.
-        let workers = self.outlets.iter().map(|outlet| outlet.retire());
-        let _ = timeout(FAREWELL, futures_util::future::join_all(workers)).await;
+        // An upstream that hangs does not hold us: what is left is unknown to the next queue, which must find nobody
+        // at work.
+        let workers = || futures_util::future::join_all(self.outlets.iter().map(|outlet| outlet.retire()));
+        if timeout(FAREWELL, workers()).await.is_err() {
+            self.outlets.iter().for_each(|outlet| outlet.send_away());
+            workers().await;
+        }
         for outlet in &self.outlets {
             outlet.settled().await;
         }

@@ -47,6 +47,8 @@ pub(super) struct Outlet {
     under_way: Mutex<HashMap<TrackingId, Grip>>,
     workers: TaskTracker,
     settling: TaskTracker,
+    /// Set when attempts have had all the time to end that they get.
+    over: CancellationToken,
 }
 
 impl Outlet {
@@ -73,6 +75,7 @@ impl Outlet {
             under_way: Mutex::default(),
             workers: TaskTracker::new(),
             settling: TaskTracker::new(),
+            over: CancellationToken::new(),
         }
     }
 
@@ -132,7 +135,8 @@ impl Outlet {
         let outlet = self.clone();
         self.workers.spawn(async move {
             outlet.work.arrive();
-            let worker = tokio::spawn(Worker::new(outlet.clone()).run()).await;
+            let work = outlet.over.clone().run_until_cancelled_owned(Worker::new(outlet.clone()).run());
+            let worker = tokio::spawn(work).await;
             outlet.health.disconnected();
             // Mail that came while it was closing found no room for another.
             outlet.store.due_bell().ring();
@@ -146,6 +150,11 @@ impl Outlet {
     pub(super) async fn retire(&self) {
         self.workers.close();
         self.workers.wait().await;
+    }
+
+    /// Ends the workers at once; what they are at stays without an outcome.
+    pub(super) fn send_away(&self) {
+        self.over.cancel();
     }
 
     /// Waits until every outcome is kept that is known now.

@@ -4,7 +4,7 @@ use crate::clock::Timestamp;
 use std::time::Duration;
 
 /// How often and how long a message is tried.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Retry {
     /// Pause after the first failure. Default 30 s, 100 ms to 1 day.
     pub first: Duration,

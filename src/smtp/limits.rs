@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// What one session may cost.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of a message after dot-unstuffing (RFC 1870). Default 25 MiB, 1 KiB to 1 GiB.
     pub message_size: u64,

@@ -57,12 +57,21 @@ impl Accounts {
     pub fn new(users: Vec<User>, policy: &Policy, clock: Clock) -> Self {
         let mut key = [0; 32];
         getrandom::fill(&mut key).expect("the system has randomness");
+        Self::with(users, policy, Guard::new(policy), clock, key)
+    }
+
+    /// The users as they were changed. Failed logins stay in memory, passwords that were right do not.
+    pub fn renewed(&self, users: Vec<User>, policy: &Policy) -> Self {
+        Self::with(users, policy, self.guard.renewed(policy), self.clock, self.key)
+    }
+
+    fn with(users: Vec<User>, policy: &Policy, guard: Guard, clock: Clock, key: [u8; 32]) -> Self {
         Self {
             by_certificate: users
                 .iter()
                 .flat_map(|user| user.certificates.iter().map(|mark| (mark.clone(), user.account.clone())))
                 .collect(),
-            guard: Guard::new(policy),
+            guard,
             lockout: policy.login_lockout,
             clock,
             passwords: users.iter().filter_map(|user| user.password.clone()).collect(),
@@ -290,5 +299,18 @@ mod tests {
         }
         assert_eq!(log_in("right", here).await, "locked out");
         assert_eq!(log_in("right", there).await, "right");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changed_users_keep_lockouts_and_no_proofs() {
+        let peer = IpAddr::from([192, 0, 2, 1]);
+        let with = |password: &str| vec![user("odoo", Password::Plain(Secret::new(password)))];
+        let before = accounts(with("first"));
+        assert!(matches!(before.log_in(credentials("odoo", "first"), peer).await, Login::Right(_)));
+        let after = before.renewed(with("second"), &Policy { login_failures: 3, ..Policy::default() });
+        assert!(matches!(after.log_in(credentials("odoo", "first"), peer).await, Login::Wrong));
+        assert!(matches!(before.log_in(credentials("odoo", "a"), peer).await, Login::Wrong));
+        assert!(matches!(after.log_in(credentials("odoo", "b"), peer).await, Login::Wrong));
+        assert!(after.is_locked_out(peer) && before.is_locked_out(peer));
     }
 }

@@ -80,7 +80,19 @@ impl Conversation {
         let end = self.talk().await?;
         // A client that is gone already does not mind.
         let _ = timeout(WRITE, self.stream.shutdown()).await;
+        if matches!(end, End::Closed) {
+            let _ = timeout(LINGER, self.ignore()).await;
+        }
         Ok(end)
+    }
+
+    /// Reads and drops what the client still says. Unread it would reset the connection, and the client might never
+    /// see our last replies, one of which may say that we keep its message.
+    async fn ignore(&mut self) {
+        self.input.clear();
+        while self.stream.read_buf(&mut self.input.bytes).await.is_ok_and(|read| read > 0) {
+            self.input.clear();
+        }
     }
 
     async fn talk(&mut self) -> io::Result<End> {
@@ -88,6 +100,9 @@ impl Conversation {
         let mut patience = Patience::new(self.front.limits.command_timeout);
         loop {
             while let Some(line) = self.input.line() {
+                if self.front.crowd.closing.is_cancelled() && !self.session.is_in_transaction() {
+                    return self.close(&Reply::Stopping).await;
+                }
                 if let Next::End(end) = self.line(line).await? {
                     return Ok(end);
                 }
@@ -374,12 +389,17 @@ impl Conversation {
         Ok(())
     }
 
-    /// Reads on. While we stop, a client between two messages is sent away; one within a message may end it.
+    /// Reads on. While we stop, a client between two messages that says nothing for a while, or that has had all the
+    /// time it gets, is sent away; one within a message may end it.
     async fn more(&mut self, patience: Patience) -> io::Result<Heard> {
         let until = patience.end.min(Instant::now() + patience.pause);
         self.input.compact();
         let mut room = (&mut self.input.bytes).limit(READ);
-        let stopping = self.front.stopping.clone();
+        let front = self.front.clone();
+        let dismissed = async {
+            front.stopping.cancelled().await;
+            let _ = timeout(QUIET, front.crowd.closing.cancelled()).await;
+        };
         tokio::select! {
             biased;
             read = timeout_at(until, self.stream.read_buf(&mut room)) => match read {
@@ -389,7 +409,7 @@ impl Conversation {
                 Ok(Err(_)) => Ok(Heard::End),
                 Err(_) => Ok(Heard::Nothing),
             },
-            () = stopping.cancelled(), if !self.session.is_in_transaction() => Ok(Heard::Stop),
+            () = dismissed, if !self.session.is_in_transaction() => Ok(Heard::Stop),
         }
     }
 }
@@ -482,6 +502,10 @@ pub const READ: usize = 16 << 10;
 /// Bytes of replies from which on they are sent before more commands are answered.
 const OUTPUT: usize = 16 << 10;
 const WRITE: Duration = Duration::from_secs(60);
+/// How long a client is listened to that was sent away.
+const LINGER: Duration = Duration::from_secs(2);
+/// Silence between two messages after which a client is not in the middle of a batch.
+const QUIET: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -489,7 +513,7 @@ mod tests {
     use crate::clock::Clock;
     use crate::smtp::Rules;
     use crate::store::Store;
-    use crate::submission::{Accounts, Listener, ListenerTls, Memory, Policy, Rates};
+    use crate::submission::{Accounts, Crowd, Listener, ListenerTls, Memory, Policy, Rates};
     use tokio::io::{DuplexStream, duplex};
     use tokio_util::sync::CancellationToken;
 
@@ -527,6 +551,7 @@ mod tests {
             duplicates: None,
             reports: false,
             memory: Memory::default(),
+            crowd: Crowd::default(),
             stopping: CancellationToken::new(),
         }
     }

@@ -8,7 +8,7 @@ use super::origin::Origin;
 use super::register::{Fades, Register};
 use super::settings::Policy;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -19,7 +19,7 @@ pub struct Guard {
     failures: u32,
     window: Duration,
     lockout: Duration,
-    tallies: Mutex<Tallies>,
+    tallies: Arc<Mutex<Tallies>>,
 }
 
 /// What stands for a text that is not to be kept.
@@ -56,8 +56,13 @@ impl Guard {
             failures: policy.login_failures,
             window: policy.login_window,
             lockout: policy.login_lockout,
-            tallies: Mutex::default(),
+            tallies: Arc::default(),
         }
+    }
+
+    /// With what the operator decided since; both remember the same failures.
+    pub fn renewed(&self, policy: &Policy) -> Self {
+        Self { tallies: self.tallies.clone(), ..Self::new(policy) }
     }
 
     /// Whether nobody may log in from there now.
@@ -203,8 +208,19 @@ mod tests {
     #[test]
     fn a_user_guessed_from_many_addresses_is_slow_and_not_locked() {
         let (guard, now) = (guard(3), Instant::now());
-        let pauses = (0..7).map(|from| guess(&guard, from, 1, from, now));
-        assert_eq!(pauses.last(), Some(Consequence { pause: LONGEST_PAUSE, locked_out: None }));
+        let pauses: Vec<_> = (0..7).map(|from| guess(&guard, from, 1, from, now)).collect();
+        assert_eq!(pauses.last().copied(), Some(Consequence { pause: LONGEST_PAUSE, locked_out: None }));
         assert_eq!(guess(&guard, 9, 2, 1, now).pause, FIRST_PAUSE);
+    }
+
+    #[test]
+    fn another_policy_remembers_the_same_failures() {
+        let (strict, now) = (guard(3), Instant::now());
+        guess(&strict, 1, 1, 1, now);
+        let lenient = strict.renewed(&Policy { login_failures: 4, ..Policy::default() });
+        guess(&lenient, 1, 2, 2, now);
+        assert_eq!(guess(&lenient, 1, 3, 3, now).locked_out, None);
+        assert_eq!(guess(&lenient, 1, 4, 4, now).locked_out, Some(4));
+        assert!(strict.is_locked_out(peer(1), now));
     }
 }

@@ -21,7 +21,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -56,6 +56,8 @@ pub struct Front {
     pub duplicates: Option<Arc<Duplicates>>,
     /// For messages on their way in.
     pub memory: Memory,
+    /// Those who are here.
+    pub crowd: Crowd,
     /// Set when we stop.
     pub stopping: CancellationToken,
 }
@@ -75,46 +77,43 @@ impl Front {
     }
 }
 
-/// How many conversations there are, over all listeners.
+/// The conversations of all listeners.
 #[derive(Clone, Debug, Default)]
-pub struct Crowd(Arc<Mutex<HashMap<IpAddr, usize>>>);
+pub struct Crowd {
+    many: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    conversations: TaskTracker,
+    /// Set when we stop and nobody may begin another message.
+    pub(super) closing: CancellationToken,
+}
 
-/// A bound socket with what it serves.
+/// A socket with what it serves.
 pub struct Door {
-    socket: TcpListener,
-    front: Arc<Front>,
-    crowd: Crowd,
+    /// Where clients connect.
+    pub socket: TcpListener,
+    /// What they find.
+    pub front: Front,
+    /// Whether the socket outlives this process: whoever waits there when we stop waits for the next one.
+    pub lent: bool,
 }
 
 impl Door {
-    /// Binds a listener.
-    pub fn open(front: Front, crowd: Crowd) -> io::Result<Self> {
-        let socket = match front.listener.address {
-            SocketAddr::V4(_) => TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => TcpSocket::new_v6()?,
-        };
-        socket.set_reuseaddr(true)?;
-        socket.bind(front.listener.address)?;
-        Ok(Self { socket: socket.listen(BACKLOG)?, front: Arc::new(front), crowd })
-    }
-
-    /// Where it listens.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
-    }
-
-    /// Takes connections until we stop; then waits a while for the conversations to end.
-    pub async fn serve(self) {
-        let conversations = TaskTracker::new();
+    /// Takes connections until `shut`; conversations go on. While we stop, whoever comes is told so.
+    pub async fn serve(self, shut: CancellationToken) {
+        let Self { socket, front, lent } = self;
+        let front = Arc::new(front);
         loop {
             let accepted = tokio::select! {
-                () = self.front.stopping.cancelled() => break,
-                accepted = self.socket.accept() => accepted,
+                biased;
+                () = shut.cancelled() => return,
+                () = front.stopping.cancelled(), if lent => return,
+                accepted = socket.accept() => accepted,
             };
             match accepted {
+                Ok((stream, _)) if front.stopping.is_cancelled() => {
+                    front.crowd.conversations.spawn(turn_away(stream, Reply::Stopping));
+                }
                 Ok((stream, peer)) => {
-                    let (front, crowd) = (self.front.clone(), self.crowd.clone());
-                    conversations.spawn(welcome(stream, peer, front, crowd));
+                    front.crowd.conversations.spawn(welcome(stream, peer, front.clone()));
                 }
                 Err(error) => {
                     tracing::error!(%error, "a connection cannot be taken");
@@ -122,14 +121,11 @@ impl Door {
                 }
             }
         }
-        conversations.close();
-        // Who is within a message may end it.
-        let _ = timeout(FAREWELL, conversations.wait()).await;
     }
 }
 
 /// Lets a client in, if it may and there is room.
-async fn welcome(mut stream: TcpStream, peer: SocketAddr, front: Arc<Front>, crowd: Crowd) {
+async fn welcome(mut stream: TcpStream, peer: SocketAddr, front: Arc<Front>) {
     let peer = match client_address(&mut stream, peer, &front.listener).await {
         Ok(client) => client,
         Err(error) => {
@@ -146,7 +142,7 @@ async fn welcome(mut stream: TcpStream, peer: SocketAddr, front: Arc<Front>, cro
         tracing::debug!(%peer, "connection of an address that is locked out");
         return turn_away(stream, Reply::LockedOut).await;
     }
-    let Some(_place) = crowd.enter(ip, &front.limits) else {
+    let Some(_place) = front.crowd.enter(ip, &front.limits) else {
         tracing::warn!(%peer, "too many connections; see `connections` and `connections_per_ip` in [limits]");
         return turn_away(stream, Reply::TooManyConnections).await;
     };
@@ -197,8 +193,18 @@ async fn turn_away(mut stream: TcpStream, reply: Reply) {
 }
 
 impl Crowd {
+    /// Waits, when we stop, until all conversations have ended, but not for ever. Who is in the middle of a batch may
+    /// go on for a while, and afterwards end the message that it is within.
+    pub async fn leave(&self) {
+        self.conversations.close();
+        if timeout(GRACE, self.conversations.wait()).await.is_err() {
+            self.closing.cancel();
+            let _ = timeout(FAREWELL, self.conversations.wait()).await;
+        }
+    }
+
     fn enter(&self, ip: IpAddr, limits: &Limits) -> Option<Place> {
-        let mut crowd = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut crowd = self.many.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = crowd.values().sum();
         let here = crowd.get(&ip).copied().unwrap_or_default();
         if all >= limits.connections || here >= limits.connections_per_ip {
@@ -217,7 +223,7 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut crowd = self.crowd.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut crowd = self.crowd.many.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(here) = crowd.get_mut(&self.ip) {
             *here -= 1;
             if *here == 0 {
@@ -227,8 +233,8 @@ impl Drop for Place {
     }
 }
 
-/// Connections that may wait to be taken; a thousand at once is normal when a batch starts.
-const BACKLOG: u32 = 4096;
 const HANDSHAKE: Duration = Duration::from_secs(30);
 const AFTER_ERROR: Duration = Duration::from_millis(200);
-const FAREWELL: Duration = Duration::from_secs(10);
+/// For batches that go on while we stop: to Odoo every 421 is two mails that failed for good.
+const GRACE: Duration = Duration::from_secs(5);
+const FAREWELL: Duration = Duration::from_secs(5);

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use subtle::ConstantTimeEq;
 
 /// How a user's password is known.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Password {
     /// As a hash.
     Hash(PasswordHash),
@@ -15,7 +15,7 @@ pub enum Password {
 
 /// A hash of a kind that we know, and no dearer than a login may be: at most [`PasswordHash::MEMORY`],
 /// [`PasswordHash::WORK`] and [`PasswordHash::BCRYPT_COST`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PasswordHash {
     kind: Kind,
     text: Secret,

@@ -6,7 +6,7 @@ use super::settings::User;
 use crate::rate::Rate;
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 pub struct Rates {
     of_users: HashMap<String, Rate>,
     of_origins: Option<Rate>,
-    used: Mutex<Used>,
+    used: Arc<Mutex<Used>>,
 }
 
 #[derive(Debug, Default)]
@@ -34,7 +34,12 @@ impl Rates {
     /// Those of the users, and the one that each address has.
     pub fn new(users: &[User], of_origins: Option<Rate>) -> Self {
         let rated = |user: &User| Some((user.account.name.clone(), user.rate?));
-        Self { of_users: users.iter().filter_map(rated).collect(), of_origins, used: Mutex::default() }
+        Self { of_users: users.iter().filter_map(rated).collect(), of_origins, used: Arc::default() }
+    }
+
+    /// The rates as they were changed; both count on what has been used of the other.
+    pub fn renewed(&self, users: &[User], of_origins: Option<Rate>) -> Self {
+        Self { used: self.used.clone(), ..Self::new(users, of_origins) }
     }
 
     /// Whether one more message fits. If so, it counts.
@@ -126,5 +131,13 @@ mod tests {
     fn without_rates_everything_fits() {
         let (rates, now) = (rates(None, None), Instant::now());
         assert_eq!(admitted(&rates, Some("odoo"), [192, 0, 2, 1], now), 10);
+    }
+
+    #[test]
+    fn changed_rates_know_what_has_been_used() {
+        let (rates, now) = (rates(None, three_a_minute()), Instant::now());
+        assert_eq!(admitted(&rates, None, [192, 0, 2, 1], now), 3);
+        let five = Some(Rate { messages: 5, time: Duration::from_secs(100) });
+        assert_eq!(admitted(&rates.renewed(&[], five), None, [192, 0, 2, 1], now), 2);
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// One place where clients connect.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// Where.
     pub address: SocketAddr,
@@ -40,7 +40,7 @@ pub enum ListenerTls {
 }
 
 /// One user and how it proves who it is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
     /// What it is and may.
     pub account: Arc<Account>,
@@ -53,7 +53,7 @@ pub struct User {
 }
 
 /// What holds clients back that guess or send too much.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Different wrong logins from one address within the window that lock it out. Default 10, 0 to 10,000; 0: never.
     pub login_failures: u32,

@@ -4,7 +4,7 @@ use crate::clock::Timestamp;
 use std::time::Duration;
 
 /// When an upstream is left alone.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Failures in a row that open the breaker. Default 5, 1 to 1000.
     pub failures: u32,

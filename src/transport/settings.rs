@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// One upstream, as configured.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Its name in trails, metrics and the webhook path.
     pub name: String,
@@ -48,7 +48,7 @@ pub struct Settings {
 }
 
 /// User and password for an upstream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
     /// The user name.
     pub username: String,
@@ -57,7 +57,7 @@ pub struct Login {
 }
 
 /// An upstream's HTTP API.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Api {
     /// Where it begins: scheme, host, port.
     pub base_url: Url,

@@ -24,11 +24,15 @@ pub type Answer = (u16, String);
 impl Client {
     /// Connects and introduces itself.
     pub async fn connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
+        Self::greet(TcpStream::connect(address).await?).await
+    }
+
+    /// Introduces itself on a connection.
+    pub async fn greet(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         let mut client = Self { wire: BufReader::new(Box::new(stream)) };
-        client.answer().await?;
-        client.ask("EHLO [127.0.0.1]").await?;
+        expect(220, client.answer().await?)?;
+        expect(250, client.ask("EHLO [127.0.0.1]").await?)?;
         Ok(client)
     }
 
@@ -45,8 +49,13 @@ impl Client {
 
     /// Connects, speaks TLS and logs in.
     pub async fn log_in(address: SocketAddr, trust: &TlsConnector) -> io::Result<Self> {
+        Self::log_in_as(USER, address, trust).await
+    }
+
+    /// The same as somebody else with the usual password.
+    pub async fn log_in_as(user: &str, address: SocketAddr, trust: &TlsConnector) -> io::Result<Self> {
         let mut client = Self::connect(address).await?.start_tls(trust).await?;
-        let token = BASE64_STANDARD.encode(format!("\0{USER}\0{PASSWORD}"));
+        let token = BASE64_STANDARD.encode(format!("\0{user}\0{PASSWORD}"));
         expect(235, client.ask(&format!("AUTH PLAIN {token}")).await?)?;
         Ok(client)
     }
@@ -95,7 +104,8 @@ impl Client {
         self.wire.flush().await
     }
 
-    async fn answer(&mut self) -> io::Result<Answer> {
+    /// Hears a reply.
+    pub async fn answer(&mut self) -> io::Result<Answer> {
         loop {
             let mut line = String::new();
             if self.wire.read_line(&mut line).await? == 0 {
@@ -110,6 +120,7 @@ impl Client {
     }
 }
 
-fn expect(code: u16, answer: Answer) -> io::Result<String> {
+/// The text of a reply with that code.
+pub fn expect(code: u16, answer: Answer) -> io::Result<String> {
     if answer.0 == code { Ok(answer.1) } else { Err(io::Error::other(answer.1)) }
 }

@@ -2,12 +2,13 @@
 
 use super::relay::configuration;
 use super::sink::Sink;
+use command_fds::{CommandFdExt, FdMapping};
 use mailtrail::clock::Clock;
 use mailtrail::store::Store;
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -15,6 +16,8 @@ use tempfile::TempDir;
 pub struct Process {
     directory: TempDir,
     ports: [u16; 3],
+    /// What it is called by.
+    program: PathBuf,
     child: Option<Child>,
 }
 
@@ -38,26 +41,89 @@ impl Process {
     pub fn configured(text: impl FnOnce(&str, [u16; 3]) -> String) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let ports = [(); 3].map(|()| free_port());
-        let text = text(directory.path().join("data").to_str().unwrap(), ports);
-        std::fs::write(directory.path().join("mailtrail.toml"), text).unwrap();
-        Self { directory, ports, child: None }
+        let program = env!("CARGO_BIN_EXE_mailtrail").into();
+        let process = Self { directory, ports, program, child: None };
+        process.configure(&text(process.data().to_str().unwrap(), ports));
+        process
+    }
+
+    /// Under another name.
+    pub fn called(mut self, program: PathBuf) -> Self {
+        self.program = program;
+        self
+    }
+
+    /// The text of its usual configuration.
+    pub fn configuration(&self, sink: u16, limits: &str) -> String {
+        configuration(self.data().to_str().unwrap(), self.ports, sink, limits)
+    }
+
+    /// Writes another configuration; nobody is told.
+    pub fn configure(&self, text: &str) {
+        std::fs::write(self.directory.path().join("mailtrail.toml"), text).unwrap();
     }
 
     /// Starts it; returns when clients can connect.
     pub async fn start(&mut self) {
+        self.start_by(&mut Command::new(&self.program)).await;
+    }
+
+    /// Starts it as systemd does, with sockets that are open already.
+    pub async fn start_on(&mut self, sockets: &[&TcpListener]) {
+        // The protocol names the process, which is not known before.
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "LISTEN_PID=$$ exec \"$0\" \"$@\""]).arg(&self.program);
+        command.env("LISTEN_FDS", sockets.len().to_string());
+        let mappings = sockets.iter().zip(3..);
+        let mappings = mappings
+            .map(|(socket, child_fd)| FdMapping { parent_fd: socket.try_clone().unwrap().into(), child_fd });
+        self.start_by(command.fd_mappings(mappings.collect()).unwrap()).await;
+    }
+
+    async fn start_by(&mut self, command: &mut Command) {
         let path = self.directory.path();
         let log = File::options().create(true).append(true).open(path.join("log")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mailtrail"));
+        let starts = self.starts();
         command.arg("--config").arg(path.join("mailtrail.toml")).arg("serve");
-        let child = self.child.insert(command.stderr(log).spawn().unwrap());
-        let log = || std::fs::read_to_string(path.join("log")).unwrap();
+        self.child = Some(command.stderr(log).spawn().unwrap());
+        self.started(starts + 1).await;
+    }
+
+    /// How often it said so far that it is ready.
+    pub fn starts(&self) -> usize {
+        self.log().matches(" ready ").count()
+    }
+
+    /// Waits until it has said so often that it is ready.
+    pub async fn started(&mut self, times: usize) {
+        let log = self.directory.path().join("log");
+        let child = self.child.as_mut().unwrap();
         let up = || {
+            let log = std::fs::read_to_string(&log).unwrap_or_default();
             if let Some(status) = child.try_wait().unwrap() {
-                panic!("it ended by itself: {status}\n{}", log());
+                panic!("it ended by itself: {status}\n{log}");
             }
-            TcpStream::connect(("127.0.0.1", self.ports[1])).ok()
+            (log.matches(" ready ").count() >= times).then_some(())
         };
-        super::eventually("the relay listens", up).await;
+        super::eventually("the relay is ready", up).await;
+    }
+
+    /// Starts it and waits for its end.
+    pub async fn run(&self) -> Output {
+        let mut command = Command::new(&self.program);
+        command.arg("--config").arg(self.directory.path().join("mailtrail.toml")).arg("serve");
+        super::run(&mut command).await.unwrap()
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    /// Waits until it has logged that.
+    pub async fn says(&self, words: &str) {
+        let look = || self.log().contains(words).then_some(());
+        super::eventually(&format!("{words:?} in the log"), look).await;
     }
 
     /// SIGKILL to our own child.
@@ -73,17 +139,32 @@ impl Process {
         self.signal("-HUP").await;
     }
 
+    /// SIGUSR2 to our own child.
+    pub async fn restart(&self) {
+        self.signal("-USR2").await;
+    }
+
     async fn signal(&self, signal: &str) {
         let id = self.child.as_ref().unwrap().id().to_string();
         let told = super::run(Command::new("kill").args([signal, &id])).await;
         assert!(told.is_some_and(|output| output.status.success()));
     }
 
-    /// SIGTERM to our own child.
-    async fn terminate(&mut self) -> ExitStatus {
+    /// SIGTERM to our own child; returns when it has ended.
+    pub async fn terminate(&mut self) -> ExitStatus {
         self.signal("-TERM").await;
+        self.ended().await
+    }
+
+    /// Tells it to end.
+    pub async fn tell_to_stop(&self) {
+        self.signal("-TERM").await;
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&mut self) -> ExitStatus {
         let mut child = self.child.take().unwrap();
-        super::eventually("it stops when told to", || child.try_wait().unwrap()).await
+        super::eventually_within(A_STOP, "it ends", || child.try_wait().unwrap()).await
     }
 
     /// Lets it run until nothing waits any more; returns its store.
@@ -104,6 +185,16 @@ impl Process {
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
         panic!("something waits for ever");
+    }
+
+    /// The process.
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    /// Where its files are.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     pub fn data(&self) -> PathBuf {
@@ -135,10 +226,12 @@ impl Drop for Process {
 }
 
 /// A port outside the range that outgoing connections take theirs from: nobody takes it while the relay is dead.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
     std::iter::repeat_with(|| fastrand::u16(20_000..32_000)).take(1000).find(free).expect("a free port")
 }
 
+/// No stop takes so long: it is over within 30 s.
+const A_STOP: Duration = Duration::from_secs(60);
 /// How often it may be started again until nothing waits.
 const ROUNDS: usize = 20;

@@ -1,0 +1,121 @@
+//! The front doors of a configuration.
+
+use super::StartError;
+use super::generation::Ground;
+use super::sockets::{Sockets, Taken};
+use crate::config::Config;
+use crate::provider::Provider;
+use crate::routing::Routing;
+use crate::smtp::Rules;
+use crate::submission::{Accounts, Door, Duplicates, Front, Listener, ListenerTls, Rates};
+use crate::tls::{self, Server, ServerFiles, TlsError};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What the doors of a configuration have in common.
+pub struct Hall {
+    accounts: Arc<Accounts>,
+    rates: Arc<Rates>,
+    duplicates: Option<Arc<Duplicates>>,
+    routing: Arc<Routing>,
+    servers: BTreeMap<Option<PathBuf>, Arc<Server>>,
+}
+
+impl Hall {
+    /// As configured. Failed logins, rates used up and turns for duplicates are as in the one before.
+    pub fn new(ground: &Ground, config: &Config, before: Option<(&Self, &Config)>) -> Result<Self, TlsError> {
+        let (users, policy) = (config.users.clone(), &config.policy);
+        let (accounts, rates) = match before {
+            Some((before, _)) => (
+                before.accounts.renewed(users, policy),
+                before.rates.renewed(&config.users, policy.rate_per_ip),
+            ),
+            None => {
+                (Accounts::new(users, policy, ground.clock), Rates::new(&config.users, policy.rate_per_ip))
+            }
+        };
+        let duplicates = match before {
+            Some((before, known)) if known.duplicates == config.duplicates => before.duplicates.clone(),
+            _ => config.duplicates.map(|window| Arc::new(Duplicates::new(window))),
+        };
+        let servers = servers(config)?;
+        let routing = Arc::new(config.routing.clone());
+        Ok(Self { accounts: Arc::new(accounts), rates: Arc::new(rates), duplicates, routing, servers })
+    }
+
+    /// What accepts TLS.
+    pub fn servers(&self) -> Vec<Arc<Server>> {
+        self.servers.values().cloned().collect()
+    }
+
+    /// The door of each listener, shut.
+    pub fn doors(
+        &self,
+        ground: &Ground,
+        config: &Config,
+        sockets: &mut Sockets,
+        offered: &mut Sockets,
+    ) -> Result<Vec<Door>, StartError> {
+        let open = |listener: &Listener| {
+            let Taken { socket, lent } = sockets.listen(offered, "the SMTP listener", listener.address)?;
+            Ok(Door { socket, front: self.front(ground, config, listener), lent })
+        };
+        config.listeners.iter().map(open).collect()
+    }
+
+    fn front(&self, ground: &Ground, config: &Config, listener: &Listener) -> Front {
+        let mut providers: Vec<Provider> = config.upstreams.iter().map(|u| u.transport.provider).collect();
+        providers.dedup();
+        Front {
+            rules: Arc::new(rules(config, listener)),
+            limits: config.limits.clone(),
+            listener: listener.clone(),
+            accounts: self.accounts.clone(),
+            tls: self.servers.get(&listener.client_ca).cloned(),
+            rates: self.rates.clone(),
+            store: ground.store.clone(),
+            clock: ground.clock,
+            mint: ground.mint.clone(),
+            providers,
+            routing: self.routing.clone(),
+            reports: config.reports,
+            duplicates: self.duplicates.clone(),
+            memory: ground.memory.clone(),
+            crowd: ground.crowd.clone(),
+            stopping: ground.stopping.clone(),
+        }
+    }
+}
+
+fn rules(config: &Config, listener: &Listener) -> Rules {
+    Rules {
+        hostname: config.hostname.clone(),
+        starttls: listener.tls == ListenerTls::StartTls,
+        require_tls: listener.require_tls,
+        authentication: listener.authentication,
+        message_size: config.limits.message_size,
+        recipients: config.limits.recipients,
+    }
+}
+
+/// One server for all listeners that trust the same clients: tickets of one are good for the others.
+fn servers(config: &Config) -> Result<BTreeMap<Option<PathBuf>, Arc<Server>>, TlsError> {
+    let mut servers = BTreeMap::new();
+    for listener in config.listeners.iter().filter(|listener| listener.tls != ListenerTls::None) {
+        if servers.contains_key(&listener.client_ca) {
+            continue;
+        }
+        let files = match &config.certificate {
+            Some(files) => ServerFiles {
+                certificate: files.certificate.clone(),
+                private_key: files.private_key.clone(),
+                client_ca: None,
+            },
+            None => tls::self_signed_files(&config.data_dir.join("tls"), &config.hostname)?,
+        };
+        let server = Server::open(ServerFiles { client_ca: listener.client_ca.clone(), ..files })?;
+        servers.insert(listener.client_ca.clone(), Arc::new(server));
+    }
+    Ok(servers)
+}

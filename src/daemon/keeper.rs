@@ -1,0 +1,60 @@
+//! The store's upkeep while the relay runs, and its opening.
+
+use super::StartError;
+use crate::clock::Clock;
+use crate::logging::Progress;
+use crate::store::{OpenError, OpenReport, Retention, Store};
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Opens the store; a process that is just leaving it is waited for.
+pub async fn open_store(data_dir: &Path, clock: Clock) -> Result<(Store, OpenReport), StartError> {
+    std::fs::create_dir_all(data_dir)
+        .map_err(|source| OpenError::Io { path: data_dir.to_owned(), source })?;
+    let mut left = LOCK_LOOKS;
+    loop {
+        let path = data_dir.to_owned();
+        let opened = tokio::task::spawn_blocking(move || {
+            let mut progress = Progress::new("replaying the journal");
+            Store::open_watched(&path, clock, &mut |step| progress.show(step.done, step.total))
+        })
+        .await;
+        match opened {
+            Ok(Err(OpenError::Locked(_))) if left > 0 => left -= 1,
+            Ok(opened) => return Ok(opened?),
+            Err(panic) => {
+                let source = io::Error::other(panic);
+                return Err(OpenError::Io { path: data_dir.to_owned(), source }.into());
+            }
+        }
+        tokio::time::sleep(LOCK_PAUSE).await;
+    }
+}
+
+/// Keeps the store small until we stop.
+pub async fn keep(store: Store, retention: Retention, clock: Clock, stopping: CancellationToken) {
+    let mut pause = Duration::ZERO;
+    while stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+        let (store, now) = (store.clone(), clock.now());
+        pause = match tokio::task::spawn_blocking(move || store.maintain(&retention, now)).await {
+            Ok(Ok(true)) => BETWEEN_STEPS,
+            Ok(Ok(false)) => BETWEEN_ROUNDS,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the store could not be kept small; it is tried again");
+                BETWEEN_ROUNDS
+            }
+            Err(panic) => {
+                tracing::error!(%panic, "keeping the store small broke off; it is tried again");
+                BETWEEN_ROUNDS
+            }
+        };
+    }
+}
+
+/// Pause between two steps of upkeep, so that it takes no more than a part of the machine.
+const BETWEEN_STEPS: Duration = Duration::from_millis(50);
+const BETWEEN_ROUNDS: Duration = Duration::from_secs(60);
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
+const LOCK_LOOKS: u32 = 30;

@@ -1,0 +1,182 @@
+//! The running relay: everything composed, started, changed and stopped.
+//!
+//! What a configuration asks for is a generation. SIGHUP begins a new one on the sockets of the one before;
+//! conversations go on under the settings they began with. A stop ends within [`Daemon::LONGEST_STOP`] whatever clients
+//! and upstreams do: what is under way then is as safe as after `kill -9`.
+
+mod doors;
+mod generation;
+mod handover;
+mod keeper;
+mod relaying;
+mod shift;
+mod sockets;
+
+pub use sockets::Sockets;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::store::{OpenError, OpenReport, Store};
+use crate::tls::TlsError;
+use generation::{Generation, Ground, Prepared};
+use metrics_exporter_prometheus::PrometheusHandle;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// A relay that runs in this process.
+pub struct Daemon {
+    ground: Ground,
+    generation: Generation,
+    report: OpenReport,
+}
+
+/// Why the relay does not start, or not with another configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// Certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A socket.
+    #[error(
+        "{what} cannot listen on {place}: {source}; is another program there, or is the port below 1024?"
+    )]
+    Bind {
+        /// Whose socket.
+        what: &'static str,
+        /// Where.
+        place: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What a new configuration changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// The sections that are another.
+    pub sections: Vec<&'static str>,
+    /// Keys that are another and wait for a restart.
+    pub waiting: Vec<&'static str>,
+    /// Places that are listened on from now on.
+    pub opened: Vec<String>,
+    /// Places that are not any more.
+    pub closed: Vec<String>,
+}
+
+impl Daemon {
+    /// A stop takes no longer, whatever clients and upstreams do. The queue alone takes up to 20 s for attempts under
+    /// way.
+    pub const LONGEST_STOP: Duration = Duration::from_secs(28);
+
+    /// Starts everything; clients can connect when it returns.
+    pub async fn start(
+        config: &Config,
+        clock: Clock,
+        metrics: Option<PrometheusHandle>,
+    ) -> Result<Self, StartError> {
+        Self::start_on(Sockets::default(), config, clock, metrics).await
+    }
+
+    /// The same on sockets that are open already; what has no use is said and closed.
+    pub async fn start_on(
+        sockets: Sockets,
+        config: &Config,
+        clock: Clock,
+        metrics: Option<PrometheusHandle>,
+    ) -> Result<Self, StartError> {
+        let (store, report) = keeper::open_store(&config.data_dir, clock).await?;
+        let ground = Ground::new(store, clock, metrics);
+        let prepared = Prepared::new(&ground, config.clone(), sockets, None)?;
+        for place in prepared.left.places() {
+            tracing::warn!(
+                place,
+                "a socket that was passed on is closed: no `address` in the configuration names it"
+            );
+        }
+        let generation = prepared.begin(&ground, None);
+        Ok(Self { ground, generation, report })
+    }
+
+    /// Goes on with another configuration. On an error everything stays as it was.
+    pub fn reload(&mut self, config: Config) -> Result<Changes, StartError> {
+        let (config, waiting) = config.within(&self.generation.config);
+        let sections = config.changes(&self.generation.config);
+        let before: Vec<_> = self.generation.sockets.places().collect();
+        let offered = self.generation.sockets.clone();
+        let prepared = Prepared::new(&self.ground, config, offered, Some(&self.generation))?;
+        let closed = prepared.left.places().collect();
+        self.generation = prepared.begin(&self.ground, Some(&self.generation));
+        let opened = self.generation.sockets.places().filter(|place| !before.contains(place)).collect();
+        Ok(Changes { sections, waiting, opened, closed })
+    }
+
+    /// The configuration that it runs with.
+    pub fn config(&self) -> &Config {
+        &self.generation.config
+    }
+
+    /// Where clients connect, in the order of the configuration.
+    pub fn smtp_addresses(&self) -> &[SocketAddr] {
+        &self.generation.smtp
+    }
+
+    /// Where providers report.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.generation.http
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.ground.store
+    }
+
+    /// What opening the store found.
+    pub fn report(&self) -> &OpenReport {
+        &self.report
+    }
+
+    /// Returns, with the reason, when the relay cannot go on.
+    pub async fn failed(&self) -> String {
+        self.ground.store.failed().await
+    }
+
+    /// Takes no new clients, lets transactions and attempts under way end, and makes everything durable. Who comes
+    /// meanwhile is told to come again, or waits where the socket was lent.
+    pub async fn stop(self) {
+        self.end().await.remove_files();
+    }
+
+    /// The same, but the sockets stay open: who comes meanwhile waits for whoever gets them.
+    pub async fn hand_over(self) -> Sockets {
+        self.generation.shut();
+        self.end().await
+    }
+
+    async fn end(self) -> Sockets {
+        let Self { ground, generation, .. } = self;
+        let end = Instant::now() + Self::LONGEST_STOP;
+        ground.stopping.cancel();
+        ground.mail.close();
+        let mail = async { tokio::join!(ground.crowd.leave(), ground.mail.wait()) };
+        if timeout(FOR_MAIL, mail).await.is_err() {
+            tracing::warn!("what is still under way is left as it is; the next start settles it");
+        }
+        ground.silent.cancel();
+        ground.talk.close();
+        // A client that holds its connection open does not hold us.
+        let _ = timeout(FAREWELL, ground.talk.wait()).await;
+        // Everything is on disk already; without this the next start takes longer.
+        let _ = timeout_at(end, ground.store.settle_down()).await;
+        generation.shut();
+        generation.sockets
+    }
+}
+
+/// For attempts and conversations under way, and what they leave to be kept.
+const FOR_MAIL: Duration = Duration::from_secs(24);
+const FAREWELL: Duration = Duration::from_secs(2);

@@ -1,0 +1,124 @@
+//! The queue, which goes on unchanged as long as nothing about the upstreams changes.
+
+use super::generation::Ground;
+use super::shift::Shift;
+use crate::config::{Config, Upstream};
+use crate::provider::Provider;
+use crate::queue::{Outward, Parts, Queue};
+use crate::routing::Route;
+use crate::tls::{self, TlsError};
+use crate::transport::{Health, Ways};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// A queue at work.
+#[derive(Clone)]
+pub struct Relaying {
+    settings: Arc<Settings>,
+    health: Vec<Arc<Health>>,
+    shift: Shift,
+}
+
+/// How mail goes on its way under a configuration.
+pub enum Way {
+    /// As before.
+    Same(Relaying),
+    /// By another queue.
+    Other(Prepared),
+}
+
+/// A queue at rest.
+pub struct Prepared {
+    settings: Settings,
+    queue: Queue,
+    stopping: CancellationToken,
+}
+
+/// What a queue is made of.
+#[derive(PartialEq)]
+struct Settings {
+    hostname: String,
+    upstreams: Vec<Upstream>,
+    routes: Vec<Route>,
+    /// What the trust anchors' files hold.
+    anchors: Vec<Option<Vec<u8>>>,
+}
+
+impl Way {
+    /// The queue of a configuration.
+    pub fn new(ground: &Ground, config: &Config, running: Option<&Relaying>) -> Result<Self, TlsError> {
+        let settings = Settings::of(config);
+        if let Some(running) = running.filter(|running| *running.settings == settings) {
+            return Ok(Self::Same(running.clone()));
+        }
+        let stopping = ground.stopping.child_token();
+        let queue = queue(ground, config, &stopping)?;
+        Ok(Self::Other(Prepared { settings, queue, stopping }))
+    }
+
+    /// How its upstreams do.
+    pub fn health(&self) -> Vec<Arc<Health>> {
+        match self {
+            Self::Same(running) => running.health.clone(),
+            Self::Other(prepared) => prepared.health(),
+        }
+    }
+}
+
+impl Prepared {
+    fn health(&self) -> Vec<Arc<Health>> {
+        self.queue.health()
+    }
+
+    /// Puts it to work as soon as the attempts of the one before have ended: two queues would send everything twice.
+    pub fn begin(self, ground: &Ground, before: Option<&Relaying>) -> Relaying {
+        let health = self.health();
+        let Self { settings, queue, stopping } = self;
+        let shift = Shift::begin(&ground.mail, before.map(|before| &before.shift), stopping, queue.run());
+        Relaying { settings: Arc::new(settings), health, shift }
+    }
+}
+
+impl Settings {
+    fn of(config: &Config) -> Self {
+        let anchor = |upstream: &Upstream| std::fs::read(upstream.transport.ca_file.as_deref()?).ok();
+        Self {
+            hostname: config.hostname.clone(),
+            upstreams: config.upstreams.clone(),
+            routes: config.routing.routes.clone(),
+            anchors: config.upstreams.iter().map(anchor).collect(),
+        }
+    }
+}
+
+fn queue(ground: &Ground, config: &Config, stopping: &CancellationToken) -> Result<Queue, TlsError> {
+    let outward = |upstream: &Upstream| {
+        Ok(Outward {
+            settings: upstream.transport.clone(),
+            retry: upstream.retry.clone(),
+            unknown_wait: if reports(upstream) { upstream.retry.unknown_wait } else { Duration::ZERO },
+            tls: tls::connector(upstream.transport.ca_file.as_deref())?,
+        })
+    };
+    Ok(Queue::new(Parts {
+        store: ground.store.clone(),
+        clock: ground.clock,
+        hostname: config.hostname.clone(),
+        upstreams: config.upstreams.iter().map(outward).collect::<Result<_, TlsError>>()?,
+        ways: ways(config),
+        alarms: ground.alarms.clone(),
+        stopping: stopping.clone(),
+    }))
+}
+
+/// Which upstreams take which mail.
+pub fn ways(config: &Config) -> Ways {
+    let upstream = |upstream: &Upstream| (upstream.transport.name.clone(), upstream.retry.unknown_elsewhere);
+    Ways::new(config.upstreams.iter().map(upstream).collect(), &config.routing.routes)
+}
+
+/// Whether events will come back from there.
+fn reports(upstream: &Upstream) -> bool {
+    upstream.transport.provider == Provider::Mailgun && !upstream.signing_keys.is_empty()
+}

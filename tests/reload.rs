@@ -1,0 +1,191 @@
+//! SIGHUP: another configuration for the process that runs.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use mailtrail::clock::Clock;
+use mailtrail::config;
+use mailtrail::daemon::Daemon;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use support::client::Client;
+use support::process::{Process, free_port};
+use support::relay::USER;
+use support::sink::Sink;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+
+const HI: &str = "Subject: hi\r\n\r\nhi\r\n";
+
+async fn send(client: &mut Client) -> std::io::Result<String> {
+    client.submit("a@example.com", &["b@example.net"], HI).await
+}
+
+#[tokio::test]
+async fn a_changed_user_is_for_new_connections_and_sessions_go_on() {
+    let sink = Sink::start().await;
+    let mut process = Process::new(&sink);
+    process.start().await;
+    let trust = mailtrail::tls::connector(Some(&process.data().join("tls/relay.pem"))).unwrap();
+    let guarded = process.address(0);
+    assert!(Client::log_in_as("second", guarded, &trust).await.is_err());
+    let mut idle = Client::log_in(guarded, &trust).await.unwrap();
+    let text = process.configuration(sink.port(), "");
+    process.configure(&text.replace(&format!("name = \"{USER}\""), "name = \"second\""));
+    process.hang_up().await;
+    process.says("the configuration was applied, certificates were read changed=\"user\"").await;
+    let mut second = Client::log_in_as("second", guarded, &trust).await.unwrap();
+    sink.arrival(&send(&mut second).await.unwrap()).await;
+    sink.arrival(&send(&mut idle).await.unwrap()).await;
+    assert!(Client::log_in(guarded, &trust).await.is_err());
+    assert!(process.terminate().await.success());
+}
+
+#[tokio::test]
+async fn a_bad_file_changes_nothing() {
+    let sink = Sink::start().await;
+    let mut process = Process::new(&sink);
+    process.start().await;
+    let trust = mailtrail::tls::connector(Some(&process.data().join("tls/relay.pem"))).unwrap();
+    let text = process.configuration(sink.port(), "");
+    let text = text.replace(&format!("name = \"{USER}\""), "name = \"second\"\nrate = \"many\"");
+    process.configure(&text.replace("hostname", "hostnam"));
+    process.hang_up().await;
+    process.says("the configuration has faults, the running one stays").await;
+    let log = process.log();
+    assert!(log.contains("server.hostnam") && log.contains("user[0].rate"), "all faults: {log}");
+    let mut client = Client::log_in(process.address(0), &trust).await.unwrap();
+    sink.arrival(&send(&mut client).await.unwrap()).await;
+    // What is good by itself and cannot be done here.
+    let (taken, text) = (std::net::TcpListener::bind("127.0.0.1:0").unwrap(), process.configuration(1, ""));
+    let place = taken.local_addr().unwrap();
+    process.configure(&format!(
+        "{text}\n[[listener]]\naddress = \"{place}\"\ntls = \"none\"\nauth = \"none\"\n"
+    ));
+    process.hang_up().await;
+    process.says("the configuration cannot be used, the running one stays").await;
+    assert!(process.log().contains(&format!("cannot listen on {place}")), "{}", process.log());
+    sink.arrival(&send(&mut client).await.unwrap()).await;
+    assert!(process.terminate().await.success());
+}
+
+#[tokio::test]
+async fn queued_mail_goes_to_the_upstream_as_it_is_now() {
+    let sink = Sink::start().await;
+    let mut process = Process::new(&sink);
+    process.configure(&process.configuration(free_port(), ""));
+    process.start().await;
+    let mut client = Client::connect(process.address(1)).await.unwrap();
+    let before = send(&mut client).await.unwrap();
+    process.says("the upstream cannot be used").await;
+    process.configure(&process.configuration(sink.port(), ""));
+    process.hang_up().await;
+    sink.arrival(&before).await;
+    sink.arrival(&send(&mut client).await.unwrap()).await;
+    assert!(process.terminate().await.success());
+}
+
+#[tokio::test]
+async fn an_upstream_that_hangs_keeps_no_mail_from_the_next_one() {
+    let (hangs, sink) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), Sink::start().await);
+    let mut process = Process::new(&sink);
+    process.configure(&process.configuration(hangs.local_addr().unwrap().port(), ""));
+    process.start().await;
+    let mut client = Client::connect(process.address(1)).await.unwrap();
+    let id = send(&mut client).await.unwrap();
+    let (mut held, _) = hangs.accept().await.unwrap();
+    process.configure(&process.configuration(sink.port(), ""));
+    process.hang_up().await;
+    process.says("the configuration was applied").await;
+    let behind = send(&mut client).await.unwrap();
+    assert_eq!(held.read(&mut [0; 64]).await.unwrap(), 0, "its attempt is over");
+    sink.arrival(&id).await;
+    sink.arrival(&behind).await;
+    assert_eq!(sink.count(), 2);
+    assert!(process.terminate().await.success());
+}
+
+#[tokio::test]
+async fn listeners_come_and_go_and_the_others_stay() {
+    let sink = Sink::start().await;
+    let mut process = Process::new(&sink);
+    process.start().await;
+    let mut stays = Client::connect(process.address(1)).await.unwrap();
+    let more: SocketAddr = ([127, 0, 0, 1], free_port()).into();
+    assert!(TcpStream::connect(more).await.is_err());
+    let text = process.configuration(sink.port(), "");
+    process
+        .configure(&format!("{text}\n[[listener]]\naddress = \"{more}\"\ntls = \"none\"\nauth = \"none\"\n"));
+    process.hang_up().await;
+    process.says(&format!("listening place=\"{more}\"")).await;
+    let mut removed = Client::connect(more).await.unwrap();
+    process.configure(&text.replace("data_dir = \"", "data_dir = \"/nowhere"));
+    process.hang_up().await;
+    process.says(&format!("listening no more place=\"{more}\"")).await;
+    support::eventually("nobody listens there", || std::net::TcpStream::connect(more).err()).await;
+    process.says("this changes with a restart only, what was there stays key=\"server.data_dir\"").await;
+    for client in [&mut stays, &mut removed, &mut Client::connect(process.address(1)).await.unwrap()] {
+        sink.arrival(&send(client).await.unwrap()).await;
+    }
+    assert!(process.terminate().await.success());
+}
+
+#[tokio::test]
+async fn webhooks_come_in_for_the_upstreams_as_they_are_now() {
+    let directory = tempfile::tempdir().unwrap();
+    let read = |name: &str, http: SocketAddr| {
+        let text = format!(
+            r#"
+[server]
+hostname = "relay.example.com"
+data_dir = "data"
+[[listener]]
+address = "127.0.0.1:0"
+tls = "none"
+auth = "none"
+[[upstream]]
+name = "{name}"
+provider = "mailgun"
+host = "127.0.0.1"
+tls = "none"
+port = 1
+username = "a"
+password = "b"
+webhook_signing_key = "c"
+[http]
+address = "{http}"
+"#
+        );
+        config::parse(&text, &directory.path().join("mailtrail.toml"), &BTreeMap::new()).unwrap()
+    };
+    let mut http: SocketAddr = ([127, 0, 0, 1], free_port()).into();
+    let mut daemon = Daemon::start(&read("first", http), Clock::System, None).await.unwrap();
+    let smtp = daemon.smtp_addresses().to_vec();
+    let client = client();
+    let ask = async |http: SocketAddr| {
+        let mut answers = Vec::new();
+        for name in ["first", "second"] {
+            let request = client.post(format!("http://{http}/webhooks/{name}")).body("{}");
+            answers.push(request.send().await.unwrap().status().as_u16());
+        }
+        answers
+    };
+    assert_eq!(ask(http).await, [406, 404]);
+    let changes = daemon.reload(read("second", http)).unwrap();
+    assert_eq!((changes.sections, changes.opened, changes.closed), (vec!["upstream"], vec![], vec![]));
+    assert_eq!(ask(http).await, [404, 406]);
+    let before = std::mem::replace(&mut http, ([127, 0, 0, 1], free_port()).into());
+    let changes = daemon.reload(read("first", http)).unwrap();
+    assert_eq!(changes.sections, ["upstream", "http"]);
+    assert_eq!((changes.opened, changes.closed), (vec![http.to_string()], vec![before.to_string()]));
+    assert_eq!(ask(http).await, [406, 404]);
+    assert_eq!(daemon.smtp_addresses(), smtp);
+    daemon.stop().await;
+}
+
+fn client() -> reqwest::Client {
+    let tls = mailtrail::tls::client_config(None).unwrap();
+    // A connection that is kept alive ends with the configuration it began with.
+    reqwest::Client::builder().tls_backend_preconfigured(tls).pool_max_idle_per_host(0).build().unwrap()
+}

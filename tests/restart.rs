@@ -1,0 +1,340 @@
+//! Restarts in the middle of traffic: no connect is refused, no message is lost, none comes twice.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use mailtrail::clock::Clock;
+use mailtrail::ledger::{Standing, State, What};
+use mailtrail::store::Store;
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use support::client::{Client, expect};
+use support::process::Process;
+use support::relay::all_sends;
+use support::sink::{Manners, Sink};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stops_and_starts_on_a_lent_socket_are_not_noticed() {
+    let sink = Sink::start().await;
+    let mut process = Process::new(&sink);
+    let lent = TcpListener::bind(process.address(1)).unwrap();
+    process.start_on(&[&lent]).await;
+    let traffic = Traffic::start(process.address(1));
+    for _ in 0..RESTARTS {
+        traffic.flows().await;
+        assert!(process.terminate().await.success());
+        process.start_on(&[&lent]).await;
+    }
+    traffic.end().await.check(&sink, process).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn successors_are_not_noticed() {
+    let sink = Sink::start().await;
+    let mut process = Process::new(&sink);
+    process.start().await;
+    let (id, traffic) = (process.id(), Traffic::start(process.address(1)));
+    for restart in 1..=RESTARTS {
+        traffic.flows().await;
+        process.restart().await;
+        process.started(1 + restart).await;
+    }
+    assert_eq!(process.id(), id);
+    traffic.end().await.check(&sink, process).await;
+}
+
+#[tokio::test]
+async fn an_upgraded_program_takes_over() {
+    let sink = Sink::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("mailtrail");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_mailtrail"), &program).unwrap();
+    let mut process = Process::new(&sink).called(program.clone());
+    process.start().await;
+    std::fs::remove_file(&program).unwrap();
+    process.restart().await;
+    process.says("the program would not start, this one goes on").await;
+    let real = env!("CARGO_BIN_EXE_mailtrail");
+    script(&program, &format!("echo upgraded >> {}/upgraded; exec {real} \"$@\"", folder.path().display()));
+    process.restart().await;
+    process.started(2).await;
+    let upgraded = std::fs::read_to_string(folder.path().join("upgraded")).unwrap();
+    assert_eq!(upgraded.lines().count(), 2, "once to check, once to run");
+    let mut client = Client::connect(process.address(1)).await.unwrap();
+    sink.arrival(&send(&mut client).await.unwrap()).await;
+    assert!(process.terminate().await.success());
+}
+
+#[tokio::test]
+async fn a_successor_that_cannot_begin_is_an_error() {
+    let sink = Sink::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("mailtrail");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_mailtrail"), &program).unwrap();
+    let mut process = Process::new(&sink).called(program.clone());
+    process.start().await;
+    std::fs::remove_file(&program).unwrap();
+    // It is gone when it has said that everything is fine.
+    script(&program, "rm \"$0\"");
+    process.restart().await;
+    assert_eq!(process.ended().await.code(), Some(1));
+    assert!(process.log().contains("cannot take over: No such file"), "{}", process.log());
+}
+
+#[tokio::test]
+async fn a_successor_that_would_refuse_the_configuration_is_not_begun() {
+    let sink = Sink::start().await;
+    let mut process = Process::new(&sink);
+    process.start().await;
+    process.configure("[server]\nhostnam = 1\n");
+    process.restart().await;
+    process.says("server.hostnam").await;
+    let mut client = Client::connect(process.address(1)).await.unwrap();
+    sink.arrival(&send(&mut client).await.unwrap()).await;
+    assert_eq!(process.starts(), 1);
+    assert!(process.terminate().await.success());
+}
+
+#[tokio::test]
+async fn a_socket_that_nobody_wants_is_closed_and_named() {
+    let sink = Sink::start().await;
+    let mut process = Process::new(&sink);
+    let (wanted, unwanted) =
+        (TcpListener::bind(process.address(0)).unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = unwanted.local_addr().unwrap();
+    process.start_on(&[&unwanted, &wanted]).await;
+    drop(unwanted);
+    assert!(TcpStream::connect(address).await.is_err());
+    assert!(process.log().contains(&format!("names it place=\"{address}\"")), "{}", process.log());
+    Client::connect(process.address(0)).await.unwrap();
+    Client::connect(process.address(1)).await.unwrap();
+    assert!(process.terminate().await.success());
+    // The lent one stays: whoever comes now waits for the next process.
+    TcpStream::connect(process.address(0)).await.unwrap();
+    assert!(TcpStream::connect(process.address(1)).await.is_err());
+}
+
+#[tokio::test]
+async fn a_session_ends_between_two_messages() {
+    let sink = Sink::start().await;
+    let mut process = Process::new(&sink);
+    process.start().await;
+    let mut idle = Client::connect(process.address(1)).await.unwrap();
+    let mut within = Client::connect(process.address(1)).await.unwrap();
+    expect(250, within.ask("MAIL FROM:<a@example.com>").await.unwrap()).unwrap();
+    let batch = Client::connect(process.address(1)).await.unwrap();
+    let sent = Arc::new(AtomicUsize::new(0));
+    let batch = tokio::spawn(goes_on(batch, sent.clone()));
+    process.tell_to_stop().await;
+    assert_eq!(idle.answer().await.unwrap().0, 421);
+    let so_far = sent.load(Ordering::Relaxed);
+    let mut late = TcpStream::connect(process.address(1)).await.unwrap();
+    let mut said = String::new();
+    late.read_to_string(&mut said).await.unwrap();
+    assert!(said.starts_with("421 4.3.2"), "{said}");
+    finish(&mut within).await.unwrap();
+    assert_eq!(batch.await.unwrap(), 421);
+    assert!(sent.load(Ordering::Relaxed) > so_far, "the batch went on");
+    assert!(process.ended().await.success());
+    let (store, _) = Store::open_for_reading(&process.data(), Clock::System).unwrap();
+    assert_eq!(all_sends(&store).len(), sent.load(Ordering::Relaxed) + 1);
+}
+
+/// Sends as Odoo does, one after another with a pause; the code that ended it.
+async fn goes_on(mut client: Client, sent: Arc<AtomicUsize>) -> u16 {
+    loop {
+        let (code, _) = client.ask("MAIL FROM:<a@example.com>").await.unwrap();
+        if code != 250 {
+            return code;
+        }
+        finish(&mut client).await.unwrap();
+        sent.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_hangs_holds_no_stop() {
+    let manners = Manners { thinking: Duration::from_secs(3600), ..Manners::default() };
+    let sink = Sink::with(manners).await;
+    let mut process = Process::new(&sink);
+    process.start().await;
+    let mut client = Client::connect(process.address(1)).await.unwrap();
+    let id = send(&mut client).await.unwrap();
+    sink.arrival(&id).await;
+    assert!(process.terminate().await.success());
+    let (store, _) = Store::open_for_reading(&process.data(), Clock::System).unwrap();
+    assert_eq!(store.interrupted().unwrap().len(), 1, "nobody knows whether it arrived");
+}
+
+#[tokio::test]
+async fn a_slow_client_holds_no_stop() {
+    let sink = Sink::start().await;
+    let mut process = Process::new(&sink);
+    process.start().await;
+    let mut client = Client::connect(process.address(1)).await.unwrap();
+    begin(&mut client).await.unwrap();
+    client.say("Subject: slow\r\n").await.unwrap();
+    let dripping = tokio::spawn(async move {
+        while client.say("x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    assert!(process.terminate().await.success());
+    dripping.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_held_request_holds_no_stop() {
+    let sink = Sink::start().await;
+    let mut process = Process::new(&sink);
+    let http: SocketAddr = ([127, 0, 0, 1], support::process::free_port()).into();
+    let text = process.configuration(sink.port(), "");
+    process.configure(&format!("{text}\n[http]\naddress = \"{http}\"\n"));
+    process.start().await;
+    let mut idle = TcpStream::connect(http).await.unwrap();
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    assert_ne!(idle.read(&mut [0; 64]).await.unwrap(), 0);
+    let mut held = TcpStream::connect(http).await.unwrap();
+    let request = b"POST /webhooks/sink HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nx";
+    held.write_all(request).await.unwrap();
+    assert!(process.terminate().await.success());
+    assert!(held.read(&mut [0; 64]).await.map_or(true, |read| read == 0), "it was not answered");
+}
+
+/// Clients that send, in short sessions, until they are told to end.
+struct Traffic {
+    shared: Arc<Shared>,
+    clients: Vec<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    enough: AtomicBool,
+    sessions: AtomicUsize,
+    /// Sessions that were sent away, between two messages.
+    dismissed: AtomicUsize,
+    /// Tracking ids that were answered with 250.
+    promised: Mutex<Vec<String>>,
+}
+
+impl Traffic {
+    fn start(address: SocketAddr) -> Self {
+        let shared = Arc::<Shared>::default();
+        let clients = (0..CLIENTS).map(|_| tokio::spawn(shared.clone().send(address))).collect();
+        Self { shared, clients }
+    }
+
+    /// Waits until every client has had a session more.
+    async fn flows(&self) {
+        let sessions = || self.shared.sessions.load(Ordering::Relaxed);
+        let enough = sessions() + CLIENTS;
+        support::eventually("traffic flows", || (sessions() >= enough).then_some(())).await;
+    }
+
+    async fn end(self) -> Promised {
+        self.flows().await;
+        self.shared.enough.store(true, Ordering::Relaxed);
+        for client in self.clients {
+            client.await.unwrap();
+        }
+        let dismissed = self.shared.dismissed.load(Ordering::Relaxed);
+        let ids = std::mem::take(&mut *self.shared.promised.lock().unwrap());
+        Promised { ids, dismissed }
+    }
+}
+
+impl Shared {
+    async fn send(self: Arc<Self>, address: SocketAddr) {
+        while !self.enough.load(Ordering::Relaxed) {
+            let stream = TcpStream::connect(address).await.expect("no connect is refused");
+            if self.session(stream).await.is_none() {
+                self.dismissed.fetch_add(1, Ordering::Relaxed);
+            }
+            self.sessions.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(..200))).await;
+        }
+    }
+
+    /// Some messages; `None` if the relay ended it, which it may do between two of them only.
+    async fn session(&self, stream: TcpStream) -> Option<()> {
+        let mut client = Client::greet(stream).await.ok()?;
+        for _ in 0..4 {
+            match client.ask("MAIL FROM:<a@example.com>").await {
+                Ok((421, _)) | Err(_) => return None,
+                Ok((code, text)) => assert_eq!(code, 250, "{text}"),
+            }
+            let id = finish(&mut client).await.expect("a message that was begun can be ended");
+            self.promised.lock().unwrap().push(id);
+        }
+        // It has nothing more to say, and need not hear that.
+        let _ = client.ask("QUIT").await;
+        Some(())
+    }
+}
+
+/// What was promised to clients.
+struct Promised {
+    ids: Vec<String>,
+    dismissed: usize,
+}
+
+impl Promised {
+    /// Everything arrives, and nothing twice but what is known to be unknown.
+    async fn check(self, sink: &Sink, mut process: Process) {
+        sink.wait_for(self.ids.len()).await;
+        let store = process.settle().await;
+        let mut copies: HashMap<String, usize> = HashMap::new();
+        sink.mails().iter().for_each(|mail| *copies.entry(mail.id().to_owned()).or_default() += 1);
+        let kept = all_sends(&store);
+        println!("{} messages, {} sessions were sent away", kept.len(), self.dismissed);
+        assert_eq!(kept.len(), self.ids.len(), "every message that was kept was promised");
+        assert!(self.ids.iter().all(|id| copies.contains_key(id)), "every promised message arrived");
+        for id in kept {
+            let trail = store.trail(id).unwrap().unwrap();
+            let unknown = |fact: &&mailtrail::ledger::Fact| fact.what == What::Attempted(Standing::Unknown);
+            let unknowns = trail.facts.iter().filter(unknown).count();
+            assert_eq!(trail.recipients[0].state(), State::Relayed, "{id}: {:?}", trail.facts);
+            let arrivals = copies[&id.to_string()];
+            assert!(arrivals <= 1 + unknowns, "{id} arrived {arrivals} times: {:?}", trail.facts);
+        }
+    }
+}
+
+async fn send(client: &mut Client) -> std::io::Result<String> {
+    expect(250, client.ask("MAIL FROM:<a@example.com>").await?)?;
+    finish(client).await
+}
+
+/// The rest of a message whose sender was taken; its id.
+async fn finish(client: &mut Client) -> std::io::Result<String> {
+    expect(250, client.ask("RCPT TO:<b@example.net>").await?)?;
+    expect(354, client.ask("DATA").await?)?;
+    let text = expect(250, client.ask("Subject: hi\r\n\r\nhi\r\n.").await?)?;
+    Ok(text.rsplit(' ').next().unwrap().to_owned())
+}
+
+async fn begin(client: &mut Client) -> std::io::Result<()> {
+    expect(250, client.ask("MAIL FROM:<a@example.com>").await?)?;
+    expect(250, client.ask("RCPT TO:<b@example.net>").await?)?;
+    expect(354, client.ask("DATA").await?).map(drop)
+}
+
+fn script(path: &Path, text: &str) {
+    let made: PathBuf = path.with_extension("new");
+    std::fs::write(&made, format!("#!/bin/sh\n{text}\n")).unwrap();
+    std::fs::set_permissions(&made, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::rename(&made, path).unwrap();
+}
+
+const CLIENTS: usize = 50;
+const RESTARTS: usize = 5;

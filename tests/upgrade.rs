@@ -1,0 +1,144 @@
+//! A store that another version of the program wrote.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use support::client::Client;
+use support::process::{Process, free_port};
+use support::sink::Sink;
+
+#[tokio::test]
+async fn a_store_of_the_first_version_is_taken_on() {
+    let sink = Sink::start().await;
+    let (mut process, id) = with_mail(&sink).await;
+    let segment = segment(&process);
+    fs::write(&segment, in_the_first_version(&fs::read(&segment).unwrap())).unwrap();
+    fs::remove_dir_all(process.data().join("ledger")).unwrap();
+    process.configure(&process.configuration(sink.port(), ""));
+    process.start().await;
+    let mail = sink.arrival(&id).await;
+    assert!(mail.message.ends_with(b"Subject: hi\r\n\r\nhi\r\n"));
+    process.settle().await;
+    assert_eq!(sink.count(), 1);
+}
+
+#[tokio::test]
+async fn a_ledger_of_another_version_is_made_anew() {
+    let sink = Sink::start().await;
+    let (mut process, id) = with_mail(&sink).await;
+    let ledger = sled::open(process.data().join("ledger/1")).unwrap();
+    assert!(ledger.insert(b"kschema", &1u32.to_be_bytes()).unwrap().is_some());
+    drop(ledger);
+    process.configure(&process.configuration(sink.port(), ""));
+    process.start().await;
+    assert!(process.log().contains("the ledger is rebuilt from the journal"), "{}", process.log());
+    sink.arrival(&id).await;
+    process.settle().await;
+    assert_eq!(sink.count(), 1);
+}
+
+#[tokio::test]
+async fn a_store_of_a_newer_version_is_refused_and_left_as_it_is() {
+    let sink = Sink::start().await;
+    let (process, _) = with_mail(&sink).await;
+    let segment = segment(&process);
+    fs::write(&segment, in_a_newer_version(&fs::read(&segment).unwrap())).unwrap();
+    let before = fs::read(&segment).unwrap();
+    fs::remove_dir_all(process.data().join("ledger")).unwrap();
+    let output = process.run().await;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    let reason =
+        "the journal was written by a newer version of mailtrail: journal record of kind 1, version 200";
+    assert!(said.contains(reason) && said.contains("install that version again"), "{said}");
+    assert_eq!(fs::read(&segment).unwrap(), before);
+}
+
+/// A relay that has stopped with one mail in its queue, and the mail's id.
+async fn with_mail(sink: &Sink) -> (Process, String) {
+    let mut process = Process::new(sink);
+    process.configure(&process.configuration(free_port(), ""));
+    process.start().await;
+    let mut client = Client::connect(process.address(1)).await.unwrap();
+    let id = client.submit("a@example.com", &["b@example.net"], "Subject: hi\r\n\r\nhi\r\n").await.unwrap();
+    assert!(process.terminate().await.success());
+    (process, id)
+}
+
+fn segment(process: &Process) -> PathBuf {
+    let mut files = fs::read_dir(process.data().join("journal")).unwrap().map(|file| file.unwrap().path());
+    let only = files.next().unwrap();
+    assert_eq!(files.next(), None);
+    only
+}
+
+/// The fields of the first version's record of a mail, all but its recipients.
+type FirstVersion = (
+    [u8; 16],
+    String,
+    Option<String>,
+    Option<IpAddr>,
+    Option<String>,
+    bool,
+    bool,
+    Option<String>,
+    String,
+    Vec<String>,
+    Vec<String>,
+    u64,
+);
+
+/// The segment as the first version would have written it, with its first record only.
+fn in_the_first_version(segment: &[u8]) -> Vec<u8> {
+    let frame = Frame::first(segment);
+    assert_eq!(frame.version, 2);
+    let (_, rest) = postcard::take_from_bytes::<FirstVersion>(frame.head).unwrap();
+    let mut head = frame.head[..frame.head.len() - rest.len()].to_vec();
+    head.extend(postcard::to_stdvec(&["b@example.net"][..]).unwrap());
+    Frame { version: 1, head: &head, ..frame }.in_place_of(segment)
+}
+
+fn in_a_newer_version(segment: &[u8]) -> Vec<u8> {
+    Frame { version: 200, ..Frame::first(segment) }.in_place_of(segment)
+}
+
+/// A record of the journal, by the letter of its format.
+struct Frame<'a> {
+    version: u8,
+    head: &'a [u8],
+    body: &'a [u8],
+}
+
+impl<'a> Frame<'a> {
+    fn first(segment: &'a [u8]) -> Self {
+        let frame = &segment[SEGMENT_HEADER..];
+        assert_eq!((&frame[..4], frame[4]), (&b"\xf5mt\x02"[..], 1), "a mail is the first record");
+        let length = |at: usize| u32::from_le_bytes(frame[at..at + 4].try_into().unwrap()) as usize;
+        let (head, body) = (length(8), length(12));
+        let frame = &frame[..FRAME_HEADER + head + body];
+        Self { version: frame[5], head: &frame[FRAME_HEADER..][..head], body: &frame[FRAME_HEADER + head..] }
+    }
+
+    fn in_place_of(&self, segment: &[u8]) -> Vec<u8> {
+        let mut written = segment[..SEGMENT_HEADER + FRAME_HEADER].to_vec();
+        let salt = u32::from_le_bytes(segment[12..16].try_into().unwrap());
+        let header = &mut written[SEGMENT_HEADER..];
+        let mask = salt ^ crc32fast::hash(&header[24..32]);
+        header[5] = self.version;
+        header[8..12].copy_from_slice(&(self.head.len() as u32).to_le_bytes());
+        header[16..20].copy_from_slice(&crc32fast::hash(self.body).to_le_bytes());
+        let checksum = crc32fast::hash(&[&header[..20], self.head].concat());
+        header[16..20].copy_from_slice(&(crc32fast::hash(self.body) ^ mask).to_le_bytes());
+        header[20..24].copy_from_slice(&(checksum ^ mask).to_le_bytes());
+        written.extend_from_slice(self.head);
+        written.extend_from_slice(self.body);
+        written
+    }
+}
+
+const SEGMENT_HEADER: usize = 60;
+const FRAME_HEADER: usize = 32;
