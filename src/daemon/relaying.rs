@@ -25,7 +25,7 @@ pub enum Way {
     /// As before.
     Same(Relaying),
     /// By another queue.
-    Other(Prepared),
+    Other(Box<Prepared>),
 }
 
 /// A queue at rest.
@@ -54,7 +54,7 @@ impl Way {
         }
         let stopping = ground.stopping.child_token();
         let queue = queue(ground, config, &stopping)?;
-        Ok(Self::Other(Prepared { settings, queue, stopping }))
+        Ok(Self::Other(Box::new(Prepared { settings, queue, stopping })))
     }
 
     /// How its upstreams do.
