@@ -347,14 +347,17 @@ impl Outlet {
             _ => breaker.failed(now, &reason),
         };
         drop(breaker);
-        tracing::warn!(upstream = self.settings.name, %fault, "the upstream cannot be used");
         let kind = match fault {
             Fault::Login(_) | Fault::NoAuth => Some(Kind::Account),
             Fault::NoStartTls | Fault::Certificate(_) | Fault::HostName(_) => Some(Kind::Tls),
             _ => opened.then_some(Kind::Breaker),
         };
-        if let Some(kind) = kind {
-            self.alarms.raise(kind, &self.settings.name, format!("the breaker opened, mail waits: {reason}"));
+        match kind {
+            Some(kind) => {
+                let text = format!("the breaker opened, mail waits: {reason}");
+                self.alarms.raise(kind, &self.settings.name, text);
+            }
+            None => tracing::warn!(upstream = self.settings.name, %fault, "the upstream cannot be used"),
         }
         counts
     }

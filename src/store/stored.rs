@@ -25,7 +25,7 @@ impl Stored {
     /// Bytes up to which a message is read into memory.
     pub const SMALL: u32 = 1 << 20;
     /// Bytes of a large message in memory at a time.
-    pub const PIECE: u32 = 256 << 10;
+    pub const PIECE: u32 = 32 << 10;
 
     /// Finds the message of the frame at `offset`; `None` where it is seen to be damaged.
     pub(super) fn find(segment: Arc<Segment>, offset: u64) -> io::Result<Option<Self>> {
