@@ -1,11 +1,8 @@
 //! What watches over the mail: the auditor and the heartbeat.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 #[path = "support/scene.rs"]
 mod scene;
 #[path = "support/scripted.rs"]
-#[allow(dead_code, reason = "not everything that the server can do is told here")]
 mod scripted;
 
 use bytes::Bytes;
