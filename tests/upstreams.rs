@@ -103,6 +103,19 @@ async fn what_may_be_at_one_provider_stays_so_when_it_cannot_be_tried_again() {
     assert_eq!((states(&scene.trail(unknown)), scene.taken(1)), (vec![State::Unknown], vec![2]));
 }
 
+/// An attempt that hangs since before the breaker opened is no probe.
+#[tokio::test]
+async fn a_hanging_attempt_does_not_keep_the_breaker_open() {
+    let mut script = Script::new().at(At::Dot, [Some(Act::Silence)]);
+    script.add(At::Banner, [None, Some(Act::Close), Some(Act::Close)]);
+    let scene = Scene::new([script], [""], "").await;
+    let hangs = scene.send(1, |_| {}).await;
+    scene.until("a dot", |scene| scene.trail(hangs).sending).await;
+    scene.settled(scene.send(2, |_| {}).await).await;
+    assert_eq!(scene.taken(0), [2]);
+    assert!(scene.trail(hangs).sending);
+}
+
 #[tokio::test]
 async fn routes_choose_the_upstream() {
     let routes = "[[route]]\nname = \"news\"\nupstreams = [\"b\"]\nsenders = [\"news@*\"]\n";
