@@ -5,8 +5,9 @@ use super::worker::SETTLE_AGAIN;
 use crate::alarm::Alarms;
 use crate::clock::{Clock, Timestamp};
 use crate::event::Words;
+use crate::id::TrackingId;
 use crate::ledger::{Outcome, Recipient, Settled, Standing, Trail, Waits};
-use crate::store::{Queued, ReadError, Store};
+use crate::store::{Grip, Queued, ReadError, Store};
 use crate::transport::{Health, Room, Ways};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -109,8 +110,8 @@ impl Queue {
             }
         };
         for (id, upstream) in interrupted {
+            let Some(grip) = self.wait_for(id).await else { return };
             let Ok(Some(trail)) = self.store.trail(id) else { continue };
-            let Some(grip) = self.store.take(id) else { continue };
             let now = self.clock.now();
             let outlet = self.outlets.iter().find(|outlet| outlet.settings.name == upstream);
             let Some(outlet) = outlet.or(self.outlets.first()) else { continue };
@@ -125,6 +126,16 @@ impl Queue {
                 Outcome { id, at: now, upstream, settled, due: Some(now.after(outlet.unknown_wait)) },
             );
             outlet.settled().await;
+        }
+    }
+
+    /// Whoever has the send has it for a moment only; `None` when we stop meanwhile.
+    async fn wait_for(&self, id: TrackingId) -> Option<Grip> {
+        loop {
+            if let Some(grip) = self.store.take(id) {
+                return Some(grip);
+            }
+            self.stopping.run_until_cancelled(tokio::time::sleep(IN_OTHER_HANDS)).await?;
         }
     }
 
@@ -235,6 +246,8 @@ const LOST: (&str, &str) =
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long attempts under way may take to end when we stop.
 const FAREWELL: Duration = Duration::from_secs(20);
+/// Pause between two tries to take a send that somebody has.
+const IN_OTHER_HANDS: Duration = Duration::from_millis(50);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 /// While there is more to do than upstreams take, new queues are looked for no more often than this.
 const GLANCE: Duration = Duration::from_millis(50);
@@ -247,8 +260,7 @@ const EXPIRE_AT_ONCE: usize = 500;
 mod tests {
     use super::*;
     use crate::clock::Moment;
-    use crate::id::TrackingId;
-    use crate::ledger::{Accepted, Send};
+    use crate::ledger::{Accepted, Begun, Send, What};
     use crate::provider::Provider;
     use crate::queue::Retry;
     use crate::rate::Rate;
@@ -330,5 +342,32 @@ mod tests {
             let begun = sends.map(|ids| ids.iter().filter(|id| store.take(**id).is_none()).count());
             assert_eq!(begun, [3; 3], "{looks} looks a second");
         }
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_was_cut_off_is_unknown_whoever_has_its_send() {
+        let directory = tempfile::tempdir().unwrap();
+        let clock = Clock::System;
+        let (store, _) = Store::open(directory.path(), clock).unwrap();
+        let id = accept(&store, clock, None).await;
+        store.begin(Begun { id, at: clock.now(), upstream: "up".into() }).await.unwrap();
+        store.settle_down().await;
+        let grip = store.take(id).unwrap();
+        let queue = queue(&store, clock, outward(None));
+        let stopping = queue.stopping.clone();
+        let work = tokio::spawn(queue.run());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        drop(grip);
+        let trail = loop {
+            store.due_bell().ring();
+            let trail = store.trail(id).unwrap().unwrap();
+            if trail.facts.len() > 1 {
+                break trail;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        };
+        stopping.cancel();
+        work.await.unwrap();
+        assert_eq!(trail.facts[1].what, What::Attempted(Standing::Unknown));
     }
 }
