@@ -86,6 +86,36 @@ async fn what_may_be_at_one_provider_is_not_sent_by_another() {
     }
 }
 
+/// An attempt that fails for now says nothing about the one before it.
+#[tokio::test]
+async fn what_may_be_at_one_provider_stays_so_when_it_cannot_be_tried_again() {
+    let mut script = Script::new().at(At::Dot, [Some(Act::Close)]);
+    script.add(At::Banner, [None]);
+    script.add(At::Banner, vec![Some(Act::Close); 200]);
+    let settings = "[upstream.breaker]\nfailures = 2\npause = \"1h\"\nlongest_pause = \"1h\"\n\
+                    [upstream.retry]\nfirst = \"100ms\"\n";
+    let scene = Scene::new([script, Script::new()], [settings, ""], "").await;
+    let unknown = scene.send(1, |_| {}).await;
+    scene.until("two attempts", |scene| scene.trail(unknown).attempts == 2).await;
+    // The breaker of the first is open: other mail takes the second.
+    scene.settled(scene.send(2, |_| {}).await).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!((states(&scene.trail(unknown)), scene.taken(1)), (vec![State::Unknown], vec![2]));
+}
+
+/// An attempt that hangs since before the breaker opened is no probe.
+#[tokio::test]
+async fn a_hanging_attempt_does_not_keep_the_breaker_open() {
+    let mut script = Script::new().at(At::Dot, [Some(Act::Silence)]);
+    script.add(At::Banner, [None, Some(Act::Close), Some(Act::Close)]);
+    let scene = Scene::new([script], [""], "").await;
+    let hangs = scene.send(1, |_| {}).await;
+    scene.until("a dot", |scene| scene.trail(hangs).sending).await;
+    scene.settled(scene.send(2, |_| {}).await).await;
+    assert_eq!(scene.taken(0), [2]);
+    assert!(scene.trail(hangs).sending);
+}
+
 #[tokio::test]
 async fn routes_choose_the_upstream() {
     let routes = "[[route]]\nname = \"news\"\nupstreams = [\"b\"]\nsenders = [\"news@*\"]\n";

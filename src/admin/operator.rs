@@ -56,9 +56,11 @@ async fn act_on_one(
     dry_run: bool,
 ) -> Result<Option<String>, Refusal> {
     let Ok(id) = asked.parse::<TrackingId>() else { return Ok(Some("is no tracking id".into())) };
-    let Some(_grip) = panel.store.take(id) else { return Ok(Some("is being sent right now".into())) };
+    let Some(_grip) = panel.store.take(id) else { return Ok(Some(BUSY.into())) };
     let waits = panel.store.waits(id)?;
     let obstacle = match (&waits, verb) {
+        // Nobody has found out yet what became of it.
+        _ if panel.store.is_sending(id)? => Some(BUSY),
         (None, _) => Some("is not in the queue"),
         (Some(Waits::Held), Verb::Retry) => Some("is held; release it"),
         (Some(Waits::Held), Verb::Hold) => Some("is held already"),
@@ -174,3 +176,36 @@ pub async fn switch(
 
 /// Sends that are acted on at a time: they share a sync.
 const AT_ONCE: usize = 256;
+const BUSY: &str = "is being sent right now";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::alarm::Alarms;
+    use crate::clock::Clock;
+    use crate::ledger::{Accepted, Begun, Send};
+    use crate::store::Store;
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn what_was_being_sent_when_the_process_ended_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let clock = Clock::System;
+        let (store, _) = Store::open(directory.path(), clock).unwrap();
+        let id = TrackingId::new(clock.now(), 7);
+        let recipients = vec!["a@example.net".parse().unwrap()];
+        let accepted = Accepted { send: Send::new(id, "test"), recipients };
+        store.accept_and_apply(accepted, bytes::Bytes::new()).await.unwrap();
+        store.begin(Begun { id, at: clock.now(), upstream: "up".into() }).await.unwrap();
+        store.settle_down().await;
+        let panel =
+            Panel { store, clock, upstreams: Vec::new(), ways: Arc::default(), alarms: Alarms::new(clock) };
+        for verb in Verb::ALL {
+            let verb = verb.word().to_owned();
+            let order = Order { verb, all: true, reason: "why".into(), ..Order::default() };
+            let acts = act(&panel, order, "uid 0").await.unwrap();
+            assert_eq!(acts[0].why.as_deref(), Some("is being sent right now"));
+        }
+        assert_eq!(panel.store.trail(id).unwrap().unwrap().facts.len(), 1);
+    }
+}

@@ -217,6 +217,14 @@ impl Recipient {
         }
     }
 
+    /// Takes what an attempt came to. One that failed for now does not tell how an earlier one ended: what may have
+    /// arrived still may have.
+    pub fn attempted(&mut self, standing: Standing) {
+        if (self.standing, standing) != (Standing::Unknown, Standing::Queued) {
+            self.standing = standing;
+        }
+    }
+
     /// Takes a provider's event; the caller has made sure that it is no repetition.
     pub fn report(&mut self, event: &Event) {
         let kind = if event.by_machine { MarkKind::ByMachine(event.kind) } else { MarkKind::By(event.kind) };

@@ -5,9 +5,11 @@ use super::worker::SETTLE_AGAIN;
 use crate::alarm::Alarms;
 use crate::clock::{Clock, Timestamp};
 use crate::event::Words;
+use crate::id::TrackingId;
 use crate::ledger::{Begun, Outcome, Recipient, Settled, Standing, Trail, Waits};
-use crate::store::{Queued, ReadError, Store};
+use crate::store::{Grip, Queued, ReadError, Store};
 use crate::transport::{Health, Room, Ways};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -40,7 +42,9 @@ pub struct Queue {
     /// The queues that held mail when they were looked at last.
     known: Vec<Queued>,
     looked: Timestamp,
-    turn: usize,
+    /// In which turn each was handed out from last.
+    served: HashMap<Queued, u64>,
+    turn: u64,
     next_expiry: Timestamp,
     stopping: CancellationToken,
 }
@@ -58,6 +62,7 @@ impl Queue {
             ways,
             known: Vec::new(),
             looked: Timestamp::default(),
+            served: HashMap::new(),
             turn: 0,
             next_expiry: Timestamp::default(),
             stopping,
@@ -97,16 +102,11 @@ impl Queue {
 
     /// Attempts that the end of the process cut off: nobody knows what became of them.
     async fn recover(&self) {
-        let interrupted = match self.store.interrupted() {
-            Ok(interrupted) => interrupted,
-            Err(error) => {
-                tracing::error!(%error, "interrupted attempts cannot be read");
-                return;
-            }
-        };
+        let Some(interrupted) = self.read(|| self.store.interrupted()).await else { return };
         for Begun { id, upstream, .. } in interrupted {
-            let Ok(Some(trail)) = self.store.trail(id) else { continue };
-            let Some(grip) = self.store.take(id) else { continue };
+            let Some(grip) = self.wait_for(id).await else { return };
+            let Some(trail) = self.read(|| self.store.trail(id)).await else { return };
+            let Some(trail) = trail else { continue };
             let now = self.clock.now();
             let outlet = self.outlets.iter().find(|outlet| outlet.settings.name == upstream);
             let Some(outlet) = outlet.or(self.outlets.first()) else { continue };
@@ -121,6 +121,30 @@ impl Queue {
                 Outcome { id, at: now, upstream, settled, due: Some(now.after(outlet.unknown_wait)) },
             );
             outlet.settled().await;
+        }
+    }
+
+    /// Whoever has the send has it for a moment only; `None` when we stop meanwhile.
+    async fn wait_for(&self, id: TrackingId) -> Option<Grip> {
+        loop {
+            if let Some(grip) = self.store.take(id) {
+                return Some(grip);
+            }
+            self.stopping.run_until_cancelled(tokio::time::sleep(IN_OTHER_HANDS)).await?;
+        }
+    }
+
+    /// What `look` finds, however long that takes: a cut-off attempt that is passed over would be made again. `None` when
+    /// we stop.
+    async fn read<T>(&self, look: impl Fn() -> Result<T, ReadError>) -> Option<T> {
+        loop {
+            match look() {
+                Ok(found) => return Some(found),
+                Err(error) => {
+                    tracing::error!(%error, "attempts that were cut off cannot be read; nothing is sent")
+                }
+            }
+            self.stopping.run_until_cancelled(tokio::time::sleep(SETTLE_AGAIN)).await?;
         }
     }
 
@@ -145,18 +169,20 @@ impl Queue {
         Ok(wake.since(now).clamp(SHORTEST_PAUSE, LONGEST_PAUSE))
     }
 
-    /// Finds out which queues there are. Within a lane each has its turn to be the first.
+    /// Finds out which queues there are. Within a lane the one comes first that was handed out from least lately.
     fn look(&mut self, now: Timestamp) -> Result<(), ReadError> {
         self.known = self.store.queues()?;
         self.looked = now;
-        self.turn = self.turn.wrapping_add(1);
-        for lane in self.known.chunk_by_mut(|one, next| one.lane == next.lane) {
-            lane.rotate_left(self.turn % lane.len());
-        }
+        self.known.sort_by_key(|queue| (queue.lane, self.served.get(queue).copied()));
         Ok(())
     }
 
-    fn hand_out(&self, now: Timestamp, rooms: &mut [Room], wake: &mut Timestamp) -> Result<(), ReadError> {
+    fn hand_out(
+        &mut self,
+        now: Timestamp,
+        rooms: &mut [Room],
+        wake: &mut Timestamp,
+    ) -> Result<(), ReadError> {
         for queue in &self.known {
             for place in self.ways.of(&queue.waits) {
                 match rooms[place] {
@@ -169,6 +195,8 @@ impl Queue {
                         let (taken, next) = self.store.take_due(queue, now, room)?;
                         let all = taken.len() < room;
                         if !taken.is_empty() {
+                            self.turn += 1;
+                            self.served.insert(queue.clone(), self.turn);
                             self.outlets[place].start(taken, now);
                             rooms[place] = self.outlets[place].room(now);
                         }
@@ -197,8 +225,11 @@ impl Queue {
                 let why =
                     if queue.waits == Waits::Held { "it was held until then" } else { "no upstream took it" };
                 let text = format!("given up at its age of {} s: {why}", age.as_secs());
-                let settled =
-                    vec![settle(&trail, Recipient::is_open, Standing::Expired, ("deadline", &text))];
+                let expired = settle(&trail, Recipient::is_open, Standing::Expired, ("deadline", &text));
+                if expired.recipients.is_empty() {
+                    continue;
+                }
+                let settled = vec![expired];
                 let upstream = outlet.settings.name.clone();
                 outlet.settle_held(grip, Outcome { id, at: now, upstream, settled, due: None });
             }
@@ -227,6 +258,8 @@ const LOST: (&str, &str) =
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long attempts under way may take to end when we stop.
 const FAREWELL: Duration = Duration::from_secs(20);
+/// Pause between two tries to take a send that somebody has.
+const IN_OTHER_HANDS: Duration = Duration::from_millis(50);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 /// While there is more to do than upstreams take, new queues are looked for no more often than this.
 const GLANCE: Duration = Duration::from_millis(50);
@@ -234,3 +267,119 @@ const GLANCE: Duration = Duration::from_millis(50);
 const BETWEEN_EXPIRIES: Duration = Duration::from_secs(10);
 /// Messages of a queue that expire in one go.
 const EXPIRE_AT_ONCE: usize = 500;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Moment;
+    use crate::ledger::{Accepted, Begun, Send, What};
+    use crate::provider::Provider;
+    use crate::queue::Retry;
+    use crate::rate::Rate;
+    use crate::tls;
+    use crate::transport::{Pipelining, Security, Settings, breaker};
+    use bytes::Bytes;
+
+    /// An upstream where nobody is.
+    fn outward(rate: Option<Rate>) -> Outward {
+        let settings = Settings {
+            name: "up".into(),
+            provider: Provider::Plain,
+            domain: None,
+            host: "127.0.0.1".into(),
+            port: 1,
+            security: Security::None,
+            ca_file: None,
+            login: None,
+            api: None,
+            connections: 20,
+            pipelining: Pipelining::Full,
+            idle_timeout: Duration::from_secs(60),
+            connection_age: Duration::from_secs(600),
+            messages_per_connection: 1000,
+            rate,
+            plan: None,
+            breaker: breaker::Settings::default(),
+        };
+        let tls = tls::connector(None).unwrap();
+        Outward { settings, retry: Retry::default(), unknown_wait: Duration::ZERO, tls }
+    }
+
+    fn queue(store: &Store, clock: Clock, outward: Outward) -> Queue {
+        let ways = Ways::new(vec![(outward.settings.name.clone(), false)], &[]);
+        Queue::new(Parts {
+            store: store.clone(),
+            clock,
+            hostname: "relay.example.com".into(),
+            upstreams: vec![outward],
+            ways,
+            alarms: Alarms::new(clock),
+            stopping: CancellationToken::new(),
+        })
+    }
+
+    async fn accept(store: &Store, clock: Clock, route: Option<&str>) -> TrackingId {
+        let id = TrackingId::new(clock.now(), fastrand::u128(..));
+        let send = Send { route: route.map(Into::into), ..Send::new(id, "test") };
+        let accepted = Accepted { send, recipients: vec!["a@example.net".parse().unwrap()] };
+        store.accept_and_apply(accepted, Bytes::from_static(b"A: b\r\n\r\n")).await.unwrap();
+        id
+    }
+
+    /// A token comes every second; in between other things ring.
+    #[tokio::test]
+    async fn the_queues_of_a_lane_take_turns_however_often_they_are_looked_at() {
+        let directory = tempfile::tempdir().unwrap();
+        for looks in 1..5 {
+            let moment: &Moment = Box::leak(Box::default());
+            let (clock, begun) = (Clock::Set(moment), Timestamp::from_seconds(1_789_387_200));
+            moment.set(begun);
+            let folder = directory.path().join(looks.to_string());
+            std::fs::create_dir(&folder).unwrap();
+            let (store, _) = Store::open(&folder, clock).unwrap();
+            let mut sends = [Vec::new(), Vec::new(), Vec::new()];
+            for (number, sends) in sends.iter_mut().enumerate() {
+                for _ in 0..9 {
+                    sends.push(accept(&store, clock, [None, Some("news"), Some("shop")][number]).await);
+                }
+            }
+            let rate = Rate { messages: 1, time: Duration::from_secs(1) };
+            let mut queue = queue(&store, clock, outward(Some(rate)));
+            for second in 0..9 {
+                for look in 0..looks {
+                    moment.set(begun.after(Duration::from_millis(second * 1000 + look * 200)));
+                    queue.round().unwrap();
+                }
+            }
+            let begun = sends.map(|ids| ids.iter().filter(|id| store.take(**id).is_none()).count());
+            assert_eq!(begun, [3; 3], "{looks} looks a second");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_was_cut_off_is_unknown_whoever_has_its_send() {
+        let directory = tempfile::tempdir().unwrap();
+        let clock = Clock::System;
+        let (store, _) = Store::open(directory.path(), clock).unwrap();
+        let id = accept(&store, clock, None).await;
+        store.begin(Begun { id, at: clock.now(), upstream: "up".into() }).await.unwrap();
+        store.settle_down().await;
+        let grip = store.take(id).unwrap();
+        let queue = queue(&store, clock, outward(None));
+        let stopping = queue.stopping.clone();
+        let work = tokio::spawn(queue.run());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        drop(grip);
+        let trail = loop {
+            store.due_bell().ring();
+            let trail = store.trail(id).unwrap().unwrap();
+            if trail.facts.len() > 1 {
+                break trail;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        };
+        stopping.cancel();
+        work.await.unwrap();
+        assert_eq!(trail.facts[1].what, What::Attempted(Standing::Unknown));
+    }
+}

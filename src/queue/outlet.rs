@@ -45,6 +45,8 @@ pub(super) struct Outlet {
     /// The sends that were handed out and have no outcome yet. One whose worker broke stays here: it may have been
     /// sent, which only a restart takes for unknown.
     under_way: Mutex<HashMap<TrackingId, Grip>>,
+    /// The send that was handed out last to find out whether the upstream is well again.
+    probe: Mutex<Option<TrackingId>>,
     workers: TaskTracker,
     settling: TaskTracker,
     /// Set when attempts have had all the time to end that they get.
@@ -73,6 +75,7 @@ impl Outlet {
             unknown_wait,
             alarms: alarms.clone(),
             under_way: Mutex::default(),
+            probe: Mutex::default(),
             workers: TaskTracker::new(),
             settling: TaskTracker::new(),
             over: CancellationToken::new(),
@@ -104,7 +107,11 @@ impl Outlet {
         if self.work.is_unattended() {
             self.hire();
         }
-        let room = self.health.room(now, self.under_way().len(), PER_CONNECTION);
+        let (under_way, probing) = {
+            let (under_way, probe) = (self.under_way(), self.probe());
+            (under_way.len(), probe.is_some_and(|id| under_way.contains_key(&id)))
+        };
+        let room = self.health.room(now, under_way, probing, PER_CONNECTION);
         if matches!(room, Room::Away(_)) && self.health.state() != State::HalfOpen {
             let unbegun = self.work.clear();
             let mut under_way = self.under_way();
@@ -116,6 +123,9 @@ impl Outlet {
     /// Hands sends out.
     pub(super) fn start(self: &Arc<Self>, grips: Vec<Grip>, now: Timestamp) {
         self.health.pace().start(grips.len(), now);
+        if self.health.state() == State::HalfOpen {
+            *self.probe() = grips.first().map(Grip::id);
+        }
         for grip in grips {
             let id = grip.id();
             self.under_way().insert(id, grip);
@@ -376,6 +386,10 @@ impl Outlet {
             _ => return self.alarms.clear(Kind::Quota, &self.settings.name),
         };
         self.alarms.raise(Kind::Quota, &self.settings.name, text);
+    }
+
+    fn probe(&self) -> MutexGuard<'_, Option<TrackingId>> {
+        self.probe.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn under_way(&self) -> MutexGuard<'_, HashMap<TrackingId, Grip>> {

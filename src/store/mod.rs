@@ -312,6 +312,11 @@ impl Store {
         Ok(self.projection().interrupted()?)
     }
 
+    /// Whether an attempt sends it right now, or was cut off and its end is not noted yet.
+    pub fn is_sending(&self, id: TrackingId) -> Result<bool, ReadError> {
+        Ok(self.projection().is_sending(id)?)
+    }
+
     /// What a send waits for, while it is open.
     pub fn waits(&self, id: TrackingId) -> Result<Option<Waits>, ReadError> {
         let row = self.projection().send(id)?.and_then(|(_, row)| row.queued);

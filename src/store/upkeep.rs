@@ -181,9 +181,8 @@ impl Step<'_> {
             Record::Repeated(repeated) if forgotten(repeated.id, repeated.at)? => Keep::Nothing,
             Record::Action(action) if forgotten(action.id, action.at)? => Keep::Nothing,
             Record::Outcome(_) | Record::Repeated(_) | Record::Action(_) => Keep::All,
-            Record::Switch(switch) if switch.at >= horizon => Keep::All,
-            Record::Switch(switch) if self.projection.forced_open(&switch.upstream)?.is_some() => Keep::All,
-            Record::Switch(_) => Keep::Nothing,
+            // Few and small, and a rebuild needs the last of each upstream.
+            Record::Switch(_) => Keep::All,
             Record::Notice(notice) if notice.at >= self.retention.events_horizon(self.now) => Keep::All,
             Record::Notice(notice) if notice.at >= horizon => Keep::Head,
             Record::Notice(notice) if self.projection.find(&notice.event)?.is_some() => Keep::Head,

@@ -48,8 +48,9 @@ impl Health {
         &self.name
     }
 
-    /// What it may be sent, with so many messages under way and so many for each connection at most.
-    pub fn room(&self, now: Timestamp, under_way: usize, per_connection: usize) -> Room {
+    /// What it may be sent, with so many messages under way, a probe among them or not, and so many for each connection
+    /// at most.
+    pub fn room(&self, now: Timestamp, under_way: usize, probing: bool, per_connection: usize) -> Room {
         if let Some(again) = self.quota().as_mut().and_then(|quota| quota.used_up_until(now)) {
             return Room::Away(Some(again));
         }
@@ -58,8 +59,9 @@ impl Health {
         let most = match breaker.state() {
             State::Closed => self.most_connections * per_connection,
             // One message finds out, and the others need not wait for it.
-            State::HalfOpen if under_way > 0 => return Room::Away(None),
-            State::HalfOpen => 1,
+            State::HalfOpen if probing => return Room::Away(None),
+            // What hangs since before it opened finds nothing out.
+            State::HalfOpen => under_way + 1,
             State::Open { until } => return Room::Away(Some(until)),
             State::Forced => return Room::Away(None),
         };

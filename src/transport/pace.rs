@@ -150,7 +150,8 @@ impl Bucket {
     }
 
     fn missing(&self, now: Timestamp) -> f64 {
-        (self.full - now.millis() as f64).max(0.0) / self.interval
+        // More would be a clock that was set back.
+        ((self.full - now.millis() as f64).max(0.0) / self.interval).min(self.burst)
     }
 
     fn room(&self, now: Timestamp) -> usize {
@@ -164,7 +165,7 @@ impl Bucket {
     }
 
     fn take(&mut self, messages: usize, now: Timestamp) {
-        self.full = self.full.max(now.millis() as f64) + self.interval * messages as f64;
+        self.full = now.millis() as f64 + self.interval * (self.missing(now) + messages as f64);
     }
 }
 
@@ -242,6 +243,16 @@ mod tests {
             assert!(most.unwrap() <= messages as usize, "{messages} in {seconds} s: {most:?}");
             assert!(starts.len() >= expected - expected / 10, "{messages} in {seconds} s: {}", starts.len());
         }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_holds_nothing_up() {
+        let mut pace = Pace::new(Some(Rate { messages: 60, time: Duration::from_secs(60) }));
+        let (room, _) = pace.room(at(9000.0));
+        pace.start(room, at(9000.0));
+        let (room, next) = pace.room(at(0.0));
+        assert!(room == 0 && next.unwrap() < at(2.0), "{next:?}");
+        assert_eq!(pace.room(next.unwrap()).0, 1);
     }
 
     #[test]

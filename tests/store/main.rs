@@ -181,6 +181,8 @@ async fn mail_waits_in_the_queue_of_its_lane_and_route() {
     let (store, _) = reopen(directory.path());
     assert!(store.queues().unwrap().contains(&pinned));
     store.settle(outcome(0, 51, &[settled(&[0], Standing::Queued)], Some(60))).await.unwrap();
+    assert!(store.queues().unwrap().contains(&pinned), "it may still be there");
+    store.settle(outcome(0, 61, &[settled(&[0], Standing::Relayed)], None)).await.unwrap();
     assert!(!store.queues().unwrap().contains(&pinned));
 }
 

@@ -131,7 +131,7 @@ fn outcome(rows: &mut Overlay<'_>, outcome: &Outcome, place: Place) -> sled::Res
     for (part, settled) in (0u16..).zip(&outcome.settled) {
         for number in &settled.recipients {
             let Some(mut recipient) = recipient(rows, &row, *number)? else { continue };
-            recipient.standing = settled.standing;
+            recipient.attempted(settled.standing);
             if settled.standing == Standing::Unknown {
                 row.unknown_at = Some(outcome.upstream.clone().into());
             }
