@@ -191,6 +191,7 @@ async fn the_sender_hears_of_bounced_mail_and_not_of_deleted_mail() {
     assert_eq!(report.recipients, ["app@example.com"]);
     let text = String::from_utf8(report.message).unwrap();
     assert!(text.contains("bounced@a.example: no such order"), "{text}");
+    assert!(text.contains("Diagnostic-Code: x-mailtrail; no such order"), "no server said that: {text}");
     assert!(!text.contains("uid "), "who did it is nobody else's business: {text}");
     house.restart().await;
     for (id, state, reason) in [(&ids[0], "failed", "no such order"), (&ids[1], "cancelled", "a test")] {
@@ -206,6 +207,7 @@ async fn the_sender_hears_of_bounced_mail_and_not_of_deleted_mail() {
 #[tokio::test]
 async fn an_opened_breaker_keeps_mail_back_until_it_is_closed() {
     let mut house = House::new().await;
+    let tried = house.waiting(&["0@a.example"]).await.remove(0);
     house.open(0);
     house.open(1);
     let said = house.ask(&["breaker", "open", "a", "--reason", "moving house"]).await;
@@ -224,10 +226,26 @@ async fn an_opened_breaker_keeps_mail_back_until_it_is_closed() {
     let trail = house.ask(&["--json", "trace", &id]).await.json().remove(0);
     assert_eq!(trail["next_action"], "attempt; the upstream a is left alone: moving house");
     assert_eq!(trail["next_at"], Value::Null, "nobody knows when");
-    let line = &house.queued().await[0];
+    // An operator's hold is the nearer reason.
+    let held = house.submit("2@a.example").await;
+    assert_eq!(house.ask(&["queue", "hold", &held]).await.code, 0);
+    let trail = house.ask(&["--json", "trace", &held]).await.json().remove(0);
+    assert_eq!(trail["next_action"], "held until an operator releases it, or its deadline comes");
+    let line = &house.queued().await.into_iter().find(|line| line["id"] == *id).unwrap();
     assert_eq!(line["reason"], "the upstream a is left alone: moving house");
     assert_eq!(line["attempts"], 0);
     assert!(house.servers[0].taken().is_empty());
+    let reasons = house
+        .queued()
+        .await
+        .into_iter()
+        .filter(|line| line["id"] == *tried)
+        .map(|line| line["reason"].clone());
+    assert_eq!(
+        reasons.collect::<Vec<_>>(),
+        ["the upstream a is left alone: moving house"],
+        "what it waits for now"
+    );
     let said = house.ask(&["--json", "breaker", "close", "a", "--reason", "moved"]).await;
     assert_eq!(said.json()[0]["state"], "closed");
     eventually("its mail", || (!house.servers[0].taken().is_empty()).then_some(())).await;

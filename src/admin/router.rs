@@ -83,7 +83,7 @@ impl Panel {
     fn queue_line(&self, trail: &Trail) -> QueueLine {
         let mut line = QueueLine::from(trail);
         if let Some((reason, until)) = self.left_alone(trail) {
-            line.reason.get_or_insert(reason);
+            line.reason = Some(reason);
             line.next_at = until.map(|until| until.to_string());
         }
         line
