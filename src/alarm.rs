@@ -37,6 +37,8 @@ pub enum Kind {
     Quota,
     /// Mail is past its deadline, or nobody works on it.
     Overdue,
+    /// The ledger's rows do not fit together.
+    Ledger,
     /// The test mail's events stay out.
     Heartbeat,
 }
@@ -50,6 +52,7 @@ impl Kind {
             Self::Tls => "tls",
             Self::Quota => "quota",
             Self::Overdue => "overdue",
+            Self::Ledger => "ledger",
             Self::Heartbeat => "heartbeat",
         }
     }

@@ -23,7 +23,7 @@
 //! | words | `event` | values |
 //! | rules | `ledger`, `provider`, `routing`, `smtp` | no socket, file, runtime or database |
 //! | resources | `alarm`, `logging`, `store`, `tls`, `transport` | IO, no policy about mail |
-//! | tasks | `admin`, `queue`, `report`, `submission`, `webhook` | rules and resources, never each other |
+//! | tasks | `admin`, `audit`, `heartbeat`, `queue`, `report`, `submission`, `webhook` | rules and resources, never each other |
 //! | composition | `config`, `sandbox` | everything below |
 //! | relay | `daemon` | everything below |
 //! | command | `cli` | everything below |
@@ -39,11 +39,13 @@
 
 pub mod admin;
 pub mod alarm;
+pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod event;
+pub mod heartbeat;
 pub mod id;
 pub mod ledger;
 pub mod logging;

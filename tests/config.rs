@@ -83,8 +83,7 @@ const NAMED: [&str; 7] = [
 fn uncommented(prefix: &str) -> String {
     let key = |line: &str| {
         let name = line.split(" = ").next().unwrap_or_default();
-        line.starts_with("[[sink")
-            || line.starts_with("[[route")
+        ["[[sink", "[[route", "[heartbeat"].iter().any(|start| line.starts_with(start))
             || (line.contains(" = ") && name.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase()))
     };
     let lines =

@@ -42,6 +42,7 @@ impl Config {
             retention,
             reports,
             duplicates,
+            heartbeat,
             warnings: _,
         } = self;
         let bulk = |routing: &Routing| (routing.bulk.clone(), routing.bulk_recipients);
@@ -60,6 +61,7 @@ impl Config {
             ("retention", *retention != other.retention),
             ("reports", *reports != other.reports),
             ("duplicates", *duplicates != other.duplicates),
+            ("heartbeat", *heartbeat != other.heartbeat),
         ];
         sections.into_iter().filter_map(|(section, differs)| differs.then_some(section)).collect()
     }
@@ -102,6 +104,7 @@ mod tests {
             ("retention", "ledger = \"30d\"", "ledger = \"31d\""),
             ("reports", "\"sender\"", "\"nobody\""),
             ("duplicates", "\"off\"", "\"15min\""),
+            ("heartbeat", "canary@", "other@"),
         ] {
             assert_eq!(read(&[(old, new)]).changes(&before), [section], "{new}");
         }
@@ -159,5 +162,8 @@ ledger = "30d"
 failures = "sender"
 [duplicates]
 window = "off"
+[heartbeat]
+to = "canary@example.net"
+from = "relay@example.com"
 "#;
 }

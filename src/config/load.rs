@@ -87,6 +87,7 @@ fn assemble(mut root: Section<'_>) -> Config {
         retention: sections::retention(&mut root),
         reports: sections::reports(&mut root),
         duplicates: sections::duplicates(&mut root),
+        heartbeat: sections::heartbeat(&mut root),
         hostname,
         data_dir,
         listeners,

@@ -6,6 +6,7 @@ use super::quantity;
 use super::reader::Section;
 use super::settings::{Admin, CertificateFiles, Log};
 use super::words::{LEVELS, LOG_FORMATS, REPORTS, SINKS, SUPPRESSION_POLICIES};
+use crate::heartbeat;
 use crate::smtp::Limits;
 use crate::store::Retention;
 use crate::submission::Policy;
@@ -146,6 +147,25 @@ pub(super) fn reports(root: &mut Section<'_>) -> bool {
     let failures = section.one_of("failures", &REPORTS);
     section.finish();
     failures.unwrap_or(true)
+}
+
+/// `[heartbeat]`: the test mail, if there is to be one.
+pub(super) fn heartbeat(root: &mut Section<'_>) -> Option<heartbeat::Settings> {
+    if !root.has("heartbeat") {
+        return None;
+    }
+    let mut section = root.table("heartbeat");
+    let mut mailbox = |key| section.parsed(key, "a mail address", |text| text.parse().ok());
+    let (to, from) = (mailbox("to"), mailbox("from"));
+    let every = section.duration("every", MINUTE..=DAY * 7).unwrap_or(MINUTE * 60);
+    let patience = section.duration("patience", Duration::from_secs(1)..=DAY).unwrap_or(MINUTE * 15);
+    for (key, given) in [("to", to.is_some()), ("from", from.is_some())] {
+        if !given && section.is_sound() {
+            section.require(key);
+        }
+    }
+    section.finish();
+    Some(heartbeat::Settings { to: to?, from: from?, every, patience })
 }
 
 /// `[duplicates]`: how long a message is looked for among those before it.

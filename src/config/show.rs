@@ -48,6 +48,13 @@ impl Config {
         page.text("failures", word(&REPORTS, &self.reports));
         page.heading("[duplicates]");
         page.text("window", self.duplicates.map_or_else(|| "off".to_owned(), show_duration));
+        if let Some(heartbeat) = &self.heartbeat {
+            page.heading("[heartbeat]");
+            page.text("to", &heartbeat.to);
+            page.text("from", &heartbeat.from);
+            page.duration("every", heartbeat.every);
+            page.duration("patience", heartbeat.patience);
+        }
         page.0
     }
 }

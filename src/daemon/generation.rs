@@ -9,8 +9,10 @@ use super::shift::Shift;
 use super::sockets::{Sockets, Taken};
 use crate::admin::{self, Panel};
 use crate::alarm::Alarms;
+use crate::audit::Auditor;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::heartbeat::Heartbeat;
 use crate::id::Mint;
 use crate::report::Reporter;
 use crate::store::Store;
@@ -223,10 +225,35 @@ impl Leaving {
 fn do_chores(ground: &Ground, config: &Config, stopping: CancellationToken, before: Option<&Shift>) -> Shift {
     let (store, clock, retention) = (ground.store.clone(), ground.clock, config.retention);
     let (mint, hostname) = (ground.mint.clone(), config.hostname.clone());
+    let heartbeat = config.heartbeat.clone().map(|settings| Heartbeat {
+        store: store.clone(),
+        clock,
+        mint: mint.clone(),
+        hostname: hostname.clone(),
+        alarms: ground.alarms.clone(),
+        settings,
+    });
+    let give_up_after = config.upstreams.iter().map(|upstream| upstream.retry.give_up_after).max();
+    let auditor = Auditor {
+        store: store.clone(),
+        clock,
+        alarms: ground.alarms.clone(),
+        give_up_after: give_up_after.unwrap_or_default(),
+    };
     let reporter = Reporter { store: store.clone(), clock, mint, hostname };
     let told = stopping.clone();
     Shift::begin(&ground.mail, before, stopping, async move {
-        tokio::join!(reporter.run(told.clone()), keep(store, retention, clock, told));
+        let beats = async {
+            if let Some(heartbeat) = heartbeat {
+                heartbeat.run(told.clone()).await;
+            }
+        };
+        tokio::join!(
+            reporter.run(told.clone()),
+            auditor.run(told.clone()),
+            beats,
+            keep(store, retention, clock, told.clone())
+        );
     })
 }
 

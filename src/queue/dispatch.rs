@@ -5,7 +5,7 @@ use super::worker::SETTLE_AGAIN;
 use crate::alarm::Alarms;
 use crate::clock::{Clock, Timestamp};
 use crate::event::Words;
-use crate::ledger::{Outcome, Recipient, Settled, Standing, Trail, Waits};
+use crate::ledger::{Begun, Outcome, Recipient, Settled, Standing, Trail, Waits};
 use crate::store::{Queued, ReadError, Store};
 use crate::transport::{Health, Room, Ways};
 use std::sync::Arc;
@@ -104,7 +104,7 @@ impl Queue {
                 return;
             }
         };
-        for (id, upstream) in interrupted {
+        for Begun { id, upstream, .. } in interrupted {
             let Ok(Some(trail)) = self.store.trail(id) else { continue };
             let Some(grip) = self.store.take(id) else { continue };
             let now = self.clock.now();

@@ -93,6 +93,39 @@ pub struct Queued {
     pub waits: Waits,
 }
 
+/// What an audit of the rows found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Audit {
+    /// Sends in the queue.
+    pub queued: u64,
+    /// Those of them that were accepted too long ago.
+    pub overdue: Vec<TrackingId>,
+    /// Attempts that began too long ago and have not ended.
+    pub stuck: Vec<TrackingId>,
+    /// What does not fit together.
+    pub strays: Vec<Stray>,
+}
+
+/// A send whose rows do not fit together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stray {
+    /// It is open, and not in the queue.
+    Forgotten(TrackingId),
+    /// It is in the queue where its row does not say so.
+    InTheQueue(TrackingId),
+    /// Its row cannot be read.
+    Unreadable(TrackingId),
+}
+
+impl Stray {
+    /// Which send.
+    pub const fn id(&self) -> TrackingId {
+        match self {
+            Self::Forgotten(id) | Self::InTheQueue(id) | Self::Unreadable(id) => *id,
+        }
+    }
+}
+
 /// A send with what an attempt needs.
 #[derive(Clone, Debug)]
 pub struct Job {
@@ -232,6 +265,29 @@ impl Store {
         self.0.hands.take(id)
     }
 
+    /// Looks at all that waits: sends accepted before `accepted`, attempts begun before `begun`, and places in the queue
+    /// that should not be. It reads every row of the queue.
+    pub fn audit_queue(&self, accepted: Timestamp, begun: Timestamp) -> Result<Audit, ReadError> {
+        let projection = self.projection();
+        let mut audit = Audit::default();
+        projection.audit_queue(accepted, &mut audit)?;
+        let interrupted = projection.interrupted()?.into_iter();
+        audit.stuck = interrupted.filter(|cut| cut.at < begun).map(|cut| cut.id).collect();
+        Ok(audit)
+    }
+
+    /// Looks whether `limit` sends behind `from` are in the queue where they should be, and says where to go on: `None`
+    /// at the end.
+    pub fn audit_sends(
+        &self,
+        from: Option<TrackingId>,
+        limit: usize,
+    ) -> Result<(Audit, Option<TrackingId>), ReadError> {
+        let mut audit = Audit::default();
+        let next = self.projection().audit_sends(from, limit, &mut audit)?;
+        Ok((audit, next))
+    }
+
     /// What an attempt needs, or `None` for an unknown send.
     pub fn job(&self, id: TrackingId) -> Result<Option<Job>, ReadError> {
         let projection = self.projection();
@@ -251,8 +307,8 @@ impl Store {
         Ok(self.projection().send(id)?.map(|(send, _)| send))
     }
 
-    /// Sends whose attempt was cut off by the end of the process, and the upstream it was made at.
-    pub fn interrupted(&self) -> Result<Vec<(TrackingId, String)>, ReadError> {
+    /// Sends whose attempt was cut off by the end of the process.
+    pub fn interrupted(&self) -> Result<Vec<Begun>, ReadError> {
         Ok(self.projection().interrupted()?)
     }
 

@@ -15,7 +15,7 @@ use mailtrail::ledger::{
     Waits, What,
 };
 use mailtrail::mail::{BodyType, Lane, MessageId, Record};
-use mailtrail::store::{CommitError, Message, OpenError, OpenReport, Queued, Store};
+use mailtrail::store::{Audit, CommitError, Message, OpenError, OpenReport, Queued, Store, Stray};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -281,7 +281,7 @@ async fn an_attempt_that_was_cut_off_is_found_after_reopening() {
     assert!(store.trail(id(0)).unwrap().unwrap().sending);
     drop(store);
     let (store, _) = reopen(directory.path());
-    assert_eq!(store.interrupted().unwrap(), [(id(0), "mailgun".to_owned())]);
+    assert_eq!(store.interrupted().unwrap(), [begun(0)]);
     store.settle(outcome(0, 2, &[settled(&[0], Standing::Unknown)], Some(3))).await.unwrap();
     drop(store);
     let (store, _) = reopen(directory.path());
@@ -895,3 +895,43 @@ fn large(number: u64) -> String {
 const START: u64 = 1_789_387_200;
 /// Bytes in front of the first record of a segment.
 const SEGMENT_HEADER: usize = 60;
+
+/// Rows that were changed behind mailtrail's back are seen.
+#[tokio::test]
+async fn an_audit_sees_what_does_not_fit_together() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory);
+    for number in 0..4 {
+        store.accept(accepted(number, "a@b", &["ada@example.net"]), Bytes::new()).await.unwrap();
+    }
+    store.begin(begun(2)).await.unwrap();
+    store.settle(outcome(3, 5, &[settled(&[0], Standing::Relayed)], None)).await.unwrap();
+    let audit = store.audit_queue(at(0), at(2)).unwrap();
+    assert_eq!(audit, Audit { queued: 3, ..Audit::default() });
+    let audit = store.audit_queue(at(2), at(3)).unwrap();
+    assert_eq!((audit.overdue, audit.stuck), (vec![id(0), id(1)], vec![id(2)]));
+    assert_eq!(store.audit_sends(None, 3).unwrap(), (Audit::default(), Some(id(2))));
+    assert_eq!(store.audit_sends(Some(id(2)), 3).unwrap(), (Audit::default(), Some(id(3))));
+    assert_eq!(store.audit_sends(Some(id(3)), 3).unwrap(), (Audit::default(), None));
+    store.settle_down().await;
+    drop(store);
+    closed(directory.path());
+    let db = opened(&directory.path().join("ledger/1"));
+    let place = |number| {
+        let mut keys = db.scan_prefix(b"q").keys().map(|key| key.unwrap());
+        keys.find(|key| key.ends_with(&id(number).to_bytes())).unwrap()
+    };
+    let (lost, moved) = (place(0), place(1));
+    db.remove(&lost).unwrap();
+    let value = db.remove(&moved).unwrap().unwrap();
+    let mut elsewhere = moved.to_vec();
+    elsewhere[12] ^= 1;
+    db.insert(elsewhere, value).unwrap();
+    db.insert([b"m", &id(3).to_bytes()[..]].concat(), b"").unwrap();
+    db.flush().unwrap();
+    drop(db);
+    let store = closed(directory.path());
+    let strays = [Stray::Forgotten(id(0)), Stray::Forgotten(id(1)), Stray::Unreadable(id(3))];
+    assert_eq!(store.audit_sends(None, 9).unwrap().0.strays, strays);
+    assert_eq!(store.audit_queue(at(0), at(0)).unwrap().strays, [Stray::InTheQueue(id(1))]);
+}

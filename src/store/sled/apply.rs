@@ -23,7 +23,7 @@ pub fn apply(rows: &mut Overlay<'_>, record: &Record, place: Place, body: u32) -
         Record::Begun(begun) => {
             let key = keys::sending(begun.id);
             if rows.get(&key)?.is_none() {
-                rows.put_new(key, begun.upstream.clone().into_bytes());
+                rows.put_new(key, encode(&(begun.at.millis(), &begun.upstream)));
             }
             Ok(())
         }

@@ -6,7 +6,7 @@
 //! | `s` id place(2) | a recipient ([`super::rows::RecipientRow`]) of a send with several |
 //! | `e` id at(8) journal place(12) part(2), or hash(16) of an event's identity | a fact ([`super::rows::FactRow`]) |
 //! | `q` lane(1) hash(8) of what it waits for, due(8) id | an open send's place in the queue ([`super::rows::WaitsRow`]) |
-//! | `w` id | the upstream that an attempt sends the message to right now |
+//! | `w` id | when and to which upstream an attempt began to send the message |
 //! | `i` hash(8) of the Message-ID, id | – what has the hash of another is told apart by the send's row |
 //! | `r` hash(8) of the recipient, id | – |
 //! | `o` hash(8) of Odoo's record, id | – |

@@ -6,6 +6,7 @@
 //! the journal. No row is larger than a few KiB (sled keeps larger ones in files that it never syncs).
 
 mod apply;
+mod audit;
 mod forget;
 mod keys;
 mod overlay;

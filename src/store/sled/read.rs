@@ -8,7 +8,7 @@ use super::{apply, keys};
 use crate::clock::Timestamp;
 use crate::event::Event;
 use crate::id::TrackingId;
-use crate::ledger::{About, Fact, Recipient, Rung, Send, Source, Trail, What};
+use crate::ledger::{About, Begun, Fact, Recipient, Rung, Send, Source, Trail, What};
 use crate::mail::{MessageId, Record};
 use crate::store::Queued;
 use std::ops::Bound::{Excluded, Included};
@@ -120,11 +120,14 @@ impl Projection {
         due.filter(|due| due.as_ref().map_or(true, |(_, id)| wanted(*id))).take(limit).collect()
     }
 
-    /// Sends whose attempt was cut off, and the upstream it was made at.
-    pub fn interrupted(&self) -> sled::Result<Vec<(TrackingId, String)>> {
+    /// Attempts that are under way, or were cut off.
+    pub fn interrupted(&self) -> sled::Result<Vec<Begun>> {
         let rows = self.rows().prefixed(b"w").map(|row| {
             let (key, value) = row?;
-            Ok(keys::read_id(&key).map(|id| (id, String::from_utf8_lossy(&value).into_owned())))
+            let begun = |(at, upstream)| {
+                Some(Begun { id: keys::read_id(&key)?, at: Timestamp::from_millis(at), upstream })
+            };
+            Ok(decode(&value).and_then(begun))
         });
         rows.filter_map(Result::transpose).collect()
     }

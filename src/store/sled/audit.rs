@@ -1,0 +1,69 @@
+//! What has to be true of the rows, looked at without trusting who keeps it so.
+
+use super::keys;
+use super::projection::Projection;
+use super::rows::{QueuedRow, SendRow, WaitsRow, decode};
+use super::window::starting_with;
+use crate::clock::Timestamp;
+use crate::id::TrackingId;
+use crate::store::{Audit, Stray};
+use std::ops::Bound::{Excluded, Included};
+
+impl Projection {
+    /// Looks at the queue: what is in it although it should not be, or was accepted before `before`.
+    pub fn audit_queue(&self, before: Timestamp, audit: &mut Audit) -> sled::Result<()> {
+        for row in self.rows().prefixed(b"q") {
+            let (key, value) = row?;
+            let Some((_, at, id)) = keys::read_due(&key) else { continue };
+            audit.queued += 1;
+            if id.timestamp() < before {
+                audit.overdue.push(id);
+            }
+            let place = decode::<WaitsRow>(&value).map(|waits| QueuedRow { due: at.millis(), waits });
+            let known = self.rows().get(&keys::send(id))?.and_then(|row| decode::<SendRow>(&row));
+            // Between two looks a send may have moved on.
+            if known.is_none_or(|row| row.queued != place) && self.rows().has(&key)? {
+                audit.strays.push(Stray::InTheQueue(id));
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at `limit` sends behind `from`: those that are open and not in the queue. Says where to go on, or `None` at
+    /// the end.
+    pub fn audit_sends(
+        &self,
+        from: Option<TrackingId>,
+        limit: usize,
+        audit: &mut Audit,
+    ) -> sled::Result<Option<TrackingId>> {
+        let start = from.map_or_else(|| Included(b"m".into()), |id| Excluded(keys::send(id).into()));
+        let mut last = None;
+        for row in self.rows().range((start, starting_with(b"m").1)).take(limit) {
+            let (key, value) = row?;
+            let Some(id) = keys::read_id(&key) else { continue };
+            last = Some(id);
+            match decode::<SendRow>(&value) {
+                None => audit.strays.push(Stray::Unreadable(id)),
+                // Between two looks a send may have moved on.
+                Some(row) if !self.is_at_rest(id, &row)? => {
+                    let again = self.send(id)?.map(|(_, row)| self.is_at_rest(id, &row)).transpose()?;
+                    audit.strays.extend((again == Some(false)).then_some(Stray::Forgotten(id)));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(last)
+    }
+
+    /// Whether a send is in the queue where its row says so, or has come to its end.
+    fn is_at_rest(&self, id: TrackingId, row: &SendRow) -> sled::Result<bool> {
+        match &row.queued {
+            Some(QueuedRow { due, waits }) => {
+                let queue = keys::queue(row.send.lane(), waits);
+                self.rows().has(&keys::due(queue, Timestamp::from_millis(*due), id))
+            }
+            None => Ok(!self.recipients(id, row)?.iter().any(|one| one.is_open())),
+        }
+    }
+}
