@@ -1,13 +1,15 @@
 //! What operators do to the queue and to breakers. Everything is in the journal before it is answered.
 
 use super::router::Panel;
+use super::trace::SHORTEST_PREFIX;
 use super::view::{Act, BreakerOrder, Order, Shape};
+use crate::alarm::Kind;
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
 use crate::ledger::{Action, Switch, Trail, Verb, Waits};
 use crate::store::{CommitError, ReadError};
 use futures_util::{StreamExt, stream};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// An order that is not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +20,9 @@ pub enum Refusal {
     /// There is no such upstream.
     #[error("there is no upstream {0:?}; `mailtrail breaker status` lists them")]
     NoUpstream(String),
+    /// The question broke.
+    #[error("the order cannot be carried out: see the daemon's log")]
+    Broken,
     /// The store cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -32,31 +37,38 @@ pub async fn act(panel: &Panel, order: Order, operator: &str) -> Result<Vec<Act>
     let verb = verb.ok_or(Refusal::Senseless("the verb is retry, hold, release, bounce or delete"))?;
     let reason = order.reason.trim().to_owned();
     if reason.is_empty() && matches!(verb, Verb::Bounce | Verb::Delete) {
-        return Err(Refusal::Senseless("what ends mail needs a reason"));
+        return Err(Refusal::Senseless("what ends mail needs a reason: --reason 'why'"));
     }
-    let ids = select(panel, &order)?;
-    let one = |asked: String| {
+    let (here, dry_run) = (panel.clone(), order.dry_run);
+    let chosen = tokio::task::spawn_blocking(move || select(&here, &order)).await;
+    let chosen = chosen.map_err(|_| Refusal::Broken)??;
+    let one = |chosen: Chosen| {
         let (operator, reason) = (operator.to_owned(), reason.clone());
         async move {
-            let why = act_on_one(panel, &asked, verb, operator, reason, order.dry_run).await?;
-            Ok(Act { id: asked, done: why.is_none(), why })
+            let (id, why) = match chosen {
+                Chosen::Send(id) => {
+                    let why = act_on_one(panel, id, verb, operator, reason, dry_run).await?;
+                    (id.to_string(), why.map(str::to_owned))
+                }
+                Chosen::Nothing { asked, why } => (asked, Some(why.to_owned())),
+            };
+            Ok(Act { id, done: why.is_none(), why })
         }
     };
-    let acts = stream::iter(ids).map(one).buffered(AT_ONCE);
+    let acts = stream::iter(chosen).map(one).buffered(AT_ONCE);
     acts.collect::<Vec<_>>().await.into_iter().collect()
 }
 
 /// Why nothing was done, or `None`.
 async fn act_on_one(
     panel: &Panel,
-    asked: &str,
+    id: TrackingId,
     verb: Verb,
     operator: String,
     reason: String,
     dry_run: bool,
-) -> Result<Option<String>, Refusal> {
-    let Ok(id) = asked.parse::<TrackingId>() else { return Ok(Some("is no tracking id".into())) };
-    let Some(_grip) = panel.store.take(id) else { return Ok(Some(BUSY.into())) };
+) -> Result<Option<&'static str>, Refusal> {
+    let Some(_grip) = panel.store.take(id) else { return Ok(Some(BUSY)) };
     let waits = panel.store.waits(id)?;
     let obstacle = match (&waits, verb) {
         // Nobody has found out yet what became of it.
@@ -70,21 +82,36 @@ async fn act_on_one(
     if obstacle.is_none() && !dry_run {
         panel.store.act(Action { id, at: panel.clock.now(), verb, operator, reason }).await?;
     }
-    Ok(obstacle.map(str::to_owned))
+    Ok(obstacle)
 }
 
-/// The ids that an order is about; of several ways to name them each narrows.
-fn select(panel: &Panel, order: &Order) -> Result<Vec<String>, Refusal> {
+/// What an id of an order leads to.
+enum Chosen {
+    Send(TrackingId),
+    Nothing { asked: String, why: &'static str },
+}
+
+/// The sends that an order is about, each once; of several ways to name them each narrows.
+fn select(panel: &Panel, order: &Order) -> Result<Vec<Chosen>, Refusal> {
     if !order.ids.is_empty() {
         if order.all || order.domain.is_some() || order.upstream.is_some() {
             return Err(Refusal::Senseless("name ids, or say which mail is meant, not both"));
         }
-        return Ok(order.ids.clone());
+        let mut chosen = Vec::with_capacity(order.ids.len());
+        let mut seen = HashSet::new();
+        for asked in &order.ids {
+            match find(panel, asked)? {
+                Ok(id) if !seen.insert(id) => {}
+                Ok(id) => chosen.push(Chosen::Send(id)),
+                Err(why) => chosen.push(Chosen::Nothing { asked: asked.clone(), why }),
+            }
+        }
+        return Ok(chosen);
     }
     if !order.all && order.domain.is_none() && order.upstream.is_none() {
         return Err(Refusal::Senseless("name ids, a domain, an upstream, or ALL"));
     }
-    let mut ids = Vec::new();
+    let mut chosen = Vec::new();
     for id in panel.store.queued(usize::MAX)? {
         if order.domain.is_some() || order.upstream.is_some() {
             let Some(trail) = panel.store.trail(id)? else { continue };
@@ -94,9 +121,28 @@ fn select(panel: &Panel, order: &Order) -> Result<Vec<String>, Refusal> {
                 continue;
             }
         }
-        ids.push(id.to_string());
+        chosen.push(Chosen::Send(id));
     }
-    Ok(ids)
+    // Mail may also wait for an upstream that is no more.
+    let known = |name: &String| panel.upstreams.iter().any(|health| health.name() == name);
+    match &order.upstream {
+        Some(upstream) if chosen.is_empty() && !known(upstream) => Err(Refusal::NoUpstream(upstream.clone())),
+        _ => Ok(chosen),
+    }
+}
+
+/// A send by its id or by a start of it that no other has; or why there is none.
+fn find(panel: &Panel, asked: &str) -> Result<Result<TrackingId, &'static str>, ReadError> {
+    if let Ok(id) = asked.parse() {
+        return Ok(Ok(id));
+    }
+    let range = TrackingId::range_of_prefix(asked).filter(|_| asked.len() >= SHORTEST_PREFIX);
+    let Some((low, high)) = range else { return Ok(Err("is no tracking id")) };
+    Ok(match panel.store.between(low, high, 2)?[..] {
+        [only] => Ok(only),
+        [] => Err("is no tracking id, and no send begins so"),
+        _ => Err("is no tracking id, and several sends begin so: write more of the id"),
+    })
 }
 
 fn has_domain(trail: &Trail, domain: &str) -> bool {
@@ -106,9 +152,14 @@ fn has_domain(trail: &Trail, domain: &str) -> bool {
 
 /// The upstream that a send would take if all were well.
 fn heads_for(panel: &Panel, trail: &Trail) -> String {
-    let route = Waits::ForRoute(trail.send.route.clone());
-    let waits = trail.waits.as_ref().filter(|waits| **waits != Waits::Held).unwrap_or(&route);
-    panel.ways.first(waits).unwrap_or_default().to_owned()
+    match &trail.waits {
+        Some(Waits::ForUpstream(name)) => name.to_string(),
+        Some(waits @ Waits::ForRoute(_)) => panel.ways.first(waits).unwrap_or_default().to_owned(),
+        Some(Waits::Held) | None => {
+            let route = Waits::ForRoute(trail.send.route.clone());
+            panel.ways.first(&route).unwrap_or_default().to_owned()
+        }
+    }
 }
 
 /// How old the waiting mail is, by upstream and recipient domain; the fullest first.
@@ -146,31 +197,27 @@ pub async fn switch(
 ) -> Result<(), Refusal> {
     let health = panel.upstreams.iter().find(|health| health.name() == upstream);
     let health = health.ok_or_else(|| Refusal::NoUpstream(upstream.to_owned()))?;
-    if order.open && order.reason.trim().is_empty() {
-        return Err(Refusal::Senseless("opening a breaker needs a reason"));
+    let (now, reason) = (panel.clock.now(), order.reason.trim().to_owned());
+    if order.open && reason.is_empty() {
+        return Err(Refusal::Senseless("opening a breaker needs a reason: --reason 'why'"));
     }
-    let now = panel.clock.now();
     let switch = Switch {
         upstream: upstream.to_owned(),
         at: now,
         open: order.open,
         operator: operator.to_owned(),
-        reason: order.reason.clone(),
+        reason: reason.clone(),
     };
     panel.store.switch(switch).await?;
     if order.open {
-        health.breaker().force_open(&order.reason);
+        health.breaker().force_open(&reason);
     } else {
         health.breaker().close(now);
+        panel.alarms.clear(Kind::Breaker, upstream);
+        panel.alarms.clear(Kind::Account, upstream);
     }
     panel.store.due_bell().ring();
-    tracing::warn!(
-        upstream,
-        open = order.open,
-        operator,
-        reason = order.reason,
-        "an operator switched the breaker"
-    );
+    tracing::warn!(upstream, open = order.open, operator, reason, "an operator switched the breaker");
     Ok(())
 }
 

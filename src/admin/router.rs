@@ -2,10 +2,11 @@
 
 use super::log::{LogAnswer, LogFilter, log};
 use super::operator::{self, Refusal};
-use super::trace::{find, queue};
-use super::view::{AlarmView, BreakerOrder, BreakerView, Order};
+use super::trace::{find_as, queue_as};
+use super::view::{AlarmView, BreakerOrder, BreakerView, Order, QueueLine, TrailView};
 use crate::alarm::Alarms;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
+use crate::ledger::{Trail, Waits};
 use crate::store::{ReadError, Store};
 use crate::transport::breaker::State as BreakerState;
 use crate::transport::{Health, Ways};
@@ -49,18 +50,43 @@ impl Connected<IncomingStream<'_, UnixListener>> for Operator {
 }
 
 impl Panel {
-    /// Why and until when all mail waits, if it does: no upstream takes any.
-    fn held_back(&self) -> Option<(String, Option<String>)> {
-        let away = |upstream: &Arc<Health>| match upstream.state() {
-            BreakerState::Open { until } => Some(Some(until)),
-            BreakerState::Forced => Some(None),
-            BreakerState::Closed | BreakerState::HalfOpen => None,
+    /// Why and until when a send waits, if no upstream that may take it takes any mail; an operator's breaker has no
+    /// end.
+    fn left_alone(&self, trail: &Trail) -> Option<(String, Option<Timestamp>)> {
+        let waits = trail.waits.as_ref().filter(|waits| **waits != Waits::Held && !trail.sending)?;
+        let away = |place: usize| {
+            let upstream = self.upstreams.get(place)?;
+            let breaker = upstream.breaker();
+            let until = match breaker.state() {
+                BreakerState::Open { until } => Some(until),
+                BreakerState::Forced => None,
+                BreakerState::Closed | BreakerState::HalfOpen => return None,
+            };
+            Some((format!("the upstream {} is left alone: {}", upstream.name(), breaker.reason()), until))
         };
-        let ends: Vec<_> = self.upstreams.iter().map(away).collect::<Option<_>>()?;
-        let first = self.upstreams.first()?;
-        let reason = first.breaker().reason().to_owned();
-        let until = ends.into_iter().flatten().min().map(|until| until.to_string());
-        Some((format!("the upstream {} is left alone: {reason}", first.name()), until))
+        let away: Vec<_> = self.ways.of(waits).into_iter().map(away).collect::<Option<_>>()?;
+        let until = away.iter().filter_map(|(_, until)| *until).min();
+        let reasons: Vec<_> = away.into_iter().map(|(reason, _)| reason).collect();
+        (!reasons.is_empty())
+            .then(|| (reasons.join("; "), until.map(|until| trail.due.map_or(until, |due| due.max(until)))))
+    }
+
+    fn trail_view(&self, trail: &Trail) -> TrailView {
+        let mut view = TrailView::from(trail);
+        if let Some((reason, until)) = self.left_alone(trail) {
+            view.next_action = Some(format!("attempt; {reason}"));
+            view.next_at = until.map(|until| until.to_string());
+        }
+        view
+    }
+
+    fn queue_line(&self, trail: &Trail) -> QueueLine {
+        let mut line = QueueLine::from(trail);
+        if let Some((reason, until)) = self.left_alone(trail) {
+            line.reason = Some(reason);
+            line.next_at = until.map(|until| until.to_string());
+        }
+        line
     }
 }
 
@@ -89,9 +115,11 @@ async fn order(
     ConnectInfo(Operator(operator)): ConnectInfo<Operator>,
     Json(order): Json<Order>,
 ) -> Response {
-    match operator::act(&panel, order, &operator).await {
-        Ok(acts) => Json(acts).into_response(),
-        Err(refusal) => refuse(&refusal),
+    // It is carried out to its end, also when whoever asked has gone.
+    match tokio::spawn(async move { operator::act(&panel, order, &operator).await }).await {
+        Ok(Ok(acts)) => Json(acts).into_response(),
+        Ok(Err(refusal)) => refuse(&refusal),
+        Err(_) => refuse(&Refusal::Broken),
     }
 }
 
@@ -111,7 +139,7 @@ fn refuse(refusal: &Refusal) -> Response {
     let code = match refusal {
         Refusal::Senseless(_) => StatusCode::UNPROCESSABLE_ENTITY,
         Refusal::NoUpstream(_) => StatusCode::NOT_FOUND,
-        Refusal::Read(_) | Refusal::Commit(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        Refusal::Broken | Refusal::Read(_) | Refusal::Commit(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
     (code, refusal.to_string()).into_response()
 }
@@ -142,31 +170,11 @@ struct Limit {
 }
 
 async fn trace(State(panel): State<Panel>, Query(what): Query<What>) -> Response {
-    answer(move || {
-        let mut found = find(&panel.store, &what.what, what.limit)?;
-        if let Some((reason, until)) = panel.held_back() {
-            for trail in found.trails.iter_mut().filter(|trail| trail.next_action.is_some()) {
-                trail.next_action = Some(format!("attempt; {reason}"));
-                trail.next_at = trail.next_at.take().max(until.clone());
-            }
-        }
-        Ok(found)
-    })
-    .await
+    answer(move || find_as(&panel.store, &what.what, what.limit, |trail| panel.trail_view(trail))).await
 }
 
 async fn waiting(State(panel): State<Panel>, Query(limit): Query<Limit>) -> Response {
-    answer(move || {
-        let mut lines = queue(&panel.store, limit.limit)?;
-        if let Some((reason, until)) = panel.held_back() {
-            for line in &mut lines {
-                line.reason.get_or_insert_with(|| reason.clone());
-                line.next_at = line.next_at.take().max(until.clone());
-            }
-        }
-        Ok(lines)
-    })
-    .await
+    answer(move || queue_as(&panel.store, limit.limit, |trail| panel.queue_line(trail))).await
 }
 
 /// A follower's question is answered when there is something to say, or after a while.

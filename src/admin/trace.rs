@@ -1,5 +1,6 @@
 use super::view::{QueueLine, TrailView};
 use crate::id::TrackingId;
+use crate::ledger::Trail;
 use crate::mail::{MessageId, Record};
 use crate::store::{ReadError, Store};
 use serde::{Deserialize, Serialize};
@@ -16,21 +17,40 @@ pub struct Found {
 /// Finds sends by anything that names them: tracking id or the start of one, Message-ID, recipient, Odoo's record,
 /// or a part of the subject.
 pub fn find(store: &Store, what: &str, limit: usize) -> Result<Found, ReadError> {
-    let mut ids = candidates(store, what.trim(), limit + 1)?;
+    find_as(store, what, limit, |trail| trail.into())
+}
+
+/// The same; `view` makes a view of each.
+pub(super) fn find_as(
+    store: &Store,
+    what: &str,
+    limit: usize,
+    view: impl Fn(&Trail) -> TrailView,
+) -> Result<Found, ReadError> {
+    let mut ids = candidates(store, what.trim(), limit.saturating_add(1))?;
     let more = ids.len() > limit;
     ids.truncate(limit);
     let mut trails = Vec::with_capacity(ids.len());
     for id in ids {
-        trails.extend(store.trail(id)?.as_ref().map(TrailView::from));
+        trails.extend(store.trail(id)?.as_ref().map(&view));
     }
     Ok(Found { trails, more })
 }
 
 /// The sends that wait, the earliest due first.
 pub fn queue(store: &Store, limit: usize) -> Result<Vec<QueueLine>, ReadError> {
+    queue_as(store, limit, |trail| trail.into())
+}
+
+/// The same; `view` makes a view of each.
+pub(super) fn queue_as(
+    store: &Store,
+    limit: usize,
+    view: impl Fn(&Trail) -> QueueLine,
+) -> Result<Vec<QueueLine>, ReadError> {
     let mut lines = Vec::new();
     for id in store.queued(limit)? {
-        lines.extend(store.trail(id)?.as_ref().map(QueueLine::from));
+        lines.extend(store.trail(id)?.as_ref().map(&view));
     }
     Ok(lines)
 }
@@ -78,6 +98,6 @@ fn by_subject(store: &Store, what: &str, limit: usize) -> Result<Vec<TrackingId>
 }
 
 /// Characters from which on the start of a tracking id is taken for one.
-const SHORTEST_PREFIX: usize = 6;
+pub(super) const SHORTEST_PREFIX: usize = 6;
 /// Sends whose subjects are searched, newest first.
 const SUBJECTS: usize = 20_000;

@@ -122,7 +122,7 @@ pub struct QueueLine {
     pub accepted: String,
     /// `queued`, `sending`, `unknown` or `held`.
     pub state: String,
-    /// When its next attempt is due, RFC 3339.
+    /// When its next attempt is due, RFC 3339; absent for what is held, and for what waits for an operator's breaker.
     pub next_at: Option<String>,
     /// Attempts made.
     pub attempts: u32,
@@ -205,7 +205,7 @@ pub struct Order {
 /// What was done with one send.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Act {
-    /// Its tracking id, as it was asked for.
+    /// Its tracking id; as it was asked for where that names none.
     pub id: String,
     /// Whether it was done, or would be.
     pub done: bool,
@@ -294,7 +294,7 @@ impl From<&Trail> for QueueLine {
             id: send.id.to_string(),
             accepted: send.id.timestamp().to_string(),
             state: waiting().next().map_or(State::Queued, |first| state(trail, first)).word().to_owned(),
-            next_at: trail.due.map(|due| due.to_string()),
+            next_at: next(trail).1,
             attempts: trail.attempts,
             lane: send.lane.word().to_owned(),
             size: send.size,

@@ -7,23 +7,24 @@ use std::io::IsTerminal;
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// How the upstreams do
+    #[command(after_help = "Example: mailtrail breaker status")]
     Status,
     /// Send an upstream nothing until its breaker is closed again, also after restarts
     #[command(after_help = "Example: mailtrail breaker open mailgun --reason 'moving to the EU region'")]
     Open {
-        /// Its name
+        /// The upstream's name
         upstream: String,
-        /// Why
+        /// Why, for the log
         #[arg(long)]
         reason: String,
     },
     /// Send an upstream mail again
     #[command(after_help = "Example: mailtrail breaker close mailgun")]
     Close {
-        /// Its name
+        /// The upstream's name
         upstream: String,
-        /// Why
-        #[arg(long, default_value = "")]
+        /// Why, for the log
+        #[arg(long, default_value = "", hide_default_value = true)]
         reason: String,
     },
 }
@@ -47,7 +48,7 @@ pub async fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
         vec![
             view.upstream.clone(),
             view.state.clone(),
-            view.until.clone().or(view.paused_until.clone()).unwrap_or_default(),
+            until(view),
             view.connections.to_string(),
             view.slowed_to.map(|a_minute| format!("{a_minute:.1}/min")).unwrap_or_default(),
             view.quota_used.map(|percent| format!("{percent} %")).unwrap_or_default(),
@@ -58,4 +59,13 @@ pub async fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
     let header = ["UPSTREAM", "BREAKER", "UNTIL", "CONNECTIONS", "SLOWED TO", "QUOTA", "REASON"];
     table(&header, &rows, std::io::stdout().is_terminal()).iter().for_each(say);
     Ok(())
+}
+
+/// When it is sent mail again, as far as that is known.
+fn until(view: &BreakerView) -> String {
+    match (&view.until, &view.paused_until) {
+        (Some(until), _) | (None, Some(until)) => until.clone(),
+        (None, None) if view.state == "open" => "closed by hand".to_owned(),
+        (None, None) => String::new(),
+    }
 }

@@ -1,10 +1,10 @@
 use super::desk::Desk;
 use super::paint::Paint;
-use super::{Context, Trouble, say, say_json, times};
+use super::{Context, Trouble, say, say_json, times, trace};
 use crate::admin::{LogFilter, LogLine};
 use crate::clock::Clock;
 use crate::event::Kind;
-use crate::ledger::State;
+use crate::ledger::{State, Verb, What};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -97,7 +97,9 @@ fn filter(arguments: &Arguments) -> Result<LogFilter, Trouble> {
 fn check_word(status: &str) -> Result<(), Trouble> {
     let events = Kind::ALL.iter().map(|kind| kind.word());
     let states = State::ALL.iter().map(|state| state.word());
-    let words: BTreeSet<_> = events.chain(states).collect();
+    let orders = Verb::ALL.iter().map(|verb| verb.done());
+    let switches = [true, false].map(|open| What::Switched { open }.word());
+    let words: BTreeSet<_> = events.chain(states).chain(orders).chain(switches).collect();
     if words.contains(status.to_lowercase().as_str()) {
         return Ok(());
     }
@@ -116,16 +118,18 @@ fn print(line: &LogLine, context: &Context) {
 fn text(line: &LogLine, paint: Paint) -> String {
     let fact = &line.fact;
     let id = line.id.as_deref().unwrap_or("(no send)");
-    let from = line.from.as_deref().map_or("", |from| if from.is_empty() { "<>" } else { from });
     let to = if fact.recipients.is_empty() { "all".to_owned() } else { fact.recipients.join(",") };
+    let envelope = |from: &String| format!("{} -> {to} ", if from.is_empty() { "<>" } else { from });
     let mut words: Vec<String> = Vec::new();
+    words.extend(line.from.as_ref().map(envelope));
     words.extend(fact.upstream.clone());
+    words.extend(trace::by_whom(fact));
     words.extend(fact.code.map(|code| code.to_string()));
     words.extend(fact.enhanced.clone());
     words.extend(fact.text.clone());
     words.extend(fact.url.clone());
     let event = paint.state(&fact.event, &format!("{:<12}", fact.event));
-    format!("{}  {id}  {event} {from} -> {to}  {}", fact.at, words.join(" ")).trim_end().to_owned()
+    format!("{}  {id}  {event} {}", fact.at, words.join(" ")).trim_end().to_owned()
 }
 
 const LINES: usize = 50;

@@ -8,12 +8,17 @@ use std::io::{IsTerminal, Read};
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// The sends that wait, the next one first
+    #[command(after_help = "Example: mailtrail queue list --ids | mailtrail queue retry -")]
     List {
-        /// At most so many
-        #[arg(short = 'n', long, default_value_t = 100)]
-        lines: usize,
+        /// At most so many [default: 100, or all with --ids]
+        #[arg(short = 'n', long)]
+        lines: Option<usize>,
+        /// Their tracking ids only, for other commands
+        #[arg(long)]
+        ids: bool,
     },
     /// Everything about one send
+    #[command(after_help = "Example: mailtrail queue show 01K54Z8Q3V7N5X9B2C6D8F0GHJ")]
     Show {
         /// Its tracking id, or a unique start of it
         id: String,
@@ -33,28 +38,27 @@ pub enum Command {
     )]
     Bounce(Which),
     /// Take mail out; nobody is told
-    #[command(
-        after_help = "Example: mailtrail --json queue list | jq -r .id | mailtrail queue delete - --reason test"
-    )]
+    #[command(after_help = "Example: mailtrail queue delete --domain example.com --reason 'a test run'")]
     Delete(Which),
     /// How old the waiting mail is, in minutes, by upstream and recipient domain
+    #[command(after_help = "Example: mailtrail queue shape")]
     Shape,
 }
 
 /// Which mail is meant.
 #[derive(Debug, clap::Args)]
 pub struct Which {
-    /// Tracking ids, `-` for ids from standard input, or ALL
+    /// Tracking ids or unique starts of them, `-` for ids from standard input, or ALL
     #[arg(value_name = "ID|-|ALL", required_unless_present_any = ["domain", "upstream"])]
     ids: Vec<String>,
     /// Mail with a waiting recipient at that domain
     #[arg(long)]
     domain: Option<String>,
-    /// Mail that would take that upstream
+    /// Mail that would take that upstream if all were well
     #[arg(long)]
     upstream: Option<String>,
-    /// Why; bounce and delete need one
-    #[arg(long, default_value = "")]
+    /// Why, for the trail and the log; bounce and delete need one
+    #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
     /// Say what would be done, and do nothing
     #[arg(long)]
@@ -64,8 +68,19 @@ pub struct Which {
 pub async fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
     let desk = Desk::open(context).await?;
     match command {
-        Command::List { lines } => {
-            list(context, &desk.queue(*lines).await?);
+        Command::List { lines, ids } => {
+            let most = lines.unwrap_or(if *ids { usize::MAX } else { LINES });
+            let mut lines = desk.queue(most.saturating_add(1)).await?;
+            let more = lines.len() > most;
+            lines.truncate(most);
+            if *ids {
+                lines.iter().for_each(|line| say(&line.id));
+            } else {
+                list(context, &lines);
+            }
+            if more {
+                eprintln!("mailtrail: more wait; -n shows more");
+            }
             Ok(())
         }
         Command::Show { id } => show(context, &desk, id).await,
@@ -113,6 +128,9 @@ fn report(context: &Context, verb: Verb, dry_run: bool, acts: &[Act]) -> Result<
             Some(why) => eprintln!("mailtrail: {} {why}", act.id),
         }
     }
+    if acts.is_empty() {
+        eprintln!("mailtrail: no waiting mail fits");
+    }
     let done = acts.iter().filter(|act| act.done).count();
     if !context.json && std::io::stderr().is_terminal() {
         let would = if dry_run { "would be " } else { "" };
@@ -132,7 +150,8 @@ fn shape(context: &Context, shapes: &[Shape]) -> Result<(), Trouble> {
         let named = [shape.upstream.clone(), shape.domain.clone()].into_iter();
         named.chain(counts.map(|count| count.to_string())).collect::<Vec<_>>()
     };
-    let rows: Vec<_> = shapes.iter().map(row).collect();
+    let total = terminal.then(|| row(&total(shapes)));
+    let rows: Vec<_> = total.into_iter().chain(shapes.iter().map(row)).collect();
     let ends = Shape::MINUTES.map(|end| format!("<{end}"));
     let last = format!("{}+", Shape::MINUTES[Shape::MINUTES.len() - 1]);
     let header: Vec<_> = ["UPSTREAM", "DOMAIN", "TOTAL"]
@@ -142,6 +161,17 @@ fn shape(context: &Context, shapes: &[Shape]) -> Result<(), Trouble> {
         .collect();
     table(&header, &rows, terminal).iter().for_each(say);
     Ok(())
+}
+
+/// All of them in one.
+fn total(shapes: &[Shape]) -> Shape {
+    let sum = |bucket: usize| shapes.iter().filter_map(|shape| shape.ages.get(bucket)).sum();
+    Shape {
+        upstream: "TOTAL".to_owned(),
+        domain: String::new(),
+        total: shapes.iter().map(|shape| shape.total).sum(),
+        ages: (0..=Shape::MINUTES.len()).map(sum).collect(),
+    }
 }
 
 fn list(context: &Context, lines: &[QueueLine]) {
@@ -158,6 +188,7 @@ fn list(context: &Context, lines: &[QueueLine]) {
         vec![
             line.id.clone(),
             line.state.clone(),
+            line.accepted.clone(),
             line.next_at.clone().unwrap_or_default(),
             line.attempts.to_string(),
             line.lane.clone(),
@@ -168,9 +199,13 @@ fn list(context: &Context, lines: &[QueueLine]) {
         ]
     };
     let rows: Vec<_> = lines.iter().map(row).collect();
-    let header = ["ID", "STATE", "NEXT ATTEMPT", "TRIED", "LANE", "BYTES", "FROM", "TO", "REASON"];
+    let header =
+        ["ID", "STATE", "ACCEPTED", "NEXT ATTEMPT", "TRIED", "LANE", "BYTES", "FROM", "TO", "REASON"];
     table(&header, &rows, terminal).iter().for_each(say);
 }
+
+/// Sends that are listed where nothing else is said.
+const LINES: usize = 100;
 
 /// All addresses, or on a terminal the first and how many more.
 fn some(addresses: &[String], terminal: bool) -> String {
@@ -198,4 +233,22 @@ async fn show(context: &Context, desk: &Desk, id: &str) -> Result<(), Trouble> {
         trace::print(trail, context.paint);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_total_is_of_all_upstreams_and_domains() {
+        let shape = |domain: &str, ages: [u64; 10]| Shape {
+            upstream: "mailgun".into(),
+            domain: domain.into(),
+            total: ages.iter().sum(),
+            ages: ages.into(),
+        };
+        let (one, other) = ([1, 0, 2, 0, 0, 0, 0, 0, 0, 4], [8, 16, 0, 0, 0, 0, 0, 0, 32, 0]);
+        let total = total(&[shape("example.com", one), shape("example.net", other)]);
+        assert_eq!((total.total, total.ages), (63, vec![9, 16, 2, 0, 0, 0, 0, 0, 32, 4]));
+    }
 }

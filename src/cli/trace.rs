@@ -68,7 +68,7 @@ fn verdict(recipient: &RecipientView, paint: Paint) -> String {
     let verdict = parts.join(", ");
     let refused = matches!(
         recipient.state.as_str(),
-        "bounced" | "failed" | "expired" | "suppressed" | "queued" | "unknown"
+        "bounced" | "failed" | "expired" | "suppressed" | "queued" | "unknown" | "held" | "cancelled"
     );
     match &recipient.reason {
         Some(reason) if refused => format!("{verdict}  {reason}"),
@@ -84,6 +84,7 @@ fn timeline(fact: &FactView, recipients: usize, paint: Paint) -> String {
         parts.push(format!("{}:", fact.recipients.join(", ")));
     }
     parts.extend(fact.name.as_ref().filter(|_| fact.source == "smtp").map(|name| format!("at {name}:")));
+    parts.extend(by_whom(fact));
     parts.extend(fact.code.map(|code| code.to_string()));
     parts.extend(fact.enhanced.clone());
     parts.extend(fact.text.clone());
@@ -93,6 +94,12 @@ fn timeline(fact: &FactView, recipients: usize, paint: Paint) -> String {
     parts.extend(fact.joined_by.as_ref().map(|rung| format!("[joined by {rung}]")));
     let source = paint.faint(&format!("{:<8}", fact.source));
     format!("    {}  {event} {source} {}", fact.at, parts.join(" ")).trim_end().to_owned()
+}
+
+/// The operator that did it, if one did.
+pub fn by_whom(fact: &FactView) -> Option<String> {
+    let operator = fact.name.as_ref().filter(|_| fact.source == "operator")?;
+    Some(if fact.text.is_some() { format!("by {operator}:") } else { format!("by {operator}") })
 }
 
 fn size(bytes: u64) -> String {

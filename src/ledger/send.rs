@@ -298,7 +298,7 @@ pub struct Trail {
     pub facts: Vec<Fact>,
     /// Attempts made.
     pub attempts: u32,
-    /// When the next attempt is due, or since when it is held.
+    /// When the next attempt is due, or was to be when it was held.
     pub due: Option<Timestamp>,
     /// What it waits for, while it is open.
     pub waits: Option<Waits>,

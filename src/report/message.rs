@@ -89,7 +89,9 @@ impl Report<'_> {
             about.extend(
                 words.host.as_ref().map(|host| HeaderLine::new("Remote-MTA", &format!("dns; {host}"))),
             );
-            let diagnosis = words.in_one_line().map(|said| format!("smtp; {said}"));
+            // Section 2.3.6: the type is of the words, and what no server said is no reply.
+            let kind = if words.code.is_some() { "smtp" } else { "x-mailtrail" };
+            let diagnosis = words.in_one_line().map(|said| format!("{kind}; {said}"));
             about.extend(diagnosis.map(|diagnosis| HeaderLine::new("Diagnostic-Code", &diagnosis)));
         }
         [lines, about].map(|lines| block(&lines)).join("\r\n")

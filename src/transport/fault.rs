@@ -1,4 +1,5 @@
 use crate::smtp::{Response, Unreadable};
+use rustls::CertificateError;
 use std::io;
 use std::time::Duration;
 
@@ -87,11 +88,22 @@ impl From<io::Error> for Fault {
         match error.kind() {
             io::ErrorKind::UnexpectedEof => Self::Closed,
             _ => match error.downcast::<rustls::Error>() {
-                Ok(refused @ rustls::Error::InvalidCertificate(_)) => Self::Certificate(refused),
+                Ok(rustls::Error::InvalidCertificate(why)) => {
+                    Self::Certificate(rustls::Error::InvalidCertificate(without_times(why)))
+                }
                 Ok(other) => Self::Io(io::Error::other(other)),
                 Err(error) => Self::Io(error),
             },
         }
+    }
+}
+
+/// The same fault has the same words whenever it is seen.
+fn without_times(why: CertificateError) -> CertificateError {
+    match why {
+        CertificateError::ExpiredContext { .. } => CertificateError::Expired,
+        CertificateError::NotValidYetContext { .. } => CertificateError::NotValidYet,
+        why => why,
     }
 }
 

@@ -242,6 +242,7 @@ async fn held_mail_whose_end_was_unknown_goes_back_to_its_upstream() {
         store.act(Action { id: id(0), at: at(6), verb, operator, reason }).await.unwrap();
         assert_eq!(store.waits(id(0)).unwrap(), Some(waits));
     }
+    assert_eq!(store.trail(id(0)).unwrap().unwrap().due, Some(at(50)), "it waits for its event as before");
 }
 
 #[tokio::test]

@@ -171,9 +171,10 @@ fn action(rows: &mut Overlay<'_>, action: &Action, place: Place) -> sled::Result
         return Ok(());
     };
     let words = action.words();
-    let mut concerned = Vec::new();
+    let (mut concerned, mut unknown) = (Vec::new(), false);
     for number in 0..row.recipients {
         let Some(mut recipient) = recipient(rows, &row, number)?.filter(Recipient::is_open) else { continue };
+        unknown |= recipient.standing == Standing::Unknown;
         recipient.act(action.verb, &words);
         tell(rows, &row, number, &mut recipient);
         put_recipient(rows, &mut row, number, &recipient);
@@ -182,7 +183,12 @@ fn action(rows: &mut Overlay<'_>, action: &Action, place: Place) -> sled::Result
     let fact = FactRow::from(&Fact::of_action(action, concerned));
     rows.put(keys::attempted(action.id, action.at, place, 0), encode(&fact));
     row.changed = row.changed.max(action.at.millis());
-    let due = if matches!(action.verb, Verb::Bounce | Verb::Delete) { due } else { action.at };
+    let due = match action.verb {
+        // What may have arrived keeps waiting for its event.
+        Verb::Release if unknown => due.max(action.at),
+        Verb::Retry | Verb::Release => action.at,
+        Verb::Hold | Verb::Bounce | Verb::Delete => due,
+    };
     schedule(rows, &mut row, Some(due))?;
     rows.put(keys::send(action.id), encode(&row));
     Ok(())

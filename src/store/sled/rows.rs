@@ -31,7 +31,7 @@ pub struct SendRow {
 /// A place in the queue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueuedRow {
-    /// When the next attempt is due, or since when it is held.
+    /// When the next attempt is due, or was to be when it was held.
     pub due: u64,
     /// What it waits for.
     pub waits: WaitsRow,
