@@ -61,9 +61,12 @@ impl Pace {
         if now < self.paused_until {
             return (0, Some(self.paused_until));
         }
-        let buckets = self.allowed.iter().chain(self.slowed.as_ref().map(|slowed| &slowed.bucket));
-        let scarcest = buckets.map(|bucket| (bucket.room(now), bucket.next(now))).min();
-        match scarcest {
+        let buckets = self.allowed.iter_mut().chain(self.slowed.as_mut().map(|slowed| &mut slowed.bucket));
+        let scarcest = buckets.map(|bucket| {
+            bucket.keep_up(now);
+            (bucket.room(now), bucket.next(now))
+        });
+        match scarcest.min() {
             None => (usize::MAX, None),
             Some((0, next)) => (0, Some(next)),
             Some((room, _)) => (room, None),
@@ -149,9 +152,13 @@ impl Bucket {
         1000.0 / self.interval
     }
 
+    /// A clock that was set back makes nobody wait for longer than an empty bucket does.
+    fn keep_up(&mut self, now: Timestamp) {
+        self.full = self.full.min(now.millis() as f64 + self.burst * self.interval);
+    }
+
     fn missing(&self, now: Timestamp) -> f64 {
-        // More would be a clock that was set back.
-        ((self.full - now.millis() as f64).max(0.0) / self.interval).min(self.burst)
+        (self.full - now.millis() as f64).max(0.0) / self.interval
     }
 
     fn room(&self, now: Timestamp) -> usize {
@@ -165,7 +172,7 @@ impl Bucket {
     }
 
     fn take(&mut self, messages: usize, now: Timestamp) {
-        self.full = now.millis() as f64 + self.interval * (self.missing(now) + messages as f64);
+        self.full = self.full.max(now.millis() as f64) + self.interval * messages as f64;
     }
 }
 
