@@ -8,6 +8,7 @@ mod scripted;
 use bytes::Bytes;
 use mailtrail::event::{Event, Kind, Words};
 use mailtrail::ledger::{Notice, State};
+use metrics_exporter_prometheus::PrometheusBuilder;
 use scene::{Log, Scene, states};
 use scripted::{Act, At, Script, Server};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use std::time::Duration;
 async fn mail_past_its_deadline_is_an_alarm_until_it_has_ended() {
     let log = Log::default();
     let _logging = log.listen();
+    let metrics = PrometheusBuilder::new().install_recorder().unwrap();
     let server = Server::start(Script::new().at(At::Banner, vec![Some(Act::Close); 9999])).await;
     let mut scene = Scene::in_leaps(server, "[upstream.retry]\ngive_up_after = \"1h\"").await;
     let id = scene.send(1, &["a@example.net"]).await;
@@ -27,13 +29,23 @@ async fn mail_past_its_deadline_is_an_alarm_until_it_has_ended() {
             grip.is_some()
         })
         .await;
+    for number in 2..8 {
+        scene.put(number, &["a@example.net"]).await;
+    }
+    // Open, and nothing else for an hour.
+    scene
+        .until("the breaker", || metrics.render().contains("mailtrail_breaker_state{upstream=\"up\"} 2"))
+        .await;
     scene.wait(Duration::from_secs(80 * 60)).await;
     assert!(log.lines("alarm=\"overdue\"").is_empty(), "{:#?}", log.lines("alarm"));
     scene.until("the alarm", || !log.lines("alarm=\"overdue\"").is_empty()).await;
     assert!(log.lines(&id.to_string())[0].contains("past its deadline"));
+    let alarm = "mailtrail_alarm{alarm=\"overdue\",subject=\"deadline\"}";
+    assert!(metrics.render().contains(&format!("{alarm} 1")));
     drop(grip);
     scene.until("its end", || states(&scene.trail(id)) == [State::Expired]).await;
     scene.until("the end of the alarm", || log.lines("alarm=\"overdue\"").len() == 2).await;
+    assert!(metrics.render().contains(&format!("{alarm} 0")));
     scene.stop().await;
 }
 

@@ -46,6 +46,7 @@ pub struct Queue {
     served: HashMap<Queued, u64>,
     turn: u64,
     next_expiry: Timestamp,
+    shown: Timestamp,
     stopping: CancellationToken,
 }
 
@@ -65,6 +66,7 @@ impl Queue {
             served: HashMap::new(),
             turn: 0,
             next_expiry: Timestamp::default(),
+            shown: Timestamp::default(),
             stopping,
         }
     }
@@ -161,6 +163,10 @@ impl Queue {
         if !fresh && rooms.iter().any(|room| matches!(room, Room::For(_))) {
             self.look(now)?;
             self.hand_out(now, &mut rooms, &mut wake)?;
+        }
+        if now.since(self.shown) >= BETWEEN_SHOWS {
+            self.outlets.iter().for_each(|outlet| outlet.show());
+            self.shown = now;
         }
         if now >= self.next_expiry {
             self.expire(now)?;
@@ -265,6 +271,8 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const GLANCE: Duration = Duration::from_millis(50);
 /// Time between two looks for what is overdue.
 const BETWEEN_EXPIRIES: Duration = Duration::from_secs(10);
+/// How old the metrics of upstreams may be, beside [`LONGEST_PAUSE`].
+const BETWEEN_SHOWS: Duration = Duration::from_secs(1);
 /// Messages of a queue that expire in one go.
 const EXPIRE_AT_ONCE: usize = 500;
 

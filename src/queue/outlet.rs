@@ -120,6 +120,22 @@ impl Outlet {
         room
     }
 
+    /// Tells the metrics how the upstream does.
+    pub(super) fn show(&self) {
+        let upstream = || self.settings.name.clone();
+        let state = match self.health.state() {
+            State::Closed => 0.0,
+            State::HalfOpen => 1.0,
+            State::Open { .. } | State::Forced => 2.0,
+        };
+        metrics::gauge!("mailtrail_breaker_state", "upstream" => upstream()).set(state);
+        let (open, idle) = (self.health.connections(), self.work.idle());
+        for (word, connections) in [("busy", open.saturating_sub(idle)), ("idle", idle)] {
+            metrics::gauge!("mailtrail_relay_connections", "upstream" => upstream(), "state" => word)
+                .set(connections as f64);
+        }
+    }
+
     /// Hands sends out.
     pub(super) fn start(self: &Arc<Self>, grips: Vec<Grip>, now: Timestamp) {
         self.health.pace().start(grips.len(), now);

@@ -62,6 +62,11 @@ impl Work {
         self.desk().coming -= 1;
     }
 
+    /// Workers that wait for work.
+    pub fn idle(&self) -> usize {
+        self.desk().idle
+    }
+
     /// Whether a send lies here that no worker waits for.
     pub fn is_unattended(&self) -> bool {
         self.desk().lacks_workers()
