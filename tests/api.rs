@@ -53,6 +53,14 @@ async fn a_message_goes_out_as_it_is_kept() {
 }
 
 #[tokio::test]
+async fn what_a_long_header_asks_for_goes_along() {
+    let server = Server::start(|_, _| taken()).await;
+    let scene = Scene::new(&server, "").await;
+    scene.settled(scene.send(LONG_HEADER, &["a@example.net"]).await).await;
+    assert_eq!(server.requests().pop().unwrap().values("o:tag"), ["odoo", "late"]);
+}
+
+#[tokio::test]
 async fn answers_and_their_absence_decide() {
     use Standing::{Bounced, Queued, Relayed, Unknown};
     let broken = "HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{\"id\"";
@@ -512,6 +520,14 @@ fn message(number: u64) -> String {
         "X-Mailgun-Variables: {{\"odoo_db\": \"prod\"}}\r\nX-Mailgun-Tag: odoo\r\nX-Mailgun-Track: no\r\n\
          Message-ID: <{number}@mg.example.com>\r\nTo: a@example.net\r\nSubject: {number}\r\n\r\n"
     );
+    if number == LONG_HEADER {
+        let (to, rest) = head.split_at(head.find("Subject").unwrap());
+        let field = format!("X-Long: {}\r\n", "x".repeat(980)).repeat(100);
+        return format!(
+            "{to}{field}X-Mailgun-Tag: late\r\n{rest}{}",
+            format!("{}\r\n", "x".repeat(998)).repeat(2000)
+        );
+    }
     let lines = match number {
         LARGE => 25_000,
         TOO_LARGE => 53_000,
@@ -544,6 +560,8 @@ fn attempts(trail: &Trail) -> Vec<Standing> {
 const TAKEN: &str = "{\"id\":\"<1.2@mg.example.com>\",\"message\":\"Queued. Thank you.\"}";
 /// A message of 25 MB.
 const LARGE: u64 = 1_000_000;
+/// A large message whose header takes several pieces.
+const LONG_HEADER: u64 = 3_000_000;
 /// More than 52,428,800 bytes.
 const TOO_LARGE: u64 = 2_000_000;
 /// As [`upstream`] has it.

@@ -130,11 +130,17 @@ impl Attempt {
         !findings.open(&self.places).is_empty()
     }
 
-    /// What the message asks Mailgun for, as parameters of its API. Of a large message's header only what stands in the
-    /// first piece counts: 256 KiB.
+    /// What the message asks Mailgun for, as parameters of its API. Of a large message's header only the first
+    /// [`HEADER`] bytes count.
     pub async fn parameters(&self) -> io::Result<Vec<(String, String)>> {
-        let first = self.message.pieces().boxed().next().await.transpose()?.unwrap_or_default();
-        let (stamps, message) = (HeaderBlock::of(&self.stamps), HeaderBlock::of(&first));
+        let (mut pieces, mut message) = (self.message.pieces().boxed(), Vec::new());
+        while let Some(piece) = pieces.next().await.transpose()? {
+            message.extend_from_slice(&piece);
+            if message.len() >= HEADER || HeaderBlock::of(&message).is_whole() {
+                break;
+            }
+        }
+        let (stamps, message) = (HeaderBlock::of(&self.stamps), HeaderBlock::of(&message));
         Ok(mailgun::parameters(stamps.fields().chain(message.fields())))
     }
 
@@ -305,5 +311,7 @@ const DAMAGED: &str = "the message is damaged on disk and cannot be sent";
 pub const MESSAGES: &str = "messages.mime";
 /// The step whose good answer takes the message.
 const END_OF_DATA: &str = "end of data";
+/// Bytes of a large message from which its requests to Mailgun are read.
+const HEADER: usize = 256 << 10;
 /// Characters of a reply that are kept.
 const TEXT: usize = 512;
