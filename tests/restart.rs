@@ -18,6 +18,7 @@ use support::client::{Client, expect};
 use support::process::Process;
 use support::relay::all_sends;
 use support::sink::{Manners, Sink};
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -52,15 +53,21 @@ async fn successors_are_not_noticed() {
     traffic.end().await.check(&sink, process).await;
 }
 
-#[tokio::test]
-async fn an_upgraded_program_takes_over() {
-    let sink = Sink::start().await;
+/// Runs from a path of its own, where its program is no more.
+async fn uninstalled(sink: &Sink) -> (Process, TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("mailtrail");
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_mailtrail"), &program).unwrap();
-    let mut process = Process::new(&sink).called(program.clone());
+    let mut process = Process::new(sink).called(program.clone());
     process.start().await;
     std::fs::remove_file(&program).unwrap();
+    (process, folder, program)
+}
+
+#[tokio::test]
+async fn an_upgraded_program_takes_over() {
+    let sink = Sink::start().await;
+    let (mut process, folder, program) = uninstalled(&sink).await;
     process.restart().await;
     process.says("the program would not start, this one goes on").await;
     let real = env!("CARGO_BIN_EXE_mailtrail");
@@ -77,12 +84,7 @@ async fn an_upgraded_program_takes_over() {
 #[tokio::test]
 async fn a_successor_that_cannot_begin_is_an_error() {
     let sink = Sink::start().await;
-    let folder = tempfile::tempdir().unwrap();
-    let program = folder.path().join("mailtrail");
-    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_mailtrail"), &program).unwrap();
-    let mut process = Process::new(&sink).called(program.clone());
-    process.start().await;
-    std::fs::remove_file(&program).unwrap();
+    let (mut process, _folder, program) = uninstalled(&sink).await;
     // It is gone when it has said that everything is fine.
     script(&program, "rm \"$0\"");
     process.restart().await;

@@ -146,8 +146,8 @@ fn find(panel: &Panel, asked: &str) -> Result<Result<TrackingId, &'static str>, 
 }
 
 fn has_domain(trail: &Trail, domain: &str) -> bool {
-    let open = trail.recipients.iter().filter(|recipient| recipient.is_open());
-    open.into_iter().any(|recipient| recipient.address.domain().eq_ignore_ascii_case(domain))
+    let mut open = trail.recipients.iter().filter(|recipient| recipient.is_open());
+    open.any(|recipient| recipient.address.domain().eq_ignore_ascii_case(domain))
 }
 
 /// The upstream that a send would take if all were well.

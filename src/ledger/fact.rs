@@ -1,6 +1,6 @@
-use super::{About, Action, Occasion, Repeated, Standing, Switch, Verb};
+use super::{About, Action, Occasion, Outcome, Repeated, Send, Settled, Standing, Switch, Verb};
 use crate::clock::Timestamp;
-use crate::event::{Kind, Words};
+use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
 
 /// One line of a trail: something that happened, and how we know.
@@ -27,63 +27,81 @@ pub struct Fact {
 }
 
 impl Fact {
-    /// What a trail says about a repetition.
-    pub fn of_repetition(repeated: &Repeated) -> Self {
+    /// Something about everybody, of which nothing else is known.
+    pub fn new(at: Timestamp, what: What, source: Source) -> Self {
         Self {
-            at: repeated.at,
-            what: What::Repeated,
-            source: Source::Client,
+            at,
+            what,
+            source,
             upstream: None,
-            recipients: repeated.recipients.clone(),
-            words: Words { host: repeated.peer.map(|peer| peer.to_string()), ..Words::default() },
+            recipients: Vec::new(),
+            words: Words::default(),
             due: None,
             rung: None,
             by_machine: false,
+        }
+    }
+
+    /// The first fact of every trail.
+    pub fn of_acceptance(send: &Send) -> Self {
+        let words = Words { host: send.peer.map(|peer| peer.to_string()), ..Words::default() };
+        Self { words, ..Self::new(send.id.timestamp(), What::Accepted, Source::Client) }
+    }
+
+    /// What a trail says about a part of an attempt's outcome.
+    pub fn of_attempt(outcome: &Outcome, settled: &Settled) -> Self {
+        Self {
+            upstream: Some(outcome.upstream.clone()),
+            recipients: settled.recipients.clone(),
+            words: settled.words.clone(),
+            due: outcome.due,
+            ..Self::new(outcome.at, What::Attempted(settled.standing), Source::Attempt)
+        }
+    }
+
+    /// What a trail says about a provider's event that found its send by `rung`, if it did.
+    pub fn of_event(event: &Event, upstream: &str, recipients: Vec<u16>, rung: Option<Rung>) -> Self {
+        Self {
+            upstream: Some(upstream.to_owned()),
+            recipients,
+            words: event.words.clone(),
+            rung,
+            by_machine: event.by_machine,
+            ..Self::new(event.at, What::Reported(event.kind), Source::Webhook)
+        }
+    }
+
+    /// What a trail says about a repetition.
+    pub fn of_repetition(repeated: &Repeated) -> Self {
+        Self {
+            recipients: repeated.recipients.clone(),
+            words: Words { host: repeated.peer.map(|peer| peer.to_string()), ..Words::default() },
+            ..Self::new(repeated.at, What::Repeated, Source::Client)
         }
     }
 
     /// What a trail says about an operator's action on some recipients.
     pub fn of_action(action: &Action, recipients: Vec<u16>) -> Self {
-        Self {
-            at: action.at,
-            what: What::Acted(action.verb),
-            source: Source::Operator,
-            upstream: None,
-            recipients,
-            words: action.words(),
-            due: None,
-            rung: None,
-            by_machine: false,
-        }
+        let words = action.words();
+        Self { recipients, words, ..Self::new(action.at, What::Acted(action.verb), Source::Operator) }
     }
 
     /// What the log says about a breaker that an operator opened or closed.
     pub fn of_switch(switch: Switch) -> Self {
+        let Switch { upstream, at, open, operator, reason } = switch;
         Self {
-            at: switch.at,
-            what: What::Switched { open: switch.open },
-            source: Source::Operator,
-            upstream: Some(switch.upstream),
-            recipients: Vec::new(),
-            words: Words { name: switch.operator, text: Some(switch.reason), ..Words::default() },
-            due: None,
-            rung: None,
-            by_machine: false,
+            upstream: Some(upstream),
+            words: Words { name: operator, text: Some(reason), ..Words::default() },
+            ..Self::new(at, What::Switched { open }, Source::Operator)
         }
     }
 
     /// What a trail says about a report on one of its recipients.
     pub fn of_report(about: &About, report: TrackingId) -> Self {
         Self {
-            at: report.timestamp(),
-            what: What::Told(about.occasion),
-            source: Source::Relay,
-            upstream: None,
             recipients: vec![about.recipient],
             words: Words { text: Some(report.to_string()), ..Words::default() },
-            due: None,
-            rung: None,
-            by_machine: false,
+            ..Self::new(report.timestamp(), What::Told(about.occasion), Source::Relay)
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Brings what is due to the workers: the first lane first, to the first upstream of its route that takes mail.
 
+use super::attempt::said;
 use super::outlet::{Outlet, Outward};
 use super::worker::SETTLE_AGAIN;
 use crate::alarm::Alarms;
 use crate::clock::{Clock, Timestamp};
-use crate::event::Words;
 use crate::id::TrackingId;
 use crate::ledger::{Begun, Outcome, Recipient, Settled, Standing, Trail, Waits};
 use crate::store::{Grip, Queued, ReadError, Store};
@@ -252,8 +252,7 @@ fn settle(
     (name, text): (&str, &str),
 ) -> Settled {
     let recipients = (0u16..).zip(&trail.recipients).filter(|(_, recipient)| which(recipient));
-    let words = Words { name: name.to_owned(), text: Some(text.to_owned()), ..Words::default() };
-    Settled { recipients: recipients.map(|(place, _)| place).collect(), standing, words }
+    Settled { recipients: recipients.map(|(place, _)| place).collect(), standing, words: said(name, text) }
 }
 
 const TAKEN: (&str, &str) =

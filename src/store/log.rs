@@ -2,11 +2,10 @@
 
 use super::journal::{self, Frame, Place, Segment};
 use super::record::Record;
-use super::sled::acceptance;
 use super::{ReadError, Store};
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
-use crate::ledger::{Accepted, Fact, Notice, Outcome, Source, What};
+use crate::ledger::{Accepted, Fact, Notice, Outcome};
 
 /// Where a reader of the log stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,10 +112,10 @@ impl Store {
             Record::Switch(switch) => {
                 entries.push(Entry { id: None, written: switch.at, fact: Fact::of_switch(switch) });
             }
-            Record::Outcome(outcome) => entries.extend(of_outcome(outcome)),
+            Record::Outcome(outcome) => entries.extend(of_outcome(&outcome)),
             Record::Notice(notice) => {
                 let found = self.projection().find(&notice.event)?;
-                entries.push(of_notice(*notice, found));
+                entries.push(of_notice(&notice, found));
             }
         }
         Ok(())
@@ -125,43 +124,21 @@ impl Store {
 
 fn of_acceptance(accepted: &Accepted) -> Entry {
     let id = accepted.send.id;
-    Entry { id: Some(id), written: id.timestamp(), fact: acceptance(&accepted.send) }
+    Entry { id: Some(id), written: id.timestamp(), fact: Fact::of_acceptance(&accepted.send) }
 }
 
-fn of_outcome(outcome: Outcome) -> impl Iterator<Item = Entry> {
-    let Outcome { id, at, upstream, settled, due } = outcome;
-    settled.into_iter().map(move |settled| {
-        let fact = Fact {
-            at,
-            what: What::Attempted(settled.standing),
-            source: Source::Attempt,
-            upstream: Some(upstream.clone()),
-            recipients: settled.recipients,
-            words: settled.words,
-            due,
-            rung: None,
-            by_machine: false,
-        };
-        Entry { id: Some(id), written: at, fact }
+fn of_outcome(outcome: &Outcome) -> impl Iterator<Item = Entry> {
+    outcome.settled.iter().map(|settled| {
+        let fact = Fact::of_attempt(outcome, settled);
+        Entry { id: Some(outcome.id), written: outcome.at, fact }
     })
 }
 
-fn of_notice(notice: Notice, found: Option<(TrackingId, Vec<u16>, crate::ledger::Rung)>) -> Entry {
-    let event = notice.event;
+fn of_notice(notice: &Notice, found: Option<(TrackingId, Vec<u16>, crate::ledger::Rung)>) -> Entry {
     let (id, recipients, rung) = match found {
         Some((id, recipients, rung)) => (Some(id), recipients, Some(rung)),
         None => (None, Vec::new(), None),
     };
-    let fact = Fact {
-        at: event.at,
-        what: What::Reported(event.kind),
-        source: Source::Webhook,
-        upstream: Some(notice.upstream),
-        recipients,
-        words: event.words,
-        due: None,
-        rung,
-        by_machine: event.by_machine,
-    };
+    let fact = Fact::of_event(&notice.event, &notice.upstream, recipients, rung);
     Entry { id, written: notice.at, fact }
 }

@@ -8,8 +8,8 @@ use crate::clock::Timestamp;
 use crate::event::{Event, Words};
 use crate::id::TrackingId;
 use crate::ledger::{
-    About, Accepted, Action, Fact, Notice, Occasion, Outcome, Recipient, Rung, Send, Settled, Source,
-    Standing, State, Switch, Verb, What,
+    About, Accepted, Action, Fact, Notice, Occasion, Outcome, Recipient, Rung, Send, Settled, Standing,
+    State, Switch, Verb,
 };
 use crate::mail::{Mailbox, MessageId};
 use crate::store::journal::Place;
@@ -126,7 +126,7 @@ fn outcome(rows: &mut Overlay<'_>, outcome: &Outcome, place: Place) -> sled::Res
     let taken = |settled: &&Settled| settled.standing == Standing::Relayed;
     let taken: usize = outcome.settled.iter().filter(taken).map(|settled| settled.recipients.len()).sum();
     if taken > 0 {
-        count(rows, &outcome.upstream, outcome.at, taken as u64)?;
+        count(rows, keys::taken(&outcome.upstream, outcome.at.day()), taken as u64)?;
     }
     for (part, settled) in (0u16..).zip(&outcome.settled) {
         for number in &settled.recipients {
@@ -139,17 +139,7 @@ fn outcome(rows: &mut Overlay<'_>, outcome: &Outcome, place: Place) -> sled::Res
             tell(rows, &row, *number, &mut recipient);
             put_recipient(rows, &mut row, *number, &recipient);
         }
-        let fact = Fact {
-            at: outcome.at,
-            what: What::Attempted(settled.standing),
-            source: Source::Attempt,
-            upstream: Some(outcome.upstream.clone()),
-            recipients: settled.recipients.clone(),
-            words: settled.words.clone(),
-            due: outcome.due,
-            rung: None,
-            by_machine: false,
-        };
+        let fact = Fact::of_attempt(outcome, settled);
         rows.put(keys::attempted(outcome.id, outcome.at, place, part), encode(&FactRow::from(&fact)));
     }
     schedule(rows, &mut row, outcome.due)?;
@@ -157,19 +147,16 @@ fn outcome(rows: &mut Overlay<'_>, outcome: &Outcome, place: Place) -> sled::Res
     Ok(())
 }
 
-/// The upstream took so many recipients.
-fn count(rows: &mut Overlay<'_>, upstream: &str, at: Timestamp, taken: u64) -> sled::Result<()> {
-    let key = keys::taken(upstream, at.day());
+/// Counts on a row that holds a number.
+fn count(rows: &mut Overlay<'_>, key: Vec<u8>, more: u64) -> sled::Result<()> {
     let known: u64 = rows.get(&key)?.as_deref().and_then(decode).unwrap_or_default();
-    rows.put(key, encode(&(known + taken)));
+    rows.put(key, encode(&(known + more)));
     Ok(())
 }
 
 fn action(rows: &mut Overlay<'_>, action: &Action, place: Place) -> sled::Result<()> {
     let Some(mut row) = send_row(rows, action.id)? else { return Ok(()) };
-    let Some(due) = row.queued.as_ref().map(|queued| Timestamp::from_millis(queued.due)) else {
-        return Ok(());
-    };
+    let Some(due) = row.due() else { return Ok(()) };
     let words = action.words();
     let (mut concerned, mut unknown) = (Vec::new(), false);
     for number in 0..row.recipients {
@@ -223,19 +210,12 @@ fn schedule(rows: &mut Overlay<'_>, row: &mut SendRow, due: Option<Timestamp>) -
         return Ok(());
     }
     let lane = row.send.lane();
-    let key = |queued: &QueuedRow| {
-        keys::due(keys::queue(lane, &queued.waits), Timestamp::from_millis(queued.due), id)
-    };
     if let Some(earlier) = &row.queued {
-        rows.delete(key(earlier));
+        rows.delete(earlier.key(lane, id));
     }
     match &queued {
-        Some(queued) => rows.put_new(key(queued), encode(&queued.waits)),
-        None => {
-            let garbage = keys::garbage(row.place.segment);
-            let known: u64 = rows.get(&garbage)?.as_deref().and_then(decode).unwrap_or_default();
-            rows.put(garbage, encode(&(known + u64::from(row.body))));
-        }
+        Some(queued) => rows.put_new(queued.key(lane, id), encode(&queued.waits)),
+        None => count(rows, keys::garbage(row.place.segment), u64::from(row.body))?,
     }
     row.queued = queued;
     Ok(())
@@ -314,20 +294,11 @@ fn join(rows: &mut Overlay<'_>, upstream: &str, event: &Event, found: Found) -> 
         tell(rows, &row, *number, &mut recipient);
         put_recipient(rows, &mut row, *number, &recipient);
     }
-    let fact = Fact {
-        at: event.at,
-        what: What::Reported(event.kind),
-        source: Source::Webhook,
-        upstream: Some(upstream.to_owned()),
-        recipients: numbers,
-        words: shortened(&event.words),
-        due: None,
-        rung: Some(rung),
-        by_machine: event.by_machine,
-    };
+    let words = shortened(&event.words);
+    let fact = Fact { words, ..Fact::of_event(event, upstream, numbers, Some(rung)) };
     rows.put(keys::reported(id, event.at, upstream, &event.identity), encode(&FactRow::from(&fact)));
     if settles {
-        let due = row.queued.as_ref().map(|queued| Timestamp::from_millis(queued.due));
+        let due = row.due();
         schedule(rows, &mut row, due)?;
     }
     rows.put(keys::send(id), encode(&row));

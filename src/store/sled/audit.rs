@@ -59,10 +59,7 @@ impl Projection {
     /// Whether a send is in the queue where its row says so, or has come to its end.
     fn is_at_rest(&self, id: TrackingId, row: &SendRow) -> sled::Result<bool> {
         match &row.queued {
-            Some(QueuedRow { due, waits }) => {
-                let queue = keys::queue(row.send.lane(), waits);
-                self.rows().has(&keys::due(queue, Timestamp::from_millis(*due), id))
-            }
+            Some(queued) => self.rows().has(&queued.key(row.send.lane(), id)),
             None => Ok(!self.recipients(id, row)?.iter().any(|one| one.is_open())),
         }
     }

@@ -18,4 +18,3 @@ mod tests;
 mod window;
 
 pub use projection::{Current, Projection, ProjectionError};
-pub use read::acceptance;

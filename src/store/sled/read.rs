@@ -8,7 +8,7 @@ use super::{apply, keys};
 use crate::clock::Timestamp;
 use crate::event::Event;
 use crate::id::TrackingId;
-use crate::ledger::{About, Begun, Fact, Recipient, Rung, Send, Source, Trail, What};
+use crate::ledger::{About, Begun, Fact, Recipient, Rung, Send, Trail};
 use crate::mail::{MessageId, Record};
 use crate::store::Queued;
 use std::ops::Bound::{Excluded, Included};
@@ -49,7 +49,7 @@ impl Projection {
     /// Everything about one send.
     pub fn trail(&self, id: TrackingId) -> sled::Result<Option<Trail>> {
         let Some((send, row)) = self.send(id)? else { return Ok(None) };
-        let mut facts = vec![acceptance(&send)];
+        let mut facts = vec![Fact::of_acceptance(&send)];
         for fact in self.rows().prefixed(&keys::facts(id)) {
             facts.extend(decode::<FactRow>(&fact?.1).map(Fact::from));
         }
@@ -57,7 +57,7 @@ impl Projection {
             recipients: self.recipients(id, &row)?,
             facts,
             attempts: row.attempts,
-            due: row.queued.as_ref().map(|queued| Timestamp::from_millis(queued.due)),
+            due: row.due(),
             waits: row.queued.map(|queued| queued.waits.into()),
             sending: self.is_sending(id)?,
             send,
@@ -221,19 +221,4 @@ impl Queued {
 /// The sends that rows lead to.
 fn ids(rows: Rows<'_>) -> impl Iterator<Item = sled::Result<TrackingId>> {
     rows.filter_map(|row| row.map(|(key, _)| keys::read_id(&key)).transpose())
-}
-
-/// The first fact of every trail.
-pub fn acceptance(send: &Send) -> Fact {
-    Fact {
-        at: send.id.timestamp(),
-        what: What::Accepted,
-        source: Source::Client,
-        upstream: None,
-        recipients: Vec::new(),
-        words: crate::event::Words { host: send.peer.map(|peer| peer.to_string()), ..Default::default() },
-        due: None,
-        rung: None::<Rung>,
-        by_machine: false,
-    }
 }

@@ -1,8 +1,10 @@
 //! The rows in their own types. They are rebuilt from the journal when [`SCHEMA`] changes, so no old shape is kept.
 
+use super::keys;
 use crate::clock::Timestamp;
+use crate::id::TrackingId;
 use crate::ledger::{Fact, Failure, Mark, MarkKind, Marks, Occasion, Recipient, Rung, Source, Waits, What};
-use crate::mail::MessageId;
+use crate::mail::{Lane, MessageId};
 use crate::store::journal::Place;
 use crate::store::record::{EventV1, SendV3, StandingV1, VerbV1, WordsV1, kind_code, kind_of, occasion};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -119,7 +121,19 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     postcard::from_bytes(bytes).ok()
 }
 
+impl QueuedRow {
+    /// The key of its row in the queue.
+    pub fn key(&self, lane: Lane, id: TrackingId) -> Vec<u8> {
+        keys::due(keys::queue(lane, &self.waits), Timestamp::from_millis(self.due), id)
+    }
+}
+
 impl SendRow {
+    /// When its next attempt is due, while it is open.
+    pub fn due(&self) -> Option<Timestamp> {
+        self.queued.as_ref().map(|queued| Timestamp::from_millis(queued.due))
+    }
+
     /// Whether that is its Message-ID; the index knows only a short hash.
     pub fn has_message_id(&self, message_id: &MessageId) -> bool {
         self.send.message_id() == Some(message_id.as_str())
