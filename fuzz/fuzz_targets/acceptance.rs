@@ -9,6 +9,7 @@ use mailtrail::clock::Timestamp;
 use mailtrail::id::TrackingId;
 use mailtrail::mail::Envelope;
 use mailtrail::provider::Provider;
+use mailtrail::routing::{Field, Pattern, Routing};
 use mailtrail::smtp::{Decoder, Fed, Reply};
 use mailtrail::submission::{Circumstances, HEADROOM, accept};
 use std::net::Ipv4Addr;
@@ -20,6 +21,11 @@ fuzz_target!(|input: &[u8]| {
     let recipients =
         (0..=bits >> 7).map(|number| format!("{number}@example.net").parse().expect("an address"));
     let now = Timestamp::from_seconds(1_789_387_200);
+    let bulk = Pattern {
+        headers: vec![Field { name: "Precedence".into(), value: Some("bulk".into()) }],
+        ..Pattern::default()
+    };
+    let routing = Routing { bulk, ..Routing::default() };
     let circumstances = Circumstances {
         id: TrackingId::new(now, 1),
         now,
@@ -29,6 +35,7 @@ fuzz_target!(|input: &[u8]| {
         protocol: "ESMTP",
         account: None,
         providers: &[provider],
+        routing: &routing,
         reports: true,
         fingerprints: true,
         is_ours: &|_| false,
