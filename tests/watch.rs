@@ -7,7 +7,7 @@ mod scripted;
 
 use bytes::Bytes;
 use mailtrail::event::{Event, Kind, Words};
-use mailtrail::ledger::{Notice, State};
+use mailtrail::ledger::{Notice, State, Via};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use scene::{Log, Scene, states};
 use scripted::{Act, At, Script, Server};
@@ -75,7 +75,7 @@ async fn a_test_mail_whose_events_stay_out_is_an_alarm() {
         test_mode: false,
         words: Words::default(),
     };
-    let notice = Notice { upstream: "up".into(), at: now, token: None, event };
+    let notice = Notice { upstream: "up".into(), at: now, via: Via::Webhook, token: None, event };
     scene.store().report(notice, Bytes::new()).await.unwrap();
     scene.until("the end of the alarm", || log.lines("alarm=\"heartbeat\"").len() == 2).await;
     assert!(log.lines("alarm=\"heartbeat\"")[1].contains("over"));

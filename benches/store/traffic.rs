@@ -4,7 +4,7 @@ use bytes::Bytes;
 use mailtrail::clock::Timestamp;
 use mailtrail::event::{Event, Kind, Words};
 use mailtrail::id::TrackingId;
-use mailtrail::ledger::{Accepted, Begun, Notice, Outcome, Send, Settled, Standing};
+use mailtrail::ledger::{Accepted, Begun, Notice, Outcome, Send, Settled, Standing, Via};
 use mailtrail::mail::{BodyType, MessageId, Record};
 use mailtrail::store::{CommitError, Store};
 use std::io;
@@ -120,7 +120,7 @@ impl Traffic {
             },
         };
         let token = Some((format!("{number:050x}"), at, number_digest(number)));
-        Notice { upstream: UPSTREAM.into(), at, token, event }
+        Notice { upstream: UPSTREAM.into(), at, via: Via::Webhook, token, event }
     }
 }
 

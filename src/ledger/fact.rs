@@ -1,4 +1,4 @@
-use super::{About, Action, Occasion, Outcome, Repeated, Send, Settled, Standing, Switch, Verb};
+use super::{About, Action, Occasion, Outcome, Repeated, Send, Settled, Standing, Switch, Verb, Via};
 use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
@@ -60,14 +60,24 @@ impl Fact {
     }
 
     /// What a trail says about a provider's event that found its send by `rung`, if it did.
-    pub fn of_event(event: &Event, upstream: &str, recipients: Vec<u16>, rung: Option<Rung>) -> Self {
+    pub fn of_event(
+        event: &Event,
+        upstream: &str,
+        via: Via,
+        recipients: Vec<u16>,
+        rung: Option<Rung>,
+    ) -> Self {
+        let source = match via {
+            Via::Webhook => Source::Webhook,
+            Via::Poll => Source::Poll,
+        };
         Self {
             upstream: Some(upstream.to_owned()),
             recipients,
             words: event.words.clone(),
             rung,
             by_machine: event.by_machine,
-            ..Self::new(event.at, What::Reported(event.kind), Source::Webhook)
+            ..Self::new(event.at, What::Reported(event.kind), source)
         }
     }
 
@@ -156,6 +166,8 @@ pub enum Source {
     Attempt,
     /// A provider's webhook.
     Webhook,
+    /// A provider, when we asked it.
+    Poll,
     /// Our own doing.
     Relay,
     /// An operator.
@@ -169,6 +181,7 @@ impl Source {
             Self::Client => "client",
             Self::Attempt => "smtp",
             Self::Webhook => "webhook",
+            Self::Poll => "poll",
             Self::Relay => "mailtrail",
             Self::Operator => "operator",
         }

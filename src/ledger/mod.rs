@@ -12,5 +12,5 @@ pub use fact::{Fact, Rung, Source, What};
 pub use recipient::{Failure, Mark, MarkKind, Marks, Recipient, Standing, State};
 pub use send::{
     About, Accepted, Action, Begun, Notice, Occasion, Outcome, Repeated, Send, Settled, Switch, Trail, Verb,
-    Waits,
+    Via, Waits,
 };

@@ -281,10 +281,21 @@ pub struct Notice {
     pub upstream: String,
     /// When it came.
     pub at: Timestamp,
+    /// Which way it came.
+    pub via: Via,
     /// The signature's one-time token, when it was signed, and a digest of the body it came with.
     pub token: Option<(String, Timestamp, [u8; 16])>,
     /// What it reports.
     pub event: Event,
+}
+
+/// Which way a provider's report came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// The provider posted it.
+    Webhook,
+    /// We asked the provider for what its webhooks did not bring.
+    Poll,
 }
 
 /// Everything that is known about one send.

@@ -139,6 +139,6 @@ fn of_notice(notice: &Notice, found: Option<(TrackingId, Vec<u16>, crate::ledger
         Some((id, recipients, rung)) => (Some(id), recipients, Some(rung)),
         None => (None, Vec::new(), None),
     };
-    let fact = Fact::of_event(&notice.event, &notice.upstream, recipients, rung);
+    let fact = Fact::of_event(&notice.event, &notice.upstream, notice.via, recipients, rung);
     Entry { id, written: notice.at, fact }
 }

@@ -11,7 +11,7 @@ use super::{Message, Retention, Store, Stored};
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
-use crate::ledger::{Accepted, Begun, Notice, Outcome, Send, Settled, Standing};
+use crate::ledger::{Accepted, Begun, Notice, Outcome, Send, Settled, Standing, Via};
 use bytes::Bytes;
 use fastrand::Rng;
 use futures_util::future::join_all;
@@ -667,7 +667,13 @@ fn event(number: u64) -> Event {
 }
 
 fn notice(number: u64) -> Notice {
-    Notice { upstream: "mailgun".into(), at: at(number), token: None, event: event(number) }
+    Notice {
+        upstream: "mailgun".into(),
+        at: at(number),
+        via: Via::Webhook,
+        token: None,
+        event: event(number),
+    }
 }
 
 const HOUR: u64 = 3600;

@@ -6,7 +6,7 @@ use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
 use crate::ledger::{
     About, Accepted, Action, Begun, Notice, Occasion, Outcome, Repeated, Send, Settled, Standing, State,
-    Switch, Verb,
+    Switch, Verb, Via,
 };
 use crate::mail::{BodyType, Dsn, DsnRecipient, Lane, Mailbox, MessageId, Notify, Record as OdooRecord, Ret};
 use crate::store::journal::Place;
@@ -68,12 +68,8 @@ impl Record {
     pub fn version(&self) -> u8 {
         match self {
             Self::Accepted(_) => 3,
-            Self::Begun(_)
-            | Self::Outcome(_)
-            | Self::Notice(_)
-            | Self::Repeated(_)
-            | Self::Action(_)
-            | Self::Switch(_) => 1,
+            Self::Notice(_) => 2,
+            Self::Begun(_) | Self::Outcome(_) | Self::Repeated(_) | Self::Action(_) | Self::Switch(_) => 1,
         }
     }
 
@@ -92,7 +88,7 @@ impl Record {
             Self::Accepted(accepted) => postcard::to_stdvec(&AcceptedV3::from(&**accepted)),
             Self::Begun(begun) => postcard::to_stdvec(&BegunV1::from(begun)),
             Self::Outcome(outcome) => postcard::to_stdvec(&OutcomeV1::from(outcome)),
-            Self::Notice(notice) => postcard::to_stdvec(&NoticeV1::from(&**notice)),
+            Self::Notice(notice) => postcard::to_stdvec(&NoticeV2::from(&**notice)),
             Self::Repeated(repeated) => postcard::to_stdvec(&RepeatedV1::from(repeated)),
             Self::Action(action) => postcard::to_stdvec(&ActionV1::from(action)),
             Self::Switch(switch) => postcard::to_stdvec(&SwitchV1::from(switch)),
@@ -110,6 +106,7 @@ impl Record {
             (2, 1) => read::<BegunV1>(head).map(|v| Self::Begun(v.restore())),
             (3, 1) => read::<OutcomeV1>(head).map(|v| Self::Outcome(v.restore())),
             (4, 1) => read::<NoticeV1>(head).map(|v| Self::Notice(Box::new(v.restore()))),
+            (4, 2) => read::<NoticeV2>(head).map(|v| Self::Notice(Box::new(v.restore()))),
             (5, 1) => read::<RepeatedV1>(head).map(|v| Self::Repeated(v.restore())),
             (6, 1) => read::<ActionV1>(head).map(|v| Self::Action(v.restore())),
             (7, 1) => read::<SwitchV1>(head).map(|v| Self::Switch(v.restore())),
@@ -583,10 +580,35 @@ impl NoticeV1 {
         Notice {
             upstream: self.upstream,
             at: Timestamp::from_millis(self.at),
+            via: Via::Webhook,
             token: self.token.map(|(token, at, digest)| (token, Timestamp::from_millis(at), digest)),
             event: self.event.into(),
         }
     }
+}
+
+/// With the way it came.
+#[derive(Serialize, Deserialize)]
+struct NoticeV2 {
+    notice: NoticeV1,
+    polled: bool,
+}
+
+impl From<&Notice> for NoticeV2 {
+    fn from(notice: &Notice) -> Self {
+        Self { notice: NoticeV1::from(notice), polled: notice.via == Via::Poll }
+    }
+}
+
+impl NoticeV2 {
+    fn restore(self) -> Notice {
+        Notice { via: via(self.polled), ..self.notice.restore() }
+    }
+}
+
+/// The inverse of comparing it with a poll.
+pub(super) fn via(polled: bool) -> Via {
+    if polled { Via::Poll } else { Via::Webhook }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

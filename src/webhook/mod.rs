@@ -97,6 +97,7 @@ impl Inbox {
         let notice = ledger::Notice {
             upstream: source.upstream.clone(),
             at: now,
+            via: ledger::Via::Webhook,
             token: Some((notice.token, notice.signed_at, digest)),
             event: notice.event,
         };

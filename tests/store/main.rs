@@ -12,7 +12,7 @@ use mailtrail::event::{Event, Kind, Words};
 use mailtrail::id::TrackingId;
 use mailtrail::ledger::{
     Accepted, Action, Begun, Notice, Outcome, Recipient, Rung, Send, Settled, Standing, State, Switch, Verb,
-    Waits, What,
+    Via, Waits, What,
 };
 use mailtrail::mail::{BodyType, Lane, MessageId, Record};
 use mailtrail::store::{Audit, CommitError, Message, OpenError, OpenReport, Queued, Store, Stray};
@@ -872,7 +872,7 @@ fn event(number: u64, recipient: &str, kind: Kind) -> Event {
 }
 
 fn notice(event: Event) -> Notice {
-    Notice { upstream: "mailgun".into(), at: at(1000), token: None, event }
+    Notice { upstream: "mailgun".into(), at: at(1000), via: Via::Webhook, token: None, event }
 }
 
 fn states(store: &Store, number: u64) -> Vec<State> {

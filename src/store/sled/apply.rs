@@ -9,11 +9,11 @@ use crate::event::{Event, Words};
 use crate::id::TrackingId;
 use crate::ledger::{
     About, Accepted, Action, Fact, Notice, Occasion, Outcome, Recipient, Rung, Send, Settled, Standing,
-    State, Switch, Verb,
+    State, Switch, Verb, Via,
 };
 use crate::mail::{Mailbox, MessageId};
 use crate::store::journal::Place;
-use crate::store::record::{EventV1, Record, SendV3};
+use crate::store::record::{EventV1, Record, SendV3, via};
 use std::time::Duration;
 
 /// Applies one record that lies at `place` with `body` bytes of body.
@@ -111,7 +111,7 @@ fn adopt_orphans(rows: &mut Overlay<'_>, waits_for: &str) -> sled::Result<()> {
         let Some(orphan) = decode::<OrphanRow>(&value) else { continue };
         let event = Event::from(orphan.event);
         if let Some(found) = find(rows, &event)? {
-            join(rows, &orphan.upstream, &event, found)?;
+            join(rows, &orphan.upstream, via(orphan.polled), &event, found)?;
             rows.delete(key);
         }
     }
@@ -240,12 +240,13 @@ fn notice(rows: &mut Overlay<'_>, notice: &Notice, place: Place) -> sled::Result
         rows.put(keys::event(&notice.upstream, &event.identity, event.at), Vec::new());
     }
     match found {
-        Some(found) => join(rows, &notice.upstream, event, found),
+        Some(found) => join(rows, &notice.upstream, notice.via, event, found),
         None => {
             let waits_for = event.message_id.as_ref().map_or("", MessageId::as_str);
             let row = OrphanRow {
                 upstream: notice.upstream.clone(),
                 received: notice.at.millis(),
+                polled: notice.via == Via::Poll,
                 event: EventV1::from(event),
             };
             rows.put(keys::orphan(waits_for, place), encode(&row));
@@ -283,7 +284,7 @@ pub fn is_known(
 }
 
 /// Brings an event to its send.
-fn join(rows: &mut Overlay<'_>, upstream: &str, event: &Event, found: Found) -> sled::Result<()> {
+fn join(rows: &mut Overlay<'_>, upstream: &str, via: Via, event: &Event, found: Found) -> sled::Result<()> {
     let Found { id, recipients: numbers, rung, mut row } = found;
     let mut settles = false;
     for number in &numbers {
@@ -295,7 +296,7 @@ fn join(rows: &mut Overlay<'_>, upstream: &str, event: &Event, found: Found) -> 
         put_recipient(rows, &mut row, *number, &recipient);
     }
     let words = shortened(&event.words);
-    let fact = Fact { words, ..Fact::of_event(event, upstream, numbers, Some(rung)) };
+    let fact = Fact { words, ..Fact::of_event(event, upstream, via, numbers, Some(rung)) };
     rows.put(keys::reported(id, event.at, upstream, &event.identity), encode(&FactRow::from(&fact)));
     if settles {
         let due = row.due();

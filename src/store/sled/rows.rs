@@ -10,7 +10,7 @@ use crate::store::record::{EventV1, SendV3, StandingV1, VerbV1, WordsV1, kind_co
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Version of everything in this file and in the keys.
-pub const SCHEMA: u32 = 7;
+pub const SCHEMA: u32 = 8;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SendRow {
@@ -63,6 +63,7 @@ pub struct RecipientRow {
 pub struct OrphanRow {
     pub upstream: String,
     pub received: u64,
+    pub polled: bool,
     pub event: EventV1,
 }
 
@@ -206,6 +207,7 @@ impl From<&Fact> for FactRow {
                 Source::Webhook => 2,
                 Source::Relay => 3,
                 Source::Operator => 4,
+                Source::Poll => 5,
             },
             upstream: fact.upstream.clone(),
             recipients: fact.recipients.clone(),
@@ -235,6 +237,7 @@ impl From<FactRow> for Fact {
                 1 => Source::Attempt,
                 3 => Source::Relay,
                 4 => Source::Operator,
+                5 => Source::Poll,
                 _ => Source::Webhook,
             },
             upstream: row.upstream,

@@ -8,7 +8,7 @@ use super::window::{Change, Changed, Window, starting_with};
 use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
-use crate::ledger::{Accepted, Action, Begun, Notice, Outcome, Send, Settled, Standing, Verb};
+use crate::ledger::{Accepted, Action, Begun, Notice, Outcome, Send, Settled, Standing, Verb, Via};
 use crate::mail::{Lane, MessageId, Record as OdooRecord};
 use crate::store::journal::Place;
 use crate::store::record::{Kept, Record};
@@ -392,7 +392,13 @@ fn relayed(number: u64, due: Option<Timestamp>) -> Record {
 fn notice(number: u64, tracking: Option<TrackingId>) -> Record {
     let token = Some((number.to_string(), at(number), [number as u8; 16]));
     let event = event(number, tracking);
-    Record::Notice(Box::new(Notice { upstream: "mailgun".into(), at: at(number), token, event }))
+    Record::Notice(Box::new(Notice {
+        upstream: "mailgun".into(),
+        at: at(number),
+        via: Via::Webhook,
+        token,
+        event,
+    }))
 }
 
 fn event(number: u64, tracking: Option<TrackingId>) -> Event {
