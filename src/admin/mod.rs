@@ -4,11 +4,13 @@
 mod log;
 mod operator;
 mod router;
+mod stats;
 mod trace;
 mod view;
 
 pub use log::{LogAnswer, LogFilter, log};
 pub use router::{Panel, metrics_router, service};
+pub use stats::{StatsLine, StatsQuestion, stats};
 pub use trace::{Found, find, queue};
 pub use view::{
     Act, AlarmView, BreakerOrder, BreakerView, FactView, LogLine, MarkView, Order, QueueLine, RecipientView,

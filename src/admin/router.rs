@@ -2,6 +2,7 @@
 
 use super::log::{LogAnswer, LogFilter, log};
 use super::operator::{self, Refusal};
+use super::stats::{StatsQuestion, stats};
 use super::trace::{find_as, queue_as};
 use super::view::{AlarmView, BreakerOrder, BreakerView, Order, QueueLine, TrailView};
 use crate::alarm::Alarms;
@@ -97,6 +98,7 @@ pub fn service(panel: Panel) -> IntoMakeServiceWithConnectInfo<Router, Operator>
         .route("/api/v1/queue", get(waiting).post(order))
         .route("/api/v1/queue/shape", get(shape))
         .route("/api/v1/log", get(lines))
+        .route("/api/v1/stats", get(figures))
         .route("/api/v1/breakers", get(breakers))
         .route("/api/v1/breakers/{upstream}", post(switch))
         .route("/api/v1/alarms", get(alarms))
@@ -175,6 +177,10 @@ async fn trace(State(panel): State<Panel>, Query(what): Query<What>) -> Response
 
 async fn waiting(State(panel): State<Panel>, Query(limit): Query<Limit>) -> Response {
     answer(move || queue_as(&panel.store, limit.limit, |trail| panel.queue_line(trail))).await
+}
+
+async fn figures(State(panel): State<Panel>, Query(question): Query<StatsQuestion>) -> Response {
+    answer(move || stats(&panel.store, &question)).await
 }
 
 /// A follower's question is answered when there is something to say, or after a while.

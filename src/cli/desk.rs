@@ -2,7 +2,8 @@
 
 use super::{Context, Trouble, settings};
 use crate::admin::{
-    self, Act, BreakerOrder, BreakerView, Found, LogAnswer, LogFilter, Order, QueueLine, Shape,
+    self, Act, BreakerOrder, BreakerView, Found, LogAnswer, LogFilter, Order, QueueLine, Shape, StatsLine,
+    StatsQuestion,
 };
 use crate::clock::Clock;
 use crate::store::{OpenError, Store};
@@ -51,6 +52,14 @@ impl Desk {
         match self {
             Self::Daemon(client) => ask(client.get(url("log")).query(filter)).await,
             Self::Store(store) => admin::log(store, filter).map_err(|error| damaged(&error)),
+        }
+    }
+
+    /// Figures.
+    pub async fn stats(&self, question: &StatsQuestion) -> Result<Vec<StatsLine>, Trouble> {
+        match self {
+            Self::Daemon(client) => ask(client.get(url("stats")).query(question)).await,
+            Self::Store(store) => admin::stats(store, question).map_err(|error| damaged(&error)),
         }
     }
 

@@ -12,6 +12,7 @@ mod sendmail;
 mod serve;
 mod settings;
 mod stage;
+mod stats;
 mod successor;
 mod times;
 mod trace;
@@ -74,6 +75,9 @@ enum Command {
     /// The upstreams' breakers
     #[command(subcommand, after_help = "Example: mailtrail breaker status")]
     Breaker(breaker::Command),
+    /// Figures: delivery, bounces, complaints, opens and clicks, by day, tag, client, domain or upstream
+    #[command(after_help = stats::COLUMNS)]
+    Stats(stats::Arguments),
     /// Take a message from standard input, as /usr/sbin/sendmail does
     #[command(after_help = "Example: mailtrail sendmail -t -i < mail.txt")]
     Sendmail(sendmail::Arguments),
@@ -155,6 +159,7 @@ async fn command(context: Context, command: Command) -> Result<Option<Successor>
         Command::Log(arguments) => log::run(&context, &arguments).await,
         Command::Queue(command) => queue::run(&context, &command).await,
         Command::Breaker(command) => breaker::run(&context, &command).await,
+        Command::Stats(arguments) => stats::run(&context, &arguments).await,
         Command::Sendmail(arguments) => sendmail::run(&context, arguments).await,
         Command::User(command) => user::run(&context, &command),
     }

@@ -7,6 +7,7 @@
 mod fact;
 mod recipient;
 mod send;
+mod tally;
 
 pub use fact::{Fact, Rung, Source, What};
 pub use recipient::{Failure, Mark, MarkKind, Marks, Recipient, Standing, State};
@@ -14,3 +15,4 @@ pub use send::{
     About, Accepted, Action, Begun, Notice, Occasion, Outcome, Repeated, Send, Settled, Switch, Trail, Verb,
     Via, Waits,
 };
+pub use tally::{Grouping, Tally};

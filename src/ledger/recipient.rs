@@ -182,6 +182,11 @@ impl Marks {
         self.find(MarkKind::By(kind)).ok().map(|index| self.0[index].1)
     }
 
+    /// Whether software caused any of them.
+    pub fn has_by_machine(&self) -> bool {
+        self.0.iter().any(|(kind, _)| matches!(kind, MarkKind::ByMachine(_)))
+    }
+
     fn has(&self, kind: Kind) -> bool {
         self.of(kind).is_some()
     }

@@ -38,7 +38,8 @@ use crate::clock::Timestamp;
 use crate::event::Event;
 use crate::id::TrackingId;
 use crate::ledger::{
-    About, Accepted, Action, Begun, Notice, Outcome, Recipient, Repeated, Send, Switch, Trail, Waits,
+    About, Accepted, Action, Begun, Grouping, Notice, Outcome, Recipient, Repeated, Send, Switch, Tally,
+    Trail, Waits,
 };
 use crate::mail::{Lane, MessageId, Record as OdooRecord};
 use crate::wakeup::Wakeup;
@@ -50,6 +51,7 @@ use open::Opening;
 use record::Record;
 use segments::Segments;
 use sled::{Current, Projection};
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -383,6 +385,17 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<TrackingId>, ReadError> {
         Ok(self.projection().between(low, high, limit)?)
+    }
+
+    /// Counts the recipients of all sends accepted from `since` to `until`: all of them, and in groups. It reads every
+    /// send of that time.
+    pub fn tally(
+        &self,
+        since: Timestamp,
+        until: Timestamp,
+        grouping: Grouping,
+    ) -> Result<(Tally, BTreeMap<String, Tally>), ReadError> {
+        Ok(self.projection().tally(since, until, grouping)?)
     }
 
     /// Reports to senders that are to be made, at most `limit`.

@@ -13,6 +13,7 @@ mod overlay;
 mod projection;
 mod read;
 mod rows;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod window;

@@ -1,0 +1,75 @@
+use super::keys;
+use super::projection::Projection;
+use super::rows::{FactRow, SendRow, decode};
+use crate::clock::Timestamp;
+use crate::id::TrackingId;
+use crate::ledger::{Fact, Grouping, Recipient, Send, Tally, What};
+use std::collections::BTreeMap;
+use std::ops::Bound::Included;
+
+impl Projection {
+    /// Counts the recipients of sends accepted from `since` to `until`: all, and in groups.
+    pub fn tally(
+        &self,
+        since: Timestamp,
+        until: Timestamp,
+        grouping: Grouping,
+    ) -> sled::Result<(Tally, BTreeMap<String, Tally>)> {
+        let (low, high) = (TrackingId::new(since, 0), TrackingId::new(until, u128::MAX));
+        let range = (Included(keys::send(low).into()), Included(keys::send(high).into()));
+        let (mut all, mut groups) = (Tally::default(), BTreeMap::<String, Tally>::new());
+        for row in self.rows().range(range) {
+            let Some(row) = decode::<SendRow>(&row?.1) else { continue };
+            let recipients = self.recipients(row.send.id(), &row)?;
+            let Some(send) = row.send.restore() else { continue };
+            recipients.iter().for_each(|recipient| all.add(recipient));
+            for (group, recipients) in self.groups(&send, &recipients, grouping)? {
+                let tally = groups.entry(group).or_default();
+                recipients.into_iter().for_each(|recipient| tally.add(recipient));
+            }
+        }
+        Ok((all, groups))
+    }
+
+    fn groups<'a>(
+        &self,
+        send: &Send,
+        recipients: &'a [Recipient],
+        grouping: Grouping,
+    ) -> sled::Result<Vec<(String, Vec<&'a Recipient>)>> {
+        let everybody = || recipients.iter().collect::<Vec<_>>();
+        let domain = || send.sender.as_ref().map_or(NOBODY, |sender| sender.domain());
+        Ok(match grouping {
+            Grouping::Day => vec![(send.id.timestamp().to_string()[..DATE].to_owned(), everybody())],
+            Grouping::Tag => send.tags.iter().map(|tag| (tag.clone(), everybody())).collect(),
+            Grouping::Client => vec![(send.client.clone(), everybody())],
+            Grouping::Domain => vec![(domain().to_lowercase(), everybody())],
+            Grouping::Upstream => {
+                let upstreams = self.upstreams(send.id, recipients.len())?;
+                upstreams.into_iter().zip(recipients).map(|(name, one)| (name, vec![one])).collect()
+            }
+        })
+    }
+
+    /// The upstream of each recipient: of the last attempt that is known.
+    fn upstreams(&self, id: TrackingId, recipients: usize) -> sled::Result<Vec<String>> {
+        let mut upstreams = vec![NOBODY.to_owned(); recipients];
+        for row in self.rows().prefixed(&keys::facts(id)) {
+            let Some(fact) = decode::<FactRow>(&row?.1).map(Fact::from) else { continue };
+            let Some(upstream) = fact.upstream.filter(|_| matches!(fact.what, What::Attempted(_))) else {
+                continue;
+            };
+            for place in fact.recipients {
+                if let Some(name) = upstreams.get_mut(usize::from(place)) {
+                    name.clone_from(&upstream);
+                }
+            }
+        }
+        Ok(upstreams)
+    }
+}
+
+/// The group of those that have none.
+const NOBODY: &str = "-";
+/// Characters of a date in a time.
+const DATE: usize = "2026-11-21".len();
