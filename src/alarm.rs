@@ -41,6 +41,22 @@ pub enum Kind {
     Ledger,
     /// The test mail's events stay out.
     Heartbeat,
+    /// Mail goes out and no event comes back.
+    Silence,
+    /// No report's signature fits.
+    Signature,
+    /// The provider's clock and ours differ.
+    Clock,
+    /// Much mail waits.
+    Backlog,
+    /// Mail waits long for its upstream.
+    Slow,
+    /// Too many hard bounces.
+    Bounces,
+    /// Too many complaints.
+    Complaints,
+    /// Too few deliveries.
+    Deliveries,
 }
 
 impl Kind {
@@ -54,6 +70,14 @@ impl Kind {
             Self::Overdue => "overdue",
             Self::Ledger => "ledger",
             Self::Heartbeat => "heartbeat",
+            Self::Silence => "silence",
+            Self::Signature => "signature",
+            Self::Clock => "clock",
+            Self::Backlog => "backlog",
+            Self::Slow => "slow",
+            Self::Bounces => "bounces",
+            Self::Complaints => "complaints",
+            Self::Deliveries => "deliveries",
         }
     }
 }
@@ -66,7 +90,19 @@ impl Alarms {
 
     /// Raises an alarm; one that is on already is not said again, unless its text changed.
     pub fn raise(&self, kind: Kind, subject: &str, text: impl Into<String>) {
-        let text = text.into();
+        self.put(kind, subject, text.into(), true);
+    }
+
+    /// Raises an alarm, or clears it where there is nothing to say. One that is on already is not said again: its figures
+    /// may change all the time.
+    pub fn set(&self, kind: Kind, subject: &str, text: Option<String>) {
+        match text {
+            Some(text) => self.put(kind, subject, text, false),
+            None => self.clear(kind, subject),
+        }
+    }
+
+    fn put(&self, kind: Kind, subject: &str, text: String, say_changes: bool) {
         let mut raised = self.raised();
         let alarm = raised.entry((kind, subject.to_owned())).or_insert_with(|| Alarm {
             kind,
@@ -74,10 +110,14 @@ impl Alarms {
             text: String::new(),
             since: self.clock.now(),
         });
+        let said = !alarm.text.is_empty() && !say_changes;
         if alarm.text == text {
             return;
         }
         alarm.text.clone_from(&text);
+        if said {
+            return;
+        }
         drop(raised);
         tracing::error!(alarm = kind.word(), subject, "{text}");
         gauge(kind, subject, 1.0);

@@ -22,8 +22,8 @@
 //! | values | `id`, `mail` | basics |
 //! | words | `event` | values |
 //! | rules | `ledger`, `provider`, `routing`, `smtp` | no socket, file, runtime or database |
-//! | resources | `alarm`, `logging`, `store`, `tls`, `transport` | IO, no policy about mail |
-//! | tasks | `admin`, `audit`, `heartbeat`, `queue`, `report`, `submission`, `webhook` | rules and resources, never each other |
+//! | resources | `alarm`, `logging`, `pulse`, `store`, `tls`, `transport` | IO, no policy about mail |
+//! | tasks | `admin`, `audit`, `heartbeat`, `monitor`, `queue`, `report`, `submission`, `webhook` | rules and resources, never each other |
 //! | composition | `config`, `sandbox` | everything below |
 //! | relay | `daemon` | everything below |
 //! | command | `cli` | everything below |
@@ -50,7 +50,9 @@ pub mod id;
 pub mod ledger;
 pub mod logging;
 pub mod mail;
+pub mod monitor;
 pub mod provider;
+pub mod pulse;
 pub mod queue;
 pub mod rate;
 pub mod report;

@@ -7,6 +7,7 @@ mod scripted;
 
 use bytes::Bytes;
 use mailtrail::event::{Event, Kind, Words};
+use mailtrail::id::TrackingId;
 use mailtrail::ledger::{Notice, State, Via};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use scene::{Log, Scene, states};
@@ -63,13 +64,21 @@ async fn a_test_mail_whose_events_stay_out_is_an_alarm() {
     scene.until("the next test mail", || server.taken().len() == 2).await;
     let message = String::from_utf8(server.taken()[1].message.clone()).unwrap();
     let id = message.lines().find_map(|line| line.strip_prefix("X-Mailtrail-Id: ")).unwrap();
+    report(&scene, id.parse().unwrap(), "canary@example.net", Kind::Delivered).await;
+    scene.until("the end of the alarm", || log.lines("alarm=\"heartbeat\"").len() == 2).await;
+    assert!(log.lines("alarm=\"heartbeat\"")[1].contains("over"));
+    scene.stop().await;
+}
+
+/// The provider reports on a recipient.
+async fn report(scene: &Scene, id: TrackingId, recipient: &str, kind: Kind) {
     let now = scene.time.clock().now();
     let event = Event {
-        kind: Kind::Delivered,
+        kind,
         at: now,
-        identity: "1".into(),
-        recipient: Some("canary@example.net".into()),
-        tracking: id.parse().ok(),
+        identity: format!("{id}/{}", kind.word()),
+        recipient: Some(recipient.into()),
+        tracking: Some(id),
         message_id: None,
         by_machine: false,
         test_mode: false,
@@ -77,7 +86,54 @@ async fn a_test_mail_whose_events_stay_out_is_an_alarm() {
     };
     let notice = Notice { upstream: "up".into(), at: now, via: Via::Webhook, token: None, event };
     scene.store().report(notice, Bytes::new()).await.unwrap();
-    scene.until("the end of the alarm", || log.lines("alarm=\"heartbeat\"").len() == 2).await;
-    assert!(log.lines("alarm=\"heartbeat\"")[1].contains("over"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn rates_that_cost_a_sender_its_name_are_alarms() {
+    let log = Log::default();
+    let _logging = log.listen();
+    let server = Server::start(Script::new()).await;
+    let settings =
+        "[alarms]\nleast = 20\nbounce_rate = \"10%\"\ncomplaint_rate = \"5%\"\ndelivery_rate = \"80%\"";
+    let mut scene = Scene::in_leaps(server.clone(), settings).await;
+    let ids = scene.send_many(1..=30).await;
+    scene.until("all mail", || server.taken().len() == 30).await;
+    for (number, id) in ids.iter().enumerate() {
+        let kind = if number < 3 { Kind::Bounced } else { Kind::Delivered };
+        report(&scene, *id, "a@example.net", kind).await;
+    }
+    scene.wait(Duration::from_secs(30 * 60)).await;
+    assert_eq!(log.lines("alarm="), [""; 0], "three of thirty are ten percent, not more");
+    for id in &ids[3..8] {
+        report(&scene, *id, "a@example.net", Kind::Bounced).await;
+        report(&scene, *id, "a@example.net", Kind::Complained).await;
+    }
+    report(&scene, ids[8], "a@example.net", Kind::Complained).await;
+    report(&scene, ids[9], "a@example.net", Kind::Complained).await;
+    scene.until("the alarms", || log.lines("alarm=").len() == 3).await;
+    for (kind, words) in [
+        ("bounces", "hard bounces are 26.67 %, the limit is 10.00 %"),
+        ("complaints", "spam complaints are 31.82 %, the limit is 5.00 %"),
+        ("deliveries", "deliveries are 73.33 %, the limit is 80.00 %"),
+    ] {
+        let said = log.lines(&format!("alarm=\"{kind}\" subject=\"example.com\""));
+        assert!(said.len() == 1 && said[0].contains(words), "{:#?}", log.lines("alarm="));
+    }
+    // A day later nothing of it counts.
+    scene.until("the ends of the alarms", || log.lines("alarm=").len() == 6).await;
+    scene.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn mail_that_piles_up_is_an_alarm() {
+    let log = Log::default();
+    let _logging = log.listen();
+    let server = Server::start(Script::new().at(At::Banner, vec![Some(Act::Close); 9999])).await;
+    let mut scene = Scene::in_leaps(server, "[alarms]\nqueue = 5").await;
+    for number in 1..=6 {
+        scene.put(number, &["a@example.net"]).await;
+    }
+    scene.until("the alarm", || !log.lines("alarm=\"backlog\"").is_empty()).await;
+    assert!(log.lines("alarm=\"backlog\"")[0].contains("more than 5 mails wait"));
     scene.stop().await;
 }

@@ -43,6 +43,7 @@ impl Config {
             reports,
             duplicates,
             heartbeat,
+            thresholds,
             warnings: _,
         } = self;
         let bulk = |routing: &Routing| (routing.bulk.clone(), routing.bulk_recipients);
@@ -62,6 +63,7 @@ impl Config {
             ("reports", *reports != other.reports),
             ("duplicates", *duplicates != other.duplicates),
             ("heartbeat", *heartbeat != other.heartbeat),
+            ("alarms", *thresholds != other.thresholds),
         ];
         sections.into_iter().filter_map(|(section, differs)| differs.then_some(section)).collect()
     }
@@ -105,6 +107,7 @@ mod tests {
             ("reports", "\"sender\"", "\"nobody\""),
             ("duplicates", "\"off\"", "\"15min\""),
             ("heartbeat", "canary@", "other@"),
+            ("alarms", "silence = \"30min\"", "silence = \"off\""),
         ] {
             assert_eq!(read(&[(old, new)]).changes(&before), [section], "{new}");
         }
@@ -165,5 +168,7 @@ window = "off"
 [heartbeat]
 to = "canary@example.net"
 from = "relay@example.com"
+[alarms]
+silence = "30min"
 "#;
 }

@@ -88,6 +88,7 @@ fn assemble(mut root: Section<'_>) -> Config {
         reports: sections::reports(&mut root),
         duplicates: sections::duplicates(&mut root),
         heartbeat: sections::heartbeat(&mut root),
+        thresholds: sections::thresholds(&mut root),
         hostname,
         data_dir,
         listeners,

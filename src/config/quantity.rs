@@ -67,6 +67,20 @@ pub(super) fn show_quota(plan: Plan) -> String {
     format!("{}/{word}", plan.recipients)
 }
 
+/// `"0.1%"`: a part of one.
+pub(super) fn percent(text: &str) -> Option<f64> {
+    let number: f64 = text.trim().strip_suffix('%')?.trim().parse().ok()?;
+    (0.0..=100.0).contains(&number).then_some(number / 100.0)
+}
+
+/// As [`percent`] reads it.
+pub(super) fn show_percent(part: f64) -> String {
+    format!("{}%", (part * 1e8).round() / 1e6)
+}
+
+/// What a percentage looks like, for faults.
+pub(super) const A_PERCENTAGE: &str = "a percentage from \"0%\" to \"100%\"";
+
 /// What a quota looks like, for faults.
 pub(super) const A_QUOTA: &str = "a quota such as \"50000/month\" (day, month)";
 
@@ -98,6 +112,14 @@ mod tests {
             assert_eq!((size(text), show_size(bytes).as_str()), (Some(bytes), text));
         }
         assert_eq!(["", "25", "MiB", "25MB", "-1B", "99999999999999GiB"].map(size), [None; 6]);
+    }
+
+    #[test]
+    fn percentages_go_both_ways() {
+        for (text, part) in [("5%", 0.05), ("0.1%", 0.001), ("100%", 1.0), ("0%", 0.0), ("99.95%", 0.9995)] {
+            assert_eq!((percent(text), show_percent(part).as_str()), (Some(part), text));
+        }
+        assert_eq!(["", "5", "%", "-1%", "101%", "NaN%"].map(percent), [None; 6]);
     }
 
     #[test]

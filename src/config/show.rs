@@ -1,10 +1,11 @@
-use super::quantity::{show_duration, show_quota, show_rate, show_size};
+use super::quantity::{show_duration, show_percent, show_quota, show_rate, show_size};
 use super::routing::show_field;
 use super::settings::{Config, Upstream};
 use super::words::{
     AUTHENTICATION, LEVELS, LISTENER_TLS, LOG_FORMATS, PIPELINING, PROVIDERS, REPORTS, SECURITY, TRANSPORTS,
     Transport, word,
 };
+use crate::monitor::Thresholds;
 use crate::routing::{Pattern, Routing};
 use crate::submission::{Listener, Password, User};
 use crate::transport::{Api, Settings};
@@ -55,6 +56,7 @@ impl Config {
             page.duration("every", heartbeat.every);
             page.duration("patience", heartbeat.patience);
         }
+        page.thresholds(&self.thresholds);
         page.0
     }
 }
@@ -184,6 +186,18 @@ impl Page {
         self.text("pipelining", word(&PIPELINING, &settings.pipelining));
         self.duration("connection_age", settings.connection_age);
         self.bare("messages_per_connection", settings.messages_per_connection);
+    }
+
+    fn thresholds(&mut self, thresholds: &Thresholds) {
+        self.heading("[alarms]");
+        self.text("silence", thresholds.silence.map_or_else(|| "off".to_owned(), show_duration));
+        self.bare("queue", thresholds.queue);
+        self.duration("relay_time", thresholds.relay_time);
+        self.duration("window", thresholds.window);
+        self.bare("least", thresholds.least);
+        self.text("bounce_rate", show_percent(thresholds.bounce_rate));
+        self.text("complaint_rate", show_percent(thresholds.complaint_rate));
+        self.text("delivery_rate", show_percent(thresholds.delivery_rate));
     }
 
     fn heading(&mut self, heading: &str) {

@@ -4,7 +4,7 @@
 use super::StartError;
 use super::doors::Hall;
 use super::keeper::keep;
-use super::relaying::{Relaying, Way, ways};
+use super::relaying::{Relaying, Way, reports, ways};
 use super::shift::Shift;
 use super::sockets::{Sockets, Taken};
 use crate::admin::{self, Panel};
@@ -14,6 +14,8 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::heartbeat::Heartbeat;
 use crate::id::Mint;
+use crate::monitor::Monitor;
+use crate::pulse::Pulse;
 use crate::report::Reporter;
 use crate::store::Store;
 use crate::submission::{Crowd, Door, Memory};
@@ -39,6 +41,8 @@ pub struct Ground {
     pub crowd: Crowd,
     pub memory: Memory,
     pub alarms: Alarms,
+    /// What goes out and comes back.
+    pub pulse: Pulse,
     /// Set when mail is no longer taken and sent.
     pub stopping: CancellationToken,
     /// Set when HTTP is no longer answered.
@@ -100,6 +104,7 @@ impl Ground {
             crowd: Crowd::default(),
             memory: Memory::default(),
             alarms: Alarms::new(clock),
+            pulse: Pulse::default(),
             stopping: CancellationToken::new(),
             silent: CancellationToken::new(),
             mail: TaskTracker::new(),
@@ -240,6 +245,15 @@ fn do_chores(ground: &Ground, config: &Config, stopping: CancellationToken, befo
         alarms: ground.alarms.clone(),
         give_up_after: give_up_after.unwrap_or_default(),
     };
+    let upstreams = config.upstreams.iter();
+    let monitor = Monitor {
+        store: store.clone(),
+        clock,
+        alarms: ground.alarms.clone(),
+        pulse: ground.pulse.clone(),
+        upstreams: upstreams.map(|upstream| (upstream.transport.name.clone(), reports(upstream))).collect(),
+        thresholds: config.thresholds.clone(),
+    };
     let reporter = Reporter { store: store.clone(), clock, mint, hostname };
     let told = stopping.clone();
     Shift::begin(&ground.mail, before, stopping, async move {
@@ -251,6 +265,7 @@ fn do_chores(ground: &Ground, config: &Config, stopping: CancellationToken, befo
         tokio::join!(
             reporter.run(told.clone()),
             auditor.run(told.clone()),
+            monitor.run(told.clone()),
             beats,
             keep(store, retention, clock, told.clone())
         );

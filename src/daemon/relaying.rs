@@ -108,6 +108,7 @@ fn queue(ground: &Ground, config: &Config, stopping: &CancellationToken) -> Resu
         upstreams: config.upstreams.iter().map(outward).collect::<Result<_, TlsError>>()?,
         ways: ways(config),
         alarms: ground.alarms.clone(),
+        pulse: ground.pulse.clone(),
         stopping: stopping.clone(),
     }))
 }
@@ -119,6 +120,6 @@ pub fn ways(config: &Config) -> Ways {
 }
 
 /// Whether events will come back from there.
-fn reports(upstream: &Upstream) -> bool {
+pub fn reports(upstream: &Upstream) -> bool {
     upstream.transport.provider == Provider::Mailgun && !upstream.signing_keys.is_empty()
 }

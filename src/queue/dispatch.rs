@@ -1,12 +1,13 @@
 //! Brings what is due to the workers: the first lane first, to the first upstream of its route that takes mail.
 
 use super::attempt::said;
-use super::outlet::{Outlet, Outward};
+use super::outlet::{Office, Outlet, Outward};
 use super::worker::SETTLE_AGAIN;
 use crate::alarm::Alarms;
 use crate::clock::{Clock, Timestamp};
 use crate::id::TrackingId;
 use crate::ledger::{Begun, Outcome, Recipient, Settled, Standing, Trail, Waits};
+use crate::pulse::Pulse;
 use crate::store::{Grip, Queued, ReadError, Store};
 use crate::transport::{Health, Room, Ways};
 use std::collections::HashMap;
@@ -29,6 +30,8 @@ pub struct Parts {
     pub ways: Ways,
     /// Where trouble is reported.
     pub alarms: Alarms,
+    /// Where it is noted what goes out.
+    pub pulse: Pulse,
     /// Set when we stop.
     pub stopping: CancellationToken,
 }
@@ -53,9 +56,9 @@ pub struct Queue {
 impl Queue {
     /// A queue at rest.
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, clock, hostname, upstreams, ways, alarms, stopping } = parts;
-        let outlet =
-            |outward| Arc::new(Outlet::new(outward, &store, clock, &hostname, &alarms, stopping.clone()));
+        let Parts { store, clock, hostname, upstreams, ways, alarms, pulse, stopping } = parts;
+        let office = Office { store: store.clone(), clock, hostname, alarms, pulse };
+        let outlet = |outward| Arc::new(Outlet::new(outward, office.clone(), stopping.clone()));
         Self {
             outlets: upstreams.into_iter().map(outlet).collect(),
             store,
@@ -321,6 +324,7 @@ mod tests {
             upstreams: vec![outward],
             ways,
             alarms: Alarms::new(clock),
+            pulse: Pulse::default(),
             stopping: CancellationToken::new(),
         })
     }

@@ -8,6 +8,7 @@ use crate::alarm::{Alarms, Kind};
 use crate::clock::{Clock, Timestamp};
 use crate::id::TrackingId;
 use crate::ledger::{Outcome, Standing};
+use crate::pulse::Pulse;
 use crate::store::{CommitError, Grip, Store};
 use crate::transport::breaker::State;
 use crate::transport::{Fault, Health, Quota, Room, Settings};
@@ -30,6 +31,16 @@ pub struct Outward {
     pub tls: TlsConnector,
 }
 
+/// What all upstreams have in common.
+#[derive(Clone)]
+pub(super) struct Office {
+    pub(super) store: Store,
+    pub(super) clock: Clock,
+    pub(super) hostname: String,
+    pub(super) alarms: Alarms,
+    pub(super) pulse: Pulse,
+}
+
 /// What the dispatcher and the workers of one upstream share.
 pub(super) struct Outlet {
     pub(super) store: Store,
@@ -42,6 +53,7 @@ pub(super) struct Outlet {
     pub(super) unknown_wait: Duration,
     pub(super) health: Arc<Health>,
     alarms: Alarms,
+    pulse: Pulse,
     /// The sends that were handed out and have no outcome yet. One whose worker broke stays here: it may have been
     /// sent, which only a restart takes for unknown.
     under_way: Mutex<HashMap<TrackingId, Grip>>,
@@ -54,26 +66,21 @@ pub(super) struct Outlet {
 }
 
 impl Outlet {
-    pub(super) fn new(
-        outward: Outward,
-        store: &Store,
-        clock: Clock,
-        hostname: &str,
-        alarms: &Alarms,
-        stopping: CancellationToken,
-    ) -> Self {
+    pub(super) fn new(outward: Outward, office: Office, stopping: CancellationToken) -> Self {
+        let Office { store, clock, hostname, alarms, pulse } = office;
         let Outward { settings, retry, unknown_wait, tls } = outward;
         Self {
             health: Arc::new(Health::new(&settings)),
-            store: store.clone(),
+            store,
             clock,
-            hostname: hostname.to_owned(),
+            hostname,
             settings,
             tls,
             work: Work::new(stopping),
             retry,
             unknown_wait,
-            alarms: alarms.clone(),
+            alarms,
+            pulse,
             under_way: Mutex::default(),
             probe: Mutex::default(),
             workers: TaskTracker::new(),
@@ -214,6 +221,7 @@ impl Outlet {
                 .increment(recipients);
             if settled.standing == Standing::Relayed {
                 self.count(recipients);
+                self.pulse.relayed(&self.settings.name, outcome.at, outcome.at.since(outcome.id.timestamp()));
             }
         }
         let outlet = self.clone();

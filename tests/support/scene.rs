@@ -102,7 +102,12 @@ impl Scene {
 
     /// With the usual retries, while time passes in leaps.
     pub async fn in_leaps(server: Server, upstream: &str) -> Self {
-        Self::before(Time::in_leaps(), server, "plain", upstream, |_| {}).await
+        Self::in_leaps_of("plain", server, upstream).await
+    }
+
+    /// The same, with a provider.
+    pub async fn in_leaps_of(provider: &str, server: Server, upstream: &str) -> Self {
+        Self::before(Time::in_leaps(), server, provider, upstream, |_| {}).await
     }
 
     async fn before(

@@ -1,0 +1,191 @@
+//! Whether the loop is whole and the figures are sound: silence of a provider, signatures that never fit, clocks that
+//! differ, mail that piles up or crawls, and rates that cost a sender its name.
+
+use crate::alarm::{Alarms, Kind};
+use crate::clock::{Clock, Timestamp};
+use crate::ledger::{Grouping, Tally};
+use crate::pulse::{Beat, Pulse};
+use crate::store::{ReadError, Store};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// From where on something is an alarm.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Thresholds {
+    /// How long mail may be relayed without any event of the provider's. Default 30 min; `None`: however long.
+    pub silence: Option<Duration>,
+    /// Mails that wait. Default 10,000.
+    pub queue: u64,
+    /// Time from our `250` to the upstream's for 95 of 100 mails. Default 5 s.
+    pub relay_time: Duration,
+    /// The time whose mail makes the rates. Default 24 h.
+    pub window: Duration,
+    /// Recipients below which a sender domain has no rates. Default 200.
+    pub least: u64,
+    /// Hard bounces. Default 0.05.
+    pub bounce_rate: f64,
+    /// Complaints. Default 0.001.
+    pub complaint_rate: f64,
+    /// Deliveries, from which on downwards. Default 0.95.
+    pub delivery_rate: f64,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self {
+            silence: Some(Duration::from_secs(30 * 60)),
+            queue: 10_000,
+            relay_time: Duration::from_secs(5),
+            window: Duration::from_secs(24 * 3600),
+            least: 200,
+            bounce_rate: 0.05,
+            complaint_rate: 0.001,
+            delivery_rate: 0.95,
+        }
+    }
+}
+
+/// What a monitor works with.
+pub struct Monitor {
+    /// Where the mail is.
+    pub store: Store,
+    /// The time.
+    pub clock: Clock,
+    /// Where trouble is reported.
+    pub alarms: Alarms,
+    /// What goes out and comes back.
+    pub pulse: Pulse,
+    /// The upstreams, and whether their providers report to us.
+    pub upstreams: Vec<(String, bool)>,
+    /// From where on something is an alarm.
+    pub thresholds: Thresholds,
+}
+
+impl Monitor {
+    /// Looks every minute until we stop.
+    pub async fn run(self, stopping: CancellationToken) {
+        let (mut domains, mut counted) = (BTreeSet::new(), None);
+        while stopping.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
+            let now = self.clock.now();
+            for (upstream, reports) in &self.upstreams {
+                self.look_at(upstream, *reports, now);
+            }
+            if counted.is_none_or(|counted| now.since(counted) >= COUNT_EVERY) {
+                counted = Some(now);
+                if let Err(error) = self.count(now, &mut domains).await {
+                    tracing::error!(%error, "the mail cannot be counted; it is tried again");
+                }
+            }
+        }
+    }
+
+    fn look_at(&self, upstream: &str, reports: bool, now: Timestamp) {
+        let beat = self.pulse.beat(upstream);
+        self.alarms.set(Kind::Silence, upstream, self.silence(&beat, now).filter(|_| reports));
+        self.alarms.set(Kind::Signature, upstream, signatures(&beat));
+        self.alarms.set(Kind::Clock, upstream, clocks(&beat, now));
+        let slow = beat.relay_time(now.before(RECENT)).filter(|time| *time > self.thresholds.relay_time);
+        let slow = slow.map(|time| {
+            format!(
+                "one mail of twenty waits {} s or longer for the upstream; `mailtrail queue shape` and `mailtrail breaker \
+                 status` tell why",
+                time.as_secs()
+            )
+        });
+        self.alarms.set(Kind::Slow, upstream, slow);
+    }
+
+    fn silence(&self, beat: &Beat, now: Timestamp) -> Option<String> {
+        let (mails, since) = beat.unanswered?;
+        let quiet = now.since(since);
+        (quiet >= self.thresholds.silence?).then(|| {
+            let cause = if beat.refused.is_some() {
+                "its reports come and their signatures do not fit"
+            } else {
+                "no webhook is registered at the provider, its address does not lead here, or the provider holds the mail back"
+            };
+            format!("{mails} mails were relayed since {since} and no event came; likely {cause}")
+        })
+    }
+
+    async fn count(&self, now: Timestamp, known: &mut BTreeSet<String>) -> Result<(), ReadError> {
+        let (store, since) = (self.store.clone(), now.before(self.thresholds.window));
+        let most = usize::try_from(self.thresholds.queue).unwrap_or(usize::MAX).saturating_add(1);
+        let counted = tokio::task::spawn_blocking(move || {
+            let (_, domains) = store.tally(since, now, Grouping::Domain)?;
+            Ok::<_, ReadError>((store.queued(most)?.len() as u64, domains))
+        });
+        // A count that broke off is made again.
+        let Ok(counted) = counted.await else { return Ok(()) };
+        let (queued, domains) = counted?;
+        let full = (queued > self.thresholds.queue).then(|| {
+            format!("more than {} mails wait; `mailtrail queue shape` tells for whom", self.thresholds.queue)
+        });
+        self.alarms.set(Kind::Backlog, "queue", full);
+        for gone in known.iter().filter(|domain| !domains.contains_key(*domain)) {
+            self.judge(gone, &Tally::default());
+        }
+        for (domain, tally) in &domains {
+            self.judge(domain, tally);
+        }
+        *known = domains.into_keys().collect();
+        Ok(())
+    }
+
+    /// The rates of a sender domain.
+    fn judge(&self, domain: &str, tally: &Tally) {
+        let limits = &self.thresholds;
+        let enough = |whole: u64| whole >= limits.least;
+        let ended = tally.delivered + tally.bounced + tally.failed;
+        let over = |rate: Option<f64>, limit: f64| rate.filter(|rate| *rate > limit);
+        let bounces = over(tally.bounce_rate(), limits.bounce_rate).filter(|_| enough(tally.sent()));
+        let complaints =
+            over(tally.complaint_rate(), limits.complaint_rate).filter(|_| enough(tally.delivered));
+        let deliveries = tally.delivery_rate().filter(|rate| *rate < limits.delivery_rate && enough(ended));
+        let text = |what: &str, rate: f64, limit: f64, advice: &str| {
+            format!("{what} are {:.2} %, the limit is {:.2} %; {advice}", rate * 100.0, limit * 100.0)
+        };
+        let bounces = bounces.map(|rate| text("hard bounces", rate, limits.bounce_rate, CLEAN));
+        let complaints = complaints.map(|rate| text("spam complaints", rate, limits.complaint_rate, CONSENT));
+        let deliveries = deliveries.map(|rate| text("deliveries", rate, limits.delivery_rate, FAILED));
+        self.alarms.set(Kind::Bounces, domain, bounces);
+        self.alarms.set(Kind::Complaints, domain, complaints);
+        self.alarms.set(Kind::Deliveries, domain, deliveries);
+    }
+}
+
+fn signatures(beat: &Beat) -> Option<String> {
+    let (count, since) = beat.refused.filter(|(count, _)| *count >= REFUSED)?;
+    Some(format!(
+        "the last {count} reports, all since {since}, were refused for their signature; likely the key changed at the \
+         provider: compare webhook_signing_key, or its token"
+    ))
+}
+
+fn clocks(beat: &Beat, now: Timestamp) -> Option<String> {
+    let lag = beat.clock_lag(now.before(RECENT)).filter(|lag| lag.unsigned_abs() > SKEW)?;
+    let seconds = lag.unsigned_abs() / 1000;
+    Some(if lag > 0 {
+        format!(
+            "reports come {seconds} s after they were signed: this machine's clock is ahead, or they are held up on the way"
+        )
+    } else {
+        format!("reports are signed {seconds} s ahead of this machine's clock: set it, by NTP at best")
+    })
+}
+
+const EVERY: Duration = Duration::from_secs(60);
+/// Time from one count of all mail of the window to the next.
+const COUNT_EVERY: Duration = Duration::from_secs(600);
+/// What counts as now for times and clocks.
+const RECENT: Duration = Duration::from_secs(900);
+/// Refusals in a row from which on they are no accident.
+const REFUSED: u64 = 5;
+/// Milliseconds by which clocks may differ.
+const SKEW: u64 = 60_000;
+const CLEAN: &str =
+    "providers cut off who goes on; `mailtrail log --status bounced` shows the addresses to take out";
+const CONSENT: &str =
+    "`mailtrail log --status complained` shows whom and `mailtrail stats --by tag` what it was";
+const FAILED: &str = "`mailtrail log --status bounced` and `--status failed` show why";
