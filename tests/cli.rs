@@ -211,3 +211,54 @@ fn a_hash_fits_its_password() {
     let hash = PasswordHash::new(text(&output.stdout).trim()).unwrap();
     assert!(argon2::Argon2::default().verify_password(b"correct horse", &hash).is_ok());
 }
+
+#[test]
+fn figures_are_the_same_with_the_daemon_running_and_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    write_config(folder.path());
+    let (daemon, port) = serve(folder.path());
+    for recipient in ["ada", "click", "bot-open", "bounce", "complain", "suppressed"] {
+        submit(port, &format!("{recipient}@example.net"));
+    }
+    let config = ["--config", "mailtrail.toml", "--json"];
+    let ask = |question: &[&str], wanted: &str| {
+        eventually(folder.path(), &[&config[..], question].concat(), wanted)
+    };
+    for (recipient, last) in [
+        ("ada", "delivered"),
+        ("click", "clicked"),
+        ("bot-open", "opened"),
+        ("bounce", "bounced"),
+        ("complain", "complained"),
+        ("suppressed", "suppressed"),
+    ] {
+        ask(&["log", "--status", last, "--to", recipient], &format!("{recipient}@example.net"));
+    }
+    let figures = ask(&["stats"], "total");
+    let lines: Vec<serde_json::Value> =
+        figures.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let [day, total] = &lines[..] else { panic!("{lines:?}") };
+    assert_eq!((&day["by"], &total["by"]), (&"day".into(), &"total".into()));
+    for (figure, count) in [
+        ("recipients", 6),
+        ("delivered", 4),
+        ("bounced", 1),
+        ("suppressed", 1),
+        ("opened", 1),
+        ("clicked", 1),
+        ("complained", 1),
+        ("by_machine", 1),
+    ] {
+        assert_eq!(total[figure], count, "{figure}");
+        assert_eq!(day[figure], count, "{figure}");
+    }
+    assert_eq!((&total["delivery_rate"], &total["open_rate"]), (&0.8.into(), &0.25.into()));
+    let upstreams = ask(&["stats", "--by", "upstream"], "\"group\":\"mailgun\"");
+    let domains = ask(&["stats", "--by", "domain"], "\"group\":\"example.com\"");
+    daemon.terminate();
+    assert_eq!(ask(&["stats", "--by", "upstream"], ""), upstreams);
+    assert_eq!(ask(&["stats", "--by", "domain"], ""), domains);
+    let never = [&config[..], &["stats", "--until", "2 days ago"]].concat();
+    let none = mailtrail(folder.path(), &never);
+    assert_eq!(none.status.code(), Some(1), "{}", text(&none.stderr));
+}

@@ -9,7 +9,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::id::TrackingId;
 use crate::ledger::{Outcome, Standing};
 use crate::pulse::Pulse;
-use crate::store::{CommitError, Grip, Store};
+use crate::store::{CommitError, Grip, Job, ReadError, Store};
 use crate::transport::breaker::State;
 use crate::transport::{Fault, Health, Quota, Room, Settings};
 use std::collections::HashMap;
@@ -282,14 +282,13 @@ impl Outlet {
 
     /// A message for at most so many recipients, unless it is over or cannot be read.
     pub(super) async fn prepare(self: &Arc<Self>, id: TrackingId, most: usize) -> Option<Box<Attempt>> {
-        let store = self.store.clone();
-        let job = match tokio::task::spawn_blocking(move || store.job(id)).await {
-            Ok(Ok(Some(job))) => job,
-            Ok(Ok(None)) | Err(_) => {
+        let job = match self.job(id).await {
+            Ok(Some(job)) => job,
+            Ok(None) => {
                 self.finished_later(id);
                 return None;
             }
-            Ok(Err(error)) => {
+            Err(error) => {
                 tracing::error!(%id, %error, "a queued message cannot be read; it is tried again later");
                 self.postpone(id);
                 return None;
@@ -303,6 +302,16 @@ impl Outlet {
                 None
             }
         }
+    }
+
+    /// What an attempt needs; `None` also where it cannot be had now. What was taken a moment ago is in memory, so nobody
+    /// waits for the disk and no thread has to be woken up for it.
+    async fn job(&self, id: TrackingId) -> Result<Option<Job>, ReadError> {
+        if self.clock.now().since(id.timestamp()) < FRESH {
+            return self.store.job(id);
+        }
+        let store = self.store.clone();
+        tokio::task::spawn_blocking(move || store.job(id)).await.unwrap_or(Ok(None))
     }
 
     /// The message was not tried. It is charged an attempt only while the breaker was closed: a probe's message waits
@@ -423,3 +432,5 @@ impl Outlet {
 
 /// Messages in the workers' hands for each connection: the one on its way and the one that rides behind it.
 const PER_CONNECTION: usize = 3;
+/// How long what was taken is surely in memory.
+const FRESH: Duration = Duration::from_secs(5);

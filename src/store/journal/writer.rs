@@ -175,7 +175,7 @@ fn write_all(file: &mut impl Write, parts: &mut [IoSlice<'_>]) -> io::Result<()>
 /// Bytes after which a new segment starts.
 const SEGMENT_SIZE: u64 = 64 << 20;
 /// Bytes of a batch for which laying out ahead pays.
-const SMALL_BATCH: u64 = 64 << 10;
+const SMALL_BATCH: u64 = 12 << 10;
 /// What is laid out at a time.
 static ZEROS: [u8; 512 << 10] = [0; 512 << 10];
 /// IOV_MAX of Linux.
