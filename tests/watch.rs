@@ -1,5 +1,7 @@
 //! What watches over the mail: the auditor and the heartbeat.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 #[path = "support/scene.rs"]
 mod scene;
 #[path = "support/scripted.rs"]

@@ -1,15 +1,17 @@
 //! The journal read as a log: every fact in the order it was written.
 
 use super::journal::{self, Frame, Place, Segment};
+use super::outbox::Parcel;
 use super::record::Record;
 use super::{ReadError, Store};
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
 use crate::ledger::{Accepted, Fact, Notice, Outcome};
+use std::io;
 
 /// Where a reader of the log stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cursor(Place);
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cursor(pub(super) Place);
 
 impl std::fmt::Display for Cursor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -74,31 +76,47 @@ impl Store {
     }
 
     fn read_on(&self, from: Place) -> Result<(Vec<Entry>, Place), ReadError> {
+        let (parcels, end) = self.parcels(from, usize::MAX)?;
+        Ok((parcels.into_iter().flat_map(|parcel| parcel.entries).collect(), end))
+    }
+
+    /// What the first `limit` records of a segment behind `from` say, and the place behind them.
+    pub(super) fn parcels(&self, from: Place, limit: usize) -> Result<(Vec<Parcel>, Place), ReadError> {
         let applied = self.projection().position()?.unwrap_or_default();
-        let limit = if applied.segment > from.segment { None } else { Some(applied.offset) };
-        let mut entries = Vec::new();
+        let until = if applied.segment > from.segment { None } else { Some(applied.offset) };
         if from.segment > applied.segment || from.segment == 0 {
-            return Ok((entries, from));
+            return Ok((Vec::new(), from));
         }
-        let segment = Segment::open(&self.0.journal, from.segment, limit)?;
-        let mut frames = Vec::new();
+        let segment = Segment::open(&self.0.journal, from.segment, until)?;
+        let (mut frames, mut next) = (Vec::new(), None);
         let keep = |frame: Frame| {
+            if frames.len() == limit {
+                next = Some(frame.place);
+                return Err(io::Error::other("enough"));
+            }
             frames.push(frame);
             Ok(())
         };
-        let end = segment.scan(from.offset, false, keep, |_| {})?;
+        let scanned = segment.scan(from.offset, false, keep, |_| {});
+        let end = match next {
+            Some(next) => next,
+            None => Place { segment: from.segment, offset: scanned?.max(from.offset) },
+        };
+        let mut parcels = Vec::new();
         for frame in frames {
             if let Ok(record) = Record::decode(frame.kind, frame.version, &frame.head) {
+                let mut entries = Vec::new();
                 self.entries(record, &mut entries)?;
+                parcels.push(Parcel { cursor: Cursor(frame.place), entries });
             }
         }
-        Ok((entries, Place { segment: from.segment, offset: end.max(from.offset) }))
+        Ok((parcels, end))
     }
 
     fn entries(&self, record: Record, entries: &mut Vec<Entry>) -> Result<(), ReadError> {
         match record {
             Record::Accepted(accepted) => entries.push(of_acceptance(&accepted)),
-            Record::Begun(_) => {}
+            Record::Begun(_) | Record::Handed(_) => {}
             Record::Repeated(repeated) => entries.push(Entry {
                 id: Some(repeated.id),
                 written: repeated.at,

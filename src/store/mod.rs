@@ -12,6 +12,7 @@ mod lock;
 mod log;
 mod message;
 mod open;
+mod outbox;
 #[cfg(test)]
 mod power_cut;
 mod record;
@@ -28,6 +29,7 @@ pub use hands::Grip;
 pub use log::{Cursor, Entry, NotACursor};
 pub use message::{Message, Spill};
 pub use open::{OpenError, OpenReport};
+pub use outbox::{Handed, Parcel, Refused};
 pub use replay::Progress;
 pub use retention::Retention;
 pub use stored::{Large, Stored};

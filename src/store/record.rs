@@ -10,6 +10,7 @@ use crate::ledger::{
 };
 use crate::mail::{BodyType, Dsn, DsnRecipient, Lane, Mailbox, MessageId, Notify, Record as OdooRecord, Ret};
 use crate::store::journal::Place;
+use crate::store::{Cursor, Handed};
 use serde::{Deserialize, Serialize};
 
 /// One record of the journal.
@@ -29,6 +30,8 @@ pub enum Record {
     Action(Action),
     /// An operator opened or closed a breaker.
     Switch(Switch),
+    /// A sink took what the journal has for it.
+    Handed(Handed),
 }
 
 /// A record in the journal.
@@ -61,6 +64,7 @@ impl Record {
             Self::Repeated(_) => 5,
             Self::Action(_) => 6,
             Self::Switch(_) => 7,
+            Self::Handed(_) => 12,
         }
     }
 
@@ -69,7 +73,12 @@ impl Record {
         match self {
             Self::Accepted(_) => 3,
             Self::Notice(_) => 2,
-            Self::Begun(_) | Self::Outcome(_) | Self::Repeated(_) | Self::Action(_) | Self::Switch(_) => 1,
+            Self::Begun(_)
+            | Self::Outcome(_)
+            | Self::Repeated(_)
+            | Self::Action(_)
+            | Self::Switch(_)
+            | Self::Handed(_) => 1,
         }
     }
 
@@ -78,7 +87,7 @@ impl Record {
         match self {
             Self::Accepted(_) | Self::Action(_) => true,
             Self::Outcome(outcome) => outcome.due.is_some(),
-            Self::Begun(_) | Self::Notice(_) | Self::Repeated(_) | Self::Switch(_) => false,
+            Self::Begun(_) | Self::Notice(_) | Self::Repeated(_) | Self::Switch(_) | Self::Handed(_) => false,
         }
     }
 
@@ -92,6 +101,7 @@ impl Record {
             Self::Repeated(repeated) => postcard::to_stdvec(&RepeatedV1::from(repeated)),
             Self::Action(action) => postcard::to_stdvec(&ActionV1::from(action)),
             Self::Switch(switch) => postcard::to_stdvec(&SwitchV1::from(switch)),
+            Self::Handed(handed) => postcard::to_stdvec(&HandedV1::from(handed)),
         };
         encoded.expect("plain data in memory always encodes")
     }
@@ -109,6 +119,7 @@ impl Record {
             (4, 2) => read::<NoticeV2>(head).map(|v| Self::Notice(Box::new(v.restore()))),
             (5, 1) => read::<RepeatedV1>(head).map(|v| Self::Repeated(v.restore())),
             (6, 1) => read::<ActionV1>(head).map(|v| Self::Action(v.restore())),
+            (12, 1) => read::<HandedV1>(head).map(|v| Self::Handed(v.restore())),
             (7, 1) => read::<SwitchV1>(head).map(|v| Self::Switch(v.restore())),
             _ => None,
         }
@@ -514,6 +525,38 @@ impl SwitchV1 {
     fn restore(self) -> Switch {
         let Self { upstream, at, open, operator, reason } = self;
         Switch { upstream, at: Timestamp::from_millis(at), open, operator, reason }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct HandedV1 {
+    sink: String,
+    at: u64,
+    until: Place,
+    refused: Vec<(Place, u16, String)>,
+}
+
+impl From<&Handed> for HandedV1 {
+    fn from(handed: &Handed) -> Self {
+        let refused = handed.refused.iter();
+        Self {
+            sink: handed.sink.clone(),
+            at: handed.at.millis(),
+            until: handed.until.0,
+            refused: refused.map(|(Cursor(place), part, why)| (*place, *part, why.clone())).collect(),
+        }
+    }
+}
+
+impl HandedV1 {
+    fn restore(self) -> Handed {
+        let refused = self.refused.into_iter();
+        Handed {
+            sink: self.sink,
+            at: Timestamp::from_millis(self.at),
+            until: Cursor(self.until),
+            refused: refused.map(|(place, part, why)| (Cursor(place), part, why)).collect(),
+        }
     }
 }
 

@@ -183,6 +183,9 @@ impl Step<'_> {
             Record::Outcome(_) | Record::Repeated(_) | Record::Action(_) => Keep::All,
             // Few and small, and a rebuild needs the last of each upstream.
             Record::Switch(_) => Keep::All,
+            Record::Handed(handed) if self.projection.is_last(&handed)? => Keep::All,
+            Record::Handed(handed) if handed.at >= horizon => Keep::All,
+            Record::Handed(_) => Keep::Nothing,
             Record::Notice(notice) if notice.at >= self.retention.events_horizon(self.now) => Keep::All,
             Record::Notice(notice) if notice.at >= horizon => Keep::Head,
             Record::Notice(notice) if self.projection.find(&notice.event)?.is_some() => Keep::Head,

@@ -12,6 +12,7 @@ use crate::ledger::{
     State, Switch, Verb, Via,
 };
 use crate::mail::{Mailbox, MessageId};
+use crate::store::Handed;
 use crate::store::journal::Place;
 use crate::store::record::{EventV1, Record, SendV3, via};
 use std::time::Duration;
@@ -30,6 +31,10 @@ pub fn apply(rows: &mut Overlay<'_>, record: &Record, place: Place, body: u32) -
         Record::Action(record) => action(rows, record, place),
         Record::Switch(record) => {
             switch(rows, record);
+            Ok(())
+        }
+        Record::Handed(record) => {
+            handed(rows, record);
             Ok(())
         }
         Record::Outcome(record) => outcome(rows, record, place),
@@ -187,6 +192,13 @@ fn switch(rows: &mut Overlay<'_>, switch: &Switch) {
         rows.put(key, switch.reason.clone().into_bytes());
     } else {
         rows.delete(key);
+    }
+}
+
+fn handed(rows: &mut Overlay<'_>, handed: &Handed) {
+    rows.put(keys::sink(&handed.sink), encode(&(handed.until.0, handed.at.millis())));
+    for (cursor, part, why) in &handed.refused {
+        rows.put(keys::refused(&handed.sink, *cursor, *part), encode(&(handed.at.millis(), why)));
     }
 }
 

@@ -16,6 +16,8 @@
 //! | `n` id place(2) occasion(1) | – a report on a recipient that is to be made |
 //! | `b` upstream | why an operator keeps its breaker open |
 //! | `c` hash(8) of the upstream, day(2) | recipients that it took on that day (UTC) |
+//! | `z` sink | up to where in the journal it has everything, and since when |
+//! | `a` hash(8) of the sink, journal place(12) part(2) | when and why it refused that |
 //! | `g` segment(4) | bytes of finished messages in that segment of the journal |
 //! | `k` name | the journal's position, the schema's version |
 
@@ -24,6 +26,7 @@ use crate::clock::Timestamp;
 use crate::id::TrackingId;
 use crate::ledger::{About, Occasion};
 use crate::mail::Lane;
+use crate::store::Cursor;
 use crate::store::journal::Place;
 use crate::store::record::occasion;
 use sha2::{Digest, Sha256};
@@ -149,6 +152,29 @@ pub fn forced_open(upstream: &str) -> Vec<u8> {
 
 pub fn taken(upstream: &str, day: u16) -> Vec<u8> {
     join(b'c', &[&hash(&[upstream])[..8], &day.to_be_bytes()])
+}
+
+pub fn sink(name: &str) -> Vec<u8> {
+    join(b'z', &[name.as_bytes()])
+}
+
+pub fn refused(sink: &str, cursor: Cursor, part: u16) -> Vec<u8> {
+    let mut key = refused_by(sink);
+    key.extend_from_slice(&place_bytes(cursor.0));
+    key.extend_from_slice(&part.to_be_bytes());
+    key
+}
+
+/// All that a sink refused.
+pub fn refused_by(sink: &str) -> Vec<u8> {
+    join(b'a', &[&hash(&[sink])[..8]])
+}
+
+/// The record and its part in a key made by [`refused`].
+pub fn read_refused(key: &[u8]) -> Option<(Cursor, u16)> {
+    let segment = u32::from_be_bytes(key.get(9..13)?.try_into().ok()?);
+    let offset = u64::from_be_bytes(key.get(13..21)?.try_into().ok()?);
+    Some((Cursor(Place { segment, offset }), u16::from_be_bytes(key.get(21..23)?.try_into().ok()?)))
 }
 
 pub fn garbage(segment: u32) -> Vec<u8> {

@@ -9,6 +9,7 @@ mod apply;
 mod audit;
 mod forget;
 mod keys;
+mod outbox;
 mod overlay;
 mod projection;
 mod read;

@@ -1,0 +1,102 @@
+//! What sinks are handed: the journal itself, read from where each of them stands. Nothing is kept twice, nothing is lost
+//! that the journal still has, and the order is the order in which it was written.
+
+use super::commit::Wish;
+use super::journal::{Place, segments};
+use super::record::Record;
+use super::{CommitError, Cursor, Entry, ReadError, Store};
+use crate::clock::Timestamp;
+use bytes::Bytes;
+
+/// How far a sink got.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handed {
+    /// Which sink.
+    pub sink: String,
+    /// When.
+    pub at: Timestamp,
+    /// It has, or refused, everything in front of this.
+    pub until: Cursor,
+    /// What it refused for good since it was noted last: the record, which of its entries, and why.
+    pub refused: Vec<(Cursor, u16, String)>,
+}
+
+/// Something that a sink refused for good.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// When.
+    pub at: Timestamp,
+    /// Why.
+    pub why: String,
+    /// What it was, as far as the journal still has it.
+    pub entry: Option<Entry>,
+}
+
+/// What one record says.
+#[derive(Clone, Debug)]
+pub struct Parcel {
+    /// The record.
+    pub cursor: Cursor,
+    /// What it says; several where an attempt came to several ends.
+    pub entries: Vec<Entry>,
+}
+
+impl Store {
+    /// What at most `limit` records from `from` on say, in the order in which they were written, and where to go on.
+    pub fn outbox(&self, from: Cursor, limit: usize) -> Result<(Vec<Parcel>, Cursor), ReadError> {
+        let mut from = from.0;
+        loop {
+            let applied = self.projection().position()?.unwrap_or_default();
+            let (parcels, end) = match self.parcels(from, limit) {
+                // It was past retention.
+                Err(ReadError::Journal(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+                    (Vec::new(), from)
+                }
+                read => read?,
+            };
+            let next = self.segment_after(from)?;
+            if parcels.is_empty() && end == from && next.is_some_and(|next| next <= applied) {
+                from = next.unwrap_or(from);
+                continue;
+            }
+            return Ok((parcels, Cursor(end)));
+        }
+    }
+
+    fn segment_after(&self, place: Place) -> Result<Option<Place>, ReadError> {
+        let later = segments(&self.0.journal)?.into_iter().find(|number| *number > place.segment);
+        Ok(later.map(|segment| Place { segment, offset: 0 }))
+    }
+
+    /// Where the journal was at that time, or a little before.
+    pub fn cursor_at(&self, time: Timestamp) -> Result<Cursor, ReadError> {
+        let before = self.log_segments()?.into_iter().rev().find(|(_, made)| *made <= time);
+        let first = || Ok::<_, ReadError>(self.segment_after(Place::default())?.unwrap_or_default());
+        Ok(Cursor(match before {
+            Some((segment, _)) => Place { segment, offset: 0 },
+            None => first()?,
+        }))
+    }
+
+    /// Notes how far a sink got.
+    pub async fn hand_over(&self, handed: Handed) -> Result<(), CommitError> {
+        let wish = Wish { urgent: false, applied: true };
+        self.committer()?.commit(Record::Handed(handed), Bytes::new(), wish).await
+    }
+
+    /// How far a sink got, and when that was noted; `None` for one that is new.
+    pub fn handed(&self, sink: &str) -> Result<Option<(Cursor, Timestamp)>, ReadError> {
+        Ok(self.projection().handed(sink)?)
+    }
+
+    /// What a sink refused for good, the oldest first.
+    pub fn refused(&self, sink: &str, limit: usize) -> Result<Vec<Refused>, ReadError> {
+        let refused = self.projection().refused(sink, limit)?.into_iter();
+        let refused = refused.map(|(cursor, part, at, why)| {
+            let parcel = self.outbox(cursor, 1)?.0.into_iter().find(|parcel| parcel.cursor == cursor);
+            let entry = parcel.and_then(|parcel| parcel.entries.into_iter().nth(usize::from(part)));
+            Ok(Refused { at, why, entry })
+        });
+        refused.collect()
+    }
+}
