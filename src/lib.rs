@@ -23,6 +23,7 @@
 //! | words | `event` | values |
 //! | rules | `ledger`, `provider`, `routing`, `smtp` | no socket, file, runtime or database |
 //! | resources | `alarm`, `logging`, `pulse`, `store`, `tls`, `transport` | IO, no policy about mail |
+//! | views | `line` | resources |
 //! | tasks | `admin`, `audit`, `heartbeat`, `monitor`, `queue`, `report`, `submission`, `webhook` | rules and resources, never each other |
 //! | composition | `config`, `sandbox` | everything below |
 //! | relay | `daemon` | everything below |
@@ -48,6 +49,7 @@ pub mod event;
 pub mod heartbeat;
 pub mod id;
 pub mod ledger;
+pub mod line;
 pub mod logging;
 pub mod mail;
 pub mod monitor;

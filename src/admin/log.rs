@@ -1,6 +1,6 @@
-use super::view::LogLine;
 use crate::clock::Timestamp;
 use crate::ledger::{State, Trail};
+use crate::line::LogLine;
 use crate::store::{Cursor, Entry, ReadError, Store};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;

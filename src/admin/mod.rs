@@ -8,11 +8,11 @@ mod stats;
 mod trace;
 mod view;
 
+pub use crate::line::{FactView, LogLine};
 pub use log::{LogAnswer, LogFilter, log};
 pub use router::{Panel, metrics_router, service};
 pub use stats::{StatsLine, StatsQuestion, stats};
 pub use trace::{Found, find, queue};
 pub use view::{
-    Act, AlarmView, BreakerOrder, BreakerView, FactView, LogLine, MarkView, Order, QueueLine, RecipientView,
-    Shape, TrailView,
+    Act, AlarmView, BreakerOrder, BreakerView, MarkView, Order, QueueLine, RecipientView, Shape, TrailView,
 };

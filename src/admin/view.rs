@@ -1,9 +1,9 @@
 //! The answers' own types. Fields are only ever added.
 
 use crate::clock::Timestamp;
-use crate::ledger::{Fact, MarkKind, Recipient, Standing, State, Trail, Waits, What};
+use crate::ledger::{MarkKind, Recipient, Standing, State, Trail, Waits, What};
+use crate::line::FactView;
 use crate::mail::{Notify, Ret};
-use crate::store::Entry;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -80,39 +80,6 @@ pub struct MarkView {
     pub count: u32,
 }
 
-/// One line of a timeline.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct FactView {
-    /// When, RFC 3339.
-    pub at: String,
-    /// What, in the event vocabulary.
-    pub event: String,
-    /// How we know: `client`, `smtp`, `webhook`, `mailtrail` or `operator`.
-    pub source: String,
-    /// The upstream it has to do with.
-    pub upstream: Option<String>,
-    /// Whom it concerns; empty: all recipients.
-    pub recipients: Vec<String>,
-    /// The provider's name for it, or the SMTP step.
-    pub name: Option<String>,
-    /// The code that came with it.
-    pub code: Option<u16>,
-    /// The enhanced status that came with it.
-    pub enhanced: Option<String>,
-    /// The words that came with it.
-    pub text: Option<String>,
-    /// The host it is about.
-    pub host: Option<String>,
-    /// The link that was clicked.
-    pub url: Option<String>,
-    /// How an event found its send: `tracking-id` or `message-id`.
-    pub joined_by: Option<String>,
-    /// Whether software did it, not a person.
-    pub by_machine: bool,
-    /// When the next attempt is due because of it, RFC 3339.
-    pub next_attempt: Option<String>,
-}
-
 /// One waiting send.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct QueueLine {
@@ -136,24 +103,6 @@ pub struct QueueLine {
     pub to: Vec<String>,
     /// Why they wait.
     pub reason: Option<String>,
-}
-
-/// One line of the log.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LogLine {
-    /// The tracking id; absent for an event that found no send.
-    pub id: Option<String>,
-    /// The client's label.
-    pub client: Option<String>,
-    /// The envelope's sender.
-    pub from: Option<String>,
-    /// The subject.
-    pub subject: Option<String>,
-    /// The mail's tags.
-    pub tags: Vec<String>,
-    /// What happened.
-    #[serde(flatten)]
-    pub fact: FactView,
 }
 
 /// One upstream's breaker.
@@ -281,7 +230,7 @@ impl From<&Trail> for TrailView {
                 .collect(),
             next_action,
             next_at,
-            timeline: trail.facts.iter().map(|fact| fact_view(fact, Some(trail))).collect(),
+            timeline: trail.facts.iter().map(|fact| FactView::new(fact, Some(trail))).collect(),
         }
     }
 }
@@ -304,29 +253,6 @@ impl From<&Trail> for QueueLine {
         }
     }
 }
-
-impl LogLine {
-    /// A line with what is known about its send.
-    pub fn new(entry: &Entry, trail: Option<&Trail>) -> Self {
-        let send = trail.map(|trail| &trail.send);
-        let mut fact = fact_view(&entry.fact, trail);
-        let all = trail.map_or(&[][..], |trail| &trail.recipients);
-        if fact.recipients.is_empty() && all.len() <= NAMED {
-            fact.recipients = all.iter().map(|recipient| recipient.address.to_string()).collect();
-        }
-        Self {
-            id: entry.id.map(|id| id.to_string()),
-            client: send.map(|send| send.client.clone()),
-            from: send.map(|send| send.sender.as_ref().map(ToString::to_string).unwrap_or_default()),
-            subject: send.map(|send| send.subject.clone()),
-            tags: send.map(|send| send.tags.clone()).unwrap_or_default(),
-            fact,
-        }
-    }
-}
-
-/// Recipients that a log line about all of them names.
-const NAMED: usize = 10;
 
 fn next(trail: &Trail) -> (Option<String>, Option<String>) {
     let waiting = || trail.recipients.iter().filter(|recipient| recipient.is_open());
@@ -391,26 +317,4 @@ fn notify(notify: Notify) -> String {
 fn own_deferrals(trail: &Trail, place: u16) -> Vec<Timestamp> {
     let deferred = trail.facts.iter().filter(|fact| fact.what == What::Attempted(Standing::Queued));
     deferred.filter(|fact| fact.recipients.contains(&place)).map(|fact| fact.at).collect()
-}
-
-fn fact_view(fact: &Fact, trail: Option<&Trail>) -> FactView {
-    let words = &fact.words;
-    let known = trail.map_or(&[][..], |trail| &trail.recipients);
-    let named = |place: &u16| known.get(usize::from(*place)).map(|recipient| recipient.address.to_string());
-    FactView {
-        at: fact.at.to_string(),
-        event: fact.what.word().to_owned(),
-        source: fact.source.word().to_owned(),
-        upstream: fact.upstream.clone(),
-        recipients: fact.recipients.iter().filter_map(named).collect(),
-        name: (!words.name.is_empty()).then(|| words.name.clone()),
-        code: words.code,
-        enhanced: words.enhanced.clone(),
-        text: words.plain_text().filter(|text| !text.is_empty()).map(str::to_owned),
-        host: words.host.clone(),
-        url: words.url.clone(),
-        joined_by: fact.rung.map(|rung| rung.word().to_owned()),
-        by_machine: fact.by_machine,
-        next_attempt: fact.due.map(|due| due.to_string()),
-    }
 }

@@ -164,8 +164,11 @@ impl Queue {
         }
         self.hand_out(now, &mut rooms, &mut wake)?;
         if !fresh && rooms.iter().any(|room| matches!(room, Room::For(_))) {
+            let before = self.known.clone();
             self.look(now)?;
-            self.hand_out(now, &mut rooms, &mut wake)?;
+            if self.known.iter().any(|queue| !before.contains(queue)) {
+                self.hand_out(now, &mut rooms, &mut wake)?;
+            }
         }
         if now.since(self.shown) >= BETWEEN_SHOWS {
             self.outlets.iter().for_each(|outlet| outlet.show());
