@@ -57,6 +57,8 @@ pub enum Kind {
     Complaints,
     /// Too few deliveries.
     Deliveries,
+    /// A sink takes nothing.
+    Sink,
 }
 
 impl Kind {
@@ -78,6 +80,7 @@ impl Kind {
             Self::Bounces => "bounces",
             Self::Complaints => "complaints",
             Self::Deliveries => "deliveries",
+            Self::Sink => "sink",
         }
     }
 }

@@ -24,7 +24,7 @@
 //! | rules | `ledger`, `provider`, `routing`, `smtp` | no socket, file, runtime or database |
 //! | resources | `alarm`, `logging`, `pulse`, `store`, `tls`, `transport` | IO, no policy about mail |
 //! | views | `line` | resources |
-//! | tasks | `admin`, `audit`, `heartbeat`, `monitor`, `queue`, `report`, `submission`, `webhook` | rules and resources, never each other |
+//! | tasks | `admin`, `audit`, `heartbeat`, `monitor`, `queue`, `report`, `sink`, `submission`, `webhook` | rules and resources, never each other |
 //! | composition | `config`, `sandbox` | everything below |
 //! | relay | `daemon` | everything below |
 //! | command | `cli` | everything below |
@@ -61,6 +61,7 @@ pub mod report;
 pub mod routing;
 pub mod sandbox;
 pub mod secret;
+pub mod sink;
 pub mod smtp;
 pub mod store;
 pub mod submission;

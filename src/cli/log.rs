@@ -3,8 +3,7 @@ use super::paint::Paint;
 use super::{Context, Trouble, say, say_json, times, trace};
 use crate::admin::{LogFilter, LogLine};
 use crate::clock::Clock;
-use crate::event::Kind;
-use crate::ledger::{State, Verb, What};
+use crate::ledger::{State, What};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -95,11 +94,8 @@ fn filter(arguments: &Arguments) -> Result<LogFilter, Trouble> {
 }
 
 fn check_word(status: &str) -> Result<(), Trouble> {
-    let events = Kind::ALL.iter().map(|kind| kind.word());
     let states = State::ALL.iter().map(|state| state.word());
-    let orders = Verb::ALL.iter().map(|verb| verb.done());
-    let switches = [true, false].map(|open| What::Switched { open }.word());
-    let words: BTreeSet<_> = events.chain(states).chain(orders).chain(switches).collect();
+    let words: BTreeSet<_> = What::words().into_iter().chain(states).collect();
     if words.contains(status.to_lowercase().as_str()) {
         return Ok(());
     }

@@ -43,6 +43,7 @@ impl Config {
             reports,
             duplicates,
             heartbeat,
+            sinks,
             thresholds,
             warnings: _,
         } = self;
@@ -63,6 +64,7 @@ impl Config {
             ("reports", *reports != other.reports),
             ("duplicates", *duplicates != other.duplicates),
             ("heartbeat", *heartbeat != other.heartbeat),
+            ("sink", *sinks != other.sinks),
             ("alarms", *thresholds != other.thresholds),
         ];
         sections.into_iter().filter_map(|(section, differs)| differs.then_some(section)).collect()
@@ -107,6 +109,7 @@ mod tests {
             ("reports", "\"sender\"", "\"nobody\""),
             ("duplicates", "\"off\"", "\"15min\""),
             ("heartbeat", "canary@", "other@"),
+            ("sink", "events.jsonl", "other.jsonl"),
             ("alarms", "silence = \"30min\"", "silence = \"off\""),
         ] {
             assert_eq!(read(&[(old, new)]).changes(&before), [section], "{new}");
@@ -168,6 +171,9 @@ window = "off"
 [heartbeat]
 to = "canary@example.net"
 from = "relay@example.com"
+[[sink]]
+kind = "file"
+path = "events.jsonl"
 [alarms]
 silence = "30min"
 "#;

@@ -4,7 +4,7 @@ use super::fault::{Faults, Place};
 use super::reader::{Reading, Section};
 use super::settings::{Config, Upstream};
 use super::upstream::Ourselves;
-use super::{listener, routing, sections, upstream, user};
+use super::{listener, routing, sections, sink, upstream, user};
 use crate::submission::{Listener, User};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -74,6 +74,8 @@ fn assemble(mut root: Section<'_>) -> Config {
     let names: Vec<_> = upstreams.iter().map(|upstream: &Upstream| &*upstream.transport.name).collect();
     let logins: Vec<_> = users.iter().map(|user: &User| &*user.account.name).collect();
     let routing = routing::read(&mut root, &names, &logins, &mut claims);
+    let sinks = root.tables("sink").unwrap_or_default();
+    let sinks = sinks.into_iter().filter_map(|section| sink::read(section, &mut claims)).collect();
     sections::not_acted_on(&mut root);
     let (limits, policy) = sections::limits(&mut root);
     let config = Config {
@@ -89,6 +91,7 @@ fn assemble(mut root: Section<'_>) -> Config {
         duplicates: sections::duplicates(&mut root),
         heartbeat: sections::heartbeat(&mut root),
         thresholds: sections::thresholds(&mut root),
+        sinks,
         hostname,
         data_dir,
         listeners,

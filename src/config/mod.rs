@@ -17,6 +17,7 @@ mod secrets;
 mod sections;
 mod settings;
 mod show;
+mod sink;
 mod upstream;
 mod user;
 mod words;

@@ -5,7 +5,7 @@ use super::names::is_host;
 use super::quantity;
 use super::reader::Section;
 use super::settings::{Admin, CertificateFiles, Log};
-use super::words::{LEVELS, LOG_FORMATS, REPORTS, SINKS, SUPPRESSION_POLICIES};
+use super::words::{LEVELS, LOG_FORMATS, REPORTS, SUPPRESSION_POLICIES};
 use crate::heartbeat;
 use crate::monitor::Thresholds;
 use crate::smtp::Limits;
@@ -129,13 +129,8 @@ pub(super) fn retention(root: &mut Section<'_>) -> Retention {
     retention
 }
 
-/// `[[sink]]`, `[suppression]`: their form is checked, no more.
+/// `[suppression]`: its form is checked, no more.
 pub(super) fn not_acted_on(root: &mut Section<'_>) {
-    for mut sink in root.tables("sink").unwrap_or_default() {
-        sink.one_of("kind", &SINKS);
-        sink.warn("", NOT_ACTED_ON);
-        sink.finish();
-    }
     let mut suppression = root.table("suppression");
     let policy = suppression.one_of("policy", &SUPPRESSION_POLICIES);
     unused(&suppression, "policy", policy);

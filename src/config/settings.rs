@@ -3,7 +3,7 @@ use crate::logging::Format;
 use crate::routing::Routing;
 use crate::secret::Secret;
 use crate::store::Retention;
-use crate::{heartbeat, monitor, queue, smtp, submission, transport};
+use crate::{heartbeat, monitor, queue, sink, smtp, submission, transport};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -45,6 +45,8 @@ pub struct Config {
     pub duplicates: Option<Duration>,
     /// The test mail, if there is one.
     pub heartbeat: Option<heartbeat::Settings>,
+    /// Who is told what becomes of the mail.
+    pub sinks: Vec<sink::Settings>,
     /// From where on figures are an alarm.
     pub thresholds: monitor::Thresholds,
     /// What is allowed, but should be known.

@@ -7,8 +7,10 @@ use super::words::{
 };
 use crate::monitor::Thresholds;
 use crate::routing::{Pattern, Routing};
+use crate::sink;
 use crate::submission::{Listener, Password, User};
 use crate::transport::{Api, Settings};
+use reqwest::Url;
 use std::fmt::{Display, Write as _};
 use std::path::Path;
 use std::time::Duration;
@@ -56,6 +58,7 @@ impl Config {
             page.duration("every", heartbeat.every);
             page.duration("patience", heartbeat.patience);
         }
+        self.sinks.iter().for_each(|sink| page.sink(sink));
         page.thresholds(&self.thresholds);
         page.0
     }
@@ -188,6 +191,29 @@ impl Page {
         self.bare("messages_per_connection", settings.messages_per_connection);
     }
 
+    fn sink(&mut self, sink: &sink::Settings) {
+        self.heading("[[sink]]");
+        self.text("name", &sink.name);
+        match &sink.kind {
+            sink::Kind::File(file) => {
+                self.text("kind", "file");
+                self.path("path", &file.path);
+                self.text("size", show_size(file.size));
+                self.bare("keep", file.keep);
+            }
+            sink::Kind::Http(http) => {
+                self.text("kind", "http");
+                self.text("url", without_password(&http.url));
+                self.texts("secret", &vec![MASK; http.secrets.len()]);
+                self.bare("allow_private", http.allow_private);
+                self.duration("timeout", http.timeout);
+            }
+        }
+        self.texts("events", &sink.wants.events);
+        self.texts("clients", &sink.wants.clients);
+        self.some("give_up_after", sink.give_up_after.map(show_duration));
+    }
+
     fn thresholds(&mut self, thresholds: &Thresholds) {
         self.heading("[alarms]");
         self.text("silence", thresholds.silence.map_or_else(|| "off".to_owned(), show_duration));
@@ -235,6 +261,19 @@ impl Page {
         // A String takes everything.
         let _ = writeln!(self.0, "{key} = {value}");
     }
+}
+
+/// A URL as it may be shown: a password or a query in it may be a secret.
+fn without_password(url: &Url) -> Url {
+    let mut url = url.clone();
+    if url.password().is_some() {
+        // It has a host, so it may have a password.
+        let _ = url.set_password(Some(MASK));
+    }
+    if url.query().is_some() {
+        url.set_query(Some(MASK));
+    }
+    url
 }
 
 /// A TOML basic string.

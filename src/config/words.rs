@@ -60,7 +60,15 @@ pub(super) const LEVELS: [(&str, Level); 5] = [
 
 pub(super) const LOG_FORMATS: [(&str, Format); 2] = [("text", Format::Text), ("json", Format::Json)];
 
-pub(super) const SINKS: [(&str, ()); 3] = [("odoo", ()), ("http", ()), ("file", ())];
+pub(super) const SINKS: [(&str, SinkKind); 3] =
+    [("odoo", SinkKind::Odoo), ("http", SinkKind::Http), ("file", SinkKind::File)];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum SinkKind {
+    Odoo,
+    Http,
+    File,
+}
 
 pub(super) const SUPPRESSION_POLICIES: [(&str, ()); 2] = [("report", ()), ("reject", ())];
 

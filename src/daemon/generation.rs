@@ -17,11 +17,13 @@ use crate::id::Mint;
 use crate::monitor::Monitor;
 use crate::pulse::Pulse;
 use crate::report::Reporter;
+use crate::sink::{self, Feeder, Rewinds};
 use crate::store::Store;
 use crate::submission::{Crowd, Door, Memory};
 use crate::tls;
 use crate::webhook::{self, Inbox, Source};
 use axum::serve::ListenerExt;
+use futures_util::future::join_all;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::io;
 use std::net::SocketAddr;
@@ -43,6 +45,8 @@ pub struct Ground {
     pub alarms: Alarms,
     /// What goes out and comes back.
     pub pulse: Pulse,
+    /// Where sinks are to begin again.
+    pub rewinds: Rewinds,
     /// Set when mail is no longer taken and sent.
     pub stopping: CancellationToken,
     /// Set when HTTP is no longer answered.
@@ -105,6 +109,7 @@ impl Ground {
             memory: Memory::default(),
             alarms: Alarms::new(clock),
             pulse: Pulse::default(),
+            rewinds: Rewinds::default(),
             stopping: CancellationToken::new(),
             silent: CancellationToken::new(),
             mail: TaskTracker::new(),
@@ -254,6 +259,10 @@ fn do_chores(ground: &Ground, config: &Config, stopping: CancellationToken, befo
         upstreams: upstreams.map(|upstream| (upstream.transport.name.clone(), reports(upstream))).collect(),
         thresholds: config.thresholds.clone(),
     };
+    let feeder = |settings: &sink::Settings| {
+        Feeder::new(store.clone(), clock, ground.alarms.clone(), ground.rewinds.clone(), settings.clone())
+    };
+    let feeders: Vec<_> = config.sinks.iter().map(feeder).collect();
     let reporter = Reporter { store: store.clone(), clock, mint, hostname };
     let told = stopping.clone();
     Shift::begin(&ground.mail, before, stopping, async move {
@@ -266,6 +275,7 @@ fn do_chores(ground: &Ground, config: &Config, stopping: CancellationToken, befo
             reporter.run(told.clone()),
             auditor.run(told.clone()),
             monitor.run(told.clone()),
+            join_all(feeders.into_iter().map(|feeder| feeder.run(told.clone()))),
             beats,
             keep(store, retention, clock, told.clone())
         );

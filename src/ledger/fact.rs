@@ -2,6 +2,7 @@ use super::{About, Action, Occasion, Outcome, Repeated, Send, Settled, Standing,
 use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
+use std::collections::BTreeSet;
 
 /// One line of a trail: something that happened, and how we know.
 #[derive(Clone, Debug, PartialEq)]
@@ -139,6 +140,23 @@ pub enum What {
 }
 
 impl What {
+    /// The words of all facts.
+    pub fn words() -> BTreeSet<&'static str> {
+        let own =
+            [Self::Accepted, Self::Repeated, Self::Told(Occasion::Failure), Self::Told(Occasion::Success)];
+        let attempted = Standing::ALL.map(Self::Attempted);
+        let reported = Kind::ALL.map(Self::Reported);
+        let acted = Verb::ALL.map(Self::Acted);
+        let switched = [true, false].map(|open| Self::Switched { open });
+        own.into_iter()
+            .chain(attempted)
+            .chain(reported)
+            .chain(acted)
+            .chain(switched)
+            .map(Self::word)
+            .collect()
+    }
+
     /// The word of the event vocabulary.
     pub const fn word(self) -> &'static str {
         match self {

@@ -60,6 +60,17 @@ pub enum Standing {
 }
 
 impl Standing {
+    /// Every standing.
+    pub const ALL: [Self; 7] = [
+        Self::Queued,
+        Self::Relayed,
+        Self::Bounced,
+        Self::Failed,
+        Self::Expired,
+        Self::Unknown,
+        Self::Cancelled,
+    ];
+
     /// The word for tables and JSON.
     pub const fn word(self) -> &'static str {
         match self {

@@ -1,0 +1,72 @@
+//! `[[sink]]`: who is told what becomes of the mail.
+
+use super::claims::{Claims, Kind as Claimed};
+use super::names::is_slug;
+use super::reader::Section;
+use super::sections::DAY;
+use super::words::{SINKS, SinkKind};
+use crate::ledger::What;
+use crate::sink::{FileSettings, HttpSettings, Kind, Settings, Wants};
+use reqwest::Url;
+use std::time::Duration;
+
+/// Reads one; nothing for a kind that this version does not serve.
+pub(super) fn read(mut section: Section<'_>, claims: &mut Claims) -> Option<Settings> {
+    if !section.has("kind") {
+        section.warn("", "has no kind: it does nothing");
+    }
+    let event = |text: &str| What::words().contains(text).then(|| text.to_owned());
+    let kind = section.one_of("kind", &SINKS);
+    let word = kind.and_then(|kind| SINKS.iter().find(|(_, known)| *known == kind)).map(|(word, _)| *word);
+    let name =
+        section.parsed("name", "a name of a-z, 0-9 and -", |text| is_slug(text).then(|| text.to_owned()));
+    let name = name.or_else(|| word.map(str::to_owned)).unwrap_or_default();
+    claims.name(Claimed::Sink, &section, "name", &name);
+    let wants = Wants {
+        events: section.list("events", "a word of the event vocabulary", event).unwrap_or_default(),
+        clients: section
+            .list("clients", "a client's label", |text| Some(text.to_owned()))
+            .unwrap_or_default(),
+    };
+    let patience = section.duration("give_up_after", Duration::from_secs(60)..=DAY * 30);
+    let kind = match kind? {
+        SinkKind::File => file(&mut section).map(Kind::File),
+        SinkKind::Http => http(&mut section).map(Kind::Http),
+        SinkKind::Odoo => {
+            section.warn("", "accepted, not acted on in this version");
+            None
+        }
+    };
+    let give_up_after = match kind {
+        Some(Kind::Http(_)) => Some(patience.unwrap_or(DAY * 3)),
+        _ => patience,
+    };
+    section.finish();
+    Some(Settings { name, kind: kind?, wants, give_up_after })
+}
+
+fn file(section: &mut Section<'_>) -> Option<FileSettings> {
+    section.require("path");
+    let path = section.path_of("path");
+    let size = section.size("size", 1 << 10..=1 << 40).unwrap_or(100 << 20);
+    let keep = section.integer("keep", 0..=1000).unwrap_or(5);
+    Some(FileSettings { path: path?, size, keep })
+}
+
+fn http(section: &mut Section<'_>) -> Option<HttpSettings> {
+    section.require("url");
+    let url = section.parsed("url", "an http:// or https:// address", |text| {
+        text.parse::<Url>().ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+    });
+    let secrets = section.secrets("secret", 2);
+    if secrets.is_empty() && section.is_sound() {
+        section.require("secret");
+    }
+    let allow_private = section.boolean("allow_private").unwrap_or(false);
+    let timeout = section.duration("timeout", Duration::from_secs(1)..=Duration::from_secs(300));
+    if url.as_ref().is_some_and(|url| url.scheme() == "http") && !allow_private {
+        section.warn("url", "is not https: whoever is on the way reads what becomes of the mail");
+    }
+    let timeout = timeout.unwrap_or(Duration::from_secs(15));
+    Some(HttpSettings { url: url?, secrets, allow_private, timeout })
+}

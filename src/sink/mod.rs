@@ -1,0 +1,90 @@
+//! Whoever is told what becomes of the mail: a file, an HTTP endpoint, Odoo.
+//!
+//! A sink has no queue of its own: it reads the journal from where it stands, in the order in which it was written, and
+//! notes how far it got. So nothing is lost while it is down, as long as the journal keeps it (`[retention]`), and
+//! everything comes at least once: again after a crash, with the same id.
+
+mod feeder;
+mod file;
+mod http;
+mod item;
+
+pub use feeder::{Feeder, Rewinds};
+pub use file::FileSettings;
+pub use http::HttpSettings;
+pub use item::Item;
+
+use crate::ledger::What;
+use std::time::Duration;
+
+/// A sink, as it is configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Its name: a-z, 0-9 and -.
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
+    /// What it wants to hear of.
+    pub wants: Wants,
+    /// How long something is offered that it does not take for now; `None`: for ever.
+    pub give_up_after: Option<Duration>,
+}
+
+/// Kinds of sinks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// JSON lines.
+    File(FileSettings),
+    /// Signed JSON by POST.
+    Http(HttpSettings),
+}
+
+/// What a sink wants to hear of; an empty list is no condition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wants {
+    /// Words of the event vocabulary.
+    pub events: Vec<String>,
+    /// Clients' labels.
+    pub clients: Vec<String>,
+}
+
+impl Wants {
+    fn fits(&self, what: What, client: Option<&str>) -> bool {
+        (self.events.is_empty() || self.events.iter().any(|event| event == what.word()))
+            && (self.clients.is_empty()
+                || client.is_some_and(|client| self.clients.iter().any(|wanted| wanted == client)))
+    }
+}
+
+/// What became of items that were offered in their order.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Delivery {
+    /// So many from the front are done with.
+    done: usize,
+    /// Those of them that were refused for good, and why.
+    refused: Vec<(usize, String)>,
+    /// Why the next one was not taken, for now.
+    later: Option<String>,
+}
+
+/// A sink at work.
+enum Outlet {
+    File(file::FileSink),
+    Http(http::HttpSink),
+}
+
+impl Outlet {
+    fn new(kind: &Kind) -> Self {
+        match kind {
+            Kind::File(settings) => Self::File(file::FileSink::new(settings.clone())),
+            Kind::Http(settings) => Self::Http(http::HttpSink::new(settings.clone())),
+        }
+    }
+
+    async fn deliver(&mut self, items: &[Item]) -> Delivery {
+        match self {
+            Self::File(sink) => sink.deliver(items).await,
+            Self::Http(sink) => sink.deliver(items).await,
+        }
+    }
+}
