@@ -6,6 +6,9 @@
 
 pub mod brevo;
 pub mod mailgun;
+mod wait;
+
+pub use wait::try_again_after;
 
 use crate::id::TrackingId;
 use crate::mail::{HeaderBlock, HeaderLine};

@@ -98,7 +98,7 @@ impl Store {
     fn entries(&self, record: Record, entries: &mut Vec<Entry>) -> Result<(), ReadError> {
         match record {
             Record::Accepted(accepted) => entries.push(of_acceptance(&accepted)),
-            Record::Begun(_) => {}
+            Record::Begun(_) | Record::Polled(_) => {}
             Record::Repeated(repeated) => entries.push(Entry {
                 id: Some(repeated.id),
                 written: repeated.at,

@@ -38,7 +38,7 @@ use crate::clock::Timestamp;
 use crate::event::Event;
 use crate::id::TrackingId;
 use crate::ledger::{
-    About, Accepted, Action, Begun, Notice, Outcome, Recipient, Repeated, Send, Switch, Trail, Waits,
+    About, Accepted, Action, Begun, Notice, Outcome, Polled, Recipient, Repeated, Send, Switch, Trail, Waits,
 };
 use crate::mail::{Lane, MessageId, Record as OdooRecord};
 use crate::wakeup::Wakeup;
@@ -210,6 +210,13 @@ impl Store {
         self.committer()?.commit(Record::Switch(switch), Bytes::new(), wish).await
     }
 
+    /// Notes up to when a provider's events are all in; lookups see it on return. An earlier time than the one that is
+    /// known changes nothing.
+    pub async fn polled(&self, polled: Polled) -> Result<(), CommitError> {
+        let wish = Wish { urgent: false, applied: true };
+        self.committer()?.commit(Record::Polled(polled), Bytes::new(), wish).await
+    }
+
     /// Keeps a provider's report in its raw form; it is joined to its send on return.
     pub async fn report(&self, notice: Notice, raw: Bytes) -> Result<(), CommitError> {
         let wish = Wish { urgent: true, applied: true };
@@ -353,6 +360,11 @@ impl Store {
     /// Why an operator keeps the breaker of an upstream open, if that is so.
     pub fn forced_open(&self, upstream: &str) -> Result<Option<String>, ReadError> {
         Ok(self.projection().forced_open(upstream)?)
+    }
+
+    /// Up to when the events of an upstream's provider are all in, as far as it was ever asked.
+    pub fn polled_until(&self, upstream: &str) -> Result<Option<Timestamp>, ReadError> {
+        Ok(self.projection().polled_until(upstream)?)
     }
 
     /// Recipients that an upstream took on `days` (UTC, since the epoch), as far as the ledger goes back.

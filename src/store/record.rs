@@ -5,8 +5,8 @@ use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
 use crate::ledger::{
-    About, Accepted, Action, Begun, Notice, Occasion, Outcome, Repeated, Send, Settled, Standing, State,
-    Switch, Verb, Via,
+    About, Accepted, Action, Begun, Notice, Occasion, Outcome, Polled, Repeated, Send, Settled, Standing,
+    State, Switch, Verb, Via,
 };
 use crate::mail::{BodyType, Dsn, DsnRecipient, Lane, Mailbox, MessageId, Notify, Record as OdooRecord, Ret};
 use crate::store::journal::Place;
@@ -29,6 +29,8 @@ pub enum Record {
     Action(Action),
     /// An operator opened or closed a breaker.
     Switch(Switch),
+    /// A provider was asked for its events.
+    Polled(Polled),
 }
 
 /// A record in the journal.
@@ -61,6 +63,7 @@ impl Record {
             Self::Repeated(_) => 5,
             Self::Action(_) => 6,
             Self::Switch(_) => 7,
+            Self::Polled(_) => 11,
         }
     }
 
@@ -70,6 +73,7 @@ impl Record {
             Self::Accepted(_) => 3,
             Self::Notice(_) => 2,
             Self::Begun(_) | Self::Outcome(_) | Self::Repeated(_) | Self::Action(_) | Self::Switch(_) => 1,
+            Self::Polled(_) => 1,
         }
     }
 
@@ -78,7 +82,7 @@ impl Record {
         match self {
             Self::Accepted(_) | Self::Action(_) => true,
             Self::Outcome(outcome) => outcome.due.is_some(),
-            Self::Begun(_) | Self::Notice(_) | Self::Repeated(_) | Self::Switch(_) => false,
+            Self::Begun(_) | Self::Notice(_) | Self::Repeated(_) | Self::Switch(_) | Self::Polled(_) => false,
         }
     }
 
@@ -92,6 +96,7 @@ impl Record {
             Self::Repeated(repeated) => postcard::to_stdvec(&RepeatedV1::from(repeated)),
             Self::Action(action) => postcard::to_stdvec(&ActionV1::from(action)),
             Self::Switch(switch) => postcard::to_stdvec(&SwitchV1::from(switch)),
+            Self::Polled(polled) => postcard::to_stdvec(&PolledV1::from(polled)),
         };
         encoded.expect("plain data in memory always encodes")
     }
@@ -110,6 +115,7 @@ impl Record {
             (5, 1) => read::<RepeatedV1>(head).map(|v| Self::Repeated(v.restore())),
             (6, 1) => read::<ActionV1>(head).map(|v| Self::Action(v.restore())),
             (7, 1) => read::<SwitchV1>(head).map(|v| Self::Switch(v.restore())),
+            (11, 1) => read::<PolledV1>(head).map(|v| Self::Polled(v.restore())),
             _ => None,
         }
         .ok_or(unknown)
@@ -514,6 +520,24 @@ impl SwitchV1 {
     fn restore(self) -> Switch {
         let Self { upstream, at, open, operator, reason } = self;
         Switch { upstream, at: Timestamp::from_millis(at), open, operator, reason }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct PolledV1 {
+    upstream: String,
+    until: u64,
+}
+
+impl From<&Polled> for PolledV1 {
+    fn from(polled: &Polled) -> Self {
+        Self { upstream: polled.upstream.clone(), until: polled.until.millis() }
+    }
+}
+
+impl PolledV1 {
+    fn restore(self) -> Polled {
+        Polled { upstream: self.upstream, until: Timestamp::from_millis(self.until) }
     }
 }
 

@@ -183,6 +183,9 @@ impl Step<'_> {
             Record::Outcome(_) | Record::Repeated(_) | Record::Action(_) => Keep::All,
             // Few and small, and a rebuild needs the last of each upstream.
             Record::Switch(_) => Keep::All,
+            // Each is followed by another; one that old begins no poll any more.
+            Record::Polled(polled) if polled.until >= horizon => Keep::All,
+            Record::Polled(_) => Keep::Nothing,
             Record::Notice(notice) if notice.at >= self.retention.events_horizon(self.now) => Keep::All,
             Record::Notice(notice) if notice.at >= horizon => Keep::Head,
             Record::Notice(notice) if self.projection.find(&notice.event)?.is_some() => Keep::Head,

@@ -8,8 +8,8 @@ use crate::clock::Timestamp;
 use crate::event::{Event, Words};
 use crate::id::TrackingId;
 use crate::ledger::{
-    About, Accepted, Action, Fact, Notice, Occasion, Outcome, Recipient, Rung, Send, Settled, Standing,
-    State, Switch, Verb, Via,
+    About, Accepted, Action, Fact, Notice, Occasion, Outcome, Polled, Recipient, Rung, Send, Settled,
+    Standing, State, Switch, Verb, Via,
 };
 use crate::mail::{Mailbox, MessageId};
 use crate::store::journal::Place;
@@ -34,6 +34,7 @@ pub fn apply(rows: &mut Overlay<'_>, record: &Record, place: Place, body: u32) -
         }
         Record::Outcome(record) => outcome(rows, record, place),
         Record::Notice(record) => notice(rows, record, place),
+        Record::Polled(record) => polled(rows, record),
         Record::Repeated(record) => {
             if send_row(rows, record.id)?.is_some() {
                 let fact = FactRow::from(&Fact::of_repetition(record));
@@ -190,6 +191,15 @@ fn switch(rows: &mut Overlay<'_>, switch: &Switch) {
     }
 }
 
+fn polled(rows: &mut Overlay<'_>, polled: &Polled) -> sled::Result<()> {
+    let (key, until) = (keys::polled(&polled.upstream), polled.until.millis());
+    let known: Option<u64> = rows.get(&key)?.as_deref().and_then(decode);
+    if known.is_none_or(|known| known < until) {
+        rows.put(key, encode(&until));
+    }
+    Ok(())
+}
+
 /// Sets when a send is tried next: when `due` says, if anybody still waits. One that is held stays in the queue.
 fn schedule(rows: &mut Overlay<'_>, row: &mut SendRow, due: Option<Timestamp>) -> sled::Result<()> {
     let id = row.send.id();
@@ -267,20 +277,29 @@ pub struct Found {
 }
 
 /// Whether an event was taken already. One that names its send stands in that send's trail; of others, which may
-/// find another send the second time, it is noted.
+/// find another send the second time, it is noted. What a webhook brought with a name may come again without: a poll
+/// of Brevo's does not say the name.
 pub fn is_known(
     rows: &Overlay<'_>,
     upstream: &str,
     event: &Event,
     found: Option<&Found>,
 ) -> sled::Result<bool> {
-    let key = match found {
-        Some(found) if found.rung == Rung::Tracking => {
-            keys::reported(found.id, event.at, upstream, &event.identity)
-        }
-        _ => keys::event(upstream, &event.identity, event.at),
+    let stands_at = |id| Ok(rows.get(&keys::reported(id, event.at, upstream, &event.identity))?.is_some());
+    match found {
+        Some(found) if found.rung == Rung::Tracking => return stands_at(found.id),
+        _ if rows.get(&keys::event(upstream, &event.identity, event.at))?.is_some() => return Ok(true),
+        _ => {}
+    }
+    let Some(message_id) = event.message_id.as_ref().filter(|_| event.tracking.is_none()) else {
+        return Ok(false);
     };
-    Ok(rows.get(&key)?.is_some())
+    for (key, _) in rows.scan(&keys::message_id(message_id.as_str()), SAME_MESSAGE_ID)? {
+        if keys::read_id(&key).map_or(Ok(false), stands_at)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Brings an event to its send.
