@@ -5,7 +5,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::daemon::{Daemon, Sockets};
 use crate::provider::Provider;
-use crate::sandbox::{self, Sandbox};
+use crate::sandbox::{self, Sandbox, Weather};
 use crate::secret::Secret;
 use crate::tls;
 use crate::transport::{Login, Security};
@@ -66,6 +66,8 @@ impl Understudy {
             signing_key: signing_key.clone(),
             webhook: None,
             pace,
+            weather: Weather::default(),
+            clock: Clock::System,
             tls: tls::self_signed(&directory, "localhost").map_err(|error| failed(&error))?,
         });
         let sandbox = sandbox.await.map_err(|error| failed(&error))?;
