@@ -107,6 +107,12 @@ impl House {
         next(last.unwrap_or_default())
     }
 
+    /// The time in microseconds since 1970; no event that happened is later.
+    pub(super) fn now(&self) -> u64 {
+        let now = self.clock.now().millis().saturating_mul(1000);
+        now.max(self.last.load(Ordering::Relaxed))
+    }
+
     /// When an event of now appears: every second one late, if the weather is like that.
     pub(super) fn appears(&self) -> Timestamp {
         let second = !self.happened.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);

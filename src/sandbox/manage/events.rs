@@ -21,7 +21,7 @@ pub(super) async fn first(
     own(&house, &domain)?;
     let query = query.unwrap_or_default();
     // What begins now goes on from now, however late its next page is asked for.
-    let query = format!("{query}&now={}", house.clock.now().millis());
+    let query = format!("{query}&now={}", house.now());
     answer(&house, &headers, Start::First, &query)
 }
 
@@ -59,7 +59,7 @@ fn span(form: &Form) -> Result<Span, Refusal> {
         Some(_) => return Err(Refusal::bad("'ascending' parameter must be yes or no")),
         None => None,
     };
-    let now = form.get("now").and_then(|now| now.parse::<u64>().ok()).unwrap_or_default() * 1000;
+    let now = form.get("now").and_then(|now| now.parse().ok()).unwrap_or_default();
     match (begin, end, ascending) {
         (Some(_), None, None) => Err(Refusal::bad("'ascending' parameter is required without 'end'")),
         (Some(begin), Some(end), Some(ascending)) if (begin <= end) != ascending && begin != end => {
