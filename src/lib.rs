@@ -22,8 +22,8 @@
 //! | values | `id`, `mail` | basics |
 //! | words | `event` | values |
 //! | rules | `ledger`, `provider`, `routing`, `smtp` | no socket, file, runtime or database |
-//! | resources | `alarm`, `logging`, `store`, `tls`, `transport` | IO, no policy about mail |
-//! | tasks | `admin`, `audit`, `heartbeat`, `queue`, `report`, `submission`, `webhook` | rules and resources, never each other |
+//! | resources | `account`, `alarm`, `logging`, `store`, `tls`, `transport` | IO, no policy about mail |
+//! | tasks | `admin`, `audit`, `heartbeat`, `queue`, `reconcile`, `report`, `submission`, `webhook` | rules and resources, never each other |
 //! | composition | `config`, `sandbox` | everything below |
 //! | relay | `daemon` | everything below |
 //! | command | `cli` | everything below |
@@ -37,6 +37,7 @@
 //! and counts nothing twice. An event that comes before its send is kept as an orphan, and the record that accepts
 //! the send adopts it.
 
+pub mod account;
 pub mod admin;
 pub mod alarm;
 pub mod audit;
@@ -53,6 +54,7 @@ pub mod mail;
 pub mod provider;
 pub mod queue;
 pub mod rate;
+pub mod reconcile;
 pub mod report;
 pub mod routing;
 pub mod sandbox;

@@ -3,6 +3,7 @@
 //! One run reports every fault, each with its key, line, value and what is allowed there. A secret's value appears
 //! in no fault, no warning and no output. Nothing here reads the process environment by itself.
 
+mod account;
 mod change;
 mod claims;
 mod document;

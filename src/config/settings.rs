@@ -3,7 +3,7 @@ use crate::logging::Format;
 use crate::routing::Routing;
 use crate::secret::Secret;
 use crate::store::Retention;
-use crate::{heartbeat, queue, smtp, submission, transport};
+use crate::{account, heartbeat, queue, reconcile, smtp, submission, transport};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -72,6 +72,10 @@ pub struct Upstream {
     pub transport: transport::Settings,
     /// When a message is tried again.
     pub retry: queue::Retry,
+    /// The account behind it, where its key is known.
+    pub account: Option<account::Settings>,
+    /// How the account is asked for events; `None`: not at all.
+    pub reconcile: Option<reconcile::Settings>,
     /// What its webhooks are signed with: none, one, or two while the key changes.
     pub signing_keys: Vec<Secret>,
 }

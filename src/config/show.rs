@@ -2,12 +2,14 @@ use super::quantity::{show_duration, show_quota, show_rate, show_size};
 use super::routing::show_field;
 use super::settings::{Config, Upstream};
 use super::words::{
-    AUTHENTICATION, LEVELS, LISTENER_TLS, LOG_FORMATS, PIPELINING, PROVIDERS, REPORTS, SECURITY, TRANSPORTS,
-    Transport, word,
+    AUTHENTICATION, EVENT_APIS, LEVELS, LISTENER_TLS, LOG_FORMATS, PIPELINING, PROVIDERS, REPORTS, SECURITY,
+    TRANSPORTS, Transport, word,
 };
+use crate::account::{self, Whose};
+use crate::reconcile;
 use crate::routing::{Pattern, Routing};
 use crate::submission::{Listener, Password, User};
-use crate::transport::{Api, Settings};
+use crate::transport::Settings;
 use std::fmt::{Display, Write as _};
 use std::path::Path;
 use std::time::Duration;
@@ -111,8 +113,15 @@ impl Page {
 
     fn upstream(&mut self, upstream: &Upstream) {
         self.transport(&upstream.transport);
+        if let Some(account) = &upstream.account {
+            self.text("api_base_url", &account.base_url);
+            self.text("api_key", MASK);
+        }
         if !upstream.signing_keys.is_empty() {
             self.texts("webhook_signing_key", &vec![MASK; upstream.signing_keys.len()]);
+        }
+        if let Some(account) = &upstream.account {
+            self.reconcile(account, upstream.reconcile);
         }
         let breaker = &upstream.transport.breaker;
         self.heading("[upstream.breaker]");
@@ -129,6 +138,17 @@ impl Page {
         self.duration("give_up_after", retry.give_up_after);
         self.duration("unknown_wait", retry.unknown_wait);
         self.bare("unknown_elsewhere", retry.unknown_elsewhere);
+    }
+
+    fn reconcile(&mut self, account: &account::Settings, settings: Option<reconcile::Settings>) {
+        self.heading("[upstream.reconcile]");
+        self.bare("enabled", settings.is_some());
+        let Some(settings) = settings else { return };
+        self.duration("every", settings.every);
+        if let Whose::Mailgun { api, .. } = &account.whose {
+            self.text("api", word(&EVENT_APIS, api));
+        }
+        self.duration("reach", settings.reach);
     }
 
     fn routing(&mut self, routing: &Routing) {
@@ -156,7 +176,7 @@ impl Page {
         self.text("provider", word(&PROVIDERS, &settings.provider));
         self.some("domain", settings.domain.as_ref());
         match &settings.api {
-            Some(api) => self.api(api),
+            Some(_) => self.text("transport", word(&TRANSPORTS, &Transport::Api)),
             None => self.smtp(settings),
         }
         self.some("ca_file", settings.ca_file.as_ref().map(|path| path.display()));
@@ -164,12 +184,6 @@ impl Page {
         self.some("rate", settings.rate.map(show_rate));
         self.some("quota", settings.plan.map(show_quota));
         self.duration("idle_timeout", settings.idle_timeout);
-    }
-
-    fn api(&mut self, api: &Api) {
-        self.text("transport", word(&TRANSPORTS, &Transport::Api));
-        self.text("api_base_url", &api.base_url);
-        self.text("api_key", MASK);
     }
 
     fn smtp(&mut self, settings: &Settings) {

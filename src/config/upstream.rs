@@ -1,5 +1,6 @@
 //! `[[upstream]]`: where mail goes.
 
+use super::account::Key;
 use super::claims::{Claims, Kind};
 use super::names::{is_host, is_loopback, is_slug};
 use super::quantity;
@@ -7,12 +8,13 @@ use super::reader::Section;
 use super::sections::DAY;
 use super::settings::Upstream;
 use super::words::{PIPELINING, PROVIDERS, REGIONS, SECURITY, TRANSPORTS, Transport};
+use crate::account;
 use crate::provider::{Provider, Region};
 use crate::queue::Retry;
+use crate::reconcile;
 use crate::secret::Secret;
 use crate::submission::Listener;
 use crate::transport::{Api, Login, Pipelining, Security, Settings, breaker};
-use reqwest::Url;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -30,17 +32,21 @@ pub(super) fn read(mut section: Section<'_>, us: &Ourselves<'_>, claims: &mut Cl
     if let Some(name) = &name {
         claims.name(Kind::Upstream, &section, "name", name);
     }
-    let transport = settings(&mut section, name.unwrap_or_default());
+    let (transport, account, reconcile) = settings(&mut section, name.unwrap_or_default());
     let retry = retry(section.table("retry"));
     let signing_keys = section.secrets("webhook_signing_key", 2);
     if let Some(transport) = transport.as_ref().filter(|_| section.is_sound()) {
         check(transport, &signing_keys, us, &section);
     }
     section.finish();
-    transport.map(|transport| Upstream { transport, retry, signing_keys })
+    transport.map(|transport| Upstream { transport, retry, account, reconcile, signing_keys })
 }
 
-fn settings(section: &mut Section<'_>, name: String) -> Option<Settings> {
+/// How it is reached, the account behind it, and how that is asked.
+fn settings(
+    section: &mut Section<'_>,
+    name: String,
+) -> (Option<Settings>, Option<account::Settings>, Option<reconcile::Settings>) {
     section.require("provider");
     let provider = section.one_of("provider", &PROVIDERS);
     let named = provider.unwrap_or(Provider::Plain);
@@ -54,7 +60,10 @@ fn settings(section: &mut Section<'_>, name: String) -> Option<Settings> {
     let security = security.unwrap_or(usual);
     let domain: Option<String> =
         section.parsed("domain", "a domain", |text| is_host(text).then(|| text.into()));
-    let api = api(section, provider, region, domain.as_deref());
+    let key = Key::read(section);
+    let (account, reconcile) =
+        super::account::read(section, &name, provider, region, domain.as_deref(), &key);
+    let api = api(section, provider, region, domain.as_deref(), &key);
     let settings = Settings {
         name,
         domain,
@@ -74,7 +83,8 @@ fn settings(section: &mut Section<'_>, name: String) -> Option<Settings> {
         plan: section.parsed("quota", quantity::A_QUOTA, quantity::quota),
         breaker: breaker(section.table("breaker")),
     };
-    with_host(settings, provider?, region, section)
+    let settings = provider.and_then(|provider| with_host(settings, provider, region, section));
+    (settings, account, reconcile)
 }
 
 fn with_host(
@@ -140,26 +150,16 @@ fn retry(mut section: Section<'_>) -> Retry {
     retry
 }
 
-/// `transport` and what belongs to the API. With SMTP the rest is read and not acted on.
+/// `transport`, and what messages need of the API.
 fn api(
     section: &mut Section<'_>,
     provider: Option<Provider>,
     region: Region,
     domain: Option<&str>,
+    key: &Key,
 ) -> Option<Api> {
     let transport = section.one_of("transport", &TRANSPORTS).unwrap_or(Transport::Smtp);
-    let key_name = if section.has("api_key_file") { "api_key_file" } else { "api_key" };
-    let key_given = section.has(key_name);
-    let key = section.secret("api_key");
-    let base_url = section.parsed("api_base_url", "a text", |text| Some(base_url(text)));
-    if base_url == Some(None) {
-        // The value is not shown: a key may stand in it.
-        section.fault("api_base_url", A_BASE_URL);
-    }
     if transport == Transport::Smtp {
-        for key in [key_name, "api_base_url"].into_iter().filter(|key| section.has(key)) {
-            section.warn(key, "has no meaning with transport = \"smtp\"");
-        }
         return None;
     }
     let usual = provider?.default_api(region);
@@ -171,8 +171,8 @@ fn api(
     if domain.is_none() {
         section.require("domain");
     }
-    if !key_given {
-        section.fault(key_name, "or api_key_file is required with transport = \"api\"");
+    if !key.given {
+        section.fault(key.name, "or api_key_file is required with transport = \"api\"");
     }
     let only_smtp = [
         "host",
@@ -187,21 +187,9 @@ fn api(
     for key in only_smtp.iter().filter(|key| section.has(key)) {
         section.warn(key, "has no meaning with transport = \"api\"");
     }
-    let base_url = base_url.flatten().or_else(|| usual.and_then(|usual| usual.parse().ok()));
-    Some(Api { base_url: base_url?, domain: domain?.to_owned(), key: key? })
+    let base_url = key.base_url.clone().or_else(|| usual.and_then(|usual| usual.parse().ok()));
+    Some(Api { base_url: base_url?, domain: domain?.to_owned(), key: key.key.clone()? })
 }
-
-/// Scheme, host and port of an address where a key may be sent.
-fn base_url(text: &str) -> Option<Url> {
-    let url: Url = text.parse().ok()?;
-    let host = url.host_str()?.trim_matches(['[', ']']);
-    let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
-    let anonymous = url.username().is_empty() && url.password().is_none();
-    let safe = url.scheme() == "https" || (url.scheme() == "http" && is_loopback(host));
-    (bare && anonymous && safe).then_some(url)
-}
-
-const A_BASE_URL: &str = "is not an address such as \"https://api.mailgun.net\": without login and path, http:// for loopback hosts only";
 
 fn check(settings: &Settings, signing_keys: &[Secret], us: &Ourselves<'_>, section: &Section<'_>) {
     if settings.api.is_none() {

@@ -4,6 +4,7 @@
 use super::StartError;
 use super::doors::Hall;
 use super::keeper::keep;
+use super::reconciling::reconciler;
 use super::relaying::{Relaying, Way, ways};
 use super::shift::Shift;
 use super::sockets::{Sockets, Taken};
@@ -14,6 +15,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::heartbeat::Heartbeat;
 use crate::id::Mint;
+use crate::reconcile::Reconciler;
 use crate::report::Reporter;
 use crate::store::Store;
 use crate::submission::{Crowd, Door, Memory};
@@ -59,7 +61,7 @@ pub struct Generation {
     hall: Hall,
     relaying: Relaying,
     leaving: Leaving,
-    /// Upkeep and reports.
+    /// Upkeep, reports and what else is done now and then.
     chores: Shift,
 }
 
@@ -83,6 +85,7 @@ pub struct Prepared {
     doors: Vec<Door>,
     smtp: Vec<SocketAddr>,
     relaying: Way,
+    reconciler: Reconciler,
     panel: Panel,
     admin: UnixListener,
     page: Option<(TcpListener, PrometheusHandle)>,
@@ -118,6 +121,7 @@ impl Prepared {
     ) -> Result<Self, StartError> {
         let hall = Hall::new(ground, &config, before.map(|before| (&before.hall, &before.config)))?;
         let relaying = Way::new(ground, &config, before.map(|before| &before.relaying))?;
+        let reconciler = reconciler(ground, &config)?;
         let mut sockets = Sockets::default();
         let doors = hall.doors(ground, &config, &mut sockets, &mut offered)?;
         let addresses = doors.iter().zip(&config.listeners);
@@ -143,7 +147,20 @@ impl Prepared {
             None => None,
         };
         let http = listen("the webhook listener", config.http)?;
-        Ok(Self { config, sockets, left: offered, hall, doors, smtp, relaying, panel, admin, page, http })
+        Ok(Self {
+            config,
+            sockets,
+            left: offered,
+            hall,
+            doors,
+            smtp,
+            relaying,
+            reconciler,
+            panel,
+            admin,
+            page,
+            http,
+        })
     }
 
     /// Takes the place of the generation before.
@@ -178,8 +195,8 @@ impl Prepared {
             Way::Same(running) => running,
             Way::Other(prepared) => prepared.begin(ground, before.map(|before| &before.relaying)),
         };
-        let chores =
-            do_chores(ground, &self.config, leaving.idle.clone(), before.map(|before| &before.chores));
+        let (idle, chores) = (leaving.idle.clone(), before.map(|before| &before.chores));
+        let chores = do_chores(ground, &self.config, self.reconciler, idle, chores);
         Generation {
             config: self.config,
             sockets: self.sockets,
@@ -222,7 +239,13 @@ impl Leaving {
 }
 
 /// What is done now and then, after the generation before has ended its own: two reporters would report twice.
-fn do_chores(ground: &Ground, config: &Config, stopping: CancellationToken, before: Option<&Shift>) -> Shift {
+fn do_chores(
+    ground: &Ground,
+    config: &Config,
+    reconciler: Reconciler,
+    stopping: CancellationToken,
+    before: Option<&Shift>,
+) -> Shift {
     let (store, clock, retention) = (ground.store.clone(), ground.clock, config.retention);
     let (mint, hostname) = (ground.mint.clone(), config.hostname.clone());
     let heartbeat = config.heartbeat.clone().map(|settings| Heartbeat {
@@ -251,6 +274,7 @@ fn do_chores(ground: &Ground, config: &Config, stopping: CancellationToken, befo
         tokio::join!(
             reporter.run(told.clone()),
             auditor.run(told.clone()),
+            reconciler.run(told.clone()),
             beats,
             keep(store, retention, clock, told.clone())
         );

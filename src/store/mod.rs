@@ -210,8 +210,7 @@ impl Store {
         self.committer()?.commit(Record::Switch(switch), Bytes::new(), wish).await
     }
 
-    /// Notes up to when a provider's events are all in; lookups see it on return. An earlier time than the one that is
-    /// known changes nothing.
+    /// Notes up to when a provider's events are all in; lookups see it on return. The last time counts.
     pub async fn polled(&self, polled: Polled) -> Result<(), CommitError> {
         let wish = Wish { urgent: false, applied: true };
         self.committer()?.commit(Record::Polled(polled), Bytes::new(), wish).await

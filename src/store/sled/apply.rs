@@ -34,7 +34,10 @@ pub fn apply(rows: &mut Overlay<'_>, record: &Record, place: Place, body: u32) -
         }
         Record::Outcome(record) => outcome(rows, record, place),
         Record::Notice(record) => notice(rows, record, place),
-        Record::Polled(record) => polled(rows, record),
+        Record::Polled(Polled { upstream, until }) => {
+            rows.put(keys::polled(upstream), encode(&until.millis()));
+            Ok(())
+        }
         Record::Repeated(record) => {
             if send_row(rows, record.id)?.is_some() {
                 let fact = FactRow::from(&Fact::of_repetition(record));
@@ -189,15 +192,6 @@ fn switch(rows: &mut Overlay<'_>, switch: &Switch) {
     } else {
         rows.delete(key);
     }
-}
-
-fn polled(rows: &mut Overlay<'_>, polled: &Polled) -> sled::Result<()> {
-    let (key, until) = (keys::polled(&polled.upstream), polled.until.millis());
-    let known: Option<u64> = rows.get(&key)?.as_deref().and_then(decode);
-    if known.is_none_or(|known| known < until) {
-        rows.put(key, encode(&until));
-    }
-    Ok(())
 }
 
 /// Sets when a send is tried next: when `due` says, if anybody still waits. One that is held stays in the queue.
