@@ -59,6 +59,9 @@ impl Http {
         if let Ok(mut path) = url.path_segments_mut() {
             path.clear().extend(segments);
         }
+        // A plus may stand there as it is, and some servers read a blank.
+        let path = url.path().replace('+', "%2B");
+        url.set_path(&path);
         url
     }
 

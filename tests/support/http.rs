@@ -1,4 +1,5 @@
 //! An HTTP server that does as it is told. It shares no code with the relay.
+#![allow(dead_code, reason = "each test takes what it needs")]
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
