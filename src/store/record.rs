@@ -5,10 +5,11 @@ use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
 use crate::ledger::{
-    About, Accepted, Action, Begun, Notice, Occasion, Outcome, Repeated, Send, Settled, Standing, State,
-    Switch, Verb, Via,
+    About, Accepted, Action, Begun, Hinted, Notice, Occasion, Outcome, Repeated, Send, Settled, Standing,
+    State, Switch, Verb, Via,
 };
 use crate::mail::{BodyType, Dsn, DsnRecipient, Lane, Mailbox, MessageId, Notify, Record as OdooRecord, Ret};
+use crate::store::hint::HintedV1;
 use crate::store::journal::Place;
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,8 @@ pub enum Record {
     Action(Action),
     /// An operator opened or closed a breaker.
     Switch(Switch),
+    /// A hint about a contact came; its raw form is the record's body.
+    Hint(Box<Hinted>),
 }
 
 /// A record in the journal.
@@ -61,6 +64,7 @@ impl Record {
             Self::Repeated(_) => 5,
             Self::Action(_) => 6,
             Self::Switch(_) => 7,
+            Self::Hint(_) => 9,
         }
     }
 
@@ -69,7 +73,12 @@ impl Record {
         match self {
             Self::Accepted(_) => 3,
             Self::Notice(_) => 2,
-            Self::Begun(_) | Self::Outcome(_) | Self::Repeated(_) | Self::Action(_) | Self::Switch(_) => 1,
+            Self::Begun(_)
+            | Self::Outcome(_)
+            | Self::Repeated(_)
+            | Self::Action(_)
+            | Self::Switch(_)
+            | Self::Hint(_) => 1,
         }
     }
 
@@ -78,7 +87,7 @@ impl Record {
         match self {
             Self::Accepted(_) | Self::Action(_) => true,
             Self::Outcome(outcome) => outcome.due.is_some(),
-            Self::Begun(_) | Self::Notice(_) | Self::Repeated(_) | Self::Switch(_) => false,
+            Self::Begun(_) | Self::Notice(_) | Self::Repeated(_) | Self::Switch(_) | Self::Hint(_) => false,
         }
     }
 
@@ -92,6 +101,7 @@ impl Record {
             Self::Repeated(repeated) => postcard::to_stdvec(&RepeatedV1::from(repeated)),
             Self::Action(action) => postcard::to_stdvec(&ActionV1::from(action)),
             Self::Switch(switch) => postcard::to_stdvec(&SwitchV1::from(switch)),
+            Self::Hint(hinted) => postcard::to_stdvec(&HintedV1::from(&**hinted)),
         };
         encoded.expect("plain data in memory always encodes")
     }
@@ -110,6 +120,7 @@ impl Record {
             (5, 1) => read::<RepeatedV1>(head).map(|v| Self::Repeated(v.restore())),
             (6, 1) => read::<ActionV1>(head).map(|v| Self::Action(v.restore())),
             (7, 1) => read::<SwitchV1>(head).map(|v| Self::Switch(v.restore())),
+            (9, 1) => read::<HintedV1>(head).map(|v| Self::Hint(Box::new(v.restore()))),
             _ => None,
         }
         .ok_or(unknown)
