@@ -100,6 +100,6 @@ const SPARE: usize = 64;
 const HEAD: Duration = Duration::from_secs(75);
 /// The same for those that are told to come again.
 const SHORT: Duration = Duration::from_secs(5);
-/// Bytes of a connection's buffer, and of a request's head.
-const BUFFER: usize = 64 << 10;
+/// Bytes of a connection's buffer; a request's head may have no more, or as much again where it comes in one piece.
+const BUFFER: usize = 16 << 10;
 const AFTER_ERROR: Duration = Duration::from_millis(200);
