@@ -18,7 +18,7 @@
 //!
 //! | row | modules | may touch |
 //! |---|---|---|
-//! | basics | `clock`, `rate`, `secret`, `wakeup` | nothing of ours |
+//! | basics | `clock`, `rate`, `secret`, `strangers`, `wakeup` | nothing of ours |
 //! | values | `id`, `mail` | basics |
 //! | words | `event` | values |
 //! | rules | `ledger`, `provider`, `routing`, `smtp` | no socket, file, runtime or database |
@@ -61,6 +61,7 @@ pub mod sandbox;
 pub mod secret;
 pub mod smtp;
 pub mod store;
+pub mod strangers;
 pub mod submission;
 pub mod tls;
 pub mod transport;

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
 
-/// What may be taken only once: addresses to listen on, names of users, routes and upstreams.
+/// What may be taken only once: addresses to listen on, names of users, routes, upstreams and sources.
 #[derive(Default)]
 pub(super) struct Claims {
     taken: BTreeMap<(Kind, String), String>,

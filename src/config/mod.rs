@@ -18,6 +18,7 @@ mod secrets;
 mod sections;
 mod settings;
 mod show;
+mod source;
 mod upstream;
 mod user;
 mod words;

@@ -2,14 +2,15 @@ use super::quantity::{show_duration, show_quota, show_rate, show_size};
 use super::routing::show_field;
 use super::settings::{Config, Upstream};
 use super::words::{
-    AUTHENTICATION, EVENT_APIS, LEVELS, LISTENER_TLS, LOG_FORMATS, PIPELINING, PROVIDERS, REPORTS, SECURITY,
-    TRANSPORTS, Transport, word,
+    AUTHENTICATION, EVENT_APIS, LEVELS, LISTENER_TLS, LOG_FORMATS, PIPELINING, PROVIDERS, REPORTERS, REPORTS,
+    Reporter, SECURITY, TRANSPORTS, Transport, word,
 };
 use crate::account::{self, Whose};
 use crate::reconcile;
 use crate::routing::{Pattern, Routing};
 use crate::submission::{Listener, Password, User};
 use crate::transport::Settings;
+use crate::webhook::{Kind, Source};
 use std::fmt::{Display, Write as _};
 use std::path::Path;
 use std::time::Duration;
@@ -35,7 +36,10 @@ impl Config {
         if let Some(address) = self.http {
             page.heading("[http]");
             page.text("address", address);
+            page.texts("proxies", &self.webhooks.proxies);
+            page.bare("connections", self.webhooks.connections);
         }
+        self.sources.iter().for_each(|source| page.source(source));
         page.heading("[admin]");
         page.path("socket", &self.admin.socket);
         page.some("address", self.admin.address.as_ref());
@@ -120,6 +124,15 @@ impl Page {
         if !upstream.signing_keys.is_empty() {
             self.texts("webhook_signing_key", &vec![MASK; upstream.signing_keys.len()]);
         }
+        let credentials = &upstream.credentials;
+        if !credentials.tokens.is_empty() {
+            self.texts("webhook_token", &vec![MASK; credentials.tokens.len()]);
+        }
+        self.some("webhook_header", credentials.header.as_ref());
+        if let Some((username, _)) = &credentials.login {
+            self.text("webhook_username", username);
+            self.text("webhook_password", MASK);
+        }
         if let Some(account) = &upstream.account {
             self.reconcile(account, upstream.reconcile);
         }
@@ -149,6 +162,20 @@ impl Page {
             self.text("api", word(&EVENT_APIS, api));
         }
         self.duration("reach", settings.reach);
+    }
+
+    fn source(&mut self, source: &Source) {
+        self.heading("[[source]]");
+        self.text("name", &source.name);
+        let (reporter, secrets, upstream) = match &source.kind {
+            Kind::Generic { secrets, upstream } => (Reporter::Generic, secrets, upstream.as_ref()),
+            Kind::ActiveCampaign { secrets } => (Reporter::ActiveCampaign, secrets, None),
+            // Those are upstreams.
+            Kind::Mailgun { .. } | Kind::Brevo(_) => return,
+        };
+        self.text("kind", word(&REPORTERS, &reporter));
+        self.texts("secret", &vec![MASK; secrets.len()]);
+        self.some("upstream", upstream);
     }
 
     fn routing(&mut self, routing: &Routing) {

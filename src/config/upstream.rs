@@ -2,17 +2,17 @@
 
 use super::account::Key;
 use super::claims::{Claims, Kind};
-use super::names::{is_host, is_loopback, is_slug};
+use super::names::{is_header_name, is_host, is_loopback, is_plain, is_slug};
 use super::quantity;
 use super::reader::Section;
 use super::sections::DAY;
 use super::settings::Upstream;
 use super::words::{PIPELINING, PROVIDERS, REGIONS, SECURITY, TRANSPORTS, Transport};
 use crate::account;
+use crate::provider::brevo::Credentials;
 use crate::provider::{Provider, Region};
 use crate::queue::Retry;
 use crate::reconcile;
-use crate::secret::Secret;
 use crate::submission::Listener;
 use crate::transport::{Api, Login, Pipelining, Security, Settings, breaker};
 use std::net::IpAddr;
@@ -35,11 +35,41 @@ pub(super) fn read(mut section: Section<'_>, us: &Ourselves<'_>, claims: &mut Cl
     let (transport, account, reconcile) = settings(&mut section, name.unwrap_or_default());
     let retry = retry(section.table("retry"));
     let signing_keys = section.secrets("webhook_signing_key", 2);
-    if let Some(transport) = transport.as_ref().filter(|_| section.is_sound()) {
-        check(transport, &signing_keys, us, &section);
+    let credentials = credentials(&mut section);
+    let upstream = transport.map(|transport| Upstream {
+        transport,
+        retry,
+        account,
+        reconcile,
+        signing_keys,
+        credentials,
+    });
+    if let Some(upstream) = upstream.as_ref().filter(|_| section.is_sound()) {
+        check(upstream, us, &section);
     }
     section.finish();
-    transport.map(|transport| Upstream { transport, retry, account, reconcile, signing_keys })
+    upstream
+}
+
+/// What Brevo's webhooks prove themselves with.
+fn credentials(section: &mut Section<'_>) -> Credentials {
+    let has_password = section.has("webhook_password") || section.has("webhook_password_file");
+    match (section.has("webhook_username"), has_password) {
+        (true, false) => section.fault("webhook_username", "needs webhook_password_file or webhook_password"),
+        (false, true) => section.fault("webhook_username", "is required beside a webhook_password"),
+        _ => (),
+    }
+    let has_token = section.has("webhook_token") || section.has("webhook_token_file");
+    if section.has("webhook_header") && !has_token {
+        section.fault("webhook_header", "needs webhook_token_file or webhook_token, which it carries");
+    }
+    let header = section
+        .parsed("webhook_header", "a header's name", |text| is_header_name(text).then(|| text.to_owned()));
+    let login = section.parsed("webhook_username", "a text without colons", |text| {
+        (is_plain(text) && !text.contains(':')).then(|| text.to_owned())
+    });
+    let tokens = section.secrets("webhook_token", 2);
+    Credentials { tokens, header, login: login.zip(section.secret("webhook_password")) }
 }
 
 /// How it is reached, the account behind it, and how that is asked.
@@ -191,15 +221,20 @@ fn api(
     Some(Api { base_url: base_url?, domain: domain?.to_owned(), key: key.key.clone()? })
 }
 
-fn check(settings: &Settings, signing_keys: &[Secret], us: &Ourselves<'_>, section: &Section<'_>) {
+fn check(upstream: &Upstream, us: &Ourselves<'_>, section: &Section<'_>) {
+    let Upstream { transport: settings, signing_keys, credentials, .. } = upstream;
     if settings.api.is_none() {
         check_smtp(settings, us, section);
     }
     if settings.provider == Provider::Mailgun && signing_keys.is_empty() {
         section.warn("webhook_signing_key", "is missing; no event of this upstream can be trusted or joined");
     }
-    if settings.provider == Provider::Brevo {
-        section.warn("provider", "mail goes out, but Brevo's webhooks are not taken in this version");
+    if settings.provider == Provider::Brevo && credentials.is_empty() {
+        section.warn("webhook_token", "is missing; no event of this upstream can be trusted or joined");
+    }
+    if settings.provider != Provider::Brevo && !credentials.is_empty() {
+        let key = if section.has("webhook_username") { "webhook_username" } else { "webhook_token" };
+        section.warn(key, "has a meaning with provider = \"brevo\" only");
     }
 }
 

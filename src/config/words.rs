@@ -64,6 +64,16 @@ pub(super) const LEVELS: [(&str, Level); 5] = [
 
 pub(super) const LOG_FORMATS: [(&str, Format); 2] = [("text", Format::Text), ("json", Format::Json)];
 
+/// What a `[[source]]` is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reporter {
+    Generic,
+    ActiveCampaign,
+}
+
+pub(super) const REPORTERS: [(&str, Reporter); 2] =
+    [("generic", Reporter::Generic), ("activecampaign", Reporter::ActiveCampaign)];
+
 pub(super) const SINKS: [(&str, ()); 3] = [("odoo", ()), ("http", ()), ("file", ())];
 
 pub(super) const SUPPRESSION_POLICIES: [(&str, ()); 2] = [("report", ()), ("reject", ())];

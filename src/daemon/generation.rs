@@ -12,9 +12,10 @@ use crate::admin::{self, Panel};
 use crate::alarm::Alarms;
 use crate::audit::Auditor;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Upstream};
 use crate::heartbeat::Heartbeat;
 use crate::id::Mint;
+use crate::provider::Provider;
 use crate::reconcile::Reconciler;
 use crate::report::Reporter;
 use crate::store::Store;
@@ -181,10 +182,13 @@ impl Prepared {
         }
         let http = self.http.as_ref().and_then(|http| http.local_addr().ok());
         if let Some(http) = self.http {
-            let (http, router) = (http.tap_io(at_once), webhook::router(inbox(ground, &self.config)));
-            leaving.answer(ground, |quiet| {
-                axum::serve(http, router).with_graceful_shutdown(quiet).into_future()
-            });
+            let inbox = inbox(ground, &self.config);
+            ground.talk.spawn(webhook::serve(
+                http,
+                inbox,
+                self.config.webhooks.connections,
+                leaving.quiet.clone(),
+            ));
         }
         let watch = tls::watch(self.hall.servers(), ground.clock);
         ground.mail.spawn(leaving.idle.clone().run_until_cancelled_owned(watch));
@@ -281,13 +285,18 @@ fn do_chores(
     })
 }
 
+/// The upstreams whose providers report by themselves, and who else reports.
 fn inbox(ground: &Ground, config: &Config) -> Inbox {
-    let sources = config.upstreams.iter().map(|upstream| Source {
-        upstream: upstream.transport.name.clone(),
-        provider: upstream.transport.provider,
-        keys: upstream.signing_keys.clone(),
-    });
-    Inbox { sources: sources.collect(), store: ground.store.clone(), clock: ground.clock }
+    let of_upstream = |upstream: &Upstream| {
+        let kind = match upstream.transport.provider {
+            Provider::Mailgun => webhook::Kind::Mailgun { keys: upstream.signing_keys.clone() },
+            Provider::Brevo => webhook::Kind::Brevo(upstream.credentials.clone()),
+            Provider::Plain => return None,
+        };
+        Some(Source { name: upstream.transport.name.clone(), kind })
+    };
+    let sources = config.upstreams.iter().filter_map(of_upstream).chain(config.sources.iter().cloned());
+    Inbox::new(sources.collect(), config.webhooks.proxies.clone(), ground.store.clone(), ground.clock)
 }
 
 /// No answer waits for the acknowledgement of the one before.

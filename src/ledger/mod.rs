@@ -5,11 +5,13 @@
 //! result. [`Recipient::state`] reads both.
 
 mod fact;
+mod hint;
 mod polled;
 mod recipient;
 mod send;
 
 pub use fact::{Fact, Rung, Source, What};
+pub use hint::Hinted;
 pub use polled::Polled;
 pub use recipient::{Failure, Mark, MarkKind, Marks, Recipient, Standing, State};
 pub use send::{

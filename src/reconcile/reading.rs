@@ -2,7 +2,7 @@
 
 use crate::clock::Timestamp;
 use crate::event::{Event, Kind};
-use crate::provider::{Provider, mailgun};
+use crate::provider::{Provider, brevo, mailgun};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 pub(super) fn read(provider: Provider, data: &Value, now: Timestamp) -> Option<Event> {
     let event = match provider {
         Provider::Mailgun => mailgun::decode(data, now),
-        Provider::Brevo | Provider::Plain => return None,
+        Provider::Brevo => brevo::decode(data, now)?,
+        Provider::Plain => return None,
     };
     (!matches!(event.kind, Kind::Stored | Kind::Unknown)).then_some(event)
 }

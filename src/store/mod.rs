@@ -7,6 +7,7 @@
 mod commit;
 mod disk;
 mod hands;
+mod hint;
 mod journal;
 mod lock;
 mod log;
@@ -38,7 +39,8 @@ use crate::clock::Timestamp;
 use crate::event::Event;
 use crate::id::TrackingId;
 use crate::ledger::{
-    About, Accepted, Action, Begun, Notice, Outcome, Polled, Recipient, Repeated, Send, Switch, Trail, Waits,
+    About, Accepted, Action, Begun, Hinted, Notice, Outcome, Polled, Recipient, Repeated, Send, Switch,
+    Trail, Waits,
 };
 use crate::mail::{Lane, MessageId, Record as OdooRecord};
 use crate::wakeup::Wakeup;
@@ -220,6 +222,12 @@ impl Store {
     pub async fn report(&self, notice: Notice, raw: Bytes) -> Result<(), CommitError> {
         let wish = Wish { urgent: true, applied: true };
         self.committer()?.commit(Record::Notice(Box::new(notice)), raw, wish).await
+    }
+
+    /// Keeps a hint about a contact in its raw form; lookups see it on return. One that is known changes nothing.
+    pub async fn hint(&self, hinted: Hinted, raw: Bytes) -> Result<(), CommitError> {
+        let wish = Wish { urgent: true, applied: true };
+        self.committer()?.commit(Record::Hint(Box::new(hinted)), raw, wish).await
     }
 
     /// Waits until everything committed is applied and survives a power cut without replay.
@@ -404,6 +412,16 @@ impl Store {
     /// Whether this event was taken already.
     pub fn knows_event(&self, upstream: &str, event: &Event) -> Result<bool, ReadError> {
         Ok(self.projection().knows_event(upstream, event)?)
+    }
+
+    /// Whether this hint was taken already.
+    pub fn knows_hint(&self, hinted: &Hinted) -> Result<bool, ReadError> {
+        Ok(self.projection().knows_hint(hinted)?)
+    }
+
+    /// Hints about the contact with that address, the last to come first.
+    pub fn hints(&self, address: &str, limit: usize) -> Result<Vec<Hinted>, ReadError> {
+        Ok(self.projection().hints(address, limit)?)
     }
 
     /// The digest of the body that a webhook's token came with, if it was used.

@@ -5,10 +5,11 @@ use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
 use crate::ledger::{
-    About, Accepted, Action, Begun, Notice, Occasion, Outcome, Polled, Repeated, Send, Settled, Standing,
-    State, Switch, Verb, Via,
+    About, Accepted, Action, Begun, Hinted, Notice, Occasion, Outcome, Polled, Repeated, Send, Settled,
+    Standing, State, Switch, Verb, Via,
 };
 use crate::mail::{BodyType, Dsn, DsnRecipient, Lane, Mailbox, MessageId, Notify, Record as OdooRecord, Ret};
+use crate::store::hint::HintedV1;
 use crate::store::journal::Place;
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +32,8 @@ pub enum Record {
     Switch(Switch),
     /// A provider was asked for its events.
     Polled(Polled),
+    /// A hint about a contact came; its raw form is the record's body.
+    Hint(Box<Hinted>),
 }
 
 /// A record in the journal.
@@ -64,6 +67,7 @@ impl Record {
             Self::Action(_) => 6,
             Self::Switch(_) => 7,
             Self::Polled(_) => 11,
+            Self::Hint(_) => 9,
         }
     }
 
@@ -72,8 +76,13 @@ impl Record {
         match self {
             Self::Accepted(_) => 3,
             Self::Notice(_) => 2,
-            Self::Begun(_) | Self::Outcome(_) | Self::Repeated(_) | Self::Action(_) | Self::Switch(_) => 1,
-            Self::Polled(_) => 1,
+            Self::Begun(_)
+            | Self::Outcome(_)
+            | Self::Repeated(_)
+            | Self::Action(_)
+            | Self::Switch(_)
+            | Self::Hint(_)
+            | Self::Polled(_) => 1,
         }
     }
 
@@ -82,7 +91,12 @@ impl Record {
         match self {
             Self::Accepted(_) | Self::Action(_) => true,
             Self::Outcome(outcome) => outcome.due.is_some(),
-            Self::Begun(_) | Self::Notice(_) | Self::Repeated(_) | Self::Switch(_) | Self::Polled(_) => false,
+            Self::Begun(_)
+            | Self::Notice(_)
+            | Self::Repeated(_)
+            | Self::Switch(_)
+            | Self::Hint(_)
+            | Self::Polled(_) => false,
         }
     }
 
@@ -97,6 +111,7 @@ impl Record {
             Self::Action(action) => postcard::to_stdvec(&ActionV1::from(action)),
             Self::Switch(switch) => postcard::to_stdvec(&SwitchV1::from(switch)),
             Self::Polled(polled) => postcard::to_stdvec(&PolledV1::from(polled)),
+            Self::Hint(hinted) => postcard::to_stdvec(&HintedV1::from(&**hinted)),
         };
         encoded.expect("plain data in memory always encodes")
     }
@@ -116,6 +131,7 @@ impl Record {
             (6, 1) => read::<ActionV1>(head).map(|v| Self::Action(v.restore())),
             (7, 1) => read::<SwitchV1>(head).map(|v| Self::Switch(v.restore())),
             (11, 1) => read::<PolledV1>(head).map(|v| Self::Polled(v.restore())),
+            (9, 1) => read::<HintedV1>(head).map(|v| Self::Hint(Box::new(v.restore()))),
             _ => None,
         }
         .ok_or(unknown)

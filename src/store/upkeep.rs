@@ -190,6 +190,8 @@ impl Step<'_> {
             Record::Notice(notice) if notice.at >= horizon => Keep::Head,
             Record::Notice(notice) if self.projection.find(&notice.event)?.is_some() => Keep::Head,
             Record::Notice(_) => Keep::Nothing,
+            Record::Hint(hinted) if hinted.received >= self.retention.events_horizon(self.now) => Keep::All,
+            Record::Hint(_) => Keep::Nothing,
         })
     }
 
@@ -233,7 +235,8 @@ impl Step<'_> {
         }
         let days = self.projection.expired_days(self.retention.horizon(self.now), ROWS)?;
         let orphans = self.projection.expired_orphans(self.retention.events_horizon(self.now), ROWS)?;
-        let keys = [days, orphans].concat();
+        let hints = self.projection.expired_hints(self.retention.events_horizon(self.now), ROWS)?;
+        let keys = [days, orphans, hints].concat();
         if !keys.is_empty() {
             self.task(Task::Delete(keys))?;
             return Ok(true);

@@ -1,6 +1,7 @@
 //! What each record of the journal changes. Applying is a pure function of the rows and the record, so replaying
 //! the journal always ends in the same rows.
 
+use super::hints;
 use super::keys;
 use super::overlay::Overlay;
 use super::rows::{FactRow, OrphanRow, QueuedRow, RecipientRow, SendRow, WaitsRow, decode, encode};
@@ -33,6 +34,7 @@ pub fn apply(rows: &mut Overlay<'_>, record: &Record, place: Place, body: u32) -
             Ok(())
         }
         Record::Outcome(record) => outcome(rows, record, place),
+        Record::Hint(record) => hints::apply(rows, record),
         Record::Notice(record) => notice(rows, record, place),
         Record::Polled(Polled { upstream, until }) => {
             rows.put(keys::polled(upstream), encode(&until.millis()));

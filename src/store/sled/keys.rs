@@ -13,6 +13,7 @@
 //! | `d` day(2) hash(16) of an event's identity | – an event that names no send was applied |
 //! | `t` signed at(8) hash(16) of a webhook's token | digest of the body it came with |
 //! | `u` hash(16) of what it waits for, journal place(12) | an event without a send ([`super::rows::OrphanRow`]) |
+//! | `h` hash(8) of an address, received(8) hash(16) of a hint's identity | a hint about it ([`super::hints::HintRow`]) |
 //! | `n` id place(2) occasion(1) | – a report on a recipient that is to be made |
 //! | `b` upstream | why an operator keeps its breaker open |
 //! | `p` upstream | up to when its provider's events are all in |
@@ -124,6 +125,17 @@ pub fn orphans(waits_for: &str) -> Vec<u8> {
 pub fn orphan(waits_for: &str, place: Place) -> Vec<u8> {
     let mut key = orphans(waits_for);
     key.extend_from_slice(&place_bytes(place));
+    key
+}
+
+pub fn hints(folded: &str) -> Vec<u8> {
+    join(b'h', &[&hash(&[folded])[..8]])
+}
+
+pub fn hint(folded: &str, received: Timestamp, source: &str, identity: &str) -> Vec<u8> {
+    let mut key = hints(folded);
+    key.extend_from_slice(&received.millis().to_be_bytes());
+    key.extend_from_slice(&hash(&[source, identity]));
     key
 }
 
