@@ -15,10 +15,9 @@ use mailtrail::ledger::{Accepted, Recipient, Send, Standing, State, Trail, What}
 use mailtrail::mail::Lane;
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::io;
 use std::path::Path;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
