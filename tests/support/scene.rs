@@ -21,6 +21,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
+#[allow(unused_imports, reason = "each test takes what it needs")]
 pub use log::Log;
 
 /// How time passes.
