@@ -70,6 +70,12 @@ impl Timestamp {
         u64::try_from(parsed.as_millisecond()).ok().map(Self)
     }
 
+    /// A date with its distance from UTC (RFC 3339).
+    pub fn parse_rfc3339(text: &str) -> Option<Self> {
+        let parsed: jiff::Timestamp = text.trim().parse().ok()?;
+        u64::try_from(parsed.as_millisecond()).ok().map(Self)
+    }
+
     fn zoned(self) -> Zoned {
         jiff::Timestamp::from_duration(SignedDuration::from_millis(self.0.min(MAX_MILLIS) as i64))
             .unwrap_or(jiff::Timestamp::UNIX_EPOCH)
@@ -149,6 +155,11 @@ mod tests {
         assert_eq!(base.rfc5322(), "Mon, 14 Sep 2026 12:00:00 +0000");
         assert_eq!(base.to_string(), "2026-09-14T12:00:00.000Z");
         assert_eq!(Timestamp::parse_rfc5322("Mon, 14 Sep 2026 12:00:00 UTC"), Some(base));
+        assert_eq!(Timestamp::parse_rfc3339(" 2026-09-14T07:00:00.000-05:00 "), Some(base));
+        assert_eq!(
+            ["", "2026-09-14T12:00:00", "1969-12-31T23:59:59Z"].map(Timestamp::parse_rfc3339),
+            [None; 3]
+        );
         assert_eq!(Timestamp::from_millis(u64::MAX).to_string().len(), 24);
     }
 }

@@ -1,5 +1,9 @@
 //! What a provider says happened to one recipient, in mailtrail's words.
 
+mod hint;
+
+pub use hint::{Hint, HintKind};
+
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
 use crate::mail::MessageId;
@@ -13,7 +17,8 @@ pub struct Event {
     pub at: Timestamp,
     /// What makes the event the same event when it is reported again, whatever carried it.
     pub identity: String,
-    /// Whom it happened to, as the provider wrote it; absent where the provider names none.
+    /// Whom it happened to, as the provider wrote it: absent where it concerns everybody, empty where the provider hides
+    /// whom it means.
     pub recipient: Option<String>,
     /// The tracking id that we stamped and the provider carried back.
     pub tracking: Option<TrackingId>,
@@ -106,6 +111,11 @@ impl Kind {
         Self::Stored,
         Self::Unknown,
     ];
+
+    /// Whether the mail cannot arrive because of it.
+    pub const fn is_permanent_failure(self) -> bool {
+        matches!(self, Self::Bounced | Self::Suppressed | Self::Rejected)
+    }
 
     /// The word of the event vocabulary.
     pub const fn word(self) -> &'static str {

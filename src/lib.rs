@@ -18,13 +18,13 @@
 //!
 //! | row | modules | may touch |
 //! |---|---|---|
-//! | basics | `clock`, `rate`, `secret`, `wakeup` | nothing of ours |
+//! | basics | `clock`, `rate`, `secret`, `strangers`, `wakeup` | nothing of ours |
 //! | values | `id`, `mail` | basics |
 //! | words | `event` | values |
 //! | rules | `ledger`, `provider`, `routing`, `smtp` | no socket, file, runtime or database |
-//! | resources | `alarm`, `logging`, `pulse`, `store`, `tls`, `transport` | IO, no policy about mail |
+//! | resources | `account`, `alarm`, `logging`, `pulse`, `store`, `tls`, `transport` | IO, no policy about mail |
 //! | views | `line` | resources |
-//! | tasks | `admin`, `audit`, `heartbeat`, `monitor`, `queue`, `report`, `sink`, `submission`, `webhook` | rules and resources, never each other |
+//! | tasks | `admin`, `audit`, `heartbeat`, `monitor`, `queue`, `reconcile`, `report`, `sink`, `submission`, `webhook` | rules and resources, never each other |
 //! | composition | `config`, `sandbox` | everything below |
 //! | relay | `daemon` | everything below |
 //! | command | `cli` | everything below |
@@ -38,6 +38,7 @@
 //! and counts nothing twice. An event that comes before its send is kept as an orphan, and the record that accepts
 //! the send adopts it.
 
+pub mod account;
 pub mod admin;
 pub mod alarm;
 pub mod audit;
@@ -57,6 +58,7 @@ pub mod provider;
 pub mod pulse;
 pub mod queue;
 pub mod rate;
+pub mod reconcile;
 pub mod report;
 pub mod routing;
 pub mod sandbox;
@@ -64,6 +66,7 @@ pub mod secret;
 pub mod sink;
 pub mod smtp;
 pub mod store;
+pub mod strangers;
 pub mod submission;
 pub mod tls;
 pub mod transport;

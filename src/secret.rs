@@ -1,6 +1,8 @@
 //! What must never be printed.
 
+use sha2::{Digest, Sha256};
 use std::fmt;
+use subtle::ConstantTimeEq;
 
 /// A password, key or token. It cannot print itself; whoever needs the text says so with [`Secret::reveal`].
 #[derive(Clone, PartialEq, Eq)]
@@ -15,6 +17,13 @@ impl Secret {
     /// The text itself, for the one place that sends or compares it.
     pub fn reveal(&self) -> &str {
         &self.0
+    }
+
+    /// Whether a stranger named it. How long that takes tells nothing of either, not even their lengths. What is empty
+    /// is no secret.
+    pub fn is(&self, named: &[u8]) -> bool {
+        let digests = [self.0.as_bytes(), named].map(Sha256::digest);
+        !self.0.is_empty() && bool::from(digests[0].ct_eq(&digests[1]))
     }
 }
 
@@ -39,5 +48,15 @@ mod tests {
         let secret = Secret::new("hunter2");
         assert_eq!(format!("{secret} {secret:?} {:?}", Some(&secret)), "****** ****** Some(******)");
         assert_eq!(secret.reveal(), "hunter2");
+    }
+
+    #[test]
+    fn is_recognised_whole() {
+        let secret = Secret::new("hunter2");
+        assert!(secret.is(b"hunter2"));
+        for other in ["", "hunter", "hunter22", "Hunter2"] {
+            assert!(!secret.is(other.as_bytes()), "{other}");
+        }
+        assert!(!Secret::new("").is(b""));
     }
 }

@@ -454,6 +454,8 @@ impl Scene {
             signing_key: Secret::new("signing"),
             webhook: None,
             pace: 0.0,
+            weather: sandbox::Weather::default(),
+            clock: Clock::System,
             tls: tls::self_signed(directory.path(), "localhost").unwrap(),
         });
         let sandbox = sandbox.await.unwrap();

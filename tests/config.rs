@@ -70,12 +70,15 @@ fn load_with_files(text: &str, files: &[&str]) -> Result<Config, Faults> {
 
 const SHIPPED: &str = include_str!("../config/mailtrail.toml");
 
-const NAMED: [&str; 8] = [
+const NAMED: [&str; 11] = [
     "hook-secret",
     "odoo-password",
     "mailgun-smtp-password",
     "mailgun-signing-key",
     "mailgun-api-key",
+    "brevo-token",
+    "brevo-webhook-password",
+    "campaigns-secret",
     "certs/relay.pem",
     "certs/relay.key",
     "certs/clients.pem",
@@ -84,7 +87,7 @@ const NAMED: [&str; 8] = [
 fn uncommented(prefix: &str) -> String {
     let key = |line: &str| {
         let name = line.split(" = ").next().unwrap_or_default();
-        ["[[sink", "[[route", "[heartbeat"].iter().any(|start| line.starts_with(start))
+        ["[[sink", "[[route", "[[source", "[heartbeat"].iter().any(|start| line.starts_with(start))
             || (line.contains(" = ") && name.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase()))
     };
     let lines =
@@ -115,10 +118,10 @@ fn the_shipped_file_names_every_key() {
     let text = uncommented("# ");
     let config = load_with_files(&text, &NAMED).unwrap();
     assert!(config.http.is_some() && config.certificate.is_some() && config.admin.address.is_some());
-    let [meaningless, not_yet] =
-        ["has no meaning with transport = \"smtp\"", "accepted, not acted on in this version"];
+    let [elsewhere, not_yet] =
+        ["has a meaning with provider = \"brevo\" only", "accepted, not acted on in this version"];
     let said = |message| config.warnings.iter().filter(|warning| warning.message == message).count();
-    assert_eq!((said(meaningless), said(not_yet), config.warnings.len()), (1, 1, 2));
+    assert_eq!((said(elsewhere), said(not_yet), config.warnings.len()), (1, 1, 2));
     for key in config.show().lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key) {
         let named = |line: &str| {
             let line = line.trim_start_matches(['#', ' ']);
@@ -139,7 +142,9 @@ fn the_contract_s_sample_is_good() {
     let ca_file = &config.upstreams[0].transport.ca_file;
     assert!(matches!(config.users[0].password, Some(Password::Hash(_))) && ca_file.is_none());
     let keys: Vec<_> = config.warnings.iter().map(|warning| warning.key.as_str()).collect();
-    assert_eq!(keys, ["upstream[0].api_key_file", "upstream[0].api_base_url", "sink[0]"]);
+    assert_eq!(keys, ["sink[0]"]);
+    let upstream = &config.upstreams[0];
+    assert!(upstream.account.is_some() && upstream.reconcile.is_some() && upstream.transport.api.is_none());
 }
 
 const HASH: &str =
@@ -285,6 +290,60 @@ fn an_upstream_over_http_needs_its_own_keys_only() {
 }
 
 #[test]
+fn an_account_is_asked_where_its_key_is_known() {
+    let read = |provider: &str, lines: &str| {
+        let text = ["server", "listener", "user"].map(good).concat()
+            + "[[upstream]]\nname = \"a\"\nhost = \"smtp.example.com\"\nusername = \"a\"\npassword = \"${KEY}\"\n"
+            + &format!("webhook_signing_key = \"${{KEY}}\"\nprovider = {provider:?}\n{lines}");
+        parse(&text, &[("KEY", "hunter2")]).unwrap()
+    };
+    let (key, domain) = ("api_key = \"${KEY}\"\n", "domain = \"mg.example.com\"\n");
+    for (provider, lines, expected) in [
+        ("mailgun", domain.to_owned(), None),
+        ("mailgun", format!("{key}{domain}"), Some("https://api.mailgun.net/")),
+        ("mailgun", format!("{key}{domain}region = \"eu\"\n"), Some("https://api.eu.mailgun.net/")),
+        ("brevo", key.to_owned(), Some("https://api.brevo.com/")),
+        ("brevo", format!("{key}api_base_url = \"http://127.0.0.1:1\"\n"), Some("http://127.0.0.1:1/")),
+    ] {
+        let config = read(provider, &lines);
+        let upstream = &config.upstreams[0];
+        assert_eq!(upstream.account.as_ref().map(|account| account.base_url.as_str()), expected, "{lines}");
+        assert_eq!(upstream.reconcile.is_some(), expected.is_some());
+        let shown = config.show();
+        assert!(!shown.contains("hunter2"), "{shown}");
+        assert_eq!(parse(&shown, &[]).unwrap().show(), shown);
+    }
+    let lines =
+        format!("{key}{domain}[upstream.reconcile]\nevery = \"1h\"\napi = \"logs\"\nreach = \"5d\"\n");
+    let shown = read("mailgun", &lines).show();
+    assert!(shown.contains("enabled = true\nevery = \"1h\"\napi = \"logs\"\nreach = \"5d\"\n"), "{shown}");
+    let off = read("mailgun", &format!("{key}{domain}[upstream.reconcile]\nenabled = false\n"));
+    assert!(off.upstreams[0].account.is_some() && off.upstreams[0].reconcile.is_none());
+    assert_eq!(parse(&off.show(), &[]).unwrap().show(), off.show());
+    let said = |config: Config| -> Vec<_> {
+        let ours = config.warnings.iter().filter(|warning| warning.key.starts_with("upstream"));
+        ours.map(|warning| format!("{}: {}", warning.key, warning.message)).collect()
+    };
+    for (config, expected) in [
+        (
+            read("mailgun", key),
+            "upstream[0].api_key: is of no use without domain: the provider's events cannot be asked for",
+        ),
+        (read("plain", key), "upstream[0].api_key: has no meaning with provider = \"plain\""),
+        (
+            read("mailgun", "[upstream.reconcile]\nevery = \"1h\"\n"),
+            "upstream[0].reconcile.every: has no meaning without api_key",
+        ),
+        (
+            read("mailgun", "api_base_url = \"https://api.example.com\"\n"),
+            "upstream[0].api_base_url: has no meaning without api_key",
+        ),
+    ] {
+        assert_eq!(said(config), [expected]);
+    }
+}
+
+#[test]
 fn show_masks_secrets_and_can_be_read_again() {
     let text = good_configuration()
         + "username = \"a \\\"b\\\"\"\npassword = \"hunter2\"\nwebhook_signing_key = [\"hunter2\", \"${KEY}\"]\n";
@@ -321,6 +380,35 @@ fn logins_and_rates_are_read_and_shown() {
         assert!(shown.lines().any(|shown| shown == line), "{line} is not in\n{shown}");
     }
     assert_eq!(config::parse(&shown, &path, &BTreeMap::new()).unwrap().show(), shown);
+}
+
+#[test]
+fn who_reports_is_read_and_shown() {
+    let text = good_configuration()
+        + "[[upstream]]\nname = \"brevo\"\nprovider = \"brevo\"\nusername = \"a\"\npassword = \"${KEY}\"\n"
+        + "webhook_token = [\"${KEY}\", \"${KEY}\"]\nwebhook_header = \"X-Token\"\nwebhook_username = \"mt\"\n"
+        + "webhook_password = \"${KEY}\"\n"
+        + "[[source]]\nname = \"other\"\nkind = \"generic\"\nsecret = \"${KEY}\"\nupstream = \"plain\"\n"
+        + "[[source]]\nname = \"campaigns\"\nkind = \"activecampaign\"\nsecret = [\"${KEY}\", \"${KEY}\"]\n"
+        + "[http]\naddress = \"127.0.0.1:0\"\nproxies = [\"10.0.0.7\"]\nconnections = 5\n";
+    let config = parse(&text, &[("KEY", "hunter2hunter2hunter2")]).unwrap();
+    assert_eq!(config.sources[0].upstream(), "plain");
+    let shown = config.show();
+    assert!(!shown.contains("hunter2hunter2"), "{shown}");
+    for line in [
+        "webhook_token = [\"******\", \"******\"]",
+        "webhook_header = \"X-Token\"",
+        "webhook_username = \"mt\"",
+        "webhook_password = \"******\"",
+        "kind = \"generic\"",
+        "kind = \"activecampaign\"",
+        "upstream = \"plain\"",
+        "proxies = [\"10.0.0.7/32\"]",
+        "connections = 5",
+    ] {
+        assert!(shown.lines().any(|shown| shown == line), "{line} is not in\n{shown}");
+    }
+    assert_eq!(parse(&shown, &[]).unwrap().show(), shown);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use mailtrail::clock::Clock;
 use mailtrail::event::Kind;
 use mailtrail::provider::mailgun;
-use mailtrail::sandbox::{self, Fate, Sandbox, Settings};
+use mailtrail::sandbox::{self, Fate, Sandbox, Settings, Weather};
 use mailtrail::secret::Secret;
 use mailtrail::tls;
 use rustls::pki_types::ServerName;
@@ -51,6 +51,8 @@ impl Scene {
             signing_key: Secret::new(KEY),
             webhook,
             pace,
+            weather: Weather::default(),
+            clock: Clock::System,
             tls: pair,
         };
         Self { sandbox: sandbox::start(settings).await.unwrap(), connector, _directory: directory }

@@ -1,6 +1,7 @@
 use super::{Context, Trouble, say};
+use crate::clock::Clock;
 use crate::logging;
-use crate::sandbox;
+use crate::sandbox::{self, Weather};
 use crate::secret::Secret;
 use crate::tls;
 use std::net::SocketAddr;
@@ -11,7 +12,7 @@ pub struct Arguments {
     /// Where it listens for mail
     #[arg(long, default_value = "127.0.0.1:2587", value_name = "ADDRESS")]
     smtp: SocketAddr,
-    /// Where its API listens, POST /v3/<domain>/messages.mime
+    /// Where its API listens: messages, events, logs, suppressions, webhooks, the domain; PUT /sandbox/weather
     #[arg(long, default_value = "127.0.0.1:2588", value_name = "ADDRESS")]
     api: SocketAddr,
     /// The key of its API
@@ -32,6 +33,15 @@ pub struct Arguments {
     /// The key that events are signed with
     #[arg(long, default_value = "sandbox", env = "MAILTRAIL_SANDBOX_SIGNING_KEY", hide_env_values = true)]
     signing_key: String,
+    /// Share of webhooks that are never posted
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    lose_webhooks: f64,
+    /// Seconds by which each webhook is posted later
+    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+    delay_webhooks: u32,
+    /// Seconds by which every second event appears later in the Events API
+    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+    late_events: u32,
     /// Factor on all of Mailgun's times
     #[arg(long, default_value_t = 1.0)]
     pace: f64,
@@ -53,6 +63,13 @@ pub async fn run(context: &Context, arguments: Arguments) -> Result<(), Trouble>
         signing_key: Secret::new(arguments.signing_key),
         webhook: arguments.webhook,
         pace: arguments.pace,
+        weather: Weather {
+            lose: arguments.lose_webhooks,
+            delay: arguments.delay_webhooks,
+            late: arguments.late_events,
+            ..Weather::default()
+        },
+        clock: Clock::System,
         tls: tls::self_signed(&arguments.certificate, "localhost").map_err(|error| failed(&error))?,
     });
     let sandbox = sandbox.await.map_err(|error| failed(&error))?;

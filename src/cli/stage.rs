@@ -1,11 +1,12 @@
 //! A relay whose upstream is the sandbox.
 
 use super::Trouble;
+use crate::account::{Api, Whose};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::daemon::{Daemon, Sockets};
 use crate::provider::Provider;
-use crate::sandbox::{self, Sandbox};
+use crate::sandbox::{self, Sandbox, Weather};
 use crate::secret::Secret;
 use crate::tls;
 use crate::transport::{Login, Security};
@@ -26,6 +27,7 @@ pub struct Understudy {
     /// The sandbox.
     pub sandbox: Sandbox,
     certificate: PathBuf,
+    domain: String,
     password: Secret,
     api_url: reqwest::Url,
     api_key: Secret,
@@ -56,23 +58,27 @@ impl Understudy {
         let directory = config.data_dir.join("sandbox");
         let failed = |error: &dyn std::fmt::Display| Trouble::Failed(error.to_string());
         let (signing_key, password, api_key) = (random_secret()?, random_secret()?, random_secret()?);
+        let usual = || "sandbox.example.com".to_owned();
+        let domain = upstream.transport.domain.clone().unwrap_or_else(usual);
         let sandbox = sandbox::start(sandbox::Settings {
             smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
             api: SocketAddr::from(([127, 0, 0, 1], 0)),
             api_key: api_key.clone(),
-            domain: upstream.transport.domain.clone().unwrap_or_else(|| "sandbox.example.com".to_owned()),
+            domain: domain.clone(),
             username: USERNAME.to_owned(),
             password: password.clone(),
             signing_key: signing_key.clone(),
             webhook: None,
             pace,
+            weather: Weather::default(),
+            clock: Clock::System,
             tls: tls::self_signed(&directory, "localhost").map_err(|error| failed(&error))?,
         });
         let sandbox = sandbox.await.map_err(|error| failed(&error))?;
         let api_url = format!("http://{}", sandbox.api_address());
         let api_url = api_url.parse().map_err(|error| failed(&error))?;
         let certificate = directory.join("relay.pem");
-        Ok(Self { sandbox, certificate, password, api_url, api_key, signing_key })
+        Ok(Self { sandbox, certificate, domain, password, api_url, api_key, signing_key })
     }
 
     /// The configuration with the sandbox as its only upstream.
@@ -80,6 +86,10 @@ impl Understudy {
         config.upstreams.truncate(1);
         for upstream in &mut config.upstreams {
             upstream.signing_keys = vec![self.signing_key.clone()];
+            if let Some(account) = &mut upstream.account {
+                account.whose = Whose::Mailgun { domain: self.domain.clone(), api: Api::Events };
+                (account.base_url, account.key) = (self.api_url.clone(), self.api_key.clone());
+            }
             let transport = &mut upstream.transport;
             transport.provider = Provider::Mailgun;
             transport.host = self.sandbox.smtp_address().ip().to_string();

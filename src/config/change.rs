@@ -37,6 +37,8 @@ impl Config {
             upstreams,
             routing,
             http,
+            webhooks,
+            sources,
             admin,
             log,
             retention,
@@ -57,7 +59,8 @@ impl Config {
             ("upstream", *upstreams != other.upstreams),
             ("route", routing.routes != other.routing.routes),
             ("bulk", bulk(routing) != bulk(&other.routing)),
-            ("http", *http != other.http),
+            ("http", *http != other.http || *webhooks != other.webhooks),
+            ("source", *sources != other.sources),
             ("admin", *admin != other.admin),
             ("log", *log != other.log),
             ("retention", *retention != other.retention),
@@ -97,12 +100,14 @@ mod tests {
             ("user", "hunter2", "hunter3"),
             ("limits", "recipients = 10", "recipients = 11"),
             ("limits", "login_failures = 5", "login_failures = 6"),
-            ("upstream", "secret", "changed"),
+            ("upstream", "\"secret\"", "\"changed\""),
             ("upstream", "jitter = 0.1", "jitter = 0.2"),
             ("upstream", "\"signing\"", "\"other\""),
             ("route", "senders = []", "senders = [\"*@example.com\"]"),
             ("bulk", "recipients = 50", "recipients = 51"),
             ("http", "127.0.0.1:8080", "127.0.0.1:8081"),
+            ("http", "connections = 7", "connections = 8"),
+            ("source", "\"generic\"", "\"activecampaign\""),
             ("admin", "127.0.0.1:8025", "127.0.0.1:8026"),
             ("log", "level = \"info\"", "level = \"debug\""),
             ("retention", "ledger = \"30d\"", "ledger = \"31d\""),
@@ -157,6 +162,11 @@ senders = []
 recipients = 50
 [http]
 address = "127.0.0.1:8080"
+connections = 7
+[[source]]
+name = "other"
+kind = "generic"
+secret = "source-secret"
 [admin]
 address = "127.0.0.1:8025"
 [log]

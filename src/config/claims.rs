@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
 
-/// What may be taken only once: addresses to listen on, names of users, routes, upstreams and sinks.
+/// What may be taken only once: addresses to listen on, names of users, routes, upstreams, sources and sinks.
 #[derive(Default)]
 pub(super) struct Claims {
     taken: BTreeMap<(Kind, String), String>,

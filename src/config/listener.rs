@@ -40,7 +40,8 @@ pub(super) fn read(mut section: Section<'_>, users: usize, claims: &mut Claims) 
     listener
 }
 
-fn network(text: &str) -> Option<IpNet> {
+/// A network, or a single address.
+pub(super) fn network(text: &str) -> Option<IpNet> {
     let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
     text.parse::<IpNet>().ok().or_else(address).map(|network| network.trunc())
 }

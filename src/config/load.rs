@@ -4,7 +4,7 @@ use super::fault::{Faults, Place};
 use super::reader::{Reading, Section};
 use super::settings::{Config, Upstream};
 use super::upstream::Ourselves;
-use super::{listener, routing, sections, sink, upstream, user};
+use super::{listener, routing, sections, sink, source, upstream, user};
 use crate::submission::{Listener, User};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -76,14 +76,19 @@ fn assemble(mut root: Section<'_>) -> Config {
     let routing = routing::read(&mut root, &names, &logins, &mut claims);
     let sinks = root.tables("sink").unwrap_or_default();
     let sinks = sinks.into_iter().filter_map(|section| sink::read(section, &mut claims)).collect();
+    let sources = root.tables("source").unwrap_or_default().into_iter();
+    let sources = sources.filter_map(|section| source::read(section, &names, &mut claims)).collect();
     sections::not_acted_on(&mut root);
     let (limits, policy) = sections::limits(&mut root);
+    let (http, webhooks) = sections::http(&mut root, &mut claims);
     let config = Config {
         certificate: sections::certificate(&mut root),
         limits,
         policy,
         routing,
-        http: sections::http(&mut root, &mut claims),
+        http,
+        webhooks,
+        sources,
         admin: sections::admin(&mut root, &data_dir, &mut claims),
         log: sections::log(&mut root),
         retention: sections::retention(&mut root),
@@ -99,8 +104,10 @@ fn assemble(mut root: Section<'_>) -> Config {
         upstreams,
         warnings: Vec::new(),
     };
-    if config.http.is_none() && config.upstreams.iter().any(|upstream| !upstream.signing_keys.is_empty()) {
-        root.warn("http", "has no address, so no event can arrive although a webhook_signing_key is set");
+    let reports =
+        |upstream: &Upstream| !(upstream.signing_keys.is_empty() && upstream.credentials.is_empty());
+    if config.http.is_none() && (config.upstreams.iter().any(reports) || !config.sources.is_empty()) {
+        root.warn("http", "has no address, so no event can arrive although secrets for webhooks are set");
     }
     check_certificates(&root, &config);
     root.finish();

@@ -3,6 +3,7 @@
 //! One run reports every fault, each with its key, line, value and what is allowed there. A secret's value appears
 //! in no fault, no warning and no output. Nothing here reads the process environment by itself.
 
+mod account;
 mod change;
 mod claims;
 mod document;
@@ -18,6 +19,7 @@ mod sections;
 mod settings;
 mod show;
 mod sink;
+mod source;
 mod upstream;
 mod user;
 mod words;

@@ -1,6 +1,7 @@
 //! The sections that exist once, and those that this version only checks.
 
 use super::claims::Claims;
+use super::listener;
 use super::names::is_host;
 use super::quantity;
 use super::reader::Section;
@@ -11,6 +12,7 @@ use crate::monitor::Thresholds;
 use crate::smtp::Limits;
 use crate::store::Retention;
 use crate::submission::Policy;
+use crate::webhook;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -76,11 +78,17 @@ fn policy(section: &mut Section<'_>) -> Policy {
 }
 
 /// `[http]`.
-pub(super) fn http(root: &mut Section<'_>, claims: &mut Claims) -> Option<SocketAddr> {
+pub(super) fn http(root: &mut Section<'_>, claims: &mut Claims) -> (Option<SocketAddr>, webhook::Settings) {
     let mut section = root.table("http");
     let address = address(&mut section, claims);
+    let usual = webhook::Settings::default();
+    let proxies = section.list("proxies", "a network such as \"10.0.0.0/8\"", listener::network);
+    let settings = webhook::Settings {
+        proxies: proxies.unwrap_or(usual.proxies),
+        connections: section.integer("connections", 1..=100_000).unwrap_or(usual.connections),
+    };
     section.finish();
-    address
+    (address, settings)
 }
 
 /// `[admin]`.

@@ -1,9 +1,10 @@
 use super::Finding;
 use crate::logging::Format;
+use crate::provider::brevo::Credentials;
 use crate::routing::Routing;
 use crate::secret::Secret;
 use crate::store::Retention;
-use crate::{heartbeat, monitor, queue, sink, smtp, submission, transport};
+use crate::{account, heartbeat, monitor, queue, reconcile, sink, smtp, submission, transport, webhook};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -33,6 +34,10 @@ pub struct Config {
     pub routing: Routing,
     /// Where webhooks are received, if anywhere.
     pub http: Option<SocketAddr>,
+    /// Whom that serves, and how many at once.
+    pub webhooks: webhook::Settings,
+    /// Who reports besides the upstreams' providers.
+    pub sources: Vec<webhook::Source>,
     /// Where operators ask.
     pub admin: Admin,
     /// What is logged, and how.
@@ -76,8 +81,14 @@ pub struct Upstream {
     pub transport: transport::Settings,
     /// When a message is tried again.
     pub retry: queue::Retry,
-    /// What its webhooks are signed with: none, one, or two while the key changes.
+    /// The account behind it, where its key is known.
+    pub account: Option<account::Settings>,
+    /// How the account is asked for events; `None`: not at all.
+    pub reconcile: Option<reconcile::Settings>,
+    /// What Mailgun's webhooks are signed with: none, one, or two while the key changes.
     pub signing_keys: Vec<Secret>,
+    /// What Brevo's webhooks prove themselves with.
+    pub credentials: Credentials,
 }
 
 /// Where operators ask.

@@ -2,14 +2,17 @@ use super::quantity::{show_duration, show_percent, show_quota, show_rate, show_s
 use super::routing::show_field;
 use super::settings::{Config, Upstream};
 use super::words::{
-    AUTHENTICATION, LEVELS, LISTENER_TLS, LOG_FORMATS, PIPELINING, PROVIDERS, REPORTS, SECURITY, TRANSPORTS,
-    Transport, word,
+    AUTHENTICATION, EVENT_APIS, LEVELS, LISTENER_TLS, LOG_FORMATS, PIPELINING, PROVIDERS, REPORTERS, REPORTS,
+    Reporter, SECURITY, TRANSPORTS, Transport, word,
 };
+use crate::account::{self, Whose};
 use crate::monitor::Thresholds;
+use crate::reconcile;
 use crate::routing::{Pattern, Routing};
 use crate::sink;
 use crate::submission::{Listener, Password, User};
-use crate::transport::{Api, Settings};
+use crate::transport::Settings;
+use crate::webhook::{Kind, Source};
 use reqwest::Url;
 use std::fmt::{Display, Write as _};
 use std::path::Path;
@@ -36,7 +39,10 @@ impl Config {
         if let Some(address) = self.http {
             page.heading("[http]");
             page.text("address", address);
+            page.texts("proxies", &self.webhooks.proxies);
+            page.bare("connections", self.webhooks.connections);
         }
+        self.sources.iter().for_each(|source| page.source(source));
         page.heading("[admin]");
         page.path("socket", &self.admin.socket);
         page.some("address", self.admin.address.as_ref());
@@ -116,8 +122,24 @@ impl Page {
 
     fn upstream(&mut self, upstream: &Upstream) {
         self.transport(&upstream.transport);
+        if let Some(account) = &upstream.account {
+            self.text("api_base_url", &account.base_url);
+            self.text("api_key", MASK);
+        }
         if !upstream.signing_keys.is_empty() {
             self.texts("webhook_signing_key", &vec![MASK; upstream.signing_keys.len()]);
+        }
+        let credentials = &upstream.credentials;
+        if !credentials.tokens.is_empty() {
+            self.texts("webhook_token", &vec![MASK; credentials.tokens.len()]);
+        }
+        self.some("webhook_header", credentials.header.as_ref());
+        if let Some((username, _)) = &credentials.login {
+            self.text("webhook_username", username);
+            self.text("webhook_password", MASK);
+        }
+        if let Some(account) = &upstream.account {
+            self.reconcile(account, upstream.reconcile);
         }
         let breaker = &upstream.transport.breaker;
         self.heading("[upstream.breaker]");
@@ -134,6 +156,31 @@ impl Page {
         self.duration("give_up_after", retry.give_up_after);
         self.duration("unknown_wait", retry.unknown_wait);
         self.bare("unknown_elsewhere", retry.unknown_elsewhere);
+    }
+
+    fn reconcile(&mut self, account: &account::Settings, settings: Option<reconcile::Settings>) {
+        self.heading("[upstream.reconcile]");
+        self.bare("enabled", settings.is_some());
+        let Some(settings) = settings else { return };
+        self.duration("every", settings.every);
+        if let Whose::Mailgun { api, .. } = &account.whose {
+            self.text("api", word(&EVENT_APIS, api));
+        }
+        self.duration("reach", settings.reach);
+    }
+
+    fn source(&mut self, source: &Source) {
+        self.heading("[[source]]");
+        self.text("name", &source.name);
+        let (reporter, secrets, upstream) = match &source.kind {
+            Kind::Generic { secrets, upstream } => (Reporter::Generic, secrets, upstream.as_ref()),
+            Kind::ActiveCampaign { secrets } => (Reporter::ActiveCampaign, secrets, None),
+            // Those are upstreams.
+            Kind::Mailgun { .. } | Kind::Brevo(_) => return,
+        };
+        self.text("kind", word(&REPORTERS, &reporter));
+        self.texts("secret", &vec![MASK; secrets.len()]);
+        self.some("upstream", upstream);
     }
 
     fn routing(&mut self, routing: &Routing) {
@@ -161,7 +208,7 @@ impl Page {
         self.text("provider", word(&PROVIDERS, &settings.provider));
         self.some("domain", settings.domain.as_ref());
         match &settings.api {
-            Some(api) => self.api(api),
+            Some(_) => self.text("transport", word(&TRANSPORTS, &Transport::Api)),
             None => self.smtp(settings),
         }
         self.some("ca_file", settings.ca_file.as_ref().map(|path| path.display()));
@@ -169,12 +216,6 @@ impl Page {
         self.some("rate", settings.rate.map(show_rate));
         self.some("quota", settings.plan.map(show_quota));
         self.duration("idle_timeout", settings.idle_timeout);
-    }
-
-    fn api(&mut self, api: &Api) {
-        self.text("transport", word(&TRANSPORTS, &Transport::Api));
-        self.text("api_base_url", &api.base_url);
-        self.text("api_key", MASK);
     }
 
     fn smtp(&mut self, settings: &Settings) {

@@ -1,18 +1,20 @@
 //! `[[upstream]]`: where mail goes.
 
+use super::account::Key;
 use super::claims::{Claims, Kind};
-use super::names::{is_host, is_loopback, is_slug};
+use super::names::{is_header_name, is_host, is_loopback, is_plain, is_slug};
 use super::quantity;
 use super::reader::Section;
 use super::sections::DAY;
 use super::settings::Upstream;
 use super::words::{PIPELINING, PROVIDERS, REGIONS, SECURITY, TRANSPORTS, Transport};
+use crate::account;
+use crate::provider::brevo::Credentials;
 use crate::provider::{Provider, Region};
 use crate::queue::Retry;
-use crate::secret::Secret;
+use crate::reconcile;
 use crate::submission::Listener;
 use crate::transport::{Api, Login, Pipelining, Security, Settings, breaker};
-use reqwest::Url;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -30,17 +32,51 @@ pub(super) fn read(mut section: Section<'_>, us: &Ourselves<'_>, claims: &mut Cl
     if let Some(name) = &name {
         claims.name(Kind::Upstream, &section, "name", name);
     }
-    let transport = settings(&mut section, name.unwrap_or_default());
+    let (transport, account, reconcile) = settings(&mut section, name.unwrap_or_default());
     let retry = retry(section.table("retry"));
     let signing_keys = section.secrets("webhook_signing_key", 2);
-    if let Some(transport) = transport.as_ref().filter(|_| section.is_sound()) {
-        check(transport, &signing_keys, us, &section);
+    let credentials = credentials(&mut section);
+    let upstream = transport.map(|transport| Upstream {
+        transport,
+        retry,
+        account,
+        reconcile,
+        signing_keys,
+        credentials,
+    });
+    if let Some(upstream) = upstream.as_ref().filter(|_| section.is_sound()) {
+        check(upstream, us, &section);
     }
     section.finish();
-    transport.map(|transport| Upstream { transport, retry, signing_keys })
+    upstream
 }
 
-fn settings(section: &mut Section<'_>, name: String) -> Option<Settings> {
+/// What Brevo's webhooks prove themselves with.
+fn credentials(section: &mut Section<'_>) -> Credentials {
+    let has_password = section.has("webhook_password") || section.has("webhook_password_file");
+    match (section.has("webhook_username"), has_password) {
+        (true, false) => section.fault("webhook_username", "needs webhook_password_file or webhook_password"),
+        (false, true) => section.fault("webhook_username", "is required beside a webhook_password"),
+        _ => (),
+    }
+    let has_token = section.has("webhook_token") || section.has("webhook_token_file");
+    if section.has("webhook_header") && !has_token {
+        section.fault("webhook_header", "needs webhook_token_file or webhook_token, which it carries");
+    }
+    let header = section
+        .parsed("webhook_header", "a header's name", |text| is_header_name(text).then(|| text.to_owned()));
+    let login = section.parsed("webhook_username", "a text without colons", |text| {
+        (is_plain(text) && !text.contains(':')).then(|| text.to_owned())
+    });
+    let tokens = section.secrets("webhook_token", 2);
+    Credentials { tokens, header, login: login.zip(section.secret("webhook_password")) }
+}
+
+/// How it is reached, the account behind it, and how that is asked.
+fn settings(
+    section: &mut Section<'_>,
+    name: String,
+) -> (Option<Settings>, Option<account::Settings>, Option<reconcile::Settings>) {
     section.require("provider");
     let provider = section.one_of("provider", &PROVIDERS);
     let named = provider.unwrap_or(Provider::Plain);
@@ -54,7 +90,10 @@ fn settings(section: &mut Section<'_>, name: String) -> Option<Settings> {
     let security = security.unwrap_or(usual);
     let domain: Option<String> =
         section.parsed("domain", "a domain", |text| is_host(text).then(|| text.into()));
-    let api = api(section, provider, region, domain.as_deref());
+    let key = Key::read(section);
+    let (account, reconcile) =
+        super::account::read(section, &name, provider, region, domain.as_deref(), &key);
+    let api = api(section, provider, region, domain.as_deref(), &key);
     let settings = Settings {
         name,
         domain,
@@ -74,7 +113,8 @@ fn settings(section: &mut Section<'_>, name: String) -> Option<Settings> {
         plan: section.parsed("quota", quantity::A_QUOTA, quantity::quota),
         breaker: breaker(section.table("breaker")),
     };
-    with_host(settings, provider?, region, section)
+    let settings = provider.and_then(|provider| with_host(settings, provider, region, section));
+    (settings, account, reconcile)
 }
 
 fn with_host(
@@ -140,26 +180,16 @@ fn retry(mut section: Section<'_>) -> Retry {
     retry
 }
 
-/// `transport` and what belongs to the API. With SMTP the rest is read and not acted on.
+/// `transport`, and what messages need of the API.
 fn api(
     section: &mut Section<'_>,
     provider: Option<Provider>,
     region: Region,
     domain: Option<&str>,
+    key: &Key,
 ) -> Option<Api> {
     let transport = section.one_of("transport", &TRANSPORTS).unwrap_or(Transport::Smtp);
-    let key_name = if section.has("api_key_file") { "api_key_file" } else { "api_key" };
-    let key_given = section.has(key_name);
-    let key = section.secret("api_key");
-    let base_url = section.parsed("api_base_url", "a text", |text| Some(base_url(text)));
-    if base_url == Some(None) {
-        // The value is not shown: a key may stand in it.
-        section.fault("api_base_url", A_BASE_URL);
-    }
     if transport == Transport::Smtp {
-        for key in [key_name, "api_base_url"].into_iter().filter(|key| section.has(key)) {
-            section.warn(key, "has no meaning with transport = \"smtp\"");
-        }
         return None;
     }
     let usual = provider?.default_api(region);
@@ -171,8 +201,8 @@ fn api(
     if domain.is_none() {
         section.require("domain");
     }
-    if !key_given {
-        section.fault(key_name, "or api_key_file is required with transport = \"api\"");
+    if !key.given {
+        section.fault(key.name, "or api_key_file is required with transport = \"api\"");
     }
     let only_smtp = [
         "host",
@@ -187,31 +217,24 @@ fn api(
     for key in only_smtp.iter().filter(|key| section.has(key)) {
         section.warn(key, "has no meaning with transport = \"api\"");
     }
-    let base_url = base_url.flatten().or_else(|| usual.and_then(|usual| usual.parse().ok()));
-    Some(Api { base_url: base_url?, domain: domain?.to_owned(), key: key? })
+    let base_url = key.base_url.clone().or_else(|| usual.and_then(|usual| usual.parse().ok()));
+    Some(Api { base_url: base_url?, domain: domain?.to_owned(), key: key.key.clone()? })
 }
 
-/// Scheme, host and port of an address where a key may be sent.
-fn base_url(text: &str) -> Option<Url> {
-    let url: Url = text.parse().ok()?;
-    let host = url.host_str()?.trim_matches(['[', ']']);
-    let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
-    let anonymous = url.username().is_empty() && url.password().is_none();
-    let safe = url.scheme() == "https" || (url.scheme() == "http" && is_loopback(host));
-    (bare && anonymous && safe).then_some(url)
-}
-
-const A_BASE_URL: &str = "is not an address such as \"https://api.mailgun.net\": without login and path, http:// for loopback hosts only";
-
-fn check(settings: &Settings, signing_keys: &[Secret], us: &Ourselves<'_>, section: &Section<'_>) {
+fn check(upstream: &Upstream, us: &Ourselves<'_>, section: &Section<'_>) {
+    let Upstream { transport: settings, signing_keys, credentials, .. } = upstream;
     if settings.api.is_none() {
         check_smtp(settings, us, section);
     }
     if settings.provider == Provider::Mailgun && signing_keys.is_empty() {
         section.warn("webhook_signing_key", "is missing; no event of this upstream can be trusted or joined");
     }
-    if settings.provider == Provider::Brevo {
-        section.warn("provider", "mail goes out, but Brevo's webhooks are not taken in this version");
+    if settings.provider == Provider::Brevo && credentials.is_empty() {
+        section.warn("webhook_token", "is missing; no event of this upstream can be trusted or joined");
+    }
+    if settings.provider != Provider::Brevo && !credentials.is_empty() {
+        let key = if section.has("webhook_username") { "webhook_username" } else { "webhook_token" };
+        section.warn(key, "has a meaning with provider = \"brevo\" only");
     }
 }
 

@@ -1,5 +1,6 @@
 //! The words of closed sets, one table for reading and showing.
 
+use crate::account;
 use crate::logging::Format;
 use crate::provider::{Provider, Region};
 use crate::smtp::Authentication;
@@ -44,6 +45,9 @@ pub(super) enum Transport {
 
 pub(super) const TRANSPORTS: [(&str, Transport); 2] = [("smtp", Transport::Smtp), ("api", Transport::Api)];
 
+pub(super) const EVENT_APIS: [(&str, account::Api); 2] =
+    [("events", account::Api::Events), ("logs", account::Api::Logs)];
+
 pub(super) const SECURITY: [(&str, Security); 3] =
     [("starttls", Security::StartTls), ("implicit", Security::Implicit), ("none", Security::None)];
 
@@ -69,6 +73,16 @@ pub(super) enum SinkKind {
     Http,
     File,
 }
+
+/// What a `[[source]]` is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reporter {
+    Generic,
+    ActiveCampaign,
+}
+
+pub(super) const REPORTERS: [(&str, Reporter); 2] =
+    [("generic", Reporter::Generic), ("activecampaign", Reporter::ActiveCampaign)];
 
 pub(super) const SUPPRESSION_POLICIES: [(&str, ()); 2] = [("report", ()), ("reject", ())];
 

@@ -4,6 +4,7 @@
 use super::StartError;
 use super::doors::Hall;
 use super::keeper::keep;
+use super::reconciling::reconciler;
 use super::relaying::{Relaying, Way, reports, ways};
 use super::shift::Shift;
 use super::sockets::{Sockets, Taken};
@@ -11,11 +12,13 @@ use crate::admin::{self, Panel};
 use crate::alarm::Alarms;
 use crate::audit::Auditor;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Upstream};
 use crate::heartbeat::Heartbeat;
 use crate::id::Mint;
 use crate::monitor::Monitor;
+use crate::provider::Provider;
 use crate::pulse::Pulse;
+use crate::reconcile::Reconciler;
 use crate::report::Reporter;
 use crate::sink::{self, Feeder, Rewinds};
 use crate::store::Store;
@@ -67,7 +70,7 @@ pub struct Generation {
     hall: Hall,
     relaying: Relaying,
     leaving: Leaving,
-    /// Upkeep and reports.
+    /// Upkeep, reports and what else is done now and then.
     chores: Shift,
 }
 
@@ -91,6 +94,7 @@ pub struct Prepared {
     doors: Vec<Door>,
     smtp: Vec<SocketAddr>,
     relaying: Way,
+    reconciler: Reconciler,
     panel: Panel,
     admin: UnixListener,
     page: Option<(TcpListener, PrometheusHandle)>,
@@ -128,6 +132,7 @@ impl Prepared {
     ) -> Result<Self, StartError> {
         let hall = Hall::new(ground, &config, before.map(|before| (&before.hall, &before.config)))?;
         let relaying = Way::new(ground, &config, before.map(|before| &before.relaying))?;
+        let reconciler = reconciler(ground, &config)?;
         let mut sockets = Sockets::default();
         let doors = hall.doors(ground, &config, &mut sockets, &mut offered)?;
         let addresses = doors.iter().zip(&config.listeners);
@@ -153,7 +158,20 @@ impl Prepared {
             None => None,
         };
         let http = listen("the webhook listener", config.http)?;
-        Ok(Self { config, sockets, left: offered, hall, doors, smtp, relaying, panel, admin, page, http })
+        Ok(Self {
+            config,
+            sockets,
+            left: offered,
+            hall,
+            doors,
+            smtp,
+            relaying,
+            reconciler,
+            panel,
+            admin,
+            page,
+            http,
+        })
     }
 
     /// Takes the place of the generation before.
@@ -174,10 +192,13 @@ impl Prepared {
         }
         let http = self.http.as_ref().and_then(|http| http.local_addr().ok());
         if let Some(http) = self.http {
-            let (http, router) = (http.tap_io(at_once), webhook::router(inbox(ground, &self.config)));
-            leaving.answer(ground, |quiet| {
-                axum::serve(http, router).with_graceful_shutdown(quiet).into_future()
-            });
+            let inbox = inbox(ground, &self.config);
+            ground.talk.spawn(webhook::serve(
+                http,
+                inbox,
+                self.config.webhooks.connections,
+                leaving.quiet.clone(),
+            ));
         }
         let watch = tls::watch(self.hall.servers(), ground.clock);
         ground.mail.spawn(leaving.idle.clone().run_until_cancelled_owned(watch));
@@ -188,8 +209,8 @@ impl Prepared {
             Way::Same(running) => running,
             Way::Other(prepared) => prepared.begin(ground, before.map(|before| &before.relaying)),
         };
-        let chores =
-            do_chores(ground, &self.config, leaving.idle.clone(), before.map(|before| &before.chores));
+        let (idle, chores) = (leaving.idle.clone(), before.map(|before| &before.chores));
+        let chores = do_chores(ground, &self.config, self.reconciler, idle, chores);
         Generation {
             config: self.config,
             sockets: self.sockets,
@@ -232,7 +253,13 @@ impl Leaving {
 }
 
 /// What is done now and then, after the generation before has ended its own: two reporters would report twice.
-fn do_chores(ground: &Ground, config: &Config, stopping: CancellationToken, before: Option<&Shift>) -> Shift {
+fn do_chores(
+    ground: &Ground,
+    config: &Config,
+    reconciler: Reconciler,
+    stopping: CancellationToken,
+    before: Option<&Shift>,
+) -> Shift {
     let (store, clock, retention) = (ground.store.clone(), ground.clock, config.retention);
     let (mint, hostname) = (ground.mint.clone(), config.hostname.clone());
     let heartbeat = config.heartbeat.clone().map(|settings| Heartbeat {
@@ -256,7 +283,9 @@ fn do_chores(ground: &Ground, config: &Config, stopping: CancellationToken, befo
         clock,
         alarms: ground.alarms.clone(),
         pulse: ground.pulse.clone(),
-        upstreams: upstreams.map(|upstream| (upstream.transport.name.clone(), reports(upstream))).collect(),
+        upstreams: upstreams
+            .map(|upstream| (upstream.transport.name.clone(), reports(upstream, config)))
+            .collect(),
         thresholds: config.thresholds.clone(),
     };
     let feeder = |settings: &sink::Settings| {
@@ -276,19 +305,25 @@ fn do_chores(ground: &Ground, config: &Config, stopping: CancellationToken, befo
             auditor.run(told.clone()),
             monitor.run(told.clone()),
             join_all(feeders.into_iter().map(|feeder| feeder.run(told.clone()))),
+            reconciler.run(told.clone()),
             beats,
             keep(store, retention, clock, told.clone())
         );
     })
 }
 
+/// The upstreams whose providers report by themselves, and who else reports.
 fn inbox(ground: &Ground, config: &Config) -> Inbox {
-    let sources = config.upstreams.iter().map(|upstream| Source {
-        upstream: upstream.transport.name.clone(),
-        provider: upstream.transport.provider,
-        keys: upstream.signing_keys.clone(),
-    });
-    Inbox { sources: sources.collect(), store: ground.store.clone(), clock: ground.clock }
+    let of_upstream = |upstream: &Upstream| {
+        let kind = match upstream.transport.provider {
+            Provider::Mailgun => webhook::Kind::Mailgun { keys: upstream.signing_keys.clone() },
+            Provider::Brevo => webhook::Kind::Brevo(upstream.credentials.clone()),
+            Provider::Plain => return None,
+        };
+        Some(Source { name: upstream.transport.name.clone(), kind })
+    };
+    let sources = config.upstreams.iter().filter_map(of_upstream).chain(config.sources.iter().cloned());
+    Inbox::new(sources.collect(), config.webhooks.proxies.clone(), ground.store.clone(), ground.clock)
 }
 
 /// No answer waits for the acknowledgement of the one before.

@@ -8,12 +8,14 @@ mod doors;
 mod generation;
 mod handover;
 mod keeper;
+mod reconciling;
 mod relaying;
 mod shift;
 mod sockets;
 
 pub use sockets::Sockets;
 
+use crate::account::Fault;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::store::{OpenError, OpenReport, Store};
@@ -41,6 +43,9 @@ pub enum StartError {
     /// Certificates.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// An account's client.
+    #[error(transparent)]
+    Account(#[from] Fault),
     /// A socket.
     #[error(
         "{what} cannot listen on {place}: {source}; is another program there, or is the port below 1024?"

@@ -97,7 +97,11 @@ fn queue(ground: &Ground, config: &Config, stopping: &CancellationToken) -> Resu
         Ok(Outward {
             settings: upstream.transport.clone(),
             retry: upstream.retry.clone(),
-            unknown_wait: if reports(upstream) { upstream.retry.unknown_wait } else { Duration::ZERO },
+            unknown_wait: if reports(upstream, config) {
+                upstream.retry.unknown_wait
+            } else {
+                Duration::ZERO
+            },
             tls: tls::connector(upstream.transport.ca_file.as_deref())?,
         })
     };
@@ -120,6 +124,11 @@ pub fn ways(config: &Config) -> Ways {
 }
 
 /// Whether events will come back from there.
-pub fn reports(upstream: &Upstream) -> bool {
-    upstream.transport.provider == Provider::Mailgun && !upstream.signing_keys.is_empty()
+pub fn reports(upstream: &Upstream, config: &Config) -> bool {
+    let own = match upstream.transport.provider {
+        Provider::Mailgun => !upstream.signing_keys.is_empty(),
+        Provider::Brevo => !upstream.credentials.is_empty(),
+        Provider::Plain => false,
+    };
+    own || config.sources.iter().any(|source| source.upstream() == upstream.transport.name)
 }

@@ -5,11 +5,15 @@
 //! result. [`Recipient::state`] reads both.
 
 mod fact;
+mod hint;
+mod polled;
 mod recipient;
 mod send;
 mod tally;
 
 pub use fact::{Fact, Rung, Source, What};
+pub use hint::Hinted;
+pub use polled::Polled;
 pub use recipient::{Failure, Mark, MarkKind, Marks, Recipient, Standing, State};
 pub use send::{
     About, Accepted, Action, Begun, Notice, Occasion, Outcome, Repeated, Send, Settled, Switch, Trail, Verb,

@@ -245,7 +245,7 @@ impl Recipient {
     pub fn report(&mut self, event: &Event) {
         let kind = if event.by_machine { MarkKind::ByMachine(event.kind) } else { MarkKind::By(event.kind) };
         self.marks.add(kind, event.at);
-        if matches!(event.kind, Kind::Bounced | Kind::Suppressed | Kind::Rejected) {
+        if event.kind.is_permanent_failure() {
             let reported = Failure { kind: event.kind, at: event.at, words: event.words.clone() };
             if self.failure.as_ref().is_none_or(|known| reported.order() < known.order()) {
                 self.failure = Some(reported);

@@ -4,8 +4,18 @@
 //! what leaves is a header line, a span of a message or an [`Event`](crate::event::Event). Nothing here may
 //! fail because a provider says something new.
 
+pub mod activecampaign;
+mod batch;
 pub mod brevo;
+mod form;
+pub mod generic;
 pub mod mailgun;
+mod text;
+mod wait;
+
+pub use batch::{MOST as MOST_EVENTS, NotABatch, events};
+pub use form::Form;
+pub use wait::try_again_after;
 
 use crate::id::TrackingId;
 use crate::mail::{HeaderBlock, HeaderLine};

@@ -7,6 +7,7 @@ use super::facts::Origin;
 use super::fate::Fate;
 use super::house::House;
 use crate::mail::{Envelope, Mailbox};
+use axum::Router;
 use axum::body::Body;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -14,9 +15,10 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::service::{Service, service_fn};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use memchr::memmem;
 use multer::{Constraints, Multipart, SizeLimit};
 use serde_json::json;
@@ -26,20 +28,28 @@ use subtle::ConstantTimeEq;
 use tokio::net::TcpStream;
 
 /// Answers on one connection. An error cuts it, as the fates that lose an answer ask for.
-pub(super) async fn serve(house: Arc<House>, stream: TcpStream) -> io::Result<()> {
+pub(super) async fn serve(house: Arc<House>, management: Router, stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let service = service_fn(|request| answer(house.clone(), request));
+    let management = TowerToHyperService::new(management);
+    let service = service_fn(|request: Request<Incoming>| {
+        let (house, management) = (house.clone(), management.clone());
+        async move {
+            if is_message(&request) {
+                return answer(house, request).await;
+            }
+            management.call(request).await.map_err(|never| match never {})
+        }
+    });
     http1::Builder::new().serve_connection(TokioIo::new(stream), service).await.map_err(io::Error::other)
 }
 
-async fn answer(house: Arc<House>, request: Request<Incoming>) -> io::Result<Response<Body>> {
+fn is_message(request: &Request<Incoming>) -> bool {
     let path: Vec<_> = request.uri().path().split('/').collect();
-    let &["", "v3", domain, "messages.mime"] = &path[..] else {
-        return Ok(plain(StatusCode::OK, "Mailgun Magnificent API"));
-    };
-    if request.method() != Method::POST {
-        return Ok(plain(StatusCode::OK, "Mailgun Magnificent API"));
-    }
+    request.method() == Method::POST && matches!(path[..], ["", "v3", _, "messages.mime"])
+}
+
+async fn answer(house: Arc<House>, request: Request<Incoming>) -> io::Result<Response<Body>> {
+    let domain = request.uri().path().split('/').nth(2).unwrap_or_default();
     if !is_known(&house, request.headers()) {
         return Ok(plain(StatusCode::UNAUTHORIZED, "Forbidden"));
     }
@@ -52,7 +62,7 @@ async fn answer(house: Arc<House>, request: Request<Incoming>) -> io::Result<Res
     }
 }
 
-fn is_known(house: &House, headers: &HeaderMap) -> bool {
+pub(super) fn is_known(house: &House, headers: &HeaderMap) -> bool {
     let given = headers.get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
     let login = BASE64_STANDARD.encode(format!("api:{}", house.api_key.reveal()));
     given.strip_prefix(b"Basic ").unwrap_or_default().ct_eq(login.as_bytes()).into()
@@ -219,6 +229,8 @@ fn response(status: StatusCode, kind: &'static str, body: String) -> Response<Bo
     response
 }
 
+/// What a path that leads nowhere says, with 200.
+pub(super) const MAGNIFICENT: &str = "Mailgun Magnificent API";
 const NOT_AN_ADDRESS: &str = "'to' parameter is not a valid address. please check documentation";
 /// Recipients of one request.
 const RECIPIENTS: usize = 1000;

@@ -19,6 +19,8 @@ pub(super) enum Happening {
     MailboxFull,
     Greylisted,
     Suppressed,
+    SuppressedUnsubscribed,
+    SuppressedComplained,
     Opened,
     OpenedByBot,
     Clicked,
@@ -82,7 +84,10 @@ impl Happening {
         match self {
             Self::Accepted => ("accepted", "info"),
             Self::Delivered | Self::DeliveredInTestMode => ("delivered", "info"),
-            Self::Bounced | Self::BouncedLate | Self::Suppressed => ("failed", "error"),
+            Self::Bounced | Self::BouncedLate => ("failed", "error"),
+            Self::Suppressed | Self::SuppressedUnsubscribed | Self::SuppressedComplained => {
+                ("failed", "error")
+            }
             Self::MailboxFull | Self::Greylisted => ("failed", "warn"),
             Self::Opened | Self::OpenedByBot => ("opened", "info"),
             Self::Clicked => ("clicked", "info"),
@@ -91,11 +96,24 @@ impl Happening {
         }
     }
 
+    /// Whether Mailgun never connected to the recipient's server.
+    fn is_without_delivery(self) -> bool {
+        matches!(
+            self,
+            Self::Suppressed
+                | Self::SuppressedUnsubscribed
+                | Self::SuppressedComplained
+                | Self::DeliveredInTestMode
+        )
+    }
+
     /// Severity and reason of a failure.
     fn failure(self) -> Option<(&'static str, &'static str)> {
         match self {
             Self::Bounced | Self::BouncedLate => Some(("permanent", "bounce")),
             Self::Suppressed => Some(("permanent", "suppress-bounce")),
+            Self::SuppressedUnsubscribed => Some(("permanent", "suppress-unsubscribe")),
+            Self::SuppressedComplained => Some(("permanent", "suppress-complaint")),
             Self::MailboxFull => Some(("temporary", "generic")),
             Self::Greylisted => Some(("temporary", "greylisted")),
             _ => None,
@@ -134,7 +152,7 @@ fn delivery(story: &Story, happening: Happening) -> Value {
         return data.into();
     }
     let mut envelope = envelope(story);
-    if !matches!(happening, Happening::Suppressed | Happening::DeliveredInTestMode) {
+    if !happening.is_without_delivery() {
         envelope["sending-ip"] = SENDING_IP.into();
     }
     data.extend(object(json!({
@@ -178,10 +196,11 @@ fn status(story: &Story, happening: Happening) -> Value {
             "attempt-no": 2, "session-seconds": 2, "retry-seconds": 900, "description": "",
             "message": "4.7.1 Greylisted, please come back later",
         }),
-        Happening::Suppressed => json!({
-            "attempt-no": 1, "message": "", "code": 605, "enhanced-code": "",
-            "description": "Not delivering to previously bounced address", "session-seconds": 0,
-        }),
+        Happening::Suppressed => suppressed(605, "Not delivering to previously bounced address"),
+        Happening::SuppressedUnsubscribed => suppressed(606, "Not delivering to unsubscribed address"),
+        Happening::SuppressedComplained => {
+            suppressed(607, "Not delivering to a user who marked your messages as spam")
+        }
         Happening::DeliveredInTestMode => json!({
             "code": 650, "attempt-no": 1, "message": "", "session-seconds": 0,
             "description": "Message delivery is skipped, test mode enabled",
@@ -192,6 +211,13 @@ fn status(story: &Story, happening: Happening) -> Value {
             "certificate-verified": true, "enhanced-code": null, "first-delivery-attempt-seconds": 0.041,
         }),
     }
+}
+
+fn suppressed(code: u16, description: &str) -> Value {
+    json!({
+        "attempt-no": 1, "message": "", "code": code, "enhanced-code": "", "description": description,
+        "session-seconds": 0,
+    })
 }
 
 /// Which attempt got through.
@@ -295,6 +321,8 @@ mod tests {
             (Happening::Delivered, recorded!("delivered")),
             (Happening::Bounced, recorded!("failed_permanent_bounce")),
             (Happening::Suppressed, recorded!("failed_permanent_suppress_bounce")),
+            (Happening::SuppressedUnsubscribed, recorded!("failed_permanent_suppress_unsubscribe")),
+            (Happening::SuppressedComplained, recorded!("failed_permanent_suppress_complaint")),
             (Happening::MailboxFull, recorded!("failed_temporary")),
             (Happening::Greylisted, recorded!("failed_temporary_greylisted")),
             (Happening::Opened, recorded!("opened")),

@@ -1,19 +1,25 @@
 use super::dialogue::Login;
 use super::facts::{Facts, Origin};
 use super::fate::Fate;
+use super::hooks::Hooks;
+use super::limiter::Limiter;
+use super::log::Log;
 use super::memory::Memory;
 use super::pace::Pace;
 use super::shelf::{Message, Shelf};
 use super::story::{self, Story};
+use super::suppressions::Suppressions;
 use super::tasks::Tasks;
+use super::weather::Sky;
 use super::webhook::Webhook;
 use super::{SandboxError, Settings};
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::mail::{Envelope, HeaderBlock, MessageId};
 use crate::secret::Secret;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// What all sessions and stories of one sandbox share.
@@ -27,8 +33,15 @@ pub(super) struct House {
     pub(super) shelf: Shelf,
     pub(super) webhook: Webhook,
     pub(super) tasks: Tasks,
-    clock: Clock,
+    pub(super) log: Log,
+    pub(super) suppressions: Suppressions,
+    pub(super) hooks: Hooks,
+    pub(super) sky: Sky,
+    pub(super) limiter: Limiter,
+    pub(super) signing_key: Secret,
+    pub(super) clock: Clock,
     last: AtomicU64,
+    happened: AtomicU64,
     places: Arc<Semaphore>,
 }
 
@@ -36,14 +49,21 @@ impl House {
     pub(super) fn new(settings: Settings, pace: Pace) -> Result<Self, SandboxError> {
         Ok(Self {
             login: Arc::new(Login { username: settings.username, password: settings.password }),
-            webhook: Webhook::new(settings.webhook, settings.signing_key)?,
+            webhook: Webhook::new(settings.webhook, settings.signing_key.clone())?,
+            signing_key: settings.signing_key,
             domain: settings.domain,
             api_key: settings.api_key,
             pace,
             memory: Memory::default(),
             shelf: Shelf::default(),
             tasks: Tasks::new(),
-            clock: Clock::System,
+            log: Log::default(),
+            suppressions: Suppressions::default(),
+            hooks: Hooks::default(),
+            sky: Sky::new(settings.weather),
+            limiter: Limiter::default(),
+            happened: AtomicU64::new(0),
+            clock: settings.clock,
             last: AtomicU64::new(0),
             places: Arc::new(Semaphore::new(STORIES)),
         })
@@ -87,15 +107,32 @@ impl House {
         next(last.unwrap_or_default())
     }
 
+    /// The time in microseconds since 1970; no event that happened is later.
+    pub(super) fn now(&self) -> u64 {
+        let now = self.clock.now().millis().saturating_mul(1000);
+        now.max(self.last.load(Ordering::Relaxed))
+    }
+
+    /// When an event of now appears: every second one late, if the weather is like that.
+    pub(super) fn appears(&self) -> Timestamp {
+        let second = !self.happened.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
+        let late = if second { self.sky.now().late } else { 0 };
+        self.clock.now().after(Duration::from_secs(late.into()))
+    }
+
     /// The refusal of a domain that has sent too much.
     pub(super) fn rate_limited(&self) -> String {
-        let until = self.clock.now().after(self.pace.of(RATE_LIMIT)).rfc5322();
-        let until = until.trim_end_matches("+0000");
+        let until = date(self.clock.now().after(self.pace.of(RATE_LIMIT)));
         format!(
-            "Domain {} is not allowed to send: recipient limit exceeded, try again after {until}UTC",
+            "Domain {} is not allowed to send: recipient limit exceeded, try again after {until}",
             self.domain
         )
     }
+}
+
+/// A time as Mailgun writes it.
+pub(super) fn date(at: Timestamp) -> String {
+    at.rfc5322().replace("+0000", "UTC")
 }
 
 /// Recipients whose events are not all settled; beyond it mail is refused for the time being, so that no event is lost.

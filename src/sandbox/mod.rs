@@ -11,17 +11,25 @@ mod dialogue;
 mod event;
 mod facts;
 mod fate;
+mod hooks;
 mod house;
+mod limiter;
+mod log;
+mod manage;
 mod memory;
 mod pace;
 mod shelf;
 mod story;
+mod suppressions;
 mod tasks;
+mod weather;
 mod webhook;
 
 pub use fate::Fate;
 pub use shelf::{Message, Tally};
+pub use weather::Weather;
 
+use crate::clock::Clock;
 use crate::secret::Secret;
 use crate::tls::{self, Pair, TlsError};
 use house::House;
@@ -52,6 +60,10 @@ pub struct Settings {
     pub webhook: Option<String>,
     /// Factor on all of Mailgun's times: 1.0 is real minutes, 0.0 no waiting at all.
     pub pace: f64,
+    /// What goes wrong from the start.
+    pub weather: Weather,
+    /// The time of events.
+    pub clock: Clock,
     /// For STARTTLS.
     pub tls: Pair,
 }
@@ -97,7 +109,8 @@ pub async fn start(settings: Settings) -> Result<Sandbox, SandboxError> {
     let session = move |stream, peer| connection::serve(guests.clone(), stream, peer, acceptor.clone());
     house.tasks.spawn(connection::listen(house.clone(), listener, session));
     let guests = house.clone();
-    let session = move |stream, _| api::serve(guests.clone(), stream);
+    let management = manage::router(house.clone());
+    let session = move |stream, _| api::serve(guests.clone(), management.clone(), stream);
     house.tasks.spawn(connection::listen(house.clone(), api_listener, session));
     Ok(Sandbox { house, smtp, api })
 }
@@ -133,6 +146,11 @@ impl Sandbox {
     /// Posts events there from now on, retries included.
     pub fn set_webhook(&self, url: impl Into<String>) {
         self.house.webhook.set_url(url.into());
+    }
+
+    /// What goes wrong from now on.
+    pub fn set_weather(&self, weather: Weather) {
+        self.house.sky.set(weather);
     }
 
     /// Stops, and returns once nothing runs any more. What was not posted yet never will be.

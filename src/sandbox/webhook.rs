@@ -19,6 +19,15 @@ pub(super) struct Webhook {
     posts: Semaphore,
 }
 
+/// One address that events are posted to.
+#[derive(Clone, Debug)]
+pub(super) enum Target {
+    /// The one that is configured, whatever it is when the post begins.
+    Configured,
+    /// One that was registered.
+    Registered(Arc<str>),
+}
+
 /// What the receiver said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
@@ -47,6 +56,11 @@ impl Webhook {
         *self.url.lock().unwrap_or_else(PoisonError::into_inner) = Some(url.into());
     }
 
+    /// The configured address.
+    pub(super) fn url(&self) -> Option<Arc<str>> {
+        self.url.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The whole body of an event's request; its retries carry the same one, signature included.
     pub(super) fn sign(&self, data: Map<String, Value>, now: u64) -> Bytes {
         let (timestamp, token) = (now.to_string(), hex(&random::<25>()));
@@ -59,8 +73,11 @@ impl Webhook {
     }
 
     /// Posts a body once; `None` where there is no address to post to.
-    pub(super) async fn post(&self, body: Bytes) -> Option<Answer> {
-        let url = self.url.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+    pub(super) async fn post(&self, target: &Target, body: Bytes) -> Option<Answer> {
+        let url = match target {
+            Target::Configured => self.url()?,
+            Target::Registered(url) => url.clone(),
+        };
         let _turn = self.posts.acquire().await.ok()?;
         let request = self.client.post(&*url).header(CONTENT_TYPE, "application/json").body(body);
         Some(match request.send().await.map(|response| response.status().as_u16()) {

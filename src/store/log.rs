@@ -116,7 +116,8 @@ impl Store {
     fn entries(&self, record: Record, entries: &mut Vec<Entry>) -> Result<(), ReadError> {
         match record {
             Record::Accepted(accepted) => entries.push(of_acceptance(&accepted)),
-            Record::Begun(_) | Record::Handed(_) => {}
+            // The log tells of mail, and these of none.
+            Record::Begun(_) | Record::Handed(_) | Record::Hint(_) | Record::Polled(_) => {}
             Record::Repeated(repeated) => entries.push(Entry {
                 id: Some(repeated.id),
                 written: repeated.at,

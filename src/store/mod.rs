@@ -7,6 +7,7 @@
 mod commit;
 mod disk;
 mod hands;
+mod hint;
 mod journal;
 mod lock;
 mod log;
@@ -40,8 +41,8 @@ use crate::clock::Timestamp;
 use crate::event::Event;
 use crate::id::TrackingId;
 use crate::ledger::{
-    About, Accepted, Action, Begun, Grouping, Notice, Outcome, Recipient, Repeated, Send, Switch, Tally,
-    Trail, Waits,
+    About, Accepted, Action, Begun, Grouping, Hinted, Notice, Outcome, Polled, Recipient, Repeated, Send,
+    Switch, Tally, Trail, Waits,
 };
 use crate::mail::{Lane, MessageId, Record as OdooRecord};
 use crate::wakeup::Wakeup;
@@ -214,10 +215,22 @@ impl Store {
         self.committer()?.commit(Record::Switch(switch), Bytes::new(), wish).await
     }
 
+    /// Notes up to when a provider's events are all in; lookups see it on return. The last time counts.
+    pub async fn polled(&self, polled: Polled) -> Result<(), CommitError> {
+        let wish = Wish { urgent: false, applied: true };
+        self.committer()?.commit(Record::Polled(polled), Bytes::new(), wish).await
+    }
+
     /// Keeps a provider's report in its raw form; it is joined to its send on return.
     pub async fn report(&self, notice: Notice, raw: Bytes) -> Result<(), CommitError> {
         let wish = Wish { urgent: true, applied: true };
         self.committer()?.commit(Record::Notice(Box::new(notice)), raw, wish).await
+    }
+
+    /// Keeps a hint about a contact in its raw form; lookups see it on return. One that is known changes nothing.
+    pub async fn hint(&self, hinted: Hinted, raw: Bytes) -> Result<(), CommitError> {
+        let wish = Wish { urgent: true, applied: true };
+        self.committer()?.commit(Record::Hint(Box::new(hinted)), raw, wish).await
     }
 
     /// Waits until everything committed is applied and survives a power cut without replay.
@@ -359,6 +372,11 @@ impl Store {
         Ok(self.projection().forced_open(upstream)?)
     }
 
+    /// Up to when the events of an upstream's provider are all in, as far as it was ever asked.
+    pub fn polled_until(&self, upstream: &str) -> Result<Option<Timestamp>, ReadError> {
+        Ok(self.projection().polled_until(upstream)?)
+    }
+
     /// Recipients that an upstream took on `days` (UTC, since the epoch), as far as the ledger goes back.
     pub fn taken(&self, upstream: &str, days: RangeInclusive<u16>) -> Result<u64, ReadError> {
         Ok(self.projection().taken(upstream, days)?)
@@ -408,6 +426,16 @@ impl Store {
     /// Whether this event was taken already.
     pub fn knows_event(&self, upstream: &str, event: &Event) -> Result<bool, ReadError> {
         Ok(self.projection().knows_event(upstream, event)?)
+    }
+
+    /// Whether this hint was taken already.
+    pub fn knows_hint(&self, hinted: &Hinted) -> Result<bool, ReadError> {
+        Ok(self.projection().knows_hint(hinted)?)
+    }
+
+    /// Hints about the contact with that address, the last to come first.
+    pub fn hints(&self, address: &str, limit: usize) -> Result<Vec<Hinted>, ReadError> {
+        Ok(self.projection().hints(address, limit)?)
     }
 
     /// The digest of the body that a webhook's token came with, if it was used.

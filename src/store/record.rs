@@ -5,10 +5,11 @@ use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
 use crate::ledger::{
-    About, Accepted, Action, Begun, Notice, Occasion, Outcome, Repeated, Send, Settled, Standing, State,
-    Switch, Verb, Via,
+    About, Accepted, Action, Begun, Hinted, Notice, Occasion, Outcome, Polled, Repeated, Send, Settled,
+    Standing, State, Switch, Verb, Via,
 };
 use crate::mail::{BodyType, Dsn, DsnRecipient, Lane, Mailbox, MessageId, Notify, Record as OdooRecord, Ret};
+use crate::store::hint::HintedV1;
 use crate::store::journal::Place;
 use crate::store::{Cursor, Handed};
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,10 @@ pub enum Record {
     Switch(Switch),
     /// A sink took what the journal has for it.
     Handed(Handed),
+    /// A provider was asked for its events.
+    Polled(Polled),
+    /// A hint about a contact came; its raw form is the record's body.
+    Hint(Box<Hinted>),
 }
 
 /// A record in the journal.
@@ -65,6 +70,8 @@ impl Record {
             Self::Action(_) => 6,
             Self::Switch(_) => 7,
             Self::Handed(_) => 12,
+            Self::Polled(_) => 11,
+            Self::Hint(_) => 9,
         }
     }
 
@@ -78,7 +85,9 @@ impl Record {
             | Self::Repeated(_)
             | Self::Action(_)
             | Self::Switch(_)
-            | Self::Handed(_) => 1,
+            | Self::Handed(_)
+            | Self::Hint(_)
+            | Self::Polled(_) => 1,
         }
     }
 
@@ -87,7 +96,13 @@ impl Record {
         match self {
             Self::Accepted(_) | Self::Action(_) => true,
             Self::Outcome(outcome) => outcome.due.is_some(),
-            Self::Begun(_) | Self::Notice(_) | Self::Repeated(_) | Self::Switch(_) | Self::Handed(_) => false,
+            Self::Begun(_)
+            | Self::Notice(_)
+            | Self::Repeated(_)
+            | Self::Switch(_)
+            | Self::Hint(_)
+            | Self::Handed(_)
+            | Self::Polled(_) => false,
         }
     }
 
@@ -102,6 +117,8 @@ impl Record {
             Self::Action(action) => postcard::to_stdvec(&ActionV1::from(action)),
             Self::Switch(switch) => postcard::to_stdvec(&SwitchV1::from(switch)),
             Self::Handed(handed) => postcard::to_stdvec(&HandedV1::from(handed)),
+            Self::Polled(polled) => postcard::to_stdvec(&PolledV1::from(polled)),
+            Self::Hint(hinted) => postcard::to_stdvec(&HintedV1::from(&**hinted)),
         };
         encoded.expect("plain data in memory always encodes")
     }
@@ -121,6 +138,8 @@ impl Record {
             (6, 1) => read::<ActionV1>(head).map(|v| Self::Action(v.restore())),
             (12, 1) => read::<HandedV1>(head).map(|v| Self::Handed(v.restore())),
             (7, 1) => read::<SwitchV1>(head).map(|v| Self::Switch(v.restore())),
+            (11, 1) => read::<PolledV1>(head).map(|v| Self::Polled(v.restore())),
+            (9, 1) => read::<HintedV1>(head).map(|v| Self::Hint(Box::new(v.restore()))),
             _ => None,
         }
         .ok_or(unknown)
@@ -557,6 +576,24 @@ impl HandedV1 {
             until: Cursor(self.until),
             refused: refused.map(|(place, part, why)| (Cursor(place), part, why)).collect(),
         }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct PolledV1 {
+    upstream: String,
+    until: u64,
+}
+
+impl From<&Polled> for PolledV1 {
+    fn from(polled: &Polled) -> Self {
+        Self { upstream: polled.upstream.clone(), until: polled.until.millis() }
+    }
+}
+
+impl PolledV1 {
+    fn restore(self) -> Polled {
+        Polled { upstream: self.upstream, until: Timestamp::from_millis(self.until) }
     }
 }
 

@@ -186,10 +186,15 @@ impl Step<'_> {
             Record::Handed(handed) if self.projection.is_last(&handed)? => Keep::All,
             Record::Handed(handed) if handed.at >= horizon => Keep::All,
             Record::Handed(_) => Keep::Nothing,
+            // Each is followed by another; one that old begins no poll any more.
+            Record::Polled(polled) if polled.until >= horizon => Keep::All,
+            Record::Polled(_) => Keep::Nothing,
             Record::Notice(notice) if notice.at >= self.retention.events_horizon(self.now) => Keep::All,
             Record::Notice(notice) if notice.at >= horizon => Keep::Head,
             Record::Notice(notice) if self.projection.find(&notice.event)?.is_some() => Keep::Head,
             Record::Notice(_) => Keep::Nothing,
+            Record::Hint(hinted) if hinted.received >= self.retention.events_horizon(self.now) => Keep::All,
+            Record::Hint(_) => Keep::Nothing,
         })
     }
 
@@ -233,7 +238,8 @@ impl Step<'_> {
         }
         let days = self.projection.expired_days(self.retention.horizon(self.now), ROWS)?;
         let orphans = self.projection.expired_orphans(self.retention.events_horizon(self.now), ROWS)?;
-        let keys = [days, orphans].concat();
+        let hints = self.projection.expired_hints(self.retention.events_horizon(self.now), ROWS)?;
+        let keys = [days, orphans, hints].concat();
         if !keys.is_empty() {
             self.task(Task::Delete(keys))?;
             return Ok(true);

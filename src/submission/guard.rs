@@ -4,9 +4,8 @@
 //! with one wrong password in its settings, however often it comes, therefore never locks itself out, nor those who
 //! share its address.
 
-use super::origin::Origin;
-use super::register::{Fades, Register};
 use super::settings::Policy;
+use crate::strangers::{Fades, Origin, Register};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

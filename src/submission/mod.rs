@@ -6,11 +6,9 @@ mod conversation;
 mod duplicates;
 mod guard;
 mod listener;
-mod origin;
 mod password;
 mod proxy;
 mod rate;
-mod register;
 mod settings;
 mod spool;
 

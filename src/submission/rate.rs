@@ -1,9 +1,8 @@
 //! How many messages a user or an address may send in a time.
 
-use super::origin::Origin;
-use super::register::{Fades, Register};
 use super::settings::User;
 use crate::rate::Rate;
+use crate::strangers::{Fades, Origin, Register};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -3,7 +3,7 @@
 
 use super::api::Answer;
 use crate::clock::Timestamp;
-use crate::provider::Provider;
+use crate::provider::{Provider, try_again_after};
 use crate::smtp::Response;
 use std::time::Duration;
 
@@ -106,16 +106,6 @@ fn is_throttle(response: &Response, text: &str) -> bool {
     }
 }
 
-/// `try again after Sun, 05 Oct 2025 19:22:44 UTC` or `try again after 120 seconds`, in any case.
-fn try_again_after(text: &str, now: Timestamp) -> Option<Timestamp> {
-    let at = text.to_ascii_lowercase().find(WISH)? + WISH.len();
-    let wish = text[at..].trim_end_matches('.');
-    if let Some((number, "seconds" | "second")) = wish.split_once(' ') {
-        return number.parse().ok().map(|seconds| now.after(Duration::from_secs(seconds)));
-    }
-    Timestamp::parse_rfc5322(wish)
-}
-
 /// Mailgun's refusals of a whole domain come as 421 to DATA, in the words of its API's errors 400, 403 and 429; a lost
 /// login comes as 550 to RCPT.
 const MAILGUN_ACCOUNT: [&str; 7] = [
@@ -139,7 +129,6 @@ const THROTTLES: [&str; 9] = [
     "quota limit",
     "slow down",
 ];
-const WISH: &str = "try again after ";
 /// How long a limit lasts that does not say so: those of Mailgun that say it are of seconds to minutes.
 const LIMIT: Duration = Duration::from_secs(30);
 

@@ -11,8 +11,8 @@ use mailtrail::clock::{Clock, Timestamp};
 use mailtrail::event::{Event, Kind, Words};
 use mailtrail::id::TrackingId;
 use mailtrail::ledger::{
-    Accepted, Action, Begun, Notice, Outcome, Recipient, Rung, Send, Settled, Standing, State, Switch, Verb,
-    Via, Waits, What,
+    Accepted, Action, Begun, Notice, Outcome, Polled, Recipient, Rung, Send, Settled, Standing, State,
+    Switch, Verb, Via, Waits, What,
 };
 use mailtrail::mail::{BodyType, Lane, MessageId, Record};
 use mailtrail::store::{Audit, CommitError, Message, OpenError, OpenReport, Queued, Store, Stray};
@@ -270,6 +270,70 @@ async fn what_upstreams_took_and_which_are_closed_outlives_a_restart() {
     assert_eq!(store.forced_open("mailgun").unwrap().as_deref(), Some("moving"));
     store.switch(switch(false)).await.unwrap();
     assert_eq!(store.forced_open("mailgun").unwrap(), None);
+}
+
+#[tokio::test]
+async fn up_to_when_a_provider_was_asked_outlives_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory);
+    let polled = |upstream: &str, until| Polled { upstream: upstream.into(), until: at(until) };
+    for (upstream, until) in [("mailgun", 100), ("brevo", 7), ("mailgun", 200), ("mailgun", 150)] {
+        store.polled(polled(upstream, until)).await.unwrap();
+    }
+    drop(store);
+    for rebuilt in [false, true] {
+        if rebuilt {
+            std::fs::remove_dir_all(directory.path().join("ledger")).unwrap();
+        }
+        let (store, _) = reopen(directory.path());
+        assert_eq!(store.polled_until("mailgun").unwrap(), Some(at(150)), "the last one counts");
+        assert_eq!(store.polled_until("brevo").unwrap(), Some(at(7)));
+        assert_eq!(store.polled_until("other").unwrap(), None);
+        assert!(store.log_of(1).unwrap().is_empty());
+    }
+}
+
+/// A webhook says the millisecond and our own id; a poll of the same event may say neither.
+#[tokio::test]
+async fn a_report_is_known_again_however_little_it_says() {
+    let whole = |kind| Event { message_id: MessageId::parse("a@b"), ..event(0, "ada@example.net", kind) };
+    let bare = |kind| Event { at: at(0).after(Duration::from_millis(700)), tracking: None, ..whole(kind) };
+    for (first, second) in
+        [(whole(Kind::Opened), bare(Kind::Opened)), (bare(Kind::Opened), whole(Kind::Opened))]
+    {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(&directory);
+        for number in 0..2 {
+            let accepted = accepted(number, "a@b", &["ada@example.net"]);
+            store.accept_and_apply(accepted, Bytes::new()).await.unwrap();
+            if number == 0 {
+                assert!(!store.knows_event("mailgun", &first).unwrap());
+                store.report(notice(first.clone()), Bytes::new()).await.unwrap();
+            }
+        }
+        assert!(store.knows_event("mailgun", &second).unwrap());
+        assert!(!store.knows_event("brevo", &second).unwrap());
+        store.report(notice(second), Bytes::new()).await.unwrap();
+        let opened = |number| {
+            let trail = store.trail(id(number)).unwrap().unwrap();
+            (trail.recipients[0].marks.of(Kind::Opened).map(|mark| mark.count), trail.facts.len())
+        };
+        assert_eq!((opened(0), opened(1)), ((Some(1), 2), (None, 1)));
+    }
+}
+
+#[tokio::test]
+async fn a_trail_is_told_in_the_order_of_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory);
+    store.accept(accepted(0, "a@b", &["ada@example.net"]), Bytes::new()).await.unwrap();
+    for (number, kind) in [(9, Kind::Opened), (3, Kind::Delivered), (7, Kind::Clicked)] {
+        let event = Event { tracking: Some(id(0)), ..event(number, "ada@example.net", kind) };
+        store.report(notice(event), Bytes::new()).await.unwrap();
+    }
+    store.settle(outcome(0, 1, &[settled(&[0], Standing::Relayed)], None)).await.unwrap();
+    let times: Vec<_> = store.trail(id(0)).unwrap().unwrap().facts.iter().map(|fact| fact.at).collect();
+    assert_eq!(times, [0, 1, 3, 7, 9].map(at));
 }
 
 #[tokio::test]

@@ -2,6 +2,8 @@
 
 use super::*;
 use mailtrail::clock::Moment;
+use mailtrail::event::{Hint, HintKind};
+use mailtrail::ledger::Hinted;
 use mailtrail::store::Retention;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,6 +88,42 @@ async fn what_is_past_retention_is_gone_and_what_waits_is_not() {
     }
     assert_eq!(everybody(&store), []);
     assert!(journal_size(directory.path()) < 4096, "{} bytes are left", journal_size(directory.path()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hints_stay_as_long_as_raw_events_do() {
+    let (directory, time) = (tempfile::tempdir().unwrap(), starting());
+    let store = at_time(directory.path(), time);
+    let hinted = |seconds: u64, address: Option<&str>| Hinted {
+        source: "campaigns".into(),
+        received: at(seconds),
+        identity: seconds.to_string(),
+        hint: Hint {
+            kind: HintKind::Unsubscribed,
+            at: at(seconds),
+            address: address.map(str::to_owned),
+            lists: vec!["3".into()],
+            words: Words { text: Some("enough".into()), ..Words::default() },
+        },
+    };
+    let (old, young) = (hinted(1, Some("Ada@example.net")), hinted(6 * DAY, Some("ada@example.net")));
+    for hint in [&old, &young, &young, &hinted(2, None)] {
+        store.hint(hint.clone(), Bytes::from("raw of a hint")).await.unwrap();
+    }
+    assert_eq!(store.hints("ada@example.net", 9).unwrap(), [young.clone(), old]);
+    assert!(store.knows_hint(&hinted(2, None)).unwrap() && !store.knows_hint(&hinted(3, None)).unwrap());
+    time.set(at(9 * DAY));
+    keep_up(&store, at(9 * DAY), &WEEK).await;
+    assert_eq!(store.hints("ada@example.net", 9).unwrap(), std::slice::from_ref(&young));
+    drop(store);
+    closed(directory.path());
+    std::fs::remove_dir_all(directory.path().join("ledger")).unwrap();
+    let store = at_time(directory.path(), time);
+    assert_eq!(store.hints("ADA@example.net", 9).unwrap().first(), Some(&young));
+    time.set(at(20 * DAY));
+    keep_up(&store, at(20 * DAY), &WEEK).await;
+    assert_eq!(store.hints("ada@example.net", 9).unwrap(), []);
+    assert!(journal_size(directory.path()) < 4096);
 }
 
 #[tokio::test(flavor = "multi_thread")]

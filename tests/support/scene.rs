@@ -2,6 +2,9 @@
 #![allow(dead_code, reason = "each test takes what it needs")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "log.rs"]
+mod log;
+
 use super::scripted::{Script, Server, Taken};
 use bytes::Bytes;
 use mailtrail::clock::{Clock, Moment, Timestamp};
@@ -12,12 +15,14 @@ use mailtrail::ledger::{Accepted, Recipient, Send, Standing, State, Trail, What}
 use mailtrail::mail::Lane;
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::io;
 use std::path::Path;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+
+#[allow(unused_imports, reason = "each test takes what it needs")]
+pub use log::Log;
 
 /// How time passes.
 pub enum Time {
@@ -276,35 +281,6 @@ pub fn attempts(trail: &Trail) -> Vec<Standing> {
         _ => None,
     });
     standings.collect()
-}
-
-/// What was logged on this thread.
-#[derive(Clone, Default)]
-pub struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    pub fn listen(&self) -> tracing::subscriber::DefaultGuard {
-        let log = self.clone();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || log.clone());
-        tracing::subscriber::set_default(subscriber.finish())
-    }
-
-    /// The lines with this text.
-    pub fn lines(&self, text: &str) -> Vec<String> {
-        let log = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
-    }
-}
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().map_err(|_| io::ErrorKind::Other)?.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// A message that no buffer between relay and server holds.

@@ -4,15 +4,21 @@ use crate::mail::HeaderLine;
 /// The line by which Brevo carries `id` back: it returns the value verbatim with every event. Recipients can
 /// read it, and a value that is not ASCII can make the mail undeliverable.
 pub fn stamp(id: TrackingId) -> HeaderLine {
-    HeaderLine::new("X-Mailin-custom", &format!("{KEY}{id}"))
+    HeaderLine::new("X-Mailin-custom", &format!("{KEY}={id}"))
 }
 
-/// The id in a value that came back, when we stamped it.
+/// The id in a value that came back, when we stamped it: also where Brevo, or whoever stamps the mail besides, made one
+/// value of several, be it text or JSON.
 pub fn tracking(value: &str) -> Option<TrackingId> {
-    value.trim().strip_prefix(KEY)?.parse().ok()
+    value.match_indices(KEY).find_map(|(at, _)| {
+        let rest = value[at + KEY.len()..].trim_start_matches(['"', '=', ':', ' ']);
+        rest.get(..LENGTH)?.parse().ok()
+    })
 }
 
-const KEY: &str = "mailtrail=";
+const KEY: &str = "mailtrail";
+/// Characters of an id.
+const LENGTH: usize = 26;
 
 #[cfg(test)]
 mod tests {
@@ -23,8 +29,22 @@ mod tests {
         let id: TrackingId = "01K54Z8Q3V7N5X9B2C6D8F0GHJ".parse().unwrap();
         let line = stamp(id).to_string();
         let (_, value) = line.split_once(':').unwrap();
-        assert_eq!(tracking(value), Some(id));
-        for foreign in ["", "mailtrail=", "01K54Z8Q3V7N5X9B2C6D8F0GHJ", "mailtrail=x|y:z"] {
+        assert_eq!(value, " mailtrail=01K54Z8Q3V7N5X9B2C6D8F0GHJ");
+        for carried in [
+            value,
+            "theirs, mailtrail=01K54Z8Q3V7N5X9B2C6D8F0GHJ",
+            "mailtrail:01K54Z8Q3V7N5X9B2C6D8F0GHJ|odoo_db:prod",
+            r#"{"by": "mailtrail", "mailtrail": "01K54Z8Q3V7N5X9B2C6D8F0GHJ", "odoo_db": "prod"}"#,
+        ] {
+            assert_eq!(tracking(carried), Some(id), "{carried}");
+        }
+        for foreign in [
+            "",
+            "mailtrail=",
+            "01K54Z8Q3V7N5X9B2C6D8F0GHJ",
+            "mailtrail=x|y:z",
+            "mailtrail=01K54Z8Q3V7N5X9B2C6D8F0GHé",
+        ] {
             assert_eq!(tracking(foreign), None, "{foreign}");
         }
     }

@@ -5,6 +5,7 @@
 //! lets an event that matches no send change nothing.
 
 mod headers;
+mod legacy;
 mod parameters;
 mod payload;
 mod signature;

@@ -3,6 +3,7 @@ use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
 use crate::mail::MessageId;
+use crate::provider::text::{self, MAX_KEY, MAX_TEXT, MAX_URL, MAX_WORD};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -88,10 +89,7 @@ impl<'a> Payload<'a> {
             [only] => only.as_str(),
             _ => None,
         };
-        let address = self.str("/recipient").or_else(only)?.trim();
-        // A shortened address would be another one.
-        let fine = !address.is_empty() && address.len() <= MAX_KEY && !address.contains(char::is_control);
-        fine.then(|| address.to_owned())
+        text::address(self.str("/recipient").or_else(only)?)
     }
 
     fn tracking(&self) -> Option<TrackingId> {
@@ -154,17 +152,14 @@ impl<'a> Payload<'a> {
         self.str(pointer).filter(fine)
     }
 
-    /// A text for people: one line, at most `cap` bytes, never empty.
+    /// A text for people.
     fn text(&self, pointer: &str, cap: usize) -> Option<String> {
-        let text = self.str(pointer)?.trim();
-        let text = &text[..text.floor_char_boundary(cap)];
-        let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        (!text.is_empty()).then_some(text)
+        text::line(self.str(pointer)?, cap)
     }
 }
 
 /// Seconds with a decimal fraction as whole milliseconds; digits beyond are cut off.
-fn decimal_millis(text: &str) -> Option<u64> {
+pub(super) fn decimal_millis(text: &str) -> Option<u64> {
     let (seconds, fraction) = text.trim().split_once('.').unwrap_or((text.trim(), ""));
     if !seconds.bytes().chain(fraction.bytes()).all(|b| b.is_ascii_digit()) {
         return None;
@@ -175,15 +170,10 @@ fn decimal_millis(text: &str) -> Option<u64> {
 }
 
 /// Mailgun's own codes for addresses that bounced, unsubscribed or complained before.
-const SUPPRESSED: std::ops::RangeInclusive<u16> = 605..=607;
+pub(super) const SUPPRESSED: std::ops::RangeInclusive<u16> = 605..=607;
 
 /// Mailgun's own code for a message it only pretended to send.
-const TEST_MODE: u16 = 650;
-
-const MAX_TEXT: usize = 1024;
-const MAX_URL: usize = 2048;
-const MAX_WORD: usize = 255;
-const MAX_KEY: usize = 512;
+pub(super) const TEST_MODE: u16 = 650;
 
 #[cfg(test)]
 mod tests {

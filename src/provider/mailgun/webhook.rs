@@ -1,6 +1,7 @@
-use super::{payload, signature};
+use super::{legacy, payload, signature};
 use crate::clock::Timestamp;
 use crate::event::Event;
+use crate::provider::Form;
 use crate::secret::Secret;
 use serde_json::Value;
 use std::time::Duration;
@@ -16,23 +17,26 @@ pub struct Notice {
     pub event: Event,
 }
 
-/// Reads the body of a webhook and checks its signature against `keys`: our own, the parent account's, or the
-/// next one while they rotate.
+/// Reads the body of a webhook, JSON or a form of before 2018, and checks its signature against `keys`: our own, the
+/// parent account's, or the next one while they rotate.
 pub fn receive(body: &[u8], keys: &[Secret], now: Timestamp) -> Result<Notice, Refused> {
-    let body: Value = serde_json::from_slice(body).map_err(Refused::Malformed)?;
-    let claim = Claim::of(&body).ok_or(Refused::Unsigned)?;
+    let body = Body::read(body)?;
+    let claim = body.claim().ok_or(Refused::Unsigned)?;
     claim.check(keys)?;
     let signed_at = claim.fresh(now)?;
-    let data = body.get("event-data").filter(|data| data.is_object()).ok_or(Refused::Eventless)?;
-    let event = payload::decode(data, signed_at);
-    Ok(Notice { token: claim.token.to_owned(), signed_at, event })
+    let token = claim.token;
+    match body.event(signed_at) {
+        Some(event) => Ok(Notice { token, signed_at, event }),
+        None if body.is_inbound() => Err(Refused::Inbound),
+        None => Err(Refused::Eventless { token, signed_at }),
+    }
 }
 
 /// Why a webhook is not believed. For the operator; the peer reads a status code.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
-    /// The body is no JSON document.
-    #[error("the body is not JSON (the form webhooks of before 2018 are not supported): {0}")]
+    /// The body is neither JSON nor a form.
+    #[error("the body is neither JSON nor a form: {0}")]
     Malformed(#[source] serde_json::Error),
     /// Timestamp, token or signature is missing or empty.
     #[error("the body has no signature with timestamp and token")]
@@ -55,15 +59,26 @@ pub enum Refused {
         /// The claimed time.
         signed_at: Timestamp,
     },
+    /// The signature holds, but it is a mail.
+    #[error(
+        "an inbound mail came where events are reported; point the route of Mailgun's that forwards it elsewhere. \
+         Mailgun keeps it and repeats it for 8 h"
+    )]
+    Inbound,
     /// The signature holds, but there is no event.
-    #[error("the body is signed but has no event-data object")]
-    Eventless,
+    #[error("the body is signed but holds no event")]
+    Eventless {
+        /// The signature's token.
+        token: String,
+        /// When it was signed.
+        signed_at: Timestamp,
+    },
 }
 
 impl Refused {
-    /// Whether the same request can never be accepted. The others are this machine's fault and worth a retry.
+    /// Whether the same request can never be accepted. The others are for an operator to put right meanwhile.
     pub fn is_final(&self) -> bool {
-        !matches!(self, Self::NoKey | Self::Ahead { .. })
+        !matches!(self, Self::NoKey | Self::Ahead { .. } | Self::Inbound)
     }
 }
 
@@ -73,35 +88,81 @@ pub const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 /// A signature may be this far ahead of our clock.
 pub const MAX_AHEAD: Duration = Duration::from_secs(10 * 60);
 
-/// What the sender says in the signature object; nothing in it is empty.
-struct Claim<'a> {
-    timestamp: String,
-    token: &'a str,
-    signatures: Vec<&'a str>,
+/// What was posted.
+enum Body {
+    Json(Value),
+    Form(Form),
 }
 
-impl<'a> Claim<'a> {
-    fn of(body: &'a Value) -> Option<Self> {
-        let claim = body.get("signature")?;
+impl Body {
+    fn read(body: &[u8]) -> Result<Self, Refused> {
+        let error = match serde_json::from_slice(body) {
+            Ok(json) => return Ok(Self::Json(json)),
+            Err(error) => error,
+        };
+        let form = (!body.trim_ascii_start().starts_with(b"{")).then(|| Form::parse(body)).flatten();
+        form.map(Self::Form).ok_or(Refused::Malformed(error))
+    }
+
+    fn claim(&self) -> Option<Claim> {
+        match self {
+            Self::Json(body) => Claim::of(body.get("signature")?),
+            Self::Form(form) => Claim::of_form(form),
+        }
+    }
+
+    fn event(&self, signed_at: Timestamp) -> Option<Event> {
+        match self {
+            Self::Json(body) => {
+                let data = body.get("event-data").filter(|data| data.is_object())?;
+                Some(payload::decode(data, signed_at))
+            }
+            Self::Form(form) => legacy::decode(form, signed_at),
+        }
+    }
+
+    fn is_inbound(&self) -> bool {
+        matches!(self, Self::Form(form) if legacy::is_inbound(form))
+    }
+}
+
+/// What the sender says about its signature; nothing in it is empty.
+struct Claim {
+    timestamp: String,
+    token: String,
+    signatures: Vec<String>,
+}
+
+impl Claim {
+    fn of(claim: &Value) -> Option<Self> {
         let text = |name| claim.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
         let timestamp = match claim.get("timestamp")? {
             // Documented as a number, seen as text. What is signed is the characters as they came.
             Value::Number(number) if number.is_u64() => number.to_string(),
             other => other.as_str().filter(|text| !text.is_empty())?.to_owned(),
         };
-        let signatures: Vec<_> =
-            [text("signature"), text("parent-signature")].into_iter().flatten().collect();
-        if signatures.is_empty() {
-            return None;
-        }
-        Some(Self { timestamp, token: text("token")?, signatures })
+        let signatures = [text("signature"), text("parent-signature")];
+        Self::new(timestamp, text("token")?, signatures.into_iter().flatten())
+    }
+
+    /// A user's variable of the same name comes before.
+    fn of_form(form: &Form) -> Option<Self> {
+        let text = |name| form.last(name).filter(|text| !text.is_empty());
+        let signatures = [text("signature"), text("parent-signature")];
+        Self::new(text("timestamp")?.to_owned(), text("token")?, signatures.into_iter().flatten())
+    }
+
+    fn new<'a>(timestamp: String, token: &str, signatures: impl Iterator<Item = &'a str>) -> Option<Self> {
+        let signatures: Vec<_> = signatures.map(str::to_owned).collect();
+        (!signatures.is_empty()).then(|| Self { timestamp, token: token.to_owned(), signatures })
     }
 
     fn check(&self, keys: &[Secret]) -> Result<(), Refused> {
         if keys.iter().all(|key| key.reveal().is_empty()) {
             return Err(Refused::NoKey);
         }
-        let genuine = signature::verify(keys, &self.timestamp, self.token, &self.signatures);
+        let signatures: Vec<_> = self.signatures.iter().map(String::as_str).collect();
+        let genuine = signature::verify(keys, &self.timestamp, &self.token, &signatures);
         if genuine { Ok(()) } else { Err(Refused::BadSignature) }
     }
 
@@ -172,17 +233,42 @@ mod tests {
         }
     }
 
+    /// A form with these fields before its signature.
+    fn form(fields: &str) -> String {
+        let signature = signature::sign(&key(), &SIGNED.to_string(), "token");
+        format!("{fields}&timestamp={SIGNED}&token=token&signature={signature}")
+    }
+
+    #[test]
+    fn a_forms_last_signature_is_mailguns() {
+        let variables = "event=delivered&timestamp=1&token=mine&signature=none";
+        let notice = receive_at(form(variables).as_bytes(), SIGNED).unwrap();
+        assert_eq!((notice.token.as_str(), notice.event.kind), ("token", crate::event::Kind::Delivered));
+        let refused = receive_at(format!("{}&token=other", form("event=delivered")).as_bytes(), SIGNED);
+        assert!(matches!(refused, Err(Refused::BadSignature)));
+    }
+
+    #[test]
+    fn a_mail_is_no_event_and_is_not_refused_for_good() {
+        let refused = receive_at(form("recipient=a@b&body-mime=x").as_bytes(), SIGNED).unwrap_err();
+        assert!(matches!(refused, Refused::Inbound) && !refused.is_final());
+        let refused = receive_at(form("recipient=a@b").as_bytes(), SIGNED).unwrap_err();
+        assert!(matches!(refused, Refused::Eventless { .. }) && refused.is_final());
+    }
+
     #[test]
     fn each_refusal_says_why() {
         let good = body(json!(SIGNED.to_string()), "token");
         let now = Timestamp::from_seconds(SIGNED);
-        assert!(matches!(receive(b"event=bounced", &[key()], now), Err(Refused::Malformed(_))));
+        assert!(matches!(receive(b"nonsense", &[key()], now), Err(Refused::Malformed(_))));
+        assert!(matches!(receive(b"event=bounced", &[key()], now), Err(Refused::Unsigned)));
         assert!(matches!(receive(b"[]", &[key()], now), Err(Refused::Unsigned)));
         assert!(matches!(receive(&good, &[], now), Err(Refused::NoKey)));
         assert!(matches!(receive(&good, &[Secret::new("")], now), Err(Refused::NoKey)));
         assert!(matches!(receive(&good, &[Secret::new("other")], now), Err(Refused::BadSignature)));
         let mut eventless: Value = serde_json::from_slice(&good).unwrap();
         eventless["event-data"] = json!([]);
-        assert!(matches!(receive_at(eventless.to_string().as_bytes(), SIGNED), Err(Refused::Eventless)));
+        let refused = receive_at(eventless.to_string().as_bytes(), SIGNED).unwrap_err();
+        assert!(matches!(&refused, Refused::Eventless { token, .. } if token == "token"), "{refused}");
     }
 }

@@ -1,6 +1,7 @@
 //! What each record of the journal changes. Applying is a pure function of the rows and the record, so replaying
 //! the journal always ends in the same rows.
 
+use super::hints;
 use super::keys;
 use super::overlay::Overlay;
 use super::rows::{FactRow, OrphanRow, QueuedRow, RecipientRow, SendRow, WaitsRow, decode, encode};
@@ -8,8 +9,8 @@ use crate::clock::Timestamp;
 use crate::event::{Event, Words};
 use crate::id::TrackingId;
 use crate::ledger::{
-    About, Accepted, Action, Fact, Notice, Occasion, Outcome, Recipient, Rung, Send, Settled, Standing,
-    State, Switch, Verb, Via,
+    About, Accepted, Action, Fact, Notice, Occasion, Outcome, Polled, Recipient, Rung, Send, Settled,
+    Standing, State, Switch, Verb, Via,
 };
 use crate::mail::{Mailbox, MessageId};
 use crate::store::Handed;
@@ -38,7 +39,12 @@ pub fn apply(rows: &mut Overlay<'_>, record: &Record, place: Place, body: u32) -
             Ok(())
         }
         Record::Outcome(record) => outcome(rows, record, place),
+        Record::Hint(record) => hints::apply(rows, record),
         Record::Notice(record) => notice(rows, record, place),
+        Record::Polled(Polled { upstream, until }) => {
+            rows.put(keys::polled(upstream), encode(&until.millis()));
+            Ok(())
+        }
         Record::Repeated(record) => {
             if send_row(rows, record.id)?.is_some() {
                 let fact = FactRow::from(&Fact::of_repetition(record));
@@ -279,20 +285,29 @@ pub struct Found {
 }
 
 /// Whether an event was taken already. One that names its send stands in that send's trail; of others, which may
-/// find another send the second time, it is noted.
+/// find another send the second time, it is noted. What a webhook brought with a name may come again without: a poll
+/// of Brevo's does not say the name.
 pub fn is_known(
     rows: &Overlay<'_>,
     upstream: &str,
     event: &Event,
     found: Option<&Found>,
 ) -> sled::Result<bool> {
-    let key = match found {
-        Some(found) if found.rung == Rung::Tracking => {
-            keys::reported(found.id, event.at, upstream, &event.identity)
-        }
-        _ => keys::event(upstream, &event.identity, event.at),
+    let stands_at = |id| Ok(rows.get(&keys::reported(id, event.at, upstream, &event.identity))?.is_some());
+    match found {
+        Some(found) if found.rung == Rung::Tracking => return stands_at(found.id),
+        _ if rows.get(&keys::event(upstream, &event.identity, event.at))?.is_some() => return Ok(true),
+        _ => {}
+    }
+    let Some(message_id) = event.message_id.as_ref().filter(|_| event.tracking.is_none()) else {
+        return Ok(false);
     };
-    Ok(rows.get(&key)?.is_some())
+    for (key, _) in rows.scan(&keys::message_id(message_id.as_str()), SAME_MESSAGE_ID)? {
+        if keys::read_id(&key).map_or(Ok(false), stands_at)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Brings an event to its send.

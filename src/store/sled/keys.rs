@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `m` id | the send ([`super::rows::SendRow`]) |
 //! | `s` id place(2) | a recipient ([`super::rows::RecipientRow`]) of a send with several |
-//! | `e` id at(8) journal place(12) part(2), or hash(16) of an event's identity | a fact ([`super::rows::FactRow`]) |
+//! | `e` id at(8) journal place(12) part(2), or id start of the day(8) hash(16) of an event's identity | a fact ([`super::rows::FactRow`]) |
 //! | `q` lane(1) hash(8) of what it waits for, due(8) id | an open send's place in the queue ([`super::rows::WaitsRow`]) |
 //! | `w` id | when and to which upstream an attempt began to send the message |
 //! | `i` hash(8) of the Message-ID, id | – what has the hash of another is told apart by the send's row |
@@ -13,8 +13,10 @@
 //! | `d` day(2) hash(16) of an event's identity | – an event that names no send was applied |
 //! | `t` signed at(8) hash(16) of a webhook's token | digest of the body it came with |
 //! | `u` hash(16) of what it waits for, journal place(12) | an event without a send ([`super::rows::OrphanRow`]) |
+//! | `h` hash(8) of an address, received(8) hash(16) of a hint's identity | a hint about it ([`super::hints::HintRow`]) |
 //! | `n` id place(2) occasion(1) | – a report on a recipient that is to be made |
 //! | `b` upstream | why an operator keeps its breaker open |
+//! | `p` upstream | up to when its provider's events are all in |
 //! | `c` hash(8) of the upstream, day(2) | recipients that it took on that day (UTC) |
 //! | `z` sink | up to where in the journal it has everything, and since when |
 //! | `a` hash(8) of the sink, journal place(12) part(2) | when and why it refused that |
@@ -53,9 +55,11 @@ pub fn attempted(id: TrackingId, at: Timestamp, place: Place, part: u16) -> Vec<
     join(b'e', &[&id.to_bytes(), &at.millis().to_be_bytes(), &place_bytes(place), &part.to_be_bytes()])
 }
 
-/// The fact of a report; the same report has the same key.
+/// The fact of a report. The same report has the same key, however precisely whoever brought it says when it was: it
+/// lies at the start of its day.
 pub fn reported(id: TrackingId, at: Timestamp, upstream: &str, identity: &str) -> Vec<u8> {
-    join(b'e', &[&id.to_bytes(), &at.millis().to_be_bytes(), &hash(&[upstream, identity])])
+    let day = Timestamp::from_seconds(u64::from(at.day()) * 86_400);
+    join(b'e', &[&id.to_bytes(), &day.millis().to_be_bytes(), &hash(&[upstream, identity])])
 }
 
 /// What the rows of one queue begin with: the mail of a lane that waits for the same.
@@ -127,6 +131,17 @@ pub fn orphan(waits_for: &str, place: Place) -> Vec<u8> {
     key
 }
 
+pub fn hints(folded: &str) -> Vec<u8> {
+    join(b'h', &[&hash(&[folded])[..8]])
+}
+
+pub fn hint(folded: &str, received: Timestamp, source: &str, identity: &str) -> Vec<u8> {
+    let mut key = hints(folded);
+    key.extend_from_slice(&received.millis().to_be_bytes());
+    key.extend_from_slice(&hash(&[source, identity]));
+    key
+}
+
 pub fn unreported(about: &About) -> Vec<u8> {
     let occasion = u8::from(about.occasion == Occasion::Failure);
     join(b'n', &[&about.id.to_bytes(), &about.recipient.to_be_bytes(), &[occasion]])
@@ -148,6 +163,10 @@ pub fn read_unreported(key: &[u8]) -> Option<About> {
 
 pub fn forced_open(upstream: &str) -> Vec<u8> {
     join(b'b', &[upstream.as_bytes()])
+}
+
+pub fn polled(upstream: &str) -> Vec<u8> {
+    join(b'p', &[upstream.as_bytes()])
 }
 
 pub fn taken(upstream: &str, day: u16) -> Vec<u8> {

@@ -8,6 +8,7 @@
 mod apply;
 mod audit;
 mod forget;
+mod hints;
 mod keys;
 mod outbox;
 mod overlay;

@@ -53,6 +53,7 @@ impl Projection {
         for fact in self.rows().prefixed(&keys::facts(id)) {
             facts.extend(decode::<FactRow>(&fact?.1).map(Fact::from));
         }
+        facts[1..].sort_by_key(|fact| fact.at);
         Ok(Some(Trail {
             recipients: self.recipients(id, &row)?,
             facts,
@@ -136,6 +137,12 @@ impl Projection {
     pub fn forced_open(&self, upstream: &str) -> sled::Result<Option<String>> {
         let reason = self.rows().get(&keys::forced_open(upstream))?;
         Ok(reason.map(|reason| String::from_utf8_lossy(&reason).into_owned()))
+    }
+
+    /// Up to when the events of an upstream's provider are all in.
+    pub fn polled_until(&self, upstream: &str) -> sled::Result<Option<Timestamp>> {
+        let until = self.rows().get(&keys::polled(upstream))?;
+        Ok(until.and_then(|until| decode(&until)).map(Timestamp::from_millis))
     }
 
     /// Recipients that an upstream took on `days`.

@@ -1,0 +1,141 @@
+//! Brevo's statistics of transactional mail, and its blocked contacts.
+
+use super::http::Http;
+use super::{Entry, Fault, List, Listed, Next, Page, Span};
+use crate::clock::Timestamp;
+use reqwest::{Method, RequestBuilder, Url};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// A page of `GET /v3/smtp/statistics/events`, the last events first: the spans that can be asked for are days of the
+/// account's time zone, and mostly a few minutes are wanted.
+pub(super) async fn events(http: &Http, span: Span, next: Option<&Next>) -> Result<Page, Fault> {
+    let offset: usize = next.and_then(|next| next.0.parse().ok()).unwrap_or_default();
+    let mut url = http.url(["v3", "smtp", "statistics", "events"]);
+    let day = |at: Timestamp| at.to_string()[..10].to_owned();
+    url.query_pairs_mut()
+        // The account's day may have begun before ours.
+        .append_pair("startDate", &day(span.begin.before(DAY)))
+        .append_pair("endDate", &day(span.end))
+        .append_pair("limit", &EVENTS.to_string())
+        .append_pair("offset", &offset.to_string())
+        .append_pair("sort", "desc");
+    let answer = http.ask(STATISTICS, authorised(http, Method::GET, url)).await?;
+    let events = match &answer["events"] {
+        Value::Array(events) => events.as_slice(),
+        Value::Null if answer.is_object() => &[],
+        _ => return Err(http.strange(STATISTICS, "it has no events")),
+    };
+    let more = events.len() == EVENTS && events.last().and_then(at).is_none_or(|last| last >= span.begin);
+    let wanted = |event: &&Value| at(event).is_none_or(|at| span.begin <= at && at <= span.end);
+    Ok(Page {
+        events: events.iter().filter(wanted).map(reshaped).collect(),
+        complete_until: None,
+        next: more.then(|| Next((offset + EVENTS).to_string())),
+    })
+}
+
+fn at(event: &Value) -> Option<Timestamp> {
+    event["date"].as_str().and_then(Timestamp::parse_rfc3339)
+}
+
+/// An event of the statistics as a webhook writes it, with the webhooks' word for what happened. What stamped it is not
+/// told here, and its time has seconds only.
+fn reshaped(event: &Value) -> Value {
+    let word = event["event"].as_str().unwrap_or_default();
+    let word = WORDS.iter().find(|(statistics, _)| *statistics == word).map_or(word, |(_, webhook)| webhook);
+    let mut reshaped = json!({
+        "event": word,
+        "email": event["email"],
+        "message-id": event["messageId"],
+    });
+    if let Some(at) = at(event) {
+        reshaped["ts_epoch"] = at.millis().into();
+    }
+    for (name, other) in [
+        ("subject", "subject"),
+        ("tag", "tag"),
+        ("reason", "reason"),
+        ("link", "link"),
+        ("ip", "sending_ip"),
+        ("from", "sender_email"),
+    ] {
+        if let Some(value) = event.get(name).filter(|value| !value.is_null()) {
+            reshaped[other] = value.clone();
+        }
+    }
+    reshaped
+}
+
+/// A page of `GET /v3/smtp/blockedContacts`: of all of them those that belong to the list.
+pub(super) async fn listed(http: &Http, list: List, next: Option<&Next>) -> Result<Listed, Fault> {
+    let offset: usize = next.and_then(|next| next.0.parse().ok()).unwrap_or_default();
+    let mut url = http.url(["v3", "smtp", "blockedContacts"]);
+    url.query_pairs_mut()
+        .append_pair("limit", &CONTACTS.to_string())
+        .append_pair("offset", &offset.to_string())
+        .append_pair("sort", "asc");
+    let answer = http.ask(BLOCKED, authorised(http, Method::GET, url)).await?;
+    let contacts = match &answer["contacts"] {
+        Value::Array(contacts) => contacts.as_slice(),
+        Value::Null if answer.is_object() => &[],
+        _ => return Err(http.strange(BLOCKED, "it has no contacts")),
+    };
+    let belongs = |contact: &&Value| list_of(contact["reason"]["code"].as_str().unwrap_or_default()) == list;
+    let entries = contacts.iter().filter(belongs).filter_map(entry).collect();
+    let more = contacts.len() == CONTACTS;
+    Ok(Listed { entries, next: more.then(|| Next((offset + CONTACTS).to_string())) })
+}
+
+/// Which list a reason means; whatever else somebody did to block it counts as an unsubscription.
+fn list_of(code: &str) -> List {
+    match code {
+        "hardBounce" => List::Bounces,
+        "contactFlaggedAsSpam" => List::Complaints,
+        _ => List::Unsubscribes,
+    }
+}
+
+fn entry(contact: &Value) -> Option<Entry> {
+    let reason = &contact["reason"];
+    let unsubscribed = list_of(reason["code"].as_str().unwrap_or_default()) == List::Unsubscribes;
+    Some(Entry {
+        address: contact["email"].as_str().filter(|email| !email.is_empty())?.to_owned(),
+        since: contact["blockedAt"].as_str().and_then(Timestamp::parse_rfc3339),
+        code: None,
+        reason: reason["message"].as_str().map(str::to_owned),
+        tags: if unsubscribed { vec!["*".to_owned()] } else { Vec::new() },
+    })
+}
+
+/// Unblocks an address, whatever blocked it; whether it was blocked.
+pub(super) async fn remove(http: &Http, address: &str) -> Result<bool, Fault> {
+    let url = http.url(["v3", "smtp", "blockedContacts", address]);
+    match http.ask(BLOCKED, authorised(http, Method::DELETE, url)).await {
+        Ok(_) => Ok(true),
+        Err(Fault::Unknown { .. }) => Ok(false),
+        Err(fault) => Err(fault),
+    }
+}
+
+fn authorised(http: &Http, method: Method, url: Url) -> RequestBuilder {
+    http.request(method, url).header("api-key", http.key().reveal())
+}
+
+/// The statistics' words and those of webhooks, where they differ.
+const WORDS: [(&str, &str); 7] = [
+    ("requests", "request"),
+    ("softBounces", "soft_bounce"),
+    ("hardBounces", "hard_bounce"),
+    ("invalid", "invalid_email"),
+    ("loadedByProxy", "proxy_open"),
+    ("clicks", "click"),
+    ("bounces", "hard_bounce"),
+];
+const STATISTICS: &str = "events";
+const BLOCKED: &str = "blocked contacts";
+/// Events of one page; Brevo's most.
+const EVENTS: usize = 5000;
+/// Contacts of one page; Brevo's most.
+const CONTACTS: usize = 100;
+const DAY: Duration = Duration::from_secs(86_400);

@@ -1,0 +1,168 @@
+//! One request and its answer, whoever is asked.
+
+use super::Fault;
+use crate::clock::Clock;
+use crate::provider::try_again_after;
+use crate::secret::Secret;
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::{Client, Method, RequestBuilder, Url, redirect};
+use serde_json::Value;
+use std::error::Error;
+use std::time::Duration;
+use tokio_rustls::TlsConnector;
+
+#[derive(Debug)]
+pub(super) struct Http {
+    client: Client,
+    upstream: String,
+    base_url: Url,
+    key: Secret,
+    clock: Clock,
+}
+
+impl Http {
+    /// A client without connection. Proxies of the environment are not used, and nobody is led elsewhere with the key.
+    pub(super) fn new(
+        upstream: String,
+        base_url: Url,
+        key: Secret,
+        tls: &TlsConnector,
+        clock: Clock,
+    ) -> Result<Self, Fault> {
+        let client = Client::builder()
+            // Without it the client asks for a process-wide default, which nothing here sets.
+            .tls_backend_preconfigured((**tls.config()).clone())
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            .connect_timeout(CONNECT)
+            .timeout(EXCHANGE)
+            .build();
+        let cause = |error| Fault::Unreachable {
+            upstream: upstream.clone(),
+            what: "the client",
+            cause: root_cause(error),
+        };
+        Ok(Self { client: client.map_err(cause)?, upstream, base_url, key, clock })
+    }
+
+    pub(super) fn upstream(&self) -> &str {
+        &self.upstream
+    }
+
+    pub(super) fn key(&self) -> &Secret {
+        &self.key
+    }
+
+    /// An address below the base, each segment written as one.
+    pub(super) fn url<'a>(&self, segments: impl IntoIterator<Item = &'a str>) -> Url {
+        let mut url = self.base_url.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.clear().extend(segments);
+        }
+        // A plus may stand there as it is, and some servers read a blank.
+        let path = url.path().replace('+', "%2B");
+        url.set_path(&path);
+        url
+    }
+
+    /// An address that the provider gave; it must be the provider's own, because the key goes there.
+    pub(super) fn own(&self, what: &'static str, url: &str) -> Result<Url, Fault> {
+        let url = url.parse::<Url>().ok().filter(|url| url.origin() == self.base_url.origin());
+        url.ok_or_else(|| self.strange(what, "it leads to another host"))
+    }
+
+    pub(super) fn request(&self, method: Method, url: Url) -> RequestBuilder {
+        self.client.request(method, url)
+    }
+
+    /// The answer, which is JSON; `None` for an empty one.
+    pub(super) async fn ask(&self, what: &'static str, request: RequestBuilder) -> Result<Value, Fault> {
+        let unreachable = |error: reqwest::Error| Fault::Unreachable {
+            upstream: self.upstream.clone(),
+            what,
+            cause: root_cause(error),
+        };
+        let mut response = request.send().await.map_err(unreachable)?;
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let mut body = Vec::new();
+        while let Some(piece) = response.chunk().await.map_err(unreachable)? {
+            body.extend_from_slice(&piece);
+            if body.len() > ANSWER {
+                return Err(self.strange(what, "it does not end"));
+            }
+        }
+        let json: Option<Value> = serde_json::from_slice(&body).ok();
+        match (status, json) {
+            (200..300, Some(json)) => Ok(json),
+            (200..300, None) if body.is_empty() => Ok(Value::Null),
+            (200..300, None) => Err(self.strange(what, &words(&Value::Null, &body))),
+            (_, json) => Err(self.refusal(what, status, &headers, &json.unwrap_or_default(), &body)),
+        }
+    }
+
+    pub(super) fn strange(&self, what: &'static str, words: &str) -> Fault {
+        Fault::Strange { upstream: self.upstream.clone(), what, words: words.to_owned() }
+    }
+
+    pub(super) fn unable(&self, what: &'static str) -> Fault {
+        Fault::Unable { upstream: self.upstream.clone(), what }
+    }
+
+    fn refusal(
+        &self,
+        what: &'static str,
+        status: u16,
+        headers: &HeaderMap,
+        json: &Value,
+        body: &[u8],
+    ) -> Fault {
+        let (upstream, words) = (self.upstream.clone(), words(json, body));
+        match status {
+            401 | 403 => Fault::Key { upstream, what, status, words },
+            404 => Fault::Unknown { upstream, what, words },
+            420 | 429 => {
+                let wait = self.wait(headers, json, &words);
+                Fault::Busy { upstream, what, words, wait }
+            }
+            _ => Fault::Refused { upstream, what, status, words },
+        }
+    }
+
+    /// In headers, in a field, or in the words.
+    fn wait(&self, headers: &HeaderMap, json: &Value, words: &str) -> Option<Duration> {
+        let header = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse().ok();
+        let seconds = header(RETRY_AFTER.as_str())
+            .or_else(|| header("x-sib-ratelimit-reset"))
+            .or_else(|| json["retry-seconds"].as_u64());
+        let now = self.clock.now();
+        let told = || try_again_after(words, now).map(|until| until.since(now));
+        seconds.map(Duration::from_secs).or_else(told)
+    }
+}
+
+/// What an error says, in one short line.
+fn words(json: &Value, body: &[u8]) -> String {
+    let named = ["message", "Reason", "Description"].into_iter().find_map(|name| json[name].as_str());
+    let text = named.map_or_else(|| String::from_utf8_lossy(body).into_owned(), str::to_owned);
+    let text = text.trim().replace(char::is_control, " ");
+    text.chars().take(TEXT).collect()
+}
+
+/// The cause itself: what wraps it names the address and no more.
+fn root_cause(error: reqwest::Error) -> String {
+    let late = error.is_timeout();
+    let error = error.without_url();
+    let mut cause: &dyn Error = &error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    if late { "no answer in time".to_owned() } else { cause.to_string() }
+}
+
+const CONNECT: Duration = Duration::from_secs(30);
+/// From the first byte of a request to the last of its answer.
+const EXCHANGE: Duration = Duration::from_secs(120);
+/// Bytes of an answer: 5,000 events of Brevo's, or 300 of Mailgun's, take a tenth of it.
+const ANSWER: usize = 32 << 20;
+/// Characters of a refusal's words that are kept.
+const TEXT: usize = 200;

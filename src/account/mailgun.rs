@@ -1,0 +1,206 @@
+//! Mailgun's two APIs for events, and its lists of suppressed addresses.
+
+use super::http::Http;
+use super::{Entry, Fault, List, Listed, Next, Page, Span};
+use crate::clock::Timestamp;
+use reqwest::{Method, RequestBuilder, Url};
+use serde_json::{Map, Value, json};
+
+/// A page of `GET /v3/<domain>/events`. The end is an empty page.
+pub(super) async fn events(
+    http: &Http,
+    domain: &str,
+    span: Span,
+    next: Option<&Next>,
+) -> Result<Page, Fault> {
+    let url = match next {
+        Some(next) => http.own(EVENTS, &next.0)?,
+        None => {
+            let mut url = http.url(["v3", domain, "events"]);
+            let end = span.end.after(std::time::Duration::from_millis(999)).seconds();
+            url.query_pairs_mut()
+                .append_pair("begin", &span.begin.seconds().to_string())
+                .append_pair("end", &end.to_string())
+                .append_pair("ascending", "yes")
+                .append_pair("limit", "300");
+            url
+        }
+    };
+    let answer = http.ask(EVENTS, authorised(http, Method::GET, url)).await?;
+    let items = items(http, EVENTS, &answer)?;
+    let next = answer.pointer("/paging/next").and_then(Value::as_str);
+    page(items, next)
+}
+
+/// A page of `POST /v1/analytics/logs`, its events in the shape of the other API.
+pub(super) async fn logs(http: &Http, domain: &str, span: Span, next: Option<&Next>) -> Result<Page, Fault> {
+    let mut paging = json!({ "sort": "timestamp:asc", "limit": 100 });
+    if let Some(Next(token)) = next {
+        paging["token"] = token.as_str().into();
+    }
+    let end = span.end.after(std::time::Duration::from_millis(999));
+    let request = json!({
+        "start": span.begin.rfc5322(),
+        "end": end.rfc5322(),
+        "filter": { "AND": [{
+            "attribute": "domain", "comparator": "=", "values": [{ "label": domain, "value": domain }],
+        }] },
+        "include_subaccounts": false,
+        "include_totals": false,
+        "pagination": paging,
+    });
+    let request = authorised(http, Method::POST, http.url(["v1", "analytics", "logs"])).json(&request);
+    let answer = http.ask(LOGS, request).await?;
+    let items = items(http, LOGS, &answer)?.into_iter().map(reshaped).collect();
+    let next = answer.pointer("/pagination/next").and_then(Value::as_str).filter(|token| !token.is_empty());
+    page(items, next)
+}
+
+fn page(events: Vec<Value>, next: Option<&str>) -> Result<Page, Fault> {
+    let next = next.filter(|_| !events.is_empty()).map(|next| Next(next.to_owned()));
+    let last = events.last().and_then(|event| event["timestamp"].as_f64());
+    Ok(Page { complete_until: last.map(|at| Timestamp::from_millis((at * 1e3) as u64)), events, next })
+}
+
+/// An event of the logs as webhooks and the Events API write it. Its time has milliseconds only, so the same event may
+/// come with two times: its identity has the day alone.
+fn reshaped(event: Value) -> Value {
+    let Value::Object(event) = event else { return event };
+    let mut reshaped = Map::new();
+    for (name, value) in event {
+        match (name.as_str(), value) {
+            ("@timestamp", Value::String(at)) => {
+                // What is no time stays as it is, and the event gets that of the poll.
+                let written = Timestamp::parse_rfc3339(&at).map(|at| at.millis() as f64 / 1e3);
+                reshaped.insert("timestamp".into(), written.map_or(Value::String(at), Value::from));
+            }
+            ("user-variables", Value::String(text)) => {
+                let read = serde_json::from_str(&text).unwrap_or(Value::String(text));
+                reshaped.insert(name, read);
+            }
+            ("storage", Value::Object(mut storage)) => {
+                if let Some(first) = storage.get("url").and_then(|url| url.get(0)).cloned() {
+                    storage.insert("url".into(), first);
+                }
+                reshaped.insert(name, storage.into());
+            }
+            (_, value) => {
+                reshaped.insert(name, value);
+            }
+        }
+    }
+    reshaped.into()
+}
+
+/// A page of a list. The end is an empty page, or one whose next is the last.
+pub(super) async fn listed(
+    http: &Http,
+    domain: &str,
+    list: List,
+    next: Option<&Next>,
+) -> Result<Listed, Fault> {
+    let url = match next {
+        Some(next) => http.own(list.word(), &next.0)?,
+        None => {
+            let mut url = http.url(["v3", domain, list.word()]);
+            url.query_pairs_mut().append_pair("limit", "1000");
+            url
+        }
+    };
+    let answer = http.ask(list.word(), authorised(http, Method::GET, url)).await?;
+    let items = items(http, list.word(), &answer)?;
+    let paging = |name: &str| answer["paging"][name].as_str();
+    let next = paging("next").filter(|next| !items.is_empty() && paging("last") != Some(next));
+    let entries = items.iter().filter_map(entry).collect();
+    Ok(Listed { entries, next: next.map(|next| Next(next.to_owned())) })
+}
+
+fn entry(item: &Value) -> Option<Entry> {
+    let text = |name: &str| item[name].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+    let tags = item["tags"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
+    Some(Entry {
+        address: text("address")?,
+        since: item["created_at"].as_str().and_then(Timestamp::parse_rfc5322),
+        code: text("code"),
+        reason: text("error"),
+        tags: text("tag").into_iter().chain(tags).collect(),
+    })
+}
+
+/// Adds entries, all of them or none.
+pub(super) async fn add(http: &Http, domain: &str, list: List, entries: &[Entry]) -> Result<(), Fault> {
+    let written: Vec<Value> = entries.iter().map(|entry| written(list, entry)).collect();
+    let url = http.url(["v3", domain, list.word()]);
+    http.ask(list.word(), authorised(http, Method::POST, url).json(&written)).await.map(drop)
+}
+
+fn written(list: List, entry: &Entry) -> Value {
+    let mut written = json!({ "address": entry.address });
+    if let Some(since) = entry.since {
+        written["created_at"] = since.rfc5322().replace("+0000", "UTC").into();
+    }
+    match list {
+        List::Bounces => {
+            written["code"] = entry.code.as_deref().unwrap_or("550").into();
+            written["error"] = entry.reason.as_deref().unwrap_or_default().into();
+        }
+        List::Unsubscribes => {
+            let everything = || vec!["*".to_owned()];
+            let tags = Some(entry.tags.clone()).filter(|tags| !tags.is_empty()).unwrap_or_else(everything);
+            written["tags"] = tags.into();
+        }
+        List::Complaints => {}
+    }
+    written
+}
+
+/// Takes an address off; whether it was there.
+pub(super) async fn remove(http: &Http, domain: &str, list: List, address: &str) -> Result<bool, Fault> {
+    let url = http.url(["v3", domain, list.word(), address]);
+    match http.ask(list.word(), authorised(http, Method::DELETE, url)).await {
+        Ok(_) => Ok(true),
+        // So it says of a domain that it does not know, too, but in other words.
+        Err(Fault::Unknown { words, .. }) if !words.starts_with("Domain") => Ok(false),
+        Err(fault) => Err(fault),
+    }
+}
+
+fn authorised(http: &Http, method: Method, url: Url) -> RequestBuilder {
+    http.request(method, url).basic_auth("api", Some(http.key().reveal()))
+}
+
+fn items(http: &Http, what: &'static str, answer: &Value) -> Result<Vec<Value>, Fault> {
+    let items = answer["items"].as_array().cloned();
+    items.ok_or_else(|| http.strange(what, "it has no items"))
+}
+
+const EVENTS: &str = "events";
+const LOGS: &str = "logs";
+/// Entries that one request adds at most.
+pub(super) const ENTRIES: usize = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::mailgun;
+
+    #[test]
+    fn an_event_of_the_logs_is_the_event_that_a_webhook_brings() {
+        let logs: Value =
+            serde_json::from_str(include_str!("../../tests/fixtures/mailgun/api_logs_page.json")).unwrap();
+        let events: Value =
+            serde_json::from_str(include_str!("../../tests/fixtures/mailgun/api_events_page1.json")).unwrap();
+        let now = Timestamp::from_seconds(1);
+        let logged = mailgun::decode(&reshaped(logs["items"][0].clone()), now);
+        assert_eq!(logged, mailgun::decode(&events["items"][1], now));
+        assert!(logged.tracking.is_some());
+    }
+
+    #[test]
+    fn odd_shapes_stay_as_they_are() {
+        let odd = json!({ "@timestamp": "soon", "user-variables": "{", "storage": [], "id": 1 });
+        let expected = json!({ "timestamp": "soon", "user-variables": "{", "storage": [], "id": 1 });
+        assert_eq!(reshaped(odd), expected);
+        assert_eq!(reshaped(json!(null)), json!(null));
+    }
+}

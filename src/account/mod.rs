@@ -1,0 +1,167 @@
+//! A client of the providers' management APIs: what happened, and whom they send nothing.
+//!
+//! Each API's shapes end here: events leave in the shape of the same provider's webhooks, page by page, so that whoever
+//! reads webhooks reads them. An error names what was asked for, the cause and the remedy, and never a key. It decides
+//! nothing about mail.
+
+mod brevo;
+mod fault;
+mod http;
+mod list;
+mod mailgun;
+
+pub use fault::Fault;
+pub use list::{Entry, List};
+
+use crate::clock::{Clock, Timestamp};
+use crate::secret::Secret;
+use http::Http;
+use reqwest::Url;
+use serde_json::Value;
+use std::time::Duration;
+use tokio_rustls::TlsConnector;
+
+/// An account at a provider, as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The upstream's name, for messages.
+    pub upstream: String,
+    /// Whose account it is.
+    pub whose: Whose,
+    /// Where the API begins: scheme, host, port.
+    pub base_url: Url,
+    /// The account's key.
+    pub key: Secret,
+}
+
+/// Whose account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// Mailgun's.
+    Mailgun {
+        /// The sending domain.
+        domain: String,
+        /// Which of its two APIs tells events.
+        api: Api,
+    },
+    /// Brevo's.
+    Brevo,
+}
+
+/// Mailgun's APIs for events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Api {
+    /// `GET /v3/<domain>/events`.
+    #[default]
+    Events,
+    /// `POST /v1/analytics/logs`, which is to take its place.
+    Logs,
+}
+
+/// An account that can be asked.
+#[derive(Debug)]
+pub struct Account {
+    http: Http,
+    whose: Whose,
+}
+
+/// Events from `begin` to `end`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The first moment.
+    pub begin: Timestamp,
+    /// The last one.
+    pub end: Timestamp,
+}
+
+/// Where the next page is; only the provider knows what it says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Next(String);
+
+/// Some of the events of a span.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Page {
+    /// In the shape of the provider's webhooks.
+    pub events: Vec<Value>,
+    /// Everything of the span that happened before is in this page or in those before it; `None` where the last come
+    /// first.
+    pub complete_until: Option<Timestamp>,
+    /// What comes next; `None` at the end.
+    pub next: Option<Next>,
+}
+
+/// Some of a list of suppressed addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// In the provider's order.
+    pub entries: Vec<Entry>,
+    /// What comes next; `None` at the end.
+    pub next: Option<Next>,
+}
+
+impl Whose {
+    /// Where the provider's API begins where the configuration does not say it.
+    pub const BREVO: &'static str = "https://api.brevo.com";
+}
+
+impl Account {
+    /// Entries that one request adds at most.
+    pub const MOST_ENTRIES: usize = mailgun::ENTRIES;
+
+    /// A client without connection.
+    pub fn new(settings: Settings, tls: &TlsConnector, clock: Clock) -> Result<Self, Fault> {
+        let Settings { upstream, whose, base_url, key } = settings;
+        Ok(Self { http: Http::new(upstream, base_url, key, tls, clock)?, whose })
+    }
+
+    /// The upstream's name.
+    pub fn upstream(&self) -> &str {
+        self.http.upstream()
+    }
+
+    /// How long to wait from one request to the next, so that others who use the account find room, too: Mailgun takes
+    /// 300 a minute, Brevo 300 an hour.
+    pub fn pause(&self) -> Duration {
+        match self.whose {
+            Whose::Mailgun { .. } => Duration::from_millis(300),
+            Whose::Brevo => Duration::from_secs(15),
+        }
+    }
+
+    /// The events of a span: the first page, or the `next` one. Events appear late: what is younger than half an hour
+    /// is not complete.
+    pub async fn events(&self, span: Span, next: Option<&Next>) -> Result<Page, Fault> {
+        match &self.whose {
+            Whose::Mailgun { domain, api: Api::Events } => {
+                mailgun::events(&self.http, domain, span, next).await
+            }
+            Whose::Mailgun { domain, api: Api::Logs } => mailgun::logs(&self.http, domain, span, next).await,
+            Whose::Brevo => brevo::events(&self.http, span, next).await,
+        }
+    }
+
+    /// The addresses of a list: the first page, or the `next` one.
+    pub async fn listed(&self, list: List, next: Option<&Next>) -> Result<Listed, Fault> {
+        match &self.whose {
+            Whose::Mailgun { domain, .. } => mailgun::listed(&self.http, domain, list, next).await,
+            Whose::Brevo => brevo::listed(&self.http, list, next).await,
+        }
+    }
+
+    /// Adds entries to a list, at most [`Account::MOST_ENTRIES`]; those that are there are replaced. Brevo has no call
+    /// for it.
+    pub async fn add(&self, list: List, entries: &[Entry]) -> Result<(), Fault> {
+        match &self.whose {
+            Whose::Mailgun { domain, .. } => mailgun::add(&self.http, domain, list, entries).await,
+            Whose::Brevo => Err(self.http.unable("adding to the blocked contacts")),
+        }
+    }
+
+    /// Takes an address off a list; whether it was there.
+    pub async fn remove(&self, list: List, address: &str) -> Result<bool, Fault> {
+        match &self.whose {
+            Whose::Mailgun { domain, .. } => mailgun::remove(&self.http, domain, list, address).await,
+            Whose::Brevo => brevo::remove(&self.http, address).await,
+        }
+    }
+}

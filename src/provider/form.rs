@@ -1,0 +1,140 @@
+//! Forms as the web posts them: `application/x-www-form-urlencoded`, and `multipart/form-data`.
+
+use futures_util::{FutureExt, stream};
+use multer::Multipart;
+use std::convert::Infallible;
+
+/// The fields of a form in their order. Names may come again, and mean no structure: `list=3` and `list[][id]=3` are two
+/// fields like any others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Form(Vec<(String, String)>);
+
+impl Form {
+    /// Reads either kind; they are told apart by how they begin. Uploaded files are left out. `None` for what is no form,
+    /// or one of more than [`Form::MOST`] fields.
+    pub fn parse(body: &[u8]) -> Option<Self> {
+        if body.starts_with(b"--") {
+            return Self::parts(body).now_or_never()?;
+        }
+        let pairs = form_urlencoded::parse(body).map(|(name, value)| (name.into_owned(), value.into_owned()));
+        let form = Self(pairs.take(Self::MOST + 1).collect());
+        (form.0.len() <= Self::MOST && body.contains(&b'=')).then_some(form)
+    }
+
+    /// Everything is there already, so this never waits. The boundary is what the first line says.
+    async fn parts(body: &[u8]) -> Option<Self> {
+        let line = body.split(|byte| *byte == b'\r').next()?;
+        let boundary = std::str::from_utf8(line.strip_prefix(b"--")?).ok()?.to_owned();
+        let whole = stream::iter([Ok::<_, Infallible>(bytes::Bytes::copy_from_slice(body))]);
+        let mut parts = Multipart::new(whole, boundary);
+        let mut form = Self::default();
+        while let Some(part) = parts.next_field().await.ok()? {
+            let Some(name) = part.name().filter(|_| part.file_name().is_none()).map(str::to_owned) else {
+                continue;
+            };
+            let value = part.bytes().await.ok()?;
+            form.0.push((name, String::from_utf8_lossy(&value).into_owned()));
+            if form.0.len() > Self::MOST {
+                return None;
+            }
+        }
+        Some(form)
+    }
+
+    /// The first field of that name.
+    pub fn first(&self, name: &str) -> Option<&str> {
+        self.all(name).next()
+    }
+
+    /// The last field of that name.
+    pub fn last(&self, name: &str) -> Option<&str> {
+        self.iter().rev().find(|(known, _)| *known == name).map(|(_, value)| value)
+    }
+
+    /// All fields of that name.
+    pub fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.iter().filter(move |(known, _)| *known == name).map(|(_, value)| value)
+    }
+
+    /// All fields in their order.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// Fields of one form: what providers send has a hundred, with what users add to it.
+    pub const MOST: usize = 5000;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(body: &[u8]) -> Option<Vec<(String, String)>> {
+        Form::parse(body).map(|form| form.0)
+    }
+
+    #[test]
+    fn fields_keep_their_order_and_their_repetitions() {
+        let form =
+            Form::parse(b"list=3&list%5B%5D%5Bid%5D=3&x=a+b%2Bc&list=5&empty=&bare&u=%C3%A9%ff").unwrap();
+        let fields: Vec<_> = form.iter().collect();
+        assert_eq!(
+            fields,
+            [
+                ("list", "3"),
+                ("list[][id]", "3"),
+                ("x", "a b+c"),
+                ("list", "5"),
+                ("empty", ""),
+                ("bare", ""),
+                ("u", "é\u{fffd}")
+            ]
+        );
+        assert_eq!((form.first("list"), form.last("list"), form.first("X")), (Some("3"), Some("5"), None));
+    }
+
+    #[test]
+    fn parts_are_fields_and_files_are_not() {
+        let body = b"--b-1\r\nContent-Disposition: form-data; name=\"event\"\r\n\r\nbounced\r\n--b-1\r\n\
+            Content-Disposition: form-data; name=\"attachment-1\"; filename=\"a.txt\"\r\n\r\nx=y\r\n--b-1\r\n\
+            Content-Disposition: form-data; name=\"event\"\r\n\r\nsecond\r\n--b-1--\r\n";
+        let form = Form::parse(body).unwrap();
+        assert_eq!(form.all("event").collect::<Vec<_>>(), ["bounced", "second"]);
+        assert_eq!(form.iter().count(), 2);
+        for end in 0..body.len() - 2 {
+            let cut = Form::parse(&body[..end]);
+            assert!(cut.is_none_or(|form| form.iter().count() == 0), "{end}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_form_is_none() {
+        for body in [&b""[..], b"junk", b"--", b"--x", b"--\r\n\r\n", b"--\xff\r\n"] {
+            assert_eq!(pairs(body), None, "{body:?}");
+        }
+        assert_eq!(pairs("a=1&".repeat(Form::MOST).as_bytes()).map(|pairs| pairs.len()), Some(Form::MOST));
+        assert_eq!(pairs("a=1&".repeat(Form::MOST + 1).as_bytes()), None);
+    }
+
+    #[test]
+    fn junk_never_panics() {
+        let mut random = fastrand::Rng::with_seed(11);
+        let pieces: [&[u8]; 10] = [
+            b"--b",
+            b"\r\n",
+            b"Content-Disposition: form-data; name=\"",
+            b"a",
+            b"=",
+            b"&",
+            b"%",
+            b"%5B",
+            b"\"",
+            b"\xff",
+        ];
+        for _ in 0..20_000 {
+            let body: Vec<u8> =
+                (0..random.usize(..30)).flat_map(|_| pieces[random.usize(..pieces.len())].to_vec()).collect();
+            drop(Form::parse(&body));
+        }
+    }
+}

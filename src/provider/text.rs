@@ -1,0 +1,103 @@
+//! Texts that providers and remote servers wrote, as we keep them.
+
+use sha2::{Digest, Sha256};
+
+/// A text for people: one line of at most `cap` bytes, never empty.
+pub fn line(text: &str, cap: usize) -> Option<String> {
+    let text = text.trim();
+    let text = &text[..text.floor_char_boundary(cap)];
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    (!text.is_empty()).then_some(text)
+}
+
+/// An address as it was written. It is used whole or not at all: a shortened one would be another.
+pub fn address(text: &str) -> Option<String> {
+    let address = text.trim();
+    let fine = !address.is_empty() && address.len() <= MAX_KEY && !address.contains(char::is_control);
+    fine.then(|| address.to_owned())
+}
+
+/// The first SMTP reply code (RFC 5321 section 4.2) that a text holds: as a word, or as `550-` before one.
+pub fn reply_code(text: &str) -> Option<u16> {
+    words(text).find_map(|word| {
+        let (code, rest) = word.split_at_checked(3)?;
+        let alone = rest.is_empty() || rest.starts_with(['-', ':', ' ']);
+        code.parse().ok().filter(|code| alone && matches!(code, 200..300 | 400..600))
+    })
+}
+
+/// The first enhanced status `x.y.z` (RFC 3463 section 2) that a text holds.
+pub fn enhanced_status(text: &str) -> Option<String> {
+    words(text).flat_map(|word| word.split(['-', '#'])).find_map(|word| {
+        let mut parts = word.split('.');
+        let class = matches!(parts.next()?, "2" | "4" | "5");
+        let numeric = |part: &str| (1..=3).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
+        (class && parts.clone().count() == 2 && parts.all(numeric)).then(|| word.to_owned())
+    })
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split_whitespace()
+        .map(|word| word.trim_matches(['(', ')', '[', ']', ',', ';', ':', '<', '>', '"', '\'']))
+}
+
+/// What stands for all the parts together and each in its place.
+pub fn digest(parts: &[&str]) -> String {
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update((part.len() as u64).to_be_bytes());
+        digest.update(part.as_bytes());
+    }
+    digest.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Bytes of a server's text.
+pub const MAX_TEXT: usize = 1024;
+/// Bytes of a link.
+pub const MAX_URL: usize = 2048;
+/// Bytes of a word, a status or a host's name.
+pub const MAX_WORD: usize = 255;
+/// Bytes of what names something.
+pub const MAX_KEY: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_found_in_what_servers_say() {
+        for (text, code, enhanced) in [
+            ("550-5.1.1 The mailbox does not exist.\n550 5.1.1 Learn more", Some(550), Some("5.1.1")),
+            ("452 4.2.2 mailbox over quota", Some(452), Some("4.2.2")),
+            ("4.7.0 Try again later", None, Some("4.7.0")),
+            ("host mx.example.net[192.0.2.250] said: 554 5.7.1 <a@b>: refused", Some(554), Some("5.7.1")),
+            ("smtp;550 #5.1.0 Address rejected", None, Some("5.1.0")),
+            ("rejected (550 5.7.26)", Some(550), Some("5.7.26")),
+            ("at 192.0.2.250, 5501 times, 350 a day, 6.1.1, 5.1.1.1, 5.1", None, None),
+            ("", None, None),
+        ] {
+            assert_eq!((reply_code(text), enhanced_status(text).as_deref()), (code, enhanced), "{text}");
+        }
+    }
+
+    #[test]
+    fn parts_do_not_run_together() {
+        assert_eq!(digest(&["ab", "c"]), digest(&["ab", "c"]));
+        assert_ne!(digest(&["ab", "c"]), digest(&["a", "bc"]));
+        assert_ne!(digest(&["ab"]), digest(&["ab", ""]));
+    }
+
+    #[test]
+    fn junk_never_panics() {
+        let mut random = fastrand::Rng::with_seed(5);
+        let pieces = ["550", "-", "5.1.1", " ", "é", "\n", "(", "5.", "\u{2003}", "55é"];
+        for _ in 0..20_000 {
+            let text: String =
+                (0..random.usize(..12)).map(|_| pieces[random.usize(..pieces.len())]).collect();
+            let (code, status) = (reply_code(&text), enhanced_status(&text));
+            assert!(code.is_none_or(|code| text.contains(&code.to_string())), "{text:?}");
+            assert!(status.is_none_or(|status| text.contains(&status)), "{text:?}");
+            assert!(line(&text, random.usize(..20)).is_none_or(|line| !line.contains(char::is_control)));
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! What a provider's answer says, as its webhooks would have said it.
+
+use crate::clock::Timestamp;
+use crate::event::{Event, Kind};
+use crate::provider::{Provider, brevo, mailgun};
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+/// An event of a page, unless it is about no mail of ours: what was received, and lists of members, no webhook brings
+/// either.
+pub(super) fn read(provider: Provider, data: &Value, now: Timestamp) -> Option<Event> {
+    let event = match provider {
+        Provider::Mailgun => mailgun::decode(data, now),
+        Provider::Brevo => brevo::decode(data, now)?,
+        Provider::Plain => return None,
+    };
+    (!matches!(event.kind, Kind::Stored | Kind::Unknown)).then_some(event)
+}
+
+/// Its raw form: a webhook's, without a signature.
+pub(super) fn raw(provider: Provider, data: &Value) -> Bytes {
+    match provider {
+        Provider::Mailgun => json!({ "event-data": data }).to_string().into(),
+        Provider::Brevo | Provider::Plain => data.to_string().into(),
+    }
+}

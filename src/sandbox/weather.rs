@@ -1,0 +1,48 @@
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+/// What goes wrong with webhooks and with the API, on demand. As usual, nothing does.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Weather {
+    /// Share of webhooks that are never posted, 0.0 to 1.0.
+    pub lose: f64,
+    /// Seconds by which each webhook is posted later; the pace does not scale them.
+    pub delay: u32,
+    /// While set, no webhook is posted; what waited is when it no longer is.
+    pub hold: bool,
+    /// Seconds, by the sandbox's clock, by which every second event appears later in the Events API than it happened.
+    pub late: u32,
+    /// Requests of a minute that the API answers, those of messages aside; the others get 429. Mailgun's 300.
+    pub requests: u32,
+}
+
+impl Default for Weather {
+    fn default() -> Self {
+        Self { lose: 0.0, delay: 0, hold: false, late: 0, requests: 300 }
+    }
+}
+
+/// The weather now, and what waits for a better one.
+#[derive(Debug)]
+pub(super) struct Sky(watch::Sender<Weather>);
+
+impl Sky {
+    pub(super) fn new(weather: Weather) -> Self {
+        Self(watch::Sender::new(weather))
+    }
+
+    pub(super) fn now(&self) -> Weather {
+        *self.0.borrow()
+    }
+
+    pub(super) fn set(&self, weather: Weather) {
+        self.0.send_replace(weather);
+    }
+
+    /// Returns when webhooks are not held back.
+    pub(super) async fn clears(&self) {
+        // The sender lives in `self`.
+        let _ = self.0.subscribe().wait_for(|weather| !weather.hold).await;
+    }
+}

@@ -1,0 +1,33 @@
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Kept.
+    Kept,
+    /// Known already; nothing changed.
+    Known,
+    /// Genuine, and nobody understands it: it is put aside.
+    Buried,
+    /// Nobody proves himself so.
+    Refused,
+    /// Larger than anything that is reported.
+    TooLarge,
+    /// From an address that was refused too often.
+    Limited,
+    /// Not now, through our own fault.
+    NotNow,
+}
+
+impl Answer {
+    /// The word for metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::Known => "known",
+            Self::Buried => "buried",
+            Self::Refused => "refused",
+            Self::TooLarge => "too-large",
+            Self::Limited => "limited",
+            Self::NotNow => "not-now",
+        }
+    }
+}

@@ -1,0 +1,21 @@
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// Whom the listener serves, and how many at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Web servers in front of it, whose `X-Forwarded-For` is believed. Default: this machine's.
+    pub proxies: Vec<IpNet>,
+    /// Connections at once. Default 1000.
+    pub connections: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let loopback = [
+            IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
+            IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+        ];
+        Self { proxies: loopback.to_vec(), connections: 1000 }
+    }
+}

@@ -1,0 +1,262 @@
+//! The client of the providers' management APIs: against the sandbox, and against a server that does as it is told.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "support/http.rs"]
+mod http;
+
+use http::{Act, Server};
+use mailtrail::account::{Account, Api, Entry, Fault, List, Settings, Span, Whose};
+use mailtrail::clock::{Clock, Timestamp};
+use mailtrail::sandbox::{self, Sandbox, Weather};
+use mailtrail::secret::Secret;
+use mailtrail::tls;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+#[tokio::test]
+async fn lists_are_read_filled_and_emptied() {
+    let (sandbox, _directory) = sandbox(Weather::default()).await;
+    let account = account(&sandbox, Api::Events, "key-1", "mg.example.com");
+    let since = Some(Timestamp::from_seconds(1_789_387_206));
+    for list in List::ALL {
+        let entries: Vec<_> =
+            (0..1000).map(|number| entry(list, &format!("a{number}+b@example.net"), since)).collect();
+        account.add(list, &entries).await.unwrap();
+        let last = entry(list, "Z@example.net", None);
+        account.add(list, std::slice::from_ref(&last)).await.unwrap();
+        let (mut found, mut pages, mut next) = (Vec::new(), 0, None);
+        loop {
+            let page = account.listed(list, next.as_ref()).await.unwrap();
+            found.extend(page.entries);
+            (pages, next) = (pages + 1, page.next);
+            if next.is_none() {
+                break;
+            }
+        }
+        assert!(pages >= 2, "{pages}");
+        let newest = found.pop().unwrap();
+        assert!(newest.address == "z@example.net" && newest.since.is_some());
+        found.sort_by_key(|entry| entry.address[1..].split('+').next().unwrap().parse::<u32>().unwrap());
+        assert_eq!(found, entries, "{list:?}");
+        assert!(account.remove(list, "a7+b@example.net").await.unwrap());
+        assert!(!account.remove(list, "a7+b@example.net").await.unwrap());
+        assert_eq!(account.listed(list, None).await.unwrap().entries.len(), 1000);
+    }
+}
+
+fn entry(list: List, address: &str, since: Option<Timestamp>) -> Entry {
+    let mut entry = Entry { address: address.into(), since, ..Entry::default() };
+    match list {
+        List::Bounces => (entry.code, entry.reason) = (Some("550".into()), Some("5.1.1 User unknown".into())),
+        List::Unsubscribes => entry.tags = vec!["newsletter".into()],
+        List::Complaints => {}
+    }
+    entry
+}
+
+#[tokio::test]
+async fn each_refusal_names_cause_and_remedy_and_no_key() {
+    let (sandbox, _directory) = sandbox(Weather { requests: 2, ..Weather::default() }).await;
+    for (key, domain, expected) in [
+        (
+            "hunter2",
+            "mg.example.com",
+            "refused the api_key (401: Invalid private key); give the account's key",
+        ),
+        (
+            "key-1",
+            "other.example.com",
+            "does not know it (404: Domain not found: other.example.com); are domain and region right?",
+        ),
+        ("key-1", "mg.example.com", ""),
+        ("key-1", "mg.example.com", "takes no more requests for now ({\"retry-seconds\":60})"),
+    ] {
+        let account = account(&sandbox, Api::Events, key, domain);
+        match account.events(ALWAYS, None).await {
+            Ok(page) => {
+                assert!(expected.is_empty() && page.events.is_empty() && page.next.is_none(), "{expected}")
+            }
+            Err(fault) => {
+                let text = fault.to_string();
+                assert!(
+                    text.starts_with("upstream up: events: the provider's API ") && text.contains(expected),
+                    "{text}"
+                );
+                assert!(!expected.is_empty() && !format!("{fault:?} {account:?}").contains("hunter2"));
+                let wait = expected.contains("retry").then_some(Duration::from_secs(60));
+                assert_eq!(fault.wait(), wait);
+            }
+        }
+    }
+    let gone = sandbox.api_address();
+    sandbox.stop().await;
+    let account = at(&format!("http://{gone}"), mailgun(Api::Logs, "mg.example.com"), "key-1");
+    let fault = account.events(ALWAYS, None).await.unwrap_err();
+    assert!(
+        matches!(fault, Fault::Unreachable { .. }) && fault.to_string().contains("is api_base_url right"),
+        "{fault}"
+    );
+}
+
+#[tokio::test]
+async fn strange_answers_are_seen() {
+    let limit =
+        "Domain mg.example.com is not allowed to send: request limit exceeded, try again after 120 seconds";
+    for (status, body, expected) in [
+        (
+            200,
+            text("mailgun/api_magnificent_wrong_path_200.txt"),
+            "not of the provider's API (Mailgun Magnificent API)",
+        ),
+        (200, "{}".to_owned(), "not of the provider's API (it has no items)"),
+        (429, format!("{{\"message\":{limit:?}}}"), "takes no more requests"),
+        (429, "+ Retry-After: 120\n{}".to_owned(), "takes no more requests"),
+        (420, "+ x-sib-ratelimit-reset: 120\n".to_owned(), "takes no more requests"),
+        (401, "Forbidden".to_owned(), "401: Forbidden"),
+        (403, "\"no\u{7}\"".to_owned(), "403: \"no \""),
+        (500, "{\"message\":\"Internal Server Error\"}".to_owned(), "answered 500: Internal Server Error"),
+        (302, "+ Location: http://127.0.0.1:1/\n".to_owned(), "answered 302"),
+    ] {
+        let said = body.clone();
+        let server = Server::start(move |_, _| Act::Answer(status, said.clone())).await;
+        let account =
+            at(&format!("http://{}", server.address), mailgun(Api::Events, "mg.example.com"), "key-1");
+        let fault = account.events(ALWAYS, None).await.unwrap_err();
+        assert!(fault.to_string().contains(expected), "{fault}");
+        let wait = [420, 429].contains(&status).then_some(Duration::from_secs(120));
+        assert_eq!(fault.wait(), wait, "{body}");
+        assert_eq!(server.count(), 1);
+    }
+}
+
+#[tokio::test]
+async fn the_key_goes_to_nobody_else() {
+    let server = Server::start(|_, _| Act::Answer(200, text("mailgun/api_events_page1.json"))).await;
+    let account = at(&format!("http://{}", server.address), mailgun(Api::Events, "mg.example.com"), "key-1");
+    let page = account.events(ALWAYS, None).await.unwrap();
+    assert_eq!(
+        (page.events.len(), page.complete_until),
+        (4, Some(Timestamp::from_millis(1_789_387_213_123)))
+    );
+    let fault = account.events(ALWAYS, page.next.as_ref()).await.unwrap_err();
+    assert!(fault.to_string().contains("it leads to another host"), "{fault}");
+    let request = &server.requests()[0];
+    assert_eq!(
+        request.line,
+        "GET /v3/mg.example.com/events?begin=1&end=2000000000&ascending=yes&limit=300 HTTP/1.1"
+    );
+    assert_eq!((request.header("authorization"), server.count()), (Some("Basic YXBpOmtleS0x"), 1));
+}
+
+#[tokio::test]
+async fn brevos_statistics_read_like_its_webhooks() {
+    let server = Server::start(|_, _| Act::Answer(200, text("brevo/api_statistics_events.json"))).await;
+    let account = at(&format!("http://{}", server.address), Whose::Brevo, "xkeysib-1");
+    let span =
+        Span { begin: Timestamp::from_seconds(1_789_387_204), end: Timestamp::from_seconds(1_789_390_000) };
+    let page = account.events(span, None).await.unwrap();
+    assert_eq!((page.next, page.complete_until), (None, None));
+    let expected = serde_json::json!([{
+        "event": "hard_bounce", "email": "bob@example.org",
+        "message-id": "<1789387199.4711.mt0001@mg.example.com>", "ts_epoch": 1_789_387_206_000_u64,
+        "subject": "Quotation S00042", "reason": "550 5.1.1 User unknown", "sender_email": "sales@example.com",
+    }]);
+    assert_eq!(serde_json::Value::from(page.events), expected, "what is outside the span is left out");
+    let request = &server.requests()[0];
+    let line = "GET /v3/smtp/statistics/events?startDate=2026-09-13&endDate=2026-09-14&limit=5000&offset=0&sort=desc HTTP/1.1";
+    assert_eq!((request.line.as_str(), request.header("api-key")), (line, Some("xkeysib-1")));
+}
+
+#[tokio::test]
+async fn brevos_statistics_are_paged_until_the_span_begins() {
+    let server = Server::start(|number, _| {
+        // A second earlier each.
+        let last = 1_789_387_200 - (number as u64 - 1) * 5000;
+        let event = |second: u64| {
+            let at = Timestamp::from_seconds(last - second);
+            format!("{{\"email\":\"a@example.net\",\"date\":\"{at}\",\"messageId\":\"<1@a>\",\"event\":\"requests\"}}")
+        };
+        let events: Vec<_> = (0..5000).map(event).collect();
+        Act::Answer(200, format!("{{\"events\":[{}]}}", events.join(",")))
+    })
+    .await;
+    let account = at(&format!("http://{}", server.address), Whose::Brevo, "xkeysib-1");
+    let end = Timestamp::from_seconds(1_789_387_200);
+    let span = Span { begin: end.before(Duration::from_secs(7_000)), end };
+    let first = account.events(span, None).await.unwrap();
+    let second = account.events(span, first.next.as_ref()).await.unwrap();
+    assert_eq!((first.events.len(), second.events.len(), second.next), (5000, 2001, None));
+    assert!(server.requests()[1].line.contains("&offset=5000&"));
+}
+
+#[tokio::test]
+async fn brevos_blocked_contacts_are_lists() {
+    let server = Server::start(|_, request| match request.line.split(' ').next() {
+        Some("DELETE") if request.line.contains("/a%2Bb@example.net ") => Act::Answer(204, String::new()),
+        Some("DELETE") => {
+            Act::Answer(404, "{\"code\":\"document_not_found\",\"message\":\"Contact not found\"}".into())
+        }
+        _ => Act::Answer(200, text("brevo/api_blocked_contacts.json")),
+    })
+    .await;
+    let account = at(&format!("http://{}", server.address), Whose::Brevo, "xkeysib-1");
+    let addresses = |list: List| {
+        let account = &account;
+        async move {
+            let listed = account.listed(list, None).await.unwrap();
+            assert_eq!(listed.next, None);
+            listed.entries.into_iter().map(|entry| entry.address).collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(addresses(List::Bounces).await, ["ada@example.net"]);
+    assert_eq!(addresses(List::Unsubscribes).await, ["bob@example.org"]);
+    assert_eq!(addresses(List::Complaints).await, [""; 0]);
+    assert!(account.remove(List::Bounces, "a+b@example.net").await.unwrap());
+    assert!(!account.remove(List::Bounces, "b@example.net").await.unwrap());
+    assert!(matches!(account.add(List::Bounces, &[]).await, Err(Fault::Unable { .. })));
+    let server = Server::start(|_, _| Act::Answer(401, text("brevo/api_error_401.json"))).await;
+    let account = at(&format!("http://{}", server.address), Whose::Brevo, "xkeysib-1");
+    let fault = account.listed(List::Bounces, None).await.unwrap_err();
+    assert!(fault.to_string().contains("refused the api_key (401: Key not found)"), "{fault}");
+}
+
+async fn sandbox(weather: Weather) -> (Sandbox, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let sandbox = sandbox::start(sandbox::Settings {
+        smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
+        api: SocketAddr::from(([127, 0, 0, 1], 0)),
+        api_key: Secret::new("key-1"),
+        domain: "mg.example.com".into(),
+        username: "postmaster@mg.example.com".into(),
+        password: Secret::new("pw"),
+        signing_key: Secret::new("signing"),
+        webhook: None,
+        pace: 0.0,
+        weather,
+        clock: Clock::System,
+        tls: tls::self_signed(directory.path(), "localhost").unwrap(),
+    });
+    (sandbox.await.unwrap(), directory)
+}
+
+fn account(sandbox: &Sandbox, api: Api, key: &str, domain: &str) -> Account {
+    at(&format!("http://{}", sandbox.api_address()), mailgun(api, domain), key)
+}
+
+fn mailgun(api: Api, domain: &str) -> Whose {
+    Whose::Mailgun { domain: domain.to_owned(), api }
+}
+
+fn at(base_url: &str, whose: Whose, key: &str) -> Account {
+    let base_url = base_url.parse().unwrap();
+    let settings = Settings { upstream: "up".into(), whose, base_url, key: Secret::new(key) };
+    Account::new(settings, &tls::connector(None).unwrap(), Clock::System).unwrap()
+}
+
+fn text(file: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(file)).unwrap()
+}
+
+const ALWAYS: Span = Span { begin: Timestamp::from_seconds(1), end: Timestamp::from_seconds(2_000_000_000) };

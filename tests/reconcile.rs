@@ -1,0 +1,307 @@
+//! What no webhook brought is asked for: the whole relay against the sandbox, at times that the test sets.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+#[path = "support/log.rs"]
+mod log;
+
+use bytes::Bytes;
+use log::Log;
+use mailtrail::account::{Api, Whose};
+use mailtrail::clock::{Clock, Moment, Timestamp};
+use mailtrail::config::{self, Config};
+use mailtrail::daemon::Daemon;
+use mailtrail::event::Kind;
+use mailtrail::id::TrackingId;
+use mailtrail::ledger::{Accepted, Send, What};
+use mailtrail::sandbox::{self, Sandbox, Weather};
+use mailtrail::secret::Secret;
+use mailtrail::tls;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+use support::eventually;
+
+#[tokio::test]
+async fn twelve_hours_without_webhooks_are_made_up_for() {
+    let mut scene = Scene::new(Weather { hold: true, ..Weather::default() }).await;
+    scene.config.upstreams[0].reconcile = None;
+    scene.start().await;
+    for hour in 1..=12 {
+        scene.send(MAILS / 12).await;
+        eventually("the events", || (scene.sandbox.tally().events >= hour * MAILS / 6).then_some(())).await;
+        scene.pass(HOUR);
+    }
+    assert_eq!(scene.reports(), BTreeMap::new());
+    scene.stop().await;
+    scene.config = scene.usual.clone();
+    scene.start().await;
+    // In the middle of it the relay goes away, and goes on where it was.
+    let first = eventually("the first page", || scene.cursor()).await;
+    assert!(first < scene.now().before(HOUR * 10), "{first}");
+    scene.stop().await;
+    scene.start().await;
+    assert_eq!(scene.cursor(), Some(first));
+    scene.polled().await;
+    let all = BTreeMap::from([((Kind::Accepted, "poll"), MAILS), ((Kind::Delivered, "poll"), MAILS)]);
+    assert_eq!(scene.reports(), all);
+    // Now the webhooks come after all.
+    scene.sandbox.set_weather(Weather::default());
+    eventually("the webhooks", || (scene.sandbox.tally().taken_events == MAILS * 2).then_some(())).await;
+    assert_eq!(scene.reports(), all);
+    assert_eq!(scene.marks(), BTreeSet::from([1]), "nothing is counted twice");
+    scene.stop().await;
+}
+
+#[tokio::test]
+async fn what_appears_late_is_found_by_either_api() {
+    for api in [Api::Events, Api::Logs] {
+        let weather = Weather { lose: 1.0, late: 25 * 60, ..Weather::default() };
+        let mut scene = Scene::new(weather).await;
+        scene.api(api);
+        scene.start().await;
+        scene.send(10).await;
+        eventually("the events", || (scene.sandbox.tally().events == 20).then_some(())).await;
+        scene.pass(MINUTE * 3);
+        scene.polled().await;
+        assert_eq!(scene.reports().values().sum::<u64>(), 10, "{api:?}");
+        scene.pass(MINUTE * 23);
+        scene.polled().await;
+        let all = BTreeMap::from([((Kind::Accepted, "poll"), 10), ((Kind::Delivered, "poll"), 10)]);
+        assert_eq!(scene.reports(), all, "{api:?}");
+        assert_eq!(scene.marks(), BTreeSet::from([1]));
+        scene.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_webhook_and_a_poll_of_one_event_count_once_in_both_orders() {
+    for api in [Api::Events, Api::Logs] {
+        let mut scene = Scene::new(Weather::default()).await;
+        scene.api(api);
+        let log = Log::default();
+        let _listening = log.listen();
+        scene.start().await;
+        scene.send(5).await;
+        eventually("the webhooks", || (scene.sandbox.tally().taken_events == 10).then_some(())).await;
+        scene.pass(MINUTE * 3);
+        scene.polled().await;
+        let mut reports =
+            BTreeMap::from([((Kind::Accepted, "webhook"), 5), ((Kind::Delivered, "webhook"), 5)]);
+        assert_eq!(scene.reports(), reports, "{api:?}");
+        assert_eq!(log.lines("recovered"), [""; 0]);
+        scene.sandbox.set_weather(Weather { hold: true, ..Weather::default() });
+        scene.send(5).await;
+        eventually("the events", || (scene.sandbox.tally().events == 20).then_some(())).await;
+        // What is only just on its way is left to it.
+        scene.pass(MINUTE);
+        scene.polled().await;
+        assert_eq!(scene.reports(), reports);
+        scene.pass(MINUTE * 2);
+        scene.polled().await;
+        reports.extend([((Kind::Accepted, "poll"), 5), ((Kind::Delivered, "poll"), 5)]);
+        assert_eq!(scene.reports(), reports);
+        let said = "10 events recovered that no webhook brought";
+        eventually("the number", || log.lines(said).pop()).await;
+        scene.sandbox.set_weather(Weather::default());
+        eventually("the webhooks", || (scene.sandbox.tally().taken_events == 20).then_some(())).await;
+        assert_eq!(scene.reports(), reports);
+        assert_eq!(scene.marks(), BTreeSet::from([1]));
+        scene.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_key_is_said_and_loses_nothing() {
+    let mut scene = Scene::new(Weather { lose: 1.0, ..Weather::default() }).await;
+    let log = Log::default();
+    let _listening = log.listen();
+    scene.config.upstreams[0].account.as_mut().unwrap().key = Secret::new("hunter2");
+    scene.start().await;
+    scene.send(3).await;
+    eventually("the events", || (scene.sandbox.tally().events == 6).then_some(())).await;
+    scene.pass(MINUTE * 3);
+    let refused = "upstream up: events: the provider's API refused the api_key (401: Invalid private key)";
+    eventually("the refusal", || (!log.lines(refused).is_empty()).then_some(())).await;
+    assert_eq!((scene.cursor(), log.lines("hunter2")), (None, vec![]));
+    let config = scene.usual.clone();
+    scene.daemon.as_mut().unwrap().reload(config).unwrap();
+    scene.polled().await;
+    assert_eq!(scene.reports().values().sum::<u64>(), 6);
+    scene.stop().await;
+}
+
+#[tokio::test]
+async fn a_day_is_compared_when_it_is_over() {
+    let late = 3 * 3600;
+    let mut scene = Scene::new(Weather { lose: 1.0, late, ..Weather::default() }).await;
+    let log = Log::default();
+    let _listening = log.listen();
+    scene.start().await;
+    scene.send(4).await;
+    eventually("the events", || (scene.sandbox.tally().events == 8).then_some(())).await;
+    for _ in 0..8 {
+        scene.pass(MINUTE * 25);
+        scene.polled().await;
+    }
+    assert_eq!(scene.reports().values().sum::<u64>(), 4, "what is so late no poll finds");
+    // 02:00 of the next day.
+    scene.pass(Duration::from_secs(14 * 3600 - 8 * 25 * 60));
+    let found = "compared: the provider has";
+    let line = eventually("the comparison", || log.lines(found).pop()).await;
+    assert!(line.contains("day=\"2026-09-14\"") && line.contains("of which we had"), "{line}");
+    let all = BTreeMap::from([((Kind::Accepted, "poll"), 4), ((Kind::Delivered, "poll"), 4)]);
+    assert_eq!(scene.reports(), all);
+    scene.pass(Duration::from_secs(86_400));
+    eventually("the next comparison", || log.lines("all 0 of the provider's are here").pop()).await;
+    assert_eq!(scene.reports(), all);
+    scene.stop().await;
+}
+
+/// A relay and the sandbox behind it, both at the same time of the test's.
+struct Scene {
+    sandbox: Sandbox,
+    moment: &'static Moment,
+    now: Cell<Timestamp>,
+    daemon: Option<Daemon>,
+    config: Config,
+    usual: Config,
+    sent: RefCell<Vec<TrackingId>>,
+    _directory: tempfile::TempDir,
+}
+
+impl Scene {
+    async fn new(weather: Weather) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let moment: &'static Moment = Box::leak(Box::default());
+        moment.set(START);
+        let sandbox = sandbox::start(sandbox::Settings {
+            smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
+            api: SocketAddr::from(([127, 0, 0, 1], 0)),
+            api_key: Secret::new("key-1"),
+            domain: "mg.example.com".into(),
+            username: "postmaster@mg.example.com".into(),
+            password: Secret::new("pw"),
+            signing_key: Secret::new("signing"),
+            webhook: None,
+            pace: 0.0,
+            weather,
+            clock: Clock::Set(moment),
+            tls: tls::self_signed(directory.path(), "localhost").unwrap(),
+        });
+        let sandbox = sandbox.await.unwrap();
+        let text = format!(
+            "[server]\nhostname = \"relay.example.com\"\ndata_dir = {:?}\n\
+             [[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"none\"\nauth = \"none\"\n\
+             [[upstream]]\nname = \"up\"\nprovider = \"mailgun\"\ndomain = \"mg.example.com\"\nhost = \"127.0.0.1\"\n\
+             port = {}\ntls = \"none\"\nusername = \"postmaster@mg.example.com\"\npassword = \"pw\"\n\
+             webhook_signing_key = \"signing\"\napi_key = \"key-1\"\napi_base_url = \"http://{}\"\n\
+             [http]\naddress = \"127.0.0.1:0\"\n",
+            directory.path().join("data").display().to_string(),
+            sandbox.smtp_address().port(),
+            sandbox.api_address(),
+        );
+        let mut config = config::parse(&text, Path::new("test.toml"), &BTreeMap::new()).unwrap();
+        // Real time, of which the test has little.
+        config.upstreams[0].reconcile.as_mut().unwrap().every = Duration::from_millis(50);
+        Self {
+            sandbox,
+            moment,
+            now: Cell::new(START),
+            daemon: None,
+            usual: config.clone(),
+            config,
+            sent: RefCell::default(),
+            _directory: directory,
+        }
+    }
+
+    fn api(&mut self, wanted: Api) {
+        if let Whose::Mailgun { api, .. } = &mut self.config.upstreams[0].account.as_mut().unwrap().whose {
+            *api = wanted;
+        }
+    }
+
+    async fn start(&mut self) {
+        let daemon = Daemon::start(&self.config, Clock::Set(self.moment), None).await.unwrap();
+        self.sandbox.set_webhook(format!("http://{}/webhooks/up", daemon.http_address().unwrap()));
+        self.daemon = Some(daemon);
+    }
+
+    async fn stop(&mut self) {
+        self.daemon.take().unwrap().stop().await;
+    }
+
+    fn now(&self) -> Timestamp {
+        self.now.get()
+    }
+
+    fn pass(&self, time: Duration) {
+        self.now.set(self.now().after(time));
+        self.moment.set(self.now());
+    }
+
+    /// Puts so many mails into the queue.
+    async fn send(&self, count: u64) {
+        let accept = (0..count).map(|_| async {
+            let id = TrackingId::new(self.now(), fastrand::u128(..));
+            let message = b"From: a@example.com\r\nSubject: x\r\n\r\nText\r\n";
+            let send = Send {
+                sender: "bounces@example.com".parse().ok(),
+                size: message.len() as u64,
+                ..Send::new(id, "test")
+            };
+            let recipients = vec!["a@example.net".parse().unwrap()];
+            let store = self.daemon.as_ref().unwrap().store();
+            store.accept(Accepted { send, recipients }, Bytes::from_static(message)).await.unwrap();
+            id
+        });
+        let ids = futures_util::future::join_all(accept).await;
+        self.sent.borrow_mut().extend(ids);
+    }
+
+    fn cursor(&self) -> Option<Timestamp> {
+        self.daemon.as_ref().unwrap().store().polled_until("up").unwrap()
+    }
+
+    /// Waits until a poll that began at this time has ended.
+    async fn polled(&self) {
+        let end = self.now().before(MINUTE * 30);
+        eventually("the poll", || (self.cursor() == Some(end)).then_some(())).await;
+    }
+
+    /// What was reported in all trails, and how it came.
+    fn reports(&self) -> BTreeMap<(Kind, &'static str), u64> {
+        let mut reports: BTreeMap<(Kind, &'static str), u64> = BTreeMap::new();
+        for id in self.sent.borrow().iter() {
+            let trail = self.daemon.as_ref().unwrap().store().trail(*id).unwrap().unwrap();
+            for fact in trail.facts {
+                if let What::Reported(kind) = fact.what {
+                    *reports.entry((kind, fact.source.word())).or_default() += 1;
+                }
+            }
+        }
+        reports
+    }
+
+    /// How often each mark of a recipient was made.
+    fn marks(&self) -> BTreeSet<u32> {
+        let store = self.daemon.as_ref().unwrap().store();
+        let sent = self.sent.borrow();
+        let trails = sent.iter().map(|id| store.trail(*id).unwrap().unwrap());
+        trails
+            .flat_map(|trail| {
+                trail.recipients[0].marks.iter().map(|(_, mark)| mark.count).collect::<Vec<_>>()
+            })
+            .collect()
+    }
+}
+
+const MAILS: u64 = 2520;
+const START: Timestamp = Timestamp::from_seconds(1_789_387_200);
+const HOUR: Duration = Duration::from_secs(3600);
+const MINUTE: Duration = Duration::from_secs(60);

@@ -1,0 +1,201 @@
+//! What the listener of webhooks does with those who are too many, too slow or not believed.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "support/inbox.rs"]
+mod inbox;
+
+use futures_util::future::join_all;
+use inbox::{Log, START, Scene};
+use mailtrail::provider::{generic, mailgun};
+use mailtrail::secret::Secret;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+#[tokio::test]
+async fn an_address_that_is_refused_too_often_is_not_looked_at_for_a_while() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let scene = scene("").await;
+    let from = |address: &'static str| [("X-Forwarded-For", address)];
+    for (source, refused) in [("up", 406), ("other", 401)] {
+        let path = format!("webhooks/{source}");
+        let good = |number: &str| good(source, number);
+        for number in 0..100 {
+            let answer = scene.post_with(&path, &from("192.0.2.7"), b"x=y".to_vec()).await;
+            assert_eq!(answer, if number < 20 { refused } else { 429 }, "{source} {number}");
+        }
+        let (fields, body) = good("1");
+        let fields_from = |address| {
+            fields.iter().map(|(name, value)| (*name, &**value)).chain(from(address)).collect::<Vec<_>>()
+        };
+        assert_eq!(scene.post_with(&path, &fields_from("192.0.2.7"), body.clone()).await, 429, "{source}");
+        // Everybody else is served: others, other paths, and who comes straight from a proxy.
+        assert_eq!(scene.post_with(&path, &fields_from("192.0.2.8"), body.clone()).await, 200, "{source}");
+        assert_eq!(scene.post_with("webhooks/nobody", &from("192.0.2.7"), body).await, 404);
+        assert_eq!(
+            log.lines(&["WARN", "192.0.2.7", &format!("source=\"{source}\"")]).len(),
+            2,
+            "{}",
+            log.text()
+        );
+        assert_eq!(log.lines(&["address=192.0.2.7", "refused=20", &format!("source=\"{source}\"")]).len(), 1);
+    }
+    for _ in 0..50 {
+        assert_eq!(scene.post(b"x=y".to_vec()).await, 406);
+    }
+    assert_eq!(scene.post(good("up", "2").1).await, 200);
+}
+
+#[tokio::test]
+async fn who_is_one_too_many_is_told_to_come_again_in_words_that_he_understands() {
+    let scene = scene("\n[http]\nconnections = 2\n").await;
+    let mut held = [connect(&scene).await, connect(&scene).await];
+    for stream in &mut held {
+        assert_eq!(exchange(stream, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await, 200);
+    }
+    for (path, answer) in [
+        ("/webhooks/up", 503),
+        ("/webhooks/brevo", 429),
+        ("/webhooks/other", 503),
+        ("/webhooks/campaigns/the-secret-of-the-campaigns", 503),
+        ("/webhooks/nobody", 404),
+    ] {
+        let mut stream = connect(&scene).await;
+        let request = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nx=y");
+        assert_eq!(exchange(&mut stream, &request).await, answer, "{path}");
+        let mut rest = Vec::new();
+        assert_eq!(stream.read_to_end(&mut rest).await.unwrap(), 0, "{path}");
+    }
+    let [first, mut second] = held;
+    drop(first);
+    // The place is free as soon as the relay has seen that.
+    let (_, body) = good("up", "1");
+    while scene.post(body.clone()).await != 200 {}
+    assert_eq!(exchange(&mut second, "GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n").await, 200);
+}
+
+/// Time passes at once whenever nobody does anything.
+#[tokio::test(start_paused = true)]
+async fn who_does_not_come_to_an_end_is_not_waited_for() {
+    let scene = scene("").await;
+    for begun in ["", "POST /webhooks/up HTTP/1.1\r\nHost: x\r\n", "GET /healthz HTTP/1.1\r\nHost"] {
+        let mut stream = connect(&scene).await;
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        assert!(!answer.starts_with(b"HTTP/1.1 200"), "{begun}");
+    }
+    for (path, field, answer) in [("up", "X: y", 503), ("brevo", "Authorization: Bearer brevo-secret", 429)] {
+        for body in ["Content-Length: 100\r\n\r\n{", "Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"] {
+            let mut stream = connect(&scene).await;
+            let request = format!("POST /webhooks/{path} HTTP/1.1\r\nHost: x\r\n{field}\r\n{body}");
+            assert_eq!(exchange(&mut stream, &request).await, answer, "{path}");
+        }
+    }
+    // A connection that is kept and not used is no better.
+    let mut stream = connect(&scene).await;
+    assert_eq!(exchange(&mut stream, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await, 200);
+    assert_eq!(stream.read_to_end(&mut Vec::new()).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn heads_and_bodies_have_an_end() {
+    let scene = scene("").await;
+    let mut stream = connect(&scene).await;
+    let request = format!("POST /webhooks/up HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "y".repeat(100_000));
+    assert_eq!(exchange(&mut stream, &request).await, 431);
+    // Whatever it says about its length.
+    let mut stream = connect(&scene).await;
+    stream
+        .write_all(b"POST /webhooks/up HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .await
+        .unwrap();
+    let piece = [format!("{:x}\r\n", 1 << 20).as_bytes(), &vec![b'x'; 1 << 20], b"\r\n"].concat();
+    stream.write_all(&piece).await.unwrap();
+    assert_eq!(exchange(&mut stream, "1\r\nx\r\n0\r\n\r\n").await, 413);
+}
+
+#[tokio::test]
+async fn a_burst_is_kept_as_a_whole() {
+    let scene = scene("").await;
+    for some in 0..8 {
+        let posts = (0..250).map(async |number: u32| {
+            let (_, body) = good("up", &(some * 250 + number).to_string());
+            scene.post(body).await
+        });
+        assert!(join_all(posts).await.iter().all(|answer| *answer == 200));
+    }
+    assert!((0..2000).all(|number| scene.keeps(format!("\"id\":\"{number}\"").as_bytes())));
+}
+
+#[tokio::test]
+async fn what_is_under_way_when_the_relay_stops_is_answered() {
+    let scene = scene("").await;
+    let (_, body) = good("up", "1");
+    let mut stream = connect(&scene).await;
+    let head = format!("POST /webhooks/up HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let (first, rest) = body.split_at(10);
+    stream.write_all(first).await.unwrap();
+    // It has begun when the one behind it is answered.
+    assert_eq!(scene.post(good("up", "2").1).await, 200);
+    let Scene { daemon, .. } = scene;
+    let stopped = tokio::spawn(daemon.stop());
+    stream.write_all(rest).await.unwrap();
+    assert_eq!(exchange(&mut stream, "").await, 200);
+    assert_eq!(stream.read_to_end(&mut Vec::new()).await.unwrap(), 0);
+    stopped.await.unwrap();
+}
+
+/// Mailgun is upstream, and everybody else reports beside it.
+async fn scene(http: &str) -> Scene {
+    let more = format!(
+        "webhook_signing_key = \"key\"\n\n\
+         [[upstream]]\nname = \"brevo\"\nprovider = \"brevo\"\nhost = \"127.0.0.1\"\nport = 1\ntls = \"none\"\n\
+         username = \"u\"\npassword = \"p\"\nwebhook_token = \"brevo-secret\"\n\
+         [[source]]\nname = \"other\"\nkind = \"generic\"\nsecret = \"the-secret-of-the-other-one\"\n\
+         [[source]]\nname = \"campaigns\"\nkind = \"activecampaign\"\nsecret = \"the-secret-of-the-campaigns\"\n{http}"
+    );
+    Scene::at(START, "mailgun", &more).await
+}
+
+type Fields = Vec<(&'static str, String)>;
+
+/// An event of that number, as the source signs it.
+fn good(source: &str, number: &str) -> (Fields, Vec<u8>) {
+    let at = START.to_string();
+    if source == "up" {
+        let signature = mailgun::sign(&Secret::new("key"), &at, number);
+        let signature = json!({"timestamp": at, "token": number, "signature": signature});
+        let data = json!({"event": "delivered", "id": number, "timestamp": START});
+        return (Vec::new(), json!({"signature": signature, "event-data": data}).to_string().into_bytes());
+    }
+    let body = json!({"event": "delivered"}).to_string().into_bytes();
+    let made = generic::sign(&Secret::new("the-secret-of-the-other-one"), number, &at, &body).unwrap();
+    (vec![("webhook-id", number.to_owned()), ("webhook-timestamp", at), ("webhook-signature", made)], body)
+}
+
+async fn connect(scene: &Scene) -> TcpStream {
+    TcpStream::connect(scene.daemon.http_address().unwrap()).await.unwrap()
+}
+
+/// Sends a request and reads the head of the answer, and `ok` or `ready` behind it.
+async fn exchange(stream: &mut TcpStream, request: &str) -> u16 {
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let whole = |answer: &[u8]| {
+        let text = String::from_utf8_lossy(answer).into_owned();
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        let length =
+            head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+        (body.len() >= length.unwrap_or(0)).then(|| head[9..12].parse().unwrap())
+    };
+    loop {
+        if let Some(status) = whole(&answer) {
+            return status;
+        }
+        assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0, "closed before an answer");
+    }
+}
