@@ -1,12 +1,16 @@
 //! Questions about the store and orders to the queue, with their answers as JSON: behind the CLI, over a unix socket;
 //! questions also directly, while no daemon runs.
 
+mod events;
 mod log;
 mod operator;
 mod router;
 mod trace;
 mod view;
 
+pub use events::{
+    EventFilter, EventView, KeptEvent, ReplayAnswer, ReplayOrder, Replayed, dead, orphans, report, reports,
+};
 pub use log::{LogAnswer, LogFilter, log};
 pub use router::{Panel, metrics_router, service};
 pub use trace::{Found, find, queue};

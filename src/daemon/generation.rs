@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::heartbeat::Heartbeat;
 use crate::id::Mint;
+use crate::provider::Provider;
 use crate::report::Reporter;
 use crate::store::Store;
 use crate::submission::{Crowd, Door, Memory};
@@ -21,6 +22,7 @@ use crate::tls;
 use crate::webhook::{self, Inbox, Source};
 use axum::serve::ListenerExt;
 use metrics_exporter_prometheus::PrometheusHandle;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -130,6 +132,8 @@ impl Prepared {
             upstreams: relaying.health(),
             ways: Arc::new(ways(&config)),
             alarms: ground.alarms.clone(),
+            providers: Arc::new(providers(&config)),
+            retention: config.retention,
         };
         let admin = sockets.listen_at(&mut offered, &config.admin.socket)?;
         let mut listen = |what, address: Option<SocketAddr>| {
@@ -255,6 +259,12 @@ fn do_chores(ground: &Ground, config: &Config, stopping: CancellationToken, befo
             keep(store, retention, clock, told.clone())
         );
     })
+}
+
+/// Whose words the reports of each upstream are.
+fn providers(config: &Config) -> BTreeMap<String, Provider> {
+    let transports = config.upstreams.iter().map(|upstream| &upstream.transport);
+    transports.map(|transport| (transport.name.clone(), transport.provider)).collect()
 }
 
 fn inbox(ground: &Ground, config: &Config) -> Inbox {

@@ -5,10 +5,12 @@
 //! result. [`Recipient::state`] reads both.
 
 mod fact;
+mod inbox;
 mod recipient;
 mod send;
 
 pub use fact::{Fact, Rung, Source, What};
+pub use inbox::{Dead, Replay};
 pub use recipient::{Failure, Mark, MarkKind, Marks, Recipient, Standing, State};
 pub use send::{
     About, Accepted, Action, Begun, Notice, Occasion, Outcome, Repeated, Send, Settled, Switch, Trail, Verb,

@@ -7,6 +7,8 @@
 pub mod brevo;
 pub mod mailgun;
 
+use crate::clock::Timestamp;
+use crate::event::Event;
 use crate::id::TrackingId;
 use crate::mail::{HeaderBlock, HeaderLine};
 use std::fmt;
@@ -86,6 +88,29 @@ impl Provider {
         }
         spans
     }
+
+    /// What the raw form of one report says by the rules of this version; whoever kept it has made sure that it is
+    /// genuine. It was `kept` then, which stands in for a time that it does not tell.
+    pub fn reread(self, raw: &[u8], kept: Timestamp) -> Result<Event, Unreadable> {
+        match self {
+            Self::Mailgun => mailgun::reread(raw, kept),
+            Self::Brevo | Self::Plain => Err(Unreadable::Unknown(self)),
+        }
+    }
+}
+
+/// A genuine report that cannot be understood.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// It is no JSON document.
+    #[error("the body is not JSON: {0}")]
+    Malformed(#[source] serde_json::Error),
+    /// It holds no event where one belongs.
+    #[error("the body has no event-data object")]
+    Eventless,
+    /// Reports of this provider are not known.
+    #[error("reports of the provider {0} are not understood by this version")]
+    Unknown(Provider),
 }
 
 impl fmt::Display for Provider {

@@ -250,7 +250,8 @@ impl Scribe {
 
     /// Only what grows the store is held back.
     fn enough_space(&self, records: &[(Record, Wish, Answer)], bytes: u64) -> io::Result<()> {
-        let grows = |record: &Record| matches!(record, Record::Accepted(_) | Record::Notice(_));
+        let grows =
+            |record: &Record| matches!(record, Record::Accepted(_) | Record::Notice(_) | Record::Dead(_));
         if !records.iter().any(|(record, ..)| grows(record)) {
             return Ok(());
         }

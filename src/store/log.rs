@@ -74,25 +74,31 @@ impl Store {
     }
 
     fn read_on(&self, from: Place) -> Result<(Vec<Entry>, Place), ReadError> {
-        let applied = self.projection().position()?.unwrap_or_default();
-        let limit = if applied.segment > from.segment { None } else { Some(applied.offset) };
+        let (frames, end) = self.frames(from)?;
         let mut entries = Vec::new();
-        if from.segment > applied.segment || from.segment == 0 {
-            return Ok((entries, from));
-        }
-        let segment = Segment::open(&self.0.journal, from.segment, limit)?;
-        let mut frames = Vec::new();
-        let keep = |frame: Frame| {
-            frames.push(frame);
-            Ok(())
-        };
-        let end = segment.scan(from.offset, false, keep, |_| {})?;
         for frame in frames {
             if let Ok(record) = Record::decode(frame.kind, frame.version, &frame.head) {
                 self.entries(record, &mut entries)?;
             }
         }
-        Ok((entries, Place { segment: from.segment, offset: end.max(from.offset) }))
+        Ok((entries, end))
+    }
+
+    /// The records of a segment from a place on that lookups can see, and where they end.
+    pub(super) fn frames(&self, from: Place) -> Result<(Vec<Frame>, Place), ReadError> {
+        let applied = self.projection().position()?.unwrap_or_default();
+        let limit = if applied.segment > from.segment { None } else { Some(applied.offset) };
+        let mut frames = Vec::new();
+        if from.segment > applied.segment || from.segment == 0 {
+            return Ok((frames, from));
+        }
+        let segment = Segment::open(&self.0.journal, from.segment, limit)?;
+        let keep = |frame: Frame| {
+            frames.push(frame);
+            Ok(())
+        };
+        let end = segment.scan(from.offset, false, keep, |_| {})?;
+        Ok((frames, Place { segment: from.segment, offset: end.max(from.offset) }))
     }
 
     fn entries(&self, record: Record, entries: &mut Vec<Entry>) -> Result<(), ReadError> {
@@ -116,6 +122,13 @@ impl Store {
             Record::Notice(notice) => {
                 let found = self.projection().find(&notice.event)?;
                 entries.push(of_notice(&notice, found));
+            }
+            Record::Dead(dead) => {
+                entries.push(Entry { id: None, written: dead.at, fact: Fact::of_dead(&dead) });
+            }
+            Record::Replay(replay) => {
+                let id = self.projection().find(&replay.event)?.map(|(id, ..)| id);
+                entries.push(Entry { id, written: replay.at, fact: Fact::of_replay(&replay) });
             }
         }
         Ok(())

@@ -5,8 +5,8 @@ use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
 use crate::ledger::{
-    About, Accepted, Action, Begun, Notice, Occasion, Outcome, Repeated, Send, Settled, Standing, State,
-    Switch, Verb, Via,
+    About, Accepted, Action, Begun, Dead, Notice, Occasion, Outcome, Repeated, Replay, Send, Settled,
+    Standing, State, Switch, Verb, Via,
 };
 use crate::mail::{BodyType, Dsn, DsnRecipient, Lane, Mailbox, MessageId, Notify, Record as OdooRecord, Ret};
 use crate::store::journal::Place;
@@ -29,6 +29,10 @@ pub enum Record {
     Action(Action),
     /// An operator opened or closed a breaker.
     Switch(Switch),
+    /// A provider's report came that cannot be understood; its raw form is the record's body.
+    Dead(Box<Dead>),
+    /// An operator had a report read anew.
+    Replay(Box<Replay>),
 }
 
 /// A record in the journal.
@@ -61,6 +65,8 @@ impl Record {
             Self::Repeated(_) => 5,
             Self::Action(_) => 6,
             Self::Switch(_) => 7,
+            Self::Dead(_) => 10,
+            Self::Replay(_) => 12,
         }
     }
 
@@ -70,6 +76,7 @@ impl Record {
             Self::Accepted(_) => 3,
             Self::Notice(_) => 2,
             Self::Begun(_) | Self::Outcome(_) | Self::Repeated(_) | Self::Action(_) | Self::Switch(_) => 1,
+            Self::Dead(_) | Self::Replay(_) => 1,
         }
     }
 
@@ -79,6 +86,7 @@ impl Record {
             Self::Accepted(_) | Self::Action(_) => true,
             Self::Outcome(outcome) => outcome.due.is_some(),
             Self::Begun(_) | Self::Notice(_) | Self::Repeated(_) | Self::Switch(_) => false,
+            Self::Dead(_) | Self::Replay(_) => false,
         }
     }
 
@@ -92,6 +100,8 @@ impl Record {
             Self::Repeated(repeated) => postcard::to_stdvec(&RepeatedV1::from(repeated)),
             Self::Action(action) => postcard::to_stdvec(&ActionV1::from(action)),
             Self::Switch(switch) => postcard::to_stdvec(&SwitchV1::from(switch)),
+            Self::Dead(dead) => postcard::to_stdvec(&DeadV1::from(&**dead)),
+            Self::Replay(replay) => postcard::to_stdvec(&ReplayV1::from(&**replay)),
         };
         encoded.expect("plain data in memory always encodes")
     }
@@ -110,6 +120,8 @@ impl Record {
             (5, 1) => read::<RepeatedV1>(head).map(|v| Self::Repeated(v.restore())),
             (6, 1) => read::<ActionV1>(head).map(|v| Self::Action(v.restore())),
             (7, 1) => read::<SwitchV1>(head).map(|v| Self::Switch(v.restore())),
+            (10, 1) => read::<DeadV1>(head).map(|v| Self::Dead(Box::new(v.restore()))),
+            (12, 1) => read::<ReplayV1>(head).map(|v| Self::Replay(Box::new(v.restore()))),
             _ => None,
         }
         .ok_or(unknown)
@@ -603,6 +615,81 @@ impl From<&Notice> for NoticeV2 {
 impl NoticeV2 {
     fn restore(self) -> Notice {
         Notice { via: via(self.polled), ..self.notice.restore() }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct DeadV1 {
+    upstream: String,
+    at: u64,
+    polled: bool,
+    token: Option<(String, u64, [u8; 16])>,
+    digest: [u8; 16],
+    reason: String,
+}
+
+impl From<&Dead> for DeadV1 {
+    fn from(dead: &Dead) -> Self {
+        Self {
+            upstream: dead.upstream.clone(),
+            at: dead.at.millis(),
+            polled: dead.via == Via::Poll,
+            token: dead.token.as_ref().map(|(token, at, digest)| (token.clone(), at.millis(), *digest)),
+            digest: dead.digest,
+            reason: dead.reason.clone(),
+        }
+    }
+}
+
+impl DeadV1 {
+    fn restore(self) -> Dead {
+        Dead {
+            upstream: self.upstream,
+            at: Timestamp::from_millis(self.at),
+            via: via(self.polled),
+            token: self.token.map(|(token, at, digest)| (token, Timestamp::from_millis(at), digest)),
+            digest: self.digest,
+            reason: self.reason,
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct ReplayV1 {
+    id: [u8; 16],
+    at: u64,
+    operator: String,
+    upstream: String,
+    polled: bool,
+    before: Option<EventV1>,
+    event: EventV1,
+}
+
+impl From<&Replay> for ReplayV1 {
+    fn from(replay: &Replay) -> Self {
+        Self {
+            id: replay.id.to_bytes(),
+            at: replay.at.millis(),
+            operator: replay.operator.clone(),
+            upstream: replay.upstream.clone(),
+            polled: replay.via == Via::Poll,
+            before: replay.before.as_ref().map(EventV1::from),
+            event: EventV1::from(&replay.event),
+        }
+    }
+}
+
+impl ReplayV1 {
+    fn restore(self) -> Replay {
+        Replay {
+            id: TrackingId::from_bytes(self.id),
+            at: Timestamp::from_millis(self.at),
+            operator: self.operator,
+            upstream: self.upstream,
+            via: via(self.polled),
+            before: self.before.map(Event::from),
+            event: self.event.into(),
+        }
     }
 }
 

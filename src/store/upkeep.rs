@@ -187,6 +187,13 @@ impl Step<'_> {
             Record::Notice(notice) if notice.at >= horizon => Keep::Head,
             Record::Notice(notice) if self.projection.find(&notice.event)?.is_some() => Keep::Head,
             Record::Notice(_) => Keep::Nothing,
+            Record::Dead(dead) if dead.at >= self.retention.events_horizon(self.now) => Keep::All,
+            // Its token is known as long as those of other reports.
+            Record::Dead(dead) if dead.at >= horizon => Keep::Head,
+            Record::Dead(_) => Keep::Nothing,
+            Record::Replay(replay) if replay.at >= horizon => Keep::All,
+            Record::Replay(replay) if self.projection.find(&replay.event)?.is_some() => Keep::All,
+            Record::Replay(_) => Keep::Nothing,
         })
     }
 
@@ -229,8 +236,10 @@ impl Step<'_> {
             return Ok(true);
         }
         let days = self.projection.expired_days(self.retention.horizon(self.now), ROWS)?;
-        let orphans = self.projection.expired_orphans(self.retention.events_horizon(self.now), ROWS)?;
-        let keys = [days, orphans].concat();
+        let events = self.retention.events_horizon(self.now);
+        let orphans = self.projection.expired_orphans(events, ROWS)?;
+        let letters = self.projection.expired_letters(events, ROWS)?;
+        let keys = [days, orphans, letters].concat();
         if !keys.is_empty() {
             self.task(Task::Delete(keys))?;
             return Ok(true);

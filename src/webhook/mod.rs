@@ -3,11 +3,12 @@
 //! The answers are those that each provider understands: for Mailgun `200` is kept or known, `406` is never worth a
 //! repetition, `503` asks for one.
 
-use crate::clock::Clock;
-use crate::ledger;
+use crate::clock::{Clock, Timestamp};
+use crate::ledger::{self, Dead};
+use crate::provider::mailgun::Refused;
 use crate::provider::{Provider, mailgun};
 use crate::secret::Secret;
-use crate::store::Store;
+use crate::store::{ReadError, Store};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, State};
@@ -44,6 +45,8 @@ enum Answer {
     Kept,
     /// Known already; nothing changed.
     Known,
+    /// Kept as a dead letter.
+    Buried,
     /// Never acceptable.
     Refused,
     /// Not now, through our own fault.
@@ -76,15 +79,21 @@ async fn receive(State(inbox): State<Arc<Inbox>>, Path(upstream): Path<String>, 
 impl Inbox {
     async fn take_mailgun(&self, source: &Source, body: Bytes) -> Answer {
         let now = self.clock.now();
+        let mut digest = [0; 16];
+        digest.copy_from_slice(&Sha256::digest(&body)[..16]);
         let notice = match mailgun::receive(&body, &source.keys, now) {
             Ok(notice) => notice,
             Err(refused) => {
-                tracing::warn!(upstream = source.upstream, reason = %refused, "a webhook was refused");
+                let reason = refused.to_string();
+                if let Refused::Eventless { token, signed_at } = refused {
+                    let (upstream, via) = (source.upstream.clone(), ledger::Via::Webhook);
+                    let token = Some((token, signed_at, digest));
+                    return self.bury(Dead { upstream, at: now, via, token, digest, reason }, body).await;
+                }
+                tracing::warn!(upstream = source.upstream, reason, "a webhook was refused");
                 return if refused.is_final() { Answer::Refused } else { Answer::NotNow };
             }
         };
-        let mut digest = [0; 16];
-        digest.copy_from_slice(&Sha256::digest(&body)[..16]);
         match self.is_known(source, &notice, &digest) {
             Ok(None) => {}
             Ok(Some(answer)) => return answer,
@@ -122,26 +131,67 @@ impl Inbox {
         source: &Source,
         notice: &mailgun::Notice,
         digest: &[u8; 16],
-    ) -> Result<Option<Answer>, crate::store::ReadError> {
-        if let Some(used) = self.store.token(&source.upstream, &notice.token, notice.signed_at)? {
-            if used == digest {
-                return Ok(Some(Answer::Known));
-            }
-            tracing::warn!(
-                upstream = source.upstream,
-                "a webhook's signature was used before with another body: refused as a replay"
-            );
-            return Ok(Some(Answer::Refused));
+    ) -> Result<Option<Answer>, ReadError> {
+        if let Some(used) = self.used(&source.upstream, &notice.token, notice.signed_at, digest)? {
+            return Ok(Some(used));
         }
         let known = self.store.knows_event(&source.upstream, &notice.event)?;
         Ok(known.then_some(Answer::Known))
+    }
+
+    /// What to answer when the token was used before.
+    fn used(
+        &self,
+        upstream: &str,
+        token: &str,
+        signed_at: Timestamp,
+        digest: &[u8; 16],
+    ) -> Result<Option<Answer>, ReadError> {
+        let Some(used) = self.store.token(upstream, token, signed_at)? else { return Ok(None) };
+        if used == digest {
+            return Ok(Some(Answer::Known));
+        }
+        tracing::warn!(
+            upstream,
+            "a webhook's signature was used before with another body: refused as a replay"
+        );
+        Ok(Some(Answer::Refused))
+    }
+
+    /// Keeps what is genuine and cannot be understood: a repetition would be no better, so none is asked for.
+    async fn bury(&self, dead: Dead, body: Bytes) -> Answer {
+        let (upstream, reason) = (dead.upstream.clone(), dead.reason.clone());
+        if let Some((token, signed_at, digest)) = &dead.token {
+            match self.used(&upstream, token, *signed_at, digest) {
+                Ok(None) => {}
+                Ok(Some(answer)) => return answer,
+                Err(error) => {
+                    tracing::error!(upstream, %error, "a webhook cannot be checked; the provider is asked to repeat it");
+                    return Answer::NotNow;
+                }
+            }
+        }
+        match self.store.bury(dead, body).await {
+            Ok(()) => {
+                tracing::warn!(
+                    upstream,
+                    reason,
+                    "a webhook cannot be understood; `mailtrail events dead` lists it"
+                );
+                Answer::Buried
+            }
+            Err(error) => {
+                tracing::error!(upstream, %error, "a webhook cannot be kept; the provider is asked to repeat it");
+                Answer::NotNow
+            }
+        }
     }
 }
 
 impl Answer {
     fn status(self) -> StatusCode {
         match self {
-            Self::Kept | Self::Known => StatusCode::OK,
+            Self::Kept | Self::Known | Self::Buried => StatusCode::OK,
             Self::Refused => StatusCode::NOT_ACCEPTABLE,
             Self::NotNow => StatusCode::SERVICE_UNAVAILABLE,
             Self::Nobody => StatusCode::NOT_FOUND,
@@ -152,6 +202,7 @@ impl Answer {
         match self {
             Self::Kept => "kept",
             Self::Known => "known",
+            Self::Buried => "dead",
             Self::Refused => "refused",
             Self::NotNow => "not-now",
             Self::Nobody => "nobody",

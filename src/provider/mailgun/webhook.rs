@@ -1,6 +1,7 @@
 use super::{payload, signature};
 use crate::clock::Timestamp;
 use crate::event::Event;
+use crate::provider::Unreadable;
 use crate::secret::Secret;
 use serde_json::Value;
 use std::time::Duration;
@@ -23,9 +24,23 @@ pub fn receive(body: &[u8], keys: &[Secret], now: Timestamp) -> Result<Notice, R
     let claim = Claim::of(&body).ok_or(Refused::Unsigned)?;
     claim.check(keys)?;
     let signed_at = claim.fresh(now)?;
-    let data = body.get("event-data").filter(|data| data.is_object()).ok_or(Refused::Eventless)?;
-    let event = payload::decode(data, signed_at);
-    Ok(Notice { token: claim.token.to_owned(), signed_at, event })
+    let token = claim.token.to_owned();
+    match body.get("event-data").filter(|data| data.is_object()) {
+        Some(data) => Ok(Notice { token, signed_at, event: payload::decode(data, signed_at) }),
+        None => Err(Refused::Eventless { token, signed_at }),
+    }
+}
+
+/// Reads the body of a webhook, or an event as the Events API writes it, again; whoever kept it, and when, has checked
+/// its signature.
+pub fn reread(body: &[u8], kept: Timestamp) -> Result<Event, Unreadable> {
+    let body: Value = serde_json::from_slice(body).map_err(Unreadable::Malformed)?;
+    let signed_at = || Some(Timestamp::from_seconds(Claim::of(&body)?.timestamp.parse().ok()?));
+    match body.get("event-data") {
+        Some(data) if data.is_object() => Ok(payload::decode(data, signed_at().unwrap_or(kept))),
+        None if body.get("event").is_some() => Ok(payload::decode(&body, kept)),
+        _ => Err(Unreadable::Eventless),
+    }
 }
 
 /// Why a webhook is not believed. For the operator; the peer reads a status code.
@@ -57,7 +72,12 @@ pub enum Refused {
     },
     /// The signature holds, but there is no event.
     #[error("the body is signed but has no event-data object")]
-    Eventless,
+    Eventless {
+        /// As in [`Notice::token`].
+        token: String,
+        /// The claimed time.
+        signed_at: Timestamp,
+    },
 }
 
 impl Refused {
@@ -173,6 +193,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_read_again_is_the_same() {
+        let kept = Timestamp::from_seconds(SIGNED + 99);
+        let body = body(json!(SIGNED), "token");
+        let event = receive_at(&body, SIGNED).unwrap().event;
+        assert_eq!((event.at, &reread(&body, kept).unwrap()), (Timestamp::from_seconds(SIGNED), &event));
+        let data: Value = serde_json::from_slice(&body).unwrap();
+        let polled = reread(data["event-data"].to_string().as_bytes(), event.at).unwrap();
+        assert_eq!(polled, event);
+        for eventless in ["{}", "[]", r#"{"event-data": null, "event": "opened"}"#] {
+            assert!(matches!(reread(eventless.as_bytes(), kept), Err(Unreadable::Eventless)), "{eventless}");
+        }
+        assert!(matches!(reread(b"event=opened", kept), Err(Unreadable::Malformed(_))));
+    }
+
+    #[test]
     fn each_refusal_says_why() {
         let good = body(json!(SIGNED.to_string()), "token");
         let now = Timestamp::from_seconds(SIGNED);
@@ -183,6 +218,9 @@ mod tests {
         assert!(matches!(receive(&good, &[Secret::new("other")], now), Err(Refused::BadSignature)));
         let mut eventless: Value = serde_json::from_slice(&good).unwrap();
         eventless["event-data"] = json!([]);
-        assert!(matches!(receive_at(eventless.to_string().as_bytes(), SIGNED), Err(Refused::Eventless)));
+        assert!(matches!(
+            receive_at(eventless.to_string().as_bytes(), SIGNED),
+            Err(Refused::Eventless { .. })
+        ));
     }
 }

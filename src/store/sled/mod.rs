@@ -12,6 +12,7 @@ mod keys;
 mod overlay;
 mod projection;
 mod read;
+mod reread;
 mod rows;
 #[cfg(test)]
 mod tests;
