@@ -246,14 +246,13 @@ impl EventFilter {
     /// Whether what the report itself says is wanted.
     fn fits(&self, report: &Report) -> bool {
         let arrived = report.id.timestamp();
-        let (word, recipient) = match &report.content {
-            Content::Event(event) => (event.kind.word(), event.recipient.as_deref().unwrap_or_default()),
-            Content::Dead { .. } => (DEAD, ""),
-        };
+        let event = report.content.event();
+        let word = event.map_or(DEAD, |event| event.kind.word());
+        let recipient = event.and_then(|event| event.recipient.as_deref()).unwrap_or_default();
         arrived >= self.since()
             && self.until.is_none_or(|until| arrived.millis() <= until)
             && self.upstream.as_ref().is_none_or(|upstream| *upstream == report.upstream)
-            && self.event.as_ref().is_none_or(|event| event == word)
+            && self.event.as_ref().is_none_or(|wanted| wanted == word)
             && self.to.as_ref().is_none_or(|to| recipient.to_lowercase().contains(&to.to_lowercase()))
     }
 }
@@ -268,10 +267,7 @@ impl KeptEvent {
 
 fn view(store: &Store, report: &Report, retention: Option<Retention>) -> Result<EventView, ReadError> {
     let stand = store.stand(report)?;
-    let event = match &report.content {
-        Content::Event(event) => Some(event),
-        Content::Dead { .. } => None,
-    };
+    let event = report.content.event();
     let (send, rung) = match stand {
         Stand::Joined { send, rung } => (Some(send), Some(rung)),
         Stand::Orphan | Stand::Dead | Stand::Gone => (None, None),
@@ -375,8 +371,8 @@ pub async fn replay(panel: &Panel, order: ReplayOrder, operator: &str) -> Result
 enum Plan {
     /// Nothing.
     Leave { outcome: &'static str, why: String },
-    /// It says this now; before it said that.
-    Apply { before: Option<Event>, event: Box<Event> },
+    /// It says this now.
+    Apply(Box<Event>),
 }
 
 type Plans = Vec<(Report, Plan)>;
@@ -431,13 +427,9 @@ fn plan(panel: &Panel, report: &Report, stand: Stand) -> Result<Plan, ReadError>
         Ok(event) => event,
         Err(error) => return leave(unread, &error.to_string()),
     };
-    let before = match &report.content {
-        Content::Event(event) => Some(event.clone()),
-        Content::Dead { .. } => None,
-    };
-    let is_new = before.as_ref() != Some(&event);
+    let is_new = report.content.event() != Some(&event);
     if is_new || (stand == Stand::Orphan && panel.store.find(&event)?.is_some()) {
-        return Ok(Plan::Apply { before, event: Box::new(event) });
+        return Ok(Plan::Apply(Box::new(event)));
     }
     match stand {
         Stand::Orphan => leave("unchanged", &why_alone(&panel.store, &event)?),
@@ -453,7 +445,7 @@ async fn carry_out(
     dry_run: bool,
 ) -> Result<Replayed, Refusal> {
     let id = report.id.to_string();
-    let (before, event) = match plan {
+    let event = match plan {
         Plan::Leave { outcome, why } => {
             let send = match panel.store.stand(report)? {
                 Stand::Joined { send, .. } => Some(send.to_string()),
@@ -461,13 +453,14 @@ async fn carry_out(
             };
             return Ok(Replayed { id, outcome: outcome.to_owned(), send, why: Some(why) });
         }
-        Plan::Apply { before, event } => (before, *event),
+        Plan::Apply(event) => *event,
     };
     let was_joined = matches!(panel.store.stand(report)?, Stand::Joined { .. });
     let send = panel.store.find(&event)?;
     if !dry_run {
         let (operator, upstream) = (operator.to_owned(), report.upstream.clone());
         let (id, at, via) = (report.id, panel.clock.now(), report.via);
+        let before = report.content.event().cloned();
         panel.store.replay(Replay { id, at, operator, upstream, via, before, event }).await?;
     }
     let outcome = match send {

@@ -31,7 +31,7 @@ pub struct Report {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Content {
     /// That happened.
-    Event(Event),
+    Event(Box<Event>),
     /// It cannot be understood.
     Dead {
         /// Why.
@@ -105,7 +105,7 @@ impl Store {
         for frame in frames {
             let Some(mut report) = Report::of(&frame) else { continue };
             if let Some(event) = projection.reread(report.id)? {
-                report.content = Content::Event(event);
+                report.content = event.into();
             }
             reports.push(report);
         }
@@ -157,14 +157,28 @@ impl Store {
     }
 }
 
+impl Content {
+    /// What happened, where that is understood.
+    pub fn event(&self) -> Option<&Event> {
+        match self {
+            Self::Event(event) => Some(event),
+            Self::Dead { .. } => None,
+        }
+    }
+}
+
+impl From<Event> for Content {
+    fn from(event: Event) -> Self {
+        Self::Event(Box::new(event))
+    }
+}
+
 impl Report {
     fn of(frame: &Frame) -> Option<Self> {
         let (id, upstream, via, content) = match Record::decode(frame.kind, frame.version, &frame.head)
             .ok()?
         {
-            Record::Notice(notice) => {
-                (notice.id(), notice.upstream, notice.via, Content::Event(notice.event))
-            }
+            Record::Notice(notice) => (notice.id(), notice.upstream, notice.via, notice.event.into()),
             Record::Dead(dead) => (dead.id(), dead.upstream, dead.via, Content::Dead { reason: dead.reason }),
             _ => return None,
         };

@@ -55,7 +55,7 @@ async fn a_dead_letter_that_is_understood_now_is_an_event_like_any_other() {
     }
     // It is an event by now, and the letter's raw form is still its own.
     let kept = store.report_of(waits.id()).unwrap().unwrap();
-    assert_eq!(kept.content, Content::Event(event(1, "ada@example.net", Kind::Opened)));
+    assert_eq!(kept.content, event(1, "ada@example.net", Kind::Opened).into());
     assert_eq!((store.raw(&kept).unwrap(), store.stand(&kept).unwrap()), (Some("raw".into()), Stand::Orphan));
     // The same event by another way, and the send that it waits for.
     store.report(notice(event(0, "ada@example.net", Kind::Delivered)), Bytes::new()).await.unwrap();

@@ -115,8 +115,8 @@ impl Projection {
     pub fn orphans(&self) -> impl Iterator<Item = sled::Result<Report>> {
         let row = |(key, value): (sled::IVec, sled::IVec)| {
             let row = decode::<OrphanRow>(&value)?;
-            let content = Content::Event(row.event.into());
-            Some(report(keys::read_id(&key)?, row.upstream, via(row.polled), content))
+            let event = Event::from(row.event);
+            Some(report(keys::read_id(&key)?, row.upstream, via(row.polled), event.into()))
         };
         self.rows().prefixed(b"u").filter_map(move |found| found.map(row).transpose())
     }
