@@ -25,10 +25,26 @@ impl Auditor {
     /// Looks every minute until we stop.
     pub async fn run(self, stopping: CancellationToken) {
         let mut walk = Walk::default();
+        self.count().await;
         while stopping.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
             if let Err(error) = self.round(&mut walk).await {
                 tracing::error!(%error, "the mail cannot be audited; it is tried again");
             }
+            self.count().await;
+        }
+    }
+
+    /// Says how many reports of providers wait for somebody.
+    async fn count(&self) {
+        let store = self.store.clone();
+        match tokio::task::spawn_blocking(move || store.count_letters()).await {
+            Ok(Ok((orphans, dead))) => {
+                metrics::gauge!("mailtrail_orphan_events").set(orphans as f64);
+                metrics::gauge!("mailtrail_dead_events").set(dead as f64);
+            }
+            Ok(Err(error)) => tracing::error!(%error, "the reports cannot be counted; it is tried again"),
+            // A look that broke off is taken again.
+            Err(_) => {}
         }
     }
 

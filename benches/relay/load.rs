@@ -55,6 +55,18 @@ pub async fn send(to: SocketAddr, tls: TlsConnector, work: Work) -> io::Result<S
     Ok(Sent { took: begun.elapsed(), waits })
 }
 
+/// Sends messages over one session; gives their tracking ids.
+pub async fn ids(to: SocketAddr, tls: &TlsConnector, messages: usize) -> io::Result<Vec<String>> {
+    let (mut session, filler) = (Session::open(to, tls, false).await?, filler(1024));
+    let mut ids = Vec::with_capacity(messages);
+    for number in 0..messages {
+        let (_, reply) = session.send(number, &filler).await?;
+        ids.extend(reply.split_whitespace().last().map(str::to_owned));
+    }
+    session.ask("QUIT", "221").await?;
+    Ok(ids)
+}
+
 /// Opens sessions, one after the other, that say no more than hello.
 pub async fn open(to: SocketAddr, tls: &TlsConnector, work: Work) -> io::Result<Vec<Session>> {
     let mut sessions = Vec::with_capacity(work.sessions);
@@ -82,7 +94,7 @@ async fn send_some(
             Some(session) => session,
             None => Session::open(to, &tls, work.secure).await?,
         };
-        waits.push(session.send(number, &filler).await?);
+        waits.push(session.send(number, &filler).await?.0);
         if work.kept {
             open = Some(session);
         } else {
@@ -120,8 +132,8 @@ impl Session {
         Ok(session)
     }
 
-    /// One message, its envelope pipelined.
-    async fn send(&mut self, number: usize, filler: &str) -> io::Result<Duration> {
+    /// One message, its envelope pipelined; gives how long its end took, and the reply.
+    async fn send(&mut self, number: usize, filler: &str) -> io::Result<(Duration, String)> {
         self.ask(
             &format!("MAIL FROM:<app@example.com>\r\nRCPT TO:<user{number}@example.net>\r\nDATA"),
             "250",
@@ -134,17 +146,18 @@ impl Session {
              Date: Thu, 01 Jan 2026 00:00:00 +0000\r\nMessage-ID: <{number}@load.test>\r\n\r\n{filler}."
         );
         let begun = Instant::now();
-        self.ask(&message, "250").await?;
-        Ok(begun.elapsed())
+        let reply = self.ask(&message, "250").await?;
+        Ok((begun.elapsed(), reply))
     }
 
-    async fn ask(&mut self, lines: &str, expected: &str) -> io::Result<()> {
+    async fn ask(&mut self, lines: &str, expected: &str) -> io::Result<String> {
         self.stream.write_all(format!("{lines}\r\n").as_bytes()).await?;
         self.stream.flush().await?;
         self.hear(expected).await
     }
 
-    async fn hear(&mut self, expected: &str) -> io::Result<()> {
+    /// The last line of a reply.
+    async fn hear(&mut self, expected: &str) -> io::Result<String> {
         let mut line = String::new();
         while line.is_empty() || line.as_bytes().get(3) == Some(&b'-') {
             line.clear();
@@ -153,7 +166,7 @@ impl Session {
             }
         }
         if line.starts_with(expected) {
-            return Ok(());
+            return Ok(line);
         }
         Err(io::Error::other(format!("the relay said {:?}, not {expected}", line.trim_end())))
     }

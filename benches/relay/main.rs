@@ -12,6 +12,9 @@
 //! - *CPU ms*: user and system time of all of the relay's processes per message, until everything is relayed.
 //! - *syncs 5 ms slower*: by a library that is made with the C compiler and loaded before the relay's own.
 //! - *upstream 100 ms away*: each byte between relay and sink takes 50 ms, however many are under way.
+//! - *events/s*: webhooks over the time from the first connect to the last answer. Each is durable, and brought to its
+//!   mail, when it is answered; *p50* and *p99* are what the provider waits. A row has a fresh relay, and with
+//!   `--webhooks` in turn a fresh receiver in Python (`receiver.py`), which promises to be durable too.
 //! - *RSS*, *PSS*: MiB of all of the relay's processes. Where there are many, RSS counts shared pages many times and
 //!   PSS is what compares.
 
@@ -38,6 +41,10 @@ struct Options {
     /// Also measure Postfix, in turn (needs root, postfix, sasl2-bin and libsasl2-modules)
     #[arg(long)]
     postfix: bool,
+    /// Only the rows of webhooks, beside a receiver in Python that inserts into PostgreSQL (needs python3 with venv, the
+    /// Python package index, and PostgreSQL's programs)
+    #[arg(long, conflicts_with = "postfix")]
+    webhooks: bool,
     /// Messages of a row with 4 KiB messages; other rows take a share of it
     #[arg(long, default_value_t = 3000, value_parser = clap::value_parser!(u32).range(30..=100_000))]
     messages: u32,
@@ -70,13 +77,13 @@ async fn main() -> io::Result<()> {
     if options.postfix {
         relays.push(Kind::Postfix);
     }
+    if options.webhooks {
+        relays.push(Kind::Python);
+    }
     let mut tables = TABLES.map(Table::new);
     for run in 1..=options.runs {
         for row in rows(&options) {
-            for &kind in &relays {
-                if kind == Kind::Postfix && row.scene == Scene::Webhooks {
-                    continue;
-                }
+            for &kind in relays.iter().filter(|kind| row.scene.suits(**kind)) {
                 let place = format!("run {run}, {}, {}", row.label, kind.name());
                 match row.scene.measure(kind, row.work).await {
                     Ok(figures) => {
@@ -136,6 +143,12 @@ fn rows(options: &Options) -> Vec<Row> {
         let label = format!("webhooks, {clients} {}", if clients == 1 { "client" } else { "clients" });
         rows.push(Row { label, scene: Scene::Webhooks, work: kept(0, clients, events) });
     }
+    let work = kept(0, BURST_CLIENTS, messages * 5);
+    let label = format!("webhooks of our mail, 2 KiB, {BURST_CLIENTS} clients");
+    rows.push(Row { label, scene: Scene::Burst(messages / 3), work });
+    if options.webhooks {
+        rows.retain(|row| row.scene.suits(Kind::Python));
+    }
     rows.retain(|row| row.label.contains(&options.only));
     rows
 }
@@ -173,5 +186,7 @@ fn label(work: Work) -> String {
 }
 
 const TABLES: [&[Column]; 4] = [measure::RELAYING, measure::QUEUEING, measure::IDLING, measure::REPORTING];
+/// Connections of a provider that has much to tell.
+const BURST_CLIENTS: usize = 32;
 /// Open at once in the rows `idle`; where `ulimit -n` is lower, these rows fail.
 const IDLE_SESSIONS: usize = 1000;

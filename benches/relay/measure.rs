@@ -5,7 +5,7 @@ use crate::load::{self, Sent, Work};
 use crate::process::{Memory, Tree};
 use crate::relay::{Kind, Relay, Surroundings};
 use crate::sink::{Sink, Taken};
-use crate::webhooks;
+use crate::webhooks::{self, Reports};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
@@ -61,8 +61,10 @@ pub enum Scene {
     Queue,
     /// Sessions are open and do nothing.
     Idle,
-    /// A provider reports: no relay but ours has an ear for it.
+    /// A provider reports what became of mail of others.
     Webhooks,
+    /// The same, of so many mails of ours.
+    Burst(usize),
 }
 
 impl Scene {
@@ -72,7 +74,16 @@ impl Scene {
             Self::Near | Self::SlowSync | Self::Far(_) => RELAYING,
             Self::Queue => QUEUEING,
             Self::Idle => IDLING,
-            Self::Webhooks => REPORTING,
+            Self::Webhooks | Self::Burst(_) => REPORTING,
+        }
+    }
+
+    /// Whether that has an ear for it.
+    pub fn suits(self, kind: Kind) -> bool {
+        match kind {
+            Kind::Mailtrail => true,
+            Kind::Postfix => self.columns() != REPORTING,
+            Kind::Python => self.columns() == REPORTING,
         }
     }
 
@@ -82,7 +93,8 @@ impl Scene {
             Self::Near | Self::SlowSync | Self::Far(_) => self.relaying(kind, work).await,
             Self::Queue => self.queueing(kind, work).await,
             Self::Idle => self.idling(kind, work).await,
-            Self::Webhooks => self.reporting(kind, work).await,
+            Self::Webhooks => self.reporting(kind, work, 0).await,
+            Self::Burst(mails) => self.reporting(kind, work, mails).await,
         }
     }
 
@@ -152,13 +164,21 @@ impl Scene {
         ])
     }
 
-    async fn reporting(self, kind: Kind, work: Work) -> io::Result<Figures> {
-        let relay = self.start(kind, closed_port()?, work)?;
+    async fn reporting(self, kind: Kind, work: Work, mails: usize) -> io::Result<Figures> {
+        let mut sink = Sink::open().await?;
+        let relay = self.start(kind, sink.address, work)?;
         let (to, tree) = (relay.http_address(), relay.tree());
-        webhooks::post(to, WARM_UP, 1).await.map_err(|error| explain(error, &relay))?;
+        let mut about = Vec::new();
+        if mails > 0 && kind == Kind::Mailtrail {
+            about = load::ids(relay.address(false), &relay.connector()?, mails).await?;
+            sink.reached(mails, LONGEST).await?;
+        }
+        let warm_up = Reports { events: WARM_UP, clients: 1, about: Vec::new() };
+        webhooks::post(to, warm_up).await.map_err(|error| explain(error, &relay))?;
+        let reports = Reports { events: work.messages, clients: work.sessions, about };
         tokio::time::sleep(SETTLE).await;
         let watch = Watch::start(tree);
-        let posted = tokio::time::timeout(LONGEST, webhooks::post(to, work.messages, work.sessions)).await?;
+        let posted = tokio::time::timeout(LONGEST, webhooks::post(to, reports)).await?;
         let sent = posted.map_err(|error| explain(error, &relay))?;
         tokio::time::sleep(SETTLE).await;
         let (cpu_ms, peak) = watch.stop().await?;

@@ -1,4 +1,4 @@
-//! The relays that are measured, each in a folder and with processes of its own.
+//! What is measured, each in a folder and with processes of its own.
 
 use crate::load::{RELAY_NAME, USER};
 use crate::process::Tree;
@@ -22,6 +22,8 @@ pub enum Kind {
     Mailtrail,
     /// The one that is installed, in an instance of its own.
     Postfix,
+    /// No relay: webhooks, as an application of one's own takes them, with Python and PostgreSQL.
+    Python,
 }
 
 /// What a relay has to live with.
@@ -51,6 +53,7 @@ impl Kind {
         match self {
             Self::Mailtrail => "mailtrail",
             Self::Postfix => "postfix",
+            Self::Python => "python",
         }
     }
 }
@@ -68,6 +71,7 @@ impl Relay {
                 (mailtrail(folder.path(), doors, upstream, surroundings.connections)?, secure)
             }
             Kind::Postfix => (postfix(folder.path(), plain, upstream, surroundings)?, plain),
+            Kind::Python => (python(folder.path(), http)?, secure),
         };
         if surroundings.slow_sync {
             command.env("LD_PRELOAD", slow_sync(folder.path())?);
@@ -113,7 +117,8 @@ impl Relay {
 
     fn wait_for_port(&mut self) -> io::Result<()> {
         let until = Instant::now() + START;
-        while TcpStream::connect(self.plain).is_err() {
+        let door = if self.kind == Kind::Python { self.http } else { self.plain };
+        while TcpStream::connect(door).is_err() {
             if Instant::now() > until || self.child.try_wait()?.is_some() {
                 return Err(io::Error::other(format!("the relay does not start:\n{}", self.last_words())));
             }
@@ -130,7 +135,7 @@ impl Drop for Relay {
             Kind::Postfix => {
                 Command::new("postfix").arg("-c").arg(self.folder.path().join("postfix")).arg("stop").output()
             }
-            Kind::Mailtrail => {
+            Kind::Mailtrail | Kind::Python => {
                 Command::new("sh").args(["-c", "kill -TERM \"$0\"", &self.child.id().to_string()]).output()
             }
         };
@@ -194,6 +199,22 @@ address = "{http}"
     fs::write(&file, config)?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_mailtrail"));
     command.arg("--config").arg(file).arg("serve");
+    Ok(command)
+}
+
+/// An application and its database. Its packages are installed below the build's folder, once.
+fn python(folder: &Path, http: SocketAddr) -> io::Result<Command> {
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python");
+    let python = place.join("bin/python");
+    if !python.exists() {
+        run(Command::new("python3").args(["-m", "venv"]).arg(&place))?;
+    }
+    let mut pip = Command::new(&python);
+    run(pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PACKAGES))?;
+    fs::write(folder.join("receiver.py"), include_str!("receiver.py"))?;
+    let mut command = Command::new(python);
+    command.current_dir(folder).arg("receiver.py").arg(folder);
+    command.args([&http.port().to_string(), webhooks::KEY]);
     Ok(command)
 }
 
@@ -307,6 +328,8 @@ const STOP: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(20);
 const LAST_LINES: usize = 10;
 
+/// The fastest that there are for it.
+const PACKAGES: [&str; 4] = ["uvicorn", "uvloop", "httptools", "asyncpg"];
 /// Processes that listen, beyond one for each session.
 const SPARE_PROCESSES: usize = 100;
 /// master.cf, without the services that listen and that relay.

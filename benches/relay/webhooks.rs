@@ -18,30 +18,45 @@ pub const KEY: &str = "bench-signing-key";
 /// The upstream that reports, which is the last part of its path.
 pub const UPSTREAM: &str = "reporter";
 
-/// Posts `events` over `clients` connections; the first that is not taken ends it.
-pub async fn post(to: SocketAddr, events: usize, clients: usize) -> io::Result<Sent> {
+/// What is to be reported.
+pub struct Reports {
+    /// In all.
+    pub events: usize,
+    /// Connections at once.
+    pub clients: usize,
+    /// Tracking ids of the mails that they are about, in turn; with none they are about mail of others.
+    pub about: Vec<String>,
+}
+
+/// Posts events; the first that is not taken ends it.
+pub async fn post(to: SocketAddr, reports: Reports) -> io::Result<Sent> {
+    let (clients, reports) = (reports.clients, Arc::new(reports));
     let (next, begun) = (Arc::new(AtomicUsize::new(0)), Instant::now());
     let mut posting = JoinSet::new();
     for _ in 0..clients {
-        posting.spawn(post_some(to, events, next.clone()));
+        posting.spawn(post_some(to, reports.clone(), next.clone()));
     }
-    let mut waits = Vec::with_capacity(events);
+    let mut waits = Vec::with_capacity(reports.events);
     while let Some(some) = posting.join_next().await {
         waits.extend(some??);
     }
     Ok(Sent { took: begun.elapsed(), waits })
 }
 
-async fn post_some(to: SocketAddr, events: usize, next: Arc<AtomicUsize>) -> io::Result<Vec<Duration>> {
+async fn post_some(
+    to: SocketAddr,
+    reports: Arc<Reports>,
+    next: Arc<AtomicUsize>,
+) -> io::Result<Vec<Duration>> {
     let stream = TcpStream::connect(to).await?;
     stream.set_nodelay(true)?;
     let (mut stream, mut waits) = (BufReader::new(stream), Vec::new());
     loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
-        if number >= events {
+        if number >= reports.events {
             return Ok(waits);
         }
-        let request = request(number);
+        let request = request(number, &reports.about);
         let begun = Instant::now();
         stream.write_all(request.as_bytes()).await?;
         hear(&mut stream).await?;
@@ -67,29 +82,33 @@ async fn hear(stream: &mut BufReader<TcpStream>) -> io::Result<()> {
     Err(io::Error::other(format!("a webhook was answered with {:?}", status.trim_end())))
 }
 
-/// A delivery of a mail that did not go through here, as Mailgun reports it.
-fn request(number: usize) -> String {
+/// What became of a mail, as Mailgun reports it, in [`BODY`] bytes.
+fn request(number: usize, about: &[String]) -> String {
+    let (mail, turn) = (number % about.len().max(1), number / about.len().max(1));
+    let recipient = format!("user{}@example.net", if about.is_empty() { number } else { mail });
+    let mailtrail = about.get(mail).map_or_else(|| json!({}), |id| json!({ "mailtrail": id }));
+    let event = if about.is_empty() { EVENTS[0] } else { EVENTS[turn.min(EVENTS.len() - 1)] };
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     let (timestamp, token) = (now.as_secs().to_string(), format!("{:050x}", fastrand::u128(..)));
-    let body = json!({
+    let mut body = json!({
         "signature": {
             "timestamp": timestamp,
             "token": token,
             "signature": mailgun::sign(&Secret::new(KEY), &timestamp, &token),
         },
         "event-data": {
-            "event": "delivered",
+            "event": event,
             "id": format!("bench-{number}-{token}"),
             "timestamp": now.as_secs_f64(),
             "log-level": "info",
             "method": "SMTP",
-            "recipient": format!("user{number}@example.net"),
+            "recipient": recipient,
             "recipient-domain": "example.net",
             "message": {
                 "headers": {
                     "message-id": format!("{number}@elsewhere.test"),
                     "from": "app@example.com",
-                    "to": format!("user{number}@example.net"),
+                    "to": recipient,
                     "subject": "load",
                 },
                 "size": 4096,
@@ -109,15 +128,18 @@ fn request(number: usize) -> String {
                 "transport": "smtp",
                 "sender": "app@example.com",
                 "sending-ip": "192.0.2.1",
-                "targets": format!("user{number}@example.net"),
+                "targets": recipient,
             },
             "flags": { "is-authenticated": true, "is-routed": false, "is-system-test": false, "is-test-mode": false },
             "tags": ["bench"],
-            "user-variables": {},
-            "storage": { "key": token, "url": "https://storage.example.net/v3/messages" },
+            "user-variables": mailtrail,
+            "storage": { "key": token, "url": "https://storage.example.net/v3/" },
         },
-    })
-    .to_string();
+    });
+    let length = body.to_string().len();
+    body["event-data"]["storage"]["url"] =
+        format!("https://storage.example.net/v3/{}", "x".repeat(BODY.saturating_sub(length))).into();
+    let body = body.to_string();
     let length = body.len();
     format!(
         "POST /webhooks/{UPSTREAM} HTTP/1.1\r\nHost: relay.test\r\nContent-Type: application/json\r\n\
@@ -125,4 +147,8 @@ fn request(number: usize) -> String {
     )
 }
 
+/// Bytes of a body; Mailgun's have about as many.
+const BODY: usize = 2048;
+/// What becomes of a mail, one after the other; it is opened again and again.
+const EVENTS: [&str; 4] = ["accepted", "delivered", "clicked", "opened"];
 const PATIENCE: Duration = Duration::from_secs(30);

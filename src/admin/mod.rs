@@ -1,6 +1,7 @@
 //! Questions about the store and orders to the queue, with their answers as JSON: behind the CLI, over a unix socket;
 //! questions also directly, while no daemon runs.
 
+mod events;
 mod log;
 mod operator;
 mod router;
@@ -9,6 +10,9 @@ mod trace;
 mod view;
 
 pub use crate::line::{FactView, LogLine};
+pub use events::{
+    EventFilter, EventView, KeptEvent, ReplayAnswer, ReplayOrder, Replayed, dead, orphans, report, reports,
+};
 pub use log::{LogAnswer, LogFilter, log};
 pub use router::{Panel, metrics_router, service};
 pub use stats::{StatsLine, StatsQuestion, stats};

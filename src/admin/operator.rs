@@ -231,7 +231,7 @@ mod tests {
     use crate::alarm::Alarms;
     use crate::clock::Clock;
     use crate::ledger::{Accepted, Begun, Send};
-    use crate::store::Store;
+    use crate::store::{Retention, Store};
     use std::sync::Arc;
 
     #[tokio::test]
@@ -245,8 +245,15 @@ mod tests {
         store.accept_and_apply(accepted, bytes::Bytes::new()).await.unwrap();
         store.begin(Begun { id, at: clock.now(), upstream: "up".into() }).await.unwrap();
         store.settle_down().await;
-        let panel =
-            Panel { store, clock, upstreams: Vec::new(), ways: Arc::default(), alarms: Alarms::new(clock) };
+        let panel = Panel {
+            store,
+            clock,
+            upstreams: Vec::new(),
+            ways: Arc::default(),
+            alarms: Alarms::new(clock),
+            providers: Arc::default(),
+            retention: Retention::default(),
+        };
         for verb in Verb::ALL {
             let verb = verb.word().to_owned();
             let order = Order { verb, all: true, reason: "why".into(), ..Order::default() };

@@ -1,5 +1,6 @@
 //! `/api/v1`: questions and orders over HTTP, on the admin socket only.
 
+use super::events;
 use super::log::{LogAnswer, LogFilter, log};
 use super::operator::{self, Refusal};
 use super::stats::{StatsQuestion, stats};
@@ -8,7 +9,8 @@ use super::view::{AlarmView, BreakerOrder, BreakerView, Order, QueueLine, TrailV
 use crate::alarm::Alarms;
 use crate::clock::{Clock, Timestamp};
 use crate::ledger::{Trail, Waits};
-use crate::store::{ReadError, Store};
+use crate::provider::Provider;
+use crate::store::{ReadError, Retention, Store};
 use crate::transport::breaker::State as BreakerState;
 use crate::transport::{Health, Ways};
 use axum::extract::connect_info::{Connected, IntoMakeServiceWithConnectInfo};
@@ -20,6 +22,7 @@ use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
@@ -37,11 +40,15 @@ pub struct Panel {
     pub ways: Arc<Ways>,
     /// What is wrong.
     pub alarms: Alarms,
+    /// Whose words the reports of each upstream are.
+    pub providers: Arc<BTreeMap<String, Provider>>,
+    /// How long things are kept.
+    pub retention: Retention,
 }
 
 /// Who asks, by the socket.
 #[derive(Clone, Debug)]
-pub struct Operator(String);
+pub struct Operator(pub(super) String);
 
 impl Connected<IncomingStream<'_, UnixListener>> for Operator {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
@@ -102,6 +109,7 @@ pub fn service(panel: Panel) -> IntoMakeServiceWithConnectInfo<Router, Operator>
         .route("/api/v1/breakers", get(breakers))
         .route("/api/v1/breakers/{upstream}", post(switch))
         .route("/api/v1/alarms", get(alarms))
+        .merge(events::routes())
         .layer(DefaultBodyLimit::max(ORDER))
         .with_state(panel)
         .into_make_service_with_connect_info::<Operator>()
@@ -137,7 +145,7 @@ async fn switch(
     }
 }
 
-fn refuse(refusal: &Refusal) -> Response {
+pub(super) fn refuse(refusal: &Refusal) -> Response {
     let code = match refusal {
         Refusal::Senseless(_) => StatusCode::UNPROCESSABLE_ENTITY,
         Refusal::NoUpstream(_) => StatusCode::NOT_FOUND,
@@ -232,7 +240,7 @@ async fn breakers(State(panel): State<Panel>) -> Response {
     Json(views.collect::<Vec<_>>()).into_response()
 }
 
-async fn answer<T: serde::Serialize + Send + 'static>(
+pub(super) async fn answer<T: serde::Serialize + Send + 'static>(
     question: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
 ) -> Response {
     match tokio::task::spawn_blocking(question).await {

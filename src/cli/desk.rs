@@ -2,11 +2,11 @@
 
 use super::{Context, Trouble, settings};
 use crate::admin::{
-    self, Act, BreakerOrder, BreakerView, Found, LogAnswer, LogFilter, Order, QueueLine, Shape, StatsLine,
-    StatsQuestion,
+    self, Act, BreakerOrder, BreakerView, EventFilter, EventView, Found, KeptEvent, LogAnswer, LogFilter,
+    Order, QueueLine, ReplayAnswer, ReplayOrder, Shape, StatsLine, StatsQuestion,
 };
 use crate::clock::Clock;
-use crate::store::{OpenError, Store};
+use crate::store::{OpenError, Retention, Store};
 use crate::tls;
 use serde::de::DeserializeOwned;
 use std::path::Path;
@@ -61,6 +61,55 @@ impl Desk {
             Self::Daemon(client) => ask(client.get(url("stats")).query(question)).await,
             Self::Store(store) => admin::stats(store, question).map_err(|error| damaged(&error)),
         }
+    }
+
+    /// Reports of providers; the daemon knows the retention itself.
+    pub async fn events(
+        &self,
+        filter: &EventFilter,
+        retention: impl FnOnce() -> Option<Retention>,
+    ) -> Result<Vec<EventView>, Trouble> {
+        match self {
+            Self::Daemon(client) => ask(client.get(url("events")).query(filter)).await,
+            Self::Store(store) => admin::reports(store, filter, retention()).map_err(|error| damaged(&error)),
+        }
+    }
+
+    /// Events that found no send.
+    pub async fn orphans(
+        &self,
+        filter: &EventFilter,
+        retention: impl FnOnce() -> Option<Retention>,
+    ) -> Result<Vec<EventView>, Trouble> {
+        match self {
+            Self::Daemon(client) => ask(client.get(url("events/orphans")).query(filter)).await,
+            Self::Store(store) => admin::orphans(store, filter, retention()).map_err(|error| damaged(&error)),
+        }
+    }
+
+    /// Reports that cannot be understood.
+    pub async fn dead(
+        &self,
+        filter: &EventFilter,
+        retention: impl FnOnce() -> Option<Retention>,
+    ) -> Result<Vec<EventView>, Trouble> {
+        match self {
+            Self::Daemon(client) => ask(client.get(url("events/dead")).query(filter)).await,
+            Self::Store(store) => admin::dead(store, filter, retention()).map_err(|error| damaged(&error)),
+        }
+    }
+
+    /// One report with its raw form.
+    pub async fn event(&self, id: &str) -> Result<Option<KeptEvent>, Trouble> {
+        match self {
+            Self::Daemon(client) => ask(client.get(url(&format!("events/{id}")))).await,
+            Self::Store(store) => admin::report(store, id, None).map_err(|error| damaged(&error)),
+        }
+    }
+
+    /// Reads reports anew.
+    pub async fn replay(&self, order: &ReplayOrder) -> Result<ReplayAnswer, Trouble> {
+        ask(self.running()?.post(url("events/replay")).json(order)).await
     }
 
     /// Changes what becomes of waiting mail.

@@ -4,6 +4,7 @@ mod breaker;
 mod config;
 mod demo;
 mod desk;
+mod events;
 mod log;
 mod paint;
 mod queue;
@@ -72,6 +73,9 @@ enum Command {
     /// The mail that waits
     #[command(subcommand, after_help = "Example: mailtrail queue list")]
     Queue(queue::Command),
+    /// What the providers reported: what came, what found no send, what cannot be understood
+    #[command(subcommand, after_help = "Example: mailtrail events list --event bounced")]
+    Events(events::Command),
     /// The upstreams' breakers
     #[command(subcommand, after_help = "Example: mailtrail breaker status")]
     Breaker(breaker::Command),
@@ -158,6 +162,7 @@ async fn command(context: Context, command: Command) -> Result<Option<Successor>
         Command::Trace(arguments) => trace::run(&context, &arguments).await,
         Command::Log(arguments) => log::run(&context, &arguments).await,
         Command::Queue(command) => queue::run(&context, &command).await,
+        Command::Events(command) => events::run(&context, &command).await,
         Command::Breaker(command) => breaker::run(&context, &command).await,
         Command::Stats(arguments) => stats::run(&context, &arguments).await,
         Command::Sendmail(arguments) => sendmail::run(&context, arguments).await,

@@ -112,7 +112,8 @@ async fn act(context: &Context, desk: &Desk, verb: Verb, which: &Which) -> Resul
     report(context, verb, *dry_run, &desk.order(&order).await?)
 }
 
-fn ids_from_stdin() -> Result<Vec<String>, Trouble> {
+/// Words of standard input, in capitals as ids are.
+pub fn ids_from_stdin() -> Result<Vec<String>, Trouble> {
     let mut text = String::new();
     let read = std::io::stdin().read_to_string(&mut text);
     read.map_err(|error| Trouble::Usage(format!("standard input cannot be read: {error}")))?;

@@ -28,6 +28,7 @@ use crate::webhook::{self, Inbox, Source};
 use axum::serve::ListenerExt;
 use futures_util::future::join_all;
 use metrics_exporter_prometheus::PrometheusHandle;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -145,6 +146,8 @@ impl Prepared {
             upstreams: relaying.health(),
             ways: Arc::new(ways(&config)),
             alarms: ground.alarms.clone(),
+            providers: Arc::new(providers(&config)),
+            retention: config.retention,
         };
         let admin = sockets.listen_at(&mut offered, &config.admin.socket)?;
         let mut listen = |what, address: Option<SocketAddr>| {
@@ -310,6 +313,12 @@ fn do_chores(
             keep(store, retention, clock, told.clone())
         );
     })
+}
+
+/// Whose words the reports of each upstream are.
+fn providers(config: &Config) -> BTreeMap<String, Provider> {
+    let transports = config.upstreams.iter().map(|upstream| &upstream.transport);
+    transports.map(|transport| (transport.name.clone(), transport.provider)).collect()
 }
 
 /// The upstreams whose providers report by themselves, and who else reports.

@@ -1,4 +1,6 @@
-use super::{About, Action, Occasion, Outcome, Repeated, Send, Settled, Standing, Switch, Verb, Via};
+use super::{
+    About, Action, Dead, Occasion, Outcome, Repeated, Replay, Send, Settled, Standing, Switch, Verb, Via,
+};
 use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
@@ -68,18 +70,33 @@ impl Fact {
         recipients: Vec<u16>,
         rung: Option<Rung>,
     ) -> Self {
-        let source = match via {
-            Via::Webhook => Source::Webhook,
-            Via::Poll => Source::Poll,
-        };
         Self {
             upstream: Some(upstream.to_owned()),
             recipients,
             words: event.words.clone(),
             rung,
             by_machine: event.by_machine,
-            ..Self::new(event.at, What::Reported(event.kind), source)
+            ..Self::new(event.at, What::Reported(event.kind), via.into())
         }
+    }
+
+    /// What the log says about a report that cannot be understood.
+    pub fn of_dead(dead: &Dead) -> Self {
+        let words =
+            Words { name: dead.id().to_string(), text: Some(dead.reason.clone()), ..Words::default() };
+        Self {
+            upstream: Some(dead.upstream.clone()),
+            words,
+            ..Self::new(dead.at, What::Died, dead.via.into())
+        }
+    }
+
+    /// What the log says about a report that was read anew.
+    pub fn of_replay(replay: &Replay) -> Self {
+        let Replay { id, at, operator, upstream, event, .. } = replay;
+        let text = Some(format!("{id} is read as {}", event.kind.word()));
+        let words = Words { name: operator.clone(), text, ..Words::default() };
+        Self { upstream: Some(upstream.clone()), words, ..Self::new(*at, What::Replayed, Source::Operator) }
     }
 
     /// What a trail says about a repetition.
@@ -137,6 +154,10 @@ pub enum What {
         /// Or else closed.
         open: bool,
     },
+    /// A provider's report could not be understood.
+    Died,
+    /// An operator had a report read anew.
+    Replayed,
 }
 
 impl What {
@@ -171,6 +192,8 @@ impl What {
             Self::Acted(verb) => verb.done(),
             Self::Switched { open: true } => "breaker-opened",
             Self::Switched { open: false } => "breaker-closed",
+            Self::Died => "dead",
+            Self::Replayed => "replayed",
         }
     }
 }
@@ -190,6 +213,15 @@ pub enum Source {
     Relay,
     /// An operator.
     Operator,
+}
+
+impl From<Via> for Source {
+    fn from(via: Via) -> Self {
+        match via {
+            Via::Webhook => Self::Webhook,
+            Via::Poll => Self::Poll,
+        }
+    }
 }
 
 impl Source {

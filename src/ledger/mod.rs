@@ -6,6 +6,7 @@
 
 mod fact;
 mod hint;
+mod inbox;
 mod polled;
 mod recipient;
 mod send;
@@ -13,6 +14,7 @@ mod tally;
 
 pub use fact::{Fact, Rung, Source, What};
 pub use hint::Hinted;
+pub use inbox::{Dead, Replay};
 pub use polled::Polled;
 pub use recipient::{Failure, Mark, MarkKind, Marks, Recipient, Standing, State};
 pub use send::{

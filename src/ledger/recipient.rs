@@ -243,10 +243,14 @@ impl Recipient {
 
     /// Takes a provider's event; the caller has made sure that it is no repetition.
     pub fn report(&mut self, event: &Event) {
-        let kind = if event.by_machine { MarkKind::ByMachine(event.kind) } else { MarkKind::By(event.kind) };
-        self.marks.add(kind, event.at);
-        if event.kind.is_permanent_failure() {
-            let reported = Failure { kind: event.kind, at: event.at, words: event.words.clone() };
+        self.mark(event.kind, event.by_machine, event.at, &event.words);
+    }
+
+    /// The same, of what a trail keeps of an event.
+    pub fn mark(&mut self, kind: Kind, by_machine: bool, at: Timestamp, words: &Words) {
+        self.marks.add(if by_machine { MarkKind::ByMachine(kind) } else { MarkKind::By(kind) }, at);
+        if kind.is_permanent_failure() {
+            let reported = Failure { kind, at, words: words.clone() };
             if self.failure.as_ref().is_none_or(|known| reported.order() < known.order()) {
                 self.failure = Some(reported);
             }

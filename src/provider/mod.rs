@@ -17,8 +17,11 @@ pub use batch::{MOST as MOST_EVENTS, NotABatch, events};
 pub use form::Form;
 pub use wait::try_again_after;
 
+use crate::clock::Timestamp;
+use crate::event::Event;
 use crate::id::TrackingId;
 use crate::mail::{HeaderBlock, HeaderLine};
+use serde_json::Value;
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
@@ -96,6 +99,39 @@ impl Provider {
         }
         spans
     }
+
+    /// What the raw form of one report says by the rules of this version; whoever kept it has made sure that it is
+    /// genuine. It was `kept` then, which stands in for a time that it does not tell, and said that `before`, if anything.
+    pub fn reread(self, raw: &[u8], kept: Timestamp, before: Option<&Event>) -> Result<Event, Unreadable> {
+        let known = before.map(|event| event.identity.as_str()).unwrap_or_default();
+        if let Some(id) = known.strip_prefix(generic::IDENTITY) {
+            return json(raw, |data| generic::decode(data, id, kept));
+        }
+        match self {
+            Self::Mailgun => mailgun::reread(raw, kept),
+            Self::Brevo => json(raw, |data| brevo::decode(data, kept)),
+            Self::Plain => Err(Unreadable::Unknown(self)),
+        }
+    }
+}
+
+fn json(raw: &[u8], decode: impl FnOnce(&Value) -> Option<Event>) -> Result<Event, Unreadable> {
+    let data = serde_json::from_slice(raw).map_err(Unreadable::Malformed)?;
+    decode(&data).ok_or(Unreadable::Eventless)
+}
+
+/// A genuine report that cannot be understood.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// It is no JSON document.
+    #[error("the body is not JSON: {0}")]
+    Malformed(#[source] serde_json::Error),
+    /// It holds no event where one belongs.
+    #[error("the body holds no event")]
+    Eventless,
+    /// Reports of this provider are not known.
+    #[error("reports of the provider {0} are not understood by this version")]
+    Unknown(Provider),
 }
 
 impl fmt::Display for Provider {

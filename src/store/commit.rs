@@ -250,8 +250,9 @@ impl Scribe {
 
     /// Only what grows the store is held back.
     fn enough_space(&self, records: &[(Record, Wish, Answer)], bytes: u64) -> io::Result<()> {
-        let grows =
-            |record: &Record| matches!(record, Record::Accepted(_) | Record::Notice(_) | Record::Hint(_));
+        let grows = |record: &Record| {
+            matches!(record, Record::Accepted(_) | Record::Notice(_) | Record::Hint(_) | Record::Dead(_))
+        };
         if !records.iter().any(|(record, ..)| grows(record)) {
             return Ok(());
         }

@@ -82,13 +82,27 @@ impl Store {
 
     /// What the first `limit` records of a segment behind `from` say, and the place behind them.
     pub(super) fn parcels(&self, from: Place, limit: usize) -> Result<(Vec<Parcel>, Place), ReadError> {
+        let (frames, end) = self.frames(from, limit)?;
+        let mut parcels = Vec::new();
+        for frame in frames {
+            if let Ok(record) = Record::decode(frame.kind, frame.version, &frame.head) {
+                let mut entries = Vec::new();
+                self.entries(record, &mut entries)?;
+                parcels.push(Parcel { cursor: Cursor(frame.place), entries });
+            }
+        }
+        Ok((parcels, end))
+    }
+
+    /// The first `limit` records of a segment behind `from` that lookups can see, and the place behind them.
+    pub(super) fn frames(&self, from: Place, limit: usize) -> Result<(Vec<Frame>, Place), ReadError> {
         let applied = self.projection().position()?.unwrap_or_default();
         let until = if applied.segment > from.segment { None } else { Some(applied.offset) };
+        let (mut frames, mut next) = (Vec::new(), None);
         if from.segment > applied.segment || from.segment == 0 {
-            return Ok((Vec::new(), from));
+            return Ok((frames, from));
         }
         let segment = Segment::open(&self.0.journal, from.segment, until)?;
-        let (mut frames, mut next) = (Vec::new(), None);
         let keep = |frame: Frame| {
             if frames.len() == limit {
                 next = Some(frame.place);
@@ -102,15 +116,7 @@ impl Store {
             Some(next) => next,
             None => Place { segment: from.segment, offset: scanned?.max(from.offset) },
         };
-        let mut parcels = Vec::new();
-        for frame in frames {
-            if let Ok(record) = Record::decode(frame.kind, frame.version, &frame.head) {
-                let mut entries = Vec::new();
-                self.entries(record, &mut entries)?;
-                parcels.push(Parcel { cursor: Cursor(frame.place), entries });
-            }
-        }
-        Ok((parcels, end))
+        Ok((frames, end))
     }
 
     fn entries(&self, record: Record, entries: &mut Vec<Entry>) -> Result<(), ReadError> {
@@ -135,6 +141,13 @@ impl Store {
             Record::Notice(notice) => {
                 let found = self.projection().find(&notice.event)?;
                 entries.push(of_notice(&notice, found));
+            }
+            Record::Dead(dead) => {
+                entries.push(Entry { id: None, written: dead.at, fact: Fact::of_dead(&dead) });
+            }
+            Record::Replay(replay) => {
+                let id = self.projection().find(&replay.event)?.map(|(id, ..)| id);
+                entries.push(Entry { id, written: replay.at, fact: Fact::of_replay(&replay) });
             }
         }
         Ok(())

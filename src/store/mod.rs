@@ -8,6 +8,7 @@ mod commit;
 mod disk;
 mod hands;
 mod hint;
+mod inbox;
 mod journal;
 mod lock;
 mod log;
@@ -27,6 +28,7 @@ mod upkeep;
 
 pub use commit::CommitError;
 pub use hands::Grip;
+pub use inbox::{Content, Report, Stand};
 pub use log::{Cursor, Entry, NotACursor};
 pub use message::{Message, Spill};
 pub use open::{OpenError, OpenReport};

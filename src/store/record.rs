@@ -5,8 +5,8 @@ use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
 use crate::ledger::{
-    About, Accepted, Action, Begun, Hinted, Notice, Occasion, Outcome, Polled, Repeated, Send, Settled,
-    Standing, State, Switch, Verb, Via,
+    About, Accepted, Action, Begun, Dead, Hinted, Notice, Occasion, Outcome, Polled, Repeated, Replay, Send,
+    Settled, Standing, State, Switch, Verb, Via,
 };
 use crate::mail::{BodyType, Dsn, DsnRecipient, Lane, Mailbox, MessageId, Notify, Record as OdooRecord, Ret};
 use crate::store::hint::HintedV1;
@@ -37,6 +37,10 @@ pub enum Record {
     Polled(Polled),
     /// A hint about a contact came; its raw form is the record's body.
     Hint(Box<Hinted>),
+    /// A provider's report came that cannot be understood; its raw form is the record's body.
+    Dead(Box<Dead>),
+    /// An operator had a report read anew.
+    Replay(Box<Replay>),
 }
 
 /// A record in the journal.
@@ -69,9 +73,11 @@ impl Record {
             Self::Repeated(_) => 5,
             Self::Action(_) => 6,
             Self::Switch(_) => 7,
-            Self::Handed(_) => 12,
+            Self::Handed(_) => 13,
             Self::Polled(_) => 11,
             Self::Hint(_) => 9,
+            Self::Dead(_) => 10,
+            Self::Replay(_) => 12,
         }
     }
 
@@ -87,6 +93,8 @@ impl Record {
             | Self::Switch(_)
             | Self::Handed(_)
             | Self::Hint(_)
+            | Self::Dead(_)
+            | Self::Replay(_)
             | Self::Polled(_) => 1,
         }
     }
@@ -101,6 +109,8 @@ impl Record {
             | Self::Repeated(_)
             | Self::Switch(_)
             | Self::Hint(_)
+            | Self::Dead(_)
+            | Self::Replay(_)
             | Self::Handed(_)
             | Self::Polled(_) => false,
         }
@@ -119,6 +129,8 @@ impl Record {
             Self::Handed(handed) => postcard::to_stdvec(&HandedV1::from(handed)),
             Self::Polled(polled) => postcard::to_stdvec(&PolledV1::from(polled)),
             Self::Hint(hinted) => postcard::to_stdvec(&HintedV1::from(&**hinted)),
+            Self::Dead(dead) => postcard::to_stdvec(&DeadV1::from(&**dead)),
+            Self::Replay(replay) => postcard::to_stdvec(&ReplayV1::from(&**replay)),
         };
         encoded.expect("plain data in memory always encodes")
     }
@@ -136,10 +148,12 @@ impl Record {
             (4, 2) => read::<NoticeV2>(head).map(|v| Self::Notice(Box::new(v.restore()))),
             (5, 1) => read::<RepeatedV1>(head).map(|v| Self::Repeated(v.restore())),
             (6, 1) => read::<ActionV1>(head).map(|v| Self::Action(v.restore())),
-            (12, 1) => read::<HandedV1>(head).map(|v| Self::Handed(v.restore())),
+            (13, 1) => read::<HandedV1>(head).map(|v| Self::Handed(v.restore())),
             (7, 1) => read::<SwitchV1>(head).map(|v| Self::Switch(v.restore())),
             (11, 1) => read::<PolledV1>(head).map(|v| Self::Polled(v.restore())),
             (9, 1) => read::<HintedV1>(head).map(|v| Self::Hint(Box::new(v.restore()))),
+            (10, 1) => read::<DeadV1>(head).map(|v| Self::Dead(Box::new(v.restore()))),
+            (12, 1) => read::<ReplayV1>(head).map(|v| Self::Replay(Box::new(v.restore()))),
             _ => None,
         }
         .ok_or(unknown)
@@ -683,6 +697,81 @@ impl From<&Notice> for NoticeV2 {
 impl NoticeV2 {
     fn restore(self) -> Notice {
         Notice { via: via(self.polled), ..self.notice.restore() }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct DeadV1 {
+    upstream: String,
+    at: u64,
+    polled: bool,
+    token: Option<(String, u64, [u8; 16])>,
+    digest: [u8; 16],
+    reason: String,
+}
+
+impl From<&Dead> for DeadV1 {
+    fn from(dead: &Dead) -> Self {
+        Self {
+            upstream: dead.upstream.clone(),
+            at: dead.at.millis(),
+            polled: dead.via == Via::Poll,
+            token: dead.token.as_ref().map(|(token, at, digest)| (token.clone(), at.millis(), *digest)),
+            digest: dead.digest,
+            reason: dead.reason.clone(),
+        }
+    }
+}
+
+impl DeadV1 {
+    fn restore(self) -> Dead {
+        Dead {
+            upstream: self.upstream,
+            at: Timestamp::from_millis(self.at),
+            via: via(self.polled),
+            token: self.token.map(|(token, at, digest)| (token, Timestamp::from_millis(at), digest)),
+            digest: self.digest,
+            reason: self.reason,
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct ReplayV1 {
+    id: [u8; 16],
+    at: u64,
+    operator: String,
+    upstream: String,
+    polled: bool,
+    before: Option<EventV1>,
+    event: EventV1,
+}
+
+impl From<&Replay> for ReplayV1 {
+    fn from(replay: &Replay) -> Self {
+        Self {
+            id: replay.id.to_bytes(),
+            at: replay.at.millis(),
+            operator: replay.operator.clone(),
+            upstream: replay.upstream.clone(),
+            polled: replay.via == Via::Poll,
+            before: replay.before.as_ref().map(EventV1::from),
+            event: EventV1::from(&replay.event),
+        }
+    }
+}
+
+impl ReplayV1 {
+    fn restore(self) -> Replay {
+        Replay {
+            id: TrackingId::from_bytes(self.id),
+            at: Timestamp::from_millis(self.at),
+            operator: self.operator,
+            upstream: self.upstream,
+            via: via(self.polled),
+            before: self.before.map(Event::from),
+            event: self.event.into(),
+        }
     }
 }
 

@@ -33,10 +33,7 @@ impl Stored {
         if body.length > Self::SMALL {
             return Ok(Some(Self::Large(Large { segment, body })));
         }
-        let mut bytes = vec![0; body.length as usize];
-        segment.read_exact_at(&mut bytes, body.start)?;
-        let whole = crc32fast::hash(&bytes) == body.checksum;
-        Ok(whole.then(|| Self::Small(bytes.into())))
+        Ok(read(&segment, body)?.map(Self::Small))
     }
 
     /// Bytes of the message.
@@ -44,6 +41,14 @@ impl Stored {
         match self {
             Self::Small(bytes) => bytes.len() as u64,
             Self::Large(large) => u64::from(large.body.length),
+        }
+    }
+
+    /// All of it in memory; `None` where it is damaged. It blocks.
+    pub(super) fn whole(&self) -> io::Result<Option<Bytes>> {
+        match self {
+            Self::Small(bytes) => Ok(Some(bytes.clone())),
+            Self::Large(Large { segment, body }) => read(segment, *body),
         }
     }
 
@@ -57,6 +62,14 @@ impl Stored {
             })),
         }
     }
+}
+
+/// A body, unless it is damaged.
+fn read(segment: &Segment, body: Extent) -> io::Result<Option<Bytes>> {
+    let mut bytes = vec![0; body.length as usize];
+    segment.read_exact_at(&mut bytes, body.start)?;
+    let whole = crc32fast::hash(&bytes) == body.checksum;
+    Ok(whole.then(|| bytes.into()))
 }
 
 /// A large message of which some is read.

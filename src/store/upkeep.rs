@@ -195,6 +195,13 @@ impl Step<'_> {
             Record::Notice(_) => Keep::Nothing,
             Record::Hint(hinted) if hinted.received >= self.retention.events_horizon(self.now) => Keep::All,
             Record::Hint(_) => Keep::Nothing,
+            Record::Dead(dead) if dead.at >= self.retention.events_horizon(self.now) => Keep::All,
+            // Its token is known as long as those of other reports.
+            Record::Dead(dead) if dead.at >= horizon => Keep::Head,
+            Record::Dead(_) => Keep::Nothing,
+            Record::Replay(replay) if replay.at >= horizon => Keep::All,
+            Record::Replay(replay) if self.projection.find(&replay.event)?.is_some() => Keep::All,
+            Record::Replay(_) => Keep::Nothing,
         })
     }
 
@@ -237,9 +244,11 @@ impl Step<'_> {
             return Ok(true);
         }
         let days = self.projection.expired_days(self.retention.horizon(self.now), ROWS)?;
-        let orphans = self.projection.expired_orphans(self.retention.events_horizon(self.now), ROWS)?;
-        let hints = self.projection.expired_hints(self.retention.events_horizon(self.now), ROWS)?;
-        let keys = [days, orphans, hints].concat();
+        let events = self.retention.events_horizon(self.now);
+        let orphans = self.projection.expired_orphans(events, ROWS)?;
+        let letters = self.projection.expired_letters(events, ROWS)?;
+        let hints = self.projection.expired_hints(events, ROWS)?;
+        let keys = [days, orphans, letters, hints].concat();
         if !keys.is_empty() {
             self.task(Task::Delete(keys))?;
             return Ok(true);

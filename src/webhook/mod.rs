@@ -18,7 +18,7 @@ pub use source::{Kind, Source};
 
 use crate::clock::{Clock, Timestamp};
 use crate::event::Event;
-use crate::ledger::{Hinted, Notice, Via};
+use crate::ledger::{Dead, Hinted, Notice, Via};
 use crate::provider::{self, Form, activecampaign, brevo, generic, mailgun};
 use crate::secret::Secret;
 use crate::store::{CommitError, ReadError, Store};
@@ -191,7 +191,10 @@ impl Inbox {
         }
         match event {
             Some(event) => self.keep(call, event, Some((token, signed_at, digest)), body.clone()).await,
-            None => self.bury(call, "it is signed and holds no event", body.clone()).await,
+            None => {
+                let token = Some((token, signed_at, digest));
+                self.bury(call, "it is signed and holds no event", token, body.clone()).await
+            }
         }
     }
 
@@ -226,14 +229,14 @@ impl Inbox {
     ) -> Result<Answer, Trouble> {
         let events = match provider::events(body) {
             Ok(events) => events,
-            Err(error) => return self.bury(call, error, body.clone()).await,
+            Err(error) => return self.bury(call, error, None, body.clone()).await,
         };
         let kept = events.iter().enumerate().map(async |(number, text)| {
             let raw = body.slice_ref(text.as_bytes());
             let event = serde_json::from_str(text).ok().and_then(|event| decode(&event, number));
             match event {
                 Some(event) => self.keep(call, event, None, raw).await,
-                None => self.bury(call, "it is no event", raw).await,
+                None => self.bury(call, "it is no event", None, raw).await,
             }
         });
         let answers = join_all(kept).await.into_iter().collect::<Result<Vec<_>, _>>()?;
@@ -262,7 +265,7 @@ impl Inbox {
 
     async fn take_hint(&self, call: &Call<'_>, body: &Bytes) -> Result<Answer, Trouble> {
         let Some(hint) = Form::parse(body).and_then(|form| activecampaign::decode(&form, call.now)) else {
-            return self.bury(call, "it is no webhook of ActiveCampaign's", body.clone()).await;
+            return self.bury(call, "it is no webhook of ActiveCampaign's", None, body.clone()).await;
         };
         let identity = digest(body).iter().map(|byte| format!("{byte:02x}")).collect();
         let hinted = Hinted { source: call.source.name.clone(), received: call.now, identity, hint };
@@ -273,9 +276,23 @@ impl Inbox {
         Ok(Answer::Kept)
     }
 
-    /// Puts aside what is genuine and cannot be understood.
-    async fn bury(&self, call: &Call<'_>, reason: impl Display, raw: Bytes) -> Result<Answer, Trouble> {
-        tracing::error!(source = call.source.name, %reason, bytes = raw.len(), "a genuine report cannot be understood");
+    /// Puts aside what is genuine and cannot be understood: a repetition would be no better, so none is asked for.
+    async fn bury(
+        &self,
+        call: &Call<'_>,
+        reason: impl Display,
+        token: Option<(String, Timestamp, [u8; 16])>,
+        raw: Bytes,
+    ) -> Result<Answer, Trouble> {
+        let (upstream, reason) = (call.source.upstream().to_owned(), reason.to_string());
+        tracing::error!(
+            source = call.source.name,
+            reason,
+            "a genuine report cannot be understood; `mailtrail events dead` lists it"
+        );
+        let digest = digest(&raw);
+        let dead = Dead { upstream, at: call.now, via: Via::Webhook, token, digest, reason };
+        self.store.bury(dead, raw).await?;
         Ok(Answer::Buried)
     }
 

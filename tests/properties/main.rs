@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod check;
+mod correlation;
 #[path = "../support/mod.rs"]
 mod support;
 

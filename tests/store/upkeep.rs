@@ -3,7 +3,7 @@
 use super::*;
 use mailtrail::clock::Moment;
 use mailtrail::event::{Hint, HintKind};
-use mailtrail::ledger::Hinted;
+use mailtrail::ledger::{Dead, Hinted, Replay};
 use mailtrail::store::Retention;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,6 +124,67 @@ async fn hints_stay_as_long_as_raw_events_do() {
     keep_up(&store, at(20 * DAY), &WEEK).await;
     assert_eq!(store.hints("ada@example.net", 9).unwrap(), []);
     assert!(journal_size(directory.path()) < 4096);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_reported_is_kept_as_long_as_events_are() {
+    let (directory, time) = (tempfile::tempdir().unwrap(), starting());
+    let mut store = at_time(directory.path(), time);
+    store.accept(accepted(0, "a@b", &["ada@example.net"]), Bytes::new()).await.unwrap();
+    let (upstream, via) = ("mailgun".to_owned(), Via::Webhook);
+    let letter = |number: u8| {
+        let token = Some((format!("token {number}"), at(number.into()), [number; 16]));
+        Dead {
+            upstream: upstream.clone(),
+            at: at(number.into()),
+            via,
+            token,
+            digest: [number; 16],
+            reason: "?".into(),
+        }
+    };
+    for number in 1..3 {
+        store.bury(letter(number), Bytes::from("raw")).await.unwrap();
+    }
+    let delivered = event(0, "ada@example.net", Kind::Delivered);
+    let replay = Replay {
+        id: letter(2).id(),
+        at: at(3),
+        operator: "uid 0".into(),
+        upstream: upstream.clone(),
+        via,
+        before: None,
+        event: delivered,
+    };
+    store.replay(replay).await.unwrap();
+    let unknown = Notice { at: at(4), ..notice(event(900, "nobody@example.net", Kind::Delivered)) };
+    store.report(unknown.clone(), Bytes::from("raw")).await.unwrap();
+    store.settle(relayed(0, 5 * DAY)).await.unwrap();
+    let events = Retention { events: Duration::from_secs(DAY), ..WEEK };
+    for (when, letters, raw) in [(DAY - 1, (1, 1), true), (2 * DAY, (0, 0), false)] {
+        time.set(at(when));
+        keep_up(&store, at(when), &events).await;
+        assert_eq!(store.count_letters().unwrap(), letters, "after {when} s");
+        for id in [letter(1).id(), letter(2).id(), unknown.id()] {
+            let report = store.report_of(id).unwrap().unwrap();
+            assert_eq!(store.raw(&report).unwrap().is_some(), raw, "after {when} s");
+        }
+    }
+    // A rebuild brings none back for long, and what was read anew stays what it was.
+    drop(store);
+    closed(directory.path());
+    std::fs::remove_dir_all(directory.path().join("ledger")).unwrap();
+    store = at_time(directory.path(), time);
+    keep_up(&store, at(2 * DAY), &events).await;
+    assert_eq!(store.count_letters().unwrap(), (0, 0));
+    assert_eq!(states(&store, 0), [State::Delivered]);
+    assert!(store.token("mailgun", "token 1", at(1)).unwrap().is_some());
+    for day in [9, 14, 30] {
+        time.set(at(day * DAY));
+        keep_up(&store, at(day * DAY), &events).await;
+    }
+    assert!(store.report_of(letter(1).id()).unwrap().is_none());
+    assert!(journal_size(directory.path()) < 4096, "{} bytes are left", journal_size(directory.path()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

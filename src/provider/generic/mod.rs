@@ -7,5 +7,5 @@
 mod payload;
 mod signature;
 
-pub use payload::decode;
+pub use payload::{IDENTITY, decode};
 pub use signature::{MAX_AGE, MAX_AHEAD, Refused, Signed, sign};

@@ -14,7 +14,7 @@ pub fn decode(data: &Value, otherwise: &str, reported: Timestamp) -> Option<Even
     Some(Event {
         kind,
         at: data.get("time").and_then(time).unwrap_or(reported),
-        identity: format!("generic/{}", id.as_deref().unwrap_or(otherwise)),
+        identity: format!("{IDENTITY}{}", id.as_deref().unwrap_or(otherwise)),
         recipient: payload.str("recipient").and_then(text::address),
         tracking: payload.str("tracking_id").and_then(|id| id.trim().parse().ok()),
         message_id: payload.str("message_id").and_then(MessageId::parse),
@@ -41,6 +41,9 @@ fn time(value: &Value) -> Option<Timestamp> {
         }
     }
 }
+
+/// What the identities of these events begin with.
+pub const IDENTITY: &str = "generic/";
 
 struct Payload<'a>(&'a Value);
 

@@ -1,7 +1,7 @@
 use super::{legacy, payload, signature};
 use crate::clock::Timestamp;
 use crate::event::Event;
-use crate::provider::Form;
+use crate::provider::{Form, Unreadable};
 use crate::secret::Secret;
 use serde_json::Value;
 use std::time::Duration;
@@ -29,6 +29,27 @@ pub fn receive(body: &[u8], keys: &[Secret], now: Timestamp) -> Result<Notice, R
         Some(event) => Ok(Notice { token, signed_at, event }),
         None if body.is_inbound() => Err(Refused::Inbound),
         None => Err(Refused::Eventless { token, signed_at }),
+    }
+}
+
+/// Reads the body of a webhook, or an event as the Events API writes it, again; whoever kept it, and when, has checked
+/// its signature.
+pub fn reread(body: &[u8], kept: Timestamp) -> Result<Event, Unreadable> {
+    let body = match Body::read(body) {
+        Ok(body) => body,
+        Err(Refused::Malformed(error)) => return Err(Unreadable::Malformed(error)),
+        Err(_) => return Err(Unreadable::Eventless),
+    };
+    let signed_at =
+        body.claim().and_then(|claim| Some(Timestamp::from_seconds(claim.timestamp.parse().ok()?)));
+    if let Some(event) = body.event(signed_at.unwrap_or(kept)) {
+        return Ok(event);
+    }
+    match &body {
+        Body::Json(data) if data.get("event-data").is_none() && data.get("event").is_some() => {
+            Ok(payload::decode(data, kept))
+        }
+        _ => Err(Unreadable::Eventless),
     }
 }
 
@@ -254,6 +275,22 @@ mod tests {
         assert!(matches!(refused, Refused::Inbound) && !refused.is_final());
         let refused = receive_at(form("recipient=a@b").as_bytes(), SIGNED).unwrap_err();
         assert!(matches!(refused, Refused::Eventless { .. }) && refused.is_final());
+    }
+
+    #[test]
+    fn what_is_read_again_is_the_same() {
+        let kept = Timestamp::from_seconds(SIGNED + 99);
+        let body = body(json!(SIGNED), "token");
+        let event = receive_at(&body, SIGNED).unwrap().event;
+        assert_eq!((event.at, &reread(&body, kept).unwrap()), (Timestamp::from_seconds(SIGNED), &event));
+        let data: Value = serde_json::from_slice(&body).unwrap();
+        let polled = reread(data["event-data"].to_string().as_bytes(), event.at).unwrap();
+        assert_eq!(polled, event);
+        for eventless in ["{}", "[]", r#"{"event-data": null, "event": "opened"}"#] {
+            assert!(matches!(reread(eventless.as_bytes(), kept), Err(Unreadable::Eventless)), "{eventless}");
+        }
+        assert_eq!(reread(b"event=opened", kept).unwrap().kind, crate::event::Kind::Opened);
+        assert!(matches!(reread(b"{event", kept), Err(Unreadable::Malformed(_))));
     }
 
     #[test]

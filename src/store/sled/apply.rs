@@ -4,12 +4,13 @@
 use super::hints;
 use super::keys;
 use super::overlay::Overlay;
-use super::rows::{FactRow, OrphanRow, QueuedRow, RecipientRow, SendRow, WaitsRow, decode, encode};
+use super::reread::replay;
+use super::rows::{DeadRow, FactRow, OrphanRow, QueuedRow, RecipientRow, SendRow, WaitsRow, decode, encode};
 use crate::clock::Timestamp;
 use crate::event::{Event, Words};
 use crate::id::TrackingId;
 use crate::ledger::{
-    About, Accepted, Action, Fact, Notice, Occasion, Outcome, Polled, Recipient, Rung, Send, Settled,
+    About, Accepted, Action, Dead, Fact, Notice, Occasion, Outcome, Polled, Recipient, Rung, Send, Settled,
     Standing, State, Switch, Verb, Via,
 };
 use crate::mail::{Mailbox, MessageId};
@@ -40,11 +41,13 @@ pub fn apply(rows: &mut Overlay<'_>, record: &Record, place: Place, body: u32) -
         }
         Record::Outcome(record) => outcome(rows, record, place),
         Record::Hint(record) => hints::apply(rows, record),
-        Record::Notice(record) => notice(rows, record, place),
         Record::Polled(Polled { upstream, until }) => {
             rows.put(keys::polled(upstream), encode(&until.millis()));
             Ok(())
         }
+        Record::Notice(record) => notice(rows, record),
+        Record::Dead(record) => dead(rows, record),
+        Record::Replay(record) => replay(rows, record),
         Record::Repeated(record) => {
             if send_row(rows, record.id)?.is_some() {
                 let fact = FactRow::from(&Fact::of_repetition(record));
@@ -86,6 +89,7 @@ fn accepted(rows: &mut Overlay<'_>, accepted: &Accepted, place: Place, body: u32
     for record in &send.records {
         rows.put_new(keys::indexed(keys::record(&record.to_string()), id), Vec::new());
     }
+    adopt_orphans(rows, &id.to_string())?;
     if let Some(message_id) = &send.message_id {
         rows.put_new(keys::indexed(keys::message_id(message_id.as_str()), id), Vec::new());
         adopt_orphans(rows, message_id.as_str())?;
@@ -239,38 +243,71 @@ fn schedule(rows: &mut Overlay<'_>, row: &mut SendRow, due: Option<Timestamp>) -
     Ok(())
 }
 
-fn notice(rows: &mut Overlay<'_>, notice: &Notice, place: Place) -> sled::Result<()> {
-    if let Some((token, signed_at, digest)) = &notice.token {
-        let key = keys::token(&notice.upstream, token, *signed_at);
-        match rows.get(&key)? {
-            // The same token with another body: somebody else's use of a signature that covers no body.
-            Some(known) if known != digest => return Ok(()),
-            Some(_) => {}
-            None => rows.put(key, digest.to_vec()),
-        }
+fn notice(rows: &mut Overlay<'_>, notice: &Notice) -> sled::Result<()> {
+    if is_first_use(rows, &notice.upstream, notice.token.as_ref())? {
+        arrive(rows, notice.id(), &notice.upstream, notice.via, &notice.event)?;
     }
-    let event = &notice.event;
+    Ok(())
+}
+
+fn dead(rows: &mut Overlay<'_>, dead: &Dead) -> sled::Result<()> {
+    if is_first_use(rows, &dead.upstream, dead.token.as_ref())? {
+        let reason = cut(&dead.reason);
+        let row = DeadRow { upstream: dead.upstream.clone(), polled: dead.via == Via::Poll, reason };
+        rows.put(keys::dead(dead.id()), encode(&row));
+    }
+    Ok(())
+}
+
+/// Notes the use of a token. False where the same came with another body before: somebody else's use of a signature
+/// that covers no body.
+fn is_first_use(
+    rows: &mut Overlay<'_>,
+    upstream: &str,
+    token: Option<&(String, Timestamp, [u8; 16])>,
+) -> sled::Result<bool> {
+    let Some((token, signed_at, digest)) = token else { return Ok(true) };
+    let key = keys::token(upstream, token, *signed_at);
+    let known = rows.get(&key)?;
+    if known.is_none() {
+        rows.put(key, digest.to_vec());
+    }
+    Ok(known.is_none_or(|known| known == digest))
+}
+
+/// Brings the event of a report to its send, or keeps it until there is one.
+pub fn arrive(
+    rows: &mut Overlay<'_>,
+    report: TrackingId,
+    upstream: &str,
+    via: Via,
+    event: &Event,
+) -> sled::Result<()> {
     let found = find(rows, event)?;
-    if is_known(rows, &notice.upstream, event, found.as_ref())? {
+    if is_known(rows, upstream, event, found.as_ref())? {
         return Ok(());
     }
     if found.as_ref().is_none_or(|found| found.rung != Rung::Tracking) {
-        rows.put(keys::event(&notice.upstream, &event.identity, event.at), Vec::new());
+        rows.put(keys::event(upstream, &event.identity, event.at), Vec::new());
     }
     match found {
-        Some(found) => join(rows, &notice.upstream, notice.via, event, found),
+        Some(found) => join(rows, upstream, via, event, found),
         None => {
-            let waits_for = event.message_id.as_ref().map_or("", MessageId::as_str);
             let row = OrphanRow {
-                upstream: notice.upstream.clone(),
-                received: notice.at.millis(),
-                polled: notice.via == Via::Poll,
+                upstream: upstream.to_owned(),
+                polled: via == Via::Poll,
                 event: EventV1::from(event),
             };
-            rows.put(keys::orphan(waits_for, place), encode(&row));
+            rows.put(keys::orphan(&waits_for(event), report), encode(&row));
             Ok(())
         }
     }
+}
+
+/// What brings an event without a send to one: the acceptance of a send with that id or Message-ID.
+pub fn waits_for(event: &Event) -> String {
+    let message_id = || event.message_id.as_ref().map(ToString::to_string);
+    event.tracking.map(|id| id.to_string()).or_else(message_id).unwrap_or_default()
 }
 
 /// Where an event belongs.
@@ -313,6 +350,7 @@ pub fn is_known(
 /// Brings an event to its send.
 fn join(rows: &mut Overlay<'_>, upstream: &str, via: Via, event: &Event, found: Found) -> sled::Result<()> {
     let Found { id, recipients: numbers, rung, mut row } = found;
+    let event = &Event { words: shortened(&event.words), ..event.clone() };
     let mut settles = false;
     for number in &numbers {
         let Some(mut recipient) = recipient(rows, &row, *number)? else { continue };
@@ -322,8 +360,7 @@ fn join(rows: &mut Overlay<'_>, upstream: &str, via: Via, event: &Event, found: 
         tell(rows, &row, *number, &mut recipient);
         put_recipient(rows, &mut row, *number, &recipient);
     }
-    let words = shortened(&event.words);
-    let fact = Fact { words, ..Fact::of_event(event, upstream, via, numbers, Some(rung)) };
+    let fact = Fact::of_event(event, upstream, via, numbers, Some(rung));
     rows.put(keys::reported(id, event.at, upstream, &event.identity), encode(&FactRow::from(&fact)));
     if settles {
         let due = row.due();
@@ -334,26 +371,38 @@ fn join(rows: &mut Overlay<'_>, upstream: &str, via: Via, event: &Event, found: 
 }
 
 /// The join ladder: the tracking id, then Message-ID and recipient.
+///
+/// A Message-ID may have several sends to one recipient. Then the newest that was accepted before the event happened
+/// is meant, so the order in which events come does not matter. One thing is left to it: where an event happened
+/// after two such sends and is applied between their records, it stays with the first, since it came before the
+/// second was sent.
 pub fn find(rows: &Overlay<'_>, event: &Event) -> sled::Result<Option<Found>> {
     if let Some(id) = event.tracking {
         // An id that is not ours is somebody else's, and its event too.
         return named(rows, id, event, Rung::Tracking);
     }
     let Some(message_id) = &event.message_id else { return Ok(None) };
-    // One Message-ID may have many sends; the newest to that recipient is meant.
-    for (key, _) in rows.scan(&keys::message_id(message_id.as_str()), SAME_MESSAGE_ID)?.into_iter().rev() {
-        let Some(id) = keys::read_id(&key) else { continue };
+    let mut nearest = None;
+    for id in with_message_id(rows, message_id)? {
         if id.timestamp() > event.at.after(CLOCK_SKEW) {
             // Nothing happens to a mail before it is sent: this is about an earlier one.
             continue;
         }
-        if let Some(found) = named(rows, id, event, Rung::MessageId)?
-            && found.row.has_message_id(message_id)
-        {
+        let found = named(rows, id, event, Rung::MessageId)?;
+        let Some(found) = found.filter(|found| found.row.has_message_id(message_id)) else { continue };
+        if id.timestamp() < event.at.after(TICK) {
             return Ok(Some(found));
         }
+        // By a clock that is behind ours: the oldest of these, if there is no older one.
+        nearest = Some(found);
     }
-    Ok(None)
+    Ok(nearest)
+}
+
+/// Sends that may have that Message-ID, newest first.
+pub fn with_message_id(rows: &Overlay<'_>, message_id: &MessageId) -> sled::Result<Vec<TrackingId>> {
+    let rows = rows.scan(&keys::message_id(message_id.as_str()), SAME_MESSAGE_ID)?;
+    Ok(rows.iter().rev().filter_map(|(key, _)| keys::read_id(key)).collect())
 }
 
 /// The recipients of a send that an event speaks of: the one it names, or all when it names none. A name that is no
@@ -373,11 +422,11 @@ fn named(rows: &Overlay<'_>, id: TrackingId, event: &Event, rung: Rung) -> sled:
     Ok((!recipients.is_empty()).then_some(Found { id, recipients, rung, row }))
 }
 
-fn send_row(rows: &Overlay<'_>, id: TrackingId) -> sled::Result<Option<SendRow>> {
+pub fn send_row(rows: &Overlay<'_>, id: TrackingId) -> sled::Result<Option<SendRow>> {
     Ok(rows.get(&keys::send(id))?.as_deref().and_then(decode))
 }
 
-fn recipient(rows: &Overlay<'_>, row: &SendRow, number: u16) -> sled::Result<Option<Recipient>> {
+pub fn recipient(rows: &Overlay<'_>, row: &SendRow, number: u16) -> sled::Result<Option<Recipient>> {
     if let Some(only) = &row.only {
         return Ok(only.clone().restore());
     }
@@ -386,7 +435,7 @@ fn recipient(rows: &Overlay<'_>, row: &SendRow, number: u16) -> sled::Result<Opt
 }
 
 /// Notes what became of a recipient; the send's row is to be put afterwards.
-fn put_recipient(rows: &mut Overlay<'_>, row: &mut SendRow, number: u16, recipient: &Recipient) {
+pub fn put_recipient(rows: &mut Overlay<'_>, row: &mut SendRow, number: u16, recipient: &Recipient) {
     let changed = RecipientRow::from(recipient);
     match &mut row.only {
         Some(only) => *only = changed,
@@ -398,12 +447,18 @@ fn put_recipient(rows: &mut Overlay<'_>, row: &mut SendRow, number: u16, recipie
 
 /// Words that fit a row; the whole payload stays in the journal.
 fn shortened(words: &Words) -> Words {
-    let cut = |text: &Option<String>| text.as_ref().map(|text| text.chars().take(WORDS).collect());
+    let cut = |text: &Option<String>| text.as_deref().map(cut);
     Words { text: cut(&words.text), url: cut(&words.url), ..words.clone() }
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(WORDS).collect()
 }
 
 /// How far a provider's clock may be behind ours.
 const CLOCK_SKEW: Duration = Duration::from_secs(300);
+/// Some providers write whole seconds.
+const TICK: Duration = Duration::from_secs(1);
 /// Characters of a text in a row.
 const WORDS: usize = 512;
 /// Sends of one Message-ID that the ladder looks at, newest first.

@@ -3,7 +3,7 @@
 use super::keys;
 use super::overlay::Overlay;
 use super::projection::Projection;
-use super::rows::{OrphanRow, SendRow, decode, encode};
+use super::rows::{SendRow, decode, encode};
 use super::window::starting_with;
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
@@ -93,13 +93,27 @@ impl Projection {
     pub fn expired_orphans(&self, before: Timestamp, limit: usize) -> sled::Result<Vec<Vec<u8>>> {
         let mut expired = Vec::new();
         for row in self.rows().prefixed(b"u") {
-            let (key, value) = row?;
-            let old = |row: OrphanRow| Timestamp::from_millis(row.received) < before;
-            if decode(&value).is_none_or(old) {
+            let (key, _) = row?;
+            if keys::read_id(&key).is_none_or(|report| report.timestamp() < before) {
                 expired.push(key.to_vec());
             }
             if expired.len() == limit {
                 break;
+            }
+        }
+        Ok(expired)
+    }
+
+    /// Keys of dead letters, and of what replayed reports say, that came before `before`, at most `limit`.
+    pub fn expired_letters(&self, before: Timestamp, limit: usize) -> sled::Result<Vec<Vec<u8>>> {
+        let mut expired = Vec::new();
+        for prefix in keys::LETTERS {
+            for row in self.rows().prefixed(prefix) {
+                let (key, _) = row?;
+                if expired.len() == limit || keys::read_id(&key).is_none_or(|id| id.timestamp() >= before) {
+                    break;
+                }
+                expired.push(key.to_vec());
             }
         }
         Ok(expired)

@@ -12,7 +12,9 @@
 //! | `o` hash(8) of Odoo's record, id | – |
 //! | `d` day(2) hash(16) of an event's identity | – an event that names no send was applied |
 //! | `t` signed at(8) hash(16) of a webhook's token | digest of the body it came with |
-//! | `u` hash(16) of what it waits for, journal place(12) | an event without a send ([`super::rows::OrphanRow`]) |
+//! | `u` hash(16) of what it waits for, report's id | an event without a send ([`super::rows::OrphanRow`]) |
+//! | `y` 0(1) report's id | a dead letter ([`super::rows::DeadRow`]) |
+//! | `y` 1(1) report's id | what a report says since it was read anew ([`crate::store::record::EventV1`]) |
 //! | `h` hash(8) of an address, received(8) hash(16) of a hint's identity | a hint about it ([`super::hints::HintRow`]) |
 //! | `n` id place(2) occasion(1) | – a report on a recipient that is to be made |
 //! | `b` upstream | why an operator keeps its breaker open |
@@ -125,10 +127,8 @@ pub fn orphans(waits_for: &str) -> Vec<u8> {
     join(b'u', &[&hash(&[waits_for])])
 }
 
-pub fn orphan(waits_for: &str, place: Place) -> Vec<u8> {
-    let mut key = orphans(waits_for);
-    key.extend_from_slice(&place_bytes(place));
-    key
+pub fn orphan(waits_for: &str, report: TrackingId) -> Vec<u8> {
+    indexed(orphans(waits_for), report)
 }
 
 pub fn hints(folded: &str) -> Vec<u8> {
@@ -141,6 +141,18 @@ pub fn hint(folded: &str, received: Timestamp, source: &str, identity: &str) -> 
     key.extend_from_slice(&hash(&[source, identity]));
     key
 }
+
+pub fn dead(report: TrackingId) -> Vec<u8> {
+    join(b'y', &[&[0], &report.to_bytes()])
+}
+
+pub fn reread(report: TrackingId) -> Vec<u8> {
+    join(b'y', &[&[1], &report.to_bytes()])
+}
+
+/// What the rows of all dead letters begin with, and those of what replayed reports say.
+pub const LETTERS: [&[u8]; 2] = [DEAD, &[b'y', 1]];
+pub const DEAD: &[u8] = &[b'y', 0];
 
 pub fn unreported(about: &About) -> Vec<u8> {
     let occasion = u8::from(about.occasion == Occasion::Failure);

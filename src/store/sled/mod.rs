@@ -14,6 +14,7 @@ mod outbox;
 mod overlay;
 mod projection;
 mod read;
+mod reread;
 mod rows;
 mod tally;
 #[cfg(test)]

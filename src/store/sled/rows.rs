@@ -62,9 +62,15 @@ pub struct RecipientRow {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct OrphanRow {
     pub upstream: String,
-    pub received: u64,
     pub polled: bool,
     pub event: EventV1,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DeadRow {
+    pub upstream: String,
+    pub polled: bool,
+    pub reason: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -90,6 +96,8 @@ enum WhatRow {
     Told(bool),
     Acted(VerbV1),
     Switched(bool),
+    Died,
+    Replayed,
 }
 
 impl From<&Waits> for WaitsRow {
@@ -199,6 +207,8 @@ impl From<&Fact> for FactRow {
                 What::Repeated => WhatRow::Repeated,
                 What::Told(occasion) => WhatRow::Told(occasion == Occasion::Failure),
                 What::Switched { open } => WhatRow::Switched(open),
+                What::Died => WhatRow::Died,
+                What::Replayed => WhatRow::Replayed,
                 What::Acted(verb) => WhatRow::Acted(verb.into()),
             },
             source: match fact.source {
@@ -230,6 +240,8 @@ impl From<FactRow> for Fact {
                 WhatRow::Repeated => What::Repeated,
                 WhatRow::Told(failure) => What::Told(occasion(failure)),
                 WhatRow::Switched(open) => What::Switched { open },
+                WhatRow::Died => What::Died,
+                WhatRow::Replayed => What::Replayed,
                 WhatRow::Acted(verb) => What::Acted(verb.into()),
             },
             source: match row.source {

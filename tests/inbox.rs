@@ -1,0 +1,361 @@
+//! The providers' reports as an operator meets them, with the real program: what came, what found no send, what cannot be
+//! understood, and reading them anew.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use bytes::Bytes;
+use mailtrail::clock::Clock;
+use mailtrail::event::{Event, Kind, Words};
+use mailtrail::ledger::{Dead, Notice, Via};
+use mailtrail::provider::mailgun;
+use mailtrail::secret::Secret;
+use mailtrail::store::Store;
+use serde_json::{Value, json};
+use std::process::Command;
+use support::client::Client;
+use support::input;
+use support::process::Process;
+
+#[tokio::test]
+async fn what_came_is_listed_with_where_it_stands() {
+    let mut house = House::new();
+    house.process.start().await;
+    let id = house.submit("one@example.com", &["ada@example.net", "bob@example.org"]).await;
+    let delivered = json!({"event": "delivered", "id": "1", "recipient": "ada@example.net", "user-variables": {"mailtrail": id}});
+    let opened = named("opened", "2", "bob@example.org", "one@example.com");
+    let strangers = named("clicked", "3", "eve@example.org", "one@example.com");
+    let foreign = named("delivered", "4", "eve@example.org", "two@elsewhere.test");
+    let nameless = json!({"event": "unsubscribed", "id": "5", "recipient": "eve@example.org"});
+    let others =
+        json!({"event": "opened", "id": "6", "user-variables": {"mailtrail": "01K54Z8Q3V7N5X9B2C6D8F0GHJ"}});
+    for (token, data) in [delivered, opened, strangers, foreign, nameless, others].iter().enumerate() {
+        assert_eq!(house.post(signed(token, data)).await, 200);
+    }
+    let poison = signed(99, &json!([]));
+    assert_eq!((house.post(poison.clone()).await, house.post(poison.clone()).await), (200, 200));
+    assert_eq!(house.post(signed(99, &json!(null))).await, 406, "the token was used with another body");
+    house.eventually_says("mailtrail_webhook_requests_total{upstream=\"up\",outcome=\"dead\"} 1").await;
+
+    for running in [true, false] {
+        if !running {
+            assert!(house.process.terminate().await.success());
+        }
+        let all = house.ask(&["--json", "events", "list"]).await.json();
+        let shown = |view: &Value| {
+            [&view["event"], &view["state"], &view["send"], &view["joined_by"]].map(Value::clone)
+        };
+        let expected = [
+            json!(["delivered", "joined", id, "tracking-id"]),
+            json!(["opened", "joined", id, "message-id"]),
+            json!(["clicked", "orphan", null, null]),
+            json!(["delivered", "orphan", null, null]),
+            json!(["unsubscribed", "orphan", null, null]),
+            json!(["opened", "orphan", null, null]),
+            json!(["dead", "dead", null, null]),
+        ];
+        assert_eq!(
+            all.iter().map(|view| json!(shown(view))).collect::<Vec<_>>(),
+            expected,
+            "running: {running}"
+        );
+        let filtered = async |arguments: &[&str]| {
+            let said = house.ask(&[&["--json", "events"], arguments].concat()).await;
+            (said.code, said.json().into_iter().map(|view| view["id"].clone()).collect::<Vec<_>>())
+        };
+        let some =
+            |places: &[usize]| (0, places.iter().map(|place| all[*place]["id"].clone()).collect::<Vec<_>>());
+        assert_eq!(filtered(&["list", "-n", "2"]).await, some(&[5, 6]));
+        assert_eq!(filtered(&["list", &id]).await, some(&[0, 1]));
+        assert_eq!(filtered(&["list", "--event", "opened"]).await, some(&[1, 5]));
+        assert_eq!(filtered(&["list", "--to", "EVE@", "--since", "1h ago"]).await, some(&[2, 3, 4]));
+        assert_eq!(filtered(&["orphans", "--event", "delivered"]).await, some(&[3]));
+        assert_eq!(filtered(&["orphans", "-n", "3"]).await, some(&[3, 4, 5]));
+        assert_eq!(filtered(&["orphans"]).await, some(&[2, 3, 4, 5]));
+        assert_eq!(filtered(&["dead"]).await, some(&[6]));
+        for nothing in [["dead", "--upstream", "other"], ["list", "--until", "1h ago"]] {
+            assert_eq!(filtered(&nothing).await, (1, vec![]));
+        }
+        let reasons = [
+            "no send with the Message-ID <one@example.com> is to eve@example.org",
+            "no send has the Message-ID <two@elsewhere.test>: forgotten, or mail that did not go through here",
+            "it names nothing that it could be joined by: no tracking id, no Message-ID",
+            "no send has the tracking id 01K54Z8Q3V7N5X9B2C6D8F0GHJ: forgotten, or of another mailtrail",
+            "the body is signed but has no event-data object",
+        ];
+        assert_eq!(all[2..].iter().map(|view| view["reason"].as_str().unwrap()).collect::<Vec<_>>(), reasons);
+        let text = house.ask(&["events", "orphans"]).await.out;
+        let line = text.lines().find(|line| line.contains(reasons[1])).unwrap();
+        let cells: Vec<_> = line.split('\t').collect();
+        assert_eq!(
+            cells[..5],
+            [text_of(&all[3]["id"]), text_of(&all[3]["arrived"]), "up", "delivered", "eve@example.org"]
+        );
+        assert_eq!(cells[5], text_of(&all[3]["ages_out"]), "thirty days");
+        let kept = house.ask(&["events", "show", text_of(&all[6]["id"])]).await;
+        assert_eq!((kept.code, kept.out.as_bytes()), (0, &*poison));
+        let kept = house.ask(&["--json", "events", "show", text_of(&all[0]["id"])]).await.json().remove(0);
+        assert_eq!((&kept["state"], kept["raw"].is_string()), (&json!("joined"), true));
+        let unknown = house.ask(&["events", "show", &id]).await;
+        assert_eq!(unknown.code, 1, "{}", unknown.err);
+    }
+    let replay = house.ask(&["events", "replay", "ALL"]).await;
+    assert_eq!(replay.code, 3, "{}", replay.err);
+    for senseless in
+        [&["list", "--event", "eaten"][..], &["show", "x"], &["replay"], &["replay", &id, "--dead"]]
+    {
+        assert_eq!(house.ask(&[&["events"], senseless].concat()).await.code, 2, "{senseless:?}");
+    }
+    let log = Command::new(env!("CARGO_BIN_EXE_mailtrail")).args(["events", "--help"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&log.stdout).contains("Example: mailtrail events"));
+}
+
+/// A version before this one could not read what this one can.
+#[tokio::test]
+async fn what_can_be_read_now_is_applied_once() {
+    let mut house = House::new();
+    let now = Clock::System.now();
+    let bounced = signed(1, &named("failed", "1", "ada@example.net", "one@example.com"));
+    let waiting = signed(2, &named("delivered", "2", "ada@example.net", "two@example.com"));
+    let opened = signed(3, &named("opened", "3", "ada@example.net", "one@example.com"));
+    let letters = [bounced, waiting, b"nothing".to_vec()];
+    let event = Event {
+        kind: Kind::Unknown,
+        by_machine: true,
+        words: Words::default(),
+        ..mailgun::reread(&opened, now).unwrap()
+    };
+    {
+        let (store, _) = Store::open(&house.process.data(), Clock::System).unwrap();
+        for (number, raw) in (0..).zip(&letters) {
+            let (upstream, reason) = ("up".to_owned(), "unheard of".to_owned());
+            let letter =
+                Dead { upstream, at: now, via: Via::Webhook, token: None, digest: [number; 16], reason };
+            store.bury(letter, Bytes::from(raw.clone())).await.unwrap();
+        }
+        let notice = Notice { upstream: "up".into(), at: now, via: Via::Webhook, token: None, event };
+        store.report(notice.clone(), Bytes::from(opened)).await.unwrap();
+        let event = Event { message_id: None, ..notice.event.clone() };
+        store.report(Notice { upstream: "gone".into(), event, ..notice }, Bytes::from("{}")).await.unwrap();
+    }
+    house.process.start().await;
+    house.eventually_says("mailtrail_dead_events 3").await;
+    house.eventually_says("mailtrail_orphan_events 2").await;
+    let id = house.submit("one@example.com", &["ada@example.net"]).await;
+    let dead = house.ask(&["--json", "events", "dead"]).await.json();
+    let ids: Vec<_> = dead.iter().map(|view| text_of(&view["id"]).to_owned()).collect();
+    let raw = async |id: &str| house.ask(&["events", "show", id]).await.out.into_bytes();
+    let mut by_letter = Vec::new();
+    for letter in &letters {
+        for id in &ids {
+            if raw(id).await == *letter {
+                by_letter.push(id.clone());
+            }
+        }
+    }
+    let [joins, waits, poison] = &by_letter[..] else { unreachable!("there are three letters") };
+
+    let before = house.trail(&id).await;
+    let dry = house.ask(&["--json", "events", "replay", joins, waits, poison, "--dry-run"]).await;
+    assert_eq!(house.trail(&id).await, before);
+    let real = house.ask_with(&["--json", "events", "replay", "-"], &by_letter.join("\n")).await;
+    for said in [dry, real] {
+        assert_eq!(said.code, 1, "one is still dead");
+        let outcome = |id: &String| said.json().into_iter().find(|one| one["id"] == **id).unwrap();
+        assert_eq!(
+            (outcome(joins)["outcome"].clone(), outcome(joins)["send"].clone()),
+            (json!("joined"), json!(id))
+        );
+        assert_eq!(outcome(waits)["outcome"], "orphan");
+        assert_eq!(outcome(poison)["outcome"], "dead");
+        assert!(text_of(&outcome(poison)["why"]).starts_with("the body is not JSON: "));
+    }
+    let trail = house.trail(&id).await;
+    let marks = |trail: &Value| trail["recipients"][0]["marks"].clone();
+    assert_eq!(marks(&trail)["bounced"]["count"], 1, "{trail}");
+    let left = house.ask(&["--json", "events", "dead"]).await.json();
+    assert_eq!(left.iter().map(|view| text_of(&view["id"])).collect::<Vec<_>>(), [poison]);
+
+    // All that came: what was read before says nothing new, and what was an unknown word is one no more.
+    assert_eq!(marks(&trail)["unknown-by-machine"]["count"], 1, "{trail}");
+    assert_eq!(house.replay(&["ALL", "--orphans"]).await, (0, words(&["unchanged", "unchanged"])));
+    let all = words(&["changed", "dead", "unchanged", "unchanged", "unchanged"]);
+    assert_eq!(house.replay(&["ALL", "--since", "1h ago"]).await, (1, all));
+    let after = house.trail(&id).await;
+    assert_eq!(marks(&after)["opened"]["count"], 1);
+    assert_eq!(
+        (marks(&after)["bounced"]["count"].clone(), marks(&after)["unknown-by-machine"].clone()),
+        (json!(1), Value::Null)
+    );
+    for _ in 0..2 {
+        assert_eq!(
+            house.replay(&["ALL"]).await,
+            (1, words(&["dead", "unchanged", "unchanged", "unchanged", "unchanged"]))
+        );
+        assert_eq!(house.replay(&["ALL", "--dead"]).await, (1, words(&["dead"])));
+        assert_eq!(house.trail(&id).await, after);
+        assert!(house.process.terminate().await.success());
+        house.process.start().await;
+    }
+    let unknown = house.ask(&["events", "replay", &id]).await;
+    assert_eq!(
+        (unknown.code, unknown.err.trim()),
+        (1, &*format!("mailtrail: {id} is no report that is kept"))
+    );
+    let nothing = house.ask(&["events", "replay", "-"]).await;
+    assert_eq!((nothing.code, nothing.err.trim()), (1, "mailtrail: no ids came from standard input"));
+    // Its mail comes now.
+    let id = house.submit("two@example.com", &["ada@example.net"]).await;
+    assert_eq!(marks(&house.trail(&id).await)["delivered"]["count"], 1);
+    let log = house.ask(&["--json", "log", "--status", "replayed"]).await.json();
+    assert_eq!(log.len(), 3);
+    assert!(text_of(&log[0]["name"]).starts_with("uid "), "{}", log[0]);
+    house.process.says("an operator had reports read anew").await;
+}
+
+/// The real program with an upstream that cannot be reached, and its doors.
+struct House {
+    process: Process,
+    ports: [u16; 3],
+    client: reqwest::Client,
+}
+
+/// What a command said.
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Said {
+    fn json(&self) -> Vec<Value> {
+        self.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+impl House {
+    fn new() -> Self {
+        let mut ports = [0; 3];
+        let process = Process::configured(|data_dir, own| {
+            ports = own;
+            configuration(data_dir, own)
+        });
+        let tls = mailtrail::tls::client_config(None).unwrap();
+        let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
+        Self { process, ports, client }
+    }
+
+    async fn submit(&self, message_id: &str, to: &[&str]) -> String {
+        let mut client = Client::connect(self.process.address(1)).await.unwrap();
+        let message =
+            format!("From: app@example.com\r\nSubject: x\r\nMessage-ID: <{message_id}>\r\n\r\nx\r\n");
+        client.submit("app@example.com", to, &message).await.unwrap()
+    }
+
+    async fn post(&self, body: Vec<u8>) -> u16 {
+        let url = format!("http://127.0.0.1:{}/webhooks/up", self.ports[0]);
+        self.client.post(url).body(body).send().await.unwrap().status().as_u16()
+    }
+
+    async fn eventually_says(&self, line: &str) {
+        let url = format!("http://127.0.0.1:{}/metrics", self.ports[2]);
+        let said = async {
+            while !self.client.get(&url).send().await.unwrap().text().await.unwrap().contains(line) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(support::PATIENCE, said).await.expect(line);
+    }
+
+    /// What happened to a mail, but for attempts, which come when they like.
+    async fn trail(&self, id: &str) -> Value {
+        let mut trail = self.ask(&["--json", "trace", id]).await.json().remove(0);
+        let timeline =
+            trail["timeline"].as_array().unwrap().iter().filter(|fact| fact["source"] == "webhook");
+        let (timeline, recipients) = (timeline.cloned().collect::<Vec<_>>(), trail["recipients"].take());
+        let recipients = recipients.as_array().unwrap().iter().map(|one| {
+            let mut marks = one["marks"].clone();
+            marks.as_object_mut().unwrap().remove("deferred");
+            json!({"marks": marks})
+        });
+        json!({"timeline": timeline, "recipients": recipients.collect::<Vec<_>>()})
+    }
+
+    /// The code, and what became of the reports.
+    async fn replay(&self, which: &[&str]) -> (i32, Vec<String>) {
+        let said = self.ask(&[&["--json", "events", "replay"], which].concat()).await;
+        let mut outcomes: Vec<_> =
+            said.json().iter().map(|one| text_of(&one["outcome"]).to_owned()).collect();
+        outcomes.sort();
+        (said.code, outcomes)
+    }
+
+    async fn ask(&self, arguments: &[&str]) -> Said {
+        self.ask_with(arguments, "").await
+    }
+
+    async fn ask_with(&self, arguments: &[&str], stdin: &str) -> Said {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mailtrail"));
+        command.arg("--config").arg(self.process.directory().join("mailtrail.toml"));
+        command.args(arguments).stdin(input(stdin.as_bytes()));
+        let output = support::run(&mut command).await.unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Said { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+    }
+}
+
+/// An event that names its mail by the Message-ID only.
+fn named(event: &str, id: &str, recipient: &str, message_id: &str) -> Value {
+    json!({
+        "event": event, "severity": "permanent", "id": id, "recipient": recipient,
+        "timestamp": Clock::System.now().seconds(), "message": {"headers": {"message-id": message_id}}
+    })
+}
+
+fn signed(token: usize, data: &Value) -> Vec<u8> {
+    let (timestamp, token) = (Clock::System.now().seconds().to_string(), format!("token {token}"));
+    let signature = mailgun::sign(&Secret::new(KEY), &timestamp, &token);
+    let signature = json!({"timestamp": timestamp, "token": token, "signature": signature});
+    json!({"signature": signature, "event-data": data}).to_string().into_bytes()
+}
+
+fn text_of(value: &Value) -> &str {
+    value.as_str().unwrap()
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+fn configuration(data_dir: &str, [http, door, page]: [u16; 3]) -> String {
+    format!(
+        r#"
+[server]
+hostname = "relay.example.com"
+data_dir = "{data_dir}"
+[[listener]]
+address = "127.0.0.1:{door}"
+tls = "none"
+auth = "none"
+[[upstream]]
+name = "up"
+provider = "mailgun"
+host = "127.0.0.1"
+port = 1
+tls = "none"
+username = "u"
+password = "p"
+webhook_signing_key = "{KEY}"
+[upstream.retry]
+first = "1h"
+max = "1h"
+[http]
+address = "127.0.0.1:{http}"
+[admin]
+address = "127.0.0.1:{page}"
+"#
+    )
+}
+
+const KEY: &str = "test-webhook-signing-key";
