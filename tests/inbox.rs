@@ -246,11 +246,15 @@ impl House {
         Self { process, ports, client }
     }
 
+    /// A mail that can be found.
     async fn submit(&self, message_id: &str, to: &[&str]) -> String {
         let mut client = Client::connect(self.process.address(1)).await.unwrap();
         let message =
             format!("From: app@example.com\r\nSubject: x\r\nMessage-ID: <{message_id}>\r\n\r\nx\r\n");
-        client.submit("app@example.com", to, &message).await.unwrap()
+        let id = client.submit("app@example.com", to, &message).await.unwrap();
+        let found = async { while self.ask(&["trace", &id]).await.code != 0 {} };
+        tokio::time::timeout(support::PATIENCE, found).await.unwrap();
+        id
     }
 
     async fn post(&self, body: Vec<u8>) -> u16 {

@@ -431,7 +431,9 @@ impl House {
     async fn attempted(&self, id: &str, times: u64) {
         let tried = async {
             loop {
-                let trail = self.ask(&["--json", "trace", id]).await.json().remove(0);
+                // What was just accepted may not be found yet.
+                let found = self.ask(&["--json", "trace", id]).await.json();
+                let trail = found.first().unwrap_or(&Value::Null);
                 if trail["attempts"] == times && trail["recipients"][0]["state"] == "queued" {
                     return;
                 }
