@@ -21,7 +21,7 @@
 //! | basics | `clock`, `rate`, `secret`, `wakeup` | nothing of ours |
 //! | values | `id`, `mail` | basics |
 //! | words | `event` | values |
-//! | rules | `ledger`, `provider`, `routing`, `smtp` | no socket, file, runtime or database |
+//! | rules | `ledger`, `provider`, `routing`, `smtp`, `suppression` | no socket, file, runtime or database |
 //! | resources | `alarm`, `logging`, `store`, `tls`, `transport` | IO, no policy about mail |
 //! | tasks | `admin`, `audit`, `heartbeat`, `queue`, `report`, `submission`, `webhook` | rules and resources, never each other |
 //! | composition | `config`, `sandbox` | everything below |
@@ -60,6 +60,7 @@ pub mod secret;
 pub mod smtp;
 pub mod store;
 pub mod submission;
+pub mod suppression;
 pub mod tls;
 pub mod transport;
 pub mod wakeup;

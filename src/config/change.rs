@@ -43,6 +43,7 @@ impl Config {
             reports,
             duplicates,
             heartbeat,
+            suppression,
             warnings: _,
         } = self;
         let bulk = |routing: &Routing| (routing.bulk.clone(), routing.bulk_recipients);
@@ -62,6 +63,7 @@ impl Config {
             ("reports", *reports != other.reports),
             ("duplicates", *duplicates != other.duplicates),
             ("heartbeat", *heartbeat != other.heartbeat),
+            ("suppression", *suppression != other.suppression),
         ];
         sections.into_iter().filter_map(|(section, differs)| differs.then_some(section)).collect()
     }
@@ -105,6 +107,7 @@ mod tests {
             ("reports", "\"sender\"", "\"nobody\""),
             ("duplicates", "\"off\"", "\"15min\""),
             ("heartbeat", "canary@", "other@"),
+            ("suppression", "\"never\"", "\"90d\""),
         ] {
             assert_eq!(read(&[(old, new)]).changes(&before), [section], "{new}");
         }
@@ -165,5 +168,7 @@ window = "off"
 [heartbeat]
 to = "canary@example.net"
 from = "relay@example.com"
+[suppression]
+hard_bounce = "never"
 "#;
 }

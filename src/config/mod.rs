@@ -17,10 +17,11 @@ mod secrets;
 mod sections;
 mod settings;
 mod show;
+mod suppression;
 mod upstream;
 mod user;
 mod words;
 
 pub use fault::{Faults, Finding, Place};
-pub use load::{listeners, load, parse, whereabouts};
+pub use load::{listeners, load, parse, suppression_rules, whereabouts};
 pub use settings::{Admin, CertificateFiles, Config, Log, Upstream};

@@ -5,7 +5,7 @@ use super::names::is_host;
 use super::quantity;
 use super::reader::Section;
 use super::settings::{Admin, CertificateFiles, Log};
-use super::words::{LEVELS, LOG_FORMATS, REPORTS, SINKS, SUPPRESSION_POLICIES};
+use super::words::{LEVELS, LOG_FORMATS, REPORTS, SINKS};
 use crate::heartbeat;
 use crate::smtp::Limits;
 use crate::store::Retention;
@@ -128,17 +128,13 @@ pub(super) fn retention(root: &mut Section<'_>) -> Retention {
     retention
 }
 
-/// `[[sink]]`, `[suppression]`: their form is checked, no more.
+/// `[[sink]]`: its form is checked, no more.
 pub(super) fn not_acted_on(root: &mut Section<'_>) {
     for mut sink in root.tables("sink").unwrap_or_default() {
         sink.one_of("kind", &SINKS);
         sink.warn("", NOT_ACTED_ON);
         sink.finish();
     }
-    let mut suppression = root.table("suppression");
-    let policy = suppression.one_of("policy", &SUPPRESSION_POLICIES);
-    unused(&suppression, "policy", policy);
-    suppression.finish();
 }
 
 /// `[reports]`: whether senders hear of failures.
@@ -177,13 +173,6 @@ pub(super) fn duplicates(root: &mut Section<'_>) -> Option<Duration> {
     });
     section.finish();
     window.flatten()
-}
-
-/// A key that was understood and is not acted on.
-fn unused<T>(section: &Section<'_>, key: &str, value: Option<T>) {
-    if value.is_some() {
-        section.warn(key, NOT_ACTED_ON);
-    }
 }
 
 const NOT_ACTED_ON: &str = "accepted, not acted on in this version";

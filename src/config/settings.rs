@@ -3,7 +3,7 @@ use crate::logging::Format;
 use crate::routing::Routing;
 use crate::secret::Secret;
 use crate::store::Retention;
-use crate::{heartbeat, queue, smtp, submission, transport};
+use crate::{heartbeat, queue, smtp, submission, suppression, transport};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -43,6 +43,8 @@ pub struct Config {
     pub reports: bool,
     /// How long a message is looked for among those before it; `None` when it is not.
     pub duplicates: Option<Duration>,
+    /// Which addresses get no mail.
+    pub suppression: suppression::Settings,
     /// The test mail, if there is one.
     pub heartbeat: Option<heartbeat::Settings>,
     /// What is allowed, but should be known.

@@ -50,12 +50,17 @@ impl Fact {
 
     /// What a trail says about a part of an attempt's outcome.
     pub fn of_attempt(outcome: &Outcome, settled: &Settled) -> Self {
+        let source = match settled.standing {
+            // Nobody was asked.
+            Standing::Suppressed => Source::Relay,
+            _ => Source::Attempt,
+        };
         Self {
             upstream: Some(outcome.upstream.clone()),
             recipients: settled.recipients.clone(),
             words: settled.words.clone(),
             due: outcome.due,
-            ..Self::new(outcome.at, What::Attempted(settled.standing), Source::Attempt)
+            ..Self::new(outcome.at, What::Attempted(settled.standing), source)
         }
     }
 
@@ -136,6 +141,11 @@ pub enum What {
         /// Or else closed.
         open: bool,
     },
+    /// An address was put on a suppression list.
+    Listed {
+        /// Or else taken off.
+        on: bool,
+    },
 }
 
 impl What {
@@ -153,6 +163,8 @@ impl What {
             Self::Acted(verb) => verb.done(),
             Self::Switched { open: true } => "breaker-opened",
             Self::Switched { open: false } => "breaker-closed",
+            Self::Listed { on: true } => "listed",
+            Self::Listed { on: false } => "unlisted",
         }
     }
 }

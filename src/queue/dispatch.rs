@@ -8,6 +8,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::id::TrackingId;
 use crate::ledger::{Begun, Outcome, Recipient, Settled, Standing, Trail, Waits};
 use crate::store::{Grip, Queued, ReadError, Store};
+use crate::suppression;
 use crate::transport::{Health, Room, Ways};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,6 +28,8 @@ pub struct Parts {
     pub upstreams: Vec<Outward>,
     /// Which of them mail goes to.
     pub ways: Ways,
+    /// Who gets no mail.
+    pub suppression: suppression::Settings,
     /// Where trouble is reported.
     pub alarms: Alarms,
     /// Set when we stop.
@@ -53,9 +56,12 @@ pub struct Queue {
 impl Queue {
     /// A queue at rest.
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, clock, hostname, upstreams, ways, alarms, stopping } = parts;
-        let outlet =
-            |outward| Arc::new(Outlet::new(outward, &store, clock, &hostname, &alarms, stopping.clone()));
+        let Parts { store, clock, hostname, upstreams, ways, suppression, alarms, stopping } = parts;
+        let suppression = Arc::new(suppression);
+        let outlet = |outward| {
+            let stopping = stopping.clone();
+            Arc::new(Outlet::new(outward, &suppression, &store, clock, &hostname, &alarms, stopping))
+        };
         Self {
             outlets: upstreams.into_iter().map(outlet).collect(),
             store,
@@ -309,7 +315,8 @@ mod tests {
             breaker: breaker::Settings::default(),
         };
         let tls = tls::connector(None).unwrap();
-        Outward { settings, retry: Retry::default(), unknown_wait: Duration::ZERO, tls }
+        let lists = suppression::Lists::default();
+        Outward { settings, retry: Retry::default(), unknown_wait: Duration::ZERO, tls, lists }
     }
 
     fn queue(store: &Store, clock: Clock, outward: Outward) -> Queue {
@@ -320,6 +327,7 @@ mod tests {
             hostname: "relay.example.com".into(),
             upstreams: vec![outward],
             ways,
+            suppression: suppression::Settings::default(),
             alarms: Alarms::new(clock),
             stopping: CancellationToken::new(),
         })

@@ -1,14 +1,17 @@
 //! One upstream with its connections, and what its answers mean for all mail.
 
 use super::Retry;
-use super::attempt::{Attempt, Findings, Prepared, UpstreamRefusal};
+use super::attempt::{Attempt, Findings, Prepared, Suppressed, UpstreamRefusal};
 use super::work::Work;
 use super::worker::{SETTLE_AGAIN, Worker};
 use crate::alarm::{Alarms, Kind};
 use crate::clock::{Clock, Timestamp};
+use crate::event::Words;
 use crate::id::TrackingId;
 use crate::ledger::{Outcome, Standing};
-use crate::store::{CommitError, Grip, Store};
+use crate::mail::Mailbox;
+use crate::store::{CommitError, Grip, Job, ReadError, Store};
+use crate::suppression::{self, Change, Listing, Lists, Mark, Policy, Reason, Source};
 use crate::transport::breaker::State;
 use crate::transport::{Fault, Health, Quota, Room, Settings};
 use std::collections::HashMap;
@@ -28,6 +31,8 @@ pub struct Outward {
     pub unknown_wait: Duration,
     /// Whom we trust.
     pub tls: TlsConnector,
+    /// The suppression lists that count for it.
+    pub lists: Lists,
 }
 
 /// What the dispatcher and the workers of one upstream share.
@@ -41,6 +46,7 @@ pub(super) struct Outlet {
     pub(super) retry: Retry,
     pub(super) unknown_wait: Duration,
     pub(super) health: Arc<Health>,
+    screening: Screening,
     alarms: Alarms,
     /// The sends that were handed out and have no outcome yet. One whose worker broke stays here: it may have been
     /// sent, which only a restart takes for unknown.
@@ -53,16 +59,42 @@ pub(super) struct Outlet {
     over: CancellationToken,
 }
 
+/// Who gets no mail there.
+#[derive(Clone)]
+struct Screening {
+    settings: Arc<suppression::Settings>,
+    lists: Arc<Lists>,
+}
+
+impl Screening {
+    /// Those of a send's waiting recipients that are to get no mail: two lookups each.
+    fn suppressed(&self, store: &Store, job: &Job, now: Timestamp) -> Result<Vec<Suppressed>, ReadError> {
+        if self.settings.policy == Policy::Off {
+            return Ok(Vec::new());
+        }
+        let mut suppressed = Vec::new();
+        for (place, recipient) in (0u16..).zip(&job.recipients).filter(|(_, recipient)| recipient.waits()) {
+            let address = recipient.address.folded();
+            let look = |list: &str| store.dossier(&address, list);
+            let verdict = self.lists.judge(&self.settings, job.send.lane, now, look)?;
+            suppressed.extend(verdict.map(|verdict| (place, verdict)));
+        }
+        Ok(suppressed)
+    }
+}
+
 impl Outlet {
     pub(super) fn new(
         outward: Outward,
+        suppression: &Arc<suppression::Settings>,
         store: &Store,
         clock: Clock,
         hostname: &str,
         alarms: &Alarms,
         stopping: CancellationToken,
     ) -> Self {
-        let Outward { settings, retry, unknown_wait, tls } = outward;
+        let Outward { settings, retry, unknown_wait, tls, lists } = outward;
+        let screening = Screening { settings: suppression.clone(), lists: Arc::new(lists) };
         Self {
             health: Arc::new(Health::new(&settings)),
             store: store.clone(),
@@ -73,6 +105,7 @@ impl Outlet {
             work: Work::new(stopping),
             retry,
             unknown_wait,
+            screening,
             alarms: alarms.clone(),
             under_way: Mutex::default(),
             probe: Mutex::default(),
@@ -201,7 +234,36 @@ impl Outlet {
     /// Turns findings into an outcome.
     pub(super) fn conclude(&self, attempt: &Attempt, findings: Findings) -> Outcome {
         let now = self.clock.now();
-        attempt.conclude(findings, &self.settings.name, &self.retry, now, now.after(self.unknown_wait))
+        let until = now.after(self.unknown_wait);
+        let outcome = attempt.conclude(findings, &self.settings.name, &self.retry, now, until);
+        attempt.refused(&outcome).for_each(|(address, words)| self.remember_refusal(address, words, now));
+        outcome
+    }
+
+    /// What an upstream says about an address itself is evidence in a record of its own: the outcome names places in an
+    /// envelope that is forgotten before the address may be. Lost with the process, it comes again with the next mail.
+    fn remember_refusal(&self, address: &Mailbox, words: &Words, at: Timestamp) {
+        let reason = Reason::HardBounce;
+        let mark = Mark {
+            at,
+            scope: reason.usual_scope(),
+            source: Source::Attempt,
+            expires: None,
+            words: words.in_one_line().unwrap_or_default(),
+        };
+        let listing = Listing {
+            address: address.clone(),
+            list: Some(self.settings.name.clone()),
+            at,
+            operator: String::new(),
+            change: Change::Add { reason, marks: vec![mark] },
+        };
+        let store = self.store.clone();
+        self.settling.spawn(async move {
+            if let Err(error) = store.list(listing).await {
+                tracing::warn!(%error, "a refused address could not be put on the suppression list");
+            }
+        });
     }
 
     /// Keeps the outcome of a send that was handed out, however long that takes: a lost one would send the message
@@ -274,9 +336,14 @@ impl Outlet {
 
     /// A message for at most so many recipients, unless it is over or cannot be read.
     pub(super) async fn prepare(self: &Arc<Self>, id: TrackingId, most: usize) -> Option<Box<Attempt>> {
-        let store = self.store.clone();
-        let job = match tokio::task::spawn_blocking(move || store.job(id)).await {
-            Ok(Ok(Some(job))) => job,
+        let (store, screening, now) = (self.store.clone(), self.screening.clone(), self.clock.now());
+        let look = move || {
+            let Some(job) = store.job(id)? else { return Ok(None) };
+            let suppressed = screening.suppressed(&store, &job, now)?;
+            Ok::<_, ReadError>(Some((job, suppressed)))
+        };
+        let (job, suppressed) = match tokio::task::spawn_blocking(look).await {
+            Ok(Ok(Some(found))) => found,
             Ok(Ok(None)) | Err(_) => {
                 self.finished_later(id);
                 return None;
@@ -287,8 +354,8 @@ impl Outlet {
                 return None;
             }
         };
-        let now = self.clock.now();
-        match Attempt::prepare(job, self.settings.provider, &self.settings.name, most, now) {
+        let (provider, upstream) = (self.settings.provider, &self.settings.name);
+        match Attempt::prepare(job, &suppressed, provider, upstream, most, now) {
             Prepared::Ready(attempt) => Some(attempt),
             Prepared::Over(outcome) => {
                 self.settle(outcome);

@@ -8,6 +8,7 @@ mod commit;
 mod disk;
 mod hands;
 mod journal;
+mod listing;
 mod lock;
 mod log;
 mod message;
@@ -21,6 +22,7 @@ mod segments;
 mod sled;
 mod space;
 mod stored;
+mod suppressions;
 mod upkeep;
 
 pub use commit::CommitError;
@@ -31,6 +33,7 @@ pub use open::{OpenError, OpenReport};
 pub use replay::Progress;
 pub use retention::Retention;
 pub use stored::{Large, Stored};
+pub use suppressions::Filed;
 pub use upkeep::UpkeepError;
 
 use crate::clock::Clock;

@@ -10,6 +10,8 @@ use crate::ledger::{
 };
 use crate::mail::{BodyType, Dsn, DsnRecipient, Lane, Mailbox, MessageId, Notify, Record as OdooRecord, Ret};
 use crate::store::journal::Place;
+use crate::store::listing::ListingV1;
+use crate::suppression::Listing;
 use serde::{Deserialize, Serialize};
 
 /// One record of the journal.
@@ -29,6 +31,8 @@ pub enum Record {
     Action(Action),
     /// An operator opened or closed a breaker.
     Switch(Switch),
+    /// An address was put on a suppression list, or taken off.
+    Listing(Box<Listing>),
 }
 
 /// A record in the journal.
@@ -61,6 +65,7 @@ impl Record {
             Self::Repeated(_) => 5,
             Self::Action(_) => 6,
             Self::Switch(_) => 7,
+            Self::Listing(_) => 8,
         }
     }
 
@@ -70,6 +75,7 @@ impl Record {
             Self::Accepted(_) => 3,
             Self::Notice(_) => 2,
             Self::Begun(_) | Self::Outcome(_) | Self::Repeated(_) | Self::Action(_) | Self::Switch(_) => 1,
+            Self::Listing(_) => 1,
         }
     }
 
@@ -79,6 +85,7 @@ impl Record {
             Self::Accepted(_) | Self::Action(_) => true,
             Self::Outcome(outcome) => outcome.due.is_some(),
             Self::Begun(_) | Self::Notice(_) | Self::Repeated(_) | Self::Switch(_) => false,
+            Self::Listing(_) => false,
         }
     }
 
@@ -92,6 +99,7 @@ impl Record {
             Self::Repeated(repeated) => postcard::to_stdvec(&RepeatedV1::from(repeated)),
             Self::Action(action) => postcard::to_stdvec(&ActionV1::from(action)),
             Self::Switch(switch) => postcard::to_stdvec(&SwitchV1::from(switch)),
+            Self::Listing(listing) => postcard::to_stdvec(&ListingV1::from(&**listing)),
         };
         encoded.expect("plain data in memory always encodes")
     }
@@ -110,6 +118,9 @@ impl Record {
             (5, 1) => read::<RepeatedV1>(head).map(|v| Self::Repeated(v.restore())),
             (6, 1) => read::<ActionV1>(head).map(|v| Self::Action(v.restore())),
             (7, 1) => read::<SwitchV1>(head).map(|v| Self::Switch(v.restore())),
+            (8, 1) => read::<ListingV1>(head)
+                .and_then(ListingV1::restore)
+                .map(|listing| Self::Listing(Box::new(listing))),
             _ => None,
         }
         .ok_or(unknown)
@@ -689,6 +700,7 @@ pub(super) enum StandingV1 {
     Expired,
     Unknown,
     Cancelled,
+    Suppressed,
 }
 
 impl From<Standing> for StandingV1 {
@@ -701,6 +713,7 @@ impl From<Standing> for StandingV1 {
             Standing::Expired => Self::Expired,
             Standing::Unknown => Self::Unknown,
             Standing::Cancelled => Self::Cancelled,
+            Standing::Suppressed => Self::Suppressed,
         }
     }
 }
@@ -715,6 +728,7 @@ impl From<StandingV1> for Standing {
             StandingV1::Expired => Self::Expired,
             StandingV1::Unknown => Self::Unknown,
             StandingV1::Cancelled => Self::Cancelled,
+            StandingV1::Suppressed => Self::Suppressed,
         }
     }
 }

@@ -183,9 +183,13 @@ impl Step<'_> {
             Record::Outcome(_) | Record::Repeated(_) | Record::Action(_) => Keep::All,
             // Few and small, and a rebuild needs the last of each upstream.
             Record::Switch(_) => Keep::All,
+            // A removal must outlive what it made void, and segments are rewritten in no order; nothing is written that
+            // changes nothing, so there are few.
+            Record::Listing(_) => Keep::All,
             Record::Notice(notice) if notice.at >= self.retention.events_horizon(self.now) => Keep::All,
             Record::Notice(notice) if notice.at >= horizon => Keep::Head,
             Record::Notice(notice) if self.projection.find(&notice.event)?.is_some() => Keep::Head,
+            Record::Notice(notice) if self.projection.rests_on(&notice)? => Keep::Head,
             Record::Notice(_) => Keep::Nothing,
         })
     }
@@ -235,6 +239,12 @@ impl Step<'_> {
             self.task(Task::Delete(keys))?;
             return Ok(true);
         }
+        let before = self.retention.horizon(self.now).min(self.now.before(EVIDENCE));
+        let dossiers = self.projection.expired_dossiers(before, ROWS)?;
+        if !dossiers.is_empty() {
+            self.task(Task::ForgetDossiers(dossiers, before))?;
+            return Ok(true);
+        }
         upkeep.next_round = self.now.after(ROUND);
         self.committer.seal(ROUND);
         Ok(false)
@@ -278,6 +288,9 @@ impl Step<'_> {
     }
 }
 
+/// Age at which soft bounces and removals need not be known any more: longer than any of them counts, or any event takes
+/// to come.
+const EVIDENCE: Duration = Duration::from_secs(90 * 86_400);
 /// Sends forgotten at a time.
 const SENDS: usize = 100;
 /// Rows of other kinds taken out at a time.

@@ -4,6 +4,7 @@
 use super::keys;
 use super::overlay::Overlay;
 use super::rows::{FactRow, OrphanRow, QueuedRow, RecipientRow, SendRow, WaitsRow, decode, encode};
+use super::suppressed;
 use crate::clock::Timestamp;
 use crate::event::{Event, Words};
 use crate::id::TrackingId;
@@ -32,6 +33,7 @@ pub fn apply(rows: &mut Overlay<'_>, record: &Record, place: Place, body: u32) -
             switch(rows, record);
             Ok(())
         }
+        Record::Listing(record) => suppressed::listing(rows, record),
         Record::Outcome(record) => outcome(rows, record, place),
         Record::Notice(record) => notice(rows, record, place),
         Record::Repeated(record) => {
@@ -236,6 +238,7 @@ fn notice(rows: &mut Overlay<'_>, notice: &Notice, place: Place) -> sled::Result
     if is_known(rows, &notice.upstream, event, found.as_ref())? {
         return Ok(());
     }
+    suppressed::notice(rows, notice)?;
     if found.as_ref().is_none_or(|found| found.rung != Rung::Tracking) {
         rows.put(keys::event(&notice.upstream, &event.identity, event.at), Vec::new());
     }

@@ -13,6 +13,7 @@ mod overlay;
 mod projection;
 mod read;
 mod rows;
+mod suppressed;
 #[cfg(test)]
 mod tests;
 mod window;

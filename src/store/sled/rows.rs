@@ -90,6 +90,7 @@ enum WhatRow {
     Told(bool),
     Acted(VerbV1),
     Switched(bool),
+    Listed(bool),
 }
 
 impl From<&Waits> for WaitsRow {
@@ -199,6 +200,7 @@ impl From<&Fact> for FactRow {
                 What::Repeated => WhatRow::Repeated,
                 What::Told(occasion) => WhatRow::Told(occasion == Occasion::Failure),
                 What::Switched { open } => WhatRow::Switched(open),
+                What::Listed { on } => WhatRow::Listed(on),
                 What::Acted(verb) => WhatRow::Acted(verb.into()),
             },
             source: match fact.source {
@@ -230,6 +232,7 @@ impl From<FactRow> for Fact {
                 WhatRow::Repeated => What::Repeated,
                 WhatRow::Told(failure) => What::Told(occasion(failure)),
                 WhatRow::Switched(open) => What::Switched { open },
+                WhatRow::Listed(on) => What::Listed { on },
                 WhatRow::Acted(verb) => What::Acted(verb.into()),
             },
             source: match row.source {
