@@ -70,6 +70,12 @@ impl Timestamp {
         u64::try_from(parsed.as_millisecond()).ok().map(Self)
     }
 
+    /// A moment as RFC 3339 writes it, in any zone; earlier ones than 1970 are none.
+    pub fn parse_rfc3339(text: &str) -> Option<Self> {
+        let parsed: jiff::Timestamp = text.trim().parse().ok()?;
+        u64::try_from(parsed.as_millisecond()).ok().map(Self)
+    }
+
     fn zoned(self) -> Zoned {
         jiff::Timestamp::from_duration(SignedDuration::from_millis(self.0.min(MAX_MILLIS) as i64))
             .unwrap_or(jiff::Timestamp::UNIX_EPOCH)
@@ -148,6 +154,10 @@ mod tests {
         let base = Timestamp::from_seconds(1_789_387_200);
         assert_eq!(base.rfc5322(), "Mon, 14 Sep 2026 12:00:00 +0000");
         assert_eq!(base.to_string(), "2026-09-14T12:00:00.000Z");
+        let exact = Timestamp::from_millis(1_789_387_200_123);
+        assert_eq!(Timestamp::parse_rfc3339(&exact.to_string()), Some(exact));
+        assert_eq!(Timestamp::parse_rfc3339("2026-09-14T14:00:00+02:00"), Some(base));
+        assert_eq!(Timestamp::parse_rfc3339("2026-09-14"), None);
         assert_eq!(Timestamp::parse_rfc5322("Mon, 14 Sep 2026 12:00:00 UTC"), Some(base));
         assert_eq!(Timestamp::from_millis(u64::MAX).to_string().len(), 24);
     }

@@ -4,11 +4,16 @@
 mod log;
 mod operator;
 mod router;
+mod suppressions;
 mod trace;
 mod view;
 
 pub use log::{LogAnswer, LogFilter, log};
 pub use router::{Panel, metrics_router, service};
+pub use suppressions::{
+    SUPPRESSED, SuppressionAct, SuppressionEntry, SuppressionFilter, SuppressionOrder, SuppressionPage,
+    SuppressionView, suppressions,
+};
 pub use trace::{Found, find, queue};
 pub use view::{
     Act, AlarmView, BreakerOrder, BreakerView, FactView, LogLine, MarkView, Order, QueueLine, RecipientView,

@@ -245,8 +245,14 @@ mod tests {
         store.accept_and_apply(accepted, bytes::Bytes::new()).await.unwrap();
         store.begin(Begun { id, at: clock.now(), upstream: "up".into() }).await.unwrap();
         store.settle_down().await;
-        let panel =
-            Panel { store, clock, upstreams: Vec::new(), ways: Arc::default(), alarms: Alarms::new(clock) };
+        let panel = Panel {
+            store,
+            clock,
+            upstreams: Vec::new(),
+            ways: Arc::default(),
+            suppression: Arc::default(),
+            alarms: Alarms::new(clock),
+        };
         for verb in Verb::ALL {
             let verb = verb.word().to_owned();
             let order = Order { verb, all: true, reason: "why".into(), ..Order::default() };

@@ -2,12 +2,14 @@
 
 use super::log::{LogAnswer, LogFilter, log};
 use super::operator::{self, Refusal};
+use super::suppressions::{self, SuppressionFilter, SuppressionOrder};
 use super::trace::{find_as, queue_as};
 use super::view::{AlarmView, BreakerOrder, BreakerView, Order, QueueLine, TrailView};
 use crate::alarm::Alarms;
 use crate::clock::{Clock, Timestamp};
 use crate::ledger::{Trail, Waits};
 use crate::store::{ReadError, Store};
+use crate::suppression;
 use crate::transport::breaker::State as BreakerState;
 use crate::transport::{Health, Ways};
 use axum::extract::connect_info::{Connected, IntoMakeServiceWithConnectInfo};
@@ -34,6 +36,8 @@ pub struct Panel {
     pub upstreams: Vec<Arc<Health>>,
     /// Which of them takes which mail.
     pub ways: Arc<Ways>,
+    /// Which addresses get no mail.
+    pub suppression: Arc<suppression::Settings>,
     /// What is wrong.
     pub alarms: Alarms,
 }
@@ -99,6 +103,7 @@ pub fn service(panel: Panel) -> IntoMakeServiceWithConnectInfo<Router, Operator>
         .route("/api/v1/log", get(lines))
         .route("/api/v1/breakers", get(breakers))
         .route("/api/v1/breakers/{upstream}", post(switch))
+        .route("/api/v1/suppressions", get(suppressed).post(suppress))
         .route("/api/v1/alarms", get(alarms))
         .layer(DefaultBodyLimit::max(ORDER))
         .with_state(panel)
@@ -117,6 +122,23 @@ async fn order(
 ) -> Response {
     // It is carried out to its end, also when whoever asked has gone.
     match tokio::spawn(async move { operator::act(&panel, order, &operator).await }).await {
+        Ok(Ok(acts)) => Json(acts).into_response(),
+        Ok(Err(refusal)) => refuse(&refusal),
+        Err(_) => refuse(&Refusal::Broken),
+    }
+}
+
+async fn suppressed(State(panel): State<Panel>, Query(filter): Query<SuppressionFilter>) -> Response {
+    let now = panel.clock.now();
+    answer(move || suppressions::suppressions(&panel.store, &panel.suppression, &filter, now)).await
+}
+
+async fn suppress(
+    State(panel): State<Panel>,
+    ConnectInfo(Operator(operator)): ConnectInfo<Operator>,
+    Json(order): Json<SuppressionOrder>,
+) -> Response {
+    match tokio::spawn(async move { suppressions::change(&panel, order, &operator).await }).await {
         Ok(Ok(acts)) => Json(acts).into_response(),
         Ok(Err(refusal)) => refuse(&refusal),
         Err(_) => refuse(&Refusal::Broken),

@@ -3,9 +3,11 @@
 use super::{Context, Trouble, settings};
 use crate::admin::{
     self, Act, BreakerOrder, BreakerView, Found, LogAnswer, LogFilter, Order, QueueLine, Shape,
+    SuppressionAct, SuppressionFilter, SuppressionOrder, SuppressionPage,
 };
 use crate::clock::Clock;
 use crate::store::{OpenError, Store};
+use crate::suppression::Settings;
 use crate::tls;
 use serde::de::DeserializeOwned;
 use std::path::Path;
@@ -52,6 +54,24 @@ impl Desk {
             Self::Daemon(client) => ask(client.get(url("log")).query(filter)).await,
             Self::Store(store) => admin::log(store, filter).map_err(|error| damaged(&error)),
         }
+    }
+
+    /// A page of the suppression list; `settings` say what it means where no daemon does.
+    pub async fn suppressions(
+        &self,
+        filter: &SuppressionFilter,
+        settings: &Settings,
+    ) -> Result<SuppressionPage, Trouble> {
+        match self {
+            Self::Daemon(client) => ask(client.get(url("suppressions")).query(filter)).await,
+            Self::Store(store) => admin::suppressions(store, settings, filter, Clock::System.now())
+                .map_err(|error| damaged(&error)),
+        }
+    }
+
+    /// Changes the suppression list.
+    pub async fn suppress(&self, order: &SuppressionOrder) -> Result<Vec<SuppressionAct>, Trouble> {
+        ask(self.running()?.post(url("suppressions")).json(order)).await
     }
 
     /// Changes what becomes of waiting mail.

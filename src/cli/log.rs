@@ -99,7 +99,8 @@ fn check_word(status: &str) -> Result<(), Trouble> {
     let states = State::ALL.iter().map(|state| state.word());
     let orders = Verb::ALL.iter().map(|verb| verb.done());
     let switches = [true, false].map(|open| What::Switched { open }.word());
-    let words: BTreeSet<_> = events.chain(states).chain(orders).chain(switches).collect();
+    let listings = [true, false].map(|on| What::Listed { on }.word());
+    let words: BTreeSet<_> = events.chain(states).chain(orders).chain(switches).chain(listings).collect();
     if words.contains(status.to_lowercase().as_str()) {
         return Ok(());
     }

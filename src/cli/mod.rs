@@ -13,6 +13,7 @@ mod serve;
 mod settings;
 mod stage;
 mod successor;
+mod suppress;
 mod times;
 mod trace;
 mod user;
@@ -74,6 +75,9 @@ enum Command {
     /// The upstreams' breakers
     #[command(subcommand, after_help = "Example: mailtrail breaker status")]
     Breaker(breaker::Command),
+    /// The addresses that get no mail
+    #[command(subcommand, after_help = "Example: mailtrail suppress list --reason complaint")]
+    Suppress(suppress::Command),
     /// Take a message from standard input, as /usr/sbin/sendmail does
     #[command(after_help = "Example: mailtrail sendmail -t -i < mail.txt")]
     Sendmail(sendmail::Arguments),
@@ -155,6 +159,7 @@ async fn command(context: Context, command: Command) -> Result<Option<Successor>
         Command::Log(arguments) => log::run(&context, &arguments).await,
         Command::Queue(command) => queue::run(&context, &command).await,
         Command::Breaker(command) => breaker::run(&context, &command).await,
+        Command::Suppress(command) => suppress::run(&context, &command).await,
         Command::Sendmail(arguments) => sendmail::run(&context, arguments).await,
         Command::User(command) => user::run(&context, &command),
     }

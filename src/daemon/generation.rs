@@ -129,6 +129,7 @@ impl Prepared {
             clock: ground.clock,
             upstreams: relaying.health(),
             ways: Arc::new(ways(&config)),
+            suppression: Arc::new(config.suppression.clone()),
             alarms: ground.alarms.clone(),
         };
         let admin = sockets.listen_at(&mut offered, &config.admin.socket)?;
