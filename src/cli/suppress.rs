@@ -39,7 +39,7 @@ pub enum Command {
     )]
     Remove(Removal),
     /// Add what a CSV file holds: all of it or, where a line is bad, nothing
-    #[command(after_help = sheet::COLUMNS)]
+    #[command(after_help = format!("{}\n\nExample: mailtrail suppress import suppressions.csv", sheet::COLUMNS))]
     Import {
         /// The file, or `-` for standard input
         file: PathBuf,
