@@ -13,7 +13,7 @@ use mailtrail::clock::Timestamp;
 use mailtrail::config::Config;
 use mailtrail::event::{Event, Kind, Words};
 use mailtrail::id::TrackingId;
-use mailtrail::ledger::{Accepted, Notice, Send, Source, State, Via, What};
+use mailtrail::ledger::{Accepted, Notice, Send, Source, State, Via};
 use mailtrail::mail::Lane;
 use mailtrail::suppression::{Change, Listing, Policy, Reason};
 use scene::{Scene, states};

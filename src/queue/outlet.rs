@@ -236,7 +236,9 @@ impl Outlet {
         let now = self.clock.now();
         let until = now.after(self.unknown_wait);
         let outcome = attempt.conclude(findings, &self.settings.name, &self.retry, now, until);
-        attempt.refused(&outcome).for_each(|(address, words)| self.remember_refusal(address, words, now));
+        if self.screening.settings.policy != Policy::Off {
+            attempt.refused(&outcome).for_each(|(address, words)| self.remember_refusal(address, words, now));
+        }
         outcome
     }
 
