@@ -70,7 +70,7 @@ impl Timestamp {
         u64::try_from(parsed.as_millisecond()).ok().map(Self)
     }
 
-    /// A date with its distance from UTC (RFC 3339).
+    /// A moment as RFC 3339 writes it, in any zone; earlier ones than 1970 are none.
     pub fn parse_rfc3339(text: &str) -> Option<Self> {
         let parsed: jiff::Timestamp = text.trim().parse().ok()?;
         u64::try_from(parsed.as_millisecond()).ok().map(Self)
@@ -154,6 +154,10 @@ mod tests {
         let base = Timestamp::from_seconds(1_789_387_200);
         assert_eq!(base.rfc5322(), "Mon, 14 Sep 2026 12:00:00 +0000");
         assert_eq!(base.to_string(), "2026-09-14T12:00:00.000Z");
+        let exact = Timestamp::from_millis(1_789_387_200_123);
+        assert_eq!(Timestamp::parse_rfc3339(&exact.to_string()), Some(exact));
+        assert_eq!(Timestamp::parse_rfc3339("2026-09-14T14:00:00+02:00"), Some(base));
+        assert_eq!(Timestamp::parse_rfc3339("2026-09-14"), None);
         assert_eq!(Timestamp::parse_rfc5322("Mon, 14 Sep 2026 12:00:00 UTC"), Some(base));
         assert_eq!(Timestamp::parse_rfc3339(" 2026-09-14T07:00:00.000-05:00 "), Some(base));
         assert_eq!(

@@ -21,7 +21,7 @@
 //! | basics | `clock`, `rate`, `secret`, `strangers`, `wakeup` | nothing of ours |
 //! | values | `id`, `mail` | basics |
 //! | words | `event` | values |
-//! | rules | `ledger`, `provider`, `routing`, `smtp` | no socket, file, runtime or database |
+//! | rules | `ledger`, `provider`, `routing`, `smtp`, `suppression` | no socket, file, runtime or database |
 //! | resources | `account`, `alarm`, `logging`, `pulse`, `store`, `tls`, `transport` | IO, no policy about mail |
 //! | views | `line` | resources |
 //! | tasks | `admin`, `audit`, `heartbeat`, `monitor`, `queue`, `reconcile`, `report`, `sink`, `submission`, `webhook` | rules and resources, never each other |
@@ -72,6 +72,7 @@ pub mod smtp;
 pub mod store;
 pub mod strangers;
 pub mod submission;
+pub mod suppression;
 pub mod tls;
 pub mod transport;
 pub mod wakeup;

@@ -33,15 +33,16 @@ impl Pulse {
         });
     }
 
-    /// Its provider reported, with a signature made at `signed_at` where it has one.
-    pub fn heard(&self, upstream: &str, now: Timestamp, signed_at: Option<Timestamp>) {
-        self.of(upstream, |beat| {
-            (beat.unanswered, beat.refused) = (None, None);
-            if let Some(signed_at) = signed_at {
-                let age = i128::from(now.millis()) - i128::from(signed_at.millis());
-                keep(&mut beat.signed, (now, i64::try_from(age).unwrap_or(i64::MAX)));
-            }
-        });
+    /// Its provider reported.
+    pub fn heard(&self, upstream: &str) {
+        self.of(upstream, |beat| (beat.unanswered, beat.refused) = (None, None));
+    }
+
+    /// What its provider reported at `now` was signed at `signed_at`.
+    pub fn signed(&self, upstream: &str, now: Timestamp, signed_at: Timestamp) {
+        let age = i128::from(now.millis()) - i128::from(signed_at.millis());
+        let age = i64::try_from(age).unwrap_or(i64::MAX);
+        self.of(upstream, |beat| keep(&mut beat.signed, (now, age)));
     }
 
     /// Somebody reported in its name, and the signature or the secret was wrong.
@@ -119,7 +120,7 @@ mod tests {
         pulse.refused("mailgun", at(3));
         assert_eq!(pulse.beat("mailgun").unanswered, Some((2, at(1))));
         assert_eq!(pulse.beat("mailgun").refused, Some((1, at(3))));
-        pulse.heard("mailgun", at(4), None);
+        pulse.heard("mailgun");
         assert_eq!((pulse.beat("mailgun").unanswered, pulse.beat("mailgun").refused), (None, None));
         assert_eq!(pulse.beat("brevo").unanswered, None);
     }
@@ -141,12 +142,12 @@ mod tests {
         let pulse = Pulse::default();
         for number in 0..40 {
             let age = if number % 2 == 0 { 3600 } else { 2 };
-            pulse.heard("mailgun", at(10_000 + number), Some(at(10_000 + number - age)));
+            pulse.signed("mailgun", at(10_000 + number), at(10_000 + number - age));
         }
         assert_eq!(pulse.beat("mailgun").clock_lag(at(0)), Some(2000));
         let ahead = Pulse::default();
         for number in 0..20 {
-            ahead.heard("mailgun", at(10_000 + number), Some(at(10_300 + number)));
+            ahead.signed("mailgun", at(10_000 + number), at(10_300 + number));
         }
         assert_eq!(ahead.beat("mailgun").clock_lag(at(0)), Some(-300_000));
     }

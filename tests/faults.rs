@@ -250,7 +250,7 @@ impl Cell<'_> {
         let words = (recipient.words.enhanced.as_deref(), recipient.words.text.as_deref());
         let right = match recipient.state() {
             State::Relayed => !nobody && (1..=1 + unknown).contains(&arrived),
-            State::Bounced if nobody && words == (Some("5.1.1"), Some("nobody here")) => arrived == 0,
+            State::Bounced if nobody && words == (Some("5.7.1"), Some("nobody here")) => arrived == 0,
             State::Bounced => self.may_bounce() && words == (Some("5.7.9"), Some("seeded")) && arrived == 0,
             _ => false,
         };
@@ -278,7 +278,8 @@ impl std::fmt::Display for Cell<'_> {
     }
 }
 
-const NOBODY: &str = "550 5.1.1 nobody here";
+/// It does not say that there is no such address: then it would be asked only once.
+const NOBODY: &str = "550 5.7.1 nobody here";
 /// Who gets what: alone, among others, refused, refused for now.
 const MAILS: [&[&str]; 8] = [
     &["ada@example.net"],

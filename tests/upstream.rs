@@ -270,7 +270,7 @@ async fn a_chain_survives_what_happens_in_its_middle() {
             (At::Dot, Act::Close, &[Standing::Unknown, Standing::Relayed]),
             (At::Mail, Act::Say("451 4.3.0 not now"), &[Standing::Queued, Standing::Relayed]),
             (At::Mail, Act::Close, &[Standing::Relayed]),
-            (At::Rcpt, Act::Say("550 5.1.1 who"), &[Standing::Bounced]),
+            (At::Rcpt, Act::Say("550 5.7.1 not to you"), &[Standing::Bounced]),
             (At::Rcpt, Act::Close, &[Standing::Relayed]),
             (At::Data, Act::Say("451 4.3.0 not now"), &[Standing::Queued, Standing::Relayed]),
             (At::Data, Act::Close, &[Standing::Relayed]),

@@ -6,6 +6,7 @@ mod log;
 mod operator;
 mod router;
 mod stats;
+mod suppressions;
 mod trace;
 mod view;
 
@@ -16,6 +17,10 @@ pub use events::{
 pub use log::{LogAnswer, LogFilter, log};
 pub use router::{Panel, metrics_router, service};
 pub use stats::{StatsLine, StatsQuestion, stats};
+pub use suppressions::{
+    SUPPRESSED, SuppressionAct, SuppressionEntry, SuppressionFilter, SuppressionOrder, SuppressionPage,
+    SuppressionView, suppressions,
+};
 pub use trace::{Found, find, queue};
 pub use view::{
     Act, AlarmView, BreakerOrder, BreakerView, MarkView, Order, QueueLine, RecipientView, Shape, TrailView,

@@ -250,6 +250,7 @@ mod tests {
             clock,
             upstreams: Vec::new(),
             ways: Arc::default(),
+            suppression: Arc::default(),
             alarms: Alarms::new(clock),
             providers: Arc::default(),
             retention: Retention::default(),

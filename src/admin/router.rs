@@ -4,6 +4,7 @@ use super::events;
 use super::log::{LogAnswer, LogFilter, log};
 use super::operator::{self, Refusal};
 use super::stats::{StatsQuestion, stats};
+use super::suppressions::{self, SuppressionFilter, SuppressionOrder};
 use super::trace::{find_as, queue_as};
 use super::view::{AlarmView, BreakerOrder, BreakerView, Order, QueueLine, TrailView};
 use crate::alarm::Alarms;
@@ -11,6 +12,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::ledger::{Trail, Waits};
 use crate::provider::Provider;
 use crate::store::{ReadError, Retention, Store};
+use crate::suppression;
 use crate::transport::breaker::State as BreakerState;
 use crate::transport::{Health, Ways};
 use axum::extract::connect_info::{Connected, IntoMakeServiceWithConnectInfo};
@@ -38,6 +40,8 @@ pub struct Panel {
     pub upstreams: Vec<Arc<Health>>,
     /// Which of them takes which mail.
     pub ways: Arc<Ways>,
+    /// Which addresses get no mail.
+    pub suppression: Arc<suppression::Settings>,
     /// What is wrong.
     pub alarms: Alarms,
     /// Whose words the reports of each upstream are.
@@ -108,6 +112,7 @@ pub fn service(panel: Panel) -> IntoMakeServiceWithConnectInfo<Router, Operator>
         .route("/api/v1/stats", get(figures))
         .route("/api/v1/breakers", get(breakers))
         .route("/api/v1/breakers/{upstream}", post(switch))
+        .route("/api/v1/suppressions", get(suppressed).post(suppress))
         .route("/api/v1/alarms", get(alarms))
         .merge(events::routes())
         .layer(DefaultBodyLimit::max(ORDER))
@@ -127,6 +132,23 @@ async fn order(
 ) -> Response {
     // It is carried out to its end, also when whoever asked has gone.
     match tokio::spawn(async move { operator::act(&panel, order, &operator).await }).await {
+        Ok(Ok(acts)) => Json(acts).into_response(),
+        Ok(Err(refusal)) => refuse(&refusal),
+        Err(_) => refuse(&Refusal::Broken),
+    }
+}
+
+async fn suppressed(State(panel): State<Panel>, Query(filter): Query<SuppressionFilter>) -> Response {
+    let now = panel.clock.now();
+    answer(move || suppressions::suppressions(&panel.store, &panel.suppression, &filter, now)).await
+}
+
+async fn suppress(
+    State(panel): State<Panel>,
+    ConnectInfo(Operator(operator)): ConnectInfo<Operator>,
+    Json(order): Json<SuppressionOrder>,
+) -> Response {
+    match tokio::spawn(async move { suppressions::change(&panel, order, &operator).await }).await {
         Ok(Ok(acts)) => Json(acts).into_response(),
         Ok(Err(refusal)) => refuse(&refusal),
         Err(_) => refuse(&Refusal::Broken),

@@ -3,10 +3,12 @@
 use super::{Context, Trouble, settings};
 use crate::admin::{
     self, Act, BreakerOrder, BreakerView, EventFilter, EventView, Found, KeptEvent, LogAnswer, LogFilter,
-    Order, QueueLine, ReplayAnswer, ReplayOrder, Shape, StatsLine, StatsQuestion,
+    Order, QueueLine, ReplayAnswer, ReplayOrder, Shape, StatsLine, StatsQuestion, SuppressionAct,
+    SuppressionFilter, SuppressionOrder, SuppressionPage,
 };
 use crate::clock::Clock;
 use crate::store::{OpenError, Retention, Store};
+use crate::suppression::Settings;
 use crate::tls;
 use serde::de::DeserializeOwned;
 use std::path::Path;
@@ -110,6 +112,24 @@ impl Desk {
     /// Reads reports anew.
     pub async fn replay(&self, order: &ReplayOrder) -> Result<ReplayAnswer, Trouble> {
         ask(self.running()?.post(url("events/replay")).json(order)).await
+    }
+
+    /// A page of the suppression list; `settings` say what it means where no daemon does.
+    pub async fn suppressions(
+        &self,
+        filter: &SuppressionFilter,
+        settings: &Settings,
+    ) -> Result<SuppressionPage, Trouble> {
+        match self {
+            Self::Daemon(client) => ask(client.get(url("suppressions")).query(filter)).await,
+            Self::Store(store) => admin::suppressions(store, settings, filter, Clock::System.now())
+                .map_err(|error| damaged(&error)),
+        }
+    }
+
+    /// Changes the suppression list.
+    pub async fn suppress(&self, order: &SuppressionOrder) -> Result<Vec<SuppressionAct>, Trouble> {
+        ask(self.running()?.post(url("suppressions")).json(order)).await
     }
 
     /// Changes what becomes of waiting mail.

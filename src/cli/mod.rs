@@ -15,6 +15,7 @@ mod settings;
 mod stage;
 mod stats;
 mod successor;
+mod suppress;
 mod times;
 mod trace;
 mod user;
@@ -82,6 +83,9 @@ enum Command {
     /// Figures: delivery, bounces, complaints, opens and clicks, by day, tag, client, domain or upstream
     #[command(after_help = stats::COLUMNS)]
     Stats(stats::Arguments),
+    /// The addresses that get no mail
+    #[command(subcommand, after_help = "Example: mailtrail suppress list --reason complaint")]
+    Suppress(suppress::Command),
     /// Take a message from standard input, as /usr/sbin/sendmail does
     #[command(after_help = "Example: mailtrail sendmail -t -i < mail.txt")]
     Sendmail(sendmail::Arguments),
@@ -165,6 +169,7 @@ async fn command(context: Context, command: Command) -> Result<Option<Successor>
         Command::Events(command) => events::run(&context, &command).await,
         Command::Breaker(command) => breaker::run(&context, &command).await,
         Command::Stats(arguments) => stats::run(&context, &arguments).await,
+        Command::Suppress(command) => suppress::run(&context, &command).await,
         Command::Sendmail(arguments) => sendmail::run(&context, arguments).await,
         Command::User(command) => user::run(&context, &command),
     }

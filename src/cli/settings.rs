@@ -3,6 +3,7 @@
 use super::{Context, Trouble};
 use crate::config::{self, Config};
 use crate::submission::Listener;
+use crate::suppression::Settings;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::ErrorKind;
@@ -34,6 +35,15 @@ pub fn listeners(context: &Context) -> Result<Option<Vec<Listener>>, Trouble> {
         _ => config::listeners(path, &environment())
             .map(Some)
             .map_err(|faults| Trouble::Configuration(faults.to_string())),
+    }
+}
+
+/// Which addresses the relay of this call sends no mail.
+pub fn suppression(context: &Context) -> Result<Settings, Trouble> {
+    match file(context) {
+        Some(path) => config::suppression_rules(path, &environment())
+            .map_err(|faults| Trouble::Configuration(faults.to_string())),
+        None => sandbox().map(|config| config.suppression),
     }
 }
 

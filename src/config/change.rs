@@ -47,6 +47,7 @@ impl Config {
             heartbeat,
             sinks,
             thresholds,
+            suppression,
             warnings: _,
         } = self;
         let bulk = |routing: &Routing| (routing.bulk.clone(), routing.bulk_recipients);
@@ -69,6 +70,7 @@ impl Config {
             ("heartbeat", *heartbeat != other.heartbeat),
             ("sink", *sinks != other.sinks),
             ("alarms", *thresholds != other.thresholds),
+            ("suppression", *suppression != other.suppression),
         ];
         sections.into_iter().filter_map(|(section, differs)| differs.then_some(section)).collect()
     }
@@ -116,6 +118,7 @@ mod tests {
             ("heartbeat", "canary@", "other@"),
             ("sink", "events.jsonl", "other.jsonl"),
             ("alarms", "silence = \"30min\"", "silence = \"off\""),
+            ("suppression", "\"never\"", "\"90d\""),
         ] {
             assert_eq!(read(&[(old, new)]).changes(&before), [section], "{new}");
         }
@@ -186,5 +189,7 @@ kind = "file"
 path = "events.jsonl"
 [alarms]
 silence = "30min"
+[suppression]
+hard_bounce = "never"
 "#;
 }

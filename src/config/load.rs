@@ -4,8 +4,9 @@ use super::fault::{Faults, Place};
 use super::reader::{Reading, Section};
 use super::settings::{Config, Upstream};
 use super::upstream::Ourselves;
-use super::{listener, routing, sections, sink, source, upstream, user};
+use super::{listener, routing, sections, sink, source, suppression, upstream, user};
 use crate::submission::{Listener, User};
+use crate::suppression::Settings;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -40,6 +41,16 @@ pub fn listeners(path: &Path, environment: &BTreeMap<String, String>) -> Result<
     let sections = some_tables(&mut root, "listener").into_iter();
     let listeners = sections.filter_map(|section| listener::read(section, users, &mut claims)).collect();
     reading.conclude().map(|_| listeners)
+}
+
+/// The suppression rules of a relay with that file. As with [`whereabouts`], nothing else is read.
+pub fn suppression_rules(path: &Path, environment: &BTreeMap<String, String>) -> Result<Settings, Faults> {
+    let text = read(path, environment)?;
+    let reading = Reading::new(path, environment);
+    let Some(root) = document::parse(&text, &reading) else { return Err(reading.into_faults()) };
+    let mut root = Section::new(&reading, String::new(), Place::File, root);
+    let rules = suppression::read(&mut root);
+    reading.conclude().map(|_| rules)
 }
 
 fn read(path: &Path, environment: &BTreeMap<String, String>) -> Result<String, Faults> {
@@ -78,7 +89,6 @@ fn assemble(mut root: Section<'_>) -> Config {
     let sinks = sinks.into_iter().filter_map(|section| sink::read(section, &mut claims)).collect();
     let sources = root.tables("source").unwrap_or_default().into_iter();
     let sources = sources.filter_map(|section| source::read(section, &names, &mut claims)).collect();
-    sections::not_acted_on(&mut root);
     let (limits, policy) = sections::limits(&mut root);
     let (http, webhooks) = sections::http(&mut root, &mut claims);
     let config = Config {
@@ -94,6 +104,7 @@ fn assemble(mut root: Section<'_>) -> Config {
         retention: sections::retention(&mut root),
         reports: sections::reports(&mut root),
         duplicates: sections::duplicates(&mut root),
+        suppression: suppression::read(&mut root),
         heartbeat: sections::heartbeat(&mut root),
         thresholds: sections::thresholds(&mut root),
         sinks,

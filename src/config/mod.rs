@@ -20,10 +20,11 @@ mod settings;
 mod show;
 mod sink;
 mod source;
+mod suppression;
 mod upstream;
 mod user;
 mod words;
 
 pub use fault::{Faults, Finding, Place};
-pub use load::{listeners, load, parse, whereabouts};
+pub use load::{listeners, load, parse, suppression_rules, whereabouts};
 pub use settings::{Admin, CertificateFiles, Config, Log, Upstream};

@@ -6,7 +6,7 @@ use super::names::is_host;
 use super::quantity;
 use super::reader::Section;
 use super::settings::{Admin, CertificateFiles, Log};
-use super::words::{LEVELS, LOG_FORMATS, REPORTS, SUPPRESSION_POLICIES};
+use super::words::{LEVELS, LOG_FORMATS, REPORTS};
 use crate::heartbeat;
 use crate::monitor::Thresholds;
 use crate::smtp::Limits;
@@ -137,14 +137,6 @@ pub(super) fn retention(root: &mut Section<'_>) -> Retention {
     retention
 }
 
-/// `[suppression]`: its form is checked, no more.
-pub(super) fn not_acted_on(root: &mut Section<'_>) {
-    let mut suppression = root.table("suppression");
-    let policy = suppression.one_of("policy", &SUPPRESSION_POLICIES);
-    unused(&suppression, "policy", policy);
-    suppression.finish();
-}
-
 /// `[reports]`: whether senders hear of failures.
 pub(super) fn reports(root: &mut Section<'_>) -> bool {
     let mut section = root.table("reports");
@@ -210,15 +202,6 @@ pub(super) fn duplicates(root: &mut Section<'_>) -> Option<Duration> {
     section.finish();
     window.flatten()
 }
-
-/// A key that was understood and is not acted on.
-fn unused<T>(section: &Section<'_>, key: &str, value: Option<T>) {
-    if value.is_some() {
-        section.warn(key, NOT_ACTED_ON);
-    }
-}
-
-const NOT_ACTED_ON: &str = "accepted, not acted on in this version";
 
 /// 24 hours.
 const MINUTE: Duration = Duration::from_secs(60);

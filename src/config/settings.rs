@@ -4,7 +4,9 @@ use crate::provider::brevo::Credentials;
 use crate::routing::Routing;
 use crate::secret::Secret;
 use crate::store::Retention;
-use crate::{account, heartbeat, monitor, queue, reconcile, sink, smtp, submission, transport, webhook};
+use crate::{
+    account, heartbeat, monitor, queue, reconcile, sink, smtp, submission, suppression, transport, webhook,
+};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -48,6 +50,8 @@ pub struct Config {
     pub reports: bool,
     /// How long a message is looked for among those before it; `None` when it is not.
     pub duplicates: Option<Duration>,
+    /// Which addresses get no mail.
+    pub suppression: suppression::Settings,
     /// The test mail, if there is one.
     pub heartbeat: Option<heartbeat::Settings>,
     /// Who is told what becomes of the mail.

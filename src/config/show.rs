@@ -1,9 +1,10 @@
 use super::quantity::{show_duration, show_percent, show_quota, show_rate, show_size};
 use super::routing::show_field;
 use super::settings::{Config, Upstream};
+use super::suppression::NEVER;
 use super::words::{
     AUTHENTICATION, EVENT_APIS, LEVELS, LISTENER_TLS, LOG_FORMATS, PIPELINING, PROVIDERS, REPORTERS, REPORTS,
-    Reporter, SECURITY, TRANSPORTS, Transport, word,
+    Reporter, SECURITY, SUPPRESSION_POLICIES, TRANSPORTS, Transport, UNSUBSCRIBES, word,
 };
 use crate::account::{self, Whose};
 use crate::monitor::Thresholds;
@@ -11,6 +12,7 @@ use crate::reconcile;
 use crate::routing::{Pattern, Routing};
 use crate::sink;
 use crate::submission::{Listener, Password, User};
+use crate::suppression;
 use crate::transport::Settings;
 use crate::webhook::{Kind, Source};
 use reqwest::Url;
@@ -57,6 +59,7 @@ impl Config {
         page.text("failures", word(&REPORTS, &self.reports));
         page.heading("[duplicates]");
         page.text("window", self.duplicates.map_or_else(|| "off".to_owned(), show_duration));
+        page.suppression(&self.suppression);
         if let Some(heartbeat) = &self.heartbeat {
             page.heading("[heartbeat]");
             page.text("to", &heartbeat.to);
@@ -194,6 +197,18 @@ impl Page {
         self.heading("[bulk]");
         self.pattern(&routing.bulk);
         self.bare("recipients", routing.bulk_recipients);
+    }
+
+    fn suppression(&mut self, settings: &suppression::Settings) {
+        let expiry = |expiry: Option<Duration>| expiry.map_or_else(|| NEVER.to_owned(), show_duration);
+        self.heading("[suppression]");
+        self.text("policy", word(&SUPPRESSION_POLICIES, &settings.policy));
+        self.text("hard_bounce", expiry(settings.hard_bounce));
+        self.text("complaint", expiry(settings.complaint));
+        self.text("unsubscribe", word(&UNSUBSCRIBES, &settings.unsubscribe));
+        self.bare("soft_bounces", settings.soft_bounces);
+        self.duration("soft_bounce_window", settings.soft_bounce_window);
+        self.duration("soft_bounce_pause", settings.soft_bounce_pause);
     }
 
     fn pattern(&mut self, pattern: &Pattern) {

@@ -5,6 +5,7 @@ use crate::logging::Format;
 use crate::provider::{Provider, Region};
 use crate::smtp::Authentication;
 use crate::submission::ListenerTls;
+use crate::suppression::{Policy, Unsubscribes};
 use crate::transport::{Pipelining, Security};
 use tracing::Level;
 
@@ -84,7 +85,12 @@ pub(super) enum Reporter {
 pub(super) const REPORTERS: [(&str, Reporter); 2] =
     [("generic", Reporter::Generic), ("activecampaign", Reporter::ActiveCampaign)];
 
-pub(super) const SUPPRESSION_POLICIES: [(&str, ()); 2] = [("report", ()), ("reject", ())];
+pub(super) const SUPPRESSION_POLICIES: [(&str, Policy); 3] =
+    [("report", Policy::Report), ("reject", Policy::Reject), ("off", Policy::Off)];
+
+/// What an unsubscription keeps back.
+pub(super) const UNSUBSCRIBES: [(&str, Unsubscribes); 3] =
+    [("refused", Unsubscribes::Refused), ("bulk", Unsubscribes::Bulk), ("all", Unsubscribes::All)];
 
 /// Who hears of failures.
 pub(super) const REPORTS: [(&str, bool); 2] = [("sender", true), ("nobody", false)];

@@ -2,12 +2,14 @@
 
 use super::StartError;
 use super::generation::Ground;
+use super::relaying::lists;
 use super::sockets::{Sockets, Taken};
 use crate::config::Config;
 use crate::provider::Provider;
 use crate::routing::Routing;
 use crate::smtp::Rules;
 use crate::submission::{Accounts, Door, Duplicates, Front, Listener, ListenerTls, Rates};
+use crate::suppression::{Policy, Screen};
 use crate::tls::{self, Server, ServerFiles, TlsError};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,6 +21,7 @@ pub struct Hall {
     rates: Arc<Rates>,
     duplicates: Option<Arc<Duplicates>>,
     routing: Arc<Routing>,
+    screen: Option<Arc<Screen>>,
     servers: BTreeMap<Option<PathBuf>, Arc<Server>>,
 }
 
@@ -41,7 +44,9 @@ impl Hall {
         };
         let servers = servers(config)?;
         let routing = Arc::new(config.routing.clone());
-        Ok(Self { accounts: Arc::new(accounts), rates: Arc::new(rates), duplicates, routing, servers })
+        let screen = screen(config).map(Arc::new);
+        let (accounts, rates) = (Arc::new(accounts), Arc::new(rates));
+        Ok(Self { accounts, rates, duplicates, routing, screen, servers })
     }
 
     /// What accepts TLS.
@@ -79,6 +84,7 @@ impl Hall {
             mint: ground.mint.clone(),
             providers,
             routing: self.routing.clone(),
+            screen: self.screen.clone(),
             reports: config.reports,
             duplicates: self.duplicates.clone(),
             memory: ground.memory.clone(),
@@ -86,6 +92,14 @@ impl Hall {
             stopping: ground.stopping.clone(),
         }
     }
+}
+
+/// Which recipients are refused, where any are.
+fn screen(config: &Config) -> Option<Screen> {
+    let settings = config.suppression.clone();
+    let mut upstreams: Vec<_> = config.upstreams.iter().map(|upstream| lists(config, upstream)).collect();
+    upstreams.dedup();
+    (settings.policy == Policy::Reject).then_some(Screen { settings, upstreams })
 }
 
 fn rules(config: &Config, listener: &Listener) -> Rules {

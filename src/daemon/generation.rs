@@ -145,6 +145,7 @@ impl Prepared {
             clock: ground.clock,
             upstreams: relaying.health(),
             ways: Arc::new(ways(&config)),
+            suppression: Arc::new(config.suppression.clone()),
             alarms: ground.alarms.clone(),
             providers: Arc::new(providers(&config)),
             retention: config.retention,
@@ -332,7 +333,8 @@ fn inbox(ground: &Ground, config: &Config) -> Inbox {
         Some(Source { name: upstream.transport.name.clone(), kind })
     };
     let sources = config.upstreams.iter().filter_map(of_upstream).chain(config.sources.iter().cloned());
-    Inbox::new(sources.collect(), config.webhooks.proxies.clone(), ground.store.clone(), ground.clock)
+    let (store, pulse) = (ground.store.clone(), ground.pulse.clone());
+    Inbox::new(sources.collect(), config.webhooks.proxies.clone(), store, ground.clock, pulse)
 }
 
 /// No answer waits for the acknowledgement of the one before.

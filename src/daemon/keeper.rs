@@ -33,11 +33,14 @@ pub async fn open_store(data_dir: &Path, clock: Clock) -> Result<(Store, OpenRep
     }
 }
 
-/// Keeps the store small until we stop.
+/// Keeps the store small until we stop, and tells the metrics of it.
 pub async fn keep(store: Store, retention: Retention, clock: Clock, stopping: CancellationToken) {
     let mut pause = Duration::ZERO;
     while stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
         let (store, now) = (store.clone(), clock.now());
+        if let Ok(listed) = store.listed() {
+            metrics::gauge!("mailtrail_suppressions").set(listed as f64);
+        }
         pause = match tokio::task::spawn_blocking(move || store.maintain(&retention, now)).await {
             Ok(Ok(true)) => BETWEEN_STEPS,
             Ok(Ok(false)) => BETWEEN_ROUNDS,

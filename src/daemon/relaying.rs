@@ -6,6 +6,7 @@ use crate::config::{Config, Upstream};
 use crate::provider::Provider;
 use crate::queue::{Outward, Parts, Queue};
 use crate::routing::Route;
+use crate::suppression::{self, Lists};
 use crate::tls::{self, TlsError};
 use crate::transport::{Health, Ways};
 use std::sync::Arc;
@@ -41,6 +42,7 @@ struct Settings {
     hostname: String,
     upstreams: Vec<Upstream>,
     routes: Vec<Route>,
+    suppression: suppression::Settings,
     /// What the trust anchors' files hold.
     anchors: Vec<Option<Vec<u8>>>,
 }
@@ -87,6 +89,7 @@ impl Settings {
             hostname: config.hostname.clone(),
             upstreams: config.upstreams.clone(),
             routes: config.routing.routes.clone(),
+            suppression: config.suppression.clone(),
             anchors: config.upstreams.iter().map(anchor).collect(),
         }
     }
@@ -103,6 +106,7 @@ fn queue(ground: &Ground, config: &Config, stopping: &CancellationToken) -> Resu
                 Duration::ZERO
             },
             tls: tls::connector(upstream.transport.ca_file.as_deref())?,
+            lists: lists(config, upstream),
         })
     };
     Ok(Queue::new(Parts {
@@ -111,6 +115,7 @@ fn queue(ground: &Ground, config: &Config, stopping: &CancellationToken) -> Resu
         hostname: config.hostname.clone(),
         upstreams: config.upstreams.iter().map(outward).collect::<Result<_, TlsError>>()?,
         ways: ways(config),
+        suppression: config.suppression.clone(),
         alarms: ground.alarms.clone(),
         pulse: ground.pulse.clone(),
         stopping: stopping.clone(),
@@ -121,6 +126,18 @@ fn queue(ground: &Ground, config: &Config, stopping: &CancellationToken) -> Resu
 pub fn ways(config: &Config) -> Ways {
     let upstream = |upstream: &Upstream| (upstream.transport.name.clone(), upstream.retry.unknown_elsewhere);
     Ways::new(config.upstreams.iter().map(upstream).collect(), &config.routing.routes)
+}
+
+/// The suppression lists that count for an upstream: those of all that send for the same domain at the same provider.
+pub fn lists(config: &Config, upstream: &Upstream) -> Lists {
+    let own = &upstream.transport;
+    let same = |other: &&Upstream| {
+        let other = &other.transport;
+        let domain = |name: &Option<String>| name.as_ref().map(|name| name.to_lowercase());
+        let shared = own.domain.is_some() && domain(&own.domain) == domain(&other.domain);
+        other.name == own.name || (shared && other.provider == own.provider)
+    };
+    Lists::new(config.upstreams.iter().filter(same).map(|one| one.transport.name.clone()).collect())
 }
 
 /// Whether events will come back from there.

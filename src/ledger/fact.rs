@@ -53,12 +53,17 @@ impl Fact {
 
     /// What a trail says about a part of an attempt's outcome.
     pub fn of_attempt(outcome: &Outcome, settled: &Settled) -> Self {
+        let source = match settled.standing {
+            // Nobody was asked.
+            Standing::Suppressed => Source::Relay,
+            _ => Source::Attempt,
+        };
         Self {
             upstream: Some(outcome.upstream.clone()),
             recipients: settled.recipients.clone(),
             words: settled.words.clone(),
             due: outcome.due,
-            ..Self::new(outcome.at, What::Attempted(settled.standing), Source::Attempt)
+            ..Self::new(outcome.at, What::Attempted(settled.standing), source)
         }
     }
 
@@ -158,6 +163,11 @@ pub enum What {
     Died,
     /// An operator had a report read anew.
     Replayed,
+    /// An address was put on a suppression list.
+    Listed {
+        /// Or else taken off.
+        on: bool,
+    },
 }
 
 impl What {
@@ -169,11 +179,13 @@ impl What {
         let reported = Kind::ALL.map(Self::Reported);
         let acted = Verb::ALL.map(Self::Acted);
         let switched = [true, false].map(|open| Self::Switched { open });
+        let listed = [true, false].map(|on| Self::Listed { on });
         own.into_iter()
             .chain(attempted)
             .chain(reported)
             .chain(acted)
             .chain(switched)
+            .chain(listed)
             .map(Self::word)
             .collect()
     }
@@ -194,6 +206,8 @@ impl What {
             Self::Switched { open: false } => "breaker-closed",
             Self::Died => "dead",
             Self::Replayed => "replayed",
+            Self::Listed { on: true } => "listed",
+            Self::Listed { on: false } => "unlisted",
         }
     }
 }

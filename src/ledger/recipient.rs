@@ -57,6 +57,8 @@ pub enum Standing {
     Unknown,
     /// Taken out by an operator.
     Cancelled,
+    /// Not sent: the address is on the suppression list.
+    Suppressed,
 }
 
 impl Standing {
@@ -81,6 +83,7 @@ impl Standing {
             Self::Expired => "expired",
             Self::Unknown => "unknown",
             Self::Cancelled => "cancelled",
+            Self::Suppressed => "suppressed",
         }
     }
 }
@@ -102,7 +105,7 @@ pub enum State {
     Failed,
     /// Given up because of its age.
     Expired,
-    /// The provider did not try.
+    /// Not tried, by the provider or by us: the address is on a suppression list.
     Suppressed,
     /// Sent, and no answer came.
     Unknown,
@@ -282,6 +285,7 @@ impl Recipient {
             Standing::Failed => State::Failed,
             Standing::Expired => State::Expired,
             Standing::Cancelled => State::Cancelled,
+            Standing::Suppressed => State::Suppressed,
             Standing::Unknown if self.held => State::Held,
             Standing::Unknown => State::Unknown,
         }
@@ -356,6 +360,8 @@ mod tests {
             (Standing::Unknown, &[Kind::Unknown], State::Unknown),
             (Standing::Expired, &[Kind::Delivered], State::Delivered),
             (Standing::Relayed, &[Kind::Suppressed], State::Suppressed),
+            (Standing::Suppressed, &[], State::Suppressed),
+            (Standing::Suppressed, &[Kind::Delivered], State::Delivered),
             (Standing::Relayed, &[Kind::Deferred, Kind::Delivered, Kind::Complained], State::Delivered),
         ] {
             assert_eq!(after(standing, kinds), expected, "{standing:?} {kinds:?}");

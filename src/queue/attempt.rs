@@ -4,11 +4,12 @@ use super::Retry;
 use crate::clock::Timestamp;
 use crate::event::Words;
 use crate::id::TrackingId;
-use crate::ledger::{Outcome, Settled, Standing};
+use crate::ledger::{Outcome, Recipient, Settled, Standing};
 use crate::mail::{Dsn, Envelope, HeaderBlock, Mailbox};
 use crate::provider::{Provider, mailgun};
 use crate::smtp::{Capabilities, Response};
 use crate::store::{Job, Stored};
+use crate::suppression;
 use crate::transport::api::Answer;
 use crate::transport::{EnvelopeReplies, Verdict, Weighed, verdict, verdict_of_answer};
 use bytes::Bytes;
@@ -32,6 +33,8 @@ pub struct Attempt {
     attempts: u32,
     /// Whether others wait whom this attempt has no room for.
     leaves_others: bool,
+    /// What becomes of those who get no mail.
+    suppressed: Vec<Settled>,
 }
 
 /// What an attempt knows so far about each of its recipients.
@@ -65,9 +68,19 @@ pub enum Prepared {
 
 impl Attempt {
     /// Makes a send ready for at most so many recipients; one whose message cannot be read any more, or that nobody
-    /// waits for, is over.
-    pub fn prepare(job: Job, provider: Provider, upstream: &str, most: usize, now: Timestamp) -> Prepared {
-        let mut waiting = (0u16..).zip(&job.recipients).filter(|(_, recipient)| recipient.waits());
+    /// waits for but those who get no mail, is over. `suppressed` are these, by their places.
+    pub fn prepare(
+        job: Job,
+        suppressed: &[Suppressed],
+        provider: Provider,
+        upstream: &str,
+        most: usize,
+        now: Timestamp,
+    ) -> Prepared {
+        let may_go = |place: &u16| suppressed.binary_search_by_key(place, |(known, _)| *known).is_err();
+        let waiting = (0u16..).zip(&job.recipients).filter(|(_, recipient)| recipient.waits());
+        let mut waiting = waiting.filter(|(place, _)| may_go(place));
+        let suppressed = settled(suppressed, &job.recipients);
         let some = waiting.by_ref().take(most);
         let (places, recipients): (Vec<_>, Vec<_>) =
             some.map(|(place, recipient)| (place, recipient.address.clone())).unzip();
@@ -82,12 +95,13 @@ impl Attempt {
             })
         };
         if places.is_empty() {
-            return over(Vec::new());
+            return over(suppressed);
         }
         let Some(message) = job.message else {
             tracing::error!(id = %job.send.id, "{DAMAGED}");
             let words = said("store", DAMAGED);
-            return over(vec![Settled { recipients: places, standing: Standing::Failed, words }]);
+            let failed = Settled { recipients: places, standing: Standing::Failed, words };
+            return over(suppressed.into_iter().chain([failed]).collect());
         };
         let international = recipients.iter().chain(&job.send.sender).any(|address| !address.is_ascii());
         let envelope = Envelope {
@@ -106,6 +120,7 @@ impl Attempt {
             message,
             attempts: job.attempts,
             leaves_others,
+            suppressed,
         }))
     }
 
@@ -123,6 +138,17 @@ impl Attempt {
     pub fn recipients(&self, places: &[u16]) -> Vec<&Mailbox> {
         let all = self.places.iter().zip(&self.envelope.recipients);
         all.filter(|(place, _)| places.contains(place)).map(|(_, recipient)| recipient).collect()
+    }
+
+    /// Those whom the upstream refused because there is no such address, with its words.
+    pub fn refused<'a>(&'a self, outcome: &'a Outcome) -> impl Iterator<Item = (&'a Mailbox, &'a Words)> {
+        let refused = outcome.settled.iter().filter(|settled| {
+            let bounced = settled.standing == Standing::Bounced && settled.words.name == RCPT;
+            bounced && suppression::of_refusal(&settled.words)
+        });
+        refused.flat_map(|settled| {
+            self.recipients(&settled.recipients).into_iter().map(|address| (address, &settled.words))
+        })
     }
 
     /// Whether something is still to be found out about somebody.
@@ -165,7 +191,7 @@ impl Attempt {
         }
         for (place, reply) in self.places.iter().zip(&replies.recipients) {
             if !reply.is_positive() {
-                findings.add(&[*place], "RCPT", reply, provider, now);
+                findings.add(&[*place], RCPT, reply, provider, now);
             }
         }
         if let Some(data) = &replies.data
@@ -238,7 +264,7 @@ impl Attempt {
             findings.not_before
         };
         let due = retry.next(self.id.timestamp(), now, self.attempts + 1, fastrand::f64(), not_before);
-        let mut settled: Vec<Settled> = Vec::new();
+        let mut settled = self.suppressed.clone();
         for (place, standing, words) in findings.decided {
             let waits = matches!(standing, Standing::Queued | Standing::Unknown);
             let standing = if waits && due.is_none() { Standing::Expired } else { standing };
@@ -301,6 +327,22 @@ impl Findings {
     }
 }
 
+/// A recipient that gets no mail, by its place in the envelope, and why.
+pub type Suppressed = (u16, suppression::Verdict);
+
+/// What becomes of those who get no mail.
+fn settled(suppressed: &[Suppressed], recipients: &[Recipient]) -> Vec<Settled> {
+    let one = |(place, verdict): &Suppressed| {
+        let address = recipients.get(usize::from(*place))?.address.as_str();
+        let words = Words {
+            enhanced: Some(suppression::STATUS.to_owned()),
+            ..said("suppression", &verdict.text(address))
+        };
+        Some(Settled { recipients: vec![*place], standing: Standing::Suppressed, words })
+    };
+    suppressed.iter().filter_map(one).collect()
+}
+
 /// Words of our own.
 pub fn said(name: &str, text: &str) -> Words {
     Words { name: name.to_owned(), text: Some(text.chars().take(TEXT).collect()), ..Words::default() }
@@ -309,6 +351,8 @@ pub fn said(name: &str, text: &str) -> Words {
 const DAMAGED: &str = "the message is damaged on disk and cannot be sent";
 /// The request that a message goes out with over HTTP.
 pub const MESSAGES: &str = "messages.mime";
+/// The step at which an upstream decides about one recipient.
+const RCPT: &str = "RCPT";
 /// The step whose good answer takes the message.
 const END_OF_DATA: &str = "end of data";
 /// Bytes of a large message from which its requests to Mailgun are read.

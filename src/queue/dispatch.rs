@@ -9,6 +9,7 @@ use crate::id::TrackingId;
 use crate::ledger::{Begun, Outcome, Recipient, Settled, Standing, Trail, Waits};
 use crate::pulse::Pulse;
 use crate::store::{Grip, Queued, ReadError, Store};
+use crate::suppression;
 use crate::transport::{Health, Room, Ways};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,6 +29,8 @@ pub struct Parts {
     pub upstreams: Vec<Outward>,
     /// Which of them mail goes to.
     pub ways: Ways,
+    /// Who gets no mail.
+    pub suppression: suppression::Settings,
     /// Where trouble is reported.
     pub alarms: Alarms,
     /// Where it is noted what goes out.
@@ -56,8 +59,15 @@ pub struct Queue {
 impl Queue {
     /// A queue at rest.
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, clock, hostname, upstreams, ways, alarms, pulse, stopping } = parts;
-        let office = Office { store: store.clone(), clock, hostname, alarms, pulse };
+        let Parts { store, clock, hostname, upstreams, ways, suppression, alarms, pulse, stopping } = parts;
+        let office = Office {
+            store: store.clone(),
+            clock,
+            hostname,
+            suppression: Arc::new(suppression),
+            alarms,
+            pulse,
+        };
         let outlet = |outward| Arc::new(Outlet::new(outward, office.clone(), stopping.clone()));
         Self {
             outlets: upstreams.into_iter().map(outlet).collect(),
@@ -315,7 +325,8 @@ mod tests {
             breaker: breaker::Settings::default(),
         };
         let tls = tls::connector(None).unwrap();
-        Outward { settings, retry: Retry::default(), unknown_wait: Duration::ZERO, tls }
+        let lists = suppression::Lists::default();
+        Outward { settings, retry: Retry::default(), unknown_wait: Duration::ZERO, tls, lists }
     }
 
     fn queue(store: &Store, clock: Clock, outward: Outward) -> Queue {
@@ -326,6 +337,7 @@ mod tests {
             hostname: "relay.example.com".into(),
             upstreams: vec![outward],
             ways,
+            suppression: suppression::Settings::default(),
             alarms: Alarms::new(clock),
             pulse: Pulse::default(),
             stopping: CancellationToken::new(),

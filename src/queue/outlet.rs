@@ -1,15 +1,18 @@
 //! One upstream with its connections, and what its answers mean for all mail.
 
 use super::Retry;
-use super::attempt::{Attempt, Findings, Prepared, UpstreamRefusal};
+use super::attempt::{Attempt, Findings, Prepared, Suppressed, UpstreamRefusal};
 use super::work::Work;
 use super::worker::{SETTLE_AGAIN, Worker};
 use crate::alarm::{Alarms, Kind};
 use crate::clock::{Clock, Timestamp};
+use crate::event::Words;
 use crate::id::TrackingId;
 use crate::ledger::{Outcome, Standing};
+use crate::mail::Mailbox;
 use crate::pulse::Pulse;
 use crate::store::{CommitError, Grip, Job, ReadError, Store};
+use crate::suppression::{self, Change, Listing, Lists, Mark, Policy, Reason, Source};
 use crate::transport::breaker::State;
 use crate::transport::{Fault, Health, Quota, Room, Settings};
 use std::collections::HashMap;
@@ -29,6 +32,8 @@ pub struct Outward {
     pub unknown_wait: Duration,
     /// Whom we trust.
     pub tls: TlsConnector,
+    /// The suppression lists that count for it.
+    pub lists: Lists,
 }
 
 /// What all upstreams have in common.
@@ -37,6 +42,7 @@ pub(super) struct Office {
     pub(super) store: Store,
     pub(super) clock: Clock,
     pub(super) hostname: String,
+    pub(super) suppression: Arc<suppression::Settings>,
     pub(super) alarms: Alarms,
     pub(super) pulse: Pulse,
 }
@@ -52,6 +58,7 @@ pub(super) struct Outlet {
     pub(super) retry: Retry,
     pub(super) unknown_wait: Duration,
     pub(super) health: Arc<Health>,
+    screening: Screening,
     alarms: Alarms,
     pulse: Pulse,
     /// The sends that were handed out and have no outcome yet. One whose worker broke stays here: it may have been
@@ -65,10 +72,35 @@ pub(super) struct Outlet {
     over: CancellationToken,
 }
 
+/// Who gets no mail there.
+#[derive(Clone)]
+struct Screening {
+    settings: Arc<suppression::Settings>,
+    lists: Arc<Lists>,
+}
+
+impl Screening {
+    /// Those of a send's waiting recipients that are to get no mail: two lookups each.
+    fn suppressed(&self, store: &Store, job: &Job, now: Timestamp) -> Result<Vec<Suppressed>, ReadError> {
+        if self.settings.policy == Policy::Off {
+            return Ok(Vec::new());
+        }
+        let mut suppressed = Vec::new();
+        for (place, recipient) in (0u16..).zip(&job.recipients).filter(|(_, recipient)| recipient.waits()) {
+            let address = recipient.address.folded();
+            let look = |list: &str| store.dossier(&address, list);
+            let verdict = self.lists.judge(&self.settings, job.send.lane, now, look)?;
+            suppressed.extend(verdict.map(|verdict| (place, verdict)));
+        }
+        Ok(suppressed)
+    }
+}
+
 impl Outlet {
     pub(super) fn new(outward: Outward, office: Office, stopping: CancellationToken) -> Self {
-        let Office { store, clock, hostname, alarms, pulse } = office;
-        let Outward { settings, retry, unknown_wait, tls } = outward;
+        let Office { store, clock, hostname, suppression, alarms, pulse } = office;
+        let Outward { settings, retry, unknown_wait, tls, lists } = outward;
+        let screening = Screening { settings: suppression, lists: Arc::new(lists) };
         Self {
             health: Arc::new(Health::new(&settings)),
             store,
@@ -79,6 +111,7 @@ impl Outlet {
             work: Work::new(stopping),
             retry,
             unknown_wait,
+            screening,
             alarms,
             pulse,
             under_way: Mutex::default(),
@@ -208,7 +241,38 @@ impl Outlet {
     /// Turns findings into an outcome.
     pub(super) fn conclude(&self, attempt: &Attempt, findings: Findings) -> Outcome {
         let now = self.clock.now();
-        attempt.conclude(findings, &self.settings.name, &self.retry, now, now.after(self.unknown_wait))
+        let until = now.after(self.unknown_wait);
+        let outcome = attempt.conclude(findings, &self.settings.name, &self.retry, now, until);
+        if self.screening.settings.policy != Policy::Off {
+            attempt.refused(&outcome).for_each(|(address, words)| self.remember_refusal(address, words, now));
+        }
+        outcome
+    }
+
+    /// What an upstream says about an address itself is evidence in a record of its own: the outcome names places in an
+    /// envelope that is forgotten before the address may be. Lost with the process, it comes again with the next mail.
+    fn remember_refusal(&self, address: &Mailbox, words: &Words, at: Timestamp) {
+        let reason = Reason::HardBounce;
+        let mark = Mark {
+            at,
+            scope: reason.usual_scope(),
+            source: Source::Attempt,
+            expires: None,
+            words: words.in_one_line().unwrap_or_default(),
+        };
+        let listing = Listing {
+            address: address.clone(),
+            list: Some(self.settings.name.clone()),
+            at,
+            operator: String::new(),
+            change: Change::Add { reason, marks: vec![mark] },
+        };
+        let store = self.store.clone();
+        self.settling.spawn(async move {
+            if let Err(error) = store.list(listing).await {
+                tracing::warn!(%error, "a refused address could not be put on the suppression list");
+            }
+        });
     }
 
     /// Keeps the outcome of a send that was handed out, however long that takes: a lost one would send the message
@@ -282,8 +346,9 @@ impl Outlet {
 
     /// A message for at most so many recipients, unless it is over or cannot be read.
     pub(super) async fn prepare(self: &Arc<Self>, id: TrackingId, most: usize) -> Option<Box<Attempt>> {
-        let job = match self.job(id).await {
-            Ok(Some(job)) => job,
+        let now = self.clock.now();
+        let (job, suppressed) = match self.look(id, now).await {
+            Ok(Some(found)) => found,
             Ok(None) => {
                 self.finished_later(id);
                 return None;
@@ -294,8 +359,8 @@ impl Outlet {
                 return None;
             }
         };
-        let now = self.clock.now();
-        match Attempt::prepare(job, self.settings.provider, &self.settings.name, most, now) {
+        let (provider, upstream) = (self.settings.provider, &self.settings.name);
+        match Attempt::prepare(job, &suppressed, provider, upstream, most, now) {
             Prepared::Ready(attempt) => Some(attempt),
             Prepared::Over(outcome) => {
                 self.settle(outcome);
@@ -304,14 +369,23 @@ impl Outlet {
         }
     }
 
-    /// What an attempt needs; `None` also where it cannot be had now. What was taken a moment ago is in memory, so nobody
-    /// waits for the disk and no thread has to be woken up for it.
-    async fn job(&self, id: TrackingId) -> Result<Option<Job>, ReadError> {
-        if self.clock.now().since(id.timestamp()) < FRESH {
-            return self.store.job(id);
+    /// What an attempt needs, and who of them is to get no mail; `None` also where it cannot be had now. What was taken a
+    /// moment ago is in memory, so nobody waits for the disk and no thread has to be woken up for it.
+    async fn look(
+        &self,
+        id: TrackingId,
+        now: Timestamp,
+    ) -> Result<Option<(Job, Vec<Suppressed>)>, ReadError> {
+        let (store, screening) = (self.store.clone(), self.screening.clone());
+        let look = move || {
+            let Some(job) = store.job(id)? else { return Ok(None) };
+            let suppressed = screening.suppressed(&store, &job, now)?;
+            Ok(Some((job, suppressed)))
+        };
+        if now.since(id.timestamp()) < FRESH {
+            return look();
         }
-        let store = self.store.clone();
-        tokio::task::spawn_blocking(move || store.job(id)).await.unwrap_or(Ok(None))
+        tokio::task::spawn_blocking(look).await.unwrap_or(Ok(None))
     }
 
     /// The message was not tried. It is charged an attempt only while the breaker was closed: a probe's message waits

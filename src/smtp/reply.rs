@@ -116,6 +116,8 @@ pub enum Reply {
         /// The limit.
         limit: u64,
     },
+    /// The address is on the suppression list; why.
+    Suppressed(&'static str),
     /// The address needs SMTPUTF8.
     NeedsSmtpUtf8,
     /// The message has been here before, or passed too many servers (RFC 5321 section 6.3).
@@ -215,6 +217,7 @@ impl Reply {
                 (452, "4.5.3", "Too many recipients, send the message to the rest again")
             }
             Self::TooLarge { .. } | Self::HeaderTooLarge { .. } => (552, "5.3.4", ""),
+            Self::Suppressed(text) => (550, "5.7.1", text),
             Self::NeedsSmtpUtf8 => (553, "5.6.7", "This address needs SMTPUTF8"),
             Self::Loop => {
                 (554, "5.4.6", "The message runs in a loop: it has been here, or passed too many servers")
@@ -268,6 +271,7 @@ mod tests {
             Reply::LockedOut,
             Reply::TooFast,
             Reply::TooManyRecipients,
+            Reply::Suppressed("x"),
             Reply::BadSender,
             Reply::Bye,
         ] {

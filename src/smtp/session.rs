@@ -68,6 +68,8 @@ pub enum Step {
     StartTls(Reply),
     /// A transaction is open: say this, or why not after [`Session::take_envelope`].
     Open(Reply),
+    /// This recipient was taken: say [`Reply::RecipientOk`], or why not after [`Session::refuse_recipient`].
+    Recipient(Mailbox),
     /// Check these; tell [`Session::logged_in`] or say [`Reply::AuthFailed`].
     Authenticate(Credentials),
     /// Say this, then read a message for [`Session::take_envelope`].
@@ -227,6 +229,15 @@ impl Session {
         (self.errors, self.commands) = (0, 0);
     }
 
+    /// The recipient that was taken last is not to be one.
+    pub fn refuse_recipient(&mut self) {
+        if let Phase::Mail(envelope) = &mut self.phase {
+            envelope.recipients.pop();
+            let left = envelope.recipients.len();
+            envelope.dsn.recipients.retain(|(place, _)| usize::from(*place) < left);
+        }
+    }
+
     /// The envelope of the message that was read; the transaction is over.
     pub fn take_envelope(&mut self) -> Option<Envelope> {
         match std::mem::replace(&mut self.phase, Phase::Idle) {
@@ -268,8 +279,9 @@ impl Session {
 
     /// Says a refusal that was found outside, and closes after too many.
     pub fn count(&mut self, reply: Reply) -> Step {
-        // Too many recipients is no error of the client's: it sends to the rest again.
-        self.errors += u32::from(reply.is_refusal() && reply != Reply::TooManyRecipients);
+        // Too many recipients is no error of the client's, it sends to the rest again; nor is one that wants no mail.
+        let blameless = matches!(reply, Reply::TooManyRecipients | Reply::Suppressed(_));
+        self.errors += u32::from(reply.is_refusal() && !blameless);
         if self.errors > Limits::ERRORS { Step::Close(Reply::TooManyErrors) } else { Step::Reply(reply) }
     }
 
@@ -283,7 +295,9 @@ impl Session {
             Command::Mail { envelope, size } => {
                 self.mail(envelope, size).map_or_else(Step::Reply, Step::Open)
             }
-            Command::Rcpt { recipient, dsn } => Step::Reply(self.rcpt(recipient, dsn)),
+            Command::Rcpt { recipient, dsn } => {
+                self.rcpt(recipient, dsn).map_or_else(Step::Reply, Step::Recipient)
+            }
             Command::Data => self.data(),
             Command::Bdat { size, last } => self.chunk(size, last),
             Command::XClient(attributes) => self.introduce(attributes),
@@ -437,22 +451,24 @@ impl Session {
         if sender.is_ascii() || smtputf8 { Ok(()) } else { Err(Reply::NeedsSmtpUtf8) }
     }
 
-    fn rcpt(&mut self, recipient: Mailbox, dsn: DsnRecipient) -> Reply {
+    fn rcpt(&mut self, recipient: Mailbox, dsn: DsnRecipient) -> Result<Mailbox, Reply> {
         match &mut self.phase {
             Phase::Mail(envelope) if envelope.recipients.len() == self.rules.recipients => {
-                Reply::TooManyRecipients
+                Err(Reply::TooManyRecipients)
             }
-            Phase::Mail(envelope) if !(envelope.smtputf8 || recipient.is_ascii()) => Reply::NeedsSmtpUtf8,
+            Phase::Mail(envelope) if !(envelope.smtputf8 || recipient.is_ascii()) => {
+                Err(Reply::NeedsSmtpUtf8)
+            }
             Phase::Mail(envelope) => {
                 if dsn != DsnRecipient::default() {
                     let place = u16::try_from(envelope.recipients.len()).unwrap_or(u16::MAX);
                     envelope.dsn.recipients.push((place, dsn));
                 }
-                envelope.recipients.push(recipient);
-                Reply::RecipientOk
+                envelope.recipients.push(recipient.clone());
+                Ok(recipient)
             }
-            Phase::Chunks(_) => Reply::BadSequence(CHUNKS_BEGUN),
-            _ => Reply::BadSequence("MAIL FROM first"),
+            Phase::Chunks(_) => Err(Reply::BadSequence(CHUNKS_BEGUN)),
+            _ => Err(Reply::BadSequence("MAIL FROM first")),
         }
     }
 
@@ -569,6 +585,7 @@ mod tests {
             | Step::Receive(reply)
             | Step::Close(reply) => reply.code(),
             Step::Chunk { refused, .. } => refused.map_or(0, |reply| reply.code()),
+            Step::Recipient(_) => Reply::RecipientOk.code(),
             Step::Authenticate(_) | Step::Introduce(_) => 0,
         }
     }
@@ -628,6 +645,25 @@ mod tests {
         }
         assert_eq!(session.take_envelope().map(|e| e.recipients.len()), Some(2));
         assert_eq!(code(&mut session, "DATA"), 503);
+    }
+
+    #[test]
+    fn a_refused_recipient_leaves_nothing_behind() {
+        let mut session = session(false, Authentication::None);
+        for line in [
+            "EHLO x",
+            "MAIL FROM:<a@b.c>",
+            "RCPT TO:<a@b.c> NOTIFY=NEVER",
+            "RCPT TO:<b@b.c> ORCPT=rfc822;x@b.c",
+        ] {
+            assert_eq!(code(&mut session, line), 250, "{line}");
+        }
+        session.refuse_recipient();
+        assert_eq!(code(&mut session, "RCPT TO:<c@b.c>"), 250, "its place is free again");
+        let envelope = session.take_envelope().unwrap();
+        let recipients: Vec<_> = envelope.recipients.iter().map(Mailbox::as_str).collect();
+        assert_eq!(recipients, ["a@b.c", "c@b.c"]);
+        assert!(envelope.dsn.recipient(0).is_some() && envelope.dsn.recipient(1).is_none());
     }
 
     fn account(name: &str) -> Arc<Account> {

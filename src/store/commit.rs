@@ -82,6 +82,8 @@ pub enum Task {
     Forget(Vec<TrackingId>, Timestamp),
     /// Takes out rows.
     Delete(Vec<Vec<u8>>),
+    /// Takes out dossiers of which nothing is needed any more since before that time.
+    ForgetDossiers(Vec<Vec<u8>>, Timestamp),
     /// That many bytes of finished messages left that segment of the journal.
     Dropped(u32, u64),
     /// Goes on with another projection, once it is brought up to this one.
@@ -358,6 +360,7 @@ impl Ledger {
                     self.projection.delete(keys);
                     Ok(())
                 }
+                Task::ForgetDossiers(keys, before) => self.projection.forget_dossiers(keys, before),
                 Task::Dropped(segment, bytes) => self.projection.dropped(segment, bytes),
                 Task::Replace(projection) => {
                     self.replace(*projection);

@@ -5,8 +5,10 @@ use super::outbox::Parcel;
 use super::record::Record;
 use super::{ReadError, Store};
 use crate::clock::Timestamp;
+use crate::event::Words;
 use crate::id::TrackingId;
-use crate::ledger::{Accepted, Fact, Notice, Outcome};
+use crate::ledger::{Accepted, Fact, Notice, Outcome, Source, What};
+use crate::suppression::{Change, Listing};
 use std::io;
 
 /// Where a reader of the log stands.
@@ -137,6 +139,7 @@ impl Store {
             Record::Switch(switch) => {
                 entries.push(Entry { id: None, written: switch.at, fact: Fact::of_switch(switch) });
             }
+            Record::Listing(listing) => entries.push(of_listing(*listing)),
             Record::Outcome(outcome) => entries.extend(of_outcome(&outcome)),
             Record::Notice(notice) => {
                 let found = self.projection().find(&notice.event)?;
@@ -164,6 +167,24 @@ fn of_outcome(outcome: &Outcome) -> impl Iterator<Item = Entry> {
         let fact = Fact::of_attempt(outcome, settled);
         Entry { id: Some(outcome.id), written: outcome.at, fact }
     })
+}
+
+fn of_listing(listing: Listing) -> Entry {
+    let (on, why) = match &listing.change {
+        Change::Add { reason, marks } => {
+            let words = marks.last().map(|mark| mark.words.as_str()).filter(|words| !words.is_empty());
+            (true, words.map_or(reason.word().to_owned(), |words| format!("{}: {words}", reason.word())))
+        }
+        Change::Remove { reason } => (false, reason.map_or("all reasons", |reason| reason.word()).to_owned()),
+    };
+    let text = Some(format!("{} {why}", listing.address));
+    let source = if listing.operator.is_empty() { Source::Relay } else { Source::Operator };
+    let fact = Fact {
+        upstream: listing.list,
+        words: Words { name: listing.operator, text, ..Words::default() },
+        ..Fact::new(listing.at, What::Listed { on }, source)
+    };
+    Entry { id: None, written: listing.at, fact }
 }
 
 fn of_notice(notice: &Notice, found: Option<(TrackingId, Vec<u16>, crate::ledger::Rung)>) -> Entry {

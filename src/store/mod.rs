@@ -10,6 +10,7 @@ mod hands;
 mod hint;
 mod inbox;
 mod journal;
+mod listing;
 mod lock;
 mod log;
 mod message;
@@ -24,6 +25,7 @@ mod segments;
 mod sled;
 mod space;
 mod stored;
+mod suppressions;
 mod upkeep;
 
 pub use commit::CommitError;
@@ -36,6 +38,7 @@ pub use outbox::{Handed, Parcel, Refused};
 pub use replay::Progress;
 pub use retention::Retention;
 pub use stored::{Large, Stored};
+pub use suppressions::Filed;
 pub use upkeep::UpkeepError;
 
 use crate::clock::Clock;

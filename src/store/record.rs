@@ -11,7 +11,9 @@ use crate::ledger::{
 use crate::mail::{BodyType, Dsn, DsnRecipient, Lane, Mailbox, MessageId, Notify, Record as OdooRecord, Ret};
 use crate::store::hint::HintedV1;
 use crate::store::journal::Place;
+use crate::store::listing::ListingV1;
 use crate::store::{Cursor, Handed};
+use crate::suppression::Listing;
 use serde::{Deserialize, Serialize};
 
 /// One record of the journal.
@@ -41,6 +43,8 @@ pub enum Record {
     Dead(Box<Dead>),
     /// An operator had a report read anew.
     Replay(Box<Replay>),
+    /// An address was put on a suppression list, or taken off.
+    Listing(Box<Listing>),
 }
 
 /// A record in the journal.
@@ -78,6 +82,7 @@ impl Record {
             Self::Hint(_) => 9,
             Self::Dead(_) => 10,
             Self::Replay(_) => 12,
+            Self::Listing(_) => 8,
         }
     }
 
@@ -93,6 +98,7 @@ impl Record {
             | Self::Switch(_)
             | Self::Handed(_)
             | Self::Hint(_)
+            | Self::Listing(_)
             | Self::Dead(_)
             | Self::Replay(_)
             | Self::Polled(_) => 1,
@@ -109,6 +115,7 @@ impl Record {
             | Self::Repeated(_)
             | Self::Switch(_)
             | Self::Hint(_)
+            | Self::Listing(_)
             | Self::Dead(_)
             | Self::Replay(_)
             | Self::Handed(_)
@@ -131,6 +138,7 @@ impl Record {
             Self::Hint(hinted) => postcard::to_stdvec(&HintedV1::from(&**hinted)),
             Self::Dead(dead) => postcard::to_stdvec(&DeadV1::from(&**dead)),
             Self::Replay(replay) => postcard::to_stdvec(&ReplayV1::from(&**replay)),
+            Self::Listing(listing) => postcard::to_stdvec(&ListingV1::from(&**listing)),
         };
         encoded.expect("plain data in memory always encodes")
     }
@@ -154,6 +162,9 @@ impl Record {
             (9, 1) => read::<HintedV1>(head).map(|v| Self::Hint(Box::new(v.restore()))),
             (10, 1) => read::<DeadV1>(head).map(|v| Self::Dead(Box::new(v.restore()))),
             (12, 1) => read::<ReplayV1>(head).map(|v| Self::Replay(Box::new(v.restore()))),
+            (8, 1) => read::<ListingV1>(head)
+                .and_then(ListingV1::restore)
+                .map(|listing| Self::Listing(Box::new(listing))),
             _ => None,
         }
         .ok_or(unknown)
@@ -858,6 +869,7 @@ pub(super) enum StandingV1 {
     Expired,
     Unknown,
     Cancelled,
+    Suppressed,
 }
 
 impl From<Standing> for StandingV1 {
@@ -870,6 +882,7 @@ impl From<Standing> for StandingV1 {
             Standing::Expired => Self::Expired,
             Standing::Unknown => Self::Unknown,
             Standing::Cancelled => Self::Cancelled,
+            Standing::Suppressed => Self::Suppressed,
         }
     }
 }
@@ -884,6 +897,7 @@ impl From<StandingV1> for Standing {
             StandingV1::Expired => Self::Expired,
             StandingV1::Unknown => Self::Unknown,
             StandingV1::Cancelled => Self::Cancelled,
+            StandingV1::Suppressed => Self::Suppressed,
         }
     }
 }

@@ -189,9 +189,13 @@ impl Step<'_> {
             // Each is followed by another; one that old begins no poll any more.
             Record::Polled(polled) if polled.until >= horizon => Keep::All,
             Record::Polled(_) => Keep::Nothing,
+            // A removal must outlive what it made void, and segments are rewritten in no order; nothing is written that
+            // changes nothing, so there are few.
+            Record::Listing(_) => Keep::All,
             Record::Notice(notice) if notice.at >= self.retention.events_horizon(self.now) => Keep::All,
             Record::Notice(notice) if notice.at >= horizon => Keep::Head,
             Record::Notice(notice) if self.projection.find(&notice.event)?.is_some() => Keep::Head,
+            Record::Notice(notice) if self.projection.rests_on(&notice)? => Keep::Head,
             Record::Notice(_) => Keep::Nothing,
             Record::Hint(hinted) if hinted.received >= self.retention.events_horizon(self.now) => Keep::All,
             Record::Hint(_) => Keep::Nothing,
@@ -253,6 +257,12 @@ impl Step<'_> {
             self.task(Task::Delete(keys))?;
             return Ok(true);
         }
+        let before = self.retention.horizon(self.now).min(self.now.before(EVIDENCE));
+        let dossiers = self.projection.expired_dossiers(before, ROWS)?;
+        if !dossiers.is_empty() {
+            self.task(Task::ForgetDossiers(dossiers, before))?;
+            return Ok(true);
+        }
         upkeep.next_round = self.now.after(ROUND);
         self.committer.seal(ROUND);
         Ok(false)
@@ -296,6 +306,9 @@ impl Step<'_> {
     }
 }
 
+/// Age at which soft bounces and removals need not be known any more: longer than any of them counts, or any event takes
+/// to come.
+const EVIDENCE: Duration = Duration::from_secs(90 * 86_400);
 /// Sends forgotten at a time.
 const SENDS: usize = 100;
 /// Rows of other kinds taken out at a time.

@@ -7,9 +7,10 @@ use super::listener::{Front, contains};
 use super::spool::{Spool, Spooled};
 use crate::clock::Timestamp;
 use crate::ledger::Accepted;
-use crate::mail::Envelope;
+use crate::mail::{Envelope, Mailbox};
 use crate::smtp::{Authentication, Decoder, Fed, Introduction, Limits, Reply, Session, Step};
 use crate::store::{CommitError, Message};
+use crate::suppression::Reason;
 use bytes::BufMut;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -146,6 +147,10 @@ impl Conversation {
                 };
                 return self.answer(reply).await;
             }
+            Step::Recipient(recipient) => {
+                let reply = self.screen(&recipient);
+                return self.answer(reply).await;
+            }
             Step::Introduce(introduction) => return self.introduce(introduction).await,
             Step::Receive(reply) => {
                 self.say(&reply);
@@ -214,6 +219,25 @@ impl Conversation {
         self.session.secured();
         certified.into_iter().for_each(|account| self.session.certified(account));
         Ok(())
+    }
+
+    /// Refuses a recipient that no upstream could be sent any mail for, where that is to be refused. A store that cannot
+    /// be read refuses nobody: there is another look before anything is sent.
+    fn screen(&mut self, recipient: &Mailbox) -> Reply {
+        let Some(screen) = &self.front.screen else { return Reply::RecipientOk };
+        let (address, now) = (recipient.folded(), self.front.clock.now());
+        match screen.judge(now, |list| self.front.store.dossier(&address, list)) {
+            Ok(None) => Reply::RecipientOk,
+            Ok(Some(verdict)) => {
+                tracing::info!(peer = %self.peer, %recipient, reason = verdict.reason.word(), "a suppressed recipient was refused");
+                self.session.refuse_recipient();
+                Reply::Suppressed(refusal(verdict.reason))
+            }
+            Err(error) => {
+                tracing::error!(%error, "the suppression list cannot be read");
+                Reply::RecipientOk
+            }
+        }
     }
 
     /// Counts a message against the rates.
@@ -430,6 +454,17 @@ impl Patience {
     }
 }
 
+/// What a client is told about a suppressed recipient.
+const fn refusal(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Complaint => "The recipient is suppressed: it reported earlier mail as spam",
+        Reason::HardBounce => "The recipient is suppressed: earlier mail to it was refused for good",
+        Reason::Manual => "The recipient is suppressed by the administrator",
+        Reason::Unsubscribe => "The recipient is suppressed: it unsubscribed",
+        Reason::SoftBounce => "The recipient is suppressed for now: too much mail to it failed lately",
+    }
+}
+
 /// Counts a refusal.
 pub fn tally(reply: &Reply) {
     if reply.is_refusal() {
@@ -550,6 +585,7 @@ mod tests {
             routing: Arc::default(),
             duplicates: None,
             reports: false,
+            screen: None,
             memory: Memory::default(),
             crowd: Crowd::default(),
             stopping: CancellationToken::new(),

@@ -13,6 +13,7 @@ use crate::provider::Provider;
 use crate::routing::Routing;
 use crate::smtp::{Account, Authentication, Limits, Reply, Rules, Session};
 use crate::store::Store;
+use crate::suppression::Screen;
 use crate::tls::Server;
 use ipnet::IpNet;
 use std::collections::HashMap;
@@ -50,6 +51,8 @@ pub struct Front {
     pub providers: Vec<Provider>,
     /// Which mail goes where.
     pub routing: Arc<Routing>,
+    /// Which recipients are refused, if any are.
+    pub screen: Option<Arc<Screen>>,
     /// Whether senders get reports.
     pub reports: bool,
     /// The guard against duplicates, if there is one.

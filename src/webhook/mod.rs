@@ -20,6 +20,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::event::Event;
 use crate::ledger::{Dead, Hinted, Notice, Via};
 use crate::provider::{self, Form, activecampaign, brevo, generic, mailgun};
+use crate::pulse::Pulse;
 use crate::secret::Secret;
 use crate::store::{CommitError, ReadError, Store};
 use answer::Answer;
@@ -48,6 +49,7 @@ pub struct Inbox {
     proxies: Vec<IpNet>,
     store: Store,
     clock: Clock,
+    pulse: Pulse,
     room: Room,
     refusals: Refusals,
 }
@@ -55,8 +57,8 @@ pub struct Inbox {
 impl Inbox {
     /// For reports of `sources`, who are where the connection comes from or, if that is one of `proxies`, where its
     /// `X-Forwarded-For` says.
-    pub fn new(sources: Vec<Source>, proxies: Vec<IpNet>, store: Store, clock: Clock) -> Self {
-        Self { sources, proxies, store, clock, room: Room::default(), refusals: Refusals::default() }
+    pub fn new(sources: Vec<Source>, proxies: Vec<IpNet>, store: Store, clock: Clock, pulse: Pulse) -> Self {
+        Self { sources, proxies, store, clock, pulse, room: Room::default(), refusals: Refusals::default() }
     }
 }
 
@@ -134,6 +136,7 @@ impl Inbox {
         let taken = match kind {
             Kind::Mailgun { keys } => self.take_mailgun(call, keys, &held.bytes).await,
             Kind::Brevo(_) => {
+                self.pulse.heard(call.source.upstream());
                 let decode = |event: &Value, _: usize| brevo::decode(event, call.now);
                 self.take_batch(call, &held.bytes, decode).await
             }
@@ -158,6 +161,7 @@ impl Inbox {
             {
                 let why = "the credentials do not match: were webhook_token, webhook_header or webhook_username, and \
                            webhook_password given to Brevo as they are here?";
+                self.pulse.refused(call.source.upstream(), call.now);
                 Err(self.turn_away(call, why, Answer::Refused))
             }
             Kind::ActiveCampaign { secrets } => {
@@ -176,10 +180,17 @@ impl Inbox {
             Ok(mailgun::Notice { token, signed_at, event }) => (token, signed_at, Some(event)),
             Err(mailgun::Refused::Eventless { token, signed_at }) => (token, signed_at, None),
             Err(refused) => {
+                let upstream = call.source.upstream();
+                match refused {
+                    mailgun::Refused::BadSignature => self.pulse.refused(upstream, call.now),
+                    mailgun::Refused::Ahead { signed_at } => self.pulse.signed(upstream, call.now, signed_at),
+                    _ => {}
+                }
                 let answer = if refused.is_final() { Answer::Refused } else { Answer::NotNow };
                 return Ok(self.turn_away(call, refused, answer));
             }
         };
+        self.heard(call, signed_at);
         // The signature covers no body, so a token that comes back with another body is somebody else's.
         match self.store.token(call.source.upstream(), &token, signed_at)? {
             Some(used) if used == digest => return Ok(Answer::Known),
@@ -198,6 +209,12 @@ impl Inbox {
         }
     }
 
+    /// Notes a genuine report.
+    fn heard(&self, call: &Call<'_>, signed_at: Timestamp) {
+        self.pulse.heard(call.source.upstream());
+        self.pulse.signed(call.source.upstream(), call.now, signed_at);
+    }
+
     async fn take_generic(
         &self,
         call: &Call<'_>,
@@ -212,8 +229,14 @@ impl Inbox {
             Err(refused @ (generic::Refused::NoKey | generic::Refused::Ahead { .. })) => {
                 return Ok(self.turn_away(call, refused, Answer::NotNow));
             }
-            Err(refused) => return Ok(self.turn_away(call, refused, Answer::Refused)),
+            Err(refused) => {
+                if matches!(refused, generic::Refused::BadSignature) {
+                    self.pulse.refused(call.source.upstream(), call.now);
+                }
+                return Ok(self.turn_away(call, refused, Answer::Refused));
+            }
         };
+        self.heard(call, signed_at);
         let decode =
             |event: &Value, number: usize| generic::decode(event, &format!("{id}/{number}"), signed_at);
         self.take_batch(call, body, decode).await

@@ -146,13 +146,14 @@ pub fn session(input: &[u8], rules: Rules) -> Talk {
                         assert!(session.account().is_some() || rules.authentication == Authentication::None);
                         recipients.clear();
                     }
-                    (Reply::RecipientOk, Some(Command::Rcpt { recipient, .. })) => {
-                        recipients.push(recipient.to_string());
-                        assert!(recipients.len() <= rules.recipients);
-                    }
                     (Reply::Ok, Some(Command::Rset)) => recipients.clear(),
                     _ => {}
                 }
+            }
+            Step::Recipient(recipient) => {
+                talk.codes.push(code(&Reply::RecipientOk));
+                recipients.push(recipient.to_string());
+                assert!(recipients.len() <= rules.recipients);
             }
             Step::Close(reply) => {
                 talk.codes.push(code(&reply));

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod inbox;
+mod suppressions;
 mod upkeep;
 
 use bytes::Bytes;

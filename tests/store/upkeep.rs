@@ -325,7 +325,7 @@ fn relayed(number: u64, when: u64) -> Outcome {
 }
 
 /// Upkeep until there is nothing left to do.
-async fn keep_up(store: &Store, now: Timestamp, retention: &Retention) {
+pub async fn keep_up(store: &Store, now: Timestamp, retention: &Retention) {
     for _ in 0..4 {
         let (keeper, retention) = (store.clone(), *retention);
         let work = move || while keeper.maintain(&retention, now).unwrap() {};
@@ -353,20 +353,20 @@ fn journal_size(data_dir: &Path) -> u64 {
     entries.map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
 }
 
-fn starting() -> &'static Moment {
+pub fn starting() -> &'static Moment {
     let time: &'static Moment = Box::leak(Box::default());
     time.set(at(0));
     time
 }
 
-fn at_time(data_dir: &Path, time: &'static Moment) -> Store {
+pub fn at_time(data_dir: &Path, time: &'static Moment) -> Store {
     unlocked(|| Store::open(data_dir, Clock::Set(time))).0
 }
 
 const BODY: u64 = 16 << 10;
 const HOUR: u64 = 3600;
-const DAY: u64 = 24 * HOUR;
-const WEEK: Retention = Retention {
+pub const DAY: u64 = 24 * HOUR;
+pub const WEEK: Retention = Retention {
     ledger: Duration::from_secs(7 * DAY),
     bodies: Duration::ZERO,
     events: Duration::from_secs(7 * DAY),

@@ -6,6 +6,7 @@ use super::keys;
 use super::overlay::Overlay;
 use super::reread::replay;
 use super::rows::{DeadRow, FactRow, OrphanRow, QueuedRow, RecipientRow, SendRow, WaitsRow, decode, encode};
+use super::suppressed;
 use crate::clock::Timestamp;
 use crate::event::{Event, Words};
 use crate::id::TrackingId;
@@ -39,6 +40,7 @@ pub fn apply(rows: &mut Overlay<'_>, record: &Record, place: Place, body: u32) -
             handed(rows, record);
             Ok(())
         }
+        Record::Listing(record) => suppressed::listing(rows, record),
         Record::Outcome(record) => outcome(rows, record, place),
         Record::Hint(record) => hints::apply(rows, record),
         Record::Polled(Polled { upstream, until }) => {
@@ -287,6 +289,7 @@ pub fn arrive(
     if is_known(rows, upstream, event, found.as_ref())? {
         return Ok(());
     }
+    suppressed::report(rows, upstream, via, event)?;
     if found.as_ref().is_none_or(|found| found.rung != Rung::Tracking) {
         rows.put(keys::event(upstream, &event.identity, event.at), Vec::new());
     }

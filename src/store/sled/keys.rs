@@ -23,6 +23,8 @@
 //! | `z` sink | up to where in the journal it has everything, and since when |
 //! | `a` hash(8) of the sink, journal place(12) part(2) | when and why it refused that |
 //! | `g` segment(4) | bytes of finished messages in that segment of the journal |
+//! | `x` address (in lower case), 0, list | what speaks against it ([`crate::store::listing::DossierRow`]) |
+//! | `x` | dossiers that speak against their address |
 //! | `k` name | the journal's position, the schema's version |
 
 use super::rows::{WaitsRow, encode};
@@ -210,6 +212,25 @@ pub fn read_refused(key: &[u8]) -> Option<(Cursor, u16)> {
 
 pub fn garbage(segment: u32) -> Vec<u8> {
     join(b'g', &[&segment.to_be_bytes()])
+}
+
+/// How many addresses are listed; what the rows of all of them begin with.
+pub fn listed() -> Vec<u8> {
+    vec![b'x']
+}
+
+/// What the rows of one address begin with. Neither it nor the name of a list holds a 0.
+pub fn dossiers(folded: &str) -> Vec<u8> {
+    join(b'x', &[folded.as_bytes(), &[0]])
+}
+
+pub fn dossier(folded: &str, list: &str) -> Vec<u8> {
+    join(b'x', &[folded.as_bytes(), &[0], list.as_bytes()])
+}
+
+/// The address and the list, from a key made by [`dossier`].
+pub fn read_dossier(key: &[u8]) -> Option<(&str, &str)> {
+    std::str::from_utf8(key.get(1..)?).ok()?.split_once('\0')
 }
 
 /// The rows that lie in the order of their days: of events and of tokens.

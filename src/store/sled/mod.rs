@@ -16,6 +16,7 @@ mod projection;
 mod read;
 mod reread;
 mod rows;
+mod suppressed;
 mod tally;
 #[cfg(test)]
 mod tests;

@@ -98,6 +98,7 @@ enum WhatRow {
     Switched(bool),
     Died,
     Replayed,
+    Listed(bool),
 }
 
 impl From<&Waits> for WaitsRow {
@@ -209,6 +210,7 @@ impl From<&Fact> for FactRow {
                 What::Switched { open } => WhatRow::Switched(open),
                 What::Died => WhatRow::Died,
                 What::Replayed => WhatRow::Replayed,
+                What::Listed { on } => WhatRow::Listed(on),
                 What::Acted(verb) => WhatRow::Acted(verb.into()),
             },
             source: match fact.source {
@@ -242,6 +244,7 @@ impl From<FactRow> for Fact {
                 WhatRow::Switched(open) => What::Switched { open },
                 WhatRow::Died => What::Died,
                 WhatRow::Replayed => What::Replayed,
+                WhatRow::Listed(on) => What::Listed { on },
                 WhatRow::Acted(verb) => What::Acted(verb.into()),
             },
             source: match row.source {

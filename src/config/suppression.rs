@@ -1,0 +1,41 @@
+//! `[suppression]`: which addresses get no mail.
+
+use super::quantity;
+use super::reader::Section;
+use super::sections::DAY;
+use super::words::{SUPPRESSION_POLICIES, UNSUBSCRIBES};
+use crate::suppression::Settings;
+use std::time::Duration;
+
+/// Reads it.
+pub(super) fn read(root: &mut Section<'_>) -> Settings {
+    let usual = Settings::default();
+    let mut section = root.table("suppression");
+    let settings = Settings {
+        policy: section.one_of("policy", &SUPPRESSION_POLICIES).unwrap_or(usual.policy),
+        hard_bounce: expiry(&mut section, "hard_bounce").unwrap_or(usual.hard_bounce),
+        complaint: expiry(&mut section, "complaint").unwrap_or(usual.complaint),
+        unsubscribe: section.one_of("unsubscribe", &UNSUBSCRIBES).unwrap_or(usual.unsubscribe),
+        soft_bounces: section.integer("soft_bounces", 0..=10).unwrap_or(usual.soft_bounces),
+        soft_bounce_window: section
+            .duration("soft_bounce_window", DAY..=DAY * 60)
+            .unwrap_or(usual.soft_bounce_window),
+        soft_bounce_pause: section
+            .duration("soft_bounce_pause", HOUR..=DAY * 30)
+            .unwrap_or(usual.soft_bounce_pause),
+    };
+    section.finish();
+    settings
+}
+
+/// How long something counts; `Some(None)`: for ever.
+fn expiry(section: &mut Section<'_>, key: &str) -> Option<Option<Duration>> {
+    section.parsed(key, "\"never\" or a duration from \"1d\" to \"3650d\"", |text| {
+        let allowed = |duration: &Duration| (DAY..=DAY * 3650).contains(duration);
+        if text == NEVER { Some(None) } else { quantity::duration(text).filter(allowed).map(Some) }
+    })
+}
+
+/// What does not end by itself.
+pub(super) const NEVER: &str = "never";
+const HOUR: Duration = Duration::from_secs(3600);

@@ -1,0 +1,521 @@
+//! Who gets no mail: a whole relay, with providers' reports, both policies and the real program's command line.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "support/scene.rs"]
+mod scene;
+#[path = "support/scripted.rs"]
+mod scripted;
+mod support;
+
+use bytes::Bytes;
+use mailtrail::clock::Timestamp;
+use mailtrail::config::Config;
+use mailtrail::event::{Event, Kind, Words};
+use mailtrail::id::TrackingId;
+use mailtrail::ledger::{Accepted, Notice, Send, Source, State, Via};
+use mailtrail::mail::Lane;
+use mailtrail::suppression::{Change, Listing, Policy, Reason};
+use scene::{Scene, states};
+use scripted::{Act, Script, Server};
+use serde_json::Value;
+use std::process::Command;
+use std::time::Instant;
+use support::client::Client;
+use support::process::Process;
+use support::{eventually, input};
+
+#[tokio::test]
+async fn a_suppressed_recipient_costs_no_send_and_others_get_theirs() {
+    let scene = Scene::of("plain", Script::new(), "").await;
+    // Nobody here sent that mail: the domain's list knows the address all the same.
+    report(&scene, 1, "Gone@example.net", Kind::Bounced, "550 5.1.1 no such user").await;
+    let id = scene.send(1, &["gone@example.net"]).await;
+    let trail = scene.settled(id).await;
+    assert_eq!(states(&trail), [State::Suppressed]);
+    assert_eq!((scene.server.connections(), scene.server.heard().len()), (0, 0), "nobody was bothered");
+    let fact = trail.facts.last().unwrap();
+    assert_eq!((fact.what.word(), fact.source), ("suppressed", Source::Relay));
+    let reason = trail.recipients[0].reason().in_one_line().unwrap();
+    for part in [
+        "5.7.1 not sent, on the suppression list: hard-bounce, since ",
+        "by webhook of up: 550 5.1.1 no such user",
+        "`mailtrail suppress remove gone@example.net` lets mail go again",
+    ] {
+        assert!(reason.contains(part), "{reason}");
+    }
+    let id = scene.send(2, &["a@example.net", "GONE@example.net", "b@example.net"]).await;
+    let trail = scene.settled(id).await;
+    assert_eq!(states(&trail), [State::Relayed, State::Suppressed, State::Relayed]);
+    assert_eq!(scene.server.taken()[0].recipients, ["a@example.net", "b@example.net"]);
+    assert!(scene.server.heard().iter().all(|line| !line.to_lowercase().contains("gone@")));
+}
+
+#[tokio::test]
+async fn the_unsubscribed_get_invoices_until_the_provider_keeps_one_back() {
+    let scene = Scene::of("plain", Script::new(), "").await;
+    report(&scene, 1, "ada@example.net", Kind::Unsubscribed, "unsubscribed").await;
+    assert_eq!(sent(&scene, 1, "ada@example.net", Lane::Bulk).await, State::Suppressed);
+    assert_eq!(sent(&scene, 2, "ada@example.net", Lane::Transactional).await, State::Relayed);
+    let mut kept_back = event(&scene, 2, "ada@example.net", Kind::Suppressed, "Not delivering");
+    kept_back.words.code = Some(606);
+    take(&scene, kept_back).await;
+    assert_eq!(sent(&scene, 3, "ada@example.net", Lane::Transactional).await, State::Suppressed);
+    assert_eq!(scene.server.taken().len(), 1);
+}
+
+#[tokio::test]
+async fn soft_bounces_pause_mail_when_they_are_many() {
+    let scene = Scene::of("plain", Script::new(), "").await;
+    for number in 0..4 {
+        let mut full = event(&scene, number, "full@example.net", Kind::Bounced, "mailbox full");
+        full.words.enhanced = Some("5.2.2".into());
+        take(&scene, full.clone()).await;
+        take(&scene, full).await;
+    }
+    assert_eq!(
+        sent(&scene, 1, "full@example.net", Lane::Bulk).await,
+        State::Relayed,
+        "four, each told twice"
+    );
+    report(&scene, 9, "full@example.net", Kind::Deferred, "greylisted").await;
+    assert_eq!(sent(&scene, 2, "full@example.net", Lane::Bulk).await, State::Relayed, "a deferral is none");
+    let mut full = event(&scene, 5, "full@example.net", Kind::Bounced, "mailbox full");
+    full.words.enhanced = Some("5.2.2".into());
+    take(&scene, full).await;
+    assert_eq!(sent(&scene, 3, "full@example.net", Lane::Transactional).await, State::Suppressed);
+}
+
+#[tokio::test]
+async fn what_is_removed_gets_mail_again_also_after_late_events_restarts_and_rebuilds() {
+    let mut scene = Scene::of("plain", Script::new(), "").await;
+    for (number, address) in [(1, "gone@example.net"), (2, "back@example.net")] {
+        report(&scene, number, address, Kind::Bounced, "no such user").await;
+    }
+    let late = event(&scene, 3, "back@example.net", Kind::Complained, "spam");
+    let removal = Listing {
+        address: "Back@example.net".parse().unwrap(),
+        list: None,
+        at: scene.time.clock().now(),
+        operator: "uid 0".into(),
+        change: Change::Remove { reason: None },
+    };
+    scene.store().list(removal).await.unwrap();
+    take(&scene, late).await;
+    for (number, rebuild) in [(1, false), (3, false), (5, true)] {
+        if number > 1 {
+            scene.stop().await;
+            if rebuild {
+                std::fs::remove_dir_all(scene.config.data_dir.join("ledger")).unwrap();
+            }
+            scene.start().await;
+        }
+        assert_eq!(sent(&scene, number, "back@example.net", Lane::Bulk).await, State::Relayed);
+        assert_eq!(sent(&scene, number + 1, "gone@example.net", Lane::Bulk).await, State::Suppressed);
+        assert_eq!(scene.store().listed().unwrap(), 1);
+    }
+    // And what happens afterwards counts.
+    report(&scene, 0, "back@example.net", Kind::Complained, "spam").await;
+    assert_eq!(sent(&scene, 9, "back@example.net", Lane::Transactional).await, State::Suppressed);
+}
+
+#[tokio::test]
+async fn an_address_that_the_upstream_says_is_none_is_not_tried_twice() {
+    let script = Script::new()
+        .to("gone@example.net", [Act::Say("550 5.1.1 no such user")])
+        .to("spam@example.net", [Act::Say("550 5.7.1 we do not like you")]);
+    let scene = Scene::of("plain", script, "").await;
+    for number in [1, 2] {
+        assert_eq!(sent(&scene, number, "spam@example.net", Lane::Bulk).await, State::Bounced);
+    }
+    assert_eq!(sent(&scene, 3, "gone@example.net", Lane::Bulk).await, State::Bounced);
+    scene.until("the entry", || scene.store().listed().unwrap() == 1).await;
+    let heard = scene.said("RCPT");
+    assert_eq!(sent(&scene, 4, "gone@example.net", Lane::Transactional).await, State::Suppressed);
+    assert_eq!(scene.said("RCPT"), heard);
+    let filed = scene.store().dossiers_of("gone@example.net").unwrap().remove(0);
+    let live = filed.dossier.live_of(Reason::HardBounce).unwrap();
+    assert_eq!((live.source.word(), &*live.words), ("attempt", "550 5.1.1 no such user"));
+}
+
+#[tokio::test]
+async fn upstreams_of_one_domain_know_the_same_and_others_do_not() {
+    let domain = "domain = \"mg.example.com\"\nusername = \"a\"\npassword = \"b\"\n";
+    let twin = |config: &mut Config| {
+        for (name, domain) in [("twin", "MG.example.com"), ("other", "other.example.com")] {
+            let mut upstream = config.upstreams[0].clone();
+            (upstream.transport.name, upstream.transport.domain) = (name.into(), Some(domain.into()));
+            config.upstreams.push(upstream);
+        }
+    };
+    let mut script = Script::new();
+    script.offers.push("AUTH PLAIN");
+    let scene = Scene::changed("mailgun", script, domain, twin).await;
+    for (number, (upstream, expected)) in
+        [("other", State::Relayed), ("twin", State::Suppressed)].into_iter().enumerate()
+    {
+        let address = format!("{upstream}@example.net");
+        let notice =
+            Notice { upstream: upstream.into(), ..notice(event(&scene, 1, &address, Kind::Bounced, "no")) };
+        scene.store().report(notice, Bytes::from("raw")).await.unwrap();
+        assert_eq!(sent(&scene, number as u64, &address, Lane::Bulk).await, expected, "{upstream}");
+    }
+}
+
+#[tokio::test]
+async fn switched_off_the_list_is_kept_and_changes_nothing() {
+    let off = |config: &mut Config| config.suppression.policy = Policy::Off;
+    let scene = Scene::changed("plain", Script::new(), "", off).await;
+    report(&scene, 1, "gone@example.net", Kind::Bounced, "no such user").await;
+    assert_eq!(sent(&scene, 1, "gone@example.net", Lane::Bulk).await, State::Relayed);
+    assert_eq!(scene.store().listed().unwrap(), 1);
+}
+
+/// The state that a mail to one recipient ends in.
+async fn sent(scene: &Scene, number: u64, to: &str, lane: Lane) -> State {
+    let id = TrackingId::new(scene.time.clock().now(), u128::from(number));
+    let send = Send { lane, ..Send::new(id, "test") };
+    let accepted = Accepted { send, recipients: vec![to.parse().unwrap()] };
+    scene.store().accept_and_apply(accepted, Bytes::from("Subject: x\r\n\r\nx\r\n")).await.unwrap();
+    states(&scene.settled(id).await)[0]
+}
+
+/// So many minutes ago.
+fn event(scene: &Scene, minutes: u64, recipient: &str, kind: Kind, text: &str) -> Event {
+    let now = scene.time.clock().now();
+    Event {
+        kind,
+        at: Timestamp::from_millis(now.millis() - minutes * 60_000),
+        identity: format!("{minutes}/{recipient}/{kind:?}/{text}"),
+        recipient: Some(recipient.into()),
+        tracking: None,
+        message_id: None,
+        by_machine: false,
+        test_mode: false,
+        words: Words { name: kind.word().into(), text: Some(text.into()), ..Words::default() },
+    }
+}
+
+fn notice(event: Event) -> Notice {
+    Notice { upstream: "up".into(), at: event.at, via: Via::Webhook, token: None, event }
+}
+
+async fn take(scene: &Scene, event: Event) {
+    scene.store().report(notice(event), Bytes::from("raw")).await.unwrap();
+}
+
+async fn report(scene: &Scene, minutes: u64, recipient: &str, kind: Kind, text: &str) {
+    take(scene, event(scene, minutes, recipient, kind, text)).await;
+}
+
+#[tokio::test]
+async fn the_sender_hears_at_once_why_its_mail_was_not_sent() {
+    let house = House::new("report").await;
+    let said = house.ask(&["suppress", "add", "Gone@example.net", "--note", "asked us to stop"]).await;
+    assert_eq!((said.code, &*said.out, &*said.err), (0, "Gone@example.net\n", ""));
+    let id = house.submit(&["gone@example.net", "here@example.net"]).await.unwrap();
+    let taken = || house.server.taken();
+    let report =
+        |taken: Vec<scripted::Taken>| taken.into_iter().find(|one| one.recipients == ["app@example.com"]);
+    let report = eventually("the report", || report(taken())).await;
+    let text = String::from_utf8(report.message).unwrap();
+    assert!(text.contains("Status: 5.7.1\r\n") && text.contains("Action: failed\r\n"), "{text}");
+    assert!(text.contains("manual, since ") && text.contains("asked us to stop"), "{text}");
+    eventually("the other one's", || {
+        taken().iter().any(|one| one.recipients == ["here@example.net"]).then_some(())
+    })
+    .await;
+    let trace = house.ask(&["trace", &id]).await.out;
+    assert!(trace.contains("suppressed  5.7.1 not sent, on the suppression list: manual, since "), "{trace}");
+    assert!(trace.contains("by operator: asked us to stop"), "{trace}");
+    let log = house.ask(&["log", "--status", "listed"]).await.out;
+    assert!(log.contains("by uid ") && log.contains("Gone@example.net manual: asked us to stop"), "{log}");
+    // Once it is removed mail goes again.
+    assert_eq!(house.ask(&["suppress", "remove", "GONE@example.net"]).await.code, 0);
+    house.submit(&["gone@example.net"]).await.unwrap();
+    eventually("its mail", || taken().iter().any(|one| one.recipients == ["gone@example.net"]).then_some(()))
+        .await;
+}
+
+#[tokio::test]
+async fn rejected_at_rcpt_is_who_could_be_sent_nothing() {
+    let house = House::new("reject").await;
+    for arguments in [
+        &["gone@example.net", "--reason", "hard-bounce"][..],
+        &["news@example.net", "--reason", "unsubscribe"],
+    ] {
+        assert_eq!(house.ask(&[&["suppress", "add"], arguments].concat()).await.code, 0);
+    }
+    let mut client = Client::connect(house.process.address(1)).await.unwrap();
+    for (line, expected) in [
+        ("MAIL FROM:<app@example.com>", "250 2.1.0 "),
+        (
+            "RCPT TO:<Gone@example.net> NOTIFY=NEVER",
+            "550 5.7.1 The recipient is suppressed: earlier mail to it was refused",
+        ),
+        ("DATA", "503 5.5.1 "),
+        ("RCPT TO:<news@example.net>", "250 2.1.5 "),
+        ("RCPT TO:<gone@example.net>", "550 5.7.1 "),
+        ("RCPT TO:<here@example.net>", "250 2.1.5 "),
+        ("DATA", "354 "),
+        ("Subject: x\r\n\r\nx\r\n.", "250 2.0.0 Queued as "),
+    ] {
+        let answer = client.ask(line).await.unwrap().1;
+        assert!(answer.starts_with(expected), "{line}: {answer}");
+    }
+    let taken = eventually("the mail", || house.server.taken().first().cloned()).await;
+    assert_eq!(taken.recipients, ["news@example.net", "here@example.net"]);
+    // A newsletter with hundreds of them is no attack.
+    client.ask("MAIL FROM:<app@example.com>").await.unwrap();
+    for _ in 0..120 {
+        assert_eq!(client.ask("RCPT TO:<gone@example.net>").await.unwrap().0, 550);
+    }
+    assert_eq!(client.ask("RCPT TO:<here@example.net>").await.unwrap().0, 250);
+}
+
+#[tokio::test]
+async fn the_command_line_lists_adds_and_removes() {
+    let mut house = House::new("report").await;
+    let ok = async |arguments: &[&str]| {
+        let said = house.ask(&[&["suppress"], arguments].concat()).await;
+        assert_eq!(said.code, 0, "{arguments:?}: {}", said.err);
+        said
+    };
+    ok(&["add", "a@example.net", "b@example.org", "--reason", "hard-bounce", "--upstream", "up"]).await;
+    ok(&["add", "c@example.net", "--reason", "unsubscribe"]).await;
+    ok(&["add", "d@example.net", "--until", "2999-01-01", "--scope", "bulk"]).await;
+    let listed = async |which: &[&str]| -> Vec<String> {
+        let said = house.ask(&[&["--json", "suppress", "list"], which].concat()).await;
+        let named = said.json();
+        assert_eq!(said.code, i32::from(named.is_empty()), "{which:?}");
+        named.iter().map(|entry| entry["address"].as_str().unwrap()[..1].to_owned()).collect()
+    };
+    for (which, expected) in [
+        (&[][..], &["a", "b", "c", "d"][..]),
+        (&["--reason", "hard-bounce"], &["a", "b"]),
+        (&["--domain", "Example.org"], &["b"]),
+        (&["--upstream", "up"], &["a", "b"]),
+        (&["--source", "operator"], &["a", "b", "c", "d"]),
+        (&["--source", "webhook"], &[]),
+        (&["--since", "1 h ago"], &["a", "b", "c", "d"]),
+        (&["--since", "now", "--reason", "manual"], &[]),
+        (&["-n", "2"], &["a", "b"]),
+    ] {
+        assert_eq!(listed(which).await, expected, "{which:?}");
+    }
+    let entry = house.ask(&["--json", "suppress", "check", "D@example.net"]).await.json().remove(0);
+    for (key, expected) in [
+        ("upstream", Value::Null),
+        ("reason", "manual".into()),
+        ("state", "suppressed".into()),
+        ("scope", "bulk".into()),
+        ("source", "operator".into()),
+    ] {
+        assert_eq!(entry[key], expected, "{key}");
+    }
+    assert_eq!(entry["until"], entry["expires"]);
+    for (arguments, code, words) in [
+        (
+            &["add", "a@example.net", "--reason", "hard-bounce", "--upstream", "up"][..],
+            1,
+            "is on the list already",
+        ),
+        (&["add", "nonsense"], 1, "is no mail address"),
+        (&["add", "x@example.net", "--upstream", "mailgnu"], 1, "there is no upstream \"mailgnu\""),
+        (&["add", "x@example.net", "--until", "2020-01-01"], 2, "lies in the past"),
+        (&["add", "x@example.net", "--reason", "dislike"], 2, "hard-bounce"),
+        (&["add", "-"], 1, "no addresses came from standard input"),
+        (&["remove", "x@example.net"], 1, "is not on the list"),
+        (&["remove", "c@example.net", "--reason", "complaint"], 1, "is not on the list"),
+        (&["remove", "ALL"], 2, "--reason"),
+        (&["remove", "ALL", "x@example.net", "--reason", "manual"], 2, "ALL stands alone"),
+        (&["check", "x@example.net"], 1, "mail to x@example.net goes"),
+    ] {
+        let said = house.ask(&[&["suppress"], arguments].concat()).await;
+        assert_eq!(said.code, code, "{arguments:?}: {}", said.err);
+        assert!(said.err.contains(words), "{arguments:?}: {}", said.err);
+    }
+    let would = ok(&["remove", "ALL", "--reason", "hard-bounce", "--dry-run"]).await;
+    assert_eq!(would.out, "a@example.net\nb@example.org\n");
+    assert_eq!(listed(&["--reason", "hard-bounce"]).await, ["a", "b"], "nothing was done");
+    ok(&["remove", "ALL", "--reason", "hard-bounce"]).await;
+    let said = house.ask_with(&["suppress", "remove", "-"], "c@example.net\n\n d@example.net\n").await;
+    assert_eq!((said.code, &*said.out), (0, "c@example.net\nd@example.net\n"));
+    assert_eq!(listed(&[]).await, [""; 0]);
+    ok(&["add", "kept@example.net", "--reason", "complaint", "--note", "called it spam"]).await;
+    // Looking needs no daemon, changing does.
+    assert!(house.process.terminate().await.success());
+    let said = house.ask(&["suppress", "check", "kept@example.net"]).await;
+    assert_eq!(said.code, 0, "{}", said.err);
+    let row: Vec<_> = said.out.trim_end().split('\t').collect();
+    assert_eq!(row[..6], ["kept@example.net", "all", "complaint", "suppressed", "all", ""]);
+    assert_eq!(row[7..], ["1", "operator", "called it spam"]);
+    let said = house.ask(&["suppress", "add", "x@example.net"]).await;
+    assert_eq!(said.code, 3, "{}", said.err);
+    assert!(said.err.contains("no daemon runs"));
+}
+
+#[tokio::test]
+async fn a_list_goes_from_one_relay_to_another_and_back() {
+    let (here, there) = (House::new("report").await, House::new("report").await);
+    let sheet = "reason,address,upstream,times,scope,words,expires,source\n\
+        hard-bounce,Gone@example.net,up,2026-09-14T12:00:00.001Z,,\"550 \"\"no\"\", never\",,webhook\n\
+        soft-bounce,full@example.net,,2026-09-01T00:00:00Z 2026-09-03T00:00:00+02:00,,full,,poll\n\
+        unsubscribe,\"\"\"a, b\"\"@example.net\",,2026-09-14T12:00:00Z,all,,,\n\
+        ,jiří@example.net,,2026-09-14T12:00:00Z,bulk,,2999-01-01T00:00:00Z,\n";
+    let said = here.ask_with(&["suppress", "import", "-", "--dry-run"], sheet).await;
+    assert_eq!(
+        (said.code, &*said.out),
+        (0, "4 would be imported, 0 are as the file says already\n"),
+        "{}",
+        said.err
+    );
+    assert_eq!(here.ask(&["suppress", "list"]).await.code, 1, "nothing was done");
+    let said = here.ask_with(&["suppress", "import", "-"], sheet).await;
+    assert_eq!((said.code, &*said.out), (0, "4 imported, 0 are as the file says already\n"), "{}", said.err);
+    let exported = here.ask(&["suppress", "export"]).await.out;
+    let expected = "address,upstream,reason,scope,times,source,expires,words\n\
+        \"\"\"a, b\"\"@example.net\",,unsubscribe,all,2026-09-14T12:00:00.000Z,import,,\n\
+        full@example.net,,soft-bounce,all,2026-09-01T00:00:00.000Z 2026-09-02T22:00:00.000Z,poll,,full\n\
+        gone@example.net,up,hard-bounce,all,2026-09-14T12:00:00.001Z,webhook,,\"550 \"\"no\"\", never\"\n\
+        jiří@example.net,,manual,bulk,2026-09-14T12:00:00.000Z,import,2999-01-01T00:00:00.000Z,\n";
+    assert_eq!(exported, expected);
+    let file = there.process.directory().join("list.csv");
+    std::fs::write(&file, &exported).unwrap();
+    let file = file.to_str().unwrap();
+    for (round, (done, same)) in [(4, 0), (0, 4)].into_iter().enumerate() {
+        let said = there.ask(&["--json", "suppress", "import", file]).await;
+        assert_eq!(said.code, 0, "{}", said.err);
+        let counts = serde_json::json!({"lines": 4, "imported": done, "same": same});
+        assert_eq!(said.json(), [counts], "round {round}");
+        let copy = there.process.directory().join("copy.csv");
+        assert_eq!(there.ask(&["suppress", "export", copy.to_str().unwrap()]).await.code, 0);
+        assert_eq!(std::fs::read_to_string(copy).unwrap(), exported, "round {round}");
+    }
+    // What was removed since then does not come back with an old file.
+    assert_eq!(there.ask(&["suppress", "remove", "gone@example.net"]).await.code, 0);
+    let said = there.ask(&["suppress", "import", file]).await;
+    assert_eq!((said.code, &*said.out), (0, "0 imported, 4 are as the file says already\n"));
+    assert_eq!(there.ask(&["suppress", "check", "gone@example.net"]).await.code, 1);
+}
+
+#[tokio::test]
+async fn a_sheet_with_a_bad_line_is_not_taken_at_all() {
+    let house = House::new("report").await;
+    for (sheet, said) in [
+        ("mail\na@example.net\n", &["line 1: no column is called \"mail\""][..]),
+        (
+            "address,reason,times,upstream\n\
+             good@example.net,,,\n\
+             bad,,,\n\
+             x@example.net,dislike,,\n\
+             x@example.net,,yesterday,\n\
+             x@example.net,,,mailgnu\n\
+             x@example.net,,2999-01-01T00:00:00Z,\n",
+            &[
+                "nothing is imported, these lines are bad:",
+                "line 3: bad is no mail address",
+                "line 4: x@example.net \"dislike\" is no reason: complaint, hard-bounce",
+                "line 5: x@example.net \"yesterday\" is no time",
+                "line 6: x@example.net there is no upstream \"mailgnu\"",
+                "line 7: x@example.net happened in the future",
+            ],
+        ),
+        (
+            "address,words\ngood@example.net,x\nshort@example.net\n",
+            &["line 3: has 1 fields, the header has 2"],
+        ),
+    ] {
+        let answer = house.ask_with(&["suppress", "import", "-"], sheet).await;
+        assert_eq!(answer.code, 2, "{sheet}");
+        said.iter().for_each(|words| assert!(answer.err.contains(words), "{words}: {}", answer.err));
+        assert_eq!(house.ask(&["suppress", "list"]).await.code, 1, "nothing was imported");
+    }
+}
+
+/// Many share a sync: one commit after the other would take minutes.
+#[tokio::test]
+async fn a_large_list_is_imported_and_listed() {
+    let house = House::new("report").await;
+    let lines = (0..MANY).map(|number| format!("{number:06}@example.net,hard-bounce\n"));
+    let sheet = std::iter::once("address,reason\n".to_owned()).chain(lines).collect::<String>();
+    let started = Instant::now();
+    let said = house.ask_with(&["suppress", "import", "-"], &sheet).await;
+    println!("{MANY} imported after {:?}", started.elapsed());
+    assert_eq!((said.code, said.out), (0, format!("{MANY} imported, 0 are as the file says already\n")));
+    let listed = house.ask(&["--json", "suppress", "list", "-n", "1000000"]).await.json();
+    let addresses = listed.iter().map(|entry| entry["address"].as_str().unwrap().to_owned());
+    assert!(addresses.eq((0..MANY).map(|number| format!("{number:06}@example.net"))));
+    println!("and listed after {:?}", started.elapsed());
+}
+
+const MANY: usize = 20_000;
+
+/// The real program in front of a scripted upstream.
+struct House {
+    process: Process,
+    server: Server,
+}
+
+/// What a command said.
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Said {
+    fn json(&self) -> Vec<Value> {
+        self.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+impl House {
+    async fn new(policy: &str) -> Self {
+        let server = Server::start(Script::new()).await;
+        let port = server.address.port();
+        let mut process = Process::configured(|data, ports| configuration(data, ports[1], port, policy));
+        process.start().await;
+        Self { process, server }
+    }
+
+    async fn submit(&self, to: &[&str]) -> std::io::Result<String> {
+        let mut client = Client::connect(self.process.address(1)).await?;
+        client.submit("app@example.com", to, "From: app@example.com\r\nSubject: x\r\n\r\nx\r\n").await
+    }
+
+    async fn ask(&self, arguments: &[&str]) -> Said {
+        self.ask_with(arguments, "").await
+    }
+
+    async fn ask_with(&self, arguments: &[&str], stdin: &str) -> Said {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mailtrail"));
+        command.arg("--config").arg(self.process.directory().join("mailtrail.toml"));
+        command.args(arguments).stdin(input(stdin.as_bytes()));
+        let output = support::run(&mut command).await.unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Said { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+    }
+}
+
+fn configuration(data_dir: &str, door: u16, port: u16, policy: &str) -> String {
+    format!(
+        r#"
+[server]
+hostname = "relay.example.com"
+data_dir = "{data_dir}"
+[[listener]]
+address = "127.0.0.1:{door}"
+tls = "none"
+auth = "none"
+[[upstream]]
+name = "up"
+provider = "plain"
+host = "127.0.0.1"
+port = {port}
+tls = "none"
+[suppression]
+policy = "{policy}"
+"#
+    )
+}
