@@ -7,6 +7,7 @@ mod operator;
 mod router;
 mod stats;
 mod suppressions;
+mod sync;
 mod trace;
 mod view;
 
@@ -18,9 +19,10 @@ pub use log::{LogAnswer, LogFilter, log};
 pub use router::{Panel, metrics_router, service};
 pub use stats::{StatsLine, StatsQuestion, stats};
 pub use suppressions::{
-    SUPPRESSED, SuppressionAct, SuppressionEntry, SuppressionFilter, SuppressionOrder, SuppressionPage,
-    SuppressionView, suppressions,
+    HintView, SUPPRESSED, SuppressionAct, SuppressionEntry, SuppressionFilter, SuppressionOrder, SuppressionPage,
+    SuppressionView, hints, suppressions,
 };
+pub use sync::{SyncLine, SyncOrder, SyncStep};
 pub use trace::{Found, find, queue};
 pub use view::{
     Act, AlarmView, BreakerOrder, BreakerView, MarkView, Order, QueueLine, RecipientView, Shape, TrailView,

@@ -5,6 +5,7 @@ use super::log::{LogAnswer, LogFilter, log};
 use super::operator::{self, Refusal};
 use super::stats::{StatsQuestion, stats};
 use super::suppressions::{self, SuppressionFilter, SuppressionOrder};
+use super::sync::sync;
 use super::trace::{find_as, queue_as};
 use super::view::{AlarmView, BreakerOrder, BreakerView, Order, QueueLine, TrailView};
 use crate::alarm::Alarms;
@@ -13,6 +14,7 @@ use crate::ledger::{Trail, Waits};
 use crate::provider::Provider;
 use crate::store::{ReadError, Retention, Store};
 use crate::suppression;
+use crate::sync::Syncer;
 use crate::transport::breaker::State as BreakerState;
 use crate::transport::{Health, Ways};
 use axum::extract::connect_info::{Connected, IntoMakeServiceWithConnectInfo};
@@ -42,6 +44,8 @@ pub struct Panel {
     pub ways: Arc<Ways>,
     /// Which addresses get no mail.
     pub suppression: Arc<suppression::Settings>,
+    /// Whoever brings that list and the providers' together.
+    pub sync: Syncer,
     /// What is wrong.
     pub alarms: Alarms,
     /// Whose words the reports of each upstream are.
@@ -113,6 +117,8 @@ pub fn service(panel: Panel) -> IntoMakeServiceWithConnectInfo<Router, Operator>
         .route("/api/v1/breakers", get(breakers))
         .route("/api/v1/breakers/{upstream}", post(switch))
         .route("/api/v1/suppressions", get(suppressed).post(suppress))
+        .route("/api/v1/suppressions/sync", post(sync))
+        .route("/api/v1/hints", get(hints))
         .route("/api/v1/alarms", get(alarms))
         .merge(events::routes())
         .layer(DefaultBodyLimit::max(ORDER))
@@ -155,6 +161,10 @@ async fn suppress(
     }
 }
 
+async fn hints(State(panel): State<Panel>, Query(contact): Query<Contact>) -> Response {
+    answer(move || suppressions::hints(&panel.store, &contact.address)).await
+}
+
 async fn switch(
     State(panel): State<Panel>,
     ConnectInfo(Operator(operator)): ConnectInfo<Operator>,
@@ -194,6 +204,11 @@ async fn alarms(State(panel): State<Panel>) -> Response {
 struct What {
     what: String,
     limit: usize,
+}
+
+#[derive(Deserialize)]
+struct Contact {
+    address: String,
 }
 
 #[derive(Deserialize)]
