@@ -13,7 +13,7 @@ mod view;
 
 pub use crate::line::{FactView, LogLine};
 pub use events::{
-    EventFilter, EventView, KeptEvent, ReplayAnswer, ReplayOrder, Replayed, dead, orphans, report, reports,
+    EventFilter, EventView, HINT, KeptEvent, ReplayAnswer, ReplayOrder, Replayed, dead, orphans, report, reports,
 };
 pub use log::{LogAnswer, LogFilter, log};
 pub use router::{Panel, metrics_router, service};

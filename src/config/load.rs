@@ -49,8 +49,8 @@ pub fn suppression_rules(path: &Path, environment: &BTreeMap<String, String>) ->
     let reading = Reading::new(path, environment);
     let Some(root) = document::parse(&text, &reading) else { return Err(reading.into_faults()) };
     let mut root = Section::new(&reading, String::new(), Place::File, root);
-    let rules = suppression::read(&mut root);
-    reading.conclude().map(|_| rules.0)
+    let (rules, _) = suppression::read(&mut root);
+    reading.conclude().map(|_| rules)
 }
 
 fn read(path: &Path, environment: &BTreeMap<String, String>) -> Result<String, Faults> {

@@ -175,15 +175,18 @@ impl Page {
     fn source(&mut self, source: &Source) {
         self.heading("[[source]]");
         self.text("name", &source.name);
-        let (reporter, secrets, upstream) = match &source.kind {
-            Kind::Generic { secrets, upstream } => (Reporter::Generic, secrets, upstream.as_ref()),
-            Kind::ActiveCampaign { secrets } => (Reporter::ActiveCampaign, secrets, None),
+        let (reporter, secrets, upstream, suppress) = match &source.kind {
+            Kind::Generic { secrets, upstream } => (Reporter::Generic, secrets, upstream.as_ref(), None),
+            Kind::ActiveCampaign { secrets, suppress } => {
+                (Reporter::ActiveCampaign, secrets, None, Some(suppress))
+            }
             // Those are upstreams.
             Kind::Mailgun { .. } | Kind::Brevo(_) => return,
         };
         self.text("kind", word(&REPORTERS, &reporter));
         self.texts("secret", &vec![MASK; secrets.len()]);
         self.some("upstream", upstream);
+        suppress.into_iter().for_each(|suppress| self.texts("suppress", suppress));
     }
 
     fn routing(&mut self, routing: &Routing) {
