@@ -70,7 +70,7 @@ fn load_with_files(text: &str, files: &[&str]) -> Result<Config, Faults> {
 
 const SHIPPED: &str = include_str!("../config/mailtrail.toml");
 
-const NAMED: [&str; 11] = [
+const NAMED: [&str; 12] = [
     "hook-secret",
     "odoo-password",
     "mailgun-smtp-password",
@@ -79,6 +79,7 @@ const NAMED: [&str; 11] = [
     "brevo-token",
     "brevo-webhook-password",
     "campaigns-secret",
+    "contacts-secret",
     "certs/relay.pem",
     "certs/relay.key",
     "certs/clients.pem",
@@ -388,6 +389,7 @@ fn who_reports_is_read_and_shown() {
         + "webhook_password = \"${KEY}\"\n"
         + "[[source]]\nname = \"other\"\nkind = \"generic\"\nsecret = \"${KEY}\"\nupstream = \"plain\"\n"
         + "[[source]]\nname = \"campaigns\"\nkind = \"activecampaign\"\nsecret = [\"${KEY}\", \"${KEY}\"]\n"
+        + "[[source]]\nname = \"more\"\nkind = \"activecampaign\"\nsecret = \"${KEY}\"\nsuppress = [\"bounce\"]\n"
         + "[http]\naddress = \"127.0.0.1:0\"\nproxies = [\"10.0.0.7\"]\nconnections = 5\n";
     let config = parse(&text, &[("KEY", "hunter2hunter2hunter2")]).unwrap();
     assert_eq!(config.sources[0].upstream(), "plain");
@@ -400,6 +402,8 @@ fn who_reports_is_read_and_shown() {
         "webhook_password = \"******\"",
         "kind = \"generic\"",
         "kind = \"activecampaign\"",
+        "suppress = [\"unsubscribe\"]",
+        "suppress = [\"bounce\"]",
         "upstream = \"plain\"",
         "proxies = [\"10.0.0.7/32\"]",
         "connections = 5",
@@ -407,6 +411,34 @@ fn who_reports_is_read_and_shown() {
         assert!(shown.lines().any(|shown| shown == line), "{line} is not in\n{shown}");
     }
     assert_eq!(parse(&shown, &[]).unwrap().show(), shown);
+    for (old, new, said) in [
+        ("suppress = [\"bounce\"]", "suppress = [\"open\"]", "\"unsubscribe\" or \"bounce\""),
+        ("upstream = \"plain\"", "suppress = []", "suppress: belongs to kind = \"activecampaign\""),
+    ] {
+        let faults =
+            parse(&text.replace(old, new), &[("KEY", "hunter2hunter2hunter2")]).unwrap_err().to_string();
+        assert!(faults.contains(said), "{faults}");
+    }
+}
+
+#[test]
+fn how_often_the_lists_are_brought_together_is_read_and_shown() {
+    let read = |line: &str| parse(&format!("{}[suppression]\n{line}\n", good_configuration()), &[]);
+    for (line, expected) in [
+        ("", Some(86_400)),
+        ("sync = \"24h\"", Some(86_400)),
+        ("sync = \"1h\"", Some(3600)),
+        ("sync = \"off\"", None),
+    ] {
+        let config = read(line).unwrap();
+        assert_eq!(config.sync.map(|every| every.as_secs()), expected, "{line}");
+        let shown = config.show();
+        assert_eq!(parse(&shown, &[]).unwrap().sync, config.sync, "{shown}");
+    }
+    for line in ["sync = \"59min\"", "sync = \"31d\"", "sync = \"never\""] {
+        let faults = read(line).unwrap_err().to_string();
+        assert!(faults.contains("\"off\" or a duration from \"1h\" to \"30d\""), "{faults}");
+    }
 }
 
 #[test]

@@ -113,6 +113,48 @@ async fn what_came_is_listed_with_where_it_stands() {
 
 /// A version before this one could not read what this one can.
 #[tokio::test]
+async fn hints_are_listed_with_the_reports_and_with_their_address() {
+    let mut house = House::new();
+    house.process.start().await;
+    assert_eq!(house.post(signed(1, &named("opened", "1", "ada@example.net", "one@example.com"))).await, 200);
+    let date = "date_time=2026-09-14T12%3A00%3A00Z&contact%5Bemail%5D=Ada%40example.net";
+    for form in ["type=open", "type=unsubscribe&list=3&unsubscribe%5Breason%5D=Too+many"] {
+        let body = format!("{form}&{date}").into_bytes();
+        assert_eq!(house.post_to("campaigns/the-secret-of-the-campaigns", body).await, 200);
+    }
+    for running in [true, false] {
+        if !running {
+            assert!(house.process.terminate().await.success());
+        }
+        let hints = house.ask(&["--json", "events", "list", "--event", "hint", "--to", "ada@"]).await.json();
+        let shown = |view: &Value| {
+            json!([view["upstream"], view["event"], view["state"], view["name"], view["text"], view["at"]])
+        };
+        let at = "2026-09-14T12:00:00.000Z";
+        let expected = [
+            json!(["campaigns", "hint", "hint", "open", null, at]),
+            json!(["campaigns", "hint", "hint", "unsubscribe", "Too many", at]),
+        ];
+        assert_eq!(hints.iter().map(shown).collect::<Vec<_>>(), expected, "{running}");
+        assert_eq!(house.ask(&["--json", "events", "list"]).await.json().len(), 3);
+        let id = text_of(&hints[1]["id"]);
+        let raw = house.ask(&["events", "show", id]).await;
+        assert!(raw.out.starts_with("type=unsubscribe&list=3"), "{} {}", raw.out, raw.err);
+        if running {
+            assert_eq!(house.replay(&[id]).await, (0, words(&["unchanged"])));
+        }
+        let checked = house.ask(&["suppress", "check", "ada@example.net"]).await;
+        let lines: Vec<_> = checked.out.lines().map(|line| line.split('\t').collect::<Vec<_>>()).collect();
+        assert_eq!((checked.code, lines.len()), (0, 3), "{} {}", checked.out, checked.err);
+        let entry = ["ada@example.net", "all", "unsubscribe", "suppressed", "bulk", "", at, "1", "hint"];
+        assert_eq!(lines[0][..9], entry);
+        assert_eq!(lines[0][9], "unsubscribe at campaigns: Too many");
+        assert_eq!(lines[1], ["campaigns", "unsubscribed", at, "3", "unsubscribe", "Too many"]);
+        assert_eq!(lines[2][..2], ["campaigns", "opened"]);
+    }
+}
+
+#[tokio::test]
 async fn what_can_be_read_now_is_applied_once() {
     let mut house = House::new();
     let now = Clock::System.now();
@@ -258,7 +300,11 @@ impl House {
     }
 
     async fn post(&self, body: Vec<u8>) -> u16 {
-        let url = format!("http://127.0.0.1:{}/webhooks/up", self.ports[0]);
+        self.post_to("up", body).await
+    }
+
+    async fn post_to(&self, path: &str, body: Vec<u8>) -> u16 {
+        let url = format!("http://127.0.0.1:{}/webhooks/{path}", self.ports[0]);
         self.client.post(url).body(body).send().await.unwrap().status().as_u16()
     }
 
@@ -351,6 +397,10 @@ tls = "none"
 username = "u"
 password = "p"
 webhook_signing_key = "{KEY}"
+[[source]]
+name = "campaigns"
+kind = "activecampaign"
+secret = "the-secret-of-the-campaigns"
 [upstream.retry]
 first = "1h"
 max = "1h"

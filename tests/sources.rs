@@ -13,7 +13,7 @@ use mailtrail::mail::Lane;
 use mailtrail::provider::generic::sign;
 use mailtrail::secret::Secret;
 use mailtrail::suppression::Source::Hint;
-use mailtrail::suppression::{self, Change, Lists, Listing, Mark, Reason, Scope, Settings, Unsubscribes};
+use mailtrail::suppression::{self, Change, Listing, Lists, Mark, Reason, Scope, Settings, Unsubscribes};
 use serde_json::{Map, Value, json};
 use std::convert::Infallible;
 use std::path::Path;
@@ -165,7 +165,8 @@ async fn hints_keep_bulk_mail_back_by_the_sources_rule_and_never_any_other() {
                 let settings = Settings { unsubscribe, ..Settings::default() };
                 let judge = |lane| {
                     let look = |_: &str| Ok::<_, Infallible>(Some(dossier.clone()));
-                    let Ok(verdict) = Lists::default().judge(&settings, lane, Timestamp::from_seconds(START), look);
+                    let Ok(verdict) =
+                        Lists::default().judge(&settings, lane, Timestamp::from_seconds(START), look);
                     verdict.is_some()
                 };
                 assert_eq!((judge(Lane::Transactional), judge(Lane::Bulk)), (false, unsubscribed || bounced));

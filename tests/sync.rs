@@ -117,11 +117,14 @@ async fn who_is_removed_there_gets_mail_again_unless_others_say_no() {
     there.add(List::Complaints, &["c@example.net"], DAYS_AGO).await;
     assert_eq!(house.sync(&[]).await.len(), 3);
     // An operator who wants what the provider says wants it also when the provider no longer says so.
-    let said = house.ask(&["suppress", "add", "b@example.net", "--reason", "hard-bounce", "--upstream", "up"]).await;
+    let said =
+        house.ask(&["suppress", "add", "b@example.net", "--reason", "hard-bounce", "--upstream", "up"]).await;
     assert_eq!(said.code, 0, "{}", said.err);
-    for (list, address) in
-        [(List::Bounces, "a@example.net"), (List::Bounces, "b@example.net"), (List::Complaints, "c@example.net")]
-    {
+    for (list, address) in [
+        (List::Bounces, "a@example.net"),
+        (List::Bounces, "b@example.net"),
+        (List::Complaints, "c@example.net"),
+    ] {
         assert!(there.account.remove(list, address).await.unwrap());
     }
     let acts = [
@@ -156,15 +159,21 @@ async fn who_is_removed_there_gets_mail_again_unless_others_say_no() {
 #[tokio::test]
 async fn thousands_go_both_ways_page_by_page() {
     let (there, house) = pair().await;
-    let many = |side: &str| (0..MANY).map(|number| format!("{side}{number:04}@example.net")).collect::<Vec<_>>();
+    let many =
+        |side: &str| (0..MANY).map(|number| format!("{side}{number:04}@example.net")).collect::<Vec<_>>();
     let (theirs, ours) = (many("there"), many("here"));
     for some in theirs.chunks(1000) {
         there.add(List::Bounces, &some.iter().map(String::as_str).collect::<Vec<_>>(), DAYS_AGO).await;
     }
-    let sheet = format!("address,reason\n{}", ours.iter().map(|one| format!("{one},hard-bounce\n")).collect::<String>());
+    let sheet = format!(
+        "address,reason\n{}",
+        ours.iter().map(|one| format!("{one},hard-bounce\n")).collect::<String>()
+    );
     assert_eq!(house.ask_with(&["suppress", "import", "-"], &sheet).await.code, 0);
     let said = house.ask(&["suppress", "sync"]).await;
-    let summary = format!("up: the provider lists {MANY}; here {MANY} taken in and 0 ended, there {MANY} added and 0 removed\n");
+    let summary = format!(
+        "up: the provider lists {MANY}; here {MANY} taken in and 0 ended, there {MANY} added and 0 removed\n"
+    );
     assert_eq!((said.code, said.out), (0, summary), "{}", said.err);
     let both = theirs.iter().chain(&ours).cloned().collect::<BTreeSet<_>>();
     assert_eq!(there.lists().await[&List::Bounces], both);
@@ -180,8 +189,10 @@ async fn killed_in_the_middle_it_is_made_good_by_the_next() {
         there.add(List::Bounces, &some.iter().map(String::as_str).collect::<Vec<_>>(), DAYS_AGO).await;
     }
     // Of the second page nothing comes.
-    let items: Vec<_> =
-        many[..1000].iter().map(|one| json!({"address": one, "created_at": "Thu, 15 Jan 2026 18:00:00 UTC"})).collect();
+    let items: Vec<_> = many[..1000]
+        .iter()
+        .map(|one| json!({"address": one, "created_at": "Thu, 15 Jan 2026 18:00:00 UTC"}))
+        .collect();
     let slow = Server::start(move |number, request| {
         let next = format!("http://{}/v3/mg.example.com/bounces?page=next", request.header("host").unwrap());
         let page = json!({"items": items, "paging": {"next": next}}).to_string();
@@ -240,13 +251,15 @@ async fn whom_the_provider_does_not_take_is_named_and_the_others_are_added() {
     })
     .await;
     let house = House::new("mailgun", &format!("http://{}", server.address)).await;
-    let sheet = "address,reason\na@example.net,complaint\nbad@example.net,complaint\nc@example.net,complaint\n";
+    let sheet =
+        "address,reason\na@example.net,complaint\nbad@example.net,complaint\nc@example.net,complaint\n";
     assert_eq!(house.ask_with(&["suppress", "import", "-"], sheet).await.code, 0);
     let said = house.ask(&["--json", "suppress", "sync"]).await;
     assert_eq!(said.code, 1);
     let lines = said.json();
     let acts: Vec<_> = lines.iter().map(|line| (line["address"].as_str(), line["why"].as_str())).collect();
-    let why = "upstream up: complaints: the provider's API answered 400: Invalid format for parameter address";
+    let why =
+        "upstream up: complaints: the provider's API answered 400: Invalid format for parameter address";
     let expected = [
         (Some("a@example.net"), None),
         (Some("bad@example.net"), Some(why)),
@@ -269,8 +282,11 @@ async fn brevo_is_read_and_never_added_to() {
     .await;
     let house = House::new("brevo", &format!("http://{}", server.address)).await;
     assert_eq!(house.ask(&["suppress", "add", "x@example.net", "--reason", "hard-bounce"]).await.code, 0);
-    let acts =
-        ["taken-in complaint eve@example.org", "taken-in hard-bounce ada@example.net", "taken-in unsubscribe bob@example.org"];
+    let acts = [
+        "taken-in complaint eve@example.org",
+        "taken-in hard-bounce ada@example.net",
+        "taken-in unsubscribe bob@example.org",
+    ];
     assert_eq!(house.sync(&[]).await, acts);
     let scopes: Vec<_> = house.listed("provider").await.iter().map(|entry| entry["scope"].clone()).collect();
     assert_eq!(scopes, ["all", "bulk", "all"], "who left one sender gets mail of others");
@@ -298,7 +314,12 @@ async fn each_refusal_names_cause_and_remedy() {
             "upstream up: bounces: the provider's API does not know it (404: Domain not found: eu.example.com); are \
              domain and region right?",
         ),
-        (configuration("mailgun", &url), &["--upstream", "plain"], 1, "upstream plain: its provider has no lists"),
+        (
+            configuration("mailgun", &url),
+            &["--upstream", "plain"],
+            1,
+            "upstream plain: its provider has no lists",
+        ),
         (configuration("mailgun", &url), &["--upstream", "nobody"], 2, "there is no upstream \"nobody\""),
         (
             configuration("mailgun", &url).replace("api_key = \"key-1\"", ""),

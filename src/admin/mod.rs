@@ -13,14 +13,15 @@ mod view;
 
 pub use crate::line::{FactView, LogLine};
 pub use events::{
-    EventFilter, EventView, HINT, KeptEvent, ReplayAnswer, ReplayOrder, Replayed, dead, orphans, report, reports,
+    EventFilter, EventView, HINT, KeptEvent, ReplayAnswer, ReplayOrder, Replayed, dead, orphans, report,
+    reports,
 };
 pub use log::{LogAnswer, LogFilter, log};
 pub use router::{Panel, metrics_router, service};
 pub use stats::{StatsLine, StatsQuestion, stats};
 pub use suppressions::{
-    HintView, SUPPRESSED, SuppressionAct, SuppressionEntry, SuppressionFilter, SuppressionOrder, SuppressionPage,
-    SuppressionView, hints, suppressions,
+    HintView, SUPPRESSED, SuppressionAct, SuppressionEntry, SuppressionFilter, SuppressionOrder,
+    SuppressionPage, SuppressionView, hints, suppressions,
 };
 pub use sync::{SyncLine, SyncOrder, SyncStep};
 pub use trace::{Found, find, queue};

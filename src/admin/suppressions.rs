@@ -349,8 +349,7 @@ impl Desk<'_> {
         if times.is_empty() {
             // What only others say ends when they say so.
             let lasts = |source| !matches!(source, Source::Provider | Source::Hint);
-            let same =
-                |live: &Live| live.scope() == scope && live.expires == expires && lasts(live.source);
+            let same = |live: &Live| live.scope() == scope && live.expires == expires && lasts(live.source);
             if known.own.live_of(reason).is_some_and(same) {
                 return Ok(Weighed::Same("is on the list already"));
             }

@@ -2,8 +2,8 @@
 
 use super::{Context, Trouble, settings};
 use crate::admin::{
-    self, Act, BreakerOrder, BreakerView, EventFilter, EventView, Found, KeptEvent, LogAnswer, LogFilter,
-    HintView, Order, QueueLine, ReplayAnswer, ReplayOrder, Shape, StatsLine, StatsQuestion, SuppressionAct,
+    self, Act, BreakerOrder, BreakerView, EventFilter, EventView, Found, HintView, KeptEvent, LogAnswer,
+    LogFilter, Order, QueueLine, ReplayAnswer, ReplayOrder, Shape, StatsLine, StatsQuestion, SuppressionAct,
     SuppressionFilter, SuppressionOrder, SuppressionPage, SyncLine, SyncOrder,
 };
 use crate::clock::Clock;

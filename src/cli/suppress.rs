@@ -5,8 +5,8 @@ use super::desk::Desk;
 use super::paint::table;
 use super::{Context, Trouble, say, say_json, settings, times};
 use crate::admin::{
-    HintView, SUPPRESSED, SuppressionAct, SuppressionEntry, SuppressionFilter, SuppressionOrder, SuppressionView,
-    SyncOrder,
+    HintView, SUPPRESSED, SuppressionAct, SuppressionEntry, SuppressionFilter, SuppressionOrder,
+    SuppressionView, SyncOrder,
 };
 use crate::clock::Clock;
 use crate::suppression::{Reason, Scope, Source};
@@ -251,7 +251,14 @@ fn show_hints(context: &Context, hints: &[HintView]) {
     }
     let row = |hint: &HintView| {
         let text = hint.text.clone().unwrap_or_default();
-        vec![hint.source.clone(), hint.hint.clone(), hint.at.clone(), hint.lists.join(" "), hint.name.clone(), text]
+        vec![
+            hint.source.clone(),
+            hint.hint.clone(),
+            hint.at.clone(),
+            hint.lists.join(" "),
+            hint.name.clone(),
+            text,
+        ]
     };
     let rows: Vec<_> = hints.iter().map(row).collect();
     let header = ["HINT OF", "WHAT", "WHEN", "LISTS", "NAME", "WORDS"];

@@ -116,7 +116,9 @@ pub enum Trouble {
     #[error("upstream {0}: a sync is under way already; it is carried out to its end")]
     UnderWay(String),
     /// More than anybody has.
-    #[error("upstream {0}: the provider lists more than {ENTRIES} addresses, which are more than are compared")]
+    #[error(
+        "upstream {0}: the provider lists more than {ENTRIES} addresses, which are more than are compared"
+    )]
     TooMany(String),
     /// The provider.
     #[error(transparent)]
@@ -193,7 +195,11 @@ impl Syncer {
             };
             match tokio::join!(synced, counted) {
                 (Ok(()), acts) => {
-                    tracing::info!(upstream, acts, "our suppression list and the provider's are brought together");
+                    tracing::info!(
+                        upstream,
+                        acts,
+                        "our suppression list and the provider's are brought together"
+                    );
                 }
                 (Err(trouble), acts) => {
                     tracing::error!(

@@ -229,7 +229,8 @@ fn ours(
 ) -> Result<Ours, ReadError> {
     let filed = store.dossiers(after.map(|(address, list)| (&**address, &**list)), PAGE)?;
     let last = filed.last().filter(|_| filed.len() == PAGE);
-    let mut page = Ours { next: last.map(|last| (last.address.clone(), last.list.clone())), ..Ours::default() };
+    let mut page =
+        Ours { next: last.map(|last| (last.address.clone(), last.list.clone())), ..Ours::default() };
     for one in filed.iter().filter(|one| one.list == upstream || one.list.is_empty()) {
         for (reason, live) in one.dossier.live() {
             let Some(list) = list(reason) else { continue };

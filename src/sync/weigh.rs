@@ -67,7 +67,8 @@ impl Known<'_> {
         let again = |live: &Live| at <= live.last() && live.expires.is_some_and(|expires| expires <= now);
         let at = if self.own.live_of(reason).is_some_and(again) { now } else { at };
         let words = [entry.code.as_deref(), entry.reason.as_deref()];
-        let words = words.into_iter().flatten().filter(|words| !words.is_empty()).collect::<Vec<_>>().join(" ");
+        let words =
+            words.into_iter().flatten().filter(|words| !words.is_empty()).collect::<Vec<_>>().join(" ");
         let mark = Mark { at, scope, source: Source::Provider, expires: None, words };
         let mut after = self.own.clone();
         after.add(reason, &mark);
@@ -139,7 +140,12 @@ mod tests {
     }
 
     fn entry(days: Option<u32>, tag: &str) -> Entry {
-        Entry { address: "a@example.net".into(), since: days.map(ago), tags: vec![tag.into()], ..Entry::default() }
+        Entry {
+            address: "a@example.net".into(),
+            since: days.map(ago),
+            tags: vec![tag.into()],
+            ..Entry::default()
+        }
     }
 
     fn weigh(own: &Dossier, everywhere: &Dossier, entry: &Entry) -> Fate {
@@ -178,7 +184,9 @@ mod tests {
     fn a_removal_here_wins_over_what_is_older_there() {
         let (nothing, removed) = (Dossier::default(), dossier(Reason::Unsubscribe, &[], Some(5)));
         for (own, everywhere) in [(&removed, &nothing), (&nothing, &removed)] {
-            for (days, expected) in [(Some(6), Some(Fate::Removed)), (Some(5), Some(Fate::Removed)), (Some(4), None)] {
+            for (days, expected) in
+                [(Some(6), Some(Fate::Removed)), (Some(5), Some(Fate::Removed)), (Some(4), None)]
+            {
                 let fate = weigh(own, everywhere, &entry(days, "*"));
                 match expected {
                     Some(expected) => assert_eq!(fate, expected),
@@ -239,6 +247,12 @@ mod tests {
         }
         let operator = mark(1, Scope::All, Source::Operator);
         assert_eq!(pushed(Reason::Unsubscribe, &Mark { scope: Scope::Bulk, ..operator.clone() }), None);
-        assert_eq!(pushed(Reason::HardBounce, &Mark { expires: Some(NOW.after(Duration::from_secs(9))), ..operator }), None);
+        assert_eq!(
+            pushed(
+                Reason::HardBounce,
+                &Mark { expires: Some(NOW.after(Duration::from_secs(9))), ..operator }
+            ),
+            None
+        );
     }
 }

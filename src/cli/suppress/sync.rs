@@ -57,13 +57,18 @@ impl<'a> Page<'a> {
             SyncStep::Waiting { .. } | SyncStep::Done => {}
         }
         let acts: u64 = counts.acts.values().sum();
-        let progress = format!("{upstream}: {} entries of the provider's read, {acts} differences", counts.read);
+        let progress =
+            format!("{upstream}: {} entries of the provider's read, {acts} differences", counts.read);
         self.failed |= refused.is_some();
         let shown = matches!(step, SyncStep::Act { .. } | SyncStep::Done | SyncStep::Failed { .. });
         match step {
-            _ if self.context.json && shown => say_json(&SyncLine { upstream: upstream.clone(), step: step.clone() }),
+            _ if self.context.json && shown => {
+                say_json(&SyncLine { upstream: upstream.clone(), step: step.clone() })
+            }
             SyncStep::Waiting { seconds } => {
-                let waits = format!("{upstream}: the provider takes no more requests for now; goes on in {seconds} s");
+                let waits = format!(
+                    "{upstream}: the provider takes no more requests for now; goes on in {seconds} s"
+                );
                 self.bar.set_message(waits.clone());
                 if self.bar.is_hidden() {
                     eprintln!("mailtrail: {waits}");
