@@ -7,7 +7,7 @@ use mailtrail::suppression::{Change, Listing, Mark, Reason, Scope, Source};
 /// Something that the list is made of.
 #[derive(Clone, Debug)]
 enum Fact {
-    Report(Notice),
+    Report(Box<Notice>),
     Listing(Listing),
 }
 
@@ -78,14 +78,14 @@ fn fact(random: &mut fastrand::Rng) -> Fact {
             let kinds =
                 [Kind::Bounced, Kind::Complained, Kind::Unsubscribed, Kind::Suppressed, Kind::Delivered];
             let event = event(when, address, kinds[random.usize(..kinds.len())]);
-            Fact::Report(Notice { upstream, ..notice(event) })
+            Fact::Report(Box::new(Notice { upstream, ..notice(event) }))
         }
     }
 }
 
 async fn keep(store: &Store, fact: &Fact) {
     match fact.clone() {
-        Fact::Report(notice) => store.report(notice, Bytes::from("raw")).await.unwrap(),
+        Fact::Report(notice) => store.report(*notice, Bytes::from("raw")).await.unwrap(),
         Fact::Listing(listing) => store.list(listing).await.unwrap(),
     }
 }
