@@ -201,13 +201,14 @@ async fn a_held_request_holds_no_stop() {
     let mut process = Process::new(&sink);
     let http: SocketAddr = ([127, 0, 0, 1], support::process::free_port()).into();
     let text = process.configuration(sink.port(), "");
-    process.configure(&format!("{text}\n[http]\naddress = \"{http}\"\n"));
+    let source = "[[source]]\nname = \"other\"\nkind = \"generic\"\nsecret = \"sixteen-or-longer\"\n";
+    process.configure(&format!("{text}\n[http]\naddress = \"{http}\"\n{source}"));
     process.start().await;
     let mut idle = TcpStream::connect(http).await.unwrap();
     idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     assert_ne!(idle.read(&mut [0; 64]).await.unwrap(), 0);
     let mut held = TcpStream::connect(http).await.unwrap();
-    let request = b"POST /webhooks/sink HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nx";
+    let request = b"POST /webhooks/other HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nx";
     held.write_all(request).await.unwrap();
     assert!(process.terminate().await.success());
     assert!(held.read(&mut [0; 64]).await.map_or(true, |read| read == 0), "it was not answered");
