@@ -1,7 +1,7 @@
 use super::{Context, Trouble, say};
 use crate::clock::Clock;
 use crate::logging;
-use crate::sandbox::{self, Weather};
+use crate::sandbox::{self, Face, Weather};
 use crate::secret::Secret;
 use crate::tls;
 use std::net::SocketAddr;
@@ -9,6 +9,9 @@ use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
+    /// Which provider it pretends to be
+    #[arg(long, default_value = "mailgun", value_parser = face, value_name = "PROVIDER")]
+    provider: Face,
     /// Where it listens for mail
     #[arg(long, default_value = "127.0.0.1:2587", value_name = "ADDRESS")]
     smtp: SocketAddr,
@@ -30,7 +33,7 @@ pub struct Arguments {
     /// The login's password, from the environment where it shall not be seen
     #[arg(long, default_value = "sandbox", env = "MAILTRAIL_SANDBOX_PASSWORD", hide_env_values = true)]
     password: String,
-    /// The key that events are signed with
+    /// The key that Mailgun's events are signed with; Brevo's bearer token
     #[arg(long, default_value = "sandbox", env = "MAILTRAIL_SANDBOX_SIGNING_KEY", hide_env_values = true)]
     signing_key: String,
     /// Share of webhooks that are never posted
@@ -54,6 +57,7 @@ pub async fn run(context: &Context, arguments: Arguments) -> Result<(), Trouble>
     logging::start(tracing::Level::INFO, logging::Format::Text);
     let failed = |error: &dyn std::fmt::Display| Trouble::Failed(error.to_string());
     let sandbox = sandbox::start(sandbox::Settings {
+        face: arguments.provider,
         smtp: arguments.smtp,
         api: arguments.api,
         api_key: Secret::new(arguments.api_key),
@@ -85,4 +89,12 @@ pub async fn run(context: &Context, arguments: Arguments) -> Result<(), Trouble>
     let waited = tokio::signal::ctrl_c().await;
     sandbox.stop().await;
     waited.map_err(|error| failed(&error))
+}
+
+fn face(word: &str) -> Result<Face, &'static str> {
+    match word {
+        "mailgun" => Ok(Face::Mailgun),
+        "brevo" => Ok(Face::Brevo),
+        _ => Err("it is \"mailgun\" or \"brevo\""),
+    }
 }

@@ -6,7 +6,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::daemon::{Daemon, Sockets};
 use crate::provider::Provider;
-use crate::sandbox::{self, Sandbox, Weather};
+use crate::sandbox::{self, Face, Sandbox, Weather};
 use crate::secret::Secret;
 use crate::tls;
 use crate::transport::{Login, Security};
@@ -61,6 +61,7 @@ impl Understudy {
         let usual = || "sandbox.example.com".to_owned();
         let domain = upstream.transport.domain.clone().unwrap_or_else(usual);
         let sandbox = sandbox::start(sandbox::Settings {
+            face: Face::Mailgun,
             smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
             api: SocketAddr::from(([127, 0, 0, 1], 0)),
             api_key: api_key.clone(),

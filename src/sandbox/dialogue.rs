@@ -1,6 +1,7 @@
-//! Mailgun's side of SMTP without the socket: lines in, steps out. The texts are the observed ones; where nobody has
-//! seen Mailgun answer, the text is a plain one of RFC 5321.
+//! The provider's side of SMTP without the socket: lines in, steps out. The texts are the observed ones; where nobody has
+//! seen the provider answer, the text is a plain one of RFC 5321.
 
+use super::face::Texts;
 use super::fate::Fate;
 use super::memory::Memory;
 use crate::mail::{Envelope, Mailbox};
@@ -12,7 +13,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use subtle::ConstantTimeEq;
 
-/// The login that Mailgun knows.
+/// The login that the provider knows.
 #[derive(Debug)]
 pub(super) struct Login {
     pub(super) username: String,
@@ -37,6 +38,7 @@ pub(super) enum Step {
 /// One session's state.
 #[derive(Debug)]
 pub(super) struct Dialogue {
+    texts: &'static Texts,
     login: Arc<Login>,
     secured: bool,
     logged_in: bool,
@@ -53,8 +55,8 @@ enum Phase {
 }
 
 impl Dialogue {
-    pub(super) fn new(login: Arc<Login>, secured: bool) -> Self {
-        Self { login, secured, logged_in: false, phase: Phase::Idle }
+    pub(super) fn new(texts: &'static Texts, login: Arc<Login>, secured: bool) -> Self {
+        Self { texts, login, secured, logged_in: false, phase: Phase::Idle }
     }
 
     /// Answers one line, given without its line end.
@@ -81,23 +83,25 @@ impl Dialogue {
 
     fn command(&mut self, command: Command<'_>, memory: &Memory) -> Step {
         match command {
-            Command::Ehlo(_) => {
+            Command::Ehlo(name) => {
                 self.phase = Phase::Idle;
-                say(if self.secured { SECURED_HELLO } else { HELLO })
+                fill(if self.secured { self.texts.secured_hello } else { self.texts.hello }, name)
             }
             Command::Helo(_) => {
                 self.phase = Phase::Idle;
-                say(HELO)
+                say(self.texts.helo)
             }
             Command::StartTls if self.secured => say("503 TLS is on already"),
-            Command::StartTls => Step::StartTls("220 Go ahead"),
+            Command::StartTls => Step::StartTls(self.texts.starttls),
             Command::Auth { .. } if self.logged_in => say("503 Already authenticated"),
             Command::Auth { mechanism, initial } => self.auth(mechanism, initial),
             Command::Mail { .. } if matches!(self.phase, Phase::Mail(_)) => say("503 Nested MAIL command"),
-            Command::Mail { size: Some(size), .. } if size > MESSAGE_SIZE => say(TOO_LARGE),
+            Command::Mail { size: Some(size), .. } if size > self.texts.message_size => say(TOO_LARGE),
             Command::Mail { envelope, .. } => {
+                let sender = envelope.sender.as_ref().map_or("", Mailbox::as_str);
+                let step = fill(self.texts.sender, sender);
                 self.phase = Phase::Mail(envelope);
-                say("250 Sender address accepted")
+                step
             }
             Command::Rcpt { recipient, .. } => self.recipient(recipient, memory),
             Command::Data => self.data(memory),
@@ -111,7 +115,7 @@ impl Dialogue {
                 say("502 Command not implemented")
             }
             Command::Help => say("214 https://documentation.mailgun.com"),
-            Command::Quit => Step::Close("221 See you later. Yours truly, Mailgun"),
+            Command::Quit => Step::Close(self.texts.quit),
         }
     }
 
@@ -120,8 +124,7 @@ impl Dialogue {
             (Mechanism::Plain, Some(initial)) => self.plain(initial.as_bytes()),
             (Mechanism::Plain, None) => {
                 self.phase = Phase::Plain;
-                // Not base64, as observed: a client that decodes the prompt has to cope.
-                say("334 Go ahead")
+                say(self.texts.plain)
             }
             (Mechanism::Login, Some(initial)) => match decode(initial.as_bytes()) {
                 Some(user) => self.ask_password(user),
@@ -154,16 +157,18 @@ impl Dialogue {
             & password.as_bytes().ct_eq(self.login.password.reveal().as_bytes());
         self.logged_in = right.into();
         if self.logged_in {
-            say("235 Authentication successful")
+            say(self.texts.authenticated)
+        } else if self.texts.closes {
+            Step::Close(self.texts.wrong_login)
         } else {
-            Step::Close("535 Authentication failed")
+            say(self.texts.wrong_login)
         }
     }
 
     fn recipient(&mut self, recipient: Mailbox, memory: &Memory) -> Step {
         let Phase::Mail(envelope) = &mut self.phase else { return say("503 Send MAIL first") };
         if !self.logged_in {
-            return say("550 5.7.1 Relaying denied");
+            return say(self.texts.no_login);
         }
         if envelope.recipients.len() >= RECIPIENTS {
             return say("452 Too many recipients");
@@ -177,9 +182,11 @@ impl Dialogue {
                     format!("451 4.3.0 <{recipient}>: Temporary failure, try again later").into(),
                 );
             }
-            _ => envelope.recipients.push(recipient),
+            _ => {}
         }
-        say("250 Recipient address accepted")
+        let step = fill(self.texts.recipient, recipient.as_str());
+        envelope.recipients.push(recipient);
+        step
     }
 
     fn data(&mut self, memory: &Memory) -> Step {
@@ -193,7 +200,7 @@ impl Dialogue {
         let limited = envelope.recipients.iter().filter(|to| Fate::of(to) == Fate::RateLimit);
         // Every one is counted, so that several in one message do not have it refused several times.
         let refused = limited.filter(|to| memory.count(key("DATA", &envelope, to)).is_multiple_of(2)).count();
-        if refused > 0 { Step::RateLimited } else { Step::Receive("354 Continue", envelope) }
+        if refused > 0 { Step::RateLimited } else { Step::Receive(self.texts.data, envelope) }
     }
 }
 
@@ -211,6 +218,11 @@ fn say(text: &'static str) -> Step {
     Step::Say(Cow::Borrowed(text))
 }
 
+/// A text with what belongs into it.
+fn fill(text: &'static str, what: &str) -> Step {
+    if text.contains("{}") { Step::Say(text.replace("{}", what).into()) } else { say(text) }
+}
+
 fn undecodable() -> Step {
     say("501 Invalid response encoding")
 }
@@ -226,31 +238,25 @@ fn refusal(fault: Syntax) -> &'static str {
     }
 }
 
-pub(super) const GREETING: &str = "220 Mailgun Influx ready";
-pub(super) const GREAT_SUCCESS: &str = "250 Great success";
 pub(super) const TOO_LARGE: &str = "552 Message exceeds the maximum size";
 pub(super) const LINE_TOO_LONG: &str = "500 Line too long";
 /// When more events wait than the sandbox keeps; nobody has seen Mailgun say it.
 pub(super) const BUSY: &str = "451 Temporarily unavailable, try again later";
 
-/// What SIZE announces, in bytes.
+/// Bytes of a message that Mailgun takes.
 pub(super) const MESSAGE_SIZE: u64 = 52_428_800;
 /// Recipients of one transaction; Mailgun's number is not published, its batches end here.
 const RECIPIENTS: usize = 1000;
 
-const HELO: &str = "250 smtp-out-n01.prod.us-west-2.postgun.com";
-const HELLO: &str = "250-smtp-out-n01.prod.us-west-2.postgun.com\r\n250-AUTH PLAIN LOGIN\r\n250-SIZE 52428800\r\n\
-    250-8BITMIME\r\n250-SMTPUTF8\r\n250-PIPELINING\r\n250 STARTTLS";
-const SECURED_HELLO: &str = "250-smtp-out-n01.prod.us-west-2.postgun.com\r\n250-AUTH PLAIN LOGIN\r\n\
-    250-SIZE 52428800\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 PIPELINING";
-
 #[cfg(test)]
 mod tests {
+    use super::super::Face;
     use super::*;
 
     fn answers(lines: &[&str]) -> Vec<Step> {
         let login = Login { username: "u@mg.example.com".into(), password: Secret::new("pw") };
-        let (mut dialogue, memory) = (Dialogue::new(Arc::new(login), true), Memory::default());
+        let (mut dialogue, memory) =
+            (Dialogue::new(Face::Mailgun.texts(), Arc::new(login), true), Memory::default());
         lines.iter().map(|line| dialogue.line(line.as_bytes(), &memory)).collect()
     }
 

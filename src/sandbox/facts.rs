@@ -32,6 +32,9 @@ pub(super) struct Facts {
     pub(super) link: String,
     /// Whether the sender asked for test mode.
     pub(super) drop: bool,
+    /// Brevo's tag, and what it carries back.
+    pub(super) mailin_tag: Option<String>,
+    pub(super) mailin_custom: Option<String>,
 }
 
 impl Facts {
@@ -56,6 +59,8 @@ impl Facts {
             storage: json!({ "region": "us-east4", "env": "production", "key": key, "url": url }),
             link: parsed.as_ref().and_then(link).unwrap_or_else(|| format!("https://{domain}/")),
             drop: block.first("X-Mailgun-Drop-Message").is_some_and(|answer| is_yes(&answer.text())),
+            mailin_tag: block.first("X-Mailin-Tag").map(|tag| tag.text()),
+            mailin_custom: block.first("X-Mailin-custom").map(|custom| custom.text()),
             message_id,
         };
         if let Origin::Http(parameters) = &origin {

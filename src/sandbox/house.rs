@@ -12,7 +12,7 @@ use super::suppressions::Suppressions;
 use super::tasks::Tasks;
 use super::weather::Sky;
 use super::webhook::Webhook;
-use super::{SandboxError, Settings};
+use super::{Face, SandboxError, Settings};
 use crate::clock::{Clock, Timestamp};
 use crate::mail::{Envelope, HeaderBlock, MessageId};
 use crate::secret::Secret;
@@ -25,6 +25,7 @@ use tokio::sync::Semaphore;
 /// What all sessions and stories of one sandbox share.
 #[derive(Debug)]
 pub(super) struct House {
+    pub(super) face: Face,
     pub(super) domain: String,
     pub(super) login: Arc<Login>,
     pub(super) api_key: Secret,
@@ -49,7 +50,8 @@ impl House {
     pub(super) fn new(settings: Settings, pace: Pace) -> Result<Self, SandboxError> {
         Ok(Self {
             login: Arc::new(Login { username: settings.username, password: settings.password }),
-            webhook: Webhook::new(settings.webhook, settings.signing_key.clone())?,
+            face: settings.face,
+            webhook: Webhook::new(settings.face, settings.webhook, settings.signing_key.clone())?,
             signing_key: settings.signing_key,
             domain: settings.domain,
             api_key: settings.api_key,

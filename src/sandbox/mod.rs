@@ -1,14 +1,16 @@
-//! A fake Mailgun on this machine: it takes mail over SMTP and over HTTP as the real one does, with the same words, and
-//! reports what became of each recipient by signed webhooks, with the real one's retries. The recipient's local part
+//! A fake Mailgun, or Brevo, on this machine: it takes mail over SMTP and over HTTP as the real one does, with the same
+//! words, and reports what became of each recipient by webhooks, with the real one's retries, and when asked. The recipient's local part
 //! decides the [`Fate`].
 //!
-//! It promises Mailgun's honesty, no more and no less: it may close after the final dot without a word, report an open
+//! It promises their honesty, no more and no less: it may close after the final dot without a word, report an open
 //! before the client has read its `250`, and say one thing twice. It must never send a mail anywhere.
 
 mod api;
+mod brevo;
 mod connection;
 mod dialogue;
 mod event;
+mod face;
 mod facts;
 mod fate;
 mod hooks;
@@ -25,6 +27,7 @@ mod tasks;
 mod weather;
 mod webhook;
 
+pub use face::Face;
 pub use fate::Fate;
 pub use shelf::{Message, Tally};
 pub use weather::Weather;
@@ -42,6 +45,8 @@ use tokio::net::TcpListener;
 /// What a sandbox pretends to be.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// Which provider.
+    pub face: Face,
     /// Where it listens; port 0 takes any that is free.
     pub smtp: SocketAddr,
     /// Where its API listens, in clear; port 0 takes any that is free.
@@ -54,7 +59,7 @@ pub struct Settings {
     pub username: String,
     /// Its password.
     pub password: Secret,
-    /// What webhooks are signed with.
+    /// What Mailgun's webhooks are signed with; Brevo's carry it as a bearer token.
     pub signing_key: Secret,
     /// Where events are posted; nowhere for `None`.
     pub webhook: Option<String>,

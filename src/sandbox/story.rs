@@ -3,7 +3,9 @@ use super::facts::Facts;
 use super::fate::Fate;
 use super::hooks;
 use super::house::{House, date};
-use super::webhook::{Answer, RETRIES, Target};
+use super::webhook::{Answer, Target};
+use super::{Face, brevo};
+use crate::clock::Timestamp;
 use crate::mail::Mailbox;
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -29,12 +31,19 @@ impl Story {
 /// Lets everything happen in its order. Each event is posted once before the next one happens; those that have to be
 /// posted again, or late, are overtaken.
 pub(super) async fn tell(house: Arc<House>, story: Arc<Story>) {
-    let mut delivered_at = None;
+    let (mut delivered_at, mut opened) = (None, false);
     for (wait, happening) in steps(&house, &story) {
         house.pace.wait(wait).await;
         let stamp = house.stamp();
         let at = event::seconds(stamp);
-        let data = event::data(&story, happening, at, delivered_at);
+        let data = match house.face {
+            Face::Mailgun => event::data(&story, happening, at, delivered_at),
+            Face::Brevo => {
+                let data = brevo::data(&story, happening, Timestamp::from_millis(stamp / 1000), opened);
+                opened |= happening == Happening::Opened;
+                data
+            }
+        };
         if happening == Happening::Delivered {
             delivered_at = Some(at);
         }
@@ -98,8 +107,8 @@ async fn insist(house: Arc<House>, _story: Arc<Story>, target: Target, body: Byt
             return;
         }
     }
-    for wait in RETRIES {
-        house.pace.wait(wait).await;
+    for wait in house.face.retries() {
+        house.pace.wait(*wait).await;
         house.sky.clears().await;
         if settled(&house, &target, &body).await != Some(false) {
             return;

@@ -1,4 +1,4 @@
-use super::SandboxError;
+use super::{Face, SandboxError};
 use crate::provider::mailgun;
 use crate::secret::Secret;
 use crate::tls;
@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 /// Where events go, and how.
 #[derive(Debug)]
 pub(super) struct Webhook {
+    face: Face,
     client: Client,
     key: Secret,
     url: Mutex<Option<Arc<str>>>,
@@ -31,16 +32,16 @@ pub(super) enum Target {
 /// What the receiver said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// 200.
+    /// Kept.
     Taken,
-    /// 406: never again.
+    /// Never again.
     Refused,
     /// Anything else, or nothing.
     Again,
 }
 
 impl Webhook {
-    pub(super) fn new(url: Option<String>, key: Secret) -> Result<Self, SandboxError> {
+    pub(super) fn new(face: Face, url: Option<String>, key: Secret) -> Result<Self, SandboxError> {
         let client = Client::builder()
             // Without it the client asks for a process-wide default, which nothing here sets.
             .tls_backend_preconfigured(tls::client_config(None)?)
@@ -49,7 +50,7 @@ impl Webhook {
             .timeout(TIMEOUT)
             .build()?;
         let url = Mutex::new(url.map(Arc::from));
-        Ok(Self { client, key, url, posts: Semaphore::new(POSTS) })
+        Ok(Self { face, client, key, url, posts: Semaphore::new(POSTS) })
     }
 
     pub(super) fn set_url(&self, url: String) {
@@ -63,6 +64,9 @@ impl Webhook {
 
     /// The whole body of an event's request; its retries carry the same one, signature included.
     pub(super) fn sign(&self, data: Map<String, Value>, now: u64) -> Bytes {
+        if self.face == Face::Brevo {
+            return Value::Object(data).to_string().into();
+        }
         let (timestamp, token) = (now.to_string(), hex(&random::<25>()));
         let signature = mailgun::sign(&self.key, &timestamp, &token);
         let body = json!({
@@ -79,13 +83,15 @@ impl Webhook {
             Target::Registered(url) => url.clone(),
         };
         let _turn = self.posts.acquire().await.ok()?;
-        let request = self.client.post(&*url).header(CONTENT_TYPE, "application/json").body(body);
+        let mut request = self.client.post(&*url).header(CONTENT_TYPE, "application/json").body(body);
+        if self.face == Face::Brevo {
+            request = request.bearer_auth(self.key.reveal());
+        }
         Some(match request.send().await.map(|response| response.status().as_u16()) {
-            Ok(200) => Answer::Taken,
-            Ok(406) => Answer::Refused,
             Ok(status) => {
-                tracing::debug!(status, "the webhook was not taken");
-                Answer::Again
+                let answer = self.face.answer(status);
+                tracing::debug!(status, ?answer, "the webhook was answered");
+                answer
             }
             Err(error) => {
                 tracing::debug!(%error, "the webhook was not answered");
@@ -104,8 +110,6 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Mailgun's seconds before each retry: 5, 10, 15 minutes, 1, 2, 4 hours; then it gives up.
-pub(super) const RETRIES: [u32; 6] = [300, 600, 900, 3600, 7200, 14_400];
 /// Posts at once.
 const POSTS: usize = 32;
 /// How long an answer may take. Mailgun's own limit is not documented.

@@ -1,7 +1,9 @@
-//! Mailgun's management API: events, logs, suppressions, webhooks, the domain; and `/sandbox/weather`, which is ours.
+//! The management API, Mailgun's (events, logs, suppressions, webhooks, the domain) or Brevo's; and `/sandbox/weather`,
+//! which is ours.
 //!
-//! Shapes and words are those of Mailgun's documentation; where it is silent, an error has plain words of our own.
+//! Shapes and words are those of the documentation; where it is silent, an error has plain words of our own.
 
+mod brevo;
 mod domain;
 mod events;
 mod form;
@@ -11,8 +13,8 @@ mod paging;
 mod weather;
 mod webhooks;
 
-use super::api;
 use super::house::House;
+use super::{Face, api};
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
@@ -24,6 +26,13 @@ use std::sync::Arc;
 
 /// Everything but messages.
 pub(super) fn router(house: Arc<House>) -> Router {
+    match house.face {
+        Face::Mailgun => mailgun(house),
+        Face::Brevo => brevo::router(house),
+    }
+}
+
+fn mailgun(house: Arc<House>) -> Router {
     Router::new()
         .route("/v3/{domain}/events", get(events::first))
         .route("/v3/{domain}/events/{page}", get(events::other))
