@@ -14,6 +14,7 @@ use mailtrail::secret::Secret;
 use mailtrail::store::Store;
 use serde_json::{Value, json};
 use std::process::Command;
+use std::time::Duration;
 use support::client::Client;
 use support::input;
 use support::process::Process;
@@ -119,7 +120,7 @@ async fn what_can_be_read_now_is_applied_once() {
     let bounced = signed(1, &named("failed", "1", "ada@example.net", "one@example.com"));
     let waiting = signed(2, &named("delivered", "2", "ada@example.net", "two@example.com"));
     let opened = signed(3, &named("opened", "3", "ada@example.net", "one@example.com"));
-    let letters = [bounced, waiting, b"nothing".to_vec()];
+    let letters = [bounced, waiting, b"{nothing".to_vec()];
     let event = Event {
         kind: Kind::Unknown,
         by_machine: true,
