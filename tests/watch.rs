@@ -155,8 +155,9 @@ async fn post(scene: &Scene, id: TrackingId, event: &str, key: &str, ahead: u64)
         },
     });
     let url = format!("http://{}/webhooks/up", scene.http());
-    let posted =
-        reqwest::Client::builder().no_proxy().build().unwrap().post(url).body(body.to_string()).send();
+    let tls = mailtrail::tls::client_config(None).unwrap();
+    let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
+    let posted = client.post(url).body(body.to_string()).send();
     let mut posted = std::pin::pin!(posted);
     loop {
         tokio::select! {
@@ -168,8 +169,10 @@ async fn post(scene: &Scene, id: TrackingId, event: &str, key: &str, ahead: u64)
 }
 
 async fn reporting() -> (Server, Scene) {
-    let server = Server::start(Script::new()).await;
-    let settings = "webhook_signing_key = \"key\"\n[http]\naddress = \"127.0.0.1:0\"";
+    let mut script = Script::new();
+    script.offers.push("AUTH PLAIN");
+    let server = Server::start(script).await;
+    let settings = "username = \"u\"\npassword = \"p\"\nwebhook_signing_key = \"key\"\n[http]\naddress = \"127.0.0.1:0\"";
     let scene = Scene::in_leaps_of("mailgun", server.clone(), settings).await;
     (server, scene)
 }
