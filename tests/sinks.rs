@@ -205,7 +205,11 @@ async fn who_is_told_again_hears_the_same_with_the_same_ids() {
     scene.until("all lines", || lines(&path).len() == 10).await;
     let first = lines(&path);
     let stands = || scene.store().handed("file").unwrap().unwrap().0;
-    scene.until("its note", || stands() > start).await;
+    let has_all = || {
+        let (parcels, _) = scene.store().outbox(stands(), 100).unwrap();
+        parcels.iter().all(|parcel| parcel.entries.is_empty())
+    };
+    scene.until("its note", has_all).await;
     let before = stands();
     scene.store().rewind("file", start);
     scene.until("all lines again", || lines(&path).len() == 20).await;
