@@ -34,7 +34,7 @@ async fn webhooks_and_polls_tell_the_same_story() {
          [[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"none\"\nauth = \"none\"\n\
          [[upstream]]\nname = \"up\"\nprovider = \"brevo\"\nhost = \"127.0.0.1\"\nport = {}\ntls = \"none\"\n\
          username = \"a00001@smtp-brevo.com\"\npassword = \"pw\"\nwebhook_token = \"token\"\napi_key = \"xkeysib-1\"\n\
-         api_base_url = \"http://{}\"\n[http]\naddress = \"127.0.0.1:0\"\n",
+         api_base_url = \"http://{}\"\n[http]\naddress = \"127.0.0.1:0\"\n[suppression]\npolicy = \"off\"\n",
         directory.path().join("data").display().to_string(),
         sandbox.smtp_address().port(),
         sandbox.api_address(),
