@@ -24,6 +24,7 @@
 //! | rules | `ledger`, `provider`, `routing`, `smtp`, `suppression` | no socket, file, runtime or database |
 //! | resources | `account`, `alarm`, `logging`, `pulse`, `store`, `tls`, `transport` | IO, no policy about mail |
 //! | views | `line` | resources |
+//! | errands | `sync` | what several tasks have done; resources |
 //! | tasks | `admin`, `audit`, `heartbeat`, `monitor`, `queue`, `reconcile`, `report`, `sink`, `submission`, `webhook` | rules and resources, never each other |
 //! | composition | `config`, `sandbox` | everything below |
 //! | relay | `daemon` | everything below |
@@ -73,6 +74,7 @@ pub mod store;
 pub mod strangers;
 pub mod submission;
 pub mod suppression;
+pub mod sync;
 pub mod tls;
 pub mod transport;
 pub mod wakeup;

@@ -6,11 +6,16 @@
 mod inbox;
 
 use inbox::{Log, SENT, START, Scene};
+use mailtrail::clock::Timestamp;
 use mailtrail::event::{HintKind, Kind};
 use mailtrail::ledger::{MarkKind, Source};
+use mailtrail::mail::Lane;
 use mailtrail::provider::generic::sign;
 use mailtrail::secret::Secret;
+use mailtrail::suppression::Source::Hint;
+use mailtrail::suppression::{self, Change, Listing, Lists, Mark, Reason, Scope, Settings, Unsubscribes};
 use serde_json::{Map, Value, json};
+use std::convert::Infallible;
 use std::path::Path;
 
 #[tokio::test]
@@ -117,6 +122,90 @@ async fn every_recorded_hint_is_kept_for_its_contact_and_touches_no_mail() {
         assert_eq!(scene.post_to(CAMPAIGNS, fixture(file)).await, 200, "{file}");
     }
     assert_eq!(scene.daemon.store().hints("ada@example.net", 100).unwrap().len(), expectations.len() - 1);
+}
+
+#[tokio::test]
+async fn hints_keep_bulk_mail_back_by_the_sources_rule_and_never_any_other() {
+    for (rule, unsubscribed, bounced) in [
+        ("", true, false),
+        ("suppress = []", false, false),
+        ("suppress = [\"bounce\"]", false, true),
+        ("suppress = [\"unsubscribe\", \"bounce\"]", true, true),
+    ] {
+        let source = format!(
+            "\n[[source]]\nname = \"campaigns\"\nkind = \"activecampaign\"\n\
+             secret = \"the-secret-of-the-campaigns\"\n{rule}\n"
+        );
+        let mut scene = Scene::at(START, "plain", &source).await;
+        let soft = String::from_utf8(fixture("bounce.form")).unwrap().replace("=hard", "=soft").into_bytes();
+        for form in [soft, fixture("open.form"), fixture("reply.form"), fixture("update.form")] {
+            assert_eq!(scene.post_to(CAMPAIGNS, form).await, 200);
+        }
+        assert_eq!(scene.daemon.store().dossiers_of("ada@example.net").unwrap(), [], "{rule}");
+        let forms = ["bounce.form", "unsubscribe.form"];
+        for form in forms.into_iter().chain(forms) {
+            assert_eq!(scene.post_to(CAMPAIGNS, fixture(form)).await, 200);
+        }
+        // And the same follows from the journal alone.
+        for _ in 0..2 {
+            let filed = scene.daemon.store().dossiers_of("ADA@example.net").unwrap();
+            let dossier = filed.first().map(|filed| filed.dossier.clone()).unwrap_or_default();
+            assert!(filed.iter().all(|filed| filed.list.is_empty()), "it holds for every upstream");
+            let live = dossier.live().map(|(reason, live)| {
+                assert_eq!((live.source, live.times.len(), live.first().seconds()), (Hint, 1, 1_789_387_200));
+                (reason, &*live.words)
+            });
+            let expected = [
+                (Reason::HardBounce, "bounce/hard at campaigns: User unknown"),
+                (Reason::Unsubscribe, "unsubscribe at campaigns: Too many mails"),
+            ];
+            let expected = expected.into_iter().zip([bounced, unsubscribed]).filter(|(_, wanted)| *wanted);
+            assert!(live.eq(expected.map(|(expected, _)| expected)), "{rule}");
+            for unsubscribe in [Unsubscribes::Refused, Unsubscribes::Bulk, Unsubscribes::All] {
+                let settings = Settings { unsubscribe, ..Settings::default() };
+                let judge = |lane| {
+                    let look = |_: &str| Ok::<_, Infallible>(Some(dossier.clone()));
+                    let Ok(verdict) =
+                        Lists::default().judge(&settings, lane, Timestamp::from_seconds(START), look);
+                    verdict.is_some()
+                };
+                assert_eq!((judge(Lane::Transactional), judge(Lane::Bulk)), (false, unsubscribed || bounced));
+            }
+            scene = scene.rebuilt().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_hint_adds_nothing_to_what_others_said_and_nothing_to_what_was_removed() {
+    let scene = with_sources().await;
+    let operator = |at, change| Listing {
+        address: "ada@example.net".parse().unwrap(),
+        list: None,
+        at: Timestamp::from_seconds(at),
+        operator: "uid 0".into(),
+        change,
+    };
+    let mark = Mark {
+        at: Timestamp::from_seconds(START - 86_400),
+        scope: Scope::All,
+        source: suppression::Source::Operator,
+        expires: None,
+        words: "asked us".into(),
+    };
+    let added = Change::Add { reason: Reason::Unsubscribe, marks: vec![mark] };
+    scene.daemon.store().list(operator(START, added)).await.unwrap();
+    let store = scene.daemon.store();
+    let words = || {
+        let filed = store.dossiers_of("ada@example.net").unwrap().remove(0);
+        filed.dossier.live_of(Reason::Unsubscribe).map(|live| live.words.clone())
+    };
+    assert_eq!(scene.post_to(CAMPAIGNS, fixture("unsubscribe.form")).await, 200);
+    assert_eq!(words().as_deref(), Some("asked us"));
+    store.list(operator(START, Change::Remove { reason: None })).await.unwrap();
+    let other = [fixture("unsubscribe.form"), b"&x=y".to_vec()].concat();
+    assert_eq!(scene.post_to(CAMPAIGNS, other).await, 200);
+    assert_eq!((words(), store.hints("ada@example.net", 10).unwrap().len()), (None, 2));
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Brevo's statistics of transactional mail, and its blocked contacts.
 
 use super::http::Http;
-use super::{Entry, Fault, List, Listed, Next, Page, Span};
+use super::{Entry, Fault, List, Next, Page, Span};
 use crate::clock::Timestamp;
 use reqwest::{Method, RequestBuilder, Url};
 use serde_json::{Value, json};
@@ -67,8 +67,11 @@ fn reshaped(event: &Value) -> Value {
     reshaped
 }
 
-/// A page of `GET /v3/smtp/blockedContacts`: of all of them those that belong to the list.
-pub(super) async fn listed(http: &Http, list: List, next: Option<&Next>) -> Result<Listed, Fault> {
+/// A page of `GET /v3/smtp/blockedContacts`.
+pub(super) async fn listed(
+    http: &Http,
+    next: Option<&Next>,
+) -> Result<(Vec<(List, Entry)>, Option<Next>), Fault> {
     let offset: usize = next.and_then(|next| next.0.parse().ok()).unwrap_or_default();
     let mut url = http.url(["v3", "smtp", "blockedContacts"]);
     url.query_pairs_mut()
@@ -81,10 +84,9 @@ pub(super) async fn listed(http: &Http, list: List, next: Option<&Next>) -> Resu
         Value::Null if answer.is_object() => &[],
         _ => return Err(http.strange(BLOCKED, "it has no contacts")),
     };
-    let belongs = |contact: &&Value| list_of(contact["reason"]["code"].as_str().unwrap_or_default()) == list;
-    let entries = contacts.iter().filter(belongs).filter_map(entry).collect();
     let more = contacts.len() == CONTACTS;
-    Ok(Listed { entries, next: more.then(|| Next((offset + CONTACTS).to_string())) })
+    let entries = contacts.iter().filter_map(entry).collect();
+    Ok((entries, more.then(|| Next((offset + CONTACTS).to_string()))))
 }
 
 /// Which list a reason means; whatever else somebody did to block it counts as an unsubscription.
@@ -96,16 +98,20 @@ fn list_of(code: &str) -> List {
     }
 }
 
-fn entry(contact: &Value) -> Option<Entry> {
+fn entry(contact: &Value) -> Option<(List, Entry)> {
     let reason = &contact["reason"];
-    let unsubscribed = list_of(reason["code"].as_str().unwrap_or_default()) == List::Unsubscribes;
-    Some(Entry {
+    let list = list_of(reason["code"].as_str().unwrap_or_default());
+    let sender = contact["senderEmail"].as_str().filter(|sender| !sender.is_empty());
+    // Who unsubscribed from one sender is sent what others send.
+    let from = || vec![sender.unwrap_or("*").to_owned()];
+    let entry = Entry {
         address: contact["email"].as_str().filter(|email| !email.is_empty())?.to_owned(),
         since: contact["blockedAt"].as_str().and_then(Timestamp::parse_rfc3339),
         code: None,
         reason: reason["message"].as_str().map(str::to_owned),
-        tags: if unsubscribed { vec!["*".to_owned()] } else { Vec::new() },
-    })
+        tags: if list == List::Unsubscribes { from() } else { Vec::new() },
+    };
+    Some((list, entry))
 }
 
 /// Unblocks an address, whatever blocked it; whether it was blocked.

@@ -1,7 +1,7 @@
 use crate::clock::Timestamp;
 
 /// Why a provider sends an address nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum List {
     /// It bounced.
     Bounces,
@@ -14,6 +14,11 @@ pub enum List {
 impl List {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Bounces, Self::Complaints, Self::Unsubscribes];
+
+    /// The one behind it, in the order of [`List::ALL`].
+    pub(super) fn following(self) -> Option<Self> {
+        Self::ALL.into_iter().skip_while(|list| *list != self).nth(1)
+    }
 
     /// Its name in Mailgun's paths, and in messages.
     pub const fn word(self) -> &'static str {

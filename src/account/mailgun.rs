@@ -1,7 +1,7 @@
 //! Mailgun's two APIs for events, and its lists of suppressed addresses.
 
 use super::http::Http;
-use super::{Entry, Fault, List, Listed, Next, Page, Span};
+use super::{Entry, Fault, List, Next, Page, Span};
 use crate::clock::Timestamp;
 use reqwest::{Method, RequestBuilder, Url};
 use serde_json::{Map, Value, json};
@@ -98,7 +98,7 @@ pub(super) async fn listed(
     domain: &str,
     list: List,
     next: Option<&Next>,
-) -> Result<Listed, Fault> {
+) -> Result<(Vec<Entry>, Option<Next>), Fault> {
     let url = match next {
         Some(next) => http.own(list.word(), &next.0)?,
         None => {
@@ -112,7 +112,7 @@ pub(super) async fn listed(
     let paging = |name: &str| answer["paging"][name].as_str();
     let next = paging("next").filter(|next| !items.is_empty() && paging("last") != Some(next));
     let entries = items.iter().filter_map(entry).collect();
-    Ok(Listed { entries, next: next.map(|next| Next(next.to_owned())) })
+    Ok((entries, next.map(|next| Next(next.to_owned()))))
 }
 
 fn entry(item: &Value) -> Option<Entry> {

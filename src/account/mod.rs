@@ -90,13 +90,20 @@ pub struct Page {
     pub next: Option<Next>,
 }
 
-/// Some of a list of suppressed addresses.
+/// Some of the suppressed addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listed {
-    /// In the provider's order.
-    pub entries: Vec<Entry>,
+    /// In the provider's order, each with the list that it is on.
+    pub entries: Vec<(List, Entry)>,
     /// What comes next; `None` at the end.
-    pub next: Option<Next>,
+    pub next: Option<Place>,
+}
+
+/// A place in the walk through an account's lists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    list: List,
+    next: Option<Next>,
 }
 
 impl Whose {
@@ -140,16 +147,35 @@ impl Account {
         }
     }
 
-    /// The addresses of a list: the first page, or the `next` one.
-    pub async fn listed(&self, list: List, next: Option<&Next>) -> Result<Listed, Fault> {
+    /// The addresses of all lists: the first page, or the one at a place. Mailgun keeps one list after the other, Brevo has
+    /// one for all reasons.
+    pub async fn listed(&self, place: Option<&Place>) -> Result<Listed, Fault> {
+        let next = place.and_then(|place| place.next.as_ref());
         match &self.whose {
-            Whose::Mailgun { domain, .. } => mailgun::listed(&self.http, domain, list, next).await,
-            Whose::Brevo => brevo::listed(&self.http, list, next).await,
+            Whose::Mailgun { domain, .. } => {
+                let list = place.map_or(List::ALL[0], |place| place.list);
+                let (entries, next) = mailgun::listed(&self.http, domain, list, next).await?;
+                let next = match next {
+                    Some(next) => Some(Place { list, next: Some(next) }),
+                    None => list.following().map(|list| Place { list, next: None }),
+                };
+                Ok(Listed { entries: entries.into_iter().map(|entry| (list, entry)).collect(), next })
+            }
+            Whose::Brevo => {
+                let (entries, next) = brevo::listed(&self.http, next).await?;
+                let next = next.map(|next| Place { list: List::ALL[0], next: Some(next) });
+                Ok(Listed { entries, next })
+            }
         }
     }
 
-    /// Adds entries to a list, at most [`Account::MOST_ENTRIES`]; those that are there are replaced. Brevo has no call
-    /// for it.
+    /// Whether entries can be added.
+    pub fn takes_entries(&self) -> bool {
+        matches!(self.whose, Whose::Mailgun { .. })
+    }
+
+    /// Adds entries to a list, at most [`Account::MOST_ENTRIES`], all of them or none; those that are there are replaced.
+    /// Brevo has no call for it.
     pub async fn add(&self, list: List, entries: &[Entry]) -> Result<(), Fault> {
         match &self.whose {
             Whose::Mailgun { domain, .. } => mailgun::add(&self.http, domain, list, entries).await,

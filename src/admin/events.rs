@@ -3,7 +3,7 @@
 use super::operator::Refusal;
 use super::router::{Operator, Panel, answer, refuse};
 use crate::clock::Timestamp;
-use crate::event::Event;
+use crate::event::{Event, Words};
 use crate::id::TrackingId;
 use crate::ledger::{Replay, Source};
 use crate::mail::MessageId;
@@ -30,7 +30,7 @@ pub struct EventFilter {
     pub until: Option<u64>,
     /// An upstream's name.
     pub upstream: Option<String>,
-    /// An event's word, or `dead`.
+    /// An event's word, `dead`, or `hint`.
     pub event: Option<String>,
     /// A part of the recipient's address.
     pub to: Option<String>,
@@ -49,7 +49,7 @@ pub struct EventView {
     pub upstream: String,
     /// `webhook` or `poll`.
     pub source: String,
-    /// What happened, in the event vocabulary; `dead` for what cannot be understood.
+    /// What happened, in the event vocabulary; `dead` for what cannot be understood, `hint` for what is about a contact.
     pub event: String,
     /// When it happened, RFC 3339.
     pub at: Option<String>,
@@ -67,7 +67,8 @@ pub struct EventView {
     pub by_machine: bool,
     /// Whether the provider only pretended to send.
     pub test_mode: bool,
-    /// `joined` to a send; `orphan`: waits for one; `dead`: cannot be understood; `gone`: only the journal knows it.
+    /// `joined` to a send; `orphan`: waits for one; `dead`: cannot be understood; `hint`: belongs to none; `gone`: only
+    /// the journal knows it.
     pub state: String,
     /// The send that it was brought to.
     pub send: Option<String>,
@@ -246,9 +247,8 @@ impl EventFilter {
     /// Whether what the report itself says is wanted.
     fn fits(&self, report: &Report) -> bool {
         let arrived = report.id.timestamp();
-        let event = report.content.event();
-        let word = event.map_or(DEAD, |event| event.kind.word());
-        let recipient = event.and_then(|event| event.recipient.as_deref()).unwrap_or_default();
+        let word = word_of(&report.content);
+        let recipient = recipient(&report.content).unwrap_or_default();
         arrived >= self.since()
             && self.until.is_none_or(|until| arrived.millis() <= until)
             && self.upstream.as_ref().is_none_or(|upstream| *upstream == report.upstream)
@@ -267,16 +267,18 @@ impl KeptEvent {
 
 fn view(store: &Store, report: &Report, retention: Option<Retention>) -> Result<EventView, ReadError> {
     let stand = store.stand(report)?;
-    let event = report.content.event();
+    let (event, hint) = (report.content.event(), report.content.hint());
+    let words = event.map(|event| &event.words).or(hint.map(|hint| &hint.words));
     let (send, rung) = match stand {
         Stand::Joined { send, rung } => (Some(send), Some(rung)),
-        Stand::Orphan | Stand::Dead | Stand::Gone => (None, None),
+        Stand::Orphan | Stand::Dead | Stand::Hint | Stand::Gone => (None, None),
     };
     let reason = match (stand, &report.content) {
         (Stand::Joined { .. }, _) => None,
         (_, Content::Dead { reason }) => Some(reason.clone()),
+        (_, Content::Hint(_)) => Some(ABOUT_A_CONTACT.to_owned()),
         (Stand::Orphan, Content::Event(event)) => Some(why_alone(store, event)?),
-        (Stand::Dead | Stand::Gone, Content::Event(_)) => Some(GONE.to_owned()),
+        (Stand::Dead | Stand::Hint | Stand::Gone, Content::Event(_)) => Some(GONE.to_owned()),
     };
     let waits = matches!(stand, Stand::Orphan | Stand::Dead);
     let ages_out = retention.filter(|_| waits).map(|kept| report.id.timestamp().after(kept.events));
@@ -285,13 +287,13 @@ fn view(store: &Store, report: &Report, retention: Option<Retention>) -> Result<
         arrived: report.id.timestamp().to_string(),
         upstream: report.upstream.clone(),
         source: Source::from(report.via).word().to_owned(),
-        event: event.map_or(DEAD, |event| event.kind.word()).to_owned(),
-        at: event.map(|event| event.at.to_string()),
-        name: event.map(|event| event.words.name.clone()).filter(|name| !name.is_empty()),
-        recipient: event.and_then(|event| event.recipient.clone()),
+        event: word_of(&report.content).to_owned(),
+        at: event.map(|event| event.at).or(hint.map(|hint| hint.at)).map(|at| at.to_string()),
+        name: words.map(|words| words.name.clone()).filter(|name| !name.is_empty()),
+        recipient: recipient(&report.content).map(str::to_owned),
         message_id: event.and_then(|event| event.message_id.as_ref()).map(ToString::to_string),
         tracking_id: event.and_then(|event| event.tracking).map(|id| id.to_string()),
-        text: event.and_then(|event| event.words.in_one_line()),
+        text: words.and_then(Words::in_one_line),
         by_machine: event.is_some_and(|event| event.by_machine),
         test_mode: event.is_some_and(|event| event.test_mode),
         state: word(stand).to_owned(),
@@ -302,11 +304,27 @@ fn view(store: &Store, report: &Report, retention: Option<Retention>) -> Result<
     })
 }
 
+/// What happened.
+fn word_of(content: &Content) -> &'static str {
+    match content {
+        Content::Event(event) => event.kind.word(),
+        Content::Dead { .. } => DEAD,
+        Content::Hint(_) => HINT,
+    }
+}
+
+/// Whom it happened to, as the provider wrote it.
+fn recipient(content: &Content) -> Option<&str> {
+    let of_hint = || content.hint()?.address.as_deref();
+    content.event().and_then(|event| event.recipient.as_deref()).or_else(of_hint)
+}
+
 const fn word(stand: Stand) -> &'static str {
     match stand {
         Stand::Joined { .. } => "joined",
         Stand::Orphan => "orphan",
         Stand::Dead => DEAD,
+        Stand::Hint => HINT,
         Stand::Gone => "gone",
     }
 }
@@ -399,7 +417,7 @@ fn plan_segment(
             _ if !ids.is_empty() || !(order.dead || order.orphans) => true,
             Stand::Dead => order.dead,
             Stand::Orphan => order.orphans,
-            Stand::Joined { .. } | Stand::Gone => false,
+            Stand::Joined { .. } | Stand::Hint | Stand::Gone => false,
         };
         if asked {
             let plan = plan(panel, &report, stand)?;
@@ -411,8 +429,10 @@ fn plan_segment(
 
 fn plan(panel: &Panel, report: &Report, stand: Stand) -> Result<Plan, ReadError> {
     let leave = |outcome, why: &str| Ok(Plan::Leave { outcome, why: why.to_owned() });
-    if stand == Stand::Gone {
-        return leave("gone", GONE);
+    match stand {
+        Stand::Gone => return leave("gone", GONE),
+        Stand::Hint => return leave("unchanged", ABOUT_A_CONTACT),
+        Stand::Joined { .. } | Stand::Orphan | Stand::Dead => {}
     }
     let Some(raw) = panel.store.raw(report)? else {
         return leave("gone", "its raw form is no longer kept");
@@ -449,7 +469,7 @@ async fn carry_out(
         Plan::Leave { outcome, why } => {
             let send = match panel.store.stand(report)? {
                 Stand::Joined { send, .. } => Some(send.to_string()),
-                Stand::Orphan | Stand::Dead | Stand::Gone => None,
+                Stand::Orphan | Stand::Dead | Stand::Hint | Stand::Gone => None,
             };
             return Ok(Replayed { id, outcome: outcome.to_owned(), send, why: Some(why) });
         }
@@ -472,6 +492,9 @@ async fn carry_out(
 }
 
 const DEAD: &str = "dead";
+/// What is said about a contact by somebody who sent none of our mail.
+pub const HINT: &str = "hint";
+const ABOUT_A_CONTACT: &str = "it is about a contact, and belongs to no mail";
 const GONE: &str = "its send was forgotten, it aged out, or it repeats another report";
 /// Sends of one Message-ID that are looked at for a reason.
 const SENDS: usize = 100;

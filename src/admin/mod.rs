@@ -8,21 +8,24 @@ mod router;
 mod sinks;
 mod stats;
 mod suppressions;
+mod sync;
 mod trace;
 mod view;
 
 pub use crate::line::{FactView, LogLine};
 pub use events::{
-    EventFilter, EventView, KeptEvent, ReplayAnswer, ReplayOrder, Replayed, dead, orphans, report, reports,
+    EventFilter, EventView, HINT, KeptEvent, ReplayAnswer, ReplayOrder, Replayed, dead, orphans, report,
+    reports,
 };
 pub use log::{LogAnswer, LogFilter, log};
 pub use router::{Panel, metrics_router, service};
 pub use sinks::{RefusedView, ReplaySink, SinkView};
 pub use stats::{StatsLine, StatsQuestion, stats};
 pub use suppressions::{
-    SUPPRESSED, SuppressionAct, SuppressionEntry, SuppressionFilter, SuppressionOrder, SuppressionPage,
-    SuppressionView, suppressions,
+    HintView, SUPPRESSED, SuppressionAct, SuppressionEntry, SuppressionFilter, SuppressionOrder,
+    SuppressionPage, SuppressionView, hints, suppressions,
 };
+pub use sync::{SyncLine, SyncOrder, SyncStep};
 pub use trace::{Found, find, queue};
 pub use view::{
     Act, AlarmView, BreakerOrder, BreakerView, MarkView, Order, QueueLine, RecipientView, Shape, TrailView,

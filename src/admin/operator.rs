@@ -232,6 +232,8 @@ mod tests {
     use crate::clock::Clock;
     use crate::ledger::{Accepted, Begun, Send};
     use crate::store::{Retention, Store};
+    use crate::suppression;
+    use crate::sync::Syncer;
     use std::sync::Arc;
 
     #[tokio::test]
@@ -246,11 +248,12 @@ mod tests {
         store.begin(Begun { id, at: clock.now(), upstream: "up".into() }).await.unwrap();
         store.settle_down().await;
         let panel = Panel {
-            store,
+            store: store.clone(),
             clock,
             upstreams: Vec::new(),
             ways: Arc::default(),
             suppression: Arc::default(),
+            sync: Syncer::new(store, clock, suppression::Settings::default(), Vec::new()),
             alarms: Alarms::new(clock),
             providers: Arc::default(),
             retention: Retention::default(),

@@ -6,6 +6,7 @@ use super::operator::{self, Refusal};
 use super::sinks::{self, ReplaySink};
 use super::stats::{StatsQuestion, stats};
 use super::suppressions::{self, SuppressionFilter, SuppressionOrder};
+use super::sync::sync;
 use super::trace::{find_as, queue_as};
 use super::view::{AlarmView, BreakerOrder, BreakerView, Order, QueueLine, TrailView};
 use crate::alarm::Alarms;
@@ -14,6 +15,7 @@ use crate::ledger::{Trail, Waits};
 use crate::provider::Provider;
 use crate::store::{ReadError, Retention, Store};
 use crate::suppression;
+use crate::sync::Syncer;
 use crate::transport::breaker::State as BreakerState;
 use crate::transport::{Health, Ways};
 use axum::extract::connect_info::{Connected, IntoMakeServiceWithConnectInfo};
@@ -45,6 +47,8 @@ pub struct Panel {
     pub suppression: Arc<suppression::Settings>,
     /// Who is told what becomes of the mail, by name.
     pub sinks: Arc<[String]>,
+    /// Whoever brings that list and the providers' together.
+    pub sync: Syncer,
     /// What is wrong.
     pub alarms: Alarms,
     /// Whose words the reports of each upstream are.
@@ -119,6 +123,8 @@ pub fn service(panel: Panel) -> IntoMakeServiceWithConnectInfo<Router, Operator>
         .route("/api/v1/sinks", get(all_sinks))
         .route("/api/v1/sinks/{sink}/refused", get(refused))
         .route("/api/v1/sinks/{sink}/replay", post(replay_sink))
+        .route("/api/v1/suppressions/sync", post(sync))
+        .route("/api/v1/hints", get(hints))
         .route("/api/v1/alarms", get(alarms))
         .merge(events::routes())
         .layer(DefaultBodyLimit::max(ORDER))
@@ -161,6 +167,10 @@ async fn suppress(
     }
 }
 
+async fn hints(State(panel): State<Panel>, Query(contact): Query<Contact>) -> Response {
+    answer(move || suppressions::hints(&panel.store, &contact.address)).await
+}
+
 async fn switch(
     State(panel): State<Panel>,
     ConnectInfo(Operator(operator)): ConnectInfo<Operator>,
@@ -200,6 +210,11 @@ async fn alarms(State(panel): State<Panel>) -> Response {
 struct What {
     what: String,
     limit: usize,
+}
+
+#[derive(Deserialize)]
+struct Contact {
+    address: String,
 }
 
 #[derive(Deserialize)]

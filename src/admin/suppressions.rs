@@ -3,6 +3,7 @@
 use super::operator::Refusal;
 use super::router::Panel;
 use crate::clock::Timestamp;
+use crate::ledger::Hinted;
 use crate::mail::Mailbox;
 use crate::store::{Filed, ReadError, Store};
 use crate::suppression::{Change, Dossier, End, Listing, Live, Mark, Reason, Settings, Source};
@@ -54,7 +55,7 @@ pub struct SuppressionView {
     pub until: Option<String>,
     /// Each time that something happened, as far as is remembered, RFC 3339, ascending.
     pub times: Vec<String>,
-    /// Who said so last: `webhook`, `poll`, `provider`, `attempt`, `operator` or `import`.
+    /// Who said so last: `webhook`, `poll`, `provider`, `attempt`, `operator`, `import` or `hint`.
     pub source: String,
     /// Until when it was listed, where that was said, RFC 3339.
     pub expires: Option<String>,
@@ -128,6 +129,42 @@ impl SuppressionAct {
     pub fn is_refused(&self) -> bool {
         self.outcome == REFUSED
     }
+}
+
+/// What somebody who sent none of our mail says about an address.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HintView {
+    /// When it came, RFC 3339.
+    pub received: String,
+    /// The source that gave it.
+    pub source: String,
+    /// What happened: `bounced`, `unsubscribed`, `opened`, `clicked`, `replied`, `forwarded` or `unknown`.
+    pub hint: String,
+    /// When it happened, RFC 3339.
+    pub at: String,
+    /// The address.
+    pub address: String,
+    /// The source's lists that it concerns.
+    pub lists: Vec<String>,
+    /// The source's name for it.
+    pub name: String,
+    /// The words that came with it.
+    pub text: Option<String>,
+}
+
+/// Hints about an address, the last to come first.
+pub fn hints(store: &Store, address: &str) -> Result<Vec<HintView>, ReadError> {
+    let view = |Hinted { source, received, hint, .. }: Hinted| HintView {
+        received: received.to_string(),
+        source,
+        hint: hint.kind.word().to_owned(),
+        at: hint.at.to_string(),
+        address: hint.address.unwrap_or_default(),
+        lists: hint.lists,
+        text: hint.words.in_one_line(),
+        name: hint.words.name,
+    };
+    Ok(store.hints(address, HINTS)?.into_iter().map(view).collect())
 }
 
 /// A page of the list, by these settings and at this time.
@@ -310,7 +347,9 @@ impl Desk<'_> {
         }
         let known = self.known(&address, list.as_deref())?;
         if times.is_empty() {
-            let same = |live: &Live| live.scope() == scope && live.expires == expires;
+            // What only others say ends when they say so.
+            let lasts = |source| !matches!(source, Source::Provider | Source::Hint);
+            let same = |live: &Live| live.scope() == scope && live.expires == expires && lasts(live.source);
             if known.own.live_of(reason).is_some_and(same) {
                 return Ok(Weighed::Same("is on the list already"));
             }
@@ -412,6 +451,8 @@ pub const SUPPRESSED: &str = "suppressed";
 const DONE: &str = "done";
 const SAME: &str = "same";
 const REFUSED: &str = "refused";
+/// Hints of one address that are told.
+const HINTS: usize = 100;
 /// Dossiers of a page.
 const PAGE: usize = 2000;
 /// Entries that are written at a time: they share syncs.

@@ -2,14 +2,16 @@
 
 use super::{Context, Trouble, settings};
 use crate::admin::{
-    self, Act, BreakerOrder, BreakerView, EventFilter, EventView, Found, KeptEvent, LogAnswer, LogFilter,
-    Order, QueueLine, RefusedView, ReplayAnswer, ReplayOrder, ReplaySink, Shape, SinkView, StatsLine,
-    StatsQuestion, SuppressionAct, SuppressionFilter, SuppressionOrder, SuppressionPage,
+    self, Act, BreakerOrder, BreakerView, EventFilter, EventView, Found, HintView, KeptEvent, LogAnswer,
+    LogFilter, Order, QueueLine, RefusedView, ReplayAnswer, ReplayOrder, ReplaySink, Shape, SinkView,
+    StatsLine, StatsQuestion, SuppressionAct, SuppressionFilter, SuppressionOrder, SuppressionPage, SyncLine,
+    SyncOrder,
 };
 use crate::clock::Clock;
 use crate::store::{OpenError, Retention, Store};
 use crate::suppression::Settings;
 use crate::tls;
+use reqwest::Response;
 use serde::de::DeserializeOwned;
 use std::path::Path;
 
@@ -19,6 +21,30 @@ pub enum Desk {
     Daemon(reqwest::Client),
     /// The store, read here.
     Store(Store),
+}
+
+/// What the daemon says while it does something.
+pub struct SyncLines {
+    response: Response,
+    /// Not yet a whole line.
+    heard: Vec<u8>,
+}
+
+impl SyncLines {
+    /// The next line; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<SyncLine>, Trouble> {
+        loop {
+            if let Some(end) = self.heard.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.heard.drain(..=end).collect();
+                let read = serde_json::from_slice(&line).map(Some);
+                return read.map_err(|error| Trouble::Failed(format!("the daemon's answer is odd: {error}")));
+            }
+            match self.response.chunk().await.map_err(unreachable)? {
+                Some(piece) => self.heard.extend_from_slice(&piece),
+                None => return Ok(None),
+            }
+        }
+    }
 }
 
 impl Desk {
@@ -147,6 +173,20 @@ impl Desk {
         ask(self.running()?.post(of_sink(sink, "replay")?).json(order)).await
     }
 
+    /// What others who know an address say about it.
+    pub async fn hints(&self, address: &str) -> Result<Vec<HintView>, Trouble> {
+        match self {
+            Self::Daemon(client) => ask(client.get(url("hints")).query(&[("address", address)])).await,
+            Self::Store(store) => admin::hints(store, address).map_err(|error| damaged(&error)),
+        }
+    }
+
+    /// Brings the suppression list and the providers' together.
+    pub async fn sync(&self, order: &SyncOrder) -> Result<SyncLines, Trouble> {
+        let response = answered(self.running()?.post(url("suppressions/sync")).json(order)).await?;
+        Ok(SyncLines { response, heard: Vec::new() })
+    }
+
     /// Changes what becomes of waiting mail.
     pub async fn order(&self, order: &Order) -> Result<Vec<Act>, Trouble> {
         ask(self.running()?.post(url("queue")).json(order)).await
@@ -215,16 +255,21 @@ fn of_sink(sink: &str, what: &str) -> Result<reqwest::Url, Trouble> {
 }
 
 async fn ask<T: DeserializeOwned>(request: reqwest::RequestBuilder) -> Result<T, Trouble> {
-    let unreachable = |error: reqwest::Error| {
-        Trouble::Unreachable(format!("the daemon does not answer: {}", error.without_url()))
-    };
+    answered(request).await?.json().await.map_err(unreachable)
+}
+
+async fn answered(request: reqwest::RequestBuilder) -> Result<Response, Trouble> {
     let response = request.send().await.map_err(unreachable)?;
     let status = response.status();
     if !status.is_success() {
         let text = response.text().await.unwrap_or_default();
         return Err(if status.is_client_error() { Trouble::Usage(text) } else { Trouble::Damaged(text) });
     }
-    response.json().await.map_err(unreachable)
+    Ok(response)
+}
+
+fn unreachable(error: reqwest::Error) -> Trouble {
+    Trouble::Unreachable(format!("the daemon does not answer: {}", error.without_url()))
 }
 
 fn damaged(error: &dyn std::fmt::Display) -> Trouble {

@@ -2,7 +2,7 @@ use super::desk::Desk;
 use super::paint::table;
 use super::queue::ids_from_stdin;
 use super::{Context, Trouble, say, say_json, settings, times};
-use crate::admin::{EventFilter, EventView, ReplayOrder, Replayed};
+use crate::admin::{EventFilter, EventView, HINT, ReplayOrder, Replayed};
 use crate::clock::Clock;
 use crate::event::Kind;
 use crate::id::TrackingId;
@@ -54,7 +54,7 @@ pub struct Which {
     /// An upstream's name
     #[arg(long)]
     upstream: Option<String>,
-    /// What happened: delivered, bounced, opened, …
+    /// What happened: delivered, bounced, opened, …; hint for what is about a contact
     #[arg(long)]
     event: Option<String>,
     /// A part of the recipient's address
@@ -104,7 +104,7 @@ pub async fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
 impl Which {
     fn filter(&self) -> Result<EventFilter, Trouble> {
         let event = self.event.as_ref().map(|event| event.to_lowercase());
-        let words = || Kind::ALL.iter().map(|kind| kind.word()).chain([What::Died.word()]);
+        let words = || Kind::ALL.iter().map(|kind| kind.word()).chain([What::Died.word(), HINT]);
         if let Some(event) = event.as_ref().filter(|event| !words().any(|word| word == **event)) {
             let words: Vec<_> = words().collect::<BTreeSet<_>>().into_iter().collect();
             return Err(Trouble::Usage(format!("--event {event:?} is none of {}", words.join(", "))));

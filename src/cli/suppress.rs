@@ -1,10 +1,12 @@
 mod sheet;
+mod sync;
 
 use super::desk::Desk;
 use super::paint::table;
 use super::{Context, Trouble, say, say_json, settings, times};
 use crate::admin::{
-    SUPPRESSED, SuppressionAct, SuppressionEntry, SuppressionFilter, SuppressionOrder, SuppressionView,
+    HintView, SUPPRESSED, SuppressionAct, SuppressionEntry, SuppressionFilter, SuppressionOrder,
+    SuppressionView, SyncOrder,
 };
 use crate::clock::Clock;
 use crate::suppression::{Reason, Scope, Source};
@@ -35,7 +37,7 @@ pub enum Command {
     Add(Addition),
     /// Send addresses mail again
     #[command(
-        after_help = "The provider may keep a list of its own, and say so again.\nExample: mailtrail suppress remove ada@example.net"
+        after_help = "The provider may keep a list of its own: `mailtrail suppress sync` takes them off there, too.\nExample: mailtrail suppress remove ada@example.net"
     )]
     Remove(Removal),
     /// Add what a CSV file holds: all of it or, where a line is bad, nothing
@@ -44,6 +46,19 @@ pub enum Command {
         /// The file, or `-` for standard input
         file: PathBuf,
         /// Say what would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Bring the list and the providers' own together, in both directions
+    #[command(
+        after_help = "Whom a provider lists is put on our list; what you added against all mail is added there; what you removed is \
+taken off there where its entry is older.\nExample: mailtrail suppress sync --dry-run"
+    )]
+    Sync {
+        /// Only with that upstream's provider [default: all whose account is known]
+        #[arg(long)]
+        upstream: Option<String>,
+        /// Say what would be done in each direction, and do nothing
         #[arg(long)]
         dry_run: bool,
     },
@@ -139,6 +154,9 @@ pub async fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
         Command::Add(addition) => add(context, &desk, addition).await,
         Command::Remove(removal) => remove(context, &desk, removal).await,
         Command::Import { file, dry_run } => import(context, &desk, file, *dry_run).await,
+        Command::Sync { upstream, dry_run } => {
+            sync::sync(context, &desk, &SyncOrder { upstream: upstream.clone(), dry_run: *dry_run }).await
+        }
         Command::Export { file, which } => {
             let entries = read(context, &desk, which.filter()?, usize::MAX).await?;
             export(file.as_deref(), &entries)
@@ -183,6 +201,7 @@ async fn check(context: &Context, desk: &Desk, address: &str) -> Result<(), Trou
     let filter = SuppressionFilter { address: Some(address.to_owned()), ..SuppressionFilter::default() };
     let entries = read(context, desk, filter, usize::MAX).await?;
     show(context, &entries);
+    show_hints(context, &desk.hints(address).await?);
     if entries.iter().any(|entry| entry.state == SUPPRESSED) {
         return Ok(());
     }
@@ -219,6 +238,31 @@ fn show(context: &Context, entries: &[SuppressionView]) {
     let header =
         ["ADDRESS", "UPSTREAM", "REASON", "STATE", "MAIL", "UNTIL", "SINCE", "TIMES", "SOURCE", "WORDS"];
     table(&header, &rows, terminal).iter().for_each(say);
+}
+
+/// What others say who know the address.
+fn show_hints(context: &Context, hints: &[HintView]) {
+    if context.json {
+        hints.iter().for_each(say_json);
+        return;
+    }
+    if hints.is_empty() {
+        return;
+    }
+    let row = |hint: &HintView| {
+        let text = hint.text.clone().unwrap_or_default();
+        vec![
+            hint.source.clone(),
+            hint.hint.clone(),
+            hint.at.clone(),
+            hint.lists.join(" "),
+            hint.name.clone(),
+            text,
+        ]
+    };
+    let rows: Vec<_> = hints.iter().map(row).collect();
+    let header = ["HINT OF", "WHAT", "WHEN", "LISTS", "NAME", "WORDS"];
+    table(&header, &rows, io::stdout().is_terminal()).iter().for_each(say);
 }
 
 async fn add(context: &Context, desk: &Desk, addition: &Addition) -> Result<(), Trouble> {

@@ -48,6 +48,7 @@ impl Config {
             sinks,
             thresholds,
             suppression,
+            sync,
             warnings: _,
         } = self;
         let bulk = |routing: &Routing| (routing.bulk.clone(), routing.bulk_recipients);
@@ -70,7 +71,7 @@ impl Config {
             ("heartbeat", *heartbeat != other.heartbeat),
             ("sink", *sinks != other.sinks),
             ("alarms", *thresholds != other.thresholds),
-            ("suppression", *suppression != other.suppression),
+            ("suppression", *suppression != other.suppression || *sync != other.sync),
         ];
         sections.into_iter().filter_map(|(section, differs)| differs.then_some(section)).collect()
     }
@@ -119,6 +120,7 @@ mod tests {
             ("sink", "events.jsonl", "other.jsonl"),
             ("alarms", "silence = \"30min\"", "silence = \"off\""),
             ("suppression", "\"never\"", "\"90d\""),
+            ("suppression", "sync = \"off\"", "sync = \"12h\""),
         ] {
             assert_eq!(read(&[(old, new)]).changes(&before), [section], "{new}");
         }
@@ -191,5 +193,6 @@ path = "events.jsonl"
 silence = "30min"
 [suppression]
 hard_bounce = "never"
+sync = "off"
 "#;
 }

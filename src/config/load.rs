@@ -49,7 +49,7 @@ pub fn suppression_rules(path: &Path, environment: &BTreeMap<String, String>) ->
     let reading = Reading::new(path, environment);
     let Some(root) = document::parse(&text, &reading) else { return Err(reading.into_faults()) };
     let mut root = Section::new(&reading, String::new(), Place::File, root);
-    let rules = suppression::read(&mut root);
+    let (rules, _) = suppression::read(&mut root);
     reading.conclude().map(|_| rules)
 }
 
@@ -91,6 +91,7 @@ fn assemble(mut root: Section<'_>) -> Config {
     let sources = sources.filter_map(|section| source::read(section, &names, &mut claims)).collect();
     let (limits, policy) = sections::limits(&mut root);
     let (http, webhooks) = sections::http(&mut root, &mut claims);
+    let (suppression, sync) = suppression::read(&mut root);
     let config = Config {
         certificate: sections::certificate(&mut root),
         limits,
@@ -104,7 +105,8 @@ fn assemble(mut root: Section<'_>) -> Config {
         retention: sections::retention(&mut root),
         reports: sections::reports(&mut root),
         duplicates: sections::duplicates(&mut root),
-        suppression: suppression::read(&mut root),
+        suppression,
+        sync,
         heartbeat: sections::heartbeat(&mut root),
         thresholds: sections::thresholds(&mut root),
         sinks,

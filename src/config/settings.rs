@@ -52,6 +52,8 @@ pub struct Config {
     pub duplicates: Option<Duration>,
     /// Which addresses get no mail.
     pub suppression: suppression::Settings,
+    /// How often that list and the providers' are brought together; `None` when they are not by themselves. Default 24 h.
+    pub sync: Option<Duration>,
     /// The test mail, if there is one.
     pub heartbeat: Option<heartbeat::Settings>,
     /// Who is told what becomes of the mail.

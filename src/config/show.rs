@@ -1,7 +1,7 @@
 use super::quantity::{show_duration, show_percent, show_quota, show_rate, show_size};
 use super::routing::show_field;
 use super::settings::{Config, Upstream};
-use super::suppression::NEVER;
+use super::suppression::{NEVER, OFF};
 use super::words::{
     AUTHENTICATION, EVENT_APIS, LEVELS, LISTENER_TLS, LOG_FORMATS, PIPELINING, PROVIDERS, REPORTERS, REPORTS,
     Reporter, SECURITY, SUPPRESSION_POLICIES, TRANSPORTS, Transport, UNSUBSCRIBES, word,
@@ -59,7 +59,7 @@ impl Config {
         page.text("failures", word(&REPORTS, &self.reports));
         page.heading("[duplicates]");
         page.text("window", self.duplicates.map_or_else(|| "off".to_owned(), show_duration));
-        page.suppression(&self.suppression);
+        page.suppression(&self.suppression, self.sync);
         if let Some(heartbeat) = &self.heartbeat {
             page.heading("[heartbeat]");
             page.text("to", &heartbeat.to);
@@ -175,15 +175,18 @@ impl Page {
     fn source(&mut self, source: &Source) {
         self.heading("[[source]]");
         self.text("name", &source.name);
-        let (reporter, secrets, upstream) = match &source.kind {
-            Kind::Generic { secrets, upstream } => (Reporter::Generic, secrets, upstream.as_ref()),
-            Kind::ActiveCampaign { secrets } => (Reporter::ActiveCampaign, secrets, None),
+        let (reporter, secrets, upstream, suppress) = match &source.kind {
+            Kind::Generic { secrets, upstream } => (Reporter::Generic, secrets, upstream.as_ref(), None),
+            Kind::ActiveCampaign { secrets, suppress } => {
+                (Reporter::ActiveCampaign, secrets, None, Some(suppress))
+            }
             // Those are upstreams.
             Kind::Mailgun { .. } | Kind::Brevo(_) => return,
         };
         self.text("kind", word(&REPORTERS, &reporter));
         self.texts("secret", &vec![MASK; secrets.len()]);
         self.some("upstream", upstream);
+        suppress.into_iter().for_each(|suppress| self.texts("suppress", suppress));
     }
 
     fn routing(&mut self, routing: &Routing) {
@@ -199,7 +202,7 @@ impl Page {
         self.bare("recipients", routing.bulk_recipients);
     }
 
-    fn suppression(&mut self, settings: &suppression::Settings) {
+    fn suppression(&mut self, settings: &suppression::Settings, sync: Option<Duration>) {
         let expiry = |expiry: Option<Duration>| expiry.map_or_else(|| NEVER.to_owned(), show_duration);
         self.heading("[suppression]");
         self.text("policy", word(&SUPPRESSION_POLICIES, &settings.policy));
@@ -209,6 +212,7 @@ impl Page {
         self.bare("soft_bounces", settings.soft_bounces);
         self.duration("soft_bounce_window", settings.soft_bounce_window);
         self.duration("soft_bounce_pause", settings.soft_bounce_pause);
+        self.text("sync", sync.map_or_else(|| OFF.to_owned(), show_duration));
     }
 
     fn pattern(&mut self, pattern: &Pattern) {

@@ -4,7 +4,7 @@ use super::claims::{Claims, Kind as Claim};
 use super::names::is_slug;
 use super::reader::Section;
 use super::words::{REPORTERS, Reporter};
-use crate::webhook::{Kind, Source};
+use crate::webhook::{Kind, Source, Suppressing};
 
 /// Reads one; `upstreams` are the names that there are, with which it shares the paths of webhooks.
 pub(super) fn read(mut section: Section<'_>, upstreams: &[&str], claims: &mut Claims) -> Option<Source> {
@@ -30,6 +30,15 @@ pub(super) fn read(mut section: Section<'_>, upstreams: &[&str], claims: &mut Cl
     }
     let known = |text: &str| upstreams.contains(&text).then(|| text.to_owned());
     let upstream = section.parsed("upstream", "the name of an [[upstream]]", known);
+    let suppress = section.list("suppress", "\"unsubscribe\" or \"bounce\"", |text| {
+        Suppressing::ALL.into_iter().find(|rule| rule.word() == text)
+    });
+    if suppress.is_some() && matches!(reporter, Some(Reporter::Generic)) {
+        section.fault(
+            "suppress",
+            "belongs to kind = \"activecampaign\"; what a generic source reports counts as a provider's event",
+        );
+    }
     let kind = match reporter {
         Some(Reporter::Generic) => Some(Kind::Generic { secrets, upstream }),
         Some(Reporter::ActiveCampaign) => {
@@ -44,7 +53,7 @@ pub(super) fn read(mut section: Section<'_>, upstreams: &[&str], claims: &mut Cl
                     "belongs to kind = \"generic\"; ActiveCampaign knows of no mail of ours",
                 );
             }
-            Some(Kind::ActiveCampaign { secrets })
+            Some(Kind::ActiveCampaign { secrets, suppress: suppress.unwrap_or(Suppressing::USUAL.to_vec()) })
         }
         None => None,
     };

@@ -7,8 +7,8 @@ use super::words::{SUPPRESSION_POLICIES, UNSUBSCRIBES};
 use crate::suppression::Settings;
 use std::time::Duration;
 
-/// Reads it.
-pub(super) fn read(root: &mut Section<'_>) -> Settings {
+/// Reads it; also how often our list and the providers' are brought together, if they are.
+pub(super) fn read(root: &mut Section<'_>) -> (Settings, Option<Duration>) {
     let usual = Settings::default();
     let mut section = root.table("suppression");
     let settings = Settings {
@@ -24,8 +24,12 @@ pub(super) fn read(root: &mut Section<'_>) -> Settings {
             .duration("soft_bounce_pause", HOUR..=DAY * 30)
             .unwrap_or(usual.soft_bounce_pause),
     };
+    let sync = section.parsed("sync", "\"off\" or a duration from \"1h\" to \"30d\"", |text| {
+        let allowed = |duration: &Duration| (HOUR..=DAY * 30).contains(duration);
+        if text == OFF { Some(None) } else { quantity::duration(text).filter(allowed).map(Some) }
+    });
     section.finish();
-    settings
+    (settings, sync.unwrap_or(Some(DAY)))
 }
 
 /// How long something counts; `Some(None)`: for ever.
@@ -38,4 +42,6 @@ fn expiry(section: &mut Section<'_>, key: &str) -> Option<Option<Duration>> {
 
 /// What does not end by itself.
 pub(super) const NEVER: &str = "never";
+/// What is never done by itself.
+pub(super) const OFF: &str = "off";
 const HOUR: Duration = Duration::from_secs(3600);

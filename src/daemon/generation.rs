@@ -4,7 +4,7 @@
 use super::StartError;
 use super::doors::Hall;
 use super::keeper::keep;
-use super::reconciling::reconciler;
+use super::reconciling::{reconciler, syncer};
 use super::relaying::{Relaying, Way, reports, ways};
 use super::shift::Shift;
 use super::sockets::{Sockets, Taken};
@@ -23,6 +23,7 @@ use crate::report::Reporter;
 use crate::sink::{self, Feeder};
 use crate::store::Store;
 use crate::submission::{Crowd, Door, Memory};
+use crate::sync::Syncer;
 use crate::tls;
 use crate::webhook::{self, Inbox, Source};
 use axum::serve::ListenerExt;
@@ -143,6 +144,7 @@ impl Prepared {
             upstreams: relaying.health(),
             ways: Arc::new(ways(&config)),
             suppression: Arc::new(config.suppression.clone()),
+            sync: syncer(ground, &config)?,
             alarms: ground.alarms.clone(),
             providers: Arc::new(providers(&config)),
             retention: config.retention,
@@ -179,6 +181,7 @@ impl Prepared {
     /// Takes the place of the generation before.
     pub fn begin(self, ground: &Ground, before: Option<&Generation>) -> Generation {
         let leaving = Leaving::new(ground);
+        let syncer = self.panel.sync.clone();
         for door in self.doors {
             // It is waited for by nobody: to the very end it tells who comes that we stop.
             tokio::spawn(door.serve(leaving.shut.clone()));
@@ -212,7 +215,7 @@ impl Prepared {
             Way::Other(prepared) => prepared.begin(ground, before.map(|before| &before.relaying)),
         };
         let (idle, chores) = (leaving.idle.clone(), before.map(|before| &before.chores));
-        let chores = do_chores(ground, &self.config, self.reconciler, idle, chores);
+        let chores = do_chores(ground, &self.config, (self.reconciler, syncer), idle, chores);
         Generation {
             config: self.config,
             sockets: self.sockets,
@@ -258,11 +261,12 @@ impl Leaving {
 fn do_chores(
     ground: &Ground,
     config: &Config,
-    reconciler: Reconciler,
+    (reconciler, syncer): (Reconciler, Syncer),
     stopping: CancellationToken,
     before: Option<&Shift>,
 ) -> Shift {
     let (store, clock, retention) = (ground.store.clone(), ground.clock, config.retention);
+    let sync = config.sync;
     let (mint, hostname) = (ground.mint.clone(), config.hostname.clone());
     let heartbeat = config.heartbeat.clone().map(|settings| Heartbeat {
         store: store.clone(),
@@ -308,6 +312,7 @@ fn do_chores(
             monitor.run(told.clone()),
             join_all(feeders.into_iter().map(|feeder| feeder.run(told.clone()))),
             reconciler.run(told.clone()),
+            syncer.run(sync, told.clone()),
             beats,
             keep(store, retention, clock, told.clone())
         );

@@ -1,4 +1,4 @@
-use super::{Notice, Via};
+use super::{Hinted, Notice, Via};
 use crate::clock::Timestamp;
 use crate::event::Event;
 use crate::id::TrackingId;
@@ -51,6 +51,13 @@ impl Dead {
     /// What names the report: an id of the time when it came.
     pub fn id(&self) -> TrackingId {
         report_id(self.at, &self.upstream, &self.digest)
+    }
+}
+
+impl Hinted {
+    /// What names it among reports: an id of the time when it came.
+    pub fn id(&self) -> TrackingId {
+        report_id(self.received, &self.source, self.identity.as_bytes())
     }
 }
 

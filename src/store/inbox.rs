@@ -5,7 +5,7 @@ use super::journal::{Frame, Place};
 use super::record::Record;
 use super::{ReadError, Store, Stored};
 use crate::clock::Timestamp;
-use crate::event::Event;
+use crate::event::{Event, Hint};
 use crate::id::TrackingId;
 use crate::ledger::{Dead, Replay, Rung, Via};
 use bytes::Bytes;
@@ -37,6 +37,8 @@ pub enum Content {
         /// Why.
         reason: String,
     },
+    /// Something about a contact, from somebody who sent none of our mail.
+    Hint(Box<Hint>),
 }
 
 /// Where a report stands.
@@ -53,6 +55,8 @@ pub enum Stand {
     Orphan,
     /// It cannot be understood.
     Dead,
+    /// It is about a contact, and belongs to no send.
+    Hint,
     /// Nothing is known of it but the journal's record: its send was forgotten, it aged out, or it repeats another.
     Gone,
 }
@@ -162,7 +166,15 @@ impl Content {
     pub fn event(&self) -> Option<&Event> {
         match self {
             Self::Event(event) => Some(event),
-            Self::Dead { .. } => None,
+            Self::Dead { .. } | Self::Hint(_) => None,
+        }
+    }
+
+    /// What it says about a contact, where it is no event.
+    pub fn hint(&self) -> Option<&Hint> {
+        match self {
+            Self::Hint(hint) => Some(hint),
+            Self::Event(_) | Self::Dead { .. } => None,
         }
     }
 }
@@ -180,6 +192,9 @@ impl Report {
         {
             Record::Notice(notice) => (notice.id(), notice.upstream, notice.via, notice.event.into()),
             Record::Dead(dead) => (dead.id(), dead.upstream, dead.via, Content::Dead { reason: dead.reason }),
+            Record::Hint(hinted) => {
+                (hinted.id(), hinted.source, Via::Webhook, Content::Hint(Box::new(hinted.hint)))
+            }
             _ => return None,
         };
         let body = (frame.body_length > 0).then_some(frame.place);

@@ -45,6 +45,7 @@ enum SourceV1 {
     Attempt,
     Operator,
     Import,
+    Hint,
 }
 
 /// A dossier, as its row has it.
@@ -187,6 +188,7 @@ impl From<Source> for SourceV1 {
             Source::Attempt => Self::Attempt,
             Source::Operator => Self::Operator,
             Source::Import => Self::Import,
+            Source::Hint => Self::Hint,
         }
     }
 }
@@ -200,6 +202,7 @@ impl From<SourceV1> for Source {
             SourceV1::Attempt => Self::Attempt,
             SourceV1::Operator => Self::Operator,
             SourceV1::Import => Self::Import,
+            SourceV1::Hint => Self::Hint,
         }
     }
 }

@@ -122,6 +122,11 @@ impl Dossier {
         self.0.get(&reason)?.live.as_ref()
     }
 
+    /// Up to when what happened is void for a reason: 1970 where nobody cleared it.
+    pub fn void_until(&self, reason: Reason) -> Timestamp {
+        self.0.get(&reason).map_or_else(Timestamp::default, |evidence| evidence.void_until)
+    }
+
     /// Whether there is nothing to know.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -92,12 +92,14 @@ pub enum Source {
     Operator,
     /// An operator's file.
     Import,
+    /// Somebody who knows the same contacts, and sent none of our mail.
+    Hint,
 }
 
 impl Source {
     /// Every source.
-    pub const ALL: [Self; 6] =
-        [Self::Webhook, Self::Poll, Self::Provider, Self::Attempt, Self::Operator, Self::Import];
+    pub const ALL: [Self; 7] =
+        [Self::Webhook, Self::Poll, Self::Provider, Self::Attempt, Self::Operator, Self::Import, Self::Hint];
 
     /// The word for tables, CSV and JSON.
     pub const fn word(self) -> &'static str {
@@ -108,7 +110,13 @@ impl Source {
             Self::Attempt => "attempt",
             Self::Operator => "operator",
             Self::Import => "import",
+            Self::Hint => "hint",
         }
+    }
+
+    /// Whether an operator said so.
+    pub const fn is_operator(self) -> bool {
+        matches!(self, Self::Operator | Self::Import)
     }
 }
 

@@ -102,9 +102,10 @@ impl Settings {
         }
     }
 
-    /// Which mail evidence keeps back.
+    /// Which mail evidence keeps back. A hint is never about more than it says: who leaves a campaign gets invoices.
     pub fn scope(&self, reason: Reason, live: &Live) -> Scope {
         match (reason, self.unsubscribe) {
+            _ if live.source == Source::Hint => live.scope(),
             (Reason::Unsubscribe, Unsubscribes::Bulk) => Scope::Bulk,
             (Reason::Unsubscribe, Unsubscribes::All) => Scope::All,
             _ => live.scope(),

@@ -7,6 +7,7 @@
 
 mod answer;
 mod body;
+mod evidence;
 mod listener;
 mod settings;
 mod source;
@@ -14,7 +15,7 @@ mod strangers;
 
 pub use listener::serve;
 pub use settings::Settings;
-pub use source::{Kind, Source};
+pub use source::{Kind, Source, Suppressing};
 
 use crate::clock::{Clock, Timestamp};
 use crate::event::Event;
@@ -141,7 +142,7 @@ impl Inbox {
                 self.take_batch(call, &held.bytes, decode).await
             }
             Kind::Generic { secrets, .. } => self.take_generic(call, secrets, &held.bytes).await,
-            Kind::ActiveCampaign { .. } => self.take_hint(call, &held.bytes).await,
+            Kind::ActiveCampaign { suppress, .. } => self.take_hint(call, suppress, &held.bytes).await,
         };
         taken.unwrap_or_else(|trouble| {
             let trouble = format!("a report cannot be kept, its sender is asked to repeat it: {trouble}");
@@ -164,7 +165,7 @@ impl Inbox {
                 self.pulse.refused(call.source.upstream(), call.now);
                 Err(self.turn_away(call, why, Answer::Refused))
             }
-            Kind::ActiveCampaign { secrets } => {
+            Kind::ActiveCampaign { secrets, .. } => {
                 let named = call.secret.as_ref().map(|secret| secret.reveal().as_bytes()).unwrap_or_default();
                 let why = "the last part of the path is not the source's secret";
                 let good = secrets.iter().any(|secret| secret.is(named));
@@ -286,7 +287,12 @@ impl Inbox {
         Ok(Answer::Kept)
     }
 
-    async fn take_hint(&self, call: &Call<'_>, body: &Bytes) -> Result<Answer, Trouble> {
+    async fn take_hint(
+        &self,
+        call: &Call<'_>,
+        suppress: &[Suppressing],
+        body: &Bytes,
+    ) -> Result<Answer, Trouble> {
         let Some(hint) = Form::parse(body).and_then(|form| activecampaign::decode(&form, call.now)) else {
             return self.bury(call, "it is no webhook of ActiveCampaign's", None, body.clone()).await;
         };
@@ -294,6 +300,10 @@ impl Inbox {
         let hinted = Hinted { source: call.source.name.clone(), received: call.now, identity, hint };
         if self.store.knows_hint(&hinted)? {
             return Ok(Answer::Known);
+        }
+        // First: what is known is not looked at again.
+        if let Some(listing) = evidence::of_hint(&self.store, suppress, &hinted)? {
+            self.store.list(listing).await?;
         }
         self.store.hint(hinted, body.clone()).await?;
         Ok(Answer::Kept)

@@ -1,7 +1,10 @@
 use super::answer::Answer;
+use crate::event::{Hint, HintKind};
 use crate::provider::brevo::Credentials;
 use crate::secret::Secret;
+use crate::suppression::Reason;
 use axum::http::StatusCode;
+use std::fmt;
 
 /// One who reports to us.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,7 +36,53 @@ pub enum Kind {
     ActiveCampaign {
         /// The last part of the path, two while it changes.
         secrets: Vec<Secret>,
+        /// Which of its hints keep bulk mail back.
+        suppress: Vec<Suppressing>,
     },
+}
+
+/// A hint that keeps bulk mail back from its contact. No hint keeps back any other: who leaves a campaign, or bounced
+/// once elsewhere, gets invoices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suppressing {
+    /// The contact left a list there.
+    Unsubscribe,
+    /// The address bounced there for good.
+    Bounce,
+}
+
+impl Suppressing {
+    /// Every one.
+    pub const ALL: [Self; 2] = [Self::Unsubscribe, Self::Bounce];
+    /// Those that count where nothing else is said.
+    pub const USUAL: [Self; 1] = [Self::Unsubscribe];
+
+    /// The word for the configuration.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Unsubscribe => "unsubscribe",
+            Self::Bounce => "bounce",
+        }
+    }
+
+    /// What such a hint is evidence of, if this is one.
+    pub(super) fn reason(self, hint: &Hint) -> Option<Reason> {
+        match (self, hint.kind) {
+            (Self::Unsubscribe, HintKind::Unsubscribed) => Some(Reason::Unsubscribe),
+            // Its type stands behind the name.
+            (Self::Bounce, HintKind::Bounced) => {
+                let kind = hint.words.name.rsplit('/').next();
+                kind.filter(|kind| kind.eq_ignore_ascii_case("hard")).map(|_| Reason::HardBounce)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Suppressing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
 }
 
 impl Source {

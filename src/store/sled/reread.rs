@@ -103,6 +103,7 @@ impl Projection {
         Ok(match content {
             Content::Dead { .. } if there(keys::dead(report))? => Stand::Dead,
             Content::Dead { .. } => Stand::Gone,
+            Content::Hint(_) => Stand::Hint,
             Content::Event(event) => match holder(&rows, upstream, event)? {
                 Some((send, Fact { rung: Some(rung), .. })) => Stand::Joined { send, rung },
                 _ if there(keys::orphan(&waits_for(event), report))? => Stand::Orphan,

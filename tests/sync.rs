@@ -1,0 +1,570 @@
+//! Our suppression list and the provider's: the real program with its command line, against the sandbox's lists and
+//! against a server that does as it is told.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "support/http.rs"]
+mod http;
+mod support;
+
+use http::{Act, Server};
+use mailtrail::account::{Account, Api, Entry, List, Settings, Whose};
+use mailtrail::clock::{Clock, Timestamp};
+use mailtrail::config;
+use mailtrail::daemon::Daemon;
+use mailtrail::sandbox::{self, Sandbox, Weather};
+use mailtrail::secret::Secret;
+use mailtrail::store::Store;
+use mailtrail::suppression::{self, Reason, Source};
+use mailtrail::sync::{Partner, Syncer};
+use mailtrail::tls;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+use support::process::Process;
+use support::{eventually, input};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+#[tokio::test]
+async fn both_lists_end_alike_and_stay_so() {
+    let (there, house) = pair().await;
+    there.add(List::Bounces, &["gone@example.net"], DAYS_AGO).await;
+    there.add(List::Complaints, &["spam@example.net"], DAYS_AGO).await;
+    there.add(List::Unsubscribes, &["left@example.net"], DAYS_AGO).await;
+    for (arguments, code) in [
+        (&["bad@example.net", "--reason", "hard-bounce"][..], 0),
+        (&["angry@example.net", "--reason", "complaint", "--upstream", "up"], 0),
+        (&["off@example.net", "--reason", "unsubscribe", "--scope", "all"], 0),
+        // What the provider's lists cannot say stays here.
+        (&["news@example.net", "--reason", "unsubscribe"], 0),
+        (&["note@example.net"], 0),
+        (&["later@example.net", "--reason", "hard-bounce", "--until", "2999-01-01"], 0),
+    ] {
+        let said = house.ask(&[&["suppress", "add"], arguments].concat()).await;
+        assert_eq!(said.code, code, "{}", said.err);
+    }
+    let acts = [
+        "added-there complaint angry@example.net",
+        "added-there hard-bounce bad@example.net",
+        "added-there unsubscribe off@example.net",
+        "taken-in complaint spam@example.net",
+        "taken-in hard-bounce gone@example.net",
+        "taken-in unsubscribe left@example.net",
+    ];
+    let before = there.lists().await;
+    assert_eq!(house.sync(&["--dry-run"]).await, acts);
+    assert_eq!((there.lists().await, house.listed("provider").await.len()), (before, 0), "nothing was done");
+    assert_eq!(house.sync(&[]).await, acts);
+    let listed = [
+        (List::Bounces, &["bad@example.net", "gone@example.net"]),
+        (List::Complaints, &["angry@example.net", "spam@example.net"]),
+        (List::Unsubscribes, &["left@example.net", "off@example.net"]),
+    ];
+    assert_eq!(there.lists().await, listed.map(|(list, some)| (list, names(some))).into());
+    let taken = house.listed("provider").await;
+    let addresses: Vec<_> = taken.iter().map(|entry| entry["address"].as_str().unwrap()).collect();
+    assert_eq!(addresses, ["gone@example.net", "left@example.net", "spam@example.net"]);
+    for entry in &taken {
+        assert_eq!((&entry["upstream"], &entry["state"]), (&json!("up"), &json!("suppressed")));
+        assert_eq!((&entry["scope"], &entry["times"]), (&json!("all"), &json!([DAYS_AGO.to_string()])));
+    }
+    let checked = house.ask(&["suppress", "check", "Gone@example.net"]).await;
+    assert!(checked.out.contains("\tprovider\t550 no such user"), "{}", checked.out);
+    for upstream in [&[][..], &["--upstream", "up"]] {
+        assert_eq!(house.sync(upstream).await, [""; 0], "there is nothing left to do");
+    }
+    let said = house.ask(&["suppress", "sync"]).await;
+    let summary = "up: the provider lists 6; here 0 taken in and 0 ended, there 0 added and 0 removed\n";
+    assert_eq!((said.code, &*said.out), (0, summary));
+}
+
+#[tokio::test]
+async fn who_is_removed_here_is_removed_there_and_what_happens_since_counts() {
+    let (there, house) = pair().await;
+    let all = ["a@example.net", "b@example.net", "C+c@example.net"];
+    there.add(List::Bounces, &all, DAYS_AGO).await;
+    there.add(List::Unsubscribes, &["a@example.net"], DAYS_AGO).await;
+    assert_eq!(house.sync(&[]).await.len(), 4);
+    for address in ["a@example.net", "c+c@example.net"] {
+        assert_eq!(house.ask(&["suppress", "remove", address]).await.code, 0);
+    }
+    let acts = [
+        "removed-there hard-bounce a@example.net",
+        "removed-there hard-bounce c+c@example.net",
+        "removed-there unsubscribe a@example.net",
+    ];
+    assert_eq!(house.sync(&["--dry-run"]).await, acts);
+    assert_eq!(house.sync(&[]).await, acts);
+    assert_eq!(there.lists().await, [(List::Bounces, names(&["b@example.net"]))].into());
+    assert_eq!(house.sync(&[]).await, [""; 0]);
+    assert_eq!(house.ask(&["suppress", "check", "a@example.net"]).await.code, 1);
+    // It bounces once more.
+    let later = Clock::System.now().after(Duration::from_secs(60));
+    there.add(List::Bounces, &["a@example.net"], later).await;
+    assert_eq!(house.sync(&[]).await, ["taken-in hard-bounce a@example.net"]);
+    assert_eq!(house.ask(&["suppress", "check", "a@example.net"]).await.code, 0);
+    assert_eq!(house.sync(&[]).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn who_is_removed_there_gets_mail_again_unless_others_say_no() {
+    let (there, mut house) = pair().await;
+    there.add(List::Bounces, &["a@example.net", "b@example.net"], DAYS_AGO).await;
+    there.add(List::Complaints, &["c@example.net"], DAYS_AGO).await;
+    assert_eq!(house.sync(&[]).await.len(), 3);
+    // An operator who wants what the provider says wants it also when the provider no longer says so.
+    let said =
+        house.ask(&["suppress", "add", "b@example.net", "--reason", "hard-bounce", "--upstream", "up"]).await;
+    assert_eq!(said.code, 0, "{}", said.err);
+    for (list, address) in [
+        (List::Bounces, "a@example.net"),
+        (List::Bounces, "b@example.net"),
+        (List::Complaints, "c@example.net"),
+    ] {
+        assert!(there.account.remove(list, address).await.unwrap());
+    }
+    let acts = [
+        "added-there hard-bounce b@example.net",
+        "ended complaint c@example.net",
+        "ended hard-bounce a@example.net",
+    ];
+    assert_eq!(house.sync(&["--dry-run"]).await, acts);
+    assert_eq!(house.sync(&[]).await, acts);
+    assert_eq!(house.sync(&[]).await, [""; 0]);
+    for restarted in [false, true] {
+        if restarted {
+            assert!(house.process.terminate().await.success());
+            std::fs::remove_dir_all(house.process.data().join("ledger")).unwrap();
+            house.process.start().await;
+        }
+        let codes = ["a@example.net", "b@example.net", "c@example.net"];
+        for (address, code) in codes.into_iter().zip([1, 0, 1]) {
+            assert_eq!(house.ask(&["suppress", "check", address]).await.code, code, "{address} {restarted}");
+        }
+    }
+    let ended = house.listed("provider").await;
+    assert!(ended.iter().all(|entry| entry["state"] == "ended"), "{ended:?}");
+    assert_eq!(ended[0]["words"], "no longer on the provider's list");
+    // The same entry comes back.
+    there.add(List::Complaints, &["c@example.net"], DAYS_AGO).await;
+    assert_eq!(house.sync(&[]).await, ["taken-in complaint c@example.net"]);
+    assert_eq!(house.ask(&["suppress", "check", "c@example.net"]).await.code, 0);
+    assert_eq!(house.sync(&[]).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn thousands_go_both_ways_page_by_page() {
+    let (there, house) = pair().await;
+    let many =
+        |side: &str| (0..MANY).map(|number| format!("{side}{number:04}@example.net")).collect::<Vec<_>>();
+    let (theirs, ours) = (many("there"), many("here"));
+    for some in theirs.chunks(1000) {
+        there.add(List::Bounces, &some.iter().map(String::as_str).collect::<Vec<_>>(), DAYS_AGO).await;
+    }
+    let sheet = format!(
+        "address,reason\n{}",
+        ours.iter().map(|one| format!("{one},hard-bounce\n")).collect::<String>()
+    );
+    assert_eq!(house.ask_with(&["suppress", "import", "-"], &sheet).await.code, 0);
+    let said = house.ask(&["suppress", "sync"]).await;
+    let summary = format!(
+        "up: the provider lists {MANY}; here {MANY} taken in and 0 ended, there {MANY} added and 0 removed\n"
+    );
+    assert_eq!((said.code, said.out), (0, summary), "{}", said.err);
+    let both = theirs.iter().chain(&ours).cloned().collect::<BTreeSet<_>>();
+    assert_eq!(there.lists().await[&List::Bounces], both);
+    assert_eq!(house.listed("provider").await.len(), MANY);
+    assert_eq!(house.sync(&[]).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn killed_in_the_middle_it_is_made_good_by_the_next() {
+    let there = There::new().await;
+    let many: Vec<_> = (0..MANY).map(|number| format!("there{number:04}@example.net")).collect();
+    for some in many.chunks(1000) {
+        there.add(List::Bounces, &some.iter().map(String::as_str).collect::<Vec<_>>(), DAYS_AGO).await;
+    }
+    // Of the second page nothing comes.
+    let items: Vec<_> = many[..1000]
+        .iter()
+        .map(|one| json!({"address": one, "created_at": "Thu, 15 Jan 2026 18:00:00 UTC"}))
+        .collect();
+    let slow = Server::start(move |number, request| {
+        let next = format!("http://{}/v3/mg.example.com/bounces?page=next", request.header("host").unwrap());
+        let page = json!({"items": items, "paging": {"next": next}}).to_string();
+        if number == 1 { Act::Answer(200, page) } else { Act::Hold }
+    })
+    .await;
+    let mut house = House::new("mailgun", &format!("http://{}", slow.address)).await;
+    for address in ["here@example.net", "too@example.net"] {
+        let said = house.ask(&["suppress", "add", address, "--reason", "hard-bounce"]).await;
+        assert_eq!(said.code, 0, "{}", said.err);
+    }
+    let asking = tokio::task::spawn_blocking({
+        let mut command = house.command(&["suppress", "sync"]);
+        move || command.output().unwrap()
+    });
+    eventually("the second request", || (slow.count() >= 1).then_some(())).await;
+    house.lists(1000).await;
+    let said = house.ask(&["suppress", "sync", "--upstream", "up"]).await;
+    assert!(said.code == 1 && said.err.contains("a sync is under way already"), "{}", said.err);
+    house.process.kill();
+    assert_eq!(asking.await.unwrap().status.code(), Some(3), "whoever asked hears of it");
+    let text = configuration("mailgun", &there.url());
+    let placed = placed(&text, house.process.data().to_str().unwrap(), house.process.address(1).port());
+    house.process.configure(&placed);
+    house.process.start().await;
+    assert_eq!(house.listed("provider").await.len(), 1000, "what was taken in is kept");
+    assert_eq!(house.sync(&[]).await.len(), MANY - 1000 + 2);
+    assert_eq!(there.lists().await[&List::Bounces].len(), MANY + 2);
+    assert_eq!(house.sync(&[]).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_provider_that_is_asked_too_much_is_waited_for() {
+    let server = Server::start(|number, _| match number {
+        1 | 3 => Act::Answer(429, "+ Retry-After: 1\n{}".into()),
+        _ => Act::Answer(200, "{\"items\":[],\"paging\":{}}".into()),
+    })
+    .await;
+    let house = House::new("mailgun", &format!("http://{}", server.address)).await;
+    let said = house.ask(&["suppress", "sync"]).await;
+    assert_eq!((said.code, said.out.lines().count()), (0, 1), "{}", said.err);
+    let waits = "mailtrail: up: the provider takes no more requests for now; goes on in 1 s\n";
+    assert_eq!(said.err, waits.repeat(2));
+    assert_eq!(server.count(), 5, "each list once, and two refusals");
+}
+
+#[tokio::test]
+async fn whom_the_provider_does_not_take_is_named_and_the_others_are_added() {
+    let server = Server::start(|_, request| {
+        let bad = request.body.windows(4).any(|four| four == b"bad@");
+        match (request.line.starts_with("POST"), bad) {
+            (true, true) => Act::Answer(400, "{\"message\":\"Invalid format for parameter address\"}".into()),
+            (true, false) => Act::Answer(200, "{}".into()),
+            _ => Act::Answer(200, "{\"items\":[],\"paging\":{}}".into()),
+        }
+    })
+    .await;
+    let house = House::new("mailgun", &format!("http://{}", server.address)).await;
+    let sheet =
+        "address,reason\na@example.net,complaint\nbad@example.net,complaint\nc@example.net,complaint\n";
+    assert_eq!(house.ask_with(&["suppress", "import", "-"], sheet).await.code, 0);
+    let said = house.ask(&["--json", "suppress", "sync"]).await;
+    assert_eq!(said.code, 1);
+    let lines = said.json();
+    let acts: Vec<_> = lines.iter().map(|line| (line["address"].as_str(), line["why"].as_str())).collect();
+    let why =
+        "upstream up: complaints: the provider's API answered 400: Invalid format for parameter address";
+    let expected = [
+        (Some("a@example.net"), None),
+        (Some("bad@example.net"), Some(why)),
+        (Some("c@example.net"), None),
+        (None, None),
+    ];
+    assert_eq!(acts, expected, "{lines:?}");
+}
+
+#[tokio::test]
+async fn brevo_is_read_and_never_added_to() {
+    let contacts = r#"{"contacts":[
+        {"email":"ada@example.net","senderEmail":"","blockedAt":"2026-01-14T14:00:06.000+02:00","reason":{"code":"hardBounce","message":"Hard bounce"}},
+        {"email":"bob@example.org","senderEmail":"sales@example.com","blockedAt":"2026-01-14T14:12:00.000+02:00","reason":{"code":"unsubscribedViaEmail","message":"Unsubscribed"}},
+        {"email":"eve@example.org","senderEmail":"","blockedAt":"2026-01-14T14:12:00.000+02:00","reason":{"code":"contactFlaggedAsSpam","message":"Spam"}}]}"#;
+    let server = Server::start(move |_, request| {
+        assert!(request.line.starts_with("GET /v3/smtp/blockedContacts?"), "{}", request.line);
+        Act::Answer(200, contacts.into())
+    })
+    .await;
+    let house = House::new("brevo", &format!("http://{}", server.address)).await;
+    assert_eq!(house.ask(&["suppress", "add", "x@example.net", "--reason", "hard-bounce"]).await.code, 0);
+    let acts = [
+        "taken-in complaint eve@example.org",
+        "taken-in hard-bounce ada@example.net",
+        "taken-in unsubscribe bob@example.org",
+    ];
+    assert_eq!(house.sync(&[]).await, acts);
+    let scopes: Vec<_> = house.listed("provider").await.iter().map(|entry| entry["scope"].clone()).collect();
+    assert_eq!(scopes, ["all", "bulk", "all"], "who left one sender gets mail of others");
+    assert_eq!(house.sync(&[]).await, [""; 0]);
+    assert_eq!(house.ask(&["suppress", "remove", "ada@example.net"]).await.code, 0);
+    assert_eq!(house.sync(&["--dry-run"]).await, ["removed-there hard-bounce ada@example.net"]);
+}
+
+#[tokio::test]
+async fn each_refusal_names_cause_and_remedy() {
+    let there = There::new().await;
+    let url = there.url();
+    for (text, arguments, code, expected) in [
+        (
+            configuration("mailgun", &url).replace("key-1", "hunter2"),
+            &[][..],
+            1,
+            "upstream up: bounces: the provider's API refused the api_key (401: Invalid private key); give the account's key \
+             of this region",
+        ),
+        (
+            configuration("mailgun", &url).replace("mg.example.com", "eu.example.com"),
+            &[],
+            1,
+            "upstream up: bounces: the provider's API does not know it (404: Domain not found: eu.example.com); are \
+             domain and region right?",
+        ),
+        (
+            configuration("mailgun", &url),
+            &["--upstream", "plain"],
+            1,
+            "upstream plain: its provider has no lists",
+        ),
+        (configuration("mailgun", &url), &["--upstream", "nobody"], 2, "there is no upstream \"nobody\""),
+        (
+            configuration("mailgun", &url).replace("api_key = \"key-1\"", ""),
+            &[],
+            2,
+            "no upstream's provider can be asked for its lists: that needs the account's api_key",
+        ),
+    ] {
+        let mut house = House::of(&text).await;
+        let said = house.ask(&[&["suppress", "sync"], arguments].concat()).await;
+        assert_eq!(said.code, code, "{}", said.err);
+        assert!(said.err.contains(expected) && !said.err.contains("hunter2"), "{}", said.err);
+        assert!(house.process.terminate().await.success());
+        let said = house.ask(&["suppress", "sync"]).await;
+        assert!(said.code == 3 && said.err.contains("no daemon runs"), "{}", said.err);
+    }
+}
+
+#[tokio::test]
+async fn it_happens_by_itself_again_and_again() {
+    let there = There::new().await;
+    there.add(List::Bounces, &["gone@example.net"], DAYS_AGO).await;
+    let directory = tempfile::tempdir().unwrap();
+    let text = configuration("mailgun", &there.url())
+        .replace("DATA", directory.path().to_str().unwrap())
+        .replace("DOOR", "0")
+        .replace("enabled = false", "enabled = true");
+    let mut config = config::parse(&text, Path::new("test.toml"), &BTreeMap::new()).unwrap();
+    assert_eq!(config.sync, Some(Duration::from_secs(86_400)));
+    config.sync = Some(Duration::from_millis(20));
+    let daemon = Daemon::start(&config, Clock::System, None).await.unwrap();
+    let live = || {
+        let filed = daemon.store().dossiers_of("gone@example.net").unwrap().pop()?;
+        filed.dossier.live_of(Reason::HardBounce).cloned()
+    };
+    let taken = eventually("the entry", live).await;
+    assert_eq!((taken.source, taken.expires), (Source::Provider, None));
+    assert!(there.account.remove(List::Bounces, "gone@example.net").await.unwrap());
+    eventually("its end", || live().filter(|live| live.expires.is_some())).await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn by_itself_nobody_is_asked_who_is_not_to_be() {
+    let there = There::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(directory.path(), Clock::System).unwrap();
+    for (every, by_itself) in [(None, true), (Some(Duration::from_millis(1)), false)] {
+        let partners = vec![Partner::new(account(&there.sandbox), by_itself)];
+        let syncer = Syncer::new(store.clone(), Clock::System, suppression::Settings::default(), partners);
+        // Where somebody is to be asked it does not end.
+        syncer.run(every, CancellationToken::new()).await;
+    }
+    store.settle_down().await;
+}
+
+/// The sandbox, and its lists as somebody sees them who has the account's key.
+struct There {
+    sandbox: Sandbox,
+    account: Account,
+    _directory: TempDir,
+}
+
+impl There {
+    async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let sandbox = sandbox::start(sandbox::Settings {
+            smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
+            api: SocketAddr::from(([127, 0, 0, 1], 0)),
+            api_key: Secret::new("key-1"),
+            face: sandbox::Face::Mailgun,
+            domain: "mg.example.com".into(),
+            username: "postmaster@mg.example.com".into(),
+            password: Secret::new("pw"),
+            signing_key: Secret::new("signing"),
+            webhook: None,
+            pace: 0.0,
+            weather: Weather::default(),
+            clock: Clock::System,
+            tls: tls::self_signed(directory.path(), "localhost").unwrap(),
+        });
+        let sandbox = sandbox.await.unwrap();
+        let account = account(&sandbox);
+        Self { sandbox, account, _directory: directory }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.sandbox.api_address())
+    }
+
+    async fn add(&self, list: List, addresses: &[&str], since: Timestamp) {
+        let entry = |address: &&str| Entry {
+            address: (*address).to_owned(),
+            since: Some(since),
+            reason: (list == List::Bounces).then(|| "no such user".to_owned()),
+            ..Entry::default()
+        };
+        self.account.add(list, &addresses.iter().map(entry).collect::<Vec<_>>()).await.unwrap();
+    }
+
+    async fn lists(&self) -> BTreeMap<List, BTreeSet<String>> {
+        let (mut lists, mut place) = (BTreeMap::<_, BTreeSet<_>>::new(), None);
+        loop {
+            let page = self.account.listed(place.as_ref()).await.unwrap();
+            for (list, entry) in page.entries {
+                lists.entry(list).or_default().insert(entry.address);
+            }
+            place = page.next;
+            if place.is_none() {
+                return lists;
+            }
+        }
+    }
+}
+
+fn account(sandbox: &Sandbox) -> Account {
+    let settings = Settings {
+        upstream: "up".into(),
+        whose: Whose::Mailgun { domain: "mg.example.com".into(), api: Api::Events },
+        base_url: format!("http://{}", sandbox.api_address()).parse().unwrap(),
+        key: Secret::new("key-1"),
+    };
+    Account::new(settings, &tls::connector(None).unwrap(), Clock::System).unwrap()
+}
+
+fn names(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+async fn pair() -> (There, House) {
+    let there = There::new().await;
+    let house = House::new("mailgun", &there.url()).await;
+    (there, house)
+}
+
+/// The real program.
+struct House {
+    process: Process,
+}
+
+/// What a command said.
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Said {
+    fn json(&self) -> Vec<Value> {
+        self.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+impl House {
+    async fn new(provider: &str, url: &str) -> Self {
+        Self::of(&configuration(provider, url)).await
+    }
+
+    async fn of(text: &str) -> Self {
+        let mut process = Process::configured(|data, ports| placed(text, data, ports[1]));
+        process.start().await;
+        Self { process }
+    }
+
+    /// What a sync did, or would do: the act, the reason and the address, sorted.
+    async fn sync(&self, arguments: &[&str]) -> Vec<String> {
+        let said = self.ask(&[&["--json", "suppress", "sync"], arguments].concat()).await;
+        assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+        let mut lines = said.json();
+        assert_eq!(lines.pop().unwrap(), json!({"upstream": "up", "step": "done"}));
+        let text = |line: &Value, name: &str| line[name].as_str().unwrap().to_owned();
+        let act = |line: &Value| ["act", "reason", "address"].map(|name| text(line, name)).join(" ");
+        let mut acts: Vec<_> = lines.iter().map(act).collect();
+        acts.sort();
+        acts
+    }
+
+    /// Entries of our list from a source.
+    async fn listed(&self, source: &str) -> Vec<Value> {
+        self.ask(&["--json", "suppress", "list", "-n", "100000", "--source", source]).await.json()
+    }
+
+    /// Waits until so many are on our list because the provider says so.
+    async fn lists(&self, count: usize) {
+        for _ in 0..1000 {
+            if self.listed("provider").await.len() == count {
+                return;
+            }
+        }
+        unreachable!("so many never came");
+    }
+
+    async fn ask(&self, arguments: &[&str]) -> Said {
+        self.ask_with(arguments, "").await
+    }
+
+    async fn ask_with(&self, arguments: &[&str], stdin: &str) -> Said {
+        let output = support::run(self.command(arguments).stdin(input(stdin.as_bytes()))).await.unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Said { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mailtrail"));
+        command.arg("--config").arg(self.process.directory().join("mailtrail.toml")).args(arguments);
+        command
+    }
+}
+
+fn placed(text: &str, data: &str, door: u16) -> String {
+    text.replace("DATA", data).replace("DOOR", &door.to_string())
+}
+
+fn configuration(provider: &str, url: &str) -> String {
+    format!(
+        r#"
+[server]
+hostname = "relay.example.com"
+data_dir = "DATA"
+[[listener]]
+address = "127.0.0.1:DOOR"
+tls = "none"
+auth = "none"
+[[upstream]]
+name = "up"
+provider = "{provider}"
+domain = "mg.example.com"
+host = "127.0.0.1"
+port = 1
+tls = "none"
+username = "a"
+password = "b"
+api_key = "key-1"
+api_base_url = "{url}"
+[upstream.reconcile]
+enabled = false
+[[upstream]]
+name = "plain"
+provider = "plain"
+host = "127.0.0.1"
+port = 1
+tls = "none"
+"#
+    )
+}
+
+const MANY: usize = 2500;
+const DAYS_AGO: Timestamp = Timestamp::from_seconds(1_768_500_000);
