@@ -109,8 +109,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     self.say(text);
                     self.receive(envelope).await?
                 }
-                Step::RateLimited => self.close(&format!("421 {}", self.house.rate_limited())).await?,
+                Step::RateLimited => self.close(&self.house.rate_limited_reply()).await?,
                 Step::Close(text) => self.close(text).await?,
+                Step::Drop => {
+                    self.flush().await?;
+                    Flow::Close
+                }
             };
             if flow == Flow::Close {
                 break;
@@ -163,7 +167,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         }
         if decoder.overflowed() {
-            self.say(dialogue::TOO_LARGE);
+            self.say(self.house.face.texts().too_large);
             return Ok(Flow::On);
         }
         self.take(envelope, raw).await
