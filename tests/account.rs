@@ -228,6 +228,7 @@ async fn brevos_blocked_contacts_are_lists() {
 async fn sandbox(weather: Weather) -> (Sandbox, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let sandbox = sandbox::start(sandbox::Settings {
+        face: sandbox::Face::Mailgun,
         smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
         api: SocketAddr::from(([127, 0, 0, 1], 0)),
         api_key: Secret::new("key-1"),

@@ -445,6 +445,7 @@ impl Scene {
     async fn with_sandbox() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let sandbox = sandbox::start(sandbox::Settings {
+            face: sandbox::Face::Mailgun,
             smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
             api: SocketAddr::from(([127, 0, 0, 1], 0)),
             api_key: Secret::new("key-1"),

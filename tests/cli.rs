@@ -262,3 +262,40 @@ fn figures_are_the_same_with_the_daemon_running_and_stopped() {
     let none = mailtrail(folder.path(), &never);
     assert_eq!(none.status.code(), Some(1), "{}", text(&none.stderr));
 }
+
+#[test]
+fn sinks_are_listed_and_told_again() {
+    let folder = tempfile::tempdir().unwrap();
+    write_config(folder.path());
+    let path = folder.path().join("mailtrail.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text + "[[sink]]\nkind = \"file\"\npath = \"events.jsonl\"\n").unwrap();
+    let (daemon, port) = serve(folder.path());
+    let config = ["--config", "mailtrail.toml", "--json", "sink"];
+    let ask = |question: &[&str], wanted: &str| {
+        eventually(folder.path(), &[&config[..], question].concat(), wanted)
+    };
+    ask(&["list"], "\"is_up_to_date\":true");
+    let id = submit(port, "ada@example.net");
+    let told = |times: usize| {
+        let written = std::fs::read_to_string(folder.path().join("events.jsonl")).unwrap_or_default();
+        let accepted =
+            written.lines().filter(|line| line.contains(&id) && line.contains("\"source\":\"client\""));
+        accepted.count() == times
+    };
+    let started = Instant::now();
+    while !told(1) {
+        assert!(started.elapsed() < Duration::from_secs(30));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let say = |words: &[&str]| mailtrail(folder.path(), &[&config[..], words].concat()).status.code();
+    assert_eq!(say(&["replay", "file", "--since", "1 hour ago"]), Some(0));
+    while !told(2) {
+        assert!(started.elapsed() < Duration::from_secs(30));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(say(&["dead", "file"]), Some(1));
+    assert_eq!(say(&["replay", "other", "--since", "1 hour ago"]), Some(2));
+    daemon.terminate();
+    assert_eq!(say(&["list"]), Some(3));
+}

@@ -180,6 +180,7 @@ impl Scene {
         let moment: &'static Moment = Box::leak(Box::default());
         moment.set(START);
         let sandbox = sandbox::start(sandbox::Settings {
+            face: sandbox::Face::Mailgun,
             smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
             api: SocketAddr::from(([127, 0, 0, 1], 0)),
             api_key: Secret::new("key-1"),

@@ -11,7 +11,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use mailtrail::clock::Clock;
 use mailtrail::event::Kind;
 use mailtrail::provider::mailgun;
-use mailtrail::sandbox::{self, Fate, Sandbox, Settings, Weather};
+use mailtrail::sandbox::{self, Face, Fate, Sandbox, Settings, Weather};
 use mailtrail::secret::Secret;
 use mailtrail::tls;
 use rustls::pki_types::ServerName;
@@ -38,15 +38,23 @@ struct Scene {
 
 impl Scene {
     async fn new(pace: f64, webhook: Option<String>) -> Self {
+        Self::of(Face::Mailgun, pace, webhook).await
+    }
+
+    async fn of(face: Face, pace: f64, webhook: Option<String>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let pair = tls::self_signed(directory.path(), "localhost").unwrap();
         let connector = tls::connector(Some(&directory.path().join("relay.pem"))).unwrap();
         let settings = Settings {
+            face,
             smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
             api: SocketAddr::from(([127, 0, 0, 1], 0)),
             api_key: Secret::new("key"),
             domain: "mg.example.com".into(),
-            username: "postmaster@mg.example.com".into(),
+            username: match face {
+                Face::Mailgun => "postmaster@mg.example.com".into(),
+                Face::Brevo => "a00001@smtp-brevo.com".into(),
+            },
             password: Secret::new("pw"),
             signing_key: Secret::new(KEY),
             webhook,
@@ -212,15 +220,15 @@ fn word(event: &Value) -> String {
 }
 
 /// Plays a dialogue of `C:` and `S:` lines, sending so many bytes at once.
-async fn play(file: &str, piece: usize) {
-    let scene = Scene::new(0.0, None).await;
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/mailgun").join(file);
+async fn play(face: Face, file: &str, piece: usize) {
+    let scene = Scene::of(face, 0.0, None).await;
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(file);
     let mut client = scene.connect().await;
     client.piece = piece;
     for line in std::fs::read_to_string(path).unwrap().lines() {
         match line.split_at_checked(3) {
             Some(("S: ", text)) => client.expect(text).await,
-            Some(("C: ", "<message>")) => client.send(&message("1")).await,
+            Some(("C: ", "<message>")) => client.send(&said(face)).await,
             Some(("C: ", text)) => client.send(&format!("{text}\r\n")).await,
             _ if line == "** TLS **" => client = client.secure(&scene.connector).await,
             _ => assert_eq!(client.line().await, None, "{line}"),
@@ -232,8 +240,25 @@ async fn play(file: &str, piece: usize) {
 async fn it_says_what_mailgun_was_seen_to_say() {
     for file in ["smtp_ok.txt", "smtp_auth_failed.txt", "smtp_relaying_denied.txt"] {
         for piece in [usize::MAX, 7, 1] {
-            play(file, piece).await;
+            play(Face::Mailgun, &format!("mailgun/{file}"), piece).await;
         }
+    }
+}
+
+#[tokio::test]
+async fn as_brevo_it_says_what_brevo_was_seen_to_say() {
+    for file in ["smtp_ok.txt", "smtp_auth_failed.txt"] {
+        for piece in [usize::MAX, 7, 1] {
+            play(Face::Brevo, &format!("brevo/{file}"), piece).await;
+        }
+    }
+}
+
+/// The message of a dialogue.
+fn said(face: Face) -> String {
+    match face {
+        Face::Mailgun => message("1"),
+        Face::Brevo => "Message-ID: <1789387199.4711.mt0001@mg.example.com>\r\n\r\nText\r\n".into(),
     }
 }
 

@@ -5,7 +5,7 @@
 mod support;
 
 use mailtrail::clock::{Clock, Moment, Timestamp};
-use mailtrail::sandbox::{self, Sandbox, Settings, Weather};
+use mailtrail::sandbox::{self, Face, Sandbox, Settings, Weather};
 use mailtrail::secret::Secret;
 use mailtrail::tls;
 use reqwest::{Method, RequestBuilder};
@@ -301,6 +301,7 @@ impl Scene {
         let moment: &'static Moment = Box::leak(Box::default());
         moment.set(START);
         let settings = Settings {
+            face: Face::Mailgun,
             smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
             api: SocketAddr::from(([127, 0, 0, 1], 0)),
             api_key: Secret::new("key"),

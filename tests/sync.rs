@@ -390,6 +390,7 @@ impl There {
             smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
             api: SocketAddr::from(([127, 0, 0, 1], 0)),
             api_key: Secret::new("key-1"),
+            face: sandbox::Face::Mailgun,
             domain: "mg.example.com".into(),
             username: "postmaster@mg.example.com".into(),
             password: Secret::new("pw"),

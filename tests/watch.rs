@@ -11,6 +11,8 @@ use bytes::Bytes;
 use mailtrail::event::{Event, Kind, Words};
 use mailtrail::id::TrackingId;
 use mailtrail::ledger::{Notice, State, Via};
+use mailtrail::provider::mailgun;
+use mailtrail::secret::Secret;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use scene::{Log, Scene, states};
 use scripted::{Act, At, Script, Server};
@@ -137,5 +139,90 @@ async fn mail_that_piles_up_is_an_alarm() {
     }
     scene.until("the alarm", || !log.lines("alarm=\"backlog\"").is_empty()).await;
     assert!(log.lines("alarm=\"backlog\"")[0].contains("more than 5 mails wait"));
+    scene.stop().await;
+}
+
+/// Posts a signed webhook to the relay; gives the answer's status.
+async fn post(scene: &Scene, id: TrackingId, event: &str, key: &str, ahead: u64) -> u16 {
+    let now = scene.time.clock().now().millis() / 1000;
+    let (timestamp, token) = ((now + ahead).to_string(), format!("{event}-{id}-{now}-{ahead}"));
+    let signature = mailgun::sign(&Secret::new(key), &timestamp, &token);
+    let body = serde_json::json!({
+        "signature": { "timestamp": timestamp, "token": token, "signature": signature },
+        "event-data": {
+            "event": event, "id": token, "timestamp": now, "recipient": "a@example.net",
+            "user-variables": { "mailtrail": id.to_string() },
+        },
+    });
+    let url = format!("http://{}/webhooks/up", scene.http());
+    let tls = mailtrail::tls::client_config(None).unwrap();
+    let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
+    let posted = client.post(url).body(body.to_string()).send();
+    let mut posted = std::pin::pin!(posted);
+    loop {
+        tokio::select! {
+            answer = &mut posted => return answer.unwrap().status().as_u16(),
+            // Time does not pass by itself.
+            () = scene.wait(Duration::from_millis(100)) => {}
+        }
+    }
+}
+
+async fn reporting() -> (Server, Scene) {
+    let mut script = Script::new();
+    script.offers.push("AUTH PLAIN");
+    let server = Server::start(script).await;
+    let settings = "username = \"u\"\npassword = \"p\"\nwebhook_signing_key = \"key\"\n[http]\naddress = \"127.0.0.1:0\"";
+    let scene = Scene::in_leaps_of("mailgun", server.clone(), settings).await;
+    (server, scene)
+}
+
+#[tokio::test(start_paused = true)]
+async fn mail_without_events_is_an_alarm_that_names_the_likely_cause() {
+    let log = Log::default();
+    let _logging = log.listen();
+    let (server, mut scene) = reporting().await;
+    let first = scene.send(1, &["a@example.net"]).await;
+    scene.until("the mail", || server.taken().len() == 1).await;
+    scene.wait(Duration::from_secs(25 * 60)).await;
+    assert_eq!(log.lines("alarm="), [""; 0]);
+    scene.until("the alarm", || log.lines("alarm=\"silence\"").len() == 1).await;
+    assert!(log.lines("alarm=\"silence\"")[0].contains("no webhook is registered"));
+    assert_eq!(post(&scene, first, "delivered", "key", 0).await, 200);
+    scene.until("the end of the alarm", || log.lines("alarm=\"silence\"").len() == 2).await;
+    // Nothing is sent, so nothing is missed.
+    scene.wait(Duration::from_secs(3600)).await;
+    assert_eq!(log.lines("alarm=\"silence\"").len(), 2);
+    scene.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn reports_that_never_fit_are_an_alarm_until_one_does() {
+    let log = Log::default();
+    let _logging = log.listen();
+    let (_, mut scene) = reporting().await;
+    let id = scene.send(1, &["a@example.net"]).await;
+    for number in 0..5 {
+        assert_eq!(post(&scene, id, &format!("opened{number}"), "another key", 0).await, 406);
+    }
+    scene.until("the alarm", || log.lines("alarm=\"signature\"").len() == 1).await;
+    assert!(log.lines("alarm=\"signature\"")[0].contains("webhook_signing_key"));
+    assert_eq!(post(&scene, id, "delivered", "key", 0).await, 200);
+    scene.until("the end of the alarm", || log.lines("alarm=\"signature\"").len() == 2).await;
+    assert_eq!(states(&scene.trail(id)), [State::Delivered]);
+    scene.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_lags_is_an_alarm() {
+    let log = Log::default();
+    let _logging = log.listen();
+    let (_, mut scene) = reporting().await;
+    let id = scene.send(1, &["a@example.net"]).await;
+    for number in 0..20 {
+        assert_eq!(post(&scene, id, &format!("opened{number}"), "key", 300).await, 200);
+    }
+    scene.until("the alarm", || log.lines("alarm=\"clock\"").len() == 1).await;
+    assert!(log.lines("alarm=\"clock\"")[0].contains("ahead of this machine's clock"));
     scene.stop().await;
 }

@@ -175,8 +175,10 @@ async fn forms_with_parts_are_read_like_others() {
     let body = parts.concat() + "--x-1--\r\n";
     assert_eq!(scene.post(body.clone().into_bytes()).await, 200);
     assert_eq!(scene.post(body.into_bytes()).await, 200);
+    // Our own attempt ends when it likes.
+    until("its end", || scene.recipients(SENT)[0].state() == State::Bounced).await;
     let ada = &scene.recipients(SENT)[0];
-    assert_eq!((ada.state(), ada.marks.of(Kind::Bounced).unwrap().count), (State::Bounced, 1));
+    assert_eq!(ada.marks.of(Kind::Bounced).unwrap().count, 1);
     let words = &ada.failure.as_ref().unwrap().words;
     assert_eq!((words.code, words.enhanced.as_deref()), (Some(550), Some("5.1.1")));
     assert_eq!(scene.post(fixture("route_forward_parsed_attachments.multipart")).await, 503);
@@ -188,10 +190,12 @@ async fn what_is_signed_and_no_event_is_put_aside() {
     let mut body: Value = serde_json::from_slice(&signed(KEY, START, "token", delivered("1"))).unwrap();
     let genuine = body.to_string().into_bytes();
     body["event-data"] = json!([]);
-    assert_eq!(scene.post(body.to_string().into_bytes()).await, 200);
-    assert_eq!(scene.post(genuine).await, 200);
+    for _ in 0..2 {
+        assert_eq!(scene.post(body.to_string().into_bytes()).await, 200);
+    }
+    assert_eq!(scene.daemon.store().count_letters().unwrap(), (0, 1));
     // With a signature that was used it is somebody else's.
-    assert_eq!(scene.post(body.to_string().into_bytes()).await, 406);
+    assert_eq!(scene.post(genuine).await, 406);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ mod events;
 mod log;
 mod operator;
 mod router;
+mod sinks;
 mod stats;
 mod suppressions;
 mod sync;
@@ -18,6 +19,7 @@ pub use events::{
 };
 pub use log::{LogAnswer, LogFilter, log};
 pub use router::{Panel, metrics_router, service};
+pub use sinks::{RefusedView, ReplaySink, SinkView};
 pub use stats::{StatsLine, StatsQuestion, stats};
 pub use suppressions::{
     HintView, SUPPRESSED, SuppressionAct, SuppressionEntry, SuppressionFilter, SuppressionOrder,

@@ -257,6 +257,7 @@ mod tests {
             alarms: Alarms::new(clock),
             providers: Arc::default(),
             retention: Retention::default(),
+            sinks: Arc::default(),
         };
         for verb in Verb::ALL {
             let verb = verb.word().to_owned();

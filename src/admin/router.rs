@@ -3,6 +3,7 @@
 use super::events;
 use super::log::{LogAnswer, LogFilter, log};
 use super::operator::{self, Refusal};
+use super::sinks::{self, ReplaySink};
 use super::stats::{StatsQuestion, stats};
 use super::suppressions::{self, SuppressionFilter, SuppressionOrder};
 use super::sync::sync;
@@ -44,6 +45,8 @@ pub struct Panel {
     pub ways: Arc<Ways>,
     /// Which addresses get no mail.
     pub suppression: Arc<suppression::Settings>,
+    /// Who is told what becomes of the mail, by name.
+    pub sinks: Arc<[String]>,
     /// Whoever brings that list and the providers' together.
     pub sync: Syncer,
     /// What is wrong.
@@ -117,6 +120,9 @@ pub fn service(panel: Panel) -> IntoMakeServiceWithConnectInfo<Router, Operator>
         .route("/api/v1/breakers", get(breakers))
         .route("/api/v1/breakers/{upstream}", post(switch))
         .route("/api/v1/suppressions", get(suppressed).post(suppress))
+        .route("/api/v1/sinks", get(all_sinks))
+        .route("/api/v1/sinks/{sink}/refused", get(refused))
+        .route("/api/v1/sinks/{sink}/replay", post(replay_sink))
         .route("/api/v1/suppressions/sync", post(sync))
         .route("/api/v1/hints", get(hints))
         .route("/api/v1/alarms", get(alarms))
@@ -222,6 +228,29 @@ async fn trace(State(panel): State<Panel>, Query(what): Query<What>) -> Response
 
 async fn waiting(State(panel): State<Panel>, Query(limit): Query<Limit>) -> Response {
     answer(move || queue_as(&panel.store, limit.limit, |trail| panel.queue_line(trail))).await
+}
+
+async fn all_sinks(State(panel): State<Panel>) -> Response {
+    answer(move || sinks::sinks(&panel)).await
+}
+
+async fn refused(State(panel): State<Panel>, Path(sink): Path<String>) -> Response {
+    answer(move || sinks::refused(&panel.store, &sink)).await
+}
+
+async fn replay_sink(
+    State(panel): State<Panel>,
+    ConnectInfo(Operator(operator)): ConnectInfo<Operator>,
+    Path(sink): Path<String>,
+    Json(order): Json<ReplaySink>,
+) -> Response {
+    let none = format!("no sink is called {sink:?}");
+    match tokio::task::spawn_blocking(move || sinks::replay(&panel, &sink, &order, &operator)).await {
+        Ok(Ok(true)) => Json(()).into_response(),
+        Ok(Ok(false)) => (StatusCode::NOT_FOUND, none).into_response(),
+        Ok(Err(error)) => failure(&error),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
 async fn figures(State(panel): State<Panel>, Query(question): Query<StatsQuestion>) -> Response {

@@ -3,8 +3,9 @@
 use super::{Context, Trouble, settings};
 use crate::admin::{
     self, Act, BreakerOrder, BreakerView, EventFilter, EventView, Found, HintView, KeptEvent, LogAnswer,
-    LogFilter, Order, QueueLine, ReplayAnswer, ReplayOrder, Shape, StatsLine, StatsQuestion, SuppressionAct,
-    SuppressionFilter, SuppressionOrder, SuppressionPage, SyncLine, SyncOrder,
+    LogFilter, Order, QueueLine, RefusedView, ReplayAnswer, ReplayOrder, ReplaySink, Shape, SinkView,
+    StatsLine, StatsQuestion, SuppressionAct, SuppressionFilter, SuppressionOrder, SuppressionPage, SyncLine,
+    SyncOrder,
 };
 use crate::clock::Clock;
 use crate::store::{OpenError, Retention, Store};
@@ -157,6 +158,21 @@ impl Desk {
         ask(self.running()?.post(url("suppressions")).json(order)).await
     }
 
+    /// How far the sinks got.
+    pub async fn sinks(&self) -> Result<Vec<SinkView>, Trouble> {
+        ask(self.running()?.get(url("sinks"))).await
+    }
+
+    /// What a sink refused.
+    pub async fn refused(&self, sink: &str) -> Result<Vec<RefusedView>, Trouble> {
+        ask(self.running()?.get(of_sink(sink, "refused")?)).await
+    }
+
+    /// Has a sink told again.
+    pub async fn replay_sink(&self, sink: &str, order: &ReplaySink) -> Result<(), Trouble> {
+        ask(self.running()?.post(of_sink(sink, "replay")?).json(order)).await
+    }
+
     /// What others who know an address say about it.
     pub async fn hints(&self, address: &str) -> Result<Vec<HintView>, Trouble> {
         match self {
@@ -228,6 +244,14 @@ impl Desk {
 
 fn url(question: &str) -> String {
     format!("http://localhost/api/v1/{question}")
+}
+
+fn of_sink(sink: &str, what: &str) -> Result<reqwest::Url, Trouble> {
+    let mut url = reqwest::Url::parse(&url("sinks/")).map_err(|error| damaged(&error))?;
+    if let Ok(mut path) = url.path_segments_mut() {
+        path.pop_if_empty().extend([sink, what]);
+    }
+    Ok(url)
 }
 
 async fn ask<T: DeserializeOwned>(request: reqwest::RequestBuilder) -> Result<T, Trouble> {

@@ -12,6 +12,7 @@ mod sandbox;
 mod sendmail;
 mod serve;
 mod settings;
+mod sink;
 mod stage;
 mod stats;
 mod successor;
@@ -80,6 +81,9 @@ enum Command {
     /// The upstreams' breakers
     #[command(subcommand, after_help = "Example: mailtrail breaker status")]
     Breaker(breaker::Command),
+    /// Who is told what becomes of the mail
+    #[command(subcommand, after_help = "Example: mailtrail sink list")]
+    Sink(sink::Command),
     /// Figures: delivery, bounces, complaints, opens and clicks, by day, tag, client, domain or upstream
     #[command(after_help = stats::COLUMNS)]
     Stats(stats::Arguments),
@@ -168,6 +172,7 @@ async fn command(context: Context, command: Command) -> Result<Option<Successor>
         Command::Queue(command) => queue::run(&context, &command).await,
         Command::Events(command) => events::run(&context, &command).await,
         Command::Breaker(command) => breaker::run(&context, &command).await,
+        Command::Sink(command) => sink::run(&context, &command).await,
         Command::Stats(arguments) => stats::run(&context, &arguments).await,
         Command::Suppress(command) => suppress::run(&context, &command).await,
         Command::Sendmail(arguments) => sendmail::run(&context, arguments).await,

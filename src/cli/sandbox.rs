@@ -1,7 +1,7 @@
 use super::{Context, Trouble, say};
 use crate::clock::Clock;
 use crate::logging;
-use crate::sandbox::{self, Weather};
+use crate::sandbox::{self, Face, Weather};
 use crate::secret::Secret;
 use crate::tls;
 use std::net::SocketAddr;
@@ -9,18 +9,25 @@ use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
+    /// Which provider it pretends to be: mailgun or brevo
+    #[arg(long, default_value = "mailgun", value_name = "PROVIDER")]
+    provider: Face,
     /// Where it listens for mail
     #[arg(long, default_value = "127.0.0.1:2587", value_name = "ADDRESS")]
     smtp: SocketAddr,
-    /// Where its API listens: messages, events, logs, suppressions, webhooks, the domain; PUT /sandbox/weather
+    /// Where its API listens: Mailgun's messages, events, logs, suppressions, webhooks and domain, or Brevo's statistics,
+    /// blocked contacts, webhooks and account; PUT /sandbox/weather, POST /sandbox/contacts
     #[arg(long, default_value = "127.0.0.1:2588", value_name = "ADDRESS")]
     api: SocketAddr,
     /// The key of its API
     #[arg(long, default_value = "sandbox", env = "MAILTRAIL_SANDBOX_API_KEY", hide_env_values = true)]
     api_key: String,
-    /// Where it posts its events
+    /// Where it posts its events; as Brevo with the login of the address, or else with a bearer token
     #[arg(long, value_name = "URL")]
     webhook: Option<String>,
+    /// Where it posts what ActiveCampaign tells about contacts, on demand: POST /sandbox/contacts
+    #[arg(long, value_name = "URL")]
+    activecampaign: Option<String>,
     /// The sending domain
     #[arg(long, default_value = "sandbox.example.com")]
     domain: String,
@@ -30,7 +37,7 @@ pub struct Arguments {
     /// The login's password, from the environment where it shall not be seen
     #[arg(long, default_value = "sandbox", env = "MAILTRAIL_SANDBOX_PASSWORD", hide_env_values = true)]
     password: String,
-    /// The key that events are signed with
+    /// The key that Mailgun's events are signed with; Brevo's bearer token
     #[arg(long, default_value = "sandbox", env = "MAILTRAIL_SANDBOX_SIGNING_KEY", hide_env_values = true)]
     signing_key: String,
     /// Share of webhooks that are never posted
@@ -39,10 +46,10 @@ pub struct Arguments {
     /// Seconds by which each webhook is posted later
     #[arg(long, default_value_t = 0, value_name = "SECONDS")]
     delay_webhooks: u32,
-    /// Seconds by which every second event appears later in the Events API
+    /// Seconds by which every second event appears later in the API of events
     #[arg(long, default_value_t = 0, value_name = "SECONDS")]
     late_events: u32,
-    /// Factor on all of Mailgun's times
+    /// Factor on all of the provider's times
     #[arg(long, default_value_t = 1.0)]
     pace: f64,
     /// Where its certificate is kept; clients trust it with `ca_file`
@@ -54,6 +61,7 @@ pub async fn run(context: &Context, arguments: Arguments) -> Result<(), Trouble>
     logging::start(tracing::Level::INFO, logging::Format::Text);
     let failed = |error: &dyn std::fmt::Display| Trouble::Failed(error.to_string());
     let sandbox = sandbox::start(sandbox::Settings {
+        face: arguments.provider,
         smtp: arguments.smtp,
         api: arguments.api,
         api_key: Secret::new(arguments.api_key),
@@ -73,6 +81,9 @@ pub async fn run(context: &Context, arguments: Arguments) -> Result<(), Trouble>
         tls: tls::self_signed(&arguments.certificate, "localhost").map_err(|error| failed(&error))?,
     });
     let sandbox = sandbox.await.map_err(|error| failed(&error))?;
+    if let Some(url) = arguments.activecampaign {
+        sandbox.set_contact_webhook(url);
+    }
     let certificate = arguments.certificate.join("relay.pem");
     say(context.paint.bold(&format!("The sandbox takes mail on {}", sandbox.smtp_address())));
     say(format!("Its API is http://{}", sandbox.api_address()));

@@ -16,7 +16,7 @@ pub struct Arguments {
     /// Use a built-in fake Mailgun as the upstream; needs no account and no configuration
     #[arg(long)]
     sandbox: bool,
-    /// With --sandbox: factor on all of Mailgun's times
+    /// With --sandbox: factor on all of the provider's times
     #[arg(long, default_value_t = 0.01, requires = "sandbox")]
     pace: f64,
 }

@@ -6,7 +6,8 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::daemon::{Daemon, Sockets};
 use crate::provider::Provider;
-use crate::sandbox::{self, Sandbox, Weather};
+use crate::provider::brevo::Credentials;
+use crate::sandbox::{self, Face, Sandbox, Weather};
 use crate::secret::Secret;
 use crate::tls;
 use crate::transport::{Login, Security};
@@ -22,10 +23,12 @@ pub struct Stage {
     pub understudy: Understudy,
 }
 
-/// The sandbox, ready to stand in for whatever upstreams a configuration names.
+/// The sandbox, ready to stand in for whatever upstreams a configuration names: as Brevo where the first is that, else as
+/// Mailgun.
 pub struct Understudy {
     /// The sandbox.
     pub sandbox: Sandbox,
+    face: Face,
     certificate: PathBuf,
     domain: String,
     password: Secret,
@@ -60,7 +63,12 @@ impl Understudy {
         let (signing_key, password, api_key) = (random_secret()?, random_secret()?, random_secret()?);
         let usual = || "sandbox.example.com".to_owned();
         let domain = upstream.transport.domain.clone().unwrap_or_else(usual);
+        let face = match upstream.transport.provider {
+            Provider::Brevo => Face::Brevo,
+            Provider::Mailgun | Provider::Plain => Face::Mailgun,
+        };
         let sandbox = sandbox::start(sandbox::Settings {
+            face,
             smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
             api: SocketAddr::from(([127, 0, 0, 1], 0)),
             api_key: api_key.clone(),
@@ -78,20 +86,31 @@ impl Understudy {
         let api_url = format!("http://{}", sandbox.api_address());
         let api_url = api_url.parse().map_err(|error| failed(&error))?;
         let certificate = directory.join("relay.pem");
-        Ok(Self { sandbox, certificate, domain, password, api_url, api_key, signing_key })
+        Ok(Self { sandbox, face, certificate, domain, password, api_url, api_key, signing_key })
     }
 
     /// The configuration with the sandbox as its only upstream.
     pub fn replace(&self, mut config: Config) -> Config {
         config.upstreams.truncate(1);
         for upstream in &mut config.upstreams {
-            upstream.signing_keys = vec![self.signing_key.clone()];
+            upstream.signing_keys = Vec::new();
+            upstream.credentials = Credentials::default();
+            let (provider, whose) = match self.face {
+                Face::Mailgun => {
+                    upstream.signing_keys.push(self.signing_key.clone());
+                    (Provider::Mailgun, Whose::Mailgun { domain: self.domain.clone(), api: Api::Events })
+                }
+                Face::Brevo => {
+                    upstream.credentials.tokens.push(self.signing_key.clone());
+                    (Provider::Brevo, Whose::Brevo)
+                }
+            };
             if let Some(account) = &mut upstream.account {
-                account.whose = Whose::Mailgun { domain: self.domain.clone(), api: Api::Events };
+                account.whose = whose;
                 (account.base_url, account.key) = (self.api_url.clone(), self.api_key.clone());
             }
             let transport = &mut upstream.transport;
-            transport.provider = Provider::Mailgun;
+            transport.provider = provider;
             transport.host = self.sandbox.smtp_address().ip().to_string();
             transport.port = self.sandbox.smtp_address().port();
             transport.security = Security::StartTls;

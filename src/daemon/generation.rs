@@ -20,7 +20,7 @@ use crate::provider::Provider;
 use crate::pulse::Pulse;
 use crate::reconcile::Reconciler;
 use crate::report::Reporter;
-use crate::sink::{self, Feeder, Rewinds};
+use crate::sink::{self, Feeder};
 use crate::store::Store;
 use crate::submission::{Crowd, Door, Memory};
 use crate::sync::Syncer;
@@ -50,8 +50,6 @@ pub struct Ground {
     pub alarms: Alarms,
     /// What goes out and comes back.
     pub pulse: Pulse,
-    /// Where sinks are to begin again.
-    pub rewinds: Rewinds,
     /// Set when mail is no longer taken and sent.
     pub stopping: CancellationToken,
     /// Set when HTTP is no longer answered.
@@ -115,7 +113,6 @@ impl Ground {
             memory: Memory::default(),
             alarms: Alarms::new(clock),
             pulse: Pulse::default(),
-            rewinds: Rewinds::default(),
             stopping: CancellationToken::new(),
             silent: CancellationToken::new(),
             mail: TaskTracker::new(),
@@ -151,6 +148,7 @@ impl Prepared {
             alarms: ground.alarms.clone(),
             providers: Arc::new(providers(&config)),
             retention: config.retention,
+            sinks: config.sinks.iter().map(|sink| sink.name.clone()).collect(),
         };
         let admin = sockets.listen_at(&mut offered, &config.admin.socket)?;
         let mut listen = |what, address: Option<SocketAddr>| {
@@ -297,7 +295,7 @@ fn do_chores(
         thresholds: config.thresholds.clone(),
     };
     let feeder = |settings: &sink::Settings| {
-        Feeder::new(store.clone(), clock, ground.alarms.clone(), ground.rewinds.clone(), settings.clone())
+        Feeder::new(store.clone(), clock, ground.alarms.clone(), settings.clone())
     };
     let feeders: Vec<_> = config.sinks.iter().map(feeder).collect();
     let reporter = Reporter { store: store.clone(), clock, mint, hostname };

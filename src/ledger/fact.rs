@@ -173,14 +173,15 @@ pub enum What {
 impl What {
     /// The words of all facts.
     pub fn words() -> BTreeSet<&'static str> {
-        let own =
-            [Self::Accepted, Self::Repeated, Self::Told(Occasion::Failure), Self::Told(Occasion::Success)];
+        let told = [Occasion::Failure, Occasion::Success].map(Self::Told);
+        let own = [Self::Accepted, Self::Repeated, Self::Died, Self::Replayed];
         let attempted = Standing::ALL.map(Self::Attempted);
         let reported = Kind::ALL.map(Self::Reported);
         let acted = Verb::ALL.map(Self::Acted);
         let switched = [true, false].map(|open| Self::Switched { open });
         let listed = [true, false].map(|on| Self::Listed { on });
         own.into_iter()
+            .chain(told)
             .chain(attempted)
             .chain(reported)
             .chain(acted)

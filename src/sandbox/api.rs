@@ -1,6 +1,7 @@
 //! Mailgun's side of `POST /v3/<domain>/messages.mime`, with the words of its documentation. The fates that SMTP decides
 //! at RCPT and DATA are decided for the whole request here: HTTP has one answer.
 
+use super::Face;
 use super::connection::SLOW;
 use super::dialogue::MESSAGE_SIZE;
 use super::facts::Origin;
@@ -34,7 +35,7 @@ pub(super) async fn serve(house: Arc<House>, management: Router, stream: TcpStre
     let service = service_fn(|request: Request<Incoming>| {
         let (house, management) = (house.clone(), management.clone());
         async move {
-            if is_message(&request) {
+            if house.face == Face::Mailgun && is_message(&request) {
                 return answer(house, request).await;
             }
             management.call(request).await.map_err(|never| match never {})

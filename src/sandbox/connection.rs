@@ -56,7 +56,7 @@ pub(super) async fn serve(
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut plain = Connection::new(house.clone(), stream, peer, false);
-    plain.say(dialogue::GREETING);
+    plain.say(house.face.texts().greeting);
     if let Ended::StartTls = plain.run().await? {
         // What was sent in clear behind STARTTLS goes away with its buffer.
         let stream = timeout(IDLE, acceptor.accept(plain.stream)).await??;
@@ -89,7 +89,7 @@ struct Connection<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn new(house: Arc<House>, stream: S, peer: IpAddr, secured: bool) -> Self {
-        let dialogue = Dialogue::new(house.login.clone(), secured);
+        let dialogue = Dialogue::new(house.face.texts(), house.login.clone(), secured);
         Self { house, stream, peer, dialogue, input: BytesMut::new(), output: Vec::new() }
     }
 
@@ -109,8 +109,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     self.say(text);
                     self.receive(envelope).await?
                 }
-                Step::RateLimited => self.close(&format!("421 {}", self.house.rate_limited())).await?,
+                Step::RateLimited => self.close(&self.house.rate_limited_reply()).await?,
                 Step::Close(text) => self.close(text).await?,
+                Step::Drop => {
+                    self.flush().await?;
+                    Flow::Close
+                }
             };
             if flow == Flow::Close {
                 break;
@@ -139,7 +143,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Reads a message, and answers it as its recipients' fates have it.
     async fn receive(&mut self, envelope: Envelope) -> io::Result<Flow> {
-        let (mut decoder, mut raw) = (Decoder::new(dialogue::MESSAGE_SIZE), Vec::new());
+        let (mut decoder, mut raw) = (Decoder::new(self.house.face.texts().message_size), Vec::new());
         let mut may_drop = has(&envelope, Fate::DropBeforeDot);
         loop {
             let fed = decoder.feed(&self.input, &mut raw);
@@ -163,7 +167,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         }
         if decoder.overflowed() {
-            self.say(dialogue::TOO_LARGE);
+            self.say(self.house.face.texts().too_large);
             return Ok(Flow::On);
         }
         self.take(envelope, raw).await
@@ -172,10 +176,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn take(&mut self, envelope: Envelope, raw: Vec<u8>) -> io::Result<Flow> {
         let slow = has(&envelope, Fate::Slow);
         let drop_at_dot = self.house.is_first(&envelope, &raw, Fate::DropAtDot);
-        if self.house.take(envelope, raw.into(), Origin::Smtp(self.peer)).is_none() {
+        let Some(id) = self.house.take(envelope, raw.into(), Origin::Smtp(self.peer)) else {
             self.say(dialogue::BUSY);
             return Ok(Flow::On);
-        }
+        };
         // What was said to earlier commands is not taken back.
         if drop_at_dot {
             self.flush().await?;
@@ -185,7 +189,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.flush().await?;
             self.house.pace.wait(SLOW).await;
         }
-        self.say(dialogue::GREAT_SUCCESS);
+        self.say(&self.house.face.texts().taken.replace("{}", id.as_str()));
         Ok(Flow::On)
     }
 

@@ -1,6 +1,7 @@
-//! Mailgun's side of SMTP without the socket: lines in, steps out. The texts are the observed ones; where nobody has
-//! seen Mailgun answer, the text is a plain one of RFC 5321.
+//! The provider's side of SMTP without the socket: lines in, steps out. The texts are the observed ones; where nobody has
+//! seen the provider answer, the text is a plain one of RFC 5321.
 
+use super::face::Texts;
 use super::fate::Fate;
 use super::memory::Memory;
 use crate::mail::{Envelope, Mailbox};
@@ -10,13 +11,40 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use subtle::ConstantTimeEq;
 
-/// The login that Mailgun knows.
+/// The login that the provider knows.
 #[derive(Debug)]
 pub(super) struct Login {
-    pub(super) username: String,
-    pub(super) password: Secret,
+    username: String,
+    password: Secret,
+    /// Whether the next one is refused because of the address it comes from.
+    shut: AtomicBool,
+}
+
+impl Login {
+    pub(super) fn new(username: String, password: Secret) -> Self {
+        Self { username, password, shut: AtomicBool::new(false) }
+    }
+
+    pub(super) fn username(&self) -> &str {
+        &self.username
+    }
+
+    fn shut_out(&self) {
+        self.shut.store(true, Ordering::Relaxed);
+    }
+
+    fn is_shut_out(&self) -> bool {
+        self.shut.swap(false, Ordering::Relaxed)
+    }
+
+    fn is(&self, user: &str, password: &str) -> bool {
+        let right = user.as_bytes().ct_eq(self.username.as_bytes())
+            & password.as_bytes().ct_eq(self.password.reveal().as_bytes());
+        right.into()
+    }
 }
 
 /// What to do next. A text may have several lines; none has its final CRLF.
@@ -32,11 +60,14 @@ pub(super) enum Step {
     RateLimited,
     /// Say this and close.
     Close(&'static str),
+    /// Close without a word.
+    Drop,
 }
 
 /// One session's state.
 #[derive(Debug)]
 pub(super) struct Dialogue {
+    texts: &'static Texts,
     login: Arc<Login>,
     secured: bool,
     logged_in: bool,
@@ -53,8 +84,8 @@ enum Phase {
 }
 
 impl Dialogue {
-    pub(super) fn new(login: Arc<Login>, secured: bool) -> Self {
-        Self { login, secured, logged_in: false, phase: Phase::Idle }
+    pub(super) fn new(texts: &'static Texts, login: Arc<Login>, secured: bool) -> Self {
+        Self { texts, login, secured, logged_in: false, phase: Phase::Idle }
     }
 
     /// Answers one line, given without its line end.
@@ -63,17 +94,17 @@ impl Dialogue {
             Phase::Plain => self.plain(line),
             Phase::User => match decode(line) {
                 Some(user) => self.ask_password(user),
-                None => undecodable(),
+                None => say(self.texts.undecodable),
             },
             Phase::Password { user } => match decode(line) {
                 Some(password) => self.check(&user, &password),
-                None => undecodable(),
+                None => say(self.texts.undecodable),
             },
             phase => {
                 self.phase = phase;
                 match Command::parse(line) {
                     Ok(command) => self.command(command, memory),
-                    Err(fault) => say(refusal(fault)),
+                    Err(fault) => say(self.refusal(fault)),
                 }
             }
         }
@@ -81,37 +112,44 @@ impl Dialogue {
 
     fn command(&mut self, command: Command<'_>, memory: &Memory) -> Step {
         match command {
-            Command::Ehlo(_) => {
+            Command::Ehlo(name) => {
                 self.phase = Phase::Idle;
-                say(if self.secured { SECURED_HELLO } else { HELLO })
+                fill(if self.secured { self.texts.secured_hello } else { self.texts.hello }, name)
             }
-            Command::Helo(_) => {
+            Command::Helo(name) => {
                 self.phase = Phase::Idle;
-                say(HELO)
+                fill(self.texts.helo, name)
             }
-            Command::StartTls if self.secured => say("503 TLS is on already"),
-            Command::StartTls => Step::StartTls("220 Go ahead"),
-            Command::Auth { .. } if self.logged_in => say("503 Already authenticated"),
+            Command::StartTls if self.secured => say(self.texts.tls_is_on),
+            Command::StartTls => Step::StartTls(self.texts.starttls),
+            Command::Auth { .. } if self.logged_in => say(self.texts.authenticated_already),
             Command::Auth { mechanism, initial } => self.auth(mechanism, initial),
             Command::Mail { .. } if matches!(self.phase, Phase::Mail(_)) => say("503 Nested MAIL command"),
-            Command::Mail { size: Some(size), .. } if size > MESSAGE_SIZE => say(TOO_LARGE),
+            Command::Mail { .. } if self.texts.login_before_mail && !self.logged_in => {
+                say(self.texts.no_login)
+            }
+            Command::Mail { size: Some(size), .. } if size > self.texts.message_size => {
+                say(self.texts.too_large)
+            }
             Command::Mail { envelope, .. } => {
+                let sender = envelope.sender.as_ref().map_or("", Mailbox::as_str);
+                let step = fill(self.texts.sender, sender);
                 self.phase = Phase::Mail(envelope);
-                say("250 Sender address accepted")
+                step
             }
             Command::Rcpt { recipient, .. } => self.recipient(recipient, memory),
             Command::Data => self.data(memory),
             Command::Rset => {
                 self.phase = Phase::Idle;
-                say("250 OK")
+                say(self.texts.reset)
             }
-            Command::Noop => say("250 OK"),
-            Command::Vrfy => say("252 Cannot verify"),
+            Command::Noop => say(self.texts.noop),
+            Command::Vrfy => say(self.texts.verify),
             Command::NotImplemented | Command::Bdat { .. } | Command::XClient(_) => {
-                say("502 Command not implemented")
+                say(self.texts.not_implemented)
             }
-            Command::Help => say("214 https://documentation.mailgun.com"),
-            Command::Quit => Step::Close("221 See you later. Yours truly, Mailgun"),
+            Command::Help => say(self.texts.help),
+            Command::Quit => Step::Close(self.texts.quit),
         }
     }
 
@@ -120,18 +158,17 @@ impl Dialogue {
             (Mechanism::Plain, Some(initial)) => self.plain(initial.as_bytes()),
             (Mechanism::Plain, None) => {
                 self.phase = Phase::Plain;
-                // Not base64, as observed: a client that decodes the prompt has to cope.
-                say("334 Go ahead")
+                say(self.texts.plain)
             }
             (Mechanism::Login, Some(initial)) => match decode(initial.as_bytes()) {
                 Some(user) => self.ask_password(user),
-                None => undecodable(),
+                None => say(self.texts.undecodable),
             },
             (Mechanism::Login, None) => {
                 self.phase = Phase::User;
                 say("334 VXNlcm5hbWU6")
             }
-            (Mechanism::External, _) => say(refusal(Syntax::Mechanism)),
+            (Mechanism::External, _) => say(self.refusal(Syntax::Mechanism)),
         }
     }
 
@@ -141,32 +178,35 @@ impl Dialogue {
     }
 
     fn plain(&mut self, response: &[u8]) -> Step {
-        let Some(text) = decode(response) else { return undecodable() };
+        let Some(text) = decode(response) else { return say(self.texts.undecodable) };
         let mut parts = text.splitn(3, '\0');
         match (parts.next(), parts.next(), parts.next()) {
             (Some(_), Some(user), Some(password)) => self.check(user, password),
-            _ => undecodable(),
+            _ => say(self.texts.undecodable),
         }
     }
 
     fn check(&mut self, user: &str, password: &str) -> Step {
-        let right = user.as_bytes().ct_eq(self.login.username.as_bytes())
-            & password.as_bytes().ct_eq(self.login.password.reveal().as_bytes());
-        self.logged_in = right.into();
+        if self.login.is_shut_out() {
+            return say(UNAUTHORIZED_ADDRESS);
+        }
+        self.logged_in = self.login.is(user, password);
         if self.logged_in {
-            say("235 Authentication successful")
+            say(self.texts.authenticated)
+        } else if self.texts.closes {
+            Step::Close(self.texts.wrong_login)
         } else {
-            Step::Close("535 Authentication failed")
+            say(self.texts.wrong_login)
         }
     }
 
     fn recipient(&mut self, recipient: Mailbox, memory: &Memory) -> Step {
-        let Phase::Mail(envelope) = &mut self.phase else { return say("503 Send MAIL first") };
+        let Phase::Mail(envelope) = &mut self.phase else { return say(self.texts.mail_first) };
         if !self.logged_in {
-            return say("550 5.7.1 Relaying denied");
+            return say(self.texts.no_login);
         }
         if envelope.recipients.len() >= RECIPIENTS {
-            return say("452 Too many recipients");
+            return say(self.texts.too_many_recipients);
         }
         match Fate::of(&recipient) {
             Fate::Reject => {
@@ -177,9 +217,18 @@ impl Dialogue {
                     format!("451 4.3.0 <{recipient}>: Temporary failure, try again later").into(),
                 );
             }
-            _ => envelope.recipients.push(recipient),
+            Fate::UnauthorizedIp
+                if self.texts.login_before_mail
+                    && memory.count(key("RCPT", envelope, &recipient)).is_multiple_of(2) =>
+            {
+                self.login.shut_out();
+                return Step::Drop;
+            }
+            _ => {}
         }
-        say("250 Recipient address accepted")
+        let step = fill(self.texts.recipient, recipient.as_str());
+        envelope.recipients.push(recipient);
+        step
     }
 
     fn data(&mut self, memory: &Memory) -> Step {
@@ -187,13 +236,24 @@ impl Dialogue {
             Phase::Mail(envelope) if !envelope.recipients.is_empty() => envelope,
             phase => {
                 self.phase = phase;
-                return say("503 Send MAIL and RCPT first");
+                return say(self.texts.recipient_first);
             }
         };
         let limited = envelope.recipients.iter().filter(|to| Fate::of(to) == Fate::RateLimit);
         // Every one is counted, so that several in one message do not have it refused several times.
         let refused = limited.filter(|to| memory.count(key("DATA", &envelope, to)).is_multiple_of(2)).count();
-        if refused > 0 { Step::RateLimited } else { Step::Receive("354 Continue", envelope) }
+        if refused > 0 { Step::RateLimited } else { Step::Receive(self.texts.data, envelope) }
+    }
+
+    fn refusal(&self, fault: Syntax) -> &'static str {
+        match fault {
+            Syntax::Unknown | Syntax::Foreign => self.texts.unknown,
+            Syntax::Arguments(_) => "501 Syntax error in parameters",
+            Syntax::Sender => "501 Invalid sender address",
+            Syntax::Recipient => "501 Invalid recipient address",
+            Syntax::Parameter => "555 Parameter not supported",
+            Syntax::Mechanism => "504 Authentication mechanism not supported",
+        }
     }
 }
 
@@ -211,46 +271,35 @@ fn say(text: &'static str) -> Step {
     Step::Say(Cow::Borrowed(text))
 }
 
-fn undecodable() -> Step {
-    say("501 Invalid response encoding")
+/// A text with what belongs into it.
+fn fill(text: &'static str, what: &str) -> Step {
+    if text.contains("{}") { Step::Say(text.replace("{}", what).into()) } else { say(text) }
 }
 
-fn refusal(fault: Syntax) -> &'static str {
-    match fault {
-        Syntax::Unknown | Syntax::Foreign => "500 Command not recognized",
-        Syntax::Arguments(_) => "501 Syntax error in parameters",
-        Syntax::Sender => "501 Invalid sender address",
-        Syntax::Recipient => "501 Invalid recipient address",
-        Syntax::Parameter => "555 Parameter not supported",
-        Syntax::Mechanism => "504 Authentication mechanism not supported",
-    }
-}
-
-pub(super) const GREETING: &str = "220 Mailgun Influx ready";
-pub(super) const GREAT_SUCCESS: &str = "250 Great success";
-pub(super) const TOO_LARGE: &str = "552 Message exceeds the maximum size";
 pub(super) const LINE_TOO_LONG: &str = "500 Line too long";
 /// When more events wait than the sandbox keeps; nobody has seen Mailgun say it.
 pub(super) const BUSY: &str = "451 Temporarily unavailable, try again later";
 
-/// What SIZE announces, in bytes.
+/// Where only some addresses may log in, at Brevo.
+const UNAUTHORIZED_ADDRESS: &str = "525 5.7.1 Unauthorized IP address";
+
+/// Bytes of a message that Mailgun takes.
 pub(super) const MESSAGE_SIZE: u64 = 52_428_800;
 /// Recipients of one transaction; Mailgun's number is not published, its batches end here.
 const RECIPIENTS: usize = 1000;
 
-const HELO: &str = "250 smtp-out-n01.prod.us-west-2.postgun.com";
-const HELLO: &str = "250-smtp-out-n01.prod.us-west-2.postgun.com\r\n250-AUTH PLAIN LOGIN\r\n250-SIZE 52428800\r\n\
-    250-8BITMIME\r\n250-SMTPUTF8\r\n250-PIPELINING\r\n250 STARTTLS";
-const SECURED_HELLO: &str = "250-smtp-out-n01.prod.us-west-2.postgun.com\r\n250-AUTH PLAIN LOGIN\r\n\
-    250-SIZE 52428800\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 PIPELINING";
-
 #[cfg(test)]
 mod tests {
+    use super::super::Face;
     use super::*;
 
     fn answers(lines: &[&str]) -> Vec<Step> {
-        let login = Login { username: "u@mg.example.com".into(), password: Secret::new("pw") };
-        let (mut dialogue, memory) = (Dialogue::new(Arc::new(login), true), Memory::default());
+        answers_of(Face::Mailgun, lines)
+    }
+
+    fn answers_of(face: Face, lines: &[&str]) -> Vec<Step> {
+        let login = Login::new("u@mg.example.com".into(), Secret::new("pw"));
+        let (mut dialogue, memory) = (Dialogue::new(face.texts(), Arc::new(login), true), Memory::default());
         lines.iter().map(|line| dialogue.line(line.as_bytes(), &memory)).collect()
     }
 
@@ -266,7 +315,7 @@ mod tests {
         ] {
             assert_eq!(answers(lines).last(), Some(&say("235 Authentication successful")), "{lines:?}");
         }
-        assert_eq!(answers(&["AUTH PLAIN", "*"])[1], undecodable());
+        assert_eq!(answers(&["AUTH PLAIN", "*"])[1], say("501 Invalid response encoding"));
         assert_eq!(answers(&["AUTH LOGIN", &user, &user])[2], Step::Close("535 Authentication failed"));
     }
 
@@ -286,5 +335,33 @@ mod tests {
         let steps = answers(&[&login, mail, limit, "DATA", "DATA", mail, limit, "DATA"]);
         let texts: Vec<_> = steps.iter().map(text).collect();
         assert_eq!(texts, ["235", "250", "250", "RateLimited", "503", "250", "250", "Receive"]);
+    }
+
+    #[test]
+    fn brevo_wants_a_login_first_and_may_shut_an_address_out() {
+        let login = format!("AUTH PLAIN {}", BASE64_STANDARD.encode("\0u@mg.example.com\0pw"));
+        let (mail, recipient) = ("MAIL FROM:<a@b.c>", "RCPT TO:<unauthorized-ip@b.c>");
+        let steps =
+            answers_of(Face::Brevo, &[mail, &login, mail, recipient, "RSET", "NOOP", "BDAT 1", "hm", "DATA"]);
+        let expected = [
+            say("502 5.7.0 Please authenticate first"),
+            say("235 2.0.0 Authentication succeeded"),
+            say("250 2.0.0 Roger, accepting mail from <a@b.c>"),
+            Step::Drop,
+            say("250 2.0.0 Session reset"),
+            say("250 2.0.0 I have sucessfully done nothing"),
+            say("502 5.5.1 Command not implemented"),
+            say("500 5.5.2 Syntax errors, command unrecognized"),
+            say("502 5.5.1 Missing RCPT TO command."),
+        ];
+        assert_eq!(steps, expected);
+        let login_elsewhere = Login::new("u".into(), Secret::new("pw"));
+        login_elsewhere.shut_out();
+        let (login, memory) = (Arc::new(login_elsewhere), Memory::default());
+        let attempt = format!("AUTH PLAIN {}", BASE64_STANDARD.encode("\0u\0pw"));
+        let said = [0; 2].map(|_| {
+            Dialogue::new(Face::Brevo.texts(), login.clone(), true).line(attempt.as_bytes(), &memory)
+        });
+        assert_eq!(said, [say(UNAUTHORIZED_ADDRESS), say("235 2.0.0 Authentication succeeded")]);
     }
 }

@@ -1,5 +1,6 @@
 //! Events as Mailgun writes them, each with the fields that its kind has and no others.
 
+use super::Face;
 use super::facts::Origin;
 use super::fate::{Fate, Steps};
 use super::story::Story;
@@ -22,10 +23,15 @@ pub(super) enum Happening {
     SuppressedUnsubscribed,
     SuppressedComplained,
     Opened,
+    OpenedAgain,
     OpenedByBot,
     Clicked,
     Complained,
     Unsubscribed,
+    /// It is no address.
+    Invalid,
+    /// Nothing is sent for this sender.
+    SenderUnverified,
 }
 
 /// The story of each recipient whose sender asked for test mode.
@@ -57,9 +63,11 @@ pub(super) fn data(
     }));
     data.extend(object(match happening {
         Happening::Accepted => accepted(story),
-        Happening::Opened | Happening::OpenedByBot | Happening::Clicked | Happening::Unsubscribed => {
-            engagement(story, happening, delivered_at)
-        }
+        Happening::Opened
+        | Happening::OpenedAgain
+        | Happening::OpenedByBot
+        | Happening::Clicked
+        | Happening::Unsubscribed => engagement(story, happening, delivered_at),
         Happening::Complained => json!({
             "envelope": { "sending-ip": SENDING_IP },
             "flags": { "is-test-mode": false },
@@ -84,12 +92,12 @@ impl Happening {
         match self {
             Self::Accepted => ("accepted", "info"),
             Self::Delivered | Self::DeliveredInTestMode => ("delivered", "info"),
-            Self::Bounced | Self::BouncedLate => ("failed", "error"),
+            Self::Bounced | Self::BouncedLate | Self::Invalid | Self::SenderUnverified => ("failed", "error"),
             Self::Suppressed | Self::SuppressedUnsubscribed | Self::SuppressedComplained => {
                 ("failed", "error")
             }
             Self::MailboxFull | Self::Greylisted => ("failed", "warn"),
-            Self::Opened | Self::OpenedByBot => ("opened", "info"),
+            Self::Opened | Self::OpenedAgain | Self::OpenedByBot => ("opened", "info"),
             Self::Clicked => ("clicked", "info"),
             Self::Complained => ("complained", "warn"),
             Self::Unsubscribed => ("unsubscribed", "info"),
@@ -110,7 +118,9 @@ impl Happening {
     /// Severity and reason of a failure.
     fn failure(self) -> Option<(&'static str, &'static str)> {
         match self {
-            Self::Bounced | Self::BouncedLate => Some(("permanent", "bounce")),
+            Self::Bounced | Self::BouncedLate | Self::Invalid | Self::SenderUnverified => {
+                Some(("permanent", "bounce"))
+            }
             Self::Suppressed => Some(("permanent", "suppress-bounce")),
             Self::SuppressedUnsubscribed => Some(("permanent", "suppress-unsubscribe")),
             Self::SuppressedComplained => Some(("permanent", "suppress-complaint")),
@@ -176,7 +186,7 @@ fn status(story: &Story, happening: Happening) -> Value {
     let host = format!("mx1.{}", story.recipient.domain());
     let unknown = format!("5.1.1 <{}>: Recipient address rejected: User unknown", story.recipient);
     match happening {
-        Happening::Bounced => json!({
+        Happening::Bounced | Happening::Invalid | Happening::SenderUnverified => json!({
             "tls": true, "certificate-verified": true, "utf8": true, "mx-host": host, "code": 550,
             "enhanced-code": "5.1.1", "bounce-type": "hard", "attempt-no": 1, "session-seconds": 0.873,
             "first-delivery-attempt-seconds": 0.05, "message": unknown, "description": null,
@@ -224,7 +234,7 @@ fn suppressed(code: u16, description: &str) -> Value {
 fn attempt(story: &Story) -> usize {
     let deferred =
         |step: &&(u32, Happening)| matches!(step.1, Happening::MailboxFull | Happening::Greylisted);
-    1 + Fate::of(&story.recipient).steps().iter().filter(deferred).count()
+    1 + Fate::of(&story.recipient).steps(Face::Mailgun).iter().filter(deferred).count()
 }
 
 /// Opened, clicked or unsubscribed: of the message only its id is known.
@@ -287,7 +297,8 @@ mod tests {
     fn story() -> Story {
         let recipient: crate::mail::Mailbox = "ada@example.net".parse().unwrap();
         let envelope = Envelope { recipients: vec![recipient.clone()], ..Envelope::default() };
-        let facts = Facts::read(&envelope, MESSAGE, Origin::Smtp([127, 0, 0, 1].into()), "mg.example.com");
+        let facts =
+            Facts::read(&envelope, MESSAGE, Origin::Smtp([127, 0, 0, 1].into()), "mg.example.com", "");
         let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         Story::new(Arc::new(facts), recipient, place)
     }

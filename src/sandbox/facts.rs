@@ -32,18 +32,26 @@ pub(super) struct Facts {
     pub(super) link: String,
     /// Whether the sender asked for test mode.
     pub(super) drop: bool,
+    /// Who wrote it: the first address.
+    pub(super) author: String,
+    /// Brevo's tag.
+    pub(super) mailin_tag: Option<String>,
+    /// What Brevo carries back.
+    pub(super) mailin_custom: Option<String>,
 }
 
 impl Facts {
-    pub(super) fn read(envelope: &Envelope, raw: &[u8], origin: Origin, domain: &str) -> Self {
+    /// A message without a Message-ID gets `made_up`.
+    pub(super) fn read(envelope: &Envelope, raw: &[u8], origin: Origin, domain: &str, made_up: &str) -> Self {
         let block = HeaderBlock::of(raw);
         let message_id = block
             .first("Message-ID")
             .and_then(|id| MessageId::parse(&id.text()))
-            .or_else(|| MessageId::parse(&format!("{}@{domain}", hex(&random::<12>()))))
+            .or_else(|| MessageId::parse(made_up))
             .or_else(|| MessageId::parse(&hex(&random::<12>())))
             .expect("hexadecimal digits are an id");
         let parsed = MessageParser::default().parse(raw);
+        let author = parsed.as_ref().and_then(|parsed| parsed.from()?.first()?.address());
         let key = format!("BAAB{}", hex(&random::<14>()));
         let url = format!("https://storage-us-east4.api.mailgun.net/v3/domains/{domain}/messages/{key}");
         let mut facts = Self {
@@ -56,6 +64,9 @@ impl Facts {
             storage: json!({ "region": "us-east4", "env": "production", "key": key, "url": url }),
             link: parsed.as_ref().and_then(link).unwrap_or_else(|| format!("https://{domain}/")),
             drop: block.first("X-Mailgun-Drop-Message").is_some_and(|answer| is_yes(&answer.text())),
+            author: author.unwrap_or_default().to_owned(),
+            mailin_tag: block.first("X-Mailin-Tag").map(|tag| tag.text()),
+            mailin_custom: block.first("X-Mailin-custom").map(|custom| custom.text()),
             message_id,
         };
         if let Origin::Http(parameters) = &origin {
@@ -176,6 +187,7 @@ mod tests {
             raw.replace('\n', "\r\n").as_bytes(),
             Origin::Http(parameters),
             "mg.example.com",
+            "made-up@mg.example.com",
         )
     }
 
@@ -208,7 +220,7 @@ mod tests {
     #[test]
     fn a_message_without_header_gets_an_id() {
         let facts = read("just text\n");
-        assert!(facts.message_id.as_str().ends_with("@mg.example.com"));
+        assert_eq!(facts.message_id.as_str(), "made-up@mg.example.com");
         assert_eq!(facts.link, "https://mg.example.com/");
         assert_eq!(Value::from(facts.variables), json!({}));
     }

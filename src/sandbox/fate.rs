@@ -1,3 +1,4 @@
+use super::Face;
 use super::event::Happening;
 use crate::mail::Mailbox;
 
@@ -21,7 +22,7 @@ pub enum Fate {
     DeferSmtp,
     /// `complain`: delivered, a day later reported as spam.
     Complain,
-    /// `open`: delivered, then opened.
+    /// `open`: delivered, then opened; at Brevo twice.
     Open,
     /// `bot-open`: delivered, then fetched by an image proxy.
     BotOpen,
@@ -44,14 +45,21 @@ pub enum Fate {
     RateLimit,
     /// `silent`: taken, and never heard of again.
     Silent,
+    /// `invalid-email`: accepted, then found to be no address; at Mailgun it bounces.
+    InvalidEmail,
+    /// `unverified-sender`: at Brevo accepted, then an error, because the sender is not verified; else delivered.
+    UnverifiedSender,
+    /// `unauthorized-ip`: at Brevo the first time the connection is closed at RCPT, and the next login is refused with 525
+    /// because of its address; then taken; then so again. Else delivered.
+    UnauthorizedIp,
 }
 
-/// Each step of a recipient's story: Mailgun's seconds since the step before, and what happens then.
+/// Each step of a recipient's story: the provider's seconds since the step before, and what happens then.
 pub(super) type Steps = &'static [(u32, Happening)];
 
 impl Fate {
     /// Every fate.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 20] = [
         Self::Delivered,
         Self::Bounce,
         Self::LateBounce,
@@ -69,6 +77,9 @@ impl Fate {
         Self::Slow,
         Self::RateLimit,
         Self::Silent,
+        Self::InvalidEmail,
+        Self::UnverifiedSender,
+        Self::UnauthorizedIp,
     ];
 
     /// The fate of a recipient.
@@ -99,13 +110,24 @@ impl Fate {
             Self::Slow => "slow",
             Self::RateLimit => "rate-limit",
             Self::Silent => "silent",
+            Self::InvalidEmail => "invalid-email",
+            Self::UnverifiedSender => "unverified-sender",
+            Self::UnauthorizedIp => "unauthorized-ip",
         }
     }
 
     /// What happens once the message is taken.
-    pub(super) const fn steps(self) -> Steps {
+    pub(super) const fn steps(self, face: Face) -> Steps {
         use Happening as H;
         match self {
+            Self::Open if matches!(face, Face::Brevo) => {
+                &[(0, H::Accepted), (2, H::Delivered), (600, H::Opened), (100, H::OpenedAgain)]
+            }
+            Self::InvalidEmail if matches!(face, Face::Brevo) => &[(0, H::Accepted), (1, H::Invalid)],
+            Self::InvalidEmail => &[(0, H::Accepted), (2, H::Bounced)],
+            Self::UnverifiedSender if matches!(face, Face::Brevo) => {
+                &[(0, H::Accepted), (1, H::SenderUnverified)]
+            }
             Self::Bounce => &[(0, H::Accepted), (2, H::Bounced)],
             Self::LateBounce => &[(0, H::Accepted), (2, H::Delivered), (3600, H::BouncedLate)],
             Self::DeferTwice => {
@@ -124,7 +146,9 @@ impl Fate {
             | Self::DropAtDot
             | Self::DropBeforeDot
             | Self::Slow
-            | Self::RateLimit => &[(0, H::Accepted), (2, H::Delivered)],
+            | Self::RateLimit
+            | Self::UnverifiedSender
+            | Self::UnauthorizedIp => &[(0, H::Accepted), (2, H::Delivered)],
         }
     }
 }

@@ -1,3 +1,5 @@
+use super::activecampaign::Campaigns;
+use super::brevo::Brevo;
 use super::dialogue::Login;
 use super::facts::{Facts, Origin};
 use super::fate::Fate;
@@ -11,11 +13,12 @@ use super::story::{self, Story};
 use super::suppressions::Suppressions;
 use super::tasks::Tasks;
 use super::weather::Sky;
-use super::webhook::Webhook;
-use super::{SandboxError, Settings};
+use super::webhook::{Address, Target, Webhook, hex, random};
+use super::{Face, SandboxError, Settings, brevo};
 use crate::clock::{Clock, Timestamp};
 use crate::mail::{Envelope, HeaderBlock, MessageId};
 use crate::secret::Secret;
+use axum::http::HeaderMap;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +28,7 @@ use tokio::sync::Semaphore;
 /// What all sessions and stories of one sandbox share.
 #[derive(Debug)]
 pub(super) struct House {
+    pub(super) face: Face,
     pub(super) domain: String,
     pub(super) login: Arc<Login>,
     pub(super) api_key: Secret,
@@ -36,6 +40,8 @@ pub(super) struct House {
     pub(super) log: Log,
     pub(super) suppressions: Suppressions,
     pub(super) hooks: Hooks,
+    pub(super) brevo: Brevo,
+    pub(super) campaigns: Campaigns,
     pub(super) sky: Sky,
     pub(super) limiter: Limiter,
     pub(super) signing_key: Secret,
@@ -48,8 +54,9 @@ pub(super) struct House {
 impl House {
     pub(super) fn new(settings: Settings, pace: Pace) -> Result<Self, SandboxError> {
         Ok(Self {
-            login: Arc::new(Login { username: settings.username, password: settings.password }),
-            webhook: Webhook::new(settings.webhook, settings.signing_key.clone())?,
+            login: Arc::new(Login::new(settings.username, settings.password)),
+            face: settings.face,
+            webhook: Webhook::new(settings.face, settings.webhook, settings.signing_key.clone())?,
             signing_key: settings.signing_key,
             domain: settings.domain,
             api_key: settings.api_key,
@@ -60,6 +67,8 @@ impl House {
             log: Log::default(),
             suppressions: Suppressions::default(),
             hooks: Hooks::default(),
+            brevo: Brevo::default(),
+            campaigns: Campaigns::default(),
             sky: Sky::new(settings.weather),
             limiter: Limiter::default(),
             happened: AtomicU64::new(0),
@@ -78,7 +87,7 @@ impl House {
     ) -> Option<MessageId> {
         let count = u32::try_from(envelope.recipients.len()).unwrap_or(u32::MAX);
         let mut places = self.places.clone().try_acquire_many_owned(count).ok()?;
-        let facts = Arc::new(Facts::read(&envelope, &raw, origin, &self.domain));
+        let facts = Arc::new(Facts::read(&envelope, &raw, origin, &self.domain, &self.made_up_id()));
         let Envelope { sender, recipients, .. } = envelope;
         let id = facts.message_id.clone();
         self.shelf.put(Message { number: 0, id: id.clone(), sender, recipients: recipients.clone(), raw });
@@ -88,6 +97,23 @@ impl House {
             self.tasks.spawn(story::tell(self.clone(), story));
         }
         Some(id)
+    }
+
+    /// What a message is called that has no Message-ID of its own.
+    fn made_up_id(&self) -> String {
+        match self.face {
+            Face::Mailgun => format!("{}@{}", hex(&random::<12>()), self.domain),
+            Face::Brevo => brevo::made_up_id(self.clock.now()),
+        }
+    }
+
+    /// Where a target is, and what it is shown; `None` where there is nothing any more.
+    pub(super) fn address(&self, target: &Target) -> Option<Address> {
+        match target {
+            Target::Configured => self.webhook.configured(),
+            Target::Registered(url) => Some(Address { url: url.clone(), fields: HeaderMap::new() }),
+            Target::Brevo(id) => self.brevo.hooks.address(*id),
+        }
     }
 
     /// Whether a recipient has this fate and sees this Message-ID for the first time.
@@ -113,6 +139,15 @@ impl House {
         now.max(self.last.load(Ordering::Relaxed))
     }
 
+    /// Whether the weather loses a webhook, which is counted.
+    pub(super) fn loses(&self) -> bool {
+        let lost = fastrand::f64() < self.sky.now().lose;
+        if lost {
+            self.shelf.count(|tally| tally.lost_events += 1);
+        }
+        lost
+    }
+
     /// When an event of now appears: every second one late, if the weather is like that.
     pub(super) fn appears(&self) -> Timestamp {
         let second = !self.happened.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
@@ -120,7 +155,16 @@ impl House {
         self.clock.now().after(Duration::from_secs(late.into()))
     }
 
-    /// The refusal of a domain that has sent too much.
+    /// The same over SMTP.
+    pub(super) fn rate_limited_reply(&self) -> String {
+        match self.face {
+            Face::Mailgun => format!("421 {}", self.rate_limited()),
+            // Nobody has seen Brevo say it.
+            Face::Brevo => "421 4.7.0 Too many messages, please slow down".to_owned(),
+        }
+    }
+
+    /// Mailgun's refusal of a domain that has sent too much.
     pub(super) fn rate_limited(&self) -> String {
         let until = date(self.clock.now().after(self.pace.of(RATE_LIMIT)));
         format!(

@@ -2,39 +2,43 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Counts requests a minute.
+/// Counts the requests of a time.
 #[derive(Debug, Default)]
 pub(super) struct Limiter(Mutex<Option<(Instant, u32)>>);
 
-impl Limiter {
-    /// Counts one; whether it is within `most` of this minute.
-    pub(super) fn admits(&self, most: u32) -> bool {
-        let mut minute = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        match minute.as_mut().filter(|(since, _)| now < *since + MINUTE) {
-            Some((_, count)) => {
-                *count = count.saturating_add(1);
-                *count <= most
-            }
-            None => {
-                *minute = Some((now, 1));
-                most > 0
-            }
-        }
-    }
+/// Where a request stands in its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// 1 for the first one.
+    pub(super) count: u32,
+    /// When the next time begins.
+    pub(super) ends: Duration,
 }
 
-const MINUTE: Duration = Duration::from_secs(60);
+impl Limiter {
+    /// Counts a request of a time that takes so long.
+    pub(super) fn count(&self, time: Duration) -> Seen {
+        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let (since, before) = current.filter(|(since, _)| now < *since + time).unwrap_or((now, 0));
+        let count = before.saturating_add(1);
+        *current = Some((since, count));
+        Seen { count, ends: since + time - now }
+    }
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_new_minute_begins_anew() {
-        let limiter = Limiter::default();
-        assert_eq!([0; 3].map(|_| limiter.admits(2)), [true, true, false]);
-        tokio::time::advance(MINUTE).await;
-        assert_eq!([limiter.admits(2), limiter.admits(0)], [true, false]);
+    async fn a_new_time_begins_anew() {
+        let (limiter, minute) = (Limiter::default(), Duration::from_secs(60));
+        let count = || limiter.count(minute);
+        assert_eq!([count().count, count().count, count().ends.as_secs() as u32], [1, 2, 60]);
+        tokio::time::advance(Duration::from_secs(50)).await;
+        assert_eq!(count(), Seen { count: 4, ends: Duration::from_secs(10) });
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(count(), Seen { count: 1, ends: minute });
     }
 }

@@ -1,14 +1,19 @@
-//! A fake Mailgun on this machine: it takes mail over SMTP and over HTTP as the real one does, with the same words, and
-//! reports what became of each recipient by signed webhooks, with the real one's retries. The recipient's local part
-//! decides the [`Fate`].
+//! A fake Mailgun, or Brevo, on this machine: it takes mail over SMTP and over HTTP as the real one does, with the same
+//! words, and reports what became of each recipient by webhooks, with the real one's retries, and when asked. The
+//! recipient's local part decides the [`Fate`]. Beside it stands a fake ActiveCampaign, which tells what it is asked to
+//! tell about a contact.
 //!
-//! It promises Mailgun's honesty, no more and no less: it may close after the final dot without a word, report an open
+//! It promises their honesty, no more and no less: it may close after the final dot without a word, report an open
 //! before the client has read its `250`, and say one thing twice. It must never send a mail anywhere.
 
+mod activecampaign;
 mod api;
+mod brevo;
 mod connection;
+mod control;
 mod dialogue;
 mod event;
+mod face;
 mod facts;
 mod fate;
 mod hooks;
@@ -18,6 +23,7 @@ mod log;
 mod manage;
 mod memory;
 mod pace;
+mod post;
 mod shelf;
 mod story;
 mod suppressions;
@@ -25,6 +31,8 @@ mod tasks;
 mod weather;
 mod webhook;
 
+pub use activecampaign::{ContactEvent, NoSuchEvent, Told};
+pub use face::{Face, NoSuchFace};
 pub use fate::Fate;
 pub use shelf::{Message, Tally};
 pub use weather::Weather;
@@ -42,6 +50,8 @@ use tokio::net::TcpListener;
 /// What a sandbox pretends to be.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// Which provider.
+    pub face: Face,
     /// Where it listens; port 0 takes any that is free.
     pub smtp: SocketAddr,
     /// Where its API listens, in clear; port 0 takes any that is free.
@@ -54,7 +64,7 @@ pub struct Settings {
     pub username: String,
     /// Its password.
     pub password: Secret,
-    /// What webhooks are signed with.
+    /// What Mailgun's webhooks are signed with; Brevo's carry it as a bearer token.
     pub signing_key: Secret,
     /// Where events are posted; nowhere for `None`.
     pub webhook: Option<String>,
@@ -109,7 +119,10 @@ pub async fn start(settings: Settings) -> Result<Sandbox, SandboxError> {
     let session = move |stream, peer| connection::serve(guests.clone(), stream, peer, acceptor.clone());
     house.tasks.spawn(connection::listen(house.clone(), listener, session));
     let guests = house.clone();
-    let management = manage::router(house.clone());
+    let management = match house.face {
+        Face::Mailgun => manage::router(house.clone()),
+        Face::Brevo => brevo::router(house.clone()),
+    };
     let session = move |stream, _| api::serve(guests.clone(), management.clone(), stream);
     house.tasks.spawn(connection::listen(house.clone(), api_listener, session));
     Ok(Sandbox { house, smtp, api })
@@ -146,6 +159,16 @@ impl Sandbox {
     /// Posts events there from now on, retries included.
     pub fn set_webhook(&self, url: impl Into<String>) {
         self.house.webhook.set_url(url.into());
+    }
+
+    /// Posts what ActiveCampaign tells there from now on: to an address with the secret in its path.
+    pub fn set_contact_webhook(&self, url: impl Into<String>) {
+        self.house.campaigns.post_to(url.into());
+    }
+
+    /// Has ActiveCampaign tell that something happened to a contact, once, and says what became of that.
+    pub async fn tell_contact(&self, event: ContactEvent, address: &str) -> Told {
+        self.house.campaigns.tell(&self.house, event, address).await
     }
 
     /// What goes wrong from now on.

@@ -11,15 +11,18 @@ pub struct Weather {
     pub delay: u32,
     /// While set, no webhook is posted; what waited is when it no longer is.
     pub hold: bool,
-    /// Seconds, by the sandbox's clock, by which every second event appears later in the Events API than it happened.
+    /// Seconds, by the sandbox's clock, by which every second event appears later in the API of events than it happened.
     pub late: u32,
-    /// Requests of a minute that the API answers, those of messages aside; the others get 429. Mailgun's 300.
+    /// Requests of a minute (at Brevo: of an hour) that the API answers, those of messages aside; the others get 429. 300
+    /// is what both providers grant.
     pub requests: u32,
+    /// Whether Brevo's batches come as `{"items": [...]}`, and not as a list.
+    pub wrap: bool,
 }
 
 impl Default for Weather {
     fn default() -> Self {
-        Self { lose: 0.0, delay: 0, hold: false, late: 0, requests: 300 }
+        Self { lose: 0.0, delay: 0, hold: false, late: 0, requests: 300, wrap: false }
     }
 }
 

@@ -1,10 +1,11 @@
-use super::SandboxError;
+use super::{Face, SandboxError};
 use crate::provider::mailgun;
 use crate::secret::Secret;
 use crate::tls;
+use axum::http::{HeaderMap, HeaderValue};
 use bytes::Bytes;
-use reqwest::header::CONTENT_TYPE;
-use reqwest::{Client, redirect};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
+use reqwest::{Client, Url, redirect};
 use serde_json::{Map, Value, json};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,34 +14,46 @@ use tokio::sync::Semaphore;
 /// Where events go, and how.
 #[derive(Debug)]
 pub(super) struct Webhook {
+    face: Face,
     client: Client,
     key: Secret,
     url: Mutex<Option<Arc<str>>>,
     posts: Semaphore,
 }
 
-/// One address that events are posted to.
-#[derive(Clone, Debug)]
+/// Whom events are posted to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Target {
-    /// The one that is configured, whatever it is when the post begins.
+    /// The address that is configured, whatever it is when the post begins.
     Configured,
-    /// One that was registered.
+    /// One that was registered at Mailgun.
     Registered(Arc<str>),
+    /// Brevo's webhook of this number, wherever it leads when the post begins.
+    Brevo(u64),
+}
+
+/// Where a request goes, and what else it shows.
+#[derive(Clone, Debug)]
+pub(super) struct Address {
+    pub(super) url: Arc<str>,
+    pub(super) fields: HeaderMap,
 }
 
 /// What the receiver said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// 200.
+    /// Kept.
     Taken,
-    /// 406: never again.
+    /// Never again.
     Refused,
-    /// Anything else, or nothing.
+    /// Anything else.
     Again,
+    /// Nothing.
+    Silence,
 }
 
 impl Webhook {
-    pub(super) fn new(url: Option<String>, key: Secret) -> Result<Self, SandboxError> {
+    pub(super) fn new(face: Face, url: Option<String>, key: Secret) -> Result<Self, SandboxError> {
         let client = Client::builder()
             // Without it the client asks for a process-wide default, which nothing here sets.
             .tls_backend_preconfigured(tls::client_config(None)?)
@@ -49,7 +62,7 @@ impl Webhook {
             .timeout(TIMEOUT)
             .build()?;
         let url = Mutex::new(url.map(Arc::from));
-        Ok(Self { client, key, url, posts: Semaphore::new(POSTS) })
+        Ok(Self { face, client, key, url, posts: Semaphore::new(POSTS) })
     }
 
     pub(super) fn set_url(&self, url: String) {
@@ -61,7 +74,21 @@ impl Webhook {
         self.url.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The whole body of an event's request; its retries carry the same one, signature included.
+    /// The same with what Brevo proves itself with there: the login in it, or else the key as a token.
+    pub(super) fn configured(&self) -> Option<Address> {
+        let url = self.url()?;
+        let mut fields = HeaderMap::new();
+        let has_login = Url::parse(&url).is_ok_and(|url| !url.username().is_empty());
+        if self.face == Face::Brevo
+            && !has_login
+            && let Ok(token) = HeaderValue::from_str(&format!("Bearer {}", self.key.reveal()))
+        {
+            fields.insert(AUTHORIZATION, token);
+        }
+        Some(Address { url, fields })
+    }
+
+    /// The whole body of a request of Mailgun's; its retries carry the same one, signature included.
     pub(super) fn sign(&self, data: Map<String, Value>, now: u64) -> Bytes {
         let (timestamp, token) = (now.to_string(), hex(&random::<25>()));
         let signature = mailgun::sign(&self.key, &timestamp, &token);
@@ -72,26 +99,27 @@ impl Webhook {
         body.to_string().into()
     }
 
-    /// Posts a body once; `None` where there is no address to post to.
-    pub(super) async fn post(&self, target: &Target, body: Bytes) -> Option<Answer> {
-        let url = match target {
-            Target::Configured => self.url()?,
-            Target::Registered(url) => url.clone(),
-        };
+    /// Posts JSON once.
+    pub(super) async fn post(&self, address: Address, body: Bytes) -> Answer {
+        let status = self.send(address, "application/json", body).await;
+        let answer = status.map_or(Answer::Silence, |status| self.face.answer(status));
+        tracing::debug!(status, ?answer, "a webhook was posted");
+        answer
+    }
+
+    /// Posts anything once; the status of the answer, if there was one.
+    pub(super) async fn send(&self, address: Address, kind: &'static str, body: Bytes) -> Option<u16> {
         let _turn = self.posts.acquire().await.ok()?;
-        let request = self.client.post(&*url).header(CONTENT_TYPE, "application/json").body(body);
-        Some(match request.send().await.map(|response| response.status().as_u16()) {
-            Ok(200) => Answer::Taken,
-            Ok(406) => Answer::Refused,
-            Ok(status) => {
-                tracing::debug!(status, "the webhook was not taken");
-                Answer::Again
-            }
+        let Address { url, fields } = address;
+        let request = self.client.post(&*url).headers(fields).header(CONTENT_TYPE, kind).body(body);
+        match request.send().await {
+            Ok(response) => Some(response.status().as_u16()),
             Err(error) => {
-                tracing::debug!(%error, "the webhook was not answered");
-                Answer::Again
+                // A secret may stand in the address.
+                tracing::debug!(error = %error.without_url(), "a webhook was not answered");
+                None
             }
-        })
+        }
     }
 }
 
@@ -104,8 +132,6 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Mailgun's seconds before each retry: 5, 10, 15 minutes, 1, 2, 4 hours; then it gives up.
-pub(super) const RETRIES: [u32; 6] = [300, 600, 900, 3600, 7200, 14_400];
 /// Posts at once.
 const POSTS: usize = 32;
 /// How long an answer may take. Mailgun's own limit is not documented.

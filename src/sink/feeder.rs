@@ -2,8 +2,6 @@ use super::{Delivery, Item, Outlet, Settings};
 use crate::alarm::{Alarms, Kind};
 use crate::clock::{Clock, Timestamp};
 use crate::store::{Cursor, Handed, ReadError, Store};
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -12,34 +10,31 @@ pub struct Feeder {
     store: Store,
     clock: Clock,
     alarms: Alarms,
-    rewinds: Rewinds,
     settings: Settings,
     outlet: Outlet,
+    /// Where it stands, which may be behind what is noted.
+    stands: Option<Cursor>,
+    noted: Option<Timestamp>,
     /// Why and since when it takes nothing.
     stuck: Option<(String, Timestamp)>,
     pause: Duration,
 }
 
-/// Where sinks are to begin again, by an operator's wish.
-#[derive(Clone, Debug, Default)]
-pub struct Rewinds(Arc<Mutex<BTreeMap<String, Cursor>>>);
-
-impl Rewinds {
-    /// The sink begins there as soon as it can.
-    pub fn wish(&self, sink: &str, cursor: Cursor) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(sink.to_owned(), cursor);
-    }
-
-    fn take(&self, sink: &str) -> Option<Cursor> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(sink)
-    }
-}
-
 impl Feeder {
     /// A feeder at rest.
-    pub fn new(store: Store, clock: Clock, alarms: Alarms, rewinds: Rewinds, settings: Settings) -> Self {
+    pub fn new(store: Store, clock: Clock, alarms: Alarms, settings: Settings) -> Self {
         let outlet = Outlet::new(&settings.kind);
-        Self { store, clock, alarms, rewinds, settings, outlet, stuck: None, pause: FIRST_PAUSE }
+        Self {
+            store,
+            clock,
+            alarms,
+            settings,
+            outlet,
+            stands: None,
+            noted: None,
+            stuck: None,
+            pause: FIRST_PAUSE,
+        }
     }
 
     /// Feeds until we stop.
@@ -64,9 +59,12 @@ impl Feeder {
     }
 
     async fn step(&mut self) -> Result<Duration, ReadError> {
-        let name = &self.settings.name;
-        let from = match (self.rewinds.take(name), self.store.handed(name)?) {
-            (Some(wished), _) => wished,
+        let name = self.settings.name.clone();
+        if let Some(wished) = self.store.take_rewind(&name) {
+            self.stands = Some(wished);
+        }
+        let from = match (self.stands, self.store.handed(&name)?) {
+            (Some(stands), _) => stands,
             (None, Some((handed, _))) => handed,
             (None, None) => {
                 // One that is new hears of what happens from now on.
@@ -75,11 +73,13 @@ impl Feeder {
                 end
             }
         };
+        self.stands = Some(from);
         let (store, wants) = (self.store.clone(), self.settings.wants.clone());
         let read = tokio::task::spawn_blocking(move || {
             let (parcels, end) = store.outbox(from, PAGE)?;
-            let mut items = Vec::new();
+            let (mut items, mut passed) = (Vec::new(), false);
             for parcel in parcels {
+                passed |= !parcel.entries.is_empty();
                 for (part, entry) in (0u16..).zip(parcel.entries) {
                     let trail = entry.id.map(|id| store.trail(id)).transpose()?.flatten();
                     let client = trail.as_ref().map(|trail| trail.send.client.as_str());
@@ -88,17 +88,18 @@ impl Feeder {
                     }
                 }
             }
-            Ok::<_, ReadError>((items, end))
+            Ok::<_, ReadError>((items, passed, end))
         });
         let Ok(read) = read.await else { return Ok(LONGEST_PAUSE) };
-        let (items, end) = read?;
-        metrics::gauge!("mailtrail_sink_backlog", "sink" => name.clone()).set(items.len() as f64);
+        let (items, passed, end) = read?;
+        metrics::gauge!("mailtrail_sink_backlog", "sink" => name).set(items.len() as f64);
         if items.is_empty() {
-            if end == from {
-                return Ok(IDLE);
+            self.stands = Some(end);
+            // Our own notes are records, too: noting that one was passed would make another.
+            if passed && self.noted.is_none_or(|noted| self.clock.now().since(noted) >= NOTE_EVERY) {
+                self.note(end, Vec::new()).await;
             }
-            self.note(end, Vec::new()).await;
-            return Ok(Duration::ZERO);
+            return Ok(if end == from { IDLE } else { Duration::ZERO });
         }
         let delivery = self.outlet.deliver(&items).await;
         Ok(self.settle(&items, end, delivery).await)
@@ -139,7 +140,8 @@ impl Feeder {
         let refused: Vec<_> = refused.collect();
         // The rest of a record comes again with it.
         let until = items.get(done).map_or(end, |next| next.cursor);
-        if done > 0 || !refused.is_empty() {
+        if done > 0 {
+            self.stands = Some(until);
             self.note(until, refused).await;
         }
         pause
@@ -170,8 +172,10 @@ impl Feeder {
         }
     }
 
-    async fn note(&self, until: Cursor, refused: Vec<(Cursor, u16, String)>) {
-        let handed = Handed { sink: self.settings.name.clone(), at: self.clock.now(), until, refused };
+    async fn note(&mut self, until: Cursor, refused: Vec<(Cursor, u16, String)>) {
+        let at = self.clock.now();
+        let handed = Handed { sink: self.settings.name.clone(), at, until, refused };
+        self.noted = Some(at);
         if let Err(error) = self.store.hand_over(handed).await {
             tracing::error!(sink = self.settings.name, %error, "how far a sink got cannot be kept; it hears the same again");
         }
@@ -180,6 +184,8 @@ impl Feeder {
 
 /// Records that are read at a time.
 const PAGE: usize = 500;
+/// Time between two notes of what a sink did not want to hear of.
+const NOTE_EVERY: Duration = Duration::from_secs(60);
 /// Time between two looks for something new.
 const IDLE: Duration = Duration::from_millis(500);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

@@ -9,7 +9,7 @@ mod file;
 mod http;
 mod item;
 
-pub use feeder::{Feeder, Rewinds};
+pub use feeder::Feeder;
 pub use file::FileSettings;
 pub use http::HttpSettings;
 pub use item::Item;

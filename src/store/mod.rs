@@ -80,6 +80,8 @@ struct Inner {
     upkeep: Mutex<Upkeep>,
     due: Wakeup,
     hands: Hands,
+    /// Where sinks are to begin again.
+    rewinds: Mutex<BTreeMap<String, Cursor>>,
     _lock: Arc<lock::Lock>,
 }
 

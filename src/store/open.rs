@@ -134,6 +134,7 @@ impl Opening<'_> {
             upkeep,
             due,
             hands: Hands::default(),
+            rewinds: Mutex::default(),
             _lock: lock,
         };
         Ok((Store(Arc::new(inner)), report))

@@ -7,6 +7,7 @@ use super::record::Record;
 use super::{CommitError, Cursor, Entry, ReadError, Store};
 use crate::clock::Timestamp;
 use bytes::Bytes;
+use std::sync::PoisonError;
 
 /// How far a sink got.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +83,16 @@ impl Store {
     pub async fn hand_over(&self, handed: Handed) -> Result<(), CommitError> {
         let wish = Wish { urgent: false, applied: true };
         self.committer()?.commit(Record::Handed(handed), Bytes::new(), wish).await
+    }
+
+    /// Has a sink begin again there as soon as it can; a wish that a restart forgets.
+    pub fn rewind(&self, sink: &str, cursor: Cursor) {
+        self.0.rewinds.lock().unwrap_or_else(PoisonError::into_inner).insert(sink.to_owned(), cursor);
+    }
+
+    /// Where a sink is to begin again, if somebody wished that since it was asked last.
+    pub fn take_rewind(&self, sink: &str) -> Option<Cursor> {
+        self.0.rewinds.lock().unwrap_or_else(PoisonError::into_inner).remove(sink)
     }
 
     /// How far a sink got, and when that was noted; `None` for one that is new.

@@ -23,7 +23,7 @@ impl Answer {
         match self {
             Self::Kept => "kept",
             Self::Known => "known",
-            Self::Buried => "buried",
+            Self::Buried => "dead",
             Self::Refused => "refused",
             Self::TooLarge => "too-large",
             Self::Limited => "limited",

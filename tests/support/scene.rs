@@ -238,6 +238,11 @@ impl Scene {
         }
     }
 
+    /// Where the relay hears of events.
+    pub fn http(&self) -> std::net::SocketAddr {
+        self.daemon.as_ref().unwrap().http_address().unwrap()
+    }
+
     pub fn store(&self) -> &mailtrail::store::Store {
         self.daemon.as_ref().unwrap().store()
     }

@@ -16,7 +16,7 @@ pub(super) async fn state(State(house): State<Arc<House>>, Path(domain): Path<St
             "name": name,
             "state": "active",
             "type": "custom",
-            "smtp_login": house.login.username,
+            "smtp_login": house.login.username(),
             "spam_action": "disabled",
             "require_tls": false,
             "skip_verification": false,

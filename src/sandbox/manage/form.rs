@@ -9,11 +9,11 @@ use std::convert::Infallible;
 
 /// Names and values in their order.
 #[derive(Debug, Default)]
-pub(super) struct Form(Vec<(String, String)>);
+pub(in super::super) struct Form(Vec<(String, String)>);
 
 impl Form {
     /// Reads a body: `multipart/form-data`, or else `application/x-www-form-urlencoded`.
-    pub(super) async fn read(headers: &HeaderMap, body: Bytes) -> Result<Self, Refusal> {
+    pub(in super::super) async fn read(headers: &HeaderMap, body: Bytes) -> Result<Self, Refusal> {
         let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let Ok(boundary) = multer::parse_boundary(kind) else {
             return Ok(Self::of(&String::from_utf8_lossy(&body)));
@@ -30,21 +30,21 @@ impl Form {
     }
 
     /// Reads `a=b&c=d`.
-    pub(super) fn of(text: &str) -> Self {
+    pub(in super::super) fn of(text: &str) -> Self {
         Self(form_urlencoded::parse(text.as_bytes()).into_owned().collect())
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
+    pub(in super::super) fn get(&self, name: &str) -> Option<&str> {
         let found = self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
         found.filter(|value| !value.is_empty())
     }
 
-    pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+    pub(in super::super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// A whole number from 1 to `most`.
-    pub(super) fn limit(&self, usual: usize, most: usize) -> Result<usize, Refusal> {
+    pub(in super::super) fn limit(&self, usual: usize, most: usize) -> Result<usize, Refusal> {
         let Some(limit) = self.get("limit") else { return Ok(usual) };
         let limit = limit.parse().ok().filter(|limit| (1..=most).contains(limit));
         limit.ok_or_else(|| Refusal::bad(format!("'limit' parameter must be a number from 1 to {most}")))

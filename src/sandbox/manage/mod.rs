@@ -1,6 +1,6 @@
-//! Mailgun's management API: events, logs, suppressions, webhooks, the domain; and `/sandbox/weather`, which is ours.
+//! Mailgun's management API: events, logs, suppressions, webhooks, the domain.
 //!
-//! Shapes and words are those of Mailgun's documentation; where it is silent, an error has plain words of our own.
+//! Shapes and words are those of the documentation; where it is silent, an error has plain words of our own.
 
 mod domain;
 mod events;
@@ -8,11 +8,12 @@ mod form;
 mod lists;
 mod logs;
 mod paging;
-mod weather;
 mod webhooks;
 
-use super::api;
+pub(super) use form::Form;
+
 use super::house::House;
+use super::{api, control};
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
@@ -21,6 +22,7 @@ use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Everything but messages.
 pub(super) fn router(house: Arc<House>) -> Router {
@@ -45,7 +47,7 @@ pub(super) fn router(house: Arc<House>) -> Router {
         .route("/v3/domains/{domain}/sending_queues", get(domain::queues))
         .route("/v5/accounts/http_signing_key", get(domain::signing_key))
         .layer(middleware::from_fn_with_state(house.clone(), limit))
-        .route("/sandbox/weather", get(weather::now).put(weather::change))
+        .merge(control::routes())
         .layer(middleware::from_fn_with_state(house.clone(), admit))
         .fallback(|| async { api::MAGNIFICENT })
         .method_not_allowed_fallback(|| async { api::MAGNIFICENT })
@@ -54,10 +56,10 @@ pub(super) fn router(house: Arc<House>) -> Router {
 
 /// An answer that is no success: a status and its body.
 #[derive(Debug)]
-struct Refusal(StatusCode, Value);
+pub(super) struct Refusal(pub(super) StatusCode, pub(super) Value);
 
 impl Refusal {
-    fn bad(text: impl Into<String>) -> Self {
+    pub(super) fn bad(text: impl Into<String>) -> Self {
         Self(StatusCode::BAD_REQUEST, json!({ "message": text.into() }))
     }
 
@@ -72,7 +74,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-type Answer = Result<Json<Value>, Refusal>;
+pub(super) type Answer = Result<Json<Value>, Refusal>;
 
 /// Only who knows the key.
 async fn admit(State(house): State<Arc<House>>, request: Request, next: Next) -> Response {
@@ -84,7 +86,7 @@ async fn admit(State(house): State<Arc<House>>, request: Request, next: Next) ->
 
 /// Only so many in a minute.
 async fn limit(State(house): State<Arc<House>>, request: Request, next: Next) -> Response {
-    if house.limiter.admits(house.sky.now().requests) {
+    if house.limiter.count(MINUTE).count <= house.sky.now().requests {
         return next.run(request).await;
     }
     Refusal(StatusCode::TOO_MANY_REQUESTS, json!({ "retry-seconds": 60 })).into_response()
@@ -98,3 +100,5 @@ fn own(house: &House, domain: &str) -> Result<(), Refusal> {
         Err(Refusal::not_found(format!("Domain not found: {domain}")))
     }
 }
+
+const MINUTE: Duration = Duration::from_secs(60);

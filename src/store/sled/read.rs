@@ -46,8 +46,20 @@ impl Projection {
         Ok(recipients)
     }
 
-    /// Everything about one send.
+    /// Everything about one send, as it was at one time: it is read again where it changed meanwhile.
     pub fn trail(&self, id: TrackingId) -> sled::Result<Option<Trail>> {
+        let key = keys::send(id);
+        for _ in 0..READ_AGAIN {
+            let before = self.rows().get(&key)?;
+            let trail = self.trail_once(id)?;
+            if self.rows().get(&key)? == before {
+                return Ok(trail);
+            }
+        }
+        self.trail_once(id)
+    }
+
+    fn trail_once(&self, id: TrackingId) -> sled::Result<Option<Trail>> {
         let Some((send, row)) = self.send(id)? else { return Ok(None) };
         let mut facts = vec![Fact::of_acceptance(&send)];
         for fact in self.rows().prefixed(&keys::facts(id)) {
@@ -224,6 +236,9 @@ impl Queued {
         keys::queue(self.lane, &WaitsRow::from(&self.waits))
     }
 }
+
+/// How often a trail that changes while it is read is read again.
+const READ_AGAIN: usize = 5;
 
 /// The sends that rows lead to.
 fn ids(rows: Rows<'_>) -> impl Iterator<Item = sled::Result<TrackingId>> {

@@ -1,0 +1,566 @@
+//! The sandbox as Brevo, behind a whole relay or alone: webhooks and their repetitions, batches, statistics, blocked
+//! contacts.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+#[path = "support/http.rs"]
+mod http;
+#[path = "support/inbox.rs"]
+mod inbox;
+#[path = "support/log.rs"]
+mod log;
+
+use bytes::Bytes;
+use http::{Act, Server};
+use log::Log;
+use mailtrail::clock::{Clock, Moment, Timestamp};
+use mailtrail::config::{self, Config};
+use mailtrail::daemon::Daemon;
+use mailtrail::event::Kind;
+use mailtrail::id::TrackingId;
+use mailtrail::ledger::{Accepted, MarkKind, Recipient, Send, State, What};
+use mailtrail::mail::MessageId;
+use mailtrail::sandbox::{self, Face, Fate, Sandbox, Weather};
+use mailtrail::secret::Secret;
+use mailtrail::tls;
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+use support::eventually;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+#[tokio::test]
+async fn every_fate_ends_as_it_should() {
+    let scene = Scene::new(Clock::System, USUAL).await;
+    let by = MarkKind::By;
+    let expectations = [
+        (Fate::Delivered, State::Delivered, by(Kind::Accepted)),
+        (Fate::Bounce, State::Bounced, by(Kind::Bounced)),
+        (Fate::LateBounce, State::Bounced, by(Kind::Delivered)),
+        (Fate::DeferTwice, State::Delivered, by(Kind::Deferred)),
+        (Fate::DeferSmtp, State::Delivered, by(Kind::Delivered)),
+        (Fate::Complain, State::Delivered, by(Kind::Complained)),
+        (Fate::Open, State::Delivered, by(Kind::Opened)),
+        (Fate::BotOpen, State::Delivered, MarkKind::ByMachine(Kind::Opened)),
+        (Fate::Click, State::Delivered, by(Kind::Clicked)),
+        (Fate::Unsubscribe, State::Delivered, by(Kind::Unsubscribed)),
+        (Fate::Suppressed, State::Suppressed, by(Kind::Suppressed)),
+        (Fate::DropAtDot, State::Delivered, by(Kind::Delivered)),
+        (Fate::DropBeforeDot, State::Delivered, by(Kind::Delivered)),
+        (Fate::Slow, State::Delivered, by(Kind::Delivered)),
+        (Fate::RateLimit, State::Delivered, by(Kind::Delivered)),
+        (Fate::InvalidEmail, State::Bounced, by(Kind::Bounced)),
+        (Fate::UnverifiedSender, State::Failed, by(Kind::Rejected)),
+        (Fate::UnauthorizedIp, State::Delivered, by(Kind::Delivered)),
+    ];
+    let mut sent = Vec::new();
+    for (fate, state, mark) in expectations {
+        let id = scene.send(&format!("{}@example.com", fate.word()), &[&to(fate)]).await;
+        sent.push((fate, id, state, mark));
+    }
+    let rejected = scene.send("rejected@example.com", &[&to(Fate::Reject)]).await;
+    let silent = scene.send("silent@example.com", &[&to(Fate::Silent)]).await;
+    assert_eq!(sent.len() + 2, Fate::ALL.len());
+    for (fate, id, state, mark) in sent {
+        let has_come = || {
+            let recipient = scene.recipient(id);
+            let marked = recipient.marks.iter().any(|(kind, _)| *kind == mark);
+            (recipient.state() == state && marked).then_some(())
+        };
+        eventually(fate.word(), has_come).await;
+    }
+    for (id, state) in [(rejected, State::Bounced), (silent, State::Relayed)] {
+        eventually("the end", || (scene.recipient(id).state() == state).then_some(())).await;
+    }
+    let taken = scene.sandbox.taken();
+    let again: BTreeSet<_> = taken.iter().map(|message| message.id.as_str()).collect();
+    assert_eq!(again.len(), Fate::ALL.len() - 1, "all but the rejected one");
+    scene.daemon.stop().await;
+}
+
+#[tokio::test]
+async fn an_unauthorized_address_holds_the_mail_and_loses_none() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let scene = Scene::new(Clock::System, &format!("connections = 1\n{USUAL}")).await;
+    let first = scene.send("1@example.com", &["unauthorized-ip@example.net"]).await;
+    eventually("the refusal", || log.lines("525 5.7.1 Unauthorized IP address").pop()).await;
+    let second = scene.send("2@example.com", &["b@example.net"]).await;
+    for id in [first, second] {
+        eventually("the delivery", || (scene.recipient(id).state() == State::Delivered).then_some(())).await;
+    }
+    assert_eq!(scene.sandbox.tally().messages, 2);
+    scene.daemon.stop().await;
+}
+
+#[tokio::test]
+async fn webhooks_and_polls_tell_the_same_story() {
+    let (moment, clock) = standing();
+    let scene = Scene::new(clock, POLLED).await;
+    let everybody = ["a@example.net", "bounce@example.net", "click@example.net", "complain@example.net"];
+    let first = scene.send("1@example.com", &everybody).await;
+    eventually("the webhooks", || (scene.sandbox.tally().taken_events == 11).then_some(())).await;
+    let kinds = [
+        (Kind::Accepted, 4),
+        (Kind::Delivered, 3),
+        (Kind::Bounced, 1),
+        (Kind::Opened, 1),
+        (Kind::Clicked, 1),
+        (Kind::Complained, 1),
+    ];
+    let by = |source: &'static str| kinds.map(|(kind, count)| ((kind, source), count)).into();
+    assert_eq!(scene.reports(first), by("webhook"));
+    // Polls find them all, and nothing new.
+    let later = START.after(MINUTE * 3);
+    moment.set(later);
+    scene.polled(later).await;
+    assert_eq!(scene.reports(first), by("webhook"));
+
+    // Without webhooks the polls bring what happens, which are blocks of those on the list.
+    scene.sandbox.set_weather(Weather { lose: 1.0, ..plenty() });
+    let second = scene.send("2@example.com", &everybody).await;
+    eventually("the events", || (scene.sandbox.tally().events == 21).then_some(())).await;
+    let later = later.after(MINUTE * 3);
+    moment.set(later);
+    scene.polled(later).await;
+    let expected = BTreeMap::from([
+        ((Kind::Accepted, "poll"), 4),
+        ((Kind::Delivered, "poll"), 2),
+        ((Kind::Suppressed, "poll"), 2),
+        ((Kind::Opened, "poll"), 1),
+        ((Kind::Clicked, "poll"), 1),
+    ]);
+    assert_eq!(scene.reports(second), expected);
+    assert_eq!(scene.sandbox.tally().lost_events, 10);
+    scene.daemon.stop().await;
+}
+
+#[tokio::test]
+async fn webhooks_that_come_after_a_poll_change_nothing() {
+    let (moment, clock) = standing();
+    let scene = Scene::new(clock, POLLED).await;
+    scene.sandbox.set_weather(Weather { hold: true, ..plenty() });
+    let everybody = ["a@example.net", "invalid-email@example.net", "bot-open@example.net"];
+    let id = scene.send("1@example.com", &everybody).await;
+    eventually("the events", || (scene.sandbox.tally().events == 7).then_some(())).await;
+    let later = START.after(MINUTE * 3);
+    moment.set(later);
+    scene.polled(later).await;
+    let expected = BTreeMap::from([
+        ((Kind::Accepted, "poll"), 3),
+        ((Kind::Delivered, "poll"), 2),
+        ((Kind::Bounced, "poll"), 1),
+        ((Kind::Opened, "poll"), 1),
+    ]);
+    assert_eq!(scene.reports(id), expected);
+    scene.sandbox.set_weather(plenty());
+    eventually("the webhooks", || (scene.sandbox.tally().taken_events == 7).then_some(())).await;
+    assert_eq!(scene.reports(id), expected);
+    let counts = scene
+        .recipients(id)
+        .into_iter()
+        .flat_map(|recipient| recipient.marks.iter().map(|(_, mark)| mark.count).collect::<Vec<_>>());
+    assert_eq!(counts.collect::<BTreeSet<_>>(), BTreeSet::from([1]));
+    scene.daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_batch_is_one_request_with_the_proof_that_was_agreed_on() {
+    for wrap in [false, true] {
+        let keys = "webhook_token = \"token-1\"\nwebhook_header = \"X-Mailtrail-Token\"\n";
+        let scene = Scene::quiet(Clock::System, keys).await;
+        scene.sandbox.set_weather(Weather { hold: true, wrap, ..plenty() });
+        let made = json!({
+            "type": "transactional",
+            "url": scene.url(),
+            "events": ["sent", "delivered", "hardBounce", "click", "uniqueOpened"],
+            "headers": [{ "key": "X-Mailtrail-Token", "value": "token-1" }],
+            "batched": true,
+        });
+        assert_eq!(ask(&scene.sandbox, Method::POST, "/v3/webhooks", Some(made)).await.0, 201);
+        let ids = [
+            scene.send("1@example.com", &["a@example.net", "bounce@example.net"]).await,
+            scene.send("2@example.com", &["click@example.net", "complain@example.net"]).await,
+        ];
+        eventually("the events", || (scene.sandbox.tally().events == 11).then_some(())).await;
+        scene.sandbox.set_weather(Weather { wrap, ..plenty() });
+        // Nobody asked for the complaint.
+        eventually("the batch", || (scene.sandbox.tally().taken_events == 10).then_some(())).await;
+        assert_eq!(scene.sandbox.tally().posts, 1);
+        let states = ids.map(|id| scene.recipients(id).iter().map(Recipient::state).collect::<Vec<_>>());
+        assert_eq!(states, [[State::Delivered, State::Bounced], [State::Delivered, State::Delivered]]);
+        scene.daemon.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_login_in_the_address_is_the_proof() {
+    let keys = "webhook_username = \"mt\"\nwebhook_password = \"secret-of-the-webhook\"\n";
+    let scene = Scene::quiet(Clock::System, keys).await;
+    scene.sandbox.set_webhook(scene.url());
+    scene.send("1@example.com", &["a@example.net"]).await;
+    eventually("the refusals", || (scene.sandbox.tally().refused_events == 2).then_some(())).await;
+    scene.sandbox.set_webhook(scene.url().replace("http://", "http://mt:secret-of-the-webhook@"));
+    scene.send("2@example.com", &["a@example.net"]).await;
+    eventually("the webhooks", || (scene.sandbox.tally().taken_events == 2).then_some(())).await;
+    assert_eq!(scene.sandbox.tally().posts, 4);
+    scene.daemon.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_kept_comes_again() {
+    if !inbox::on_a_full_disk("what_cannot_be_kept_comes_again") {
+        return;
+    }
+    let scene = Scene::new(Clock::System, USUAL).await;
+    // Each mail, and each event of it, takes a sixth of the file.
+    let tag = format!("X-Mailin-Tag: {}\r\n", "x".repeat(700_000));
+    let ids = [
+        scene.send_with(&tag, "1@example.com", &["a@example.net"]).await,
+        scene.send_with(&tag, "2@example.com", &["b@example.net"]).await,
+    ];
+    eventually("the webhooks", || (scene.sandbox.tally().taken_events == 4).then_some(())).await;
+    let tally = scene.sandbox.tally();
+    assert!(tally.posts > 4 && tally.refused_events == 0, "{tally:?}");
+    for id in ids {
+        let by = |kind| ((kind, "webhook"), 1);
+        assert_eq!(scene.reports(id), BTreeMap::from([by(Kind::Accepted), by(Kind::Delivered)]));
+    }
+    scene.daemon.stop().await;
+}
+
+#[tokio::test]
+async fn only_429_and_silence_are_tried_again() {
+    for status in [400, 401, 404, 406, 410, 413, 500, 503] {
+        let hook = Server::start(move |_, _| Act::Answer(status, String::new())).await;
+        let (sandbox, _directory) = start_sandbox(Clock::System, 0.0).await;
+        sandbox.set_webhook(format!("http://{}/hook", hook.address));
+        submit(&sandbox, "a@example.net").await;
+        eventually("the end", || (sandbox.tally().refused_events == 2).then_some(())).await;
+        sandbox.stop().await;
+        assert_eq!(hook.count(), 2, "{status}");
+    }
+    for silent in [false, true] {
+        let hook = Server::start(move |number, _| match (number, silent) {
+            (1, true) => Act::Close,
+            (1, false) => Act::Answer(429, String::new()),
+            _ => Act::Answer(200, String::new()),
+        });
+        let hook = hook.await;
+        let (sandbox, _directory) = start_sandbox(Clock::System, 1e-5).await;
+        sandbox.set_webhook(format!("http://{}/hook", hook.address));
+        submit(&sandbox, "a@example.net").await;
+        eventually("the webhooks", || (sandbox.tally().taken_events == 2).then_some(())).await;
+        let requests = hook.requests();
+        assert!(requests.iter().all(|request| request.header("authorization") == Some("Bearer token")));
+        let bodies: Vec<_> = requests.into_iter().map(|request| request.body).collect();
+        assert_eq!(bodies.len(), 3);
+        let first = bodies.iter().filter(|body| **body == bodies[0]).count();
+        assert_eq!((first, sandbox.tally().refused_events), (2, 0));
+    }
+    let hook = Server::start(|_, _| Act::Answer(429, String::new())).await;
+    let (sandbox, _directory) = start_sandbox(Clock::System, 0.0).await;
+    sandbox.set_webhook(format!("http://{}/hook", hook.address));
+    submit(&sandbox, "a@example.net").await;
+    eventually("the end", || (sandbox.tally().lost_events == 2).then_some(())).await;
+    assert_eq!(hook.count(), 10, "each five times");
+}
+
+#[tokio::test]
+async fn its_api_has_brevos_shapes() {
+    let (sandbox, _directory) = start_sandbox(Clock::System, 0.0).await;
+    let get = async |path: &str| ask(&sandbox, Method::GET, path, None).await;
+    assert_eq!(get("/v3/smtp/statistics/events").await, (200, json!({})));
+    assert_eq!(get("/v3/smtp/blockedContacts").await, (200, json!({ "count": 0, "contacts": [] })));
+    for to in ["a@example.net", "bounce@example.net", "unsubscribe@example.net", "Complain@example.net"] {
+        submit(&sandbox, to).await;
+    }
+    eventually("the events", || (sandbox.tally().events == 10).then_some(())).await;
+
+    let (_, all) = get("/v3/smtp/statistics/events?sort=asc").await;
+    assert_eq!(members(&all), members(&fixture("api_statistics_events.json")));
+    let words: Vec<_> = all["events"].as_array().unwrap().iter().map(|event| &event["event"]).collect();
+    let seen: BTreeSet<_> = words.iter().map(|word| word.as_str().unwrap()).collect();
+    assert_eq!(seen, BTreeSet::from(["requests", "delivered", "hardBounces", "unsubscribed", "spam"]));
+    for (query, count) in [
+        ("days=1", 10),
+        ("limit=4&offset=8", 2),
+        ("event=bounces", 1),
+        ("event=requests&email=A@example.net", 1),
+        ("messageId=%3C1@example.com%3E", 10),
+        ("messageId=other", 0),
+        ("startDate=2020-01-01&endDate=2020-01-02", 0),
+    ] {
+        let (_, page) = get(&format!("/v3/smtp/statistics/events?{query}")).await;
+        assert_eq!(page["events"].as_array().map_or(0, Vec::len), count, "{query}");
+    }
+
+    let (_, blocked) = get("/v3/smtp/blockedContacts?limit=2&sort=asc").await;
+    let recorded = fixture("api_blocked_contacts.json");
+    assert_eq!((members(&blocked), &blocked["count"]), (members(&recorded), &json!(3)));
+    assert_eq!(members(&blocked["contacts"][0]), members(&recorded["contacts"][0]));
+    assert_eq!(blocked["contacts"].as_array().unwrap().len(), 2);
+    let remove =
+        async || ask(&sandbox, Method::DELETE, "/v3/smtp/blockedContacts/complain@example.net", None).await.0;
+    assert_eq!([remove().await, remove().await], [204, 404]);
+
+    for path in [
+        "smtp/statistics/events?limit=5001",
+        "smtp/statistics/events?startDate=2026-09-14",
+        "smtp/statistics/events?startDate=2026-09-14&endDate=soon",
+        "smtp/statistics/events?startDate=2026-09-14&endDate=2026-09-13",
+        "smtp/statistics/events?days=91",
+        "smtp/statistics/events?event=request",
+        "smtp/blockedContacts?limit=101",
+        "smtp/blockedContacts?endDate=2026-09-14",
+    ] {
+        assert_eq!(get(&format!("/v3/{path}")).await.0, 400, "{path}");
+    }
+    let (_, account) = get("/v3/account").await;
+    assert_eq!(account["relay"]["data"]["userName"], "a00001@smtp-brevo.com");
+    let (_, domains) = get("/v3/senders/domains").await;
+    let domain = &domains["domains"][0];
+    assert_eq!((&domain["domain_name"], &domain["authenticated"]), (&json!("example.com"), &json!(true)));
+    assert_eq!(get("/v3/contacts").await.0, 404);
+}
+
+#[tokio::test]
+async fn who_asks_too_much_is_told_how_long_to_wait() {
+    let (sandbox, _directory) = start_sandbox(Clock::System, 0.0).await;
+    let url = format!("http://{}/v3/account", sandbox.api_address());
+    let wrong = client().get(&url).header("api-key", "other").send().await.unwrap();
+    assert_eq!(wrong.status(), 401);
+    assert_eq!(wrong.json::<Value>().await.unwrap(), fixture("api_error_401.json"));
+    sandbox.set_weather(Weather { requests: 1, ..Weather::default() });
+    for (status, remaining) in [(200, 0), (429, 0)] {
+        let answer = client().get(&url).header("api-key", "xkeysib-1").send().await.unwrap();
+        let number = |name: &str| -> u64 {
+            let field = answer.headers()[format!("x-sib-ratelimit-{name}")].to_str().unwrap();
+            field.parse().unwrap()
+        };
+        assert_eq!((number("limit"), number("remaining")), (1, remaining));
+        assert!((1..=3600).contains(&number("reset")));
+        assert_eq!(answer.status(), status);
+    }
+}
+
+#[tokio::test]
+async fn webhooks_are_made_changed_and_removed() {
+    let (sandbox, _directory) = start_sandbox(Clock::System, 0.0).await;
+    let ask = async |method, path: &str, body| ask(&sandbox, method, path, body).await;
+    let url = "http://127.0.0.1:9/hook";
+    let made = json!({ "url": url, "description": "ours", "events": ["delivered"] });
+    assert_eq!(ask(Method::POST, "/v3/webhooks", Some(made.clone())).await, (201, json!({ "id": 1 })));
+    let change = json!({ "events": ["spam", "invalid"], "auth": { "type": "bearer", "token": "t" } });
+    assert_eq!(ask(Method::PUT, "/v3/webhooks/1", Some(change)).await, (204, Value::Null));
+    let (_, hook) = ask(Method::GET, "/v3/webhooks/1", None).await;
+    assert_eq!(hook["events"], json!(["spam", "invalid"]));
+    assert_eq!((&hook["url"], &hook["auth"]["token"]), (&json!(url), &json!("t")));
+    for (query, expected) in
+        [("?type=transactional", json!([hook])), ("", json!([hook])), ("?type=marketing", json!([]))]
+    {
+        let listed = ask(Method::GET, &format!("/v3/webhooks{query}"), None).await;
+        assert_eq!(listed, (200, json!({ "webhooks": expected })), "{query}");
+    }
+    for bad in [
+        json!({ "url": url }),
+        json!({ "url": url, "events": ["hard_bounce"] }),
+        json!({ "url": "ftp://example.com", "events": ["spam"] }),
+        json!({ "url": url, "events": ["spam"], "type": "marketing" }),
+        json!({ "url": url, "events": ["spam"], "auth": { "type": "basic" } }),
+    ] {
+        assert_eq!(ask(Method::POST, "/v3/webhooks", Some(bad.clone())).await.0, 400, "{bad}");
+    }
+    for id in 2..=40 {
+        assert_eq!(ask(Method::POST, "/v3/webhooks", Some(made.clone())).await.1, json!({ "id": id }));
+    }
+    assert_eq!(ask(Method::POST, "/v3/webhooks", Some(made)).await.0, 400);
+    assert_eq!(ask(Method::DELETE, "/v3/webhooks/1", None).await.0, 204);
+    for method in [Method::GET, Method::DELETE] {
+        assert_eq!(ask(method, "/v3/webhooks/1", None).await.0, 404);
+    }
+    assert_eq!(ask(Method::PUT, "/v3/webhooks/1", Some(json!({}))).await.0, 404);
+}
+
+/// A relay and the sandbox behind it.
+struct Scene {
+    sandbox: Sandbox,
+    daemon: Daemon,
+    clock: Clock,
+    _directories: [tempfile::TempDir; 2],
+}
+
+impl Scene {
+    /// With webhooks to the relay, which has these keys of an upstream.
+    async fn new(clock: Clock, keys: &str) -> Self {
+        let scene = Self::quiet(clock, keys).await;
+        scene.sandbox.set_webhook(scene.url());
+        scene
+    }
+
+    /// The same without webhooks.
+    async fn quiet(clock: Clock, keys: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (sandbox, of_sandbox) = start_sandbox(clock, 0.0).await;
+        sandbox.set_weather(plenty());
+        let keys = keys.replace("API", &format!("http://{}", sandbox.api_address()));
+        let text = format!(
+            "[server]\nhostname = \"relay.example.com\"\ndata_dir = {:?}\n\
+             [[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"none\"\nauth = \"none\"\n\
+             [[upstream]]\nname = \"up\"\nprovider = \"brevo\"\nhost = \"127.0.0.1\"\nport = {}\ntls = \"none\"\n\
+             username = \"a00001@smtp-brevo.com\"\npassword = \"pw\"\n{keys}\
+             [upstream.retry]\nfirst = \"100ms\"\nmax = \"1s\"\n[upstream.breaker]\npause = \"100ms\"\n\
+             [suppression]\npolicy = \"off\"\n[http]\naddress = \"127.0.0.1:0\"\n",
+            directory.path().join("data").display().to_string(),
+            sandbox.smtp_address().port(),
+        );
+        let mut config: Config = config::parse(&text, Path::new("test.toml"), &BTreeMap::new()).unwrap();
+        if let Some(reconcile) = &mut config.upstreams[0].reconcile {
+            // Real time, of which the test has little.
+            reconcile.every = Duration::from_millis(50);
+        }
+        let daemon = Daemon::start(&config, clock, None).await.unwrap();
+        Self { sandbox, daemon, clock, _directories: [directory, of_sandbox] }
+    }
+
+    /// Where the relay takes reports.
+    fn url(&self) -> String {
+        format!("http://{}/webhooks/up", self.daemon.http_address().unwrap())
+    }
+
+    async fn send(&self, message_id: &str, recipients: &[&str]) -> TrackingId {
+        self.send_with("", message_id, recipients).await
+    }
+
+    /// Puts a mail with these header lines into the queue.
+    async fn send_with(&self, header: &str, message_id: &str, recipients: &[&str]) -> TrackingId {
+        let id = TrackingId::new(self.clock.now(), fastrand::u128(..));
+        let message = format!(
+            "{header}Message-ID: <{message_id}>\r\nFrom: a@example.com\r\nSubject: x\r\n\r\nText\r\n"
+        );
+        let send = Send {
+            sender: "bounces@example.com".parse().ok(),
+            message_id: MessageId::parse(message_id),
+            size: message.len() as u64,
+            ..Send::new(id, "test")
+        };
+        let recipients = recipients.iter().map(|to| to.parse().unwrap()).collect();
+        let accepted = Accepted { send, recipients };
+        self.daemon.store().accept_and_apply(accepted, Bytes::from(message)).await.unwrap();
+        self.daemon.store().due_bell().ring();
+        id
+    }
+
+    fn recipients(&self, id: TrackingId) -> Vec<Recipient> {
+        self.daemon.store().trail(id).unwrap().unwrap().recipients
+    }
+
+    fn recipient(&self, id: TrackingId) -> Recipient {
+        self.recipients(id).remove(0)
+    }
+
+    /// Waits until a poll that began at this time has ended.
+    async fn polled(&self, now: Timestamp) {
+        let end = now.before(MINUTE * 30);
+        let cursor = || self.daemon.store().polled_until("up").unwrap();
+        eventually("the poll", || (cursor() == Some(end)).then_some(())).await;
+    }
+
+    /// What was reported in a trail, and how it came.
+    fn reports(&self, id: TrackingId) -> BTreeMap<(Kind, &'static str), u64> {
+        let mut reports: BTreeMap<(Kind, &'static str), u64> = BTreeMap::new();
+        for fact in self.daemon.store().trail(id).unwrap().unwrap().facts {
+            if let What::Reported(kind) = fact.what {
+                *reports.entry((kind, fact.source.word())).or_default() += 1;
+            }
+        }
+        reports
+    }
+}
+
+async fn start_sandbox(clock: Clock, pace: f64) -> (Sandbox, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let sandbox = sandbox::start(sandbox::Settings {
+        face: Face::Brevo,
+        smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
+        api: SocketAddr::from(([127, 0, 0, 1], 0)),
+        api_key: Secret::new("xkeysib-1"),
+        domain: "example.com".into(),
+        username: "a00001@smtp-brevo.com".into(),
+        password: Secret::new("pw"),
+        signing_key: Secret::new("token"),
+        webhook: None,
+        pace,
+        weather: Weather::default(),
+        clock,
+        tls: tls::self_signed(directory.path(), "localhost").unwrap(),
+    });
+    (sandbox.await.unwrap(), directory)
+}
+
+/// Hands a mail to the sandbox without a relay.
+async fn submit(sandbox: &Sandbox, recipient: &str) {
+    let mut stream = TcpStream::connect(sandbox.smtp_address()).await.unwrap();
+    let said = format!(
+        "EHLO a\r\nAUTH PLAIN AGEwMDAwMUBzbXRwLWJyZXZvLmNvbQBwdw==\r\nMAIL FROM:<a@example.com>\r\n\
+         RCPT TO:<{recipient}>\r\nDATA\r\nMessage-ID: <1@example.com>\r\nFrom: a@example.com\r\nSubject: s\r\n\
+         X-Mailin-Tag: odoo\r\n\r\nText\r\n.\r\nQUIT\r\n"
+    );
+    stream.write_all(said.as_bytes()).await.unwrap();
+    let mut heard = String::new();
+    stream.read_to_string(&mut heard).await.unwrap();
+    assert!(heard.contains("250 2.0.0 OK: queued as <1@example.com>"), "{heard}");
+}
+
+/// Asks the sandbox's API; the status and the body, if there is one.
+async fn ask(sandbox: &Sandbox, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
+    let url = format!("http://{}{path}", sandbox.api_address());
+    let mut request = client().request(method, url).header("api-key", "xkeysib-1");
+    if let Some(body) = body {
+        request = request.json(&body);
+    }
+    let answer = request.send().await.unwrap();
+    let status = answer.status().as_u16();
+    (status, serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap_or_default())
+}
+
+fn client() -> reqwest::Client {
+    let tls = tls::client_config(None).unwrap();
+    reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap()
+}
+
+fn members(object: &Value) -> BTreeSet<&str> {
+    object.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+fn fixture(file: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/brevo").join(file);
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn to(fate: Fate) -> String {
+    format!("{}@example.net", fate.word())
+}
+
+/// A clock that the test sets.
+fn standing() -> (&'static Moment, Clock) {
+    let moment: &'static Moment = Box::leak(Box::default());
+    moment.set(START);
+    (moment, Clock::Set(moment))
+}
+
+/// Weather in which everybody may ask as much as he likes.
+fn plenty() -> Weather {
+    Weather { requests: u32::MAX, ..Weather::default() }
+}
+
+const USUAL: &str = "webhook_token = \"token\"\n";
+const POLLED: &str = "webhook_token = \"token\"\napi_key = \"xkeysib-1\"\napi_base_url = \"API\"\n";
+const START: Timestamp = Timestamp::from_millis(1_789_387_200_179);
+const MINUTE: Duration = Duration::from_secs(60);
