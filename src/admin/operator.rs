@@ -254,6 +254,7 @@ mod tests {
             alarms: Alarms::new(clock),
             providers: Arc::default(),
             retention: Retention::default(),
+            places: Arc::default(),
         };
         for verb in Verb::ALL {
             let verb = verb.word().to_owned();

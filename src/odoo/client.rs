@@ -34,7 +34,13 @@ impl Client {
     }
 
     /// Calls a method of a model. A method that returns nothing gives [`Value::Null`].
-    pub async fn call(&mut self, model: &str, method: &str, arguments: Value, named: Value) -> Result<Value, Fault> {
+    pub async fn call(
+        &mut self,
+        model: &str,
+        method: &str,
+        arguments: Value,
+        named: Value,
+    ) -> Result<Value, Fault> {
         let uid = self.log_in().await?;
         let Settings { database, key, .. } = &self.settings;
         let call = json!(["execute_kw", database, uid, key.reveal(), model, method, arguments, named]);
@@ -49,13 +55,16 @@ impl Client {
         let what = "mail.thread.message_process";
         let Settings { database, key, username, .. } = &self.settings;
         let body = xml::message_process(database, uid, key.reveal(), message);
-        let request = self.http.post(self.address("xmlrpc/2/object")).header(CONTENT_TYPE, "text/xml").body(body);
+        let request =
+            self.http.post(self.address("xmlrpc/2/object")).header(CONTENT_TYPE, "text/xml").body(body);
         let (status, body) = self.send(what, request).await?;
         let answer = match xml::read(&body) {
             xml::Answer::Value => Ok(()),
             xml::Answer::Fault(text) if text.contains("cannot marshal") => Ok(()),
             // Only the text tells which exception it was.
-            xml::Answer::Fault(text) => Err(Fault::of_exception(what, username, database, exception(&text), &text)),
+            xml::Answer::Fault(text) => {
+                Err(Fault::of_exception(what, username, database, exception(&text), &text))
+            }
             xml::Answer::None => Err(stranger(what, status, &body)),
         };
         self.forget_refused(answer)
@@ -107,7 +116,8 @@ impl Client {
     }
 
     async fn send(&self, what: &str, request: RequestBuilder) -> Result<(StatusCode, String), Fault> {
-        let unanswered = |error: reqwest::Error| Fault::Unanswered { what: what.to_owned(), cause: root_cause(error) };
+        let unanswered =
+            |error: reqwest::Error| Fault::Unanswered { what: what.to_owned(), cause: root_cause(error) };
         let mut response = request.send().await.map_err(|error| {
             if error.is_connect() { Fault::Unreachable(root_cause(error)) } else { unanswered(error) }
         })?;

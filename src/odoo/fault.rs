@@ -16,7 +16,9 @@ pub enum Fault {
         cause: String,
     },
     /// Something else answers at that address.
-    #[error("{what} was answered with {answer}, which is not Odoo's API; check url, and that the proxy passes /jsonrpc and /xmlrpc/2")]
+    #[error(
+        "{what} was answered with {answer}, which is not Odoo's API; check url, and that the proxy passes /jsonrpc and /xmlrpc/2"
+    )]
     Stranger {
         /// What was asked for.
         what: String,
@@ -75,7 +77,13 @@ impl Fault {
         if text.contains("database") && text.contains("does not exist") {
             return Self::Database(database.to_owned());
         }
-        if any(&["SerializationFailure", "could not serialize", "LockNotAvailable", "DeadlockDetected", "PoolError"]) {
+        if any(&[
+            "SerializationFailure",
+            "could not serialize",
+            "LockNotAvailable",
+            "DeadlockDetected",
+            "PoolError",
+        ]) {
             return Self::Busy(text);
         }
         if any(&["AccessDenied", "Access Denied"]) {
@@ -115,7 +123,10 @@ mod tests {
         assert!(matches!(fault("odoo.exceptions.AccessError", "no"), Fault::Denied { .. }));
         assert!(matches!(fault("odoo.exceptions.AccessDenied", "Access Denied"), Fault::Login(_)));
         assert!(matches!(fault("odoo.exceptions.MissingError", "gone"), Fault::Missing { .. }));
-        assert!(matches!(fault("psycopg2.errors.SerializationFailure", "could not serialize access"), Fault::Busy(_)));
+        assert!(matches!(
+            fault("psycopg2.errors.SerializationFailure", "could not serialize access"),
+            Fault::Busy(_)
+        ));
         let absent = "connection failed: FATAL:  database \"prod\" does not exist";
         assert_eq!(fault("psycopg2.OperationalError", absent), Fault::Database("prod".into()));
         let refused = fault("builtins.ValueError", "a\n  b");

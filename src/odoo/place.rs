@@ -22,7 +22,9 @@ impl Place {
     pub fn selects(&self, send: &Send) -> bool {
         let domain = send.sender.as_ref().map(|sender| sender.domain().to_ascii_lowercase());
         let host = send.message_id.as_ref().and_then(|id| id.as_str().rsplit_once('@')).map(|(_, host)| host);
-        fits(&self.clients, Some(&send.client)) && fits(&self.senders, domain.as_deref()) && fits(&self.hosts, host)
+        fits(&self.clients, Some(&send.client))
+            && fits(&self.senders, domain.as_deref())
+            && fits(&self.hosts, host)
     }
 
     /// Where the first record that a mail is about is shown, if the mail is this database's.

@@ -42,7 +42,8 @@ pub fn message_process(database: &str, uid: u64, key: &str, message: &[u8]) -> S
 /// Reads an answer.
 pub fn read(text: &str) -> Answer {
     let mut reader = Reader::from_str(text);
-    let (mut path, mut named, mut said, mut answer) = (Vec::new(), String::new(), String::new(), Answer::None);
+    let (mut path, mut named, mut said, mut answer) =
+        (Vec::new(), String::new(), String::new(), Answer::None);
     loop {
         match reader.read_event() {
             Ok(Event::Start(start)) => {

@@ -64,8 +64,7 @@ impl Reporter {
         let now = self.clock.now();
         let id = self.mint.next(now, fastrand::u128(..));
         let message_id = MessageId::parse(&format!("{id}@{}", self.hostname));
-        let report =
-            Report { id, now, hostname: &self.hostname, about, send: &trail.send, recipient };
+        let report = Report { id, now, hostname: &self.hostname, about, send: &trail.send, recipient };
         let message = Bytes::from(report.compose(&sender));
         let send = Send {
             smtputf8: !sender.is_ascii(),

@@ -18,6 +18,8 @@ pub struct Feeder {
     /// Why and since when it takes nothing.
     stuck: Option<(String, Timestamp)>,
     pause: Duration,
+    /// Whether it was found ready once.
+    probed: bool,
 }
 
 /// Where sinks are to begin again, by an operator's wish.
@@ -38,8 +40,18 @@ impl Rewinds {
 impl Feeder {
     /// A feeder at rest.
     pub fn new(store: Store, clock: Clock, alarms: Alarms, rewinds: Rewinds, settings: Settings) -> Self {
-        let outlet = Outlet::new(&settings.kind);
-        Self { store, clock, alarms, rewinds, settings, outlet, stuck: None, pause: FIRST_PAUSE }
+        let outlet = Outlet::new(&settings.kind, clock);
+        Self {
+            store,
+            clock,
+            alarms,
+            rewinds,
+            settings,
+            outlet,
+            stuck: None,
+            pause: FIRST_PAUSE,
+            probed: false,
+        }
     }
 
     /// Feeds until we stop.
@@ -64,8 +76,8 @@ impl Feeder {
     }
 
     async fn step(&mut self) -> Result<Duration, ReadError> {
-        let name = &self.settings.name;
-        let from = match (self.rewinds.take(name), self.store.handed(name)?) {
+        let name = self.settings.name.clone();
+        let from = match (self.rewinds.take(&name), self.store.handed(&name)?) {
             (Some(wished), _) => wished,
             (None, Some((handed, _))) => handed,
             (None, None) => {
@@ -75,6 +87,14 @@ impl Feeder {
                 end
             }
         };
+        if !self.probed {
+            if let Err(why) = self.outlet.probe().await {
+                let waited = self.stick(&why);
+                return Ok(self.ill(&why, waited));
+            }
+            self.probed = true;
+            self.well();
+        }
         let (store, wants) = (self.store.clone(), self.settings.wants.clone());
         let read = tokio::task::spawn_blocking(move || {
             let (parcels, end) = store.outbox(from, PAGE)?;
@@ -92,7 +112,7 @@ impl Feeder {
         });
         let Ok(read) = read.await else { return Ok(LONGEST_PAUSE) };
         let (items, end) = read?;
-        metrics::gauge!("mailtrail_sink_backlog", "sink" => name.clone()).set(items.len() as f64);
+        metrics::gauge!("mailtrail_sink_backlog", "sink" => name).set(items.len() as f64);
         if items.is_empty() {
             if end == from {
                 return Ok(IDLE);
@@ -107,7 +127,6 @@ impl Feeder {
     /// Notes how far it got, and what of it was refused.
     async fn settle(&mut self, items: &[Item], end: Cursor, delivery: Delivery) -> Duration {
         let Delivery { mut done, mut refused, later } = delivery;
-        let now = self.clock.now();
         let pause = match later {
             None => {
                 self.well();
@@ -117,9 +136,7 @@ impl Feeder {
                 if done > 0 {
                     self.well();
                 }
-                let (_, since) = self.stuck.get_or_insert((String::new(), now));
-                let waited = now.since(*since);
-                self.stuck = Some((why.clone(), *since));
+                let waited = self.stick(&why);
                 if self.settings.give_up_after.is_some_and(|patience| waited >= patience) {
                     refused.push((done, format!("given up after {} s: {why}", waited.as_secs())));
                     done += 1;
@@ -149,6 +166,14 @@ impl Feeder {
         self.pause = FIRST_PAUSE;
         self.stuck = None;
         self.alarms.clear(Kind::Sink, &self.settings.name);
+    }
+
+    /// It takes nothing, and that is why; for how long already.
+    fn stick(&mut self, why: &str) -> Duration {
+        let now = self.clock.now();
+        let since = self.stuck.as_ref().map_or(now, |(_, since)| *since);
+        self.stuck = Some((why.to_owned(), since));
+        now.since(since)
     }
 
     fn ill(&mut self, why: &str, waited: Duration) -> Duration {
