@@ -22,8 +22,8 @@
 //! | values | `id`, `mail` | basics |
 //! | words | `event` | values |
 //! | rules | `ledger`, `provider`, `routing`, `smtp`, `suppression` | no socket, file, runtime or database |
-//! | resources | `account`, `alarm`, `logging`, `pulse`, `store`, `tls`, `transport` | IO, no policy about mail |
-//! | views | `line` | resources |
+//! | resources | `account`, `alarm`, `logging`, `odoo`, `pulse`, `store`, `tls`, `transport` | IO, no policy about mail |
+//! | views | `dsn`, `line` | resources |
 //! | errands | `sync` | what several tasks have done; resources |
 //! | tasks | `admin`, `audit`, `heartbeat`, `monitor`, `queue`, `reconcile`, `report`, `sink`, `submission`, `webhook` | rules and resources, never each other |
 //! | composition | `config`, `sandbox` | everything below |
@@ -51,6 +51,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+pub mod dsn;
 pub mod event;
 pub mod heartbeat;
 pub mod id;
@@ -59,6 +60,7 @@ pub mod line;
 pub mod logging;
 pub mod mail;
 pub mod monitor;
+pub mod odoo;
 pub mod provider;
 pub mod pulse;
 pub mod queue;

@@ -51,6 +51,9 @@ pub struct LogLine {
     pub message_id: Option<String>,
     /// Odoo's record, `model,id`.
     pub record: Option<String>,
+    /// Where Odoo shows it, if a sink says which Odoo it is.
+    #[serde(default)]
+    pub record_url: Option<String>,
     /// The subject.
     pub subject: Option<String>,
     /// The mail's tags.
@@ -75,6 +78,7 @@ impl LogLine {
             from: send.map(|send| send.sender.as_ref().map(ToString::to_string).unwrap_or_default()),
             message_id: send.and_then(|send| send.message_id.as_ref()).map(ToString::to_string),
             record: send.and_then(|send| send.records.first()).map(ToString::to_string),
+            record_url: None,
             subject: send.map(|send| send.subject.clone()),
             tags: send.map(|send| send.tags.clone()).unwrap_or_default(),
             fact,

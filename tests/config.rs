@@ -70,7 +70,9 @@ fn load_with_files(text: &str, files: &[&str]) -> Result<Config, Faults> {
 
 const SHIPPED: &str = include_str!("../config/mailtrail.toml");
 
-const NAMED: [&str; 12] = [
+const NAMED: [&str; 14] = [
+    "odoo-api-key",
+    "certs/odoo.pem",
     "hook-secret",
     "odoo-password",
     "mailgun-smtp-password",
@@ -120,7 +122,9 @@ fn the_shipped_file_names_every_key() {
     let config = load_with_files(&text, &NAMED).unwrap();
     assert!(config.http.is_some() && config.certificate.is_some() && config.admin.address.is_some());
     let warnings: Vec<_> = config.warnings.iter().map(|warning| warning.message.as_str()).collect();
-    assert_eq!(warnings, ["has a meaning with provider = \"brevo\" only"]);
+    let [brevo, reports] = &warnings[..] else { panic!("{warnings:?}") };
+    assert_eq!(*brevo, "has a meaning with provider = \"brevo\" only");
+    assert!(reports.starts_with("are sent although a sink tells Odoo of failures"), "{reports}");
     for key in config.show().lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key) {
         let named = |line: &str| {
             let line = line.trim_start_matches(['#', ' ']);

@@ -1,6 +1,7 @@
 use crate::clock::Timestamp;
 use crate::ledger::{State, Trail};
 use crate::line::LogLine;
+use crate::odoo::Place;
 use crate::store::{Cursor, Entry, ReadError, Store};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -41,10 +42,10 @@ pub struct LogAnswer {
     pub cursor: String,
 }
 
-/// The log's lines that fit.
-pub fn log(store: &Store, filter: &LogFilter) -> Result<LogAnswer, ReadError> {
+/// The log's lines that fit; `places` say where records are shown.
+pub fn log(store: &Store, filter: &LogFilter, places: &[Place]) -> Result<LogAnswer, ReadError> {
     let pattern = filter.grep.as_deref().map(regex::Regex::new).transpose();
-    let matcher = Matcher { store, filter, pattern: pattern.unwrap_or_default() };
+    let matcher = Matcher { store, filter, places, pattern: pattern.unwrap_or_default() };
     match filter.after.as_deref().and_then(|cursor| cursor.parse().ok()) {
         Some(cursor) => matcher.after(cursor),
         None => matcher.newest(),
@@ -54,6 +55,7 @@ pub fn log(store: &Store, filter: &LogFilter) -> Result<LogAnswer, ReadError> {
 struct Matcher<'a> {
     store: &'a Store,
     filter: &'a LogFilter,
+    places: &'a [Place],
     pattern: Option<regex::Regex>,
 }
 
@@ -103,7 +105,8 @@ impl Matcher<'_> {
             Some(id) => self.store.trail(id)?,
             None => None,
         };
-        let line = LogLine::new(entry, trail.as_ref());
+        let mut line = LogLine::new(entry, trail.as_ref());
+        line.record_url = trail.as_ref().and_then(|trail| url(self.places, trail));
         let fits = self.fits(&line, trail.as_ref()) && self.greps(&line);
         Ok(fits.then_some(line))
     }
@@ -132,6 +135,11 @@ impl Matcher<'_> {
         let text = || serde_json::to_string(line).unwrap_or_default();
         self.pattern.as_ref().is_none_or(|pattern| pattern.is_match(&text()))
     }
+}
+
+/// Where the record is shown that a mail is about.
+pub(super) fn url(places: &[Place], trail: &Trail) -> Option<String> {
+    places.iter().find_map(|place| place.record_url(&trail.send))
 }
 
 fn concerned(line: &LogLine, trail: Option<&Trail>) -> impl Iterator<Item = String> {

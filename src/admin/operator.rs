@@ -258,6 +258,7 @@ mod tests {
             providers: Arc::default(),
             retention: Retention::default(),
             sinks: Arc::default(),
+            places: Arc::default(),
         };
         for verb in Verb::ALL {
             let verb = verb.word().to_owned();

@@ -1,7 +1,7 @@
 //! `/api/v1`: questions and orders over HTTP, on the admin socket only.
 
 use super::events;
-use super::log::{LogAnswer, LogFilter, log};
+use super::log::{LogAnswer, LogFilter, log, url};
 use super::operator::{self, Refusal};
 use super::sinks::{self, ReplaySink};
 use super::stats::{StatsQuestion, stats};
@@ -12,6 +12,7 @@ use super::view::{AlarmView, BreakerOrder, BreakerView, Order, QueueLine, TrailV
 use crate::alarm::Alarms;
 use crate::clock::{Clock, Timestamp};
 use crate::ledger::{Trail, Waits};
+use crate::odoo::Place;
 use crate::provider::Provider;
 use crate::store::{ReadError, Retention, Store};
 use crate::suppression;
@@ -55,6 +56,8 @@ pub struct Panel {
     pub providers: Arc<BTreeMap<String, Provider>>,
     /// How long things are kept.
     pub retention: Retention,
+    /// Where Odoo's records are shown.
+    pub places: Arc<Vec<Place>>,
 }
 
 /// Who asks, by the socket.
@@ -92,6 +95,7 @@ impl Panel {
 
     fn trail_view(&self, trail: &Trail) -> TrailView {
         let mut view = TrailView::from(trail);
+        view.record_url = url(&self.places, trail);
         if let Some((reason, until)) = self.left_alone(trail) {
             view.next_action = Some(format!("attempt; {reason}"));
             view.next_at = until.map(|until| until.to_string());
@@ -261,8 +265,8 @@ async fn figures(State(panel): State<Panel>, Query(question): Query<StatsQuestio
 async fn lines(State(panel): State<Panel>, Query(filter): Query<LogFilter>) -> Response {
     let mut filter = filter;
     for _ in 0..FOLLOW_LOOKS {
-        let (store, asked) = (panel.store.clone(), filter.clone());
-        let found = tokio::task::spawn_blocking(move || log(&store, &asked)).await;
+        let (store, asked, places) = (panel.store.clone(), filter.clone(), panel.places.clone());
+        let found = tokio::task::spawn_blocking(move || log(&store, &asked, &places)).await;
         match found {
             Ok(Ok(LogAnswer { lines, cursor })) if lines.is_empty() && filter.after.is_some() => {
                 let moved = filter.after.as_deref() != Some(&cursor);

@@ -28,6 +28,9 @@ pub struct TrailView {
     pub message_id: Option<String>,
     /// Odoo's record, `model,id`.
     pub record: Option<String>,
+    /// Where Odoo shows it, if a sink says which Odoo it is.
+    #[serde(default)]
+    pub record_url: Option<String>,
     /// The mail's tags.
     pub tags: Vec<String>,
     /// Bytes.
@@ -217,6 +220,7 @@ impl From<&Trail> for TrailView {
             subject: send.subject.clone(),
             message_id: send.message_id.as_ref().map(ToString::to_string),
             record: send.records.first().map(ToString::to_string),
+            record_url: None,
             tags: send.tags.clone(),
             size: send.size,
             lane: send.lane.word().to_owned(),

@@ -79,7 +79,7 @@ impl Desk {
     pub async fn log(&self, filter: &LogFilter) -> Result<LogAnswer, Trouble> {
         match self {
             Self::Daemon(client) => ask(client.get(url("log")).query(filter)).await,
-            Self::Store(store) => admin::log(store, filter).map_err(|error| damaged(&error)),
+            Self::Store(store) => admin::log(store, filter, &[]).map_err(|error| damaged(&error)),
         }
     }
 

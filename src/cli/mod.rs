@@ -12,6 +12,7 @@ mod sandbox;
 mod sendmail;
 mod serve;
 mod settings;
+mod setup;
 mod sink;
 mod stage;
 mod stats;
@@ -93,6 +94,12 @@ enum Command {
     /// Take a message from standard input, as /usr/sbin/sendmail does
     #[command(after_help = "Example: mailtrail sendmail -t -i < mail.txt")]
     Sendmail(sendmail::Arguments),
+    /// Prepare what others need: Odoo's server action
+    #[command(
+        subcommand,
+        after_help = "Example: mailtrail setup odoo --login admin --user mailtrail@example.com"
+    )]
+    Setup(setup::Command),
     /// Users of the listeners
     #[command(subcommand, after_help = "Example: mailtrail user hash")]
     User(user::Command),
@@ -176,6 +183,7 @@ async fn command(context: Context, command: Command) -> Result<Option<Successor>
         Command::Stats(arguments) => stats::run(&context, &arguments).await,
         Command::Suppress(command) => suppress::run(&context, &command).await,
         Command::Sendmail(arguments) => sendmail::run(&context, arguments).await,
+        Command::Setup(command) => setup::run(&context, &command).await,
         Command::User(command) => user::run(&context, &command),
     }
     .map(|()| None)

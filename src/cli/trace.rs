@@ -42,7 +42,7 @@ pub fn print(trail: &TrailView, paint: Paint) {
     say(format!("{}  {}", paint.bold(&trail.id), trail.subject));
     let sender = if trail.from.is_empty() { "<>" } else { &trail.from };
     let mut about = vec![format!("from {sender}"), format!("client {}", trail.client), size(trail.size)];
-    about.extend(trail.record.clone());
+    about.extend(trail.record_url.clone().or_else(|| trail.record.clone()));
     about.extend(trail.message_id.as_ref().map(|id| format!("<{id}>")));
     say(paint.faint(&format!("  {}", about.join("  "))));
     let width = trail.recipients.iter().map(|recipient| recipient.address.chars().count()).max().unwrap_or(0);

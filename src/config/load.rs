@@ -5,6 +5,7 @@ use super::reader::{Reading, Section};
 use super::settings::{Config, Upstream};
 use super::upstream::Ourselves;
 use super::{listener, routing, sections, sink, source, suppression, upstream, user};
+use crate::sink::Kind;
 use crate::submission::{Listener, User};
 use crate::suppression::Settings;
 use std::collections::BTreeMap;
@@ -86,7 +87,7 @@ fn assemble(mut root: Section<'_>) -> Config {
     let logins: Vec<_> = users.iter().map(|user: &User| &*user.account.name).collect();
     let routing = routing::read(&mut root, &names, &logins, &mut claims);
     let sinks = root.tables("sink").unwrap_or_default();
-    let sinks = sinks.into_iter().filter_map(|section| sink::read(section, &mut claims)).collect();
+    let sinks = sinks.into_iter().filter_map(|section| sink::read(section, &hostname, &mut claims)).collect();
     let sources = root.tables("source").unwrap_or_default().into_iter();
     let sources = sources.filter_map(|section| source::read(section, &names, &mut claims)).collect();
     let (limits, policy) = sections::limits(&mut root);
@@ -123,6 +124,7 @@ fn assemble(mut root: Section<'_>) -> Config {
         root.warn("http", "has no address, so no event can arrive although secrets for webhooks are set");
     }
     check_certificates(&root, &config);
+    check_odoo(&root, &config);
     root.finish();
     config
 }
@@ -135,6 +137,18 @@ fn check_certificates(root: &Section<'_>, config: &Config) {
     }
     if trusted && !certified {
         root.warn("listener", "has a client_ca_file, but no [[user]] has certificates; they log nobody in");
+    }
+}
+
+fn check_odoo(root: &Section<'_>, config: &Config) {
+    let shows_bounces =
+        |sink: &crate::sink::Settings| matches!(&sink.kind, Kind::Odoo(odoo) if odoo.effects.bounced);
+    if config.reports && config.sinks.iter().any(shows_bounces) {
+        root.warn(
+            "reports",
+            "are sent although a sink tells Odoo of failures; where they reach Odoo, too, it counts a bounce twice: \
+             failures = \"nobody\" stops them",
+        );
     }
 }
 

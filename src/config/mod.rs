@@ -11,6 +11,7 @@ mod fault;
 mod listener;
 mod load;
 mod names;
+mod odoo;
 mod quantity;
 mod reader;
 mod routing;

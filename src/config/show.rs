@@ -1,10 +1,11 @@
+use super::odoo;
 use super::quantity::{show_duration, show_percent, show_quota, show_rate, show_size};
 use super::routing::show_field;
 use super::settings::{Config, Upstream};
 use super::suppression::{NEVER, OFF};
 use super::words::{
     AUTHENTICATION, EVENT_APIS, LEVELS, LISTENER_TLS, LOG_FORMATS, PIPELINING, PROVIDERS, REPORTERS, REPORTS,
-    Reporter, SECURITY, SUPPRESSION_POLICIES, TRANSPORTS, Transport, UNSUBSCRIBES, word,
+    Reporter, SECURITY, SUPPRESSION_POLICIES, TRANSPORTS, Transport, UNSUBSCRIBED, UNSUBSCRIBES, WAYS, word,
 };
 use crate::account::{self, Whose};
 use crate::monitor::Thresholds;
@@ -268,10 +269,44 @@ impl Page {
                 self.bare("allow_private", http.allow_private);
                 self.duration("timeout", http.timeout);
             }
+            sink::Kind::Odoo(settings) => self.odoo(settings),
         }
         self.texts("events", &sink.wants.events);
         self.texts("clients", &sink.wants.clients);
         self.some("give_up_after", sink.give_up_after.map(show_duration));
+    }
+
+    fn odoo(&mut self, settings: &sink::OdooSettings) {
+        let sink::OdooSettings { login, place, way, action, effects, hostname: _ } = settings;
+        self.text("kind", "odoo");
+        self.text("url", without_password(&login.url));
+        self.text("database", &login.database);
+        self.text("username", &login.username);
+        self.text("api_key", MASK);
+        self.text("way", word(&WAYS, way));
+        if let Some(action) = action {
+            self.bare("action", action);
+        }
+        self.duration("timeout", login.timeout);
+        if let Some(file) = &login.ca_file {
+            self.path("ca_file", file);
+        }
+        self.bare("release", place.release);
+        self.texts("senders", &place.senders);
+        self.texts("hosts", &place.hosts);
+        for (key, shown, word) in [
+            ("relayed", effects.relayed, odoo::RELAYED),
+            ("delivered", effects.delivered, odoo::DELIVERED),
+            ("bounced", effects.bounced, odoo::BOUNCED),
+            ("failed", effects.failed, odoo::FAILED),
+            ("opened", effects.opened, odoo::OPENED),
+            ("clicked", effects.clicked, odoo::CLICKED),
+            ("complained", effects.complained, odoo::COMPLAINED),
+        ] {
+            self.text(key, if shown { word } else { "off" });
+        }
+        self.text("unsubscribed", word(&UNSUBSCRIBED, &effects.unsubscribed));
+        self.bare("note", effects.note);
     }
 
     fn thresholds(&mut self, thresholds: &Thresholds) {

@@ -2,6 +2,7 @@
 
 use super::claims::{Claims, Kind as Claimed};
 use super::names::is_slug;
+use super::odoo;
 use super::reader::Section;
 use super::sections::DAY;
 use super::words::{SINKS, SinkKind};
@@ -10,8 +11,8 @@ use crate::sink::{FileSettings, HttpSettings, Kind, Settings, Wants};
 use reqwest::Url;
 use std::time::Duration;
 
-/// Reads one; nothing for a kind that this version does not serve.
-pub(super) fn read(mut section: Section<'_>, claims: &mut Claims) -> Option<Settings> {
+/// Reads one; `hostname` is our name.
+pub(super) fn read(mut section: Section<'_>, hostname: &str, claims: &mut Claims) -> Option<Settings> {
     if !section.has("kind") {
         section.warn("", "has no kind: it does nothing");
     }
@@ -32,10 +33,7 @@ pub(super) fn read(mut section: Section<'_>, claims: &mut Claims) -> Option<Sett
     let kind = match kind? {
         SinkKind::File => file(&mut section).map(Kind::File),
         SinkKind::Http => http(&mut section).map(Kind::Http),
-        SinkKind::Odoo => {
-            section.warn("", "accepted, not acted on in this version");
-            None
-        }
+        SinkKind::Odoo => odoo::read(&mut section, &wants.clients, hostname).map(Box::new).map(Kind::Odoo),
     };
     let give_up_after = match kind {
         Some(Kind::Http(_)) => Some(patience.unwrap_or(DAY * 3)),

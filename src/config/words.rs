@@ -3,6 +3,7 @@
 use crate::account;
 use crate::logging::Format;
 use crate::provider::{Provider, Region};
+use crate::sink::odoo::{Unsubscribed, Way};
 use crate::smtp::Authentication;
 use crate::submission::ListenerTls;
 use crate::suppression::{Policy, Unsubscribes};
@@ -94,3 +95,13 @@ pub(super) const UNSUBSCRIBES: [(&str, Unsubscribes); 3] =
 
 /// Who hears of failures.
 pub(super) const REPORTS: [(&str, bool); 2] = [("sender", true), ("nobody", false)];
+
+/// How Odoo is told.
+pub(super) const WAYS: [(&str, Way); 2] = [("action", Way::Action), ("report", Way::Report)];
+
+/// What becomes of who unsubscribes.
+pub(super) const UNSUBSCRIBED: [(&str, Option<Unsubscribed>); 3] = [
+    (Unsubscribed::OptOut.word(), Some(Unsubscribed::OptOut)),
+    (Unsubscribed::Blacklist.word(), Some(Unsubscribed::Blacklist)),
+    ("off", None),
+];

@@ -16,6 +16,7 @@ use crate::config::{Config, Upstream};
 use crate::heartbeat::Heartbeat;
 use crate::id::Mint;
 use crate::monitor::Monitor;
+use crate::odoo::Place;
 use crate::provider::Provider;
 use crate::pulse::Pulse;
 use crate::reconcile::Reconciler;
@@ -149,6 +150,7 @@ impl Prepared {
             providers: Arc::new(providers(&config)),
             retention: config.retention,
             sinks: config.sinks.iter().map(|sink| sink.name.clone()).collect(),
+            places: Arc::new(places(&config)),
         };
         let admin = sockets.listen_at(&mut offered, &config.admin.socket)?;
         let mut listen = |what, address: Option<SocketAddr>| {
@@ -317,6 +319,15 @@ fn do_chores(
             keep(store, retention, clock, told.clone())
         );
     })
+}
+
+/// Where the records of the Odoos are shown that are told.
+fn places(config: &Config) -> Vec<Place> {
+    let place = |settings: &sink::Settings| match &settings.kind {
+        sink::Kind::Odoo(odoo) => Some(odoo.place.clone()),
+        sink::Kind::File(_) | sink::Kind::Http(_) => None,
+    };
+    config.sinks.iter().filter_map(place).collect()
 }
 
 /// Whose words the reports of each upstream are.

@@ -22,6 +22,11 @@ impl MessageId {
         &self.0
     }
 
+    /// Whether Odoo made this id, about a record or not.
+    pub fn is_odoo(&self) -> bool {
+        self.0.rsplit_once('@').is_some_and(|(left, _)| left.contains("-openerp-"))
+    }
+
     /// Odoo's record, when Odoo made this id:
     /// `<15 digits.unix time.15 digits-openerp-<record id>-<model>@host>` (Odoo 18, `odoo/tools/mail.py`).
     pub fn odoo_record(&self) -> Option<Record> {
@@ -58,6 +63,16 @@ impl Record {
             && model.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'_');
         let id = id.parse().ok().filter(|_| named && !id.starts_with('+'))?;
         Some(Self { model: model.into(), id })
+    }
+
+    /// The model: `sale.order`.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// The record's number in its model.
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// Reads one of the objects that `X-Odoo-Objects` lists: `sale.order-42`.
@@ -102,10 +117,12 @@ mod tests {
         let id =
             MessageId::parse("<110238984183935.1795250271.027339696884155-openerp-2-crm.lead@vm>").unwrap();
         assert_eq!(id.odoo_record().map(|r| r.to_string()), Some("crm.lead,2".into()));
+        assert!(id.is_odoo());
+        assert!(!MessageId::parse("20260914.1@app-openerp-1").unwrap().is_odoo());
         assert_eq!(Record::from_odoo_object(" crm.lead-2"), Record::parse("crm.lead,2"));
         for tag in ["private", "reply_to", "message-notify", "loop-detection-bounce-email"] {
             let id = MessageId::parse(&format!("1.2.3-openerp-{tag}@vm")).unwrap();
-            assert_eq!(id.odoo_record(), None, "{tag}");
+            assert_eq!((id.odoo_record(), id.is_odoo()), (None, true), "{tag}");
         }
     }
 }

@@ -4,9 +4,8 @@
 //!
 //! Nobody gets a report on a report: they have no sender.
 
-mod message;
-
 use crate::clock::{Clock, Timestamp};
+use crate::dsn::{self, Report};
 use crate::id::Mint;
 use crate::ledger::{About, Accepted, Send, Trail};
 use crate::mail::{Mailbox, MessageId};
@@ -65,14 +64,13 @@ impl Reporter {
         let now = self.clock.now();
         let id = self.mint.next(now, fastrand::u128(..));
         let message_id = MessageId::parse(&format!("{id}@{}", self.hostname));
-        let report =
-            message::Report { id, now, hostname: &self.hostname, about, send: &trail.send, recipient };
+        let report = Report { id, now, hostname: &self.hostname, about, send: &trail.send, recipient };
         let message = Bytes::from(report.compose(&sender));
         let send = Send {
             smtputf8: !sender.is_ascii(),
             about: Some(about),
             message_id,
-            subject: message::SUBJECT.to_owned(),
+            subject: dsn::SUBJECT.to_owned(),
             records: trail.send.records.clone(),
             size: message.len() as u64,
             ..Send::new(id, CLIENT)

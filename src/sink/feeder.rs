@@ -18,12 +18,14 @@ pub struct Feeder {
     /// Why and since when it takes nothing.
     stuck: Option<(String, Timestamp)>,
     pause: Duration,
+    /// Whether it was found ready once.
+    probed: bool,
 }
 
 impl Feeder {
     /// A feeder at rest.
     pub fn new(store: Store, clock: Clock, alarms: Alarms, settings: Settings) -> Self {
-        let outlet = Outlet::new(&settings.kind);
+        let outlet = Outlet::new(&settings.kind, clock);
         Self {
             store,
             clock,
@@ -34,6 +36,7 @@ impl Feeder {
             noted: None,
             stuck: None,
             pause: FIRST_PAUSE,
+            probed: false,
         }
     }
 
@@ -74,6 +77,14 @@ impl Feeder {
             }
         };
         self.stands = Some(from);
+        if !self.probed {
+            if let Err(why) = self.outlet.probe().await {
+                let waited = self.stick(&why);
+                return Ok(self.ill(&why, waited));
+            }
+            self.probed = true;
+            self.well();
+        }
         let (store, wants) = (self.store.clone(), self.settings.wants.clone());
         let read = tokio::task::spawn_blocking(move || {
             let (parcels, end) = store.outbox(from, PAGE)?;
@@ -108,7 +119,6 @@ impl Feeder {
     /// Notes how far it got, and what of it was refused.
     async fn settle(&mut self, items: &[Item], end: Cursor, delivery: Delivery) -> Duration {
         let Delivery { mut done, mut refused, later } = delivery;
-        let now = self.clock.now();
         let pause = match later {
             None => {
                 self.well();
@@ -118,9 +128,7 @@ impl Feeder {
                 if done > 0 {
                     self.well();
                 }
-                let (_, since) = self.stuck.get_or_insert((String::new(), now));
-                let waited = now.since(*since);
-                self.stuck = Some((why.clone(), *since));
+                let waited = self.stick(&why);
                 if self.settings.give_up_after.is_some_and(|patience| waited >= patience) {
                     refused.push((done, format!("given up after {} s: {why}", waited.as_secs())));
                     done += 1;
@@ -151,6 +159,14 @@ impl Feeder {
         self.pause = FIRST_PAUSE;
         self.stuck = None;
         self.alarms.clear(Kind::Sink, &self.settings.name);
+    }
+
+    /// It takes nothing, and that is why; for how long already.
+    fn stick(&mut self, why: &str) -> Duration {
+        let now = self.clock.now();
+        let since = self.stuck.as_ref().map_or(now, |(_, since)| *since);
+        self.stuck = Some((why.to_owned(), since));
+        now.since(since)
     }
 
     fn ill(&mut self, why: &str, waited: Duration) -> Duration {

@@ -8,12 +8,15 @@ mod feeder;
 mod file;
 mod http;
 mod item;
+pub mod odoo;
 
 pub use feeder::Feeder;
 pub use file::FileSettings;
 pub use http::HttpSettings;
 pub use item::Item;
+pub use odoo::OdooSettings;
 
+use crate::clock::Clock;
 use crate::ledger::What;
 use std::time::Duration;
 
@@ -37,6 +40,8 @@ pub enum Kind {
     File(FileSettings),
     /// Signed JSON by POST.
     Http(HttpSettings),
+    /// Odoo.
+    Odoo(Box<OdooSettings>),
 }
 
 /// What a sink wants to hear of; an empty list is no condition.
@@ -71,13 +76,15 @@ struct Delivery {
 enum Outlet {
     File(file::FileSink),
     Http(http::HttpSink),
+    Odoo(Box<odoo::OdooSink>),
 }
 
 impl Outlet {
-    fn new(kind: &Kind) -> Self {
+    fn new(kind: &Kind, clock: Clock) -> Self {
         match kind {
             Kind::File(settings) => Self::File(file::FileSink::new(settings.clone())),
             Kind::Http(settings) => Self::Http(http::HttpSink::new(settings.clone())),
+            Kind::Odoo(settings) => Self::Odoo(Box::new(odoo::OdooSink::new((**settings).clone(), clock))),
         }
     }
 
@@ -85,6 +92,15 @@ impl Outlet {
         match self {
             Self::File(sink) => sink.deliver(items).await,
             Self::Http(sink) => sink.deliver(items).await,
+            Self::Odoo(sink) => sink.deliver(items).await,
+        }
+    }
+
+    /// Whether it would take something now, or why not; asked before there is anything to take.
+    async fn probe(&mut self) -> Result<(), String> {
+        match self {
+            Self::File(_) | Self::Http(_) => Ok(()),
+            Self::Odoo(sink) => sink.probe().await,
         }
     }
 }

@@ -1,3 +1,5 @@
+//! Reports on mail (RFC 3464), in the form that Odoo's mail gateway understands: one recipient in each.
+
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
 use crate::ledger::{About, Occasion, Recipient, Send, State};

@@ -1,0 +1,71 @@
+//! `[[sink]]` with `kind = "odoo"`.
+
+use super::names::is_loopback;
+use super::reader::Section;
+use super::words::{UNSUBSCRIBED, WAYS};
+use crate::odoo::{self, Place};
+use crate::sink::OdooSettings;
+use crate::sink::odoo::{Effects, Way};
+use reqwest::Url;
+use std::time::Duration;
+
+/// Reads the keys of the kind; `clients` are those of the section.
+pub(super) fn read(section: &mut Section<'_>, clients: &[String], hostname: &str) -> Option<OdooSettings> {
+    ["url", "database", "username"].iter().for_each(|key| section.require(key));
+    let url = section.parsed("url", "an http:// or https:// address without login", |text| {
+        let url = text.parse::<Url>().ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
+        (url.has_host() && url.username().is_empty() && url.password().is_none()).then_some(url)
+    });
+    let host = url.as_ref().and_then(Url::host_str).map(|host| host.trim_matches(['[', ']']));
+    if url.as_ref().is_some_and(|url| url.scheme() == "http") && !host.is_some_and(is_loopback) {
+        section.warn("url", "is not https: whoever is on the way reads the API key");
+    }
+    let (database, username) = (section.text("database"), section.text("username"));
+    if !section.has("api_key") && !section.has("api_key_file") {
+        section.fault("api_key", "or api_key_file is required");
+    }
+    let key = section.secret("api_key");
+    let way = section.one_of("way", &WAYS).unwrap_or(Way::Action);
+    let action = section.integer("action", 1..=i64::from(i32::MAX)).and_then(|id| u64::try_from(id).ok());
+    let timeout = section.duration("timeout", Duration::from_secs(1)..=Duration::from_secs(600));
+    let ca_file = section.file("ca_file");
+    let lower = |text: &str| Some(text.to_ascii_lowercase());
+    let release = section.integer("release", 16..=19).unwrap_or(18);
+    let senders = section.list("senders", "a domain", lower).unwrap_or_default();
+    let hosts = section.list("hosts", "a host", |text| Some(text.to_owned())).unwrap_or_default();
+    let effects = effects(section);
+    if effects.relayed && !effects.delivered {
+        section.warn("delivered", "is off, and relayed is not: mail that arrived stays \"Sent\"");
+    }
+    let timeout = timeout.unwrap_or(Duration::from_secs(60));
+    let place = Place { url: url.clone()?, release, clients: clients.to_vec(), senders, hosts };
+    let login =
+        odoo::Settings { url: url?, database: database?, username: username?, key: key?, timeout, ca_file };
+    Some(OdooSettings { login, place, way, action, effects, hostname: hostname.to_owned() })
+}
+
+fn effects(section: &mut Section<'_>) -> Effects {
+    let usual = Effects::default();
+    let mut shown = |key: &str, word: &'static str, usual: bool| {
+        section.one_of(key, &[(word, true), ("off", false)]).unwrap_or(usual)
+    };
+    Effects {
+        relayed: shown("relayed", RELAYED, usual.relayed),
+        delivered: shown("delivered", DELIVERED, usual.delivered),
+        bounced: shown("bounced", BOUNCED, usual.bounced),
+        failed: shown("failed", FAILED, usual.failed),
+        opened: shown("opened", OPENED, usual.opened),
+        clicked: shown("clicked", CLICKED, usual.clicked),
+        complained: shown("complained", COMPLAINED, usual.complained),
+        unsubscribed: section.one_of("unsubscribed", &UNSUBSCRIBED).unwrap_or(usual.unsubscribed),
+        note: section.boolean("note").unwrap_or(usual.note),
+    }
+}
+
+pub(super) const RELAYED: &str = "pending";
+pub(super) const DELIVERED: &str = "sent";
+pub(super) const BOUNCED: &str = "bounce";
+pub(super) const FAILED: &str = "exception";
+pub(super) const OPENED: &str = "open";
+pub(super) const CLICKED: &str = "click";
+pub(super) const COMPLAINED: &str = "blacklist";

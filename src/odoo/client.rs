@@ -1,0 +1,180 @@
+use super::fault::shorten;
+use super::{Fault, Settings, xml};
+use reqwest::header::CONTENT_TYPE;
+use reqwest::{RequestBuilder, StatusCode, Url};
+use rustls::ClientConfig;
+use serde_json::{Value, json};
+use std::error::Error;
+
+/// Calls methods of one database as one user.
+#[derive(Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    settings: Settings,
+    uid: Option<u64>,
+}
+
+impl Client {
+    /// A client that has not logged in. It follows no redirects: the key goes nowhere else.
+    pub fn new(settings: Settings, tls: ClientConfig) -> Result<Self, Fault> {
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(settings.timeout)
+            .no_proxy()
+            .build()
+            .map_err(|error| Fault::Setup(error.to_string()))?;
+        Ok(Self { http, settings, uid: None })
+    }
+
+    /// Odoo's version: `18.0-20250421`.
+    pub async fn version(&self) -> Result<String, Fault> {
+        let version = self.ask("version", "common", json!(["version"])).await?;
+        Ok(version["server_version"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Calls a method of a model. A method that returns nothing gives [`Value::Null`].
+    pub async fn call(
+        &mut self,
+        model: &str,
+        method: &str,
+        arguments: Value,
+        named: Value,
+    ) -> Result<Value, Fault> {
+        let uid = self.log_in().await?;
+        let Settings { database, key, .. } = &self.settings;
+        let call = json!(["execute_kw", database, uid, key.reveal(), model, method, arguments, named]);
+        let answer = self.ask(&format!("{model}.{method}"), "object", call).await;
+        self.forget_refused(answer)
+    }
+
+    /// Hands a message to Odoo's mail gateway, `mail.thread.message_process`, byte for byte. What that returns is
+    /// nobody's business, and that it cannot always be written as XML (it happens after the commit) neither.
+    pub async fn process_message(&mut self, message: &[u8]) -> Result<(), Fault> {
+        let uid = self.log_in().await?;
+        let what = "mail.thread.message_process";
+        let Settings { database, key, username, .. } = &self.settings;
+        let body = xml::message_process(database, uid, key.reveal(), message);
+        let request =
+            self.http.post(self.address("xmlrpc/2/object")).header(CONTENT_TYPE, "text/xml").body(body);
+        let (status, body) = self.send(what, request).await?;
+        let answer = match xml::read(&body) {
+            xml::Answer::Value => Ok(()),
+            xml::Answer::Fault(text) if text.contains("cannot marshal") => Ok(()),
+            // Only the text tells which exception it was.
+            xml::Answer::Fault(text) => {
+                Err(Fault::of_exception(what, username, database, exception(&text), &text))
+            }
+            xml::Answer::None => Err(stranger(what, status, &body)),
+        };
+        self.forget_refused(answer)
+    }
+
+    /// The user's id; asks for it once.
+    async fn log_in(&mut self) -> Result<u64, Fault> {
+        if let Some(uid) = self.uid {
+            return Ok(uid);
+        }
+        let Settings { database, username, key, .. } = &self.settings;
+        let call = json!(["authenticate", database, username, key.reveal(), {}]);
+        let uid = self.ask("authenticate", "common", call).await?;
+        let uid = uid.as_u64().ok_or_else(|| Fault::Login(username.clone()))?;
+        self.uid = Some(uid);
+        Ok(uid)
+    }
+
+    /// Who was refused has to log in again.
+    fn forget_refused<T>(&mut self, answer: Result<T, Fault>) -> Result<T, Fault> {
+        if matches!(answer, Err(Fault::Login(_))) {
+            self.uid = None;
+        }
+        answer
+    }
+
+    async fn ask(&self, what: &str, service: &str, mut call: Value) -> Result<Value, Fault> {
+        let arguments = call.as_array_mut().map(std::mem::take).unwrap_or_default();
+        let (method, arguments) = arguments.split_first().map_or((&Value::Null, &[][..]), |split| split);
+        let request = json!({
+            "jsonrpc": "2.0", "method": "call", "id": 1,
+            "params": { "service": service, "method": method, "args": arguments },
+        });
+        let request = self.http.post(self.address("jsonrpc")).json(&request);
+        let (status, body) = self.send(what, request).await?;
+        let mut answer: Value = serde_json::from_str(&body).map_err(|_| stranger(what, status, &body))?;
+        if let Some(error) = answer.get("error") {
+            let Settings { username, database, .. } = &self.settings;
+            let data = &error["data"];
+            let text = data["message"].as_str().or_else(|| error["message"].as_str()).unwrap_or_default();
+            let name = data["name"].as_str().unwrap_or("an error");
+            return Err(Fault::of_exception(what, username, database, name, text));
+        }
+        if answer["jsonrpc"] != "2.0" {
+            return Err(stranger(what, status, &body));
+        }
+        // Nothing is no result at all.
+        Ok(answer["result"].take())
+    }
+
+    async fn send(&self, what: &str, request: RequestBuilder) -> Result<(StatusCode, String), Fault> {
+        let unanswered =
+            |error: reqwest::Error| Fault::Unanswered { what: what.to_owned(), cause: root_cause(error) };
+        let mut response = request.send().await.map_err(|error| {
+            if error.is_connect() { Fault::Unreachable(root_cause(error)) } else { unanswered(error) }
+        })?;
+        let status = response.status();
+        let mut body = Vec::new();
+        while let Some(piece) = response.chunk().await.map_err(unanswered)? {
+            body.extend_from_slice(&piece);
+            if body.len() > ANSWER {
+                return Err(Fault::Unanswered { what: what.to_owned(), cause: "it does not end".to_owned() });
+            }
+        }
+        let body = String::from_utf8_lossy(&body).into_owned();
+        match status {
+            StatusCode::OK => Ok((status, body)),
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                Err(Fault::Busy(format!("it answers {status}")))
+            }
+            // A proxy in front of it gave up.
+            _ if status.is_server_error() => {
+                Err(Fault::Unanswered { what: what.to_owned(), cause: format!("it answers {status}") })
+            }
+            _ => Err(stranger(what, status, &body)),
+        }
+    }
+
+    fn address(&self, path: &str) -> Url {
+        let mut url = self.settings.url.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path.split('/'));
+        }
+        url
+    }
+}
+
+fn stranger(what: &str, status: StatusCode, body: &str) -> Fault {
+    let beginning: String = body.chars().take(BEGINNING).collect();
+    Fault::Stranger { what: what.to_owned(), answer: format!("{status}: {:?}", shorten(&beginning)) }
+}
+
+/// The exception that an XML-RPC fault is about: the last line of a traceback names it.
+fn exception(text: &str) -> &str {
+    let named = ["AccessError", "AccessDenied", "MissingError", "SerializationFailure", "ValueError"];
+    named.into_iter().find(|name| text.contains(name)).unwrap_or("a fault")
+}
+
+/// The cause itself: what wraps it names the address and no more.
+fn root_cause(error: reqwest::Error) -> String {
+    let late = error.is_timeout();
+    let error = error.without_url();
+    let mut cause: &dyn Error = &error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    if late { "no answer in time".to_owned() } else { cause.to_string() }
+}
+
+/// Bytes of an answer; fifty results take a hundredth of it.
+const ANSWER: usize = 1 << 20;
+/// Characters of a strange answer that are shown.
+const BEGINNING: usize = 120;
