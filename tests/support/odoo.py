@@ -388,6 +388,9 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
         with ODOO.lock:
             if self.path == '/weather':
+                if 'join' in body:
+                    login, group = body.pop('join')
+                    ODOO.tables['res.users'][user_of(ODOO.tables, login)]['groups_id'].append(group)
                 ODOO.weather.clear()
                 ODOO.weather.update(body)
                 made = None

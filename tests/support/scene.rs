@@ -115,6 +115,11 @@ impl Scene {
         Self::before(Time::in_leaps(), server, provider, upstream, |_| {}).await
     }
 
+    /// The same; `change` sets what the configuration's bounds do not let a test set.
+    pub async fn in_leaps_changed(server: Server, upstream: &str, change: impl FnOnce(&mut Config)) -> Self {
+        Self::before(Time::in_leaps(), server, "plain", upstream, change).await
+    }
+
     async fn before(
         time: Time,
         server: Server,

@@ -1,0 +1,670 @@
+//! What Odoo shows of its mail: a whole relay in front of a small Odoo that runs the real server action.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+#[path = "support/odoo.rs"]
+mod odoo;
+#[path = "support/scene.rs"]
+mod scene;
+#[path = "support/scripted.rs"]
+mod scripted;
+
+use bytes::Bytes;
+use mail_parser::{MessageParser, MimeHeaders, PartType};
+use mailtrail::clock::Timestamp;
+use mailtrail::config::Config;
+use mailtrail::event::{Event, Kind, Words};
+use mailtrail::id::TrackingId;
+use mailtrail::ledger::{Accepted, Notice, Send, Via};
+use mailtrail::mail::{MessageId, Record};
+use mailtrail::odoo::Client;
+use mailtrail::secret::Secret;
+use mailtrail::sink::odoo::{ACTION, ACTION_NAME, GROUP_NAME, Way, preflight};
+use mailtrail::sink::{Kind as Sink, OdooSettings};
+use mailtrail::{config, tls};
+use odoo::Odoo;
+use scene::{Log, Scene};
+use scripted::{Act, At, Script, Server};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// Odoo with the server action, whose group `bot` is in.
+fn prepared() -> Odoo {
+    let odoo = Odoo::start();
+    let group = odoo.make("res.groups", json!({ "name": GROUP_NAME }));
+    let only = json!([[6, 0, [group]]]);
+    let action = json!({ "name": ACTION_NAME, "state": "code", "code": ACTION, "groups_id": only });
+    odoo.make("ir.actions.server", action);
+    odoo.weather(json!({ "join": ["bot", group] }));
+    odoo
+}
+
+fn sink(odoo: &Odoo, more: &str) -> String {
+    let key = if more.contains("username") { "" } else { "username = \"bot\"\napi_key = \"bot-key\"\n" };
+    format!(
+        "[suppression]\npolicy = \"off\"\n\
+         [[sink]]\nkind = \"odoo\"\nurl = \"{}\"\ndatabase = \"prod\"\ntimeout = \"10min\"\n{key}{more}\n",
+        odoo.url()
+    )
+}
+
+/// What a configuration makes of a sink.
+fn settings(odoo: &Odoo, more: &str) -> OdooSettings {
+    let text = format!(
+        "[server]\nhostname = \"relay.example.com\"\n[[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"none\"\nauth = \"none\"\n\
+         [[upstream]]\nname = \"up\"\nprovider = \"plain\"\nhost = \"127.0.0.1\"\n{}",
+        sink(odoo, more)
+    );
+    let config = config::parse(&text, Path::new("test.toml"), &BTreeMap::new()).unwrap();
+    let Some(Sink::Odoo(settings)) = config.sinks.into_iter().next().map(|sink| sink.kind) else {
+        panic!("no sink")
+    };
+    *settings
+}
+
+/// A mail that Odoo made, and what Odoo knows of it.
+struct Mail {
+    id: TrackingId,
+    email: String,
+    notification: u64,
+    partner: u64,
+    trace: u64,
+}
+
+impl Mail {
+    /// A chatter message and a mailing at once.
+    async fn send(scene: &Scene, odoo: &Odoo, number: u64) -> Self {
+        let email = format!("p{number}@example.net");
+        let message_id = format!("<1.2.{number}-openerp-{number}-crm.lead@vm>");
+        let message =
+            odoo.make("mail.message", json!({ "message_id": message_id, "model": "crm.lead", "res_id": 1 }));
+        let partner = odoo.make("res.partner", json!({ "email_normalized": email }));
+        let links =
+            json!({ "mail_message_id": message, "res_partner_id": partner, "notification_status": "sent" });
+        let notification = odoo.make("mail.notification", links);
+        let trace = json!({ "message_id": message_id, "email": email, "trace_status": "sent" });
+        let trace = odoo.make("mailing.trace", trace);
+        let id = put(scene, number, &email, &message_id).await;
+        Self { id, email, notification, partner, trace }
+    }
+
+    async fn report(&self, scene: &Scene, kind: Kind) {
+        let words = Words { code: Some(550), text: Some("5.1.1 no such user".into()), ..Words::default() };
+        let event = Event {
+            kind,
+            at: Timestamp::from_seconds(1_789_387_300),
+            identity: format!("{}{kind:?}", self.id),
+            recipient: Some(self.email.clone()),
+            tracking: Some(self.id),
+            message_id: None,
+            by_machine: false,
+            test_mode: false,
+            words,
+        };
+        let notice = Notice { upstream: "up".into(), at: event.at, via: Via::Webhook, token: None, event };
+        scene.store().report(notice, Bytes::new()).await.unwrap();
+    }
+
+    /// Everything that Odoo shows of it.
+    fn shown(&self, state: &Value) -> Value {
+        let field = |model: &str, id: u64, field: &str| state[model][id.to_string()][field].clone();
+        let entries = state["mail.blacklist"].as_object().unwrap().values();
+        let entries: Vec<_> = entries.filter(|entry| entry["email"] == self.email.as_str()).collect();
+        json!({
+            "status": field("mail.notification", self.notification, "notification_status"),
+            "failure": field("mail.notification", self.notification, "failure_type"),
+            "bounces": field("res.partner", self.partner, "message_bounce"),
+            "trace": field("mailing.trace", self.trace, "trace_status"),
+            "opened": field("mailing.trace", self.trace, "open_datetime"),
+            "clicked": field("mailing.trace", self.trace, "links_click_datetime"),
+            "blacklisted": entries.len(),
+        })
+    }
+}
+
+async fn put(scene: &Scene, number: u64, email: &str, message_id: &str) -> TrackingId {
+    let id = TrackingId::new(scene.time.clock().now(), u128::from(number));
+    let message = scene::message(number);
+    let send = Send {
+        sender: "bounce@example.com".parse().ok(),
+        message_id: MessageId::parse(message_id),
+        records: vec![Record::parse("sale.order,42").unwrap()],
+        subject: "Example Trading GmbH Order (Ref S0042)".into(),
+        size: message.len() as u64,
+        ..Send::new(id, "test")
+    };
+    let recipients = vec![email.parse().unwrap()];
+    scene.store().accept(Accepted { send, recipients }, Bytes::from(message)).await.unwrap();
+    id
+}
+
+/// Waits until the sink has everything that there is.
+async fn caught_up(scene: &Scene) {
+    scene.store().settle_down().await;
+    let (store, end) = (scene.store(), scene.store().log_end().unwrap());
+    scene.until("the sink", || store.handed("odoo").unwrap().is_some_and(|(until, _)| until >= end)).await;
+}
+
+/// In leaps. Odoo is a process of its own and slower than they are, so it is waited for without end.
+async fn in_leaps(script: Script, sink: &str) -> Scene {
+    let patient = |config: &mut Config| {
+        for sink in &mut config.sinks {
+            if let Sink::Odoo(settings) = &mut sink.kind {
+                settings.login.timeout = Duration::from_secs(86_400 * 365);
+            }
+        }
+    };
+    let scene = Scene::in_leaps_changed(Server::start(script).await, sink, patient).await;
+    begun(&scene).await;
+    scene
+}
+
+async fn begun(scene: &Scene) {
+    scene.until("the sink", || scene.store().handed("odoo").unwrap().is_some()).await;
+}
+
+fn permutations<T: Copy>(items: &[T]) -> Vec<Vec<T>> {
+    if items.is_empty() {
+        return vec![Vec::new()];
+    }
+    let mut all = Vec::new();
+    for (place, first) in items.iter().enumerate() {
+        let rest: Vec<_> =
+            items.iter().enumerate().filter(|(other, _)| *other != place).map(|(_, item)| *item).collect();
+        all.extend(permutations(&rest).into_iter().map(|tail| [vec![*first], tail].concat()));
+    }
+    all
+}
+
+#[tokio::test]
+async fn events_in_any_order_end_in_the_same() {
+    let odoo = prepared();
+    let mut scene = Scene::new(Script::new(), &sink(&odoo, "")).await;
+    begun(&scene).await;
+    let opened = "2026-09-14 12:01:40";
+    let lost = json!({ "status": "bounce", "failure": "mail_bounce", "bounces": 1, "trace": "bounce",
+        "opened": opened, "clicked": opened, "blacklisted": 1 });
+    let read = json!({ "status": "sent", "failure": false, "bounces": 0, "trace": "open",
+        "opened": opened, "clicked": opened, "blacklisted": 1 });
+    let given_up = json!({ "status": "sent", "failure": false, "bounces": 0, "trace": "open",
+        "opened": opened, "clicked": false, "blacklisted": 0 });
+    let mut number = 0;
+    for (kinds, expected) in [
+        (&[Kind::Delivered, Kind::Bounced, Kind::Clicked, Kind::Complained][..], &lost),
+        (&[Kind::Delivered, Kind::Opened, Kind::Clicked, Kind::Unsubscribed], &read),
+        (&[Kind::Rejected, Kind::Delivered, Kind::Opened], &given_up),
+    ] {
+        let mut mails = Vec::new();
+        for order in permutations(kinds) {
+            number += 1;
+            mails.push((Mail::send(&scene, &odoo, number).await, order));
+        }
+        for (mail, _) in &mails {
+            scene.until("its trail", || scene.find(mail.id).is_some()).await;
+            scene.settled(mail.id).await;
+        }
+        // The sink hears of each step before the next one.
+        for step in 0..kinds.len() {
+            for (mail, order) in &mails {
+                mail.report(&scene, order[step]).await;
+                mail.report(&scene, order[step]).await;
+            }
+            caught_up(&scene).await;
+        }
+        let state = odoo.state();
+        for (mail, order) in &mails {
+            assert_eq!(&mail.shown(&state), expected, "{order:?}");
+        }
+    }
+    assert!(scene.store().refused("odoo", 10).unwrap().is_empty());
+    scene.stop().await;
+}
+
+#[tokio::test]
+async fn the_action_itself_takes_statuses_in_any_order_and_again() {
+    let odoo = prepared();
+    let settings = settings(&odoo, "");
+    let mut client = Client::new(settings.login, tls::client_config(None).unwrap()).unwrap();
+    let mut number = 0;
+    for (statuses, last, bounces) in [
+        (&["pending", "exception", "sent", "bounce"][..], "bounce", 1),
+        (&["pending", "exception", "sent"], "sent", 0),
+    ] {
+        for order in permutations(statuses) {
+            number += 1;
+            let (email, message_id) = (format!("p{number}@example.net"), format!("<{number}-openerp-1@vm>"));
+            let message = odoo.make("mail.message", json!({ "message_id": message_id }));
+            let partner = odoo.make("res.partner", json!({ "email_normalized": email }));
+            let links = json!({ "mail_message_id": message, "res_partner_id": partner, "notification_status": "sent" });
+            let notification = odoo.make("mail.notification", links);
+            let event = |status: &&str| json!({ "message_id": message_id, "email": email, "at": "2026-09-14 12:00:00", "status": status });
+            let events: Vec<_> = order.iter().chain(&order).map(event).collect();
+            let context = json!({ "context": { "mailtrail_events": events } });
+            let answer = client.call("ir.actions.server", "run", json!([[1]]), context).await.unwrap();
+            assert_eq!(answer["results"].as_array().unwrap().len(), events.len());
+            assert_eq!(
+                odoo.record("mail.notification", notification)["notification_status"],
+                last,
+                "{order:?}"
+            );
+            assert_eq!(odoo.record("res.partner", partner)["message_bounce"], bounces, "{order:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_unsubscription_leaves_the_mailing_s_lists_or_else_all() {
+    let odoo = prepared();
+    let mut scene = Scene::new(Script::new(), &sink(&odoo, "note = true")).await;
+    begun(&scene).await;
+    odoo.make("crm.lead", json!({ "email_normalized": "somebody@example.net" }));
+    let mail = Mail::send(&scene, &odoo, 1).await;
+    let (list, other) = (odoo.make("mailing.list", json!({})), odoo.make("mailing.list", json!({})));
+    let mailing = odoo.make("mailing.mailing", json!({ "contact_list_ids": [list] }));
+    let contact = odoo.make("mailing.contact", json!({ "email_normalized": mail.email }));
+    let subscribed =
+        |list| odoo.make("mailing.subscription", json!({ "contact_id": contact, "list_id": list }));
+    let (left, kept) = (subscribed(list), subscribed(other));
+    let trace = json!({ "message_id": "<1.2.1-openerp-1-crm.lead@vm>", "email": "P1@example.net ",
+        "mass_mailing_id": mailing, "trace_status": "sent" });
+    odoo.make("mailing.trace", trace);
+    scene.until("its trail", || scene.find(mail.id).is_some()).await;
+    mail.report(&scene, Kind::Unsubscribed).await;
+    caught_up(&scene).await;
+    assert_eq!(odoo.record("mailing.subscription", left)["opt_out"], true);
+    assert_eq!(odoo.record("mailing.subscription", kept)["opt_out"], false);
+    assert_eq!(mail.shown(&odoo.state())["blacklisted"], 0);
+    let notes = odoo.record("crm.lead", 1)["message_ids"].clone();
+    assert!(notes[0].as_str().unwrap().contains("p1@example.net unsubscribed"), "{notes}");
+    scene.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_day_without_odoo_loses_nothing_and_keeps_the_order() {
+    let log = Log::default();
+    let _logging = log.listen();
+    let odoo = prepared();
+    let mut scene = in_leaps(Script::new(), &sink(&odoo, "")).await;
+    let first = Mail::send(&scene, &odoo, 1).await;
+    scene.until("the first", || first.shown(&odoo.state())["status"] == "pending").await;
+    odoo.weather(json!({ "down": true }));
+    let mut mails = Vec::new();
+    for number in 2..26 {
+        mails.push(Mail::send(&scene, &odoo, number).await);
+        scene.wait(Duration::from_secs(3600)).await;
+    }
+    assert_eq!(log.lines("alarm=\"sink\"").len(), 1, "{:#?}", log.lines("alarm="));
+    odoo.weather(json!({ "busy": 2 }));
+    let last = mails.last().unwrap();
+    scene.until("the last", || last.shown(&odoo.state())["status"] == "pending").await;
+    let told: Vec<u64> = serde_json::from_value(odoo.state()["bus"].clone()).unwrap();
+    assert_eq!(told, (1..26).collect::<Vec<_>>());
+    assert!(scene.store().refused("odoo", 10).unwrap().is_empty());
+    scene.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_done_unheard_is_not_counted_twice() {
+    for more in ["", "way = \"report\"\nusername = \"sales\"\napi_key = \"sales-key\""] {
+        let odoo = prepared();
+        odoo.make("mail.message", json!({ "message_id": "<0-openerp-1@vm>" }));
+        let mut scene = Scene::new(Script::new(), &sink(&odoo, more)).await;
+        begun(&scene).await;
+        let mail = Mail::send(&scene, &odoo, 1).await;
+        scene.settled(mail.id).await;
+        caught_up(&scene).await;
+        odoo.weather(json!({ "lost": 2 }));
+        mail.report(&scene, Kind::Bounced).await;
+        caught_up(&scene).await;
+        let shown = mail.shown(&odoo.state());
+        assert_eq!(
+            (&shown["status"], &shown["bounces"], &shown["trace"]),
+            (&json!("bounce"), &json!(1), &json!("bounce"))
+        );
+        // A sink that begins again tells it again.
+        assert!(odoo.state()["gateway"].as_array().unwrap().len() <= 1);
+        scene.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn poison_is_put_aside_with_odoo_s_words_and_the_rest_goes_on() {
+    let odoo = prepared();
+    odoo.weather(json!({ "poison": "p2@example.net" }));
+    let mut scene = Scene::new(Script::new(), &sink(&odoo, "relayed = \"off\"\ndelivered = \"off\"")).await;
+    begun(&scene).await;
+    let mut mails = Vec::new();
+    for number in 1..=3 {
+        mails.push(Mail::send(&scene, &odoo, number).await);
+    }
+    for mail in &mails {
+        scene.settled(mail.id).await;
+    }
+    caught_up(&scene).await;
+    for mail in &mails {
+        mail.report(&scene, Kind::Bounced).await;
+    }
+    caught_up(&scene).await;
+    let refused = scene.store().refused("odoo", 10).unwrap();
+    let [refused] = &refused[..] else { panic!("{refused:?}") };
+    assert!(
+        refused.why.contains("odoo.exceptions.UserError: a module of this customer forbids it"),
+        "{}",
+        refused.why
+    );
+    assert_eq!(refused.entry.as_ref().unwrap().id, Some(mails[1].id));
+    let state = odoo.state();
+    let statuses: Vec<_> = mails.iter().map(|mail| mail.shown(&state)["status"].clone()).collect();
+    assert_eq!(statuses, ["bounce", "sent", "bounce"]);
+    scene.stop().await;
+}
+
+#[tokio::test]
+async fn mail_that_odoo_has_not_committed_yet_is_told_of_later_and_holds_up_nobody() {
+    let odoo = prepared();
+    let mut scene = Scene::new(Script::new(), &sink(&odoo, "")).await;
+    begun(&scene).await;
+    let message_id = "<9-openerp-message-notify@vm>";
+    put(&scene, 9, "late@example.net", message_id).await;
+    let mail = Mail::send(&scene, &odoo, 1).await;
+    scene.until("its neighbour", || mail.shown(&odoo.state())["status"] == "pending").await;
+    let message = odoo.make("mail.message", json!({ "message_id": message_id }));
+    let partner = odoo.make("res.partner", json!({ "email_normalized": "late@example.net" }));
+    let links =
+        json!({ "mail_message_id": message, "res_partner_id": partner, "notification_status": "sent" });
+    let late = odoo.make("mail.notification", links);
+    scene
+        .until("the late one", || odoo.record("mail.notification", late)["notification_status"] == "pending")
+        .await;
+    caught_up(&scene).await;
+    scene.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_odoo_never_knows_of_is_let_go() {
+    let odoo = prepared();
+    let mut scene = in_leaps(Script::new(), &sink(&odoo, "")).await;
+    put(&scene, 10, "never@example.net", "<10-openerp-reply_to@vm>").await;
+    put(&scene, 11, "stranger@example.net", "<1@another.example>").await;
+    let mail = Mail::send(&scene, &odoo, 1).await;
+    scene.settled(mail.id).await;
+    caught_up(&scene).await;
+    assert_eq!(mail.shown(&odoo.state())["status"], "pending");
+    assert!(scene.store().refused("odoo", 10).unwrap().is_empty());
+    scene.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_said_with_its_remedy() {
+    let odoo = prepared();
+    let told = async |more: &str| preflight(&settings(&odoo, more)).await;
+    assert_eq!(told("").await.unwrap(), "Odoo 18.0-20250421, server action 1 in version 1");
+    let plain = "username = \"plain\"\napi_key = \"plain-key\"\n";
+    for (more, words) in [
+        (plain.to_owned(), "`mailtrail setup odoo --user plain` puts that user into the group"),
+        ("username = \"bot\"\napi_key = \"guessed\"".to_owned(), "check username and api_key"),
+        (
+            format!("{plain}way = \"report\""),
+            "shows no message at all to this user; give the user the rights",
+        ),
+        ("action = 77".to_owned(), "run `mailtrail setup odoo`"),
+    ] {
+        let why = told(&more).await.unwrap_err();
+        assert!(why.contains(words) && !why.contains("-key") && !why.contains("guessed"), "{why}");
+    }
+    let sales = "way = \"report\"\nusername = \"sales\"\napi_key = \"sales-key\"";
+    assert!(told(sales).await.is_err(), "nothing was sent yet");
+    odoo.make("mail.message", json!({ "message_id": "<1-openerp-1@vm>" }));
+    assert_eq!(told(sales).await.unwrap(), "Odoo 18.0-20250421, reports through the mail gateway");
+    for status in [200, 303, 404] {
+        odoo.weather(json!({ "page": status }));
+        let why = told("").await.unwrap_err();
+        assert!(
+            why.contains("which is not Odoo's API; check url") && why.contains("Select a database"),
+            "{why}"
+        );
+    }
+    odoo.weather(json!({ "page": 502 }));
+    assert!(told("").await.unwrap_err().contains("it answers 502"));
+    odoo.weather(json!({}));
+    let other = OdooSettings { way: Way::Action, ..settings(&odoo, "") };
+    let mut absent = other.clone();
+    absent.login.database = "test".into();
+    assert!(preflight(&absent).await.unwrap_err().contains("no database \"test\""));
+    let group = odoo.make("res.groups", json!({}));
+    let join = json!({ "join": ["bot", group] });
+    odoo.weather(join);
+    for (code, words) in [
+        (ACTION.replace("'version': 1", "'version': 0"), "has version 0, and 1 is needed"),
+        ("action = {}".to_owned(), "is none of mailtrail's"),
+        ("import os".to_owned(), "forbidden opcode"),
+    ] {
+        let only = json!([[6, 0, [group]]]);
+        let action =
+            odoo.make("ir.actions.server", json!({ "state": "code", "code": code, "groups_id": only }));
+        let why = told(&format!("action = {action}")).await.unwrap_err();
+        assert!(why.contains(words), "{why}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_without_rights_is_an_alarm_and_nothing_is_lost_until_it_has_them() {
+    let log = Log::default();
+    let _logging = log.listen();
+    let odoo = prepared();
+    let more = "username = \"plain\"\napi_key = \"plain-key\"";
+    let mut scene = in_leaps(Script::new(), &sink(&odoo, more)).await;
+    let mail = Mail::send(&scene, &odoo, 1).await;
+    scene.until("the alarm", || !log.lines("alarm=\"sink\"").is_empty()).await;
+    let alarms = log.lines("alarm=\"sink\"");
+    assert!(alarms[0].contains("mailtrail setup odoo --user plain"), "{alarms:#?}");
+    assert_eq!(mail.shown(&odoo.state())["status"], "sent");
+    odoo.weather(json!({ "join": ["plain", 1] }));
+    scene.until("the write-back", || mail.shown(&odoo.state())["status"] == "pending").await;
+    let over = || log.lines("alarm=\"sink\"").last().is_some_and(|line| line.contains("is over"));
+    scene.until("the end of the alarm", over).await;
+    scene.stop().await;
+}
+
+#[tokio::test]
+async fn a_report_has_the_form_that_odoo_reads() {
+    let odoo = prepared();
+    odoo.make("mail.message", json!({ "message_id": "<0-openerp-1@vm>" }));
+    let more = "way = \"report\"\nusername = \"sales\"\napi_key = \"sales-key\"";
+    let mut scene = Scene::new(
+        Script::new().to("p2@example.net", [Act::Say("550 5.2.1 Straße gesperrt")]),
+        &sink(&odoo, more),
+    )
+    .await;
+    begun(&scene).await;
+    let (kept, lost) = (Mail::send(&scene, &odoo, 1).await, Mail::send(&scene, &odoo, 2).await);
+    scene.settled(kept.id).await;
+    scene.settled(lost.id).await;
+    for kind in [Kind::Delivered, Kind::Deferred, Kind::Opened, Kind::Complained] {
+        kept.report(&scene, kind).await;
+    }
+    caught_up(&scene).await;
+    let state = odoo.state();
+    assert_eq!(kept.shown(&state)["status"], "sent");
+    assert_eq!(
+        (&lost.shown(&state)["status"], &lost.shown(&state)["bounces"]),
+        (&json!("bounce"), &json!(1))
+    );
+    let reason = &state["mail.notification"][lost.notification.to_string()]["failure_reason"];
+    assert_eq!(reason, "p2@example.net: 550 5.2.1 Straße gesperrt");
+    let gateway = state["gateway"].as_array().unwrap();
+    let [report] = &gateway[..] else { panic!("{gateway:#?}") };
+    let report = report.as_str().unwrap();
+    assert!(report.lines().count() == report.matches("\r\n").count() && !report.contains("\n.\r\n"));
+    let message = MessageParser::new().parse(report).unwrap();
+    assert_eq!(message.from().unwrap().first().unwrap().address(), Some("MAILER-DAEMON@relay.example.com"));
+    assert_eq!(message.to().unwrap().first().unwrap().address(), Some("bounce@example.com"));
+    let kind = message.content_type().unwrap();
+    assert_eq!((kind.ctype(), kind.subtype()), ("multipart", Some("report")));
+    assert_eq!(kind.attribute("report-type"), Some("delivery-status"));
+    let PartType::Multipart(parts) = &message.parts[0].body else { panic!("{message:?}") };
+    let kinds = parts.iter().map(|part| {
+        let kind = message.parts[*part as usize].content_type().unwrap();
+        format!("{}/{}", kind.ctype(), kind.subtype().unwrap())
+    });
+    assert_eq!(kinds.collect::<Vec<_>>(), ["text/plain", "message/delivery-status", "text/rfc822-headers"]);
+    // Odoo takes the second block, and there is one recipient in it.
+    let status = report.split("message/delivery-status").nth(1).unwrap().split_once("\r\n\r\n").unwrap().1;
+    let status = status.split("\r\n--").next().unwrap();
+    let blocks: Vec<Vec<&str>> =
+        status.trim_end().split("\r\n\r\n").map(|block| block.split("\r\n").collect()).collect();
+    let [about, recipient] = &blocks[..] else { panic!("{blocks:?}") };
+    assert_eq!(about[0], "Reporting-MTA: dns; relay.example.com");
+    assert_eq!(
+        recipient[..3],
+        ["Final-Recipient: rfc822; p2@example.net", "Action: failed", "Status: 5.2.1"]
+    );
+    let original = report.split("text/rfc822-headers").nth(1).unwrap();
+    assert!(original.contains("\r\n\r\nMessage-ID: <1.2.2-openerp-2-crm.lead@vm>\r\n"), "{original}");
+    // Odoo has it: told again, nothing is counted again.
+    lost.report(&scene, Kind::Bounced).await;
+    caught_up(&scene).await;
+    assert_eq!(odoo.state()["gateway"].as_array().unwrap().len(), 1);
+    // What the user may not see would be counted and not be shown.
+    put(&scene, 3, "p2@example.net", "<3-openerp-7-hr.applicant@vm>").await;
+    scene.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_user_may_not_see_is_not_reported_but_put_aside() {
+    let odoo = prepared();
+    odoo.make("mail.message", json!({ "message_id": "<0-openerp-1@vm>" }));
+    let script = Script::new().to("p3@example.net", [Act::Say("550 5.1.1 no such user")]);
+    let more = "way = \"report\"\nusername = \"sales\"\napi_key = \"sales-key\"";
+    let mut scene = in_leaps(script, &sink(&odoo, more)).await;
+    let partner = odoo.make("res.partner", json!({ "email_normalized": "p3@example.net" }));
+    put(&scene, 3, "p3@example.net", "<3-openerp-7-hr.applicant@vm>").await;
+    scene.until("the dead letter", || !scene.store().refused("odoo", 10).unwrap().is_empty()).await;
+    let why = &scene.store().refused("odoo", 10).unwrap()[0].why;
+    assert!(why.contains("shows \"sales\" no message <3-openerp-7-hr.applicant@vm>"), "{why}");
+    assert_eq!(odoo.record("res.partner", partner)["message_bounce"], 0);
+    assert!(odoo.state()["gateway"].as_array().unwrap().is_empty());
+    scene.stop().await;
+}
+
+#[tokio::test]
+async fn other_databases_mail_is_left_alone() {
+    let odoo = prepared();
+    for (more, told) in
+        [("hosts = [\"vm\"]\nsenders = [\"Example.com\"]", true), ("hosts = [\"vm2\"]", false)]
+    {
+        let mut scene = Scene::new(Script::new(), &sink(&odoo, more)).await;
+        begun(&scene).await;
+        let mail = Mail::send(&scene, &odoo, 1 + u64::from(told)).await;
+        scene.settled(mail.id).await;
+        caught_up(&scene).await;
+        assert_eq!(mail.shown(&odoo.state())["status"] == "pending", told, "{more}");
+        scene.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn trails_and_the_log_link_to_the_record() {
+    let odoo = prepared();
+    let mut scene =
+        Scene::new(Script::new().at(At::Dot, [Some(Act::Say("250 fine"))]), &sink(&odoo, "")).await;
+    begun(&scene).await;
+    let mail = Mail::send(&scene, &odoo, 1).await;
+    scene.settled(mail.id).await;
+    let tls = tls::client_config(None).unwrap();
+    let client = reqwest::Client::builder()
+        .unix_socket(scene.config.admin.socket.clone())
+        .tls_backend_preconfigured(tls)
+        .build()
+        .unwrap();
+    let link = format!("{}/odoo/sale.order/42", odoo.url());
+    for what in ["sale.order,42", "S0042"] {
+        let url = format!("http://localhost/api/v1/trace?what={what}&limit=5");
+        let found: Value = client.get(url).send().await.unwrap().json().await.unwrap();
+        let trails = found["trails"].as_array().unwrap();
+        assert_eq!(trails.len(), 1, "{what}");
+        assert_eq!((&trails[0]["record"], &trails[0]["record_url"]), (&json!("sale.order,42"), &json!(link)));
+    }
+    let log: Value = client.get("http://localhost/api/v1/log").send().await.unwrap().json().await.unwrap();
+    let links: BTreeSet<_> =
+        log["lines"].as_array().unwrap().iter().map(|line| line["record_url"].as_str()).collect();
+    assert_eq!(links, BTreeSet::from([Some(&*link)]));
+    scene.stop().await;
+}
+
+/// The command with a password on its standard input; what it said, and whether it went well.
+fn setup(odoo: &Odoo, arguments: &[&str], password: &str) -> (String, bool) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_mailtrail"))
+        .args(["setup", "odoo", "--url", &odoo.url(), "--database", "prod"])
+        .args(arguments)
+        .env_remove("MAILTRAIL_CONFIG")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(format!("{password}\n").as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(!said.contains(password), "{said}");
+    (said, output.status.success())
+}
+
+#[test]
+fn setup_makes_brings_up_to_date_and_takes_out() {
+    let odoo = Odoo::start();
+    let only_said = "would be created: group";
+    let (said, good) = setup(&odoo, &["--dry-run", "--user", "bot"], "admin-key");
+    assert!(
+        good && said.contains(only_said) && odoo.state()["res.groups"].as_object().unwrap().is_empty(),
+        "{said}"
+    );
+    let (said, good) = setup(&odoo, &["--user", "bot"], "admin-key");
+    assert!(good, "{said}");
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            format!("created: group 1 ({GROUP_NAME})"),
+            format!("created: server action 1 ({ACTION_NAME}, version 1)"),
+            "put into the group: user 2 (bot)".to_owned(),
+        ]
+    );
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let ready = || runtime.block_on(preflight(&settings(&odoo, "")));
+    ready().unwrap();
+    let (said, _) = setup(&odoo, &[], "admin-key");
+    assert!(said.contains("kept: group 1") && said.contains("kept: server action 1"), "{said}");
+    // Somebody changed it, or it is of another version.
+    let mut settings = settings(&odoo, "");
+    (settings.login.username, settings.login.key) = ("admin".into(), Secret::new("admin-key"));
+    let mut client = Client::new(settings.login, tls::client_config(None).unwrap()).unwrap();
+    let old = "# mailtrail action, version 0: an old one.\naction = {'version': 0}";
+    let write = client.call("ir.actions.server", "write", json!([[1], { "code": old }]), json!({}));
+    runtime.block_on(write).unwrap();
+    assert!(ready().unwrap_err().contains("has version 0"));
+    let (said, _) = setup(&odoo, &[], "admin-key");
+    assert!(said.contains("updated: server action 1") && said.contains("version 0 to version 1"), "{said}");
+    ready().unwrap();
+    let (said, good) = setup(&odoo, &[], "bot-key");
+    assert!(!good && said.contains("refuses the login of \"admin\""), "{said}");
+    let (said, good) = setup(&odoo, &["--login", "plain"], "plain-key");
+    assert!(!good && said.contains("must be an administrator's"), "{said}");
+    let (said, good) = setup(&odoo, &["--user", "nobody"], "admin-key");
+    assert!(!good && said.contains("no active user has the login"), "{said}");
+    let (said, good) = setup(&odoo, &["--remove", "--dry-run"], "admin-key");
+    assert!(good && said.contains("would be removed: group 1"), "{said}");
+    let (said, good) = setup(&odoo, &["--remove"], "admin-key");
+    assert!(good && said.contains("removed: server action 1") && said.contains("removed: group 1"), "{said}");
+    let state = odoo.state();
+    assert!(
+        state["ir.actions.server"].as_object().unwrap().is_empty()
+            && state["res.groups"].as_object().unwrap().is_empty()
+    );
+    let (said, good) = setup(&odoo, &["--remove"], "admin-key");
+    assert!(good && said.contains("not there: group"), "{said}");
+}
