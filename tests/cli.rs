@@ -37,6 +37,11 @@ impl Running {
 }
 
 fn write_config(folder: &Path) {
+    write_config_of(folder, "provider = \"mailgun\"\nwebhook_signing_key = \"x\"");
+}
+
+/// With these keys of the upstream.
+fn write_config_of(folder: &Path, upstream: &str) {
     let config = r#"
 [server]
 hostname = "relay.example.com"
@@ -47,14 +52,13 @@ tls = "none"
 auth = "none"
 [[upstream]]
 name = "mailgun"
-provider = "mailgun"
+UPSTREAM
 username = "postmaster@mg.example.com"
 password = "x"
-webhook_signing_key = "x"
 [http]
 address = "127.0.0.1:0"
 "#;
-    std::fs::write(folder.join("mailtrail.toml"), config).unwrap();
+    std::fs::write(folder.join("mailtrail.toml"), config.replace("UPSTREAM", upstream)).unwrap();
 }
 
 /// Starts the sandboxed daemon; gives the port of its mail listener.
@@ -153,6 +157,18 @@ fn lookups_work_with_the_daemon_running_and_stopped() {
     let nothing = mailtrail(folder.path(), &[&config[..], &["trace", "nobody@example.net"]].concat());
     assert_eq!(nothing.status.code(), Some(1));
     assert!(mailtrail(folder.path(), &[&config[..], &["queue", "list"]].concat()).status.success());
+}
+
+#[test]
+fn the_sandbox_stands_in_for_brevo() {
+    let folder = tempfile::tempdir().unwrap();
+    write_config_of(folder.path(), "provider = \"brevo\"\nwebhook_token = \"x\"");
+    let (daemon, port) = serve(folder.path());
+    let id = submit(port, "bounce@example.net");
+    let said =
+        eventually(folder.path(), &["--config", "mailtrail.toml", "--json", "trace", &id], "hard_bounce");
+    assert!(said.contains("OK: queued as <"), "{said}");
+    daemon.terminate();
 }
 
 #[test]

@@ -37,50 +37,66 @@ use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn every_fate_ends_as_it_should() {
-    let scene = Scene::new(Clock::System, USUAL).await;
     let by = MarkKind::By;
     let expectations = [
-        (Fate::Delivered, State::Delivered, by(Kind::Accepted)),
-        (Fate::Bounce, State::Bounced, by(Kind::Bounced)),
-        (Fate::LateBounce, State::Bounced, by(Kind::Delivered)),
-        (Fate::DeferTwice, State::Delivered, by(Kind::Deferred)),
-        (Fate::DeferSmtp, State::Delivered, by(Kind::Delivered)),
-        (Fate::Complain, State::Delivered, by(Kind::Complained)),
-        (Fate::Open, State::Delivered, by(Kind::Opened)),
-        (Fate::BotOpen, State::Delivered, MarkKind::ByMachine(Kind::Opened)),
-        (Fate::Click, State::Delivered, by(Kind::Clicked)),
-        (Fate::Unsubscribe, State::Delivered, by(Kind::Unsubscribed)),
-        (Fate::Suppressed, State::Suppressed, by(Kind::Suppressed)),
-        (Fate::DropAtDot, State::Delivered, by(Kind::Delivered)),
-        (Fate::DropBeforeDot, State::Delivered, by(Kind::Delivered)),
-        (Fate::Slow, State::Delivered, by(Kind::Delivered)),
-        (Fate::RateLimit, State::Delivered, by(Kind::Delivered)),
-        (Fate::InvalidEmail, State::Bounced, by(Kind::Bounced)),
-        (Fate::UnverifiedSender, State::Failed, by(Kind::Rejected)),
-        (Fate::UnauthorizedIp, State::Delivered, by(Kind::Delivered)),
+        (Fate::Delivered, State::Delivered, Some(by(Kind::Accepted))),
+        (Fate::Bounce, State::Bounced, Some(by(Kind::Bounced))),
+        (Fate::LateBounce, State::Bounced, Some(by(Kind::Delivered))),
+        (Fate::DeferTwice, State::Delivered, Some(by(Kind::Deferred))),
+        (Fate::DeferSmtp, State::Delivered, Some(by(Kind::Delivered))),
+        (Fate::Complain, State::Delivered, Some(by(Kind::Complained))),
+        (Fate::Open, State::Delivered, Some(by(Kind::Opened))),
+        (Fate::BotOpen, State::Delivered, Some(MarkKind::ByMachine(Kind::Opened))),
+        (Fate::Click, State::Delivered, Some(by(Kind::Clicked))),
+        (Fate::Unsubscribe, State::Delivered, Some(by(Kind::Unsubscribed))),
+        (Fate::Suppressed, State::Suppressed, Some(by(Kind::Suppressed))),
+        (Fate::Reject, State::Bounced, None),
+        (Fate::DropAtDot, State::Delivered, Some(by(Kind::Delivered))),
+        (Fate::DropBeforeDot, State::Delivered, Some(by(Kind::Delivered))),
+        (Fate::Slow, State::Delivered, Some(by(Kind::Delivered))),
+        (Fate::Silent, State::Relayed, None),
+        (Fate::InvalidEmail, State::Bounced, Some(by(Kind::Bounced))),
+        (Fate::UnverifiedSender, State::Failed, Some(by(Kind::Rejected))),
+        (Fate::UnauthorizedIp, State::Delivered, Some(by(Kind::Delivered))),
     ];
-    let mut sent = Vec::new();
-    for (fate, state, mark) in expectations {
-        let id = scene.send(&format!("{}@example.com", fate.word()), &[&to(fate)]).await;
-        sent.push((fate, id, state, mark));
-    }
-    let rejected = scene.send("rejected@example.com", &[&to(Fate::Reject)]).await;
-    let silent = scene.send("silent@example.com", &[&to(Fate::Silent)]).await;
-    assert_eq!(sent.len() + 2, Fate::ALL.len());
-    for (fate, id, state, mark) in sent {
-        let has_come = || {
+    let others = Fate::ALL.into_iter().filter(|fate| *fate != Fate::RateLimit);
+    assert!(others.eq(expectations.iter().map(|(fate, ..)| *fate)));
+    // Each on its own: some of them make the relay careful with the whole upstream.
+    let played = expectations.map(|(fate, state, mark)| async move {
+        let scene = Scene::new(Clock::System, USUAL).await;
+        let id = scene.send("1@example.com", &[&format!("{}@example.net", fate.word())]).await;
+        let has_ended = || {
             let recipient = scene.recipient(id);
-            let marked = recipient.marks.iter().any(|(kind, _)| *kind == mark);
+            let marked = mark.is_none_or(|mark| recipient.marks.iter().any(|(kind, _)| *kind == mark));
             (recipient.state() == state && marked).then_some(())
         };
-        eventually(fate.word(), has_come).await;
-    }
-    for (id, state) in [(rejected, State::Bounced), (silent, State::Relayed)] {
-        eventually("the end", || (scene.recipient(id).state() == state).then_some(())).await;
-    }
-    let taken = scene.sandbox.taken();
-    let again: BTreeSet<_> = taken.iter().map(|message| message.id.as_str()).collect();
-    assert_eq!(again.len(), Fate::ALL.len() - 1, "all but the rejected one");
+        eventually(fate.word(), has_ended).await;
+        // A message that was lost at its last dot may be sent twice, where its event comes late.
+        let most = if fate == Fate::DropAtDot { 2 } else { 1 };
+        let taken = scene.sandbox.tally().messages;
+        assert!((u64::from(fate != Fate::Reject)..=most).contains(&taken), "{}: {taken}", fate.word());
+        scene.daemon.stop().await;
+    });
+    futures_util::future::join_all(played).await;
+}
+
+#[tokio::test]
+async fn a_rate_limit_slows_the_relay_down() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let (moment, clock) = standing();
+    let scene = Scene::new(clock, USUAL).await;
+    let id = scene.send("1@example.com", &["rate-limit@example.net"]).await;
+    eventually("the limit", || log.lines("it is sent less").pop()).await;
+    eventually("the end of the attempt", || (scene.recipient(id).state() == State::Queued).then_some(()))
+        .await;
+    moment.set(START.after(MINUTE * 3));
+    let delivered = || {
+        scene.daemon.store().due_bell().ring();
+        (scene.recipient(id).state() == State::Delivered).then_some(())
+    };
+    eventually("the delivery", delivered).await;
+    assert_eq!(scene.sandbox.tally().messages, 1);
     scene.daemon.stop().await;
 }
 
@@ -90,7 +106,8 @@ async fn an_unauthorized_address_holds_the_mail_and_loses_none() {
     let _listening = log.listen();
     let scene = Scene::new(Clock::System, &format!("connections = 1\n{USUAL}")).await;
     let first = scene.send("1@example.com", &["unauthorized-ip@example.net"]).await;
-    eventually("the refusal", || log.lines("525 5.7.1 Unauthorized IP address").pop()).await;
+    let refusal = eventually("the refusal", || log.lines("525 5.7.1 Unauthorized IP address").pop()).await;
+    assert!(refusal.contains("mail waits") && refusal.contains("authorised addresses"), "{refusal}");
     let second = scene.send("2@example.com", &["b@example.net"]).await;
     for id in [first, second] {
         eventually("the delivery", || (scene.recipient(id).state() == State::Delivered).then_some(())).await;
@@ -415,7 +432,8 @@ impl Scene {
              [[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"none\"\nauth = \"none\"\n\
              [[upstream]]\nname = \"up\"\nprovider = \"brevo\"\nhost = \"127.0.0.1\"\nport = {}\ntls = \"none\"\n\
              username = \"a00001@smtp-brevo.com\"\npassword = \"pw\"\n{keys}\
-             [upstream.retry]\nfirst = \"100ms\"\nmax = \"1s\"\n[upstream.breaker]\npause = \"100ms\"\n\
+             [upstream.retry]\nfirst = \"100ms\"\nmax = \"1s\"\nunknown_wait = \"1s\"\n[upstream.breaker]\npause = \"100ms\"\n\
+             longest_pause = \"1s\"\n\
              [suppression]\npolicy = \"off\"\n[http]\naddress = \"127.0.0.1:0\"\n",
             directory.path().join("data").display().to_string(),
             sandbox.smtp_address().port(),
@@ -542,10 +560,6 @@ fn members(object: &Value) -> BTreeSet<&str> {
 fn fixture(file: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/brevo").join(file);
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
-}
-
-fn to(fate: Fate) -> String {
-    format!("{}@example.net", fate.word())
 }
 
 /// A clock that the test sets.

@@ -13,7 +13,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Use a built-in fake Mailgun as the upstream; needs no account and no configuration
+    /// Use a built-in fake provider as the upstream: Brevo where the first upstream is that, else Mailgun; needs no account
+    /// and no configuration
     #[arg(long)]
     sandbox: bool,
     /// With --sandbox: factor on all of the provider's times

@@ -4,11 +4,14 @@
 use super::face::Texts;
 use super::fate::Fate;
 use super::memory::Memory;
+use super::webhook::{hex, random};
 use crate::mail::{Envelope, Mailbox};
 use crate::secret::Secret;
 use crate::smtp::{Command, Mechanism, Syntax};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
+use md5::Md5;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,6 +48,14 @@ impl Login {
             & password.as_bytes().ct_eq(self.password.reveal().as_bytes());
         right.into()
     }
+
+    /// Whether a response to a challenge (RFC 2195) is this login's.
+    fn is_signed(&self, challenge: &str, response: &str) -> bool {
+        let Ok(mac) = Hmac::<Md5>::new_from_slice(self.password.reveal().as_bytes()) else { return false };
+        let digest = hex(&mac.chain_update(challenge).finalize().into_bytes());
+        let expected = format!("{} {digest}", self.username);
+        response.as_bytes().ct_eq(expected.as_bytes()).into()
+    }
 }
 
 /// What to do next. A text may have several lines; none has its final CRLF.
@@ -79,7 +90,11 @@ enum Phase {
     Idle,
     Plain,
     User,
-    Password { user: String },
+    Password {
+        user: String,
+    },
+    /// CRAM-MD5 (RFC 2195): what is to be signed.
+    Challenge(String),
     Mail(Envelope),
 }
 
@@ -100,6 +115,14 @@ impl Dialogue {
                 Some(password) => self.check(&user, &password),
                 None => say(self.texts.undecodable),
             },
+            Phase::Challenge(challenge) => match decode(line) {
+                Some(response) => self.check_signed(&challenge, &response),
+                None => say(self.texts.undecodable),
+            },
+            phase if self.texts.cram_md5 && !self.logged_in && is_cram_md5(line) => {
+                drop(phase);
+                self.challenge()
+            }
             phase => {
                 self.phase = phase;
                 match Command::parse(line) {
@@ -186,11 +209,28 @@ impl Dialogue {
         }
     }
 
+    fn challenge(&mut self) -> Step {
+        let challenge = format!("<{}@smtp-relay.brevo.com>", hex(&random::<12>()));
+        let said = format!("334 {}", BASE64_STANDARD.encode(&challenge));
+        self.phase = Phase::Challenge(challenge);
+        Step::Say(said.into())
+    }
+
     fn check(&mut self, user: &str, password: &str) -> Step {
+        let is_known = self.login.is(user, password);
+        self.let_in(is_known)
+    }
+
+    fn check_signed(&mut self, challenge: &str, response: &str) -> Step {
+        let is_known = self.login.is_signed(challenge, response);
+        self.let_in(is_known)
+    }
+
+    fn let_in(&mut self, is_known: bool) -> Step {
         if self.login.is_shut_out() {
             return say(UNAUTHORIZED_ADDRESS);
         }
-        self.logged_in = self.login.is(user, password);
+        self.logged_in = is_known;
         if self.logged_in {
             say(self.texts.authenticated)
         } else if self.texts.closes {
@@ -260,6 +300,10 @@ impl Dialogue {
 fn key(command: &str, envelope: &Envelope, recipient: &Mailbox) -> String {
     let sender = envelope.sender.as_ref().map_or("", Mailbox::as_str);
     format!("{command} {sender} {}", recipient.folded())
+}
+
+fn is_cram_md5(line: &[u8]) -> bool {
+    line.trim_ascii().eq_ignore_ascii_case(b"AUTH CRAM-MD5")
 }
 
 fn decode(base64: &[u8]) -> Option<String> {
@@ -363,5 +407,28 @@ mod tests {
             Dialogue::new(Face::Brevo.texts(), login.clone(), true).line(attempt.as_bytes(), &memory)
         });
         assert_eq!(said, [say(UNAUTHORIZED_ADDRESS), say("235 2.0.0 Authentication succeeded")]);
+    }
+
+    /// The example of RFC 2195 section 2.
+    #[test]
+    fn a_challenge_is_signed_with_the_password() {
+        let login = Login::new("tim".into(), Secret::new("tanstaaftanstaaf"));
+        let challenge = "<1896.697170952@postoffice.reston.mci.net>";
+        assert!(login.is_signed(challenge, "tim b913a602c7eda7a495b4e6e7334d3890"));
+        for wrong in
+            ["tim b913a602c7eda7a495b4e6e7334d3891", "tom b913a602c7eda7a495b4e6e7334d3890", "tim", ""]
+        {
+            assert!(!login.is_signed(challenge, wrong), "{wrong}");
+        }
+        let (mut dialogue, memory) =
+            (Dialogue::new(Face::Brevo.texts(), Arc::new(login), true), Memory::default());
+        let Step::Say(said) = dialogue.line(b"AUTH CRAM-MD5", &memory) else { unreachable!() };
+        let challenge = decode(said.strip_prefix("334 ").unwrap().as_bytes()).unwrap();
+        let mac = Hmac::<Md5>::new_from_slice(b"tanstaaftanstaaf").unwrap();
+        let signed = hex(&mac.chain_update(&challenge).finalize().into_bytes());
+        let response = BASE64_STANDARD.encode(format!("tim {signed}"));
+        let step = dialogue.line(response.as_bytes(), &memory);
+        assert_eq!(step, say("235 2.0.0 Authentication succeeded"));
+        assert_eq!(answers(&["AUTH CRAM-MD5"]), [say("504 Authentication mechanism not supported")]);
     }
 }

@@ -82,6 +82,8 @@ pub(super) struct Texts {
     pub(super) tls_is_on: &'static str,
     /// The prompt of AUTH PLAIN; Mailgun's is not base64, as observed: a client that decodes it has to cope.
     pub(super) plain: &'static str,
+    /// Whether CRAM-MD5 is known, too.
+    pub(super) cram_md5: bool,
     pub(super) authenticated: &'static str,
     pub(super) authenticated_already: &'static str,
     pub(super) wrong_login: &'static str,
@@ -126,6 +128,7 @@ const MAILGUN: Texts = Texts {
     starttls: "220 Go ahead",
     tls_is_on: "503 TLS is on already",
     plain: "334 Go ahead",
+    cram_md5: false,
     authenticated: "235 Authentication successful",
     authenticated_already: "503 Already authenticated",
     wrong_login: "535 Authentication failed",
@@ -161,6 +164,7 @@ const BREVO: Texts = Texts {
     starttls: "220 2.0.0 Ready to start TLS",
     tls_is_on: "502 5.5.1 Already running in TLS",
     plain: "334 ",
+    cram_md5: true,
     authenticated: "235 2.0.0 Authentication succeeded",
     authenticated_already: "503 5.5.1 Already authenticated",
     wrong_login: "535 5.7.8 Authentication failed",

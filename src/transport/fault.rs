@@ -38,7 +38,7 @@ pub enum Fault {
     #[error("the server's replies are out of step: {0}")]
     OutOfStep(Response),
     /// The login is wrong.
-    #[error("the login was refused: {0}; check username and password of this upstream")]
+    #[error("the login was refused: {0}; {remedy}", remedy = remedy(.0))]
     Login(Response),
     /// TLS is asked for and not to be had.
     #[error(
@@ -57,6 +57,17 @@ pub enum Fault {
     /// The host's name is no name.
     #[error("{0} is not a host name that a certificate can carry")]
     HostName(String),
+}
+
+/// What helps against a refused login. Brevo's 525 is about where we are, whoever we say we are.
+fn remedy(refusal: &Response) -> &'static str {
+    match refusal.code {
+        525 => {
+            "allow the address that this machine connects from, its IPv6 one as well, in the provider's list of \
+             authorised addresses"
+        }
+        _ => "check username and password of this upstream",
+    }
 }
 
 impl Fault {
