@@ -120,7 +120,7 @@ mod tests {
             ("sink", "events.jsonl", "other.jsonl"),
             ("alarms", "silence = \"30min\"", "silence = \"off\""),
             ("suppression", "\"never\"", "\"90d\""),
-            ("suppression", "sync = \"off\"", "sync = \"12h\""),
+            ("suppression", "\"24h\"", "\"12h\""),
         ] {
             assert_eq!(read(&[(old, new)]).changes(&before), [section], "{new}");
         }
@@ -193,6 +193,6 @@ path = "events.jsonl"
 silence = "30min"
 [suppression]
 hard_bounce = "never"
-sync = "off"
+sync = "24h"
 "#;
 }
