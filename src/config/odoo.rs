@@ -12,10 +12,12 @@ use std::time::Duration;
 /// Reads the keys of the kind; `clients` are those of the section.
 pub(super) fn read(section: &mut Section<'_>, clients: &[String], hostname: &str) -> Option<OdooSettings> {
     ["url", "database", "username"].iter().for_each(|key| section.require(key));
-    let url = section.parsed("url", "an http:// or https:// address without login", |text| {
-        let url = text.parse::<Url>().ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
-        (url.has_host() && url.username().is_empty() && url.password().is_none()).then_some(url)
-    });
+    let url = section.parsed("url", "a text", |text| Some(address(text)));
+    if url == Some(None) {
+        // The value is not shown: a password may stand in it.
+        section.fault("url", "is not an http:// or https:// address without login");
+    }
+    let url = url.flatten();
     let host = url.as_ref().and_then(Url::host_str).map(|host| host.trim_matches(['[', ']']));
     if url.as_ref().is_some_and(|url| url.scheme() == "http") && !host.is_some_and(is_loopback) {
         section.warn("url", "is not https: whoever is on the way reads the API key");
@@ -42,6 +44,13 @@ pub(super) fn read(section: &mut Section<'_>, clients: &[String], hostname: &str
     let login =
         odoo::Settings { url: url?, database: database?, username: username?, key: key?, timeout, ca_file };
     Some(OdooSettings { login, place, way, action, effects, hostname: hostname.to_owned() })
+}
+
+/// Where Odoo answers; who logs in there stands elsewhere.
+fn address(text: &str) -> Option<Url> {
+    let url: Url = text.parse().ok()?;
+    let anonymous = url.username().is_empty() && url.password().is_none();
+    (matches!(url.scheme(), "http" | "https") && url.has_host() && anonymous).then_some(url)
 }
 
 fn effects(section: &mut Section<'_>) -> Effects {

@@ -43,7 +43,10 @@ impl Feeder {
     /// Feeds until we stop.
     pub async fn run(mut self, stopping: CancellationToken) {
         loop {
-            let pause = self.round().await;
+            let left = self.outlet.may_be_left();
+            let round = self.round();
+            let pause = if left { stopping.run_until_cancelled(round).await } else { Some(round.await) };
+            let Some(pause) = pause else { return };
             if stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return;
             }
