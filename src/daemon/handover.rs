@@ -7,6 +7,8 @@ use listenfd::ListenFd;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 impl Sockets {
     /// Those that this process was started with. It takes them out of the environment, so it is for the start only.
@@ -34,8 +36,12 @@ impl Sockets {
         }
     }
 
-    /// Replaces this process by `command`, which gets the sockets; returns only if that fails.
+    /// Replaces this process by `command`, which gets the sockets; returns only if that fails. To be called when
+    /// every other thread ends: it waits for them.
     pub fn pass_to(self, mut command: Command) -> io::Error {
+        if !is_alone_within(FOR_THREADS) {
+            tracing::warn!("a thread is still at work: a socket may be lost and opened anew");
+        }
         let descriptors = match self.descriptors() {
             Ok(descriptors) => descriptors,
             Err(error) => return error,
@@ -54,6 +60,31 @@ impl Sockets {
     }
 }
 
+/// Waits for the end of all threads that close something on their way out. Its number may be one that a socket is to
+/// get: closed a moment later, it would be the socket.
+fn is_alone_within(longest: Duration) -> bool {
+    let end = Instant::now() + longest;
+    while other_threads().is_ok_and(|count| count > 0) {
+        if Instant::now() >= end {
+            return false;
+        }
+        sleep(Duration::from_millis(1));
+    }
+    true
+}
+
+/// Where the system does not say which threads there are, it is an error.
+fn other_threads() -> io::Result<usize> {
+    let mut count = 0;
+    for thread in std::fs::read_dir("/proc/self/task")? {
+        // One that has ended meanwhile has no name any more. Those of sled's pool never end, and have nothing.
+        let name = std::fs::read_to_string(thread?.path().join("comm")).unwrap_or_default();
+        count += usize::from(!name.is_empty() && !name.starts_with("sled-io"));
+    }
+    Ok(count - 1)
+}
+
+const FOR_THREADS: Duration = Duration::from_secs(5);
 const NAMES: &str = "LISTEN_FDNAMES";
 /// A socket that the relay opened itself: it is closed when the relay ends for good.
 const OWN: &str = "mailtrail-own";
