@@ -28,13 +28,13 @@ pub struct Reports {
     pub about: Vec<String>,
 }
 
-/// Posts events; the first that is not taken ends it.
+/// Posts events, which are written and signed before the time begins; the first that is not taken ends it.
 pub async fn post(to: SocketAddr, reports: Reports) -> io::Result<Sent> {
-    let (clients, reports) = (reports.clients, Arc::new(reports));
-    let (next, begun) = (Arc::new(AtomicUsize::new(0)), Instant::now());
-    let mut posting = JoinSet::new();
-    for _ in 0..clients {
-        posting.spawn(post_some(to, reports.clone(), next.clone()));
+    let requests: Vec<_> = (0..reports.events).map(|number| request(number, &reports.about)).collect();
+    let (requests, next) = (Arc::new(requests), Arc::new(AtomicUsize::new(0)));
+    let (begun, mut posting) = (Instant::now(), JoinSet::new());
+    for _ in 0..reports.clients {
+        posting.spawn(post_some(to, requests.clone(), next.clone()));
     }
     let mut waits = Vec::with_capacity(reports.events);
     while let Some(some) = posting.join_next().await {
@@ -45,23 +45,19 @@ pub async fn post(to: SocketAddr, reports: Reports) -> io::Result<Sent> {
 
 async fn post_some(
     to: SocketAddr,
-    reports: Arc<Reports>,
+    requests: Arc<Vec<String>>,
     next: Arc<AtomicUsize>,
 ) -> io::Result<Vec<Duration>> {
     let stream = TcpStream::connect(to).await?;
     stream.set_nodelay(true)?;
     let (mut stream, mut waits) = (BufReader::new(stream), Vec::new());
-    loop {
-        let number = next.fetch_add(1, Ordering::Relaxed);
-        if number >= reports.events {
-            return Ok(waits);
-        }
-        let request = request(number, &reports.about);
+    while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
         let begun = Instant::now();
         stream.write_all(request.as_bytes()).await?;
         hear(&mut stream).await?;
         waits.push(begun.elapsed());
     }
+    Ok(waits)
 }
 
 /// The answer, which has no body.
