@@ -54,7 +54,7 @@ async fn post_some(
     while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
         let begun = Instant::now();
         stream.write_all(request.as_bytes()).await?;
-        hear(&mut stream).await?;
+        tokio::time::timeout(PATIENCE, hear(&mut stream)).await??;
         waits.push(begun.elapsed());
     }
     Ok(waits)
@@ -63,13 +63,11 @@ async fn post_some(
 /// The answer, which has no body.
 async fn hear(stream: &mut BufReader<TcpStream>) -> io::Result<()> {
     let (mut status, mut line) = (String::new(), String::new());
+    stream.read_line(&mut status).await?;
     while line != "\r\n" {
         line.clear();
-        if tokio::time::timeout(PATIENCE, stream.read_line(&mut line)).await?? == 0 {
+        if stream.read_line(&mut line).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        if status.is_empty() {
-            status.clone_from(&line);
         }
     }
     if status.starts_with("HTTP/1.1 200 ") {

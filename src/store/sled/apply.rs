@@ -285,10 +285,10 @@ pub fn arrive(
     via: Via,
     event: &Event,
 ) -> sled::Result<()> {
-    let found = find(rows, event)?;
-    if is_known(rows, upstream, event, found.as_ref())? {
+    if is_known(rows, upstream, event)? {
         return Ok(());
     }
+    let found = find(rows, event)?;
     suppressed::report(rows, upstream, via, event)?;
     if found.as_ref().is_none_or(|found| found.rung != Rung::Tracking) {
         rows.put(keys::event(upstream, &event.identity, event.at), Vec::new());
@@ -327,17 +327,14 @@ pub struct Found {
 /// Whether an event was taken already. One that names its send stands in that send's trail; of others, which may
 /// find another send the second time, it is noted. What a webhook brought with a name may come again without: a poll
 /// of Brevo's does not say the name.
-pub fn is_known(
-    rows: &Overlay<'_>,
-    upstream: &str,
-    event: &Event,
-    found: Option<&Found>,
-) -> sled::Result<bool> {
-    let stands_at = |id| Ok(rows.get(&keys::reported(id, event.at, upstream, &event.identity))?.is_some());
-    match found {
-        Some(found) if found.rung == Rung::Tracking => return stands_at(found.id),
-        _ if rows.get(&keys::event(upstream, &event.identity, event.at))?.is_some() => return Ok(true),
-        _ => {}
+pub fn is_known(rows: &Overlay<'_>, upstream: &str, event: &Event) -> sled::Result<bool> {
+    let stands_at = |id| -> sled::Result<bool> {
+        Ok(rows.get(&keys::reported(id, event.at, upstream, &event.identity))?.is_some())
+    };
+    if event.tracking.map_or(Ok(false), stands_at)?
+        || rows.get(&keys::event(upstream, &event.identity, event.at))?.is_some()
+    {
+        return Ok(true);
     }
     let Some(message_id) = event.message_id.as_ref().filter(|_| event.tracking.is_none()) else {
         return Ok(false);

@@ -191,6 +191,6 @@ fn remove_unfinished_snapshots(directory: &Path) -> std::io::Result<()> {
 /// How long sled may take to let go of its files.
 const LETTING_GO: Duration = Duration::from_secs(10);
 /// Bytes of sled's page cache.
-const CACHE: u64 = 2 << 20;
+const CACHE: u64 = 16 << 20;
 /// sled's own background flush, which also collects its garbage.
 const FLUSH_EVERY_MS: u64 = 500;

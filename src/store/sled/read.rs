@@ -180,9 +180,7 @@ impl Projection {
 
     /// Whether this event was taken already.
     pub fn knows_event(&self, upstream: &str, event: &Event) -> sled::Result<bool> {
-        let rows = Overlay::new(self.rows());
-        let found = apply::find(&rows, event)?;
-        apply::is_known(&rows, upstream, event, found.as_ref())
+        apply::is_known(&Overlay::new(self.rows()), upstream, event)
     }
 
     /// The digest of the body that a webhook's token came with.
