@@ -101,6 +101,7 @@ impl Page {
         self.texts("senders", &user.account.senders);
         self.text("client", &user.account.client);
         self.texts("request_headers", &user.account.request_headers);
+        self.bare("repair", user.account.repair);
         self.texts("certificates", &user.certificates);
         self.some("rate", user.rate.map(show_rate));
     }

@@ -47,7 +47,8 @@ impl Fact {
 
     /// The first fact of every trail.
     pub fn of_acceptance(send: &Send) -> Self {
-        let words = Words { host: send.peer.map(|peer| peer.to_string()), ..Words::default() };
+        let text = send.repaired.then(|| REPAIRED.to_owned());
+        let words = Words { host: send.peer.map(|peer| peer.to_string()), text, ..Words::default() };
         Self { words, ..Self::new(send.id.timestamp(), What::Accepted, Source::Client) }
     }
 
@@ -138,6 +139,8 @@ impl Fact {
         }
     }
 }
+
+const REPAIRED: &str = "List-Unsubscribe repaired";
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -89,7 +89,7 @@ impl Record {
     /// The version in which the kind is written.
     pub fn version(&self) -> u8 {
         match self {
-            Self::Accepted(_) => 3,
+            Self::Accepted(_) => 4,
             Self::Notice(_) => 2,
             Self::Begun(_)
             | Self::Outcome(_)
@@ -126,7 +126,7 @@ impl Record {
     /// The stored form, without the body.
     pub fn encode(&self) -> Vec<u8> {
         let encoded = match self {
-            Self::Accepted(accepted) => postcard::to_stdvec(&AcceptedV3::from(&**accepted)),
+            Self::Accepted(accepted) => postcard::to_stdvec(&AcceptedV4::from(&**accepted)),
             Self::Begun(begun) => postcard::to_stdvec(&BegunV1::from(begun)),
             Self::Outcome(outcome) => postcard::to_stdvec(&OutcomeV1::from(outcome)),
             Self::Notice(notice) => postcard::to_stdvec(&NoticeV2::from(&**notice)),
@@ -150,6 +150,7 @@ impl Record {
             (1, 1) => read::<AcceptedV1>(head).and_then(AcceptedV1::restore).map(Self::from),
             (1, 2) => read::<AcceptedV2>(head).and_then(AcceptedV2::restore).map(Self::from),
             (1, 3) => read::<AcceptedV3>(head).and_then(AcceptedV3::restore).map(Self::from),
+            (1, 4) => read::<AcceptedV4>(head).and_then(AcceptedV4::restore).map(Self::from),
             (2, 1) => read::<BegunV1>(head).map(|v| Self::Begun(v.restore())),
             (3, 1) => read::<OutcomeV1>(head).map(|v| Self::Outcome(v.restore())),
             (4, 1) => read::<NoticeV1>(head).map(|v| Self::Notice(Box::new(v.restore()))),
@@ -270,10 +271,10 @@ impl SendV2 {
 
 /// With its lane and its route.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct SendV3 {
+struct SendV3 {
     send: SendV2,
     bulk: bool,
-    pub(super) route: Option<Box<str>>,
+    route: Option<Box<str>>,
 }
 
 impl From<&Send> for SendV3 {
@@ -283,29 +284,56 @@ impl From<&Send> for SendV3 {
 }
 
 impl SendV3 {
+    fn lane(&self) -> Lane {
+        if self.bulk { Lane::Bulk } else { Lane::Transactional }
+    }
+
+    fn restore(self) -> Option<Send> {
+        Some(Send { lane: self.lane(), route: self.route, ..self.send.restore()? })
+    }
+}
+
+/// With what was done to its header.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct SendV4 {
+    send: SendV3,
+    repaired: bool,
+}
+
+impl From<&Send> for SendV4 {
+    fn from(send: &Send) -> Self {
+        Self { send: SendV3::from(send), repaired: send.repaired }
+    }
+}
+
+impl SendV4 {
     /// On what occasion the sender is to hear of a recipient in that state, if it is one.
     pub(super) fn occasion(&self, place: u16, state: State) -> Option<Occasion> {
-        let SendV2 { dsn, reports, .. } = &self.send;
+        let SendV2 { dsn, reports, .. } = &self.send.send;
         let wish = dsn.recipients.iter().find(|wish| wish.place == place);
         Occasion::of(state, wish.and_then(DsnRecipientV1::notify)).filter(|_| *reports)
     }
 
     /// The Message-ID without brackets.
     pub(super) fn message_id(&self) -> Option<&str> {
-        self.send.send.message_id.as_deref()
+        self.send.send.send.message_id.as_deref()
     }
 
     /// The tracking id.
     pub(super) fn id(&self) -> TrackingId {
-        TrackingId::from_bytes(self.send.send.id)
+        TrackingId::from_bytes(self.send.send.send.id)
     }
 
     pub(super) fn lane(&self) -> Lane {
-        if self.bulk { Lane::Bulk } else { Lane::Transactional }
+        self.send.lane()
+    }
+
+    pub(super) fn route(&self) -> Option<Box<str>> {
+        self.send.route.clone()
     }
 
     pub(super) fn restore(self) -> Option<Send> {
-        Some(Send { lane: self.lane(), route: self.route, ..self.send.restore()? })
+        Some(Send { repaired: self.repaired, ..self.send.restore()? })
     }
 }
 
@@ -413,14 +441,26 @@ struct AcceptedV3 {
     recipients: Vec<String>,
 }
 
-impl From<&Accepted> for AcceptedV3 {
-    fn from(accepted: &Accepted) -> Self {
-        let recipients = accepted.recipients.iter().map(ToString::to_string).collect();
-        Self { send: SendV3::from(&accepted.send), recipients }
+impl AcceptedV3 {
+    fn restore(self) -> Option<Accepted> {
+        Some(Accepted { send: self.send.restore()?, recipients: mailboxes(&self.recipients)? })
     }
 }
 
-impl AcceptedV3 {
+#[derive(Serialize, Deserialize)]
+struct AcceptedV4 {
+    send: SendV4,
+    recipients: Vec<String>,
+}
+
+impl From<&Accepted> for AcceptedV4 {
+    fn from(accepted: &Accepted) -> Self {
+        let recipients = accepted.recipients.iter().map(ToString::to_string).collect();
+        Self { send: SendV4::from(&accepted.send), recipients }
+    }
+}
+
+impl AcceptedV4 {
     fn restore(self) -> Option<Accepted> {
         Some(Accepted { send: self.send.restore()?, recipients: mailboxes(&self.recipients)? })
     }

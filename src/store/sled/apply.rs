@@ -17,7 +17,7 @@ use crate::ledger::{
 use crate::mail::{Mailbox, MessageId};
 use crate::store::Handed;
 use crate::store::journal::Place;
-use crate::store::record::{EventV1, Record, SendV3, via};
+use crate::store::record::{EventV1, Record, SendV4, via};
 use std::time::Duration;
 
 /// Applies one record that lies at `place` with `body` bytes of body.
@@ -70,7 +70,7 @@ fn accepted(rows: &mut Overlay<'_>, accepted: &Accepted, place: Place, body: u32
         _ => None,
     };
     let row = SendRow {
-        send: SendV3::from(send),
+        send: SendV4::from(send),
         recipients: u16::try_from(accepted.recipients.len()).unwrap_or(u16::MAX),
         attempts: 0,
         queued: Some(QueuedRow { due: due.millis(), waits }),
@@ -227,7 +227,7 @@ fn schedule(rows: &mut Overlay<'_>, row: &mut SendRow, due: Option<Timestamp>) -
     let waits = match &row.unknown_at {
         _ if held => WaitsRow::Held,
         Some(upstream) if unknown => WaitsRow::ForUpstream(upstream.clone()),
-        _ => WaitsRow::ForRoute(row.send.route.clone()),
+        _ => WaitsRow::ForRoute(row.send.route()),
     };
     let queued = due.filter(|_| open).map(|due| QueuedRow { due: due.millis(), waits });
     if queued == row.queued {

@@ -6,7 +6,7 @@ use crate::id::TrackingId;
 use crate::ledger::{Fact, Failure, Mark, MarkKind, Marks, Occasion, Recipient, Rung, Source, Waits, What};
 use crate::mail::{Lane, MessageId};
 use crate::store::journal::Place;
-use crate::store::record::{EventV1, SendV3, StandingV1, VerbV1, WordsV1, kind_code, kind_of, occasion};
+use crate::store::record::{EventV1, SendV4, StandingV1, VerbV1, WordsV1, kind_code, kind_of, occasion};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Version of everything in this file and in the keys.
@@ -14,7 +14,7 @@ pub const SCHEMA: u32 = 8;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SendRow {
-    pub send: SendV3,
+    pub send: SendV4,
     pub recipients: u16,
     pub attempts: u32,
     /// Its place in the queue, while it is open.
