@@ -23,7 +23,7 @@
 //! | words | `event` | values |
 //! | rules | `ledger`, `provider`, `routing`, `smtp`, `suppression` | no socket, file, runtime or database |
 //! | resources | `account`, `alarm`, `logging`, `pulse`, `store`, `tls`, `transport` | IO, no policy about mail |
-//! | views | `line` | resources |
+//! | views | `endpoint`, `line` | resources |
 //! | tasks | `admin`, `audit`, `heartbeat`, `monitor`, `queue`, `reconcile`, `report`, `sink`, `submission`, `webhook` | rules and resources, never each other |
 //! | composition | `config`, `sandbox` | everything below |
 //! | relay | `daemon` | everything below |
@@ -50,6 +50,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+pub mod endpoint;
 pub mod event;
 pub mod heartbeat;
 pub mod id;

@@ -5,11 +5,12 @@ use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
 use crate::ledger::{
-    About, Accepted, Action, Begun, Dead, Hinted, Notice, Occasion, Outcome, Polled, Repeated, Replay, Send,
-    Settled, Standing, State, Switch, Verb, Via,
+    About, Accepted, Action, Begun, Dead, Hinted, Inbound, Notice, Occasion, Outcome, Polled, Repeated,
+    Replay, Send, Settled, Standing, State, Switch, Verb, Via,
 };
 use crate::mail::{BodyType, Dsn, DsnRecipient, Lane, Mailbox, MessageId, Notify, Record as OdooRecord, Ret};
 use crate::store::hint::HintedV1;
+use crate::store::inbound::InboundV1;
 use crate::store::journal::Place;
 use crate::store::listing::ListingV1;
 use crate::store::{Cursor, Handed};
@@ -45,6 +46,8 @@ pub enum Record {
     Replay(Box<Replay>),
     /// An address was put on a suppression list, or taken off.
     Listing(Box<Listing>),
+    /// A mail from outside came, with its message as the record's body; or it went on.
+    Inbound(Box<Inbound>),
 }
 
 /// A record in the journal.
@@ -83,6 +86,7 @@ impl Record {
             Self::Dead(_) => 10,
             Self::Replay(_) => 12,
             Self::Listing(_) => 8,
+            Self::Inbound(_) => 14,
         }
     }
 
@@ -101,7 +105,8 @@ impl Record {
             | Self::Listing(_)
             | Self::Dead(_)
             | Self::Replay(_)
-            | Self::Polled(_) => 1,
+            | Self::Polled(_)
+            | Self::Inbound(_) => 1,
         }
     }
 
@@ -119,7 +124,8 @@ impl Record {
             | Self::Dead(_)
             | Self::Replay(_)
             | Self::Handed(_)
-            | Self::Polled(_) => false,
+            | Self::Polled(_)
+            | Self::Inbound(_) => false,
         }
     }
 
@@ -139,6 +145,7 @@ impl Record {
             Self::Dead(dead) => postcard::to_stdvec(&DeadV1::from(&**dead)),
             Self::Replay(replay) => postcard::to_stdvec(&ReplayV1::from(&**replay)),
             Self::Listing(listing) => postcard::to_stdvec(&ListingV1::from(&**listing)),
+            Self::Inbound(inbound) => postcard::to_stdvec(&InboundV1::from(&**inbound)),
         };
         encoded.expect("plain data in memory always encodes")
     }
@@ -166,6 +173,9 @@ impl Record {
             (8, 1) => read::<ListingV1>(head)
                 .and_then(ListingV1::restore)
                 .map(|listing| Self::Listing(Box::new(listing))),
+            (14, 1) => read::<InboundV1>(head)
+                .and_then(InboundV1::restore)
+                .map(|inbound| Self::Inbound(Box::new(inbound))),
             _ => None,
         }
         .ok_or(unknown)

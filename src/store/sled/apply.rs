@@ -2,6 +2,7 @@
 //! the journal always ends in the same rows.
 
 use super::hints;
+use super::inbound;
 use super::keys;
 use super::overlay::Overlay;
 use super::reread::replay;
@@ -50,6 +51,7 @@ pub fn apply(rows: &mut Overlay<'_>, record: &Record, place: Place, body: u32) -
         Record::Notice(record) => notice(rows, record),
         Record::Dead(record) => dead(rows, record),
         Record::Replay(record) => replay(rows, record),
+        Record::Inbound(record) => inbound::apply(rows, record, place, body),
         Record::Repeated(record) => {
             if send_row(rows, record.id)?.is_some() {
                 let fact = FactRow::from(&Fact::of_repetition(record));
@@ -165,7 +167,7 @@ fn outcome(rows: &mut Overlay<'_>, outcome: &Outcome, place: Place) -> sled::Res
 }
 
 /// Counts on a row that holds a number.
-fn count(rows: &mut Overlay<'_>, key: Vec<u8>, more: u64) -> sled::Result<()> {
+pub fn count(rows: &mut Overlay<'_>, key: Vec<u8>, more: u64) -> sled::Result<()> {
     let known: u64 = rows.get(&key)?.as_deref().and_then(decode).unwrap_or_default();
     rows.put(key, encode(&(known + more)));
     Ok(())
@@ -263,7 +265,7 @@ fn dead(rows: &mut Overlay<'_>, dead: &Dead) -> sled::Result<()> {
 
 /// Notes the use of a token. False where the same came with another body before: somebody else's use of a signature
 /// that covers no body.
-fn is_first_use(
+pub fn is_first_use(
     rows: &mut Overlay<'_>,
     upstream: &str,
     token: Option<&(String, Timestamp, [u8; 16])>,
@@ -454,7 +456,7 @@ fn shortened(words: &Words) -> Words {
     Words { text: cut(&words.text), url: cut(&words.url), ..words.clone() }
 }
 
-fn cut(text: &str) -> String {
+pub fn cut(text: &str) -> String {
     text.chars().take(WORDS).collect()
 }
 
