@@ -4,7 +4,9 @@
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
 use crate::ledger::{Accepted, Send};
-use crate::mail::{Envelope, HeaderBlock, HeaderLine, Mailbox, MessageId, Record, repaired_unsubscribe};
+use crate::mail::{
+    Envelope, HeaderBlock, HeaderLine, Mailbox, MessageId, Record, repaired_unsubscribe, subject,
+};
 use crate::provider::{OWN_ID_HEADER, Provider};
 use crate::routing::{Routing, Traits};
 use crate::smtp::{Account, Reply};
@@ -236,13 +238,6 @@ fn records(block: &HeaderBlock<'_>, message_id: Option<&MessageId>) -> Vec<Recor
     records
 }
 
-fn subject(header: &[u8]) -> String {
-    let parser = MessageParser::new().header_text(HeaderName::Subject).default_header_ignore();
-    let parsed = parser.parse_headers(header);
-    let subject = parsed.as_ref().and_then(|message| message.subject()).unwrap_or_default();
-    subject.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SUBJECT).collect()
-}
-
 fn tags(block: &HeaderBlock<'_>) -> Vec<String> {
     let is_tag =
         |name: &str| name.eq_ignore_ascii_case("X-Mailgun-Tag") || name.eq_ignore_ascii_case("X-Mailin-Tag");
@@ -281,8 +276,6 @@ fn fingerprint(message: &Message, body: usize) -> u64 {
 const HOPS: u32 = 50;
 /// Header fields of a message.
 const FIELDS: u32 = 2000;
-/// Characters of a subject that are kept for the trail.
-const SUBJECT: usize = 200;
 /// Records of one mail that it can be found by.
 const RECORDS: usize = 10;
 /// Characters of a tag; Mailgun allows 128.
