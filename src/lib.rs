@@ -24,7 +24,7 @@
 //! | rules | `ledger`, `provider`, `routing`, `smtp`, `suppression` | no socket, file, runtime or database |
 //! | resources | `account`, `alarm`, `logging`, `pulse`, `store`, `tls`, `transport` | IO, no policy about mail |
 //! | views | `endpoint`, `line` | resources |
-//! | tasks | `admin`, `audit`, `heartbeat`, `monitor`, `queue`, `reconcile`, `report`, `sink`, `submission`, `webhook` | rules and resources, never each other |
+//! | tasks | `admin`, `audit`, `heartbeat`, `inbound`, `monitor`, `queue`, `reconcile`, `report`, `sink`, `submission`, `webhook` | rules and resources, never each other |
 //! | composition | `config`, `sandbox` | everything below |
 //! | relay | `daemon` | everything below |
 //! | command | `cli` | everything below |
@@ -54,6 +54,7 @@ pub mod endpoint;
 pub mod event;
 pub mod heartbeat;
 pub mod id;
+pub mod inbound;
 pub mod ledger;
 pub mod line;
 pub mod logging;
