@@ -48,6 +48,8 @@ impl Config {
             sinks,
             thresholds,
             suppression,
+            mail_rules,
+            targets,
             warnings: _,
         } = self;
         let bulk = |routing: &Routing| (routing.bulk.clone(), routing.bulk_recipients);
@@ -71,6 +73,7 @@ impl Config {
             ("sink", *sinks != other.sinks),
             ("alarms", *thresholds != other.thresholds),
             ("suppression", *suppression != other.suppression),
+            ("inbound", *mail_rules != other.mail_rules || *targets != other.targets),
         ];
         sections.into_iter().filter_map(|(section, differs)| differs.then_some(section)).collect()
     }
@@ -119,6 +122,8 @@ mod tests {
             ("sink", "events.jsonl", "other.jsonl"),
             ("alarms", "silence = \"30min\"", "silence = \"off\""),
             ("suppression", "\"never\"", "\"90d\""),
+            ("inbound", "\"30MiB\"", "\"31MiB\""),
+            ("inbound", "odoo.example.com", "odoo.example.net"),
         ] {
             assert_eq!(read(&[(old, new)]).changes(&before), [section], "{new}");
         }
@@ -191,5 +196,13 @@ path = "events.jsonl"
 silence = "30min"
 [suppression]
 hard_bounce = "never"
+[inbound]
+size = "30MiB"
+[[inbound.target]]
+deliver = "odoo"
+url = "https://odoo.example.com"
+database = "prod"
+username = "mail"
+api_key = "key"
 "#;
 }

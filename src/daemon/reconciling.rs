@@ -6,6 +6,7 @@ use crate::account::Account;
 use crate::config::Config;
 use crate::reconcile::{Reconciler, Source};
 use crate::tls;
+use std::collections::BTreeMap;
 
 /// For the accounts of a configuration.
 pub fn reconciler(ground: &Ground, config: &Config) -> Result<Reconciler, StartError> {
@@ -20,4 +21,16 @@ pub fn reconciler(ground: &Ground, config: &Config) -> Result<Reconciler, StartE
         });
     }
     Ok(Reconciler { store: ground.store.clone(), clock: ground.clock, sources })
+}
+
+/// The accounts whose keys are known, by their upstreams.
+pub fn accounts(ground: &Ground, config: &Config) -> Result<BTreeMap<String, Account>, StartError> {
+    let mut accounts = BTreeMap::new();
+    for upstream in &config.upstreams {
+        let Some(account) = &upstream.account else { continue };
+        let tls = tls::connector(upstream.transport.ca_file.as_deref())?;
+        let account = Account::new(account.clone(), &tls, ground.clock)?;
+        accounts.insert(upstream.transport.name.clone(), account);
+    }
+    Ok(accounts)
 }

@@ -61,6 +61,14 @@ impl Store {
             Err(error) => Err(error.into()),
         }
     }
+
+    /// The same, all of it in memory. It blocks.
+    pub fn inbound_whole(&self, id: TrackingId) -> Result<Option<Bytes>, ReadError> {
+        match self.inbound_message(id)? {
+            Some(stored) => Ok(stored.whole()?),
+            None => Ok(None),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
