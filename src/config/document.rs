@@ -142,7 +142,6 @@ const PREFIX: &str = "MAILTRAIL_";
 
 /// The sections that exist once, so that a variable can name their keys.
 const SINGLE: [&str; 11] = [
-    "inbound",
     "server",
     "tls",
     "limits",
@@ -153,4 +152,5 @@ const SINGLE: [&str; 11] = [
     "suppression",
     "reports",
     "duplicates",
+    "inbound",
 ];
