@@ -1,6 +1,6 @@
 //! Mail from outside: over HTTP to a whole relay, and on to whoever is to get it.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[path = "support/http.rs"]
 mod http;

@@ -59,7 +59,7 @@ impl Carrier {
     /// The first mail to come that is due and the target's; of no target's where there is no place.
     async fn next(&self, place: Option<usize>) -> Result<Option<InboundMail>, ReadError> {
         let now = self.clock.now();
-        self.store.next_inbound(now, |mail| self.claim(&mail.arrival.recipient) == place)
+        self.store.next_inbound(now, |recipient| self.claim(recipient) == place)
     }
 
     async fn bury_unclaimed(&self, stopping: &CancellationToken) {
@@ -117,8 +117,11 @@ impl Carrier {
 impl Round<'_> {
     async fn run(mut self, stopping: &CancellationToken) {
         loop {
-            // A delivery under way is ended: what a target was told to the end it may have.
-            let pause = self.step().await;
+            let pause = tokio::select! {
+                pause = self.step() => pause,
+                // Nobody knows then whether the target has it: it gets it again.
+                () = too_late(stopping) => return,
+            };
             if stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return;
             }
@@ -193,6 +196,14 @@ impl Round<'_> {
     }
 }
 
+/// Returns when a delivery that is under way while we stop takes too long.
+async fn too_late(stopping: &CancellationToken) {
+    stopping.cancelled().await;
+    tokio::time::sleep(GRACE).await;
+}
+
+/// How long a delivery may go on while we stop.
+const GRACE: Duration = Duration::from_secs(10);
 /// Time between two looks for mail.
 const IDLE: Duration = Duration::from_millis(500);
 /// How long a target is left alone that takes nothing.

@@ -7,7 +7,7 @@ use super::{ReadError, Store, Stored};
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
 use crate::ledger::{Arrival, Fate, Inbound, InboundMail, Leg, Move};
-use crate::mail::MessageId;
+use crate::mail::{Mailbox, MessageId};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -29,11 +29,11 @@ impl Store {
         self.committer()?.commit(record, Bytes::new(), wish).await
     }
 
-    /// The first mail from outside to come that is due by `now` and `wanted`.
+    /// The first mail from outside to come that is due by `now` and to a recipient that is `wanted`.
     pub fn next_inbound(
         &self,
         now: Timestamp,
-        wanted: impl Fn(&InboundMail) -> bool,
+        wanted: impl Fn(&Mailbox) -> bool,
     ) -> Result<Option<InboundMail>, ReadError> {
         Ok(self.projection().next_inbound(now, wanted)?)
     }
@@ -175,6 +175,11 @@ impl From<&Arrival> for ArrivalV1 {
 }
 
 impl ArrivalV1 {
+    /// The envelope's recipient.
+    pub fn recipient(&self) -> &str {
+        &self.recipient
+    }
+
     pub fn restore(self) -> Option<Arrival> {
         let token = self.token;
         Some(Arrival {

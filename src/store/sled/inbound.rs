@@ -8,6 +8,7 @@ use super::rows::{decode, encode};
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
 use crate::ledger::{Arrival, Fate, Inbound, InboundMail, Leg, Move};
+use crate::mail::Mailbox;
 use crate::store::inbound::{ArrivalV1, LegV1};
 use crate::store::journal::Place;
 use serde::{Deserialize, Serialize};
@@ -108,7 +109,7 @@ fn go_on(rows: &mut Overlay<'_>, moved: &Move) -> sled::Result<()> {
 fn put(rows: &mut Overlay<'_>, id: TrackingId, row: &InboundRow) {
     let waits = keys::inbound_waits(id);
     match row.leg {
-        LegV1::Waiting => rows.put(waits, Vec::new()),
+        LegV1::Waiting => rows.put(waits, encode(&(row.due, row.arrival.recipient()))),
         _ => rows.delete(waits),
     }
     rows.put(keys::inbound(id), encode(row));
@@ -136,17 +137,20 @@ impl Projection {
         Ok(row.as_deref().and_then(decode::<InboundRow>).and_then(InboundRow::restore))
     }
 
-    /// The first to come of those that wait, are due by `now` and `wanted`.
+    /// The first to come of those that wait, are due by `now` and to a recipient that is `wanted`.
     pub fn next_inbound(
         &self,
         now: Timestamp,
-        wanted: impl Fn(&InboundMail) -> bool,
+        wanted: impl Fn(&Mailbox) -> bool,
     ) -> sled::Result<Option<InboundMail>> {
         for row in self.rows().prefixed(keys::INBOUND_WAITS) {
-            let Some(id) = keys::read_id(&row?.0) else { continue };
-            let mail = self.inbound_mail(id)?.map(|(mail, _)| mail);
-            if let Some(mail) = mail.filter(|mail| mail.due <= now && wanted(mail)) {
-                return Ok(Some(mail));
+            let (key, value) = row?;
+            let Some((id, (due, recipient))) = keys::read_id(&key).zip(decode::<(u64, String)>(&value))
+            else {
+                continue;
+            };
+            if due <= now.millis() && recipient.parse().is_ok_and(|recipient| wanted(&recipient)) {
+                return Ok(self.inbound_mail(id)?.map(|(mail, _)| mail));
             }
         }
         Ok(None)

@@ -26,7 +26,7 @@
 //! | `x` address (in lower case), 0, list | what speaks against it ([`crate::store::listing::DossierRow`]) |
 //! | `x` | dossiers that speak against their address |
 //! | `v` 0(1) id | a mail from outside ([`super::inbound::InboundRow`]) |
-//! | `v` 1(1) id | – it waits |
+//! | `v` 1(1) id | it waits: until when, to whom |
 //! | `v` 2(1) hash(16) of Message-ID and recipient | the last mail from outside with these |
 //! | `k` name | the journal's position, the schema's version |
 
