@@ -143,6 +143,11 @@ async fn odoos_messages_arrive_byte_for_byte() {
         let text = result["data"][1].as_str().unwrap();
         let id = text.strip_prefix("2.0.0 Queued as ").expect("the reply names the id");
         capture.check(&sink.arrival(id).await);
+        // The trail tells of the header that was written plainly, and of no other.
+        let repaired = memchr::memmem::find(&capture.message, b"List-Unsubscribe: =?").is_some();
+        let trail = relay.store().trail(id.parse().unwrap()).unwrap().unwrap();
+        let said = repaired.then(|| "List-Unsubscribe repaired".to_owned());
+        assert_eq!((trail.send.repaired, &trail.facts[0].words.text), (repaired, &said), "{}", capture.name);
     }
     relay.stop().await;
     assert_eq!(sink.count(), captures.len(), "no message comes twice");

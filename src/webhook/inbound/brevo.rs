@@ -52,7 +52,7 @@ impl Inbox {
             Err(unheld @ Unheld::TooLarge(_)) => return Ok(self.turn_away(call, unheld, Answer::TooLarge)),
             Err(unheld) => return Ok(self.turn_away(call, unheld, Answer::NotNow)),
         };
-        self.pulse.heard(call.source.upstream());
+        self.pulse.proved(call.source.upstream());
         let items = match serde_json::from_slice::<Items>(&held.bytes) {
             Ok(Items { items }) if !items.is_empty() => items,
             Ok(_) => return self.bury(call, "it holds no mail", None, held.bytes.clone()).await,

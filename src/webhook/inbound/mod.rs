@@ -23,7 +23,6 @@ use crate::smtp::Decoder;
 use crate::store::{Message, ReadError, Store};
 use axum::body::Body;
 use bytes::Bytes;
-use futures_util::future::join_all;
 use rebuild::{Attachment, Parsed, rebuild};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -165,7 +164,9 @@ impl Inbox {
                 Ok(genuine) => genuine,
                 Err(refused) => return Ok(self.refuse_mailgun(call, refused)),
             };
-        self.heard(call, signed_at);
+        // No report came: mail that goes out may still be without events.
+        self.pulse.proved(call.source.upstream());
+        self.pulse.signed(call.source.upstream(), call.now, signed_at);
         match self.store.token(call.source.upstream(), &token, signed_at)? {
             Some(used) if used == upload.digest => return Ok(Answer::Known),
             Some(_) => return Ok(self.turn_away(call, REPLAYED, Answer::Refused)),
@@ -219,14 +220,15 @@ impl Inbox {
         make(&self.store, parsed).await
     }
 
-    /// Keeps a mail, once for each of its recipients, and then answers.
+    /// Keeps a mail, once for each of its recipients, and then answers. The token is used with the last of them: until then
+    /// the mail may come again, and those that are kept are known by its Message-ID.
     async fn keep_mail(&self, call: &Call<'_>, intake: &Intake, mail: Mail) -> Result<Answer, Trouble> {
         let header = whole_line_ends(mail.message.first());
         let block = HeaderBlock::of(&header);
         let message_id = block.first("Message-ID").and_then(|field| MessageId::parse(&field.text()));
         let subject = subject(block.bytes());
         let returned = self.is_own_report(&block)?;
-        let kept = mail.recipients.iter().map(async |recipient| {
+        for (left, recipient) in (0..mail.recipients.len()).rev().zip(&mail.recipients) {
             let held = match returned {
                 true => Some("a report of our own that came back".to_owned()),
                 false => loops::against(&block, recipient, intake.rules.auto_replies),
@@ -243,7 +245,7 @@ impl Inbox {
             let arrival = Arrival {
                 id: intake.mint.next(call.now, fastrand::u128(..)),
                 upstream: call.source.upstream().to_owned(),
-                token: mail.token.clone(),
+                token: mail.token.clone().filter(|_| left == 0),
                 sender: mail.sender.clone(),
                 recipient: recipient.clone(),
                 message_id: message_id.clone(),
@@ -252,9 +254,8 @@ impl Inbox {
                 window: intake.rules.duplicates,
                 held,
             };
-            self.store.take_in(arrival, mail.message.clone()).await
-        });
-        join_all(kept).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+            self.store.take_in(arrival, mail.message.clone()).await?;
+        }
         let upstream = call.source.upstream().to_owned();
         metrics::counter!("mailtrail_inbound_total", "upstream" => upstream, "outcome" => "kept")
             .increment(mail.recipients.len() as u64);
