@@ -59,6 +59,8 @@ pub enum Kind {
     Deliveries,
     /// A sink takes nothing.
     Sink,
+    /// A target takes no mail from outside.
+    Inbound,
 }
 
 impl Kind {
@@ -81,6 +83,7 @@ impl Kind {
             Self::Complaints => "complaints",
             Self::Deliveries => "deliveries",
             Self::Sink => "sink",
+            Self::Inbound => "inbound",
         }
     }
 }

@@ -23,9 +23,9 @@
 //! | words | `event` | values |
 //! | rules | `ledger`, `provider`, `routing`, `smtp`, `suppression` | no socket, file, runtime or database |
 //! | resources | `account`, `alarm`, `logging`, `odoo`, `pulse`, `store`, `tls`, `transport` | IO, no policy about mail |
-//! | views | `dsn`, `line` | resources |
+//! | views | `dsn`, `endpoint`, `line` | resources |
 //! | errands | `sync` | what several tasks have done; resources |
-//! | tasks | `admin`, `audit`, `heartbeat`, `monitor`, `queue`, `reconcile`, `report`, `sink`, `submission`, `webhook` | rules and resources, never each other |
+//! | tasks | `admin`, `audit`, `heartbeat`, `inbound`, `monitor`, `queue`, `reconcile`, `report`, `sink`, `submission`, `webhook` | rules and resources, never each other |
 //! | composition | `config`, `sandbox` | everything below |
 //! | relay | `daemon` | everything below |
 //! | command | `cli` | everything below |
@@ -52,9 +52,11 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod dsn;
+pub mod endpoint;
 pub mod event;
 pub mod heartbeat;
 pub mod id;
+pub mod inbound;
 pub mod ledger;
 pub mod line;
 pub mod logging;

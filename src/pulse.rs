@@ -38,6 +38,11 @@ impl Pulse {
         self.of(upstream, |beat| (beat.unanswered, beat.refused) = (None, None));
     }
 
+    /// Its provider brought something that is no report, and the signature was good.
+    pub fn proved(&self, upstream: &str) {
+        self.of(upstream, |beat| beat.refused = None);
+    }
+
     /// What its provider reported at `now` was signed at `signed_at`.
     pub fn signed(&self, upstream: &str, now: Timestamp, signed_at: Timestamp) {
         let age = i128::from(now.millis()) - i128::from(signed_at.millis());

@@ -70,9 +70,11 @@ fn load_with_files(text: &str, files: &[&str]) -> Result<Config, Faults> {
 
 const SHIPPED: &str = include_str!("../config/mailtrail.toml");
 
-const NAMED: [&str; 14] = [
+const NAMED: [&str; 16] = [
     "odoo-api-key",
     "certs/odoo.pem",
+    "mail-password",
+    "certs/mail.pem",
     "hook-secret",
     "odoo-password",
     "mailgun-smtp-password",
@@ -90,7 +92,9 @@ const NAMED: [&str; 14] = [
 fn uncommented(prefix: &str) -> String {
     let key = |line: &str| {
         let name = line.split(" = ").next().unwrap_or_default();
-        ["[[sink", "[[route", "[[source", "[heartbeat"].iter().any(|start| line.starts_with(start))
+        ["[[sink", "[[route", "[[source", "[[inbound", "[heartbeat"]
+            .iter()
+            .any(|start| line.starts_with(start))
             || (line.contains(" = ") && name.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase()))
     };
     let lines =

@@ -124,6 +124,12 @@ pub(super) async fn remove(http: &Http, address: &str) -> Result<bool, Fault> {
     }
 }
 
+/// An attachment of a mail that came in, by the `DownloadToken` that the webhook names; at most so many bytes.
+pub(super) async fn attachment(http: &Http, token: &str, most: usize) -> Result<Vec<u8>, Fault> {
+    let url = http.url(["v3", "inbound", "attachments", token]);
+    http.fetch(ATTACHMENT, authorised(http, Method::GET, url), most).await
+}
+
 fn authorised(http: &Http, method: Method, url: Url) -> RequestBuilder {
     http.request(method, url).header("api-key", http.key().reveal())
 }
@@ -139,6 +145,7 @@ const WORDS: [(&str, &str); 7] = [
     ("bounces", "hard_bounce"),
 ];
 const STATISTICS: &str = "events";
+const ATTACHMENT: &str = "an attachment";
 const BLOCKED: &str = "blocked contacts";
 /// Events of one page; Brevo's most.
 const EVENTS: usize = 5000;

@@ -8,6 +8,7 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Client, Method, RequestBuilder, Url, redirect};
 use serde_json::Value;
 use std::error::Error;
+use std::net::IpAddr;
 use std::time::Duration;
 use tokio_rustls::TlsConnector;
 
@@ -71,12 +72,42 @@ impl Http {
         url.ok_or_else(|| self.strange(what, "it leads to another host"))
     }
 
+    /// An address that the provider gave, at the provider's own host or another one of its API: the key goes there.
+    pub(super) fn kin(&self, what: &'static str, url: &str) -> Result<Url, Fault> {
+        let domain = |url: &Url| {
+            let host = url.host_str()?.to_owned();
+            let labels: Vec<_> = host.rsplitn(3, '.').take(2).map(str::to_owned).collect();
+            (labels.len() == 2 && host.parse::<IpAddr>().is_err()).then_some(labels)
+        };
+        let same = |url: &Url| {
+            url.scheme() == "https" && domain(url).is_some_and(|found| Some(found) == domain(&self.base_url))
+        };
+        let url = url.parse::<Url>().ok();
+        let url = url.filter(|url| url.origin() == self.base_url.origin() || same(url));
+        url.ok_or_else(|| self.strange(what, "it leads to another host"))
+    }
+
     pub(super) fn request(&self, method: Method, url: Url) -> RequestBuilder {
         self.client.request(method, url)
     }
 
     /// The answer, which is JSON; `None` for an empty one.
     pub(super) async fn ask(&self, what: &'static str, request: RequestBuilder) -> Result<Value, Fault> {
+        let body = self.fetch(what, request, ANSWER).await?;
+        match serde_json::from_slice(&body) {
+            Ok(json) => Ok(json),
+            Err(_) if body.is_empty() => Ok(Value::Null),
+            Err(_) => Err(self.strange(what, &words(&Value::Null, &body))),
+        }
+    }
+
+    /// The answer, of at most so many bytes.
+    pub(super) async fn fetch(
+        &self,
+        what: &'static str,
+        request: RequestBuilder,
+        most: usize,
+    ) -> Result<Vec<u8>, Fault> {
         let unreachable = |error: reqwest::Error| Fault::Unreachable {
             upstream: self.upstream.clone(),
             what,
@@ -87,17 +118,15 @@ impl Http {
         let mut body = Vec::new();
         while let Some(piece) = response.chunk().await.map_err(unreachable)? {
             body.extend_from_slice(&piece);
-            if body.len() > ANSWER {
+            if body.len() > most {
                 return Err(self.strange(what, "it does not end"));
             }
         }
-        let json: Option<Value> = serde_json::from_slice(&body).ok();
-        match (status, json) {
-            (200..300, Some(json)) => Ok(json),
-            (200..300, None) if body.is_empty() => Ok(Value::Null),
-            (200..300, None) => Err(self.strange(what, &words(&Value::Null, &body))),
-            (_, json) => Err(self.refusal(what, status, &headers, &json.unwrap_or_default(), &body)),
+        if !(200..300).contains(&status) {
+            let json: Value = serde_json::from_slice(&body).unwrap_or_default();
+            return Err(self.refusal(what, status, &headers, &json, &body));
         }
+        Ok(body)
     }
 
     pub(super) fn strange(&self, what: &'static str, words: &str) -> Fault {

@@ -3,7 +3,9 @@
 use super::http::Http;
 use super::{Entry, Fault, List, Next, Page, Span};
 use crate::clock::Timestamp;
+use reqwest::header::ACCEPT;
 use reqwest::{Method, RequestBuilder, Url};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 /// A page of `GET /v3/<domain>/events`. The end is an empty page.
@@ -165,6 +167,23 @@ pub(super) async fn remove(http: &Http, domain: &str, list: List, address: &str)
     }
 }
 
+/// A mail that Mailgun stored, as it came, from the `message-url` of its notification; at most so many bytes.
+pub(super) async fn stored(http: &Http, url: &str, most: usize) -> Result<String, Fault> {
+    let url = http.kin(STORED, url)?;
+    let request = authorised(http, Method::GET, url).header(ACCEPT, "message/rfc2822");
+    // Escapes take more room than what they stand for.
+    let answer = http.fetch(STORED, request, most.saturating_mul(2)).await?;
+    let stored: Stored =
+        serde_json::from_slice(&answer).map_err(|_| http.strange(STORED, "it has no body-mime"))?;
+    Ok(stored.body)
+}
+
+#[derive(Deserialize)]
+struct Stored {
+    #[serde(rename = "body-mime")]
+    body: String,
+}
+
 fn authorised(http: &Http, method: Method, url: Url) -> RequestBuilder {
     http.request(method, url).basic_auth("api", Some(http.key().reveal()))
 }
@@ -176,6 +195,7 @@ fn items(http: &Http, what: &'static str, answer: &Value) -> Result<Vec<Value>, 
 
 const EVENTS: &str = "events";
 const LOGS: &str = "logs";
+const STORED: &str = "a stored mail";
 /// Entries that one request adds at most.
 pub(super) const ENTRIES: usize = 1000;
 

@@ -183,6 +183,24 @@ impl Account {
         }
     }
 
+    /// A mail from outside that Mailgun stored, as it came, by the address that its notification names; at most `most`
+    /// bytes. Brevo stores none.
+    pub async fn stored(&self, url: &str, most: usize) -> Result<String, Fault> {
+        match &self.whose {
+            Whose::Mailgun { .. } => mailgun::stored(&self.http, url, most).await,
+            Whose::Brevo => Err(self.http.unable("stored mail")),
+        }
+    }
+
+    /// An attachment of a mail from outside that Brevo parsed, by its token; at most `most` bytes. Mailgun sends them
+    /// along.
+    pub async fn attachment(&self, token: &str, most: usize) -> Result<Vec<u8>, Fault> {
+        match &self.whose {
+            Whose::Mailgun { .. } => Err(self.http.unable("attachments")),
+            Whose::Brevo => brevo::attachment(&self.http, token, most).await,
+        }
+    }
+
     /// Takes an address off a list; whether it was there.
     pub async fn remove(&self, list: List, address: &str) -> Result<bool, Fault> {
         match &self.whose {

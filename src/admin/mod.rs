@@ -2,6 +2,7 @@
 //! questions also directly, while no daemon runs.
 
 mod events;
+mod inbound;
 mod log;
 mod operator;
 mod router;
@@ -17,6 +18,7 @@ pub use events::{
     EventFilter, EventView, HINT, KeptEvent, ReplayAnswer, ReplayOrder, Replayed, dead, orphans, report,
     reports,
 };
+pub use inbound::{InboundFilter, InboundView, KeptMail, ReleaseOrder, Released, inbound, inbound_mail};
 pub use log::{LogAnswer, LogFilter, log};
 pub use router::{Panel, metrics_router, service};
 pub use sinks::{RefusedView, ReplaySink, SinkView};

@@ -1,6 +1,7 @@
 //! `/api/v1`: questions and orders over HTTP, on the admin socket only.
 
 use super::events;
+use super::inbound;
 use super::log::{LogAnswer, LogFilter, log, url};
 use super::operator::{self, Refusal};
 use super::sinks::{self, ReplaySink};
@@ -131,6 +132,7 @@ pub fn service(panel: Panel) -> IntoMakeServiceWithConnectInfo<Router, Operator>
         .route("/api/v1/hints", get(hints))
         .route("/api/v1/alarms", get(alarms))
         .merge(events::routes())
+        .merge(inbound::routes())
         .layer(DefaultBodyLimit::max(ORDER))
         .with_state(panel)
         .into_make_service_with_connect_info::<Operator>()

@@ -2,10 +2,10 @@
 
 use super::{Context, Trouble, settings};
 use crate::admin::{
-    self, Act, BreakerOrder, BreakerView, EventFilter, EventView, Found, HintView, KeptEvent, LogAnswer,
-    LogFilter, Order, QueueLine, RefusedView, ReplayAnswer, ReplayOrder, ReplaySink, Shape, SinkView,
-    StatsLine, StatsQuestion, SuppressionAct, SuppressionFilter, SuppressionOrder, SuppressionPage, SyncLine,
-    SyncOrder,
+    self, Act, BreakerOrder, BreakerView, EventFilter, EventView, Found, HintView, InboundFilter,
+    InboundView, KeptEvent, KeptMail, LogAnswer, LogFilter, Order, QueueLine, RefusedView, ReleaseOrder,
+    Released, ReplayAnswer, ReplayOrder, ReplaySink, Shape, SinkView, StatsLine, StatsQuestion,
+    SuppressionAct, SuppressionFilter, SuppressionOrder, SuppressionPage, SyncLine, SyncOrder,
 };
 use crate::clock::Clock;
 use crate::store::{OpenError, Retention, Store};
@@ -138,6 +138,27 @@ impl Desk {
     /// Reads reports anew.
     pub async fn replay(&self, order: &ReplayOrder) -> Result<ReplayAnswer, Trouble> {
         ask(self.running()?.post(url("events/replay")).json(order)).await
+    }
+
+    /// Mail from outside.
+    pub async fn inbound(&self, filter: &InboundFilter) -> Result<Vec<InboundView>, Trouble> {
+        match self {
+            Self::Daemon(client) => ask(client.get(url("inbound")).query(filter)).await,
+            Self::Store(store) => admin::inbound(store, filter).map_err(|error| damaged(&error)),
+        }
+    }
+
+    /// One mail from outside with its message.
+    pub async fn inbound_mail(&self, id: &str) -> Result<Option<KeptMail>, Trouble> {
+        match self {
+            Self::Daemon(client) => ask(client.get(url(&format!("inbound/{id}")))).await,
+            Self::Store(store) => admin::inbound_mail(store, id).map_err(|error| damaged(&error)),
+        }
+    }
+
+    /// Delivers mail from outside that was kept back.
+    pub async fn release(&self, order: &ReleaseOrder) -> Result<Vec<Released>, Trouble> {
+        ask(self.running()?.post(url("inbound/replay")).json(order)).await
     }
 
     /// A page of the suppression list; `settings` say what it means where no daemon does.

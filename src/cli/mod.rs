@@ -5,6 +5,7 @@ mod config;
 mod demo;
 mod desk;
 mod events;
+mod inbound;
 mod log;
 mod paint;
 mod queue;
@@ -79,6 +80,9 @@ enum Command {
     /// What the providers reported: what came, what found no send, what cannot be understood
     #[command(subcommand, after_help = "Example: mailtrail events list --event bounced")]
     Events(events::Command),
+    /// Mail from outside: what came in, where it stands, what is not delivered
+    #[command(subcommand, after_help = "Example: mailtrail inbound dead")]
+    Inbound(inbound::Command),
     /// The upstreams' breakers
     #[command(subcommand, after_help = "Example: mailtrail breaker status")]
     Breaker(breaker::Command),
@@ -178,6 +182,7 @@ async fn command(context: Context, command: Command) -> Result<Option<Successor>
         Command::Log(arguments) => log::run(&context, &arguments).await,
         Command::Queue(command) => queue::run(&context, &command).await,
         Command::Events(command) => events::run(&context, &command).await,
+        Command::Inbound(command) => inbound::run(&context, &command).await,
         Command::Breaker(command) => breaker::run(&context, &command).await,
         Command::Sink(command) => sink::run(&context, &command).await,
         Command::Stats(arguments) => stats::run(&context, &arguments).await,

@@ -49,6 +49,8 @@ impl Config {
             thresholds,
             suppression,
             sync,
+            mail_rules,
+            targets,
             warnings: _,
         } = self;
         let bulk = |routing: &Routing| (routing.bulk.clone(), routing.bulk_recipients);
@@ -72,6 +74,7 @@ impl Config {
             ("sink", *sinks != other.sinks),
             ("alarms", *thresholds != other.thresholds),
             ("suppression", *suppression != other.suppression || *sync != other.sync),
+            ("inbound", *mail_rules != other.mail_rules || *targets != other.targets),
         ];
         sections.into_iter().filter_map(|(section, differs)| differs.then_some(section)).collect()
     }
@@ -121,6 +124,8 @@ mod tests {
             ("alarms", "silence = \"30min\"", "silence = \"off\""),
             ("suppression", "\"never\"", "\"90d\""),
             ("suppression", "\"24h\"", "\"12h\""),
+            ("inbound", "\"30MiB\"", "\"31MiB\""),
+            ("inbound", "odoo.example.com", "odoo.example.net"),
         ] {
             assert_eq!(read(&[(old, new)]).changes(&before), [section], "{new}");
         }
@@ -194,5 +199,13 @@ silence = "30min"
 [suppression]
 hard_bounce = "never"
 sync = "24h"
+[inbound]
+size = "30MiB"
+[[inbound.target]]
+deliver = "odoo"
+url = "https://odoo.example.com"
+database = "prod"
+username = "mail"
+api_key = "key"
 "#;
 }

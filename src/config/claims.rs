@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
 
-/// What may be taken only once: addresses to listen on, names of users, routes, upstreams, sources and sinks.
+/// What may be taken only once: addresses to listen on, names of users, routes, upstreams, sources, sinks and targets.
 #[derive(Default)]
 pub(super) struct Claims {
     taken: BTreeMap<(Kind, String), String>,
@@ -18,6 +18,7 @@ pub(super) enum Kind {
     Route,
     Upstream,
     Sink,
+    Target,
 }
 
 impl Claims {

@@ -141,5 +141,16 @@ fn lay_over(root: &mut Table, reading: &Reading<'_>) {
 const PREFIX: &str = "MAILTRAIL_";
 
 /// The sections that exist once, so that a variable can name their keys.
-const SINGLE: [&str; 10] =
-    ["server", "tls", "limits", "http", "admin", "log", "retention", "suppression", "reports", "duplicates"];
+const SINGLE: [&str; 11] = [
+    "server",
+    "tls",
+    "limits",
+    "http",
+    "admin",
+    "log",
+    "retention",
+    "suppression",
+    "reports",
+    "duplicates",
+    "inbound",
+];

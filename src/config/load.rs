@@ -4,7 +4,7 @@ use super::fault::{Faults, Place};
 use super::reader::{Reading, Section};
 use super::settings::{Config, Upstream};
 use super::upstream::Ourselves;
-use super::{listener, routing, sections, sink, source, suppression, upstream, user};
+use super::{inbound, listener, routing, sections, sink, source, suppression, upstream, user};
 use crate::sink::Kind;
 use crate::submission::{Listener, User};
 use crate::suppression::Settings;
@@ -93,6 +93,7 @@ fn assemble(mut root: Section<'_>) -> Config {
     let (limits, policy) = sections::limits(&mut root);
     let (http, webhooks) = sections::http(&mut root, &mut claims);
     let (suppression, sync) = suppression::read(&mut root);
+    let (mail_rules, targets) = inbound::read(&mut root, &mut claims);
     let config = Config {
         certificate: sections::certificate(&mut root),
         limits,
@@ -111,6 +112,8 @@ fn assemble(mut root: Section<'_>) -> Config {
         heartbeat: sections::heartbeat(&mut root),
         thresholds: sections::thresholds(&mut root),
         sinks,
+        mail_rules,
+        targets,
         hostname,
         data_dir,
         listeners,
@@ -122,6 +125,9 @@ fn assemble(mut root: Section<'_>) -> Config {
         |upstream: &Upstream| !(upstream.signing_keys.is_empty() && upstream.credentials.is_empty());
     if config.http.is_none() && (config.upstreams.iter().any(reports) || !config.sources.is_empty()) {
         root.warn("http", "has no address, so no event can arrive although secrets for webhooks are set");
+    }
+    if config.http.is_none() && !config.targets.is_empty() {
+        root.warn("http", "has no address, so no mail from outside can arrive although [[inbound.target]] says where it goes");
     }
     check_certificates(&root, &config);
     check_odoo(&root, &config);

@@ -8,6 +8,7 @@ mod change;
 mod claims;
 mod document;
 mod fault;
+mod inbound;
 mod listener;
 mod load;
 mod names;

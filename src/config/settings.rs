@@ -5,7 +5,8 @@ use crate::routing::Routing;
 use crate::secret::Secret;
 use crate::store::Retention;
 use crate::{
-    account, heartbeat, monitor, queue, reconcile, sink, smtp, submission, suppression, transport, webhook,
+    account, heartbeat, inbound, monitor, queue, reconcile, sink, smtp, submission, suppression, transport,
+    webhook,
 };
 use std::fmt;
 use std::net::SocketAddr;
@@ -58,6 +59,10 @@ pub struct Config {
     pub heartbeat: Option<heartbeat::Settings>,
     /// Who is told what becomes of the mail.
     pub sinks: Vec<sink::Settings>,
+    /// What holds for mail from outside.
+    pub mail_rules: webhook::MailRules,
+    /// Where mail from outside goes.
+    pub targets: Vec<inbound::Settings>,
     /// From where on figures are an alarm.
     pub thresholds: monitor::Thresholds,
     /// What is allowed, but should be known.

@@ -4,17 +4,19 @@ use super::routing::show_field;
 use super::settings::{Config, Upstream};
 use super::suppression::{NEVER, OFF};
 use super::words::{
-    AUTHENTICATION, EVENT_APIS, LEVELS, LISTENER_TLS, LOG_FORMATS, PIPELINING, PROVIDERS, REPORTERS, REPORTS,
-    Reporter, SECURITY, SUPPRESSION_POLICIES, TRANSPORTS, Transport, UNSUBSCRIBED, UNSUBSCRIBES, WAYS, word,
+    AUTHENTICATION, AUTO_REPLIES, Deliver, EVENT_APIS, INBOUND, LEVELS, LISTENER_TLS, LOG_FORMATS,
+    PIPELINING, PROVIDERS, REPORTERS, REPORTS, Reporter, SECURITY, SUPPRESSION_POLICIES, TRANSPORTS,
+    Transport, UNSUBSCRIBED, UNSUBSCRIBES, WAYS, word,
 };
 use crate::account::{self, Whose};
+use crate::inbound;
 use crate::monitor::Thresholds;
 use crate::reconcile;
 use crate::routing::{Pattern, Routing};
 use crate::sink;
 use crate::submission::{Listener, Password, User};
 use crate::suppression;
-use crate::transport::Settings;
+use crate::transport::{Dialect, Settings};
 use crate::webhook::{Kind, Source};
 use reqwest::Url;
 use std::fmt::{Display, Write as _};
@@ -70,6 +72,7 @@ impl Config {
         }
         self.sinks.iter().for_each(|sink| page.sink(sink));
         page.thresholds(&self.thresholds);
+        page.inbound(self);
         page.0
     }
 }
@@ -102,6 +105,7 @@ impl Page {
         self.texts("senders", &user.account.senders);
         self.text("client", &user.account.client);
         self.texts("request_headers", &user.account.request_headers);
+        self.bare("repair", user.account.repair);
         self.texts("certificates", &user.certificates);
         self.some("rate", user.rate.map(show_rate));
     }
@@ -250,6 +254,57 @@ impl Page {
         self.text("pipelining", word(&PIPELINING, &settings.pipelining));
         self.duration("connection_age", settings.connection_age);
         self.bare("messages_per_connection", settings.messages_per_connection);
+    }
+
+    fn inbound(&mut self, config: &Config) {
+        let rules = &config.mail_rules;
+        self.heading("[inbound]");
+        self.text("size", show_size(rules.size));
+        let window = Some(rules.duplicates).filter(|window| !window.is_zero());
+        self.text("duplicates", window.map_or_else(|| "off".to_owned(), show_duration));
+        self.text("auto_replies", word(&AUTO_REPLIES, &rules.auto_replies));
+        for target in &config.targets {
+            self.heading("[[inbound.target]]");
+            self.text("name", &target.name);
+            self.target(&target.kind);
+            self.texts("recipients", &target.recipients);
+            self.duration("give_up_after", target.give_up_after);
+        }
+    }
+
+    fn target(&mut self, kind: &inbound::Kind) {
+        match kind {
+            inbound::Kind::Smtp(smtp) => {
+                let deliver = match smtp.dialect {
+                    Dialect::Smtp => Deliver::Smtp,
+                    Dialect::Lmtp => Deliver::Lmtp,
+                };
+                self.text("deliver", word(&INBOUND, &deliver));
+                self.text("host", &smtp.host);
+                self.bare("port", smtp.port);
+                self.text("tls", word(&SECURITY, &smtp.security));
+                self.some("ca_file", smtp.ca_file.as_ref().map(|path| path.display()));
+                if let Some(login) = &smtp.login {
+                    self.text("username", &login.username);
+                    self.text("password", MASK);
+                }
+            }
+            inbound::Kind::Http(http) => {
+                self.text("deliver", word(&INBOUND, &Deliver::Http));
+                self.text("url", without_password(&http.url));
+                self.texts("secret", &vec![MASK; http.secrets.len()]);
+                self.bare("allow_private", http.allow_private);
+                self.duration("timeout", http.timeout);
+            }
+            inbound::Kind::Odoo(odoo) => {
+                self.text("deliver", word(&INBOUND, &Deliver::Odoo));
+                self.text("url", without_password(&odoo.url));
+                self.text("database", &odoo.database);
+                self.text("username", &odoo.username);
+                self.text("api_key", MASK);
+                self.duration("timeout", odoo.timeout);
+            }
+        }
     }
 
     fn sink(&mut self, sink: &sink::Settings) {

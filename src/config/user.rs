@@ -30,6 +30,7 @@ pub(super) fn read(mut section: Section<'_>, claims: &mut Claims) -> Option<User
         section.list("request_headers", "a header name, or its beginning and \"*\"", |text| {
             is_header_pattern(text).then(|| text.to_owned())
         });
+    let repair = section.boolean("repair").unwrap_or(true);
     section.finish();
     let name = name?;
     let account = Account {
@@ -37,6 +38,7 @@ pub(super) fn read(mut section: Section<'_>, claims: &mut Claims) -> Option<User
         name,
         senders: senders.unwrap_or_default(),
         request_headers: request_headers.unwrap_or_default(),
+        repair,
     };
     Some(User { account: Arc::new(account), password: password?, certificates, rate })
 }

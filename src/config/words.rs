@@ -76,6 +76,21 @@ pub(super) enum SinkKind {
     File,
 }
 
+/// What mail from outside is delivered by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Deliver {
+    Smtp,
+    Lmtp,
+    Http,
+    Odoo,
+}
+
+pub(super) const INBOUND: [(&str, Deliver); 4] =
+    [("smtp", Deliver::Smtp), ("lmtp", Deliver::Lmtp), ("http", Deliver::Http), ("odoo", Deliver::Odoo)];
+
+/// Whether machines' answers are delivered.
+pub(super) const AUTO_REPLIES: [(&str, bool); 2] = [("hold", false), ("deliver", true)];
+
 /// What a `[[source]]` is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reporter {

@@ -4,10 +4,11 @@
 use super::StartError;
 use super::doors::Hall;
 use super::keeper::keep;
-use super::reconciling::{reconciler, syncer};
+use super::reconciling::{accounts, reconciler, syncer};
 use super::relaying::{Relaying, Way, reports, ways};
 use super::shift::Shift;
 use super::sockets::{Sockets, Taken};
+use crate::account::Account;
 use crate::admin::{self, Panel};
 use crate::alarm::Alarms;
 use crate::audit::Auditor;
@@ -15,6 +16,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Upstream};
 use crate::heartbeat::Heartbeat;
 use crate::id::Mint;
+use crate::inbound::Carrier;
 use crate::monitor::Monitor;
 use crate::odoo::Place;
 use crate::provider::Provider;
@@ -26,7 +28,7 @@ use crate::store::Store;
 use crate::submission::{Crowd, Door, Memory};
 use crate::sync::Syncer;
 use crate::tls;
-use crate::webhook::{self, Inbox, Source};
+use crate::webhook::{self, Inbox, Intake, Source};
 use axum::serve::ListenerExt;
 use futures_util::future::join_all;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -96,6 +98,8 @@ pub struct Prepared {
     smtp: Vec<SocketAddr>,
     relaying: Way,
     reconciler: Reconciler,
+    /// Whose accounts mail from outside is fetched with.
+    accounts: BTreeMap<String, Account>,
     panel: Panel,
     admin: UnixListener,
     page: Option<(TcpListener, PrometheusHandle)>,
@@ -133,6 +137,7 @@ impl Prepared {
         let hall = Hall::new(ground, &config, before.map(|before| (&before.hall, &before.config)))?;
         let relaying = Way::new(ground, &config, before.map(|before| &before.relaying))?;
         let reconciler = reconciler(ground, &config)?;
+        let accounts = accounts(ground, &config)?;
         let mut sockets = Sockets::default();
         let doors = hall.doors(ground, &config, &mut sockets, &mut offered)?;
         let addresses = doors.iter().zip(&config.listeners);
@@ -173,6 +178,7 @@ impl Prepared {
             smtp,
             relaying,
             reconciler,
+            accounts,
             panel,
             admin,
             page,
@@ -199,7 +205,7 @@ impl Prepared {
         }
         let http = self.http.as_ref().and_then(|http| http.local_addr().ok());
         if let Some(http) = self.http {
-            let inbox = inbox(ground, &self.config);
+            let inbox = inbox(ground, &self.config, self.accounts);
             ground.talk.spawn(webhook::serve(
                 http,
                 inbox,
@@ -300,6 +306,13 @@ fn do_chores(
         Feeder::new(store.clone(), clock, ground.alarms.clone(), settings.clone())
     };
     let feeders: Vec<_> = config.sinks.iter().map(feeder).collect();
+    let carrier = Carrier {
+        store: store.clone(),
+        clock,
+        alarms: ground.alarms.clone(),
+        hostname: hostname.clone(),
+        targets: config.targets.clone(),
+    };
     let reporter = Reporter { store: store.clone(), clock, mint, hostname };
     let told = stopping.clone();
     Shift::begin(&ground.mail, before, stopping, async move {
@@ -315,6 +328,7 @@ fn do_chores(
             join_all(feeders.into_iter().map(|feeder| feeder.run(told.clone()))),
             reconciler.run(told.clone()),
             syncer.run(sync, told.clone()),
+            carrier.run(told.clone()),
             beats,
             keep(store, retention, clock, told.clone())
         );
@@ -337,7 +351,7 @@ fn providers(config: &Config) -> BTreeMap<String, Provider> {
 }
 
 /// The upstreams whose providers report by themselves, and who else reports.
-fn inbox(ground: &Ground, config: &Config) -> Inbox {
+fn inbox(ground: &Ground, config: &Config, accounts: BTreeMap<String, Account>) -> Inbox {
     let of_upstream = |upstream: &Upstream| {
         let kind = match upstream.transport.provider {
             Provider::Mailgun => webhook::Kind::Mailgun { keys: upstream.signing_keys.clone() },
@@ -348,7 +362,11 @@ fn inbox(ground: &Ground, config: &Config) -> Inbox {
     };
     let sources = config.upstreams.iter().filter_map(of_upstream).chain(config.sources.iter().cloned());
     let (store, pulse) = (ground.store.clone(), ground.pulse.clone());
-    Inbox::new(sources.collect(), config.webhooks.proxies.clone(), store, ground.clock, pulse)
+    let inbox = Inbox::new(sources.collect(), config.webhooks.proxies.clone(), store, ground.clock, pulse);
+    if config.targets.is_empty() {
+        return inbox;
+    }
+    inbox.with_mail(Intake::new(config.mail_rules, accounts, ground.mint.clone()))
 }
 
 /// No answer waits for the acknowledgement of the one before.

@@ -1,24 +1,21 @@
-//! Who asks the providers what their webhooks did not bring, and for their lists.
+//! Who asks the providers what their webhooks did not bring, for their lists, and for mail that they keep.
 
 use super::StartError;
 use super::generation::Ground;
 use crate::account::Account;
-use crate::config::Config;
+use crate::config::{Config, Upstream};
 use crate::reconcile::{Reconciler, Source};
 use crate::sync::{Partner, Syncer};
 use crate::tls;
+use std::collections::BTreeMap;
 
 /// For the accounts of a configuration.
 pub fn reconciler(ground: &Ground, config: &Config) -> Result<Reconciler, StartError> {
     let mut sources = Vec::new();
     for upstream in &config.upstreams {
-        let (Some(account), Some(settings)) = (&upstream.account, upstream.reconcile) else { continue };
-        let tls = tls::connector(upstream.transport.ca_file.as_deref())?;
-        sources.push(Source {
-            account: Account::new(account.clone(), &tls, ground.clock)?,
-            provider: upstream.transport.provider,
-            settings,
-        });
+        let Some(settings) = upstream.reconcile else { continue };
+        let Some(account) = account(ground, upstream)? else { continue };
+        sources.push(Source { account, provider: upstream.transport.provider, settings });
     }
     Ok(Reconciler { store: ground.store.clone(), clock: ground.clock, sources })
 }
@@ -28,10 +25,24 @@ pub fn reconciler(ground: &Ground, config: &Config) -> Result<Reconciler, StartE
 pub fn syncer(ground: &Ground, config: &Config) -> Result<Syncer, StartError> {
     let mut partners = Vec::new();
     for upstream in &config.upstreams {
-        let Some(account) = &upstream.account else { continue };
-        let tls = tls::connector(upstream.transport.ca_file.as_deref())?;
-        let account = Account::new(account.clone(), &tls, ground.clock)?;
+        let Some(account) = account(ground, upstream)? else { continue };
         partners.push(Partner::new(account, upstream.reconcile.is_some()));
     }
     Ok(Syncer::new(ground.store.clone(), ground.clock, config.suppression.clone(), partners))
+}
+
+/// The accounts whose keys are known, by their upstreams.
+pub fn accounts(ground: &Ground, config: &Config) -> Result<BTreeMap<String, Account>, StartError> {
+    let mut accounts = BTreeMap::new();
+    for upstream in &config.upstreams {
+        let Some(account) = account(ground, upstream)? else { continue };
+        accounts.insert(upstream.transport.name.clone(), account);
+    }
+    Ok(accounts)
+}
+
+fn account(ground: &Ground, upstream: &Upstream) -> Result<Option<Account>, StartError> {
+    let Some(settings) = &upstream.account else { return Ok(None) };
+    let tls = tls::connector(upstream.transport.ca_file.as_deref())?;
+    Ok(Some(Account::new(settings.clone(), &tls, ground.clock)?))
 }

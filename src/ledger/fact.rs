@@ -1,5 +1,6 @@
 use super::{
-    About, Action, Dead, Occasion, Outcome, Repeated, Replay, Send, Settled, Standing, Switch, Verb, Via,
+    About, Action, Arrival, Dead, Fate, Leg, Move, Occasion, Outcome, Repeated, Replay, Send, Settled,
+    Standing, Switch, Verb, Via,
 };
 use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};
@@ -47,7 +48,8 @@ impl Fact {
 
     /// The first fact of every trail.
     pub fn of_acceptance(send: &Send) -> Self {
-        let words = Words { host: send.peer.map(|peer| peer.to_string()), ..Words::default() };
+        let text = send.repaired.then(|| REPAIRED.to_owned());
+        let words = Words { host: send.peer.map(|peer| peer.to_string()), text, ..Words::default() };
         Self { words, ..Self::new(send.id.timestamp(), What::Accepted, Source::Client) }
     }
 
@@ -129,6 +131,41 @@ impl Fact {
         }
     }
 
+    /// What the log says about a mail from outside that came: where it stood then.
+    pub fn of_arrival(arrival: &Arrival, leg: Leg) -> Self {
+        let Arrival { id, upstream, sender, recipient, subject, size, .. } = arrival;
+        let sender = sender.as_ref().map(ToString::to_string).unwrap_or_default();
+        let why = arrival.held.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        let text = format!("<{sender}> to <{recipient}>, {size} bytes, {subject:?}{why}");
+        let what = match leg {
+            Leg::Waiting | Leg::Delivered => What::Inbound(Step::Arrived),
+            Leg::Dead => What::Inbound(Step::Died),
+            Leg::Duplicate => What::Inbound(Step::Duplicated),
+        };
+        Self {
+            upstream: Some(upstream.clone()),
+            words: Words { name: id.to_string(), text: Some(text), ..Words::default() },
+            ..Self::new(id.timestamp(), what, Source::Webhook)
+        }
+    }
+
+    /// What the log says about a mail from outside that went on, or did not.
+    pub fn of_move(moved: &Move) -> Self {
+        let (step, host, text, due) = match moved.fate.clone() {
+            Fate::Delivered { target, words } => (Step::Delivered, target, words, None),
+            Fate::Deferred { target, why, due } => (Step::Deferred, target, why, Some(due)),
+            Fate::Dead { target, why } => (Step::Died, target, why, None),
+            Fate::Released { operator } => (Step::Released, String::new(), operator, None),
+        };
+        let source = if step == Step::Released { Source::Operator } else { Source::Relay };
+        let (text, host) = (Some(text), Some(host).filter(|host| !host.is_empty()));
+        Self {
+            words: Words { name: moved.id.to_string(), text, host, ..Words::default() },
+            due,
+            ..Self::new(moved.at, What::Inbound(step), source)
+        }
+    }
+
     /// What a trail says about a report on one of its recipients.
     pub fn of_report(about: &About, report: TrackingId) -> Self {
         Self {
@@ -138,6 +175,8 @@ impl Fact {
         }
     }
 }
+
+const REPAIRED: &str = "List-Unsubscribe repaired";
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,6 +207,31 @@ pub enum What {
         /// Or else taken off.
         on: bool,
     },
+    /// A mail from outside went a step.
+    Inbound(Step),
+}
+
+/// A step of a mail from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It came.
+    Arrived,
+    /// It came, and is the same as another.
+    Duplicated,
+    /// A target took it.
+    Delivered,
+    /// A target did not take it, for now.
+    Deferred,
+    /// It is a dead letter.
+    Died,
+    /// An operator wants it delivered.
+    Released,
+}
+
+impl Step {
+    /// Every step.
+    pub const ALL: [Self; 6] =
+        [Self::Arrived, Self::Duplicated, Self::Delivered, Self::Deferred, Self::Died, Self::Released];
 }
 
 impl What {
@@ -180,6 +244,7 @@ impl What {
         let acted = Verb::ALL.map(Self::Acted);
         let switched = [true, false].map(|open| Self::Switched { open });
         let listed = [true, false].map(|on| Self::Listed { on });
+        let inbound = Step::ALL.map(Self::Inbound);
         own.into_iter()
             .chain(told)
             .chain(attempted)
@@ -187,6 +252,7 @@ impl What {
             .chain(acted)
             .chain(switched)
             .chain(listed)
+            .chain(inbound)
             .map(Self::word)
             .collect()
     }
@@ -209,6 +275,12 @@ impl What {
             Self::Replayed => "replayed",
             Self::Listed { on: true } => "listed",
             Self::Listed { on: false } => "unlisted",
+            Self::Inbound(Step::Arrived) => "inbound",
+            Self::Inbound(Step::Duplicated) => "inbound-duplicate",
+            Self::Inbound(Step::Delivered) => "inbound-delivered",
+            Self::Inbound(Step::Deferred) => "inbound-deferred",
+            Self::Inbound(Step::Died) => "inbound-dead",
+            Self::Inbound(Step::Released) => "inbound-released",
         }
     }
 }

@@ -6,14 +6,16 @@
 
 mod fact;
 mod hint;
+mod inbound;
 mod inbox;
 mod polled;
 mod recipient;
 mod send;
 mod tally;
 
-pub use fact::{Fact, Rung, Source, What};
+pub use fact::{Fact, Rung, Source, Step, What};
 pub use hint::Hinted;
+pub use inbound::{Arrival, Fate, Inbound, InboundMail, Leg, Move};
 pub use inbox::{Dead, Replay};
 pub use polled::Polled;
 pub use recipient::{Failure, Mark, MarkKind, Marks, Recipient, Standing, State};

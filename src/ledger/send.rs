@@ -44,6 +44,8 @@ pub struct Send {
     pub lane: Lane,
     /// The name of the route it takes; `None`: the upstreams in their order.
     pub route: Option<Box<str>>,
+    /// Whether its `List-Unsubscribe`, which nobody could read, was written plainly.
+    pub repaired: bool,
 }
 
 impl Send {
@@ -68,6 +70,7 @@ impl Send {
             fingerprint: None,
             lane: Lane::default(),
             route: None,
+            repaired: false,
         }
     }
 }

@@ -7,9 +7,13 @@ mod envelope;
 mod header;
 mod lane;
 mod message_id;
+mod subject;
+mod unsubscribe;
 
 pub use address::{Mailbox, NotAMailbox};
 pub use envelope::{BodyType, Dsn, DsnRecipient, Envelope, Notify, Ret};
 pub use header::{Header, HeaderBlock, HeaderLine};
 pub use lane::Lane;
 pub use message_id::{MessageId, Record};
+pub use subject::subject;
+pub use unsubscribe::repaired_unsubscribe;

@@ -48,6 +48,8 @@ pub struct Account {
     pub senders: Vec<String>,
     /// Provider request headers (behind `X-Mailgun-`) that this user's mail may carry.
     pub request_headers: Vec<String>,
+    /// Whether Odoo's `List-Unsubscribe` is written plainly in its mail. Default true.
+    pub repair: bool,
 }
 
 /// A user name and a password, as a client sent them.
@@ -625,6 +627,7 @@ mod tests {
             client: "a".into(),
             senders: vec!["*@b.c".into()],
             request_headers: Vec::new(),
+            repair: true,
         };
         assert_eq!(session.logged_in(Arc::new(account)).code(), 235);
         assert_eq!(session.protocol(), "ESMTPSA");
@@ -668,7 +671,7 @@ mod tests {
 
     fn account(name: &str) -> Arc<Account> {
         let (name, client) = (name.to_owned(), name.to_owned());
-        Arc::new(Account { name, client, senders: Vec::new(), request_headers: Vec::new() })
+        Arc::new(Account { name, client, senders: Vec::new(), request_headers: Vec::new(), repair: true })
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::sled::{Current, Projection};
 use super::space;
 use crate::clock::{Clock, Timestamp};
 use crate::id::TrackingId;
+use crate::ledger::Inbound;
 use crate::wakeup::Wakeup;
 use std::io;
 use std::path::PathBuf;
@@ -252,8 +253,10 @@ impl Scribe {
 
     /// Only what grows the store is held back.
     fn enough_space(&self, records: &[(Record, Wish, Answer)], bytes: u64) -> io::Result<()> {
-        let grows = |record: &Record| {
-            matches!(record, Record::Accepted(_) | Record::Notice(_) | Record::Hint(_) | Record::Dead(_))
+        let grows = |record: &Record| match record {
+            Record::Accepted(_) | Record::Notice(_) | Record::Hint(_) | Record::Dead(_) => true,
+            Record::Inbound(inbound) => matches!(**inbound, Inbound::Arrived(_)),
+            _ => false,
         };
         if !records.iter().any(|(record, ..)| grows(record)) {
             return Ok(());

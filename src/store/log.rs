@@ -7,7 +7,7 @@ use super::{ReadError, Store};
 use crate::clock::Timestamp;
 use crate::event::Words;
 use crate::id::TrackingId;
-use crate::ledger::{Accepted, Fact, Notice, Outcome, Source, What};
+use crate::ledger::{Accepted, Fact, Inbound, Leg, Notice, Outcome, Source, What};
 use crate::suppression::{Change, Listing};
 use std::io;
 
@@ -144,6 +144,19 @@ impl Store {
             Record::Notice(notice) => {
                 let found = self.projection().find(&notice.event)?;
                 entries.push(of_notice(&notice, found));
+            }
+            Record::Inbound(inbound) => {
+                let (written, fact) = match &*inbound {
+                    Inbound::Arrived(arrival) => {
+                        let first = if arrival.held.is_some() { Leg::Dead } else { Leg::Waiting };
+                        let known = self.projection().inbound_mail(arrival.id)?;
+                        let same = known.is_some_and(|(mail, _)| mail.leg == Leg::Duplicate);
+                        let leg = if same { Leg::Duplicate } else { first };
+                        (arrival.id.timestamp(), Fact::of_arrival(arrival, leg))
+                    }
+                    Inbound::Moved(moved) => (moved.at, Fact::of_move(moved)),
+                };
+                entries.push(Entry { id: None, written, fact });
             }
             Record::Dead(dead) => {
                 entries.push(Entry { id: None, written: dead.at, fact: Fact::of_dead(&dead) });

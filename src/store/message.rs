@@ -3,14 +3,16 @@ use bytes::Bytes;
 use crc32fast::Hasher;
 use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 /// A message on its way into the journal: its first part in memory, the rest of a large one in a file.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Message {
     first: Bytes,
-    rest: Option<Box<Spill>>,
+    rest: Option<Arc<Spill>>,
 }
 
 /// A part of a message that is not held in memory. The file has no name: nothing is left of it, whatever happens.
@@ -24,7 +26,7 @@ pub struct Spill {
 impl Message {
     /// A message of two parts.
     pub fn new(first: Bytes, rest: Option<Spill>) -> Self {
-        Self { first, rest: rest.map(Box::new) }
+        Self { first, rest: rest.map(Arc::new) }
     }
 
     /// Bytes of both parts.
@@ -82,6 +84,13 @@ impl Spill {
         self.checksum.update(bytes);
         self.length += bytes.len() as u64;
         Ok(())
+    }
+
+    /// Some of what was appended; it must be there. It blocks.
+    pub fn read(&self, part: Range<u64>) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; part.end.saturating_sub(part.start) as usize];
+        self.file.read_exact_at(&mut bytes, part.start)?;
+        Ok(bytes)
     }
 
     /// Writes all of it to `target`, in pieces; fails when it is not what was appended.

@@ -8,6 +8,7 @@ mod commit;
 mod disk;
 mod hands;
 mod hint;
+mod inbound;
 mod inbox;
 mod journal;
 mod listing;

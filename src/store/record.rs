@@ -5,11 +5,12 @@ use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
 use crate::ledger::{
-    About, Accepted, Action, Begun, Dead, Hinted, Notice, Occasion, Outcome, Polled, Repeated, Replay, Send,
-    Settled, Standing, State, Switch, Verb, Via,
+    About, Accepted, Action, Begun, Dead, Hinted, Inbound, Notice, Occasion, Outcome, Polled, Repeated,
+    Replay, Send, Settled, Standing, State, Switch, Verb, Via,
 };
 use crate::mail::{BodyType, Dsn, DsnRecipient, Lane, Mailbox, MessageId, Notify, Record as OdooRecord, Ret};
 use crate::store::hint::HintedV1;
+use crate::store::inbound::InboundV1;
 use crate::store::journal::Place;
 use crate::store::listing::ListingV1;
 use crate::store::{Cursor, Handed};
@@ -45,6 +46,8 @@ pub enum Record {
     Replay(Box<Replay>),
     /// An address was put on a suppression list, or taken off.
     Listing(Box<Listing>),
+    /// A mail from outside came, with its message as the record's body; or it went on.
+    Inbound(Box<Inbound>),
 }
 
 /// A record in the journal.
@@ -83,13 +86,14 @@ impl Record {
             Self::Dead(_) => 10,
             Self::Replay(_) => 12,
             Self::Listing(_) => 8,
+            Self::Inbound(_) => 14,
         }
     }
 
     /// The version in which the kind is written.
     pub fn version(&self) -> u8 {
         match self {
-            Self::Accepted(_) => 3,
+            Self::Accepted(_) => 4,
             Self::Notice(_) => 2,
             Self::Begun(_)
             | Self::Outcome(_)
@@ -101,7 +105,8 @@ impl Record {
             | Self::Listing(_)
             | Self::Dead(_)
             | Self::Replay(_)
-            | Self::Polled(_) => 1,
+            | Self::Polled(_)
+            | Self::Inbound(_) => 1,
         }
     }
 
@@ -119,14 +124,15 @@ impl Record {
             | Self::Dead(_)
             | Self::Replay(_)
             | Self::Handed(_)
-            | Self::Polled(_) => false,
+            | Self::Polled(_)
+            | Self::Inbound(_) => false,
         }
     }
 
     /// The stored form, without the body.
     pub fn encode(&self) -> Vec<u8> {
         let encoded = match self {
-            Self::Accepted(accepted) => postcard::to_stdvec(&AcceptedV3::from(&**accepted)),
+            Self::Accepted(accepted) => postcard::to_stdvec(&AcceptedV4::from(&**accepted)),
             Self::Begun(begun) => postcard::to_stdvec(&BegunV1::from(begun)),
             Self::Outcome(outcome) => postcard::to_stdvec(&OutcomeV1::from(outcome)),
             Self::Notice(notice) => postcard::to_stdvec(&NoticeV2::from(&**notice)),
@@ -139,6 +145,7 @@ impl Record {
             Self::Dead(dead) => postcard::to_stdvec(&DeadV1::from(&**dead)),
             Self::Replay(replay) => postcard::to_stdvec(&ReplayV1::from(&**replay)),
             Self::Listing(listing) => postcard::to_stdvec(&ListingV1::from(&**listing)),
+            Self::Inbound(inbound) => postcard::to_stdvec(&InboundV1::from(&**inbound)),
         };
         encoded.expect("plain data in memory always encodes")
     }
@@ -150,6 +157,7 @@ impl Record {
             (1, 1) => read::<AcceptedV1>(head).and_then(AcceptedV1::restore).map(Self::from),
             (1, 2) => read::<AcceptedV2>(head).and_then(AcceptedV2::restore).map(Self::from),
             (1, 3) => read::<AcceptedV3>(head).and_then(AcceptedV3::restore).map(Self::from),
+            (1, 4) => read::<AcceptedV4>(head).and_then(AcceptedV4::restore).map(Self::from),
             (2, 1) => read::<BegunV1>(head).map(|v| Self::Begun(v.restore())),
             (3, 1) => read::<OutcomeV1>(head).map(|v| Self::Outcome(v.restore())),
             (4, 1) => read::<NoticeV1>(head).map(|v| Self::Notice(Box::new(v.restore()))),
@@ -165,6 +173,9 @@ impl Record {
             (8, 1) => read::<ListingV1>(head)
                 .and_then(ListingV1::restore)
                 .map(|listing| Self::Listing(Box::new(listing))),
+            (14, 1) => read::<InboundV1>(head)
+                .and_then(InboundV1::restore)
+                .map(|inbound| Self::Inbound(Box::new(inbound))),
             _ => None,
         }
         .ok_or(unknown)
@@ -270,10 +281,10 @@ impl SendV2 {
 
 /// With its lane and its route.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct SendV3 {
+struct SendV3 {
     send: SendV2,
     bulk: bool,
-    pub(super) route: Option<Box<str>>,
+    route: Option<Box<str>>,
 }
 
 impl From<&Send> for SendV3 {
@@ -283,29 +294,56 @@ impl From<&Send> for SendV3 {
 }
 
 impl SendV3 {
+    fn lane(&self) -> Lane {
+        if self.bulk { Lane::Bulk } else { Lane::Transactional }
+    }
+
+    fn restore(self) -> Option<Send> {
+        Some(Send { lane: self.lane(), route: self.route, ..self.send.restore()? })
+    }
+}
+
+/// With what was done to its header.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct SendV4 {
+    send: SendV3,
+    repaired: bool,
+}
+
+impl From<&Send> for SendV4 {
+    fn from(send: &Send) -> Self {
+        Self { send: SendV3::from(send), repaired: send.repaired }
+    }
+}
+
+impl SendV4 {
     /// On what occasion the sender is to hear of a recipient in that state, if it is one.
     pub(super) fn occasion(&self, place: u16, state: State) -> Option<Occasion> {
-        let SendV2 { dsn, reports, .. } = &self.send;
+        let SendV2 { dsn, reports, .. } = &self.send.send;
         let wish = dsn.recipients.iter().find(|wish| wish.place == place);
         Occasion::of(state, wish.and_then(DsnRecipientV1::notify)).filter(|_| *reports)
     }
 
     /// The Message-ID without brackets.
     pub(super) fn message_id(&self) -> Option<&str> {
-        self.send.send.message_id.as_deref()
+        self.send.send.send.message_id.as_deref()
     }
 
     /// The tracking id.
     pub(super) fn id(&self) -> TrackingId {
-        TrackingId::from_bytes(self.send.send.id)
+        TrackingId::from_bytes(self.send.send.send.id)
     }
 
     pub(super) fn lane(&self) -> Lane {
-        if self.bulk { Lane::Bulk } else { Lane::Transactional }
+        self.send.lane()
+    }
+
+    pub(super) fn route(&self) -> Option<Box<str>> {
+        self.send.route.clone()
     }
 
     pub(super) fn restore(self) -> Option<Send> {
-        Some(Send { lane: self.lane(), route: self.route, ..self.send.restore()? })
+        Some(Send { repaired: self.repaired, ..self.send.restore()? })
     }
 }
 
@@ -413,14 +451,26 @@ struct AcceptedV3 {
     recipients: Vec<String>,
 }
 
-impl From<&Accepted> for AcceptedV3 {
-    fn from(accepted: &Accepted) -> Self {
-        let recipients = accepted.recipients.iter().map(ToString::to_string).collect();
-        Self { send: SendV3::from(&accepted.send), recipients }
+impl AcceptedV3 {
+    fn restore(self) -> Option<Accepted> {
+        Some(Accepted { send: self.send.restore()?, recipients: mailboxes(&self.recipients)? })
     }
 }
 
-impl AcceptedV3 {
+#[derive(Serialize, Deserialize)]
+struct AcceptedV4 {
+    send: SendV4,
+    recipients: Vec<String>,
+}
+
+impl From<&Accepted> for AcceptedV4 {
+    fn from(accepted: &Accepted) -> Self {
+        let recipients = accepted.recipients.iter().map(ToString::to_string).collect();
+        Self { send: SendV4::from(&accepted.send), recipients }
+    }
+}
+
+impl AcceptedV4 {
     fn restore(self) -> Option<Accepted> {
         Some(Accepted { send: self.send.restore()?, recipients: mailboxes(&self.recipients)? })
     }

@@ -15,6 +15,7 @@ use super::sled::Projection;
 use super::{OpenError, OpenReport, ReadError, Store};
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
+use crate::ledger::{Inbound, Leg};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::PoisonError;
@@ -206,6 +207,32 @@ impl Step<'_> {
             Record::Replay(replay) if replay.at >= horizon => Keep::All,
             Record::Replay(replay) if self.projection.find(&replay.event)?.is_some() => Keep::All,
             Record::Replay(_) => Keep::Nothing,
+            Record::Inbound(inbound) => self.keep_inbound(&inbound, frame)?,
+        })
+    }
+
+    /// A mail that waits stays. What became of mail is known for longer than any may wait: so none that comes up once
+    /// more, when the rows are made anew, is taken for one that waits.
+    fn keep_inbound(&self, inbound: &Inbound, frame: &Frame) -> ::sled::Result<Keep> {
+        let horizon = self.retention.horizon(self.now);
+        let (id, body_until) = match inbound {
+            Inbound::Moved(moved) if moved.at >= horizon.min(self.now.before(EVIDENCE)) => {
+                return Ok(Keep::All);
+            }
+            Inbound::Moved(_) => return Ok(Keep::Nothing),
+            Inbound::Arrived(arrival) => match self.projection.inbound_mail(arrival.id)? {
+                Some((mail, _)) if mail.leg == Leg::Waiting => return Ok(Keep::All),
+                Some((mail, _)) if mail.leg == Leg::Delivered => {
+                    (arrival.id, self.retention.bodies_horizon(self.now))
+                }
+                _ => (arrival.id, self.retention.events_horizon(self.now)),
+            },
+        };
+        Ok(match id.timestamp() {
+            came if came > body_until => Keep::All,
+            came if came >= horizon && frame.body_length > 0 => Keep::Head,
+            came if came >= horizon => Keep::All,
+            _ => Keep::Nothing,
         })
     }
 
@@ -252,7 +279,8 @@ impl Step<'_> {
         let orphans = self.projection.expired_orphans(events, ROWS)?;
         let letters = self.projection.expired_letters(events, ROWS)?;
         let hints = self.projection.expired_hints(events, ROWS)?;
-        let keys = [days, orphans, letters, hints].concat();
+        let inbound = self.projection.expired_inbound(events, ROWS)?;
+        let keys = [days, orphans, letters, hints, inbound].concat();
         if !keys.is_empty() {
             self.task(Task::Delete(keys))?;
             return Ok(true);

@@ -4,7 +4,9 @@
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
 use crate::ledger::{Accepted, Send};
-use crate::mail::{Envelope, HeaderBlock, HeaderLine, Mailbox, MessageId, Record};
+use crate::mail::{
+    Envelope, HeaderBlock, HeaderLine, Mailbox, MessageId, Record, repaired_unsubscribe, subject,
+};
 use crate::provider::{OWN_ID_HEADER, Provider};
 use crate::routing::{Routing, Traits};
 use crate::smtp::{Account, Reply};
@@ -59,7 +61,8 @@ pub fn accept(
     let (blank_line, end, foreign) = (block.is_missing(), block.end(), foreign(circumstances, block));
     let taken_out: usize = foreign.iter().map(Range::len).sum();
     take_out(foreign, &mut buffer);
-    let block = HeaderBlock::ending(&buffer[HEADROOM..], end - taken_out);
+    let saved = repair(circumstances, end - taken_out, &mut buffer);
+    let block = HeaderBlock::ending(&buffer[HEADROOM..], end - taken_out - saved.unwrap_or_default());
     check_author(circumstances, &buffer[HEADROOM..HEADROOM + block.end()])?;
     let own_id = block.first("Message-ID").map(|field| MessageId::parse(&field.text()));
     let mut lines = vec![received(circumstances, &envelope)];
@@ -107,6 +110,7 @@ pub fn accept(
         fingerprint: circumstances.fingerprints.then(|| fingerprint(&message, body)),
         lane,
         route,
+        repaired: saved.is_some(),
     };
     Ok((Accepted { send, recipients: envelope.recipients }, message))
 }
@@ -174,6 +178,33 @@ fn take_out(spans: Vec<Range<usize>>, buffer: &mut Vec<u8>) {
     buffer.truncate(to + buffer.len() - from);
 }
 
+/// Writes Odoo's `List-Unsubscribe` plainly, which stands in encoded words; says by how many bytes the header section,
+/// which ends at `end`, is shorter then.
+fn repair(circumstances: &Circumstances<'_>, end: usize, buffer: &mut Vec<u8>) -> Option<usize> {
+    if circumstances.account.is_some_and(|account| !account.repair) {
+        return None;
+    }
+    let (old, value) = unreadable(&HeaderBlock::ending(&buffer[HEADROOM..], end))?;
+    let saved = old.len().checked_sub(value.len())?;
+    buffer.splice(HEADROOM + old.start..HEADROOM + old.end, value.into_bytes());
+    Some(saved)
+}
+
+/// The value of a `List-Unsubscribe` of Odoo's that nobody can read, and what it should be.
+fn unreadable(block: &HeaderBlock<'_>) -> Option<(Range<usize>, String)> {
+    let mut fields = block.fields().filter(|field| field.name.eq_ignore_ascii_case("List-Unsubscribe"));
+    let (field, None) = (fields.next()?, fields.next()) else { return None };
+    let value = repaired_unsubscribe(field.value).filter(|_| is_odoo(block))?;
+    let start = field.span.start + memchr::memchr(b':', &block.bytes()[field.span])? + 1;
+    Some((start..start + field.value.len(), format!(" {value}")))
+}
+
+/// Whether a mail says that Odoo made it.
+fn is_odoo(block: &HeaderBlock<'_>) -> bool {
+    let by_id = || block.first("Message-ID").is_some_and(|field| field.text().contains("-openerp-"));
+    block.first("X-Odoo-Objects").is_some() || by_id()
+}
+
 fn received(circumstances: &Circumstances<'_>, envelope: &Envelope) -> HeaderLine {
     let Circumstances { id, now, hostname, peer, client_name, protocol, .. } = circumstances;
     // RFC 6531 section 4.3: UTF8SMTPSA for ESMTPSA.
@@ -205,13 +236,6 @@ fn records(block: &HeaderBlock<'_>, message_id: Option<&MessageId>) -> Vec<Recor
         }
     }
     records
-}
-
-fn subject(header: &[u8]) -> String {
-    let parser = MessageParser::new().header_text(HeaderName::Subject).default_header_ignore();
-    let parsed = parser.parse_headers(header);
-    let subject = parsed.as_ref().and_then(|message| message.subject()).unwrap_or_default();
-    subject.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SUBJECT).collect()
 }
 
 fn tags(block: &HeaderBlock<'_>) -> Vec<String> {
@@ -252,8 +276,6 @@ fn fingerprint(message: &Message, body: usize) -> u64 {
 const HOPS: u32 = 50;
 /// Header fields of a message.
 const FIELDS: u32 = 2000;
-/// Characters of a subject that are kept for the trail.
-const SUBJECT: usize = 200;
 /// Records of one mail that it can be found by.
 const RECORDS: usize = 10;
 /// Characters of a tag; Mailgun allows 128.
@@ -293,6 +315,41 @@ mod tests {
         buffer.extend_from_slice(message.as_bytes());
         let (accepted, message) = accept(&circumstances, envelope, buffer, None).unwrap();
         (accepted, String::from_utf8(message.first().to_vec()).unwrap())
+    }
+
+    #[test]
+    fn odoos_unreadable_unsubscribe_is_written_plainly() {
+        let header = |id: &str| {
+            format!(
+                "Message-Id: <{id}>\r\nDate: x\r\nlist-unsubscribe : =?utf-8?q?=3Chttps=3A//a=2Eb?=\r\n =?utf-8?q?/c=3E?=\r\n\
+                 List-Unsubscribe-Post: =?utf-8?q?x?=\r\n\r\nList-Unsubscribe: =?utf-8?q?=3Chttps=3A//a=2Eb=3E?=\r\n"
+            )
+        };
+        let plain = |id| {
+            header(id).replacen("=?utf-8?q?=3Chttps=3A//a=2Eb?=\r\n =?utf-8?q?/c=3E?=", "<https://a.b/c>", 1)
+        };
+        for (id, repaired) in [("1.2-openerp-3-x.y@vm", true), ("1.2@vm", false)] {
+            let (accepted, out) = accepted(&header(id), &["a@example.net"]);
+            let expected = if repaired { plain(id) } else { header(id) };
+            assert!(out.ends_with(&expected), "{out}");
+            assert_eq!((accepted.send.repaired, accepted.send.size), (repaired, out.len() as u64));
+        }
+        let twice = header("1.2-openerp-3-x.y@vm").replacen("Date: x", "List-Unsubscribe: <https://a.b/>", 1);
+        let (accepted, out) = accepted(&twice, &["a@example.net"]);
+        assert!(out.ends_with(&twice) && !accepted.send.repaired, "{out}");
+        let account = Account {
+            name: "odoo".into(),
+            client: "odoo".into(),
+            senders: Vec::new(),
+            request_headers: Vec::new(),
+            repair: false,
+        };
+        let circumstances = Circumstances { account: Some(&account), ..circumstances() };
+        let message = header("1.2-openerp-3-x.y@vm");
+        let mut buffer = vec![0; HEADROOM];
+        buffer.extend_from_slice(message.as_bytes());
+        let (accepted, kept) = accept(&circumstances, Envelope::default(), buffer, None).unwrap();
+        assert!(kept.first().ends_with(message.as_bytes()) && !accepted.send.repaired);
     }
 
     #[test]
@@ -391,6 +448,7 @@ mod tests {
             client: "odoo".into(),
             senders: vec!["*@example.com".into()],
             request_headers: Vec::new(),
+            repair: true,
         };
         let circumstances = Circumstances { account: Some(&account), ..circumstances() };
         for (from, fine) in [

@@ -212,6 +212,7 @@ mod tests {
             client: name.into(),
             senders: Vec::new(),
             request_headers: Vec::new(),
+            repair: true,
         };
         User { account: Arc::new(account), password: Some(password), certificates: Vec::new(), rate: None }
     }

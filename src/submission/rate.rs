@@ -91,6 +91,7 @@ mod tests {
             client: "odoo".into(),
             senders: Vec::new(),
             request_headers: Vec::new(),
+            repair: true,
         };
         let (account, certificates) = (Arc::new(account), Vec::new());
         let user = User { account, password: None, certificates, rate: of_user };

@@ -19,6 +19,6 @@ pub use health::{Health, Room};
 pub use pace::Pace;
 pub use quota::{Period, Plan, Quota};
 pub use settings::{Api, Login, Pipelining, Security, Settings};
-pub use smtp::{Connection, EnvelopeReplies};
+pub use smtp::{Connection, Dialect, EnvelopeReplies};
 pub use verdict::{Verdict, Weighed, verdict, verdict_of_answer};
 pub use ways::Ways;

@@ -28,6 +28,16 @@ pub struct Connection {
     name: String,
     capabilities: Capabilities,
     pipelining: Pipelining,
+    dialect: Dialect,
+}
+
+/// What the server speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// SMTP (RFC 5321).
+    Smtp,
+    /// LMTP (RFC 2033): the message is answered once for each recipient, so it may have one only.
+    Lmtp,
 }
 
 /// The upstream's answers to an envelope.
@@ -81,6 +91,16 @@ impl EnvelopeReplies {
 impl Connection {
     /// Connects, secures and logs in.
     pub async fn open(settings: &Settings, tls: &TlsConnector, hostname: &str) -> Result<Self, Fault> {
+        Self::open_as(Dialect::Smtp, settings, tls, hostname).await
+    }
+
+    /// The same in a dialect.
+    pub async fn open_as(
+        dialect: Dialect,
+        settings: &Settings,
+        tls: &TlsConnector,
+        hostname: &str,
+    ) -> Result<Self, Fault> {
         let wire = dial(settings, tls).await?;
         let mut connection = Self {
             wire: BufWriter::with_capacity(WRITE_BUFFER, wire),
@@ -88,6 +108,7 @@ impl Connection {
             name: String::new(),
             capabilities: Capabilities::default(),
             pipelining: settings.pipelining,
+            dialect,
         };
         connection.expect("the greeting", GREETING).await?;
         connection.hello(hostname).await?;
@@ -321,7 +342,11 @@ impl Connection {
     }
 
     async fn hello(&mut self, hostname: &str) -> Result<(), Fault> {
-        let lines = self.converse(&format!("EHLO {hostname}\r\n"), "EHLO").await?;
+        let verb = match self.dialect {
+            Dialect::Smtp => "EHLO",
+            Dialect::Lmtp => "LHLO",
+        };
+        let lines = self.converse(&format!("{verb} {hostname}\r\n"), verb).await?;
         let name = lines.first().and_then(|line| line.split_ascii_whitespace().next());
         self.name = name.unwrap_or_default().to_owned();
         let mut capabilities = Capabilities::default();
@@ -351,6 +376,7 @@ impl Connection {
             name: String::new(),
             capabilities: Capabilities::default(),
             pipelining: self.pipelining,
+            dialect: self.dialect,
         };
         connection.hello(hostname).await?;
         Ok(connection)

@@ -8,11 +8,13 @@
 mod answer;
 mod body;
 mod evidence;
+mod inbound;
 mod listener;
 mod settings;
 mod source;
 mod strangers;
 
+pub use inbound::{Intake, MailRules};
 pub use listener::serve;
 pub use settings::Settings;
 pub use source::{Kind, Source, Suppressing};
@@ -53,28 +55,47 @@ pub struct Inbox {
     pulse: Pulse,
     room: Room,
     refusals: Refusals,
+    /// What takes in mail from outside, if somebody wants it.
+    intake: Option<Intake>,
 }
 
 impl Inbox {
     /// For reports of `sources`, who are where the connection comes from or, if that is one of `proxies`, where its
     /// `X-Forwarded-For` says.
     pub fn new(sources: Vec<Source>, proxies: Vec<IpNet>, store: Store, clock: Clock, pulse: Pulse) -> Self {
-        Self { sources, proxies, store, clock, pulse, room: Room::default(), refusals: Refusals::default() }
+        Self {
+            sources,
+            proxies,
+            store,
+            clock,
+            pulse,
+            room: Room::default(),
+            refusals: Refusals::default(),
+            intake: None,
+        }
+    }
+
+    /// It takes in mail from outside, too.
+    pub fn with_mail(self, intake: Intake) -> Self {
+        Self { intake: Some(intake), ..self }
     }
 }
 
-/// `POST /webhooks/<source>`, `POST /webhooks/<source>/<secret>`, `GET /healthz`, `GET /readyz`.
+/// `POST /webhooks/<source>`, `POST /webhooks/<source>/<secret>`, `POST /inbound/<upstream>`, `POST
+/// /inbound/<upstream>/mime`, `GET /healthz`, `GET /readyz`.
 fn router(inbox: Inbox) -> Router {
     Router::new()
         .route("/webhooks/{source}", post(receive))
         .route("/webhooks/{source}/{secret}", post(receive_with_secret))
+        .route("/inbound/{source}", post(receive_mail))
+        .route("/inbound/{source}/mime", post(receive_raw_mail))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(|| async { "ready\n" }))
         .with_state(Arc::new(inbox))
 }
 
 async fn receive(State(inbox): State<Arc<Inbox>>, Path(name): Path<String>, request: Request) -> StatusCode {
-    inbox.answer(&name, None, request).await
+    inbox.answer(&name, Errand::Report(None), request).await
 }
 
 async fn receive_with_secret(
@@ -82,7 +103,44 @@ async fn receive_with_secret(
     Path((name, secret)): Path<(String, String)>,
     request: Request,
 ) -> StatusCode {
-    inbox.answer(&name, Some(Secret::new(secret)), request).await
+    inbox.answer(&name, Errand::Report(Some(Secret::new(secret))), request).await
+}
+
+async fn receive_mail(
+    State(inbox): State<Arc<Inbox>>,
+    Path(name): Path<String>,
+    request: Request,
+) -> StatusCode {
+    inbox.answer(&name, Errand::Mail { raw_path: false }, request).await
+}
+
+async fn receive_raw_mail(
+    State(inbox): State<Arc<Inbox>>,
+    Path(name): Path<String>,
+    request: Request,
+) -> StatusCode {
+    inbox.answer(&name, Errand::Mail { raw_path: true }, request).await
+}
+
+/// What somebody comes with, by the path.
+enum Errand {
+    /// A report, perhaps with a secret.
+    Report(Option<Secret>),
+    /// A mail from outside.
+    Mail {
+        /// Whether the path is that for raw mail.
+        raw_path: bool,
+    },
+}
+
+impl Errand {
+    /// Whether there is such a path for that source.
+    fn suits(&self, kind: &Kind) -> bool {
+        match self {
+            Self::Report(secret) => secret.is_none() || kind.has_secret_path(),
+            Self::Mail { .. } => kind.brings_mail(),
+        }
+    }
 }
 
 /// A request at a source.
@@ -96,9 +154,9 @@ struct Call<'a> {
 }
 
 impl Inbox {
-    async fn answer(&self, name: &str, secret: Option<Secret>, request: Request) -> StatusCode {
+    async fn answer(&self, name: &str, errand: Errand, request: Request) -> StatusCode {
         let found = self.sources.iter().enumerate().find(|(_, source)| source.name == name);
-        let found = found.filter(|(_, source)| secret.is_none() || source.kind.has_secret_path());
+        let found = found.filter(|(_, source)| errand.suits(&source.kind));
         let Some((place, source)) = found else {
             count("", "nobody");
             return StatusCode::NOT_FOUND;
@@ -107,6 +165,10 @@ impl Inbox {
         let nowhere = Peer { address: Ipv4Addr::UNSPECIFIED.into(), is_one_too_many: false };
         let peer = extensions.get().copied().unwrap_or(nowhere);
         let client = Client::of(peer.address, &headers, &self.proxies);
+        let (secret, mail) = match errand {
+            Errand::Report(secret) => (secret, None),
+            Errand::Mail { raw_path } => (None, Some(raw_path)),
+        };
         let call = Call { source, place, client, secret, headers, now: self.clock.now() };
         let answer = if peer.is_one_too_many {
             self.turn_away(
@@ -115,7 +177,10 @@ impl Inbox {
                 Answer::NotNow,
             )
         } else {
-            self.take(&call, body).await
+            match mail {
+                Some(raw_path) => self.take_mail(&call, raw_path, body).await,
+                None => self.take(&call, body).await,
+            }
         };
         count(&source.name, answer.word());
         source.kind.status(answer)
@@ -180,16 +245,7 @@ impl Inbox {
         let (token, signed_at, event) = match mailgun::receive(body, keys, call.now) {
             Ok(mailgun::Notice { token, signed_at, event }) => (token, signed_at, Some(event)),
             Err(mailgun::Refused::Eventless { token, signed_at }) => (token, signed_at, None),
-            Err(refused) => {
-                let upstream = call.source.upstream();
-                match refused {
-                    mailgun::Refused::BadSignature => self.pulse.refused(upstream, call.now),
-                    mailgun::Refused::Ahead { signed_at } => self.pulse.signed(upstream, call.now, signed_at),
-                    _ => {}
-                }
-                let answer = if refused.is_final() { Answer::Refused } else { Answer::NotNow };
-                return Ok(self.turn_away(call, refused, answer));
-            }
+            Err(refused) => return Ok(self.refuse_mailgun(call, refused)),
         };
         self.heard(call, signed_at);
         // The signature covers no body, so a token that comes back with another body is somebody else's.
@@ -208,6 +264,17 @@ impl Inbox {
                 self.bury(call, "it is signed and holds no event", token, body.clone()).await
             }
         }
+    }
+
+    fn refuse_mailgun(&self, call: &Call<'_>, refused: mailgun::Refused) -> Answer {
+        let upstream = call.source.upstream();
+        match refused {
+            mailgun::Refused::BadSignature => self.pulse.refused(upstream, call.now),
+            mailgun::Refused::Ahead { signed_at } => self.pulse.signed(upstream, call.now, signed_at),
+            _ => {}
+        }
+        let answer = if refused.is_final() { Answer::Refused } else { Answer::NotNow };
+        self.turn_away(call, refused, answer)
     }
 
     /// Notes a genuine report.

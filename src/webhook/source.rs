@@ -101,6 +101,11 @@ impl Kind {
         matches!(self, Self::ActiveCampaign { .. })
     }
 
+    /// Whether it brings mail from outside.
+    pub(super) fn brings_mail(&self) -> bool {
+        matches!(self, Self::Mailgun { .. } | Self::Brevo(_))
+    }
+
     /// Whether a body must be read and reckoned with before it is known who sent it.
     pub(super) fn is_known_by_body(&self) -> bool {
         matches!(self, Self::Mailgun { .. } | Self::Generic { .. })

@@ -297,7 +297,13 @@ pub fn replies(wire: &[u8]) -> Vec<u16> {
 }
 
 fn account(name: String) -> Account {
-    Account { client: name.clone(), name, senders: vec!["*@example.com".into()], request_headers: Vec::new() }
+    Account {
+        client: name.clone(),
+        name,
+        senders: vec!["*@example.com".into()],
+        request_headers: Vec::new(),
+        repair: true,
+    }
 }
 
 /// What comes out of a decoder, and how much went in when the data ended.

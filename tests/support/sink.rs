@@ -21,6 +21,8 @@ pub struct Mail {
     pub recipients: Vec<String>,
     /// Without the doubled dots; otherwise every byte.
     pub message: Vec<u8>,
+    /// The verb of the greeting: EHLO, or LHLO of LMTP.
+    pub hello: String,
 }
 
 impl Mail {
@@ -110,7 +112,7 @@ impl Guest {
 
     async fn serve(mut self) -> std::io::Result<()> {
         self.say("220 sink.example.net ESMTP").await?;
-        let mut open: Option<Mail> = None;
+        let (mut open, mut hello): (Option<Mail>, _) = (None, String::new());
         loop {
             let mut line = Vec::new();
             if self.heard.read_until(b'\n', &mut line).await? == 0 {
@@ -120,9 +122,12 @@ impl Guest {
             let line = line.strip_suffix("\r\n").expect("commands end with CRLF");
             let verb = line.get(..4).unwrap_or_default().to_ascii_uppercase();
             match (verb.as_str(), &mut open) {
-                ("EHLO", _) => self.say(HELLO).await?,
+                ("EHLO" | "LHLO", _) => {
+                    hello = verb;
+                    self.say(HELLO).await?;
+                }
                 ("MAIL", None) => {
-                    open = Some(begin(line));
+                    open = Some(begin(line, &hello));
                     self.say("250 2.1.0 fine").await?;
                 }
                 ("RCPT", Some(mail)) => {
@@ -177,10 +182,16 @@ impl Guest {
     }
 }
 
-fn begin(line: &str) -> Mail {
+fn begin(line: &str, hello: &str) -> Mail {
     let (sender, rest) = path(line);
     let parameters = rest.split_ascii_whitespace().map(str::to_ascii_uppercase).collect();
-    Mail { sender: sender.to_owned(), parameters, recipients: Vec::new(), message: Vec::new() }
+    Mail {
+        sender: sender.to_owned(),
+        parameters,
+        recipients: Vec::new(),
+        message: Vec::new(),
+        hello: hello.to_owned(),
+    }
 }
 
 /// What is in the brackets, and what is behind them.

@@ -17,4 +17,4 @@ pub use parameters::parameters;
 pub use payload::decode;
 pub use signature::{sign, verify};
 pub use stamp::stamp;
-pub use webhook::{MAX_AGE, MAX_AHEAD, Notice, Refused, receive, reread};
+pub use webhook::{MAX_AGE, MAX_AHEAD, Notice, Refused, authenticate, receive, reread};

@@ -32,6 +32,25 @@ pub fn receive(body: &[u8], keys: &[Secret], now: Timestamp) -> Result<Notice, R
     }
 }
 
+/// Checks the fields of a form that signs itself: whose token it is, and when it was signed.
+pub fn authenticate(
+    [timestamp, token, signature]: [&str; 3],
+    keys: &[Secret],
+    now: Timestamp,
+) -> Result<(String, Timestamp), Refused> {
+    if [timestamp, token, signature].iter().any(|text| text.is_empty()) {
+        return Err(Refused::Unsigned);
+    }
+    let claim = Claim {
+        timestamp: timestamp.to_owned(),
+        token: token.to_owned(),
+        signatures: vec![signature.to_owned()],
+    };
+    claim.check(keys)?;
+    let signed_at = claim.fresh(now)?;
+    Ok((claim.token, signed_at))
+}
+
 /// Reads the body of a webhook, or an event as the Events API writes it, again; whoever kept it, and when, has checked
 /// its signature.
 pub fn reread(body: &[u8], kept: Timestamp) -> Result<Event, Unreadable> {
@@ -82,7 +101,7 @@ pub enum Refused {
     },
     /// The signature holds, but it is a mail.
     #[error(
-        "an inbound mail came where events are reported; point the route of Mailgun's that forwards it elsewhere. \
+        "an inbound mail came where events are reported; have Mailgun's route forward it to /inbound/<upstream>/mime. \
          Mailgun keeps it and repeats it for 8 h"
     )]
     Inbound,

@@ -2,6 +2,7 @@
 //! the journal always ends in the same rows.
 
 use super::hints;
+use super::inbound;
 use super::keys;
 use super::overlay::Overlay;
 use super::reread::replay;
@@ -17,7 +18,7 @@ use crate::ledger::{
 use crate::mail::{Mailbox, MessageId};
 use crate::store::Handed;
 use crate::store::journal::Place;
-use crate::store::record::{EventV1, Record, SendV3, via};
+use crate::store::record::{EventV1, Record, SendV4, via};
 use std::time::Duration;
 
 /// Applies one record that lies at `place` with `body` bytes of body.
@@ -50,6 +51,7 @@ pub fn apply(rows: &mut Overlay<'_>, record: &Record, place: Place, body: u32) -
         Record::Notice(record) => notice(rows, record),
         Record::Dead(record) => dead(rows, record),
         Record::Replay(record) => replay(rows, record),
+        Record::Inbound(record) => inbound::apply(rows, record, place, body),
         Record::Repeated(record) => {
             if send_row(rows, record.id)?.is_some() {
                 let fact = FactRow::from(&Fact::of_repetition(record));
@@ -70,7 +72,7 @@ fn accepted(rows: &mut Overlay<'_>, accepted: &Accepted, place: Place, body: u32
         _ => None,
     };
     let row = SendRow {
-        send: SendV3::from(send),
+        send: SendV4::from(send),
         recipients: u16::try_from(accepted.recipients.len()).unwrap_or(u16::MAX),
         attempts: 0,
         queued: Some(QueuedRow { due: due.millis(), waits }),
@@ -165,7 +167,7 @@ fn outcome(rows: &mut Overlay<'_>, outcome: &Outcome, place: Place) -> sled::Res
 }
 
 /// Counts on a row that holds a number.
-fn count(rows: &mut Overlay<'_>, key: Vec<u8>, more: u64) -> sled::Result<()> {
+pub fn count(rows: &mut Overlay<'_>, key: Vec<u8>, more: u64) -> sled::Result<()> {
     let known: u64 = rows.get(&key)?.as_deref().and_then(decode).unwrap_or_default();
     rows.put(key, encode(&(known + more)));
     Ok(())
@@ -227,7 +229,7 @@ fn schedule(rows: &mut Overlay<'_>, row: &mut SendRow, due: Option<Timestamp>) -
     let waits = match &row.unknown_at {
         _ if held => WaitsRow::Held,
         Some(upstream) if unknown => WaitsRow::ForUpstream(upstream.clone()),
-        _ => WaitsRow::ForRoute(row.send.route.clone()),
+        _ => WaitsRow::ForRoute(row.send.route()),
     };
     let queued = due.filter(|_| open).map(|due| QueuedRow { due: due.millis(), waits });
     if queued == row.queued {
@@ -263,7 +265,7 @@ fn dead(rows: &mut Overlay<'_>, dead: &Dead) -> sled::Result<()> {
 
 /// Notes the use of a token. False where the same came with another body before: somebody else's use of a signature
 /// that covers no body.
-fn is_first_use(
+pub fn is_first_use(
     rows: &mut Overlay<'_>,
     upstream: &str,
     token: Option<&(String, Timestamp, [u8; 16])>,
@@ -451,7 +453,7 @@ fn shortened(words: &Words) -> Words {
     Words { text: cut(&words.text), url: cut(&words.url), ..words.clone() }
 }
 
-fn cut(text: &str) -> String {
+pub fn cut(text: &str) -> String {
     text.chars().take(WORDS).collect()
 }
 

@@ -25,6 +25,9 @@
 //! | `g` segment(4) | bytes of finished messages in that segment of the journal |
 //! | `x` address (in lower case), 0, list | what speaks against it ([`crate::store::listing::DossierRow`]) |
 //! | `x` | dossiers that speak against their address |
+//! | `v` 0(1) id | a mail from outside ([`super::inbound::InboundRow`]) |
+//! | `v` 1(1) id | it waits: until when, to whom |
+//! | `v` 2(1) hash(16) of Message-ID and recipient | the last mail from outside with these |
 //! | `k` name | the journal's position, the schema's version |
 
 use super::rows::{WaitsRow, encode};
@@ -155,6 +158,23 @@ pub fn reread(report: TrackingId) -> Vec<u8> {
 /// What the rows of all dead letters begin with, and those of what replayed reports say.
 pub const LETTERS: [&[u8]; 2] = [DEAD, &[b'y', 1]];
 pub const DEAD: &[u8] = &[b'y', 0];
+
+/// What the rows of mail from outside begin with, those that say it waits, and what duplicates are recognised by.
+pub const INBOUND: &[u8] = &[b'v', 0];
+pub const INBOUND_WAITS: &[u8] = &[b'v', 1];
+pub const INBOUND_SAME: &[u8] = &[b'v', 2];
+
+pub fn inbound(id: TrackingId) -> Vec<u8> {
+    join(b'v', &[&[0], &id.to_bytes()])
+}
+
+pub fn inbound_waits(id: TrackingId) -> Vec<u8> {
+    join(b'v', &[&[1], &id.to_bytes()])
+}
+
+pub fn inbound_same(message_id: &str, recipient: &str) -> Vec<u8> {
+    join(b'v', &[&[2], &hash(&[message_id, recipient])])
+}
 
 pub fn unreported(about: &About) -> Vec<u8> {
     let occasion = u8::from(about.occasion == Occasion::Failure);

@@ -9,6 +9,7 @@ mod apply;
 mod audit;
 mod forget;
 mod hints;
+mod inbound;
 mod keys;
 mod outbox;
 mod overlay;

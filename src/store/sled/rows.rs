@@ -3,18 +3,20 @@
 use super::keys;
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
-use crate::ledger::{Fact, Failure, Mark, MarkKind, Marks, Occasion, Recipient, Rung, Source, Waits, What};
+use crate::ledger::{
+    Fact, Failure, Mark, MarkKind, Marks, Occasion, Recipient, Rung, Source, Step, Waits, What,
+};
 use crate::mail::{Lane, MessageId};
 use crate::store::journal::Place;
-use crate::store::record::{EventV1, SendV3, StandingV1, VerbV1, WordsV1, kind_code, kind_of, occasion};
+use crate::store::record::{EventV1, SendV4, StandingV1, VerbV1, WordsV1, kind_code, kind_of, occasion};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Version of everything in this file and in the keys.
-pub const SCHEMA: u32 = 8;
+pub const SCHEMA: u32 = 9;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SendRow {
-    pub send: SendV3,
+    pub send: SendV4,
     pub recipients: u16,
     pub attempts: u32,
     /// Its place in the queue, while it is open.
@@ -99,6 +101,8 @@ enum WhatRow {
     Died,
     Replayed,
     Listed(bool),
+    /// By its place in [`Step::ALL`].
+    Inbound(u8),
 }
 
 impl From<&Waits> for WaitsRow {
@@ -197,6 +201,15 @@ impl RecipientRow {
     }
 }
 
+/// To that list steps are only ever added at the end.
+fn step_code(step: Step) -> u8 {
+    Step::ALL.iter().position(|known| *known == step).map_or(0, |place| place as u8)
+}
+
+fn step_of(code: u8) -> Step {
+    Step::ALL.get(usize::from(code)).copied().unwrap_or(Step::Arrived)
+}
+
 impl From<&Fact> for FactRow {
     fn from(fact: &Fact) -> Self {
         Self {
@@ -211,6 +224,7 @@ impl From<&Fact> for FactRow {
                 What::Died => WhatRow::Died,
                 What::Replayed => WhatRow::Replayed,
                 What::Listed { on } => WhatRow::Listed(on),
+                What::Inbound(step) => WhatRow::Inbound(step_code(step)),
                 What::Acted(verb) => WhatRow::Acted(verb.into()),
             },
             source: match fact.source {
@@ -245,6 +259,7 @@ impl From<FactRow> for Fact {
                 WhatRow::Died => What::Died,
                 WhatRow::Replayed => What::Replayed,
                 WhatRow::Listed(on) => What::Listed { on },
+                WhatRow::Inbound(code) => What::Inbound(step_of(code)),
                 WhatRow::Acted(verb) => What::Acted(verb.into()),
             },
             source: match row.source {

@@ -1,0 +1,127 @@
+//! `[inbound]`: mail from outside, and where it goes.
+
+use super::claims::{Claims, Kind as Claimed};
+use super::names::{is_host, is_loopback, is_sender_pattern, is_slug};
+use super::quantity;
+use super::reader::Section;
+use super::sections::DAY;
+use super::words::{AUTO_REPLIES, Deliver, INBOUND, SECURITY};
+use crate::inbound::{HttpSettings, Kind, OdooSettings, Settings, SmtpSettings};
+use crate::transport::{Dialect, Login, Security};
+use crate::webhook::MailRules;
+use reqwest::Url;
+use std::time::Duration;
+
+/// Reads the section and its targets.
+pub(super) fn read(root: &mut Section<'_>, claims: &mut Claims) -> (MailRules, Vec<Settings>) {
+    let mut section = root.table("inbound");
+    let usual = MailRules::default();
+    let window = section.parsed("duplicates", "\"off\" or a duration from \"1min\" to \"30d\"", |text| {
+        let allowed = |duration: &Duration| (Duration::from_secs(60)..=DAY * 30).contains(duration);
+        if text == "off" { Some(Duration::ZERO) } else { quantity::duration(text).filter(allowed) }
+    });
+    let rules = MailRules {
+        size: section.size("size", 64 << 10..=200 << 20).unwrap_or(usual.size),
+        duplicates: window.unwrap_or(usual.duplicates),
+        auto_replies: section.one_of("auto_replies", &AUTO_REPLIES).unwrap_or(usual.auto_replies),
+    };
+    let targets = section.tables("target").unwrap_or_default();
+    let targets = targets.into_iter().filter_map(|section| target(section, claims)).collect();
+    section.finish();
+    (rules, targets)
+}
+
+fn target(mut section: Section<'_>, claims: &mut Claims) -> Option<Settings> {
+    section.require("deliver");
+    let deliver = section.one_of("deliver", &INBOUND);
+    let word = deliver
+        .and_then(|deliver| INBOUND.iter().find(|(_, known)| *known == deliver))
+        .map(|(word, _)| *word);
+    let name =
+        section.parsed("name", "a name of a-z, 0-9 and -", |text| is_slug(text).then(|| text.to_owned()));
+    let name = name.or_else(|| word.map(str::to_owned)).unwrap_or_default();
+    claims.name(Claimed::Target, &section, "name", &name);
+    let recipients = section.list("recipients", "an address, \"*@domain\" or \"*\"", |text| {
+        is_sender_pattern(text).then(|| text.to_owned())
+    });
+    let patience = section.duration("give_up_after", Duration::from_secs(3600)..=DAY * 30);
+    let kind = match deliver? {
+        Deliver::Smtp => smtp(&mut section, Dialect::Smtp).map(Kind::Smtp),
+        Deliver::Lmtp => smtp(&mut section, Dialect::Lmtp).map(Kind::Smtp),
+        Deliver::Http => http(&mut section).map(Kind::Http),
+        Deliver::Odoo => odoo(&mut section).map(Kind::Odoo),
+    };
+    section.finish();
+    Some(Settings {
+        name,
+        recipients: recipients.unwrap_or_default(),
+        give_up_after: patience.unwrap_or(DAY * 5),
+        kind: kind?,
+    })
+}
+
+fn smtp(section: &mut Section<'_>, dialect: Dialect) -> Option<SmtpSettings> {
+    section.require("host");
+    let host: Option<String> =
+        section.parsed("host", "a host name or an IP address", |text| is_host(text).then(|| text.into()));
+    let usual = match dialect {
+        Dialect::Smtp => 25,
+        Dialect::Lmtp => 24,
+    };
+    let port = section.integer("port", 1..=u16::MAX).unwrap_or(usual);
+    let security = section.one_of("tls", &SECURITY).unwrap_or(Security::StartTls);
+    if security == Security::None && host.as_deref().is_some_and(|host| !is_loopback(host)) {
+        section.warn("tls", "is \"none\": whoever is on the way to the target reads the mail");
+    }
+    let ca_file = section.file("ca_file");
+    let has_password = section.has("password") || section.has("password_file");
+    let username = section.text("username");
+    if username.is_some() != has_password {
+        section.fault("username", "and password_file (or password) belong together");
+    }
+    let login = username.zip(section.secret("password"));
+    let login = login.map(|(username, password)| Login { username, password });
+    Some(SmtpSettings { dialect, host: host?, port, security, ca_file, login })
+}
+
+fn url(section: &mut Section<'_>) -> Option<Url> {
+    section.require("url");
+    section.parsed("url", "an http:// or https:// address", |text| {
+        text.parse::<Url>().ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+    })
+}
+
+fn timeout(section: &mut Section<'_>, usual: Duration) -> Duration {
+    section.duration("timeout", Duration::from_secs(1)..=Duration::from_secs(600)).unwrap_or(usual)
+}
+
+fn http(section: &mut Section<'_>) -> Option<HttpSettings> {
+    let url = url(section);
+    let secrets = section.secrets("secret", 2);
+    if secrets.is_empty() && section.is_sound() {
+        section.require("secret");
+    }
+    let allow_private = section.boolean("allow_private").unwrap_or(false);
+    if url.as_ref().is_some_and(|url| url.scheme() == "http") && !allow_private {
+        section.warn("url", "is not https: whoever is on the way reads the mail");
+    }
+    let timeout = timeout(section, Duration::from_secs(60));
+    Some(HttpSettings { url: url?, secrets, allow_private, timeout })
+}
+
+fn odoo(section: &mut Section<'_>) -> Option<OdooSettings> {
+    let url = url(section);
+    section.require("database");
+    section.require("username");
+    let (database, username) = (section.text("database"), section.text("username"));
+    if !section.has("api_key_file") {
+        section.require("api_key");
+    }
+    let key = section.secret("api_key");
+    let timeout = timeout(section, Duration::from_secs(120));
+    let clear = url.as_ref().filter(|url| url.scheme() == "http").and_then(Url::host_str);
+    if clear.is_some_and(|host| !is_loopback(host)) {
+        section.warn("url", "is not https: whoever is on the way reads the mail, and the API key");
+    }
+    Some(OdooSettings { url: url?, database: database?, username: username?, key: key?, timeout })
+}

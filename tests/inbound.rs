@@ -1,0 +1,683 @@
+//! Mail from outside: over HTTP to a whole relay, and on to whoever is to get it.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "support/http.rs"]
+mod http;
+#[path = "support/inbox.rs"]
+mod inbox;
+mod support;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use http::{Act, Request};
+use inbox::{Log, Scene, on_a_full_disk, until};
+use mail_parser::{MessageParser, MimeHeaders};
+use mailtrail::clock::Timestamp;
+use mailtrail::endpoint::Signing;
+use mailtrail::ledger::{Fate, InboundMail, Leg, Move};
+use mailtrail::provider::mailgun;
+use mailtrail::secret::Secret;
+use serde_json::{Value, json};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use support::process::{Process, free_port};
+use support::sink::{Manners, Sink};
+use tokio::io::AsyncWriteExt;
+
+#[tokio::test]
+async fn a_raw_mail_arrives_byte_for_byte_at_a_mail_server() {
+    for (deliver, hello) in [("smtp", "EHLO"), ("lmtp", "LHLO")] {
+        let sink = Sink::start().await;
+        let scene = scene(&smtp_target(deliver, &sink)).await;
+        assert_eq!(scene.post_with("inbound/up/mime", FORM, fixture("route_forward_mime.form")).await, 200);
+        let mail = sink.wait_for(1).await.remove(0);
+        assert_eq!((&*mail.sender, &*mail.hello), ("ada@example.net", hello));
+        assert_eq!(mail.recipients, [REPLY]);
+        assert_eq!(mail.message, delivered(&raw_mail()));
+        settled(&scene, Leg::Delivered).await;
+        let log = scene.daemon.store().log_of(1).unwrap();
+        let words: Vec<_> = log.iter().map(|entry| entry.fact.what.word()).collect();
+        assert_eq!(words, ["inbound", "inbound-delivered"]);
+        let text = log[0].fact.words.text.as_deref().unwrap();
+        assert!(text.contains("<ada@example.net> to <reply+S00042@mg.example.com>"), "{text}");
+        scene.daemon.stop().await;
+        assert_eq!(sink.count(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_raw_mail_arrives_byte_for_byte_at_an_endpoint() {
+    let endpoint = http::Server::start(|_, _| Act::Answer(204, String::new())).await;
+    let scene = scene(&http_target(&endpoint)).await;
+    assert_eq!(scene.post_with("inbound/up/mime", FORM, fixture("route_forward_mime.form")).await, 200);
+    until("the mail", || endpoint.count() == 1).await;
+    let request = endpoint.requests().remove(0);
+    assert_eq!(request.body, delivered(&raw_mail()));
+    assert_eq!(request.header("content-type"), Some("message/rfc822"));
+    assert_eq!(request.header("x-mailtrail-recipient"), Some(REPLY));
+    assert_eq!(request.header("x-mailtrail-sender"), Some("ada@example.net"));
+    let [id, at] = ["webhook-id", "webhook-timestamp"].map(|name| request.header(name).unwrap());
+    let mut signing = Signing::new(&[Secret::new("s")], id, at);
+    signing.update(&request.body);
+    assert_eq!(request.header("webhook-signature"), Some(&*signing.finish()));
+    scene.daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_raw_mail_arrives_byte_for_byte_in_odoo() {
+    let odoo = Odoo::start(|_| value("<int>23</int>")).await;
+    let scene = scene(&odoo.target()).await;
+    assert_eq!(scene.post_with("inbound/up/mime", FORM, fixture("route_forward_mime.form")).await, 200);
+    let mail = settled(&scene, Leg::Delivered).await;
+    assert_eq!((&*mail.target, &*mail.words), ("odoo", "record 23"));
+    assert_eq!(odoo.messages(), [delivered(&raw_mail())]);
+    let [login, call] = &odoo.server.requests()[..] else { panic!("{:?}", odoo.server.requests()) };
+    assert_eq!(login.line, "POST /xmlrpc/2/common HTTP/1.1");
+    assert_eq!(call.line, "POST /xmlrpc/2/object HTTP/1.1");
+    let text = String::from_utf8_lossy(&call.body);
+    for part in
+        ["<methodName>execute_kw<", "<string>prod<", "<int>7<", "<string>api-key<", "<string>mail.thread<"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    scene.daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_mail_in_parts_is_made_anew() {
+    let sink = Sink::start().await;
+    let scene = scene(&smtp_target("smtp", &sink)).await;
+    assert_eq!(scene.post_with("inbound/up", FORM, fixture("route_forward_parsed.form")).await, 200);
+    let multipart = fixture("route_forward_parsed_attachments.multipart");
+    // The same mail to the same address, a minute later: let it be another one.
+    let multipart = replaced(&multipart, b"reply-1@mail", b"reply-2@mail");
+    assert_eq!(scene.post_with("inbound/up", MULTIPART, multipart).await, 200);
+    let mails = sink.wait_for(2).await;
+    let first = MessageParser::default().parse(&mails[0].message).unwrap();
+    assert_eq!(first.subject(), Some("Re: Quotation S00042"));
+    assert_eq!(first.message_id(), Some("reply-1@mail.example.net"));
+    assert_eq!(first.in_reply_to().as_text(), Some("1789387199.4711.mt0001@mg.example.com"));
+    assert_eq!(first.header_raw("X-Mailgun-Spf").map(str::trim), Some("Pass"));
+    assert_eq!(first.body_text(0).unwrap(), "Yes please.\r\n\r\n> Quotation S00042\r\n-- \r\nAda");
+    assert_eq!(first.body_html(0).unwrap(), "<p>Yes please.</p>");
+    let second = MessageParser::default().parse(&mails[1].message).unwrap();
+    assert_eq!(second.body_text(0).unwrap(), "see attachment");
+    let file = second.attachments().next().unwrap();
+    assert_eq!(file.contents(), b"%PDF-1.4\n\0\xff binary, not base64\n%%EOF");
+    assert_eq!((file.attachment_name(), file.content_id()), (Some("po.pdf"), Some("po@example.net")));
+    scene.daemon.stop().await;
+}
+
+#[tokio::test]
+async fn what_proves_nothing_is_refused_and_what_comes_again_is_known() {
+    let sink = Sink::start().await;
+    let scene = scene(&(smtp_target("smtp", &sink) + "[inbound]\nsize = \"64KiB\"\n")).await;
+    let mail = "From: a@b\r\nMessage-ID: <1@b>\r\n\r\nhi\r\n";
+    let fields = |token: &str, more: &[(&str, &str)]| signed("test-webhook-signing-key", NOW, token, more);
+    let good = [("recipient", REPLY), ("sender", "a@b"), ("body-mime", mail)];
+    let large = "x".repeat(70_000);
+    for (path, body, expected) in [
+        ("up/mime", signed("another key", NOW, "t", &good), 406),
+        ("up/mime", signed(KEY, NOW - 90_000, "t", &good), 406),
+        ("up/mime", signed(KEY, NOW + 90_000, "t", &good), 503),
+        ("up/mime", encode(&good), 406),
+        ("up/mime", fields("t", &[("recipient", REPLY)]), 406),
+        ("up/mime", fields("t", &[("body-mime", mail)]), 406),
+        ("up/mime", "{}".into(), 406),
+        ("up/mime", fields("t", &[("recipient", REPLY), ("body-mime", &large)]), 413),
+        ("other/mime", fields("t", &good), 404),
+        ("up/mime/more", fields("t", &good), 404),
+        ("up/mime", fields("t", &good), 200),
+        // The same again; then its token with another body; then the mail with another token.
+        ("up/mime", fields("t", &good), 200),
+        ("up", fields("t", &[("recipient", REPLY), ("sender", "c@b"), ("body-mime", mail)]), 406),
+        ("up", fields("t2", &good), 200),
+    ] {
+        let answer = scene.post_with(&format!("inbound/{path}"), FORM, body.into_bytes()).await;
+        assert_eq!(answer, expected, "{path}");
+    }
+    let mails = scene.daemon.store().inbound(10, |_| true).unwrap();
+    let legs: Vec<_> = mails.iter().map(|mail| mail.leg).collect();
+    assert_eq!(legs[..1], [Leg::Duplicate], "{mails:?}");
+    assert_eq!(mails.len(), 2);
+    sink.wait_for(1).await;
+    scene.daemon.stop().await;
+    assert_eq!(sink.count(), 1);
+}
+
+#[tokio::test]
+async fn what_cannot_be_kept_now_is_to_come_again() {
+    // Without a target.
+    let nowhere = scene("").await;
+    assert_eq!(nowhere.post_with("inbound/up/mime", FORM, fixture("route_forward_mime.form")).await, 503);
+    nowhere.daemon.stop().await;
+    // While as many come in as may.
+    let sink = Sink::start().await;
+    let scene = scene(&smtp_target("smtp", &sink)).await;
+    let address = scene.daemon.http_address().unwrap();
+    let mut open = Vec::new();
+    for _ in 0..16 {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let head = "POST /inbound/up HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nrecipient=";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        open.push(stream);
+    }
+    let form = || fixture("route_forward_mime.form");
+    let mut answer = 200;
+    for number in 0.. {
+        assert!(number < 1000, "nobody was turned away");
+        // Until all of them have begun.
+        answer = scene.post_with("inbound/up/mime", FORM, form()).await;
+        if answer != 200 {
+            break;
+        }
+    }
+    assert_eq!(answer, 503);
+    drop(open);
+    let mut answers = Vec::new();
+    while answers.last() != Some(&200) {
+        assert!(answers.len() < 1000, "{answers:?}");
+        answers.push(scene.post_with("inbound/up/mime", FORM, form()).await);
+    }
+    scene.daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_and_nothing_is_half_kept() {
+    if !on_a_full_disk("a_full_disk_is_told_and_nothing_is_half_kept") {
+        return;
+    }
+    let sink = Sink::start().await;
+    let scene = scene(&smtp_target("smtp", &sink)).await;
+    let mail = format!("Message-ID: <1@b>\r\n\r\n{}", "0123456789abcde\r\n".repeat(500_000));
+    let body = signed(KEY, NOW, "t", &[("recipient", REPLY), ("body-mime", &mail)]);
+    assert_eq!(scene.post_with("inbound/up/mime", FORM, body.into_bytes()).await, 503);
+    assert_eq!(scene.daemon.store().inbound(10, |_| true).unwrap(), []);
+    scene.daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_stored_mail_is_fetched_before_it_is_answered() {
+    let mail = String::from_utf8(raw_mail()).unwrap();
+    let api = http::Server::start(move |number, _| match number {
+        1 => Act::Answer(500, "{}".into()),
+        _ => Act::Answer(200, json!({ "body-mime": mail, "Subject": "x" }).to_string()),
+    })
+    .await;
+    let stranger =
+        http::Server::start(|_, _| Act::Answer(200, json!({ "body-mime": "x" }).to_string())).await;
+    let sink = Sink::start().await;
+    let account = format!(
+        "domain = \"mg.example.com\"\napi_base_url = \"http://{}\"\napi_key = \"the-api-key\"\n\
+         [upstream.reconcile]\nenabled = false\n",
+        api.address
+    );
+    let scene = scene_of("mailgun", &account, &smtp_target("smtp", &sink)).await;
+    let notice = |token: &str, host: std::net::SocketAddr| {
+        let url = format!("http://{host}/v3/domains/mg.example.com/messages/AbC==");
+        let more = [
+            ("recipient", REPLY),
+            ("sender", "ada@example.net"),
+            ("message-headers", "[[\"Subject\", \"x\"]]"),
+            ("body-plain", "only a part of it"),
+            ("attachments", "[]"),
+            ("message-url", &url),
+        ];
+        signed(KEY, NOW, token, &more).into_bytes()
+    };
+    assert_eq!(scene.post_with("inbound/up", FORM, notice("t", stranger.address)).await, 503);
+    assert_eq!(scene.post_with("inbound/up", FORM, notice("t", api.address)).await, 503);
+    assert_eq!(scene.post_with("inbound/up", FORM, notice("t", api.address)).await, 200);
+    assert_eq!(sink.wait_for(1).await[0].message, delivered(&raw_mail()));
+    let asked = api.requests();
+    assert_eq!(asked[1].line, "GET /v3/domains/mg.example.com/messages/AbC== HTTP/1.1");
+    assert_eq!(asked[1].header("accept"), Some("message/rfc2822"));
+    let key = format!("Basic {}", BASE64_STANDARD.encode("api:the-api-key"));
+    assert_eq!(asked[1].header("authorization"), Some(&*key));
+    assert_eq!(stranger.count(), 0, "the key goes to nobody else");
+    scene.daemon.stop().await;
+}
+
+#[tokio::test]
+async fn brevos_mail_is_made_of_its_parts_and_its_files() {
+    let api = http::Server::start(|_, request| match request.line.split(' ').nth(1) {
+        Some("/v3/inbound/attachments/tok%2Fen") => Act::Answer(200, "%PDF-1.4".into()),
+        _ => Act::Answer(404, "{}".into()),
+    })
+    .await;
+    let sink = Sink::start().await;
+    let account = format!(
+        "api_base_url = \"http://{}\"\napi_key = \"the-api-key\"\nwebhook_token = \"0123456789abcdef0123\"\n\
+         [upstream.reconcile]\nenabled = false\n",
+        api.address
+    );
+    let scene = scene_of("brevo", &account, &smtp_target("smtp", &sink)).await;
+    let proof = [("authorization", "Bearer 0123456789abcdef0123"), ("content-type", "application/json")];
+    let item = json!({
+        "Uuid": ["8d79f2b1-20ae-4939-8d0b-d2517331a9e5"],
+        "Headers": {
+            "Received": ["by one", "by two"],
+            "Delivered-To": "<reply+S00042@mg.example.com>",
+            "Return-Path": "<ada@example.net>",
+            "From": "Jörg Ä <ada@example.net>",
+            "To": "reply+S00042@mg.example.com",
+            "Message-ID": "<3@example.net>",
+            "Subject": "Bestellung ✓",
+            "Content-Type": "multipart/mixed; boundary=old",
+        },
+        "RawTextBody": "Grüße\n",
+        "RawHtmlBody": null,
+        "Attachments": [{ "Name": "po.pdf", "ContentType": "application/pdf", "ContentLength": 8, "ContentID": "",
+                          "DownloadToken": "tok/en" }],
+    });
+    let body = json!({ "items": [item, { "Uuid": ["x"] }] }).to_string().into_bytes();
+    assert_eq!(scene.post_with("inbound/up", &proof[1..], body.clone()).await, 401);
+    assert_eq!(scene.post_with("inbound/up", &proof, body).await, 200);
+    assert_eq!(scene.post_with("inbound/up", &proof, b"{\"event\": \"delivered\"}".to_vec()).await, 200);
+    let mail = sink.wait_for(1).await.remove(0);
+    assert_eq!((&*mail.sender, &mail.recipients[..]), ("ada@example.net", &[REPLY.to_owned()][..]));
+    let message = MessageParser::default().parse(&mail.message).unwrap();
+    assert_eq!(message.subject(), Some("Bestellung ✓"));
+    assert_eq!(message.from().unwrap().first().unwrap().name(), Some("Jörg Ä"));
+    assert_eq!(message.header_values("Received").count(), 2);
+    assert_eq!(message.body_text(0).unwrap().trim(), "Grüße");
+    assert_eq!(message.attachments().next().unwrap().contents(), b"%PDF-1.4");
+    // What nobody understands is kept.
+    assert_eq!(scene.daemon.store().count_letters().unwrap(), (0, 2));
+    assert!(scene.keeps(b"{\"Uuid\":[\"x\"]}"));
+    scene.daemon.stop().await;
+}
+
+#[tokio::test]
+async fn loops_are_broken_and_nothing_is_dropped() {
+    let log = Log::default();
+    let _logging = log.listen();
+    let sink = Sink::start().await;
+    let target = smtp_target("smtp", &sink)
+        .replace("[[inbound.target]]\n", "[[inbound.target]]\nrecipients = [\"*@mg.example.com\"]\n");
+    let scene = scene(&target).await;
+    let report = report_of_our_own(&scene).await;
+    let mails = [
+        ("out of office", REPLY, "Auto-Submitted: auto-replied\r\nSubject: away"),
+        ("circle", REPLY, &"Received: by x\r\n".repeat(51)),
+        ("delivered before", REPLY, "Delivered-To: reply+s00042@mg.example.com"),
+        (
+            "a report of our own",
+            REPLY,
+            &format!("X-Mailtrail-Id: {report}\r\nContent-Type: multipart/report"),
+        ),
+        ("to nobody", "x@elsewhere.example", "Subject: lost"),
+        ("a bounce", REPLY, "Auto-Submitted: auto-replied\r\nContent-Type: multipart/report; boundary=b"),
+        ("a person", REPLY, "Precedence: list\r\nSubject: hello"),
+    ];
+    for (number, (what, recipient, header)) in mails.iter().enumerate() {
+        let mail = format!("{}\r\nMessage-ID: <{number}@b>\r\n\r\n{what}\r\n", header.trim_end());
+        let body = signed(KEY, NOW, &number.to_string(), &[("recipient", recipient), ("body-mime", &mail)]);
+        assert_eq!(scene.post_with("inbound/up/mime", FORM, body.into_bytes()).await, 200, "{what}");
+    }
+    sink.wait_for(2).await;
+    let store = scene.daemon.store();
+    let dead = || store.inbound(10, |mail| mail.leg == Leg::Dead).unwrap();
+    until("the dead letters", || dead().len() == 5).await;
+    let reasons: Vec<_> = dead().into_iter().rev().map(|mail| mail.words).collect();
+    for (reason, part) in reasons.iter().zip([
+        "auto_replies",
+        "51 servers",
+        "was delivered to reply+S00042@mg.example.com before",
+        "a report of our own",
+        "no [[inbound.target]] takes mail to x@elsewhere.example",
+    ]) {
+        assert!(reason.contains(part), "{reason:?} lacks {part:?}");
+    }
+    assert!(log.lines(&["kept back", "out of office"]).is_empty(), "no mail stands in the log");
+    // None is lost: each can be delivered after all.
+    let id = dead().last().unwrap().arrival.id;
+    let fate = Fate::Released { operator: "test".into() };
+    store.move_inbound(Move { id, at: Timestamp::from_seconds(NOW), fate }).await.unwrap();
+    let mails = sink.wait_for(3).await;
+    assert!(mails[2].message.ends_with(b"out of office\r\n"));
+    scene.daemon.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_target_refuses_is_a_dead_letter_and_the_rest_goes_on() {
+    let manners = Manners {
+        refused: [(REPLY.to_owned(), "550 5.1.1 no such user".to_owned())].into(),
+        ..Manners::default()
+    };
+    let sink = Sink::with(manners).await;
+    let scene = scene(&smtp_target("lmtp", &sink)).await;
+    for (token, recipient) in [("1", REPLY), ("2", "b@mg.example.com, c@mg.example.com")] {
+        let body = signed(
+            KEY,
+            NOW,
+            token,
+            &[("recipient", recipient), ("body-mime", "Message-ID: <1@b>\r\n\r\nhi\r\n")],
+        );
+        assert_eq!(scene.post_with("inbound/up/mime", FORM, body.into_bytes()).await, 200);
+    }
+    let mails = sink.wait_for(2).await;
+    assert_eq!([&mails[0].recipients, &mails[1].recipients], [&["b@mg.example.com"], &["c@mg.example.com"]]);
+    let dead = settled(&scene, Leg::Dead).await;
+    assert_eq!((&*dead.target, &*dead.words), ("lmtp", "550 5.1.1 no such user"));
+    scene.daemon.stop().await;
+}
+
+#[tokio::test]
+async fn odoos_faults_are_told_apart() {
+    let busy = AtomicUsize::new(0);
+    let odoo = Odoo::start(move |message| {
+        let text = String::from_utf8_lossy(message).into_owned();
+        match () {
+            () if text.contains("routeless") => {
+                fault(1, "Traceback\nValueError: No possible route found for it")
+            }
+            () if text.contains("handled") => {
+                fault(1, "TypeError: cannot marshal None unless allow_none is enabled")
+            }
+            () if busy.fetch_add(1, Ordering::SeqCst) == 0 => {
+                fault(1, "psycopg2.OperationalError: could not serialize access")
+            }
+            () => value("<boolean>0</boolean>"),
+        }
+    })
+    .await;
+    let scene = scene(&odoo.target()).await;
+    for (number, what) in ["routeless", "handled", "busy"].iter().enumerate() {
+        let mail = format!("From: a@b\r\n\r\n{what}\r\n");
+        let body = signed(KEY, NOW, &number.to_string(), &[("recipient", REPLY), ("body-mime", &mail)]);
+        assert_eq!(scene.post_with("inbound/up/mime", FORM, body.into_bytes()).await, 200);
+    }
+    let store = scene.daemon.store();
+    let all = || store.inbound(10, |mail| mail.leg != Leg::Waiting).unwrap();
+    until("all three", || all().len() == 3).await;
+    let ends: Vec<_> = all().into_iter().rev().map(|mail| (mail.leg, mail.words)).collect();
+    assert_eq!(ends[0], (Leg::Dead, "ValueError: No possible route found for it".to_owned()));
+    assert_eq!((ends[1].0, ends[2].0), (Leg::Delivered, Leg::Delivered));
+    // A mail without a name has one there, the same each time.
+    let named: Vec<_> = odoo.messages().into_iter().filter(|mail| mail.ends_with(b"busy\r\n")).collect();
+    assert!(named.len() == 2 && named.iter().all(|mail| *mail == named[0]));
+    assert!(
+        String::from_utf8_lossy(&named[0]).starts_with(&format!("Delivered-To: {REPLY}\r\nMessage-ID: <"))
+    );
+    scene.daemon.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_delivered_stays_so_without_the_ledger() {
+    let sink = Sink::start().await;
+    let scene = scene(&smtp_target("smtp", &sink)).await;
+    for (token, id) in [("1", 1), ("2", 1), ("3", 2)] {
+        let mail = format!("Message-ID: <{id}@b>\r\n\r\nhi\r\n");
+        let body = signed(KEY, NOW, token, &[("recipient", REPLY), ("body-mime", &mail)]);
+        assert_eq!(scene.post_with("inbound/up/mime", FORM, body.into_bytes()).await, 200);
+    }
+    let all = |scene: &Scene| scene.daemon.store().inbound(10, |_| true).unwrap();
+    until("both", || all(&scene).iter().filter(|mail| mail.leg == Leg::Delivered).count() == 2).await;
+    let before = all(&scene);
+    let scene = scene.rebuilt().await;
+    assert_eq!(all(&scene), before);
+    assert_eq!(before.iter().filter(|mail| mail.leg == Leg::Duplicate).count(), 1);
+    scene.daemon.stop().await;
+    assert_eq!(sink.count(), 2);
+}
+
+/// A kill between the answer and the delivery; then operators look at what was refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_behind_the_answer_loses_nothing() {
+    let (port, mut process) = outside("");
+    process.start().await;
+    for number in 0..20 {
+        assert_eq!(
+            post(port, number, &format!("Subject: {number}\r\nMessage-ID: <{number}@b>\r\n\r\nhi\r\n")).await,
+            200
+        );
+    }
+    process.kill();
+    let sink = Sink::start().await;
+    process.configure(&text(&process, port, sink.port(), ""));
+    process.start().await;
+    let mails = sink.wait_for(20).await;
+    let order: Vec<_> =
+        mails.iter().map(|mail| support::header(&mail.message, "Subject").unwrap().to_owned()).collect();
+    let expected: Vec<_> = (0..20).map(|number| number.to_string()).collect();
+    assert_eq!(order, expected);
+    assert_eq!(post(port, 20, "Auto-Submitted: auto-replied\r\nSubject: away\r\n\r\nhi\r\n").await, 200);
+    let [dead] = &command(&process, &["--json", "inbound", "dead"]).await[..] else {
+        panic!("one dead letter")
+    };
+    assert_eq!((&dead["subject"], &dead["state"]), (&"away".into(), &"dead".into()));
+    let id = dead["id"].as_str().unwrap();
+    let shown = command(&process, &["--json", "inbound", "show", id]).await.remove(0);
+    let message = BASE64_STANDARD.decode(shown["message_base64"].as_str().unwrap()).unwrap();
+    assert!(message.ends_with(b"Subject: away\r\n\r\nhi\r\n"));
+    let tried = command(&process, &["--json", "inbound", "replay", "ALL", "--dry-run"]).await;
+    assert_eq!((&tried[0]["done"], sink.count()), (&true.into(), 20));
+    command(&process, &["inbound", "replay", id]).await;
+    sink.wait_for(21).await;
+    const LIST: &[&str] = &["--json", "inbound", "list", "--state", "delivered"];
+    while command(&process, LIST).await.len() < 21 {
+        tokio::task::yield_now().await;
+    }
+    assert!(process.terminate().await.success());
+    // What is past can be asked for while nobody serves.
+    assert_eq!(command(&process, LIST).await.len(), 21);
+    assert_eq!(sink.count(), 21);
+}
+
+/// Through the real program, whose peak the kernel remembers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_mail_stays_small_in_memory() {
+    let (sink, (port, mut process)) = (Sink::start().await, outside(""));
+    process.configure(&text(&process, port, sink.port(), ""));
+    process.start().await;
+    let idle = process.peak_memory();
+    let mail = |number: usize| {
+        let line = format!("{number:04} {}\r\n", "x".repeat(70));
+        format!("Message-ID: <{number}@b>\r\n\r\n{}", line.repeat((25 << 20) / line.len()))
+    };
+    let mails: Arc<Vec<_>> = Arc::new((0..4).map(mail).collect());
+    let posts = (0..4).map(|number| {
+        let mails = mails.clone();
+        tokio::spawn(async move { post(port, number, &mails[number]).await })
+    });
+    for answer in futures_util::future::join_all(posts).await {
+        assert_eq!(answer.unwrap(), 200);
+    }
+    let mut arrived = sink.wait_for(4).await;
+    arrived.sort_by(|one, other| one.message.cmp(&other.message));
+    for (number, mail) in arrived.iter().enumerate() {
+        assert!(mail.message == delivered(mails[number].as_bytes()), "{number}");
+    }
+    let grown = process.peak_memory() - idle;
+    assert!(grown < 48 << 20, "it grew by {} MiB", grown >> 20);
+    assert!(process.terminate().await.success());
+}
+
+/// A fake Odoo's mail gateway.
+struct Odoo {
+    server: http::Server,
+}
+
+impl Odoo {
+    /// `script` answers messages.
+    async fn start(script: impl Fn(&[u8]) -> String + Send + Sync + 'static) -> Self {
+        let server = http::Server::start(move |_, request| {
+            Act::Answer(
+                200,
+                match message_of(request) {
+                    None if String::from_utf8_lossy(&request.body).contains("<string>api-key</string>") => {
+                        value("<int>7</int>")
+                    }
+                    None => value("<boolean>0</boolean>"),
+                    Some(message) => script(&message),
+                },
+            )
+        });
+        Self { server: server.await }
+    }
+
+    fn target(&self) -> String {
+        format!(
+            "[[inbound.target]]\ndeliver = \"odoo\"\nurl = \"http://{}\"\ndatabase = \"prod\"\nusername = \"mail\"\n\
+             api_key = \"api-key\"\n",
+            self.server.address
+        )
+    }
+
+    fn messages(&self) -> Vec<Vec<u8>> {
+        self.server.requests().iter().filter_map(message_of).collect()
+    }
+}
+
+fn message_of(request: &Request) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(&request.body).unwrap();
+    let (_, rest) = text.split_once("<base64>")?;
+    Some(BASE64_STANDARD.decode(rest.split_once("</base64>").unwrap().0).unwrap())
+}
+
+fn value(value: &str) -> String {
+    format!(
+        "<?xml version='1.0'?>\n<methodResponse>\n<params>\n<param>\n<value>{value}</value>\n</param>\n</params>\n</methodResponse>\n"
+    )
+}
+
+fn fault(code: u32, words: &str) -> String {
+    format!(
+        "<?xml version='1.0'?>\n<methodResponse>\n<fault>\n<value><struct>\n<member>\n<name>faultCode</name>\n<value><int>{code}\
+         </int></value>\n</member>\n<member>\n<name>faultString</name>\n<value><string>{words}</string></value>\n</member>\n\
+         </struct></value>\n</fault>\n</methodResponse>\n"
+    )
+}
+
+/// A relay half a minute after the recorded mail, with these sections.
+async fn scene(sections: &str) -> Scene {
+    scene_of("mailgun", "", sections).await
+}
+
+/// The same, with more keys of its upstream.
+async fn scene_of(provider: &str, upstream: &str, sections: &str) -> Scene {
+    let key = if provider == "mailgun" { format!("webhook_signing_key = {KEY:?}\n") } else { String::new() };
+    Scene::at(NOW, provider, &format!("{key}{upstream}\n{sections}")).await
+}
+
+fn smtp_target(deliver: &str, sink: &Sink) -> String {
+    format!(
+        "[[inbound.target]]\ndeliver = \"{deliver}\"\nhost = \"127.0.0.1\"\nport = {}\ntls = \"none\"\n",
+        sink.port()
+    )
+}
+
+fn http_target(endpoint: &http::Server) -> String {
+    format!(
+        "[[inbound.target]]\ndeliver = \"http\"\nurl = \"http://{}/in\"\nsecret = \"s\"\nallow_private = true\n",
+        endpoint.address
+    )
+}
+
+/// The only mail that stands there, once it does.
+async fn settled(scene: &Scene, leg: Leg) -> InboundMail {
+    let there = || scene.daemon.store().inbound(2, |mail| mail.leg == leg).unwrap();
+    until("the mail's end", || !there().is_empty()).await;
+    there().remove(0)
+}
+
+/// A send that is a report, in the store.
+async fn report_of_our_own(scene: &Scene) -> String {
+    use mailtrail::ledger::{About, Accepted, Occasion, Send};
+    let (id, other) = (inbox::SENT.parse().unwrap(), "01K54Z8Q3V7N5X9B2C6D8F0GHK".parse().unwrap());
+    let about = Some(About { id: other, recipient: 0, occasion: Occasion::Failure });
+    let accepted = Accepted {
+        send: Send { about, ..Send::new(id, "report") },
+        recipients: vec!["b@c".parse().unwrap()],
+    };
+    scene.daemon.store().accept_and_apply(accepted, bytes::Bytes::new()).await.unwrap();
+    inbox::SENT.to_owned()
+}
+
+/// A raw mail with its line in front.
+fn delivered(mail: &[u8]) -> Vec<u8> {
+    [format!("Delivered-To: {REPLY}\r\n").as_bytes(), mail].concat()
+}
+
+/// What the recorded form brings.
+fn raw_mail() -> Vec<u8> {
+    let form = fixture("route_forward_mime.form");
+    let mut fields = form_urlencoded::parse(&form);
+    fields.find(|(name, _)| name == "body-mime").unwrap().1.into_owned().into_bytes()
+}
+
+fn fixture(name: &str) -> Vec<u8> {
+    std::fs::read(format!("{}/tests/fixtures/mailgun/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+fn replaced(bytes: &[u8], old: &[u8], new: &[u8]) -> Vec<u8> {
+    let at = memchr::memmem::find(bytes, old).unwrap();
+    [&bytes[..at], new, &bytes[at + old.len()..]].concat()
+}
+
+fn encode(fields: &[(&str, &str)]) -> String {
+    form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish()
+}
+
+/// A form as Mailgun posts it.
+fn signed(key: &str, at: u64, token: &str, fields: &[(&str, &str)]) -> String {
+    let at = at.to_string();
+    let signature = mailgun::sign(&Secret::new(key), &at, token);
+    let own = [("timestamp", &*at), ("token", token), ("signature", &*signature)];
+    encode(&[fields, &own].concat())
+}
+
+/// The real program and the port that it takes mail from outside at; its target is not there.
+fn outside(more: &str) -> (u16, Process) {
+    let (port, nobody) = (free_port(), free_port());
+    let process = Process::configured(|data, ports| configured(data, ports, port, nobody, more));
+    (port, process)
+}
+
+fn text(process: &Process, port: u16, sink: u16, more: &str) -> String {
+    configured(process.data().to_str().unwrap(), [process.address(0).port(), 0, 0], port, sink, more)
+}
+
+fn configured(data: &str, ports: [u16; 3], port: u16, sink: u16, more: &str) -> String {
+    format!(
+        "[server]\nhostname = \"relay.example.com\"\ndata_dir = {data:?}\n[[listener]]\naddress = \"127.0.0.1:{}\"\n\
+         tls = \"none\"\nauth = \"none\"\n[[upstream]]\nname = \"up\"\nprovider = \"mailgun\"\nhost = \"127.0.0.1\"\nport = 1\n\
+         tls = \"none\"\nusername = \"u\"\npassword = \"p\"\nwebhook_signing_key = {KEY:?}\n[http]\naddress = \"127.0.0.1:{port}\"\n\
+         [[inbound.target]]\ndeliver = \"smtp\"\nhost = \"127.0.0.1\"\nport = {sink}\ntls = \"none\"\n{more}",
+        ports[0]
+    )
+}
+
+async fn post(port: u16, number: usize, mail: &str) -> u16 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let body = signed(
+        KEY,
+        now,
+        &number.to_string(),
+        &[("recipient", REPLY), ("sender", "a@b"), ("body-mime", mail)],
+    );
+    let tls = mailtrail::tls::client_config(None).unwrap();
+    let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
+    let request = client.post(format!("http://127.0.0.1:{port}/inbound/up/mime"));
+    request.header(FORM[0].0, FORM[0].1).body(body).send().await.unwrap().status().as_u16()
+}
+
+/// What a command says, a JSON object a line.
+async fn command(process: &Process, arguments: &[&str]) -> Vec<Value> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mailtrail"));
+    command.arg("--config").arg(process.directory().join("mailtrail.toml")).args(arguments);
+    let output = support::run(&mut command).await.unwrap();
+    let out = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{arguments:?}: {out} {}", String::from_utf8_lossy(&output.stderr));
+    out.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+const KEY: &str = "test-webhook-signing-key";
+const NOW: u64 = 1_789_387_830;
+const REPLY: &str = "reply+S00042@mg.example.com";
+const FORM: &[(&str, &str)] = &[("content-type", "application/x-www-form-urlencoded")];
+const MULTIPART: &[(&str, &str)] =
+    &[("content-type", "multipart/form-data; boundary=----mt-fixture-boundary-0001")];

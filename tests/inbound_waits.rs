@@ -1,0 +1,135 @@
+//! Mail from outside whose target is away: nothing is lost, all in order; and what is past its time.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "support/http.rs"]
+mod http;
+#[path = "support/scene.rs"]
+mod scene;
+#[path = "support/scripted.rs"]
+mod scripted;
+
+use http::{Act, Request};
+use mailtrail::id::TrackingId;
+use mailtrail::ledger::{Arrival, Leg, Step, What};
+use mailtrail::mail::MessageId;
+use scene::{Log, Scene};
+use scripted::{Script, Server};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_is_away_for_a_day_gets_everything_in_order() {
+    let log = Log::default();
+    let _logging = log.listen();
+    let up = Arc::new(AtomicBool::new(false));
+    let state = up.clone();
+    let endpoint = http::Server::start(move |number, _| match state.load(Ordering::SeqCst) {
+        true => Act::Answer(204, String::new()),
+        false if number % 2 == 0 => Act::Close,
+        false => Act::Answer(503, String::new()),
+    })
+    .await;
+    let mut scene = scene(&endpoint, "").await;
+    for number in 0..24 {
+        arrive(&scene, number, "1h").await;
+        scene.wait(Duration::from_secs(3600)).await;
+    }
+    assert!(!log.lines("alarm=\"inbound\"").is_empty());
+    let vain = endpoint.count();
+    assert!((24..24 * 14).contains(&vain), "{vain}");
+    up.store(true, Ordering::SeqCst);
+    let delivered = || scene.store().inbound(100, |mail| mail.leg == Leg::Delivered).unwrap().len();
+    scene.until("the last", || delivered() == 24).await;
+    let mut taken: Vec<_> = endpoint.requests()[vain..].iter().map(number_of).collect();
+    // While time leaps, an answer may come too late; what is posted again then has the same id.
+    taken.dedup();
+    assert_eq!(taken, (0..24).collect::<Vec<_>>());
+    let over = || log.lines("alarm=\"inbound\"").last().is_some_and(|line| line.contains("is over"));
+    scene.until("the end of the alarm", over).await;
+    scene.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_mail_that_is_not_taken_holds_up_no_other_and_is_given_up_in_the_end() {
+    let endpoint = http::Server::start(|_, request| {
+        let poison = number_of(request) == 1;
+        Act::Answer(if poison { 500 } else { 200 }, String::new())
+    })
+    .await;
+    let mut scene = scene(&endpoint, "give_up_after = \"6h\"\n").await;
+    for number in 0..4 {
+        arrive(&scene, number, "1h").await;
+    }
+    let stands = |leg| scene.store().inbound(10, |mail| mail.leg == leg).unwrap();
+    scene.until("the others", || stands(Leg::Delivered).len() == 3).await;
+    scene.until("the end", || stands(Leg::Dead).len() == 1).await;
+    let dead = stands(Leg::Dead).remove(0);
+    assert!(dead.words.starts_with("given up after 6 h: it answers 500"), "{}", dead.words);
+    let tries = endpoint.requests().iter().filter(|request| number_of(request) == 1).count();
+    // After 1, 2, 4, ... minutes and then each hour.
+    assert!((10..=14).contains(&tries), "{tries}");
+    let segments = scene.store().log_segments().unwrap().into_iter();
+    let facts: Vec<_> = segments.flat_map(|(segment, _)| scene.store().log_of(segment).unwrap()).collect();
+    let deferred = facts.iter().filter(|entry| entry.fact.what == What::Inbound(Step::Deferred));
+    assert_eq!(deferred.count(), tries - 1);
+    scene.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_mail_within_the_window_is_a_duplicate() {
+    let endpoint = http::Server::start(|_, _| Act::Answer(200, String::new())).await;
+    let mut scene = scene(&endpoint, "").await;
+    let legs = || -> Vec<_> {
+        let mails = scene.store().inbound(10, |_| true).unwrap();
+        mails.iter().rev().map(|mail| (mail.leg, mail.words.clone())).collect()
+    };
+    let first = arrive(&scene, 7, "1h").await;
+    scene.wait(Duration::from_secs(3599)).await;
+    arrive(&scene, 7, "1h").await;
+    assert_eq!(legs()[1], (Leg::Duplicate, format!("the same as {first}")));
+    scene.wait(Duration::from_secs(2)).await;
+    arrive(&scene, 7, "1h").await;
+    arrive(&scene, 7, "0s").await;
+    let delivered = || legs().iter().filter(|(leg, _)| *leg == Leg::Delivered).count();
+    scene.until("the others", || delivered() == 3).await;
+    assert_eq!(endpoint.count(), 3);
+    scene.stop().await;
+}
+
+/// A relay with that endpoint as its target.
+async fn scene(endpoint: &http::Server, more: &str) -> Scene {
+    let settings = format!(
+        "[[inbound.target]]\nname = \"in\"\ndeliver = \"http\"\nurl = \"http://{}/\"\nsecret = \"s\"\n\
+         allow_private = true\n{more}",
+        endpoint.address
+    );
+    Scene::in_leaps(Server::start(Script::new()).await, &settings).await
+}
+
+/// A mail as the listener keeps one.
+async fn arrive(scene: &Scene, number: u128, window: &str) -> TrackingId {
+    let id = TrackingId::new(scene.time.clock().now(), fastrand::u128(..));
+    let message = format!("Message-ID: <{number}@example.net>\r\n\r\nmail {number}.\r\n");
+    let arrival = Arrival {
+        id,
+        upstream: "up".into(),
+        token: None,
+        sender: None,
+        recipient: "info@example.com".parse().unwrap(),
+        message_id: MessageId::parse(&format!("{number}@example.net")),
+        subject: String::new(),
+        size: message.len() as u64,
+        window: if window == "1h" { Duration::from_secs(3600) } else { Duration::ZERO },
+        held: None,
+    };
+    scene.store().take_in(arrival, bytes::Bytes::from(message)).await.unwrap();
+    id
+}
+
+fn number_of(request: &Request) -> u64 {
+    let text = String::from_utf8(request.body.clone()).unwrap();
+    let (_, rest) = text.split_once("mail ").unwrap();
+    rest.split('.').next().unwrap().parse().unwrap()
+}
