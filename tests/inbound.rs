@@ -74,7 +74,7 @@ async fn a_raw_mail_arrives_byte_for_byte_in_odoo() {
     assert_eq!((&*mail.target, &*mail.words), ("odoo", "record 23"));
     assert_eq!(odoo.messages(), [delivered(&raw_mail())]);
     let [login, call] = &odoo.server.requests()[..] else { panic!("{:?}", odoo.server.requests()) };
-    assert_eq!(login.line, "POST /xmlrpc/2/common HTTP/1.1");
+    assert_eq!(login.line, "POST /jsonrpc HTTP/1.1");
     assert_eq!(call.line, "POST /xmlrpc/2/object HTTP/1.1");
     let text = String::from_utf8_lossy(&call.body);
     for part in
@@ -394,7 +394,13 @@ async fn odoos_faults_are_told_apart() {
     let all = || store.inbound(10, |mail| mail.leg != Leg::Waiting).unwrap();
     until("all three", || all().len() == 3).await;
     let ends: Vec<_> = all().into_iter().rev().map(|mail| (mail.leg, mail.words)).collect();
-    assert_eq!(ends[0], (Leg::Dead, "ValueError: No possible route found for it".to_owned()));
+    assert_eq!(
+        ends[0],
+        (
+            Leg::Dead,
+            "Odoo refused mail.thread.message_process: ValueError: No possible route found for it".to_owned()
+        )
+    );
     assert_eq!((ends[1].0, ends[2].0), (Leg::Delivered, Leg::Delivered));
     // A mail without a name has one there, the same each time.
     let named: Vec<_> = odoo.messages().into_iter().filter(|mail| mail.ends_with(b"busy\r\n")).collect();
@@ -505,16 +511,20 @@ impl Odoo {
     /// `script` answers messages.
     async fn start(script: impl Fn(&[u8]) -> String + Send + Sync + 'static) -> Self {
         let server = http::Server::start(move |_, request| {
-            Act::Answer(
-                200,
-                match message_of(request) {
-                    None if String::from_utf8_lossy(&request.body).contains("<string>api-key</string>") => {
-                        value("<int>7</int>")
-                    }
-                    None => value("<boolean>0</boolean>"),
-                    Some(message) => script(&message),
-                },
-            )
+            let answer = match message_of(request) {
+                Some(message) => script(&message),
+                None => {
+                    let call: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
+                    let login = serde_json::json!(["prod", "mail", "api-key", {}]);
+                    let uid = if call["params"]["args"] == login {
+                        7.into()
+                    } else {
+                        serde_json::Value::from(false)
+                    };
+                    serde_json::json!({ "jsonrpc": "2.0", "id": 1, "result": uid }).to_string()
+                }
+            };
+            Act::Answer(200, answer)
         });
         Self { server: server.await }
     }

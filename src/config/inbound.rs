@@ -2,11 +2,12 @@
 
 use super::claims::{Claims, Kind as Claimed};
 use super::names::{is_host, is_loopback, is_sender_pattern, is_slug};
+use super::odoo;
 use super::quantity;
 use super::reader::Section;
 use super::sections::DAY;
 use super::words::{AUTO_REPLIES, Deliver, INBOUND, SECURITY};
-use crate::inbound::{HttpSettings, Kind, OdooSettings, Settings, SmtpSettings};
+use crate::inbound::{HttpSettings, Kind, Settings, SmtpSettings};
 use crate::transport::{Dialect, Login, Security};
 use crate::webhook::MailRules;
 use reqwest::Url;
@@ -49,7 +50,7 @@ fn target(mut section: Section<'_>, claims: &mut Claims) -> Option<Settings> {
         Deliver::Smtp => smtp(&mut section, Dialect::Smtp).map(Kind::Smtp),
         Deliver::Lmtp => smtp(&mut section, Dialect::Lmtp).map(Kind::Smtp),
         Deliver::Http => http(&mut section).map(Kind::Http),
-        Deliver::Odoo => odoo(&mut section).map(Kind::Odoo),
+        Deliver::Odoo => odoo::login(&mut section, TO_ODOO).map(Kind::Odoo),
     };
     section.finish();
     Some(Settings {
@@ -84,19 +85,11 @@ fn smtp(section: &mut Section<'_>, dialect: Dialect) -> Option<SmtpSettings> {
     Some(SmtpSettings { dialect, host: host?, port, security, ca_file, login })
 }
 
-fn url(section: &mut Section<'_>) -> Option<Url> {
-    section.require("url");
-    section.parsed("url", "an http:// or https:// address", |text| {
-        text.parse::<Url>().ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-    })
-}
-
-fn timeout(section: &mut Section<'_>, usual: Duration) -> Duration {
-    section.duration("timeout", Duration::from_secs(1)..=Duration::from_secs(600)).unwrap_or(usual)
-}
-
 fn http(section: &mut Section<'_>) -> Option<HttpSettings> {
-    let url = url(section);
+    section.require("url");
+    let url = section.parsed("url", "an http:// or https:// address", |text| {
+        text.parse::<Url>().ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+    });
     let secrets = section.secrets("secret", 2);
     if secrets.is_empty() && section.is_sound() {
         section.require("secret");
@@ -105,23 +98,10 @@ fn http(section: &mut Section<'_>) -> Option<HttpSettings> {
     if url.as_ref().is_some_and(|url| url.scheme() == "http") && !allow_private {
         section.warn("url", "is not https: whoever is on the way reads the mail");
     }
-    let timeout = timeout(section, Duration::from_secs(60));
+    let timeout = section.duration("timeout", Duration::from_secs(1)..=Duration::from_secs(600));
+    let timeout = timeout.unwrap_or(Duration::from_secs(60));
     Some(HttpSettings { url: url?, secrets, allow_private, timeout })
 }
 
-fn odoo(section: &mut Section<'_>) -> Option<OdooSettings> {
-    let url = url(section);
-    section.require("database");
-    section.require("username");
-    let (database, username) = (section.text("database"), section.text("username"));
-    if !section.has("api_key_file") {
-        section.require("api_key");
-    }
-    let key = section.secret("api_key");
-    let timeout = timeout(section, Duration::from_secs(120));
-    let clear = url.as_ref().filter(|url| url.scheme() == "http").and_then(Url::host_str);
-    if clear.is_some_and(|host| !is_loopback(host)) {
-        section.warn("url", "is not https: whoever is on the way reads the mail, and the API key");
-    }
-    Some(OdooSettings { url: url?, database: database?, username: username?, key: key?, timeout })
-}
+/// How long Odoo may take for a mail.
+const TO_ODOO: Duration = Duration::from_secs(120);

@@ -11,6 +11,24 @@ use std::time::Duration;
 
 /// Reads the keys of the kind; `clients` are those of the section.
 pub(super) fn read(section: &mut Section<'_>, clients: &[String], hostname: &str) -> Option<OdooSettings> {
+    let login = login(section, Duration::from_secs(60));
+    let way = section.one_of("way", &WAYS).unwrap_or(Way::Action);
+    let action = section.integer("action", 1..=i64::from(i32::MAX)).and_then(|id| u64::try_from(id).ok());
+    let lower = |text: &str| Some(text.to_ascii_lowercase());
+    let release = section.integer("release", 16..=19).unwrap_or(18);
+    let senders = section.list("senders", "a domain", lower).unwrap_or_default();
+    let hosts = section.list("hosts", "a host", |text| Some(text.to_owned())).unwrap_or_default();
+    let effects = effects(section);
+    if effects.relayed && !effects.delivered {
+        section.warn("delivered", "is off, and relayed is not: mail that arrived stays \"Sent\"");
+    }
+    let login = login?;
+    let place = Place { url: login.url.clone(), release, clients: clients.to_vec(), senders, hosts };
+    Some(OdooSettings { login, place, way, action, effects, hostname: hostname.to_owned() })
+}
+
+/// Where a database is, and who logs in there; `patience` is the usual timeout.
+pub(super) fn login(section: &mut Section<'_>, patience: Duration) -> Option<odoo::Settings> {
     ["url", "database", "username"].iter().for_each(|key| section.require(key));
     let url = section.parsed("url", "a text", |text| Some(address(text)));
     if url == Some(None) {
@@ -20,30 +38,18 @@ pub(super) fn read(section: &mut Section<'_>, clients: &[String], hostname: &str
     let url = url.flatten();
     let host = url.as_ref().and_then(Url::host_str).map(|host| host.trim_matches(['[', ']']));
     if url.as_ref().is_some_and(|url| url.scheme() == "http") && !host.is_some_and(is_loopback) {
-        section.warn("url", "is not https: whoever is on the way reads the API key");
+        section
+            .warn("url", "is not https: whoever is on the way reads the API key, and what is about the mail");
     }
     let (database, username) = (section.text("database"), section.text("username"));
     if !section.has("api_key") && !section.has("api_key_file") {
         section.fault("api_key", "or api_key_file is required");
     }
     let key = section.secret("api_key");
-    let way = section.one_of("way", &WAYS).unwrap_or(Way::Action);
-    let action = section.integer("action", 1..=i64::from(i32::MAX)).and_then(|id| u64::try_from(id).ok());
     let timeout = section.duration("timeout", Duration::from_secs(1)..=Duration::from_secs(600));
     let ca_file = section.file("ca_file");
-    let lower = |text: &str| Some(text.to_ascii_lowercase());
-    let release = section.integer("release", 16..=19).unwrap_or(18);
-    let senders = section.list("senders", "a domain", lower).unwrap_or_default();
-    let hosts = section.list("hosts", "a host", |text| Some(text.to_owned())).unwrap_or_default();
-    let effects = effects(section);
-    if effects.relayed && !effects.delivered {
-        section.warn("delivered", "is off, and relayed is not: mail that arrived stays \"Sent\"");
-    }
-    let timeout = timeout.unwrap_or(Duration::from_secs(60));
-    let place = Place { url: url.clone()?, release, clients: clients.to_vec(), senders, hosts };
-    let login =
-        odoo::Settings { url: url?, database: database?, username: username?, key: key?, timeout, ca_file };
-    Some(OdooSettings { login, place, way, action, effects, hostname: hostname.to_owned() })
+    let timeout = timeout.unwrap_or(patience);
+    Some(odoo::Settings { url: url?, database: database?, username: username?, key: key?, timeout, ca_file })
 }
 
 /// Where Odoo answers; who logs in there stands elsewhere.

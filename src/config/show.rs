@@ -298,11 +298,7 @@ impl Page {
             }
             inbound::Kind::Odoo(odoo) => {
                 self.text("deliver", word(&INBOUND, &Deliver::Odoo));
-                self.text("url", without_password(&odoo.url));
-                self.text("database", &odoo.database);
-                self.text("username", &odoo.username);
-                self.text("api_key", MASK);
-                self.duration("timeout", odoo.timeout);
+                self.login(odoo);
             }
         }
     }
@@ -331,20 +327,24 @@ impl Page {
         self.some("give_up_after", sink.give_up_after.map(show_duration));
     }
 
-    fn odoo(&mut self, settings: &sink::OdooSettings) {
-        let sink::OdooSettings { login, place, way, action, effects, hostname: _ } = settings;
-        self.text("kind", "odoo");
+    fn login(&mut self, login: &crate::odoo::Settings) {
         self.text("url", without_password(&login.url));
         self.text("database", &login.database);
         self.text("username", &login.username);
         self.text("api_key", MASK);
-        self.text("way", word(&WAYS, way));
-        if let Some(action) = action {
-            self.bare("action", action);
-        }
         self.duration("timeout", login.timeout);
         if let Some(file) = &login.ca_file {
             self.path("ca_file", file);
+        }
+    }
+
+    fn odoo(&mut self, settings: &sink::OdooSettings) {
+        let sink::OdooSettings { login, place, way, action, effects, hostname: _ } = settings;
+        self.text("kind", "odoo");
+        self.login(login);
+        self.text("way", word(&WAYS, way));
+        if let Some(action) = action {
+            self.bare("action", action);
         }
         self.bare("release", place.release);
         self.texts("senders", &place.senders);

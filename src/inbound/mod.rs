@@ -10,11 +10,9 @@ mod http;
 mod letter;
 mod odoo;
 mod smtp;
-mod xmlrpc;
 
 pub use carrier::Carrier;
 pub use http::HttpSettings;
-pub use odoo::OdooSettings;
 pub use smtp::SmtpSettings;
 
 use letter::Letter;
@@ -41,7 +39,7 @@ pub enum Kind {
     /// Signed POST of the message.
     Http(HttpSettings),
     /// Odoo's mail gateway.
-    Odoo(OdooSettings),
+    Odoo(crate::odoo::Settings),
 }
 
 /// What a target makes of a mail.

@@ -1,10 +1,14 @@
 use super::fault::shorten;
 use super::{Fault, Settings, xml};
-use reqwest::header::CONTENT_TYPE;
-use reqwest::{RequestBuilder, StatusCode, Url};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use reqwest::{Body, RequestBuilder, StatusCode, Url};
 use rustls::ClientConfig;
 use serde_json::{Value, json};
 use std::error::Error;
+use std::io;
+use std::sync::{Arc, OnceLock};
 
 /// Calls methods of one database as one user.
 #[derive(Debug)]
@@ -48,22 +52,45 @@ impl Client {
         self.forget_refused(answer)
     }
 
-    /// Hands a message to Odoo's mail gateway, `mail.thread.message_process`, byte for byte. What that returns is
-    /// nobody's business, and that it cannot always be written as XML (it happens after the commit) neither.
-    pub async fn process_message(&mut self, message: &[u8]) -> Result<(), Fault> {
+    /// Hands a message of `size` bytes to Odoo's mail gateway, `mail.thread.message_process`, byte for byte. Returns the
+    /// number of the record that it is about; `None` where Odoo adds nothing, or does not say to what (it cannot write
+    /// every value, and finds that out after the commit).
+    pub async fn process_message(
+        &mut self,
+        size: u64,
+        pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    ) -> Result<Option<u64>, Fault> {
         let uid = self.log_in().await?;
         let what = "mail.thread.message_process";
         let Settings { database, key, username, .. } = &self.settings;
-        let body = xml::message_process(database, uid, key.reveal(), message);
-        let request =
-            self.http.post(self.address("xmlrpc/2/object")).header(CONTENT_TYPE, "text/xml").body(body);
-        let (status, body) = self.send(what, request).await?;
+        let [head, tail] = xml::message_process(database, uid, key.reveal());
+        let length = head.len() as u64 + xml::encoded_size(size) + tail.len() as u64;
+        let unread = Arc::<OnceLock<Fault>>::default();
+        let pieces = pieces.inspect_err({
+            let unread = unread.clone();
+            move |error| {
+                // Only the first is read.
+                let _ = unread.set(Fault::Unread { kind: error.kind(), cause: error.to_string() });
+            }
+        });
+        let [head, tail] = [head, tail].map(|half| stream::iter([Ok(Bytes::from(half))]));
+        let request = self
+            .http
+            .post(self.address("xmlrpc/2/object"))
+            .header(CONTENT_TYPE, "text/xml")
+            .header(CONTENT_LENGTH, length)
+            .body(Body::wrap_stream(head.chain(xml::encoded(pieces)).chain(tail)));
+        let sent = self.send(what, request).await;
+        if let Some(fault) = unread.get() {
+            return Err(fault.clone());
+        }
+        let (status, body) = sent?;
         let answer = match xml::read(&body) {
-            xml::Answer::Value => Ok(()),
-            xml::Answer::Fault(text) if text.contains("cannot marshal") => Ok(()),
-            // Only the text tells which exception it was.
-            xml::Answer::Fault(text) => {
-                Err(Fault::of_exception(what, username, database, exception(&text), &text))
+            xml::Answer::Value(value) => Ok(value.parse().ok().filter(|id| *id > 0)),
+            xml::Answer::Fault { text, .. } if text.contains("cannot marshal") => Ok(None),
+            xml::Answer::Fault { code, text } => {
+                let (name, words) = exception(code, &text);
+                Err(Fault::of_exception(what, username, database, name, words))
             }
             xml::Answer::None => Err(stranger(what, status, &body)),
         };
@@ -157,10 +184,14 @@ fn stranger(what: &str, status: StatusCode, body: &str) -> Fault {
     Fault::Stranger { what: what.to_owned(), answer: format!("{status}: {:?}", shorten(&beginning)) }
 }
 
-/// The exception that an XML-RPC fault is about: the last line of a traceback names it.
-fn exception(text: &str) -> &str {
-    let named = ["AccessError", "AccessDenied", "MissingError", "SerializationFailure", "ValueError"];
-    named.into_iter().find(|name| text.contains(name)).unwrap_or("a fault")
+/// The exception that an XML-RPC fault is about, and its words: the code tells of rights, and otherwise the line does.
+fn exception(code: i64, text: &str) -> (&str, &str) {
+    match (code, text.split_once(": ")) {
+        (3, _) => ("AccessDenied", text),
+        (4, _) => ("AccessError", text),
+        (_, Some((name, words))) if !name.contains(' ') => (name, words),
+        _ => ("a fault", text),
+    }
 }
 
 /// The cause itself: what wraps it names the address and no more.
@@ -178,3 +209,24 @@ fn root_cause(error: reqwest::Error) -> String {
 const ANSWER: usize = 1 << 20;
 /// Characters of a strange answer that are shown.
 const BEGINNING: usize = 120;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_say_by_code_or_words_which_exception_they_were() {
+        let fault = |code, text| {
+            let (name, words) = exception(code, text);
+            Fault::of_exception("x", "bot", "prod", name, words)
+        };
+        assert!(matches!(fault(3, "Access Denied"), Fault::Login(_)));
+        assert!(matches!(fault(4, "You are not allowed to modify 'Contact'"), Fault::Denied { .. }));
+        assert!(matches!(fault(1, "psycopg2.OperationalError: server closed"), Fault::Busy(_)));
+        let routeless = fault(1, "ValueError: No possible route found for incoming message");
+        assert_eq!(
+            routeless.to_string(),
+            "Odoo refused x: ValueError: No possible route found for incoming message"
+        );
+    }
+}

@@ -15,6 +15,14 @@ pub enum Fault {
         /// What came instead.
         cause: String,
     },
+    /// What was to be handed over cannot be read.
+    #[error("what was to be handed to Odoo cannot be read: {cause}")]
+    Unread {
+        /// What kind of error that was.
+        kind: std::io::ErrorKind,
+        /// The error.
+        cause: String,
+    },
     /// Something else answers at that address.
     #[error(
         "{what} was answered with {answer}, which is not Odoo's API; check url, and that the proxy passes /jsonrpc and /xmlrpc/2"
@@ -83,6 +91,8 @@ impl Fault {
             "LockNotAvailable",
             "DeadlockDetected",
             "PoolError",
+            "OperationalError",
+            "InterfaceError",
         ]) {
             return Self::Busy(text);
         }

@@ -1,25 +1,29 @@
-//! XML-RPC, as little of it as `message_process` needs: its call with raw bytes, and whether the answer is a fault.
+//! XML-RPC, as little of it as `message_process` needs: its call with raw bytes in its middle, and what comes back.
 
 use super::fault::shorten;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, future, stream};
 use quick_xml::Reader;
 use quick_xml::escape::{escape, resolve_xml_entity};
 use quick_xml::events::Event;
+use std::io;
 
 /// What an answer says.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// Some value; nobody asks which.
-    Value,
-    /// A fault's text.
-    Fault(String),
+    /// The text of a number, a truth (0 or 1), or a string.
+    Value(String),
+    /// A fault. Of its codes 3 is a refused login, and 4 missing rights.
+    Fault { code: i64, text: String },
     /// No XML-RPC at all.
     None,
 }
 
-/// `execute_kw(database, uid, key, 'mail.thread', 'message_process', [False, bytes])`.
-pub fn message_process(database: &str, uid: u64, key: &str, message: &[u8]) -> String {
+/// `execute_kw(database, uid, key, 'mail.thread', 'message_process', [False, bytes])`, in two halves: between them
+/// stands the base64 of the bytes.
+pub fn message_process(database: &str, uid: u64, key: &str) -> [String; 2] {
     let string = |text: &str| format!("<param><value><string>{}</string></value></param>", escape(text));
     let parameters = [
         string(database),
@@ -27,62 +31,99 @@ pub fn message_process(database: &str, uid: u64, key: &str, message: &[u8]) -> S
         string(key),
         string("mail.thread"),
         string("message_process"),
-        format!(
-            "<param><value><array><data><value><boolean>0</boolean></value><value><base64>{}</base64></value>\
-             </data></array></value></param>",
-            BASE64_STANDARD.encode(message)
-        ),
     ];
-    format!(
-        "<?xml version=\"1.0\"?><methodCall><methodName>execute_kw</methodName><params>{}</params></methodCall>",
+    let head = format!(
+        "<?xml version=\"1.0\"?><methodCall><methodName>execute_kw</methodName><params>{}<param><value><array><data>\
+         <value><boolean>0</boolean></value><value><base64>",
         parameters.concat()
-    )
+    );
+    let tail = "</base64></value></data></array></value></param></params></methodCall>";
+    [head, tail.to_owned()]
+}
+
+/// Bytes that the base64 of so many takes.
+pub fn encoded_size(size: u64) -> u64 {
+    size.div_ceil(3) * 4
+}
+
+/// The base64 of what comes in pieces, as one text.
+pub fn encoded(pieces: impl Stream<Item = io::Result<Bytes>>) -> impl Stream<Item = io::Result<Bytes>> {
+    let ended = stream::iter([None]);
+    pieces.map(Some).chain(ended).scan(Vec::new(), |rest, piece| {
+        let piece = piece.transpose().map(|piece| {
+            rest.extend_from_slice(piece.as_deref().unwrap_or_default());
+            let whole = if piece.is_some() { rest.len() / 3 * 3 } else { rest.len() };
+            let text = BASE64_STANDARD.encode(&rest[..whole]);
+            rest.drain(..whole);
+            Bytes::from(text)
+        });
+        future::ready(Some(piece))
+    })
 }
 
 /// Reads an answer.
 pub fn read(text: &str) -> Answer {
     let mut reader = Reader::from_str(text);
-    let (mut path, mut named, mut said, mut answer) =
-        (Vec::new(), String::new(), String::new(), Answer::None);
+    let mut said = Said::default();
     loop {
         match reader.read_event() {
-            Ok(Event::Start(start)) => {
-                path.push(start.name().as_ref().to_owned());
-                match path.last().map(String::as_str) {
-                    Some("params") if path.len() == 2 => answer = Answer::Value,
-                    Some("fault") if path.len() == 2 => answer = Answer::Fault(String::new()),
-                    Some("name") => named.clear(),
-                    _ => {}
-                }
-            }
-            Ok(Event::Text(words)) => {
-                note(&path, &mut named, &mut said, &words.xml10_content());
-            }
+            Ok(Event::Start(start)) => said.begin(start.name().as_ref().to_owned()),
+            Ok(Event::Text(words)) => said.note(&words.xml10_content()),
             Ok(Event::GeneralRef(entity)) => {
                 let character = entity.resolve_char_ref().ok().flatten().map(String::from);
                 let known = || resolve_xml_entity(&entity).map(str::to_owned);
-                note(&path, &mut named, &mut said, &character.or_else(known).unwrap_or_default());
+                said.note(&character.or_else(known).unwrap_or_default());
             }
-            Ok(Event::End(_)) => {
-                path.pop();
-            }
-            Ok(Event::Eof) if path.is_empty() => break,
+            Ok(Event::End(_)) => drop(said.path.pop()),
+            Ok(Event::Eof) if said.path.is_empty() => return said.answer(),
             Ok(Event::Eof) | Err(_) => return Answer::None,
             Ok(_) => {}
         }
     }
-    match answer {
-        Answer::Fault(_) => Answer::Fault(shorten(&said)),
-        answer => answer,
-    }
 }
 
-/// Keeps the text of a fault's member `faultString`.
-fn note(path: &[String], named: &mut String, said: &mut String, words: &str) {
-    match path.last().map(String::as_str) {
-        Some("name") => named.push_str(words),
-        Some("string" | "value") if named == "faultString" => said.push_str(words),
-        _ => {}
+/// What was read of an answer so far.
+#[derive(Default)]
+struct Said {
+    path: Vec<String>,
+    is_fault: Option<bool>,
+    /// The member of a fault that is being read.
+    member: String,
+    code: String,
+    text: String,
+}
+
+impl Said {
+    fn begin(&mut self, element: String) {
+        self.path.push(element);
+        match self.path.last().map(String::as_str) {
+            Some("params") if self.path.len() == 2 => self.is_fault = Some(false),
+            Some("fault") if self.path.len() == 2 => self.is_fault = Some(true),
+            Some("name") => self.member.clear(),
+            _ => {}
+        }
+    }
+
+    fn note(&mut self, words: &str) {
+        let is_name = self.path.last().is_some_and(|element| element == "name");
+        match (self.is_fault, &*self.member) {
+            (Some(true), _) if is_name => self.member.push_str(words),
+            (Some(true), "faultCode") => self.code.push_str(words),
+            (Some(true), "faultString") | (Some(false), _) => self.text.push_str(words),
+            _ => {}
+        }
+    }
+
+    fn answer(self) -> Answer {
+        match self.is_fault {
+            None => Answer::None,
+            Some(false) => Answer::Value(self.text.trim().to_owned()),
+            Some(true) => {
+                // Python's traceback says in its last line what went wrong.
+                let last = self.text.trim().lines().next_back().unwrap_or_default();
+                Answer::Fault { code: self.code.trim().parse().unwrap_or_default(), text: shorten(last) }
+            }
+        }
     }
 }
 
@@ -92,21 +133,43 @@ mod tests {
 
     #[test]
     fn an_answer_is_a_value_or_a_fault() {
-        let value = "<?xml version='1.0'?>\n<methodResponse><params><param><value><boolean>0</boolean></value></param></params></methodResponse>\n";
-        assert_eq!(read(value), Answer::Value);
-        let fault = "<?xml version='1.0'?>\n<methodResponse><fault><value><struct><member><name>faultCode</name>\
-            <value><int>1</int></value></member><member><name>faultString</name><value><string>cannot &lt;b&#62;\n \
-            None</string></value></member></struct></value></fault></methodResponse>";
-        assert_eq!(read(fault), Answer::Fault("cannot <b> None".into()));
+        for (written, value) in [
+            ("<boolean>0</boolean>", "0"),
+            ("\n<int>23</int>\n", "23"),
+            ("<string>a &lt;b&gt; &amp;amp; c</string>", "a <b> &amp; c"),
+            ("plain", "plain"),
+            ("<string/>", ""),
+        ] {
+            let text = format!(
+                "<?xml version='1.0'?>\n<methodResponse>\n<params>\n<param>\n<value>{written}</value>\n</param>\n</params>\n</methodResponse>\n"
+            );
+            assert_eq!(read(&text), Answer::Value(value.into()), "{written}");
+        }
+        let fault = "<?xml version='1.0'?>\n<methodResponse>\n<fault>\n<value><struct>\n<member>\n<name>faultCode</name>\n\
+            <value><int>1</int></value>\n</member>\n<member>\n<name>faultString</name>\n<value><string>Traceback:\n\
+            cannot &lt;b&#62;  None\n</string></value></member></struct></value></fault></methodResponse>";
+        assert_eq!(read(fault), Answer::Fault { code: 1, text: "cannot <b> None".into() });
         for other in ["", "<html><body>Login</body></html>", "<methodResponse><params>", "plain"] {
             assert_eq!(read(other), Answer::None, "{other}");
         }
     }
 
+    #[tokio::test]
+    async fn bytes_are_one_text_however_they_come() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        for size in [1, 2, 3, 4, 100, 256] {
+            let pieces: Vec<_> = bytes.chunks(size).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+            let texts: Vec<_> = encoded(stream::iter(pieces)).map(Result::unwrap).collect().await;
+            let text = texts.concat();
+            assert_eq!(BASE64_STANDARD.decode(&text).unwrap(), bytes, "in pieces of {size}");
+            assert_eq!(text.len() as u64, encoded_size(256));
+        }
+    }
+
     #[test]
-    fn bytes_pass_as_they_are() {
-        let call = message_process("a&b", 7, "<key>", b"\xff\r\n");
-        assert!(call.contains("<base64>/w0K</base64>") && call.contains("<int>7</int>"), "{call}");
-        assert!(call.contains("<string>a&amp;b</string>") && call.contains("<string>&lt;key&gt;</string>"));
+    fn a_call_is_written_around_its_bytes() {
+        let [head, tail] = message_process("a&b", 7, "<key>");
+        assert!(head.contains("<string>a&amp;b</string>") && head.contains("<string>&lt;key&gt;</string>"));
+        assert!(head.contains("<int>7</int>") && head.ends_with("<base64>") && tail.starts_with("</base64>"));
     }
 }

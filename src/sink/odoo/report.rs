@@ -5,6 +5,8 @@ use crate::id::TrackingId;
 use crate::ledger::{About, Occasion, Recipient, State, Trail};
 use crate::mail::Mailbox;
 use crate::odoo::{Client, Fault};
+use bytes::Bytes;
+use futures_util::stream;
 use serde_json::{Value, json};
 
 /// What Odoo says before it is told of a failure.
@@ -60,7 +62,8 @@ impl OdooSink {
             };
             // Odoo goes by the report's form; this address is its own where the envelope has it.
             let to = trail.send.sender.as_ref().unwrap_or(&recipient.address);
-            client.process_message(&report.compose(to)).await?;
+            let message = Bytes::from(report.compose(to));
+            client.process_message(message.len() as u64, stream::iter([Ok(message)])).await?;
         }
         Ok(known)
     }
