@@ -11,6 +11,7 @@ use sha2::Sha256;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// A client for `url` that follows nobody elsewhere and uses no proxy; without `allow_private` it finds public addresses
 /// only. `timeout` is for a request and its answer. The error says why there is none.
@@ -31,6 +32,13 @@ pub fn client(url: &Url, allow_private: bool, timeout: Duration) -> Result<reqwe
         builder = builder.dns_resolver(Arc::new(PublicOnly));
     }
     builder.build().map_err(|error| error.to_string())
+}
+
+/// Returns when a delivery that is under way while we stop, or while another configuration waits for its turn, takes
+/// too long.
+pub async fn too_late(stopping: &CancellationToken) {
+    stopping.cancelled().await;
+    tokio::time::sleep(GRACE).await;
 }
 
 /// Why nobody answered; the innermost cause says most.
@@ -125,6 +133,9 @@ fn is_public(address: IpAddr) -> bool {
         }
     }
 }
+
+/// How long such a delivery may go on.
+const GRACE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {

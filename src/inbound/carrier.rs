@@ -2,6 +2,7 @@ use super::letter::Letter;
 use super::{Settings, Target, Verdict};
 use crate::alarm::{Alarms, Kind};
 use crate::clock::{Clock, Timestamp};
+use crate::endpoint;
 use crate::ledger::{Fate, InboundMail, Move};
 use crate::mail::Mailbox;
 use crate::store::{ReadError, Store};
@@ -120,7 +121,7 @@ impl Round<'_> {
             let pause = tokio::select! {
                 pause = self.step() => pause,
                 // Nobody knows then whether the target has it: it gets it again.
-                () = too_late(stopping) => return,
+                () = endpoint::too_late(stopping) => return,
             };
             if stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return;
@@ -196,14 +197,6 @@ impl Round<'_> {
     }
 }
 
-/// Returns when a delivery that is under way while we stop takes too long.
-async fn too_late(stopping: &CancellationToken) {
-    stopping.cancelled().await;
-    tokio::time::sleep(GRACE).await;
-}
-
-/// How long a delivery may go on while we stop.
-const GRACE: Duration = Duration::from_secs(10);
 /// Time between two looks for mail.
 const IDLE: Duration = Duration::from_millis(500);
 /// How long a target is left alone that takes nothing.

@@ -59,7 +59,7 @@ enum Verdict {
 enum Target {
     Smtp(Box<smtp::SmtpTarget>),
     Http(http::HttpTarget),
-    Odoo(odoo::OdooTarget),
+    Odoo(Box<odoo::OdooTarget>),
 }
 
 impl Target {
@@ -69,7 +69,7 @@ impl Target {
                 Self::Smtp(Box::new(smtp::SmtpTarget::new(settings.clone(), hostname.to_owned())))
             }
             Kind::Http(settings) => Self::Http(http::HttpTarget::new(settings.clone())),
-            Kind::Odoo(settings) => Self::Odoo(odoo::OdooTarget::new(settings.clone())),
+            Kind::Odoo(settings) => Self::Odoo(Box::new(odoo::OdooTarget::new(settings.clone()))),
         }
     }
 

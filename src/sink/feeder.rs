@@ -1,6 +1,7 @@
 use super::{Delivery, Item, Outlet, Settings};
 use crate::alarm::{Alarms, Kind};
 use crate::clock::{Clock, Timestamp};
+use crate::endpoint;
 use crate::store::{Cursor, Handed, ReadError, Store};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -43,10 +44,11 @@ impl Feeder {
     /// Feeds until we stop.
     pub async fn run(mut self, stopping: CancellationToken) {
         loop {
-            let left = self.outlet.may_be_left();
-            let round = self.round();
-            let pause = if left { stopping.run_until_cancelled(round).await } else { Some(round.await) };
-            let Some(pause) = pause else { return };
+            let pause = tokio::select! {
+                pause = self.round() => pause,
+                // Nobody knows then whether the sink has it: it gets it again.
+                () = endpoint::too_late(&stopping) => return,
+            };
             if stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return;
             }

@@ -96,11 +96,6 @@ impl Outlet {
         }
     }
 
-    /// Whether nothing is spoilt when it is left in the middle of a delivery: that comes again.
-    fn may_be_left(&self) -> bool {
-        matches!(self, Self::Odoo(_))
-    }
-
     /// Whether it would take something now, or why not; asked before there is anything to take.
     async fn probe(&mut self) -> Result<(), String> {
         match self {
