@@ -50,6 +50,7 @@ impl Config {
             suppression,
             sync,
             warnings: _,
+            secret_files: _,
         } = self;
         let bulk = |routing: &Routing| (routing.bulk.clone(), routing.bulk_recipients);
         let sections = [
