@@ -70,7 +70,7 @@ async fn findings(context: &Context, arguments: &Arguments) -> Result<Vec<Findin
         resolver: arguments.resolver,
         patience: Duration::from_secs(arguments.timeout),
     };
-    Ok(examine(&config, &question, &Clock::System).await)
+    Ok(examine(&config, &question, Clock::System).await)
 }
 
 fn line(context: &Context, finding: &Finding) -> String {

@@ -8,9 +8,7 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
     let mut findings: Vec<_> = config
         .warnings
         .iter()
-        .map(|warning| {
-            Finding::error(Status::Warn, CHECK, warning.key.as_str(), warning, "see the comment of the key")
-        })
+        .map(|warning| Finding::error(Status::Warn, CHECK, warning.key.as_str(), warning, KEYS))
         .collect();
     if findings.is_empty() {
         findings.push(Finding::ok(CHECK, "", "it is good"));
@@ -27,7 +25,7 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
 
 /// What is said of a configuration with faults.
 pub fn faulty(faults: &Faults) -> Vec<Finding> {
-    let finding = |fault| Finding::error(Status::Fail, CHECK, "", fault, "see the comment of the key");
+    let finding = |fault| Finding::error(Status::Fail, CHECK, "", fault, KEYS);
     faults.iter().map(|fault| Finding { subject: fault.key.clone(), ..finding(fault) }).collect()
 }
 
@@ -44,3 +42,4 @@ fn finding(path: &Path) -> Finding {
 
 const CHECK: &str = "configuration";
 const SECRETS: &str = "secrets";
+const KEYS: &str = "the shipped config/mailtrail.toml says of each key what it may be";

@@ -41,7 +41,7 @@ pub struct Question {
 }
 
 /// Looks at everything, at much of it at once; the findings stand in the order of the way that mail takes.
-pub async fn examine(config: &Config, question: &Question, clock: &Clock) -> Vec<Finding> {
+pub async fn examine(config: &Config, question: &Question, clock: Clock) -> Vec<Finding> {
     let mut findings = configuration::look(config);
     findings.extend(disk::look(&config.data_dir));
     findings.extend(certificate::own(config, clock.now()));
@@ -102,7 +102,7 @@ fn look<'a>(
 }
 
 /// The sending domains, each once, with the provider that sends for it and the account that knows it.
-fn domains(config: &Config, question: &Question, clock: &Clock) -> Vec<(String, Provider, Option<Account>)> {
+fn domains(config: &Config, question: &Question, clock: Clock) -> Vec<(String, Provider, Option<Account>)> {
     let of_upstreams =
         config.upstreams.iter().filter_map(|upstream| Some((upstream.transport.domain.clone()?, upstream)));
     // Somebody else's domain is sent by the upstream that mail takes first.
@@ -113,7 +113,7 @@ fn domains(config: &Config, question: &Question, clock: &Clock) -> Vec<(String, 
     all.map(|(domain, upstream)| {
         let account = upstream.account.clone().and_then(|settings| {
             let tls = tls::connector(upstream.transport.ca_file.as_deref()).ok()?;
-            Account::new(settings, &tls, clock.clone()).ok()
+            Account::new(settings, &tls, clock).ok()
         });
         (domain, upstream.transport.provider, account)
     })

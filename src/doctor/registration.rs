@@ -9,7 +9,7 @@ use crate::tls;
 use reqwest::Url;
 
 /// Asks the account which webhooks are registered.
-pub(super) async fn look(config: &Config, upstream: &Upstream, clock: &Clock) -> Vec<Finding> {
+pub(super) async fn look(config: &Config, upstream: &Upstream, clock: Clock) -> Vec<Finding> {
     let (name, provider) = (&*upstream.transport.name, upstream.transport.provider);
     if provider == Provider::Plain {
         return Vec::new();
@@ -28,7 +28,7 @@ pub(super) async fn look(config: &Config, upstream: &Upstream, clock: &Clock) ->
         return findings;
     };
     let asked = match tls::connector(upstream.transport.ca_file.as_deref()) {
-        Ok(tls) => match Account::new(settings, &tls, clock.clone()) {
+        Ok(tls) => match Account::new(settings, &tls, clock) {
             Ok(account) => account.webhooks().await,
             Err(fault) => Err(fault),
         },

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Compares our clock with the first provider that answers.
-pub(super) async fn look(config: &Config, clock: &Clock) -> Vec<Finding> {
+pub(super) async fn look(config: &Config, clock: Clock) -> Vec<Finding> {
     for upstream in &config.upstreams {
         let Some(url) = api(upstream) else { continue };
         if let Some(theirs) = ask(url, upstream.transport.ca_file.as_deref()).await {
@@ -41,6 +41,7 @@ async fn ask(url: Url, ca_file: Option<&Path>) -> Option<Timestamp> {
         .tls_backend_preconfigured(tls::client_config(ca_file).ok()?)
         .no_proxy()
         .redirect(redirect::Policy::none())
+        .timeout(ONE_ANSWER)
         .build()
         .ok()?;
     let answer = client.get(url).send().await.ok()?;
@@ -60,6 +61,8 @@ fn judge(ours: Timestamp, theirs: Timestamp) -> Finding {
 }
 
 const CHECK: &str = "clock";
+/// The next provider is to have a chance, too.
+const ONE_ANSWER: Duration = Duration::from_secs(5);
 const TOLERATED: Duration = Duration::from_secs(30);
 /// Signatures of webhooks are refused for their age from here on, or soon.
 const UNBEARABLE: Duration = Duration::from_secs(300);

@@ -9,7 +9,7 @@ use crate::transport::{Connection, Settings};
 use tokio_rustls::TlsConnector;
 
 /// Logs in as mail does, and sends nothing.
-pub(super) async fn look(config: &Config, upstream: &Upstream, clock: &Clock) -> Vec<Finding> {
+pub(super) async fn look(config: &Config, upstream: &Upstream, clock: Clock) -> Vec<Finding> {
     let settings = &upstream.transport;
     let (tls, seen) = match tls::observing_connector(settings.ca_file.as_deref()) {
         Ok(connector) => connector,
@@ -43,13 +43,13 @@ async fn smtp(settings: &Settings, tls: &TlsConnector, hostname: &str) -> Findin
 }
 
 /// A key that may only send is refused there, and good enough for mail.
-async fn api(upstream: &Upstream, tls: &TlsConnector, clock: &Clock) -> Finding {
+async fn api(upstream: &Upstream, tls: &TlsConnector, clock: Clock) -> Finding {
     let (name, domain) =
         (&*upstream.transport.name, upstream.transport.domain.as_deref().unwrap_or_default());
     let Some(settings) = upstream.account.clone() else {
         return Finding::bad(Status::Unknown, CHECK, name, "no api_key is known", "give api_key_file");
     };
-    let asked = match Account::new(settings, tls, clock.clone()) {
+    let asked = match Account::new(settings, tls, clock) {
         Ok(account) => account.domain(domain).await,
         Err(fault) => Err(fault),
     };
@@ -64,7 +64,7 @@ async fn api(upstream: &Upstream, tls: &TlsConnector, clock: &Clock) -> Finding 
 }
 
 /// The certificate that was shown, if one was.
-fn shown(name: &str, seen: &Seen, clock: &Clock) -> Option<Finding> {
+fn shown(name: &str, seen: &Seen, clock: Clock) -> Option<Finding> {
     let remedy = "the provider has to renew it; nothing is sent once it has ended";
     Some(certificate::judge(name, Some(seen.expiry()?), clock.now(), remedy))
 }
