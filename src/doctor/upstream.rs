@@ -1,7 +1,7 @@
 //! The way to an upstream: connection, TLS, login.
 
 use super::{Finding, Status, certificate};
-use crate::account::Account;
+use crate::account::{Account, Fault};
 use crate::clock::Clock;
 use crate::config::{Config, Upstream};
 use crate::tls::{self, Seen};
@@ -42,7 +42,8 @@ async fn smtp(settings: &Settings, tls: &TlsConnector, hostname: &str) -> Findin
     }
 }
 
-/// A key that may only send is refused there, and good enough for mail.
+/// Asks for the domain: nothing else can be asked without sending. A domain's sending key is refused there, and nobody
+/// can tell it from a wrong one.
 async fn api(upstream: &Upstream, tls: &TlsConnector, clock: Clock) -> Finding {
     let (name, domain) =
         (&*upstream.transport.name, upstream.transport.domain.as_deref().unwrap_or_default());
@@ -58,6 +59,11 @@ async fn api(upstream: &Upstream, tls: &TlsConnector, clock: Clock) -> Finding {
         Ok(None) => {
             let what = format!("the account has no domain {domain}");
             Finding::bad(Status::Fail, CHECK, name, what, "check domain and region of this upstream")
+        }
+        Err(fault @ Fault::Key { .. }) => {
+            let finding = Finding::error(Status::Warn, CHECK, name, &fault, "");
+            let remedy = "a domain sending key is refused here and good enough for mail; any other is wrong";
+            Finding { remedy: remedy.to_owned(), ..finding }
         }
         Err(fault) => Finding::error(Status::Fail, CHECK, name, &fault, "check api_base_url"),
     }
