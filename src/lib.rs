@@ -27,7 +27,7 @@
 //! | errands | `sync` | what several tasks have done; resources |
 //! | tasks | `admin`, `audit`, `heartbeat`, `inbound`, `monitor`, `queue`, `reconcile`, `report`, `sink`, `submission`, `webhook` | rules and resources, never each other |
 //! | composition | `config`, `sandbox` | everything below |
-//! | relay | `daemon` | everything below |
+//! | relay | `daemon`, `doctor` | everything below |
 //! | command | `cli` | everything below |
 //! | program | `main` | everything below |
 //!
@@ -51,6 +51,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+pub mod doctor;
 pub mod dsn;
 pub mod endpoint;
 pub mod event;

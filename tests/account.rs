@@ -160,6 +160,23 @@ async fn the_key_goes_to_nobody_else() {
     assert_eq!((request.header("authorization"), server.count()), (Some("Basic YXBpOmtleS0x"), 1));
 }
 
+/// Registrations of long ago have one address instead of a list.
+#[tokio::test]
+async fn mailgun_s_webhooks_are_read_in_both_shapes() {
+    let body = r#"{"webhooks":{"clicked":{"url":"https://a"},"opened":{"urls":["https://a","https://b"]}}}"#;
+    let server = Server::start(move |_, _| Act::Answer(200, body.into())).await;
+    let account = at(&format!("http://{}", server.address), mailgun(Api::Events, "mg.example.com"), "key-1");
+    let webhooks = account.webhooks().await.unwrap();
+    let found: Vec<_> = webhooks.iter().map(|webhook| (&*webhook.event, &*webhook.url)).collect();
+    assert_eq!(found, [("clicked", "https://a"), ("opened", "https://a"), ("opened", "https://b")]);
+    assert_eq!(server.requests()[0].line, "GET /v3/domains/mg.example.com/webhooks HTTP/1.1");
+    // It has webhooks, and is no domain.
+    assert!(matches!(account.domain("mg.example.com").await, Err(Fault::Strange { .. })));
+    let server = Server::start(|_, _| Act::Answer(404, r#"{"message":"Domain not found"}"#.into())).await;
+    let account = at(&format!("http://{}", server.address), mailgun(Api::Events, "mg.example.com"), "key-1");
+    assert_eq!(account.domain("other.example.com").await.unwrap(), None);
+}
+
 #[tokio::test]
 async fn brevos_statistics_read_like_its_webhooks() {
     let server = Server::start(|_, _| Act::Answer(200, text("brevo/api_statistics_events.json"))).await;

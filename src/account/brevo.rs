@@ -1,7 +1,7 @@
 //! Brevo's statistics of transactional mail, and its blocked contacts.
 
 use super::http::Http;
-use super::{Entry, Fault, List, Next, Page, Span};
+use super::{Domain, Entry, Fault, List, Next, Page, Span, Webhook};
 use crate::clock::Timestamp;
 use reqwest::{Method, RequestBuilder, Url};
 use serde_json::{Value, json};
@@ -130,6 +130,35 @@ pub(super) async fn attachment(http: &Http, token: &str, most: usize) -> Result<
     http.fetch(ATTACHMENT, authorised(http, Method::GET, url), most).await
 }
 
+/// Looks for a domain in `GET /v3/senders/domains`.
+pub(super) async fn domain(http: &Http, name: &str) -> Result<Option<Domain>, Fault> {
+    let url = http.url(["v3", "senders", "domains"]);
+    let answer = http.ask(DOMAINS, authorised(http, Method::GET, url)).await?;
+    let domains = answer["domains"].as_array().ok_or_else(|| http.strange(DOMAINS, "it has no domains"))?;
+    let named = |domain: &&Value| {
+        domain["domain_name"].as_str().is_some_and(|known| known.eq_ignore_ascii_case(name))
+    };
+    Ok(domains.iter().find(named).map(|domain| {
+        let is_active = domain["authenticated"] == true;
+        let state = if is_active { "authenticated" } else { "not authenticated" };
+        Domain { is_active, state: state.to_owned(), records: Vec::new() }
+    }))
+}
+
+/// `GET /v3/webhooks?type=transactional`.
+pub(super) async fn webhooks(http: &Http) -> Result<Vec<Webhook>, Fault> {
+    let mut url = http.url(["v3", "webhooks"]);
+    url.query_pairs_mut().append_pair("type", "transactional");
+    let answer = http.ask(WEBHOOKS, authorised(http, Method::GET, url)).await?;
+    let hooks = answer["webhooks"].as_array().ok_or_else(|| http.strange(WEBHOOKS, "it has no webhooks"))?;
+    let webhooks = hooks.iter().flat_map(|hook| {
+        let url = hook["url"].as_str().unwrap_or_default();
+        let events = hook["events"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        events.map(|event| Webhook { event: event.to_owned(), url: url.to_owned() })
+    });
+    Ok(webhooks.collect())
+}
+
 fn authorised(http: &Http, method: Method, url: Url) -> RequestBuilder {
     http.request(method, url).header("api-key", http.key().reveal())
 }
@@ -147,6 +176,8 @@ const WORDS: [(&str, &str); 7] = [
 const STATISTICS: &str = "events";
 const ATTACHMENT: &str = "an attachment";
 const BLOCKED: &str = "blocked contacts";
+const DOMAINS: &str = "the domains";
+const WEBHOOKS: &str = "webhooks";
 /// Events of one page; Brevo's most.
 const EVENTS: usize = 5000;
 /// Contacts of one page; Brevo's most.

@@ -1,7 +1,7 @@
 //! Mailgun's two APIs for events, and its lists of suppressed addresses.
 
 use super::http::Http;
-use super::{Entry, Fault, List, Next, Page, Span};
+use super::{Domain, Entry, Fault, List, Next, Page, Record, Span, Webhook};
 use crate::clock::Timestamp;
 use reqwest::header::ACCEPT;
 use reqwest::{Method, RequestBuilder, Url};
@@ -184,6 +184,38 @@ struct Stored {
     body: String,
 }
 
+/// `GET /v4/domains/<name>`.
+pub(super) async fn domain(http: &Http, name: &str) -> Result<Option<Domain>, Fault> {
+    let url = http.url(["v4", "domains", name]);
+    let answer = match http.ask(DOMAIN, authorised(http, Method::GET, url)).await {
+        Err(Fault::Unknown { .. }) => return Ok(None),
+        answer => answer?,
+    };
+    let state = answer["domain"]["state"].as_str().ok_or_else(|| http.strange(DOMAIN, "it has no state"))?;
+    let records = answer["sending_dns_records"].as_array().into_iter().flatten();
+    let record = |record: &Value| {
+        let text = |name: &str| record[name].as_str().map(str::to_owned);
+        Some(Record { kind: text("record_type")?, name: text("name")?, value: text("value")? })
+    };
+    Ok(Some(Domain {
+        is_active: state == "active",
+        state: state.to_owned(),
+        records: records.filter_map(record).collect(),
+    }))
+}
+
+/// `GET /v3/domains/<domain>/webhooks`. Old registrations have one `url` instead of `urls`.
+pub(super) async fn webhooks(http: &Http, domain: &str) -> Result<Vec<Webhook>, Fault> {
+    let url = http.url(["v3", "domains", domain, "webhooks"]);
+    let answer = http.ask(WEBHOOKS, authorised(http, Method::GET, url)).await?;
+    let kinds = answer["webhooks"].as_object().ok_or_else(|| http.strange(WEBHOOKS, "it has no webhooks"))?;
+    let webhooks = kinds.iter().flat_map(|(event, kind)| {
+        let urls = kind["urls"].as_array().into_iter().flatten().chain(kind.get("url"));
+        urls.filter_map(Value::as_str).map(|url| Webhook { event: event.clone(), url: url.to_owned() })
+    });
+    Ok(webhooks.collect())
+}
+
 fn authorised(http: &Http, method: Method, url: Url) -> RequestBuilder {
     http.request(method, url).basic_auth("api", Some(http.key().reveal()))
 }
@@ -196,6 +228,8 @@ fn items(http: &Http, what: &'static str, answer: &Value) -> Result<Vec<Value>, 
 const EVENTS: &str = "events";
 const LOGS: &str = "logs";
 const STORED: &str = "a stored mail";
+const DOMAIN: &str = "the domain";
+const WEBHOOKS: &str = "webhooks";
 /// Entries that one request adds at most.
 pub(super) const ENTRIES: usize = 1000;
 

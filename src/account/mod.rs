@@ -5,13 +5,17 @@
 //! nothing about mail.
 
 mod brevo;
+mod domain;
 mod fault;
 mod http;
 mod list;
 mod mailgun;
+mod webhook;
 
+pub use domain::{Domain, Record};
 pub use fault::Fault;
 pub use list::{Entry, List};
+pub use webhook::Webhook;
 
 use crate::clock::{Clock, Timestamp};
 use crate::secret::Secret;
@@ -206,6 +210,22 @@ impl Account {
         match &self.whose {
             Whose::Mailgun { domain, .. } => mailgun::remove(&self.http, domain, list, address).await,
             Whose::Brevo => brevo::remove(&self.http, address).await,
+        }
+    }
+
+    /// A sending domain, as the provider sees it; `None` where the account has none of that name.
+    pub async fn domain(&self, name: &str) -> Result<Option<Domain>, Fault> {
+        match self.whose {
+            Whose::Mailgun { .. } => mailgun::domain(&self.http, name).await,
+            Whose::Brevo => brevo::domain(&self.http, name).await,
+        }
+    }
+
+    /// Where events are posted: Mailgun's webhooks of the account's domain, Brevo's transactional ones.
+    pub async fn webhooks(&self) -> Result<Vec<Webhook>, Fault> {
+        match &self.whose {
+            Whose::Mailgun { domain, .. } => mailgun::webhooks(&self.http, domain).await,
+            Whose::Brevo => brevo::webhooks(&self.http).await,
         }
     }
 }

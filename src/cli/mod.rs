@@ -4,6 +4,7 @@ mod breaker;
 mod config;
 mod demo;
 mod desk;
+mod doctor;
 mod events;
 mod inbound;
 mod log;
@@ -98,6 +99,9 @@ enum Command {
     /// Take a message from standard input, as /usr/sbin/sendmail does
     #[command(after_help = "Example: mailtrail sendmail -t -i < mail.txt")]
     Sendmail(sendmail::Arguments),
+    /// Whether everything is in order that mail needs, and what helps where it is not
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(doctor::Arguments),
     /// Prepare what others need: Odoo's server action
     #[command(
         subcommand,
@@ -114,6 +118,8 @@ enum Command {
 enum Trouble {
     /// Nothing was found, or a check failed; said already.
     Nothing,
+    /// A verdict in a number; said already.
+    Verdict(u8),
     /// The arguments make no sense.
     Usage(String),
     /// Neither daemon nor store answers.
@@ -188,6 +194,7 @@ async fn command(context: Context, command: Command) -> Result<Option<Successor>
         Command::Stats(arguments) => stats::run(&context, &arguments).await,
         Command::Suppress(command) => suppress::run(&context, &command).await,
         Command::Sendmail(arguments) => sendmail::run(&context, arguments).await,
+        Command::Doctor(arguments) => doctor::run(&context, &arguments).await,
         Command::Setup(command) => setup::run(&context, &command).await,
         Command::User(command) => user::run(&context, &command),
     }
@@ -198,6 +205,7 @@ fn finish(ended: Result<(), Trouble>, sysexits: bool) -> ExitCode {
     let Err(trouble) = ended else { return ExitCode::SUCCESS };
     let code = match &trouble {
         Trouble::Nothing => return ExitCode::from(1),
+        Trouble::Verdict(code) => return ExitCode::from(*code),
         Trouble::Usage(_) => usage_code(sysexits),
         Trouble::Unreachable(_) => 3,
         Trouble::Damaged(_) => 4,
@@ -219,7 +227,7 @@ impl Trouble {
     /// What is said about it.
     fn text(&self) -> &str {
         match self {
-            Self::Nothing => "",
+            Self::Nothing | Self::Verdict(_) => "",
             Self::Usage(text)
             | Self::Unreachable(text)
             | Self::Damaged(text)

@@ -1,3 +1,5 @@
+use crate::doctor::Status;
+
 /// Colours, where they are wanted.
 #[derive(Clone, Copy, Debug)]
 pub struct Paint {
@@ -27,6 +29,16 @@ impl Paint {
             "bounced" | "failed" | "expired" | "cancelled" | "complained" | "suppressed" => "31",
             "deferred" | "unknown" | "queued" | "held" | "sending" | "unsubscribed" => "33",
             _ => "36",
+        };
+        self.wrap(code, padded)
+    }
+
+    /// How something stands.
+    pub fn status(self, status: Status, padded: &str) -> String {
+        let code = match status {
+            Status::Ok => "32",
+            Status::Warn | Status::Unknown => "33",
+            Status::Fail => "31",
         };
         self.wrap(code, padded)
     }

@@ -52,6 +52,7 @@ impl Config {
             mail_rules,
             targets,
             warnings: _,
+            secret_files: _,
         } = self;
         let bulk = |routing: &Routing| (routing.bulk.clone(), routing.bulk_recipients);
         let sections = [

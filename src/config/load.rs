@@ -67,7 +67,8 @@ pub fn parse(text: &str, path: &Path, environment: &BTreeMap<String, String>) ->
     let reading = Reading::new(path, environment);
     let Some(root) = document::parse(text, &reading) else { return Err(reading.into_faults()) };
     let config = assemble(Section::new(&reading, String::new(), Place::File, root));
-    reading.conclude().map(|warnings| Config { warnings, ..config })
+    let secret_files = reading.secret_files();
+    reading.conclude().map(|warnings| Config { warnings, secret_files, ..config })
 }
 
 fn assemble(mut root: Section<'_>) -> Config {
@@ -120,6 +121,7 @@ fn assemble(mut root: Section<'_>) -> Config {
         users,
         upstreams,
         warnings: Vec::new(),
+        secret_files: Vec::new(),
     };
     let reports =
         |upstream: &Upstream| !(upstream.signing_keys.is_empty() && upstream.credentials.is_empty());

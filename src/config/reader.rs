@@ -18,11 +18,18 @@ pub(super) struct Reading<'a> {
     pub environment: &'a BTreeMap<String, String>,
     faults: RefCell<Vec<Finding>>,
     warnings: RefCell<Vec<Finding>>,
+    secret_files: RefCell<Vec<PathBuf>>,
 }
 
 impl<'a> Reading<'a> {
     pub fn new(file: &'a Path, environment: &'a BTreeMap<String, String>) -> Self {
-        Self { file, environment, faults: RefCell::default(), warnings: RefCell::default() }
+        Self {
+            file,
+            environment,
+            faults: RefCell::default(),
+            warnings: RefCell::default(),
+            secret_files: RefCell::default(),
+        }
     }
 
     pub fn fault(&self, place: Place, key: &str, message: String) {
@@ -47,6 +54,16 @@ impl<'a> Reading<'a> {
         let credential =
             self.environment.get("CREDENTIALS_DIRECTORY").map(|folder| Path::new(folder).join(path));
         credential.filter(|path| path.exists()).unwrap_or_else(|| self.beside(path))
+    }
+
+    /// A secret was read from there.
+    pub fn note_secret_file(&self, path: PathBuf) {
+        self.secret_files.borrow_mut().push(path);
+    }
+
+    /// Where secrets were read from.
+    pub fn secret_files(&self) -> Vec<PathBuf> {
+        self.secret_files.borrow().clone()
     }
 
     /// The warnings, unless there are faults.

@@ -74,7 +74,10 @@ impl Section<'_> {
     fn secret_in_file(&self, key: &str, name: &str) -> Option<Secret> {
         let path = self.reading.existing(Path::new(name));
         match std::fs::read_to_string(&path) {
-            Ok(text) => self.not_empty(key, without_newline(&text)),
+            Ok(text) => {
+                self.reading.note_secret_file(path);
+                self.not_empty(key, without_newline(&text))
+            }
             Err(error) => {
                 self.fault(key, format!("{name:?} cannot be read ({}: {error})", path.display()));
                 None

@@ -67,6 +67,8 @@ pub struct Config {
     pub thresholds: monitor::Thresholds,
     /// What is allowed, but should be known.
     pub warnings: Vec<Finding>,
+    /// The files that secrets were read from.
+    pub secret_files: Vec<PathBuf>,
 }
 
 /// As [`Config::show`] has it: a derived form would print password hashes.

@@ -24,7 +24,7 @@ mod replay;
 mod retention;
 mod segments;
 mod sled;
-mod space;
+pub mod space;
 mod stored;
 mod suppressions;
 mod upkeep;

@@ -19,4 +19,4 @@ pub fn free(disk: &StatVfs) -> u64 {
 }
 
 /// Bytes of the disk that new mail leaves free.
-const LEFT_FREE: u64 = 16 << 20;
+pub const LEFT_FREE: u64 = 16 << 20;

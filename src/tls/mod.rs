@@ -5,10 +5,12 @@
 //! never printed.
 
 mod certificate;
+mod observer;
 mod server;
 mod watch;
 
 pub use certificate::{expiry, mark, marks};
+pub use observer::{Seen, observing_connector};
 pub use server::{Server, ServerFiles};
 pub use watch::watch;
 
@@ -145,6 +147,11 @@ pub fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, TlsError> {
 
 /// The same trust as [`connector`], for clients that make their own connections.
 pub fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, TlsError> {
+    trusting(Arc::new(verifier(ca_file)?))
+}
+
+/// What trusts the public authorities and the certificates in a file.
+fn verifier(ca_file: Option<&Path>) -> Result<Verifier, TlsError> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let mut own = Vec::new();
     if let Some(path) = ca_file {
@@ -158,11 +165,15 @@ pub fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, TlsError> {
     let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
         .build()
         .map_err(|error| TlsError::Setup(rustls::Error::General(error.to_string())))?;
+    Ok(Verifier { chain, own })
+}
+
+fn trusting(verifier: Arc<dyn ServerCertVerifier>) -> Result<ClientConfig, TlsError> {
     Ok(ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Setup)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Verifier { chain, own }))
+        .with_custom_certificate_verifier(verifier)
         .with_no_client_auth())
 }
 

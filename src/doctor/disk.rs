@@ -1,0 +1,79 @@
+use super::{Finding, Status};
+use crate::store::space;
+use rustix::fs::{Access, access, statvfs};
+use std::path::Path;
+
+/// Whether there is room for mail.
+pub(super) fn look(data_dir: &Path) -> Vec<Finding> {
+    let subject = data_dir.display().to_string();
+    if !data_dir.is_dir() {
+        let remedy = "start the relay, which makes it, or name another data_dir under [server]";
+        return vec![Finding::bad(Status::Fail, CHECK, subject, "there is no such directory", remedy)];
+    }
+    let writable = match access(data_dir, Access::WRITE_OK | Access::EXEC_OK) {
+        Ok(()) => Finding::ok(CHECK, &*subject, "it can be written"),
+        Err(error) => {
+            let remedy = "give it to the user that the relay runs as, and ask as that user";
+            Finding::bad(Status::Fail, CHECK, &*subject, format!("it cannot be written: {error}"), remedy)
+        }
+    };
+    let room = match statvfs(data_dir) {
+        Ok(disk) => {
+            // Some file systems count no inodes.
+            let inodes = (disk.f_files > 0).then_some(disk.f_favail);
+            room(&subject, space::free(&disk), inodes)
+        }
+        Err(error) => {
+            let what = format!("its room is not known: {error}");
+            Finding::bad(Status::Unknown, ROOM, subject, what, "look at it with df")
+        }
+    };
+    vec![writable, room]
+}
+
+fn room(subject: &str, free: u64, inodes: Option<u64>) -> Finding {
+    let few = |least| inodes.is_some_and(|inodes| inodes < least);
+    let what = match inodes {
+        Some(inodes) => format!("{} MiB and {inodes} inodes are free", free >> 20),
+        None => format!("{} MiB are free", free >> 20),
+    };
+    let remedy = "make room on the disk, or shorten [retention]";
+    if free < space::LEFT_FREE || few(FEWEST_INODES) {
+        let what = format!("{what}; no mail is taken (452)");
+        Finding::bad(Status::Fail, ROOM, subject, what, remedy)
+    } else if free < LOW || few(FEW_INODES) {
+        Finding::bad(Status::Warn, ROOM, subject, what, remedy)
+    } else {
+        Finding::ok(ROOM, subject, what)
+    }
+}
+
+const CHECK: &str = "data_dir";
+const ROOM: &str = "disk";
+/// Bytes.
+const LOW: u64 = 1 << 30;
+const FEW_INODES: u64 = 10_000;
+/// A segment, the projection's files and those that replace them.
+const FEWEST_INODES: u64 = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_judged_by_what_the_store_needs() {
+        for (free, inodes, expected) in [
+            (LOW, Some(FEW_INODES), Status::Ok),
+            (LOW, None, Status::Ok),
+            (LOW - 1, None, Status::Warn),
+            (LOW, Some(FEW_INODES - 1), Status::Warn),
+            (space::LEFT_FREE, Some(FEW_INODES), Status::Warn),
+            (space::LEFT_FREE - 1, Some(FEW_INODES), Status::Fail),
+            (LOW, Some(FEWEST_INODES - 1), Status::Fail),
+        ] {
+            let finding = room("/data", free, inodes);
+            assert_eq!(finding.status, expected, "{free} {inodes:?}");
+            assert_eq!(finding.remedy.is_empty(), expected == Status::Ok);
+        }
+    }
+}

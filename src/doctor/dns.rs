@@ -1,0 +1,328 @@
+//! What the world is told about a sending domain: SPF (RFC 7208), DKIM (RFC 6376), DMARC (RFC 7489), MX.
+
+use super::{Finding, Status};
+use crate::account::{Account, Domain};
+use crate::provider::Provider;
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{RData, RecordType};
+use std::collections::{BTreeSet, VecDeque};
+use std::net::SocketAddr;
+
+/// What asks about domains.
+pub(super) fn resolver(address: Option<SocketAddr>) -> Result<TokioResolver, Finding> {
+    let builder = match address {
+        Some(address) => {
+            let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+                connection.port = address.port();
+                connection
+            });
+            let server = NameServerConfig::new(address.ip(), true, connections.into());
+            let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
+            Ok(TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()))
+        }
+        None => TokioResolver::builder_tokio(),
+    };
+    builder.and_then(|builder| builder.build()).map_err(|error| {
+        let what = format!("nobody can be asked: {error}");
+        Finding::bad(
+            Status::Unknown,
+            "dns",
+            "",
+            what,
+            "look at /etc/resolv.conf, or name a server: --resolver",
+        )
+    })
+}
+
+/// A domain, and who is asked.
+pub(super) struct Dns {
+    pub resolver: TokioResolver,
+    pub domain: String,
+    /// Who sends for it.
+    pub provider: Provider,
+}
+
+impl Dns {
+    /// Looks at all of it; the account, where there is one, says what should be there.
+    pub async fn look(&self, account: Option<Account>) -> Vec<Finding> {
+        let (mut findings, mut known) = (Vec::new(), None);
+        if let Some(account) = account {
+            match account.domain(&self.domain).await {
+                Ok(Some(domain)) => {
+                    findings.push(self.state(&domain));
+                    known = Some(domain);
+                }
+                Ok(None) => {
+                    let what = "the provider's account has no such domain";
+                    let remedy = "add it there, or check domain and region of the upstream";
+                    findings.push(self.bad(Status::Warn, "domain", what, remedy));
+                }
+                Err(fault) => {
+                    let remedy = "check api_base_url";
+                    findings.push(Finding::error(Status::Unknown, "domain", &*self.domain, &fault, remedy));
+                }
+            }
+        }
+        let (spf, dkim, dmarc, mx) =
+            futures_util::join!(self.spf(), self.dkim(known.as_ref()), self.dmarc(), self.mx());
+        findings.extend([spf, dkim, dmarc, mx]);
+        findings
+    }
+
+    fn state(&self, domain: &Domain) -> Finding {
+        let state = format!("the provider says: {}", domain.state);
+        if domain.is_active {
+            return Finding::ok("domain", &*self.domain, state);
+        }
+        let remedy = "the provider's panel says what it misses: mostly its DNS records";
+        self.bad(Status::Fail, "domain", state, remedy)
+    }
+
+    /// Whether the provider may send, says the domain itself or whom it includes.
+    async fn spf(&self) -> Finding {
+        let wanted = match self.provider {
+            Provider::Mailgun => Some("mailgun.org"),
+            // The envelope's sender is a name of Brevo's own.
+            Provider::Brevo | Provider::Plain => None,
+        };
+        let (mut names, mut seen) = (VecDeque::from([self.domain.clone()]), BTreeSet::new());
+        while let Some(name) = names.pop_front() {
+            // More are an error for receivers, too (RFC 7208 section 4.6.4).
+            if !seen.insert(name.clone()) || seen.len() > LOOKUPS {
+                continue;
+            }
+            let policies = match self.texts(&name).await {
+                Ok(texts) => texts.into_iter().filter(|text| is_spf(text)).collect::<Vec<_>>(),
+                Err(error) if name == self.domain => return self.unknown("spf", &error),
+                Err(_) => continue,
+            };
+            if name == self.domain
+                && let Some(finding) = self.own_spf(&policies)
+            {
+                return finding;
+            }
+            let Some(wanted) = wanted else {
+                return Finding::ok("spf", &*self.domain, "there is a policy");
+            };
+            for included in policies.iter().flat_map(|policy| included(policy)) {
+                if is_within(&included, wanted) {
+                    return Finding::ok("spf", &*self.domain, format!("it lets {included} send"));
+                }
+                names.push_back(included);
+            }
+        }
+        let wanted = wanted.unwrap_or_default();
+        let what = format!("it does not let {wanted} send");
+        self.bad(Status::Fail, "spf", what, format!("put include:{wanted} into its v=spf1 TXT record"))
+    }
+
+    /// What is wrong with the policies of the domain itself.
+    fn own_spf(&self, policies: &[String]) -> Option<Finding> {
+        let include = match self.provider {
+            Provider::Mailgun => "v=spf1 include:mailgun.org ~all",
+            Provider::Brevo => "v=spf1 include:spf.brevo.com ~all",
+            Provider::Plain => "v=spf1 ... -all with the addresses of your upstream",
+        };
+        match (policies.len(), self.provider) {
+            (0, Provider::Mailgun) => {
+                let remedy = format!("add a TXT record {include:?}");
+                Some(self.bad(Status::Fail, "spf", "there is no v=spf1 TXT record", remedy))
+            }
+            (0, _) => {
+                let remedy = format!("add a TXT record {include:?}");
+                Some(self.bad(Status::Warn, "spf", "there is no v=spf1 TXT record", remedy))
+            }
+            (1, _) => None,
+            (count, _) => {
+                let what = format!("there are {count} v=spf1 TXT records, which counts as an error");
+                Some(self.bad(Status::Fail, "spf", what, "make one of them"))
+            }
+        }
+    }
+
+    /// Whether the keys are there that the provider signs with; only it knows their selectors.
+    async fn dkim(&self, known: Option<&Domain>) -> Finding {
+        let records = known.map(|domain| domain.records.as_slice()).unwrap_or_default();
+        let keys: Vec<_> = records.iter().filter(|record| record.name.contains("._domainkey.")).collect();
+        if keys.is_empty() && known.is_some_and(|domain| domain.is_active) {
+            return Finding::ok("dkim", &*self.domain, "the provider has found its key");
+        }
+        if keys.is_empty() {
+            let what = "the selector is not known";
+            return self.bad(Status::Unknown, "dkim", what, "look at the domain in the provider's panel");
+        }
+        for key in &keys {
+            // A name that leads on to the provider's is followed.
+            let texts = match self.texts(&key.name).await {
+                Ok(texts) => texts,
+                Err(error) => return self.unknown("dkim", &error),
+            };
+            let good = |text: &String| match key.kind.as_str() {
+                "TXT" => squeezed(text) == squeezed(&key.value),
+                _ => public_key(text).is_some_and(|key| !key.is_empty()),
+            };
+            if !texts.iter().any(good) {
+                let what = if texts.is_empty() { "there is no key at" } else { "there is another key at" };
+                let remedy = format!("make {} {} say: {}", key.kind, key.name, key.value);
+                return self.bad(Status::Fail, "dkim", format!("{what} {}", key.name), remedy);
+            }
+        }
+        let names: Vec<_> = keys.iter().map(|key| key.name.as_str()).collect();
+        Finding::ok("dkim", &*self.domain, format!("the provider's key is there: {}", names.join(", ")))
+    }
+
+    /// The policy of the domain, or of one above it.
+    async fn dmarc(&self) -> Finding {
+        let mut name = self.domain.as_str();
+        loop {
+            let policies = match self.texts(&format!("_dmarc.{name}")).await {
+                Ok(texts) => texts.into_iter().filter(|text| is_dmarc(text)).collect::<Vec<_>>(),
+                Err(error) => return self.unknown("dmarc", &error),
+            };
+            if let [policy] = &policies[..] {
+                return Finding::ok("dmarc", &*self.domain, format!("_dmarc.{name} says {policy:?}"));
+            }
+            if policies.len() > 1 {
+                let what = format!("_dmarc.{name} has {} policies, so it has none", policies.len());
+                return self.bad(Status::Warn, "dmarc", what, "make one of them");
+            }
+            match name.split_once('.') {
+                Some((_, above)) if above.contains('.') => name = above,
+                _ => break,
+            }
+        }
+        let remedy =
+            format!("add a TXT record \"v=DMARC1; p=none; rua=mailto:...\" at _dmarc.{}", self.domain);
+        self.bad(Status::Warn, "dmarc", "there is no policy, and large receivers ask for one", remedy)
+    }
+
+    /// Whether the domain takes mail; some receivers refuse what cannot be answered.
+    async fn mx(&self) -> Finding {
+        match self.found(&self.domain, RecordType::MX).await {
+            Ok(records) if records.is_empty() => {
+                let what = "there is no MX record, so bounces and answers to it reach nobody";
+                self.bad(Status::Warn, "mx", what, "add the provider's MX records, or your mail server's")
+            }
+            Ok(records) => {
+                let hosts: Vec<_> = records
+                    .iter()
+                    .filter_map(|data| match data {
+                        RData::MX(mx) => Some(mx.exchange.to_utf8()),
+                        _ => None,
+                    })
+                    .collect();
+                Finding::ok("mx", &*self.domain, hosts.join(", "))
+            }
+            Err(error) => self.unknown("mx", &error),
+        }
+    }
+
+    async fn texts(&self, name: &str) -> Result<Vec<String>, NetError> {
+        let found = self.found(name, RecordType::TXT).await?;
+        let text = |data: &RData| match data {
+            // The pieces are one text (RFC 7208 section 3.3).
+            RData::TXT(txt) => Some(String::from_utf8_lossy(&txt.txt_data.concat()).into_owned()),
+            _ => None,
+        };
+        Ok(found.iter().filter_map(text).collect())
+    }
+
+    /// The records of that kind; none where the name does not exist.
+    async fn found(&self, name: &str, kind: RecordType) -> Result<Vec<RData>, NetError> {
+        // The dot keeps this machine's search list out.
+        let name = format!("{}.", name.trim_end_matches('.'));
+        match self.resolver.lookup(name, kind).await {
+            Ok(lookup) => {
+                let answers = lookup.answers().iter().filter(|record| record.record_type() == kind);
+                Ok(answers.map(|record| record.data.clone()).collect())
+            }
+            Err(error) if is_nothing(&error) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn bad(
+        &self,
+        status: Status,
+        check: &'static str,
+        what: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Finding {
+        Finding::bad(status, check, &*self.domain, what, remedy)
+    }
+
+    fn unknown(&self, check: &'static str, error: &NetError) -> Finding {
+        let what = format!("the DNS does not answer: {error}");
+        self.bad(Status::Unknown, check, what, "look at /etc/resolv.conf, or name a server: --resolver")
+    }
+}
+
+/// Whether somebody who knows says that there is none.
+fn is_nothing(error: &NetError) -> bool {
+    use hickory_resolver::net::DnsError;
+    matches!(
+        error,
+        NetError::Dns(DnsError::NoRecordsFound(none))
+            if matches!(none.response_code, ResponseCode::NoError | ResponseCode::NXDomain)
+    )
+}
+
+fn is_spf(text: &str) -> bool {
+    text.split(' ').next().is_some_and(|version| version.eq_ignore_ascii_case("v=spf1"))
+}
+
+fn is_dmarc(text: &str) -> bool {
+    text.split(';').next().is_some_and(|version| squeezed(version) == "v=DMARC1")
+}
+
+/// The domains whose policies count as well.
+fn included(policy: &str) -> Vec<String> {
+    let term = |term: &str| {
+        let term = term.trim_start_matches(['+', '?', '~']).to_ascii_lowercase();
+        let name = term.strip_prefix("include:").or_else(|| term.strip_prefix("redirect="));
+        name.map(|name| name.trim_end_matches('.').to_owned())
+    };
+    policy.split_ascii_whitespace().filter_map(term).collect()
+}
+
+/// Whether it is the domain, or below it.
+fn is_within(name: &str, domain: &str) -> bool {
+    name.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+/// Blanks mean nothing in a list of tags (RFC 6376 section 3.2), nor does a semicolon at its end.
+fn squeezed(text: &str) -> String {
+    let text: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+    text.trim_end_matches(';').to_owned()
+}
+
+/// The key in a DKIM record.
+fn public_key(text: &str) -> Option<String> {
+    squeezed(text).split(';').find_map(|tag| tag.strip_prefix("p=")).map(str::to_owned)
+}
+
+/// Names that are looked up for one policy at most.
+const LOOKUPS: usize = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policies_are_read_as_receivers_read_them() {
+        assert!(is_spf("v=spf1 ~all") && is_spf("V=SPF1") && !is_spf("v=spf10 ~all"));
+        let policy =
+            "v=spf1 a ip4:192.0.2.0/24 ?include:MAILGUN.org. -include:evil.example redirect=b.example";
+        assert_eq!(included(policy), ["mailgun.org", "b.example"]);
+        assert!(is_within("eu.mailgun.org", "mailgun.org") && !is_within("notmailgun.org", "mailgun.org"));
+        assert!(
+            is_dmarc("v=DMARC1; p=none") && is_dmarc("v = DMARC1;p=none") && !is_dmarc("p=none; v=DMARC1")
+        );
+        assert_eq!(public_key("v=DKIM1; k=rsa; p=AB CD;").as_deref(), Some("ABCD"));
+        assert_eq!(public_key("k=rsa"), None);
+    }
+}

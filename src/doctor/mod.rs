@@ -1,0 +1,121 @@
+//! Whether everything that mail needs is in order, and what helps where it is not.
+//!
+//! Every look ends in [`Finding`]s, within the time that it is given, and changes nothing: not here, not at the provider,
+//! not in Odoo. What cannot be found out is unknown, never taken for good. No secret stands in a finding.
+
+mod certificate;
+mod configuration;
+mod daemon;
+mod disk;
+mod dns;
+mod finding;
+mod odoo;
+mod registration;
+mod time;
+mod upstream;
+
+pub use configuration::faulty;
+pub use finding::{Finding, Status};
+
+use crate::account::Account;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::provider::Provider;
+use crate::sink::Kind;
+use crate::tls;
+use dns::Dns;
+use futures_util::future::{BoxFuture, FutureExt, join_all};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// What is to be looked at besides what the configuration names, and how.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// Domains that mail comes from.
+    pub domains: Vec<String>,
+    /// Who is asked about them; `None`: whom this machine asks.
+    pub resolver: Option<SocketAddr>,
+    /// How long each look may take.
+    pub patience: Duration,
+}
+
+/// Looks at everything, at much of it at once; the findings stand in the order of the way that mail takes.
+pub async fn examine(config: &Config, question: &Question, clock: Clock) -> Vec<Finding> {
+    let mut findings = configuration::look(config);
+    findings.extend(disk::look(&config.data_dir));
+    findings.extend(certificate::own(config, clock.now()));
+    let mut looks = vec![
+        look(question, "daemon", "", Status::Fail, daemon::look(config)),
+        look(question, "clock", "", Status::Unknown, time::look(config, clock)),
+    ];
+    for upstream in &config.upstreams {
+        let name = &upstream.transport.name;
+        looks.push(look(question, "login", name, Status::Fail, upstream::look(config, upstream, clock)));
+        looks.push(look(question, "webhooks", name, Status::Unknown, async {
+            registration::look(config, upstream, clock).await
+        }));
+    }
+    let resolver = dns::resolver(question.resolver);
+    for (domain, provider, account) in domains(config, question, clock) {
+        match &resolver {
+            Ok(resolver) => {
+                let dns = Dns { resolver: resolver.clone(), domain: domain.clone(), provider };
+                let all = async move { dns.look(account).await };
+                looks.push(look(question, "dns", &domain, Status::Unknown, all));
+            }
+            Err(finding) => findings.push(finding.clone()),
+        }
+    }
+    for sink in &config.sinks {
+        if let Kind::Odoo(settings) = &sink.kind {
+            let all = odoo::look(&sink.name, settings);
+            looks.push(look(question, "odoo", &sink.name, Status::Fail, all));
+        }
+    }
+    findings.extend(join_all(looks).await.into_iter().flatten());
+    findings
+}
+
+/// A look that ends in time.
+fn look<'a>(
+    question: &Question,
+    check: &'static str,
+    subject: &str,
+    late: Status,
+    all: impl Future<Output = Vec<Finding>> + Send + 'a,
+) -> BoxFuture<'a, Vec<Finding>> {
+    let (patience, subject) = (question.patience, subject.to_owned());
+    async move {
+        tokio::time::timeout(patience, all).await.unwrap_or_else(|_| {
+            let what = format!("no answer within {} s", patience.as_secs());
+            vec![Finding::bad(
+                late,
+                check,
+                subject,
+                what,
+                "look at the network, or give it longer: --timeout",
+            )]
+        })
+    }
+    .boxed()
+}
+
+/// The sending domains, each once, with the provider that sends for it and the account that knows it.
+fn domains(config: &Config, question: &Question, clock: Clock) -> Vec<(String, Provider, Option<Account>)> {
+    let of_upstreams =
+        config.upstreams.iter().filter_map(|upstream| Some((upstream.transport.domain.clone()?, upstream)));
+    // Somebody else's domain is sent by the upstream that mail takes first.
+    let first = config.upstreams.first();
+    let named = question.domains.iter().filter_map(|domain| Some((domain.clone(), first?)));
+    let mut seen = BTreeSet::new();
+    let all = of_upstreams.chain(named).filter(|(domain, _)| seen.insert(domain.to_ascii_lowercase()));
+    all.map(|(domain, upstream)| {
+        let account = upstream.account.clone().and_then(|settings| {
+            let tls = tls::connector(upstream.transport.ca_file.as_deref()).ok()?;
+            Account::new(settings, &tls, clock).ok()
+        });
+        (domain, upstream.transport.provider, account)
+    })
+    .collect()
+}

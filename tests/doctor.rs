@@ -1,0 +1,497 @@
+//! `mailtrail doctor`: the real program looks at a real relay, at the sandbox as the provider, and at a DNS server, all
+//! well and with one thing wrong at a time.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+#[path = "support/dns.rs"]
+mod dns;
+mod support;
+
+use dns::{Dns, Records};
+use mailtrail::clock::Clock;
+use mailtrail::sandbox::{self, Face, Sandbox, Weather};
+use mailtrail::secret::Secret;
+use mailtrail::tls;
+use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use support::process::{Process, free_port};
+
+#[tokio::test]
+async fn what_is_well_is_said_to_be_well() {
+    for face in [Face::Mailgun, Face::Brevo] {
+        let mut scene = Scene::new(face).await;
+        scene.process.start().await;
+        let (code, findings) = scene.doctor(&[]).await;
+        let others: Vec<_> = findings.iter().filter(|finding| finding["status"] != "ok").collect();
+        assert!(code == 0 && others.is_empty(), "{code} {others:#?}");
+        let checks: Vec<_> = findings.iter().map(|finding| finding["check"].as_str().unwrap()).collect();
+        let expected = [
+            "configuration",
+            "secrets",
+            "data_dir",
+            "disk",
+            "certificate",
+            "daemon",
+            "queue",
+            "breaker",
+            "clock",
+            "login",
+            "certificate",
+            "webhooks",
+            "domain",
+            "spf",
+            "dkim",
+            "dmarc",
+            "mx",
+        ];
+        assert_eq!(checks, expected);
+        assert!(findings.iter().all(|finding| finding["remedy"] == "" && finding["what"] != ""));
+        let (code, text) = scene.text(&["--nagios"]).await;
+        assert_eq!(code, 0);
+        let mut lines = text.lines();
+        assert_eq!(lines.next(), Some("MAILTRAIL OK - 17 checks, 0 failed, 0 warnings, 0 unknown"));
+        assert!(lines.all(|line| line.starts_with("ok      ")), "{text}");
+        // Nothing was sent and nothing was registered.
+        assert_eq!(scene.sandbox.tally().messages, 0);
+        assert!(scene.process.terminate().await.success());
+    }
+}
+
+#[tokio::test]
+async fn a_relay_that_is_down_fails_and_its_store_is_read() {
+    let mut scene = Scene::new(Face::Mailgun).await;
+    let (code, findings) = scene.doctor(&[]).await;
+    assert_eq!(code, 1);
+    assert_eq!(bad(&findings), ["data_dir fail", "daemon fail", "store unknown"]);
+    scene.process.start().await;
+    assert!(scene.process.terminate().await.success());
+    let (code, findings) = scene.doctor(&[]).await;
+    assert_eq!((code, bad(&findings)), (1, vec!["daemon fail".to_owned()]));
+    let daemon = find(&findings, "daemon");
+    assert!(daemon["remedy"].as_str().unwrap().contains("mailtrail serve"), "{daemon}");
+    assert_eq!(find(&findings, "store")["status"], "ok");
+    let (code, text) = scene.text(&["--nagios"]).await;
+    let summary = text.lines().next().unwrap();
+    assert!(code == 2 && summary.starts_with("MAILTRAIL CRITICAL - 16 checks, 1 failed, "), "{summary}");
+    assert!(text.contains("\nfail    daemon "), "{text}");
+}
+
+#[tokio::test]
+async fn a_breaker_that_is_open_fails() {
+    let mut scene = Scene::new(Face::Mailgun).await;
+    scene.process.start().await;
+    let opened = scene.run(&["breaker", "open", "up", "--reason", "moving"]).await;
+    assert_eq!(opened.0, 0);
+    let (code, findings) = scene.doctor(&[]).await;
+    assert_eq!((code, bad(&findings)), (1, vec!["breaker fail".to_owned()]));
+    let breaker = find(&findings, "breaker").to_string();
+    assert!(breaker.contains("moving") && breaker.contains("mailtrail breaker close up"), "{breaker}");
+    assert!(scene.process.terminate().await.success());
+}
+
+#[tokio::test]
+async fn one_wrong_thing_is_found_and_comes_with_its_remedy() {
+    let mut scene = Scene::new(Face::Mailgun).await;
+    scene.process.start().await;
+    let good = scene.configuration.clone();
+    for (from, to, expected, words) in [
+        (
+            "password_file = \"password\"",
+            "password_file = \"wrong\"",
+            "login fail",
+            "check username and password",
+        ),
+        ("password_file = \"password\"", "password_file = \"open\"", "secrets warn", "chmod o= "),
+        (
+            "password_file = \"password\"",
+            "password = \"pw-of-the-upstream\"",
+            "configuration warn",
+            "password_file",
+        ),
+        ("ca_file = \"sandbox/relay.pem\"\n", "", "login fail", "check host and ca_file"),
+        ("tls = \"starttls\"", "tls = \"implicit\"", "login fail", "check host and port"),
+        ("name = \"up\"", "name = \"down\"", "webhooks fail", "/webhooks/down"),
+        ("[http]\naddress = ", "[admin]\n#", "webhooks warn", "give [http] an address"),
+        ("webhook_signing_key_file = \"key\"\n", "", "webhooks warn", "give webhook_signing_key_file"),
+        ("provider = \"mailgun\"", "provider = \"plain\"", "clock unknown; dkim unknown", "timedatectl"),
+        (
+            "api_key_file = \"key\"",
+            "api_key_file = \"wrong\"",
+            "webhooks unknown; domain unknown; dkim unknown",
+            "give the account's key",
+        ),
+        ("username = \"up", "sender = \"up", "configuration fail", "says of each key what it may be"),
+        (
+            "[log]",
+            "[tls]\ncertificate = \"old.pem\"\nprivate_key = \"old.key\"\n[log]",
+            "certificate fail",
+            "renew it",
+        ),
+    ] {
+        assert!(good.contains(from), "{from}");
+        scene.process.configure(&good.replace(from, to));
+        let (code, findings) = scene.doctor(&[]).await;
+        let expected: Vec<_> = expected.split("; ").collect();
+        let context = format!("{to}: {findings:#?}");
+        for expected in &expected {
+            assert!(bad(&findings).iter().any(|bad| bad == expected), "{expected}: {context}");
+        }
+        let fails = expected.iter().any(|expected| expected.ends_with(" fail"));
+        assert_eq!(code, i32::from(fails), "{context}");
+        let remedied = |finding: &&Value| finding["remedy"].as_str().unwrap().contains(words);
+        assert!(findings.iter().any(|finding| remedied(&finding)), "{words}: {context}");
+        for finding in &findings {
+            assert_eq!(finding["status"] == "ok", finding["remedy"] == "", "{finding}");
+        }
+        let said = format!("{findings:?}");
+        assert!(!said.contains("pw-of-the") && !said.contains("key-1"), "{said}");
+    }
+    assert!(scene.process.terminate().await.success());
+}
+
+#[tokio::test]
+async fn webhooks_that_are_not_registered_are_named() {
+    let mut scene = Scene::new(Face::Mailgun).await;
+    scene.process.start().await;
+    scene.register("https://relay.example.com/webhooks/up", &["delivered", "permanent_fail", "opened"]).await;
+    let (code, findings) = scene.doctor(&[]).await;
+    assert_eq!((code, bad(&findings)), (0, vec!["webhooks warn".to_owned()]));
+    let what = find(&findings, "webhooks")["what"].as_str().unwrap().to_owned();
+    assert_eq!(what, "no webhook of ours is told temporary_fail, complained, unsubscribed, clicked");
+    assert_eq!(scene.text(&["--nagios"]).await.0, 1);
+    assert!(scene.process.terminate().await.success());
+}
+
+#[tokio::test]
+async fn an_upstream_whose_certificate_ended_is_told_apart() {
+    let directory = tempfile::tempdir().unwrap();
+    expired(directory.path());
+    let pair = tls::load(&directory.path().join("old.pem"), &directory.path().join("old.key")).unwrap();
+    let scene = Scene::with(Face::Mailgun, Some(pair)).await;
+    let good = scene.configuration.replace("sandbox/relay.pem", "old.pem");
+    scene.process.configure(&good);
+    let (code, findings) = scene.doctor(&[]).await;
+    assert_eq!(code, 1);
+    let of_upstream = |check: &str| {
+        findings.iter().find(|finding| finding["check"] == check && finding["subject"] == "up").unwrap()
+    };
+    assert_eq!(of_upstream("login")["status"], "fail");
+    let certificate = of_upstream("certificate");
+    assert!(certificate["what"].as_str().unwrap().starts_with("it ended 2020-01-02"), "{certificate}");
+}
+
+#[tokio::test]
+async fn an_upstream_s_api_is_asked_with_the_key() {
+    let mut scene = Scene::new(Face::Mailgun).await;
+    scene.process.start().await;
+    let over_api = scene.configuration.replace("tls = \"starttls\"", "transport = \"api\"");
+    let over_api = over_api.lines().filter(|line| {
+        !["host = ", "port = ", "username = ", "password_file = "].iter().any(|key| line.starts_with(key))
+    });
+    let over_api: Vec<_> = over_api.collect();
+    scene.process.configure(&over_api.join("\n"));
+    let (code, findings) = scene.doctor(&[]).await;
+    assert_eq!(code, 0, "{findings:#?}");
+    assert_eq!(find(&findings, "login")["what"], "the API takes the key");
+    scene
+        .process
+        .configure(&over_api.join("\n").replace("api_key_file = \"key\"", "api_key_file = \"wrong\""));
+    let (code, findings) = scene.doctor(&[]).await;
+    let login = find(&findings, "login");
+    assert!((code, &login["status"]) == (0, &json!("warn")), "{login}");
+    assert!(login["remedy"].as_str().unwrap().contains("a domain sending key"), "{login}");
+    assert!(scene.process.terminate().await.success());
+}
+
+#[tokio::test]
+async fn the_domain_s_records_are_judged_one_by_one() {
+    let mut scene = Scene::new(Face::Mailgun).await;
+    scene.process.start().await;
+    let without = |kind: &str, name: &str| {
+        let mut records = records();
+        records.retain(|(known, word, _)| known != name || *word != kind);
+        records
+    };
+    let instead = |kind: &'static str, name: &str, values: &[&str]| {
+        let mut records = without(kind, name);
+        records.extend(values.iter().map(|value| (name.to_owned(), kind, (*value).to_owned())));
+        records
+    };
+    for (records, expected, words) in [
+        (without("TXT", DOMAIN), "spf fail", "include:mailgun.org"),
+        (instead("TXT", DOMAIN, &["v=spf1 ip4:192.0.2.1 -all"]), "spf fail", "put include:mailgun.org into"),
+        (instead("TXT", DOMAIN, &["v=spf1 -all", "v=spf1 include:mailgun.org ~all"]), "spf fail", "make one"),
+        (
+            instead("TXT", DOMAIN, &["v=spf1 include:loop.example.org ~all"]),
+            "spf fail",
+            "put include:mailgun.org",
+        ),
+        (instead("TXT", DOMAIN, &["v=spf1 include:far.example.org ~all"]), "", ""),
+        (without("TXT", KEY), "dkim fail", "make TXT pic._domainkey.mg.example.com say: k=rsa; p="),
+        (instead("TXT", KEY, &["k=rsa; p=other"]), "dkim fail", "make TXT pic._domainkey"),
+        (without("TXT", "_dmarc.example.com"), "dmarc warn", "v=DMARC1"),
+        (instead("TXT", "_dmarc.mg.example.com", &["v=DMARC1; p=reject"]), "", ""),
+        (without("MX", DOMAIN), "mx warn", "MX records"),
+    ] {
+        scene.dns.know(records);
+        let (code, findings) = scene.doctor(&[]).await;
+        let found = bad(&findings);
+        assert_eq!(found.join("; "), expected, "{findings:#?}");
+        assert_eq!(code, i32::from(expected.ends_with("fail")));
+        let finding = findings.iter().find(|finding| finding["status"] != "ok");
+        let remedy = finding.map(|finding| finding["remedy"].as_str().unwrap()).unwrap_or_default();
+        assert!(remedy.contains(words), "{remedy}");
+    }
+    // Nobody answers there any more.
+    scene.dns.know(records());
+    let silent = free_port();
+    let (code, findings) =
+        scene.doctor(&["--resolver", &format!("127.0.0.1:{silent}"), "--timeout", "1"]).await;
+    assert_eq!((code, bad(&findings)), (0, vec!["dns unknown".to_owned()]), "{findings:#?}");
+    // A domain of the sender's own, which the account does not have.
+    let (code, findings) = scene.doctor(&["--domain", "example.org"]).await;
+    let of_domain = findings.iter().filter(|finding| finding["subject"] == "example.org");
+    let of_domain: Vec<_> = of_domain.cloned().collect();
+    assert_eq!(bad(&of_domain), ["domain warn", "spf fail", "dkim unknown", "dmarc warn", "mx warn"]);
+    assert_eq!(code, 1);
+    assert!(scene.process.terminate().await.success());
+}
+
+#[tokio::test]
+async fn an_odoo_that_does_not_answer_fails() {
+    let scene = Scene::new(Face::Mailgun).await;
+    let sink = format!(
+        "[[sink]]\nname = \"odoo\"\nkind = \"odoo\"\nurl = \"http://127.0.0.1:{}\"\ndatabase = \"shop\"\n\
+         username = \"mailtrail\"\napi_key_file = \"key\"\n",
+        free_port()
+    );
+    scene.process.configure(&format!("{}{sink}", scene.configuration));
+    let (code, findings) = scene.doctor(&[]).await;
+    let odoo = find(&findings, "odoo");
+    assert!(code == 1 && odoo["status"] == "fail" && odoo["remedy"] != "", "{odoo}");
+}
+
+#[tokio::test]
+async fn without_a_configuration_there_is_nothing_to_look_at() {
+    let directory = tempfile::tempdir().unwrap();
+    let gone = directory.path().join("gone.toml");
+    let (code, text) = run(&gone, &["doctor"]).await;
+    assert!(
+        code == 1 && text.starts_with("fail    configuration") && text.contains("cannot be read"),
+        "{text}"
+    );
+    let (code, text) = run(&gone, &["doctor", "--help"]).await;
+    assert!(code == 0 && text.contains("mailtrail doctor --nagios"), "{text}");
+}
+
+/// What was found not to be well, in a word each.
+fn bad(findings: &[Value]) -> Vec<String> {
+    let bad = findings.iter().filter(|finding| finding["status"] != "ok");
+    bad.map(|finding| format!("{} {}", finding["check"], finding["status"]).replace('"', "")).collect()
+}
+
+fn find<'a>(findings: &'a [Value], check: &str) -> &'a Value {
+    findings
+        .iter()
+        .find(|finding| finding["check"] == check)
+        .unwrap_or_else(|| panic!("{check}: {findings:#?}"))
+}
+
+/// A relay that need not run, with the sandbox as its provider and a DNS of its own.
+struct Scene {
+    process: Process,
+    sandbox: Sandbox,
+    dns: Dns,
+    configuration: String,
+}
+
+impl Scene {
+    async fn new(face: Face) -> Self {
+        Self::with(face, None).await
+    }
+
+    async fn with(face: Face, pair: Option<tls::Pair>) -> Self {
+        // The files stand beside the configuration, whose directory is not known before.
+        let process = Process::configured(|_, _| String::new());
+        let directory = process.directory();
+        let own = tls::self_signed(&directory.join("sandbox"), "localhost").unwrap();
+        expired(directory);
+        for (name, secret, mode) in [
+            ("password", "pw-of-the-upstream", 0o600),
+            ("open", "pw-of-the-upstream", 0o644),
+            ("wrong", "wrong", 0o600),
+            ("key", "key-1", 0o600),
+        ] {
+            let path = directory.join(name);
+            std::fs::write(&path, secret).unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+        }
+        let sandbox = sandbox::start(sandbox::Settings {
+            face,
+            smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
+            api: SocketAddr::from(([127, 0, 0, 1], 0)),
+            api_key: Secret::new("key-1"),
+            domain: DOMAIN.into(),
+            username: "up@mg.example.com".into(),
+            password: Secret::new("pw-of-the-upstream"),
+            signing_key: Secret::new("key-1"),
+            webhook: None,
+            pace: 0.0,
+            weather: Weather::default(),
+            clock: Clock::System,
+            tls: pair.unwrap_or(own),
+        });
+        let sandbox = sandbox.await.unwrap();
+        let configuration = configuration(face, &process, &sandbox);
+        process.configure(&configuration);
+        let scene = Self { process, sandbox, dns: Dns::start(records()).await, configuration };
+        let url = "https://relay.example.com/webhooks/up";
+        match face {
+            Face::Mailgun => scene.register(url, &MAILGUN).await,
+            Face::Brevo => {
+                let body = json!({ "url": url, "type": "transactional", "events": BREVO });
+                let request =
+                    reqwest().post(scene.api("/v3/webhooks")).header("api-key", "key-1").json(&body);
+                assert_eq!(request.send().await.unwrap().status(), 201);
+            }
+        }
+        scene
+    }
+
+    /// Has Mailgun tell that address these kinds of events, and no others.
+    async fn register(&self, url: &str, events: &[&str]) {
+        let form: Vec<_> =
+            std::iter::once(("url", url)).chain(events.iter().map(|e| ("event_types", *e))).collect();
+        let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
+        let request = reqwest().put(self.api(&format!("/v4/domains/{DOMAIN}/webhooks"))).body(form);
+        let request = request.header("content-type", "application/x-www-form-urlencoded");
+        let answer = request.basic_auth("api", Some("key-1")).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+    }
+
+    fn api(&self, path: &str) -> String {
+        format!("http://{}{path}", self.sandbox.api_address())
+    }
+
+    /// Exit code and findings.
+    async fn doctor(&self, arguments: &[&str]) -> (i32, Vec<Value>) {
+        let arguments = [&["--json"], arguments].concat();
+        let (code, text) = self.text(&arguments).await;
+        (code, text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+    }
+
+    /// Exit code and words.
+    async fn text(&self, arguments: &[&str]) -> (i32, String) {
+        let resolver = self.dns.address.to_string();
+        let named = arguments.contains(&"--resolver");
+        let usual = ["--resolver", &resolver];
+        let usual = if named { &[][..] } else { &usual[..] };
+        self.run(&[&["doctor"], arguments, usual].concat()).await
+    }
+
+    async fn run(&self, arguments: &[&str]) -> (i32, String) {
+        run(&self.process.directory().join("mailtrail.toml"), arguments).await
+    }
+}
+
+async fn run(config: &Path, arguments: &[&str]) -> (i32, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mailtrail"));
+    command
+        .arg("--config")
+        .arg(config)
+        .args(arguments)
+        .env_remove("CREDENTIALS_DIRECTORY")
+        .stdin(Stdio::null());
+    let output = support::run(&mut command).await.unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    (output.status.code().unwrap_or_else(|| panic!("{:?}", output.status)), text)
+}
+
+fn reqwest() -> reqwest::Client {
+    reqwest::Client::builder().tls_backend_preconfigured(tls::client_config(None).unwrap()).build().unwrap()
+}
+
+fn configuration(face: Face, process: &Process, sandbox: &Sandbox) -> String {
+    let (provider, proof) = match face {
+        Face::Mailgun => ("mailgun", "webhook_signing_key_file"),
+        Face::Brevo => ("brevo", "webhook_token_file"),
+    };
+    let data = process.data();
+    format!(
+        r#"
+[server]
+hostname = "relay.example.com"
+data_dir = "{data}"
+[[listener]]
+address = "{door}"
+auth = "none"
+[[upstream]]
+name = "up"
+provider = "{provider}"
+domain = "{DOMAIN}"
+host = "127.0.0.1"
+port = {port}
+tls = "starttls"
+ca_file = "sandbox/relay.pem"
+username = "up@mg.example.com"
+password_file = "password"
+{proof} = "key"
+api_key_file = "key"
+api_base_url = "http://{api}"
+[http]
+address = "{http}"
+[log]
+level = "info"
+"#,
+        data = data.display(),
+        door = process.address(0),
+        port = sandbox.smtp_address().port(),
+        api = sandbox.api_address(),
+        http = process.address(1),
+    )
+}
+
+/// What the world is told about the domain when all is well.
+fn records() -> Records {
+    let record = |name: &str, kind, value: &str| (name.to_owned(), kind, value.to_owned());
+    vec![
+        record(DOMAIN, "TXT", "unrelated=1"),
+        record(DOMAIN, "TXT", "v=spf1 include:mailgun.org include:spf.brevo.com ~all"),
+        record(KEY, "TXT", "k=rsa; p=MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQC0example"),
+        record("_dmarc.example.com", "TXT", "v=DMARC1; p=none"),
+        record(DOMAIN, "MX", "mxa.mailgun.org"),
+        record("far.example.org", "TXT", "v=spf1 include:_spf.mailgun.org -all"),
+        record("loop.example.org", "TXT", "v=spf1 include:loop.example.org -all"),
+    ]
+}
+
+/// A certificate that ended, and its key.
+fn expired(directory: &Path) {
+    let mut parameters = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    parameters.not_before = date_time_ymd(2019, 1, 2);
+    parameters.not_after = date_time_ymd(2020, 1, 2);
+    let key = KeyPair::generate().unwrap();
+    std::fs::write(directory.join("old.pem"), parameters.self_signed(&key).unwrap().pem()).unwrap();
+    std::fs::write(directory.join("old.key"), key.serialize_pem()).unwrap();
+}
+
+const DOMAIN: &str = "mg.example.com";
+const KEY: &str = "pic._domainkey.mg.example.com";
+const MAILGUN: [&str; 7] =
+    ["delivered", "permanent_fail", "temporary_fail", "complained", "unsubscribed", "opened", "clicked"];
+const BREVO: [&str; 10] = [
+    "delivered",
+    "hardBounce",
+    "softBounce",
+    "blocked",
+    "invalid",
+    "deferred",
+    "spam",
+    "unsubscribed",
+    "opened",
+    "click",
+];
