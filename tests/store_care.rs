@@ -173,24 +173,28 @@ async fn damage_is_found_named_and_told_what_it_costs() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_kill_tore_off_is_no_damage() {
-    let mut process = Process::toward(free_port(), "");
-    process.start().await;
-    submit(&process, "first").await;
-    process.kill();
-    let path = process.data().join("journal/0000000001.seg");
-    let mut bytes = std::fs::read(&path).unwrap();
-    let used = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
-    bytes.truncate(used);
-    // Half a frame, and a segment whose making was cut off.
-    bytes.extend_from_slice(&bytes[60..110].to_vec());
-    write(&path, &bytes);
-    write(&process.data().join("journal/0000000002.seg"), &[0; 60]);
-    for _ in 0..2 {
-        assert_eq!(verified(&process).await, (0, vec![]));
+    for half_a_frame in [true, false] {
+        let mut process = Process::toward(free_port(), "");
         process.start().await;
-        assert_eq!(verified(&process).await, (0, vec![]));
-        assert_eq!(ask(&process, &["store", "rebuild"]).await.code, 0);
+        submit(&process, "first").await;
         process.kill();
+        let path = process.data().join("journal/0000000001.seg");
+        let mut bytes = std::fs::read(&path).unwrap();
+        if half_a_frame {
+            bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1);
+            bytes.extend_from_within(60..110);
+            write(&path, &bytes);
+        } else {
+            // A segment whose making was cut off.
+            write(&process.data().join("journal/0000000002.seg"), &[0; 60]);
+        }
+        for _ in 0..2 {
+            assert_eq!(verified(&process).await, (0, vec![]));
+            process.start().await;
+            assert_eq!(verified(&process).await, (0, vec![]));
+            assert_eq!(ask(&process, &["store", "rebuild"]).await.code, 0);
+            process.kill();
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Makes the ledger anew from the journal because somebody wants it.
 
 use super::commit::{CommitError, Committer, Task};
+use super::journal::Place;
 use super::open::empty;
 use super::replay::{self, Progress, chain, up_to};
 use super::sled::Projection;
@@ -44,9 +45,10 @@ impl Store {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<u64, RebuildError> {
         let _upkeep = self.0.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
-        let (fresh, report) = self.built(progress)?;
+        let until = self.projection().position().map_err(UpkeepError::from)?.unwrap_or_default();
+        let (fresh, report) = self.built(until, progress)?;
         let directory = fresh.directory().to_owned();
-        let (damaged, lost) = (report.damaged.len(), self.lost_in(&fresh));
+        let (damaged, lost) = (report.damaged.len(), self.lost_in(&fresh, until));
         if !despite_damage && (damaged > 0 || lost > 0) {
             drop(fresh);
             remove(&directory);
@@ -59,12 +61,12 @@ impl Store {
         if self.projection().directory() == directory { Ok(report.replayed) } else { Err(RebuildError::Left) }
     }
 
-    /// A new ledger of everything that is in the present one.
+    /// A new ledger of the journal up to `until`.
     pub(super) fn built(
         &self,
+        until: Place,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(Projection, OpenReport), UpkeepError> {
-        let until = self.projection().position()?.unwrap_or_default();
         let chain = up_to(chain(&self.0.journal)?, until);
         let fresh = empty(&self.0.ledger)?;
         let mut report = OpenReport::default();
@@ -81,12 +83,13 @@ impl Store {
         }
     }
 
-    /// Sends that the present ledger knows and that one does not. What cannot be read of it counts as nothing: it is no
+    /// Sends accepted before `until` that the present ledger knows and that one does not. What cannot be read of it counts as nothing: it is no
     /// reason to keep it.
-    fn lost_in(&self, fresh: &Projection) -> u64 {
+    fn lost_in(&self, fresh: &Projection, until: Place) -> u64 {
         let mut lost = 0;
-        let counted =
-            self.projection().places(|id, _, _| lost += u64::from(matches!(fresh.knows(id), Ok(false))));
+        let counted = self.projection().places(|id, place, _| {
+            lost += u64::from(place < until && matches!(fresh.knows(id), Ok(false)));
+        });
         if let Err(error) = counted {
             tracing::warn!(%error, "the present ledger cannot be read to its end");
         }

@@ -294,7 +294,8 @@ impl Step<'_> {
             return Ok(false);
         }
         tracing::info!(size, live, "the ledger has grown and is built anew from the journal");
-        let (fresh, _) = self.store.built(&mut |_| {})?;
+        let until = self.projection.position()?.unwrap_or_default();
+        let (fresh, _) = self.store.built(until, &mut |_| {})?;
         upkeep.overhead = fresh.size()? as f64 / live.max(1) as f64;
         self.committer.task(Task::Replace(Box::new(fresh)))?;
         Ok(false)
