@@ -4,6 +4,8 @@
 
 mod support;
 
+use mailtrail::ledger::State;
+use mailtrail::store::Store;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -45,10 +47,7 @@ async fn a_copy_made_under_traffic_has_all_that_was_promised_before() {
     let said = ask(&restored, &["store", "verify"]).await;
     assert_eq!((said.code, said.out.contains("the store is whole")), (0, true), "{} {}", said.out, said.err);
     restored.start().await;
-    drop(restored.settle().await);
-    for (id, trail) in trails(&restored, &promised).await {
-        assert_eq!(trail["recipients"][0]["state"], "relayed", "{id}: {trail}");
-    }
+    all_are_relayed(restored.settle().await, &promised);
     assert_eq!(trails(&restored, &finished).await, trails(&process, &finished).await);
 }
 
@@ -217,10 +216,7 @@ async fn a_new_ledger_under_traffic_says_the_same() {
     assert!(now.len() == 1 && now != ledgers, "{ledgers:?} became {now:?}");
     assert!(process.log().contains("an operator has the ledger made anew"));
     let promised = traffic.end().await;
-    drop(process.settle().await);
-    for (id, trail) in trails(&process, &promised).await {
-        assert_eq!(trail["recipients"][0]["state"], "relayed", "{id}: {trail}");
-    }
+    all_are_relayed(process.settle().await, &promised);
     // The same while it stands.
     assert_eq!(trails(&process, &finished).await, before);
     assert_eq!(ask(&process, &["store", "rebuild"]).await.code, 0);
@@ -337,6 +333,14 @@ async fn finished(process: &Process, messages: usize) -> Vec<String> {
     };
     tokio::time::timeout(support::PATIENCE, relayed).await.unwrap();
     ids
+}
+
+/// The store is closed on return.
+fn all_are_relayed(store: Store, ids: &[String]) {
+    for id in ids {
+        let trail = store.trail(id.parse().unwrap()).unwrap().unwrap();
+        assert_eq!(trail.recipients[0].state(), State::Relayed, "{trail:?}");
+    }
 }
 
 async fn submit(process: &Process, subject: &str) -> String {
