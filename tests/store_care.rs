@@ -109,22 +109,18 @@ async fn damage_is_found_named_and_told_what_it_costs() {
         bytes
     };
     let length = whole[0].len() as u64;
-    type Spot = std::ops::RangeInclusive<u64>;
-    let cases: [(&str, Box<dyn Fn()>, Spot, Spot, u64, usize); 4] = [
-        (
-            "a bit of a message",
-            Box::new(|| write(&path(1), &flipped(body))),
-            60..=body as u64,
-            1..=length,
-            1,
-            0,
-        ),
-        ("the end", Box::new(|| write(&path(1), &whole[0][..body])), 60..=body as u64, 1..=length, 1, 0),
-        ("the header", Box::new(|| write(&path(1), &flipped(3))), 0..=0, length..=length, 1, 0),
-        ("a segment", Box::new(|| std::fs::remove_file(path(2)).unwrap()), 0..=0, 0..=0, 2, 1),
+    // What is left of the segment; where the damage is, how much it is, and whom it costs.
+    let cases = [
+        ("a bit of a message", 1, Some(flipped(body)), 60..=body as u64, 1..=length, 0),
+        ("the end", 1, Some(whole[0][..body].to_vec()), 60..=body as u64, 1..=length, 0),
+        ("the header", 1, Some(flipped(3)), 0..=0, length..=length, 0),
+        ("a segment", 2, None, 0..=0, 0..=0, 1),
     ];
-    for (what, damage, at, bytes, segment, lost) in cases {
-        damage();
+    for (what, segment, left, at, bytes, lost) in cases {
+        match left {
+            Some(left) => write(&path(segment), &left),
+            None => std::fs::remove_file(path(segment)).unwrap(),
+        }
         for _ in 0..2 {
             let (code, found) = verified(&process).await;
             assert_eq!((code, found.len()), (4, 1), "{what}: {found:?}");
