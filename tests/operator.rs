@@ -352,6 +352,7 @@ fn every_command_shows_how_it_is_used() {
         ("queue", &["list", "show", "retry", "hold", "release", "bounce", "delete", "shape"][..]),
         ("breaker", &["status", "open", "close"]),
         ("suppress", &["list", "check", "add", "remove", "import", "export"]),
+        ("store", &["verify", "rebuild", "backup"]),
     ] {
         assert!(help(&[command]).contains(&format!("Example: mailtrail {command} ")));
         for word in more {

@@ -1,6 +1,7 @@
 //! Questions about the store and orders to the queue, with their answers as JSON: behind the CLI, over a unix socket;
 //! questions also directly, while no daemon runs.
 
+mod care;
 mod events;
 mod inbound;
 mod log;
@@ -14,6 +15,7 @@ mod trace;
 mod view;
 
 pub use crate::line::{FactView, LogLine};
+pub use care::{BackupOrder, CareStep, RebuildOrder, Tell, back_up, rebuild, verify};
 pub use events::{
     EventFilter, EventView, HINT, KeptEvent, ReplayAnswer, ReplayOrder, Replayed, dead, orphans, report,
     reports,

@@ -1,6 +1,5 @@
 //! `/api/v1`: questions and orders over HTTP, on the admin socket only.
 
-use super::events;
 use super::inbound;
 use super::log::{LogAnswer, LogFilter, log, url};
 use super::operator::{self, Refusal};
@@ -10,6 +9,7 @@ use super::suppressions::{self, SuppressionFilter, SuppressionOrder};
 use super::sync::sync;
 use super::trace::{find_as, queue_as};
 use super::view::{AlarmView, BreakerOrder, BreakerView, Order, QueueLine, TrailView};
+use super::{care, events};
 use crate::alarm::Alarms;
 use crate::clock::{Clock, Timestamp};
 use crate::ledger::{Trail, Waits};
@@ -133,6 +133,7 @@ pub fn service(panel: Panel) -> IntoMakeServiceWithConnectInfo<Router, Operator>
         .route("/api/v1/alarms", get(alarms))
         .merge(events::routes())
         .merge(inbound::routes())
+        .merge(care::routes())
         .layer(DefaultBodyLimit::max(ORDER))
         .with_state(panel)
         .into_make_service_with_connect_info::<Operator>()

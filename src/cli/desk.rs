@@ -2,17 +2,18 @@
 
 use super::{Context, Trouble, settings};
 use crate::admin::{
-    self, Act, BreakerOrder, BreakerView, EventFilter, EventView, Found, HintView, InboundFilter,
-    InboundView, KeptEvent, KeptMail, LogAnswer, LogFilter, Order, QueueLine, RefusedView, ReleaseOrder,
-    Released, ReplayAnswer, ReplayOrder, ReplaySink, Shape, SinkView, StatsLine, StatsQuestion,
-    SuppressionAct, SuppressionFilter, SuppressionOrder, SuppressionPage, SyncLine, SyncOrder,
+    self, Act, BackupOrder, BreakerOrder, BreakerView, CareStep, EventFilter, EventView, Found, HintView,
+    InboundFilter, InboundView, KeptEvent, KeptMail, LogAnswer, LogFilter, Order, QueueLine, RebuildOrder,
+    RefusedView, ReleaseOrder, Released, ReplayAnswer, ReplayOrder, ReplaySink, Shape, SinkView, StatsLine,
+    StatsQuestion, SuppressionAct, SuppressionFilter, SuppressionOrder, SuppressionPage, SyncLine, SyncOrder,
 };
 use crate::clock::Clock;
-use crate::store::{OpenError, Retention, Store};
+use crate::store::{OpenError, OpenReport, Retention, Store};
 use crate::suppression::Settings;
 use crate::tls;
 use reqwest::Response;
 use serde::de::DeserializeOwned;
+use std::marker::PhantomData;
 use std::path::Path;
 
 /// Whoever answers.
@@ -24,15 +25,16 @@ pub enum Desk {
 }
 
 /// What the daemon says while it does something.
-pub struct SyncLines {
+pub struct Lines<T> {
     response: Response,
     /// Not yet a whole line.
     heard: Vec<u8>,
+    line: PhantomData<T>,
 }
 
-impl SyncLines {
+impl<T: DeserializeOwned> Lines<T> {
     /// The next line; `None` at the end.
-    pub async fn next(&mut self) -> Result<Option<SyncLine>, Trouble> {
+    pub async fn next(&mut self) -> Result<Option<T>, Trouble> {
         loop {
             if let Some(end) = self.heard.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.heard.drain(..=end).collect();
@@ -50,11 +52,17 @@ impl SyncLines {
 impl Desk {
     /// Finds out who answers.
     pub async fn open(context: &Context) -> Result<Self, Trouble> {
+        Self::open_and_report(context).await.map(|(desk, _)| desk)
+    }
+
+    /// The same; says why the ledger was made anew, if that was to be done to answer here.
+    pub async fn open_and_report(context: &Context) -> Result<(Self, Option<String>), Trouble> {
         let (data_dir, socket) = settings::whereabouts(context)?;
         if tokio::net::UnixStream::connect(&socket).await.is_ok() {
-            return Self::daemon(&socket);
+            return Ok((Self::daemon(&socket)?, None));
         }
-        Self::store(&data_dir, &socket)
+        let (store, report) = opened(&data_dir, &socket)?;
+        Ok((Self::Store(store), report.rebuilt))
     }
 
     /// Finds sends.
@@ -203,9 +211,23 @@ impl Desk {
     }
 
     /// Brings the suppression list and the providers' together.
-    pub async fn sync(&self, order: &SyncOrder) -> Result<SyncLines, Trouble> {
-        let response = answered(self.running()?.post(url("suppressions/sync")).json(order)).await?;
-        Ok(SyncLines { response, heard: Vec::new() })
+    pub async fn sync(&self, order: &SyncOrder) -> Result<Lines<SyncLine>, Trouble> {
+        follow(self.running()?.post(url("suppressions/sync")).json(order)).await
+    }
+
+    /// Has the daemon read all of its store.
+    pub async fn verify_store(&self) -> Result<Lines<CareStep>, Trouble> {
+        follow(self.running()?.get(url("store/verify"))).await
+    }
+
+    /// Has it make its ledger anew.
+    pub async fn rebuild_store(&self, order: &RebuildOrder) -> Result<Lines<CareStep>, Trouble> {
+        follow(self.running()?.post(url("store/rebuild")).json(order)).await
+    }
+
+    /// Has it copy its store.
+    pub async fn back_up_store(&self, order: &BackupOrder) -> Result<Lines<CareStep>, Trouble> {
+        follow(self.running()?.post(url("store/backup")).json(order)).await
     }
 
     /// Changes what becomes of waiting mail.
@@ -248,19 +270,16 @@ impl Desk {
         let client = reqwest::Client::builder().unix_socket(socket).tls_backend_preconfigured(tls).build();
         client.map(Self::Daemon).map_err(|error| failed(&error))
     }
+}
 
-    fn store(data_dir: &Path, socket: &Path) -> Result<Self, Trouble> {
-        match Store::open_for_reading(data_dir, Clock::System) {
-            Ok((store, _)) => Ok(Self::Store(store)),
-            Err(error @ (OpenError::Projection { .. } | OpenError::Newer(_))) => {
-                Err(Trouble::Damaged(error.to_string()))
-            }
-            Err(error) => Err(Trouble::Unreachable(format!(
-                "no daemon answers on {}, and the store cannot be read: {error}",
-                socket.display()
-            ))),
-        }
-    }
+fn opened(data_dir: &Path, socket: &Path) -> Result<(Store, OpenReport), Trouble> {
+    Store::open_for_reading(data_dir, Clock::System).map_err(|error| match error {
+        OpenError::Projection { .. } | OpenError::Newer(_) => Trouble::Damaged(error.to_string()),
+        error => Trouble::Unreachable(format!(
+            "no daemon answers on {}, and the store cannot be read: {error}",
+            socket.display()
+        )),
+    })
 }
 
 fn url(question: &str) -> String {
@@ -273,6 +292,10 @@ fn of_sink(sink: &str, what: &str) -> Result<reqwest::Url, Trouble> {
         path.pop_if_empty().extend([sink, what]);
     }
     Ok(url)
+}
+
+async fn follow<T>(request: reqwest::RequestBuilder) -> Result<Lines<T>, Trouble> {
+    Ok(Lines { response: answered(request).await?, heard: Vec::new(), line: PhantomData })
 }
 
 async fn ask<T: DeserializeOwned>(request: reqwest::RequestBuilder) -> Result<T, Trouble> {

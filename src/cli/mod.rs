@@ -18,6 +18,7 @@ mod setup;
 mod sink;
 mod stage;
 mod stats;
+mod store;
 mod successor;
 mod suppress;
 mod times;
@@ -96,6 +97,9 @@ enum Command {
     /// The addresses that get no mail
     #[command(subcommand, after_help = "Example: mailtrail suppress list --reason complaint")]
     Suppress(suppress::Command),
+    /// The care of the journal and the ledger
+    #[command(subcommand, after_help = "Example: mailtrail store verify")]
+    Store(store::Command),
     /// Take a message from standard input, as /usr/sbin/sendmail does
     #[command(after_help = "Example: mailtrail sendmail -t -i < mail.txt")]
     Sendmail(sendmail::Arguments),
@@ -193,6 +197,7 @@ async fn command(context: Context, command: Command) -> Result<Option<Successor>
         Command::Sink(command) => sink::run(&context, &command).await,
         Command::Stats(arguments) => stats::run(&context, &arguments).await,
         Command::Suppress(command) => suppress::run(&context, &command).await,
+        Command::Store(command) => store::run(&context, &command).await,
         Command::Sendmail(arguments) => sendmail::run(&context, arguments).await,
         Command::Doctor(arguments) => doctor::run(&context, &arguments).await,
         Command::Setup(command) => setup::run(&context, &command).await,

@@ -8,6 +8,7 @@ use super::OpenReport;
 use super::journal::{Draft, Place, Writer};
 use super::lock::Lock;
 use super::message::Message;
+use super::rebuild::remove;
 use super::record::{Kept, Record};
 use super::replay::{self, chain, up_to};
 use super::sled::{Current, Projection};
@@ -160,6 +161,13 @@ impl Committer {
             // An end of the threads is an end, too.
             let _ = answered.await;
         }
+    }
+
+    /// The same on a thread that may wait.
+    pub fn drain_blocking(&self) -> Result<(), CommitError> {
+        let (answer, answered) = oneshot::channel();
+        self.requests.blocking_send(Request::Drain(answer)).map_err(|_| CommitError::ReadOnly)?;
+        answered.blocking_recv().map_err(|_| CommitError::ReadOnly)
     }
 
     /// Waits for the projection to fail.
@@ -465,12 +473,6 @@ impl Ledger {
         replay::replay(&self.journal, &chain, projection, 1, &mut OpenReport::default(), &mut |_| {})
             .map_err(|error| error.to_string())?;
         projection.checkpoint().map_err(|error| error.to_string())
-    }
-}
-
-fn remove(directory: &std::path::Path) {
-    if let Err(error) = std::fs::remove_dir_all(directory) {
-        tracing::warn!(%error, directory = %directory.display(), "an old ledger cannot be removed");
     }
 }
 

@@ -4,6 +4,7 @@
 //! never be read. One thread writes the journal and serves many writers with one sync; another applies what was
 //! written to the projection. A store belongs to one process.
 
+mod backup;
 mod commit;
 mod disk;
 mod hands;
@@ -19,6 +20,7 @@ mod open;
 mod outbox;
 #[cfg(test)]
 mod power_cut;
+mod rebuild;
 mod record;
 mod replay;
 mod retention;
@@ -28,7 +30,9 @@ pub mod space;
 mod stored;
 mod suppressions;
 mod upkeep;
+mod verify;
 
+pub use backup::{BackedUp, BackupError};
 pub use commit::CommitError;
 pub use hands::Grip;
 pub use inbox::{Content, Report, Stand};
@@ -36,11 +40,13 @@ pub use log::{Cursor, Entry, NotACursor};
 pub use message::{Message, Spill};
 pub use open::{OpenError, OpenReport};
 pub use outbox::{Handed, Parcel, Refused};
+pub use rebuild::RebuildError;
 pub use replay::Progress;
 pub use retention::Retention;
 pub use stored::{Large, Stored};
 pub use suppressions::Filed;
 pub use upkeep::UpkeepError;
+pub use verify::{Hole, Verified};
 
 use crate::clock::Clock;
 use crate::clock::Timestamp;

@@ -88,6 +88,8 @@ pub fn replay(
                     segment = number,
                     "a segment of the journal has no readable header and is passed over"
                 );
+                let lost = journal::lost_with_header(journal, *number, *end)?;
+                report.damaged.extend(lost.map(|bytes| (*number, 0, bytes)));
                 segments.push((*number, None));
             }
             Err(error) => return Err(error.into()),

@@ -7,18 +7,17 @@
 
 use super::commit::{CommitError, Committer, Task};
 use super::journal::{Frame, Keep, Place, RewriteError, Segment, rewrite};
-use super::open::empty;
 use super::record::Record;
-use super::replay::{self, ReplayError, chain, up_to};
+use super::replay::{ReplayError, chain};
 use super::retention::Retention;
 use super::sled::Projection;
-use super::{OpenError, OpenReport, ReadError, Store};
+use super::{OpenError, ReadError, Store};
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
 use crate::ledger::{Inbound, Leg};
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::sync::PoisonError;
+use std::sync::TryLockError;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -76,7 +75,12 @@ impl Store {
     /// is more to do at once. Blocks. Traffic goes on meanwhile.
     pub fn maintain(&self, retention: &Retention, now: Timestamp) -> Result<bool, UpkeepError> {
         let Some(committer) = &self.0.committer else { return Ok(false) };
-        let mut upkeep = self.0.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut upkeep = match self.0.upkeep.try_lock() {
+            Ok(upkeep) => upkeep,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // Somebody reads all of the journal; it holds still meanwhile.
+            Err(TryLockError::WouldBlock) => return Ok(false),
+        };
         let step = Step { store: self, committer, projection: &self.projection(), retention, now };
         Ok(step.compact(&mut upkeep)? || step.forget(&mut upkeep)? || step.rebuild(&mut upkeep)?)
     }
@@ -318,19 +322,11 @@ impl Step<'_> {
             return Ok(false);
         }
         tracing::info!(size, live, "the ledger has grown and is built anew from the journal");
-        let fresh = empty(&self.store.0.ledger)?;
         let until = self.projection.position()?.unwrap_or_default();
-        self.replay(&fresh, until)?;
+        let (fresh, _) = self.store.built(until, &mut |_| {})?;
         upkeep.overhead = fresh.size()? as f64 / live.max(1) as f64;
         self.committer.task(Task::Replace(Box::new(fresh)))?;
         Ok(false)
-    }
-
-    fn replay(&self, fresh: &Projection, until: Place) -> Result<(), UpkeepError> {
-        let chain = up_to(chain(&self.store.0.journal)?, until);
-        // One thread: traffic goes on.
-        replay::replay(&self.store.0.journal, &chain, fresh, 1, &mut OpenReport::default(), &mut |_| {})?;
-        Ok(())
     }
 }
 

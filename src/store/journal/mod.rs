@@ -22,7 +22,7 @@ mod tests;
 
 pub use frame::{Draft, Frame};
 pub use rewrite::{Keep, RewriteError, rewrite};
-pub use segment::{Damage, Extent, Segment, remove_unfinished, segments};
+pub use segment::{Damage, Extent, Segment, lost_with_header, remove_unfinished, segment_path, segments};
 pub use writer::Writer;
 
 /// A place in the journal: segment and byte.

@@ -281,6 +281,11 @@ impl Frame {
         self.at
     }
 
+    /// Byte of the file, and offset, behind it.
+    pub fn end(&self) -> (u64, u64) {
+        (self.at + self.header.stored_size(), self.place.offset + self.header.size())
+    }
+
     /// Where the body lies.
     pub(super) fn body(&self) -> Extent {
         let start = self.at + FrameHeader::LENGTH as u64 + u64::from(self.header.head_length);
@@ -298,6 +303,15 @@ pub fn segments(directory: &Path) -> io::Result<Vec<u32>> {
     }
     numbers.sort_unstable();
     Ok(numbers)
+}
+
+/// Bytes of a segment without a readable header, whose successor says that it ends at `end`; `None` where its creation
+/// was cut off: the header is on stable storage before anything else is written.
+pub fn lost_with_header(directory: &Path, number: u32, end: Option<u64>) -> io::Result<Option<u64>> {
+    let header = SegmentHeader::LENGTH as u64;
+    let bytes = std::fs::metadata(segment_path(directory, number))?.len();
+    let was_used = bytes > header || end.is_some_and(|end| end > header);
+    Ok(was_used.then_some(bytes))
 }
 
 /// Removes what a rewriting that was cut off left behind.
@@ -367,6 +381,7 @@ impl SegmentHeader {
     }
 }
 
+/// Where a segment is.
 pub fn segment_path(directory: &Path, number: u32) -> PathBuf {
     directory.join(format!("{number:010}.seg"))
 }

@@ -6,6 +6,7 @@ use super::rows::{QueuedRow, SendRow, WaitsRow, decode};
 use super::window::starting_with;
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
+use crate::store::journal::Place;
 use crate::store::{Audit, Stray};
 use std::ops::Bound::{Excluded, Included};
 
@@ -54,6 +55,16 @@ impl Projection {
             }
         }
         Ok(last)
+    }
+
+    /// Tells of every send whose row can be read: where its record lies, and whether it waits.
+    pub fn places(&self, mut each: impl FnMut(TrackingId, Place, bool)) -> sled::Result<()> {
+        for row in self.rows().prefixed(b"m") {
+            if let Some(row) = decode::<SendRow>(&row?.1) {
+                each(row.send.id(), row.place, row.queued.is_some());
+            }
+        }
+        Ok(())
     }
 
     /// Whether a send is in the queue where its row says so, or has come to its end.

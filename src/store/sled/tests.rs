@@ -5,13 +5,14 @@ use super::overlay::Overlay;
 use super::projection::Projection;
 use super::rows::WaitsRow;
 use super::window::{Change, Changed, Window, starting_with};
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
 use crate::ledger::{Accepted, Action, Begun, Notice, Outcome, Send, Settled, Standing, Verb, Via};
 use crate::mail::{Lane, MessageId, Record as OdooRecord};
 use crate::store::journal::Place;
 use crate::store::record::{Kept, Record};
+use crate::store::{Retention, Store};
 use fastrand::Rng;
 use sled::IVec;
 use std::collections::{BTreeMap, HashSet};
@@ -280,6 +281,31 @@ fn a_message_id_with_the_hash_of_another_joins_nothing() {
 
 /// Three sends: relayed and reported; relayed later and reported by its Message-ID, early; waiting. And an event that
 /// nobody waits for.
+/// What a row lost is told, and what is in it again after the ledger is made anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_lacks_a_send_of_the_journal_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(directory.path(), Clock::System).unwrap();
+    let send = Send::new(id(1), "test");
+    let accepted = Accepted { send, recipients: vec!["a@example.net".parse().unwrap()] };
+    store.accept_and_apply(accepted, bytes::Bytes::from("A: b\r\n\r\n")).await.unwrap();
+    store.settle_down().await;
+    let retention = Retention::default();
+    let verify = |now| {
+        let look = || store.verify(Some(&retention), now, &mut |_| Ok(())).unwrap();
+        tokio::task::block_in_place(look)
+    };
+    assert!(verify(at(1)).is_whole());
+    store.projection().tree().remove(keys::send(id(1))).unwrap();
+    let found = verify(at(1)).contradictions;
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].contains("1 sends of the journal") && found[1].contains("in the queue"), "{found:?}");
+    // What may be forgotten is not missed; its place in the queue is.
+    assert_eq!(verify(at(40 * 86_400)).contradictions.len(), 1);
+    tokio::task::block_in_place(|| store.rebuild(false, &mut |_| {})).unwrap();
+    assert!(verify(at(1)).is_whole());
+}
+
 fn history() -> Vec<Kept> {
     let records = [
         accepted(0),
