@@ -323,7 +323,18 @@ impl Step<'_> {
         }
         tracing::info!(size, live, "the ledger has grown and is built anew from the journal");
         let until = self.projection.position()?.unwrap_or_default();
-        let (fresh, _) = self.store.built(until, &mut |_| {})?;
+        let (fresh, report) = self.store.built(until, &mut |_| {})?;
+        if !report.damaged.is_empty() {
+            let (damaged, directory) = (report.damaged.len(), fresh.directory().to_owned());
+            drop(fresh);
+            super::rebuild::remove(&directory);
+            tracing::error!(
+                damaged,
+                "the ledger has grown and stays as it is: the journal is damaged, and a new one would know less; \
+                 `mailtrail store verify` names the places, `store rebuild` makes one all the same"
+            );
+            return Ok(false);
+        }
         upkeep.overhead = fresh.size()? as f64 / live.max(1) as f64;
         self.committer.task(Task::Replace(Box::new(fresh)))?;
         Ok(false)
