@@ -5,17 +5,62 @@ use crate::tls;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
-use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::{Client, RequestBuilder, Url};
 use sha2::Sha256;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio_util::sync::CancellationToken;
 
-/// A client for `url` that follows nobody elsewhere and uses no proxy; without `allow_private` it finds public addresses
-/// only. `timeout` is for a request and its answer. The error says why there is none.
-pub fn client(url: &Url, allow_private: bool, timeout: Duration) -> Result<reqwest::Client, String> {
+/// Where something is posted, with the headers of Standard Webhooks 1.0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The endpoint.
+    pub url: Url,
+    /// What it is signed with, two during a rotation; every one signs.
+    pub secrets: Vec<Secret>,
+    /// Whether the endpoint may be at a private, local or otherwise not public address.
+    pub allow_private: bool,
+    /// How long a request and its answer may take.
+    pub timeout: Duration,
+}
+
+/// An endpoint, and how it is reached.
+pub struct Endpoint {
+    settings: Settings,
+    client: Option<Client>,
+}
+
+impl Endpoint {
+    /// Nothing is sent yet.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, client: None }
+    }
+
+    /// Begins the signature of what has that id and is posted now.
+    pub fn sign(&self, id: &str) -> Signing {
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Signing::new(&self.settings.secrets, id, &seconds.to_string())
+    }
+
+    /// A request with the three headers; the body that was signed is still to come. The error says why there is none.
+    pub fn post(&mut self, signing: Signing) -> Result<RequestBuilder, String> {
+        let client = match self.client.take() {
+            Some(client) => client,
+            None => client(&self.settings)?,
+        };
+        let request = self.client.insert(client).post(self.settings.url.clone());
+        Ok(request
+            .header("webhook-id", &signing.id)
+            .header("webhook-timestamp", &signing.timestamp)
+            .header("webhook-signature", signing.finish()))
+    }
+}
+
+/// A client that follows nobody elsewhere and uses no proxy; without `allow_private` it finds public addresses only.
+fn client(settings: &Settings) -> Result<Client, String> {
+    let Settings { url, allow_private, timeout, .. } = settings;
     if !allow_private
         && let Some(address) = literal(url)
         && !is_public(address)
@@ -23,10 +68,10 @@ pub fn client(url: &Url, allow_private: bool, timeout: Duration) -> Result<reqwe
         return Err(format!("{address} is no public address; allow_private = true allows it"));
     }
     let tls = tls::client_config(None).map_err(|error| error.to_string())?;
-    let mut builder = reqwest::Client::builder()
+    let mut builder = Client::builder()
         .tls_backend_preconfigured(tls)
         .redirect(reqwest::redirect::Policy::none())
-        .timeout(timeout)
+        .timeout(*timeout)
         .no_proxy();
     if !allow_private {
         builder = builder.dns_resolver(Arc::new(PublicOnly));
@@ -52,8 +97,11 @@ pub fn cause(error: reqwest::Error) -> String {
 }
 
 /// The `webhook-signature` of a request (Standard Webhooks 1.0), made while its body passes by.
-#[derive(Clone)]
-pub struct Signing(Vec<Hmac<Sha256>>);
+pub struct Signing {
+    id: String,
+    timestamp: String,
+    macs: Vec<Hmac<Sha256>>,
+}
 
 impl Signing {
     /// For a request with that `webhook-id` and `webhook-timestamp`; each of `secrets` signs. One that begins with
@@ -67,18 +115,20 @@ impl Signing {
                 Hmac::<Sha256>::new_from_slice(&key).expect("HMAC takes a key of any length (RFC 2104)");
             mac.chain_update(format!("{id}.{timestamp}."))
         };
-        Self(secrets.iter().map(mac).collect())
+        Self { id: id.to_owned(), timestamp: timestamp.to_owned(), macs: secrets.iter().map(mac).collect() }
     }
 
     /// A piece of the body passes by.
     pub fn update(&mut self, piece: &[u8]) {
-        self.0.iter_mut().for_each(|mac| mac.update(piece));
+        self.macs.iter_mut().for_each(|mac| mac.update(piece));
     }
 
     /// The field's value.
-    pub fn finish(self) -> String {
-        let sign = |mac: Hmac<Sha256>| format!("v1,{}", BASE64_STANDARD.encode(mac.finalize().into_bytes()));
-        self.0.into_iter().map(sign).collect::<Vec<_>>().join(" ")
+    pub fn finish(&self) -> String {
+        let sign = |mac: &Hmac<Sha256>| {
+            format!("v1,{}", BASE64_STANDARD.encode(mac.clone().finalize().into_bytes()))
+        };
+        self.macs.iter().map(sign).collect::<Vec<_>>().join(" ")
     }
 }
 

@@ -16,7 +16,6 @@ use serde_json::{Value, json};
 use std::process::Command;
 use std::time::Duration;
 use support::client::Client;
-use support::input;
 use support::process::Process;
 
 #[tokio::test]
@@ -43,7 +42,7 @@ async fn what_came_is_listed_with_where_it_stands() {
         if !running {
             assert!(house.process.terminate().await.success());
         }
-        let all = house.ask(&["--json", "events", "list"]).await.json();
+        let all = house.process.ask(&["--json", "events", "list"]).await.json();
         let shown = |view: &Value| {
             [&view["event"], &view["state"], &view["send"], &view["joined_by"]].map(Value::clone)
         };
@@ -62,7 +61,7 @@ async fn what_came_is_listed_with_where_it_stands() {
             "running: {running}"
         );
         let filtered = async |arguments: &[&str]| {
-            let said = house.ask(&[&["--json", "events"], arguments].concat()).await;
+            let said = house.process.ask(&[&["--json", "events"], arguments].concat()).await;
             (said.code, said.json().into_iter().map(|view| view["id"].clone()).collect::<Vec<_>>())
         };
         let some =
@@ -86,7 +85,7 @@ async fn what_came_is_listed_with_where_it_stands() {
             "it is signed and holds no event",
         ];
         assert_eq!(all[2..].iter().map(|view| view["reason"].as_str().unwrap()).collect::<Vec<_>>(), reasons);
-        let text = house.ask(&["events", "orphans"]).await.out;
+        let text = house.process.ask(&["events", "orphans"]).await.out;
         let line = text.lines().find(|line| line.contains(reasons[1])).unwrap();
         let cells: Vec<_> = line.split('\t').collect();
         assert_eq!(
@@ -94,19 +93,20 @@ async fn what_came_is_listed_with_where_it_stands() {
             [text_of(&all[3]["id"]), text_of(&all[3]["arrived"]), "up", "delivered", "eve@example.org"]
         );
         assert_eq!(cells[5], text_of(&all[3]["ages_out"]), "thirty days");
-        let kept = house.ask(&["events", "show", text_of(&all[6]["id"])]).await;
+        let kept = house.process.ask(&["events", "show", text_of(&all[6]["id"])]).await;
         assert_eq!((kept.code, kept.out.as_bytes()), (0, &*poison));
-        let kept = house.ask(&["--json", "events", "show", text_of(&all[0]["id"])]).await.json().remove(0);
+        let kept =
+            house.process.ask(&["--json", "events", "show", text_of(&all[0]["id"])]).await.json().remove(0);
         assert_eq!((&kept["state"], kept["raw"].is_string()), (&json!("joined"), true));
-        let unknown = house.ask(&["events", "show", &id]).await;
+        let unknown = house.process.ask(&["events", "show", &id]).await;
         assert_eq!(unknown.code, 1, "{}", unknown.err);
     }
-    let replay = house.ask(&["events", "replay", "ALL"]).await;
+    let replay = house.process.ask(&["events", "replay", "ALL"]).await;
     assert_eq!(replay.code, 3, "{}", replay.err);
     for senseless in
         [&["list", "--event", "eaten"][..], &["show", "x"], &["replay"], &["replay", &id, "--dead"]]
     {
-        assert_eq!(house.ask(&[&["events"], senseless].concat()).await.code, 2, "{senseless:?}");
+        assert_eq!(house.process.ask(&[&["events"], senseless].concat()).await.code, 2, "{senseless:?}");
     }
     let log = Command::new(env!("CARGO_BIN_EXE_mailtrail")).args(["events", "--help"]).output().unwrap();
     assert!(String::from_utf8_lossy(&log.stdout).contains("Example: mailtrail events"));
@@ -127,7 +127,8 @@ async fn hints_are_listed_with_the_reports_and_with_their_address() {
         if !running {
             assert!(house.process.terminate().await.success());
         }
-        let hints = house.ask(&["--json", "events", "list", "--event", "hint", "--to", "ada@"]).await.json();
+        let hints =
+            house.process.ask(&["--json", "events", "list", "--event", "hint", "--to", "ada@"]).await.json();
         let shown = |view: &Value| {
             json!([view["upstream"], view["event"], view["state"], view["name"], view["text"], view["at"]])
         };
@@ -137,14 +138,14 @@ async fn hints_are_listed_with_the_reports_and_with_their_address() {
             json!(["campaigns", "hint", "hint", "unsubscribe", "Too many", at]),
         ];
         assert_eq!(hints.iter().map(shown).collect::<Vec<_>>(), expected, "{running}");
-        assert_eq!(house.ask(&["--json", "events", "list"]).await.json().len(), 3);
+        assert_eq!(house.process.ask(&["--json", "events", "list"]).await.json().len(), 3);
         let id = text_of(&hints[1]["id"]);
-        let raw = house.ask(&["events", "show", id]).await;
+        let raw = house.process.ask(&["events", "show", id]).await;
         assert!(raw.out.starts_with("type=unsubscribe&list=3"), "{} {}", raw.out, raw.err);
         if running {
             assert_eq!(house.replay(&[id]).await, (0, words(&["unchanged"])));
         }
-        let checked = house.ask(&["suppress", "check", "ada@example.net"]).await;
+        let checked = house.process.ask(&["suppress", "check", "ada@example.net"]).await;
         let lines: Vec<_> = checked.out.lines().map(|line| line.split('\t').collect::<Vec<_>>()).collect();
         assert_eq!((checked.code, lines.len()), (0, 3), "{} {}", checked.out, checked.err);
         let entry = ["ada@example.net", "all", "unsubscribe", "suppressed", "bulk", "", at, "1", "hint"];
@@ -186,9 +187,9 @@ async fn what_can_be_read_now_is_applied_once() {
     house.eventually_says("mailtrail_dead_events 3").await;
     house.eventually_says("mailtrail_orphan_events 2").await;
     let id = house.submit("one@example.com", &["ada@example.net"]).await;
-    let dead = house.ask(&["--json", "events", "dead"]).await.json();
+    let dead = house.process.ask(&["--json", "events", "dead"]).await.json();
     let ids: Vec<_> = dead.iter().map(|view| text_of(&view["id"]).to_owned()).collect();
-    let raw = async |id: &str| house.ask(&["events", "show", id]).await.out.into_bytes();
+    let raw = async |id: &str| house.process.ask(&["events", "show", id]).await.out.into_bytes();
     let mut by_letter = Vec::new();
     for letter in &letters {
         for id in &ids {
@@ -200,9 +201,9 @@ async fn what_can_be_read_now_is_applied_once() {
     let [joins, waits, poison] = &by_letter[..] else { unreachable!("there are three letters") };
 
     let before = house.trail(&id).await;
-    let dry = house.ask(&["--json", "events", "replay", joins, waits, poison, "--dry-run"]).await;
+    let dry = house.process.ask(&["--json", "events", "replay", joins, waits, poison, "--dry-run"]).await;
     assert_eq!(house.trail(&id).await, before);
-    let real = house.ask_with(&["--json", "events", "replay", "-"], &by_letter.join("\n")).await;
+    let real = house.process.ask_with(&["--json", "events", "replay", "-"], &by_letter.join("\n")).await;
     for said in [dry, real] {
         assert_eq!(said.code, 1, "one is still dead");
         let outcome = |id: &String| said.json().into_iter().find(|one| one["id"] == **id).unwrap();
@@ -217,7 +218,7 @@ async fn what_can_be_read_now_is_applied_once() {
     let trail = house.trail(&id).await;
     let marks = |trail: &Value| trail["recipients"][0]["marks"].clone();
     assert_eq!(marks(&trail)["bounced"]["count"], 1, "{trail}");
-    let left = house.ask(&["--json", "events", "dead"]).await.json();
+    let left = house.process.ask(&["--json", "events", "dead"]).await.json();
     assert_eq!(left.iter().map(|view| text_of(&view["id"])).collect::<Vec<_>>(), [poison]);
 
     // All that came: what was read before says nothing new, and what was an unknown word is one no more.
@@ -241,17 +242,17 @@ async fn what_can_be_read_now_is_applied_once() {
         assert!(house.process.terminate().await.success());
         house.process.start().await;
     }
-    let unknown = house.ask(&["events", "replay", &id]).await;
+    let unknown = house.process.ask(&["events", "replay", &id]).await;
     assert_eq!(
         (unknown.code, unknown.err.trim()),
         (1, &*format!("mailtrail: {id} is no report that is kept"))
     );
-    let nothing = house.ask(&["events", "replay", "-"]).await;
+    let nothing = house.process.ask(&["events", "replay", "-"]).await;
     assert_eq!((nothing.code, nothing.err.trim()), (1, "mailtrail: no ids came from standard input"));
     // Its mail comes now.
     let id = house.submit("two@example.com", &["ada@example.net"]).await;
     assert_eq!(marks(&house.trail(&id).await)["delivered"]["count"], 1);
-    let log = house.ask(&["--json", "log", "--status", "replayed"]).await.json();
+    let log = house.process.ask(&["--json", "log", "--status", "replayed"]).await.json();
     assert_eq!(log.len(), 3);
     assert!(text_of(&log[0]["name"]).starts_with("uid "), "{}", log[0]);
     house.process.says("an operator had reports read anew").await;
@@ -262,19 +263,6 @@ struct House {
     process: Process,
     ports: [u16; 3],
     client: reqwest::Client,
-}
-
-/// What a command said.
-struct Said {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-impl Said {
-    fn json(&self) -> Vec<Value> {
-        self.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
 }
 
 impl House {
@@ -295,7 +283,7 @@ impl House {
         let message =
             format!("From: app@example.com\r\nSubject: x\r\nMessage-ID: <{message_id}>\r\n\r\nx\r\n");
         let id = client.submit("app@example.com", to, &message).await.unwrap();
-        let found = async { while self.ask(&["trace", &id]).await.code != 0 {} };
+        let found = async { while self.process.ask(&["trace", &id]).await.code != 0 {} };
         tokio::time::timeout(support::PATIENCE, found).await.unwrap();
         id
     }
@@ -324,7 +312,7 @@ impl House {
 
     /// What happened to a mail, but for attempts, which come when they like.
     async fn trail(&self, id: &str) -> Value {
-        let mut trail = self.ask(&["--json", "trace", id]).await.json().remove(0);
+        let mut trail = self.process.ask(&["--json", "trace", id]).await.json().remove(0);
         let timeline =
             trail["timeline"].as_array().unwrap().iter().filter(|fact| fact["source"] == "webhook");
         let (timeline, recipients) = (timeline.cloned().collect::<Vec<_>>(), trail["recipients"].take());
@@ -338,24 +326,11 @@ impl House {
 
     /// The code, and what became of the reports.
     async fn replay(&self, which: &[&str]) -> (i32, Vec<String>) {
-        let said = self.ask(&[&["--json", "events", "replay"], which].concat()).await;
+        let said = self.process.ask(&[&["--json", "events", "replay"], which].concat()).await;
         let mut outcomes: Vec<_> =
             said.json().iter().map(|one| text_of(&one["outcome"]).to_owned()).collect();
         outcomes.sort();
         (said.code, outcomes)
-    }
-
-    async fn ask(&self, arguments: &[&str]) -> Said {
-        self.ask_with(arguments, "").await
-    }
-
-    async fn ask_with(&self, arguments: &[&str], stdin: &str) -> Said {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mailtrail"));
-        command.arg("--config").arg(self.process.directory().join("mailtrail.toml"));
-        command.args(arguments).stdin(input(stdin.as_bytes()));
-        let output = support::run(&mut command).await.unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Said { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
     }
 }
 

@@ -11,8 +11,8 @@ use scripted::{Act, At, Script, Server};
 use serde_json::Value;
 use std::process::Command;
 use support::client::Client;
+use support::eventually;
 use support::process::Process;
-use support::{eventually, input};
 use tokio::net::TcpSocket;
 
 #[tokio::test]
@@ -28,9 +28,9 @@ async fn each_order_is_answered_in_text_and_json_and_kept_over_a_restart() {
     ];
     let mut tries = 1;
     for (verb, more, state) in steps {
-        let said = house.ask(&[&["queue", verb, text], *more].concat()).await;
+        let said = house.process.ask(&[&["queue", verb, text], *more].concat()).await;
         assert_eq!((said.code, said.out.trim(), &*said.err), (0, &**text, ""), "{verb}");
-        let said = house.ask(&[&["--json", "queue", verb, json], *more].concat()).await;
+        let said = house.process.ask(&[&["--json", "queue", verb, json], *more].concat()).await;
         assert_eq!(said.code, 0, "{verb}: {}", said.err);
         assert_eq!(said.json(), [serde_json::json!({"id": json, "done": true, "why": null})], "{verb}");
         if matches!(*verb, "release" | "retry") {
@@ -43,18 +43,18 @@ async fn each_order_is_answered_in_text_and_json_and_kept_over_a_restart() {
             assert_eq!(house.state(id).await, *state, "{verb}");
         }
     }
-    let said = house.ask(&["queue", "delete", text, "--reason", "late"]).await;
+    let said = house.process.ask(&["queue", "delete", text, "--reason", "late"]).await;
     assert_eq!((said.code, said.out.as_str()), (1, ""), "what has ended cannot be deleted");
     assert_eq!(said.err.trim(), format!("mailtrail: {text} is not in the queue"));
     // Everything stands in the log, with its operator and its reason.
-    let log = house.ask(&["--json", "log", "-g", "\"source\":\"operator\""]).await.json();
+    let log = house.process.ask(&["--json", "log", "-g", "\"source\":\"operator\""]).await.json();
     let log = log.iter().filter(|line| line["id"] == **text);
     let events: Vec<_> = log.clone().map(|line| line["event"].as_str().unwrap()).collect();
     assert_eq!(events, ["held", "released", "retried", "failed"]);
     assert!(log.clone().all(|line| line["name"].as_str().unwrap().starts_with("uid ")));
     let reasons: Vec<_> = log.map(|line| line["text"].as_str()).collect();
     assert_eq!(reasons, [Some("wrong prices"), None, None, Some("no such order")]);
-    let said = house.ask(&["log", "--status", "retried"]).await;
+    let said = house.process.ask(&["log", "--status", "retried"]).await;
     let line = said.out.lines().find(|line| line.contains(&**text)).unwrap();
     assert!(line.contains("retried") && line.contains("by uid "), "{line}");
 }
@@ -65,7 +65,7 @@ async fn mail_is_named_by_id_domain_upstream_or_all() {
     let ids = house.waiting(&["1@a.example", "2@c.example", "3@B.example", "4@c.example"]).await;
     let [first, second, third, fourth] = &ids[..] else { unreachable!("four were sent") };
     let hold = async |which: &[&str], stdin: &str| {
-        let said = house.ask_with(&[&["queue", "hold", "--dry-run"], which].concat(), stdin).await;
+        let said = house.process.ask_with(&[&["queue", "hold", "--dry-run"], which].concat(), stdin).await;
         let mut named: Vec<_> = said.out.lines().map(str::to_owned).collect();
         named.sort();
         (said.code, named)
@@ -86,15 +86,15 @@ async fn mail_is_named_by_id_domain_upstream_or_all() {
     for id in &ids {
         assert_eq!(house.state(id).await, "queued");
     }
-    assert_eq!(house.ask(&["log", "--status", "held"]).await.code, 1);
+    assert_eq!(house.process.ask(&["log", "--status", "held"]).await.code, 1);
     // What one command says another one takes.
-    let listed = house.ask(&["queue", "list", "--ids"]).await;
+    let listed = house.process.ask(&["queue", "list", "--ids"]).await;
     let mut sorted: Vec<_> = listed.out.lines().collect();
     sorted.sort_unstable();
     assert_eq!(sorted, ids);
-    let said = house.ask_with(&["queue", "delete", "-", "--reason", "test"], &listed.out).await;
+    let said = house.process.ask_with(&["queue", "delete", "-", "--reason", "test"], &listed.out).await;
     assert_eq!((said.code, said.out.lines().count()), (0, 4), "{}", said.err);
-    assert_eq!(house.ask(&["queue", "list", "--ids"]).await.out, "");
+    assert_eq!(house.process.ask(&["queue", "list", "--ids"]).await.out, "");
 }
 
 #[tokio::test]
@@ -126,11 +126,11 @@ async fn exit_codes_and_words_tell_what_went_wrong() {
         (&["breaker", "open", "a", "--reason", ""], 2, "reason"),
         (&["breaker", "open", "mailgnu", "--reason", "x"], 2, "no upstream \"mailgnu\""),
     ] {
-        let said = house.ask(arguments).await;
+        let said = house.process.ask(arguments).await;
         assert_eq!(said.code, code, "{arguments:?}: {}", said.err);
         assert!(said.err.contains(words), "{arguments:?}: {}", said.err);
     }
-    let json = house.ask(&["--json", "queue", "hold", no_id]).await;
+    let json = house.process.ask(&["--json", "queue", "hold", no_id]).await;
     assert_eq!(json.code, 1);
     assert_eq!(json.json()[0]["why"], "is not in the queue");
     assert!(house.process.terminate().await.success());
@@ -140,7 +140,7 @@ async fn exit_codes_and_words_tell_what_went_wrong() {
         &["breaker", "status"],
         &["breaker", "close", "a"],
     ] {
-        let said = house.ask(arguments).await;
+        let said = house.process.ask(arguments).await;
         assert_eq!(said.code, 3, "{arguments:?}");
         assert!(said.err.contains("no daemon runs"), "{arguments:?}: {}", said.err);
     }
@@ -150,20 +150,20 @@ async fn exit_codes_and_words_tell_what_went_wrong() {
 async fn held_mail_stays_when_its_upstream_comes_back_and_goes_when_released() {
     let mut house = House::new().await;
     let ids = house.waiting(&["held@a.example", "free@a.example"]).await;
-    assert_eq!(house.ask(&["queue", "hold", &ids[0], "--reason", "wrong price list"]).await.code, 0);
+    assert_eq!(house.process.ask(&["queue", "hold", &ids[0], "--reason", "wrong price list"]).await.code, 0);
     house.restart().await;
     let line = house.queued().await.into_iter().find(|line| line["id"] == *ids[0]).unwrap();
     assert_eq!((&line["state"], &line["reason"]), (&"held".into(), &"wrong price list".into()));
     assert_eq!(line["next_at"], Value::Null, "no attempt is due");
     house.open(0);
-    let said = house.ask(&["queue", "retry", "ALL"]).await;
+    let said = house.process.ask(&["queue", "retry", "ALL"]).await;
     assert_eq!((said.code, said.out.trim()), (1, &*ids[1]), "the held one is refused");
     eventually("the free one", || (house.servers[0].taken().len() == 1).then_some(())).await;
     assert_eq!(house.servers[0].taken()[0].recipients, ["free@a.example"]);
-    let trace = house.ask(&["trace", &ids[0]]).await.out;
+    let trace = house.process.ask(&["trace", &ids[0]]).await.out;
     assert!(trace.contains("held  wrong price list"), "{trace}");
     assert!(trace.contains("next: held until an operator releases it"), "{trace}");
-    assert_eq!(house.ask(&["queue", "release", "ALL"]).await.code, 0);
+    assert_eq!(house.process.ask(&["queue", "release", "ALL"]).await.code, 0);
     eventually("the held one", || (house.servers[0].taken().len() == 2).then_some(())).await;
     assert_eq!(house.servers[0].taken()[1].recipients, ["held@a.example"]);
 }
@@ -172,8 +172,8 @@ async fn held_mail_stays_when_its_upstream_comes_back_and_goes_when_released() {
 async fn the_sender_hears_of_bounced_mail_and_not_of_deleted_mail() {
     let mut house = House::new().await;
     let ids = house.waiting(&["bounced@a.example", "deleted@a.example"]).await;
-    assert_eq!(house.ask(&["queue", "delete", &ids[1], "--reason", "a test"]).await.code, 0);
-    assert_eq!(house.ask(&["queue", "bounce", &ids[0], "--reason", "no such order"]).await.code, 0);
+    assert_eq!(house.process.ask(&["queue", "delete", &ids[1], "--reason", "a test"]).await.code, 0);
+    assert_eq!(house.process.ask(&["queue", "bounce", &ids[0], "--reason", "no such order"]).await.code, 0);
     house.open(0);
     house.open(1);
     // The report was made right away; its first attempt may have failed.
@@ -183,7 +183,7 @@ async fn the_sender_hears_of_bounced_mail_and_not_of_deleted_mail() {
     };
     let retry = async {
         while report().is_none() {
-            house.ask(&["queue", "retry", "ALL"]).await;
+            house.process.ask(&["queue", "retry", "ALL"]).await;
         }
     };
     tokio::time::timeout(support::PATIENCE, retry).await.unwrap();
@@ -195,7 +195,7 @@ async fn the_sender_hears_of_bounced_mail_and_not_of_deleted_mail() {
     assert!(!text.contains("uid "), "who did it is nobody else's business: {text}");
     house.restart().await;
     for (id, state, reason) in [(&ids[0], "failed", "no such order"), (&ids[1], "cancelled", "a test")] {
-        let trace = house.ask(&["trace", id]).await.out;
+        let trace = house.process.ask(&["trace", id]).await.out;
         assert!(trace.contains(&format!("{state}  {reason}")), "{trace}");
         let fact = trace.lines().find(|line| line.contains("operator")).unwrap();
         assert!(fact.contains(state) && fact.contains("by uid ") && fact.contains(reason), "{trace}");
@@ -210,7 +210,7 @@ async fn an_opened_breaker_keeps_mail_back_until_it_is_closed() {
     let tried = house.waiting(&["0@a.example"]).await.remove(0);
     house.open(0);
     house.open(1);
-    let said = house.ask(&["breaker", "open", "a", "--reason", "moving house"]).await;
+    let said = house.process.ask(&["breaker", "open", "a", "--reason", "moving house"]).await;
     assert_eq!(said.code, 0, "{}", said.err);
     let id = house.submit("1@a.example").await;
     let other = house.submit("1@b.example").await;
@@ -218,18 +218,18 @@ async fn an_opened_breaker_keeps_mail_back_until_it_is_closed() {
     // The other upstream works meanwhile.
     let taken = || house.servers[1].taken().first().cloned();
     assert_eq!(eventually("the other one's", taken).await.recipients, ["1@b.example"]);
-    let status = house.ask(&["--json", "breaker", "status"]).await.json();
+    let status = house.process.ask(&["--json", "breaker", "status"]).await.json();
     assert_eq!((&status[0]["state"], &status[0]["reason"]), (&"open".into(), &"moving house".into()));
     assert_eq!((&status[0]["until"], &status[1]["state"]), (&Value::Null, &"closed".into()));
-    let text = house.ask(&["breaker", "status"]).await.out;
+    let text = house.process.ask(&["breaker", "status"]).await.out;
     assert!(text.starts_with("a\topen\tclosed by hand\t") && text.contains("moving house"), "{text}");
-    let trail = house.ask(&["--json", "trace", &id]).await.json().remove(0);
+    let trail = house.process.ask(&["--json", "trace", &id]).await.json().remove(0);
     assert_eq!(trail["next_action"], "attempt; the upstream a is left alone: moving house");
     assert_eq!(trail["next_at"], Value::Null, "nobody knows when");
     // An operator's hold is the nearer reason.
     let held = house.submit("2@a.example").await;
-    assert_eq!(house.ask(&["queue", "hold", &held]).await.code, 0);
-    let trail = house.ask(&["--json", "trace", &held]).await.json().remove(0);
+    assert_eq!(house.process.ask(&["queue", "hold", &held]).await.code, 0);
+    let trail = house.process.ask(&["--json", "trace", &held]).await.json().remove(0);
     assert_eq!(trail["next_action"], "held until an operator releases it, or its deadline comes");
     let line = &house.queued().await.into_iter().find(|line| line["id"] == *id).unwrap();
     assert_eq!(line["reason"], "the upstream a is left alone: moving house");
@@ -246,12 +246,12 @@ async fn an_opened_breaker_keeps_mail_back_until_it_is_closed() {
         ["the upstream a is left alone: moving house"],
         "what it waits for now"
     );
-    let said = house.ask(&["--json", "breaker", "close", "a", "--reason", "moved"]).await;
+    let said = house.process.ask(&["--json", "breaker", "close", "a", "--reason", "moved"]).await;
     assert_eq!(said.json()[0]["state"], "closed");
     eventually("its mail", || (!house.servers[0].taken().is_empty()).then_some(())).await;
     house.restart().await;
-    assert_eq!(house.ask(&["--json", "breaker", "status"]).await.json()[0]["state"], "closed");
-    let log = house.ask(&["log", "--upstream", "a", "-g", "breaker-"]).await.out;
+    assert_eq!(house.process.ask(&["--json", "breaker", "status"]).await.json()[0]["state"], "closed");
+    let log = house.process.ask(&["log", "--upstream", "a", "-g", "breaker-"]).await.out;
     let lines: Vec<_> = log.lines().collect();
     assert_eq!(lines.len(), 2, "{log}");
     assert!(lines[0].contains("breaker-opened") && lines[0].contains("moving house"), "{log}");
@@ -267,9 +267,9 @@ async fn closing_a_breaker_ends_its_alarm() {
     house.open(0);
     let id = house.submit("1@a.example").await;
     house.process.says("the breaker opened").await;
-    assert_eq!(house.ask(&["breaker", "close", "a"]).await.code, 0);
+    assert_eq!(house.process.ask(&["breaker", "close", "a"]).await.code, 0);
     house.process.says("the alarm is over").await;
-    assert_eq!(house.ask(&["queue", "retry", &id]).await.code, 0);
+    assert_eq!(house.process.ask(&["queue", "retry", &id]).await.code, 0);
     eventually("its mail", || (!house.servers[0].taken().is_empty()).then_some(())).await;
     assert!(house.process.terminate().await.success());
 }
@@ -279,8 +279,8 @@ async fn the_shape_of_the_queue_adds_up() {
     let house = House::new().await;
     house.waiting(&["1@a.example", "2@A.example", "1@b.example", "1@c.example"]).await;
     let held = house.waiting(&["3@a.example"]).await;
-    assert_eq!(house.ask(&["queue", "hold", &held[0]]).await.code, 0);
-    let shape = house.ask(&["--json", "queue", "shape"]).await.json();
+    assert_eq!(house.process.ask(&["queue", "hold", &held[0]]).await.code, 0);
+    let shape = house.process.ask(&["--json", "queue", "shape"]).await.json();
     let mut found: Vec<_> = shape
         .iter()
         .map(|row| {
@@ -297,7 +297,7 @@ async fn the_shape_of_the_queue_adds_up() {
     assert_eq!(found[0], (3, "a", "a.example"), "the fullest first");
     found.sort_unstable();
     assert_eq!(found, [(1, "a", "c.example"), (1, "b", "b.example"), (3, "a", "a.example")]);
-    let text = house.ask(&["queue", "shape"]).await.out;
+    let text = house.process.ask(&["queue", "shape"]).await.out;
     let rows: Vec<Vec<_>> = text.lines().map(|line| line.split('\t').collect()).collect();
     assert_eq!(rows[0][..4], ["a", "a.example", "3", "3"]);
     assert!(rows.len() == 3 && rows.iter().all(|row| row.len() == 13), "{text}");
@@ -312,22 +312,26 @@ async fn what_is_being_sent_is_left_alone() {
     let heard = || house.servers[0].with(|script| script.is_done(At::Dot)).then_some(());
     eventually("the dot", heard).await;
     for verb in ["retry", "hold", "bounce", "delete"] {
-        let said = house.ask(&["queue", verb, &id, "--reason", "x"]).await;
+        let said = house.process.ask(&["queue", verb, &id, "--reason", "x"]).await;
         assert_eq!((said.code, said.out.as_str()), (1, ""), "{verb}");
         assert_eq!(said.err.trim(), format!("mailtrail: {id} is being sent right now"), "{verb}");
     }
     assert_eq!(house.state(&id).await, "sending");
-    assert_eq!(house.ask(&["log", "-g", "\"source\":\"operator\""]).await.code, 1, "nothing was noted");
+    assert_eq!(
+        house.process.ask(&["log", "-g", "\"source\":\"operator\""]).await.code,
+        1,
+        "nothing was noted"
+    );
 }
 
 #[tokio::test]
 async fn the_list_says_when_it_is_not_all() {
     let house = House::new().await;
     let ids = house.waiting(&["1@a.example", "2@a.example", "3@a.example"]).await;
-    let some = house.ask(&["queue", "list", "-n", "2"]).await;
+    let some = house.process.ask(&["queue", "list", "-n", "2"]).await;
     assert_eq!((some.code, some.out.lines().count()), (0, 2));
     assert!(some.err.contains("more wait; -n shows more"), "{}", some.err);
-    let all = house.ask(&["queue", "list", "-n", "3"]).await;
+    let all = house.process.ask(&["queue", "list", "-n", "3"]).await;
     assert_eq!((all.out.lines().count(), &*all.err), (3, ""));
     let line = house.queued().await.into_iter().find(|line| line["id"] == *ids[0]).unwrap();
     let row = all.out.lines().find(|row| row.starts_with(&ids[0])).unwrap();
@@ -369,19 +373,6 @@ struct House {
     process: Process,
     servers: [Server; 2],
     sockets: [Option<TcpSocket>; 2],
-}
-
-/// What a command said.
-struct Said {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-impl Said {
-    fn json(&self) -> Vec<Value> {
-        self.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
 }
 
 impl House {
@@ -434,7 +425,7 @@ impl House {
         let tried = async {
             loop {
                 // What was just accepted may not be found yet.
-                let found = self.ask(&["--json", "trace", id]).await.json();
+                let found = self.process.ask(&["--json", "trace", id]).await.json();
                 let trail = found.first().unwrap_or(&Value::Null);
                 if trail["attempts"] == times && trail["recipients"][0]["state"] == "queued" {
                     return;
@@ -445,25 +436,12 @@ impl House {
     }
 
     async fn state(&self, id: &str) -> String {
-        let trail = self.ask(&["--json", "trace", id]).await.json().remove(0);
+        let trail = self.process.ask(&["--json", "trace", id]).await.json().remove(0);
         trail["recipients"][0]["state"].as_str().unwrap().to_owned()
     }
 
     async fn queued(&self) -> Vec<Value> {
-        self.ask(&["--json", "queue", "list"]).await.json()
-    }
-
-    async fn ask(&self, arguments: &[&str]) -> Said {
-        self.ask_with(arguments, "").await
-    }
-
-    async fn ask_with(&self, arguments: &[&str], stdin: &str) -> Said {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mailtrail"));
-        command.arg("--config").arg(self.process.directory().join("mailtrail.toml"));
-        command.args(arguments).stdin(input(stdin.as_bytes()));
-        let output = support::run(&mut command).await.unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Said { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+        self.process.ask(&["--json", "queue", "list"]).await.json()
     }
 }
 

@@ -10,7 +10,6 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use support::client::Client;
@@ -28,7 +27,7 @@ async fn a_copy_made_under_traffic_has_all_that_was_promised_before() {
     let promised = traffic.promised();
     let place = tempfile::tempdir().unwrap();
     let copy = place.path().join("monday");
-    let said = ask(&process, &["--json", "store", "backup", copy.to_str().unwrap()]).await;
+    let said = process.ask(&["--json", "store", "backup", copy.to_str().unwrap()]).await;
     assert_eq!(said.code, 0, "{}", said.err);
     let [line] = &said.json()[..] else { unreachable!("{}", said.out) };
     assert_eq!((&line["step"], &line["directory"]), (&"backed-up".into(), &copy.to_str().unwrap().into()));
@@ -44,7 +43,7 @@ async fn a_copy_made_under_traffic_has_all_that_was_promised_before() {
     let mut restored = Process::new(&elsewhere);
     std::fs::rename(&copy, restored.data()).unwrap();
     assert_eq!(trails(&restored, &finished).await, trails(&process, &finished).await);
-    let said = ask(&restored, &["store", "verify"]).await;
+    let said = restored.ask(&["store", "verify"]).await;
     assert_eq!((said.code, said.out.contains("the store is whole")), (0, true), "{} {}", said.out, said.err);
     restored.start().await;
     all_are_relayed(restored.settle().await, &promised);
@@ -71,12 +70,12 @@ async fn a_copy_goes_nowhere_where_something_is() {
             (within, "within the store's own files"),
             (beside, "cannot be used"),
         ] {
-            let said = ask(&process, &["store", "backup", target.to_str().unwrap()]).await;
+            let said = process.ask(&["store", "backup", target.to_str().unwrap()]).await;
             assert_eq!((said.code, &*said.out), (1, ""), "{target:?}");
             assert!(said.err.contains(words), "{target:?}: {}", said.err);
         }
         assert_eq!(names(place.path()), ["empty", "file", "full"]);
-        let said = ask(&process, &["store", "backup", path("empty").to_str().unwrap()]).await;
+        let said = process.ask(&["store", "backup", path("empty").to_str().unwrap()]).await;
         assert_eq!(said.code, 0, "{}", said.err);
         let restored = Process::new(&sink);
         std::fs::rename(path("empty"), restored.data()).unwrap();
@@ -131,7 +130,7 @@ async fn damage_is_found_named_and_told_what_it_costs() {
             assert_eq!((&hole["sends"], &hole["waiting"]), (&1.into(), &1.into()), "{what}: {hole}");
             assert_eq!(hole["ids"], Value::from(vec![ids[lost].clone()]), "{what}");
         }
-        let said = ask(&process, &["store", "verify"]).await;
+        let said = process.ask(&["store", "verify"]).await;
         assert!(
             said.out.contains(&format!("segment {segment}")) && said.out.contains(&ids[lost]),
             "{}",
@@ -143,7 +142,7 @@ async fn damage_is_found_named_and_told_what_it_costs() {
             said.err
         );
         // A new ledger would have forgotten the send.
-        let said = ask(&process, &["store", "rebuild"]).await;
+        let said = process.ask(&["store", "rebuild"]).await;
         assert_eq!(said.code, 4, "{what}: {}", said.out);
         assert!(
             said.err.contains("--despite-damage") && said.err.contains("1 sends"),
@@ -155,9 +154,9 @@ async fn damage_is_found_named_and_told_what_it_costs() {
         assert_eq!(verified(&process).await, (0, vec![]), "{what}");
     }
     write(&path(1), &flipped(body));
-    let said = ask(&process, &["--json", "store", "rebuild", "--despite-damage"]).await;
+    let said = process.ask(&["--json", "store", "rebuild", "--despite-damage"]).await;
     assert_eq!((said.code, &said.json()[0]["step"]), (0, &"rebuilt".into()), "{}", said.err);
-    assert_eq!(ask(&process, &["trace", &ids[0]]).await.code, 1);
+    assert_eq!(process.ask(&["trace", &ids[0]]).await.code, 1);
     assert_eq!(trails(&process, &ids[1..]).await.len(), 2);
     // The daemon says the same of it.
     process.start().await;
@@ -187,7 +186,7 @@ async fn what_a_kill_tore_off_is_no_damage() {
             assert_eq!(verified(&process).await, (0, vec![]));
             process.start().await;
             assert_eq!(verified(&process).await, (0, vec![]));
-            assert_eq!(ask(&process, &["store", "rebuild"]).await.code, 0);
+            assert_eq!(process.ask(&["store", "rebuild"]).await.code, 0);
             process.kill();
         }
     }
@@ -203,7 +202,7 @@ async fn a_new_ledger_under_traffic_says_the_same() {
     let ledgers = names(&process.data().join("ledger"));
     let traffic = Traffic::start(&process).await;
     for _ in 0..3 {
-        let said = ask(&process, &["store", "rebuild"]).await;
+        let said = process.ask(&["store", "rebuild"]).await;
         assert_eq!((said.code, said.out.contains("the ledger is new")), (0, true), "{}", said.err);
         assert_eq!(trails(&process, &finished).await, before);
     }
@@ -215,7 +214,7 @@ async fn a_new_ledger_under_traffic_says_the_same() {
     all_are_relayed(process.settle().await, &promised);
     // The same while it stands.
     assert_eq!(trails(&process, &finished).await, before);
-    assert_eq!(ask(&process, &["store", "rebuild"]).await.code, 0);
+    assert_eq!(process.ask(&["store", "rebuild"]).await.code, 0);
     assert_eq!(trails(&process, &finished).await, before);
     assert_eq!(verified(&process).await, (0, vec![]));
     let again = names(&process.data().join("ledger"));
@@ -287,30 +286,9 @@ impl Traffic {
     }
 }
 
-/// What a command said.
-struct Said {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-impl Said {
-    fn json(&self) -> Vec<Value> {
-        self.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-}
-
-async fn ask(process: &Process, arguments: &[&str]) -> Said {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mailtrail"));
-    command.arg("--config").arg(process.directory().join("mailtrail.toml")).args(arguments);
-    let output = support::run(&mut command).await.unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    Said { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
-}
-
 /// The exit code, and what is wrong.
 async fn verified(process: &Process) -> (i32, Vec<Value>) {
-    let said = ask(process, &["--json", "store", "verify"]).await;
+    let said = process.ask(&["--json", "store", "verify"]).await;
     let mut lines = said.json();
     let last = lines.pop().unwrap_or_else(|| unreachable!("{}", said.err));
     assert_eq!((&last["step"], &last["whole"]), (&"verified".into(), &lines.is_empty().into()));
@@ -351,7 +329,7 @@ fn message(subject: &str) -> String {
 async fn trails(process: &Process, ids: &[String]) -> BTreeMap<String, Value> {
     let mut trails = BTreeMap::new();
     for id in ids {
-        let said = ask(process, &["--json", "trace", id]).await;
+        let said = process.ask(&["--json", "trace", id]).await;
         assert_eq!(said.code, 0, "{id}: {}", said.err);
         trails.insert(id.clone(), said.json().remove(0));
     }

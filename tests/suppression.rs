@@ -19,11 +19,10 @@ use mailtrail::suppression::{Change, Listing, Policy, Reason};
 use scene::{Scene, states};
 use scripted::{Act, Script, Server};
 use serde_json::Value;
-use std::process::Command;
 use std::time::Instant;
 use support::client::Client;
+use support::eventually;
 use support::process::Process;
-use support::{eventually, input};
 
 #[tokio::test]
 async fn a_suppressed_recipient_costs_no_send_and_others_get_theirs() {
@@ -211,7 +210,8 @@ async fn report(scene: &Scene, minutes: u64, recipient: &str, kind: Kind, text: 
 #[tokio::test]
 async fn the_sender_hears_at_once_why_its_mail_was_not_sent() {
     let house = House::new("report").await;
-    let said = house.ask(&["suppress", "add", "Gone@example.net", "--note", "asked us to stop"]).await;
+    let said =
+        house.process.ask(&["suppress", "add", "Gone@example.net", "--note", "asked us to stop"]).await;
     assert_eq!((said.code, &*said.out, &*said.err), (0, "Gone@example.net\n", ""));
     let id = house.submit(&["gone@example.net", "here@example.net"]).await.unwrap();
     let taken = || house.server.taken();
@@ -225,13 +225,13 @@ async fn the_sender_hears_at_once_why_its_mail_was_not_sent() {
         taken().iter().any(|one| one.recipients == ["here@example.net"]).then_some(())
     })
     .await;
-    let trace = house.ask(&["trace", &id]).await.out;
+    let trace = house.process.ask(&["trace", &id]).await.out;
     assert!(trace.contains("suppressed  5.7.1 not sent, on the suppression list: manual, since "), "{trace}");
     assert!(trace.contains("by operator: asked us to stop"), "{trace}");
-    let log = house.ask(&["log", "--status", "listed"]).await.out;
+    let log = house.process.ask(&["log", "--status", "listed"]).await.out;
     assert!(log.contains("by uid ") && log.contains("Gone@example.net manual: asked us to stop"), "{log}");
     // Once it is removed mail goes again.
-    assert_eq!(house.ask(&["suppress", "remove", "GONE@example.net"]).await.code, 0);
+    assert_eq!(house.process.ask(&["suppress", "remove", "GONE@example.net"]).await.code, 0);
     house.submit(&["gone@example.net"]).await.unwrap();
     eventually("its mail", || taken().iter().any(|one| one.recipients == ["gone@example.net"]).then_some(()))
         .await;
@@ -244,7 +244,7 @@ async fn rejected_at_rcpt_is_who_could_be_sent_nothing() {
         &["gone@example.net", "--reason", "hard-bounce"][..],
         &["news@example.net", "--reason", "unsubscribe"],
     ] {
-        assert_eq!(house.ask(&[&["suppress", "add"], arguments].concat()).await.code, 0);
+        assert_eq!(house.process.ask(&[&["suppress", "add"], arguments].concat()).await.code, 0);
     }
     let mut client = Client::connect(house.process.address(1)).await.unwrap();
     for (line, expected) in [
@@ -277,7 +277,7 @@ async fn rejected_at_rcpt_is_who_could_be_sent_nothing() {
 async fn the_command_line_lists_adds_and_removes() {
     let mut house = House::new("report").await;
     let ok = async |arguments: &[&str]| {
-        let said = house.ask(&[&["suppress"], arguments].concat()).await;
+        let said = house.process.ask(&[&["suppress"], arguments].concat()).await;
         assert_eq!(said.code, 0, "{arguments:?}: {}", said.err);
         said
     };
@@ -285,7 +285,7 @@ async fn the_command_line_lists_adds_and_removes() {
     ok(&["add", "c@example.net", "--reason", "unsubscribe"]).await;
     ok(&["add", "d@example.net", "--until", "2999-01-01", "--scope", "bulk"]).await;
     let listed = async |which: &[&str]| -> Vec<String> {
-        let said = house.ask(&[&["--json", "suppress", "list"], which].concat()).await;
+        let said = house.process.ask(&[&["--json", "suppress", "list"], which].concat()).await;
         let named = said.json();
         assert_eq!(said.code, i32::from(named.is_empty()), "{which:?}");
         named.iter().map(|entry| entry["address"].as_str().unwrap()[..1].to_owned()).collect()
@@ -303,7 +303,7 @@ async fn the_command_line_lists_adds_and_removes() {
     ] {
         assert_eq!(listed(which).await, expected, "{which:?}");
     }
-    let entry = house.ask(&["--json", "suppress", "check", "D@example.net"]).await.json().remove(0);
+    let entry = house.process.ask(&["--json", "suppress", "check", "D@example.net"]).await.json().remove(0);
     for (key, expected) in [
         ("upstream", Value::Null),
         ("reason", "manual".into()),
@@ -331,7 +331,7 @@ async fn the_command_line_lists_adds_and_removes() {
         (&["remove", "ALL", "x@example.net", "--reason", "manual"], 2, "ALL stands alone"),
         (&["check", "x@example.net"], 1, "mail to x@example.net goes"),
     ] {
-        let said = house.ask(&[&["suppress"], arguments].concat()).await;
+        let said = house.process.ask(&[&["suppress"], arguments].concat()).await;
         assert_eq!(said.code, code, "{arguments:?}: {}", said.err);
         assert!(said.err.contains(words), "{arguments:?}: {}", said.err);
     }
@@ -339,18 +339,19 @@ async fn the_command_line_lists_adds_and_removes() {
     assert_eq!(would.out, "a@example.net\nb@example.org\n");
     assert_eq!(listed(&["--reason", "hard-bounce"]).await, ["a", "b"], "nothing was done");
     ok(&["remove", "ALL", "--reason", "hard-bounce"]).await;
-    let said = house.ask_with(&["suppress", "remove", "-"], "c@example.net\n\n d@example.net\n").await;
+    let said =
+        house.process.ask_with(&["suppress", "remove", "-"], "c@example.net\n\n d@example.net\n").await;
     assert_eq!((said.code, &*said.out), (0, "c@example.net\nd@example.net\n"));
     assert_eq!(listed(&[]).await, [""; 0]);
     ok(&["add", "kept@example.net", "--reason", "complaint", "--note", "called it spam"]).await;
     // Looking needs no daemon, changing does.
     assert!(house.process.terminate().await.success());
-    let said = house.ask(&["suppress", "check", "kept@example.net"]).await;
+    let said = house.process.ask(&["suppress", "check", "kept@example.net"]).await;
     assert_eq!(said.code, 0, "{}", said.err);
     let row: Vec<_> = said.out.trim_end().split('\t').collect();
     assert_eq!(row[..6], ["kept@example.net", "all", "complaint", "suppressed", "all", ""]);
     assert_eq!(row[7..], ["1", "operator", "called it spam"]);
-    let said = house.ask(&["suppress", "add", "x@example.net"]).await;
+    let said = house.process.ask(&["suppress", "add", "x@example.net"]).await;
     assert_eq!(said.code, 3, "{}", said.err);
     assert!(said.err.contains("no daemon runs"));
 }
@@ -363,17 +364,17 @@ async fn a_list_goes_from_one_relay_to_another_and_back() {
         soft-bounce,full@example.net,,2026-09-01T00:00:00Z 2026-09-03T00:00:00+02:00,,full,,poll\n\
         unsubscribe,\"\"\"a, b\"\"@example.net\",,2026-09-14T12:00:00Z,all,,,\n\
         ,jiří@example.net,,2026-09-14T12:00:00Z,bulk,,2999-01-01T00:00:00Z,\n";
-    let said = here.ask_with(&["suppress", "import", "-", "--dry-run"], sheet).await;
+    let said = here.process.ask_with(&["suppress", "import", "-", "--dry-run"], sheet).await;
     assert_eq!(
         (said.code, &*said.out),
         (0, "4 would be imported, 0 are as the file says already\n"),
         "{}",
         said.err
     );
-    assert_eq!(here.ask(&["suppress", "list"]).await.code, 1, "nothing was done");
-    let said = here.ask_with(&["suppress", "import", "-"], sheet).await;
+    assert_eq!(here.process.ask(&["suppress", "list"]).await.code, 1, "nothing was done");
+    let said = here.process.ask_with(&["suppress", "import", "-"], sheet).await;
     assert_eq!((said.code, &*said.out), (0, "4 imported, 0 are as the file says already\n"), "{}", said.err);
-    let exported = here.ask(&["suppress", "export"]).await.out;
+    let exported = here.process.ask(&["suppress", "export"]).await.out;
     let expected = "address,upstream,reason,scope,times,source,expires,words\n\
         \"\"\"a, b\"\"@example.net\",,unsubscribe,all,2026-09-14T12:00:00.000Z,import,,\n\
         full@example.net,,soft-bounce,all,2026-09-01T00:00:00.000Z 2026-09-02T22:00:00.000Z,poll,,full\n\
@@ -384,19 +385,19 @@ async fn a_list_goes_from_one_relay_to_another_and_back() {
     std::fs::write(&file, &exported).unwrap();
     let file = file.to_str().unwrap();
     for (round, (done, same)) in [(4, 0), (0, 4)].into_iter().enumerate() {
-        let said = there.ask(&["--json", "suppress", "import", file]).await;
+        let said = there.process.ask(&["--json", "suppress", "import", file]).await;
         assert_eq!(said.code, 0, "{}", said.err);
         let counts = serde_json::json!({"lines": 4, "imported": done, "same": same});
         assert_eq!(said.json(), [counts], "round {round}");
         let copy = there.process.directory().join("copy.csv");
-        assert_eq!(there.ask(&["suppress", "export", copy.to_str().unwrap()]).await.code, 0);
+        assert_eq!(there.process.ask(&["suppress", "export", copy.to_str().unwrap()]).await.code, 0);
         assert_eq!(std::fs::read_to_string(copy).unwrap(), exported, "round {round}");
     }
     // What was removed since then does not come back with an old file.
-    assert_eq!(there.ask(&["suppress", "remove", "gone@example.net"]).await.code, 0);
-    let said = there.ask(&["suppress", "import", file]).await;
+    assert_eq!(there.process.ask(&["suppress", "remove", "gone@example.net"]).await.code, 0);
+    let said = there.process.ask(&["suppress", "import", file]).await;
     assert_eq!((said.code, &*said.out), (0, "0 imported, 4 are as the file says already\n"));
-    assert_eq!(there.ask(&["suppress", "check", "gone@example.net"]).await.code, 1);
+    assert_eq!(there.process.ask(&["suppress", "check", "gone@example.net"]).await.code, 1);
 }
 
 #[tokio::test]
@@ -426,10 +427,10 @@ async fn a_sheet_with_a_bad_line_is_not_taken_at_all() {
             &["line 3: has 1 fields, the header has 2"],
         ),
     ] {
-        let answer = house.ask_with(&["suppress", "import", "-"], sheet).await;
+        let answer = house.process.ask_with(&["suppress", "import", "-"], sheet).await;
         assert_eq!(answer.code, 2, "{sheet}");
         said.iter().for_each(|words| assert!(answer.err.contains(words), "{words}: {}", answer.err));
-        assert_eq!(house.ask(&["suppress", "list"]).await.code, 1, "nothing was imported");
+        assert_eq!(house.process.ask(&["suppress", "list"]).await.code, 1, "nothing was imported");
     }
 }
 
@@ -440,10 +441,10 @@ async fn a_large_list_is_imported_and_listed() {
     let lines = (0..MANY).map(|number| format!("{number:06}@example.net,hard-bounce\n"));
     let sheet = std::iter::once("address,reason\n".to_owned()).chain(lines).collect::<String>();
     let started = Instant::now();
-    let said = house.ask_with(&["suppress", "import", "-"], &sheet).await;
+    let said = house.process.ask_with(&["suppress", "import", "-"], &sheet).await;
     println!("{MANY} imported after {:?}", started.elapsed());
     assert_eq!((said.code, said.out), (0, format!("{MANY} imported, 0 are as the file says already\n")));
-    let listed = house.ask(&["--json", "suppress", "list", "-n", "1000000"]).await.json();
+    let listed = house.process.ask(&["--json", "suppress", "list", "-n", "1000000"]).await.json();
     let addresses = listed.iter().map(|entry| entry["address"].as_str().unwrap().to_owned());
     assert!(addresses.eq((0..MANY).map(|number| format!("{number:06}@example.net"))));
     println!("and listed after {:?}", started.elapsed());
@@ -455,19 +456,6 @@ const MANY: usize = 20_000;
 struct House {
     process: Process,
     server: Server,
-}
-
-/// What a command said.
-struct Said {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-impl Said {
-    fn json(&self) -> Vec<Value> {
-        self.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
 }
 
 impl House {
@@ -482,19 +470,6 @@ impl House {
     async fn submit(&self, to: &[&str]) -> std::io::Result<String> {
         let mut client = Client::connect(self.process.address(1)).await?;
         client.submit("app@example.com", to, "From: app@example.com\r\nSubject: x\r\n\r\nx\r\n").await
-    }
-
-    async fn ask(&self, arguments: &[&str]) -> Said {
-        self.ask_with(arguments, "").await
-    }
-
-    async fn ask_with(&self, arguments: &[&str], stdin: &str) -> Said {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mailtrail"));
-        command.arg("--config").arg(self.process.directory().join("mailtrail.toml"));
-        command.args(arguments).stdin(input(stdin.as_bytes()));
-        let output = support::run(&mut command).await.unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Said { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
     }
 }
 

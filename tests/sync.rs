@@ -22,10 +22,9 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
+use support::eventually;
 use support::process::Process;
-use support::{eventually, input};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -44,7 +43,7 @@ async fn both_lists_end_alike_and_stay_so() {
         (&["note@example.net"], 0),
         (&["later@example.net", "--reason", "hard-bounce", "--until", "2999-01-01"], 0),
     ] {
-        let said = house.ask(&[&["suppress", "add"], arguments].concat()).await;
+        let said = house.process.ask(&[&["suppress", "add"], arguments].concat()).await;
         assert_eq!(said.code, code, "{}", said.err);
     }
     let acts = [
@@ -72,12 +71,12 @@ async fn both_lists_end_alike_and_stay_so() {
         assert_eq!((&entry["upstream"], &entry["state"]), (&json!("up"), &json!("suppressed")));
         assert_eq!((&entry["scope"], &entry["times"]), (&json!("all"), &json!([DAYS_AGO.to_string()])));
     }
-    let checked = house.ask(&["suppress", "check", "Gone@example.net"]).await;
+    let checked = house.process.ask(&["suppress", "check", "Gone@example.net"]).await;
     assert!(checked.out.contains("\tprovider\t550 no such user"), "{}", checked.out);
     for upstream in [&[][..], &["--upstream", "up"]] {
         assert_eq!(house.sync(upstream).await, [""; 0], "there is nothing left to do");
     }
-    let said = house.ask(&["suppress", "sync"]).await;
+    let said = house.process.ask(&["suppress", "sync"]).await;
     let summary = "up: the provider lists 6; here 0 taken in and 0 ended, there 0 added and 0 removed\n";
     assert_eq!((said.code, &*said.out), (0, summary));
 }
@@ -90,7 +89,7 @@ async fn who_is_removed_here_is_removed_there_and_what_happens_since_counts() {
     there.add(List::Unsubscribes, &["a@example.net"], DAYS_AGO).await;
     assert_eq!(house.sync(&[]).await.len(), 4);
     for address in ["a@example.net", "c+c@example.net"] {
-        assert_eq!(house.ask(&["suppress", "remove", address]).await.code, 0);
+        assert_eq!(house.process.ask(&["suppress", "remove", address]).await.code, 0);
     }
     let acts = [
         "removed-there hard-bounce a@example.net",
@@ -101,12 +100,12 @@ async fn who_is_removed_here_is_removed_there_and_what_happens_since_counts() {
     assert_eq!(house.sync(&[]).await, acts);
     assert_eq!(there.lists().await, [(List::Bounces, names(&["b@example.net"]))].into());
     assert_eq!(house.sync(&[]).await, [""; 0]);
-    assert_eq!(house.ask(&["suppress", "check", "a@example.net"]).await.code, 1);
+    assert_eq!(house.process.ask(&["suppress", "check", "a@example.net"]).await.code, 1);
     // It bounces once more.
     let later = Clock::System.now().after(Duration::from_secs(60));
     there.add(List::Bounces, &["a@example.net"], later).await;
     assert_eq!(house.sync(&[]).await, ["taken-in hard-bounce a@example.net"]);
-    assert_eq!(house.ask(&["suppress", "check", "a@example.net"]).await.code, 0);
+    assert_eq!(house.process.ask(&["suppress", "check", "a@example.net"]).await.code, 0);
     assert_eq!(house.sync(&[]).await, [""; 0]);
 }
 
@@ -117,8 +116,10 @@ async fn who_is_removed_there_gets_mail_again_unless_others_say_no() {
     there.add(List::Complaints, &["c@example.net"], DAYS_AGO).await;
     assert_eq!(house.sync(&[]).await.len(), 3);
     // An operator who wants what the provider says wants it also when the provider no longer says so.
-    let said =
-        house.ask(&["suppress", "add", "b@example.net", "--reason", "hard-bounce", "--upstream", "up"]).await;
+    let said = house
+        .process
+        .ask(&["suppress", "add", "b@example.net", "--reason", "hard-bounce", "--upstream", "up"])
+        .await;
     assert_eq!(said.code, 0, "{}", said.err);
     for (list, address) in [
         (List::Bounces, "a@example.net"),
@@ -143,7 +144,11 @@ async fn who_is_removed_there_gets_mail_again_unless_others_say_no() {
         }
         let codes = ["a@example.net", "b@example.net", "c@example.net"];
         for (address, code) in codes.into_iter().zip([1, 0, 1]) {
-            assert_eq!(house.ask(&["suppress", "check", address]).await.code, code, "{address} {restarted}");
+            assert_eq!(
+                house.process.ask(&["suppress", "check", address]).await.code,
+                code,
+                "{address} {restarted}"
+            );
         }
     }
     let ended = house.listed("provider").await;
@@ -152,7 +157,7 @@ async fn who_is_removed_there_gets_mail_again_unless_others_say_no() {
     // The same entry comes back.
     there.add(List::Complaints, &["c@example.net"], DAYS_AGO).await;
     assert_eq!(house.sync(&[]).await, ["taken-in complaint c@example.net"]);
-    assert_eq!(house.ask(&["suppress", "check", "c@example.net"]).await.code, 0);
+    assert_eq!(house.process.ask(&["suppress", "check", "c@example.net"]).await.code, 0);
     assert_eq!(house.sync(&[]).await, [""; 0]);
 }
 
@@ -169,8 +174,8 @@ async fn thousands_go_both_ways_page_by_page() {
         "address,reason\n{}",
         ours.iter().map(|one| format!("{one},hard-bounce\n")).collect::<String>()
     );
-    assert_eq!(house.ask_with(&["suppress", "import", "-"], &sheet).await.code, 0);
-    let said = house.ask(&["suppress", "sync"]).await;
+    assert_eq!(house.process.ask_with(&["suppress", "import", "-"], &sheet).await.code, 0);
+    let said = house.process.ask(&["suppress", "sync"]).await;
     let summary = format!(
         "up: the provider lists {MANY}; here {MANY} taken in and 0 ended, there {MANY} added and 0 removed\n"
     );
@@ -201,16 +206,16 @@ async fn killed_in_the_middle_it_is_made_good_by_the_next() {
     .await;
     let mut house = House::new("mailgun", &format!("http://{}", slow.address)).await;
     for address in ["here@example.net", "too@example.net"] {
-        let said = house.ask(&["suppress", "add", address, "--reason", "hard-bounce"]).await;
+        let said = house.process.ask(&["suppress", "add", address, "--reason", "hard-bounce"]).await;
         assert_eq!(said.code, 0, "{}", said.err);
     }
     let asking = tokio::task::spawn_blocking({
-        let mut command = house.command(&["suppress", "sync"]);
+        let mut command = house.process.command(&["suppress", "sync"]);
         move || command.output().unwrap()
     });
     eventually("the second request", || (slow.count() >= 1).then_some(())).await;
     house.lists(1000).await;
-    let said = house.ask(&["suppress", "sync", "--upstream", "up"]).await;
+    let said = house.process.ask(&["suppress", "sync", "--upstream", "up"]).await;
     assert!(said.code == 1 && said.err.contains("a sync is under way already"), "{}", said.err);
     house.process.kill();
     assert_eq!(asking.await.unwrap().status.code(), Some(3), "whoever asked hears of it");
@@ -232,7 +237,7 @@ async fn a_provider_that_is_asked_too_much_is_waited_for() {
     })
     .await;
     let house = House::new("mailgun", &format!("http://{}", server.address)).await;
-    let said = house.ask(&["suppress", "sync"]).await;
+    let said = house.process.ask(&["suppress", "sync"]).await;
     assert_eq!((said.code, said.out.lines().count()), (0, 1), "{}", said.err);
     let waits = "mailtrail: up: the provider takes no more requests for now; goes on in 1 s\n";
     assert_eq!(said.err, waits.repeat(2));
@@ -253,8 +258,8 @@ async fn whom_the_provider_does_not_take_is_named_and_the_others_are_added() {
     let house = House::new("mailgun", &format!("http://{}", server.address)).await;
     let sheet =
         "address,reason\na@example.net,complaint\nbad@example.net,complaint\nc@example.net,complaint\n";
-    assert_eq!(house.ask_with(&["suppress", "import", "-"], sheet).await.code, 0);
-    let said = house.ask(&["--json", "suppress", "sync"]).await;
+    assert_eq!(house.process.ask_with(&["suppress", "import", "-"], sheet).await.code, 0);
+    let said = house.process.ask(&["--json", "suppress", "sync"]).await;
     assert_eq!(said.code, 1);
     let lines = said.json();
     let acts: Vec<_> = lines.iter().map(|line| (line["address"].as_str(), line["why"].as_str())).collect();
@@ -281,7 +286,10 @@ async fn brevo_is_read_and_never_added_to() {
     })
     .await;
     let house = House::new("brevo", &format!("http://{}", server.address)).await;
-    assert_eq!(house.ask(&["suppress", "add", "x@example.net", "--reason", "hard-bounce"]).await.code, 0);
+    assert_eq!(
+        house.process.ask(&["suppress", "add", "x@example.net", "--reason", "hard-bounce"]).await.code,
+        0
+    );
     let acts = [
         "taken-in complaint eve@example.org",
         "taken-in hard-bounce ada@example.net",
@@ -291,7 +299,7 @@ async fn brevo_is_read_and_never_added_to() {
     let scopes: Vec<_> = house.listed("provider").await.iter().map(|entry| entry["scope"].clone()).collect();
     assert_eq!(scopes, ["all", "bulk", "all"], "who left one sender gets mail of others");
     assert_eq!(house.sync(&[]).await, [""; 0]);
-    assert_eq!(house.ask(&["suppress", "remove", "ada@example.net"]).await.code, 0);
+    assert_eq!(house.process.ask(&["suppress", "remove", "ada@example.net"]).await.code, 0);
     assert_eq!(house.sync(&["--dry-run"]).await, ["removed-there hard-bounce ada@example.net"]);
 }
 
@@ -329,11 +337,11 @@ async fn each_refusal_names_cause_and_remedy() {
         ),
     ] {
         let mut house = House::of(&text).await;
-        let said = house.ask(&[&["suppress", "sync"], arguments].concat()).await;
+        let said = house.process.ask(&[&["suppress", "sync"], arguments].concat()).await;
         assert_eq!(said.code, code, "{}", said.err);
         assert!(said.err.contains(expected) && !said.err.contains("hunter2"), "{}", said.err);
         assert!(house.process.terminate().await.success());
-        let said = house.ask(&["suppress", "sync"]).await;
+        let said = house.process.ask(&["suppress", "sync"]).await;
         assert!(said.code == 3 && said.err.contains("no daemon runs"), "{}", said.err);
     }
 }
@@ -460,19 +468,6 @@ struct House {
     process: Process,
 }
 
-/// What a command said.
-struct Said {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-impl Said {
-    fn json(&self) -> Vec<Value> {
-        self.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-}
-
 impl House {
     async fn new(provider: &str, url: &str) -> Self {
         Self::of(&configuration(provider, url)).await
@@ -486,7 +481,7 @@ impl House {
 
     /// What a sync did, or would do: the act, the reason and the address, sorted.
     async fn sync(&self, arguments: &[&str]) -> Vec<String> {
-        let said = self.ask(&[&["--json", "suppress", "sync"], arguments].concat()).await;
+        let said = self.process.ask(&[&["--json", "suppress", "sync"], arguments].concat()).await;
         assert_eq!(said.code, 0, "{}{}", said.out, said.err);
         let mut lines = said.json();
         assert_eq!(lines.pop().unwrap(), json!({"upstream": "up", "step": "done"}));
@@ -499,7 +494,7 @@ impl House {
 
     /// Entries of our list from a source.
     async fn listed(&self, source: &str) -> Vec<Value> {
-        self.ask(&["--json", "suppress", "list", "-n", "100000", "--source", source]).await.json()
+        self.process.ask(&["--json", "suppress", "list", "-n", "100000", "--source", source]).await.json()
     }
 
     /// Waits until so many are on our list because the provider says so.
@@ -510,22 +505,6 @@ impl House {
             }
         }
         unreachable!("so many never came");
-    }
-
-    async fn ask(&self, arguments: &[&str]) -> Said {
-        self.ask_with(arguments, "").await
-    }
-
-    async fn ask_with(&self, arguments: &[&str], stdin: &str) -> Said {
-        let output = support::run(self.command(arguments).stdin(input(stdin.as_bytes()))).await.unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Said { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mailtrail"));
-        command.arg("--config").arg(self.process.directory().join("mailtrail.toml")).args(arguments);
-        command
     }
 }
 

@@ -2,15 +2,14 @@
 
 use super::claims::{Claims, Kind as Claimed};
 use super::names::{is_host, is_loopback, is_sender_pattern, is_slug};
-use super::odoo;
 use super::quantity;
 use super::reader::Section;
 use super::sections::DAY;
 use super::words::{AUTO_REPLIES, Deliver, INBOUND, SECURITY};
-use crate::inbound::{HttpSettings, Kind, Settings, SmtpSettings};
+use super::{endpoint, odoo};
+use crate::inbound::{Kind, Settings, SmtpSettings};
 use crate::transport::{Dialect, Login, Security};
 use crate::webhook::MailRules;
-use reqwest::Url;
 use std::time::Duration;
 
 /// Reads the section and its targets.
@@ -49,7 +48,10 @@ fn target(mut section: Section<'_>, claims: &mut Claims) -> Option<Settings> {
     let kind = match deliver? {
         Deliver::Smtp => smtp(&mut section, Dialect::Smtp).map(Kind::Smtp),
         Deliver::Lmtp => smtp(&mut section, Dialect::Lmtp).map(Kind::Smtp),
-        Deliver::Http => http(&mut section).map(Kind::Http),
+        Deliver::Http => {
+            let (usual, longest) = (Duration::from_secs(60), Duration::from_secs(600));
+            endpoint::read(&mut section, "the mail", usual, longest).map(Kind::Http)
+        }
         Deliver::Odoo => odoo::login(&mut section, TO_ODOO).map(Kind::Odoo),
     };
     section.finish();
@@ -83,24 +85,6 @@ fn smtp(section: &mut Section<'_>, dialect: Dialect) -> Option<SmtpSettings> {
     let login = username.zip(section.secret("password"));
     let login = login.map(|(username, password)| Login { username, password });
     Some(SmtpSettings { dialect, host: host?, port, security, ca_file, login })
-}
-
-fn http(section: &mut Section<'_>) -> Option<HttpSettings> {
-    section.require("url");
-    let url = section.parsed("url", "an http:// or https:// address", |text| {
-        text.parse::<Url>().ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-    });
-    let secrets = section.secrets("secret", 2);
-    if secrets.is_empty() && section.is_sound() {
-        section.require("secret");
-    }
-    let allow_private = section.boolean("allow_private").unwrap_or(false);
-    if url.as_ref().is_some_and(|url| url.scheme() == "http") && !allow_private {
-        section.warn("url", "is not https: whoever is on the way reads the mail");
-    }
-    let timeout = section.duration("timeout", Duration::from_secs(1)..=Duration::from_secs(600));
-    let timeout = timeout.unwrap_or(Duration::from_secs(60));
-    Some(HttpSettings { url: url?, secrets, allow_private, timeout })
 }
 
 /// How long Odoo may take for a mail.

@@ -7,6 +7,7 @@ mod account;
 mod change;
 mod claims;
 mod document;
+mod endpoint;
 mod fault;
 mod inbound;
 mod listener;

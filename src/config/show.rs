@@ -9,6 +9,7 @@ use super::words::{
     Transport, UNSUBSCRIBED, UNSUBSCRIBES, WAYS, word,
 };
 use crate::account::{self, Whose};
+use crate::endpoint;
 use crate::inbound;
 use crate::monitor::Thresholds;
 use crate::reconcile;
@@ -291,10 +292,7 @@ impl Page {
             }
             inbound::Kind::Http(http) => {
                 self.text("deliver", word(&INBOUND, &Deliver::Http));
-                self.text("url", without_password(&http.url));
-                self.texts("secret", &vec![MASK; http.secrets.len()]);
-                self.bare("allow_private", http.allow_private);
-                self.duration("timeout", http.timeout);
+                self.endpoint(http);
             }
             inbound::Kind::Odoo(odoo) => {
                 self.text("deliver", word(&INBOUND, &Deliver::Odoo));
@@ -315,16 +313,20 @@ impl Page {
             }
             sink::Kind::Http(http) => {
                 self.text("kind", "http");
-                self.text("url", without_password(&http.url));
-                self.texts("secret", &vec![MASK; http.secrets.len()]);
-                self.bare("allow_private", http.allow_private);
-                self.duration("timeout", http.timeout);
+                self.endpoint(http);
             }
             sink::Kind::Odoo(settings) => self.odoo(settings),
         }
         self.texts("events", &sink.wants.events);
         self.texts("clients", &sink.wants.clients);
         self.some("give_up_after", sink.give_up_after.map(show_duration));
+    }
+
+    fn endpoint(&mut self, endpoint: &endpoint::Settings) {
+        self.text("url", without_password(&endpoint.url));
+        self.texts("secret", &vec![MASK; endpoint.secrets.len()]);
+        self.bare("allow_private", endpoint.allow_private);
+        self.duration("timeout", endpoint.timeout);
     }
 
     fn login(&mut self, login: &crate::odoo::Settings) {

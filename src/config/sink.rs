@@ -2,13 +2,12 @@
 
 use super::claims::{Claims, Kind as Claimed};
 use super::names::is_slug;
-use super::odoo;
 use super::reader::Section;
 use super::sections::DAY;
 use super::words::{SINKS, SinkKind};
+use super::{endpoint, odoo};
 use crate::ledger::What;
-use crate::sink::{FileSettings, HttpSettings, Kind, Settings, Wants};
-use reqwest::Url;
+use crate::sink::{FileSettings, Kind, Settings, Wants};
 use std::time::Duration;
 
 /// Reads one; `hostname` is our name.
@@ -32,7 +31,10 @@ pub(super) fn read(mut section: Section<'_>, hostname: &str, claims: &mut Claims
     let patience = section.duration("give_up_after", Duration::from_secs(60)..=DAY * 30);
     let kind = match kind? {
         SinkKind::File => file(&mut section).map(Kind::File),
-        SinkKind::Http => http(&mut section).map(Kind::Http),
+        SinkKind::Http => {
+            let (usual, longest) = (Duration::from_secs(15), Duration::from_secs(300));
+            endpoint::read(&mut section, "what becomes of the mail", usual, longest).map(Kind::Http)
+        }
         SinkKind::Odoo => odoo::read(&mut section, &wants.clients, hostname).map(Box::new).map(Kind::Odoo),
     };
     let give_up_after = match kind {
@@ -49,22 +51,4 @@ fn file(section: &mut Section<'_>) -> Option<FileSettings> {
     let size = section.size("size", 1 << 10..=1 << 40).unwrap_or(100 << 20);
     let keep = section.integer("keep", 0..=1000).unwrap_or(5);
     Some(FileSettings { path: path?, size, keep })
-}
-
-fn http(section: &mut Section<'_>) -> Option<HttpSettings> {
-    section.require("url");
-    let url = section.parsed("url", "an http:// or https:// address", |text| {
-        text.parse::<Url>().ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-    });
-    let secrets = section.secrets("secret", 2);
-    if secrets.is_empty() && section.is_sound() {
-        section.require("secret");
-    }
-    let allow_private = section.boolean("allow_private").unwrap_or(false);
-    let timeout = section.duration("timeout", Duration::from_secs(1)..=Duration::from_secs(300));
-    if url.as_ref().is_some_and(|url| url.scheme() == "http") && !allow_private {
-        section.warn("url", "is not https: whoever is on the way reads what becomes of the mail");
-    }
-    let timeout = timeout.unwrap_or(Duration::from_secs(15));
-    Some(HttpSettings { url: url?, secrets, allow_private, timeout })
 }

@@ -12,9 +12,9 @@ mod odoo;
 mod smtp;
 
 pub use carrier::Carrier;
-pub use http::HttpSettings;
 pub use smtp::SmtpSettings;
 
+use crate::endpoint;
 use letter::Letter;
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ pub enum Kind {
     /// A mail server.
     Smtp(SmtpSettings),
     /// Signed POST of the message.
-    Http(HttpSettings),
+    Http(endpoint::Settings),
     /// Odoo's mail gateway.
     Odoo(crate::odoo::Settings),
 }

@@ -2,28 +2,11 @@
 //! `webhook-signature`.
 
 use super::{Delivery, Item};
-use crate::endpoint::{self, Signing};
-use crate::secret::Secret;
-use reqwest::{StatusCode, Url};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use crate::endpoint::{self, Endpoint, Settings};
+use reqwest::StatusCode;
+use reqwest::header::CONTENT_TYPE;
 
-/// Where events are posted.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct HttpSettings {
-    /// The endpoint.
-    pub url: Url,
-    /// What they are signed with, two during a rotation; every one signs.
-    pub secrets: Vec<Secret>,
-    /// Whether the endpoint may be at a private, local or otherwise not public address.
-    pub allow_private: bool,
-    /// How long an answer may take. Default 15 s.
-    pub timeout: Duration,
-}
-
-pub struct HttpSink {
-    settings: HttpSettings,
-    client: Option<reqwest::Client>,
-}
+pub struct HttpSink(Endpoint);
 
 /// What an answer means.
 enum Verdict {
@@ -32,8 +15,8 @@ enum Verdict {
 }
 
 impl HttpSink {
-    pub fn new(settings: HttpSettings) -> Self {
-        Self { settings, client: None }
+    pub fn new(settings: Settings) -> Self {
+        Self(Endpoint::new(settings))
     }
 
     /// One after the other; the first that is not taken holds up the others.
@@ -47,20 +30,13 @@ impl HttpSink {
     }
 
     async fn post(&mut self, item: &Item) -> Verdict {
-        let client = match self.client() {
-            Ok(client) => client,
+        let (id, body) = (item.id(), item.json());
+        let mut signing = self.0.sign(&id);
+        signing.update(body.as_bytes());
+        let request = match self.0.post(signing) {
+            Ok(request) => request.header(CONTENT_TYPE, "application/json"),
             Err(why) => return Verdict::Later(why),
         };
-        let (id, body) = (item.id(), item.json());
-        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs().to_string();
-        let mut signing = Signing::new(&self.settings.secrets, &id, &seconds);
-        signing.update(body.as_bytes());
-        let request = client
-            .post(self.settings.url.clone())
-            .header("content-type", "application/json")
-            .header("webhook-id", id)
-            .header("webhook-timestamp", seconds)
-            .header("webhook-signature", signing.finish());
         match request.body(body).send().await {
             Ok(answer) if answer.status().is_success() => Verdict::Taken,
             // Its maker says so: nobody wants this any more.
@@ -70,15 +46,5 @@ impl HttpSink {
             Ok(answer) => Verdict::Later(format!("it answers {}", answer.status())),
             Err(error) => Verdict::Later(endpoint::cause(error)),
         }
-    }
-
-    fn client(&mut self) -> Result<reqwest::Client, String> {
-        if let Some(client) = &self.client {
-            return Ok(client.clone());
-        }
-        let HttpSettings { url, allow_private, timeout, .. } = &self.settings;
-        let client = endpoint::client(url, *allow_private, *timeout)?;
-        self.client = Some(client.clone());
-        Ok(client)
     }
 }

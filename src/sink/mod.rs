@@ -12,11 +12,11 @@ pub mod odoo;
 
 pub use feeder::Feeder;
 pub use file::FileSettings;
-pub use http::HttpSettings;
 pub use item::Item;
 pub use odoo::OdooSettings;
 
 use crate::clock::Clock;
+use crate::endpoint;
 use crate::ledger::What;
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub enum Kind {
     /// JSON lines.
     File(FileSettings),
     /// Signed JSON by POST.
-    Http(HttpSettings),
+    Http(endpoint::Settings),
     /// Odoo.
     Odoo(Box<OdooSettings>),
 }

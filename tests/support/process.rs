@@ -5,12 +5,27 @@ use super::sink::Sink;
 use command_fds::{CommandFdExt, FdMapping};
 use mailtrail::clock::Clock;
 use mailtrail::store::Store;
+use serde_json::Value;
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output};
 use std::time::Duration;
 use tempfile::TempDir;
+
+/// What a command said.
+pub struct Said {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Said {
+    /// Each line of it.
+    pub fn json(&self) -> Vec<Value> {
+        self.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
 
 /// The real program, its files, its ports.
 pub struct Process {
@@ -113,6 +128,25 @@ impl Process {
         let mut command = Command::new(&self.program);
         command.arg("--config").arg(self.directory.path().join("mailtrail.toml")).arg("serve");
         super::run(&mut command).await.unwrap()
+    }
+
+    /// Runs another command under its configuration.
+    pub async fn ask(&self, arguments: &[&str]) -> Said {
+        self.ask_with(arguments, "").await
+    }
+
+    /// The same, with something to read.
+    pub async fn ask_with(&self, arguments: &[&str], stdin: &str) -> Said {
+        let output = super::run(self.command(arguments).stdin(super::input(stdin.as_bytes()))).await.unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Said { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    /// Such a command, to be run.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mailtrail"));
+        command.arg("--config").arg(self.directory.path().join("mailtrail.toml")).args(arguments);
+        command
     }
 
     /// What it has logged.
