@@ -8,7 +8,7 @@ use super::OpenReport;
 use super::journal::{Draft, Place, Writer};
 use super::lock::Lock;
 use super::message::Message;
-use super::rebuild::remove;
+use super::rebuild::{discard, remove};
 use super::record::{Kept, Record};
 use super::replay::{self, chain, up_to};
 use super::sled::{Current, Projection};
@@ -451,7 +451,6 @@ impl Ledger {
 
     /// One that cannot be brought up to date is left, and the present one goes on.
     fn replace(&mut self, projection: Projection) {
-        let aside = projection.directory().to_owned();
         match self.bring_up_to_date(&projection) {
             Ok(()) => {
                 let old = self.current.replace(projection);
@@ -460,8 +459,7 @@ impl Ledger {
             }
             Err(error) => {
                 tracing::error!(error, "the ledger that was built anew cannot be used; the old one goes on");
-                drop(projection);
-                remove(&aside);
+                discard(projection);
             }
         }
     }

@@ -50,8 +50,7 @@ impl Store {
         let directory = fresh.directory().to_owned();
         let (damaged, lost) = (report.damaged.len(), self.lost_in(&fresh, until));
         if !despite_damage && (damaged > 0 || lost > 0) {
-            drop(fresh);
-            remove(&directory);
+            discard(fresh);
             return Err(RebuildError::Damaged { damaged, lost });
         }
         match &self.0.committer {
@@ -75,16 +74,14 @@ impl Store {
         match replay::replay(&self.0.journal, &chain, &fresh, threads, &mut report, progress) {
             Ok(_) => Ok((fresh, report)),
             Err(error) => {
-                let directory = fresh.directory().to_owned();
-                drop(fresh);
-                remove(&directory);
+                discard(fresh);
                 Err(error.into())
             }
         }
     }
 
-    /// Sends accepted before `until` that the present ledger knows and that one does not. What cannot be read of it counts as nothing: it is no
-    /// reason to keep it.
+    /// Sends accepted before `until` that the present ledger knows and that one does not. What cannot be read of it
+    /// counts as nothing: it is no reason to keep it.
     fn lost_in(&self, fresh: &Projection, until: Place) -> u64 {
         let mut lost = 0;
         let counted = self.projection().places(|id, place, _| {
@@ -103,6 +100,13 @@ fn replace(committer: &Committer, fresh: Projection) -> Result<(), CommitError> 
     let (answer, answered) = oneshot::channel();
     committer.task(Task::Checkpoint(answer))?;
     answered.blocking_recv().map_err(|_| CommitError::ReadOnly)
+}
+
+/// Lets go of a ledger that is not to be used, and removes it.
+pub fn discard(projection: Projection) {
+    let directory = projection.directory().to_owned();
+    drop(projection);
+    remove(&directory);
 }
 
 /// Removes a ledger that nobody needs.

@@ -7,6 +7,7 @@
 
 use super::commit::{CommitError, Committer, Task};
 use super::journal::{Frame, Keep, Place, RewriteError, Segment, rewrite};
+use super::rebuild::discard;
 use super::record::Record;
 use super::replay::{ReplayError, chain};
 use super::retention::Retention;
@@ -325,11 +326,9 @@ impl Step<'_> {
         let until = self.projection.position()?.unwrap_or_default();
         let (fresh, report) = self.store.built(until, &mut |_| {})?;
         if !report.damaged.is_empty() {
-            let (damaged, directory) = (report.damaged.len(), fresh.directory().to_owned());
-            drop(fresh);
-            super::rebuild::remove(&directory);
+            discard(fresh);
             tracing::error!(
-                damaged,
+                damaged = report.damaged.len(),
                 "the ledger has grown and stays as it is: the journal is damaged, and a new one would know less; \
                  `mailtrail store verify` names the places, `store rebuild` makes one all the same"
             );
