@@ -1,5 +1,7 @@
 //! HTTP endpoints that others run and operators name: how they are reached, and how what is posted there is signed.
 
+use crate::cause;
+use crate::odoo;
 use crate::secret::Secret;
 use crate::tls;
 use base64::Engine as _;
@@ -79,6 +81,12 @@ fn client(settings: &Settings) -> Result<Client, String> {
     builder.build().map_err(|error| error.to_string())
 }
 
+/// A client of an Odoo that has not logged in. The error says why there is none.
+pub fn odoo(settings: &odoo::Settings) -> Result<odoo::Client, String> {
+    let tls = tls::client_config(settings.ca_file.as_deref()).map_err(|error| error.to_string())?;
+    odoo::Client::new(settings.clone(), tls).map_err(|fault| fault.to_string())
+}
+
 /// Returns when a delivery that is under way while we stop, or while another configuration waits for its turn, takes
 /// too long.
 pub async fn too_late(stopping: &CancellationToken) {
@@ -88,12 +96,7 @@ pub async fn too_late(stopping: &CancellationToken) {
 
 /// Why nobody answered; the innermost cause says most.
 pub fn cause(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut innermost: &dyn std::error::Error = &error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    format!("it cannot be reached: {innermost}")
+    format!("it cannot be reached: {}", cause::innermost(&error.without_url()))
 }
 
 /// The `webhook-signature` of a request (Standard Webhooks 1.0), made while its body passes by.

@@ -18,7 +18,7 @@
 //!
 //! | row | modules | may touch |
 //! |---|---|---|
-//! | basics | `clock`, `rate`, `secret`, `strangers`, `wakeup` | nothing of ours |
+//! | basics | `cause`, `clock`, `rate`, `secret`, `strangers`, `wakeup` | nothing of ours |
 //! | values | `id`, `mail` | basics |
 //! | words | `event` | values |
 //! | rules | `ledger`, `provider`, `routing`, `smtp`, `suppression` | no socket, file, runtime or database |
@@ -47,6 +47,7 @@ pub mod account;
 pub mod admin;
 pub mod alarm;
 pub mod audit;
+pub mod cause;
 pub mod cli;
 pub mod clock;
 pub mod config;

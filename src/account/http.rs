@@ -1,13 +1,13 @@
 //! One request and its answer, whoever is asked.
 
 use super::Fault;
+use crate::cause;
 use crate::clock::Clock;
 use crate::provider::try_again_after;
 use crate::secret::Secret;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Client, Method, RequestBuilder, Url, redirect};
 use serde_json::Value;
-use std::error::Error;
 use std::net::IpAddr;
 use std::time::Duration;
 use tokio_rustls::TlsConnector;
@@ -41,7 +41,7 @@ impl Http {
         let cause = |error| Fault::Unreachable {
             upstream: upstream.clone(),
             what: "the client",
-            cause: root_cause(error),
+            cause: cause::of_request(error),
         };
         Ok(Self { client: client.map_err(cause)?, upstream, base_url, key, clock })
     }
@@ -111,7 +111,7 @@ impl Http {
         let unreachable = |error: reqwest::Error| Fault::Unreachable {
             upstream: self.upstream.clone(),
             what,
-            cause: root_cause(error),
+            cause: cause::of_request(error),
         };
         let mut response = request.send().await.map_err(unreachable)?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
@@ -175,17 +175,6 @@ fn words(json: &Value, body: &[u8]) -> String {
     let text = named.map_or_else(|| String::from_utf8_lossy(body).into_owned(), str::to_owned);
     let text = text.trim().replace(char::is_control, " ");
     text.chars().take(TEXT).collect()
-}
-
-/// The cause itself: what wraps it names the address and no more.
-fn root_cause(error: reqwest::Error) -> String {
-    let late = error.is_timeout();
-    let error = error.without_url();
-    let mut cause: &dyn Error = &error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    if late { "no answer in time".to_owned() } else { cause.to_string() }
 }
 
 const CONNECT: Duration = Duration::from_secs(30);

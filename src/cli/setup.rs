@@ -1,11 +1,12 @@
 //! `mailtrail setup`: what others need before mailtrail can work with them.
 
 use super::{Context, Trouble, say, say_json, settings};
+use crate::endpoint;
 use crate::odoo::{Client, Fault, Settings};
 use crate::secret::Secret;
 use crate::sink::odoo::{ACTION, ACTION_NAME, GROUP_NAME, VERSION};
 use crate::sink::{Kind, OdooSettings};
-use crate::tls;
+
 use reqwest::Url;
 use serde_json::{Value, json};
 use std::io::IsTerminal;
@@ -55,10 +56,8 @@ pub async fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
 
 async fn odoo(context: &Context, arguments: &Odoo) -> Result<(), Trouble> {
     let settings = login(context, arguments)?;
-    let tls = tls::client_config(settings.ca_file.as_deref());
-    let tls = tls.map_err(|error| Trouble::Failed(error.to_string()))?;
     let mut odoo = Administrator {
-        client: Client::new(settings, tls).map_err(|fault| failed(&fault))?,
+        client: endpoint::odoo(&settings).map_err(Trouble::Failed)?,
         dry_run: arguments.dry_run,
         json: context.json,
     };

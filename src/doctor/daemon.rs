@@ -2,13 +2,13 @@
 
 use super::{Finding, Status};
 use crate::admin::{AlarmView, BreakerView, Shape};
+use crate::cause;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::store::{OpenError, Store};
 use crate::tls;
 use reqwest::Client;
 use serde::de::DeserializeOwned;
-use std::error::Error;
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -40,11 +40,7 @@ async fn ask(config: &Config, subject: String) -> Vec<Finding> {
             findings
         }
         Err(error) => {
-            let mut cause: &dyn Error = &error;
-            while let Some(source) = cause.source() {
-                cause = source;
-            }
-            let what = format!("it does not answer as it should: {cause}");
+            let what = format!("it does not answer as it should: {}", cause::innermost(&error));
             let remedy = "its log says why; after an upgrade restart it: systemctl restart mailtrail";
             vec![Finding::bad(Status::Fail, CHECK, subject, what, remedy)]
         }

@@ -1,7 +1,7 @@
 use super::Verdict;
 use super::letter::{Letter, damage};
+use crate::endpoint;
 use crate::odoo::{Client, Fault, Settings};
-use crate::tls;
 use mail_parser::{MessageParser, MimeHeaders};
 use std::io;
 
@@ -45,11 +45,7 @@ impl OdooTarget {
     fn client(&mut self) -> Result<&mut Client, String> {
         let client = match self.client.take() {
             Some(client) => client,
-            None => {
-                let tls = tls::client_config(self.settings.ca_file.as_deref());
-                let tls = tls.map_err(|error| error.to_string())?;
-                Client::new(self.settings.clone(), tls).map_err(|fault| fault.to_string())?
-            }
+            None => endpoint::odoo(&self.settings)?,
         };
         Ok(self.client.insert(client))
     }

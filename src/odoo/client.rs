@@ -1,12 +1,12 @@
 use super::fault::shorten;
 use super::{Fault, Settings, xml};
+use crate::cause;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use reqwest::{Body, RequestBuilder, StatusCode, Url};
 use rustls::ClientConfig;
 use serde_json::{Value, json};
-use std::error::Error;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
@@ -143,10 +143,12 @@ impl Client {
     }
 
     async fn send(&self, what: &str, request: RequestBuilder) -> Result<(StatusCode, String), Fault> {
-        let unanswered =
-            |error: reqwest::Error| Fault::Unanswered { what: what.to_owned(), cause: root_cause(error) };
+        let unanswered = |error: reqwest::Error| Fault::Unanswered {
+            what: what.to_owned(),
+            cause: cause::of_request(error),
+        };
         let mut response = request.send().await.map_err(|error| {
-            if error.is_connect() { Fault::Unreachable(root_cause(error)) } else { unanswered(error) }
+            if error.is_connect() { Fault::Unreachable(cause::of_request(error)) } else { unanswered(error) }
         })?;
         let status = response.status();
         let mut body = Vec::new();
@@ -192,17 +194,6 @@ fn exception(code: i64, text: &str) -> (&str, &str) {
         (_, Some((name, words))) if !name.contains(' ') => (name, words),
         _ => ("a fault", text),
     }
-}
-
-/// The cause itself: what wraps it names the address and no more.
-fn root_cause(error: reqwest::Error) -> String {
-    let late = error.is_timeout();
-    let error = error.without_url();
-    let mut cause: &dyn Error = &error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    if late { "no answer in time".to_owned() } else { cause.to_string() }
 }
 
 /// Bytes of an answer; fifty results take a hundredth of it.

@@ -8,6 +8,7 @@
 
 use super::Fault;
 use super::settings::{Api, Settings};
+use crate::cause;
 use crate::mail::Mailbox;
 use crate::secret::Secret;
 use crate::smtp::{Capabilities, Response};
@@ -15,7 +16,6 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use reqwest::{Body, Url, redirect};
-use std::error::Error;
 use std::fmt::Write as _;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -232,12 +232,7 @@ fn fault(error: reqwest::Error) -> Fault {
     if error.is_timeout() {
         return Fault::Timeout { what: "connect", limit: CONNECT };
     }
-    let error = error.without_url();
-    let mut cause: &dyn Error = &error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    Fault::Io(io::Error::other(cause.to_string()))
+    Fault::Io(io::Error::other(cause::innermost(&error.without_url()).to_string()))
 }
 
 const CONNECT: Duration = Duration::from_secs(30);

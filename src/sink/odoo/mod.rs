@@ -18,8 +18,8 @@ pub use preflight::preflight;
 
 use super::{Delivery, Item};
 use crate::clock::Clock;
+use crate::endpoint;
 use crate::odoo::{self, Client, Fault, Place};
-use crate::tls;
 use effect::Event;
 use preflight::Readiness;
 use serde_json::{Value, json};
@@ -196,9 +196,7 @@ impl Tally {
 /// The client, made when it is needed first.
 fn connected<'a>(client: &'a mut Option<Client>, settings: &OdooSettings) -> Result<&'a mut Client, String> {
     if client.is_none() {
-        let login = settings.login.clone();
-        let tls = tls::client_config(login.ca_file.as_deref()).map_err(|error| error.to_string())?;
-        *client = Some(Client::new(login, tls).map_err(|fault| fault.to_string())?);
+        *client = Some(endpoint::odoo(&settings.login)?);
     }
     client.as_mut().ok_or_else(|| "no connection to Odoo can be made".to_owned())
 }
