@@ -1,5 +1,5 @@
 use super::{Finding, Status};
-use crate::store::space;
+use crate::store::space::Free;
 use rustix::fs::{Access, access, statvfs};
 use std::path::Path;
 
@@ -18,11 +18,7 @@ pub(super) fn look(data_dir: &Path) -> Vec<Finding> {
         }
     };
     let room = match statvfs(data_dir) {
-        Ok(disk) => {
-            // Some file systems count no inodes.
-            let inodes = (disk.f_files > 0).then_some(disk.f_favail);
-            room(&subject, space::free(&disk), inodes)
-        }
+        Ok(disk) => room(&subject, Free::of(&disk)),
         Err(error) => {
             let what = format!("its room is not known: {error}");
             Finding::bad(Status::Unknown, ROOM, subject, what, "look at it with df")
@@ -31,17 +27,17 @@ pub(super) fn look(data_dir: &Path) -> Vec<Finding> {
     vec![writable, room]
 }
 
-fn room(subject: &str, free: u64, inodes: Option<u64>) -> Finding {
-    let few = |least| inodes.is_some_and(|inodes| inodes < least);
-    let what = match inodes {
-        Some(inodes) => format!("{} MiB and {inodes} inodes are free", free >> 20),
-        None => format!("{} MiB are free", free >> 20),
+fn room(subject: &str, free: Free) -> Finding {
+    let few = |least| free.inodes.is_some_and(|inodes| inodes < least);
+    let what = match free.inodes {
+        Some(inodes) => format!("{} MiB and {inodes} inodes are free", free.bytes >> 20),
+        None => format!("{} MiB are free", free.bytes >> 20),
     };
     let remedy = "make room on the disk, or shorten [retention]";
-    if free < space::LEFT_FREE || few(FEWEST_INODES) {
+    if free.admit(0).is_err() {
         let what = format!("{what}; no mail is taken (452)");
         Finding::bad(Status::Fail, ROOM, subject, what, remedy)
-    } else if free < LOW || few(FEW_INODES) {
+    } else if free.bytes < LOW || few(FEW_INODES) {
         Finding::bad(Status::Warn, ROOM, subject, what, remedy)
     } else {
         Finding::ok(ROOM, subject, what)
@@ -53,26 +49,25 @@ const ROOM: &str = "disk";
 /// Bytes.
 const LOW: u64 = 1 << 30;
 const FEW_INODES: u64 = 10_000;
-/// A segment, the projection's files and those that replace them.
-const FEWEST_INODES: u64 = 100;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::space::{LEFT_FREE, LEFT_INODES};
 
     #[test]
     fn a_disk_is_judged_by_what_the_store_needs() {
-        for (free, inodes, expected) in [
+        for (bytes, inodes, expected) in [
             (LOW, Some(FEW_INODES), Status::Ok),
             (LOW, None, Status::Ok),
             (LOW - 1, None, Status::Warn),
             (LOW, Some(FEW_INODES - 1), Status::Warn),
-            (space::LEFT_FREE, Some(FEW_INODES), Status::Warn),
-            (space::LEFT_FREE - 1, Some(FEW_INODES), Status::Fail),
-            (LOW, Some(FEWEST_INODES - 1), Status::Fail),
+            (LEFT_FREE, Some(FEW_INODES), Status::Warn),
+            (LEFT_FREE - 1, Some(FEW_INODES), Status::Fail),
+            (LOW, Some(LEFT_INODES - 1), Status::Fail),
         ] {
-            let finding = room("/data", free, inodes);
-            assert_eq!(finding.status, expected, "{free} {inodes:?}");
+            let finding = room("/data", Free { bytes, inodes });
+            assert_eq!(finding.status, expected, "{bytes} {inodes:?}");
             assert_eq!(finding.remedy.is_empty(), expected == Status::Ok);
         }
     }

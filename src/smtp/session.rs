@@ -68,8 +68,11 @@ pub enum Step {
     Reply(Reply),
     /// Say this, then speak TLS; tell [`Session::secured`], then [`Session::certified`].
     StartTls(Reply),
-    /// A transaction is open: say this, or why not after [`Session::take_envelope`].
-    Open(Reply),
+    /// A transaction is open: say [`Reply::SenderOk`], or why not after [`Session::take_envelope`].
+    Open {
+        /// Bytes that the message has, as far as the client said so (RFC 1870 section 6).
+        size: Option<u64>,
+    },
     /// This recipient was taken: say [`Reply::RecipientOk`], or why not after [`Session::refuse_recipient`].
     Recipient(Mailbox),
     /// Check these; tell [`Session::logged_in`] or say [`Reply::AuthFailed`].
@@ -295,7 +298,7 @@ impl Session {
             Command::StartTls => Step::StartTls(Reply::StartTls),
             Command::Auth { mechanism, initial } => self.auth(mechanism, initial),
             Command::Mail { envelope, size } => {
-                self.mail(envelope, size).map_or_else(Step::Reply, Step::Open)
+                self.mail(envelope, size).map_or_else(Step::Reply, |()| Step::Open { size })
             }
             Command::Rcpt { recipient, dsn } => {
                 self.rcpt(recipient, dsn).map_or_else(Step::Reply, Step::Recipient)
@@ -422,7 +425,7 @@ impl Session {
         }
     }
 
-    fn mail(&mut self, envelope: Envelope, size: Option<u64>) -> Result<Reply, Reply> {
+    fn mail(&mut self, envelope: Envelope, size: Option<u64>) -> Result<(), Reply> {
         if self.is_in_transaction() {
             return Err(Reply::BadSequence("A transaction is open: RSET first"));
         }
@@ -442,7 +445,7 @@ impl Session {
             self.check_sender(sender, envelope.smtputf8)?;
         }
         self.phase = Phase::Mail(envelope);
-        Ok(Reply::SenderOk)
+        Ok(())
     }
 
     fn check_sender(&self, sender: &Mailbox, smtputf8: bool) -> Result<(), Reply> {
@@ -581,12 +584,11 @@ mod tests {
 
     fn code(session: &mut Session, line: &str) -> u16 {
         match session.line(line.as_bytes()) {
-            Step::Reply(reply)
-            | Step::StartTls(reply)
-            | Step::Open(reply)
-            | Step::Receive(reply)
-            | Step::Close(reply) => reply.code(),
+            Step::Reply(reply) | Step::StartTls(reply) | Step::Receive(reply) | Step::Close(reply) => {
+                reply.code()
+            }
             Step::Chunk { refused, .. } => refused.map_or(0, |reply| reply.code()),
+            Step::Open { .. } => Reply::SenderOk.code(),
             Step::Recipient(_) => Reply::RecipientOk.code(),
             Step::Authenticate(_) | Step::Introduce(_) => 0,
         }

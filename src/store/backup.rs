@@ -7,7 +7,7 @@
 use super::commit::CommitError;
 use super::journal::{Segment, segment_path};
 use super::replay::{Progress, chain, up_to};
-use super::{Cursor, ReadError, Store, space};
+use super::{Cursor, ReadError, Store};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -81,7 +81,7 @@ impl Store {
             let path = path.to_owned();
             move |source| BackupError::Io { path, source }
         };
-        let free = self.0.disk.free(&parent).and_then(|free| space::enough(free, total));
+        let free = self.0.disk.free(&parent).and_then(|free| free.admit(total));
         free.map_err(failed(&parent))?;
         let unfinished = tempfile::Builder::new()
             .prefix(&format!(".{name}."))

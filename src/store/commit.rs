@@ -12,7 +12,6 @@ use super::rebuild::{discard, remove};
 use super::record::{Kept, Record};
 use super::replay::{self, chain, up_to};
 use super::sled::{Current, Projection};
-use super::space;
 use crate::clock::{Clock, Timestamp};
 use crate::id::TrackingId;
 use crate::ledger::Inbound;
@@ -269,7 +268,7 @@ impl Scribe {
         if !records.iter().any(|(record, ..)| grows(record)) {
             return Ok(());
         }
-        space::enough(self.writer.free()?, bytes)
+        self.writer.free()?.admit(bytes)
     }
 }
 

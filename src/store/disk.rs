@@ -1,6 +1,6 @@
 //! The file operations whose order decides what survives a power cut. Reading needs no seam.
 
-use super::space;
+use super::space::Free;
 use std::fmt::Debug;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, Write};
@@ -17,8 +17,8 @@ pub trait Disk: Debug + Send + Sync {
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Returns when the names in a directory are on stable storage.
     fn sync_directory(&self, path: &Path) -> io::Result<()>;
-    /// Bytes that may still be written.
-    fn free(&self, directory: &Path) -> io::Result<u64>;
+    /// What may still be written.
+    fn free(&self, directory: &Path) -> io::Result<Free>;
 }
 
 /// A file that is being written.
@@ -51,8 +51,8 @@ impl Disk for LocalDisk {
         File::open(path)?.sync_all()
     }
 
-    fn free(&self, directory: &Path) -> io::Result<u64> {
-        Ok(space::free(&rustix::fs::statvfs(directory)?))
+    fn free(&self, directory: &Path) -> io::Result<Free> {
+        Ok(Free::of(&rustix::fs::statvfs(directory)?))
     }
 }
 

@@ -1,4 +1,4 @@
-use super::space;
+use super::space::Free;
 use bytes::Bytes;
 use crc32fast::Hasher;
 use std::fs::File;
@@ -79,7 +79,7 @@ impl Spill {
 
     /// Appends to it; fails like the journal where the disk has too little space. It is of no use after an error.
     pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        space::enough(space::free(&rustix::fs::fstatvfs(&self.file)?), bytes.len() as u64)?;
+        Free::of(&rustix::fs::fstatvfs(&self.file)?).admit(bytes.len() as u64)?;
         self.file.write_all(bytes)?;
         self.checksum.update(bytes);
         self.length += bytes.len() as u64;

@@ -200,6 +200,11 @@ impl Store {
         self.committer()?.commit(Record::Repeated(repeated), Bytes::new(), wish).await
     }
 
+    /// Whether there is room for a message of `size` bytes; not knowing it is none.
+    pub fn has_room(&self, size: u64) -> bool {
+        self.0.disk.free(&self.0.journal).and_then(|free| free.admit(size)).is_ok()
+    }
+
     /// A place on the store's disk for the part of a message that is not to be held in memory. It may block.
     pub fn spill(&self) -> io::Result<Spill> {
         Spill::new(&self.0.journal)

@@ -527,8 +527,8 @@ impl Disk for Recorder {
         Ok(())
     }
 
-    fn free(&self, _: &Path) -> io::Result<u64> {
-        Ok(u64::MAX)
+    fn free(&self, _: &Path) -> io::Result<Free> {
+        Ok(Free { bytes: u64::MAX, inodes: None })
     }
 }
 

@@ -4,19 +4,36 @@
 use rustix::fs::StatVfs;
 use std::io;
 
-/// Whether new mail may take `bytes` more of a disk that has `free`.
-pub fn enough(free: u64, bytes: u64) -> io::Result<()> {
-    if free >= bytes.saturating_add(LEFT_FREE) {
-        return Ok(());
-    }
-    let text = format!("less than {} MiB would be left free", LEFT_FREE >> 20);
-    Err(io::Error::new(io::ErrorKind::StorageFull, text))
+/// What may still be written to a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Free {
+    /// Bytes.
+    pub bytes: u64,
+    /// Files, where the file system counts them.
+    pub inodes: Option<u64>,
 }
 
-/// Bytes of a disk that may still be written.
-pub fn free(disk: &StatVfs) -> u64 {
-    disk.f_bavail.saturating_mul(disk.f_frsize)
+impl Free {
+    /// Of a disk.
+    pub fn of(disk: &StatVfs) -> Self {
+        let inodes = (disk.f_files > 0).then_some(disk.f_favail);
+        Self { bytes: disk.f_bavail.saturating_mul(disk.f_frsize), inodes }
+    }
+
+    /// Whether new mail may take `bytes` more of it.
+    pub fn admit(self, bytes: u64) -> io::Result<()> {
+        let text = if self.bytes < bytes.saturating_add(LEFT_FREE) {
+            format!("less than {} MiB would be left free", LEFT_FREE >> 20)
+        } else if self.inodes.is_some_and(|inodes| inodes < LEFT_INODES) {
+            format!("less than {LEFT_INODES} inodes are left free")
+        } else {
+            return Ok(());
+        };
+        Err(io::Error::new(io::ErrorKind::StorageFull, text))
+    }
 }
 
 /// Bytes of the disk that new mail leaves free.
 pub const LEFT_FREE: u64 = 16 << 20;
+/// Inodes that it leaves free: for a segment, the projection's files and those that replace them.
+pub const LEFT_INODES: u64 = 100;

@@ -135,8 +135,8 @@ impl Conversation {
         }
         match step {
             Step::StartTls(reply) => self.start_tls(&reply).await?,
-            Step::Open(reply) => {
-                let reply = self.admit().map_or_else(|refusal| refusal, |()| reply);
+            Step::Open { size } => {
+                let reply = self.admit(size).err().unwrap_or(Reply::SenderOk);
                 self.say(&reply);
             }
             Step::Authenticate(credentials) => {
@@ -240,16 +240,21 @@ impl Conversation {
         }
     }
 
-    /// Counts a message against the rates.
-    fn admit(&mut self) -> Result<(), Reply> {
+    /// Looks whether the disk has room for a message, before its text comes, and counts it against the rates.
+    fn admit(&mut self, size: Option<u64>) -> Result<(), Reply> {
         let peer = self.peer;
         let user = self.session.account().map(|account| account.name.as_str());
-        if self.front.rates.admits(user, peer, Instant::now()) {
+        let refusal = if !self.front.store.has_room(size.unwrap_or(0)) {
+            tracing::warn!(%peer, user, "a message was refused: the disk is full");
+            Reply::StoreFull
+        } else if !self.front.rates.admits(user, peer, Instant::now()) {
+            tracing::warn!(%peer, user, "a message was refused: the rate is used up");
+            Reply::TooFast
+        } else {
             return Ok(());
-        }
-        tracing::warn!(%peer, user, "a message was refused: the rate is used up");
+        };
         self.session.take_envelope();
-        Err(Reply::TooFast)
+        Err(refusal)
     }
 
     /// Reads a message, keeps it, and only then says so.

@@ -132,12 +132,16 @@ pub fn session(input: &[u8], rules: Rules) -> Talk {
             Some(line) => session.line(line),
             None => session.line_too_long(),
         };
+        let step = match step {
+            Step::Open { .. } => Step::Reply(Reply::SenderOk),
+            step => step,
+        };
         let parsed = line.and_then(|line| Command::parse(line).ok());
         if !session.is_in_chunks() {
             chunks = None;
         }
         match step {
-            Step::Reply(reply) | Step::Open(reply) => {
+            Step::Reply(reply) => {
                 talk.codes.push(code(&reply));
                 match (reply, parsed) {
                     (Reply::Hello { .. }, _) => (greeted, recipients) = (true, Vec::new()),

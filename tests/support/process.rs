@@ -95,6 +95,18 @@ impl Process {
         self.start_by(command.fd_mappings(mappings.collect()).unwrap()).await;
     }
 
+    /// Starts it within the user and mount namespaces of that process.
+    pub async fn start_within(&mut self, holder: u32) {
+        let mut command = Command::new("nsenter");
+        command.args(["--preserve-credentials", "--user", "--mount", "--target", &holder.to_string()]);
+        self.start_by(command.arg(&self.program)).await;
+    }
+
+    /// Whether it ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().unwrap().try_wait().unwrap().is_some()
+    }
+
     async fn start_by(&mut self, command: &mut Command) {
         let path = self.directory.path();
         let log = File::options().create(true).append(true).open(path.join("log")).unwrap();

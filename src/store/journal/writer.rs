@@ -3,6 +3,7 @@ use super::frame::{Draft, FrameHeader};
 use super::segment::{Origin, SegmentHeader, segment_path};
 use crate::clock::Timestamp;
 use crate::store::disk::{Disk, DiskFile};
+use crate::store::space::Free;
 use std::io::{self, IoSlice, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,8 +42,8 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Bytes of the disk that are free.
-    pub fn free(&self) -> io::Result<u64> {
+    /// What may still be written to the disk.
+    pub fn free(&self) -> io::Result<Free> {
         self.disk.free(&self.directory)
     }
 

@@ -1,0 +1,235 @@
+//! A disk that is full: a small one of the test's own. New mail is refused, what was promised stays, and once there is
+//! room again mail is taken without anybody's help.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use support::client::Client;
+use support::process::Process;
+use support::sink::{Manners, Sink};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mail_is_refused_before_its_text_while_the_disk_is_nearly_full() {
+    let Some((disk, mut process, sink)) = on_a_small_disk().await else { return };
+    process.start_within(disk.holder.id()).await;
+    let traffic = Traffic::start(process.address(1));
+    traffic.until("mail is taken", |seen| seen.promised.len() >= 50).await;
+    disk.fill(LEFT_FREE / 2);
+    traffic.until("it is refused", |seen| seen.refused("452 4.3.1", "MAIL") >= 20).await;
+    let before = traffic.seen(|seen| seen.promised.len());
+    disk.make_room();
+    traffic.until("it is taken again", |seen| seen.promised.len() >= before + 50).await;
+    let promised = traffic.end().await;
+    arrive(&sink, &promised).await;
+    assert!(process.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_promised_is_lost_where_not_one_byte_is_left() {
+    let Some((disk, mut process, sink)) = on_a_small_disk().await else { return };
+    process.start_within(disk.holder.id()).await;
+    let traffic = Traffic::start(process.address(1));
+    traffic.until("mail is taken", |seen| seen.promised.len() >= 50).await;
+    disk.fill(0);
+    traffic.until("it is refused", |seen| seen.refused("452 4.3.1", "") >= 20).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let before = traffic.seen(|seen| seen.promised.len());
+    disk.make_room();
+    // A ledger that could not be written ends the process, which systemd starts again.
+    let mails = async {
+        while traffic.seen(|seen| seen.promised.len() < before + 50) {
+            if process.has_ended() {
+                process.start_within(disk.holder.id()).await;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let again = tokio::time::timeout(LONG, mails).await;
+    assert!(again.is_ok(), "mail is not taken again\n{}", process.log());
+    let promised = traffic.end().await;
+    arrive(&sink, &promised).await;
+    assert!(process.terminate().await.success());
+}
+
+/// A relay whose data directory is such a disk; nothing where this machine allows no mount.
+async fn on_a_small_disk() -> Option<(SmallDisk, Process, Sink)> {
+    let sink = Sink::with(Manners { thinking: Duration::from_millis(5), ..Manners::default() }).await;
+    let process = Process::new(&sink);
+    let disk = SmallDisk::mount(&process.data());
+    if disk.is_none() {
+        eprintln!("no file system can be mounted here; full disks are not tried");
+    }
+    Some((disk?, process, sink))
+}
+
+async fn arrive(sink: &Sink, promised: &[String]) {
+    let arrived = || {
+        let mails = sink.mails();
+        let there: std::collections::HashSet<_> = mails.iter().map(|mail| mail.id()).collect();
+        promised.iter().all(|id| there.contains(id.as_str())).then_some(())
+    };
+    support::eventually_within(LONG, "every promised message arrives", arrived).await;
+}
+
+/// A file system in memory, in a mount namespace that lives as long as a process in it.
+struct SmallDisk {
+    holder: Child,
+    root: PathBuf,
+}
+
+impl SmallDisk {
+    fn mount(at: &Path) -> Option<Self> {
+        fs::create_dir(at).unwrap();
+        let script = "mount -t tmpfs -o size=$1 tmpfs \"$0\" && echo mounted && read -r _";
+        let mut command = Command::new("unshare");
+        command
+            .args(["--user", "--map-root-user", "--mount", "sh", "-c", script])
+            .arg(at)
+            .arg(SIZE.to_string());
+        // It ends with its standard input, so with this test at the latest.
+        let mut holder = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().ok()?;
+        let mut said = String::new();
+        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        let root =
+            Path::new("/proc").join(holder.id().to_string()).join("root").join(at.strip_prefix("/").unwrap());
+        let disk = Self { holder, root };
+        (said == "mounted\n").then_some(disk)
+    }
+
+    /// Takes all of it but so many bytes.
+    fn fill(&self, leave: u64) {
+        let mut filler = File::options().create(true).append(true).open(self.root.join("filler")).unwrap();
+        loop {
+            let disk = rustix::fs::statvfs(&self.root).unwrap();
+            let left = (disk.f_bavail * disk.f_frsize).saturating_sub(leave).min(1 << 20);
+            let written = filler.write(&vec![0; usize::try_from(left).unwrap()]);
+            match written {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => return,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    fn make_room(&self) {
+        fs::remove_file(self.root.join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+/// Clients that send until they are told to stop, and remember what was answered.
+struct Traffic {
+    seen: Arc<Mutex<Seen>>,
+    over: CancellationToken,
+    clients: Vec<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Seen {
+    promised: Vec<String>,
+    /// What was refused how often, by the reply and the command.
+    refusals: BTreeMap<(String, &'static str), usize>,
+}
+
+impl Seen {
+    fn refused(&self, reply: &str, command: &str) -> usize {
+        let refusals = self.refusals.iter();
+        refusals
+            .filter(|((text, at), _)| text.starts_with(reply) && at.starts_with(command))
+            .map(|(_, n)| n)
+            .sum()
+    }
+}
+
+impl Traffic {
+    fn start(address: SocketAddr) -> Self {
+        let (seen, over) = (Arc::new(Mutex::new(Seen::default())), CancellationToken::new());
+        let client = |_| tokio::spawn(send_on(address, seen.clone(), over.clone()));
+        let clients = (0..CLIENTS).map(client).collect();
+        Self { seen, over, clients }
+    }
+
+    fn seen<T>(&self, look: impl FnOnce(&Seen) -> T) -> T {
+        look(&self.seen.lock().unwrap())
+    }
+
+    async fn until(&self, what: &str, mut enough: impl FnMut(&Seen) -> bool) {
+        support::eventually_within(LONG, what, || self.seen(&mut enough).then_some(())).await;
+    }
+
+    async fn end(self) -> Vec<String> {
+        self.over.cancel();
+        for client in self.clients {
+            client.await.unwrap();
+        }
+        let seen = self.seen.lock().unwrap();
+        seen.promised.clone()
+    }
+}
+
+async fn send_on(address: SocketAddr, seen: Arc<Mutex<Seen>>, over: CancellationToken) {
+    let mut client = None;
+    while !over.is_cancelled() {
+        if client.is_none() {
+            client = Client::connect(address).await.ok();
+        }
+        let Some(open) = &mut client else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        match send(open).await {
+            Ok(Ok(id)) => seen.lock().unwrap().promised.push(id),
+            Ok(Err(refusal)) => {
+                *seen.lock().unwrap().refusals.entry(refusal).or_default() += 1;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Err(_) => client = None,
+        }
+    }
+}
+
+/// The tracking id, or the refusal and the command that met it.
+async fn send(client: &mut Client) -> io::Result<Result<String, (String, &'static str)>> {
+    for (command, line, good) in [
+        ("MAIL", "MAIL FROM:<a@example.com>", 250),
+        ("RCPT", "RCPT TO:<b@example.net>", 250),
+        ("DATA", "DATA", 354),
+    ] {
+        let (code, text) = client.ask(line).await?;
+        if code != good {
+            return Ok(Err((text, command)));
+        }
+    }
+    let line = "x".repeat(70) + "\r\n";
+    let (code, text) = client.ask(&format!("Subject: hi\r\n\r\n{}.", line.repeat(100))).await?;
+    Ok(if code == 250 {
+        Ok(text.rsplit(' ').next().unwrap_or_default().to_owned())
+    } else {
+        Err((text, "dot"))
+    })
+}
+
+const CLIENTS: usize = 4;
+/// Bytes of the disk.
+const SIZE: u64 = 160 << 20;
+/// Bytes that new mail leaves free.
+const LEFT_FREE: u64 = 16 << 20;
+const LONG: Duration = Duration::from_secs(60);
