@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
@@ -50,7 +50,7 @@ async fn post_some(
 ) -> io::Result<Vec<Duration>> {
     let stream = TcpStream::connect(to).await?;
     stream.set_nodelay(true)?;
-    let (mut stream, mut waits) = (BufReader::new(stream), Vec::new());
+    let (mut stream, mut waits) = (stream, Vec::new());
     while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
         let begun = Instant::now();
         stream.write_all(request.as_bytes()).await?;
@@ -61,19 +61,19 @@ async fn post_some(
 }
 
 /// The answer, which has no body.
-async fn hear(stream: &mut BufReader<TcpStream>) -> io::Result<()> {
-    let (mut status, mut line) = (String::new(), String::new());
-    stream.read_line(&mut status).await?;
-    while line != "\r\n" {
-        line.clear();
-        if stream.read_line(&mut line).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+async fn hear(stream: &mut TcpStream) -> io::Result<()> {
+    let (mut answer, mut length) = ([0; 4096], 0);
+    while !answer[..length].ends_with(b"\r\n\r\n") {
+        match stream.read(&mut answer[length..]).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            more => length += more,
         }
     }
-    if status.starts_with("HTTP/1.1 200 ") {
+    if answer.starts_with(b"HTTP/1.1 200 ") {
         return Ok(());
     }
-    Err(io::Error::other(format!("a webhook was answered with {:?}", status.trim_end())))
+    let answer = String::from_utf8_lossy(&answer[..length]);
+    Err(io::Error::other(format!("a webhook was answered with {answer:?}")))
 }
 
 /// What became of a mail, as Mailgun reports it, in [`BODY`] bytes.

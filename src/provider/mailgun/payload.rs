@@ -21,20 +21,20 @@ pub fn decode(data: &Value, reported: Timestamp) -> Event {
         identity: payload.identity(at),
         recipient: payload.recipient(),
         tracking: payload.tracking(),
-        message_id: payload.str("/message/headers/message-id").and_then(MessageId::parse),
+        message_id: payload.str("message/headers/message-id").and_then(MessageId::parse),
         by_machine: matches!(kind, Kind::Opened | Kind::Clicked) && payload.is_machine(),
         test_mode: words.code == Some(TEST_MODE) || payload.is_flagged("is-test-mode"),
         words,
     }
 }
 
-/// The `event-data` object, read by JSON pointers (RFC 6901): a step into what is no object finds nothing, so
-/// `null` and `[]` in an object's place need no rule.
+/// The `event-data` object, read by paths: a step into what is no object finds nothing, so `null` and `[]` in an
+/// object's place need no rule.
 struct Payload<'a>(&'a Value);
 
 impl<'a> Payload<'a> {
     fn kind(&self, code: Option<u16>) -> Kind {
-        match self.str("/event").unwrap_or_default() {
+        match self.str("event").unwrap_or_default() {
             "accepted" => Kind::Accepted,
             "delivered" => Kind::Delivered,
             "failed" => self.failure(code),
@@ -49,9 +49,9 @@ impl<'a> Payload<'a> {
     }
 
     fn failure(&self, code: Option<u16>) -> Kind {
-        let by_reason = self.str("/reason").is_some_and(|reason| reason.starts_with("suppress-"));
+        let by_reason = self.str("reason").is_some_and(|reason| reason.starts_with("suppress-"));
         let suppressed = by_reason || code.is_some_and(|code| SUPPRESSED.contains(&code));
-        match self.str("/severity").unwrap_or_default() {
+        match self.str("severity").unwrap_or_default() {
             "permanent" if suppressed => Kind::Suppressed,
             "permanent" => Kind::Bounced,
             "temporary" => Kind::Deferred,
@@ -70,9 +70,9 @@ impl<'a> Payload<'a> {
 
     /// Mailgun's id is unique within a day of one account; webhook, retry and Events API report the same one.
     fn identity(&self, at: Timestamp) -> String {
-        let account = ["/domain/name", "/account/id"].into_iter().find_map(|pointer| self.key(pointer));
+        let account = ["domain/name", "account/id"].into_iter().find_map(|path| self.key(path));
         let account = account.unwrap_or("-");
-        let id = self.key("/id").map_or_else(|| self.hash(), str::to_owned);
+        let id = self.key("id").map_or_else(|| self.hash(), str::to_owned);
         format!("mailgun/{account}/{}/{id}", at.day())
     }
 
@@ -85,11 +85,11 @@ impl<'a> Payload<'a> {
 
     /// The recipient; of an event about a whole message (`rejected`, `stored`) its only one.
     fn recipient(&self) -> Option<String> {
-        let only = || match self.0.pointer("/message/recipients")?.as_array()?.as_slice() {
+        let only = || match self.at_path("message/recipients")?.as_array()?.as_slice() {
             [only] => only.as_str(),
             _ => None,
         };
-        text::address(self.str("/recipient").or_else(only)?)
+        text::address(self.str("recipient").or_else(only)?)
     }
 
     fn tracking(&self) -> Option<TrackingId> {
@@ -99,8 +99,8 @@ impl<'a> Payload<'a> {
     }
 
     fn is_machine(&self) -> bool {
-        let robot = self.str("/client-info/client-type") == Some("robot");
-        robot || self.str("/client-info/bot").is_some_and(|bot| !bot.trim().is_empty())
+        let robot = self.str("client-info/client-type") == Some("robot");
+        robot || self.str("client-info/bot").is_some_and(|bot| !bot.trim().is_empty())
     }
 
     fn is_flagged(&self, flag: &str) -> bool {
@@ -108,27 +108,26 @@ impl<'a> Payload<'a> {
     }
 
     fn words(&self) -> Words {
-        let status = |field| self.text(&format!("/delivery-status/{field}"), MAX_TEXT);
-        let reject = || self.text("/reject/description", MAX_TEXT);
+        let texts = ["delivery-status/message", "delivery-status/description", "reject/description"];
         Words {
             name: self.name(),
             code: self.code(),
             enhanced: self.enhanced(),
-            text: status("message").or_else(|| status("description")).or_else(reject),
-            host: self.text("/delivery-status/mx-host", MAX_WORD),
-            url: self.text("/url", MAX_URL),
+            text: texts.into_iter().find_map(|path| self.text(path, MAX_TEXT)),
+            host: self.text("delivery-status/mx-host", MAX_WORD),
+            url: self.text("url", MAX_URL),
         }
     }
 
     /// `failed/permanent/bounce`, as far as there is something to say.
     fn name(&self) -> String {
-        let parts = ["/event", "/severity", "/reason", "/reject/reason"];
-        let parts: Vec<_> = parts.iter().filter_map(|pointer| self.text(pointer, MAX_WORD)).collect();
+        let parts = ["event", "severity", "reason", "reject/reason"];
+        let parts: Vec<_> = parts.iter().filter_map(|path| self.text(path, MAX_WORD)).collect();
         parts.join("/")
     }
 
     fn code(&self) -> Option<u16> {
-        let code = match self.0.pointer("/delivery-status/code")? {
+        let code = match self.at_path("delivery-status/code")? {
             Value::String(text) => text.trim().parse().ok(),
             number => number.as_u64().and_then(|code| u16::try_from(code).ok()),
         };
@@ -137,24 +136,28 @@ impl<'a> Payload<'a> {
 
     /// From its own field; old captures have it in the code's place.
     fn enhanced(&self) -> Option<String> {
-        let in_code = || self.text("/delivery-status/code", MAX_WORD).filter(|code| code.contains('.'));
-        self.text("/delivery-status/enhanced-code", MAX_WORD).or_else(in_code)
+        let in_code = || self.text("delivery-status/code", MAX_WORD).filter(|code| code.contains('.'));
+        self.text("delivery-status/enhanced-code", MAX_WORD).or_else(in_code)
     }
 
-    fn str(&self, pointer: &str) -> Option<&'a str> {
-        self.0.pointer(pointer)?.as_str()
+    fn at_path(&self, path: &str) -> Option<&'a Value> {
+        path.split('/').try_fold(self.0, |value, step| value.get(step))
+    }
+
+    fn str(&self, path: &str) -> Option<&'a str> {
+        self.at_path(path)?.as_str()
     }
 
     /// A text that names something: short, printable, used whole or not at all.
-    fn key(&self, pointer: &str) -> Option<&'a str> {
+    fn key(&self, path: &str) -> Option<&'a str> {
         let fine =
             |key: &&str| (1..=MAX_KEY).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic());
-        self.str(pointer).filter(fine)
+        self.str(path).filter(fine)
     }
 
     /// A text for people.
-    fn text(&self, pointer: &str, cap: usize) -> Option<String> {
-        text::line(self.str(pointer)?, cap)
+    fn text(&self, path: &str, cap: usize) -> Option<String> {
+        text::line(self.str(path)?, cap)
     }
 }
 
