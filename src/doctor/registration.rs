@@ -1,6 +1,6 @@
 //! Whether the provider reports to us.
 
-use super::{Finding, Status};
+use super::{Finding, Status, round_trip};
 use crate::account::{Account, Webhook};
 use crate::clock::Clock;
 use crate::config::{Config, Upstream};
@@ -36,10 +36,15 @@ pub(super) async fn look(config: &Config, upstream: &Upstream, clock: Clock) -> 
             return findings;
         }
     };
-    findings.push(match asked {
-        Ok(webhooks) => judge(name, provider, &webhooks),
-        Err(fault) => Finding::error(Status::Unknown, CHECK, name, &fault, "check api_base_url"),
-    });
+    match asked {
+        Ok(webhooks) => {
+            findings.push(judge(name, provider, &webhooks));
+            findings.extend(round_trip::look(config, name, &webhooks).await);
+        }
+        Err(fault) => {
+            findings.push(Finding::error(Status::Unknown, CHECK, name, &fault, "check api_base_url"));
+        }
+    }
     findings
 }
 

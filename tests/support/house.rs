@@ -1,4 +1,5 @@
 //! The real program and the sandbox as its provider.
+#![allow(dead_code, reason = "each test takes what it needs")]
 
 use super::support::process::{Process, Said};
 use mailtrail::clock::Clock;
