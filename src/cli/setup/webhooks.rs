@@ -9,6 +9,7 @@ use crate::provider::Provider;
 use crate::tls;
 use reqwest::Url;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// Needs the upstream's api_key. What is as it should be is kept, so it may be run again at any time.
@@ -47,9 +48,8 @@ pub async fn run(context: &Context, provider: Provider, arguments: &Webhooks) ->
     }
     let elsewhere = account.webhooks().await.map_err(|fault| failed(&fault))?;
     let elsewhere = elsewhere.iter().filter(|webhook| webhook.leads_to(name) && !webhook.is_at(&url));
-    let mut remains: Vec<_> = elsewhere.map(|webhook| webhook.shown()).collect();
-    remains.dedup();
-    let mut remains: Vec<_> = remains.iter().map(|url| left_alone(url)).collect();
+    let elsewhere: BTreeSet<_> = elsewhere.map(|webhook| webhook.shown()).collect();
+    let mut remains: Vec<_> = elsewhere.iter().map(|url| left_alone(url)).collect();
     if !arguments.remove {
         remains.extend(by_hand(&config, upstream, &url));
     }
