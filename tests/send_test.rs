@@ -72,6 +72,8 @@ async fn a_mail_that_does_not_arrive_is_said_with_its_cause() {
         assert!(verdict["verdict"].as_str().unwrap().contains(words), "{verdict}");
         assert_eq!(verdict["verdict"].as_str().unwrap().contains("`mailtrail doctor`"), state == "relayed");
     }
+    // Whoever follows a mail needs no report on it, and its sender may be nobody's mailbox.
+    assert_eq!(house.ask(&["trace", "mailtrail@mg.example.com"]).await.code, 1);
     assert_eq!(house.ask(&["breaker", "open", "up", "--reason", "moving"]).await.code, 0);
     let (code, verdict) = verdict(&house, &["ada@example.net", "--wait", "1s"]).await;
     assert_eq!((code, &verdict["state"]), (1, &json!("queued")), "{verdict}");

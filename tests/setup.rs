@@ -210,6 +210,13 @@ async fn brevo_gets_each_kind_of_proof_as_it_is_configured() {
         let said = house.ask(&setup).await;
         assert_eq!((said.code, &said.json()[0]["done"]), (0, &json!("kept")), "{keys}: {}", said.err);
     }
+    house.process.configure(&house.configuration);
+    for number in 0..39 {
+        let other = json!({ "url": format!("https://{number}.example.com/"), "events": ["spam"] });
+        assert_eq!(house.api(Method::POST, "/v3/webhooks", Some(other)).await.0, 201);
+    }
+    let said = house.ask(&["setup", "brevo", "--url", "https://other.example.com"]).await;
+    assert!(said.code == 1 && said.err.contains("has 40 webhooks already; change"), "{}", said.err);
     house.process.configure(&house.configuration.replace(token, ""));
     let said = house.ask(&setup).await;
     assert!(said.code == 1 && said.err.contains("openssl rand"), "{}", said.err);

@@ -346,6 +346,7 @@ impl Conversation {
             client_name: self.session.client_name(),
             protocol: self.session.protocol(),
             account: self.session.account().map(|account| &**account),
+            reports: true,
         };
         let reply = self.front.keep(&visitor, envelope, first, rest).await;
         if matches!(reply, Reply::Queued(_)) {

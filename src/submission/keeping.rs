@@ -20,16 +20,20 @@ pub struct Visitor<'a> {
     pub protocol: &'static str,
     /// The user, if logged in.
     pub account: Option<&'a Account>,
+    /// Whether the sender may be told what becomes of the mail.
+    pub reports: bool,
 }
 
 impl Front {
-    /// Keeps a message of the operator's by the way that clients' mail takes.
+    /// Keeps a message of the operator's by the way that clients' mail takes; the sender gets no reports on it.
     pub async fn hand_in(&self, account: &Account, envelope: Envelope, message: &[u8]) -> Reply {
         let visitor = Visitor {
             peer: Ipv4Addr::LOCALHOST.into(),
             client_name: &self.rules.hostname,
             protocol: "HTTP",
             account: Some(account),
+            // Whoever follows it sees it.
+            reports: false,
         };
         let first = [&[0; HEADROOM], message].concat();
         self.keep(&visitor, envelope, first, None).await
@@ -54,7 +58,7 @@ impl Front {
             account: visitor.account,
             providers: &self.providers,
             routing: &self.routing,
-            reports: self.reports,
+            reports: self.reports && visitor.reports,
             fingerprints: self.duplicates.is_some(),
             // A store that cannot be read says nothing of loops.
             is_ours: &|id| matches!(self.store.send(id), Ok(Some(_))),

@@ -127,7 +127,13 @@ fn account(upstream: &Upstream) -> Result<Account, Trouble> {
 }
 
 fn failed(fault: &Fault) -> Trouble {
-    Trouble::Failed(fault.to_string())
+    let remedy = match fault {
+        Fault::Refused { .. } => {
+            "; change what it names, or take out at the provider what is no longer needed"
+        }
+        _ => "",
+    };
+    Trouble::Failed(format!("{fault}{remedy}"))
 }
 
 fn told(context: &Context, arguments: &Webhooks, change: &Change) {
