@@ -13,8 +13,8 @@ pub const EXAMPLES: &str = "Examples:
   mailtrail send-test you@example.net
   mailtrail send-test you@example.net --from sales@mg.example.com --wait 10m
 
-The mail is taken in, routed and sent as any other. Exit codes: 0 delivered, and the provider's event says so; 1 not, with
-the likely cause; 3 no daemon runs.";
+The mail is taken in, routed and sent as any other. Exit codes: 0 delivered, and the provider's
+event says so; 1 not, with the likely cause; 3 no daemon runs.";
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
