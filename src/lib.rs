@@ -18,7 +18,7 @@
 //!
 //! | row | modules | may touch |
 //! |---|---|---|
-//! | basics | `cause`, `clock`, `rate`, `secret`, `strangers`, `wakeup` | nothing of ours |
+//! | basics | `cause`, `clock`, `probe`, `rate`, `secret`, `strangers`, `wakeup` | nothing of ours |
 //! | values | `id`, `mail` | basics |
 //! | words | `event` | values |
 //! | rules | `ledger`, `provider`, `routing`, `smtp`, `suppression` | no socket, file, runtime or database |
@@ -65,6 +65,7 @@ pub mod logging;
 pub mod mail;
 pub mod monitor;
 pub mod odoo;
+pub mod probe;
 pub mod provider;
 pub mod pulse;
 pub mod queue;

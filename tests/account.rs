@@ -6,11 +6,13 @@
 mod http;
 
 use http::{Act, Server};
-use mailtrail::account::{Account, Api, Entry, Fault, List, Settings, Span, Whose};
+use mailtrail::account::{Account, Act as Became, Api, Entry, Fault, List, Settings, Span, Wanted, Whose};
 use mailtrail::clock::{Clock, Timestamp};
+use mailtrail::provider::brevo::Credentials;
 use mailtrail::sandbox::{self, Sandbox, Weather};
 use mailtrail::secret::Secret;
 use mailtrail::tls;
+use reqwest::Url;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -240,6 +242,39 @@ async fn brevos_blocked_contacts_are_lists() {
     let account = at(&format!("http://{}", server.address), Whose::Brevo, "xkeysib-1");
     let fault = account.listed(None).await.unwrap_err();
     assert!(fault.to_string().contains("refused the api_key (401: Key not found)"), "{fault}");
+}
+
+#[tokio::test]
+async fn mailgun_is_told_with_the_call_for_addresses_and_its_200_is_not_believed_blindly() {
+    let ours: Url = "https://relay.example.com/webhooks/up".parse().unwrap();
+    let credentials = Credentials::default();
+    let wanted = Wanted { url: &ours, credentials: &credentials };
+    let known =
+        r#"{"webhooks":{"opened":{"urls":["https://a","https://u:p@relay.example.com/webhooks/up?x=1"]}}}"#;
+    for (registered, method, address, act) in [
+        (r#"{"webhooks":{"opened":{"urls":["https://a"]}}}"#, "POST", ours.as_str(), Became::Created),
+        (known, "PUT", "https://u:p@relay.example.com/webhooks/up?x=1", Became::Updated),
+    ] {
+        let server = Server::start(move |number, _| match number {
+            1 | 2 => Act::Answer(200, registered.into()),
+            // So is answered what no path leads to.
+            _ => Act::Answer(200, "Mailgun Magnificent API".into()),
+        })
+        .await;
+        let at_server = format!("http://{}", server.address);
+        let account = at(&at_server, mailgun(Api::Events, "mg.example.com"), "key-1");
+        let changes = account.to_register(wanted).await.unwrap();
+        assert_eq!((changes.len(), changes[0].act, &*changes[0].url), (1, act, ours.as_str()));
+        account.carry_out(&changes[0]).await.unwrap();
+        let request = &server.requests()[1];
+        assert_eq!(request.line, format!("{method} /v4/domains/mg.example.com/webhooks HTTP/1.1"));
+        let form: Vec<_> = form_urlencoded::parse(&request.body).into_owned().collect();
+        let kinds: Vec<_> = form[1..].iter().map(|(key, kind)| (&**key, &**kind)).collect();
+        assert_eq!(form[0], ("url".to_owned(), address.to_owned()));
+        assert!(kinds.len() == 8 && kinds.contains(&("event_types", "opened")), "{kinds:?}");
+        let fault = account.carry_out(&changes[0]).await.unwrap_err();
+        assert!(matches!(fault, Fault::Strange { .. }), "{fault}");
+    }
 }
 
 async fn sandbox(weather: Weather) -> (Sandbox, tempfile::TempDir) {

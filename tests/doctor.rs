@@ -5,6 +5,8 @@
 
 #[path = "support/dns.rs"]
 mod dns;
+#[path = "support/http.rs"]
+mod http;
 mod support;
 
 use dns::{Dns, Records};
@@ -13,12 +15,15 @@ use mailtrail::sandbox::{self, Face, Sandbox, Weather};
 use mailtrail::secret::Secret;
 use mailtrail::tls;
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+use reqwest::Method;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use support::process::{Process, free_port};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
 
 #[tokio::test]
 async fn what_is_well_is_said_to_be_well() {
@@ -42,6 +47,7 @@ async fn what_is_well_is_said_to_be_well() {
             "login",
             "certificate",
             "webhooks",
+            "round-trip",
             "domain",
             "spf",
             "dkim",
@@ -53,7 +59,7 @@ async fn what_is_well_is_said_to_be_well() {
         let (code, text) = scene.text(&["--nagios"]).await;
         assert_eq!(code, 0);
         let mut lines = text.lines();
-        assert_eq!(lines.next(), Some("MAILTRAIL OK - 17 checks, 0 failed, 0 warnings, 0 unknown"));
+        assert_eq!(lines.next(), Some("MAILTRAIL OK - 18 checks, 0 failed, 0 warnings, 0 unknown"));
         assert!(lines.all(|line| line.starts_with("ok      ")), "{text}");
         // Nothing was sent and nothing was registered.
         assert_eq!(scene.sandbox.tally().messages, 0);
@@ -157,12 +163,83 @@ async fn one_wrong_thing_is_found_and_comes_with_its_remedy() {
 async fn webhooks_that_are_not_registered_are_named() {
     let mut scene = Scene::new(Face::Mailgun).await;
     scene.process.start().await;
-    scene.register("https://relay.example.com/webhooks/up", &["delivered", "permanent_fail", "opened"]).await;
+    scene.register(&scene.url(), &["delivered", "permanent_fail", "opened"]).await;
     let (code, findings) = scene.doctor(&[]).await;
     assert_eq!((code, bad(&findings)), (0, vec!["webhooks warn".to_owned()]));
     let what = find(&findings, "webhooks")["what"].as_str().unwrap().to_owned();
     assert_eq!(what, "no webhook of ours is told temporary_fail, complained, unsubscribed, clicked");
     assert_eq!(scene.text(&["--nagios"]).await.0, 1);
+    assert!(scene.process.terminate().await.success());
+}
+
+#[tokio::test]
+async fn an_address_that_leads_elsewhere_is_found_by_what_answers_there() {
+    let mut scene = Scene::new(Face::Mailgun).await;
+    scene.process.start().await;
+    assert_eq!(scene.request(Method::DELETE, &format!("?url={}", scene.url())).await, 200);
+    let answers = |status: u16, body: &str| {
+        let body = body.to_owned();
+        http::Server::start(move |_, request| {
+            assert!(request.header("x-mailtrail-probe").is_some_and(|question| question.len() > 64));
+            http::Act::Answer(status, body.clone())
+        })
+    };
+    let own = tls::self_signed(&scene.process.directory().join("web"), "localhost").unwrap();
+    let secured = http::Server::secured(tls::acceptor(own).unwrap(), |_, _| http::Act::Close).await;
+    for (url, expected, words) in [
+        (format!("http://{}", answers(200, "ok").await.address), "fail", "the path as it is there"),
+        (format!("http://{}", answers(404, "").await.address), "fail", "answers 404"),
+        (
+            format!("http://{}", answers(301, "").await.address),
+            "fail",
+            "register the address that it leads to",
+        ),
+        (format!("http://{}", answers(403, "").await.address), "fail", "without a login"),
+        (format!("http://{}", answers(502, "").await.address), "fail", "finds nobody behind it"),
+        (format!("http://127.0.0.1:{}", free_port()), "warn", "cannot be reached from this machine"),
+        (format!("https://localhost:{}", secured.address.port()), "fail", "public authority"),
+        // Ours under another path: nobody is at home there.
+        (scene.url().replace("/webhooks/up", "/mail"), "fail", "answers 404"),
+    ] {
+        let url = format!("{url}/webhooks/up");
+        scene.register(&url, &MAILGUN).await;
+        let (code, findings) = scene.doctor(&[]).await;
+        let found = find(&findings, "round-trip");
+        assert_eq!(found["status"], expected, "{url} {found}");
+        assert!(found.to_string().contains(words), "{words}: {found}");
+        assert_eq!(code, i32::from(expected == "fail"));
+        assert_eq!(scene.request(Method::DELETE, &format!("?url={url}")).await, 200);
+    }
+    // One of several is enough, and what stands in front of us passes it on.
+    let front = format!("http://{}/webhooks/up", in_front_of(scene.process.address(1)).await);
+    for url in [front, format!("http://127.0.0.1:{}/webhooks/up", free_port())] {
+        scene.register(&url, &MAILGUN).await;
+    }
+    let (code, findings) = scene.doctor(&[]).await;
+    assert_eq!((code, &find(&findings, "round-trip")["status"]), (0, &json!("ok")));
+    assert!(!scene.process.log().contains("a webhook was refused"), "{}", scene.process.log());
+    assert!(scene.process.terminate().await.success());
+}
+
+#[tokio::test]
+async fn a_stranger_s_question_is_neither_answered_nor_counted() {
+    let mut scene = Scene::new(Face::Mailgun).await;
+    scene.process.start().await;
+    let ask = async |question: Option<&str>| {
+        let request = reqwest().post(scene.url()).header("x-forwarded-for", "198.51.100.1").body("{}");
+        let request = match question {
+            Some(question) => request.header("x-mailtrail-probe", question),
+            None => request,
+        };
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    for _ in 0..50 {
+        let question = format!("{}.{}", "0".repeat(32), "0".repeat(64));
+        assert_eq!(ask(Some(&question)).await, (404, String::new()));
+    }
+    // Whoever is refused so often is not looked at any more: 429.
+    assert_eq!(ask(None).await.0, 406);
     assert!(scene.process.terminate().await.success());
 }
 
@@ -288,6 +365,19 @@ async fn without_a_configuration_there_is_nothing_to_look_at() {
     assert!(code == 0 && text.contains("mailtrail doctor --nagios"), "{text}");
 }
 
+/// Where a server passes everything on to an address.
+async fn in_front_of(address: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let front = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut server = TcpStream::connect(address).await.unwrap();
+            tokio::spawn(async move { copy_bidirectional(&mut client, &mut server).await });
+        }
+    });
+    front
+}
+
 /// What was found not to be well, in a word each.
 fn bad(findings: &[Value]) -> Vec<String> {
     let bad = findings.iter().filter(|finding| finding["status"] != "ok");
@@ -349,9 +439,9 @@ impl Scene {
         let configuration = configuration(face, &process, &sandbox);
         process.configure(&configuration);
         let scene = Self { process, sandbox, dns: Dns::start(records()).await, configuration };
-        let url = "https://relay.example.com/webhooks/up";
+        let url = scene.url();
         match face {
-            Face::Mailgun => scene.register(url, &MAILGUN).await,
+            Face::Mailgun => scene.register(&url, &MAILGUN).await,
             Face::Brevo => {
                 let body = json!({ "url": url, "type": "transactional", "events": BREVO });
                 let request =
@@ -373,8 +463,20 @@ impl Scene {
         assert_eq!(answer.status(), 200);
     }
 
+    /// Where the relay takes webhooks.
+    fn url(&self) -> String {
+        format!("http://{}/webhooks/up", self.process.address(1))
+    }
+
     fn api(&self, path: &str) -> String {
         format!("http://{}{path}", self.sandbox.api_address())
+    }
+
+    /// Asks Mailgun's API about webhooks.
+    async fn request(&self, method: Method, query: &str) -> u16 {
+        let url = self.api(&format!("/v4/domains/{DOMAIN}/webhooks{query}"));
+        let request = reqwest().request(method, url).basic_auth("api", Some("key-1"));
+        request.send().await.unwrap().status().as_u16()
     }
 
     /// Exit code and findings.

@@ -217,6 +217,15 @@ async fn webhooks_are_registered_by_type_and_by_url() {
     );
     assert_eq!(scene.ask(Method::DELETE, &format!("{v3}/delivered")).await.0, 200);
     assert_eq!(scene.get(v3).await, json!({ "webhooks": {} }));
+    // A fourth address of one type is refused, for all the types that it asks for.
+    let three = "id=clicked&url=https://a.example&url=https://b.example&url=https://c.example";
+    assert_eq!(send(Method::POST, v3.into(), three).await.unwrap().status(), 200);
+    let before = scene.get(v3).await;
+    let both = format!("url={url}&event_types=opened&event_types=clicked");
+    let full = send(Method::POST, v4.into(), &both).await.unwrap();
+    assert_eq!(full.status(), 400);
+    assert!(full.json::<Value>().await.unwrap()["Reason"].as_str().unwrap().contains("clicked"));
+    assert_eq!(scene.get(v3).await, before);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Brevo's statistics of transactional mail, and its blocked contacts.
 
 use super::http::Http;
-use super::{Domain, Entry, Fault, List, Next, Page, Span, Webhook};
+use super::{Change, Domain, Entry, Fault, List, Next, Page, Span, Webhook, register};
 use crate::clock::Timestamp;
 use reqwest::{Method, RequestBuilder, Url};
 use serde_json::{Value, json};
@@ -145,18 +145,32 @@ pub(super) async fn domain(http: &Http, name: &str) -> Result<Option<Domain>, Fa
     }))
 }
 
-/// `GET /v3/webhooks?type=transactional`.
+/// Who is told which kind of event.
 pub(super) async fn webhooks(http: &Http) -> Result<Vec<Webhook>, Fault> {
-    let mut url = http.url(["v3", "webhooks"]);
-    url.query_pairs_mut().append_pair("type", "transactional");
-    let answer = http.ask(WEBHOOKS, authorised(http, Method::GET, url)).await?;
-    let hooks = answer["webhooks"].as_array().ok_or_else(|| http.strange(WEBHOOKS, "it has no webhooks"))?;
+    let hooks = hooks(http).await?;
     let webhooks = hooks.iter().flat_map(|hook| {
         let url = hook["url"].as_str().unwrap_or_default();
         let events = hook["events"].as_array().into_iter().flatten().filter_map(Value::as_str);
         events.map(|event| Webhook { event: event.to_owned(), url: url.to_owned() })
     });
     Ok(webhooks.collect())
+}
+
+/// `GET /v3/webhooks?type=transactional`.
+pub(super) async fn hooks(http: &Http) -> Result<Vec<Value>, Fault> {
+    let mut url = http.url(["v3", "webhooks"]);
+    url.query_pairs_mut().append_pair("type", "transactional");
+    let mut answer = http.ask(WEBHOOKS, authorised(http, Method::GET, url)).await?;
+    match answer.get_mut("webhooks").map(Value::take) {
+        Some(Value::Array(hooks)) => Ok(hooks),
+        _ => Err(http.strange(WEBHOOKS, "it has no webhooks")),
+    }
+}
+
+/// Changes webhooks.
+pub(super) async fn carry_out(http: &Http, change: &Change) -> Result<(), Fault> {
+    let authorised = |method, url| authorised(http, method, url);
+    register::carry_out(http, WEBHOOKS, change, authorised).await.map(drop)
 }
 
 fn authorised(http: &Http, method: Method, url: Url) -> RequestBuilder {
@@ -177,7 +191,22 @@ const STATISTICS: &str = "events";
 const ATTACHMENT: &str = "an attachment";
 const BLOCKED: &str = "blocked contacts";
 const DOMAINS: &str = "the domains";
-const WEBHOOKS: &str = "webhooks";
+pub(super) const WEBHOOKS: &str = "webhooks";
+/// The kinds of event that a webhook can be asked for; `sent` is another word for `request`.
+pub(super) const KINDS: [&str; 12] = [
+    "request",
+    "delivered",
+    "deferred",
+    "softBounce",
+    "hardBounce",
+    "blocked",
+    "invalid",
+    "spam",
+    "uniqueOpened",
+    "opened",
+    "click",
+    "unsubscribed",
+];
 /// Events of one page; Brevo's most.
 const EVENTS: usize = 5000;
 /// Contacts of one page; Brevo's most.

@@ -80,6 +80,30 @@ pub enum Fault {
         /// What is strange.
         words: String,
     },
+    /// As many addresses as may be are told a kind of event.
+    #[error(
+        "upstream {upstream}: webhooks: {event} is told to {urls} already, and the provider takes {most} addresses at most; \
+         take one of them out at the provider"
+    )]
+    Full {
+        /// Whose.
+        upstream: String,
+        /// The provider's word for the kind of event.
+        event: String,
+        /// How many.
+        most: usize,
+        /// Those that are there.
+        urls: String,
+    },
+    /// Nothing is known that a webhook could prove itself with.
+    #[error(
+        "upstream {upstream}: webhooks: there is nothing that they could prove themselves with; make a token with openssl \
+         rand -hex 32 > FILE and give webhook_token_file"
+    )]
+    Unproven {
+        /// Whose.
+        upstream: String,
+    },
     /// The provider cannot do that.
     #[error("upstream {upstream}: {what}: the provider's API has no call for it")]
     Unable {

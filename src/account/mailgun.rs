@@ -1,7 +1,7 @@
 //! Mailgun's two APIs for events, and its lists of suppressed addresses.
 
 use super::http::Http;
-use super::{Domain, Entry, Fault, List, Next, Page, Record, Span, Webhook};
+use super::{Change, Domain, Entry, Fault, List, Next, Page, Record, Span, Webhook, register};
 use crate::clock::Timestamp;
 use reqwest::header::ACCEPT;
 use reqwest::{Method, RequestBuilder, Url};
@@ -216,6 +216,19 @@ pub(super) async fn webhooks(http: &Http, domain: &str) -> Result<Vec<Webhook>, 
     Ok(webhooks.collect())
 }
 
+/// Where webhooks are registered by their addresses.
+pub(super) fn registry(http: &Http, domain: &str) -> Url {
+    http.url(["v4", "domains", domain, "webhooks"])
+}
+
+/// Changes webhooks. A path that leads nowhere is answered with 200, too.
+pub(super) async fn carry_out(http: &Http, change: &Change) -> Result<(), Fault> {
+    let authorised = |method, url| authorised(http, method, url);
+    let answer = register::carry_out(http, WEBHOOKS, change, authorised).await?;
+    let fine = answer.is_null() || answer["webhooks"].is_object();
+    if fine { Ok(()) } else { Err(http.strange(WEBHOOKS, "it has no webhooks")) }
+}
+
 fn authorised(http: &Http, method: Method, url: Url) -> RequestBuilder {
     http.request(method, url).basic_auth("api", Some(http.key().reveal()))
 }
@@ -230,6 +243,19 @@ const LOGS: &str = "logs";
 const STORED: &str = "a stored mail";
 const DOMAIN: &str = "the domain";
 const WEBHOOKS: &str = "webhooks";
+/// The kinds of event that webhooks can be registered for.
+pub(super) const KINDS: [&str; 8] = [
+    "accepted",
+    "delivered",
+    "permanent_fail",
+    "temporary_fail",
+    "complained",
+    "unsubscribed",
+    "opened",
+    "clicked",
+];
+/// Addresses that are told one kind.
+pub(super) const URLS: usize = 3;
 /// Entries that one request adds at most.
 pub(super) const ENTRIES: usize = 1000;
 

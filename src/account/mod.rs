@@ -10,11 +10,13 @@ mod fault;
 mod http;
 mod list;
 mod mailgun;
+mod register;
 mod webhook;
 
 pub use domain::{Domain, Record};
 pub use fault::Fault;
 pub use list::{Entry, List};
+pub use register::{Act, Change, Wanted};
 pub use webhook::Webhook;
 
 use crate::clock::{Clock, Timestamp};
@@ -226,6 +228,35 @@ impl Account {
         match &self.whose {
             Whose::Mailgun { domain, .. } => mailgun::webhooks(&self.http, domain).await,
             Whose::Brevo => brevo::webhooks(&self.http).await,
+        }
+    }
+    /// What is missing so that every kind of event is told to an address of ours; nothing is changed yet.
+    pub async fn to_register(&self, wanted: Wanted<'_>) -> Result<Vec<Change>, Fault> {
+        match &self.whose {
+            Whose::Mailgun { domain, .. } => {
+                let webhooks = mailgun::webhooks(&self.http, domain).await?;
+                register::at_mailgun(&self.http, domain, &webhooks, wanted.url)
+            }
+            Whose::Brevo => register::at_brevo(&self.http, &brevo::hooks(&self.http).await?, wanted),
+        }
+    }
+
+    /// What is to be taken out so that nothing is told to an address of ours any more; nothing is changed yet.
+    pub async fn to_unregister(&self, ours: &Url) -> Result<Vec<Change>, Fault> {
+        match &self.whose {
+            Whose::Mailgun { domain, .. } => {
+                let webhooks = mailgun::webhooks(&self.http, domain).await?;
+                Ok(register::out_of_mailgun(&self.http, domain, &webhooks, ours))
+            }
+            Whose::Brevo => register::out_of_brevo(&self.http, &brevo::hooks(&self.http).await?, ours),
+        }
+    }
+
+    /// Makes a change of webhooks.
+    pub async fn carry_out(&self, change: &Change) -> Result<(), Fault> {
+        match self.whose {
+            Whose::Mailgun { .. } => mailgun::carry_out(&self.http, change).await,
+            Whose::Brevo => brevo::carry_out(&self.http, change).await,
         }
     }
 }

@@ -6,11 +6,13 @@ mod events;
 mod inbound;
 mod log;
 mod operator;
+mod probe;
 mod router;
 mod sinks;
 mod stats;
 mod suppressions;
 mod sync;
+mod test_mail;
 mod trace;
 mod view;
 
@@ -22,6 +24,7 @@ pub use events::{
 };
 pub use inbound::{InboundFilter, InboundView, KeptMail, ReleaseOrder, Released, inbound, inbound_mail};
 pub use log::{LogAnswer, LogFilter, log};
+pub use probe::{ProbePlace, ProbeView};
 pub use router::{Panel, metrics_router, service};
 pub use sinks::{RefusedView, ReplaySink, SinkView};
 pub use stats::{StatsLine, StatsQuestion, stats};
@@ -30,6 +33,7 @@ pub use suppressions::{
     SuppressionPage, SuppressionView, hints, suppressions,
 };
 pub use sync::{SyncLine, SyncOrder, SyncStep};
+pub use test_mail::{HandIn, TestAnswer, TestOrder, Tester};
 pub use trace::{Found, find, queue};
 pub use view::{
     Act, AlarmView, BreakerOrder, BreakerView, MarkView, Order, QueueLine, RecipientView, Shape, TrailView,

@@ -227,10 +227,12 @@ const BUSY: &str = "is being sent right now";
 
 #[cfg(test)]
 mod tests {
+    use super::super::test_mail::Tester;
     use super::*;
     use crate::alarm::Alarms;
     use crate::clock::Clock;
     use crate::ledger::{Accepted, Begun, Send};
+    use crate::probe::Probe;
     use crate::store::{Retention, Store};
     use crate::suppression;
     use crate::sync::Syncer;
@@ -259,6 +261,12 @@ mod tests {
             retention: Retention::default(),
             sinks: Arc::default(),
             places: Arc::default(),
+            probe: Probe::default(),
+            tester: Tester {
+                hand_in: Arc::new(|_, _| Box::pin(async { Err("nobody is here".to_owned()) })),
+                from: None,
+                silent: Arc::default(),
+            },
         };
         for verb in Verb::ALL {
             let verb = verb.word().to_owned();

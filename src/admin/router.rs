@@ -7,13 +7,15 @@ use super::sinks::{self, ReplaySink};
 use super::stats::{StatsQuestion, stats};
 use super::suppressions::{self, SuppressionFilter, SuppressionOrder};
 use super::sync::sync;
+use super::test_mail::{self, Tester};
 use super::trace::{find_as, queue_as};
 use super::view::{AlarmView, BreakerOrder, BreakerView, Order, QueueLine, TrailView};
-use super::{care, events};
+use super::{care, events, probe};
 use crate::alarm::Alarms;
 use crate::clock::{Clock, Timestamp};
 use crate::ledger::{Trail, Waits};
 use crate::odoo::Place;
+use crate::probe::Probe;
 use crate::provider::Provider;
 use crate::store::{ReadError, Retention, Store};
 use crate::suppression;
@@ -59,6 +61,10 @@ pub struct Panel {
     pub retention: Retention,
     /// Where Odoo's records are shown.
     pub places: Arc<Vec<Place>>,
+    /// Whoever knows whether a request comes to this process.
+    pub probe: Probe,
+    /// What hands in an operator's test mail.
+    pub tester: Tester,
 }
 
 /// Who asks, by the socket.
@@ -134,6 +140,8 @@ pub fn service(panel: Panel) -> IntoMakeServiceWithConnectInfo<Router, Operator>
         .merge(events::routes())
         .merge(inbound::routes())
         .merge(care::routes())
+        .merge(probe::routes())
+        .merge(test_mail::routes())
         .layer(DefaultBodyLimit::max(ORDER))
         .with_state(panel)
         .into_make_service_with_connect_info::<Operator>()

@@ -6,6 +6,7 @@ use crate::admin::{
     InboundFilter, InboundView, KeptEvent, KeptMail, LogAnswer, LogFilter, Order, QueueLine, RebuildOrder,
     RefusedView, ReleaseOrder, Released, ReplayAnswer, ReplayOrder, ReplaySink, Shape, SinkView, StatsLine,
     StatsQuestion, SuppressionAct, SuppressionFilter, SuppressionOrder, SuppressionPage, SyncLine, SyncOrder,
+    TestAnswer, TestOrder,
 };
 use crate::clock::Clock;
 use crate::store::{OpenError, OpenReport, Retention, Store};
@@ -233,6 +234,11 @@ impl Desk {
     /// Changes what becomes of waiting mail.
     pub async fn order(&self, order: &Order) -> Result<Vec<Act>, Trouble> {
         ask(self.running()?.post(url("queue")).json(order)).await
+    }
+
+    /// Has it send a mail of the operator's.
+    pub async fn send_test(&self, order: &TestOrder) -> Result<TestAnswer, Trouble> {
+        ask(self.running()?.post(url("test")).json(order)).await
     }
 
     /// How old the waiting mail is.

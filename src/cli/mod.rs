@@ -11,6 +11,7 @@ mod log;
 mod paint;
 mod queue;
 mod sandbox;
+mod send_test;
 mod sendmail;
 mod serve;
 mod settings;
@@ -103,14 +104,14 @@ enum Command {
     /// Take a message from standard input, as /usr/sbin/sendmail does
     #[command(after_help = "Example: mailtrail sendmail -t -i < mail.txt")]
     Sendmail(sendmail::Arguments),
+    /// One mail through the whole loop: handed in, sent, reported on; each step as it comes
+    #[command(after_help = send_test::EXAMPLES)]
+    SendTest(send_test::Arguments),
     /// Whether everything is in order that mail needs, and what helps where it is not
     #[command(after_help = doctor::EXAMPLES)]
     Doctor(doctor::Arguments),
-    /// Prepare what others need: Odoo's server action
-    #[command(
-        subcommand,
-        after_help = "Example: mailtrail setup odoo --login admin --user mailtrail@example.com"
-    )]
+    /// Prepare what others need: the webhooks at Mailgun or Brevo, Odoo's server action
+    #[command(subcommand, after_help = "Example: mailtrail setup mailgun --url https://relay.example.com")]
     Setup(setup::Command),
     /// Users of the listeners
     #[command(subcommand, after_help = "Example: mailtrail user hash")]
@@ -198,6 +199,7 @@ async fn command(context: Context, command: Command) -> Result<Option<Successor>
         Command::Stats(arguments) => stats::run(&context, &arguments).await,
         Command::Suppress(command) => suppress::run(&context, &command).await,
         Command::Store(command) => store::run(&context, &command).await,
+        Command::SendTest(arguments) => send_test::run(&context, &arguments).await,
         Command::Sendmail(arguments) => sendmail::run(&context, arguments).await,
         Command::Doctor(arguments) => doctor::run(&context, &arguments).await,
         Command::Setup(command) => setup::run(&context, &command).await,

@@ -1,8 +1,11 @@
 //! `mailtrail setup`: what others need before mailtrail can work with them.
 
+mod webhooks;
+
 use super::{Context, Trouble, say, say_json, settings};
 use crate::endpoint;
 use crate::odoo::{Client, Fault, Settings};
+use crate::provider::Provider;
 use crate::secret::Secret;
 use crate::sink::odoo::{ACTION, ACTION_NAME, GROUP_NAME, VERSION};
 use crate::sink::{Kind, OdooSettings};
@@ -15,6 +18,13 @@ use std::time::Duration;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
+    /// Have Mailgun tell this relay every kind of event; the webhooks of others stay as they are
+    #[command(after_help = "Example: mailtrail setup mailgun --url https://relay.example.com --dry-run")]
+    Mailgun(webhooks::Webhooks),
+    /// Have Brevo tell this relay every kind of event, with the token as it is configured; the webhooks of others stay as
+    /// they are
+    #[command(after_help = "Example: mailtrail setup brevo --url https://relay.example.com --dry-run")]
+    Brevo(webhooks::Webhooks),
     /// Make, or bring up to date, the server action in Odoo, and the group whose members may run it
     Odoo(Odoo),
 }
@@ -50,6 +60,8 @@ pub struct Odoo {
 
 pub async fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
     match command {
+        Command::Mailgun(arguments) => webhooks::run(context, Provider::Mailgun, arguments).await,
+        Command::Brevo(arguments) => webhooks::run(context, Provider::Brevo, arguments).await,
         Command::Odoo(arguments) => odoo(context, arguments).await,
     }
 }
@@ -247,16 +259,23 @@ impl Administrator {
     }
 
     fn said(&self, done: &str, what: &str, id: Option<u64>, name: &str) -> Option<u64> {
-        if self.json {
-            say_json(&json!({ "done": done, "what": what, "id": id, "name": name, "dry_run": self.dry_run }));
-        } else {
-            let number = id.map(|id| format!(" {id}")).unwrap_or_default();
-            let changes = !matches!(done, "kept" | "not there");
-            let only = if self.dry_run && changes { "would be " } else { "" };
-            say(format!("{only}{done}: {what}{number} ({name})"));
-        }
+        said(self.json, self.dry_run, &json!({ "done": done, "what": what, "id": id, "name": name }), name);
         id
     }
+}
+
+/// Says what was done, or would be: `done`, `what` and `id`; people get the `more` that is known about it.
+fn said(as_json: bool, dry_run: bool, told: &Value, more: &str) {
+    if as_json {
+        let mut told = told.clone();
+        told["dry_run"] = dry_run.into();
+        return say_json(&told);
+    }
+    let word = |key: &str| told[key].as_str().unwrap_or_default();
+    let number = told["id"].as_u64().map(|id| format!(" {id}")).unwrap_or_default();
+    let changes = !matches!(word("done"), "kept" | "not there");
+    let only = if dry_run && changes { "would be " } else { "" };
+    say(format!("{only}{}: {}{number} ({more})", word("done"), word("what")));
 }
 
 /// The version in the first line of the action's code.

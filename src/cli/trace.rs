@@ -76,7 +76,8 @@ fn verdict(recipient: &RecipientView, paint: Paint) -> String {
     }
 }
 
-fn timeline(fact: &FactView, recipients: usize, paint: Paint) -> String {
+/// One line of what happened.
+pub fn timeline(fact: &FactView, recipients: usize, paint: Paint) -> String {
     let event = paint.state(&fact.event, &format!("{:<12}", fact.event));
     let mut parts = Vec::new();
     parts.extend(fact.upstream.clone());

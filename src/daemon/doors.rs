@@ -69,7 +69,8 @@ impl Hall {
         config.listeners.iter().map(open).collect()
     }
 
-    fn front(&self, ground: &Ground, config: &Config, listener: &Listener) -> Front {
+    /// What clients of a listener find.
+    pub fn front(&self, ground: &Ground, config: &Config, listener: &Listener) -> Front {
         let mut providers: Vec<Provider> = config.upstreams.iter().map(|u| u.transport.provider).collect();
         providers.dedup();
         Front {

@@ -8,6 +8,7 @@ use super::reconciling::{accounts, reconciler, syncer};
 use super::relaying::{Relaying, Way, reports, ways};
 use super::shift::Shift;
 use super::sockets::{Sockets, Taken};
+use super::testing::tester;
 use crate::account::Account;
 use crate::admin::{self, Panel};
 use crate::alarm::Alarms;
@@ -19,6 +20,7 @@ use crate::id::Mint;
 use crate::inbound::Carrier;
 use crate::monitor::Monitor;
 use crate::odoo::Place;
+use crate::probe::Probe;
 use crate::provider::Provider;
 use crate::pulse::Pulse;
 use crate::reconcile::Reconciler;
@@ -53,6 +55,8 @@ pub struct Ground {
     pub alarms: Alarms,
     /// What goes out and comes back.
     pub pulse: Pulse,
+    /// What knows whether a request comes to this process.
+    pub probe: Probe,
     /// Set when mail is no longer taken and sent.
     pub stopping: CancellationToken,
     /// Set when HTTP is no longer answered.
@@ -118,6 +122,7 @@ impl Ground {
             memory: Memory::default(),
             alarms: Alarms::new(clock),
             pulse: Pulse::default(),
+            probe: Probe::default(),
             stopping: CancellationToken::new(),
             silent: CancellationToken::new(),
             mail: TaskTracker::new(),
@@ -156,6 +161,8 @@ impl Prepared {
             retention: config.retention,
             sinks: config.sinks.iter().map(|sink| sink.name.clone()).collect(),
             places: Arc::new(places(&config)),
+            probe: ground.probe.clone(),
+            tester: tester(ground, &config, &hall),
         };
         let admin = sockets.listen_at(&mut offered, &config.admin.socket)?;
         let mut listen = |what, address: Option<SocketAddr>| {
@@ -362,7 +369,8 @@ fn inbox(ground: &Ground, config: &Config, accounts: BTreeMap<String, Account>) 
     };
     let sources = config.upstreams.iter().filter_map(of_upstream).chain(config.sources.iter().cloned());
     let (store, pulse) = (ground.store.clone(), ground.pulse.clone());
-    let inbox = Inbox::new(sources.collect(), config.webhooks.proxies.clone(), store, ground.clock, pulse);
+    let inbox = Inbox::new(sources.collect(), config.webhooks.proxies.clone(), store, ground.clock, pulse)
+        .with_probe(ground.probe.clone());
     if config.targets.is_empty() {
         return inbox;
     }

@@ -12,6 +12,7 @@ mod reconciling;
 mod relaying;
 mod shift;
 mod sockets;
+mod testing;
 
 pub use sockets::Sockets;
 

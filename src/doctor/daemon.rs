@@ -1,7 +1,7 @@
 //! The daemon and, where it does not answer, the store.
 
 use super::{Finding, Status};
-use crate::admin::{AlarmView, BreakerView, Shape};
+use crate::admin::{AlarmView, BreakerView, ProbePlace, ProbeView, Shape};
 use crate::cause;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -47,19 +47,33 @@ async fn ask(config: &Config, subject: String) -> Vec<Finding> {
     }
 }
 
+/// What the daemon alone can answer at a path.
+pub(super) async fn probe(socket: &Path, path: &str) -> Result<ProbeView, reqwest::Error> {
+    let place = ProbePlace { path: path.to_owned() };
+    let answer = client(socket)?.get(url("probe")).query(&place).send().await?;
+    answer.error_for_status()?.json().await
+}
+
 async fn answers(socket: &Path) -> Result<(Vec<BreakerView>, Vec<Shape>, Vec<AlarmView>), reqwest::Error> {
-    let mut client = Client::builder().unix_socket(socket);
-    // Nothing is encrypted on the socket; the client asks for TLS all the same.
-    if let Ok(tls) = tls::client_config(None) {
-        client = client.tls_backend_preconfigured(tls);
-    }
-    let client = client.build()?;
+    let client = client(socket)?;
     Ok((get(&client, "breakers").await?, get(&client, "queue/shape").await?, get(&client, "alarms").await?))
 }
 
+fn client(socket: &Path) -> Result<Client, reqwest::Error> {
+    let client = Client::builder().unix_socket(socket);
+    // Nothing is encrypted on the socket; the client asks for TLS all the same.
+    match tls::client_config(None) {
+        Ok(tls) => client.tls_backend_preconfigured(tls).build(),
+        Err(_) => client.build(),
+    }
+}
+
+fn url(question: &str) -> String {
+    format!("http://localhost/api/v1/{question}")
+}
+
 async fn get<T: DeserializeOwned>(client: &Client, question: &str) -> Result<T, reqwest::Error> {
-    let url = format!("http://localhost/api/v1/{question}");
-    client.get(url).send().await?.error_for_status()?.json().await
+    client.get(url(question)).send().await?.error_for_status()?.json().await
 }
 
 fn queue(shapes: &[Shape], most: u64) -> Finding {

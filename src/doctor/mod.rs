@@ -11,6 +11,7 @@ mod dns;
 mod finding;
 mod odoo;
 mod registration;
+mod round_trip;
 mod time;
 mod upstream;
 

@@ -1,15 +1,11 @@
 //! The one place where a client's socket is read and written.
 
-use super::acceptance::{self, Circumstances};
 use super::accounts::Login;
-use super::duplicates::NotKept;
+use super::keeping::Visitor;
 use super::listener::{Front, contains};
 use super::spool::{Spool, Spooled};
-use crate::clock::Timestamp;
-use crate::ledger::Accepted;
 use crate::mail::{Envelope, Mailbox};
 use crate::smtp::{Authentication, Decoder, Fed, Introduction, Limits, Reply, Session, Step};
-use crate::store::{CommitError, Message};
 use crate::suppression::Reason;
 use bytes::BufMut;
 use std::io;
@@ -350,48 +346,18 @@ impl Conversation {
 
     async fn keep(&mut self, envelope: Envelope, spooled: Spooled) -> Reply {
         let Spooled { first, rest, taken: _taken } = spooled;
-        let now = self.front.clock.now();
-        let circumstances = Circumstances {
-            id: self.front.mint.next(now, fastrand::u128(..)),
-            now,
-            hostname: &self.front.rules.hostname,
+        let visitor = Visitor {
             peer: self.peer,
             client_name: self.session.client_name(),
             protocol: self.session.protocol(),
             account: self.session.account().map(|account| &**account),
-            providers: &self.front.providers,
-            routing: &self.front.routing,
-            reports: self.front.reports,
-            fingerprints: self.front.duplicates.is_some(),
-            // A store that cannot be read says nothing of loops.
-            is_ours: &|id| matches!(self.front.store.send(id), Ok(Some(_))),
+            reports: true,
         };
-        match acceptance::accept(&circumstances, envelope, first, rest) {
-            Ok((accepted, message)) => self.commit(accepted, message, now).await,
-            Err(refusal) => refusal,
+        let reply = self.front.keep(&visitor, envelope, first, rest).await;
+        if matches!(reply, Reply::Queued(_)) {
+            self.session.kept();
         }
-    }
-
-    async fn commit(&mut self, accepted: Accepted, message: Message, now: Timestamp) -> Reply {
-        let (store, id, client) = (&self.front.store, accepted.send.id, accepted.send.client.clone());
-        let kept = match &self.front.duplicates {
-            None => store.accept(accepted, message).await.map(|()| id).map_err(NotKept::from),
-            Some(duplicates) => duplicates.accept(store, accepted, message, now).await,
-        };
-        match kept {
-            Ok(kept) => {
-                self.session.kept();
-                metrics::counter!("mailtrail_smtp_accepted_total", "client" => client).increment(1);
-                Reply::Queued(kept)
-            }
-            Err(error) => {
-                tracing::error!(%id, %error, "a message was not taken");
-                match error {
-                    NotKept::Commit(CommitError::Disk(_)) => Reply::StoreFull,
-                    NotKept::Commit(CommitError::ReadOnly) | NotKept::Read(_) => Reply::LocalError,
-                }
-            }
-        }
+        reply
     }
 
     fn say(&mut self, reply: &Reply) {

@@ -5,6 +5,7 @@ mod accounts;
 mod conversation;
 mod duplicates;
 mod guard;
+mod keeping;
 mod listener;
 mod password;
 mod proxy;

@@ -10,6 +10,7 @@ mod body;
 mod evidence;
 mod inbound;
 mod listener;
+mod probe;
 mod settings;
 mod source;
 mod strangers;
@@ -22,6 +23,7 @@ pub use source::{Kind, Source, Suppressing};
 use crate::clock::{Clock, Timestamp};
 use crate::event::Event;
 use crate::ledger::{Dead, Hinted, Notice, Via};
+use crate::probe::Probe;
 use crate::provider::{self, Form, activecampaign, brevo, generic, mailgun};
 use crate::pulse::Pulse;
 use crate::secret::Secret;
@@ -31,6 +33,7 @@ use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware;
 use axum::routing::{get, post};
 use body::{Room, Unread};
 use bytes::Bytes;
@@ -53,6 +56,7 @@ pub struct Inbox {
     store: Store,
     clock: Clock,
     pulse: Pulse,
+    probe: Probe,
     room: Room,
     refusals: Refusals,
     /// What takes in mail from outside, if somebody wants it.
@@ -69,10 +73,16 @@ impl Inbox {
             store,
             clock,
             pulse,
+            probe: Probe::default(),
             room: Room::default(),
             refusals: Refusals::default(),
             intake: None,
         }
+    }
+
+    /// It answers the questions of `probe`.
+    pub fn with_probe(self, probe: Probe) -> Self {
+        Self { probe, ..self }
     }
 
     /// It takes in mail from outside, too.
@@ -84,6 +94,7 @@ impl Inbox {
 /// `POST /webhooks/<source>`, `POST /webhooks/<source>/<secret>`, `POST /inbound/<upstream>`, `POST
 /// /inbound/<upstream>/mime`, `GET /healthz`, `GET /readyz`.
 fn router(inbox: Inbox) -> Router {
+    let inbox = Arc::new(inbox);
     Router::new()
         .route("/webhooks/{source}", post(receive))
         .route("/webhooks/{source}/{secret}", post(receive_with_secret))
@@ -91,7 +102,8 @@ fn router(inbox: Inbox) -> Router {
         .route("/inbound/{source}/mime", post(receive_raw_mail))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(|| async { "ready\n" }))
-        .with_state(Arc::new(inbox))
+        .route_layer(middleware::from_fn_with_state(inbox.clone(), probe::answer))
+        .with_state(inbox)
 }
 
 async fn receive(State(inbox): State<Arc<Inbox>>, Path(name): Path<String>, request: Request) -> StatusCode {

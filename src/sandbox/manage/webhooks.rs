@@ -114,15 +114,19 @@ fn set(house: &House, name: &str, form: &Form, message: &str) -> Answer {
     Ok(Json(json!({ "message": message, "webhook": hooks::written(&urls) })))
 }
 
-/// Registers a URL for exactly these types.
+/// Registers a URL for exactly these types, or for none of them where one has as many as may be.
 fn place(house: &House, url: &str, wanted: &[&'static str]) -> Result<(), Refusal> {
-    for kind in KINDS {
+    let others = |kind| {
         let mut urls = house.hooks.of(kind);
         urls.retain(|known| **known != *url);
+        urls
+    };
+    if let Some(full) = wanted.iter().find(|kind| others(kind).len() >= URLS) {
+        return Err(reason(&format!("{full} has {URLS} URLs already")));
+    }
+    for kind in KINDS {
+        let mut urls = others(kind);
         if wanted.contains(&kind) {
-            if urls.len() == URLS {
-                return Err(reason(&format!("{kind} has {URLS} URLs already")));
-            }
             urls.push(url.into());
         }
         house.hooks.replace(kind, urls);

@@ -1,0 +1,200 @@
+//! The webhooks of a provider that lead here.
+
+use super::super::{Context, Trouble, say, say_json, settings};
+use super::said;
+use crate::account::{Account, Act, Change, Fault, Wanted};
+use crate::clock::Clock;
+use crate::config::{Config, Upstream};
+use crate::provider::Provider;
+use crate::tls;
+use reqwest::Url;
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+/// Needs the upstream's api_key. What is as it should be is kept, so it may be run again at any time.
+#[derive(Debug, clap::Args)]
+pub struct Webhooks {
+    /// Where the provider reaches this relay, as https://relay.example.com; /webhooks/<upstream> is put behind it unless
+    /// it stands there
+    #[arg(long)]
+    url: Url,
+    /// The [[upstream]] that is meant [default: the only one of this provider]
+    #[arg(long, value_name = "NAME")]
+    upstream: Option<String>,
+    /// Take this address out again
+    #[arg(long)]
+    remove: bool,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub async fn run(context: &Context, provider: Provider, arguments: &Webhooks) -> Result<(), Trouble> {
+    let config = settings::load(context)?;
+    let upstream = chosen(&config, provider, arguments.upstream.as_deref())?;
+    let name = &*upstream.transport.name;
+    let url = address(&arguments.url, name).map_err(Trouble::Usage)?;
+    let account = account(upstream)?;
+    let changes = match arguments.remove {
+        true => account.to_unregister(&url).await,
+        false => account.to_register(Wanted { url: &url, credentials: &upstream.credentials }).await,
+    };
+    for change in changes.map_err(|fault| failed(&fault))? {
+        if !arguments.dry_run {
+            account.carry_out(&change).await.map_err(|fault| failed(&fault))?;
+        }
+        told(context, arguments, &change);
+    }
+    let elsewhere = account.webhooks().await.map_err(|fault| failed(&fault))?;
+    let elsewhere = elsewhere.iter().filter(|webhook| webhook.leads_to(name) && !webhook.is_at(&url));
+    let elsewhere: BTreeSet<_> = elsewhere.map(|webhook| webhook.shown()).collect();
+    let mut remains: Vec<_> = elsewhere.iter().map(|url| left_alone(url)).collect();
+    if !arguments.remove {
+        remains.extend(by_hand(&config, upstream, &url));
+    }
+    for text in remains {
+        if context.json {
+            say_json(&json!({ "remains": text }));
+        } else {
+            say(format!("to do: {text}"));
+        }
+    }
+    Ok(())
+}
+
+/// The upstream that is meant.
+fn chosen<'a>(config: &'a Config, provider: Provider, name: Option<&str>) -> Result<&'a Upstream, Trouble> {
+    let of_provider = config.upstreams.iter().filter(|upstream| upstream.transport.provider == provider);
+    let mut fitting = of_provider.filter(|upstream| name.is_none_or(|name| upstream.transport.name == name));
+    let word = match provider {
+        Provider::Brevo => "brevo",
+        Provider::Mailgun | Provider::Plain => "mailgun",
+    };
+    match (fitting.next(), fitting.next(), name) {
+        (Some(only), None, _) => Ok(only),
+        (Some(_), Some(_), _) => Err(Trouble::Usage(format!(
+            "there are several [[upstream]]s with provider = \"{word}\"; name one: --upstream"
+        ))),
+        (None, _, Some(name)) => Err(Trouble::Usage(format!(
+            "there is no [[upstream]] {name:?} with provider = \"{word}\"; `mailtrail config show` lists them"
+        ))),
+        (None, _, None) => {
+            Err(Trouble::Usage(format!("there is no [[upstream]] with provider = \"{word}\"; configure one")))
+        }
+    }
+}
+
+/// The address of an upstream's webhooks behind the one that was named. Events are not told in clear, except on this
+/// machine.
+fn address(named: &Url, upstream: &str) -> Result<Url, String> {
+    let host = named.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    let local = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+    if !(named.scheme() == "https" || (named.scheme() == "http" && local)) {
+        return Err("--url must begin with https://, http:// is for this machine only".to_owned());
+    }
+    if !named.username().is_empty()
+        || named.password().is_some()
+        || named.query().is_some()
+        || named.fragment().is_some()
+    {
+        return Err(
+            "--url has no login, no query and no fragment; what proves the provider is taken from the \
+                    configuration"
+                .to_owned(),
+        );
+    }
+    let mut url = named.clone();
+    let (path, ours) = (named.path().trim_end_matches('/'), format!("/webhooks/{upstream}"));
+    url.set_path(&if path.ends_with(&ours) { path.to_owned() } else { format!("{path}{ours}") });
+    Ok(url)
+}
+
+fn account(upstream: &Upstream) -> Result<Account, Trouble> {
+    let name = &upstream.transport.name;
+    let Some(settings) = upstream.account.clone() else {
+        let needed = match (upstream.transport.provider, &upstream.transport.domain) {
+            (Provider::Mailgun, None) => "domain and api_key_file",
+            _ => "api_key_file",
+        };
+        let text =
+            format!("upstream {name}: webhooks are registered with the account's key; give {needed} there");
+        return Err(Trouble::Configuration(text));
+    };
+    let trusted = tls::connector(upstream.transport.ca_file.as_deref());
+    let trusted = trusted.map_err(|error| Trouble::Configuration(error.to_string()))?;
+    Account::new(settings, &trusted, Clock::System).map_err(|fault| failed(&fault))
+}
+
+fn failed(fault: &Fault) -> Trouble {
+    let remedy = match fault {
+        Fault::Refused { .. } => {
+            "; change what it names, or take out at the provider what is no longer needed"
+        }
+        _ => "",
+    };
+    Trouble::Failed(format!("{fault}{remedy}"))
+}
+
+fn told(context: &Context, arguments: &Webhooks, change: &Change) {
+    let Change { act, number, url, what, .. } = change;
+    let more = match act {
+        Act::Created | Act::Removed => format!("{url}: {}", what.join(", ")),
+        Act::Updated => format!("{url}: now also {}", what.join(", ")),
+        Act::Kept => format!("{url}: every kind of event is told to it; nothing to do"),
+        Act::Absent => format!("{url}: nothing to do"),
+    };
+    let told = json!({ "done": act.word(), "what": "webhook", "id": number, "name": url, "changed": what });
+    said(context.json, arguments.dry_run, &told, &more);
+}
+
+fn left_alone(url: &str) -> String {
+    format!(
+        "{url} is registered, too, and was left alone; if it is yours and old: the same with --remove --url {url}"
+    )
+}
+
+/// What nobody does by a provider's API.
+fn by_hand(config: &Config, upstream: &Upstream, url: &Url) -> Vec<String> {
+    let name = &upstream.transport.name;
+    let mut remains = Vec::new();
+    match config.http {
+        None => remains.push("give [http] an address, so that webhooks are received".to_owned()),
+        Some(here) if url.scheme() == "https" => remains.push(format!(
+            "the web server of {} passes {} on to http://{here}/webhooks/{name}, under a certificate of a public authority",
+            url.host_str().unwrap_or_default(),
+            url.path(),
+        )),
+        Some(_) => {}
+    }
+    if upstream.transport.provider == Provider::Mailgun && upstream.signing_keys.is_empty() {
+        remains
+            .push("give webhook_signing_key_file: without Mailgun's key every webhook is refused".to_owned());
+    }
+    remains
+        .push("mailtrail doctor looks whether they arrive, mailtrail send-test ADDRESS tries it".to_owned());
+    remains
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_of_our_webhooks_stands_behind_every_address() {
+        for (named, expected) in [
+            ("https://relay.example.com", Some("https://relay.example.com/webhooks/up")),
+            ("https://example.com/mail/", Some("https://example.com/mail/webhooks/up")),
+            ("https://relay.example.com/webhooks/up", Some("https://relay.example.com/webhooks/up")),
+            ("http://127.0.0.1:8080/", Some("http://127.0.0.1:8080/webhooks/up")),
+            ("http://[::1]:8080/", Some("http://[::1]:8080/webhooks/up")),
+            ("http://relay.example.com", None),
+            ("ftp://127.0.0.1", None),
+            ("https://a:b@relay.example.com", None),
+            ("https://relay.example.com/?a=b", None),
+        ] {
+            let found = address(&named.parse().unwrap(), "up").ok().map(String::from);
+            assert_eq!(found.as_deref(), expected, "{named}");
+        }
+    }
+}
