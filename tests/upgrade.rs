@@ -4,9 +4,12 @@
 
 mod support;
 
+use futures_util::TryStreamExt;
+use mailtrail::clock::Clock;
+use mailtrail::store::Store;
 use std::fs;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use support::client::Client;
 use support::process::{Process, free_port};
 use support::sink::Sink;
@@ -24,6 +27,36 @@ async fn a_store_of_the_first_version_is_taken_on() {
     assert!(mail.message.ends_with(b"Subject: hi\r\n\r\nhi\r\n"));
     process.settle().await;
     assert_eq!(sink.count(), 1);
+}
+
+/// Each earlier version of the record of a mail, as the program of its time wrote it: three mails, of which one arrived,
+/// one bounced and one waits.
+#[tokio::test]
+async fn stores_that_earlier_programs_wrote_are_taken_on() {
+    for version in ["1", "2", "3"] {
+        let sink = Sink::start().await;
+        let process = Process::new(&sink);
+        let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/stores").join(version);
+        copy(&kept, &process.data());
+        let reports = process.ask(&["--json", "events", "list"]).await.json().len();
+        assert!(reports >= 4, "{version}: {reports}");
+        for (address, state) in [("delivered", "delivered"), ("bounce", "bounced"), ("defer-smtp", "queued")]
+        {
+            let trail = process.ask(&["--json", "trace", &format!("{address}@example.net")]).await.json();
+            assert_eq!(trail.len(), 1, "{version}: {trail:?}");
+            assert_eq!(trail[0]["recipients"][0]["state"], state, "{version}: {trail:?}");
+            let message_id = trail[0]["message_id"].as_str().unwrap();
+            assert!(message_id.ends_with("@odoo.example.com"), "{version}: {message_id}");
+        }
+        let verified = process.ask(&["store", "verify"]).await;
+        assert_eq!(verified.code, 0, "{version}: {}", verified.err);
+        let (store, report) = Store::open(&process.data(), Clock::System).unwrap();
+        assert_eq!(report.damaged.len(), 0, "{version}");
+        let [waiting] = store.queued(10).unwrap()[..] else { panic!("{version}: one mail waits") };
+        let message = store.job(waiting).unwrap().unwrap().message.unwrap();
+        let whole: Vec<u8> = message.pieces().map_ok(|piece| piece.to_vec()).try_concat().await.unwrap();
+        assert!(whole.ends_with(b"\r\n\r\nThank you.\r\n"), "{version}");
+    }
 }
 
 #[tokio::test]
@@ -56,6 +89,18 @@ async fn a_store_of_a_newer_version_is_refused_and_left_as_it_is() {
         "the journal was written by a newer version of mailtrail: journal record of kind 1, version 200";
     assert!(said.contains(reason) && said.contains("install that version again"), "{said}");
     assert_eq!(fs::read(&segment).unwrap(), before);
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let (entry, target) = entry.map(|entry| (entry.path(), to.join(entry.file_name()))).unwrap();
+        if entry.is_dir() {
+            copy(&entry, &target);
+        } else {
+            fs::copy(&entry, &target).unwrap();
+        }
+    }
 }
 
 /// A relay that has stopped with one mail in its queue, and the mail's id.
