@@ -6,6 +6,7 @@ mod events;
 mod inbound;
 mod log;
 mod operator;
+mod privacy;
 mod router;
 mod sinks;
 mod stats;
@@ -22,6 +23,7 @@ pub use events::{
 };
 pub use inbound::{InboundFilter, InboundView, KeptMail, ReleaseOrder, Released, inbound, inbound_mail};
 pub use log::{LogAnswer, LogFilter, log};
+pub use privacy::{EraseOrder, ExportLine, erase, export};
 pub use router::{Panel, metrics_router, service};
 pub use sinks::{RefusedView, ReplaySink, SinkView};
 pub use stats::{StatsLine, StatsQuestion, stats};

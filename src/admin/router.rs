@@ -9,7 +9,7 @@ use super::suppressions::{self, SuppressionFilter, SuppressionOrder};
 use super::sync::sync;
 use super::trace::{find_as, queue_as};
 use super::view::{AlarmView, BreakerOrder, BreakerView, Order, QueueLine, TrailView};
-use super::{care, events};
+use super::{care, events, privacy};
 use crate::alarm::Alarms;
 use crate::clock::{Clock, Timestamp};
 use crate::ledger::{Trail, Waits};
@@ -134,6 +134,7 @@ pub fn service(panel: Panel) -> IntoMakeServiceWithConnectInfo<Router, Operator>
         .merge(events::routes())
         .merge(inbound::routes())
         .merge(care::routes())
+        .merge(privacy::routes())
         .layer(DefaultBodyLimit::max(ORDER))
         .with_state(panel)
         .into_make_service_with_connect_info::<Operator>()

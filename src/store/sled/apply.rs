@@ -52,6 +52,12 @@ pub fn apply(rows: &mut Overlay<'_>, record: &Record, place: Place, body: u32) -
         Record::Dead(record) => dead(rows, record),
         Record::Replay(record) => replay(rows, record),
         Record::Inbound(record) => inbound::apply(rows, record, place, body),
+        Record::Erased(erased) => {
+            if rows.get(keys::SALT)?.is_none() {
+                rows.put(keys::SALT.to_vec(), erased.salt.to_vec());
+            }
+            Ok(())
+        }
         Record::Repeated(record) => {
             if send_row(rows, record.id)?.is_some() {
                 let fact = FactRow::from(&Fact::of_repetition(record));
