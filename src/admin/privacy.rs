@@ -134,12 +134,7 @@ pub fn erase(
     })
 }
 
-fn erased_step(
-    store: &Store,
-    address: &Mailbox,
-    found: &Mentioned,
-    pseudonym: Option<String>,
-) -> CareStep {
+fn erased_step(store: &Store, address: &Mailbox, found: &Mentioned, pseudonym: Option<String>) -> CareStep {
     let waiting = found.waiting.sends.iter().chain(&found.waiting.inbound);
     let filed = store.dossiers_of(address.as_str()).unwrap_or_default();
     CareStep::Erased {

@@ -2,10 +2,11 @@
 
 use super::{Context, Trouble, settings};
 use crate::admin::{
-    self, Act, BackupOrder, BreakerOrder, BreakerView, CareStep, EraseOrder, EventFilter, EventView, ExportLine, Found, HintView,
-    InboundFilter, InboundView, KeptEvent, KeptMail, LogAnswer, LogFilter, Order, QueueLine, RebuildOrder,
-    RefusedView, ReleaseOrder, Released, ReplayAnswer, ReplayOrder, ReplaySink, Shape, SinkView, StatsLine,
-    StatsQuestion, SuppressionAct, SuppressionFilter, SuppressionOrder, SuppressionPage, SyncLine, SyncOrder,
+    self, Act, BackupOrder, BreakerOrder, BreakerView, CareStep, EraseOrder, EventFilter, EventView,
+    ExportLine, Found, HintView, InboundFilter, InboundView, KeptEvent, KeptMail, LogAnswer, LogFilter,
+    Order, QueueLine, RebuildOrder, RefusedView, ReleaseOrder, Released, ReplayAnswer, ReplayOrder,
+    ReplaySink, Shape, SinkView, StatsLine, StatsQuestion, SuppressionAct, SuppressionFilter,
+    SuppressionOrder, SuppressionPage, SyncLine, SyncOrder,
 };
 use crate::clock::Clock;
 use crate::mail::Mailbox;

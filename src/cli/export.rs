@@ -20,11 +20,10 @@ suppression or log. It reads all of the journal.
 Example: mailtrail --json export ada@example.net > ada.jsonl";
 
 pub async fn run(context: &Context, arguments: &Arguments) -> Result<(), Trouble> {
-    let address: Mailbox = arguments
-        .address
-        .trim()
-        .parse()
-        .map_err(|error| Trouble::Usage(format!("{:?} is no mail address: {error}", arguments.address)))?;
+    let address: Mailbox =
+        arguments.address.trim().parse().map_err(|error| {
+            Trouble::Usage(format!("{:?} is no mail address: {error}", arguments.address))
+        })?;
     let desk = Desk::open(context).await?;
     let settings = settings::suppression(context)?;
     let lines = desk.export(&address, &settings).await?;
@@ -75,12 +74,9 @@ fn print(context: &Context, line: &ExportLine) {
             entry.source,
             entry.words
         )),
-        ExportLine::Log { fact } => say(format!(
-            "log {}  {}  {}",
-            fact.at,
-            fact.event,
-            fact.text.as_deref().unwrap_or_default()
-        )),
+        ExportLine::Log { fact } => {
+            say(format!("log {}  {}  {}", fact.at, fact.event, fact.text.as_deref().unwrap_or_default()))
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 use super::{
-    About, Action, Arrival, Dead, Erased, Fate, Leg, Move, Occasion, Outcome, Repeated, Replay, Send, Settled,
-    Standing, Switch, Verb, Via,
+    About, Action, Arrival, Dead, Erased, Fate, Leg, Move, Occasion, Outcome, Repeated, Replay, Send,
+    Settled, Standing, Switch, Verb, Via,
 };
 use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};

@@ -133,10 +133,10 @@ fn is_whole(bytes: &[u8], found: &Captures<'_>) -> bool {
         byte => byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_') || !byte.is_ascii(),
     };
     let (before, behind) = (&bytes[..all.start()], &bytes[all.end()..]);
-    let next = |place: usize| behind.get(place).is_some_and(|byte| byte.is_ascii_alphanumeric() || !byte.is_ascii());
-    let goes_on = next(0)
-        || matches!(behind.first(), Some(b'-' | b'_'))
-        || (behind.first() == Some(&b'.') && next(1));
+    let next =
+        |place: usize| behind.get(place).is_some_and(|byte| byte.is_ascii_alphanumeric() || !byte.is_ascii());
+    let goes_on =
+        next(0) || matches!(behind.first(), Some(b'-' | b'_')) || (behind.first() == Some(&b'.') && next(1));
     !last(before).is_some_and(part_of_local) && !goes_on
 }
 

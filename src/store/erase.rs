@@ -171,7 +171,9 @@ impl Store {
         }
         let position = self.projection().position()?.unwrap_or_default();
         let chain = up_to(chain(&self.0.journal).map_err(ReadError::from)?, position);
-        let look = Look { mention: &mention, name: "" };
+        // Whatever would stand there has this form.
+        let name = Pseudonym::Trail.of(mention.address(), &[0; 16]);
+        let look = Look { mention: &mention, name: &name };
         self.search(&chain, &look, &mut |done, total| progress(Progress { done, total }))
     }
 

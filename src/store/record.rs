@@ -5,8 +5,8 @@ use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
 use crate::ledger::{
-    About, Accepted, Action, Begun, Dead, Erased, Hinted, Inbound, Notice, Occasion, Outcome, Polled, Repeated,
-    Replay, Send, Settled, Standing, State, Switch, Verb, Via,
+    About, Accepted, Action, Begun, Dead, Erased, Hinted, Inbound, Notice, Occasion, Outcome, Polled,
+    Repeated, Replay, Send, Settled, Standing, State, Switch, Verb, Via,
 };
 use crate::mail::{BodyType, Dsn, DsnRecipient, Lane, Mailbox, MessageId, Notify, Record as OdooRecord, Ret};
 use crate::store::hint::HintedV1;
