@@ -8,7 +8,8 @@
 //! Nothing is touched before it is known that no message that waits mentions the address and that the journal is whole.
 //! Each segment changes in one step, and places stay, so the old ledger fits at every moment; a crash leaves some segments
 //! behind that still mention it. The key that makes the pseudonym lies in a file until the end: a second run goes on with
-//! the same one, so what belongs together joins again.
+//! the same one, so what belongs together joins again. In between, should the ledger be lost as well, an event that names
+//! its send by Message-ID and address may find it only after the second run.
 
 use super::commit::{CommitError, Committer};
 use super::journal::{Frame, Keep, RewriteError, Segment, lost_with_header, rewrite, segment_path};
@@ -206,6 +207,7 @@ impl Store {
             }
             step(1, index as u64, chain.len() as u64);
         }
+        self.sync(&chain)?;
         self.renew(false, &mut |read| step(2, read.done, read.total))?;
         self.remove_other_ledgers()?;
         notebook.discard()?;
@@ -370,6 +372,16 @@ impl Store {
         Ok(())
     }
 
+    /// Has it on stable storage where segments end: behind that may have been what a failed write left.
+    fn sync(&self, chain: &Chain) -> Result<(), EraseError> {
+        for (number, _) in chain {
+            let path = segment_path(&self.0.journal, *number);
+            let synced = File::open(&path).and_then(|segment| segment.sync_all());
+            synced.map_err(|source| EraseError::Io { path, source })?;
+        }
+        Ok(())
+    }
+
     /// Removes what lies beside the present ledger: one that was damaged and put aside.
     fn remove_other_ledgers(&self) -> Result<(), EraseError> {
         let present = self.projection().directory().to_owned();
@@ -381,7 +393,8 @@ impl Store {
                 std::fs::remove_dir_all(&path).map_err(|error| failed(&path, error))?;
             }
         }
-        Ok(())
+        let synced = File::open(&self.0.ledger).and_then(|ledger| ledger.sync_all());
+        synced.map_err(|error| failed(&self.0.ledger, error))
     }
 }
 
@@ -470,6 +483,15 @@ impl Notebook {
 
     fn sync(&self) -> io::Result<()> {
         File::open(self.path.parent().unwrap_or(&self.path))?.sync_all()
+    }
+}
+
+/// Says so if an erasure in this data directory was cut off.
+pub fn remind(data_dir: &Path) {
+    if data_dir.join(NOTEBOOK).exists() {
+        tracing::warn!(
+            "an erasure of an address was cut off: run `mailtrail erase` with the same address again"
+        );
     }
 }
 
