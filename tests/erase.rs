@@ -9,8 +9,9 @@ use base64::prelude::BASE64_STANDARD;
 use mailtrail::clock::Clock;
 use mailtrail::provider::mailgun;
 use mailtrail::secret::Secret;
+use regex::Regex;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use support::client::Client;
 use support::process::{Process, free_port};
@@ -148,6 +149,35 @@ async fn mail_that_waits_is_not_erased() {
     assert_eq!(process.ask(&["queue", "show", &ids[2]]).await.code, 0);
     let nobody = process.ask(&["erase", "postmaster"]).await;
     assert_eq!((nobody.code, nobody.err.contains("has no domain")), (1, true), "{}", nobody.err);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn addresses_leave_the_log_when_that_is_wanted() {
+    for (form, wanted) in [("text", "hidden"), ("json", "domain"), ("json", "full")] {
+        let sink = Sink::start().await;
+        let process = Process::configured(|data_dir, ports| {
+            let log = format!("[log]\nlevel = \"trace\"\nformat = {form:?}\naddresses = {wanted:?}\n");
+            configuration(data_dir, ports, sink.port()) + &log
+        });
+        let path = process.directory().join("log");
+        let log = std::fs::File::create(&path).unwrap();
+        let mut relay = process.command(&["serve"]).stderr(log).spawn().unwrap();
+        let switch = ["breaker", "open", "up", "--reason", "Ada.Lovelace@example.net\nasked"];
+        let told = async { while process.ask(&switch).await.code != 0 {} };
+        tokio::time::timeout(support::PATIENCE, told).await.unwrap();
+        assert_eq!(process.ask(&switch).await.code, 0);
+        relay.kill().unwrap();
+        relay.wait().unwrap();
+        let log = std::fs::read_to_string(path).unwrap();
+        let hidden = Regex::new("~[0-9a-f]{12}(@example.net)?").unwrap();
+        let names: BTreeSet<_> = hidden.find_iter(&log).map(|found| found.as_str()).collect();
+        assert_eq!(log.contains("Ada.Lovelace"), wanted == "full", "{wanted}: {log}");
+        assert_eq!(log.contains("@example.net"), wanted != "hidden", "{wanted}: {log}");
+        assert_eq!(names.len(), usize::from(wanted != "full"), "{wanted}: {log}");
+        if form == "json" {
+            log.lines().for_each(|line| drop(serde_json::from_str::<Value>(line).unwrap()));
+        }
+    }
 }
 
 /// The real program, and who takes its mail.
