@@ -152,7 +152,55 @@ async fn mail_that_waits_is_not_erased() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_erasure_that_was_cut_off_goes_on() {
+    let mut house = House::new().await;
+    let ids = house.live().await;
+    assert!(house.process.terminate().await.success());
+    house.process.start().await;
+    let id = house.submit(ADA, &["bob@example.org"], "8", "x").await;
+    assert_eq!(house.states(&id).await, ["relayed"]);
+    // The second segment cannot be written anew.
+    let obstacle = house.process.data().join("journal/0000000002.new");
+    std::fs::create_dir(&obstacle).unwrap();
+    let failed = house.ask(&["erase", ADA]).await;
+    assert_eq!(failed.code, 1, "{} {}", failed.out, failed.err);
+    assert!(
+        failed.err.contains("segment 2") && failed.err.contains("run the erasure again"),
+        "{}",
+        failed.err
+    );
+    let other = house.ask(&["erase", "bob@example.org"]).await;
+    assert_eq!((other.code, other.err.contains("was cut off")), (1, true), "{}", other.err);
+    std::fs::remove_dir(obstacle).unwrap();
+    // Half erased it goes on, and nothing is lost, with the ledger or without it.
+    for ledger_lost in [false, true] {
+        assert!(house.process.terminate().await.success());
+        if ledger_lost {
+            std::fs::remove_dir_all(house.process.data().join("ledger")).unwrap();
+        }
+        house.process.start().await;
+        assert!(house.process.log().contains("an erasure of an address was cut off"));
+        assert_eq!(house.ask(&["store", "verify"]).await.code, 0);
+        assert_eq!(house.states(&ids[0]).await, ["delivered"]);
+    }
+    assert!(!mentions(&house.process.data()).is_empty());
+    let done = house.ask(&["--json", "erase", ADA]).await;
+    assert_eq!(done.code, 0, "{}", done.err);
+    assert_eq!(mentions(&house.process.data()), [""; 0]);
+    let pseudonym = text(&done.json()[0]["pseudonym"]).to_owned();
+    let trail = house.ask(&["--json", "trace", &pseudonym]).await.json();
+    assert_eq!(trail.len(), 2, "{trail:?}");
+    let log = house.ask(&["--json", "log", "--status", "erased"]).await.json();
+    let named: Vec<_> = log.iter().map(|line| text(&line["text"])).collect();
+    assert_eq!(named, [&*pseudonym, &*pseudonym]);
+    assert_eq!(house.ask(&["suppress", "check", ADA]).await.code, 0);
+    assert_eq!(house.ask(&["store", "verify"]).await.code, 0);
+    assert_eq!(house.ask(&["erase", "bob@example.org"]).await.code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn addresses_leave_the_log_when_that_is_wanted() {
+    let hidden = Regex::new("~[0-9a-f]{12}(@example.net)?").unwrap();
     for (form, wanted) in [("text", "hidden"), ("json", "domain"), ("json", "full")] {
         let sink = Sink::start().await;
         let process = Process::configured(|data_dir, ports| {
@@ -169,7 +217,6 @@ async fn addresses_leave_the_log_when_that_is_wanted() {
         relay.kill().unwrap();
         relay.wait().unwrap();
         let log = std::fs::read_to_string(path).unwrap();
-        let hidden = Regex::new("~[0-9a-f]{12}(@example.net)?").unwrap();
         let names: BTreeSet<_> = hidden.find_iter(&log).map(|found| found.as_str()).collect();
         assert_eq!(log.contains("Ada.Lovelace"), wanted == "full", "{wanted}: {log}");
         assert_eq!(log.contains("@example.net"), wanted != "hidden", "{wanted}: {log}");
