@@ -30,8 +30,8 @@ the list recognises it by a code of it, with a key that lies in the store. Who h
 try addresses against that; `suppress remove ADDRESS` takes that out, too.
 
 Not covered: other addresses of the same person, such as ada+news@…; a name or a local part alone
-in a subject or an error's words; a Message-ID, unless the address itself is in it; a hash of a
-file's name or of an event; what came after it began (a late report names it again: run it again);
+in a subject or an error's words; a Message-ID that has it as a part (1.ada@…); hashes that events
+and duplicates are recognised by; what came after it began (a late report names it again: run it again);
 backups, the program's log, files of sinks, what Odoo and the provider know, and what the disk
 keeps of removed files. `suppress sync` brings it back if it is on the provider's list: erase it
 there first. What a sink was not told of yet, it is told with the pseudonym.

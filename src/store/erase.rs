@@ -509,3 +509,80 @@ const EMPTY: u64 = 60;
 /// Parts in which the progress of each of the three passes is told.
 const PARTS: u64 = 1000;
 const NOTEBOOK: &str = "erasing";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Event, Kind, Words};
+    use crate::ledger::{Accepted, Notice, Outcome, Send, Settled, Standing, Via};
+    use crate::mail::{Dsn, DsnRecipient, MessageId, Notify, Record as OdooRecord, Ret};
+
+    const ADA: &str = "ada@example.net";
+
+    fn words() -> Words {
+        let text = |text: &str| Some(format!("{text} {ADA}"));
+        let (enhanced, host) = (Some("5.1.1".to_owned()), text("host"));
+        Words { name: "RCPT".into(), code: Some(550), enhanced, text: text("no"), host, url: text("at") }
+    }
+
+    fn records() -> Vec<Record> {
+        let at = Timestamp::from_millis(u64::MAX >> 16);
+        let id = TrackingId::new(at, u128::MAX);
+        let orcpt = Some(format!("rfc822;{ADA}").into());
+        let notify = Some(Notify { success: true, failure: false, delay: true });
+        let send = Send {
+            user: Some(ADA.into()),
+            peer: "2001:db8::1".parse().ok(),
+            sender: ADA.parse().ok(),
+            message_id: MessageId::parse(&format!("<{ADA}>")),
+            subject: format!("\u{1f600} \"{ADA}\"\\"),
+            records: OdooRecord::parse("sale.order,42").into_iter().collect(),
+            tags: vec![ADA.into(), "x".into()],
+            size: u64::MAX,
+            dsn: Dsn {
+                ret: Some(Ret::Headers),
+                envid: Some(ADA.into()),
+                recipients: [(7, DsnRecipient { notify, orcpt })].into_iter().collect(),
+            },
+            fingerprint: Some(u64::MAX),
+            route: Some("mailgun".into()),
+            ..Send::new(id, "odoo")
+        };
+        let recipients = vec!["bob@example.org".parse().unwrap(), ADA.parse().unwrap()];
+        let settled = Settled { recipients: vec![0, u16::MAX], standing: Standing::Bounced, words: words() };
+        let event = Event {
+            kind: Kind::Bounced,
+            at,
+            identity: "mailgun/1".into(),
+            recipient: Some(ADA.into()),
+            tracking: Some(id),
+            message_id: None,
+            by_machine: true,
+            test_mode: false,
+            words: words(),
+        };
+        let token = Some(("token".to_owned(), at, [255; 16]));
+        vec![
+            Record::from(Accepted { send, recipients }),
+            Record::Outcome(Outcome { id, at, upstream: "up".into(), settled: vec![settled], due: Some(at) }),
+            Record::Notice(Box::new(Notice { upstream: "up".into(), at, via: Via::Poll, token, event })),
+        ]
+    }
+
+    #[test]
+    fn nothing_but_the_address_changes_and_all_of_it() {
+        let (ada, name) = (Mention::of(&ADA.parse().unwrap()).unwrap(), "erased@invalid");
+        let back = Mention::of(&name.parse().unwrap()).unwrap();
+        for record in records() {
+            let head = record.with_texts(&mut |text| ada.replaced(text, name)).unwrap().unwrap();
+            assert!(memchr::memmem::find(&head, ADA.as_bytes()).is_none(), "{record:?}");
+            let changed = Record::decode(record.kind(), record.version(), &head).unwrap();
+            assert_eq!(changed.with_texts(&mut |text| ada.replaced(text, name)), Ok(None));
+            let again = changed.with_texts(&mut |text| back.replaced(text, ADA)).unwrap().unwrap();
+            assert_eq!(again, record.encode(), "{record:?}");
+            // What could not be read any more is not written.
+            let nameless = record.with_texts(&mut |text| ada.replaced(text, ""));
+            assert_eq!(nameless.is_err(), matches!(record, Record::Accepted(_)));
+        }
+    }
+}
