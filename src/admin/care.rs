@@ -37,7 +37,7 @@ pub struct BackupOrder {
 pub enum CareStep {
     /// How far it is.
     Progress {
-        /// Bytes of the journal.
+        /// Bytes of the journal, or parts of the work.
         done: u64,
         /// In all.
         total: u64,
@@ -96,6 +96,25 @@ pub enum CareStep {
         bytes: u64,
         /// Place in the journal: all before it was copied.
         until: String,
+    },
+    /// The address is erased, or would be.
+    Erased {
+        /// What stands in its place; absent where nothing was done.
+        pseudonym: Option<String>,
+        /// Records of the journal that mentioned it.
+        records: u64,
+        /// Messages and raw payloads that are left out.
+        bodies: u64,
+        /// Sends from it, to it, or with it in their trail.
+        sends: u64,
+        /// Reports of providers.
+        reports: u64,
+        /// Mail from outside.
+        inbound: u64,
+        /// What waits and mentions it, by its ids: it is not erased before that is done.
+        waiting: Vec<String>,
+        /// Whether the suppression list keeps mail from it on.
+        suppressed: bool,
     },
     /// It broke off.
     Failed {
@@ -178,7 +197,7 @@ async fn backed_up(
 }
 
 /// The lines of a work, while it is done on a thread of its own.
-fn answer(work: impl FnOnce(Tell<'_>) -> io::Result<()> + Send + 'static) -> Response {
+pub(super) fn answer(work: impl FnOnce(Tell<'_>) -> io::Result<()> + Send + 'static) -> Response {
     let (lines, heard) = mpsc::channel::<CareStep>(LINES);
     tokio::task::spawn_blocking(move || {
         let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
@@ -220,7 +239,10 @@ fn log(step: &CareStep) {
             tracing::info!(directory = %directory.display(), until, "the store is copied");
         }
         CareStep::Failed { error, .. } => tracing::error!(error, "a work on the store broke off"),
-        CareStep::Progress { .. } | CareStep::Verified { .. } => {}
+        CareStep::Erased { pseudonym: Some(pseudonym), records, bodies, .. } => {
+            tracing::warn!(pseudonym, records, bodies, "an address is erased");
+        }
+        CareStep::Progress { .. } | CareStep::Verified { .. } | CareStep::Erased { .. } => {}
     }
 }
 
@@ -236,7 +258,7 @@ fn told(verified: &Verified, tell: Tell<'_>) -> io::Result<()> {
     tell(CareStep::Verified { whole: verified.is_whole(), segments, bytes, records, sends, queued })
 }
 
-fn failed(error: &dyn std::error::Error, damaged: bool) -> CareStep {
+pub(super) fn failed(error: &dyn std::error::Error, damaged: bool) -> CareStep {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -6,6 +6,7 @@ mod events;
 mod inbound;
 mod log;
 mod operator;
+mod privacy;
 mod probe;
 mod router;
 mod sinks;
@@ -24,6 +25,7 @@ pub use events::{
 };
 pub use inbound::{InboundFilter, InboundView, KeptMail, ReleaseOrder, Released, inbound, inbound_mail};
 pub use log::{LogAnswer, LogFilter, log};
+pub use privacy::{EraseOrder, ExportLine, erase, export};
 pub use probe::{ProbePlace, ProbeView};
 pub use router::{Panel, metrics_router, service};
 pub use sinks::{RefusedView, ReplaySink, SinkView};

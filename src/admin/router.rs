@@ -10,7 +10,7 @@ use super::sync::sync;
 use super::test_mail::{self, Tester};
 use super::trace::{find_as, queue_as};
 use super::view::{AlarmView, BreakerOrder, BreakerView, Order, QueueLine, TrailView};
-use super::{care, events, probe};
+use super::{care, events, privacy, probe};
 use crate::alarm::Alarms;
 use crate::clock::{Clock, Timestamp};
 use crate::ledger::{Trail, Waits};
@@ -142,6 +142,7 @@ pub fn service(panel: Panel) -> IntoMakeServiceWithConnectInfo<Router, Operator>
         .merge(care::routes())
         .merge(probe::routes())
         .merge(test_mail::routes())
+        .merge(privacy::routes())
         .layer(DefaultBodyLimit::max(ORDER))
         .with_state(panel)
         .into_make_service_with_connect_info::<Operator>()

@@ -2,13 +2,14 @@
 
 use super::{Context, Trouble, settings};
 use crate::admin::{
-    self, Act, BackupOrder, BreakerOrder, BreakerView, CareStep, EventFilter, EventView, Found, HintView,
-    InboundFilter, InboundView, KeptEvent, KeptMail, LogAnswer, LogFilter, Order, QueueLine, RebuildOrder,
-    RefusedView, ReleaseOrder, Released, ReplayAnswer, ReplayOrder, ReplaySink, Shape, SinkView, StatsLine,
-    StatsQuestion, SuppressionAct, SuppressionFilter, SuppressionOrder, SuppressionPage, SyncLine, SyncOrder,
-    TestAnswer, TestOrder,
+    self, Act, BackupOrder, BreakerOrder, BreakerView, CareStep, EraseOrder, EventFilter, EventView,
+    ExportLine, Found, HintView, InboundFilter, InboundView, KeptEvent, KeptMail, LogAnswer, LogFilter,
+    Order, QueueLine, RebuildOrder, RefusedView, ReleaseOrder, Released, ReplayAnswer, ReplayOrder,
+    ReplaySink, Shape, SinkView, StatsLine, StatsQuestion, SuppressionAct, SuppressionFilter,
+    SuppressionOrder, SuppressionPage, SyncLine, SyncOrder, TestAnswer, TestOrder,
 };
 use crate::clock::Clock;
+use crate::mail::Mailbox;
 use crate::store::{OpenError, OpenReport, Retention, Store};
 use crate::suppression::Settings;
 use crate::tls;
@@ -64,6 +65,18 @@ impl Desk {
         }
         let (store, report) = opened(&data_dir, &socket)?;
         Ok((Self::Store(store), report.rebuilt))
+    }
+
+    /// The same; a store that is read here may be changed.
+    pub async fn open_to_change(context: &Context) -> Result<Self, Trouble> {
+        let (data_dir, socket) = settings::whereabouts(context)?;
+        if tokio::net::UnixStream::connect(&socket).await.is_ok() {
+            return Self::daemon(&socket);
+        }
+        // Opening it to be written would make one.
+        drop(opened(&data_dir, &socket)?);
+        let store = Store::open(&data_dir, Clock::System).map_err(|error| unusable(&error, &socket))?;
+        Ok(Self::Store(store.0))
     }
 
     /// Finds sends.
@@ -231,6 +244,25 @@ impl Desk {
         follow(self.running()?.post(url("store/backup")).json(order)).await
     }
 
+    /// All that is known about an address; `settings` say what stands on the suppression list where no daemon does.
+    pub async fn export(&self, address: &Mailbox, settings: &Settings) -> Result<Vec<ExportLine>, Trouble> {
+        match self {
+            Self::Daemon(client) => {
+                ask(client.get(url("export")).query(&[("address", address.as_str())])).await
+            }
+            Self::Store(store) => {
+                let now = Clock::System.now();
+                tokio::task::block_in_place(|| admin::export(store, address, settings, now))
+                    .map_err(|error| damaged(&error))
+            }
+        }
+    }
+
+    /// Has the daemon erase an address.
+    pub async fn erase(&self, order: &EraseOrder) -> Result<Lines<CareStep>, Trouble> {
+        follow(self.running()?.post(url("erase")).json(order)).await
+    }
+
     /// Changes what becomes of waiting mail.
     pub async fn order(&self, order: &Order) -> Result<Vec<Act>, Trouble> {
         ask(self.running()?.post(url("queue")).json(order)).await
@@ -279,13 +311,17 @@ impl Desk {
 }
 
 fn opened(data_dir: &Path, socket: &Path) -> Result<(Store, OpenReport), Trouble> {
-    Store::open_for_reading(data_dir, Clock::System).map_err(|error| match error {
+    Store::open_for_reading(data_dir, Clock::System).map_err(|error| unusable(&error, socket))
+}
+
+fn unusable(error: &OpenError, socket: &Path) -> Trouble {
+    match error {
         OpenError::Projection { .. } | OpenError::Newer(_) => Trouble::Damaged(error.to_string()),
         error => Trouble::Unreachable(format!(
             "no daemon answers on {}, and the store cannot be read: {error}",
             socket.display()
         )),
-    })
+    }
 }
 
 fn url(question: &str) -> String {

@@ -5,7 +5,9 @@ mod config;
 mod demo;
 mod desk;
 mod doctor;
+mod erase;
 mod events;
+mod export;
 mod inbound;
 mod log;
 mod paint;
@@ -101,6 +103,12 @@ enum Command {
     /// The care of the journal and the ledger
     #[command(subcommand, after_help = "Example: mailtrail store verify")]
     Store(store::Command),
+    /// All that is known about an address
+    #[command(after_help = export::EXAMPLES)]
+    Export(export::Arguments),
+    /// Take an address out of everything that is kept
+    #[command(after_help = erase::EXTENT)]
+    Erase(erase::Arguments),
     /// Take a message from standard input, as /usr/sbin/sendmail does
     #[command(after_help = "Example: mailtrail sendmail -t -i < mail.txt")]
     Sendmail(sendmail::Arguments),
@@ -200,6 +208,8 @@ async fn command(context: Context, command: Command) -> Result<Option<Successor>
         Command::Suppress(command) => suppress::run(&context, &command).await,
         Command::Store(command) => store::run(&context, &command).await,
         Command::SendTest(arguments) => send_test::run(&context, &arguments).await,
+        Command::Export(arguments) => export::run(&context, &arguments).await,
+        Command::Erase(arguments) => erase::run(&context, &arguments).await,
         Command::Sendmail(arguments) => sendmail::run(&context, arguments).await,
         Command::Doctor(arguments) => doctor::run(&context, &arguments).await,
         Command::Setup(command) => setup::run(&context, &command).await,

@@ -58,7 +58,7 @@ pub struct Arguments {
 }
 
 pub async fn run(context: &Context, arguments: Arguments) -> Result<(), Trouble> {
-    logging::start(tracing::Level::INFO, logging::Format::Text);
+    logging::start(tracing::Level::INFO, logging::Format::Text, logging::Addresses::Full);
     let failed = |error: &dyn std::fmt::Display| Trouble::Failed(error.to_string());
     let sandbox = sandbox::start(sandbox::Settings {
         face: arguments.provider,

@@ -39,7 +39,7 @@ pub async fn run(context: &Context, arguments: &Arguments) -> Result<Option<Succ
     // From here on no signal ends the process by itself.
     let mut signals = Signals::new()?;
     let config = load(context, arguments)?;
-    logging::start(config.log.level, config.log.format);
+    logging::start(config.log.level, config.log.format, config.log.addresses);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -217,7 +217,7 @@ impl Service {
         match self.daemon.reload(config) {
             Ok(changes) => {
                 let config = self.daemon.config();
-                logging::change(config.log.level);
+                logging::change(config.log.level, config.log.addresses);
                 open_files(config);
                 for place in changes.opened {
                     tracing::info!(place, "listening");

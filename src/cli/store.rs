@@ -45,7 +45,7 @@ Example: mailtrail store backup /var/backups/mailtrail/monday";
 
 pub async fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
     let (desk, rebuilt) = Desk::open_and_report(context).await?;
-    let mut page = Page { context, progress: None, ended: None };
+    let mut page = Page::new(context);
     match command {
         Command::Verify => verify(&mut page, &desk, rebuilt).await?,
         Command::Rebuild { despite_damage } => {
@@ -99,19 +99,24 @@ async fn verify(page: &mut Page<'_>, desk: &Desk, rebuilt: Option<String>) -> Re
 }
 
 /// What is shown, and how it ended.
-struct Page<'a> {
+pub(super) struct Page<'a> {
     context: &'a Context,
     progress: Option<Progress>,
     ended: Option<Result<(), Trouble>>,
 }
 
-impl Page<'_> {
-    fn of(&mut self, what: &'static str) {
+impl<'a> Page<'a> {
+    /// An empty one.
+    pub(super) fn new(context: &'a Context) -> Self {
+        Self { context, progress: None, ended: None }
+    }
+
+    pub(super) fn of(&mut self, what: &'static str) {
         self.progress = Some(Progress::new(what));
     }
 
     /// What the daemon does.
-    async fn follow(&mut self, mut lines: Lines<CareStep>) -> Result<(), Trouble> {
+    pub(super) async fn follow(&mut self, mut lines: Lines<CareStep>) -> Result<(), Trouble> {
         while let Some(step) = lines.next().await? {
             self.take(step);
         }
@@ -119,7 +124,7 @@ impl Page<'_> {
     }
 
     /// What is done here.
-    fn work(
+    pub(super) fn work(
         &mut self,
         store: &Store,
         work: impl FnOnce(&Store, Tell<'_>) -> io::Result<()>,
@@ -146,9 +151,11 @@ impl Page<'_> {
             step => say(described(step)),
         }
         self.ended = match step {
-            CareStep::Verified { whole: true, .. } | CareStep::Rebuilt { .. } | CareStep::BackedUp { .. } => {
-                Some(Ok(()))
-            }
+            CareStep::Erased { records: 0, .. } => Some(Err(Trouble::Nothing)),
+            CareStep::Verified { whole: true, .. }
+            | CareStep::Rebuilt { .. }
+            | CareStep::BackedUp { .. }
+            | CareStep::Erased { .. } => Some(Ok(())),
             CareStep::Verified { whole: false, .. } => Some(Err(Trouble::Damaged(DAMAGED.to_owned()))),
             CareStep::Failed { error, damaged: true } => Some(Err(Trouble::Damaged(error))),
             CareStep::Failed { error, damaged: false } => Some(Err(Trouble::Failed(error))),
@@ -156,7 +163,7 @@ impl Page<'_> {
         };
     }
 
-    fn end(self) -> Result<(), Trouble> {
+    pub(super) fn end(self) -> Result<(), Trouble> {
         let cut_off =
             || Err(Trouble::Unreachable("the daemon ended before this was done; see its log".into()));
         self.ended.unwrap_or_else(cut_off)
@@ -196,9 +203,36 @@ fn described(step: &CareStep) -> String {
             "{}: {segments} segments with {bytes} bytes, everything before {until}",
             directory.display()
         ),
+        CareStep::Erased { .. } => erased(step),
         CareStep::Progress { done, total } => format!("{done} of {total} bytes"),
         CareStep::Failed { error, .. } => error.clone(),
     }
+}
+
+fn erased(step: &CareStep) -> String {
+    let CareStep::Erased { pseudonym, records, bodies, sends, reports, inbound, waiting, suppressed } = step
+    else {
+        return String::new();
+    };
+    let mut text = match (pseudonym, records) {
+        (_, 0) => "nothing mentions the address".to_owned(),
+        (Some(pseudonym), _) => format!("the address is erased; {pseudonym} stands in its place"),
+        (None, _) => "the address would be erased".to_owned(),
+    };
+    text.push_str(&format!(
+        "\n  records {records}  sends {sends}  reports {reports}  mail from outside {inbound}  messages and payloads \
+         {bodies}"
+    ));
+    if !waiting.is_empty() {
+        text.push_str(&format!("\n  not before this is done, which waits: {}", waiting.join(" ")));
+    }
+    if *suppressed {
+        text.push_str(
+            "\n  it stays on the suppression list, which only recognises it when it is named (`suppress check`, \
+             `suppress remove`)",
+        );
+    }
+    text
 }
 
 const DAMAGED: &str = "the store is damaged: see above what that means; a backup may have what is lost";

@@ -6,7 +6,7 @@ use super::names::is_host;
 use super::quantity;
 use super::reader::Section;
 use super::settings::{Admin, CertificateFiles, Log};
-use super::words::{LEVELS, LOG_FORMATS, REPORTS};
+use super::words::{LEVELS, LOG_ADDRESSES, LOG_FORMATS, REPORTS};
 use crate::heartbeat;
 use crate::monitor::Thresholds;
 use crate::smtp::Limits;
@@ -118,6 +118,7 @@ pub(super) fn log(root: &mut Section<'_>) -> Log {
     let log = Log {
         level: section.one_of("level", &LEVELS).unwrap_or(usual.level),
         format: section.one_of("format", &LOG_FORMATS).unwrap_or(usual.format),
+        addresses: section.one_of("addresses", &LOG_ADDRESSES).unwrap_or(usual.addresses),
     };
     section.finish();
     log

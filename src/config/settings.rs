@@ -1,5 +1,5 @@
 use super::Finding;
-use crate::logging::Format;
+use crate::logging::{Addresses, Format};
 use crate::provider::brevo::Credentials;
 use crate::routing::Routing;
 use crate::secret::Secret;
@@ -120,10 +120,12 @@ pub struct Log {
     pub level: Level,
     /// In which form. Default text.
     pub format: Format,
+    /// How mail addresses are written. Default in full.
+    pub addresses: Addresses,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: Level::INFO, format: Format::Text }
+        Self { level: Level::INFO, format: Format::Text, addresses: Addresses::Full }
     }
 }

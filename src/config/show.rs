@@ -4,9 +4,9 @@ use super::routing::show_field;
 use super::settings::{Config, Upstream};
 use super::suppression::{NEVER, OFF};
 use super::words::{
-    AUTHENTICATION, AUTO_REPLIES, Deliver, EVENT_APIS, INBOUND, LEVELS, LISTENER_TLS, LOG_FORMATS,
-    PIPELINING, PROVIDERS, REPORTERS, REPORTS, Reporter, SECURITY, SUPPRESSION_POLICIES, TRANSPORTS,
-    Transport, UNSUBSCRIBED, UNSUBSCRIBES, WAYS, word,
+    AUTHENTICATION, AUTO_REPLIES, Deliver, EVENT_APIS, INBOUND, LEVELS, LISTENER_TLS, LOG_ADDRESSES,
+    LOG_FORMATS, PIPELINING, PROVIDERS, REPORTERS, REPORTS, Reporter, SECURITY, SUPPRESSION_POLICIES,
+    TRANSPORTS, Transport, UNSUBSCRIBED, UNSUBSCRIBES, WAYS, word,
 };
 use crate::account::{self, Whose};
 use crate::endpoint;
@@ -55,6 +55,7 @@ impl Config {
         page.heading("[log]");
         page.text("level", word(&LEVELS, &self.log.level));
         page.text("format", word(&LOG_FORMATS, &self.log.format));
+        page.text("addresses", word(&LOG_ADDRESSES, &self.log.addresses));
         page.heading("[retention]");
         page.text("ledger", show_duration(self.retention.ledger));
         page.text("bodies", show_duration(self.retention.bodies));

@@ -1,7 +1,7 @@
 //! The words of closed sets, one table for reading and showing.
 
 use crate::account;
-use crate::logging::Format;
+use crate::logging::{Addresses, Format};
 use crate::provider::{Provider, Region};
 use crate::sink::odoo::{Unsubscribed, Way};
 use crate::smtp::Authentication;
@@ -65,6 +65,9 @@ pub(super) const LEVELS: [(&str, Level); 5] = [
 ];
 
 pub(super) const LOG_FORMATS: [(&str, Format); 2] = [("text", Format::Text), ("json", Format::Json)];
+
+pub(super) const LOG_ADDRESSES: [(&str, Addresses); 3] =
+    [("full", Addresses::Full), ("domain", Addresses::Domain), ("hidden", Addresses::Hidden)];
 
 pub(super) const SINKS: [(&str, SinkKind); 3] =
     [("odoo", SinkKind::Odoo), ("http", SinkKind::Http), ("file", SinkKind::File)];

@@ -1,6 +1,6 @@
 use super::{
-    About, Action, Arrival, Dead, Fate, Leg, Move, Occasion, Outcome, Repeated, Replay, Send, Settled,
-    Standing, Switch, Verb, Via,
+    About, Action, Arrival, Dead, Erased, Fate, Leg, Move, Occasion, Outcome, Repeated, Replay, Send,
+    Settled, Standing, Switch, Verb, Via,
 };
 use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};
@@ -166,6 +166,16 @@ impl Fact {
         }
     }
 
+    /// What the log says about an address that an operator had erased: its pseudonym, and why.
+    pub fn of_erasure(erased: Erased) -> Self {
+        let Erased { at, operator, reason, pseudonym, salt: _ } = erased;
+        let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+        Self {
+            words: Words { name: operator, text: Some(format!("{pseudonym}{why}")), ..Words::default() },
+            ..Self::new(at, What::Erased, Source::Operator)
+        }
+    }
+
     /// What a trail says about a report on one of its recipients.
     pub fn of_report(about: &About, report: TrackingId) -> Self {
         Self {
@@ -209,6 +219,8 @@ pub enum What {
     },
     /// A mail from outside went a step.
     Inbound(Step),
+    /// An operator had an address erased.
+    Erased,
 }
 
 /// A step of a mail from outside.
@@ -238,7 +250,7 @@ impl What {
     /// The words of all facts.
     pub fn words() -> BTreeSet<&'static str> {
         let told = [Occasion::Failure, Occasion::Success].map(Self::Told);
-        let own = [Self::Accepted, Self::Repeated, Self::Died, Self::Replayed];
+        let own = [Self::Accepted, Self::Repeated, Self::Died, Self::Replayed, Self::Erased];
         let attempted = Standing::ALL.map(Self::Attempted);
         let reported = Kind::ALL.map(Self::Reported);
         let acted = Verb::ALL.map(Self::Acted);
@@ -281,6 +293,7 @@ impl What {
             Self::Inbound(Step::Deferred) => "inbound-deferred",
             Self::Inbound(Step::Died) => "inbound-dead",
             Self::Inbound(Step::Released) => "inbound-released",
+            Self::Erased => "erased",
         }
     }
 }

@@ -4,6 +4,7 @@
 //! attempts. Its [`Marks`] are what the provider reported; they join in any order, any number of times, to the same
 //! result. [`Recipient::state`] reads both.
 
+mod erased;
 mod fact;
 mod hint;
 mod inbound;
@@ -13,6 +14,7 @@ mod recipient;
 mod send;
 mod tally;
 
+pub use erased::Erased;
 pub use fact::{Fact, Rung, Source, Step, What};
 pub use hint::Hinted;
 pub use inbound::{Arrival, Fate, Inbound, InboundMail, Leg, Move};

@@ -6,7 +6,9 @@ mod address;
 mod envelope;
 mod header;
 mod lane;
+mod mention;
 mod message_id;
+mod pseudonym;
 mod subject;
 mod unsubscribe;
 
@@ -14,6 +16,8 @@ pub use address::{Mailbox, NotAMailbox};
 pub use envelope::{BodyType, Dsn, DsnRecipient, Envelope, Notify, Ret};
 pub use header::{Header, HeaderBlock, HeaderLine};
 pub use lane::Lane;
+pub use mention::Mention;
 pub use message_id::{MessageId, Record};
+pub use pseudonym::Pseudonym;
 pub use subject::subject;
 pub use unsubscribe::repaired_unsubscribe;

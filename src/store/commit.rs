@@ -142,6 +142,16 @@ impl Committer {
         answered.await.unwrap_or(Err(CommitError::ReadOnly))
     }
 
+    /// The same on a thread that may wait: returns when lookups see the record.
+    pub fn commit_blocking(&self, record: Record) -> Result<(), CommitError> {
+        let draft = Draft::new(record.kind(), record.version(), record.encode(), bytes::Bytes::new().into());
+        let (answer, answered) = oneshot::channel();
+        let wish = Wish { urgent: true, applied: true };
+        let request = Request::Commit { record, draft, wish, answer };
+        self.requests.blocking_send(request).map_err(|_| CommitError::ReadOnly)?;
+        answered.blocking_recv().unwrap_or(Err(CommitError::ReadOnly))
+    }
+
     /// Goes on with a new segment soon, if the present one holds anything and is at least `age` old.
     pub fn seal(&self, age: Duration) {
         // When the threads are gone there is nothing to seal.

@@ -121,7 +121,7 @@ impl Store {
         Ok((frames, end))
     }
 
-    fn entries(&self, record: Record, entries: &mut Vec<Entry>) -> Result<(), ReadError> {
+    pub(super) fn entries(&self, record: Record, entries: &mut Vec<Entry>) -> Result<(), ReadError> {
         match record {
             Record::Accepted(accepted) => entries.push(of_acceptance(&accepted)),
             // The log tells of mail, and these of none.
@@ -140,6 +140,9 @@ impl Store {
                 entries.push(Entry { id: None, written: switch.at, fact: Fact::of_switch(switch) });
             }
             Record::Listing(listing) => entries.push(of_listing(*listing)),
+            Record::Erased(erased) => {
+                entries.push(Entry { id: None, written: erased.at, fact: Fact::of_erasure(*erased) });
+            }
             Record::Outcome(outcome) => entries.extend(of_outcome(&outcome)),
             Record::Notice(notice) => {
                 let found = self.projection().find(&notice.event)?;

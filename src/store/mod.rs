@@ -7,6 +7,7 @@
 mod backup;
 mod commit;
 mod disk;
+mod erase;
 mod hands;
 mod hint;
 mod inbound;
@@ -34,6 +35,7 @@ mod verify;
 
 pub use backup::{BackedUp, BackupError};
 pub use commit::CommitError;
+pub use erase::{EraseError, Erasing, Mentioned, Waiting};
 pub use hands::Grip;
 pub use inbox::{Content, Report, Stand};
 pub use log::{Cursor, Entry, NotACursor};

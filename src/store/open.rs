@@ -2,6 +2,7 @@
 
 use super::commit::{Committer, Parts};
 use super::disk::Disk;
+use super::erase;
 use super::hands::Hands;
 use super::journal::{self, Writer};
 use super::lock::Lock;
@@ -86,6 +87,7 @@ impl Opening<'_> {
         let lock = Arc::new(lock.ok_or_else(|| OpenError::Locked(data_dir.to_owned()))?);
         if writing {
             journal::remove_unfinished(&*disk, &journal).map_err(io_error(&journal))?;
+            erase::remind(data_dir);
         }
         let mut report = OpenReport::default();
         let chain = chain(&journal).map_err(io_error(&journal))?;

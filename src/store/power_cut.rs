@@ -7,7 +7,7 @@
 
 use super::disk::{Disk, DiskFile, LocalDisk};
 use super::open::{OpenError, OpenReport, Opening};
-use super::{Message, Retention, Store, Stored};
+use super::{Erasing, Message, Retention, Store, Stored};
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
@@ -49,7 +49,10 @@ fn a_power_cut_loses_nothing_that_was_promised() {
         }
     }
     println!("{tally:?}");
-    assert!(tally.damaged > seeds / 50 && tally.replayed > seeds, "the cuts did little: {tally:?}");
+    assert!(
+        tally.damaged > seeds / 50 && tally.replayed > seeds && tally.erased > seeds / 50,
+        "the cuts did little: {tally:?}"
+    );
 }
 
 #[test]
@@ -102,6 +105,7 @@ struct Tally {
     rebuilt: u64,
     replayed: u64,
     refused: u64,
+    erased: u64,
 }
 
 /// A few busy hours of a store, and what it promised.
@@ -122,6 +126,8 @@ enum Promise {
     Begun(u64),
     Reported(u64),
     Finished(u64),
+    /// Of the address of all mail that was finished.
+    Erased,
 }
 
 impl Past {
@@ -150,6 +156,12 @@ impl Past {
             }
             runtime.block_on(store.settle_down());
             past.ledgers.push((recorder.operations(), copied(&past.directory.path().join("ledger"))));
+            // Nothing to it comes afterwards.
+            if hour + 1 == hours && random.bool() {
+                let done = erase(&store).then(|| (recorder.operations(), Promise::Erased));
+                past.refused += u64::from(done.is_none());
+                past.promises.extend(done);
+            }
             // A disk that fails may fail here, too.
             while store.maintain(&RETENTION, at((hour + 2) * HOUR)).unwrap_or(false) {}
         }
@@ -169,7 +181,7 @@ impl Past {
                 rest.append(&message.first()[5000..]).unwrap();
                 message = Message::new(message.first().slice(..5000), Some(rest));
             }
-            work.push(one_mail(store, number, message, random.bool(), recorder));
+            work.push(one_mail(store, number, message, finishes(number), recorder));
         }
         for (promises, refused) in join_all(work).await {
             self.promises.extend(promises);
@@ -187,7 +199,8 @@ impl Past {
         }
         copy(ledger.path(), &remains.join("ledger"));
         if fate == 1 {
-            let db = File::options().write(true).open(remains.join("ledger/1/db")).unwrap();
+            let generation = std::fs::read_dir(remains.join("ledger")).unwrap().next().unwrap().unwrap();
+            let db = File::options().write(true).open(generation.path().join("db")).unwrap();
             let length = db.metadata().unwrap().len();
             if random.bool() {
                 db.set_len(random.u64(..length)).unwrap();
@@ -209,6 +222,13 @@ impl Past {
         tally.promises += promised.len() as u64;
         let mut broken: Vec<String> = Vec::new();
         broken.extend(promised.iter().filter(|p| !self.holds(&store, **p)).map(|p| format!("{p:?}")));
+        // An erasure that was cut off goes on, and one that was not does no harm.
+        if cut.is_multiple_of(8) && erase(&store) {
+            tally.erased += 1;
+            let now: Vec<_> = promised.iter().filter(|p| !self.holds(&store, **p)).collect();
+            broken.extend(now.iter().map(|p| format!("{p:?} when erased again")));
+            broken.extend(mentions_bob(directory).then(|| "not all is erased".to_owned()));
+        }
         // What is delivered is whole, promised or not.
         for id in store.queued(999).unwrap() {
             let number = id.timestamp().since(at(0)).as_secs();
@@ -222,7 +242,12 @@ impl Past {
         let (Promise::Accepted(number)
         | Promise::Begun(number)
         | Promise::Reported(number)
-        | Promise::Finished(number)) = promise;
+        | Promise::Finished(number)) = promise
+        else {
+            // Bytes that a failed write left are no record, and nobody was promised anything about them.
+            let bob = "bob@example.net".parse().unwrap();
+            return store.mentions(&bob, &mut |_| {}).is_ok_and(|found| found.records == 0);
+        };
         let Some(trail) = store.trail(id(number)).unwrap() else { return false };
         match promise {
             Promise::Accepted(number) => {
@@ -230,6 +255,7 @@ impl Past {
             }
             Promise::Begun(_) => trail.sending || trail.attempts > 0,
             Promise::Finished(_) => trail.due.is_none() && trail.attempts == 1,
+            Promise::Erased => true,
             Promise::Reported(number) => {
                 store.knows_event("mailgun", &event(number)).unwrap() && trail.recipients[0].is_reported()
             }
@@ -639,7 +665,29 @@ fn id(number: u64) -> TrackingId {
 
 fn accepted(number: u64) -> Accepted {
     let send = Send { subject: format!("Quotation {number}"), size: number, ..Send::new(id(number), "odoo") };
-    Accepted { send, recipients: vec!["ada@example.net".parse().unwrap()] }
+    Accepted { send, recipients: vec![recipient(number).parse().unwrap()] }
+}
+
+fn finishes(number: u64) -> bool {
+    number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 63 == 1
+}
+
+fn recipient(number: u64) -> &'static str {
+    if finishes(number) { "bob@example.net" } else { "ada@example.net" }
+}
+
+fn erase(store: &Store) -> bool {
+    let address = "bob@example.net".parse().unwrap();
+    let erasing = Erasing { address: &address, operator: "uid 0", reason: "asked for", at: at(0) };
+    store.erase(&erasing, &mut |_| {}).is_ok()
+}
+
+fn mentions_bob(directory: &Path) -> bool {
+    std::fs::read_dir(directory).unwrap().any(|entry| {
+        let path = entry.unwrap().path();
+        let file = |path| memchr::memmem::find(&std::fs::read(path).unwrap(), b"bob@example.net").is_some();
+        if path.is_dir() { mentions_bob(&path) } else { file(&path) }
+    })
 }
 
 fn begun(number: u64) -> Begun {
@@ -657,7 +705,7 @@ fn event(number: u64) -> Event {
         kind: Kind::Deferred,
         at: at(number),
         identity: format!("event {number}"),
-        recipient: Some("ada@example.net".into()),
+        recipient: Some(recipient(number).into()),
         tracking: Some(id(number)),
         message_id: None,
         by_machine: false,

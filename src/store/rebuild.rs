@@ -45,6 +45,15 @@ impl Store {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<u64, RebuildError> {
         let _upkeep = self.0.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        self.renew(despite_damage, progress)
+    }
+
+    /// The same for who holds upkeep back already.
+    pub(super) fn renew(
+        &self,
+        despite_damage: bool,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<u64, RebuildError> {
         let until = self.projection().position().map_err(UpkeepError::from)?.unwrap_or_default();
         let (fresh, report) = self.built(until, progress)?;
         let directory = fresh.directory().to_owned();

@@ -5,8 +5,8 @@ use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
 use crate::ledger::{
-    About, Accepted, Action, Begun, Dead, Hinted, Inbound, Notice, Occasion, Outcome, Polled, Repeated,
-    Replay, Send, Settled, Standing, State, Switch, Verb, Via,
+    About, Accepted, Action, Begun, Dead, Erased, Hinted, Inbound, Notice, Occasion, Outcome, Polled,
+    Repeated, Replay, Send, Settled, Standing, State, Switch, Verb, Via,
 };
 use crate::mail::{BodyType, Dsn, DsnRecipient, Lane, Mailbox, MessageId, Notify, Record as OdooRecord, Ret};
 use crate::store::hint::HintedV1;
@@ -15,7 +15,9 @@ use crate::store::journal::Place;
 use crate::store::listing::ListingV1;
 use crate::store::{Cursor, Handed};
 use crate::suppression::Listing;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// One record of the journal.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,6 +50,8 @@ pub enum Record {
     Listing(Box<Listing>),
     /// A mail from outside came, with its message as the record's body; or it went on.
     Inbound(Box<Inbound>),
+    /// An operator had an address erased.
+    Erased(Box<Erased>),
 }
 
 /// A record in the journal.
@@ -87,6 +91,7 @@ impl Record {
             Self::Replay(_) => 12,
             Self::Listing(_) => 8,
             Self::Inbound(_) => 14,
+            Self::Erased(_) => 15,
         }
     }
 
@@ -106,7 +111,8 @@ impl Record {
             | Self::Dead(_)
             | Self::Replay(_)
             | Self::Polled(_)
-            | Self::Inbound(_) => 1,
+            | Self::Inbound(_)
+            | Self::Erased(_) => 1,
         }
     }
 
@@ -125,29 +131,48 @@ impl Record {
             | Self::Replay(_)
             | Self::Handed(_)
             | Self::Polled(_)
-            | Self::Inbound(_) => false,
+            | Self::Inbound(_)
+            | Self::Erased(_) => false,
         }
     }
 
     /// The stored form, without the body.
     pub fn encode(&self) -> Vec<u8> {
-        let encoded = match self {
-            Self::Accepted(accepted) => postcard::to_stdvec(&AcceptedV4::from(&**accepted)),
-            Self::Begun(begun) => postcard::to_stdvec(&BegunV1::from(begun)),
-            Self::Outcome(outcome) => postcard::to_stdvec(&OutcomeV1::from(outcome)),
-            Self::Notice(notice) => postcard::to_stdvec(&NoticeV2::from(&**notice)),
-            Self::Repeated(repeated) => postcard::to_stdvec(&RepeatedV1::from(repeated)),
-            Self::Action(action) => postcard::to_stdvec(&ActionV1::from(action)),
-            Self::Switch(switch) => postcard::to_stdvec(&SwitchV1::from(switch)),
-            Self::Handed(handed) => postcard::to_stdvec(&HandedV1::from(handed)),
-            Self::Polled(polled) => postcard::to_stdvec(&PolledV1::from(polled)),
-            Self::Hint(hinted) => postcard::to_stdvec(&HintedV1::from(&**hinted)),
-            Self::Dead(dead) => postcard::to_stdvec(&DeadV1::from(&**dead)),
-            Self::Replay(replay) => postcard::to_stdvec(&ReplayV1::from(&**replay)),
-            Self::Listing(listing) => postcard::to_stdvec(&ListingV1::from(&**listing)),
-            Self::Inbound(inbound) => postcard::to_stdvec(&InboundV1::from(&**inbound)),
-        };
-        encoded.expect("plain data in memory always encodes")
+        self.write(&mut AsItIs)
+    }
+
+    /// The stored form with other texts in it, wherever they stand; `text` says which, and nothing for those that stay.
+    /// `None` when none is another, an error when the record could not be read any more.
+    pub fn with_texts(
+        &self,
+        text: &mut dyn FnMut(&str) -> Option<String>,
+    ) -> Result<Option<Vec<u8>>, UnknownRecord> {
+        let mut pen = Changing { text, changed: false };
+        let head = self.write(&mut pen);
+        if !pen.changed {
+            return Ok(None);
+        }
+        Self::decode(self.kind(), self.version(), &head).map(|_| Some(head))
+    }
+
+    fn write(&self, pen: &mut impl Pen) -> Vec<u8> {
+        match self {
+            Self::Accepted(accepted) => pen.write(AcceptedV4::from(&**accepted)),
+            Self::Begun(begun) => pen.write(BegunV1::from(begun)),
+            Self::Outcome(outcome) => pen.write(OutcomeV1::from(outcome)),
+            Self::Notice(notice) => pen.write(NoticeV2::from(&**notice)),
+            Self::Repeated(repeated) => pen.write(RepeatedV1::from(repeated)),
+            Self::Action(action) => pen.write(ActionV1::from(action)),
+            Self::Switch(switch) => pen.write(SwitchV1::from(switch)),
+            Self::Handed(handed) => pen.write(HandedV1::from(handed)),
+            Self::Polled(polled) => pen.write(PolledV1::from(polled)),
+            Self::Hint(hinted) => pen.write(HintedV1::from(&**hinted)),
+            Self::Dead(dead) => pen.write(DeadV1::from(&**dead)),
+            Self::Replay(replay) => pen.write(ReplayV1::from(&**replay)),
+            Self::Listing(listing) => pen.write(ListingV1::from(&**listing)),
+            Self::Inbound(inbound) => pen.write(InboundV1::from(&**inbound)),
+            Self::Erased(erased) => pen.write(ErasedV1::from(&**erased)),
+        }
     }
 
     /// The inverse of [`Record::encode`].
@@ -176,6 +201,7 @@ impl Record {
             (14, 1) => read::<InboundV1>(head)
                 .and_then(InboundV1::restore)
                 .map(|inbound| Self::Inbound(Box::new(inbound))),
+            (15, 1) => read::<ErasedV1>(head).map(|v| Self::Erased(Box::new(v.restore()))),
             _ => None,
         }
         .ok_or(unknown)
@@ -185,6 +211,51 @@ impl Record {
 impl From<Accepted> for Record {
     fn from(accepted: Accepted) -> Self {
         Self::Accepted(Box::new(accepted))
+    }
+}
+
+/// Writes stored forms.
+trait Pen {
+    fn write<T: Serialize + DeserializeOwned>(&mut self, stored: T) -> Vec<u8>;
+}
+
+struct AsItIs;
+
+impl Pen for AsItIs {
+    fn write<T: Serialize + DeserializeOwned>(&mut self, stored: T) -> Vec<u8> {
+        postcard::to_stdvec(&stored).expect("plain data in memory always encodes")
+    }
+}
+
+struct Changing<'a> {
+    text: &'a mut dyn FnMut(&str) -> Option<String>,
+    changed: bool,
+}
+
+impl Changing<'_> {
+    fn change(&mut self, value: &mut Value) {
+        match value {
+            Value::String(text) => {
+                if let Some(other) = (self.text)(text) {
+                    *text = other;
+                    self.changed = true;
+                }
+            }
+            Value::Array(values) => values.iter_mut().for_each(|value| self.change(value)),
+            Value::Object(fields) => fields.values_mut().for_each(|value| self.change(value)),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+}
+
+impl Pen for Changing<'_> {
+    /// By way of a tree of values, which finds the texts of every form, also of those to come.
+    fn write<T: Serialize + DeserializeOwned>(&mut self, stored: T) -> Vec<u8> {
+        let mut value = serde_json::to_value(&stored).unwrap_or_default();
+        self.change(&mut value);
+        // What cannot be taken back from the tree is no record, and is found not to be one.
+        let changed = serde_json::from_value::<T>(value).ok();
+        changed.and_then(|changed| postcard::to_stdvec(&changed).ok()).unwrap_or_default()
     }
 }
 
@@ -651,6 +722,29 @@ impl HandedV1 {
             until: Cursor(self.until),
             refused: refused.map(|(place, part, why)| (Cursor(place), part, why)).collect(),
         }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct ErasedV1 {
+    at: u64,
+    operator: String,
+    reason: String,
+    pseudonym: String,
+    salt: [u8; 16],
+}
+
+impl From<&Erased> for ErasedV1 {
+    fn from(erased: &Erased) -> Self {
+        let Erased { at, operator, reason, pseudonym, salt } = erased.clone();
+        Self { at: at.millis(), operator, reason, pseudonym, salt }
+    }
+}
+
+impl ErasedV1 {
+    fn restore(self) -> Erased {
+        let Self { at, operator, reason, pseudonym, salt } = self;
+        Erased { at: Timestamp::from_millis(at), operator, reason, pseudonym, salt }
     }
 }
 

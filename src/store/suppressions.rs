@@ -1,7 +1,8 @@
 use super::commit::{CommitError, Wish};
 use super::record::Record;
 use super::{ReadError, Store};
-use crate::suppression::{Dossier, Listing};
+use crate::mail::Pseudonym;
+use crate::suppression::{Change, Dossier, Listing};
 use bytes::Bytes;
 
 /// A dossier with where it belongs.
@@ -15,22 +16,62 @@ pub struct Filed {
     pub dossier: Dossier,
 }
 
+impl Filed {
+    /// Whether its address was erased: it can only be recognised, and nobody else can be told of it.
+    pub fn is_erased(&self) -> bool {
+        Pseudonym::Listed.fits(&self.address)
+    }
+}
+
 impl Store {
-    /// Notes that an address is to be put on a suppression list or taken off; lookups see it on return.
+    /// Notes that an address is to be put on a suppression list or taken off; lookups see it on return. One that was
+    /// erased is taken off, too.
     pub async fn list(&self, listing: Listing) -> Result<(), CommitError> {
+        let erased = match &listing.change {
+            Change::Remove { .. } => self.name_when_erased(&listing.address.folded()).unwrap_or_default(),
+            Change::Add { .. } => None,
+        };
+        if let Some(address) = erased.and_then(|name| name.parse().ok()) {
+            self.commit_listing(Listing { address, ..listing.clone() }).await?;
+        }
+        self.commit_listing(listing).await
+    }
+
+    async fn commit_listing(&self, listing: Listing) -> Result<(), CommitError> {
         let wish = Wish { urgent: true, applied: true };
         self.committer()?.commit(Record::Listing(Box::new(listing)), Bytes::new(), wish).await
     }
 
     /// What is known of an address (in lower case) on a list: an upstream's, or the one that holds for every domain,
-    /// which has no name.
+    /// which has no name. What is known from before it was erased belongs to it.
     pub fn dossier(&self, address: &str, list: &str) -> Result<Option<Dossier>, ReadError> {
-        Ok(self.projection().dossier(address, list)?)
+        let projection = self.projection();
+        let own = projection.dossier(address, list)?;
+        let Some(salt) = projection.salt()? else { return Ok(own) };
+        let before = projection.dossier(&Pseudonym::Listed.of(address, &salt), list)?;
+        Ok(match (own, before) {
+            (Some(mut own), Some(before)) => {
+                own.join(&before);
+                Some(own)
+            }
+            (own, before) => own.or(before),
+        })
     }
 
-    /// All that is known of an address.
+    /// All that is known of an address, with what is known from before it was erased.
     pub fn dossiers_of(&self, address: &str) -> Result<Vec<Filed>, ReadError> {
-        Ok(self.projection().dossiers_of(&address.to_lowercase())?)
+        let address = address.to_lowercase();
+        let mut filed = self.projection().dossiers_of(&address)?;
+        if let Some(name) = self.name_when_erased(&address)? {
+            filed.extend(self.projection().dossiers_of(&name)?);
+        }
+        Ok(filed)
+    }
+
+    /// What an address (in lower case) stands under on the suppression list once it was erased, where any was.
+    fn name_when_erased(&self, address: &str) -> Result<Option<String>, ReadError> {
+        let salt = self.projection().salt()?;
+        Ok(salt.map(|salt| Pseudonym::Listed.of(address, &salt)))
     }
 
     /// What is known of addresses, in their order, behind an address and a list; at most `limit`.

@@ -198,6 +198,8 @@ impl Step<'_> {
             // A removal must outlive what it made void, and segments are rewritten in no order; nothing is written that
             // changes nothing, so there are few.
             Record::Listing(_) => Keep::All,
+            // They say who did it, and what the suppression list knows the addresses by.
+            Record::Erased(_) => Keep::All,
             Record::Notice(notice) if notice.at >= self.retention.events_horizon(self.now) => Keep::All,
             Record::Notice(notice) if notice.at >= horizon => Keep::Head,
             Record::Notice(notice) if self.projection.find(&notice.event)?.is_some() => Keep::Head,

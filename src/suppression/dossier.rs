@@ -44,6 +44,18 @@ impl Live {
         self.times.last().copied().unwrap_or_default()
     }
 
+    /// What says the same when it is taken in.
+    pub fn marks(&self) -> impl Iterator<Item = Mark> {
+        let beyond = self.all_mail.filter(|at| !self.times.contains(at));
+        beyond.into_iter().chain(self.times.iter().copied()).map(|at| Mark {
+            at,
+            scope: if self.all_mail == Some(at) { Scope::All } else { Scope::Bulk },
+            source: self.source,
+            expires: self.expires,
+            words: self.words.clone(),
+        })
+    }
+
     /// Which mail it is about.
     pub fn scope(&self) -> Scope {
         if self.all_mail.is_some() { Scope::All } else { Scope::Bulk }
@@ -153,6 +165,13 @@ impl Dossier {
     pub fn clear(&mut self, reason: Option<Reason>, until: Timestamp) {
         for known in Reason::ALL.into_iter().filter(|known| reason.is_none_or(|reason| reason == *known)) {
             self.0.entry(known).or_default().clear(until);
+        }
+    }
+
+    /// Takes in what is not void of another.
+    pub fn join(&mut self, other: &Self) {
+        for (reason, live) in other.live() {
+            live.marks().for_each(|mark| self.add(reason, &mark));
         }
     }
 

@@ -231,7 +231,8 @@ fn ours(
     let last = filed.last().filter(|_| filed.len() == PAGE);
     let mut page =
         Ours { next: last.map(|last| (last.address.clone(), last.list.clone())), ..Ours::default() };
-    for one in filed.iter().filter(|one| one.list == upstream || one.list.is_empty()) {
+    let ours = filed.iter().filter(|one| one.list == upstream || one.list.is_empty());
+    for one in ours.filter(|one| !one.is_erased()) {
         for (reason, live) in one.dossier.live() {
             let Some(list) = list(reason) else { continue };
             let there = theirs.get(&(list, one.address.clone()));

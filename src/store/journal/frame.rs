@@ -91,6 +91,12 @@ impl FrameHeader {
         Self { body_is_gone: self.body_length > 0, ..self }.checked(head)
     }
 
+    /// The same for another record in its place, without a body. It may be longer: the frames of a rewritten segment
+    /// follow each other in the file, and their places stay.
+    pub fn with_head(self, version: u8, head: &[u8]) -> Self {
+        Self { version, head_length: head.len() as u32, ..self }.without_body(head)
+    }
+
     /// With the checksum that belongs to this head.
     pub fn checked(self, head: &[u8]) -> Self {
         let mut checksum = crc32fast::Hasher::new();

@@ -6,7 +6,7 @@ use std::io::{self, SeekFrom, Write};
 use std::path::Path;
 
 /// What stays of a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Keep {
     /// All of it.
     All,
@@ -14,6 +14,13 @@ pub enum Keep {
     Head,
     /// Nothing.
     Nothing,
+    /// All but its body, and that without its body in the place of the rest.
+    Changed {
+        /// The record's version.
+        version: u8,
+        /// The record.
+        head: Vec<u8>,
+    },
 }
 
 /// What a rewriting did.
@@ -94,13 +101,14 @@ impl<'a> Copy<'a> {
     }
 
     fn frame(&mut self, frame: &Frame, keep: Keep) -> io::Result<()> {
-        let header = match keep {
-            Keep::All => frame.header,
-            Keep::Head => frame.header.without_body(&frame.head),
+        let (header, head) = match &keep {
+            Keep::All => (frame.header, &frame.head),
+            Keep::Head => (frame.header.without_body(&frame.head), &frame.head),
             Keep::Nothing => return Ok(()),
+            Keep::Changed { version, head } => (frame.header.with_head(*version, head), head),
         };
         self.file.write_all(&header.encode(self.salt, frame.place.offset))?;
-        self.file.write_all(&frame.head)?;
+        self.file.write_all(head)?;
         if header.stored_body() > 0 {
             self.body(frame)?;
         }

@@ -130,7 +130,8 @@ impl Segment {
             damaged(gap(at, self.end));
         }
         match self.header.origin {
-            Origin::Rewritten { end, .. } => Ok(end.max(done)),
+            // Its last record may be longer than the one that was there.
+            Origin::Rewritten { end, .. } => Ok(end.max(offset)),
             Origin::Written => Ok(done),
         }
     }
@@ -281,13 +282,13 @@ impl Frame {
         self.at
     }
 
-    /// Byte of the file, and offset, behind it.
+    /// Byte of the file behind it, and the least offset that a record behind it can have.
     pub fn end(&self) -> (u64, u64) {
-        (self.at + self.header.stored_size(), self.place.offset + self.header.size())
+        (self.at + self.header.stored_size(), self.place.offset + 1)
     }
 
     /// Where the body lies.
-    pub(super) fn body(&self) -> Extent {
+    pub fn body(&self) -> Extent {
         let start = self.at + FrameHeader::LENGTH as u64 + u64::from(self.header.head_length);
         Extent { start, length: self.body_length, checksum: self.header.body_checksum }
     }

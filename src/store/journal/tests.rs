@@ -116,7 +116,7 @@ fn a_rewritten_segment_keeps_the_places() {
     let wishes = [Keep::Head, Keep::Nothing, Keep::All, Keep::Nothing];
     for _ in 0..2 {
         let old = Segment::open(directory.path(), 1, Some(end)).unwrap();
-        let keep = |frame: &Frame| Ok(wishes[usize::from(frame.kind) - 1]);
+        let keep = |frame: &Frame| Ok(wishes[usize::from(frame.kind) - 1].clone());
         let done = rewrite(&LocalDisk, directory.path(), &old, false, NOW, keep).unwrap();
         assert_eq!(done.after, std::fs::metadata(segment_path(directory.path(), 1)).unwrap().len());
         let new = Segment::open(directory.path(), 1, None).unwrap();

@@ -15,7 +15,7 @@ use crate::ledger::{
     About, Accepted, Action, Dead, Fact, Notice, Occasion, Outcome, Polled, Recipient, Rung, Send, Settled,
     Standing, State, Switch, Verb, Via,
 };
-use crate::mail::{Mailbox, MessageId};
+use crate::mail::{Mailbox, MessageId, Pseudonym};
 use crate::store::Handed;
 use crate::store::journal::Place;
 use crate::store::record::{EventV1, Record, SendV4, via};
@@ -52,6 +52,12 @@ pub fn apply(rows: &mut Overlay<'_>, record: &Record, place: Place, body: u32) -
         Record::Dead(record) => dead(rows, record),
         Record::Replay(record) => replay(rows, record),
         Record::Inbound(record) => inbound::apply(rows, record, place, body),
+        Record::Erased(erased) => {
+            if rows.get(keys::SALT)?.is_none() {
+                rows.put(keys::SALT.to_vec(), erased.salt.to_vec());
+            }
+            Ok(())
+        }
         Record::Repeated(record) => {
             if send_row(rows, record.id)?.is_some() {
                 let fact = FactRow::from(&Fact::of_repetition(record));
@@ -414,12 +420,21 @@ fn named(rows: &Overlay<'_>, id: TrackingId, event: &Event, rung: Rung) -> sled:
     let hidden = event.recipient.as_ref().is_some_and(|named| named.parse::<Mailbox>().is_err());
     let named =
         event.recipient.as_deref().filter(|_| !(hidden && row.recipients == 1)).map(str::to_lowercase);
-    let mut recipients = Vec::new();
+    let (mut recipients, mut erased) = (Vec::new(), Vec::new());
     for number in 0..row.recipients {
         let Some(recipient) = recipient(rows, &row, number)? else { continue };
-        if named.as_ref().is_none_or(|named| *named == recipient.address.folded()) {
+        let address = recipient.address.folded();
+        if named.as_ref().is_none_or(|named| *named == address) {
             recipients.push(number);
+        } else if rung == Rung::Tracking
+            && named.iter().chain([&address]).any(|address| Pseudonym::Trail.fits(address))
+        {
+            erased.push(number);
         }
+    }
+    // It names somebody who was erased, here or there: where only one can be meant, it is that one.
+    if recipients.is_empty() && erased.len() == 1 {
+        recipients = erased;
     }
     Ok((!recipients.is_empty()).then_some(Found { id, recipients, rung, row }))
 }

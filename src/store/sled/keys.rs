@@ -28,6 +28,7 @@
 //! | `v` 0(1) id | a mail from outside ([`super::inbound::InboundRow`]) |
 //! | `v` 1(1) id | it waits: until when, to whom |
 //! | `v` 2(1) hash(16) of Message-ID and recipient | the last mail from outside with these |
+//! | `f` | what the suppression list knows erased addresses by: a salt |
 //! | `k` name | the journal's position, the schema's version |
 
 use super::rows::{WaitsRow, encode};
@@ -42,6 +43,7 @@ use sha2::{Digest, Sha256};
 
 /// What does not come from the journal's records.
 pub const OF_THE_LEDGER: &[u8] = b"k";
+pub const SALT: &[u8] = b"f";
 pub const POSITION: &[u8] = b"kposition";
 pub const SCHEMA: &[u8] = b"kschema";
 

@@ -103,6 +103,7 @@ enum WhatRow {
     Listed(bool),
     /// By its place in [`Step::ALL`].
     Inbound(u8),
+    Erased,
 }
 
 impl From<&Waits> for WaitsRow {
@@ -224,6 +225,7 @@ impl From<&Fact> for FactRow {
                 What::Died => WhatRow::Died,
                 What::Replayed => WhatRow::Replayed,
                 What::Listed { on } => WhatRow::Listed(on),
+                What::Erased => WhatRow::Erased,
                 What::Inbound(step) => WhatRow::Inbound(step_code(step)),
                 What::Acted(verb) => WhatRow::Acted(verb.into()),
             },
@@ -259,6 +261,7 @@ impl From<FactRow> for Fact {
                 WhatRow::Died => What::Died,
                 WhatRow::Replayed => What::Replayed,
                 WhatRow::Listed(on) => What::Listed { on },
+                WhatRow::Erased => What::Erased,
                 WhatRow::Inbound(code) => What::Inbound(step_of(code)),
                 WhatRow::Acted(verb) => What::Acted(verb.into()),
             },

@@ -9,7 +9,7 @@ use super::window::starting_with;
 use crate::clock::Timestamp;
 use crate::event::Event;
 use crate::ledger::{Notice, Via};
-use crate::mail::Mailbox;
+use crate::mail::{Mailbox, Pseudonym};
 use crate::store::Filed;
 use crate::store::listing::DossierRow;
 use crate::suppression::{Dossier, Listing, Mark, Reason, Source, of_event};
@@ -29,6 +29,10 @@ pub fn report(rows: &mut Overlay<'_>, upstream: &str, via: Via, event: &Event) -
 /// Does as somebody wants the list to be.
 pub fn listing(rows: &mut Overlay<'_>, listing: &Listing) -> sled::Result<()> {
     let address = listing.address.folded();
+    // What was listed stands there under another name.
+    if Pseudonym::Trail.fits(&address) {
+        return Ok(());
+    }
     let edit = |dossier: &mut Dossier| dossier.change(&listing.change, listing.at);
     if let Some(list) = &listing.list {
         return change(rows, &address, list, edit);
@@ -93,6 +97,9 @@ fn put(rows: &mut Overlay<'_>, key: Vec<u8>, before: &Dossier, after: &Dossier) 
 fn evidence(event: &Event, source: Source) -> Option<(String, Reason, Mark)> {
     let (reason, mark) = of_event(event, source)?;
     let address: Mailbox = event.recipient.as_ref()?.parse().ok()?;
+    if Pseudonym::Trail.fits(address.as_str()) {
+        return None;
+    }
     Some((address.folded(), reason, mark))
 }
 
@@ -112,6 +119,11 @@ impl Projection {
     /// Those of one address (in lower case).
     pub fn dossiers_of(&self, address: &str) -> sled::Result<Vec<Filed>> {
         filed(self.rows().prefixed(&keys::dossiers(address)), usize::MAX)
+    }
+
+    /// What erased addresses are known by, once there is one.
+    pub fn salt(&self) -> sled::Result<Option<[u8; 16]>> {
+        Ok(self.rows().get(keys::SALT)?.and_then(|salt| salt.as_ref().try_into().ok()))
     }
 
     /// Dossiers that speak against their address.

@@ -1,6 +1,11 @@
 //! Where the program's own log goes: standard error, which journald or a terminal reads.
 
+mod redact;
+
+pub use redact::Addresses;
+
 use indicatif::{ProgressBar, ProgressStyle};
+use redact::Redacted;
 use std::io::IsTerminal;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -20,10 +25,11 @@ pub enum Format {
 }
 
 /// Starts the log once per process; a second start changes nothing.
-pub fn start(level: Level, format: Format) {
+pub fn start(level: Level, format: Format, addresses: Addresses) {
+    Redacted::set(addresses);
     let (filter, handle) = reload::Layer::new(filter(level));
     let (registry, lines) = (tracing_subscriber::registry().with(filter), fmt::layer());
-    let lines = lines.with_writer(std::io::stderr);
+    let lines = lines.with_writer(Redacted);
     let started = match format {
         Format::Json => registry.with(lines.json()).try_init(),
         Format::Text => {
@@ -36,8 +42,9 @@ pub fn start(level: Level, format: Format) {
     }
 }
 
-/// Writes less or more from now on.
-pub fn change(level: Level) {
+/// Writes less or more from now on, and addresses so.
+pub fn change(level: Level, addresses: Addresses) {
+    Redacted::set(addresses);
     if let Some(handle) = FILTER.get() {
         // It fails for a log that is no more.
         let _ = handle.reload(filter(level));

@@ -1,0 +1,62 @@
+//! Takes an address out of everything that is kept: by the daemon while it runs, else here.
+
+use super::desk::Desk;
+use super::store::Page;
+use super::{Context, Trouble};
+use crate::admin::{self, EraseOrder};
+use crate::clock::Clock;
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// The address
+    address: String,
+    /// Why; it is kept, with who did it, but for the address
+    #[arg(long, default_value = "")]
+    reason: String,
+    /// Only say what mentions it
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub const EXTENT: &str = "\
+Afterwards no file below data_dir has the address any more: not the journal, nor the ledger, nor
+what providers reported, in whatever way it is written. Trails, events, the log and the figures
+stay, with a pseudonym in its place, whose key is thrown away; by domain it counts as `invalid`.
+Messages and raw payloads that mention it are left out. The relay goes on meanwhile.
+
+A message that waits and mentions it stands in the way: let it be sent, or take it out with
+`queue delete --reason`. If the address was on the suppression list, mail to it stays suppressed:
+the list recognises it by a code of it, with a key that lies in the store. Who has the store can
+try addresses against that; `suppress remove ADDRESS` takes that out, too.
+
+Not covered: other addresses of the same person, such as ada+news@…; a name or a local part alone
+in a subject or an error's words; a Message-ID that has it as a part (1.ada@…); hashes that events
+and duplicates are recognised by; what came after it began (a late report names it again: run it again);
+backups, the program's log, files of sinks, what Odoo and the provider know, and what the disk
+keeps of removed files. `suppress sync` brings it back if it is on the provider's list: erase it
+there first. What a sink was not told of yet, it is told with the pseudonym.
+
+If it is cut off, nothing is lost: run it again, and it goes on.
+
+Example: mailtrail erase ada@example.net --reason 'asked for by letter of 3 March'";
+
+pub async fn run(context: &Context, arguments: &Arguments) -> Result<(), Trouble> {
+    let order = EraseOrder {
+        address: arguments.address.trim().to_owned(),
+        reason: arguments.reason.clone(),
+        dry_run: arguments.dry_run,
+    };
+    let mut page = Page::new(context);
+    let desk = if order.dry_run { Desk::open(context).await? } else { Desk::open_to_change(context).await? };
+    page.of(if order.dry_run { "searching the journal" } else { "erasing the address" });
+    match &desk {
+        Desk::Daemon(_) => page.follow(desk.erase(&order).await?).await?,
+        Desk::Store(store) => {
+            let operator = format!("uid {}", rustix::process::getuid().as_raw());
+            let now = Clock::System.now();
+            page.work(store, |store, tell| admin::erase(store, &order, &operator, now, tell))?;
+            store.settle_down().await;
+        }
+    }
+    page.end()
+}

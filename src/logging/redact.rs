@@ -1,0 +1,166 @@
+use hmac::{Hmac, KeyInit, Mac};
+use regex::Regex;
+use sha2::Sha256;
+use std::borrow::Cow;
+use std::io::{self, Stderr, Write};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{LazyLock, OnceLock};
+use tracing_subscriber::fmt::MakeWriter;
+
+/// How mail addresses are written in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addresses {
+    /// As they are.
+    Full,
+    /// `~1f9a03c47b21@example.net`: the local part as a code, which is the same for the same address until the program
+    /// starts anew; its key is known to nobody.
+    Domain,
+    /// `~1f9a03c47b21`: all of it.
+    Hidden,
+}
+
+/// Writes lines to standard error, with addresses as they are wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Redacted;
+
+impl Redacted {
+    /// From now on they are written so.
+    pub fn set(addresses: Addresses) {
+        WANTED.store(addresses as u8, Ordering::Relaxed);
+    }
+}
+
+impl<'a> MakeWriter<'a> for Redacted {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        Line(io::stderr())
+    }
+}
+
+/// One line, which comes in one piece.
+#[derive(Debug)]
+pub struct Line(Stderr);
+
+impl Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let wanted = match WANTED.load(Ordering::Relaxed) {
+            wanted if wanted == Addresses::Domain as u8 => Addresses::Domain,
+            wanted if wanted == Addresses::Hidden as u8 => Addresses::Hidden,
+            _ => return self.0.write(bytes),
+        };
+        let line = String::from_utf8_lossy(bytes);
+        self.0.write_all(redacted(&line, wanted, key()).as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// A line with its addresses as they are wanted. A Message-ID and the login in a URL look like one and are treated so.
+fn redacted<'a>(line: &'a str, addresses: Addresses, key: &[u8; 32]) -> Cow<'a, str> {
+    ADDRESS.replace_all(line, |found: &regex::Captures<'_>| {
+        let (Some(local), Some(domain)) = (found.name("local"), found.name("domain")) else {
+            return found[0].to_owned();
+        };
+        // `to=ada@example.net` is a field; `bounces+ada=example.net@…` is not.
+        let (field, local) = FIELD
+            .find(local.as_str())
+            .map_or(("", local.as_str()), |field| local.as_str().split_at(field.end()));
+        let code = code(&format!("{local}@{}", domain.as_str()).to_lowercase(), key);
+        match addresses {
+            Addresses::Full => found[0].to_owned(),
+            Addresses::Domain => format!("{field}~{code}@{}", domain.as_str()),
+            Addresses::Hidden => format!("{field}~{code}"),
+        }
+    })
+}
+
+fn code(address: &str, key: &[u8; 32]) -> String {
+    let mac = Hmac::<Sha256>::new_from_slice(key).map(|mac| mac.chain_update(address).finalize());
+    let mac = mac.map(|mac| mac.into_bytes().to_vec()).unwrap_or_default();
+    mac.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn key() -> &'static [u8; 32] {
+    static KEY: OnceLock<[u8; 32]> = OnceLock::new();
+    KEY.get_or_init(|| {
+        let mut key = [0; 32];
+        getrandom::fill(&mut key).expect("the system has randomness");
+        key
+    })
+}
+
+/// What [`Line`] writes, as a number.
+static WANTED: AtomicU8 = AtomicU8::new(Addresses::Full as u8);
+
+/// An address, quoted ones and those with `%40` for the `@` too; colours and JSON's escapes before it are not part of it.
+static ADDRESS: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(
+        r#"(?x) \x1b\[[0-9;]*m | \\(?:u[0-9A-Fa-f]{4}|[^u@])
+        | (?<local> [A-Za-z0-9\x{80}-\x{10FFFF}.!\#$%'*+=^_`{|}~-]+
+                  | "[^"\\@\x00-\x20]+(?:\x20[^"\\@\x00-\x20]+)*" ) (?:@|%40)
+          (?<domain> [A-Za-z0-9\x{80}-\x{10FFFF}](?:[A-Za-z0-9\x{80}-\x{10FFFF}.-]*[A-Za-z0-9\x{80}-\x{10FFFF}])?
+                  | \[[0-9A-Za-z.:]+\] )"#,
+    )
+    .expect("it is written here")
+});
+
+static FIELD: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"^[a-z_]+=").expect("it is written here"));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_are_hidden_and_lines_still_join() {
+        let key = &[7; 32];
+        let code = |address: &str| format!("~{}", code(address, key));
+        let ada = code("ada@example.net");
+        for (line, domain, hidden) in [
+            ("INFO ready address=127.0.0.1:25", None, None),
+            (
+                "from=ADA@Example.net to=<ada@example.net>",
+                Some("from=A@Example.net to=<A@example.net>"),
+                Some("from=A to=<A>"),
+            ),
+            (
+                r#"{"to":"ada@example.net","text":"x\nada@example.net."}"#,
+                Some(r#"{"to":"A@example.net","text":"x\nA@example.net."}"#),
+                Some(r#"{"to":"A","text":"x\nA."}"#),
+            ),
+            (
+                "\x1b[3mto\x1b[0m\x1b[2m=\x1b[0mada@example.net\x1b[0m",
+                Some("\x1b[3mto\x1b[0m\x1b[2m=\x1b[0mA@example.net\x1b[0m"),
+                Some("\x1b[3mto\x1b[0m\x1b[2m=\x1b[0mA\x1b[0m"),
+            ),
+            (
+                r#"reply="550 \"ada@example.net\" is \u00e4""#,
+                Some(r#"reply="550 \"A@example.net\" is \u00e4""#),
+                Some(r#"reply="550 \"A\" is \u00e4""#),
+            ),
+            (
+                "https://x.test/?e=ada%40example.net",
+                Some("https://x.test/?e=A@example.net"),
+                Some("https://x.test/?e=A"),
+            ),
+        ] {
+            let expected = |text: Option<&str>| text.map_or(line.to_owned(), |text| text.replace('A', &ada));
+            // What was replaced above has no other capital A.
+            assert_eq!(redacted(line, Addresses::Domain, key), expected(domain), "{line}");
+            assert_eq!(redacted(line, Addresses::Hidden, key), expected(hidden), "{line}");
+            assert_eq!(redacted(line, Addresses::Full, key), line);
+        }
+        let path = redacted("from=bounces+ada=example.net@mg.test", Addresses::Domain, key);
+        assert_eq!(path, format!("from={}@mg.test", code("bounces+ada=example.net@mg.test")));
+        let quoted = redacted(
+            r#"to="odd name"@example.net, jürgen@bücher.example, a@[127.0.0.1]"#,
+            Addresses::Hidden,
+            key,
+        );
+        assert!(!quoted.contains("odd") && !quoted.contains("jürgen") && !quoted.contains("127"), "{quoted}");
+        assert_ne!(code("ada@example.net"), format!("~{}", super::code("ada@example.net", &[8; 32])));
+    }
+}
