@@ -7,6 +7,7 @@
 
 use super::disk::{Disk, DiskFile, LocalDisk};
 use super::open::{OpenError, OpenReport, Opening};
+use super::space::Free;
 use super::{Erasing, Message, Retention, Store, Stored};
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::event::{Event, Kind, Words};
