@@ -229,6 +229,7 @@ pub fn session(input: &[u8], rules: Rules) -> Talk {
                     None => talk.codes.push(250),
                 }
             }
+            Step::Open { .. } => unreachable!("it is a reply by now"),
             Step::Introduce(_) => panic!("nobody is trusted"),
         }
     }
