@@ -16,6 +16,9 @@ use std::time::Duration;
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Make, or bring up to date, the server action in Odoo, and the group whose members may run it
+    #[command(
+        after_help = "Example: mailtrail setup odoo --login admin --user mailtrail@example.com --dry-run"
+    )]
     Odoo(Odoo),
 }
 

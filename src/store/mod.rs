@@ -250,8 +250,15 @@ impl Store {
     /// Waits until everything committed is applied and survives a power cut without replay.
     pub async fn settle_down(&self) {
         if let Some(committer) = &self.0.committer {
-            committer.drain().await;
+            // An end of the threads is an end, too.
+            let _ = committer.drain().await;
         }
+    }
+
+    /// Whether the threads that write journal and ledger still work: returns when both have answered, and the disk with
+    /// them.
+    pub async fn answers(&self) -> Result<(), CommitError> {
+        self.committer()?.drain().await
     }
 
     /// Waits until the store can take nothing any more because the projection failed; says why.
