@@ -5,8 +5,9 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::daemon::{Daemon, Sockets, StartError};
 use crate::logging;
+use crate::measure;
 use crate::store::OpenError;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::PrometheusHandle;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -44,7 +45,7 @@ pub async fn run(context: &Context, arguments: &Arguments) -> Result<Option<Succ
         tracing::warn!("{warning}");
     }
     open_files(&config);
-    let metrics = PrometheusBuilder::new().install_recorder().ok();
+    let metrics = measure::install().ok();
     let signs = systemd::Signs::of_the_runtime();
     let started = tokio::select! {
         started = Service::start(config, arguments, metrics.clone()) => started?,
