@@ -90,6 +90,11 @@ impl Process {
         self.start_by(&mut Command::new(&self.program)).await;
     }
 
+    /// Starts it with these words behind `serve`.
+    pub async fn start_with(&mut self, words: &[&str]) {
+        self.launch(&mut Command::new(&self.program), words).await;
+    }
+
     /// Starts it as systemd does, with sockets that are open already.
     pub async fn start_on(&mut self, sockets: &[&TcpListener]) {
         // The protocol names the process, which is not known before.
@@ -103,10 +108,14 @@ impl Process {
     }
 
     async fn start_by(&mut self, command: &mut Command) {
+        self.launch(command, &[]).await;
+    }
+
+    async fn launch(&mut self, command: &mut Command, words: &[&str]) {
         let path = self.directory.path();
         let log = File::options().create(true).append(true).open(path.join("log")).unwrap();
         let starts = self.starts();
-        command.arg("--config").arg(path.join("mailtrail.toml")).arg("serve");
+        command.arg("--config").arg(path.join("mailtrail.toml")).arg("serve").args(words);
         command.envs(self.environment.iter().cloned());
         self.child = Some(command.stderr(log).spawn().unwrap());
         self.started(starts + 1).await;
