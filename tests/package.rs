@@ -1,7 +1,5 @@
 //! What an administrator gets beside the program: the package's files, the handbook.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 mod support;
 
 use std::collections::BTreeSet;
