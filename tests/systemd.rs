@@ -6,9 +6,11 @@ mod support;
 
 use mailtrail::clock::Clock;
 use mailtrail::store::Store;
+use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::Duration;
 use support::process::Process;
 use support::sink::Sink;
 use tokio::net::UnixDatagram as Datagram;
@@ -48,6 +50,16 @@ impl Manager {
                 return heard;
             }
         }
+    }
+
+    /// Waits until nothing was heard for twenty times as long as usual.
+    async fn hears_no_more(&self) {
+        let silence = async {
+            let mut bytes = [0; 4096];
+            let pause = Duration::from_micros(SHORT / 3 * 20);
+            while tokio::time::timeout(pause, self.socket.recv(&mut bytes)).await.is_ok() {}
+        };
+        tokio::time::timeout(support::PATIENCE, silence).await.expect("the signs of life end");
     }
 
     /// Waits for so many signs of life in a row that do not ask for time.
@@ -116,6 +128,56 @@ async fn signs_of_life_go_on_as_long_as_the_store_answers() {
     drop(store);
     let (store, _) = Store::open(&process.data(), Clock::System).unwrap();
     store.answers().await.unwrap();
+}
+
+/// Whoever takes the disk away, until it is dropped.
+struct Hang {
+    strace: Child,
+    /// It ends when nobody listens.
+    _said: BufReader<ChildStderr>,
+}
+
+impl Hang {
+    /// From now on no sync of that process comes back; `None` where this machine does not let us do that.
+    fn of(process: u32) -> Option<Self> {
+        let mut strace = Command::new("strace");
+        strace.args([
+            "-f",
+            "-o",
+            "/dev/null",
+            "-e",
+            "trace=fdatasync",
+            "-e",
+            "inject=fdatasync:delay_enter=3600s",
+        ]);
+        let mut strace = strace.arg("-p").arg(process.to_string()).stderr(Stdio::piped()).spawn().ok()?;
+        let (mut said, mut line) = (BufReader::new(strace.stderr.take()?), String::new());
+        let read = said.read_line(&mut line);
+        let hang = Self { strace, _said: said };
+        (read.is_ok() && line.contains(" attached")).then_some(hang)
+    }
+}
+
+impl Drop for Hang {
+    fn drop(&mut self) {
+        let _ = self.strace.kill();
+        let _ = self.strace.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_ends_the_signs_of_life() {
+    let sink = Sink::start().await;
+    let (manager, mut process) = Manager::of(Process::new(&sink), SHORT);
+    process.start().await;
+    manager.hears_signs(5).await;
+    let Some(hang) = Hang::of(process.id()) else {
+        return eprintln!("strace cannot hold a process's syncs back here: nothing is seen");
+    };
+    manager.hears_no_more().await;
+    drop(hang);
+    manager.hears_signs(5).await;
+    assert!(process.terminate().await.success());
 }
 
 #[test]
