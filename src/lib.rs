@@ -18,14 +18,14 @@
 //!
 //! | row | modules | may touch |
 //! |---|---|---|
-//! | basics | `cause`, `clock`, `probe`, `rate`, `secret`, `strangers`, `wakeup` | nothing of ours |
+//! | basics | `cause`, `clock`, `measure`, `probe`, `rate`, `secret`, `strangers`, `wakeup` | nothing of ours |
 //! | values | `id`, `mail` | basics |
 //! | words | `event` | values |
 //! | rules | `ledger`, `provider`, `routing`, `smtp`, `suppression` | no socket, file, runtime or database |
 //! | resources | `account`, `alarm`, `logging`, `odoo`, `pulse`, `store`, `tls`, `transport` | IO, no policy about mail |
 //! | views | `dsn`, `endpoint`, `line` | resources |
 //! | errands | `sync` | what several tasks have done; resources |
-//! | tasks | `admin`, `audit`, `heartbeat`, `inbound`, `monitor`, `queue`, `reconcile`, `report`, `sink`, `submission`, `webhook` | rules and resources, never each other |
+//! | tasks | `admin`, `audit`, `census`, `heartbeat`, `inbound`, `monitor`, `queue`, `reconcile`, `report`, `sink`, `submission`, `webhook` | rules and resources, never each other |
 //! | composition | `config`, `sandbox` | everything below |
 //! | relay | `daemon`, `doctor` | everything below |
 //! | command | `cli` | everything below |
@@ -48,6 +48,7 @@ pub mod admin;
 pub mod alarm;
 pub mod audit;
 pub mod cause;
+pub mod census;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -63,6 +64,7 @@ pub mod ledger;
 pub mod line;
 pub mod logging;
 pub mod mail;
+pub mod measure;
 pub mod monitor;
 pub mod odoo;
 pub mod probe;

@@ -5,8 +5,10 @@ use serde_json::{Value, json};
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// All faults at once, each with key, line, value and what is allowed
+    #[command(after_help = "Example: mailtrail config check --config mailtrail.toml")]
     Check,
     /// The configuration as it takes effect, secrets masked
+    #[command(after_help = "Example: mailtrail config show --json | jq .")]
     Show,
 }
 

@@ -10,6 +10,7 @@ mod events;
 mod export;
 mod inbound;
 mod log;
+mod manual;
 mod paint;
 mod queue;
 mod sandbox;
@@ -24,11 +25,12 @@ mod stats;
 mod store;
 mod successor;
 mod suppress;
+mod systemd;
 mod times;
 mod trace;
 mod user;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -71,7 +73,7 @@ enum Command {
     #[command(after_help = "Example: mailtrail sandbox --webhook http://127.0.0.1:8080/webhooks/mailgun")]
     Sandbox(sandbox::Arguments),
     /// Look at the configuration
-    #[command(subcommand, after_help = "Example: mailtrail --config mailtrail.toml config check")]
+    #[command(subcommand, after_help = "Example: mailtrail config check --config mailtrail.toml")]
     Config(config::Command),
     /// What became of a mail: by tracking id, Message-ID, recipient, Odoo record or subject
     #[command(after_help = "Example: mailtrail trace sale.order,42")]
@@ -124,6 +126,12 @@ enum Command {
     /// Users of the listeners
     #[command(subcommand, after_help = "Example: mailtrail user hash")]
     User(user::Command),
+    /// What a shell completes the commands by
+    #[command(after_help = manual::COMPLETIONS)]
+    Completions(manual::Completions),
+    /// Write the manual pages, one for each command
+    #[command(after_help = "Example: mailtrail man ~/.local/share/man/man1")]
+    Man(manual::Pages),
 }
 
 /// How a command ends, apart from well.
@@ -214,6 +222,8 @@ async fn command(context: Context, command: Command) -> Result<Option<Successor>
         Command::Doctor(arguments) => doctor::run(&context, &arguments).await,
         Command::Setup(command) => setup::run(&context, &command).await,
         Command::User(command) => user::run(&context, &command),
+        Command::Completions(arguments) => manual::completions(Arguments::command(), &arguments),
+        Command::Man(arguments) => manual::pages(Arguments::command(), &arguments),
     }
     .map(|()| None)
 }
@@ -295,5 +305,37 @@ fn say_json(value: &impl serde::Serialize) {
     match serde_json::to_string(value) {
         Ok(line) => say(line),
         Err(error) => eprintln!("mailtrail: an answer cannot be written as JSON: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each command, with the words that call it.
+    fn commands(command: &clap::Command, before: &str) -> Vec<(String, clap::Command)> {
+        let words = format!("{before}{}", command.get_name());
+        let below = command.get_subcommands().flat_map(|below| commands(below, &format!("{words} ")));
+        let mut all: Vec<_> = below.collect();
+        all.push((words, command.clone()));
+        all
+    }
+
+    #[test]
+    fn every_command_says_what_it_is_for_and_shows_an_example() {
+        let commands = commands(&Arguments::command(), "");
+        for (words, command) in commands.iter().filter(|(words, _)| words != "mailtrail") {
+            assert!(command.get_about().is_some(), "{words} does not say what it is for");
+            let below = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(
+                below.contains("Example") && below.contains(words),
+                "{words} shows no example of itself: {below:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_arguments_are_sound() {
+        Arguments::command().debug_assert();
     }
 }

@@ -1,12 +1,13 @@
 use super::stage::{self, Understudy};
 use super::successor::Successor;
-use super::{Context, Trouble, settings};
+use super::{Context, Trouble, settings, systemd};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::daemon::{Daemon, Sockets, StartError};
 use crate::logging;
+use crate::measure;
 use crate::store::OpenError;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::PrometheusHandle;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -44,12 +45,14 @@ pub async fn run(context: &Context, arguments: &Arguments) -> Result<Option<Succ
         tracing::warn!("{warning}");
     }
     open_files(&config);
-    let metrics = PrometheusBuilder::new().install_recorder().ok();
+    let metrics = measure::install().ok();
+    let signs = systemd::Signs::of_the_runtime();
     let started = tokio::select! {
         started = Service::start(config, arguments, metrics.clone()) => started?,
         // Opening a large store takes a while, and breaking it off is as safe as kill -9.
         () = signals.stop() => return Ok(None),
     };
+    drop(signs);
     let upkeep = metrics.map(|metrics| tokio::spawn(upkeep(metrics)));
     let ended = started.run(context, arguments, signals, successor).await;
     if let Some(upkeep) = upkeep {
@@ -157,6 +160,15 @@ impl Service {
         );
     }
 
+    /// Where it can be reached, in a line.
+    fn status(&self) -> String {
+        let mail: Vec<_> = self.daemon.smtp_addresses().iter().map(ToString::to_string).collect();
+        let mail = format!("mail on {}", mail.join(", "));
+        let http = self.daemon.http_address().map(|http| format!("; webhooks on {http}")).unwrap_or_default();
+        let sandbox = if self.understudy.is_some() { "; the upstream is the sandbox" } else { "" };
+        format!("{mail}{http}{sandbox}")
+    }
+
     /// Works until it is told to stop.
     async fn run(
         mut self,
@@ -165,16 +177,22 @@ impl Service {
         mut signals: Signals,
         successor: Successor,
     ) -> Result<Option<Successor>, Trouble> {
+        systemd::ready(&self.status());
+        let signs = systemd::Signs::of_the_store(self.daemon.store().clone());
         loop {
             let wish = tokio::select! {
                 wish = signals.next() => wish,
                 reason = self.daemon.failed() => {
                     self.stop().await;
-                    return Err(Trouble::Damaged(format!("the ledger failed: {reason}; a restart rebuilds it")));
+                    return Err(Trouble::Failed(format!("the ledger failed: {reason}; a restart rebuilds it")));
                 }
             };
             match wish {
-                Wish::Reload => self.reload(load(context, arguments)),
+                Wish::Reload => {
+                    systemd::reloading("reading the configuration");
+                    self.reload(load(context, arguments));
+                    systemd::ready(&self.status());
+                }
                 Wish::Stop => {
                     self.stop().await;
                     return Ok(None);
@@ -187,6 +205,8 @@ impl Service {
                 },
             }
         }
+        drop(signs);
+        let _signs = systemd::Signs::of_the_runtime();
         let sockets = self.hand_over().await;
         // Who has wished for an end meanwhile gets it.
         let stop = tokio::time::timeout(Duration::ZERO, signals.stop()).await.is_ok();
@@ -241,6 +261,7 @@ impl Service {
     }
 
     async fn stop(self) {
+        systemd::stopping();
         tracing::info!("stopping");
         self.daemon.stop().await;
         if let Some(understudy) = self.understudy {
@@ -249,6 +270,7 @@ impl Service {
     }
 
     async fn hand_over(self) -> Sockets {
+        systemd::reloading("making room for a successor");
         tracing::info!("SIGUSR2: making room for a successor");
         let sockets = self.daemon.hand_over().await;
         if let Some(understudy) = self.understudy {

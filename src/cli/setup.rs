@@ -26,6 +26,9 @@ pub enum Command {
     #[command(after_help = "Example: mailtrail setup brevo --url https://relay.example.com --dry-run")]
     Brevo(webhooks::Webhooks),
     /// Make, or bring up to date, the server action in Odoo, and the group whose members may run it
+    #[command(
+        after_help = "Example: mailtrail setup odoo --login admin --user mailtrail@example.com --dry-run"
+    )]
     Odoo(Odoo),
 }
 

@@ -6,6 +6,7 @@ use std::io::IsTerminal;
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// The argon2id hash of a password, read from a prompt or from standard input
+    #[command(after_help = "Example: mailtrail user hash < password")]
     Hash,
 }
 

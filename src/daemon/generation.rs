@@ -13,6 +13,7 @@ use crate::account::Account;
 use crate::admin::{self, Panel};
 use crate::alarm::Alarms;
 use crate::audit::Auditor;
+use crate::census::Census;
 use crate::clock::Clock;
 use crate::config::{Config, Upstream};
 use crate::heartbeat::Heartbeat;
@@ -320,6 +321,12 @@ fn do_chores(
         hostname: hostname.clone(),
         targets: config.targets.clone(),
     };
+    let census = Census {
+        store: store.clone(),
+        clock,
+        ways: Arc::new(ways(config)),
+        upstreams: config.upstreams.iter().map(|upstream| upstream.transport.name.clone()).collect(),
+    };
     let reporter = Reporter { store: store.clone(), clock, mint, hostname };
     let told = stopping.clone();
     Shift::begin(&ground.mail, before, stopping, async move {
@@ -332,6 +339,7 @@ fn do_chores(
             reporter.run(told.clone()),
             auditor.run(told.clone()),
             monitor.run(told.clone()),
+            census.run(told.clone()),
             join_all(feeders.into_iter().map(|feeder| feeder.run(told.clone()))),
             reconciler.run(told.clone()),
             syncer.run(sync, told.clone()),

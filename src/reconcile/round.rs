@@ -138,10 +138,12 @@ impl Round<'_> {
         if self.store.knows_event(upstream, &event)? {
             return Ok((word, false));
         }
+        let lag = self.now.since(event.at);
         let notice =
             Notice { upstream: upstream.to_owned(), at: self.now, via: Via::Poll, token: None, event };
         self.store.report(notice, reading::raw(self.source.provider, data)).await?;
         let upstream = upstream.to_owned();
+        metrics::histogram!("mailtrail_event_lag_seconds").record(lag);
         metrics::counter!("mailtrail_recovered_events_total", "upstream" => upstream.clone()).increment(1);
         metrics::counter!("mailtrail_events_total", "upstream" => upstream, "event" => word).increment(1);
         Ok((word, true))

@@ -164,12 +164,10 @@ impl Committer {
     }
 
     /// Returns when everything sent before is applied and the projection is on stable storage.
-    pub async fn drain(&self) {
+    pub async fn drain(&self) -> Result<(), CommitError> {
         let (answer, answered) = oneshot::channel();
-        if self.requests.send(Request::Drain(answer)).await.is_ok() {
-            // An end of the threads is an end, too.
-            let _ = answered.await;
-        }
+        self.requests.send(Request::Drain(answer)).await.map_err(|_| CommitError::ReadOnly)?;
+        answered.await.map_err(|_| CommitError::ReadOnly)
     }
 
     /// The same on a thread that may wait.

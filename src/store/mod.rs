@@ -26,6 +26,7 @@ mod record;
 mod replay;
 mod retention;
 mod segments;
+mod size;
 mod sled;
 pub mod space;
 mod stored;
@@ -45,6 +46,7 @@ pub use outbox::{Handed, Parcel, Refused};
 pub use rebuild::RebuildError;
 pub use replay::Progress;
 pub use retention::Retention;
+pub use size::{Size, Waiting};
 pub use stored::{Large, Stored};
 pub use suppressions::Filed;
 pub use upkeep::UpkeepError;
@@ -257,8 +259,15 @@ impl Store {
     /// Waits until everything committed is applied and survives a power cut without replay.
     pub async fn settle_down(&self) {
         if let Some(committer) = &self.0.committer {
-            committer.drain().await;
+            // An end of the threads is an end, too.
+            let _ = committer.drain().await;
         }
+    }
+
+    /// Whether the threads that write journal and ledger still work: returns when both have answered, and the disk with
+    /// them.
+    pub async fn answers(&self) -> Result<(), CommitError> {
+        self.committer()?.drain().await
     }
 
     /// Waits until the store can take nothing any more because the projection failed; says why.

@@ -358,9 +358,10 @@ impl Inbox {
         if self.store.knows_event(upstream, &event)? {
             return Ok(Answer::Known);
         }
-        let kind = event.kind.word();
+        let (kind, lag) = (event.kind.word(), call.now.since(event.at));
         let notice = Notice { upstream: upstream.to_owned(), at: call.now, via: Via::Webhook, token, event };
         self.store.report(notice, raw).await?;
+        metrics::histogram!("mailtrail_event_lag_seconds").record(lag);
         metrics::counter!("mailtrail_events_total", "upstream" => upstream.to_owned(), "event" => kind)
             .increment(1);
         Ok(Answer::Kept)

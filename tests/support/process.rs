@@ -33,6 +33,7 @@ pub struct Process {
     ports: [u16; 3],
     /// What it is called by.
     program: PathBuf,
+    environment: Vec<(String, String)>,
     child: Option<Child>,
 }
 
@@ -57,7 +58,7 @@ impl Process {
         let directory = tempfile::tempdir().unwrap();
         let ports = [(); 3].map(|()| free_port());
         let program = env!("CARGO_BIN_EXE_mailtrail").into();
-        let process = Self { directory, ports, program, child: None };
+        let process = Self { directory, ports, program, environment: Vec::new(), child: None };
         process.configure(&text(process.data().to_str().unwrap(), ports));
         process
     }
@@ -65,6 +66,12 @@ impl Process {
     /// Under another name.
     pub fn called(mut self, program: PathBuf) -> Self {
         self.program = program;
+        self
+    }
+
+    /// With another variable in its environment.
+    pub fn with_environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -81,6 +88,11 @@ impl Process {
     /// Starts it; returns when clients can connect.
     pub async fn start(&mut self) {
         self.start_by(&mut Command::new(&self.program)).await;
+    }
+
+    /// Starts it with these words behind `serve`.
+    pub async fn start_with(&mut self, words: &[&str]) {
+        self.launch(&mut Command::new(&self.program), words).await;
     }
 
     /// Starts it as systemd does, with sockets that are open already.
@@ -108,10 +120,15 @@ impl Process {
     }
 
     async fn start_by(&mut self, command: &mut Command) {
+        self.launch(command, &[]).await;
+    }
+
+    async fn launch(&mut self, command: &mut Command, words: &[&str]) {
         let path = self.directory.path();
         let log = File::options().create(true).append(true).open(path.join("log")).unwrap();
         let starts = self.starts();
-        command.arg("--config").arg(path.join("mailtrail.toml")).arg("serve");
+        command.arg("--config").arg(path.join("mailtrail.toml")).arg("serve").args(words);
+        command.envs(self.environment.iter().cloned());
         self.child = Some(command.stderr(log).spawn().unwrap());
         self.started(starts + 1).await;
     }

@@ -6,8 +6,10 @@ use super::rows::{QueuedRow, SendRow, WaitsRow, decode};
 use super::window::starting_with;
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
+use crate::ledger::Waits;
 use crate::store::journal::Place;
-use crate::store::{Audit, Stray};
+use crate::store::{Audit, Stray, Waiting};
+use std::collections::HashMap;
 use std::ops::Bound::{Excluded, Included};
 
 impl Projection {
@@ -28,6 +30,20 @@ impl Projection {
             }
         }
         Ok(())
+    }
+
+    /// What waits, by what it waits for.
+    pub fn waiting(&self) -> sled::Result<Vec<(Waits, Waiting)>> {
+        let mut waiting = HashMap::<sled::IVec, Waiting>::new();
+        for row in self.rows().prefixed(b"q") {
+            let (key, value) = row?;
+            let Some((.., id)) = keys::read_due(&key) else { continue };
+            let oldest = id.timestamp();
+            let all = waiting.entry(value).or_insert(Waiting { sends: 0, oldest });
+            *all = Waiting { sends: all.sends + 1, oldest: all.oldest.min(oldest) };
+        }
+        let waits = |(value, all): (sled::IVec, _)| Some((decode::<WaitsRow>(&value)?.into(), all));
+        Ok(waiting.into_iter().filter_map(waits).collect())
     }
 
     /// Looks at `limit` sends behind `from`: those that are open and not in the queue. Says where to go on, or `None` at
