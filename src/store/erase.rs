@@ -46,21 +46,21 @@ pub struct Mentioned {
     /// What else the log says.
     pub others: Vec<Entry>,
     /// What waits.
-    pub waiting: Waiting,
+    pub waiting: InTheWay,
     /// The segments in which all that lies.
     segments: BTreeSet<u32>,
 }
 
 /// Mail that waits and mentions an address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Waiting {
+pub struct InTheWay {
     /// Sends; also those of which the ledger knows nothing.
     pub sends: BTreeSet<TrackingId>,
     /// Mail from outside.
     pub inbound: BTreeSet<TrackingId>,
 }
 
-impl Waiting {
+impl InTheWay {
     fn is_empty(&self) -> bool {
         self.sends.is_empty() && self.inbound.is_empty()
     }
@@ -87,7 +87,7 @@ pub enum EraseError {
     Nobody(String),
     /// The message would be sent without its body, or with the address.
     #[error("{}", waits(.0))]
-    Waits(Waiting),
+    Waits(InTheWay),
     /// What cannot be read cannot be searched.
     #[error(
         "the journal is damaged, so it cannot be searched for the address; `mailtrail store verify` names the places. A \
@@ -133,7 +133,7 @@ impl From<::sled::Error> for EraseError {
     }
 }
 
-fn waits(waiting: &Waiting) -> String {
+fn waits(waiting: &InTheWay) -> String {
     let named = |ids: &BTreeSet<TrackingId>| {
         let named: Vec<_> = ids.iter().take(NAMED).map(ToString::to_string).collect();
         let more = if ids.len() > NAMED { ", …" } else { "" };

@@ -36,7 +36,7 @@ mod verify;
 
 pub use backup::{BackedUp, BackupError};
 pub use commit::CommitError;
-pub use erase::{EraseError, Erasing, Mentioned, Waiting};
+pub use erase::{EraseError, Erasing, InTheWay, Mentioned};
 pub use hands::Grip;
 pub use inbox::{Content, Report, Stand};
 pub use log::{Cursor, Entry, NotACursor};

@@ -38,7 +38,7 @@ impl Store {
         Ok(Size {
             journal: files(&self.0.journal)?,
             ledger: files(self.projection().directory())?,
-            free: self.0.disk.free(&self.0.journal)?,
+            free: self.0.disk.free(&self.0.journal)?.bytes,
         })
     }
 }
