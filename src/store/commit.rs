@@ -1,8 +1,9 @@
 //! Group commit: one thread writes the journal, one applies what was written.
 //!
 //! While a sync runs, the next group gathers. A record that somebody waits for is written at once; one that nobody
-//! waits for rides with the next, if that comes soon: a lone client pays one sync a message, not three. What waits
-//! between the two threads is bounded, so a slow projection slows the writers down instead of filling the memory.
+//! waits for rides with the next, if that comes soon: a lone client pays one sync a message, not three. Where many write
+//! at once, those who were just answered are about to come again, and a short pause takes them along. What waits between
+//! the two threads is bounded, so a slow projection slows the writers down instead of filling the memory.
 
 use super::OpenReport;
 use super::journal::{Draft, Place, Writer};
@@ -209,11 +210,19 @@ struct Batch {
 
 impl Scribe {
     async fn write(mut self, mut incoming: mpsc::Receiver<Request>) {
+        let (mut last, mut took) = (0, Duration::ZERO);
         while let Some(first) = incoming.recv().await {
-            let batch = Batch::gather(first, &mut incoming).await;
+            let mut batch = Batch::gather(first, &mut incoming).await;
+            if last >= COMPANY && batch.records.len() < last {
+                std::thread::sleep((took / PAUSE).min(LONGEST_PAUSE));
+                batch.add_all(&mut incoming);
+            }
+            last = batch.records.len();
+            let begun = Instant::now();
             if self.commit(batch).await.is_err() {
                 return;
             }
+            took = begun.elapsed();
         }
     }
 
@@ -298,6 +307,14 @@ impl Batch {
             batch.add(next);
         }
         batch
+    }
+
+    fn add_all(&mut self, incoming: &mut mpsc::Receiver<Request>) {
+        while !self.is_full()
+            && let Ok(next) = incoming.try_recv()
+        {
+            self.add(next);
+        }
     }
 
     fn add(&mut self, request: Request) {
@@ -495,6 +512,12 @@ const BATCH_BYTES: u64 = 8 << 20;
 const PATIENCE: Duration = Duration::from_millis(1);
 /// Records that nobody waits for, from which on they wait no longer.
 const CROWD: usize = 16;
+/// Records of a sync from which on the next one waits for as many.
+const COMPANY: usize = 4;
+/// That part of the time that the last sync took is waited: less than the sync that it saves.
+const PAUSE: u32 = 4;
+/// The longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_millis(2);
 /// Records applied in one batch, from which on no further group is added.
 const APPLY_RECORDS: usize = 200;
 /// How much replay a restart may cost.

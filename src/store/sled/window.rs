@@ -342,7 +342,7 @@ fn as_bytes(bound: &Bound<IVec>) -> Bound<&[u8]> {
 
 /// Rows at which the window is written: at most this and what one group changes, a few thousand rows more. While sled
 /// applies the batch its garbage takes some 5 KiB a row, and lookups wait some 10 µs a row.
-const ROWS: usize = 1024;
+const ROWS: usize = 512;
 /// Bytes of keys and values at which it is written; a row that changes several times counts each time.
 const BYTES: usize = 8 << 20;
 /// Age at which it is written.
