@@ -3,15 +3,17 @@
 use sha2::{Digest, Sha256};
 use std::fmt;
 use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
 
-/// A password, key or token. It cannot print itself; whoever needs the text says so with [`Secret::reveal`].
+/// A password, key or token. It cannot print itself; whoever needs the text says so with [`Secret::reveal`]. When it is
+/// let go its memory is overwritten.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub struct Secret(Zeroizing<String>);
 
 impl Secret {
     /// Wraps a secret text.
     pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
+        Self(Zeroizing::new(text.into()))
     }
 
     /// The text itself, for the one place that sends or compares it.

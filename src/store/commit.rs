@@ -113,10 +113,14 @@ impl Committer {
         let (runtime, waiting) = (runtime()?, runtime()?);
         let room = Arc::new(Semaphore::new(WAITING));
         let scribe = Scribe { writer, tasks: tasks.clone(), room, clock };
-        std::thread::Builder::new()
-            .name("journal".into())
-            .spawn(move || runtime.block_on(scribe.write(incoming)))?;
+        let witness = |thread| Witness { thread, failed: failed.clone() };
+        let (over_journal, over_ledger) = (witness("journal"), witness("ledger"));
+        std::thread::Builder::new().name("journal".into()).spawn(move || {
+            let _witness = over_journal;
+            runtime.block_on(scribe.write(incoming));
+        })?;
         std::thread::Builder::new().name("ledger".into()).spawn(move || {
+            let _witness = over_ledger;
             let projection = current.projection();
             let mut ledger = Ledger { journal, projection, current, due, held: None, waiting };
             if let Err(error) = ledger.run(written) {
@@ -178,13 +182,24 @@ impl Committer {
         answered.blocking_recv().map_err(|_| CommitError::ReadOnly)
     }
 
-    /// Waits for the projection to fail.
+    /// Waits for the projection to fail, or for a thread to break.
     pub async fn failed(&self) -> String {
         let mut failure = self.failure.clone();
-        match failure.wait_for(Option::is_some).await {
-            Ok(reason) => reason.clone().unwrap_or_default(),
-            // It ends without a word only by a panic, as long as somebody is there to ask.
-            Err(_) => "the ledger's thread broke".to_owned(),
+        let reason = failure.wait_for(Option::is_some).await;
+        reason.ok().and_then(|reason| reason.clone()).unwrap_or_else(|| "its threads have ended".to_owned())
+    }
+}
+
+/// Tells of a thread that broke.
+struct Witness {
+    thread: &'static str,
+    failed: watch::Sender<Option<String>>,
+}
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = self.failed.send(Some(format!("the {}'s thread broke", self.thread)));
         }
     }
 }

@@ -97,6 +97,41 @@ fn a_disk_that_lies_is_found_out() {
     assert!(found_out.count() > 10);
 }
 
+/// A thread that breaks takes nothing any more, and says so: the daemon ends, and what supervises it starts it again.
+#[tokio::test]
+async fn a_journal_that_breaks_is_told() {
+    let directory = workplace();
+    let (store, _) = open(directory.path(), at(0), Arc::new(Brittle)).unwrap();
+    assert!(store.accept(accepted(1), Bytes::new()).await.is_err());
+    assert_eq!(store.failed().await, "the journal's thread broke");
+}
+
+/// A disk that nobody may ask for its room.
+#[derive(Debug)]
+struct Brittle;
+
+impl Disk for Brittle {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        LocalDisk.create(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        LocalDisk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        LocalDisk.remove(path)
+    }
+
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        LocalDisk.sync_directory(path)
+    }
+
+    fn free(&self, _: &Path) -> io::Result<Free> {
+        panic!("it breaks")
+    }
+}
+
 /// What the checks met, to see that they had something to check.
 #[derive(Debug, Default)]
 struct Tally {
