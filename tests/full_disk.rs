@@ -117,8 +117,10 @@ impl SmallDisk {
             match written {
                 Ok(0) => return,
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::StorageFull => return,
-                Err(error) => panic!("{error}"),
+                Err(error) => {
+                    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+                    return;
+                }
             }
         }
     }

@@ -17,7 +17,7 @@ outside, what the suppression list has, and what else the log says. Messages tha
 are mentioned with their size. With --json each line names its `kind`: send, event, inbound,
 suppression or log. It reads all of the journal.
 
-Example: mailtrail --json export ada@example.net > ada.jsonl";
+Example: mailtrail export --json ada@example.net > ada.jsonl";
 
 pub async fn run(context: &Context, arguments: &Arguments) -> Result<(), Trouble> {
     let address: Mailbox =
