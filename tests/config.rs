@@ -70,7 +70,7 @@ fn load_with_files(text: &str, files: &[&str]) -> Result<Config, Faults> {
 
 const SHIPPED: &str = include_str!("../config/mailtrail.toml");
 
-const NAMED: [&str; 16] = [
+const NAMED: [&str; 19] = [
     "odoo-api-key",
     "certs/odoo.pem",
     "mail-password",
@@ -87,6 +87,9 @@ const NAMED: [&str; 16] = [
     "certs/relay.pem",
     "certs/relay.key",
     "certs/clients.pem",
+    "certs/http.pem",
+    "certs/http.key",
+    "admin-token",
 ];
 
 fn uncommented(prefix: &str) -> String {
@@ -126,7 +129,8 @@ fn the_shipped_file_names_every_key() {
     let config = load_with_files(&text, &NAMED).unwrap();
     assert!(config.http.is_some() && config.certificate.is_some() && config.admin.address.is_some());
     let warnings: Vec<_> = config.warnings.iter().map(|warning| warning.message.as_str()).collect();
-    let [brevo, reports] = &warnings[..] else { panic!("{warnings:?}") };
+    let [brevo, http, reports] = &warnings[..] else { panic!("{warnings:?}") };
+    assert_eq!(*http, "is of no use with tls = \"none\"");
     assert_eq!(*brevo, "has a meaning with provider = \"brevo\" only");
     assert!(reports.starts_with("are sent although a sink tells Odoo of failures"), "{reports}");
     for key in config.show().lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key) {
@@ -245,8 +249,8 @@ fn what_should_be_known_is_a_warning() {
         [
             format!("mailtrail.toml:7: user[0].password: {literal}"),
             format!("mailtrail.toml:13: upstream[0].password: {literal}"),
-            "mailtrail.toml:15: admin.address: can be reached from other machines; everyone who reaches it is \
-             an operator"
+            "mailtrail.toml:15: admin.address: can be reached from other machines; everyone who reaches it \
+             reads the figures"
                 .to_owned(),
             "mailtrail.toml:16: upstream[1].webhook_signing_key: is missing; no event of this upstream can be \
              trusted or joined"
