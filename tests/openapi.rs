@@ -9,10 +9,11 @@ mod support;
 
 use house::{House, KEY, PROOF};
 use mailtrail::admin::{self, Endpoint};
-use mailtrail::clock::Clock;
+use mailtrail::clock::{Clock, Timestamp};
 use mailtrail::provider::{generic, mailgun};
 use mailtrail::sandbox::Face;
 use mailtrail::secret::Secret;
+use mailtrail::store::{Handed, Store};
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -70,11 +71,10 @@ impl Rules {
 
     /// What is wrong with a value by the schema at that place of the document.
     fn faults(&self, place: &str, value: &Value) -> Vec<String> {
-        let mut schema = self.0.clone();
-        assert!(schema.pointer(place).is_some(), "{place} is not written");
-        let root = schema.as_object_mut().unwrap();
-        root.insert("$ref".to_owned(), format!("#{place}").into());
-        root.insert("$schema".to_owned(), "https://json-schema.org/draft/2020-12/schema".into());
+        let mut schema = self.0.pointer(place).unwrap().clone();
+        // What it refers to.
+        schema["components"] = self.0["components"].clone();
+        schema["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
         let validator = jsonschema::options().should_validate_formats(true).build(&schema).unwrap();
         let fault = |error: jsonschema::ValidationError<'_>| format!("{}: {error}", error.instance_path());
         validator.iter_errors(value).map(fault).collect()
@@ -138,7 +138,7 @@ async fn every_answer_is_as_it_is_written() {
     let steps = scene.order("/api/v1/suppressions/sync", &json!({"upstream": "up", "dry_run": true})).await;
     assert!(words(&steps, "step").is_superset(&["act", "done"].map(str::to_owned).into()), "{steps}");
     scene.get("/api/v1/sinks", &[]).await;
-    scene.get_at("/api/v1/sinks/{sink}/refused", "/api/v1/sinks/far/refused", &[]).await;
+    scene.get_at("/api/v1/sinks/{sink}/refused", "/api/v1/sinks/near/refused", &[]).await;
     let replay = json!({"since": 0});
     scene.order_at("/api/v1/sinks/{sink}/replay", "/api/v1/sinks/near/replay", &replay).await;
     scene.get("/api/v1/hints", &[("address", "ada@example.net")]).await;
@@ -200,10 +200,11 @@ impl Scene {
              [[source]]\nname = \"other\"\nkind = \"generic\"\nsecret = \"{OTHER}\"\n\
              [[source]]\nname = \"campaigns\"\nkind = \"activecampaign\"\nsecret = \"the-secret-of-the-campaigns\"\n\
              [[sink]]\nname = \"near\"\nkind = \"file\"\npath = \"events.jsonl\"\n\
-             [[sink]]\nname = \"far\"\nkind = \"http\"\nurl = \"http://{}/nowhere\"\nsecret = \"{OTHER}\"\n\
-             allow_private = true\n\
+             [[upstream]]\nname = \"bad\"\nprovider = \"plain\"\nhost = \"127.0.0.1\"\nport = {}\ntls = \"none\"\n\
+             username = \"nobody\"\npassword = \"wrong\"\n\
+             [[route]]\nname = \"bad\"\nupstreams = [\"bad\"]\nsenders = [\"bad@mg.example.com\"]\n\
              [[inbound.target]]\ndeliver = \"smtp\"\nhost = \"127.0.0.1\"\nport = {}\ntls = \"none\"\n",
-            house.sandbox.api_address(),
+            house.sandbox.smtp_address().port(),
             sink.port()
         );
         let open = house
@@ -217,15 +218,10 @@ impl Scene {
     }
 
     /// Something of everything; the id of a send that was delivered.
-    async fn live(&self) -> String {
-        let there = self.house.process.address(0);
-        let mut client = support::client::Client::connect(there).await.unwrap();
+    async fn live(&mut self) -> String {
         let mut ids = Vec::new();
-        for (to, subject) in
-            [("ada@example.net", "one"), ("bounce@example.net", "two"), ("defer@example.net", "three")]
-        {
-            let message = format!("From: app@mg.example.com\r\nSubject: {subject}\r\n\r\nhi\r\n");
-            ids.push(client.submit("app@mg.example.com", &[to], &message).await.unwrap());
+        for to in ["ada@example.net", "bounce@example.net"] {
+            ids.push(self.submit("app@mg.example.com", to).await);
         }
         let now = Clock::System.now().seconds().to_string();
         for (number, body) in [
@@ -265,10 +261,31 @@ impl Scene {
         })
         .await;
         self.until("/api/v1/suppressions", |page| page["entries"].as_array().unwrap().len() >= 2).await;
-        self.until("/api/v1/sinks/far/refused", |refused| !refused.as_array().unwrap().is_empty()).await;
         self.until("/api/v1/inbound", |mails| mails[0]["state"] == "delivered").await;
+        self.refuse().await;
+        self.submit("bad@mg.example.com", "bob@example.net").await;
         self.until("/api/v1/alarms", |alarms| !alarms.as_array().unwrap().is_empty()).await;
         ids.remove(0)
+    }
+
+    async fn submit(&self, from: &str, to: &str) -> String {
+        let mut client = support::client::Client::connect(self.house.process.address(0)).await.unwrap();
+        let message = format!("From: {from}\r\nSubject: hello\r\n\r\nhi\r\n");
+        client.submit(from, &[to], &message).await.unwrap()
+    }
+
+    /// Notes, while the relay is away, that the sink refused something: files refuse nothing.
+    async fn refuse(&mut self) {
+        assert!(self.house.process.terminate().await.success());
+        let (store, _) = Store::open(&self.house.process.data(), Clock::System).unwrap();
+        let (parcels, until) = store.outbox(store.cursor_at(Timestamp::default()).unwrap(), 1000).unwrap();
+        let first = parcels.iter().find(|parcel| !parcel.entries.is_empty()).unwrap();
+        let refused = vec![(first.cursor, 0, "no room".to_owned())];
+        let handed = Handed { sink: "near".to_owned(), at: Clock::System.now(), until, refused };
+        store.hand_over(handed).await.unwrap();
+        store.settle_down().await;
+        drop(store);
+        self.house.process.start().await;
     }
 
     fn http(&self, path: &str) -> String {
