@@ -115,13 +115,12 @@ pub(super) fn admin(root: &mut Section<'_>, data_dir: &Path, claims: &mut Claims
     let socket = section.path_of("socket").unwrap_or_else(|| data_dir.join("admin.sock"));
     let address = address(&mut section, claims);
     let token = section.secret("token");
-    if let Some(token) = token.as_ref().filter(|token| token.reveal().len() < SHORTEST_TOKEN) {
-        let key = if section.has("token") { "token" } else { "token_file" };
-        let message = format!(
-            "has {} characters; give {SHORTEST_TOKEN} or more: openssl rand -hex 32",
-            token.reveal().len()
+    if token.as_ref().is_some_and(|token| token.reveal().len() < SHORTEST_TOKEN) {
+        let key = if section.has("token_file") { "token_file" } else { "token" };
+        section.warn(
+            key,
+            format!("is shorter than {SHORTEST_TOKEN} characters; `openssl rand -hex 32` makes a good one"),
         );
-        section.fault(key, message);
     }
     let host = |text: &str| is_host(text).then(|| text.to_ascii_lowercase());
     let hosts = section.list("hosts", "a host name or an address without a port", host).unwrap_or_default();
