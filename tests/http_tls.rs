@@ -237,12 +237,12 @@ async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &
     loop {
         let text = String::from_utf8_lossy(&answer).into_owned();
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let lengths = head.lines().filter_map(|line| {
+            let mut lengths = head.lines().filter_map(|line| {
                 line.to_lowercase()
                     .strip_prefix("content-length: ")
                     .map(|length| length.parse::<usize>().unwrap())
             });
-            if body.len() >= lengths.last().unwrap_or(0) {
+            if body.len() >= lengths.next().unwrap_or(0) {
                 return head[9..12].parse().unwrap();
             }
         }
