@@ -70,7 +70,7 @@ fn load_with_files(text: &str, files: &[&str]) -> Result<Config, Faults> {
 
 const SHIPPED: &str = include_str!("../config/mailtrail.toml");
 
-const NAMED: [&str; 16] = [
+const NAMED: [&str; 19] = [
     "odoo-api-key",
     "certs/odoo.pem",
     "mail-password",
@@ -87,6 +87,9 @@ const NAMED: [&str; 16] = [
     "certs/relay.pem",
     "certs/relay.key",
     "certs/clients.pem",
+    "certs/http.pem",
+    "certs/http.key",
+    "admin-token",
 ];
 
 fn uncommented(prefix: &str) -> String {
@@ -126,7 +129,8 @@ fn the_shipped_file_names_every_key() {
     let config = load_with_files(&text, &NAMED).unwrap();
     assert!(config.http.is_some() && config.certificate.is_some() && config.admin.address.is_some());
     let warnings: Vec<_> = config.warnings.iter().map(|warning| warning.message.as_str()).collect();
-    let [brevo, reports] = &warnings[..] else { panic!("{warnings:?}") };
+    let [brevo, http, reports] = &warnings[..] else { panic!("{warnings:?}") };
+    assert_eq!(*http, "is of no use with tls = \"none\"");
     assert_eq!(*brevo, "has a meaning with provider = \"brevo\" only");
     assert!(reports.starts_with("are sent although a sink tells Odoo of failures"), "{reports}");
     for key in config.show().lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key) {
@@ -245,14 +249,72 @@ fn what_should_be_known_is_a_warning() {
         [
             format!("mailtrail.toml:7: user[0].password: {literal}"),
             format!("mailtrail.toml:13: upstream[0].password: {literal}"),
-            "mailtrail.toml:15: admin.address: can be reached from other machines; everyone who reaches it is \
-             an operator"
+            "mailtrail.toml:15: admin.address: can be reached from other machines; everyone who reaches it \
+             reads the figures"
                 .to_owned(),
             "mailtrail.toml:16: upstream[1].webhook_signing_key: is missing; no event of this upstream can be \
              trusted or joined"
                 .to_owned(),
         ]
     );
+}
+
+#[test]
+fn who_may_ask_and_what_is_spoken_is_read_and_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["http.pem", "http.key", "mail.pem", "mail.key"] {
+        std::fs::write(folder.path().join(name), "").unwrap();
+    }
+    let environment = BTreeMap::from([("KEY".to_owned(), "hunter2hunter2hunter2".to_owned())]);
+    let base = good_configuration().replace("\"hunter2\"", "\"${KEY}\"");
+    let read = |more: &str| {
+        config::parse(&(base.clone() + more), &folder.path().join("mailtrail.toml"), &environment).unwrap()
+    };
+    let said = |config: &Config| {
+        config.warnings.iter().map(|one| format!("{}: {}", one.key, one.message)).collect::<Vec<_>>()
+    };
+    let (own, of_mail) = (
+        "certificate = \"http.pem\"\nprivate_key = \"http.key\"\n",
+        "[tls]\ncertificate = \"mail.pem\"\nprivate_key = \"mail.key\"\n",
+    );
+    for (http, own, tls, expected) in [
+        ("implicit", "", "", "http: speaks TLS with a self-signed certificate, which no provider trusts"),
+        ("implicit", own, "", ""),
+        ("implicit", "", of_mail, ""),
+        ("none", own, "", "http.certificate: is of no use with tls = \"none\""),
+        ("none", "", "", ""),
+    ] {
+        let config = read(&format!("{tls}[http]\naddress = \"127.0.0.1:0\"\ntls = {http:?}\n{own}"));
+        let said = said(&config);
+        assert_eq!(said.len(), usize::from(!expected.is_empty()), "{said:?}");
+        assert!(said.iter().all(|said| said.starts_with(expected)), "{said:?}");
+        assert_eq!(config.show().contains("http.pem"), http == "implicit" && !own.is_empty());
+    }
+    let config = read(
+        "[admin]\naddress = \"0.0.0.0:8025\"\ntoken = \"${KEY}\"\nhosts = [\"Relay.LAN\", \"10.0.0.7\"]\n",
+    );
+    assert_eq!(
+        said(&config),
+        [
+            "admin.address: can be reached from other machines; the token and what is asked cross the network in clear"
+        ]
+    );
+    let shown = config.show();
+    assert!(!shown.contains("hunter2") && shown.contains("token = \"******\""), "{shown}");
+    assert!(shown.contains("hosts = [\"relay.lan\", \"10.0.0.7\"]"), "{shown}");
+    assert_eq!(
+        parse(&shown.replace("address = \"0.0.0.0", "address = \"127.0.0.1"), &[])
+            .unwrap()
+            .show()
+            .matches("******")
+            .count(),
+        2
+    );
+    let config = read("[admin]\naddress = \"127.0.0.1:8025\"\ntoken = \"hunter2\"\n");
+    let short = "admin.token: is shorter than 16 characters; `openssl rand -hex 32` makes a good one";
+    assert!(said(&config).iter().any(|said| said == short), "{:?}", said(&config));
+    let config = read("[admin]\ntoken = \"${KEY}\"\n");
+    assert_eq!(said(&config), ["admin.token: is of no use without an address; the socket asks for none"]);
 }
 
 #[test]

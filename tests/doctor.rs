@@ -137,6 +137,13 @@ async fn one_wrong_thing_is_found_and_comes_with_its_remedy() {
             "certificate fail",
             "renew it",
         ),
+        (
+            "[log]",
+            "tls = \"implicit\"\ncertificate = \"old.pem\"\nprivate_key = \"old.key\"\n[log]",
+            "certificate fail",
+            "renew it",
+        ),
+        ("[log]", "tls = \"implicit\"\n[log]", "configuration warn", "of a public authority"),
     ] {
         assert!(good.contains(from), "{from}");
         scene.process.configure(&good.replace(from, to));

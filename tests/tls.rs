@@ -2,8 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "support/authority.rs"]
+mod authority;
 mod support;
 
+use authority::{Authority, dns};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use mailtrail::clock::{Clock, Timestamp};
@@ -11,16 +14,11 @@ use mailtrail::config;
 use mailtrail::daemon::Daemon;
 use mailtrail::tls::{marks, self_signed_files};
 use metrics_exporter_prometheus::PrometheusBuilder;
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType,
-    date_time_ymd,
-};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rcgen::{KeyPair, SanType};
+use rustls::pki_types::{CertificateDer, ServerName};
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use support::client::Client;
 use support::process::Process;
@@ -30,64 +28,6 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-
-/// An authority that certifies servers and clients.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-/// A certificate and its key.
-struct Identity {
-    certificate: CertificateDer<'static>,
-    key: KeyPair,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut parameters = CertificateParams::default();
-        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self(CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    fn certify(&self, name: SanType) -> Identity {
-        let mut parameters = CertificateParams::default();
-        parameters.subject_alt_names = vec![name];
-        parameters.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        parameters.not_after = date_time_ymd(2027, 1, 2);
-        let key = KeyPair::generate().unwrap();
-        let certificate = parameters.signed_by(&key, &self.0).unwrap().der().clone();
-        Identity { certificate, key }
-    }
-
-    /// A client's side, which trusts this authority.
-    fn connector(&self, identity: Option<&Identity>) -> TlsConnector {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.0.der().clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let builder = builder.unwrap().with_root_certificates(roots);
-        let config = match identity {
-            None => builder.with_no_client_auth(),
-            Some(Identity { certificate, key }) => {
-                let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-                builder.with_client_auth_cert(vec![certificate.clone()], key).unwrap()
-            }
-        };
-        TlsConnector::from(Arc::new(config))
-    }
-}
-
-impl Identity {
-    fn write(&self, directory: &Path) {
-        let body = BASE64_STANDARD.encode(&self.certificate);
-        let pem = format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
-        std::fs::write(directory.join("relay.pem"), pem).unwrap();
-        std::fs::write(directory.join("relay.key"), self.key.serialize_pem()).unwrap();
-    }
-}
-
-fn dns(name: &str) -> SanType {
-    SanType::DnsName(name.try_into().unwrap())
-}
 
 /// A relay with a certificate of `authority`'s and two doors, STARTTLS and implicit TLS.
 struct House {

@@ -2,13 +2,14 @@
 
 use super::operator::Refusal;
 use super::router::{Operator, Panel, refuse};
+use super::routes::Routes;
 use crate::clock::Timestamp;
 use crate::store::{BackedUp, BackupError, Hole, Progress, Retention, Store, Verified};
+use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, State};
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
@@ -163,11 +164,11 @@ pub fn back_up(store: &Store, directory: &Path, tell: Tell<'_>) -> io::Result<()
 }
 
 /// Paths below `/api/v1/store`.
-pub(super) fn routes() -> Router<Panel> {
-    Router::new()
-        .route("/api/v1/store/verify", get(verified))
-        .route("/api/v1/store/rebuild", post(rebuilt))
-        .route("/api/v1/store/backup", post(backed_up))
+pub(super) fn routes() -> Routes {
+    Routes::default()
+        .get("/api/v1/store/verify", verified)
+        .post("/api/v1/store/rebuild", rebuilt)
+        .post("/api/v1/store/backup", backed_up)
 }
 
 async fn verified(State(panel): State<Panel>) -> Response {
@@ -222,7 +223,7 @@ pub(super) fn answer(work: impl FnOnce(Tell<'_>) -> io::Result<()> + Send + 'sta
         line.push('\n');
         Some((Ok::<_, Infallible>(Bytes::from(line)), heard))
     };
-    Body::from_stream(stream::unfold(heard, next)).into_response()
+    ([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(stream::unfold(heard, next))).into_response()
 }
 
 /// What came of it is for the log, too.

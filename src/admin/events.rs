@@ -2,17 +2,17 @@
 
 use super::operator::Refusal;
 use super::router::{Operator, Panel, answer, refuse};
+use super::routes::Routes;
 use crate::clock::Timestamp;
 use crate::event::{Event, Words};
 use crate::id::TrackingId;
 use crate::ledger::{Replay, Source};
 use crate::mail::MessageId;
 use crate::store::{Content, ReadError, Report, Retention, Stand, Store};
+use axum::Json;
 use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use futures_util::{StreamExt, stream};
@@ -140,13 +140,13 @@ pub struct Replayed {
 }
 
 /// The questions and orders about reports.
-pub(super) fn routes() -> Router<Panel> {
-    Router::new()
-        .route("/api/v1/events", get(list))
-        .route("/api/v1/events/orphans", get(list_orphans))
-        .route("/api/v1/events/dead", get(list_dead))
-        .route("/api/v1/events/replay", post(order))
-        .route("/api/v1/events/{id}", get(show))
+pub(super) fn routes() -> Routes {
+    Routes::default()
+        .get("/api/v1/events", list)
+        .get("/api/v1/events/orphans", list_orphans)
+        .get("/api/v1/events/dead", list_dead)
+        .post("/api/v1/events/replay", order)
+        .get("/api/v1/events/{id}", show)
 }
 
 async fn list(State(panel): State<Panel>, Query(filter): Query<EventFilter>) -> Response {

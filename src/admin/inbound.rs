@@ -2,14 +2,14 @@
 
 use super::operator::Refusal;
 use super::router::{Operator, Panel, answer, refuse};
+use super::routes::Routes;
 use crate::id::TrackingId;
 use crate::ledger::{Fate, InboundMail, Leg, Move};
 use crate::store::{ReadError, Store};
+use axum::Json;
 use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
@@ -96,11 +96,11 @@ pub struct Released {
 }
 
 /// The questions and orders about mail from outside.
-pub(super) fn routes() -> Router<Panel> {
-    Router::new()
-        .route("/api/v1/inbound", get(list))
-        .route("/api/v1/inbound/replay", post(order))
-        .route("/api/v1/inbound/{id}", get(show))
+pub(super) fn routes() -> Routes {
+    Routes::default()
+        .get("/api/v1/inbound", list)
+        .post("/api/v1/inbound/replay", order)
+        .get("/api/v1/inbound/{id}", show)
 }
 
 async fn list(State(panel): State<Panel>, Query(filter): Query<InboundFilter>) -> Response {

@@ -1,14 +1,16 @@
-//! Questions about the store and orders to the queue, with their answers as JSON: behind the CLI, over a unix socket;
-//! questions also directly, while no daemon runs.
+//! Questions about the store and orders to the queue, with their answers as JSON: behind the CLI, over a unix socket, and
+//! over TCP for whoever has the token; questions also directly, while no daemon runs.
 
 mod care;
 mod events;
 mod inbound;
 mod log;
 mod operator;
+mod page;
 mod privacy;
 mod probe;
 mod router;
+mod routes;
 mod sinks;
 mod stats;
 mod suppressions;
@@ -25,9 +27,11 @@ pub use events::{
 };
 pub use inbound::{InboundFilter, InboundView, KeptMail, ReleaseOrder, Released, inbound, inbound_mail};
 pub use log::{LogAnswer, LogFilter, log};
+pub use page::{Gate, page};
 pub use privacy::{EraseOrder, ExportLine, erase, export};
 pub use probe::{ProbePlace, ProbeView};
-pub use router::{Panel, metrics_router, service};
+pub use router::{Panel, endpoints, service};
+pub use routes::Endpoint;
 pub use sinks::{RefusedView, ReplaySink, SinkView};
 pub use stats::{StatsLine, StatsQuestion, stats};
 pub use suppressions::{

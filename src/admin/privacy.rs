@@ -5,6 +5,7 @@ use super::events::{KeptEvent, report};
 use super::inbound::InboundView;
 use super::operator::Refusal;
 use super::router::{Operator, Panel, refuse};
+use super::routes::Routes;
 use super::suppressions::{SuppressionFilter, SuppressionView, suppressions};
 use super::view::TrailView;
 use crate::clock::Timestamp;
@@ -12,11 +13,10 @@ use crate::line::FactView;
 use crate::mail::Mailbox;
 use crate::store::{EraseError, Erasing, Mentioned, Store};
 use crate::suppression::Settings;
+use axum::Json;
 use axum::extract::{ConnectInfo, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use std::io;
 
@@ -150,8 +150,8 @@ fn erased_step(store: &Store, address: &Mailbox, found: &Mentioned, pseudonym: O
 }
 
 /// Paths below `/api/v1`.
-pub(super) fn routes() -> Router<Panel> {
-    Router::new().route("/api/v1/export", get(exported)).route("/api/v1/erase", post(erased))
+pub(super) fn routes() -> Routes {
+    Routes::default().get("/api/v1/export", exported).post("/api/v1/erase", erased)
 }
 
 #[derive(Deserialize)]

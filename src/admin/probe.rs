@@ -1,9 +1,9 @@
 //! Whether an address that a provider was given leads here: `doctor` asks through it what only this process can answer.
 
 use super::router::Panel;
+use super::routes::Routes;
+use axum::Json;
 use axum::extract::{Query, State};
-use axum::routing::get;
-use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 
 /// Where the question is to arrive.
@@ -23,8 +23,8 @@ pub struct ProbeView {
 }
 
 /// The one question.
-pub(super) fn routes() -> Router<Panel> {
-    Router::new().route("/api/v1/probe", get(ask))
+pub(super) fn routes() -> Routes {
+    Routes::default().get("/api/v1/probe", ask)
 }
 
 async fn ask(State(panel): State<Panel>, Query(place): Query<ProbePlace>) -> Json<ProbeView> {

@@ -1,8 +1,9 @@
-//! `/api/v1`: questions and orders over HTTP, on the admin socket only.
+//! `/api/v1`: questions and orders over HTTP. `docs/openapi.json` says what each takes and answers.
 
 use super::inbound;
 use super::log::{LogAnswer, LogFilter, log, url};
 use super::operator::{self, Refusal};
+use super::routes::{Endpoint, Routes};
 use super::sinks::{self, ReplaySink};
 use super::stats::{StatsQuestion, stats};
 use super::suppressions::{self, SuppressionFilter, SuppressionOrder};
@@ -26,10 +27,8 @@ use axum::extract::connect_info::{Connected, IntoMakeServiceWithConnectInfo};
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
-use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -120,37 +119,46 @@ impl Panel {
     }
 }
 
-/// Questions and orders, for a unix socket.
-pub fn service(panel: Panel) -> IntoMakeServiceWithConnectInfo<Router, Operator> {
-    Router::new()
-        .route("/api/v1/trace", get(trace))
-        .route("/api/v1/queue", get(waiting).post(order))
-        .route("/api/v1/queue/shape", get(shape))
-        .route("/api/v1/log", get(lines))
-        .route("/api/v1/stats", get(figures))
-        .route("/api/v1/breakers", get(breakers))
-        .route("/api/v1/breakers/{upstream}", post(switch))
-        .route("/api/v1/suppressions", get(suppressed).post(suppress))
-        .route("/api/v1/sinks", get(all_sinks))
-        .route("/api/v1/sinks/{sink}/refused", get(refused))
-        .route("/api/v1/sinks/{sink}/replay", post(replay_sink))
-        .route("/api/v1/suppressions/sync", post(sync))
-        .route("/api/v1/hints", get(hints))
-        .route("/api/v1/alarms", get(alarms))
-        .merge(events::routes())
-        .merge(inbound::routes())
-        .merge(care::routes())
-        .merge(probe::routes())
-        .merge(test_mail::routes())
-        .merge(privacy::routes())
-        .layer(DefaultBodyLimit::max(ORDER))
-        .with_state(panel)
-        .into_make_service_with_connect_info::<Operator>()
+/// What can be asked and ordered.
+fn routes() -> Routes {
+    Routes::default()
+        .get("/api/v1/trace", trace)
+        .get("/api/v1/queue", waiting)
+        .post("/api/v1/queue", order)
+        .get("/api/v1/queue/shape", shape)
+        .get("/api/v1/log", lines)
+        .get("/api/v1/stats", figures)
+        .get("/api/v1/breakers", breakers)
+        .post("/api/v1/breakers/{upstream}", switch)
+        .get("/api/v1/suppressions", suppressed)
+        .post("/api/v1/suppressions", suppress)
+        .get("/api/v1/sinks", all_sinks)
+        .get("/api/v1/sinks/{sink}/refused", refused)
+        .post("/api/v1/sinks/{sink}/replay", replay_sink)
+        .post("/api/v1/suppressions/sync", sync)
+        .get("/api/v1/hints", hints)
+        .get("/api/v1/alarms", alarms)
+        .and(events::routes())
+        .and(inbound::routes())
+        .and(care::routes())
+        .and(probe::routes())
+        .and(test_mail::routes())
+        .and(privacy::routes())
 }
 
-/// `/metrics`, Prometheus text.
-pub fn metrics_router(metrics: PrometheusHandle) -> Router {
-    Router::new().route("/metrics", get(move || std::future::ready(metrics.render())))
+/// The list of what can be asked and ordered.
+pub fn endpoints() -> Vec<Endpoint> {
+    routes().endpoints()
+}
+
+/// Questions and orders, for a unix socket.
+pub fn service(panel: Panel) -> IntoMakeServiceWithConnectInfo<Router, Operator> {
+    api(panel).into_make_service_with_connect_info::<Operator>()
+}
+
+/// Questions and orders, whoever may come to ask.
+pub(super) fn api(panel: Panel) -> Router {
+    routes().router().layer(DefaultBodyLimit::max(ORDER)).with_state(panel)
 }
 
 async fn order(

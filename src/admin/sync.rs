@@ -7,6 +7,7 @@ use crate::sync::{Act, Order, Step};
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, State};
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde::{Deserialize, Serialize};
@@ -90,7 +91,7 @@ pub(super) async fn sync(
         line.push('\n');
         Some((Ok::<_, Infallible>(Bytes::from(line)), heard))
     };
-    Body::from_stream(stream::unfold(heard, next)).into_response()
+    ([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(stream::unfold(heard, next))).into_response()
 }
 
 fn upstreams(panel: &Panel, wanted: Option<String>) -> Result<Vec<String>, Refusal> {

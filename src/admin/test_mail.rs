@@ -1,13 +1,13 @@
 //! A mail of the operator's own, to be followed through the whole loop.
 
 use super::router::{Operator, Panel};
+use super::routes::Routes;
 use crate::id::TrackingId;
 use crate::mail::{Envelope, Mailbox};
+use axum::Json;
 use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
-use axum::{Json, Router};
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -52,8 +52,8 @@ pub struct TestAnswer {
 }
 
 /// The one order.
-pub(super) fn routes() -> Router<Panel> {
-    Router::new().route("/api/v1/test", post(order))
+pub(super) fn routes() -> Routes {
+    Routes::default().post("/api/v1/test", order)
 }
 
 async fn order(

@@ -37,6 +37,7 @@ impl Config {
             upstreams,
             routing,
             http,
+            http_tls,
             webhooks,
             sources,
             admin,
@@ -64,7 +65,7 @@ impl Config {
             ("upstream", *upstreams != other.upstreams),
             ("route", routing.routes != other.routing.routes),
             ("bulk", bulk(routing) != bulk(&other.routing)),
-            ("http", *http != other.http || *webhooks != other.webhooks),
+            ("http", *http != other.http || *http_tls != other.http_tls || *webhooks != other.webhooks),
             ("source", *sources != other.sources),
             ("admin", *admin != other.admin),
             ("log", *log != other.log),
@@ -114,8 +115,10 @@ mod tests {
             ("bulk", "recipients = 50", "recipients = 51"),
             ("http", "127.0.0.1:8080", "127.0.0.1:8081"),
             ("http", "connections = 7", "connections = 8"),
+            ("http", "connections = 7", "connections = 7\ntls = \"implicit\""),
             ("source", "\"generic\"", "\"activecampaign\""),
             ("admin", "127.0.0.1:8025", "127.0.0.1:8026"),
+            ("admin", "hosts = []", "hosts = [\"relay.lan\"]"),
             ("log", "level = \"info\"", "level = \"debug\""),
             ("retention", "ledger = \"30d\"", "ledger = \"31d\""),
             ("reports", "\"sender\"", "\"nobody\""),
@@ -180,6 +183,7 @@ kind = "generic"
 secret = "source-secret"
 [admin]
 address = "127.0.0.1:8025"
+hosts = []
 [log]
 level = "info"
 format = "text"

@@ -2,7 +2,7 @@ use super::claims::Claims;
 use super::document;
 use super::fault::{Faults, Place};
 use super::reader::{Reading, Section};
-use super::settings::{Config, Upstream};
+use super::settings::{Config, HttpTls, Upstream};
 use super::upstream::Ourselves;
 use super::{inbound, listener, routing, sections, sink, source, suppression, upstream, user};
 use crate::sink::Kind;
@@ -92,7 +92,7 @@ fn assemble(mut root: Section<'_>) -> Config {
     let sources = root.tables("source").unwrap_or_default().into_iter();
     let sources = sources.filter_map(|section| source::read(section, &names, &mut claims)).collect();
     let (limits, policy) = sections::limits(&mut root);
-    let (http, webhooks) = sections::http(&mut root, &mut claims);
+    let (http, http_tls, webhooks) = sections::http(&mut root, &mut claims);
     let (suppression, sync) = suppression::read(&mut root);
     let (mail_rules, targets) = inbound::read(&mut root, &mut claims);
     let config = Config {
@@ -101,6 +101,7 @@ fn assemble(mut root: Section<'_>) -> Config {
         policy,
         routing,
         http,
+        http_tls,
         webhooks,
         sources,
         admin: sections::admin(&mut root, &data_dir, &mut claims),
@@ -130,6 +131,13 @@ fn assemble(mut root: Section<'_>) -> Config {
     }
     if config.http.is_none() && !config.targets.is_empty() {
         root.warn("http", "has no address, so no mail from outside can arrive although [[inbound.target]] says where it goes");
+    }
+    if config.http.is_some() && config.http_tls == HttpTls::Implicit(None) && config.certificate.is_none() {
+        root.warn(
+            "http",
+            "speaks TLS with a self-signed certificate, which no provider trusts; give it a certificate of a public \
+             authority, here or in [tls]",
+        );
     }
     check_certificates(&root, &config);
     check_odoo(&root, &config);

@@ -30,4 +30,4 @@ mod words;
 
 pub use fault::{Faults, Finding, Place};
 pub use load::{listeners, load, parse, suppression_rules, whereabouts};
-pub use settings::{Admin, CertificateFiles, Config, Log, Upstream};
+pub use settings::{Admin, CertificateFiles, Config, HttpTls, Log, Upstream};

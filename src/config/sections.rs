@@ -5,8 +5,8 @@ use super::listener;
 use super::names::is_host;
 use super::quantity;
 use super::reader::Section;
-use super::settings::{Admin, CertificateFiles, Log};
-use super::words::{LEVELS, LOG_ADDRESSES, LOG_FORMATS, REPORTS};
+use super::settings::{Admin, CertificateFiles, HttpTls, Log};
+use super::words::{HTTP_TLS, LEVELS, LOG_ADDRESSES, LOG_FORMATS, REPORTS};
 use crate::heartbeat;
 use crate::monitor::Thresholds;
 use crate::smtp::Limits;
@@ -30,13 +30,19 @@ pub(super) fn server(root: &mut Section<'_>) -> (String, PathBuf) {
 /// `[tls]`.
 pub(super) fn certificate(root: &mut Section<'_>) -> Option<CertificateFiles> {
     let mut section = root.table("tls");
+    let files = pair(&mut section);
+    section.finish();
+    files
+}
+
+/// `certificate` and `private_key`, both or neither.
+fn pair(section: &mut Section<'_>) -> Option<CertificateFiles> {
     for (key, other) in [("certificate", "private_key"), ("private_key", "certificate")] {
         if section.has(key) && !section.has(other) {
             section.fault(key, format!("{other} is missing; both or neither"));
         }
     }
     let files = section.file("certificate").zip(section.file("private_key"));
-    section.finish();
     files.map(|(certificate, private_key)| CertificateFiles { certificate, private_key })
 }
 
@@ -78,17 +84,29 @@ fn policy(section: &mut Section<'_>) -> Policy {
 }
 
 /// `[http]`.
-pub(super) fn http(root: &mut Section<'_>, claims: &mut Claims) -> (Option<SocketAddr>, webhook::Settings) {
+pub(super) fn http(
+    root: &mut Section<'_>,
+    claims: &mut Claims,
+) -> (Option<SocketAddr>, HttpTls, webhook::Settings) {
     let mut section = root.table("http");
     let address = address(&mut section, claims);
+    let speaks_tls = section.one_of("tls", &HTTP_TLS).unwrap_or(false);
+    let files = pair(&mut section);
+    if files.is_some() && !speaks_tls {
+        section.warn("certificate", "is of no use with tls = \"none\"");
+    }
+    let tls = if speaks_tls { HttpTls::Implicit(files) } else { HttpTls::None };
     let usual = webhook::Settings::default();
     let proxies = section.list("proxies", "a network such as \"10.0.0.0/8\"", listener::network);
     let settings = webhook::Settings {
         proxies: proxies.unwrap_or(usual.proxies),
         connections: section.integer("connections", 1..=100_000).unwrap_or(usual.connections),
+        connections_per_ip: section
+            .integer("connections_per_ip", 1..=100_000)
+            .unwrap_or(usual.connections_per_ip),
     };
     section.finish();
-    (address, settings)
+    (address, tls, settings)
 }
 
 /// `[admin]`.
@@ -96,11 +114,28 @@ pub(super) fn admin(root: &mut Section<'_>, data_dir: &Path, claims: &mut Claims
     let mut section = root.table("admin");
     let socket = section.path_of("socket").unwrap_or_else(|| data_dir.join("admin.sock"));
     let address = address(&mut section, claims);
+    let token = section.secret("token");
+    if token.as_ref().is_some_and(|token| token.reveal().len() < SHORTEST_TOKEN) {
+        let key = if section.has("token_file") { "token_file" } else { "token" };
+        section.warn(
+            key,
+            format!("is shorter than {SHORTEST_TOKEN} characters; `openssl rand -hex 32` makes a good one"),
+        );
+    }
+    let host = |text: &str| is_host(text).then(|| text.to_ascii_lowercase());
+    let hosts = section.list("hosts", "a host name or an address without a port", host).unwrap_or_default();
     if address.is_some_and(|address| !address.ip().is_loopback()) {
-        section.warn("address", "can be reached from other machines; everyone who reaches it is an operator");
+        let risk = match &token {
+            Some(_) => "the token and what is asked cross the network in clear",
+            None => "everyone who reaches it reads the figures",
+        };
+        section.warn("address", format!("can be reached from other machines; {risk}"));
+    }
+    if address.is_none() && token.is_some() {
+        section.warn("token", "is of no use without an address; the socket asks for none");
     }
     section.finish();
-    Admin { socket, address }
+    Admin { socket, address, token, hosts }
 }
 
 /// The `address` of a section that listens.
@@ -204,6 +239,8 @@ pub(super) fn duplicates(root: &mut Section<'_>) -> Option<Duration> {
     window.flatten()
 }
 
+/// Characters: what nobody guesses.
+const SHORTEST_TOKEN: usize = 16;
 /// 24 hours.
 const MINUTE: Duration = Duration::from_secs(60);
 pub(super) const DAY: Duration = Duration::from_secs(86_400);

@@ -37,6 +37,8 @@ pub struct Config {
     pub routing: Routing,
     /// Where webhooks are received, if anywhere.
     pub http: Option<SocketAddr>,
+    /// What is spoken there. Default HTTP in clear.
+    pub http_tls: HttpTls,
     /// Whom that serves, and how many at once.
     pub webhooks: webhook::Settings,
     /// Who reports besides the upstreams' providers.
@@ -87,6 +89,26 @@ pub struct CertificateFiles {
     pub private_key: PathBuf,
 }
 
+/// Whether the webhook listener speaks TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum HttpTls {
+    /// It does not: a web server in front of it does.
+    #[default]
+    None,
+    /// From the first byte on, with this certificate, or with the listeners'.
+    Implicit(Option<CertificateFiles>),
+}
+
+impl HttpTls {
+    /// What addresses there begin with.
+    pub fn scheme(&self) -> &'static str {
+        match self {
+            Self::None => "http",
+            Self::Implicit(_) => "https",
+        }
+    }
+}
+
 /// One upstream and how its mail is retried.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
@@ -109,8 +131,12 @@ pub struct Upstream {
 pub struct Admin {
     /// The unix socket. Default `admin.sock` in the data directory.
     pub socket: PathBuf,
-    /// The web page, API and metrics, if anywhere.
+    /// The metrics and, with a token, the API, if anywhere.
     pub address: Option<SocketAddr>,
+    /// What an operator proves himself with there; without one there is no API.
+    pub token: Option<Secret>,
+    /// Names that operators may call this machine by there, in small letters, besides those of loopback.
+    pub hosts: Vec<String>,
 }
 
 /// What is logged, and how.

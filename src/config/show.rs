@@ -1,12 +1,12 @@
 use super::odoo;
 use super::quantity::{show_duration, show_percent, show_quota, show_rate, show_size};
 use super::routing::show_field;
-use super::settings::{Config, Upstream};
+use super::settings::{CertificateFiles, Config, HttpTls, Upstream};
 use super::suppression::{NEVER, OFF};
 use super::words::{
-    AUTHENTICATION, AUTO_REPLIES, Deliver, EVENT_APIS, INBOUND, LEVELS, LISTENER_TLS, LOG_ADDRESSES,
-    LOG_FORMATS, PIPELINING, PROVIDERS, REPORTERS, REPORTS, Reporter, SECURITY, SUPPRESSION_POLICIES,
-    TRANSPORTS, Transport, UNSUBSCRIBED, UNSUBSCRIBES, WAYS, word,
+    AUTHENTICATION, AUTO_REPLIES, Deliver, EVENT_APIS, HTTP_TLS, INBOUND, LEVELS, LISTENER_TLS,
+    LOG_ADDRESSES, LOG_FORMATS, PIPELINING, PROVIDERS, REPORTERS, REPORTS, Reporter, SECURITY,
+    SUPPRESSION_POLICIES, TRANSPORTS, Transport, UNSUBSCRIBED, UNSUBSCRIBES, WAYS, word,
 };
 use crate::account::{self, Whose};
 use crate::endpoint;
@@ -35,8 +35,7 @@ impl Config {
         self.listeners.iter().for_each(|listener| page.listener(listener));
         if let Some(files) = &self.certificate {
             page.heading("[tls]");
-            page.path("certificate", &files.certificate);
-            page.path("private_key", &files.private_key);
+            page.pair(files);
         }
         self.users.iter().for_each(|user| page.user(user));
         page.limits(self);
@@ -45,13 +44,20 @@ impl Config {
         if let Some(address) = self.http {
             page.heading("[http]");
             page.text("address", address);
+            page.text("tls", word(&HTTP_TLS, &(self.http_tls != HttpTls::None)));
+            if let HttpTls::Implicit(Some(files)) = &self.http_tls {
+                page.pair(files);
+            }
             page.texts("proxies", &self.webhooks.proxies);
             page.bare("connections", self.webhooks.connections);
+            page.bare("connections_per_ip", self.webhooks.connections_per_ip);
         }
         self.sources.iter().for_each(|source| page.source(source));
         page.heading("[admin]");
         page.path("socket", &self.admin.socket);
         page.some("address", self.admin.address.as_ref());
+        page.some("token", self.admin.token.as_ref());
+        page.texts("hosts", &self.admin.hosts);
         page.heading("[log]");
         page.text("level", word(&LEVELS, &self.log.level));
         page.text("format", word(&LOG_FORMATS, &self.log.format));
@@ -84,6 +90,11 @@ impl Config {
 struct Page(String);
 
 impl Page {
+    fn pair(&mut self, files: &CertificateFiles) {
+        self.path("certificate", &files.certificate);
+        self.path("private_key", &files.private_key);
+    }
+
     fn listener(&mut self, listener: &Listener) {
         self.heading("[[listener]]");
         self.text("address", listener.address);

@@ -26,6 +26,9 @@ pub(super) fn quoted<'a>(words: impl Iterator<Item = &'a str>) -> String {
 pub(super) const LISTENER_TLS: [(&str, ListenerTls); 3] =
     [("starttls", ListenerTls::StartTls), ("implicit", ListenerTls::Implicit), ("none", ListenerTls::None)];
 
+/// Whether the webhook listener speaks TLS.
+pub(super) const HTTP_TLS: [(&str, bool); 2] = [("none", false), ("implicit", true)];
+
 pub(super) const AUTHENTICATION: [(&str, Authentication); 2] =
     [("required", Authentication::Required), ("none", Authentication::None)];
 

@@ -4,13 +4,14 @@ use super::StartError;
 use super::generation::Ground;
 use super::relaying::lists;
 use super::sockets::{Sockets, Taken};
-use crate::config::Config;
+use crate::config::{CertificateFiles, Config, HttpTls};
 use crate::provider::Provider;
 use crate::routing::Routing;
 use crate::smtp::Rules;
 use crate::submission::{Accounts, Door, Duplicates, Front, Listener, ListenerTls, Rates};
 use crate::suppression::{Policy, Screen};
 use crate::tls::{self, Server, ServerFiles, TlsError};
+use crate::webhook;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ pub struct Hall {
     routing: Arc<Routing>,
     screen: Option<Arc<Screen>>,
     servers: BTreeMap<Option<PathBuf>, Arc<Server>>,
+    http: Option<Arc<Server>>,
 }
 
 impl Hall {
@@ -42,16 +44,21 @@ impl Hall {
             Some((before, known)) if known.duplicates == config.duplicates => before.duplicates.clone(),
             _ => config.duplicates.map(|window| Arc::new(Duplicates::new(window))),
         };
-        let servers = servers(config)?;
+        let (servers, http) = (servers(config)?, http(config)?);
         let routing = Arc::new(config.routing.clone());
         let screen = screen(config).map(Arc::new);
         let (accounts, rates) = (Arc::new(accounts), Arc::new(rates));
-        Ok(Self { accounts, rates, duplicates, routing, screen, servers })
+        Ok(Self { accounts, rates, duplicates, routing, screen, servers, http })
     }
 
     /// What accepts TLS.
     pub fn servers(&self) -> Vec<Arc<Server>> {
-        self.servers.values().cloned().collect()
+        self.servers.values().chain(&self.http).cloned().collect()
+    }
+
+    /// What accepts it from those who report, if anything does.
+    pub fn http(&self) -> Option<Arc<Server>> {
+        self.http.clone()
     }
 
     /// The door of each listener, shut.
@@ -121,16 +128,28 @@ fn servers(config: &Config) -> Result<BTreeMap<Option<PathBuf>, Arc<Server>>, Tl
         if servers.contains_key(&listener.client_ca) {
             continue;
         }
-        let files = match &config.certificate {
-            Some(files) => ServerFiles {
-                certificate: files.certificate.clone(),
-                private_key: files.private_key.clone(),
-                client_ca: None,
-            },
-            None => tls::self_signed_files(&config.data_dir.join("tls"), &config.hostname)?,
-        };
+        let files = files(config, config.certificate.as_ref())?;
         let server = Server::open(ServerFiles { client_ca: listener.client_ca.clone(), ..files })?;
         servers.insert(listener.client_ca.clone(), Arc::new(server));
     }
     Ok(servers)
+}
+
+/// The webhook listener's.
+fn http(config: &Config) -> Result<Option<Arc<Server>>, TlsError> {
+    let HttpTls::Implicit(own) = &config.http_tls else { return Ok(None) };
+    let files = files(config, own.as_ref().or(config.certificate.as_ref()))?;
+    Server::speaking(webhook::PROTOCOLS, files).map(|server| Some(Arc::new(server)))
+}
+
+/// Those that are given or, where none are, of the pair that we make.
+fn files(config: &Config, given: Option<&CertificateFiles>) -> Result<ServerFiles, TlsError> {
+    match given {
+        Some(files) => Ok(ServerFiles {
+            certificate: files.certificate.clone(),
+            private_key: files.private_key.clone(),
+            client_ca: None,
+        }),
+        None => tls::self_signed_files(&config.data_dir.join("tls"), &config.hostname),
+    }
 }

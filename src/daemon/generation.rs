@@ -10,7 +10,7 @@ use super::shift::Shift;
 use super::sockets::{Sockets, Taken};
 use super::testing::tester;
 use crate::account::Account;
-use crate::admin::{self, Panel};
+use crate::admin::{self, Gate, Panel};
 use crate::alarm::Alarms;
 use crate::audit::Auditor;
 use crate::census::Census;
@@ -107,7 +107,7 @@ pub struct Prepared {
     accounts: BTreeMap<String, Account>,
     panel: Panel,
     admin: UnixListener,
-    page: Option<(TcpListener, PrometheusHandle)>,
+    page: Option<TcpListener>,
     http: Option<TcpListener>,
 }
 
@@ -170,12 +170,7 @@ impl Prepared {
             let taken = address.map(|address| sockets.listen(&mut offered, what, address)).transpose()?;
             Ok::<_, StartError>(taken.map(|Taken { socket, .. }| socket))
         };
-        let page = match &ground.metrics {
-            Some(metrics) => {
-                listen("the admin page", config.admin.address)?.map(|page| (page, metrics.clone()))
-            }
-            None => None,
-        };
+        let page = listen("the admin page", config.admin.address)?;
         let http = listen("the webhook listener", config.http)?;
         Ok(Self {
             config,
@@ -202,24 +197,21 @@ impl Prepared {
             // It is waited for by nobody: to the very end it tells who comes that we stop.
             tokio::spawn(door.serve(leaving.shut.clone()));
         }
+        if let Some(page) = self.page {
+            let questions = gate(&self.config).map(|gate| (self.panel.clone(), gate));
+            let (page, service) = (page.tap_io(at_once), admin::page(ground.metrics.clone(), questions));
+            leaving.answer(ground, |quiet| {
+                axum::serve(page, service).with_graceful_shutdown(quiet).into_future()
+            });
+        }
         leaving.answer(ground, |quiet| {
             axum::serve(self.admin, admin::service(self.panel)).with_graceful_shutdown(quiet).into_future()
         });
-        if let Some((page, metrics)) = self.page {
-            let (page, router) = (page.tap_io(at_once), admin::metrics_router(metrics));
-            leaving.answer(ground, |quiet| {
-                axum::serve(page, router).with_graceful_shutdown(quiet).into_future()
-            });
-        }
         let http = self.http.as_ref().and_then(|http| http.local_addr().ok());
         if let Some(http) = self.http {
             let inbox = inbox(ground, &self.config, self.accounts);
-            ground.talk.spawn(webhook::serve(
-                http,
-                inbox,
-                self.config.webhooks.connections,
-                leaving.quiet.clone(),
-            ));
+            let (settings, tls) = (self.config.webhooks.clone(), self.hall.http());
+            ground.talk.spawn(webhook::serve(http, inbox, settings, tls, leaving.quiet.clone()));
         }
         let watch = tls::watch(self.hall.servers(), ground.clock);
         ground.mail.spawn(leaving.idle.clone().run_until_cancelled_owned(watch));
@@ -348,6 +340,11 @@ fn do_chores(
             keep(store, retention, clock, told.clone())
         );
     })
+}
+
+/// Who may ask over TCP, if anybody may.
+fn gate(config: &Config) -> Option<Gate> {
+    config.admin.token.clone().map(|token| Gate { token, hosts: config.admin.hosts.clone() })
 }
 
 /// Where the records of the Odoos are shown that are told.

@@ -1,26 +1,37 @@
 use super::{Finding, Status};
 use crate::clock::Timestamp;
-use crate::config::Config;
+use crate::config::{CertificateFiles, Config, HttpTls};
 use crate::submission::ListenerTls;
 use crate::tls;
 use std::time::Duration;
 
-/// The listeners' certificate.
-pub(super) fn own(config: &Config, now: Timestamp) -> Option<Finding> {
-    if config.listeners.iter().all(|listener| listener.tls == ListenerTls::None) {
-        return None;
-    }
-    let Some(files) = &config.certificate else {
-        return Some(Finding::ok(CHECK, "listeners", "it is self-signed, and does not expire"));
+/// The certificates of the listeners, each once.
+pub(super) fn own(config: &Config, now: Timestamp) -> Vec<Finding> {
+    let mail = config.listeners.iter().any(|listener| listener.tls != ListenerTls::None);
+    let mail = mail.then_some(("listeners", config.certificate.as_ref()));
+    let http = match &config.http_tls {
+        HttpTls::Implicit(own) if config.http.is_some() => {
+            Some(("http", own.as_ref().or(config.certificate.as_ref())))
+        }
+        HttpTls::Implicit(_) | HttpTls::None => None,
+    };
+    let shared = |(_, files): &(&str, Option<&CertificateFiles>)| mail.map(|(_, own)| own) == Some(*files);
+    let http = http.filter(|http| !shared(http));
+    mail.into_iter().chain(http).map(|(listener, files)| one(listener, files, now)).collect()
+}
+
+fn one(listener: &str, files: Option<&CertificateFiles>, now: Timestamp) -> Finding {
+    let Some(files) = files else {
+        return Finding::ok(CHECK, listener, "it is self-signed, and does not expire");
     };
     let subject = files.certificate.display().to_string();
     // Whatever serves must belong together, too.
     let pair = tls::load(&files.certificate, &files.private_key).and_then(tls::acceptor);
     let expiry = pair.and_then(|_| tls::expiry(&files.certificate));
-    Some(match expiry {
+    match expiry {
         Ok(expiry) => judge(&subject, expiry, now, "renew it; it is taken up without a restart"),
         Err(error) => Finding::error(Status::Fail, CHECK, subject, &error, RENEW),
-    })
+    }
 }
 
 /// How a certificate stands that expires then.

@@ -1,5 +1,5 @@
 use super::{Finding, Status};
-use crate::config::{Config, Faults};
+use crate::config::{Config, Faults, HttpTls};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -13,7 +13,11 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
     if findings.is_empty() {
         findings.push(Finding::ok(CHECK, "", "it is good"));
     }
-    let keys = config.certificate.iter().map(|files| &files.private_key);
+    let http = match &config.http_tls {
+        HttpTls::Implicit(files) => files.as_ref(),
+        HttpTls::None => None,
+    };
+    let keys = config.certificate.iter().chain(http).map(|files| &files.private_key);
     let open = config.secret_files.iter().chain(keys).filter(|path| is_open(path));
     let open: Vec<_> = open.map(|path| finding(path)).collect();
     if open.is_empty() {

@@ -32,7 +32,7 @@ pub(super) async fn look(config: &Config, name: &str, webhooks: &[Webhook]) -> O
     let findings = join_all(urls.into_iter().map(async |url| {
         let shown = Webhook { event: String::new(), url: url.to_string() }.shown();
         let heard = ask(&client, url, &probe).await;
-        judge(name, &shown, heard, &format!("http://{here}/webhooks/{name}"))
+        judge(name, &shown, heard, &format!("{}://{here}/webhooks/{name}", config.http_tls.scheme()))
     }));
     findings.await.into_iter().min_by_key(|finding| finding.status)
 }

@@ -136,7 +136,7 @@ fn make_pair(directory: &Path, hostname: &str) -> Result<(), TlsError> {
 
 /// What accepts connections with a pair: TLS 1.2 and 1.3, resumption by tickets.
 pub fn acceptor(pair: Pair) -> Result<TlsAcceptor, TlsError> {
-    server::accept_with(pair, None)
+    server::accept_with(pair, None, &[])
 }
 
 /// What opens connections. Trusted are the public authorities and the certificates in `ca_file`, be they an

@@ -27,6 +27,7 @@ pub struct ServerFiles {
 /// with; resumption ends with the change.
 pub struct Server {
     files: ServerFiles,
+    protocols: &'static [&'static [u8]],
     current: Mutex<Current>,
 }
 
@@ -48,8 +49,14 @@ struct Stamp {
 impl Server {
     /// Reads the files.
     pub fn open(files: ServerFiles) -> Result<Self, TlsError> {
-        let current = Current::read(&files)?;
-        Ok(Self { files, current: Mutex::new(current) })
+        Self::speaking(&[], files)
+    }
+
+    /// The same for a server that names its protocols (ALPN, RFC 7301): a client that asks only for others is refused,
+    /// one that asks for none is not.
+    pub fn speaking(protocols: &'static [&'static [u8]], files: ServerFiles) -> Result<Self, TlsError> {
+        let current = Current::read(&files, protocols)?;
+        Ok(Self { files, protocols, current: Mutex::new(current) })
     }
 
     /// What accepts the next connection.
@@ -69,7 +76,7 @@ impl Server {
 
     /// Reads the files anew. What cannot be used changes nothing.
     pub fn renew(&self) {
-        let fresh = Current::read(&self.files);
+        let fresh = Current::read(&self.files, self.protocols);
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let certificate = self.files.certificate.display();
         match fresh {
@@ -86,7 +93,7 @@ impl Server {
 }
 
 impl Current {
-    fn read(files: &ServerFiles) -> Result<Self, TlsError> {
+    fn read(files: &ServerFiles, protocols: &[&[u8]]) -> Result<Self, TlsError> {
         // Taken first: what changes while it is read is another at the next look.
         let seen = stamps(files);
         let pair = load(&files.certificate, &files.private_key)?;
@@ -98,12 +105,16 @@ impl Current {
             expiries.extend(first_expiry(&certificates).map(|expiry| (path.clone(), expiry)));
             authorities = Some(roots(certificates, path)?);
         }
-        Ok(Self { acceptor: accept_with(pair, authorities)?, expiries, seen })
+        Ok(Self { acceptor: accept_with(pair, authorities, protocols)?, expiries, seen })
     }
 }
 
 /// TLS 1.2 and 1.3, resumption by tickets. With `authorities`, a client that has a certificate of theirs shows it.
-pub(super) fn accept_with(pair: Pair, authorities: Option<RootCertStore>) -> Result<TlsAcceptor, TlsError> {
+pub(super) fn accept_with(
+    pair: Pair,
+    authorities: Option<RootCertStore>,
+    protocols: &[&[u8]],
+) -> Result<TlsAcceptor, TlsError> {
     let clients = match authorities {
         None => WebPkiClientVerifier::no_client_auth(),
         Some(roots) => verifier(roots)?,
@@ -114,6 +125,7 @@ pub(super) fn accept_with(pair: Pair, authorities: Option<RootCertStore>) -> Res
         .with_client_cert_verifier(clients)
         .with_single_cert(pair.certificates, pair.key)
         .map_err(TlsError::Pair)?;
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     config.ticketer = ring::Ticketer::new().map_err(TlsError::Setup)?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

@@ -1,20 +1,28 @@
 //! The connections that reports come over.
 
-use super::{Inbox, router};
+use super::crowd::{Crowd, Seat};
+use super::{Inbox, Settings, router};
+use crate::tls::Server;
 use axum::Router;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use std::io;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
+
+/// What is spoken within TLS, as ALPN names it (RFC 7301).
+pub const PROTOCOLS: &[&[u8]] = &[b"http/1.1"];
 
 /// Where a request came from.
 #[derive(Clone, Copy, Debug)]
@@ -25,12 +33,20 @@ pub struct Peer {
     pub is_one_too_many: bool,
 }
 
-/// Answers what comes over `socket` until it is to be `quiet`; requests under way are answered to their end. Of
-/// `connections` at once each may go on as long as it likes. Some more are told to come again, each source in the way
-/// that it understands, and closed; the rest waits in the kernel's queue.
-pub async fn serve(socket: TcpListener, inbox: Inbox, connections: usize, quiet: CancellationToken) {
-    let router = router(inbox);
-    let (places, spare) = (Arc::new(Semaphore::new(connections)), Arc::new(Semaphore::new(SPARE)));
+/// Answers what comes over `socket` until it is to be `quiet`, within TLS where there is a server for it; requests under
+/// way are answered to their end. Of all connections that may be at once each may go on as long as it likes. Some more
+/// are told to come again, each source in the way that it understands, and closed; the rest waits in the kernel's queue.
+/// Of an address that has as many as it may have by itself, a few more are told so, and the rest is closed at once.
+pub async fn serve(
+    socket: TcpListener,
+    inbox: Inbox,
+    settings: Settings,
+    tls: Option<Arc<Server>>,
+    quiet: CancellationToken,
+) {
+    let host = Host { router: router(inbox), tls, quiet: quiet.clone() };
+    let (places, spare) = (Arc::new(Semaphore::new(settings.connections)), Arc::new(Semaphore::new(SPARE)));
+    let crowd = Arc::new(Crowd::new(settings));
     let conversations = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -46,7 +62,11 @@ pub async fn serve(socket: TcpListener, inbox: Inbox, connections: usize, quiet:
                 continue;
             }
         };
-        let place = places.clone().try_acquire_owned().ok();
+        let Some(seat) = crowd.enter(peer.ip()) else {
+            tracing::debug!(%peer, "a connection too many of one address is closed; see `connections_per_ip` in [http]");
+            continue;
+        };
+        let place = if seat.is_one_too_many { None } else { places.clone().try_acquire_owned().ok() };
         let peer = Peer { address: peer.ip(), is_one_too_many: place.is_none() };
         let place = match place {
             Some(place) => place,
@@ -56,7 +76,7 @@ pub async fn serve(socket: TcpListener, inbox: Inbox, connections: usize, quiet:
                 Ok(place) = spare.clone().acquire_owned() => place,
             },
         };
-        conversations.spawn(converse(stream, peer, router.clone(), quiet.clone(), place));
+        conversations.spawn(host.clone().converse(stream, peer, (place, seat)));
     }
     // Who waits there is not to wait for us.
     drop(socket);
@@ -64,41 +84,69 @@ pub async fn serve(socket: TcpListener, inbox: Inbox, connections: usize, quiet:
     conversations.wait().await;
 }
 
-async fn converse(
-    stream: TcpStream,
-    peer: Peer,
+/// Who converses.
+#[derive(Clone)]
+struct Host {
     router: Router,
+    tls: Option<Arc<Server>>,
     quiet: CancellationToken,
-    _place: OwnedSemaphorePermit,
-) {
-    // No answer waits for the acknowledgement of the one before. A socket that refuses is closed already.
-    let _ = stream.set_nodelay(true);
-    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(peer);
-        router.clone().oneshot(request)
-    });
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(if peer.is_one_too_many { SHORT } else { HEAD });
-    builder.max_buf_size(BUFFER).keep_alive(!peer.is_one_too_many);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = quiet.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+}
+
+impl Host {
+    async fn converse(self, stream: TcpStream, peer: Peer, _place: (OwnedSemaphorePermit, Seat)) {
+        // No answer waits for the acknowledgement of the one before. A socket that refuses is closed already.
+        let _ = stream.set_nodelay(true);
+        let ended = match &self.tls {
+            None => self.answer(stream, peer).await.map_err(io::Error::other),
+            Some(tls) => self.answer_secured(tls, stream, peer).await,
+        };
+        if let Err(error) = ended {
+            tracing::debug!(peer = %peer.address, %error, "a connection of the webhook listener broke off");
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(peer = %peer.address, %error, "a connection of the webhook listener broke off");
+    }
+
+    async fn answer_secured(&self, tls: &Server, stream: TcpStream, peer: Peer) -> io::Result<()> {
+        let patience = if peer.is_one_too_many { SHORT } else { HANDSHAKE };
+        let secured = tokio::select! {
+            secured = timeout(patience, tls.acceptor().accept(stream)) => secured,
+            // Nothing was asked yet.
+            () = self.quiet.cancelled() => return Ok(()),
+        };
+        let secured = secured.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        self.answer(secured, peer).await.map_err(io::Error::other)
+    }
+
+    async fn answer(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+        peer: Peer,
+    ) -> hyper::Result<()> {
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            self.router.clone().oneshot(request)
+        });
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(if peer.is_one_too_many { SHORT } else { HEAD });
+        builder.max_buf_size(BUFFER).keep_alive(!peer.is_one_too_many);
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.quiet.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
     }
 }
 
 /// Connections beyond those that may be, which are told so.
 const SPARE: usize = 64;
+/// For the beginning of TLS.
+const HANDSHAKE: Duration = Duration::from_secs(30);
 /// For the head of a request, and between two requests: longer than web servers keep connections to us (nginx: 60 s),
 /// so that none of their requests meets a closing one.
 const HEAD: Duration = Duration::from_secs(75);
-/// The same for those that are told to come again.
+/// The same, both, for those that are told to come again.
 const SHORT: Duration = Duration::from_secs(5);
 /// Bytes of a connection's buffer; a request's head may have no more, or as much again where it comes in one piece.
 const BUFFER: usize = 16 << 10;

@@ -7,6 +7,7 @@
 
 mod answer;
 mod body;
+mod crowd;
 mod evidence;
 mod inbound;
 mod listener;
@@ -16,7 +17,7 @@ mod source;
 mod strangers;
 
 pub use inbound::{Intake, MailRules};
-pub use listener::serve;
+pub use listener::{PROTOCOLS, serve};
 pub use settings::Settings;
 pub use source::{Kind, Source, Suppressing};
 
@@ -185,7 +186,7 @@ impl Inbox {
         let answer = if peer.is_one_too_many {
             self.turn_away(
                 &call,
-                "there are as many connections as may be; see `connections` in [http]",
+                "there are as many connections as may be; see `connections` and `connections_per_ip` in [http]",
                 Answer::NotNow,
             )
         } else {

@@ -8,6 +8,8 @@ pub struct Settings {
     pub proxies: Vec<IpNet>,
     /// Connections at once. Default 1000.
     pub connections: usize,
+    /// Of them of one address (IPv6: /64) that is no such web server. Default 200.
+    pub connections_per_ip: usize,
 }
 
 impl Default for Settings {
@@ -16,6 +18,6 @@ impl Default for Settings {
             IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
             IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
         ];
-        Self { proxies: loopback.to_vec(), connections: 1000 }
+        Self { proxies: loopback.to_vec(), connections: 1000, connections_per_ip: 200 }
     }
 }

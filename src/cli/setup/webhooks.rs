@@ -4,7 +4,7 @@ use super::super::{Context, Trouble, say, say_json, settings};
 use super::said;
 use crate::account::{Account, Act, Change, Fault, Wanted};
 use crate::clock::Clock;
-use crate::config::{Config, Upstream};
+use crate::config::{Config, HttpTls, Upstream};
 use crate::provider::Provider;
 use crate::tls;
 use reqwest::Url;
@@ -160,6 +160,10 @@ fn by_hand(config: &Config, upstream: &Upstream, url: &Url) -> Vec<String> {
     let mut remains = Vec::new();
     match config.http {
         None => remains.push("give [http] an address, so that webhooks are received".to_owned()),
+        Some(here) if config.http_tls != HttpTls::None => remains.push(format!(
+            "{} leads to {here}, where a certificate of a public authority is shown for that name",
+            url.authority(),
+        )),
         Some(here) if url.scheme() == "https" => remains.push(format!(
             "the web server of {} passes {} on to http://{here}/webhooks/{name}, under a certificate of a public authority",
             url.host_str().unwrap_or_default(),

@@ -1,0 +1,269 @@
+//! Webhooks over TLS, without a web server between: what is spoken, certificates that change, and those who are too many,
+//! too slow or too long.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "support/authority.rs"]
+mod authority;
+#[path = "support/inbox.rs"]
+mod inbox;
+mod support;
+
+use authority::{Authority, dns};
+use inbox::{START, Scene};
+use mailtrail::provider::mailgun;
+use mailtrail::secret::Secret;
+use rcgen::KeyPair;
+use rustls::pki_types::{CertificateDer, ServerName};
+use serde_json::json;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+use support::process::Process;
+use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+#[tokio::test]
+async fn http_1_1_is_spoken_within_tls_and_nothing_without() {
+    let (authority, house) = (Authority::new(), House::new("").await);
+    let house = house.certified(&authority).await;
+    for (protocols, spoken) in
+        [(&[][..], None), (&["http/1.1"], Some(&b"http/1.1"[..])), (&["h2", "http/1.1"], Some(b"http/1.1"))]
+    {
+        let mut stream = connect(house.address(), &authority.connector_for(protocols)).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), spoken);
+        assert_eq!(exchange(&mut stream, HEALTH).await, 200);
+        assert_eq!(exchange(&mut stream, &report("up", &good("1"))).await, 200, "on the same connection");
+    }
+    let refused = connect(house.address(), &authority.connector_for(&["h2"])).await.unwrap_err();
+    assert!(refused.to_string().contains("NoApplicationProtocol"), "{refused}");
+    let mut clear = TcpStream::connect(house.address()).await.unwrap();
+    clear.write_all(HEALTH.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    // It may be reset.
+    let _ = clear.read_to_end(&mut answer).await;
+    assert!(!answer.starts_with(b"HTTP"), "{}", String::from_utf8_lossy(&answer));
+}
+
+/// Time passes at once whenever nobody does anything.
+#[tokio::test(start_paused = true)]
+async fn who_does_not_come_to_an_end_is_not_waited_for() {
+    let authority = Authority::new();
+    let house = House::new("").await.certified(&authority).await;
+    // The record of a ClientHello that says how long it is, and no more.
+    for begun in [&b""[..], b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"] {
+        let mut stream = TcpStream::connect(house.address()).await.unwrap();
+        stream.write_all(begun).await.unwrap();
+        let started = tokio::time::Instant::now();
+        stream.read_to_end(&mut Vec::new()).await.unwrap();
+        let waited = started.elapsed();
+        assert!((Duration::from_secs(25)..Duration::from_secs(60)).contains(&waited), "{waited:?}");
+    }
+    let trust = authority.connector_for(&[]);
+    for begun in ["", "POST /webhooks/up HTTP/1.1\r\nHost: x\r\n"] {
+        let mut stream = connect(house.address(), &trust).await.unwrap();
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        // Whoever is left alone is not taken leave of.
+        let _ = stream.read_to_end(&mut answer).await;
+        assert!(!answer.starts_with(b"HTTP/1.1 200"), "{begun}");
+    }
+    let mut stream = connect(house.address(), &trust).await.unwrap();
+    let request = "POST /webhooks/up HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{";
+    assert_eq!(exchange(&mut stream, request).await, 503);
+}
+
+#[tokio::test]
+async fn who_says_nothing_takes_a_place_like_any_other() {
+    let authority = Authority::new();
+    let house = House::new("connections = 2\n").await.certified(&authority).await;
+    let trust = authority.connector_for(&[]);
+    let silent = [(); 2].map(|()| TcpStream::connect(house.address()));
+    let [one, two] = silent;
+    let silent = [one.await.unwrap(), two.await.unwrap()];
+    let mut third = connect(house.address(), &trust).await.unwrap();
+    assert_eq!(exchange(&mut third, &report("up", &good("1"))).await, 503);
+    assert_eq!(third.read_to_end(&mut Vec::new()).await.unwrap(), 0);
+    drop(silent);
+    // The places are free as soon as the relay has seen that.
+    let again = async {
+        loop {
+            let mut stream = connect(house.address(), &trust).await.unwrap();
+            if exchange(&mut stream, &report("up", &good("2"))).await == 200 {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(support::PATIENCE, again).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_address_has_so_many_connections_and_a_proxy_any_number() {
+    for (proxies, fourth) in [("[]", 503), ("[\"127.0.0.1\"]", 200)] {
+        let authority = Authority::new();
+        let limits = format!("proxies = {proxies}\nconnections_per_ip = 3\n");
+        let house = House::new(&limits).await.certified(&authority).await;
+        let trust = authority.connector_for(&[]);
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            let mut stream = connect(house.address(), &trust).await.unwrap();
+            assert_eq!(exchange(&mut stream, HEALTH).await, 200);
+            held.push(stream);
+        }
+        let mut stream = connect(house.address(), &trust).await.unwrap();
+        assert_eq!(exchange(&mut stream, &report("up", &good("1"))).await, fourth, "{proxies}");
+        for stream in &mut held {
+            assert_eq!(exchange(stream, HEALTH).await, 200, "those who are here go on");
+        }
+    }
+}
+
+#[tokio::test]
+async fn heads_and_bodies_have_an_end() {
+    let authority = Authority::new();
+    let house = House::new("").await.certified(&authority).await;
+    let trust = authority.connector_for(&[]);
+    let mut stream = connect(house.address(), &trust).await.unwrap();
+    let head = format!("POST /webhooks/up HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "y".repeat(100_000));
+    assert_eq!(exchange(&mut stream, &head).await, 431);
+    let mut stream = connect(house.address(), &trust).await.unwrap();
+    let long = "POST /webhooks/up HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n";
+    assert_eq!(exchange(&mut stream, long).await, 413);
+}
+
+#[tokio::test(start_paused = true)]
+async fn changed_files_are_taken_up_within_a_minute() {
+    let authority = Authority::new();
+    let house = House::new("").await.certified(&authority).await;
+    let trust = authority.connector_for(&[]);
+    let before = shown(house.address(), &trust).await.unwrap();
+    let fresh = authority.certify(dns("localhost"));
+    fresh.write(house.files.path());
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    assert_ne!(before, fresh.certificate);
+    assert_eq!(shown(house.address(), &trust).await.unwrap(), fresh.certificate);
+    // What cannot be used changes nothing.
+    std::fs::write(house.files.path().join("relay.key"), KeyPair::generate().unwrap().serialize_pem())
+        .unwrap();
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    assert_eq!(shown(house.address(), &trust).await.unwrap(), fresh.certificate);
+}
+
+#[tokio::test]
+async fn a_hangup_takes_the_new_certificate_and_answers_what_is_under_way() {
+    let authority = Authority::new();
+    let mut process = Process::configured(|data_dir, [http, door, _]| {
+        format!(
+            "[server]\nhostname = \"relay.example.com\"\ndata_dir = {data_dir:?}\n\
+             [[listener]]\naddress = \"127.0.0.1:{door}\"\ntls = \"none\"\nauth = \"none\"\n\
+             [tls]\ncertificate = \"relay.pem\"\nprivate_key = \"relay.key\"\n\
+             [http]\naddress = \"127.0.0.1:{http}\"\ntls = \"implicit\"\n\
+             [[upstream]]\nname = \"up\"\nprovider = \"mailgun\"\nhost = \"127.0.0.1\"\nport = 1\ntls = \"none\"\n\
+             username = \"u\"\npassword = \"p\"\nwebhook_signing_key = \"key\"\n"
+        )
+    });
+    authority.certify(dns("localhost")).write(process.directory());
+    process.start().await;
+    let (address, trust) = (process.address(0), authority.connector_for(&[]));
+    let mut under_way = connect(address, &trust).await.unwrap();
+    let body = good_at(mailtrail::clock::Clock::System.now().seconds(), "1");
+    let request = report("up", &body);
+    let (first, rest) = request.split_at(request.len() - 10);
+    under_way.write_all(first.as_bytes()).await.unwrap();
+    // It has begun when one behind it is answered.
+    assert_eq!(exchange(&mut connect(address, &trust).await.unwrap(), HEALTH).await, 200);
+    let fresh = authority.certify(dns("localhost"));
+    fresh.write(process.directory());
+    process.hang_up().await;
+    let started = std::time::Instant::now();
+    while shown(address, &trust).await.unwrap() != fresh.certificate {
+        // Well within the minute after which it would look by itself.
+        assert!(started.elapsed() < support::PATIENCE);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(exchange(&mut under_way, rest).await, 200);
+    assert!(process.terminate().await.success());
+}
+
+/// A relay in this process that takes webhooks over TLS.
+struct House {
+    scene: Option<Scene>,
+    limits: String,
+    files: TempDir,
+}
+
+impl House {
+    async fn new(limits: &str) -> Self {
+        Self { scene: None, limits: limits.to_owned(), files: tempfile::tempdir().unwrap() }
+    }
+
+    async fn certified(mut self, authority: &Authority) -> Self {
+        authority.certify(dns("localhost")).write(self.files.path());
+        let file = |name: &str| self.files.path().join(name).display().to_string();
+        let more = format!(
+            "webhook_signing_key = \"key\"\n\n[http]\ntls = \"implicit\"\ncertificate = {:?}\nprivate_key = {:?}\n{}",
+            file("relay.pem"),
+            file("relay.key"),
+            self.limits
+        );
+        self.scene = Some(Scene::at(START, "mailgun", &more).await);
+        self
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.scene.as_ref().unwrap().daemon.http_address().unwrap()
+    }
+}
+
+async fn connect(address: SocketAddr, trust: &TlsConnector) -> io::Result<TlsStream<TcpStream>> {
+    let name = ServerName::try_from("localhost").unwrap();
+    trust.connect(name, TcpStream::connect(address).await?).await
+}
+
+/// The certificate that new connections are shown.
+async fn shown(address: SocketAddr, trust: &TlsConnector) -> io::Result<CertificateDer<'static>> {
+    let stream = connect(address, trust).await?;
+    Ok(stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned())
+}
+
+/// Sends a request and reads the head of the answer, and `ok` behind it.
+async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &str) -> u16 {
+    // Who is refused before the end may see his connection closed.
+    let _ = stream.write_all(request.as_bytes()).await;
+    let mut answer = Vec::new();
+    loop {
+        let text = String::from_utf8_lossy(&answer).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let mut lengths = head.lines().filter_map(|line| {
+                line.to_lowercase()
+                    .strip_prefix("content-length: ")
+                    .map(|length| length.parse::<usize>().unwrap())
+            });
+            if body.len() >= lengths.next().unwrap_or(0) {
+                return head[9..12].parse().unwrap();
+            }
+        }
+        assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0, "closed before an answer");
+    }
+}
+
+fn report(source: &str, body: &str) -> String {
+    format!("POST /webhooks/{source} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+fn good(number: &str) -> String {
+    good_at(START, number)
+}
+
+/// An event of that number, as Mailgun signs it.
+fn good_at(at: u64, number: &str) -> String {
+    let signature = mailgun::sign(&Secret::new("key"), &at.to_string(), number);
+    let signature = json!({"timestamp": at.to_string(), "token": number, "signature": signature});
+    let data = json!({"event": "delivered", "id": number, "timestamp": at});
+    json!({"signature": signature, "event-data": data}).to_string()
+}
+
+const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
