@@ -70,7 +70,8 @@ fn load_with_files(text: &str, files: &[&str]) -> Result<Config, Faults> {
 
 const SHIPPED: &str = include_str!("../config/mailtrail.toml");
 
-const NAMED: [&str; 16] = [
+const NAMED: [&str; 17] = [
+    "alarm-secret",
     "odoo-api-key",
     "certs/odoo.pem",
     "mail-password",

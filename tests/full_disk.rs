@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 async fn mail_is_refused_before_its_text_while_the_disk_is_nearly_full() {
     let Some((disk, mut process, sink)) = on_a_small_disk().await else { return };
     process.start_within(disk.holder.id()).await;
+    process.says("alarm=\"disk\"").await;
     let traffic = Traffic::start(process.address(1));
     traffic.until("mail is taken", |seen| seen.promised.len() >= 50).await;
     disk.fill(LEFT_FREE / 2);

@@ -47,6 +47,7 @@ impl Config {
             heartbeat,
             sinks,
             thresholds,
+            herald,
             suppression,
             sync,
             mail_rules,
@@ -73,7 +74,7 @@ impl Config {
             ("duplicates", *duplicates != other.duplicates),
             ("heartbeat", *heartbeat != other.heartbeat),
             ("sink", *sinks != other.sinks),
-            ("alarms", *thresholds != other.thresholds),
+            ("alarms", *thresholds != other.thresholds || *herald != other.herald),
             ("suppression", *suppression != other.suppression || *sync != other.sync),
             ("inbound", *mail_rules != other.mail_rules || *targets != other.targets),
         ];
@@ -123,6 +124,7 @@ mod tests {
             ("heartbeat", "canary@", "other@"),
             ("sink", "events.jsonl", "other.jsonl"),
             ("alarms", "silence = \"30min\"", "silence = \"off\""),
+            ("alarms", "ops@example.com", "ada@example.com"),
             ("suppression", "\"never\"", "\"90d\""),
             ("suppression", "\"24h\"", "\"12h\""),
             ("inbound", "\"30MiB\"", "\"31MiB\""),
@@ -197,6 +199,8 @@ kind = "file"
 path = "events.jsonl"
 [alarms]
 silence = "30min"
+mail_to = ["ops@example.com"]
+mail_from = "relay@example.com"
 [suppression]
 hard_bounce = "never"
 sync = "24h"

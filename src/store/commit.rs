@@ -40,6 +40,7 @@ pub struct Committer {
     requests: mpsc::Sender<Request>,
     tasks: mpsc::Sender<Task>,
     failure: watch::Receiver<Option<String>>,
+    trouble: watch::Receiver<Option<String>>,
 }
 
 /// What a committer works with.
@@ -107,11 +108,12 @@ impl Committer {
         let (requests, incoming) = mpsc::channel(REQUESTS);
         let (tasks, written) = mpsc::channel(TASKS);
         let (failed, failure) = watch::channel(None);
+        let (troubled, trouble) = watch::channel(None);
         let Parts { writer, journal, current, clock, due, lock } = parts;
         let runtime = || Builder::new_current_thread().enable_time().build();
         let (runtime, waiting) = (runtime()?, runtime()?);
         let room = Arc::new(Semaphore::new(WAITING));
-        let scribe = Scribe { writer, tasks: tasks.clone(), room, clock };
+        let scribe = Scribe { writer, tasks: tasks.clone(), room, clock, trouble: troubled };
         std::thread::Builder::new()
             .name("journal".into())
             .spawn(move || runtime.block_on(scribe.write(incoming)))?;
@@ -125,7 +127,7 @@ impl Committer {
             drop(ledger);
             drop(lock);
         })?;
-        Ok(Self { requests, tasks, failure })
+        Ok(Self { requests, tasks, failure, trouble })
     }
 
     /// Returns when the record is kept as wished.
@@ -177,6 +179,11 @@ impl Committer {
         answered.blocking_recv().map_err(|_| CommitError::ReadOnly)
     }
 
+    /// Follows why the last group of records could not be written and synced; `None` when it could.
+    pub fn trouble(&self) -> watch::Receiver<Option<String>> {
+        self.trouble.clone()
+    }
+
     /// Waits for the projection to fail.
     pub async fn failed(&self) -> String {
         let mut failure = self.failure.clone();
@@ -194,6 +201,8 @@ struct Scribe {
     tasks: mpsc::Sender<Task>,
     room: Arc<Semaphore>,
     clock: Clock,
+    /// Why the last group could not be written.
+    trouble: watch::Sender<Option<String>>,
 }
 
 /// What goes into one sync.
@@ -252,6 +261,12 @@ impl Scribe {
         let started = Instant::now();
         let places = self.writer.append(drafts, self.clock.now());
         metrics::histogram!("mailtrail_commit_seconds").record(started.elapsed());
+        let why = places.as_ref().err().map(ToString::to_string);
+        self.trouble.send_if_modified(|trouble| {
+            let differs = *trouble != why;
+            *trouble = why;
+            differs
+        });
         places
     }
 
