@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_bulletin_says_what_since_when_and_how_long() {
-        let at = |seconds| Timestamp::from_seconds(1_789_387_200 + seconds);
+        let at = |seconds: u64| Timestamp::from_seconds(1_789_387_200 + seconds);
         let alarm = |kind, subject: &str, text: &str| Alarm {
             kind,
             subject: subject.into(),
