@@ -451,6 +451,21 @@ fn how_often_the_lists_are_brought_together_is_read_and_shown() {
 }
 
 #[test]
+fn who_is_told_of_alarms_is_read_and_shown() {
+    let text = good_configuration()
+        + "[alarms]\nwebhook_url = \"https://hooks.example.com/a?key=hunter2\"\nwebhook_secret = \"${KEY}\"\n"
+        + "mail_to = [\"ops@example.com\"]\nmail_from = \"alarms@example.com\"\nmail_upstream = \"plain\"\n"
+        + "disk = \"5GiB\"\nafter = \"0s\"\n";
+    let config = parse(&text, &[("KEY", "hunter2")]).unwrap();
+    let mail = config.herald.mail.as_ref().unwrap();
+    assert_eq!((mail.to[0].as_str(), mail.upstream.as_deref()), ("ops@example.com", Some("plain")));
+    let (shown, herald) = (config.show(), &config.herald);
+    assert_eq!((herald.after.as_secs(), herald.repeat.as_secs()), (0, 86_400));
+    assert!(!shown.contains("hunter2"), "{shown}");
+    assert_eq!(parse(&shown, &[]).unwrap().show(), shown);
+}
+
+#[test]
 fn no_syntax_error_quotes_a_secret() {
     for value in
         ["\"hunter2", "'hunter2", "hunter2\"", "\"\\hunter2\"", "[hunter2", "{ hunter2 }", "\"\"\"hunter2"]
