@@ -222,7 +222,7 @@ async fn several_alarms_are_one_message_and_are_told_again_while_they_last() {
     arrive_for_nobody(&scene).await;
     scene.until("the first message", || !told(&receiver).is_empty()).await;
     assert_eq!(news(&told(&receiver)[0])[0], "disk data_dir alarm");
-    let reports = || told(&receiver).iter().flat_map(|one| news(one)).any(|one| one == "dead events alarm");
+    let reports = || told(&receiver).iter().flat_map(news).any(|one| one == "dead events alarm");
     scene.until("the dead letter", reports).await;
     let begun = told(&receiver).len();
     scene.wait(Duration::from_secs(5 * 3600)).await;
@@ -231,7 +231,7 @@ async fn several_alarms_are_one_message_and_are_told_again_while_they_last() {
     let all = ["disk data_dir still on", "dead events still on", "dead inbound still on"];
     assert_eq!(news(&told(&receiver)[begun]), all);
     // A day after the last one dead letters are not new.
-    let over = || told(&receiver).iter().flat_map(|one| news(one)).any(|one| one == "dead events over");
+    let over = || told(&receiver).iter().flat_map(news).any(|one| one == "dead events over");
     scene.until("the end", over).await;
     assert!(scene.time.clock().now().since(now) >= Duration::from_secs(86_400));
     scene.stop().await;
