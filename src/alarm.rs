@@ -1,14 +1,23 @@
-//! What an operator should know about now: raised once, said once, and over when it is over.
+//! What an operator should know about now: raised once, said once, and over when it is over. Whoever is told of it is
+//! the herald's business.
 
 use crate::clock::{Clock, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// The alarms of a process.
 #[derive(Clone, Debug)]
 pub struct Alarms {
     clock: Clock,
-    raised: Arc<Mutex<BTreeMap<(Kind, String), Alarm>>>,
+    raised: Arc<Mutex<BTreeMap<(Kind, String), Raised>>>,
+}
+
+#[derive(Debug)]
+struct Raised {
+    alarm: Alarm,
+    /// When it is over by itself.
+    until: Option<Timestamp>,
 }
 
 /// One alarm that is on.
@@ -61,6 +70,18 @@ pub enum Kind {
     Sink,
     /// A target takes no mail from outside.
     Inbound,
+    /// The disk is nearly full.
+    Disk,
+    /// A certificate ends soon, or has ended.
+    Certificate,
+    /// The journal cannot be written, or a sync of it failed.
+    Journal,
+    /// Something was put aside that nobody took or understood.
+    Dead,
+    /// A provider's suppression lists cannot be brought together with ours.
+    Sync,
+    /// A provider cannot be asked for its events.
+    Polls,
 }
 
 impl Kind {
@@ -84,6 +105,43 @@ impl Kind {
             Self::Deliveries => "deliveries",
             Self::Sink => "sink",
             Self::Inbound => "inbound",
+            Self::Disk => "disk",
+            Self::Certificate => "certificate",
+            Self::Journal => "journal",
+            Self::Dead => "dead",
+            Self::Sync => "sync",
+            Self::Polls => "polls",
+        }
+    }
+}
+
+impl Alarm {
+    /// The upstream that it is about, if it is about one.
+    pub fn upstream(&self) -> Option<&str> {
+        match self.kind {
+            Kind::Breaker
+            | Kind::Account
+            | Kind::Tls
+            | Kind::Quota
+            | Kind::Silence
+            | Kind::Signature
+            | Kind::Clock
+            | Kind::Slow
+            | Kind::Sync
+            | Kind::Polls => Some(&self.subject),
+            Kind::Overdue
+            | Kind::Ledger
+            | Kind::Heartbeat
+            | Kind::Backlog
+            | Kind::Bounces
+            | Kind::Complaints
+            | Kind::Deliveries
+            | Kind::Sink
+            | Kind::Inbound
+            | Kind::Disk
+            | Kind::Certificate
+            | Kind::Journal
+            | Kind::Dead => None,
         }
     }
 }
@@ -96,26 +154,55 @@ impl Alarms {
 
     /// Raises an alarm; one that is on already is not said again, unless its text changed.
     pub fn raise(&self, kind: Kind, subject: &str, text: impl Into<String>) {
-        self.put(kind, subject, text.into(), true);
+        self.put(kind, subject, text.into(), true, None);
     }
 
     /// Raises an alarm, or clears it where there is nothing to say. One that is on already is not said again: its figures
     /// may change all the time.
     pub fn set(&self, kind: Kind, subject: &str, text: Option<String>) {
         match text {
-            Some(text) => self.put(kind, subject, text, false),
+            Some(text) => self.put(kind, subject, text, false, None),
             None => self.clear(kind, subject),
         }
     }
 
-    fn put(&self, kind: Kind, subject: &str, text: String, say_changes: bool) {
+    /// Raises an alarm about something that happened once; it is over when nothing of the kind has happened for `lasts`,
+    /// at the next [`Self::expire`].
+    pub fn note(&self, kind: Kind, subject: &str, text: &str, lasts: Duration) {
+        self.put(kind, subject, text.to_owned(), false, Some(self.clock.now().after(lasts)));
+    }
+
+    /// Ends what is over by itself.
+    pub fn expire(&self) {
+        let now = self.clock.now();
+        self.clear_where(|raised| raised.until.is_some_and(|until| until <= now));
+    }
+
+    /// Ends the alarms of a kind whose subjects `is_there` does not know: nobody else would.
+    pub fn retain(&self, kind: Kind, is_there: impl Fn(&str) -> bool) {
+        self.clear_where(|raised| raised.alarm.kind == kind && !is_there(&raised.alarm.subject));
+    }
+
+    fn clear_where(&self, which: impl Fn(&Raised) -> bool) {
+        let found = |raised: &BTreeMap<(Kind, String), Raised>| {
+            let found = raised.iter().filter(|(_, raised)| which(raised));
+            found.map(|(key, _)| key.clone()).collect::<Vec<_>>()
+        };
+        let found = found(&self.raised());
+        for (kind, subject) in found {
+            self.clear(kind, &subject);
+        }
+    }
+
+    fn put(&self, kind: Kind, subject: &str, text: String, say_changes: bool, until: Option<Timestamp>) {
         let mut raised = self.raised();
-        let alarm = raised.entry((kind, subject.to_owned())).or_insert_with(|| Alarm {
-            kind,
-            subject: subject.to_owned(),
-            text: String::new(),
-            since: self.clock.now(),
-        });
+        let raise = || Raised {
+            alarm: Alarm { kind, subject: subject.to_owned(), text: String::new(), since: self.clock.now() },
+            until,
+        };
+        let entry = raised.entry((kind, subject.to_owned())).or_insert_with(raise);
+        entry.until = until;
+        let alarm = &mut entry.alarm;
         let said = !alarm.text.is_empty() && !say_changes;
         if alarm.text == text {
             return;
@@ -139,10 +226,10 @@ impl Alarms {
 
     /// Those that are on.
     pub fn list(&self) -> Vec<Alarm> {
-        self.raised().values().cloned().collect()
+        self.raised().values().map(|raised| raised.alarm.clone()).collect()
     }
 
-    fn raised(&self) -> MutexGuard<'_, BTreeMap<(Kind, String), Alarm>> {
+    fn raised(&self) -> MutexGuard<'_, BTreeMap<(Kind, String), Raised>> {
         self.raised.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -154,6 +241,7 @@ fn gauge(kind: Kind, subject: &str, value: f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Moment;
 
     #[test]
     fn an_alarm_is_on_until_it_is_cleared() {
@@ -166,5 +254,27 @@ mod tests {
         assert_eq!(texts, ["open", "95 % used"]);
         alarms.clear(Kind::Breaker, "mailgun");
         assert_eq!(alarms.list().len(), 1);
+    }
+
+    #[test]
+    fn what_happened_once_is_over_by_itself() {
+        let moment: &Moment = Box::leak(Box::default());
+        let (alarms, hour) = (Alarms::new(Clock::Set(moment)), Duration::from_secs(3600));
+        let at = |hours: u64| moment.set(Timestamp::from_seconds(hours * 3600));
+        at(1);
+        alarms.note(Kind::Dead, "events", "one", hour * 24);
+        alarms.raise(Kind::Quota, "mailgun", "80 % used");
+        at(20);
+        alarms.note(Kind::Dead, "events", "another", hour * 24);
+        for (hours, left) in [(43, 2), (44, 1), (99, 1)] {
+            at(hours);
+            alarms.expire();
+            assert_eq!(alarms.list().len(), left, "{hours}");
+        }
+        alarms.retain(Kind::Breaker, |_| false);
+        alarms.retain(Kind::Quota, |name| name == "mailgun");
+        assert_eq!(alarms.list().len(), 1);
+        alarms.retain(Kind::Quota, |name| name == "brevo");
+        assert_eq!(alarms.list(), []);
     }
 }

@@ -34,7 +34,7 @@ impl Auditor {
         }
     }
 
-    /// Says how many reports of providers wait for somebody.
+    /// Says how many reports of providers wait for somebody, and that there are new ones nobody understands.
     async fn count(&self) {
         let store = self.store.clone();
         match tokio::task::spawn_blocking(move || store.count_letters()).await {
@@ -45,6 +45,20 @@ impl Auditor {
             Ok(Err(error)) => tracing::error!(%error, "the reports cannot be counted; it is tried again"),
             // A look that broke off is taken again.
             Err(_) => {}
+        }
+        match self.store.dead(1, |_| true) {
+            Ok(newest) => {
+                let since = self.clock.now().before(NEW);
+                let newest = newest.first().filter(|report| report.id.timestamp() >= since);
+                let text = newest.map(|report| {
+                    format!(
+                        "a report of {} came that cannot be understood; `mailtrail events dead` lists it",
+                        report.upstream
+                    )
+                });
+                self.alarms.set(Kind::Dead, "events", text);
+            }
+            Err(error) => tracing::error!(%error, "dead letters cannot be looked for; it is tried again"),
         }
     }
 
@@ -106,6 +120,8 @@ struct Walk {
 }
 
 const EVERY: Duration = Duration::from_secs(60);
+/// How long a dead letter is new.
+const NEW: Duration = Duration::from_secs(86_400);
 /// How long a message may outlive its deadline: its last attempt may be under way.
 const GRACE: Duration = Duration::from_secs(30 * 60);
 /// An attempt that began so long ago has been forgotten: the last reply alone may take ten minutes.

@@ -25,7 +25,7 @@
 //! | resources | `account`, `alarm`, `logging`, `odoo`, `pulse`, `store`, `tls`, `transport` | IO, no policy about mail |
 //! | views | `dsn`, `endpoint`, `line` | resources |
 //! | errands | `sync` | what several tasks have done; resources |
-//! | tasks | `admin`, `audit`, `census`, `heartbeat`, `inbound`, `monitor`, `queue`, `reconcile`, `report`, `sink`, `submission`, `webhook` | rules and resources, never each other |
+//! | tasks | `admin`, `audit`, `census`, `heartbeat`, `herald`, `inbound`, `monitor`, `queue`, `reconcile`, `report`, `sink`, `submission`, `webhook` | rules and resources, never each other |
 //! | composition | `config`, `sandbox` | everything below |
 //! | relay | `daemon`, `doctor` | everything below |
 //! | command | `cli` | everything below |
@@ -58,6 +58,7 @@ pub mod dsn;
 pub mod endpoint;
 pub mod event;
 pub mod heartbeat;
+pub mod herald;
 pub mod id;
 pub mod inbound;
 pub mod ledger;

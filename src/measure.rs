@@ -79,6 +79,11 @@ const fn histogram(name: &'static str, what: &'static str) -> Measure {
 /// All of them, by name.
 pub const MEASURES: &[Measure] = &[
     gauge("mailtrail_alarm", &["alarm", "subject"], "1 while an alarm is on"),
+    counter(
+        "mailtrail_alarm_bulletins_total",
+        &["way", "outcome"],
+        "What was told of alarms, by webhook and mail",
+    ),
     gauge("mailtrail_breaker_state", &["upstream"], "0 mail is sent, 1 one mail tries, 2 nothing is sent"),
     gauge("mailtrail_build_info", &["version"], "1, for its label"),
     histogram("mailtrail_commit_seconds", "Time to write a group of records and sync them"),

@@ -1,12 +1,16 @@
-//! Whether the loop is whole and the figures are sound: silence of a provider, signatures that never fit, clocks that
-//! differ, mail that piles up or crawls, and rates that cost a sender its name.
+//! Whether the loop is whole, the figures are sound and the house is in order: silence of a provider, signatures that
+//! never fit, clocks that differ, mail that piles up or crawls, rates that cost a sender its name; the disk, the journal
+//! and the certificates.
 
 use crate::alarm::{Alarms, Kind};
 use crate::clock::{Clock, Timestamp};
 use crate::ledger::{Grouping, Tally};
 use crate::pulse::{Beat, Pulse};
+use crate::store::space::{FEW_INODES, LOW};
 use crate::store::{ReadError, Store};
-use std::collections::BTreeSet;
+use crate::tls::Server;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +33,8 @@ pub struct Thresholds {
     pub complaint_rate: f64,
     /// Deliveries, from which on downwards. Default 0.95.
     pub delivery_rate: f64,
+    /// Bytes that are free on the data directory's disk, from which on downwards. Default 1 GiB.
+    pub disk: u64,
 }
 
 impl Default for Thresholds {
@@ -42,6 +48,7 @@ impl Default for Thresholds {
             bounce_rate: 0.05,
             complaint_rate: 0.001,
             delivery_rate: 0.95,
+            disk: LOW,
         }
     }
 }
@@ -58,6 +65,8 @@ pub struct Monitor {
     pub pulse: Pulse,
     /// The upstreams, and whether their providers report to us.
     pub upstreams: Vec<(String, bool)>,
+    /// What accepts TLS, and has certificates that end.
+    pub servers: Vec<Arc<Server>>,
     /// From where on something is an alarm.
     pub thresholds: Thresholds,
 }
@@ -65,9 +74,33 @@ pub struct Monitor {
 impl Monitor {
     /// Looks every minute until we stop.
     pub async fn run(self, stopping: CancellationToken) {
+        tokio::join!(
+            stopping.run_until_cancelled(self.follow_the_journal()),
+            self.look_around(stopping.clone())
+        );
+    }
+
+    /// A write that fails is heard of at once.
+    async fn follow_the_journal(&self) {
+        let Some(mut trouble) = self.store.trouble() else { return };
+        loop {
+            let text = trouble.borrow_and_update().as_ref().map(|why| {
+                format!("the journal cannot be written, and no mail is taken (452): {why}; look at the disk")
+            });
+            self.alarms.set(Kind::Journal, "journal", text);
+            if trouble.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn look_around(&self, stopping: CancellationToken) {
         let (mut domains, mut counted) = (BTreeSet::new(), None);
+        self.look_at_house().await;
         while stopping.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
             let now = self.clock.now();
+            self.alarms.expire();
+            self.look_at_house().await;
             for (upstream, reports) in &self.upstreams {
                 self.look_at(upstream, *reports, now);
             }
@@ -77,6 +110,51 @@ impl Monitor {
                     tracing::error!(%error, "the mail cannot be counted; it is tried again");
                 }
             }
+        }
+    }
+
+    async fn look_at_house(&self) {
+        self.look_at_certificates(self.clock.now());
+        let store = self.store.clone();
+        let text = match tokio::task::spawn_blocking(move || store.free()).await {
+            Ok(Ok(free)) if free.admit(0).is_err() => {
+                Some("the data directory's disk is full, and no mail is taken (452); make room".to_owned())
+            }
+            Ok(Ok(free)) if free.is_low(self.thresholds.disk) => Some(format!(
+                "the data directory's disk is nearly full: less than {} MiB or {FEW_INODES} inodes are free; make room",
+                self.thresholds.disk >> 20
+            )),
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => {
+                return tracing::error!(%error, "the disk's room is not known; it is looked at again");
+            }
+            // A look that broke off is taken again.
+            Err(_) => return,
+        };
+        self.tell(Kind::Disk, "data_dir", text);
+    }
+
+    fn look_at_certificates(&self, now: Timestamp) {
+        let ends = self.servers.iter().flat_map(|server| server.expiries());
+        let ends: BTreeMap<_, _> = ends.map(|(path, end)| (path.display().to_string(), end)).collect();
+        self.alarms.retain(Kind::Certificate, |file| ends.contains_key(file));
+        for (file, end) in ends {
+            let text = if end <= now {
+                Some(format!(
+                    "the certificate ended {end}, and clients that check it do not connect; renew it"
+                ))
+            } else {
+                (end < now.after(ENDS_SOON)).then(|| format!("the certificate ends {end}; renew it"))
+            };
+            self.tell(Kind::Certificate, &file, text);
+        }
+    }
+
+    /// Another text is said, too.
+    fn tell(&self, kind: Kind, subject: &str, text: Option<String>) {
+        match text {
+            Some(text) => self.alarms.raise(kind, subject, text),
+            None => self.alarms.clear(kind, subject),
         }
     }
 
@@ -176,6 +254,8 @@ fn clocks(beat: &Beat, now: Timestamp) -> Option<String> {
 }
 
 const EVERY: Duration = Duration::from_secs(60);
+/// So long before its end a certificate is spoken of.
+const ENDS_SOON: Duration = Duration::from_secs(14 * 86_400);
 /// Time from one count of all mail of the window to the next.
 const COUNT_EVERY: Duration = Duration::from_secs(600);
 /// What counts as now for times and clocks.

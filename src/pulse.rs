@@ -2,13 +2,21 @@
 //! from a broken loop.
 
 use crate::clock::Timestamp;
+use crate::id::TrackingId;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// The pulses of all upstreams.
 #[derive(Clone, Debug, Default)]
-pub struct Pulse(Arc<Mutex<BTreeMap<String, Beat>>>);
+pub struct Pulse(Arc<Mutex<Beats>>);
+
+#[derive(Debug, Default)]
+struct Beats {
+    of: BTreeMap<String, Beat>,
+    /// Mails that do not count.
+    overlooked: VecDeque<TrackingId>,
+}
 
 /// The pulse of one.
 #[derive(Clone, Debug, Default)]
@@ -25,8 +33,17 @@ pub struct Beat {
 }
 
 impl Pulse {
-    /// The upstream took a mail at `now` that we had taken `waited` before.
-    pub fn relayed(&self, upstream: &str, now: Timestamp, waited: Duration) {
+    /// That mail does not count: nobody is to miss its events.
+    pub fn overlook(&self, id: TrackingId) {
+        keep(&mut self.beats().overlooked, id);
+    }
+
+    /// The upstream took that mail at `now`.
+    pub fn relayed(&self, upstream: &str, id: TrackingId, now: Timestamp) {
+        if self.beats().overlooked.contains(&id) {
+            return;
+        }
+        let waited = now.since(id.timestamp());
         self.of(upstream, |beat| {
             beat.unanswered = Some(more(beat.unanswered, now));
             keep(&mut beat.relayed, (now, waited));
@@ -57,18 +74,18 @@ impl Pulse {
 
     /// Its pulse as it is now.
     pub fn beat(&self, upstream: &str) -> Beat {
-        self.beats().get(upstream).cloned().unwrap_or_default()
+        self.beats().of.get(upstream).cloned().unwrap_or_default()
     }
 
     fn of(&self, upstream: &str, change: impl FnOnce(&mut Beat)) {
         let mut beats = self.beats();
-        match beats.get_mut(upstream) {
+        match beats.of.get_mut(upstream) {
             Some(beat) => change(beat),
-            None => change(beats.entry(upstream.to_owned()).or_default()),
+            None => change(beats.of.entry(upstream.to_owned()).or_default()),
         }
     }
 
-    fn beats(&self) -> MutexGuard<'_, BTreeMap<String, Beat>> {
+    fn beats(&self) -> MutexGuard<'_, Beats> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -104,7 +121,7 @@ fn keep<T>(last: &mut VecDeque<T>, one: T) {
     last.push_back(one);
 }
 
-/// Of the mails and of the reports that are remembered.
+/// Of the mails and of the reports that are remembered, and of the mails that do not count.
 const LAST: usize = 500;
 /// Below that no figure is made.
 const FEW: usize = 20;
@@ -117,11 +134,18 @@ mod tests {
         Timestamp::from_seconds(seconds)
     }
 
+    fn taken(seconds: u64) -> TrackingId {
+        TrackingId::new(at(seconds), fastrand::u128(..))
+    }
+
     #[test]
     fn an_event_answers_all_mail_before_it() {
         let pulse = Pulse::default();
-        pulse.relayed("mailgun", at(1), Duration::ZERO);
-        pulse.relayed("mailgun", at(2), Duration::ZERO);
+        let own = taken(0);
+        pulse.overlook(own);
+        for (id, second) in [(own, 0), (taken(1), 1), (taken(2), 2)] {
+            pulse.relayed("mailgun", id, at(second));
+        }
         pulse.refused("mailgun", at(3));
         assert_eq!(pulse.beat("mailgun").unanswered, Some((2, at(1))));
         assert_eq!(pulse.beat("mailgun").refused, Some((1, at(3))));
@@ -134,7 +158,7 @@ mod tests {
     fn the_relay_time_is_of_the_last_mails() {
         let pulse = Pulse::default();
         for second in 0..1000 {
-            pulse.relayed("mailgun", at(second), Duration::from_secs(second));
+            pulse.relayed("mailgun", taken(0), at(second));
         }
         let beat = pulse.beat("mailgun");
         assert_eq!(beat.relay_time(at(900)), Some(Duration::from_secs(995)));

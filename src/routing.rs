@@ -46,6 +46,12 @@ pub struct Field {
     pub value: Option<String>,
 }
 
+/// The route by which mail goes to that upstream first, and to all others in their order where that one is away. There
+/// is one for each upstream; no route of the configuration has such a name.
+pub fn first(upstream: &str) -> Box<str> {
+    format!("first {upstream}").into()
+}
+
 /// What rules look at.
 #[derive(Clone, Copy, Debug)]
 pub struct Traits<'a> {

@@ -70,7 +70,8 @@ fn load_with_files(text: &str, files: &[&str]) -> Result<Config, Faults> {
 
 const SHIPPED: &str = include_str!("../config/mailtrail.toml");
 
-const NAMED: [&str; 19] = [
+const NAMED: [&str; 20] = [
+    "alarm-secret",
     "odoo-api-key",
     "certs/odoo.pem",
     "mail-password",
@@ -509,6 +510,21 @@ fn how_often_the_lists_are_brought_together_is_read_and_shown() {
         let faults = read(line).unwrap_err().to_string();
         assert!(faults.contains("\"off\" or a duration from \"1h\" to \"30d\""), "{faults}");
     }
+}
+
+#[test]
+fn who_is_told_of_alarms_is_read_and_shown() {
+    let text = good_configuration()
+        + "[alarms]\nwebhook_url = \"https://hooks.example.com/a?key=hunter2\"\nwebhook_secret = \"${KEY}\"\n"
+        + "mail_to = [\"ops@example.com\"]\nmail_from = \"alarms@example.com\"\nmail_upstream = \"plain\"\n"
+        + "disk = \"5GiB\"\nafter = \"0s\"\n";
+    let config = parse(&text, &[("KEY", "hunter2")]).unwrap();
+    let mail = config.herald.mail.as_ref().unwrap();
+    assert_eq!((mail.to[0].as_str(), mail.upstream.as_deref()), ("ops@example.com", Some("plain")));
+    let (shown, herald) = (config.show(), &config.herald);
+    assert_eq!((herald.after.as_secs(), herald.repeat.as_secs()), (0, 86_400));
+    assert!(!shown.contains("hunter2"), "{shown}");
+    assert_eq!(parse(&shown, &[]).unwrap().show(), shown);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A disk that is full: a small one of the test's own. New mail is refused, what was promised stays, and once there is
 //! room again mail is taken without anybody's help.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod support;
 
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 async fn mail_is_refused_before_its_text_while_the_disk_is_nearly_full() {
     let Some((disk, mut process, sink)) = on_a_small_disk().await else { return };
     process.start_within(disk.holder.id()).await;
+    process.says("alarm=\"disk\"").await;
     let traffic = Traffic::start(process.address(1));
     traffic.until("mail is taken", |seen| seen.promised.len() >= 50).await;
     disk.fill(LEFT_FREE / 2);

@@ -9,6 +9,7 @@ mod support;
 
 use http::{Act, Server};
 use mailtrail::account::{Account, Api, Entry, List, Settings, Whose};
+use mailtrail::alarm::Alarms;
 use mailtrail::clock::{Clock, Timestamp};
 use mailtrail::config;
 use mailtrail::daemon::Daemon;
@@ -379,7 +380,7 @@ async fn by_itself_nobody_is_asked_who_is_not_to_be() {
         let partners = vec![Partner::new(account(&there.sandbox), by_itself)];
         let syncer = Syncer::new(store.clone(), Clock::System, suppression::Settings::default(), partners);
         // Where somebody is to be asked it does not end.
-        syncer.run(every, CancellationToken::new()).await;
+        syncer.run(every, Alarms::new(Clock::System), CancellationToken::new()).await;
     }
     store.settle_down().await;
 }

@@ -97,8 +97,7 @@ async fn rates_that_cost_a_sender_its_name_are_alarms() {
     let log = Log::default();
     let _logging = log.listen();
     let server = Server::start(Script::new()).await;
-    let settings =
-        "[alarms]\nleast = 20\nbounce_rate = \"10%\"\ncomplaint_rate = \"5%\"\ndelivery_rate = \"80%\"";
+    let settings = "[alarms]\ndisk = \"16MiB\"\nleast = 20\nbounce_rate = \"10%\"\ncomplaint_rate = \"5%\"\ndelivery_rate = \"80%\"";
     let mut scene = Scene::in_leaps(server.clone(), settings).await;
     let ids = scene.send_many(1..=30).await;
     scene.until("all mail", || server.taken().len() == 30).await;
@@ -172,7 +171,8 @@ async fn reporting() -> (Server, Scene) {
     let mut script = Script::new();
     script.offers.push("AUTH PLAIN");
     let server = Server::start(script).await;
-    let settings = "username = \"u\"\npassword = \"p\"\nwebhook_signing_key = \"key\"\n[http]\naddress = \"127.0.0.1:0\"";
+    let settings = "username = \"u\"\npassword = \"p\"\nwebhook_signing_key = \"key\"\n[http]\naddress = \"127.0.0.1:0\"\n\
+                    [alarms]\ndisk = \"16MiB\"";
     let scene = Scene::in_leaps_of("mailgun", server.clone(), settings).await;
     (server, scene)
 }

@@ -48,6 +48,7 @@ impl Config {
             heartbeat,
             sinks,
             thresholds,
+            herald,
             suppression,
             sync,
             mail_rules,
@@ -74,7 +75,7 @@ impl Config {
             ("duplicates", *duplicates != other.duplicates),
             ("heartbeat", *heartbeat != other.heartbeat),
             ("sink", *sinks != other.sinks),
-            ("alarms", *thresholds != other.thresholds),
+            ("alarms", *thresholds != other.thresholds || *herald != other.herald),
             ("suppression", *suppression != other.suppression || *sync != other.sync),
             ("inbound", *mail_rules != other.mail_rules || *targets != other.targets),
         ];
@@ -126,6 +127,7 @@ mod tests {
             ("heartbeat", "canary@", "other@"),
             ("sink", "events.jsonl", "other.jsonl"),
             ("alarms", "silence = \"30min\"", "silence = \"off\""),
+            ("alarms", "ops@example.com", "ada@example.com"),
             ("suppression", "\"never\"", "\"90d\""),
             ("suppression", "\"24h\"", "\"12h\""),
             ("inbound", "\"30MiB\"", "\"31MiB\""),
@@ -201,6 +203,8 @@ kind = "file"
 path = "events.jsonl"
 [alarms]
 silence = "30min"
+mail_to = ["ops@example.com"]
+mail_from = "relay@example.com"
 [suppression]
 hard_bounce = "never"
 sync = "24h"

@@ -4,7 +4,7 @@ use super::fault::{Faults, Place};
 use super::reader::{Reading, Section};
 use super::settings::{Config, HttpTls, Upstream};
 use super::upstream::Ourselves;
-use super::{inbound, listener, routing, sections, sink, source, suppression, upstream, user};
+use super::{alarms, inbound, listener, routing, sections, sink, source, suppression, upstream, user};
 use crate::sink::Kind;
 use crate::submission::{Listener, User};
 use crate::suppression::Settings;
@@ -91,6 +91,7 @@ fn assemble(mut root: Section<'_>) -> Config {
     let sinks = sinks.into_iter().filter_map(|section| sink::read(section, &hostname, &mut claims)).collect();
     let sources = root.tables("source").unwrap_or_default().into_iter();
     let sources = sources.filter_map(|section| source::read(section, &names, &mut claims)).collect();
+    let (thresholds, herald) = alarms::read(&mut root, &names);
     let (limits, policy) = sections::limits(&mut root);
     let (http, http_tls, webhooks) = sections::http(&mut root, &mut claims);
     let (suppression, sync) = suppression::read(&mut root);
@@ -112,7 +113,8 @@ fn assemble(mut root: Section<'_>) -> Config {
         suppression,
         sync,
         heartbeat: sections::heartbeat(&mut root),
-        thresholds: sections::thresholds(&mut root),
+        thresholds,
+        herald,
         sinks,
         mail_rules,
         targets,

@@ -4,6 +4,7 @@
 //! in no fault, no warning and no output. Nothing here reads the process environment by itself.
 
 mod account;
+mod alarms;
 mod change;
 mod claims;
 mod document;

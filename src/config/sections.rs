@@ -8,7 +8,6 @@ use super::reader::Section;
 use super::settings::{Admin, CertificateFiles, HttpTls, Log};
 use super::words::{HTTP_TLS, LEVELS, LOG_ADDRESSES, LOG_FORMATS, REPORTS};
 use crate::heartbeat;
-use crate::monitor::Thresholds;
 use crate::smtp::Limits;
 use crate::store::Retention;
 use crate::submission::Policy;
@@ -200,34 +199,6 @@ pub(super) fn heartbeat(root: &mut Section<'_>) -> Option<heartbeat::Settings> {
     Some(heartbeat::Settings { to: to?, from: from?, every, patience })
 }
 
-/// `[alarms]`: from where on figures are an alarm.
-pub(super) fn thresholds(root: &mut Section<'_>) -> Thresholds {
-    let mut section = root.table("alarms");
-    let usual = Thresholds::default();
-    let silence = section.parsed("silence", "\"off\" or a duration from \"1min\" to \"7d\"", |text| {
-        let allowed = |duration: &Duration| (MINUTE..=DAY * 7).contains(duration);
-        if text == "off" { Some(None) } else { quantity::duration(text).filter(allowed).map(Some) }
-    });
-    let queue = section.integer("queue", 1..=10_000_000);
-    let relay_time = section.duration("relay_time", Duration::from_millis(100)..=DAY);
-    let window = section.duration("window", MINUTE * 60..=DAY * 30);
-    let least = section.integer("least", 1..=1_000_000);
-    let mut percent = |key| section.parsed(key, quantity::A_PERCENTAGE, quantity::percent);
-    let (bounces, complaints) = (percent("bounce_rate"), percent("complaint_rate"));
-    let deliveries = percent("delivery_rate");
-    section.finish();
-    Thresholds {
-        silence: silence.unwrap_or(usual.silence),
-        queue: queue.unwrap_or(usual.queue),
-        relay_time: relay_time.unwrap_or(usual.relay_time),
-        window: window.unwrap_or(usual.window),
-        least: least.unwrap_or(usual.least),
-        bounce_rate: bounces.unwrap_or(usual.bounce_rate),
-        complaint_rate: complaints.unwrap_or(usual.complaint_rate),
-        delivery_rate: deliveries.unwrap_or(usual.delivery_rate),
-    }
-}
-
 /// `[duplicates]`: how long a message is looked for among those before it.
 pub(super) fn duplicates(root: &mut Section<'_>) -> Option<Duration> {
     let mut section = root.table("duplicates");
@@ -241,6 +212,6 @@ pub(super) fn duplicates(root: &mut Section<'_>) -> Option<Duration> {
 
 /// Characters: what nobody guesses.
 const SHORTEST_TOKEN: usize = 16;
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
 /// 24 hours.
-const MINUTE: Duration = Duration::from_secs(60);
 pub(super) const DAY: Duration = Duration::from_secs(86_400);

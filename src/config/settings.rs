@@ -5,8 +5,8 @@ use crate::routing::Routing;
 use crate::secret::Secret;
 use crate::store::Retention;
 use crate::{
-    account, heartbeat, inbound, monitor, queue, reconcile, sink, smtp, submission, suppression, transport,
-    webhook,
+    account, heartbeat, herald, inbound, monitor, queue, reconcile, sink, smtp, submission, suppression,
+    transport, webhook,
 };
 use std::fmt;
 use std::net::SocketAddr;
@@ -67,6 +67,8 @@ pub struct Config {
     pub targets: Vec<inbound::Settings>,
     /// From where on figures are an alarm.
     pub thresholds: monitor::Thresholds,
+    /// Who is told of alarms.
+    pub herald: herald::Settings,
     /// What is allowed, but should be known.
     pub warnings: Vec<Finding>,
     /// The files that secrets were read from.

@@ -10,6 +10,7 @@ use super::words::{
 };
 use crate::account::{self, Whose};
 use crate::endpoint;
+use crate::herald;
 use crate::inbound;
 use crate::monitor::Thresholds;
 use crate::reconcile;
@@ -79,7 +80,7 @@ impl Config {
             page.duration("patience", heartbeat.patience);
         }
         self.sinks.iter().for_each(|sink| page.sink(sink));
-        page.thresholds(&self.thresholds);
+        page.alarms(&self.thresholds, &self.herald);
         page.inbound(self);
         page.0
     }
@@ -378,7 +379,7 @@ impl Page {
         self.bare("note", effects.note);
     }
 
-    fn thresholds(&mut self, thresholds: &Thresholds) {
+    fn alarms(&mut self, thresholds: &Thresholds, herald: &herald::Settings) {
         self.heading("[alarms]");
         self.text("silence", thresholds.silence.map_or_else(|| "off".to_owned(), show_duration));
         self.bare("queue", thresholds.queue);
@@ -388,6 +389,19 @@ impl Page {
         self.text("bounce_rate", show_percent(thresholds.bounce_rate));
         self.text("complaint_rate", show_percent(thresholds.complaint_rate));
         self.text("delivery_rate", show_percent(thresholds.delivery_rate));
+        self.text("disk", show_size(thresholds.disk));
+        if let Some(webhook) = &herald.webhook {
+            self.text("webhook_url", without_password(&webhook.url));
+            self.texts("webhook_secret", &vec![MASK; webhook.secrets.len()]);
+            self.bare("allow_private", webhook.allow_private);
+        }
+        if let Some(mail) = &herald.mail {
+            self.texts("mail_to", &mail.to);
+            self.text("mail_from", &mail.from);
+            self.some("mail_upstream", mail.upstream.as_ref());
+        }
+        self.duration("after", herald.after);
+        self.duration("repeat", herald.repeat);
     }
 
     fn heading(&mut self, heading: &str) {

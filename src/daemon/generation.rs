@@ -11,12 +11,13 @@ use super::sockets::{Sockets, Taken};
 use super::testing::tester;
 use crate::account::Account;
 use crate::admin::{self, Gate, Panel};
-use crate::alarm::Alarms;
+use crate::alarm::{Alarms, Kind};
 use crate::audit::Auditor;
 use crate::census::Census;
 use crate::clock::Clock;
 use crate::config::{Config, Upstream};
 use crate::heartbeat::Heartbeat;
+use crate::herald::{self, Herald};
 use crate::id::Mint;
 use crate::inbound::Carrier;
 use crate::monitor::Monitor;
@@ -30,7 +31,7 @@ use crate::sink::{self, Feeder};
 use crate::store::Store;
 use crate::submission::{Crowd, Door, Memory};
 use crate::sync::Syncer;
-use crate::tls;
+use crate::tls::{self, Server};
 use crate::webhook::{self, Inbox, Intake, Source};
 use axum::serve::ListenerExt;
 use futures_util::future::join_all;
@@ -54,6 +55,8 @@ pub struct Ground {
     pub crowd: Crowd,
     pub memory: Memory,
     pub alarms: Alarms,
+    /// What was told of them.
+    pub told: herald::Memory,
     /// What goes out and comes back.
     pub pulse: Pulse,
     /// What knows whether a request comes to this process.
@@ -122,6 +125,7 @@ impl Ground {
             crowd: Crowd::default(),
             memory: Memory::default(),
             alarms: Alarms::new(clock),
+            told: herald::Memory::default(),
             pulse: Pulse::default(),
             probe: Probe::default(),
             stopping: CancellationToken::new(),
@@ -213,7 +217,8 @@ impl Prepared {
             let (settings, tls) = (self.config.webhooks.clone(), self.hall.http());
             ground.talk.spawn(webhook::serve(http, inbox, settings, tls, leaving.quiet.clone()));
         }
-        let watch = tls::watch(self.hall.servers(), ground.clock);
+        let servers = self.hall.servers();
+        let watch = tls::watch(servers.clone(), ground.clock);
         ground.mail.spawn(leaving.idle.clone().run_until_cancelled_owned(watch));
         if let Some(before) = before {
             before.leaving.leave();
@@ -223,7 +228,7 @@ impl Prepared {
             Way::Other(prepared) => prepared.begin(ground, before.map(|before| &before.relaying)),
         };
         let (idle, chores) = (leaving.idle.clone(), before.map(|before| &before.chores));
-        let chores = do_chores(ground, &self.config, (self.reconciler, syncer), idle, chores);
+        let chores = do_chores(ground, &self.config, (self.reconciler, syncer, servers), idle, chores);
         Generation {
             config: self.config,
             sockets: self.sockets,
@@ -269,7 +274,7 @@ impl Leaving {
 fn do_chores(
     ground: &Ground,
     config: &Config,
-    (reconciler, syncer): (Reconciler, Syncer),
+    (reconciler, syncer, servers): (Reconciler, Syncer, Vec<Arc<Server>>),
     stopping: CancellationToken,
     before: Option<&Shift>,
 ) -> Shift {
@@ -300,7 +305,19 @@ fn do_chores(
         upstreams: upstreams
             .map(|upstream| (upstream.transport.name.clone(), reports(upstream, config)))
             .collect(),
+        servers,
         thresholds: config.thresholds.clone(),
+    };
+    let herald = Herald {
+        store: store.clone(),
+        clock,
+        mint: mint.clone(),
+        hostname: hostname.clone(),
+        alarms: ground.alarms.clone(),
+        pulse: ground.pulse.clone(),
+        memory: ground.told.clone(),
+        upstreams: config.upstreams.iter().map(|upstream| upstream.transport.name.clone()).collect(),
+        settings: config.herald.clone(),
     };
     let feeder = |settings: &sink::Settings| {
         Feeder::new(store.clone(), clock, ground.alarms.clone(), settings.clone())
@@ -321,7 +338,9 @@ fn do_chores(
     };
     let reporter = Reporter { store: store.clone(), clock, mint, hostname };
     let told = stopping.clone();
+    let (alarms, there) = (ground.alarms.clone(), config.clone());
     Shift::begin(&ground.mail, before, stopping, async move {
+        forget(&alarms, &there);
         let beats = async {
             if let Some(heartbeat) = heartbeat {
                 heartbeat.run(told.clone()).await;
@@ -334,7 +353,8 @@ fn do_chores(
             census.run(told.clone()),
             join_all(feeders.into_iter().map(|feeder| feeder.run(told.clone()))),
             reconciler.run(told.clone()),
-            syncer.run(sync, told.clone()),
+            syncer.run(sync, alarms, told.clone()),
+            herald.run(told.clone()),
             carrier.run(told.clone()),
             beats,
             keep(store, retention, clock, told.clone())
@@ -345,6 +365,19 @@ fn do_chores(
 /// Who may ask over TCP, if anybody may.
 fn gate(config: &Config) -> Option<Gate> {
     config.admin.token.clone().map(|token| Gate { token, hosts: config.admin.hosts.clone() })
+}
+
+/// Ends the alarms about what a configuration has no more: nobody else would.
+fn forget(alarms: &Alarms, config: &Config) {
+    let upstream = |name: &str| config.upstreams.iter().any(|upstream| upstream.transport.name == name);
+    for kind in [Kind::Silence, Kind::Signature, Kind::Clock, Kind::Slow, Kind::Sync, Kind::Polls] {
+        alarms.retain(kind, upstream);
+    }
+    alarms.retain(Kind::Sink, |name| config.sinks.iter().any(|sink| sink.name == name));
+    alarms.retain(Kind::Inbound, |name| config.targets.iter().any(|target| target.name == name));
+    alarms.retain(Kind::Heartbeat, |to| {
+        config.heartbeat.as_ref().is_some_and(|heartbeat| heartbeat.to.as_str() == to)
+    });
 }
 
 /// Where the records of the Odoos are shown that are told.

@@ -17,7 +17,8 @@ pub fn reconciler(ground: &Ground, config: &Config) -> Result<Reconciler, StartE
         let Some(account) = account(ground, upstream)? else { continue };
         sources.push(Source { account, provider: upstream.transport.provider, settings });
     }
-    Ok(Reconciler { store: ground.store.clone(), clock: ground.clock, sources })
+    let (store, alarms) = (ground.store.clone(), ground.alarms.clone());
+    Ok(Reconciler { store, clock: ground.clock, alarms, sources })
 }
 
 /// For the same accounts. One that is not to be asked for events may have a key that only sends, so it is not asked for

@@ -2,6 +2,7 @@
 
 use super::generation::Ground;
 use super::shift::Shift;
+use crate::alarm::Kind;
 use crate::config::{Config, Upstream};
 use crate::provider::Provider;
 use crate::queue::{Outward, Parts, Queue};
@@ -77,7 +78,15 @@ impl Prepared {
     pub fn begin(self, ground: &Ground, before: Option<&Relaying>) -> Relaying {
         let health = self.health();
         let Self { settings, queue, stopping } = self;
-        let shift = Shift::begin(&ground.mail, before.map(|before| &before.shift), stopping, queue.run());
+        let alarms = ground.alarms.clone();
+        let work = async move {
+            // What the queue before found out is not known of these settings.
+            for kind in [Kind::Breaker, Kind::Account, Kind::Tls, Kind::Quota] {
+                alarms.retain(kind, |_| false);
+            }
+            queue.run().await;
+        };
+        let shift = Shift::begin(&ground.mail, before.map(|before| &before.shift), stopping, work);
         Relaying { settings: Arc::new(settings), health, shift }
     }
 }

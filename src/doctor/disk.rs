@@ -1,5 +1,5 @@
 use super::{Finding, Status};
-use crate::store::space::Free;
+use crate::store::space::{Free, LOW};
 use rustix::fs::{Access, access, statvfs};
 use std::path::Path;
 
@@ -28,7 +28,6 @@ pub(super) fn look(data_dir: &Path) -> Vec<Finding> {
 }
 
 fn room(subject: &str, free: Free) -> Finding {
-    let few = |least| free.inodes.is_some_and(|inodes| inodes < least);
     let what = match free.inodes {
         Some(inodes) => format!("{} MiB and {inodes} inodes are free", free.bytes >> 20),
         None => format!("{} MiB are free", free.bytes >> 20),
@@ -37,7 +36,7 @@ fn room(subject: &str, free: Free) -> Finding {
     if free.admit(0).is_err() {
         let what = format!("{what}; no mail is taken (452)");
         Finding::bad(Status::Fail, ROOM, subject, what, remedy)
-    } else if free.bytes < LOW || few(FEW_INODES) {
+    } else if free.is_low(LOW) {
         Finding::bad(Status::Warn, ROOM, subject, what, remedy)
     } else {
         Finding::ok(ROOM, subject, what)
@@ -46,14 +45,11 @@ fn room(subject: &str, free: Free) -> Finding {
 
 const CHECK: &str = "data_dir";
 const ROOM: &str = "disk";
-/// Bytes.
-const LOW: u64 = 1 << 30;
-const FEW_INODES: u64 = 10_000;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::space::{LEFT_FREE, LEFT_INODES};
+    use crate::store::space::{FEW_INODES, LEFT_FREE, LEFT_INODES};
 
     #[test]
     fn a_disk_is_judged_by_what_the_store_needs() {

@@ -99,6 +99,9 @@ impl Carrier {
                     %id, recipient, target, why,
                     "a mail from outside cannot be delivered; `mailtrail inbound dead` lists it"
                 );
+                let text =
+                    "mail from outside could not be delivered; `mailtrail inbound dead` has the reasons";
+                self.alarms.note(Kind::Dead, "inbound", text, NEW);
                 (target.clone(), "refused")
             }
             Fate::Released { .. } => (String::new(), "released"),
@@ -205,5 +208,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// How long a mail waits that is not taken for now; it doubles.
 const FIRST_WAIT: Duration = Duration::from_secs(60);
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+/// How long a dead letter is new.
+const NEW: Duration = Duration::from_secs(86_400);
 /// How long a target may take nothing before that is an alarm.
 const PATIENCE: Duration = Duration::from_secs(60);

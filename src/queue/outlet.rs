@@ -285,7 +285,7 @@ impl Outlet {
                 .increment(recipients);
             if settled.standing == Standing::Relayed {
                 self.count(recipients);
-                self.pulse.relayed(&self.settings.name, outcome.at, outcome.at.since(outcome.id.timestamp()));
+                self.pulse.relayed(&self.settings.name, outcome.id, outcome.at);
             }
         }
         let outlet = self.clone();
@@ -488,8 +488,8 @@ impl Outlet {
         let percent = quota.percent(now);
         let text = match percent {
             100.. => "the quota is used up; mail waits for the next period, or takes another upstream",
-            95.. => "more than 95 % of the quota is used",
-            80.. => "more than 80 % of the quota is used",
+            95.. => "the quota is nearly used up: more than 95 %",
+            80.. => "most of the quota is used: more than 80 %",
             _ => return self.alarms.clear(Kind::Quota, &self.settings.name),
         };
         self.alarms.raise(Kind::Quota, &self.settings.name, text);

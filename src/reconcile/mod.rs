@@ -9,6 +9,7 @@ mod reading;
 mod round;
 
 use crate::account::{Account, Fault};
+use crate::alarm::{Alarms, Kind};
 use crate::clock::Clock;
 use crate::provider::Provider;
 use crate::store::{CommitError, ReadError, Store};
@@ -49,6 +50,8 @@ pub struct Reconciler {
     pub store: Store,
     /// The time.
     pub clock: Clock,
+    /// Where it is said that one cannot be asked.
+    pub alarms: Alarms,
     /// Who is asked, each on its own.
     pub sources: Vec<Source>,
 }
@@ -80,6 +83,7 @@ impl Reconciler {
             pause = match round.run(&mut compared).await {
                 Ok(()) => {
                     failures = 0;
+                    self.alarms.clear(Kind::Polls, source.account.upstream());
                     source.settings.every
                 }
                 Err(trouble) => {
@@ -89,6 +93,10 @@ impl Reconciler {
                         "the provider's events cannot be asked for; nothing is lost, it is tried again"
                     );
                     failures += 1;
+                    if failures >= SEVERAL {
+                        let text = format!("its events cannot be asked for: {trouble}");
+                        self.alarms.set(Kind::Polls, source.account.upstream(), Some(text));
+                    }
                     patience(failures, &trouble)
                 }
             };
@@ -110,6 +118,8 @@ fn patience(failures: u32, trouble: &Trouble) -> Duration {
 const FIRST: Duration = Duration::from_secs(5);
 /// Pause after a failure; doubles with each further one.
 const AGAIN: Duration = Duration::from_secs(30);
+/// Failures in a row from which on they are no accident.
+const SEVERAL: u32 = 3;
 const LONGEST: Duration = Duration::from_secs(3600);
 /// What a provider may ask for.
 const LONGEST_WISH: Duration = Duration::from_secs(86_400);

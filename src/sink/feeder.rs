@@ -151,6 +151,11 @@ impl Feeder {
             (item.cursor, item.part, why)
         });
         let refused: Vec<_> = refused.collect();
+        if !refused.is_empty() {
+            let name = &self.settings.name;
+            let text = format!("it refused for good what happened; `mailtrail sink dead {name}` lists it");
+            self.alarms.note(Kind::Dead, &format!("sink {name}"), &text, NEW);
+        }
         // The rest of a record comes again with it.
         let until = items.get(done).map_or(end, |next| next.cursor);
         if done > 0 {
@@ -211,5 +216,7 @@ const NOTE_EVERY: Duration = Duration::from_secs(60);
 const IDLE: Duration = Duration::from_millis(500);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// How long a dead letter is new.
+const NEW: Duration = Duration::from_secs(86_400);
 /// How long a sink may take nothing before that is an alarm.
 const PATIENCE: Duration = Duration::from_secs(60);

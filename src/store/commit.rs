@@ -41,6 +41,7 @@ pub struct Committer {
     requests: mpsc::Sender<Request>,
     tasks: mpsc::Sender<Task>,
     failure: watch::Receiver<Option<String>>,
+    trouble: watch::Receiver<Option<String>>,
 }
 
 /// What a committer works with.
@@ -108,11 +109,12 @@ impl Committer {
         let (requests, incoming) = mpsc::channel(REQUESTS);
         let (tasks, written) = mpsc::channel(TASKS);
         let (failed, failure) = watch::channel(None);
+        let (troubled, trouble) = watch::channel(None);
         let Parts { writer, journal, current, clock, due, lock } = parts;
         let runtime = || Builder::new_current_thread().enable_time().build();
         let (runtime, waiting) = (runtime()?, runtime()?);
         let room = Arc::new(Semaphore::new(WAITING));
-        let scribe = Scribe { writer, tasks: tasks.clone(), room, clock };
+        let scribe = Scribe { writer, tasks: tasks.clone(), room, clock, trouble: troubled };
         let witness = |thread| Witness { thread, failed: failed.clone() };
         let (over_journal, over_ledger) = (witness("journal"), witness("ledger"));
         std::thread::Builder::new().name("journal".into()).spawn(move || {
@@ -130,7 +132,7 @@ impl Committer {
             drop(ledger);
             drop(lock);
         })?;
-        Ok(Self { requests, tasks, failure })
+        Ok(Self { requests, tasks, failure, trouble })
     }
 
     /// Returns when the record is kept as wished.
@@ -182,6 +184,11 @@ impl Committer {
         answered.blocking_recv().map_err(|_| CommitError::ReadOnly)
     }
 
+    /// Follows why the last group of records could not be written and synced; `None` when it could.
+    pub fn trouble(&self) -> watch::Receiver<Option<String>> {
+        self.trouble.clone()
+    }
+
     /// Waits for the projection to fail, or for a thread to break.
     pub async fn failed(&self) -> String {
         let mut failure = self.failure.clone();
@@ -210,6 +217,8 @@ struct Scribe {
     tasks: mpsc::Sender<Task>,
     room: Arc<Semaphore>,
     clock: Clock,
+    /// Why the last group could not be written.
+    trouble: watch::Sender<Option<String>>,
 }
 
 /// What goes into one sync.
@@ -276,6 +285,12 @@ impl Scribe {
         let started = Instant::now();
         let places = self.writer.append(drafts, self.clock.now());
         metrics::histogram!("mailtrail_commit_seconds").record(started.elapsed());
+        let why = places.as_ref().err().map(ToString::to_string);
+        self.trouble.send_if_modified(|trouble| {
+            let differs = *trouble != why;
+            *trouble = why;
+            differs
+        });
         places
     }
 

@@ -75,6 +75,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use tokio::sync::watch;
 use upkeep::Upkeep;
 
 /// The store of one data directory.
@@ -276,6 +277,12 @@ impl Store {
             Some(committer) => committer.failed().await,
             None => std::future::pending().await,
         }
+    }
+
+    /// Follows whether the journal can be written: why the last group of records was not, or `None`. Nothing where it is
+    /// open for reading.
+    pub fn trouble(&self) -> Option<watch::Receiver<Option<String>>> {
+        self.0.committer.as_ref().map(Committer::trouble)
     }
 
     /// Rings when there may be something due.

@@ -83,6 +83,22 @@ fn a_disk_that_fails_at_any_call_loses_nothing_that_was_promised() {
     assert!(tally.refused > 50, "{tally:?}");
 }
 
+#[tokio::test]
+async fn a_sync_that_fails_is_known_until_a_write_succeeds() {
+    let (directory, recorder) = (workplace(), Recorder::default());
+    let (store, _) = open(directory.path(), at(0), Arc::new(recorder.clone())).unwrap();
+    let trouble = store.trouble().unwrap();
+    let mut seen = Vec::new();
+    for number in 1..=4 {
+        if number == 2 {
+            recorder.record().fault = Some((Fault::Sync, 0));
+        }
+        let kept = store.accept(accepted(number), Bytes::from_static(b"A: b\r\n\r\n")).await.is_ok();
+        seen.push((kept, trouble.borrow().is_some()));
+    }
+    assert_eq!(seen, [(true, false), (false, true), (true, false), (true, false)]);
+}
+
 /// The check itself: it notices a disk whose syncs do nothing.
 #[test]
 fn a_disk_that_lies_is_found_out() {

@@ -1,5 +1,6 @@
 //! How much there is: what waits, and what the files take.
 
+use super::space::Free;
 use super::{ReadError, Store};
 use crate::clock::Timestamp;
 use crate::ledger::Waits;
@@ -33,12 +34,17 @@ impl Store {
         Ok(self.projection().waiting()?)
     }
 
+    /// What may still be written to the store's disk.
+    pub fn free(&self) -> io::Result<Free> {
+        self.0.disk.free(&self.0.journal)
+    }
+
     /// What the files take. It looks at each file's entry.
     pub fn size(&self) -> io::Result<Size> {
         Ok(Size {
             journal: files(&self.0.journal)?,
             ledger: files(self.projection().directory())?,
-            free: self.0.disk.free(&self.0.journal)?.bytes,
+            free: self.free()?.bytes,
         })
     }
 }

@@ -31,9 +31,18 @@ impl Free {
         };
         Err(io::Error::new(io::ErrorKind::StorageFull, text))
     }
+
+    /// Whether somebody should make room: less than `bytes` are left, or less than [`FEW_INODES`].
+    pub fn is_low(self, bytes: u64) -> bool {
+        self.bytes < bytes || self.inodes.is_some_and(|inodes| inodes < FEW_INODES)
+    }
 }
 
 /// Bytes of the disk that new mail leaves free.
 pub const LEFT_FREE: u64 = 16 << 20;
 /// Inodes that it leaves free: for a segment, the projection's files and those that replace them.
 pub const LEFT_INODES: u64 = 100;
+/// Bytes of the disk below which somebody should make room, unless told otherwise.
+pub const LOW: u64 = 1 << 30;
+/// Inodes below which somebody should.
+pub const FEW_INODES: u64 = 10_000;

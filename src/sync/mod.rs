@@ -15,6 +15,7 @@ mod round;
 mod weigh;
 
 use crate::account::{Account, Fault};
+use crate::alarm::{Alarms, Kind};
 use crate::clock::Clock;
 use crate::store::{CommitError, ReadError, Store};
 use crate::suppression::{Reason, Settings};
@@ -167,14 +168,14 @@ impl Syncer {
     }
 
     /// Does it for all that want it by themselves, again and again until we stop.
-    pub async fn run(self, every: Option<Duration>, stopping: CancellationToken) {
+    pub async fn run(self, every: Option<Duration>, alarms: Alarms, stopping: CancellationToken) {
         let Some(every) = every else { return };
         let wanted = self.0.partners.iter().filter(|partner| partner.by_itself);
-        let all = wanted.map(|partner| self.watch(partner.account.upstream(), every));
+        let all = wanted.map(|partner| self.watch(partner.account.upstream(), every, &alarms));
         stopping.run_until_cancelled(futures_util::future::join_all(all)).await;
     }
 
-    async fn watch(&self, upstream: &str, every: Duration) {
+    async fn watch(&self, upstream: &str, every: Duration, alarms: &Alarms) {
         let mut pause = FIRST.min(every);
         loop {
             tokio::time::sleep(pause).await;
@@ -195,6 +196,7 @@ impl Syncer {
             };
             match tokio::join!(synced, counted) {
                 (Ok(()), acts) => {
+                    alarms.clear(Kind::Sync, upstream);
                     tracing::info!(
                         upstream,
                         acts,
@@ -208,6 +210,12 @@ impl Syncer {
                         error = %trouble,
                         "our suppression list and the provider's are not brought together; it is tried again"
                     );
+                    // An operator does it, and hears how it ends.
+                    if !matches!(trouble, Trouble::UnderWay(_)) {
+                        let text =
+                            format!("its suppression lists are not brought together with ours: {trouble}");
+                        alarms.set(Kind::Sync, upstream, Some(text));
+                    }
                     pause = AGAIN.min(every);
                 }
             }

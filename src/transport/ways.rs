@@ -1,5 +1,5 @@
 use crate::ledger::Waits;
-use crate::routing::Route;
+use crate::routing::{self, Route};
 use std::collections::HashMap;
 
 /// Which upstreams may be sent what waits, by their places in the configuration.
@@ -15,7 +15,12 @@ impl Ways {
     pub fn new(upstreams: Vec<(String, bool)>, routes: &[Route]) -> Self {
         let place = |name: &String| upstreams.iter().position(|(known, _)| known == name);
         let places = |route: &Route| route.upstreams.iter().filter_map(place).collect();
-        let routes = routes.iter().map(|route| (route.name.clone(), places(route))).collect();
+        let mut routes: HashMap<_, _> =
+            routes.iter().map(|route| (route.name.clone(), places(route))).collect();
+        routes.extend(upstreams.iter().enumerate().map(|(own, (name, _))| {
+            let others = (0..upstreams.len()).filter(|place| *place != own);
+            (routing::first(name), std::iter::once(own).chain(others).collect())
+        }));
         Self { upstreams, routes }
     }
 
@@ -60,6 +65,8 @@ mod tests {
             (Waits::ForRoute(None), &[0, 1, 2][..]),
             (Waits::ForRoute(Some("news".into())), &[1, 0]),
             (Waits::ForRoute(Some("gone".into())), &[0, 1, 2]),
+            (Waits::ForRoute(Some(routing::first("b"))), &[1, 0, 2]),
+            (Waits::ForRoute(Some(routing::first("gone"))), &[0, 1, 2]),
             (Waits::ForUpstream("a".into()), &[0]),
             (Waits::ForUpstream("b".into()), &[1, 0, 2]),
             (Waits::ForUpstream("gone".into()), &[]),

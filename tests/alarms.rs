@@ -1,0 +1,374 @@
+//! Alarms that reach somebody: by webhook, by mail, once, and when they are over.
+//!
+//! Each relay in this process has a log, read or not: `tracing` remembers of a line whether anybody wanted it, and a test
+//! without a log that comes to it first would answer for all others.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(dead_code, reason = "not everything that the servers can do is told here")]
+
+#[path = "support/http.rs"]
+mod http;
+#[path = "support/scene.rs"]
+mod scene;
+#[path = "support/scripted.rs"]
+mod scripted;
+mod support;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
+use mailtrail::id::TrackingId;
+use mailtrail::ledger::{Arrival, Dead, State, Via};
+use rcgen::{CertificateParams, KeyPair};
+use scene::{Log, Scene, states};
+use scripted::{Act, At, Script, Server};
+use serde_json::Value;
+use sha2::Sha256;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use support::client::Client;
+use support::process::Process;
+use support::sink::Sink;
+
+/// What a receiver was told, each once: it may have answered too late while time leapt.
+fn told(receiver: &http::Server) -> Vec<Value> {
+    let mut requests = receiver.requests();
+    requests.dedup_by_key(|request| request.header("webhook-id").unwrap().to_owned());
+    requests.iter().map(|request| serde_json::from_slice(&request.body).unwrap()).collect()
+}
+
+/// Alarm, subject and state of each.
+fn news(message: &Value) -> Vec<String> {
+    let alarms = message["data"]["alarms"].as_array().unwrap().iter();
+    let words =
+        |alarm: &Value| ["alarm", "subject", "state"].map(|key| alarm[key].as_str().unwrap().to_owned());
+    alarms.map(|alarm| words(alarm).join(" ")).collect()
+}
+
+fn assert_signed(request: &http::Request) {
+    let signed = [
+        request.header("webhook-id").unwrap().as_bytes(),
+        request.header("webhook-timestamp").unwrap().as_bytes(),
+        &request.body,
+    ]
+    .join(&b'.');
+    let key = BASE64_STANDARD.decode(&SECRET[6..]).unwrap();
+    let mac = Hmac::<Sha256>::new_from_slice(&key).unwrap().chain_update(&signed).finalize();
+    let signature = format!("v1,{}", BASE64_STANDARD.encode(mac.into_bytes()));
+    assert_eq!(request.header("webhook-signature"), Some(&*signature));
+    let body: Value = serde_json::from_slice(&request.body).unwrap();
+    assert_eq!(request.header("webhook-id"), body["id"].as_str());
+}
+
+/// `[alarms]` with a webhook; behind it stands what else belongs there.
+fn webhook(receiver: SocketAddr) -> String {
+    format!(
+        "[alarms]\nwebhook_url = \"http://{receiver}/alarms\"\nwebhook_secret = \"{SECRET}\"\nallow_private = true\n"
+    )
+}
+
+/// An upstream that is left alone at the first failure, and another one behind it.
+fn two_upstreams(second: &Server) -> String {
+    format!(
+        "host = \"127.0.0.1\"\ntls = \"none\"\n[upstream.breaker]\nfailures = 1\nsuccesses = 1\n\
+         [[upstream]]\nname = \"other\"\nprovider = \"plain\"\nhost = \"127.0.0.1\"\nport = {}\ntls = \"none\"\n",
+        second.address.port()
+    )
+}
+
+fn text_of(message: &[u8]) -> String {
+    let parsed = mail_parser::MessageParser::default().parse(message).unwrap();
+    parsed.body_text(0).unwrap().into_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_breaker_is_told_by_mail_through_the_other_upstream_and_so_is_its_end() {
+    let _logging = Log::default().listen();
+    let away = Server::start(Script::new().at(At::Banner, vec![Some(Act::Close); 9999])).await;
+    let other = Server::start(Script::new()).await;
+    let settings = two_upstreams(&other)
+        + "[alarms]\nmail_to = [\"ops@example.com\", \"boss@example.net\"]\nmail_from = \"alarms@example.com\"\n\
+           mail_upstream = \"up\"\n";
+    let mut scene = Scene::in_leaps(away.clone(), &settings).await;
+    let id = scene.send(1, &["a@example.net"]).await;
+    scene.until("both mails", || other.taken().len() == 2).await;
+    let mut taken = other.taken();
+    taken.sort_by_key(|taken| taken.recipients.len());
+    let [mail, alarm] = &taken[..] else { panic!("{taken:?}") };
+    assert_eq!(
+        (&*mail.recipients, states(&scene.settled(id).await)),
+        (&["a@example.net".to_owned()][..], vec![State::Relayed])
+    );
+    assert_eq!(alarm.recipients, ["ops@example.com", "boss@example.net"]);
+    let header = |name| support::header(&alarm.message, name).unwrap().to_owned();
+    assert_eq!(header("Subject"), "[mailtrail relay.example.com] alarm: breaker up");
+    assert_eq!(header("Auto-Submitted"), "auto-generated");
+    assert!(header("From").contains("alarms@example.com"), "{}", header("From"));
+    let text = text_of(&alarm.message);
+    for part in
+        ["ALARM: breaker up", "the breaker opened, mail waits: ", "What to do: ", "mailtrail breaker close"]
+    {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+    // It stands in the ledger as all mail does, and asks for no report.
+    let id: TrackingId = header("X-Mailtrail-Id").parse().unwrap();
+    let send = scene.trail(id).send;
+    assert_eq!(
+        (send.route.as_deref(), send.reports, &*send.client),
+        (Some("first other"), false, "mailtrail")
+    );
+    // Nothing new, nothing more: an hour, with a mail now and then.
+    for number in 2..8 {
+        scene.send(number, &["a@example.net"]).await;
+        scene.wait(Duration::from_secs(600)).await;
+    }
+    let alarms = |server: &Server| -> Vec<String> {
+        let taken = server.taken().into_iter().filter(|taken| taken.recipients.len() == 2);
+        taken.map(|taken| support::header(&taken.message, "Subject").unwrap().to_owned()).collect()
+    };
+    assert_eq!(alarms(&other).len(), 1);
+    // The upstream is back, and the end is told: by it, for it is preferred and nothing is wrong with it.
+    away.with(|script| script.take_pending(At::Banner));
+    scene.send(9, &["a@example.net"]).await;
+    scene.until("the end", || alarms(&away) == ["[mailtrail relay.example.com] over: breaker up"]).await;
+    let over = away.taken().into_iter().find(|taken| taken.recipients.len() == 2).unwrap();
+    let text = text_of(&over.message);
+    assert!(text.contains("OVER: breaker up") && text.contains("It was on from 2026-09-14T12:0"), "{text}");
+    assert!(text.contains(", 1 h ") && !text.contains("What to do"), "{text}");
+    assert_eq!(alarms(&other).len(), 1);
+    scene.stop().await;
+}
+
+/// A receiver that is down at first, then hears of everything in its order, with the same id however often it is tried.
+#[tokio::test(start_paused = true)]
+async fn a_receiver_that_is_down_at_first_is_told_once_it_is_up() {
+    let log = Log::default();
+    let _logging = log.listen();
+    let vain = Arc::new(AtomicUsize::new(0));
+    let count = vain.clone();
+    let receiver = http::Server::start(move |number, _| match number {
+        1..=20 => {
+            count.fetch_add(1, Ordering::SeqCst);
+            if number % 2 == 0 { http::Act::Close } else { http::Act::Answer(503, String::new()) }
+        }
+        _ => http::Act::Answer(204, String::new()),
+    })
+    .await;
+    let server = Server::start(Script::new().at(At::Banner, vec![Some(Act::Close); 9999])).await;
+    let settings = two_upstreams(&Server::start(Script::new()).await) + &webhook(receiver.address);
+    let mut scene = Scene::in_leaps(server, &settings).await;
+    scene.send(1, &["a@example.net"]).await;
+    scene.until("it is heard", || receiver.count() > 20).await;
+    let requests = receiver.requests();
+    requests.iter().for_each(assert_signed);
+    let ids: Vec<_> = requests[..21].iter().map(|request| request.header("webhook-id").unwrap()).collect();
+    assert!(ids.iter().all(|id| *id == ids[0] && id.starts_with("alarms-")), "{ids:?}");
+    assert_eq!(requests[0].line, "POST /alarms HTTP/1.1");
+    let message = &told(&receiver)[0];
+    assert_eq!((news(message), &message["type"]), (vec!["breaker up alarm".to_owned()], &"alarms".into()));
+    assert_eq!(message["data"]["host"], "relay.example.com");
+    assert!(message["text"].as_str().unwrap().contains("ALARM: breaker up"), "{message}");
+    assert!(message["data"]["alarms"][0]["remedy"].as_str().unwrap().contains("mailtrail breaker close"));
+    let complaints = log.lines("nobody can be told of alarms that way");
+    assert_eq!(complaints.len(), 1, "{:#?}", log.lines(""));
+    assert_eq!(log.lines("nobody was told"), [""; 0]);
+    scene.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_could_be_told_is_in_the_log_once() {
+    let log = Log::default();
+    let _logging = log.listen();
+    let receiver = http::Server::start(|_, _| http::Act::Answer(500, String::new())).await;
+    let server = Server::start(Script::new().at(At::Banner, vec![Some(Act::Close); 9999])).await;
+    let settings = webhook(receiver.address) + "queue = 3\nrepeat = \"30d\"\nsilence = \"off\"\n";
+    let mut scene = Scene::in_leaps(server, &settings).await;
+    for number in 1..=4 {
+        scene.put(number, &["a@example.net"]).await;
+    }
+    scene.wait(Duration::from_secs(23 * 3600)).await;
+    assert_eq!(log.lines("nobody was told"), [""; 0]);
+    scene.until("it is given up", || !log.lines("nobody was told").is_empty()).await;
+    let said = &log.lines("nobody was told")[0];
+    assert!(said.contains("breaker up") && said.contains("way=\"webhook\""), "{said}");
+    assert!(receiver.count() < 400 * log.lines("alarm=").len(), "{}", receiver.count());
+    scene.stop().await;
+}
+
+/// Several alarms at once are one message; what lasts is told again.
+#[tokio::test(start_paused = true)]
+async fn several_alarms_are_one_message_and_are_told_again_while_they_last() {
+    let _logging = Log::default().listen();
+    let receiver = http::Server::start(|_, _| http::Act::Answer(200, String::new())).await;
+    let server = Server::start(Script::new()).await;
+    let settings = webhook(receiver.address)
+        + "disk = \"1024GiB\"\nrepeat = \"6h\"\n"
+        + "[[inbound.target]]\ndeliver = \"http\"\nurl = \"http://127.0.0.1:9/\"\nsecret = \"s\"\nallow_private = true\n\
+           recipients = [\"*@other.example\"]\n";
+    let mut scene = Scene::in_leaps(server, &settings).await;
+    let now = scene.time.clock().now();
+    let dead = Dead {
+        upstream: "up".into(),
+        at: now,
+        via: Via::Webhook,
+        token: None,
+        digest: [7; 16],
+        reason: "no JSON".into(),
+    };
+    scene.store().bury(dead, bytes::Bytes::from_static(b"?")).await.unwrap();
+    arrive_for_nobody(&scene).await;
+    scene.until("the first message", || !told(&receiver).is_empty()).await;
+    assert_eq!(news(&told(&receiver)[0])[0], "disk data_dir alarm");
+    let reports = || told(&receiver).iter().flat_map(news).any(|one| one == "dead events alarm");
+    scene.until("the dead letter", reports).await;
+    let begun = told(&receiver).len();
+    scene.wait(Duration::from_secs(5 * 3600)).await;
+    assert_eq!(told(&receiver).len(), begun);
+    scene.until("they last", || told(&receiver).len() > begun).await;
+    let all = ["disk data_dir still on", "dead events still on", "dead inbound still on"];
+    assert_eq!(news(&told(&receiver)[begun]), all);
+    // A day after the last one dead letters are not new.
+    let over = || told(&receiver).iter().flat_map(news).any(|one| one == "dead events over");
+    scene.until("the end", over).await;
+    assert!(scene.time.clock().now().since(now) >= Duration::from_secs(86_400));
+    scene.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_ends_soon_is_an_alarm_until_it_is_renewed() {
+    let _logging = Log::default().listen();
+    let folder = tempfile::tempdir().unwrap();
+    let [certificate, key] = ["relay.pem", "relay.key"].map(|name| folder.path().join(name));
+    // The scene begins in September 2026.
+    write_pair(&certificate, &key, (2026, 9, 25));
+    let receiver = http::Server::start(|_, _| http::Act::Answer(200, String::new())).await;
+    let settings = format!(
+        "[[listener]]\naddress = \"127.0.0.1:0\"\n[[user]]\nname = \"odoo\"\npassword = \"odoo\"\n\
+         [tls]\ncertificate = {certificate:?}\nprivate_key = {key:?}\n{}",
+        webhook(receiver.address)
+    );
+    let mut scene = Scene::in_leaps(Server::start(Script::new()).await, &settings).await;
+    let heard = |state: &str| {
+        let line = format!("certificate {} {state}", certificate.display());
+        told(&receiver).into_iter().find(|message| news(message).contains(&line))
+    };
+    scene.until("the alarm", || heard("alarm").is_some()).await;
+    let text = heard("alarm").unwrap()["data"]["alarms"][0]["text"].as_str().unwrap().to_owned();
+    assert!(text.contains("the certificate ends 2026-09-25T00:00:00.000Z"), "{text}");
+    write_pair(&certificate, &key, (2027, 9, 25));
+    scene.until("its end", || heard("over").is_some()).await;
+    scene.stop().await;
+}
+
+fn write_pair(certificate: &Path, key: &Path, (year, month, day): (i32, u8, u8)) {
+    let mut parameters = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    parameters.not_after = rcgen::date_time_ymd(year, month, day);
+    let pair = KeyPair::generate().unwrap();
+    std::fs::write(key, pair.serialize_pem()).unwrap();
+    std::fs::write(certificate, parameters.self_signed(&pair).unwrap().pem()).unwrap();
+}
+
+/// A mail from outside that no target takes.
+async fn arrive_for_nobody(scene: &Scene) {
+    let arrival = Arrival {
+        id: TrackingId::new(scene.time.clock().now(), fastrand::u128(..)),
+        upstream: "up".into(),
+        token: None,
+        sender: None,
+        recipient: "info@example.com".parse().unwrap(),
+        message_id: None,
+        subject: String::new(),
+        size: 9,
+        window: Duration::ZERO,
+        held: None,
+    };
+    scene.store().take_in(arrival, bytes::Bytes::from_static(b"A: b\r\n\r\n.")).await.unwrap();
+}
+
+/// Alarm mail is no reason to miss events: neither to raise an alarm nor to mail about it.
+#[tokio::test(start_paused = true)]
+async fn alarm_mail_makes_no_alarm_of_its_own() {
+    let mut script = Script::new();
+    script.offers.push("AUTH PLAIN");
+    let server = Server::start(script).await;
+    let settings = "username = \"u\"\npassword = \"p\"\nwebhook_signing_key = \"key\"\n[http]\naddress = \"127.0.0.1:0\"\n\
+                    [alarms]\ndisk = \"1024GiB\"\nrepeat = \"1h\"\nmail_to = [\"ops@example.com\"]\n\
+                    mail_from = \"alarms@example.com\"\n";
+    let log = Log::default();
+    let _logging = log.listen();
+    let mut scene = Scene::in_leaps_of("mailgun", server.clone(), settings).await;
+    scene.until("a day of mails", || server.taken().len() == 24).await;
+    let begun: Vec<_> = log.lines("alarm=");
+    assert!(begun.len() == 1 && begun[0].contains("alarm=\"disk\""), "{begun:#?}");
+    // A mail of somebody else's is missed.
+    scene.send(1, &["a@example.net"]).await;
+    scene.until("the alarm", || log.lines("alarm=\"silence\"").len() == 1).await;
+    assert!(log.lines("alarm=\"silence\"")[0].contains("1 mails were relayed"));
+    scene.stop().await;
+}
+
+/// The real program: a threshold that every disk is below, a receiver, a recipient; then a reload that mends it.
+#[tokio::test]
+async fn the_program_tells_by_both_ways_and_says_when_a_reload_mended_it() {
+    let sink = Sink::start().await;
+    let receiver = http::Server::start(|_, _| http::Act::Answer(200, String::new())).await;
+    let alarms = |disk: &str| {
+        format!(
+            "{}after = \"0s\"\ndisk = \"{disk}\"\nmail_to = [\"ops@example.com\"]\nmail_from = \"alarms@example.com\"\n",
+            webhook(receiver.address)
+        )
+    };
+    let mut process = Process::new(&sink);
+    let usual = process.configuration(sink.port(), "");
+    process.configure(&(usual.clone() + &alarms("1024GiB")));
+    let shown = process.ask(&["config", "show"]).await;
+    assert!(
+        shown.out.contains("webhook_secret = [\"******\"]") && !shown.out.contains(SECRET),
+        "{}",
+        shown.out
+    );
+    process.start().await;
+    support::eventually("both are told", || (receiver.count() == 1 && sink.mails().len() == 1).then_some(()))
+        .await;
+    assert_signed(&receiver.requests()[0]);
+    assert_eq!(news(&told(&receiver)[0]), ["disk data_dir alarm"]);
+    let doctor = process.ask(&["doctor"]).await;
+    assert!(doctor.out.contains("disk data_dir"), "{}", doctor.out);
+    process.configure(&(usual + &alarms("16MiB")));
+    process.hang_up().await;
+    support::eventually("the ends", || (receiver.count() == 2 && sink.mails().len() == 2).then_some(()))
+        .await;
+    assert_eq!(news(&told(&receiver)[1]), ["disk data_dir over"]);
+    assert!(!process.log().contains(SECRET));
+    assert!(process.terminate().await.success());
+}
+
+/// A breaker that opened is no alarm of a queue that never tried: the reload ends it, and the mail goes.
+#[tokio::test]
+async fn a_reload_that_mends_an_upstream_ends_its_alarms() {
+    let sink = Sink::start().await;
+    let receiver = http::Server::start(|_, _| http::Act::Answer(200, String::new())).await;
+    let mut process = Process::new(&sink);
+    let configuration = |port| {
+        let alarms = webhook(receiver.address) + "after = \"0s\"\ndisk = \"16MiB\"\n";
+        process.configuration(port, "") + "[upstream.breaker]\nfailures = 1\npause = \"5min\"\n" + &alarms
+    };
+    let (nowhere, good) = (configuration(support::process::free_port()), configuration(sink.port()));
+    process.configure(&nowhere);
+    process.start().await;
+    let mut client = Client::connect(process.address(1)).await.unwrap();
+    client.submit("app@example.com", &["a@example.net"], "Subject: hello\r\n\r\nhi\r\n").await.unwrap();
+    support::eventually("the alarm", || (receiver.count() == 1).then_some(())).await;
+    assert_eq!(news(&told(&receiver)[0]), ["breaker sink alarm"]);
+    process.configure(&good);
+    process.hang_up().await;
+    sink.wait_for(1).await;
+    support::eventually("its end", || (receiver.count() == 2).then_some(())).await;
+    assert_eq!(news(&told(&receiver)[1]), ["breaker sink over"]);
+    assert!(process.terminate().await.success());
+}
+
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
