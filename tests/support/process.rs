@@ -114,6 +114,11 @@ impl Process {
         self.start_by(command.arg(&self.program)).await;
     }
 
+    /// Whether it was started, and not ended again.
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
     /// Whether it ended by itself.
     pub fn has_ended(&mut self) -> bool {
         self.child.as_mut().unwrap().try_wait().unwrap().is_some()
