@@ -20,18 +20,22 @@ use terminal::Terminal;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tables_are_for_terminals_and_fit_them() {
     let (process, ids) = waiting(2).await;
+    // The one that is tried next stands first.
+    let named = |lines: &[&str]| {
+        let mut named: Vec<_> = lines.iter().map(|line| line.split([' ', '\t']).next().unwrap()).collect();
+        named.sort_unstable();
+        named == ids
+    };
     let piped = process.ask(&["queue", "list"]).await;
     let cells: Vec<Vec<_>> = piped.out.lines().map(|line| line.split('\t').collect()).collect();
-    assert_eq!(
-        cells.iter().map(|row| (row.len(), row[0])).collect::<Vec<_>>(),
-        [(10, &*ids[0]), (10, &*ids[1])]
-    );
+    assert!(named(&piped.out.lines().collect::<Vec<_>>()), "{}", piped.out);
+    assert!(cells.iter().all(|row| row.len() == 10), "{}", piped.out);
     assert!(cells.iter().all(|row| row[8] == LONG), "{}", piped.out);
     for (columns, whole) in [(90, false), (140, false), (400, true)] {
         let seen = Terminal::wide(columns).run(&process.command(&["queue", "list"])).await;
         let lines = seen.lines();
         assert_eq!((seen.ended, lines.len()), (0, 3), "{columns}: {}", seen.shown);
-        assert!(lines[0].starts_with("ID ") && lines[1].starts_with(&*ids[0]), "{columns}: {}", seen.shown);
+        assert!(lines[0].starts_with("ID ") && named(&lines[1..]), "{columns}: {}", seen.shown);
         assert!(
             lines.iter().all(|line| line.chars().count() <= usize::from(columns)),
             "{columns}: {}",
@@ -134,8 +138,8 @@ async fn long_work_shows_how_far_it_is_on_a_terminal_only() {
             // The bar is wiped off before what is to stay.
             let left = seen.shown.rsplit("\x1b[2K").next().unwrap().trim_start_matches('\r');
             assert_eq!(
-                left.replace("\r\n", "\n").replace(shown, piped),
-                said.out,
+                without_figures(&left.replace("\r\n", "\n").replace(shown, piped)),
+                without_figures(&said.out),
                 "{for_terminal:?}: {:?}",
                 seen.shown
             );
@@ -256,7 +260,7 @@ async fn what_one_command_says_the_next_one_takes() {
     let output = shell(r#""$@" queue list --ids | "$@" queue hold - --reason x"#).await;
     assert_eq!((output.status.code(), held(&output.stdout)), (Some(0), ids));
     assert!(output.stderr.is_empty());
-    assert_eq!(process.ask(&["log", "--status", "held"]).await.out.lines().count(), 3);
+    assert_eq!(process.ask(&["log", "-g", "\"event\":\"held\""]).await.out.lines().count(), 3);
     let output = shell(r#""$@" queue list --ids | head -1 | "$@" queue release -"#).await;
     assert_eq!((output.status.code(), held(&output.stdout).len()), (Some(0), 1));
 }
@@ -282,18 +286,35 @@ async fn times_are_written_as_people_write_them() {
     }
 }
 
-/// So much mail that waits: nobody listens where it goes.
+/// What a command does stands in the journal, whose figures grow.
+fn without_figures(text: &str) -> String {
+    let mut bare: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+    while bare.contains("00") {
+        bare = bare.replace("00", "0");
+    }
+    bare
+}
+
+/// So much mail that waits for its second attempt: nobody listens where it goes.
 async fn waiting(messages: usize) -> (Process, Vec<String>) {
     let mut process = Process::toward(free_port(), "");
+    let text =
+        process.configuration(free_port(), "").replace("first = \"100ms\"", "first = \"1h\"\nmax = \"1h\"");
+    process.configure(&text);
     process.start().await;
     let mut client = Client::connect(process.address(1)).await.unwrap();
     let mut ids = Vec::new();
     for _ in 0..messages {
         ids.push(client.submit("sender@example.com", &[LONG], MESSAGE).await.unwrap());
     }
-    let seen =
-        async { while process.ask(&["queue", "list", "--ids"]).await.out.lines().count() < messages {} };
-    tokio::time::timeout(support::PATIENCE, seen).await.unwrap();
+    let tried = async {
+        let tried = async || {
+            let lines = process.ask(&["--json", "queue", "list"]).await.json();
+            lines.iter().filter(|line| line["attempts"] == 1 && line["state"] == "queued").count()
+        };
+        while tried().await < messages {}
+    };
+    tokio::time::timeout(support::PATIENCE, tried).await.unwrap();
     (process, ids)
 }
 

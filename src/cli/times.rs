@@ -25,11 +25,12 @@ fn local(text: &str, here: &Zoned) -> Option<Zoned> {
         "yesterday" => return here.yesterday().and_then(|day| day.start_of_day()).ok(),
         _ => {}
     }
-    if let Ok(time) = text.parse::<Time>() {
-        return here.date().to_datetime(time).to_zoned(here.time_zone().clone()).ok();
-    }
     if let Ok(moment) = text.parse::<DateTime>() {
         return moment.to_zoned(here.time_zone().clone()).ok();
+    }
+    // Only now: the time of a text with a date is one, too.
+    if let Ok(time) = text.parse::<Time>() {
+        return here.date().to_datetime(time).to_zoned(here.time_zone().clone()).ok();
     }
     let span: Span = text.strip_suffix("ago").unwrap_or(text).trim().parse().ok()?;
     here.checked_sub(span.abs()).ok()
@@ -57,5 +58,11 @@ mod tests {
             assert!(parse(text, now).is_ok(), "{text}");
         }
         assert!(parse("yesterday-ish", now).is_err());
+        // Wherever this runs, they differ by so much.
+        let between = |from: &str, to: &str| {
+            parse(to, now).unwrap_or(now).since(parse(from, now).unwrap_or(now)).as_secs()
+        };
+        assert_eq!(between("2026-01-12 10:00", "2026-01-14 11:30"), 2 * 86_400 + 5400);
+        assert_eq!(between("2026-01-12", "2026-01-12 00:30"), 1800);
     }
 }
