@@ -9,6 +9,7 @@ mod support;
 
 use fastrand::Rng;
 use mailtrail::clock::Clock;
+use mailtrail::id::TrackingId;
 use mailtrail::ledger::State;
 use mailtrail::store::Store;
 use std::collections::{BTreeMap, BTreeSet};
@@ -145,23 +146,25 @@ impl Past {
         tally.missing += self.mails.len() - spared.len();
     }
 
-    /// The mails that no damage of the journal can have hit: their records lie elsewhere. A record begins behind the
-    /// mail before it, and ends before the one behind it.
+    /// The mails none of whose records a damage of the journal can have hit. A record names its mail; it begins behind
+    /// whatever is named before it, and ends before what is named behind it.
     fn spared(&self, damages: &[Damage]) -> BTreeMap<&str, &str> {
         let mut spared: BTreeMap<_, _> = self.mails.iter().map(|(id, subject)| (&**id, &**subject)).collect();
         for damage in damages.iter().filter(|damage| damage.in_journal) {
             let bytes = std::fs::read(self.process.data().join(&damage.file)).unwrap();
-            let finder =
-                |subject: &str| memchr::memmem::find_iter(&bytes, subject.as_bytes()).collect::<Vec<_>>();
-            let here = self.mails.iter().map(|(id, subject)| (&**id, finder(subject)));
-            let mut here: Vec<_> = here.filter(|(_, places)| !places.is_empty()).collect();
-            here.sort_by_key(|(_, places)| places[0]);
-            for (number, (id, _)) in here.iter().enumerate() {
-                let start = number.checked_sub(1).map_or(0, |before| *here[before].1.last().unwrap());
-                let end = here.get(number + 1).map_or(bytes.len(), |(_, places)| places[0]);
+            let mut named = Vec::new();
+            for (id, subject) in &self.mails {
+                let raw = id.parse::<TrackingId>().unwrap().to_bytes();
+                let places = [&raw[..], subject.as_bytes()];
+                let places = places.into_iter().flat_map(|name| memchr::memmem::find_iter(&bytes, name));
+                named.extend(places.map(|place| (place, &**id)));
+            }
+            named.sort_unstable();
+            for (number, (_, id)) in named.iter().enumerate() {
+                let start = number.checked_sub(1).map_or(0, |before| named[before].0);
+                let end = named.get(number + 1).map_or(bytes.len(), |(place, _)| *place);
                 // Without its header a segment cannot be told from another one.
-                let hit = damage.bytes.start < end && start < damage.bytes.end || damage.bytes.start < HEADER;
-                if hit {
+                if damage.bytes.start < end && start < damage.bytes.end || damage.bytes.start < HEADER {
                     spared.remove(id);
                 }
             }

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub struct Quotas {
     plans: HashMap<String, Plan>,
     /// Those of former configurations too: their conversations go on.
-    used: Arc<Mutex<HashMap<String, Vec<(Plan, Quota)>>>>,
+    used: Arc<Mutex<HashMap<String, Vec<Quota>>>>,
     alarms: Alarms,
     clock: Clock,
 }
@@ -55,11 +55,11 @@ impl Quotas {
         let (plan, now) = (self.plans.get(user), self.clock.now());
         let mut used = self.used();
         let Some(quotas) = used.get_mut(user) else { return Ok(()) };
-        let mut own = quotas.iter_mut().filter(|(known, _)| plan == Some(known));
-        if own.any(|(_, quota)| quota.used_up_until(now).is_some()) {
+        let mut own = quotas.iter_mut().filter(|quota| plan == Some(&quota.plan()));
+        if own.any(|quota| quota.used_up_until(now).is_some()) {
             return Err(self.refusal(user));
         }
-        quotas.iter_mut().for_each(|(_, quota)| quota.count(recipients, now));
+        quotas.iter_mut().for_each(|quota| quota.count(recipients, now));
         drop(used);
         self.warn(user);
         Ok(())
@@ -67,7 +67,7 @@ impl Quotas {
 
     /// They were not kept after all.
     pub fn give_back(&self, user: &str, recipients: u64) {
-        for (_, quota) in self.used().get_mut(user).into_iter().flatten() {
+        for quota in self.used().get_mut(user).into_iter().flatten() {
             quota.give_back(recipients);
         }
         self.warn(user);
@@ -86,7 +86,7 @@ impl Quotas {
                     })
                 });
                 let quota = Quota::new(*plan, now, |_| handed_in.get(user).copied().unwrap_or_default());
-                self.used().entry(user.clone()).or_default().push((*plan, quota));
+                self.used().entry(user.clone()).or_default().push(quota);
             }
             self.warn(user);
         }
@@ -107,7 +107,7 @@ impl Quotas {
     fn with<T>(&self, user: &str, ask: impl FnOnce(&mut Quota, Timestamp) -> T) -> Option<T> {
         let plan = self.plans.get(user)?;
         let mut used = self.used();
-        let (_, quota) = used.get_mut(user)?.iter_mut().find(|(known, _)| known == plan)?;
+        let quota = used.get_mut(user)?.iter_mut().find(|quota| quota.plan() == *plan)?;
         Some(ask(quota, self.clock.now()))
     }
 
@@ -121,7 +121,7 @@ impl Quotas {
         })
     }
 
-    fn used(&self) -> MutexGuard<'_, HashMap<String, Vec<(Plan, Quota)>>> {
+    fn used(&self) -> MutexGuard<'_, HashMap<String, Vec<Quota>>> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -52,6 +52,11 @@ impl Quota {
         Self { plan, ends: period.end, used: used(period) }
     }
 
+    /// What it is counted against.
+    pub fn plan(&self) -> Plan {
+        self.plan
+    }
+
     /// So many recipients were taken.
     pub fn count(&mut self, recipients: u64, now: Timestamp) {
         self.turn(now);
