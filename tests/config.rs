@@ -431,7 +431,7 @@ fn logins_and_rates_are_read_and_shown() {
     std::fs::write(folder.path().join("clients.pem"), "").unwrap();
     let text = good("server").to_owned()
         + "[[listener]]\naddress = \"127.0.0.1:1\"\nclient_ca_file = \"clients.pem\"\n"
-        + "[[user]]\nname = \"shop\"\ncertificates = [\"Shop.example.com\", \"a@example.com\"]\nrate = \"5/h\"\n"
+        + "[[user]]\nname = \"shop\"\ncertificates = [\"Shop.example.com\", \"a@example.com\"]\nrate = \"5/h\"\nquota = \"9/hour\"\n"
         + "[limits]\nlogin_failures = 0\nlogin_lockout = \"1h\"\nrate_per_ip = \"7/day\"\n"
         + good("upstream");
     let path = folder.path().join("mailtrail.toml");
@@ -442,6 +442,7 @@ fn logins_and_rates_are_read_and_shown() {
         &format!("client_ca_file = {:?}", folder.path().join("clients.pem")),
         "certificates = [\"shop.example.com\", \"a@example.com\"]",
         "rate = \"5/h\"",
+        "quota = \"9/hour\"",
         "login_failures = 0",
         "login_window = \"10min\"",
         "login_lockout = \"1h\"",

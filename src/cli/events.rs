@@ -46,10 +46,10 @@ pub struct Which {
     #[arg(short = 'n', long)]
     lines: Option<usize>,
     /// Came from this time on: "10 min ago", "2026-11-21 10:00"
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     since: Option<String>,
     /// Came up to this time
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     until: Option<String>,
     /// An upstream's name
     #[arg(long)]
@@ -75,7 +75,7 @@ pub struct Again {
     #[arg(long)]
     orphans: bool,
     /// Of ALL only those that came from this time on
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     since: Option<String>,
     /// Say what would become of them, and do nothing
     #[arg(long)]

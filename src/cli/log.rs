@@ -5,7 +5,10 @@ use crate::admin::{LogFilter, LogLine};
 use crate::clock::Clock;
 use crate::ledger::{State, What};
 use std::collections::BTreeSet;
+use std::os::fd::AsFd;
 use std::time::Duration;
+use tokio::io::Interest;
+use tokio::net::unix::pipe::Sender;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -16,10 +19,10 @@ pub struct Arguments {
     #[arg(short = 'n', long)]
     lines: Option<usize>,
     /// From this time on: "10 min ago", "2026-11-21 10:00"
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     since: Option<String>,
     /// Up to this time
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     until: Option<String>,
     /// A part of a recipient's address
     #[arg(long, value_name = "ADDRESS")]
@@ -54,13 +57,30 @@ pub async fn run(context: &Context, arguments: &Arguments) -> Result<(), Trouble
         return if found { Ok(()) } else { Err(Trouble::Nothing) };
     }
     filter.after = Some(answer.cursor);
-    loop {
-        let answer = desk.log(&filter).await?;
-        answer.lines.iter().for_each(|line| print(line, context));
-        if answer.lines.is_empty() && matches!(desk, Desk::Store(_)) {
-            tokio::time::sleep(PAUSE).await;
+    let follow = async {
+        loop {
+            let answer = desk.log(&filter).await?;
+            answer.lines.iter().for_each(|line| print(line, context));
+            if answer.lines.is_empty() && matches!(desk, Desk::Store(_)) {
+                tokio::time::sleep(PAUSE).await;
+            }
+            filter.after = Some(answer.cursor);
         }
-        filter.after = Some(answer.cursor);
+    };
+    tokio::select! {
+        ended = follow => ended,
+        () = deserted() => Ok(()),
+    }
+}
+
+/// Returns when nobody reads standard output any more, as behind a pipe into `head`: the next line may be long in coming.
+async fn deserted() {
+    let watched = std::io::stdout().as_fd().try_clone_to_owned().and_then(Sender::from_owned_fd_unchecked);
+    match watched {
+        // Nothing but its end is waited for, so it is not asked what it was.
+        Ok(watched) => drop(watched.ready(Interest::ERROR).await),
+        // A file is never left.
+        Err(_) => std::future::pending().await,
     }
 }
 

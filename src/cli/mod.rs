@@ -159,7 +159,27 @@ enum Trouble {
 struct Context {
     config: Option<PathBuf>,
     json: bool,
+    colour: Colour,
     paint: paint::Paint,
+}
+
+impl Colour {
+    /// Whether what goes there is coloured. For itself it is on a terminal that knows colours, unless the user wants
+    /// none (<https://no-color.org>).
+    fn is_for(self, stream: &impl IsTerminal) -> bool {
+        let says = |name: &str, means: fn(&OsString) -> bool| {
+            std::env::var_os(name).is_some_and(|value| means(&value))
+        };
+        match self {
+            Self::Always => true,
+            Self::Never => false,
+            Self::Auto => {
+                let unwanted =
+                    says("NO_COLOR", |value| !value.is_empty()) || says("TERM", |value| value == "dumb");
+                stream.is_terminal() && !unwanted
+            }
+        }
+    }
 }
 
 /// Runs the command that the arguments name.
@@ -175,20 +195,16 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    let coloured = match arguments.color {
-        Colour::Always => true,
-        Colour::Never => false,
-        Colour::Auto => std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
-    };
-    let context =
-        Context { config: arguments.config, json: arguments.json, paint: paint::Paint::new(coloured) };
+    let Arguments { config, json, color: colour, command: chosen } = arguments;
+    let paint = paint::Paint::new(colour.is_for(&std::io::stdout()));
+    let context = Context { config, json, colour, paint };
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
             return finish(Err(Trouble::Failed(format!("the runtime cannot start: {error}"))), sysexits);
         }
     };
-    let ended = runtime.block_on(command(context, arguments.command));
+    let ended = runtime.block_on(command(context, chosen));
     runtime.shutdown_background();
     let ended = match ended {
         Ok(Some(successor)) => Err(successor.take_over()),

@@ -58,7 +58,8 @@ pub struct Arguments {
 }
 
 pub async fn run(context: &Context, arguments: Arguments) -> Result<(), Trouble> {
-    logging::start(tracing::Level::INFO, logging::Format::Text, logging::Addresses::Full);
+    let form = logging::Form::Text { coloured: context.colour.is_for(&std::io::stderr()) };
+    logging::start(tracing::Level::INFO, form, logging::Addresses::Full);
     let failed = |error: &dyn std::fmt::Display| Trouble::Failed(error.to_string());
     let sandbox = sandbox::start(sandbox::Settings {
         face: arguments.provider,

@@ -4,7 +4,7 @@ use super::{Context, Trouble, settings, systemd};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::daemon::{Daemon, Sockets, StartError};
-use crate::logging;
+use crate::logging::{self, Form, Format};
 use crate::measure;
 use crate::store::OpenError;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -40,7 +40,12 @@ pub async fn run(context: &Context, arguments: &Arguments) -> Result<Option<Succ
     // From here on no signal ends the process by itself.
     let mut signals = Signals::new()?;
     let config = load(context, arguments)?;
-    logging::start(config.log.level, config.log.format, config.log.addresses);
+    let form = match config.log.format {
+        Format::Text => Form::Text { coloured: context.colour.is_for(&std::io::stderr()) },
+        Format::Json => Form::Json,
+        Format::Journald => Form::Journal(&config.log.journal),
+    };
+    logging::start(config.log.level, form, config.log.addresses);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }

@@ -22,7 +22,7 @@ pub enum Command {
         /// The sink
         name: String,
         /// From then on, or a little before
-        #[arg(long, value_name = "TIME")]
+        #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
         since: String,
     },
 }

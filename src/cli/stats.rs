@@ -10,10 +10,10 @@ use std::io::IsTerminal;
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Of mail accepted then or later
-    #[arg(long, default_value = "7 days ago", value_name = "TIME")]
+    #[arg(long, default_value = "7 days ago", value_name = "TIME", allow_hyphen_values = true)]
     since: String,
     /// Of mail accepted then or earlier
-    #[arg(long, default_value = "now", value_name = "TIME")]
+    #[arg(long, default_value = "now", value_name = "TIME", allow_hyphen_values = true)]
     until: String,
     /// In groups by
     #[arg(long, default_value = "day", value_parser = PossibleValuesParser::new(Grouping::ALL.map(Grouping::word)))]

@@ -88,7 +88,7 @@ pub struct Which {
     #[arg(long, value_parser = PossibleValuesParser::new(Source::ALL.map(Source::word)))]
     source: Option<String>,
     /// Only where something happened since then: "10 min ago", "2026-11-21"
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     since: Option<String>,
 }
 
@@ -107,7 +107,7 @@ pub struct Addition {
     #[arg(long, value_parser = PossibleValuesParser::new([Scope::All.word(), Scope::Bulk.word()]))]
     scope: Option<String>,
     /// Until then: "2026-11-21", "2026-11-21T10:00:00Z" [default: as the reason's settings say]
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     until: Option<String>,
     /// Why, in words
     #[arg(long, default_value = "", hide_default_value = true)]

@@ -20,6 +20,10 @@ impl Config {
             waiting.push("log.format");
             self.log.format = running.log.format;
         }
+        if self.log.journal != running.log.journal {
+            waiting.push("log.journal");
+            self.log.journal.clone_from(&running.log.journal);
+        }
         (self, waiting)
     }
 
@@ -147,6 +151,10 @@ mod tests {
         assert_eq!(config.changes(&before), [""; 0]);
         let (config, waiting) = read(&[("level = \"info\"", "level = \"debug\"")]).within(&before);
         assert_eq!((config.changes(&before), waiting), (vec!["log"], vec![]));
+        let mut elsewhere = before.clone();
+        elsewhere.log.journal = "/srv/journal".into();
+        let (config, waiting) = elsewhere.within(&before);
+        assert_eq!((config.changes(&before), waiting), (vec![], vec!["log.journal"]));
     }
 
     const TEXT: &str = r#"

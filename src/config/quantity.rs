@@ -53,15 +53,20 @@ pub(super) fn show_rate(rate: Rate) -> String {
     unit.map_or_else(String::new, |(word, _)| format!("{}/{word}", rate.messages))
 }
 
-/// `"50000/month"`: recipients, a day or a calendar month.
+/// `"50000/month"`: recipients of an upstream's plan, a day or a calendar month.
 pub(super) fn quota(text: &str) -> Option<Plan> {
+    client_quota(text).filter(|plan| plan.period != Period::Hour)
+}
+
+/// The same of a client's, or an hour.
+pub(super) fn client_quota(text: &str) -> Option<Plan> {
     let (number, word) = text.split_once('/')?;
     let recipients = number.trim().parse().ok().filter(|number| *number > 0)?;
     let (_, period) = PERIODS.iter().find(|(known, _)| *known == word.trim())?;
     Some(Plan { recipients, period: *period })
 }
 
-/// As [`quota`] reads it.
+/// As [`quota`] and [`client_quota`] read it.
 pub(super) fn show_quota(plan: Plan) -> String {
     let word = PERIODS.iter().find(|(_, period)| *period == plan.period).map_or("", |(word, _)| word);
     format!("{}/{word}", plan.recipients)
@@ -84,7 +89,10 @@ pub(super) const A_PERCENTAGE: &str = "a percentage from \"0%\" to \"100%\"";
 /// What a quota looks like, for faults.
 pub(super) const A_QUOTA: &str = "a quota such as \"50000/month\" (day, month)";
 
-const PERIODS: [(&str, Period); 2] = [("day", Period::Day), ("month", Period::Month)];
+/// The same of a client's.
+pub(super) const A_CLIENT_QUOTA: &str = "a quota such as \"10000/day\" (hour, day, month)";
+
+const PERIODS: [(&str, Period); 3] = [("hour", Period::Hour), ("day", Period::Day), ("month", Period::Month)];
 
 /// What a rate looks like, for faults.
 pub(super) const A_RATE: &str = "a rate such as \"600/min\" (s, min, h, day, month)";
@@ -132,6 +140,8 @@ mod tests {
         }
         assert_eq!(["600", "0/s", "1/week", "/min"].map(rate), [None; 4]);
         assert_eq!(quota("50000/month").map(show_quota).as_deref(), Some("50000/month"));
-        assert_eq!(["50000/h", "0/day", "x/day"].map(quota), [None; 3]);
+        assert_eq!(["50000/h", "0/day", "x/day", "1/hour"].map(quota), [None; 4]);
+        assert_eq!(client_quota("100/hour").map(show_quota).as_deref(), Some("100/hour"));
+        assert_eq!(["100/h", "0/hour"].map(client_quota), [None; 2]);
     }
 }

@@ -153,6 +153,7 @@ pub(super) fn log(root: &mut Section<'_>) -> Log {
         level: section.one_of("level", &LEVELS).unwrap_or(usual.level),
         format: section.one_of("format", &LOG_FORMATS).unwrap_or(usual.format),
         addresses: section.one_of("addresses", &LOG_ADDRESSES).unwrap_or(usual.addresses),
+        journal: section.path_of("journal").unwrap_or(usual.journal),
     };
     section.finish();
     log

@@ -142,7 +142,7 @@ pub struct Admin {
 }
 
 /// What is logged, and how.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     /// The least important level that is written. Default info.
     pub level: Level,
@@ -150,10 +150,13 @@ pub struct Log {
     pub format: Format,
     /// How mail addresses are written. Default in full.
     pub addresses: Addresses,
+    /// Where journald listens. Default `/run/systemd/journal/socket`.
+    pub journal: PathBuf,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: Level::INFO, format: Format::Text, addresses: Addresses::Full }
+        let journal = "/run/systemd/journal/socket".into();
+        Self { level: Level::INFO, format: Format::Text, addresses: Addresses::Full, journal }
     }
 }

@@ -63,6 +63,7 @@ impl Config {
         page.text("level", word(&LEVELS, &self.log.level));
         page.text("format", word(&LOG_FORMATS, &self.log.format));
         page.text("addresses", word(&LOG_ADDRESSES, &self.log.addresses));
+        page.path("journal", &self.log.journal);
         page.heading("[retention]");
         page.text("ledger", show_duration(self.retention.ledger));
         page.text("bodies", show_duration(self.retention.bodies));
@@ -122,6 +123,7 @@ impl Page {
         self.bare("repair", user.account.repair);
         self.texts("certificates", &user.certificates);
         self.some("rate", user.rate.map(show_rate));
+        self.some("quota", user.quota.map(show_quota));
     }
 
     fn limits(&mut self, config: &Config) {

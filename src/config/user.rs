@@ -22,6 +22,7 @@ pub(super) fn read(mut section: Section<'_>, claims: &mut Claims) -> Option<User
     }
     let password = password(&mut section, !certificates.is_empty());
     let rate = section.parsed("rate", quantity::A_RATE, quantity::rate);
+    let quota = section.parsed("quota", quantity::A_CLIENT_QUOTA, quantity::client_quota);
     let client = section.text("client");
     let senders = section.list("senders", "an address, \"*@domain\" or \"*\"", |text| {
         is_sender_pattern(text).then(|| text.to_owned())
@@ -40,7 +41,7 @@ pub(super) fn read(mut section: Section<'_>, claims: &mut Claims) -> Option<User
         request_headers: request_headers.unwrap_or_default(),
         repair,
     };
-    Some(User { account: Arc::new(account), password: password?, certificates, rate })
+    Some(User { account: Arc::new(account), password: password?, certificates, rate, quota })
 }
 
 /// `Some(None)`: it has none and needs none.

@@ -67,7 +67,8 @@ pub(super) const LEVELS: [(&str, Level); 5] = [
     ("trace", Level::TRACE),
 ];
 
-pub(super) const LOG_FORMATS: [(&str, Format); 2] = [("text", Format::Text), ("json", Format::Json)];
+pub(super) const LOG_FORMATS: [(&str, Format); 3] =
+    [("text", Format::Text), ("json", Format::Json), ("journald", Format::Journald)];
 
 pub(super) const LOG_ADDRESSES: [(&str, Addresses); 3] =
     [("full", Addresses::Full), ("domain", Addresses::Domain), ("hidden", Addresses::Hidden)];

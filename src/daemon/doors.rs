@@ -8,7 +8,7 @@ use crate::config::{CertificateFiles, Config, HttpTls};
 use crate::provider::Provider;
 use crate::routing::Routing;
 use crate::smtp::Rules;
-use crate::submission::{Accounts, Door, Duplicates, Front, Listener, ListenerTls, Rates};
+use crate::submission::{Accounts, Door, Duplicates, Front, Listener, ListenerTls, Quotas, Rates};
 use crate::suppression::{Policy, Screen};
 use crate::tls::{self, Server, ServerFiles, TlsError};
 use crate::webhook;
@@ -20,6 +20,7 @@ use std::sync::Arc;
 pub struct Hall {
     accounts: Arc<Accounts>,
     rates: Arc<Rates>,
+    quotas: Arc<Quotas>,
     duplicates: Option<Arc<Duplicates>>,
     routing: Arc<Routing>,
     screen: Option<Arc<Screen>>,
@@ -28,7 +29,7 @@ pub struct Hall {
 }
 
 impl Hall {
-    /// As configured. Failed logins, rates used up and turns for duplicates are as in the one before.
+    /// As configured. Failed logins, rates and quotas used up and turns for duplicates are as in the one before.
     pub fn new(ground: &Ground, config: &Config, before: Option<(&Self, &Config)>) -> Result<Self, TlsError> {
         let (users, policy) = (config.users.clone(), &config.policy);
         let (accounts, rates) = match before {
@@ -40,6 +41,10 @@ impl Hall {
                 (Accounts::new(users, policy, ground.clock), Rates::new(&config.users, policy.rate_per_ip))
             }
         };
+        let quotas = match before {
+            Some((before, _)) => before.quotas.renewed(&config.users, &ground.store),
+            None => Quotas::new(&config.users, &ground.store, ground.alarms.clone(), ground.clock),
+        };
         let duplicates = match before {
             Some((before, known)) if known.duplicates == config.duplicates => before.duplicates.clone(),
             _ => config.duplicates.map(|window| Arc::new(Duplicates::new(window))),
@@ -47,8 +52,8 @@ impl Hall {
         let (servers, http) = (servers(config)?, http(config)?);
         let routing = Arc::new(config.routing.clone());
         let screen = screen(config).map(Arc::new);
-        let (accounts, rates) = (Arc::new(accounts), Arc::new(rates));
-        Ok(Self { accounts, rates, duplicates, routing, screen, servers, http })
+        let (accounts, rates, quotas) = (Arc::new(accounts), Arc::new(rates), Arc::new(quotas));
+        Ok(Self { accounts, rates, quotas, duplicates, routing, screen, servers, http })
     }
 
     /// What accepts TLS.
@@ -87,6 +92,7 @@ impl Hall {
             accounts: self.accounts.clone(),
             tls: self.servers.get(&listener.client_ca).cloned(),
             rates: self.rates.clone(),
+            quotas: self.quotas.clone(),
             store: ground.store.clone(),
             clock: ground.clock,
             mint: ground.mint.clone(),

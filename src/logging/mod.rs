@@ -1,12 +1,15 @@
-//! Where the program's own log goes: standard error, which journald or a terminal reads.
+//! Where the program's own log goes: standard error, which journald or a terminal reads, or the journal itself.
 
+mod journal;
 mod redact;
 
 pub use redact::Addresses;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use journal::Journal;
 use redact::Redacted;
 use std::io::IsTerminal;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use tracing::Level;
@@ -22,20 +25,47 @@ pub enum Format {
     Text,
     /// One JSON object a line.
     Json,
+    /// To journald, with fields of its own.
+    Journald,
+}
+
+/// Where lines go.
+#[derive(Clone, Copy, Debug)]
+pub enum Form<'a> {
+    /// To standard error, for people.
+    Text {
+        /// Whether in colours.
+        coloured: bool,
+    },
+    /// To standard error, one JSON object a line.
+    Json,
+    /// To the journal that listens there; where none does, to standard error.
+    Journal(&'a Path),
 }
 
 /// Starts the log once per process; a second start changes nothing.
-pub fn start(level: Level, format: Format, addresses: Addresses) {
+pub fn start(level: Level, form: Form<'_>, addresses: Addresses) {
     Redacted::set(addresses);
     let (filter, handle) = reload::Layer::new(filter(level));
-    let (registry, lines) = (tracing_subscriber::registry().with(filter), fmt::layer());
-    let lines = lines.with_writer(Redacted);
-    let started = match format {
-        Format::Json => registry.with(lines.json()).try_init(),
-        Format::Text => {
-            registry.with(lines.with_ansi(std::io::stderr().is_terminal()).with_target(false)).try_init()
-        }
+    let registry = tracing_subscriber::registry().with(filter);
+    let lines = fmt::layer().with_writer(Redacted);
+    let text = |coloured| lines.with_ansi(coloured).with_target(false);
+    let mut missed = None;
+    let started = match form {
+        Form::Json => registry.with(fmt::layer().with_writer(Redacted).json()).try_init(),
+        Form::Text { coloured } => registry.with(text(coloured)).try_init(),
+        Form::Journal(path) => match Journal::open(path) {
+            Ok(journal) => registry.with(journal).try_init(),
+            Err(error) => {
+                missed = Some((path, error));
+                registry.with(text(false)).try_init()
+            }
+        },
     };
+    if let Some((path, error)) = missed {
+        let journal = path.display();
+        tracing::warn!(%journal, %error, "no journald listens; the log goes to standard error: see `journal` in [log]");
+    }
     // Only tests start twice.
     if started.is_ok() {
         let _ = FILTER.set(handle);
@@ -57,11 +87,10 @@ fn filter(level: Level) -> EnvFilter {
 
 static FILTER: OnceLock<Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// Shows how far a long work is, in bytes, once it takes a while: as a bar on a terminal, else in the log.
+/// Shows how far a long work is: as a bar on a terminal, elsewhere in the log once it takes a while.
 #[derive(Debug)]
 pub struct Progress {
     what: &'static str,
-    started: Instant,
     bar: Option<ProgressBar>,
     told: Instant,
 }
@@ -69,15 +98,11 @@ pub struct Progress {
 impl Progress {
     /// Of a work that begins now.
     pub fn new(what: &'static str) -> Self {
-        let now = Instant::now();
-        Self { what, started: now, bar: None, told: now }
+        Self { what, bar: None, told: Instant::now() }
     }
 
     /// So much of it is done.
     pub fn show(&mut self, done: u64, total: u64) {
-        if self.started.elapsed() < A_WHILE {
-            return;
-        }
         if std::io::stderr().is_terminal() {
             let bar = self.bar.get_or_insert_with(|| {
                 let style = ProgressStyle::with_template("{msg} {wide_bar} {percent}% {eta} left");
@@ -100,5 +125,4 @@ impl Drop for Progress {
     }
 }
 
-const A_WHILE: Duration = Duration::from_secs(2);
 const BETWEEN_LINES: Duration = Duration::from_secs(10);

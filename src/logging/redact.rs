@@ -44,18 +44,22 @@ pub struct Line(Stderr);
 
 impl Write for Line {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let wanted = match WANTED.load(Ordering::Relaxed) {
-            wanted if wanted == Addresses::Domain as u8 => Addresses::Domain,
-            wanted if wanted == Addresses::Hidden as u8 => Addresses::Hidden,
-            _ => return self.0.write(bytes),
-        };
         let line = String::from_utf8_lossy(bytes);
-        self.0.write_all(redacted(&line, wanted, key()).as_bytes())?;
+        self.0.write_all(as_wanted(&line).as_bytes())?;
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         self.0.flush()
+    }
+}
+
+/// A text with its addresses as they are wanted now.
+pub fn as_wanted(text: &str) -> Cow<'_, str> {
+    match WANTED.load(Ordering::Relaxed) {
+        wanted if wanted == Addresses::Domain as u8 => redacted(text, Addresses::Domain, key()),
+        wanted if wanted == Addresses::Hidden as u8 => redacted(text, Addresses::Hidden, key()),
+        _ => Cow::Borrowed(text),
     }
 }
 
@@ -93,7 +97,7 @@ fn key() -> &'static [u8; 32] {
     })
 }
 
-/// What [`Line`] writes, as a number.
+/// What [`as_wanted`] writes, as a number.
 static WANTED: AtomicU8 = AtomicU8::new(Addresses::Full as u8);
 
 /// An address, quoted ones and those with `%40` for the `@` too; colours and JSON's escapes before it are not part of it.

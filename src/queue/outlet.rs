@@ -16,6 +16,7 @@ use crate::suppression::{self, Change, Listing, Lists, Mark, Policy, Reason, Sou
 use crate::transport::breaker::State;
 use crate::transport::{Fault, Health, Quota, Room, Settings};
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio_rustls::TlsConnector;
@@ -132,7 +133,8 @@ impl Outlet {
         if let Some(reason) = forced {
             self.health.breaker().force_open(&reason);
         }
-        let used = |days| {
+        let used = |period: Range<Timestamp>| {
+            let days = period.start.day()..=period.end.day() - 1;
             self.store.taken(name, days).unwrap_or_else(|error| {
                 tracing::error!(upstream = name, %error, "what is used of its quota cannot be read");
                 0

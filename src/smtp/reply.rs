@@ -66,6 +66,8 @@ pub enum Reply {
     LocalError,
     /// The rate of this user or address is used up.
     TooFast,
+    /// The user's mail has had as many recipients as it may; in which time.
+    OverQuota(&'static str),
     /// Not a command we know.
     UnknownCommand,
     /// A command that we know and do not do.
@@ -192,6 +194,9 @@ impl Reply {
             Self::TooFast => {
                 (450, "4.7.1", "You have sent too many messages in a short time, try again later")
             }
+            // RFC 5321 section 4.3.2 has 452, and not 450, among the answers to MAIL. X.5.3 would say that the rest of the
+            // recipients may come at once in another transaction.
+            Self::OverQuota(text) => (452, "4.7.1", text),
             Self::UnknownCommand => (500, "5.5.2", "Command not recognised"),
             Self::NotImplemented => (502, "5.5.1", "This command is not implemented"),
             Self::NotTrusted => (550, "5.7.0", "This command is not allowed from your address"),
@@ -270,6 +275,7 @@ mod tests {
             Reply::AuthFailed,
             Reply::LockedOut,
             Reply::TooFast,
+            Reply::OverQuota("x"),
             Reply::TooManyRecipients,
             Reply::Suppressed("x"),
             Reply::BadSender,

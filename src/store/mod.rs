@@ -72,7 +72,7 @@ use segments::Segments;
 use sled::{Current, Projection};
 use std::collections::BTreeMap;
 use std::io;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
@@ -453,6 +453,12 @@ impl Store {
         grouping: Grouping,
     ) -> Result<(Tally, BTreeMap<String, Tally>), ReadError> {
         Ok(self.projection().tally(since, until, grouping)?)
+    }
+
+    /// Recipients of the sends that were accepted in `period`, by the user who handed them in. It reads every send of
+    /// that time.
+    pub fn handed_in(&self, period: Range<Timestamp>) -> Result<BTreeMap<String, u64>, ReadError> {
+        Ok(self.projection().handed_in(period)?)
     }
 
     /// Reports to senders that are to be made, at most `limit`.

@@ -405,6 +405,11 @@ impl SendV4 {
         TrackingId::from_bytes(self.send.send.send.id)
     }
 
+    /// Who handed it in, if logged in.
+    pub(super) fn user(&self) -> Option<&str> {
+        self.send.send.send.user.as_deref()
+    }
+
     pub(super) fn lane(&self) -> Lane {
         self.send.lane()
     }

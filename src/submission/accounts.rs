@@ -214,7 +214,8 @@ mod tests {
             request_headers: Vec::new(),
             repair: true,
         };
-        User { account: Arc::new(account), password: Some(password), certificates: Vec::new(), rate: None }
+        let (account, certificates) = (Arc::new(account), Vec::new());
+        User { account, password: Some(password), certificates, rate: None, quota: None }
     }
 
     fn accounts(users: Vec<User>) -> Accounts {

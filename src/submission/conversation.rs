@@ -243,6 +243,9 @@ impl Conversation {
         let refusal = if !self.front.store.has_room(size.unwrap_or(0)) {
             tracing::warn!(%peer, user, "a message was refused: the disk is full");
             Reply::StoreFull
+        } else if let Some(used_up) = user.and_then(|user| self.front.quotas.used_up(user)) {
+            tracing::warn!(%peer, user, "a message was refused: the quota is used up");
+            used_up
         } else if !self.front.rates.admits(user, peer, Instant::now()) {
             tracing::warn!(%peer, user, "a message was refused: the rate is used up");
             Reply::TooFast
@@ -516,10 +519,11 @@ const QUIET: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::alarm::Alarms;
     use crate::clock::Clock;
     use crate::smtp::Rules;
     use crate::store::Store;
-    use crate::submission::{Accounts, Crowd, Listener, ListenerTls, Memory, Policy, Rates};
+    use crate::submission::{Accounts, Crowd, Listener, ListenerTls, Memory, Policy, Quotas, Rates};
     use tokio::io::{DuplexStream, duplex};
     use tokio_util::sync::CancellationToken;
 
@@ -548,6 +552,7 @@ mod tests {
             listener,
             accounts: Arc::new(Accounts::new(Vec::new(), &Policy::default(), Clock::System)),
             rates: Arc::new(Rates::new(&[], None)),
+            quotas: Arc::new(Quotas::new(&[], &store, Alarms::new(Clock::System), Clock::System)),
             tls: None,
             store,
             clock: Clock::System,

@@ -64,9 +64,24 @@ impl Front {
             is_ours: &|id| matches!(self.store.send(id), Ok(Some(_))),
         };
         match acceptance::accept(&circumstances, envelope, first, rest) {
-            Ok((accepted, message)) => self.commit(accepted, message, now).await,
+            Ok((accepted, message)) => self.count(accepted, message, now).await,
             Err(refusal) => refusal,
         }
+    }
+
+    /// Keeps a message if the user's quota has something left; it counts unless it is not kept, or was kept before.
+    async fn count(&self, accepted: Accepted, message: Message, now: Timestamp) -> Reply {
+        let Some(user) = accepted.send.user.clone() else { return self.commit(accepted, message, now).await };
+        let (id, recipients) = (accepted.send.id, accepted.recipients.len() as u64);
+        if let Err(used_up) = self.quotas.take(&user, recipients) {
+            tracing::warn!(user, "a message was refused: the quota is used up");
+            return used_up;
+        }
+        let reply = self.commit(accepted, message, now).await;
+        if reply != Reply::Queued(id) {
+            self.quotas.give_back(&user, recipients);
+        }
+        reply
     }
 
     async fn commit(&self, accepted: Accepted, message: Message, now: Timestamp) -> Reply {

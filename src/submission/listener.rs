@@ -4,6 +4,7 @@ use super::accounts::Accounts;
 use super::conversation::{Conversation, End, Stream, tally};
 use super::duplicates::Duplicates;
 use super::proxy;
+use super::quota::Quotas;
 use super::rate::Rates;
 use super::settings::{Listener, ListenerTls};
 use super::spool::Memory;
@@ -41,6 +42,8 @@ pub struct Front {
     pub tls: Option<Arc<Server>>,
     /// How much may be sent.
     pub rates: Arc<Rates>,
+    /// To how many.
+    pub quotas: Arc<Quotas>,
     /// Where mail is kept.
     pub store: Store,
     /// The time.

@@ -94,7 +94,7 @@ mod tests {
             repair: true,
         };
         let (account, certificates) = (Arc::new(account), Vec::new());
-        let user = User { account, password: None, certificates, rate: of_user };
+        let user = User { account, password: None, certificates, rate: of_user, quota: None };
         Rates::new(&[user], of_origins)
     }
 

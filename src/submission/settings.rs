@@ -1,6 +1,7 @@
 use super::password::Password;
 use crate::rate::Rate;
 use crate::smtp::{Account, Authentication};
+use crate::transport::Plan;
 use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -50,6 +51,8 @@ pub struct User {
     pub certificates: Vec<String>,
     /// How many messages it may send; without one all.
     pub rate: Option<Rate>,
+    /// How many recipients its mail may have in a time; without one any number.
+    pub quota: Option<Plan>,
 }
 
 /// What holds clients back that guess or send too much.

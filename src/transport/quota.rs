@@ -1,10 +1,10 @@
-//! How much of a plan is used. Recipients count, as providers count them, in calendar days or months (UTC).
+//! How much of a plan is used. Recipients count, as providers count them, in hours, calendar days or months (UTC).
 
 use crate::clock::Timestamp;
-use std::ops::RangeInclusive;
+use std::ops::Range;
 
 /// What a plan allows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Plan {
     /// Recipients; at least one.
     pub recipients: u64,
@@ -13,8 +13,10 @@ pub struct Plan {
 }
 
 /// The time that a plan is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Period {
+    /// An hour. The ledger knows what an upstream took by the day only: none of an upstream has this one.
+    Hour,
     /// A day (UTC).
     Day,
     /// A calendar month (UTC).
@@ -25,31 +27,45 @@ pub enum Period {
 #[derive(Debug)]
 pub struct Quota {
     plan: Plan,
-    days: RangeInclusive<u16>,
+    /// When its period is over.
+    ends: Timestamp,
     used: u64,
 }
 
 impl Period {
-    /// The days of the period around `now`.
-    pub fn days(self, now: Timestamp) -> RangeInclusive<u16> {
-        match self {
-            Self::Day => now.day()..=now.day(),
-            Self::Month => now.month(),
-        }
+    /// The period around `now`.
+    pub fn around(self, now: Timestamp) -> Range<Timestamp> {
+        let midnight = |day: u16| u64::from(day) * DAY;
+        let (start, end) = match self {
+            Self::Hour => (now.seconds() / HOUR * HOUR, (now.seconds() / HOUR + 1) * HOUR),
+            Self::Day => (midnight(now.day()), midnight(now.day()) + DAY),
+            Self::Month => (midnight(*now.month().start()), midnight(*now.month().end()) + DAY),
+        };
+        Timestamp::from_seconds(start)..Timestamp::from_seconds(end)
     }
 }
 
 impl Quota {
-    /// What is used at `now`; `used` says what was on some days.
-    pub fn new(plan: Plan, now: Timestamp, used: impl FnOnce(RangeInclusive<u16>) -> u64) -> Self {
-        let days = plan.period.days(now);
-        Self { plan, used: used(days.clone()), days }
+    /// What is used at `now`; `used` says what was in some time.
+    pub fn new(plan: Plan, now: Timestamp, used: impl FnOnce(Range<Timestamp>) -> u64) -> Self {
+        let period = plan.period.around(now);
+        Self { plan, ends: period.end, used: used(period) }
+    }
+
+    /// What it is counted against.
+    pub fn plan(&self) -> Plan {
+        self.plan
     }
 
     /// So many recipients were taken.
     pub fn count(&mut self, recipients: u64, now: Timestamp) {
         self.turn(now);
         self.used = self.used.saturating_add(recipients);
+    }
+
+    /// So many were not taken after all.
+    pub fn give_back(&mut self, recipients: u64) {
+        self.used = self.used.saturating_sub(recipients);
     }
 
     /// Of the plan, in percent.
@@ -62,16 +78,18 @@ impl Quota {
     /// When there will be something again, if nothing is left.
     pub fn used_up_until(&mut self, now: Timestamp) -> Option<Timestamp> {
         self.turn(now);
-        let again = Timestamp::from_seconds((u64::from(*self.days.end()) + 1) * 86_400);
-        (self.used >= self.plan.recipients).then_some(again)
+        (self.used >= self.plan.recipients).then_some(self.ends)
     }
 
     fn turn(&mut self, now: Timestamp) {
-        if now.day() > *self.days.end() {
-            (self.days, self.used) = (self.plan.period.days(now), 0);
+        if now >= self.ends {
+            (self.ends, self.used) = (self.plan.period.around(now).end, 0);
         }
     }
 }
+
+const HOUR: u64 = 3600;
+const DAY: u64 = 86_400;
 
 #[cfg(test)]
 mod tests {
@@ -82,14 +100,21 @@ mod tests {
         // 2026-02-27T12:00:00Z
         let now = Timestamp::from_seconds(1_772_193_600);
         let plan = Plan { recipients: 200, period: Period::Month };
-        let mut quota = Quota::new(plan, now, |days| {
-            assert_eq!(days, 20_485..=20_512);
+        let days = |first: u64, end: u64| [first, end].map(|day| Timestamp::from_seconds(day * DAY));
+        let mut quota = Quota::new(plan, now, |month| {
+            assert_eq!([month.start, month.end], days(20_485, 20_513));
             150
         });
         assert_eq!((quota.percent(now), quota.used_up_until(now)), (75, None));
         quota.count(50, now);
         let march = Timestamp::from_seconds(1_772_323_200);
         assert_eq!((quota.percent(now), quota.used_up_until(now)), (100, Some(march)));
+        quota.give_back(1);
+        assert_eq!((quota.percent(now), quota.used_up_until(now)), (99, None));
         assert_eq!((quota.percent(march), quota.used_up_until(march)), (0, None));
+        let today = Period::Day.around(now);
+        assert_eq!([today.start, today.end], days(20_511, 20_512));
+        let hour = Period::Hour.around(Timestamp::from_seconds(now.seconds() + 3599));
+        assert_eq!([hour.start.seconds(), hour.end.seconds()], [1_772_193_600, 1_772_197_200]);
     }
 }

@@ -90,6 +90,27 @@ impl Process {
         self.start_by(&mut Command::new(&self.program)).await;
     }
 
+    /// Starts it; false where it refuses to start because its store is damaged, and says so.
+    pub async fn starts_or_refuses(&mut self, what: &str) -> bool {
+        let path = self.directory.path();
+        let log = File::options().create(true).append(true).open(path.join("log")).unwrap();
+        let mut child = self.command(&["serve"]).stderr(log).spawn().unwrap();
+        let starts = self.starts();
+        let look = || match child.try_wait().unwrap() {
+            Some(status) => Some(status.code()),
+            None => (self.starts() > starts).then_some(Some(0)),
+        };
+        let ended = super::eventually(what, look).await;
+        let log = self.log();
+        assert!(!log.contains("panicked at") || ended == Some(0), "{what}: {log}");
+        match ended {
+            Some(0) => self.child = Some(child),
+            Some(4) => assert!(log.contains("segment") || log.contains("ledger"), "{what}: {log}"),
+            other => panic!("{what}: it ended with {other:?}: {log}"),
+        }
+        ended == Some(0)
+    }
+
     /// Starts it with these words behind `serve`.
     pub async fn start_with(&mut self, words: &[&str]) {
         self.launch(&mut Command::new(&self.program), words).await;
@@ -112,6 +133,11 @@ impl Process {
         let mut command = Command::new("nsenter");
         command.args(["--preserve-credentials", "--user", "--mount", "--target", &holder.to_string()]);
         self.start_by(command.arg(&self.program)).await;
+    }
+
+    /// Whether it was started, and not ended again.
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
     }
 
     /// Whether it ended by itself.

@@ -5,7 +5,8 @@ use crate::clock::Timestamp;
 use crate::id::TrackingId;
 use crate::ledger::{Fact, Grouping, Recipient, Send, Tally, What};
 use std::collections::BTreeMap;
-use std::ops::Bound::Included;
+use std::ops::Bound::{Excluded, Included};
+use std::ops::Range;
 
 impl Projection {
     /// Counts the recipients of sends accepted from `since` to `until`: all, and in groups.
@@ -29,6 +30,19 @@ impl Projection {
             }
         }
         Ok((all, groups))
+    }
+
+    /// Counts the recipients of sends accepted in `period` by user; who logged in nowhere is none.
+    pub fn handed_in(&self, period: Range<Timestamp>) -> sled::Result<BTreeMap<String, u64>> {
+        let [low, high] = [period.start, period.end].map(|at| keys::send(TrackingId::new(at, 0)));
+        let mut users = BTreeMap::new();
+        for row in self.rows().range((Included(low.into()), Excluded(high.into()))) {
+            let Some(row) = decode::<SendRow>(&row?.1) else { continue };
+            if let Some(user) = row.send.user() {
+                *users.entry(user.to_owned()).or_default() += u64::from(row.recipients);
+            }
+        }
+        Ok(users)
     }
 
     fn groups<'a>(

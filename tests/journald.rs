@@ -1,0 +1,162 @@
+//! The relay's log in the journal: the real program, and a socket that listens as journald does.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use support::client::Client;
+use support::process::{Process, free_port};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_come_with_their_fields_and_addresses_as_they_are_wanted() {
+    for (addresses, address) in [("full", "ada@example.net"), ("domain", "~@example.net"), ("hidden", "~")] {
+        let mut house = House::new(addresses);
+        house.start().await;
+        let ready = house.heard("ready").await;
+        assert_eq!(ready["PRIORITY"], "6");
+        assert_eq!(ready["SYSLOG_IDENTIFIER"], "mailtrail");
+        assert!(ready["TARGET"].starts_with("mailtrail::"), "{ready:?}");
+        let said = house.process.ask(&["suppress", "add", "ada@example.net", "--reason", "complaint"]).await;
+        assert_eq!(said.code, 0, "{}", said.err);
+        let mut client = Client::connect(house.process.address(1)).await.unwrap();
+        client.ask("MAIL FROM:<a@example.com>").await.unwrap();
+        assert_eq!(client.ask("RCPT TO:<ada@example.net>").await.unwrap().0, 550);
+        client.ask("RSET").await.unwrap();
+        let refused = house.heard("a suppressed recipient was refused").await;
+        // The code is another in each run.
+        let without_code = |text: &str| {
+            let (before, behind) = text.split_once('~').unwrap_or((text, ""));
+            let behind = behind.trim_start_matches(|c: char| c.is_ascii_hexdigit());
+            if text.contains('~') { format!("{before}~{behind}") } else { before.to_owned() }
+        };
+        assert_eq!(without_code(&refused["MAILTRAIL_RECIPIENT"]), address);
+        assert_eq!(
+            without_code(&refused["MESSAGE"]),
+            format!(
+                "a suppressed recipient was refused peer=127.0.0.1 recipient={address} reason=\"complaint\""
+            )
+        );
+        assert_eq!((&*refused["MAILTRAIL_PEER"], &*refused["MAILTRAIL_REASON"]), ("127.0.0.1", "complaint"));
+        assert_eq!(refused["PRIORITY"], "6");
+        // Nobody listens where mail goes.
+        client.submit("a@example.com", &["b@example.net"], "Subject: x\r\n\r\nbody\r\n").await.unwrap();
+        let away = house.heard("the upstream cannot be used").await;
+        assert_eq!((&*away["PRIORITY"], &*away["MAILTRAIL_UPSTREAM"]), ("4", "sink"));
+        let shown = house.all.iter().flat_map(|event| event.values()).any(|value| value.contains("ada@"));
+        assert_eq!(shown, addresses == "full", "{:?}", house.all);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_journal_does_not_take_goes_to_standard_error() {
+    let mut house = House::new("hidden");
+    house.start().await;
+    house.heard("ready").await;
+    // A journald that starts anew listens on another socket of the same name.
+    std::fs::remove_file(&house.path).unwrap();
+    house.say_something().await;
+    house.journal = UnixDatagram::bind(&house.path).unwrap();
+    house.say_something().await;
+    house.heard("outside the allowed networks").await;
+    let mut child = house.relay.take().unwrap();
+    child.kill().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    let lines: Vec<_> = errors.lines().collect();
+    assert_eq!(lines.len(), 1, "{errors}");
+    assert!(lines[0].contains("outside the allowed networks") && lines[0].contains("peer="), "{errors}");
+    assert!(lines[0].contains("(the journal takes nothing: "), "{errors}");
+    // Without one from the beginning it is as if nobody had asked for it.
+    std::fs::remove_file(&house.path).unwrap();
+    house.process.start().await;
+    assert!(house.process.log().contains("no journald listens; the log goes to standard error"));
+}
+
+/// A relay that logs to a journal, and that.
+struct House {
+    process: Process,
+    path: PathBuf,
+    journal: UnixDatagram,
+    relay: Option<Child>,
+    /// Every event so far.
+    all: Vec<Event>,
+}
+
+type Event = BTreeMap<String, String>;
+
+impl House {
+    fn new(addresses: &str) -> Self {
+        let process = Process::toward(free_port(), "");
+        let path = process.directory().join("journal.socket");
+        let journal = UnixDatagram::bind(&path).unwrap();
+        let text = process.configuration(free_port(), "");
+        process.configure(&format!(
+            "{text}[suppression]\npolicy = \"reject\"\n[log]\nformat = \"journald\"\naddresses = \"{addresses}\"\n\
+             journal = \"journal.socket\"\n"
+        ));
+        Self { process, path, journal, relay: None, all: Vec::new() }
+    }
+
+    async fn start(&mut self) {
+        self.relay = Some(self.process.command(&["serve"]).stderr(Stdio::piped()).spawn().unwrap());
+    }
+
+    /// Has it log something, and waits until it did.
+    async fn say_something(&self) {
+        // Whoever comes here is turned away, behind the line in the log.
+        assert!(Client::connect(self.process.address(2)).await.is_err());
+    }
+
+    /// The next event that says this.
+    async fn heard(&mut self, words: &str) -> Event {
+        loop {
+            let mut datagram = vec![0; 1 << 18];
+            self.journal.set_read_timeout(Some(support::PATIENCE)).unwrap();
+            let length =
+                self.journal.recv(&mut datagram).unwrap_or_else(|error| unreachable!("{words}: {error}"));
+            let event = read(&datagram[..length]);
+            self.all.push(event.clone());
+            if event["MESSAGE"].contains(words) {
+                return event;
+            }
+        }
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        if let Some(relay) = &mut self.relay {
+            let _ = relay.kill();
+            let _ = relay.wait();
+        }
+    }
+}
+
+/// As <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/> has it.
+fn read(mut datagram: &[u8]) -> Event {
+    let mut event = Event::new();
+    while !datagram.is_empty() {
+        let end = datagram.iter().position(|byte| *byte == b'\n').unwrap();
+        let line = std::str::from_utf8(&datagram[..end]).unwrap();
+        datagram = &datagram[end + 1..];
+        let (name, value) = match line.split_once('=') {
+            Some((name, value)) => (name, value.to_owned()),
+            None => {
+                let (length, rest) = datagram.split_at(8);
+                let length = u64::from_le_bytes(length.try_into().unwrap()) as usize;
+                let value = String::from_utf8(rest[..length].to_vec()).unwrap();
+                assert_eq!(rest[length], b'\n');
+                datagram = &rest[length + 1..];
+                (line, value)
+            }
+        };
+        let fits = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+        assert!(name.starts_with(|c: char| c.is_ascii_uppercase()) && name.chars().all(fits), "{name}");
+        assert_eq!(event.insert(name.to_owned(), value), None, "{name} comes twice");
+    }
+    event
+}

@@ -1,0 +1,322 @@
+//! The commands as somebody sees them who sits before a terminal, and as the next program in a pipe does.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "support/house.rs"]
+mod house;
+mod support;
+#[path = "support/terminal.rs"]
+mod terminal;
+
+use house::House;
+use mailtrail::sandbox::Face;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Command, Stdio};
+use support::client::Client;
+use support::eventually;
+use support::process::{Process, free_port};
+use terminal::Terminal;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_are_for_terminals_and_fit_them() {
+    let (process, ids) = waiting(2).await;
+    // The one that is tried next stands first.
+    let named = |lines: &[&str]| {
+        let mut named: Vec<_> = lines.iter().map(|line| line.split([' ', '\t']).next().unwrap()).collect();
+        named.sort_unstable();
+        named == ids
+    };
+    let piped = process.ask(&["queue", "list"]).await;
+    let cells: Vec<Vec<_>> = piped.out.lines().map(|line| line.split('\t').collect()).collect();
+    assert!(named(&piped.out.lines().collect::<Vec<_>>()), "{}", piped.out);
+    assert!(cells.iter().all(|row| row.len() == 10), "{}", piped.out);
+    assert!(cells.iter().all(|row| row[8] == LONG), "{}", piped.out);
+    for (columns, whole) in [(90, false), (140, false), (400, true)] {
+        let seen = Terminal::wide(columns).run(&process.command(&["queue", "list"])).await;
+        let lines = seen.lines();
+        assert_eq!((seen.ended, lines.len()), (0, 3), "{columns}: {}", seen.shown);
+        assert!(lines[0].starts_with("ID ") && named(&lines[1..]), "{columns}: {}", seen.shown);
+        assert!(
+            lines.iter().all(|line| line.chars().count() <= usize::from(columns)),
+            "{columns}: {}",
+            seen.shown
+        );
+        assert_eq!(lines[1].contains(LONG), whole, "{columns}: {}", seen.shown);
+        assert_eq!(seen.shown.contains('…'), !whole, "{columns}: {}", seen.shown);
+    }
+    // A terminal that does not say how wide it is.
+    let seen = Terminal::wide(0).run(&process.command(&["queue", "list"])).await;
+    assert!(seen.shown.contains(LONG), "{}", seen.shown);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn colours_are_for_terminals_and_for_those_who_want_them() {
+    let (process, ids) = waiting(1).await;
+    for command in [&["trace", &*ids[0]][..], &["log"]] {
+        let words = |more: &[&'static str]| process.command(&[more, command].concat());
+        let usual = || Terminal::wide(200);
+        for (terminal, more, coloured) in [
+            (usual(), &[][..], true),
+            (usual().with("NO_COLOR", "1"), &[], false),
+            (usual().with("NO_COLOR", ""), &[], true),
+            (usual().with("TERM", "dumb"), &[], false),
+            (usual(), &["--color", "never"], false),
+            (usual().with("NO_COLOR", "1"), &["--color", "always"], true),
+        ] {
+            let seen = terminal.run(&words(more)).await;
+            assert_eq!(
+                (seen.ended, seen.is_coloured()),
+                (0, coloured),
+                "{more:?} {command:?}: {}",
+                seen.shown
+            );
+        }
+        for (more, coloured) in [(&[][..], false), (&["--color", "always"], true)] {
+            let said = process.ask(&[more, command].concat()).await;
+            assert_eq!(said.out.contains('\x1b'), coloured, "{more:?} {command:?}: {}", said.out);
+        }
+    }
+}
+
+/// The relay's own log, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_relay_s_log_is_coloured_as_commands_are() {
+    for (terminal, more, coloured) in [
+        (Terminal::wide(200), &[][..], true),
+        (Terminal::wide(200).with("NO_COLOR", "1"), &[], false),
+        (Terminal::wide(200), &["--color", "never"], false),
+    ] {
+        let process = Process::toward(free_port(), "");
+        let seen =
+            terminal.types("\x03", " ready ").run(&process.command(&[more, &["serve"]].concat())).await;
+        assert_eq!((seen.ended, seen.is_coloured()), (0, coloured), "{more:?}: {}", seen.shown);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_work_shows_how_far_it_is_on_a_terminal_only() {
+    let (mut process, _) = waiting(3).await;
+    let place = tempfile::tempdir().unwrap();
+    let target = |name: &str| place.path().join(name).to_str().unwrap().to_owned();
+    let [piped, shown, still_piped, still_shown] = ["a", "b", "c", "d"].map(target);
+    for [piped, shown] in [[&*piped, &*shown], [&*still_piped, &*still_shown]] {
+        for (for_pipe, for_terminal, bar, last) in [
+            (
+                &["store", "rebuild"][..],
+                &["store", "rebuild"][..],
+                "making the ledger anew",
+                "the ledger is new",
+            ),
+            (
+                &["store", "backup", piped],
+                &["store", "backup", shown],
+                "copying the journal",
+                "segments with",
+            ),
+            (&["store", "verify"], &["store", "verify"], "reading the journal", "the store is whole"),
+            (
+                &["erase", "--dry-run", "nobody@example.org"],
+                &["erase", "--dry-run", "nobody@example.org"],
+                "searching the journal",
+                "records 0",
+            ),
+        ] {
+            let said = process.ask(for_pipe).await;
+            assert!(
+                said.err.is_empty() && said.out.contains(last),
+                "{for_pipe:?}: {} {}",
+                said.out,
+                said.err
+            );
+            assert!(!said.out.contains('\x1b') && !said.out.contains(bar), "{for_pipe:?}: {}", said.out);
+            let seen = Terminal::wide(100).run(&process.command(for_terminal)).await;
+            assert!(
+                seen.shown.contains(bar) && seen.shown.contains('%'),
+                "{for_terminal:?}: {:?}",
+                seen.shown
+            );
+            // The bar is wiped off before what is to stay.
+            let left = seen.shown.rsplit("\x1b[2K").next().unwrap().trim_start_matches('\r');
+            assert_eq!(
+                without_figures(&left.replace("\r\n", "\n").replace(shown, piped)),
+                without_figures(&said.out),
+                "{for_terminal:?}: {:?}",
+                seen.shown
+            );
+            assert_eq!(seen.ended, i64::from(said.code), "{for_terminal:?}");
+        }
+        // The same while the relay stands.
+        if process.is_running() {
+            assert!(process.terminate().await.success());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sync_shows_how_far_it_is_on_a_terminal_only() {
+    let mut house = House::new(Face::Mailgun).await;
+    house.process.start().await;
+    let said =
+        house.ask(&["suppress", "add", "--reason", "complaint", "ada@example.net", "bob@example.net"]).await;
+    assert_eq!(said.code, 0, "{}", said.err);
+    let piped = house.ask(&["suppress", "sync", "--dry-run"]).await;
+    assert_eq!((piped.code, &*piped.err, piped.out.lines().count()), (0, "", 3), "{}", piped.out);
+    let seen = Terminal::wide(200).run(&house.process.command(&["suppress", "sync", "--dry-run"])).await;
+    assert_eq!(seen.ended, 0, "{}", seen.shown);
+    assert!(seen.shown.contains("entries of the provider's read"), "{:?}", seen.shown);
+    for line in piped.out.lines() {
+        assert!(seen.shown.contains(&format!("{line}\r\n")), "{line}: {:?}", seen.shown);
+    }
+    let left = seen.shown.rsplit("\r\n").next().unwrap();
+    assert!(left.ends_with("\x1b[2K") || left.is_empty(), "the last line is wiped off: {left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_is_asked_for_twice_and_never_shown() {
+    let process = Process::toward(free_port(), "");
+    let hash = process.command(&["user", "hash"]);
+    for (second, ended, words) in
+        [("S3cret-of-ada\r", 0, "$argon2id$"), ("another\r", 2, "the two passwords differ")]
+    {
+        let terminal = Terminal::wide(200);
+        let terminal =
+            terminal.types_hidden("S3cret-of-ada\r", "Password: ").types_hidden(second, "Once more: ");
+        let seen = terminal.run(&hash).await;
+        assert_eq!((seen.ended, &seen.echoed[..]), (ended, &[false, false][..]), "{}", seen.shown);
+        assert!(seen.shown.contains(words), "{}", seen.shown);
+        assert!(!seen.shown.contains("S3cret") && !seen.shown.contains("another"), "{}", seen.shown);
+    }
+    let said = process.ask_with(&["user", "hash"], "S3cret-of-ada\n").await;
+    assert!(
+        said.code == 0 && said.err.is_empty() && said.out.starts_with("$argon2id$"),
+        "{} {}",
+        said.out,
+        said.err
+    );
+    assert_eq!(said.out.lines().count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_is_followed_until_it_is_interrupted() {
+    let (process, ids) = waiting(1).await;
+    let mark = process.directory().join("followed");
+    let terminal = Terminal::wide(200).marks(&mark, &ids[0]).types("\x03", "new@example.com");
+    let command = process.command(&["log", "-f"]);
+    let follow = tokio::spawn(async move { terminal.run(&command).await });
+    eventually("the first lines", || mark.exists().then_some(())).await;
+    let mut client = Client::connect(process.address(1)).await.unwrap();
+    client.submit("new@example.com", &["b@example.net"], MESSAGE).await.unwrap();
+    let seen = follow.await.unwrap();
+    // As journalctl ends: by the signal, which a shell shows as 130.
+    assert_eq!(seen.ended, -2, "{}", seen.shown);
+    assert!(!seen.shown.contains("panic") && !seen.shown.contains("mailtrail:"), "{}", seen.shown);
+}
+
+/// `log -f | head -1`: it ends when its reader has, though no further line comes; and so while the relay stands.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_nobody_reads_any_more_ends() {
+    let (mut process, _) = waiting(1).await;
+    for _ in 0..2 {
+        for arguments in [&["log", "-f"][..], &["--json", "log", "-f"], &["log"]] {
+            let mut child =
+                process.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            let mut reader = BufReader::new(child.stdout.take().unwrap());
+            let mut line = String::new();
+            reader.read_line(&mut line).unwrap();
+            assert!(line.contains("accepted"), "{line}");
+            drop(reader);
+            let ended = eventually("its end", || child.try_wait().unwrap()).await;
+            let mut errors = String::new();
+            child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+            assert_eq!((ended.code(), &*errors), (Some(0), ""), "{arguments:?}");
+        }
+        if process.is_running() {
+            assert!(process.terminate().await.success());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_command_says_the_next_one_takes() {
+    let (process, ids) = waiting(3).await;
+    let program = process.command(&[]);
+    let words: Vec<_> = std::iter::once(program.get_program()).chain(program.get_args()).collect();
+    let shell = async |line: &str| {
+        // "$@" is the program and its configuration.
+        support::run(Command::new("sh").args(["-c", line, "sh"]).args(&words)).await.unwrap()
+    };
+    let output = shell(r#""$@" queue list --ids | "$@" queue hold - --reason x --dry-run"#).await;
+    let held = |output: &[u8]| {
+        let mut held: Vec<_> = std::str::from_utf8(output).unwrap().lines().map(str::to_owned).collect();
+        held.sort();
+        held
+    };
+    assert_eq!((output.status.code(), held(&output.stdout)), (Some(0), ids.clone()));
+    assert_eq!(
+        process.ask(&["log", "--status", "held"]).await.code,
+        1,
+        "it was only said what would be done"
+    );
+    let output = shell(r#""$@" queue list --ids | "$@" queue hold - --reason x"#).await;
+    assert_eq!((output.status.code(), held(&output.stdout)), (Some(0), ids));
+    assert!(output.stderr.is_empty());
+    assert_eq!(process.ask(&["log", "-g", "\"event\":\"held\""]).await.out.lines().count(), 3);
+    let output = shell(r#""$@" queue list --ids | head -1 | "$@" queue release -"#).await;
+    assert_eq!((output.status.code(), held(&output.stdout).len()), (Some(0), 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn times_are_written_as_people_write_them() {
+    let (process, _) = waiting(1).await;
+    for (arguments, code) in [
+        (&["--since", "10 min ago"][..], 0),
+        (&["--since", "yesterday"], 0),
+        (&["--since", "-1h"], 0),
+        (&["--since=-1h", "--until", "now"], 0),
+        (&["--since", "1 month ago"], 0),
+        (&["--since", "2020-01-01 10:00"], 0),
+        (&["--until", "10 min ago"], 1),
+        (&["--until", "yesterday"], 1),
+        (&["--since", "the day before"], 2),
+        (&["--since", "2026-13-01"], 2),
+    ] {
+        let said = process.ask(&[&["log"], arguments].concat()).await;
+        assert_eq!((said.code, said.out.is_empty()), (code, code != 0), "{arguments:?}: {}", said.err);
+        assert_eq!(said.err.contains("10 min ago"), code == 2, "{arguments:?}: {}", said.err);
+    }
+}
+
+/// What a command does stands in the journal, whose figures grow.
+fn without_figures(text: &str) -> String {
+    let mut bare: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+    while bare.contains("00") {
+        bare = bare.replace("00", "0");
+    }
+    bare
+}
+
+/// So much mail that waits for its second attempt: nobody listens where it goes.
+async fn waiting(messages: usize) -> (Process, Vec<String>) {
+    let mut process = Process::toward(free_port(), "");
+    let text =
+        process.configuration(free_port(), "").replace("first = \"100ms\"", "first = \"1h\"\nmax = \"1h\"");
+    process.configure(&text);
+    process.start().await;
+    let mut client = Client::connect(process.address(1)).await.unwrap();
+    let mut ids = Vec::new();
+    for _ in 0..messages {
+        ids.push(client.submit("sender@example.com", &[LONG], MESSAGE).await.unwrap());
+    }
+    let tried = async {
+        let tried = async || {
+            let lines = process.ask(&["--json", "queue", "list"]).await.json();
+            lines.iter().filter(|line| line["attempts"] == 1 && line["state"] == "queued").count()
+        };
+        while tried().await < messages {}
+    };
+    tokio::time::timeout(support::PATIENCE, tried).await.unwrap();
+    (process, ids)
+}
+
+const LONG: &str = "a.recipient.with.quite.a.long.name@department.of.long.names.example.net";
+const MESSAGE: &str = "Subject: x\r\n\r\nbody\r\n";
