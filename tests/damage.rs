@@ -1,7 +1,7 @@
 //! Damage at random: bits flip, files end too soon, blocks are zero, in the journal and the ledger. The relay starts, or
 //! says what is wrong with exit code 4; whatever was not hit arrives and has its trail; `store verify` names the damage.
 //!
-//! MAILTRAIL_TEST_DAMAGES (20) makes it longer, MAILTRAIL_TEST_SEED (0) another.
+//! MAILTRAIL_TEST_DAMAGES (6) makes it longer, MAILTRAIL_TEST_SEED (0) another.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -23,7 +23,7 @@ use support::sink::Sink;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damage_costs_what_it_hit_and_no_more() {
     let before = Past::new().await;
-    let (first, damages) = (number("MAILTRAIL_TEST_SEED", 0), number("MAILTRAIL_TEST_DAMAGES", 20));
+    let (first, damages) = (number("MAILTRAIL_TEST_SEED", 0), number("MAILTRAIL_TEST_DAMAGES", 6));
     let mut tally = Tally::default();
     for seed in first..first + damages {
         before.damaged(seed, &mut tally).await;

@@ -1,7 +1,8 @@
 //! The care of the store: the answer tells how far it is while it is done, one JSON object a line.
 
-use super::operator::Refusal;
-use super::router::{Operator, Panel, refuse};
+use super::answer::Refusal;
+use super::answer::refuse;
+use super::panel::{Operator, Panel};
 use super::routes::Routes;
 use crate::clock::Timestamp;
 use crate::store::{BackedUp, BackupError, Hole, Progress, Retention, Store, Verified};

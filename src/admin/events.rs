@@ -1,7 +1,8 @@
 //! The providers' reports: what came, what found no send, what cannot be understood, and reading them anew.
 
-use super::operator::Refusal;
-use super::router::{Operator, Panel, answer, refuse};
+use super::answer::Refusal;
+use super::answer::{answer, refuse};
+use super::panel::{Operator, Panel};
 use super::routes::Routes;
 use crate::clock::Timestamp;
 use crate::event::{Event, Words};

@@ -1,7 +1,8 @@
 //! Mail from outside: what came, where it stands, and delivering what was kept back.
 
-use super::operator::Refusal;
-use super::router::{Operator, Panel, answer, refuse};
+use super::answer::Refusal;
+use super::answer::{answer, refuse};
+use super::panel::{Operator, Panel};
 use super::routes::Routes;
 use crate::id::TrackingId;
 use crate::ledger::{Fate, InboundMail, Leg, Move};

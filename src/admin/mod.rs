@@ -1,12 +1,14 @@
 //! Questions about the store and orders to the queue, with their answers as JSON: behind the CLI, over a unix socket, and
 //! over TCP for whoever has the token; questions also directly, while no daemon runs.
 
+mod answer;
 mod care;
 mod events;
 mod inbound;
 mod log;
 mod operator;
 mod page;
+mod panel;
 mod privacy;
 mod probe;
 mod router;
@@ -28,9 +30,10 @@ pub use events::{
 pub use inbound::{InboundFilter, InboundView, KeptMail, ReleaseOrder, Released, inbound, inbound_mail};
 pub use log::{LogAnswer, LogFilter, log};
 pub use page::{Gate, page};
+pub use panel::Panel;
 pub use privacy::{EraseOrder, ExportLine, erase, export};
 pub use probe::{ProbePlace, ProbeView};
-pub use router::{Panel, endpoints, service};
+pub use router::{endpoints, service};
 pub use routes::Endpoint;
 pub use sinks::{RefusedView, ReplaySink, SinkView};
 pub use stats::{StatsLine, StatsQuestion, stats};

@@ -1,35 +1,16 @@
 //! What operators do to the queue and to breakers. Everything is in the journal before it is answered.
 
-use super::router::Panel;
+use super::answer::Refusal;
+use super::panel::Panel;
 use super::trace::SHORTEST_PREFIX;
 use super::view::{Act, BreakerOrder, Order, Shape};
 use crate::alarm::Kind;
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
 use crate::ledger::{Action, Switch, Trail, Verb, Waits};
-use crate::store::{CommitError, ReadError};
+use crate::store::ReadError;
 use futures_util::{StreamExt, stream};
 use std::collections::{BTreeMap, HashSet};
-
-/// An order that is not carried out.
-#[derive(Debug, thiserror::Error)]
-pub enum Refusal {
-    /// It makes no sense as it is.
-    #[error("{0}")]
-    Senseless(&'static str),
-    /// There is no such upstream.
-    #[error("there is no upstream {0:?}; `mailtrail breaker status` lists them")]
-    NoUpstream(String),
-    /// The question broke.
-    #[error("the order cannot be carried out: see the daemon's log")]
-    Broken,
-    /// The store cannot be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// The store cannot be written.
-    #[error(transparent)]
-    Commit(#[from] CommitError),
-}
 
 /// Carries an order out, a send after the other; one that is being sent right now is left alone.
 pub async fn act(panel: &Panel, order: Order, operator: &str) -> Result<Vec<Act>, Refusal> {

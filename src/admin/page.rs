@@ -3,7 +3,8 @@
 //! A browser on this machine reaches it, too, and does what any page wants. A page that had its own name lead here (DNS
 //! rebinding) is known by `Host`, one of another origin by `Origin`; neither can know the token.
 
-use super::router::{Operator, Panel, api};
+use super::panel::{Operator, Panel};
+use super::router::api;
 use crate::secret::Secret;
 use axum::Router;
 use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;

@@ -1,10 +1,11 @@
 //! What is known about one address, and taking it out of everything.
 
+use super::answer::Refusal;
+use super::answer::refuse;
 use super::care::{self, CareStep, Tell};
 use super::events::{KeptEvent, report};
 use super::inbound::InboundView;
-use super::operator::Refusal;
-use super::router::{Operator, Panel, refuse};
+use super::panel::{Operator, Panel};
 use super::routes::Routes;
 use super::suppressions::{SuppressionFilter, SuppressionView, suppressions};
 use super::view::TrailView;

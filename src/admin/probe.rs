@@ -1,6 +1,6 @@
 //! Whether an address that a provider was given leads here: `doctor` asks through it what only this process can answer.
 
-use super::router::Panel;
+use super::panel::Panel;
 use super::routes::Routes;
 use axum::Json;
 use axum::extract::{Query, State};

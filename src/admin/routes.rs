@@ -1,4 +1,4 @@
-use super::router::Panel;
+use super::panel::Panel;
 use axum::Router;
 use axum::handler::Handler;
 use axum::routing::{get, post};

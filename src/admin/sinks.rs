@@ -1,4 +1,4 @@
-use super::router::Panel;
+use super::panel::Panel;
 use crate::clock::Timestamp;
 use crate::line::LogLine;
 use crate::store::{ReadError, Store};

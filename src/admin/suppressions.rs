@@ -1,7 +1,7 @@
 //! The suppression list: what is on it, and orders to change it.
 
-use super::operator::Refusal;
-use super::router::Panel;
+use super::answer::Refusal;
+use super::panel::Panel;
 use crate::clock::Timestamp;
 use crate::ledger::Hinted;
 use crate::mail::Mailbox;

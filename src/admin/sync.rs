@@ -1,8 +1,9 @@
 //! Bringing our suppression list and the providers' together: the answer tells what is done while it is done, one JSON
 //! object a line.
 
-use super::operator::Refusal;
-use super::router::{Operator, Panel, refuse};
+use super::answer::Refusal;
+use super::answer::refuse;
+use super::panel::{Operator, Panel};
 use crate::sync::{Act, Order, Step};
 use axum::Json;
 use axum::body::{Body, Bytes};

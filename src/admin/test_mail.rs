@@ -1,6 +1,6 @@
 //! A mail of the operator's own, to be followed through the whole loop.
 
-use super::router::{Operator, Panel};
+use super::panel::{Operator, Panel};
 use super::routes::Routes;
 use crate::id::TrackingId;
 use crate::mail::{Envelope, Mailbox};
