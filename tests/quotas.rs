@@ -42,6 +42,8 @@ async fn a_user_s_quota_is_warned_of_refused_beyond_and_counted_over_restarts() 
     // Without a quota there is nothing to warn of.
     process.configure(&process.configuration(free_port(), &user("12/day").replace("quota = \"12/day\"", "")));
     process.hang_up().await;
+    let applied = || (process.log().matches("the configuration was applied").count() == 2).then_some(());
+    support::eventually("the second reload", applied).await;
     process.says("the alarm is over").await;
     send(&mut log_in(&process, "shop").await, 1).await;
 }
