@@ -147,11 +147,11 @@ pub fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, TlsError> {
 
 /// The same trust as [`connector`], for clients that make their own connections.
 pub fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, TlsError> {
-    trusting(Arc::new(verifier(ca_file)?))
+    client(ca_file, None)
 }
 
-/// What trusts the public authorities and the certificates in a file.
-fn verifier(ca_file: Option<&Path>) -> Result<Verifier, TlsError> {
+/// What trusts the public authorities and the certificates in a file, and notes what it is shown.
+fn client(ca_file: Option<&Path>, seen: Option<Seen>) -> Result<ClientConfig, TlsError> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let mut own = Vec::new();
     if let Some(path) = ca_file {
@@ -165,15 +165,11 @@ fn verifier(ca_file: Option<&Path>) -> Result<Verifier, TlsError> {
     let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
         .build()
         .map_err(|error| TlsError::Setup(rustls::Error::General(error.to_string())))?;
-    Ok(Verifier { chain, own })
-}
-
-fn trusting(verifier: Arc<dyn ServerCertVerifier>) -> Result<ClientConfig, TlsError> {
     Ok(ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Setup)?
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
+        .with_custom_certificate_verifier(Arc::new(Verifier { chain, own, seen }))
         .with_no_client_auth())
 }
 
@@ -184,6 +180,7 @@ fn trusting(verifier: Arc<dyn ServerCertVerifier>) -> Result<ClientConfig, TlsEr
 struct Verifier {
     chain: Arc<WebPkiServerVerifier>,
     own: Vec<CertificateDer<'static>>,
+    seen: Option<Seen>,
 }
 
 impl ServerCertVerifier for Verifier {
@@ -195,6 +192,9 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        if let Some(seen) = &self.seen {
+            seen.note(end_entity, intermediates);
+        }
         match self.chain.verify_server_cert(end_entity, intermediates, name, ocsp_response, now) {
             // Faults with a meaning of their own (dates, name, issuer, signature) are other variants; dates come first.
             Err(rustls::Error::InvalidCertificate(CertificateError::Other(_)))
