@@ -41,7 +41,12 @@ impl Census {
         let mut pause = Duration::ZERO;
         while stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
             let (counting, begun) = (census.clone(), Instant::now());
-            match tokio::task::spawn_blocking(move || counting.count()).await {
+            match tokio::task::spawn_blocking(move || {
+                counting.show_store();
+                counting.count()
+            })
+            .await
+            {
                 Ok(Ok(found)) => census.show(&found, &mut known),
                 Ok(Err(error)) => tracing::error!(%error, "what waits cannot be counted; it is tried again"),
                 // A count that broke off is made again.
@@ -52,7 +57,6 @@ impl Census {
     }
 
     fn count(&self) -> Result<Found, ReadError> {
-        self.show_store();
         let mut counts: Counts =
             self.upstreams.iter().flat_map(|name| STATES.map(|state| ((state, name.clone()), 0))).collect();
         counts.insert((HELD, String::new()), 0);

@@ -544,7 +544,7 @@ const PATIENCE: Duration = Duration::from_millis(1);
 const CROWD: usize = 16;
 /// Records of a sync from which on the next one waits for as many.
 const COMPANY: usize = 4;
-/// That part of the time that the last sync took is waited: less than the sync that it saves.
+/// That part of the time that the last group took is waited: less than the sync that it saves.
 const PAUSE: u32 = 4;
 /// The longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_millis(2);
