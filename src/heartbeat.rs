@@ -2,16 +2,11 @@
 //! tells us so.
 
 use crate::alarm::{Alarms, Kind};
-use crate::clock::Clock;
-use crate::id::{Mint, TrackingId};
-use crate::ledger::{Accepted, Recipient, Send, Trail};
-use crate::mail::{Mailbox, MessageId};
-use crate::provider::OWN_ID_HEADER;
-use crate::store::{CommitError, ReadError, Store};
-use bytes::Bytes;
-use mail_builder::MessageBuilder;
-use mail_builder::headers::raw::Raw;
-use std::sync::Arc;
+use crate::id::TrackingId;
+use crate::ledger::{Recipient, Trail};
+use crate::mail::Mailbox;
+use crate::own_mail::{HandIn, compose};
+use crate::store::{ReadError, Store};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -32,12 +27,8 @@ pub struct Settings {
 pub struct Heartbeat {
     /// Where mail is kept.
     pub store: Store,
-    /// The time.
-    pub clock: Clock,
-    /// Where ids come from.
-    pub mint: Arc<Mint>,
-    /// Our name.
-    pub hostname: String,
+    /// Takes the mail in.
+    pub hand_in: HandIn,
     /// Where trouble is reported.
     pub alarms: Alarms,
     /// Who gets it, and how often.
@@ -49,8 +40,8 @@ pub struct Heartbeat {
 enum Missed {
     #[error(transparent)]
     Read(#[from] ReadError),
-    #[error(transparent)]
-    Commit(#[from] CommitError),
+    #[error("the relay does not take the mail: {0}")]
+    Refused(String),
 }
 
 impl Heartbeat {
@@ -73,32 +64,10 @@ impl Heartbeat {
         }
     }
 
-    async fn beat(&self) -> Result<TrackingId, CommitError> {
-        let (now, Settings { to, from, .. }) = (self.clock.now(), &self.settings);
-        let id = self.mint.next(now, fastrand::u128(..));
-        let message_id = format!("{id}@{}", self.hostname);
-        let message = MessageBuilder::new()
-            .header(OWN_ID_HEADER, Raw::new(id.to_string()))
-            .from(from.as_str())
-            .to(to.as_str())
-            .subject(SUBJECT)
-            .message_id(message_id.as_str())
-            .header("Date", Raw::new(now.rfc5322()))
-            .header("Auto-Submitted", Raw::new("auto-generated"))
-            .text_body("mailtrail sent this to see whether it arrives, and whether that is reported.\r\n")
-            .write_to_vec()
-            .expect("memory takes what is written");
-        let send = Send {
-            sender: Some(from.clone()),
-            message_id: MessageId::parse(&message_id),
-            subject: SUBJECT.to_owned(),
-            size: message.len() as u64,
-            smtputf8: !from.is_ascii() || !to.is_ascii(),
-            ..Send::new(id, CLIENT)
-        };
-        let accepted = Accepted { send, recipients: vec![to.clone()] };
-        self.store.accept(accepted, Bytes::from(message)).await?;
-        Ok(id)
+    async fn beat(&self) -> Result<TrackingId, Missed> {
+        let Settings { to, from, .. } = &self.settings;
+        let (envelope, message) = compose(from, to, SUBJECT, TEXT);
+        (self.hand_in)(envelope, message).await.map_err(Missed::Refused)
     }
 
     /// Well is what the provider has reported on, and not as a failure.
@@ -122,6 +91,5 @@ impl Heartbeat {
 
 /// The first one comes when whoever waits has come in.
 const FIRST: Duration = Duration::from_secs(60);
-/// The client's label.
-const CLIENT: &str = "mailtrail";
 const SUBJECT: &str = "mailtrail heartbeat";
+const TEXT: &str = "mailtrail sent this to see whether it arrives, and whether that is reported.";

@@ -23,7 +23,7 @@
 //! | words | `event` | values |
 //! | rules | `ledger`, `provider`, `routing`, `smtp`, `suppression` | no socket, file, runtime or database |
 //! | resources | `account`, `alarm`, `logging`, `odoo`, `pulse`, `store`, `tls`, `transport` | IO, no policy about mail |
-//! | views | `dsn`, `endpoint`, `line` | resources |
+//! | views | `dsn`, `endpoint`, `line`, `own_mail` | resources |
 //! | errands | `sync` | what several tasks have done; resources |
 //! | tasks | `admin`, `audit`, `census`, `heartbeat`, `herald`, `inbound`, `monitor`, `queue`, `reconcile`, `report`, `sink`, `submission`, `webhook` | rules and resources, never each other |
 //! | composition | `config`, `sandbox` | everything below |
@@ -68,6 +68,7 @@ pub mod mail;
 pub mod measure;
 pub mod monitor;
 pub mod odoo;
+pub mod own_mail;
 pub mod probe;
 pub mod provider;
 pub mod pulse;

@@ -17,8 +17,11 @@ mod support;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
+use mailtrail::clock::{Clock, Timestamp};
 use mailtrail::id::TrackingId;
 use mailtrail::ledger::{Arrival, Dead, State, Via};
+use mailtrail::sandbox::{self, Face, Sandbox, Weather};
+use mailtrail::secret::Secret;
 use rcgen::{CertificateParams, KeyPair};
 use scene::{Log, Scene, states};
 use scripted::{Act, At, Script, Server};
@@ -307,6 +310,94 @@ async fn alarm_mail_makes_no_alarm_of_its_own() {
     scene.send(1, &["a@example.net"]).await;
     scene.until("the alarm", || log.lines("alarm=\"silence\"").len() == 1).await;
     assert!(log.lines("alarm=\"silence\"")[0].contains("1 mails were relayed"));
+    scene.stop().await;
+}
+
+/// Its API is away; then it is back.
+#[tokio::test(start_paused = true)]
+async fn a_provider_that_cannot_be_asked_is_an_alarm_until_it_can() {
+    let _logging = Log::default().listen();
+    let receiver = http::Server::start(|_, _| http::Act::Answer(200, String::new())).await;
+    let api = SocketAddr::from(([127, 0, 0, 1], support::process::free_port()));
+    let settings = format!(
+        "domain = \"mg.example.com\"\nusername = \"u\"\npassword = \"p\"\napi_key = \"key-1\"\n\
+         api_base_url = \"http://{api}\"\n{}disk = \"16MiB\"\nrepeat = \"30d\"\n",
+        webhook(receiver.address)
+    );
+    let mut scene = Scene::in_leaps_of("mailgun", Server::start(Script::new()).await, &settings).await;
+    let heard = |line: &str| {
+        let of = |message: &Value| {
+            let place = news(message).iter().position(|one| one == line)?;
+            Some(message["data"]["alarms"][place]["text"].as_str().unwrap().to_owned())
+        };
+        told(&receiver).iter().find_map(of)
+    };
+    for (alarm, words) in [
+        ("polls", "its events cannot be asked for: upstream up: events: "),
+        ("sync", "its suppression lists are not brought together with ours: upstream up: bounces: "),
+    ] {
+        scene.until(alarm, || heard(&format!("{alarm} up alarm")).is_some()).await;
+        let text = heard(&format!("{alarm} up alarm")).unwrap();
+        assert!(text.starts_with(words) && text.contains("cannot be reached"), "{text}");
+        assert_eq!(heard(&format!("{alarm} up over")), None);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let provider = provider(api, scene.time.clock(), folder.path()).await;
+    for alarm in ["polls", "sync"] {
+        scene.until(alarm, || heard(&format!("{alarm} up over")).is_some()).await;
+    }
+    scene.stop().await;
+    provider.stop().await;
+}
+
+/// The sandbox, whose API is there.
+async fn provider(api: SocketAddr, clock: Clock, folder: &Path) -> Sandbox {
+    let sandbox = sandbox::start(sandbox::Settings {
+        face: Face::Mailgun,
+        smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
+        api,
+        api_key: Secret::new("key-1"),
+        domain: "mg.example.com".into(),
+        username: "u".into(),
+        password: Secret::new("p"),
+        signing_key: Secret::new("signing"),
+        webhook: None,
+        pace: 0.0,
+        weather: Weather::default(),
+        clock,
+        tls: mailtrail::tls::self_signed(folder, "localhost").unwrap(),
+    });
+    sandbox.await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_sink_refuses_for_good_is_an_alarm_for_a_day() {
+    let _logging = Log::default().listen();
+    let receiver = http::Server::start(|_, _| http::Act::Answer(200, String::new())).await;
+    let endpoint = http::Server::start(|_, _| http::Act::Answer(400, String::new())).await;
+    let settings = format!(
+        "{}disk = \"16MiB\"\nrepeat = \"30d\"\n[[sink]]\nname = \"hook\"\nkind = \"http\"\nurl = \"http://{}/\"\n\
+         secret = \"s\"\nallow_private = true\nevents = [\"relayed\"]\ngive_up_after = \"1h\"\n",
+        webhook(receiver.address),
+        endpoint.address
+    );
+    let mut scene = Scene::in_leaps(Server::start(Script::new()).await, &settings).await;
+    scene.until("the sink", || scene.store().handed("hook").unwrap().is_some()).await;
+    let id = scene.send(1, &["a@example.net"]).await;
+    let heard =
+        |line: &str| told(&receiver).into_iter().find(|message| news(message).contains(&line.to_owned()));
+    scene.until("the dead letter", || heard("dead sink hook alarm").is_some()).await;
+    let refused = || scene.store().refused("hook", 10).unwrap();
+    scene.until("its note", || !refused().is_empty()).await;
+    assert_eq!(refused()[0].entry.as_ref().unwrap().id, Some(id));
+    let told = heard("dead sink hook alarm").unwrap().to_string();
+    assert!(told.contains("`mailtrail sink dead hook` lists it"), "{told}");
+    scene.until("its end", || heard("dead sink hook over").is_some()).await;
+    let over = heard("dead sink hook over").unwrap()["data"]["alarms"].as_array().unwrap().clone();
+    let over = over.into_iter().find(|alarm| alarm["subject"] == "sink hook").unwrap();
+    let [since, until] =
+        ["since", "until"].map(|key| Timestamp::parse_rfc3339(over[key].as_str().unwrap()).unwrap());
+    assert!(until.since(since) >= Duration::from_secs(86_400), "{over}");
     scene.stop().await;
 }
 

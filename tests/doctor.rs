@@ -346,6 +346,69 @@ async fn the_domain_s_records_are_judged_one_by_one() {
 }
 
 #[tokio::test]
+async fn where_no_mail_leaves_this_machine_nobody_asks_the_dns() {
+    let mut scene = Scene::new(Face::Mailgun).await;
+    scene.process.start().await;
+    scene.dns.know(Vec::new());
+    let resolver = scene.dns.address.to_string();
+    for (configuration, expected) in [
+        (scene.configuration.clone(), vec!["ok"]),
+        // A server here may send it on.
+        (scene.configuration.replace("provider = \"mailgun\"", "provider = \"plain\""), vec![]),
+    ] {
+        scene.process.configure(&configuration);
+        let (code, text) = scene.run(&["--json", "doctor", "--resolver", &resolver]).await;
+        let findings: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let dns = findings.iter().filter(|finding| finding["check"] == "dns");
+        let dns: Vec<_> = dns.map(|finding| finding["status"].as_str().unwrap()).collect();
+        let spf = findings.iter().any(|finding| finding["check"] == "spf");
+        assert_eq!((code, dns, spf), (0, expected.clone(), expected.is_empty()), "{findings:#?}");
+    }
+    assert!(scene.process.terminate().await.success());
+}
+
+/// What the Debian package installs: the sandbox runs in place of a Mailgun that nobody has an account at.
+#[tokio::test]
+async fn nothing_fails_in_a_fresh_installation_with_its_sandbox() {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/deb/mailtrail.toml");
+    let shipped = std::fs::read_to_string(shipped).unwrap();
+    let mut process = Process::configured(|data_dir, [guarded, open, http]| {
+        let mut text = shipped;
+        for (from, to) in [
+            ("/var/lib/mailtrail/sandbox", data_dir.to_owned()),
+            ("socket = \"/run/mailtrail/admin.sock\"\n", String::new()),
+            ("127.0.0.1:2525", format!("127.0.0.1:{guarded}")),
+            ("127.0.0.1:2526", format!("127.0.0.1:{open}")),
+            ("127.0.0.1:8080", format!("127.0.0.1:{http}")),
+            ("127.0.0.1:8025", format!("127.0.0.1:{}", free_port())),
+        ] {
+            assert!(text.contains(from), "{from}");
+            text = text.replace(from, &to);
+        }
+        text
+    });
+    process.start_with(&["--sandbox"]).await;
+    let dns = Dns::start(Vec::new()).await;
+    let (code, text) = run(
+        &process.directory().join("mailtrail.toml"),
+        &["--json", "doctor", "--resolver", &dns.address.to_string()],
+    )
+    .await;
+    let findings: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let failed: Vec<_> = findings.iter().filter(|finding| finding["status"] == "fail").collect();
+    assert!(code == 0 && failed.is_empty(), "{code} {failed:#?}");
+    let login = find(&findings, "login");
+    assert_eq!(login["status"], "unknown");
+    assert!(
+        login["what"].as_str().unwrap().contains("sends to 127.0.0.1, not to smtp.mailgun.org"),
+        "{login}"
+    );
+    assert!(login["remedy"].as_str().unwrap().contains("--sandbox"), "{login}");
+    assert_eq!(find(&findings, "dns")["status"], "ok");
+    assert!(process.terminate().await.success());
+}
+
+#[tokio::test]
 async fn an_odoo_that_does_not_answer_fails() {
     let scene = Scene::new(Face::Mailgun).await;
     let sink = format!(
@@ -499,7 +562,8 @@ impl Scene {
         let named = arguments.contains(&"--resolver");
         let usual = ["--resolver", &resolver];
         let usual = if named { &[][..] } else { &usual[..] };
-        self.run(&[&["doctor"], arguments, usual].concat()).await
+        // The provider is on this machine, so the DNS is asked about a domain that is named.
+        self.run(&[&["doctor", "--domain", DOMAIN], arguments, usual].concat()).await
     }
 
     async fn run(&self, arguments: &[&str]) -> (i32, String) {

@@ -63,15 +63,47 @@ async fn nothing_promised_is_lost_where_not_one_byte_is_left() {
     assert!(process.terminate().await.success());
 }
 
+/// The ledger lies on a disk of its own, and that is full: the relay ends so that it is started again, and the journal has
+/// everything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ledger_that_cannot_be_written_ends_the_relay_with_1_and_costs_nothing() {
+    let sink = Sink::start().await;
+    let mut process = Process::new(&sink);
+    let Some(disk) = SmallDisk::mount(&process.data().join("ledger")) else { return };
+    process.start_within(disk.holder.id()).await;
+    let traffic = Traffic::start(process.address(1));
+    traffic.until("mail is taken", |seen| seen.promised.len() >= 50).await;
+    disk.fill(0);
+    let ended = process.ended().await;
+    let said = process.log();
+    assert_eq!(ended.code(), Some(1), "{said}");
+    assert!(
+        said.contains("mailtrail: the ledger failed: ") && said.contains("; a restart rebuilds it"),
+        "{said}"
+    );
+    // systemd starts it again.
+    let unit =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/mailtrail.service")).unwrap();
+    let codes = unit.lines().find_map(|line| line.strip_prefix("RestartPreventExitStatus=")).unwrap();
+    let codes: Vec<_> = codes.split(' ').collect();
+    assert!(
+        unit.contains("\nRestart=on-failure\n") && codes.contains(&"4") && !codes.contains(&"1"),
+        "{codes:?}"
+    );
+    disk.make_room();
+    process.start_within(disk.holder.id()).await;
+    let promised = traffic.seen(|seen| seen.promised.len());
+    traffic.until("mail is taken again", |seen| seen.promised.len() >= promised + 50).await;
+    let promised = traffic.end().await;
+    arrive(&sink, &promised).await;
+    assert!(process.terminate().await.success());
+}
+
 /// A relay whose data directory is such a disk; nothing where this machine allows no mount.
 async fn on_a_small_disk() -> Option<(SmallDisk, Process, Sink)> {
     let sink = Sink::with(Manners { thinking: Duration::from_millis(5), ..Manners::default() }).await;
     let process = Process::new(&sink);
-    let disk = SmallDisk::mount(&process.data());
-    if disk.is_none() {
-        eprintln!("no file system can be mounted here; full disks are not tried");
-    }
-    Some((disk?, process, sink))
+    Some((SmallDisk::mount(&process.data())?, process, sink))
 }
 
 async fn arrive(sink: &Sink, promised: &[String]) {
@@ -90,8 +122,9 @@ struct SmallDisk {
 }
 
 impl SmallDisk {
+    /// Nothing where this machine allows no mount.
     fn mount(at: &Path) -> Option<Self> {
-        fs::create_dir(at).unwrap();
+        fs::create_dir_all(at).unwrap();
         let script = "mount -t tmpfs -o size=$1 tmpfs \"$0\" && echo mounted && read -r _";
         let mut command = Command::new("unshare");
         command
@@ -105,7 +138,11 @@ impl SmallDisk {
         let root =
             Path::new("/proc").join(holder.id().to_string()).join("root").join(at.strip_prefix("/").unwrap());
         let disk = Self { holder, root };
-        (said == "mounted\n").then_some(disk)
+        if said != "mounted\n" {
+            eprintln!("no file system can be mounted here; full disks are not tried");
+            return None;
+        }
+        Some(disk)
     }
 
     /// Takes all of it but so many bytes.

@@ -334,7 +334,7 @@ async fn loops_are_broken_and_nothing_is_dropped() {
     assert!(log.lines(&["kept back", "out of office"]).is_empty(), "no mail stands in the log");
     // None is lost: each can be delivered after all.
     let id = dead().last().unwrap().arrival.id;
-    let fate = Fate::Released { operator: "test".into() };
+    let fate = Fate::Released { operator: "test".into(), reason: String::new() };
     store.move_inbound(Move { id, at: Timestamp::from_seconds(NOW), fate }).await.unwrap();
     let mails = sink.wait_for(3).await;
     assert!(mails[2].message.ends_with(b"out of office\r\n"));
@@ -461,8 +461,11 @@ async fn a_kill_behind_the_answer_loses_nothing() {
     assert!(message.ends_with(b"Subject: away\r\n\r\nhi\r\n"));
     let tried = command(&process, &["--json", "inbound", "replay", "ALL", "--dry-run"]).await;
     assert_eq!((&tried[0]["done"], sink.count()), (&true.into(), 20));
-    command(&process, &["inbound", "replay", id]).await;
+    command(&process, &["inbound", "replay", id, "--reason", "it is no answer of a machine"]).await;
     sink.wait_for(21).await;
+    let log = command(&process, &["--json", "log", "--status", "inbound-released"]).await;
+    let said = log[0]["text"].as_str().unwrap();
+    assert!(log.len() == 1 && said.starts_with("uid ") && said.ends_with(": it is no answer of a machine"));
     const LIST: &[&str] = &["--json", "inbound", "list", "--state", "delivered"];
     while command(&process, LIST).await.len() < 21 {
         tokio::task::yield_now().await;

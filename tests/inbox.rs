@@ -203,7 +203,8 @@ async fn what_can_be_read_now_is_applied_once() {
     let before = house.trail(&id).await;
     let dry = house.process.ask(&["--json", "events", "replay", joins, waits, poison, "--dry-run"]).await;
     assert_eq!(house.trail(&id).await, before);
-    let real = house.process.ask_with(&["--json", "events", "replay", "-"], &by_letter.join("\n")).await;
+    let real = ["--json", "events", "replay", "-", "--reason", "they are JSON now"];
+    let real = house.process.ask_with(&real, &by_letter.join("\n")).await;
     for said in [dry, real] {
         assert_eq!(said.code, 1, "one is still dead");
         let outcome = |id: &String| said.json().into_iter().find(|one| one["id"] == **id).unwrap();
@@ -255,6 +256,8 @@ async fn what_can_be_read_now_is_applied_once() {
     let log = house.process.ask(&["--json", "log", "--status", "replayed"]).await.json();
     assert_eq!(log.len(), 3);
     assert!(text_of(&log[0]["name"]).starts_with("uid "), "{}", log[0]);
+    let why = log.iter().map(|line| text_of(&line["text"]).split_once(": ").map(|(_, why)| why));
+    assert_eq!(why.collect::<Vec<_>>(), [Some("they are JSON now"), Some("they are JSON now"), None]);
     house.process.says("an operator had reports read anew").await;
 }
 

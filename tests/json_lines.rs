@@ -181,7 +181,7 @@ const LISTS: &[(&str, &str)] = &[
         "inbound show MAIL",
         "arrived attempts from id message_base64 message_id next_attempt since size state subject target text to upstream",
     ),
-    ("breaker status", "connections paused_until quota_used reason slowed_to state until upstream"),
+    ("breaker status", "connections host paused_until quota_used reason slowed_to state until upstream"),
     ("sink list", "at cursor is_up_to_date refused sink"),
     (
         "stats",
@@ -206,6 +206,10 @@ const LISTS: &[(&str, &str)] = &[
     ("store verify", "bytes queued records segments sends step whole"),
     ("store rebuild", "records step"),
     ("store backup COPY", "bytes directory segments step until"),
+    (
+        "log --status store-backup",
+        "at by_machine client code enhanced event from host id joined_by message_id name next_attempt recipients record record_url source subject tags text upstream url",
+    ),
     ("config check", "file key line message severity variable"),
     (
         "config show",

@@ -7,6 +7,9 @@
 mod scripted;
 mod support;
 
+use mailtrail::clock::Clock;
+use mailtrail::ledger::{Chore, What};
+use mailtrail::store::Store;
 use scripted::{Act, At, Script, Server};
 use serde_json::Value;
 use std::process::Command;
@@ -345,6 +348,95 @@ async fn the_list_says_when_it_is_not_all() {
     assert!(cells[9].contains("refused"), "{row}");
 }
 
+/// What changes no mail is noted, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_relay_is_had_to_do_is_in_the_log_with_who_and_why() {
+    let mut house = House::new().await;
+    let copy = house.process.directory().join("copy");
+    let ask = async |words: &[&str], code| {
+        let said = house.process.ask(words).await;
+        assert_eq!(said.code, code, "{words:?}: {} {}", said.out, said.err);
+    };
+    ask(&["store", "backup", copy.to_str().unwrap(), "--reason", " before the upgrade "], 0).await;
+    ask(&["store", "rebuild", "--reason", "the alarm said so"], 0).await;
+    ask(&["store", "rebuild"], 0).await;
+    ask(&["store", "rebuild", "--reason", &"long ".repeat(1000)], 0).await;
+    ask(&["sink", "replay", "told", "--since", "1 hour ago", "--reason", "the file was lost"], 0).await;
+    let test =
+        ["send-test", "1@b.example", "--from", "app@example.com", "--wait", "1s", "--reason", "why not"];
+    ask(&test, 1).await;
+    ask(&["suppress", "add", "ada@example.net", "--note", "she called"], 0).await;
+    ask(&["suppress", "remove", "ada@example.net", "--note", "she called again"], 0).await;
+    // What is not done is not noted.
+    ask(&["sink", "replay", "nobody", "--since", "1 hour ago"], 2).await;
+    ask(&["suppress", "sync", "--upstream", "nobody"], 2).await;
+
+    let sent = house.queued().await.remove(0)["id"].clone();
+    let log = by_operators(&house.process).await;
+    let events: Vec<_> = log.iter().map(|line| (line["event"].as_str().unwrap(), &line["id"])).collect();
+    let none = &Value::Null;
+    let expected = [
+        ("store-backup", none),
+        ("store-rebuild", none),
+        ("store-rebuild", none),
+        ("store-rebuild", none),
+        ("sink-replay", none),
+        ("send-test", &sent),
+        ("listed", none),
+        ("unlisted", none),
+    ];
+    assert_eq!(events, expected);
+    assert!(log.iter().all(|line| line["name"].as_str().unwrap().starts_with("uid ")), "{log:?}");
+    let texts: Vec<_> = log.iter().map(|line| line["text"].as_str().unwrap_or_default()).collect();
+    assert_eq!(texts[0], format!("{}: before the upgrade", copy.display()));
+    assert_eq!(texts[1..3], ["the alarm said so", ""]);
+    assert_eq!(texts[3].len(), 1000, "as much as is kept");
+    let replay = texts[4];
+    assert!(replay.starts_with("told since 20") && replay.ends_with("Z: the file was lost"), "{replay}");
+    assert_eq!(texts[5], "why not");
+    assert_eq!(texts[7], "ada@example.net all reasons: she called again");
+    let said = house.process.ask(&["log", "--status", "store-backup"]).await.out;
+    assert!(
+        said.contains("(no send)  store-backup by uid ") && said.ends_with(": before the upgrade\n"),
+        "{said}"
+    );
+
+    // Conditions on mail leave out what is about none.
+    for condition in
+        [["--to", "."], ["--from", "a"], ["--client", "default"], ["--tag", "x"], ["--upstream", "a"]]
+    {
+        let which = ["log", "-g", "\"event\":\"s(tore|ink)-"];
+        assert_eq!(house.process.ask(&[&which[..], &condition].concat()).await.code, 1, "{condition:?}");
+    }
+    ask(&["log", "--status", "send-test", "--to", "1@b.example", "--from", "app@"], 0).await;
+    ask(&["log", "--status", "send-test", "--to", "2@b.example"], 1).await;
+
+    // A copy knows why it was made.
+    let (copied, _) = Store::open_for_reading(&copy, Clock::System).unwrap();
+    let first = copied.log_of(1).unwrap().remove(0);
+    assert_eq!(first.fact.what, What::Ordered(Chore::StoreBackup));
+    drop(copied);
+
+    house.restart().await;
+    assert_eq!(by_operators(&house.process).await, log);
+    // While it stands its store is only read, unless something is done to it.
+    assert!(house.process.terminate().await.success());
+    let second = house.process.directory().join("second");
+    assert_eq!(house.process.ask(&["store", "backup", second.to_str().unwrap()]).await.code, 0);
+    assert_eq!(by_operators(&house.process).await, log);
+    let said = house.process.ask(&["store", "rebuild", "--reason", "nobody is here"]).await;
+    assert_eq!((said.code, said.out.contains("the ledger is new")), (0, true), "{}", said.err);
+    let mut after = by_operators(&house.process).await;
+    let last = after.pop().unwrap();
+    assert_eq!((&last["event"], &last["text"]), (&"store-rebuild".into(), &"nobody is here".into()));
+    assert!(last["name"].as_str().unwrap().starts_with("uid "), "{last}");
+    assert_eq!(after, log);
+}
+
+async fn by_operators(process: &Process) -> Vec<Value> {
+    process.ask(&["--json", "log", "-g", "\"source\":\"operator\""]).await.json()
+}
+
 #[test]
 fn every_command_shows_how_it_is_used() {
     let help = |words: &[&str]| {
@@ -492,6 +584,10 @@ recipients = ["*@a.example", "*@c.example"]
 name = "to-b"
 upstreams = ["b"]
 recipients = ["*@b.example"]
+[[sink]]
+name = "told"
+kind = "file"
+path = "events.jsonl"
 "#
     )
 }

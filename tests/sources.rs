@@ -202,7 +202,7 @@ async fn a_hint_adds_nothing_to_what_others_said_and_nothing_to_what_was_removed
     };
     assert_eq!(scene.post_to(CAMPAIGNS, fixture("unsubscribe.form")).await, 200);
     assert_eq!(words().as_deref(), Some("asked us"));
-    store.list(operator(START, Change::Remove { reason: None })).await.unwrap();
+    store.list(operator(START, Change::Remove { reason: None, words: String::new() })).await.unwrap();
     let other = [fixture("unsubscribe.form"), b"&x=y".to_vec()].concat();
     assert_eq!(scene.post_to(CAMPAIGNS, other).await, 200);
     assert_eq!((words(), store.hints("ada@example.net", 10).unwrap().len()), (None, 2));

@@ -50,6 +50,28 @@ async fn a_copy_made_under_traffic_has_all_that_was_promised_before() {
     assert_eq!(trails(&restored, &finished).await, trails(&process, &finished).await);
 }
 
+/// Root, who may, leaves nothing behind that the relay's user cannot read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_of_another_user_is_not_changed_without_the_relay() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root could");
+        return;
+    }
+    let sink = Sink::start().await;
+    let mut process = Process::new(&sink);
+    process.start().await;
+    finished(&process, 1).await;
+    assert!(process.terminate().await.success());
+    std::os::unix::fs::chown(process.data(), Some(12_345), Some(12_346)).unwrap();
+    for order in [&["erase", "ada@example.net"][..], &["store", "rebuild"]] {
+        let said = process.ask(order).await;
+        assert_eq!(said.code, 1, "{order:?}: {}", said.err);
+        assert!(said.err.contains("setpriv --reuid 12345 --regid 12346"), "{order:?}: {}", said.err);
+    }
+    let said = process.ask(&["store", "verify"]).await;
+    assert_eq!(said.code, 0, "{}", said.err);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_goes_nowhere_where_something_is() {
     let sink = Sink::start().await;

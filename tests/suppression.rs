@@ -97,7 +97,7 @@ async fn what_is_removed_gets_mail_again_also_after_late_events_restarts_and_reb
         list: None,
         at: scene.time.clock().now(),
         operator: "uid 0".into(),
-        change: Change::Remove { reason: None },
+        change: Change::Remove { reason: None, words: String::new() },
     };
     scene.store().list(removal).await.unwrap();
     take(&scene, late).await;

@@ -77,9 +77,15 @@ async fn both_lists_end_alike_and_stay_so() {
     for upstream in [&[][..], &["--upstream", "up"]] {
         assert_eq!(house.sync(upstream).await, [""; 0], "there is nothing left to do");
     }
-    let said = house.process.ask(&["suppress", "sync"]).await;
+    let said = house.process.ask(&["suppress", "sync", "--reason", "as every week"]).await;
     let summary = "up: the provider lists 6; here 0 taken in and 0 ended, there 0 added and 0 removed\n";
     assert_eq!((said.code, &*said.out), (0, summary));
+    // Each that did something, or was to.
+    let log =
+        house.process.ask(&["--json", "log", "--status", "suppress-sync", "--upstream", "up"]).await.json();
+    let told: Vec<_> = log.iter().map(|line| line["text"].as_str()).collect();
+    assert_eq!(told, [None, None, None, Some("as every week")]);
+    assert!(log.iter().all(|line| line["name"].as_str().unwrap().starts_with("uid ")), "{log:?}");
 }
 
 #[tokio::test]

@@ -10,11 +10,12 @@ mod terminal;
 
 use house::House;
 use mailtrail::sandbox::Face;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, PipeWriter, Read};
 use std::process::{Command, Stdio};
 use support::client::Client;
 use support::eventually;
 use support::process::{Process, free_port};
+use support::sink::Sink;
 use terminal::Terminal;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -31,17 +32,21 @@ async fn tables_are_for_terminals_and_fit_them() {
     assert!(named(&piped.out.lines().collect::<Vec<_>>()), "{}", piped.out);
     assert!(cells.iter().all(|row| row.len() == 10), "{}", piped.out);
     assert!(cells.iter().all(|row| row[8] == LONG), "{}", piped.out);
-    for (columns, whole) in [(90, false), (140, false), (400, true)] {
+    // Where a row has no room in one line it takes two: ids and times are always whole.
+    let exact: Vec<_> = cells.iter().flat_map(|row| [row[0], row[2], row[3]]).collect();
+    for (columns, lines_each, whole) in [(80, 2, false), (90, 2, false), (140, 1, false), (400, 1, true)] {
         let seen = Terminal::wide(columns).run(&process.command(&["queue", "list"])).await;
         let lines = seen.lines();
-        assert_eq!((seen.ended, lines.len()), (0, 3), "{columns}: {}", seen.shown);
-        assert!(lines[0].starts_with("ID ") && named(&lines[1..]), "{columns}: {}", seen.shown);
+        assert_eq!((seen.ended, lines.len()), (0, 3 * lines_each), "{columns}: {}", seen.shown);
+        let first: Vec<_> = lines.iter().copied().step_by(lines_each).collect();
+        assert!(first[0].starts_with("ID ") && named(&first[1..]), "{columns}: {}", seen.shown);
         assert!(
             lines.iter().all(|line| line.chars().count() <= usize::from(columns)),
             "{columns}: {}",
             seen.shown
         );
-        assert_eq!(lines[1].contains(LONG), whole, "{columns}: {}", seen.shown);
+        assert!(exact.iter().all(|cell| seen.shown.contains(cell)), "{columns}: {}", seen.shown);
+        assert_eq!(lines[2 * lines_each - 1].contains(LONG), whole, "{columns}: {}", seen.shown);
         assert_eq!(seen.shown.contains('…'), !whole, "{columns}: {}", seen.shown);
     }
     // A terminal that does not say how wide it is.
@@ -234,6 +239,87 @@ async fn a_log_that_nobody_reads_any_more_ends() {
             assert!(process.terminate().await.success());
         }
     }
+}
+
+/// Nobody hears standard error: no command breaks for that, and the exit code says the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_hears_breaks_nothing() {
+    let (process, _) = waiting(1).await;
+    let nothing = "01K54Z8Q3V7N5X9B2C6D8F0GHJ";
+    for (arguments, code) in [
+        (&["trace", "nobody@example.org"][..], 1),
+        (&["queue", "list", "-n", "0"], 0),
+        (&["queue", "show", nothing], 1),
+        (&["queue", "retry", nothing], 1),
+        (&["queue", "hold", "-"], 1),
+        (&["events", "show", nothing], 1),
+        (&["events", "replay", "ALL"], 1),
+        (&["inbound", "show", nothing], 1),
+        (&["inbound", "replay", "-"], 1),
+        (&["stats", "--since", "2019-01-01", "--until", "2020-01-01"], 1),
+        (&["sink", "list"], 1),
+        (&["suppress", "check", "nobody@example.org"], 1),
+        (&["suppress", "remove", "nobody@example.org"], 1),
+        (&["export", "nobody@example.org"], 1),
+        (&["config", "check"], 0),
+        (&["log", "--status", "nonsense"], 2),
+        (&["nonsense"], 2),
+    ] {
+        let said = process.ask(arguments).await;
+        assert_eq!((said.code, said.err.is_empty()), (code, false), "{arguments:?}: {}", said.err);
+        for unheard in [deserted().into(), full()] {
+            let mut command = process.command(arguments);
+            let ended = support::run(command.stdin(Stdio::null()).stderr(unheard)).await.unwrap();
+            assert_eq!(ended.status.code(), Some(code), "{arguments:?}");
+            assert_eq!(String::from_utf8(ended.stdout).unwrap(), said.out, "{arguments:?}");
+        }
+    }
+}
+
+/// A reader that has gone has seen enough; a disk that is full has not got what was asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_written_is_no_success() {
+    let (process, ids) = waiting(1).await;
+    assert_eq!(process.ask(&["suppress", "add", "ada@example.net"]).await.code, 0);
+    for arguments in [
+        &["queue", "list"][..],
+        &["--json", "trace", &ids[0]],
+        &["config", "show"],
+        &["suppress", "export"],
+        &["completions", "bash"],
+    ] {
+        let output = support::run(process.command(arguments).stdout(deserted())).await.unwrap();
+        assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]), "{arguments:?}");
+        let output = support::run(process.command(arguments).stdout(full())).await.unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(said.starts_with("mailtrail: standard output cannot be written: No space left"), "{said}");
+        let output =
+            support::run(process.command(arguments).stdout(full()).stderr(deserted())).await.unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+    }
+}
+
+/// The program that reads the relay's log has ended: mail goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_whose_log_nobody_reads_goes_on() {
+    let sink = Sink::start().await;
+    let mut process = Process::new(&sink);
+    process.start_telling(deserted()).await;
+    let mut client = Client::connect(process.address(1)).await.unwrap();
+    let id = client.submit("a@example.com", &["b@example.net"], MESSAGE).await.unwrap();
+    sink.arrival(&id).await;
+    assert!(process.terminate().await.success());
+}
+
+/// A pipe that nobody reads from.
+fn deserted() -> PipeWriter {
+    std::io::pipe().unwrap().1
+}
+
+/// A disk without room.
+fn full() -> Stdio {
+    std::fs::File::options().write(true).open("/dev/full").unwrap().into()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -59,6 +59,30 @@ async fn stores_that_earlier_programs_wrote_are_taken_on() {
     }
 }
 
+/// Before their orders had reasons.
+#[tokio::test]
+async fn what_operators_of_earlier_programs_did_is_read() {
+    let process = Process::new(&Sink::start().await);
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/stores/4");
+    copy(&kept, &process.data());
+    let log = process.ask(&["--json", "log", "-g", "\"source\":\"operator\""]).await.json();
+    let told = |line: &serde_json::Value| {
+        [&line["event"], &line["text"]].map(|word| word.as_str().unwrap().to_owned())
+    };
+    let expected = [
+        ["replayed", "01M803G35RNXT59A62SR1P97J0 is read as delivered"],
+        ["inbound-released", "uid 7"],
+        ["listed", "gone@example.net manual: on the phone"],
+        ["unlisted", "gone@example.net manual"],
+    ];
+    assert_eq!(log.iter().map(told).collect::<Vec<_>>(), expected);
+    let trail = process.ask(&["--json", "trace", "ada@example.net"]).await.json().remove(0);
+    assert_eq!(trail["recipients"][0]["state"], "delivered", "{trail}");
+    assert_eq!(process.ask(&["--json", "inbound", "list"]).await.json()[0]["state"], "delivered");
+    assert_eq!(process.ask(&["suppress", "check", "gone@example.net"]).await.code, 1);
+    assert_eq!(process.ask(&["store", "verify"]).await.code, 0);
+}
+
 #[tokio::test]
 async fn a_ledger_of_another_version_is_made_anew() {
     let sink = Sink::start().await;
@@ -77,18 +101,67 @@ async fn a_ledger_of_another_version_is_made_anew() {
 #[tokio::test]
 async fn a_store_of_a_newer_version_is_refused_and_left_as_it_is() {
     let sink = Sink::start().await;
-    let (process, _) = with_mail(&sink).await;
+    for (kind, version) in [(1, 200), (200, 1)] {
+        for ledger_lost in [true, false] {
+            let (process, _) = with_mail(&sink).await;
+            let segment = segment(&process);
+            let first = fs::read(&segment).unwrap();
+            let newer = Frame { kind, version, ..Frame::first(&first) }.in_place_of(&first);
+            fs::write(&segment, &newer).unwrap();
+            if ledger_lost {
+                fs::remove_dir_all(process.data().join("ledger")).unwrap();
+            } else {
+                // It has everything, so nothing of the journal would be read because of it.
+                let ledger = sled::open(process.data().join("ledger/1")).unwrap();
+                assert!(ledger.insert(b"kschema", &u32::MAX.to_be_bytes()).unwrap().is_some());
+            }
+            let output = process.run().await;
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(4), "{said}");
+            let reason = format!(
+                "the journal was written by a newer version of mailtrail: journal record of kind {kind}, version {version}"
+            );
+            assert!(said.contains(&reason) && said.contains("install that version again"), "{said}");
+            assert_eq!(fs::read(&segment).unwrap(), newer);
+            for question in [&["log"][..], &["store", "verify"]] {
+                let said = process.ask(question).await;
+                assert!(said.code == 4 && said.err.contains(&reason), "{question:?}: {}", said.err);
+            }
+        }
+    }
+}
+
+/// Its checksum vouches for it, so no disk damaged it, and what it says was promised to somebody: it is not passed over.
+#[tokio::test]
+async fn a_record_that_nobody_can_read_stops_the_start_and_is_named() {
+    let sink = Sink::start().await;
+    let (mut process, _) = with_mail(&sink).await;
     let segment = segment(&process);
-    fs::write(&segment, in_a_newer_version(&fs::read(&segment).unwrap())).unwrap();
+    fs::write(&segment, with_nonsense(&fs::read(&segment).unwrap())).unwrap();
     let before = fs::read(&segment).unwrap();
     fs::remove_dir_all(process.data().join("ledger")).unwrap();
-    let output = process.run().await;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(4), "{said}");
-    let reason =
-        "the journal was written by a newer version of mailtrail: journal record of kind 1, version 200";
-    assert!(said.contains(reason) && said.contains("install that version again"), "{said}");
+    let serve = process.run().await;
+    let verify = process.ask(&["store", "verify"]).await;
+    let codes = (serve.status.code(), verify.code);
+    for said in [String::from_utf8(serve.stderr).unwrap(), verify.err] {
+        let place = format!("{}, byte {SEGMENT_HEADER}: ", segment.display());
+        assert!(said.contains(&place), "{said}");
+        assert!(
+            said.contains("its checksum is good; put a copy that `mailtrail store backup` made"),
+            "{said}"
+        );
+        assert!(!said.contains("newer version"), "{said}");
+    }
+    assert_eq!(codes, (Some(4), 4));
     assert_eq!(fs::read(&segment).unwrap(), before);
+    // The other remedy.
+    fs::rename(&segment, process.directory().join("aside")).unwrap();
+    process.configure(&process.configuration(sink.port(), ""));
+    process.start().await;
+    let mut client = Client::connect(process.address(1)).await.unwrap();
+    let id = client.submit("a@example.com", &["b@example.net"], "Subject: hi\r\n\r\nhi\r\n").await.unwrap();
+    sink.arrival(&id).await;
+    assert_eq!(process.ask(&["store", "verify"]).await.code, 0);
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -147,12 +220,13 @@ fn in_the_first_version(segment: &[u8]) -> Vec<u8> {
     Frame { version: 1, head: &head, ..frame }.in_place_of(segment)
 }
 
-fn in_a_newer_version(segment: &[u8]) -> Vec<u8> {
-    Frame { version: 200, ..Frame::first(segment) }.in_place_of(segment)
+fn with_nonsense(segment: &[u8]) -> Vec<u8> {
+    Frame { head: &[255; 64], ..Frame::first(segment) }.in_place_of(segment)
 }
 
 /// A record of the journal, by the letter of its format.
 struct Frame<'a> {
+    kind: u8,
     version: u8,
     head: &'a [u8],
     body: &'a [u8],
@@ -165,7 +239,12 @@ impl<'a> Frame<'a> {
         let length = |at: usize| u32::from_le_bytes(frame[at..at + 4].try_into().unwrap()) as usize;
         let (head, body) = (length(8), length(12));
         let frame = &frame[..FRAME_HEADER + head + body];
-        Self { version: frame[5], head: &frame[FRAME_HEADER..][..head], body: &frame[FRAME_HEADER + head..] }
+        Self {
+            kind: frame[4],
+            version: frame[5],
+            head: &frame[FRAME_HEADER..][..head],
+            body: &frame[FRAME_HEADER + head..],
+        }
     }
 
     fn in_place_of(&self, segment: &[u8]) -> Vec<u8> {
@@ -173,6 +252,7 @@ impl<'a> Frame<'a> {
         let salt = u32::from_le_bytes(segment[12..16].try_into().unwrap());
         let header = &mut written[SEGMENT_HEADER..];
         let mask = salt ^ crc32fast::hash(&header[24..32]);
+        header[4] = self.kind;
         header[5] = self.version;
         header[8..12].copy_from_slice(&(self.head.len() as u32).to_le_bytes());
         header[16..20].copy_from_slice(&crc32fast::hash(self.body).to_le_bytes());

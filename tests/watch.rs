@@ -74,6 +74,30 @@ async fn a_test_mail_whose_events_stay_out_is_an_alarm() {
     scene.stop().await;
 }
 
+/// It goes where other mail to that recipient goes.
+#[tokio::test(start_paused = true)]
+async fn a_test_mail_takes_its_route() {
+    let _logging = Log::default().listen();
+    let (first, other) = (Server::start(Script::new()).await, Server::start(Script::new()).await);
+    let settings = format!(
+        "host = \"127.0.0.1\"\ntls = \"none\"\n[[upstream]]\nname = \"other\"\nprovider = \"plain\"\n\
+         host = \"127.0.0.1\"\nport = {}\ntls = \"none\"\n[[route]]\nname = \"canaries\"\nupstreams = [\"other\"]\n\
+         recipients = [\"canary@example.net\"]\n[heartbeat]\nto = \"canary@example.net\"\nfrom = \"relay@example.com\"\n",
+        other.address.port()
+    );
+    let mut scene = Scene::in_leaps(first.clone(), &settings).await;
+    scene.until("the test mail", || first.taken().len() + other.taken().len() == 1).await;
+    let taken = other.taken().pop().expect("its route leads to the other upstream");
+    let message = String::from_utf8(taken.message).unwrap();
+    let id = message.lines().find_map(|line| line.strip_prefix("X-Mailtrail-Id: ")).unwrap();
+    let send = scene.settled(id.parse().unwrap()).await.send;
+    assert_eq!(
+        (send.route.as_deref(), &*send.client, &*send.subject, send.reports),
+        (Some("canaries"), "mailtrail", "mailtrail heartbeat", false)
+    );
+    scene.stop().await;
+}
+
 /// The provider reports on a recipient.
 async fn report(scene: &Scene, id: TrackingId, recipient: &str, kind: Kind) {
     let now = scene.time.clock().now();

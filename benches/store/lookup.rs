@@ -2,6 +2,7 @@
 
 use crate::measure::{milliseconds, percentile};
 use crate::traffic::{OFTEN, Traffic, record};
+use mailtrail::admin::SUBJECTS;
 use mailtrail::clock::Timestamp;
 use mailtrail::id::TrackingId;
 use mailtrail::store::{ReadError, Store};
@@ -37,6 +38,9 @@ pub fn measure(store: &Store, traffic: Traffic, sends: u64) -> Result<Vec<Lookup
         timed("trails by Odoo record", random, sends, |number| match record(number) {
             Some(record) => trails(store, store.by_record(&record, NEWEST)?),
             None => Ok(0),
+        })?,
+        timed("a part of the subject that fits none", random, sends, |_| {
+            Ok(store.by_subject("no subject", NEWEST, SUBJECTS)?.0.len())
         })?,
         timed("due, first 100", random, sends, |_| {
             let first = store.queues()?.into_iter().next();

@@ -271,8 +271,8 @@ mod tests {
         let events: Value =
             serde_json::from_str(include_str!("../../tests/fixtures/mailgun/api_events_page1.json")).unwrap();
         let now = Timestamp::from_seconds(1);
-        let logged = mailgun::decode(&reshaped(logs["items"][0].clone()), now);
-        assert_eq!(logged, mailgun::decode(&events["items"][1], now));
+        let logged = mailgun::decode(&(&reshaped(logs["items"][0].clone())).into(), now);
+        assert_eq!(logged, mailgun::decode(&(&events["items"][1]).into(), now));
         assert!(logged.tracking.is_some());
     }
 

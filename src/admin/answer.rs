@@ -14,6 +14,9 @@ pub enum Refusal {
     /// There is no such upstream.
     #[error("there is no upstream {0:?}; `mailtrail breaker status` lists them")]
     NoUpstream(String),
+    /// There is no such sink.
+    #[error("no sink is called {0:?}")]
+    NoSink(String),
     /// The question broke.
     #[error("the order cannot be carried out: see the daemon's log")]
     Broken,
@@ -28,7 +31,7 @@ pub enum Refusal {
 pub(super) fn refuse(refusal: &Refusal) -> Response {
     let code = match refusal {
         Refusal::Senseless(_) => StatusCode::UNPROCESSABLE_ENTITY,
-        Refusal::NoUpstream(_) => StatusCode::NOT_FOUND,
+        Refusal::NoUpstream(_) | Refusal::NoSink(_) => StatusCode::NOT_FOUND,
         Refusal::Broken | Refusal::Read(_) | Refusal::Commit(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
     (code, refusal.to_string()).into_response()

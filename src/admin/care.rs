@@ -1,10 +1,11 @@
 //! The care of the store: the answer tells how far it is while it is done, one JSON object a line.
 
-use super::answer::Refusal;
-use super::answer::refuse;
+use super::answer::{Refusal, refuse};
+use super::errand;
 use super::panel::{Operator, Panel};
 use super::routes::Routes;
 use crate::clock::Timestamp;
+use crate::ledger::Errand;
 use crate::store::{BackedUp, BackupError, Hole, Progress, Retention, Store, Verified};
 use axum::Json;
 use axum::body::{Body, Bytes};
@@ -19,11 +20,14 @@ use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
 
 /// How the ledger is made anew.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct RebuildOrder {
     /// Take the new one also when the journal is damaged and the present one knows more.
     #[serde(default)]
     pub despite_damage: bool,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
 }
 
 /// Where a copy of the store goes.
@@ -31,6 +35,9 @@ pub struct RebuildOrder {
 pub struct BackupOrder {
     /// An absolute path; the relay writes there.
     pub directory: PathBuf,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
 }
 
 /// What is happening, or what came of it.
@@ -144,9 +151,9 @@ pub fn verify(
 }
 
 /// Makes the ledger anew. Blocks.
-pub fn rebuild(store: &Store, order: RebuildOrder, tell: Tell<'_>) -> io::Result<()> {
+pub fn rebuild(store: &Store, despite_damage: bool, tell: Tell<'_>) -> io::Result<()> {
     // It is carried out to its end, also when whoever asked has gone.
-    let rebuilt = store.rebuild(order.despite_damage, &mut |step| drop(tell(step.into())));
+    let rebuilt = store.rebuild(despite_damage, &mut |step| drop(tell(step.into())));
     tell(match rebuilt {
         Ok(records) => CareStep::Rebuilt { records },
         Err(error) => failed(&error, true),
@@ -179,20 +186,28 @@ async fn verified(State(panel): State<Panel>) -> Response {
 async fn rebuilt(
     State(panel): State<Panel>,
     ConnectInfo(Operator(operator)): ConnectInfo<Operator>,
-    Json(order): Json<RebuildOrder>,
+    Json(RebuildOrder { despite_damage, reason }): Json<RebuildOrder>,
 ) -> Response {
-    let despite_damage = order.despite_damage;
+    let errand = Errand::StoreRebuild { despite_damage };
+    if let Err(refusal) = errand::note(&panel, errand, &operator, &reason).await {
+        return refuse(&refusal);
+    }
     tracing::warn!(operator, despite_damage, "an operator has the ledger made anew from the journal");
-    answer(move |tell| rebuild(&panel.store, order, tell))
+    answer(move |tell| rebuild(&panel.store, despite_damage, tell))
 }
 
 async fn backed_up(
     State(panel): State<Panel>,
     ConnectInfo(Operator(operator)): ConnectInfo<Operator>,
-    Json(BackupOrder { directory }): Json<BackupOrder>,
+    Json(BackupOrder { directory, reason }): Json<BackupOrder>,
 ) -> Response {
     if !directory.is_absolute() {
         return refuse(&Refusal::Senseless("the directory is an absolute path"));
+    }
+    let errand = Errand::StoreBackup { directory: directory.clone() };
+    if let Err(error) = errand::note(&panel, errand, &operator, &reason).await {
+        // A copy is needed most where nothing can be written any more.
+        tracing::error!(%error, "that the store is copied cannot be noted in the journal");
     }
     tracing::warn!(operator, directory = %directory.display(), "an operator has the store copied");
     answer(move |tell| back_up(&panel.store, &directory, tell))

@@ -1,7 +1,7 @@
 //! The providers' reports: what came, what found no send, what cannot be understood, and reading them anew.
 
-use super::answer::Refusal;
-use super::answer::{answer, refuse};
+use super::answer::{Refusal, answer, refuse};
+use super::errand;
 use super::panel::{Operator, Panel};
 use super::routes::Routes;
 use crate::clock::Timestamp;
@@ -112,6 +112,9 @@ pub struct ReplayOrder {
     pub orphans: bool,
     /// Of all only those that came then or later, milliseconds since the epoch.
     pub since: Option<u64>,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
     /// Say what would become of them, and do nothing.
     #[serde(default)]
     pub dry_run: bool,
@@ -372,10 +375,11 @@ pub async fn replay(panel: &Panel, order: ReplayOrder, operator: &str) -> Result
     if ids.is_empty() && !order.all {
         return Err(Refusal::Senseless("name reports by their ids, or say ALL"));
     }
-    let (here, dry_run) = (panel.clone(), order.dry_run);
+    let (here, dry_run, reason) = (panel.clone(), order.dry_run, errand::noted(&order.reason));
+    let wish = Wish { operator, reason: &reason, dry_run };
     let planned = tokio::task::spawn_blocking(move || plan_segment(&here, &order, &ids)).await;
     let (plans, next) = planned.map_err(|_| Refusal::Broken)??;
-    let one = |(report, plan)| async move { carry_out(panel, &report, plan, operator, dry_run).await };
+    let one = |(report, plan)| async move { carry_out(panel, &report, plan, wish).await };
     let done = stream::iter(plans).map(one).buffered(AT_ONCE).collect::<Vec<_>>().await;
     let replayed: Vec<_> = done.into_iter().collect::<Result<_, _>>()?;
     let changed = |one: &&Replayed| matches!(&*one.outcome, "joined" | "changed" | "orphan");
@@ -384,6 +388,14 @@ pub async fn replay(panel: &Panel, order: ReplayOrder, operator: &str) -> Result
         tracing::warn!(operator, reports = replayed.len(), changes, "an operator had reports read anew");
     }
     Ok(ReplayAnswer { replayed, next })
+}
+
+/// Who wants it, why, and whether it is only to be said.
+#[derive(Clone, Copy)]
+struct Wish<'a> {
+    operator: &'a str,
+    reason: &'a str,
+    dry_run: bool,
 }
 
 /// What is to be done with a report.
@@ -458,13 +470,7 @@ fn plan(panel: &Panel, report: &Report, stand: Stand) -> Result<Plan, ReadError>
     }
 }
 
-async fn carry_out(
-    panel: &Panel,
-    report: &Report,
-    plan: Plan,
-    operator: &str,
-    dry_run: bool,
-) -> Result<Replayed, Refusal> {
+async fn carry_out(panel: &Panel, report: &Report, plan: Plan, wish: Wish<'_>) -> Result<Replayed, Refusal> {
     let id = report.id.to_string();
     let event = match plan {
         Plan::Leave { outcome, why } => {
@@ -478,11 +484,11 @@ async fn carry_out(
     };
     let was_joined = matches!(panel.store.stand(report)?, Stand::Joined { .. });
     let send = panel.store.find(&event)?;
-    if !dry_run {
-        let (operator, upstream) = (operator.to_owned(), report.upstream.clone());
-        let (id, at, via) = (report.id, panel.clock.now(), report.via);
+    if !wish.dry_run {
+        let (operator, reason) = (wish.operator.to_owned(), wish.reason.to_owned());
+        let (id, at, via, upstream) = (report.id, panel.clock.now(), report.via, report.upstream.clone());
         let before = report.content.event().cloned();
-        panel.store.replay(Replay { id, at, operator, upstream, via, before, event }).await?;
+        panel.store.replay(Replay { id, at, operator, reason, upstream, via, before, event }).await?;
     }
     let outcome = match send {
         _ if was_joined => "changed",

@@ -1,7 +1,7 @@
 //! Mail from outside: what came, where it stands, and delivering what was kept back.
 
-use super::answer::Refusal;
-use super::answer::{answer, refuse};
+use super::answer::{Refusal, answer, refuse};
+use super::errand;
 use super::panel::{Operator, Panel};
 use super::routes::Routes;
 use crate::id::TrackingId;
@@ -80,6 +80,9 @@ pub struct ReleaseOrder {
     /// Or: all dead letters; duplicates only by their ids.
     #[serde(default)]
     pub all: bool,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
     /// Say what would become of them, and do nothing.
     #[serde(default)]
     pub dry_run: bool,
@@ -193,9 +196,10 @@ async fn release(panel: &Panel, order: ReleaseOrder, operator: &str) -> Result<V
         }
         false => order.ids,
     };
+    let fate = Fate::Released { operator: operator.to_owned(), reason: errand::noted(&order.reason) };
     let mut released = Vec::new();
     for id in ids {
-        let why = release_one(panel, &id, operator, order.dry_run).await?;
+        let why = release_one(panel, &id, &fate, order.dry_run).await?;
         released.push(Released { id, done: why.is_none(), why: why.map(str::to_owned) });
     }
     let count = released.iter().filter(|one| one.done).count();
@@ -213,7 +217,7 @@ async fn release(panel: &Panel, order: ReleaseOrder, operator: &str) -> Result<V
 async fn release_one(
     panel: &Panel,
     id: &str,
-    operator: &str,
+    fate: &Fate,
     dry_run: bool,
 ) -> Result<Option<&'static str>, Refusal> {
     let Some(id) = id.parse::<TrackingId>().ok() else { return Ok(Some("that is no id")) };
@@ -227,8 +231,7 @@ async fn release_one(
         return Ok(Some("its message is no longer kept"));
     }
     if !dry_run {
-        let fate = Fate::Released { operator: operator.to_owned() };
-        panel.store.move_inbound(Move { id, at: panel.clock.now(), fate }).await?;
+        panel.store.move_inbound(Move { id, at: panel.clock.now(), fate: fate.clone() }).await?;
     }
     Ok(None)
 }

@@ -3,6 +3,7 @@
 
 mod answer;
 mod care;
+mod errand;
 mod events;
 mod inbound;
 mod log;
@@ -20,9 +21,11 @@ mod sync;
 mod test_mail;
 mod trace;
 mod view;
+mod web;
 
 pub use crate::line::{FactView, LogLine};
 pub use care::{BackupOrder, CareStep, RebuildOrder, Tell, back_up, rebuild, verify};
+pub use errand::noted;
 pub use events::{
     EventFilter, EventView, HINT, KeptEvent, ReplayAnswer, ReplayOrder, Replayed, dead, orphans, report,
     reports,
@@ -42,8 +45,8 @@ pub use suppressions::{
     SuppressionPage, SuppressionView, hints, suppressions,
 };
 pub use sync::{SyncLine, SyncOrder, SyncStep};
-pub use test_mail::{HandIn, TestAnswer, TestOrder, Tester};
-pub use trace::{Found, find, queue};
+pub use test_mail::{TestAnswer, TestOrder, Tester};
+pub use trace::{Found, SUBJECTS, find, queue};
 pub use view::{
     Act, AlarmView, BreakerOrder, BreakerView, MarkView, Order, QueueLine, RecipientView, Shape, TrailView,
 };

@@ -1,6 +1,7 @@
 //! What operators do to the queue and to breakers. Everything is in the journal before it is answered.
 
 use super::answer::Refusal;
+use super::errand::noted;
 use super::panel::Panel;
 use super::trace::SHORTEST_PREFIX;
 use super::view::{Act, BreakerOrder, Order, Shape};
@@ -16,7 +17,7 @@ use std::collections::{BTreeMap, HashSet};
 pub async fn act(panel: &Panel, order: Order, operator: &str) -> Result<Vec<Act>, Refusal> {
     let verb = Verb::ALL.into_iter().find(|verb| verb.word() == order.verb);
     let verb = verb.ok_or(Refusal::Senseless("the verb is retry, hold, release, bounce or delete"))?;
-    let reason = order.reason.trim().to_owned();
+    let reason = noted(&order.reason);
     if reason.is_empty() && matches!(verb, Verb::Bounce | Verb::Delete) {
         return Err(Refusal::Senseless("what ends mail needs a reason: --reason 'why'"));
     }
@@ -178,7 +179,7 @@ pub async fn switch(
 ) -> Result<(), Refusal> {
     let health = panel.upstreams.iter().find(|health| health.name() == upstream);
     let health = health.ok_or_else(|| Refusal::NoUpstream(upstream.to_owned()))?;
-    let (now, reason) = (panel.clock.now(), order.reason.trim().to_owned());
+    let (now, reason) = (panel.clock.now(), noted(&order.reason));
     if order.open && reason.is_empty() {
         return Err(Refusal::Senseless("opening a breaker needs a reason: --reason 'why'"));
     }

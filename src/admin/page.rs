@@ -1,10 +1,12 @@
-//! What is served over TCP: figures for everybody who reaches it; questions and orders for who has the token.
+//! What is served over TCP: figures and the web page, which knows nothing, for everybody who reaches it; questions and
+//! orders for who has the token.
 //!
 //! A browser on this machine reaches it, too, and does what any page wants. A page that had its own name lead here (DNS
 //! rebinding) is known by `Host`, one of another origin by `Origin`; neither can know the token.
 
 use super::panel::{Operator, Panel};
 use super::router::api;
+use super::web::web;
 use crate::secret::Secret;
 use axum::Router;
 use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
@@ -27,12 +29,12 @@ pub struct Gate {
     pub hosts: Vec<String>,
 }
 
-/// `/healthz`, `/metrics` where figures are kept and, behind a gate, `/api/v1`.
+/// The web page, `/healthz`, `/metrics` where figures are kept and, behind a gate, `/api/v1`.
 pub fn page(
     metrics: Option<PrometheusHandle>,
     questions: Option<(Panel, Gate)>,
 ) -> IntoMakeServiceWithConnectInfo<Router, SocketAddr> {
-    let mut router = Router::new().route("/healthz", get(|| async { "ok\n" }));
+    let mut router = web().route("/healthz", get(|| async { "ok\n" }));
     if let Some(metrics) = metrics {
         router = router.route("/metrics", get(move || std::future::ready(metrics.render())));
     }

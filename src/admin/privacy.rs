@@ -1,8 +1,8 @@
 //! What is known about one address, and taking it out of everything.
 
-use super::answer::Refusal;
-use super::answer::refuse;
+use super::answer::{Refusal, refuse};
 use super::care::{self, CareStep, Tell};
+use super::errand::noted;
 use super::events::{KeptEvent, report};
 use super::inbound::InboundView;
 use super::panel::{Operator, Panel};
@@ -123,7 +123,8 @@ pub fn erase(
     let erased = if order.dry_run {
         store.mentions(&address, &mut progress).map(|found| (found, None))
     } else {
-        let erasing = Erasing { address: &address, operator, reason: &order.reason, at: now };
+        let reason = noted(&order.reason);
+        let erasing = Erasing { address: &address, operator, reason: &reason, at: now };
         store.erase(&erasing, &mut progress).map(|(found, pseudonym)| (found, Some(pseudonym)))
     };
     tell(match erased {

@@ -10,10 +10,9 @@ use super::sinks::{self, ReplaySink};
 use super::stats::{StatsQuestion, stats};
 use super::suppressions::{self, SuppressionFilter, SuppressionOrder};
 use super::sync::sync;
-use super::test_mail::{self};
 use super::trace::{find_as, queue_as};
 use super::view::{AlarmView, BreakerOrder, BreakerView, Order};
-use super::{care, events, privacy, probe};
+use super::{care, events, privacy, probe, test_mail};
 use crate::transport::breaker::State as BreakerState;
 use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, State};
@@ -163,12 +162,11 @@ async fn replay_sink(
     Path(sink): Path<String>,
     Json(order): Json<ReplaySink>,
 ) -> Response {
-    let none = format!("no sink is called {sink:?}");
-    match tokio::task::spawn_blocking(move || sinks::replay(&panel, &sink, &order, &operator)).await {
-        Ok(Ok(true)) => Json(()).into_response(),
-        Ok(Ok(false)) => (StatusCode::NOT_FOUND, none).into_response(),
-        Ok(Err(error)) => failure(&error),
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    // It is carried out to its end, also when whoever asked has gone.
+    match tokio::spawn(async move { sinks::replay(&panel, &sink, &order, &operator).await }).await {
+        Ok(Ok(())) => Json(()).into_response(),
+        Ok(Err(refusal)) => refuse(&refusal),
+        Err(_) => refuse(&Refusal::Broken),
     }
 }
 
@@ -213,6 +211,7 @@ async fn breakers(State(panel): State<Panel>) -> Response {
         let pace = upstream.pace();
         BreakerView {
             upstream: upstream.name().to_owned(),
+            host: upstream.host().to_owned(),
             state: state.word().to_owned(),
             until,
             reason,

@@ -1,5 +1,8 @@
+use super::answer::Refusal;
+use super::errand;
 use super::panel::Panel;
 use crate::clock::Timestamp;
+use crate::ledger::Errand;
 use crate::line::LogLine;
 use crate::store::{ReadError, Store};
 use serde::{Deserialize, Serialize};
@@ -35,6 +38,9 @@ pub struct RefusedView {
 pub struct ReplaySink {
     /// What was noted then or later, milliseconds since the epoch.
     pub since: u64,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
 }
 
 /// All sinks that are configured, in the order of the configuration.
@@ -68,21 +74,24 @@ pub(super) fn refused(store: &Store, sink: &str) -> Result<Vec<RefusedView>, Rea
     refused.collect()
 }
 
-/// Has a sink told again what was noted since then; false where there is no such sink.
-pub(super) fn replay(
+/// Has a sink told again what was noted since then.
+pub(super) async fn replay(
     panel: &Panel,
     sink: &str,
     order: &ReplaySink,
     operator: &str,
-) -> Result<bool, ReadError> {
+) -> Result<(), Refusal> {
     if !panel.sinks.iter().any(|known| known == sink) {
-        return Ok(false);
+        return Err(Refusal::NoSink(sink.to_owned()));
     }
-    let since = Timestamp::from_millis(order.since);
-    let cursor = panel.store.cursor_at(since)?;
+    let (store, since) = (panel.store.clone(), Timestamp::from_millis(order.since));
+    let cursor = tokio::task::spawn_blocking(move || store.cursor_at(since)).await;
+    let cursor = cursor.map_err(|_| Refusal::Broken)??;
+    let errand = Errand::SinkReplay { sink: sink.to_owned(), since };
+    errand::note(panel, errand, operator, &order.reason).await?;
     tracing::info!(sink, operator, %since, %cursor, "an operator has a sink told again");
     panel.store.rewind(sink, cursor);
-    Ok(true)
+    Ok(())
 }
 
 const REFUSED: usize = 1000;

@@ -355,7 +355,7 @@ impl Desk<'_> {
             }
             times.push(self.now);
         }
-        let words: String = entry.words.chars().take(Mark::WORDS).collect();
+        let words = noted(&entry.words);
         let mark = |at| Mark { at, scope, source, expires, words: words.clone() };
         let marks: Vec<_> = times.into_iter().map(mark).collect();
         let (at, operator) = (self.now, self.operator.to_owned());
@@ -387,12 +387,13 @@ impl Desk<'_> {
             return Ok(Weighed::Same("is not on the list"));
         };
         let (at, operator) = (self.now.max(last), self.operator.to_owned());
+        let words = noted(&entry.words);
         Ok(Weighed::Good(Box::new(Listing {
             address,
             list,
             at,
             operator,
-            change: Change::Remove { reason },
+            change: Change::Remove { reason, words },
         })))
     }
 
@@ -429,6 +430,11 @@ struct Known {
 
 fn address(entry: &SuppressionEntry) -> Result<Mailbox, Weighing> {
     entry.address.parse().map_err(|error| Weighing::Bad(format!("is no mail address: {error}")))
+}
+
+/// As much of somebody's words as is kept.
+fn noted(words: &str) -> String {
+    words.chars().take(Mark::WORDS).collect()
 }
 
 fn time(text: &str) -> Result<Timestamp, Weighing> {

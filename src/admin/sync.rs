@@ -1,8 +1,8 @@
 //! Bringing our suppression list and the providers' together: the answer tells what is done while it is done, one JSON
 //! object a line.
 
-use super::answer::Refusal;
-use super::answer::refuse;
+use super::answer::{Refusal, refuse};
+use super::errand;
 use super::panel::{Operator, Panel};
 use crate::sync::{Act, Order, Step};
 use axum::Json;
@@ -23,6 +23,9 @@ pub struct SyncOrder {
     /// Say what would be done, and do nothing.
     #[serde(default)]
     pub dry_run: bool,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
 }
 
 /// What is happening, and for which upstream.
@@ -79,7 +82,7 @@ pub(super) async fn sync(
         Ok(upstreams) => upstreams,
         Err(refusal) => return refuse(&refusal),
     };
-    let order = Order { operator, dry_run: order.dry_run };
+    let order = Order { operator, reason: errand::noted(&order.reason), dry_run: order.dry_run };
     let (lines, heard) = mpsc::channel(LINES);
     // It is carried out to its end, also when whoever asked has gone.
     tokio::spawn(async move {

@@ -1,21 +1,18 @@
 //! A mail of the operator's own, to be followed through the whole loop.
 
+use super::answer::{Refusal, refuse};
+use super::errand;
 use super::panel::{Operator, Panel};
 use super::routes::Routes;
-use crate::id::TrackingId;
-use crate::mail::{Envelope, Mailbox};
+use crate::ledger::Errand;
+use crate::mail::Mailbox;
+use crate::own_mail::{HandIn, compose};
 use axum::Json;
 use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-
-/// What hands a message in by the way that clients' mail takes: the id under which it is kept, or what a client would be
-/// told.
-pub type HandIn =
-    Arc<dyn Fn(Envelope, Vec<u8>) -> BoxFuture<'static, Result<TrackingId, String>> + Send + Sync>;
 
 /// What test mail is made with.
 #[derive(Clone)]
@@ -36,6 +33,9 @@ pub struct TestOrder {
     /// The sender; the upstream must know its domain.
     #[serde(default)]
     pub from: Option<String>,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
 }
 
 /// A test mail on its way.
@@ -72,22 +72,22 @@ async fn order(
         return (StatusCode::UNPROCESSABLE_ENTITY, "nobody is known to send it; name one: --from")
             .into_response();
     };
-    let message = message(&from, &to);
-    let envelope = Envelope {
-        smtputf8: !from.is_ascii() || !to.is_ascii(),
-        sender: Some(from.clone()),
-        recipients: vec![to],
-        ..Envelope::default()
-    };
-    let handed_in = (panel.tester.hand_in)(envelope, message);
-    // It is carried out to its end, also when whoever asked has gone.
-    let Ok(kept) = tokio::spawn(handed_in).await else {
-        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
-    };
-    if let Ok(id) = &kept {
-        tracing::info!(%id, operator, "a test mail was handed in");
-    }
+    let (envelope, message) = compose(&from, &to, SUBJECT, TEXT);
     let silent = panel.tester.silent.to_vec();
+    let sent = async move {
+        let kept = (panel.tester.hand_in)(envelope, message).await;
+        if let Ok(id) = kept {
+            tracing::info!(%id, operator, "a test mail was handed in");
+            errand::note(&panel, Errand::SendTest { id }, &operator, &order.reason).await?;
+        }
+        Ok::<_, Refusal>(kept)
+    };
+    // It is carried out to its end, also when whoever asked has gone.
+    let kept = match tokio::spawn(sent).await {
+        Ok(Ok(kept)) => kept,
+        Ok(Err(refusal)) => return refuse(&refusal),
+        Err(_) => return refuse(&Refusal::Broken),
+    };
     let (id, refused) = match kept {
         Ok(id) => (Some(id.to_string()), None),
         Err(words) => (None, Some(words)),
@@ -95,18 +95,5 @@ async fn order(
     Json(TestAnswer { id, from: from.to_string(), refused, silent }).into_response()
 }
 
-/// Date, Message-ID and the rest are added where it is taken in.
-fn message(from: &Mailbox, to: &Mailbox) -> Vec<u8> {
-    let lines = [
-        &format!("From: <{from}>"),
-        &format!("To: <{to}>"),
-        "Subject: mailtrail test",
-        "Auto-Submitted: auto-generated",
-        "MIME-Version: 1.0",
-        "Content-Type: text/plain; charset=us-ascii",
-        "",
-        "mailtrail send-test sent this to see whether it arrives, and whether that is reported.",
-        "",
-    ];
-    lines.join("\r\n").into_bytes()
-}
+const SUBJECT: &str = "mailtrail test";
+const TEXT: &str = "mailtrail send-test sent this to see whether it arrives, and whether that is reported.";

@@ -12,10 +12,12 @@ pub struct Found {
     pub trails: Vec<TrailView>,
     /// Whether there may be more than were asked for.
     pub more: bool,
+    /// Whether there are older sends, whose subjects were not searched.
+    pub cut_off: bool,
 }
 
 /// Finds sends by anything that names them: tracking id or the start of one, Message-ID, recipient, Odoo's record,
-/// or a part of the subject.
+/// or a part of the subject, of the newest [`SUBJECTS`] sends; an empty part is in all.
 pub fn find(store: &Store, what: &str, limit: usize) -> Result<Found, ReadError> {
     find_as(store, what, limit, |trail| trail.into())
 }
@@ -27,14 +29,18 @@ pub(super) fn find_as(
     limit: usize,
     view: impl Fn(&Trail) -> TrailView,
 ) -> Result<Found, ReadError> {
-    let mut ids = candidates(store, what.trim(), limit.saturating_add(1))?;
+    let (what, wanted) = (what.trim(), limit.saturating_add(1));
+    let (mut ids, cut_off) = match named(store, what, wanted)? {
+        Some(ids) => (ids, false),
+        None => store.by_subject(what, wanted, SUBJECTS)?,
+    };
     let more = ids.len() > limit;
     ids.truncate(limit);
     let mut trails = Vec::with_capacity(ids.len());
     for id in ids {
         trails.extend(store.trail(id)?.as_ref().map(&view));
     }
-    Ok(Found { trails, more })
+    Ok(Found { trails, more, cut_off })
 }
 
 /// The sends that wait, the earliest due first.
@@ -55,12 +61,13 @@ pub(super) fn queue_as(
     Ok(lines)
 }
 
-fn candidates(store: &Store, what: &str, limit: usize) -> Result<Vec<TrackingId>, ReadError> {
+/// The sends that are named so; `None` for what is no name.
+fn named(store: &Store, what: &str, limit: usize) -> Result<Option<Vec<TrackingId>>, ReadError> {
     if let Ok(id) = what.parse() {
-        return Ok(vec![id]);
+        return Ok(Some(vec![id]));
     }
     if let Some(record) = Record::parse(what) {
-        return store.by_record(&record, limit);
+        return store.by_record(&record, limit).map(Some);
     }
     if what.contains('@') {
         let mut ids = match MessageId::parse(what) {
@@ -70,34 +77,20 @@ fn candidates(store: &Store, what: &str, limit: usize) -> Result<Vec<TrackingId>
         if ids.is_empty() {
             ids = store.by_recipient(what.trim_start_matches('<').trim_end_matches('>'), limit)?;
         }
-        return Ok(ids);
+        return Ok(Some(ids));
     }
     if what.len() >= SHORTEST_PREFIX
         && let Some((low, high)) = TrackingId::range_of_prefix(what)
     {
         let ids = store.between(low, high, limit)?;
         if !ids.is_empty() {
-            return Ok(ids);
+            return Ok(Some(ids));
         }
     }
-    by_subject(store, what, limit)
-}
-
-fn by_subject(store: &Store, what: &str, limit: usize) -> Result<Vec<TrackingId>, ReadError> {
-    let what = what.to_lowercase();
-    let (low, high) = (TrackingId::from_bytes([0; 16]), TrackingId::from_bytes([255; 16]));
-    let mut found = Vec::new();
-    for id in store.between(low, high, SUBJECTS)? {
-        let fits = store.send(id)?.is_some_and(|send| send.subject.to_lowercase().contains(&what));
-        found.extend(fits.then_some(id));
-        if found.len() == limit {
-            break;
-        }
-    }
-    Ok(found)
+    Ok(None)
 }
 
 /// Characters from which on the start of a tracking id is taken for one.
 pub(super) const SHORTEST_PREFIX: usize = 6;
 /// Sends whose subjects are searched, newest first.
-const SUBJECTS: usize = 20_000;
+pub const SUBJECTS: usize = 20_000;

@@ -113,6 +113,9 @@ pub struct QueueLine {
 pub struct BreakerView {
     /// The upstream.
     pub upstream: String,
+    /// The host that its mail goes to.
+    #[serde(default)]
+    pub host: String,
     /// `closed`, `open` or `half-open`.
     pub state: String,
     /// When an open one is probed, RFC 3339; an operator's has no end.

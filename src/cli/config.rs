@@ -1,4 +1,4 @@
-use super::{Context, Trouble, say, say_json, settings};
+use super::{Context, Trouble, aside, say, say_json, settings};
 use crate::config::{Config, Finding, Place};
 use serde_json::{Value, json};
 
@@ -33,7 +33,7 @@ fn check(context: &Context) -> Result<(), Trouble> {
         if context.json {
             say_json(&finding_json(finding, severity));
         } else {
-            eprintln!("{severity}: {finding}");
+            aside(format!("{severity}: {finding}"));
         }
     }
     if severity == "fault" && !findings.is_empty() {

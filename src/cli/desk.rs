@@ -16,6 +16,7 @@ use crate::tls;
 use reqwest::Response;
 use serde::de::DeserializeOwned;
 use std::marker::PhantomData;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Whoever answers.
@@ -73,6 +74,7 @@ impl Desk {
         if tokio::net::UnixStream::connect(&socket).await.is_ok() {
             return Self::daemon(&socket);
         }
+        refuse_another(&data_dir)?;
         // Opening it to be written would make one.
         drop(opened(&data_dir, &socket)?);
         let store = Store::open(&data_dir, Clock::System).map_err(|error| unusable(&error, &socket))?;
@@ -314,9 +316,30 @@ fn opened(data_dir: &Path, socket: &Path) -> Result<(Store, OpenReport), Trouble
     Store::open_for_reading(data_dir, Clock::System).map_err(|error| unusable(&error, socket))
 }
 
+/// Who changes a store here, as the daemon names whoever asks it.
+pub fn operator() -> String {
+    format!("uid {}", rustix::process::getuid().as_raw())
+}
+
+/// What root writes to a store of another user's that one cannot read, so it would not start any more.
+pub fn refuse_another(data_dir: &Path) -> Result<(), Trouble> {
+    let Ok(owner) = std::fs::metadata(data_dir) else { return Ok(()) };
+    let (uid, gid) = (owner.uid(), owner.gid());
+    if !rustix::process::geteuid().is_root() || uid == 0 {
+        return Ok(());
+    }
+    Err(Trouble::Failed(format!(
+        "{} is another user's, who could not read what root writes there: while the relay is stopped, run this as that \
+         user, setpriv --reuid {uid} --regid {gid} --clear-groups mailtrail …",
+        data_dir.display()
+    )))
+}
+
 fn unusable(error: &OpenError, socket: &Path) -> Trouble {
     match error {
-        OpenError::Projection { .. } | OpenError::Newer(_) => Trouble::Damaged(error.to_string()),
+        OpenError::Projection { .. } | OpenError::Newer(_) | OpenError::Unreadable { .. } => {
+            Trouble::Damaged(error.to_string())
+        }
         error => Trouble::Unreachable(format!(
             "no daemon answers on {}, and the store cannot be read: {error}",
             socket.display()

@@ -1,6 +1,6 @@
 //! Takes an address out of everything that is kept: by the daemon while it runs, else here.
 
-use super::desk::Desk;
+use super::desk::{Desk, operator};
 use super::store::Page;
 use super::{Context, Trouble};
 use crate::admin::{self, EraseOrder};
@@ -52,8 +52,7 @@ pub async fn run(context: &Context, arguments: &Arguments) -> Result<(), Trouble
     match &desk {
         Desk::Daemon(_) => page.follow(desk.erase(&order).await?).await?,
         Desk::Store(store) => {
-            let operator = format!("uid {}", rustix::process::getuid().as_raw());
-            let now = Clock::System.now();
+            let (operator, now) = (operator(), Clock::System.now());
             page.work(store, |store, tell| admin::erase(store, &order, &operator, now, tell))?;
             store.settle_down().await;
         }

@@ -1,14 +1,14 @@
 use super::desk::Desk;
 use super::paint::table;
 use super::queue::ids_from_stdin;
-use super::{Context, Trouble, say, say_json, settings, times};
+use super::{Context, Trouble, aside, print, say, say_json, settings, times};
 use crate::admin::{EventFilter, EventView, HINT, ReplayOrder, Replayed};
 use crate::clock::Clock;
 use crate::event::Kind;
 use crate::id::TrackingId;
 use crate::ledger::What;
 use std::collections::BTreeSet;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
@@ -77,6 +77,9 @@ pub struct Again {
     /// Of ALL only those that came from this time on
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     since: Option<String>,
+    /// Why, for the log
+    #[arg(long, default_value = "", hide_default_value = true)]
+    reason: String,
     /// Say what would become of them, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -168,7 +171,9 @@ fn list(context: &Context, columns: &[Column], views: &[EventView]) -> Result<()
 
 async fn show(context: &Context, desk: &Desk, id: &str) -> Result<(), Trouble> {
     let Some(kept) = desk.event(&tracking_id(id)?).await? else {
-        eprintln!("mailtrail: no report that is kept has the id {id}; `mailtrail events list` names them");
+        aside(format!(
+            "mailtrail: no report that is kept has the id {id}; `mailtrail events list` names them"
+        ));
         return Err(Trouble::Nothing);
     };
     if context.json {
@@ -176,15 +181,16 @@ async fn show(context: &Context, desk: &Desk, id: &str) -> Result<(), Trouble> {
         return Ok(());
     }
     let Some(raw) = kept.bytes() else {
-        eprintln!(
+        aside(format!(
             "mailtrail: the raw form of {id} is no longer kept; [retention] events says how long it is"
-        );
+        ));
         return Err(Trouble::Nothing);
     };
-    let mut out = std::io::stdout();
-    let ended = raw.ends_with(b"\n") || !out.is_terminal();
-    let written = out.write_all(&raw).and_then(|()| if ended { Ok(()) } else { out.write_all(b"\n") });
-    written.and_then(|()| out.flush()).map_err(|error| Trouble::Failed(error.to_string()))
+    print(&raw);
+    if !raw.ends_with(b"\n") && std::io::stdout().is_terminal() {
+        print(b"\n");
+    }
+    Ok(())
 }
 
 async fn replay(context: &Context, desk: &Desk, again: &Again) -> Result<(), Trouble> {
@@ -205,10 +211,10 @@ async fn replay(context: &Context, desk: &Desk, again: &Again) -> Result<(), Tro
         }
     }
     for id in &order.ids {
-        eprintln!("mailtrail: {id} is no report that is kept");
+        aside(format!("mailtrail: {id} is no report that is kept"));
     }
     if found == 0 && order.all {
-        eprintln!("mailtrail: no report fits");
+        aside("mailtrail: no report fits");
     }
     if found == 0 || lost > 0 || !order.ids.is_empty() { Err(Trouble::Nothing) } else { Ok(()) }
 }
@@ -231,12 +237,13 @@ fn order(again: &Again) -> Result<ReplayOrder, Trouble> {
         return Err(Trouble::Usage("name ids, or say which of ALL are meant, not both".into()));
     }
     if ids.is_empty() && !all {
-        eprintln!("mailtrail: no ids came from standard input");
+        aside("mailtrail: no ids came from standard input");
         return Err(Trouble::Nothing);
     }
     let Again { dead, orphans, dry_run, .. } = *again;
     let (since, ids) = (time(again.since.as_deref())?, ids.into_iter().collect());
-    Ok(ReplayOrder { segment: None, ids, all, dead, orphans, since, dry_run })
+    let reason = again.reason.clone();
+    Ok(ReplayOrder { segment: None, ids, all, dead, orphans, since, reason, dry_run })
 }
 
 fn report(context: &Context, replayed: &Replayed) {

@@ -1,7 +1,7 @@
 //! All that is known about an address, for whoever may ask.
 
 use super::desk::Desk;
-use super::{Context, Trouble, say, say_json, settings, trace};
+use super::{Context, Trouble, aside, say, say_json, settings, trace};
 use crate::admin::ExportLine;
 use crate::mail::Mailbox;
 
@@ -28,7 +28,7 @@ pub async fn run(context: &Context, arguments: &Arguments) -> Result<(), Trouble
     let settings = settings::suppression(context)?;
     let lines = desk.export(&address, &settings).await?;
     if lines.is_empty() {
-        eprintln!("mailtrail: nothing is known about {address}");
+        aside(format!("mailtrail: nothing is known about {address}"));
         return Err(Trouble::Nothing);
     }
     for line in &lines {

@@ -1,9 +1,9 @@
 use super::desk::Desk;
 use super::paint::table;
 use super::queue::ids_from_stdin;
-use super::{Context, Trouble, say, say_json};
+use super::{Context, Trouble, aside, print, say, say_json};
 use crate::admin::{InboundFilter, InboundView, ReleaseOrder};
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
@@ -31,6 +31,9 @@ pub enum Command {
         /// What `inbound list` names it, `-` for ids from standard input, or ALL for all dead letters
         #[arg(value_name = "ID|-|ALL", required = true)]
         ids: Vec<String>,
+        /// Why, for the log
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
         /// Say what would become of them, and do nothing
         #[arg(long)]
         dry_run: bool,
@@ -61,7 +64,7 @@ pub async fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
         }
         Command::Dead(which) => list(context, &which.filter(Some("dead".to_owned()))).await,
         Command::Show { id } => show(context, id).await,
-        Command::Replay { ids, dry_run } => replay(context, ids, *dry_run).await,
+        Command::Replay { ids, reason, dry_run } => replay(context, ids, reason, *dry_run).await,
     }
 }
 
@@ -93,9 +96,9 @@ async fn list(context: &Context, filter: &InboundFilter) -> Result<(), Trouble> 
 
 async fn show(context: &Context, id: &str) -> Result<(), Trouble> {
     let Some(kept) = Desk::open(context).await?.inbound_mail(id).await? else {
-        eprintln!(
+        aside(format!(
             "mailtrail: no mail from outside that is kept has the id {id}; `mailtrail inbound list` names them"
-        );
+        ));
         return Err(Trouble::Nothing);
     };
     if context.json {
@@ -103,16 +106,15 @@ async fn show(context: &Context, id: &str) -> Result<(), Trouble> {
         return Ok(());
     }
     let Some(message) = kept.bytes() else {
-        eprintln!("mailtrail: the message of {id} is no longer kept; [retention] says how long it is");
+        aside(format!("mailtrail: the message of {id} is no longer kept; [retention] says how long it is"));
         return Err(Trouble::Nothing);
     };
-    let mut out = std::io::stdout();
-    let written = out.write_all(&message).and_then(|()| out.flush());
-    written.map_err(|error| Trouble::Failed(error.to_string()))
+    print(&message);
+    Ok(())
 }
 
-async fn replay(context: &Context, ids: &[String], dry_run: bool) -> Result<(), Trouble> {
-    let mut order = ReleaseOrder { dry_run, ..ReleaseOrder::default() };
+async fn replay(context: &Context, ids: &[String], reason: &str, dry_run: bool) -> Result<(), Trouble> {
+    let mut order = ReleaseOrder { reason: reason.to_owned(), dry_run, ..ReleaseOrder::default() };
     for id in ids {
         match &**id {
             "-" => order.ids.extend(ids_from_stdin()?),
@@ -124,7 +126,7 @@ async fn replay(context: &Context, ids: &[String], dry_run: bool) -> Result<(), 
         return Err(Trouble::Usage("name ids, or say ALL, not both".into()));
     }
     if !order.all && order.ids.is_empty() {
-        eprintln!("mailtrail: no ids came from standard input");
+        aside("mailtrail: no ids came from standard input");
         return Err(Trouble::Nothing);
     }
     let released = Desk::open(context).await?.release(&order).await?;

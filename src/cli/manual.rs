@@ -1,9 +1,8 @@
 //! What the command line is documented by, made of the commands themselves.
 
-use super::Trouble;
+use super::{Trouble, print};
 use clap::Command;
 use clap_complete::Shell;
-use std::io::{self, Write};
 use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
@@ -31,13 +30,8 @@ Example: mailtrail completions bash > ~/.local/share/bash-completion/completions
 pub fn completions(mut command: Command, arguments: &Completions) -> Result<(), Trouble> {
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut command, NAME, &mut script);
-    match io::stdout().write_all(&script) {
-        // A reader that has gone has seen enough.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(cannot_write("standard output", &error))
-        }
-        _ => Ok(()),
-    }
+    print(&script);
+    Ok(())
 }
 
 /// Writes a page for the program and for each command.
@@ -45,11 +39,7 @@ pub fn pages(command: Command, arguments: &Pages) -> Result<(), Trouble> {
     let folder = &arguments.folder;
     std::fs::create_dir_all(folder)
         .and_then(|()| clap_mangen::generate_to(command, folder))
-        .map_err(|error| cannot_write(&folder.display().to_string(), &error))
-}
-
-fn cannot_write(place: &str, error: &io::Error) -> Trouble {
-    Trouble::Failed(format!("{place} cannot be written: {error}"))
+        .map_err(|error| Trouble::Failed(format!("{} cannot be written: {error}", folder.display())))
 }
 
 const NAME: &str = "mailtrail";

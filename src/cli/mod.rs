@@ -1,5 +1,8 @@
 //! The command line: one file per command.
 
+// They panic where nobody reads: `say` and `aside` do not.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod breaker;
 mod config;
 mod demo;
@@ -32,7 +35,7 @@ mod user;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use successor::Successor;
@@ -262,7 +265,7 @@ fn finish(ended: Result<(), Trouble>, sysexits: bool) -> ExitCode {
         Trouble::Failed(_) => 1,
         Trouble::Exit(code, _) => *code,
     };
-    eprintln!("mailtrail: {}", trouble.text());
+    aside(format!("mailtrail: {}", trouble.text()));
     ExitCode::from(code)
 }
 
@@ -308,19 +311,35 @@ fn speaks_sysexits(words: &[OsString]) -> bool {
     false
 }
 
-/// Prints one line; a reader that has gone ends the program quietly.
+/// Prints one line.
 fn say(line: impl std::fmt::Display) {
-    use std::io::Write;
-    if writeln!(std::io::stdout(), "{line}").is_err() {
-        std::process::exit(0);
+    print(format!("{line}\n").as_bytes());
+}
+
+/// Writes all of that to standard output. A reader that has gone, as `head` does, has seen enough: the program ends
+/// quietly and well. Any other failure ends it with 1, since what was asked for is not all there.
+fn print(bytes: &[u8]) {
+    let mut out = std::io::stdout();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => {
+            aside(format!("mailtrail: standard output cannot be written: {error}"));
+            std::process::exit(1);
+        }
     }
+}
+
+/// Says one line on standard error. Where nobody hears it, the exit code still tells the same.
+fn aside(line: impl std::fmt::Display) {
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Prints one JSON object in one line.
 fn say_json(value: &impl serde::Serialize) {
     match serde_json::to_string(value) {
         Ok(line) => say(line),
-        Err(error) => eprintln!("mailtrail: an answer cannot be written as JSON: {error}"),
+        Err(error) => aside(format!("mailtrail: an answer cannot be written as JSON: {error}")),
     }
 }
 

@@ -1,6 +1,6 @@
 use super::desk::Desk;
 use super::paint::table;
-use super::{Context, Trouble, say, say_json, trace};
+use super::{Context, Trouble, aside, say, say_json, trace};
 use crate::admin::{Act, Order, QueueLine, Shape};
 use crate::ledger::Verb;
 use std::io::{IsTerminal, Read};
@@ -79,7 +79,7 @@ pub async fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
                 list(context, &lines);
             }
             if more {
-                eprintln!("mailtrail: more wait; -n shows more");
+                aside("mailtrail: more wait; -n shows more");
             }
             Ok(())
         }
@@ -105,7 +105,7 @@ async fn act(context: &Context, desk: &Desk, verb: Verb, which: &Which) -> Resul
     let Which { domain, upstream, reason, dry_run, .. } = which;
     let (domain, upstream, reason) = (domain.clone(), upstream.clone(), reason.clone());
     if ids.is_empty() && !all && domain.is_none() && upstream.is_none() {
-        eprintln!("mailtrail: no ids came from standard input");
+        aside("mailtrail: no ids came from standard input");
         return Err(Trouble::Nothing);
     }
     let order = Order { verb: verb.word().to_owned(), ids, domain, upstream, all, reason, dry_run: *dry_run };
@@ -126,16 +126,16 @@ fn report(context: &Context, verb: Verb, dry_run: bool, acts: &[Act]) -> Result<
         match &act.why {
             _ if context.json => say_json(act),
             None => say(&act.id),
-            Some(why) => eprintln!("mailtrail: {} {why}", act.id),
+            Some(why) => aside(format!("mailtrail: {} {why}", act.id)),
         }
     }
     if acts.is_empty() {
-        eprintln!("mailtrail: no waiting mail fits");
+        aside("mailtrail: no waiting mail fits");
     }
     let done = acts.iter().filter(|act| act.done).count();
     if !context.json && std::io::stderr().is_terminal() {
         let would = if dry_run { "would be " } else { "" };
-        eprintln!("{}: {would}done with {done} of {}", verb.word(), acts.len());
+        aside(format!("{}: {would}done with {done} of {}", verb.word(), acts.len()));
     }
     if done == 0 || done < acts.len() { Err(Trouble::Nothing) } else { Ok(()) }
 }
@@ -224,7 +224,7 @@ async fn show(context: &Context, desk: &Desk, id: &str) -> Result<(), Trouble> {
             return Err(Trouble::Usage(format!("several sends begin with {id}: write more of the id")));
         }
         _ => {
-            eprintln!("mailtrail: no send has the id {id}");
+            aside(format!("mailtrail: no send has the id {id}"));
             return Err(Trouble::Nothing);
         }
     };

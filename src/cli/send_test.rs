@@ -26,11 +26,15 @@ pub struct Arguments {
     /// How long its events may take, 1s to 1d
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = patience)]
     wait: Duration,
+    /// Why, for the log
+    #[arg(long, default_value = "", hide_default_value = true)]
+    reason: String,
 }
 
 pub async fn run(context: &Context, arguments: &Arguments) -> Result<(), Trouble> {
     let desk = Desk::open(context).await?;
-    let order = TestOrder { to: arguments.to.clone(), from: arguments.from.clone() };
+    let Arguments { to, from, reason, .. } = arguments;
+    let order = TestOrder { to: to.clone(), from: from.clone(), reason: reason.clone() };
     let mail = desk.send_test(&order).await?;
     let Some(id) = mail.id.clone() else {
         let words = mail.refused.unwrap_or_default();

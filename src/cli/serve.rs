@@ -289,7 +289,9 @@ impl From<StartError> for Trouble {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Tls(error) => Self::Configuration(error.to_string()),
-            StartError::Store(error @ OpenError::Newer(_)) => Self::Damaged(error.to_string()),
+            StartError::Store(error @ (OpenError::Newer(_) | OpenError::Unreadable { .. })) => {
+                Self::Damaged(error.to_string())
+            }
             error => Self::Failed(error.to_string()),
         }
     }

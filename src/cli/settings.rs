@@ -107,4 +107,5 @@ webhook_signing_key = "sandbox"
 address = "127.0.0.1:8080"
 [admin]
 address = "127.0.0.1:8025"
+token = "sandbox-operator"
 "#;

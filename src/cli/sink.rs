@@ -1,6 +1,6 @@
 use super::desk::Desk;
 use super::paint::table;
-use super::{Context, Trouble, say, say_json, times};
+use super::{Context, Trouble, aside, say, say_json, times};
 use crate::admin::{RefusedView, ReplaySink, SinkView};
 use crate::clock::Clock;
 use std::io::IsTerminal;
@@ -24,6 +24,9 @@ pub enum Command {
         /// From then on, or a little before
         #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
         since: String,
+        /// Why, for the log
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
     },
 }
 
@@ -32,16 +35,16 @@ pub async fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
     match command {
         Command::List => list(context, &desk.sinks().await?),
         Command::Dead { name } => dead(context, &desk.refused(name).await?),
-        Command::Replay { name, since } => {
+        Command::Replay { name, since, reason } => {
             let since = times::parse(since, Clock::System.now()).map_err(Trouble::Usage)?.millis();
-            desk.replay_sink(name, &ReplaySink { since }).await
+            desk.replay_sink(name, &ReplaySink { since, reason: reason.clone() }).await
         }
     }
 }
 
 fn list(context: &Context, sinks: &[SinkView]) -> Result<(), Trouble> {
     if sinks.is_empty() {
-        eprintln!("mailtrail: no [[sink]] is configured");
+        aside("mailtrail: no [[sink]] is configured");
         return Err(Trouble::Nothing);
     }
     if context.json {
@@ -66,7 +69,7 @@ fn list(context: &Context, sinks: &[SinkView]) -> Result<(), Trouble> {
 
 fn dead(context: &Context, refused: &[RefusedView]) -> Result<(), Trouble> {
     if refused.is_empty() {
-        eprintln!("mailtrail: it refused nothing");
+        aside("mailtrail: it refused nothing");
         return Err(Trouble::Nothing);
     }
     for one in refused {

@@ -1,6 +1,6 @@
 use super::desk::Desk;
 use super::paint::table;
-use super::{Context, Trouble, say, say_json, times};
+use super::{Context, Trouble, aside, say, say_json, times};
 use crate::admin::{StatsLine, StatsQuestion};
 use crate::clock::Clock;
 use crate::ledger::Grouping;
@@ -41,7 +41,7 @@ pub async fn run(context: &Context, arguments: &Arguments) -> Result<(), Trouble
     };
     let lines = Desk::open(context).await?.stats(&question).await?;
     if lines.iter().all(|line| line.recipients == 0) {
-        eprintln!("mailtrail: no mail was accepted in that time");
+        aside("mailtrail: no mail was accepted in that time");
         return Err(Trouble::Nothing);
     }
     if context.json {

@@ -1,9 +1,10 @@
 //! The care of the store: by the daemon while it runs, else here.
 
-use super::desk::{Desk, Lines};
+use super::desk::{Desk, Lines, operator, refuse_another};
 use super::{Context, Trouble, say, say_json, settings};
 use crate::admin::{self, BackupOrder, CareStep, RebuildOrder, Tell};
 use crate::clock::Clock;
+use crate::ledger::{Errand, Ordered};
 use crate::logging::Progress;
 use crate::store::Store;
 use std::io;
@@ -18,18 +19,24 @@ pub enum Command {
     Verify,
     /// Make the ledger anew from the journal
     #[command(
-        after_help = "The relay goes on meanwhile, with the present ledger.\n\nExample: mailtrail store rebuild"
+        after_help = "The relay goes on meanwhile, with the present ledger.\n\nExample: mailtrail store rebuild --reason 'the alarm ledger'"
     )]
     Rebuild {
         /// Take the new ledger also when the journal is damaged and the present one knows more
         #[arg(long)]
         despite_damage: bool,
+        /// Why, for the log
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
     },
     /// Copy the store, while the relay runs or stands
     #[command(after_help = BACKUP)]
     Backup {
         /// Where to; it must not exist, or be empty, and the relay must be able to write there
         directory: PathBuf,
+        /// Why, for the log
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
     },
 }
 
@@ -41,6 +48,9 @@ the key of the relay's own certificate: it is for the eyes of the relay's user o
 To restore it: stop the relay, put the copy where data_dir is, start the relay. The ledger
 is made anew from it. Mail that was sent after the copy was made is sent again.
 
+Who had it made, and why, is in `mailtrail log`, unless the relay stood: its store is only
+read then.
+
 Example: mailtrail store backup /var/backups/mailtrail/monday";
 
 pub async fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
@@ -48,20 +58,19 @@ pub async fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
     let mut page = Page::new(context);
     match command {
         Command::Verify => verify(&mut page, &desk, rebuilt).await?,
-        Command::Rebuild { despite_damage } => {
-            page.of("making the ledger anew");
-            let order = RebuildOrder { despite_damage: *despite_damage };
-            match &desk {
-                Desk::Daemon(_) => page.follow(desk.rebuild_store(&order).await?).await?,
-                Desk::Store(store) => page.work(store, |store, tell| admin::rebuild(store, order, tell))?,
-            }
+        Command::Rebuild { despite_damage, reason } => {
+            let order = RebuildOrder { despite_damage: *despite_damage, reason: reason.clone() };
+            rebuild(&mut page, desk, order).await?;
         }
-        Command::Backup { directory } => {
+        Command::Backup { directory, reason } => {
             page.of("copying the journal");
             let directory = std::path::absolute(directory)
                 .map_err(|error| Trouble::Usage(format!("{}: {error}", directory.display())))?;
             match &desk {
-                Desk::Daemon(_) => page.follow(desk.back_up_store(&BackupOrder { directory }).await?).await?,
+                Desk::Daemon(_) => {
+                    let order = BackupOrder { directory, reason: reason.clone() };
+                    page.follow(desk.back_up_store(&order).await?).await?;
+                }
                 Desk::Store(store) => {
                     page.work(store, |store, tell| admin::back_up(store, &directory, tell))?
                 }
@@ -95,6 +104,39 @@ async fn verify(page: &mut Page<'_>, desk: &Desk, rebuilt: Option<String>) -> Re
             })?;
         }
     }
+    Ok(())
+}
+
+async fn rebuild(page: &mut Page<'_>, desk: Desk, order: RebuildOrder) -> Result<(), Trouble> {
+    page.of("making the ledger anew");
+    match desk {
+        Desk::Daemon(_) => page.follow(desk.rebuild_store(&order).await?).await,
+        Desk::Store(store) => {
+            refuse_another(&settings::whereabouts(page.context)?.0)?;
+            let despite_damage = order.despite_damage;
+            page.work(&store, |store, tell| admin::rebuild(store, despite_damage, tell))?;
+            drop(store);
+            if matches!(page.ended, Some(Ok(()))) { note(page.context, order).await } else { Ok(()) }
+        }
+    }
+}
+
+/// Notes a rebuild without the relay when it is done: a journal that may be damaged is not written to before that.
+async fn note(context: &Context, order: RebuildOrder) -> Result<(), Trouble> {
+    let failed = |why: String| {
+        Trouble::Failed(format!("the ledger is new, but that cannot be noted in the journal: {why}"))
+    };
+    let Desk::Store(store) = Desk::open_to_change(context).await? else {
+        return Err(failed("the relay was started meanwhile".to_owned()));
+    };
+    let ordered = Ordered {
+        at: Clock::System.now(),
+        errand: Errand::StoreRebuild { despite_damage: order.despite_damage },
+        operator: operator(),
+        reason: admin::noted(&order.reason),
+    };
+    store.order(ordered).await.map_err(|error| failed(error.to_string()))?;
+    store.settle_down().await;
     Ok(())
 }
 

@@ -3,7 +3,7 @@ mod sync;
 
 use super::desk::Desk;
 use super::paint::table;
-use super::{Context, Trouble, say, say_json, settings, times};
+use super::{Context, Trouble, aside, print, say, say_json, settings, times};
 use crate::admin::{
     HintView, SUPPRESSED, SuppressionAct, SuppressionEntry, SuppressionFilter, SuppressionOrder,
     SuppressionView, SyncOrder,
@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::suppression::{Reason, Scope, Source};
 use clap::builder::PossibleValuesParser;
 use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Subcommand)]
@@ -58,6 +58,9 @@ taken off there where its entry is older.\nExample: mailtrail suppress sync --dr
         /// Only with that upstream's provider [default: all whose account is known]
         #[arg(long)]
         upstream: Option<String>,
+        /// Why, for the log
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
         /// Say what would be done in each direction, and do nothing
         #[arg(long)]
         dry_run: bool,
@@ -128,6 +131,9 @@ pub struct Removal {
     /// Only what is known on that upstream's list
     #[arg(long)]
     upstream: Option<String>,
+    /// Why, in words, for the log
+    #[arg(long, default_value = "", hide_default_value = true)]
+    note: String,
     /// Say what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -146,7 +152,7 @@ pub async fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
             entries.truncate(*lines);
             show(context, &entries);
             if more {
-                eprintln!("mailtrail: there are more; -n shows more");
+                aside("mailtrail: there are more; -n shows more");
             }
             if entries.is_empty() { Err(Trouble::Nothing) } else { Ok(()) }
         }
@@ -154,8 +160,9 @@ pub async fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
         Command::Add(addition) => add(context, &desk, addition).await,
         Command::Remove(removal) => remove(context, &desk, removal).await,
         Command::Import { file, dry_run } => import(context, &desk, file, *dry_run).await,
-        Command::Sync { upstream, dry_run } => {
-            sync::sync(context, &desk, &SyncOrder { upstream: upstream.clone(), dry_run: *dry_run }).await
+        Command::Sync { upstream, reason, dry_run } => {
+            let (upstream, reason) = (upstream.clone(), reason.clone());
+            sync::sync(context, &desk, &SyncOrder { upstream, reason, dry_run: *dry_run }).await
         }
         Command::Export { file, which } => {
             let entries = read(context, &desk, which.filter()?, usize::MAX).await?;
@@ -206,7 +213,7 @@ async fn check(context: &Context, desk: &Desk, address: &str) -> Result<(), Trou
         return Ok(());
     }
     if !context.json {
-        eprintln!("mailtrail: mail to {address} goes");
+        aside(format!("mailtrail: mail to {address} goes"));
     }
     Err(Trouble::Nothing)
 }
@@ -285,10 +292,11 @@ async fn add(context: &Context, desk: &Desk, addition: &Addition) -> Result<(), 
 }
 
 async fn remove(context: &Context, desk: &Desk, removal: &Removal) -> Result<(), Trouble> {
-    let Removal { addresses, reason, upstream, dry_run } = removal;
+    let Removal { addresses, reason, upstream, note, dry_run } = removal;
     let entry = SuppressionEntry {
         upstream: upstream.clone(),
         reason: reason.clone(),
+        words: note.clone(),
         ..SuppressionEntry::default()
     };
     let acts = if addresses.iter().any(|address| address == "ALL") {
@@ -320,7 +328,7 @@ fn named(addresses: &[String], entry: &SuppressionEntry) -> Result<Vec<Suppressi
         }
     }
     if entries.is_empty() {
-        eprintln!("mailtrail: no addresses came from standard input");
+        aside("mailtrail: no addresses came from standard input");
         return Err(Trouble::Nothing);
     }
     Ok(entries)
@@ -346,11 +354,11 @@ fn report(context: &Context, acts: &[SuppressionAct]) -> Result<(), Trouble> {
         match &act.why {
             _ if context.json => say_json(act),
             None => say(&act.address),
-            Some(why) => eprintln!("mailtrail: {} {why}", act.address),
+            Some(why) => aside(format!("mailtrail: {} {why}", act.address)),
         }
     }
     if acts.is_empty() {
-        eprintln!("mailtrail: no entry fits");
+        aside("mailtrail: no entry fits");
     }
     let done = acts.iter().filter(|act| act.is_done()).count();
     if done == 0 || done < acts.len() { Err(Trouble::Nothing) } else { Ok(()) }
@@ -394,7 +402,10 @@ fn export(file: Option<&Path>, entries: &[SuppressionView]) -> Result<(), Troubl
     let text = sheet::write(entries).map_err(failed)?;
     match file {
         Some(file) => std::fs::write(file, text).map_err(failed),
-        None => io::stdout().write_all(&text).map_err(failed),
+        None => {
+            print(&text);
+            Ok(())
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 use super::desk::Desk;
 use super::paint::Paint;
-use super::{Context, Trouble, say, say_json};
-use crate::admin::{FactView, RecipientView, TrailView};
+use super::{Context, Trouble, aside, say, say_json};
+use crate::admin::{FactView, RecipientView, SUBJECTS, TrailView};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -20,8 +20,14 @@ pub async fn run(context: &Context, arguments: &Arguments) -> Result<(), Trouble
     }
     let desk = Desk::open(context).await?;
     let found = desk.find(&arguments.what, arguments.lines).await?;
+    if found.cut_off {
+        aside(format!(
+            "mailtrail: only the newest {SUBJECTS} subjects were searched; older mail is found by an id, an address or an \
+             Odoo record"
+        ));
+    }
     if found.trails.is_empty() {
-        eprintln!("mailtrail: no send fits {:?}", arguments.what);
+        aside(format!("mailtrail: no send fits {:?}", arguments.what));
         return Err(Trouble::Nothing);
     }
     for trail in &found.trails {

@@ -31,4 +31,5 @@ mod words;
 
 pub use fault::{Faults, Finding, Place};
 pub use load::{listeners, load, parse, suppression_rules, whereabouts};
+pub use names::is_loopback;
 pub use settings::{Admin, CertificateFiles, Config, HttpTls, Log, Upstream};

@@ -23,7 +23,7 @@ pub(super) fn is_host(text: &str) -> bool {
 }
 
 /// Whether a host can only be this machine.
-pub(super) fn is_loopback(host: &str) -> bool {
+pub fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 

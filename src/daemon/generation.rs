@@ -8,7 +8,7 @@ use super::reconciling::{accounts, reconciler, syncer};
 use super::relaying::{Relaying, Way, reports, ways};
 use super::shift::Shift;
 use super::sockets::{Sockets, Taken};
-use super::testing::tester;
+use super::testing::{own_mail, tester};
 use crate::account::Account;
 use crate::admin::{self, Gate, Panel};
 use crate::alarm::{Alarms, Kind};
@@ -22,6 +22,7 @@ use crate::id::Mint;
 use crate::inbound::Carrier;
 use crate::monitor::Monitor;
 use crate::odoo::Place;
+use crate::own_mail::HandIn;
 use crate::probe::Probe;
 use crate::provider::Provider;
 use crate::pulse::Pulse;
@@ -228,7 +229,9 @@ impl Prepared {
             Way::Other(prepared) => prepared.begin(ground, before.map(|before| &before.relaying)),
         };
         let (idle, chores) = (leaving.idle.clone(), before.map(|before| &before.chores));
-        let chores = do_chores(ground, &self.config, (self.reconciler, syncer, servers), idle, chores);
+        let hand_in = own_mail(ground, &self.config, &self.hall, "heartbeat");
+        let chores =
+            do_chores(ground, &self.config, (self.reconciler, syncer, servers, hand_in), idle, chores);
         Generation {
             config: self.config,
             sockets: self.sockets,
@@ -274,7 +277,7 @@ impl Leaving {
 fn do_chores(
     ground: &Ground,
     config: &Config,
-    (reconciler, syncer, servers): (Reconciler, Syncer, Vec<Arc<Server>>),
+    (reconciler, syncer, servers, hand_in): (Reconciler, Syncer, Vec<Arc<Server>>, HandIn),
     stopping: CancellationToken,
     before: Option<&Shift>,
 ) -> Shift {
@@ -283,9 +286,7 @@ fn do_chores(
     let (mint, hostname) = (ground.mint.clone(), config.hostname.clone());
     let heartbeat = config.heartbeat.clone().map(|settings| Heartbeat {
         store: store.clone(),
-        clock,
-        mint: mint.clone(),
-        hostname: hostname.clone(),
+        hand_in,
         alarms: ground.alarms.clone(),
         settings,
     });

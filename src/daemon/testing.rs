@@ -1,32 +1,35 @@
-//! How an operator's test mail is handed in.
+//! How mail of our own is handed in: an operator's test mail, and heartbeats.
 
 use super::doors::Hall;
 use super::generation::Ground;
 use super::relaying::reports;
-use crate::admin::{HandIn, Tester};
+use crate::admin::Tester;
 use crate::config::Config;
 use crate::id::TrackingId;
 use crate::mail::{Envelope, Mailbox};
+use crate::own_mail::HandIn;
 use crate::smtp::{Account, Reply};
 use crate::submission::Front;
 use std::sync::Arc;
 
-/// Takes test mail in as the first listener does, whatever that asks of clients.
+/// What an operator's test mail is made with.
 pub fn tester(ground: &Ground, config: &Config, hall: &Hall) -> Tester {
+    let silent = config.upstreams.iter().filter(|upstream| !reports(upstream, config));
+    let silent = silent.map(|upstream| upstream.transport.name.clone()).collect();
+    Tester { hand_in: own_mail(ground, config, hall, "send-test"), from: sender(config), silent }
+}
+
+/// Takes our own mail in as the first listener does, whatever that asks of clients. Routes and trails know it by `user`.
+pub fn own_mail(ground: &Ground, config: &Config, hall: &Hall, user: &str) -> HandIn {
     let front = config.listeners.first().map(|listener| Arc::new(hall.front(ground, config, listener)));
     let account = Arc::new(Account {
-        name: "send-test".to_owned(),
+        name: user.to_owned(),
         client: "mailtrail".to_owned(),
         senders: Vec::new(),
         request_headers: Vec::new(),
         repair: false,
     });
-    let hand_in: HandIn = Arc::new(move |envelope, message| {
-        Box::pin(hand_in(front.clone(), account.clone(), envelope, message))
-    });
-    let silent = config.upstreams.iter().filter(|upstream| !reports(upstream, config));
-    let silent = silent.map(|upstream| upstream.transport.name.clone()).collect();
-    Tester { hand_in, from: sender(config), silent }
+    Arc::new(move |envelope, message| Box::pin(hand_in(front.clone(), account.clone(), envelope, message)))
 }
 
 async fn hand_in(

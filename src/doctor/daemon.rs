@@ -9,6 +9,7 @@ use crate::store::{OpenError, Store};
 use crate::tls;
 use reqwest::Client;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -52,6 +53,15 @@ pub(super) async fn probe(socket: &Path, path: &str) -> Result<ProbeView, reqwes
     let place = ProbePlace { path: path.to_owned() };
     let answer = client(socket)?.get(url("probe")).query(&place).send().await?;
     answer.error_for_status()?.json().await
+}
+
+/// The hosts that the running relay's upstreams are at, by their names, where it answers.
+pub(super) async fn hosts(socket: &Path) -> BTreeMap<String, String> {
+    let asked = match client(socket) {
+        Ok(client) => get::<Vec<BreakerView>>(&client, "breakers").await,
+        Err(error) => Err(error),
+    };
+    asked.unwrap_or_default().into_iter().map(|view| (view.upstream, view.host)).collect()
 }
 
 async fn answers(socket: &Path) -> Result<(Vec<BreakerView>, Vec<Shape>, Vec<AlarmView>), reqwest::Error> {

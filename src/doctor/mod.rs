@@ -20,13 +20,14 @@ pub use finding::{Finding, Status};
 
 use crate::account::Account;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Upstream, is_loopback};
 use crate::provider::Provider;
 use crate::sink::Kind;
 use crate::tls;
+use crate::transport::Settings;
 use dns::Dns;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -50,8 +51,15 @@ pub async fn examine(config: &Config, question: &Question, clock: Clock) -> Vec<
         look(question, "daemon", "", Status::Fail, daemon::look(config)),
         look(question, "clock", "", Status::Unknown, time::look(config, clock)),
     ];
+    // Whoever does not answer is said not to by another look.
+    let running = tokio::time::timeout(question.patience, daemon::hosts(&config.admin.socket)).await;
+    let running = running.unwrap_or_default();
     for upstream in &config.upstreams {
         let name = &upstream.transport.name;
+        if let Some(finding) = understudy(upstream, &running) {
+            findings.push(finding);
+            continue;
+        }
         looks.push(look(question, "login", name, Status::Fail, upstream::look(config, upstream, clock)));
         looks.push(look(question, "webhooks", name, Status::Unknown, async {
             registration::look(config, upstream, clock).await
@@ -59,6 +67,12 @@ pub async fn examine(config: &Config, question: &Question, clock: Clock) -> Vec<
     }
     let resolver = dns::resolver(question.resolver);
     for (domain, provider, account) in domains(config, question, clock) {
+        let named = question.domains.iter().any(|named| named.eq_ignore_ascii_case(&domain));
+        if !named && stays_here(config, &domain, &running) {
+            let what = "its provider is a sandbox on this machine, so nobody asks the DNS; --domain does";
+            findings.push(Finding::ok("dns", domain, what));
+            continue;
+        }
         match &resolver {
             Ok(resolver) => {
                 let dns = Dns { resolver: resolver.clone(), domain: domain.clone(), provider };
@@ -76,6 +90,31 @@ pub async fn examine(config: &Config, question: &Question, clock: Clock) -> Vec<
     }
     findings.extend(join_all(looks).await.into_iter().flatten());
     findings
+}
+
+/// What is said of an upstream whose place the sandbox has taken in the running relay: its provider is not asked.
+fn understudy(upstream: &Upstream, running: &BTreeMap<String, String>) -> Option<Finding> {
+    let (name, configured) = (&upstream.transport.name, upstream.transport.destination());
+    let host = running.get(name).filter(|host| is_loopback(host) && !is_loopback(configured))?;
+    let what = format!("the running relay sends to {host}, not to {configured}: nobody logs in there");
+    let remedy =
+        "that is so with `serve --sandbox`; for real mail take --sandbox out of its options and restart it";
+    Some(Finding::bad(Status::Unknown, "login", name, what, remedy))
+}
+
+/// Whether no mail of that domain leaves this machine: the host of each provider that it is sent by is this one. A plain
+/// server here may send it on.
+fn stays_here(config: &Config, domain: &str, running: &BTreeMap<String, String>) -> bool {
+    let own = |upstream: &&Upstream| {
+        let of_upstream = upstream.transport.domain.as_deref();
+        of_upstream.is_some_and(|of_upstream| of_upstream.eq_ignore_ascii_case(domain))
+    };
+    let mut own = config.upstreams.iter().filter(own).map(|upstream| &upstream.transport).peekable();
+    let here = |settings: &Settings| {
+        let host = running.get(&settings.name).map_or(settings.destination(), String::as_str);
+        settings.provider != Provider::Plain && is_loopback(host)
+    };
+    own.peek().is_some() && own.all(here)
 }
 
 /// A look that ends in time.

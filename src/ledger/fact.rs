@@ -1,6 +1,6 @@
 use super::{
-    About, Action, Arrival, Dead, Erased, Fate, Leg, Move, Occasion, Outcome, Repeated, Replay, Send,
-    Settled, Standing, Switch, Verb, Via,
+    About, Action, Arrival, Chore, Dead, Erased, Errand, Fate, Leg, Move, Occasion, Ordered, Outcome,
+    Repeated, Replay, Send, Settled, Standing, Switch, Verb, Via,
 };
 use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};
@@ -100,8 +100,8 @@ impl Fact {
 
     /// What the log says about a report that was read anew.
     pub fn of_replay(replay: &Replay) -> Self {
-        let Replay { id, at, operator, upstream, event, .. } = replay;
-        let text = Some(format!("{id} is read as {}", event.kind.word()));
+        let Replay { id, at, operator, reason, upstream, event, .. } = replay;
+        let text = Some(because(format!("{id} is read as {}", event.kind.word()), reason));
         let words = Words { name: operator.clone(), text, ..Words::default() };
         Self { upstream: Some(upstream.clone()), words, ..Self::new(*at, What::Replayed, Source::Operator) }
     }
@@ -155,7 +155,9 @@ impl Fact {
             Fate::Delivered { target, words } => (Step::Delivered, target, words, None),
             Fate::Deferred { target, why, due } => (Step::Deferred, target, why, Some(due)),
             Fate::Dead { target, why } => (Step::Died, target, why, None),
-            Fate::Released { operator } => (Step::Released, String::new(), operator, None),
+            Fate::Released { operator, reason } => {
+                (Step::Released, String::new(), because(operator, &reason), None)
+            }
         };
         let source = if step == Step::Released { Source::Operator } else { Source::Relay };
         let (text, host) = (Some(text), Some(host).filter(|host| !host.is_empty()));
@@ -169,10 +171,29 @@ impl Fact {
     /// What the log says about an address that an operator had erased: its pseudonym, and why.
     pub fn of_erasure(erased: Erased) -> Self {
         let Erased { at, operator, reason, pseudonym, salt: _ } = erased;
-        let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+        let text = Some(because(pseudonym, &reason));
         Self {
-            words: Words { name: operator, text: Some(format!("{pseudonym}{why}")), ..Words::default() },
+            words: Words { name: operator, text, ..Words::default() },
             ..Self::new(at, What::Erased, Source::Operator)
+        }
+    }
+
+    /// What the log says about something that an operator had the relay do.
+    pub fn of_order(ordered: Ordered) -> Self {
+        let Ordered { at, errand, operator, reason } = ordered;
+        let what = What::Ordered(errand.chore());
+        let (upstream, about) = match errand {
+            Errand::SinkReplay { sink, since } => (None, format!("{sink} since {since}")),
+            Errand::StoreRebuild { despite_damage: true } => (None, DESPITE_DAMAGE.to_owned()),
+            Errand::StoreRebuild { despite_damage: false } | Errand::SendTest { .. } => (None, String::new()),
+            Errand::StoreBackup { directory } => (None, directory.display().to_string()),
+            Errand::SuppressSync { upstream } => (Some(upstream), String::new()),
+        };
+        let text = Some(because(about, &reason)).filter(|text| !text.is_empty());
+        Self {
+            upstream,
+            words: Words { name: operator, text, ..Words::default() },
+            ..Self::new(at, what, Source::Operator)
         }
     }
 
@@ -186,7 +207,17 @@ impl Fact {
     }
 }
 
+/// What was done, with the reason where there is one.
+fn because(what: String, reason: &str) -> String {
+    match (what.is_empty(), reason.is_empty()) {
+        (_, true) => what,
+        (true, false) => reason.to_owned(),
+        (false, false) => format!("{what}: {reason}"),
+    }
+}
+
 const REPAIRED: &str = "List-Unsubscribe repaired";
+const DESPITE_DAMAGE: &str = "despite damage";
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -221,6 +252,8 @@ pub enum What {
     Inbound(Step),
     /// An operator had an address erased.
     Erased,
+    /// An operator had the relay do this.
+    Ordered(Chore),
 }
 
 /// A step of a mail from outside.
@@ -257,6 +290,7 @@ impl What {
         let switched = [true, false].map(|open| Self::Switched { open });
         let listed = [true, false].map(|on| Self::Listed { on });
         let inbound = Step::ALL.map(Self::Inbound);
+        let ordered = Chore::ALL.map(Self::Ordered);
         own.into_iter()
             .chain(told)
             .chain(attempted)
@@ -265,6 +299,7 @@ impl What {
             .chain(switched)
             .chain(listed)
             .chain(inbound)
+            .chain(ordered)
             .map(Self::word)
             .collect()
     }
@@ -294,6 +329,7 @@ impl What {
             Self::Inbound(Step::Died) => "inbound-dead",
             Self::Inbound(Step::Released) => "inbound-released",
             Self::Erased => "erased",
+            Self::Ordered(chore) => chore.word(),
         }
     }
 }

@@ -78,6 +78,8 @@ pub enum Fate {
     Released {
         /// Who.
         operator: String,
+        /// Why; empty where nothing was said.
+        reason: String,
     },
 }
 

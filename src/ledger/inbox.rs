@@ -30,6 +30,8 @@ pub struct Replay {
     pub at: Timestamp,
     /// Who asked.
     pub operator: String,
+    /// Why; empty where nothing was said.
+    pub reason: String,
     /// The upstream whose provider sent it.
     pub upstream: String,
     /// Which way it came.

@@ -9,6 +9,7 @@ mod fact;
 mod hint;
 mod inbound;
 mod inbox;
+mod ordered;
 mod polled;
 mod recipient;
 mod send;
@@ -19,6 +20,7 @@ pub use fact::{Fact, Rung, Source, Step, What};
 pub use hint::Hinted;
 pub use inbound::{Arrival, Fate, Inbound, InboundMail, Leg, Move};
 pub use inbox::{Dead, Replay};
+pub use ordered::{Chore, Errand, Ordered};
 pub use polled::Polled;
 pub use recipient::{Failure, Mark, MarkKind, Marks, Recipient, Standing, State};
 pub use send::{

@@ -326,9 +326,9 @@ impl Outlet {
     }
 
     /// A send that cannot be read now makes room for others.
-    pub(super) fn postpone(self: &Arc<Self>, id: TrackingId) {
+    pub(super) fn postpone(self: &Arc<Self>, id: TrackingId, pause: Duration) {
         let now = self.clock.now();
-        let (upstream, due) = (self.settings.name.clone(), Some(now.after(self.retry.max)));
+        let (upstream, due) = (self.settings.name.clone(), Some(now.after(pause)));
         self.settle(Outcome { id, at: now, upstream, settled: Vec::new(), due });
     }
 
@@ -357,7 +357,12 @@ impl Outlet {
             }
             Err(error) => {
                 tracing::error!(%id, %error, "a queued message cannot be read; it is tried again later");
-                self.postpone(id);
+                // A ledger that fails is made anew soon, and the message is whole.
+                let pause = match error {
+                    ReadError::Projection(_) => self.retry.first,
+                    ReadError::Journal(_) => self.retry.max,
+                };
+                self.postpone(id, pause);
                 return None;
             }
         };

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 /// either.
 pub(super) fn read(provider: Provider, data: &Value, now: Timestamp) -> Option<Event> {
     let event = match provider {
-        Provider::Mailgun => mailgun::decode(data, now),
+        Provider::Mailgun => mailgun::decode(&data.into(), now),
         Provider::Brevo => brevo::decode(data, now)?,
         Provider::Plain => return None,
     };

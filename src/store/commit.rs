@@ -1,29 +1,22 @@
-//! Group commit: one thread writes the journal, one applies what was written.
-//!
-//! While a sync runs, the next group gathers. A record that somebody waits for is written at once; one that nobody
-//! waits for rides with the next, if that comes soon: a lone client pays one sync a message, not three. Where many write
-//! at once, those who were just answered are about to come again, and a short pause takes them along. What waits between
-//! the two threads is bounded, so a slow projection slows the writers down instead of filling the memory.
+//! Group commit: one thread, the [`Scribe`], writes the journal, one, the [`Applier`], applies what was written. What
+//! waits between them is bounded, so a slow projection slows the writers down instead of filling the memory.
 
-use super::OpenReport;
+use super::applier::Applier;
 use super::journal::{Draft, Place, Writer};
 use super::lock::Lock;
 use super::message::Message;
-use super::rebuild::{discard, remove};
 use super::record::{Kept, Record};
-use super::replay::{self, chain, up_to};
+use super::scribe::Scribe;
 use super::sled::{Current, Projection};
 use crate::clock::{Clock, Timestamp};
 use crate::id::TrackingId;
-use crate::ledger::Inbound;
 use crate::wakeup::Wakeup;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
-use tokio::time::timeout_at;
+use std::time::Duration;
+use tokio::runtime::Builder;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 /// Why a record was not kept.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -63,19 +56,27 @@ pub struct Wish {
     pub applied: bool,
 }
 
-enum Request {
+/// What the journal thread does.
+pub enum Request {
+    /// Keeps a record.
     Commit {
+        /// What it says.
         record: Record,
+        /// What is written.
         draft: Draft,
+        /// How.
         wish: Wish,
+        /// Who waits.
         answer: Answer,
     },
     /// A new segment, if the present one holds anything and is at least that old.
     Seal(Duration),
+    /// Everything before is to be applied and durable.
     Drain(oneshot::Sender<()>),
 }
 
-type Answer = oneshot::Sender<Result<(), CommitError>>;
+/// Who waits for a record.
+pub type Answer = oneshot::Sender<Result<(), CommitError>>;
 
 /// What the ledger thread does, in order.
 pub enum Task {
@@ -97,9 +98,11 @@ pub enum Task {
 
 /// Records that are on stable storage.
 pub struct Group {
-    records: Vec<Kept>,
-    answers: Vec<Answer>,
-    position: Place,
+    pub records: Vec<Kept>,
+    /// Who waits until they are applied.
+    pub answers: Vec<Answer>,
+    /// The journal's end behind them.
+    pub position: Place,
 }
 
 impl Committer {
@@ -113,23 +116,22 @@ impl Committer {
         let Parts { writer, journal, current, clock, due, lock } = parts;
         let runtime = || Builder::new_current_thread().enable_time().build();
         let (runtime, waiting) = (runtime()?, runtime()?);
-        let room = Arc::new(Semaphore::new(WAITING));
-        let scribe = Scribe { writer, tasks: tasks.clone(), room, clock, trouble: troubled };
+        let scribe = Scribe::new(writer, clock, tasks.clone(), troubled);
         let witness = |thread| Witness { thread, failed: failed.clone() };
         let (over_journal, over_ledger) = (witness("journal"), witness("ledger"));
         std::thread::Builder::new().name("journal".into()).spawn(move || {
             let _witness = over_journal;
-            runtime.block_on(scribe.write(incoming));
+            // Without the ledger's thread, which says why it ended, there is nothing to do.
+            let _ = runtime.block_on(scribe.serve(incoming));
         })?;
         std::thread::Builder::new().name("ledger".into()).spawn(move || {
             let _witness = over_ledger;
-            let projection = current.projection();
-            let mut ledger = Ledger { journal, projection, current, due, held: None, waiting };
-            if let Err(error) = ledger.run(written) {
+            let mut applier = Applier::new(journal, current, due, waiting);
+            if let Err(error) = applier.run(written) {
                 tracing::error!(%error, "the ledger failed; the journal is whole: restart to rebuild the ledger from it");
                 let _ = failed.send(Some(error));
             }
-            drop(ledger);
+            drop(applier);
             drop(lock);
         })?;
         Ok(Self { requests, tasks, failure, trouble })
@@ -211,320 +213,12 @@ impl Drop for Witness {
     }
 }
 
-/// The journal thread.
-struct Scribe {
-    writer: Writer,
-    tasks: mpsc::Sender<Task>,
-    room: Arc<Semaphore>,
-    clock: Clock,
-    /// Why the last group could not be written.
-    trouble: watch::Sender<Option<String>>,
-}
-
-/// What goes into one sync.
-#[derive(Default)]
-struct Batch {
-    records: Vec<(Record, Wish, Answer)>,
-    drafts: Vec<Draft>,
-    drained: Vec<oneshot::Sender<()>>,
-    sealed: Option<Duration>,
-    bytes: u64,
-    urgent: bool,
-}
-
-impl Scribe {
-    async fn write(mut self, mut incoming: mpsc::Receiver<Request>) {
-        let (mut last, mut took) = (0, Duration::ZERO);
-        while let Some(first) = incoming.recv().await {
-            let mut batch = Batch::gather(first, &mut incoming).await;
-            if last >= COMPANY && batch.records.len() < last {
-                std::thread::sleep((took / PAUSE).min(LONGEST_PAUSE));
-                batch.add_all(&mut incoming);
-            }
-            last = batch.records.len();
-            let begun = Instant::now();
-            if self.commit(batch).await.is_err() {
-                return;
-            }
-            took = begun.elapsed();
-        }
-    }
-
-    async fn commit(&mut self, batch: Batch) -> Result<(), mpsc::error::SendError<Task>> {
-        let Batch { records, drafts, drained, sealed, bytes, .. } = batch;
-        let kept = self.enough_space(&records, bytes).and_then(|()| self.append(&drafts));
-        match kept {
-            Err(error) => refuse(records, &error),
-            Ok(_) if drafts.is_empty() => {}
-            Ok(places) => {
-                let group = Group::of(records, &drafts, places, self.writer.place());
-                let room = self.room(drafts.len()).await;
-                self.tasks.send(Task::Apply(group, room)).await?;
-            }
-        }
-        if let Some(age) = sealed {
-            self.seal(age);
-        }
-        for answer in drained {
-            self.tasks.send(Task::Checkpoint(answer)).await?;
-        }
-        Ok(())
-    }
-
-    /// Waits until the ledger thread has room for that many records.
-    async fn room(&self, records: usize) -> OwnedSemaphorePermit {
-        let records = u32::try_from(records.min(WAITING)).unwrap_or(u32::MAX);
-        self.room.clone().acquire_many_owned(records).await.expect("nobody closes it")
-    }
-
-    /// Appends a batch; a segment that failed is given up, and the next batch goes to a new one.
-    fn append(&mut self, drafts: &[Draft]) -> io::Result<Vec<Place>> {
-        if drafts.is_empty() {
-            return Ok(Vec::new());
-        }
-        let started = Instant::now();
-        let places = self.writer.append(drafts, self.clock.now());
-        metrics::histogram!("mailtrail_commit_seconds").record(started.elapsed());
-        let why = places.as_ref().err().map(ToString::to_string);
-        self.trouble.send_if_modified(|trouble| {
-            let differs = *trouble != why;
-            *trouble = why;
-            differs
-        });
-        places
-    }
-
-    fn seal(&mut self, age: Duration) {
-        let now = self.clock.now();
-        let old = self.writer.made().is_some_and(|made| now.since(made) >= age);
-        if old
-            && self.writer.is_used()
-            && let Err(error) = self.writer.rotate(now)
-        {
-            tracing::error!(%error, "a new segment of the journal cannot be made");
-        }
-    }
-
-    /// Only what grows the store is held back.
-    fn enough_space(&self, records: &[(Record, Wish, Answer)], bytes: u64) -> io::Result<()> {
-        let grows = |record: &Record| match record {
-            Record::Accepted(_) | Record::Notice(_) | Record::Hint(_) | Record::Dead(_) => true,
-            Record::Inbound(inbound) => matches!(**inbound, Inbound::Arrived(_)),
-            _ => false,
-        };
-        if !records.iter().any(|(record, ..)| grows(record)) {
-            return Ok(());
-        }
-        self.writer.free()?.admit(bytes)
-    }
-}
-
-impl Batch {
-    /// What waits already, and what comes while nobody is in a hurry.
-    async fn gather(first: Request, incoming: &mut mpsc::Receiver<Request>) -> Self {
-        let mut batch = Self::default();
-        batch.add(first);
-        let patience = tokio::time::Instant::now() + PATIENCE;
-        while !batch.is_full() {
-            let next = match incoming.try_recv() {
-                Ok(next) => next,
-                Err(_) if batch.urgent || batch.drafts.len() >= CROWD => break,
-                Err(_) => match timeout_at(patience, incoming.recv()).await {
-                    Ok(Some(next)) => next,
-                    Ok(None) | Err(_) => break,
-                },
-            };
-            batch.add(next);
-        }
-        batch
-    }
-
-    fn add_all(&mut self, incoming: &mut mpsc::Receiver<Request>) {
-        while !self.is_full()
-            && let Ok(next) = incoming.try_recv()
-        {
-            self.add(next);
-        }
-    }
-
-    fn add(&mut self, request: Request) {
-        match request {
-            Request::Commit { record, draft, wish, answer } => {
-                self.bytes += draft.size();
-                self.urgent |= wish.urgent;
-                self.records.push((record, wish, answer));
-                self.drafts.push(draft);
-            }
-            Request::Seal(age) => (self.sealed, self.urgent) = (Some(age), true),
-            Request::Drain(answer) => {
-                self.drained.push(answer);
-                self.urgent = true;
-            }
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        self.records.len() >= BATCH_RECORDS || self.bytes >= BATCH_BYTES
-    }
-}
-
 impl Group {
-    /// Answers who waited for the sync only.
-    fn of(
-        records: Vec<(Record, Wish, Answer)>,
-        drafts: &[Draft],
-        places: Vec<Place>,
-        position: Place,
-    ) -> Self {
-        let mut group = Self { records: Vec::with_capacity(records.len()), answers: Vec::new(), position };
-        for (((record, wish, answer), draft), place) in records.into_iter().zip(drafts).zip(places) {
-            group.records.push(Kept { record, place, body: draft.body_length() });
-            if wish.applied {
-                group.answers.push(answer);
-            } else {
-                // Who went away does not mind.
-                let _ = answer.send(Ok(()));
-            }
-        }
-        group
-    }
-
-    fn absorb(&mut self, next: Self) {
+    /// Adds the one behind it.
+    pub fn absorb(&mut self, next: Self) {
         self.records.extend(next.records);
         self.answers.extend(next.answers);
         self.position = next.position;
-    }
-}
-
-fn refuse(records: Vec<(Record, Wish, Answer)>, error: &io::Error) {
-    tracing::error!(%error, records = records.len(), "the journal cannot be written: nothing is accepted until it can");
-    for (_, _, answer) in records {
-        let _ = answer.send(Err(CommitError::Disk(error.to_string())));
-    }
-}
-
-/// The ledger thread: the only one that changes the projection.
-struct Ledger {
-    journal: PathBuf,
-    projection: Arc<Projection>,
-    current: Arc<Current>,
-    due: Wakeup,
-    /// Came while groups were gathered.
-    held: Option<Task>,
-    waiting: Runtime,
-}
-
-impl Ledger {
-    fn run(&mut self, mut tasks: mpsc::Receiver<Task>) -> Result<(), String> {
-        let mut checkpointed = Instant::now();
-        while let Some(task) = self.next(&mut tasks)? {
-            match task {
-                Task::Apply(group, _room) => self.apply(group),
-                Task::Forget(sends, before) => self.projection.forget(&sends, before),
-                Task::Delete(keys) => {
-                    self.projection.delete(keys);
-                    Ok(())
-                }
-                Task::ForgetDossiers(keys, before) => self.projection.forget_dossiers(keys, before),
-                Task::Dropped(segment, bytes) => self.projection.dropped(segment, bytes),
-                Task::Replace(projection) => {
-                    self.replace(*projection);
-                    Ok(())
-                }
-                Task::Checkpoint(answer) => {
-                    self.checkpoint()?;
-                    let _ = answer.send(());
-                    Ok(())
-                }
-            }
-            .map_err(|error| error.to_string())?;
-            if self.projection.is_full()
-                || self.projection.flush_due().is_some_and(|due| due <= Instant::now())
-            {
-                self.flush()?;
-            }
-            if checkpointed.elapsed() >= CHECKPOINT_EVERY {
-                self.checkpoint()?;
-                checkpointed = Instant::now();
-            }
-        }
-        self.checkpoint()
-    }
-
-    /// The next thing to do; groups that wait already are done together.
-    fn next(&mut self, tasks: &mut mpsc::Receiver<Task>) -> Result<Option<Task>, String> {
-        let mut task = match self.held.take() {
-            Some(held) => Some(held),
-            None => self.wait(tasks)?,
-        };
-        if let Some(Task::Apply(group, room)) = &mut task {
-            while group.records.len() < APPLY_RECORDS && self.held.is_none() {
-                match tasks.try_recv() {
-                    Ok(Task::Apply(next, more)) => {
-                        group.absorb(next);
-                        room.merge(more);
-                    }
-                    Ok(other) => self.held = Some(other),
-                    Err(_) => break,
-                }
-            }
-        }
-        Ok(task)
-    }
-
-    /// Waits for something to do; what was applied is not kept waiting.
-    fn wait(&self, tasks: &mut mpsc::Receiver<Task>) -> Result<Option<Task>, String> {
-        if let Some(due) = self.projection.flush_due() {
-            let task = self.waiting.block_on(async { timeout_at(due.into(), tasks.recv()).await });
-            if let Ok(task) = task {
-                return Ok(task);
-            }
-            self.flush()?;
-        }
-        Ok(tasks.blocking_recv())
-    }
-
-    fn flush(&self) -> Result<(), String> {
-        self.projection.flush().map_err(|error| error.to_string())
-    }
-
-    fn checkpoint(&self) -> Result<(), String> {
-        self.projection.checkpoint().map_err(|error| error.to_string())
-    }
-
-    fn apply(&self, group: Group) -> ::sled::Result<()> {
-        self.projection.apply(&group.records, group.position)?;
-        if group.records.iter().any(|kept| kept.record.may_be_due()) {
-            self.due.ring();
-        }
-        for answer in group.answers {
-            let _ = answer.send(Ok(()));
-        }
-        Ok(())
-    }
-
-    /// One that cannot be brought up to date is left, and the present one goes on.
-    fn replace(&mut self, projection: Projection) {
-        match self.bring_up_to_date(&projection) {
-            Ok(()) => {
-                let old = self.current.replace(projection);
-                self.projection = self.current.projection();
-                remove(old.directory());
-            }
-            Err(error) => {
-                tracing::error!(error, "the ledger that was built anew cannot be used; the old one goes on");
-                discard(projection);
-            }
-        }
-    }
-
-    fn bring_up_to_date(&self, projection: &Projection) -> Result<(), String> {
-        let position = self.projection.position().map_err(|error| error.to_string())?.unwrap_or_default();
-        let chain = chain(&self.journal).map_err(|error| error.to_string())?;
-        let chain = up_to(chain, position);
-        replay::replay(&self.journal, &chain, projection, 1, &mut OpenReport::default(), &mut |_| {})
-            .map_err(|error| error.to_string())?;
-        projection.checkpoint().map_err(|error| error.to_string())
     }
 }
 
@@ -532,23 +226,3 @@ impl Ledger {
 const REQUESTS: usize = 1024;
 /// Tasks that may wait for the ledger thread.
 const TASKS: usize = 1024;
-/// Records that may wait for it: as many as come while it writes a window to sled. A few KiB each, without messages.
-const WAITING: usize = 4096;
-/// Records of one sync.
-const BATCH_RECORDS: usize = 256;
-/// Bytes of one sync.
-const BATCH_BYTES: u64 = 8 << 20;
-/// How long a record that nobody waits for waits for company.
-const PATIENCE: Duration = Duration::from_millis(1);
-/// Records that nobody waits for, from which on they wait no longer.
-const CROWD: usize = 16;
-/// Records of a sync from which on the next one waits for as many.
-const COMPANY: usize = 4;
-/// That part of the time that the last group took is waited: less than the sync that it saves.
-const PAUSE: u32 = 4;
-/// The longest such pause.
-const LONGEST_PAUSE: Duration = Duration::from_millis(2);
-/// Records applied in one batch, from which on no further group is added.
-const APPLY_RECORDS: usize = 200;
-/// How much replay a restart may cost.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(2);

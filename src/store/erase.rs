@@ -514,7 +514,9 @@ const NOTEBOOK: &str = "erasing";
 mod tests {
     use super::*;
     use crate::event::{Event, Kind, Words};
-    use crate::ledger::{Accepted, Notice, Outcome, Send, Settled, Standing, Via};
+    use crate::ledger::{
+        Accepted, Errand, Fate, Move, Notice, Ordered, Outcome, Replay, Send, Settled, Standing, Via,
+    };
     use crate::mail::{Dsn, DsnRecipient, MessageId, Notify, Record as OdooRecord, Ret};
 
     const ADA: &str = "ada@example.net";
@@ -562,11 +564,41 @@ mod tests {
             words: words(),
         };
         let token = Some(("token".to_owned(), at, [255; 16]));
-        vec![
+        let (operator, reason) = (ADA.to_owned(), format!("{ADA} asked"));
+        let fate = Fate::Released { operator: operator.clone(), reason: reason.clone() };
+        let errands = [
+            Errand::SinkReplay { sink: "hook".into(), since: at },
+            Errand::StoreBackup { directory: format!("/{ADA}").into() },
+            Errand::SendTest { id },
+        ];
+        let ordered = |errand| Ordered { at, errand, operator: operator.clone(), reason: reason.clone() };
+        let removal = Listing {
+            address: "bob@example.org".parse().unwrap(),
+            list: None,
+            at,
+            operator: operator.clone(),
+            change: Change::Remove { reason: None, words: reason.clone() },
+        };
+        let replay = Replay {
+            id,
+            at,
+            operator: operator.clone(),
+            reason: reason.clone(),
+            upstream: "up".into(),
+            via: Via::Poll,
+            before: None,
+            event: event.clone(),
+        };
+        let orders = errands.map(|errand| Record::Ordered(Box::new(ordered(errand))));
+        let others = vec![
             Record::from(Accepted { send, recipients }),
             Record::Outcome(Outcome { id, at, upstream: "up".into(), settled: vec![settled], due: Some(at) }),
             Record::Notice(Box::new(Notice { upstream: "up".into(), at, via: Via::Poll, token, event })),
-        ]
+            Record::Replay(Box::new(replay)),
+            Record::Inbound(Box::new(Inbound::Moved(Move { id, at, fate }))),
+            Record::Listing(Box::new(removal)),
+        ];
+        orders.into_iter().chain(others).collect()
     }
 
     #[test]

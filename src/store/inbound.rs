@@ -77,6 +77,13 @@ pub(super) enum InboundV1 {
     Moved(MoveV1),
 }
 
+/// With the reason of a release; of all else it is empty.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct InboundV2 {
+    inbound: InboundV1,
+    reason: String,
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct ArrivalV1 {
     id: [u8; 16],
@@ -156,6 +163,26 @@ impl InboundV1 {
     }
 }
 
+impl From<&Inbound> for InboundV2 {
+    fn from(inbound: &Inbound) -> Self {
+        let reason = match inbound {
+            Inbound::Moved(Move { fate: Fate::Released { reason, .. }, .. }) => reason.clone(),
+            Inbound::Moved(_) | Inbound::Arrived(_) => String::new(),
+        };
+        Self { inbound: InboundV1::from(inbound), reason }
+    }
+}
+
+impl InboundV2 {
+    pub fn restore(self) -> Option<Inbound> {
+        let mut inbound = self.inbound.restore()?;
+        if let Inbound::Moved(Move { fate: Fate::Released { reason, .. }, .. }) = &mut inbound {
+            *reason = self.reason;
+        }
+        Some(inbound)
+    }
+}
+
 impl From<&Arrival> for ArrivalV1 {
     fn from(arrival: &Arrival) -> Self {
         let token = arrival.token.as_ref();
@@ -203,7 +230,7 @@ impl From<&Move> for MoveV1 {
             Fate::Delivered { target, words } => FateV1::Delivered { target, words },
             Fate::Deferred { target, why, due } => FateV1::Deferred { target, why, due: due.millis() },
             Fate::Dead { target, why } => FateV1::Dead { target, why },
-            Fate::Released { operator } => FateV1::Released { operator },
+            Fate::Released { operator, reason: _ } => FateV1::Released { operator },
         };
         Self { id: moved.id.to_bytes(), at: moved.at.millis(), fate }
     }
@@ -217,7 +244,7 @@ impl MoveV1 {
                 Fate::Deferred { target, why, due: Timestamp::from_millis(due) }
             }
             FateV1::Dead { target, why } => Fate::Dead { target, why },
-            FateV1::Released { operator } => Fate::Released { operator },
+            FateV1::Released { operator } => Fate::Released { operator, reason: String::new() },
         };
         Move { id: TrackingId::from_bytes(self.id), at: Timestamp::from_millis(self.at), fate }
     }

@@ -13,6 +13,13 @@ pub(super) struct ListingV1 {
     change: ChangeV1,
 }
 
+/// With why somebody took the address off; where he put it on the marks say it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ListingV2 {
+    listing: ListingV1,
+    words: String,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 enum ChangeV1 {
     Add { reason: ReasonV1, marks: Vec<MarkV1> },
@@ -67,7 +74,7 @@ impl From<&Listing> for ListingV1 {
             Change::Add { reason, marks } => {
                 ChangeV1::Add { reason: (*reason).into(), marks: marks.iter().map(MarkV1::from).collect() }
             }
-            Change::Remove { reason } => ChangeV1::Remove { reason: reason.map(ReasonV1::from) },
+            Change::Remove { reason, words: _ } => ChangeV1::Remove { reason: reason.map(ReasonV1::from) },
         };
         Self {
             address: listing.address.to_string(),
@@ -85,7 +92,9 @@ impl ListingV1 {
             ChangeV1::Add { reason, marks } => {
                 Change::Add { reason: reason.into(), marks: marks.into_iter().map(Mark::from).collect() }
             }
-            ChangeV1::Remove { reason } => Change::Remove { reason: reason.map(Reason::from) },
+            ChangeV1::Remove { reason } => {
+                Change::Remove { reason: reason.map(Reason::from), words: String::new() }
+            }
         };
         Some(Listing {
             address: self.address.parse().ok()?,
@@ -94,6 +103,26 @@ impl ListingV1 {
             operator: self.operator,
             change,
         })
+    }
+}
+
+impl From<&Listing> for ListingV2 {
+    fn from(listing: &Listing) -> Self {
+        let words = match &listing.change {
+            Change::Add { .. } => String::new(),
+            Change::Remove { words, .. } => words.clone(),
+        };
+        Self { listing: ListingV1::from(listing), words }
+    }
+}
+
+impl ListingV2 {
+    pub(super) fn restore(self) -> Option<Listing> {
+        let mut listing = self.listing.restore()?;
+        if let Change::Remove { words, .. } = &mut listing.change {
+            *words = self.words;
+        }
+        Some(listing)
     }
 }
 

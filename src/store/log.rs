@@ -7,7 +7,7 @@ use super::{ReadError, Store};
 use crate::clock::Timestamp;
 use crate::event::Words;
 use crate::id::TrackingId;
-use crate::ledger::{Accepted, Fact, Inbound, Leg, Notice, Outcome, Source, What};
+use crate::ledger::{Accepted, Errand, Fact, Inbound, Leg, Notice, Ordered, Outcome, Source, What};
 use crate::suppression::{Change, Listing};
 use std::io;
 
@@ -143,6 +143,7 @@ impl Store {
             Record::Erased(erased) => {
                 entries.push(Entry { id: None, written: erased.at, fact: Fact::of_erasure(*erased) });
             }
+            Record::Ordered(ordered) => entries.push(of_order(*ordered)),
             Record::Outcome(outcome) => entries.extend(of_outcome(&outcome)),
             Record::Notice(notice) => {
                 let found = self.projection().find(&notice.event)?;
@@ -185,13 +186,24 @@ fn of_outcome(outcome: &Outcome) -> impl Iterator<Item = Entry> {
     })
 }
 
+fn of_order(ordered: Ordered) -> Entry {
+    let id = match ordered.errand {
+        Errand::SendTest { id } => Some(id),
+        _ => None,
+    };
+    Entry { id, written: ordered.at, fact: Fact::of_order(ordered) }
+}
+
 fn of_listing(listing: Listing) -> Entry {
     let (on, why) = match &listing.change {
         Change::Add { reason, marks } => {
             let words = marks.last().map(|mark| mark.words.as_str()).filter(|words| !words.is_empty());
             (true, words.map_or(reason.word().to_owned(), |words| format!("{}: {words}", reason.word())))
         }
-        Change::Remove { reason } => (false, reason.map_or("all reasons", |reason| reason.word()).to_owned()),
+        Change::Remove { reason, words } => {
+            let reason = reason.map_or("all reasons", |reason| reason.word());
+            (false, if words.is_empty() { reason.to_owned() } else { format!("{reason}: {words}") })
+        }
     };
     let text = Some(format!("{} {why}", listing.address));
     let source = if listing.operator.is_empty() { Source::Relay } else { Source::Operator };

@@ -4,6 +4,7 @@
 //! never be read. One thread writes the journal and serves many writers with one sync; another applies what was
 //! written to the projection. A store belongs to one process.
 
+mod applier;
 mod backup;
 mod commit;
 mod disk;
@@ -18,6 +19,7 @@ mod lock;
 mod log;
 mod message;
 mod open;
+mod order;
 mod outbox;
 #[cfg(test)]
 mod power_cut;
@@ -25,6 +27,7 @@ mod rebuild;
 mod record;
 mod replay;
 mod retention;
+mod scribe;
 mod segments;
 mod size;
 mod sled;
@@ -432,6 +435,17 @@ impl Store {
     /// Sends about that record of Odoo's, newest first.
     pub fn by_record(&self, record: &OdooRecord, limit: usize) -> Result<Vec<TrackingId>, ReadError> {
         Ok(self.projection().by_record(record, limit)?)
+    }
+
+    /// Of the newest `searched` sends those whose subject contains `part`, in upper or lower case, newest first, at most
+    /// `limit`; and whether the search ended before the oldest send.
+    pub fn by_subject(
+        &self,
+        part: &str,
+        limit: usize,
+        searched: usize,
+    ) -> Result<(Vec<TrackingId>, bool), ReadError> {
+        Ok(self.projection().by_subject(part, limit, searched)?)
     }
 
     /// Sends with ids from `low` to `high`, newest first.

@@ -46,6 +46,19 @@ pub enum OpenError {
     /// The journal holds records of a newer version.
     #[error("the journal was written by a newer version of mailtrail: {0}; install that version again")]
     Newer(UnknownRecord),
+    /// The journal holds a record that its checksum vouches for and nobody can read.
+    #[error(
+        "{path}, byte {at}: {record}, though its checksum is good; put a copy that `mailtrail store backup` made in the \
+         place of data_dir, or move that file away, which loses all that is in it"
+    )]
+    Unreadable {
+        /// The segment's file.
+        path: PathBuf,
+        /// Where the record begins in it.
+        at: u64,
+        /// Which.
+        record: UnknownRecord,
+    },
 }
 
 /// What was found and done while opening.
@@ -104,7 +117,10 @@ impl Opening<'_> {
         };
         let end = end.map_err(|error| match error {
             ReplayError::Projection(reason) => io_error(&ledger)(io::Error::other(reason)),
-            ReplayError::Newer(record) => OpenError::Newer(record),
+            ReplayError::Unreadable { record, .. } if record.is_newer => OpenError::Newer(record),
+            ReplayError::Unreadable { record, segment, at } => {
+                OpenError::Unreadable { path: journal::segment_path(&journal, segment), at, record }
+            }
             ReplayError::Io(source) => io_error(&journal)(source),
         })?;
         let due = Wakeup::default();

@@ -12,7 +12,7 @@ use super::{Erasing, Message, Retention, Store, Stored};
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
-use crate::ledger::{Accepted, Begun, Notice, Outcome, Send, Settled, Standing, Via};
+use crate::ledger::{Accepted, Begun, Errand, Notice, Ordered, Outcome, Send, Settled, Standing, Via, What};
 use bytes::Bytes;
 use fastrand::Rng;
 use futures_util::future::join_all;
@@ -28,6 +28,8 @@ use tempfile::TempDir;
 
 /// Seeds of the suite; more with `MAILTRAIL_TEST_SEEDS`.
 const SEEDS: u64 = 1000;
+/// A sync that is not waited for by the next group.
+const SLOW_SYNC: Duration = Duration::from_micros(1500);
 /// Seeds that share one history.
 const CUTS: u64 = 25;
 
@@ -38,6 +40,7 @@ fn a_power_cut_loses_nothing_that_was_promised() {
     let mut tally = Tally::default();
     for history in 0..seeds.div_ceil(CUTS) {
         let recorder = Recorder::default();
+        recorder.record().sync_time = if history % 2 == 1 { SLOW_SYNC } else { Duration::ZERO };
         let past = Past::live(history, 3, &recorder);
         for cut in 0..CUTS {
             let mut random = Rng::with_seed(history << 32 | cut);
@@ -48,10 +51,14 @@ fn a_power_cut_loses_nothing_that_was_promised() {
             let broken = past.check(at, remains.path(), &mut tally);
             assert!(broken.is_empty(), "history {history}, cut {cut} behind operation {at}: {broken:?}");
         }
+        tally.beside += recorder.record().beside;
     }
     println!("{tally:?}");
     assert!(
-        tally.damaged > seeds / 50 && tally.replayed > seeds && tally.erased > seeds / 50,
+        tally.damaged > seeds / 50
+            && tally.replayed > seeds
+            && tally.erased > seeds / 50
+            && tally.beside > seeds / 50,
         "the cuts did little: {tally:?}"
     );
 }
@@ -59,10 +66,14 @@ fn a_power_cut_loses_nothing_that_was_promised() {
 #[test]
 fn a_disk_that_fails_at_any_call_loses_nothing_that_was_promised() {
     let mut tally = Tally::default();
-    for fault in [Fault::Io, Fault::Full, Fault::Short, Fault::Sync] {
+    let quick = [Fault::Io, Fault::Full, Fault::Short, Fault::Sync].map(|fault| (fault, Duration::ZERO));
+    for (fault, sync_time) in
+        quick.into_iter().chain([Fault::Io, Fault::Sync].map(|fault| (fault, SLOW_SYNC)))
+    {
         let mut call = 0;
         loop {
             let recorder = Recorder::failing(fault, call);
+            recorder.record().sync_time = sync_time;
             let past = Past::live(call, 2, &recorder);
             tally.refused += past.refused;
             // The power goes, too, right behind the last operation.
@@ -78,7 +89,7 @@ fn a_disk_that_fails_at_any_call_loses_nothing_that_was_promised() {
             call += 1;
         }
         assert!(call > 10, "{fault:?} had only {call} calls to fail");
-        println!("{fault:?}: {call} calls, {tally:?}");
+        println!("{fault:?}, syncs of {sync_time:?}: {call} calls, {tally:?}");
     }
     assert!(tally.refused > 50, "{tally:?}");
 }
@@ -131,6 +142,10 @@ impl Disk for Brittle {
         LocalDisk.create(path)
     }
 
+    fn reopen(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        LocalDisk.reopen(path)
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         LocalDisk.rename(from, to)
     }
@@ -158,6 +173,7 @@ struct Tally {
     replayed: u64,
     refused: u64,
     erased: u64,
+    beside: u64,
 }
 
 /// A few busy hours of a store, and what it promised.
@@ -178,6 +194,8 @@ enum Promise {
     Begun(u64),
     Reported(u64),
     Finished(u64),
+    /// By an operator, so many hours after the beginning.
+    Ordered(u64),
     /// Of the address of all mail that was finished.
     Erased,
 }
@@ -206,6 +224,9 @@ impl Past {
                 number += random.u64(1..5);
                 runtime.block_on(past.busy(&store, first..number, &mut random, recorder));
             }
+            let noted = runtime.block_on(store.order(ordered(hour))).is_ok();
+            past.refused += u64::from(!noted);
+            past.promises.extend(noted.then(|| (recorder.operations(), Promise::Ordered(hour))));
             runtime.block_on(store.settle_down());
             past.ledgers.push((recorder.operations(), copied(&past.directory.path().join("ledger"))));
             // Nothing to it comes afterwards.
@@ -291,14 +312,17 @@ impl Past {
     }
 
     fn holds(&self, store: &Store, promise: Promise) -> bool {
-        let (Promise::Accepted(number)
-        | Promise::Begun(number)
-        | Promise::Reported(number)
-        | Promise::Finished(number)) = promise
-        else {
-            // Bytes that a failed write left are no record, and nobody was promised anything about them.
-            let bob = "bob@example.net".parse().unwrap();
-            return store.mentions(&bob, &mut |_| {}).is_ok_and(|found| found.records == 0);
+        let number = match promise {
+            Promise::Accepted(number)
+            | Promise::Begun(number)
+            | Promise::Reported(number)
+            | Promise::Finished(number) => number,
+            Promise::Ordered(hour) => return is_in_the_log(store, hour),
+            Promise::Erased => {
+                // Bytes that a failed write left are no record, and nobody was promised anything about them.
+                let bob = "bob@example.net".parse().unwrap();
+                return store.mentions(&bob, &mut |_| {}).is_ok_and(|found| found.records == 0);
+            }
         };
         let Some(trail) = store.trail(id(number)).unwrap() else { return false };
         match promise {
@@ -307,7 +331,7 @@ impl Past {
             }
             Promise::Begun(_) => trail.sending || trail.attempts > 0,
             Promise::Finished(_) => trail.due.is_none() && trail.attempts == 1,
-            Promise::Erased => true,
+            Promise::Ordered(_) | Promise::Erased => true,
             Promise::Reported(number) => {
                 store.knows_event("mailgun", &event(number)).unwrap() && trail.recipients[0].is_reported()
             }
@@ -353,16 +377,41 @@ struct Record {
     failed: bool,
     /// Syncs do nothing.
     lies: bool,
+    /// How long a sync takes.
+    sync_time: Duration,
+    /// Syncs under way.
+    syncing: u64,
+    /// Syncs that were begun while another was under way.
+    beside: u64,
 }
 
 #[derive(Clone, Debug)]
 enum Operation {
-    Create { path: PathBuf, file: usize },
-    Write { file: usize, at: u64, bytes: Vec<u8> },
-    Truncate { file: usize, length: u64 },
-    Sync { file: usize },
-    Rename { from: PathBuf, to: PathBuf },
-    Remove { path: PathBuf },
+    Create {
+        path: PathBuf,
+        file: usize,
+    },
+    Write {
+        file: usize,
+        at: u64,
+        bytes: Vec<u8>,
+    },
+    Truncate {
+        file: usize,
+        length: u64,
+    },
+    /// Of what was done before operation `of`: another sync may have been waited for meanwhile.
+    Sync {
+        file: usize,
+        of: usize,
+    },
+    Rename {
+        from: PathBuf,
+        to: PathBuf,
+    },
+    Remove {
+        path: PathBuf,
+    },
     SyncDirectory,
 }
 
@@ -437,19 +486,21 @@ impl Recorder {
         let record = self.record();
         let mut files: BTreeMap<usize, Inode> = BTreeMap::new();
         let mut names = Names::default();
-        for operation in &record.operations[..cut] {
+        for (number, operation) in record.operations[..cut].iter().enumerate() {
             match operation {
                 Operation::Create { path, file } => {
                     files.insert(*file, Inode::default());
                     names.change(Change::Link(path.clone(), *file));
                 }
                 Operation::Write { file, at, bytes } => {
-                    files.entry(*file).or_default().unsynced.push(Unsynced::Write(*at, bytes.clone()));
+                    let change = Unsynced::Write(*at, bytes.clone());
+                    files.entry(*file).or_default().unsynced.push((number, change));
                 }
                 Operation::Truncate { file, length } => {
-                    files.entry(*file).or_default().unsynced.push(Unsynced::Truncate(*length));
+                    let change = Unsynced::Truncate(*length);
+                    files.entry(*file).or_default().unsynced.push((number, change));
                 }
-                Operation::Sync { file } => files.entry(*file).or_default().sync(),
+                Operation::Sync { file, of } => files.entry(*file).or_default().sync(*of),
                 Operation::Rename { from, to } => {
                     let file = names.now[from];
                     names.change(Change::Move(from.clone(), to.clone(), file));
@@ -470,7 +521,8 @@ impl Recorder {
 #[derive(Default)]
 struct Inode {
     durable: Vec<u8>,
-    unsynced: Vec<Unsynced>,
+    /// In the order of their operations.
+    unsynced: Vec<(usize, Unsynced)>,
 }
 
 enum Unsynced {
@@ -479,8 +531,9 @@ enum Unsynced {
 }
 
 impl Inode {
-    fn sync(&mut self) {
-        for change in std::mem::take(&mut self.unsynced) {
+    fn sync(&mut self, of: usize) {
+        let rest = self.unsynced.partition_point(|(number, _)| *number < of);
+        for (_, change) in self.unsynced.drain(..rest) {
             match change {
                 Unsynced::Write(at, bytes) => write(&mut self.durable, at as usize, &bytes),
                 Unsynced::Truncate(length) => self.durable.truncate(length as usize),
@@ -492,7 +545,7 @@ impl Inode {
     fn after_power_cut(&self, random: &mut Rng) -> Vec<u8> {
         let mut bytes = self.durable.clone();
         let share = [0.0, 0.5, 0.9, 1.0][random.usize(..4)];
-        for change in &self.unsynced {
+        for (_, change) in &self.unsynced {
             match change {
                 Unsynced::Write(at, new) => {
                     let mut at = *at as usize;
@@ -585,6 +638,17 @@ impl Disk for Recorder {
         Ok(Box::new(Recorded { recorder: self.clone(), number, file }))
     }
 
+    fn reopen(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.may(Call::Other)?;
+        let file = File::options().write(true).open(path)?;
+        let created = |operation: &Operation| match operation {
+            Operation::Create { path: created, file } if created == path => Some(*file),
+            _ => None,
+        };
+        let number = self.record().operations.iter().rev().find_map(created).unwrap();
+        Ok(Box::new(Recorded { recorder: self.clone(), number, file }))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.may(Call::Other)?;
         std::fs::rename(from, to)?;
@@ -644,9 +708,18 @@ impl Seek for Recorded {
 
 impl DiskFile for Recorded {
     fn sync(&mut self) -> io::Result<()> {
+        let of = self.recorder.operations();
+        let (lies, sync_time) = {
+            let mut record = self.recorder.record();
+            record.beside += u64::from(record.syncing > 0);
+            record.syncing += 1;
+            (record.lies, record.sync_time)
+        };
+        std::thread::sleep(sync_time);
+        self.recorder.record().syncing -= 1;
         self.recorder.may(Call::Sync)?;
-        if !self.recorder.record().lies {
-            self.recorder.note(Operation::Sync { file: self.number });
+        if !lies {
+            self.recorder.note(Operation::Sync { file: self.number, of });
         }
         Ok(())
     }
@@ -740,6 +813,17 @@ fn mentions_bob(directory: &Path) -> bool {
         let file = |path| memchr::memmem::find(&std::fs::read(path).unwrap(), b"bob@example.net").is_some();
         if path.is_dir() { mentions_bob(&path) } else { file(&path) }
     })
+}
+
+fn ordered(hour: u64) -> Ordered {
+    let errand = Errand::SinkReplay { sink: "hook".into(), since: at(0) };
+    Ordered { at: at(hour * HOUR), errand, operator: "uid 0".into(), reason: "asked for".into() }
+}
+
+fn is_in_the_log(store: &Store, hour: u64) -> bool {
+    let segments = store.log_segments().unwrap().into_iter();
+    let mut entries = segments.flat_map(|(segment, _)| store.log_of(segment).unwrap());
+    entries.any(|entry| matches!(entry.fact.what, What::Ordered(_)) && entry.written == at(hour * HOUR))
 }
 
 fn begun(number: u64) -> Begun {

@@ -5,14 +5,15 @@ use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
 use crate::ledger::{
-    About, Accepted, Action, Begun, Dead, Erased, Hinted, Inbound, Notice, Occasion, Outcome, Polled,
-    Repeated, Replay, Send, Settled, Standing, State, Switch, Verb, Via,
+    About, Accepted, Action, Begun, Dead, Erased, Hinted, Inbound, Notice, Occasion, Ordered, Outcome,
+    Polled, Repeated, Replay, Send, Settled, Standing, State, Switch, Verb, Via,
 };
 use crate::mail::{BodyType, Dsn, DsnRecipient, Lane, Mailbox, MessageId, Notify, Record as OdooRecord, Ret};
 use crate::store::hint::HintedV1;
-use crate::store::inbound::InboundV1;
+use crate::store::inbound::{InboundV1, InboundV2};
 use crate::store::journal::Place;
-use crate::store::listing::ListingV1;
+use crate::store::listing::{ListingV1, ListingV2};
+use crate::store::order::OrderedV1;
 use crate::store::{Cursor, Handed};
 use crate::suppression::Listing;
 use serde::de::DeserializeOwned;
@@ -52,6 +53,8 @@ pub enum Record {
     Inbound(Box<Inbound>),
     /// An operator had an address erased.
     Erased(Box<Erased>),
+    /// An operator had the relay do something.
+    Ordered(Box<Ordered>),
 }
 
 /// A record in the journal.
@@ -71,6 +74,8 @@ pub struct Kept {
 pub struct UnknownRecord {
     kind: u8,
     version: u8,
+    /// Whether this version knows no such kind in that version.
+    pub is_newer: bool,
 }
 
 impl Record {
@@ -92,6 +97,7 @@ impl Record {
             Self::Listing(_) => 8,
             Self::Inbound(_) => 14,
             Self::Erased(_) => 15,
+            Self::Ordered(_) => 16,
         }
     }
 
@@ -99,7 +105,7 @@ impl Record {
     pub fn version(&self) -> u8 {
         match self {
             Self::Accepted(_) => 4,
-            Self::Notice(_) => 2,
+            Self::Notice(_) | Self::Listing(_) | Self::Replay(_) | Self::Inbound(_) => 2,
             Self::Begun(_)
             | Self::Outcome(_)
             | Self::Repeated(_)
@@ -107,12 +113,10 @@ impl Record {
             | Self::Switch(_)
             | Self::Handed(_)
             | Self::Hint(_)
-            | Self::Listing(_)
             | Self::Dead(_)
-            | Self::Replay(_)
             | Self::Polled(_)
-            | Self::Inbound(_)
-            | Self::Erased(_) => 1,
+            | Self::Erased(_)
+            | Self::Ordered(_) => 1,
         }
     }
 
@@ -132,7 +136,8 @@ impl Record {
             | Self::Handed(_)
             | Self::Polled(_)
             | Self::Inbound(_)
-            | Self::Erased(_) => false,
+            | Self::Erased(_)
+            | Self::Ordered(_) => false,
         }
     }
 
@@ -168,16 +173,17 @@ impl Record {
             Self::Polled(polled) => pen.write(PolledV1::from(polled)),
             Self::Hint(hinted) => pen.write(HintedV1::from(&**hinted)),
             Self::Dead(dead) => pen.write(DeadV1::from(&**dead)),
-            Self::Replay(replay) => pen.write(ReplayV1::from(&**replay)),
-            Self::Listing(listing) => pen.write(ListingV1::from(&**listing)),
-            Self::Inbound(inbound) => pen.write(InboundV1::from(&**inbound)),
+            Self::Replay(replay) => pen.write(ReplayV2::from(&**replay)),
+            Self::Listing(listing) => pen.write(ListingV2::from(&**listing)),
+            Self::Inbound(inbound) => pen.write(InboundV2::from(&**inbound)),
             Self::Erased(erased) => pen.write(ErasedV1::from(&**erased)),
+            Self::Ordered(ordered) => pen.write(OrderedV1::from(&**ordered)),
         }
     }
 
     /// The inverse of [`Record::encode`].
     pub fn decode(kind: u8, version: u8, head: &[u8]) -> Result<Self, UnknownRecord> {
-        let unknown = UnknownRecord { kind, version };
+        let unknown = |is_newer| UnknownRecord { kind, version, is_newer };
         match (kind, version) {
             (1, 1) => read::<AcceptedV1>(head).and_then(AcceptedV1::restore).map(Self::from),
             (1, 2) => read::<AcceptedV2>(head).and_then(AcceptedV2::restore).map(Self::from),
@@ -195,16 +201,24 @@ impl Record {
             (9, 1) => read::<HintedV1>(head).map(|v| Self::Hint(Box::new(v.restore()))),
             (10, 1) => read::<DeadV1>(head).map(|v| Self::Dead(Box::new(v.restore()))),
             (12, 1) => read::<ReplayV1>(head).map(|v| Self::Replay(Box::new(v.restore()))),
+            (12, 2) => read::<ReplayV2>(head).map(|v| Self::Replay(Box::new(v.restore()))),
             (8, 1) => read::<ListingV1>(head)
                 .and_then(ListingV1::restore)
+                .map(|listing| Self::Listing(Box::new(listing))),
+            (8, 2) => read::<ListingV2>(head)
+                .and_then(ListingV2::restore)
                 .map(|listing| Self::Listing(Box::new(listing))),
             (14, 1) => read::<InboundV1>(head)
                 .and_then(InboundV1::restore)
                 .map(|inbound| Self::Inbound(Box::new(inbound))),
+            (14, 2) => read::<InboundV2>(head)
+                .and_then(InboundV2::restore)
+                .map(|inbound| Self::Inbound(Box::new(inbound))),
             (15, 1) => read::<ErasedV1>(head).map(|v| Self::Erased(Box::new(v.restore()))),
-            _ => None,
+            (16, 1) => read::<OrderedV1>(head).map(|v| Self::Ordered(Box::new(v.restore()))),
+            _ => return Err(unknown(true)),
         }
-        .ok_or(unknown)
+        .ok_or(unknown(false))
     }
 }
 
@@ -408,6 +422,11 @@ impl SendV4 {
     /// Who handed it in, if logged in.
     pub(super) fn user(&self) -> Option<&str> {
         self.send.send.send.user.as_deref()
+    }
+
+    /// Its subject, decoded.
+    pub(super) fn subject(&self) -> &str {
+        &self.send.send.send.subject
     }
 
     pub(super) fn lane(&self) -> Lane {
@@ -927,11 +946,31 @@ impl ReplayV1 {
             id: TrackingId::from_bytes(self.id),
             at: Timestamp::from_millis(self.at),
             operator: self.operator,
+            reason: String::new(),
             upstream: self.upstream,
             via: via(self.polled),
             before: self.before.map(Event::from),
             event: self.event.into(),
         }
+    }
+}
+
+/// With the reason.
+#[derive(Serialize, Deserialize)]
+struct ReplayV2 {
+    replay: ReplayV1,
+    reason: String,
+}
+
+impl From<&Replay> for ReplayV2 {
+    fn from(replay: &Replay) -> Self {
+        Self { replay: ReplayV1::from(replay), reason: replay.reason.clone() }
+    }
+}
+
+impl ReplayV2 {
+    fn restore(self) -> Replay {
+        Replay { reason: self.reason, ..self.replay.restore() }
     }
 }
 

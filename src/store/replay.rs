@@ -17,9 +17,16 @@ pub enum ReplayError {
     /// The projection is damaged; an empty one may do.
     #[error("the ledger cannot be written: {0}")]
     Projection(String),
-    /// The journal holds records of a newer version.
-    #[error(transparent)]
-    Newer(#[from] UnknownRecord),
+    /// The journal holds a record that this version cannot read.
+    #[error("{record}: segment {segment}, byte {at}")]
+    Unreadable {
+        /// Why.
+        record: UnknownRecord,
+        /// Which segment.
+        segment: u32,
+        /// Byte of its file where the record begins.
+        at: u64,
+    },
     /// The disk.
     #[error("the journal cannot be read")]
     Io(#[from] io::Error),
@@ -201,7 +208,9 @@ impl Reading<'_> {
         if self.group.len() >= GROUP {
             self.hand_over(frame.place)?;
         }
-        let record = Record::decode(frame.kind, frame.version, &frame.head)?;
+        let (segment, at) = (frame.place.segment, frame.at());
+        let record = Record::decode(frame.kind, frame.version, &frame.head)
+            .map_err(|record| ReplayError::Unreadable { record, segment, at })?;
         self.group.push(Kept { record, place: frame.place, body: frame.body_length });
         Ok(())
     }

@@ -200,6 +200,8 @@ impl Step<'_> {
             Record::Listing(_) => Keep::All,
             // They say who did it, and what the suppression list knows the addresses by.
             Record::Erased(_) => Keep::All,
+            Record::Ordered(ordered) if ordered.at >= horizon => Keep::All,
+            Record::Ordered(_) => Keep::Nothing,
             Record::Notice(notice) if notice.at >= self.retention.events_horizon(self.now) => Keep::All,
             Record::Notice(notice) if notice.at >= horizon => Keep::Head,
             Record::Notice(notice) if self.projection.find(&notice.event)?.is_some() => Keep::Head,

@@ -179,7 +179,7 @@ impl Dossier {
     pub fn change(&mut self, change: &Change, at: Timestamp) {
         match change {
             Change::Add { reason, marks } => marks.iter().for_each(|mark| self.add(*reason, mark)),
-            Change::Remove { reason } => self.clear(*reason, at),
+            Change::Remove { reason, .. } => self.clear(*reason, at),
         }
     }
 

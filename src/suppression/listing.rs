@@ -32,5 +32,7 @@ pub enum Change {
     Remove {
         /// For that reason; `None`: for any.
         reason: Option<Reason>,
+        /// Why it is taken off; empty where nothing was said.
+        words: String,
     },
 }

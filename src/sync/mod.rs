@@ -17,6 +17,7 @@ mod weigh;
 use crate::account::{Account, Fault};
 use crate::alarm::{Alarms, Kind};
 use crate::clock::Clock;
+use crate::ledger::{Errand, Ordered};
 use crate::store::{CommitError, ReadError, Store};
 use crate::suppression::{Reason, Settings};
 use round::Round;
@@ -51,6 +52,8 @@ pub struct Partner {
 pub struct Order {
     /// Who asked; empty where nobody did.
     pub operator: String,
+    /// Why; empty where nothing was said.
+    pub reason: String,
     /// Say what would be done, and do nothing.
     pub dry_run: bool,
 }
@@ -164,6 +167,11 @@ impl Syncer {
         let partner = partner.ok_or_else(|| Trouble::NoAccount(upstream.to_owned()))?;
         let _busy = partner.busy.try_lock().map_err(|_| Trouble::UnderWay(upstream.to_owned()))?;
         let Parts { store, clock, settings, .. } = &*self.0;
+        if !order.dry_run && !order.operator.is_empty() {
+            let errand = Errand::SuppressSync { upstream: upstream.to_owned() };
+            let (operator, reason) = (order.operator.clone(), order.reason.clone());
+            store.order(Ordered { at: clock.now(), errand, operator, reason }).await?;
+        }
         Round { store, clock: *clock, settings, account: &partner.account, order, steps }.run().await
     }
 

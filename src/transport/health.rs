@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 #[derive(Debug)]
 pub struct Health {
     name: String,
+    host: String,
     most_connections: usize,
     breaker: Mutex<Breaker>,
     grouping: Mutex<Grouping>,
@@ -34,6 +35,7 @@ impl Health {
     pub fn new(settings: &Settings) -> Self {
         Self {
             name: settings.name.clone(),
+            host: settings.destination().to_owned(),
             most_connections: settings.connections,
             breaker: Mutex::new(Breaker::new(settings.breaker.clone())),
             grouping: Mutex::new(Grouping::new(settings.pipelining)),
@@ -46,6 +48,11 @@ impl Health {
     /// The upstream's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The host that its mail goes to.
+    pub fn host(&self) -> &str {
+        &self.host
     }
 
     /// What it may be sent, with so many messages under way, a probe among them or not, and so many for each connection

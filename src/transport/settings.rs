@@ -47,6 +47,16 @@ pub struct Settings {
     pub breaker: breaker::Settings,
 }
 
+impl Settings {
+    /// The host that mail goes to, over SMTP or HTTP.
+    pub fn destination(&self) -> &str {
+        match &self.api {
+            Some(api) => api.base_url.host_str().unwrap_or_default().trim_matches(['[', ']']),
+            None => &self.host,
+        }
+    }
+}
+
 /// User and password for an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {

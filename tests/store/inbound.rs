@@ -35,7 +35,7 @@ async fn what_waits_stays_and_what_went_does_not_come_up_again() {
     }
 
     // A dead letter that is delivered after all waits like any other.
-    let fate = Fate::Released { operator: "test".into() };
+    let fate = Fate::Released { operator: "test".into(), reason: String::new() };
     store.move_inbound(Move { id: id(1), at: at(2 * DAY), fate }).await.unwrap();
     for day in [10, 20, 30] {
         time.set(at(day * DAY));

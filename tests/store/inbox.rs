@@ -69,6 +69,8 @@ async fn a_dead_letter_that_is_understood_now_is_an_event_like_any_other() {
     let (entries, _) = store.log_after("1.0".parse().unwrap()).unwrap();
     let replays: Vec<_> = entries.iter().filter(|entry| entry.fact.what == What::Replayed).collect();
     assert_eq!((replays.len(), replays[0].id, &*replays[0].fact.words.name), (4, Some(id(0)), "uid 0"));
+    let said = replays[0].fact.words.text.as_deref().unwrap();
+    assert!(said.ends_with("is read as delivered: why not"), "{said}");
     assert_eq!(entries.iter().filter(|entry| entry.fact.what == What::Died).count(), 2);
     assert_eq!(rebuilt(&store, &directory).await, picture(&store));
 }
@@ -139,8 +141,9 @@ fn dead_with_token(digest: [u8; 16]) -> Dead {
 }
 
 fn replay(id: TrackingId, before: Option<&Event>, event: Event) -> Replay {
-    let (operator, upstream) = ("uid 0".into(), "mailgun".into());
-    Replay { id, at: at(2000), operator, upstream, via: Via::Webhook, before: before.cloned(), event }
+    let (operator, reason, upstream) = ("uid 0".into(), "why not".into(), "mailgun".into());
+    let (via, before) = (Via::Webhook, before.cloned());
+    Replay { id, at: at(2000), operator, reason, upstream, via, before, event }
 }
 
 fn reports(store: &Store) -> Vec<Report> {

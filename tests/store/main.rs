@@ -4,6 +4,7 @@
 
 mod inbound;
 mod inbox;
+mod orders;
 mod suppressions;
 mod upkeep;
 
@@ -18,7 +19,7 @@ use mailtrail::ledger::{
     Switch, Verb, Via, Waits, What,
 };
 use mailtrail::mail::{BodyType, Lane, MessageId, Record};
-use mailtrail::store::{Audit, CommitError, Message, OpenError, OpenReport, Queued, Store, Stray};
+use mailtrail::store::{Audit, CommitError, Entry, Message, OpenError, OpenReport, Queued, Store, Stray};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;

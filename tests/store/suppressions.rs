@@ -56,7 +56,10 @@ fn fact(random: &mut fastrand::Rng) -> Fact {
             list: random.bool().then_some(upstream),
             at: at(when),
             operator: "uid 0".into(),
-            change: Change::Remove { reason: random.bool().then_some(reasons[random.usize(..3)]) },
+            change: Change::Remove {
+                reason: random.bool().then_some(reasons[random.usize(..3)]),
+                words: String::new(),
+            },
         }),
         1 | 2 => {
             let mark = Mark {
@@ -108,7 +111,7 @@ async fn evidence_outlives_retention_and_what_is_void_does_not() {
         list: None,
         at: at(5),
         operator: "uid 0".into(),
-        change: Change::Remove { reason: None },
+        change: Change::Remove { reason: None, words: "she wrote".into() },
     };
     store.list(removal).await.unwrap();
     let addresses = |store: &Store| -> Vec<_> {

@@ -151,6 +151,7 @@ async fn what_was_reported_is_kept_as_long_as_events_are() {
         id: letter(2).id(),
         at: at(3),
         operator: "uid 0".into(),
+        reason: "understood now".into(),
         upstream: upstream.clone(),
         via,
         before: None,
@@ -301,7 +302,7 @@ fn forget_in_ledger(ledger: &Path, numbers: std::ops::Range<u64>) {
 }
 
 /// Accepts sends; those that do not wait are relayed and delivered.
-async fn fill(store: &Store, numbers: std::ops::Range<u64>, waits: impl Fn(u64) -> bool) {
+pub async fn fill(store: &Store, numbers: std::ops::Range<u64>, waits: impl Fn(u64) -> bool) {
     join_all(numbers.map(|number| {
         let waits = waits(number);
         async move {
@@ -364,7 +365,7 @@ pub fn at_time(data_dir: &Path, time: &'static Moment) -> Store {
 }
 
 const BODY: u64 = 16 << 10;
-const HOUR: u64 = 3600;
+pub const HOUR: u64 = 3600;
 pub const DAY: u64 = 24 * HOUR;
 pub const WEEK: Retention = Retention {
     ledger: Duration::from_secs(7 * DAY),

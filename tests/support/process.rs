@@ -7,9 +7,9 @@ use mailtrail::clock::Clock;
 use mailtrail::store::Store;
 use serde_json::Value;
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -114,6 +114,13 @@ impl Process {
     /// Starts it with these words behind `serve`.
     pub async fn start_with(&mut self, words: &[&str]) {
         self.launch(&mut Command::new(&self.program), words).await;
+    }
+
+    /// Starts it with a standard error that is not looked at; returns when clients can connect.
+    pub async fn start_telling(&mut self, whom: impl Into<Stdio>) {
+        self.child = Some(self.command(&["serve"]).stderr(whom).spawn().unwrap());
+        let address = self.address(1);
+        super::eventually("the relay is ready", || TcpStream::connect(address).ok()).await;
     }
 
     /// Starts it as systemd does, with sockets that are open already.

@@ -2,7 +2,7 @@
 
 use crate::admin::{SyncLine, SyncOrder, SyncStep};
 use crate::cli::desk::Desk;
-use crate::cli::{Context, Trouble, say, say_json};
+use crate::cli::{Context, Trouble, aside, say, say_json};
 use indicatif::ProgressBar;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -71,7 +71,7 @@ impl<'a> Page<'a> {
                 );
                 self.bar.set_message(waits.clone());
                 if self.bar.is_hidden() {
-                    eprintln!("mailtrail: {waits}");
+                    aside(format!("mailtrail: {waits}"));
                 }
             }
             SyncStep::Act { address, reason, act, why: None } if self.dry_run => {
@@ -81,7 +81,7 @@ impl<'a> Page<'a> {
             _ => self.bar.set_message(progress),
         }
         if let Some(refused) = refused.filter(|_| !self.context.json) {
-            self.bar.suspend(|| eprintln!("mailtrail: {refused}"));
+            self.bar.suspend(|| aside(format!("mailtrail: {refused}")));
         }
     }
 

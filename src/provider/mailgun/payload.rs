@@ -4,13 +4,14 @@ use crate::event::{Event, Kind, Words};
 use crate::id::TrackingId;
 use crate::mail::MessageId;
 use crate::provider::text::{self, MAX_KEY, MAX_TEXT, MAX_URL, MAX_WORD};
-use serde_json::Value;
+use serde_json_borrow::Value;
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 
 /// Reads an event as webhooks and the Events API write it. Nothing in it can be wrong enough to be an error:
 /// a field of an unexpected shape counts as absent, an unknown word is [`Kind::Unknown`], and an event
 /// without a time happened when it was `reported`.
-pub fn decode(data: &Value, reported: Timestamp) -> Event {
+pub fn decode(data: &Value<'_>, reported: Timestamp) -> Event {
     let payload = Payload(data);
     let at = payload.at().unwrap_or(reported);
     let words = payload.words();
@@ -30,7 +31,7 @@ pub fn decode(data: &Value, reported: Timestamp) -> Event {
 
 /// The `event-data` object, read by paths: a step into what is no object finds nothing, so `null` and `[]` in an
 /// object's place need no rule.
-struct Payload<'a>(&'a Value);
+struct Payload<'a>(&'a Value<'a>);
 
 impl<'a> Payload<'a> {
     fn kind(&self, code: Option<u16>) -> Kind {
@@ -60,10 +61,10 @@ impl<'a> Payload<'a> {
     }
 
     fn at(&self) -> Option<Timestamp> {
-        let text = match self.0.get("timestamp")? {
-            Value::String(text) => text.clone(),
+        let text: Cow<'_, str> = match self.at_path("timestamp")? {
+            Value::Str(text) => text.as_ref().into(),
             // Sixteen digits fit a double: its shortest form is the microseconds that Mailgun wrote.
-            number => number.to_string(),
+            number => number.to_string().into(),
         };
         decimal_millis(&text).map(Timestamp::from_millis)
     }
@@ -85,7 +86,7 @@ impl<'a> Payload<'a> {
 
     /// The recipient; of an event about a whole message (`rejected`, `stored`) its only one.
     fn recipient(&self) -> Option<String> {
-        let only = || match self.at_path("message/recipients")?.as_array()?.as_slice() {
+        let only = || match self.at_path("message/recipients")?.as_array()? {
             [only] => only.as_str(),
             _ => None,
         };
@@ -93,9 +94,9 @@ impl<'a> Payload<'a> {
     }
 
     fn tracking(&self) -> Option<TrackingId> {
-        let variables = self.0.get("user-variables")?;
-        let written = variables.as_str().and_then(|json| serde_json::from_str::<Value>(json).ok());
-        written.as_ref().unwrap_or(variables).get(VARIABLE)?.as_str()?.trim().parse().ok()
+        let variables = self.at_path("user-variables")?;
+        let written = variables.as_str().and_then(|json| serde_json::from_str::<Value<'_>>(json).ok());
+        member(written.as_ref().unwrap_or(variables), VARIABLE)?.as_str()?.trim().parse().ok()
     }
 
     fn is_machine(&self) -> bool {
@@ -104,7 +105,7 @@ impl<'a> Payload<'a> {
     }
 
     fn is_flagged(&self, flag: &str) -> bool {
-        self.0.get("flags").and_then(|flags| flags.get(flag)).and_then(Value::as_bool).unwrap_or(false)
+        self.at_path("flags").and_then(|flags| member(flags, flag)?.as_bool()).unwrap_or(false)
     }
 
     fn words(&self) -> Words {
@@ -128,8 +129,8 @@ impl<'a> Payload<'a> {
 
     fn code(&self) -> Option<u16> {
         let code = match self.at_path("delivery-status/code")? {
-            Value::String(text) => text.trim().parse().ok(),
-            number => number.as_u64().and_then(|code| u16::try_from(code).ok()),
+            Value::Str(text) => text.trim().parse().ok(),
+            number => number.as_i64().and_then(|code| u16::try_from(code).ok()),
         };
         code.filter(|code| *code != 0)
     }
@@ -140,8 +141,8 @@ impl<'a> Payload<'a> {
         self.text("delivery-status/enhanced-code", MAX_WORD).or_else(in_code)
     }
 
-    fn at_path(&self, path: &str) -> Option<&'a Value> {
-        path.split('/').try_fold(self.0, |value, step| value.get(step))
+    fn at_path(&self, path: &str) -> Option<&'a Value<'a>> {
+        path.split('/').try_fold(self.0, member)
     }
 
     fn str(&self, path: &str) -> Option<&'a str> {
@@ -159,6 +160,11 @@ impl<'a> Payload<'a> {
     fn text(&self, path: &str, cap: usize) -> Option<String> {
         text::line(self.str(path)?, cap)
     }
+}
+
+/// What an object says under that name.
+pub(super) fn member<'a>(value: &'a Value<'a>, name: &str) -> Option<&'a Value<'a>> {
+    value.as_object()?.get(name)
 }
 
 /// Seconds with a decimal fraction as whole milliseconds; digits beyond are cut off.
@@ -181,12 +187,12 @@ pub(super) const TEST_MODE: u16 = 650;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     const REPORTED: Timestamp = Timestamp::from_seconds(1_789_387_200);
 
     fn event(data: Value) -> Event {
-        decode(&data, REPORTED)
+        decode(&(&data).into(), REPORTED)
     }
 
     #[test]

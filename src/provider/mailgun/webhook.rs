@@ -1,9 +1,10 @@
-use super::{legacy, payload, signature};
+use super::payload::{self, member};
+use super::{legacy, signature};
 use crate::clock::Timestamp;
 use crate::event::Event;
 use crate::provider::{Form, Unreadable};
 use crate::secret::Secret;
-use serde_json::Value;
+use serde_json_borrow::Value;
 use std::time::Duration;
 
 /// What a webhook brought, once its signature holds.
@@ -65,7 +66,7 @@ pub fn reread(body: &[u8], kept: Timestamp) -> Result<Event, Unreadable> {
         return Ok(event);
     }
     match &body {
-        Body::Json(data) if data.get("event-data").is_none() && data.get("event").is_some() => {
+        Body::Json(data) if member(data, "event-data").is_none() && member(data, "event").is_some() => {
             Ok(payload::decode(data, kept))
         }
         _ => Err(Unreadable::Eventless),
@@ -129,13 +130,13 @@ pub const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 pub const MAX_AHEAD: Duration = Duration::from_secs(10 * 60);
 
 /// What was posted.
-enum Body {
-    Json(Value),
+enum Body<'a> {
+    Json(Value<'a>),
     Form(Form),
 }
 
-impl Body {
-    fn read(body: &[u8]) -> Result<Self, Refused> {
+impl<'a> Body<'a> {
+    fn read(body: &'a [u8]) -> Result<Self, Refused> {
         let error = match serde_json::from_slice(body) {
             Ok(json) => return Ok(Self::Json(json)),
             Err(error) => error,
@@ -146,7 +147,7 @@ impl Body {
 
     fn claim(&self) -> Option<Claim> {
         match self {
-            Self::Json(body) => Claim::of(body.get("signature")?),
+            Self::Json(body) => Claim::of(member(body, "signature")?),
             Self::Form(form) => Claim::of_form(form),
         }
     }
@@ -154,7 +155,7 @@ impl Body {
     fn event(&self, signed_at: Timestamp) -> Option<Event> {
         match self {
             Self::Json(body) => {
-                let data = body.get("event-data").filter(|data| data.is_object())?;
+                let data = member(body, "event-data").filter(|data| data.is_object())?;
                 Some(payload::decode(data, signed_at))
             }
             Self::Form(form) => legacy::decode(form, signed_at),
@@ -174,11 +175,11 @@ struct Claim {
 }
 
 impl Claim {
-    fn of(claim: &Value) -> Option<Self> {
-        let text = |name| claim.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
-        let timestamp = match claim.get("timestamp")? {
+    fn of(claim: &Value<'_>) -> Option<Self> {
+        let text = |name| member(claim, name)?.as_str().filter(|text| !text.is_empty());
+        let timestamp = match member(claim, "timestamp")? {
             // Documented as a number, seen as text. What is signed is the characters as they came.
-            Value::Number(number) if number.is_u64() => number.to_string(),
+            number if number.is_u64() => number.to_string(),
             other => other.as_str().filter(|text| !text.is_empty())?.to_owned(),
         };
         let signatures = [text("signature"), text("parent-signature")];
@@ -225,7 +226,7 @@ impl Claim {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     const SIGNED: u64 = 1_789_387_203;
 

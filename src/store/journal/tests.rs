@@ -1,6 +1,6 @@
 use super::frame::{Draft, Frame, FrameHeader};
 use super::segment::{SegmentHeader, segment_path};
-use super::{Keep, RewriteError, Segment, Writer, rewrite, segments};
+use super::{Keep, Place, RewriteError, Segment, Writer, rewrite, segments};
 use crate::clock::Timestamp;
 use crate::store::disk::LocalDisk;
 use bytes::Bytes;
@@ -12,6 +12,12 @@ const NOW: Timestamp = Timestamp::from_seconds(1_789_387_200);
 
 fn writer(directory: &TempDir, last: u32, end: u64) -> Writer {
     Writer::start(Arc::new(LocalDisk), directory.path(), last, end, NOW).unwrap()
+}
+
+fn append(writer: &mut Writer, drafts: &[Draft]) -> Vec<Place> {
+    let places = writer.write(drafts, NOW).unwrap();
+    writer.sync().unwrap();
+    places
 }
 
 fn draft(number: u8, body: &'static [u8]) -> Draft {
@@ -42,7 +48,7 @@ fn body(segment: &Segment, offset: u64) -> Option<Vec<u8>> {
 fn what_was_appended_is_read_back() {
     let directory = tempfile::tempdir().unwrap();
     let mut writer = writer(&directory, 0, 0);
-    let places = writer.append(&[draft(1, b"one"), draft(2, b""), draft(3, b"three")], NOW).unwrap();
+    let places = append(&mut writer, &[draft(1, b"one"), draft(2, b""), draft(3, b"three")]);
     let (kinds, gaps, end) = found(directory.path(), 1, None);
     // The space that is laid out ahead is no damage.
     assert_eq!((kinds, gaps, end), (vec![1, 2, 3], vec![], writer.place().offset));
@@ -57,7 +63,7 @@ fn what_was_appended_is_read_back() {
 fn a_torn_tail_ends_the_last_segment_and_is_never_read_again() {
     let directory = tempfile::tempdir().unwrap();
     let mut first = writer(&directory, 0, 0);
-    let places = first.append(&[draft(1, b"one"), draft(2, b"two")], NOW).unwrap();
+    let places = append(&mut first, &[draft(1, b"one"), draft(2, b"two")]);
     let (path, one_end, end) = (segment_path(directory.path(), 1), places[1].offset, first.place().offset);
     let whole = std::fs::read(&path).unwrap();
     for cut in one_end + 1..end {
@@ -68,7 +74,7 @@ fn a_torn_tail_ends_the_last_segment_and_is_never_read_again() {
         assert_eq!(found(directory.path(), 1, Some(end)).1, [end - one_end], "cut at {cut}");
     }
     let mut next = writer(&directory, 1, one_end);
-    next.append(&[draft(3, b"three")], NOW).unwrap();
+    append(&mut next, &[draft(3, b"three")]);
     assert_eq!(Segment::open(directory.path(), 2, None).unwrap().previous_end(), one_end);
 }
 
@@ -76,7 +82,7 @@ fn a_torn_tail_ends_the_last_segment_and_is_never_read_again() {
 fn a_flipped_bit_costs_one_record() {
     let directory = tempfile::tempdir().unwrap();
     let mut writer = writer(&directory, 0, 0);
-    let places = writer.append(&[draft(1, b"one"), draft(2, b"two"), draft(3, b"three")], NOW).unwrap();
+    let places = append(&mut writer, &[draft(1, b"one"), draft(2, b"two"), draft(3, b"three")]);
     let (path, end) = (segment_path(directory.path(), 1), writer.place().offset);
     let whole = std::fs::read(&path).unwrap();
     for byte in places[1].offset..places[2].offset {
@@ -97,7 +103,7 @@ fn frames_inside_a_message_are_not_frames() {
     let mut body = forged.header.encode(0, at as u64).to_vec();
     body.extend_from_slice(&forged.head);
     body.extend_from_slice(forged.body.first());
-    writer.append(&[Draft::new(1, 1, vec![], Bytes::from(body).into()), draft(2, b"two")], NOW).unwrap();
+    append(&mut writer, &[Draft::new(1, 1, vec![], Bytes::from(body).into()), draft(2, b"two")]);
     let path = segment_path(directory.path(), 1);
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[SegmentHeader::LENGTH + 4] ^= 1;
@@ -110,7 +116,7 @@ fn a_rewritten_segment_keeps_the_places() {
     let directory = tempfile::tempdir().unwrap();
     let mut writer = writer(&directory, 0, 0);
     let drafts = [draft(1, b"one"), draft(2, b"two"), draft(3, b"three"), draft(4, b"")];
-    let places = writer.append(&drafts, NOW).unwrap();
+    let places = append(&mut writer, &drafts);
     let end = writer.place().offset;
     writer.rotate(NOW).unwrap();
     let wishes = [Keep::Head, Keep::Nothing, Keep::All, Keep::Nothing];
@@ -152,7 +158,7 @@ fn found_from(segment: &Segment, offset: u64) -> Vec<u8> {
 fn an_empty_segment_goes_when_it_may() {
     let directory = tempfile::tempdir().unwrap();
     let mut writer = writer(&directory, 0, 0);
-    writer.append(&[draft(1, b"one")], NOW).unwrap();
+    append(&mut writer, &[draft(1, b"one")]);
     let end = writer.place().offset;
     writer.rotate(NOW).unwrap();
     for (may_go, left) in [(false, &[1, 2][..]), (true, &[2])] {
@@ -166,7 +172,7 @@ fn an_empty_segment_goes_when_it_may() {
 fn a_damaged_segment_is_not_rewritten() {
     let directory = tempfile::tempdir().unwrap();
     let mut writer = writer(&directory, 0, 0);
-    writer.append(&[draft(1, b"one"), draft(2, b"two")], NOW).unwrap();
+    append(&mut writer, &[draft(1, b"one"), draft(2, b"two")]);
     let end = writer.place().offset;
     writer.rotate(NOW).unwrap();
     let path = segment_path(directory.path(), 1);

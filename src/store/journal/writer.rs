@@ -62,12 +62,21 @@ impl Writer {
         self.end > SegmentHeader::LENGTH as u64
     }
 
-    /// Appends the drafts and syncs them: when it returns their places they are on stable storage, when it fails
-    /// none of them will ever be read.
-    pub fn append(&mut self, drafts: &[Draft], now: Timestamp) -> io::Result<Vec<Place>> {
-        if self.segment.is_none() || self.end >= SEGMENT_SIZE {
-            self.rotate(now)?;
-        }
+    /// Whether the next records go to the segment that is written to, and not to a new one.
+    pub fn has_room(&self) -> bool {
+        self.segment.is_some() && self.end < SEGMENT_SIZE
+    }
+
+    /// Another opening of the segment that the next records go to. Its sync covers what is written from now on.
+    pub fn reopen(&mut self, now: Timestamp) -> io::Result<Box<dyn DiskFile>> {
+        self.make_room(now)?;
+        self.disk.reopen(&segment_path(&self.directory, self.number))
+    }
+
+    /// Appends the drafts: once they are synced they are on stable storage. When it fails none of them will ever be
+    /// read.
+    pub fn write(&mut self, drafts: &[Draft], now: Timestamp) -> io::Result<Vec<Place>> {
+        self.make_room(now)?;
         let Some(open) = &mut self.segment else { return Err(io::Error::other("no segment")) };
         let mut end = self.end;
         let places: Vec<Place> = drafts
@@ -79,14 +88,30 @@ impl Writer {
             })
             .collect();
         let written = open.write(drafts, &places).and_then(|()| open.lay_out(self.end, end));
-        if let Err(error) = written.and_then(|()| open.file.sync()) {
-            // Best effort only: the next segment's header names the end of this one.
-            let _ = open.file.truncate(self.end);
-            self.segment = None;
+        if let Err(error) = written {
+            self.give_up(self.place());
             return Err(error);
         }
         self.end = end;
         Ok(places)
+    }
+
+    /// Returns when what was written is on stable storage.
+    pub fn sync(&mut self) -> io::Result<()> {
+        self.segment.as_mut().map_or(Ok(()), |open| open.file.sync())
+    }
+
+    /// Takes back what was written to the segment from `start` on; what comes next goes to a new one.
+    pub fn give_up(&mut self, start: Place) {
+        self.end = start.offset;
+        if let Some(mut open) = self.segment.take() {
+            // Best effort only: the next segment's header names the end of this one.
+            let _ = open.file.truncate(self.end);
+        }
+    }
+
+    fn make_room(&mut self, now: Timestamp) -> io::Result<()> {
+        if self.has_room() { Ok(()) } else { self.rotate(now) }
     }
 
     /// Goes on with a new segment.

@@ -58,6 +58,8 @@ pub fn apply(rows: &mut Overlay<'_>, record: &Record, place: Place, body: u32) -
             }
             Ok(())
         }
+        // They are for the log, which is read from the journal.
+        Record::Ordered(_) => Ok(()),
         Record::Repeated(record) => {
             if send_row(rows, record.id)?.is_some() {
                 let fact = FactRow::from(&Fact::of_repetition(record));

@@ -212,6 +212,27 @@ impl Projection {
         self.indexed(&keys::record(&record.to_string()), limit)
     }
 
+    /// Of the newest `searched` sends those whose subject contains `part`, newest first; and whether there are others.
+    pub fn by_subject(
+        &self,
+        part: &str,
+        limit: usize,
+        searched: usize,
+    ) -> sled::Result<(Vec<TrackingId>, bool)> {
+        let part = part.to_lowercase();
+        let (mut found, mut newest) = (Vec::new(), self.rows().prefixed_back(b"m"));
+        for row in newest.by_ref().take(searched) {
+            let send = decode::<SendRow>(&row?.1).map(|row| row.send);
+            found.extend(
+                send.filter(|send| send.subject().to_lowercase().contains(&part)).map(|send| send.id()),
+            );
+            if found.len() == limit {
+                return Ok((found, false));
+            }
+        }
+        Ok((found, newest.next().is_some()))
+    }
+
     /// Sends from `low` to `high`, newest first.
     pub fn between(&self, low: TrackingId, high: TrackingId, limit: usize) -> sled::Result<Vec<TrackingId>> {
         let range = (Included(keys::send(low).into()), Included(keys::send(high).into()));

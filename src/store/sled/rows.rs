@@ -4,15 +4,16 @@ use super::keys;
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
 use crate::ledger::{
-    Fact, Failure, Mark, MarkKind, Marks, Occasion, Recipient, Rung, Source, Step, Waits, What,
+    Chore, Fact, Failure, Mark, MarkKind, Marks, Occasion, Recipient, Rung, Source, Step, Waits, What,
 };
 use crate::mail::{Lane, MessageId};
 use crate::store::journal::Place;
 use crate::store::record::{EventV1, SendV4, StandingV1, VerbV1, WordsV1, kind_code, kind_of, occasion};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// Version of everything in this file and in the keys.
-pub const SCHEMA: u32 = 9;
+/// Version of everything in this file and in the keys. A journal that older versions cannot read makes a new one, too:
+/// they would not notice while the ledger is up to date, and read the journal from its beginning so.
+pub const SCHEMA: u32 = 10;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SendRow {
@@ -104,6 +105,8 @@ enum WhatRow {
     /// By its place in [`Step::ALL`].
     Inbound(u8),
     Erased,
+    /// By its place in [`Chore::ALL`].
+    Ordered(u8),
 }
 
 impl From<&Waits> for WaitsRow {
@@ -211,6 +214,15 @@ fn step_of(code: u8) -> Step {
     Step::ALL.get(usize::from(code)).copied().unwrap_or(Step::Arrived)
 }
 
+/// To that list kinds are only ever added at the end.
+fn chore_code(chore: Chore) -> u8 {
+    Chore::ALL.iter().position(|known| *known == chore).map_or(0, |place| place as u8)
+}
+
+fn chore_of(code: u8) -> Chore {
+    Chore::ALL.get(usize::from(code)).copied().unwrap_or(Chore::SinkReplay)
+}
+
 impl From<&Fact> for FactRow {
     fn from(fact: &Fact) -> Self {
         Self {
@@ -226,6 +238,7 @@ impl From<&Fact> for FactRow {
                 What::Replayed => WhatRow::Replayed,
                 What::Listed { on } => WhatRow::Listed(on),
                 What::Erased => WhatRow::Erased,
+                What::Ordered(chore) => WhatRow::Ordered(chore_code(chore)),
                 What::Inbound(step) => WhatRow::Inbound(step_code(step)),
                 What::Acted(verb) => WhatRow::Acted(verb.into()),
             },
@@ -262,6 +275,7 @@ impl From<FactRow> for Fact {
                 WhatRow::Replayed => What::Replayed,
                 WhatRow::Listed(on) => What::Listed { on },
                 WhatRow::Erased => What::Erased,
+                WhatRow::Ordered(code) => What::Ordered(chore_of(code)),
                 WhatRow::Inbound(code) => What::Inbound(step_of(code)),
                 WhatRow::Acted(verb) => What::Acted(verb.into()),
             },

@@ -279,8 +279,20 @@ fn a_message_id_with_the_hash_of_another_joins_nothing() {
     }
 }
 
-/// Three sends: relayed and reported; relayed later and reported by its Message-ID, early; waiting. And an event that
-/// nobody waits for.
+/// How far it looked is told.
+#[test]
+fn subjects_are_searched_from_the_newest() {
+    let directory = tempfile::tempdir().unwrap();
+    let projection = Projection::open(directory.path()).unwrap();
+    projection.apply(&history(), place(99)).unwrap();
+    let found = |part, limit, searched| projection.by_subject(part, limit, searched).unwrap();
+    assert_eq!(found("order s", 9, 3), (vec![id(2), id(1), id(0)], false));
+    assert_eq!(found("ORDER", 9, 2), (vec![id(2), id(1)], true));
+    assert_eq!(found("S0", 9, 2), (vec![], true));
+    assert_eq!(found("S0", 9, 3), (vec![id(0)], false));
+    assert_eq!(found("order", 1, 2), (vec![id(2)], false));
+}
+
 /// What a row lost is told, and what is in it again after the ledger is made anew.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_that_lacks_a_send_of_the_journal_is_told() {
@@ -306,6 +318,8 @@ async fn a_ledger_that_lacks_a_send_of_the_journal_is_told() {
     assert!(verify(at(1)).is_whole());
 }
 
+/// Three sends: relayed and reported; relayed later and reported by its Message-ID, early; waiting. And an event that
+/// nobody waits for.
 fn history() -> Vec<Kept> {
     let records = [
         accepted(0),
@@ -393,6 +407,7 @@ fn accepted(number: u64) -> Record {
     let send = Send {
         message_id: Some(message_id(number)),
         records: vec![OdooRecord::parse("sale.order,42").unwrap()],
+        subject: format!("Your Order S{number}"),
         size: number,
         ..Send::new(id(number), "odoo")
     };

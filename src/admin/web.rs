@@ -1,0 +1,43 @@
+//! The web page: a static text for everybody who reaches the address. What it shows it asks of `/api/v1`, with the
+//! token that somebody types in; it gives no orders.
+//!
+//! Nearly all that it shows was written by strangers. Its headers let it run and fetch nothing but what is served here,
+//! send forms nowhere, stand in no frame, and turn no text into markup at all.
+
+use axum::Router;
+use axum::http::{HeaderName, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+
+/// `/` and what it consists of.
+pub(super) fn web() -> Router {
+    Router::new()
+        .route("/", get(async || file("text/html; charset=utf-8", PAGE)))
+        .route("/page.css", get(async || file("text/css; charset=utf-8", STYLE)))
+        .route("/page.js", get(async || file("text/javascript; charset=utf-8", SCRIPT)))
+}
+
+fn file(kind: &'static str, text: &'static str) -> impl IntoResponse {
+    let fields = [
+        (header::CONTENT_TYPE, kind),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (OPENER_POLICY, "same-origin"),
+        (RESOURCE_POLICY, "same-origin"),
+        // After an upgrade its parts fit each other.
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    (fields, text)
+}
+
+const PAGE: &str = include_str!("web/page.html");
+const STYLE: &str = include_str!("web/page.css");
+const SCRIPT: &str = include_str!("web/page.js");
+
+/// What a browser holds the page to (Content Security Policy Level 3, Trusted Types).
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+                      require-trusted-types-for 'script'; trusted-types 'none'";
+const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");

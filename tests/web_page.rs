@@ -1,0 +1,415 @@
+//! The web page: what it is served with, what it may ask, and, in a Chromium where there is one, what it shows of the real
+//! program, by the keyboard alone.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "support/browser.rs"]
+mod browser;
+#[path = "support/house.rs"]
+mod house;
+mod support;
+
+use browser::Browser;
+use house::House;
+use mailtrail::sandbox::Face;
+use regex::Regex;
+use reqwest::{Client, Method, RequestBuilder};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use support::PATIENCE;
+
+const PAGE: &str = include_str!("../src/admin/web/page.html");
+const STYLE: &str = include_str!("../src/admin/web/page.css");
+const SCRIPT: &str = include_str!("../src/admin/web/page.js");
+const DOCUMENT: &str = include_str!("../docs/openapi.json");
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_is_for_everybody_and_held_to_its_own_place() {
+    let scene = Scene::new().await;
+    let links = Regex::new(r#"(?:href|src)="(/[^"]*)""#).unwrap();
+    let named: Vec<_> = links.captures_iter(PAGE).map(|link| link[1].to_owned()).collect();
+    assert_eq!(named, ["/page.css", "/page.js"]);
+    for (path, kind, text) in
+        [("/", "html", PAGE), ("/page.css", "css", STYLE), ("/page.js", "javascript", SCRIPT)]
+    {
+        // It holds nothing, so it may be asked for by any name; what it asks may not.
+        let answer = scene.request(Method::GET, path).header("host", "evil.example").send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+        let fields = answer.headers().clone();
+        assert_eq!(fields["content-type"], format!("text/{kind}; charset=utf-8"));
+        for (name, expected) in [
+            ("x-content-type-options", "nosniff"),
+            ("referrer-policy", "no-referrer"),
+            ("cross-origin-opener-policy", "same-origin"),
+            ("cross-origin-resource-policy", "same-origin"),
+            ("cache-control", "no-cache"),
+        ] {
+            assert_eq!(fields[name], expected, "{path} {name}");
+        }
+        let policy = fields["content-security-policy"].to_str().unwrap();
+        let policy: BTreeSet<_> = policy.split("; ").collect();
+        let expected = [
+            "default-src 'none'",
+            "script-src 'self'",
+            "style-src 'self'",
+            "connect-src 'self'",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+            "require-trusted-types-for 'script'",
+            "trusted-types 'none'",
+        ];
+        assert_eq!(policy, expected.into(), "{path}");
+        assert_eq!(answer.text().await.unwrap(), text);
+        let answer = scene.request(Method::POST, path).send().await.unwrap();
+        assert_eq!(answer.status(), 405, "{path}");
+    }
+    let answer = scene.request(Method::GET, "/api/v1/alarms").send().await.unwrap();
+    assert_eq!(answer.status(), 401);
+    // The page knows by a 404 that no token is set.
+    scene.lose_token().await;
+    assert_eq!(scene.request(Method::GET, "/").send().await.unwrap().status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_empty_finds_the_newest() {
+    let scene = Scene::new().await;
+    let mut ids = Vec::new();
+    for number in 0..3 {
+        ids.push(scene.submit(&["ada@example.net"], &number.to_string()).await);
+    }
+    for (limit, expected) in [("2", &ids[1..]), ("3", &ids[..])] {
+        let request = scene.request(Method::GET, "/api/v1/trace").query(&[("what", ""), ("limit", limit)]);
+        let found: Value = request.bearer_auth(TOKEN).send().await.unwrap().json().await.unwrap();
+        let trails = found["trails"].as_array().unwrap().iter().rev();
+        assert_eq!(trails.map(|trail| trail["id"].as_str().unwrap()).collect::<Vec<_>>(), expected);
+        assert_eq!(found["more"], limit == "2");
+    }
+}
+
+#[test]
+fn the_page_names_no_place_outside_and_takes_no_text_for_markup() {
+    for text in [PAGE, STYLE, SCRIPT] {
+        assert_eq!(dangers(text), [""; 0]);
+    }
+    for bad in [
+        "<img src=\"http://evil.example/\">",
+        "<script src='//evil.example/x.js'></script>",
+        "@import \"x.css\"",
+        "background: url(x.png)",
+        "<p onclick=\"f()\">",
+        "<script>f()</script>",
+        "<p style=\"color: red\">",
+        "place.innerHTML = text",
+        "place.insertAdjacentHTML('beforeend', text)",
+        "document.write(text)",
+        "eval(text)",
+        "new Function(text)",
+        "<a href=\"javascript:f()\">",
+        "new DOMParser()",
+        "frame.srcdoc = text",
+    ] {
+        assert_eq!(dangers(bad).len(), 1, "{bad}");
+    }
+}
+
+fn dangers(text: &str) -> Vec<&str> {
+    let danger = r#"(?x) :// | ["'`(]// | @import | url\( | \son[a-z]+\s*= | <script>. | \sstyle\s*= | innerHTML | outerHTML
+        | HTML\( | HTMLUnsafe\( | document\.write | eval\( | Function\( | javascript: | DOMParser | Fragment\( | srcdoc"#;
+    Regex::new(danger).unwrap().find_iter(text).map(|found| found.as_str()).collect()
+}
+
+#[test]
+fn the_page_asks_what_is_written_down_and_orders_nothing() {
+    assert_eq!(unwritten(SCRIPT), [""; 0]);
+    let asked = questions(SCRIPT).len();
+    assert!(asked > 6, "only {asked} questions were found");
+    for bad in [
+        r#"ask("/api/v1/nothing")"#,
+        r#"ask("/api/v1/erase")"#,
+        r#"ask("/api/v1/trace", { what })"#,
+        r#"ask("/api/v1/queue", { limit: MOST + 1, colour: "red" })"#,
+        r#"fetch("/api/v1/alarms")"#,
+        r#"fetch(x, { method: "POST" })"#,
+    ] {
+        assert_eq!(unwritten(bad).len(), 1, "{bad}");
+    }
+}
+
+/// Path and parameters of what a script asks.
+fn questions(script: &str) -> Vec<(String, BTreeSet<String>)> {
+    let asks = Regex::new(r#"ask\("(/api/v1/[^"]*)"(?:, \{([^}]*)\})?\)"#).unwrap();
+    let question = |found: regex::Captures<'_>| {
+        let parameters = found.get(2).map_or("", |parameters| parameters.as_str());
+        let names = parameters.split(',').filter_map(|one| one.split(':').next());
+        let names = names.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
+        (found[1].to_owned(), names.collect())
+    };
+    asks.captures_iter(script).map(question).collect()
+}
+
+/// What a script does that `docs/openapi.json` does not know as a question.
+fn unwritten(script: &str) -> Vec<String> {
+    let document: Value = serde_json::from_str(DOCUMENT).unwrap();
+    let questions = questions(script);
+    let mut faults = Vec::new();
+    // A path in quotes that is no question's, and an order.
+    if script.matches("\"/api/v1").count() != questions.len() || script.contains("method:") {
+        faults.push("it asks in another way".to_owned());
+    }
+    for (path, named) in questions {
+        let written = &document["paths"][&path]["get"];
+        let parameters = written["parameters"].as_array().cloned().unwrap_or_default();
+        let names = |wanted: &dyn Fn(&Value) -> bool| -> BTreeSet<String> {
+            let wanted = parameters.iter().filter(|one| wanted(one));
+            wanted.map(|one| one["name"].as_str().unwrap().to_owned()).collect()
+        };
+        let fits =
+            named.is_subset(&names(&|_| true)) && named.is_superset(&names(&|one| one["required"] == true));
+        if !written.is_object() || !fits {
+            faults.push(format!("{path} {named:?}"));
+        }
+    }
+    faults
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_browser_shows_what_the_relay_knows() {
+    let Some(mut page) = Browser::open(NARROW) else {
+        println!("skipped: no Chromium is here");
+        return;
+    };
+    let mut scene = Scene::new().await;
+    let id = scene.submit(&["ada@example.net", NAUGHTY, "bounce@example.net"], SUBJECT).await;
+    // What the page waits for, by its length, and how often it asks.
+    page.before(
+        "window.waits = new Map(); window.asked = 0; const [wait, forget, load] = [setTimeout, clearTimeout, fetch];
+        window.setTimeout = (f, ms) => { const id = wait(() => { waits.delete(id); f(); }, ms); waits.set(id, ms); return id; };
+        window.clearTimeout = (id) => { waits.delete(id); forget(id); };
+        window.fetch = (...all) => { asked += 1; return load(...all); };",
+    );
+    page.go(&scene.address());
+    page.until("document.getElementById('door')?.hidden === false");
+    is_refused(&mut page);
+    page.enter(TOKEN);
+    page.until("document.getElementById('newest').innerText.split('delivered').length === 3");
+    page.until("document.getElementById('newest').innerText.includes('bounced')");
+    overview(&mut page);
+    opens_a_trail(&mut page, &id);
+    finds(&mut page, &id);
+    looks_only_while_it_is_seen(&mut page);
+    is_told_what_is_wrong(&mut page, &mut scene).await;
+    is_forgotten(&mut page);
+
+    let own = scene.address();
+    let asked = page.events("Network.requestWillBeSent");
+    assert!(asked.len() > 10);
+    for request in asked.iter().map(|event| &event["request"]) {
+        let url = request["url"].as_str().unwrap();
+        assert!(url.starts_with(&own) && !url.contains(TOKEN) && request["method"] == "GET", "{request}");
+    }
+    assert_eq!(page.events("Runtime.exceptionThrown"), Vec::<&Value>::new());
+}
+
+/// A wrong token is refused in words, kept nowhere, and the next one can be typed at once.
+fn is_refused(page: &mut Browser) {
+    page.tab_to("#token");
+    for (typed, said) in [("0123456789abcdeg", "does not take this token"), ("schlüssel", "ASCII")] {
+        page.enter(typed);
+        page.until(&format!("document.getElementById('said').innerText.includes({})", json!(said)));
+        page.until("document.activeElement.id === 'token' && document.activeElement.value === ''");
+        assert_eq!(page.ask("sessionStorage.length + localStorage.length + document.cookie.length"), 0);
+        assert_eq!(page.ask("document.querySelector('main').hidden"), true);
+    }
+}
+
+/// Everything has its place there; nothing is run, and nothing is wider than the page.
+fn overview(page: &mut Browser) {
+    page.until("document.getElementById('counted').innerText.startsWith('Counted')");
+    page.tab_to("#count");
+    page.strike("Enter");
+    page.until("document.getElementById('stats').innerText.includes('66.67 %')");
+    for (place, words) in [
+        ("newest", SUBJECT),
+        ("newest", NAUGHTY),
+        ("breakers", "closed"),
+        ("sinks", "Nobody is told"),
+        ("queue", "No mail waits."),
+        ("shape", "No recipient waits."),
+        ("stats", "33.33 %"),
+    ] {
+        let shown = page.ask(&format!("document.getElementById({}).innerText", json!(place)));
+        assert!(shown.as_str().unwrap().contains(words), "{place}: {shown}");
+    }
+    is_harmless(page);
+    let ground = "getComputedStyle(document.body).backgroundColor";
+    let light = page.ask(ground);
+    let dark = json!({"features": [{"name": "prefers-color-scheme", "value": "dark"}]});
+    page.call("Emulation.setEmulatedMedia", &dark);
+    assert_ne!(page.ask(ground), light);
+}
+
+/// What strangers wrote is text, and would be nothing else if the script made a mistake.
+fn is_harmless(page: &mut Browser) {
+    assert_eq!(page.ask("window.broken === undefined && document.images.length"), 0);
+    assert_eq!(page.ask("document.scripts.length"), 1);
+    assert_eq!(page.ask("innerWidth"), NARROW);
+    assert_eq!(
+        page.ask("document.documentElement.scrollWidth > document.documentElement.clientWidth"),
+        false
+    );
+    let markup =
+        "(() => { try { document.body.innerHTML = '<b>'; } catch (error) { return error.name; } })()";
+    assert_eq!(page.ask(markup), "TypeError");
+    let script = "(async () => { const script = document.createElement('script'); try { script.text = '0'; } \
+                  catch (error) { return error.name; } })()";
+    assert_eq!(page.ask(script), "TypeError");
+}
+
+fn opens_a_trail(page: &mut Browser, id: &str) {
+    let link = format!("#newest a[href='#mail={id}']");
+    page.tab_to(&link);
+    page.strike("Enter");
+    page.until("document.activeElement.id === 'subject'");
+    page.until(&format!("document.getElementById('subject').innerText === {}", json!(SUBJECT)));
+    let words = ["accepted", "relayed", "delivered", "bounced", "webhook", NAUGHTY, "trail@example.com", id];
+    for word in words {
+        page.until(&format!("document.getElementById('trail').innerText.includes({})", json!(word)));
+    }
+    let order = "[...document.querySelectorAll('#trail ol .state')].map((state) => state.innerText)";
+    let order = page.ask(order);
+    let order: Vec<_> = order.as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
+    let first = |word| order.iter().position(|one| *one == word).unwrap();
+    assert!(first("accepted") < first("relayed") && first("relayed") < first("delivered"), "{order:?}");
+    is_harmless(page);
+    page.tab_to("#mail p a");
+    page.strike("Enter");
+    page.until(&format!("document.activeElement.matches({})", json!(link)));
+    assert_eq!(page.ask("document.getElementById('mail').hidden"), true);
+}
+
+fn finds(page: &mut Browser, id: &str) {
+    let only = format!("#found a[href='#mail={id}']");
+    for (what, said) in [
+        (id, "One mail fits."),
+        (&id[..10], "One mail fits."),
+        ("<trail@example.com>", "One mail fits."),
+        ("bounce@example.net", "One mail fits."),
+        ("sale.order,42", "One mail fits."),
+        ("<img src=x", "One mail fits."),
+        ("nothing like that", "No mail fits."),
+    ] {
+        page.tab_to("#what");
+        page.ask("document.activeElement.select()");
+        page.enter(what);
+        page.until("document.getElementById('sought').innerText.endsWith('.')");
+        assert_eq!(page.ask("document.getElementById('sought').innerText"), said, "{what}");
+        let links = page.ask(&format!("document.querySelectorAll({}).length", json!(only)));
+        assert_eq!(links, u8::from(said != "No mail fits."), "{what}");
+        is_harmless(page);
+    }
+}
+
+/// One look in five seconds is waited for, and none while nobody can see the page, also not behind the one that was
+/// under way then.
+fn looks_only_while_it_is_seen(page: &mut Browser) {
+    let waits_for_one = "[...waits.values()].filter((ms) => ms === 5000).length === 1";
+    page.ask(
+        "window.show = (seen) => {
+            Object.defineProperty(document, 'hidden', { get: () => !seen, configurable: true });
+            document.dispatchEvent(new Event('visibilitychange'));
+        }",
+    );
+    // At once: by the next question it may look already.
+    page.until(&format!("{waits_for_one} && (asked = 0, show(false), waits.size + asked === 0)"));
+    let look = "(() => { document.getElementById('asked').innerText = ''; show(true); show(false); return asked; })()";
+    assert_eq!(page.ask(look), 1);
+    page.until("document.getElementById('asked').innerText !== ''");
+    assert_eq!(page.ask("waits.size"), 0);
+    page.ask("show(true)");
+    page.until(waits_for_one);
+}
+
+async fn is_told_what_is_wrong(page: &mut Browser, scene: &mut Scene) {
+    assert!(scene.house.process.terminate().await.success());
+    page.until("document.getElementById('said').innerText.includes('The relay does not answer.')");
+    scene.house.process.start().await;
+    page.until("document.getElementById('said').innerText === ''");
+    scene.lose_token().await;
+    page.until("document.getElementById('said').innerText.includes('token_file')");
+    assert_eq!(page.ask("document.querySelector('main').hidden"), false, "it goes on asking");
+}
+
+fn is_forgotten(page: &mut Browser) {
+    page.tab_to("#leave");
+    page.strike("Enter");
+    page.until("document.querySelector('main').hidden && document.getElementById('door').hidden === false");
+    assert_eq!(page.ask("sessionStorage.length"), 0);
+    assert_eq!(page.ask("document.documentElement.innerHTML.includes('example.net')"), false);
+}
+
+/// The real program with its web page.
+struct Scene {
+    house: House,
+    client: Client,
+    configuration: String,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let mut house = House::new(Face::Mailgun).await;
+        let open = house
+            .configuration
+            .replace("tls = \"starttls\"\nauth = \"required\"", "tls = \"none\"\nauth = \"none\"");
+        // Otherwise the bounce makes a mail more.
+        let configuration = format!(
+            "{open}[reports]\nfailures = \"nobody\"\n[admin]\naddress = \"{}\"\n",
+            house.process.address(2)
+        );
+        house.process.configure(&format!("{configuration}token = \"{TOKEN}\"\n"));
+        house.process.start().await;
+        let tls = mailtrail::tls::client_config(None).unwrap();
+        let client = Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
+        Self { house, client, configuration }
+    }
+
+    fn address(&self) -> String {
+        format!("http://{}/", self.house.process.address(2))
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("http://{}{path}", self.house.process.address(2)))
+    }
+
+    /// Hands a mail in; its tracking id.
+    async fn submit(&self, to: &[&str], subject: &str) -> String {
+        let mut client = support::client::Client::connect(self.house.process.address(0)).await.unwrap();
+        let message = format!(
+            "From: app@mg.example.com\r\nSubject: {subject}\r\nMessage-ID: <trail@example.com>\r\n\
+             X-Odoo-Objects: sale.order-42\r\n\r\nhi\r\n"
+        );
+        client.submit("app@mg.example.com", to, &message).await.unwrap()
+    }
+
+    /// Reloads without a token; returns when nothing can be asked any more.
+    async fn lose_token(&self) {
+        self.house.process.configure(&self.configuration);
+        self.house.process.hang_up().await;
+        let ask = || self.request(Method::GET, "/api/v1/alarms").bearer_auth(TOKEN).send();
+        let gone = async {
+            // Connections that were kept are closed meanwhile, maybe under a question.
+            while !ask().await.is_ok_and(|answer| answer.status() == 404) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, gone).await.is_ok(), "{}", self.house.process.log());
+    }
+}
+
+const TOKEN: &str = "0123456789abcdef";
+/// Pixels.
+const NARROW: u32 = 400;
+const SUBJECT: &str =
+    "<script>window.broken = 1</script><img src=x onerror=\"window.broken = 1\"><b>Your order</b>";
+const NAUGHTY: &str = "\"<img/src=x/onerror=window.broken=1>\"@example.net";
