@@ -290,7 +290,7 @@ fn mib(bytes: u64) -> f64 {
 
 const WARM_UP: usize = 20;
 /// Connections to an upstream that is near: mailtrail's default.
-const CONNECTIONS: usize = 20;
+const CONNECTIONS: usize = 50;
 /// Longest time for sending, and again for relaying.
 const LONGEST: Duration = Duration::from_secs(240);
 /// Between looks at the memory.

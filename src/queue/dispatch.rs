@@ -94,6 +94,7 @@ impl Queue {
         self.outlets.iter().for_each(|outlet| outlet.remember());
         self.recover().await;
         while !self.stopping.is_cancelled() {
+            self.store.at_rest().await;
             let pause = self.round().unwrap_or_else(|error| {
                 tracing::error!(%error, "the queue cannot be read");
                 SETTLE_AGAIN

@@ -293,6 +293,11 @@ impl Store {
         &self.0.due
     }
 
+    /// Returns when the ledger is not just being written, which keeps its readers and their threads waiting for some ms.
+    pub async fn at_rest(&self) {
+        self.projection().at_rest().await;
+    }
+
     /// The queues that hold mail, those of the first lane first.
     pub fn queues(&self) -> Result<Vec<Queued>, ReadError> {
         Ok(self.projection().queues()?)

@@ -10,6 +10,8 @@ use std::fs::File;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -321,10 +323,13 @@ impl Drop for Process {
     }
 }
 
-/// A port outside the range that outgoing connections take theirs from: nobody takes it while the relay is dead.
+/// A port outside the range that outgoing connections take theirs from: nobody takes it while the relay is dead. None
+/// is given twice: who got one may not listen there yet.
 pub fn free_port() -> u16 {
+    static NEXT: LazyLock<AtomicUsize> = LazyLock::new(|| AtomicUsize::new(fastrand::usize(..12_000)));
+    let next = || 20_000 + u16::try_from(NEXT.fetch_add(1, Ordering::Relaxed) % 12_000).unwrap();
     let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    std::iter::repeat_with(|| fastrand::u16(20_000..32_000)).take(1000).find(free).expect("a free port")
+    std::iter::repeat_with(next).take(1000).find(free).expect("a free port")
 }
 
 /// No stop takes so long: it is over within 30 s.

@@ -167,7 +167,7 @@ fn outcome(rows: &mut Overlay<'_>, outcome: &Outcome, place: Place) -> sled::Res
             put_recipient(rows, &mut row, *number, &recipient);
         }
         let fact = Fact::of_attempt(outcome, settled);
-        rows.put(keys::attempted(outcome.id, outcome.at, place, part), encode(&FactRow::from(&fact)));
+        rows.put_new(keys::attempted(outcome.id, outcome.at, place, part), encode(&FactRow::from(&fact)));
     }
     schedule(rows, &mut row, outcome.due)?;
     rows.put(keys::send(outcome.id), encode(&row));

@@ -255,6 +255,13 @@ pub fn read_dossier(key: &[u8]) -> Option<(&str, &str)> {
     std::str::from_utf8(key.get(1..)?).ok()?.split_once('\0')
 }
 
+/// The rows of which some are asked for with every mail, and few are there.
+pub const SPARSE: [u8; 2] = [SALT[0], b'x'];
+
+pub fn is_sparse(key: &[u8]) -> bool {
+    key.first().is_some_and(|class| SPARSE.contains(class))
+}
+
 /// The rows that lie in the order of their days: of events and of tokens.
 pub const BY_DAY: [u8; 2] = [b'd', b't'];
 

@@ -68,7 +68,7 @@ impl Projection {
             Some(version) if *version == rows::SCHEMA.to_be_bytes() => {}
             _ => return Err(ProjectionError::Schema),
         }
-        let window = Window::new((*db).clone());
+        let window = Window::new((*db).clone())?;
         Ok(Self { db, window, directory: directory.to_owned() })
     }
 
@@ -100,6 +100,11 @@ impl Projection {
     /// When what was applied is to be written at the latest; `None` when all of it is.
     pub fn flush_due(&self) -> Option<Instant> {
         self.window.due()
+    }
+
+    /// Returns when nothing is being handed to sled: who looks then hardly waits.
+    pub async fn at_rest(&self) {
+        self.window.at_rest().await;
     }
 
     /// Hands what was applied to sled. What is handed over survives the end of the process a little later, a power cut
