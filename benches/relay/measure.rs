@@ -289,7 +289,7 @@ fn mib(bytes: u64) -> f64 {
 }
 
 const WARM_UP: usize = 20;
-/// Connections to an upstream that is near: mailtrail's default.
+/// Connections that a relay may open to an upstream that is near.
 const CONNECTIONS: usize = 50;
 /// Longest time for sending, and again for relaying.
 const LONGEST: Duration = Duration::from_secs(240);
