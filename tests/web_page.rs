@@ -382,14 +382,26 @@ impl Scene {
         self.client.request(method, format!("http://{}{path}", self.house.process.address(2)))
     }
 
-    /// Hands a mail in; its tracking id.
+    /// Hands a mail in; its tracking id, once it can be found: what was answered with 250 is kept, and found a little later.
     async fn submit(&self, to: &[&str], subject: &str) -> String {
         let mut client = support::client::Client::connect(self.house.process.address(0)).await.unwrap();
         let message = format!(
             "From: app@mg.example.com\r\nSubject: {subject}\r\nMessage-ID: <trail@example.com>\r\n\
              X-Odoo-Objects: sale.order-42\r\n\r\nhi\r\n"
         );
-        client.submit("app@mg.example.com", to, &message).await.unwrap()
+        let id = client.submit("app@mg.example.com", to, &message).await.unwrap();
+        let trails = async || {
+            let request = self.request(Method::GET, "/api/v1/trace").query(&[("what", &*id), ("limit", "1")]);
+            let found: Value = request.bearer_auth(TOKEN).send().await.unwrap().json().await.unwrap();
+            found["trails"].as_array().map_or(0, Vec::len)
+        };
+        let found = async {
+            while trails().await == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, found).await.is_ok(), "{}", self.house.process.log());
+        id
     }
 
     /// Reloads without a token; returns when nothing can be asked any more.
