@@ -58,7 +58,9 @@ impl Stored {
         match self {
             Self::Small(bytes) => Either::Left(stream::once(ready(Ok(bytes.clone())))),
             Self::Large(large) => Either::Right(stream::try_unfold(Reader::new(large), |reader| async {
-                tokio::task::spawn_blocking(|| reader.next()).await.map_err(io::Error::other)?
+                // Made and freed by the runtime's few threads: what others make, each of them keeps some of.
+                let piece = vec![0; reader.rest.length.min(Self::PIECE) as usize];
+                tokio::task::spawn_blocking(|| reader.next(piece)).await.map_err(io::Error::other)?
             })),
         }
     }
@@ -84,16 +86,15 @@ impl Reader {
         Self { segment: large.segment.clone(), rest: large.body, checksum: crc32fast::Hasher::new() }
     }
 
-    fn next(mut self) -> io::Result<Option<(Bytes, Self)>> {
-        if self.rest.length == 0 {
+    /// Fills the next piece; `None` when there is nothing left for it.
+    fn next(mut self, mut piece: Vec<u8>) -> io::Result<Option<(Bytes, Self)>> {
+        if piece.is_empty() {
             return Ok(None);
         }
-        let length = self.rest.length.min(Stored::PIECE);
-        let mut piece = vec![0; length as usize];
         self.segment.read_exact_at(&mut piece, self.rest.start)?;
         self.checksum.update(&piece);
-        self.rest.start += u64::from(length);
-        self.rest.length -= length;
+        self.rest.start += piece.len() as u64;
+        self.rest.length -= piece.len() as u32;
         if self.rest.length == 0 && self.checksum.clone().finalize() != self.rest.checksum {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the message is damaged on disk"));
         }
