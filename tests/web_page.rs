@@ -390,17 +390,12 @@ impl Scene {
              X-Odoo-Objects: sale.order-42\r\n\r\nhi\r\n"
         );
         let id = client.submit("app@mg.example.com", to, &message).await.unwrap();
-        let trails = async || {
+        self.eventually(async || {
             let request = self.request(Method::GET, "/api/v1/trace").query(&[("what", &*id), ("limit", "1")]);
             let found: Value = request.bearer_auth(TOKEN).send().await.unwrap().json().await.unwrap();
-            found["trails"].as_array().map_or(0, Vec::len)
-        };
-        let found = async {
-            while trails().await == 0 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        assert!(tokio::time::timeout(PATIENCE, found).await.is_ok(), "{}", self.house.process.log());
+            found["trails"].as_array().is_some_and(|trails| !trails.is_empty())
+        })
+        .await;
         id
     }
 
@@ -408,14 +403,19 @@ impl Scene {
     async fn lose_token(&self) {
         self.house.process.configure(&self.configuration);
         self.house.process.hang_up().await;
+        // Connections that were kept are closed meanwhile, maybe under a question.
         let ask = || self.request(Method::GET, "/api/v1/alarms").bearer_auth(TOKEN).send();
-        let gone = async {
-            // Connections that were kept are closed meanwhile, maybe under a question.
-            while !ask().await.is_ok_and(|answer| answer.status() == 404) {
+        self.eventually(async || ask().await.is_ok_and(|answer| answer.status() == 404)).await;
+    }
+
+    /// Asks until it is so.
+    async fn eventually(&self, is_so: impl AsyncFn() -> bool) {
+        let waiting = async {
+            while !is_so().await {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        assert!(tokio::time::timeout(PATIENCE, gone).await.is_ok(), "{}", self.house.process.log());
+        assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "{}", self.house.process.log());
     }
 }
 

@@ -60,7 +60,11 @@ impl Stored {
             Self::Large(large) => Either::Right(stream::try_unfold(Reader::new(large), |reader| async {
                 // Made and freed by the runtime's few threads: what others make, each of them keeps some of.
                 let piece = vec![0; reader.rest.length.min(Self::PIECE) as usize];
-                tokio::task::spawn_blocking(|| reader.next(piece)).await.map_err(io::Error::other)?
+                if piece.is_empty() {
+                    return Ok(None);
+                }
+                let read = tokio::task::spawn_blocking(|| reader.next(piece)).await;
+                read.map_err(io::Error::other)?.map(Some)
             })),
         }
     }
@@ -86,11 +90,8 @@ impl Reader {
         Self { segment: large.segment.clone(), rest: large.body, checksum: crc32fast::Hasher::new() }
     }
 
-    /// Fills the next piece; `None` when there is nothing left for it.
-    fn next(mut self, mut piece: Vec<u8>) -> io::Result<Option<(Bytes, Self)>> {
-        if piece.is_empty() {
-            return Ok(None);
-        }
+    /// Fills the next piece.
+    fn next(mut self, mut piece: Vec<u8>) -> io::Result<(Bytes, Self)> {
         self.segment.read_exact_at(&mut piece, self.rest.start)?;
         self.checksum.update(&piece);
         self.rest.start += piece.len() as u64;
@@ -98,6 +99,6 @@ impl Reader {
         if self.rest.length == 0 && self.checksum.clone().finalize() != self.rest.checksum {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the message is damaged on disk"));
         }
-        Ok(Some((piece.into(), self)))
+        Ok((piece.into(), self))
     }
 }

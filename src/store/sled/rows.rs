@@ -205,22 +205,14 @@ impl RecipientRow {
     }
 }
 
-/// To that list steps are only ever added at the end.
-fn step_code(step: Step) -> u8 {
-    Step::ALL.iter().position(|known| *known == step).map_or(0, |place| place as u8)
+/// A word by its place in the list of all, to which words are only ever added at the end.
+fn code_in<T: PartialEq>(all: &[T], word: &T) -> u8 {
+    all.iter().position(|known| known == word).map_or(0, |place| place as u8)
 }
 
-fn step_of(code: u8) -> Step {
-    Step::ALL.get(usize::from(code)).copied().unwrap_or(Step::Arrived)
-}
-
-/// To that list kinds are only ever added at the end.
-fn chore_code(chore: Chore) -> u8 {
-    Chore::ALL.iter().position(|known| *known == chore).map_or(0, |place| place as u8)
-}
-
-fn chore_of(code: u8) -> Chore {
-    Chore::ALL.get(usize::from(code)).copied().unwrap_or(Chore::SinkReplay)
+/// The inverse of [`code_in`]; the first for a damaged code.
+fn word_in<T: Copy, const N: usize>(all: [T; N], code: u8) -> T {
+    *all.get(usize::from(code)).unwrap_or(&all[0])
 }
 
 impl From<&Fact> for FactRow {
@@ -238,8 +230,8 @@ impl From<&Fact> for FactRow {
                 What::Replayed => WhatRow::Replayed,
                 What::Listed { on } => WhatRow::Listed(on),
                 What::Erased => WhatRow::Erased,
-                What::Ordered(chore) => WhatRow::Ordered(chore_code(chore)),
-                What::Inbound(step) => WhatRow::Inbound(step_code(step)),
+                What::Ordered(chore) => WhatRow::Ordered(code_in(&Chore::ALL, &chore)),
+                What::Inbound(step) => WhatRow::Inbound(code_in(&Step::ALL, &step)),
                 What::Acted(verb) => WhatRow::Acted(verb.into()),
             },
             source: match fact.source {
@@ -275,8 +267,8 @@ impl From<FactRow> for Fact {
                 WhatRow::Replayed => What::Replayed,
                 WhatRow::Listed(on) => What::Listed { on },
                 WhatRow::Erased => What::Erased,
-                WhatRow::Ordered(code) => What::Ordered(chore_of(code)),
-                WhatRow::Inbound(code) => What::Inbound(step_of(code)),
+                WhatRow::Ordered(code) => What::Ordered(word_in(Chore::ALL, code)),
+                WhatRow::Inbound(code) => What::Inbound(word_in(Step::ALL, code)),
                 WhatRow::Acted(verb) => What::Acted(verb.into()),
             },
             source: match row.source {

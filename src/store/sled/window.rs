@@ -238,12 +238,13 @@ pub fn merge(changed: &mut Changed, key: IVec, change: Change) -> bool {
     match changed.entry(key) {
         Entry::Occupied(known) if known.get().new && change.value.is_none() => drop(known.remove()),
         Entry::Occupied(mut known) => known.get_mut().value = change.value,
-        Entry::Vacant(place) if !change.new => {
-            place.insert(change);
-            return true;
+        Entry::Vacant(place) => {
+            let known = !change.new;
+            if known || change.value.is_some() {
+                place.insert(change);
+            }
+            return known;
         }
-        Entry::Vacant(place) if change.value.is_some() => drop(place.insert(change)),
-        Entry::Vacant(_) => {}
     }
     false
 }
