@@ -125,43 +125,80 @@ async fn a_socket_that_nobody_wants_is_closed_and_named() {
     assert!(TcpStream::connect(process.address(1)).await.is_err());
 }
 
+/// To Odoo a 421 between two messages is two mails that failed for good, an end after a reply is one, and most of its
+/// queue runs end within the time that a stop may take.
 #[tokio::test]
-async fn a_session_ends_between_two_messages() {
+async fn a_stop_lets_a_series_go_on_and_says_421_in_no_session() {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
     process.start().await;
     let mut idle = Client::connect(process.address(1)).await.unwrap();
     let mut within = Client::connect(process.address(1)).await.unwrap();
     expect(250, within.ask("MAIL FROM:<a@example.com>").await.unwrap()).unwrap();
-    let batch = Client::connect(process.address(1)).await.unwrap();
-    let sent = Arc::new(AtomicUsize::new(0));
-    let batch = tokio::spawn(goes_on(batch, sent.clone()));
+    let mut series = Client::connect(process.address(1)).await.unwrap();
+    for _ in 0..2 {
+        send(&mut series).await.unwrap();
+    }
     process.tell_to_stop().await;
-    assert_eq!(idle.answer().await.unwrap().0, 421);
-    let so_far = sent.load(Ordering::Relaxed);
+    process.says("stopping").await;
     let mut late = TcpStream::connect(process.address(1)).await.unwrap();
     let mut said = String::new();
     late.read_to_string(&mut said).await.unwrap();
     assert!(said.starts_with("421 4.3.2"), "{said}");
+    let left = idle.answer().await.unwrap_err();
+    assert_eq!(left.kind(), std::io::ErrorKind::UnexpectedEof, "it ends without a word");
+    // One that is within its first message, and ends it.
     finish(&mut within).await.unwrap();
-    assert_eq!(batch.await.unwrap(), 421);
-    assert!(sent.load(Ordering::Relaxed) > so_far, "the batch went on");
+    // Each as long after the one before as a mail may take to be made.
+    for number in 0..SLOW_MAILS {
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        let sent = send(&mut series).await;
+        assert!(sent.is_ok(), "mail {number}: {sent:?}");
+    }
+    expect(221, series.ask("QUIT").await.unwrap()).unwrap();
     assert!(process.ended().await.success());
     let (store, _) = Store::open_for_reading(&process.data(), Clock::System).unwrap();
-    assert_eq!(all_sends(&store).len(), sent.load(Ordering::Relaxed) + 1);
+    assert_eq!(all_sends(&store).len(), 3 + SLOW_MAILS);
 }
 
-/// Sends as Odoo does, one after another with a pause; the code that ended it.
-async fn goes_on(mut client: Client, sent: Arc<AtomicUsize>) -> u16 {
-    loop {
-        let (code, _) = client.ask("MAIL FROM:<a@example.com>").await.unwrap();
-        if code != 250 {
-            return code;
-        }
-        finish(&mut client).await.unwrap();
-        sent.fetch_add(1, Ordering::Relaxed);
-        tokio::time::sleep(Duration::from_millis(50)).await;
+#[tokio::test]
+async fn a_session_goes_on_until_its_end_before_a_successor_takes_over() {
+    let sink = Sink::start().await;
+    let mut process = Process::new(&sink);
+    process.start().await;
+    let mut long = Client::connect(process.address(1)).await.unwrap();
+    let mut ids = vec![send(&mut long).await.unwrap()];
+    process.restart().await;
+    // Longer than a session may last that is to end.
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        ids.push(send(&mut long).await.expect("the session goes on"));
+        let mut other = Client::connect(process.address(1)).await.expect("others begin meanwhile");
+        ids.push(send(&mut other).await.unwrap());
+        expect(221, other.ask("QUIT").await.unwrap()).unwrap();
     }
+    sink.arrival(&ids[1]).await;
+    assert_eq!(process.starts(), 1, "it is one process still");
+    expect(221, long.ask("QUIT").await.unwrap()).unwrap();
+    process.started(2).await;
+    let mut client = Client::connect(process.address(1)).await.unwrap();
+    ids.push(send(&mut client).await.unwrap());
+    drop(client);
+    Promised { ids, dismissed: 0 }.check(&sink, process).await;
+}
+
+#[tokio::test]
+async fn a_second_signal_does_not_wait_for_sessions() {
+    let sink = Sink::start().await;
+    let mut process = Process::new(&sink);
+    process.start().await;
+    let mut idle = Client::connect(process.address(1)).await.unwrap();
+    process.restart().await;
+    process.says("a successor takes over when").await;
+    process.restart().await;
+    process.started(2).await;
+    assert!(idle.answer().await.is_err(), "it ends without a word");
+    assert!(process.terminate().await.success());
 }
 
 #[tokio::test]
@@ -341,3 +378,5 @@ fn script(path: &Path, text: &str) {
 
 const CLIENTS: usize = 50;
 const RESTARTS: usize = 5;
+/// Mails of a series that goes on while the relay stops.
+const SLOW_MAILS: usize = 3;

@@ -22,6 +22,11 @@ pub fn reloading(status: &str) {
     }
 }
 
+/// What the relay is at; it goes on working.
+pub fn tell_status(status: &str) {
+    tell(&[NotifyState::Status(status)]);
+}
+
 /// The end has begun.
 pub fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("stopping")]);

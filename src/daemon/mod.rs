@@ -79,6 +79,9 @@ impl Daemon {
     /// way.
     pub const LONGEST_STOP: Duration = Duration::from_secs(28);
 
+    /// How long sessions are waited for before a successor takes over: some Odoo queue runs take minutes.
+    pub const LONGEST_OUTLASTING: Duration = Duration::from_secs(300);
+
     /// Starts everything; clients can connect when it returns.
     pub async fn start(
         config: &Config,
@@ -155,6 +158,13 @@ impl Daemon {
     /// meanwhile is told to come again, or waits where the socket was lent.
     pub async fn stop(self) {
         self.end().await.remove_files();
+    }
+
+    /// Returns when the sessions that are there now have ended by themselves, after [`Self::LONGEST_OUTLASTING`] at the
+    /// latest. Meanwhile the relay does all that it does.
+    pub fn outlast_sessions(&self) -> impl Future<Output = ()> + use<> {
+        let crowd = self.ground.crowd.clone();
+        async move { crowd.outlast(Self::LONGEST_OUTLASTING).await }
     }
 
     /// The same, but the sockets stay open: who comes meanwhile waits for whoever gets them.

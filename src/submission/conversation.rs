@@ -31,8 +31,29 @@ pub struct Conversation {
     output: Vec<u8>,
     /// The message that comes in chunks.
     incoming: Option<Incoming>,
+    series: Series,
     /// When it must be over.
     end: Instant,
+}
+
+/// The messages that came in this session.
+#[derive(Default)]
+struct Series {
+    messages: u32,
+    last: Option<Instant>,
+}
+
+impl Series {
+    fn count(&mut self) {
+        (self.messages, self.last) = (self.messages.saturating_add(1), Some(Instant::now()));
+    }
+
+    /// How long the client may say nothing while we stop; `None`: as long as any session may last then, for it is in the
+    /// middle of a series, such as Odoo's queue run.
+    fn quiet(&self) -> Option<Duration> {
+        let goes_on = self.messages >= 2 && self.last.is_some_and(|last| last.elapsed() < SERIES_PAUSE);
+        (!goes_on).then_some(QUIET)
+    }
 }
 
 /// A message on its way in.
@@ -69,7 +90,7 @@ impl Conversation {
     pub fn new(stream: Box<dyn Stream>, peer: SocketAddr, front: Arc<Front>, session: Session) -> Self {
         let (peer, end) = (peer.ip().to_canonical(), Instant::now() + front.limits.session_timeout);
         let (input, output, incoming) = (Input::default(), Vec::new(), None);
-        Self { stream, peer, front, session, input, output, incoming, end }
+        Self { stream, peer, front, session, input, output, incoming, series: Series::default(), end }
     }
 
     /// Talks until one of the two leaves; ends the stream properly, within TLS too (RFC 8446 section 6.1).
@@ -98,7 +119,7 @@ impl Conversation {
         loop {
             while let Some(line) = self.input.line() {
                 if self.front.crowd.closing.is_cancelled() && !self.session.is_in_transaction() {
-                    return self.close(&Reply::Stopping).await;
+                    return self.leave().await;
                 }
                 if let Next::End(end) = self.line(line).await? {
                     return Ok(end);
@@ -116,7 +137,7 @@ impl Conversation {
                 Heard::Bytes => {}
                 Heard::End => return Ok(End::Left),
                 Heard::Nothing => return self.close(&Reply::TimedOut).await,
-                Heard::Stop => return self.close(&Reply::Stopping).await,
+                Heard::Stop => return self.leave().await,
             }
         }
     }
@@ -359,6 +380,7 @@ impl Conversation {
         let reply = self.front.keep(&visitor, envelope, first, rest).await;
         if matches!(reply, Reply::Queued(_)) {
             self.session.kept();
+            self.series.count();
         }
         reply
     }
@@ -370,6 +392,13 @@ impl Conversation {
 
     async fn close(&mut self, reply: &Reply) -> io::Result<End> {
         self.say(reply);
+        self.flush().await?;
+        Ok(End::Closed)
+    }
+
+    /// Ends a session between two messages because we stop. It is not told so: a 421 would answer its next command, and
+    /// Odoo then fails the next mail for good as well.
+    async fn leave(&mut self) -> io::Result<End> {
         self.flush().await?;
         Ok(End::Closed)
     }
@@ -387,16 +416,19 @@ impl Conversation {
         Ok(())
     }
 
-    /// Reads on. While we stop, a client between two messages that says nothing for a while, or that has had all the
-    /// time it gets, is sent away; one within a message may end it.
+    /// Reads on. While we stop, the session of a client between two messages ends when it has had all the time it gets, or
+    /// earlier where it sends no series and says nothing for a while; one within a message may end it.
     async fn more(&mut self, patience: Patience) -> io::Result<Heard> {
         let until = patience.end.min(Instant::now() + patience.pause);
         self.input.compact();
         let mut room = (&mut self.input.bytes).limit(READ);
-        let front = self.front.clone();
+        let (front, quiet) = (self.front.clone(), self.series.quiet());
         let dismissed = async {
             front.stopping.cancelled().await;
-            let _ = timeout(QUIET, front.crowd.closing.cancelled()).await;
+            match quiet {
+                Some(quiet) => drop(timeout(quiet, front.crowd.closing.cancelled()).await),
+                None => front.crowd.closing.cancelled().await,
+            }
         };
         tokio::select! {
             biased;
@@ -513,8 +545,10 @@ const OUTPUT: usize = 16 << 10;
 const WRITE: Duration = Duration::from_secs(60);
 /// How long a client is listened to that was sent away.
 const LINGER: Duration = Duration::from_secs(2);
-/// Silence between two messages after which a client is not in the middle of a batch.
-const QUIET: Duration = Duration::from_secs(1);
+/// Silence after which a session ends while we stop, unless it is in the middle of a series.
+const QUIET: Duration = Duration::from_secs(3);
+/// Pause after a message by which a series is over.
+const SERIES_PAUSE: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
