@@ -54,7 +54,7 @@ pub enum Kind {
     Silence,
     /// No report's signature fits.
     Signature,
-    /// The provider's clock and ours differ.
+    /// The provider's clock and ours differ, or ours jumped.
     Clock,
     /// Much mail waits.
     Backlog,
@@ -82,6 +82,10 @@ pub enum Kind {
     Sync,
     /// A provider cannot be asked for its events.
     Polls,
+    /// There is hardly a file descriptor left, or none.
+    Descriptors,
+    /// A listener's address cannot be listened on.
+    Listener,
 }
 
 impl Kind {
@@ -111,6 +115,8 @@ impl Kind {
             Self::Dead => "dead",
             Self::Sync => "sync",
             Self::Polls => "polls",
+            Self::Descriptors => "descriptors",
+            Self::Listener => "listener",
         }
     }
 }
@@ -141,7 +147,9 @@ impl Alarm {
             | Kind::Disk
             | Kind::Certificate
             | Kind::Journal
-            | Kind::Dead => None,
+            | Kind::Dead
+            | Kind::Descriptors
+            | Kind::Listener => None,
         }
     }
 }

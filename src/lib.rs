@@ -18,11 +18,11 @@
 //!
 //! | row | modules | may touch |
 //! |---|---|---|
-//! | basics | `cause`, `clock`, `measure`, `probe`, `rate`, `secret`, `strangers`, `wakeup` | nothing of ours |
+//! | basics | `cause`, `clock`, `descriptors`, `measure`, `probe`, `rate`, `secret`, `strangers`, `wakeup` | nothing of ours |
 //! | values | `id`, `mail` | basics |
 //! | words | `event` | values |
 //! | rules | `ledger`, `provider`, `routing`, `smtp`, `suppression` | no socket, file, runtime or database |
-//! | resources | `account`, `alarm`, `logging`, `odoo`, `pulse`, `store`, `tls`, `transport` | IO, no policy about mail |
+//! | resources | `account`, `alarm`, `http_server`, `logging`, `odoo`, `pulse`, `store`, `tls`, `transport` | IO, no policy about mail |
 //! | views | `dsn`, `endpoint`, `line`, `own_mail` | resources |
 //! | errands | `sync` | what several tasks have done; resources |
 //! | tasks | `admin`, `audit`, `census`, `heartbeat`, `herald`, `inbound`, `monitor`, `queue`, `reconcile`, `report`, `sink`, `submission`, `webhook` | rules and resources, never each other |
@@ -53,12 +53,14 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+pub mod descriptors;
 pub mod doctor;
 pub mod dsn;
 pub mod endpoint;
 pub mod event;
 pub mod heartbeat;
 pub mod herald;
+pub mod http_server;
 pub mod id;
 pub mod inbound;
 pub mod ledger;

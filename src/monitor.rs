@@ -4,6 +4,7 @@
 
 use crate::alarm::{Alarms, Kind};
 use crate::clock::{Clock, Timestamp};
+use crate::descriptors;
 use crate::ledger::{Grouping, Tally};
 use crate::pulse::{Beat, Pulse};
 use crate::store::space::{FEW_INODES, LOW};
@@ -76,6 +77,7 @@ impl Monitor {
     pub async fn run(self, stopping: CancellationToken) {
         tokio::join!(
             stopping.run_until_cancelled(self.follow_the_journal()),
+            stopping.run_until_cancelled(self.follow_shortages()),
             self.look_around(stopping.clone())
         );
     }
@@ -91,6 +93,25 @@ impl Monitor {
             if trouble.changed().await.is_err() {
                 return;
             }
+        }
+    }
+
+    /// A connection that finds no descriptor is heard of at once.
+    async fn follow_shortages(&self) {
+        let mut shortages = descriptors::follow_shortages();
+        while shortages.changed().await.is_ok() {
+            self.alarms.note(Kind::Descriptors, PROCESS, NONE_LEFT, SHORTAGE_LASTS);
+        }
+    }
+
+    fn look_at_descriptors(&self) {
+        let Some((open, allowed)) = descriptors::count_open() else { return };
+        if open >= allowed / 10 * 9 {
+            let text = format!(
+                "{open} of {allowed} file descriptors are in use; raise LimitNOFILE, or lower `connections` in [limits], \
+                 [http] or [[upstream]]"
+            );
+            self.alarms.note(Kind::Descriptors, PROCESS, &text, SHORTAGE_LASTS);
         }
     }
 
@@ -115,6 +136,7 @@ impl Monitor {
 
     async fn look_at_house(&self) {
         self.look_at_certificates(self.clock.now());
+        self.look_at_descriptors();
         let store = self.store.clone();
         let text = match tokio::task::spawn_blocking(move || store.free()).await {
             Ok(Ok(free)) if free.admit(0).is_err() => {
@@ -254,6 +276,12 @@ fn clocks(beat: &Beat, now: Timestamp) -> Option<String> {
 }
 
 const EVERY: Duration = Duration::from_secs(60);
+/// What the alarm about descriptors is about.
+const PROCESS: &str = "process";
+const NONE_LEFT: &str = "a connection found no file descriptor left; raise LimitNOFILE, or lower `connections` in [limits], \
+                         [http] or [[upstream]]";
+/// How long a shortage of descriptors is told of after it was seen last.
+const SHORTAGE_LASTS: Duration = Duration::from_secs(120);
 /// So long before its end a certificate is spoken of.
 const ENDS_SOON: Duration = Duration::from_secs(14 * 86_400);
 /// Time from one count of all mail of the window to the next.

@@ -32,11 +32,11 @@ pub use events::{
 };
 pub use inbound::{InboundFilter, InboundView, KeptMail, ReleaseOrder, Released, inbound, inbound_mail};
 pub use log::{LogAnswer, LogFilter, log};
-pub use page::{Gate, page};
+pub use page::{Gate, PAGE_CONNECTIONS, serve_page};
 pub use panel::Panel;
 pub use privacy::{EraseOrder, ExportLine, erase, export};
 pub use probe::{ProbePlace, ProbeView};
-pub use router::{endpoints, service};
+pub use router::{SOCKET_CONNECTIONS, endpoints, serve_socket};
 pub use routes::Endpoint;
 pub use sinks::{RefusedView, ReplaySink, SinkView};
 pub use stats::{StatsLine, StatsQuestion, stats};

@@ -7,9 +7,8 @@
 use super::panel::{Operator, Panel};
 use super::router::api;
 use super::web::web;
+use crate::http_server;
 use crate::secret::Secret;
-use axum::Router;
-use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
@@ -19,6 +18,8 @@ use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 /// Whom questions and orders are taken from.
 #[derive(Clone, Debug)]
@@ -30,10 +31,12 @@ pub struct Gate {
 }
 
 /// The web page, `/healthz`, `/metrics` where figures are kept and, behind a gate, `/api/v1`.
-pub fn page(
+pub async fn serve_page(
+    socket: TcpListener,
     metrics: Option<PrometheusHandle>,
     questions: Option<(Panel, Gate)>,
-) -> IntoMakeServiceWithConnectInfo<Router, SocketAddr> {
+    quiet: CancellationToken,
+) {
     let mut router = web().route("/healthz", get(|| async { "ok\n" }));
     if let Some(metrics) = metrics {
         router = router.route("/metrics", get(move || std::future::ready(metrics.render())));
@@ -41,7 +44,7 @@ pub fn page(
     if let Some((panel, gate)) = questions {
         router = router.merge(api(panel).route_layer(middleware::from_fn_with_state(Arc::new(gate), guard)));
     }
-    router.into_make_service_with_connect_info::<SocketAddr>()
+    http_server::serve(socket, PAGE_CONNECTIONS, router, ConnectInfo::<SocketAddr>, quiet).await;
 }
 
 /// Why somebody is not let in.
@@ -119,6 +122,9 @@ fn is_origin_of(origin: &str, host: &str) -> bool {
     let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
     authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host))
 }
+
+/// Connections to the page at once.
+pub const PAGE_CONNECTIONS: usize = 64;
 
 #[cfg(test)]
 mod tests {

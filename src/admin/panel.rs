@@ -14,11 +14,9 @@ use crate::suppression;
 use crate::sync::Syncer;
 use crate::transport::breaker::State as BreakerState;
 use crate::transport::{Health, Ways};
-use axum::extract::connect_info::Connected;
-use axum::serve::IncomingStream;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tokio::net::UnixListener;
+use tokio::net::unix::UCred;
 
 /// What can be asked about.
 #[derive(Clone)]
@@ -55,10 +53,10 @@ pub struct Panel {
 #[derive(Clone, Debug)]
 pub struct Operator(pub(super) String);
 
-impl Connected<IncomingStream<'_, UnixListener>> for Operator {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        let uid = stream.io().peer_cred().map(|credentials| credentials.uid());
-        Self(uid.map_or_else(|_| "somebody".to_owned(), |uid| format!("uid {uid}")))
+impl From<Option<UCred>> for Operator {
+    fn from(credentials: Option<UCred>) -> Self {
+        let uid = credentials.map(|credentials| credentials.uid());
+        Self(uid.map_or_else(|| "somebody".to_owned(), |uid| format!("uid {uid}")))
     }
 }
 

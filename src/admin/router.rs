@@ -13,14 +13,16 @@ use super::sync::sync;
 use super::trace::{find_as, queue_as};
 use super::view::{AlarmView, BreakerOrder, BreakerView, Order};
 use super::{care, events, privacy, probe, test_mail};
+use crate::http_server;
 use crate::transport::breaker::State as BreakerState;
-use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use serde::Deserialize;
 use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
 
 /// What can be asked and ordered.
 fn routes() -> Routes {
@@ -55,8 +57,9 @@ pub fn endpoints() -> Vec<Endpoint> {
 }
 
 /// Questions and orders, for a unix socket.
-pub fn service(panel: Panel) -> IntoMakeServiceWithConnectInfo<Router, Operator> {
-    api(panel).into_make_service_with_connect_info::<Operator>()
+pub async fn serve_socket(socket: UnixListener, panel: Panel, quiet: CancellationToken) {
+    let introduce = |peer| ConnectInfo(Operator::from(peer));
+    http_server::serve(socket, SOCKET_CONNECTIONS, api(panel), introduce, quiet).await;
 }
 
 /// Questions and orders, whoever may come to ask.
@@ -226,5 +229,7 @@ async fn breakers(State(panel): State<Panel>) -> Response {
 
 /// Bytes of an order: 100,000 ids and more.
 const ORDER: usize = 16 << 20;
+/// Connections to the socket at once.
+pub const SOCKET_CONNECTIONS: usize = 64;
 const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
 const FOLLOW_LOOKS: usize = 50;

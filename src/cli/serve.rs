@@ -4,11 +4,12 @@ use super::{Context, Trouble, settings, systemd};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::daemon::{Daemon, Sockets, StartError};
+use crate::descriptors;
 use crate::logging::{self, Form, Format};
 use crate::measure;
 use crate::store::OpenError;
 use metrics_exporter_prometheus::PrometheusHandle;
-use rustix::process::{Resource, getrlimit, setrlimit};
+use std::pin::Pin;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -28,7 +29,8 @@ pub const SIGNALS: &str = "\
 Signals:
   TERM, INT  stop: transactions and attempts under way end first; within 30 s
   HUP        reload the configuration; sessions go on, a bad file changes nothing
-  USR2       restart, or run the upgraded program: the sockets stay open, no connect is refused
+  USR2       restart, or run the upgraded program, when the sessions that are there have ended, within 5 min, or at a
+             second USR2; the sockets stay open, no connect is refused
 
 Sockets that systemd passes on (LISTEN_FDS) are used for the `address` they are bound to.
 
@@ -49,7 +51,9 @@ pub async fn run(context: &Context, arguments: &Arguments) -> Result<Option<Succ
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    open_files(&config);
+    if let Err(error) = descriptors::raise_limit() {
+        tracing::warn!(%error, "the limit of open files cannot be raised and stays as it is");
+    }
     let metrics = measure::install().ok();
     let signs = systemd::Signs::of_the_runtime();
     let started = tokio::select! {
@@ -184,9 +188,12 @@ impl Service {
     ) -> Result<Option<Successor>, Trouble> {
         systemd::ready(&self.status());
         let signs = systemd::Signs::of_the_store(self.daemon.store().clone());
+        // Set once a successor is to take over.
+        let mut outlasting: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
         loop {
             let wish = tokio::select! {
                 wish = signals.next() => wish,
+                () = ended(outlasting.as_mut()) => break,
                 reason = self.daemon.failed() => {
                     self.stop().await;
                     return Err(Trouble::Failed(format!("the ledger failed: {reason}; a restart rebuilds it")));
@@ -202,8 +209,16 @@ impl Service {
                     self.stop().await;
                     return Ok(None);
                 }
+                Wish::Restart if outlasting.is_some() => break,
                 Wish::Restart => match successor.prove().await {
-                    Ok(()) => break,
+                    Ok(()) => {
+                        tracing::info!(
+                            "SIGUSR2: a successor takes over when the sessions that are there have ended; another SIGUSR2 \
+                             does not wait for them"
+                        );
+                        systemd::tell_status("waiting for sessions to end before a successor takes over");
+                        outlasting = Some(Box::pin(self.daemon.outlast_sessions()));
+                    }
                     Err(reason) => {
                         tracing::error!(reason, "SIGUSR2: the program would not start, this one goes on");
                     }
@@ -243,7 +258,6 @@ impl Service {
             Ok(changes) => {
                 let config = self.daemon.config();
                 logging::change(config.log.level, config.log.addresses);
-                open_files(config);
                 for place in changes.opened {
                     tracing::info!(place, "listening");
                 }
@@ -297,21 +311,11 @@ impl From<StartError> for Trouble {
     }
 }
 
-/// Asks for as many open files as the system allows, and says so where they are too few.
-fn open_files(config: &Config) {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "the limit of open files stays as it is");
-    }
-    let outside: usize = config.upstreams.iter().map(|upstream| upstream.transport.connections).sum();
-    let needed = (config.limits.connections + outside) as u64 + OWN_FILES;
-    if let Some(allowed) = getrlimit(Resource::Nofile).current.filter(|allowed| *allowed < needed) {
-        tracing::warn!(
-            allowed,
-            needed,
-            "too few open files for all connections; raise LimitNOFILE or lower `connections` in [limits]"
-        );
+/// Returns when that has ended; never where there is nothing.
+async fn ended(waiting: Option<&mut Pin<Box<dyn Future<Output = ()> + Send>>>) {
+    match waiting {
+        Some(waiting) => waiting.await,
+        None => std::future::pending().await,
     }
 }
 
@@ -323,6 +327,4 @@ async fn upkeep(metrics: PrometheusHandle) {
     }
 }
 
-/// Files that are open beside connections: the store's, listeners, HTTP.
-const OWN_FILES: u64 = 256;
 const UPKEEP: Duration = Duration::from_secs(5);

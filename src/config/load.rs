@@ -5,6 +5,7 @@ use super::reader::{Reading, Section};
 use super::settings::{Config, HttpTls, Upstream};
 use super::upstream::Ourselves;
 use super::{alarms, inbound, listener, routing, sections, sink, source, suppression, upstream, user};
+use crate::descriptors;
 use crate::sink::Kind;
 use crate::submission::{Listener, User};
 use crate::suppression::Settings;
@@ -142,6 +143,7 @@ fn assemble(mut root: Section<'_>) -> Config {
         );
     }
     check_certificates(&root, &config);
+    check_descriptors(&root, &config);
     check_odoo(&root, &config);
     root.finish();
     config
@@ -155,6 +157,21 @@ fn check_certificates(root: &Section<'_>, config: &Config) {
     }
     if trusted && !certified {
         root.warn("listener", "has a client_ca_file, but no [[user]] has certificates; they log nobody in");
+    }
+}
+
+/// Whether all connections that are allowed fit what this process can be allowed to open.
+fn check_descriptors(root: &Section<'_>, config: &Config) {
+    let needed = config.needed_descriptors();
+    if let Some(allowed) = descriptors::most_allowed().filter(|allowed| *allowed < needed) {
+        root.warn(
+            "limits",
+            format!(
+                "allows more connections than this process may open: all listeners and upstreams need {needed} files, the \
+                 hard limit is {allowed}; raise LimitNOFILE (ulimit -Hn), or lower `connections` here, in [http] or in \
+                 [[upstream]]"
+            ),
+        );
     }
 }
 

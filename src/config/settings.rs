@@ -5,8 +5,8 @@ use crate::routing::Routing;
 use crate::secret::Secret;
 use crate::store::Retention;
 use crate::{
-    account, heartbeat, herald, inbound, monitor, queue, reconcile, sink, smtp, submission, suppression,
-    transport, webhook,
+    account, admin, heartbeat, herald, inbound, monitor, queue, reconcile, sink, smtp, submission,
+    suppression, transport, webhook,
 };
 use std::fmt;
 use std::net::SocketAddr;
@@ -73,6 +73,17 @@ pub struct Config {
     pub warnings: Vec<Finding>,
     /// The files that secrets were read from.
     pub secret_files: Vec<PathBuf>,
+}
+
+impl Config {
+    /// Descriptors that are in use when every listener and upstream has as many connections as it may.
+    pub fn needed_descriptors(&self) -> u64 {
+        let upstreams: usize = self.upstreams.iter().map(|upstream| upstream.transport.connections).sum();
+        let webhooks = self.http.map_or(0, |_| self.webhooks.connections + webhook::SPARE);
+        let page = self.admin.address.map_or(0, |_| admin::PAGE_CONNECTIONS);
+        let connections = self.limits.connections + upstreams + webhooks + page + admin::SOCKET_CONNECTIONS;
+        connections as u64 + OWN_DESCRIPTORS
+    }
 }
 
 /// As [`Config::show`] has it: a derived form would print password hashes.
@@ -160,3 +171,6 @@ impl Default for Log {
         Self { level: Level::INFO, format: Format::Text, addresses: Addresses::Full, journal }
     }
 }
+
+/// Descriptors in use beside connections: the store's, listeners, what reads messages.
+const OWN_DESCRIPTORS: u64 = 256;

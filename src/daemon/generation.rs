@@ -34,15 +34,13 @@ use crate::submission::{Crowd, Door, Memory};
 use crate::sync::Syncer;
 use crate::tls::{self, Server};
 use crate::webhook::{self, Inbox, Intake, Source};
-use axum::serve::ListenerExt;
 use futures_util::future::join_all;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::collections::BTreeMap;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// What all generations stand on.
@@ -204,14 +202,10 @@ impl Prepared {
         }
         if let Some(page) = self.page {
             let questions = gate(&self.config).map(|gate| (self.panel.clone(), gate));
-            let (page, service) = (page.tap_io(at_once), admin::page(ground.metrics.clone(), questions));
-            leaving.answer(ground, |quiet| {
-                axum::serve(page, service).with_graceful_shutdown(quiet).into_future()
-            });
+            let (metrics, quiet) = (ground.metrics.clone(), leaving.quiet.clone());
+            ground.talk.spawn(admin::serve_page(page, metrics, questions, quiet));
         }
-        leaving.answer(ground, |quiet| {
-            axum::serve(self.admin, admin::service(self.panel)).with_graceful_shutdown(quiet).into_future()
-        });
+        ground.talk.spawn(admin::serve_socket(self.admin, self.panel, leaving.quiet.clone()));
         let http = self.http.as_ref().and_then(|http| http.local_addr().ok());
         if let Some(http) = self.http {
             let inbox = inbox(ground, &self.config, self.accounts);
@@ -262,14 +256,6 @@ impl Leaving {
         self.shut.cancel();
         self.idle.cancel();
         self.quiet.cancel();
-    }
-
-    /// Answers requests until the generation leaves; those under way are answered to their end.
-    fn answer<S>(&self, ground: &Ground, serve: impl FnOnce(WaitForCancellationFutureOwned) -> S)
-    where
-        S: Future<Output = io::Result<()>> + Send + 'static,
-    {
-        ground.talk.spawn(serve(self.quiet.clone().cancelled_owned()));
     }
 }
 
@@ -414,10 +400,4 @@ fn inbox(ground: &Ground, config: &Config, accounts: BTreeMap<String, Account>) 
         return inbox;
     }
     inbox.with_mail(Intake::new(config.mail_rules, accounts, ground.mint.clone()))
-}
-
-/// No answer waits for the acknowledgement of the one before.
-fn at_once(stream: &mut TcpStream) {
-    // A socket that refuses is closed already.
-    let _ = stream.set_nodelay(true);
 }

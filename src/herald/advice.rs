@@ -49,5 +49,7 @@ pub(super) const fn advice(kind: Kind) -> &'static str {
             "`mailtrail suppress sync --upstream UPSTREAM` tries at once; look at the account's api_key"
         }
         Kind::Polls => "look at the account's api_key and its rights; webhooks bring the events meanwhile",
+        Kind::Descriptors => "raise LimitNOFILE of the unit, or lower `connections` in the configuration",
+        Kind::Listener => "`ss -ltnp` names the program that has the address: end it, or change `address`",
     }
 }

@@ -5,7 +5,8 @@ use std::fmt::Debug;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// A disk that the journal is written to.
 pub trait Disk: Debug + Send + Sync {
@@ -32,8 +33,11 @@ pub trait DiskFile: Debug + Write + Seek + Send {
 }
 
 /// The machine's own.
-#[derive(Debug)]
-pub struct LocalDisk;
+#[derive(Debug, Default)]
+pub struct LocalDisk {
+    /// The directory that was synced last, held open: there may be no descriptor left when it is to be synced again.
+    synced: Mutex<Option<(PathBuf, File)>>,
+}
 
 impl Disk for LocalDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
@@ -54,7 +58,11 @@ impl Disk for LocalDisk {
     }
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        File::open(path)?.sync_all()
+        let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *synced {
+            Some((known, directory)) if known == path => directory.sync_all(),
+            other => other.insert((path.to_owned(), File::open(path)?)).1.sync_all(),
+        }
     }
 
     fn free(&self, directory: &Path) -> io::Result<Free> {

@@ -178,12 +178,13 @@ impl Store {
         clock: Clock,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(Self, OpenReport), OpenError> {
-        Opening { data_dir, clock, writing: true, disk: Arc::new(LocalDisk), progress }.open()
+        Opening { data_dir, clock, writing: true, disk: Arc::<LocalDisk>::default(), progress }.open()
     }
 
     /// Opens it for lookups only; the journal is not written.
     pub fn open_for_reading(data_dir: &Path, clock: Clock) -> Result<(Self, OpenReport), OpenError> {
-        Opening { data_dir, clock, writing: false, disk: Arc::new(LocalDisk), progress: &mut |_| {} }.open()
+        Opening { data_dir, clock, writing: false, disk: Arc::<LocalDisk>::default(), progress: &mut |_| {} }
+            .open()
     }
 
     /// Keeps a send and its message.

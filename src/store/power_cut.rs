@@ -139,23 +139,23 @@ struct Brittle;
 
 impl Disk for Brittle {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        LocalDisk.create(path)
+        LocalDisk::default().create(path)
     }
 
     fn reopen(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        LocalDisk.reopen(path)
+        LocalDisk::default().reopen(path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        LocalDisk.rename(from, to)
+        LocalDisk::default().rename(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        LocalDisk.remove(path)
+        LocalDisk::default().remove(path)
     }
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        LocalDisk.sync_directory(path)
+        LocalDisk::default().sync_directory(path)
     }
 
     fn free(&self, _: &Path) -> io::Result<Free> {
@@ -285,7 +285,7 @@ impl Past {
 
     /// Opens what is left, asks for everything that was promised before the cut, and says what does not hold.
     fn check(&self, cut: usize, directory: &Path, tally: &mut Tally) -> Vec<String> {
-        let (store, report) = open(directory, at(9 * HOUR), Arc::new(LocalDisk)).unwrap();
+        let (store, report) = open(directory, at(9 * HOUR), Arc::<LocalDisk>::default()).unwrap();
         tally.opened += 1;
         tally.damaged += u64::from(!report.damaged.is_empty());
         tally.rebuilt += u64::from(report.rebuilt.is_some());

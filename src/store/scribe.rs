@@ -151,10 +151,13 @@ impl Scribe {
             self.end_syncs().await?;
         }
         let (began, now) = (Instant::now(), self.clock.now());
-        let beside = is_slow.then(|| self.writer.reopen(now)).transpose();
-        let placed = beside.and_then(|beside| Ok((beside, self.writer.write(&drafts, now)?)));
-        let (beside, places) = match placed {
-            Ok(placed) => placed,
+        let beside = if is_slow { self.writer.reopen(now).ok() } else { None };
+        if is_slow && beside.is_none() {
+            // Without another descriptor it is synced here, behind those that are being synced.
+            self.end_syncs().await?;
+        }
+        let places = match self.writer.write(&drafts, now) {
+            Ok(places) => places,
             Err(error) => {
                 self.note(began, Some(&error));
                 refuse(records.into_iter().map(|(.., answer)| answer), &error);

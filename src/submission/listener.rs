@@ -9,6 +9,7 @@ use super::rate::Rates;
 use super::settings::{Listener, ListenerTls};
 use super::spool::Memory;
 use crate::clock::Clock;
+use crate::descriptors;
 use crate::id::Mint;
 use crate::provider::Provider;
 use crate::routing::Routing;
@@ -88,7 +89,9 @@ impl Front {
 pub struct Crowd {
     many: Arc<Mutex<HashMap<IpAddr, usize>>>,
     conversations: TaskTracker,
-    /// Set when we stop and nobody may begin another message.
+    /// Those of them that began since [`Self::outlast`] was called last.
+    latest: Arc<Mutex<TaskTracker>>,
+    /// Set when we stop and no session may begin another message.
     pub(super) closing: CancellationToken,
 }
 
@@ -116,15 +119,10 @@ impl Door {
             };
             match accepted {
                 Ok((stream, _)) if front.stopping.is_cancelled() => {
-                    front.crowd.conversations.spawn(turn_away(stream, Reply::Stopping));
+                    front.crowd.begin(turn_away(stream, Reply::Stopping));
                 }
-                Ok((stream, peer)) => {
-                    front.crowd.conversations.spawn(welcome(stream, peer, front.clone()));
-                }
-                Err(error) => {
-                    tracing::error!(%error, "a connection cannot be taken");
-                    tokio::time::sleep(AFTER_ERROR).await;
-                }
+                Ok((stream, peer)) => front.crowd.begin(welcome(stream, peer, front.clone())),
+                Err(error) => descriptors::pause_listener(&error).await,
             }
         }
     }
@@ -199,7 +197,21 @@ async fn turn_away(mut stream: TcpStream, reply: Reply) {
 }
 
 impl Crowd {
-    /// Waits, when we stop, until all conversations have ended, but not for ever. Who is in the middle of a batch may
+    fn begin(&self, conversation: impl Future<Output = ()> + Send + 'static) {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.conversations.spawn(latest.track_future(conversation));
+    }
+
+    /// Waits until the sessions that are there now have ended by themselves, but no longer than `longest`. Others may
+    /// begin meanwhile, which are not waited for.
+    pub async fn outlast(&self, longest: Duration) {
+        let present = std::mem::take(&mut *self.latest.lock().unwrap_or_else(PoisonError::into_inner));
+        present.close();
+        // What is left then is for `leave`.
+        let _ = timeout(longest, present.wait()).await;
+    }
+
+    /// Waits, when we stop, until all conversations have ended, but not for ever. Who is in the middle of a series may
     /// go on for a while, and afterwards end the message that it is within.
     pub async fn leave(&self) {
         self.conversations.close();
@@ -241,6 +253,7 @@ impl Drop for Place {
 
 const HANDSHAKE: Duration = Duration::from_secs(30);
 const AFTER_ERROR: Duration = Duration::from_millis(200);
-/// For batches that go on while we stop: to Odoo every 421 is two mails that failed for good.
-const GRACE: Duration = Duration::from_secs(5);
-const FAREWELL: Duration = Duration::from_secs(5);
+/// For series that go on while we stop: to Odoo a session that ends in the middle is a mail that failed for good.
+const GRACE: Duration = Duration::from_secs(20);
+/// For the messages that sessions are within then.
+const FAREWELL: Duration = Duration::from_secs(3);

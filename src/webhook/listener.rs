@@ -2,6 +2,7 @@
 
 use super::crowd::{Crowd, Seat};
 use super::{Inbox, Settings, router};
+use crate::descriptors;
 use crate::tls::Server;
 use axum::Router;
 use hyper::body::Incoming;
@@ -57,8 +58,7 @@ pub async fn serve(
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::error!(%error, "a connection cannot be taken");
-                tokio::time::sleep(AFTER_ERROR).await;
+                descriptors::pause_listener(&error).await;
                 continue;
             }
         };
@@ -140,7 +140,7 @@ impl Host {
 }
 
 /// Connections beyond those that may be, which are told so.
-const SPARE: usize = 64;
+pub const SPARE: usize = 64;
 /// For the beginning of TLS.
 const HANDSHAKE: Duration = Duration::from_secs(30);
 /// For the head of a request, and between two requests: longer than web servers keep connections to us (nginx: 60 s),
@@ -150,4 +150,3 @@ const HEAD: Duration = Duration::from_secs(75);
 const SHORT: Duration = Duration::from_secs(5);
 /// Bytes of a connection's buffer; a request's head may have no more, or as much again where it comes in one piece.
 const BUFFER: usize = 16 << 10;
-const AFTER_ERROR: Duration = Duration::from_millis(200);

@@ -17,7 +17,7 @@ mod source;
 mod strangers;
 
 pub use inbound::{Intake, MailRules};
-pub use listener::{PROTOCOLS, serve};
+pub use listener::{PROTOCOLS, SPARE, serve};
 pub use settings::Settings;
 pub use source::{Kind, Source, Suppressing};
 

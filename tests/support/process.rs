@@ -137,6 +137,13 @@ impl Process {
         self.start_by(command.fd_mappings(mappings.collect()).unwrap()).await;
     }
 
+    /// Starts it with so many descriptors at most.
+    pub async fn start_with_files(&mut self, files: u64) {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\"")]);
+        self.start_by(command.arg(&self.program)).await;
+    }
+
     /// Starts it within the user and mount namespaces of that process.
     pub async fn start_within(&mut self, holder: u32) {
         let mut command = Command::new("nsenter");

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 const NOW: Timestamp = Timestamp::from_seconds(1_789_387_200);
 
 fn writer(directory: &TempDir, last: u32, end: u64) -> Writer {
-    Writer::start(Arc::new(LocalDisk), directory.path(), last, end, NOW).unwrap()
+    Writer::start(Arc::<LocalDisk>::default(), directory.path(), last, end, NOW).unwrap()
 }
 
 fn append(writer: &mut Writer, drafts: &[Draft]) -> Vec<Place> {
@@ -123,7 +123,7 @@ fn a_rewritten_segment_keeps_the_places() {
     for _ in 0..2 {
         let old = Segment::open(directory.path(), 1, Some(end)).unwrap();
         let keep = |frame: &Frame| Ok(wishes[usize::from(frame.kind) - 1].clone());
-        let done = rewrite(&LocalDisk, directory.path(), &old, false, NOW, keep).unwrap();
+        let done = rewrite(&LocalDisk::default(), directory.path(), &old, false, NOW, keep).unwrap();
         assert_eq!(done.after, std::fs::metadata(segment_path(directory.path(), 1)).unwrap().len());
         let new = Segment::open(directory.path(), 1, None).unwrap();
         assert_eq!((new.rewritten(), new.previous_end(), new.length()), (Some(NOW), 0, done.after));
@@ -163,7 +163,7 @@ fn an_empty_segment_goes_when_it_may() {
     writer.rotate(NOW).unwrap();
     for (may_go, left) in [(false, &[1, 2][..]), (true, &[2])] {
         let old = Segment::open(directory.path(), 1, Some(end)).unwrap();
-        rewrite(&LocalDisk, directory.path(), &old, may_go, NOW, |_| Ok(Keep::Nothing)).unwrap();
+        rewrite(&LocalDisk::default(), directory.path(), &old, may_go, NOW, |_| Ok(Keep::Nothing)).unwrap();
         assert_eq!(segments(directory.path()).unwrap(), left);
     }
 }
@@ -182,7 +182,7 @@ fn a_damaged_segment_is_not_rewritten() {
         flipped[byte] ^= 4;
         std::fs::write(&path, &flipped).unwrap();
         let old = Segment::open(directory.path(), 1, Some(end)).unwrap();
-        let done = rewrite(&LocalDisk, directory.path(), &old, true, NOW, |_| Ok(Keep::All));
+        let done = rewrite(&LocalDisk::default(), directory.path(), &old, true, NOW, |_| Ok(Keep::All));
         assert!(matches!(done, Err(RewriteError::Damaged(1))));
         assert_eq!(std::fs::read(&path).unwrap(), flipped);
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);

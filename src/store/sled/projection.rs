@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 /// The projection on disk.
 pub struct Projection {
     db: sled::Db,
+    /// sled's file once more, held open to be synced: there may be no descriptor left when it is to be.
+    log: File,
     window: Window,
     directory: PathBuf,
 }
@@ -69,7 +71,8 @@ impl Projection {
             _ => return Err(ProjectionError::Schema),
         }
         let window = Window::new((*db).clone())?;
-        Ok(Self { db, window, directory: directory.to_owned() })
+        let log = File::open(directory.join("db"))?;
+        Ok(Self { db, log, window, directory: directory.to_owned() })
     }
 
     /// The place in the journal up to which it is complete.
@@ -142,7 +145,7 @@ impl Projection {
 
     fn sync(&self) -> Result<(), ProjectionError> {
         self.db.flush()?;
-        File::open(self.directory.join("db"))?.sync_data()?;
+        self.log.sync_data()?;
         Ok(())
     }
 

@@ -1,0 +1,52 @@
+//! File descriptors: how many this process may have, and what is done where there is none left.
+
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit, setrlimit};
+use std::io;
+use std::sync::LazyLock;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Whether a call failed because this process, or the machine, has no descriptor left.
+pub fn is_shortage(error: &io::Error) -> bool {
+    error
+        .raw_os_error()
+        .is_some_and(|code| [Errno::MFILE, Errno::NFILE].iter().any(|errno| errno.raw_os_error() == code))
+}
+
+/// Waits a little after a connection could not be taken: the next try would fail alike. A shortage is noted.
+pub async fn pause_listener(error: &io::Error) {
+    if is_shortage(error) {
+        SHORTAGES.send_modify(|count| *count += 1);
+    } else {
+        tracing::error!(%error, "a connection cannot be taken");
+    }
+    tokio::time::sleep(AFTER_ERROR).await;
+}
+
+/// Follows how often a connection could not be taken for want of a descriptor.
+pub fn follow_shortages() -> watch::Receiver<u64> {
+    SHORTAGES.subscribe()
+}
+
+/// Descriptors in use, and how many there may be; `None` where the system does not say.
+pub fn count_open() -> Option<(u64, u64)> {
+    let allowed = getrlimit(Resource::Nofile).current?;
+    let open = std::fs::read_dir("/proc/self/fd").ok()?.count();
+    Some((open as u64, allowed))
+}
+
+/// Descriptors that this process can be allowed; `None`: as many as it likes.
+pub fn most_allowed() -> Option<u64> {
+    getrlimit(Resource::Nofile).maximum
+}
+
+/// Asks for as many descriptors as the system allows.
+pub fn raise_limit() -> io::Result<()> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    Ok(setrlimit(Resource::Nofile, limit)?)
+}
+
+static SHORTAGES: LazyLock<watch::Sender<u64>> = LazyLock::new(|| watch::Sender::new(0));
+const AFTER_ERROR: Duration = Duration::from_millis(200);
