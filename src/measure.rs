@@ -97,6 +97,7 @@ pub const MEASURES: &[Measure] = &[
         "Attempts to deliver mail from outside",
     ),
     counter("mailtrail_inbound_total", &["upstream", "outcome"], "Mail from outside that providers brought"),
+    counter("mailtrail_log_lines_lost_total", &[], "Log lines that nothing read in time"),
     gauge("mailtrail_orphan_events", &[], "Events that found no send so far"),
     gauge("mailtrail_queue_messages", &["state", "upstream"], "Mails that wait"),
     gauge("mailtrail_queue_oldest_seconds", &[], "Age of the oldest mail that waits, but for what is held"),

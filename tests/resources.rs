@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "resources/log.rs"]
+mod log;
 mod support;
 
 use std::net::SocketAddr;

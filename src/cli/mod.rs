@@ -330,10 +330,21 @@ fn print(bytes: &[u8]) {
     }
 }
 
-/// Says one line on standard error. Where nobody hears it, the exit code still tells the same.
+/// Says one line on standard error. Where nothing reads it, the exit code still tells the same.
 fn aside(line: impl std::fmt::Display) {
-    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+    let line = format!("{line}\n");
+    let (written, wait) = std::sync::mpsc::channel();
+    let write = move || {
+        let _ = std::io::stderr().write_all(line.as_bytes());
+        written.send(())
+    };
+    if std::thread::Builder::new().spawn(write).is_ok() {
+        let _ = wait.recv_timeout(ASIDE);
+    }
 }
+
+/// For the reader of standard error to take a line.
+const ASIDE: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Prints one JSON object in one line.
 fn say_json(value: &impl serde::Serialize) {

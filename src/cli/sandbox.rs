@@ -59,7 +59,7 @@ pub struct Arguments {
 
 pub async fn run(context: &Context, arguments: Arguments) -> Result<(), Trouble> {
     let form = logging::Form::Text { coloured: context.colour.is_for(&std::io::stderr()) };
-    logging::start(tracing::Level::INFO, form, logging::Addresses::Full);
+    let _log = logging::start(tracing::Level::INFO, form, logging::Addresses::Full);
     let failed = |error: &dyn std::fmt::Display| Trouble::Failed(error.to_string());
     let sandbox = sandbox::start(sandbox::Settings {
         face: arguments.provider,

@@ -47,7 +47,7 @@ pub async fn run(context: &Context, arguments: &Arguments) -> Result<Option<Succ
         Format::Json => Form::Json,
         Format::Journald => Form::Journal(&config.log.journal),
     };
-    logging::start(config.log.level, form, config.log.addresses);
+    let _log = logging::start(config.log.level, form, config.log.addresses);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }

@@ -6,15 +6,16 @@
 
 use super::redact::as_wanted;
 use std::fmt::{Debug, Write as _};
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_appender::non_blocking::NonBlocking;
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-/// Writes events to the journal.
+/// Sends entries to journald.
 #[derive(Debug)]
 pub struct Journal {
     socket: UnixDatagram,
@@ -30,15 +31,31 @@ impl Journal {
     }
 }
 
-impl<S: Subscriber> Layer<S> for Journal {
+impl Write for Journal {
+    fn write(&mut self, entry: &[u8]) -> io::Result<usize> {
+        if let Err(error) = self.socket.send_to(entry, &self.path) {
+            // Under systemd that leads to the journal, too.
+            let line = format!("{} (the journal takes nothing: {error})\n", message_of(entry));
+            io::stderr().write_all(line.as_bytes())?;
+        }
+        Ok(entry.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Makes entries of events.
+#[derive(Debug)]
+pub struct Entries(pub NonBlocking);
+
+impl<S: Subscriber> Layer<S> for Entries {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut words = Words::default();
         event.record(&mut words);
-        if let Err(error) = self.socket.send_to(&words.entry(event.metadata()), &self.path) {
-            // Under systemd that leads to the journal, too.
-            let line = format!("{}{} (the journal takes nothing: {error})\n", words.message, words.fields);
-            let _ = io::stderr().write_all(as_wanted(&line).as_bytes());
-        }
+        // It never fails: what finds no room is counted.
+        let _ = self.0.clone().write_all(&words.entry(event.metadata()));
     }
 }
 
@@ -102,6 +119,18 @@ fn put(entry: &mut Vec<u8>, name: &str, value: &str) {
     entry.push(b'\n');
 }
 
+/// The text of an entry, whose first field it is, in one line.
+fn message_of(entry: &[u8]) -> String {
+    let text = match entry.strip_prefix(b"MESSAGE\n").and_then(<[u8]>::split_first_chunk) {
+        Some((length, rest)) => rest.get(..u64::from_le_bytes(*length) as usize).unwrap_or(rest),
+        None => entry
+            .strip_prefix(b"MESSAGE=")
+            .and_then(|rest| rest.split(|b| *b == b'\n').next())
+            .unwrap_or(entry),
+    };
+    String::from_utf8_lossy(text).replace('\n', " ")
+}
+
 /// As syslog counts (RFC 5424 section 6.2.1).
 const fn priority(level: Level) -> &'static str {
     match level {
@@ -127,6 +156,12 @@ mod tests {
             entry
         };
         assert_eq!(framed("a=b"), b"NAME=a=b\n");
+        for text in ["a=b", "a\nb"] {
+            let mut entry = Vec::new();
+            put(&mut entry, "MESSAGE", text);
+            put(&mut entry, "PRIORITY", "6");
+            assert_eq!(message_of(&entry), text.replace('\n', " "));
+        }
         assert_eq!(framed("a\nb"), b"NAME\n\x03\0\0\0\0\0\0\0a\nb\n");
         let long = framed(&"ü".repeat(LONGEST));
         assert_eq!(long.len(), "NAME=\n".len() + LONGEST);

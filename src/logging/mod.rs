@@ -1,14 +1,20 @@
 //! Where the program's own log goes: standard error, which journald or a terminal reads, or the journal itself.
+//!
+//! No thread that logs waits for the reader of the log ([`writer`]): lines that are too many are lost and counted. Addresses
+//! are hidden before a line waits to be written.
 
 mod journal;
 mod redact;
+mod writer;
 
 pub use redact::Addresses;
+pub use writer::LogGuard;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use journal::Journal;
+use journal::{Entries, Journal};
 use redact::Redacted;
 use std::io::IsTerminal;
+use std::panic::PanicHookInfo;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -43,33 +49,50 @@ pub enum Form<'a> {
     Journal(&'a Path),
 }
 
-/// Starts the log once per process; a second start changes nothing.
-pub fn start(level: Level, form: Form<'_>, addresses: Addresses) {
+/// Starts the log once per process; a second start changes nothing. What waits to be written is written when the guard is
+/// dropped.
+pub fn start(level: Level, form: Form<'_>, addresses: Addresses) -> LogGuard {
     Redacted::set(addresses);
     let (filter, handle) = reload::Layer::new(filter(level));
     let registry = tracing_subscriber::registry().with(filter);
-    let lines = fmt::layer().with_writer(Redacted);
-    let text = |coloured| lines.with_ansi(coloured).with_target(false);
-    let mut missed = None;
-    let started = match form {
-        Form::Json => registry.with(fmt::layer().with_writer(Redacted).json()).try_init(),
-        Form::Text { coloured } => registry.with(text(coloured)).try_init(),
+    let (journal, missed) = match form {
         Form::Journal(path) => match Journal::open(path) {
-            Ok(journal) => registry.with(journal).try_init(),
-            Err(error) => {
-                missed = Some((path, error));
-                registry.with(text(false)).try_init()
-            }
+            Ok(journal) => (Some(journal), None),
+            Err(error) => (None, Some((path, error))),
         },
+        Form::Text { .. } | Form::Json => (None, None),
+    };
+    let (started, guard) = if let Some(journal) = journal {
+        let (lines, guard) = writer::start(journal);
+        (registry.with(Entries(lines)).try_init(), guard)
+    } else {
+        let (lines, guard) = writer::start(std::io::stderr());
+        let layer = fmt::layer().with_writer(Redacted(lines));
+        let started = match form {
+            Form::Json => registry.with(layer.json()).try_init(),
+            Form::Text { coloured } => registry.with(layer.with_ansi(coloured).with_target(false)).try_init(),
+            Form::Journal(_) => registry.with(layer.with_ansi(false).with_target(false)).try_init(),
+        };
+        (started, guard)
     };
     if let Some((path, error)) = missed {
         let journal = path.display();
         tracing::warn!(%journal, %error, "no journald listens; the log goes to standard error: see `journal` in [log]");
     }
     // Only tests start twice.
-    if started.is_ok() {
-        let _ = FILTER.set(handle);
+    if started.is_err() {
+        return LogGuard::none();
     }
+    let _ = FILTER.set(handle);
+    std::panic::set_hook(Box::new(log_panic));
+    guard
+}
+
+/// The log takes what a panic says, too: standard error may have no reader.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or("unnamed");
+    tracing::error!(thread, "{}", panic.to_string().replace('\n', " "));
 }
 
 /// Writes less or more from now on, and addresses so.

@@ -2,9 +2,10 @@ use hmac::{Hmac, KeyInit, Mac};
 use regex::Regex;
 use sha2::Sha256;
 use std::borrow::Cow;
-use std::io::{self, Stderr, Write};
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{LazyLock, OnceLock};
+use tracing_appender::non_blocking::NonBlocking;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// How mail addresses are written in the log.
@@ -19,9 +20,9 @@ pub enum Addresses {
     Hidden,
 }
 
-/// Writes lines to standard error, with addresses as they are wanted.
-#[derive(Clone, Copy, Debug)]
-pub struct Redacted;
+/// Writes lines, with addresses as they are wanted.
+#[derive(Clone, Debug)]
+pub struct Redacted(pub NonBlocking);
 
 impl Redacted {
     /// From now on they are written so.
@@ -34,13 +35,13 @@ impl<'a> MakeWriter<'a> for Redacted {
     type Writer = Line;
 
     fn make_writer(&'a self) -> Line {
-        Line(io::stderr())
+        Line(self.0.clone())
     }
 }
 
 /// One line, which comes in one piece.
 #[derive(Debug)]
-pub struct Line(Stderr);
+pub struct Line(NonBlocking);
 
 impl Write for Line {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

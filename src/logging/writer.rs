@@ -1,0 +1,96 @@
+//! The thread that writes log lines, so that no other thread waits for the reader of the log.
+//!
+//! Lines wait in a channel of [`LINES`]; a line that finds it full is lost and counted. Once the channel is empty again, the
+//! number of lost lines is logged and `mailtrail_log_lines_lost_total` rises.
+
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{OnceLock, mpsc};
+use std::time::Duration;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+
+/// Ends the log. Dropping it writes the lines that wait, but gives up after [`FLUSH_TIMEOUT`].
+#[must_use = "lines are lost that are not written when the process ends"]
+#[derive(Debug)]
+pub struct LogGuard(Option<WorkerGuard>);
+
+/// Starts the thread that writes lines to `output`, which gets each in one piece.
+pub fn start(output: impl Write + Send + 'static) -> (NonBlocking, LogGuard) {
+    let output = Counted { output, failed: false, reported: 0 };
+    let builder = NonBlockingBuilder::default().buffered_lines_limit(LINES).thread_name("log");
+    let (lines, guard) = builder.finish(output);
+    // Only tests start twice.
+    let _ = DROPPED.set(lines.error_counter());
+    (lines, LogGuard(Some(guard)))
+}
+
+impl LogGuard {
+    /// Of a log that has no thread.
+    pub fn none() -> Self {
+        Self(None)
+    }
+}
+
+impl Drop for LogGuard {
+    /// The guard of the library may block: it writes to standard output where the channel is full.
+    fn drop(&mut self) {
+        let Some(guard) = self.0.take() else { return };
+        let (flushed, wait) = mpsc::channel();
+        let flush = move || {
+            drop(guard);
+            flushed.send(())
+        };
+        if std::thread::Builder::new().name("log-end".into()).spawn(flush).is_ok() {
+            // Either way the process ends.
+            let _ = wait.recv_timeout(FLUSH_TIMEOUT);
+        }
+    }
+}
+
+/// An output whose lost lines are counted and reported.
+struct Counted<W> {
+    output: W,
+    /// Whether the last line could not be written.
+    failed: bool,
+    /// Lost lines that were reported.
+    reported: u64,
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let written = self.output.write_all(line);
+        self.failed = written.is_err();
+        if self.failed {
+            UNWRITTEN.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    /// Called whenever no line waits.
+    fn flush(&mut self) -> io::Result<()> {
+        let lost = lost_lines();
+        if lost > self.reported {
+            metrics::counter!("mailtrail_log_lines_lost_total").absolute(lost);
+            // A report to an output that fails would be one more lost line.
+            if !self.failed {
+                let lines = lost - self.reported;
+                self.reported = lost;
+                tracing::warn!(lines, "log lines were lost; the reader of the log is too slow");
+            }
+        }
+        self.output.flush()
+    }
+}
+
+/// Lines so far that found the channel full or could not be written.
+fn lost_lines() -> u64 {
+    let dropped = DROPPED.get().map_or(0, ErrorCounter::dropped_lines);
+    UNWRITTEN.load(Ordering::Relaxed) + dropped as u64
+}
+
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+static UNWRITTEN: AtomicU64 = AtomicU64::new(0);
+/// Lines that wait for their writing, some 200 bytes each.
+const LINES: usize = 8192;
+/// For the lines that wait at the end.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,0 +1,179 @@
+//! A log whose reader is too slow, or has gone.
+
+use super::support;
+use super::support::client::Client;
+use super::support::process::{Process, free_port};
+use std::io::Read;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// A relay whose policy refuses suppressed recipients: each such RCPT is a log line.
+fn process_with_log(log: &str) -> Process {
+    let process = Process::toward(free_port(), "");
+    let text = process.configuration(free_port(), "");
+    process.configure(&format!("{text}[suppression]\npolicy = \"reject\"\n[log]\n{log}\n"));
+    process
+}
+
+/// A running `serve` that ends with the test.
+struct Serving(Child);
+
+impl Serving {
+    /// Starts with standard error a pipe that is not read.
+    async fn start(process: &Process) -> Self {
+        let mut command = process.command(&["serve"]);
+        let serving = Self(command.stderr(Stdio::piped()).spawn().unwrap());
+        let address = process.address(1);
+        support::eventually("the relay listens", || std::net::TcpStream::connect(address).ok()).await;
+        serving
+    }
+
+    async fn terminate(&mut self) -> std::process::ExitStatus {
+        let id = self.0.id().to_string();
+        support::run(std::process::Command::new("kill").args(["-TERM", &id])).await.unwrap();
+        support::eventually_within(2 * support::PATIENCE, "SIGTERM ends it", || self.0.try_wait().unwrap())
+            .await
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Has the relay log some thousand lines: far more than a pipe or a socket holds.
+async fn log_thousands_of_lines(process: &Process) {
+    let said = process.ask(&["suppress", "add", "ada@example.net", "--reason", "complaint"]).await;
+    assert_eq!(said.code, 0, "{}", said.err);
+    for _ in 0..500 {
+        // Connections that are refused are what a client without any right can cause.
+        assert!(within(Client::connect(process.address(2))).await.is_err());
+    }
+    for _ in 0..LINES / COMMANDS {
+        let mut client = within(Client::connect(process.address(1))).await.unwrap();
+        within(client.ask("MAIL FROM:<a@example.com>")).await.unwrap();
+        within(client.say(&"RCPT TO:<ada@example.net>\r\n".repeat(COMMANDS))).await.unwrap();
+        for _ in 0..COMMANDS {
+            assert_eq!(within(client.answer()).await.unwrap().0, 550);
+        }
+    }
+}
+
+/// The relay greets, answers the command line and takes mail.
+async fn assert_that_it_works(process: &Process) {
+    let mut client = within(Client::connect(process.address(1))).await.unwrap();
+    let mail = client.submit("a@example.com", &["b@example.net"], "Subject: x\r\n\r\nbody\r\n");
+    let id = within(mail).await.unwrap();
+    let said = within(process.ask(&["queue", "list"])).await;
+    assert!(said.code == 0 && said.out.contains(&id[..10]), "{} {}", said.out, said.err);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standard_error_that_nothing_reads_holds_nothing_up() {
+    let process = process_with_log("format = \"text\"");
+    let mut serving = Serving::start(&process).await;
+    log_thousands_of_lines(&process).await;
+    assert_that_it_works(&process).await;
+    assert!(serving.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journald_that_reads_nothing_holds_nothing_up() {
+    let process = process_with_log("format = \"journald\"\njournal = \"journal.socket\"");
+    let _journald = UnixDatagram::bind(process.directory().join("journal.socket")).unwrap();
+    let mut serving = Serving::start(&process).await;
+    log_thousands_of_lines(&process).await;
+    assert_that_it_works(&process).await;
+    assert!(serving.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_comes_back_learns_how_many_lines_it_missed() {
+    for format in ["text", "json"] {
+        let process = process_with_log(&format!("format = \"{format}\""));
+        let mut serving = Serving::start(&process).await;
+        log_thousands_of_lines(&process).await;
+        let mut log = serving.0.stderr.take().unwrap();
+        let reading = std::thread::spawn(move || {
+            let mut text = String::new();
+            log.read_to_string(&mut text).map(|_| text)
+        });
+        // What is logged from here on has a reader.
+        assert_that_it_works(&process).await;
+        assert!(serving.terminate().await.success());
+        let text = reading.join().unwrap().unwrap();
+        let lost: usize = text.lines().filter_map(lost_lines).sum();
+        let refused = text.lines().filter(|line| line.contains("a suppressed recipient was refused")).count();
+        assert!(lost > 0, "{} lines", text.lines().count());
+        assert!(refused < LINES && refused + lost >= LINES, "{refused} written, {lost} lost of {LINES}");
+        assert!(
+            text.lines().any(|line| line.contains("stopping")),
+            "the last lines are written before the end"
+        );
+        if format == "json" {
+            assert!(text.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standard_error_whose_reader_has_gone_ends_nothing() {
+    let process = process_with_log("format = \"text\"");
+    let mut serving = Serving::start(&process).await;
+    drop(serving.0.stderr.take());
+    log_thousands_of_lines(&process).await;
+    assert_that_it_works(&process).await;
+    assert!(serving.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_with_an_error_needs_no_reader_either() {
+    let process = process_with_log("format = \"text\"");
+    let mut serving = Serving::start(&process).await;
+    log_thousands_of_lines(&process).await;
+    // The second one cannot have the store, writes to the same pipe, and says so by its code.
+    let pipe = serving.0.stderr.take().unwrap();
+    let full = pipe_that_is_full();
+    let mut command = process.command(&["serve"]);
+    let mut second = command.stderr(full.1).spawn().unwrap();
+    let ended = support::eventually("the second one ends", || second.try_wait().unwrap()).await;
+    assert_eq!(ended.code(), Some(1));
+    drop((pipe, full.0));
+    assert!(serving.terminate().await.success());
+}
+
+/// A pipe into which nothing more fits, and whose reader does not read.
+fn pipe_that_is_full() -> (std::io::PipeReader, std::io::PipeWriter) {
+    use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+    use std::io::Write;
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let flags = fcntl_getfl(&writer).unwrap();
+    fcntl_setfl(&writer, flags | OFlags::NONBLOCK).unwrap();
+    while writer.write(&[b'\n'; 4096]).is_ok() {}
+    fcntl_setfl(&writer, flags).unwrap();
+    (reader, writer)
+}
+
+/// How many lines a line says were lost.
+fn lost_lines(line: &str) -> Option<usize> {
+    let (_, count) = line.contains("log lines were lost").then(|| line.split_once("lines"))??;
+    let digits = line
+        .split_once("lines=")
+        .or_else(|| line.split_once("\"lines\":"))
+        .map_or(count, |(_, digits)| digits);
+    digits.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
+}
+
+/// Fails where the relay does not answer at all.
+async fn within<T>(answer: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(30), answer).await.expect("the relay does not answer")
+}
+
+/// Log lines: more than are kept for a reader.
+const LINES: usize = 20 * COMMANDS;
+/// Refused recipients of one session, which may have a thousand commands without a message.
+const COMMANDS: usize = 900;
