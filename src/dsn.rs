@@ -68,7 +68,7 @@ impl Report<'_> {
 
     fn reason(&self) -> String {
         let address = &self.recipient.address;
-        match (self.failed(), self.recipient.reason().in_one_line(), self.recipient.state()) {
+        match (self.failed(), self.recipient.explanation(), self.recipient.state()) {
             (false, ..) => format!("{address}: delivered"),
             (true, Some(said), _) => format!("{address}: {said}"),
             (true, None, state) => format!("{address}: {}", state.word()),
@@ -93,7 +93,7 @@ impl Report<'_> {
             );
             // Section 2.3.6: the type is of the words, and what no server said is no reply.
             let kind = if words.code.is_some() { "smtp" } else { "x-mailtrail" };
-            let diagnosis = words.in_one_line().map(|said| format!("{kind}; {said}"));
+            let diagnosis = self.recipient.explanation().map(|said| format!("{kind}; {said}"));
             about.extend(diagnosis.map(|diagnosis| HeaderLine::new("Diagnostic-Code", &diagnosis)));
         }
         [lines, about].map(|lines| block(&lines)).join("\r\n")

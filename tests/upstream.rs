@@ -7,11 +7,14 @@ mod scene;
 #[path = "support/scripted.rs"]
 mod scripted;
 
+use bytes::Bytes;
 use mailtrail::clock::{Clock, Timestamp};
-use mailtrail::ledger::{Begun, Standing, State, What};
+use mailtrail::event::{Event, Kind, Words};
+use mailtrail::id::TrackingId;
+use mailtrail::ledger::{Begun, Notice, Standing, State, Via, What};
 use mailtrail::tls;
 use scene::{LONG, Scene, attempts, message, states, taken};
-use scripted::{Act, At, Script};
+use scripted::{Act, At, Script, Server};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -476,3 +479,186 @@ fn flip(segment: &Path, message: &str, place: usize) {
 
 /// Short pauses, also after a refused login.
 const QUICK_BREAKER: &str = "[upstream.breaker]\npause = \"100ms\"\nlongest_pause = \"1s\"";
+
+/// A message that was sent whole and refused for now may have arrived all the same: the provider's event with our id
+/// says so, and it is not sent again.
+#[tokio::test(start_paused = true)]
+async fn an_event_with_our_id_settles_what_was_sent_whole() {
+    for (act, kind, state) in [
+        (Act::Say("451 4.3.0 try again later"), Kind::Delivered, State::Delivered),
+        (Act::Say("452 4.3.1 insufficient storage"), Kind::Accepted, State::Relayed),
+        (Act::Say("450 4.7.1 greylisted"), Kind::Deferred, State::Relayed),
+        (Act::Bye("421 4.3.2 closing"), Kind::Bounced, State::Bounced),
+        (Act::Say("451 4.7.0 slow down"), Kind::Opened, State::Relayed),
+        (Act::Close, Kind::Delivered, State::Delivered),
+    ] {
+        let what = format!("{act:?} {kind:?}");
+        let script = Script::new().at(At::Dot, [Some(act)]);
+        let scene = Scene::in_leaps(Server::start(script).await, "").await;
+        let id = scene.send(1, &["a@example.net"]).await;
+        scene.until("an attempt", || scene.trail(id).attempts == 1).await;
+        report(&scene, Some(id), kind, Some("a@example.net")).await;
+        scene.wait(Duration::from_secs(2 * 3600)).await;
+        let trail = scene.trail(id);
+        assert_eq!((states(&trail), trail.attempts, trail.due), (vec![state], 1, None), "{what}");
+        assert_eq!(scene.server.taken(), [], "{what}");
+    }
+}
+
+/// An event is no proof for a recipient that had no part in a transaction, and none where it may speak of another send
+/// with the same Message-ID.
+#[tokio::test(start_paused = true)]
+async fn an_event_settles_nobody_whose_message_was_not_sent() {
+    let script = Script::new()
+        .to("b@example.net", [Act::Say("450 4.2.0 greylisted"), Act::Say("250 now")])
+        .at(At::Dot, [Some(Act::Say("451 4.3.0 try again later"))]);
+    let scene = Scene::in_leaps(Server::start(script).await, "").await;
+    let id = scene.send(1, &["a@example.net", "b@example.net"]).await;
+    scene.until("an attempt", || scene.trail(id).attempts == 1).await;
+    report(&scene, Some(id), Kind::Delivered, None).await;
+    let trail = scene.settled(id).await;
+    assert_eq!(states(&trail), [State::Delivered, State::Delivered]);
+    let to: Vec<_> = scene.server.taken().into_iter().map(|taken| taken.recipients).collect();
+    assert_eq!(to, [["b@example.net"]]);
+    // By Message-ID alone.
+    scene.server.with(|script| script.add(At::Dot, [Some(Act::Say("451 4.3.0 try again later"))]));
+    let id = scene.send(2, &["c@example.net"]).await;
+    scene.until("an attempt", || scene.trail(id).attempts == 1).await;
+    report(&scene, None, Kind::Delivered, Some("c@example.net")).await;
+    assert_eq!(attempts(&scene.settled(id).await), [Standing::Queued, Standing::Relayed]);
+}
+
+/// The first copy arrived, whatever became of the second.
+#[tokio::test]
+async fn proof_of_a_copy_outlasts_the_refusal_of_the_next() {
+    for act in [Act::Close, Act::Say("451 4.3.0 try again later")] {
+        let script = Script::new()
+            .at(At::Dot, [Some(act.clone())])
+            .at(At::Rcpt, [None, Some(Act::Say("550 5.7.1 duplicate"))]);
+        let scene = Scene::new(script, "").await;
+        let id = scene.send(1, &["a@example.net"]).await;
+        assert_eq!(states(&scene.settled(id).await), [State::Bounced], "{act:?}");
+        report(&scene, Some(id), Kind::Delivered, Some("a@example.net")).await;
+        scene.until("the proof", || states(&scene.trail(id)) == [State::Delivered]).await;
+    }
+    // A clear no behind the dot of the only attempt stays one.
+    let scene = Scene::new(Script::new().at(At::Dot, [Some(Act::Say("550 5.7.1 spam"))]), "").await;
+    let id = scene.send(1, &["a@example.net"]).await;
+    scene.settled(id).await;
+    report(&scene, Some(id), Kind::Delivered, Some("a@example.net")).await;
+    scene.until("the event", || scene.trail(id).facts.len() == 3).await;
+    assert_eq!(states(&scene.trail(id)), [State::Bounced]);
+}
+
+/// Whoever reads the report must not believe that nothing arrived.
+#[tokio::test]
+async fn a_report_on_a_refused_retry_says_that_a_copy_may_have_arrived() {
+    for (first, refusal, says) in [
+        (Act::Close, (At::Rcpt, Act::Say("550 5.7.1 not you")), true),
+        (Act::Close, (At::Mail, Act::Say("550 5.7.1 not you")), true),
+        (Act::Reset, (At::Data, Act::Say("554 5.7.1 not this")), true),
+        (Act::Close, (At::Dot, Act::Say("554 5.7.1 not this")), true),
+        (Act::Say("451 4.3.0 later"), (At::Rcpt, Act::Say("550 5.7.1 not you")), false),
+    ] {
+        let what = format!("{first:?} {refusal:?}");
+        let (at, act) = refusal;
+        let mut script = Script::new().at(At::Dot, [Some(first)]);
+        script.add(at, [None, Some(act)].into_iter().skip(usize::from(at == At::Dot)));
+        let scene = Scene::new(script, "connections = 1").await;
+        let id = scene.send_with(1, &["b@example.net"], |send| send.reports = true).await;
+        let trail = scene.settled(id).await;
+        assert_eq!(states(&trail), [State::Bounced], "{what}");
+        scene.until("the report", || !scene.server.taken().is_empty()).await;
+        let report = String::from_utf8(scene.server.taken().remove(0).message).unwrap();
+        let report = report.replace("\r\n", " ").replace(['\t', '='], "");
+        let (reason, status) = report.split_once("message/delivery-status").unwrap();
+        let found = [reason, status].map(|part| part.contains("a copy may have arrived"));
+        assert_eq!(found, [says; 2], "{what}: {report}");
+    }
+}
+
+/// RFC 5321 section 4.5.3.1.10: once some were taken, more than that is for another transaction, in whatever code that
+/// is said.
+#[tokio::test]
+async fn recipients_beyond_what_a_transaction_takes_go_in_the_next() {
+    let recipients: Vec<_> = (0..60).map(|number| format!("r{number}@example.net")).collect();
+    let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
+    for mode in MODES {
+        for refusal in [
+            "552 Too many recipients",
+            "552 5.5.3 Too many recipients",
+            "552 Requested mail action aborted",
+            "452 4.5.3 Error: too many recipients",
+            "550 5.5.3 Recipient limit exceeded",
+            "554 5.7.1 Error: too many recipients in this transaction",
+        ] {
+            let mut script = Script::new();
+            script.most_recipients = Some((20, refusal));
+            let scene = Scene::new(script, mode).await;
+            let trail = scene.settled(scene.send(1, &recipients).await).await;
+            let what = format!("{mode} {refusal}");
+            assert_eq!(states(&trail), [State::Relayed; 60], "{what}");
+            let sizes: Vec<_> = scene.server.taken().iter().map(|taken| taken.recipients.len()).collect();
+            assert_eq!(sizes, [20; 3], "{what}");
+            let to: Vec<_> = scene.server.taken().into_iter().flat_map(|taken| taken.recipients).collect();
+            assert_eq!(to, recipients, "{what}");
+        }
+    }
+}
+
+/// The same where the transaction that took some comes to nothing.
+#[tokio::test]
+async fn the_other_recipients_go_also_where_the_first_transaction_fails() {
+    let recipients: Vec<_> = (0..5).map(|number| format!("r{number}@example.net")).collect();
+    let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
+    for (at, act, first) in [
+        (At::Dot, Act::Say("451 4.3.0 later"), State::Relayed),
+        (At::Dot, Act::Say("554 5.7.1 spam"), State::Bounced),
+        (At::Dot, Act::Close, State::Relayed),
+        (At::Data, Act::Say("451 4.3.0 later"), State::Relayed),
+        (At::Data, Act::Say("554 5.7.1 no"), State::Bounced),
+    ] {
+        let what = format!("{at:?} {act:?}");
+        let mut script = Script::new().at(at, [Some(act)]);
+        script.most_recipients = Some((2, "552 5.5.3 Too many recipients"));
+        let scene = Scene::new(script, "").await;
+        let trail = scene.settled(scene.send(1, &recipients).await).await;
+        let expected = [first, first, State::Relayed, State::Relayed, State::Relayed];
+        assert_eq!(states(&trail), expected, "{what}");
+        let mut to: Vec<_> = scene.server.taken().into_iter().flat_map(|taken| taken.recipients).collect();
+        to.sort();
+        assert_eq!(to, recipients[if first == State::Bounced { 2 } else { 0 }..], "{what}");
+    }
+}
+
+/// Where nobody was taken, 552 is about the recipient: its mailbox is full.
+#[tokio::test]
+async fn a_full_mailbox_is_one_recipient_s_refusal() {
+    let script = Script::new()
+        .to("a@example.net", [Act::Say("552 5.2.2 mailbox full")])
+        .to("c@example.net", [Act::Say("552 5.2.2 mailbox full")])
+        .to("d@example.net", [Act::Say("552 exceeded storage allocation")]);
+    let scene = Scene::new(script, "").await;
+    let everybody = ["a@example.net", "b@example.net", "c@example.net", "d@example.net"];
+    let trail = scene.settled(scene.send(1, &everybody).await).await;
+    assert_eq!(states(&trail), [State::Bounced, State::Relayed, State::Bounced, State::Bounced]);
+    assert_eq!(scene.server.taken().len(), 1);
+}
+
+/// The provider reports what became of a send, by our id or by its Message-ID.
+async fn report(scene: &Scene, tracking: Option<TrackingId>, kind: Kind, recipient: Option<&str>) {
+    let at = scene.time.clock().now();
+    let event = Event {
+        kind,
+        at,
+        identity: format!("{kind:?} {}", fastrand::u64(..)),
+        recipient: recipient.map(str::to_owned),
+        tracking,
+        message_id: tracking.is_none().then(|| scene::message_id()).flatten(),
+        by_machine: false,
+        test_mode: false,
+        words: Words { name: kind.word().to_owned(), ..Words::default() },
+    };
+    let notice = Notice { upstream: "up".into(), at, via: Via::Webhook, token: None, event };
+    scene.store().report(notice, Bytes::new()).await.unwrap();
+}

@@ -256,7 +256,7 @@ impl From<&Trail> for QueueLine {
             size: send.size,
             from: send.sender.as_ref().map(ToString::to_string).unwrap_or_default(),
             to: waiting().map(|recipient| recipient.address.to_string()).collect(),
-            reason: waiting().find_map(|recipient| recipient.reason().in_one_line()),
+            reason: waiting().find_map(|recipient| recipient.explanation()),
         }
     }
 }
@@ -307,7 +307,7 @@ fn recipient_view(trail: &Trail, place: u16, recipient: &Recipient) -> Recipient
     RecipientView {
         address: recipient.address.to_string(),
         state: state(trail, recipient).word().to_owned(),
-        reason: recipient.reason().in_one_line(),
+        reason: recipient.explanation(),
         notify: wish.and_then(|wish| wish.notify).map(notify),
         orcpt: wish.and_then(|wish| wish.orcpt.as_deref()).map(str::to_owned),
         marks,

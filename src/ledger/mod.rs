@@ -13,6 +13,7 @@ mod ordered;
 mod polled;
 mod recipient;
 mod send;
+pub mod step;
 mod tally;
 
 pub use erased::Erased;
@@ -22,7 +23,7 @@ pub use inbound::{Arrival, Fate, Inbound, InboundMail, Leg, Move};
 pub use inbox::{Dead, Replay};
 pub use ordered::{Chore, Errand, Ordered};
 pub use polled::Polled;
-pub use recipient::{Failure, Mark, MarkKind, Marks, Recipient, Standing, State};
+pub use recipient::{Failure, Mark, MarkKind, Marks, Recipient, Sent, Standing, State};
 pub use send::{
     About, Accepted, Action, Begun, Notice, Occasion, Outcome, Repeated, Send, Settled, Switch, Trail, Verb,
     Via, Waits,

@@ -1,4 +1,4 @@
-use super::{Occasion, Verb};
+use super::{Occasion, Rung, Verb, step};
 use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};
 use crate::mail::Mailbox;
@@ -20,6 +20,22 @@ pub struct Recipient {
     pub failure: Option<Failure>,
     /// The gravest occasion on which the sender was, or is about to be, told.
     pub told: Option<Occasion>,
+    /// How far our attempts came that did not end with a clear answer.
+    pub sent: Sent,
+    /// Whether an event that names our tracking id shows that the provider has the message.
+    pub traced: bool,
+}
+
+/// How far the attempts came that had no clear end; the furthest counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Sent {
+    /// No message was sent whole.
+    #[default]
+    Nothing,
+    /// A message was sent whole, and refused for now.
+    Deferred,
+    /// A message was sent whole, and no answer came: a copy may have arrived.
+    Unanswered,
 }
 
 /// A provider's report of a permanent failure.
@@ -233,24 +249,35 @@ impl Recipient {
             words: Words::default(),
             failure: None,
             told: None,
+            sent: Sent::default(),
+            traced: false,
         }
     }
 
-    /// Takes what an attempt came to. One that failed for now does not tell how an earlier one ended: what may have
-    /// arrived still may have.
-    pub fn attempted(&mut self, standing: Standing) {
+    /// Takes what an attempt came to, and its words. One that failed for now does not tell how an earlier one ended:
+    /// what may have arrived still may have.
+    pub fn attempted(&mut self, standing: Standing, words: &Words) {
+        let sent = match standing {
+            Standing::Unknown => Sent::Unanswered,
+            Standing::Queued if step::SENT_WHOLE.contains(&&*words.name) => Sent::Deferred,
+            _ => Sent::Nothing,
+        };
+        self.sent = self.sent.max(sent);
         if (self.standing, standing) != (Standing::Unknown, Standing::Queued) {
             self.standing = standing;
         }
+        self.words = words.clone();
     }
 
-    /// Takes a provider's event; the caller has made sure that it is no repetition.
-    pub fn report(&mut self, event: &Event) {
-        self.mark(event.kind, event.by_machine, event.at, &event.words);
+    /// Takes a provider's event, which found the send by `rung`; the caller has made sure that it is no repetition.
+    pub fn report(&mut self, event: &Event, rung: Rung) {
+        self.mark(event.kind, event.by_machine, event.at, &event.words, rung);
     }
 
     /// The same, of what a trail keeps of an event.
-    pub fn mark(&mut self, kind: Kind, by_machine: bool, at: Timestamp, words: &Words) {
+    pub fn mark(&mut self, kind: Kind, by_machine: bool, at: Timestamp, words: &Words, rung: Rung) {
+        // What the provider refused, it does not have.
+        self.traced |= rung == Rung::Tracking && !matches!(kind, Kind::Rejected | Kind::Unknown);
         self.marks.add(if by_machine { MarkKind::ByMachine(kind) } else { MarkKind::By(kind) }, at);
         if kind.is_permanent_failure() {
             let reported = Failure { kind, at, words: words.clone() };
@@ -268,20 +295,42 @@ impl Recipient {
         }
     }
 
+    /// The reason in one line; it also says when a copy may have arrived although an attempt failed.
+    pub fn explanation(&self) -> Option<String> {
+        let said = self.reason().in_one_line();
+        let copy = self.may_have_arrived().then(|| COPY.to_owned());
+        match (said, copy) {
+            (Some(said), Some(copy)) => Some(format!("{said}; {copy}")),
+            (said, copy) => said.or(copy),
+        }
+    }
+
+    /// Whether an attempt failed for good and an earlier one, which got no answer, may have delivered a copy.
+    pub fn may_have_arrived(&self) -> bool {
+        self.sent == Sent::Unanswered && self.state().is_failure() && !self.is_reported()
+    }
+
+    /// Whether the provider has a copy that was sent whole: an event that names our tracking id speaks of it.
+    fn is_proven(&self) -> bool {
+        self.traced && self.sent != Sent::Nothing
+    }
+
     /// What became of it. A permanent failure is never hidden by a delivery, early or late; a provider that reports
-    /// anything has the message, whatever our own attempts came to. Only one that waits for its attempt stays so: an
-    /// event cannot speak of what was not sent.
+    /// anything has the message, whatever our own attempts came to. One that waits for its attempt, or was refused,
+    /// stays so unless a message was sent whole before and the event names our id: an event cannot speak of what was
+    /// not sent, and by Message-ID it may speak of another send.
     pub fn state(&self) -> State {
         match self.standing {
-            Standing::Queued if self.held => State::Held,
-            Standing::Queued => State::Queued,
-            Standing::Bounced => State::Bounced,
+            Standing::Queued if self.held && !self.is_proven() => State::Held,
+            Standing::Queued if !self.is_proven() => State::Queued,
+            Standing::Bounced if !self.is_proven() => State::Bounced,
             _ if self.marks.has(Kind::Bounced) => State::Bounced,
             _ if self.marks.has(Kind::Delivered) => State::Delivered,
             _ if self.marks.has(Kind::Suppressed) => State::Suppressed,
             _ if self.marks.has(Kind::Rejected) => State::Failed,
             _ if self.is_reported() => State::Relayed,
-            Standing::Relayed => State::Relayed,
+            Standing::Queued | Standing::Relayed => State::Relayed,
+            Standing::Bounced => State::Bounced,
             Standing::Failed => State::Failed,
             Standing::Expired => State::Expired,
             Standing::Cancelled => State::Cancelled,
@@ -322,6 +371,9 @@ impl Recipient {
     }
 }
 
+/// What is said of a copy that may have arrived.
+const COPY: &str = "an earlier attempt was sent whole and got no answer, so a copy may have arrived";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -343,7 +395,10 @@ mod tests {
     fn after(standing: Standing, kinds: &[Kind]) -> State {
         let mut recipient = Recipient::new("ada@example.net".parse().unwrap());
         recipient.standing = standing;
-        kinds.iter().enumerate().for_each(|(i, kind)| recipient.report(&event(*kind, i as u64, false)));
+        kinds
+            .iter()
+            .enumerate()
+            .for_each(|(i, kind)| recipient.report(&event(*kind, i as u64, false), Rung::MessageId));
         recipient.state()
     }
 
@@ -368,6 +423,43 @@ mod tests {
         }
     }
 
+    /// An event proves something where a message was sent whole and the event names our tracking id.
+    #[test]
+    fn proof_settles_what_was_sent_whole() {
+        use Standing::{Bounced, Queued, Unknown};
+        let (tracking, other) = (Rung::Tracking, Rung::MessageId);
+        for (attempts, kind, rung, expected) in [
+            (&[(Queued, "end of data")][..], Kind::Delivered, tracking, State::Delivered),
+            (&[(Queued, "messages.mime")], Kind::Accepted, tracking, State::Relayed),
+            (&[(Queued, "end of data")], Kind::Bounced, tracking, State::Bounced),
+            (&[(Queued, "end of data")], Kind::Rejected, tracking, State::Queued),
+            (&[(Queued, "end of data")], Kind::Unknown, tracking, State::Queued),
+            (&[(Queued, "end of data")], Kind::Delivered, other, State::Queued),
+            (&[(Queued, "RCPT")], Kind::Delivered, tracking, State::Queued),
+            (&[(Queued, "end of data"), (Queued, "RCPT")], Kind::Delivered, tracking, State::Delivered),
+            (&[(Queued, "end of data"), (Bounced, "RCPT")], Kind::Delivered, tracking, State::Delivered),
+            (&[(Unknown, "end of data"), (Bounced, "RCPT")], Kind::Delivered, tracking, State::Delivered),
+            (&[(Unknown, "end of data"), (Bounced, "RCPT")], Kind::Delivered, other, State::Bounced),
+            (&[(Bounced, "end of data")], Kind::Delivered, tracking, State::Bounced),
+        ] {
+            for early in [false, true] {
+                let mut recipient = Recipient::new("ada@example.net".parse().unwrap());
+                let event = event(kind, 1, false);
+                if early {
+                    recipient.report(&event, rung);
+                }
+                for (standing, name) in attempts {
+                    let words = Words { name: (*name).to_owned(), ..Words::default() };
+                    recipient.attempted(*standing, &words);
+                }
+                if !early {
+                    recipient.report(&event, rung);
+                }
+                assert_eq!(recipient.state(), expected, "{attempts:?} {kind:?} {rung:?} {early}");
+            }
+        }
+    }
+
     #[test]
     fn events_in_any_order_end_in_the_same() {
         let mut random = fastrand::Rng::with_seed(7);
@@ -377,7 +469,7 @@ mod tests {
                 .collect();
             let apply = |events: &[Event]| {
                 let mut recipient = Recipient::new("ada@example.net".parse().unwrap());
-                events.iter().for_each(|event| recipient.report(event));
+                events.iter().for_each(|event| recipient.report(event, Rung::Tracking));
                 (recipient.state(), recipient.failure, recipient.marks)
             };
             let first = apply(&events);

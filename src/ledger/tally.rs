@@ -142,13 +142,13 @@ mod tests {
     use super::*;
     use crate::clock::Timestamp;
     use crate::event::{Event, Words};
-    use crate::ledger::Standing;
+    use crate::ledger::{Rung, Standing};
 
     fn recipient(standing: Standing, kinds: &[(Kind, bool)]) -> Recipient {
         let mut recipient = Recipient::new("ada@example.net".parse().unwrap());
-        recipient.attempted(standing);
+        recipient.attempted(standing, &Words::default());
         for (number, (kind, by_machine)) in kinds.iter().enumerate() {
-            recipient.report(&Event {
+            let event = Event {
                 kind: *kind,
                 at: Timestamp::from_seconds(number as u64),
                 identity: number.to_string(),
@@ -158,7 +158,8 @@ mod tests {
                 by_machine: *by_machine,
                 test_mode: false,
                 words: Words::default(),
-            });
+            };
+            recipient.report(&event, Rung::MessageId);
         }
         recipient
     }

@@ -4,6 +4,7 @@ use super::Retry;
 use crate::clock::Timestamp;
 use crate::event::Words;
 use crate::id::TrackingId;
+use crate::ledger::step::{END_OF_DATA, MESSAGES, RCPT};
 use crate::ledger::{Outcome, Recipient, Settled, Standing};
 use crate::mail::{Dsn, Envelope, HeaderBlock, Mailbox};
 use crate::provider::{Provider, mailgun};
@@ -11,7 +12,9 @@ use crate::smtp::{Capabilities, Response};
 use crate::store::{Job, Stored};
 use crate::suppression;
 use crate::transport::api::Answer;
-use crate::transport::{EnvelopeReplies, Verdict, Weighed, verdict, verdict_of_answer};
+use crate::transport::{
+    EnvelopeReplies, Verdict, Weighed, is_for_next_transaction, verdict, verdict_of_answer,
+};
 use bytes::Bytes;
 use futures_util::future::ready;
 use futures_util::{Stream, StreamExt, stream};
@@ -42,6 +45,8 @@ pub struct Attempt {
 pub struct Findings {
     decided: Vec<(u16, Standing, Words)>,
     not_before: Option<Timestamp>,
+    /// Whether some had no place in this transaction and go in another.
+    overflow: bool,
     /// What the upstream said about itself, not about this mail.
     pub upstream: Option<UpstreamRefusal>,
     /// Whether it said that it is too much, and maybe until when.
@@ -189,8 +194,14 @@ impl Attempt {
             findings.add(&self.places, "MAIL", &replies.mail, provider, now);
             return findings;
         }
+        let mut taken = false;
         for (place, reply) in self.places.iter().zip(&replies.recipients) {
-            if !reply.is_positive() {
+            if reply.is_positive() {
+                taken = true;
+            } else if is_for_next_transaction(reply, taken) {
+                findings.overflow = true;
+                findings.note(&[*place], Standing::Queued, &heard(RCPT, reply));
+            } else {
                 findings.add(&[*place], RCPT, reply, provider, now);
             }
         }
@@ -203,16 +214,17 @@ impl Attempt {
         findings
     }
 
-    /// What the answer to the final dot means for those still open.
+    /// What the answer to the final dot, or to what was sent of the message before, means for those still open.
     pub fn weigh_content(
         &self,
         findings: &mut Findings,
+        name: &str,
         reply: &Response,
         provider: Provider,
         now: Timestamp,
     ) {
         let open = findings.open(&self.places);
-        findings.add(&open, END_OF_DATA, reply, provider, now);
+        findings.add(&open, name, reply, provider, now);
     }
 
     /// What the answer to a request over HTTP means for those at `places`; true when each half of them is to be tried on
@@ -264,6 +276,7 @@ impl Attempt {
             findings.not_before
         };
         let due = retry.next(self.id.timestamp(), now, self.attempts + 1, fastrand::f64(), not_before);
+        let due = if findings.makes_room() && not_before.is_none() { Some(now) } else { due };
         let mut settled = self.suppressed.clone();
         for (place, standing, words) in findings.decided {
             let waits = matches!(standing, Standing::Queued | Standing::Unknown);
@@ -292,15 +305,15 @@ impl Findings {
             Standing::Relayed if name != END_OF_DATA => Standing::Queued,
             standing => standing,
         };
-        let words = Words {
-            name: name.to_owned(),
-            code: Some(reply.code),
-            enhanced: reply.enhanced.clone(),
-            text: Some(reply.text.chars().take(TEXT).collect()),
-            host: None,
-            url: None,
+        self.note(places, standing, &heard(name, reply));
+    }
+
+    /// Whether the transaction brought some to an end, so that those without a place in it may follow at once.
+    fn makes_room(&self) -> bool {
+        let ended = |(_, standing, words): &(u16, Standing, Words)| {
+            words.name == END_OF_DATA && matches!(standing, Standing::Relayed | Standing::Bounced)
         };
-        self.note(places, standing, &words);
+        self.overflow && self.decided.iter().any(ended)
     }
 
     /// Notes where those at `places` stand.
@@ -343,18 +356,26 @@ fn settled(suppressed: &[Suppressed], recipients: &[Recipient]) -> Vec<Settled> 
     suppressed.iter().filter_map(one).collect()
 }
 
+/// What the upstream said at that step.
+fn heard(name: &str, reply: &Response) -> Words {
+    Words {
+        name: name.to_owned(),
+        code: Some(reply.code),
+        enhanced: reply.enhanced.clone(),
+        text: Some(reply.text.chars().take(TEXT).collect()),
+        host: None,
+        url: None,
+    }
+}
+
 /// Words of our own.
 pub fn said(name: &str, text: &str) -> Words {
     Words { name: name.to_owned(), text: Some(text.chars().take(TEXT).collect()), ..Words::default() }
 }
 
 const DAMAGED: &str = "the message is damaged on disk and cannot be sent";
-/// The request that a message goes out with over HTTP.
-pub const MESSAGES: &str = "messages.mime";
-/// The step at which an upstream decides about one recipient.
-const RCPT: &str = "RCPT";
-/// The step whose good answer takes the message.
-const END_OF_DATA: &str = "end of data";
+/// Where a message was not sent whole.
+pub const MESSAGE: &str = "message";
 /// Bytes of a large message from which its requests to Mailgun are read.
 const HEADER: usize = 256 << 10;
 /// Characters of a reply that are kept.

@@ -1,8 +1,9 @@
 //! Messages over an upstream's HTTP API, one request at a time.
 
-use super::attempt::{Attempt, Findings, MESSAGES, said};
+use super::attempt::{Attempt, Findings, said};
 use super::outlet::Outlet;
 use super::worker::NOT_NOTED;
+use crate::ledger::step::MESSAGES;
 use crate::ledger::{Begun, Standing};
 use crate::store::CommitError;
 use crate::transport::api::{Answer, Client, Unanswered};

@@ -1,8 +1,9 @@
 //! One connection to the upstream and the messages that go over it.
 
-use super::attempt::{Attempt, Findings};
+use super::attempt::{Attempt, Findings, MESSAGE};
 use super::courier::Courier;
 use super::outlet::Outlet;
+use crate::ledger::step::END_OF_DATA;
 use crate::ledger::{Begun, Outcome, Standing};
 use crate::smtp::Response;
 use crate::transport::{Connection, ContentFault, EnvelopeReplies, Fault, Pipelining};
@@ -177,7 +178,8 @@ impl Worker {
         match sent {
             Ok(reply) => {
                 metrics::histogram!("mailtrail_relay_seconds").record(started.elapsed());
-                attempt.weigh_content(&mut findings, &reply, outlet.settings.provider, outlet.clock.now());
+                let (provider, now) = (outlet.settings.provider, outlet.clock.now());
+                attempt.weigh_content(&mut findings, END_OF_DATA, &reply, provider, now);
                 self.weigh_upstream("the end of data", &reply, &findings);
                 if reply.code != 421 {
                     link.carried += 1;
@@ -191,7 +193,8 @@ impl Worker {
                 attempt.give_unreadable(&mut findings, &error);
             }
             Err(ContentFault::Refused(reply)) => {
-                attempt.weigh_content(&mut findings, &reply, outlet.settings.provider, outlet.clock.now());
+                let (provider, now) = (outlet.settings.provider, outlet.clock.now());
+                attempt.weigh_content(&mut findings, MESSAGE, &reply, provider, now);
                 self.weigh_upstream("the message", &reply, &findings);
             }
             Err(ContentFault::Before(fault)) => {
@@ -205,7 +208,7 @@ impl Worker {
                 }
                 let text = format!("the message was sent and no answer came: {fault}");
                 tracing::warn!(id = %attempt.id, upstream = outlet.settings.name, %fault, "a message's end is unknown");
-                attempt.give(&mut findings, Standing::Unknown, "end of data", &text);
+                attempt.give(&mut findings, Standing::Unknown, END_OF_DATA, &text);
             }
         }
         Carried::Settled { outcome: outlet.conclude(attempt, findings), next }

@@ -20,5 +20,5 @@ pub use pace::Pace;
 pub use quota::{Period, Plan, Quota};
 pub use settings::{Api, Login, Pipelining, Security, Settings};
 pub use smtp::{Connection, Dialect, EnvelopeReplies};
-pub use verdict::{Verdict, Weighed, verdict, verdict_of_answer};
+pub use verdict::{Verdict, Weighed, is_for_next_transaction, verdict, verdict_of_answer};
 pub use ways::Ways;

@@ -59,6 +59,18 @@ fn is_account_refusal(provider: Provider, response: &Response, text: &str) -> bo
     }
 }
 
+/// Whether a refusal of a recipient says no more than that this transaction has enough of them, once some were `taken`:
+/// the others go in another (RFC 5321 section 4.5.3.1.10, by which 552 means the same as 452).
+pub fn is_for_next_transaction(response: &Response, taken: bool) -> bool {
+    taken
+        && response.is_negative()
+        && match response.enhanced.as_deref() {
+            Some("4.5.3" | "5.5.3") => true,
+            None if matches!(response.code, 452 | 552) => true,
+            _ => response.text.to_ascii_lowercase().contains("too many recipients"),
+        }
+}
+
 /// What the answer to a message over HTTP means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weighed {
@@ -259,6 +271,28 @@ mod tests {
             (Plain, "450 4.7.1 Greylisted", Verdict::Later),
             (Plain, "550 5.7.1 sending limit", Verdict::Refused),
         ]);
+    }
+
+    #[test]
+    fn enough_recipients_are_no_refusal_once_some_were_taken() {
+        for (line, expected) in [
+            ("552 Too many recipients", true),
+            ("552 5.5.3 Too many recipients", true),
+            ("452 4.5.3 Recipient limit reached", true),
+            ("550 5.7.1 Too many recipients in this transaction", true),
+            ("552 Requested mail action aborted: exceeded storage allocation", true),
+            ("552 5.2.2 mailbox full", false),
+            ("452 4.2.2 mailbox full", false),
+            ("452 4.3.1 insufficient system storage", false),
+            ("550 5.1.1 no such user", false),
+            ("550 no", false),
+            ("250 2.1.5 ok", false),
+        ] {
+            let mut reader = crate::smtp::ResponseReader::default();
+            let response = reader.line(line.as_bytes()).unwrap().unwrap();
+            assert_eq!(is_for_next_transaction(&response, true), expected, "{line}");
+            assert!(!is_for_next_transaction(&response, false), "{line}");
+        }
     }
 
     #[test]

@@ -223,11 +223,15 @@ fn attempts(accepted: &Accepted, random: &mut Rng) -> Vec<Step> {
         let mut settled = BTreeMap::<usize, Vec<u16>>::new();
         open.iter()
             .for_each(|&place| settled.entry(random.usize(..STANDINGS.len())).or_default().push(place));
-        open.retain(|place| settled.iter().any(|(standing, places)| *standing < 2 && places.contains(place)));
+        open.retain(|place| settled.iter().any(|(standing, places)| *standing < 3 && places.contains(place)));
         let settled = settled.into_iter().map(|(standing, recipients)| Settled {
             recipients,
             standing: STANDINGS[standing],
-            words: Words { text: Some(format!("at {at}")), ..Words::default() },
+            words: Words {
+                name: ["RCPT", "end of data"][standing % 2].to_owned(),
+                text: Some(format!("at {at}")),
+                ..Words::default()
+            },
         });
         let due = (!open.is_empty()).then(|| at.after(Duration::from_secs(30)));
         steps.push(Step::Begin(Begun { id, at, upstream: "mailgun".into() }));
@@ -360,8 +364,9 @@ fn copy_journal(from: &Path, to: &Path) {
 const START: u64 = 1_789_387_200_000;
 /// Orders that are tried.
 const ORDERS: usize = 3;
-/// After the first two a recipient waits on.
-const STANDINGS: [Standing; 6] = [
+/// After the first three a recipient waits on; after the second its message was sent whole, as its words say.
+const STANDINGS: [Standing; 7] = [
+    Standing::Queued,
     Standing::Queued,
     Standing::Unknown,
     Standing::Relayed,

@@ -12,7 +12,7 @@ use mailtrail::config::{self, Config};
 use mailtrail::daemon::Daemon;
 use mailtrail::id::TrackingId;
 use mailtrail::ledger::{Accepted, Recipient, Send, Standing, State, Trail, What};
-use mailtrail::mail::Lane;
+use mailtrail::mail::{Lane, MessageId};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -176,15 +176,32 @@ impl Scene {
     }
 
     async fn put_as(&self, number: u64, recipients: &[&str], lane: Lane) -> TrackingId {
+        self.put_with(number, recipients, |send| send.lane = lane).await
+    }
+
+    /// Puts a message into the queue, where it can be looked at, and whose send is a little different.
+    pub async fn send_with(
+        &self,
+        number: u64,
+        recipients: &[&str],
+        change: impl FnOnce(&mut Send),
+    ) -> TrackingId {
+        let id = self.put_with(number, recipients, change).await;
+        self.until("its trail", || self.find(id).is_some()).await;
+        id
+    }
+
+    async fn put_with(&self, number: u64, recipients: &[&str], change: impl FnOnce(&mut Send)) -> TrackingId {
         let id = TrackingId::new(self.time.clock().now(), u128::from(number));
         let message = message(number);
-        let send = Send {
+        let mut send = Send {
             sender: "bounces@example.com".parse().ok(),
             subject: number.to_string(),
             size: message.len() as u64,
-            lane,
+            message_id: message_id(),
             ..Send::new(id, "test")
         };
+        change(&mut send);
         let recipients = recipients.iter().map(|to| to.parse().unwrap()).collect();
         let store = self.daemon.as_ref().unwrap().store();
         store.accept(Accepted { send, recipients }, Bytes::from(message)).await.unwrap();
@@ -273,6 +290,11 @@ pub fn message(number: u64) -> String {
     }
     let lines = "\r\n..two\r\n.\r\nline.\r\n".repeat(number as usize % 100 * 3);
     format!("Subject: {number}\r\n\r\n.first\r\n{lines}\r\n.\r\n")
+}
+
+/// Of every message.
+pub fn message_id() -> Option<MessageId> {
+    MessageId::parse("<one@example.com>")
 }
 
 pub fn taken(connection: usize, number: u64) -> Taken {

@@ -92,6 +92,8 @@ pub struct Script {
     pub injected: &'static str,
     /// So many messages in so much time, and what is said to MAIL beyond that.
     pub most: Option<(usize, Duration, &'static str)>,
+    /// So many recipients of a transaction, and what is said to each beyond that.
+    pub most_recipients: Option<(usize, &'static str)>,
     begun: Option<(Instant, usize)>,
     /// Answers that were given while something behind the command had been heard already.
     pub ahead: usize,
@@ -337,6 +339,10 @@ impl Conversation {
         let recipient = line.split(['<', '>']).nth(1).unwrap_or_default().to_owned();
         if !self.in_transaction {
             return say(stream, "503 no MAIL").await;
+        }
+        let most = self.server.with(|script| script.most_recipients);
+        if let Some((_, refusal)) = most.filter(|(most, _)| self.recipients.len() >= *most) {
+            return say(stream, refusal).await;
         }
         let own = self.server.with(|script| script.next_for(&recipient));
         let taken = match own {

@@ -131,10 +131,8 @@ fn event(item: &Item, trail: &Trail, recipient: &Recipient, effects: &Effects) -
     if event == Event::default() {
         return None;
     }
-    let words = if status.is_some() { recipient.reason() } else { &fact.words };
-    let reason = words
-        .in_one_line()
-        .or_else(|| recipient.state().is_failure().then(|| recipient.state().word().into()));
+    let said = if status.is_some() { recipient.explanation() } else { fact.words.in_one_line() };
+    let reason = said.or_else(|| recipient.state().is_failure().then(|| recipient.state().word().into()));
     Some(Event {
         message_id: format!("<{}>", trail.send.message_id.as_ref()?.as_str()),
         email: recipient.address.as_str().to_lowercase(),

@@ -158,11 +158,10 @@ fn outcome(rows: &mut Overlay<'_>, outcome: &Outcome, place: Place) -> sled::Res
     for (part, settled) in (0u16..).zip(&outcome.settled) {
         for number in &settled.recipients {
             let Some(mut recipient) = recipient(rows, &row, *number)? else { continue };
-            recipient.attempted(settled.standing);
+            recipient.attempted(settled.standing, &settled.words);
             if settled.standing == Standing::Unknown {
                 row.unknown_at = Some(outcome.upstream.clone().into());
             }
-            recipient.words = settled.words.clone();
             tell(rows, &row, *number, &mut recipient);
             put_recipient(rows, &mut row, *number, &recipient);
         }
@@ -365,7 +364,7 @@ fn join(rows: &mut Overlay<'_>, upstream: &str, via: Via, event: &Event, found: 
     for number in &numbers {
         let Some(mut recipient) = recipient(rows, &row, *number)? else { continue };
         let waited = recipient.is_open();
-        recipient.report(event);
+        recipient.report(event, rung);
         settles |= waited && !recipient.is_open();
         tell(rows, &row, *number, &mut recipient);
         put_recipient(rows, &mut row, *number, &recipient);

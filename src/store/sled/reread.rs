@@ -76,10 +76,10 @@ fn recount(rows: &mut Overlay<'_>, send: TrackingId, numbers: &[u16]) -> sled::R
         trail.iter().filter_map(|(_, fact)| decode::<FactRow>(fact)).map(Fact::from).collect();
     for &number in numbers {
         let Some(known) = recipient(rows, &row, number)? else { continue };
-        let mut anew = Recipient { marks: Marks::default(), failure: None, ..known.clone() };
+        let mut anew = Recipient { marks: Marks::default(), failure: None, traced: false, ..known.clone() };
         for fact in facts.iter().filter(|fact| fact.recipients.contains(&number)) {
-            if let What::Reported(kind) = fact.what {
-                anew.mark(kind, fact.by_machine, fact.at, &fact.words);
+            if let (What::Reported(kind), Some(rung)) = (fact.what, fact.rung) {
+                anew.mark(kind, fact.by_machine, fact.at, &fact.words, rung);
             }
         }
         if known.is_open() || !anew.is_open() {

@@ -4,7 +4,7 @@ use super::keys;
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
 use crate::ledger::{
-    Chore, Fact, Failure, Mark, MarkKind, Marks, Occasion, Recipient, Rung, Source, Step, Waits, What,
+    Chore, Fact, Failure, Mark, MarkKind, Marks, Occasion, Recipient, Rung, Sent, Source, Step, Waits, What,
 };
 use crate::mail::{Lane, MessageId};
 use crate::store::journal::Place;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Version of everything in this file and in the keys. A journal that older versions cannot read makes a new one, too:
 /// they would not notice while the ledger is up to date, and read the journal from its beginning so.
-pub const SCHEMA: u32 = 10;
+pub const SCHEMA: u32 = 11;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SendRow {
@@ -60,7 +60,12 @@ pub struct RecipientRow {
     failure: Option<(u8, u64, WordsV1)>,
     /// Of a failure, or else of the arrival.
     told: Option<bool>,
+    /// By its place in [`SENT`].
+    sent: u8,
+    traced: bool,
 }
+
+const SENT: [Sent; 3] = [Sent::Nothing, Sent::Deferred, Sent::Unanswered];
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct OrphanRow {
@@ -178,6 +183,8 @@ impl From<&Recipient> for RecipientRow {
                 .as_ref()
                 .map(|failure| (kind_code(failure.kind), failure.at.millis(), (&failure.words).into())),
             told: recipient.told.map(|occasion| occasion == Occasion::Failure),
+            sent: code_in(&SENT, &recipient.sent),
+            traced: recipient.traced,
         }
     }
 }
@@ -201,6 +208,8 @@ impl RecipientRow {
                 words: words.into(),
             }),
             told: self.told.map(occasion),
+            sent: word_in(SENT, self.sent),
+            traced: self.traced,
         })
     }
 }

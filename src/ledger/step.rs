@@ -1,0 +1,10 @@
+//! The steps of an attempt, by the names that its words carry in trails and in the journal.
+
+/// One recipient is named.
+pub const RCPT: &str = "RCPT";
+/// The final dot was said.
+pub const END_OF_DATA: &str = "end of data";
+/// The request was made that a message goes out with over HTTP.
+pub const MESSAGES: &str = "messages.mime";
+/// The steps behind which the upstream had the whole message.
+pub const SENT_WHOLE: [&str; 2] = [END_OF_DATA, MESSAGES];
