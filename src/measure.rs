@@ -116,7 +116,7 @@ pub const MEASURES: &[Measure] = &[
     gauge("mailtrail_sink_backlog", &["sink"], "Facts that a sink was not told yet, as far as it has read"),
     counter("mailtrail_sink_deliveries_total", &["sink", "outcome"], "Facts handed to a sink"),
     counter("mailtrail_smtp_accepted_total", &["client"], "Mails that got a 250"),
-    counter("mailtrail_smtp_lockouts_total", &[], "Addresses that may not log in for a while"),
+    counter("mailtrail_smtp_lockouts_total", &[], "Users and addresses with too many wrong logins"),
     counter("mailtrail_smtp_logins_refused_total", &["reason"], "Logins that were refused"),
     counter("mailtrail_smtp_rejected_total", &["reason"], "Replies that refused something, by code"),
     gauge("mailtrail_smtp_sessions", &[], "Clients that are connected"),

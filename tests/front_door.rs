@@ -4,11 +4,13 @@
 
 mod support;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use mailtrail::ledger::{Trail, What};
 use mailtrail::mail::{Notify, Ret};
 use std::collections::HashMap;
 use support::client::Client;
-use support::relay::Relay;
+use support::relay::{PASSWORD, Relay, USER};
 use support::sink::{Manners, Sink};
 
 const FROM: &str = "a@example.com";
@@ -154,4 +156,53 @@ async fn wishes_for_reports_are_kept() {
     let wishes: Vec<_> = dsn.recipients.iter().map(|(place, wish)| (*place, wish.notify.unwrap())).collect();
     assert_eq!(wishes, [(1, Notify { success: true, failure: false, delay: true }), (2, Notify::default())]);
     assert_eq!(dsn.recipients[0].1.orcpt.as_deref(), Some("rfc822;x@example.net"));
+}
+
+/// One login on a connection of its own; the code of the last reply, whichever came.
+async fn log_in(relay: &Relay, user: &str, password: &str) -> u16 {
+    let Ok(client) = Client::connect(relay.guarded()).await else { return 421 };
+    let mut client = client.start_tls(&relay.trust()).await.unwrap();
+    let token = BASE64_STANDARD.encode(format!("\0{user}\0{password}"));
+    let (code, text) = client.ask(&format!("AUTH PLAIN {token}")).await.unwrap();
+    if code != 235 {
+        assert_eq!(client.ask("NOOP").await.unwrap().0, 250, "the session goes on after {text}");
+    }
+    code
+}
+
+const GUARDED: &str = "login_failures = 3\n[[user]]\nname = \"shop\"\npassword = \"shop-secret\"";
+
+#[tokio::test]
+async fn a_client_that_logged_in_rightly_keeps_the_door_whatever_others_try_from_its_address() {
+    for guess in [
+        |number: u32| (format!("name{number}"), "x".to_owned()),
+        |number: u32| (USER.to_owned(), format!("wrong{number}")),
+    ] {
+        let sink = Sink::start().await;
+        let relay = Relay::start(&sink, GUARDED).await;
+        assert_eq!(log_in(&relay, USER, PASSWORD).await, 235);
+        for number in 0..4 {
+            let (name, password) = guess(number);
+            let code = log_in(&relay, &name, &password).await;
+            assert!(matches!(code, 535 | 454), "{name}: {code}");
+        }
+        assert_eq!(log_in(&relay, USER, PASSWORD).await, 235);
+        let mut client = Client::log_in(relay.guarded(), &relay.trust()).await.unwrap();
+        client.submit(FROM, &["b@example.net"], &message("1", "text")).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn wrong_logins_of_others_refuse_no_user_that_comes_for_the_first_time() {
+    let sink = Sink::start().await;
+    let relay = Relay::start(&sink, GUARDED).await;
+    for number in 0..3 {
+        assert_ne!(log_in(&relay, "shop", &format!("wrong{number}")).await, 235);
+    }
+    assert_eq!(
+        log_in(&relay, "shop", "shop-secret").await,
+        454,
+        "of that user nothing is checked for a while"
+    );
+    assert_eq!(log_in(&relay, USER, PASSWORD).await, 235);
 }

@@ -187,7 +187,8 @@ impl Reply {
             Self::NotAllowed => (554, "5.7.1", "Connections from your address are not allowed"),
             Self::TimedOut => (421, "4.4.2", "Nothing heard for too long, closing"),
             Self::TooManyErrors => (421, "4.7.0", "Too many errors, closing"),
-            Self::LockedOut => (421, "4.7.0", "Too many failed logins from your address, try again later"),
+            // RFC 4954 section 6: the login fails for now, the session goes on.
+            Self::LockedOut => (454, "4.7.0", "Too many failed logins from your address, try again later"),
             Self::Stopping => (421, "4.3.2", "Shutting down, try again shortly"),
             Self::StoreFull => (452, "4.3.1", "The message cannot be stored now, try again later"),
             Self::LocalError => (451, "4.3.0", "The message cannot be taken now, try again later"),

@@ -1,8 +1,9 @@
-use super::guard::{Consequence, Guard};
+use super::guard::{Admission, Claim, Consequence, Digest, Guard, TRUSTED};
 use super::password::Password;
 use super::settings::{Policy, User};
 use crate::clock::Clock;
 use crate::smtp::{Account, Credentials};
+use crate::strangers::{Fades, Register};
 use crate::tls;
 use hmac::{Hmac, KeyInit, Mac};
 use rustls::pki_types::CertificateDer;
@@ -19,7 +20,8 @@ use tokio::time::Instant;
 ///
 /// A password hash costs tens of milliseconds by design, and Odoo logs in for every immediate mail: a password that
 /// was right once is remembered in memory as a keyed digest for [`REMEMBERED`], so that one login of a user pays for
-/// many. One digest a configured user is kept, no more.
+/// many. One digest a configured user is kept, no more. It is kept for longer, to tell the user from those that guess its
+/// password from the same address. Credentials that were refused cost no second hash either.
 ///
 /// An unknown user takes as long as a known one: its password is checked against a known user's, chosen by the name,
 /// so that the times of unknown names are spread as those of the known ones are.
@@ -32,6 +34,8 @@ pub struct Accounts {
     clock: Clock,
     key: [u8; 32],
     proven: Mutex<HashMap<String, Proof>>,
+    refused: Mutex<Register<Digest, Refused>>,
+    window: Duration,
     hashing: Semaphore,
 }
 
@@ -42,14 +46,24 @@ pub enum Login {
     Right(Arc<Account>),
     /// They are not.
     Wrong,
-    /// Nobody may log in from there for a while.
+    /// They are not, or not looked at: too many were wrong.
     LockedOut,
 }
 
-/// A password that was right, and until when that is believed.
+/// A password that was right, and when.
+#[derive(Clone, Copy)]
 struct Proof {
-    digest: [u8; 32],
-    until: Instant,
+    digest: Digest,
+    at: Instant,
+}
+
+/// Credentials that were wrong; when that is forgotten.
+struct Refused(Instant);
+
+impl Fades for Refused {
+    fn fades(&self) -> Instant {
+        self.0
+    }
 }
 
 impl Accounts {
@@ -60,9 +74,15 @@ impl Accounts {
         Self::with(users, policy, Guard::new(policy), clock, key)
     }
 
-    /// The users as they were changed. Failed logins stay in memory, passwords that were right do not.
+    /// The users as they were changed. Failed logins stay in memory, and so does that a password was right if it is the
+    /// same as before.
     pub fn renewed(&self, users: Vec<User>, policy: &Policy) -> Self {
-        Self::with(users, policy, self.guard.renewed(policy), self.clock, self.key)
+        let renewed = Self::with(users, policy, self.guard.renewed(policy), self.clock, self.key);
+        let password =
+            |users: &HashMap<String, User>, name: &str| users.get(name).map(|user| user.password.clone());
+        let mut proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        proven.retain(|name, _| password(&self.users, name) == password(&renewed.users, name));
+        Self { proven: Mutex::new(proven), ..renewed }
     }
 
     fn with(users: Vec<User>, policy: &Policy, guard: Guard, clock: Clock, key: [u8; 32]) -> Self {
@@ -78,6 +98,8 @@ impl Accounts {
             users: users.into_iter().map(|user| (user.account.name.clone(), user)).collect(),
             key,
             proven: Mutex::default(),
+            refused: Mutex::default(),
+            window: policy.login_window,
             hashing: Semaphore::new(HASHES_AT_ONCE),
         }
     }
@@ -85,15 +107,6 @@ impl Accounts {
     /// The account of that name, for who needs no password.
     pub fn account(&self, name: &str) -> Option<Arc<Account>> {
         self.users.get(name).map(|user| user.account.clone())
-    }
-
-    /// Whether nobody may log in from there now. If so, that counts as a refusal.
-    pub fn is_locked_out(&self, peer: IpAddr) -> bool {
-        let locked_out = self.guard.is_locked_out(peer, Instant::now());
-        if locked_out {
-            metrics::counter!("mailtrail_smtp_logins_refused_total", "reason" => "locked_out").increment(1);
-        }
-        locked_out
     }
 
     /// The user whose certificate that is. It was verified already.
@@ -111,53 +124,81 @@ impl Accounts {
 
     /// Checks what a client sent. A refusal takes its time.
     pub async fn log_in(&self, credentials: Credentials, peer: IpAddr) -> Login {
-        if self.is_locked_out(peer) {
-            return Login::LockedOut;
-        }
+        let begun = Instant::now();
         let name = credentials.user.clone();
         let attempt = self.digest(&[&name, credentials.password.reveal()]);
-        let found = self.authenticate(credentials, attempt).await;
+        let claim = Claim { peer, user: self.digest(&[&name]), is_known: self.users.contains_key(&name) };
+        let found = match self.guard.admission(claim, begun) {
+            Admission::Checked => self.authenticate(credentials, attempt).await,
+            Admission::Contested => match self.proof(&name, TRUSTED) {
+                // Another password than the right one needs no hash to be wrong.
+                Some(proof) => self.account(&name).filter(|_| bool::from(proof.ct_eq(&attempt))),
+                None => self.authenticate(credentials, attempt).await,
+            },
+            Admission::Refused => None,
+        };
         // Guesses that were under way when the lock fell learn nothing either.
-        if self.is_locked_out(peer) {
-            return Login::LockedOut;
-        }
-        let user = self.digest(&[&name]);
-        if let Some(account) = found {
-            self.guard.succeeded(peer, user);
+        let admission = self.guard.admission(claim, Instant::now());
+        if let Some(account) = found.filter(|_| admission != Admission::Refused) {
+            self.guard.succeeded(peer, claim.user, Instant::now());
             return Login::Right(account);
         }
-        let consequence = self.guard.failed(peer, user, attempt, Instant::now());
+        let consequence = self.guard.failed(claim, attempt, Instant::now());
         self.report(&name, peer, consequence);
-        tokio::time::sleep(consequence.pause).await;
-        Login::Wrong
+        // Counted from the beginning: whether a password was looked at cannot be seen from the time.
+        tokio::time::sleep_until(begun + consequence.pause).await;
+        if consequence.is_locked { Login::LockedOut } else { Login::Wrong }
     }
 
     fn report(&self, name: &str, peer: IpAddr, consequence: Consequence) {
         let user: String = name.chars().take(LOGGED).collect();
         tracing::warn!(%peer, user, "wrong user name or password");
-        metrics::counter!("mailtrail_smtp_logins_refused_total", "reason" => "credentials").increment(1);
-        if let Some(failures) = consequence.locked_out {
-            let until = self.clock.now().after(self.lockout);
+        let reason = if consequence.is_locked { "locked_out" } else { "credentials" };
+        metrics::counter!("mailtrail_smtp_logins_refused_total", "reason" => reason).increment(1);
+        let Some(failures) = consequence.fell else { return };
+        let until = self.clock.now().after(self.lockout);
+        metrics::counter!("mailtrail_smtp_lockouts_total").increment(1);
+        if consequence.is_trusted {
+            // Other words than those that a firewall may act upon: it would shut out clients that log in rightly.
+            tracing::warn!(
+                %peer, user, failures, %until,
+                "too many failed logins from an address that others use rightly; further wrong ones are refused unseen"
+            );
+        } else {
             tracing::warn!(%peer, user, failures, %until, "locked out after too many failed logins");
-            metrics::counter!("mailtrail_smtp_lockouts_total").increment(1);
         }
     }
 
     /// The account behind the credentials, if they are right; `digest` stands for both of them.
-    async fn authenticate(&self, credentials: Credentials, digest: [u8; 32]) -> Option<Arc<Account>> {
+    async fn authenticate(&self, credentials: Credentials, digest: Digest) -> Option<Arc<Account>> {
         let user = self.users.get(&credentials.user);
         if let Some(user) = user
-            && self.is_proven(&credentials.user, &digest, Instant::now())
+            && self.is_proven(&credentials.user, &digest)
         {
             return Some(user.account.clone());
+        }
+        if self.was_refused(&digest) {
+            return None;
         }
         let own = user.and_then(|user| user.password.as_ref());
         let password = own.or_else(|| self.stand_in(&credentials.user))?;
         let right = self.is_right(password, &credentials).await && own.is_some();
-        let user = user.filter(|_| right)?;
-        let proof = Proof { digest, until: Instant::now() + REMEMBERED };
+        let now = Instant::now();
+        let Some(user) = user.filter(|_| right) else {
+            let until = now + self.window;
+            let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            refused.entry(digest, now, || Refused(until)).0 = until;
+            return None;
+        };
+        let proof = Proof { digest, at: now };
         self.proven.lock().unwrap_or_else(PoisonError::into_inner).insert(credentials.user, proof);
         Some(user.account.clone())
+    }
+
+    /// Whether these credentials were refused lately: what they are compared with has not changed.
+    fn was_refused(&self, digest: &Digest) -> bool {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.recall(digest).is_some_and(|refused| Instant::now() < refused.0)
     }
 
     /// What the password of a user without one is compared with.
@@ -176,13 +217,18 @@ impl Accounts {
         tokio::task::spawn_blocking(move || password.is(&given)).await.unwrap_or(false)
     }
 
-    fn is_proven(&self, user: &str, digest: &[u8; 32], now: Instant) -> bool {
-        let proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = proven.get(user).filter(|proof| now < proof.until);
-        known.is_some_and(|proof| bool::from(proof.digest.ct_eq(digest)))
+    fn is_proven(&self, user: &str, digest: &Digest) -> bool {
+        self.proof(user, REMEMBERED).is_some_and(|proof| bool::from(proof.ct_eq(digest)))
     }
 
-    fn digest(&self, texts: &[&str]) -> [u8; 32] {
+    /// The digest of the credentials with which the user logged in rightly, if that is not longer ago.
+    fn proof(&self, user: &str, ago: Duration) -> Option<Digest> {
+        let proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
+        let proof = proven.get(user).filter(|proof| proof.at.elapsed() < ago)?;
+        Some(proof.digest)
+    }
+
+    fn digest(&self, texts: &[&str]) -> Digest {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes keys of any length");
         for text in texts {
             mac.update(text.as_bytes());
@@ -219,7 +265,7 @@ mod tests {
     }
 
     fn accounts(users: Vec<User>) -> Accounts {
-        Accounts::new(users, &Policy { login_failures: 3, ..Policy::default() }, Clock::System)
+        Accounts::new(users, &POLICY, Clock::System)
     }
 
     fn credentials(user: &str, password: &str) -> Credentials {
@@ -258,16 +304,16 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_proof_is_forgotten_after_a_while() {
         let accounts = accounts(vec![user("odoo", Password::Plain(Secret::new("right")))]);
         let digest = accounts.digest(&["odoo", "right"]);
-        assert!(!accounts.is_proven("odoo", &digest, Instant::now()));
+        assert!(!accounts.is_proven("odoo", &digest));
         assert!(accounts.authenticate(credentials("odoo", "right"), digest).await.is_some());
-        let now = Instant::now();
-        assert!(accounts.is_proven("odoo", &digest, now));
-        assert!(!accounts.is_proven("odoo", &accounts.digest(&["odoo", "other"]), now));
-        assert!(!accounts.is_proven("odoo", &digest, now + REMEMBERED));
+        assert!(accounts.is_proven("odoo", &digest));
+        assert!(!accounts.is_proven("odoo", &accounts.digest(&["odoo", "other"])));
+        tokio::time::advance(REMEMBERED).await;
+        assert!(!accounts.is_proven("odoo", &digest));
     }
 
     #[test]
@@ -286,33 +332,98 @@ mod tests {
         assert!(accounts_of_nobody.stand_in("nobody").is_none());
     }
 
-    #[tokio::test]
-    async fn who_guesses_is_locked_out_even_with_the_right_password() {
-        let accounts = accounts(vec![user("odoo", Password::Plain(Secret::new("right")))]);
-        let [here, there] = [[192, 0, 2, 1], [192, 0, 2, 2]].map(IpAddr::from);
-        let log_in = async |password, from| match accounts.log_in(credentials("odoo", password), from).await {
+    async fn log_in(accounts: &Accounts, name: &str, password: &str, from: IpAddr) -> &'static str {
+        match accounts.log_in(credentials(name, password), from).await {
             Login::Right(_) => "right",
             Login::Wrong => "wrong",
             Login::LockedOut => "locked out",
-        };
-        assert_eq!(log_in("right", here).await, "right");
-        for guess in ["1", "2", "3"] {
-            assert_eq!(log_in(guess, here).await, "wrong");
         }
-        assert_eq!(log_in("right", here).await, "locked out");
-        assert_eq!(log_in("right", there).await, "right");
+    }
+
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guessed_user_is_locked_out_even_with_the_right_password() {
+        let plain = |name: &str| user(name, Password::Plain(Secret::new("right")));
+        let accounts = accounts(vec![plain("odoo"), plain("shop")]);
+        let there = IpAddr::from([192, 0, 2, 2]);
+        for (guess, expected) in [("1", "wrong"), ("1", "wrong"), ("2", "wrong"), ("3", "locked out")] {
+            assert_eq!(log_in(&accounts, "odoo", guess, HERE).await, expected);
+        }
+        assert_eq!(log_in(&accounts, "odoo", "right", HERE).await, "locked out");
+        assert_eq!(log_in(&accounts, "odoo", "right", there).await, "right");
+        assert_eq!(log_in(&accounts, "shop", "right", HERE).await, "right");
+        tokio::time::advance(Duration::from_secs(600)).await;
+        assert_eq!(log_in(&accounts, "odoo", "right", HERE).await, "right");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn guesses_beside_a_client_do_not_lock_it_out_and_cost_no_hash() {
+        let argon2id = Argon2::default().hash_password(b"right").unwrap().to_string();
+        let accounts = accounts(vec![user("odoo", Password::Hash(argon2id.parse().unwrap()))]);
+        assert_eq!(log_in(&accounts, "odoo", "right", HERE).await, "right");
+        for guess in ["1", "2", "3"] {
+            log_in(&accounts, "odoo", guess, HERE).await;
+        }
+        // Nothing is hashed any more.
+        accounts.hashing.close();
+        for guess in 4..40 {
+            assert_eq!(log_in(&accounts, "odoo", &guess.to_string(), HERE).await, "locked out");
+            assert_eq!(log_in(&accounts, &format!("name{guess}"), "x", HERE).await, "locked out");
+        }
+        assert_eq!(log_in(&accounts, "odoo", "right", HERE).await, "right");
+        // A reload that does not touch the password changes nothing.
+        let same =
+            accounts.renewed(vec![user("odoo", accounts.users["odoo"].password.clone().unwrap())], &POLICY);
+        same.hashing.close();
+        assert_eq!(log_in(&same, "odoo", "right", HERE).await, "right");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_with_a_new_password_is_let_in_while_an_old_one_goes_on_trying() {
+        let with = |password: &str| vec![user("odoo", Password::Plain(Secret::new(password)))];
+        let before = Accounts::new(with("first"), &POLICY, Clock::System);
+        assert_eq!(log_in(&before, "odoo", "first", HERE).await, "right");
+        assert_eq!(log_in(&before, "odoo", "second", HERE).await, "wrong", "it came too early");
+        let after = before.renewed(with("second"), &POLICY);
+        for _ in 0..20 {
+            assert_eq!(log_in(&after, "odoo", "first", HERE).await, "wrong");
+        }
+        for guess in ["1", "2", "3"] {
+            log_in(&after, "odoo", guess, HERE).await;
+        }
+        assert_eq!(log_in(&after, "odoo", "first", HERE).await, "locked out");
+        assert_eq!(log_in(&after, "odoo", "second", HERE).await, "right");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn credentials_that_were_refused_cost_no_second_hash() {
+        let argon2id = Argon2::default().hash_password(b"right").unwrap().to_string();
+        let accounts = accounts(vec![user("odoo", Password::Hash(argon2id.parse().unwrap()))]);
+        assert_eq!(log_in(&accounts, "odoo", "wrong", HERE).await, "wrong");
+        accounts.hashing.close();
+        assert!(accounts.was_refused(&accounts.digest(&["odoo", "wrong"])));
+        assert_eq!(log_in(&accounts, "odoo", "wrong", HERE).await, "wrong");
+        tokio::time::advance(Duration::from_secs(600)).await;
+        assert!(!accounts.was_refused(&accounts.digest(&["odoo", "wrong"])));
     }
 
     #[tokio::test(start_paused = true)]
     async fn changed_users_keep_lockouts_and_no_proofs() {
-        let peer = IpAddr::from([192, 0, 2, 1]);
         let with = |password: &str| vec![user("odoo", Password::Plain(Secret::new(password)))];
-        let before = accounts(with("first"));
-        assert!(matches!(before.log_in(credentials("odoo", "first"), peer).await, Login::Right(_)));
-        let after = before.renewed(with("second"), &Policy { login_failures: 3, ..Policy::default() });
-        assert!(matches!(after.log_in(credentials("odoo", "first"), peer).await, Login::Wrong));
-        assert!(matches!(before.log_in(credentials("odoo", "a"), peer).await, Login::Wrong));
-        assert!(matches!(after.log_in(credentials("odoo", "b"), peer).await, Login::Wrong));
-        assert!(after.is_locked_out(peer) && before.is_locked_out(peer));
+        let before = Accounts::new(with("first"), &POLICY, Clock::System);
+        let after = before.renewed(with("second"), &POLICY);
+        assert_eq!(log_in(&after, "odoo", "first", HERE).await, "wrong");
+        assert_eq!(log_in(&before, "odoo", "a", HERE).await, "wrong");
+        assert_eq!(log_in(&after, "odoo", "b", HERE).await, "locked out");
+        assert_eq!(log_in(&after, "odoo", "second", HERE).await, "locked out");
+        assert_eq!(log_in(&before, "odoo", "first", HERE).await, "locked out");
     }
+
+    const POLICY: Policy = Policy {
+        login_failures: 3,
+        login_window: Duration::from_secs(600),
+        login_lockout: Duration::from_secs(600),
+        rate_per_ip: None,
+    };
 }

@@ -5,7 +5,7 @@ use super::keeping::Visitor;
 use super::listener::{Front, contains};
 use super::spool::{Spool, Spooled};
 use crate::mail::{Envelope, Mailbox};
-use crate::smtp::{Authentication, Decoder, Fed, Introduction, Limits, Reply, Session, Step};
+use crate::smtp::{Decoder, Fed, Introduction, Limits, Reply, Session, Step};
 use crate::suppression::Reason;
 use bytes::BufMut;
 use std::io;
@@ -160,7 +160,7 @@ impl Conversation {
                 let reply = match self.front.accounts.log_in(credentials, self.peer).await {
                     Login::Right(account) => self.session.logged_in(account),
                     Login::Wrong => Reply::AuthFailed,
-                    Login::LockedOut => return self.close(&Reply::LockedOut).await.map(Next::End),
+                    Login::LockedOut => Reply::LockedOut,
                 };
                 return self.answer(reply).await;
             }
@@ -215,10 +215,6 @@ impl Conversation {
         if !contains(&self.front.listener.allow, self.peer) {
             tracing::warn!(peer = %self.peer, "a proxy's client from outside the allowed networks refused; see `allow` of the listener");
             return self.close(&Reply::NotAllowed).await.map(Next::End);
-        }
-        let login = self.front.rules.authentication == Authentication::Required;
-        if login && account.is_none() && self.front.accounts.is_locked_out(self.peer) {
-            return self.close(&Reply::LockedOut).await.map(Next::End);
         }
         let reply = self.session.introduced(account);
         self.say(&reply);
@@ -555,7 +551,7 @@ mod tests {
     use super::*;
     use crate::alarm::Alarms;
     use crate::clock::Clock;
-    use crate::smtp::Rules;
+    use crate::smtp::{Authentication, Rules};
     use crate::store::Store;
     use crate::submission::{Accounts, Crowd, Listener, ListenerTls, Memory, Policy, Quotas, Rates};
     use tokio::io::{DuplexStream, duplex};

@@ -13,7 +13,7 @@ use crate::descriptors;
 use crate::id::Mint;
 use crate::provider::Provider;
 use crate::routing::Routing;
-use crate::smtp::{Account, Authentication, Limits, Reply, Rules, Session};
+use crate::smtp::{Account, Limits, Reply, Rules, Session};
 use crate::store::Store;
 use crate::suppression::Screen;
 use crate::tls::Server;
@@ -141,10 +141,6 @@ async fn welcome(mut stream: TcpStream, peer: SocketAddr, front: Arc<Front>) {
     if !contains(&front.listener.allow, ip) {
         tracing::warn!(%peer, "connection from outside the allowed networks refused; see `allow` of the listener");
         return turn_away(stream, Reply::NotAllowed).await;
-    }
-    if front.rules.authentication == Authentication::Required && front.accounts.is_locked_out(ip) {
-        tracing::debug!(%peer, "connection of an address that is locked out");
-        return turn_away(stream, Reply::LockedOut).await;
     }
     let Some(_place) = front.crowd.enter(ip, &front.limits) else {
         tracing::warn!(%peer, "too many connections; see `connections` and `connections_per_ip` in [limits]");

@@ -58,11 +58,12 @@ pub struct User {
 /// What holds clients back that guess or send too much.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Different wrong logins from one address within the window that lock it out. Default 10, 0 to 10,000; 0: never.
+    /// Different wrong logins from one address within the window that lock their user for it. Default 10, 0 to 10,000; 0:
+    /// never.
     pub login_failures: u32,
     /// How long a failed login counts. Default 10 min, 1 s to 1 day.
     pub login_window: Duration,
-    /// How long an address is locked out. Default 10 min, 1 s to 1 day.
+    /// How long that lasts. Default 10 min, 1 s to 1 day.
     pub login_lockout: Duration,
     /// How many messages one address may send. Default all: Odoo never retries.
     pub rate_per_ip: Option<Rate>,
