@@ -529,6 +529,42 @@ fn who_is_told_of_alarms_is_read_and_shown() {
 }
 
 #[test]
+fn no_part_of_an_endpoint_s_address_that_may_be_secret_is_shown() {
+    for url in [
+        "https://hooks.example.com/services/T1/hunter2",
+        "https://hooks.example.com/hunter2/",
+        "https://hunter2@hooks.example.com",
+        "https://a:hunter2@hooks.example.com/b",
+        "https://hooks.example.com?hunter2",
+        "https://hooks.example.com/#hunter2",
+        "https://hooks.example.com/%68unter2",
+    ] {
+        let endpoint = format!("\"{url}\"\nsecret = \"s\"\n");
+        let text = good_configuration()
+            + &format!("[[sink]]\nname = \"chat\"\nkind = \"http\"\nurl = {endpoint}")
+            + &format!(
+                "[[inbound.target]]\nname = \"in\"\ndeliver = \"http\"\nurl = {endpoint}recipients = [\"*\"]\n"
+            )
+            + &format!("[alarms]\nwebhook_url = \"{url}\"\nwebhook_secret = \"s\"\n");
+        let shown = parse(&text, &[]).unwrap().show();
+        assert_eq!(shown.matches("hooks.example.com").count(), 3, "{shown}");
+        assert!(!shown.contains("hunter2") && !shown.contains("%68unter2"), "{shown}");
+        assert_eq!(parse(&shown, &[]).unwrap().show(), shown);
+    }
+    for key in [
+        "[[sink]]\nname = \"chat\"\nkind = \"http\"\nsecret = \"s\"\nurl",
+        "[alarms]\nwebhook_secret = \"s\"\nwebhook_url",
+    ] {
+        let text = good_configuration() + &format!("{key} = \"htps://hooks.example.com/hunter2\"\n");
+        let faults = parse(&text, &[]).unwrap_err().to_string();
+        assert!(
+            faults.contains("is not an http:// or https:// address") && !faults.contains("hunter2"),
+            "{faults}"
+        );
+    }
+}
+
+#[test]
 fn no_syntax_error_quotes_a_secret() {
     for value in
         ["\"hunter2", "'hunter2", "hunter2\"", "\"\\hunter2\"", "[hunter2", "{ hunter2 }", "\"\"\"hunter2"]

@@ -1,5 +1,6 @@
 //! `[alarms]`: from where on something is an alarm, and who is told.
 
+use super::endpoint::read_url;
 use super::quantity;
 use super::reader::Section;
 use super::sections::{DAY, MINUTE};
@@ -8,7 +9,6 @@ use crate::herald::{Letters, Settings};
 use crate::mail::Mailbox;
 use crate::monitor::Thresholds;
 use crate::store::space::LEFT_FREE;
-use reqwest::Url;
 use std::time::Duration;
 
 /// Reads it; `upstreams` are the names that there are.
@@ -52,9 +52,7 @@ fn thresholds(section: &mut Section<'_>) -> Thresholds {
 
 fn webhook(section: &mut Section<'_>) -> Option<endpoint::Settings> {
     let given = section.has("webhook_url");
-    let url = section.parsed("webhook_url", "an http:// or https:// address", |text| {
-        text.parse::<Url>().ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-    });
+    let url = read_url(section, "webhook_url");
     let secrets = section.secrets("webhook_secret", 2);
     let allow_private = section.boolean("allow_private").unwrap_or(false);
     match (given, secrets.is_empty()) {

@@ -5,6 +5,18 @@ use crate::endpoint::Settings;
 use reqwest::Url;
 use std::time::Duration;
 
+/// Reads the address of an endpoint. A fault does not show it: any part of it may be a secret.
+pub(super) fn read_url(section: &mut Section<'_>, key: &'static str) -> Option<Url> {
+    let parse = |text: &str| {
+        text.parse::<Url>().ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+    };
+    let url = section.parsed(key, "a text", |text| Some(parse(text)));
+    if url == Some(None) {
+        section.fault(key, "is not an http:// or https:// address");
+    }
+    url.flatten()
+}
+
 /// Reads the keys; `goods` is what is posted, and `usual` and `longest` are timeouts.
 pub(super) fn read(
     section: &mut Section<'_>,
@@ -13,9 +25,7 @@ pub(super) fn read(
     longest: Duration,
 ) -> Option<Settings> {
     section.require("url");
-    let url = section.parsed("url", "an http:// or https:// address", |text| {
-        text.parse::<Url>().ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-    });
+    let url = read_url(section, "url");
     let secrets = section.secrets("secret", 2);
     if secrets.is_empty() && section.is_sound() {
         section.require("secret");

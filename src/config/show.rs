@@ -338,7 +338,7 @@ impl Page {
     }
 
     fn endpoint(&mut self, endpoint: &endpoint::Settings) {
-        self.text("url", without_password(&endpoint.url));
+        self.text("url", without_secrets(&endpoint.url));
         self.texts("secret", &vec![MASK; endpoint.secrets.len()]);
         self.bare("allow_private", endpoint.allow_private);
         self.duration("timeout", endpoint.timeout);
@@ -393,7 +393,7 @@ impl Page {
         self.text("delivery_rate", show_percent(thresholds.delivery_rate));
         self.text("disk", show_size(thresholds.disk));
         if let Some(webhook) = &herald.webhook {
-            self.text("webhook_url", without_password(&webhook.url));
+            self.text("webhook_url", without_secrets(&webhook.url));
             self.texts("webhook_secret", &vec![MASK; webhook.secrets.len()]);
             self.bare("allow_private", webhook.allow_private);
         }
@@ -453,6 +453,20 @@ fn without_password(url: &Url) -> Url {
     if url.query().is_some() {
         url.set_query(Some(MASK));
     }
+    url
+}
+
+/// The address of an endpoint as it may be shown: of such as chats have everything but the host is a secret.
+fn without_secrets(url: &Url) -> Url {
+    let mut url = without_password(url);
+    if url.path() != "/" {
+        url.set_path(MASK);
+    }
+    if !url.username().is_empty() {
+        // It has a host, so it may have a user.
+        let _ = url.set_username(MASK);
+    }
+    url.set_fragment(None);
     url
 }
 

@@ -85,7 +85,12 @@ impl Front {
     }
 
     async fn commit(&self, accepted: Accepted, message: Message, now: Timestamp) -> Reply {
-        let (store, id, client) = (&self.store, accepted.send.id, accepted.send.client.clone());
+        let (store, id) = (&self.store, accepted.send.id);
+        // A series for each address that mail comes from would be without bound.
+        let client = match accepted.send.user {
+            Some(_) => accepted.send.client.clone(),
+            None => UNAUTHENTICATED.to_owned(),
+        };
         let kept = match &self.duplicates {
             None => store.accept(accepted, message).await.map(|()| id).map_err(NotKept::from),
             Some(duplicates) => duplicates.accept(store, accepted, message, now).await,
@@ -105,3 +110,6 @@ impl Front {
         }
     }
 }
+
+/// The label of clients that do not log in.
+const UNAUTHENTICATED: &str = "unauthenticated";
