@@ -1,7 +1,5 @@
 //! What an upstream says to us (RFC 5321 section 4.2, RFC 2034), read leniently: Mailgun sends no enhanced codes.
 
-use std::borrow::Cow;
-
 /// One whole reply of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
@@ -50,7 +48,7 @@ impl std::fmt::Display for Response {
 /// The peer does not speak SMTP, or too much of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
-    /// No three digits, or other digits than in the lines before.
+    /// No three digits at its beginning.
     #[error("the server's reply is not SMTP")]
     Malformed,
     /// More than [`ResponseReader::LINE`] bytes without a line end, or more than [`ResponseReader::LINES`] lines.
@@ -58,11 +56,17 @@ pub enum Unreadable {
     TooLong,
 }
 
-/// Puts lines together to a reply.
+/// Puts lines together to a reply. The last line decides (RFC 5321 section 4.2.1): servers are seen that write other
+/// codes, or none, in the lines before it.
 #[derive(Debug, Default)]
 pub struct ResponseReader {
-    code: Option<u16>,
-    lines: usize,
+    lines: Vec<Line>,
+}
+
+/// One line of a reply.
+#[derive(Debug)]
+struct Line {
+    /// The status at its beginning, where it fits the line's code.
     enhanced: Option<String>,
     text: String,
 }
@@ -75,47 +79,53 @@ impl ResponseReader {
 
     /// Takes one line without its line end; the reply when it was the last.
     pub fn line(&mut self, line: &[u8]) -> Result<Option<Response>, Unreadable> {
-        if self.lines == Self::LINES {
+        if self.lines.len() == Self::LINES {
             return Err(Unreadable::TooLong);
         }
-        let (code, last, text) = split(line).ok_or(Unreadable::Malformed)?;
-        if self.code.is_some_and(|earlier| earlier != code) {
-            return Err(Unreadable::Malformed);
-        }
-        self.code = Some(code);
-        if self.lines == 0 {
-            self.enhanced = enhanced_status(&text, code);
-        } else {
-            self.text.push(' ');
-        }
-        self.lines += 1;
-        let text = match self.enhanced.as_ref().and_then(|enhanced| text.strip_prefix(enhanced.as_str())) {
-            Some(rest) => rest.trim_start(),
-            None => &text,
+        let Some((code, last, text)) = split(line) else {
+            // Before any line with a code it could be a part of anything.
+            if self.lines.is_empty() {
+                return Err(Unreadable::Malformed);
+            }
+            self.lines.push(Line { enhanced: None, text: printable(line) });
+            return Ok(None);
         };
-        self.text.push_str(text);
+        let text = printable(text);
+        let enhanced = enhanced_status(&text, code);
+        self.lines.push(Line { enhanced, text });
         Ok(last.then(|| std::mem::take(self).finish(code)))
     }
 
     fn finish(self, code: u16) -> Response {
-        Response { code, enhanced: self.enhanced, text: self.text.trim().to_owned() }
+        let fits = |line: &&Line| line.enhanced.as_ref().is_some_and(|status| is_of_class(status, code));
+        let enhanced = self.lines.iter().rev().find(fits).and_then(|line| line.enhanced.clone());
+        let texts = self.lines.iter().map(|line| match &line.enhanced {
+            Some(status) => line.text[status.len()..].trim_start(),
+            None => &line.text,
+        });
+        let text = texts.collect::<Vec<_>>().join(" ").trim().to_owned();
+        Response { code, enhanced, text }
     }
 }
 
-fn split(line: &[u8]) -> Option<(u16, bool, Cow<'_, str>)> {
+/// Code, whether the reply ends with the line, and text.
+fn split(line: &[u8]) -> Option<(u16, bool, &[u8])> {
     let (digits, rest) = line.split_at_checked(3)?;
     let code = std::str::from_utf8(digits).ok()?.parse().ok().filter(|code| (200..600).contains(code))?;
-    let (last, text) = match rest.split_first() {
-        None => (true, rest),
-        Some((b' ', text)) => (true, text),
-        Some((b'-', text)) => (false, text),
-        Some(_) => return None,
-    };
-    let mut text = String::from_utf8_lossy(text);
-    if text.contains(char::is_control) {
-        text = text.replace(char::is_control, " ").into();
+    match rest.split_first() {
+        None => Some((code, true, rest)),
+        Some((b' ', text)) => Some((code, true, text)),
+        Some((b'-', text)) => Some((code, false, text)),
+        Some(_) => None,
     }
-    Some((code, last, text))
+}
+
+fn printable(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).replace(char::is_control, " ")
+}
+
+fn is_of_class(status: &str, code: u16) -> bool {
+    status.split('.').next().is_some_and(|class| class == (code / 100).to_string())
 }
 
 fn enhanced_status(text: &str, code: u16) -> Option<String> {
@@ -190,6 +200,20 @@ mod tests {
     }
 
     #[test]
+    fn the_last_line_decides() {
+        for (lines, expected) in [
+            (&["450-4.2.1 busy", "550 5.1.1 no such user"][..], "550 5.1.1 busy no such user"),
+            (&["550-5.1.1 no such user", "450 busy"], "450 no such user busy"),
+            (&["250-a", "251 b"], "251 a b"),
+            (&["550-5.1.1 a", "b", " c", "55", "550"], "550 5.1.1 a b  c 55"),
+            (&["550-5.1.1 a", "550-5.7.1 b", "550 c"], "550 5.7.1 a b c"),
+            (&["250-a", "999 b", "250_c", "250 d"], "250 a 999 b 250_c d"),
+        ] {
+            assert_eq!(read(lines).unwrap().unwrap().to_string(), expected, "{lines:?}");
+        }
+    }
+
+    #[test]
     fn a_status_that_does_not_fit_is_text() {
         let reply = read(&["550 2.1.1 odd"]).unwrap().unwrap();
         assert_eq!((reply.enhanced, &*reply.text), (None, "2.1.1 odd"));
@@ -198,7 +222,7 @@ mod tests {
 
     #[test]
     fn what_is_not_smtp_is_said_so() {
-        for lines in [&["HTTP/1.1 400"][..], &["25"], &["250-a", "251 b"], &["250_a"], &["999 x"], &["é"]] {
+        for lines in [&["HTTP/1.1 400"][..], &["25"], &["250_a"], &["999 x"], &["é"]] {
             assert_eq!(read(lines), Err(Unreadable::Malformed), "{lines:?}");
         }
         assert_eq!(read(&["250-x"; 200]), Err(Unreadable::TooLong));
