@@ -60,6 +60,8 @@ pub enum Kind {
     Backlog,
     /// Mail waits long for its upstream.
     Slow,
+    /// An upstream's answers are long in coming.
+    Stuck,
     /// Too many hard bounces.
     Bounces,
     /// Too many complaints.
@@ -104,6 +106,7 @@ impl Kind {
             Self::Clock => "clock",
             Self::Backlog => "backlog",
             Self::Slow => "slow",
+            Self::Stuck => "stuck",
             Self::Bounces => "bounces",
             Self::Complaints => "complaints",
             Self::Deliveries => "deliveries",
@@ -133,6 +136,7 @@ impl Alarm {
             | Kind::Signature
             | Kind::Clock
             | Kind::Slow
+            | Kind::Stuck
             | Kind::Sync
             | Kind::Polls => Some(&self.subject),
             Kind::Overdue

@@ -211,6 +211,7 @@ async fn breakers(State(panel): State<Panel>) -> Response {
             BreakerState::Open { until } => Some(until.to_string()),
             BreakerState::Closed | BreakerState::HalfOpen | BreakerState::Forced => None,
         };
+        let reason = reason.or_else(|| upstream.slow());
         let pace = upstream.pace();
         BreakerView {
             upstream: upstream.name().to_owned(),

@@ -68,6 +68,7 @@ async fn submit(port: u16, data_dir: &Path) -> Result<Vec<String>, Trouble> {
         rate: None,
         plan: None,
         breaker: breaker::Settings::default(),
+        timeouts: Default::default(),
     };
     let connector = tls::connector(settings.ca_file.as_deref()).map_err(|error| failed(&error))?;
     let mut connection =

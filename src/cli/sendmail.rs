@@ -124,6 +124,7 @@ fn server(context: &Context, named: Option<&str>) -> Result<Settings, Trouble> {
         rate: None,
         plan: None,
         breaker: Default::default(),
+        timeouts: Default::default(),
     })
 }
 

@@ -112,6 +112,7 @@ fn settings(
         rate: section.parsed("rate", quantity::A_RATE, quantity::rate),
         plan: section.parsed("quota", quantity::A_QUOTA, quantity::quota),
         breaker: breaker(section.table("breaker")),
+        timeouts: Default::default(),
     };
     let settings = provider.and_then(|provider| with_host(settings, provider, region, section));
     (settings, account, reconcile)

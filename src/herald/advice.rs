@@ -30,6 +30,9 @@ pub(super) const fn advice(kind: Kind) -> &'static str {
         Kind::Clock => "see to it that NTP works: `timedatectl`",
         Kind::Backlog => "`mailtrail queue shape` tells for which upstream and domain mail waits",
         Kind::Slow => "look at the queue's length, then at `connections` and `rate` of the upstream",
+        Kind::Stuck => {
+            "look at the provider's status page; a second upstream in the route takes the mail meanwhile"
+        }
         Kind::Bounces => "take the addresses of `mailtrail log --status bounced` out of the lists",
         Kind::Complaints => "stop the mailing that `mailtrail stats --by tag` names",
         Kind::Deliveries => "`mailtrail log --status bounced` and `--status failed` have the reasons",

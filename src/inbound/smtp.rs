@@ -4,7 +4,7 @@ use crate::mail::{BodyType, Envelope};
 use crate::provider::Provider;
 use crate::smtp::{Decoder, Response};
 use crate::tls;
-use crate::transport::{self, Connection, ContentFault, Dialect, Pipelining, Security, breaker};
+use crate::transport::{self, Addresses, Connection, ContentFault, Dialect, Pipelining, Security, breaker};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use std::io;
@@ -33,6 +33,7 @@ pub struct SmtpTarget {
     settings: transport::Settings,
     dialect: Dialect,
     hostname: String,
+    addresses: Addresses,
 }
 
 impl SmtpTarget {
@@ -56,8 +57,9 @@ impl SmtpTarget {
             rate: None,
             plan: None,
             breaker: breaker::Settings::default(),
+            timeouts: Default::default(),
         };
-        Self { settings, dialect, hostname }
+        Self { settings, dialect, hostname, addresses: Addresses::default() }
     }
 
     /// A connection for each mail: what it says of one is about no other.
@@ -66,7 +68,8 @@ impl SmtpTarget {
             Ok(tls) => tls,
             Err(error) => return Verdict::Away(error.to_string()),
         };
-        let opened = Connection::open_as(self.dialect, &self.settings, &tls, &self.hostname).await;
+        let (addresses, settings) = (&self.addresses, &self.settings);
+        let opened = Connection::open_as(self.dialect, addresses, settings, &tls, &self.hostname).await;
         let mut connection = match opened {
             Ok(connection) => connection,
             Err(fault) => return Verdict::Away(fault.to_string()),

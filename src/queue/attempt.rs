@@ -13,7 +13,8 @@ use crate::store::{Job, Stored};
 use crate::suppression;
 use crate::transport::api::Answer;
 use crate::transport::{
-    EnvelopeReplies, Verdict, Weighed, is_for_next_transaction, verdict, verdict_of_answer,
+    Certainty, EnvelopeReplies, Fault, Step, Verdict, Weighed, is_for_next_transaction, verdict,
+    verdict_of_answer,
 };
 use bytes::Bytes;
 use futures_util::future::ready;
@@ -49,17 +50,19 @@ pub struct Findings {
     overflow: bool,
     /// What the upstream said about itself, not about this mail.
     pub upstream: Option<UpstreamRefusal>,
-    /// Whether it said that it is too much, and maybe until when.
-    pub throttled: Option<Option<Timestamp>>,
+    /// Whether it said that it is too much.
+    pub throttled: Option<UpstreamRefusal>,
 }
 
-/// The upstream refuses everybody for now.
+/// The upstream takes nothing, or less, for now.
 #[derive(Clone, Debug)]
 pub struct UpstreamRefusal {
     /// Its words.
     pub words: String,
     /// When it wants to be asked again.
     pub until: Option<Timestamp>,
+    /// How much that shows.
+    pub certainty: Certainty,
 }
 
 /// Who decides about a message that is over or damaged.
@@ -84,12 +87,12 @@ impl Attempt {
     ) -> Prepared {
         let may_go = |place: &u16| suppressed.binary_search_by_key(place, |(known, _)| *known).is_err();
         let waiting = (0u16..).zip(&job.recipients).filter(|(_, recipient)| recipient.waits());
-        let mut waiting = waiting.filter(|(place, _)| may_go(place));
+        let waiting: Vec<_> = waiting.filter(|(place, _)| may_go(place)).collect();
         let suppressed = settled(suppressed, &job.recipients);
-        let some = waiting.by_ref().take(most);
+        let some = together(&waiting, job.attempts).into_iter().take(most);
         let (places, recipients): (Vec<_>, Vec<_>) =
             some.map(|(place, recipient)| (place, recipient.address.clone())).unzip();
-        let leaves_others = waiting.next().is_some();
+        let leaves_others = places.len() < waiting.len();
         let over = |settled| {
             Prepared::Over(Outcome {
                 id: job.send.id,
@@ -188,12 +191,13 @@ impl Attempt {
     }
 
     /// What the answers to the envelope mean. Recipients that were taken stay open until the message is.
-    pub fn weigh_envelope(&self, replies: &EnvelopeReplies, provider: Provider, now: Timestamp) -> Findings {
+    pub fn weigh_envelope(&self, replies: &EnvelopeReplies, weights: Weights) -> Findings {
         let mut findings = Findings::default();
         if !replies.mail.is_positive() {
-            findings.add(&self.places, "MAIL", &replies.mail, provider, now);
+            findings.add(&self.places, Step::Mail, &replies.mail, weights);
             return findings;
         }
+        let alike = replies.recipients.len() == self.places.len() && replies.are_alike();
         let mut taken = false;
         for (place, reply) in self.places.iter().zip(&replies.recipients) {
             if reply.is_positive() {
@@ -202,29 +206,33 @@ impl Attempt {
                 findings.overflow = true;
                 findings.note(&[*place], Standing::Queued, &heard(RCPT, reply));
             } else {
-                findings.add(&[*place], RCPT, reply, provider, now);
+                findings.add(&[*place], Step::Rcpt { alike }, reply, weights);
             }
         }
         if let Some(data) = &replies.data
             && !data.is_intermediate()
         {
             let open = findings.open(&self.places);
-            findings.add(&open, "DATA", data, provider, now);
+            findings.add(&open, Step::Data, data, weights);
         }
         findings
     }
 
     /// What the answer to the final dot, or to what was sent of the message before, means for those still open.
-    pub fn weigh_content(
-        &self,
-        findings: &mut Findings,
-        name: &str,
-        reply: &Response,
-        provider: Provider,
-        now: Timestamp,
-    ) {
+    pub fn weigh_content(&self, findings: &mut Findings, step: Step, reply: &Response, weights: Weights) {
         let open = findings.open(&self.places);
-        findings.add(&open, name, reply, provider, now);
+        findings.add(&open, step, reply, weights);
+    }
+
+    /// The connection broke behind these answers. It broke over the recipient whose RCPT got none, which is noted: where
+    /// that happens again the others go without it.
+    pub fn give_broken(&self, findings: &mut Findings, replies: &EnvelopeReplies, fault: &Fault) {
+        let text = fault.to_string();
+        let unanswered = self.places.get(replies.recipients.len()).filter(|_| replies.mail.is_positive());
+        if let Some(place) = unanswered {
+            findings.note(&[*place], Standing::Queued, &said(RCPT, &text));
+        }
+        self.give(findings, Standing::Queued, "connection", &text);
     }
 
     /// What the answer to a request over HTTP means for those at `places`; true when each half of them is to be tried on
@@ -299,13 +307,15 @@ impl Findings {
         places.iter().copied().filter(|place| !decided(*place)).collect()
     }
 
-    fn add(&mut self, places: &[u16], name: &str, reply: &Response, provider: Provider, now: Timestamp) {
-        let standing = match self.weigh(verdict(reply, provider, now), || reply.to_string()) {
+    fn add(&mut self, places: &[u16], step: Step, reply: &Response, weights: Weights) {
+        let Weights { provider, is_refuted, now } = weights;
+        let verdict = verdict(step, reply, provider, is_refuted, now);
+        let standing = match self.weigh(verdict, || reply.to_string()) {
             // A server that says yes where nothing was sent is out of step.
-            Standing::Relayed if name != END_OF_DATA => Standing::Queued,
+            Standing::Relayed if step != Step::EndOfData => Standing::Queued,
             standing => standing,
         };
-        self.note(places, standing, &heard(name, reply));
+        self.note(places, standing, &heard(name(step), reply));
     }
 
     /// Whether the transaction brought some to an end, so that those without a place in it may follow at once.
@@ -323,20 +333,47 @@ impl Findings {
 
     /// What a verdict means for those it is about; what it means for the upstream is noted.
     fn weigh(&mut self, verdict: Verdict, words: impl FnOnce() -> String) -> Standing {
-        match verdict {
+        let (until, certainty) = match verdict {
             Verdict::Taken => return Standing::Relayed,
             Verdict::Refused => return Standing::Bounced,
-            Verdict::Later => {}
-            Verdict::Throttled { until } => {
-                self.not_before = self.not_before.max(until);
-                self.throttled = self.throttled.max(Some(until));
-            }
-            Verdict::Upstream { until } => {
-                self.not_before = self.not_before.max(until);
-                self.upstream = Some(UpstreamRefusal { words: words(), until });
-            }
+            Verdict::Later => return Standing::Queued,
+            Verdict::Throttled { until } => (until, Certainty::Likely),
+            Verdict::Upstream { until } => (until, Certainty::Certain),
+            Verdict::Suspected { until, certainty } => (until, certainty),
+        };
+        self.not_before = self.not_before.max(until);
+        let refusal = Some(UpstreamRefusal { words: words(), until, certainty });
+        match verdict {
+            Verdict::Throttled { .. } => self.throttled = refusal,
+            _ => self.upstream = refusal,
         }
         Standing::Queued
+    }
+}
+
+/// What it takes to weigh a reply.
+#[derive(Clone, Copy, Debug)]
+pub struct Weights {
+    /// Whose words they are.
+    pub provider: Provider,
+    /// Whether what was said to this message about the upstream was refuted since.
+    pub is_refuted: bool,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// Those recipients that go together: all, but for those over which the connection broke again and again. Each of these
+/// goes alone, in turns with the others, so that none waits for another.
+fn together<'a>(waiting: &[(u16, &'a Recipient)], attempts: u32) -> Vec<(u16, &'a Recipient)> {
+    let breaks = |recipient: &Recipient| {
+        let words = &recipient.words;
+        words.name == RCPT && matches!(words.code, None | Some(421)) && attempts >= 2
+    };
+    let (alone, others): (Vec<_>, Vec<_>) = waiting.iter().partition(|(_, recipient)| breaks(recipient));
+    let turn = attempts as usize / 2;
+    match alone.get(turn % alone.len().max(1)) {
+        Some(one) if others.is_empty() || attempts % 2 == 1 => vec![*one],
+        _ => others,
     }
 }
 
@@ -374,8 +411,18 @@ pub fn said(name: &str, text: &str) -> Words {
 }
 
 const DAMAGED: &str = "the message is damaged on disk and cannot be sent";
+const fn name(step: Step) -> &'static str {
+    match step {
+        Step::Mail => "MAIL",
+        Step::Rcpt { .. } => RCPT,
+        Step::Data => "DATA",
+        Step::Message => MESSAGE,
+        Step::EndOfData => END_OF_DATA,
+    }
+}
+
 /// Where a message was not sent whole.
-pub const MESSAGE: &str = "message";
+const MESSAGE: &str = "message";
 /// Bytes of a large message from which its requests to Mailgun are read.
 const HEADER: usize = 256 << 10;
 /// Characters of a reply that are kept.

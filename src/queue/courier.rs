@@ -61,7 +61,7 @@ impl Courier {
                     if attempt.weigh_answer(findings, &group, &answer, self.outlet.clock.now()) {
                         groups.extend(group.chunks(group.len().div_ceil(2)).map(<[u16]>::to_vec));
                     }
-                    self.weigh_upstream(&answer, findings);
+                    self.weigh_upstream(attempt, &answer, findings);
                 }
                 Err(Unanswered::Unreachable(fault)) if !begun => return Err(fault),
                 Err(unanswered) => self.give(attempt, findings, &group, unanswered),
@@ -80,7 +80,11 @@ impl Courier {
         let (client, outlet) = (self.client.take(), &self.outlet);
         let client = match client {
             Some(client) => client,
-            None => Client::new(&outlet.settings, &self.api, &outlet.tls).map_err(Unanswered::Unreachable)?,
+            None => {
+                let addresses = outlet.health.addresses();
+                Client::new(&outlet.settings, &self.api, &outlet.tls, addresses)
+                    .map_err(Unanswered::Unreachable)?
+            }
         };
         let started = Instant::now();
         let pieces = self.pieces(attempt);
@@ -103,12 +107,10 @@ impl Courier {
     }
 
     /// What an answer says about the upstream itself.
-    fn weigh_upstream(&self, answer: &Answer, findings: &Findings) {
+    fn weigh_upstream(&self, attempt: &Attempt, answer: &Answer, findings: &Findings) {
         match answer.failure() {
-            Some(fault) => {
-                self.outlet.failed(&fault);
-            }
-            None => self.outlet.answered(findings),
+            Some(fault) => self.outlet.broke(attempt.id, &fault),
+            None => self.outlet.answered(attempt.id, findings),
         }
     }
 
@@ -119,7 +121,7 @@ impl Courier {
             Unanswered::Unreadable(error) => {
                 tracing::error!(id = %attempt.id, %error, "a message cannot be sent to its end");
                 // The upstream did nothing wrong.
-                outlet.answered(findings);
+                outlet.answered(attempt.id, findings);
                 if error.get_ref().is_some_and(|cause| cause.is::<CommitError>()) {
                     attempt.give(findings, Standing::Queued, "store", NOT_NOTED);
                 } else {
@@ -127,11 +129,11 @@ impl Courier {
                 }
             }
             Unanswered::Unreachable(fault) | Unanswered::Before(fault) => {
-                outlet.failed(&fault);
+                outlet.broke(attempt.id, &fault);
                 attempt.give(findings, Standing::Queued, "connection", &fault.to_string());
             }
             Unanswered::After(fault) => {
-                outlet.failed(&fault);
+                outlet.broke(attempt.id, &fault);
                 tracing::warn!(id = %attempt.id, upstream = outlet.settings.name, %fault, "a message's end is unknown");
                 let text = format!("the message was sent and no answer came: {fault}");
                 findings.note(group, Standing::Unknown, &said(MESSAGES, &text));

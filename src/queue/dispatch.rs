@@ -174,7 +174,7 @@ impl Queue {
             self.look(now)?;
         }
         self.hand_out(now, &mut rooms, &mut wake)?;
-        if !fresh && rooms.iter().any(|room| matches!(room, Room::For(_))) {
+        if !fresh && rooms.iter().any(|room| matches!(room, Room::For(_) | Room::Reluctant(_))) {
             let before = self.known.clone();
             self.look(now)?;
             if self.known.iter().any(|queue| !before.contains(queue)) {
@@ -206,32 +206,73 @@ impl Queue {
         rooms: &mut [Room],
         wake: &mut Timestamp,
     ) -> Result<(), ReadError> {
-        for queue in &self.known {
+        let mut again = Vec::new();
+        for queue in self.known.clone() {
+            let mut reluctant = None;
             for place in self.ways.of(&queue.waits) {
                 match rooms[place] {
                     Room::Away(until) => *wake = until.map_or(*wake, |until| until.min(*wake)),
                     Room::Soon(at) => {
                         *wake = at.map_or(*wake, |at| at.min(*wake));
+                        reluctant = None;
                         break;
                     }
-                    Room::For(room) => {
-                        let (taken, next) = self.store.take_due(queue, now, room)?;
-                        let all = taken.len() < room;
-                        if !taken.is_empty() {
-                            self.turn += 1;
-                            self.served.insert(queue.clone(), self.turn);
-                            self.outlets[place].start(taken, now);
-                            rooms[place] = self.outlets[place].room(now);
-                        }
-                        *wake = next.map_or(*wake, |next| next.min(*wake));
-                        if all || !matches!(rooms[place], Room::Away(_)) {
+                    Room::Reluctant(_) => reluctant = reluctant.or(Some(place)),
+                    Room::For(_) => {
+                        let found = self.hand_out_to(place, &queue, now, rooms, wake)?;
+                        again.extend(found.again.then(|| (place, queue.clone())));
+                        if found.all || !matches!(rooms[place], Room::Away(_) | Room::Reluctant(_)) {
+                            reluctant = None;
                             break;
                         }
                     }
                 }
             }
+            if let Some(place) = reluctant {
+                let found = self.hand_out_to(place, &queue, now, rooms, wake)?;
+                again.extend(found.again.then(|| (place, queue)));
+            }
+        }
+        // Nothing else was due: the message that probed last does so again.
+        for (place, queue) in again {
+            if matches!(rooms[place], Room::For(_) | Room::Reluctant(_)) {
+                let (taken, _) = self.store.take_due(&queue, now, 1)?;
+                self.start(place, &queue, taken, now, rooms);
+            }
         }
         Ok(())
+    }
+
+    /// Hands out of a queue what an upstream has room for; but not its last probe, which waits until others had a turn.
+    fn hand_out_to(
+        &mut self,
+        place: usize,
+        queue: &Queued,
+        now: Timestamp,
+        rooms: &mut [Room],
+        wake: &mut Timestamp,
+    ) -> Result<Found, ReadError> {
+        let (Room::For(room) | Room::Reluctant(room)) = rooms[place] else { return Ok(Found::default()) };
+        let last = self.outlets[place].last_probe();
+        let (mut taken, next) =
+            self.store.take_due(queue, now, room.saturating_add(usize::from(last.is_some())))?;
+        let before = taken.len();
+        taken.retain(|grip| Some(grip.id()) != last);
+        let again = taken.len() < before;
+        taken.truncate(room);
+        let all = taken.len() < room;
+        self.start(place, queue, taken, now, rooms);
+        *wake = next.map_or(*wake, |next| next.min(*wake));
+        Ok(Found { all, again })
+    }
+
+    fn start(&mut self, place: usize, queue: &Queued, taken: Vec<Grip>, now: Timestamp, rooms: &mut [Room]) {
+        if !taken.is_empty() {
+            self.turn += 1;
+            self.served.insert(queue.clone(), self.turn);
+            self.outlets[place].start(taken, now);
+            rooms[place] = self.outlets[place].room(now);
+        }
     }
 
     /// The deadline holds wherever a message waits: for an upstream that is away, or for an operator.
@@ -259,6 +300,15 @@ impl Queue {
         }
         Ok(())
     }
+}
+
+/// What an upstream was handed of a queue.
+#[derive(Debug, Default)]
+struct Found {
+    /// Whether that was all that was due.
+    all: bool,
+    /// Whether its last probe is due.
+    again: bool,
 }
 
 /// What becomes of those recipients of a send that `which` tells.
@@ -324,6 +374,7 @@ mod tests {
             rate,
             plan: None,
             breaker: breaker::Settings::default(),
+            timeouts: Default::default(),
         };
         let tls = tls::connector(None).unwrap();
         let lists = suppression::Lists::default();

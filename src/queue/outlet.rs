@@ -14,11 +14,14 @@ use crate::pulse::Pulse;
 use crate::store::{CommitError, Grip, Job, ReadError, Store};
 use crate::suppression::{self, Change, Listing, Lists, Mark, Policy, Reason, Source};
 use crate::transport::breaker::State;
-use crate::transport::{Fault, Health, Quota, Room, Settings};
-use std::collections::HashMap;
+use crate::transport::{Certainty, Fault, Health, Load, Quota, Room, Settings};
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -67,6 +70,9 @@ pub(super) struct Outlet {
     under_way: Mutex<HashMap<TrackingId, Grip>>,
     /// The send that was handed out last to find out whether the upstream is well again.
     probe: Mutex<Option<TrackingId>>,
+    /// The sends whose answers are long in coming.
+    stuck: Mutex<HashSet<TrackingId>>,
+    is_slow: AtomicBool,
     workers: TaskTracker,
     settling: TaskTracker,
     /// Set when attempts have had all the time to end that they get.
@@ -117,6 +123,8 @@ impl Outlet {
             pulse,
             under_way: Mutex::default(),
             probe: Mutex::default(),
+            stuck: Mutex::default(),
+            is_slow: AtomicBool::default(),
             workers: TaskTracker::new(),
             settling: TaskTracker::new(),
             over: CancellationToken::new(),
@@ -144,22 +152,75 @@ impl Outlet {
         self.count(0);
     }
 
-    /// What may be handed out now. From one that is away everything is taken back that no worker has begun.
+    /// What may be handed out now. From one that is away, or becomes slow, everything is taken back that no worker has
+    /// begun.
     pub(super) fn room(self: &Arc<Self>, now: Timestamp) -> Room {
         if self.work.is_unattended() {
             self.hire();
         }
-        let (under_way, probing) = {
-            let (under_way, probe) = (self.under_way(), self.probe());
-            (under_way.len(), probe.is_some_and(|id| under_way.contains_key(&id)))
+        let load = {
+            let (under_way, probe, stuck) = (self.under_way(), self.probe(), self.stuck());
+            let probing = probe.is_some_and(|id| under_way.contains_key(&id) && !stuck.contains(&id));
+            Load { under_way: under_way.len(), probing, stuck: stuck.len() }
         };
-        let room = self.health.room(now, under_way, probing, PER_CONNECTION);
-        if matches!(room, Room::Away(_)) && self.health.state() != State::HalfOpen {
+        let becomes_slow = self.note_slow(load.stuck);
+        let room = self.health.room(now, load, PER_CONNECTION);
+        let is_away = matches!(room, Room::Away(_)) && self.health.state() != State::HalfOpen;
+        if becomes_slow || is_away && !self.health.is_slow(load.stuck) {
             let unbegun = self.work.clear();
             let mut under_way = self.under_way();
             unbegun.iter().for_each(|id| drop(under_way.remove(id)));
         }
         room
+    }
+
+    /// Notes whether the upstream is slow; true when it becomes so.
+    fn note_slow(&self, stuck: usize) -> bool {
+        let (is_slow, name) = (self.health.is_slow(stuck), &self.settings.name);
+        let was_slow = self.is_slow.swap(is_slow, Ordering::AcqRel);
+        if is_slow && !was_slow {
+            let (all, patience) = (self.health.connections(), self.settings.timeouts.patience.as_secs());
+            let text = format!(
+                "{stuck} of {all} connections wait longer than {patience} s for an answer; mail takes another upstream, \
+                 or waits"
+            );
+            self.health.set_slow(Some(&text));
+            self.alarms.set(Kind::Stuck, name, Some(text));
+        } else if was_slow && !is_slow {
+            self.health.set_slow(None);
+            self.alarms.clear(Kind::Stuck, name);
+        }
+        is_slow && !was_slow
+    }
+
+    /// The work's result; while that is long in coming the upstream counts as stuck with this send.
+    pub(super) async fn watch<T>(&self, id: TrackingId, work: impl Future<Output = T>) -> T {
+        self.watch_moving(id, &AtomicU64::default(), work).await
+    }
+
+    /// The same; it is long in coming only while `moved` stays the same.
+    pub(super) async fn watch_moving<T>(
+        &self,
+        id: TrackingId,
+        moved: &AtomicU64,
+        work: impl Future<Output = T>,
+    ) -> T {
+        let mut work = pin!(work);
+        loop {
+            let before = moved.load(Ordering::Relaxed);
+            if let Ok(done) = timeout(self.settings.timeouts.patience, &mut work).await {
+                return done;
+            }
+            if moved.load(Ordering::Relaxed) == before {
+                return self.watch_stuck(id, work).await;
+            }
+        }
+    }
+
+    /// The result of a work that was long in coming already.
+    pub(super) async fn watch_stuck<T>(&self, id: TrackingId, work: impl Future<Output = T>) -> T {
+        let _stuck = Stuck::new(self, id);
+        work.await
     }
 
     /// Tells the metrics how the upstream does.
@@ -172,7 +233,10 @@ impl Outlet {
         };
         metrics::gauge!("mailtrail_breaker_state", "upstream" => upstream()).set(state);
         let (open, idle) = (self.health.connections(), self.work.idle());
-        for (word, connections) in [("busy", open.saturating_sub(idle)), ("idle", idle)] {
+        let stuck = self.stuck().len();
+        for (word, connections) in
+            [("busy", open.saturating_sub(idle + stuck)), ("idle", idle), ("stuck", stuck)]
+        {
             metrics::gauge!("mailtrail_relay_connections", "upstream" => upstream(), "state" => word)
                 .set(connections as f64);
         }
@@ -181,6 +245,7 @@ impl Outlet {
     /// Hands sends out.
     pub(super) fn start(self: &Arc<Self>, grips: Vec<Grip>, now: Timestamp) {
         self.health.pace().start(grips.len(), now);
+        self.health.breaker().check(now);
         if self.health.state() == State::HalfOpen {
             *self.probe() = grips.first().map(Grip::id);
         }
@@ -286,6 +351,7 @@ impl Outlet {
             metrics::counter!("mailtrail_relay_attempts_total", "upstream" => upstream, "outcome" => word)
                 .increment(recipients);
             if settled.standing == Standing::Relayed {
+                self.health.breaker().took();
                 self.count(recipients);
                 self.pulse.relayed(&self.settings.name, outcome.id, outcome.at);
             }
@@ -410,22 +476,24 @@ impl Outlet {
     }
 
     /// The upstream decided about a message.
-    pub(super) fn answered(&self, findings: &Findings) {
+    pub(super) fn answered(&self, id: TrackingId, findings: &Findings) {
         let now = self.clock.now();
-        match (&findings.upstream, findings.throttled) {
-            (Some(refusal), _) => self.refused(refusal),
-            (None, Some(until)) => self.throttled(now, until),
-            (None, None) => {
-                self.health.pace().taken(now);
-                if self.health.breaker().succeeded(now) {
-                    self.alarms.clear(Kind::Breaker, &self.settings.name);
-                    self.alarms.clear(Kind::Account, &self.settings.name);
-                    tracing::info!(
-                        upstream = self.settings.name,
-                        "the breaker closed: the upstream takes mail again"
-                    );
-                }
-            }
+        if let Some(refusal) = &findings.upstream {
+            self.refused(id, refusal, now);
+            return;
+        }
+        if let Some(refusal) = &findings.throttled {
+            self.throttled(id, refusal, now);
+            return;
+        }
+        self.health.pace().taken(now);
+        if self.health.breaker().succeeded(now) {
+            self.alarms.clear(Kind::Breaker, &self.settings.name);
+            self.alarms.clear(Kind::Account, &self.settings.name);
+            tracing::info!(
+                upstream = self.settings.name,
+                "the breaker closed: the upstream takes mail again"
+            );
         }
     }
 
@@ -434,10 +502,12 @@ impl Outlet {
         self.alarms.clear(Kind::Tls, &self.settings.name);
     }
 
-    fn throttled(&self, now: Timestamp, until: Option<Timestamp>) {
+    /// The upstream wants less mail. A wait that it asks for is short, or the upstream is away for it: mail takes another.
+    fn throttled(&self, id: TrackingId, refusal: &UpstreamRefusal, now: Timestamp) {
+        let long = refusal.until.filter(|until| until.since(now) > self.settings.breaker.pause);
         let mut pace = self.health.pace();
         let before = pace.slowed_to();
-        pace.throttled(now, until);
+        pace.throttled(now, refusal.until.filter(|_| long.is_none()));
         let slowed_to = pace.slowed_to();
         drop(pace);
         if slowed_to != before {
@@ -448,19 +518,42 @@ impl Outlet {
                 "the upstream says that it is too much; it is sent less"
             );
         }
+        let Some(until) = long else { return self.health.breaker().slowed_by(id) };
+        if self.health.breaker().suspected(now, id, refusal.certainty, until, &refusal.words) {
+            let text =
+                format!("the upstream wants no mail until {until}, mail waits; it said: {}", refusal.words);
+            self.alarms.raise(Kind::Breaker, &self.settings.name, text);
+        }
     }
 
-    /// The upstream refuses the account, not the mail.
-    fn refused(&self, refusal: &UpstreamRefusal) {
-        let now = self.clock.now();
+    /// The upstream refuses the account, not the mail; or so it seems.
+    fn refused(&self, id: TrackingId, refusal: &UpstreamRefusal, now: Timestamp) {
+        let UpstreamRefusal { words, certainty, .. } = refusal;
         let until = refusal.until.unwrap_or_else(|| now.after(self.settings.breaker.longest_pause));
-        self.health.breaker().pause_until(now, until, &refusal.words);
-        let text = format!("the upstream refuses the account, mail waits; it said: {}", refusal.words);
-        self.alarms.raise(Kind::Account, &self.settings.name, text);
+        let mut breaker = self.health.breaker();
+        match certainty {
+            Certainty::Certain => _ = breaker.pause_until(now, until, words),
+            Certainty::Likely | Certainty::Possible => {
+                breaker.suspected(now, id, *certainty, until, words);
+            }
+        }
+        let is_away = matches!(breaker.state(), State::Open { .. });
+        drop(breaker);
+        if is_away {
+            let text = format!("the upstream refuses the account, mail waits; it said: {words}");
+            self.alarms.raise(Kind::Account, &self.settings.name, text);
+        }
     }
 
-    /// The upstream cannot be reached, or the connection broke; true when the message's attempt counts.
-    pub(super) fn failed(&self, fault: &Fault) -> bool {
+    /// The connection broke over a message.
+    pub(super) fn broke(&self, id: TrackingId, fault: &Fault) {
+        let reason = fault.to_string();
+        let opened = self.health.breaker().broke_over(self.clock.now(), id, &reason);
+        self.report(fault, opened, &reason);
+    }
+
+    /// The upstream cannot be reached, or does not serve us; true when the message's attempt counts.
+    fn failed(&self, fault: &Fault) -> bool {
         let (mut breaker, now) = (self.health.breaker(), self.clock.now());
         let (counts, reason) = (breaker.state() == State::Closed, fault.to_string());
         let opened = match fault {
@@ -471,6 +564,11 @@ impl Outlet {
             _ => breaker.failed(now, &reason),
         };
         drop(breaker);
+        self.report(fault, opened, &reason);
+        counts
+    }
+
+    fn report(&self, fault: &Fault, opened: bool, reason: &str) {
         let kind = match fault {
             Fault::Login(_) | Fault::NoAuth => Some(Kind::Account),
             Fault::NoStartTls | Fault::Certificate(_) | Fault::HostName(_) => Some(Kind::Tls),
@@ -483,7 +581,6 @@ impl Outlet {
             }
             None => tracing::warn!(upstream = self.settings.name, %fault, "the upstream cannot be used"),
         }
-        counts
     }
 
     /// The upstream took so many recipients: what that leaves of the plan.
@@ -502,12 +599,43 @@ impl Outlet {
         self.alarms.raise(Kind::Quota, &self.settings.name, text);
     }
 
+    /// The message that found out last whether the upstream is well again: others do next.
+    pub(super) fn last_probe(&self) -> Option<TrackingId> {
+        let probing = self.health.state() == State::HalfOpen || self.health.breaker().check_at().is_some();
+        self.probe().filter(|_| probing)
+    }
+
+    fn stuck(&self) -> MutexGuard<'_, HashSet<TrackingId>> {
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn probe(&self) -> MutexGuard<'_, Option<TrackingId>> {
         self.probe.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn under_way(&self) -> MutexGuard<'_, HashMap<TrackingId, Grip>> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A send whose answer is long in coming, until it came.
+struct Stuck<'a> {
+    outlet: &'a Outlet,
+    id: TrackingId,
+}
+
+impl<'a> Stuck<'a> {
+    fn new(outlet: &'a Outlet, id: TrackingId) -> Self {
+        outlet.stuck().insert(id);
+        outlet.store.due_bell().ring();
+        Self { outlet, id }
+    }
+}
+
+impl Drop for Stuck<'_> {
+    fn drop(&mut self) {
+        self.outlet.stuck().remove(&self.id);
+        self.outlet.store.due_bell().ring();
     }
 }
 

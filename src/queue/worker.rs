@@ -1,15 +1,18 @@
 //! One connection to the upstream and the messages that go over it.
 
-use super::attempt::{Attempt, Findings, MESSAGE};
+use super::attempt::{Attempt, Findings, Weights};
 use super::courier::Courier;
 use super::outlet::Outlet;
 use crate::ledger::step::END_OF_DATA;
 use crate::ledger::{Begun, Outcome, Standing};
 use crate::smtp::Response;
-use crate::transport::{Connection, ContentFault, EnvelopeReplies, Fault, Pipelining};
+use crate::transport::{Connection, ContentFault, Dialect, EnvelopeReplies, Fault, Pipelining, Step};
+use futures_util::StreamExt;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// Carries messages over one connection until there is nothing to do for a while.
 pub struct Worker {
@@ -114,6 +117,7 @@ impl Worker {
     }
 
     async fn carry(&mut self, attempt: &Attempt, said: bool) -> Carried {
+        let outlet = self.outlet.clone();
         let (mut link, reused) = match self.connection.take() {
             Some(link) => (link, true),
             None => match self.connect().await {
@@ -129,38 +133,57 @@ impl Worker {
         }
         // What was said went with the connection it was said on.
         let chained = said && reused;
-        let replies = link.ask(attempt, chained).await;
+        let replies = outlet.watch(attempt.id, link.ask(attempt, chained)).await;
         self.learn(&link, chained, reused, &replies);
         let replies = match replies {
             Ok(replies) if reused && replies.is_of_the_connection() => return Carried::Stale,
             Ok(replies) => replies,
             Err(_) if reused => return Carried::Stale,
-            Err(fault) => return Carried::Unreachable(fault),
+            // The upstream was there: what happened then is an attempt of this message, whatever the breaker's state.
+            Err(fault) => {
+                let mut findings = Findings::default();
+                outlet.broke(attempt.id, &fault);
+                attempt.give(&mut findings, Standing::Queued, "connection", &fault.to_string());
+                return Carried::Settled { outcome: outlet.conclude(attempt, findings), next: None };
+            }
         };
-        let settings = &self.outlet.settings;
-        let mut findings = attempt.weigh_envelope(&replies, settings.provider, self.outlet.clock.now());
+        let mut findings = attempt.weigh_envelope(&replies, self.weights(attempt));
         if replies.go_ahead() {
             return self.send(attempt, findings, link).await;
         }
         if let Some(fault) = &replies.broken {
-            self.outlet.failed(fault);
-            attempt.give(&mut findings, Standing::Queued, "connection", &fault.to_string());
+            outlet.broke(attempt.id, fault);
+            attempt.give_broken(&mut findings, &replies, fault);
         } else {
             let last = replies.data.as_ref().unwrap_or(&replies.mail);
-            self.weigh_upstream("the envelope", last, &findings);
+            self.weigh_upstream(attempt, "the envelope", last, &findings);
         }
         if link.is_sound {
             self.connection = Some(link);
         }
-        Carried::Settled { outcome: self.outlet.conclude(attempt, findings), next: None }
+        Carried::Settled { outcome: outlet.conclude(attempt, findings), next: None }
+    }
+
+    fn weights(&self, attempt: &Attempt) -> Weights {
+        let outlet = &self.outlet;
+        Weights {
+            provider: outlet.settings.provider,
+            is_refuted: outlet.health.breaker().is_refuted(attempt.id),
+            now: outlet.clock.now(),
+        }
     }
 
     /// Sends the message itself. Behind its dot a lost answer leaves the end unknown, so that is noted before.
     async fn send(&mut self, attempt: &Attempt, mut findings: Findings, mut link: Link) -> Carried {
         let outlet = self.outlet.clone();
         let started = Instant::now();
-        let mut next = None;
-        let sent = match link.connection.body(attempt.pieces()).await {
+        let (mut next, mut is_said) = (None, false);
+        let moved = AtomicU64::new(0);
+        let pieces = attempt.pieces().inspect(|_| {
+            moved.fetch_add(1, Ordering::Relaxed);
+        });
+        let body = outlet.watch_moving(attempt.id, &moved, link.connection.body(pieces)).await;
+        let sent = match body {
             Ok(()) => {
                 let upstream = outlet.settings.name.clone();
                 let begun = Begun { id: attempt.id, at: outlet.clock.now(), upstream };
@@ -170,18 +193,19 @@ impl Worker {
                     return Carried::Settled { outcome: outlet.conclude(attempt, findings), next: None };
                 }
                 next = self.chained(&link).await;
-                let following = next.as_ref().map(|next| (&next.envelope, next.size()));
-                link.connection.end_of_data(following).await
+                is_said = next.is_some();
+                self.end(attempt, &mut link, &mut next).await
             }
             Err(fault) => Err(fault),
         };
+        // An envelope that was said and is in no hands any more leaves the connection in its middle.
+        let is_sound = is_said == next.is_some();
         match sent {
             Ok(reply) => {
                 metrics::histogram!("mailtrail_relay_seconds").record(started.elapsed());
-                let (provider, now) = (outlet.settings.provider, outlet.clock.now());
-                attempt.weigh_content(&mut findings, END_OF_DATA, &reply, provider, now);
-                self.weigh_upstream("the end of data", &reply, &findings);
-                if reply.code != 421 {
+                attempt.weigh_content(&mut findings, Step::EndOfData, &reply, self.weights(attempt));
+                self.weigh_upstream(attempt, "the end of data", &reply, &findings);
+                if reply.code != 421 && is_sound {
                     link.carried += 1;
                     self.connection = Some(link);
                 }
@@ -189,21 +213,20 @@ impl Worker {
             Err(ContentFault::Unreadable(error)) => {
                 tracing::error!(id = %attempt.id, %error, "a message cannot be read to its end and is not sent");
                 // The upstream did nothing wrong; the connection in the middle of a message is of no more use.
-                outlet.answered(&findings);
+                outlet.answered(attempt.id, &findings);
                 attempt.give_unreadable(&mut findings, &error);
             }
             Err(ContentFault::Refused(reply)) => {
-                let (provider, now) = (outlet.settings.provider, outlet.clock.now());
-                attempt.weigh_content(&mut findings, MESSAGE, &reply, provider, now);
-                self.weigh_upstream("the message", &reply, &findings);
+                attempt.weigh_content(&mut findings, Step::Message, &reply, self.weights(attempt));
+                self.weigh_upstream(attempt, "the message", &reply, &findings);
             }
             Err(ContentFault::Before(fault)) => {
-                outlet.failed(&fault);
+                outlet.broke(attempt.id, &fault);
                 attempt.give(&mut findings, Standing::Queued, "connection", &fault.to_string());
             }
             Err(ContentFault::After(fault)) => {
-                outlet.failed(&fault);
-                if next.is_some() {
+                outlet.broke(attempt.id, &fault);
+                if is_said {
                     self.grouping_broke(Pipelining::Full);
                 }
                 let text = format!("the message was sent and no answer came: {fault}");
@@ -214,12 +237,43 @@ impl Worker {
         Carried::Settled { outcome: outlet.conclude(attempt, findings), next }
     }
 
+    /// Says the dot and hears the answer. Where that is long in coming the message that rides behind goes another way:
+    /// `next` is taken out then.
+    async fn end(
+        &self,
+        attempt: &Attempt,
+        link: &mut Link,
+        next: &mut Option<Box<Attempt>>,
+    ) -> Result<Response, ContentFault> {
+        let outlet = &self.outlet;
+        let rides = next.take();
+        let ended = {
+            let following = rides.as_ref().map(|rides| (&rides.envelope, rides.size()));
+            let mut ended = pin!(link.connection.end_of_data(following));
+            match timeout(outlet.settings.timeouts.patience, &mut ended).await {
+                Ok(ended) => ended,
+                Err(_) => {
+                    rides.as_ref().inspect(|rides| outlet.finished(rides.id));
+                    return outlet.watch_stuck(attempt.id, ended).await;
+                }
+            }
+        };
+        *next = rides;
+        ended
+    }
+
     /// What an answer says about the upstream itself: a goodbye (421) is no sign of health.
-    fn weigh_upstream(&self, what: &'static str, response: &Response, findings: &Findings) {
+    fn weigh_upstream(
+        &self,
+        attempt: &Attempt,
+        what: &'static str,
+        response: &Response,
+        findings: &Findings,
+    ) {
         if response.code == 421 && findings.upstream.is_none() && findings.throttled.is_none() {
-            self.outlet.failed(&Fault::Refused { what, response: response.clone() });
+            self.outlet.broke(attempt.id, &Fault::Refused { what, response: response.clone() });
         } else {
-            self.outlet.answered(findings);
+            self.outlet.answered(attempt.id, findings);
         }
     }
 
@@ -243,7 +297,9 @@ impl Worker {
 
     async fn connect(&self) -> Result<Link, Fault> {
         let outlet = &self.outlet;
-        let mut connection = Connection::open(&outlet.settings, &outlet.tls, &outlet.hostname).await?;
+        let addresses = outlet.health.addresses();
+        let (settings, tls, hostname) = (&outlet.settings, &outlet.tls, &outlet.hostname);
+        let mut connection = Connection::open_as(Dialect::Smtp, addresses, settings, tls, hostname).await?;
         connection.limit(outlet.health.grouping().level(outlet.clock.now()));
         outlet.connected();
         Ok(Link { connection, carried: 0, since: Instant::now(), is_sound: true })

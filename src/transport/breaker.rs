@@ -1,6 +1,9 @@
 //! Leaves an upstream alone that cannot take mail, and finds out gently when it can again.
 
+use super::Certainty;
+use super::suspicion::Suspicion;
 use crate::clock::Timestamp;
+use crate::id::TrackingId;
 use std::time::Duration;
 
 /// When an upstream is left alone.
@@ -55,7 +58,8 @@ impl State {
     }
 }
 
-/// Counts an upstream's own failures. What is wrong with one message never counts.
+/// Counts an upstream's own failures. What is wrong with one message holds no other: where a failure may be a message's,
+/// those of different messages count.
 #[derive(Debug)]
 pub struct Breaker {
     settings: Settings,
@@ -65,6 +69,11 @@ pub struct Breaker {
     pause: Duration,
     closed_at: Timestamp,
     reason: String,
+    /// The message over which a probe's connection broke last.
+    broke_over: Option<TrackingId>,
+    suspicion: Suspicion,
+    /// When a probe may go although it is open: only replies to single messages speak against the upstream.
+    check_at: Option<Timestamp>,
 }
 
 impl Breaker {
@@ -79,6 +88,9 @@ impl Breaker {
             pause,
             closed_at,
             reason: String::new(),
+            broke_over: None,
+            suspicion: Suspicion::default(),
+            check_at: None,
         }
     }
 
@@ -96,8 +108,25 @@ impl Breaker {
     /// ended without finding out: its message was at fault, or lost.
     pub fn probe(&mut self, now: Timestamp) {
         if matches!(self.state, State::Open { until } if now >= until) {
-            (self.state, self.successes) = (State::HalfOpen, 0);
+            self.half_open();
         }
+    }
+
+    /// When a probe may go although it is open, for mail that no other upstream takes.
+    pub fn check_at(&self) -> Option<Timestamp> {
+        self.check_at.filter(|_| matches!(self.state, State::Open { .. }))
+    }
+
+    /// Lets such a probe through.
+    pub fn check(&mut self, now: Timestamp) {
+        if self.check_at().is_some_and(|at| now >= at) {
+            self.half_open();
+        }
+    }
+
+    fn half_open(&mut self) {
+        (self.state, self.successes, self.failures) = (State::HalfOpen, 0, 0);
+        (self.broke_over, self.check_at) = (None, None);
     }
 
     /// The upstream works: it decided about a message. True when that closed the breaker; only probes do, not an
@@ -120,6 +149,28 @@ impl Breaker {
         }
     }
 
+    /// The upstream took a message.
+    pub fn took(&mut self) {
+        self.suspicion.refute();
+    }
+
+    /// The connection broke over a message, and how. One message may be the cause of any number of that, so at least two
+    /// failures count; and probes that failed such leave the way to others until as many different messages failed as
+    /// open a closed breaker. True when that opened the breaker.
+    pub fn broke_over(&mut self, now: Timestamp, id: TrackingId, reason: &str) -> bool {
+        let enough = self.settings.failures.max(2);
+        match self.state {
+            State::HalfOpen if self.broke_over == Some(id) => return false,
+            State::HalfOpen | State::Closed if self.failures + 1 < enough => {
+                self.failures += 1;
+                self.broke_over = Some(id);
+                return false;
+            }
+            State::HalfOpen | State::Closed | State::Open { .. } | State::Forced => {}
+        }
+        self.failed(now, reason)
+    }
+
     /// The upstream does not work, and why. True when that opened the breaker.
     pub fn failed(&mut self, now: Timestamp, reason: &str) -> bool {
         self.failures = self.failures.saturating_add(1);
@@ -136,7 +187,44 @@ impl Breaker {
         }
         let opened = self.state == State::Closed;
         self.state = State::Open { until: now.after(self.pause) };
+        self.check_at = None;
         reason.clone_into(&mut self.reason);
+        opened
+    }
+
+    /// Whether words about the upstream in the reply to a message are about the message: others were taken since.
+    pub fn is_refuted(&self, id: TrackingId) -> bool {
+        self.suspicion.is_refuted(id)
+    }
+
+    /// The upstream wants less mail by the reply to a message.
+    pub fn slowed_by(&mut self, id: TrackingId) {
+        self.suspicion.remember(id);
+    }
+
+    /// The reply to a message says that the upstream takes nothing before `until`. Another message's reply may refute
+    /// that, so one may ask before then, after a pause that doubles with each that confirms it. True when that opened the
+    /// breaker.
+    pub fn suspected(
+        &mut self,
+        now: Timestamp,
+        id: TrackingId,
+        certainty: Certainty,
+        until: Timestamp,
+        reason: &str,
+    ) -> bool {
+        let confirmed = self.suspicion.add(id);
+        let known = matches!(self.state, State::Open { .. }) && self.check_at.is_none();
+        if known || self.state == State::Forced || certainty < Certainty::Likely && !confirmed {
+            return false;
+        }
+        match self.state {
+            State::HalfOpen if confirmed => self.pause = (self.pause * 2).min(self.settings.longest_pause),
+            State::HalfOpen | State::Open { .. } => {}
+            State::Closed | State::Forced => self.pause = self.settings.pause,
+        }
+        let opened = self.pause_until(now, until, reason);
+        self.check_at = Some(now.after(self.pause));
         opened
     }
 
@@ -148,6 +236,7 @@ impl Breaker {
         }
         let opened = self.state == State::Closed;
         self.state = State::Open { until: until.min(now.after(LONGEST_BELIEVED)) };
+        self.check_at = None;
         reason.clone_into(&mut self.reason);
         opened
     }
@@ -162,6 +251,7 @@ impl Breaker {
     pub fn close(&mut self, now: Timestamp) {
         (self.state, self.closed_at) = (State::Closed, now);
         (self.failures, self.successes) = (0, 0);
+        (self.broke_over, self.check_at) = (None, None);
         self.reason.clear();
     }
 }
@@ -222,6 +312,60 @@ mod tests {
         let later = now.after(Duration::from_secs(301));
         open(&mut breaker, later);
         assert_eq!(breaker.state(), State::Open { until: later.after(Duration::from_secs(10)) });
+    }
+
+    fn id(number: u128) -> TrackingId {
+        TrackingId::from_bytes(number.to_be_bytes())
+    }
+
+    #[test]
+    fn one_message_over_which_probes_break_opens_nothing() {
+        let mut breaker = Breaker::new(Settings { failures: 3, ..Settings::default() });
+        open(&mut breaker, at(1000));
+        breaker.probe(at(1010));
+        for second in 1010..1020 {
+            assert!(!breaker.broke_over(at(second), id(1), "broke"));
+            assert_eq!(breaker.state(), State::HalfOpen);
+        }
+        assert!(!breaker.broke_over(at(1020), id(2), "broke") && breaker.state() == State::HalfOpen);
+        assert!(!breaker.broke_over(at(1020), id(1), "broke"), "it was not closed");
+        assert_eq!((breaker.state(), breaker.reason()), (State::Open { until: at(1040) }, "broke"));
+        breaker.probe(at(1040));
+        assert!(!breaker.broke_over(at(1040), id(1), "broke") && breaker.succeeded(at(1040)));
+    }
+
+    #[test]
+    fn one_failure_over_a_message_never_opens_it() {
+        let mut breaker = Breaker::new(Settings { failures: 1, ..Settings::default() });
+        assert!(!breaker.broke_over(at(1), id(1), "no"));
+        assert!(!breaker.succeeded(at(1)) && !breaker.broke_over(at(1), id(1), "no"));
+        assert!(breaker.broke_over(at(2), id(1), "no"));
+        let mut breaker = Breaker::new(Settings { failures: 1, ..Settings::default() });
+        assert!(breaker.failed(at(1), "no"));
+    }
+
+    #[test]
+    fn a_reply_to_one_message_is_checked_by_others() {
+        use Certainty::{Likely, Possible};
+        let mut breaker = Breaker::new(Settings::default());
+        assert!(!breaker.suspected(at(1000), id(1), Possible, at(9000), "no"));
+        assert_eq!(breaker.state(), State::Closed);
+        assert!(breaker.suspected(at(1000), id(2), Possible, at(9000), "no"), "another's");
+        assert_eq!((breaker.state(), breaker.check_at()), (State::Open { until: at(9000) }, Some(at(1010))));
+        breaker.check(at(1009));
+        assert_eq!(breaker.state(), State::Open { until: at(9000) });
+        breaker.check(at(1010));
+        assert_eq!((breaker.state(), breaker.check_at()), (State::HalfOpen, None));
+        assert!(!breaker.suspected(at(1010), id(3), Possible, at(9000), "no"), "it was not closed");
+        assert_eq!(breaker.check_at(), Some(at(1030)));
+        breaker.check(at(1030));
+        breaker.took();
+        assert!(breaker.succeeded(at(1030)) && breaker.is_refuted(id(1)) && !breaker.is_refuted(id(4)));
+        assert!(breaker.suspected(at(1031), id(4), Likely, at(9000), "no"));
+        assert_eq!(breaker.check_at(), Some(at(1041)));
+        assert!(!breaker.pause_until(at(1031), at(8000), "certain"));
+        assert!(!breaker.suspected(at(1032), id(5), Likely, at(9000), "no"), "it is certain");
+        assert_eq!((breaker.state(), breaker.check_at()), (State::Open { until: at(8000) }, None));
     }
 
     #[test]

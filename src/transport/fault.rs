@@ -89,7 +89,7 @@ impl Fault {
 
     /// Whether the answers before it can be trusted: they came in their order.
     pub fn is_of_the_path(&self) -> bool {
-        matches!(self, Self::Io(_) | Self::Timeout { .. } | Self::Closed)
+        matches!(self, Self::Io(_) | Self::Timeout { .. } | Self::Closed | Self::Unreadable(_))
     }
 }
 

@@ -1,10 +1,10 @@
 use super::breaker::{Breaker, State};
 use super::pace::Pace;
 use super::quota::Quota;
-use super::{Grouping, Settings};
+use super::{Addresses, Grouping, Settings};
 use crate::clock::Timestamp;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How an upstream does: what the queue goes by, and what an operator may look at.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub struct Health {
     pace: Mutex<Pace>,
     quota: Mutex<Option<Quota>>,
     connections: AtomicUsize,
+    slow: Mutex<Option<String>>,
+    addresses: Arc<Addresses>,
 }
 
 /// What an upstream may be sent now.
@@ -28,6 +30,19 @@ pub enum Room {
     Soon(Option<Timestamp>),
     /// Nothing for a while, until then if that is known: another may be sent its mail.
     Away(Option<Timestamp>),
+    /// So many messages that no other upstream takes: it is slow, or replies to single messages speak against it.
+    Reluctant(usize),
+}
+
+/// What an upstream has at hand.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Load {
+    /// Messages under way.
+    pub under_way: usize,
+    /// Whether a probe is among them, and is no longer in being answered than usual.
+    pub probing: bool,
+    /// Those whose answers are long in coming; each has a connection of its own.
+    pub stuck: usize,
 }
 
 impl Health {
@@ -42,6 +57,8 @@ impl Health {
             pace: Mutex::new(Pace::new(settings.rate)),
             quota: Mutex::default(),
             connections: AtomicUsize::new(0),
+            slow: Mutex::default(),
+            addresses: Arc::default(),
         }
     }
 
@@ -55,31 +72,60 @@ impl Health {
         &self.host
     }
 
-    /// What it may be sent, with so many messages under way, a probe among them or not, and so many for each connection
-    /// at most.
-    pub fn room(&self, now: Timestamp, under_way: usize, probing: bool, per_connection: usize) -> Room {
+    /// What it may be sent beside its load, with so many messages for each connection at most.
+    pub fn room(&self, now: Timestamp, load: Load, per_connection: usize) -> Room {
         if let Some(again) = self.quota().as_mut().and_then(|quota| quota.used_up_until(now)) {
             return Room::Away(Some(again));
         }
         let mut breaker = self.breaker();
         breaker.probe(now);
-        let most = match breaker.state() {
-            State::Closed => self.most_connections * per_connection,
+        let (most, reluctant) = match breaker.state() {
+            State::Closed if self.is_slow(load.stuck) => {
+                let answering = self.most_connections.saturating_sub(load.stuck);
+                (load.stuck + answering * per_connection, true)
+            }
+            State::Closed => (self.most_connections * per_connection, false),
             // One message finds out, and the others need not wait for it.
-            State::HalfOpen if probing => return Room::Away(None),
+            State::HalfOpen if load.probing => return Room::Away(None),
             // What hangs since before it opened finds nothing out.
-            State::HalfOpen => under_way + 1,
-            State::Open { until } => return Room::Away(Some(until)),
+            State::HalfOpen => (load.under_way + 1, false),
+            State::Open { until } => match breaker.check_at() {
+                Some(at) if now >= at => (load.under_way + 1, true),
+                at => return Room::Away(Some(at.map_or(until, |at| at.min(until)))),
+            },
             State::Forced => return Room::Away(None),
         };
         drop(breaker);
         match self.pace().room(now) {
             (0, next) => Room::Soon(next),
-            (room, _) => match room.min(most.saturating_sub(under_way)) {
+            (room, _) => match room.min(most.saturating_sub(load.under_way)) {
+                0 if reluctant => Room::Away(None),
                 0 => Room::Soon(None),
+                room if reluctant => Room::Reluctant(room),
                 room => Room::For(room),
             },
         }
+    }
+
+    /// Whether so many connections whose answers are long in coming make the upstream a slow one: half of them, and two
+    /// where there may be two.
+    pub fn is_slow(&self, stuck: usize) -> bool {
+        stuck >= self.most_connections.min(2) && stuck * 2 >= self.connections()
+    }
+
+    /// What is known about its addresses.
+    pub fn addresses(&self) -> &Arc<Addresses> {
+        &self.addresses
+    }
+
+    /// Why it counts as slow, if it does.
+    pub fn slow(&self) -> Option<String> {
+        self.slow.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes that it is slow and why, or no longer.
+    pub fn set_slow(&self, why: Option<&str>) {
+        *self.slow.lock().unwrap_or_else(PoisonError::into_inner) = why.map(str::to_owned);
     }
 
     /// The breaker's state.

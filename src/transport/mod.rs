@@ -1,5 +1,6 @@
 //! The way to an upstream: connections, logins, transactions, verdicts, and when to leave it alone.
 
+mod addresses;
 pub mod api;
 pub mod breaker;
 mod fault;
@@ -9,16 +10,18 @@ mod pace;
 mod quota;
 mod settings;
 mod smtp;
+mod suspicion;
 mod verdict;
 mod ways;
 mod wire;
 
+pub use addresses::Addresses;
 pub use fault::{ContentFault, Fault};
 pub use grouping::Grouping;
-pub use health::{Health, Room};
+pub use health::{Health, Load, Room};
 pub use pace::Pace;
 pub use quota::{Period, Plan, Quota};
-pub use settings::{Api, Login, Pipelining, Security, Settings};
+pub use settings::{Api, Login, Pipelining, Security, Settings, Timeouts};
 pub use smtp::{Connection, Dialect, EnvelopeReplies};
-pub use verdict::{Verdict, Weighed, is_for_next_transaction, verdict, verdict_of_answer};
+pub use verdict::{Certainty, Step, Verdict, Weighed, is_for_next_transaction, verdict, verdict_of_answer};
 pub use ways::Ways;

@@ -96,7 +96,8 @@ impl Pace {
         match &mut self.slowed {
             None => {
                 let before = self.taken.per_second(now).max(SLOWEST);
-                let bucket = Bucket::new((before / 2.0).max(SLOWEST), now);
+                // One message's reply may be about that one: it does not stop an upstream that had little to do.
+                let bucket = Bucket::new((before / 2.0).max(FIRST), now);
                 self.slowed = Some(Slowed { bucket, before, changed: now, works: false });
             }
             // What was under way when it complained says the same again.
@@ -200,6 +201,8 @@ impl Recent {
 
 /// Messages a second that an upstream is always sent, whatever it says: one a minute.
 const SLOWEST: f64 = 1.0 / 60.0;
+/// Messages a second that it is sent at least after its first complaint.
+const FIRST: f64 = 1.0;
 /// How much faster than at the first complaint it must be, until that is forgotten.
 const FORGOTTEN: f64 = 4.0;
 const WINDOW: Duration = Duration::from_secs(10);
@@ -285,6 +288,15 @@ mod tests {
             pace.room(at(now));
             assert!(now < 500.0, "it never recovers");
         }
+    }
+
+    #[test]
+    fn one_complaint_does_not_stop_an_idle_upstream() {
+        let mut pace = Pace::new(None);
+        pace.throttled(at(10.0), None);
+        assert_eq!(pace.slowed_to(), Some(FIRST));
+        pace.throttled(at(13.0), None);
+        assert_eq!(pace.slowed_to(), Some(FIRST / 2.0));
     }
 
     #[test]

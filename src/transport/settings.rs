@@ -45,6 +45,39 @@ pub struct Settings {
     pub plan: Option<Plan>,
     /// When the upstream is left alone.
     pub breaker: breaker::Settings,
+    /// How long its answers may take.
+    pub timeouts: Timeouts,
+}
+
+/// How long an upstream may take. RFC 5321 section 4.5.3.2 asks for 5 minutes and more at each command; a submission
+/// server that is well answers in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a connection, whichever of its addresses takes it, and for a TLS handshake. 30 s.
+    pub connect: Duration,
+    /// For the greeting, and for a command. 60 s.
+    pub command: Duration,
+    /// For DATA. 120 s.
+    pub data: Duration,
+    /// For taking a part of the message (section 4.5.3.2.5): one of any size may take as long as it moves. 180 s.
+    pub part: Duration,
+    /// For the end of data. 600 s.
+    pub end_of_data: Duration,
+    /// After which an answer is long in coming, and the connection counts as stuck. 30 s.
+    pub patience: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(30),
+            command: Duration::from_secs(60),
+            data: Duration::from_secs(120),
+            part: Duration::from_secs(180),
+            end_of_data: Duration::from_secs(600),
+            patience: Duration::from_secs(30),
+        }
+    }
 }
 
 impl Settings {

@@ -4,9 +4,9 @@
 //! this one's final dot (RFC 2920), after STARTTLS there is no second greeting and nothing heard before counts
 //! (RFC 3207), every wait has an end, and it must be known whether a failure came before or after the final dot.
 
-use super::settings::{Login, Pipelining, Security, Settings};
-use super::wire::{Wire, dial, secure, within};
-use super::{ContentFault, Fault};
+use super::settings::{Login, Pipelining, Security, Settings, Timeouts};
+use super::wire::{Wire, begin, secure, within};
+use super::{Addresses, ContentFault, Fault};
 use crate::mail::{BodyType, Envelope};
 use crate::smtp::{Capabilities, Encoder, Response, ResponseReader, Unreadable};
 use base64::Engine as _;
@@ -18,6 +18,7 @@ use std::io;
 use std::pin::pin;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufWriter};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -29,6 +30,7 @@ pub struct Connection {
     capabilities: Capabilities,
     pipelining: Pipelining,
     dialect: Dialect,
+    timeouts: Timeouts,
 }
 
 /// What the server speaks.
@@ -58,6 +60,11 @@ impl EnvelopeReplies {
     pub fn go_ahead(&self) -> bool {
         let wanted = self.recipients.iter().any(Response::is_positive);
         wanted && self.mail.is_positive() && self.data.as_ref().is_some_and(Response::is_intermediate)
+    }
+
+    /// Whether all recipients got the same reply.
+    pub fn are_alike(&self) -> bool {
+        self.recipients.windows(2).all(|two| two[0].code == two[1].code)
     }
 
     /// Whether MAIL, or a RCPT behind a MAIL that was taken, was not understood: a part may have been lost on the way.
@@ -91,17 +98,50 @@ impl EnvelopeReplies {
 impl Connection {
     /// Connects, secures and logs in.
     pub async fn open(settings: &Settings, tls: &TlsConnector, hostname: &str) -> Result<Self, Fault> {
-        Self::open_as(Dialect::Smtp, settings, tls, hostname).await
+        Self::open_as(Dialect::Smtp, &Addresses::default(), settings, tls, hostname).await
     }
 
-    /// The same in a dialect.
+    /// The same in a dialect, with what is known about the host's addresses. One that takes the connection and does not
+    /// serve it leaves the others to be tried.
     pub async fn open_as(
         dialect: Dialect,
+        addresses: &Addresses,
         settings: &Settings,
         tls: &TlsConnector,
         hostname: &str,
     ) -> Result<Self, Fault> {
-        let wire = dial(settings, tls).await?;
+        let (limit, host) = (settings.timeouts.connect, &settings.host);
+        let found = async { Ok(addresses.look_up(host, settings.port).await?) };
+        let mut left = within(limit, "the look-up of its address", found).await?;
+        loop {
+            let connected = async { Ok(addresses.connect(&left).await?) };
+            let stream = within(limit, "connect", connected).await?;
+            let ip = stream.peer_addr()?.ip();
+            match Self::begin(dialect, stream, settings, tls, hostname).await {
+                Ok(connection) => {
+                    addresses.worked(ip);
+                    return Ok(connection);
+                }
+                Err(fault) if fault.is_of_the_path() => {
+                    addresses.failed(ip);
+                    left.retain(|address| address.ip() != ip);
+                    if left.is_empty() {
+                        return Err(fault);
+                    }
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+    }
+
+    async fn begin(
+        dialect: Dialect,
+        stream: TcpStream,
+        settings: &Settings,
+        tls: &TlsConnector,
+        hostname: &str,
+    ) -> Result<Self, Fault> {
+        let wire = begin(stream, settings, tls).await?;
         let mut connection = Self {
             wire: BufWriter::with_capacity(WRITE_BUFFER, wire),
             heard: Vec::new(),
@@ -109,8 +149,9 @@ impl Connection {
             capabilities: Capabilities::default(),
             pipelining: settings.pipelining,
             dialect,
+            timeouts: settings.timeouts,
         };
-        connection.expect("the greeting", GREETING).await?;
+        connection.expect("the greeting", settings.timeouts.command).await?;
         connection.hello(hostname).await?;
         if settings.security == Security::StartTls {
             connection = connection.start_tls(settings, tls, hostname).await?;
@@ -150,7 +191,7 @@ impl Connection {
             Pipelining::Off => self.say_one_by_one(&commands, &mut replies).await,
             Pipelining::Full | Pipelining::Group => self.say_in_groups(&commands, &mut replies).await,
         };
-        Self::sorted(replies, commands.len(), broken.err())
+        self.sorted(replies, commands.len(), broken.err())
     }
 
     /// Reads the answers to an envelope that rode behind a final dot.
@@ -158,17 +199,19 @@ impl Connection {
         let commands = envelope.recipients.len() + 2;
         let mut replies = Vec::with_capacity(commands);
         let broken = self.envelope_responses(0..commands, commands, &mut replies).await;
-        Self::sorted(replies, commands, broken.err())
+        self.sorted(replies, commands, broken.err())
     }
 
-    /// Answers that came in their order are kept, whatever happened behind them.
+    /// Answers that came in their order are kept, whatever happened behind them. One by one they do, but for the last.
     fn sorted(
+        &self,
         replies: Vec<Response>,
         commands: usize,
         broken: Option<Fault>,
     ) -> Result<EnvelopeReplies, Fault> {
+        let one_by_one = self.pipelining() == Pipelining::Off;
         match broken {
-            Some(fault) if !fault.is_of_the_path() => Err(fault),
+            Some(fault) if !fault.is_of_the_path() && !one_by_one => Err(fault),
             broken => {
                 let replies = EnvelopeReplies::sort(replies, commands, broken)?;
                 let recipient = replies.recipients.iter().find(|reply| reply.is_positive());
@@ -228,9 +271,9 @@ impl Connection {
         for number in numbers {
             let is_data = number + 1 == commands;
             let (what, limit) = match number {
-                0 => ("MAIL", COMMAND),
-                _ if is_data => ("DATA", DATA),
-                _ => ("RCPT", COMMAND),
+                0 => ("MAIL", self.timeouts.command),
+                _ if is_data => ("DATA", self.timeouts.data),
+                _ => ("RCPT", self.timeouts.command),
             };
             let response = self.response(what, limit).await?;
             // Only DATA is answered with 354, and never with 2yz.
@@ -264,12 +307,12 @@ impl Connection {
 
     /// Sends the message in `pieces`; the upstream has not taken it before its dot is said.
     pub async fn body(&mut self, pieces: impl Stream<Item = io::Result<Bytes>>) -> Result<(), ContentFault> {
-        let (mut pieces, mut encoder) = (pin!(pieces), Encoder::default());
+        let (mut pieces, mut encoder, part) = (pin!(pieces), Encoder::default(), self.timeouts.part);
         while let Some(piece) = pieces.next().await {
             let piece = piece.map_err(ContentFault::Unreadable)?;
             for block in piece.chunks(BLOCK) {
                 let written = write_stuffed(&mut self.wire, &mut encoder, block);
-                if let Err(fault) = within(BLOCK_WRITTEN, "a part of the message", written).await {
+                if let Err(fault) = within(part, "a part of the message", written).await {
                     return Err(self.interrupted(fault).await);
                 }
             }
@@ -296,7 +339,8 @@ impl Connection {
             Err(fault) if next.is_none() => return Err(self.interrupted(fault).await),
             said => said.map_err(ContentFault::After)?,
         }
-        let response = self.response("the end of data", END_OF_DATA).await.map_err(ContentFault::After)?;
+        let response =
+            self.response("the end of data", self.timeouts.end_of_data).await.map_err(ContentFault::After)?;
         if response.is_intermediate() {
             return Err(ContentFault::After(Fault::OutOfStep(response)));
         }
@@ -377,6 +421,7 @@ impl Connection {
             capabilities: Capabilities::default(),
             pipelining: self.pipelining,
             dialect: self.dialect,
+            timeouts: self.timeouts,
         };
         connection.hello(hostname).await?;
         Ok(connection)
@@ -426,7 +471,7 @@ impl Connection {
     async fn command(&mut self, line: &str, what: &'static str) -> Result<Response, Fault> {
         self.write(line.as_bytes()).await?;
         self.flush().await?;
-        self.response(what, COMMAND).await
+        self.response(what, self.timeouts.command).await
     }
 
     async fn expect(&mut self, what: &'static str, limit: Duration) -> Result<(), Fault> {
@@ -439,7 +484,7 @@ impl Connection {
         self.write(line.as_bytes()).await?;
         self.flush().await?;
         let mut lines = Vec::new();
-        let response = self.read_response(what, COMMAND, |line| {
+        let response = self.read_response(what, self.timeouts.command, |line| {
             lines.push(String::from_utf8_lossy(line.get(4..).unwrap_or_default()).into_owned());
         });
         let response = response.await?;
@@ -480,11 +525,11 @@ impl Connection {
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Result<(), Fault> {
-        within(COMMAND, "a command", async { Ok(self.wire.write_all(bytes).await?) }).await
+        within(self.timeouts.command, "a command", async { Ok(self.wire.write_all(bytes).await?) }).await
     }
 
     async fn flush(&mut self) -> Result<(), Fault> {
-        within(COMMAND, "a command", async { Ok(self.wire.flush().await?) }).await
+        within(self.timeouts.command, "a command", async { Ok(self.wire.flush().await?) }).await
     }
 }
 
@@ -518,13 +563,6 @@ const WRITE_BUFFER: usize = 16 << 10;
 const COMMANDS_AT_ONCE: usize = 100;
 /// What is written of a message in one go, in bytes.
 const BLOCK: usize = 64 << 10;
-/// RFC 5321 section 4.5.3.2 asks for 5 minutes and more; a submission server that is well answers in seconds.
-const GREETING: Duration = Duration::from_secs(60);
-const COMMAND: Duration = Duration::from_secs(60);
-const DATA: Duration = Duration::from_secs(120);
-/// RFC 5321 section 4.5.3.2.5. A message of any size may take as long as it moves.
-const BLOCK_WRITTEN: Duration = Duration::from_secs(180);
-const END_OF_DATA: Duration = Duration::from_secs(600);
 /// For the rest of a reply of which something was heard already.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 const BYE: Duration = Duration::from_secs(2);

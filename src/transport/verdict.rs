@@ -7,6 +7,24 @@ use crate::provider::{Provider, try_again_after};
 use crate::smtp::Response;
 use std::time::Duration;
 
+/// Where in a transaction a reply came, and so what it can be about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The sender, or all mail of the account.
+    Mail,
+    /// One recipient.
+    Rcpt {
+        /// Whether all recipients of the transaction got this reply: then it may be about the account, too.
+        alike: bool,
+    },
+    /// The message, or all mail of the account.
+    Data,
+    /// A part of the message, before its end.
+    Message,
+    /// The message.
+    EndOfData,
+}
+
 /// What a reply means for the recipients it is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -27,35 +45,71 @@ pub enum Verdict {
         /// The upstream's own wish.
         until: Option<Timestamp>,
     },
+    /// The same, unless it is about this message after all: the replies to others show that.
+    Suspected {
+        /// How much this reply shows by itself.
+        certainty: Certainty,
+        /// The upstream's own wish.
+        until: Option<Timestamp>,
+    },
 }
 
-/// The meaning of a reply at `now`.
-pub fn verdict(response: &Response, provider: Provider, now: Timestamp) -> Verdict {
+/// How much the reply to one message shows about its upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Certainty {
+    /// Nothing without another message's reply of the kind.
+    Possible,
+    /// The upstream is to be left alone, unless another message gets another reply.
+    Likely,
+    /// The upstream is to be left alone.
+    Certain,
+}
+
+/// The meaning of a reply at `now`. What was refuted by replies to others (`is_refuted`) is about this message.
+pub fn verdict(
+    step: Step,
+    response: &Response,
+    provider: Provider,
+    is_refuted: bool,
+    now: Timestamp,
+) -> Verdict {
     let text = response.text.to_ascii_lowercase();
     let until = || try_again_after(&response.text, now);
+    if response.is_positive() {
+        return Verdict::Taken;
+    }
+    if !is_refuted && step != (Step::Rcpt { alike: false }) {
+        match account_refusal(step, response, provider, &text) {
+            Some(Certainty::Certain) => return Verdict::Upstream { until: until() },
+            Some(certainty) => return Verdict::Suspected { certainty, until: until() },
+            None if response.code < 500 && is_throttle(response, &text) => {
+                return Verdict::Throttled { until: until() };
+            }
+            None => {}
+        }
+    }
     match response.code {
-        200..300 => Verdict::Taken,
-        // The login is missing, wrong or gone: an operator's matter, never the mail's (RFC 4954 section 6).
-        454 | 530 | 534 | 535 | 538 => Verdict::Upstream { until: None },
-        _ if is_account_refusal(provider, response, &text) => Verdict::Upstream { until: until() },
         // It did not understand us, or answers something else: nobody's address is wrong.
         _ if response.is_confused() => Verdict::Later,
+        // Recipients were taken with this login before: neither it nor the message is surely at fault.
+        _ if is_about_login(response, provider, &text)
+            && matches!(step, Step::Data | Step::Message | Step::EndOfData) =>
+        {
+            Verdict::Later
+        }
         500..600 => Verdict::Refused,
-        _ if is_throttle(response, &text) => Verdict::Throttled { until: until() },
         _ => Verdict::Later,
     }
 }
 
-/// Whether the account is refused and not the mail, in whatever code that comes.
-fn is_account_refusal(provider: Provider, response: &Response, text: &str) -> bool {
-    let says = |phrases: &[&str]| phrases.iter().any(|phrase| text.contains(phrase));
-    match provider {
-        Provider::Mailgun => says(&MAILGUN_ACCOUNT),
-        Provider::Brevo => {
-            let unauthorized = response.code == 502 && response.enhanced.as_deref() == Some("5.7.0");
-            response.code == 525 || unauthorized || says(&BREVO_ACCOUNT)
-        }
-        Provider::Plain => false,
+/// Whether the account is refused and not the mail. MAIL, or every RCPT alike, may show that (RFC 4954 section 6); the
+/// words are those of Mailgun's and Brevo's captures, at the steps where they were seen.
+fn account_refusal(step: Step, response: &Response, provider: Provider, text: &str) -> Option<Certainty> {
+    match (step, provider) {
+        (Step::Mail, _) if is_about_login(response, provider, text) => Some(Certainty::Likely),
+        (Step::Rcpt { .. }, _) if is_about_login(response, provider, text) => Some(Certainty::Possible),
+        (_, Provider::Mailgun) => mailgun_refusal(step, response, text),
+        (_, Provider::Brevo | Provider::Plain) => None,
     }
 }
 
@@ -69,6 +123,43 @@ pub fn is_for_next_transaction(response: &Response, taken: bool) -> bool {
             None if matches!(response.code, 452 | 552) => true,
             _ => response.text.to_ascii_lowercase().contains("too many recipients"),
         }
+}
+
+/// Whether the login is missing, wrong or gone, or not allowed from here.
+fn is_about_login(response: &Response, provider: Provider, text: &str) -> bool {
+    let status = response.enhanced.as_deref();
+    match (response.code, provider) {
+        (454 | 530 | 534 | 535 | 538, _) | (525, Provider::Brevo) => true,
+        (502, Provider::Brevo) => status == Some("5.7.0"),
+        (550, Provider::Brevo) => status == Some("5.7.1") && text.starts_with("unauthorized ip address"),
+        _ => false,
+    }
+}
+
+/// Mailgun refuses a domain with 421 to DATA, in the words of its API's errors; a lost login with 550 to RCPT.
+fn mailgun_refusal(step: Step, response: &Response, text: &str) -> Option<Certainty> {
+    match step {
+        Step::Message | Step::EndOfData => None,
+        Step::Rcpt { .. } => {
+            let lost_login = response.code == 550 && text.trim_end_matches('.') == "relaying denied";
+            lost_login.then_some(Certainty::Possible)
+        }
+        Step::Mail | Step::Data if response.code == 421 && is_mailgun_account(text) => {
+            // A sandbox's domain sends to authorized recipients, and refuses the others with these words.
+            let of_recipients = text.contains("authorized recipients");
+            Some(if of_recipients { Certainty::Likely } else { Certainty::Certain })
+        }
+        Step::Mail | Step::Data => {
+            let address = text.starts_with("rejected: ip ") && text.contains(MAILGUN_ADDRESS);
+            address.then_some(Certainty::Likely)
+        }
+    }
+}
+
+/// Whether Mailgun's words are about the domain or the account, over SMTP and over HTTP.
+fn is_mailgun_account(text: &str) -> bool {
+    let domain = text.starts_with("domain ") && text.contains(" is not allowed to send");
+    domain || MAILGUN_ACCOUNT.iter().any(|phrase| text.contains(phrase))
 }
 
 /// What the answer to a message over HTTP means.
@@ -89,9 +180,7 @@ pub fn verdict_of_answer(answer: &Answer, recipients: usize, now: Timestamp) -> 
         200..300 if answer.id.is_some() => Verdict::Taken,
         // Whoever answers so does not take mail: a wrong path at Mailgun's is greeted with 200.
         200..400 => Verdict::Upstream { until: None },
-        400 if MAILGUN_ACCOUNT.iter().any(|phrase| text.contains(phrase)) => {
-            Verdict::Upstream { until: wish() }
-        }
+        400 if is_mailgun_account(&text) => Verdict::Upstream { until: wish() },
         400 if recipients > 1 && text.contains("is not a valid address") => return Weighed::Apart,
         401 | 402 | 403 | 404 | 405 | 407 => Verdict::Upstream { until: wish() },
         420 | 429 => Verdict::Upstream { until: wish().or(Some(now.after(LIMIT))) },
@@ -118,18 +207,12 @@ fn is_throttle(response: &Response, text: &str) -> bool {
     }
 }
 
-/// Mailgun's refusals of a whole domain come as 421 to DATA, in the words of its API's errors 400, 403 and 429; a lost
-/// login comes as 550 to RCPT.
-const MAILGUN_ACCOUNT: [&str; 7] = [
-    "is not allowed to send",
-    "limit exceeded",
-    "relaying denied",
-    "domain is unverified",
+const MAILGUN_ACCOUNT: [&str; 3] = [
+    "limit exceeded, try again after ",
+    "domain is unverified and requires dns configuration",
     "activate your mailgun account",
-    "domain not found",
-    "can't be used to send the message",
 ];
-const BREVO_ACCOUNT: [&str; 2] = ["account is not yet activated", "unauthorized ip address"];
+const MAILGUN_ADDRESS: &str = "can't be used to send the message";
 const THROTTLES: [&str; 9] = [
     "rate limit",
     "throttl",
@@ -156,19 +239,37 @@ mod tests {
         Timestamp::from_seconds(1_789_387_200)
     }
 
-    fn meaning(provider: Provider, line: &str) -> Verdict {
+    const LIKELY: Verdict = Verdict::Suspected { certainty: Certainty::Likely, until: None };
+    const POSSIBLE: Verdict = Verdict::Suspected { certainty: Certainty::Possible, until: None };
+    const ALL: Step = Step::Rcpt { alike: true };
+    const ONE: Step = Step::Rcpt { alike: false };
+
+    fn meaning(step: Step, provider: Provider, line: &str) -> Verdict {
         let mut reader = crate::smtp::ResponseReader::default();
-        verdict(&reader.line(line.as_bytes()).unwrap().unwrap(), provider, now())
+        verdict(step, &reader.line(line.as_bytes()).unwrap().unwrap(), provider, false, now())
     }
 
+    /// What a reply means wherever it comes.
     #[track_caller]
     fn check(rows: &[(Provider, &str, Verdict)]) {
         for (provider, line, expected) in rows {
-            assert_eq!(meaning(*provider, line), *expected, "{provider:?}: {line}");
+            for step in [Step::Mail, ALL, ONE, Step::Data, Step::EndOfData] {
+                assert_eq!(meaning(step, *provider, line), *expected, "{provider:?} {step:?}: {line}");
+            }
         }
     }
 
-    /// RFC 5321 section 4.2.1 and RFC 4954 section 6.
+    /// What it means at MAIL, at every RCPT alike, at one of several, at DATA, and at the end of data.
+    #[track_caller]
+    fn check_steps(rows: &[(Provider, &str, [Verdict; 5])]) {
+        for (provider, line, expected) in rows {
+            let found = [Step::Mail, ALL, ONE, Step::Data, Step::EndOfData]
+                .map(|step| meaning(step, *provider, line));
+            assert_eq!(found, *expected, "{provider:?}: {line}");
+        }
+    }
+
+    /// RFC 5321 section 4.2.1.
     #[test]
     fn codes_mean_what_the_standards_say() {
         check(&[
@@ -180,10 +281,46 @@ mod tests {
             (Plain, "450 try again after lunch", Verdict::Later),
             (Plain, "421 4.3.2 closing", Verdict::Later),
             (Plain, "354 odd here", Verdict::Later),
-            (Plain, "535 5.7.8 Authentication failed", UPSTREAM),
-            (Plain, "530 5.7.0 Authentication required", UPSTREAM),
-            (Plain, "454 4.7.0 Temporary authentication failure", UPSTREAM),
         ]);
+    }
+
+    /// RFC 4954 section 6; Postfix says 454 4.7.1 of one recipient.
+    #[test]
+    fn a_login_is_missed_at_mail_or_at_every_recipient() {
+        use Verdict::{Later, Refused};
+        for provider in [Plain, Mailgun, Brevo] {
+            check_steps(&[
+                (provider, "535 5.7.8 no", [LIKELY, POSSIBLE, Refused, Later, Later]),
+                (provider, "530 5.7.0 Authentication required", [LIKELY, POSSIBLE, Refused, Later, Later]),
+                (provider, "454 4.7.1 Relay access denied", [LIKELY, POSSIBLE, Later, Later, Later]),
+            ]);
+        }
+    }
+
+    #[test]
+    fn what_others_refuted_is_about_the_message() {
+        let until = Some(now().after(Duration::from_secs(60)));
+        for (step, line, believed, refuted) in [
+            (Step::Mail, "530 5.7.0 Authentication required", LIKELY, Verdict::Refused),
+            (ALL, "454 4.7.1 Relay access denied", POSSIBLE, Verdict::Later),
+            (ALL, "550 5.7.1 Relaying denied", POSSIBLE, Verdict::Refused),
+            (
+                Step::Data,
+                "421 bytes limit exceeded, try again after 60 seconds",
+                Verdict::Upstream { until },
+                Verdict::Later,
+            ),
+            (
+                Step::EndOfData,
+                "451 slow down, try again after 60 seconds",
+                Verdict::Throttled { until },
+                Verdict::Later,
+            ),
+        ] {
+            let response = crate::smtp::ResponseReader::default().line(line.as_bytes()).unwrap().unwrap();
+            assert_eq!(verdict(step, &response, Mailgun, false, now()), believed, "{line}");
+            assert_eq!(verdict(step, &response, Mailgun, true, now()), refuted, "{line}");
+        }
     }
 
     #[test]
@@ -202,52 +339,73 @@ mod tests {
     #[test]
     fn mailguns_refusals_of_a_domain_hold_the_mail() {
         let until = |seconds| Verdict::Upstream { until: Some(now().after(Duration::from_secs(seconds))) };
-        check(&[
-            (Mailgun, "550 5.7.1 Relaying denied", UPSTREAM),
-            (Mailgun, "535 5.7.0 Mailgun is not loving your login or password", UPSTREAM),
+        for (line, expected) in [
             (
-                Mailgun,
                 "421 Domain mg.example.com is not allowed to send: recipient limit exceeded, try again after Mon, 14 Sep 2026 12:22:44 UTC",
                 until(1364),
             ),
             (
-                Mailgun,
                 "421 Domain mg.example.com is not allowed to send: request limit exceeded, try again after 120 seconds",
                 until(120),
             ),
-            (Mailgun, "421 account-requests-per-sec limit exceeded, try again after 1 second.", until(1)),
-            (Mailgun, "421 bytes limit exceeded, Try again after 120 seconds", until(120)),
+            ("421 account-requests-per-sec limit exceeded, try again after 1 second.", until(1)),
+            ("421 bytes limit exceeded, Try again after 120 seconds", until(120)),
             (
-                Mailgun,
                 "421 Domain mg.example.com is not allowed to send: Sandbox subdomains are for test purposes only. Please add your own domain or add the address to authorized recipients in Account Settings.",
-                UPSTREAM,
+                LIKELY,
             ),
             (
-                Mailgun,
                 "421 Domain mg.example.com is not allowed to send: Free accounts are for test purposes only.",
                 UPSTREAM,
             ),
             (
-                Mailgun,
                 "421 Domain x is not allowed to send: The domain is unverified and requires DNS configuration.",
                 UPSTREAM,
             ),
-            (Mailgun, "421 Please activate your Mailgun account.", UPSTREAM),
-            (Mailgun, "550 Rejected: IP 192.0.2.1 can't be used to send the message", UPSTREAM),
-            (Mailgun, "421 See you later", Verdict::Later),
-            (Mailgun, "550 5.1.1 no such user", Verdict::Refused),
-        ]);
+            ("421 Please activate your Mailgun account.", UPSTREAM),
+            ("550 Rejected: IP 192.0.2.1 can't be used to send the message", LIKELY),
+            ("421 See you later", Verdict::Later),
+            ("550 5.1.1 no such user", Verdict::Refused),
+        ] {
+            for step in [Step::Mail, Step::Data] {
+                assert_eq!(meaning(step, Mailgun, line), expected, "{step:?} {line}");
+            }
+            let of_one = [meaning(ONE, Mailgun, line), meaning(Step::EndOfData, Mailgun, line)];
+            assert!(of_one.iter().all(|one| [Verdict::Later, Verdict::Refused].contains(one)), "{line}");
+        }
+        let lost_login = "550 5.7.1 Relaying denied";
+        assert_eq!([ALL, ONE].map(|step| meaning(step, Mailgun, lost_login)), [POSSIBLE, Verdict::Refused]);
+    }
+
+    /// Words of the kind at other steps, in other codes, or in other sentences.
+    #[test]
+    fn words_that_accounts_share_with_messages_are_about_the_message() {
+        for provider in [Mailgun, Brevo, Plain] {
+            check(&[
+                (provider, "550 5.1.2 Domain not found", Verdict::Refused),
+                (provider, "552 5.3.4 Message size limit exceeded", Verdict::Refused),
+                (provider, "550 5.7.1 You are not allowed to send to this list", Verdict::Refused),
+                (provider, "550 5.7.1 <a@b>: Relaying denied", Verdict::Refused),
+                (provider, "554 5.7.1 the attachment can't be used to send the message", Verdict::Refused),
+                (provider, "554 5.7.1 no unauthorized ip address in a link", Verdict::Refused),
+                (provider, "452 4.2.2 mailbox limit exceeded", Verdict::Later),
+            ]);
+        }
     }
 
     /// Brevo: swaks and Postfix captures; fluent-smtp#157 and supabase/agent-skills#133 for the account.
     #[test]
     fn brevos_refusals_of_an_account_hold_the_mail() {
+        for line in [
+            "525 5.7.1 Unauthorized IP address",
+            "550 5.7.1 Unauthorized IP address",
+            "502 5.7.0 Please authenticate first",
+            "502 5.7.0 Your SMTP account is not yet activated",
+        ] {
+            let later = Verdict::Later;
+            check_steps(&[(Brevo, line, [LIKELY, POSSIBLE, Verdict::Refused, later, later])]);
+        }
         check(&[
-            (Brevo, "535 5.7.8 Authentication failed", UPSTREAM),
-            (Brevo, "525 5.7.1 Unauthorized IP address", UPSTREAM),
-            (Brevo, "550 5.7.1 Unauthorized IP address", UPSTREAM),
-            (Brevo, "502 5.7.0 Please authenticate first", UPSTREAM),
-            (Brevo, "502 5.7.0 Your SMTP account is not yet activated", UPSTREAM),
             (Brevo, "250 2.0.0 OK: queued as <a@example.com>", Verdict::Taken),
             (Plain, "525 5.7.1 Unauthorized IP address", Verdict::Refused),
         ]);
@@ -258,7 +416,7 @@ mod tests {
     #[test]
     fn too_much_at_once_is_not_a_failure_like_others() {
         let wish = Verdict::Throttled { until: Some(now().after(Duration::from_secs(30))) };
-        check(&[
+        for (provider, line, expected) in [
             (Plain, "450 4.7.1 Error: too many messages from 192.0.2.1", THROTTLED),
             (Plain, "421 4.7.0 Error: too many connections from 192.0.2.1", THROTTLED),
             (Plain, "421 4.7.28 Our system has detected an unusual amount of mail", THROTTLED),
@@ -270,7 +428,13 @@ mod tests {
             (Plain, "452 4.2.2 quota limit of this mailbox", Verdict::Later),
             (Plain, "450 4.7.1 Greylisted", Verdict::Later),
             (Plain, "550 5.7.1 sending limit", Verdict::Refused),
-        ]);
+        ] {
+            for step in [Step::Mail, ALL, Step::Data, Step::EndOfData] {
+                assert_eq!(meaning(step, provider, line), expected, "{step:?} {line}");
+            }
+            let of_one = if line.starts_with('4') { Verdict::Later } else { Verdict::Refused };
+            assert_eq!(meaning(ONE, provider, line), of_one, "{line}");
+        }
     }
 
     #[test]

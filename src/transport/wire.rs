@@ -18,10 +18,12 @@ use tokio_rustls::client::TlsStream;
 pub trait Wire: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Wire for T {}
 
-/// Connects, with TLS where it comes first.
-pub async fn dial(settings: &Settings, tls: &TlsConnector) -> Result<Box<dyn Wire>, Fault> {
-    let address = (settings.host.as_str(), settings.port);
-    let stream = within(CONNECT, "connect", async { Ok(TcpStream::connect(address).await?) }).await?;
+/// Prepares a connection, with TLS where it comes first.
+pub async fn begin(
+    stream: TcpStream,
+    settings: &Settings,
+    tls: &TlsConnector,
+) -> Result<Box<dyn Wire>, Fault> {
     prepare(&stream)?;
     Ok(match settings.security {
         Security::Implicit => Box::new(secure(stream, settings, tls).await?),
@@ -37,7 +39,8 @@ pub async fn secure<S: Wire>(
 ) -> Result<TlsStream<S>, Fault> {
     let name =
         ServerName::try_from(settings.host.clone()).map_err(|_| Fault::HostName(settings.host.clone()))?;
-    within(CONNECT, "the TLS handshake", async { Ok(tls.connect(name, stream).await?) }).await
+    within(settings.timeouts.connect, "the TLS handshake", async { Ok(tls.connect(name, stream).await?) })
+        .await
 }
 
 /// The work's result, or that it took too long.
@@ -62,7 +65,6 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-const CONNECT: Duration = Duration::from_secs(30);
 /// Bytes; enough for megabytes a second over 100 ms.
 const SEND_BUFFER: usize = 256 << 10;
 /// Rest after which the peer's machine is asked whether it is there, and again so often.

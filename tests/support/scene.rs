@@ -56,7 +56,7 @@ impl Time {
     }
 
     /// Lets what is under way come to rest, and a little time pass; more when `quiet`, but not more than that.
-    async fn pass(&self, quiet: bool, at_most: Duration) {
+    pub async fn pass(&self, quiet: bool, at_most: Duration) {
         let Self::Leaps { step, .. } = self else {
             return tokio::time::sleep(Duration::from_millis(2)).await;
         };

@@ -76,6 +76,8 @@ pub enum At {
 pub struct Script {
     acts: Vec<(At, VecDeque<Option<Act>>)>,
     recipients: Vec<(&'static str, VecDeque<Act>)>,
+    /// What is always done at a step of this sender's transactions.
+    pub for_sender: Option<(&'static str, At, Act)>,
     /// The answer to EHLO without its greeting.
     pub offers: Vec<&'static str>,
     /// The answer to RCPT is positive only for recipients with an `@`, the answer to DATA always.
@@ -222,7 +224,12 @@ impl Script {
         (begun == most).then_some(refusal)
     }
 
-    fn next(&mut self, at: At) -> Option<Act> {
+    fn next(&mut self, at: At, sender: &str) -> Option<Act> {
+        if let Some((odd, step, act)) = &self.for_sender
+            && (*odd, *step) == (sender, at)
+        {
+            return Some(act.clone());
+        }
         self.acts.iter_mut().find(|(known, _)| *known == at)?.1.pop_front()?
     }
 
@@ -254,13 +261,15 @@ struct Conversation {
     server: Server,
     number: usize,
     heard: Vec<u8>,
+    sender: String,
     recipients: Vec<String>,
     in_transaction: bool,
 }
 
 impl Conversation {
     fn new(server: Server, number: usize) -> Self {
-        Self { server, number, heard: Vec::new(), recipients: Vec::new(), in_transaction: false }
+        let (heard, sender, recipients) = Default::default();
+        Self { server, number, heard, sender, recipients, in_transaction: false }
     }
 
     async fn hold(mut self, stream: TcpStream) {
@@ -313,6 +322,7 @@ impl Conversation {
                 if let Some(refusal) = self.server.with(Script::too_much) {
                     return say(stream, refusal).await;
                 }
+                self.sender = line.split(['<', '>']).nth(1).unwrap_or_default().to_owned();
                 let always = self.server.with(|script| script.behind_mail.clone());
                 let taken = match always.filter(|_| !self.heard.is_empty()) {
                     Some(act) => self.perform(stream, act, "250 sender ok").await?,
@@ -364,7 +374,7 @@ impl Conversation {
             return Some(());
         }
         let mut refused = false;
-        if let Some(act) = self.server.with(|script| script.next(At::Body)) {
+        if let Some(act) = self.next(At::Body) {
             self.more(stream).await?;
             refused = !self.perform(stream, act, "").await?;
         }
@@ -385,7 +395,7 @@ impl Conversation {
         let always = self.server.with(|script| script.behind_dot.clone());
         self.server.with(|script| script.chained += usize::from(!self.heard.is_empty()));
         let act = always.filter(|_| !self.heard.is_empty());
-        let act = act.or_else(|| self.server.with(|script| script.next(At::Dot)));
+        let act = act.or_else(|| self.next(At::Dot));
         let fine = match &act {
             None | Some(Act::Dribble | Act::Forget | Act::ForgetHalf | Act::Keep) => true,
             Some(Act::Say(text) | Act::Bye(text)) => text.starts_with("250"),
@@ -399,15 +409,20 @@ impl Conversation {
             return say(stream, "554 no valid recipients").await;
         }
         self.perform(stream, act.unwrap_or(Act::Say("250 taken")), "250 taken").await?;
-        match self.server.with(|script| script.next(At::Between)) {
+        match self.next(At::Between) {
             Some(act) => self.perform(stream, act, "250 nobody asked").await.map(drop),
             None => Some(()),
         }
     }
 
+    /// What the script says for this step.
+    fn next(&self, at: At) -> Option<Act> {
+        self.server.with(|script| script.next(at, &self.sender))
+    }
+
     /// Answers as the script says, or in the friendly way; whether that was positive.
     async fn answer(&mut self, stream: &mut Box<dyn Stream>, at: At, friendly: &str) -> Option<bool> {
-        match self.server.with(|script| script.next(at)) {
+        match self.next(at) {
             Some(act) => self.perform(stream, act, friendly).await,
             None => say(stream, friendly).await.map(|()| true),
         }
@@ -479,7 +494,7 @@ impl Conversation {
             return Some(stream);
         }
         self.heard.clear();
-        if let Some(act) = self.server.with(|script| script.next(At::Handshake)) {
+        if let Some(act) = self.next(At::Handshake) {
             self.perform(&mut stream, act, "").await?;
         }
         Some(Box::new(tls.accept(stream).await.ok()?))

@@ -1,0 +1,207 @@
+//! The addresses of a host: tried side by side (RFC 8305), those that worked first.
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::sleep;
+
+/// What is known about the addresses of one host.
+#[derive(Debug, Default)]
+pub struct Addresses {
+    experience: Mutex<Experience>,
+}
+
+#[derive(Debug, Default)]
+struct Experience {
+    worked: Option<IpAddr>,
+    /// Those that took a connection and did not serve it, or took none, since they served one.
+    failed: VecDeque<IpAddr>,
+}
+
+impl Addresses {
+    /// Looks a host up. Addresses that served come first, those that failed last; in between the families take turns
+    /// (RFC 8305 section 4).
+    pub async fn look_up(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        Ok(self.sort(lookup_host((host, port)).await?.collect()))
+    }
+
+    fn sort(&self, addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let mut addresses = in_turns(addresses);
+        let experience = self.experience();
+        // Stable: equals keep their turns.
+        addresses.sort_by_key(|address| {
+            let ip = address.ip();
+            (
+                experience.failed.iter().position(|known| *known == ip).map_or(0, |place| place + 1),
+                experience.worked != Some(ip),
+            )
+        });
+        addresses
+    }
+
+    /// Connects to one of these addresses: the next is tried after [`DELAY`], or as soon as one failed.
+    pub async fn connect(&self, addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+        let mut waiting = addresses.iter();
+        let mut attempts = FuturesUnordered::new();
+        let mut error = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+        loop {
+            if let Some(address) = waiting.next() {
+                attempts.push(async move { (address.ip(), TcpStream::connect(*address).await) });
+            } else if attempts.is_empty() {
+                return Err(error);
+            }
+            let more = waiting.len() > 0;
+            tokio::select! {
+                Some((ip, connected)) = attempts.next() => match connected {
+                    Ok(stream) => return Ok(stream),
+                    Err(failure) => {
+                        self.failed(ip);
+                        error = failure;
+                    }
+                },
+                () = sleep(DELAY), if more => {}
+            }
+        }
+    }
+
+    /// An address served.
+    pub fn worked(&self, ip: IpAddr) {
+        let mut experience = self.experience();
+        experience.failed.retain(|known| *known != ip);
+        experience.worked = Some(ip);
+    }
+
+    /// An address did not serve.
+    pub fn failed(&self, ip: IpAddr) {
+        let mut experience = self.experience();
+        experience.failed.retain(|known| *known != ip);
+        if experience.failed.len() == REMEMBERED {
+            experience.failed.pop_front();
+        }
+        experience.failed.push_back(ip);
+        experience.worked = experience.worked.filter(|worked| *worked != ip);
+    }
+
+    /// None is known to serve any more.
+    pub fn forget(&self) {
+        self.experience().worked = None;
+    }
+
+    fn experience(&self) -> MutexGuard<'_, Experience> {
+        self.experience.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The families in turns, beginning with that of the first address: so the system prefers them.
+fn in_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (preferred, others): (Vec<_>, Vec<_>) =
+        addresses.into_iter().partition(|address| address.is_ipv6() == first);
+    let longer = preferred.len().max(others.len());
+    let turn = |place| [preferred.get(place), others.get(place)];
+    (0..longer).flat_map(turn).flatten().copied().collect()
+}
+
+/// Looks up the addresses of an HTTP client. The client tries those of a family one after another, and waits long for
+/// one that is dead, so one that takes connections is found before where none is known.
+#[derive(Debug)]
+pub(super) struct Resolver {
+    pub(super) addresses: Arc<Addresses>,
+    pub(super) port: u16,
+}
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let (addresses, port) = (self.addresses.clone(), self.port);
+        Box::pin(async move {
+            let mut found = addresses.look_up(name.as_str(), port).await?;
+            if found.len() > 1 && addresses.experience().worked.is_none() {
+                let winner = addresses.connect(&found).await?.peer_addr()?;
+                addresses.worked(winner.ip());
+                found = addresses.sort(found);
+            }
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// Connection Attempt Delay (RFC 8305 section 5).
+const DELAY: Duration = Duration::from_millis(250);
+/// Addresses that are remembered because they failed.
+const REMEMBERED: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::{TcpListener, TcpSocket};
+    use tokio::time::timeout;
+
+    /// An address that takes no connection and refuses none, for as long as what is returned lives: its queue is full.
+    async fn dead(ip: [u8; 4], port: u16) -> (SocketAddr, TcpListener, Vec<TcpStream>) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((ip, port).into()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut held = Vec::new();
+        while let Ok(Ok(stream)) = timeout(Duration::from_millis(100), TcpStream::connect(address)).await {
+            held.push(stream);
+            assert!(held.len() < 10, "the queue is never full");
+        }
+        (address, listener, held)
+    }
+
+    #[tokio::test]
+    async fn a_dead_first_address_holds_nothing_up_and_comes_last_then() {
+        let good = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let good_address = good.local_addr().unwrap();
+        let (dead_address, _listener, _held) = dead([127, 0, 0, 7], good_address.port()).await;
+        let addresses = Addresses::default();
+        let both = vec![dead_address, good_address];
+        assert_eq!(addresses.sort(both.clone()), both);
+        let stream = timeout(Duration::from_secs(10), addresses.connect(&both)).await.unwrap().unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), good_address);
+        addresses.worked(good_address.ip());
+        assert_eq!(addresses.sort(both), [good_address, dead_address]);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_refuses_costs_no_delay_and_all_that_refuse_are_an_error() {
+        let good = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let good_address = good.local_addr().unwrap();
+        let refusing = SocketAddr::from(([127, 0, 0, 8], good_address.port()));
+        let addresses = Addresses::default();
+        let both = [refusing, good_address];
+        tokio::time::pause();
+        let before = tokio::time::Instant::now();
+        let stream = addresses.connect(&both).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), good_address);
+        assert!(before.elapsed() <= DELAY, "{:?}", before.elapsed());
+        assert_eq!(addresses.sort(both.to_vec()), [good_address, refusing]);
+        let error = addresses.connect(&[refusing]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(addresses.connect(&[]).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn families_take_turns_and_those_that_failed_come_last() {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let [a6, b6, c6, a4, b4] =
+            ["[::1]:1", "[::2]:1", "[::3]:1", "127.0.0.1:1", "127.0.0.2:1"].map(address);
+        let addresses = Addresses::default();
+        let all = || vec![a6, b6, c6, a4, b4];
+        assert_eq!(addresses.sort(all()), [a6, a4, b6, b4, c6]);
+        addresses.failed(a6.ip());
+        addresses.failed(a4.ip());
+        assert_eq!(addresses.sort(all()), [b6, b4, c6, a6, a4]);
+        addresses.worked(a4.ip());
+        assert_eq!(addresses.sort(all()), [a4, b6, b4, c6, a6]);
+        addresses.failed(a4.ip());
+        assert_eq!(addresses.sort(all()), [b6, b4, c6, a6, a4]);
+    }
+}
