@@ -4,10 +4,11 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use support::relay::{Relay, configuration};
 use support::sink::{Mail, Manners, Sink};
 
@@ -75,7 +76,91 @@ async fn cron() {
     let (mail, message) = sent(&words, text).await;
     assert_eq!(mail.sender, "root@relay.example.com");
     assert_eq!(mail.recipients, ["root@relay.example.com", "ops@relay.example.com", "web@relay.example.com"]);
-    assert_eq!(message, text.replace('\n', "\r\n"));
+    // What has no domain gets one, as Postfix and sendmail do it; everything else stays as it was.
+    let expected = text.replace("<root>", "<root@relay.example.com>").replace(
+        "root, Ops <ops>, web\n",
+        "root@relay.example.com, Ops <ops@relay.example.com>, web@relay.example.com\n",
+    );
+    assert_eq!(message, expected.replace('\n', "\r\n"));
+}
+
+/// As Debian's cron writes it.
+#[tokio::test]
+async fn cron_of_debian() {
+    let text = "From: root (Cron Daemon)\nTo: root\nSubject: Cron <root@web> run-parts\n\
+                Content-Type: text/plain; charset=UTF-8\nX-Cron-Env: <LOGNAME=root>\n\nout\n";
+    let (mail, message) = sent(&["-i", "-FCronDaemon", "-B8BITMIME", "-oem", "root"], text).await;
+    assert_eq!(mail.recipients, ["root@relay.example.com"]);
+    let expected = text
+        .replace("From: root ", "From: root@relay.example.com ")
+        .replace("To: root\n", "To: root@relay.example.com\n");
+    assert_eq!(message, expected.replace('\n', "\r\n"));
+}
+
+/// Symfony's default, and that of all that is built on it.
+#[tokio::test]
+async fn a_conversation_on_standard_input() {
+    let sink = Sink::start().await;
+    let relay = Relay::start(&sink, "").await;
+    let talk = "EHLO [127.0.0.1]\r\nMAIL FROM:<ada@example.com>\r\nRCPT TO:<bob@example.net>\r\nDATA\r\n\
+                Subject: one\r\n\r\n..\r\nhi\r\n.\r\n";
+    for (words, end) in
+        [(&["-bs"][..], "QUIT\r\n"), (&["-bs", "-i"], ""), (&["-f", "ada@example.com", "-bs"], "")]
+    {
+        let (code, said) = sendmail(relay.open(), words, &format!("{talk}{end}")).await;
+        assert_eq!(code, 0, "{words:?}: {said}");
+        assert!(
+            said.starts_with("220 relay.example.com ESMTP") && said.ends_with("\r\n"),
+            "{words:?}: {said}"
+        );
+        assert!(said.contains("\r\n250 2.0.0 Queued as "), "{words:?}: {said}");
+        assert_eq!(said.contains("221 2.0.0 Bye"), !end.is_empty(), "{words:?}: {said}");
+    }
+    for mail in sink.wait_for(3).await {
+        assert_eq!(
+            (&*mail.sender, &mail.recipients[..]),
+            ("ada@example.com", &["bob@example.net".to_owned()][..])
+        );
+        assert!(mail.message.ends_with(b"\r\n\r\n.\r\nhi\r\n"));
+    }
+    // A message whose end never came is not taken.
+    let (code, _) = sendmail(relay.open(), &["-bs"], talk.trim_end_matches(".\r\n")).await;
+    assert_eq!(code, 0);
+    relay.stop().await;
+    assert_eq!(sink.count(), 3);
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (code, said) = sendmail(nobody, &["-bs"], talk).await;
+    assert_eq!(code, 75);
+    assert!(said.starts_with("421 4.3.2 "), "{said}");
+}
+
+/// A client that waits for each answer before it goes on.
+#[tokio::test]
+async fn a_conversation_a_line_at_a_time() {
+    let sink = Sink::start().await;
+    let relay = Relay::start(&sink, "").await;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mailtrail"));
+    command.args(["sendmail", "-bs"]).env_remove("MAILTRAIL_CONFIG").env(SERVER, relay.open().to_string());
+    let talk = move || {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (mut say, hear) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let mut lines = BufReader::new(hear).lines();
+        let mut codes = vec![lines.next().unwrap().unwrap()[..3].to_owned()];
+        for line in
+            ["HELO web 1", "MAIL FROM:<a@example.com>", "RCPT TO:<b@example.net>", "DATA", "hi\r\n.", "QUIT"]
+        {
+            say.write_all(format!("{line}\r\n").as_bytes()).unwrap();
+            codes.push(lines.next().unwrap().unwrap()[..3].to_owned());
+        }
+        // It ends although its input does not.
+        assert!(lines.next().is_none());
+        (codes, child.wait().unwrap().code())
+    };
+    let (codes, ended) =
+        tokio::time::timeout(support::PATIENCE, tokio::task::spawn_blocking(talk)).await.unwrap().unwrap();
+    assert_eq!((codes.join(" "), ended), ("220 250 250 250 354 250 221".to_owned(), Some(0)));
+    sink.wait_for(1).await;
+    relay.stop().await;
 }
 
 #[tokio::test]
@@ -134,8 +219,7 @@ async fn exit_codes_are_those_of_sysexits() {
     let sink = Sink::start().await;
     let relay = Relay::start(&sink, "message_size = \"1KiB\"\nrecipients = 1").await;
     for (words, code) in [
-        (&["-bs"][..], 64),
-        (&["-bp"], 64),
+        (&["-bp"][..], 64),
         (&["-q"], 64),
         (&["-q15m", "a@example.net"], 64),
         (&["-bd"], 64),

@@ -18,7 +18,7 @@
 //! ** warns: T **   (at the end) a warning is logged that contains T
 //! ```
 //!
-//! `C:`, `c:` and `arrives:` know `\r`, `\n`, `\0`, `\\`, `\xNN` and `{x*100}`, a hundred times x.
+//! `C:`, `c:` and `arrives:` know `\r`, `\n`, `\t`, `\0`, `\\`, `\xNN` and `{x*100}`, a hundred times x.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
@@ -70,6 +70,8 @@ dialogues! {
     hello_guarded
     hello_open
     international
+    legacy_addresses
+    legacy_greetings
     locked_out
     mail_loop
     network_not_allowed
@@ -338,7 +340,7 @@ fn unescape(text: &str) -> Vec<u8> {
                 4
             }
             ('\\', Some(letter)) => {
-                let escapes = [(b'r', b'\r'), (b'n', b'\n'), (b'0', 0), (b'\\', b'\\')];
+                let escapes = [(b'r', b'\r'), (b'n', b'\n'), (b't', b'\t'), (b'0', 0), (b'\\', b'\\')];
                 bytes.push(escapes.iter().find(|(known, _)| known == letter).unwrap().1);
                 2
             }

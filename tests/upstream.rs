@@ -197,6 +197,57 @@ async fn what_is_said_in_clear_behind_starttls_is_ignored() {
     }
 }
 
+/// RFC 5321 section 3.2: a server that does not know EHLO is greeted with HELO.
+#[tokio::test]
+async fn an_old_server_is_greeted_with_helo() {
+    for refusal in [
+        "500 what",
+        "500-5.5.1 what\r\n500 5.5.1 is that",
+        "501 no",
+        "502 5.5.1 no",
+        "504 no",
+        "550 no",
+        "554 no",
+    ] {
+        let script = Script::new().at(At::Ehlo, [Some(Act::Say(refusal))]);
+        let scene = Scene::new(script, "").await;
+        let trail = scene.settled(scene.send(1, &["a@example.net", "b@example.net"]).await).await;
+        assert_eq!((attempts(&trail), trail.attempts), (vec![Standing::Relayed], 1), "{refusal}");
+        let heard: Vec<_> = scene.server.heard().iter().map(|line| line[..6].to_owned()).collect();
+        assert_eq!(heard, ["1 EHLO", "1 HELO", "1 MAIL", "1 RCPT", "1 RCPT", "1 DATA"], "{refusal}");
+    }
+}
+
+/// A refusal for now is none of EHLO, and without EHLO there is neither TLS nor a login.
+#[tokio::test]
+async fn helo_takes_the_place_of_nothing_that_is_asked_for() {
+    for (refusal, more) in [
+        ("421 4.3.2 come back", ""),
+        ("451 4.3.2 come back", ""),
+        ("502 no", "tls = \"starttls\""),
+        ("502 no", "username = \"u\"\npassword = \"p\""),
+    ] {
+        let script = Script::new().at(At::Ehlo, [Some(Act::Say(refusal)), Some(Act::Say(refusal))]);
+        let scene = Scene::new(script, &format!("{more}\n{QUICK_BREAKER}")).await;
+        let id = scene.send(1, &["a@example.net"]).await;
+        scene.until("the first attempt", || scene.trail(id).attempts == 1).await;
+        assert_eq!(states(&scene.trail(id)), [State::Queued], "{refusal} {more}");
+        assert_eq!((scene.said("HELO"), scene.said("MAIL")), (0, 0), "{refusal} {more}");
+    }
+}
+
+/// `AUTH=` is how servers wrote it before RFC 2554, some beside the other form.
+#[tokio::test]
+async fn an_old_offer_of_logins_is_understood() {
+    for offers in [&["AUTH=PLAIN LOGIN"][..], &["auth=LOGIN plain"], &["AUTH CRAM-MD5", "AUTH=PLAIN"]] {
+        let mut script = Script::new();
+        script.offers.extend(offers);
+        let scene = Scene::new(script, "username = \"u\"\npassword = \"p\"").await;
+        let trail = scene.settled(scene.send(1, &["a@example.net"]).await).await;
+        assert_eq!((attempts(&trail), scene.said("AUTH")), (vec![Standing::Relayed], 1), "{offers:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_refused_login_opens_the_breaker_and_costs_no_attempt_while_it_is_open() {
     let refused = || Some(Act::Say("535 5.7.8 wrong"));

@@ -1,11 +1,11 @@
 //! What programs call as `/usr/sbin/sendmail`: a message from standard input goes over SMTP to a listener of the
-//! relay on this machine.
+//! relay on this machine, or with -bs a whole conversation.
 //!
 //! It reads no secret and keeps nothing: 0 means that the relay has the message, for all recipients; every other exit
 //! code means that it has it for none.
 
-use super::{Context, Trouble, say, settings};
-use crate::mail::{BodyType, Envelope, HeaderBlock, HeaderLine, Mailbox};
+use super::{Context, Trouble, print, say, settings};
+use crate::mail::{BodyType, Envelope, HeaderBlock, HeaderLine, Mailbox, missing_domains};
 use crate::provider::Provider;
 use crate::smtp::{Authentication, Response};
 use crate::submission::{Listener, ListenerTls};
@@ -18,6 +18,8 @@ use mail_parser::{HeaderName, MessageParser};
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
@@ -37,7 +39,7 @@ pub struct Arguments {
     /// -oi is -i; all others mean nothing here
     #[arg(short = 'o', value_name = "OPTION")]
     options: Vec<String>,
-    /// -bm, and no other
+    /// -bm: a message from standard input; -bs: SMTP on standard input and output
     #[arg(short = 'b', value_name = "MODE", default_value = "m", hide_default_value = true)]
     mode: String,
     /// Say what the relay replies
@@ -61,6 +63,9 @@ pub struct Arguments {
 pub async fn run(context: &Context, arguments: Arguments) -> Result<(), Trouble> {
     arguments.check()?;
     let server = server(context, arguments.server.as_deref())?;
+    if arguments.mode == CONVERSATION {
+        return converse(&server).await;
+    }
     let tls = tls::connector(None).map_err(|error| Trouble::Failed(error.to_string()))?;
     let input = read(std::io::stdin().lock(), !arguments.ignores_dots())?;
     let opened = Connection::open(&server, &tls, "localhost").await;
@@ -84,8 +89,8 @@ impl Arguments {
             ("p", _) | (_, Some(_)) => {
                 usage("the relay sends what waits by itself; `mailtrail queue list` shows it")
             }
-            ("s", _) => usage("-bs is not to be had: speak SMTP to a listener of the relay"),
-            (mode, _) => usage(&format!("-b{mode} is not to be had, only -bm")),
+            (CONVERSATION, None) => Ok(()),
+            (mode, _) => usage(&format!("-b{mode} is not to be had, only -bm and -bs")),
         }
     }
 
@@ -126,6 +131,32 @@ fn server(context: &Context, named: Option<&str>) -> Result<Settings, Trouble> {
         breaker: Default::default(),
         timeouts: Default::default(),
     })
+}
+
+/// Joins standard input and output with the relay, for clients that speak SMTP with the program.
+async fn converse(server: &Settings) -> Result<(), Trouble> {
+    let stream = match TcpStream::connect((server.host.as_str(), server.port)).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            print(b"421 4.3.2 The relay cannot be reached\r\n");
+            return Err(unreachable(&error.into(), server));
+        }
+    };
+    let (mut hear, mut say) = stream.into_split();
+    let (mut input, mut output) = (tokio::io::stdin(), tokio::io::stdout());
+    let upward = async {
+        // Where one of the two is gone, the relay closes, and that is the end.
+        let _ = tokio::io::copy(&mut input, &mut say).await;
+        let _ = say.shutdown().await;
+        std::future::pending().await
+    };
+    let ended = tokio::select! {
+        ended = tokio::io::copy(&mut hear, &mut output) => ended,
+        never = upward => never,
+    };
+    ended
+        .map(|_| ())
+        .map_err(|error| Trouble::Exit(TEMPORARY, format!("the conversation with the relay broke: {error}")))
 }
 
 /// The first listener that this machine may use without TLS and login.
@@ -183,7 +214,7 @@ impl Letter {
                 .map_err(|text| Trouble::Usage(format!("-f: {text}")))?,
         };
         let nobody = matches!(arguments.sender.as_deref(), Some("" | "<>"));
-        let message = message(block, input, || from(arguments.name.as_deref(), &author));
+        let message = message(block, input, domain, || from(arguments.name.as_deref(), &author));
         let recipients = recipients(arguments, &input[..block.end()], domain)?;
         let body = if message.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime };
         let smtputf8 = !recipients.iter().chain([&author]).all(Mailbox::is_ascii);
@@ -230,8 +261,8 @@ impl Letter {
     }
 }
 
-/// The message with an author and without Bcc.
-fn message(block: HeaderBlock<'_>, input: &[u8], from: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
+/// The message with an author and without Bcc; addresses without a domain get `domain`.
+fn message(block: HeaderBlock<'_>, input: &[u8], domain: &str, from: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
     let mut message = Vec::with_capacity(input.len() + 256);
     if block.first("From").is_none() && block.first("Resent-From").is_none() {
         message.extend_from_slice(&from());
@@ -239,11 +270,22 @@ fn message(block: HeaderBlock<'_>, input: &[u8], from: impl FnOnce() -> Vec<u8>)
             message.extend_from_slice(b"\r\n");
         }
     }
-    let is_hidden = |name: &str| name.eq_ignore_ascii_case("Bcc") || name.eq_ignore_ascii_case("Resent-Bcc");
     let mut at = 0;
-    for field in block.fields().filter(|field| is_hidden(field.name)) {
-        message.extend_from_slice(&input[at..field.span.start]);
-        at = field.span.end;
+    for field in block.fields() {
+        let name = field.name.to_ascii_lowercase();
+        let name = name.strip_prefix("resent-").unwrap_or(&name);
+        if name == "bcc" {
+            message.extend_from_slice(&input[at..field.span.start]);
+            at = field.span.end;
+        } else if ADDRESS_FIELDS.contains(&name) {
+            let start =
+                field.span.start + memchr::memchr(b':', &input[field.span]).map_or(0, |colon| colon + 1);
+            for place in missing_domains(field.value) {
+                message.extend_from_slice(&input[at..start + place]);
+                message.extend_from_slice(format!("@{domain}").as_bytes());
+                at = start + place;
+            }
+        }
     }
     message.extend_from_slice(&input[at..]);
     message
@@ -321,6 +363,10 @@ fn refused(response: &Response, code: u8, what: &str) -> Trouble {
     Trouble::Exit(code, format!("the relay refuses {what}: {response}"))
 }
 
+/// -bs.
+const CONVERSATION: &str = "s";
+/// In small letters; each also behind `resent-`.
+const ADDRESS_FIELDS: [&str; 5] = ["from", "sender", "reply-to", "to", "cc"];
 /// sysexits.h.
 const DATA: u8 = 65;
 const NO_USER: u8 = 67;

@@ -10,6 +10,7 @@ mod mention;
 mod message_id;
 mod pseudonym;
 mod subject;
+mod unqualified;
 mod unsubscribe;
 
 pub use address::{Mailbox, NotAMailbox};
@@ -20,4 +21,5 @@ pub use mention::Mention;
 pub use message_id::{MessageId, Record};
 pub use pseudonym::Pseudonym;
 pub use subject::subject;
+pub use unqualified::missing_domains;
 pub use unsubscribe::repaired_unsubscribe;

@@ -137,11 +137,11 @@ impl Dialogue {
         match command {
             Command::Ehlo(name) => {
                 self.phase = Phase::Idle;
-                fill(if self.secured { self.texts.secured_hello } else { self.texts.hello }, name)
+                fill(if self.secured { self.texts.secured_hello } else { self.texts.hello }, &name)
             }
             Command::Helo(name) => {
                 self.phase = Phase::Idle;
-                fill(self.texts.helo, name)
+                fill(self.texts.helo, &name)
             }
             Command::StartTls if self.secured => say(self.texts.tls_is_on),
             Command::StartTls => Step::StartTls(self.texts.starttls),

@@ -6,9 +6,9 @@ use crate::mail::{BodyType, DsnRecipient, Envelope, Mailbox, Notify, Ret};
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command<'a> {
     /// EHLO with the client's name.
-    Ehlo(&'a str),
+    Ehlo(String),
     /// HELO with the client's name.
-    Helo(&'a str),
+    Helo(String),
     /// STARTTLS (RFC 3207).
     StartTls,
     /// AUTH (RFC 4954) with its initial response, if it came along.
@@ -88,13 +88,19 @@ pub enum Syntax {
 }
 
 impl<'a> Command<'a> {
-    /// Parses a line without its line end.
+    /// Parses a line without its line end. An address without a domain is refused.
     pub fn parse(line: &'a [u8]) -> Result<Self, Syntax> {
-        let line = std::str::from_utf8(line).map_err(|_| Syntax::Unknown)?.trim_end_matches([' ', '\t']);
+        Self::parse_at(line, None)
+    }
+
+    /// Parses a line as [`Self::parse`] does; an address without a domain gets `domain`, as Postfix does it.
+    pub fn parse_at(line: &'a [u8], domain: Option<&str>) -> Result<Self, Syntax> {
+        let line = line.trim_ascii();
+        let Ok(line) = std::str::from_utf8(line) else { return hello_of_bytes(line).ok_or(Syntax::Unknown) };
         let (verb, rest) = line.split_once([' ', '\t']).unwrap_or((line, ""));
         let rest = rest.trim_start();
         let parsed = match verb.len() {
-            4 => Self::parse_short(verb, rest),
+            4 => Self::parse_short(verb, rest, domain),
             8 if verb.eq_ignore_ascii_case("STARTTLS") => alone(Self::StartTls, rest),
             7 if verb.eq_ignore_ascii_case("XCLIENT") => Ok(Self::XClient(rest)),
             _ => Err(Syntax::Unknown),
@@ -105,18 +111,18 @@ impl<'a> Command<'a> {
         }
     }
 
-    fn parse_short(verb: &str, rest: &'a str) -> Result<Self, Syntax> {
+    fn parse_short(verb: &str, rest: &'a str, domain: Option<&str>) -> Result<Self, Syntax> {
         let is = |word| verb.eq_ignore_ascii_case(word);
         if is("MAIL") {
-            mail(rest)
+            mail(rest, domain)
         } else if is("RCPT") {
-            rcpt(rest)
+            rcpt(rest, domain)
         } else if is("DATA") {
             alone(Self::Data, rest)
         } else if is("EHLO") {
-            name(rest).map(Self::Ehlo)
+            name(rest.chars()).map(Self::Ehlo)
         } else if is("HELO") {
-            name(rest).map(Self::Helo)
+            name(rest.chars()).map(Self::Helo)
         } else if is("AUTH") {
             auth(rest)
         } else if is("BDAT") {
@@ -132,7 +138,7 @@ impl<'a> Command<'a> {
         } else if is("HELP") {
             Ok(Self::Help)
         } else if is("QUIT") {
-            alone(Self::Quit, rest)
+            Ok(Self::Quit)
         } else {
             Err(Syntax::Unknown)
         }
@@ -143,10 +149,28 @@ fn alone<'a>(command: Command<'a>, rest: &str) -> Result<Command<'a>, Syntax> {
     if rest.is_empty() { Ok(command) } else { Err(Syntax::Arguments("This command takes no parameters")) }
 }
 
-/// A domain or an address literal. Clients send all sorts of things here; what cannot harm a trail is taken.
-fn name(rest: &str) -> Result<&str, Syntax> {
-    let fine = !rest.is_empty() && rest.len() <= 255 && !rest.chars().any(|c| c.is_control() || c == ' ');
-    if fine { Ok(rest) } else { Err(Syntax::Arguments("Give your host name: EHLO host.example.com")) }
+/// The name that a client gives itself: mostly a domain or an address literal, but Windows programs send the computer's
+/// name, with blanks and in their code page. A character that a Received field cannot carry becomes `?`.
+fn name(characters: impl Iterator<Item = char>) -> Result<String, Syntax> {
+    let plain = |c: char| if c.is_ascii_graphic() && !"<>();,\\\"".contains(c) { c } else { '?' };
+    let name: String = characters.take(LONGEST_NAME).map(plain).collect();
+    if name.is_empty() {
+        Err(Syntax::Arguments("Give your host name: EHLO host.example.com"))
+    } else {
+        Ok(name)
+    }
+}
+
+/// EHLO or HELO with a name that is not UTF-8.
+fn hello_of_bytes<'a>(line: &[u8]) -> Option<Command<'a>> {
+    let (verb, rest) = line.split_at_checked(4)?;
+    let given = rest.trim_ascii_start();
+    let name = name(given.iter().copied().map(char::from)).ok().filter(|_| given.len() < rest.len())?;
+    match verb {
+        verb if verb.eq_ignore_ascii_case(b"EHLO") => Some(Command::Ehlo(name)),
+        verb if verb.eq_ignore_ascii_case(b"HELO") => Some(Command::Helo(name)),
+        _ => None,
+    }
 }
 
 fn auth(rest: &str) -> Result<Command<'_>, Syntax> {
@@ -164,13 +188,13 @@ fn auth(rest: &str) -> Result<Command<'_>, Syntax> {
     Ok(Command::Auth { mechanism, initial })
 }
 
-fn mail(rest: &str) -> Result<Command<'_>, Syntax> {
+fn mail<'a>(rest: &'a str, domain: Option<&str>) -> Result<Command<'a>, Syntax> {
     let (path, parameters) = path(rest, "FROM:")
         .ok_or(Syntax::Arguments("Write MAIL FROM:<address>"))?
         .map_err(|()| Syntax::Sender)?;
     let sender = match path {
         "" => None,
-        address => Some(address.parse().map_err(|_| Syntax::Sender)?),
+        address => Some(mailbox(address, domain).ok_or(Syntax::Sender)?),
     };
     let mut envelope = Envelope { sender, ..Envelope::default() };
     let (mut size, mut body) = (None, None);
@@ -197,11 +221,11 @@ fn mail(rest: &str) -> Result<Command<'_>, Syntax> {
     Ok(Command::Mail { envelope, size })
 }
 
-fn rcpt(rest: &str) -> Result<Command<'_>, Syntax> {
+fn rcpt<'a>(rest: &'a str, domain: Option<&str>) -> Result<Command<'a>, Syntax> {
     let (path, parameters) = path(rest, "TO:")
         .ok_or(Syntax::Arguments("Write RCPT TO:<address>"))?
         .map_err(|()| Syntax::Recipient)?;
-    let recipient = path.parse().map_err(|_| Syntax::Recipient)?;
+    let recipient = mailbox(path, domain).ok_or(Syntax::Recipient)?;
     let mut dsn = DsnRecipient::default();
     for (key, value) in pairs(parameters) {
         if key.eq_ignore_ascii_case("NOTIFY") {
@@ -284,8 +308,18 @@ fn xtext(value: &str, limit: usize, why: &'static str) -> Result<Box<str>, Synta
     if fine { Ok(value.into()) } else { Err(Syntax::Arguments(why)) }
 }
 
-/// Splits `FROM:<path> parameters` into path and parameters. A blank behind the colon and missing brackets are
-/// tolerated: legacy applications write both. `None`: the keyword is missing.
+/// An address as legacy applications write it: with blanks around its `@`, or without a domain, in place of which it
+/// gets `domain`.
+fn mailbox(text: &str, domain: Option<&str>) -> Option<Mailbox> {
+    match (text.rsplit_once('@'), domain) {
+        (Some((local, domain)), _) => format!("{}@{}", local.trim_end(), domain.trim_start()).parse().ok(),
+        (None, Some(domain)) => text.parse().or_else(|_| format!("{text}@{domain}").parse()).ok(),
+        (None, None) => text.parse().ok(),
+    }
+}
+
+/// Splits `FROM:<path> parameters` into path and parameters. A blank behind the colon, missing brackets, doubled ones and
+/// a name in front of the address are tolerated: legacy applications write all of them. `None`: the keyword is missing.
 fn path<'a>(rest: &'a str, keyword: &str) -> Option<Result<(&'a str, &'a str), ()>> {
     let (head, rest) = rest.split_at_checked(keyword.len())?;
     if !head.eq_ignore_ascii_case(keyword) {
@@ -293,29 +327,45 @@ fn path<'a>(rest: &'a str, keyword: &str) -> Option<Result<(&'a str, &'a str), (
     }
     let rest = rest.trim_start();
     let Some(inner) = rest.strip_prefix('<') else {
-        let (path, parameters) = rest.split_once(' ').unwrap_or((rest, ""));
+        let (path, parameters) =
+            rest.split_at(unquoted(rest, |b, _| matches!(b, b' ' | b'\t')).unwrap_or(rest.len()));
+        let path = path.strip_suffix('>').unwrap_or(path);
         return Some(if path.is_empty() { Err(()) } else { Ok((path, parameters.trim())) });
     };
-    let Some(close) = closing_bracket(inner) else { return Some(Err(())) };
-    let (path, parameters) = (&inner[..close], &inner[close + 1..]);
+    let Some(close) = unquoted(inner, |b, depth| b == b'>' && depth == 0) else { return Some(Err(())) };
+    let (path, parameters) = (innermost(&inner[..close]).trim(), &inner[close + 1..]);
     // A source route (RFC 5321 section 4.1.1.3) is to be ignored.
     let path = if path.starts_with('@') { path.split_once(':').map_or(path, |(_, path)| path) } else { path };
-    let separated = parameters.is_empty() || parameters.starts_with(' ');
+    let separated = parameters.is_empty() || parameters.starts_with([' ', '\t']);
     Some(if separated { Ok((path, parameters.trim())) } else { Err(()) })
 }
 
-fn closing_bracket(inner: &str) -> Option<usize> {
-    let (mut quoted, mut escaped) = (false, false);
-    inner.bytes().position(|b| {
-        let closes = b == b'>' && !quoted;
-        if b == b'"' && !escaped {
-            quoted = !quoted;
+/// `a@b` of `<a@b>` and `Ada <a@b>`.
+fn innermost(path: &str) -> &str {
+    match unquoted(path, |b, _| b == b'<') {
+        Some(open) => innermost(path[open + 1..].trim_end_matches('>')),
+        None => path,
+    }
+}
+
+/// Where the first byte outside of quotes is that is `wanted`, given how many brackets are open before it.
+fn unquoted(text: &str, wanted: impl Fn(u8, usize) -> bool) -> Option<usize> {
+    let (mut quoted, mut escaped, mut depth) = (false, false, 0usize);
+    text.bytes().position(|b| {
+        let found = !quoted && wanted(b, depth);
+        match b {
+            b'"' if !escaped => quoted = !quoted,
+            b'<' if !quoted => depth += 1,
+            b'>' if !quoted => depth = depth.saturating_sub(1),
+            _ => {}
         }
         escaped = quoted && b == b'\\' && !escaped;
-        closes
+        found
     })
 }
 
+/// Characters of a client's name that are kept.
+const LONGEST_NAME: usize = 255;
 /// The verbs that browsers and other HTTP clients begin with.
 const FOREIGN: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "OPTIONS", "CONNECT"];
 
@@ -326,7 +376,7 @@ mod tests {
 
     #[test]
     fn what_odoo_sends_is_understood() {
-        assert_eq!(Command::parse(b"ehlo [127.0.0.1]"), Ok(Command::Ehlo("[127.0.0.1]")));
+        assert_eq!(Command::parse(b"ehlo [127.0.0.1]"), Ok(Command::Ehlo("[127.0.0.1]".into())));
         let Ok(Command::Mail { envelope: Envelope { sender: Some(sender), .. }, size }) =
             Command::parse(b"mail FROM:<bounce@example.com> size=4786")
         else {
@@ -355,9 +405,83 @@ mod tests {
             };
             assert_eq!(envelope.sender.map(|s| s.to_string()), Some("a@b.c".into()), "{line}");
         }
-        let empty = Command::Mail { envelope: Envelope::default(), size: None };
-        assert_eq!(Command::parse(b"MAIL FROM:<>"), Ok(empty));
-        assert!(Command::parse(b"RCPT TO:<\"a>b\"@c.d>").is_ok());
+        for line in ["MAIL FROM:<>", "MAIL FROM: <> ", "MAIL FROM:< >", "mail\tfrom:<>"] {
+            let empty = Command::Mail { envelope: Envelope::default(), size: None };
+            assert_eq!(Command::parse(line.as_bytes()), Ok(empty), "{line}");
+        }
+    }
+
+    /// As a Postfix 3.7 takes them.
+    #[test]
+    fn what_postfix_takes_for_an_address_is_one() {
+        for (path, address) in [
+            ("<\"a>b\"@c.d>", "\"a>b\"@c.d"),
+            ("<\"a b\"@c.d>", "\"a b\"@c.d"),
+            ("\"a b\"@c.d", "\"a b\"@c.d"),
+            ("<<a@c.d>>", "a@c.d"),
+            ("<Ada L. <a@c.d>>", "a@c.d"),
+            ("<\"Ada <L>\" <a@c.d>>", "a@c.d"),
+            ("a@c.d>", "a@c.d"),
+            ("< a@c.d >", "a@c.d"),
+            ("<a @ c.d>", "a@c.d"),
+            ("<a@c.d>\t", "a@c.d"),
+            ("<a@c.d.>", "a@c.d."),
+            ("<.a..b.@c_d.e>", ".a..b.@c_d.e"),
+            ("<O'Brien@c.d>", "O'Brien@c.d"),
+            ("<b!a%x@c.d>", "b!a%x@c.d"),
+            ("<root>", "root@here.example"),
+            ("www-data", "www-data@here.example"),
+            ("<\"a b\">", "\"a b\"@here.example"),
+            ("<postmaster>", "postmaster"),
+        ] {
+            let (rcpt, mail) = (format!("RCPT TO:{path}"), format!("MAIL FROM: {path}"));
+            let here = Some("here.example");
+            let Ok(Command::Rcpt { recipient, .. }) = Command::parse_at(rcpt.as_bytes(), here) else {
+                panic!("{rcpt}")
+            };
+            assert_eq!(recipient.as_str(), address, "{path}");
+            let Ok(Command::Mail { envelope, .. }) = Command::parse_at(mail.as_bytes(), here) else {
+                panic!("{mail}")
+            };
+            assert_eq!(envelope.sender.unwrap().as_str(), address, "{path}");
+        }
+        for path in [
+            "",
+            "<a@c.d",
+            "<a@c.d>SIZE=1",
+            "<a b@c.d>",
+            "<a@c.d,b@c.d>",
+            "<Ada <a@c.d>",
+            "<a\"b@c.d>",
+            "<a@>",
+        ] {
+            let line = format!("RCPT TO:{path}");
+            let why = Command::parse_at(line.as_bytes(), Some("here.example"));
+            assert_eq!(why, Err(Syntax::Recipient), "{path}");
+        }
+        assert_eq!(Command::parse(b"RCPT TO:<root>"), Err(Syntax::Recipient));
+    }
+
+    #[test]
+    fn clients_call_themselves_all_sorts_of_things() {
+        for (line, name) in [
+            (&b"EHLO my computer"[..], "my?computer"),
+            (b" ehlo\tx ", "x"),
+            (b"EHLO host_name", "host_name"),
+            (b"EHLO M\xfcller", "M?ller"),
+            ("EHLO Müller".as_bytes(), "M?ller"),
+            (b"EHLO <x> (y)", "?x???y?"),
+            (b"EHLO a\x01\0b", "a??b"),
+            (b"EHLO [IPv6:::1]", "[IPv6:::1]"),
+        ] {
+            assert_eq!(Command::parse(line), Ok(Command::Ehlo(name.into())));
+        }
+        let line = format!("HELO {}", "x".repeat(900));
+        let long = Command::parse(line.as_bytes());
+        assert_eq!(long, Ok(Command::Helo("x".repeat(LONGEST_NAME))));
+        for line in [&b"\xfc"[..], b"EHLO\xfc", b"EHL\xfc", b"MAIL FROM:<\xfc@a.b>", b"NOOP \xfc"] {
+            assert_eq!(Command::parse(line), Err(Syntax::Unknown));
+        }
     }
 
     #[test]
@@ -383,7 +507,7 @@ mod tests {
         for line in [
             "DATA now",
             "EHLO",
-            "EHLO a b",
+            "HELO ",
             "MAIL TO:<a@b.c>",
             "RCPT <a@b.c>",
             "MAIL FROM:<a@b.c> SIZE=x",

@@ -120,8 +120,6 @@ pub enum Reply {
     },
     /// The address is on the suppression list; why.
     Suppressed(&'static str),
-    /// The address needs SMTPUTF8.
-    NeedsSmtpUtf8,
     /// The message has been here before, or passed too many servers (RFC 5321 section 6.3).
     Loop,
     /// The message is not in a form that can be passed on; why.
@@ -224,7 +222,6 @@ impl Reply {
             }
             Self::TooLarge { .. } | Self::HeaderTooLarge { .. } => (552, "5.3.4", ""),
             Self::Suppressed(text) => (550, "5.7.1", text),
-            Self::NeedsSmtpUtf8 => (553, "5.6.7", "This address needs SMTPUTF8"),
             Self::Loop => {
                 (554, "5.4.6", "The message runs in a loop: it has been here, or passed too many servers")
             }

@@ -160,14 +160,20 @@ impl Capabilities {
     /// Takes one line of the answer, without its code.
     pub fn note(&mut self, line: &str) {
         let mut words = line.split_ascii_whitespace();
-        match words.next().unwrap_or_default().to_ascii_uppercase().as_str() {
+        let mut keyword = words.next().unwrap_or_default().to_ascii_uppercase();
+        // `AUTH=LOGIN PLAIN` is from before RFC 2554, and still offered for the clients of that time.
+        let first = keyword.strip_prefix("AUTH=").map(str::to_owned);
+        if first.is_some() {
+            keyword.truncate("AUTH".len());
+        }
+        match keyword.as_str() {
             "STARTTLS" => self.starttls = true,
             "PIPELINING" => self.pipelining = true,
             "8BITMIME" => self.eight_bit_mime = true,
             "SMTPUTF8" => self.smtputf8 = true,
             "SIZE" => self.size = Some(words.next().and_then(|limit| limit.parse().ok()).unwrap_or(0)),
             "AUTH" => {
-                for mechanism in words {
+                for mechanism in first.as_deref().into_iter().chain(words) {
                     self.auth_plain |= mechanism.eq_ignore_ascii_case("PLAIN");
                     self.auth_login |= mechanism.eq_ignore_ascii_case("LOGIN");
                 }
@@ -210,6 +216,24 @@ mod tests {
             (&["250-a", "999 b", "250_c", "250 d"], "250 a 999 b 250_c d"),
         ] {
             assert_eq!(read(lines).unwrap().unwrap().to_string(), expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn logins_are_offered_in_two_forms() {
+        for (line, plain, login) in [
+            ("AUTH PLAIN LOGIN", true, true),
+            ("auth login", false, true),
+            ("AUTH=PLAIN LOGIN", true, true),
+            ("auth=login", false, true),
+            ("AUTH= PLAIN", true, false),
+            ("AUTH CRAM-MD5", false, false),
+            ("AUTHINFO PLAIN", false, false),
+            ("X-AUTH=PLAIN", false, false),
+        ] {
+            let mut capabilities = Capabilities::default();
+            capabilities.note(line);
+            assert_eq!((capabilities.auth_plain, capabilities.auth_login), (plain, login), "{line}");
         }
     }
 

@@ -246,7 +246,12 @@ impl Session {
     /// The envelope of the message that was read; the transaction is over.
     pub fn take_envelope(&mut self) -> Option<Envelope> {
         match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Mail(envelope) | Phase::Chunks(envelope) => Some(envelope),
+            Phase::Mail(mut envelope) | Phase::Chunks(mut envelope) => {
+                // Addresses need it whether the client says so or not.
+                let mut addresses = envelope.sender.iter().chain(&envelope.recipients);
+                envelope.smtputf8 |= !addresses.all(Mailbox::is_ascii);
+                Some(envelope)
+            }
             _ => None,
         }
     }
@@ -261,7 +266,8 @@ impl Session {
             Phase::LoggingIn(login) => self.login(login, line),
             phase => {
                 self.phase = phase;
-                match Command::parse(line) {
+                let rules = self.rules.clone();
+                match Command::parse_at(line, Some(&rules.hostname)) {
                     Ok(command) => self.command(command),
                     Err(Syntax::Foreign) => Step::Close(Reply::NotSmtp),
                     Err(syntax) => Step::Reply(self.syntax(syntax)),
@@ -329,10 +335,10 @@ impl Session {
         }
     }
 
-    fn hello(&mut self, name: &str, extended: bool) -> Reply {
+    fn hello(&mut self, name: String, extended: bool) -> Reply {
         self.phase = Phase::Idle;
         self.trusted &= !self.introduced;
-        self.greeting = Some(Greeting { name: name.to_owned(), extended });
+        self.greeting = Some(Greeting { name, extended });
         let extensions = if extended { self.extensions() } else { Vec::new() };
         Reply::Hello { hostname: self.rules.hostname.clone(), extensions }
     }
@@ -442,27 +448,22 @@ impl Session {
             return Err(Reply::TooLarge { limit: self.rules.message_size });
         }
         if let Some(sender) = &envelope.sender {
-            self.check_sender(sender, envelope.smtputf8)?;
+            self.check_sender(sender)?;
         }
         self.phase = Phase::Mail(envelope);
         Ok(())
     }
 
-    fn check_sender(&self, sender: &Mailbox, smtputf8: bool) -> Result<(), Reply> {
+    fn check_sender(&self, sender: &Mailbox) -> Result<(), Reply> {
         let senders = self.account().map_or(&[][..], |account| &account.senders);
-        if !senders.is_empty() && !senders.iter().any(|pattern| sender.matches(pattern)) {
-            return Err(Reply::SenderRefused);
-        }
-        if sender.is_ascii() || smtputf8 { Ok(()) } else { Err(Reply::NeedsSmtpUtf8) }
+        let allowed = senders.is_empty() || senders.iter().any(|pattern| sender.matches(pattern));
+        if allowed { Ok(()) } else { Err(Reply::SenderRefused) }
     }
 
     fn rcpt(&mut self, recipient: Mailbox, dsn: DsnRecipient) -> Result<Mailbox, Reply> {
         match &mut self.phase {
             Phase::Mail(envelope) if envelope.recipients.len() == self.rules.recipients => {
                 Err(Reply::TooManyRecipients)
-            }
-            Phase::Mail(envelope) if !(envelope.smtputf8 || recipient.is_ascii()) => {
-                Err(Reply::NeedsSmtpUtf8)
             }
             Phase::Mail(envelope) => {
                 if dsn != DsnRecipient::default() {
@@ -640,7 +641,7 @@ mod tests {
             ("MAIL FROM:<a@b.c>", 250),
             ("MAIL FROM:<a@b.c>", 503),
             ("DATA", 503),
-            ("RCPT TO:<jiří@b.c>", 553),
+            ("RCPT TO:<ji\u{7}ří@b.c>", 553),
             ("RCPT TO:<a@b.c>", 250),
             ("RCPT TO:<b@b.c>", 250),
             ("RCPT TO:<c@b.c>", 452),

@@ -152,7 +152,7 @@ impl Connection {
             timeouts: settings.timeouts,
         };
         connection.expect("the greeting", settings.timeouts.command).await?;
-        connection.hello(hostname).await?;
+        connection.introduce(settings, hostname).await?;
         if settings.security == Security::StartTls {
             connection = connection.start_tls(settings, tls, hostname).await?;
         }
@@ -385,11 +385,29 @@ impl Connection {
         let _ = timeout(BYE, bye).await;
     }
 
+    /// Says EHLO, and HELO where the server does not know that (RFC 5321 section 3.2): such a server offers nothing, so
+    /// neither STARTTLS nor a login may be asked for.
+    async fn introduce(&mut self, settings: &Settings, hostname: &str) -> Result<(), Fault> {
+        let plain = settings.security != Security::StartTls && settings.login.is_none();
+        match self.hello(hostname).await {
+            Err(Fault::Refused { response, .. })
+                if plain && self.dialect == Dialect::Smtp && response.code >= 500 =>
+            {
+                self.greet("HELO", hostname).await
+            }
+            said => said,
+        }
+    }
+
     async fn hello(&mut self, hostname: &str) -> Result<(), Fault> {
         let verb = match self.dialect {
             Dialect::Smtp => "EHLO",
             Dialect::Lmtp => "LHLO",
         };
+        self.greet(verb, hostname).await
+    }
+
+    async fn greet(&mut self, verb: &'static str, hostname: &str) -> Result<(), Fault> {
         let lines = self.converse(&format!("{verb} {hostname}\r\n"), verb).await?;
         let name = lines.first().and_then(|line| line.split_ascii_whitespace().next());
         self.name = name.unwrap_or_default().to_owned();

@@ -52,6 +52,8 @@ pub enum Act {
 pub enum At {
     Banner,
     Ehlo,
+    /// The answer to HELO.
+    Helo,
     /// The answer to STARTTLS.
     StartTls,
     /// Behind that answer.
@@ -317,6 +319,7 @@ impl Conversation {
                     .collect();
                 self.answer(stream, At::Ehlo, &text.join("\r\n")).await.map(drop)
             }
+            "HELO" => self.answer(stream, At::Helo, "250 scripted").await.map(drop),
             "AUTH" => self.answer(stream, At::Auth, "235 welcome").await.map(drop),
             "MAIL" => {
                 if let Some(refusal) = self.server.with(Script::too_much) {
