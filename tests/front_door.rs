@@ -6,7 +6,7 @@ mod support;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use mailtrail::ledger::{Trail, What};
+use mailtrail::ledger::{State, Trail, What};
 use mailtrail::mail::{Notify, Ret};
 use std::collections::HashMap;
 use support::client::Client;
@@ -205,4 +205,107 @@ async fn wrong_logins_of_others_refuse_no_user_that_comes_for_the_first_time() {
         "of that user nothing is checked for a while"
     );
     assert_eq!(log_in(&relay, USER, PASSWORD).await, 235);
+}
+
+/// A relay in front of a server that takes everything, with no look for duplicates.
+async fn plain() -> (Sink, Relay, Client) {
+    let sink = Sink::start().await;
+    let relay = Relay::start(&sink, "").await;
+    let client = Client::connect(relay.open()).await.unwrap();
+    (sink, relay, client)
+}
+
+/// Hands a message over; what the recipient's server gets of it.
+async fn pass(client: &mut Client, sink: &Sink, to: &[&str], message: &str) -> (String, String) {
+    let id = client.submit(FROM, to, message).await.unwrap();
+    let arrived = sink.arrival(&id).await;
+    assert_eq!(arrived.recipients, to);
+    (id, String::from_utf8(arrived.message).unwrap())
+}
+
+/// What is said to a message that is not taken.
+async fn refusal(client: &mut Client, to: &[&str], message: &str) -> String {
+    client.submit(FROM, to, message).await.unwrap_err().to_string()
+}
+
+const LOOP: &str = "554 5.4.6 ";
+
+/// `message` without the fields whose names begin with that.
+fn without(message: &str, name: &str) -> String {
+    let (head, body) = message.split_once("\r\n\r\n").unwrap();
+    let mut fields: Vec<String> = Vec::new();
+    for line in head.split("\r\n") {
+        match fields.last_mut().filter(|_| line.starts_with([' ', '\t'])) {
+            Some(field) => *field = format!("{field}\r\n{line}"),
+            None => fields.push(line.to_owned()),
+        }
+    }
+    fields.retain(|field| !field.starts_with(name));
+    format!("{}\r\n\r\n{body}", fields.join("\r\n"))
+}
+
+/// The server of each recipient forwards the mail to the next one, through us.
+#[tokio::test]
+async fn a_redirect_is_no_loop() {
+    let (sink, relay, mut client) = plain().await;
+    // Forwarders keep what they get, or take out what says where it has been.
+    for (round, kept) in ["", "Received:", "X-Mailtrail-Id:", "X-Mailtrail-Via:"].into_iter().enumerate() {
+        let to: Vec<_> = ["b", "c", "d", "e"].map(|name| format!("{name}{round}@example.net")).into();
+        let original = message(&format!("r{round}"), "text");
+        let (_, first) = pass(&mut client, &sink, &[&to[0]], &original).await;
+        let first = if kept.is_empty() { first } else { without(&first, kept) };
+        assert!(refusal(&mut client, &[&to[0]], &first).await.starts_with(LOOP), "{kept}");
+        let upper = to[0].to_uppercase();
+        assert!(refusal(&mut client, &[&upper], &first).await.starts_with(LOOP), "{kept}");
+        let (_, second) = pass(&mut client, &sink, &[&to[1]], &first).await;
+        let second = if kept.is_empty() { second } else { without(&second, kept) };
+        for seen in &to[..2] {
+            assert!(refusal(&mut client, &[seen], &second).await.starts_with(LOOP), "{kept}: {second}");
+        }
+        let (_, third) = pass(&mut client, &sink, &[&to[2]], &second).await;
+        let third = if kept.is_empty() { third } else { without(&third, kept) };
+        // Three rounds are enough, whoever is next.
+        assert!(refusal(&mut client, &[&to[3]], &third).await.starts_with(LOOP), "{kept}: {third}");
+        // A mail about that mail is another one.
+        let quoting = format!("{}\r\n{third}", message(&format!("q{round}"), "It was:"));
+        pass(&mut client, &sink, &[&to[0]], &quoting).await;
+    }
+    relay.stop().await;
+}
+
+/// Ids that we gave nothing, or something else, refuse nothing; those of other relays are not ours.
+#[tokio::test]
+async fn a_foreign_id_is_no_loop() {
+    let (sink, relay, mut client) = plain().await;
+    let (other, _) = pass(&mut client, &sink, &["b@example.net"], &message("1", "text")).await;
+    for line in [
+        format!("X-Mailtrail-Id: {other}"),
+        "X-Mailtrail-Id: 01K54Z8Q3V7N5X9B2C6D8F0GHJ".to_owned(),
+        "X-Mailtrail-Id: nonsense".to_owned(),
+        format!("Received: from x by relay.example.com with ESMTP id {other}; x"),
+        "Received: from x by mx.example.net with ESMTP id 01K54Z8Q3V7N5X9B2C6D8F0GHJ; x".to_owned(),
+    ] {
+        let forged = format!("{line}\r\n{}", message("2", "text"));
+        let (id, arrived) = pass(&mut client, &sink, &["c@example.net"], &forged).await;
+        assert_ne!(id, other);
+        assert_eq!(arrived.matches("X-Mailtrail-Id:").count(), 1, "{arrived}");
+    }
+    relay.stop().await;
+}
+
+/// Of several recipients only those that had the mail are refused, by the report that each refused recipient gets.
+#[tokio::test]
+async fn a_recipient_that_had_the_mail_harms_no_other() {
+    let (sink, relay, mut client) = plain().await;
+    let to = ["b@example.net", "c@example.net"];
+    let (_, first) = pass(&mut client, &sink, &to, &message("1", "text")).await;
+    let id = client.submit(FROM, &["d@example.net", "C@example.net", "e@example.net"], &first).await.unwrap();
+    assert_eq!(sink.arrival(&id).await.recipients, ["d@example.net", "e@example.net"]);
+    let (store, _directory) = relay.stop().await;
+    let trail = store.trail(id.parse().unwrap()).unwrap().unwrap();
+    let states: Vec<_> = trail.recipients.iter().map(|recipient| recipient.state()).collect();
+    assert_eq!(states, [State::Relayed, State::Failed, State::Relayed]);
+    let text = trail.recipients[1].words.text.as_deref().unwrap();
+    assert!(text.contains("has this mail already"), "{text}");
+    assert_eq!(trail.recipients[1].words.enhanced.as_deref(), Some("5.4.6"));
 }

@@ -11,7 +11,7 @@ use mailtrail::mail::Envelope;
 use mailtrail::provider::Provider;
 use mailtrail::routing::{Field, Pattern, Routing};
 use mailtrail::smtp::{Decoder, Fed, Reply};
-use mailtrail::submission::{Circumstances, HEADROOM, accept};
+use mailtrail::submission::{Circumstances, HEADROOM, Rounds, accept};
 use std::net::Ipv4Addr;
 
 // The first byte chooses the provider and how many recipients there are; the rest comes behind DATA.
@@ -38,7 +38,7 @@ fuzz_target!(|input: &[u8]| {
         routing: &routing,
         reports: true,
         fingerprints: true,
-        is_ours: &|_| false,
+        rounds: &Rounds::default(),
     };
     let mut buffer = vec![0; HEADROOM];
     let mut decoder = Decoder::new(1 << 20);

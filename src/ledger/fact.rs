@@ -56,12 +56,13 @@ impl Fact {
     /// What a trail says about a part of an attempt's outcome.
     pub fn of_attempt(outcome: &Outcome, settled: &Settled) -> Self {
         let source = match settled.standing {
-            // Nobody was asked.
+            // No upstream was asked.
             Standing::Suppressed => Source::Relay,
+            _ if outcome.upstream.is_empty() => Source::Relay,
             _ => Source::Attempt,
         };
         Self {
-            upstream: Some(outcome.upstream.clone()),
+            upstream: Some(outcome.upstream.clone()).filter(|upstream| !upstream.is_empty()),
             recipients: settled.recipients.clone(),
             words: settled.words.clone(),
             due: outcome.due,

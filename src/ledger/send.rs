@@ -178,7 +178,7 @@ pub struct Outcome {
     pub id: TrackingId,
     /// When.
     pub at: Timestamp,
-    /// With which upstream.
+    /// With which upstream; empty where none was asked.
     pub upstream: String,
     /// What became of whom.
     pub settled: Vec<Settled>,

@@ -1,6 +1,7 @@
 //! From what a client sent to what is kept: our header lines in front, forbidden ones out, everything else as it
 //! came; and what the mail says about itself, for the trail.
 
+use super::rounds::Rounds;
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
 use crate::ledger::{Accepted, Send};
@@ -40,15 +41,15 @@ pub struct Circumstances<'a> {
     pub reports: bool,
     /// Whether duplicates are looked for.
     pub fingerprints: bool,
-    /// Whether a send with that id was taken here before.
-    pub is_ours: &'a (dyn Fn(TrackingId) -> bool + Sync),
+    /// Its earlier rounds through this relay.
+    pub rounds: &'a Rounds,
 }
 
 /// Bytes that are left free in front of a message while it is read, so that our lines need no second buffer.
 pub const HEADROOM: usize = 2048;
 
-/// Makes the send and its message, or refuses one that cannot be passed on, runs in a loop, or has an author that the
-/// user may not claim to be. `buffer` holds [`HEADROOM`] unused bytes and then the message, or of a large one its first
+/// Makes the send and its message, or refuses one that cannot be passed on, passed too many servers, or has an author
+/// that the user may not claim to be. `buffer` holds [`HEADROOM`] unused bytes and then the message, or of a large one its first
 /// part with the whole header section; nothing of the `rest` is looked at.
 pub fn accept(
     circumstances: &Circumstances<'_>,
@@ -57,7 +58,7 @@ pub fn accept(
     rest: Option<Spill>,
 ) -> Result<(Accepted, Message), Reply> {
     let block = HeaderBlock::of(&buffer[HEADROOM..]);
-    check_form(circumstances, &block)?;
+    check_form(&block)?;
     let (blank_line, end, foreign) = (block.is_missing(), block.end(), foreign(circumstances, block));
     let taken_out: usize = foreign.iter().map(Range::len).sum();
     take_out(foreign, &mut buffer);
@@ -67,6 +68,7 @@ pub fn accept(
     let own_id = block.first("Message-ID").map(|field| MessageId::parse(&field.text()));
     let mut lines = vec![received(circumstances, &envelope)];
     lines.push(HeaderLine::new(OWN_ID_HEADER, &circumstances.id.to_string()));
+    lines.extend(circumstances.rounds.line());
     let message_id = match own_id {
         Some(own_id) => own_id,
         None => {
@@ -115,8 +117,8 @@ pub fn accept(
     Ok((Accepted { send, recipients: envelope.recipients }, message))
 }
 
-/// Refuses what readers would disagree about, and what is on its way in circles.
-fn check_form(circumstances: &Circumstances<'_>, block: &HeaderBlock<'_>) -> Result<(), Reply> {
+/// Refuses what readers would disagree about, and what passed too many servers.
+fn check_form(block: &HeaderBlock<'_>) -> Result<(), Reply> {
     if memchr::memchr(0, block.bytes()).is_some() {
         return Err(Reply::BadMessage("The header holds a NUL character"));
     }
@@ -124,8 +126,7 @@ fn check_form(circumstances: &Circumstances<'_>, block: &HeaderBlock<'_>) -> Res
     for field in block.fields() {
         fields += 1;
         hops += u32::from(field.name.eq_ignore_ascii_case("Received"));
-        let own = field.name.eq_ignore_ascii_case(OWN_ID_HEADER);
-        if own && field.text().parse().is_ok_and(circumstances.is_ours) || hops > HOPS {
+        if hops > HOPS {
             return Err(Reply::Loop);
         }
         if fields > FIELDS {
@@ -308,6 +309,7 @@ mod tests {
     use std::sync::LazyLock;
 
     static NO_RULES: LazyLock<Routing> = LazyLock::new(Routing::default);
+    static NO_ROUNDS: LazyLock<Rounds> = LazyLock::new(Rounds::default);
 
     fn circumstances() -> Circumstances<'static> {
         Circumstances {
@@ -322,7 +324,7 @@ mod tests {
             routing: &NO_RULES,
             fingerprints: false,
             reports: true,
-            is_ours: &|_| false,
+            rounds: &NO_ROUNDS,
         }
     }
 
@@ -438,15 +440,10 @@ mod tests {
 
     #[test]
     fn loops_and_broken_headers_are_refused() {
-        let ours = circumstances().id.to_string();
-        let known = |id: TrackingId| id.to_string() == ours;
-        let circumstances = Circumstances { is_ours: &known, ..circumstances() };
         let received = |hops: u32| "Received: from a by b\r\n".repeat(hops as usize);
         for (header, expected) in [
             (received(HOPS), None),
             (received(HOPS + 1), Some(Reply::Loop)),
-            (format!("X-Mailtrail-ID: {ours}\r\n"), Some(Reply::Loop)),
-            (format!("X-Mailtrail-ID: {}\r\n", ours.replace('J', "K")), None),
             ("A: b\r\n".repeat(FIELDS as usize), None),
             (
                 "A: b\r\n".repeat(FIELDS as usize + 1),
@@ -455,7 +452,7 @@ mod tests {
             ("A: \0\r\n".into(), Some(Reply::BadMessage("The header holds a NUL character"))),
         ] {
             let message = format!("{header}\r\nbody \0 {}", received(60));
-            let refused = check_form(&circumstances, &HeaderBlock::of(message.as_bytes())).err();
+            let refused = check_form(&HeaderBlock::of(message.as_bytes())).err();
             assert_eq!(refused, expected, "{}", &header[..30.min(header.len())]);
         }
     }

@@ -3,9 +3,12 @@
 use super::acceptance::{self, Circumstances, HEADROOM};
 use super::duplicates::NotKept;
 use super::listener::Front;
+use super::rounds::Rounds;
 use crate::clock::Timestamp;
-use crate::ledger::Accepted;
-use crate::mail::Envelope;
+use crate::event::Words;
+use crate::id::TrackingId;
+use crate::ledger::{Accepted, Outcome, Settled, Standing};
+use crate::mail::{Envelope, HeaderBlock, Mailbox};
 use crate::smtp::{Account, Reply};
 use crate::store::{CommitError, Message, Spill};
 use std::net::{IpAddr, Ipv4Addr};
@@ -48,8 +51,15 @@ impl Front {
         rest: Option<Spill>,
     ) -> Reply {
         let now = self.clock.now();
+        let header = HeaderBlock::of(&first[HEADROOM..]);
+        let rounds = Rounds::of(&header, |id| self.recipients(id));
+        if rounds.are_a_loop(&envelope.recipients) {
+            return Reply::Loop;
+        }
+        let again = envelope.recipients.iter().any(|recipient| rounds.reached(recipient));
+        let id = self.mint.next(now, fastrand::u128(..));
         let circumstances = Circumstances {
-            id: self.mint.next(now, fastrand::u128(..)),
+            id,
             now,
             hostname: &self.rules.hostname,
             peer: visitor.peer,
@@ -60,31 +70,68 @@ impl Front {
             routing: &self.routing,
             reports: self.reports && visitor.reports,
             fingerprints: self.duplicates.is_some(),
-            // A store that cannot be read says nothing of loops.
-            is_ours: &|id| matches!(self.store.send(id), Ok(Some(_))),
+            rounds: &rounds,
         };
         match acceptance::accept(&circumstances, envelope, first, rest) {
-            Ok((accepted, message)) => self.count(accepted, message, now).await,
+            Ok((accepted, message)) if again => {
+                // In our hands it is not sent before that is noted.
+                let _grip = self.store.take(id);
+                let reply = self.count(accepted, message, now, true).await;
+                if reply == Reply::Queued(id) {
+                    self.end_loops(id, &rounds, now).await;
+                }
+                reply
+            }
+            Ok((accepted, message)) => self.count(accepted, message, now, false).await,
             Err(refusal) => refusal,
         }
     }
 
+    /// Those of an earlier send; a store that cannot be read says nothing of loops.
+    fn recipients(&self, id: TrackingId) -> Option<Vec<Mailbox>> {
+        let trail = self.store.trail(id).ok()??;
+        Some(trail.recipients.into_iter().map(|recipient| recipient.address).collect())
+    }
+
+    /// Gives up the recipients of a send that had the message in an earlier round; the others get it. A note that is
+    /// lost costs them a second copy, and the rounds are counted all the same.
+    async fn end_loops(&self, id: TrackingId, rounds: &Rounds, now: Timestamp) {
+        let Ok(Some(trail)) = self.store.trail(id) else { return };
+        let again =
+            (0u16..).zip(&trail.recipients).filter(|(_, recipient)| rounds.reached(&recipient.address));
+        let (name, enhanced) = ("loop".to_owned(), Some("5.4.6".to_owned()));
+        let text = Some("The message runs in a loop: the recipient has this mail already".to_owned());
+        let settled = Settled {
+            recipients: again.map(|(place, _)| place).collect(),
+            standing: Standing::Failed,
+            words: Words { name, enhanced, text, ..Words::default() },
+        };
+        let outcome =
+            Outcome { id, at: now, upstream: String::new(), settled: vec![settled], due: Some(now) };
+        if let Err(error) = self.store.settle(outcome).await {
+            tracing::error!(%id, %error, "cannot record a loop; the recipients get the message again");
+        }
+    }
+
     /// Keeps a message if the user's quota has something left; it counts unless it is not kept, or was kept before.
-    async fn count(&self, accepted: Accepted, message: Message, now: Timestamp) -> Reply {
-        let Some(user) = accepted.send.user.clone() else { return self.commit(accepted, message, now).await };
+    /// `applied`: lookups see it at once.
+    async fn count(&self, accepted: Accepted, message: Message, now: Timestamp, applied: bool) -> Reply {
+        let Some(user) = accepted.send.user.clone() else {
+            return self.commit(accepted, message, now, applied).await;
+        };
         let (id, recipients) = (accepted.send.id, accepted.recipients.len() as u64);
         if let Err(used_up) = self.quotas.take(&user, recipients) {
             tracing::warn!(user, "a message was refused: the quota is used up");
             return used_up;
         }
-        let reply = self.commit(accepted, message, now).await;
+        let reply = self.commit(accepted, message, now, applied).await;
         if reply != Reply::Queued(id) {
             self.quotas.give_back(&user, recipients);
         }
         reply
     }
 
-    async fn commit(&self, accepted: Accepted, message: Message, now: Timestamp) -> Reply {
+    async fn commit(&self, accepted: Accepted, message: Message, now: Timestamp, applied: bool) -> Reply {
         let (store, id) = (&self.store, accepted.send.id);
         // A series for each address that mail comes from would be without bound.
         let client = match accepted.send.user {
@@ -92,6 +139,9 @@ impl Front {
             None => UNAUTHENTICATED.to_owned(),
         };
         let kept = match &self.duplicates {
+            None if applied => {
+                store.accept_and_apply(accepted, message).await.map(|()| id).map_err(NotKept::from)
+            }
             None => store.accept(accepted, message).await.map(|()| id).map_err(NotKept::from),
             Some(duplicates) => duplicates.accept(store, accepted, message, now).await,
         };

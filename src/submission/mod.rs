@@ -11,6 +11,7 @@ mod password;
 mod proxy;
 mod quota;
 mod rate;
+mod rounds;
 mod settings;
 mod spool;
 
@@ -22,5 +23,7 @@ pub use listener::{Crowd, Door, Front};
 pub use password::{HashFault, Password, PasswordHash};
 pub use quota::Quotas;
 pub use rate::Rates;
+#[cfg(fuzzing)]
+pub use rounds::Rounds;
 pub use settings::{Listener, ListenerTls, Policy, User};
 pub use spool::Memory;
