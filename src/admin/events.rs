@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::event::{Event, Words};
 use crate::id::TrackingId;
 use crate::ledger::{Replay, Source};
-use crate::mail::MessageId;
+use crate::mail::{MessageId, address_contains, fold_address};
 use crate::store::{Content, ReadError, Report, Retention, Stand, Store};
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, Query, State};
@@ -257,7 +257,7 @@ impl EventFilter {
             && self.until.is_none_or(|until| arrived.millis() <= until)
             && self.upstream.as_ref().is_none_or(|upstream| *upstream == report.upstream)
             && self.event.as_ref().is_none_or(|wanted| wanted == word)
-            && self.to.as_ref().is_none_or(|to| recipient.to_lowercase().contains(&to.to_lowercase()))
+            && self.to.as_ref().is_none_or(|to| address_contains(recipient, to))
     }
 }
 
@@ -361,7 +361,7 @@ fn sends_to(store: &Store, message_id: &MessageId, event: &Event) -> Result<(usi
     let (mut all, mut to) = (0, 0);
     for id in store.by_message_id(message_id, SENDS)? {
         let Some(trail) = store.trail(id)? else { continue };
-        let whom = event.recipient.as_ref().map(|whom| whom.to_lowercase());
+        let whom = event.recipient.as_deref().map(fold_address);
         let fits = |folded: String| whom.as_ref().is_none_or(|whom| *whom == folded);
         all += 1;
         to += usize::from(trail.recipients.iter().any(|recipient| fits(recipient.address.folded())));

@@ -6,6 +6,7 @@ use super::panel::{Operator, Panel};
 use super::routes::Routes;
 use crate::id::TrackingId;
 use crate::ledger::{Fate, InboundMail, Leg, Move};
+use crate::mail::address_contains;
 use crate::store::{ReadError, Store};
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, Query, State};
@@ -144,9 +145,8 @@ pub fn inbound_mail(store: &Store, id: &str) -> Result<Option<KeptMail>, ReadErr
 
 impl InboundFilter {
     fn fits(&self, mail: &InboundMail) -> bool {
-        let has = |part: &Option<String>, text: &str| {
-            part.as_ref().is_none_or(|part| text.to_lowercase().contains(&part.to_lowercase()))
-        };
+        let has =
+            |part: &Option<String>, text: &str| part.as_ref().is_none_or(|part| address_contains(text, part));
         let sender = mail.arrival.sender.as_ref().map_or("", |sender| sender.as_str());
         self.state.as_ref().is_none_or(|state| state == mail.leg.word())
             && has(&self.to, mail.arrival.recipient.as_str())

@@ -1,6 +1,7 @@
 use crate::clock::Timestamp;
 use crate::ledger::{State, Trail};
 use crate::line::LogLine;
+use crate::mail::address_contains;
 use crate::odoo::Place;
 use crate::store::{Cursor, Entry, ReadError, Store};
 use serde::{Deserialize, Serialize};
@@ -114,7 +115,7 @@ impl Matcher<'_> {
     fn fits(&self, line: &LogLine, trail: Option<&Trail>) -> bool {
         let filter = self.filter;
         let part = |wanted: &Option<String>, found: &str| {
-            wanted.as_ref().is_none_or(|wanted| found.to_lowercase().contains(&wanted.to_lowercase()))
+            wanted.as_ref().is_none_or(|wanted| address_contains(found, wanted))
         };
         let same = |wanted: &Option<String>, found: &Option<String>| wanted.is_none() || wanted == found;
         part(&filter.from, line.from.as_deref().unwrap_or_default())

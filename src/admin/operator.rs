@@ -9,6 +9,7 @@ use crate::alarm::Kind;
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
 use crate::ledger::{Action, Switch, Trail, Verb, Waits};
+use crate::mail::fold_domain;
 use crate::store::ReadError;
 use futures_util::{StreamExt, stream};
 use std::collections::{BTreeMap, HashSet};
@@ -129,7 +130,8 @@ fn find(panel: &Panel, asked: &str) -> Result<Result<TrackingId, &'static str>, 
 
 fn has_domain(trail: &Trail, domain: &str) -> bool {
     let mut open = trail.recipients.iter().filter(|recipient| recipient.is_open());
-    open.any(|recipient| recipient.address.domain().eq_ignore_ascii_case(domain))
+    let domain = fold_domain(domain);
+    open.any(|recipient| fold_domain(recipient.address.domain()) == domain)
 }
 
 /// The upstream that a send would take if all were well.
@@ -152,7 +154,7 @@ pub fn shape(panel: &Panel) -> Result<Vec<Shape>, ReadError> {
         let upstream = heads_for(panel, &trail);
         let bucket = bucket(now, id.timestamp());
         for recipient in trail.recipients.iter().filter(|recipient| recipient.is_open()) {
-            let domain = recipient.address.domain().to_lowercase();
+            let domain = fold_domain(recipient.address.domain());
             let buckets = shapes.entry((upstream.clone(), domain));
             buckets.or_insert_with(|| vec![0; Shape::MINUTES.len() + 1])[bucket] += 1;
         }

@@ -3,6 +3,7 @@
 use super::names::is_loopback;
 use super::reader::Section;
 use super::words::{UNSUBSCRIBED, WAYS};
+use crate::mail::fold_domain;
 use crate::odoo::{self, Place};
 use crate::sink::OdooSettings;
 use crate::sink::odoo::{Effects, Way};
@@ -14,9 +15,9 @@ pub(super) fn read(section: &mut Section<'_>, clients: &[String], hostname: &str
     let login = login(section, Duration::from_secs(60));
     let way = section.one_of("way", &WAYS).unwrap_or(Way::Action);
     let action = section.integer("action", 1..=i64::from(i32::MAX)).and_then(|id| u64::try_from(id).ok());
-    let lower = |text: &str| Some(text.to_ascii_lowercase());
+    let folded = |text: &str| Some(fold_domain(text));
     let release = section.integer("release", 16..=19).unwrap_or(18);
-    let senders = section.list("senders", "a domain", lower).unwrap_or_default();
+    let senders = section.list("senders", "a domain", folded).unwrap_or_default();
     let hosts = section.list("hosts", "a host", |text| Some(text.to_owned())).unwrap_or_default();
     let effects = effects(section);
     if effects.relayed && !effects.delivered {

@@ -4,6 +4,7 @@ use super::generation::Ground;
 use super::shift::Shift;
 use crate::alarm::Kind;
 use crate::config::{Config, Upstream};
+use crate::mail::fold_domain;
 use crate::provider::Provider;
 use crate::queue::{Outward, Parts, Queue};
 use crate::routing::Route;
@@ -142,7 +143,7 @@ pub fn lists(config: &Config, upstream: &Upstream) -> Lists {
     let own = &upstream.transport;
     let same = |other: &&Upstream| {
         let other = &other.transport;
-        let domain = |name: &Option<String>| name.as_ref().map(|name| name.to_lowercase());
+        let domain = |name: &Option<String>| name.as_deref().map(fold_domain);
         let shared = own.domain.is_some() && domain(&own.domain) == domain(&other.domain);
         other.name == own.name || (shared && other.provider == own.provider)
     };

@@ -21,6 +21,7 @@ pub use finding::{Finding, Status};
 use crate::account::Account;
 use crate::clock::Clock;
 use crate::config::{Config, Upstream, is_loopback};
+use crate::mail::fold_domain;
 use crate::provider::Provider;
 use crate::sink::Kind;
 use crate::tls;
@@ -67,7 +68,7 @@ pub async fn examine(config: &Config, question: &Question, clock: Clock) -> Vec<
     }
     let resolver = dns::resolver(question.resolver);
     for (domain, provider, account) in domains(config, question, clock) {
-        let named = question.domains.iter().any(|named| named.eq_ignore_ascii_case(&domain));
+        let named = question.domains.iter().any(|named| fold_domain(named) == fold_domain(&domain));
         if !named && stays_here(config, &domain, &running) {
             let what = "its provider is a sandbox on this machine, so nobody asks the DNS; --domain does";
             findings.push(Finding::ok("dns", domain, what));
@@ -107,7 +108,7 @@ fn understudy(upstream: &Upstream, running: &BTreeMap<String, String>) -> Option
 fn stays_here(config: &Config, domain: &str, running: &BTreeMap<String, String>) -> bool {
     let own = |upstream: &&Upstream| {
         let of_upstream = upstream.transport.domain.as_deref();
-        of_upstream.is_some_and(|of_upstream| of_upstream.eq_ignore_ascii_case(domain))
+        of_upstream.is_some_and(|of_upstream| fold_domain(of_upstream) == fold_domain(domain))
     };
     let mut own = config.upstreams.iter().filter(own).map(|upstream| &upstream.transport).peekable();
     let here = |settings: &Settings| {
@@ -149,7 +150,7 @@ fn domains(config: &Config, question: &Question, clock: Clock) -> Vec<(String, P
     let first = config.upstreams.first();
     let named = question.domains.iter().filter_map(|domain| Some((domain.clone(), first?)));
     let mut seen = BTreeSet::new();
-    let all = of_upstreams.chain(named).filter(|(domain, _)| seen.insert(domain.to_ascii_lowercase()));
+    let all = of_upstreams.chain(named).filter(|(domain, _)| seen.insert(fold_domain(domain)));
     all.map(|(domain, upstream)| {
         let account = upstream.account.clone().and_then(|settings| {
             let tls = tls::connector(upstream.transport.ca_file.as_deref()).ok()?;

@@ -1,3 +1,4 @@
+use crate::mail::fold_address;
 use hmac::{Hmac, KeyInit, Mac};
 use regex::Regex;
 use sha2::Sha256;
@@ -74,7 +75,7 @@ fn redacted<'a>(line: &'a str, addresses: Addresses, key: &[u8; 32]) -> Cow<'a, 
         let (field, local) = FIELD
             .find(local.as_str())
             .map_or(("", local.as_str()), |field| local.as_str().split_at(field.end()));
-        let code = code(&format!("{local}@{}", domain.as_str()).to_lowercase(), key);
+        let code = code(&fold_address(&format!("{local}@{}", domain.as_str())), key);
         match addresses {
             Addresses::Full => found[0].to_owned(),
             Addresses::Domain => format!("{field}~{code}@{}", domain.as_str()),

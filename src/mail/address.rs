@@ -1,3 +1,5 @@
+use icu_normalizer::ComposingNormalizerBorrowed;
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -22,9 +24,9 @@ impl Mailbox {
         self.0.rsplit_once('@').map_or("", |(_, domain)| domain)
     }
 
-    /// In lower case, for comparing: providers and Odoo treat addresses so.
+    /// The one form that all spellings of the address have, for comparing: see [`fold_address`].
     pub fn folded(&self) -> String {
-        self.0.to_lowercase()
+        fold_address(&self.0)
     }
 
     /// Whether it can travel without SMTPUTF8.
@@ -32,25 +34,102 @@ impl Mailbox {
         self.0.is_ascii()
     }
 
-    /// Whether it fits `pattern`: an address, `*@domain`, `*@*.domain` or `*`, without regard to case.
+    /// Whether it fits `pattern`: an address, `*@domain`, `*@*.domain` or `*`, however either is spelled.
     pub fn matches(&self, pattern: &str) -> bool {
-        let (address, pattern) = (self.folded(), pattern.to_lowercase());
-        match pattern.split_once('*') {
-            None => address == pattern,
-            Some(("", "")) => true,
-            Some((head, tail)) => match tail.split_once('*') {
-                None => {
-                    address.len() >= head.len() + tail.len()
-                        && address.starts_with(head)
-                        && address.ends_with(tail)
-                }
-                Some((middle, end)) => address
-                    .strip_prefix(head)
-                    .and_then(|rest| rest.strip_suffix(end))
-                    .is_some_and(|rest| rest.contains(middle)),
-            },
+        let folded = self.folded();
+        if fits(&folded, &fold_address(pattern)) {
+            return true;
         }
+        // A part of a label has no A-label form.
+        !pattern.is_ascii() && fits(&in_unicode(&folded), &compose(&pattern.to_lowercase()))
     }
+}
+
+fn fits(address: &str, pattern: &str) -> bool {
+    match pattern.split_once('*') {
+        None => address == pattern,
+        Some(("", "")) => true,
+        Some((head, tail)) => match tail.split_once('*') {
+            None => {
+                address.len() >= head.len() + tail.len()
+                    && address.starts_with(head)
+                    && address.ends_with(tail)
+            }
+            Some((middle, end)) => address
+                .strip_prefix(head)
+                .and_then(|rest| rest.strip_suffix(end))
+                .is_some_and(|rest| rest.contains(middle)),
+        },
+    }
+}
+
+/// The canonical form of an address, the same for all its spellings: the domain as [`fold_domain`] writes it, the local
+/// part in lower case (providers and Odoo compare so), in Unicode's composed form (NFC) and without needless quotes and
+/// backslashes (RFC 5322 section 3.4.1). Texts that are no address keep a form in lower case.
+pub fn fold_address(text: &str) -> String {
+    let Some((local, domain)) = text.rsplit_once('@') else {
+        return compose(&text.to_lowercase()).into_owned();
+    };
+    format!("{}@{}", fold_local_part(local), fold_domain(domain))
+}
+
+/// The canonical form of a domain: in A-labels (RFC 5890 section 2.3.2.1), in lower case, without a final dot. Domains
+/// that IDNA (UTS #46) forbids keep their letters.
+pub fn fold_domain(domain: &str) -> String {
+    let folded = if domain.is_ascii() {
+        domain.to_ascii_lowercase()
+    } else {
+        idna::domain_to_ascii(domain).unwrap_or_else(|_| compose(&domain.to_lowercase()).into_owned())
+    };
+    folded.strip_suffix('.').map(str::to_owned).unwrap_or(folded)
+}
+
+/// A folded address with its domain in U-labels.
+pub fn in_unicode(folded: &str) -> Cow<'_, str> {
+    match folded.rsplit_once('@') {
+        Some((local, domain)) if domain.contains("xn--") => {
+            Cow::Owned(format!("{local}@{}", idna::domain_to_unicode(domain).0))
+        }
+        _ => Cow::Borrowed(folded),
+    }
+}
+
+/// Whether an address, in any spelling, has `part` in it.
+pub fn address_contains(address: &str, part: &str) -> bool {
+    let folded = fold_address(address);
+    folded.contains(&fold_address(part)) || in_unicode(&folded).contains(&*compose(&part.to_lowercase()))
+}
+
+/// Whether two folded addresses may be one that somebody rewrote: with its tag or its dots taken out, another domain, or
+/// letters that did not survive a charset.
+pub fn is_alike(one: &str, other: &str) -> bool {
+    let bare = |local: &str| local.split('+').next().unwrap_or_default().replace('.', "");
+    let damaged = |local: &str| !local.is_ascii() || local.contains(['?', '%']);
+    match (one.rsplit_once('@'), other.rsplit_once('@')) {
+        (Some((one, there)), Some((other, here))) => {
+            bare(one) == bare(other) || (there == here && (damaged(one) || damaged(other)))
+        }
+        _ => false,
+    }
+}
+
+fn fold_local_part(local: &str) -> String {
+    let folded = compose(&local.to_lowercase()).into_owned();
+    let quoted = folded.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    let Some(quoted) = quoted.filter(|_| local_part_is_valid(&folded)) else { return folded };
+    let (mut plain, mut escaped) = (String::with_capacity(quoted.len()), false);
+    for c in quoted.chars() {
+        escaped = !escaped && c == '\\';
+        plain.extend((!escaped).then_some(c));
+    }
+    if !plain.is_empty() && local_part_is_valid(&plain) {
+        return plain;
+    }
+    format!("\"{}\"", plain.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+fn compose(text: &str) -> Cow<'_, str> {
+    ComposingNormalizerBorrowed::new_nfc().normalize(text)
 }
 
 /// Why a text is no address.
@@ -177,6 +256,79 @@ mod tests {
             assert!(text.parse::<Mailbox>().is_err(), "{text:?}");
         }
         assert_eq!(format!("{}@example.net", "a".repeat(256)).parse::<Mailbox>(), Err(NotAMailbox::TooLong));
+    }
+
+    #[test]
+    fn every_spelling_has_one_form() {
+        for (folded, spellings) in [
+            (
+                "jörg@xn--bcher-kva.example",
+                &[
+                    "Jörg@Bücher.example",
+                    "jo\u{308}rg@bu\u{308}cher.EXAMPLE.",
+                    "\"jörg\"@xn--bcher-kva.example",
+                ][..],
+            ),
+            (
+                "a.b+c@example.net",
+                &["A.B+C@Example.NET.", "\"a.b+c\"@example.net", "\"a\\.b\\+c\"@example.net"],
+            ),
+            ("\"a b\"@example.net", &["\"A B\"@example.net", "\"a\\ b\"@example.net."]),
+            ("\"a\\\"\\\\b\"@example.net", &["\"A\\\"\\\\\\B\"@example.net"]),
+            ("\"a@b\"@example.net", &["\"a\\@b\"@example.net"]),
+            ("\"\"@example.net", &["\"\"@example.net"]),
+            ("a@[ipv6:::1]", &["A@[IPv6:::1]"]),
+            ("a@example.net", &["a@ｅxample。net", "a@exam\u{ad}ple.net"]),
+            ("postmaster", &["Postmaster"]),
+        ] {
+            for spelling in spellings.iter().chain([&folded]) {
+                let address: Mailbox = spelling.parse().unwrap();
+                assert_eq!(address.folded(), folded, "{spelling}");
+                assert!(
+                    address.matches(folded) && folded.parse::<Mailbox>().unwrap().matches(spelling),
+                    "{spelling}"
+                );
+                assert!(
+                    address_contains(spelling, folded) && address_contains(folded, spelling),
+                    "{spelling}"
+                );
+            }
+        }
+        // What IDNA forbids is itself, and an address all the same.
+        for odd in [
+            "a@xn--zzzzzzzz99999.example",
+            "a@-x-.example",
+            "a@ü\u{200d}.example",
+            "a@\u{300}x.example",
+            "a@a..b",
+        ] {
+            let address: Mailbox = odd.parse().unwrap();
+            assert_eq!(address.folded(), fold_address(&address.folded()), "{odd}");
+            assert_eq!(odd.to_uppercase().parse::<Mailbox>().unwrap().folded(), address.folded(), "{odd}");
+        }
+        assert_ne!(fold_address("ada@straße.example"), fold_address("ada@strasse.example"));
+        assert_ne!(fold_address("ada.b@example.net"), fold_address("adab@example.net"));
+    }
+
+    #[test]
+    fn patterns_fit_every_spelling() {
+        let ada: Mailbox = "ada@mail.bücher.example".parse().unwrap();
+        for pattern in [
+            "*@*.bücher.example",
+            "*@*.xn--bcher-kva.example",
+            "*@mail.BU\u{308}CHER.example.",
+            "*@*bücher.example",
+            "ada@*",
+            "\"ada\"@mail.xn--bcher-kva.example",
+        ] {
+            assert!(ada.matches(pattern), "{pattern}");
+            assert!(ada.folded().parse::<Mailbox>().unwrap().matches(pattern), "{pattern}");
+        }
+        assert!(!ada.matches("*@bücher.example") && !ada.matches("*@*.bucher.example"));
+        assert!(
+            address_contains("ada@xn--bcher-kva.example", "Bücher")
+                && !address_contains("ada@example.net", "ü")
+        );
     }
 
     #[test]

@@ -1,12 +1,14 @@
-use super::Mailbox;
+use super::{Mailbox, in_unicode};
 use base64::Engine;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use regex::bytes::{Captures, Regex};
+use icu_normalizer::DecomposingNormalizerBorrowed;
+use regex::bytes::{Captures, Regex, RegexBuilder};
 use std::fmt::Write;
 
-/// Finds an address wherever and however it is written: in any case, within text, in the ways of URLs, JSON,
-/// quoted-printable (RFC 2045), xtext (RFC 3461) and UTF-16, in base64, and with `=` for its `@` as return paths have it.
+/// Finds an address wherever and however it is written: in any case and in any spelling of [`super::fold_address`],
+/// within text, in the ways of URLs, JSON, quoted-printable (RFC 2045), xtext (RFC 3461) and UTF-16, in base64, and with
+/// `=` for its `@` as return paths have it.
 #[derive(Debug)]
 pub struct Mention {
     address: String,
@@ -20,19 +22,24 @@ impl Mention {
     /// Of that address; `None` for one without a domain: it is everybody's.
     pub fn of(address: &Mailbox) -> Option<Self> {
         let address = address.folded();
-        let at = address.rfind('@')?;
-        let mut pattern = String::from("(?i)");
-        for (place, character) in address.char_indices() {
-            if place > 0 {
-                // A soft line break; the other half of UTF-16.
-                pattern.push_str(r"(?:=\r?\n|\x00)?");
-            }
-            pattern.push_str(if place == at { "(" } else { "(?:" });
-            pattern.push_str(&ways(character));
-            // The return path of a list: bounces+ada=example.net@…
-            pattern.push_str(if place == at { "|=|=3D|%3D)" } else { ")" });
-        }
-        let written = Regex::new(&pattern).ok()?;
+        let (local, domain) = address.rsplit_once('@')?;
+        let in_unicode = in_unicode(&address);
+        let in_unicode = in_unicode.rsplit_once('@').map_or("", |(_, domain)| domain);
+        let labels = domain.split('.').zip(in_unicode.split('.').map(Some).chain(std::iter::repeat(None)));
+        let labels: Vec<_> = labels
+            .map(|(label, in_unicode)| match in_unicode.filter(|other| *other != label) {
+                Some(other) => format!("(?:{}|{})", spelled(label, ""), composed_or_not(other, "")),
+                None => spelled(label, ""),
+            })
+            .collect();
+        // The return path of a list: bounces+ada=example.net@…
+        let pattern = format!(
+            "(?i){}{GAP}({}|=|=3D|%3D){GAP}{}",
+            local_pattern(local),
+            ways('@'),
+            labels.join(&format!("{GAP}{}{GAP}", spelled_dot(in_unicode.is_ascii())))
+        );
+        let written = RegexBuilder::new(&pattern).size_limit(PROGRAM).build().ok()?;
         let encoded = Regex::new(r"[A-Za-z0-9+/_-]{8,}(?:\r?\n[A-Za-z0-9+/_-]{2,})*").ok()?;
         Some(Self { address, written, encoded })
     }
@@ -73,7 +80,7 @@ impl Mention {
         Some(String::from_utf8_lossy(&changed).into_owned())
     }
 
-    /// The address, in lower case.
+    /// The address, folded.
     pub fn address(&self) -> &str {
         &self.address
     }
@@ -99,6 +106,44 @@ impl Mention {
             self.written.captures_iter(&plain).any(|found| is_whole(&plain, &found))
         })
     }
+}
+
+/// How a local part may be written: as it is, or in quotes and with backslashes that it does not need.
+fn local_pattern(local: &str) -> String {
+    let quoted = local.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    let bare = match quoted {
+        Some(quoted) => quoted.replace("\\\\", "\\").replace("\\\"", "\""),
+        None => local.to_owned(),
+    };
+    let (quote, escape) =
+        (format!("(?:{}|{})", ways('"'), r#"\\""#), format!("(?:(?:{}){GAP}){{0,2}}", ways('\\')));
+    let in_quotes = format!("{quote}{GAP}{}{GAP}{quote}", composed_or_not(&bare, &escape));
+    if quoted.is_some() { in_quotes } else { format!("(?:{}|{in_quotes})", composed_or_not(local, "")) }
+}
+
+/// A text as it is, or decomposed (NFD).
+fn composed_or_not(text: &str, before_each: &str) -> String {
+    let decomposed = DecomposingNormalizerBorrowed::new_nfd().normalize(text);
+    if decomposed == text {
+        spelled(text, before_each)
+    } else {
+        format!("(?:{}|{})", spelled(text, before_each), spelled(&decomposed, before_each))
+    }
+}
+
+fn spelled(text: &str, before_each: &str) -> String {
+    let characters: Vec<_> =
+        text.chars().map(|character| format!("{before_each}(?:{})", ways(character))).collect();
+    characters.join(GAP)
+}
+
+/// A dot between labels, or one of those that IDNA takes for it (RFC 3490 section 3.1).
+fn spelled_dot(is_ascii: bool) -> String {
+    if is_ascii {
+        return spelled(".", "");
+    }
+    let dots: Vec<_> = ['.', '\u{3002}', '\u{ff0e}', '\u{ff61}'].map(ways).into();
+    format!("(?:{})", dots.join("|"))
 }
 
 /// How a character may be written.
@@ -160,6 +205,10 @@ fn last(before: &[u8]) -> Option<u8> {
     }
 }
 
+/// Between two characters: a soft line break; the other half of UTF-16.
+const GAP: &str = r"(?:=\r?\n|\x00)?";
+/// Bytes of the compiled pattern at most: the longest address in all its spellings.
+const PROGRAM: usize = 64 << 20;
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -205,6 +254,41 @@ mod tests {
         for text in ["JÜRGEN@example.net", "j%C3%BCrgen@example.net", r"j\u00fcrgen@example.net"] {
             assert!(umlaut.is_in(text.as_bytes()), "{text}");
         }
+    }
+
+    #[test]
+    fn an_address_is_found_in_every_spelling() {
+        for written in ["jürgen@Bücher.example", "\"ju\u{308}rgen\"@xn--bcher-kva.example."] {
+            let address = mention(written);
+            for text in [
+                "JÜRGEN@bücher.example",
+                "to <ju\u{308}rgen@bu\u{308}cher.example.>",
+                "jürgen@XN--BCHER-KVA.example",
+                "\"jürgen\"@bücher.example",
+                r#"{"email":"\"jürgen\"@bücher.example"}"#,
+                r"j\u00fcrgen@b\u00fccher.example",
+                "j%C3%BCrgen%40b%C3%BCcher.example",
+                "jürgen@bücher。example",
+                "bounces+jürgen=xn--bcher-kva.example@mg.example.com",
+            ] {
+                assert!(
+                    address.is_in(text.as_bytes()) && address.may_be_in(text.as_bytes()),
+                    "{written} {text}"
+                );
+                assert!(
+                    address.replaced(text, "x@invalid").is_some_and(|text| !text.contains("rgen")),
+                    "{text}"
+                );
+            }
+            for text in ["jurgen@bücher.example", "jürgen@bucher.example", "jürgen@bücher.example.net"] {
+                assert!(!address.is_in(text.as_bytes()), "{text}");
+            }
+        }
+        let odd = mention("\"a b\\\"c\"@example.net");
+        assert!(odd.is_in(b"<\"a b\\\"c\"@example.net>") && odd.is_in(b"<\"\\a\\ b\\\"\\c\"@example.net>"));
+        assert!(!odd.is_in(b"<a b\"c@example.net>"));
+        let long = format!("{}@{}.example", "ü".repeat(100), "ä".repeat(60));
+        assert!(mention(&long).is_in(long.as_bytes()), "the longest");
     }
 
     #[test]

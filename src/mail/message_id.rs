@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::fmt;
 
 /// A Message-ID without its angle brackets (RFC 5322 section 3.6.4), as providers report it. It is **not** unique:
@@ -6,11 +7,20 @@ use std::fmt;
 pub struct MessageId(Box<str>);
 
 impl MessageId {
-    /// Reads a Message-ID with or without brackets; `None` when nothing is left, or it holds blanks or controls.
+    /// Reads a Message-ID in any of its shapes, which all give the same: with brackets or without, with blanks, folds or a
+    /// comment around them, folded within, in quotes, with needless quotes around its left part. `None` when nothing is
+    /// left, or it holds blanks or controls.
     pub fn parse(text: &str) -> Option<Self> {
-        let text = text.trim();
-        let text = text.strip_prefix('<').unwrap_or(text);
-        let text = text.strip_suffix('>').unwrap_or(text);
+        let text = inner(text);
+        // Between brackets a blank is what a fold left behind.
+        let text: Cow<'_, str> = match text.find(char::is_whitespace) {
+            Some(_) if text.starts_with('<') || text.contains(['\r', '\n']) => {
+                unfold(text)?.chars().filter(|c| !matches!(c, ' ' | '\t')).collect::<String>().into()
+            }
+            _ => text.into(),
+        };
+        let text = text.trim_start_matches('<').trim_end_matches('>');
+        let text = without_needless_quotes(text);
         let fine = !text.is_empty()
             && text.len() <= MAX_LENGTH
             && !text.chars().any(|c| c.is_whitespace() || c.is_control() || c == '<' || c == '>');
@@ -47,6 +57,37 @@ impl fmt::Debug for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "<{}>", self.0)
     }
+}
+
+/// What stands within the blanks and quotes around an id, or before a comment.
+fn inner(text: &str) -> &str {
+    let text = text.trim();
+    let text = text.strip_prefix("&lt;").and_then(|rest| rest.strip_suffix("&gt;")).unwrap_or(text);
+    let bare =
+        text.strip_prefix(['"', '\'']).and_then(|rest| rest.strip_suffix(['"', '\''])).unwrap_or(text).trim();
+    // A quote around the left part alone is no pair.
+    let text = if bare.starts_with('<') || !bare.contains('"') { bare } else { text };
+    match text.split_once('>') {
+        Some((id, behind)) if text.starts_with('<') && behind.trim_start().starts_with('(') => id,
+        _ => text,
+    }
+}
+
+/// Without line ends that a blank follows; `None` where another one stands.
+fn unfold(text: &str) -> Option<String> {
+    let unfolded = text.replace("\r\n", "\n").replace("\n ", " ").replace("\n\t", "\t");
+    (!unfolded.contains(['\r', '\n'])).then_some(unfolded)
+}
+
+/// The quotes of `"left"@right` say nothing where `left` needs none (RFC 5322 section 3.6.4 has none at all).
+fn without_needless_quotes(text: &str) -> Cow<'_, str> {
+    let parts = text.rsplit_once('@').and_then(|(left, right)| {
+        let plain = left.strip_prefix('"')?.strip_suffix('"')?;
+        let fine =
+            !plain.is_empty() && !plain.contains(|c: char| c.is_whitespace() || "<>()[]@:;,\\\"".contains(c));
+        fine.then(|| format!("{plain}@{right}"))
+    });
+    parts.map_or(Cow::Borrowed(text), Cow::Owned)
 }
 
 /// The business record that Odoo sent a mail about; written `model,id` as Odoo's references are.
@@ -107,7 +148,22 @@ mod tests {
         for text in ["<a.b@c>", " <a.b@c> ", "a.b@c"] {
             assert_eq!(MessageId::parse(text).map(|id| id.to_string()), Some("a.b@c".into()));
         }
-        for text in ["", "<>", "a b@c", "a\nb@c", "<a><b>"] {
+        for text in [
+            "<a.b\r\n @c>",
+            "a.b\n\t@c",
+            "< a.b@c >",
+            "\"<a.b@c>\"",
+            "'a.b@c'",
+            "<\"a.b\"@c>",
+            "\"a.b\"@c",
+            "<<a.b@c>>",
+            "<a.b@c> (comment)",
+            "&lt;a.b@c&gt;",
+        ] {
+            assert_eq!(MessageId::parse(text).map(|id| id.to_string()), Some("a.b@c".into()), "{text:?}");
+        }
+        assert_eq!(MessageId::parse("<\"a:b\"@c>").map(|id| id.to_string()), Some("\"a:b\"@c".into()));
+        for text in ["", "<>", "a b@c", "a\nb@c", "<a><b>", "\"\""] {
             assert_eq!(MessageId::parse(text), None, "{text:?}");
         }
     }

@@ -13,7 +13,7 @@ mod subject;
 mod unqualified;
 mod unsubscribe;
 
-pub use address::{Mailbox, NotAMailbox};
+pub use address::{Mailbox, NotAMailbox, address_contains, fold_address, fold_domain, in_unicode, is_alike};
 pub use envelope::{BodyType, Dsn, DsnRecipient, Envelope, Notify, Ret};
 pub use header::{Header, HeaderBlock, HeaderLine};
 pub use lane::Lane;

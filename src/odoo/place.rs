@@ -1,5 +1,5 @@
 use crate::ledger::Send;
-use crate::mail::Record;
+use crate::mail::{Record, fold_domain};
 use reqwest::Url;
 
 /// Which mail a database sent, and where its records are shown; an empty list is no condition.
@@ -11,7 +11,7 @@ pub struct Place {
     pub release: u8,
     /// Clients' labels.
     pub clients: Vec<String>,
-    /// Domains of envelope senders, in lower case.
+    /// Domains of envelope senders, as [`fold_domain`] writes them.
     pub senders: Vec<String>,
     /// Hosts behind the `@` of Message-IDs.
     pub hosts: Vec<String>,
@@ -20,7 +20,7 @@ pub struct Place {
 impl Place {
     /// Whether that database may have sent the mail.
     pub fn selects(&self, send: &Send) -> bool {
-        let domain = send.sender.as_ref().map(|sender| sender.domain().to_ascii_lowercase());
+        let domain = send.sender.as_ref().map(|sender| fold_domain(sender.domain()));
         let host = send.message_id.as_ref().and_then(|id| id.as_str().rsplit_once('@')).map(|(_, host)| host);
         fits(&self.clients, Some(&send.client))
             && fits(&self.senders, domain.as_deref())

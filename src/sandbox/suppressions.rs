@@ -1,5 +1,5 @@
 use super::event::Happening;
-use crate::mail::Mailbox;
+use crate::mail::{Mailbox, fold_address, fold_domain};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
@@ -63,7 +63,7 @@ impl Suppressions {
         let allowed = |name: &str| self.get(List::Allowed, name).is_some();
         let (list, entry) = match happening {
             Happening::Bounced | Happening::BouncedLate => {
-                if allowed(&address) || allowed(&recipient.domain().to_lowercase()) {
+                if allowed(&address) || allowed(&fold_domain(recipient.domain())) {
                     return;
                 }
                 (List::Bounces, json!({ "code": "550", "error": "5.1.1 User unknown" }))
@@ -95,12 +95,12 @@ impl Suppressions {
     }
 
     pub(super) fn get(&self, list: List, address: &str) -> Option<Value> {
-        self.of(list).get(&address.to_lowercase()).cloned()
+        self.of(list).get(&fold_address(address)).cloned()
     }
 
     /// Whether there was such an entry.
     pub(super) fn remove(&self, list: List, address: &str) -> bool {
-        self.of(list).remove(&address.to_lowercase()).is_some()
+        self.of(list).remove(&fold_address(address)).is_some()
     }
 
     pub(super) fn clear(&self, list: List) {

@@ -1,14 +1,15 @@
 use super::commit::{CommitError, Wish};
 use super::record::Record;
 use super::{ReadError, Store};
-use crate::mail::Pseudonym;
+use crate::mail::{Pseudonym, fold_address, in_unicode};
 use crate::suppression::{Change, Dossier, Listing};
 use bytes::Bytes;
+use std::borrow::Cow;
 
 /// A dossier with where it belongs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Filed {
-    /// The address, in lower case.
+    /// The address, folded.
     pub address: String,
     /// The list, by its upstream's name; empty: the one that holds for every domain.
     pub list: String,
@@ -28,10 +29,10 @@ impl Store {
     /// erased is taken off, too.
     pub async fn list(&self, listing: Listing) -> Result<(), CommitError> {
         let erased = match &listing.change {
-            Change::Remove { .. } => self.name_when_erased(&listing.address.folded()).unwrap_or_default(),
-            Change::Add { .. } => None,
+            Change::Remove { .. } => self.names_when_erased(&listing.address.folded()).unwrap_or_default(),
+            Change::Add { .. } => Vec::new(),
         };
-        if let Some(address) = erased.and_then(|name| name.parse().ok()) {
+        for address in erased.iter().filter_map(|name| name.parse().ok()) {
             self.commit_listing(Listing { address, ..listing.clone() }).await?;
         }
         self.commit_listing(listing).await
@@ -42,36 +43,37 @@ impl Store {
         self.committer()?.commit(Record::Listing(Box::new(listing)), Bytes::new(), wish).await
     }
 
-    /// What is known of an address (in lower case) on a list: an upstream's, or the one that holds for every domain,
+    /// What is known of a folded address on a list: an upstream's, or the one that holds for every domain,
     /// which has no name. What is known from before it was erased belongs to it.
     pub fn dossier(&self, address: &str, list: &str) -> Result<Option<Dossier>, ReadError> {
         let projection = self.projection();
-        let own = projection.dossier(address, list)?;
-        let Some(salt) = projection.salt()? else { return Ok(own) };
-        let before = projection.dossier(&Pseudonym::Listed.of(address, &salt), list)?;
-        Ok(match (own, before) {
-            (Some(mut own), Some(before)) => {
-                own.join(&before);
-                Some(own)
+        let mut known = projection.dossier(address, list)?;
+        for name in self.names_when_erased(address)? {
+            match (&mut known, projection.dossier(&name, list)?) {
+                (Some(known), Some(before)) => known.join(&before),
+                (known, before) => *known = known.take().or(before),
             }
-            (own, before) => own.or(before),
-        })
+        }
+        Ok(known)
     }
 
     /// All that is known of an address, with what is known from before it was erased.
     pub fn dossiers_of(&self, address: &str) -> Result<Vec<Filed>, ReadError> {
-        let address = address.to_lowercase();
+        let address = fold_address(address);
         let mut filed = self.projection().dossiers_of(&address)?;
-        if let Some(name) = self.name_when_erased(&address)? {
+        for name in self.names_when_erased(&address)? {
             filed.extend(self.projection().dossiers_of(&name)?);
         }
         Ok(filed)
     }
 
-    /// What an address (in lower case) stands under on the suppression list once it was erased, where any was.
-    fn name_when_erased(&self, address: &str) -> Result<Option<String>, ReadError> {
-        let salt = self.projection().salt()?;
-        Ok(salt.map(|salt| Pseudonym::Listed.of(address, &salt)))
+    /// What a folded address stands under on the suppression list once it was erased, where any was: earlier versions
+    /// erased it with its domain as it was written.
+    fn names_when_erased(&self, address: &str) -> Result<Vec<String>, ReadError> {
+        let Some(salt) = self.projection().salt()? else { return Ok(Vec::new()) };
+        let mut spellings = vec![Cow::Borrowed(address)];
+        spellings.extend(Some(in_unicode(address)).filter(|other| *other != address));
+        Ok(spellings.iter().map(|address| Pseudonym::Listed.of(address, &salt)).collect())
     }
 
     /// What is known of addresses, in their order, behind an address and a list; at most `limit`.

@@ -80,7 +80,8 @@ fn fact(random: &mut fastrand::Rng) -> Fact {
         _ => {
             let kinds =
                 [Kind::Bounced, Kind::Complained, Kind::Unsubscribed, Kind::Suppressed, Kind::Delivered];
-            let event = event(when, address, kinds[random.usize(..kinds.len())]);
+            let mut event = event(when, address, kinds[random.usize(..kinds.len())]);
+            event.words.enhanced = random.bool().then(|| "5.1.1".to_owned());
             Fact::Report(Box::new(Notice { upstream, ..notice(event) }))
         }
     }
@@ -100,6 +101,7 @@ async fn evidence_outlives_retention_and_what_is_void_does_not() {
     let report = async |number, address, kind, name: &str| {
         let mut event = event(number, address, kind);
         event.words.name = name.to_owned();
+        event.words.enhanced = (name == "bounce").then(|| "5.1.1".to_owned());
         store.report(notice(event), Bytes::from("raw")).await.unwrap();
     };
     report(1, "gone@example.net", Kind::Bounced, "bounce").await;
@@ -133,4 +135,61 @@ async fn evidence_outlives_retention_and_what_is_void_does_not() {
     let store = at_time(directory.path(), time);
     keep_up(&store, at(120 * DAY), &WEEK).await;
     assert_eq!(store.dossiers(None, 100).unwrap(), rows, "the journal still says so");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_is_erased_in_all_its_spellings_and_recognised_by_each() {
+    let spellings = [
+        "ada@b\u{fc}cher.example",
+        "ada@xn--bcher-kva.example",
+        "Ada@bu\u{308}cher.example.",
+        "\"ada\"@XN--BCHER-KVA.example",
+    ];
+    for erased in spellings {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(&directory);
+        for (number, spelling) in (1..).zip(spellings) {
+            store
+                .accept_and_apply(
+                    accepted(number, &format!("{number}@example.com"), &[spelling]),
+                    Bytes::new(),
+                )
+                .await
+                .unwrap();
+            store.settle(outcome(number, number, &[settled(&[0], Standing::Relayed)], None)).await.unwrap();
+            let mut event = event(number, spelling, Kind::Bounced);
+            event.words.enhanced = Some("5.1.1".into());
+            store.report(notice(event), Bytes::from(format!("raw {spelling}"))).await.unwrap();
+        }
+        let known = |store: &Store| spellings.map(|spelling| store.by_recipient(spelling, 9).unwrap().len());
+        assert_eq!(known(&store), [4; 4], "{erased}");
+        let filed = store.dossiers(None, 9).unwrap();
+        assert_eq!(filed.iter().map(|one| &*one.address).collect::<Vec<_>>(), ["ada@xn--bcher-kva.example"]);
+        let here = store.clone();
+        let work = move || {
+            let (address, operator) = (erased.parse().unwrap(), "uid 0");
+            let erasing =
+                mailtrail::store::Erasing { address: &address, operator, reason: erased, at: at(50) };
+            here.erase(&erasing, &mut |_| {}).unwrap().0
+        };
+        let mentioned = tokio::task::spawn_blocking(work).await.unwrap();
+        assert_eq!(mentioned.sends.len(), 4, "{erased}");
+        assert_eq!(known(&store), [0; 4], "{erased}");
+        for spelling in spellings {
+            let found = store.dossiers_of(spelling).unwrap();
+            assert!(
+                found.len() == 1 && found[0].is_erased() && found[0].dossier.is_listed(),
+                "{spelling} {found:?}"
+            );
+        }
+        store.settle_down().await;
+        drop(store);
+        closed(directory.path());
+        for file in std::fs::read_dir(directory.path().join("journal")).unwrap() {
+            let bytes = std::fs::read(file.unwrap().path()).unwrap();
+            for part in ["cher", "CHER", "ada@", "\"ada"] {
+                assert!(memchr::memmem::find(&bytes, part.as_bytes()).is_none(), "{erased}: {part}");
+            }
+        }
+    }
 }

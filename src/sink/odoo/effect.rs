@@ -3,6 +3,7 @@ use super::OdooSettings;
 use crate::clock::Timestamp;
 use crate::event::Kind;
 use crate::ledger::{Recipient, Standing, State, Trail, Verb, What};
+use crate::mail::in_unicode;
 use serde::Serialize;
 
 /// What is shown in Odoo.
@@ -135,7 +136,8 @@ fn event(item: &Item, trail: &Trail, recipient: &Recipient, effects: &Effects) -
     let reason = said.or_else(|| recipient.state().is_failure().then(|| recipient.state().word().into()));
     Some(Event {
         message_id: format!("<{}>", trail.send.message_id.as_ref()?.as_str()),
-        email: recipient.address.as_str().to_lowercase(),
+        // Odoo keeps domains in Unicode and sends A-labels.
+        email: in_unicode(&recipient.address.folded()).into_owned(),
         at: odoo_time(fact.at),
         reason,
         note: effects.note,

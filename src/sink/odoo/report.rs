@@ -3,7 +3,7 @@ use super::{Item, OdooSink, Tally, connected, unknown};
 use crate::dsn::Report;
 use crate::id::TrackingId;
 use crate::ledger::{About, Occasion, Recipient, State, Trail};
-use crate::mail::Mailbox;
+use crate::mail::{Mailbox, fold_address, in_unicode};
 use crate::odoo::{Client, Fault};
 use bytes::Bytes;
 use futures_util::stream;
@@ -83,7 +83,9 @@ async fn ask(client: &mut Client, message_id: &str, to: &Mailbox, mailings: bool
         let found = client.call(model, "search", json!([domain]), json!({ "limit": 1 })).await?;
         Ok::<_, Fault>(found.as_array().is_some_and(|found| !found.is_empty()))
     };
-    let email = to.as_str().to_lowercase();
+    // Odoo keeps domains in Unicode and sends A-labels.
+    let folded = to.folded();
+    let email = in_unicode(&folded);
     let bounced = json!([
         ["mail_message_id.message_id", "=", message_id],
         ["res_partner_id.email_normalized", "=", email],
@@ -98,7 +100,7 @@ async fn ask(client: &mut Client, message_id: &str, to: &Mailbox, mailings: bool
         let fields = json!({ "fields": ["email", "trace_status"] });
         let traces = client.call("mailing.trace", "search_read", json!([domain]), fields).await?;
         for trace in traces.as_array().into_iter().flatten() {
-            if trace["email"].as_str().is_some_and(|trace| trace.trim().to_lowercase() == email) {
+            if trace["email"].as_str().is_some_and(|trace| fold_address(trace.trim()) == folded) {
                 known = true;
                 if trace["trace_status"] == "bounce" {
                     return Ok(Known::Bounced);

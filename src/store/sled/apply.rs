@@ -15,7 +15,7 @@ use crate::ledger::{
     About, Accepted, Action, Dead, Fact, Notice, Occasion, Outcome, Polled, Recipient, Rung, Send, Settled,
     Standing, State, Switch, Verb, Via,
 };
-use crate::mail::{Mailbox, MessageId, Pseudonym};
+use crate::mail::{Mailbox, MessageId, Pseudonym, fold_address, is_alike};
 use crate::store::Handed;
 use crate::store::journal::Place;
 use crate::store::record::{EventV1, Record, SendV4, via};
@@ -415,17 +415,20 @@ pub fn with_message_id(rows: &Overlay<'_>, message_id: &MessageId) -> sled::Resu
 }
 
 /// The recipients of a send that an event speaks of: the one it names, or all when it names none. A name that is no
-/// address (providers can be told to hide them) means the only one.
+/// address (providers can be told to hide them) means the only one. So does one that is like it where the send was found
+/// by our own id: providers and servers on the way rewrite addresses.
 fn named(rows: &Overlay<'_>, id: TrackingId, event: &Event, rung: Rung) -> sled::Result<Option<Found>> {
     let Some(row) = send_row(rows, id)? else { return Ok(None) };
     let hidden = event.recipient.as_ref().is_some_and(|named| named.parse::<Mailbox>().is_err());
-    let named =
-        event.recipient.as_deref().filter(|_| !(hidden && row.recipients == 1)).map(str::to_lowercase);
+    let named = event.recipient.as_deref().filter(|_| !(hidden && row.recipients == 1)).map(fold_address);
+    let is_meant = |named: &str, address: &str| {
+        named == address || (row.recipients == 1 && rung == Rung::Tracking && is_alike(named, address))
+    };
     let (mut recipients, mut erased) = (Vec::new(), Vec::new());
     for number in 0..row.recipients {
         let Some(recipient) = recipient(rows, &row, number)? else { continue };
         let address = recipient.address.folded();
-        if named.as_ref().is_none_or(|named| *named == address) {
+        if named.as_ref().is_none_or(|named| is_meant(named, &address)) {
             recipients.push(number);
         } else if rung == Rung::Tracking
             && named.iter().chain([&address]).any(|address| Pseudonym::Trail.fits(address))

@@ -6,6 +6,7 @@ use super::projection::Projection;
 use super::rows::{decode, encode};
 use crate::clock::Timestamp;
 use crate::ledger::Hinted;
+use crate::mail::fold_address;
 use crate::store::hint::HintedV1;
 
 /// A hint as its row holds it: as the journal does.
@@ -19,7 +20,7 @@ pub fn apply(rows: &mut Overlay<'_>, hinted: &Hinted) -> sled::Result<()> {
     }
     rows.put(known, Vec::new());
     if let Some(address) = &hinted.hint.address {
-        let key = keys::hint(&address.to_lowercase(), hinted.received, &hinted.source, &hinted.identity);
+        let key = keys::hint(&fold_address(address), hinted.received, &hinted.source, &hinted.identity);
         rows.put(key, encode(&HintRow::from(hinted)));
     }
     Ok(())
@@ -38,12 +39,11 @@ impl Projection {
 
     /// Hints about an address, the last to come first. The key has a short hash of it only.
     pub fn hints(&self, address: &str, limit: usize) -> sled::Result<Vec<Hinted>> {
-        let folded = address.to_lowercase();
+        let folded = fold_address(address);
         let rows = self.rows().prefixed_back(&keys::hints(&folded));
         let hints = rows.filter_map(|row| row.map(|(_, value)| decode::<HintRow>(&value)).transpose());
-        let same = |hinted: &Hinted| {
-            hinted.hint.address.as_ref().is_some_and(|known| known.to_lowercase() == folded)
-        };
+        let same =
+            |hinted: &Hinted| hinted.hint.address.as_ref().is_some_and(|known| fold_address(known) == folded);
         hints
             .map(|row| row.map(HintRow::restore))
             .filter(|hinted| hinted.as_ref().map_or(true, same))

@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::event::Event;
 use crate::id::TrackingId;
 use crate::ledger::{About, Begun, Fact, Recipient, Rung, Send, Trail};
-use crate::mail::{MessageId, Record};
+use crate::mail::{MessageId, Record, fold_address};
 use crate::store::Queued;
 use std::ops::Bound::{Excluded, Included};
 use std::ops::RangeInclusive;
@@ -204,7 +204,7 @@ impl Projection {
 
     /// Sends to that recipient, newest first.
     pub fn by_recipient(&self, address: &str, limit: usize) -> sled::Result<Vec<TrackingId>> {
-        self.indexed(&keys::address(&address.to_lowercase()), limit)
+        self.indexed(&keys::address(&fold_address(address)), limit)
     }
 
     /// Sends about that record of Odoo's, newest first.

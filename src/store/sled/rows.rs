@@ -159,7 +159,7 @@ impl SendRow {
 
     /// Whether that is its Message-ID; the index knows only a short hash.
     pub fn has_message_id(&self, message_id: &MessageId) -> bool {
-        self.send.message_id() == Some(message_id.as_str())
+        self.send.message_id().and_then(MessageId::parse).as_ref() == Some(message_id)
     }
 }
 

@@ -4,6 +4,7 @@ use super::rows::{FactRow, SendRow, decode};
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
 use crate::ledger::{Fact, Grouping, Recipient, Send, Tally, What};
+use crate::mail::fold_domain;
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included};
 use std::ops::Range;
@@ -57,7 +58,7 @@ impl Projection {
             Grouping::Day => vec![(send.id.timestamp().to_string()[..DATE].to_owned(), everybody())],
             Grouping::Tag => send.tags.iter().map(|tag| (tag.clone(), everybody())).collect(),
             Grouping::Client => vec![(send.client.clone(), everybody())],
-            Grouping::Domain => vec![(domain().to_lowercase(), everybody())],
+            Grouping::Domain => vec![(fold_domain(domain()), everybody())],
             Grouping::Upstream => {
                 let upstreams = self.upstreams(send.id, recipients.len())?;
                 upstreams.into_iter().zip(recipients).map(|(name, one)| (name, vec![one])).collect()

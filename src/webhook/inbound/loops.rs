@@ -1,7 +1,7 @@
 //! Mail that is kept back because an answer to it, or its delivery, would bring it back. None of it is dropped, and
 //! reports about failures are let through: Odoo reads them.
 
-use crate::mail::{HeaderBlock, Mailbox};
+use crate::mail::{HeaderBlock, Mailbox, fold_address};
 
 /// Why a mail to `recipient` with that header is kept back; `None` for nearly all. `auto_replies` says whether answers
 /// of machines are let through.
@@ -35,7 +35,7 @@ pub fn against(header: &HeaderBlock<'_>, recipient: &Mailbox, auto_replies: bool
 }
 
 fn bare(text: &str) -> String {
-    text.trim().trim_start_matches('<').trim_end_matches('>').to_lowercase()
+    fold_address(text.trim().trim_start_matches('<').trim_end_matches('>'))
 }
 
 /// Servers that a mail may pass (RFC 5321 section 6.3 allows as few as 100 header lines for all of them).
