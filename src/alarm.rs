@@ -18,6 +18,8 @@ struct Raised {
     alarm: Alarm,
     /// When it is over by itself.
     until: Option<Timestamp>,
+    /// How often it was counted.
+    count: u64,
 }
 
 /// One alarm that is on.
@@ -88,6 +90,8 @@ pub enum Kind {
     Descriptors,
     /// A listener's address cannot be listened on.
     Listener,
+    /// Transactional mail was not sent because of the suppression list.
+    Withheld,
 }
 
 impl Kind {
@@ -120,6 +124,7 @@ impl Kind {
             Self::Polls => "polls",
             Self::Descriptors => "descriptors",
             Self::Listener => "listener",
+            Self::Withheld => "withheld",
         }
     }
 }
@@ -138,7 +143,8 @@ impl Alarm {
             | Kind::Slow
             | Kind::Stuck
             | Kind::Sync
-            | Kind::Polls => Some(&self.subject),
+            | Kind::Polls
+            | Kind::Withheld => Some(&self.subject),
             Kind::Overdue
             | Kind::Ledger
             | Kind::Heartbeat
@@ -184,6 +190,24 @@ impl Alarms {
         self.put(kind, subject, text.to_owned(), false, Some(self.clock.now().after(lasts)));
     }
 
+    /// Counts something that happened; the alarm is over when nothing of the kind has happened for `lasts`, at the next
+    /// [`Self::expire`], and says how often it has happened since it began.
+    pub fn count(
+        &self,
+        kind: Kind,
+        subject: &str,
+        more: u64,
+        text: impl FnOnce(u64) -> String,
+        lasts: Duration,
+    ) {
+        let known = self.raised().get(&(kind, subject.to_owned())).map_or(0, |raised| raised.count);
+        let count = known + more;
+        self.note(kind, subject, &text(count), lasts);
+        if let Some(raised) = self.raised().get_mut(&(kind, subject.to_owned())) {
+            raised.count = count;
+        }
+    }
+
     /// Ends what is over by itself.
     pub fn expire(&self) {
         let now = self.clock.now();
@@ -211,6 +235,7 @@ impl Alarms {
         let raise = || Raised {
             alarm: Alarm { kind, subject: subject.to_owned(), text: String::new(), since: self.clock.now() },
             until,
+            count: 0,
         };
         let entry = raised.entry((kind, subject.to_owned())).or_insert_with(raise);
         entry.until = until;
@@ -266,6 +291,24 @@ mod tests {
         assert_eq!(texts, ["open", "95 % used"]);
         alarms.clear(Kind::Breaker, "mailgun");
         assert_eq!(alarms.list().len(), 1);
+    }
+
+    #[test]
+    fn what_happens_again_is_counted_until_it_is_over() {
+        let moment = Box::leak(Box::<Moment>::default());
+        let alarms = Alarms::new(Clock::Set(moment));
+        let count = |more| {
+            alarms.count(Kind::Withheld, "up", more, |count| format!("{count} mails"), Duration::from_secs(9))
+        };
+        let text = || alarms.list().pop().map(|alarm| alarm.text);
+        count(1);
+        count(2);
+        assert_eq!(text().as_deref(), Some("3 mails"));
+        moment.set(Timestamp::from_seconds(9));
+        alarms.expire();
+        assert_eq!(text(), None);
+        count(1);
+        assert_eq!(text().as_deref(), Some("1 mails"));
     }
 
     #[test]

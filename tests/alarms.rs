@@ -20,8 +20,10 @@ use hmac::{Hmac, KeyInit, Mac};
 use mailtrail::clock::{Clock, Timestamp};
 use mailtrail::id::TrackingId;
 use mailtrail::ledger::{Arrival, Dead, State, Via};
+use mailtrail::mail::Lane;
 use mailtrail::sandbox::{self, Face, Sandbox, Weather};
 use mailtrail::secret::Secret;
+use mailtrail::suppression::{self, Change, Listing, Mark, Reason, Scope};
 use rcgen::{CertificateParams, KeyPair};
 use scene::{Log, Scene, states};
 use scripted::{Act, At, Script, Server};
@@ -368,6 +370,57 @@ async fn provider(api: SocketAddr, clock: Clock, folder: &Path) -> Sandbox {
         tls: mailtrail::tls::self_signed(folder, "localhost").unwrap(),
     });
     sandbox.await.unwrap()
+}
+
+/// An invoice that is not sent is seen; a mailing is not worth an alarm.
+#[tokio::test(start_paused = true)]
+async fn transactional_mail_that_is_withheld_is_an_alarm_with_its_count() {
+    let log = Log::default();
+    let _logging = log.listen();
+    let receiver = http::Server::start(|_, _| http::Act::Answer(200, String::new())).await;
+    let settings = format!("{}disk = \"16MiB\"\nrepeat = \"1h\"\n", webhook(receiver.address));
+    let mut scene = Scene::in_leaps(Server::start(Script::new()).await, &settings).await;
+    for address in ["a@example.net", "b@example.net"] {
+        let mark = Mark {
+            at: scene.time.clock().now(),
+            scope: Scope::All,
+            source: suppression::Source::Webhook,
+            expires: None,
+            words: "550 5.1.1 no such user".into(),
+        };
+        let listing = Listing {
+            address: address.parse().unwrap(),
+            list: None,
+            at: mark.at,
+            operator: String::new(),
+            change: Change::Add { reason: Reason::HardBounce, marks: vec![mark] },
+        };
+        scene.store().list(listing).await.unwrap();
+    }
+    let mailing = scene.put_in(1, Lane::Bulk).await;
+    scene.until("the mailing", || scene.find(mailing).is_some()).await;
+    assert_eq!(states(&scene.settled(mailing).await), [State::Suppressed]);
+    assert_eq!(log.lines("alarm=\"withheld\""), [""; 0]);
+    for (number, recipients) in
+        [(2, &["a@example.net", "b@example.net", "c@example.net"][..]), (3, &["b@example.net"])]
+    {
+        let id = scene.send(number, recipients).await;
+        scene.settled(id).await;
+    }
+    let told_of = |text: &str| told(&receiver).iter().any(|message| message.to_string().contains(text));
+    scene
+        .until("the alarm", || {
+            told(&receiver).iter().any(|message| news(message).contains(&"withheld up alarm".into()))
+        })
+        .await;
+    assert!(log.lines("alarm=\"withheld\"")[0].contains("2 transactional mails were not sent"));
+    scene.until("the count", || told_of("3 transactional mails were not sent")).await;
+    scene
+        .until("its end", || {
+            told(&receiver).iter().any(|message| news(message).contains(&"withheld up over".into()))
+        })
+        .await;
+    scene.stop().await;
 }
 
 #[tokio::test(start_paused = true)]

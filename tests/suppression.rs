@@ -13,9 +13,10 @@ use mailtrail::clock::Timestamp;
 use mailtrail::config::Config;
 use mailtrail::event::{Event, Kind, Words};
 use mailtrail::id::TrackingId;
-use mailtrail::ledger::{Accepted, Notice, Send, Source, State, Via};
+use mailtrail::ledger::{Accepted, Notice, Send, Source as FactSource, State, Via};
 use mailtrail::mail::Lane;
-use mailtrail::suppression::{Change, Listing, Policy, Reason};
+use mailtrail::provider;
+use mailtrail::suppression::{Change, Listing, Policy, Reason, Source, of_event};
 use scene::{Scene, states};
 use scripted::{Act, Script, Server};
 use serde_json::Value;
@@ -28,17 +29,17 @@ use support::process::Process;
 async fn a_suppressed_recipient_costs_no_send_and_others_get_theirs() {
     let scene = Scene::of("plain", Script::new(), "").await;
     // Nobody here sent that mail: the domain's list knows the address all the same.
-    report(&scene, 1, "Gone@example.net", Kind::Bounced, "550 5.1.1 no such user").await;
+    report(&scene, 1, "Gone@example.net", Kind::Bounced, "no such user").await;
     let id = scene.send(1, &["gone@example.net"]).await;
     let trail = scene.settled(id).await;
     assert_eq!(states(&trail), [State::Suppressed]);
     assert_eq!((scene.server.connections(), scene.server.heard().len()), (0, 0), "nobody was bothered");
     let fact = trail.facts.last().unwrap();
-    assert_eq!((fact.what.word(), fact.source), ("suppressed", Source::Relay));
+    assert_eq!((fact.what.word(), fact.source), ("suppressed", FactSource::Relay));
     let reason = trail.recipients[0].reason().in_one_line().unwrap();
     for part in [
         "5.7.1 not sent, on the suppression list: hard-bounce, since ",
-        "by webhook of up: 550 5.1.1 no such user",
+        "by webhook of up: 5.1.1 no such user",
         "`mailtrail suppress remove gone@example.net` lets mail go again",
     ] {
         assert!(reason.contains(part), "{reason}");
@@ -162,6 +163,133 @@ async fn upstreams_of_one_domain_know_the_same_and_others_do_not() {
 }
 
 #[tokio::test]
+async fn the_senders_fault_lists_no_recipient() {
+    let scene = Scene::of("plain", Script::new(), "").await;
+    for (number, (status, text)) in [
+        (Some("5.1.7"), "bad sender mailbox syntax"),
+        (Some("5.1.8"), "sender domain does not resolve"),
+        (Some("5.0.0"), "undefined"),
+        (Some("5.1.0"), "other address status"),
+        (Some("5.1.9"), "non-compliant peer"),
+        (Some("5.2.0"), "mailbox status"),
+        (Some("5.2.2"), "mailbox full"),
+        (Some("5.4.4"), "no route"),
+        (Some("5.7.1"), "policy"),
+        (Some("5.7.26"), "DMARC"),
+        (Some("5.1.11"), "unknown"),
+        (Some("5.2.10"), "unknown"),
+        (Some("4.1.1"), "later"),
+        (None, "550 looks like spam"),
+        (None, "rejected by DMARC policy"),
+        (None, ""),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut event = event(&scene, number as u64, "ada@example.net", Kind::Bounced, text);
+        (event.words.code, event.words.enhanced) = (Some(550), status.map(str::to_owned));
+        take(&scene, event).await;
+        assert_eq!(scene.store().listed().unwrap(), 0, "{status:?} {text}");
+    }
+    for (number, status) in ["5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1"].into_iter().enumerate() {
+        let address = format!("a{number}@example.net");
+        let mut event = event(&scene, 0, &address, Kind::Bounced, "no");
+        event.words.enhanced = Some(status.into());
+        take(&scene, event).await;
+        assert_eq!(scene.store().listed().unwrap(), number as u64 + 1, "{status}");
+    }
+}
+
+/// As the providers write it, in webhooks of each shape.
+#[test]
+fn only_the_providers_own_word_or_the_addresss_status_is_a_hard_bounce() {
+    let reported = Timestamp::from_seconds(1_789_387_200);
+    let reason = |event: &Event| of_event(event, Source::Webhook).map(|(reason, _)| reason);
+    let mailgun = |why: &str, code: u16, status: &str, text: &str| {
+        let data = serde_json::json!({
+            "event": "failed", "severity": "permanent", "reason": why, "recipient": "ada@example.net",
+            "delivery-status": {"code": code, "enhanced-code": status, "message": text}
+        });
+        reason(&provider::mailgun::decode(&(&data).into(), reported))
+    };
+    let (hard, soft) = (Some(Reason::HardBounce), Some(Reason::SoftBounce));
+    for (why, code, status, text, expected) in [
+        ("bounce", 550, "5.1.1", "no such user", hard),
+        ("bounce", 550, "", "5.1.1 no such user", hard),
+        ("bounce", 550, "", "550 5.1.1 no such user", hard),
+        ("bounce", 550, "", "no such user", soft),
+        ("bounce", 550, "", "this looks like spam, see RFC 3463 5.1.1", soft),
+        ("bounce", 550, "5.1.8", "sender domain", soft),
+        ("bounce", 554, "5.0.0", "5.1.1 in the text", soft),
+        ("hardfail", 498, "", "No MX", soft),
+        ("generic", 550, "5.7.26", "DMARC", soft),
+        ("suppress-bounce", 605, "", "", hard),
+        ("suppress-unsubscribe", 606, "", "", Some(Reason::Unsubscribe)),
+        ("suppress-complaint", 607, "", "", Some(Reason::Complaint)),
+    ] {
+        assert_eq!(mailgun(why, code, status, text), expected, "{why} {code} {status} {text}");
+    }
+    let brevo = |word: &str, text: &str| {
+        let data = serde_json::json!({"event": word, "email": "ada@example.net", "reason": text});
+        reason(&provider::brevo::decode(&data, reported).unwrap())
+    };
+    for (word, text, expected) in [
+        ("hard_bounce", "550 5.1.1 no such user", hard),
+        ("hard_bounce", "", hard),
+        ("hard_bounce", "550 5.7.1 looks like spam", soft),
+        ("hard_bounce", "550 looks like spam", soft),
+        ("hard_bounce", "550 5.1.8 sender domain does not resolve", soft),
+        ("soft_bounce", "550 5.1.1 no such user", None),
+        ("blocked", "blocked : due to blacklist user", hard),
+        ("blocked", "", hard),
+        ("blocked", "blocked : due to unsubscribed user", Some(Reason::Unsubscribe)),
+        ("blocked", "550 5.7.1 message looks like spam", soft),
+        ("error", "Invalid sender", None),
+    ] {
+        assert_eq!(brevo(word, text), expected, "{word} {text}");
+    }
+}
+
+/// Each row is one address: how it is listed, and how mail is sent there.
+#[tokio::test]
+async fn two_spellings_are_one_address_on_the_list() {
+    let scene = Scene::of("plain", Script::new(), "").await;
+    for (number, (listed, sent_to)) in SPELLINGS.into_iter().enumerate() {
+        let (mut one, mut other) = (listed, sent_to);
+        for back in [false, true] {
+            if back {
+                std::mem::swap(&mut one, &mut other);
+            }
+            let local = format!("{}{number}{back}", if back { "b" } else { "a" });
+            let [one, other] = [one, other].map(|spelling| spelling.replace("LOCAL", &local));
+            let mut event = event(&scene, 1, &one, Kind::Bounced, "no such user");
+            event.words.enhanced = Some("5.1.1".into());
+            take(&scene, event).await;
+            let found = scene.store().dossiers_of(&other).unwrap();
+            assert_eq!(found.len(), 1, "{one} {other}");
+            let to: Result<mailtrail::mail::Mailbox, _> = other.parse();
+            let folded = to.unwrap().folded();
+            assert!(scene.store().dossier(&folded, "up").unwrap().unwrap().is_listed(), "{one} {other}");
+        }
+    }
+    let mut event = event(&scene, 1, "Ada@B\u{fc}cher.example", Kind::Bounced, "no such user");
+    event.words.enhanced = Some("5.1.1".into());
+    take(&scene, event).await;
+    assert_eq!(sent(&scene, 1, "ada@xn--bcher-kva.example", Lane::Bulk).await, State::Suppressed);
+}
+
+/// Two spellings of one address.
+const SPELLINGS: [(&str, &str); 7] = [
+    ("LOCAL@b\u{fc}cher.example", "LOCAL@xn--bcher-kva.example"),
+    ("LOCAL@bu\u{308}cher.example", "LOCAL@XN--BCHER-KVA.Example"),
+    ("LOCAL@example.net", "LOCAL@example.net."),
+    ("LOCAL@b\u{fc}cher\u{3002}example", "LOCAL@b\u{dc}CHER.example."),
+    ("LOCAL@example.net", "\"LOCAL\"@EXAMPLE.net"),
+    ("u\u{308}LOCAL@example.net", "\u{dc}LOCAL@example.net"),
+    ("\"LOCAL y\"@example.net", "\"\\LOCAL\\ y\"@example.net"),
+];
+
+#[tokio::test]
 async fn switched_off_the_list_is_kept_and_changes_nothing() {
     let off = |config: &mut Config| config.suppression.policy = Policy::Off;
     let scene = Scene::changed("plain", Script::new(), "", off).await;
@@ -191,7 +319,12 @@ fn event(scene: &Scene, minutes: u64, recipient: &str, kind: Kind, text: &str) -
         message_id: None,
         by_machine: false,
         test_mode: false,
-        words: Words { name: kind.word().into(), text: Some(text.into()), ..Words::default() },
+        words: Words {
+            name: kind.word().into(),
+            enhanced: (kind == Kind::Bounced).then(|| "5.1.1".into()),
+            text: Some(text.into()),
+            ..Words::default()
+        },
     }
 }
 

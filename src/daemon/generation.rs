@@ -357,9 +357,16 @@ fn gate(config: &Config) -> Option<Gate> {
 /// Ends the alarms about what a configuration has no more: nobody else would.
 fn forget(alarms: &Alarms, config: &Config) {
     let upstream = |name: &str| config.upstreams.iter().any(|upstream| upstream.transport.name == name);
-    for kind in
-        [Kind::Silence, Kind::Signature, Kind::Clock, Kind::Slow, Kind::Stuck, Kind::Sync, Kind::Polls]
-    {
+    for kind in [
+        Kind::Silence,
+        Kind::Signature,
+        Kind::Clock,
+        Kind::Slow,
+        Kind::Stuck,
+        Kind::Sync,
+        Kind::Polls,
+        Kind::Withheld,
+    ] {
         alarms.retain(kind, upstream);
     }
     alarms.retain(Kind::Sink, |name| config.sinks.iter().any(|sink| sink.name == name));

@@ -54,5 +54,9 @@ pub(super) const fn advice(kind: Kind) -> &'static str {
         Kind::Polls => "look at the account's api_key and its rights; webhooks bring the events meanwhile",
         Kind::Descriptors => "raise LimitNOFILE of the unit, or lower `connections` in the configuration",
         Kind::Listener => "`ss -ltnp` names the program that has the address: end it, or change `address`",
+        Kind::Withheld => {
+            "`mailtrail log --status suppressed` names the recipients and why; `mailtrail suppress remove ADDRESS` sends \
+             mail there again"
+        }
     }
 }

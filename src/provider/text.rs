@@ -26,19 +26,35 @@ pub fn reply_code(text: &str) -> Option<u16> {
     })
 }
 
-/// The first enhanced status `x.y.z` (RFC 3463 section 2) that a text holds.
+/// The first enhanced status `x.y.z` (RFC 3463 section 2) that stands in its place in a text: at the beginning, behind a
+/// reply code or behind a colon. One that is only mentioned is none.
 pub fn enhanced_status(text: &str) -> Option<String> {
-    words(text).flat_map(|word| word.split(['-', '#'])).find_map(|word| {
-        let mut parts = word.split('.');
-        let class = matches!(parts.next()?, "2" | "4" | "5");
-        let numeric = |part: &str| (1..=3).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
-        (class && parts.clone().count() == 2 && parts.all(numeric)).then(|| word.to_owned())
-    })
+    let mut in_place = true;
+    for raw in text.split_whitespace() {
+        for word in trimmed(raw).split(['-', '#', ';', ':']).filter(|word| !word.is_empty()) {
+            if in_place && is_status(word) {
+                return Some(word.to_owned());
+            }
+            in_place = word.len() == 3 && reply_code(word).is_some();
+        }
+        in_place |= raw.ends_with([':', ';']);
+    }
+    None
+}
+
+fn is_status(word: &str) -> bool {
+    let mut parts = word.split('.');
+    let class = matches!(parts.next(), Some("2" | "4" | "5"));
+    let numeric = |part: &str| (1..=3).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
+    class && parts.clone().count() == 2 && parts.all(numeric)
 }
 
 fn words(text: &str) -> impl Iterator<Item = &str> {
-    text.split_whitespace()
-        .map(|word| word.trim_matches(['(', ')', '[', ']', ',', ';', ':', '<', '>', '"', '\'']))
+    text.split_whitespace().map(trimmed)
+}
+
+fn trimmed(word: &str) -> &str {
+    word.trim_matches(['(', ')', '[', ']', ',', ';', ':', '<', '>', '"', '\''])
 }
 
 /// What stands for all the parts together and each in its place.
@@ -73,6 +89,9 @@ mod tests {
             ("host mx.example.net[192.0.2.250] said: 554 5.7.1 <a@b>: refused", Some(554), Some("5.7.1")),
             ("smtp;550 #5.1.0 Address rejected", None, Some("5.1.0")),
             ("rejected (550 5.7.26)", Some(550), Some("5.7.26")),
+            ("Status: 5.1.1; no such user", None, Some("5.1.1")),
+            ("550 looks like spam, see RFC 3463 5.1.1", Some(550), None),
+            ("550 blocked as 5.1.1 was often the answer", Some(550), None),
             ("at 192.0.2.250, 5501 times, 350 a day, 6.1.1, 5.1.1.1, 5.1", None, None),
             ("", None, None),
         ] {

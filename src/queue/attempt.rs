@@ -6,7 +6,7 @@ use crate::event::Words;
 use crate::id::TrackingId;
 use crate::ledger::step::{END_OF_DATA, MESSAGES, RCPT};
 use crate::ledger::{Outcome, Recipient, Settled, Standing};
-use crate::mail::{Dsn, Envelope, HeaderBlock, Mailbox};
+use crate::mail::{Dsn, Envelope, HeaderBlock, Lane, Mailbox};
 use crate::provider::{Provider, mailgun};
 use crate::smtp::{Capabilities, Response};
 use crate::store::{Job, Stored};
@@ -35,6 +35,8 @@ pub struct Attempt {
     /// The message as it is kept.
     message: Stored,
     attempts: u32,
+    /// The lane it came in.
+    pub lane: Lane,
     /// Whether others wait whom this attempt has no room for.
     leaves_others: bool,
     /// What becomes of those who get no mail.
@@ -127,6 +129,7 @@ impl Attempt {
             stamps: stamps.into(),
             message,
             attempts: job.attempts,
+            lane: job.send.lane,
             leaves_others,
             suppressed,
         }))

@@ -9,7 +9,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::event::Words;
 use crate::id::TrackingId;
 use crate::ledger::{Outcome, Standing};
-use crate::mail::Mailbox;
+use crate::mail::{Lane, Mailbox};
 use crate::pulse::Pulse;
 use crate::store::{CommitError, Grip, Job, ReadError, Store};
 use crate::suppression::{self, Change, Listing, Lists, Mark, Policy, Reason, Source};
@@ -310,10 +310,25 @@ impl Outlet {
         let now = self.clock.now();
         let until = now.after(self.unknown_wait);
         let outcome = attempt.conclude(findings, &self.settings.name, &self.retry, now, until);
+        self.note_withheld(attempt.lane, &outcome);
         if self.screening.settings.policy != Policy::Off {
             attempt.refused(&outcome).for_each(|(address, words)| self.remember_refusal(address, words, now));
         }
         outcome
+    }
+
+    /// Raises an alarm where transactional mail is not sent because of the suppression list: an invoice that does not go
+    /// out is to be seen.
+    fn note_withheld(&self, lane: Lane, outcome: &Outcome) {
+        let withheld = outcome.settled.iter().filter(|settled| settled.standing == Standing::Suppressed);
+        let count: u64 = withheld.map(|settled| settled.recipients.len() as u64).sum();
+        if lane == Lane::Bulk || count == 0 {
+            return;
+        }
+        let text = |count| {
+            format!("{count} transactional mails were not sent: their recipients are on the suppression list")
+        };
+        self.alarms.count(Kind::Withheld, &self.settings.name, count, text, WITHHELD_LASTS);
     }
 
     /// What an upstream says about an address itself is evidence in a record of its own: the outcome names places in an
@@ -433,9 +448,11 @@ impl Outlet {
             }
         };
         let (provider, upstream) = (self.settings.provider, &self.settings.name);
+        let lane = job.send.lane;
         match Attempt::prepare(job, &suppressed, provider, upstream, most, now) {
             Prepared::Ready(attempt) => Some(attempt),
             Prepared::Over(outcome) => {
+                self.note_withheld(lane, &outcome);
                 self.settle(outcome);
                 None
             }
@@ -641,5 +658,7 @@ impl Drop for Stuck<'_> {
 
 /// Messages in the workers' hands for each connection: the one on its way and the one that rides behind it.
 const PER_CONNECTION: usize = 3;
+/// How long after the last such mail the alarm about withheld mail is over.
+const WITHHELD_LASTS: Duration = Duration::from_secs(86_400);
 /// How long what was taken is surely in memory.
 const FRESH: Duration = Duration::from_secs(5);

@@ -18,7 +18,8 @@ pub struct Evidence {
 /// Evidence that is not void.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Live {
-    /// When something happened, ascending; at least one time, and the latest [`Live::TIMES`] of many.
+    /// When something happened, ascending; at least one time, and the latest [`Live::TIMES`] of many. The first may be
+    /// [`Mark::UNKNOWN`].
     pub times: Vec<Timestamp>,
     /// The last time that it was about all mail, if it ever was.
     pub all_mail: Option<Timestamp>,
@@ -42,6 +43,11 @@ impl Live {
     /// The latest.
     pub fn last(&self) -> Timestamp {
         self.times.last().copied().unwrap_or_default()
+    }
+
+    /// Whether nobody says of anything when it was.
+    pub fn is_undated(&self) -> bool {
+        self.last() == Mark::UNKNOWN
     }
 
     /// What says the same when it is taken in.
@@ -94,7 +100,7 @@ fn all_mail(mark: &Mark) -> Option<Timestamp> {
 
 impl Evidence {
     fn add(&mut self, mark: &Mark) {
-        if mark.at <= self.void_until {
+        if self.void_until > Timestamp::default() && mark.at <= self.void_until {
             return;
         }
         match &mut self.live {
@@ -104,6 +110,10 @@ impl Evidence {
     }
 
     fn clear(&mut self, until: Timestamp) {
+        if until == Timestamp::default() {
+            // Nobody cleared anything.
+            return;
+        }
         self.void_until = self.void_until.max(until);
         if let Some(live) = &mut self.live {
             live.times.retain(|at| *at > until);
@@ -242,7 +252,7 @@ mod tests {
 
     fn mark(random: &mut fastrand::Rng, times: u64) -> Mark {
         Mark {
-            at: at(random.u64(..times)),
+            at: if random.u8(..20) == 0 { Mark::UNKNOWN } else { at(random.u64(..times)) },
             scope: if random.bool() { Scope::All } else { Scope::Bulk },
             source: Source::ALL[random.usize(..Source::ALL.len())],
             expires: random.bool().then(|| at(random.u64(..1000))),

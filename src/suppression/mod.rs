@@ -23,5 +23,5 @@ mod rules;
 
 pub use dossier::{Dossier, Evidence, Live};
 pub use listing::{Change, Listing};
-pub use reason::{Mark, Reason, Scope, Source, of_event, of_refusal};
+pub use reason::{Mark, Reason, Scope, Source, is_of_the_address, of_event, of_refusal};
 pub use rules::{End, Lists, Policy, STATUS, Screen, Settings, Unsubscribes, Verdict};

@@ -136,7 +136,7 @@ pub struct NoSuchWord;
 /// One thing that speaks against an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// When it happened.
+    /// When it happened; [`Mark::UNKNOWN`] where nobody says.
     pub at: Timestamp,
     /// Which mail it is about.
     pub scope: Scope,
@@ -151,6 +151,8 @@ pub struct Mark {
 impl Mark {
     /// Characters of words that are kept.
     pub const WORDS: usize = 120;
+    /// When something happened of which nobody says when: before everything of which that is known.
+    pub const UNKNOWN: Timestamp = Timestamp::from_millis(0);
 }
 
 /// What an event says against its recipient, if it does; `source` is the way it came. What a provider only pretends to
@@ -175,28 +177,34 @@ pub fn of_event(event: &Event, source: Source) -> Option<(Reason, Mark)> {
     Some((reason, Mark { at: event.at, scope, source, expires: None, words }))
 }
 
-/// Whether an upstream's refusal of a recipient is about the address, not about us or the mail: RFC 3463 sections 3.2
-/// and 3.3, RFC 7505. Without an enhanced status nobody knows.
+/// Whether an upstream's refusal of a recipient is about the address, not about us or the mail.
 pub fn of_refusal(words: &Words) -> bool {
-    words.code.is_some_and(|code| code >= 500)
-        && words.enhanced.as_deref().is_some_and(|status| NO_SUCH_ADDRESS.contains(&status))
+    words.code.is_some_and(|code| code >= 500) && words.enhanced.as_deref().is_some_and(is_of_the_address)
 }
 
-/// A permanent failure is the address's fault or not: one may be refused as spam, another one's mailbox is full. Providers
-/// tell them apart in words or by the remote server's status; what nobody doubts is the address's fault.
+/// Whether an enhanced status says that the address takes no mail. All others are about the sender (5.1.7, 5.1.8), the
+/// message or its security (5.6, 5.7), something that passes (5.2.2, 5.3, 5.4), or nothing in particular (5.0.0).
+pub fn is_of_the_address(status: &str) -> bool {
+    OF_THE_ADDRESS.contains(&status)
+}
+
+/// A permanent failure is the address's fault only where a status says so. A provider's own word that it sends no more
+/// there counts where no server said anything else; without either nobody knows.
 fn of_bounce(words: &Words) -> Reason {
-    let mut name = words.name.split(|c: char| !c.is_ascii_alphanumeric());
-    let passing = name.any(|part| PASSING.contains(&part)) || words.code == Some(CANNOT_CONNECT);
-    let status = words.enhanced.as_deref().and_then(|status| status.strip_prefix("5."));
-    let of_the_address = match status.and_then(|status| status.split_once('.')) {
-        Some(("0" | "1", _)) | Some(("2", "1")) | None => true,
-        Some(_) => false,
+    let mut name = words.name.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let passing = name.clone().any(|part| PASSING.contains(&part));
+    let hard = match words.enhanced.as_deref() {
+        Some(status) => is_of_the_address(status) && !passing,
+        None if words.code.is_some() => false,
+        None => {
+            name.any(|part| INVALID.contains(&part) || (part == BLOCKED_HENCEFORTH && words.text.is_none()))
+        }
     };
-    if of_the_address && !passing { Reason::HardBounce } else { Reason::SoftBounce }
+    if hard { Reason::HardBounce } else { Reason::SoftBounce }
 }
 
-/// Why a provider keeps mail back: Mailgun by its own codes, others in words. What nobody can tell is a bounce, which
-/// most of them are.
+/// Why a provider keeps mail back: Mailgun by its own codes, others in words. That it does so is its own word against the
+/// address, unless a remote server's answer comes with it, or its words are about the sender or the message.
 fn of_suppression(words: &Words) -> Reason {
     match words.code {
         Some(605) => return Reason::HardBounce,
@@ -205,21 +213,35 @@ fn of_suppression(words: &Words) -> Reason {
         _ => {}
     }
     let said = format!("{} {}", words.name, words.text.as_deref().unwrap_or_default()).to_lowercase();
-    if said.contains("unsubscri") {
-        Reason::Unsubscribe
-    } else if said.contains("complain") || said.contains("spam") {
-        Reason::Complaint
-    } else {
-        Reason::HardBounce
+    let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    if says(&UNSUBSCRIBED) {
+        return Reason::Unsubscribe;
     }
+    if says(&COMPLAINED) {
+        return Reason::Complaint;
+    }
+    let hard = match words.enhanced.as_deref() {
+        Some(status) => is_of_the_address(status),
+        None => says(&LISTED) || !(words.code.is_some() || says(&OF_THE_SENDER)),
+    };
+    if hard { Reason::HardBounce } else { Reason::SoftBounce }
 }
 
-/// Bad mailbox, moved without a new address, a domain that takes no mail.
-const NO_SUCH_ADDRESS: [&str; 3] = ["5.1.1", "5.1.6", "5.1.10"];
+/// RFC 3463 sections 3.2 and 3.3, RFC 7505: bad mailbox, bad domain, bad syntax, moved without a new address, a domain that
+/// takes no mail, a mailbox that is disabled.
+const OF_THE_ADDRESS: [&str; 6] = ["5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1"];
 /// Mailgun's reasons (`old`: it has tried for hours), and Brevo's soft bounce.
-const PASSING: [&str; 5] = ["soft", "old", "espblock", "greylisted", "blacklisted"];
-/// Mailgun's own code for a server that does not answer.
-const CANNOT_CONNECT: u16 = 499;
+const PASSING: [&str; 6] = ["soft", "soft_bounce", "old", "espblock", "greylisted", "blacklisted"];
+/// Brevo's words for what is no address, and for one that it blocks from then on.
+const INVALID: [&str; 2] = ["invalid_email", "invalid"];
+const BLOCKED_HENCEFORTH: &str = "hard_bounce";
+/// What providers say of addresses that they keep mail back from.
+const UNSUBSCRIBED: [&str; 1] = ["unsubscri"];
+const COMPLAINED: [&str; 5] = ["complain", "marked", "flagged", "reported", "spam user"];
+const LISTED: [&str; 4] = ["bounce", "blacklist", "blocklist", "suppress"];
+/// What they say where the mail or its sender is at fault.
+const OF_THE_SENDER: [&str; 9] =
+    ["sender", "spam", "dmarc", "dkim", "spf", "policy", "reputation", "content", "quota"];
 
 #[cfg(test)]
 mod tests {
@@ -254,10 +276,18 @@ mod tests {
     fn only_what_is_the_addresss_fault_is_a_hard_bounce() {
         for (name, code, enhanced, expected) in [
             ("failed/permanent/bounce", 550, Some("5.1.1"), Reason::HardBounce),
-            ("failed/permanent/bounce", 550, None, Reason::HardBounce),
-            ("failed/permanent/hardfail", 498, None, Reason::HardBounce),
+            ("failed/permanent/bounce", 550, Some("5.1.2"), Reason::HardBounce),
+            ("failed/permanent/bounce", 550, Some("5.1.10"), Reason::HardBounce),
+            ("failed/permanent/bounce", 550, None, Reason::SoftBounce),
+            ("failed/permanent/hardfail", 498, None, Reason::SoftBounce),
+            ("failed/permanent/bounce", 550, Some("5.1.7"), Reason::SoftBounce),
+            ("failed/permanent/bounce", 550, Some("5.1.8"), Reason::SoftBounce),
+            ("failed/permanent/bounce", 550, Some("5.0.0"), Reason::SoftBounce),
+            ("failed/permanent/suppress-something-new", 0, None, Reason::SoftBounce),
             ("failed/permanent/bounce", 550, Some("5.2.1"), Reason::HardBounce),
-            ("hard_bounce", 0, None, Reason::HardBounce),
+            ("hard_bounce", 550, Some("5.1.1"), Reason::HardBounce),
+            ("hard_bounce", 0, None, Reason::SoftBounce),
+            ("hard_bounce", 550, Some("5.1.8"), Reason::SoftBounce),
             ("failed/permanent/bounce", 552, Some("5.2.2"), Reason::SoftBounce),
             ("failed/permanent/bounce", 550, Some("5.7.1"), Reason::SoftBounce),
             ("failed/permanent/old", 421, Some("4.4.1"), Reason::SoftBounce),
@@ -279,6 +309,12 @@ mod tests {
             ("failed/permanent/suppress-unsubscribe", 0, "", Reason::Unsubscribe),
             ("blocked", 0, "the contact has unsubscribed", Reason::Unsubscribe),
             ("blocked", 0, "blocked : due to blacklist user", Reason::HardBounce),
+            ("blocked", 0, "", Reason::HardBounce),
+            ("blocked/hard-bounce", 0, "due to hard bounce user", Reason::HardBounce),
+            ("blocked", 0, "the contact has flagged your mail as spam", Reason::Complaint),
+            ("blocked", 0, "your message looks like spam", Reason::SoftBounce),
+            ("blocked", 550, "refused", Reason::SoftBounce),
+            ("blocked", 0, "sender domain is not verified: DMARC", Reason::SoftBounce),
         ] {
             assert_eq!(reason(Kind::Suppressed, name, code, None, text), Some(expected), "{name} {text}");
         }
@@ -299,9 +335,16 @@ mod tests {
             let enhanced = enhanced.map(str::to_owned);
             of_refusal(&Words { code: Some(code), enhanced, ..Words::default() })
         };
-        assert!(refused(550, Some("5.1.1")) && refused(556, Some("5.1.10")));
-        for (code, status) in [(550, None), (550, Some("5.7.1")), (450, Some("5.1.1")), (553, Some("5.1.3"))]
-        {
+        for status in OF_THE_ADDRESS {
+            assert!(refused(550, Some(status)) && !refused(450, Some(status)), "{status}");
+        }
+        for (code, status) in [
+            (550, None),
+            (550, Some("5.7.1")),
+            (553, Some("5.1.8")),
+            (550, Some("5.1.7")),
+            (550, Some("5.0.0")),
+        ] {
             assert!(!refused(code, status), "{code} {status:?}");
         }
     }

@@ -1,4 +1,4 @@
-use super::{Dossier, Live, Reason, Scope, Source};
+use super::{Dossier, Live, Mark, Reason, Scope, Source};
 use crate::clock::Timestamp;
 use crate::mail::Lane;
 use std::time::Duration;
@@ -91,8 +91,11 @@ pub struct Verdict {
 impl Settings {
     /// Until when evidence keeps mail back, if it is enough to.
     pub fn end(&self, reason: Reason, live: &Live) -> Option<End> {
-        let after =
-            |expiry: Option<Duration>| expiry.map_or(End::Never, |expiry| End::At(live.last().after(expiry)));
+        // What nobody knows the beginning of has no end either.
+        let counted = |expiry: Option<Duration>| expiry.filter(|_| !live.is_undated());
+        let after = |expiry: Option<Duration>| {
+            counted(expiry).map_or(End::Never, |expiry| End::At(live.last().after(expiry)))
+        };
         match (live.expires, reason) {
             (Some(expires), _) => Some(End::At(expires)),
             (None, Reason::HardBounce) => Some(after(self.hard_bounce)),
@@ -215,6 +218,7 @@ impl Verdict {
             End::Never => String::new(),
             End::At(end) => format!(" until {end}"),
         };
+        let since = if *since == Mark::UNKNOWN { "an unknown time".to_owned() } else { since.to_string() };
         let said = if words.is_empty() { String::new() } else { format!(": {words}") };
         format!(
             "not sent, on the suppression list{until}: {}, since {since}, by {from}{said}; \

@@ -2,7 +2,7 @@ use super::answer::Answer;
 use crate::event::{Hint, HintKind};
 use crate::provider::brevo::Credentials;
 use crate::secret::Secret;
-use crate::suppression::Reason;
+use crate::suppression::{Reason, is_of_the_address};
 use axum::http::StatusCode;
 use std::fmt;
 
@@ -72,7 +72,9 @@ impl Suppressing {
             // Its type stands behind the name.
             (Self::Bounce, HintKind::Bounced) => {
                 let kind = hint.words.name.rsplit('/').next();
-                kind.filter(|kind| kind.eq_ignore_ascii_case("hard")).map(|_| Reason::HardBounce)
+                let of_the_address = hint.words.enhanced.as_deref().is_none_or(is_of_the_address);
+                let hard = kind.is_some_and(|kind| kind.eq_ignore_ascii_case("hard")) && of_the_address;
+                hard.then_some(Reason::HardBounce)
             }
             _ => None,
         }
