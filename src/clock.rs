@@ -76,6 +76,29 @@ impl Timestamp {
         u64::try_from(parsed.as_millisecond()).ok().map(Self)
     }
 
+    /// A moment in any of the forms that providers write: RFC 3339 and ISO 8601 (in UTC where no zone is named), RFC 5322,
+    /// seconds or milliseconds since the epoch. `None` for what is no time.
+    pub fn parse_any(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let in_utc = || -> Option<Self> {
+            let moment = text.parse::<jiff::civil::DateTime>().ok()?.to_zoned(TimeZone::UTC).ok()?;
+            u64::try_from(moment.timestamp().as_millisecond()).ok().map(Self)
+        };
+        let number = || Self::from_number(text.parse().ok()?);
+        number()
+            .or_else(|| Self::parse_rfc3339(text))
+            .or_else(|| Self::parse_rfc5322(text))
+            .or_else(in_utc)
+            .filter(|at| *at > Self::default())
+    }
+
+    /// A moment by its seconds since the epoch or, where that would be after the year 5138, its milliseconds. `None` for
+    /// what is no time since 1973.
+    pub fn from_number(number: f64) -> Option<Self> {
+        let millis = if number < SECONDS { number * 1000.0 } else { number };
+        (SECONDS..MAX_MILLIS as f64).contains(&millis).then_some(Self(millis as u64))
+    }
+
     fn zoned(self) -> Zoned {
         jiff::Timestamp::from_duration(SignedDuration::from_millis(self.0.min(MAX_MILLIS) as i64))
             .unwrap_or(jiff::Timestamp::UNIX_EPOCH)
@@ -142,12 +165,44 @@ impl Clock {
     }
 }
 
+/// Numbers below it are seconds: in milliseconds they would be in 1973.
+const SECONDS: f64 = 1e11;
 /// 9999-12-30, the last day that a date can be written for.
 const MAX_MILLIS: u64 = 253_402_207_200_000;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_read_in_every_form() {
+        let at = Timestamp::from_seconds(1_789_387_206);
+        for text in [
+            "2026-09-14T12:00:06Z",
+            "2026-09-14T12:00:06.000Z",
+            "2026-09-14T14:00:06+02:00",
+            "2026-09-14T14:00:06+0200",
+            "2026-09-14 12:00:06Z",
+            "2026-09-14t12:00:06z",
+            "20260914T120006Z",
+            "2026-09-14T12:00:06",
+            " 2026-09-14 12:00:06 ",
+            "Mon, 14 Sep 2026 12:00:06 UTC",
+            "Mon, 14 Sep 2026 12:00:06 GMT",
+            "14 Sep 2026 14:00:06 +0200",
+            "1789387206",
+            "1789387206.0",
+            "1789387206000",
+        ] {
+            assert_eq!(Timestamp::parse_any(text), Some(at), "{text}");
+        }
+        assert_eq!(Timestamp::parse_any("2026-09-14"), Some(Timestamp::from_seconds(1_789_344_000)));
+        for none in
+            ["", "yesterday", "0", "-1", "NaN", "1e300", "inf", "1969-12-31T00:00:00Z", "2026-13-01", "7"]
+        {
+            assert_eq!(Timestamp::parse_any(none), None, "{none}");
+        }
+    }
 
     #[test]
     fn dates_are_written_as_the_standards_say() {

@@ -178,6 +178,48 @@ async fn what_cannot_be_understood_is_kept_from_coming_again() {
 }
 
 #[tokio::test]
+async fn one_bad_event_of_a_batch_spoils_no_other() {
+    let event = |address: &str, text: &[u8]| {
+        let mut event: Value = serde_json::from_slice(&fixture("delivered.json")).unwrap();
+        (event["email"], event["reason"]) = (json!(address), json!("PLACE"));
+        let event = event.to_string();
+        let (before, behind) = event.split_once("PLACE").unwrap();
+        [before.as_bytes(), text, behind.as_bytes()].concat()
+    };
+    let deep = format!("{{\"event\":\"delivered\",\"x\":{}1{}}}", "[".repeat(1000), "]".repeat(1000));
+    let bad = [
+        &b"{\"event\":\"delivered\",\"email\"}"[..],
+        b"{\"event\" \"x\"}",
+        b"7",
+        b"{\"n\":nothing}",
+        deep.as_bytes(),
+    ];
+    for wrap in [&["[", "]"][..], &["{\"items\":[", "]}"], &["{\"more\":\"[{\\\"\",\"events\": [ ", " ] }\n"]]
+    {
+        for (number, bad) in bad.iter().enumerate() {
+            let scene = brevo().await;
+            scene.accept(SENT, &["ada@example.net", "bob@example.org", "eve@example.org"]).await;
+            let [ada, bob, eve] = [
+                event("ada@example.net", br"\ud83d"),
+                event("bob@example.org", b"M\xfcller\x01"),
+                event("eve@example.org", b"]},{["),
+            ];
+            let body = [wrap[0].as_bytes(), &ada, b",", bad, b" , ", &bob, b",\n", &eve, wrap[1].as_bytes()]
+                .concat();
+            assert_eq!(scene.post_with("webhooks/up", BEARER, body).await, 200);
+            assert_eq!(scene.marks(), vec![[(MarkKind::By(Kind::Delivered), 1)]; 3], "{number}");
+            assert_eq!(scene.daemon.store().count_letters().unwrap(), (0, 1), "{number}");
+            assert!(scene.keeps(bad) && scene.keeps(&bob), "{number}");
+        }
+    }
+    let scene = brevo().await;
+    scene.accept(SENT, &["ada@example.net"]).await;
+    let marked = [b"\xef\xbb\xbf", &event("ada@example.net", b"\xff")[..]].concat();
+    assert_eq!(scene.post_with("webhooks/up", BEARER, marked).await, 200);
+    assert_eq!(scene.marks(), vec![[(MarkKind::By(Kind::Delivered), 1)]]);
+}
+
+#[tokio::test]
 async fn what_cannot_be_kept_is_asked_for_again_and_never_otherwise() {
     if !on_a_full_disk("what_cannot_be_kept_is_asked_for_again_and_never_otherwise") {
         return;

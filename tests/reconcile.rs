@@ -4,6 +4,8 @@
 
 mod support;
 
+#[path = "support/http.rs"]
+mod http;
 #[path = "support/log.rs"]
 mod log;
 
@@ -160,6 +162,91 @@ async fn a_day_is_compared_when_it_is_over() {
     eventually("the next comparison", || log.lines("all 0 of the provider's are here").pop()).await;
     assert_eq!(scene.reports(), all);
     scene.stop().await;
+}
+
+/// The rest of the page is taken in, what nobody can read is put aside once, and the next poll goes on from there.
+#[tokio::test]
+async fn one_bad_event_of_a_page_spoils_no_other() {
+    for provider in ["mailgun", "brevo"] {
+        let brevo = provider == "brevo";
+        let event = |address: &str, id: u32, text: &str| {
+            let at = START.before(HOUR);
+            let message_id = "1@example.com";
+            if brevo {
+                let date = at.to_string();
+                format!(
+                    r#"{{"event":"delivered","email":"{address}","date":"{date}","messageId":"<{message_id}>","reason":"{text}"}}"#
+                )
+            } else {
+                let at = at.seconds();
+                format!(
+                    r#"{{"event":"delivered","id":"{id}","timestamp":{at},"recipient":"{address}","message":{{"headers":{{"message-id":"{message_id}"}}}},"delivery-status":{{"message":"{text}"}}}}"#
+                )
+            }
+        };
+        let deep = format!("{}1{}", "[".repeat(300), "]".repeat(300));
+        let events = [
+            event("a@example.net", 1, r"\ud83d"),
+            "7".to_owned(),
+            event("b@example.net", 2, "a\u{1}b\u{fffd}"),
+            format!("{{\"event\":\"delivered\",\"deep\":{deep}}}"),
+            r#"{"event" "delivered"}"#.to_owned(),
+            event("c@example.net", 3, "fine"),
+        ];
+        let list = events.join(",\n");
+        let server = http::Server::start(move |_, request| {
+            let empty = if brevo { "{}" } else { r#"{"items":[]}"# };
+            let host = request.header("host").unwrap();
+            let page = if brevo {
+                format!("\u{feff}{{\"events\":[{list}]}}")
+            } else {
+                format!("{{\"items\":[{list}],\"paging\":{{\"next\":\"http://{host}/next\"}}}}")
+            };
+            http::Act::Answer(200, if request.line.contains("events") { page } else { empty.into() })
+        })
+        .await;
+        let mut scene = Scene::new(Weather::default()).await;
+        let upstream = &mut scene.config.upstreams[0];
+        upstream.account.as_mut().unwrap().base_url = format!("http://{}", server.address).parse().unwrap();
+        if brevo {
+            upstream.transport.provider = mailtrail::provider::Provider::Brevo;
+            upstream.account.as_mut().unwrap().whose = Whose::Brevo;
+        }
+        scene.moment.set(START);
+        let daemon = Daemon::start(&scene.config, Clock::Set(scene.moment), None).await.unwrap();
+        let id = TrackingId::new(START.before(HOUR * 2), 1);
+        let send =
+            Send { message_id: mailtrail::mail::MessageId::parse("1@example.com"), ..Send::new(id, "test") };
+        let recipients =
+            ["a@example.net", "b@example.net", "c@example.net"].map(|to| to.parse().unwrap()).into();
+        daemon
+            .store()
+            .accept(Accepted { send, recipients }, Bytes::from_static(b"Subject: x\r\n\r\nx\r\n"))
+            .await
+            .unwrap();
+        let end = START.before(MINUTE * 30);
+        eventually("the cursor", || (daemon.store().polled_until("up").unwrap() == Some(end)).then_some(()))
+            .await;
+        let marks = || {
+            let trail = daemon.store().trail(id).unwrap().unwrap();
+            trail
+                .recipients
+                .iter()
+                .map(|one| one.marks.of(Kind::Delivered).map(|mark| mark.count))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(marks(), [Some(1); 3], "{provider}");
+        let asked = server.count();
+        eventually("more polls", || (server.count() > asked + 6).then_some(())).await;
+        assert_eq!(daemon.store().count_letters().unwrap(), (0, 3), "{provider}: each once");
+        assert_eq!(marks(), [Some(1); 3], "{provider}");
+        let raw = |id| daemon.store().raw(&daemon.store().report_of(id).unwrap().unwrap()).unwrap().unwrap();
+        let dead = daemon.store().dead(9, |_| true).unwrap();
+        let raw: BTreeSet<_> = dead.iter().map(|one| raw(one.id)).collect();
+        let expected: BTreeSet<_> = [1, 3, 4].map(|place| Bytes::from(events[place].clone())).into();
+        assert_eq!(raw, expected, "{provider}");
+        daemon.stop().await;
+    }
 }
 
 /// A relay and the sandbox behind it, both at the same time of the test's.

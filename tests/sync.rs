@@ -310,6 +310,138 @@ async fn brevo_is_read_and_never_added_to() {
     assert_eq!(house.sync(&["--dry-run"]).await, ["removed-there hard-bounce ada@example.net"]);
 }
 
+/// However an entry's time is written, it is that time; where it cannot be read nobody knows it, and a removal here is
+/// still a removal there.
+#[tokio::test]
+async fn times_of_entries_are_read_in_every_form_or_unknown() {
+    let at = DAYS_AGO;
+    let millis = at.seconds() * 1000;
+    let time = |text: String| json!(text);
+    let written = at.to_string();
+    let known = [
+        json!(at.rfc5322().replace("+0000", "UTC")),
+        json!(at.rfc5322().replace("+0000", "GMT")),
+        time(written.replace(".000Z", "Z")),
+        time(written.replace(".000Z", "+00:00")),
+        time(written.replace(".000Z", "+0000")),
+        time(written.replace(".000Z", "")),
+        time(written.replace(".000Z", "").replace('T', " ")),
+        json!(at.seconds()),
+        json!(at.seconds().to_string()),
+        json!(millis),
+        json!(millis.to_string()),
+        json!(at.seconds() as f64),
+    ];
+    let unknown =
+        [json!(null), json!("yesterday"), json!(""), json!({}), json!(-1), json!("0"), json!(1e300)];
+    let mut items: Vec<Value> = Vec::new();
+    for (place, time) in known.iter().chain(&unknown).enumerate() {
+        items.push(json!({"address": format!("a{place}@example.net"), "code": "550", "created_at": time}));
+    }
+    items.push(json!({"address": "none@example.net", "code": "550"}));
+    let count = items.len();
+    let removed = std::sync::Arc::new(std::sync::Mutex::new(BTreeSet::new()));
+    let gone = removed.clone();
+    let server = Server::start(move |_, request| {
+        if let Some(path) = request.line.strip_prefix("DELETE /v3/mg.example.com/bounces/") {
+            gone.lock().unwrap().insert(path.split(' ').next().unwrap().to_owned());
+            return Act::Answer(200, r#"{"message":"Bounced address has been removed"}"#.into());
+        }
+        let left = |item: &&Value| !gone.lock().unwrap().contains(item["address"].as_str().unwrap());
+        let page: Vec<_> =
+            if request.line.contains("/bounces") { items.iter().filter(left).collect() } else { Vec::new() };
+        Act::Answer(200, json!({"items": page, "paging": {}}).to_string())
+    })
+    .await;
+    let house = House::of(&configuration("mailgun", &format!("http://{}", server.address))).await;
+    assert_eq!(house.sync(&[]).await.len(), count);
+    let listed = house.listed("provider").await;
+    assert_eq!(listed.len(), count);
+    for entry in &listed {
+        let address = entry["address"].as_str().unwrap();
+        let place = address.trim_start_matches('a').split('@').next().unwrap().parse::<usize>();
+        let times =
+            if place.is_ok_and(|place| place < known.len()) { json!([at.to_string()]) } else { json!([]) };
+        assert_eq!(entry["times"], times, "{entry}");
+        assert_eq!(entry["state"], "suppressed", "{entry}");
+    }
+    let checked = house.process.ask(&["suppress", "check", "none@example.net"]).await;
+    assert!(
+        checked.code == 0 && checked.out.contains("unknown") && !checked.out.contains("1970"),
+        "{}",
+        checked.out
+    );
+    assert_eq!(house.sync(&[]).await, [""; 0], "nothing changes");
+    // Removed here, removed there, whether or not its time is known.
+    for place in [2, known.len(), known.len() + 2] {
+        assert_eq!(
+            house.process.ask(&["suppress", "remove", &format!("a{place}@example.net")]).await.code,
+            0
+        );
+    }
+    let done = house.sync(&[]).await;
+    assert_eq!(done.len(), 3, "{done:?}");
+    assert!(done.iter().all(|act| act.starts_with("removed-there hard-bounce a")), "{done:?}");
+    assert_eq!(removed.lock().unwrap().len(), 3);
+    assert_eq!(house.sync(&[]).await, [""; 0]);
+}
+
+/// One that nobody can read is named, and ends nobody else's: it may be anybody's.
+#[tokio::test]
+async fn an_entry_that_cannot_be_read_spoils_no_other() {
+    let page = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+    let said = page.clone();
+    let server = Server::start(move |_, request| {
+        let items =
+            if request.line.contains("/bounces") { said.lock().unwrap().clone() } else { String::new() };
+        Act::Answer(200, format!("{{\"items\":[{items}],\"paging\":{{}}}}"))
+    })
+    .await;
+    let house = House::of(&configuration("mailgun", &format!("http://{}", server.address))).await;
+    let entry = |address: &str, text: &str| {
+        format!(
+            r#"{{"address":"{address}","code":"550","error":"{text}","created_at":"{}"}}"#,
+            DAYS_AGO.rfc5322()
+        )
+    };
+    let set = |items: &[String]| *page.lock().unwrap() = items.join(",");
+    set(&[entry("a@example.net", r"\ud83d"), entry("b@example.net", "x\u{1}")]);
+    assert_eq!(house.sync(&[]).await.len(), 2);
+    for bad in [r#"{"address" "c@example.net"}"#, r#"{"address":7}"#, "7", r#"{"code":"550"}"#] {
+        set(&[entry("a@example.net", "x"), bad.to_owned(), entry("new@example.net", "x")]);
+        let out = house.process.ask(&["--json", "suppress", "sync", "--dry-run"]).await;
+        assert_eq!(out.code, 0, "{}", out.err);
+        let lines = out.json();
+        let acts: Vec<_> = lines.iter().filter(|line| line["act"].is_string()).collect();
+        assert!(acts.iter().any(|act| act["address"] == "new@example.net"), "{lines:?}");
+        assert!(!acts.iter().any(|act| act["act"] == "ended"), "{lines:?}");
+        assert!(lines.iter().any(|line| line["unread"] == 1), "{lines:?}");
+    }
+}
+
+/// A reason that this version does not know is no unsubscription.
+#[tokio::test]
+async fn an_unknown_reason_is_said_and_decides_nothing() {
+    let contacts = r#"{"contacts":[
+        {"email":"a@example.net","senderEmail":"","blockedAt":"2026-01-14T14:00:06.000+02:00","reason":{"code":"somethingNew","message":"?"}},
+        {"email":"b@example.net","senderEmail":"","blockedAt":"2026-01-14T14:00:06.000+02:00","reason":{}},
+        {"email":"c@example.net","senderEmail":"","blockedAt":"2026-01-14T14:00:06.000+02:00"},
+        {"email":"d@example.net","senderEmail":"","blockedAt":"2026-01-14T14:00:06.000+02:00","reason":{"code":"adminBlocked"}},
+        {"email":"e@example.net","senderEmail":"","blockedAt":"2026-01-14T14:00:06.000+02:00","reason":{"code":"unsubscribedViaApi"}}]}"#;
+    let server = Server::start(move |_, _| Act::Answer(200, contacts.into())).await;
+    let house = House::of(&configuration("brevo", &format!("http://{}", server.address))).await;
+    let out = house.process.ask(&["--json", "suppress", "sync"]).await;
+    let lines = out.json();
+    assert!(lines.iter().any(|line| line["unread"] == 3), "{lines:?}");
+    let listed: Vec<_> = house
+        .listed("provider")
+        .await
+        .iter()
+        .map(|one| one["address"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(listed, ["d@example.net", "e@example.net"]);
+}
+
 #[tokio::test]
 async fn each_refusal_names_cause_and_remedy() {
     let there = There::new().await;

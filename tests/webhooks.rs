@@ -157,7 +157,8 @@ async fn garbage_is_never_our_fault() {
     }
     let nested = signed(KEY, START, "nested", json!({"event": "PLACE"}));
     let nested = String::from_utf8(nested).unwrap().replace("\"PLACE\"", &deep("[", "]"));
-    assert_eq!(scene.post(nested.into_bytes()).await, 406);
+    // Signed, so it is put aside.
+    assert_eq!(scene.post(nested.into_bytes()).await, 200);
     assert_eq!(scene.post(signed(KEY, START, "last", delivered("last"))).await, 200);
 }
 
@@ -196,6 +197,144 @@ async fn what_is_signed_and_no_event_is_put_aside() {
     assert_eq!(scene.daemon.store().count_letters().unwrap(), (0, 1));
     // With a signature that was used it is somebody else's.
     assert_eq!(scene.post(genuine).await, 406);
+}
+
+/// Its signature fits: whatever is odd about the rest, it is read as far as it can be, and nothing of it is lost.
+#[tokio::test]
+async fn a_signed_webhook_is_read_leniently_or_put_aside() {
+    let scene = mailgun_at(START, KEY).await;
+    scene.accept(SENT, &["ada@example.net"]).await;
+    let plain = |token: &str| {
+        let mut data = delivered(token);
+        data["delivery-status"] = json!({"message": "PLACE"});
+        String::from_utf8(signed(KEY, START, token, data)).unwrap()
+    };
+    let with = |token: &str, text: &[u8]| {
+        let body = plain(token);
+        let (before, behind) = body.split_once("PLACE").unwrap();
+        [before.as_bytes(), text, behind.as_bytes()].concat()
+    };
+    let wide: Vec<u8> =
+        "\u{feff}".encode_utf16().chain(plain("utf-16").encode_utf16()).flat_map(u16::to_le_bytes).collect();
+    let good = [
+        with("high", br"so \ud83d long"),
+        with("low", br"so \ude00 long"),
+        with("both", br"\ude00\ud83d\ud83d\ude00"),
+        with("escaped", br"\\ud83d \\\ud83d"),
+        [b"\xef\xbb\xbf", plain("mark").as_bytes()].concat(),
+        with("controls", b"a\tb\nc\r\n\x00\x01\x1b[0m"),
+        with("latin", b"M\xfcller refused"),
+        with("cut", b"M\xc3"),
+        wide,
+        plain("not-a-number").replace("\"event\"", "\"x\":NaN,\"y\":-Infinity,\"event\"").into_bytes(),
+        plain("huge").replace("\"event\"", "\"x\":1e999,\"event\"").into_bytes(),
+    ];
+    for (number, body) in good.iter().enumerate() {
+        assert_eq!(scene.post(body.clone()).await, 200, "{}", String::from_utf8_lossy(body));
+        let marks = scene.recipients(SENT)[0].marks.of(Kind::Delivered).map(|mark| mark.count as usize);
+        assert_eq!(marks, Some(number + 1), "{}", String::from_utf8_lossy(body));
+        assert_eq!(scene.post(body.clone()).await, 200, "once more");
+    }
+    assert_eq!(scene.daemon.store().count_letters().unwrap(), (0, 0));
+    // What cannot be read all the same is put aside as it came.
+    let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
+    let unreadable = [
+        plain("deep").replace("\"PLACE\"", &deep),
+        plain("half").split_once("PLACE").unwrap().0.to_owned(),
+        plain("more") + "}",
+    ];
+    for (number, body) in unreadable.iter().enumerate() {
+        for _ in 0..2 {
+            assert_eq!(scene.post(body.clone().into_bytes()).await, 200, "{body:.300}");
+            assert_eq!(scene.daemon.store().count_letters().unwrap(), (0, number as u64 + 1), "{body:.300}");
+        }
+        assert!(scene.keeps(body.as_bytes()), "{body:.300}");
+    }
+    // Somebody else's are refused as before.
+    for body in &unreadable {
+        let foreign = body.replace("\"token\":\"", "\"token\":\"1");
+        assert_eq!(scene.post(foreign.into_bytes()).await, 406);
+    }
+}
+
+/// Our own id and one recipient: the id says whom it is about, however the address is spelled.
+#[tokio::test]
+async fn an_event_joins_however_its_recipient_is_spelled() {
+    for (sent_to, reported) in [
+        ("ada@b\u{fc}cher.example", "ada@xn--bcher-kva.example"),
+        ("ada@xn--bcher-kva.example", "Ada@B\u{dc}CHER.example"),
+        ("ada@bu\u{308}cher.example", "ada@b\u{fc}cher.example."),
+        ("\"ada\"@example.net", "ada@example.net"),
+        ("ada@example.net", "ada@EXAMPLE.net."),
+        ("u\u{308}@example.net", "\u{fc}@example.net"),
+        // The provider rewrote it.
+        ("ada+tag@example.net", "ada@example.net"),
+        ("ada+tag@example.net", "a.da@example.org"),
+        ("ada+j\u{f6}rg@example.net", "ada+j\u{fffd}rg@example.net"),
+    ] {
+        let scene = mailgun_at(START, KEY).await;
+        scene.accept(SENT, &[sent_to]).await;
+        let mut data = delivered("1");
+        data["recipient"] = json!(reported);
+        assert_eq!(scene.post(signed(KEY, START, "1", data.clone())).await, 200);
+        assert_eq!(
+            scene.recipients(SENT)[0].marks.of(Kind::Delivered).map(|mark| mark.count),
+            Some(1),
+            "{sent_to} {reported}"
+        );
+        if sent_to.contains('+') {
+            continue;
+        }
+        // By Message-ID, and among others.
+        let scene = mailgun_at(START, KEY).await;
+        scene.accept(SENT, &["bob@example.org", sent_to]).await;
+        data["user-variables"] = json!({});
+        data["message"] = json!({"headers": {"message-id": "1789387199.4711.mt0001@mg.example.com"}});
+        assert_eq!(scene.post(signed(KEY, START, "1", data)).await, 200);
+        let marks: Vec<_> = scene.recipients(SENT).iter().map(|one| one.marks.iter().count()).collect();
+        assert_eq!(marks, [0, 1], "{sent_to} {reported}");
+        for address in [sent_to, reported] {
+            assert_eq!(
+                scene.daemon.store().by_recipient(address, 9).unwrap(),
+                [SENT.parse().unwrap()],
+                "{address}"
+            );
+        }
+    }
+    // Of several the id alone does not say which.
+    let scene = mailgun_at(START, KEY).await;
+    scene.accept(SENT, &["ada+tag@example.net", "bob@example.org"]).await;
+    assert_eq!(scene.post(signed(KEY, START, "1", delivered("1"))).await, 200);
+    assert_eq!(scene.marks(), vec![Vec::new(); 2]);
+}
+
+/// However a Message-ID is written, in the mail and in the report.
+#[tokio::test]
+async fn a_message_id_is_one_in_every_shape() {
+    let scene = mailgun_at(START + 60, KEY).await;
+    let shapes = [
+        ("a1@example.com", "<a1@example.com>"),
+        ("a2@example.com", "  <a2@example.com>\t\r\n"),
+        ("a3@example.com", "\"<a3@example.com>\""),
+        ("\"a4\"@example.com", "a4@example.com"),
+        ("a5.b@example.com", "<\"a5.b\"@example.com>"),
+        ("a6.long\r\n @example.com", "a6.long@example.com"),
+        ("a7@example.com", "<a7\r\n @example.com>"),
+        ("a8@example.com", "< a8@example.com >"),
+        ("a9@example.com", "&lt;a9@example.com&gt;"),
+        ("a10@example.com", "<<a10@example.com>>"),
+        ("a11@example.com", "<a11@example.com> (a comment)"),
+    ];
+    for (written, reported) in shapes {
+        let id = scene.submit(written, &["ada@example.net"]).await;
+        until("the mail", || scene.daemon.store().trail(id.parse().unwrap()).unwrap().is_some()).await;
+        let data = json!({
+            "event": "delivered", "id": written, "timestamp": START + 61, "recipient": "ada@example.net",
+            "message": {"headers": {"message-id": reported}}
+        });
+        assert_eq!(scene.post(signed(KEY, START + 60, written, data)).await, 200);
+        assert!(scene.recipients(&id)[0].marks.of(Kind::Delivered).is_some(), "{written} {reported}");
+    }
 }
 
 #[tokio::test]

@@ -1,8 +1,9 @@
 //! Brevo's statistics of transactional mail, and its blocked contacts.
 
 use super::http::Http;
-use super::{Change, Domain, Entry, Fault, List, Next, Page, Span, Webhook, register};
+use super::{Change, Domain, Entry, Fault, List, Next, Page, Span, Unread, Webhook, moment, register};
 use crate::clock::Timestamp;
+use crate::mail::fold_domain;
 use reqwest::{Method, RequestBuilder, Url};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -20,23 +21,34 @@ pub(super) async fn events(http: &Http, span: Span, next: Option<&Next>) -> Resu
         .append_pair("limit", &EVENTS.to_string())
         .append_pair("offset", &offset.to_string())
         .append_pair("sort", "desc");
-    let answer = http.ask(STATISTICS, authorised(http, Method::GET, url)).await?;
-    let events = match &answer["events"] {
-        Value::Array(events) => events.as_slice(),
-        Value::Null if answer.is_object() => &[],
-        _ => return Err(http.strange(STATISTICS, "it has no events")),
+    let listing = http.ask_list(STATISTICS, authorised(http, Method::GET, url), "events").await?;
+    let mut unread = listing.unread;
+    let events = match listing.items {
+        Some(events) => events,
+        None if listing.answer.is_object() && listing.answer["events"].is_null() => Vec::new(),
+        None => return Err(http.strange(STATISTICS, "it has no events")),
     };
-    let more = events.len() == EVENTS && events.last().and_then(at).is_none_or(|last| last >= span.begin);
-    let wanted = |event: &&Value| at(event).is_none_or(|at| span.begin <= at && at <= span.end);
+    let more = events.len() + unread.len() == EVENTS
+        && events.last().and_then(at).is_none_or(|last| last >= span.begin);
+    let mut wanted = Vec::new();
+    for event in &events {
+        match (event["event"].as_str(), at(event)) {
+            (None, _) => unread.push(Unread::new(event, "it is no event")),
+            (Some(_), None) => unread.push(Unread::new(event, "its date cannot be read")),
+            (Some(_), Some(at)) if span.begin <= at && at <= span.end => wanted.push(reshaped(event)),
+            (Some(_), Some(_)) => {}
+        }
+    }
     Ok(Page {
-        events: events.iter().filter(wanted).map(reshaped).collect(),
+        events: wanted,
+        unread,
         complete_until: None,
         next: more.then(|| Next((offset + EVENTS).to_string())),
     })
 }
 
 fn at(event: &Value) -> Option<Timestamp> {
-    event["date"].as_str().and_then(Timestamp::parse_rfc3339)
+    moment(&event["date"])
 }
 
 /// An event of the statistics as a webhook writes it, with the webhooks' word for what happened. What stamped it is not
@@ -71,47 +83,57 @@ fn reshaped(event: &Value) -> Value {
 pub(super) async fn listed(
     http: &Http,
     next: Option<&Next>,
-) -> Result<(Vec<(List, Entry)>, Option<Next>), Fault> {
+) -> Result<(Vec<(List, Entry)>, Vec<Unread>, Option<Next>), Fault> {
     let offset: usize = next.and_then(|next| next.0.parse().ok()).unwrap_or_default();
     let mut url = http.url(["v3", "smtp", "blockedContacts"]);
     url.query_pairs_mut()
         .append_pair("limit", &CONTACTS.to_string())
         .append_pair("offset", &offset.to_string())
         .append_pair("sort", "asc");
-    let answer = http.ask(BLOCKED, authorised(http, Method::GET, url)).await?;
-    let contacts = match &answer["contacts"] {
-        Value::Array(contacts) => contacts.as_slice(),
-        Value::Null if answer.is_object() => &[],
-        _ => return Err(http.strange(BLOCKED, "it has no contacts")),
+    let listing = http.ask_list(BLOCKED, authorised(http, Method::GET, url), "contacts").await?;
+    let mut unread = listing.unread;
+    let contacts = match listing.items {
+        Some(contacts) => contacts,
+        None if listing.answer.is_object() && listing.answer["contacts"].is_null() => Vec::new(),
+        None => return Err(http.strange(BLOCKED, "it has no contacts")),
     };
-    let more = contacts.len() == CONTACTS;
-    let entries = contacts.iter().filter_map(entry).collect();
-    Ok((entries, more.then(|| Next((offset + CONTACTS).to_string()))))
+    let more = contacts.len() + unread.len() == CONTACTS;
+    let mut entries = Vec::with_capacity(contacts.len());
+    for contact in &contacts {
+        match entry(contact) {
+            Ok(entry) => entries.push(entry),
+            Err(reason) => unread.push(Unread::new(contact, reason)),
+        }
+    }
+    Ok((entries, unread, more.then(|| Next((offset + CONTACTS).to_string()))))
 }
 
-/// Which list a reason means; whatever else somebody did to block it counts as an unsubscription.
-fn list_of(code: &str) -> List {
+/// Which list a reason means, if it is known.
+fn list_of(code: &str) -> Option<List> {
     match code {
-        "hardBounce" => List::Bounces,
-        "contactFlaggedAsSpam" => List::Complaints,
-        _ => List::Unsubscribes,
+        "hardBounce" => Some(List::Bounces),
+        "contactFlaggedAsSpam" => Some(List::Complaints),
+        "adminBlocked" => Some(List::Unsubscribes),
+        code if code.starts_with("unsubscribed") => Some(List::Unsubscribes),
+        _ => None,
     }
 }
 
-fn entry(contact: &Value) -> Option<(List, Entry)> {
+fn entry(contact: &Value) -> Result<(List, Entry), &'static str> {
     let reason = &contact["reason"];
-    let list = list_of(reason["code"].as_str().unwrap_or_default());
+    let list = list_of(reason["code"].as_str().unwrap_or_default()).ok_or("its reason is not known")?;
+    let address = contact["email"].as_str().filter(|email| !email.is_empty()).ok_or("it has no address")?;
     let sender = contact["senderEmail"].as_str().filter(|sender| !sender.is_empty());
     // Who unsubscribed from one sender is sent what others send.
     let from = || vec![sender.unwrap_or("*").to_owned()];
     let entry = Entry {
-        address: contact["email"].as_str().filter(|email| !email.is_empty())?.to_owned(),
-        since: contact["blockedAt"].as_str().and_then(Timestamp::parse_rfc3339),
+        address: address.to_owned(),
+        since: moment(&contact["blockedAt"]),
         code: None,
         reason: reason["message"].as_str().map(str::to_owned),
         tags: if list == List::Unsubscribes { from() } else { Vec::new() },
     };
-    Some((list, entry))
+    Ok((list, entry))
 }
 
 /// Unblocks an address, whatever blocked it; whether it was blocked.
@@ -136,7 +158,7 @@ pub(super) async fn domain(http: &Http, name: &str) -> Result<Option<Domain>, Fa
     let answer = http.ask(DOMAINS, authorised(http, Method::GET, url)).await?;
     let domains = answer["domains"].as_array().ok_or_else(|| http.strange(DOMAINS, "it has no domains"))?;
     let named = |domain: &&Value| {
-        domain["domain_name"].as_str().is_some_and(|known| known.eq_ignore_ascii_case(name))
+        domain["domain_name"].as_str().is_some_and(|known| fold_domain(known) == fold_domain(name))
     };
     Ok(domains.iter().find(named).map(|domain| {
         let is_active = domain["authenticated"] == true;

@@ -1,10 +1,11 @@
 //! One request and its answer, whoever is asked.
 
-use super::Fault;
+use super::{Fault, Unread};
 use crate::cause;
 use crate::clock::Clock;
-use crate::provider::try_again_after;
+use crate::provider::{self, Split, lenient, try_again_after};
 use crate::secret::Secret;
+use bytes::Bytes;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Client, Method, RequestBuilder, Url, redirect};
 use serde_json::Value;
@@ -94,10 +95,42 @@ impl Http {
     /// The answer, which is JSON; `None` for an empty one.
     pub(super) async fn ask(&self, what: &'static str, request: RequestBuilder) -> Result<Value, Fault> {
         let body = self.fetch(what, request, ANSWER).await?;
-        match serde_json::from_slice(&body) {
+        self.read(what, &body)
+    }
+
+    /// An answer with a list of that name, item by item: one that cannot be read leaves the others.
+    pub(super) async fn ask_list(
+        &self,
+        what: &'static str,
+        request: RequestBuilder,
+        name: &str,
+    ) -> Result<Listing, Fault> {
+        let body = Bytes::from(self.fetch(what, request, ANSWER).await?);
+        match (serde_json::from_slice::<Value>(&body), provider::split(&body, &[name])) {
+            (Err(_), Some(Split { items, rest })) => {
+                let mut listing =
+                    Listing { answer: self.read(what, &rest)?, items: Some(Vec::new()), unread: Vec::new() };
+                for raw in items {
+                    match lenient::value(raw) {
+                        Ok(item) => listing.items.get_or_insert_default().push(item),
+                        Err(error) => listing.unread.push(Unread {
+                            raw: body.slice_ref(raw),
+                            reason: format!("it is not JSON: {error}"),
+                        }),
+                    }
+                }
+                Ok(listing)
+            }
+            (Ok(answer), _) => Ok(Listing::of(answer, name)),
+            (Err(_), None) => Ok(Listing::of(self.read(what, &body)?, name)),
+        }
+    }
+
+    fn read(&self, what: &'static str, body: &[u8]) -> Result<Value, Fault> {
+        match lenient::value(body) {
             Ok(json) => Ok(json),
             Err(_) if body.is_empty() => Ok(Value::Null),
-            Err(_) => Err(self.strange(what, &words(&Value::Null, &body))),
+            Err(_) => Err(self.strange(what, &words(&Value::Null, body))),
         }
     }
 
@@ -175,6 +208,26 @@ fn words(json: &Value, body: &[u8]) -> String {
     let text = named.map_or_else(|| String::from_utf8_lossy(body).into_owned(), str::to_owned);
     let text = text.trim().replace(char::is_control, " ");
     text.chars().take(TEXT).collect()
+}
+
+/// An answer with a list.
+pub(super) struct Listing {
+    /// The answer without the list's items.
+    pub(super) answer: Value,
+    /// The items that can be read; `None` where there is no list.
+    pub(super) items: Option<Vec<Value>>,
+    /// The others.
+    pub(super) unread: Vec<Unread>,
+}
+
+impl Listing {
+    fn of(mut answer: Value, name: &str) -> Self {
+        let items = match answer.get_mut(name).map(Value::take) {
+            Some(Value::Array(items)) => Some(items),
+            _ => None,
+        };
+        Self { answer, items, unread: Vec::new() }
+    }
 }
 
 const CONNECT: Duration = Duration::from_secs(30);

@@ -1,8 +1,11 @@
 //! Mailgun's two APIs for events, and its lists of suppressed addresses.
 
 use super::http::Http;
-use super::{Change, Domain, Entry, Fault, List, Next, Page, Record, Span, Webhook, register};
+use super::{
+    Change, Domain, Entry, Fault, List, Next, Page, Record, Span, Unread, Webhook, moment, register,
+};
 use crate::clock::Timestamp;
+use crate::provider::mailgun;
 use reqwest::header::ACCEPT;
 use reqwest::{Method, RequestBuilder, Url};
 use serde::Deserialize;
@@ -28,10 +31,10 @@ pub(super) async fn events(
             url
         }
     };
-    let answer = http.ask(EVENTS, authorised(http, Method::GET, url)).await?;
-    let items = items(http, EVENTS, &answer)?;
-    let next = answer.pointer("/paging/next").and_then(Value::as_str);
-    page(items, next)
+    let listing = http.ask_list(EVENTS, authorised(http, Method::GET, url), ITEMS).await?;
+    let items = listing.items.ok_or_else(|| http.strange(EVENTS, NO_ITEMS))?;
+    let next = listing.answer.pointer("/paging/next").and_then(Value::as_str);
+    Ok(page(items, listing.unread, next))
 }
 
 /// A page of `POST /v1/analytics/logs`, its events in the shape of the other API.
@@ -52,16 +55,24 @@ pub(super) async fn logs(http: &Http, domain: &str, span: Span, next: Option<&Ne
         "pagination": paging,
     });
     let request = authorised(http, Method::POST, http.url(["v1", "analytics", "logs"])).json(&request);
-    let answer = http.ask(LOGS, request).await?;
-    let items = items(http, LOGS, &answer)?.into_iter().map(reshaped).collect();
-    let next = answer.pointer("/pagination/next").and_then(Value::as_str).filter(|token| !token.is_empty());
-    page(items, next)
+    let listing = http.ask_list(LOGS, request, ITEMS).await?;
+    let items = listing.items.ok_or_else(|| http.strange(LOGS, NO_ITEMS))?;
+    let items = items.into_iter().map(reshaped).collect();
+    let next = listing.answer.pointer("/pagination/next").and_then(Value::as_str);
+    Ok(page(items, listing.unread, next.filter(|token| !token.is_empty())))
 }
 
-fn page(events: Vec<Value>, next: Option<&str>) -> Result<Page, Fault> {
-    let next = next.filter(|_| !events.is_empty()).map(|next| Next(next.to_owned()));
+fn page(items: Vec<Value>, mut unread: Vec<Unread>, next: Option<&str>) -> Page {
+    let next = next.filter(|_| !(items.is_empty() && unread.is_empty())).map(|next| Next(next.to_owned()));
+    let mut events = Vec::with_capacity(items.len());
+    for item in items {
+        match mailgun::fault(&(&item).into()) {
+            Some(reason) => unread.push(Unread::new(&item, reason)),
+            None => events.push(item),
+        }
+    }
     let last = events.last().and_then(|event| event["timestamp"].as_f64());
-    Ok(Page { complete_until: last.map(|at| Timestamp::from_millis((at * 1e3) as u64)), events, next })
+    Page { complete_until: last.map(|at| Timestamp::from_millis((at * 1e3) as u64)), events, unread, next }
 }
 
 /// An event of the logs as webhooks and the Events API write it. Its time has milliseconds only, so the same event may
@@ -73,7 +84,7 @@ fn reshaped(event: Value) -> Value {
         match (name.as_str(), value) {
             ("@timestamp", Value::String(at)) => {
                 // What is no time stays as it is, and the event gets that of the poll.
-                let written = Timestamp::parse_rfc3339(&at).map(|at| at.millis() as f64 / 1e3);
+                let written = Timestamp::parse_any(&at).map(|at| at.millis() as f64 / 1e3);
                 reshaped.insert("timestamp".into(), written.map_or(Value::String(at), Value::from));
             }
             ("user-variables", Value::String(text)) => {
@@ -100,7 +111,7 @@ pub(super) async fn listed(
     domain: &str,
     list: List,
     next: Option<&Next>,
-) -> Result<(Vec<Entry>, Option<Next>), Fault> {
+) -> Result<(Vec<Entry>, Vec<Unread>, Option<Next>), Fault> {
     let url = match next {
         Some(next) => http.own(list.word(), &next.0)?,
         None => {
@@ -109,12 +120,20 @@ pub(super) async fn listed(
             url
         }
     };
-    let answer = http.ask(list.word(), authorised(http, Method::GET, url)).await?;
-    let items = items(http, list.word(), &answer)?;
-    let paging = |name: &str| answer["paging"][name].as_str();
-    let next = paging("next").filter(|next| !items.is_empty() && paging("last") != Some(next));
-    let entries = items.iter().filter_map(entry).collect();
-    Ok((entries, next.map(|next| Next(next.to_owned()))))
+    let listing = http.ask_list(list.word(), authorised(http, Method::GET, url), ITEMS).await?;
+    let items = listing.items.ok_or_else(|| http.strange(list.word(), NO_ITEMS))?;
+    let mut unread = listing.unread;
+    let is_empty = items.is_empty() && unread.is_empty();
+    let paging = |name: &str| listing.answer["paging"][name].as_str();
+    let next = paging("next").filter(|next| !is_empty && paging("last") != Some(next));
+    let mut entries = Vec::with_capacity(items.len());
+    for item in &items {
+        match entry(item) {
+            Some(entry) => entries.push(entry),
+            None => unread.push(Unread::new(item, "it has no address")),
+        }
+    }
+    Ok((entries, unread, next.map(|next| Next(next.to_owned()))))
 }
 
 fn entry(item: &Value) -> Option<Entry> {
@@ -122,7 +141,7 @@ fn entry(item: &Value) -> Option<Entry> {
     let tags = item["tags"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
     Some(Entry {
         address: text("address")?,
-        since: item["created_at"].as_str().and_then(Timestamp::parse_rfc5322),
+        since: moment(&item["created_at"]),
         code: text("code"),
         reason: text("error"),
         tags: text("tag").into_iter().chain(tags).collect(),
@@ -233,11 +252,8 @@ fn authorised(http: &Http, method: Method, url: Url) -> RequestBuilder {
     http.request(method, url).basic_auth("api", Some(http.key().reveal()))
 }
 
-fn items(http: &Http, what: &'static str, answer: &Value) -> Result<Vec<Value>, Fault> {
-    let items = answer["items"].as_array().cloned();
-    items.ok_or_else(|| http.strange(what, "it has no items"))
-}
-
+const ITEMS: &str = "items";
+const NO_ITEMS: &str = "it has no items";
 const EVENTS: &str = "events";
 const LOGS: &str = "logs";
 const STORED: &str = "a stored mail";
@@ -262,7 +278,6 @@ pub(super) const ENTRIES: usize = 1000;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::mailgun;
 
     #[test]
     fn an_event_of_the_logs_is_the_event_that_a_webhook_brings() {

@@ -21,6 +21,7 @@ pub use webhook::Webhook;
 
 use crate::clock::{Clock, Timestamp};
 use crate::secret::Secret;
+use bytes::Bytes;
 use http::Http;
 use reqwest::Url;
 use serde_json::Value;
@@ -64,6 +65,14 @@ pub enum Api {
     Logs,
 }
 
+/// A time as a provider writes it, in whichever form.
+fn moment(value: &Value) -> Option<Timestamp> {
+    match value {
+        Value::String(text) => Timestamp::parse_any(text),
+        number => Timestamp::from_number(number.as_f64()?),
+    }
+}
+
 /// An account that can be asked.
 #[derive(Debug)]
 pub struct Account {
@@ -89,6 +98,8 @@ pub struct Next(String);
 pub struct Page {
     /// In the shape of the provider's webhooks.
     pub events: Vec<Value>,
+    /// What is no event, or none that can be used.
+    pub unread: Vec<Unread>,
     /// Everything of the span that happened before is in this page or in those before it; `None` where the last come
     /// first.
     pub complete_until: Option<Timestamp>,
@@ -96,11 +107,28 @@ pub struct Page {
     pub next: Option<Next>,
 }
 
+/// An item of a page that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unread {
+    /// As it came.
+    pub raw: Bytes,
+    /// Why not.
+    pub reason: String,
+}
+
+impl Unread {
+    fn new(item: &Value, reason: &str) -> Self {
+        Self { raw: item.to_string().into(), reason: reason.to_owned() }
+    }
+}
+
 /// Some of the suppressed addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listed {
     /// In the provider's order, each with the list that it is on.
     pub entries: Vec<(List, Entry)>,
+    /// Entries that cannot be read: they may be anybody's.
+    pub unread: Vec<Unread>,
     /// What comes next; `None` at the end.
     pub next: Option<Place>,
 }
@@ -160,17 +188,18 @@ impl Account {
         match &self.whose {
             Whose::Mailgun { domain, .. } => {
                 let list = place.map_or(List::ALL[0], |place| place.list);
-                let (entries, next) = mailgun::listed(&self.http, domain, list, next).await?;
+                let (entries, unread, next) = mailgun::listed(&self.http, domain, list, next).await?;
                 let next = match next {
                     Some(next) => Some(Place { list, next: Some(next) }),
                     None => list.following().map(|list| Place { list, next: None }),
                 };
-                Ok(Listed { entries: entries.into_iter().map(|entry| (list, entry)).collect(), next })
+                let entries = entries.into_iter().map(|entry| (list, entry)).collect();
+                Ok(Listed { entries, unread, next })
             }
             Whose::Brevo => {
-                let (entries, next) = brevo::listed(&self.http, next).await?;
+                let (entries, unread, next) = brevo::listed(&self.http, next).await?;
                 let next = next.map(|next| Place { list: List::ALL[0], next: Some(next) });
-                Ok(Listed { entries, next })
+                Ok(Listed { entries, unread, next })
             }
         }
     }

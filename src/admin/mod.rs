@@ -42,7 +42,7 @@ pub use sinks::{RefusedView, ReplaySink, SinkView};
 pub use stats::{StatsLine, StatsQuestion, stats};
 pub use suppressions::{
     HintView, SUPPRESSED, SuppressionAct, SuppressionEntry, SuppressionFilter, SuppressionOrder,
-    SuppressionPage, SuppressionView, hints, suppressions,
+    SuppressionPage, SuppressionView, UNKNOWN, hints, suppressions,
 };
 pub use sync::{SyncLine, SyncOrder, SyncStep};
 pub use test_mail::{TestAnswer, TestOrder, Tester};

@@ -4,7 +4,7 @@ use super::answer::Refusal;
 use super::panel::Panel;
 use crate::clock::Timestamp;
 use crate::ledger::Hinted;
-use crate::mail::Mailbox;
+use crate::mail::{Mailbox, fold_domain};
 use crate::store::{Filed, ReadError, Store};
 use crate::suppression::{Change, Dossier, End, Listing, Live, Mark, Reason, Settings, Source};
 use futures_util::{StreamExt, stream};
@@ -53,7 +53,7 @@ pub struct SuppressionView {
     pub scope: String,
     /// Until when it is suppressed by the settings, RFC 3339; absent: until it is removed, or not at all.
     pub until: Option<String>,
-    /// Each time that something happened, as far as is remembered, RFC 3339, ascending.
+    /// Each time that something happened, as far as is remembered, RFC 3339, ascending; none where nobody says when.
     pub times: Vec<String>,
     /// Who said so last: `webhook`, `poll`, `provider`, `attempt`, `operator`, `import` or `hint`.
     pub source: String,
@@ -94,7 +94,7 @@ pub struct SuppressionEntry {
     /// Which mail: `all`, or `bulk`, which is usual for `unsubscribe`.
     #[serde(default)]
     pub scope: Option<String>,
-    /// When it happened, RFC 3339; none: now.
+    /// When it happened, RFC 3339, or `unknown`; none: now.
     #[serde(default)]
     pub times: Vec<String>,
     /// Who said so; `operator` where nothing is said.
@@ -192,7 +192,7 @@ fn fits(filter: &SuppressionFilter, filed: &Filed, reason: Reason, live: &Live) 
         wanted.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(found))
     };
     let domain = filed.address.rsplit_once('@').map_or("", |(_, domain)| domain);
-    same(&filter.domain, domain)
+    filter.domain.as_deref().is_none_or(|wanted| fold_domain(wanted) == domain)
         && same(&filter.reason, reason.word())
         && same(&filter.upstream, &filed.list)
         && same(&filter.source, live.source.word())
@@ -217,7 +217,7 @@ fn view(filed: &Filed, reason: Reason, live: &Live, settings: &Settings, now: Ti
         state: state.to_owned(),
         scope: settings.scope(reason, live).word().to_owned(),
         until,
-        times: live.times.iter().map(ToString::to_string).collect(),
+        times: live.times.iter().filter(|at| **at != Mark::UNKNOWN).map(ToString::to_string).collect(),
         source: live.source.word().to_owned(),
         expires: live.expires.map(|expires| expires.to_string()),
         words: live.words.clone(),
@@ -340,7 +340,7 @@ impl Desk<'_> {
         let source =
             word(entry.source.as_ref(), "source", Source::ALL.map(Source::word))?.unwrap_or(Source::Operator);
         let expires = entry.expires.as_ref().map(|text| time(text)).transpose()?;
-        let mut times = entry.times.iter().map(|text| time(text)).collect::<Result<Vec<_>, _>>()?;
+        let mut times = entry.times.iter().map(|text| happened(text)).collect::<Result<Vec<_>, _>>()?;
         times.sort_unstable();
         if times.last().is_some_and(|last| *last > self.now.after(SKEW)) {
             return Err(Weighing::Bad("happened in the future".to_owned()));
@@ -437,6 +437,11 @@ fn noted(words: &str) -> String {
     words.chars().take(Mark::WORDS).collect()
 }
 
+/// A time of an entry: a list that was exported may not say when something happened.
+fn happened(text: &str) -> Result<Timestamp, Weighing> {
+    if text == UNKNOWN { Ok(Mark::UNKNOWN) } else { time(text) }
+}
+
 fn time(text: &str) -> Result<Timestamp, Weighing> {
     let bad = || Weighing::Bad(format!("{text:?} is no time such as \"2026-11-21T10:00:00Z\""));
     Timestamp::parse_rfc3339(text).ok_or_else(bad)
@@ -454,6 +459,8 @@ fn word<T: std::str::FromStr, const N: usize>(
 
 /// Of an entry that mail is kept back by.
 pub const SUPPRESSED: &str = "suppressed";
+/// Of an entry of which nobody says when it happened.
+pub const UNKNOWN: &str = "unknown";
 const DONE: &str = "done";
 const SAME: &str = "same";
 const REFUSED: &str = "refused";

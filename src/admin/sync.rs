@@ -47,6 +47,13 @@ pub enum SyncStep {
         /// Entries so far.
         entries: u64,
     },
+    /// Entries of the provider's cannot be read. They are passed over, and nothing is ended.
+    Unread {
+        /// How many.
+        unread: u64,
+        /// The first of them, and why.
+        first: String,
+    },
     /// The provider takes no more requests for a while.
     Waiting {
         /// For so long.
@@ -140,6 +147,7 @@ impl From<Step> for SyncStep {
     fn from(step: Step) -> Self {
         match step {
             Step::Read(entries) => Self::Read { entries },
+            Step::Unread(unread, first) => Self::Unread { unread, first },
             Step::Waiting(wait) => Self::Waiting { seconds: wait.as_secs() },
             Step::Done(Act { address, reason, deed, refused }) => {
                 let (reason, act) = (reason.word().to_owned(), deed.word().to_owned());

@@ -2,7 +2,7 @@
 
 use super::desk::Desk;
 use super::{Context, Trouble, aside, say, say_json, settings, trace};
-use crate::admin::ExportLine;
+use crate::admin::{ExportLine, UNKNOWN};
 use crate::mail::Mailbox;
 
 #[derive(Debug, clap::Args)]
@@ -69,7 +69,7 @@ fn print(context: &Context, line: &ExportLine) {
             "suppression {}  {} since {}, {}, by {}  {}",
             entry.upstream.as_deref().unwrap_or("everywhere"),
             entry.reason,
-            entry.times.first().map_or("", String::as_str),
+            entry.times.first().map_or(UNKNOWN, String::as_str),
             entry.state,
             entry.source,
             entry.words

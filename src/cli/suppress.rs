@@ -6,7 +6,7 @@ use super::paint::table;
 use super::{Context, Trouble, aside, print, say, say_json, settings, times};
 use crate::admin::{
     HintView, SUPPRESSED, SuppressionAct, SuppressionEntry, SuppressionFilter, SuppressionOrder,
-    SuppressionView, SyncOrder,
+    SuppressionView, SyncOrder, UNKNOWN,
 };
 use crate::clock::Clock;
 use crate::suppression::{Reason, Scope, Source};
@@ -235,7 +235,7 @@ fn show(context: &Context, entries: &[SuppressionView]) {
             entry.state.clone(),
             entry.scope.clone(),
             entry.until.clone().unwrap_or_default(),
-            entry.times.first().cloned().unwrap_or_default(),
+            entry.times.first().cloned().unwrap_or_else(|| UNKNOWN.to_owned()),
             entry.times.len().to_string(),
             entry.source.clone(),
             entry.words.clone(),

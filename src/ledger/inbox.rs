@@ -56,6 +56,17 @@ impl Dead {
     }
 }
 
+impl Dead {
+    /// Whether a report is of the same body, whenever it came.
+    pub fn is_same_body(&self, report: TrackingId) -> bool {
+        let of_body = |id: TrackingId| u128::from_be_bytes(id.to_bytes()) & BODY;
+        of_body(report) == of_body(self.id())
+    }
+}
+
+/// The part of a report's id that does not follow from the time.
+const BODY: u128 = (1 << 80) - 1;
+
 impl Hinted {
     /// What names it among reports: an id of the time when it came.
     pub fn id(&self) -> TrackingId {

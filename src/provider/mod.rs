@@ -9,11 +9,12 @@ mod batch;
 pub mod brevo;
 mod form;
 pub mod generic;
+pub mod lenient;
 pub mod mailgun;
 mod text;
 mod wait;
 
-pub use batch::{MOST as MOST_EVENTS, NotABatch, events};
+pub use batch::{MOST as MOST_EVENTS, NotABatch, Split, events, split};
 pub use form::Form;
 pub use wait::try_again_after;
 
@@ -116,7 +117,7 @@ impl Provider {
 }
 
 fn json(raw: &[u8], decode: impl FnOnce(&Value) -> Option<Event>) -> Result<Event, Unreadable> {
-    let data = serde_json::from_slice(raw).map_err(Unreadable::Malformed)?;
+    let data = lenient::value(raw).map_err(Unreadable::Malformed)?;
     decode(&data).ok_or(Unreadable::Eventless)
 }
 

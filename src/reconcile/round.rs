@@ -1,11 +1,12 @@
 use super::{Source, Trouble, reading};
-use crate::account::{Page, Span};
+use crate::account::{Page, Span, Unread};
 use crate::clock::Timestamp;
 use crate::event::Event;
-use crate::ledger::{Notice, Polled, Via};
+use crate::ledger::{Dead, Notice, Polled, Via};
 use crate::store::Store;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -51,8 +52,9 @@ impl Round<'_> {
         let (mut counts, mut next) = (Counts::new(), None);
         loop {
             let page = self.source.account.events(span, next.as_ref()).await?;
-            let Page { events, complete_until, next: more } = page;
+            let Page { events, unread, complete_until, next: more } = page;
             self.take(&events, &mut counts).await?;
+            self.bury(unread).await?;
             let until = if more.is_none() { all } else { complete_until.unwrap_or_default().min(all) };
             if until > cursor {
                 cursor = until;
@@ -75,6 +77,7 @@ impl Round<'_> {
         loop {
             let page = self.source.account.events(span, next.as_ref()).await?;
             self.take(&page.events, &mut counts).await?;
+            self.bury(page.unread).await?;
             next = page.next;
             if next.is_none() {
                 break;
@@ -128,6 +131,32 @@ impl Round<'_> {
             let (all, missed) = counts.entry(word).or_default();
             *all += 1;
             *missed += u64::from(new);
+        }
+        Ok(())
+    }
+
+    /// Puts aside what cannot be read, each once however often it is on a page.
+    async fn bury(&self, unread: Vec<Unread>) -> Result<(), Trouble> {
+        for Unread { raw, reason } in unread {
+            let upstream = self.source.account.upstream();
+            let mut digest = [0; 16];
+            digest.copy_from_slice(&Sha256::digest(&raw)[..16]);
+            let dead = Dead {
+                upstream: upstream.to_owned(),
+                at: self.now,
+                via: Via::Poll,
+                token: None,
+                digest,
+                reason: reason.clone(),
+            };
+            if !self.store.knows_dead(&dead)? {
+                tracing::error!(
+                    upstream,
+                    reason,
+                    "an event of the provider's cannot be understood; `mailtrail events dead` lists it"
+                );
+                self.store.bury(dead, raw).await?;
+            }
         }
         Ok(())
     }

@@ -96,6 +96,12 @@ impl Store {
         Ok(dead.take(limit).collect::<Result<_, _>>()?)
     }
 
+    /// Whether a report of the same body is among those that cannot be understood. Reads all of them.
+    pub fn knows_dead(&self, dead: &Dead) -> Result<bool, ReadError> {
+        let known = |report: &Report| report.upstream == dead.upstream && dead.is_same_body(report.id);
+        Ok(!self.dead(1, known)?.is_empty())
+    }
+
     /// How many events found no send, and how many reports cannot be understood. Reads all of them.
     pub fn count_letters(&self) -> Result<(u64, u64), ReadError> {
         Ok(self.projection().count_letters()?)

@@ -6,10 +6,12 @@
 //!   provider has a list for the reason and a call for it. Its lists know no lanes, so what is about bulk mail only
 //!   stays here: the provider would keep back invoices.
 //! - **Whom an operator removed here** is taken off there, one by one, if the provider's entry is older than that. A
-//!   younger one is evidence of what happened since.
+//!   younger one is evidence of what happened since. One that does not say how old it is is taken off unless something else
+//!   is known since the removal.
 //!
 //! What is done follows from the two lists as they are: a sync that breaks off is made good by the next one, and one
-//! that finds nothing to do writes nothing. What ends is judged only when the provider's lists were read to their end.
+//! that finds nothing to do writes nothing. What ends is judged only when the provider's lists were read to their end, and each
+//! entry in them: one that cannot be read may be anybody's.
 
 mod round;
 mod weigh;
@@ -63,6 +65,8 @@ pub struct Order {
 pub enum Step {
     /// So many of the provider's entries are read.
     Read(u64),
+    /// So many of them cannot be: the first of these, and why.
+    Unread(u64, String),
     /// The provider takes no more requests for so long.
     Waiting(Duration),
     /// That is done or, where nothing is to be done, would be.

@@ -1,8 +1,8 @@
 use super::weigh::{Fate, Known, added, ended, list, reason, scope};
 use super::{Act, Deed, ENTRIES, Order, Step, Trouble};
-use crate::account::{Account, Entry, Fault, List};
+use crate::account::{Account, Entry, Fault, List, Unread};
 use crate::clock::{Clock, Timestamp};
-use crate::mail::Mailbox;
+use crate::mail::{Mailbox, fold_address};
 use crate::store::{Filed, ReadError, Store};
 use crate::suppression::{Change, Listing, Mark, Reason, Scope, Settings};
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -38,8 +38,8 @@ struct Ours {
 
 impl Round<'_> {
     pub(super) async fn run(&self) -> Result<(), Trouble> {
-        let (theirs, removals) = self.read_theirs().await?;
-        let additions = self.read_ours(theirs).await?;
+        let (theirs, removals, is_whole) = self.read_theirs().await?;
+        let additions = self.read_ours(theirs, is_whole).await?;
         for (list, address) in removals {
             if !self.order.dry_run {
                 self.rest().await;
@@ -56,31 +56,47 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// Takes in whom the provider lists, page by page; and says all whom it lists, and who is to be taken off there. None
-    /// is while the lists are read: the pages would shift.
-    async fn read_theirs(&self) -> Result<(Theirs, Vec<(List, String)>), Trouble> {
+    /// Takes in whom the provider lists, page by page; and says all whom it lists, who is to be taken off there, and whether
+    /// all entries could be read. None is taken off while the lists are read: the pages would shift.
+    async fn read_theirs(&self) -> Result<(Theirs, Vec<(List, String)>, bool), Trouble> {
         let (mut theirs, mut removals, mut place) = (Theirs::new(), Vec::new(), None);
+        let mut unread: Vec<Unread> = Vec::new();
         loop {
             let page = self.patiently(|| self.account.listed(place.as_ref())).await?;
             for (list, entry) in &page.entries {
-                let folded = entry.address.parse::<Mailbox>().map(|address| address.folded());
-                let key = (*list, folded.unwrap_or_else(|_| entry.address.to_lowercase()));
+                let key = (*list, fold_address(&entry.address));
                 let known = theirs.entry(key).or_insert(Scope::Bulk);
                 *known = scope(*list, entry).max(*known);
             }
             if theirs.len() > ENTRIES {
                 return Err(Trouble::TooMany(self.account.upstream().to_owned()));
             }
+            unread.extend(page.unread);
             let (taken, removed) = self.weigh(page.entries).await?;
             self.take_in(taken, Deed::TakenIn).await?;
             removals.extend(removed);
             self.tell(Step::Read(theirs.len() as u64)).await;
             place = page.next;
             if place.is_none() {
-                return Ok((theirs, removals));
+                self.tell_unread(&unread).await;
+                return Ok((theirs, removals, unread.is_empty()));
             }
             self.rest().await;
         }
+    }
+
+    /// Says which entries are passed over.
+    async fn tell_unread(&self, unread: &[Unread]) {
+        let Some(first) = unread.first() else { return };
+        let raw: String = String::from_utf8_lossy(&first.raw).chars().take(SHOWN).collect();
+        let text = format!("{}: {}", first.reason, raw.replace(char::is_control, " "));
+        tracing::warn!(
+            upstream = self.account.upstream(),
+            entries = unread.len(),
+            first = text,
+            "entries of the provider's suppression lists cannot be read; nothing is ended"
+        );
+        self.tell(Step::Unread(unread.len() as u64, text)).await;
     }
 
     /// What becomes of the entries of a page.
@@ -106,7 +122,7 @@ impl Round<'_> {
     }
 
     /// Ends what is no longer on the provider's lists, and says what is to be added there.
-    async fn read_ours(&self, theirs: Theirs) -> Result<Vec<(List, Entry)>, Trouble> {
+    async fn read_ours(&self, theirs: Theirs, is_whole: bool) -> Result<Vec<(List, Entry)>, Trouble> {
         let (theirs, mut additions, mut after) = (Arc::new(theirs), Vec::new(), None);
         loop {
             let (store, settings, theirs) = (self.store.clone(), self.settings.clone(), theirs.clone());
@@ -115,7 +131,9 @@ impl Round<'_> {
                 ours(&store, &upstream, &settings, &theirs, after.as_ref(), now)
             });
             let page = read.await.map_err(|_| Trouble::Broken)??;
-            self.take_in(page.ended, Deed::Ended).await?;
+            if is_whole {
+                self.take_in(page.ended, Deed::Ended).await?;
+            }
             additions.extend(page.added);
             after = page.next;
             if after.is_none() {
@@ -259,4 +277,6 @@ const AT_ONCE: usize = 1024;
 const TRIES: usize = 5;
 /// How long it is left alone then, where it does not say.
 const WAIT: Duration = Duration::from_secs(60);
+/// Characters of an entry that are shown.
+const SHOWN: usize = 200;
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);

@@ -54,13 +54,9 @@ impl Known<'_> {
             return Fate::Left;
         }
         let void = self.own.void_until(reason).max(self.everywhere.void_until(reason));
-        let at = match entry.since {
-            Some(since) => since.min(now),
-            // It may be older than what was removed or not: nobody knows.
-            None if void > Timestamp::default() || live().next().is_some() => return Fate::Left,
-            None => now,
-        };
-        if at <= void {
+        // One that does not say when is no evidence of anything since a removal.
+        let at = entry.since.map_or(Mark::UNKNOWN, |since| since.min(now));
+        if void > Timestamp::default() && at <= void {
             return if live().next().is_none() { Fate::Removed } else { Fate::Left };
         }
         // What ended is listed there again: as far as we know since now.
@@ -193,9 +189,16 @@ mod tests {
                     None => assert!(matches!(fate, Fate::TakenIn(_)), "{fate:?}"),
                 }
             }
-            assert_eq!(weigh(own, everywhere, &entry(None, "*")), Fate::Left, "who knows when that was");
+            assert_eq!(weigh(own, everywhere, &entry(None, "*")), Fate::Removed, "nothing is known since");
         }
-        assert!(matches!(weigh(&nothing, &nothing, &entry(None, "*")), Fate::TakenIn(_)));
+        let Fate::TakenIn(unknown) = weigh(&nothing, &nothing, &entry(None, "*")) else { unreachable!() };
+        assert_eq!(unknown.at, Mark::UNKNOWN);
+        let mut known = Dossier::default();
+        known.add(Reason::Unsubscribe, &unknown);
+        assert_eq!(weigh(&known, &nothing, &entry(None, "*")), Fate::Left, "once is enough");
+        assert_eq!(weigh(&known, &nothing, &entry(Some(3), "*")), Fate::Left);
+        let since = dossier(Reason::Unsubscribe, &[mark(2, Scope::Bulk, Source::Webhook)], Some(5));
+        assert_eq!(weigh(&since, &nothing, &entry(None, "*")), Fate::Left, "it happened again");
         // Who unsubscribed again since then stays where he is.
         let again = dossier(Reason::Unsubscribe, &[mark(2, Scope::Bulk, Source::Webhook)], Some(5));
         assert_eq!(weigh(&again, &nothing, &entry(Some(6), "*")), Fate::Left);

@@ -256,8 +256,13 @@ impl Inbox {
     async fn take_mailgun(&self, call: &Call<'_>, keys: &[Secret], body: &Bytes) -> Result<Answer, Trouble> {
         let digest = digest(body);
         let (token, signed_at, event) = match mailgun::receive(body, keys, call.now) {
-            Ok(mailgun::Notice { token, signed_at, event }) => (token, signed_at, Some(event)),
-            Err(mailgun::Refused::Eventless { token, signed_at }) => (token, signed_at, None),
+            Ok(mailgun::Notice { token, signed_at, event }) => (token, signed_at, Ok(event)),
+            Err(mailgun::Refused::Eventless { token, signed_at }) => {
+                (token, signed_at, Err("it is signed and holds no event".to_owned()))
+            }
+            Err(mailgun::Refused::Unreadable { token, signed_at, error }) => {
+                (token, signed_at, Err(format!("it is signed and cannot be read: {error}")))
+            }
             Err(refused) => return Ok(self.refuse_mailgun(call, refused)),
         };
         self.heard(call, signed_at);
@@ -270,12 +275,10 @@ impl Inbox {
             }
             None => {}
         }
+        let token = Some((token, signed_at, digest));
         match event {
-            Some(event) => self.keep(call, event, Some((token, signed_at, digest)), body.clone()).await,
-            None => {
-                let token = Some((token, signed_at, digest));
-                self.bury(call, "it is signed and holds no event", token, body.clone()).await
-            }
+            Ok(event) => self.keep(call, event, token, body.clone()).await,
+            Err(reason) => self.bury(call, reason, token, body.clone()).await,
         }
     }
 
@@ -335,14 +338,14 @@ impl Inbox {
             Ok(events) => events,
             Err(error) => return self.bury(call, error, None, body.clone()).await,
         };
-        let kept = events.iter().enumerate().map(async |(number, text)| {
-            let raw = body.slice_ref(text.as_bytes());
-            let event = serde_json::from_str(text).ok().and_then(|event| decode(&event, number));
-            match event {
-                Some(event) => self.keep(call, event, None, raw).await,
-                None => self.bury(call, "it is no event", None, raw).await,
-            }
-        });
+        let kept =
+            events.into_iter().enumerate().map(async |(number, raw)| {
+                match provider::lenient::value(&raw).map(|event| decode(&event, number)) {
+                    Ok(Some(event)) => self.keep(call, event, None, raw).await,
+                    Ok(None) => self.bury(call, "it is no event", None, raw).await,
+                    Err(error) => self.bury(call, format!("it is not JSON: {error}"), None, raw).await,
+                }
+            });
         let answers = join_all(kept).await.into_iter().collect::<Result<Vec<_>, _>>()?;
         let gravest = [Answer::Buried, Answer::Kept].into_iter().find(|answer| answers.contains(answer));
         Ok(gravest.unwrap_or(Answer::Known))

@@ -1,6 +1,6 @@
 //! The list as CSV (RFC 4180): what one writes the other reads.
 
-use crate::admin::{SuppressionEntry, SuppressionView};
+use crate::admin::{SuppressionEntry, SuppressionView, UNKNOWN};
 use std::io::{self, Read};
 
 /// The entries of a sheet, each with the number of its line; what is wrong with it otherwise, all of it.
@@ -53,7 +53,7 @@ pub fn write(entries: &[SuppressionView]) -> io::Result<Vec<u8>> {
             entry.upstream.as_deref().unwrap_or_default(),
             &entry.reason,
             &entry.scope,
-            &entry.times.join(" "),
+            &written(&entry.times),
             &entry.source,
             entry.expires.as_deref().unwrap_or_default(),
             &entry.words,
@@ -99,12 +99,17 @@ impl Places {
     }
 }
 
+/// Nothing there would mean now to who reads it.
+fn written(times: &[String]) -> String {
+    if times.is_empty() { UNKNOWN.to_owned() } else { times.join(" ") }
+}
+
 const NAMES: [&str; 8] = ["address", "upstream", "reason", "scope", "times", "source", "expires", "words"];
 
 /// For people who make such a file.
 pub const COLUMNS: &str = "The first line names the columns, in any order: address; and if wanted upstream (empty: all), reason \
 (complaint, hard-bounce, manual, unsubscribe, soft-bounce; default manual), scope (all, bulk), times (RFC 3339, several \
-with blanks between them; default now), source (default import), expires (RFC 3339), words.";
+with blanks between them, or unknown; default now), source (default import), expires (RFC 3339), words.";
 
 /// Bad lines that are named.
 const SHOWN: usize = 100;

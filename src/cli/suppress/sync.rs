@@ -54,13 +54,13 @@ impl<'a> Page<'a> {
             SyncStep::Act { act, why: None, .. } => *counts.acts.entry(act.clone()).or_default() += 1,
             SyncStep::Act { address, why: Some(why), .. } => refused = Some(format!("{address}: {why}")),
             SyncStep::Failed { error } => refused = Some(error.clone()),
-            SyncStep::Waiting { .. } | SyncStep::Done => {}
+            SyncStep::Waiting { .. } | SyncStep::Unread { .. } | SyncStep::Done => {}
         }
         let acts: u64 = counts.acts.values().sum();
         let progress =
             format!("{upstream}: {} entries of the provider's read, {acts} differences", counts.read);
         self.failed |= refused.is_some();
-        let shown = matches!(step, SyncStep::Act { .. } | SyncStep::Done | SyncStep::Failed { .. });
+        let shown = !matches!(step, SyncStep::Read { .. } | SyncStep::Waiting { .. });
         match step {
             _ if self.context.json && shown => {
                 say_json(&SyncLine { upstream: upstream.clone(), step: step.clone() })
@@ -73,6 +73,13 @@ impl<'a> Page<'a> {
                 if self.bar.is_hidden() {
                     aside(format!("mailtrail: {waits}"));
                 }
+            }
+            SyncStep::Unread { unread, first } => {
+                let text = format!(
+                    "{upstream}: {unread} entries of the provider's cannot be read and are passed over, and nothing is \
+                     ended; the first: {first}"
+                );
+                self.bar.suspend(|| aside(format!("mailtrail: {text}")));
             }
             SyncStep::Act { address, reason, act, why: None } if self.dry_run => {
                 self.bar.suspend(|| say(format!("{act}\t{upstream}\t{reason}\t{address}")));

@@ -1,7 +1,7 @@
 use super::tracking;
 use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};
-use crate::mail::MessageId;
+use crate::mail::{MessageId, fold_address};
 use crate::provider::text::{self, MAX_TEXT, MAX_URL, MAX_WORD};
 use serde_json::Value;
 
@@ -84,7 +84,7 @@ impl<'a> Payload<'a> {
         let message_id = self.str("message-id").and_then(MessageId::parse);
         let message_id = message_id.as_ref().map_or("", MessageId::as_str);
         let [email, link] = ["email", "link"].map(|name| self.str(name).unwrap_or_default());
-        format!("brevo/{}", text::digest(&[message_id, what, &email.to_lowercase(), &at, link]))
+        format!("brevo/{}", text::digest(&[message_id, what, &fold_address(email), &at, link]))
     }
 
     fn number(&self, name: &str) -> Option<f64> {

@@ -15,7 +15,7 @@ pub fn decode(data: &Value, otherwise: &str, reported: Timestamp) -> Option<Even
         kind,
         at: data.get("time").and_then(time).unwrap_or(reported),
         identity: format!("{IDENTITY}{}", id.as_deref().unwrap_or(otherwise)),
-        recipient: payload.str("recipient").and_then(text::address),
+        recipient: payload.str("recipient").map(|named| text::address(named).unwrap_or_default()),
         tracking: payload.str("tracking_id").and_then(|id| id.trim().parse().ok()),
         message_id: payload.str("message_id").and_then(MessageId::parse),
         by_machine: payload.is("by_machine"),

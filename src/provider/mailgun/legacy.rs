@@ -30,7 +30,7 @@ pub fn decode(form: &Form, signed_at: Timestamp) -> Option<Event> {
         kind,
         at: signed_at,
         identity: fields.identity(signed_at),
-        recipient: form.first("recipient").and_then(text::address),
+        recipient: form.first("recipient").map(|named| text::address(named).unwrap_or_default()),
         tracking: form.all(VARIABLE).find_map(|id| id.trim().parse().ok()),
         message_id: fields.message_id(),
         by_machine: matches!(kind, Kind::Opened | Kind::Clicked)

@@ -14,7 +14,7 @@ mod webhook;
 
 pub use headers::foreign_request_headers;
 pub use parameters::parameters;
-pub use payload::decode;
+pub use payload::{decode, fault};
 pub use signature::{sign, verify};
 pub use stamp::stamp;
 pub use webhook::{MAX_AGE, MAX_AHEAD, Notice, Refused, authenticate, receive, reread};

@@ -16,17 +16,33 @@ pub fn decode(data: &Value<'_>, reported: Timestamp) -> Event {
     let at = payload.at().unwrap_or(reported);
     let words = payload.words();
     let kind = payload.kind(words.code);
+    // What names nobody and happened to one recipient did not happen to all.
+    let hidden = || is_about_one(kind).then(String::new);
     Event {
         kind,
         at,
         identity: payload.identity(at),
-        recipient: payload.recipient(),
+        recipient: payload.recipient().or_else(hidden),
         tracking: payload.tracking(),
         message_id: payload.str("message/headers/message-id").and_then(MessageId::parse),
         by_machine: matches!(kind, Kind::Opened | Kind::Clicked) && payload.is_machine(),
         test_mode: words.code == Some(TEST_MODE) || payload.is_flagged("is-test-mode"),
         words,
     }
+}
+
+/// Why an event cannot be used where nothing else says when it happened, or that something did.
+pub fn fault(data: &Value<'_>) -> Option<&'static str> {
+    let payload = Payload(data);
+    match (payload.str("event"), payload.at()) {
+        (None, _) => Some("it is no event"),
+        (Some(_), None) => Some("its time cannot be read"),
+        (Some(_), Some(_)) => None,
+    }
+}
+
+const fn is_about_one(kind: Kind) -> bool {
+    !matches!(kind, Kind::Accepted | Kind::Rejected | Kind::Stored | Kind::Unknown)
 }
 
 /// The `event-data` object, read by paths: a step into what is no object finds nothing, so `null` and `[]` in an
@@ -66,7 +82,9 @@ impl<'a> Payload<'a> {
             // Sixteen digits fit a double: its shortest form is the microseconds that Mailgun wrote.
             number => number.to_string().into(),
         };
-        decimal_millis(&text).map(Timestamp::from_millis)
+        let in_seconds =
+            || decimal_millis(&text).filter(|millis| *millis < LATEST).map(Timestamp::from_millis);
+        in_seconds().or_else(|| Timestamp::parse_any(&text))
     }
 
     /// Mailgun's id is unique within a day of one account; webhook, retry and Events API report the same one.
@@ -84,13 +102,14 @@ impl<'a> Payload<'a> {
         format!("sha256:{hex}")
     }
 
-    /// The recipient; of an event about a whole message (`rejected`, `stored`) its only one.
+    /// The recipient; of an event about a whole message (`rejected`, `stored`) its only one. Empty where it is hidden.
     fn recipient(&self) -> Option<String> {
         let only = || match self.at_path("message/recipients")?.as_array()? {
             [only] => only.as_str(),
             _ => None,
         };
-        text::address(self.str("recipient").or_else(only)?)
+        // One that is no address names somebody all the same, and not everybody.
+        self.str("recipient").or_else(only).map(|named| text::address(named).unwrap_or_default())
     }
 
     fn tracking(&self) -> Option<TrackingId> {
@@ -135,10 +154,11 @@ impl<'a> Payload<'a> {
         code.filter(|code| *code != 0)
     }
 
-    /// From its own field; old captures have it in the code's place.
+    /// From its own field; old captures have it in the code's place, and some servers' answers at their beginning alone.
     fn enhanced(&self) -> Option<String> {
         let in_code = || self.text("delivery-status/code", MAX_WORD).filter(|code| code.contains('.'));
-        self.text("delivery-status/enhanced-code", MAX_WORD).or_else(in_code)
+        let in_text = || text::enhanced_status(self.str("delivery-status/message")?);
+        self.text("delivery-status/enhanced-code", MAX_WORD).or_else(in_code).or_else(in_text)
     }
 
     fn at_path(&self, path: &str) -> Option<&'a Value<'a>> {
@@ -178,6 +198,9 @@ pub(super) fn decimal_millis(text: &str) -> Option<u64> {
     seconds.parse::<u64>().ok()?.checked_mul(1000)?.checked_add(millis)
 }
 
+/// The year 5138: a time beyond was no number of seconds.
+const LATEST: u64 = 100_000_000_000_000;
+
 /// Mailgun's own codes for addresses that bounced, unsubscribed or complained before.
 pub(super) const SUPPRESSED: std::ops::RangeInclusive<u16> = 605..=607;
 
@@ -201,6 +224,8 @@ mod tests {
         assert_eq!(at(json!(1_789_387_202)), 1_789_387_202_000);
         assert_eq!(at(json!("1789387202.5")), 1_789_387_202_500);
         assert_eq!(at(json!(" 1789387202.9999 ")), 1_789_387_202_999);
+        assert_eq!(at(json!(1_789_387_202_500_u64)), 1_789_387_202_500);
+        assert_eq!(at(json!("2026-09-14T12:00:02.5Z")), 1_789_387_202_500);
         for micros in (0..1_000_000).step_by(997) {
             let text = format!("{{\"timestamp\":1529006854.{micros:06}}}");
             let data = serde_json::from_str(&text).unwrap();
@@ -283,6 +308,20 @@ mod tests {
         );
         assert_eq!(long.words.code, Some(421));
         assert_eq!(long.words.text, Some("é".repeat(512)));
+    }
+
+    #[test]
+    fn what_names_nobody_is_not_about_everybody() {
+        for (word, recipient, expected) in [
+            ("failed", json!(null), Some("")),
+            ("opened", json!(7), Some("")),
+            ("delivered", json!("a\u{0}@example.net"), Some("")),
+            ("delivered", json!(" ada@example.net "), Some("ada@example.net")),
+            ("accepted", json!(null), None),
+        ] {
+            let event = event(json!({"event": word, "severity": "permanent", "recipient": recipient}));
+            assert_eq!(event.recipient.as_deref(), expected, "{word} {recipient}");
+        }
     }
 
     #[test]

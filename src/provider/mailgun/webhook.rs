@@ -2,7 +2,7 @@ use super::payload::{self, member};
 use super::{legacy, signature};
 use crate::clock::Timestamp;
 use crate::event::Event;
-use crate::provider::{Form, Unreadable};
+use crate::provider::{Form, Unreadable, lenient};
 use crate::secret::Secret;
 use serde_json_borrow::Value;
 use std::time::Duration;
@@ -21,7 +21,11 @@ pub struct Notice {
 /// Reads the body of a webhook, JSON or a form of before 2018, and checks its signature against `keys`: our own, the
 /// parent account's, or the next one while they rotate.
 pub fn receive(body: &[u8], keys: &[Secret], now: Timestamp) -> Result<Notice, Refused> {
-    let body = Body::read(body)?;
+    let (raw, mut mended) = (body, String::new());
+    let body = match Body::read(raw, &mut mended) {
+        Err(Refused::Malformed(error)) => return Err(unread(raw, error, keys, now)),
+        read => read?,
+    };
     let claim = body.claim().ok_or(Refused::Unsigned)?;
     claim.check(keys)?;
     let signed_at = claim.fresh(now)?;
@@ -30,6 +34,18 @@ pub fn receive(body: &[u8], keys: &[Secret], now: Timestamp) -> Result<Notice, R
         Some(event) => Ok(Notice { token, signed_at, event }),
         None if body.is_inbound() => Err(Refused::Inbound),
         None => Err(Refused::Eventless { token, signed_at }),
+    }
+}
+
+/// Why a body that cannot be read is not taken: where it is signed all the same, it is genuine.
+fn unread(body: &[u8], error: serde_json::Error, keys: &[Secret], now: Timestamp) -> Refused {
+    let signed = Claim::within(body).and_then(|claim| {
+        let signed_at = claim.check(keys).and_then(|()| claim.fresh(now)).ok()?;
+        Some((claim.token, signed_at))
+    });
+    match signed {
+        Some((token, signed_at)) => Refused::Unreadable { token, signed_at, error },
+        None => Refused::Malformed(error),
     }
 }
 
@@ -55,7 +71,8 @@ pub fn authenticate(
 /// Reads the body of a webhook, or an event as the Events API writes it, again; whoever kept it, and when, has checked
 /// its signature.
 pub fn reread(body: &[u8], kept: Timestamp) -> Result<Event, Unreadable> {
-    let body = match Body::read(body) {
+    let mut mended = String::new();
+    let body = match Body::read(body, &mut mended) {
         Ok(body) => body,
         Err(Refused::Malformed(error)) => return Err(Unreadable::Malformed(error)),
         Err(_) => return Err(Unreadable::Eventless),
@@ -114,6 +131,16 @@ pub enum Refused {
         /// When it was signed.
         signed_at: Timestamp,
     },
+    /// The signature holds, but the body cannot be read.
+    #[error("the body is signed but is neither JSON nor a form: {error}")]
+    Unreadable {
+        /// The signature's token.
+        token: String,
+        /// When it was signed.
+        signed_at: Timestamp,
+        /// Why not.
+        error: serde_json::Error,
+    },
 }
 
 impl Refused {
@@ -129,6 +156,10 @@ pub const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 /// A signature may be this far ahead of our clock.
 pub const MAX_AHEAD: Duration = Duration::from_secs(10 * 60);
 
+const SIGNATURE: &[u8] = b"\"signature\"";
+/// Places of a damaged body that are looked at for a signature.
+const CLAIMS: usize = 16;
+
 /// What was posted.
 enum Body<'a> {
     Json(Value<'a>),
@@ -136,8 +167,8 @@ enum Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    fn read(body: &'a [u8]) -> Result<Self, Refused> {
-        let error = match serde_json::from_slice(body) {
+    fn read(body: &'a [u8], mended: &'a mut String) -> Result<Self, Refused> {
+        let error = match lenient::read(body, mended) {
             Ok(json) => return Ok(Self::Json(json)),
             Err(error) => error,
         };
@@ -184,6 +215,16 @@ impl Claim {
         };
         let signatures = [text("signature"), text("parent-signature")];
         Self::new(timestamp, text("token")?, signatures.into_iter().flatten())
+    }
+
+    /// The claim of a body that is no JSON as a whole.
+    fn within(body: &[u8]) -> Option<Self> {
+        let places = memchr::memmem::find_iter(body, SIGNATURE).take(CLAIMS);
+        places.into_iter().find_map(|place| {
+            let value = body[place + SIGNATURE.len()..].trim_ascii_start().strip_prefix(b":")?;
+            let mut values = serde_json::Deserializer::from_slice(value).into_iter::<Value<'_>>();
+            Self::of(&values.next()?.ok()?)
+        })
     }
 
     /// A user's variable of the same name comes before.
