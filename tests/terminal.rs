@@ -9,6 +9,7 @@ mod support;
 mod terminal;
 
 use house::House;
+use jiff::{SignedDuration, Timestamp, tz::Offset};
 use mailtrail::sandbox::Face;
 use std::io::{BufRead, BufReader, PipeWriter, Read};
 use std::process::{Command, Stdio};
@@ -369,6 +370,91 @@ async fn times_are_written_as_people_write_them() {
         let said = process.ask(&[&["log"], arguments].concat()).await;
         assert_eq!((said.code, said.out.is_empty()), (code, code != 0), "{arguments:?}: {}", said.err);
         assert_eq!(said.err.contains("10 min ago"), code == 2, "{arguments:?}: {}", said.err);
+    }
+}
+
+/// The clocks of other places: by name, as a file has it, and as POSIX writes it; with what they are ahead of UTC.
+const PLACES: [(&str, i32); 5] = [
+    ("Asia/Kolkata", 5 * 3600 + 1800),
+    ("Pacific/Kiritimati", 14 * 3600),
+    (":America/Caracas", -4 * 3600),
+    ("<-0930>9:30", -(9 * 3600 + 1800)),
+    ("UTC", 0),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn times_are_taken_by_the_clock_of_this_place() {
+    let (process, _) = waiting(1).await;
+    for (place, ahead) in PLACES {
+        let here = Offset::from_seconds(ahead).unwrap();
+        let ask = async |words: &[&str]| {
+            let mut command = process.command(words);
+            support::run(command.env("TZ", place)).await.unwrap().status.code().unwrap()
+        };
+        let minutes = |minutes: i64| here.to_datetime(Timestamp::now() + SignedDuration::from_mins(minutes));
+        let (before, behind) = (minutes(-10).to_string(), minutes(10).to_string());
+        for (option, time, code) in [
+            ("--since", before.replace('T', " "), 0),
+            ("--until", before.clone(), 1),
+            ("--since", behind.clone(), 1),
+            ("--until", behind.clone(), 0),
+            // With an offset, or another zone, it is the time there.
+            ("--since", format!("{before}{here}"), 0),
+            ("--until", format!("{before}[Etc/GMT+12]"), 0),
+            ("--since", format!("{behind}[Etc/GMT-14]"), if ahead < 13 * 3600 { 0 } else { 1 }),
+            ("--until", minutes(-10).date().tomorrow().unwrap().to_string(), 0),
+            ("--since", minutes(-10).date().to_string(), 0),
+            ("--until", minutes(-10).date().to_string(), 1),
+            ("--since", "today".to_owned(), 0),
+            ("--until", "today".to_owned(), 1),
+            ("--until", "tomorrow".to_owned(), 0),
+        ] {
+            let words = ["log", option, &time];
+            assert_eq!(ask(&words).await, code, "{place}: {words:?}");
+        }
+        let events = ask(&["events", "list", "--since", &behind]).await;
+        let stats = [ask(&["stats", "--since", &before]).await, ask(&["stats", "--until", &behind]).await];
+        assert_eq!((events, stats), (1, [0, 0]), "{place}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn times_are_shown_by_the_clock_of_this_place_on_a_terminal() {
+    let (process, ids) = waiting(1).await;
+    let lines = process.ask(&["--json", "log"]).await.json();
+    let utc = lines[0]["at"].as_str().unwrap();
+    assert!(utc.ends_with('Z'));
+    assert!(process.ask(&["log"]).await.out.contains(utc), "a pipe gets what a program can read anywhere");
+    let next =
+        process.ask(&["--json", "queue", "list"]).await.json()[0]["next_at"].as_str().unwrap().to_owned();
+    for (place, ahead) in PLACES {
+        let here = Offset::from_seconds(ahead).unwrap();
+        let local = |utc: &str| {
+            let moment: Timestamp = utc.parse().unwrap();
+            let text = here.to_datetime(moment).strftime("%Y-%m-%dT%H:%M:%S%.3f").to_string();
+            let sign = if ahead < 0 { '-' } else { '+' };
+            match ahead.abs() / 60 {
+                0 => format!("{text}Z"),
+                minutes => format!("{text}{sign}{:02}:{:02}", minutes / 60, minutes % 60),
+            }
+        };
+        for (words, time) in [
+            (&["log"][..], utc),
+            (&["trace", &ids[0]], utc),
+            (&["trace", &ids[0]], &next),
+            (&["queue", "show", &ids[0]], &next),
+            (&["queue", "list"], &next),
+        ] {
+            let seen = Terminal::wide(400).with("TZ", place).run(&process.command(words)).await;
+            assert!(seen.shown.contains(&local(time)), "{place} {words:?}: {}", seen.shown);
+            assert!(ahead == 0 || !seen.shown.contains(time), "{place} {words:?}: {}", seen.shown);
+        }
+        let mut command = process.command(&["--json", "queue", "list"]);
+        let output = support::run(command.env("TZ", place)).await.unwrap();
+        assert!(
+            String::from_utf8(output.stdout).unwrap().contains(&next),
+            "{place}: JSON is the same everywhere"
+        );
     }
 }
 

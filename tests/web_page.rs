@@ -174,6 +174,19 @@ fn unwritten(script: &str) -> Vec<String> {
     faults
 }
 
+/// Kolkata is five and a half hours ahead of UTC.
+fn shows_local_times(page: &mut Browser) {
+    let shown =
+        page.ask("[...document.querySelectorAll('time')].map((time) => [time.dateTime, time.innerText])");
+    let shown: Vec<(String, String)> = serde_json::from_value(shown).unwrap();
+    assert!(!shown.is_empty());
+    for (moment, text) in shown {
+        let moment: jiff::Timestamp = moment.parse().unwrap();
+        let there = jiff::tz::offset(5).to_datetime(moment + jiff::SignedDuration::from_mins(30));
+        assert_eq!(text, there.strftime("%Y-%m-%d %H:%M:%S").to_string());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_browser_shows_what_the_relay_knows() {
     let Some(mut page) = Browser::open(NARROW) else {
@@ -189,6 +202,7 @@ async fn a_browser_shows_what_the_relay_knows() {
         window.clearTimeout = (id) => { waits.delete(id); forget(id); };
         window.fetch = (...all) => { asked += 1; return load(...all); };",
     );
+    page.call("Emulation.setTimezoneOverride", &json!({"timezoneId": "Asia/Kolkata"}));
     page.go(&scene.address());
     page.until("document.getElementById('door')?.hidden === false");
     is_refused(&mut page);
@@ -196,6 +210,7 @@ async fn a_browser_shows_what_the_relay_knows() {
     page.until("document.getElementById('newest').innerText.split('delivered').length === 3");
     page.until("document.getElementById('newest').innerText.includes('bounced')");
     overview(&mut page);
+    shows_local_times(&mut page);
     opens_a_trail(&mut page, &id);
     finds(&mut page, &id);
     looks_only_while_it_is_seen(&mut page);

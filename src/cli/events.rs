@@ -135,7 +135,7 @@ type Column = (&'static str, fn(&EventView) -> String);
 
 const LIST: &[Column] = &[
     ("ID", |view| view.id.clone()),
-    ("ARRIVED", |view| view.arrived.clone()),
+    ("ARRIVED", |view| times::shown(&view.arrived)),
     ("UPSTREAM", |view| view.upstream.clone()),
     ("EVENT", |view| view.event.clone()),
     ("TO", |view| view.recipient.clone().unwrap_or_default()),
@@ -146,11 +146,11 @@ const LIST: &[Column] = &[
 ];
 const ALONE: &[Column] = &[
     ("ID", |view| view.id.clone()),
-    ("ARRIVED", |view| view.arrived.clone()),
+    ("ARRIVED", |view| times::shown(&view.arrived)),
     ("UPSTREAM", |view| view.upstream.clone()),
     ("EVENT", |view| view.event.clone()),
     ("TO", |view| view.recipient.clone().unwrap_or_default()),
-    ("AGES OUT", |view| view.ages_out.clone().unwrap_or_default()),
+    ("AGES OUT", |view| view.ages_out.as_deref().map(times::shown).unwrap_or_default()),
     ("REASON", |view| view.reason.clone().unwrap_or_default()),
 ];
 

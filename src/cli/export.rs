@@ -1,7 +1,7 @@
 //! All that is known about an address, for whoever may ask.
 
 use super::desk::Desk;
-use super::{Context, Trouble, aside, say, say_json, settings, trace};
+use super::{Context, Trouble, aside, say, say_json, settings, times, trace};
 use crate::admin::{ExportLine, UNKNOWN};
 use crate::mail::Mailbox;
 
@@ -48,7 +48,7 @@ fn print(context: &Context, line: &ExportLine) {
             say(format!(
                 "event {}  {}  {} of {}  {}",
                 one.id,
-                one.arrived,
+                times::shown(&one.arrived),
                 one.event,
                 one.upstream,
                 one.text.as_deref().unwrap_or_default()
@@ -61,7 +61,12 @@ fn print(context: &Context, line: &ExportLine) {
             let text = mail.text.as_deref().unwrap_or_default();
             say(format!(
                 "inbound {}  {}  <{}> to <{}>  {:?}  {} {text}",
-                mail.id, mail.arrived, mail.from, mail.to, mail.subject, mail.state
+                mail.id,
+                times::shown(&mail.arrived),
+                mail.from,
+                mail.to,
+                mail.subject,
+                mail.state
             ));
             kept(*message_kept);
         }
@@ -69,14 +74,17 @@ fn print(context: &Context, line: &ExportLine) {
             "suppression {}  {} since {}, {}, by {}  {}",
             entry.upstream.as_deref().unwrap_or("everywhere"),
             entry.reason,
-            entry.times.first().map_or(UNKNOWN, String::as_str),
+            entry.times.first().map_or_else(|| UNKNOWN.to_owned(), |first| times::shown(first)),
             entry.state,
             entry.source,
             entry.words
         )),
-        ExportLine::Log { fact } => {
-            say(format!("log {}  {}  {}", fact.at, fact.event, fact.text.as_deref().unwrap_or_default()))
-        }
+        ExportLine::Log { fact } => say(format!(
+            "log {}  {}  {}",
+            times::shown(&fact.at),
+            fact.event,
+            fact.text.as_deref().unwrap_or_default()
+        )),
     }
 }
 

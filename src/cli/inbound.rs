@@ -1,7 +1,7 @@
 use super::desk::Desk;
 use super::paint::table;
 use super::queue::ids_from_stdin;
-use super::{Context, Trouble, aside, print, say, say_json};
+use super::{Context, Trouble, aside, print, say, say_json, times};
 use crate::admin::{InboundFilter, InboundView, ReleaseOrder};
 use std::io::IsTerminal;
 
@@ -86,7 +86,7 @@ async fn list(context: &Context, filter: &InboundFilter) -> Result<(), Trouble> 
     let row = |view: &InboundView| {
         let InboundView { id, arrived, from, to, state, target, text, subject, .. } = view.clone();
         let [target, text] = [target, text].map(Option::unwrap_or_default);
-        vec![id, arrived, from, to, state, target, text, subject]
+        vec![id, times::shown(&arrived), from, to, state, target, text, subject]
     };
     let header = ["ID", "ARRIVED", "FROM", "TO", "STATE", "TARGET", "REASON", "SUBJECT"];
     let rows: Vec<_> = views.iter().map(row).collect();

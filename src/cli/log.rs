@@ -145,7 +145,7 @@ fn text(line: &LogLine, paint: Paint) -> String {
     words.extend(fact.text.clone());
     words.extend(fact.url.clone());
     let event = paint.state(&fact.event, &format!("{:<12}", fact.event));
-    format!("{}  {id}  {event} {}", fact.at, words.join(" ")).trim_end().to_owned()
+    format!("{}  {id}  {event} {}", times::shown(&fact.at), words.join(" ")).trim_end().to_owned()
 }
 
 const LINES: usize = 50;

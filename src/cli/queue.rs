@@ -1,6 +1,6 @@
 use super::desk::Desk;
 use super::paint::table;
-use super::{Context, Trouble, aside, say, say_json, trace};
+use super::{Context, Trouble, aside, say, say_json, times, trace};
 use crate::admin::{Act, Order, QueueLine, Shape};
 use crate::ledger::Verb;
 use std::io::{IsTerminal, Read};
@@ -189,8 +189,8 @@ fn list(context: &Context, lines: &[QueueLine]) {
         vec![
             line.id.clone(),
             line.state.clone(),
-            line.accepted.clone(),
-            line.next_at.clone().unwrap_or_default(),
+            times::shown(&line.accepted),
+            line.next_at.as_deref().map(times::shown).unwrap_or_default(),
             line.attempts.to_string(),
             line.lane.clone(),
             line.size.to_string(),

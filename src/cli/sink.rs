@@ -56,7 +56,7 @@ fn list(context: &Context, sinks: &[SinkView]) -> Result<(), Trouble> {
         vec![
             sink.sink.clone(),
             stand.to_owned(),
-            sink.at.clone().unwrap_or_default(),
+            sink.at.as_deref().map(times::shown).unwrap_or_default(),
             sink.cursor.clone().unwrap_or_default(),
             sink.refused.to_string(),
         ]
@@ -84,7 +84,7 @@ fn dead(context: &Context, refused: &[RefusedView]) -> Result<(), Trouble> {
                 format!("{id}  {} {}", line.fact.event, line.fact.recipients.join(","))
             },
         );
-        say(format!("{}  {what}  {}", one.at, one.why));
+        say(format!("{}  {what}  {}", times::shown(&one.at), one.why));
     }
     Ok(())
 }

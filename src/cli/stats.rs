@@ -9,7 +9,7 @@ use std::io::IsTerminal;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Of mail accepted then or later
+    /// Of mail accepted then or later (local time)
     #[arg(long, default_value = "7 days ago", value_name = "TIME", allow_hyphen_values = true)]
     since: String,
     /// Of mail accepted then or earlier

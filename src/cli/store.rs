@@ -1,7 +1,7 @@
 //! The care of the store: by the daemon while it runs, else here.
 
 use super::desk::{Desk, Lines, operator, refuse_another};
-use super::{Context, Trouble, say, say_json, settings};
+use super::{Context, Trouble, say, say_json, settings, times};
 use crate::admin::{self, BackupOrder, CareStep, RebuildOrder, Tell};
 use crate::clock::Clock;
 use crate::ledger::{Errand, Ordered};
@@ -242,8 +242,9 @@ fn described(step: &CareStep) -> String {
             format!("the ledger is new: {records} records of the journal are in it")
         }
         CareStep::BackedUp { directory, segments, bytes, until } => format!(
-            "{}: {segments} segments with {bytes} bytes, everything before {until}",
-            directory.display()
+            "{}: {segments} segments with {bytes} bytes, everything before {}",
+            directory.display(),
+            times::shown(&until)
         ),
         CareStep::Erased { .. } => erased(step),
         CareStep::Progress { done, total } => format!("{done} of {total} bytes"),

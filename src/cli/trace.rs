@@ -1,6 +1,6 @@
 use super::desk::Desk;
 use super::paint::Paint;
-use super::{Context, Trouble, aside, say, say_json};
+use super::{Context, Trouble, aside, say, say_json, times};
 use crate::admin::{FactView, RecipientView, SUBJECTS, TrailView};
 
 #[derive(Debug, clap::Args)]
@@ -59,7 +59,7 @@ pub fn print(trail: &TrailView, paint: Paint) {
         say(timeline(fact, trail.recipients.len(), paint));
     }
     if let Some(action) = &trail.next_action {
-        let at = trail.next_at.as_deref().map(|at| format!(", {at}")).unwrap_or_default();
+        let at = trail.next_at.as_deref().map(|at| format!(", {}", times::shown(at))).unwrap_or_default();
         say(format!("    next: {action}{at}"));
     }
     say("");
@@ -100,7 +100,7 @@ pub fn timeline(fact: &FactView, recipients: usize, paint: Paint) -> String {
     parts.extend(fact.by_machine.then(|| "(by software)".to_owned()));
     parts.extend(fact.joined_by.as_ref().map(|rung| format!("[joined by {rung}]")));
     let source = paint.faint(&format!("{:<8}", fact.source));
-    format!("    {}  {event} {source} {}", fact.at, parts.join(" ")).trim_end().to_owned()
+    format!("    {}  {event} {source} {}", times::shown(&fact.at), parts.join(" ")).trim_end().to_owned()
 }
 
 /// The operator that did it, if one did.

@@ -82,9 +82,17 @@ function make(name, properties, ...children) {
 const faint = (...children) => make("p", { className: "faint" }, ...children);
 /** A stranger's text: its direction is its own affair. */
 const theirs = (text) => make("bdi", {}, text ?? "");
+/** Date and time by the clock of this browser's place, in the order of ISO 8601. */
+function local(moment) {
+    const date = new Date(moment);
+    const two = (number) => String(number).padStart(2, "0");
+    const day = [date.getFullYear(), two(date.getMonth() + 1), two(date.getDate())].join("-");
+    return `${day} ${[date.getHours(), date.getMinutes(), date.getSeconds()].map(two).join(":")}`;
+}
+
 /** A time, or nothing. */
 const time = (moment) => moment
-    ? make("time", { dateTime: moment }, moment.replace("T", " ").replace(/(\.\d+)?Z$/, ""))
+    ? make("time", { dateTime: moment, title: moment }, local(moment))
     : null;
 const state = (word) => make("span", { className: `state ${NEWS.get(word) ?? "else"}` }, word);
 /** The words that are there, with a blank behind each. */
@@ -226,7 +234,7 @@ function stats(lines) {
         return [faint("No mail was accepted in that time.")];
     }
     const percent = (rate) => make("span", {}, rate === null ? "-" : `${(rate * 100).toFixed(2)} %`);
-    const heads = ["Day", ...COUNTED_AS, ...RATES.map((rate) => rate.replaceAll("_", " "))];
+    const heads = ["Day (UTC)", ...COUNTED_AS, ...RATES.map((rate) => rate.replaceAll("_", " "))];
     return [table("Recipients of the last days", heads, lines.map((line) => [
         line.by === "total" ? "in all" : line.group,
         ...COUNTED_AS.map((name) => line[name]),
@@ -354,7 +362,7 @@ async function count() {
 
 // Coming, looking, going.
 
-const clock = () => new Date().toISOString().slice(11, 19);
+const clock = () => local(Date.now()).slice(11);
 
 function say(text) {
     if (at("said").textContent !== text) {
