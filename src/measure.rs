@@ -114,6 +114,7 @@ pub const MEASURES: &[Measure] = &[
     gauge("mailtrail_relay_connections", &["upstream", "state"], "Connections to upstreams"),
     histogram("mailtrail_relay_seconds", "Time that an attempt took at the upstream"),
     gauge("mailtrail_sink_backlog", &["sink"], "Facts that a sink was not told yet, as far as it has read"),
+    gauge("mailtrail_sink_delayed", &["sink"], "Facts that a sink takes later, each alone"),
     counter("mailtrail_sink_deliveries_total", &["sink", "outcome"], "Facts handed to a sink"),
     counter("mailtrail_smtp_accepted_total", &["client"], "Mails that got a 250"),
     counter("mailtrail_smtp_lockouts_total", &[], "Users and addresses with too many wrong logins"),

@@ -182,7 +182,7 @@ const LISTS: &[(&str, &str)] = &[
         "arrived attempts from id message_base64 message_id next_attempt since size state subject target text to upstream",
     ),
     ("breaker status", "connections host paused_until quota_used reason slowed_to state until upstream"),
-    ("sink list", "at cursor is_up_to_date refused sink"),
+    ("sink list", "at cursor delayed is_up_to_date refused sink"),
     (
         "stats",
         "bounce_rate bounced by by_machine cancelled click_rate clicked complained complaint_rate deferred delivered delivery_rate failed group open open_rate opened recipients relayed soft_bounce_rate suppressed unsubscribed",

@@ -307,7 +307,14 @@ impl Scene {
         let (parcels, until) = store.outbox(store.cursor_at(Timestamp::default()).unwrap(), 1000).unwrap();
         let first = parcels.iter().find(|parcel| !parcel.entries.is_empty()).unwrap();
         let refused = vec![(first.cursor, 0, "no room".to_owned())];
-        let handed = Handed { sink: "near".to_owned(), at: Clock::System.now(), until, refused };
+        let handed = Handed {
+            sink: "near".to_owned(),
+            at: Clock::System.now(),
+            until,
+            refused,
+            delayed: Vec::new(),
+            resumed: Vec::new(),
+        };
         store.hand_over(handed).await.unwrap();
         store.settle_down().await;
         drop(store);

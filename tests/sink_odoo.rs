@@ -17,10 +17,11 @@ use mailtrail::event::{Event, Kind, Words};
 use mailtrail::id::TrackingId;
 use mailtrail::ledger::{Accepted, Notice, Send, Via};
 use mailtrail::mail::{MessageId, Record};
-use mailtrail::odoo::Client;
+use mailtrail::odoo::{Client, GROUP_NAME, INBOUND, write_comment};
 use mailtrail::secret::Secret;
-use mailtrail::sink::odoo::{ACTION, ACTION_NAME, GROUP_NAME, Way, preflight};
+use mailtrail::sink::odoo::{EVENTS, Way, preflight};
 use mailtrail::sink::{Kind as Sink, OdooSettings};
+use mailtrail::smtp::Reply;
 use mailtrail::{config, tls};
 use odoo::Odoo;
 use scene::{Log, Scene};
@@ -37,8 +38,9 @@ fn prepared() -> Odoo {
     let odoo = Odoo::start();
     let group = odoo.make("res.groups", json!({ "name": GROUP_NAME }));
     let only = json!([[6, 0, [group]]]);
-    let action = json!({ "name": ACTION_NAME, "state": "code", "code": ACTION, "groups_id": only });
+    let action = json!({ "name": EVENTS.name, "state": "code", "code": EVENTS.code, "groups_id": only });
     odoo.make("ir.actions.server", action);
+    odoo.change("res.groups", group, json!({ "comment": write_comment(&[("events", 1)]) }));
     odoo.weather(json!({ "join": ["bot", group] }));
     odoo
 }
@@ -405,16 +407,16 @@ async fn what_odoo_never_knows_of_is_let_go() {
 async fn what_is_wrong_is_said_with_its_remedy() {
     let odoo = prepared();
     let told = async |more: &str| preflight(&settings(&odoo, more)).await;
-    assert_eq!(told("").await.unwrap(), "Odoo 18.0-20250421, server action 1 in version 1");
+    assert_eq!(told("").await.unwrap(), "Odoo 18.0-20250421, server action 1 in version 2");
     let plain = "username = \"plain\"\napi_key = \"plain-key\"\n";
     for (more, words) in [
-        (plain.to_owned(), "`mailtrail setup odoo --user plain` puts that user into the group"),
+        (plain.to_owned(), "run `mailtrail setup odoo --user plain`, which puts that user into the group"),
         ("username = \"bot\"\napi_key = \"guessed\"".to_owned(), "check username and api_key"),
         (
             format!("{plain}way = \"report\""),
             "shows no message at all to this user; give the user the rights",
         ),
-        ("action = 77".to_owned(), "run `mailtrail setup odoo`"),
+        ("action = 77".to_owned(), "and run `mailtrail setup odoo --user bot`"),
     ] {
         let why = told(&more).await.unwrap_err();
         assert!(why.contains(words) && !why.contains("-key") && !why.contains("guessed"), "{why}");
@@ -442,7 +444,7 @@ async fn what_is_wrong_is_said_with_its_remedy() {
     let join = json!({ "join": ["bot", group] });
     odoo.weather(join);
     for (code, words) in [
-        (ACTION.replace("'version': 1", "'version': 0"), "has version 0, and 1 is needed"),
+        (EVENTS.code.replace("'version': 2", "'version': 0"), "has version 0, and 2 is needed"),
         ("action = {}".to_owned(), "is none of mailtrail's"),
         ("import os".to_owned(), "forbidden opcode"),
     ] {
@@ -633,7 +635,7 @@ fn setup_makes_brings_up_to_date_and_takes_out() {
         lines,
         [
             format!("created: group 1 ({GROUP_NAME})"),
-            format!("created: server action 1 ({ACTION_NAME}, version 1)"),
+            format!("created: server action 1 ({}, version 2)", EVENTS.name),
             "put into the group: user 2 (bot)".to_owned(),
         ]
     );
@@ -651,14 +653,21 @@ fn setup_makes_brings_up_to_date_and_takes_out() {
     runtime.block_on(write).unwrap();
     assert!(ready().unwrap_err().contains("has version 0"));
     let (said, _) = setup(&odoo, &[], "admin-key");
-    assert!(said.contains("updated: server action 1") && said.contains("version 0 to version 1"), "{said}");
+    assert!(said.contains("updated: server action 1") && said.contains("version 0 to version 2"), "{said}");
     ready().unwrap();
     let (said, good) = setup(&odoo, &[], "bot-key");
     assert!(!good && said.contains("refuses the login of \"admin\""), "{said}");
     let (said, good) = setup(&odoo, &["--login", "plain"], "plain-key");
     assert!(!good && said.contains("must be an administrator's"), "{said}");
-    let (said, good) = setup(&odoo, &["--user", "nobody"], "admin-key");
-    assert!(!good && said.contains("no active user has the login"), "{said}");
+    let (said, good) = setup(&odoo, &["--inbound"], "admin-key");
+    assert!(
+        good && said.contains(&format!("created: server action 2 ({}, version 1)", INBOUND.name)),
+        "{said}"
+    );
+    assert!(odoo.record("res.groups", 1)["comment"].as_str().unwrap().ends_with(" events=1 inbound=2"));
+    // What is there is brought up to date unasked.
+    let (said, good) = setup(&odoo, &[], "admin-key");
+    assert!(good && said.contains("kept: server action 2") && !said.contains("updated"), "{said}");
     let (said, good) = setup(&odoo, &["--remove", "--dry-run"], "admin-key");
     assert!(good && said.contains("would be removed: group 1"), "{said}");
     let (said, good) = setup(&odoo, &["--remove"], "admin-key");
@@ -670,4 +679,323 @@ fn setup_makes_brings_up_to_date_and_takes_out() {
     );
     let (said, good) = setup(&odoo, &["--remove"], "admin-key");
     assert!(good && said.contains("not there: group"), "{said}");
+    // Another number, and nothing is to be configured for it.
+    assert!(ready().unwrap_err().contains("run `mailtrail setup odoo --user bot`"));
+    let (said, good) = setup(&odoo, &["--user", "bot"], "admin-key");
+    assert!(good && said.contains("created: server action 3"), "{said}");
+    assert!(ready().unwrap().contains("server action 3 in version 2"));
+}
+
+#[tokio::test]
+async fn a_configured_number_that_is_gone_has_its_remedy() {
+    let odoo = prepared();
+    let more = "action = 77";
+    let why = preflight(&settings(&odoo, more)).await.unwrap_err();
+    assert!(
+        why.contains("remove `action = 77` from the [[sink]], and run `mailtrail setup odoo --user bot`"),
+        "{why}"
+    );
+    assert!(preflight(&settings(&odoo, "")).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_runs_finds_the_action_that_a_new_setup_made() {
+    let odoo = prepared();
+    let mut scene = in_leaps(Script::new(), &sink(&odoo, "")).await;
+    let first = Mail::send(&scene, &odoo, 1).await;
+    scene.until("the first", || first.shown(&odoo.state())["status"] == "pending").await;
+    assert!(setup(&odoo, &["--remove"], "admin-key").1 && setup(&odoo, &["--user", "bot"], "admin-key").1);
+    let second = Mail::send(&scene, &odoo, 2).await;
+    scene.until("the second", || second.shown(&odoo.state())["status"] == "pending").await;
+    scene.stop().await;
+}
+
+#[test]
+fn a_setup_that_fails_leaves_nothing_behind() {
+    let odoo = Odoo::start();
+    let left = || {
+        let state = odoo.state();
+        ["res.groups", "ir.actions.server"].map(|model| state[model].as_object().unwrap().len())
+    };
+    for dry_run in [&["--dry-run"][..], &[]] {
+        let (said, good) = setup(&odoo, &[&["--user", "nobody"], dry_run].concat(), "admin-key");
+        assert!(
+            !good && said.contains("no active user has the login") && !said.contains("created"),
+            "{said}"
+        );
+        assert_eq!(left(), [0, 0], "{said}");
+    }
+    odoo.weather(json!({ "unwritable": ["ir.actions.server"] }));
+    let (said, good) = setup(&odoo, &["--user", "bot"], "admin-key");
+    assert!(!good && said.contains("removed: group"), "{said}");
+    assert_eq!(left(), [0, 0], "{said}");
+    // What was there before stays.
+    odoo.weather(json!({}));
+    assert!(setup(&odoo, &[], "admin-key").1);
+    odoo.weather(json!({ "unwritable": ["ir.actions.server"] }));
+    let (said, good) = setup(&odoo, &["--user", "bot", "--inbound"], "admin-key");
+    assert!(!good && !said.contains("removed"), "{said}");
+    assert_eq!(left(), [1, 1]);
+}
+
+/// Runs the action on one event; its result, and what Odoo shows afterwards.
+async fn run_action(odoo: &Odoo, event: Value) -> (Value, Value) {
+    let login = settings(odoo, "").login;
+    let mut client = Client::new(login, tls::client_config(None).unwrap()).unwrap();
+    let context = json!({ "context": { "mailtrail_events": [event] } });
+    let answer = client.call("ir.actions.server", "run", json!([[1]]), context).await.unwrap();
+    (answer["results"][0].clone(), odoo.state())
+}
+
+#[tokio::test]
+async fn rows_of_other_transactions_are_neither_written_nor_waited_for() {
+    let message_id = "<1-openerp-1@vm>";
+    let event = |status: &str| {
+        json!({ "message_id": message_id, "email": "a@example.net", "status": status, "reason": "550",
+        "at": "2026-09-14 12:00:00", "complained": true, "young": true })
+    };
+    for (number, weather, mail, notification, trace) in [
+        // Odoo's queue run holds the trace, or the notification, in a transaction that is not committed.
+        (1, json!({}), Some("outgoing"), "sent", "outgoing"),
+        (2, json!({}), Some("outgoing"), "ready", "sent"),
+        // Odoo sends it once more.
+        (3, json!({}), Some("outgoing"), "exception", "error"),
+        // Nothing is known of Odoo's mail, but that it is unsent and new.
+        (4, json!({}), None, "sent", "outgoing"),
+        (5, json!({}), None, "process", "sent"),
+        // Another transaction has the row.
+        (6, json!({ "locked": { "mail.notification": [1] } }), None, "sent", "sent"),
+        (7, json!({ "locked": { "mailing.trace": [1] } }), None, "sent", "sent"),
+        (8, json!({ "locked": { "res.partner": [1] } }), None, "sent", "sent"),
+        (9, json!({ "locked": { "mail.blacklist": [1] } }), None, "sent", "sent"),
+        // Another transaction changed the row after this one began.
+        (10, json!({ "moved": { "mail.notification": [1] } }), None, "sent", "sent"),
+        (11, json!({ "moved": { "res.partner": [1] } }), None, "sent", "sent"),
+    ] {
+        let odoo = prepared();
+        let message = odoo.make("mail.message", json!({ "message_id": message_id }));
+        let mail = mail.map(|state| odoo.make("mail.mail", json!({ "state": state })));
+        let mail_id = json!(mail.map_or(json!(false), |id| json!(id)));
+        odoo.make("res.partner", json!({ "email_normalized": "a@example.net" }));
+        odoo.make("mail.blacklist", json!({ "email": "a@example.net", "active": false }));
+        odoo.make(
+            "mail.notification",
+            json!({ "mail_message_id": message, "res_partner_id": 1,
+            "notification_status": notification, "mail_mail_id": mail_id }),
+        );
+        odoo.make(
+            "mailing.trace",
+            json!({ "message_id": message_id, "email": "a@example.net", "trace_status": trace,
+            "mail_mail_id": mail_id }),
+        );
+        let rows = |state: &Value| {
+            ["mail.notification", "mailing.trace", "res.partner", "mail.blacklist"]
+                .map(|model| state[model].clone())
+        };
+        let before = rows(&odoo.state());
+        odoo.weather(weather);
+        let (result, state) = run_action(&odoo, event("bounce")).await;
+        assert_eq!(result, "later", "{number}");
+        assert_eq!(rows(&state), before, "{number}");
+        assert_eq!(state["log"], json!([]), "{number}: Odoo logs nothing");
+        // The other transaction ends.
+        odoo.weather(json!({}));
+        if let Some(mail) = mail {
+            odoo.change("mail.mail", mail, json!({ "state": "sent" }));
+        }
+        odoo.change("mail.notification", 1, json!({ "notification_status": "sent" }));
+        odoo.change("mailing.trace", 1, json!({ "trace_status": "sent" }));
+        for expected in ["changed", "unchanged"] {
+            let (result, state) = run_action(&odoo, event("bounce")).await;
+            assert_eq!(result, expected, "{number}");
+            assert_eq!(state["mail.notification"]["1"]["notification_status"], "bounce", "{number}");
+            assert_eq!(state["mailing.trace"]["1"]["trace_status"], "bounce", "{number}");
+            assert_eq!(state["res.partner"]["1"]["message_bounce"], 1, "{number}");
+            assert_eq!(state["mail.blacklist"]["1"]["active"], true, "{number}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_row_of_another_transaction_does_not_hold_its_neighbours_in_the_same_call() {
+    let odoo = prepared();
+    odoo.weather(json!({ "moved": { "mail.notification": [2] }, "blacklisting": ["p3@example.net"] }));
+    let mut events = Vec::new();
+    for number in 1..=4 {
+        let (message_id, email) = (format!("<{number}-openerp-1@vm>"), format!("p{number}@example.net"));
+        let message = odoo.make("mail.message", json!({ "message_id": message_id }));
+        let partner = odoo.make("res.partner", json!({ "email_normalized": email }));
+        odoo.make(
+            "mail.notification",
+            json!({ "mail_message_id": message, "res_partner_id": partner,
+            "notification_status": "sent" }),
+        );
+        events.push(
+            json!({ "message_id": message_id, "email": email, "status": "sent", "at": "2026-09-14 12:00:00",
+            "complained": number == 3 }),
+        );
+    }
+    let mut client = Client::new(settings(&odoo, "").login, tls::client_config(None).unwrap()).unwrap();
+    let context = json!({ "context": { "mailtrail_events": events } });
+    let answer = client.call("ir.actions.server", "run", json!([[1]]), context).await.unwrap();
+    assert_eq!(answer["results"], json!(["changed", "later", "later", "changed"]));
+    let state = odoo.state();
+    let shown = |number: u64| state["mail.notification"][number.to_string()]["failure_reason"].clone();
+    let delivered = json!("mailtrail: delivered");
+    // What was begun for one that comes again is taken back.
+    assert_eq!([1, 2, 3, 4].map(shown), [delivered.clone(), json!(false), json!(false), delivered]);
+}
+
+#[tokio::test]
+async fn an_open_transaction_of_odoo_s_is_left_alone_and_the_event_comes_again() {
+    let odoo = prepared();
+    let mut scene = Scene::new(Script::new(), &sink(&odoo, "")).await;
+    begun(&scene).await;
+    let held = Mail::send(&scene, &odoo, 1).await;
+    let queued = odoo.make("mail.mail", json!({ "state": "outgoing" }));
+    odoo.change("mailing.trace", held.trace, json!({ "trace_status": "outgoing", "mail_mail_id": queued }));
+    odoo.weather(json!({ "open": { "mailing.trace": [held.trace] } }));
+    scene.settled(held.id).await;
+    held.report(&scene, Kind::Bounced).await;
+    let free = Mail::send(&scene, &odoo, 2).await;
+    scene.settled(free.id).await;
+    free.report(&scene, Kind::Delivered).await;
+    let failure = |mail: &Mail| odoo.record("mail.notification", mail.notification)["failure_reason"].clone();
+    scene.until("its neighbour", || failure(&free) == "mailtrail: delivered").await;
+    caught_up(&scene).await;
+    scene.until("the delay", || scene.store().count_delayed("odoo").unwrap() == 1).await;
+    assert_eq!(odoo.state()["broken"], json!([]), "Odoo's own transaction fails");
+    assert_eq!(held.shown(&odoo.state())["bounces"], 0);
+    // A delay survives a restart, also without the ledger.
+    scene.stop().await;
+    std::fs::remove_dir_all(scene.config.data_dir.join("ledger")).unwrap();
+    scene.start().await;
+    assert_eq!(scene.store().count_delayed("odoo").unwrap(), 1);
+    odoo.weather(json!({}));
+    odoo.change("mail.mail", queued, json!({ "state": "sent" }));
+    odoo.change("mailing.trace", held.trace, json!({ "trace_status": "sent" }));
+    scene.until("the delayed event", || held.shown(&odoo.state())["trace"] == "bounce").await;
+    scene.until("the end of the delay", || scene.store().count_delayed("odoo").unwrap() == 0).await;
+    assert_eq!(held.shown(&odoo.state())["bounces"], 1);
+    scene.stop().await;
+}
+
+#[tokio::test]
+async fn mail_that_only_has_a_message_is_done_at_once_and_without_a_warning() {
+    let log = Log::default();
+    let _logging = log.listen();
+    let odoo = prepared();
+    let mut scene = Scene::new(Script::new(), &sink(&odoo, "")).await;
+    begun(&scene).await;
+    for number in 1..=3 {
+        let message_id = format!("<{number}-openerp-private@vm>");
+        odoo.make("mail.message", json!({ "message_id": message_id }));
+        let id = put(&scene, number, "reset@example.net", &message_id).await;
+        scene.settled(id).await;
+    }
+    caught_up(&scene).await;
+    assert_eq!(scene.store().count_delayed("odoo").unwrap(), 0);
+    assert!(log.lines("a sink takes nothing").is_empty(), "{:#?}", log.lines("WARN"));
+    scene.stop().await;
+}
+
+#[tokio::test]
+async fn mail_that_odoo_never_commits_delays_nothing_else_and_warns_of_nothing() {
+    let log = Log::default();
+    let _logging = log.listen();
+    let odoo = prepared();
+    let mut scene = Scene::new(Script::new(), &sink(&odoo, "")).await;
+    begun(&scene).await;
+    let lost = put(&scene, 9, "reset@example.net", "<9-openerp-private@vm>").await;
+    scene.settled(lost).await;
+    let mail = Mail::send(&scene, &odoo, 1).await;
+    scene.settled(mail.id).await;
+    // The cursor goes on, and stays where it is.
+    caught_up(&scene).await;
+    assert_eq!(mail.shown(&odoo.state())["status"], "pending");
+    assert_eq!(scene.store().count_delayed("odoo").unwrap(), 1);
+    assert!(log.lines("a sink takes nothing").is_empty(), "{:#?}", log.lines("WARN"));
+    scene.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_provider_accepted_is_not_written_a_second_time() {
+    let odoo = prepared();
+    let mut scene = Scene::new(Script::new(), &sink(&odoo, "")).await;
+    begun(&scene).await;
+    let mail = Mail::send(&scene, &odoo, 1).await;
+    scene.settled(mail.id).await;
+    caught_up(&scene).await;
+    let before = odoo.called("bot ir.actions.server.run");
+    mail.report(&scene, Kind::Accepted).await;
+    caught_up(&scene).await;
+    assert_eq!(odoo.called("bot ir.actions.server.run"), before);
+    scene.stop().await;
+}
+
+#[tokio::test]
+async fn an_event_of_an_earlier_send_leaves_the_newer_one_as_it_is() {
+    let odoo = prepared();
+    let mut scene = Scene::new(Script::new(), &sink(&odoo, "")).await;
+    begun(&scene).await;
+    let start = scene.store().handed("odoo").unwrap().unwrap().0;
+    let mail = Mail::send(&scene, &odoo, 1).await;
+    scene.settled(mail.id).await;
+    mail.report(&scene, Kind::Opened).await;
+    mail.report(&scene, Kind::Bounced).await;
+    caught_up(&scene).await;
+    assert_eq!(mail.shown(&odoo.state())["bounces"], 1);
+    // Odoo's Resend: the same Message-ID.
+    let none = json!({ "notification_status": "sent", "failure_type": false, "failure_reason": false });
+    odoo.change("mail.notification", mail.notification, none);
+    odoo.change("mailing.trace", mail.trace, json!({ "trace_status": "sent", "open_datetime": false }));
+    let message_id = "<1.2.1-openerp-1-crm.lead@vm>";
+    // To another recipient of the same message it is sent once.
+    let other = put(&scene, 8, "other@example.net", message_id).await;
+    let again = put(&scene, 9, &mail.email, message_id).await;
+    scene.settled(other).await;
+    scene.settled(again).await;
+    caught_up(&scene).await;
+    scene.store().rewind("odoo", start);
+    mail.report(&scene, Kind::Complained).await;
+    let complained = || mail.shown(&odoo.state())["blacklisted"] == 1;
+    scene.until("the complaint, which is about the address", complained).await;
+    caught_up(&scene).await;
+    let shown = mail.shown(&odoo.state());
+    assert_eq!(
+        [&shown["status"], &shown["bounces"], &shown["trace"], &shown["opened"]],
+        [&json!("pending"), &json!(1), &json!("sent"), &json!(false)]
+    );
+    // The newer one's own bounce counts.
+    Mail { id: again, ..mail }.report(&scene, Kind::Bounced).await;
+    caught_up(&scene).await;
+    let record = odoo.record("mail.notification", 1);
+    assert_eq!(
+        (&record["notification_status"], &odoo.record("res.partner", 1)["message_bounce"]),
+        (&json!("bounce"), &json!(2))
+    );
+    scene.stop().await;
+}
+
+#[tokio::test]
+async fn mails_that_failed_while_the_relay_stopped_go_out_again() {
+    let odoo = prepared();
+    let refused = format!("SMTPSenderRefused: (421, b'{}', 'bounce@example.com')", Reply::Stopping.text());
+    let now = Timestamp::from_seconds(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs());
+    let now: String = now.to_string().replace('T', " ").chars().take(19).collect();
+    let make = |state: &str, reason: &str, at: &str| {
+        odoo.make("mail.mail", json!({ "state": state, "failure_reason": reason, "write_date": at }))
+    };
+    let failed = make("exception", &refused, &now);
+    let others = [
+        make("exception", "SMTPRecipientsRefused: (550, b'5.1.1 no such user')", &now),
+        make("exception", &refused, "2026-01-01 00:00:00"),
+        make("cancel", &refused, &now),
+    ];
+    let before = others.map(|mail| odoo.record("mail.mail", mail));
+    let mut scene = Scene::new(Script::new(), &sink(&odoo, "")).await;
+    scene.until("the mail", || odoo.record("mail.mail", failed)["state"] == "outgoing").await;
+    assert_eq!(others.map(|mail| odoo.record("mail.mail", mail)), before);
+    assert_eq!(odoo.record("ir.cron", 1)["triggered"], 1);
+    scene.stop().await;
 }

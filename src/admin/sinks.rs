@@ -20,6 +20,9 @@ pub struct SinkView {
     pub is_up_to_date: bool,
     /// What it refused for good, as far as it is kept; at most 1000 are counted.
     pub refused: usize,
+    /// What it takes later, each alone.
+    #[serde(default)]
+    pub delayed: usize,
 }
 
 /// What a sink refused for good.
@@ -60,6 +63,7 @@ fn view(store: &Store, sink: &str) -> Result<SinkView, ReadError> {
         at: handed.map(|(_, at)| at.to_string()),
         is_up_to_date,
         refused: store.refused(sink, REFUSED)?.len(),
+        delayed: store.count_delayed(sink)?,
     })
 }
 

@@ -59,10 +59,11 @@ fn list(context: &Context, sinks: &[SinkView]) -> Result<(), Trouble> {
             sink.at.as_deref().map(times::shown).unwrap_or_default(),
             sink.cursor.clone().unwrap_or_default(),
             sink.refused.to_string(),
+            sink.delayed.to_string(),
         ]
     };
     let rows: Vec<_> = sinks.iter().map(row).collect();
-    let header = ["SINK", "STATE", "NOTED", "CURSOR", "REFUSED"];
+    let header = ["SINK", "STATE", "NOTED", "CURSOR", "REFUSED", "DELAYED"];
     table(&header, &rows, std::io::stdout().is_terminal()).iter().for_each(say);
     Ok(())
 }

@@ -5,11 +5,13 @@
 //! password, is in any of them. A call that was not answered in time may have been done all the same: whoever repeats
 //! it makes sure that twice does no harm.
 
+mod action;
 mod client;
 mod fault;
 mod place;
 mod xml;
 
+pub use action::{Action, GROUP_NAME, INBOUND, find_number, run, write_comment};
 pub use client::Client;
 pub use fault::Fault;
 pub use place::Place;

@@ -1,6 +1,7 @@
+use crate::clock::Timestamp;
 use crate::ledger::Trail;
 use crate::line::LogLine;
-use crate::store::{Cursor, Entry};
+use crate::store::{Cursor, Delayed, Entry};
 use serde::Serialize;
 
 /// One thing that a sink is told.
@@ -14,6 +15,11 @@ pub struct Item {
     pub entry: Entry,
     /// Its send as it is now; absent for an event that found none.
     pub trail: Option<Trail>,
+    /// Recipients, by their places in the envelope, that a newer send of the same mail went to. Only looked for where
+    /// the sink cares.
+    pub superseded: Vec<u16>,
+    /// Until when the sink delayed it, if it did.
+    pub delayed: Option<Timestamp>,
 }
 
 /// An item as JSON.
@@ -30,6 +36,12 @@ impl Item {
     /// The same for the same thing, whenever it is told.
     pub fn id(&self) -> String {
         format!("{}.{}", self.cursor, self.part)
+    }
+
+    /// The delay that it comes from, if it was delayed.
+    pub fn as_delayed(&self) -> Option<Delayed> {
+        let due = self.delayed?;
+        Some(Delayed { due, cursor: self.cursor, part: self.part })
     }
 
     /// One JSON object in one line: `id`, `type` (`mail.` and the event's word), `timestamp` (when it was noted), and `data`

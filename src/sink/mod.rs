@@ -2,7 +2,8 @@
 //!
 //! A sink has no queue of its own: it reads the journal from where it stands, in the order in which it was written, and
 //! notes how far it got. So nothing is lost while it is down, as long as the journal keeps it (`[retention]`), and
-//! everything comes at least once: again after a crash, with the same id.
+//! everything comes at least once: again after a crash, with the same id. An item that a sink takes later is delayed
+//! alone: the following ones go on, and the journal notes when it is due.
 
 mod feeder;
 mod file;
@@ -68,6 +69,8 @@ struct Delivery {
     done: usize,
     /// Those of them that were refused for good, and why.
     refused: Vec<(usize, String)>,
+    /// Those of them that are to come again, each alone, and why.
+    delayed: Vec<(usize, String)>,
     /// Why the next one was not taken, for now.
     later: Option<String>,
 }
@@ -93,6 +96,18 @@ impl Outlet {
             Self::File(sink) => sink.deliver(items).await,
             Self::Http(sink) => sink.deliver(items).await,
             Self::Odoo(sink) => sink.deliver(items).await,
+        }
+    }
+
+    /// Whether a newer send of the same mail makes a difference to it.
+    fn heeds_newer_sends(&self) -> bool {
+        matches!(self, Self::Odoo(_))
+    }
+
+    /// Does what is due besides deliveries.
+    async fn tend(&mut self) {
+        if let Self::Odoo(sink) = self {
+            sink.requeue_failed().await;
         }
     }
 

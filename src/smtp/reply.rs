@@ -137,6 +137,12 @@ impl Reply {
         self.code() >= 400
     }
 
+    /// The enhanced status and the text, of replies that carry no value.
+    pub fn text(&self) -> String {
+        let (_, enhanced, text) = self.parts();
+        format!("{enhanced} {text}")
+    }
+
     /// Appends the reply as it goes over the wire.
     pub fn write(&self, out: &mut Vec<u8>) {
         match self {

@@ -45,7 +45,7 @@ pub use inbox::{Content, Report, Stand};
 pub use log::{Cursor, Entry, NotACursor};
 pub use message::{Message, Spill};
 pub use open::{OpenError, OpenReport};
-pub use outbox::{Handed, Parcel, Refused};
+pub use outbox::{Delayed, Handed, Parcel, Refused};
 pub use rebuild::RebuildError;
 pub use replay::Progress;
 pub use retention::Retention;
@@ -63,7 +63,7 @@ use crate::ledger::{
     About, Accepted, Action, Begun, Grouping, Hinted, Notice, Outcome, Polled, Recipient, Repeated, Send,
     Switch, Tally, Trail, Waits,
 };
-use crate::mail::{Lane, MessageId, Record as OdooRecord};
+use crate::mail::{Lane, Mailbox, MessageId, Record as OdooRecord};
 use crate::wakeup::Wakeup;
 use bytes::Bytes;
 use commit::{Committer, Wish};
@@ -431,6 +431,11 @@ impl Store {
     /// Sends with that Message-ID, newest first.
     pub fn by_message_id(&self, message_id: &MessageId, limit: usize) -> Result<Vec<TrackingId>, ReadError> {
         Ok(self.projection().by_message_id(message_id, limit)?)
+    }
+
+    /// Whether a newer send of the same message went to that recipient: a client sent it again, with its Message-ID.
+    pub fn is_sent_again(&self, send: &Send, recipient: &Mailbox) -> Result<bool, ReadError> {
+        Ok(self.projection().is_sent_again(send, recipient)?)
     }
 
     /// Sends to that recipient, newest first.

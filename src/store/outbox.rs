@@ -20,6 +20,21 @@ pub struct Handed {
     pub until: Cursor,
     /// What it refused for good since it was noted last: the record, which of its entries, and why.
     pub refused: Vec<(Cursor, u16, String)>,
+    /// What it is to be offered again since then, alone.
+    pub delayed: Vec<Delayed>,
+    /// Delays that are over since then.
+    pub resumed: Vec<Delayed>,
+}
+
+/// Something that a sink takes later than what follows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delayed {
+    /// When it is offered again.
+    pub due: Timestamp,
+    /// The record.
+    pub cursor: Cursor,
+    /// Which of its entries.
+    pub part: u16,
 }
 
 /// Something that a sink refused for good.
@@ -100,14 +115,27 @@ impl Store {
         Ok(self.projection().handed(sink)?)
     }
 
+    /// What a sink is to be offered again at `now`, the first `limit` by when they are due.
+    pub fn delayed(&self, sink: &str, now: Timestamp, limit: usize) -> Result<Vec<Delayed>, ReadError> {
+        Ok(self.projection().delayed(sink, now, limit)?)
+    }
+
+    /// How much a sink is to be offered again, now or later.
+    pub fn count_delayed(&self, sink: &str) -> Result<usize, ReadError> {
+        Ok(self.projection().count_delayed(sink)?)
+    }
+
+    /// The entry of a record, as far as the journal still has it.
+    pub fn entry(&self, cursor: Cursor, part: u16) -> Result<Option<Entry>, ReadError> {
+        let parcel = self.outbox(cursor, 1)?.0.into_iter().find(|parcel| parcel.cursor == cursor);
+        Ok(parcel.and_then(|parcel| parcel.entries.into_iter().nth(usize::from(part))))
+    }
+
     /// What a sink refused for good, the oldest first.
     pub fn refused(&self, sink: &str, limit: usize) -> Result<Vec<Refused>, ReadError> {
         let refused = self.projection().refused(sink, limit)?.into_iter();
-        let refused = refused.map(|(cursor, part, at, why)| {
-            let parcel = self.outbox(cursor, 1)?.0.into_iter().find(|parcel| parcel.cursor == cursor);
-            let entry = parcel.and_then(|parcel| parcel.entries.into_iter().nth(usize::from(part)));
-            Ok(Refused { at, why, entry })
-        });
+        let refused =
+            refused.map(|(cursor, part, at, why)| Ok(Refused { at, why, entry: self.entry(cursor, part)? }));
         refused.collect()
     }
 }

@@ -14,7 +14,7 @@ use crate::store::inbound::{InboundV1, InboundV2};
 use crate::store::journal::Place;
 use crate::store::listing::{ListingV1, ListingV2};
 use crate::store::order::OrderedV1;
-use crate::store::{Cursor, Handed};
+use crate::store::{Cursor, Delayed, Handed};
 use crate::suppression::Listing;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -105,13 +105,12 @@ impl Record {
     pub fn version(&self) -> u8 {
         match self {
             Self::Accepted(_) => 4,
-            Self::Notice(_) | Self::Listing(_) | Self::Replay(_) | Self::Inbound(_) => 2,
+            Self::Notice(_) | Self::Listing(_) | Self::Replay(_) | Self::Inbound(_) | Self::Handed(_) => 2,
             Self::Begun(_)
             | Self::Outcome(_)
             | Self::Repeated(_)
             | Self::Action(_)
             | Self::Switch(_)
-            | Self::Handed(_)
             | Self::Hint(_)
             | Self::Dead(_)
             | Self::Polled(_)
@@ -169,7 +168,7 @@ impl Record {
             Self::Repeated(repeated) => pen.write(RepeatedV1::from(repeated)),
             Self::Action(action) => pen.write(ActionV1::from(action)),
             Self::Switch(switch) => pen.write(SwitchV1::from(switch)),
-            Self::Handed(handed) => pen.write(HandedV1::from(handed)),
+            Self::Handed(handed) => pen.write(HandedV2::from(handed)),
             Self::Polled(polled) => pen.write(PolledV1::from(polled)),
             Self::Hint(hinted) => pen.write(HintedV1::from(&**hinted)),
             Self::Dead(dead) => pen.write(DeadV1::from(&**dead)),
@@ -196,6 +195,7 @@ impl Record {
             (5, 1) => read::<RepeatedV1>(head).map(|v| Self::Repeated(v.restore())),
             (6, 1) => read::<ActionV1>(head).map(|v| Self::Action(v.restore())),
             (13, 1) => read::<HandedV1>(head).map(|v| Self::Handed(v.restore())),
+            (13, 2) => read::<HandedV2>(head).map(|v| Self::Handed(v.restore())),
             (7, 1) => read::<SwitchV1>(head).map(|v| Self::Switch(v.restore())),
             (11, 1) => read::<PolledV1>(head).map(|v| Self::Polled(v.restore())),
             (9, 1) => read::<HintedV1>(head).map(|v| Self::Hint(Box::new(v.restore()))),
@@ -725,26 +725,52 @@ struct HandedV1 {
     refused: Vec<(Place, u16, String)>,
 }
 
-impl From<&Handed> for HandedV1 {
-    fn from(handed: &Handed) -> Self {
-        let refused = handed.refused.iter();
-        Self {
-            sink: handed.sink.clone(),
-            at: handed.at.millis(),
-            until: handed.until.0,
-            refused: refused.map(|(Cursor(place), part, why)| (*place, *part, why.clone())).collect(),
-        }
+impl HandedV1 {
+    fn restore(self) -> Handed {
+        HandedV2 { first: self, delayed: Vec::new(), resumed: Vec::new() }.restore()
     }
 }
 
-impl HandedV1 {
+#[derive(Serialize, Deserialize)]
+struct HandedV2 {
+    first: HandedV1,
+    /// When each is due, its place and its part.
+    delayed: Vec<(u64, Place, u16)>,
+    resumed: Vec<(u64, Place, u16)>,
+}
+
+impl From<&Handed> for HandedV2 {
+    fn from(handed: &Handed) -> Self {
+        let refused = handed.refused.iter();
+        let refused = refused.map(|(Cursor(place), part, why)| (*place, *part, why.clone())).collect();
+        let at = handed.at.millis();
+        let first = HandedV1 { sink: handed.sink.clone(), at, until: handed.until.0, refused };
+        let write = |delayed: &[Delayed]| {
+            delayed.iter().map(|one| (one.due.millis(), one.cursor.0, one.part)).collect()
+        };
+        Self { first, delayed: write(&handed.delayed), resumed: write(&handed.resumed) }
+    }
+}
+
+impl HandedV2 {
     fn restore(self) -> Handed {
-        let refused = self.refused.into_iter();
+        let HandedV1 { sink, at, until, refused } = self.first;
+        let refused = refused.into_iter();
+        let read = |delayed: Vec<(u64, Place, u16)>| {
+            let read = |(due, place, part)| Delayed {
+                due: Timestamp::from_millis(due),
+                cursor: Cursor(place),
+                part,
+            };
+            delayed.into_iter().map(read).collect()
+        };
         Handed {
-            sink: self.sink,
-            at: Timestamp::from_millis(self.at),
-            until: Cursor(self.until),
+            sink,
+            at: Timestamp::from_millis(at),
+            until: Cursor(until),
             refused: refused.map(|(place, part, why)| (Cursor(place), part, why)).collect(),
+            delayed: read(self.delayed),
+            resumed: read(self.resumed),
         }
     }
 }

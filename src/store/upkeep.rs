@@ -191,6 +191,7 @@ impl Step<'_> {
             Record::Switch(_) => Keep::All,
             Record::Handed(handed) if self.projection.is_last(&handed)? => Keep::All,
             Record::Handed(handed) if handed.at >= horizon => Keep::All,
+            Record::Handed(handed) if self.projection.is_delayed(&handed)? => Keep::All,
             Record::Handed(_) => Keep::Nothing,
             // Each is followed by another; one that old begins no poll any more.
             Record::Polled(polled) if polled.until >= horizon => Keep::All,

@@ -45,6 +45,11 @@ impl Odoo {
         self.ask("PUT", "/record", &json!({ "model": model, "values": values })).as_u64().unwrap()
     }
 
+    /// Changes a record.
+    pub fn change(&self, model: &str, id: u64, values: Value) {
+        self.ask("PUT", "/change", &json!({ "model": model, "id": id, "values": values }));
+    }
+
     /// Misbehaves from now on.
     pub fn weather(&self, weather: Value) {
         self.ask("PUT", "/weather", &weather);

@@ -217,8 +217,8 @@ function breakers(all) {
 
 function sinks(all) {
     return all.length === 0 ? [faint("Nobody is told what becomes of the mail.")] : [
-        table("Sinks", ["Sink", "Has everything", "Refused for good"], all.map((sink) =>
-            [sink.sink, sink.is_up_to_date ? "yes" : "not yet", sink.refused])),
+        table("Sinks", ["Sink", "Has everything", "Delayed", "Refused for good"], all.map((sink) =>
+            [sink.sink, sink.is_up_to_date ? "yes" : "not yet", sink.delayed, sink.refused])),
     ];
 }
 

@@ -76,6 +76,8 @@ pub struct Event {
     unsubscribed: Option<&'static str>,
     #[serde(skip_serializing_if = "is_false")]
     note: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    young: bool,
 }
 
 /// The recipients that an item is about, if it is about mail that Odoo made and is to know of.
@@ -93,10 +95,14 @@ pub fn concerned<'a>(item: &'a Item, settings: &OdooSettings) -> Vec<(u16, &'a T
     meant.map(|(place, recipient)| (place, trail, recipient)).collect()
 }
 
-/// What the action is told because of an item.
-pub fn of(item: &Item, settings: &OdooSettings) -> Vec<Event> {
+/// What the action is told because of an item; `young`: Odoo may have sent the mail without committing that yet.
+pub fn of(item: &Item, settings: &OdooSettings, young: bool) -> Vec<Event> {
     let events = concerned(item, settings).into_iter();
-    events.filter_map(|(_, trail, recipient)| event(item, trail, recipient, &settings.effects)).collect()
+    let events = events.filter_map(|(place, trail, recipient)| {
+        let superseded = item.superseded.contains(&place);
+        event(item, trail, recipient, superseded, &settings.effects)
+    });
+    events.map(|event| Event { young, ..event }).collect()
 }
 
 /// Whether an item may have changed what its recipients have come to.
@@ -113,15 +119,28 @@ pub fn is_turn(what: What) -> bool {
     }
 }
 
-fn event(item: &Item, trail: &Trail, recipient: &Recipient, effects: &Effects) -> Option<Event> {
+/// A newer send of the same mail supersedes this one: what became of this one is no longer shown. What its recipient
+/// wants of other mail is.
+fn event(
+    item: &Item,
+    trail: &Trail,
+    recipient: &Recipient,
+    superseded: bool,
+    effects: &Effects,
+) -> Option<Event> {
     let fact = &item.entry.fact;
     let first = |kind| recipient.marks.of(kind).map(|mark| odoo_time(mark.first));
     let by_person = |kind, wanted| wanted && fact.what == What::Reported(kind) && !fact.by_machine;
-    let status = is_turn(fact.what).then(|| status(recipient.state(), effects)).flatten();
+    // Where our own attempt ended well, the provider's word for that adds nothing.
+    let known = fact.what == What::Reported(Kind::Accepted) && recipient.standing == Standing::Relayed;
+    let turns = is_turn(fact.what) && !known && !superseded;
+    let status = turns.then(|| status(recipient.state(), effects)).flatten();
     let event = Event {
         status,
-        opened: by_person(Kind::Opened, effects.opened).then(|| first(Kind::Opened)).flatten(),
-        clicked: by_person(Kind::Clicked, effects.clicked).then(|| first(Kind::Clicked)).flatten(),
+        opened: by_person(Kind::Opened, effects.opened && !superseded).then(|| first(Kind::Opened)).flatten(),
+        clicked: by_person(Kind::Clicked, effects.clicked && !superseded)
+            .then(|| first(Kind::Clicked))
+            .flatten(),
         complained: by_person(Kind::Complained, effects.complained),
         unsubscribed: effects
             .unsubscribed

@@ -1,5 +1,5 @@
-use super::{ACTION_NAME, OdooSettings, VERSION, Way, connected, run};
-use crate::odoo::{Client, Fault};
+use super::{EVENTS, OdooSettings, Way, connected};
+use crate::odoo::{Client, Fault, find_number, run};
 use serde_json::{Value, json};
 
 /// What is known of a database that can be told.
@@ -20,7 +20,9 @@ pub async fn preflight(settings: &OdooSettings) -> Result<String, String> {
     let mut client = None;
     let ready = look(settings, connected(&mut client, settings)?).await?;
     Ok(match ready.action {
-        Some(action) => format!("Odoo {}, server action {action} in version {VERSION}", ready.version),
+        Some(action) => {
+            format!("Odoo {}, server action {action} in version {}", ready.version, EVENTS.version)
+        }
         None => format!("Odoo {}, reports through the mail gateway", ready.version),
     })
 }
@@ -39,39 +41,40 @@ pub async fn look(settings: &OdooSettings, client: &mut Client) -> Result<Readin
     }
 }
 
-/// Finds the action and has it look for a message that nobody has.
+/// Finds the action and has it search for a message that does not exist.
 async fn action(settings: &OdooSettings, client: &mut Client) -> Result<u64, String> {
     let user = &settings.login.username;
-    let action = match settings.action {
-        Some(action) => action,
-        None => find(client).await?,
+    let set_up = format!("run `mailtrail setup odoo --user {user}`");
+    let number = match settings.action {
+        Some(number) => number,
+        None => find_number(client, EVENTS.key)
+            .await
+            .map_err(|fault| fault.to_string())?
+            .ok_or_else(|| format!("Odoo names no server action of mailtrail's to {user:?}; {set_up}"))?,
+    };
+    // A configured number stays what it is, whatever a new set-up makes.
+    let remedy = match settings.action {
+        Some(number) => format!("remove `action = {number}` from the [[sink]], and {set_up}"),
+        None => set_up,
     };
     let nothing =
         json!([{ "message_id": "<preflight@mailtrail.invalid>", "email": "preflight@mailtrail.invalid" }]);
-    let answer = run(client, action, nothing).await.map_err(|fault| match fault {
+    let answer = run(client, number, json!({ "mailtrail_events": nothing })).await;
+    let answer = answer.map_err(|fault| match fault {
         Fault::Denied { .. } => {
-            format!("{fault}; `mailtrail setup odoo --user {user}` puts that user into the group of the server action")
+            format!("{fault}; {remedy}, which puts that user into the group of the server action")
         }
-        Fault::Missing { .. } => format!("{fault}; {SET_UP}"),
+        Fault::Missing { .. } => format!("{fault}; {remedy}"),
         fault => fault.to_string(),
     })?;
     match answer["version"].as_u64() {
-        Some(VERSION) if answer["results"] == json!(["unknown"]) => Ok(action),
-        Some(version) if version != VERSION => {
-            Err(format!("the server action in Odoo has version {version}, and {VERSION} is needed; {SET_UP}"))
-        }
-        _ => Err(format!("the server action {action} in Odoo is none of mailtrail's; {SET_UP}")),
+        Some(version) if version == EVENTS.version && answer["results"] == json!(["unknown"]) => Ok(number),
+        Some(version) if version != EVENTS.version => Err(format!(
+            "the server action in Odoo has version {version}, and {} is needed; {remedy}",
+            EVENTS.version
+        )),
+        _ => Err(format!("the server action {number} in Odoo is none of mailtrail's; {remedy}")),
     }
-}
-
-async fn find(client: &mut Client) -> Result<u64, String> {
-    let domain = json!([[["name", "=", ACTION_NAME]]]);
-    let found = client.call("ir.actions.server", "search", domain, json!({})).await;
-    let found = found.map_err(|fault| match fault {
-        Fault::Denied { .. } => format!("{fault}; name the server action's number as `action`"),
-        fault => fault.to_string(),
-    })?;
-    found[0].as_u64().ok_or_else(|| format!("Odoo has no server action {ACTION_NAME:?}; {SET_UP}"))
 }
 
 /// Whether the user sees what reports are about; and whether there are mailings.
@@ -82,11 +85,12 @@ async fn rights(settings: &OdooSettings, client: &mut Client) -> Result<bool, Fa
         let text = "it shows no message at all to this user".to_owned();
         return Err(Fault::Denied { what: "mail.message.search".to_owned(), user, text });
     }
-    let mailings = !search(client, "ir.model", json!([["model", "=", "mailing.trace"]])).await?.is_empty();
-    if mailings {
-        search(client, "mailing.trace", json!([])).await?;
+    // Who may not search the list of models may still search a model.
+    match search(client, "mailing.trace", json!([])).await {
+        Ok(_) => Ok(true),
+        Err(Fault::Refused { text, .. }) if text.contains("doesn't exist") => Ok(false),
+        Err(fault) => Err(fault),
     }
-    Ok(mailings)
 }
 
 /// The first record that fits.
@@ -104,5 +108,3 @@ fn with_remedy(fault: &Fault) -> String {
         fault => fault.to_string(),
     }
 }
-
-const SET_UP: &str = "run `mailtrail setup odoo`";

@@ -30,11 +30,11 @@ impl OdooSink {
                     State::Bounced => effects.bounced,
                     state => state.is_failure() && effects.failed,
                 };
-                if !wanted {
+                if !wanted || item.superseded.contains(&number) {
                     continue;
                 }
                 match self.report_one(number, trail, recipient).await {
-                    Ok(Known::Nothing) if young => tally.wait(place, unknown(&message_id(trail))),
+                    Ok(Known::Nothing) if young => tally.delay(place, unknown(&message_id(trail))),
                     Ok(Known::Nothing) => tally.refused.push((place, self.unseen(trail))),
                     Ok(_) => {}
                     Err(fault) if self.is_own(place, &fault, tally).await => {}

@@ -221,6 +221,12 @@ fn handed(rows: &mut Overlay<'_>, handed: &Handed) {
     for (cursor, part, why) in &handed.refused {
         rows.put(keys::refused(&handed.sink, *cursor, *part), encode(&(handed.at.millis(), why)));
     }
+    for resumed in &handed.resumed {
+        rows.delete(keys::delayed(&handed.sink, *resumed));
+    }
+    for delayed in &handed.delayed {
+        rows.put(keys::delayed(&handed.sink, *delayed), Vec::new());
+    }
 }
 
 /// Sets when a send is tried next: when `due` says, if anybody still waits. One that is held stays in the queue.

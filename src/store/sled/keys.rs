@@ -22,6 +22,7 @@
 //! | `c` hash(8) of the upstream, day(2) | recipients that it took on that day (UTC) |
 //! | `z` sink | up to where in the journal it has everything, and since when |
 //! | `a` hash(8) of the sink, journal place(12) part(2) | when and why it refused that |
+//! | `l` hash(8) of the sink, due(8) journal place(12) part(2) | – the sink is offered that again then |
 //! | `g` segment(4) | bytes of finished messages in that segment of the journal |
 //! | `x` address (in lower case), 0, list | what speaks against it ([`crate::store::listing::DossierRow`]) |
 //! | `x` | dossiers that speak against their address |
@@ -36,9 +37,9 @@ use crate::clock::Timestamp;
 use crate::id::TrackingId;
 use crate::ledger::{About, Occasion};
 use crate::mail::Lane;
-use crate::store::Cursor;
 use crate::store::journal::Place;
 use crate::store::record::occasion;
+use crate::store::{Cursor, Delayed};
 use sha2::{Digest, Sha256};
 
 /// What does not come from the journal's records.
@@ -227,9 +228,34 @@ pub fn refused_by(sink: &str) -> Vec<u8> {
 
 /// The record and its part in a key made by [`refused`].
 pub fn read_refused(key: &[u8]) -> Option<(Cursor, u16)> {
-    let segment = u32::from_be_bytes(key.get(9..13)?.try_into().ok()?);
-    let offset = u64::from_be_bytes(key.get(13..21)?.try_into().ok()?);
-    Some((Cursor(Place { segment, offset }), u16::from_be_bytes(key.get(21..23)?.try_into().ok()?)))
+    read_place(key.get(9..)?)
+}
+
+pub fn delayed(sink: &str, delayed: Delayed) -> Vec<u8> {
+    let mut key = delayed_by(sink);
+    key.extend_from_slice(&delayed.due.millis().to_be_bytes());
+    key.extend_from_slice(&place_bytes(delayed.cursor.0));
+    key.extend_from_slice(&delayed.part.to_be_bytes());
+    key
+}
+
+/// All that a sink delayed.
+pub fn delayed_by(sink: &str) -> Vec<u8> {
+    join(b'l', &[&hash(&[sink])[..8]])
+}
+
+/// What was delayed, from a key made by [`delayed`].
+pub fn read_delayed(key: &[u8]) -> Option<Delayed> {
+    let due = u64::from_be_bytes(key.get(9..17)?.try_into().ok()?);
+    let (cursor, part) = read_place(key.get(17..)?)?;
+    Some(Delayed { due: Timestamp::from_millis(due), cursor, part })
+}
+
+/// A record and its part at the end of a key.
+fn read_place(bytes: &[u8]) -> Option<(Cursor, u16)> {
+    let segment = u32::from_be_bytes(bytes.get(..4)?.try_into().ok()?);
+    let offset = u64::from_be_bytes(bytes.get(4..12)?.try_into().ok()?);
+    Some((Cursor(Place { segment, offset }), u16::from_be_bytes(bytes.get(12..14)?.try_into().ok()?)))
 }
 
 pub fn garbage(segment: u32) -> Vec<u8> {

@@ -3,7 +3,7 @@ use super::projection::Projection;
 use super::rows::decode;
 use crate::clock::Timestamp;
 use crate::store::journal::Place;
-use crate::store::{Cursor, Handed};
+use crate::store::{Cursor, Delayed, Handed};
 
 impl Projection {
     /// How far a sink got, and when.
@@ -15,6 +15,33 @@ impl Projection {
     /// Whether that is the last that is known of its sink.
     pub fn is_last(&self, handed: &Handed) -> sled::Result<bool> {
         Ok(self.handed(&handed.sink)? == Some((handed.until, handed.at)))
+    }
+
+    /// Whether something that was delayed then still is.
+    pub fn is_delayed(&self, handed: &Handed) -> sled::Result<bool> {
+        for delayed in &handed.delayed {
+            if self.rows().get(&keys::delayed(&handed.sink, *delayed))?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// What a sink is to be offered again at `now`, by when it is due.
+    pub fn delayed(&self, sink: &str, now: Timestamp, limit: usize) -> sled::Result<Vec<Delayed>> {
+        let mut found = Vec::new();
+        for row in self.rows().prefixed(&keys::delayed_by(sink)).take(limit) {
+            match keys::read_delayed(&row?.0) {
+                Some(delayed) if delayed.due <= now => found.push(delayed),
+                _ => break,
+            }
+        }
+        Ok(found)
+    }
+
+    /// How much a sink is to be offered again.
+    pub fn count_delayed(&self, sink: &str) -> sled::Result<usize> {
+        self.rows().prefixed(&keys::delayed_by(sink)).try_fold(0, |count, row| row.map(|_| count + 1))
     }
 
     /// What a sink refused: the record, which of its entries, when and why.

@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::event::Event;
 use crate::id::TrackingId;
 use crate::ledger::{About, Begun, Fact, Recipient, Rung, Send, Trail};
-use crate::mail::{MessageId, Record, fold_address};
+use crate::mail::{Mailbox, MessageId, Record, fold_address};
 use crate::store::Queued;
 use std::ops::Bound::{Excluded, Included};
 use std::ops::RangeInclusive;
@@ -202,6 +202,32 @@ impl Projection {
         Ok(found)
     }
 
+    /// Whether a newer send has the same Message-ID and recipient.
+    pub fn is_sent_again(&self, send: &Send, recipient: &Mailbox) -> sled::Result<bool> {
+        let Some(message_id) = &send.message_id else { return Ok(false) };
+        let to_recipient = keys::address(&recipient.folded());
+        let with_message_id = keys::message_id(message_id.as_str());
+        // A recipient seldom gets much meanwhile; where one does, the message has fewer sends.
+        let newer = self.newer(&to_recipient, send.id, NEWER_TO_RECIPIENT)?;
+        let (newer, other) = match newer.len() {
+            NEWER_TO_RECIPIENT => (self.newer(&with_message_id, send.id, NEWER_OF_MESSAGE)?, to_recipient),
+            _ => (newer, with_message_id),
+        };
+        for id in newer {
+            if self.rows().get(&keys::indexed(other.clone(), id))?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The first sends after `id` in an index.
+    fn newer(&self, prefix: &[u8], id: TrackingId, limit: usize) -> sled::Result<Vec<TrackingId>> {
+        let after = Excluded(keys::indexed(prefix.to_vec(), id).into());
+        let (_, end) = starting_with(prefix);
+        ids(self.rows().range((after, end))).take(limit).collect()
+    }
+
     /// Sends to that recipient, newest first.
     pub fn by_recipient(&self, address: &str, limit: usize) -> sled::Result<Vec<TrackingId>> {
         self.indexed(&keys::address(&fold_address(address)), limit)
@@ -256,6 +282,9 @@ impl Queued {
     }
 }
 
+/// Newer sends to one recipient, and of one message, that are looked at for one of both.
+const NEWER_TO_RECIPIENT: usize = 64;
+const NEWER_OF_MESSAGE: usize = 2000;
 /// How often a trail that changes while it is read is read again.
 const READ_AGAIN: usize = 5;
 

@@ -1,0 +1,342 @@
+//! `mailtrail setup odoo`: the server actions in Odoo, and the group whose members may run them.
+
+use super::said;
+use crate::cli::{Context, Trouble, aside, settings};
+use crate::endpoint;
+use crate::odoo::{Action, Client, Fault, GROUP_NAME, INBOUND, Settings, write_comment};
+use crate::secret::Secret;
+use crate::sink::odoo::EVENTS;
+use crate::sink::{Kind, OdooSettings};
+use reqwest::Url;
+use serde_json::{Value, json};
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The administrator's password or API key is asked for, or read from standard input.
+#[derive(Debug, clap::Args)]
+pub struct Odoo {
+    /// The [[sink]] whose url and database are meant [default: the only one of kind "odoo"]
+    #[arg(long)]
+    sink: Option<String>,
+    /// Where Odoo answers [default: the sink's]
+    #[arg(long)]
+    url: Option<Url>,
+    /// The database [default: the sink's]
+    #[arg(long)]
+    database: Option<String>,
+    /// An extra trust anchor [default: the sink's]
+    #[arg(long)]
+    ca_file: Option<PathBuf>,
+    /// An administrator's login
+    #[arg(long, default_value = "admin")]
+    login: String,
+    /// The login of the integration user, who is put into the group
+    #[arg(long)]
+    user: Option<String>,
+    /// Also make the server action that hands mail from outside to Odoo's mail gateway
+    #[arg(long)]
+    inbound: bool,
+    /// Take out what was made
+    #[arg(long, conflicts_with_all = ["user", "inbound"])]
+    remove: bool,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Sets Odoo up, or takes that back.
+pub async fn run(context: &Context, arguments: &Odoo) -> Result<(), Trouble> {
+    let settings = login(context, arguments)?;
+    let mut odoo = Administrator {
+        client: endpoint::odoo(&settings).map_err(Trouble::Failed)?,
+        dry_run: arguments.dry_run,
+        json: context.json,
+        made: Vec::new(),
+    };
+    if arguments.remove {
+        return odoo.remove().await.map_err(|fault| failed(&fault));
+    }
+    let made = odoo.make(arguments.user.as_deref(), arguments.inbound).await;
+    if made.is_err() {
+        odoo.take_back().await;
+    }
+    made.map_err(|fault| failed(&fault))
+}
+
+/// Where to go, and as whom.
+fn login(context: &Context, arguments: &Odoo) -> Result<Settings, Trouble> {
+    let known = match (&arguments.url, &arguments.database) {
+        (Some(_), Some(_)) => None,
+        _ => Some(configured(context, arguments.sink.as_deref())?.login),
+    };
+    let missing = || Trouble::Usage("--url and --database are needed".to_owned());
+    let url = arguments.url.clone().or_else(|| known.as_ref().map(|known| known.url.clone()));
+    let database = arguments.database.clone().or_else(|| known.as_ref().map(|known| known.database.clone()));
+    Ok(Settings {
+        url: url.ok_or_else(missing)?,
+        database: database.ok_or_else(missing)?,
+        username: arguments.login.clone(),
+        key: password(&arguments.login)?,
+        timeout: Duration::from_secs(60),
+        ca_file: arguments.ca_file.clone().or_else(|| known.and_then(|known| known.ca_file)),
+    })
+}
+
+fn configured(context: &Context, name: Option<&str>) -> Result<OdooSettings, Trouble> {
+    let sinks = settings::load(context)?.sinks.into_iter();
+    let mut sinks =
+        sinks.filter(|sink| name.is_none_or(|name| sink.name == name)).filter_map(|sink| match sink.kind {
+            Kind::Odoo(settings) => Some(*settings),
+            Kind::File(_) | Kind::Http(_) => None,
+        });
+    match (sinks.next(), sinks.next()) {
+        (Some(only), None) => Ok(only),
+        (None, _) => {
+            Err(Trouble::Usage("no such [[sink]] of kind \"odoo\"; name --url and --database".to_owned()))
+        }
+        (Some(_), Some(_)) => {
+            Err(Trouble::Usage("there are several [[sink]]s of kind \"odoo\"; name one: --sink".to_owned()))
+        }
+    }
+}
+
+fn password(login: &str) -> Result<Secret, Trouble> {
+    let unread = |error: std::io::Error| Trouble::Failed(format!("the password cannot be read: {error}"));
+    let password = if std::io::stdin().is_terminal() {
+        rpassword::prompt_password(format!("Password or API key of {login:?}: ")).map_err(unread)?
+    } else {
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).map_err(unread)?;
+        line.trim_end_matches(['\r', '\n']).to_owned()
+    };
+    if password.is_empty() {
+        return Err(Trouble::Usage("the password is empty".to_owned()));
+    }
+    Ok(Secret::new(password))
+}
+
+fn failed(fault: &Fault) -> Trouble {
+    match fault {
+        Fault::Denied { .. } => {
+            Trouble::Failed(format!("{fault}; the login must be an administrator's (Settings)"))
+        }
+        fault => Trouble::Failed(fault.to_string()),
+    }
+}
+
+/// An administrator's session.
+struct Administrator {
+    client: Client,
+    dry_run: bool,
+    json: bool,
+    /// Records that were made: model, number, and what they are.
+    made: Vec<(&'static str, u64, &'static str, String)>,
+}
+
+/// What there is before anything is changed.
+struct Found {
+    /// The fields of server actions and of users that hold their groups: Odoo 19 has other names.
+    groups_of_actions: String,
+    groups_of_users: String,
+    group: Option<(u64, String)>,
+    user: Option<u64>,
+}
+
+impl Administrator {
+    /// Looks everything up first: what is wrong is found before anything is changed.
+    async fn make(&mut self, user: Option<&str>, inbound: bool) -> Result<(), Fault> {
+        let found = self.look_up(user).await?;
+        let group = match &found.group {
+            Some((group, _)) => self.said("kept", "group", Some(*group), GROUP_NAME),
+            None => self.create("res.groups", json!({ "name": GROUP_NAME }), "group", GROUP_NAME).await?,
+        };
+        let mut numbers = Vec::new();
+        for action in ACTIONS {
+            let known = self.find("ir.actions.server", "name", action.name).await?;
+            if known.is_some() || inbound || action == EVENTS {
+                let number = self.make_action(action, known, &found.groups_of_actions, group).await?;
+                numbers.extend(number.map(|number| (action.key, number)));
+            }
+        }
+        self.write_numbers(&found, group, &numbers).await?;
+        let (Some(login), Some(user)) = (user, found.user) else { return Ok(()) };
+        let joined = json!({ found.groups_of_users: [[4, group.unwrap_or_default()]] });
+        self.write("res.users", user, joined).await?;
+        self.said("put into the group", "user", Some(user), login);
+        Ok(())
+    }
+
+    async fn look_up(&mut self, login: Option<&str>) -> Result<Found, Fault> {
+        let groups_of_actions = self.groups_of("ir.actions.server").await?;
+        let groups_of_users = self.groups_of("res.users").await?;
+        let user = match login {
+            Some(login) => Some(self.find_user(login).await?),
+            None => None,
+        };
+        let domain = json!([[["name", "=", GROUP_NAME]]]);
+        let groups = self.client.call("res.groups", "search_read", domain, json!({ "fields": ["comment"] }));
+        let groups = groups.await?;
+        let comment = groups[0]["comment"].as_str().unwrap_or_default().to_owned();
+        let group = groups[0]["id"].as_u64().map(|id| (id, comment));
+        Ok(Found { groups_of_actions, groups_of_users, group, user })
+    }
+
+    async fn find_user(&mut self, login: &str) -> Result<u64, Fault> {
+        let user = self.find("res.users", "login", login).await?;
+        user.ok_or_else(|| Fault::Missing {
+            what: "res.users".to_owned(),
+            text: format!(
+                "no active user has the login {login:?}; make one, without any application's rights"
+            ),
+        })
+    }
+
+    /// The action's number; none in a dry run that would make it.
+    async fn make_action(
+        &mut self,
+        action: Action,
+        known: Option<u64>,
+        groups: &str,
+        group: Option<u64>,
+    ) -> Result<Option<u64>, Fault> {
+        let Action { name, code, version, .. } = action;
+        let only = json!([[6, 0, [group.unwrap_or_default()]]]);
+        let what = format!("{name}, version {version}");
+        let Some(number) = known else {
+            // It belongs to some model; the code goes its own ways.
+            let model = self.find("ir.model", "model", "mail.notification").await?;
+            let values =
+                json!({ "name": name, "model_id": model, "state": "code", "code": code, groups: only });
+            return self.create("ir.actions.server", values, "server action", &what).await;
+        };
+        let fields = json!({ "fields": ["code", groups, "state"] });
+        let found = self.client.call("ir.actions.server", "read", json!([[number]]), fields).await?;
+        let same = found[0]["code"].as_str().is_some_and(|known| known.trim() == code.trim())
+            && found[0]["state"] == "code"
+            && found[0][groups] == json!([group]);
+        if same {
+            return Ok(self.said("kept", "server action", Some(number), &what));
+        }
+        let before = found[0]["code"]
+            .as_str()
+            .and_then(read_version)
+            .map_or("another text".to_owned(), |version| format!("version {version}"));
+        self.write("ir.actions.server", number, json!({ "code": code, "state": "code", groups: only }))
+            .await?;
+        let what = format!("{name}, {before} to version {version}");
+        Ok(self.said("updated", "server action", Some(number), &what))
+    }
+
+    /// Writes where the actions are into the group's comment, which the integration user may read.
+    async fn write_numbers(
+        &mut self,
+        found: &Found,
+        group: Option<u64>,
+        numbers: &[(&str, u64)],
+    ) -> Result<(), Fault> {
+        let comment = write_comment(numbers);
+        let Some(group) = group.filter(|_| !numbers.is_empty()) else { return Ok(()) };
+        match &found.group {
+            Some((_, known)) if *known == comment => return Ok(()),
+            Some(_) => drop(self.said("updated", "group", Some(group), "the numbers of its server actions")),
+            None => {}
+        }
+        self.write("res.groups", group, json!({ "comment": comment })).await
+    }
+
+    /// Takes out what this run made before it failed.
+    async fn take_back(&mut self) {
+        for (model, id, what, name) in std::mem::take(&mut self.made).into_iter().rev() {
+            match self.client.call(model, "unlink", json!([[id]]), json!({})).await {
+                Ok(_) => drop(self.said("removed", what, Some(id), &name)),
+                Err(fault) => {
+                    aside(format!("mailtrail: {what} {id} ({name}) is left behind: {fault}"));
+                }
+            }
+        }
+    }
+
+    async fn remove(&mut self) -> Result<(), Fault> {
+        let actions = ACTIONS.map(|action| ("ir.actions.server", "server action", action.name));
+        for (model, what, name) in actions.into_iter().chain([("res.groups", "group", GROUP_NAME)]) {
+            let Some(id) = self.find(model, "name", name).await? else {
+                self.said("not there", what, None, name);
+                continue;
+            };
+            if !self.dry_run {
+                self.client.call(model, "unlink", json!([[id]]), json!({})).await?;
+            }
+            self.said("removed", what, Some(id), name);
+        }
+        Ok(())
+    }
+
+    /// What the model calls its groups.
+    async fn groups_of(&mut self, model: &str) -> Result<String, Fault> {
+        let named = json!([["groups_id", "group_ids"]]);
+        let fields = self.client.call(model, "fields_get", named, json!({ "attributes": ["type"] })).await?;
+        let name = ["group_ids", "groups_id"].into_iter().find(|name| fields.get(name).is_some());
+        name.map(str::to_owned).ok_or_else(|| Fault::Missing {
+            what: format!("{model}.fields_get"),
+            text: "it has no groups; this version of Odoo is not known".to_owned(),
+        })
+    }
+
+    async fn find(&mut self, model: &str, field: &str, value: &str) -> Result<Option<u64>, Fault> {
+        let found =
+            self.client.call(model, "search", json!([[[field, "=", value]]]), json!({ "limit": 1 })).await?;
+        Ok(found[0].as_u64())
+    }
+
+    /// The new record; none in a dry run.
+    async fn create(
+        &mut self,
+        model: &'static str,
+        values: Value,
+        what: &'static str,
+        name: &str,
+    ) -> Result<Option<u64>, Fault> {
+        let id = match self.dry_run {
+            true => None,
+            false => self.client.call(model, "create", json!([values]), json!({})).await?.as_u64(),
+        };
+        self.made.extend(id.map(|id| (model, id, what, name.to_owned())));
+        Ok(self.said("created", what, id, name))
+    }
+
+    async fn write(&mut self, model: &str, id: u64, values: Value) -> Result<(), Fault> {
+        if !self.dry_run {
+            self.client.call(model, "write", json!([[id], values]), json!({})).await?;
+        }
+        Ok(())
+    }
+
+    fn said(&self, done: &str, what: &str, id: Option<u64>, name: &str) -> Option<u64> {
+        said(self.json, self.dry_run, &json!({ "done": done, "what": what, "id": id, "name": name }), name);
+        id
+    }
+}
+
+/// The server actions, in the order in which they are made.
+const ACTIONS: [Action; 2] = [EVENTS, INBOUND];
+
+/// The version in the first line of the action's code.
+fn read_version(code: &str) -> Option<u64> {
+    let (_, rest) = code.lines().next()?.split_once("version ")?;
+    rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_names_its_version_where_it_is_looked_for() {
+        for Action { code, version, .. } in ACTIONS {
+            assert_eq!(read_version(code), Some(version));
+        }
+        assert!(EVENTS.code.contains(&format!("'version': {}, 'results'", EVENTS.version)));
+        assert_eq!(read_version("print(1)"), None);
+    }
+}
