@@ -6,6 +6,8 @@
 mod http;
 #[path = "support/inbox.rs"]
 mod inbox;
+#[path = "support/odoo.rs"]
+mod small;
 mod support;
 
 use base64::Engine as _;
@@ -73,7 +75,8 @@ async fn a_raw_mail_arrives_byte_for_byte_in_odoo() {
     let mail = settled(&scene, Leg::Delivered).await;
     assert_eq!((&*mail.target, &*mail.words), ("odoo", "record 23"));
     assert_eq!(odoo.messages(), [delivered(&raw_mail())]);
-    let [login, call] = &odoo.server.requests()[..] else { panic!("{:?}", odoo.server.requests()) };
+    // In between it looks for the server action, and finds none.
+    let [login, _, call] = &odoo.server.requests()[..] else { panic!("{:?}", odoo.server.requests()) };
     assert_eq!(login.line, "POST /jsonrpc HTTP/1.1");
     assert_eq!(call.line, "POST /xmlrpc/2/object HTTP/1.1");
     let text = String::from_utf8_lossy(&call.body);
@@ -408,6 +411,99 @@ async fn odoos_faults_are_told_apart() {
     assert!(
         String::from_utf8_lossy(&named[0]).starts_with(&format!("Delivered-To: {REPLY}\r\nMessage-ID: <"))
     );
+    scene.daemon.stop().await;
+}
+
+#[tokio::test]
+async fn what_odoo_denies_waits_alone_with_all_of_its_words() {
+    let log = Log::default();
+    let _logging = log.listen();
+    let odoo = Odoo::start(|message| {
+        let text = String::from_utf8_lossy(message).into_owned();
+        let words = "You are not allowed to modify 'Aliases' (mail.alias) records.\n\nThis operation is allowed for the \
+                     following groups:\n\t- Administration/Settings\n\nContact your administrator to request access if \
+                     necessary.";
+        if text.contains("denied") { fault(4, words) } else { value("<int>23</int>") }
+    })
+    .await;
+    let scene = scene(&odoo.target()).await;
+    for (number, what) in ["denied", "first", "denied too", "second"].iter().enumerate() {
+        let mail = format!("From: a@b\r\nMessage-ID: <{number}@b>\r\n\r\n{what}\r\n");
+        let body = signed(KEY, NOW, &number.to_string(), &[("recipient", REPLY), ("body-mime", &mail)]);
+        assert_eq!(scene.post_with("inbound/up/mime", FORM, body.into_bytes()).await, 200);
+    }
+    let store = scene.daemon.store();
+    let delivered = || store.inbound(10, |mail| mail.leg == Leg::Delivered).unwrap();
+    until("the mails behind it", || delivered().len() == 2).await;
+    let waiting = store.inbound(10, |mail| mail.leg == Leg::Waiting).unwrap();
+    assert_eq!(waiting.len(), 2, "{waiting:?}");
+    for mail in waiting {
+        assert!(
+            mail.words.contains("You are not allowed to modify 'Aliases' (mail.alias) records."),
+            "{}",
+            mail.words
+        );
+        assert!(mail.words.contains("Contact your administrator"), "{}", mail.words);
+        assert!(
+            mail.words.ends_with("`mailtrail setup odoo --inbound --user mail` gives it the rights"),
+            "{}",
+            mail.words
+        );
+    }
+    assert!(log.lines(&["takes no mail from outside"]).is_empty());
+    until("the alarm", || !log.lines(&["alarm=\"inbound\"", "a right is missing"]).is_empty()).await;
+    scene.daemon.stop().await;
+}
+
+#[tokio::test]
+async fn an_action_that_setup_makes_takes_what_the_user_has_no_right_to() {
+    let odoo = small::Odoo::start();
+    odoo.make("mail.alias", json!({ "address": REPLY }));
+    let target = format!(
+        "[[inbound.target]]\ndeliver = \"odoo\"\nurl = \"{}\"\ndatabase = \"prod\"\nusername = \"bot\"\napi_key = \"bot-key\"\n",
+        odoo.url()
+    );
+    let set_up = |arguments: &[&str]| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_mailtrail"))
+            .args(["setup", "odoo", "--url", &odoo.url(), "--database", "prod"])
+            .args(arguments)
+            .env_remove("MAILTRAIL_CONFIG")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"admin-key\n").unwrap();
+        assert!(child.wait().unwrap().success());
+    };
+    let post = async |scene: &Scene, number: usize| {
+        let mail = format!("From: a@b\r\nMessage-ID: <{number}@b>\r\n\r\nGr\u{fc}\u{df}e {number}\r\n");
+        let body = signed(KEY, NOW, &number.to_string(), &[("recipient", REPLY), ("body-mime", &mail)]);
+        assert_eq!(scene.post_with("inbound/up/mime", FORM, body.into_bytes()).await, 200);
+        mail
+    };
+    // Without the action, its own rights do not suffice.
+    set_up(&["--user", "bot"]);
+    let scene = scene(&target).await;
+    post(&scene, 1).await;
+    let store = scene.daemon.store();
+    let words = || store.inbound(10, |mail| mail.leg == Leg::Waiting).unwrap()[0].words.clone();
+    until("the denial", || words().contains("--inbound")).await;
+    assert!(words().contains("mail.alias"), "{}", words());
+    // A set-up is enough: nothing is configured or started again.
+    set_up(&["--inbound"]);
+    let mail = post(&scene, 2).await;
+    let delivered = || store.inbound(10, |mail| mail.leg == Leg::Delivered).unwrap();
+    until("the mail", || delivered().len() == 1).await;
+    assert!(delivered()[0].words.starts_with("record "), "{}", delivered()[0].words);
+    assert_eq!(odoo.record("mail.alias", 1)["alias_status"], "valid");
+    let state = odoo.state();
+    let last = state["gateway"].as_array().unwrap().last().unwrap().as_str().unwrap().to_owned();
+    assert_eq!(last, format!("Delivered-To: {REPLY}\r\n{mail}"));
+    // Another set-up makes it anew, with another number.
+    set_up(&["--remove"]);
+    set_up(&["--user", "bot", "--inbound"]);
+    post(&scene, 3).await;
+    until("the next mail", || delivered().len() == 2).await;
     scene.daemon.stop().await;
 }
 

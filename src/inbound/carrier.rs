@@ -150,6 +150,10 @@ impl Round<'_> {
         };
         let letter = Letter::new(mail, message, &self.carrier.hostname);
         let verdict = self.target.deliver(&letter).await;
+        if let Verdict::Denied(why) = &verdict {
+            let text = format!("a right is missing, and the mail that needs it waits: {why}");
+            self.carrier.alarms.note(Kind::Inbound, &format!("{name} rights"), &text, NEW);
+        }
         let mail = letter.mail;
         match self.late(&mail, verdict) {
             Verdict::Taken(words) => {
@@ -157,7 +161,7 @@ impl Round<'_> {
                 self.carrier.move_on(&mail, Fate::Delivered { target: name, words }).await
             }
             Verdict::Refused(why) => self.carrier.move_on(&mail, Fate::Dead { target: name, why }).await,
-            Verdict::Later(why) => {
+            Verdict::Later(why) | Verdict::Denied(why) => {
                 self.well();
                 let wait = FIRST_WAIT.saturating_mul(1 << mail.attempts.min(16)).min(LONGEST_WAIT);
                 let due = self.carrier.clock.now().after(wait);
@@ -172,7 +176,7 @@ impl Round<'_> {
         let patience = self.carrier.targets[self.place].give_up_after;
         let waited = self.carrier.clock.now().since(mail.since);
         match verdict {
-            Verdict::Later(why) | Verdict::Away(why) if waited >= patience => {
+            Verdict::Later(why) | Verdict::Denied(why) | Verdict::Away(why) if waited >= patience => {
                 Verdict::Refused(format!("given up after {} h: {why}", waited.as_secs() / 3600))
             }
             verdict => verdict,

@@ -51,6 +51,8 @@ enum Verdict {
     Refused(String),
     /// It does not take this one for now.
     Later(String),
+    /// The same, because the target's user has no right to what this one needs.
+    Denied(String),
     /// It takes none for now.
     Away(String),
 }

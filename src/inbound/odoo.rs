@@ -1,22 +1,33 @@
 use super::Verdict;
 use super::letter::{Letter, damage};
 use crate::endpoint;
-use crate::odoo::{Client, Fault, Settings};
+use crate::odoo::{Client, Fault, INBOUND, Settings, find_number};
 use mail_parser::{MessageParser, MimeHeaders};
 use std::io;
 
 pub struct OdooTarget {
     settings: Settings,
     client: Option<Client>,
+    way: Option<Way>,
+}
+
+/// How mail gets into Odoo's gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// By the server action of that number, which has every right that the gateway needs.
+    Action(u64),
+    /// Directly, with the user's own rights.
+    Directly,
 }
 
 impl OdooTarget {
     pub fn new(settings: Settings) -> Self {
-        Self { settings, client: None }
+        Self { settings, client: None, way: None }
     }
 
     /// Hands the mail to `mail.thread.message_process`. One that is handed over again because nothing was heard is known
-    /// to Odoo by its Message-ID.
+    /// to Odoo by its Message-ID. What the user has no right to concerns this mail: another one may be for a record that
+    /// the user may write.
     pub async fn deliver(&mut self, letter: &Letter) -> Verdict {
         match letter.beginning().await {
             Ok(beginning) => {
@@ -28,26 +39,50 @@ impl OdooTarget {
                 return damage(&error).map_or_else(|| Verdict::Later(error.to_string()), Verdict::Refused);
             }
         }
-        let client = match self.client() {
-            Ok(client) => client,
-            Err(why) => return Verdict::Away(why),
-        };
-        match client.process_message(letter.size(), letter.pieces()).await {
+        match self.process(letter).await {
             Ok(Some(record)) => Verdict::Taken(format!("record {record}")),
             Ok(None) => Verdict::Taken("nothing to add: a report, or known already".to_owned()),
             Err(Fault::Unread { kind: io::ErrorKind::InvalidData, cause }) => Verdict::Refused(cause),
             Err(fault @ Fault::Unread { .. }) => Verdict::Later(fault.to_string()),
             Err(fault) if fault.is_final() => Verdict::Refused(fault.to_string()),
+            Err(fault @ Fault::Denied { .. }) => {
+                let user = &self.settings.username;
+                Verdict::Denied(format!(
+                    "{fault}; `mailtrail setup odoo --inbound --user {user}` gives it the rights"
+                ))
+            }
             Err(fault) => Verdict::Away(fault.to_string()),
         }
     }
 
-    fn client(&mut self) -> Result<&mut Client, String> {
+    async fn process(&mut self, letter: &Letter) -> Result<Option<u64>, Fault> {
         let client = match self.client.take() {
             Some(client) => client,
-            None => endpoint::odoo(&self.settings)?,
+            None => endpoint::odoo(&self.settings).map_err(Fault::Setup)?,
         };
-        Ok(self.client.insert(client))
+        let client = self.client.insert(client);
+        let way = match self.way {
+            Some(way) => way,
+            None => find_way(client).await?,
+        };
+        let taken = match way {
+            Way::Action(number) => client.run_with_message(number, letter.size(), letter.pieces()).await,
+            Way::Directly => client.process_message(letter.size(), letter.pieces()).await,
+        };
+        // A set-up in the meantime makes another action.
+        let is_stale = matches!(taken, Err(Fault::Denied { .. } | Fault::Missing { .. }));
+        self.way = (!is_stale).then_some(way);
+        taken
+    }
+}
+
+/// The action where there is one that the user may know of.
+async fn find_way(client: &mut Client) -> Result<Way, Fault> {
+    match find_number(client, INBOUND.key).await {
+        Ok(number) => Ok(number.map_or(Way::Directly, Way::Action)),
+        // A user that may not read groups may still have every right that its mail needs.
+        Err(Fault::Denied { .. }) => Ok(Way::Directly),
+        Err(fault) => Err(fault),
     }
 }
 

@@ -1,5 +1,5 @@
 use super::fault::shorten;
-use super::{Fault, Settings, xml};
+use super::{Fault, INBOUND, Settings, xml};
 use crate::cause;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
@@ -63,28 +63,9 @@ impl Client {
         let uid = self.log_in().await?;
         let what = "mail.thread.message_process";
         let Settings { database, key, username, .. } = &self.settings;
-        let [head, tail] = xml::message_process(database, uid, key.reveal());
-        let length = head.len() as u64 + xml::encoded_size(size) + tail.len() as u64;
-        let unread = Arc::<OnceLock<Fault>>::default();
-        let pieces = pieces.inspect_err({
-            let unread = unread.clone();
-            move |error| {
-                // Only the first is read.
-                let _ = unread.set(Fault::Unread { kind: error.kind(), cause: error.to_string() });
-            }
-        });
-        let [head, tail] = [head, tail].map(|half| stream::iter([Ok(Bytes::from(half))]));
-        let request = self
-            .http
-            .post(self.address("xmlrpc/2/object"))
-            .header(CONTENT_TYPE, "text/xml")
-            .header(CONTENT_LENGTH, length)
-            .body(Body::wrap_stream(head.chain(xml::encoded(pieces)).chain(tail)));
-        let sent = self.send(what, request).await;
-        if let Some(fault) = unread.get() {
-            return Err(fault.clone());
-        }
-        let (status, body) = sent?;
+        let halves = xml::message_process(database, uid, key.reveal());
+        let (status, body) =
+            self.send_message(what, "xmlrpc/2/object", "text/xml", halves, size, pieces).await?;
         let answer = match xml::read(&body) {
             xml::Answer::Value(value) => Ok(value.parse().ok().filter(|id| *id > 0)),
             xml::Answer::Fault { text, .. } if text.contains("cannot marshal") => Ok(None),
@@ -95,6 +76,69 @@ impl Client {
             xml::Answer::None => Err(stranger(what, status, &body)),
         };
         self.forget_refused(answer)
+    }
+
+    /// Hands a message to the mail gateway by mailtrail's server action of that number, as base64.
+    pub async fn run_with_message(
+        &mut self,
+        number: u64,
+        size: u64,
+        pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    ) -> Result<Option<u64>, Fault> {
+        let uid = self.log_in().await?;
+        let what = "ir.actions.server.run";
+        let Settings { database, key, .. } = &self.settings;
+        let context = json!({ "context": { "mailtrail_message": PLACE } });
+        let call = json!([database, uid, key.reveal(), "ir.actions.server", "run", [[number]], context]);
+        let request = request("object", &json!("execute_kw"), call.as_array().map(Vec::as_slice)).to_string();
+        let (head, tail) = request.rsplit_once(PLACE).unwrap_or_default();
+        let halves = [head.to_owned(), tail.to_owned()];
+        let (status, body) =
+            self.send_message(what, "jsonrpc", "application/json", halves, size, pieces).await?;
+        let answer = self.read_answer(what, status, &body);
+        let answer = self.forget_refused(answer)?;
+        if answer["version"] != INBOUND.version {
+            let text = format!(
+                "the server action {number} is none of mailtrail's in version {}; run `mailtrail setup odoo --inbound`",
+                INBOUND.version
+            );
+            return Err(Fault::Missing { what: what.to_owned(), text });
+        }
+        Ok(answer["record"].as_u64())
+    }
+
+    /// Posts a call with the base64 of a message between its two halves.
+    async fn send_message(
+        &self,
+        what: &str,
+        path: &str,
+        kind: &str,
+        halves: [String; 2],
+        size: u64,
+        pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    ) -> Result<(StatusCode, String), Fault> {
+        let [head, tail] = &halves;
+        let length = head.len() as u64 + xml::encoded_size(size) + tail.len() as u64;
+        let unread = Arc::<OnceLock<Fault>>::default();
+        let pieces = pieces.inspect_err({
+            let unread = unread.clone();
+            move |error| {
+                // Only the first is read.
+                let _ = unread.set(Fault::Unread { kind: error.kind(), cause: error.to_string() });
+            }
+        });
+        let [head, tail] = halves.map(|half| stream::iter([Ok(Bytes::from(half))]));
+        let request = self
+            .http
+            .post(self.address(path))
+            .header(CONTENT_TYPE, kind)
+            .header(CONTENT_LENGTH, length)
+            .body(Body::wrap_stream(head.chain(xml::encoded(pieces)).chain(tail)));
+        let sent = self.send(what, request).await;
+        match unread.get() {
+            Some(fault) => Err(fault.clone()),
+            None => sent,
+        }
     }
 
     /// The user's id; asks for it once.
@@ -118,16 +162,16 @@ impl Client {
         answer
     }
 
-    async fn ask(&self, what: &str, service: &str, mut call: Value) -> Result<Value, Fault> {
-        let arguments = call.as_array_mut().map(std::mem::take).unwrap_or_default();
-        let (method, arguments) = arguments.split_first().map_or((&Value::Null, &[][..]), |split| split);
-        let request = json!({
-            "jsonrpc": "2.0", "method": "call", "id": 1,
-            "params": { "service": service, "method": method, "args": arguments },
-        });
+    async fn ask(&self, what: &str, service: &str, call: Value) -> Result<Value, Fault> {
+        let (method, arguments) = call.as_array().and_then(|call| call.split_first()).unzip();
+        let request = request(service, method.unwrap_or(&Value::Null), arguments);
         let request = self.http.post(self.address("jsonrpc")).json(&request);
         let (status, body) = self.send(what, request).await?;
-        let mut answer: Value = serde_json::from_str(&body).map_err(|_| stranger(what, status, &body))?;
+        self.read_answer(what, status, &body)
+    }
+
+    fn read_answer(&self, what: &str, status: StatusCode, body: &str) -> Result<Value, Fault> {
+        let mut answer: Value = serde_json::from_str(body).map_err(|_| stranger(what, status, body))?;
         if let Some(error) = answer.get("error") {
             let Settings { username, database, .. } = &self.settings;
             let data = &error["data"];
@@ -136,7 +180,7 @@ impl Client {
             return Err(Fault::of_exception(what, username, database, name, text));
         }
         if answer["jsonrpc"] != "2.0" {
-            return Err(stranger(what, status, &body));
+            return Err(stranger(what, status, body));
         }
         // Nothing is no result at all.
         Ok(answer["result"].take())
@@ -181,6 +225,14 @@ impl Client {
     }
 }
 
+/// A JSON-RPC request.
+fn request(service: &str, method: &Value, arguments: Option<&[Value]>) -> Value {
+    json!({
+        "jsonrpc": "2.0", "method": "call", "id": 1,
+        "params": { "service": service, "method": method, "args": arguments.unwrap_or_default() },
+    })
+}
+
 fn stranger(what: &str, status: StatusCode, body: &str) -> Fault {
     let beginning: String = body.chars().take(BEGINNING).collect();
     Fault::Stranger { what: what.to_owned(), answer: format!("{status}: {:?}", shorten(&beginning)) }
@@ -196,6 +248,8 @@ fn exception(code: i64, text: &str) -> (&str, &str) {
     }
 }
 
+/// Stands where the base64 of a message goes; it is the last text of its kind in a request.
+const PLACE: &str = "mailtrail:message";
 /// Bytes of an answer; fifty results take a hundredth of it.
 const ANSWER: usize = 1 << 20;
 /// Characters of a strange answer that are shown.

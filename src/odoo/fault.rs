@@ -82,7 +82,7 @@ impl Fault {
     pub(super) fn of_exception(what: &str, user: &str, database: &str, name: &str, text: &str) -> Self {
         let (what, text) = (what.to_owned(), shorten(text));
         let any = |words: &[&str]| words.iter().any(|word| name.contains(word) || text.contains(word));
-        if text.contains("database") && text.contains("does not exist") {
+        if text.contains("FATAL:") && text.contains("does not exist") {
             return Self::Database(database.to_owned());
         }
         if any(&[
@@ -96,7 +96,7 @@ impl Fault {
         ]) {
             return Self::Busy(text);
         }
-        if any(&["AccessDenied", "Access Denied"]) {
+        if name.contains("AccessDenied") {
             return Self::Login(user.to_owned());
         }
         if name.contains("AccessError") {
@@ -115,13 +115,14 @@ pub(super) fn shorten(text: &str) -> String {
     if line.chars().count() <= TEXT {
         return line;
     }
-    // Python says at the end what went wrong.
-    let skip = line.chars().count() - TEXT;
-    format!("…{}", line.chars().skip(skip).collect::<String>())
+    // Odoo says at the beginning what went wrong, Python at the end.
+    let characters: Vec<char> = line.chars().collect();
+    let (beginning, end) = (&characters[..TEXT / 2], &characters[characters.len() - TEXT / 2..]);
+    beginning.iter().chain(['…'].iter()).chain(end).collect()
 }
 
 /// Characters of Odoo's words that are kept.
-const TEXT: usize = 400;
+const TEXT: usize = 1000;
 
 #[cfg(test)]
 mod tests {

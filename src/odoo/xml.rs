@@ -119,12 +119,28 @@ impl Said {
             None => Answer::None,
             Some(false) => Answer::Value(self.text.trim().to_owned()),
             Some(true) => {
-                // Python's traceback says in its last line what went wrong.
-                let last = self.text.trim().lines().next_back().unwrap_or_default();
-                Answer::Fault { code: self.code.trim().parse().unwrap_or_default(), text: shorten(last) }
+                let text = shorten(without_traceback(&self.text));
+                Answer::Fault { code: self.code.trim().parse().unwrap_or_default(), text }
             }
         }
     }
+}
+
+/// What went wrong: all of a text of Odoo's, and of Python's traceback the lines after the last frame, which is indented.
+fn without_traceback(text: &str) -> &str {
+    let text = text.trim();
+    if !text.starts_with("Traceback") {
+        return text;
+    }
+    let frame = text.rfind("\n  File ").map_or(0, |frame| frame + 1);
+    let mut start = 0;
+    for line in text[frame..].split_inclusive('\n') {
+        if start > 0 && !line.starts_with(' ') {
+            break;
+        }
+        start += line.len();
+    }
+    text[frame..].get(start..).filter(|rest| !rest.is_empty()).unwrap_or(text)
 }
 
 #[cfg(test)]
