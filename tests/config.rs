@@ -130,10 +130,9 @@ fn the_shipped_file_names_every_key() {
     let config = load_with_files(&text, &NAMED).unwrap();
     assert!(config.http.is_some() && config.certificate.is_some() && config.admin.address.is_some());
     let warnings: Vec<_> = config.warnings.iter().map(|warning| warning.message.as_str()).collect();
-    let [brevo, http, reports] = &warnings[..] else { panic!("{warnings:?}") };
+    let [brevo, http] = &warnings[..] else { panic!("{warnings:?}") };
     assert_eq!(*http, "is of no use with tls = \"none\"");
     assert_eq!(*brevo, "has a meaning with provider = \"brevo\" only");
-    assert!(reports.starts_with("are sent although a sink tells Odoo of failures"), "{reports}");
     for key in config.show().lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key) {
         let named = |line: &str| {
             let line = line.trim_start_matches(['#', ' ']);
@@ -582,4 +581,32 @@ fn a_file_that_is_not_there_is_a_fault() {
         faults.to_string(),
         "no-such-folder/mailtrail.toml: cannot be read: No such file or directory (os error 2)"
     );
+}
+
+#[test]
+fn a_sink_of_odoo_stops_reports_unless_they_are_wanted() {
+    let sink = |way: &str| {
+        format!(
+            "[[sink]]\nkind = \"odoo\"\nurl = \"https://odoo.example.com\"\ndatabase = \"prod\"\nusername = \"bot\"\n\
+             api_key = \"${{KEY}}\"\n{way}\n"
+        )
+    };
+    let file = "[[sink]]\nkind = \"file\"\npath = \"events.jsonl\"\n".to_owned();
+    for (more, expected) in [
+        (String::new(), "sender"),
+        (file, "sender"),
+        (sink(""), "nobody"),
+        (sink("way = \"report\""), "nobody"),
+        (sink("") + "[reports]\nfailures = \"sender\"\n", "sender"),
+        (sink("") + "[reports]\nfailures = \"nobody\"\n", "nobody"),
+    ] {
+        let text = good_configuration() + &more;
+        let config = parse(&text, &[("KEY", "hunter2hunter2hunter2")]).unwrap();
+        let shown = config.show();
+        assert!(shown.contains(&format!("[reports]\nfailures = \"{expected}\"")), "{more}: {shown}");
+        assert_eq!(config.reports, expected == "sender", "{more}");
+        let warned =
+            config.warnings.iter().any(|warning| warning.message.contains("a sink tells Odoo of failures"));
+        assert_eq!(warned, more.contains("odoo") && config.reports, "{more}");
+    }
 }

@@ -89,7 +89,8 @@ fn assemble(mut root: Section<'_>) -> Config {
     let logins: Vec<_> = users.iter().map(|user: &User| &*user.account.name).collect();
     let routing = routing::read(&mut root, &names, &logins, &mut claims);
     let sinks = root.tables("sink").unwrap_or_default();
-    let sinks = sinks.into_iter().filter_map(|section| sink::read(section, &hostname, &mut claims)).collect();
+    let sinks: Vec<_> =
+        sinks.into_iter().filter_map(|section| sink::read(section, &hostname, &mut claims)).collect();
     let sources = root.tables("source").unwrap_or_default().into_iter();
     let sources = sources.filter_map(|section| source::read(section, &names, &mut claims)).collect();
     let (thresholds, herald) = alarms::read(&mut root, &names);
@@ -109,7 +110,7 @@ fn assemble(mut root: Section<'_>) -> Config {
         admin: sections::admin(&mut root, &data_dir, &mut claims),
         log: sections::log(&mut root),
         retention: sections::retention(&mut root),
-        reports: sections::reports(&mut root),
+        reports: sections::reports(&mut root, &sinks),
         duplicates: sections::duplicates(&mut root),
         suppression,
         sync,

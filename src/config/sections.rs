@@ -8,6 +8,7 @@ use super::reader::Section;
 use super::settings::{Admin, CertificateFiles, HttpTls, Log};
 use super::words::{HTTP_TLS, LEVELS, LOG_ADDRESSES, LOG_FORMATS, REPORTS};
 use crate::heartbeat;
+use crate::sink::{Kind, Settings as Sink};
 use crate::smtp::Limits;
 use crate::store::Retention;
 use crate::submission::Policy;
@@ -173,12 +174,12 @@ pub(super) fn retention(root: &mut Section<'_>) -> Retention {
     retention
 }
 
-/// `[reports]`: whether senders hear of failures.
-pub(super) fn reports(root: &mut Section<'_>) -> bool {
+/// `[reports]`: whether senders hear of failures. Odoo, where a sink shows them, would count a bounce twice.
+pub(super) fn reports(root: &mut Section<'_>, sinks: &[Sink]) -> bool {
     let mut section = root.table("reports");
     let failures = section.one_of("failures", &REPORTS);
     section.finish();
-    failures.unwrap_or(true)
+    failures.unwrap_or(!sinks.iter().any(|sink| matches!(sink.kind, Kind::Odoo(_))))
 }
 
 /// `[heartbeat]`: the test mail, if there is to be one.
