@@ -189,7 +189,6 @@ const PROMISED: [&str; 19] = [
     "dead_events",
     "sink_deliveries_total",
     "sink_backlog",
-    "sink_delayed",
     "suppressions",
     "store_bytes",
 ];
