@@ -18,6 +18,7 @@ use mailtrail::config::{self, Config};
 use mailtrail::daemon::Daemon;
 use mailtrail::id::TrackingId;
 use mailtrail::ledger::{Accepted, Recipient, Send, State, Trail};
+use mailtrail::transport::Timeouts;
 use scene::{Log, states};
 use scripted::{Act, At, Script, Server};
 use std::collections::BTreeMap;
@@ -44,7 +45,10 @@ async fn a_message_that_breaks_its_connection_holds_no_other_in_half_open() {
             (At::Dot, Act::Close),
             (At::Dot, Act::Say("thanks")),
         ] {
-            scenes.push(Play::new(half_open().odd(at, act.clone()), mode, format!("{mode} {at:?} {act:?}")));
+            let what = format!("{mode} {at:?} {act:?}");
+            let mut play = Play::new(half_open().odd(at, act), mode, what);
+            play.opens = true;
+            scenes.push(play);
         }
     }
     let world = World::new(scenes).await;
@@ -183,6 +187,202 @@ async fn a_wait_that_is_asked_for_at_one_message_holds_no_other() {
     world.stop().await;
 }
 
+/// A recipient over which the connection breaks holds no other recipient of the message.
+#[tokio::test]
+async fn a_recipient_that_breaks_the_connection_holds_no_other() {
+    let mut scenes = Vec::new();
+    for mode in MODES {
+        for act in breaks() {
+            let what = format!("{mode} {act:?}");
+            let script = Script::new().to(ODD_RECIPIENT, [act.clone()]).to(SECOND_ODD, [act]);
+            scenes.push(Play::new(script, mode, what));
+        }
+    }
+    let world = World::new(scenes).await;
+    let mut sent = Vec::new();
+    for scene in 0..world.plays.len() {
+        let to = ["a@example.net", ODD_RECIPIENT, "b@example.net", SECOND_ODD, "c@example.net"];
+        sent.push(world.send(scene, FINE, &to).await);
+        world.send_others(scene).await;
+    }
+    world.others_arrive().await;
+    let relayed = |id: TrackingId| {
+        let states = states(&world.trail(id));
+        [0, 2, 4].iter().all(|place| states[*place] == State::Relayed)
+    };
+    let late = || -> Vec<_> {
+        let late = world.plays.iter().zip(&sent).filter(|(_, id)| !relayed(**id));
+        late.map(|(play, _)| play.what.clone()).collect()
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while !late().is_empty() {
+        assert!(Instant::now() < deadline, "recipients wait for another: {:#?}", late());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for (play, id) in world.plays.iter().zip(sent) {
+        assert_eq!(world.times_taken(scene_of(&world, play), id), 1, "{}: doubled", play.what);
+    }
+    world.stop().await;
+}
+
+fn scene_of(world: &World, play: &Play) -> usize {
+    world.plays.iter().position(|known| known.what == play.what).unwrap()
+}
+
+/// An upstream that takes messages and says nothing more.
+#[tokio::test]
+async fn an_upstream_that_hangs_is_noticed_by_its_stuck_connections() {
+    let log = Log::default();
+    let _logging = log.listen();
+    let mut scenes = Vec::new();
+    for (connections, at) in
+        [(1, At::Dot), (2, At::Dot), (4, At::Dot), (1, At::Mail), (2, At::Data), (2, At::Body)]
+    {
+        let script = Script::new().odd(at, Act::Silence);
+        let mut play = Play::new(script, "", format!("{connections} {at:?}"));
+        play.settings = format!("connections = {connections}\n");
+        (play.second, play.odd) = (true, connections);
+        scenes.push(play);
+    }
+    let world = World::changed(scenes, |config| {
+        for upstream in &mut config.upstreams {
+            upstream.transport.timeouts.patience = Duration::from_millis(300);
+        }
+    })
+    .await;
+    for scene in 0..world.plays.len() {
+        world.send_odd(scene).await;
+    }
+    // Each says so once: none of their attempts ends before the end.
+    world.until("an alarm each", || log.lines("alarm=\"stuck\"").len() == world.plays.len()).await;
+    for scene in 0..world.plays.len() {
+        world.send_others(scene).await;
+    }
+    world.others_arrive().await;
+    assert!(world.hanging().iter().all(|hanging| *hanging), "nothing hangs");
+    assert_eq!(log.lines("alarm=\"stuck\"").len(), world.plays.len());
+    world.stop_at_once().await;
+}
+
+/// One message at which the upstream hangs leaves the other connections to the others.
+#[tokio::test]
+async fn a_message_at_which_the_upstream_hangs_leaves_the_others_their_connections() {
+    let log = Log::default();
+    let _logging = log.listen();
+    let mut play = Play::new(Script::new().odd(At::Dot, Act::Silence), "", "one hangs".into());
+    play.settings = "connections = 3\n".into();
+    let world = World::changed(vec![play], |config| {
+        config.upstreams[0].transport.timeouts.patience = Duration::from_millis(100);
+    })
+    .await;
+    world.send_odd(0).await;
+    world.until("what hangs", || world.hanging() == [true]).await;
+    world.send_others(0).await;
+    world.others_arrive().await;
+    assert_eq!(log.lines("alarm=\"stuck\""), [""; 0]);
+    world.stop_at_once().await;
+}
+
+fn breaks() -> Vec<Act> {
+    vec![
+        Act::Close,
+        Act::Reset,
+        Act::HalfClose,
+        Act::WrongClass,
+        Act::Say("what is this"),
+        Act::LongLine,
+        Act::Bye("421 4.3.2 closing"),
+    ]
+}
+
+/// Each step, each odd reply, with a breaker that is closed or half-open, and one upstream or two.
+macro_rules! steps {
+    ($($name:ident: $step:expr;)*) => {$(
+        #[tokio::test]
+        async fn $name() {
+            play_all($step).await;
+        }
+    )*};
+}
+
+steps! {
+    odd_greetings_hold_no_message: At::Banner;
+    odd_replies_to_ehlo_hold_no_message: At::Ehlo;
+    odd_replies_to_auth_hold_no_message: At::Auth;
+    odd_replies_to_mail_hold_no_other_message: At::Mail;
+    odd_replies_to_rcpt_hold_no_other_message: At::Rcpt;
+    odd_replies_to_data_hold_no_other_message: At::Data;
+    odd_replies_in_a_message_hold_no_other_message: At::Body;
+    odd_replies_to_the_dot_hold_no_other_message: At::Dot;
+    odd_replies_after_a_message_hold_no_other_message: At::Between;
+}
+
+async fn play_all(step: At) {
+    let at_login = matches!(step, At::Banner | At::Ehlo | At::Auth);
+    let mut plays = Vec::new();
+    for (number, act) in odd_acts().into_iter().enumerate() {
+        for opens in [false, true] {
+            for second in [false, true] {
+                let mut script = if opens { half_open() } else { Script::new() };
+                if at_login {
+                    script.add(step, [Some(act.clone()), Some(act.clone())]);
+                } else {
+                    script = script.odd(step, act.clone());
+                }
+                let mode = MODES[(number + usize::from(opens)) % MODES.len()];
+                let state = if opens { "half-open" } else { "closed" };
+                let what = format!("{step:?} {act:?} {state} second={second} {mode}");
+                let mut play = Play::new(script, mode, what);
+                (play.second, play.opens, play.provider) = (second, opens, PROVIDERS[number % 2]);
+                play.longest_pause = if at_login { "1s" } else { "1h" };
+                plays.push(play);
+            }
+        }
+    }
+    let world = World::changed(plays, |config| {
+        for upstream in &mut config.upstreams {
+            upstream.transport.timeouts = SHORT;
+        }
+    })
+    .await;
+    world.open_breakers().await;
+    for scene in 0..world.plays.len() {
+        world.send_odd_and_others(scene).await;
+    }
+    world.others_arrive().await;
+    world.odd_ones_are_tried_again().await;
+    world.tally_holds();
+    world.stop_at_once().await;
+}
+
+fn odd_acts() -> Vec<Act> {
+    let replies = [
+        "what is this",
+        "\u{fe}\u{1}",
+        "250-fine\r\nwhat\r\n-\r\n451 4.3.0 not now",
+        "450-4.2.1 busy\r\n550 5.1.1 no",
+        "250 2.0.0 fine",
+        "421 4.7.0 I say so and stay",
+        "450 4.2.1 busy",
+        "451 4.7.1 too many messages, try again after 3600 seconds",
+        "421 Domain mg.example.com is not allowed to send: add the address to authorized recipients",
+        "454 4.7.1 Relay access denied",
+        "500 5.5.1 what",
+        "503 bad sequence",
+        "530 5.7.0 Authentication required",
+        "535 5.7.8 Authentication failed",
+        "550 5.1.2 Domain not found",
+        "550 5.7.1 Relaying denied",
+        "552 5.3.4 Message size limit exceeded",
+        "554 5.7.1 no",
+        "999 never seen",
+    ];
+    let others =
+        [Act::Close, Act::Reset, Act::Silence, Act::HalfClose, Act::LongLine, Act::Endless, Act::WrongClass];
+    let farewell = Act::Bye("421 4.3.2 closing");
+    replies.into_iter().map(Act::Say).chain(others).chain([farewell]).collect()
+}
+
 /// What happens in one scene.
 struct Play {
     what: String,
@@ -190,14 +390,28 @@ struct Play {
     script: Option<Script>,
     settings: String,
     second: bool,
+    /// Odd messages.
+    odd: usize,
+    /// Whether its breaker is opened at the beginning.
+    opens: bool,
+    longest_pause: &'static str,
     /// Where the odd message must end.
     state: Option<State>,
 }
 
 impl Play {
     fn new(script: Script, settings: &str, what: String) -> Self {
-        let settings = format!("connections = 1\n{settings}\n");
-        Self { what, provider: "plain", script: Some(script), settings, second: false, state: None }
+        Self {
+            what,
+            provider: "plain",
+            script: Some(script),
+            settings: format!("connections = 1\n{settings}\n"),
+            second: false,
+            odd: 1,
+            opens: false,
+            longest_pause: "1h",
+            state: None,
+        }
     }
 }
 
@@ -257,9 +471,12 @@ impl World {
                 };
                 text += &format!(
                     "[[upstream]]\nname = \"{name}\"\nprovider = \"{provider}\"\nhost = \"127.0.0.1\"\n\
-                     port = {}\ntls = \"none\"\n{login}{}\n{QUICK}\n",
+                     port = {}\ntls = \"none\"\n{login}{}\n\
+                     [upstream.breaker]\nfailures = 2\npause = \"200ms\"\nlongest_pause = \"{}\"\n\
+                     [upstream.retry]\nfirst = \"200ms\"\nmax = \"1s\"\n",
                     server.address.port(),
-                    play.settings
+                    play.settings,
+                    play.longest_pause
                 );
             }
             let names: Vec<_> = own.iter().map(|(name, _)| name).collect();
@@ -277,6 +494,19 @@ impl World {
 
     async fn stop(self) {
         self.daemon.stop().await;
+    }
+
+    /// Ends the conversations that hang, then stops.
+    async fn stop_at_once(self) {
+        for server in self.servers.iter().flatten() {
+            server.hang_up();
+        }
+        self.daemon.stop().await;
+    }
+
+    /// Whether each scene's upstream hangs over an odd message.
+    fn hanging(&self) -> Vec<bool> {
+        self.servers.iter().map(|servers| servers[0].hanging() > 0).collect()
     }
 
     async fn send(&self, scene: usize, sender: &str, recipients: &[&str]) -> TrackingId {
@@ -297,7 +527,7 @@ impl World {
     /// Opens the breakers of the upstreams that refuse their first connections: one message of the others' kind meets
     /// that, and waits then as the others do.
     async fn open_breakers(&self) {
-        for scene in 0..self.plays.len() {
+        for scene in (0..self.plays.len()).filter(|scene| self.plays[*scene].opens) {
             let id = self.send(scene, FINE, &["a@example.net"]).await;
             self.sent.borrow_mut().push(Sent { scene, odd: false, id });
         }
@@ -311,8 +541,11 @@ impl World {
     }
 
     async fn send_odd(&self, scene: usize) {
-        let id = self.send(scene, ODD, &["a@example.net"]).await;
-        self.sent.borrow_mut().push(Sent { scene, odd: true, id });
+        for _ in 0..self.plays[scene].odd {
+            // An address of its own: one that is refused may get no more mail.
+            let id = self.send(scene, ODD, &[&format!("odd{scene}@example.net")]).await;
+            self.sent.borrow_mut().push(Sent { scene, odd: true, id });
+        }
     }
 
     async fn send_others(&self, scene: usize) {
@@ -360,7 +593,9 @@ impl World {
         self.all("be tried again", |sent| {
             let trail = self.trail(sent.id);
             let open = trail.recipients.iter().any(Recipient::waits);
-            !sent.odd || !open || trail.attempts >= 3
+            // It may be asked to wait for an hour.
+            let waits = trail.due.is_some_and(|due| due.since(Clock::System.now()) > PATIENCE);
+            !sent.odd || !open || trail.attempts >= 3 || waits
         })
         .await;
         for sent in self.sent.borrow().iter().filter(|sent| sent.odd) {
@@ -368,6 +603,18 @@ impl World {
             let open = trail.recipients.iter().any(Recipient::waits);
             assert!(!open || trail.sending || trail.due.is_some(), "{}: {trail:?}", play.what);
             assert!(play.state.is_none_or(|state| states(&trail) == [state]), "{}: {trail:#?}", play.what);
+        }
+    }
+
+    /// Every recipient has one state, and what the relay says was taken was taken.
+    fn tally_holds(&self) {
+        for sent in self.sent.borrow().iter() {
+            let (trail, what) = (self.trail(sent.id), &self.plays[sent.scene].what);
+            let relayed = states(&trail).iter().filter(|state| **state == State::Relayed).count();
+            let taken = self.times_taken(sent.scene, sent.id);
+            assert!(relayed == 0 || taken == 1, "{what}: relayed and taken {taken} times");
+            let open = trail.recipients.iter().any(Recipient::waits);
+            assert!(!open || trail.due.is_some() || trail.sending, "{what}: it waits for nothing: {trail:?}");
         }
     }
 
@@ -401,10 +648,18 @@ impl World {
 const MODES: [&str; 3] = ["pipelining = \"full\"", "pipelining = \"group\"", "pipelining = \"off\""];
 const ODD: &str = "odd@example.com";
 const FINE: &str = "fine@example.com";
+const SECOND_ODD: &str = "second@example.net";
 const ODD_RECIPIENT: &str = "odd@example.net";
 /// Other messages of a scene.
 const OTHERS: usize = 4;
 /// Longest wait for anything; reached only by a test that fails.
 const PATIENCE: Duration = Duration::from_secs(20);
-const QUICK: &str = "[upstream.breaker]\nfailures = 2\npause = \"200ms\"\nlongest_pause = \"1h\"\n\
-                     [upstream.retry]\nfirst = \"200ms\"\nmax = \"1s\"\n";
+const PROVIDERS: [&str; 2] = ["mailgun", "brevo"];
+const SHORT: Timeouts = Timeouts {
+    connect: Duration::from_millis(1000),
+    command: Duration::from_millis(500),
+    data: Duration::from_millis(500),
+    part: Duration::from_millis(500),
+    end_of_data: Duration::from_millis(1000),
+    patience: Duration::from_millis(250),
+};

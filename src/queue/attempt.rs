@@ -135,6 +135,12 @@ impl Attempt {
         }))
     }
 
+    /// Whether it failed before, again and again: its envelope is said one command at a time, so that each reply is
+    /// surely its command's.
+    pub fn is_doubtful(&self) -> bool {
+        self.attempts >= DOUBTFUL
+    }
+
     /// Bytes that go out.
     pub fn size(&self) -> u64 {
         self.stamps.len() as u64 + self.message.size()
@@ -217,6 +223,12 @@ impl Attempt {
         {
             let open = findings.open(&self.places);
             findings.add(&open, Step::Data, data, weights);
+            // A farewell stands for all answers that did not come, and came at the first of these.
+            let unanswered = self.unanswered(replies);
+            let mut decided = findings.decided.iter_mut();
+            if let Some((.., words)) = decided.find(|(place, ..)| Some(*place) == unanswered) {
+                RCPT.clone_into(&mut words.name);
+            }
         }
         findings
     }
@@ -231,11 +243,15 @@ impl Attempt {
     /// that happens again the others go without it.
     pub fn give_broken(&self, findings: &mut Findings, replies: &EnvelopeReplies, fault: &Fault) {
         let text = fault.to_string();
-        let unanswered = self.places.get(replies.recipients.len()).filter(|_| replies.mail.is_positive());
-        if let Some(place) = unanswered {
-            findings.note(&[*place], Standing::Queued, &said(RCPT, &text));
+        if let Some(place) = self.unanswered(replies) {
+            findings.note(&[place], Standing::Queued, &said(RCPT, &text));
         }
         self.give(findings, Standing::Queued, "connection", &text);
+    }
+
+    /// The recipient whose RCPT is the first without an answer of its own.
+    fn unanswered(&self, replies: &EnvelopeReplies) -> Option<u16> {
+        self.places.get(replies.recipients.len()).copied().filter(|_| replies.mail.is_positive())
     }
 
     /// What the answer to a request over HTTP means for those at `places`; true when each half of them is to be tried on
@@ -370,7 +386,7 @@ pub struct Weights {
 fn together<'a>(waiting: &[(u16, &'a Recipient)], attempts: u32) -> Vec<(u16, &'a Recipient)> {
     let breaks = |recipient: &Recipient| {
         let words = &recipient.words;
-        words.name == RCPT && matches!(words.code, None | Some(421)) && attempts >= 2
+        words.name == RCPT && matches!(words.code, None | Some(421)) && attempts >= DOUBTFUL
     };
     let (alone, others): (Vec<_>, Vec<_>) = waiting.iter().partition(|(_, recipient)| breaks(recipient));
     let turn = attempts as usize / 2;
@@ -424,6 +440,8 @@ const fn name(step: Step) -> &'static str {
     }
 }
 
+/// Attempts in vain after which a message, or one of its recipients, may be at fault.
+const DOUBTFUL: u32 = 2;
 /// Where a message was not sent whole.
 const MESSAGE: &str = "message";
 /// Bytes of a large message from which its requests to Mailgun are read.

@@ -36,6 +36,8 @@ impl Link {
         let connection = &mut self.connection;
         let replies = if said {
             connection.envelope_replies(&attempt.envelope).await?
+        } else if attempt.is_doubtful() {
+            connection.envelope_one_by_one(&attempt.envelope, attempt.size()).await?
         } else {
             connection.envelope(&attempt.envelope, attempt.size()).await?
         };
@@ -134,7 +136,7 @@ impl Worker {
         // What was said went with the connection it was said on.
         let chained = said && reused;
         let replies = outlet.watch(attempt.id, link.ask(attempt, chained)).await;
-        self.learn(&link, chained, reused, &replies);
+        self.learn(attempt, &link, chained, reused, &replies);
         let replies = match replies {
             Ok(replies) if reused && replies.is_of_the_connection() => return Carried::Stale,
             Ok(replies) => replies,
@@ -288,7 +290,7 @@ impl Worker {
         let id = self.outlet.work.try_next()?;
         let attempt = self.outlet.prepare(id, usize::MAX).await?;
         let small = attempt.places.len() <= CHAINED_RECIPIENTS;
-        if small && attempt.obstacle(link.connection.capabilities()).is_none() {
+        if small && !attempt.is_doubtful() && attempt.obstacle(link.connection.capabilities()).is_none() {
             return Some(attempt);
         }
         self.outlet.work.put_back(id);
@@ -307,7 +309,17 @@ impl Worker {
 
     /// Learns how the upstream takes commands that come together. A connection that broke while it rested, or a
     /// farewell to an envelope of its own, says nothing about that.
-    fn learn(&self, link: &Link, chained: bool, reused: bool, replies: &Result<EnvelopeReplies, Fault>) {
+    fn learn(
+        &self,
+        attempt: &Attempt,
+        link: &Link,
+        chained: bool,
+        reused: bool,
+        replies: &Result<EnvelopeReplies, Fault>,
+    ) {
+        if attempt.is_doubtful() {
+            return;
+        }
         let how =
             if chained { Pipelining::Full } else { link.connection.pipelining().max(Pipelining::Group) };
         let broken = match replies {

@@ -184,14 +184,32 @@ impl Connection {
 
     /// Says MAIL, the RCPTs and DATA, and reads the answers; what is grouped follows from [`Self::pipelining`].
     pub async fn envelope(&mut self, envelope: &Envelope, size: u64) -> Result<EnvelopeReplies, Fault> {
+        self.envelope_in(self.pipelining(), envelope, size).await
+    }
+
+    /// The same, one command at a time: each reply is surely its command's.
+    pub async fn envelope_one_by_one(
+        &mut self,
+        envelope: &Envelope,
+        size: u64,
+    ) -> Result<EnvelopeReplies, Fault> {
+        self.envelope_in(Pipelining::Off, envelope, size).await
+    }
+
+    async fn envelope_in(
+        &mut self,
+        pipelining: Pipelining,
+        envelope: &Envelope,
+        size: u64,
+    ) -> Result<EnvelopeReplies, Fault> {
         self.expect_silence().await?;
         let commands = self.commands(envelope, size);
         let mut replies = Vec::with_capacity(commands.len());
-        let broken = match self.pipelining() {
+        let broken = match pipelining {
             Pipelining::Off => self.say_one_by_one(&commands, &mut replies).await,
             Pipelining::Full | Pipelining::Group => self.say_in_groups(&commands, &mut replies).await,
         };
-        self.sorted(replies, commands.len(), broken.err())
+        sorted(pipelining, replies, commands.len(), broken.err())
     }
 
     /// Reads the answers to an envelope that rode behind a final dot.
@@ -199,31 +217,7 @@ impl Connection {
         let commands = envelope.recipients.len() + 2;
         let mut replies = Vec::with_capacity(commands);
         let broken = self.envelope_responses(0..commands, commands, &mut replies).await;
-        self.sorted(replies, commands, broken.err())
-    }
-
-    /// Answers that came in their order are kept, whatever happened behind them. One by one they do, but for the last.
-    fn sorted(
-        &self,
-        replies: Vec<Response>,
-        commands: usize,
-        broken: Option<Fault>,
-    ) -> Result<EnvelopeReplies, Fault> {
-        let one_by_one = self.pipelining() == Pipelining::Off;
-        match broken {
-            Some(fault) if !fault.is_of_the_path() && !one_by_one => Err(fault),
-            broken => {
-                let replies = EnvelopeReplies::sort(replies, commands, broken)?;
-                let recipient = replies.recipients.iter().find(|reply| reply.is_positive());
-                match recipient {
-                    // Nobody takes a recipient of nothing: an answer too many came before.
-                    Some(recipient) if !replies.mail.is_positive() => {
-                        Err(Fault::OutOfStep(recipient.clone()))
-                    }
-                    _ => Ok(replies),
-                }
-            }
-        }
+        sorted(Pipelining::Full, replies, commands, broken.err())
     }
 
     async fn say_in_groups(&mut self, commands: &[String], replies: &mut Vec<Response>) -> Result<(), Fault> {
@@ -548,6 +542,27 @@ impl Connection {
 
     async fn flush(&mut self) -> Result<(), Fault> {
         within(self.timeouts.command, "a command", async { Ok(self.wire.flush().await?) }).await
+    }
+}
+
+/// Answers that came in their order are kept, whatever happened behind them. One by one they do, but for the last.
+fn sorted(
+    pipelining: Pipelining,
+    replies: Vec<Response>,
+    commands: usize,
+    broken: Option<Fault>,
+) -> Result<EnvelopeReplies, Fault> {
+    match broken {
+        Some(fault) if !fault.is_of_the_path() && pipelining != Pipelining::Off => Err(fault),
+        broken => {
+            let replies = EnvelopeReplies::sort(replies, commands, broken)?;
+            let recipient = replies.recipients.iter().find(|reply| reply.is_positive());
+            match recipient {
+                // Nobody takes a recipient of nothing: an answer too many came before.
+                Some(recipient) if !replies.mail.is_positive() => Err(Fault::OutOfStep(recipient.clone())),
+                _ => Ok(replies),
+            }
+        }
     }
 }
 

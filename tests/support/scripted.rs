@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -108,6 +109,7 @@ pub struct Script {
     log: Vec<String>,
     pub taken: Vec<Taken>,
     connections: usize,
+    hanging: usize,
 }
 
 /// A message that got a positive answer to its dot.
@@ -123,6 +125,7 @@ pub struct Taken {
 pub struct Server {
     pub address: SocketAddr,
     script: Arc<Mutex<Script>>,
+    hung_up: Arc<Notify>,
 }
 
 impl Server {
@@ -139,7 +142,8 @@ impl Server {
         socket.set_recv_buffer_size(1 << 16).unwrap();
         socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
         let address = socket.local_addr().unwrap();
-        (Self { address, script: Arc::new(Mutex::new(script)) }, socket)
+        let hung_up = Arc::default();
+        (Self { address, script: Arc::new(Mutex::new(script)), hung_up }, socket)
     }
 
     /// Takes the connections that come, and those that wait already.
@@ -168,6 +172,16 @@ impl Server {
     /// Every command line that was heard, with the number of its connection.
     pub fn heard(&self) -> Vec<String> {
         self.with(|script| script.log.clone())
+    }
+
+    /// Conversations in which nothing more is said.
+    pub fn hanging(&self) -> usize {
+        self.with(|script| script.hanging)
+    }
+
+    /// Ends these.
+    pub fn hang_up(&self) {
+        self.hung_up.notify_waiters();
     }
 
     pub fn connections(&self) -> usize {
@@ -471,7 +485,11 @@ impl Conversation {
                 }
                 return Some(true);
             }
-            Act::Silence | Act::Keep => std::future::pending().await,
+            Act::Silence | Act::Keep => {
+                self.server.with(|script| script.hanging += 1);
+                self.server.hung_up.notified().await;
+                return None;
+            }
             Act::HalfClose => {
                 stream.shutdown().await.ok()?;
                 while self.more(stream).await.is_some() {}
