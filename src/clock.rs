@@ -96,7 +96,7 @@ impl Timestamp {
     /// what is no time since 1973.
     pub fn from_number(number: f64) -> Option<Self> {
         let millis = if number < SECONDS { number * 1000.0 } else { number };
-        (SECONDS..MAX_MILLIS as f64).contains(&millis).then_some(Self(millis as u64))
+        (SECONDS..MAX_MILLIS as f64).contains(&millis).then_some(Self(millis.round() as u64))
     }
 
     fn zoned(self) -> Zoned {

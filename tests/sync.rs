@@ -419,6 +419,34 @@ async fn an_entry_that_cannot_be_read_spoils_no_other() {
     }
 }
 
+/// What a removal here means at the provider is said, also where nobody can or will take it off there.
+#[tokio::test]
+async fn a_removal_says_what_becomes_of_the_providers_entry() {
+    let there = There::new().await;
+    let text = configuration("mailgun", &there.url());
+    let automatic = text.replace("enabled = false", "enabled = true");
+    let keyless: String =
+        text.lines().filter(|line| !line.starts_with("api_")).map(|line| format!("{line}\n")).collect();
+    for (text, expected) in [
+        (automatic.clone(), "up: the next sync takes it off the provider's list"),
+        (text, "up: it stays on the provider's list until `mailtrail suppress sync --upstream up`"),
+        (
+            automatic + "[suppression]\nsync = \"off\"\n",
+            "up: it stays on the provider's list until `mailtrail suppress sync --upstream up`",
+        ),
+        (keyless, "up: without an api_key it stays on the provider's list"),
+    ] {
+        let house = House::of(&text).await;
+        for (arguments, there) in
+            [(&["a@example.net"][..], true), (&["b@example.net", "--upstream", "up"], true)]
+        {
+            assert_eq!(house.process.ask(&[&["suppress", "add"], arguments].concat()).await.code, 0);
+            let said = house.process.ask(&[&["suppress", "remove"], arguments].concat()).await;
+            assert_eq!((said.code, said.err.contains(expected)), (0, there), "{expected}: {}", said.err);
+        }
+    }
+}
+
 /// A reason that this version does not know is no unsubscription.
 #[tokio::test]
 async fn an_unknown_reason_is_said_and_decides_nothing() {

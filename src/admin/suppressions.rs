@@ -5,6 +5,7 @@ use super::panel::Panel;
 use crate::clock::Timestamp;
 use crate::ledger::Hinted;
 use crate::mail::{Mailbox, fold_domain};
+use crate::provider::Provider;
 use crate::store::{Filed, ReadError, Store};
 use crate::suppression::{Change, Dossier, End, Listing, Live, Mark, Reason, Settings, Source};
 use futures_util::{StreamExt, stream};
@@ -117,6 +118,9 @@ pub struct SuppressionAct {
     pub outcome: String,
     /// Why not.
     pub why: Option<String>,
+    /// What becomes of the providers' own entries, where an address was removed.
+    #[serde(default)]
+    pub there: Option<String>,
 }
 
 impl SuppressionAct {
@@ -234,8 +238,12 @@ pub async fn change(
     let weighed = tokio::task::spawn_blocking(move || weigh(&here, &order, &operator)).await;
     let weighed = weighed.map_err(|_| Refusal::Broken)??;
     let one = |(address, weighed): (String, Weighed)| async move {
+        let mut there = None;
         let (outcome, why) = match weighed {
             Weighed::Good(listing) => {
+                if matches!(listing.change, Change::Remove { .. }) {
+                    there = at_providers(panel, listing.list.as_deref());
+                }
                 if !dry_run {
                     panel.store.list(*listing).await?;
                 }
@@ -244,10 +252,29 @@ pub async fn change(
             Weighed::Same(why) => (SAME, Some(why.to_owned())),
             Weighed::Bad(why) => (REFUSED, Some(why)),
         };
-        Ok(SuppressionAct { address, outcome: outcome.to_owned(), why })
+        Ok(SuppressionAct { address, outcome: outcome.to_owned(), why, there })
     };
     let acts = stream::iter(weighed).map(one).buffered(AT_ONCE);
     acts.collect::<Vec<_>>().await.into_iter().collect()
+}
+
+/// What becomes of the providers' own entries of an address that is removed from a list, or from all.
+fn at_providers(panel: &Panel, list: Option<&str>) -> Option<String> {
+    let upstreams = panel.providers.iter().filter(|(_, provider)| **provider != Provider::Plain);
+    let upstreams = upstreams.map(|(name, _)| name).filter(|name| list.is_none_or(|list| list == *name));
+    let said: Vec<_> = upstreams
+        .map(|name| match panel.sync.is_by_itself(name) {
+            Some(true) => format!("upstream {name}: the next sync takes it off the provider's list"),
+            Some(false) => format!(
+                "upstream {name}: it stays on the provider's list until `mailtrail suppress sync --upstream {name}`"
+            ),
+            None => format!(
+                "upstream {name}: without an api_key it stays on the provider's list, and the provider keeps mail back; \
+                 remove it there"
+            ),
+        })
+        .collect();
+    (!said.is_empty()).then(|| said.join("; "))
 }
 
 /// What is to become of an entry.

@@ -11,6 +11,7 @@ use crate::admin::{
 use crate::clock::Clock;
 use crate::suppression::{Reason, Scope, Source};
 use clap::builder::PossibleValuesParser;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
@@ -359,6 +360,10 @@ fn report(context: &Context, acts: &[SuppressionAct]) -> Result<(), Trouble> {
     }
     if acts.is_empty() {
         aside("mailtrail: no entry fits");
+    }
+    let notes: BTreeSet<_> = acts.iter().filter_map(|act| act.there.as_ref()).collect();
+    if !context.json {
+        notes.into_iter().for_each(|note| aside(format!("mailtrail: {note}")));
     }
     let done = acts.iter().filter(|act| act.is_done()).count();
     if done == 0 || done < acts.len() { Err(Trouble::Nothing) } else { Ok(()) }

@@ -27,7 +27,8 @@ pub fn syncer(ground: &Ground, config: &Config) -> Result<Syncer, StartError> {
     let mut partners = Vec::new();
     for upstream in &config.upstreams {
         let Some(account) = account(ground, upstream)? else { continue };
-        partners.push(Partner::new(account, upstream.reconcile.is_some()));
+        let by_itself = upstream.reconcile.is_some() && config.sync.is_some();
+        partners.push(Partner::new(account, by_itself));
     }
     Ok(Syncer::new(ground.store.clone(), ground.clock, config.suppression.clone(), partners))
 }

@@ -13,6 +13,7 @@ impl Form {
     /// Reads either kind; they are told apart by how they begin. Uploaded files are left out. `None` for what is no form,
     /// or one of more than [`Form::MOST`] fields.
     pub fn parse(body: &[u8]) -> Option<Self> {
+        let body = body.strip_prefix(MARK).unwrap_or(body);
         if body.starts_with(b"--") {
             return Self::parts(body).now_or_never()?;
         }
@@ -65,6 +66,9 @@ impl Form {
     pub const MOST: usize = 5000;
 }
 
+/// A byte order mark, in UTF-8.
+const MARK: &[u8] = b"\xef\xbb\xbf";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,6 +95,7 @@ mod tests {
             ]
         );
         assert_eq!((form.first("list"), form.last("list"), form.first("X")), (Some("3"), Some("5"), None));
+        assert_eq!(Form::parse(b"\xef\xbb\xbfa=b").unwrap().first("a"), Some("b"));
     }
 
     #[test]

@@ -7,14 +7,15 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 /// An event of a page, unless it is about no mail of ours: what was received, and lists of members, no webhook brings
-/// either.
+/// either. One with our id is about mail of ours, whatever it says.
 pub(super) fn read(provider: Provider, data: &Value, now: Timestamp) -> Option<Event> {
     let event = match provider {
         Provider::Mailgun => mailgun::decode(&data.into(), now),
         Provider::Brevo => brevo::decode(data, now)?,
         Provider::Plain => return None,
     };
-    (!matches!(event.kind, Kind::Stored | Kind::Unknown)).then_some(event)
+    let is_ours = !matches!(event.kind, Kind::Stored | Kind::Unknown) || event.tracking.is_some();
+    is_ours.then_some(event)
 }
 
 /// Its raw form: a webhook's, without a signature.

@@ -160,6 +160,12 @@ impl Syncer {
         self.0.partners.iter().map(|partner| partner.account.upstream().to_owned()).collect()
     }
 
+    /// Whether the lists of an upstream are brought together without being asked; `None` where they cannot be at all.
+    pub fn is_by_itself(&self, upstream: &str) -> Option<bool> {
+        let partner = self.0.partners.iter().find(|partner| partner.account.upstream() == upstream);
+        partner.map(|partner| partner.by_itself)
+    }
+
     /// Brings the lists of an upstream together with ours; `steps` hears of it while somebody listens there.
     pub async fn sync(
         &self,

@@ -17,7 +17,7 @@ pub fn decode(form: &Form, reported: Timestamp) -> Option<Hint> {
     let code = form.first("bounce[code]").unwrap_or_default();
     Some(Hint {
         kind: kind(&word),
-        at: form.first("date_time").and_then(Timestamp::parse_rfc3339).unwrap_or(reported),
+        at: form.first("date_time").and_then(Timestamp::parse_any).unwrap_or(reported),
         address,
         lists: lists(form),
         words: Words {

@@ -66,9 +66,10 @@ struct Payload<'a>(&'a Value);
 impl<'a> Payload<'a> {
     /// `ts`, `ts_event` and `date` are in the account's time zone, which nobody tells.
     fn at(&self) -> Option<Timestamp> {
-        let number = ["ts_epoch", "s_epoch"].into_iter().find_map(|name| self.number(name))?;
-        let millis = if number < SECONDS { number * 1000.0 } else { number };
-        Some(Timestamp::from_millis(millis as u64))
+        ["ts_epoch", "s_epoch"].into_iter().find_map(|name| match self.0.get(name)? {
+            Value::String(text) => Timestamp::parse_any(text),
+            number => Timestamp::from_number(number.as_f64()?),
+        })
     }
 
     /// There is no id: what counts as the same event says the same. The statistics tell seconds, and have other words for
@@ -85,14 +86,6 @@ impl<'a> Payload<'a> {
         let message_id = message_id.as_ref().map_or("", MessageId::as_str);
         let [email, link] = ["email", "link"].map(|name| self.str(name).unwrap_or_default());
         format!("brevo/{}", text::digest(&[message_id, what, &fold_address(email), &at, link]))
-    }
-
-    fn number(&self, name: &str) -> Option<f64> {
-        let number = match self.0.get(name)? {
-            Value::String(text) => text.trim().parse().ok(),
-            number => number.as_f64(),
-        };
-        number.filter(|number| (1.0..LAST).contains(number))
     }
 
     fn str(&self, name: &str) -> Option<&'a str> {
@@ -114,10 +107,6 @@ const BLOCKS: [(&str, &str); 7] = [
     ("complain", "spam"),
     ("blacklist", "blacklist"),
 ];
-/// Below it a time is in seconds: in milliseconds it would be in 1973.
-const SECONDS: f64 = 1e11;
-/// The year 9999, in milliseconds.
-const LAST: f64 = 253e12;
 
 #[cfg(test)]
 mod tests {

@@ -31,14 +31,11 @@ pub fn decode(data: &Value, otherwise: &str, reported: Timestamp) -> Option<Even
     })
 }
 
-/// RFC 3339, or seconds since the epoch.
+/// In any form: RFC 3339, or seconds since the epoch, as a rule.
 fn time(value: &Value) -> Option<Timestamp> {
     match value {
-        Value::String(text) => Timestamp::parse_rfc3339(text),
-        number => {
-            let seconds = number.as_f64().filter(|seconds| (0.0..LAST).contains(seconds))?;
-            Some(Timestamp::from_millis((seconds * 1000.0).round() as u64))
-        }
+        Value::String(text) => Timestamp::parse_any(text),
+        number => Timestamp::from_number(number.as_f64()?),
     }
 }
 
@@ -60,9 +57,6 @@ impl<'a> Payload<'a> {
         self.0.get(name).and_then(Value::as_bool).unwrap_or(false)
     }
 }
-
-/// The year 9999, in seconds.
-const LAST: f64 = 253e9;
 
 #[cfg(test)]
 mod tests {

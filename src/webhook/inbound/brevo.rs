@@ -4,15 +4,11 @@
 use super::{Answer, Call, Inbox, Intake, Mail, Snag, Trouble, Unheld, mailboxes, make};
 use super::{Attachment, Parsed};
 use crate::mail::Mailbox;
+use crate::provider::{self, lenient};
 use axum::body::Body;
 use mail_parser::MessageParser;
 use serde::Deserialize;
 use serde_json::Value;
-
-#[derive(Deserialize)]
-struct Items {
-    items: Vec<Value>,
-}
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -53,15 +49,14 @@ impl Inbox {
             Err(unheld) => return Ok(self.turn_away(call, unheld, Answer::NotNow)),
         };
         self.pulse.proved(call.source.upstream());
-        let items = match serde_json::from_slice::<Items>(&held.bytes) {
-            Ok(Items { items }) if !items.is_empty() => items,
+        let items = match provider::events(&held.bytes) {
+            Ok(items) if !items.is_empty() => items,
             Ok(_) => return self.bury(call, "it holds no mail", None, held.bytes.clone()).await,
             Err(error) => return self.bury(call, error, None, held.bytes.clone()).await,
         };
         let mut gravest = Answer::Kept;
-        for item in items {
-            let raw = item.to_string().into();
-            let mail = match serde_json::from_value::<Item>(item) {
+        for raw in items {
+            let mail = match lenient::value(&raw).and_then(serde_json::from_value::<Item>) {
                 Ok(item) => self.mail_of(call, intake, item).await,
                 Err(error) => Err(Snag::Never(format!("it is no mail: {error}"))),
             };

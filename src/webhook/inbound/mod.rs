@@ -17,7 +17,7 @@ use crate::clock::Timestamp;
 use crate::id::{Mint, TrackingId};
 use crate::ledger::Arrival;
 use crate::mail::{HeaderBlock, Mailbox, MessageId, subject};
-use crate::provider::{OWN_ID_HEADER, mailgun};
+use crate::provider::{OWN_ID_HEADER, lenient, mailgun};
 use crate::secret::Secret;
 use crate::smtp::Decoder;
 use crate::store::{Message, ReadError, Store};
@@ -208,7 +208,7 @@ impl Inbox {
             return Ok(Message::from(Bytes::from(message)));
         }
         let Some(headers) = headers else { return Err(Snag::Never("the form holds no mail".to_owned())) };
-        let Ok(headers) = serde_json::from_str(&headers) else {
+        let Ok(headers) = lenient::read(headers.as_bytes(), &mut String::new()) else {
             return Err(Snag::Never("the form's message-headers are no list of names and values".to_owned()));
         };
         let parsed = Parsed {
