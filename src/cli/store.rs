@@ -244,7 +244,7 @@ fn described(step: &CareStep) -> String {
         CareStep::BackedUp { directory, segments, bytes, until } => format!(
             "{}: {segments} segments with {bytes} bytes, everything before {}",
             directory.display(),
-            times::shown(&until)
+            times::shown(until)
         ),
         CareStep::Erased { .. } => erased(step),
         CareStep::Progress { done, total } => format!("{done} of {total} bytes"),

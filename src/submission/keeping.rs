@@ -75,11 +75,13 @@ impl Front {
         match acceptance::accept(&circumstances, envelope, first, rest) {
             Ok((accepted, message)) if again => {
                 // In our hands it is not sent before that is noted.
-                let _grip = self.store.take(id);
+                let grip = self.store.take(id);
                 let reply = self.count(accepted, message, now, true).await;
                 if reply == Reply::Queued(id) {
                     self.end_loops(id, &rounds, now).await;
                 }
+                drop(grip);
+                self.store.due_bell().ring();
                 reply
             }
             Ok((accepted, message)) => self.count(accepted, message, now, false).await,
