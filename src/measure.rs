@@ -86,6 +86,11 @@ pub const MEASURES: &[Measure] = &[
     ),
     gauge("mailtrail_breaker_state", &["upstream"], "0 mail is sent, 1 one mail tries, 2 nothing is sent"),
     gauge("mailtrail_build_info", &["version"], "1, for its label"),
+    counter(
+        "mailtrail_client_refusals_total",
+        &["reason"],
+        "Clients that were refused at a listener, by cause",
+    ),
     histogram("mailtrail_commit_seconds", "Time to write a group of records and sync them"),
     gauge("mailtrail_dead_events", &[], "Reports that are genuine and cannot be understood"),
     gauge("mailtrail_disk_free_bytes", &[], "Room on the disk of the data directory"),

@@ -109,7 +109,7 @@ async fn one_wrong_thing_is_found_and_comes_with_its_remedy() {
             "password_file = \"password\"",
             "password_file = \"wrong\"",
             "login fail",
-            "check username and password",
+            "check username and password of this upstream, and its region",
         ),
         ("password_file = \"password\"", "password_file = \"open\"", "secrets warn", "chmod o= "),
         (

@@ -2,16 +2,23 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "support/log.rs"]
+mod log;
 mod support;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use log::Log;
 use mailtrail::ledger::{State, Trail, What};
 use mailtrail::mail::{Notify, Ret};
 use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
 use support::client::Client;
 use support::relay::{PASSWORD, Relay, USER};
 use support::sink::{Manners, Sink};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 const FROM: &str = "a@example.com";
 
@@ -308,4 +315,116 @@ async fn a_recipient_that_had_the_mail_harms_no_other() {
     let text = trail.recipients[1].words.text.as_deref().unwrap();
     assert!(text.contains("has this mail already"), "{text}");
     assert_eq!(trail.recipients[1].words.enhanced.as_deref(), Some("5.4.6"));
+}
+
+/// What a client does wrong at a door.
+#[derive(Clone, Copy, Debug)]
+enum Mistake {
+    Says(fn(&Relay) -> SocketAddr, &'static [u8]),
+    DistrustsAfterStartTls,
+    DistrustsFromTheFirstByte,
+}
+
+async fn make(mistake: Mistake, relay: &Relay) {
+    // It trusts nothing that this relay has.
+    let trust = mailtrail::tls::connector(None).unwrap();
+    match mistake {
+        Mistake::Says(door, words) => {
+            let mut stream = TcpStream::connect(door(relay)).await.unwrap();
+            stream.write_all(words).await.unwrap();
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        }
+        Mistake::DistrustsAfterStartTls => {
+            let client = Client::connect(relay.guarded()).await.unwrap();
+            assert!(client.start_tls(&trust).await.is_err());
+        }
+        Mistake::DistrustsFromTheFirstByte => {
+            assert!(Client::connect_secured(relay.implicit(), &trust).await.is_err());
+        }
+    }
+}
+
+/// The beginning of a TLS 1.1 client's handshake (RFC 4346 section 7.4.1.2).
+const OLD_HELLO: &[u8] = &[
+    0x16, 3, 1, 0, 49, 1, 0, 0, 45, 3, 2, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7,
+    7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 0, 0, 4, 0xc0, 0x09, 0, 0x2f, 1, 0, 0, 0,
+];
+
+#[tokio::test]
+async fn each_mistake_at_a_door_is_one_warning_with_its_remedy() {
+    use Mistake::{DistrustsAfterStartTls, DistrustsFromTheFirstByte, Says};
+    for (mistake, remedy) in [
+        (Says(Relay::guarded, OLD_HELLO), "set the client to STARTTLS"),
+        (Says(Relay::open, OLD_HELLO), "TLS from the first byte"),
+        (Says(Relay::guarded, &[0x16]), "TLS from the first byte"),
+        (Says(Relay::implicit, b"EHLO client\r\n"), "set the client to SSL/TLS"),
+        (Says(Relay::implicit, b"GET / HTTP/1.1\r\n\r\n"), "set the client to SSL/TLS"),
+        (Says(Relay::implicit, OLD_HELLO), "it needs TLS 1.2"),
+        (DistrustsAfterStartTls, "does not trust our certificate"),
+        (DistrustsFromTheFirstByte, "does not trust our certificate"),
+        (Says(Relay::guarded, b"EHLO a\r\nMAIL FROM:<a@b.example>\r\nQUIT\r\n"), "switch STARTTLS on"),
+        (
+            Says(Relay::guarded, b"EHLO a\r\nAUTH PLAIN AGEAYg==\r\nAUTH LOGIN\r\nQUIT\r\n"),
+            "switch STARTTLS on",
+        ),
+        (Says(Relay::open, b"EHLO a\r\nAUTH PLAIN AGEAYg==\r\nQUIT\r\n"), "see `auth` of the listener"),
+        (Says(Relay::open, b"EHLO a\r\nSTARTTLS\r\nQUIT\r\n"), "see `tls` of the listener"),
+        (Says(Relay::open, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"), "another protocol than SMTP"),
+        (Says(Relay::closed, b""), "see `allow` of the listener"),
+        (Says(Relay::proxied, b"EHLO a\r\n"), "see `proxy_protocol_from` of the listener"),
+        (Says(Relay::proxied, b"PROXY TCP4 198.51.100.1 192.0.2.1 1 25\r\n"), "see `allow` of the listener"),
+        (
+            Says(Relay::proxied, b"PROXY TCP4 192.0.2.7 192.0.2.1 1 25\r\nXCLIENT ADDR=198.51.100.9\r\n"),
+            "see `allow` of the listener",
+        ),
+        (
+            Says(Relay::proxied, b"PROXY TCP4 192.0.2.7 192.0.2.1 1 25\r\nXCLIENT LOGIN=nobody\r\nQUIT\r\n"),
+            "XCLIENT names a user",
+        ),
+    ] {
+        let log = Log::default();
+        let _listening = log.listen();
+        let sink = Sink::start().await;
+        let relay = Relay::start(&sink, "").await;
+        for _ in 0..4 {
+            make(mistake, &relay).await;
+        }
+        relay.stop().await;
+        let warnings = log.lines(" WARN ");
+        assert!(warnings.len() == 1 && warnings[0].contains(remedy), "{mistake:?}: {warnings:#?}");
+        assert!(warnings[0].contains("peer="), "{warnings:#?}");
+    }
+}
+
+#[tokio::test]
+async fn connections_too_many_and_senders_of_others_are_one_warning() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let sink = Sink::start().await;
+    let relay = Relay::start(&sink, "connections_per_ip = 1").await;
+    let mut client = Client::log_in(relay.guarded(), &relay.trust()).await.unwrap();
+    for _ in 0..30 {
+        assert!(Client::connect(relay.open()).await.is_err());
+        assert_eq!(client.ask("MAIL FROM:<a@example.org>").await.unwrap().0, 553);
+    }
+    for text in ["see `connections` and `connections_per_ip` in [limits]", "see `senders` of the [[user]]"] {
+        assert_eq!(log.lines(text).len(), 1, "{text}");
+    }
+    assert_eq!(log.lines(" WARN ").len(), 2);
+}
+
+/// A health check connects and leaves; a client that waits for a greeting in clear stays for a while.
+#[tokio::test(start_paused = true)]
+async fn a_probe_is_no_mistake_and_a_silent_client_is() {
+    let log = Log::default();
+    let _listening = log.listen();
+    let sink = Sink::start().await;
+    let relay = Relay::start(&sink, "").await;
+    drop(TcpStream::connect(relay.implicit()).await.unwrap());
+    drop(TcpStream::connect(relay.guarded()).await.unwrap());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(log.lines(" WARN "), [""; 0]);
+    let mut stream = TcpStream::connect(relay.implicit()).await.unwrap();
+    assert_eq!(stream.read_to_end(&mut Vec::new()).await.unwrap(), 0);
+    assert_eq!(log.lines("set it to SSL/TLS").len(), 1);
 }

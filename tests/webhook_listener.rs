@@ -118,6 +118,106 @@ async fn heads_and_bodies_have_an_end() {
 }
 
 #[tokio::test]
+async fn a_final_slash_is_the_same_path_and_any_other_is_one_warning_that_names_the_right_one() {
+    let scene = scene("").await;
+    assert_eq!(scene.post_to("webhooks/up/", good("up", "1").1).await, 200);
+    assert_eq!(scene.post_to("webhooks/up/?a=b", good("up", "2").1).await, 200);
+    assert_eq!(
+        scene.post_to("webhooks/campaigns/the-secret-of-the-campaigns/", b"type=open".to_vec()).await,
+        200
+    );
+    for (path, right) in [
+        ("/webhooks/up", "the path is /webhooks/up"),
+        ("webhooks//up", "the path is /webhooks/up"),
+        ("webhooks/up//", "the path is /webhooks/up"),
+        ("Webhooks/Up", "the path is /webhooks/up"),
+        ("mail/webhooks/other", "the path is /webhooks/other"),
+        ("webhooks/up%2F", "the path is /webhooks/up"),
+        ("webhooks/up/extra", "the path is /webhooks/up"),
+        ("up", "the path is /webhooks/up"),
+        ("inbound/UP/Mime", "the path is /inbound/up/mime"),
+        ("webhooks//campaigns/the-secret-of-the-campaigns", "the path is /webhooks/campaigns/<secret>"),
+        ("WEBHOOKS/CAMPAIGNS/the-secret-of-the-campaigns", "the path is /webhooks/campaigns/<secret>"),
+        (
+            "webhooks/mailgun",
+            "paths: /webhooks/up /webhooks/brevo /webhooks/other /webhooks/campaigns/<secret>",
+        ),
+        ("", "paths: /webhooks/up"),
+    ] {
+        let log = Log::default();
+        let _listening = log.listen();
+        // A relay of its own: a minute is long.
+        let scene = self::scene("").await;
+        for _ in 0..3 {
+            assert_eq!(scene.post_to(path, good("up", "1").1).await, 404, "{path}");
+        }
+        let warnings = log.lines(&[" WARN "]);
+        assert!(warnings.len() == 1 && warnings[0].contains(right), "{path}: {warnings:#?}");
+        assert!(!log.text().contains("the-secret-of"), "{}", log.text());
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_http_gets_400_and_what_is_compressed_415() {
+    let scene = scene("").await;
+    let brevo = "Authorization: Bearer brevo-secret";
+    for (path, field) in [
+        ("webhooks/up", "A: b"),
+        ("webhooks/brevo", brevo),
+        ("webhooks/other", "A: b"),
+        ("webhooks/campaigns/the-secret-of-the-campaigns", "A: b"),
+    ] {
+        let request = |rest: &str| format!("POST /{path} HTTP/1.1\r\nHost: x\r\n{field}\r\n{rest}");
+        for rest in [
+            "Transfer-Encoding: chunked\r\n\r\nzz\r\nx\r\n0\r\n\r\n",
+            "Transfer-Encoding: chunked\r\n\r\n1\r\nxy\r\n0\r\n\r\n",
+            "Transfer-Encoding: chunked\r\n\r\n-1\r\nx\r\n0\r\n\r\n",
+            "Content-Length: abc\r\n\r\nx",
+            "Content-Length: 1\r\nContent-Length: 2\r\n\r\nx",
+            "Broken field\r\n\r\n",
+        ] {
+            let mut stream = connect(&scene).await;
+            assert_eq!(exchange(&mut stream, &request(rest)).await, 400, "{path} {rest}");
+        }
+        for coding in ["Content-Encoding: gzip\r\n", "content-encoding: identity, br\r\n"] {
+            let mut stream = connect(&scene).await;
+            let rest = format!("{coding}Content-Length: 3\r\n\r\nx=y");
+            assert_eq!(exchange(&mut stream, &request(&rest)).await, 415, "{path} {coding}");
+        }
+        let fields: Vec<_> = field.split_once(": ").into_iter().collect();
+        assert_eq!(scene.post_with(path, &fields, b"\x1f\x8b\x08\x00".to_vec()).await, 415, "{path}");
+    }
+    let mut stream = connect(&scene).await;
+    let body = String::from_utf8(good("up", "1").1).unwrap();
+    let request = format!(
+        "POST /webhooks/up HTTP/1.1\r\nHost: x\r\nContent-Encoding: identity\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    assert_eq!(exchange(&mut stream, &request).await, 200);
+}
+
+#[tokio::test]
+async fn another_protocol_is_one_warning_with_its_remedy() {
+    for (words, remedy) in [
+        (&b"\x16\x03\x01\x00\x05hello"[..], "see `tls` in [http]"),
+        (b"EHLO client\r\n\r\n", "a request that is not HTTP"),
+        (b"POST /webhooks/up HTTP/1.1\r\nContent-Length: x\r\n\r\n", "a request that is not HTTP"),
+        (b"PUT /webhooks/up HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "another method than POST"),
+    ] {
+        let log = Log::default();
+        let _listening = log.listen();
+        let scene = scene("").await;
+        for _ in 0..3 {
+            let mut stream = connect(&scene).await;
+            stream.write_all(words).await.unwrap();
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        }
+        let warnings = log.lines(&[" WARN "]);
+        assert!(warnings.len() == 1 && warnings[0].contains(remedy), "{warnings:#?}");
+    }
+}
+
+#[tokio::test]
 async fn a_burst_is_kept_as_a_whole() {
     let scene = scene("").await;
     for some in 0..8 {

@@ -8,6 +8,7 @@ use crate::config::{CertificateFiles, Config, HttpTls};
 use crate::provider::Provider;
 use crate::routing::Routing;
 use crate::smtp::Rules;
+use crate::strangers::RefusalLog;
 use crate::submission::{Accounts, Door, Duplicates, Front, Listener, ListenerTls, Quotas, Rates};
 use crate::suppression::{Policy, Screen};
 use crate::tls::{self, Server, ServerFiles, TlsError};
@@ -26,6 +27,7 @@ pub struct Hall {
     screen: Option<Arc<Screen>>,
     servers: BTreeMap<Option<PathBuf>, Arc<Server>>,
     http: Option<Arc<Server>>,
+    refusals: RefusalLog,
 }
 
 impl Hall {
@@ -53,7 +55,8 @@ impl Hall {
         let routing = Arc::new(config.routing.clone());
         let screen = screen(config).map(Arc::new);
         let (accounts, rates, quotas) = (Arc::new(accounts), Arc::new(rates), Arc::new(quotas));
-        Ok(Self { accounts, rates, quotas, duplicates, routing, screen, servers, http })
+        let refusals = before.map(|(before, _)| before.refusals.clone()).unwrap_or_default();
+        Ok(Self { accounts, rates, quotas, duplicates, routing, screen, servers, http, refusals })
     }
 
     /// What accepts TLS.
@@ -102,6 +105,7 @@ impl Hall {
             reports: config.reports,
             duplicates: self.duplicates.clone(),
             memory: ground.memory.clone(),
+            refusals: self.refusals.clone(),
             crowd: ground.crowd.clone(),
             stopping: ground.stopping.clone(),
         }

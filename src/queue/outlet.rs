@@ -587,7 +587,7 @@ impl Outlet {
 
     fn report(&self, fault: &Fault, opened: bool, reason: &str) {
         let kind = match fault {
-            Fault::Login(_) | Fault::NoAuth => Some(Kind::Account),
+            Fault::Login { .. } | Fault::NoAuth => Some(Kind::Account),
             Fault::NoStartTls | Fault::Certificate(_) | Fault::HostName(_) => Some(Kind::Tls),
             _ => opened.then_some(Kind::Breaker),
         };

@@ -2,7 +2,9 @@
 //! remembered of them is bounded.
 
 mod origin;
+mod refusals;
 mod register;
 
 pub use origin::Origin;
+pub use refusals::{Refusal, RefusalLog};
 pub use register::{Fades, MOST, Register};

@@ -3,7 +3,7 @@ use super::password::Password;
 use super::settings::{Policy, User};
 use crate::clock::Clock;
 use crate::smtp::{Account, Credentials};
-use crate::strangers::{Fades, Register};
+use crate::strangers::{Fades, RefusalLog, Register};
 use crate::tls;
 use hmac::{Hmac, KeyInit, Mac};
 use rustls::pki_types::CertificateDer;
@@ -30,6 +30,7 @@ pub struct Accounts {
     passwords: Vec<Password>,
     by_certificate: HashMap<String, Arc<Account>>,
     guard: Guard,
+    refusals: RefusalLog,
     lockout: Duration,
     clock: Clock,
     key: [u8; 32],
@@ -71,13 +72,19 @@ impl Accounts {
     pub fn new(users: Vec<User>, policy: &Policy, clock: Clock) -> Self {
         let mut key = [0; 32];
         getrandom::fill(&mut key).expect("the system has randomness");
-        Self::with(users, policy, Guard::new(policy), clock, key)
+        Self::with(users, policy, (Guard::new(policy), RefusalLog::default()), clock, key)
     }
 
     /// The users as they were changed. Failed logins stay in memory, and so does that a password was right if it is the
     /// same as before.
     pub fn renewed(&self, users: Vec<User>, policy: &Policy) -> Self {
-        let renewed = Self::with(users, policy, self.guard.renewed(policy), self.clock, self.key);
+        let renewed = Self::with(
+            users,
+            policy,
+            (self.guard.renewed(policy), self.refusals.clone()),
+            self.clock,
+            self.key,
+        );
         let password =
             |users: &HashMap<String, User>, name: &str| users.get(name).map(|user| user.password.clone());
         let mut proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -85,13 +92,20 @@ impl Accounts {
         Self { proven: Mutex::new(proven), ..renewed }
     }
 
-    fn with(users: Vec<User>, policy: &Policy, guard: Guard, clock: Clock, key: [u8; 32]) -> Self {
+    fn with(
+        users: Vec<User>,
+        policy: &Policy,
+        (guard, refusals): (Guard, RefusalLog),
+        clock: Clock,
+        key: [u8; 32],
+    ) -> Self {
         Self {
             by_certificate: users
                 .iter()
                 .flat_map(|user| user.certificates.iter().map(|mark| (mark.clone(), user.account.clone())))
                 .collect(),
             guard,
+            refusals,
             lockout: policy.login_lockout,
             clock,
             passwords: users.iter().filter_map(|user| user.password.clone()).collect(),
@@ -152,7 +166,11 @@ impl Accounts {
 
     fn report(&self, name: &str, peer: IpAddr, consequence: Consequence) {
         let user: String = name.chars().take(LOGGED).collect();
-        tracing::warn!(%peer, user, "wrong user name or password");
+        // Of a user that there is a line of its own: another client's wrong password may hide it otherwise.
+        let whose = if self.users.contains_key(name) { name } else { "" };
+        if self.refusals.admits(peer, format!("wrong password {whose}")) {
+            tracing::warn!(%peer, user, "wrong user name or password");
+        }
         let reason = if consequence.is_locked { "locked_out" } else { "credentials" };
         metrics::counter!("mailtrail_smtp_logins_refused_total", "reason" => reason).increment(1);
         let Some(failures) = consequence.fell else { return };

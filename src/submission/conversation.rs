@@ -6,6 +6,7 @@ use super::listener::{Front, contains};
 use super::spool::{Spool, Spooled};
 use crate::mail::{Envelope, Mailbox};
 use crate::smtp::{Decoder, Fed, Introduction, Limits, Reply, Session, Step};
+use crate::strangers::Refusal;
 use crate::suppression::Reason;
 use bytes::BufMut;
 use std::io;
@@ -116,6 +117,7 @@ impl Conversation {
     async fn talk(&mut self) -> io::Result<End> {
         self.session.greeting().write(&mut self.output);
         let mut patience = Patience::new(self.front.limits.command_timeout);
+        let mut is_first = true;
         loop {
             while let Some(line) = self.input.line() {
                 if self.front.crowd.closing.is_cancelled() && !self.session.is_in_transaction() {
@@ -134,6 +136,12 @@ impl Conversation {
                 return self.close(&Reply::SessionTooLong).await;
             }
             match self.more(patience).await? {
+                Heard::Bytes
+                    if std::mem::take(&mut is_first) && self.input.rest().first() == Some(&TLS_RECORD) =>
+                {
+                    self.front.refusals.note(self.peer, Refusal::TlsOnClearPort, &"");
+                    return Ok(End::Closed);
+                }
                 Heard::Bytes => {}
                 Heard::End => return Ok(End::Left),
                 Heard::Nothing => return self.close(&Reply::TimedOut).await,
@@ -204,7 +212,7 @@ impl Conversation {
             Some(user) => match self.front.accounts.account(user) {
                 Some(account) => Some(account),
                 None => {
-                    tracing::warn!(proxy = %self.peer, user, "XCLIENT names a user that is not configured");
+                    self.front.refusals.note(self.peer, Refusal::ProxiedUser, user);
                     return self.answer(Reply::AuthFailed).await;
                 }
             },
@@ -213,7 +221,7 @@ impl Conversation {
             self.peer = address;
         }
         if !contains(&self.front.listener.allow, self.peer) {
-            tracing::warn!(peer = %self.peer, "a proxy's client from outside the allowed networks refused; see `allow` of the listener");
+            self.front.refusals.note(self.peer, Refusal::ProxiedNetwork, &"");
             return self.close(&Reply::NotAllowed).await.map(Next::End);
         }
         let reply = self.session.introduced(account);
@@ -227,7 +235,7 @@ impl Conversation {
         self.flush().await?;
         self.input = Input::default();
         let clear = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
-        let (stream, certified) = self.front.secure(clear).await?;
+        let (stream, certified) = self.front.secure(clear, self.peer).await?;
         self.stream = stream;
         self.session.secured();
         certified.into_iter().for_each(|account| self.session.certified(account));
@@ -383,7 +391,25 @@ impl Conversation {
 
     fn say(&mut self, reply: &Reply) {
         tally(reply);
+        if let Some(refusal) = self.refusal(reply) {
+            let user = self.session.account().map_or("", |account| &*account.name);
+            self.front.refusals.note(self.peer, refusal, &user);
+        }
         reply.write(&mut self.output);
+    }
+
+    /// What a reply says of the client's settings, where they do not fit the listener.
+    fn refusal(&self, reply: &Reply) -> Option<Refusal> {
+        match reply {
+            Reply::TlsRequired | Reply::EncryptionRequired => Some(Refusal::BeforeTls),
+            Reply::AuthRequired => Some(Refusal::BeforeLogin),
+            Reply::AuthNotOffered => Some(Refusal::LoginNotOffered),
+            Reply::TlsNotOffered if !self.front.rules.starttls => Some(Refusal::TlsNotOffered),
+            Reply::SenderRefused => Some(Refusal::Sender),
+            Reply::NotTrusted => Some(Refusal::Xclient),
+            Reply::NotSmtp => Some(Refusal::NotSmtp),
+            _ => None,
+        }
     }
 
     async fn close(&mut self, reply: &Reply) -> io::Result<End> {
@@ -538,6 +564,8 @@ impl Input {
 pub const READ: usize = 16 << 10;
 /// Bytes of replies from which on they are sent before more commands are answered.
 const OUTPUT: usize = 16 << 10;
+/// The first byte of TLS, a handshake record (RFC 8446 section 5.1); no command begins so.
+const TLS_RECORD: u8 = 0x16;
 const WRITE: Duration = Duration::from_secs(60);
 /// How long a client is listened to that was sent away.
 const LINGER: Duration = Duration::from_secs(2);
@@ -553,6 +581,7 @@ mod tests {
     use crate::clock::Clock;
     use crate::smtp::{Authentication, Rules};
     use crate::store::Store;
+    use crate::strangers::RefusalLog;
     use crate::submission::{Accounts, Crowd, Listener, ListenerTls, Memory, Policy, Quotas, Rates};
     use tokio::io::{DuplexStream, duplex};
     use tokio_util::sync::CancellationToken;
@@ -593,6 +622,7 @@ mod tests {
             reports: false,
             screen: None,
             memory: Memory::default(),
+            refusals: RefusalLog::default(),
             crowd: Crowd::default(),
             stopping: CancellationToken::new(),
         }

@@ -15,8 +15,9 @@ use crate::provider::Provider;
 use crate::routing::Routing;
 use crate::smtp::{Account, Limits, Reply, Rules, Session};
 use crate::store::Store;
+use crate::strangers::{Refusal, RefusalLog};
 use crate::suppression::Screen;
-use crate::tls::Server;
+use crate::tls::{self, Server};
 use ipnet::IpNet;
 use std::collections::HashMap;
 use std::io;
@@ -25,7 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -63,6 +64,8 @@ pub struct Front {
     pub duplicates: Option<Arc<Duplicates>>,
     /// For messages on their way in.
     pub memory: Memory,
+    /// What is said of clients that are refused.
+    pub refusals: RefusalLog,
     /// Those who are here.
     pub crowd: Crowd,
     /// Set when we stop.
@@ -74,13 +77,38 @@ impl Front {
     pub async fn secure<S: Stream + 'static>(
         &self,
         stream: S,
+        peer: IpAddr,
     ) -> io::Result<(Box<dyn Stream>, Option<Arc<Account>>)> {
         let Some(tls) = &self.tls else { return Err(io::ErrorKind::Unsupported.into()) };
         let secured = timeout(HANDSHAKE, tls.acceptor().accept(stream)).await;
-        let secured = secured.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        let secured = secured.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let secured = secured.inspect_err(|error| self.note_failed_handshake(peer, error))?;
         let certificates = secured.get_ref().1.peer_certificates().unwrap_or_default();
         let certified = certificates.first().and_then(|own| self.accounts.certified(own));
         Ok((Box::new(secured), certified))
+    }
+}
+
+impl Front {
+    fn note_failed_handshake(&self, peer: IpAddr, error: &io::Error) {
+        let refusal = match tls::classify_failure(error) {
+            // That port begins in clear.
+            Refusal::ClearOnTlsPort if self.listener.tls != ListenerTls::Implicit => Refusal::TlsHandshake,
+            refusal => refusal,
+        };
+        self.refusals.note(peer, refusal, error);
+    }
+
+    /// Waits for the beginning of TLS; false where none came. A health check connects and leaves; a client without TLS
+    /// waits for a greeting.
+    async fn begins_tls(&self, stream: &TcpStream, peer: IpAddr) -> io::Result<bool> {
+        let begun = Instant::now();
+        let peeked = timeout(HANDSHAKE, stream.peek(&mut [0])).await;
+        let peeked = peeked.unwrap_or(Ok(0))?;
+        if peeked == 0 && begun.elapsed() >= PROBE {
+            self.refusals.note(peer, Refusal::TlsTimeout, &"");
+        }
+        Ok(peeked > 0)
     }
 }
 
@@ -133,17 +161,16 @@ async fn welcome(mut stream: TcpStream, peer: SocketAddr, front: Arc<Front>) {
     let peer = match client_address(&mut stream, peer, &front.listener).await {
         Ok(client) => client,
         Err(error) => {
-            tracing::warn!(%peer, %error, "a proxy's connection refused; see `proxy_protocol_from` of the listener");
-            return;
+            return front.refusals.note(peer.ip(), Refusal::ProxyHeader, &error);
         }
     };
     let ip = peer.ip().to_canonical();
     if !contains(&front.listener.allow, ip) {
-        tracing::warn!(%peer, "connection from outside the allowed networks refused; see `allow` of the listener");
+        front.refusals.note(ip, Refusal::Network, &"");
         return turn_away(stream, Reply::NotAllowed).await;
     }
     let Some(_place) = front.crowd.enter(ip, &front.limits) else {
-        tracing::warn!(%peer, "too many connections; see `connections` and `connections_per_ip` in [limits]");
+        front.refusals.note(ip, Refusal::Connections, &"");
         return turn_away(stream, Reply::TooManyConnections).await;
     };
     metrics::gauge!("mailtrail_smtp_sessions").increment(1);
@@ -173,7 +200,11 @@ async fn converse(stream: TcpStream, peer: SocketAddr, front: Arc<Front>) -> io:
     if front.listener.tls != ListenerTls::Implicit {
         return Conversation::new(Box::new(stream), peer, front, session).run().await;
     }
-    let (stream, certified) = front.secure(stream).await?;
+    let ip = peer.ip().to_canonical();
+    if !front.begins_tls(&stream, ip).await? {
+        return Ok(End::Left);
+    }
+    let (stream, certified) = front.secure(stream, ip).await?;
     session.secured();
     certified.into_iter().for_each(|account| session.certified(account));
     Conversation::new(stream, peer, front, session).run().await
@@ -247,6 +278,8 @@ impl Drop for Place {
     }
 }
 
+/// Within which a health check leaves.
+const PROBE: Duration = Duration::from_secs(3);
 const HANDSHAKE: Duration = Duration::from_secs(30);
 const AFTER_ERROR: Duration = Duration::from_millis(200);
 /// For series that go on while we stop: to Odoo a session that ends in the middle is a mail that failed for good.

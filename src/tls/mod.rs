@@ -5,11 +5,13 @@
 //! never printed.
 
 mod certificate;
+mod failure;
 mod observer;
 mod server;
 mod watch;
 
 pub use certificate::{expiry, mark, marks};
+pub use failure::classify_failure;
 pub use observer::{Seen, observing_connector};
 pub use server::{Server, ServerFiles};
 pub use watch::watch;

@@ -1,3 +1,4 @@
+use crate::provider::Provider;
 use crate::smtp::{Response, Unreadable};
 use rustls::CertificateError;
 use std::io;
@@ -38,8 +39,13 @@ pub enum Fault {
     #[error("the server's replies are out of step: {0}")]
     OutOfStep(Response),
     /// The login is wrong.
-    #[error("the login was refused: {0}; {remedy}", remedy = remedy(.0))]
-    Login(Response),
+    #[error("the login was refused: {response}; {remedy}", remedy = remedy(response, *provider))]
+    Login {
+        /// Its words.
+        response: Response,
+        /// Whose server it is.
+        provider: Provider,
+    },
     /// TLS is asked for and not to be had.
     #[error(
         "the server does not offer STARTTLS; nothing is sent in clear: check host, port and the path to it"
@@ -60,11 +66,16 @@ pub enum Fault {
 }
 
 /// What helps against a refused login. Brevo's 525 is about where we are, whoever we say we are.
-fn remedy(refusal: &Response) -> &'static str {
-    match refusal.code {
-        525 => {
+fn remedy(refusal: &Response, provider: Provider) -> &'static str {
+    match (refusal.code, provider) {
+        (525, _) => {
             "allow the address that this machine connects from, its IPv6 one as well, in the provider's list of \
              authorised addresses"
+        }
+        // One region does not know the other's accounts.
+        (_, Provider::Mailgun) => {
+            "check username and password of this upstream, and its region: a domain of Mailgun's EU region needs \
+             region = \"eu\", one of the US region \"us\""
         }
         _ => "check username and password of this upstream",
     }
@@ -74,9 +85,11 @@ impl Fault {
     /// Whether trying again does not help, and an operator has to look: nothing is sent until then.
     pub fn is_for_operator(&self) -> bool {
         match self {
-            Self::Login(_) | Self::NoStartTls | Self::Certificate(_) | Self::NoAuth | Self::HostName(_) => {
-                true
-            }
+            Self::Login { .. }
+            | Self::NoStartTls
+            | Self::Certificate(_)
+            | Self::NoAuth
+            | Self::HostName(_) => true,
             Self::Io(_)
             | Self::Timeout { .. }
             | Self::Closed

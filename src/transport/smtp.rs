@@ -8,6 +8,7 @@ use super::settings::{Login, Pipelining, Security, Settings, Timeouts};
 use super::wire::{Wire, begin, secure, within};
 use super::{Addresses, ContentFault, Fault};
 use crate::mail::{BodyType, Envelope};
+use crate::provider::Provider;
 use crate::smtp::{Capabilities, Encoder, Response, ResponseReader, Unreadable};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -157,7 +158,7 @@ impl Connection {
             connection = connection.start_tls(settings, tls, hostname).await?;
         }
         if let Some(login) = &settings.login {
-            connection.log_in(login).await?;
+            connection.log_in(login, settings.provider).await?;
         }
         Ok(connection)
     }
@@ -440,7 +441,7 @@ impl Connection {
     }
 
     /// Logs in with PLAIN and its initial response: Mailgun's prompt for the two-step form is not base64.
-    async fn log_in(&mut self, login: &Login) -> Result<(), Fault> {
+    async fn log_in(&mut self, login: &Login, provider: Provider) -> Result<(), Fault> {
         let (user, password) = (&login.username, login.password.reveal());
         let response = if self.capabilities.auth_plain {
             let token = BASE64_STANDARD.encode(format!("\0{user}\0{password}"));
@@ -448,17 +449,17 @@ impl Connection {
         } else if self.capabilities.auth_login {
             let prompt = self.command("AUTH LOGIN\r\n", "AUTH").await?;
             if !prompt.is_intermediate() {
-                return Err(login_fault(prompt).unwrap_or(Fault::NoAuth));
+                return Err(login_fault(prompt, provider).unwrap_or(Fault::NoAuth));
             }
             let prompt = self.command(&format!("{}\r\n", BASE64_STANDARD.encode(user)), "AUTH").await?;
             if !prompt.is_intermediate() {
-                return Err(login_fault(prompt).unwrap_or(Fault::NoAuth));
+                return Err(login_fault(prompt, provider).unwrap_or(Fault::NoAuth));
             }
             self.command(&format!("{}\r\n", BASE64_STANDARD.encode(password)), "AUTH").await?
         } else {
             return Err(Fault::NoAuth);
         };
-        login_fault(response).map_or(Ok(()), Err)
+        login_fault(response, provider).map_or(Ok(()), Err)
     }
 
     /// MAIL, the RCPTs and DATA, a line each.
@@ -567,12 +568,12 @@ fn sorted(
 }
 
 /// What is wrong with the answer to a login: a refusal for now is no wrong password (RFC 4954 section 6).
-fn login_fault(response: Response) -> Option<Fault> {
+fn login_fault(response: Response, provider: Provider) -> Option<Fault> {
     match response.code {
         200..300 => None,
         300..400 => Some(Fault::OutOfStep(response)),
         400..500 => Some(Fault::Refused { what: "AUTH", response }),
-        _ => Some(Fault::Login(response)),
+        _ => Some(Fault::Login { response, provider }),
     }
 }
 

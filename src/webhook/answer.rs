@@ -11,6 +11,10 @@ pub enum Answer {
     Refused,
     /// Larger than anything that is reported.
     TooLarge,
+    /// Its framing is no HTTP.
+    Malformed,
+    /// In a content coding.
+    Coded,
     /// From an address that was refused too often.
     Limited,
     /// Not now, through our own fault.
@@ -26,6 +30,8 @@ impl Answer {
             Self::Buried => "dead",
             Self::Refused => "refused",
             Self::TooLarge => "too-large",
+            Self::Malformed => "malformed",
+            Self::Coded => "coded",
             Self::Limited => "limited",
             Self::NotNow => "not-now",
         }

@@ -1,6 +1,9 @@
 //! Bodies, read within bounds of size, time and memory.
 
+use super::answer::Answer;
 use axum::body::{Body, HttpBody};
+use axum::http::HeaderMap;
+use axum::http::header::CONTENT_ENCODING;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use std::time::Duration;
@@ -31,8 +34,34 @@ pub enum Unread {
     #[error("the body did not come within {} s", TIME.as_secs())]
     TooSlow,
     /// The connection broke, or was not HTTP any more.
-    #[error("the body broke off: {0}")]
+    #[error("the body broke off, or its framing is no HTTP: {0}")]
     Broken(#[from] axum::Error),
+    /// It is compressed.
+    #[error("the body has a content coding; have the sender, or what is on the way, send it as it is")]
+    Coded,
+}
+
+impl Unread {
+    /// What is answered.
+    pub fn answer(&self) -> Answer {
+        match self {
+            Self::TooLarge(_) => Answer::TooLarge,
+            Self::Broken(_) => Answer::Malformed,
+            Self::Coded => Answer::Coded,
+            Self::NoRoom | Self::TooSlow => Answer::NotNow,
+        }
+    }
+}
+
+/// Whether a body is in a content coding (RFC 9110 section 8.4).
+pub fn is_coded(headers: &HeaderMap) -> bool {
+    let codings = headers
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .flat_map(|field| field.as_bytes().split(|byte| *byte == b','));
+    codings
+        .map(<[u8]>::trim_ascii)
+        .any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
 }
 
 impl Default for Room {
@@ -67,6 +96,10 @@ impl Room {
             // A piece lies in the connection's buffer, which would stay with it.
             bytes.extend_from_slice(&piece);
         }
+        // Neither a form nor JSON begins so.
+        if bytes.starts_with(GZIP) {
+            return Err(Unread::Coded);
+        }
         Ok(Held { bytes: bytes.into(), _room: room })
     }
 
@@ -78,6 +111,8 @@ impl Room {
     }
 }
 
+/// What gzip begins with (RFC 1952 section 2.3.1), though no field says so.
+const GZIP: &[u8] = &[0x1f, 0x8b];
 /// Bytes of all bodies under way, from their first byte to their answer.
 const MEMORY: usize = 32 << 20;
 /// For a whole body.
@@ -108,6 +143,24 @@ mod tests {
         assert_eq!(room.read(pieces(&[2 << 20]), large).await.unwrap().bytes.len(), 2 << 20);
         held.pop();
         assert!(room.read(pieces(&[large]), large).await.is_ok());
+    }
+
+    #[test]
+    fn codings_are_seen_however_they_are_written() {
+        for (values, coded) in [
+            (&[][..], false),
+            (&[""], false),
+            (&["identity"], false),
+            (&["Identity , "], false),
+            (&["gzip"], true),
+            (&["identity, br"], true),
+            (&["identity", "zstd"], true),
+            (&["x-unknown"], true),
+        ] {
+            let mut headers = HeaderMap::new();
+            values.iter().for_each(|value| drop(headers.append(CONTENT_ENCODING, value.parse().unwrap())));
+            assert_eq!(is_coded(&headers), coded, "{values:?}");
+        }
     }
 
     #[tokio::test]

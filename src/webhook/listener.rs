@@ -3,7 +3,8 @@
 use super::crowd::{Crowd, Seat};
 use super::{Inbox, Settings, router};
 use crate::descriptors;
-use crate::tls::Server;
+use crate::strangers::{Refusal, RefusalLog};
+use crate::tls::{Server, classify_failure};
 use axum::Router;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -18,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -45,7 +47,8 @@ pub async fn serve(
     tls: Option<Arc<Server>>,
     quiet: CancellationToken,
 ) {
-    let host = Host { router: router(inbox), tls, quiet: quiet.clone() };
+    let refusals = inbox.log.clone();
+    let host = Host { router: router(inbox), tls, refusals: refusals.clone(), quiet: quiet.clone() };
     let (places, spare) = (Arc::new(Semaphore::new(settings.connections)), Arc::new(Semaphore::new(SPARE)));
     let crowd = Arc::new(Crowd::new(settings));
     let conversations = TaskTracker::new();
@@ -63,7 +66,7 @@ pub async fn serve(
             }
         };
         let Some(seat) = crowd.enter(peer.ip()) else {
-            tracing::debug!(%peer, "a connection too many of one address is closed; see `connections_per_ip` in [http]");
+            refusals.note(peer.ip(), Refusal::HttpConnections, &"");
             continue;
         };
         let place = if seat.is_one_too_many { None } else { places.clone().try_acquire_owned().ok() };
@@ -89,6 +92,7 @@ pub async fn serve(
 struct Host {
     router: Router,
     tls: Option<Arc<Server>>,
+    refusals: RefusalLog,
     quiet: CancellationToken,
 }
 
@@ -96,24 +100,49 @@ impl Host {
     async fn converse(self, stream: TcpStream, peer: Peer, _place: (OwnedSemaphorePermit, Seat)) {
         // No answer waits for the acknowledgement of the one before. A socket that refuses is closed already.
         let _ = stream.set_nodelay(true);
+        let Some(first) = self.first_byte(&stream, peer).await else { return };
         let ended = match &self.tls {
-            None => self.answer(stream, peer).await.map_err(io::Error::other),
-            Some(tls) => self.answer_secured(tls, stream, peer).await,
+            None if first == TLS_RECORD => {
+                return self.refusals.note(peer.address, Refusal::TlsOnHttpPort, &"");
+            }
+            None => self.answer(stream, peer).await,
+            Some(tls) => match self.secure(tls, stream, peer).await {
+                Some(secured) => self.answer(secured, peer).await,
+                None => return,
+            },
         };
         if let Err(error) = ended {
+            if error.is_parse() {
+                self.refusals.note(peer.address, Refusal::HttpFraming, &error);
+            }
             tracing::debug!(peer = %peer.address, %error, "a connection of the webhook listener broke off");
         }
     }
 
-    async fn answer_secured(&self, tls: &Server, stream: TcpStream, peer: Peer) -> io::Result<()> {
+    /// The first byte that comes; `None` where none does.
+    async fn first_byte(&self, stream: &TcpStream, peer: Peer) -> Option<u8> {
+        let (patience, mut first) = (if peer.is_one_too_many { SHORT } else { HEAD }, [0]);
+        tokio::select! {
+            peeked = timeout(patience, stream.peek(&mut first)) => {
+                peeked.ok()?.ok().filter(|read| *read > 0).map(|_| first[0])
+            }
+            () = self.quiet.cancelled() => None,
+        }
+    }
+
+    /// Speaks TLS; `None` where that fails, which is said, or where we are to be quiet: nothing was asked yet.
+    async fn secure(&self, tls: &Server, stream: TcpStream, peer: Peer) -> Option<TlsStream<TcpStream>> {
         let patience = if peer.is_one_too_many { SHORT } else { HANDSHAKE };
         let secured = tokio::select! {
             secured = timeout(patience, tls.acceptor().accept(stream)) => secured,
-            // Nothing was asked yet.
-            () = self.quiet.cancelled() => return Ok(()),
+            () = self.quiet.cancelled() => return None,
         };
-        let secured = secured.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        self.answer(secured, peer).await.map_err(io::Error::other)
+        let failed = |error: &io::Error| match classify_failure(error) {
+            Refusal::ClearOnTlsPort => Refusal::HttpOnTlsPort,
+            refusal => refusal,
+        };
+        let secured = secured.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        secured.inspect_err(|error| self.refusals.note(peer.address, failed(error), error)).ok()
     }
 
     async fn answer(
@@ -141,6 +170,8 @@ impl Host {
 
 /// Connections beyond those that may be, which are told so.
 pub const SPARE: usize = 64;
+/// The first byte of TLS, a handshake record (RFC 8446 section 5.1).
+const TLS_RECORD: u8 = 0x16;
 /// For the beginning of TLS.
 const HANDSHAKE: Duration = Duration::from_secs(30);
 /// For the head of a request, and between two requests: longer than web servers keep connections to us (nginx: 60 s),

@@ -29,14 +29,15 @@ use crate::provider::{self, Form, activecampaign, brevo, generic, mailgun};
 use crate::pulse::Pulse;
 use crate::secret::Secret;
 use crate::store::{CommitError, ReadError, Store};
+use crate::strangers::{Refusal, RefusalLog};
 use answer::Answer;
 use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware;
 use axum::routing::{get, post};
-use body::{Room, Unread};
+use body::{Room, Unread, is_coded};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use ipnet::IpNet;
@@ -60,6 +61,7 @@ pub struct Inbox {
     probe: Probe,
     room: Room,
     refusals: Refusals,
+    log: RefusalLog,
     /// What takes in mail from outside, if somebody wants it.
     intake: Option<Intake>,
 }
@@ -77,6 +79,7 @@ impl Inbox {
             probe: Probe::default(),
             room: Room::default(),
             refusals: Refusals::default(),
+            log: RefusalLog::default(),
             intake: None,
         }
     }
@@ -93,18 +96,34 @@ impl Inbox {
 }
 
 /// `POST /webhooks/<source>`, `POST /webhooks/<source>/<secret>`, `POST /inbound/<upstream>`, `POST
-/// /inbound/<upstream>/mime`, `GET /healthz`, `GET /readyz`.
+/// /inbound/<upstream>/mime`, `GET /healthz`, `GET /readyz`, each with or without a final slash.
 fn router(inbox: Inbox) -> Router {
-    let inbox = Arc::new(inbox);
-    Router::new()
-        .route("/webhooks/{source}", post(receive))
-        .route("/webhooks/{source}/{secret}", post(receive_with_secret))
-        .route("/inbound/{source}", post(receive_mail))
-        .route("/inbound/{source}/mime", post(receive_raw_mail))
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(|| async { "ready\n" }))
+    let (inbox, mut router) = (Arc::new(inbox), Router::new());
+    for (path, method) in [
+        ("/webhooks/{source}", post(receive)),
+        ("/webhooks/{source}/{secret}", post(receive_with_secret)),
+        ("/inbound/{source}", post(receive_mail)),
+        ("/inbound/{source}/mime", post(receive_raw_mail)),
+        ("/healthz", get(|| async { "ok\n" })),
+        ("/readyz", get(|| async { "ready\n" })),
+    ] {
+        router = router.route(path, method.clone()).route(&format!("{path}/"), method);
+    }
+    router
         .route_layer(middleware::from_fn_with_state(inbox.clone(), probe::answer))
+        .method_not_allowed_fallback(refuse_method)
+        .fallback(refuse_path)
         .with_state(inbox)
+}
+
+async fn refuse_method(State(inbox): State<Arc<Inbox>>, request: Request) -> StatusCode {
+    inbox.refuse_path(Refusal::Method, &request);
+    StatusCode::METHOD_NOT_ALLOWED
+}
+
+async fn refuse_path(State(inbox): State<Arc<Inbox>>, request: Request) -> StatusCode {
+    inbox.refuse_path(Refusal::Path, &request);
+    StatusCode::NOT_FOUND
 }
 
 async fn receive(State(inbox): State<Arc<Inbox>>, Path(name): Path<String>, request: Request) -> StatusCode {
@@ -171,12 +190,11 @@ impl Inbox {
         let found = self.sources.iter().enumerate().find(|(_, source)| source.name == name);
         let found = found.filter(|(_, source)| errand.suits(&source.kind));
         let Some((place, source)) = found else {
-            count("", "nobody");
+            self.refuse_path(Refusal::Path, &request);
             return StatusCode::NOT_FOUND;
         };
-        let (Parts { headers, extensions, .. }, body) = request.into_parts();
-        let nowhere = Peer { address: Ipv4Addr::UNSPECIFIED.into(), is_one_too_many: false };
-        let peer = extensions.get().copied().unwrap_or(nowhere);
+        let peer = peer(&request);
+        let (Parts { headers, .. }, body) = request.into_parts();
         let client = Client::of(peer.address, &headers, &self.proxies);
         let (secret, mail) = match errand {
             Errand::Report(secret) => (secret, None),
@@ -207,10 +225,19 @@ impl Inbox {
         if let Err(answer) = self.admit(call) {
             return answer;
         }
-        let held = match self.room.read(body, kind.largest_body()).await {
+        let read = async {
+            if is_coded(&call.headers) {
+                Err(Unread::Coded)
+            } else {
+                self.room.read(body, kind.largest_body()).await
+            }
+        };
+        let held = match read.await {
             Ok(held) => held,
-            Err(unread @ Unread::TooLarge(_)) => return self.turn_away(call, unread, Answer::TooLarge),
-            Err(unread) => return self.turn_away(call, unread, Answer::NotNow),
+            Err(unread) => {
+                let answer = unread.answer();
+                return self.turn_away(call, unread, answer);
+            }
         };
         let taken = match kind {
             Kind::Mailgun { keys } => self.take_mailgun(call, keys, &held.bytes).await,
@@ -413,14 +440,43 @@ impl Inbox {
         Ok(Answer::Buried)
     }
 
-    /// Answers somebody who is not served. Of all of an address's in a minute the log hears of the first, and of the one
-    /// from which on it is not looked at any more.
+    /// Counts a request that no path fits, and says which would. Whoever looks around with GET is not worth a line.
+    fn refuse_path(&self, refusal: Refusal, request: &Request) {
+        count("", "nobody");
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let client = Client::of(peer(request).address, request.headers(), &self.proxies);
+            self.log.note(client.address, refusal, &self.right_path(request.uri().path()));
+        }
+    }
+
+    /// The path that was meant, or all that there are. What was asked for is not repeated: it may hold a secret.
+    fn right_path(&self, asked: &str) -> String {
+        let asked = asked.to_ascii_lowercase();
+        let has = |word: &str| asked.split(['/', '.', '%']).any(|part| part == word);
+        let path = |source: &Source| {
+            let (name, secret) = (&source.name, if source.kind.has_secret_path() { "/<secret>" } else { "" });
+            match has("inbound") && source.kind.brings_mail() {
+                true if has("mime") => format!("/inbound/{name}/mime"),
+                true => format!("/inbound/{name}"),
+                false => format!("/webhooks/{name}{secret}"),
+            }
+        };
+        let meant = self.sources.iter().find(|source| has(&source.name.to_ascii_lowercase()));
+        match meant {
+            Some(source) => format!("the path is {}", path(source)),
+            None => format!("paths: {}", self.sources.iter().map(path).collect::<Vec<_>>().join(" ")),
+        }
+    }
+
+    /// Answers somebody who is not served. Of all of an address's in a minute the log hears of the first of a kind, and of
+    /// the one from which on it is not looked at any more.
     fn turn_away(&self, call: &Call<'_>, reason: impl Display, answer: Answer) -> Answer {
         let Call { source, place, client, .. } = call;
         let counts = answer == Answer::Refused;
         let said = self.refusals.note(*client, *place, counts, Instant::now());
         let (source, address) = (&source.name, client.address);
-        match (said.first, answer) {
+        let first = self.log.admits(client.address, format!("{source}: {}", answer.word()));
+        match (first, answer) {
             (true, Answer::NotNow) => {
                 tracing::error!(source, %address, %reason, "a webhook is not taken now")
             }
@@ -444,6 +500,12 @@ enum Trouble {
     Read(#[from] ReadError),
     #[error(transparent)]
     Commit(#[from] CommitError),
+}
+
+/// Where a request came from.
+fn peer(request: &Request) -> Peer {
+    let nowhere = Peer { address: Ipv4Addr::UNSPECIFIED.into(), is_one_too_many: false };
+    request.extensions().get().copied().unwrap_or(nowhere)
 }
 
 fn count(source: &str, outcome: &'static str) {

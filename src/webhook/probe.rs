@@ -15,6 +15,7 @@ pub async fn answer(State(inbox): State<Arc<Inbox>>, request: Request, next: Nex
     let path = request.uri().path();
     let is_source = path
         .strip_prefix("/webhooks/")
+        .map(|name| name.strip_suffix('/').unwrap_or(name))
         .is_some_and(|name| inbox.sources.iter().any(|source| source.name == name));
     let answer = question.to_str().ok().filter(|_| is_source);
     match answer.and_then(|question| inbox.probe.answer(question, path)) {

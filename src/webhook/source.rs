@@ -130,6 +130,8 @@ impl Kind {
             (Answer::Refused, Self::Mailgun { .. }) => StatusCode::NOT_ACCEPTABLE,
             (Answer::Refused, Self::ActiveCampaign { .. }) => StatusCode::NOT_FOUND,
             (Answer::Refused, Self::Brevo(_) | Self::Generic { .. }) => StatusCode::UNAUTHORIZED,
+            (Answer::Malformed, _) => StatusCode::BAD_REQUEST,
+            (Answer::Coded, _) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             (Answer::TooLarge, _) => StatusCode::PAYLOAD_TOO_LARGE,
             (Answer::Limited, _) | (Answer::NotNow, Self::Brevo(_)) => StatusCode::TOO_MANY_REQUESTS,
             (Answer::NotNow, _) => StatusCode::SERVICE_UNAVAILABLE,

@@ -44,8 +44,6 @@ pub struct Refusals(Mutex<Register<(Origin, usize), Tally>>);
 /// What is to be said about a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Said {
-    /// It is the first of its minute: the log hears why.
-    pub first: bool,
     /// It is the one from which on the address is turned away; how many there were.
     pub limit: Option<u32>,
 }
@@ -68,17 +66,13 @@ impl Refusals {
     /// Somebody is not served. It `counts` where he is at fault.
     pub fn note(&self, client: Client, source: usize, counts: bool, now: Instant) -> Said {
         let mut refusals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut first = false;
-        let new = || {
-            first = true;
-            Tally { refused: 0, ends: now + MINUTE }
-        };
+        let new = || Tally { refused: 0, ends: now + MINUTE };
         let tally = refusals.entry((client.address.into(), source), now, new);
         if now >= tally.ends {
-            (*tally, first) = (Tally { refused: 0, ends: now + MINUTE }, true);
+            *tally = Tally { refused: 0, ends: now + MINUTE };
         }
         tally.refused += u32::from(counts);
-        Said { first, limit: (counts && tally.refused == MOST).then_some(MOST) }
+        Said { limit: (counts && tally.refused == MOST).then_some(MOST) }
     }
 }
 
@@ -130,14 +124,14 @@ mod tests {
         for number in 1..=MOST {
             assert!(!refusals.turn_away(somebody(1), 0, now));
             let said = refusals.note(somebody(1), 0, true, now);
-            assert_eq!(said, Said { first: number == 1, limit: (number == MOST).then_some(MOST) });
+            assert_eq!(said, Said { limit: (number == MOST).then_some(MOST) });
         }
         assert!(refusals.turn_away(somebody(1), 0, now));
         assert!(!refusals.turn_away(somebody(2), 0, now) && !refusals.turn_away(somebody(1), 1, now));
-        assert_eq!(refusals.note(somebody(1), 0, true, now), Said { first: false, limit: None });
+        assert_eq!(refusals.note(somebody(1), 0, true, now), Said { limit: None });
         let later = now + MINUTE;
         assert!(!refusals.turn_away(somebody(1), 0, later));
-        assert_eq!(refusals.note(somebody(1), 0, true, later), Said { first: true, limit: None });
+        assert_eq!(refusals.note(somebody(1), 0, true, later), Said { limit: None });
         assert!(!refusals.turn_away(somebody(1), 0, later));
     }
 
@@ -147,7 +141,7 @@ mod tests {
         let [open, hidden] =
             [false, true].map(|is_hidden| Client { address: [127, 0, 0, 1].into(), is_hidden });
         for number in 0..2 * MOST {
-            assert_eq!(refusals.note(open, 0, false, now), Said { first: number == 0, limit: None });
+            assert_eq!(refusals.note(open, 0, false, now), Said { limit: None });
         }
         assert!(!refusals.turn_away(open, 0, now));
         for _ in 0..2 * MOST {

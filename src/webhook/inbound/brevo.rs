@@ -1,7 +1,7 @@
 //! Brevo's inbound parsing: `{"items": [...]}`, each with its header, its texts, and tokens that its files are fetched by.
 //! There is no signature; whoever posts proves himself as with events.
 
-use super::{Answer, Call, Inbox, Intake, Mail, Snag, Trouble, Unheld, mailboxes, make};
+use super::{Answer, Call, Inbox, Intake, Mail, Snag, Trouble, mailboxes, make};
 use super::{Attachment, Parsed};
 use crate::mail::Mailbox;
 use crate::provider::{self, lenient};
@@ -45,8 +45,10 @@ impl Inbox {
     ) -> Result<Answer, Trouble> {
         let held = match self.room.read(body, LARGEST).await {
             Ok(held) => held,
-            Err(unheld @ Unheld::TooLarge(_)) => return Ok(self.turn_away(call, unheld, Answer::TooLarge)),
-            Err(unheld) => return Ok(self.turn_away(call, unheld, Answer::NotNow)),
+            Err(unheld) => {
+                let answer = unheld.answer();
+                return Ok(self.turn_away(call, unheld, answer));
+            }
         };
         self.pulse.proved(call.source.upstream());
         let items = match provider::events(&held.bytes) {

@@ -9,7 +9,7 @@ mod rebuild;
 mod upload;
 
 use super::answer::Answer;
-use super::body::Unread as Unheld;
+use super::body::{Unread as Unheld, is_coded};
 use super::source::Kind;
 use super::{Call, Inbox, Trouble};
 use crate::account::{Account, Fault};
@@ -115,6 +115,9 @@ impl Inbox {
         if let Err(answer) = self.admit(call) {
             return answer;
         }
+        if is_coded(&call.headers) {
+            return self.turn_away(call, Unheld::Coded, Answer::Coded);
+        }
         let Ok(_place) = intake.places.try_acquire() else {
             return self.turn_away(
                 call,
@@ -149,7 +152,8 @@ impl Inbox {
                 let answer = match unread {
                     Unread::TooLarge(_) => Answer::TooLarge,
                     Unread::NoForm(_) => Answer::Refused,
-                    Unread::Disk(_) | Unread::Broken(_) => Answer::NotNow,
+                    Unread::Broken(_) => Answer::Malformed,
+                    Unread::Disk(_) => Answer::NotNow,
                 };
                 return Ok(self.turn_away(call, unread, answer));
             }

@@ -55,8 +55,8 @@ pub enum Unread {
     /// The disk refuses.
     #[error("the mail cannot be written to disk: {0}")]
     Disk(#[from] io::Error),
-    /// The connection broke.
-    #[error("the body broke off: {0}")]
+    /// The connection broke, or was not HTTP any more.
+    #[error("the body broke off, or its framing is no HTTP: {0}")]
     Broken(String),
 }
 
