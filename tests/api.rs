@@ -11,8 +11,9 @@ use http::{Act, Request, Server};
 use mailtrail::clock::{Clock, Timestamp};
 use mailtrail::config;
 use mailtrail::daemon::Daemon;
+use mailtrail::event::{Event, Kind, Words};
 use mailtrail::id::TrackingId;
-use mailtrail::ledger::{Accepted, Recipient, Rung, Send, Standing, State, Trail, What};
+use mailtrail::ledger::{Accepted, Notice, Recipient, Rung, Send, Standing, State, Trail, Via, What};
 use mailtrail::sandbox::{self, Sandbox};
 use mailtrail::secret::Secret;
 use mailtrail::tls;
@@ -67,8 +68,24 @@ async fn answers_and_their_absence_decide() {
     for (what, act, expected) in [
         ("400", said(400, "to parameter is wrong"), &[Bounced][..]),
         ("413", said(413, "request size exceeds 52.4MiB limit"), &[Bounced]),
-        ("500", said(500, "Internal Server Error"), &[Queued, Relayed]),
-        ("503 in HTML", (503, "<html>".into()), &[Queued, Relayed]),
+        // Sent whole, and no clear answer.
+        ("500", said(500, "Internal Server Error"), &[Unknown, Relayed]),
+        ("502", (502, "Bad Gateway".into()), &[Unknown, Relayed]),
+        ("503 in HTML", (503, "<html>".into()), &[Unknown, Relayed]),
+        ("504", said(504, "Gateway Timeout"), &[Unknown, Relayed]),
+        ("524", (524, String::new()), &[Unknown, Relayed]),
+        ("200 without an id", said(200, "Queued. Thank you."), &[Unknown, Relayed]),
+        ("200 with an empty id", (200, "{\"id\":\"\"}".into()), &[Unknown, Relayed]),
+        ("202 without a word", (202, String::new()), &[Unknown, Relayed]),
+        ("303", (303, "+ Location: /done\n".into()), &[Unknown, Relayed]),
+        // A clear no, and not for good.
+        ("408", (408, String::new()), &[Queued, Relayed]),
+        ("409", said(409, "Conflict"), &[Queued, Relayed]),
+        ("421", said(421, "Misdirected Request"), &[Queued, Relayed]),
+        ("422", said(422, "Unprocessable Content"), &[Queued, Relayed]),
+        ("423", said(423, "Locked"), &[Queued, Relayed]),
+        ("451", said(451, "Unavailable"), &[Queued, Relayed]),
+        ("507", said(507, "Insufficient Storage"), &[Queued, Relayed]),
         ("no answer", (0, String::new()), &[Unknown, Relayed]),
         ("half an answer", (0, broken.into()), &[Unknown, Relayed]),
         ("no HTTP", (0, "220 smtp.example.net\r\n".into()), &[Unknown, Relayed]),
@@ -104,6 +121,58 @@ async fn a_connection_lost_before_the_end_of_the_message_is_a_temporary_failure(
     assert_eq!(attempts(&trail), [Standing::Queued, Standing::Relayed]);
     assert_eq!(trail.facts[1].words.name, "connection");
     assert!(server.requests()[1].message().ends_with(message(LARGE).as_bytes()));
+}
+
+/// Whoever answers before the end of the message did not take it.
+#[tokio::test]
+async fn an_answer_before_the_end_of_the_message_leaves_nothing_unknown() {
+    for status in [502, 503, 200] {
+        let script = move |number: usize, _: &Request, whole: bool| match (number, whole) {
+            (1, false) => Some(Act::Leave(status, "early".into())),
+            (_, false) => None,
+            (_, true) => Some(taken()),
+        };
+        let server = Server::hasty(script).await;
+        let scene = Scene::new(&server, "").await;
+        let trail = scene.settled(scene.send(LARGE, &["a@example.net"]).await).await;
+        assert_eq!(attempts(&trail), [Standing::Queued, Standing::Relayed], "{status}");
+    }
+}
+
+/// An event settles what was sent whole, whatever the answer was; it is not sent again.
+#[tokio::test]
+async fn an_event_settles_what_was_answered_without_a_clear_no() {
+    for (status, body) in [
+        said(200, "Queued. Thank you."),
+        (504, String::new()),
+        said(409, "Conflict"),
+        said(429, "slow down"),
+        (302, "+ Location: /login\n".to_owned()),
+    ] {
+        let server = Server::start(move |number, request| {
+            if !request.line.starts_with("POST") {
+                // It is asked for events now and then.
+                return Act::Answer(200, "{\"items\":[],\"paging\":{}}".into());
+            }
+            let first = request.values("to") == ["a@example.net"];
+            if first && number == 1 { Act::Answer(status, body.clone()) } else { taken() }
+        });
+        let server = server.await;
+        let scene = Scene::pausing(&server).await;
+        let id = scene.send(1, &["a@example.net"]).await;
+        scene.tried(id).await;
+        scene.report(id, "a@example.net").await;
+        let trail = scene.settled(id).await;
+        assert_eq!(
+            (states(&trail), trail.attempts, trail.due),
+            (vec![State::Delivered], 1, None),
+            "{status}"
+        );
+        // Mail that was accepted later goes out, and the first does not.
+        scene.settled(scene.send(2, &["b@example.net"]).await).await;
+        let sent = server.requests().into_iter().filter(|request| request.line.starts_with("POST"));
+        assert_eq!(sent.count(), 2, "{status}");
+    }
 }
 
 #[tokio::test]
@@ -143,7 +212,13 @@ async fn what_is_about_the_account_holds_all_mail_and_bounces_none() {
         said(404, "Domain not found: mg.example.com"),
         said(400, sandboxed),
         magnificent(),
-        (302, "+ Location: /login\n".to_owned()),
+        (307, "+ Location: /elsewhere\n".to_owned()),
+        (406, "Not Acceptable".to_owned()),
+        (410, "Gone".to_owned()),
+        (411, "Length Required".to_owned()),
+        (415, "Unsupported Media Type".to_owned()),
+        (501, "Not Implemented".to_owned()),
+        (511, "Network Authentication Required".to_owned()),
     ] {
         let (words, times) = (body.clone(), Arc::new(Mutex::new(Vec::new())));
         let heard = times.clone();
@@ -440,6 +515,39 @@ impl Scene {
         let config = config::parse(&text, Path::new("test.toml"), &BTreeMap::new()).unwrap();
         let daemon = Daemon::start(&config, Clock::System, None).await.unwrap();
         Self { daemon, sandbox: None, _directory: directory }
+    }
+
+    /// One that tries again after two seconds at the earliest.
+    async fn pausing(server: &Server) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let upstream = upstream(&format!("http://{}", server.address), "");
+        let text = format!(
+            "[server]\nhostname = \"relay.example.com\"\ndata_dir = {:?}\n[[listener]]\n\
+             address = \"127.0.0.1:0\"\ntls = \"none\"\nauth = \"none\"\n{}",
+            directory.path().join("data").display().to_string(),
+            upstream.replace("first = \"100ms\"\nmax = \"1s\"", "first = \"2s\"\nmax = \"2s\"")
+        );
+        let config = config::parse(&text, Path::new("test.toml"), &BTreeMap::new()).unwrap();
+        let daemon = Daemon::start(&config, Clock::System, None).await.unwrap();
+        Self { daemon, sandbox: None, _directory: directory }
+    }
+
+    /// The provider reports that a send arrived, by our id.
+    async fn report(&self, id: TrackingId, recipient: &str) {
+        let at = Clock::System.now();
+        let event = Event {
+            kind: Kind::Delivered,
+            at,
+            identity: id.to_string(),
+            recipient: Some(recipient.to_owned()),
+            tracking: Some(id),
+            message_id: None,
+            by_machine: false,
+            test_mode: false,
+            words: Words::default(),
+        };
+        let notice = Notice { upstream: "up".into(), at, via: Via::Webhook, token: None, event };
+        self.daemon.store().report(notice, Bytes::new()).await.unwrap();
     }
 
     async fn with_sandbox() -> Self {

@@ -18,6 +18,7 @@ use scripted::{Act, At, Script, Server};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const MODES: [&str; 3] = ["pipelining = \"full\"", "pipelining = \"group\"", "pipelining = \"off\""];
 
@@ -545,7 +546,10 @@ async fn an_event_with_our_id_settles_what_was_sent_whole() {
     ] {
         let what = format!("{act:?} {kind:?}");
         let script = Script::new().at(At::Dot, [Some(act)]);
-        let scene = Scene::in_leaps(Server::start(script).await, "").await;
+        let scene = Scene::in_leaps_changed(Server::start(script).await, "", |config| {
+            config.upstreams[0].retry.first = Duration::from_secs(3600);
+        })
+        .await;
         let id = scene.send(1, &["a@example.net"]).await;
         scene.until("an attempt", || scene.trail(id).attempts == 1).await;
         report(&scene, Some(id), kind, Some("a@example.net")).await;
@@ -696,6 +700,86 @@ async fn a_full_mailbox_is_one_recipient_s_refusal() {
     assert_eq!(scene.server.taken().len(), 1);
 }
 
+/// A flag of the client's is no need (RFC 6531 section 3.4): Go's net/smtp says SMTPUTF8 wherever it is offered.
+#[tokio::test]
+async fn what_an_upstream_must_be_able_to_is_what_the_message_holds() {
+    let ascii = "From: a@example.com\r\nSubject: a\r\n\r\ntext\r\n";
+    let (header, body) = (ascii.replace("Subject: a", "Subject: \u{fc}"), ascii.replace("text", "\u{fc}"));
+    let (plain, idn, local) = ("b@example.net", "jan@b\u{fc}cher.example", "ji\u{159}\u{ed}@example.net");
+    let both = " SMTPUTF8 BODY=8BITMIME";
+    let as_it_is = "sent as it is: it holds 8-bit text, and the upstream does not offer 8BITMIME";
+    for (number, (offers, said, recipient, message, expected)) in [
+        (&["SIZE 0"][..], both, plain, ascii, Ok(("", plain, ""))),
+        (&["SIZE 0"], both, idn, ascii, Ok(("", "jan@xn--bcher-kva.example", ""))),
+        (&["SIZE 0"], both, local, ascii, Err("SMTPUTF8")),
+        (&["SIZE 0"], both, plain, &header, Err("SMTPUTF8")),
+        (&["SIZE 0"], " BODY=8BITMIME", plain, &header, Ok(("", plain, as_it_is))),
+        (&["SIZE 0"], "", plain, &header, Ok(("", plain, as_it_is))),
+        (&["SIZE 0"], both, plain, &body, Ok(("", plain, as_it_is))),
+        (&["SIZE 0", "8BITMIME"], both, plain, ascii, Ok(("", plain, ""))),
+        (&["SIZE 0", "8BITMIME"], both, plain, &body, Ok((" BODY=8BITMIME", plain, ""))),
+        (&["SIZE 0", "8BITMIME"], "", plain, &body, Ok((" BODY=8BITMIME", plain, ""))),
+        (&["SIZE 0", "8BITMIME", "SMTPUTF8"], both, plain, ascii, Ok(("", plain, ""))),
+        (&["SIZE 0", "8BITMIME", "SMTPUTF8"], both, plain, &header, Ok((both, plain, ""))),
+        (&["SIZE 0", "8BITMIME", "SMTPUTF8"], both, local, ascii, Ok((both, local, ""))),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut script = Script::new();
+        script.offers = offers.to_vec();
+        let scene = Scene::new(script, "").await;
+        let id = hand_in(&scene, &format!("MAIL FROM:<a@example.com>{said}"), recipient, message).await;
+        let trail = scene.settled(id).await;
+        let (what, text) =
+            (format!("case {number}: {trail:#?}"), trail.recipients[0].words.text.as_deref().unwrap());
+        match expected {
+            Err(needed) => {
+                assert_eq!(states(&trail), [State::Failed], "{what}");
+                assert!(text.contains(needed) && scene.server.taken().is_empty(), "{what}");
+            }
+            Ok((parameters, address, note)) => {
+                assert_eq!(states(&trail), [State::Relayed], "{what}");
+                let taken = scene.server.taken().remove(0);
+                assert_eq!(taken.recipients, [address], "{what}");
+                let mail = scene.server.heard().into_iter().find(|line| line.contains("MAIL")).unwrap();
+                let words: BTreeSet<_> = mail.split(' ').skip(4).collect();
+                assert_eq!(words, parameters.split_whitespace().collect(), "{what}");
+                assert!(text.contains(note), "{what}");
+                assert_eq!(text.contains("as it is"), !note.is_empty(), "{what}");
+                assert!(message.is_ascii() <= (taken.message.is_ascii() || address == local), "{what}");
+            }
+        }
+    }
+}
+
+/// Hands a message in as a client does.
+async fn hand_in(scene: &Scene, mail: &str, recipient: &str, message: &str) -> TrackingId {
+    let mut stream = tokio::net::TcpStream::connect(scene.smtp()).await.unwrap();
+    let said = format!("EHLO client\r\n{mail}\r\nRCPT TO:<{recipient}>\r\nDATA\r\n{message}.\r\nQUIT\r\n");
+    stream.write_all(said.as_bytes()).await.unwrap();
+    let mut heard = String::new();
+    stream.read_to_string(&mut heard).await.unwrap();
+    let id = heard.lines().find_map(|line| line.strip_prefix("250 2.0.0 Queued as "));
+    let id: TrackingId = id.unwrap_or_else(|| panic!("{heard}")).parse().unwrap();
+    scene.until("its trail", || scene.find(id).is_some()).await;
+    id
+}
+
+/// What may have arrived is sent again ever more seldom, not every half hour.
+#[tokio::test(start_paused = true)]
+async fn a_message_without_an_answer_is_sent_again_ever_more_seldom() {
+    let script = Script::new().at(At::Dot, vec![Some(Act::Close); 500]);
+    let scene = Scene::in_leaps_changed(Server::start(script).await, "", |config| {
+        config.upstreams[0].retry.give_up_after = Duration::from_secs(6 * 3600);
+    })
+    .await;
+    let id = scene.send(1, &["a@example.net"]).await;
+    scene.wait(Duration::from_secs(7 * 3600)).await;
+    assert_eq!(states(&scene.trail(id)), [State::Expired]);
+    assert!(scene.said("DATA") <= 12, "sent {} times", scene.said("DATA"));
+}
+
 /// The provider reports what became of a send, by our id or by its Message-ID.
 async fn report(scene: &Scene, tracking: Option<TrackingId>, kind: Kind, recipient: Option<&str>) {
     let at = scene.time.clock().now();
@@ -713,3 +797,68 @@ async fn report(scene: &Scene, tracking: Option<TrackingId>, kind: Kind, recipie
     let notice = Notice { upstream: "up".into(), at, via: Via::Webhook, token: None, event };
     scene.store().report(notice, Bytes::new()).await.unwrap();
 }
+
+/// A property, tried on replies from seeds: what one recipient hears changes nothing for another of the same
+/// transaction. (A farewell or a broken connection is about all of them, and so is a reply that all get alike.)
+#[tokio::test]
+async fn a_reply_about_one_recipient_changes_no_other() {
+    let mut script = Script::new();
+    script.offers.push("AUTH PLAIN");
+    let login = "username = \"u\"\npassword = \"p\"";
+    let scene = Scene::changed("mailgun", script, login, |config| {
+        let retry = &mut config.upstreams[0].retry;
+        (retry.first, retry.max) = (Duration::from_secs(3600), Duration::from_secs(3600));
+    });
+    let scene = scene.await;
+    for seed in 0..40 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        // The first is taken always, so that the message follows.
+        let mut replies = vec!["250 ok"];
+        replies.extend((0..random.usize(1..8)).map(|_| *random.choice(REPLIES).unwrap()));
+        let dot = random.choice(["250 taken", "451 4.3.0 later", "554 5.7.1 spam"]).unwrap();
+        let changed = random.usize(1..replies.len());
+        let mut seen = Vec::new();
+        for run in 0..2 {
+            let name = |place| &*Box::leak(format!("r{place}@run{run}.seed{seed}.example").into_boxed_str());
+            let names: Vec<&'static str> = (0..replies.len()).map(name).collect();
+            scene.server.with(|script| {
+                for (name, reply) in names.iter().zip(&replies) {
+                    script.add_for(name, [Act::Say(reply)]);
+                }
+                script.add(At::Dot, [Some(Act::Say(dot))]);
+            });
+            let id = scene.send(seed * 2 + run, &names).await;
+            scene.until("an attempt", || scene.trail(id).attempts == 1).await;
+            let recipients = scene.trail(id).recipients.into_iter();
+            seen.push(recipients.map(|one| (one.state(), one.words)).collect::<Vec<_>>());
+            replies[changed] = random.choice(REPLIES).unwrap();
+        }
+        for place in (0..replies.len()).filter(|place| *place != changed) {
+            assert_eq!(seen[0][place], seen[1][place], "seed {seed}, recipient {place}, {changed} changed");
+        }
+    }
+}
+
+/// What may be heard at RCPT. A 552 is about the transaction where others were taken, and is left out.
+const REPLIES: &[&str] = &[
+    "250 2.1.5 ok",
+    "251 forwarded",
+    "550 5.1.1 no such user",
+    "550-5.1.1 no such user\r\n550 5.1.1 really",
+    "550 no",
+    "553 5.1.3 bad address",
+    "450 4.2.1 busy",
+    "450 4.7.1 greylisted",
+    "452 4.2.2 mailbox full",
+    "451 4.3.0 local error",
+    "454 4.7.1 Relay access denied",
+    "550 5.7.1 Relaying denied",
+    "550 5.1.2 Domain not found",
+    "550 5.7.1 recipient limit exceeded",
+    "554 5.7.1 is not allowed to send",
+    "530 5.7.0 authentication required",
+    "535 5.7.8 wrong",
+    "503 5.5.1 out of order",
+    "500 what",
+    "521 5.2.1 closed",
+];

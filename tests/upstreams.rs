@@ -247,6 +247,176 @@ async fn mail_of_any_kind_expires_at_its_deadline() {
     assert!(scene.taken(0).is_empty());
 }
 
+/// An obstacle belongs to one upstream: what the second cannot take waits for the first, and is not offered to the second
+/// again and again meanwhile.
+#[tokio::test]
+async fn what_one_upstream_cannot_take_waits_for_one_that_can() {
+    for (offers, recipient) in
+        [(vec!["PIPELINING", "SIZE 15"], "a@example.net"), (vec!["SIZE 0"], "ji\u{159}\u{ed}@example.net")]
+    {
+        let away = [Some(Act::Close), Some(Act::Close), Some(Act::Close), Some(Act::Close)];
+        let mut first = Script::new().at(At::Banner, away);
+        first.offers.push("SMTPUTF8");
+        let mut second = Script::new();
+        second.offers = offers;
+        let scene = Scene::new([first, second], ["", ""], "").await;
+        let id = scene.send_to(1, &[recipient], |_| {}).await;
+        let trail = scene.settled(id).await;
+        let said = format!("{recipient}: {:#?}", trail.facts);
+        assert_eq!(
+            (states(&trail), scene.taken(0), scene.taken(1)),
+            (vec![State::Relayed], vec![1], vec![]),
+            "{said}"
+        );
+        let by_second = trail.facts.iter().filter(|fact| fact.upstream.as_deref() == Some("b")).count();
+        assert!(by_second <= 2, "{said}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_first_upstream_cannot_take_goes_by_the_second_at_once() {
+    let mut small = Script::new();
+    small.offers = vec!["PIPELINING", "SIZE 15"];
+    let scene = Scene::new([small, Script::new()], [LONG_PAUSES, LONG_PAUSES], "").await;
+    for number in 1..4 {
+        let trail = scene.settled(scene.send(number, |_| {}).await).await;
+        assert_eq!(states(&trail), [State::Relayed]);
+        let words = &trail.facts[1].words;
+        assert_eq!(words.name, "capabilities", "{words:?}");
+        assert!(words.text.as_ref().unwrap().contains("larger than the upstream takes"), "{words:?}");
+    }
+    assert_eq!((scene.taken(0), scene.taken(1)), (vec![], vec![1, 2, 3]));
+}
+
+/// A server that says it with a reply, and not in its answer to EHLO.
+#[tokio::test]
+async fn what_the_first_upstream_refuses_for_its_own_limits_goes_by_the_second() {
+    for (at, refusal) in [
+        (At::Mail, "552 5.3.4 Message size exceeds fixed limit"),
+        (At::Mail, "555 5.5.4 Unsupported option: SIZE"),
+        (At::Mail, "550 5.6.7 Non-ASCII addresses are not permitted"),
+        (At::Data, "552 5.3.4 Message too big"),
+        (At::Dot, "552 5.3.4 Message size limit exceeded"),
+        (At::Dot, "554 5.6.3 Conversion required but not supported"),
+    ] {
+        let first = Script::new().at(at, vec![Some(Act::Say(refusal)); 9]);
+        let scene = Scene::new([first, Script::new()], [LONG_PAUSES, LONG_PAUSES], "").await;
+        let trail = scene.settled(scene.send(1, |_| {}).await).await;
+        assert_eq!((states(&trail), scene.taken(1)), (vec![State::Relayed], vec![1]), "{at:?} {refusal}");
+        let words = trail.facts[1].words.in_one_line();
+        assert_eq!(words.as_deref(), Some(refusal), "the trail has the upstream's words");
+        // Where there is no other, it is a refusal as any.
+        let only = Script::new().at(at, vec![Some(Act::Say(refusal)); 9]);
+        let scene = Scene::new([only], [LONG_PAUSES], "").await;
+        let trail = scene.settled(scene.send(1, |_| {}).await).await;
+        assert_eq!((states(&trail), trail.attempts), (vec![State::Bounced], 1), "{at:?} {refusal}");
+    }
+}
+
+#[tokio::test]
+async fn mail_fails_where_no_upstream_of_its_route_can_ever_take_it() {
+    let small = || {
+        let mut script = Script::new();
+        script.offers = vec!["PIPELINING", "SIZE 15"];
+        script
+    };
+    let routes = "[[route]]\nname = \"news\"\nupstreams = [\"b\"]\nsenders = [\"news@*\"]\n";
+    for (scripts, route, attempts) in [
+        ([small(), small()], None, 2),
+        ([Script::new(), small()], Some("news"), 1),
+        ([small(), small()], Some("news"), 1),
+    ] {
+        let scene = Scene::new(scripts, [LONG_PAUSES, LONG_PAUSES], routes).await;
+        let id = scene.send(1, |send| send.route = route.map(Into::into)).await;
+        let trail = scene.settled(id).await;
+        assert_eq!((states(&trail), trail.attempts), (vec![State::Failed], attempts), "{route:?}");
+        let text = trail.recipients[0].words.text.as_ref().unwrap();
+        assert!(text.contains("larger than the upstream takes"), "{text}");
+        assert!(scene.taken(0).is_empty() && scene.taken(1).is_empty());
+    }
+}
+
+/// What an upstream offers is learnt with each connection; and it is asked again now and then.
+#[tokio::test]
+async fn an_obstacle_that_disappears_is_none() {
+    for other_mail in [true, false] {
+        let mut first = Script::new();
+        first.offers = vec!["PIPELINING", "SIZE 25"];
+        let away = Script::new().at(At::Banner, vec![Some(Act::Close); 500]);
+        let settings = if other_mail { LONG_PAUSES } else { QUICK };
+        let settings = format!("messages_per_connection = 1\nidle_timeout = \"1s\"\n{settings}");
+        let scene = Scene::new([first, away], [&settings, QUIET], "").await;
+        // The second is known to be away.
+        let pinned = scene.send(1, |send| send.route = Some("first b".into())).await;
+        scene.settled(pinned).await;
+        let id = scene.send(1_000_000_000_000_000_000, |_| {}).await;
+        scene.until("the obstacle", |scene| scene.trail(id).attempts >= 1).await;
+        scene.server(0).with(|script| script.offers = vec!["PIPELINING", "SIZE 0"]);
+        if other_mail {
+            let goodbyes =
+                |scene: &Scene| scene.server(0).heard().iter().filter(|line| line.ends_with("QUIT")).count();
+            scene.until("the end of both connections", |scene| goodbyes(scene) == 2).await;
+            scene.settled(scene.send(2, |_| {}).await).await;
+        }
+        assert_eq!(states(&scene.settled(id).await), [State::Relayed], "{other_mail}");
+        assert!(scene.taken(1).is_empty());
+    }
+}
+
+/// Only those wait whom the upstream cannot be sent.
+#[tokio::test]
+async fn one_recipient_s_obstacle_is_not_the_others() {
+    for (upstreams, expected) in [(2, State::Relayed), (1, State::Failed)] {
+        let mut able = Script::new();
+        able.offers.push("SMTPUTF8");
+        let recipients = ["a@example.net", "ji\u{159}\u{ed}@example.net", "b@b\u{fc}cher.example"];
+        let scene = match upstreams {
+            2 => Scene::new([Script::new(), able], ["", ""], "").await,
+            _ => Scene::new([Script::new()], [""], "").await,
+        };
+        let id = scene.send_to(1, &recipients, |_| {}).await;
+        let trail = scene.settled(id).await;
+        assert_eq!(states(&trail), [State::Relayed, expected, State::Relayed], "{upstreams}");
+        let to: Vec<_> = scene.servers.iter().flat_map(Server::taken).map(|taken| taken.recipients).collect();
+        let mut whole = vec![vec!["a@example.net", "b@xn--bcher-kva.example"]];
+        whole.extend((upstreams == 2).then(|| vec![recipients[1]]));
+        assert_eq!(to, whole, "{upstreams}");
+    }
+}
+
+/// Mail whose end is unknown at an upstream that was renamed or removed takes its route, and no other.
+#[tokio::test]
+async fn unknown_mail_of_an_upstream_that_is_no_more_takes_its_route() {
+    for (renamed, route, expected) in
+        [(true, None, 0), (true, Some("news"), 0), (false, None, 1), (false, Some("news"), 1)]
+    {
+        let mut script = Script::new().at(At::Dot, [Some(Act::Close)]);
+        script.add(At::Banner, [None]);
+        script.add(At::Banner, vec![Some(Act::Close); 200]);
+        let routes = "[[route]]\nname = \"news\"\nupstreams = [\"a\"]\nsenders = [\"news@*\"]\n";
+        let mut scene = Scene::new([script, Script::new()], [QUIET, ""], routes).await;
+        let id = scene.send(1, |send| send.route = route.map(Into::into)).await;
+        scene.until("an unknown end", |scene| states(&scene.trail(id)) == [State::Unknown]).await;
+        if renamed {
+            scene.config.upstreams[0].transport.name = "renamed".into();
+            scene.config.routing.routes[0].upstreams = vec!["renamed".into()];
+        } else {
+            scene.config.upstreams.remove(0);
+            scene.config.routing.routes[0].upstreams = vec!["b".into()];
+        }
+        scene.server(0).with(|script| script.take_pending(At::Banner));
+        scene.restart().await;
+        let trail = scene.settled(id).await;
+        let taken = [scene.taken(0).len(), scene.taken(1).len()];
+        let what = format!("{renamed} {route:?}");
+        assert_eq!(
+            (states(&trail), taken[expected], taken[1 - expected]),
+            (vec![State::Relayed], 1, 0),
+            "{what}"
+        );
+    }
+}
+
 /// A relay, its upstreams `a`, `b`, …, and the directory of its store.
 struct Scene {
     servers: Vec<Server>,
@@ -326,13 +496,18 @@ impl Scene {
 
     /// Puts a message into the queue.
     async fn send(&self, number: u64, change: impl Fn(&mut Send)) -> TrackingId {
+        self.send_to(number, &["a@example.net"], change).await
+    }
+
+    /// The same to these recipients.
+    async fn send_to(&self, number: u64, recipients: &[&str], change: impl Fn(&mut Send)) -> TrackingId {
         let id = TrackingId::new(Clock::System.now(), fastrand::u128(..));
         let message = format!("Subject: {number}\r\n\r\ntext\r\n");
         let sender = "bounces@example.com".parse().ok();
         let size = message.len() as u64;
         let mut send = Send { sender, subject: number.to_string(), size, ..Send::new(id, "test") };
         change(&mut send);
-        let recipients = vec!["a@example.net".parse().unwrap()];
+        let recipients = recipients.iter().map(|to| to.parse().unwrap()).collect();
         let store = self.daemon().store();
         store.accept_and_apply(Accepted { send, recipients }, Bytes::from(message)).await.unwrap();
         id
@@ -402,6 +577,9 @@ fn states(trail: &Trail) -> Vec<State> {
 /// Short pauses.
 const QUICK: &str = "[upstream.breaker]\nfailures = 2\npause = \"100ms\"\nlongest_pause = \"1s\"\n\
                      [upstream.retry]\nfirst = \"100ms\"\nmax = \"1s\"\n";
+/// What fails for now waits for longer than a test.
+const LONG_PAUSES: &str = "[upstream.breaker]\nfailures = 2\npause = \"100ms\"\nlongest_pause = \"1s\"\n\
+                           [upstream.retry]\nfirst = \"1h\"\nmax = \"1h\"\n";
 /// Left alone at the first failure, for the rest of the test.
 const QUIET: &str = "[upstream.breaker]\nfailures = 1\npause = \"1h\"\nlongest_pause = \"1h\"\n\
                      [upstream.retry]\nfirst = \"100ms\"\n";

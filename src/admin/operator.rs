@@ -59,7 +59,9 @@ async fn act_on_one(
         (None, _) => Some("is not in the queue"),
         (Some(Waits::Held), Verb::Retry) => Some("is held; release it"),
         (Some(Waits::Held), Verb::Hold) => Some("is held already"),
-        (Some(Waits::ForRoute(_) | Waits::ForUpstream(_)), Verb::Release) => Some("is not held"),
+        (Some(Waits::ForRoute(_) | Waits::ForOthers { .. } | Waits::ForUpstream { .. }), Verb::Release) => {
+            Some("is not held")
+        }
         _ => None,
     };
     if obstacle.is_none() && !dry_run {
@@ -137,8 +139,9 @@ fn has_domain(trail: &Trail, domain: &str) -> bool {
 /// The upstream that a send would take if all were well.
 fn heads_for(panel: &Panel, trail: &Trail) -> String {
     match &trail.waits {
-        Some(Waits::ForUpstream(name)) => name.to_string(),
-        Some(waits @ Waits::ForRoute(_)) => panel.ways.first(waits).unwrap_or_default().to_owned(),
+        Some(waits @ (Waits::ForRoute(_) | Waits::ForOthers { .. } | Waits::ForUpstream { .. })) => {
+            panel.ways.first(waits).unwrap_or_default().to_owned()
+        }
         Some(Waits::Held) | None => {
             let route = Waits::ForRoute(trail.send.route.clone());
             panel.ways.first(&route).unwrap_or_default().to_owned()

@@ -274,6 +274,9 @@ fn next(trail: &Trail) -> (Option<String>, Option<String>) {
         "an attempt is under way"
     } else if waiting().any(|recipient| recipient.state() == State::Unknown) {
         "waits for the provider's event; without one it is sent again"
+    } else if let Some(Waits::ForOthers { unable, .. }) = &trail.waits {
+        let action = format!("attempt by another upstream: not able to take it: {}", unable.join(", "));
+        return (Some(action), at);
     } else {
         "attempt"
     };

@@ -18,9 +18,9 @@ pub struct Send {
     pub peer: Option<IpAddr>,
     /// The envelope's sender; `None` is `<>`.
     pub sender: Option<Mailbox>,
-    /// How the client declared the body.
+    /// Whether it holds 8-bit text.
     pub body: BodyType,
-    /// Whether the client asked for SMTPUTF8.
+    /// Whether its header needs SMTPUTF8 and the client asked for it; addresses speak for themselves.
     pub smtputf8: bool,
     /// What the client asked about reports.
     pub dsn: Dsn,
@@ -80,8 +80,20 @@ impl Send {
 pub enum Waits {
     /// An upstream of its route; `None`: any, in their order.
     ForRoute(Option<Box<str>>),
-    /// That upstream: it may have the message already, so no other gets it.
-    ForUpstream(Box<str>),
+    /// An upstream of its route that is none of these: they are not able to take it.
+    ForOthers {
+        /// The route.
+        route: Option<Box<str>>,
+        /// The upstreams that were found unable.
+        unable: Vec<Box<str>>,
+    },
+    /// That upstream: it may have the message already, so no other gets it. Where it is no more, its route.
+    ForUpstream {
+        /// The upstream.
+        name: Box<str>,
+        /// The route.
+        route: Option<Box<str>>,
+    },
     /// An operator.
     Held,
 }

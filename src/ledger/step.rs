@@ -1,5 +1,7 @@
 //! The steps of an attempt, by the names that its words carry in trails and in the journal.
 
+/// The message is compared with what the upstream is able to take.
+pub const CAPABILITIES: &str = "capabilities";
 /// One recipient is named.
 pub const RCPT: &str = "RCPT";
 /// The final dot was said.

@@ -34,6 +34,16 @@ impl Mailbox {
         self.0.is_ascii()
     }
 
+    /// As it travels without SMTPUTF8 (RFC 6531 section 3.2): with its domain in A-labels (RFC 5890 section 2.3.2.1);
+    /// `None` where its local part needs SMTPUTF8.
+    pub fn to_ascii(&self) -> Option<Self> {
+        if self.is_ascii() {
+            return Some(self.clone());
+        }
+        let domain = idna::domain_to_ascii(self.domain()).ok()?;
+        self.local_part().is_ascii().then(|| Self(format!("{}@{domain}", self.local_part()).into()))
+    }
+
     /// Whether it fits `pattern`: an address, `*@domain`, `*@*.domain` or `*`, however either is spelled.
     pub fn matches(&self, pattern: &str) -> bool {
         let folded = self.folded();
@@ -329,6 +339,21 @@ mod tests {
             address_contains("ada@xn--bcher-kva.example", "Bücher")
                 && !address_contains("ada@example.net", "ü")
         );
+    }
+
+    #[test]
+    fn domains_travel_in_a_labels() {
+        for (text, expected) in [
+            ("ada@example.net", Some("ada@example.net")),
+            ("Ada@B\u{fc}cher.Example", Some("Ada@xn--bcher-kva.example")),
+            ("\"a b\"@\u{3b2}.example", Some("\"a b\"@xn--nxa.example")),
+            ("ji\u{159}\u{ed}@example.net", None),
+            ("ji\u{159}\u{ed}@b\u{fc}cher.example", None),
+            ("ada@\u{2260}\u{301}\u{ad}-.\u{fffd}", None),
+        ] {
+            let address: Mailbox = text.parse().unwrap();
+            assert_eq!(address.to_ascii().as_ref().map(Mailbox::as_str), expected, "{text}");
+        }
     }
 
     #[test]

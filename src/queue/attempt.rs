@@ -4,17 +4,17 @@ use super::Retry;
 use crate::clock::Timestamp;
 use crate::event::Words;
 use crate::id::TrackingId;
-use crate::ledger::step::{END_OF_DATA, MESSAGES, RCPT};
+use crate::ledger::step::{CAPABILITIES, END_OF_DATA, MESSAGES, RCPT};
 use crate::ledger::{Outcome, Recipient, Settled, Standing};
-use crate::mail::{Dsn, Envelope, HeaderBlock, Lane, Mailbox};
+use crate::mail::{BodyType, Dsn, Envelope, HeaderBlock, Lane, Mailbox};
 use crate::provider::{Provider, mailgun};
 use crate::smtp::{Capabilities, Response};
 use crate::store::{Job, Stored};
 use crate::suppression;
 use crate::transport::api::Answer;
 use crate::transport::{
-    Certainty, EnvelopeReplies, Fault, Step, Verdict, Weighed, is_for_next_transaction, verdict,
-    verdict_of_answer,
+    Certainty, EnvelopeReplies, Fault, Step, Verdict, Weighed, is_for_next_transaction, is_own_limit,
+    verdict, verdict_of_answer,
 };
 use bytes::Bytes;
 use futures_util::future::ready;
@@ -26,10 +26,23 @@ use std::io;
 pub struct Attempt {
     /// Which send.
     pub id: TrackingId,
-    /// To whom it still has to go.
+    /// What is said to the upstream: to those whom it can be sent by it.
     pub envelope: Envelope,
     /// The places of those recipients in the send.
     pub places: Vec<u16>,
+    /// The sender and those recipients it still has to go to, as they were written.
+    sender: Option<Mailbox>,
+    wanted: Vec<(u16, Mailbox)>,
+    /// Those of them whom this upstream is not able to take, and why.
+    unfit: Vec<(u16, &'static str)>,
+    /// What becomes of these.
+    fallback: Fallback,
+    /// Whether this upstream was not able to take it before: only a new connection shows whether it is now.
+    pub afresh: bool,
+    /// Whether the header needs SMTPUTF8, whatever the addresses are.
+    international: bool,
+    /// Whether 8-bit text goes out although the upstream does not offer 8BITMIME.
+    as_it_is: bool,
     /// The provider's stamps, to stand in front of the message.
     stamps: Bytes,
     /// The message as it is kept.
@@ -43,6 +56,17 @@ pub struct Attempt {
     suppressed: Vec<Settled>,
 }
 
+/// What becomes of recipients that an upstream is not able to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    /// Another upstream may be able: it is tried next.
+    Another,
+    /// They wait for this one, which may have the message already.
+    Wait,
+    /// They fail: no upstream of the route is able to take them.
+    Fail,
+}
+
 /// What an attempt knows so far about each of its recipients.
 #[derive(Debug, Default)]
 pub struct Findings {
@@ -50,6 +74,8 @@ pub struct Findings {
     not_before: Option<Timestamp>,
     /// Whether some had no place in this transaction and go in another.
     overflow: bool,
+    /// Whether another upstream is to be tried next, for a limit of this one.
+    passed_on: bool,
     /// What the upstream said about itself, not about this mail.
     pub upstream: Option<UpstreamRefusal>,
     /// Whether it said that it is too much.
@@ -85,6 +111,7 @@ impl Attempt {
         provider: Provider,
         upstream: &str,
         most: usize,
+        fallback: Fallback,
         now: Timestamp,
     ) -> Prepared {
         let may_go = |place: &u16| suppressed.binary_search_by_key(place, |(known, _)| *known).is_err();
@@ -92,9 +119,8 @@ impl Attempt {
         let waiting: Vec<_> = waiting.filter(|(place, _)| may_go(place)).collect();
         let suppressed = settled(suppressed, &job.recipients);
         let some = together(&waiting, job.attempts).into_iter().take(most);
-        let (places, recipients): (Vec<_>, Vec<_>) =
-            some.map(|(place, recipient)| (place, recipient.address.clone())).unzip();
-        let leaves_others = places.len() < waiting.len();
+        let wanted: Vec<_> = some.map(|(place, recipient)| (place, recipient.address.clone())).collect();
+        let leaves_others = wanted.len() < waiting.len();
         let over = |settled| {
             Prepared::Over(Outcome {
                 id: job.send.id,
@@ -104,21 +130,22 @@ impl Attempt {
                 due: None,
             })
         };
-        if places.is_empty() {
+        if wanted.is_empty() {
             return over(suppressed);
         }
         let Some(message) = job.message else {
             tracing::error!(id = %job.send.id, "{DAMAGED}");
             let words = said("store", DAMAGED);
-            let failed = Settled { recipients: places, standing: Standing::Failed, words };
+            let recipients = wanted.into_iter().map(|(place, _)| place).collect();
+            let failed = Settled { recipients, standing: Standing::Failed, words };
             return over(suppressed.into_iter().chain([failed]).collect());
         };
-        let international = recipients.iter().chain(&job.send.sender).any(|address| !address.is_ascii());
+        let (places, recipients) = wanted.iter().cloned().unzip();
         let envelope = Envelope {
-            sender: job.send.sender,
+            sender: job.send.sender.clone(),
             recipients,
             body: job.send.body,
-            smtputf8: job.send.smtputf8 || international,
+            smtputf8: job.send.smtputf8,
             dsn: Dsn::default(),
         };
         let stamps: String = provider.stamps(job.send.id).iter().map(|line| format!("{line}\r\n")).collect();
@@ -126,6 +153,13 @@ impl Attempt {
             id: job.send.id,
             envelope,
             places,
+            sender: job.send.sender,
+            wanted,
+            unfit: Vec::new(),
+            fallback,
+            afresh: false,
+            international: job.send.smtputf8,
+            as_it_is: false,
             stamps: stamps.into(),
             message,
             attempts: job.attempts,
@@ -164,7 +198,8 @@ impl Attempt {
             bounced && suppression::of_refusal(&settled.words)
         });
         refused.flat_map(|settled| {
-            self.recipients(&settled.recipients).into_iter().map(|address| (address, &settled.words))
+            let wanted = self.wanted.iter().filter(|(place, _)| settled.recipients.contains(place));
+            wanted.map(|(_, address)| (address, &settled.words))
         })
     }
 
@@ -187,23 +222,50 @@ impl Attempt {
         Ok(mailgun::parameters(stamps.fields().chain(message.fields())))
     }
 
-    /// Why an upstream with these capabilities can never take it.
-    pub fn obstacle(&self, capabilities: &Capabilities) -> Option<&'static str> {
-        let limit = capabilities.size.filter(|limit| *limit > 0);
-        if limit.is_some_and(|limit| self.size() > limit) {
-            Some("the message is larger than the upstream takes")
-        } else if self.envelope.smtputf8 && !capabilities.smtputf8 {
-            Some("the addresses need SMTPUTF8, which the upstream does not offer")
+    /// Fits it to what the upstream of a connection offers: what it needs is what addresses and header hold (RFC 6531
+    /// section 3.4). Without SMTPUTF8 domains go out in A-labels; recipients for whom that is not enough are left out.
+    pub fn fit(&mut self, capabilities: &Capabilities) {
+        let form = |address: &Mailbox| {
+            if capabilities.smtputf8 { Some(address.clone()) } else { address.to_ascii() }
+        };
+        let sender = self.sender.as_ref().map(form);
+        let obstacle = if capabilities.size.is_some_and(|limit| limit > 0 && self.size() > limit) {
+            Some(TOO_LARGE)
+        } else if (self.international && !capabilities.smtputf8) || sender == Some(None) {
+            Some(NO_SMTPUTF8)
         } else {
             None
+        };
+        (self.places, self.unfit) = (Vec::new(), Vec::new());
+        let mut recipients = Vec::with_capacity(self.wanted.len());
+        for (place, address) in &self.wanted {
+            match (obstacle, form(address)) {
+                (None, Some(address)) => {
+                    self.places.push(*place);
+                    recipients.push(address);
+                }
+                (obstacle, _) => self.unfit.push((*place, obstacle.unwrap_or(NO_SMTPUTF8))),
+            }
         }
+        let sender = sender.flatten();
+        let international = recipients.iter().chain(&sender).any(|address| !address.is_ascii());
+        self.envelope.smtputf8 = self.international || international;
+        self.as_it_is = self.envelope.body == BodyType::EightBitMime && !capabilities.eight_bit_mime;
+        (self.envelope.sender, self.envelope.recipients) = (sender, recipients);
+    }
+
+    /// Whether the upstream that it was fitted to is able to take it for everybody.
+    pub fn fits(&self) -> bool {
+        self.unfit.is_empty()
     }
 
     /// What the answers to the envelope mean. Recipients that were taken stay open until the message is.
     pub fn weigh_envelope(&self, replies: &EnvelopeReplies, weights: Weights) -> Findings {
         let mut findings = Findings::default();
         if !replies.mail.is_positive() {
-            findings.add(&self.places, Step::Mail, &replies.mail, weights);
+            if !self.passes_on(&mut findings, &self.places, &replies.mail) {
+                findings.add(&self.places, Step::Mail, &replies.mail, weights);
+            }
             return findings;
         }
         let alike = replies.recipients.len() == self.places.len() && replies.are_alike();
@@ -222,7 +284,9 @@ impl Attempt {
             && !data.is_intermediate()
         {
             let open = findings.open(&self.places);
-            findings.add(&open, Step::Data, data, weights);
+            if !self.passes_on(&mut findings, &open, data) {
+                findings.add(&open, Step::Data, data, weights);
+            }
             // A farewell stands for all answers that did not come, and came at the first of these.
             let unanswered = self.unanswered(replies);
             let mut decided = findings.decided.iter_mut();
@@ -236,7 +300,18 @@ impl Attempt {
     /// What the answer to the final dot, or to what was sent of the message before, means for those still open.
     pub fn weigh_content(&self, findings: &mut Findings, step: Step, reply: &Response, weights: Weights) {
         let open = findings.open(&self.places);
-        findings.add(&open, step, reply, weights);
+        if !self.passes_on(findings, &open, reply) {
+            findings.add(&open, step, reply, weights);
+        }
+    }
+
+    /// Passes recipients on to another upstream where this one refuses the message for a limit of its own; whether it did.
+    fn passes_on(&self, findings: &mut Findings, places: &[u16], reply: &Response) -> bool {
+        let passes = self.fallback == Fallback::Another && reply.code >= 500 && is_own_limit(reply);
+        if passes {
+            findings.pass_on(places, heard(CAPABILITIES, reply));
+        }
+        passes
     }
 
     /// The connection broke behind these answers. It broke over the recipient whose RCPT got none, which is noted: where
@@ -263,13 +338,26 @@ impl Attempt {
         answer: &Answer,
         now: Timestamp,
     ) -> bool {
-        let Weighed::Alike(verdict) = verdict_of_answer(answer, places.len(), now) else { return true };
+        let (verdict, is_unclear) = match verdict_of_answer(answer, places.len(), now) {
+            Weighed::Alike(verdict) => (verdict, false),
+            Weighed::Unclear(verdict) => (verdict, true),
+            Weighed::Apart => return true,
+        };
         let text = answer.id.iter().fold(answer.text.clone(), |text, id| format!("{text} {id}"));
-        let words = Words { code: Some(answer.status), ..said(MESSAGES, &text) };
+        let words = |name, text: &str| Words { code: Some(answer.status), ..said(name, text) };
+        if verdict == Verdict::Unable && self.fallback == Fallback::Another {
+            findings.pass_on(&findings.open(&self.places), words(CAPABILITIES, &text));
+            return false;
+        }
         let standing = findings.weigh(verdict, || format!("{} {}", answer.status, answer.text));
-        match standing {
-            Standing::Queued => findings.note(&findings.open(&self.places), standing, &words),
-            _ => findings.note(places, standing, &words),
+        let name = if answer.whole { MESSAGES } else { MESSAGE };
+        if is_unclear {
+            findings.note(places, Standing::Unknown, &words(name, &format!("no clear answer: {text}")));
+        } else {
+            findings.note(places, standing, &words(name, &text));
+        }
+        if standing == Standing::Queued {
+            findings.note(&findings.open(&self.places), standing, &words("upstream", &text));
         }
         false
     }
@@ -297,15 +385,26 @@ impl Attempt {
         now: Timestamp,
         unknown_until: Timestamp,
     ) -> Outcome {
-        let not_before = if findings.decided.iter().any(|(_, standing, _)| *standing == Standing::Unknown) {
-            findings.not_before.max(Some(unknown_until))
+        let unknown = findings.decided.iter().any(|(_, standing, _)| *standing == Standing::Unknown);
+        let not_before = findings.not_before.max(unknown.then_some(unknown_until));
+        let (accepted, attempts, random) = (self.id.timestamp(), self.attempts + 1, fastrand::f64());
+        let due = if unknown {
+            retry.next_unknown(accepted, now, attempts, random, not_before.unwrap_or(now))
         } else {
-            findings.not_before
+            retry.next(accepted, now, attempts, random, not_before)
         };
-        let due = retry.next(self.id.timestamp(), now, self.attempts + 1, fastrand::f64(), not_before);
-        let due = if findings.makes_room() && not_before.is_none() { Some(now) } else { due };
+        // By another transaction, or by another upstream.
+        let passed_on = findings.passed_on || (self.fallback == Fallback::Another && !self.unfit.is_empty());
+        let at_once = due.is_some() && !unknown;
+        let at_once = at_once && (passed_on || (findings.makes_room() && not_before.is_none()));
+        let due = if at_once { Some(now) } else { due };
         let mut settled = self.suppressed.clone();
-        for (place, standing, words) in findings.decided {
+        let fallen_back = if self.fallback == Fallback::Fail { Standing::Failed } else { Standing::Queued };
+        let unfit = self.unfit.iter().map(|(place, why)| (*place, fallen_back, said(CAPABILITIES, why)));
+        for (place, standing, mut words) in findings.decided.into_iter().chain(unfit) {
+            if standing == Standing::Relayed && self.as_it_is {
+                words.text = Some(format!("{}; {AS_IT_IS}", words.text.unwrap_or_default()));
+            }
             let waits = matches!(standing, Standing::Queued | Standing::Unknown);
             let standing = if waits && due.is_none() { Standing::Expired } else { standing };
             match settled.iter_mut().find(|known| known.standing == standing && known.words == words) {
@@ -337,6 +436,12 @@ impl Findings {
         self.note(places, standing, &heard(name(step), reply));
     }
 
+    /// Another upstream takes these, for a limit of this one that `words` tell.
+    fn pass_on(&mut self, places: &[u16], words: Words) {
+        self.passed_on = true;
+        self.note(places, Standing::Queued, &words);
+    }
+
     /// Whether the transaction brought some to an end, so that those without a place in it may follow at once.
     fn makes_room(&self) -> bool {
         let ended = |(_, standing, words): &(u16, Standing, Words)| {
@@ -354,7 +459,7 @@ impl Findings {
     fn weigh(&mut self, verdict: Verdict, words: impl FnOnce() -> String) -> Standing {
         let (until, certainty) = match verdict {
             Verdict::Taken => return Standing::Relayed,
-            Verdict::Refused => return Standing::Bounced,
+            Verdict::Refused | Verdict::Unable => return Standing::Bounced,
             Verdict::Later => return Standing::Queued,
             Verdict::Throttled { until } => (until, Certainty::Likely),
             Verdict::Upstream { until } => (until, Certainty::Certain),
@@ -442,6 +547,9 @@ const fn name(step: Step) -> &'static str {
 
 /// Attempts in vain after which a message, or one of its recipients, may be at fault.
 const DOUBTFUL: u32 = 2;
+const TOO_LARGE: &str = "the message is larger than the upstream takes";
+const NO_SMTPUTF8: &str = "addresses or header need SMTPUTF8, which the upstream does not offer";
+const AS_IT_IS: &str = "sent as it is: it holds 8-bit text, and the upstream does not offer 8BITMIME";
 /// Where a message was not sent whole.
 const MESSAGE: &str = "message";
 /// Bytes of a large message from which its requests to Mailgun are read.

@@ -29,7 +29,8 @@ impl Courier {
 
     /// Works until idle for too long, or until we stop.
     pub async fn run(mut self) {
-        while let Some(attempt) = self.outlet.next(Client::RECIPIENTS).await {
+        while let Some(mut attempt) = self.outlet.next(Client::RECIPIENTS).await {
+            attempt.fit(&Client::capabilities());
             let mut findings = Findings::default();
             match self.carry(&attempt, &mut findings).await {
                 Ok(()) => self.outlet.settle(self.outlet.conclude(&attempt, findings)),
@@ -41,8 +42,7 @@ impl Courier {
     /// Carries a message in one request; in several only where an address is at fault and has to be found. The error is
     /// an upstream that could not be reached, before anything was said.
     async fn carry(&mut self, attempt: &Attempt, findings: &mut Findings) -> Result<(), Fault> {
-        if let Some(obstacle) = attempt.obstacle(&Client::capabilities()) {
-            attempt.give(findings, Standing::Failed, "capabilities", obstacle);
+        if attempt.places.is_empty() {
             return Ok(());
         }
         let parameters = match attempt.parameters().await {

@@ -64,6 +64,7 @@ impl Queue {
             store: store.clone(),
             clock,
             hostname,
+            ways: Arc::new(ways.clone()),
             suppression: Arc::new(suppression),
             alarms,
             pulse,
@@ -230,14 +231,35 @@ impl Queue {
             }
             if let Some(place) = reluctant {
                 let found = self.hand_out_to(place, &queue, now, rooms, wake)?;
-                again.extend(found.again.then(|| (place, queue)));
+                again.extend(found.again.then(|| (place, queue.clone())));
             }
+            self.hand_out_unable(&queue, now, rooms, wake)?;
         }
         // Nothing else was due: the message that probed last does so again.
         for (place, queue) in again {
             if matches!(rooms[place], Room::For(_) | Room::Reluctant(_)) {
                 let (taken, _) = self.store.take_due(&queue, now, 1)?;
                 self.start(place, &queue, taken, now, rooms);
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands mail out to upstreams that were not able to take it, where they may be by now.
+    fn hand_out_unable(
+        &mut self,
+        queue: &Queued,
+        now: Timestamp,
+        rooms: &mut [Room],
+        wake: &mut Timestamp,
+    ) -> Result<(), ReadError> {
+        for place in self.ways.unable(&queue.waits) {
+            let Room::For(room) = rooms[place] else { continue };
+            let outlet = &self.outlets[place];
+            let (taken, next) = self.store.take_due(queue, outlet.offers_again(now), room)?;
+            *wake = next.map_or(*wake, |next| next.after(outlet.retry.max).min(*wake));
+            if !taken.is_empty() {
+                self.start(place, queue, taken, now, rooms);
             }
         }
         Ok(())

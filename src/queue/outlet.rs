@@ -1,20 +1,21 @@
 //! One upstream with its connections, and what its answers mean for all mail.
 
 use super::Retry;
-use super::attempt::{Attempt, Findings, Prepared, Suppressed, UpstreamRefusal};
+use super::attempt::{Attempt, Fallback, Findings, Prepared, Suppressed, UpstreamRefusal};
 use super::work::Work;
 use super::worker::{SETTLE_AGAIN, Worker};
 use crate::alarm::{Alarms, Kind};
 use crate::clock::{Clock, Timestamp};
 use crate::event::Words;
 use crate::id::TrackingId;
-use crate::ledger::{Outcome, Standing};
+use crate::ledger::{Outcome, Standing, Waits};
 use crate::mail::{Lane, Mailbox};
 use crate::pulse::Pulse;
+use crate::smtp::Capabilities;
 use crate::store::{CommitError, Grip, Job, ReadError, Store};
 use crate::suppression::{self, Change, Listing, Lists, Mark, Policy, Reason, Source};
 use crate::transport::breaker::State;
-use crate::transport::{Certainty, Fault, Health, Load, Quota, Room, Settings};
+use crate::transport::{Certainty, Fault, Health, Load, Quota, Room, Settings, Ways};
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::pin::pin;
@@ -46,6 +47,7 @@ pub(super) struct Office {
     pub(super) store: Store,
     pub(super) clock: Clock,
     pub(super) hostname: String,
+    pub(super) ways: Arc<Ways>,
     pub(super) suppression: Arc<suppression::Settings>,
     pub(super) alarms: Alarms,
     pub(super) pulse: Pulse,
@@ -62,6 +64,9 @@ pub(super) struct Outlet {
     pub(super) retry: Retry,
     pub(super) unknown_wait: Duration,
     pub(super) health: Arc<Health>,
+    ways: Arc<Ways>,
+    /// What it offered on its last connection, and since when it is that.
+    offered: Mutex<(Option<Capabilities>, Timestamp)>,
     screening: Screening,
     alarms: Alarms,
     pulse: Pulse,
@@ -105,7 +110,7 @@ impl Screening {
 
 impl Outlet {
     pub(super) fn new(outward: Outward, office: Office, stopping: CancellationToken) -> Self {
-        let Office { store, clock, hostname, suppression, alarms, pulse } = office;
+        let Office { store, clock, hostname, ways, suppression, alarms, pulse } = office;
         let Outward { settings, retry, unknown_wait, tls, lists } = outward;
         let screening = Screening { settings: suppression, lists: Arc::new(lists) };
         Self {
@@ -118,6 +123,8 @@ impl Outlet {
             work: Work::new(stopping),
             retry,
             unknown_wait,
+            ways,
+            offered: Mutex::default(),
             screening,
             alarms,
             pulse,
@@ -449,14 +456,53 @@ impl Outlet {
         };
         let (provider, upstream) = (self.settings.provider, &self.settings.name);
         let lane = job.send.lane;
-        match Attempt::prepare(job, &suppressed, provider, upstream, most, now) {
-            Prepared::Ready(attempt) => Some(attempt),
+        let fallback = self.fallback(job.waits.as_ref());
+        let unable = |waits: &Waits| match waits {
+            Waits::ForOthers { unable, .. } => unable.iter().any(|name| **name == *self.settings.name),
+            _ => false,
+        };
+        let afresh = job.waits.as_ref().is_some_and(unable);
+        match Attempt::prepare(job, &suppressed, provider, upstream, most, fallback, now) {
+            Prepared::Ready(mut attempt) => {
+                attempt.afresh = afresh;
+                Some(attempt)
+            }
             Prepared::Over(outcome) => {
                 self.note_withheld(lane, &outcome);
                 self.settle(outcome);
                 None
             }
         }
+    }
+
+    /// What becomes of those whom this upstream is not able to take.
+    fn fallback(&self, waits: Option<&Waits>) -> Fallback {
+        match waits {
+            Some(Waits::ForUpstream { .. }) => Fallback::Wait,
+            Some(waits) if self.ways.has_other(waits, &self.settings.name) => Fallback::Another,
+            _ => Fallback::Fail,
+        }
+    }
+
+    /// What the upstream offers on a new connection.
+    pub(super) fn learn(&self, offers: &Capabilities) {
+        let mut offered = self.offered();
+        if offered.0 != Some(*offers) {
+            *offered = (Some(*offers), self.clock.now());
+            drop(offered);
+            self.store.due_bell().ring();
+        }
+    }
+
+    /// Mail that this upstream was not able to take, and that waits for another since then or longer, is offered to it
+    /// again: it may offer more by now.
+    pub(super) fn offers_again(&self, now: Timestamp) -> Timestamp {
+        let pause = now.millis().saturating_sub(self.retry.max.as_millis() as u64);
+        Timestamp::from_millis(pause.max(self.offered().1.millis().saturating_sub(1)))
+    }
+
+    fn offered(&self) -> MutexGuard<'_, (Option<Capabilities>, Timestamp)> {
+        self.offered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What an attempt needs, and who of them is to get no mail; `None` also where it cannot be had now. What was taken a

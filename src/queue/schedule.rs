@@ -50,8 +50,33 @@ impl Retry {
         random: f64,
         not_before: Option<Timestamp>,
     ) -> Option<Timestamp> {
+        self.next_within(self.max, accepted, now, attempt, random, not_before)
+    }
+
+    /// The same after an attempt whose end is unknown. Each further one may be another copy, so the pauses grow without
+    /// a bound of their own.
+    pub fn next_unknown(
+        &self,
+        accepted: Timestamp,
+        now: Timestamp,
+        attempt: u32,
+        random: f64,
+        not_before: Timestamp,
+    ) -> Option<Timestamp> {
+        self.next_within(self.give_up_after, accepted, now, attempt, random, Some(not_before))
+    }
+
+    fn next_within(
+        &self,
+        longest: Duration,
+        accepted: Timestamp,
+        now: Timestamp,
+        attempt: u32,
+        random: f64,
+        not_before: Option<Timestamp>,
+    ) -> Option<Timestamp> {
         let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
-        let pause = (self.first.as_secs_f64() * self.factor.powi(exponent)).min(self.max.as_secs_f64());
+        let pause = (self.first.as_secs_f64() * self.factor.powi(exponent)).min(longest.as_secs_f64());
         let varied = pause * (1.0 + self.jitter * (2.0 * random - 1.0));
         let due = now.after(Duration::from_secs_f64(varied.max(0.0)));
         let due = not_before.map_or(due, |wish| wish.max(due));
@@ -72,6 +97,17 @@ mod tests {
         let pause =
             |attempt| retry.next(start, start, attempt, 0.5, None).map(|due| due.since(start).as_secs());
         assert_eq!([1, 2, 3, 7, 8, 1000].map(pause), [30, 60, 120, 1800, 1800, 1800].map(Some));
+    }
+
+    #[test]
+    fn what_may_have_arrived_is_sent_again_ever_more_seldom() {
+        let retry = Retry::default();
+        let accepted = Timestamp::from_seconds(1000);
+        let (mut now, mut copies) = (accepted, 1);
+        while let Some(due) = retry.next_unknown(accepted, now, copies, 0.5, now.after(retry.unknown_wait)) {
+            (now, copies) = (due, copies + 1);
+        }
+        assert_eq!((copies, now), (14, accepted.after(retry.give_up_after)));
     }
 
     #[test]

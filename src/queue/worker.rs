@@ -102,9 +102,9 @@ impl Worker {
     }
 
     /// Carries one message; a stale connection is replaced without counting as an attempt.
-    async fn carry_to_the_end(&mut self, attempt: Box<Attempt>, mut said: bool) -> Option<Box<Attempt>> {
+    async fn carry_to_the_end(&mut self, mut attempt: Box<Attempt>, mut said: bool) -> Option<Box<Attempt>> {
         loop {
-            match self.carry(&attempt, said).await {
+            match self.carry(&mut attempt, said).await {
                 Carried::Settled { outcome, next } => {
                     self.outlet.settle(outcome);
                     return next;
@@ -118,8 +118,14 @@ impl Worker {
         }
     }
 
-    async fn carry(&mut self, attempt: &Attempt, said: bool) -> Carried {
+    async fn carry(&mut self, attempt: &mut Attempt, said: bool) -> Carried {
         let outlet = self.outlet.clone();
+        if attempt.afresh
+            && !said
+            && let Some(link) = self.connection.take()
+        {
+            tokio::spawn(link.connection.quit());
+        }
         let (mut link, reused) = match self.connection.take() {
             Some(link) => (link, true),
             None => match self.connect().await {
@@ -127,11 +133,13 @@ impl Worker {
                 Err(fault) => return Carried::Unreachable(fault),
             },
         };
-        if let Some(obstacle) = attempt.obstacle(link.connection.capabilities()) {
+        attempt.fit(link.connection.capabilities());
+        if attempt.places.is_empty() {
             self.connection = Some(link);
-            let mut findings = Findings::default();
-            attempt.give(&mut findings, Standing::Failed, "capabilities", obstacle);
-            return Carried::Settled { outcome: self.outlet.conclude(attempt, findings), next: None };
+            return Carried::Settled {
+                outcome: self.outlet.conclude(attempt, Findings::default()),
+                next: None,
+            };
         }
         // What was said went with the connection it was said on.
         let chained = said && reused;
@@ -288,9 +296,10 @@ impl Worker {
             return None;
         }
         let id = self.outlet.work.try_next()?;
-        let attempt = self.outlet.prepare(id, usize::MAX).await?;
+        let mut attempt = self.outlet.prepare(id, usize::MAX).await?;
+        attempt.fit(link.connection.capabilities());
         let small = attempt.places.len() <= CHAINED_RECIPIENTS;
-        if small && !attempt.is_doubtful() && attempt.obstacle(link.connection.capabilities()).is_none() {
+        if small && !attempt.is_doubtful() && attempt.fits() {
             return Some(attempt);
         }
         self.outlet.work.put_back(id);
@@ -304,6 +313,7 @@ impl Worker {
         let mut connection = Connection::open_as(Dialect::Smtp, addresses, settings, tls, hostname).await?;
         connection.limit(outlet.health.grouping().level(outlet.clock.now()));
         outlet.connected();
+        outlet.learn(connection.capabilities());
         Ok(Link { connection, carried: 0, since: Instant::now(), is_sound: true })
     }
 

@@ -8,7 +8,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::dsn::{self, Report};
 use crate::id::Mint;
 use crate::ledger::{About, Accepted, Send, Trail};
-use crate::mail::{Mailbox, MessageId};
+use crate::mail::{BodyType, Mailbox, MessageId};
 use crate::store::{CommitError, ReadError, Store};
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -67,11 +67,11 @@ impl Reporter {
         let report = Report { id, now, hostname: &self.hostname, about, send: &trail.send, recipient };
         let message = Bytes::from(report.compose(&sender));
         let send = Send {
-            smtputf8: !sender.is_ascii(),
             about: Some(about),
             message_id,
             subject: dsn::SUBJECT.to_owned(),
             records: trail.send.records.clone(),
+            body: if message.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime },
             size: message.len() as u64,
             ..Send::new(id, CLIENT)
         };

@@ -176,7 +176,8 @@ async fn take(house: &Arc<House>, form: Form) -> io::Result<Response<Body>> {
     let among = |fate| envelope.recipients.iter().filter(move |to| Fate::of(to) == fate);
     let seen = |to: &Mailbox| house.memory.count(format!("messages.mime {}", to.folded()));
     if among(Fate::DeferSmtp).filter(|to| seen(to) % 3 < 2).count() > 0 {
-        return Ok(message(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error"));
+        // A clear no for now; an error of its own (5xx) would leave open whether it has the message.
+        return Ok(message(StatusCode::REQUEST_TIMEOUT, "Request Timeout"));
     }
     if among(Fate::RateLimit).filter(|to| seen(to).is_multiple_of(2)).count() > 0 {
         return Ok(message(StatusCode::TOO_MANY_REQUESTS, &house.rate_limited()));

@@ -21,6 +21,7 @@ pub struct Spill {
     file: File,
     length: u64,
     checksum: Hasher,
+    is_ascii: bool,
 }
 
 impl Message {
@@ -32,6 +33,11 @@ impl Message {
     /// Bytes of both parts.
     pub fn size(&self) -> u64 {
         self.first.len() as u64 + self.rest.as_ref().map_or(0, |rest| rest.length)
+    }
+
+    /// Whether it holds nothing but ASCII.
+    pub fn is_ascii(&self) -> bool {
+        self.first.is_ascii() && self.rest.as_ref().is_none_or(|rest| rest.is_ascii)
     }
 
     /// The part in memory.
@@ -69,7 +75,12 @@ impl From<Bytes> for Message {
 impl Spill {
     /// An empty one, on the disk of `directory`.
     pub(super) fn new(directory: &Path) -> io::Result<Self> {
-        Ok(Self { file: tempfile::tempfile_in(directory)?, length: 0, checksum: Hasher::new() })
+        Ok(Self {
+            file: tempfile::tempfile_in(directory)?,
+            length: 0,
+            checksum: Hasher::new(),
+            is_ascii: true,
+        })
     }
 
     /// Bytes it holds.
@@ -82,6 +93,7 @@ impl Spill {
         Free::of(&rustix::fs::fstatvfs(&self.file)?).admit(bytes.len() as u64)?;
         self.file.write_all(bytes)?;
         self.checksum.update(bytes);
+        self.is_ascii &= bytes.is_ascii();
         self.length += bytes.len() as u64;
         Ok(())
     }
@@ -130,6 +142,7 @@ mod tests {
             let message = Message::new(Bytes::copy_from_slice(&text[..cut]), Some(spill));
             let mut copy = message.first().to_vec();
             message.rest().unwrap().copy_to(&mut copy).unwrap();
+            assert!(!message.is_ascii(), "cut at {cut}");
             assert!(copy == text && message.size() == text.len() as u64, "cut at {cut}");
             assert_eq!(message.checksum(), crc32fast::hash(&text), "cut at {cut}");
         }

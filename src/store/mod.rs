@@ -162,6 +162,8 @@ pub struct Job {
     pub recipients: Vec<Recipient>,
     /// Attempts made so far.
     pub attempts: u32,
+    /// What it waits for, while it is open.
+    pub waits: Option<Waits>,
     /// The message, or `None` when it is seen to be damaged on disk.
     pub message: Option<Stored>,
 }
@@ -362,7 +364,8 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error.into()),
         };
-        Ok(Some(Job { send, recipients, attempts: row.attempts, message }))
+        let waits = row.queued.map(|queued| queued.waits.into());
+        Ok(Some(Job { send, recipients, attempts: row.attempts, waits, message }))
     }
 
     /// One send.

@@ -6,7 +6,7 @@ use crate::clock::Timestamp;
 use crate::id::TrackingId;
 use crate::ledger::{Accepted, Send};
 use crate::mail::{
-    Envelope, HeaderBlock, HeaderLine, Mailbox, MessageId, Record, repaired_unsubscribe, subject,
+    BodyType, Envelope, HeaderBlock, HeaderLine, Mailbox, MessageId, Record, repaired_unsubscribe, subject,
 };
 use crate::provider::{OWN_ID_HEADER, Provider};
 use crate::routing::{Routing, Traits};
@@ -81,7 +81,7 @@ pub fn accept(
         lines.push(HeaderLine::new("Date", &circumstances.now.rfc5322()));
     }
     if let Some(sender) = envelope.sender.as_ref().filter(|_| block.first("From").is_none()) {
-        lines.push(HeaderLine::new("From", &format!("<{sender}>")));
+        lines.push(HeaderLine::new("From", &format!("<{}>", plain(sender))));
     }
     let records = records(&block, message_id.as_ref());
     let (lane, route) = circumstances.routing.choose(&Traits {
@@ -91,6 +91,8 @@ pub fn accept(
         header: block,
     });
     let (subject, tags) = (subject(&buffer[HEADROOM..HEADROOM + block.end()]), tags(&block));
+    // Asked for, and needed (RFC 6531 section 3.4): clients ask wherever it is offered. Addresses speak for themselves.
+    let smtputf8 = envelope.smtputf8 && !block.bytes().is_ascii();
     let body = buffer.len() - HEADROOM - block.end();
     let message = Message::new(prepend(&lines, blank_line, buffer), rest);
     let send = Send {
@@ -101,8 +103,8 @@ pub fn accept(
         user: circumstances.account.map(|account| account.name.clone()),
         peer: Some(circumstances.peer),
         sender: envelope.sender,
-        body: envelope.body,
-        smtputf8: envelope.smtputf8,
+        body: if message.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime },
+        smtputf8,
         dsn: envelope.dsn,
         message_id,
         subject,
@@ -239,10 +241,15 @@ fn received(circumstances: &Circumstances<'_>, envelope: &Envelope) -> HeaderLin
     };
     let by = match &envelope.recipients[..] {
         // With several recipients none is named: it would show a Bcc to the others.
-        [only] => format!("by {hostname} with {protocol} id {id} for <{only}>;"),
+        [only] => format!("by {hostname} with {protocol} id {id} for <{}>;", plain(only)),
         _ => format!("by {hostname} with {protocol} id {id};"),
     };
     HeaderLine::folded("Received", &[&format!("from {name} ({literal})"), &by, &now.rfc5322()])
+}
+
+/// An address in a header of ours, which asks for SMTPUTF8 only where nothing else helps.
+fn plain(address: &Mailbox) -> Mailbox {
+    address.to_ascii().unwrap_or_else(|| address.clone())
 }
 
 /// The record of Odoo's Message-ID, which is the one that the mail is about, then those of `X-Odoo-Objects`: a task's

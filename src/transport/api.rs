@@ -44,6 +44,8 @@ pub struct Answer {
     pub id: Option<String>,
     /// `Retry-After` (RFC 9110 section 10.2.3), as it was written.
     pub retry_after: Option<String>,
+    /// Whether the request was on its way to its end when the answer came: the upstream may have the message.
+    pub whole: bool,
 }
 
 /// Why there is no answer.
@@ -118,7 +120,7 @@ impl Client {
                 progress.judge(fault(error))
             })?;
             response.remote_addr().inspect(|address| self.addresses.worked(address.ip()));
-            read(response).await
+            read(response, &progress).await
         };
         let late = Fault::Timeout { what: "the message", limit: EXCHANGE };
         timeout(EXCHANGE, exchange).await.unwrap_or_else(|_| Err(progress.judge(late)))
@@ -133,13 +135,19 @@ impl Answer {
         let text = field("message").unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
         let text = text.trim().replace(char::is_control, " ");
         let retry_after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        Self { status, text: text.chars().take(TEXT).collect(), id: field("id"), retry_after }
+        let id = field("id").filter(|id| !id.is_empty());
+        Self { status, text: text.chars().take(TEXT).collect(), id, retry_after, whole: false }
     }
 
     /// Whether the upstream itself, not the message or the account, is out of order.
     pub fn failure(&self) -> Option<Fault> {
         let response = || Response { code: self.status, enhanced: None, text: self.text.clone() };
-        (self.status >= 500).then(|| Fault::Refused { what: "messages.mime", response: response() })
+        let out_of_order = match self.status {
+            // How it is asked is an operator's matter.
+            501 | 505 | 511 => false,
+            status => status >= 500 || matches!(status, 408 | 421),
+        };
+        out_of_order.then(|| Fault::Refused { what: "messages.mime", response: response() })
     }
 }
 
@@ -232,17 +240,18 @@ impl Form {
 }
 
 /// Reads an answer. The status of a refusal says enough where its words break off; of a success they do not.
-async fn read(mut response: reqwest::Response) -> Result<Answer, Unanswered> {
+async fn read(mut response: reqwest::Response, progress: &Progress) -> Result<Answer, Unanswered> {
     let (status, mut body) = (response.status(), Vec::new());
     while body.len() < ANSWER {
         match response.chunk().await {
             Ok(Some(piece)) => body.extend_from_slice(&piece),
             Ok(None) => break,
-            Err(error) if status.is_success() => return Err(Unanswered::After(fault(error))),
+            Err(error) if status.is_success() => return Err(progress.judge(fault(error))),
             Err(_) => break,
         }
     }
-    Ok(Answer::read(status.as_u16(), response.headers(), &body))
+    let answer = Answer::read(status.as_u16(), response.headers(), &body);
+    Ok(Answer { whole: progress.whole.load(Ordering::Acquire), ..answer })
 }
 
 /// The cause itself: what wraps it names the address and no more.

@@ -32,6 +32,8 @@ pub enum Verdict {
     Taken,
     /// For good: never to be tried again.
     Refused,
+    /// For good by this upstream, for a limit of its own: another may take them.
+    Unable,
     /// For now.
     Later,
     /// For now, because so much comes at once: less of it helps.
@@ -167,27 +169,48 @@ fn is_mailgun_account(text: &str) -> bool {
 pub enum Weighed {
     /// The same for everybody it is about.
     Alike(Verdict),
+    /// The upstream had the whole message and did not clearly say no, so it may have taken it; for everybody else the
+    /// answer means this.
+    Unclear(Verdict),
     /// An address is at fault, and the answer does not say whose: each half is to be tried on its own.
     Apart,
 }
 
-/// The meaning of an answer to a message for so many `recipients` at `now`. Unlike SMTP's, HTTP's classes 4 and 5 are
-/// permanent and temporary; what is about account, key or address of the API is an operator's matter.
+/// The meaning of an answer to a message for so many `recipients` at `now`. What is about account, key or address of the
+/// API, or about how we ask, is an operator's matter: it is the same for every message. Only what is about the message
+/// itself is for good (400, 413); any other 4xx is a clear no for now. A gateway's failure (5xx), a success without an
+/// id and a redirection leave open whether the message was taken.
 pub fn verdict_of_answer(answer: &Answer, recipients: usize, now: Timestamp) -> Weighed {
     let wish = || retry_after(answer, now).or_else(|| try_again_after(&answer.text, now));
     let text = answer.text.to_ascii_lowercase();
+    let unclear = |verdict| if answer.whole { Weighed::Unclear(verdict) } else { Weighed::Alike(verdict) };
     Weighed::Alike(match answer.status {
         200..300 if answer.id.is_some() => Verdict::Taken,
-        // Whoever answers so does not take mail: a wrong path at Mailgun's is greeted with 200.
-        200..400 => Verdict::Upstream { until: None },
+        // A wrong path at Mailgun's is greeted so.
+        200..300 if text == "mailgun magnificent api" => Verdict::Upstream { until: None },
+        // Nothing was done where the request is to be made again elsewhere (RFC 9110 section 15.4).
+        307 | 308 => Verdict::Upstream { until: None },
+        200..400 => return unclear(Verdict::Upstream { until: None }),
         400 if is_mailgun_account(&text) => Verdict::Upstream { until: wish() },
-        400 if recipients > 1 && text.contains("is not a valid address") => return Weighed::Apart,
-        401 | 402 | 403 | 404 | 405 | 407 => Verdict::Upstream { until: wish() },
+        400 | 422 if recipients > 1 && text.contains("is not a valid address") => return Weighed::Apart,
+        422 if text.contains("is not a valid address") => Verdict::Refused,
+        400 => Verdict::Refused,
+        413 => Verdict::Unable,
         420 | 429 => Verdict::Upstream { until: wish().or(Some(now.after(LIMIT))) },
-        408 | 425 => Verdict::Later,
-        400..500 => Verdict::Refused,
+        401..=407 | 410..=412 | 414..=417 | 426 | 428 | 431 | 501 | 505 | 511 => {
+            Verdict::Upstream { until: wish() }
+        }
+        507 => Verdict::Later,
+        500..600 => return unclear(Verdict::Later),
         _ => Verdict::Later,
     })
+}
+
+/// Whether a refusal of a message is for a limit of the upstream's own: its size, or what SMTP's extensions it has. The
+/// same message may go by another upstream.
+pub fn is_own_limit(response: &Response) -> bool {
+    let limits = ["5.3.4", "5.6.3", "5.6.7"];
+    response.code == 555 || response.enhanced.as_deref().is_some_and(|status| limits.contains(&status))
 }
 
 /// Seconds or a date (RFC 9110 section 10.2.3).
@@ -467,7 +490,7 @@ mod tests {
         let limit = "Domain mg.example.com is not allowed to send: request limit exceeded, try again after ";
         for (status, text, retry_after, expected) in [
             (200, "Mailgun Magnificent API", None, nobody),
-            (301, "Moved", None, nobody),
+            (308, "Moved", None, nobody),
             (400, "to parameter is missing", None, Verdict::Refused),
             (
                 400,
@@ -481,18 +504,48 @@ mod tests {
             (403, "Domain x is not allowed to send large batches yet", None, nobody),
             (404, "Domain not found: x", None, nobody),
             (408, "slow", None, Verdict::Later),
-            (413, "request size exceeds 52.4MiB limit", None, Verdict::Refused),
+            (406, "", None, nobody),
+            (409, "Conflict", None, Verdict::Later),
+            (413, "request size exceeds 52.4MiB limit", None, Verdict::Unable),
+            (415, "", None, nobody),
+            (421, "Misdirected Request", None, Verdict::Later),
+            (422, "Unprocessable Content", None, Verdict::Later),
+            (422, "'to' parameter is not a valid address", None, Verdict::Refused),
+            (499, "", None, Verdict::Later),
+            (501, "Not Implemented", None, nobody),
+            (507, "Insufficient Storage", None, Verdict::Later),
             (420, &format!("{limit}Mon, 14 Sep 2026 12:22:44 UTC"), None, upstream(1364)),
             (429, &format!("{limit}120 seconds"), None, upstream(120)),
             (429, "", Some("7"), upstream(7)),
             (429, &format!("{limit}120 seconds"), Some("Mon, 14 Sep 2026 12:00:09 GMT"), upstream(9)),
             (429, "slow down", Some("soon"), upstream(30)),
-            (500, "Internal Server Error", None, Verdict::Later),
-            (503, "", Some("60"), Verdict::Later),
         ] {
             let retry_after = retry_after.map(str::to_owned);
-            let answer = Answer { status, text: text.into(), id: None, retry_after };
-            assert_eq!(verdict_of_answer(&answer, 1, now), Weighed::Alike(expected), "{status} {text}");
+            for whole in [true, false] {
+                let (text, retry_after) = (text.to_owned(), retry_after.clone());
+                let answer = Answer { status, text, retry_after, whole, ..Answer::default() };
+                assert_eq!(
+                    verdict_of_answer(&answer, 1, now),
+                    Weighed::Alike(expected),
+                    "{status} {answer:?}"
+                );
+            }
+        }
+        for (status, text, verdict) in [
+            (200, "Queued. Thank you.", nobody),
+            (204, "", nobody),
+            (301, "Moved", nobody),
+            (302, "", nobody),
+            (500, "Internal Server Error", Verdict::Later),
+            (502, "", Verdict::Later),
+            (503, "", Verdict::Later),
+            (504, "", Verdict::Later),
+            (522, "", Verdict::Later),
+        ] {
+            let answer = Answer { status, text: text.into(), whole: true, ..Answer::default() };
+            assert_eq!(verdict_of_answer(&answer, 1, now), Weighed::Unclear(verdict), "{status} {text}");
+            let early = Answer { whole: false, ..answer };
+            assert_eq!(verdict_of_answer(&early, 1, now), Weighed::Alike(verdict), "{status} {text}");
         }
         let taken = Answer { status: 200, id: Some("<a@b>".into()), ..Answer::default() };
         assert_eq!(verdict_of_answer(&taken, 2, now), Weighed::Alike(Verdict::Taken));

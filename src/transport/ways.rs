@@ -24,22 +24,50 @@ impl Ways {
         Self { upstreams, routes }
     }
 
-    /// In the order of preference; none for what is held, or was sent to an upstream that is no more. A route that is
-    /// no more leads everywhere.
+    /// In the order of preference; none for what is held. A route that is no more leads everywhere, and so does mail that
+    /// may be at an upstream that is no more: it takes its route. Those that are not able to take it come after all
+    /// others fail: see [`Ways::unable`].
     pub fn of(&self, waits: &Waits) -> Vec<usize> {
-        let all = || (0..self.upstreams.len()).collect();
         match waits {
             Waits::Held => Vec::new(),
-            Waits::ForRoute(None) => all(),
-            Waits::ForRoute(Some(route)) => self.routes.get(route).cloned().unwrap_or_else(all),
-            Waits::ForUpstream(name) => {
+            Waits::ForRoute(route) => self.route(route.as_deref()),
+            Waits::ForOthers { route, unable } => {
+                let all = self.route(route.as_deref());
+                let able: Vec<_> =
+                    all.iter().copied().filter(|place| !self.is_among(*place, unable)).collect();
+                if able.is_empty() { all } else { able }
+            }
+            Waits::ForUpstream { name, route } => {
                 let Some(own) = self.upstreams.iter().position(|(known, _)| **known == **name) else {
-                    return Vec::new();
+                    return self.route(route.as_deref());
                 };
                 let others = (0..self.upstreams.len()).filter(|place| *place != own && self.upstreams[own].1);
                 std::iter::once(own).chain(others).collect()
             }
         }
+    }
+
+    /// Those of its route that were not able to take it when they were asked last, while there are others.
+    pub fn unable(&self, waits: &Waits) -> Vec<usize> {
+        let Waits::ForOthers { route, .. } = waits else { return Vec::new() };
+        let able = self.of(waits);
+        self.route(route.as_deref()).into_iter().filter(|place| !able.contains(place)).collect()
+    }
+
+    /// Whether another than that upstream may be able to take it.
+    pub fn has_other(&self, waits: &Waits, upstream: &str) -> bool {
+        let tried: &[Box<str>] = if let Waits::ForOthers { unable, .. } = waits { unable } else { &[] };
+        let mut places = self.of(waits).into_iter();
+        places.any(|place| self.upstreams[place].0 != upstream && !self.is_among(place, tried))
+    }
+
+    fn route(&self, name: Option<&str>) -> Vec<usize> {
+        let known = name.and_then(|name| self.routes.get(name));
+        known.cloned().unwrap_or_else(|| (0..self.upstreams.len()).collect())
+    }
+
+    fn is_among(&self, place: usize, names: &[Box<str>]) -> bool {
+        names.iter().any(|name| **name == *self.upstreams[place].0)
     }
 
     /// The name of the upstream that is preferred for it.
@@ -67,13 +95,41 @@ mod tests {
             (Waits::ForRoute(Some("gone".into())), &[0, 1, 2]),
             (Waits::ForRoute(Some(routing::first("b"))), &[1, 0, 2]),
             (Waits::ForRoute(Some(routing::first("gone"))), &[0, 1, 2]),
-            (Waits::ForUpstream("a".into()), &[0]),
-            (Waits::ForUpstream("b".into()), &[1, 0, 2]),
-            (Waits::ForUpstream("gone".into()), &[]),
+            (for_upstream("a", None), &[0]),
+            (for_upstream("b", None), &[1, 0, 2]),
+            (for_upstream("gone", None), &[0, 1, 2]),
+            (for_upstream("gone", Some("news")), &[1, 0]),
+            (for_upstream("gone", Some("gone")), &[0, 1, 2]),
+            (for_others(Some("news"), &["b"]), &[0]),
+            (for_others(Some("news"), &["a", "b"]), &[1, 0]),
+            (for_others(None, &["a", "gone"]), &[1, 2]),
             (Waits::Held, &[]),
         ] {
             assert_eq!(ways.of(&waits), expected, "{waits:?}");
         }
-        assert_eq!(ways.first(&Waits::ForUpstream("b".into())), Some("b"));
+        assert_eq!(ways.first(&for_upstream("b", None)), Some("b"));
+        assert_eq!(ways.unable(&for_others(Some("news"), &["b"])), [1]);
+        assert!(ways.unable(&for_others(Some("news"), &["a", "b"])).is_empty());
+        for (waits, upstream, expected) in [
+            (Waits::ForRoute(None), "a", true),
+            (Waits::ForRoute(Some("news".into())), "a", true),
+            (for_others(Some("news"), &["b"]), "a", false),
+            (for_others(Some("news"), &["a", "b"]), "a", false),
+            (for_others(None, &["b"]), "a", true),
+            (for_upstream("a", None), "a", false),
+        ] {
+            assert_eq!(ways.has_other(&waits, upstream), expected, "{waits:?} {upstream}");
+        }
+    }
+
+    fn for_upstream(name: &str, route: Option<&str>) -> Waits {
+        Waits::ForUpstream { name: name.into(), route: route.map(Into::into) }
+    }
+
+    fn for_others(route: Option<&str>, unable: &[&str]) -> Waits {
+        Waits::ForOthers {
+            route: route.map(Into::into),
+            unable: unable.iter().map(|name| (*name).into()).collect(),
+        }
     }
 }

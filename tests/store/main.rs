@@ -179,7 +179,10 @@ async fn mail_waits_in_the_queue_of_its_lane_and_route() {
     }
     assert_eq!(store.queued(9).unwrap(), [id(0), id(1), id(2)]);
     // What may be at an upstream waits for that one, also after reopening, until nobody is unknown any more.
-    let pinned = Queued { lane: Lane::Bulk, waits: Waits::ForUpstream("mailgun".into()) };
+    let pinned = Queued {
+        lane: Lane::Bulk,
+        waits: Waits::ForUpstream { name: "mailgun".into(), route: Some("news".into()) },
+    };
     store.settle(outcome(0, 5, &[settled(&[0], Standing::Unknown)], Some(50))).await.unwrap();
     drop(store);
     let (store, _) = reopen(directory.path());
@@ -241,7 +244,10 @@ async fn held_mail_whose_end_was_unknown_goes_back_to_its_upstream() {
     let store = open(&directory);
     store.accept(accepted(0, "a@b", &["ada@example.net"]), Bytes::new()).await.unwrap();
     store.settle(outcome(0, 5, &[settled(&[0], Standing::Unknown)], Some(50))).await.unwrap();
-    for (verb, waits) in [(Verb::Hold, Waits::Held), (Verb::Release, Waits::ForUpstream("mailgun".into()))] {
+    for (verb, waits) in [
+        (Verb::Hold, Waits::Held),
+        (Verb::Release, Waits::ForUpstream { name: "mailgun".into(), route: None }),
+    ] {
         let (operator, reason) = ("uid 0".to_owned(), String::new());
         store.act(Action { id: id(0), at: at(6), verb, operator, reason }).await.unwrap();
         assert_eq!(store.waits(id(0)).unwrap(), Some(waits));

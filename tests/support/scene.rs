@@ -260,6 +260,11 @@ impl Scene {
         }
     }
 
+    /// Where clients hand mail in.
+    pub fn smtp(&self) -> std::net::SocketAddr {
+        self.daemon.as_ref().unwrap().smtp_addresses()[0]
+    }
+
     /// Where the relay hears of events.
     pub fn http(&self) -> std::net::SocketAddr {
         self.daemon.as_ref().unwrap().http_address().unwrap()

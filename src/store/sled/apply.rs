@@ -13,7 +13,7 @@ use crate::event::{Event, Words};
 use crate::id::TrackingId;
 use crate::ledger::{
     About, Accepted, Action, Dead, Fact, Notice, Occasion, Outcome, Polled, Recipient, Rung, Send, Settled,
-    Standing, State, Switch, Verb, Via,
+    Standing, State, Switch, Verb, Via, step,
 };
 use crate::mail::{Mailbox, MessageId, Pseudonym, fold_address, is_alike};
 use crate::store::Handed;
@@ -85,6 +85,7 @@ fn accepted(rows: &mut Overlay<'_>, accepted: &Accepted, place: Place, body: u32
         attempts: 0,
         queued: Some(QueuedRow { due: due.millis(), waits }),
         unknown_at: None,
+        unable: Vec::new(),
         changed: due.millis(),
         place,
         body,
@@ -154,6 +155,10 @@ fn outcome(rows: &mut Overlay<'_>, outcome: &Outcome, place: Place) -> sled::Res
     let taken: usize = outcome.settled.iter().filter(taken).map(|settled| settled.recipients.len()).sum();
     if taken > 0 {
         count(rows, keys::taken(&outcome.upstream, outcome.at.day()), taken as u64)?;
+    }
+    row.unable.retain(|upstream| **upstream != *outcome.upstream);
+    if outcome.settled.iter().any(|settled| settled.words.name == step::CAPABILITIES) {
+        row.unable.push(outcome.upstream.clone().into());
     }
     for (part, settled) in (0u16..).zip(&outcome.settled) {
         for number in &settled.recipients {
@@ -232,17 +237,20 @@ fn handed(rows: &mut Overlay<'_>, handed: &Handed) {
 /// Sets when a send is tried next: when `due` says, if anybody still waits. One that is held stays in the queue.
 fn schedule(rows: &mut Overlay<'_>, row: &mut SendRow, due: Option<Timestamp>) -> sled::Result<()> {
     let id = row.send.id();
-    let (mut open, mut held, mut unknown) = (false, false, false);
+    let (mut open, mut held, mut unknown, mut passed) = (false, false, false, false);
     for number in 0..row.recipients {
         let Some(recipient) = recipient(rows, row, number)? else { continue };
         open |= recipient.is_open();
         held |= recipient.state() == State::Held;
         unknown |= recipient.state() == State::Unknown;
+        passed |= recipient.is_open() && recipient.words.name == step::CAPABILITIES;
     }
+    let route = row.send.route();
     let waits = match &row.unknown_at {
         _ if held => WaitsRow::Held,
-        Some(upstream) if unknown => WaitsRow::ForUpstream(upstream.clone()),
-        _ => WaitsRow::ForRoute(row.send.route()),
+        Some(name) if unknown => WaitsRow::ForUpstream { name: name.clone(), route },
+        _ if passed => WaitsRow::ForOthers { route, unable: row.unable.clone() },
+        _ => WaitsRow::ForRoute(route),
     };
     let queued = due.filter(|_| open).map(|due| QueuedRow { due: due.millis(), waits });
     if queued == row.queued {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Version of everything in this file and in the keys. A journal that older versions cannot read makes a new one, too:
 /// they would not notice while the ledger is up to date, and read the journal from its beginning so.
-pub const SCHEMA: u32 = 11;
+pub const SCHEMA: u32 = 13;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SendRow {
@@ -24,6 +24,8 @@ pub struct SendRow {
     pub queued: Option<QueuedRow>,
     /// The upstream that may have the message: one that was sent it and did not answer.
     pub unknown_at: Option<Box<str>>,
+    /// The upstreams that were found unable to take it when they were asked last.
+    pub unable: Vec<Box<str>>,
     /// When the last attempt ended, or it was accepted.
     pub changed: u64,
     pub place: Place,
@@ -46,8 +48,9 @@ pub struct QueuedRow {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WaitsRow {
     ForRoute(Option<Box<str>>),
-    ForUpstream(Box<str>),
+    ForUpstream { name: Box<str>, route: Option<Box<str>> },
     Held,
+    ForOthers { route: Option<Box<str>>, unable: Vec<Box<str>> },
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -118,7 +121,8 @@ impl From<&Waits> for WaitsRow {
     fn from(waits: &Waits) -> Self {
         match waits.clone() {
             Waits::ForRoute(route) => Self::ForRoute(route),
-            Waits::ForUpstream(upstream) => Self::ForUpstream(upstream),
+            Waits::ForOthers { route, unable } => Self::ForOthers { route, unable },
+            Waits::ForUpstream { name, route } => Self::ForUpstream { name, route },
             Waits::Held => Self::Held,
         }
     }
@@ -128,7 +132,8 @@ impl From<WaitsRow> for Waits {
     fn from(stored: WaitsRow) -> Self {
         match stored {
             WaitsRow::ForRoute(route) => Self::ForRoute(route),
-            WaitsRow::ForUpstream(upstream) => Self::ForUpstream(upstream),
+            WaitsRow::ForOthers { route, unable } => Self::ForOthers { route, unable },
+            WaitsRow::ForUpstream { name, route } => Self::ForUpstream { name, route },
             WaitsRow::Held => Self::Held,
         }
     }
