@@ -97,7 +97,7 @@ impl Store {
     /// Notes how far a sink got.
     pub async fn hand_over(&self, handed: Handed) -> Result<(), CommitError> {
         let wish = Wish { urgent: false, applied: true };
-        self.committer()?.commit(Record::Handed(handed), Bytes::new(), wish).await
+        self.committer()?.commit(Record::Handed(Box::new(handed)), Bytes::new(), wish).await
     }
 
     /// Has a sink begin again there as soon as it can; a wish that a restart forgets.

@@ -38,7 +38,7 @@ pub enum Record {
     /// An operator opened or closed a breaker.
     Switch(Switch),
     /// A sink took what the journal has for it.
-    Handed(Handed),
+    Handed(Box<Handed>),
     /// A provider was asked for its events.
     Polled(Polled),
     /// A hint about a contact came; its raw form is the record's body.
@@ -168,7 +168,7 @@ impl Record {
             Self::Repeated(repeated) => pen.write(RepeatedV1::from(repeated)),
             Self::Action(action) => pen.write(ActionV1::from(action)),
             Self::Switch(switch) => pen.write(SwitchV1::from(switch)),
-            Self::Handed(handed) => pen.write(HandedV2::from(handed)),
+            Self::Handed(handed) => pen.write(HandedV2::from(&**handed)),
             Self::Polled(polled) => pen.write(PolledV1::from(polled)),
             Self::Hint(hinted) => pen.write(HintedV1::from(&**hinted)),
             Self::Dead(dead) => pen.write(DeadV1::from(&**dead)),
@@ -194,8 +194,8 @@ impl Record {
             (4, 2) => read::<NoticeV2>(head).map(|v| Self::Notice(Box::new(v.restore()))),
             (5, 1) => read::<RepeatedV1>(head).map(|v| Self::Repeated(v.restore())),
             (6, 1) => read::<ActionV1>(head).map(|v| Self::Action(v.restore())),
-            (13, 1) => read::<HandedV1>(head).map(|v| Self::Handed(v.restore())),
-            (13, 2) => read::<HandedV2>(head).map(|v| Self::Handed(v.restore())),
+            (13, 1) => read::<HandedV1>(head).map(|v| Self::Handed(Box::new(v.restore()))),
+            (13, 2) => read::<HandedV2>(head).map(|v| Self::Handed(Box::new(v.restore()))),
             (7, 1) => read::<SwitchV1>(head).map(|v| Self::Switch(v.restore())),
             (11, 1) => read::<PolledV1>(head).map(|v| Self::Polled(v.restore())),
             (9, 1) => read::<HintedV1>(head).map(|v| Self::Hint(Box::new(v.restore()))),

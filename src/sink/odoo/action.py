@@ -350,7 +350,7 @@ def requeue(refusal):
 STATES = [state for state, label in env['mail.notification'].fields_get(['notification_status'])['notification_status']['selection']]
 EVENTS = env.context.get('mailtrail_events') or []
 # Whatever is waited for all the same is not waited for long: Odoo may wait for this transaction meanwhile.
-env.cr.execute("SET LOCAL lock_timeout = '2s'")
+env.cr.execute("SET LOCAL lock_timeout = '200ms'")
 FOUND, KNOWN = find_records(EVENTS)
 LOCKED = lock_changes(EVENTS)
 touched = []
