@@ -77,6 +77,7 @@ impl Monitor {
     pub async fn run(self, stopping: CancellationToken) {
         tokio::join!(
             stopping.run_until_cancelled(self.follow_the_journal()),
+            stopping.run_until_cancelled(self.follow_the_ledger()),
             stopping.run_until_cancelled(self.follow_shortages()),
             self.look_around(stopping.clone())
         );
@@ -91,6 +92,23 @@ impl Monitor {
             });
             self.alarms.set(Kind::Journal, "journal", text);
             if trouble.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The same of the ledger, which is closed while it cannot be written.
+    async fn follow_the_ledger(&self) {
+        let Some(mut closed) = self.store.closed() else { return };
+        loop {
+            let text = closed.borrow_and_update().as_ref().map(|why| {
+                format!(
+                    "the ledger cannot be written, and no mail is taken (452) or sent: {why}; make room or mend that, it \
+                     goes on by itself"
+                )
+            });
+            self.alarms.set(Kind::Ledger, "ledger", text);
+            if closed.changed().await.is_err() {
                 return;
             }
         }

@@ -5,6 +5,9 @@
 
 mod support;
 
+use mailtrail::clock::Clock;
+use mailtrail::provider::generic;
+use mailtrail::secret::Secret;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
@@ -16,6 +19,8 @@ use std::time::Duration;
 use support::client::Client;
 use support::process::Process;
 use support::sink::{Manners, Sink};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -44,59 +49,87 @@ async fn nothing_promised_is_lost_where_not_one_byte_is_left() {
     traffic.until("mail is taken", |seen| seen.promised.len() >= 50).await;
     disk.fill(0);
     traffic.until("it is refused", |seen| seen.refused("452 4.3.1", "") >= 20).await;
+    // Longer than a checkpoint of the ledger is away.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let before = traffic.seen(|seen| seen.promised.len());
     disk.make_room();
-    // A ledger that could not be written ends the process, which systemd starts again.
-    let mails = async {
-        while traffic.seen(|seen| seen.promised.len() < before + 50) {
-            if process.has_ended() {
-                process.start_within(disk.holder.id()).await;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let again = tokio::time::timeout(LONG, mails).await;
-    assert!(again.is_ok(), "mail is not taken again\n{}", process.log());
+    traffic.until("it is taken again", |seen| seen.promised.len() >= before + 50).await;
+    assert!(!process.has_ended() && !process.log().contains("kept aside"), "{}", process.log());
     let promised = traffic.end().await;
     arrive(&sink, &promised).await;
     assert!(process.terminate().await.success());
 }
 
-/// The ledger lies on a disk of its own, and that is full: the relay ends so that it is started again, and the journal has
-/// everything.
+/// The ledger lies on a disk of its own, and that is full: no mail is taken until there is room, and then all goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_ledger_that_cannot_be_written_ends_the_relay_with_1_and_costs_nothing() {
+async fn a_ledger_that_cannot_be_written_stops_mail_until_it_can() {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
     let Some(disk) = SmallDisk::mount(&process.data().join("ledger")) else { return };
     process.start_within(disk.holder.id()).await;
     let traffic = Traffic::start(process.address(1));
     traffic.until("mail is taken", |seen| seen.promised.len() >= 50).await;
-    disk.fill(0);
-    let ended = process.ended().await;
-    let said = process.log();
-    assert_eq!(ended.code(), Some(1), "{said}");
-    assert!(
-        said.contains("mailtrail: the ledger failed: ") && said.contains("; a restart rebuilds it"),
-        "{said}"
-    );
-    // systemd starts it again.
-    let unit =
-        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/mailtrail.service")).unwrap();
-    let codes = unit.lines().find_map(|line| line.strip_prefix("RestartPreventExitStatus=")).unwrap();
-    let codes: Vec<_> = codes.split(' ').collect();
-    assert!(
-        unit.contains("\nRestart=on-failure\n") && codes.contains(&"4") && !codes.contains(&"1"),
-        "{codes:?}"
-    );
-    disk.make_room();
-    process.start_within(disk.holder.id()).await;
-    let promised = traffic.seen(|seen| seen.promised.len());
-    traffic.until("mail is taken again", |seen| seen.promised.len() >= promised + 50).await;
+    for _ in 0..2 {
+        disk.fill(0);
+        process.says("the ledger cannot be written, and no mail is taken").await;
+        let refused = traffic.seen(|seen| seen.refused("452 4.3.1", ""));
+        traffic.until("it is refused", |seen| seen.refused("452 4.3.1", "") >= refused + 20).await;
+        let said = process.ask(&["stats"]).await;
+        assert!(said.err.contains("the ledger cannot be read now"), "{} {}", said.out, said.err);
+        let promised = traffic.seen(|seen| seen.promised.len());
+        disk.make_room();
+        traffic.until("mail is taken again", |seen| seen.promised.len() >= promised + 50).await;
+    }
+    assert!(!process.has_ended() && !process.log().contains("kept aside"), "{}", process.log());
     let promised = traffic.end().await;
     arrive(&sink, &promised).await;
     assert!(process.terminate().await.success());
+}
+
+/// Each start that meets a full disk with work to do leaves everything as it is, and answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_on_a_full_disk_answers_and_goes_on_by_itself() {
+    let Some((disk, mut process, sink)) = on_a_small_disk().await else { return };
+    let http = SocketAddr::from(([127, 0, 0, 1], support::process::free_port()));
+    let text = process.configuration(sink.port(), "");
+    let source = "[[source]]\nname = \"other\"\nkind = \"generic\"\nsecret = \"sixteen-or-longer\"\n";
+    process.configure(&format!("{text}\n[http]\naddress = \"{http}\"\n{source}"));
+    process.start_within(disk.holder.id()).await;
+    let traffic = Traffic::start(process.address(1));
+    traffic.until("mail is taken", |seen| seen.promised.len() >= 50).await;
+    disk.fill(0);
+    for _ in 0..3 {
+        process.kill();
+        process.start_within(disk.holder.id()).await;
+        let refused = traffic.seen(|seen| seen.refused("452 4.3.1", ""));
+        traffic.until("it is refused", |seen| seen.refused("452 4.3.1", "") > refused).await;
+        assert_eq!(report(http).await, 503);
+    }
+    let promised = traffic.seen(|seen| seen.promised.len());
+    disk.make_room();
+    traffic.until("it is taken again", |seen| seen.promised.len() >= promised + 50).await;
+    assert_eq!(report(http).await, 200);
+    assert!(!process.has_ended() && !process.log().contains("kept aside"), "{}", process.log());
+    let promised = traffic.end().await;
+    arrive(&sink, &promised).await;
+    assert!(process.terminate().await.success());
+}
+
+/// The status that a signed report gets.
+async fn report(http: SocketAddr) -> u16 {
+    let (id, now) = (format!("evt-{}", fastrand::u64(..)), Clock::System.now().seconds().to_string());
+    let body = r#"{"event": "delivered", "recipient": "b@example.net", "message_id": "unknown@example.com"}"#;
+    let signature = generic::sign(&Secret::new(SECRET), &id, &now, body.as_bytes()).unwrap();
+    let request = format!(
+        "POST /webhooks/other HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         webhook-id: {id}\r\nwebhook-timestamp: {now}\r\nwebhook-signature: {signature}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut stream = TcpStream::connect(http).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
 /// A relay whose data directory is such a disk; nothing where this machine allows no mount.
@@ -267,6 +300,7 @@ async fn send(client: &mut Client) -> io::Result<Result<String, (String, &'stati
     })
 }
 
+const SECRET: &str = "sixteen-or-longer";
 const CLIENTS: usize = 4;
 /// Bytes of the disk.
 const SIZE: u64 = 160 << 20;

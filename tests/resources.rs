@@ -7,8 +7,9 @@
 mod log;
 mod support;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 use support::client::{Client, expect};
 use support::process::{Process, free_port};
@@ -51,6 +52,59 @@ async fn idle_connections_end_neither_the_relay_nor_its_service() {
     let said = process.ask(&["queue", "list"]).await;
     assert!(said.code <= 1, "{}", said.err);
     assert!(process.terminate().await.success());
+}
+
+/// Every listener of the configuration may find its port taken: the others work meanwhile, and it works as soon as the
+/// port is free.
+#[tokio::test]
+async fn a_port_that_is_taken_at_the_start_is_listened_on_when_it_is_free() {
+    let sink = Sink::start().await;
+    let mut process = Process::new(&sink);
+    let [page, http] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
+    let text = process.configuration(sink.port(), "");
+    process.configure(&format!("{text}\n[admin]\naddress = \"{page}\"\n[http]\naddress = \"{http}\"\n"));
+    // One address of mail stays free.
+    let taken = [page, http, process.address(0)].map(|address| TcpListener::bind(address).unwrap());
+    process.start().await;
+    for address in [page, http, process.address(0)] {
+        let said = format!("alarm=\"listener\" subject=\"{address}\"");
+        assert!(process.log().contains(&said), "{}", process.log());
+    }
+    let mut client = Client::connect(process.address(1)).await.unwrap();
+    let id = send(&mut client).await.unwrap();
+    timeout(LONG, sink.arrival(&id)).await.expect("mail is relayed meanwhile");
+    for listener in taken {
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        process.says(&format!("listening place=\"{address}\"")).await;
+        assert!(TcpStream::connect(address).await.is_ok());
+        process.says(&format!("the alarm is over alarm=\"listener\" subject=\"{address}\"")).await;
+    }
+    let mut guarded = Client::connect(process.address(0)).await.unwrap();
+    expect(221, guarded.ask("QUIT").await.unwrap()).unwrap();
+    // The session that was there goes on.
+    send(&mut client).await.unwrap();
+    drop(client);
+    assert!(process.terminate().await.success());
+}
+
+/// What a configuration asks for is compared with what the process may open.
+#[tokio::test]
+async fn connections_that_need_more_descriptors_than_there_may_be_are_named() {
+    let sink = Sink::start().await;
+    let process = Process::with(&sink, "connections = 5000");
+    let check = |files: u64| {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\"")]);
+        command.arg(env!("CARGO_BIN_EXE_mailtrail")).arg("--config");
+        command.arg(process.directory().join("mailtrail.toml")).args(["config", "check"]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "it is a warning");
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    let said = check(4000);
+    assert!(said.contains("limits") && said.contains("the hard limit is 4000"), "{said}");
+    assert!(!check(8000).contains("hard limit"));
 }
 
 /// A connection that is held open.

@@ -151,7 +151,9 @@ impl Service {
 
     fn announce(&self) {
         let (daemon, report) = (&self.daemon, self.daemon.report());
-        for (listener, address) in daemon.config().listeners.iter().zip(daemon.smtp_addresses()) {
+        let missing = daemon.missing();
+        let listeners = daemon.config().listeners.iter().zip(daemon.smtp_addresses());
+        for (listener, address) in listeners.filter(|(_, address)| !missing.contains(&address.to_string())) {
             tracing::info!(%address, tls = ?listener.tls, "listening for mail");
         }
         if let Some(address) = daemon.http_address() {
@@ -194,6 +196,10 @@ impl Service {
             let wish = tokio::select! {
                 wish = signals.next() => wish,
                 () = ended(outlasting.as_mut()) => break,
+                () = tokio::time::sleep(OPEN_AGAIN), if !self.daemon.missing().is_empty() => {
+                    self.open_missing();
+                    continue;
+                }
                 reason = self.daemon.failed() => {
                     self.stop().await;
                     return Err(Trouble::Failed(format!("the ledger failed: {reason}; a restart rebuilds it")));
@@ -235,6 +241,14 @@ impl Service {
             return Ok(None);
         }
         Ok(Some(successor.with(sockets)))
+    }
+
+    /// Listens where something was in the way, if it is no more.
+    fn open_missing(&mut self) {
+        match self.daemon.open_missing() {
+            Ok(opened) => opened.iter().for_each(|place| tracing::info!(place, "listening")),
+            Err(error) => tracing::warn!(%error, "a listener cannot be opened yet"),
+        }
     }
 
     /// Goes on with another configuration, if that is good.
@@ -327,4 +341,6 @@ async fn upkeep(metrics: PrometheusHandle) {
     }
 }
 
+/// Time between two tries to listen on a place that something else has.
+const OPEN_AGAIN: Duration = Duration::from_secs(1);
 const UPKEEP: Duration = Duration::from_secs(5);

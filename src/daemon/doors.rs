@@ -69,17 +69,19 @@ impl Hall {
         self.http.clone()
     }
 
-    /// The door of each listener, shut.
+    /// The door of each listener, shut; none where its socket is missing.
     pub fn doors(
         &self,
         ground: &Ground,
         config: &Config,
         sockets: &mut Sockets,
         offered: &mut Sockets,
-    ) -> Result<Vec<Door>, StartError> {
+    ) -> Result<Vec<Option<Door>>, StartError> {
         let open = |listener: &Listener| {
-            let Taken { socket, lent } = sockets.listen(offered, "the SMTP listener", listener.address)?;
-            Ok(Door { socket, front: self.front(ground, config, listener), lent })
+            let taken = sockets.listen(offered, "the SMTP listener", listener.address)?;
+            let door =
+                |Taken { socket, lent }| Door { socket, front: self.front(ground, config, listener), lent };
+            Ok(taken.map(door))
         };
         config.listeners.iter().map(open).collect()
     }

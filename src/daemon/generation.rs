@@ -101,14 +101,14 @@ pub struct Prepared {
     /// Sockets of the generation before that this one has no use for.
     pub left: Sockets,
     hall: Hall,
-    doors: Vec<Door>,
+    doors: Vec<Option<Door>>,
     smtp: Vec<SocketAddr>,
     relaying: Way,
     reconciler: Reconciler,
     /// Whose accounts mail from outside is fetched with.
     accounts: BTreeMap<String, Account>,
     panel: Panel,
-    admin: UnixListener,
+    admin: Option<UnixListener>,
     page: Option<TcpListener>,
     http: Option<TcpListener>,
 }
@@ -147,11 +147,14 @@ impl Prepared {
         let relaying = Way::new(ground, &config, before.map(|before| &before.relaying))?;
         let reconciler = reconciler(ground, &config)?;
         let accounts = accounts(ground, &config)?;
-        let mut sockets = Sockets::default();
+        let mut sockets =
+            before.map_or_else(Sockets::for_a_start, |before| Sockets::for_a_change(&before.sockets));
         let doors = hall.doors(ground, &config, &mut sockets, &mut offered)?;
         let addresses = doors.iter().zip(&config.listeners);
-        let addresses =
-            addresses.map(|(door, listener)| door.socket.local_addr().unwrap_or(listener.address));
+        let addresses = addresses.map(|(door, listener)| {
+            let bound = door.as_ref().and_then(|door| door.socket.local_addr().ok());
+            bound.unwrap_or(listener.address)
+        });
         let smtp = addresses.collect();
         let panel = Panel {
             store: ground.store.clone(),
@@ -171,7 +174,7 @@ impl Prepared {
         let admin = sockets.listen_at(&mut offered, &config.admin.socket)?;
         let mut listen = |what, address: Option<SocketAddr>| {
             let taken = address.map(|address| sockets.listen(&mut offered, what, address)).transpose()?;
-            Ok::<_, StartError>(taken.map(|Taken { socket, .. }| socket))
+            Ok::<_, StartError>(taken.flatten().map(|Taken { socket, .. }| socket))
         };
         let page = listen("the admin page", config.admin.address)?;
         let http = listen("the webhook listener", config.http)?;
@@ -196,7 +199,8 @@ impl Prepared {
     pub fn begin(self, ground: &Ground, before: Option<&Generation>) -> Generation {
         let leaving = Leaving::new(ground);
         let syncer = self.panel.sync.clone();
-        for door in self.doors {
+        tell_of_missing(&ground.alarms, &self.sockets);
+        for door in self.doors.into_iter().flatten() {
             // It is waited for by nobody: to the very end it tells who comes that we stop.
             tokio::spawn(door.serve(leaving.shut.clone()));
         }
@@ -205,7 +209,9 @@ impl Prepared {
             let (metrics, quiet) = (ground.metrics.clone(), leaving.quiet.clone());
             ground.talk.spawn(admin::serve_page(page, metrics, questions, quiet));
         }
-        ground.talk.spawn(admin::serve_socket(self.admin, self.panel, leaving.quiet.clone()));
+        if let Some(admin) = self.admin {
+            ground.talk.spawn(admin::serve_socket(admin, self.panel, leaving.quiet.clone()));
+        }
         let http = self.http.as_ref().and_then(|http| http.local_addr().ok());
         if let Some(http) = self.http {
             let inbox = inbox(ground, &self.config, self.accounts);
@@ -347,6 +353,16 @@ fn do_chores(
             keep(store, retention, clock, told.clone())
         );
     })
+}
+
+/// Says which places cannot be listened on, and of the others that they can be.
+fn tell_of_missing(alarms: &Alarms, sockets: &Sockets) {
+    let missing = sockets.missing();
+    alarms.retain(Kind::Listener, |place| missing.iter().any(|missing| missing.place() == place));
+    for one in missing {
+        let text = format!("{}. It is tried again every second; everything else works", one.fault);
+        alarms.set(Kind::Listener, &one.place(), Some(text));
+    }
 }
 
 /// Who may ask over TCP, if anybody may.

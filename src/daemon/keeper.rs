@@ -11,18 +11,23 @@ use tokio_util::sync::CancellationToken;
 
 /// Opens the store; a process that is just leaving it is waited for.
 pub async fn open_store(data_dir: &Path, clock: Clock) -> Result<(Store, OpenReport), StartError> {
-    std::fs::create_dir_all(data_dir)
-        .map_err(|source| OpenError::Io { path: data_dir.to_owned(), source })?;
-    let mut left = LOCK_LOOKS;
+    let (mut left, mut shortages) = (LOCK_LOOKS, 0_u32);
     loop {
         let path = data_dir.to_owned();
         let opened = tokio::task::spawn_blocking(move || {
             let mut progress = Progress::new("replaying the journal");
+            std::fs::create_dir_all(&path).map_err(|source| OpenError::Io { path: path.clone(), source })?;
             Store::open_watched(&path, clock, &mut |step| progress.show(step.done, step.total))
         })
         .await;
         match opened {
             Ok(Err(OpenError::Locked(_))) if left > 0 => left -= 1,
+            Ok(Err(error)) if passes_by_itself(&error) => {
+                if shortages.is_multiple_of(TOLD_EVERY) {
+                    tracing::error!(%error, "the store cannot be opened now; it is tried again");
+                }
+                shortages += 1;
+            }
             Ok(opened) => return Ok(opened?),
             Err(panic) => {
                 let source = io::Error::other(panic);
@@ -31,6 +36,13 @@ pub async fn open_store(data_dir: &Path, clock: Clock) -> Result<(Store, OpenRep
         }
         tokio::time::sleep(LOCK_PAUSE).await;
     }
+}
+
+/// Whether waiting helps: not where the directory is somebody else's, which is a fault of the configuration.
+fn passes_by_itself(error: &OpenError) -> bool {
+    let is_denied =
+        matches!(error, OpenError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied);
+    error.is_shortage() && !is_denied
 }
 
 /// Keeps the store small until we stop, and tells the metrics of it.
@@ -61,3 +73,5 @@ const BETWEEN_STEPS: Duration = Duration::from_millis(50);
 const BETWEEN_ROUNDS: Duration = Duration::from_secs(60);
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
 const LOCK_LOOKS: u32 = 30;
+/// Tries after which it is told once more that the store cannot be opened: a minute of them.
+const TOLD_EVERY: u32 = 600;

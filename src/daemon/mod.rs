@@ -23,6 +23,7 @@ use crate::store::{OpenError, OpenReport, Store};
 use crate::tls::TlsError;
 use generation::{Generation, Ground, Prepared};
 use metrics_exporter_prometheus::PrometheusHandle;
+use sockets::Missing;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -122,6 +123,21 @@ impl Daemon {
         self.generation = prepared.begin(&self.ground, Some(&self.generation));
         let opened = self.generation.sockets.places().filter(|place| !before.contains(place)).collect();
         Ok(Changes { sections, waiting, opened, closed })
+    }
+
+    /// The places that cannot be listened on so far; [`Self::open_missing`] tries again.
+    pub fn missing(&self) -> Vec<String> {
+        self.generation.sockets.missing().iter().map(Missing::place).collect()
+    }
+
+    /// Listens on the places that were missing, where one of them can be listened on now; says which are not missing any
+    /// more.
+    pub fn open_missing(&mut self) -> Result<Vec<String>, StartError> {
+        if !self.generation.sockets.missing().iter().any(Missing::can_be_opened) {
+            return Ok(Vec::new());
+        }
+        let config = self.generation.config.clone();
+        Ok(self.reload(config)?.opened)
     }
 
     /// The configuration that it runs with.

@@ -4,8 +4,8 @@
 //! connects meanwhile waits in the kernel's queue and is not refused.
 
 use super::StartError;
+use crate::descriptors;
 use rustix::net::sockopt::socket_acceptconn;
-use std::fmt::Display;
 use std::fs::Permissions;
 use std::io;
 use std::net::{self, SocketAddr};
@@ -21,6 +21,22 @@ use tokio::net::{TcpListener, TcpSocket, UnixListener};
 pub struct Sockets {
     tcp: Vec<Open<SocketAddr, Arc<net::TcpListener>>>,
     unix: Vec<Open<PathBuf, Arc<unix::UnixListener>>>,
+    /// Where none could be opened and may be later.
+    missing: Vec<Missing>,
+    /// Whether a place that is not there yet is passed over: at the start, and where it was missing before.
+    passes_over: PassesOver,
+}
+
+/// Which places may be missing.
+#[derive(Clone, Debug, Default)]
+enum PassesOver {
+    /// None.
+    #[default]
+    None,
+    /// Any.
+    All,
+    /// Those.
+    Some(Vec<Place>),
 }
 
 /// One of them.
@@ -29,6 +45,46 @@ struct Open<P, S> {
     place: P,
     socket: S,
     lent: bool,
+}
+
+/// A place that cannot be listened on for now.
+#[derive(Clone, Debug)]
+pub struct Missing {
+    place: Place,
+    /// Whose socket it is to be, and why it is not.
+    pub fault: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    Address(SocketAddr),
+    Path(PathBuf),
+}
+
+impl Missing {
+    /// The place.
+    pub fn place(&self) -> String {
+        match &self.place {
+            Place::Address(address) => address.to_string(),
+            Place::Path(path) => path.display().to_string(),
+        }
+    }
+
+    /// Whether it can be listened on now.
+    pub fn can_be_opened(&self) -> bool {
+        match &self.place {
+            Place::Address(address) => bound(*address).is_ok(),
+            Place::Path(path) => !path.exists() || is_dead_socket(path),
+        }
+    }
+}
+
+/// Whether a listener may come later: another program has the address, the machine does not have it yet, or there is no
+/// room or descriptor for it. A port that this user may not have is a fault of the configuration.
+fn passes_by_itself(error: &io::Error) -> bool {
+    use io::ErrorKind::{AddrInUse, AddrNotAvailable, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    let kinds = [AddrInUse, AddrNotAvailable, QuotaExceeded, ReadOnlyFilesystem, StorageFull];
+    kinds.contains(&error.kind()) || descriptors::is_shortage(error)
 }
 
 /// A socket to listen on.
@@ -40,6 +96,40 @@ pub struct Taken<S> {
 }
 
 impl Sockets {
+    /// None yet; places that cannot be listened on for now are passed over.
+    pub fn for_a_start() -> Self {
+        Self { passes_over: PassesOver::All, ..Self::default() }
+    }
+
+    /// None yet; places that `before` was missing may be missing on.
+    pub fn for_a_change(before: &Self) -> Self {
+        let places = before.missing.iter().map(|missing| missing.place.clone());
+        Self { passes_over: PassesOver::Some(places.collect()), ..Self::default() }
+    }
+
+    /// The places that could not be listened on so far.
+    pub fn missing(&self) -> &[Missing] {
+        &self.missing
+    }
+
+    /// Passes over a place, where that may be.
+    fn pass_over(&mut self, place: Place, what: &'static str, error: io::Error) -> Result<(), StartError> {
+        let may_be_missing = match &self.passes_over {
+            PassesOver::None => false,
+            PassesOver::All => true,
+            PassesOver::Some(places) => places.contains(&place),
+        };
+        let passes = passes_by_itself(&error);
+        let mut missing = Missing { place, fault: String::new() };
+        let fault = StartError::Bind { what, place: missing.place(), source: error };
+        if !may_be_missing || !passes {
+            return Err(fault);
+        }
+        missing.fault = fault.to_string();
+        self.missing.push(missing);
+        Ok(())
+    }
+
     /// Adds a socket that was opened before this process began.
     pub fn add_tcp(&mut self, socket: net::TcpListener, lent: bool) -> io::Result<()> {
         if !socket_acceptconn(&socket)? {
@@ -62,13 +152,13 @@ impl Sockets {
         Ok(())
     }
 
-    /// A socket for `address`: taken from `offered`, or opened.
+    /// A socket for `address`: taken from `offered`, or opened; none where it is missing.
     pub fn listen(
         &mut self,
         offered: &mut Self,
         what: &'static str,
         address: SocketAddr,
-    ) -> Result<Taken<TcpListener>, StartError> {
+    ) -> Result<Option<Taken<TcpListener>>, StartError> {
         let open = match offered.tcp.iter().position(|open| open.place == address) {
             Some(place) => Ok(offered.tcp.remove(place)),
             None => {
@@ -81,11 +171,14 @@ impl Sockets {
             self.tcp.push(open);
             Ok(Taken { socket, lent })
         });
-        taken.map_err(bind_error(what, address))
+        match taken {
+            Ok(taken) => Ok(Some(taken)),
+            Err(error) => self.pass_over(Place::Address(address), what, error).map(|()| None),
+        }
     }
 
     /// The same at `path`, for this user and its group.
-    pub fn listen_at(&mut self, offered: &mut Self, path: &Path) -> Result<UnixListener, StartError> {
+    pub fn listen_at(&mut self, offered: &mut Self, path: &Path) -> Result<Option<UnixListener>, StartError> {
         let open = match offered.unix.iter().position(|open| open.place == path) {
             Some(place) => Ok(offered.unix.remove(place)),
             None => bind_path(path).map(|socket| Open {
@@ -99,7 +192,12 @@ impl Sockets {
             self.unix.push(open);
             Ok(socket)
         });
-        taken.map_err(bind_error("the admin socket", path.display()))
+        match taken {
+            Ok(taken) => Ok(Some(taken)),
+            Err(error) => {
+                self.pass_over(Place::Path(path.to_owned()), "the admin socket", error).map(|()| None)
+            }
+        }
     }
 
     /// Where they are.
@@ -125,13 +223,18 @@ impl Sockets {
 }
 
 fn bind(address: SocketAddr) -> io::Result<net::TcpListener> {
+    bound(address)?.listen(BACKLOG)?.into_std()
+}
+
+/// A socket that has the address and does not listen.
+fn bound(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    socket.listen(BACKLOG)?.into_std()
+    Ok(socket)
 }
 
 fn bind_path(path: &Path) -> io::Result<unix::UnixListener> {
@@ -148,11 +251,6 @@ fn bind_path(path: &Path) -> io::Result<unix::UnixListener> {
 fn is_dead_socket(path: &Path) -> bool {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
     is_socket && unix::UnixStream::connect(path).is_err()
-}
-
-fn bind_error(what: &'static str, place: impl Display) -> impl FnOnce(io::Error) -> StartError {
-    let place = place.to_string();
-    move |source| StartError::Bind { what, place, source }
 }
 
 /// Connections that may wait to be taken; a thousand at once is normal when a batch starts.

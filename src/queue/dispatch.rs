@@ -92,6 +92,7 @@ impl Queue {
 
     /// Works until we stop; then lets the attempts under way end.
     pub async fn run(mut self) {
+        self.stopping.run_until_cancelled(self.store.opened()).await;
         self.outlets.iter().for_each(|outlet| outlet.remember());
         self.recover().await;
         while !self.stopping.is_cancelled() {

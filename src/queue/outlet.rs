@@ -443,11 +443,16 @@ impl Outlet {
                 self.finished_later(id);
                 return None;
             }
+            Err(error) if error.is_shortage() => {
+                tracing::debug!(%id, %error, "a queued message cannot be read now");
+                self.finished_later(id);
+                return None;
+            }
             Err(error) => {
                 tracing::error!(%id, %error, "a queued message cannot be read; it is tried again later");
                 // A ledger that fails is made anew soon, and the message is whole.
                 let pause = match error {
-                    ReadError::Projection(_) => self.retry.first,
+                    ReadError::Projection(_) | ReadError::Closed(_) => self.retry.first,
                     ReadError::Journal(_) => self.retry.max,
                 };
                 self.postpone(id, pause);

@@ -70,7 +70,7 @@ impl Store {
         if let Some(committer) = &self.0.committer {
             committer.drain_blocking()?;
         }
-        let position = self.projection().position()?.unwrap_or_default();
+        let position = self.projection()?.position()?.unwrap_or_default();
         let chain = up_to(chain(&self.0.journal).map_err(ReadError::from)?, position);
         let mut sources = Vec::with_capacity(chain.len());
         for (number, end) in chain {

@@ -5,6 +5,7 @@ use super::applier::Applier;
 use super::journal::{Draft, Place, Writer};
 use super::lock::Lock;
 use super::message::Message;
+use super::open::LedgerPlace;
 use super::record::{Kept, Record};
 use super::scribe::Scribe;
 use super::sled::{Current, Projection};
@@ -12,7 +13,6 @@ use crate::clock::{Clock, Timestamp};
 use crate::id::TrackingId;
 use crate::wakeup::Wakeup;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Builder;
@@ -24,6 +24,9 @@ pub enum CommitError {
     /// The disk refused.
     #[error("the journal cannot be written: {0}")]
     Disk(String),
+    /// The ledger cannot be written now.
+    #[error("the ledger cannot be written: {0}")]
+    Ledger(String),
     /// The store was opened for reading, or has failed.
     #[error("the store takes nothing: it was opened for reading, or it has failed")]
     ReadOnly,
@@ -35,12 +38,15 @@ pub struct Committer {
     tasks: mpsc::Sender<Task>,
     failure: watch::Receiver<Option<String>>,
     trouble: watch::Receiver<Option<String>>,
+    closed: watch::Receiver<Option<String>>,
 }
 
 /// What a committer works with.
 pub struct Parts {
     pub writer: Writer,
-    pub journal: PathBuf,
+    /// Where the journal ended when it was opened.
+    pub end: Place,
+    pub place: LedgerPlace,
     pub current: Arc<Current>,
     pub clock: Clock,
     pub due: Wakeup,
@@ -72,7 +78,7 @@ pub enum Request {
     /// A new segment, if the present one holds anything and is at least that old.
     Seal(Duration),
     /// Everything before is to be applied and durable.
-    Drain(oneshot::Sender<()>),
+    Drain(Answer),
 }
 
 /// Who waits for a record.
@@ -93,7 +99,7 @@ pub enum Task {
     /// Goes on with another projection, once it is brought up to this one.
     Replace(Box<Projection>),
     /// Makes everything so far durable and says so.
-    Checkpoint(oneshot::Sender<()>),
+    Checkpoint(Answer),
 }
 
 /// Records that are on stable storage.
@@ -113,10 +119,11 @@ impl Committer {
         let (tasks, written) = mpsc::channel(TASKS);
         let (failed, failure) = watch::channel(None);
         let (troubled, trouble) = watch::channel(None);
-        let Parts { writer, journal, current, clock, due, lock } = parts;
+        let Parts { writer, end, place, current, clock, due, lock } = parts;
+        let (closing, closed) = watch::channel(current.projection().err().map(|error| error.to_string()));
         let runtime = || Builder::new_current_thread().enable_time().build();
         let (runtime, waiting) = (runtime()?, runtime()?);
-        let scribe = Scribe::new(writer, clock, tasks.clone(), troubled);
+        let scribe = Scribe::new(writer, clock, tasks.clone(), troubled, closed.clone());
         let witness = |thread| Witness { thread, failed: failed.clone() };
         let (over_journal, over_ledger) = (witness("journal"), witness("ledger"));
         std::thread::Builder::new().name("journal".into()).spawn(move || {
@@ -126,7 +133,7 @@ impl Committer {
         })?;
         std::thread::Builder::new().name("ledger".into()).spawn(move || {
             let _witness = over_ledger;
-            let mut applier = Applier::new(journal, current, due, waiting);
+            let mut applier = Applier::new(place, end, current, due, closing, waiting);
             if let Err(error) = applier.run(written) {
                 tracing::error!(%error, "the ledger failed; the journal is whole: restart to rebuild the ledger from it");
                 let _ = failed.send(Some(error));
@@ -134,7 +141,7 @@ impl Committer {
             drop(applier);
             drop(lock);
         })?;
-        Ok(Self { requests, tasks, failure, trouble })
+        Ok(Self { requests, tasks, failure, trouble, closed })
     }
 
     /// Returns when the record is kept as wished.
@@ -176,19 +183,24 @@ impl Committer {
     pub async fn drain(&self) -> Result<(), CommitError> {
         let (answer, answered) = oneshot::channel();
         self.requests.send(Request::Drain(answer)).await.map_err(|_| CommitError::ReadOnly)?;
-        answered.await.map_err(|_| CommitError::ReadOnly)
+        answered.await.unwrap_or(Err(CommitError::ReadOnly))
     }
 
     /// The same on a thread that may wait.
     pub fn drain_blocking(&self) -> Result<(), CommitError> {
         let (answer, answered) = oneshot::channel();
         self.requests.blocking_send(Request::Drain(answer)).map_err(|_| CommitError::ReadOnly)?;
-        answered.blocking_recv().map_err(|_| CommitError::ReadOnly)
+        answered.blocking_recv().unwrap_or(Err(CommitError::ReadOnly))
     }
 
     /// Follows why the last group of records could not be written and synced; `None` when it could.
     pub fn trouble(&self) -> watch::Receiver<Option<String>> {
         self.trouble.clone()
+    }
+
+    /// Follows why the ledger is closed; `None` while it is open.
+    pub fn closed(&self) -> watch::Receiver<Option<String>> {
+        self.closed.clone()
     }
 
     /// Waits for the projection to fail, or for a thread to break.

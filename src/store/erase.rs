@@ -170,7 +170,7 @@ impl Store {
         if let Some(committer) = &self.0.committer {
             committer.drain_blocking()?;
         }
-        let position = self.projection().position()?.unwrap_or_default();
+        let position = self.projection()?.position()?.unwrap_or_default();
         let chain = up_to(chain(&self.0.journal).map_err(ReadError::from)?, position);
         // Whatever would stand there has this form.
         let name = Pseudonym::Trail.of(mention.address(), &[0; 16]);
@@ -217,7 +217,7 @@ impl Store {
     /// Everything that was kept so far, in segments that nobody writes to any more.
     fn sealed(&self, committer: &Committer) -> Result<Chain, EraseError> {
         committer.drain_blocking()?;
-        let position = self.projection().position()?.unwrap_or_default();
+        let position = self.projection()?.position()?.unwrap_or_default();
         committer.seal(Duration::ZERO);
         committer.drain_blocking()?;
         let mut chain = chain(&self.0.journal).map_err(ReadError::from)?;
@@ -290,7 +290,7 @@ impl Store {
         found.segments.insert(frame.place.segment);
         found.records += 1;
         found.bodies += u64::from(frame.body_length > 0);
-        let projection = self.projection();
+        let projection = self.projection()?;
         let Ok(record) = Record::decode(frame.kind, frame.version, &frame.head) else { return Ok(()) };
         match record {
             Record::Accepted(accepted) => {
@@ -331,7 +331,7 @@ impl Store {
         found: &Mentioned,
     ) -> Result<(), EraseError> {
         let said = |text: &str| look.mention.replaced(text, look.name).unwrap_or_else(|| text.to_owned());
-        let projection = self.projection();
+        let projection = self.projection()?;
         let salt = projection.salt()?.unwrap_or_else(random);
         let listed: Option<Mailbox> = Pseudonym::Listed.of(look.mention.address(), &salt).parse().ok();
         let filed = projection.dossiers_of(look.mention.address())?;
@@ -384,7 +384,7 @@ impl Store {
 
     /// Removes what lies beside the present ledger: one that was damaged and put aside.
     fn remove_other_ledgers(&self) -> Result<(), EraseError> {
-        let present = self.projection().directory().to_owned();
+        let present = self.projection()?.directory().to_owned();
         let failed = |path: &Path, source| EraseError::Io { path: path.to_owned(), source };
         let entries = std::fs::read_dir(&self.0.ledger).map_err(|error| failed(&self.0.ledger, error))?;
         for entry in entries {

@@ -35,7 +35,7 @@ impl Store {
         now: Timestamp,
         wanted: impl Fn(&Mailbox) -> bool,
     ) -> Result<Option<InboundMail>, ReadError> {
-        Ok(self.projection().next_inbound(now, wanted)?)
+        Ok(self.projection()?.next_inbound(now, wanted)?)
     }
 
     /// Mail from outside, newest first, at most `limit` of those that `wanted` asks for. Reads all of it.
@@ -44,17 +44,17 @@ impl Store {
         limit: usize,
         wanted: impl Fn(&InboundMail) -> bool,
     ) -> Result<Vec<InboundMail>, ReadError> {
-        Ok(self.projection().inbound(limit, wanted)?)
+        Ok(self.projection()?.inbound(limit, wanted)?)
     }
 
     /// One mail from outside.
     pub fn inbound_mail(&self, id: TrackingId) -> Result<Option<InboundMail>, ReadError> {
-        Ok(self.projection().inbound_mail(id)?.map(|(mail, _)| mail))
+        Ok(self.projection()?.inbound_mail(id)?.map(|(mail, _)| mail))
     }
 
     /// Its message; `None` when that is no longer kept, or seen to be damaged.
     pub fn inbound_message(&self, id: TrackingId) -> Result<Option<Stored>, ReadError> {
-        let Some((_, place)) = self.projection().inbound_mail(id)? else { return Ok(None) };
+        let Some((_, place)) = self.projection()?.inbound_mail(id)? else { return Ok(None) };
         match self.0.segments.segment(place.segment) {
             Ok(segment) => Ok(Stored::find(segment, place.offset)?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

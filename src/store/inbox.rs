@@ -77,7 +77,7 @@ impl Store {
     /// Events that found no send, newest first, at most `limit` of those that `wanted` asks for. Reads all of them.
     pub fn orphans(&self, limit: usize, wanted: impl Fn(&Report) -> bool) -> Result<Vec<Report>, ReadError> {
         let mut newest = BTreeMap::new();
-        for orphan in self.projection().orphans() {
+        for orphan in self.projection()?.orphans() {
             let orphan = orphan?;
             if wanted(&orphan) {
                 newest.insert(orphan.id, orphan);
@@ -91,7 +91,7 @@ impl Store {
 
     /// Reports that cannot be understood, newest first, at most `limit` of those that `wanted` asks for.
     pub fn dead(&self, limit: usize, wanted: impl Fn(&Report) -> bool) -> Result<Vec<Report>, ReadError> {
-        let projection = self.projection();
+        let projection = self.projection()?;
         let dead = projection.dead().filter(|dead| dead.as_ref().map_or(true, &wanted));
         Ok(dead.take(limit).collect::<Result<_, _>>()?)
     }
@@ -104,12 +104,12 @@ impl Store {
 
     /// How many events found no send, and how many reports cannot be understood. Reads all of them.
     pub fn count_letters(&self) -> Result<(u64, u64), ReadError> {
-        Ok(self.projection().count_letters()?)
+        Ok(self.projection()?.count_letters()?)
     }
 
     /// All reports in one of [`Store::log_segments`] that lookups can see, in the order of their arrival.
     pub fn reports_of(&self, segment: u32) -> Result<Vec<Report>, ReadError> {
-        let projection = self.projection();
+        let projection = self.projection()?;
         let mut reports = Vec::new();
         let (frames, _) = self.frames(Place { segment, offset: 0 }, usize::MAX)?;
         for frame in frames {
@@ -158,12 +158,12 @@ impl Store {
 
     /// Where a report stands.
     pub fn stand(&self, report: &Report) -> Result<Stand, ReadError> {
-        Ok(self.projection().stand(report.id, &report.upstream, &report.content)?)
+        Ok(self.projection()?.stand(report.id, &report.upstream, &report.content)?)
     }
 
     /// The send that an event would be brought to, were it new.
     pub fn find(&self, event: &Event) -> Result<Option<TrackingId>, ReadError> {
-        Ok(self.projection().find(event)?.map(|(id, ..)| id))
+        Ok(self.projection()?.find(event)?.map(|(id, ..)| id))
     }
 }
 

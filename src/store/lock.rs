@@ -1,3 +1,4 @@
+use super::shortage::is_shortage;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::Path;
@@ -9,7 +10,12 @@ pub struct Lock(#[expect(dead_code, reason = "held, not used")] File);
 impl Lock {
     /// Takes the lock, or `None` when another process has it.
     pub fn take(data_dir: &Path) -> io::Result<Option<Self>> {
-        let file = File::options().write(true).create(true).truncate(false).open(data_dir.join("lock"))?;
+        let path = data_dir.join("lock");
+        let file = match File::options().write(true).create(true).truncate(false).open(&path) {
+            // A file that is there can be locked on a file system that cannot be written to, too.
+            Err(error) if is_shortage(&error) => File::open(&path).map_err(|_| error)?,
+            opened => opened?,
+        };
         match file.try_lock() {
             Ok(()) => Ok(Some(Self(file))),
             Err(TryLockError::WouldBlock) => Ok(None),

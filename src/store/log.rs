@@ -50,7 +50,7 @@ pub struct Entry {
 impl Store {
     /// The end of the log as it is now.
     pub fn log_end(&self) -> Result<Cursor, ReadError> {
-        Ok(Cursor(self.projection().position()?.unwrap_or_default()))
+        Ok(Cursor(self.projection()?.position()?.unwrap_or_default()))
     }
 
     /// The log's segments, each with when it begins, oldest first.
@@ -73,7 +73,7 @@ impl Store {
     pub fn log_after(&self, cursor: Cursor) -> Result<(Vec<Entry>, Cursor), ReadError> {
         let (entries, end) = self.read_on(cursor.0)?;
         let next = Place { segment: end.segment + 1, offset: 0 };
-        let done = end == cursor.0 && self.projection().position()?.is_some_and(|position| position >= next);
+        let done = end == cursor.0 && self.projection()?.position()?.is_some_and(|position| position >= next);
         Ok((entries, Cursor(if done { next } else { end })))
     }
 
@@ -98,7 +98,7 @@ impl Store {
 
     /// The first `limit` records of a segment behind `from` that lookups can see, and the place behind them.
     pub(super) fn frames(&self, from: Place, limit: usize) -> Result<(Vec<Frame>, Place), ReadError> {
-        let applied = self.projection().position()?.unwrap_or_default();
+        let applied = self.projection()?.position()?.unwrap_or_default();
         let until = if applied.segment > from.segment { None } else { Some(applied.offset) };
         let (mut frames, mut next) = (Vec::new(), None);
         if from.segment > applied.segment || from.segment == 0 {
@@ -132,7 +132,7 @@ impl Store {
                 fact: Fact::of_repetition(&repeated),
             }),
             Record::Action(action) => {
-                let all = self.projection().send(action.id)?.map_or(0, |(_, row)| row.recipients);
+                let all = self.projection()?.send(action.id)?.map_or(0, |(_, row)| row.recipients);
                 let fact = Fact::of_action(&action, (0..all).collect());
                 entries.push(Entry { id: Some(action.id), written: action.at, fact });
             }
@@ -146,14 +146,14 @@ impl Store {
             Record::Ordered(ordered) => entries.push(of_order(*ordered)),
             Record::Outcome(outcome) => entries.extend(of_outcome(&outcome)),
             Record::Notice(notice) => {
-                let found = self.projection().find(&notice.event)?;
+                let found = self.projection()?.find(&notice.event)?;
                 entries.push(of_notice(&notice, found));
             }
             Record::Inbound(inbound) => {
                 let (written, fact) = match &*inbound {
                     Inbound::Arrived(arrival) => {
                         let first = if arrival.held.is_some() { Leg::Dead } else { Leg::Waiting };
-                        let known = self.projection().inbound_mail(arrival.id)?;
+                        let known = self.projection()?.inbound_mail(arrival.id)?;
                         let same = known.is_some_and(|(mail, _)| mail.leg == Leg::Duplicate);
                         let leg = if same { Leg::Duplicate } else { first };
                         (arrival.id.timestamp(), Fact::of_arrival(arrival, leg))
@@ -166,7 +166,7 @@ impl Store {
                 entries.push(Entry { id: None, written: dead.at, fact: Fact::of_dead(&dead) });
             }
             Record::Replay(replay) => {
-                let id = self.projection().find(&replay.event)?.map(|(id, ..)| id);
+                let id = self.projection()?.find(&replay.event)?.map(|(id, ..)| id);
                 entries.push(Entry { id, written: replay.at, fact: Fact::of_replay(&replay) });
             }
         }

@@ -29,6 +29,7 @@ mod replay;
 mod retention;
 mod scribe;
 mod segments;
+mod shortage;
 mod size;
 mod sled;
 pub mod space;
@@ -105,10 +106,34 @@ struct Inner {
 pub enum ReadError {
     /// In the projection.
     #[error("the ledger cannot be read; `mailtrail store rebuild` makes it anew from the journal")]
-    Projection(#[from] ::sled::Error),
+    Projection(#[source] ::sled::Error),
+    /// The projection is closed, and why; it is opened again by itself.
+    #[error("the ledger cannot be read now: {0}")]
+    Closed(String),
     /// In the journal.
     #[error("the journal cannot be read")]
     Journal(#[from] std::io::Error),
+}
+
+impl ReadError {
+    /// Whether the same may be read in a moment: for want of a descriptor, or while the ledger is closed.
+    pub fn is_shortage(&self) -> bool {
+        match self {
+            Self::Closed(_) => true,
+            Self::Journal(error) => shortage::is_shortage(error),
+            Self::Projection(error) => shortage::is_shortage_of_sled(error),
+        }
+    }
+}
+
+impl From<::sled::Error> for ReadError {
+    fn from(error: ::sled::Error) -> Self {
+        match error {
+            // Only a closed projection says so.
+            ::sled::Error::Unsupported(reason) => Self::Closed(reason),
+            error => Self::Projection(error),
+        }
+    }
 }
 
 /// The queue's mail of one lane that waits for the same.
@@ -213,6 +238,9 @@ impl Store {
 
     /// Whether there is room for a message of `size` bytes; not knowing it is none.
     pub fn has_room(&self, size: u64) -> bool {
+        if self.closed().is_some_and(|closed| closed.borrow().is_some()) {
+            return false;
+        }
         self.0.disk.free(&self.0.journal).and_then(|free| free.admit(size)).is_ok()
     }
 
@@ -272,9 +300,26 @@ impl Store {
     }
 
     /// Whether the threads that write journal and ledger still work: returns when both have answered, and the disk with
-    /// them.
+    /// them. That the ledger cannot be written now is an answer.
     pub async fn answers(&self) -> Result<(), CommitError> {
-        self.committer()?.drain().await
+        match self.committer()?.drain().await {
+            Err(CommitError::Ledger(_)) => Ok(()),
+            answered => answered,
+        }
+    }
+
+    /// Follows why the ledger is closed, which it is while it cannot be written; `None` while it is open. Nothing where
+    /// the store is open for reading.
+    pub fn closed(&self) -> Option<watch::Receiver<Option<String>>> {
+        self.0.committer.as_ref().map(Committer::closed)
+    }
+
+    /// Waits until the ledger is open.
+    pub async fn opened(&self) {
+        if let Some(mut closed) = self.closed() {
+            // Where its thread has ended, lookups say so.
+            let _ = closed.wait_for(Option::is_none).await;
+        }
     }
 
     /// Waits until the store can take nothing any more because the projection failed; says why.
@@ -298,12 +343,14 @@ impl Store {
 
     /// Returns when the ledger is not just being written, which keeps its readers and their threads waiting for some ms.
     pub async fn at_rest(&self) {
-        self.projection().at_rest().await;
+        if let Ok(projection) = self.projection() {
+            projection.at_rest().await;
+        }
     }
 
     /// The queues that hold mail, those of the first lane first.
     pub fn queues(&self) -> Result<Vec<Queued>, ReadError> {
-        Ok(self.projection().queues()?)
+        Ok(self.projection()?.queues()?)
     }
 
     /// Takes sends of a queue into the caller's hands that are due by `now` and in nobody's, at most `limit`; and says
@@ -321,7 +368,7 @@ impl Store {
             taken.extend(held);
             free
         };
-        let (_, next) = self.projection().due(queue, now, limit, free)?;
+        let (_, next) = self.projection()?.due(queue, now, limit, free)?;
         Ok((taken, next))
     }
 
@@ -333,7 +380,7 @@ impl Store {
     /// Looks at all that waits: sends accepted before `accepted`, attempts begun before `begun`, and places in the queue
     /// that should not be. It reads every row of the queue.
     pub fn audit_queue(&self, accepted: Timestamp, begun: Timestamp) -> Result<Audit, ReadError> {
-        let projection = self.projection();
+        let projection = self.projection()?;
         let mut audit = Audit::default();
         projection.audit_queue(accepted, &mut audit)?;
         let interrupted = projection.interrupted()?.into_iter();
@@ -349,13 +396,13 @@ impl Store {
         limit: usize,
     ) -> Result<(Audit, Option<TrackingId>), ReadError> {
         let mut audit = Audit::default();
-        let next = self.projection().audit_sends(from, limit, &mut audit)?;
+        let next = self.projection()?.audit_sends(from, limit, &mut audit)?;
         Ok((audit, next))
     }
 
     /// What an attempt needs, or `None` for an unknown send.
     pub fn job(&self, id: TrackingId) -> Result<Option<Job>, ReadError> {
-        let projection = self.projection();
+        let projection = self.projection()?;
         let Some((send, row)) = projection.send(id)? else { return Ok(None) };
         let recipients = projection.recipients(id, &row)?;
         let message = match self.0.segments.segment(row.place.segment) {
@@ -370,33 +417,33 @@ impl Store {
 
     /// One send.
     pub fn send(&self, id: TrackingId) -> Result<Option<Send>, ReadError> {
-        Ok(self.projection().send(id)?.map(|(send, _)| send))
+        Ok(self.projection()?.send(id)?.map(|(send, _)| send))
     }
 
     /// Sends whose attempt was cut off by the end of the process.
     pub fn interrupted(&self) -> Result<Vec<Begun>, ReadError> {
-        Ok(self.projection().interrupted()?)
+        Ok(self.projection()?.interrupted()?)
     }
 
     /// Whether an attempt sends it right now, or was cut off and its end is not noted yet.
     pub fn is_sending(&self, id: TrackingId) -> Result<bool, ReadError> {
-        Ok(self.projection().is_sending(id)?)
+        Ok(self.projection()?.is_sending(id)?)
     }
 
     /// What a send waits for, while it is open.
     pub fn waits(&self, id: TrackingId) -> Result<Option<Waits>, ReadError> {
-        let row = self.projection().send(id)?.and_then(|(_, row)| row.queued);
+        let row = self.projection()?.send(id)?.and_then(|(_, row)| row.queued);
         Ok(row.map(|queued| queued.waits.into()))
     }
 
     /// Everything about one send.
     pub fn trail(&self, id: TrackingId) -> Result<Option<Trail>, ReadError> {
-        Ok(self.projection().trail(id)?)
+        Ok(self.projection()?.trail(id)?)
     }
 
     /// The open sends, the earliest due first.
     pub fn queued(&self, limit: usize) -> Result<Vec<TrackingId>, ReadError> {
-        let projection = self.projection();
+        let projection = self.projection()?;
         let mut queued = Vec::new();
         for queue in projection.queues()? {
             queued.extend(projection.queued(&queue, |_| true, limit)?);
@@ -412,43 +459,43 @@ impl Store {
         wanted: impl Fn(Timestamp) -> bool,
         limit: usize,
     ) -> Result<Vec<TrackingId>, ReadError> {
-        let queued = self.projection().queued(queue, |id| wanted(id.timestamp()), limit)?;
+        let queued = self.projection()?.queued(queue, |id| wanted(id.timestamp()), limit)?;
         Ok(queued.into_iter().map(|(_, id)| id).collect())
     }
 
     /// Why an operator keeps the breaker of an upstream open, if that is so.
     pub fn forced_open(&self, upstream: &str) -> Result<Option<String>, ReadError> {
-        Ok(self.projection().forced_open(upstream)?)
+        Ok(self.projection()?.forced_open(upstream)?)
     }
 
     /// Up to when the events of an upstream's provider are all in, as far as it was ever asked.
     pub fn polled_until(&self, upstream: &str) -> Result<Option<Timestamp>, ReadError> {
-        Ok(self.projection().polled_until(upstream)?)
+        Ok(self.projection()?.polled_until(upstream)?)
     }
 
     /// Recipients that an upstream took on `days` (UTC, since the epoch), as far as the ledger goes back.
     pub fn taken(&self, upstream: &str, days: RangeInclusive<u16>) -> Result<u64, ReadError> {
-        Ok(self.projection().taken(upstream, days)?)
+        Ok(self.projection()?.taken(upstream, days)?)
     }
 
     /// Sends with that Message-ID, newest first.
     pub fn by_message_id(&self, message_id: &MessageId, limit: usize) -> Result<Vec<TrackingId>, ReadError> {
-        Ok(self.projection().by_message_id(message_id, limit)?)
+        Ok(self.projection()?.by_message_id(message_id, limit)?)
     }
 
     /// Whether a newer send of the same message went to that recipient: a client sent it again, with its Message-ID.
     pub fn is_sent_again(&self, send: &Send, recipient: &Mailbox) -> Result<bool, ReadError> {
-        Ok(self.projection().is_sent_again(send, recipient)?)
+        Ok(self.projection()?.is_sent_again(send, recipient)?)
     }
 
     /// Sends to that recipient, newest first.
     pub fn by_recipient(&self, address: &str, limit: usize) -> Result<Vec<TrackingId>, ReadError> {
-        Ok(self.projection().by_recipient(address, limit)?)
+        Ok(self.projection()?.by_recipient(address, limit)?)
     }
 
     /// Sends about that record of Odoo's, newest first.
     pub fn by_record(&self, record: &OdooRecord, limit: usize) -> Result<Vec<TrackingId>, ReadError> {
-        Ok(self.projection().by_record(record, limit)?)
+        Ok(self.projection()?.by_record(record, limit)?)
     }
 
     /// Of the newest `searched` sends those whose subject contains `part`, in upper or lower case, newest first, at most
@@ -459,7 +506,7 @@ impl Store {
         limit: usize,
         searched: usize,
     ) -> Result<(Vec<TrackingId>, bool), ReadError> {
-        Ok(self.projection().by_subject(part, limit, searched)?)
+        Ok(self.projection()?.by_subject(part, limit, searched)?)
     }
 
     /// Sends with ids from `low` to `high`, newest first.
@@ -469,7 +516,7 @@ impl Store {
         high: TrackingId,
         limit: usize,
     ) -> Result<Vec<TrackingId>, ReadError> {
-        Ok(self.projection().between(low, high, limit)?)
+        Ok(self.projection()?.between(low, high, limit)?)
     }
 
     /// Counts the recipients of all sends accepted from `since` to `until`: all of them, and in groups. It reads every
@@ -480,33 +527,33 @@ impl Store {
         until: Timestamp,
         grouping: Grouping,
     ) -> Result<(Tally, BTreeMap<String, Tally>), ReadError> {
-        Ok(self.projection().tally(since, until, grouping)?)
+        Ok(self.projection()?.tally(since, until, grouping)?)
     }
 
     /// Recipients of the sends that were accepted in `period`, by the user who handed them in. It reads every send of
     /// that time.
     pub fn handed_in(&self, period: Range<Timestamp>) -> Result<BTreeMap<String, u64>, ReadError> {
-        Ok(self.projection().handed_in(period)?)
+        Ok(self.projection()?.handed_in(period)?)
     }
 
     /// Reports to senders that are to be made, at most `limit`.
     pub fn unreported(&self, limit: usize) -> Result<Vec<About>, ReadError> {
-        Ok(self.projection().unreported(limit)?)
+        Ok(self.projection()?.unreported(limit)?)
     }
 
     /// Whether this event was taken already.
     pub fn knows_event(&self, upstream: &str, event: &Event) -> Result<bool, ReadError> {
-        Ok(self.projection().knows_event(upstream, event)?)
+        Ok(self.projection()?.knows_event(upstream, event)?)
     }
 
     /// Whether this hint was taken already.
     pub fn knows_hint(&self, hinted: &Hinted) -> Result<bool, ReadError> {
-        Ok(self.projection().knows_hint(hinted)?)
+        Ok(self.projection()?.knows_hint(hinted)?)
     }
 
     /// Hints about the contact with that address, the last to come first.
     pub fn hints(&self, address: &str, limit: usize) -> Result<Vec<Hinted>, ReadError> {
-        Ok(self.projection().hints(address, limit)?)
+        Ok(self.projection()?.hints(address, limit)?)
     }
 
     /// The digest of the body that a webhook's token came with, if it was used.
@@ -516,14 +563,15 @@ impl Store {
         token: &str,
         signed_at: Timestamp,
     ) -> Result<Option<Vec<u8>>, ReadError> {
-        Ok(self.projection().token(upstream, token, signed_at)?)
+        Ok(self.projection()?.token(upstream, token, signed_at)?)
     }
 
     fn committer(&self) -> Result<&Committer, CommitError> {
         self.0.committer.as_ref().ok_or(CommitError::ReadOnly)
     }
 
-    fn projection(&self) -> Arc<Projection> {
+    /// An error while the ledger is closed.
+    fn projection(&self) -> ::sled::Result<Arc<Projection>> {
         self.0.current.projection()
     }
 }

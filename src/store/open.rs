@@ -4,14 +4,15 @@ use super::commit::{Committer, Parts};
 use super::disk::Disk;
 use super::erase;
 use super::hands::Hands;
-use super::journal::{self, Writer};
+use super::journal::{self, Place, Writer};
 use super::lock::Lock;
 use super::record::UnknownRecord;
-use super::replay::{Chain, Progress, ReplayError, chain, replay};
+use super::replay::{Chain, Progress, ReplayError, chain, find_end, replay};
 use super::segments::Segments;
+use super::shortage::{is_shortage, try_to_write};
 use super::sled::{Current, Projection, ProjectionError};
 use super::{Inner, Store};
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Clock;
 use crate::wakeup::Wakeup;
 use std::fs::File;
 use std::io;
@@ -43,6 +44,14 @@ pub enum OpenError {
         /// Why.
         source: ProjectionError,
     },
+    /// It cannot be opened or written now, and is as it was.
+    #[error("{path} cannot be written now: {reason}; make room, or mend what the cause says")]
+    Shortage {
+        /// What was tried.
+        path: PathBuf,
+        /// Why it failed.
+        reason: String,
+    },
     /// The journal holds records of a newer version.
     #[error("the journal was written by a newer version of mailtrail: {0}; install that version again")]
     Newer(UnknownRecord),
@@ -59,6 +68,18 @@ pub enum OpenError {
         /// Which.
         record: UnknownRecord,
     },
+}
+
+impl OpenError {
+    /// Whether the same store may be opened later: there is no room, no descriptor or no permission now.
+    pub fn is_shortage(&self) -> bool {
+        match self {
+            Self::Shortage { .. } => true,
+            Self::Io { source, .. } => is_shortage(source),
+            Self::Projection { source, .. } => source.is_shortage(),
+            Self::Locked(_) | Self::Missing(_) | Self::Newer(_) | Self::Unreadable { .. } => false,
+        }
+    }
 }
 
 /// What was found and done while opening.
@@ -99,38 +120,36 @@ impl Opening<'_> {
         let lock = Lock::take(data_dir).map_err(io_error(data_dir))?;
         let lock = Arc::new(lock.ok_or_else(|| OpenError::Locked(data_dir.to_owned()))?);
         if writing {
-            journal::remove_unfinished(&*disk, &journal).map_err(io_error(&journal))?;
+            match journal::remove_unfinished(&*disk, &journal) {
+                Err(error) if is_shortage(&error) => {
+                    tracing::warn!(%error, "unfinished files of the journal cannot be removed now");
+                }
+                removed => removed.map_err(io_error(&journal))?,
+            }
             erase::remind(data_dir);
         }
         let mut report = OpenReport::default();
         let chain = chain(&journal).map_err(io_error(&journal))?;
-        let mut projection = usable_projection(&ledger, &chain, clock, &mut report)?;
-        let end = match replay(&journal, &chain, &projection, THREADS, &mut report, progress) {
-            Err(ReplayError::Projection(reason)) => {
-                let damaged = projection.directory().to_owned();
-                drop(projection);
-                set_aside(&damaged, clock.now()).map_err(io_error(&ledger))?;
-                projection = made_anew(&ledger, reason, &mut report)?;
-                replay(&journal, &chain, &projection, THREADS, &mut report, progress)
+        let place = LedgerPlace { journal: journal.clone(), ledger: ledger.clone(), clock };
+        let (current, end) = match place.bring_up(&chain, THREADS, &mut report, progress) {
+            Ok((projection, end)) => (Current::new(projection), end),
+            Err(error) if writing && error.is_shortage() => {
+                let reason = error.to_string();
+                tracing::error!(reason, "the ledger cannot be opened now; it is kept and tried again");
+                let end = find_end(&journal, &chain).map_err(io_error(&journal))?;
+                (Current::closed(reason), end)
             }
-            replayed => replayed,
+            Err(error) => return Err(error),
         };
-        let end = end.map_err(|error| match error {
-            ReplayError::Projection(reason) => io_error(&ledger)(io::Error::other(reason)),
-            ReplayError::Unreadable { record, .. } if record.is_newer => OpenError::Newer(record),
-            ReplayError::Unreadable { record, segment, at } => {
-                OpenError::Unreadable { path: journal::segment_path(&journal, segment), at, record }
-            }
-            ReplayError::Io(source) => io_error(&journal)(source),
-        })?;
         let due = Wakeup::default();
-        let current = Arc::new(Current::new(projection));
+        let current = Arc::new(current);
         let committer = if writing {
             let last = chain.last().map_or(0, |(number, _)| *number);
             let writer = Writer::start(disk.clone(), &journal, last, end, clock.now());
             let parts = Parts {
                 writer: writer.map_err(io_error(&journal))?,
-                journal: journal.clone(),
+                end: Place { segment: last, offset: end },
+                place,
                 current: current.clone(),
                 clock,
                 due: due.clone(),
@@ -169,7 +188,9 @@ fn prepare(data_dir: &Path, journal: &Path, ledger: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     for directory in [data_dir, journal, ledger] {
         std::fs::create_dir_all(directory)?;
-        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))?;
+        if std::fs::metadata(directory)?.permissions().mode() & 0o777 != 0o700 {
+            std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))?;
+        }
     }
     let parent = data_dir.parent().filter(|parent| !parent.as_os_str().is_empty());
     [data_dir, parent.unwrap_or(Path::new("."))]
@@ -177,56 +198,133 @@ fn prepare(data_dir: &Path, journal: &Path, ledger: &Path) -> io::Result<()> {
         .try_for_each(|directory| File::open(directory)?.sync_all())
 }
 
-/// The newest projection that fits the journal, else an empty one. Another one is a left-over of its making.
-fn usable_projection(
-    ledger: &Path,
-    chain: &Chain,
-    clock: Clock,
-    report: &mut OpenReport,
-) -> Result<Projection, OpenError> {
-    let (mut best, mut problem): (Option<Projection>, Option<String>) = (None, None);
-    for number in generations(ledger).map_err(io_error(ledger))? {
-        let directory = ledger.join(number.to_string());
-        match fitting(&directory, chain) {
-            Ok(None) => {
-                tracing::info!(directory = %directory.display(), "the making of a ledger was cut off and begins anew");
-                std::fs::remove_dir_all(&directory).map_err(io_error(&directory))?;
+/// Where a ledger and its journal are.
+#[derive(Clone)]
+pub struct LedgerPlace {
+    /// The journal's directory.
+    pub journal: PathBuf,
+    /// That of the projections.
+    pub ledger: PathBuf,
+    /// The time.
+    pub clock: Clock,
+}
+
+impl LedgerPlace {
+    /// Opens the ledger, and applies to it what it lacks of the journal; returns where that ends. A damaged one is set
+    /// aside and made anew. What cannot be opened or written for now ([`OpenError::is_shortage`]) is left as it is.
+    pub fn bring_up(
+        &self,
+        chain: &Chain,
+        threads: usize,
+        report: &mut OpenReport,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(Projection, u64), OpenError> {
+        let mut projection = self.usable_projection(chain, report)?;
+        let end = match replay(&self.journal, chain, &projection, threads, report, progress) {
+            Err(ReplayError::Projection(reason)) => {
+                let damaged = projection.directory().to_owned();
+                drop(projection);
+                self.set_aside(&damaged).map_err(io_error(&self.ledger))?;
+                projection = made_anew(&self.ledger, reason, report)?;
+                replay(&self.journal, chain, &projection, threads, report, progress)
             }
-            Ok(Some(projection)) => {
-                let better =
-                    best.as_ref().is_none_or(|best| best.position().ok() < projection.position().ok());
-                let worse = if better { best.replace(projection) } else { Some(projection) };
-                if let Some(worse) = worse {
-                    let left = worse.directory().to_owned();
-                    drop(worse);
-                    std::fs::remove_dir_all(&left).map_err(io_error(&left))?;
+            replayed => replayed,
+        };
+        let end = end.map_err(|error| match error {
+            ReplayError::Projection(reason) => io_error(&self.ledger)(io::Error::other(reason)),
+            ReplayError::Shortage(reason) => OpenError::Shortage { path: self.ledger.clone(), reason },
+            ReplayError::Unreadable { record, .. } if record.is_newer => OpenError::Newer(record),
+            ReplayError::Unreadable { record, segment, at } => {
+                OpenError::Unreadable { path: journal::segment_path(&self.journal, segment), at, record }
+            }
+            ReplayError::Io(source) => io_error(&self.journal)(source),
+        })?;
+        Ok((projection, end))
+    }
+
+    /// The newest projection that fits the journal, else an empty one. Another one is a left-over of its making.
+    fn usable_projection(&self, chain: &Chain, report: &mut OpenReport) -> Result<Projection, OpenError> {
+        let ledger = &self.ledger;
+        let (mut best, mut problem): (Option<Projection>, Option<String>) = (None, None);
+        for number in generations(ledger).map_err(io_error(ledger))? {
+            let directory = ledger.join(number.to_string());
+            match fitting(&directory, chain) {
+                Ok(None) => {
+                    tracing::info!(directory = %directory.display(), "the making of a ledger was cut off and begins anew");
+                    std::fs::remove_dir_all(&directory).map_err(io_error(&directory))?;
+                }
+                Ok(Some(projection)) => {
+                    let better =
+                        best.as_ref().is_none_or(|best| best.position().ok() < projection.position().ok());
+                    let worse = if better { best.replace(projection) } else { Some(projection) };
+                    if let Some(worse) = worse {
+                        let left = worse.directory().to_owned();
+                        drop(worse);
+                        std::fs::remove_dir_all(&left).map_err(io_error(&left))?;
+                    }
+                }
+                Err(Unfit::Shortage(reason)) => return Err(OpenError::Shortage { path: directory, reason }),
+                Err(Unfit::Damaged(error)) => {
+                    problem = Some(error);
+                    self.set_aside(&directory).map_err(io_error(&directory))?;
                 }
             }
-            Err(error) => {
-                problem = Some(error);
-                set_aside(&directory, clock.now()).map_err(io_error(&directory))?;
-            }
+        }
+        match (best, problem) {
+            (Some(best), _) => Ok(best),
+            (None, None) => empty(ledger),
+            (None, Some(problem)) => made_anew(ledger, problem, report),
         }
     }
-    match (best, problem) {
-        (Some(best), _) => Ok(best),
-        (None, None) => empty(ledger),
-        (None, Some(problem)) => made_anew(ledger, problem, report),
+
+    /// A damaged projection is kept aside for whoever wants to look; only the last one.
+    fn set_aside(&self, directory: &Path) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.ledger)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension.to_string_lossy().starts_with(DAMAGED)) {
+                std::fs::remove_dir_all(&path)?;
+            }
+        }
+        let aside = directory.with_extension(format!("{DAMAGED}-{}", self.clock.now().seconds()));
+        tracing::warn!(aside = %aside.display(), "a damaged ledger is kept aside");
+        std::fs::rename(directory, aside)
+    }
+}
+
+/// Why a projection is not used.
+enum Unfit {
+    /// It cannot be opened now.
+    Shortage(String),
+    /// It cannot be used any more.
+    Damaged(String),
+}
+
+impl From<ProjectionError> for Unfit {
+    fn from(error: ProjectionError) -> Self {
+        if error.is_shortage() { Self::Shortage(error.to_string()) } else { Self::Damaged(error.to_string()) }
+    }
+}
+
+impl From<::sled::Error> for Unfit {
+    fn from(error: ::sled::Error) -> Self {
+        ProjectionError::from(error).into()
     }
 }
 
 /// `None` for one that was not finished.
-fn fitting(directory: &Path, chain: &Chain) -> Result<Option<Projection>, String> {
-    let projection = Projection::open(directory).map_err(|error| error.to_string())?;
-    match projection.position().map_err(|error| error.to_string())? {
+fn fitting(directory: &Path, chain: &Chain) -> Result<Option<Projection>, Unfit> {
+    let opened = Projection::open(directory);
+    if matches!(opened, Err(ProjectionError::Panicked)) {
+        // sled panics on damaged files, and now and then where it cannot write.
+        try_to_write(directory, LEAST_ROOM).map_err(|error| Unfit::Shortage(error.to_string()))?;
+    }
+    let projection = opened?;
+    match projection.position()? {
         Some(place) if !chain.iter().any(|(number, _)| *number == place.segment) => {
-            Err("it does not belong to this journal".to_owned())
+            Err(Unfit::Damaged("it does not belong to this journal".to_owned()))
         }
         Some(_) => Ok(Some(projection)),
-        None => {
-            let unfinished = projection.is_unfinished().map_err(|error| error.to_string())?;
-            Ok((!unfinished).then_some(projection))
-        }
+        None => Ok((!projection.is_unfinished()?).then_some(projection)),
     }
 }
 
@@ -255,20 +353,8 @@ fn made_anew(ledger: &Path, problem: String, report: &mut OpenReport) -> Result<
     empty(ledger)
 }
 
-/// A damaged projection is kept aside for whoever wants to look; only the last one.
-fn set_aside(directory: &Path, now: Timestamp) -> io::Result<()> {
-    let ledger = directory.parent().unwrap_or(directory);
-    for entry in std::fs::read_dir(ledger)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension.to_string_lossy().starts_with(DAMAGED)) {
-            std::fs::remove_dir_all(&path)?;
-        }
-    }
-    let aside = directory.with_extension(format!("{DAMAGED}-{}", now.seconds()));
-    tracing::warn!(aside = %aside.display(), "a damaged ledger is kept aside");
-    std::fs::rename(directory, aside)
-}
-
+/// Bytes of the disk that must be left free for the ledger to be written to: sled does not go on after a write that failed.
+pub const LEAST_ROOM: u64 = 4 << 20;
 /// Threads that write an empty projection.
 const THREADS: usize = 2;
 const DAMAGED: &str = "damaged";

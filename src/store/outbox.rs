@@ -62,7 +62,7 @@ impl Store {
     pub fn outbox(&self, from: Cursor, limit: usize) -> Result<(Vec<Parcel>, Cursor), ReadError> {
         let mut from = from.0;
         loop {
-            let applied = self.projection().position()?.unwrap_or_default();
+            let applied = self.projection()?.position()?.unwrap_or_default();
             let (parcels, end) = match self.parcels(from, limit) {
                 // It was past retention.
                 Err(ReadError::Journal(error)) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -112,17 +112,17 @@ impl Store {
 
     /// How far a sink got, and when that was noted; `None` for one that is new.
     pub fn handed(&self, sink: &str) -> Result<Option<(Cursor, Timestamp)>, ReadError> {
-        Ok(self.projection().handed(sink)?)
+        Ok(self.projection()?.handed(sink)?)
     }
 
     /// What a sink is to be offered again at `now`, the first `limit` by when they are due.
     pub fn delayed(&self, sink: &str, now: Timestamp, limit: usize) -> Result<Vec<Delayed>, ReadError> {
-        Ok(self.projection().delayed(sink, now, limit)?)
+        Ok(self.projection()?.delayed(sink, now, limit)?)
     }
 
     /// How much a sink is to be offered again, now or later.
     pub fn count_delayed(&self, sink: &str) -> Result<usize, ReadError> {
-        Ok(self.projection().count_delayed(sink)?)
+        Ok(self.projection()?.count_delayed(sink)?)
     }
 
     /// The entry of a record, as far as the journal still has it.
@@ -133,7 +133,7 @@ impl Store {
 
     /// What a sink refused for good, the oldest first.
     pub fn refused(&self, sink: &str, limit: usize) -> Result<Vec<Refused>, ReadError> {
-        let refused = self.projection().refused(sink, limit)?.into_iter();
+        let refused = self.projection()?.refused(sink, limit)?.into_iter();
         let refused =
             refused.map(|(cursor, part, at, why)| Ok(Refused { at, why, entry: self.entry(cursor, part)? }));
         refused.collect()

@@ -54,19 +54,26 @@ impl Store {
         despite_damage: bool,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<u64, RebuildError> {
-        let until = self.projection().position().map_err(UpkeepError::from)?.unwrap_or_default();
+        let present = self.projection().map_err(UpkeepError::from)?;
+        let until = present.position().map_err(UpkeepError::from)?.unwrap_or_default();
         let (fresh, report) = self.built(until, progress)?;
         let directory = fresh.directory().to_owned();
-        let (damaged, lost) = (report.damaged.len(), self.lost_in(&fresh, until));
+        let (damaged, lost) = (report.damaged.len(), lost_in(&present, &fresh, until));
+        drop(present);
         if !despite_damage && (damaged > 0 || lost > 0) {
             discard(fresh);
             return Err(RebuildError::Damaged { damaged, lost });
         }
         match &self.0.committer {
             Some(committer) => replace(committer, fresh).map_err(UpkeepError::from)?,
-            None => remove(self.0.current.replace(fresh).directory()),
+            None => {
+                if let Some(old) = self.0.current.replace(fresh) {
+                    remove(old.directory());
+                }
+            }
         }
-        if self.projection().directory() == directory { Ok(report.replayed) } else { Err(RebuildError::Left) }
+        let in_use = self.projection().map_err(UpkeepError::from)?;
+        if in_use.directory() == directory { Ok(report.replayed) } else { Err(RebuildError::Left) }
     }
 
     /// A new ledger of the journal up to `until`.
@@ -88,19 +95,19 @@ impl Store {
             }
         }
     }
+}
 
-    /// Sends accepted before `until` that the present ledger knows and that one does not. What cannot be read of it
-    /// counts as nothing: it is no reason to keep it.
-    fn lost_in(&self, fresh: &Projection, until: Place) -> u64 {
-        let mut lost = 0;
-        let counted = self.projection().places(|id, place, _| {
-            lost += u64::from(place < until && matches!(fresh.knows(id), Ok(false)));
-        });
-        if let Err(error) = counted {
-            tracing::warn!(%error, "the present ledger cannot be read to its end");
-        }
-        lost
+/// Sends accepted before `until` that the present ledger knows and that one does not. What cannot be read of it counts as
+/// nothing: it is no reason to keep it.
+fn lost_in(present: &Projection, fresh: &Projection, until: Place) -> u64 {
+    let mut lost = 0;
+    let counted = present.places(|id, place, _| {
+        lost += u64::from(place < until && matches!(fresh.knows(id), Ok(false)));
+    });
+    if let Err(error) = counted {
+        tracing::warn!(%error, "the present ledger cannot be read to its end");
     }
+    lost
 }
 
 /// Waits until the ledger thread goes on with another one, or with the one it has.
@@ -108,7 +115,7 @@ fn replace(committer: &Committer, fresh: Projection) -> Result<(), CommitError> 
     committer.task(Task::Replace(Box::new(fresh)))?;
     let (answer, answered) = oneshot::channel();
     committer.task(Task::Checkpoint(answer))?;
-    answered.blocking_recv().map_err(|_| CommitError::ReadOnly)
+    answered.blocking_recv().unwrap_or(Err(CommitError::ReadOnly))
 }
 
 /// Lets go of a ledger that is not to be used, and removes it.

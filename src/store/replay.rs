@@ -17,6 +17,9 @@ pub enum ReplayError {
     /// The projection is damaged; an empty one may do.
     #[error("the ledger cannot be written: {0}")]
     Projection(String),
+    /// It cannot be written now.
+    #[error("the ledger cannot be written now: {0}")]
+    Shortage(String),
     /// The journal holds a record that this version cannot read.
     #[error("{record}: segment {segment}, byte {at}")]
     Unreadable {
@@ -30,6 +33,16 @@ pub enum ReplayError {
     /// The disk.
     #[error("the journal cannot be read")]
     Io(#[from] io::Error),
+}
+
+impl From<ProjectionError> for ReplayError {
+    fn from(error: ProjectionError) -> Self {
+        if error.is_shortage() {
+            Self::Shortage(error.to_string())
+        } else {
+            Self::Projection(error.to_string())
+        }
+    }
 }
 
 /// How far a replay is, in bytes of the journal.
@@ -74,6 +87,16 @@ pub fn up_to(chain: Chain, until: Place) -> Chain {
         .collect()
 }
 
+/// Where the records of a journal end, of which nothing is applied.
+pub fn find_end(journal: &Path, chain: &Chain) -> io::Result<u64> {
+    let Some((number, end)) = chain.last() else { return Ok(0) };
+    match Segment::open(journal, *number, *end) {
+        Ok(segment) => segment.scan(0, true, |_| Ok(()), |_| {}),
+        Err(error) if is_unreadable(&error) => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
 /// Applies what the projection does not have yet; returns the end of the last segment. An empty projection is written
 /// from `threads` threads, and has a position only when it is complete: one whose making was cut off is begun anew.
 pub fn replay(
@@ -84,7 +107,7 @@ pub fn replay(
     report: &mut OpenReport,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<u64, ReplayError> {
-    let position = projection.position().map_err(|error| ReplayError::Projection(error.to_string()))?;
+    let position = projection.position().map_err(|error| ReplayError::from(ProjectionError::from(error)))?;
     let rest = chain.iter().filter(|(number, _)| position.is_none_or(|position| *number >= position.segment));
     let mut segments = Vec::new();
     for (number, end) in rest {
@@ -117,7 +140,7 @@ pub fn replay(
         // sled panics on some damage.
         let applied =
             applying.join().map_err(|_| ReplayError::Projection("sled panicked on it".to_owned()))?;
-        report.replayed += applied.map_err(|error| ReplayError::Projection(error.to_string()))?;
+        report.replayed += applied?;
         end
     })
 }

@@ -16,7 +16,7 @@ use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout_at;
 
@@ -28,6 +28,8 @@ pub struct Scribe {
     clock: Clock,
     /// Why the last group could not be written.
     trouble: watch::Sender<Option<String>>,
+    /// Why the ledger is closed, if it is.
+    closed: watch::Receiver<Option<String>>,
     /// Groups that were written and are being synced, oldest first.
     syncing: VecDeque<(Written, JoinHandle<io::Result<()>>)>,
     /// How long the last group took.
@@ -39,7 +41,7 @@ pub struct Scribe {
 struct Batch {
     records: Vec<(Record, Wish, Answer)>,
     drafts: Vec<Draft>,
-    drained: Vec<oneshot::Sender<()>>,
+    drained: Vec<Answer>,
     sealed: Option<Duration>,
     bytes: u64,
     urgent: bool,
@@ -64,9 +66,10 @@ impl Scribe {
         clock: Clock,
         tasks: mpsc::Sender<Task>,
         trouble: watch::Sender<Option<String>>,
+        closed: watch::Receiver<Option<String>>,
     ) -> Self {
         let room = Arc::new(Semaphore::new(WAITING));
-        Self { writer, tasks, room, clock, trouble, syncing: VecDeque::new(), took: Duration::ZERO }
+        Self { writer, tasks, room, clock, trouble, closed, syncing: VecDeque::new(), took: Duration::ZERO }
     }
 
     /// Works until nobody can ask for anything, or nobody takes what was kept.
@@ -125,6 +128,14 @@ impl Scribe {
 
     async fn commit(&mut self, batch: Batch) -> Result<(), Gone> {
         let Batch { records, drafts, drained, sealed, bytes, .. } = batch;
+        let closed = self.closed.borrow().clone();
+        if let Some(why) = closed {
+            // What is written now could not be looked up. Their syncs end, and the ledger takes them up when it is open.
+            self.end_syncs().await?;
+            let answers = records.into_iter().map(|(.., answer)| answer).chain(drained);
+            answers.for_each(|answer| drop(answer.send(Err(CommitError::Ledger(why.clone())))));
+            return Ok(());
+        }
         if !drafts.is_empty() {
             match self.enough_space(&records, bytes) {
                 Ok(()) => self.append(records, drafts).await?,

@@ -31,7 +31,7 @@ pub struct Size {
 impl Store {
     /// What waits, by what it waits for. It reads each place in the queue: about a second a million mails.
     pub fn waiting(&self) -> Result<Vec<(Waits, Waiting)>, ReadError> {
-        Ok(self.projection().waiting()?)
+        Ok(self.projection()?.waiting()?)
     }
 
     /// What may still be written to the store's disk.
@@ -43,7 +43,7 @@ impl Store {
     pub fn size(&self) -> io::Result<Size> {
         Ok(Size {
             journal: files(&self.0.journal)?,
-            ledger: files(self.projection().directory())?,
+            ledger: files(self.projection()?.directory())?,
             free: self.free()?.bytes,
         })
     }

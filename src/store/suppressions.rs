@@ -46,7 +46,7 @@ impl Store {
     /// What is known of a folded address on a list: an upstream's, or the one that holds for every domain,
     /// which has no name. What is known from before it was erased belongs to it.
     pub fn dossier(&self, address: &str, list: &str) -> Result<Option<Dossier>, ReadError> {
-        let projection = self.projection();
+        let projection = self.projection()?;
         let mut known = projection.dossier(address, list)?;
         for name in self.names_when_erased(address)? {
             match (&mut known, projection.dossier(&name, list)?) {
@@ -60,9 +60,9 @@ impl Store {
     /// All that is known of an address, with what is known from before it was erased.
     pub fn dossiers_of(&self, address: &str) -> Result<Vec<Filed>, ReadError> {
         let address = fold_address(address);
-        let mut filed = self.projection().dossiers_of(&address)?;
+        let mut filed = self.projection()?.dossiers_of(&address)?;
         for name in self.names_when_erased(&address)? {
-            filed.extend(self.projection().dossiers_of(&name)?);
+            filed.extend(self.projection()?.dossiers_of(&name)?);
         }
         Ok(filed)
     }
@@ -70,7 +70,7 @@ impl Store {
     /// What a folded address stands under on the suppression list once it was erased, where any was: earlier versions
     /// erased it with its domain as it was written.
     fn names_when_erased(&self, address: &str) -> Result<Vec<String>, ReadError> {
-        let Some(salt) = self.projection().salt()? else { return Ok(Vec::new()) };
+        let Some(salt) = self.projection()?.salt()? else { return Ok(Vec::new()) };
         let mut spellings = vec![Cow::Borrowed(address)];
         spellings.extend(Some(in_unicode(address)).filter(|other| *other != address));
         Ok(spellings.iter().map(|address| Pseudonym::Listed.of(address, &salt)).collect())
@@ -78,11 +78,11 @@ impl Store {
 
     /// What is known of addresses, in their order, behind an address and a list; at most `limit`.
     pub fn dossiers(&self, after: Option<(&str, &str)>, limit: usize) -> Result<Vec<Filed>, ReadError> {
-        Ok(self.projection().dossiers(after, limit)?)
+        Ok(self.projection()?.dossiers(after, limit)?)
     }
 
     /// Dossiers that speak against their address; soft bounces alone do not.
     pub fn listed(&self) -> Result<u64, ReadError> {
-        Ok(self.projection().listed()?)
+        Ok(self.projection()?.listed()?)
     }
 }

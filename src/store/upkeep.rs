@@ -82,7 +82,9 @@ impl Store {
             // Somebody reads all of the journal; it holds still meanwhile.
             Err(TryLockError::WouldBlock) => return Ok(false),
         };
-        let step = Step { store: self, committer, projection: &self.projection(), retention, now };
+        // A closed ledger is looked after when it is open again.
+        let Ok(projection) = self.projection() else { return Ok(false) };
+        let step = Step { store: self, committer, projection: &projection, retention, now };
         Ok(step.compact(&mut upkeep)? || step.forget(&mut upkeep)? || step.rebuild(&mut upkeep)?)
     }
 }
@@ -311,7 +313,7 @@ impl Step<'_> {
         self.committer.task(task)?;
         let (answer, answered) = oneshot::channel();
         self.committer.task(Task::Checkpoint(answer))?;
-        answered.blocking_recv().map_err(|_| CommitError::ReadOnly.into())
+        Ok(answered.blocking_recv().unwrap_or(Err(CommitError::ReadOnly))?)
     }
 
     /// Builds the projection anew when its files have grown past three times its rows: sled gives no space back.

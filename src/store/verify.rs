@@ -99,7 +99,7 @@ impl Store {
         progress: &mut dyn FnMut(Progress) -> io::Result<()>,
     ) -> Result<Verified, ReadError> {
         let _upkeep = self.0.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
-        let projection = self.projection();
+        let projection = self.projection()?;
         let position = projection.position()?.unwrap_or_default();
         let horizon = retention.map(|retention| retention.ledger_horizon(now));
         let step = Progress { done: 0, total: 0 };

@@ -10,7 +10,7 @@ use crate::id::TrackingId;
 use crate::ledger::{Accepted, Outcome, Settled, Standing};
 use crate::mail::{Envelope, HeaderBlock, Mailbox};
 use crate::smtp::{Account, Reply};
-use crate::store::{CommitError, Message, Spill};
+use crate::store::{CommitError, Message, ReadError, Spill};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// Whoever hands a message in.
@@ -155,7 +155,8 @@ impl Front {
             Err(error) => {
                 tracing::error!(%id, %error, "a message was not taken");
                 match error {
-                    NotKept::Commit(CommitError::Disk(_)) => Reply::StoreFull,
+                    NotKept::Commit(CommitError::Disk(_) | CommitError::Ledger(_))
+                    | NotKept::Read(ReadError::Closed(_)) => Reply::StoreFull,
                     NotKept::Commit(CommitError::ReadOnly) | NotKept::Read(_) => Reply::LocalError,
                 }
             }

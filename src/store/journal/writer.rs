@@ -3,6 +3,7 @@ use super::frame::{Draft, FrameHeader};
 use super::segment::{Origin, SegmentHeader, segment_path};
 use crate::clock::Timestamp;
 use crate::store::disk::{Disk, DiskFile};
+use crate::store::shortage::is_shortage;
 use crate::store::space::Free;
 use std::io::{self, IoSlice, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -38,7 +39,13 @@ impl Writer {
         now: Timestamp,
     ) -> io::Result<Self> {
         let mut writer = Self { disk, directory: directory.to_owned(), number: last, end, segment: None };
-        writer.rotate(now)?;
+        match writer.rotate(now) {
+            // The first record that is written makes the segment.
+            Err(error) if is_shortage(&error) => {
+                tracing::error!(%error, "the journal cannot be written now; it is tried again");
+            }
+            rotated => rotated?,
+        }
         Ok(writer)
     }
 

@@ -3,6 +3,7 @@ use super::window::Window;
 use super::{apply, keys, rows};
 use crate::store::journal::Place;
 use crate::store::record::Kept;
+use crate::store::shortage::{is_shortage, is_shortage_of_sled};
 use sled::IVec;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -19,23 +20,38 @@ pub struct Projection {
 }
 
 /// The projection in use. One that was built anew takes its place while lookups go on.
-pub struct Current(RwLock<Arc<Projection>>);
+pub struct Current(RwLock<Result<Arc<Projection>, String>>);
 
 impl Current {
     /// Starts with that one.
     pub fn new(projection: Projection) -> Self {
-        Self(RwLock::new(Arc::new(projection)))
+        Self(RwLock::new(Ok(Arc::new(projection))))
     }
 
-    /// The one to ask now.
-    pub fn projection(&self) -> Arc<Projection> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Starts with none, and why.
+    pub fn closed(reason: String) -> Self {
+        Self(RwLock::new(Err(reason)))
+    }
+
+    /// The one to ask now; where there is none, an error that says why.
+    pub fn projection(&self) -> sled::Result<Arc<Projection>> {
+        let current = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        current.map_err(sled::Error::Unsupported)
     }
 
     /// Puts another in its place; gives back the one before.
-    pub fn replace(&self, projection: Projection) -> Arc<Projection> {
+    pub fn replace(&self, projection: Projection) -> Option<Arc<Projection>> {
+        self.put(Ok(Arc::new(projection)))
+    }
+
+    /// Leaves none in its place until another is put there; gives back the one before.
+    pub fn close(&self, reason: String) -> Option<Arc<Projection>> {
+        self.put(Err(reason))
+    }
+
+    fn put(&self, next: Result<Arc<Projection>, String>) -> Option<Arc<Projection>> {
         let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *current, Arc::new(projection))
+        std::mem::replace(&mut *current, next).ok()
     }
 }
 
@@ -54,6 +70,17 @@ pub enum ProjectionError {
     /// Left-over files cannot be removed.
     #[error("its files cannot be read")]
     Io(#[from] std::io::Error),
+}
+
+impl ProjectionError {
+    /// Whether it may be opened later as it is.
+    pub fn is_shortage(&self) -> bool {
+        match self {
+            Self::Sled(error) => is_shortage_of_sled(error),
+            Self::Io(error) => is_shortage(error),
+            Self::Panicked | Self::Schema => false,
+        }
+    }
 }
 
 impl Projection {
