@@ -16,8 +16,8 @@ pub struct Alarms {
 #[derive(Debug)]
 struct Raised {
     alarm: Alarm,
-    /// When it is over by itself.
-    until: Option<Timestamp>,
+    /// The time passed at which it is over by itself.
+    until: Option<Duration>,
     /// How often it was counted.
     count: u64,
 }
@@ -133,6 +133,7 @@ impl Alarm {
     /// The upstream that it is about, if it is about one.
     pub fn upstream(&self) -> Option<&str> {
         match self.kind {
+            Kind::Clock if self.subject == MACHINE => None,
             Kind::Breaker
             | Kind::Account
             | Kind::Tls
@@ -164,6 +165,9 @@ impl Alarm {
     }
 }
 
+/// The subject of an alarm about this machine's clock; those of others are upstreams.
+pub const MACHINE: &str = "machine";
+
 impl Alarms {
     /// None yet.
     pub fn new(clock: Clock) -> Self {
@@ -187,7 +191,7 @@ impl Alarms {
     /// Raises an alarm about something that happened once; it is over when nothing of the kind has happened for `lasts`,
     /// at the next [`Self::expire`].
     pub fn note(&self, kind: Kind, subject: &str, text: &str, lasts: Duration) {
-        self.put(kind, subject, text.to_owned(), false, Some(self.clock.now().after(lasts)));
+        self.put(kind, subject, text.to_owned(), false, Some(self.clock.passed() + lasts));
     }
 
     /// Counts something that happened; the alarm is over when nothing of the kind has happened for `lasts`, at the next
@@ -210,8 +214,8 @@ impl Alarms {
 
     /// Ends what is over by itself.
     pub fn expire(&self) {
-        let now = self.clock.now();
-        self.clear_where(|raised| raised.until.is_some_and(|until| until <= now));
+        let passed = self.clock.passed();
+        self.clear_where(|raised| raised.until.is_some_and(|until| until <= passed));
     }
 
     /// Ends the alarms of a kind whose subjects `is_there` does not know: nobody else would.
@@ -230,7 +234,7 @@ impl Alarms {
         }
     }
 
-    fn put(&self, kind: Kind, subject: &str, text: String, say_changes: bool, until: Option<Timestamp>) {
+    fn put(&self, kind: Kind, subject: &str, text: String, say_changes: bool, until: Option<Duration>) {
         let mut raised = self.raised();
         let raise = || Raised {
             alarm: Alarm { kind, subject: subject.to_owned(), text: String::new(), since: self.clock.now() },

@@ -1,6 +1,11 @@
 //! Wall-clock time, handed in wherever it is needed so that tests decide what time it is.
 
+mod watch;
+
+pub use watch::{ClockStep, ClockWatch};
+
 use jiff::{SignedDuration, Zoned, tz::TimeZone};
+use rustix::time::ClockId;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -121,12 +126,22 @@ impl fmt::Debug for Timestamp {
 
 /// A time that stands still until somebody sets it.
 #[derive(Debug, Default)]
-pub struct Moment(AtomicU64);
+pub struct Moment {
+    now: AtomicU64,
+    /// Milliseconds that passed.
+    passed: AtomicU64,
+}
 
 impl Moment {
-    /// It is that time now.
+    /// It is that time now, by time that has passed.
     pub fn set(&self, now: Timestamp) {
-        self.0.store(now.millis(), Ordering::Relaxed);
+        let before = self.now.swap(now.millis(), Ordering::Relaxed);
+        self.passed.fetch_add(now.millis().saturating_sub(before), Ordering::Relaxed);
+    }
+
+    /// The clock is set to that time, and none has passed.
+    pub fn jump(&self, now: Timestamp) {
+        self.now.store(now.millis(), Ordering::Relaxed);
     }
 }
 
@@ -160,7 +175,20 @@ impl Clock {
                 Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
             }
             Self::Runtime { start, origin } => start.after(origin.elapsed()),
-            Self::Set(moment) => Timestamp(moment.0.load(Ordering::Relaxed)),
+            Self::Set(moment) => Timestamp(moment.now.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// Time that has passed since some moment in the past, which nobody can set; on a machine since its start, sleep
+    /// included (CLOCK_BOOTTIME).
+    pub fn passed(&self) -> Duration {
+        match self {
+            Self::System => {
+                let passed = rustix::time::clock_gettime(ClockId::Boottime);
+                Duration::try_from(passed).unwrap_or_default()
+            }
+            Self::Runtime { origin, .. } => origin.elapsed(),
+            Self::Set(moment) => Duration::from_millis(moment.passed.load(Ordering::Relaxed)),
         }
     }
 }

@@ -2,8 +2,8 @@
 //! never fit, clocks that differ, mail that piles up or crawls, rates that cost a sender its name; the disk, the journal
 //! and the certificates.
 
-use crate::alarm::{Alarms, Kind};
-use crate::clock::{Clock, Timestamp};
+use crate::alarm::{Alarms, Kind, MACHINE};
+use crate::clock::{Clock, ClockStep, ClockWatch, Timestamp};
 use crate::descriptors;
 use crate::ledger::{Grouping, Tally};
 use crate::pulse::{Beat, Pulse};
@@ -64,6 +64,8 @@ pub struct Monitor {
     pub alarms: Alarms,
     /// What goes out and comes back.
     pub pulse: Pulse,
+    /// What knows whether the clock was set.
+    pub watch: ClockWatch,
     /// The upstreams, and whether their providers report to us.
     pub upstreams: Vec<(String, bool)>,
     /// What accepts TLS, and has certificates that end.
@@ -79,6 +81,7 @@ impl Monitor {
             stopping.run_until_cancelled(self.follow_the_journal()),
             stopping.run_until_cancelled(self.follow_the_ledger()),
             stopping.run_until_cancelled(self.follow_shortages()),
+            stopping.run_until_cancelled(self.follow_the_clock()),
             self.look_around(stopping.clone())
         );
     }
@@ -111,6 +114,14 @@ impl Monitor {
             if closed.changed().await.is_err() {
                 return;
             }
+        }
+    }
+
+    /// A clock that is set is heard of soon.
+    async fn follow_the_clock(&self) {
+        loop {
+            self.tell(Kind::Clock, MACHINE, self.watch.look().and_then(text_of_step));
+            tokio::time::sleep(CLOCK_LOOKS).await;
         }
     }
 
@@ -281,6 +292,21 @@ fn signatures(beat: &Beat) -> Option<String> {
     ))
 }
 
+/// What is said of a clock that was set; an old store is said to be no fault.
+fn text_of_step(step: ClockStep) -> Option<String> {
+    let what = match step {
+        ClockStep::Ahead(by) => format!("this machine's clock was set ahead by {} s", by.as_secs()),
+        ClockStep::Back(by) => format!("this machine's clock was set back by {} s", by.as_secs()),
+        ClockStep::Stored(by) => {
+            format!("the store holds mail that was accepted {} s ahead of this machine's clock", by.as_secs())
+        }
+        ClockStep::Old(_) => return None,
+    };
+    Some(format!(
+        "{what}; no mail expires and nothing is forgotten for some minutes: set it right, by NTP at best"
+    ))
+}
+
 fn clocks(beat: &Beat, now: Timestamp) -> Option<String> {
     let lag = beat.clock_lag(now.before(RECENT)).filter(|lag| lag.unsigned_abs() > SKEW)?;
     let seconds = lag.unsigned_abs() / 1000;
@@ -294,6 +320,8 @@ fn clocks(beat: &Beat, now: Timestamp) -> Option<String> {
 }
 
 const EVERY: Duration = Duration::from_secs(60);
+/// Time between two looks at the clock.
+const CLOCK_LOOKS: Duration = Duration::from_secs(1);
 /// What the alarm about descriptors is about.
 const PROCESS: &str = "process";
 const NONE_LEFT: &str = "a connection found no file descriptor left; raise LimitNOFILE, or lower `connections` in [limits], \

@@ -1,12 +1,19 @@
-//! What a machine may be short of: descriptors, a port. The relay stays up, and goes on by itself when there is enough
-//! again. Full disks are in `tests/full_disk.rs`.
+//! What a machine may be short of, descriptors, a port, and what its clock may do: the relay stays up, and goes on by
+//! itself when all is well again. Full disks are in `tests/full_disk.rs`.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[path = "resources/log.rs"]
 mod log;
+#[path = "support/scene.rs"]
+mod scene;
+#[path = "support/scripted.rs"]
+mod scripted;
 mod support;
 
+use mailtrail::ledger::State;
+use scene::{Log, Scene, states};
+use scripted::{Act, At, Script, Server};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::Command;
@@ -107,6 +114,78 @@ async fn connections_that_need_more_descriptors_than_there_may_be_are_named() {
     assert!(!check(8000).contains("hard limit"));
 }
 
+/// The clock is ahead for a moment, as one without a battery or one that was typed in, while no upstream listens.
+#[tokio::test(start_paused = true)]
+async fn nothing_expires_while_the_clock_is_ahead_for_a_moment() {
+    let log = Log::default();
+    let _logging = log.listen();
+    let (server, socket) = Server::closed(Script::new());
+    let scene = Scene::in_leaps(server.clone(), "").await;
+    let ids = scene.send_many(0..5).await;
+    scene.wait(MINUTE).await;
+    let now = || scene.time.clock().now();
+    scene.time.jump(now().after(THREE_DAYS));
+    scene.wait(MINUTE / 5).await;
+    assert_eq!(log.lines("clock was set ahead by 259200 s").len(), 1, "{:#?}", log.lines("alarm="));
+    scene.time.jump(now().before(THREE_DAYS));
+    server.serve(socket.listen(1024).unwrap());
+    let corrected = now();
+    for id in ids {
+        assert_eq!(states(&scene.settled(id).await), [State::Relayed]);
+    }
+    assert!(now().since(corrected) < HOUR, "its breaker and its waits are as long as ever");
+    scene.until("the alarm's end", || log.lines("the alarm is over alarm=\"clock\"").len() == 1).await;
+}
+
+/// It is set right after it was behind, and mail seems old that has hardly waited.
+#[tokio::test(start_paused = true)]
+async fn nothing_expires_when_the_clock_is_set_ahead_until_it_was_tried_again() {
+    let (server, socket) = Server::closed(Script::new());
+    let scene = Scene::in_leaps(server.clone(), "").await;
+    let ids = scene.send_many(0..5).await;
+    scene.time.jump(scene.time.clock().now().after(THREE_DAYS));
+    scene.wait(MINUTE).await;
+    server.serve(socket.listen(1024).unwrap());
+    for id in ids {
+        assert_eq!(states(&scene.settled(id).await), [State::Relayed]);
+    }
+}
+
+/// Mail gets its waits while the clock is ahead: of a temporary failure, of an unknown end, and none at all.
+#[tokio::test(start_paused = true)]
+async fn no_wait_becomes_longer_when_the_clock_is_set_back() {
+    for (at, act) in [
+        (At::Rcpt, Act::Say("450 4.2.1 try later")),
+        (At::Mail, Act::Say("451 4.3.0 try later")),
+        (At::Dot, Act::Close),
+        (At::Banner, Act::Close),
+    ] {
+        for starts_anew in [false, true] {
+            let script = Script::new().at(at, [Some(act.clone())]);
+            let mut scene = Scene::in_leaps(Server::start(script).await, "").await;
+            let now = scene.time.clock().now();
+            scene.time.jump(now.after(THREE_DAYS));
+            let first = scene.send(1, &["a@example.net"]).await;
+            scene.wait(MINUTE / 6).await;
+            let second = scene.send(2, &["a@example.net"]).await;
+            if starts_anew {
+                scene.stop().await;
+            }
+            scene.time.jump(now.after(MINUTE));
+            if starts_anew {
+                scene.start().await;
+            }
+            for id in [first, second] {
+                let trail = scene.settled(id).await;
+                assert_eq!(states(&trail), [State::Relayed], "{at:?}: {:#?}", trail.facts);
+            }
+            let took = scene.time.clock().now().since(now);
+            assert!(took < HOUR, "{at:?} {act:?}, started anew {starts_anew}: {took:?}");
+            scene.stop().await;
+        }
+    }
+}
+
 /// A connection that is held open.
 #[expect(dead_code, reason = "held, not used")]
 enum Idle {
@@ -130,3 +209,6 @@ async fn send(client: &mut Client) -> std::io::Result<String> {
 /// Descriptors that the relay may have, fewer than the idle connections.
 const FILES: u64 = 256;
 const LONG: Duration = Duration::from_secs(20);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const THREE_DAYS: Duration = Duration::from_secs(3 * 86_400);

@@ -11,10 +11,10 @@ use super::sockets::{Sockets, Taken};
 use super::testing::{own_mail, tester};
 use crate::account::Account;
 use crate::admin::{self, Gate, Panel};
-use crate::alarm::{Alarms, Kind};
+use crate::alarm::{Alarms, Kind, MACHINE};
 use crate::audit::Auditor;
 use crate::census::Census;
-use crate::clock::Clock;
+use crate::clock::{Clock, ClockWatch};
 use crate::config::{Config, Upstream};
 use crate::heartbeat::Heartbeat;
 use crate::herald::{self, Herald};
@@ -58,6 +58,8 @@ pub struct Ground {
     pub told: herald::Memory,
     /// What goes out and comes back.
     pub pulse: Pulse,
+    /// What knows whether the clock was set.
+    pub watch: ClockWatch,
     /// What knows whether a request comes to this process.
     pub probe: Probe,
     /// Set when mail is no longer taken and sent.
@@ -126,6 +128,7 @@ impl Ground {
             alarms: Alarms::new(clock),
             told: herald::Memory::default(),
             pulse: Pulse::default(),
+            watch: ClockWatch::new(clock),
             probe: Probe::default(),
             stopping: CancellationToken::new(),
             silent: CancellationToken::new(),
@@ -295,6 +298,7 @@ fn do_chores(
         clock,
         alarms: ground.alarms.clone(),
         pulse: ground.pulse.clone(),
+        watch: ground.watch.clone(),
         upstreams: upstreams
             .map(|upstream| (upstream.transport.name.clone(), reports(upstream, config)))
             .collect(),
@@ -330,7 +334,7 @@ fn do_chores(
         upstreams: config.upstreams.iter().map(|upstream| upstream.transport.name.clone()).collect(),
     };
     let reporter = Reporter { store: store.clone(), clock, mint, hostname };
-    let told = stopping.clone();
+    let (told, watch) = (stopping.clone(), ground.watch.clone());
     let (alarms, there) = (ground.alarms.clone(), config.clone());
     Shift::begin(&ground.mail, before, stopping, async move {
         forget(&alarms, &there);
@@ -350,7 +354,7 @@ fn do_chores(
             herald.run(told.clone()),
             carrier.run(told.clone()),
             beats,
-            keep(store, retention, clock, told.clone())
+            keep(store, retention, watch, clock, told.clone())
         );
     })
 }
@@ -373,18 +377,12 @@ fn gate(config: &Config) -> Option<Gate> {
 /// Ends the alarms about what a configuration has no more: nobody else would.
 fn forget(alarms: &Alarms, config: &Config) {
     let upstream = |name: &str| config.upstreams.iter().any(|upstream| upstream.transport.name == name);
-    for kind in [
-        Kind::Silence,
-        Kind::Signature,
-        Kind::Clock,
-        Kind::Slow,
-        Kind::Stuck,
-        Kind::Sync,
-        Kind::Polls,
-        Kind::Withheld,
-    ] {
+    for kind in
+        [Kind::Silence, Kind::Signature, Kind::Slow, Kind::Stuck, Kind::Sync, Kind::Polls, Kind::Withheld]
+    {
         alarms.retain(kind, upstream);
     }
+    alarms.retain(Kind::Clock, |subject| subject == MACHINE || upstream(subject));
     alarms.retain(Kind::Sink, |name| config.sinks.iter().any(|sink| sink.name == name));
     alarms.retain(Kind::Inbound, |name| config.targets.iter().any(|target| target.name == name));
     alarms.retain(Kind::Heartbeat, |to| {

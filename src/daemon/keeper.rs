@@ -1,7 +1,7 @@
 //! The store's upkeep while the relay runs, and its opening.
 
 use super::StartError;
-use crate::clock::Clock;
+use crate::clock::{Clock, ClockWatch};
 use crate::logging::Progress;
 use crate::store::{OpenError, OpenReport, Retention, Store};
 use std::io;
@@ -46,12 +46,23 @@ fn passes_by_itself(error: &OpenError) -> bool {
 }
 
 /// Keeps the store small until we stop, and tells the metrics of it.
-pub async fn keep(store: Store, retention: Retention, clock: Clock, stopping: CancellationToken) {
+pub async fn keep(
+    store: Store,
+    retention: Retention,
+    watch: ClockWatch,
+    clock: Clock,
+    stopping: CancellationToken,
+) {
     let mut pause = Duration::ZERO;
     while stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
         let (store, now) = (store.clone(), clock.now());
         if let Ok(listed) = store.listed() {
             metrics::gauge!("mailtrail_suppressions").set(listed as f64);
+        }
+        if !watch.is_steady() {
+            // What seems old may not be.
+            pause = BETWEEN_ROUNDS;
+            continue;
         }
         pause = match tokio::task::spawn_blocking(move || store.maintain(&retention, now)).await {
             Ok(Ok(true)) => BETWEEN_STEPS,

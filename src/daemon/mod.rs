@@ -101,6 +101,10 @@ impl Daemon {
     ) -> Result<Self, StartError> {
         let (store, report) = keeper::open_store(&config.data_dir, clock).await?;
         let ground = Ground::new(store, clock, metrics);
+        match ground.store.newest() {
+            Ok(newest) => newest.into_iter().for_each(|newest| ground.watch.compare_stored(newest)),
+            Err(error) => tracing::warn!(%error, "the clock cannot be compared with what is stored"),
+        }
         let prepared = Prepared::new(&ground, config.clone(), sockets, None)?;
         for place in prepared.left.places() {
             tracing::warn!(

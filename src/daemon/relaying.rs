@@ -128,6 +128,7 @@ fn queue(ground: &Ground, config: &Config, stopping: &CancellationToken) -> Resu
         suppression: config.suppression.clone(),
         alarms: ground.alarms.clone(),
         pulse: ground.pulse.clone(),
+        watch: ground.watch.clone(),
         stopping: stopping.clone(),
     }))
 }

@@ -4,7 +4,7 @@ use super::attempt::said;
 use super::outlet::{Office, Outlet, Outward};
 use super::worker::SETTLE_AGAIN;
 use crate::alarm::Alarms;
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, ClockWatch, Timestamp};
 use crate::id::TrackingId;
 use crate::ledger::{Begun, Outcome, Recipient, Settled, Standing, Trail, Waits};
 use crate::pulse::Pulse;
@@ -35,6 +35,8 @@ pub struct Parts {
     pub alarms: Alarms,
     /// Where it is noted what goes out.
     pub pulse: Pulse,
+    /// What knows whether the clock was set.
+    pub watch: ClockWatch,
     /// Set when we stop.
     pub stopping: CancellationToken,
 }
@@ -53,13 +55,19 @@ pub struct Queue {
     turn: u64,
     next_expiry: Timestamp,
     shown: Timestamp,
+    watch: ClockWatch,
+    /// The steps of the clock that were seen to.
+    steps: (u64, i64),
+    /// Whether mail may wait whose wait began at a time that is still to come.
+    looks_ahead: bool,
     stopping: CancellationToken,
 }
 
 impl Queue {
     /// A queue at rest.
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, clock, hostname, upstreams, ways, suppression, alarms, pulse, stopping } = parts;
+        let Parts { store, clock, hostname, upstreams, ways, suppression, alarms, pulse, watch, stopping } =
+            parts;
         let office = Office {
             store: store.clone(),
             clock,
@@ -68,6 +76,7 @@ impl Queue {
             suppression: Arc::new(suppression),
             alarms,
             pulse,
+            watch: watch.clone(),
         };
         let outlet = |outward| Arc::new(Outlet::new(outward, office.clone(), stopping.clone()));
         Self {
@@ -81,6 +90,9 @@ impl Queue {
             turn: 0,
             next_expiry: Timestamp::default(),
             shown: Timestamp::default(),
+            steps: watch.steps(),
+            watch,
+            looks_ahead: true,
             stopping,
         }
     }
@@ -169,6 +181,7 @@ impl Queue {
     /// Hands out what is due, ends what is overdue, and returns how long to wait for more.
     fn round(&mut self) -> Result<Duration, ReadError> {
         let now = self.clock.now();
+        self.heed_clock(now)?;
         let mut rooms: Vec<_> = self.outlets.iter().map(|outlet| outlet.room(now)).collect();
         let mut wake = now.after(LONGEST_PAUSE);
         let fresh = now.since(self.looked) >= GLANCE || self.known.is_empty();
@@ -187,11 +200,47 @@ impl Queue {
             self.outlets.iter().for_each(|outlet| outlet.show());
             self.shown = now;
         }
-        if now >= self.next_expiry {
+        if now >= self.next_expiry && self.watch.is_steady() {
             self.expire(now)?;
             self.next_expiry = now.after(BETWEEN_EXPIRIES);
         }
         Ok(wake.since(now).clamp(SHORTEST_PAUSE, LONGEST_PAUSE))
+    }
+
+    /// What waits does not wait longer because the clock was set back, or was ahead before the start.
+    fn heed_clock(&mut self, now: Timestamp) -> Result<(), ReadError> {
+        let (steps, moved) = self.watch.steps();
+        if steps != self.steps.0 {
+            let back = Duration::from_millis(u64::try_from(self.steps.1 - moved).unwrap_or_default());
+            self.outlets.iter().for_each(|outlet| outlet.health.set_back(back, now));
+            (self.looked, self.shown, self.next_expiry) = Default::default();
+            self.looks_ahead = true;
+            self.steps = (steps, moved);
+        }
+        if self.looks_ahead {
+            self.looks_ahead = self.pull_in(now)?;
+        }
+        Ok(())
+    }
+
+    /// Has mail wait from now on that began to wait at a time that is still to come; true when there may be more.
+    fn pull_in(&self, now: Timestamp) -> Result<bool, ReadError> {
+        let mut may_be_more = false;
+        for queue in self.store.queues()?.into_iter().filter(|queue| queue.waits != Waits::Held) {
+            let outlet = self.ways.of(&queue.waits).first().and_then(|place| self.outlets.get(*place));
+            let Some(outlet) = outlet.or(self.outlets.first()) else { continue };
+            let ahead = self.store.queued_ahead(&queue, now, PULL_IN_AT_ONCE)?;
+            if let Some((first, _)) = ahead.first() {
+                tracing::warn!(%first, mails = ahead.len(), "mail waited longer because the clock was ahead; it waits no longer");
+            }
+            may_be_more |= ahead.len() == PULL_IN_AT_ONCE;
+            for (id, wait) in ahead {
+                let Some(grip) = self.store.take(id) else { continue };
+                let (upstream, due) = (outlet.settings.name.clone(), Some(now.after(wait)));
+                outlet.settle_held(grip, Outcome { id, at: now, upstream, settled: Vec::new(), due });
+            }
+        }
+        Ok(may_be_more)
     }
 
     /// Finds out which queues there are. Within a lane the one comes first that was handed out from least lately.
@@ -364,6 +413,8 @@ const BETWEEN_EXPIRIES: Duration = Duration::from_secs(10);
 const BETWEEN_SHOWS: Duration = Duration::from_secs(1);
 /// Messages of a queue that expire in one go.
 const EXPIRE_AT_ONCE: usize = 500;
+/// Messages of a queue that are looked after at once when the clock was set back.
+const PULL_IN_AT_ONCE: usize = 500;
 
 #[cfg(test)]
 mod tests {
@@ -415,6 +466,7 @@ mod tests {
             suppression: suppression::Settings::default(),
             alarms: Alarms::new(clock),
             pulse: Pulse::default(),
+            watch: ClockWatch::new(clock),
             stopping: CancellationToken::new(),
         })
     }

@@ -5,7 +5,7 @@ use super::attempt::{Attempt, Fallback, Findings, Prepared, Suppressed, Upstream
 use super::work::Work;
 use super::worker::{SETTLE_AGAIN, Worker};
 use crate::alarm::{Alarms, Kind};
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, ClockWatch, Timestamp};
 use crate::event::Words;
 use crate::id::TrackingId;
 use crate::ledger::{Outcome, Standing, Waits};
@@ -51,6 +51,7 @@ pub(super) struct Office {
     pub(super) suppression: Arc<suppression::Settings>,
     pub(super) alarms: Alarms,
     pub(super) pulse: Pulse,
+    pub(super) watch: ClockWatch,
 }
 
 /// What the dispatcher and the workers of one upstream share.
@@ -70,6 +71,7 @@ pub(super) struct Outlet {
     screening: Screening,
     alarms: Alarms,
     pulse: Pulse,
+    watch: ClockWatch,
     /// The sends that were handed out and have no outcome yet. One whose worker broke stays here: it may have been
     /// sent, which only a restart takes for unknown.
     under_way: Mutex<HashMap<TrackingId, Grip>>,
@@ -110,7 +112,7 @@ impl Screening {
 
 impl Outlet {
     pub(super) fn new(outward: Outward, office: Office, stopping: CancellationToken) -> Self {
-        let Office { store, clock, hostname, ways, suppression, alarms, pulse } = office;
+        let Office { store, clock, hostname, ways, suppression, alarms, pulse, watch } = office;
         let Outward { settings, retry, unknown_wait, tls, lists } = outward;
         let screening = Screening { settings: suppression, lists: Arc::new(lists) };
         Self {
@@ -128,6 +130,7 @@ impl Outlet {
             screening,
             alarms,
             pulse,
+            watch,
             under_way: Mutex::default(),
             probe: Mutex::default(),
             stuck: Mutex::default(),
@@ -316,7 +319,11 @@ impl Outlet {
     pub(super) fn conclude(&self, attempt: &Attempt, findings: Findings) -> Outcome {
         let now = self.clock.now();
         let until = now.after(self.unknown_wait);
-        let outcome = attempt.conclude(findings, &self.settings.name, &self.retry, now, until);
+        // While the clock is not to be trusted nothing is too old.
+        let lenient =
+            (!self.watch.is_steady()).then(|| Retry { give_up_after: Duration::MAX, ..self.retry.clone() });
+        let retry = lenient.as_ref().unwrap_or(&self.retry);
+        let outcome = attempt.conclude(findings, &self.settings.name, retry, now, until);
         self.note_withheld(attempt.lane, &outcome);
         if self.screening.settings.policy != Policy::Off {
             attempt.refused(&outcome).for_each(|(address, words)| self.remember_refusal(address, words, now));

@@ -79,6 +79,7 @@ use std::io;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::sync::watch;
 use upkeep::Upkeep;
 
@@ -461,6 +462,24 @@ impl Store {
     ) -> Result<Vec<TrackingId>, ReadError> {
         let queued = self.projection()?.queued(queue, |id| wanted(id.timestamp()), limit)?;
         Ok(queued.into_iter().map(|(_, id)| id).collect())
+    }
+
+    /// The sends of a queue that began to wait at a time that is still to come, because the clock was ahead: at most
+    /// `limit`, each with how long it was to wait.
+    pub fn queued_ahead(
+        &self,
+        queue: &Queued,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(TrackingId, Duration)>, ReadError> {
+        Ok(self.projection()?.ahead(queue, now, limit)?)
+    }
+
+    /// When the last send was accepted.
+    pub fn newest(&self) -> Result<Option<Timestamp>, ReadError> {
+        let last = TrackingId::new(Timestamp::from_millis((1 << 48) - 1), u128::MAX);
+        let newest = self.between(TrackingId::new(Timestamp::default(), 0), last, 1)?;
+        Ok(newest.first().map(|newest| newest.timestamp()))
     }
 
     /// Why an operator keeps the breaker of an upstream open, if that is so.

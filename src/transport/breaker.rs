@@ -241,6 +241,14 @@ impl Breaker {
         opened
     }
 
+    /// The clock was set back by so much: what was to come then comes as soon as it was to.
+    pub fn set_back(&mut self, back: Duration) {
+        if let State::Open { until } = &mut self.state {
+            *until = until.before(back);
+        }
+        self.closed_at = self.closed_at.before(back);
+    }
+
     /// An operator opens it.
     pub fn force_open(&mut self, reason: &str) {
         self.state = State::Forced;

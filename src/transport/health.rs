@@ -5,6 +5,7 @@ use super::{Addresses, Grouping, Settings};
 use crate::clock::Timestamp;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// How an upstream does: what the queue goes by, and what an operator may look at.
 #[derive(Debug)]
@@ -126,6 +127,15 @@ impl Health {
     /// Notes that it is slow and why, or no longer.
     pub fn set_slow(&self, why: Option<&str>) {
         *self.slow.lock().unwrap_or_else(PoisonError::into_inner) = why.map(str::to_owned);
+    }
+
+    /// The clock was set back by so much, to `now`: nothing waits longer for that.
+    pub fn set_back(&self, back: Duration, now: Timestamp) {
+        self.breaker().set_back(back);
+        self.pace().set_back(back);
+        if let Some(quota) = self.quota().as_mut() {
+            quota.set_back(now);
+        }
     }
 
     /// The breaker's state.

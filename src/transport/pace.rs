@@ -88,6 +88,15 @@ impl Pace {
         }
     }
 
+    /// The clock was set back by so much: a pause does not become longer by it.
+    pub fn set_back(&mut self, back: Duration) {
+        self.paused_until = self.paused_until.before(back);
+        if let Some(slowed) = &mut self.slowed {
+            slowed.changed = slowed.changed.before(back);
+        }
+        self.taken.since = self.taken.since.before(back);
+    }
+
     /// The upstream says that it is too much, and maybe until when.
     pub fn throttled(&mut self, now: Timestamp, until: Option<Timestamp>) {
         if let Some(until) = until {

@@ -81,6 +81,11 @@ impl Quota {
         (self.used >= self.plan.recipients).then_some(self.ends)
     }
 
+    /// The clock was set back to `now`: the period ends as if it had begun there.
+    pub fn set_back(&mut self, now: Timestamp) {
+        self.ends = self.ends.min(self.plan.period.around(now).end);
+    }
+
     fn turn(&mut self, now: Timestamp) {
         if now >= self.ends {
             (self.ends, self.used) = (self.plan.period.around(now).end, 0);

@@ -66,6 +66,14 @@ impl Time {
         self.leap(step.get().min(at_most)).await;
     }
 
+    /// The clock is set to another time, and none passes.
+    pub fn jump(&self, to: Timestamp) {
+        if let Self::Leaps { moment, now, .. } = self {
+            now.set(to);
+            moment.jump(to);
+        }
+    }
+
     /// So much time passes.
     pub async fn leap(&self, duration: Duration) {
         let Self::Leaps { moment, now, .. } = self else { return tokio::time::sleep(duration).await };

@@ -150,7 +150,7 @@ fn outcome(rows: &mut Overlay<'_>, outcome: &Outcome, place: Place) -> sled::Res
     rows.delete(keys::sending(outcome.id));
     let Some(mut row) = send_row(rows, outcome.id)? else { return Ok(()) };
     row.attempts += 1;
-    row.changed = row.changed.max(outcome.at.millis());
+    row.changed = outcome.at.millis();
     let taken = |settled: &&Settled| settled.standing == Standing::Relayed;
     let taken: usize = outcome.settled.iter().filter(taken).map(|settled| settled.recipients.len()).sum();
     if taken > 0 {

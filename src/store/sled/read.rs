@@ -13,6 +13,7 @@ use crate::mail::{Mailbox, MessageId, Record, fold_address};
 use crate::store::Queued;
 use std::ops::Bound::{Excluded, Included};
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 impl Projection {
     /// One send with where its record lies.
@@ -131,6 +132,29 @@ impl Projection {
             row.map(|(key, _)| keys::read_due(&key).map(|(_, at, id)| (at, id))).transpose()
         });
         due.filter(|due| due.as_ref().map_or(true, |(_, id)| wanted(*id))).take(limit).collect()
+    }
+
+    /// The sends of a queue whose wait began behind `now`, at most `limit`: each with how long it was to be.
+    pub fn ahead(
+        &self,
+        queue: &Queued,
+        now: Timestamp,
+        limit: usize,
+    ) -> sled::Result<Vec<(TrackingId, Duration)>> {
+        let mut ahead = Vec::new();
+        for row in self.rows().prefixed(&queue.key()) {
+            let (key, _) = row?;
+            let Some((_, due, id)) = keys::read_due(&key).filter(|(_, due, _)| *due > now) else { continue };
+            let Some((_, row)) = self.send(id)? else { continue };
+            let began = Timestamp::from_millis(row.changed);
+            if began > now {
+                ahead.push((id, due.since(began)));
+            }
+            if ahead.len() == limit {
+                break;
+            }
+        }
+        Ok(ahead)
     }
 
     /// Attempts that are under way, or were cut off.

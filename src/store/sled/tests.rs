@@ -330,7 +330,7 @@ async fn a_ledger_that_lacks_a_send_of_the_journal_is_told() {
         tokio::task::block_in_place(look)
     };
     assert!(verify(at(1)).is_whole());
-    store.projection().tree().remove(keys::send(id(1))).unwrap();
+    store.projection().unwrap().tree().remove(keys::send(id(1))).unwrap();
     let found = verify(at(1)).contradictions;
     assert_eq!(found.len(), 2, "{found:?}");
     assert!(found[0].contains("1 sends of the journal") && found[1].contains("in the queue"), "{found:?}");
