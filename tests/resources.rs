@@ -11,11 +11,13 @@ mod scene;
 mod scripted;
 mod support;
 
+use mailtrail::clock::Clock;
 use mailtrail::ledger::State;
+use mailtrail::store::Store;
 use scene::{Log, Scene, states};
 use scripted::{Act, At, Script, Server};
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use support::client::{Client, expect};
@@ -131,7 +133,8 @@ async fn nothing_expires_while_the_clock_is_ahead_for_a_moment() {
     server.serve(socket.listen(1024).unwrap());
     let corrected = now();
     for id in ids {
-        assert_eq!(states(&scene.settled(id).await), [State::Relayed]);
+        let trail = scene.settled(id).await;
+        assert_eq!(states(&trail), [State::Relayed], "{:#?} {:#?}", trail.facts, log.lines(""));
     }
     assert!(now().since(corrected) < HOUR, "its breaker and its waits are as long as ever");
     scene.until("the alarm's end", || log.lines("the alarm is over alarm=\"clock\"").len() == 1).await;
@@ -170,6 +173,7 @@ async fn no_wait_becomes_longer_when_the_clock_is_set_back() {
             let second = scene.send(2, &["a@example.net"]).await;
             if starts_anew {
                 scene.stop().await;
+                let_go(&scene.config.data_dir).await;
             }
             scene.time.jump(now.after(MINUTE));
             if starts_anew {
@@ -183,6 +187,14 @@ async fn no_wait_becomes_longer_when_the_clock_is_set_back() {
             assert!(took < HOUR, "{at:?} {act:?}, started anew {starts_anew}: {took:?}");
             scene.stop().await;
         }
+    }
+}
+
+/// Waits, in real time, until the threads of a store have let go of it.
+async fn let_go(data_dir: &Path) {
+    while Store::open_for_reading(data_dir, Clock::System).is_err() {
+        let pause = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(5)));
+        pause.await.unwrap();
     }
 }
 

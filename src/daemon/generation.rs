@@ -418,7 +418,8 @@ fn inbox(ground: &Ground, config: &Config, accounts: BTreeMap<String, Account>) 
     let sources = config.upstreams.iter().filter_map(of_upstream).chain(config.sources.iter().cloned());
     let (store, pulse) = (ground.store.clone(), ground.pulse.clone());
     let inbox = Inbox::new(sources.collect(), config.webhooks.proxies.clone(), store, ground.clock, pulse)
-        .with_probe(ground.probe.clone());
+        .with_probe(ground.probe.clone())
+        .with_watch(ground.watch.clone());
     if config.targets.is_empty() {
         return inbox;
     }

@@ -60,6 +60,7 @@ pub struct Queue {
     steps: (u64, i64),
     /// Whether mail may wait whose wait began at a time that is still to come.
     looks_ahead: bool,
+    next_pull: Timestamp,
     stopping: CancellationToken,
 }
 
@@ -93,6 +94,7 @@ impl Queue {
             steps: watch.steps(),
             watch,
             looks_ahead: true,
+            next_pull: Timestamp::default(),
             stopping,
         }
     }
@@ -212,13 +214,14 @@ impl Queue {
         let (steps, moved) = self.watch.steps();
         if steps != self.steps.0 {
             let back = Duration::from_millis(u64::try_from(self.steps.1 - moved).unwrap_or_default());
-            self.outlets.iter().for_each(|outlet| outlet.health.set_back(back, now));
-            (self.looked, self.shown, self.next_expiry) = Default::default();
-            self.looks_ahead = true;
+            self.outlets.iter().for_each(|outlet| outlet.health.set_back(back));
+            (self.looked, self.shown, self.next_expiry, self.next_pull) = Default::default();
             self.steps = (steps, moved);
         }
-        if self.looks_ahead {
+        // An attempt that ended before the step may be noted after it.
+        if now >= self.next_pull && (self.looks_ahead || !self.watch.is_steady()) {
             self.looks_ahead = self.pull_in(now)?;
+            self.next_pull = if self.looks_ahead { now } else { now.after(BETWEEN_EXPIRIES) };
         }
         Ok(())
     }

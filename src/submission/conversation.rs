@@ -5,7 +5,7 @@ use super::keeping::Visitor;
 use super::listener::{Front, contains};
 use super::spool::{Spool, Spooled};
 use crate::mail::{Envelope, Mailbox};
-use crate::smtp::{Decoder, Fed, Introduction, Limits, Reply, Session, Step};
+use crate::smtp::{Authentication, Decoder, Fed, Introduction, Limits, Reply, Session, Step};
 use crate::strangers::Refusal;
 use crate::suppression::Reason;
 use bytes::BufMut;
@@ -129,7 +129,7 @@ impl Conversation {
                 if self.output.len() >= OUTPUT {
                     self.flush().await?;
                 }
-                patience = Patience::new(self.front.limits.command_timeout);
+                patience = Patience::new(self.command_timeout());
             }
             self.flush().await?;
             if Instant::now() >= self.end && !self.session.is_in_transaction() {
@@ -148,6 +148,14 @@ impl Conversation {
                 Heard::Stop => return self.leave().await,
             }
         }
+    }
+
+    /// Who is to log in first does not hold a connection for long without.
+    fn command_timeout(&self) -> Duration {
+        let usual = self.front.limits.command_timeout;
+        let is_stranger =
+            self.front.rules.authentication == Authentication::Required && self.session.account().is_none();
+        if is_stranger { usual.min(LOGIN) } else { usual }
     }
 
     async fn line(&mut self, line: Line) -> io::Result<Next> {
@@ -567,6 +575,8 @@ const OUTPUT: usize = 16 << 10;
 /// The first byte of TLS, a handshake record (RFC 8446 section 5.1); no command begins so.
 const TLS_RECORD: u8 = 0x16;
 const WRITE: Duration = Duration::from_secs(60);
+/// Longest time before a command of who has not logged in where that is required.
+const LOGIN: Duration = Duration::from_secs(120);
 /// How long a client is listened to that was sent away.
 const LINGER: Duration = Duration::from_secs(2);
 /// Silence after which a session ends while we stop, unless it is in the middle of a series.
@@ -630,9 +640,20 @@ mod tests {
 
     /// Says `first`, then `again` every ten seconds; returns the last reply and after how long it came.
     async fn drip(limits: &Limits, first: &str, again: &str) -> (String, Duration) {
+        drip_at(Authentication::None, limits, first, again).await
+    }
+
+    async fn drip_at(
+        authentication: Authentication,
+        limits: &Limits,
+        first: &str,
+        again: &str,
+    ) -> (String, Duration) {
         let directory = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(directory.path(), Clock::System).unwrap();
-        let front = Arc::new(front(store, limits.clone()));
+        let mut front = front(store, limits.clone());
+        front.rules = Arc::new(Rules { authentication, ..(*front.rules).clone() });
+        let front = Arc::new(front);
         let (ours, theirs): (DuplexStream, DuplexStream) = duplex(1 << 16);
         let session = Session::new(front.rules.clone(), false, false);
         let talk = Conversation::new(Box::new(ours), ([127, 0, 0, 1], 1).into(), front, session).run();
@@ -672,6 +693,14 @@ mod tests {
             assert_eq!(reply, expected, "{first}");
             assert!(after >= limit && after < limit + Duration::from_secs(20), "{first}: {after:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_to_log_in_does_not_hold_a_connection_without() {
+        let usual = Limits::default();
+        let (reply, after) = drip_at(Authentication::Required, &usual, "EHLO a\r\n", "N").await;
+        assert_eq!(reply, TIMED_OUT);
+        assert!(after >= LOGIN && after < LOGIN + Duration::from_secs(20), "{after:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -246,6 +246,7 @@ impl Breaker {
         if let State::Open { until } = &mut self.state {
             *until = until.before(back);
         }
+        self.check_at = self.check_at.map(|at| at.before(back));
         self.closed_at = self.closed_at.before(back);
     }
 

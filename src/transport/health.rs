@@ -129,13 +129,10 @@ impl Health {
         *self.slow.lock().unwrap_or_else(PoisonError::into_inner) = why.map(str::to_owned);
     }
 
-    /// The clock was set back by so much, to `now`: nothing waits longer for that.
-    pub fn set_back(&self, back: Duration, now: Timestamp) {
+    /// The clock was set back by so much: nothing waits longer for that.
+    pub fn set_back(&self, back: Duration) {
         self.breaker().set_back(back);
         self.pace().set_back(back);
-        if let Some(quota) = self.quota().as_mut() {
-            quota.set_back(now);
-        }
     }
 
     /// The breaker's state.

@@ -30,6 +30,8 @@ pub struct Quota {
     /// When its period is over.
     ends: Timestamp,
     used: u64,
+    /// When it was asked last: a clock that was set back since does not make its period longer.
+    asked: Timestamp,
 }
 
 impl Period {
@@ -49,7 +51,7 @@ impl Quota {
     /// What is used at `now`; `used` says what was in some time.
     pub fn new(plan: Plan, now: Timestamp, used: impl FnOnce(Range<Timestamp>) -> u64) -> Self {
         let period = plan.period.around(now);
-        Self { plan, ends: period.end, used: used(period) }
+        Self { plan, ends: period.end, used: used(period), asked: now }
     }
 
     /// What it is counted against.
@@ -81,15 +83,13 @@ impl Quota {
         (self.used >= self.plan.recipients).then_some(self.ends)
     }
 
-    /// The clock was set back to `now`: the period ends as if it had begun there.
-    pub fn set_back(&mut self, now: Timestamp) {
-        self.ends = self.ends.min(self.plan.period.around(now).end);
-    }
-
     fn turn(&mut self, now: Timestamp) {
         if now >= self.ends {
             (self.ends, self.used) = (self.plan.period.around(now).end, 0);
+        } else if now < self.asked {
+            self.ends = self.ends.min(self.plan.period.around(now).end);
         }
+        self.asked = now;
     }
 }
 
@@ -99,6 +99,7 @@ const DAY: u64 = 86_400;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn a_plan_is_used_up_until_its_time_is_over() {
@@ -117,6 +118,12 @@ mod tests {
         quota.give_back(1);
         assert_eq!((quota.percent(now), quota.used_up_until(now)), (99, None));
         assert_eq!((quota.percent(march), quota.used_up_until(march)), (0, None));
+        // The clock was a year ahead for a moment, in which all was used up again.
+        let year = march.after(Duration::from_secs(365 * DAY));
+        quota.count(200, year);
+        assert!(quota.used_up_until(year).is_some());
+        assert_eq!(quota.used_up_until(now), Some(march));
+        assert_eq!(quota.used_up_until(march), None);
         let today = Period::Day.around(now);
         assert_eq!([today.start, today.end], days(20_511, 20_512));
         let hour = Period::Hour.around(Timestamp::from_seconds(now.seconds() + 3599));

@@ -21,7 +21,7 @@ pub use listener::{PROTOCOLS, SPARE, serve};
 pub use settings::Settings;
 pub use source::{Kind, Source, Suppressing};
 
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, ClockWatch, Timestamp};
 use crate::event::Event;
 use crate::ledger::{Dead, Hinted, Notice, Via};
 use crate::probe::Probe;
@@ -57,6 +57,7 @@ pub struct Inbox {
     proxies: Vec<IpNet>,
     store: Store,
     clock: Clock,
+    watch: ClockWatch,
     pulse: Pulse,
     probe: Probe,
     room: Room,
@@ -75,6 +76,7 @@ impl Inbox {
             proxies,
             store,
             clock,
+            watch: ClockWatch::new(clock),
             pulse,
             probe: Probe::default(),
             room: Room::default(),
@@ -82,6 +84,11 @@ impl Inbox {
             log: RefusalLog::default(),
             intake: None,
         }
+    }
+
+    /// It knows what `watch` knows of the clock.
+    pub fn with_watch(self, watch: ClockWatch) -> Self {
+        Self { watch, ..self }
     }
 
     /// It answers the questions of `probe`.
@@ -316,8 +323,12 @@ impl Inbox {
             mailgun::Refused::Ahead { signed_at } => self.pulse.signed(upstream, call.now, signed_at),
             _ => {}
         }
-        let answer = if refused.is_final() { Answer::Refused } else { Answer::NotNow };
-        self.turn_away(call, refused, answer)
+        let is_final = match refused {
+            // By a clock that was set lately nothing is too old for good.
+            mailgun::Refused::Stale { .. } => self.watch.is_steady(),
+            _ => refused.is_final(),
+        };
+        self.turn_away(call, refused, if is_final { Answer::Refused } else { Answer::NotNow })
     }
 
     /// Notes a genuine report.
@@ -338,6 +349,9 @@ impl Inbox {
         {
             Ok(signed_at) => signed_at,
             Err(refused @ (generic::Refused::NoKey | generic::Refused::Ahead { .. })) => {
+                return Ok(self.turn_away(call, refused, Answer::NotNow));
+            }
+            Err(refused @ generic::Refused::Stale { .. }) if !self.watch.is_steady() => {
                 return Ok(self.turn_away(call, refused, Answer::NotNow));
             }
             Err(refused) => {
