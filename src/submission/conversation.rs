@@ -116,7 +116,7 @@ impl Conversation {
 
     async fn talk(&mut self) -> io::Result<End> {
         self.session.greeting().write(&mut self.output);
-        let mut patience = Patience::new(self.front.limits.command_timeout);
+        let mut patience = Patience::new(self.command_timeout());
         let mut is_first = true;
         loop {
             while let Some(line) = self.input.line() {
