@@ -7,8 +7,8 @@ use criterion::{BatchSize, Criterion, Throughput};
 use mailtrail::clock::Timestamp;
 use mailtrail::event::{Event, Kind, Words};
 use mailtrail::id::TrackingId;
-use mailtrail::ledger::{Recipient, Standing};
-use mailtrail::mail::{HeaderBlock, HeaderLine, Mailbox, MessageId};
+use mailtrail::ledger::{Recipient, Rung, Standing};
+use mailtrail::mail::{Header, HeaderBlock, HeaderLine, Mailbox, MessageId};
 use mailtrail::provider::Provider;
 use mailtrail::provider::mailgun;
 use mailtrail::secret::Secret;
@@ -95,7 +95,8 @@ fn headers(criterion: &mut Criterion) {
     });
     criterion.bench_function("header block: what may not reach Mailgun", |bench| {
         let block = HeaderBlock::of(message);
-        bench.iter(|| Provider::Mailgun.foreign_headers(black_box(block), &[]));
+        let foreign = |field: &Header<'_>| Provider::Mailgun.is_foreign(field, &[], NOW);
+        bench.iter(|| black_box(block).fields().filter(foreign).count());
     });
     criterion.bench_function("stamps for Mailgun", |bench| {
         bench.iter(|| Provider::Mailgun.stamps(black_box(id)));
@@ -131,7 +132,7 @@ fn states(criterion: &mut Criterion) {
     let events = events.map(event);
     criterion.bench_function("recipient: six events, then its state", |bench| {
         let apply = |mut recipient: Recipient| {
-            black_box(&events).iter().for_each(|event| recipient.report(event));
+            black_box(&events).iter().for_each(|event| recipient.report(event, Rung::Tracking));
             (recipient.state(), recipient)
         };
         bench.iter_batched(recipient, apply, BatchSize::SmallInput);

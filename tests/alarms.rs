@@ -289,6 +289,7 @@ async fn arrive_for_nobody(scene: &Scene) {
         size: 9,
         window: Duration::ZERO,
         held: None,
+        missing_files: 0,
     };
     scene.store().take_in(arrival, bytes::Bytes::from_static(b"A: b\r\n\r\n.")).await.unwrap();
 }

@@ -53,6 +53,35 @@ async fn a_message_goes_out_as_it_is_kept() {
     assert_eq!(server.connections(), 1, "a connection carries many messages");
 }
 
+/// As over SMTP: what cannot harm, of a client that logged in.
+#[tokio::test]
+async fn requests_of_users_become_parameters() {
+    let server = Server::start(|_, _| taken()).await;
+    let scene = Scene::new(&server, "").await;
+    let fields = [
+        ("X-Mailgun-Tag: spring", "o:tag", "spring"),
+        ("X-Mailgun-Track-Opens: no", "o:tracking-opens", "no"),
+        ("X-Mailgun-Require-TLS: yes", "o:require-tls", "yes"),
+        ("X-Mailgun-Dkim: no", "o:dkim", ""),
+        ("X-Mailgun-Drop-Message: yes", "o:testmode", ""),
+        ("X-Mailgun-Variables: {\"odoo_db\": \"prod\"}", "v:odoo_db", "prod"),
+        ("X-Mailgun-Variables: {\"mailtrail\": \"forged\", \"more\": 1}", "v:more", ""),
+    ];
+    let header: String = fields.iter().map(|(field, ..)| format!("{field}\r\n")).collect();
+    let mut client = Client::connect(scene.daemon.smtp_addresses()[1]).await.unwrap();
+    // \0odoo\0lab-secret
+    assert_eq!(client.ask("AUTH PLAIN AG9kb28AbGFiLXNlY3JldA==").await.unwrap().0, 235);
+    let message = format!("{header}Subject: a\r\n\r\nhi\r\n");
+    let id = client.submit("a@example.com", &["b@example.net"], &message).await.unwrap();
+    scene.settled(id.parse().unwrap()).await;
+    let request = server.requests().pop().unwrap();
+    for (field, parameter, value) in fields {
+        let expected: Vec<_> = Some(value.to_owned()).filter(|value| !value.is_empty()).into_iter().collect();
+        assert_eq!(request.values(parameter), expected, "{field}");
+    }
+    assert_eq!(request.values("v:mailtrail"), [id]);
+}
+
 #[tokio::test]
 async fn what_a_long_header_asks_for_goes_along() {
     let server = Server::start(|_, _| taken()).await;
@@ -508,6 +537,8 @@ impl Scene {
         let text = format!(
             "[server]\nhostname = \"relay.example.com\"\ndata_dir = {:?}\n\
              [[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"none\"\nauth = \"none\"\n\
+             [[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"none\"\n\
+             [[user]]\nname = \"odoo\"\npassword = \"lab-secret\"\n\
              [http]\naddress = \"127.0.0.1:0\"\n{}",
             directory.path().join("data").display().to_string(),
             upstream(base_url, lines)

@@ -9,6 +9,7 @@ mod support;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use log::Log;
+use mailtrail::clock::{Clock, Timestamp};
 use mailtrail::ledger::{State, Trail, What};
 use mailtrail::mail::{Notify, Ret};
 use std::collections::HashMap;
@@ -23,7 +24,7 @@ use tokio::net::TcpStream;
 const FROM: &str = "a@example.com";
 
 fn message(id: &str, body: &str) -> String {
-    format!("Message-ID: <{id}@example.com>\r\nFrom: a@example.com\r\nDate: x\r\n\r\n{body}\r\n")
+    format!("Message-ID: <{id}@example.com>\r\nFrom: a@example.com\r\n{DATE_LINE}\r\n{body}\r\n")
 }
 
 /// A trail, once it is in the ledger.
@@ -427,4 +428,308 @@ async fn a_probe_is_no_mistake_and_a_silent_client_is() {
     let mut stream = TcpStream::connect(relay.implicit()).await.unwrap();
     assert_eq!(stream.read_to_end(&mut Vec::new()).await.unwrap(), 0);
     assert_eq!(log.lines("set it to SSL/TLS").len(), 1);
+}
+
+/// What an upstream gets of a message, behind our own lines in front, and what the trail says about it.
+async fn relayed(relay: &Relay, sink: &Sink, client: &mut Client, message: &str) -> (String, String) {
+    let id = client.submit(FROM, &["b@example.net"], message).await.unwrap();
+    let whole = String::from_utf8(sink.arrival(&id).await.message).unwrap();
+    let trail = trail(relay, &id).await;
+    assert_eq!(trail.send.size, whole.len() as u64);
+    let (_, ours) = whole.split_once("\r\nX-Mailtrail-Id: ").unwrap();
+    let rest = ours.strip_prefix(&format!("{id}\r\n")).unwrap();
+    (rest.to_owned(), trail.facts[0].words.text.clone().unwrap_or_default())
+}
+
+/// Without a login, and with one.
+async fn clients(relay: &Relay) -> [Client; 2] {
+    let logged_in = Client::log_in(relay.guarded(), &relay.trust()).await.unwrap();
+    [Client::connect(relay.open()).await.unwrap(), logged_in]
+}
+
+#[tokio::test]
+async fn hidden_recipients_and_return_paths_are_taken_out() {
+    let sink = Sink::start().await;
+    let relay = Relay::start(&sink, "").await;
+    let body = |lines: usize| format!("\r\nBcc: body@example.net\r\n{}", "0123456789abcde\r\n".repeat(lines));
+    let (mut sent, mut kept) = (String::new(), String::new());
+    for (line, stays) in [
+        ("BCC:hidden@example.net\r\n", false),
+        ("X-First: 1\r\n", true),
+        ("Bcc: hidden@example.net,\r\n\t\"Bcc: \" <hidden2@example.net>\r\n \r\n", false),
+        ("Message-ID: <1@example.com>\r\n", true),
+        ("bcc \t: hidden@example.net\r\n", false),
+        ("From: a@example.com\r\n", true),
+        ("Resent-Bcc:\r\n hidden@example.net\r\n", false),
+        ("resent-BCC: hidden@example.net\r\n", false),
+        ("Resent-To: c@example.net\r\n", true),
+        ("Return-Path: <hidden@example.com>\r\n", false),
+        (DATE_LINE, true),
+        ("X-Bcc: stays\r\n", true),
+        ("Bcc-Count: 1\r\n", true),
+        ("To: Bcc:;\r\n\tBcc: stays\r\n", true),
+        ("return-path:\r\n", false),
+        ("Bcc:\r\n", false),
+    ] {
+        sent += line;
+        kept += if stays { line } else { "" };
+    }
+    for mut client in clients(&relay).await {
+        for body in [body(3), body(0), body(100_000), "\r\n".to_owned()] {
+            let (message, said) = relayed(&relay, &sink, &mut client, &format!("{sent}{body}")).await;
+            assert!(message == format!("{kept}{body}"), "{}", &message[..message.len().min(1000)]);
+            assert_eq!(said, "BCC removed; Resent-Bcc removed; Return-Path removed");
+        }
+    }
+}
+
+#[tokio::test]
+async fn fields_that_say_nothing_count_as_missing() {
+    let sink = Sink::start().await;
+    let relay = Relay::start(&sink, "").await;
+    let good = ["Message-ID: <1@example.com>\r\n", DATE_LINE, "From: a@example.com\r\n"];
+    let [open, mut logged_in] = clients(&relay).await;
+    drop(open);
+    for (place, line) in [
+        (0, "Message-ID:\r\n"),
+        (0, "Message-Id: <>\r\n"),
+        (0, "MESSAGE-ID : < >\r\n"),
+        (0, "Message-ID:\r\n \r\n\t<>\r\n"),
+        (0, "Message-ID: (none)\r\n"),
+        (0, "Message-ID: <@>\r\n"),
+        (1, "Date:\r\n"),
+        (1, "date: \t\r\n"),
+        (1, "Date: now\r\n"),
+        (1, "Date: Mon, 99 Foo 2026 99:99:99 +0000\r\n"),
+        (1, "Date: 0000-00-00 00:00:00\r\n"),
+        (1, "Date:\r\n (no date)\r\n"),
+        (2, "From:\r\n"),
+        (2, "FROM: <>\r\n"),
+        (2, "From: \"A Shop\" <>\r\n"),
+        (2, "From: (nobody)\r\n"),
+        (2, "From: ,\r\n ;\r\n"),
+    ] {
+        let mut lines = good;
+        lines[place] = line;
+        let message = format!("Subject: hi\r\n{}\r\nhi\r\n", lines.concat());
+        let (out, said) = relayed(&relay, &sink, &mut logged_in, &message).await;
+        let name = ["Message-ID", "Date", "From"][place];
+        let (front, rest) = out.split_once("Subject: hi\r\n").unwrap();
+        lines[place] = "";
+        assert_eq!(rest, format!("{}\r\nhi\r\n", lines.concat()), "{line:?}");
+        let ours: Vec<_> = front.lines().collect();
+        assert!(ours.len() == 1 && ours[0].starts_with(&format!("{name}: ")), "{line:?}: {front:?}");
+        let value = ours[0].split_once(": ").unwrap().1;
+        let right = match place {
+            0 => value.starts_with("<01") && value.ends_with("@relay.example.com>"),
+            1 => jiff::fmt::rfc2822::parse(value).is_ok(),
+            _ => value == "<a@example.com>",
+        };
+        assert!(right, "{line:?}: {front:?}");
+        assert_eq!(said, format!("{name} replaced"), "{line:?}");
+    }
+}
+
+#[tokio::test]
+async fn fields_that_say_something_stay_as_they_are() {
+    let sink = Sink::start().await;
+    let relay = Relay::start(&sink, "").await;
+    let mut client = Client::connect(relay.open()).await.unwrap();
+    let good = ["Message-ID: <1@example.com>\r\n", DATE_LINE, "From: a@example.com\r\n"];
+    for (place, line) in [
+        (0, "Message-ID: 1@example.com\r\n"),
+        (0, "Message-ID:\r\n <1@example.com>\r\n"),
+        (0, "Message-ID: <1@example.com> (added by a relay)\r\n"),
+        (0, "Message-ID: <1 2@example.com>\r\n"),
+        (0, "Message-ID: <without-a-domain>\r\n"),
+        (0, "Message-ID: =?utf-8?q?=3C1=40example=2Ecom=3E?=\r\n"),
+        (1, "Date: Mon, 30 Nov 2026 12:00 +0000\r\n"),
+        (1, "Date: 30 Nov 26 12:00:00 EST\r\n"),
+        (1, "Date: Mon,\r\n 30 Nov 2026 12:00:60 +0100 (CET)\r\n"),
+        (1, "Date: Mon, 30 Nov 2026 12:00:00\r\n"),
+        (1, "Date: Fri, 30 Nov 2026 12:00:00 GMT\r\n"),
+        (1, "Date: Thu, 1 Jan 1970 00:00:00 +0000\r\n"),
+        (2, "From: root\r\n"),
+        (2, "From: root (Cron Daemon)\r\n"),
+        (2, "From: \"(Cron Daemon)\" <root>\r\n"),
+        (2, "From: A Group:;\r\n"),
+        (2, "From: A <a@example.com>,\r\n b@example.com\r\n"),
+        (2, "From: =?utf-8?q?=C3=84?= <a@example.com>\r\n"),
+        (2, "From: <a@[127.0.0.1]>\r\n"),
+    ] {
+        let mut lines = good;
+        lines[place] = line;
+        let message = format!("Subject: hi\r\n{}\r\nhi\r\n", lines.concat());
+        let (out, said) = relayed(&relay, &sink, &mut client, &message).await;
+        assert_eq!((out, said.as_str()), (message, ""), "{line:?}");
+    }
+    // Of several only those go that say nothing.
+    for (twice, left) in [
+        ("Message-ID:\r\nMessage-ID: <2@example.com>\r\n", "Message-ID: <2@example.com>\r\n"),
+        ("Message-ID: <2@example.com>\r\nMessage-ID: <>\r\n", "Message-ID: <2@example.com>\r\n"),
+    ] {
+        let rest = format!("{DATE_LINE}From: a@example.com\r\n\r\nhi\r\n");
+        let (out, said) = relayed(&relay, &sink, &mut client, &format!("{twice}{rest}")).await;
+        assert_eq!((out, said.as_str()), (format!("{left}{rest}"), "Message-ID removed"), "{twice:?}");
+    }
+    // Nobody is known who could be the author.
+    client.ask("MAIL FROM:<>").await.unwrap();
+    client.ask("RCPT TO:<b@example.net>").await.unwrap();
+    client.ask("DATA").await.unwrap();
+    let empty = format!("From: <>\r\nMessage-ID: <3@example.com>\r\n{DATE_LINE}\r\nhi\r\n");
+    let (_, reply) = client.ask(&format!("{empty}.")).await.unwrap();
+    let mail = sink.arrival(reply.rsplit(' ').next().unwrap()).await;
+    assert!(mail.message.ends_with(format!("\r\n{empty}").as_bytes()));
+}
+
+#[tokio::test]
+async fn a_line_of_a_mailbox_file_does_not_end_the_header() {
+    let sink = Sink::start().await;
+    let relay = Relay::start(&sink, "").await;
+    let header = format!("Subject: hi\r\nMessage-ID: <1@example.com>\r\n{DATE_LINE}From: a@example.com\r\n");
+    const LINE: &str = "From root Mon Nov 30 23:04:50 2026\r\n";
+    const SAID: &str = "From line of a mailbox file made X-Mailbox-Line";
+    for mut client in clients(&relay).await {
+        for (lines, fields) in [
+            (LINE.to_owned(), format!("X-Mailbox-Line: {LINE}")),
+            (format!(">{LINE}"), format!("X-Mailbox-Line: >{LINE}")),
+            ("From \u{e9}\r\n".into(), "X-Mailbox-Line: From \u{e9}\r\n".into()),
+            (format!("{LINE}>>{LINE}"), format!("X-Mailbox-Line: {LINE}X-Mailbox-Line: >>{LINE}")),
+        ] {
+            for body in ["\r\nFrom here on\r\n", "\r\n"] {
+                let message = format!("{lines}Bcc: c@example.net\r\n{header}{body}");
+                let (out, said) = relayed(&relay, &sink, &mut client, &message).await;
+                assert_eq!(out, format!("{fields}{header}{body}"), "{lines:?}");
+                assert_eq!(said, format!("{SAID}; Bcc removed"));
+            }
+        }
+        // There may be no header behind it.
+        for (message, expected) in [
+            (format!("{LINE}hello\r\nTo: x\r\n"), format!("X-Mailbox-Line: {LINE}\r\nhello\r\nTo: x\r\n")),
+            (format!("{LINE}\r\nhello\r\n"), format!("X-Mailbox-Line: {LINE}\r\nhello\r\n")),
+            (LINE.to_owned(), format!("X-Mailbox-Line: {LINE}\r\n")),
+        ] {
+            let (out, said) = relayed(&relay, &sink, &mut client, &message).await;
+            assert!(out.ends_with(&format!("From: <a@example.com>\r\n{expected}")), "{message:?}: {out}");
+            assert_eq!(said, SAID);
+        }
+        // These are fields, or text.
+        for message in [
+            format!("{header}\r\n{LINE}hi\r\n"),
+            header.replacen("From:", "From :", 1) + "\r\nhi\r\n",
+            format!("From : a@example.com\r\nMessage-ID: <1@example.com>\r\n{DATE_LINE}\r\nhi\r\n"),
+            format!("{header}{LINE}\r\nhi\r\n"),
+        ] {
+            let (out, said) = relayed(&relay, &sink, &mut client, &message).await;
+            assert_eq!((out, said.as_str()), (message, ""));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_header_is_left_alone_where_that_is_configured() {
+    const AS_IT_IS: &str = "drop_headers = []\nreplace_unusable = false\nmbox_line = false\nrepair = false\n";
+    let sink = Sink::start().await;
+    let sections = format!(
+        "[[user]]\nname = \"exact\"\npassword = \"lab-secret\"\n{AS_IT_IS}\
+         [[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"none\"\nauth = \"none\"\n{AS_IT_IS}\
+         [[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"none\"\nauth = \"none\"\ndrop_headers = [\"return-path\"]\n"
+    );
+    let relay = Relay::start(&sink, &sections).await;
+    let message = "Bcc: c@example.net\r\nReturn-Path: <a@example.com>\r\nMessage-ID: <>\r\nDate:\r\nFrom:\r\n\r\nhi\r\n";
+    let exact = Client::log_in_as("exact", relay.guarded(), &relay.trust()).await.unwrap();
+    for mut client in [exact, Client::connect(relay.listener(5)).await.unwrap()] {
+        let (out, said) = relayed(&relay, &sink, &mut client, message).await;
+        assert_eq!((out.as_str(), said.as_str()), (message, ""));
+        let with_line = format!("From root Mon Nov 30 23:04:50 2026\r\n{message}");
+        let (out, said) = relayed(&relay, &sink, &mut client, &with_line).await;
+        assert!(out.ends_with(&format!("\r\n\r\n{with_line}")) && said.is_empty(), "{out}");
+    }
+    let mut client = Client::connect(relay.listener(6)).await.unwrap();
+    let (out, said) = relayed(&relay, &sink, &mut client, message).await;
+    assert!(out.ends_with("From: <a@example.com>\r\nBcc: c@example.net\r\n\r\nhi\r\n"), "{out}");
+    assert_eq!(said, "Return-Path removed; Message-ID replaced; Date replaced; From replaced");
+}
+
+const DATE_LINE: &str = "Date: Mon, 30 Nov 2026 12:00:00 +0000\r\n";
+
+/// Requests of a client to the provider: those that could harm pass only for a user who may make them.
+#[tokio::test]
+async fn requests_that_cannot_harm_pass_for_users() {
+    let sink = Sink::start().await;
+    let upstream = |provider: &str| {
+        format!(
+            "[[upstream]]\nname = \"{provider}\"\nprovider = \"{provider}\"\nhost = \"127.0.0.1\"\nport = 1\n\
+             tls = \"none\"\nusername = \"u\"\npassword = \"p\"\n"
+        )
+    };
+    let users = [
+        ("more", "[\"safe\", \"Drop-Message\", \"Dkim\", \"Sandbox\"]"),
+        ("listed", "[\"Tag\"]"),
+        ("none", "[]"),
+    ];
+    let users = users.map(|(name, allowed)| {
+        format!("[[user]]\nname = \"{name}\"\npassword = \"lab-secret\"\nrequest_headers = {allowed}\n")
+    });
+    let route = "[[route]]\nname = \"all\"\nupstreams = [\"sink\"]\nsenders = [\"*@example.com\"]\n";
+    let sections = format!("{}{}{}{route}", users.concat(), upstream("mailgun"), upstream("brevo"));
+    let relay = Relay::start(&sink, &sections).await;
+    let (trust, guarded) = (relay.trust(), relay.guarded());
+    let mut clients = vec![Client::connect(relay.open()).await.unwrap()];
+    for user in ["odoo", "more", "listed", "none"] {
+        clients.push(Client::log_in_as(user, guarded, &trust).await.unwrap());
+    }
+    let later =
+        |seconds: u64| Timestamp::from_millis(Clock::System.now().millis() + 1000 * seconds).rfc5322();
+    let (soon, late) = (later(3600), later(4 * 86_400));
+    let ours = format!("X-Mailgun-Variables: {}", r#"{"mailtrail": "01K54Z8Q3V7N5X9B2C6D8F0GHJ", "a": 1}"#);
+    // Who may send it: without a login, by default, with more, with the tag alone, with none.
+    for (field, passes) in [
+        ("X-Mailgun-Tag: spring", "01110"),
+        ("X-MAILGUN-TAG : \u{e9}", "00010"),
+        (r#"X-Mailgun-Variables: {"odoo_db": "prod", "tracking_email_id": 7}"#, "11111"),
+        (&*ours, "00000"),
+        ("X-Mailgun-Variables: nonsense", "00000"),
+        ("X-Mailgun-Track: no", "01100"),
+        ("X-Mailgun-Track: perhaps", "00000"),
+        ("X-Mailgun-Track-Clicks: htmlonly", "01100"),
+        ("X-Mailgun-Track-Opens: yes", "01100"),
+        (&*format!("X-Mailgun-Deliver-By: {soon}"), "01100"),
+        (&*format!("X-Mailgun-Deliver-By:\r\n {late}"), "00000"),
+        ("X-Mailgun-Dkim: yes", "01100"),
+        ("X-Mailgun-Dkim: no", "00100"),
+        ("X-Mailgun-Require-TLS: true", "01100"),
+        ("X-Mailgun-Require-TLS: no", "00000"),
+        ("X-Mailgun-Drop-Message: yes", "00100"),
+        ("X-Mailgun-Skip-Verification: yes", "00000"),
+        ("X-Mailgun-Recipient-Variables: {}", "00000"),
+        ("X-Mailgun-Sending-Ip: 192.0.2.1", "00000"),
+        ("X-Mailgun-Archive-To: https://example.net/", "00000"),
+        ("X-Mailgun-Template-Name: a", "00000"),
+        ("X-Mailgun-Suppress-Headers: all", "00000"),
+        ("X-Mailin-Tag: spring", "11111"),
+        ("X-Mailin-custom: order:42", "11111"),
+        ("X-Mailin-custom: mailtrail=01K54Z8Q3V7N5X9B2C6D8F0GHJ", "00000"),
+        ("X-Sib-Sandbox: drop", "00100"),
+        ("sender.ip: 192.0.2.1", "00000"),
+    ] {
+        let message = message("1", "text");
+        for (client, passes) in clients.iter_mut().zip(passes.chars()) {
+            let (out, said) = relayed(&relay, &sink, client, &format!("{field}\r\n{message}")).await;
+            let name = field.split(':').next().unwrap().trim();
+            let expected = match passes {
+                '1' => (format!("{field}\r\n{message}"), String::new()),
+                _ => (message.clone(), format!("{name} removed")),
+            };
+            assert_eq!((out, said), expected, "{field:?}");
+        }
+    }
+    // All of it at once, each named once.
+    let many = "X-Mailgun-Drop-Message: yes\r\nx-mailgun-drop-message: no\r\nX-Mailgun-Tag: a\r\nX-Mailgun-Tag: b\r\n";
+    let (out, said) =
+        relayed(&relay, &sink, &mut clients[1], &format!("{many}{}", message("1", "text"))).await;
+    assert!(out.starts_with("X-Mailgun-Tag: a\r\nX-Mailgun-Tag: b\r\nMessage-ID:"), "{out}");
+    assert_eq!(said, "X-Mailgun-Drop-Message removed");
+    let id = sink.mails().last().unwrap().id().to_owned();
+    assert_eq!(trail(&relay, &id).await.send.tags, ["a", "b"]);
 }

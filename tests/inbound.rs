@@ -15,6 +15,7 @@ use base64::prelude::BASE64_STANDARD;
 use http::{Act, Request};
 use inbox::{Log, Scene, on_a_full_disk, until};
 use mail_parser::{MessageParser, MimeHeaders};
+use mailtrail::admin::InboundFilter;
 use mailtrail::clock::Timestamp;
 use mailtrail::endpoint::Signing;
 use mailtrail::ledger::{Fate, InboundMail, Leg, Move};
@@ -293,6 +294,148 @@ async fn brevos_mail_is_made_of_its_parts_and_its_files() {
     // What nobody understands is kept.
     assert_eq!(scene.daemon.store().count_letters().unwrap(), (0, 3));
     assert!(scene.keeps(b"{\"Uuid\":[\"x\"]}") && scene.keeps(b"{\"Uuid\" \"y\"}"));
+    scene.daemon.stop().await;
+}
+
+/// What can never be fetched does not keep the rest of the mail away; what cannot be fetched now comes again.
+#[tokio::test]
+async fn files_that_brevo_does_not_hand_out_are_said() {
+    let busy = AtomicUsize::new(0);
+    let api = http::Server::start(move |_, request| match request.line.split(' ').nth(1).unwrap() {
+        "/v3/inbound/attachments/good" => Act::Answer(200, "%PDF-1.4".into()),
+        "/v3/inbound/attachments/endless" => Act::Answer(200, "x".repeat(70_000)),
+        "/v3/inbound/attachments/busy" if busy.fetch_add(1, Ordering::SeqCst) == 0 => {
+            Act::Answer(500, "{}".into())
+        }
+        "/v3/inbound/attachments/busy" => Act::Answer(200, "late".into()),
+        "/v3/inbound/attachments/old" => Act::Answer(410, "{}".into()),
+        "/v3/inbound/attachments/bad" => Act::Answer(400, "{\"message\":\"invalid token\"}".into()),
+        _ => Act::Answer(404, "{}".into()),
+    })
+    .await;
+    let sink = Sink::start().await;
+    let account = format!(
+        "api_base_url = \"http://{}\"\napi_key = \"the-api-key\"\nwebhook_token = \"0123456789abcdef0123\"\n\
+         [upstream.reconcile]\nenabled = false\n",
+        api.address
+    );
+    let sections = smtp_target("smtp", &sink) + "[inbound]\nsize = \"64KiB\"\n";
+    let scene = scene_of("brevo", &account, &sections).await;
+    let proof = [("authorization", "Bearer 0123456789abcdef0123"), ("content-type", "application/json")];
+    let mail = |number: u32, files: Value| {
+        let headers = json!({ "To": REPLY, "Message-ID": format!("<{number}@example.net>") });
+        json!({ "items": [{ "Headers": headers, "RawTextBody": "hi", "Attachments": files }] }).to_string()
+    };
+    let kept = [
+        json!({ "Name": "po.pdf", "ContentType": "application/pdf", "DownloadToken": "good" }),
+        json!({ "Name": null, "DownloadToken": "good" }),
+    ];
+    let lost = [
+        json!({ "Name": "gone.pdf", "DownloadToken": "gone" }),
+        json!({ "Name": "old.pdf", "DownloadToken": "old" }),
+        json!({ "Name": "bad.pdf", "DownloadToken": "bad" }),
+        json!({ "Name": "tokenless.pdf" }),
+        json!({ "Name": "null.pdf", "DownloadToken": null }),
+        json!({ "Name": "large.pdf", "ContentLength": 65_537, "DownloadToken": "good" }),
+        json!({ "Name": "endless.pdf", "DownloadToken": "endless" }),
+        json!("no file"),
+    ];
+    let files = [&kept[..1], &lost, &kept[1..]].concat();
+    assert_eq!(scene.post_with("inbound/up", &proof, mail(1, json!(files)).into_bytes()).await, 200);
+    let busy = json!([{ "Name": "busy.txt", "DownloadToken": "busy" }]);
+    for expected in [429, 200] {
+        let answer = scene.post_with("inbound/up", &proof, mail(2, busy.clone()).into_bytes()).await;
+        assert_eq!(answer, expected);
+    }
+    let mails = sink.wait_for(2).await;
+    let count = |mail: &support::sink::Mail| {
+        MessageParser::default().parse(&mail.message).unwrap().attachments().count()
+    };
+    assert_eq!(mails.iter().map(count).collect::<Vec<_>>(), [kept.len(), 1]);
+    assert_eq!(missing_files(&scene), [0, lost.len() as u64]);
+    assert_eq!(scene.daemon.store().count_letters().unwrap(), (0, 0));
+    scene.daemon.stop().await;
+}
+
+/// Whatever stands in its header: names in other charsets, in the forms of RFC 2231 and RFC 5987, in encoded words, or none.
+#[tokio::test]
+async fn a_part_named_attachment_is_a_file() {
+    let sink = Sink::start().await;
+    let scene = scene(&smtp_target("smtp", &sink)).await;
+    let files: [(&[u8], Option<&str>); 14] = [
+        (b"form-data; name=\"attachment-1\"", None),
+        (b"form-data; name=\"attachment-2\"; filename=\"Gr\xf6\xdfe.pdf\"", Some("Größe.pdf")),
+        (b"form-data; name=\"attachment-3\"; filename*=UTF-8''Gr%C3%B6%C3%9Fe.txt", Some("Größe.txt")),
+        (
+            b"form-data; name=\"attachment-4\"; filename*0=\"long-\"; filename*1=\"name.txt\"",
+            Some("long-name.txt"),
+        ),
+        (b"form-data; name=\"attachment-5\"; filename=\"\"", None),
+        (b"form-data; name=attachment-6; filename=plain.txt", Some("plain.txt")),
+        (b"Form-Data; Name=\"attachment-7\"; FileName=\"upper.txt\"", Some("upper.txt")),
+        (b"form-data; name=\"attachment-8\"; filename*=iso-8859-1'de'%E4.txt", Some("ä.txt")),
+        (b"form-data; name=\"attachment-9\"; filename=\"=?utf-8?B?w6QudHh0?=\"", Some("ä.txt")),
+        (b"form-data; filename=\"a;b \\\"c\\\".txt\"; name=\"attachment-10\"", Some("a;b \"c\".txt")),
+        (
+            b"form-data; name=\"attachment-11\"; filename=\"x.txt\"; filename*=utf-8''%C3%BC.txt",
+            Some("ü.txt"),
+        ),
+        (b"attachment; name=\"attachment-12\"; filename=\"Gr\xc3\xb6\xc3\x9fe.txt\"", Some("Größe.txt")),
+        (b"form-data; name=\"attachment-13\"; filename=\"\x805.txt\"", Some("€5.txt")),
+        (b"form-data; name=\"invoice\"; filename=\"invoice.xml\"", Some("invoice.xml")),
+    ];
+    let parts: Vec<_> = files
+        .iter()
+        .enumerate()
+        .map(|(number, (disposition, _))| {
+            let content_type: &[u8] = if number == 0 { b"" } else { b"\r\nContent-Type: application/x-test" };
+            (*disposition, content_type, format!("file {number} \0\r\n--x\r\n").into_bytes())
+        })
+        .collect();
+    let body = multipart("1", Some("13"), &parts);
+    assert_eq!(scene.post_with("inbound/up", PARTS, body).await, 200);
+    let mail = sink.wait_for(1).await.remove(0);
+    let message = MessageParser::default().parse(&mail.message).unwrap();
+    assert_eq!(message.attachments().count(), files.len());
+    for (number, (file, (disposition, name))) in message.attachments().zip(&files).enumerate() {
+        let disposition = String::from_utf8_lossy(disposition);
+        assert_eq!(file.contents(), &*parts[number].2, "{disposition}");
+        assert_eq!(file.attachment_name(), *name, "{disposition}");
+    }
+    assert_eq!(missing_files(&scene), [0]);
+    scene.daemon.stop().await;
+}
+
+#[tokio::test]
+async fn files_that_are_missing_are_said() {
+    let log = Log::default();
+    let _logging = log.listen();
+    let sink = Sink::start().await;
+    let scene = scene(&smtp_target("smtp", &sink)).await;
+    let file: &[u8] = b"form-data; name=\"attachment-1\"; filename=\"a.txt\"";
+    let twice: &[u8] = b"form-data; name=\"attachment-1\"; filename=\"b.txt\"";
+    let part = |disposition| (disposition, &b""[..], b"x".to_vec());
+    for (token, count, parts, missing) in [
+        ("1", Some("3"), vec![part(file)], 2),
+        ("2", Some("1"), vec![], 1),
+        ("3", Some("2"), vec![part(file), part(twice)], 1),
+        ("4", Some("0"), vec![part(file)], 0),
+        ("5", Some("many"), vec![part(file)], 0),
+        ("6", None, vec![part(file)], 0),
+        ("7", Some("4294967296"), vec![part(file)], u32::MAX),
+    ] {
+        let body = multipart(token, count, &parts);
+        assert_eq!(scene.post_with("inbound/up", PARTS, body).await, 200, "{token}");
+        assert_eq!(missing_files(&scene)[0], u64::from(missing), "{token}");
+    }
+    sink.wait_for(7).await;
+    let entries = scene.daemon.store().log_of(1).unwrap();
+    let said = entries.iter().find(|entry| entry.fact.what.word() == "inbound").unwrap();
+    let text = said.fact.words.text.as_deref().unwrap();
+    assert!(text.ends_with(": 2 files are missing"), "{text}");
+    assert_eq!(log.lines(&["WARN", "files of a mail from outside are missing"]).len(), 4);
+    let scene = scene.rebuilt().await;
+    assert_eq!(missing_files(&scene)[6], 2, "it is kept");
     scene.daemon.stop().await;
 }
 
@@ -742,6 +885,45 @@ fn signed(key: &str, at: u64, token: &str, fields: &[(&str, &str)]) -> String {
     encode(&[fields, &own].concat())
 }
 
+/// Of each mail from outside, the newest first.
+fn missing_files(scene: &Scene) -> Vec<u64> {
+    let views = mailtrail::admin::inbound(scene.daemon.store(), &InboundFilter::default()).unwrap();
+    views
+        .iter()
+        .rev()
+        .map(|view| serde_json::to_value(view).unwrap()["missing_files"].as_u64().unwrap())
+        .collect()
+}
+
+/// A form of Mailgun's with these parts: what stands behind `Content-Disposition: `, more header lines, and the bytes.
+fn multipart(token: &str, count: Option<&str>, parts: &[(&[u8], &[u8], Vec<u8>)]) -> Vec<u8> {
+    let at = NOW.to_string();
+    let signature = mailgun::sign(&Secret::new(KEY), &at, token);
+    let headers = format!("[[\"Message-Id\", \"<{token}@example.net>\"], [\"Subject\", \"files\"]]");
+    let fields = [
+        ("recipient", REPLY),
+        ("sender", "ada@example.net"),
+        ("body-plain", "see attachment"),
+        ("message-headers", &*headers),
+        ("timestamp", &*at),
+        ("token", token),
+        ("signature", &*signature),
+    ];
+    let mut form = Vec::new();
+    let mut add = |disposition: &[u8], more: &[u8], bytes: &[u8]| {
+        let head = [b"--parts\r\nContent-Disposition: ", disposition, more, b"\r\n\r\n"].concat();
+        form.extend([&*head, bytes, b"\r\n"].concat());
+    };
+    for (name, value) in fields.into_iter().chain(count.map(|count| ("attachment-count", count))) {
+        add(format!("form-data; name=\"{name}\"").as_bytes(), b"", value.as_bytes());
+    }
+    for (disposition, more, bytes) in parts {
+        add(disposition, more, bytes);
+    }
+    form.extend(b"--parts--\r\n");
+    form
+}
+
 /// The real program and the port that it takes mail from outside at; its target is not there.
 fn outside(more: &str) -> (u16, Process) {
     let (port, nobody) = (free_port(), free_port());
@@ -791,5 +973,6 @@ const KEY: &str = "test-webhook-signing-key";
 const NOW: u64 = 1_789_387_830;
 const REPLY: &str = "reply+S00042@mg.example.com";
 const FORM: &[(&str, &str)] = &[("content-type", "application/x-www-form-urlencoded")];
+const PARTS: &[(&str, &str)] = &[("content-type", "multipart/form-data; boundary=parts")];
 const MULTIPART: &[(&str, &str)] =
     &[("content-type", "multipart/form-data; boundary=----mt-fixture-boundary-0001")];

@@ -123,6 +123,7 @@ async fn arrive(scene: &Scene, number: u128, window: &str) -> TrackingId {
         size: message.len() as u64,
         window: if window == "1h" { Duration::from_secs(3600) } else { Duration::ZERO },
         held: None,
+        missing_files: 0,
     };
     scene.store().take_in(arrival, bytes::Bytes::from(message)).await.unwrap();
     id

@@ -162,7 +162,8 @@ fn stuffed(message: &str) -> String {
 /// A message of that size, dots in front of many lines.
 fn message(number: usize, size: usize) -> String {
     let lines = format!("{}\r\n.{number}\r\n..\r\n", "x".repeat(990));
-    let mut text = format!("Message-ID: <{number}@example.com>\r\nDate: x\r\n\r\n");
+    let mut text =
+        format!("Message-ID: <{number}@example.com>\r\nDate: Mon, 14 Sep 2026 11:59:00 +0000\r\n\r\n");
     while text.len() + lines.len() <= size {
         text.push_str(&lines);
     }

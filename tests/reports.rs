@@ -12,8 +12,7 @@ use support::relay::{Relay, all_sends};
 use support::sink::{Mail, Manners, Sink};
 
 const FROM: &str = "bounce@example.com";
-const MESSAGE: &str =
-    "Message-ID: <1.2.3-openerp-4-crm.lead@vm>\r\nFrom: a@example.com\r\nDate: x\r\n\r\ntext\r\n";
+const MESSAGE: &str = "Message-ID: <1.2.3-openerp-4-crm.lead@vm>\r\nFrom: a@example.com\r\nDate: Mon, 14 Sep 2026 11:59:00 +0000\r\n\r\ntext\r\n";
 
 async fn refusing() -> (Sink, Relay) {
     let refused = [("gone@example.net", "550 5.1.1 no such user, sorry"), ("odd@example.net", "554 zażółć")];

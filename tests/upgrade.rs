@@ -213,7 +213,7 @@ type FirstVersion = (
 /// The segment as the first version would have written it, with its first record only.
 fn in_the_first_version(segment: &[u8]) -> Vec<u8> {
     let frame = Frame::first(segment);
-    assert_eq!(frame.version, 4);
+    assert_eq!(frame.version, 5);
     let (_, rest) = postcard::take_from_bytes::<FirstVersion>(frame.head).unwrap();
     let mut head = frame.head[..frame.head.len() - rest.len()].to_vec();
     head.extend(postcard::to_stdvec(&["b@example.net"][..]).unwrap());

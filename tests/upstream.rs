@@ -761,7 +761,8 @@ async fn hand_in(scene: &Scene, mail: &str, recipient: &str, message: &str) -> T
     let mut heard = String::new();
     stream.read_to_string(&mut heard).await.unwrap();
     let id = heard.lines().find_map(|line| line.strip_prefix("250 2.0.0 Queued as "));
-    let id: TrackingId = id.unwrap_or_else(|| panic!("{heard}")).parse().unwrap();
+    assert!(id.is_some(), "{heard}");
+    let id: TrackingId = id.unwrap().parse().unwrap();
     scene.until("its trail", || scene.find(id).is_some()).await;
     id
 }
@@ -789,7 +790,7 @@ async fn report(scene: &Scene, tracking: Option<TrackingId>, kind: Kind, recipie
         identity: format!("{kind:?} {}", fastrand::u64(..)),
         recipient: recipient.map(str::to_owned),
         tracking,
-        message_id: tracking.is_none().then(|| scene::message_id()).flatten(),
+        message_id: tracking.is_none().then(scene::message_id).flatten(),
         by_machine: false,
         test_mode: false,
         words: Words { name: kind.word().to_owned(), ..Words::default() },

@@ -7,7 +7,7 @@ mod check;
 use libfuzzer_sys::fuzz_target;
 use mailtrail::clock::Timestamp;
 use mailtrail::id::TrackingId;
-use mailtrail::mail::Envelope;
+use mailtrail::mail::{Envelope, HeaderCleanup};
 use mailtrail::provider::Provider;
 use mailtrail::routing::{Field, Pattern, Routing};
 use mailtrail::smtp::{Decoder, Fed, Reply};
@@ -26,6 +26,7 @@ fuzz_target!(|input: &[u8]| {
         ..Pattern::default()
     };
     let routing = Routing { bulk, ..Routing::default() };
+    let cleanup = HeaderCleanup::default();
     let circumstances = Circumstances {
         id: TrackingId::new(now, 1),
         now,
@@ -34,6 +35,7 @@ fuzz_target!(|input: &[u8]| {
         client_name: "client.example.com",
         protocol: "ESMTP",
         account: None,
+        cleanup: &cleanup,
         providers: &[provider],
         routing: &routing,
         reports: true,

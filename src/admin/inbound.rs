@@ -5,7 +5,7 @@ use super::errand;
 use super::panel::{Operator, Panel};
 use super::routes::Routes;
 use crate::id::TrackingId;
-use crate::ledger::{Fate, InboundMail, Leg, Move};
+use crate::ledger::{Fate, InboundMail, Leg, Move, missing_files_text};
 use crate::mail::address_contains;
 use crate::store::{ReadError, Store};
 use axum::Json;
@@ -60,6 +60,9 @@ pub struct InboundView {
     pub target: Option<String>,
     /// What that said, or why it is not delivered.
     pub text: Option<String>,
+    /// Files that the provider announced and did not hand over.
+    #[serde(default)]
+    pub missing_files: u32,
 }
 
 /// One mail from outside with its message.
@@ -173,7 +176,16 @@ impl From<&InboundMail> for InboundView {
             next_attempt: (mail.leg == Leg::Waiting).then(|| mail.due.to_string()),
             target: filled(&mail.target),
             text: filled(&mail.words),
+            missing_files: arrival.missing_files,
         }
+    }
+}
+
+impl InboundView {
+    /// Why it is not delivered, or what its target said, and what is missing of it.
+    pub fn remarks(&self) -> String {
+        let missing = missing_files_text(self.missing_files);
+        self.text.clone().into_iter().chain(missing).collect::<Vec<_>>().join("; ")
     }
 }
 

@@ -84,9 +84,9 @@ async fn list(context: &Context, filter: &InboundFilter) -> Result<(), Trouble> 
         return Ok(());
     }
     let row = |view: &InboundView| {
-        let InboundView { id, arrived, from, to, state, target, text, subject, .. } = view.clone();
-        let [target, text] = [target, text].map(Option::unwrap_or_default);
-        vec![id, times::shown(&arrived), from, to, state, target, text, subject]
+        let InboundView { id, arrived, from, to, state, target, subject, .. } = view.clone();
+        let target = target.unwrap_or_default();
+        vec![id, times::shown(&arrived), from, to, state, target, view.remarks(), subject]
     };
     let header = ["ID", "ARRIVED", "FROM", "TO", "STATE", "TARGET", "REASON", "SUBJECT"];
     let rows: Vec<_> = views.iter().map(row).collect();

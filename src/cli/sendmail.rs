@@ -5,7 +5,7 @@
 //! code means that it has it for none.
 
 use super::{Context, Trouble, print, say, settings};
-use crate::mail::{BodyType, Envelope, HeaderBlock, HeaderLine, Mailbox, missing_domains};
+use crate::mail::{BodyType, Envelope, HeaderBlock, HeaderLine, Mailbox, is_mbox_line, missing_domains};
 use crate::provider::Provider;
 use crate::smtp::{Authentication, Response};
 use crate::submission::{Listener, ListenerTls};
@@ -175,7 +175,7 @@ fn open_door(listeners: &[Listener]) -> Option<(String, u16)> {
     })
 }
 
-/// The message with whole line ends. A line "From " in front of the header belongs to a mailbox file.
+/// The message with whole line ends. Lines of a mailbox file in front of the header stay out.
 fn read(input: impl Read, dot_ends: bool) -> Result<Vec<u8>, Trouble> {
     let mut bytes = Vec::new();
     let read = input.take(LIMIT + 1).read_to_end(&mut bytes);
@@ -190,7 +190,7 @@ fn read(input: impl Read, dot_ends: bool) -> Result<Vec<u8>, Trouble> {
         if dot_ends && line == b"." {
             break;
         }
-        if !(message.is_empty() && line.starts_with(b"From ")) {
+        if !(message.is_empty() && is_mbox_line(line)) {
             message.extend_from_slice(line);
             message.extend_from_slice(b"\r\n");
         }

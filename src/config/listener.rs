@@ -1,6 +1,7 @@
 //! `[[listener]]`: where clients connect, and who may.
 
 use super::claims::Claims;
+use super::cleanup;
 use super::reader::Section;
 use super::sections;
 use super::words::{AUTHENTICATION, LISTENER_TLS};
@@ -22,6 +23,7 @@ pub(super) fn read(mut section: Section<'_>, users: usize, claims: &mut Claims) 
         |key| section.list(key, "a network such as \"10.0.0.0/8\"", network).unwrap_or_default();
     let (proxy_protocol_from, xclient_from) = (proxies("proxy_protocol_from"), proxies("xclient_from"));
     let client_ca = section.file("client_ca_file");
+    let cleanup = cleanup::read(&mut section);
     let listener = address.map(|address| Listener {
         address,
         tls,
@@ -31,6 +33,7 @@ pub(super) fn read(mut section: Section<'_>, users: usize, claims: &mut Claims) 
         proxy_protocol_from,
         xclient_from,
         client_ca,
+        cleanup,
     });
     let listener = listener.filter(|_| section.is_sound());
     if let Some(listener) = &listener {

@@ -7,6 +7,7 @@ mod account;
 mod alarms;
 mod change;
 mod claims;
+mod cleanup;
 mod document;
 mod endpoint;
 mod fault;

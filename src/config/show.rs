@@ -12,6 +12,7 @@ use crate::account::{self, Whose};
 use crate::endpoint;
 use crate::herald;
 use crate::inbound;
+use crate::mail::HeaderCleanup;
 use crate::monitor::Thresholds;
 use crate::reconcile;
 use crate::routing::{Pattern, Routing};
@@ -107,6 +108,14 @@ impl Page {
         self.texts("proxy_protocol_from", &listener.proxy_protocol_from);
         self.texts("xclient_from", &listener.xclient_from);
         self.some("client_ca_file", listener.client_ca.as_ref().map(|path| path.display()));
+        self.cleanup(&listener.cleanup);
+    }
+
+    fn cleanup(&mut self, cleanup: &HeaderCleanup) {
+        self.texts("drop_headers", &cleanup.drop_headers);
+        self.bare("replace_unusable", cleanup.replace_unusable);
+        self.bare("mbox_line", cleanup.mbox_line);
+        self.bare("repair", cleanup.repair);
     }
 
     fn user(&mut self, user: &User) {
@@ -120,7 +129,7 @@ impl Page {
         self.texts("senders", &user.account.senders);
         self.text("client", &user.account.client);
         self.texts("request_headers", &user.account.request_headers);
-        self.bare("repair", user.account.repair);
+        self.cleanup(&user.account.cleanup);
         self.texts("certificates", &user.certificates);
         self.some("rate", user.rate.map(show_rate));
         self.some("quota", user.quota.map(show_quota));

@@ -1,9 +1,11 @@
 //! `[[user]]`: who may log in.
 
 use super::claims::{Claims, Kind};
+use super::cleanup;
 use super::names::{is_header_pattern, is_sender_pattern};
 use super::quantity;
 use super::reader::Section;
+use crate::provider::SAFE_REQUESTS;
 use crate::smtp::Account;
 use crate::submission::{HashFault, Password, User};
 use crate::tls;
@@ -31,15 +33,15 @@ pub(super) fn read(mut section: Section<'_>, claims: &mut Claims) -> Option<User
         section.list("request_headers", "a header name, or its beginning and \"*\"", |text| {
             is_header_pattern(text).then(|| text.to_owned())
         });
-    let repair = section.boolean("repair").unwrap_or(true);
+    let cleanup = cleanup::read(&mut section);
     section.finish();
     let name = name?;
     let account = Account {
         client: client.unwrap_or_else(|| name.clone()),
         name,
         senders: senders.unwrap_or_default(),
-        request_headers: request_headers.unwrap_or_default(),
-        repair,
+        request_headers: request_headers.unwrap_or_else(|| vec![SAFE_REQUESTS.to_owned()]),
+        cleanup,
     };
     Some(User { account: Arc::new(account), password: password?, certificates, rate, quota })
 }

@@ -6,7 +6,7 @@ use super::relaying::reports;
 use crate::admin::Tester;
 use crate::config::Config;
 use crate::id::TrackingId;
-use crate::mail::{Envelope, Mailbox};
+use crate::mail::{Envelope, HeaderCleanup, Mailbox};
 use crate::own_mail::HandIn;
 use crate::smtp::{Account, Reply};
 use crate::submission::Front;
@@ -27,7 +27,7 @@ pub fn own_mail(ground: &Ground, config: &Config, hall: &Hall, user: &str) -> Ha
         client: "mailtrail".to_owned(),
         senders: Vec::new(),
         request_headers: Vec::new(),
-        repair: false,
+        cleanup: HeaderCleanup::NONE,
     });
     Arc::new(move |envelope, message| Box::pin(hand_in(front.clone(), account.clone(), envelope, message)))
 }

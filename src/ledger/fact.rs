@@ -1,6 +1,6 @@
 use super::{
     About, Action, Arrival, Chore, Dead, Erased, Errand, Fate, Leg, Move, Occasion, Ordered, Outcome,
-    Repeated, Replay, Send, Settled, Standing, Switch, Verb, Via,
+    Repeated, Replay, Send, Settled, Standing, Switch, Verb, Via, missing_files_text,
 };
 use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Words};
@@ -48,7 +48,10 @@ impl Fact {
 
     /// The first fact of every trail.
     pub fn of_acceptance(send: &Send) -> Self {
-        let text = send.repaired.then(|| REPAIRED.to_owned());
+        let repaired = send.repaired.then_some(REPAIRED);
+        let changes: Vec<_> =
+            repaired.into_iter().chain(send.header_changes.iter().map(String::as_str)).collect();
+        let text = Some(changes.join("; ")).filter(|text| !text.is_empty());
         let words = Words { host: send.peer.map(|peer| peer.to_string()), text, ..Words::default() };
         Self { words, ..Self::new(send.id.timestamp(), What::Accepted, Source::Client) }
     }
@@ -137,7 +140,9 @@ impl Fact {
         let Arrival { id, upstream, sender, recipient, subject, size, .. } = arrival;
         let sender = sender.as_ref().map(ToString::to_string).unwrap_or_default();
         let why = arrival.held.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-        let text = format!("<{sender}> to <{recipient}>, {size} bytes, {subject:?}{why}");
+        let missing =
+            missing_files_text(arrival.missing_files).map(|text| format!(": {text}")).unwrap_or_default();
+        let text = format!("<{sender}> to <{recipient}>, {size} bytes, {subject:?}{why}{missing}");
         let what = match leg {
             Leg::Waiting | Leg::Delivered => What::Inbound(Step::Arrived),
             Leg::Dead => What::Inbound(Step::Died),

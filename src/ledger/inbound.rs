@@ -35,6 +35,17 @@ pub struct Arrival {
     pub window: Duration,
     /// Why it is kept back, if it is.
     pub held: Option<String>,
+    /// Files that the provider announced and did not hand over.
+    pub missing_files: u32,
+}
+
+/// The text about files that are missing from a mail, if any are.
+pub fn missing_files_text(count: u32) -> Option<String> {
+    match count {
+        0 => None,
+        1 => Some("1 file is missing".to_owned()),
+        count => Some(format!("{count} files are missing")),
+    }
 }
 
 /// What became of a mail from outside.

@@ -19,7 +19,7 @@ mod tally;
 pub use erased::Erased;
 pub use fact::{Fact, Rung, Source, Step, What};
 pub use hint::Hinted;
-pub use inbound::{Arrival, Fate, Inbound, InboundMail, Leg, Move};
+pub use inbound::{Arrival, Fate, Inbound, InboundMail, Leg, Move, missing_files_text};
 pub use inbox::{Dead, Replay};
 pub use ordered::{Chore, Errand, Ordered};
 pub use polled::Polled;

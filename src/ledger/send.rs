@@ -46,6 +46,8 @@ pub struct Send {
     pub route: Option<Box<str>>,
     /// Whether its `List-Unsubscribe`, which nobody could read, was written plainly.
     pub repaired: bool,
+    /// What else was changed in its header, each in some words.
+    pub header_changes: Vec<String>,
 }
 
 impl Send {
@@ -71,6 +73,7 @@ impl Send {
             lane: Lane::default(),
             route: None,
             repaired: false,
+            header_changes: Vec::new(),
         }
     }
 }

@@ -57,6 +57,8 @@ const FOLD: &str = "\r\n\t";
 #[derive(Clone, Copy, Debug)]
 pub struct HeaderBlock<'a> {
     message: &'a [u8],
+    /// Where its lines begin, behind those of a mailbox file.
+    start: usize,
     end: usize,
 }
 
@@ -74,12 +76,27 @@ pub struct Header<'a> {
 impl<'a> HeaderBlock<'a> {
     /// Finds the header section. A first line that is no header field means that there is none.
     pub fn of(message: &'a [u8]) -> Self {
-        let mut block = Self { message, end: message.len() };
-        let mut at = 0;
+        Self::starting(message, 0)
+    }
+
+    /// Finds the header section where lines of a mailbox file (see [`is_mbox_line`]) may stand in front of it; they belong
+    /// to it.
+    pub fn behind_mbox_lines(message: &'a [u8]) -> Self {
+        let mut start = 0;
+        while is_mbox_line(&message[start..line_end(message, start)]) {
+            start = line_end(message, start);
+        }
+        Self::starting(message, start)
+    }
+
+    /// The first line at `start` decides whether there is a header.
+    fn starting(message: &'a [u8], start: usize) -> Self {
+        let mut block = Self { message, start, end: message.len() };
+        let mut at = start;
         while at < message.len() {
             let end = line_end(message, at);
             let blank = message[at..end] == *b"\r\n";
-            if blank || (at == 0 && field_name(&message[..end]).is_none()) {
+            if blank || (at == start && field_name(&message[at..end]).is_none()) {
                 block.end = at;
                 break;
             }
@@ -90,7 +107,12 @@ impl<'a> HeaderBlock<'a> {
 
     /// The section that ends there, whatever it begins with: lines were taken out of it.
     pub fn ending(message: &'a [u8], end: usize) -> Self {
-        Self { message, end }
+        Self { message, start: 0, end }
+    }
+
+    /// The lines of a mailbox file in front.
+    pub fn mbox_lines(&self) -> &'a [u8] {
+        &self.message[..self.start]
     }
 
     /// The section as it stands.
@@ -105,12 +127,12 @@ impl<'a> HeaderBlock<'a> {
 
     /// Whether a blank line must follow lines that are put in front.
     pub fn is_missing(&self) -> bool {
-        self.end == 0 && !self.message.starts_with(b"\r\n")
+        self.end == self.start && !self.message[self.end..].starts_with(b"\r\n")
     }
 
     /// Whether more bytes behind these cannot change the section.
     pub fn is_whole(&self) -> bool {
-        self.end < self.message.len() && memchr::memchr(b'\n', self.message).is_some()
+        memchr::memchr(b'\n', &self.message[self.end..]).is_some()
     }
 
     /// The fields in their order; lines that are no fields are passed over.
@@ -146,6 +168,13 @@ impl Header<'_> {
         let text = String::from_utf8_lossy(self.value).replace("\r\n", "");
         text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
     }
+}
+
+/// Whether a line in front of a header is one that mailbox files have there, maybe quoted: `From root Mon Nov 30 ...`. A
+/// field `From :` is none.
+pub fn is_mbox_line(line: &[u8]) -> bool {
+    let quotes = line.iter().take_while(|byte| **byte == b'>').count();
+    line[quotes..].starts_with(b"From ") && field_name(line).is_none()
 }
 
 fn line_end(message: &[u8], at: usize) -> usize {
@@ -187,12 +216,43 @@ mod tests {
 
     #[test]
     fn a_section_is_whole_when_its_end_is_there() {
-        for message in ["A: b\r\nC: d\r\n\r\nE: f\r\n", "just text\r\nA: b\r\n\r\n", "\r\nA: b\r\n"] {
-            let whole = HeaderBlock::of(message.as_bytes());
-            let sections = (1..=message.len()).map(|cut| HeaderBlock::of(&message.as_bytes()[..cut]));
-            let seen: Vec<_> = sections.filter(HeaderBlock::is_whole).collect();
-            assert!(!seen.is_empty() && seen.iter().all(|block| block.end() == whole.end()), "{message:?}");
-            assert!(seen.iter().all(|block| block.is_missing() == whole.is_missing()), "{message:?}");
+        for message in [
+            "A: b\r\nC: d\r\n\r\nE: f\r\n",
+            "just text\r\nA: b\r\n\r\n",
+            "\r\nA: b\r\n",
+            "From a\r\n>From b\r\nA: b\r\n\r\nC: d\r\n",
+            "From a\r\njust text\r\nA: b\r\n\r\n",
+            "From : a\r\n\r\nA: b\r\n",
+        ] {
+            for find in [HeaderBlock::of, HeaderBlock::behind_mbox_lines] {
+                let whole = find(message.as_bytes());
+                let sections = (1..=message.len()).map(|cut| find(&message.as_bytes()[..cut]));
+                let seen: Vec<_> = sections.filter(HeaderBlock::is_whole).collect();
+                assert!(
+                    !seen.is_empty() && seen.iter().all(|block| block.end() == whole.end()),
+                    "{message:?}"
+                );
+                assert!(seen.iter().all(|block| block.is_missing() == whole.is_missing()), "{message:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn lines_of_a_mailbox_file_are_told_from_fields() {
+        for (message, lines, end, missing) in [
+            ("From a b\r\nA: b\r\n\r\nc", "From a b\r\n", 16, false),
+            ("From a b: c\r\n>>From x\r\nhi\r\nA: b\r\n", "From a b: c\r\n>>From x\r\n", 23, true),
+            ("From a\r\n\r\nhi", "From a\r\n", 8, false),
+            ("From a", "From a", 6, true),
+            ("From : a@b\r\n\r\n", "", 12, false),
+            ("From: a@b\r\n\r\n", "", 11, false),
+            (">From: a\r\n\r\n", "", 10, false),
+            ("from a\r\n\r\n", "", 0, true),
+            ("From\r\n", "", 0, true),
+        ] {
+            let block = HeaderBlock::behind_mbox_lines(message.as_bytes());
+            assert_eq!(block.mbox_lines(), lines.as_bytes(), "{message:?}");
+            assert_eq!((block.end(), block.is_missing()), (end, missing), "{message:?}");
         }
     }
 

@@ -21,10 +21,9 @@ pub use wait::try_again_after;
 use crate::clock::Timestamp;
 use crate::event::Event;
 use crate::id::TrackingId;
-use crate::mail::{HeaderBlock, HeaderLine};
+use crate::mail::{Header, HeaderLine};
 use serde_json::Value;
 use std::fmt;
-use std::ops::Range;
 use std::str::FromStr;
 
 /// Whose words and stamps an upstream needs.
@@ -88,17 +87,18 @@ impl Provider {
         }
     }
 
-    /// The client's header fields that may not reach this provider, in their order: every [`OWN_ID_HEADER`],
-    /// since ours replaces it, and requests to the provider that are not `allowed` (see
-    /// [`mailgun::foreign_request_headers`]).
-    pub fn foreign_headers(self, block: HeaderBlock<'_>, allowed: &[String]) -> Vec<Range<usize>> {
-        let own = block.fields().filter(|field| field.name.eq_ignore_ascii_case(OWN_ID_HEADER));
-        let mut spans: Vec<_> = own.map(|field| field.span).collect();
-        if self == Self::Mailgun {
-            spans.extend(mailgun::foreign_request_headers(block, allowed));
-            spans.sort_unstable_by_key(|span| span.start);
-        }
-        spans
+    /// Whether a client's header field may not reach this provider: an [`OWN_ID_HEADER`], since ours replaces it, or a
+    /// request to the provider that is not `allowed`.
+    ///
+    /// `allowed` has names of requests without the provider's prefix, without regard to case; a final `*` stands for any
+    /// rest (`Tag`, `Track*`), [`SAFE_REQUESTS`] for those that can neither lose, redirect nor weaken mail.
+    pub fn is_foreign(self, field: &Header<'_>, allowed: &[String], now: Timestamp) -> bool {
+        field.name.eq_ignore_ascii_case(OWN_ID_HEADER)
+            || match self {
+                Self::Mailgun => mailgun::is_foreign_request(field, allowed, now),
+                Self::Brevo => brevo::is_foreign_request(field, allowed),
+                Self::Plain => false,
+            }
     }
 
     /// What the raw form of one report says by the rules of this version; whoever kept it has made sure that it is
@@ -193,12 +193,24 @@ impl FromStr for Region {
     }
 }
 
+/// Whether a request's name is among those; a final `*` stands for any rest.
+fn is_listed(request: &str, allowed: &[String]) -> bool {
+    let names = allowed.iter().filter(|name| *name != SAFE_REQUESTS);
+    names.into_iter().any(|pattern| match pattern.strip_suffix('*') {
+        Some(start) => text::strip_prefix_ignoring_case(request, start).is_some(),
+        None => request.eq_ignore_ascii_case(pattern),
+    })
+}
+
 /// The field that carries our own id on every message we send.
 pub const OWN_ID_HEADER: &str = "X-Mailtrail-Id";
+/// Stands in a list of allowed requests for all that are safe, while what they say is.
+pub const SAFE_REQUESTS: &str = "safe";
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mail::HeaderBlock;
 
     #[test]
     fn words_round_trip() {
@@ -227,12 +239,10 @@ mod tests {
     fn our_own_id_is_never_taken_from_a_client() {
         let message = b"X-Mailgun-Tag: a\r\nx-mailtrail-ID: b\r\n c\r\nTo: d\r\nX-Mailgun-Dkim: no\r\n\r\n";
         let block = HeaderBlock::of(message);
+        let now = Timestamp::from_seconds(1_789_387_200);
         let stripped = |provider: Provider| -> Vec<_> {
-            provider
-                .foreign_headers(block, &[])
-                .into_iter()
-                .map(|span| message[span][..12].to_vec())
-                .collect()
+            let foreign = block.fields().filter(|field| provider.is_foreign(field, &[], now));
+            foreign.map(|field| message[field.span][..12].to_vec()).collect()
         };
         assert_eq!(stripped(Provider::Mailgun), [b"X-Mailgun-Ta", b"x-mailtrail-", b"X-Mailgun-Dk"]);
         assert_eq!(stripped(Provider::Brevo), [b"x-mailtrail-"]);

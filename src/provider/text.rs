@@ -10,6 +10,12 @@ pub fn line(text: &str, cap: usize) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
+/// What follows `prefix`, which may be written in other letters' cases.
+pub fn strip_prefix_ignoring_case<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
+    let (start, rest) = text.split_at_checked(prefix.len())?;
+    start.eq_ignore_ascii_case(prefix).then_some(rest)
+}
+
 /// An address as it was written. It is used whole or not at all: a shortened one would be another.
 pub fn address(text: &str) -> Option<String> {
     let address = text.trim();

@@ -4,7 +4,7 @@
 //! of the methods named there.
 
 use super::{Command, Limits, Mechanism, Reply, Syntax};
-use crate::mail::{DsnRecipient, Envelope, Mailbox};
+use crate::mail::{DsnRecipient, Envelope, HeaderCleanup, Mailbox};
 use crate::secret::Secret;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -46,10 +46,11 @@ pub struct Account {
     pub client: String,
     /// Patterns of allowed senders; empty allows all.
     pub senders: Vec<String>,
-    /// Provider request headers (behind `X-Mailgun-`) that this user's mail may carry.
+    /// Requests to a provider that its mail may carry in its header, as [`crate::provider::Provider::foreign_headers`]
+    /// reads them.
     pub request_headers: Vec<String>,
-    /// Whether Odoo's `List-Unsubscribe` is written plainly in its mail. Default true.
-    pub repair: bool,
+    /// What is changed in the header of its mail.
+    pub cleanup: HeaderCleanup,
 }
 
 /// A user name and a password, as a client sent them.
@@ -630,7 +631,7 @@ mod tests {
             client: "a".into(),
             senders: vec!["*@b.c".into()],
             request_headers: Vec::new(),
-            repair: true,
+            cleanup: HeaderCleanup::default(),
         };
         assert_eq!(session.logged_in(Arc::new(account)).code(), 235);
         assert_eq!(session.protocol(), "ESMTPSA");
@@ -674,7 +675,13 @@ mod tests {
 
     fn account(name: &str) -> Arc<Account> {
         let (name, client) = (name.to_owned(), name.to_owned());
-        Arc::new(Account { name, client, senders: Vec::new(), request_headers: Vec::new(), repair: true })
+        Arc::new(Account {
+            name,
+            client,
+            senders: Vec::new(),
+            request_headers: Vec::new(),
+            cleanup: HeaderCleanup::default(),
+        })
     }
 
     #[test]

@@ -84,6 +84,13 @@ pub(super) struct InboundV2 {
     reason: String,
 }
 
+/// With the number of files that are missing; of all else than arrivals it is 0.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct InboundV3 {
+    inbound: InboundV2,
+    missing_files: u32,
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct ArrivalV1 {
     id: [u8; 16],
@@ -183,6 +190,26 @@ impl InboundV2 {
     }
 }
 
+impl From<&Inbound> for InboundV3 {
+    fn from(inbound: &Inbound) -> Self {
+        let missing_files = match inbound {
+            Inbound::Arrived(arrival) => arrival.missing_files,
+            Inbound::Moved(_) => 0,
+        };
+        Self { inbound: InboundV2::from(inbound), missing_files }
+    }
+}
+
+impl InboundV3 {
+    pub fn restore(self) -> Option<Inbound> {
+        let mut inbound = self.inbound.restore()?;
+        if let Inbound::Arrived(arrival) = &mut inbound {
+            arrival.missing_files = self.missing_files;
+        }
+        Some(inbound)
+    }
+}
+
 impl From<&Arrival> for ArrivalV1 {
     fn from(arrival: &Arrival) -> Self {
         let token = arrival.token.as_ref();
@@ -220,6 +247,7 @@ impl ArrivalV1 {
             size: self.size,
             window: Duration::from_millis(self.window),
             held: self.held,
+            missing_files: 0,
         })
     }
 }

@@ -10,7 +10,7 @@ use crate::ledger::{
 };
 use crate::mail::{BodyType, Dsn, DsnRecipient, Lane, Mailbox, MessageId, Notify, Record as OdooRecord, Ret};
 use crate::store::hint::HintedV1;
-use crate::store::inbound::{InboundV1, InboundV2};
+use crate::store::inbound::{InboundV1, InboundV2, InboundV3};
 use crate::store::journal::Place;
 use crate::store::listing::{ListingV1, ListingV2};
 use crate::store::order::OrderedV1;
@@ -104,8 +104,9 @@ impl Record {
     /// The version in which the kind is written.
     pub fn version(&self) -> u8 {
         match self {
-            Self::Accepted(_) => 4,
-            Self::Notice(_) | Self::Listing(_) | Self::Replay(_) | Self::Inbound(_) | Self::Handed(_) => 2,
+            Self::Accepted(_) => 5,
+            Self::Inbound(_) => 3,
+            Self::Notice(_) | Self::Listing(_) | Self::Replay(_) | Self::Handed(_) => 2,
             Self::Begun(_)
             | Self::Outcome(_)
             | Self::Repeated(_)
@@ -161,7 +162,7 @@ impl Record {
 
     fn write(&self, pen: &mut impl Pen) -> Vec<u8> {
         match self {
-            Self::Accepted(accepted) => pen.write(AcceptedV4::from(&**accepted)),
+            Self::Accepted(accepted) => pen.write(AcceptedV5::from(&**accepted)),
             Self::Begun(begun) => pen.write(BegunV1::from(begun)),
             Self::Outcome(outcome) => pen.write(OutcomeV1::from(outcome)),
             Self::Notice(notice) => pen.write(NoticeV2::from(&**notice)),
@@ -174,7 +175,7 @@ impl Record {
             Self::Dead(dead) => pen.write(DeadV1::from(&**dead)),
             Self::Replay(replay) => pen.write(ReplayV2::from(&**replay)),
             Self::Listing(listing) => pen.write(ListingV2::from(&**listing)),
-            Self::Inbound(inbound) => pen.write(InboundV2::from(&**inbound)),
+            Self::Inbound(inbound) => pen.write(InboundV3::from(&**inbound)),
             Self::Erased(erased) => pen.write(ErasedV1::from(&**erased)),
             Self::Ordered(ordered) => pen.write(OrderedV1::from(&**ordered)),
         }
@@ -188,6 +189,7 @@ impl Record {
             (1, 2) => read::<AcceptedV2>(head).and_then(AcceptedV2::restore).map(Self::from),
             (1, 3) => read::<AcceptedV3>(head).and_then(AcceptedV3::restore).map(Self::from),
             (1, 4) => read::<AcceptedV4>(head).and_then(AcceptedV4::restore).map(Self::from),
+            (1, 5) => read::<AcceptedV5>(head).and_then(AcceptedV5::restore).map(Self::from),
             (2, 1) => read::<BegunV1>(head).map(|v| Self::Begun(v.restore())),
             (3, 1) => read::<OutcomeV1>(head).map(|v| Self::Outcome(v.restore())),
             (4, 1) => read::<NoticeV1>(head).map(|v| Self::Notice(Box::new(v.restore()))),
@@ -213,6 +215,9 @@ impl Record {
                 .map(|inbound| Self::Inbound(Box::new(inbound))),
             (14, 2) => read::<InboundV2>(head)
                 .and_then(InboundV2::restore)
+                .map(|inbound| Self::Inbound(Box::new(inbound))),
+            (14, 3) => read::<InboundV3>(head)
+                .and_then(InboundV3::restore)
                 .map(|inbound| Self::Inbound(Box::new(inbound))),
             (15, 1) => read::<ErasedV1>(head).map(|v| Self::Erased(Box::new(v.restore()))),
             (16, 1) => read::<OrderedV1>(head).map(|v| Self::Ordered(Box::new(v.restore()))),
@@ -388,9 +393,9 @@ impl SendV3 {
     }
 }
 
-/// With what was done to its header.
+/// With what was done to its `List-Unsubscribe`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct SendV4 {
+struct SendV4 {
     send: SendV3,
     repaired: bool,
 }
@@ -402,43 +407,67 @@ impl From<&Send> for SendV4 {
 }
 
 impl SendV4 {
+    fn restore(self) -> Option<Send> {
+        Some(Send { repaired: self.repaired, ..self.send.restore()? })
+    }
+}
+
+/// With what else was done to its header.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct SendV5 {
+    send: SendV4,
+    header_changes: Vec<String>,
+}
+
+impl From<&Send> for SendV5 {
+    fn from(send: &Send) -> Self {
+        Self { send: SendV4::from(send), header_changes: send.header_changes.clone() }
+    }
+}
+
+impl SendV5 {
     /// On what occasion the sender is to hear of a recipient in that state, if it is one.
     pub(super) fn occasion(&self, place: u16, state: State) -> Option<Occasion> {
-        let SendV2 { dsn, reports, .. } = &self.send.send;
+        let SendV2 { dsn, reports, .. } = &self.send.send.send;
         let wish = dsn.recipients.iter().find(|wish| wish.place == place);
         Occasion::of(state, wish.and_then(DsnRecipientV1::notify)).filter(|_| *reports)
     }
 
     /// The Message-ID without brackets.
     pub(super) fn message_id(&self) -> Option<&str> {
-        self.send.send.send.message_id.as_deref()
+        self.first().message_id.as_deref()
     }
 
     /// The tracking id.
     pub(super) fn id(&self) -> TrackingId {
-        TrackingId::from_bytes(self.send.send.send.id)
+        TrackingId::from_bytes(self.first().id)
     }
 
     /// Who handed it in, if logged in.
     pub(super) fn user(&self) -> Option<&str> {
-        self.send.send.send.user.as_deref()
+        self.first().user.as_deref()
     }
 
     /// Its subject, decoded.
     pub(super) fn subject(&self) -> &str {
-        &self.send.send.send.subject
+        &self.first().subject
     }
 
     pub(super) fn lane(&self) -> Lane {
-        self.send.lane()
+        self.send.send.lane()
     }
 
     pub(super) fn route(&self) -> Option<Box<str>> {
-        self.send.route.clone()
+        self.send.send.route.clone()
     }
 
     pub(super) fn restore(self) -> Option<Send> {
-        Some(Send { repaired: self.repaired, ..self.send.restore()? })
+        Some(Send { header_changes: self.header_changes, ..self.send.restore()? })
+    }
+
+    /// What the first version has.
+    fn first(&self) -> &SendV1 {
+        &self.send.send.send.send
     }
 }
 
@@ -558,14 +587,26 @@ struct AcceptedV4 {
     recipients: Vec<String>,
 }
 
-impl From<&Accepted> for AcceptedV4 {
-    fn from(accepted: &Accepted) -> Self {
-        let recipients = accepted.recipients.iter().map(ToString::to_string).collect();
-        Self { send: SendV4::from(&accepted.send), recipients }
+impl AcceptedV4 {
+    fn restore(self) -> Option<Accepted> {
+        Some(Accepted { send: self.send.restore()?, recipients: mailboxes(&self.recipients)? })
     }
 }
 
-impl AcceptedV4 {
+#[derive(Serialize, Deserialize)]
+struct AcceptedV5 {
+    send: SendV5,
+    recipients: Vec<String>,
+}
+
+impl From<&Accepted> for AcceptedV5 {
+    fn from(accepted: &Accepted) -> Self {
+        let recipients = accepted.recipients.iter().map(ToString::to_string).collect();
+        Self { send: SendV5::from(&accepted.send), recipients }
+    }
+}
+
+impl AcceptedV5 {
     fn restore(self) -> Option<Accepted> {
         Some(Accepted { send: self.send.restore()?, recipients: mailboxes(&self.recipients)? })
     }

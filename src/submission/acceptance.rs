@@ -1,12 +1,13 @@
 //! From what a client sent to what is kept: our header lines in front, forbidden ones out, everything else as it
 //! came; and what the mail says about itself, for the trail.
 
+use super::cleanup::{Unwanted, convert_mbox_lines, repair};
 use super::rounds::Rounds;
 use crate::clock::Timestamp;
 use crate::id::TrackingId;
 use crate::ledger::{Accepted, Send};
 use crate::mail::{
-    BodyType, Envelope, HeaderBlock, HeaderLine, Mailbox, MessageId, Record, repaired_unsubscribe, subject,
+    BodyType, Envelope, HeaderBlock, HeaderCleanup, HeaderLine, Mailbox, MessageId, Record, subject,
 };
 use crate::provider::{OWN_ID_HEADER, Provider};
 use crate::routing::{Routing, Traits};
@@ -15,7 +16,6 @@ use crate::store::{Message, Spill};
 use bytes::Bytes;
 use mail_parser::{HeaderName, MessageParser};
 use std::net::IpAddr;
-use std::ops::Range;
 
 /// What is known about a message beside its bytes.
 pub struct Circumstances<'a> {
@@ -33,6 +33,8 @@ pub struct Circumstances<'a> {
     pub protocol: &'static str,
     /// The user, if logged in.
     pub account: Option<&'a Account>,
+    /// What is changed in its header.
+    pub cleanup: &'a HeaderCleanup,
     /// The providers that the mail may go to.
     pub providers: &'a [Provider],
     /// Which mail goes where.
@@ -57,13 +59,15 @@ pub fn accept(
     mut buffer: Vec<u8>,
     rest: Option<Spill>,
 ) -> Result<(Accepted, Message), Reply> {
+    let converted = circumstances.cleanup.mbox_line && convert_mbox_lines(&mut buffer);
     let block = HeaderBlock::of(&buffer[HEADROOM..]);
     check_form(&block)?;
-    let (blank_line, end, foreign) = (block.is_missing(), block.end(), foreign(circumstances, block));
-    let taken_out: usize = foreign.iter().map(Range::len).sum();
-    take_out(foreign, &mut buffer);
-    let saved = repair(circumstances, end - taken_out, &mut buffer);
-    let block = HeaderBlock::ending(&buffer[HEADROOM..], end - taken_out - saved.unwrap_or_default());
+    let unwanted = Unwanted::find(circumstances, envelope.sender.is_some(), &block);
+    let (blank_line, end) = (block.is_missing(), block.end() - unwanted.len());
+    let header_changes = unwanted.changes(converted);
+    unwanted.take_out(&mut buffer);
+    let saved = repair(circumstances, end, &mut buffer);
+    let block = HeaderBlock::ending(&buffer[HEADROOM..], end - saved.unwrap_or_default());
     check_author(circumstances, &buffer[HEADROOM..HEADROOM + block.end()])?;
     let own_id = block.first("Message-ID").map(|field| MessageId::parse(&field.text()));
     let mut lines = vec![received(circumstances, &envelope)];
@@ -115,6 +119,7 @@ pub fn accept(
         lane,
         route,
         repaired: saved.is_some(),
+        header_changes,
     };
     Ok((Accepted { send, recipients: envelope.recipients }, message))
 }
@@ -173,58 +178,6 @@ fn authors(header: &[u8]) -> Vec<String> {
         .filter(|address| !address.is_empty())
         .map(str::to_owned)
         .collect()
-}
-
-/// Where the header says what clients may not say to a provider, and ids that only we give; in order.
-fn foreign(circumstances: &Circumstances<'_>, block: HeaderBlock<'_>) -> Vec<Range<usize>> {
-    let allowed = circumstances.account.map_or(&[][..], |account| &account.request_headers);
-    let spans = circumstances.providers.iter().flat_map(|provider| provider.foreign_headers(block, allowed));
-    let mut spans: Vec<_> = spans.collect();
-    spans.sort_by_key(|span| span.start);
-    spans.dedup();
-    spans
-}
-
-/// Takes spans out of the message.
-fn take_out(spans: Vec<Range<usize>>, buffer: &mut Vec<u8>) {
-    if spans.is_empty() {
-        return;
-    }
-    let (mut from, mut to) = (HEADROOM, HEADROOM);
-    for span in spans {
-        buffer.copy_within(from..HEADROOM + span.start, to);
-        to += HEADROOM + span.start - from;
-        from = HEADROOM + span.end;
-    }
-    buffer.copy_within(from.., to);
-    buffer.truncate(to + buffer.len() - from);
-}
-
-/// Writes Odoo's `List-Unsubscribe` plainly, which stands in encoded words; says by how many bytes the header section,
-/// which ends at `end`, is shorter then.
-fn repair(circumstances: &Circumstances<'_>, end: usize, buffer: &mut Vec<u8>) -> Option<usize> {
-    if circumstances.account.is_some_and(|account| !account.repair) {
-        return None;
-    }
-    let (old, value) = unreadable(&HeaderBlock::ending(&buffer[HEADROOM..], end))?;
-    let saved = old.len().checked_sub(value.len())?;
-    buffer.splice(HEADROOM + old.start..HEADROOM + old.end, value.into_bytes());
-    Some(saved)
-}
-
-/// The value of a `List-Unsubscribe` of Odoo's that nobody can read, and what it should be.
-fn unreadable(block: &HeaderBlock<'_>) -> Option<(Range<usize>, String)> {
-    let mut fields = block.fields().filter(|field| field.name.eq_ignore_ascii_case("List-Unsubscribe"));
-    let (field, None) = (fields.next()?, fields.next()) else { return None };
-    let value = repaired_unsubscribe(field.value).filter(|_| is_odoo(block))?;
-    let start = field.span.start + memchr::memchr(b':', &block.bytes()[field.span])? + 1;
-    Some((start..start + field.value.len(), format!(" {value}")))
-}
-
-/// Whether a mail says that Odoo made it.
-fn is_odoo(block: &HeaderBlock<'_>) -> bool {
-    let by_id = || block.first("Message-ID").is_some_and(|field| field.text().contains("-openerp-"));
-    block.first("X-Odoo-Objects").is_some() || by_id()
 }
 
 fn received(circumstances: &Circumstances<'_>, envelope: &Envelope) -> HeaderLine {
@@ -316,6 +269,7 @@ mod tests {
     use std::sync::LazyLock;
 
     static NO_RULES: LazyLock<Routing> = LazyLock::new(Routing::default);
+    static ALL: LazyLock<HeaderCleanup> = LazyLock::new(HeaderCleanup::default);
     static NO_ROUNDS: LazyLock<Rounds> = LazyLock::new(Rounds::default);
 
     fn circumstances() -> Circumstances<'static> {
@@ -327,6 +281,7 @@ mod tests {
             client_name: "[127.0.0.1]",
             protocol: "ESMTPSA",
             account: None,
+            cleanup: &ALL,
             providers: &[Provider::Mailgun],
             routing: &NO_RULES,
             fingerprints: false,
@@ -349,7 +304,7 @@ mod tests {
     fn odoos_unreadable_unsubscribe_is_written_plainly() {
         let header = |id: &str| {
             format!(
-                "Message-Id: <{id}>\r\nDate: x\r\nlist-unsubscribe : =?utf-8?q?=3Chttps=3A//a=2Eb?=\r\n =?utf-8?q?/c=3E?=\r\n\
+                "Message-Id: <{id}>\r\nDate: Mon, 14 Sep 2026 11:59:00 +0000\r\nlist-unsubscribe : =?utf-8?q?=3Chttps=3A//a=2Eb?=\r\n =?utf-8?q?/c=3E?=\r\n\
                  List-Unsubscribe-Post: =?utf-8?q?x?=\r\n\r\nList-Unsubscribe: =?utf-8?q?=3Chttps=3A//a=2Eb=3E?=\r\n"
             )
         };
@@ -362,17 +317,14 @@ mod tests {
             assert!(out.ends_with(&expected), "{out}");
             assert_eq!((accepted.send.repaired, accepted.send.size), (repaired, out.len() as u64));
         }
-        let twice = header("1.2-openerp-3-x.y@vm").replacen("Date: x", "List-Unsubscribe: <https://a.b/>", 1);
+        let twice = header("1.2-openerp-3-x.y@vm").replacen(
+            "Date: Mon, 14 Sep 2026 11:59:00 +0000",
+            "List-Unsubscribe: <https://a.b/>",
+            1,
+        );
         let (accepted, out) = accepted(&twice, &["a@example.net"]);
         assert!(out.ends_with(&twice) && !accepted.send.repaired, "{out}");
-        let account = Account {
-            name: "odoo".into(),
-            client: "odoo".into(),
-            senders: Vec::new(),
-            request_headers: Vec::new(),
-            repair: false,
-        };
-        let circumstances = Circumstances { account: Some(&account), ..circumstances() };
+        let circumstances = Circumstances { cleanup: &HeaderCleanup::NONE, ..circumstances() };
         let message = header("1.2-openerp-3-x.y@vm");
         let mut buffer = vec![0; HEADROOM];
         buffer.extend_from_slice(message.as_bytes());
@@ -382,7 +334,7 @@ mod tests {
 
     #[test]
     fn only_lines_in_front_are_added() {
-        let message = "Message-Id: <1.2.3-openerp-2-crm.lead@vm>\r\nDate: x\r\nSubject: =?utf-8?q?B=C3=BC?=\r\n\r\nhi\r\n";
+        let message = "Message-Id: <1.2.3-openerp-2-crm.lead@vm>\r\nDate: Mon, 14 Sep 2026 11:59:00 +0000\r\nSubject: =?utf-8?q?B=C3=BC?=\r\n\r\nhi\r\n";
         let (accepted, out) = accepted(message, &["a@example.net"]);
         assert_eq!(
             out.strip_suffix(message).unwrap(),
@@ -406,10 +358,10 @@ mod tests {
     #[test]
     fn clients_cannot_speak_to_the_provider_or_take_our_id() {
         let message = "X-Mailgun-Archive-To: http://evil.example\r\nX-Mailtrail-Id: 1\r\nX-Mailgun-Variables: {\"a\":1}\r\n\
-                       Message-ID: <a@b>\r\nDate: x\r\n\r\n";
+                       Message-ID: <a@b>\r\nDate: Mon, 14 Sep 2026 11:59:00 +0000\r\n\r\n";
         let (_, out) = accepted(message, &["a@example.net"]);
         assert!(
-            out.ends_with("GHJ\r\nX-Mailgun-Variables: {\"a\":1}\r\nMessage-ID: <a@b>\r\nDate: x\r\n\r\n"),
+            out.ends_with("GHJ\r\nX-Mailgun-Variables: {\"a\":1}\r\nMessage-ID: <a@b>\r\nDate: Mon, 14 Sep 2026 11:59:00 +0000\r\n\r\n"),
             "{out}"
         );
     }
@@ -435,12 +387,11 @@ mod tests {
 
     #[test]
     fn a_header_stays_one_whatever_is_taken_out_of_it() {
-        let message =
-            "X-Mailtrail-Id: 1\r\nno field\r\nSubject: a\r\nDate: x\r\nMessage-ID: <a@b>\r\n\r\nb\r\n";
+        let message = "X-Mailtrail-Id: 1\r\nno field\r\nSubject: a\r\nDate: Mon, 14 Sep 2026 11:59:00 +0000\r\nMessage-ID: <a@b>\r\n\r\nb\r\n";
         let (accepted, out) = accepted(message, &["a@example.net"]);
         assert_eq!(accepted.send.subject, "a");
         assert!(
-            out.ends_with("GHJ\r\nno field\r\nSubject: a\r\nDate: x\r\nMessage-ID: <a@b>\r\n\r\nb\r\n"),
+            out.ends_with("GHJ\r\nno field\r\nSubject: a\r\nDate: Mon, 14 Sep 2026 11:59:00 +0000\r\nMessage-ID: <a@b>\r\n\r\nb\r\n"),
             "{out}"
         );
     }
@@ -471,7 +422,7 @@ mod tests {
             client: "odoo".into(),
             senders: vec!["*@example.com".into()],
             request_headers: Vec::new(),
-            repair: true,
+            cleanup: HeaderCleanup::default(),
         };
         let circumstances = Circumstances { account: Some(&account), ..circumstances() };
         let mut wrong = Vec::new();

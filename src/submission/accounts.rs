@@ -266,6 +266,7 @@ const LOGGED: usize = 64;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mail::HeaderCleanup;
     use crate::secret::Secret;
     use argon2::Argon2;
     use argon2::password_hash::PasswordHasher;
@@ -276,7 +277,7 @@ mod tests {
             client: name.into(),
             senders: Vec::new(),
             request_headers: Vec::new(),
-            repair: true,
+            cleanup: HeaderCleanup::default(),
         };
         let (account, certificates) = (Arc::new(account), Vec::new());
         User { account, password: Some(password), certificates, rate: None, quota: None }

@@ -614,6 +614,7 @@ mod tests {
             proxy_protocol_from: Vec::new(),
             xclient_from: Vec::new(),
             client_ca: None,
+            cleanup: crate::mail::HeaderCleanup::default(),
         };
         Front {
             rules: Arc::new(rules),

@@ -51,7 +51,7 @@ impl Front {
         rest: Option<Spill>,
     ) -> Reply {
         let now = self.clock.now();
-        let header = HeaderBlock::of(&first[HEADROOM..]);
+        let header = HeaderBlock::behind_mbox_lines(&first[HEADROOM..]);
         let rounds = Rounds::of(&header, |id| self.recipients(id));
         if rounds.are_a_loop(&envelope.recipients) {
             return Reply::Loop;
@@ -66,6 +66,7 @@ impl Front {
             client_name: visitor.client_name,
             protocol: visitor.protocol,
             account: visitor.account,
+            cleanup: visitor.account.map_or(&self.listener.cleanup, |account| &account.cleanup),
             providers: &self.providers,
             routing: &self.routing,
             reports: self.reports && visitor.reports,

@@ -2,6 +2,7 @@
 
 mod acceptance;
 mod accounts;
+mod cleanup;
 mod conversation;
 mod duplicates;
 mod guard;

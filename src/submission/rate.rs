@@ -82,6 +82,7 @@ impl Fades for Bucket {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mail::HeaderCleanup;
     use crate::smtp::Account;
     use std::sync::Arc;
 
@@ -91,7 +92,7 @@ mod tests {
             client: "odoo".into(),
             senders: Vec::new(),
             request_headers: Vec::new(),
-            repair: true,
+            cleanup: HeaderCleanup::default(),
         };
         let (account, certificates) = (Arc::new(account), Vec::new());
         let user = User { account, password: None, certificates, rate: of_user, quota: None };

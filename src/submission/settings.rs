@@ -1,4 +1,5 @@
 use super::password::Password;
+use crate::mail::HeaderCleanup;
 use crate::rate::Rate;
 use crate::smtp::{Account, Authentication};
 use crate::transport::Plan;
@@ -27,6 +28,8 @@ pub struct Listener {
     pub xclient_from: Vec<IpNet>,
     /// The authorities whose certificates log clients in, if any.
     pub client_ca: Option<PathBuf>,
+    /// What is changed in the header of mail from clients without a login.
+    pub cleanup: HeaderCleanup,
 }
 
 /// How TLS begins on a listener.

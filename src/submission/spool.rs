@@ -133,7 +133,7 @@ impl Spool {
 
     /// Lets the message go on in a file.
     async fn overflow(&mut self, allowed: usize) -> Stage {
-        if !HeaderBlock::of(&self.buffer[HEADROOM..]).is_whole() {
+        if !HeaderBlock::behind_mbox_lines(&self.buffer[HEADROOM..]).is_whole() {
             if allowed == LARGE {
                 return Stage::Refused(Reply::HeaderTooLarge { limit: LARGE as u64 });
             }

@@ -140,7 +140,7 @@ mod tests {
         let (refusals, now) = (Refusals::default(), Instant::now());
         let [open, hidden] =
             [false, true].map(|is_hidden| Client { address: [127, 0, 0, 1].into(), is_hidden });
-        for number in 0..2 * MOST {
+        for _ in 0..2 * MOST {
             assert_eq!(refusals.note(open, 0, false, now), Said { limit: None });
         }
         assert!(!refusals.turn_away(open, 0, now));

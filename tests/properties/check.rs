@@ -1,6 +1,10 @@
 //! What holds for any bytes. Each function panics where it does not; `fuzz/` looks for such bytes with the same ones.
 
-use mailtrail::mail::{BodyType, Envelope, HeaderBlock, Notify, Ret};
+use mailtrail::clock::Timestamp;
+use mailtrail::mail::{
+    BodyType, Envelope, Header, HeaderBlock, HeaderCleanup, Notify, Ret, is_usable_author, is_usable_date,
+    is_usable_message_id,
+};
 use mailtrail::provider::{OWN_ID_HEADER, Provider};
 use mailtrail::smtp::{
     Account, Authentication, Command, Decoder, Encoder, Fed, Limits, Reply, Rules, Session, Step,
@@ -66,17 +70,16 @@ pub fn data(wire: &[u8], cuts: &[u8]) {
     assert!(at == Some(end) && message.starts_with(&some) && some.len() <= message.len() / 2);
 }
 
-/// What an upstream gets of a message from that sender: our lines in front, foreign ones out, and not one other byte
-/// changed.
+/// What an upstream gets of a message from that sender: our lines in front, foreign, hidden and unusable ones out, those of
+/// a mailbox file made fields, and not one other byte changed.
 pub fn relayed(message: &[u8], relayed: &[u8], provider: Provider, sender: &str) {
+    let message = &*with_mbox_fields(message);
     let block = HeaderBlock::of(message);
     let (header, body) = message.split_at(block.end());
     let mut kept = Vec::new();
     let mut at = 0;
-    for Range { start, end } in provider.foreign_headers(block, &[]) {
-        let name = String::from_utf8_lossy(&message[start..end]).to_ascii_lowercase();
-        assert!(name.starts_with("x-mailtrail-id") || name.starts_with("x-mailgun-"), "{name}");
-        assert!(start == 0 || message[start - 1] == b'\n', "no whole line: {name}");
+    for Range { start, end } in unwanted(&block, provider, !sender.is_empty()) {
+        assert!(start == 0 || message[start - 1] == b'\n', "no whole line");
         kept.extend_from_slice(&header[at..start]);
         at = end;
     }
@@ -95,6 +98,39 @@ pub fn relayed(message: &[u8], relayed: &[u8], provider: Provider, sender: &str)
     assert_eq!(whole.end(), front.len() + block.end());
     let ids = whole.fields().filter(|field| field.name.eq_ignore_ascii_case(OWN_ID_HEADER));
     assert_eq!(ids.count(), 1);
+}
+
+fn with_mbox_fields(message: &[u8]) -> Vec<u8> {
+    let block = HeaderBlock::behind_mbox_lines(message);
+    let lines = block.mbox_lines();
+    let mut whole = Vec::new();
+    for line in lines.split_inclusive(|byte| *byte == b'\n') {
+        whole.extend_from_slice(b"X-Mailbox-Line: ");
+        whole.extend_from_slice(line);
+    }
+    if !lines.is_empty() && block.is_missing() {
+        whole.extend_from_slice(b"\r\n");
+    }
+    whole.extend_from_slice(&message[lines.len()..]);
+    whole
+}
+
+/// Where those fields stand that do not go out.
+fn unwanted(block: &HeaderBlock<'_>, provider: Provider, has_sender: bool) -> Vec<Range<usize>> {
+    let is = |field: &Header<'_>, name: &str| field.name.eq_ignore_ascii_case(name);
+    let usable = |field: &Header<'_>| match () {
+        () if is(field, "Message-ID") => is_usable_message_id(&field.text()),
+        () if is(field, "Date") => is_usable_date(&field.text()),
+        () if is(field, "From") => is_usable_author(field.value),
+        () => true,
+    };
+    let another = |field: &Header<'_>| block.fields().any(|other| is(&other, field.name) && usable(&other));
+    let goes = |field: &Header<'_>| {
+        HeaderCleanup::DROPPABLE.iter().any(|name| is(field, name))
+            || provider.is_foreign(field, &[], Timestamp::from_seconds(1_789_387_200))
+            || (!usable(field) && (!is(field, "From") || has_sender || another(field)))
+    };
+    block.fields().filter(goes).map(|field| field.span).collect()
 }
 
 /// What was said to one client.
@@ -307,7 +343,7 @@ fn account(name: String) -> Account {
         name,
         senders: vec!["*@example.com".into()],
         request_headers: Vec::new(),
-        repair: true,
+        cleanup: HeaderCleanup::default(),
     }
 }
 

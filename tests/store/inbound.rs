@@ -105,6 +105,7 @@ fn arrival(number: u64) -> Arrival {
         size: message(number).len() as u64,
         window: Duration::from_secs(60),
         held: None,
+        missing_files: 0,
     }
 }
 

@@ -56,6 +56,11 @@ impl Relay {
         self.daemon.smtp_addresses()[4]
     }
 
+    /// Another one, by its place in the configuration.
+    pub fn listener(&self, place: usize) -> SocketAddr {
+        self.daemon.smtp_addresses()[place]
+    }
+
     /// Where it keeps everything.
     pub fn directory(&self) -> &Path {
         self.directory.path()

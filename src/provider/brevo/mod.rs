@@ -5,9 +5,11 @@
 //! and silence makes Brevo throw the event away.
 
 mod credentials;
+mod headers;
 mod payload;
 mod stamp;
 
 pub use credentials::Credentials;
+pub use headers::is_foreign_request;
 pub use payload::decode;
 pub use stamp::{stamp, tracking};

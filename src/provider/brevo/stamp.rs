@@ -4,7 +4,7 @@ use crate::mail::HeaderLine;
 /// The line by which Brevo carries `id` back: it returns the value verbatim with every event. Recipients can
 /// read it, and a value that is not ASCII can make the mail undeliverable.
 pub fn stamp(id: TrackingId) -> HeaderLine {
-    HeaderLine::new("X-Mailin-custom", &format!("{KEY}={id}"))
+    HeaderLine::new(HEADER, &format!("{KEY}={id}"))
 }
 
 /// The id in a value that came back, when we stamped it: also where Brevo, or whoever stamps the mail besides, made one
@@ -16,6 +16,8 @@ pub fn tracking(value: &str) -> Option<TrackingId> {
     })
 }
 
+/// The field that Brevo returns.
+pub(super) const HEADER: &str = "X-Mailin-custom";
 const KEY: &str = "mailtrail";
 /// Characters of an id.
 const LENGTH: usize = 26;

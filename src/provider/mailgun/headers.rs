@@ -1,25 +1,23 @@
 use super::stamp::{VARIABLE, VARIABLES_HEADER};
-use crate::mail::{Header, HeaderBlock};
+use crate::clock::Timestamp;
+use crate::mail::Header;
+use crate::provider::text::strip_prefix_ignoring_case;
+use crate::provider::{SAFE_REQUESTS, is_listed};
 use serde_json::Value;
-use std::ops::Range;
+use std::time::Duration;
 
-/// The client's `X-Mailgun-*` fields that may not reach Mailgun, in their order. Such a field can copy mail
-/// out (`Archive-To`), silence it (`Drop-Message`) or spend money, and whoever can inject a header line could
-/// use it.
+/// Whether a client's field is a request that may not reach Mailgun. Such a field can copy mail out (`Archive-To`),
+/// silence it (`Drop-Message`) or spend money, and whoever can inject a header line could use it.
 ///
-/// `allowed` names what may follow `X-Mailgun-`, without regard to case; a final `*` stands for any rest
-/// (`Tag`, `Track*`). User variables always pass, unless they are no JSON object (Mailgun would not read them
-/// either) or claim our own variable, which would join the events to another send.
-pub fn foreign_request_headers(block: HeaderBlock<'_>, allowed: &[String]) -> Vec<Range<usize>> {
-    block.fields().filter(|field| is_foreign(field, allowed)).map(|field| field.span).collect()
-}
-
-fn is_foreign(field: &Header<'_>, allowed: &[String]) -> bool {
+/// User variables always pass, unless they are no JSON object (Mailgun would not read them either) or claim our own
+/// variable, which would join the events to another send. Mailgun combines what several such fields say.
+pub fn is_foreign_request(field: &Header<'_>, allowed: &[String], now: Timestamp) -> bool {
     if field.name.eq_ignore_ascii_case(VARIABLES_HEADER) {
         return !are_the_clients_own_variables(&field.text());
     }
     let Some(request) = strip_prefix_ignoring_case(field.name, PREFIX) else { return false };
-    !allowed.iter().any(|pattern| matches(pattern, request))
+    let safe = || allowed.iter().any(|word| word == SAFE_REQUESTS) && is_safe(request, &field.text(), now);
+    !is_listed(request, allowed) && !safe()
 }
 
 fn are_the_clients_own_variables(json: &str) -> bool {
@@ -29,29 +27,44 @@ fn are_the_clients_own_variables(json: &str) -> bool {
     }
 }
 
-fn matches(pattern: &str, request: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(start) => strip_prefix_ignoring_case(request, start).is_some(),
-        None => request.eq_ignore_ascii_case(pattern),
+/// Whether a request can neither lose, redirect nor weaken mail. A value that Mailgun does not know counts as harmful:
+/// its HTTP API refuses the whole message for one. `Dkim: no` takes a signature away, `Require-TLS: no` encryption.
+fn is_safe(request: &str, value: &str, now: Timestamp) -> bool {
+    let is = |name: &str| request.eq_ignore_ascii_case(name);
+    let one_of = |words: &[&str]| words.iter().any(|word| word.eq_ignore_ascii_case(value));
+    match () {
+        () if is("Tag") => {
+            (1..=TAG).contains(&value.len()) && value.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+        }
+        () if is("Track") || is("Track-Clicks") => one_of(&["yes", "no", "true", "false", "htmlonly"]),
+        () if is("Track-Opens") => one_of(&["yes", "no", "true", "false"]),
+        () if is("Dkim") || is("Require-TLS") => one_of(&["yes", "true"]),
+        () if is("Deliver-By") => {
+            Timestamp::parse_rfc5322(value).is_some_and(|at| at.since(now) <= LONGEST_DELAY)
+        }
+        () => false,
     }
 }
 
-pub(super) fn strip_prefix_ignoring_case<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
-    let (start, rest) = text.split_at_checked(prefix.len())?;
-    start.eq_ignore_ascii_case(prefix).then_some(rest)
-}
-
 pub(super) const PREFIX: &str = "X-Mailgun-";
+/// Characters of a tag.
+const TAG: usize = 128;
+/// How far ahead every account may have mail delivered.
+const LONGEST_DELAY: Duration = Duration::from_secs(3 * 86_400);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mail::HeaderBlock;
+
+    const NOW: Timestamp = Timestamp::from_seconds(1_789_387_200);
 
     fn stripped(fields: &str, allowed: &[&str]) -> Vec<String> {
         let message = format!("{fields}\r\nX-Mailgun-Tag: in the body\r\n");
         let allowed: Vec<_> = allowed.iter().map(ToString::to_string).collect();
-        let spans = foreign_request_headers(HeaderBlock::of(message.as_bytes()), &allowed);
-        spans.into_iter().map(|span| message[span].to_owned()).collect()
+        let block = HeaderBlock::of(message.as_bytes());
+        let foreign = block.fields().filter(|field| is_foreign_request(field, &allowed, NOW));
+        foreign.map(|field| message[field.span].to_owned()).collect()
     }
 
     #[test]
@@ -69,6 +82,61 @@ mod tests {
         );
         assert!(stripped(fields, &["*"]).is_empty());
         assert_eq!(stripped(fields, &["é*"]).len(), 5);
+        assert_eq!(stripped(fields, &["safe"]).len(), 3);
+        assert_eq!(stripped(fields, &["safe", "Archive-To"]).len(), 2);
+    }
+
+    #[test]
+    fn what_is_safe_depends_on_what_it_says() {
+        let long = "x".repeat(129);
+        for (request, safe) in [
+            ("Tag: spring sale", true),
+            ("tag : x", true),
+            ("Tag:", false),
+            ("Tag: \u{e9}", false),
+            (&*format!("Tag: {long}"), false),
+            ("Track: no", true),
+            ("Track: HTMLonly", true),
+            ("Track: maybe", false),
+            ("Track:", false),
+            ("Track-Clicks: htmlonly", true),
+            ("Track-Opens: false", true),
+            ("Track-Opens: htmlonly", false),
+            ("Track-Pixel-Location-Top: yes", false),
+            ("Dkim: yes", true),
+            ("Dkim: TRUE", true),
+            ("Dkim: no", false),
+            ("DKIM: off", false),
+            ("Require-TLS: yes", true),
+            ("Require-TLS: no", false),
+            ("Require-TLS: yes, no", false),
+            ("Deliver-By: Mon, 14 Sep 2026 11:00:00 +0000", true),
+            ("Deliver-By: Thu, 17 Sep 2026 14:00:00\r\n +0200", true),
+            ("Deliver-By: Thu, 17 Sep 2026 12:00:01 +0000", false),
+            ("Deliver-By: Mon, 14 Sep 2036 11:00:00 +0000", false),
+            ("Deliver-By: tomorrow", false),
+            ("Deliver-Within: 1h", false),
+            ("Secondary-DKIM: a,b", false),
+            ("Skip-Verification: yes", false),
+            ("Skip-Verification: no", false),
+            ("Drop-Message: no", false),
+            ("Recipient-Variables: {}", false),
+            ("Sending-Ip: 192.0.2.1", false),
+            ("Sending-Ip-Pool: x", false),
+            ("Template-Name: x", false),
+            ("Suppress-Headers: all", false),
+            ("Archive-To: https://example.com", false),
+            ("Time-Zone-Localize: 10:00", false),
+            ("New-Thing: yes", false),
+            ("safe: yes", false),
+        ] {
+            let field = format!("X-Mailgun-{request}\r\n");
+            assert_eq!(stripped(&field, &["safe"]).is_empty(), safe, "{request}");
+        }
+        assert!(
+            stripped("X-Mailgun-Dkim: no\r\n", &["safe", "Dkim"]).is_empty(),
+            "an operator may allow all"
+        );
     }
 
     #[test]

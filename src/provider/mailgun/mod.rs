@@ -12,7 +12,7 @@ mod signature;
 mod stamp;
 mod webhook;
 
-pub use headers::foreign_request_headers;
+pub use headers::is_foreign_request;
 pub use parameters::parameters;
 pub use payload::{decode, fault};
 pub use signature::{sign, verify};

@@ -1,6 +1,7 @@
-use super::headers::{PREFIX, strip_prefix_ignoring_case};
+use super::headers::PREFIX;
 use super::stamp::VARIABLES_HEADER;
 use crate::mail::Header;
+use crate::provider::text::strip_prefix_ignoring_case;
 use serde_json::{Map, Value};
 
 /// The parameters of `POST /v3/<domain>/messages.mime` that ask for what the request headers of a message ask for:

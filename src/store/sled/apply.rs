@@ -18,7 +18,7 @@ use crate::ledger::{
 use crate::mail::{Mailbox, MessageId, Pseudonym, fold_address, is_alike};
 use crate::store::Handed;
 use crate::store::journal::Place;
-use crate::store::record::{EventV1, Record, SendV4, via};
+use crate::store::record::{EventV1, Record, SendV5, via};
 use std::time::Duration;
 
 /// Applies one record that lies at `place` with `body` bytes of body.
@@ -80,7 +80,7 @@ fn accepted(rows: &mut Overlay<'_>, accepted: &Accepted, place: Place, body: u32
         _ => None,
     };
     let row = SendRow {
-        send: SendV4::from(send),
+        send: SendV5::from(send),
         recipients: u16::try_from(accepted.recipients.len()).unwrap_or(u16::MAX),
         attempts: 0,
         queued: Some(QueuedRow { due: due.millis(), waits }),

@@ -26,6 +26,7 @@ pub struct InboundRow {
     place: Place,
     /// Bytes of the message in the journal.
     body: u32,
+    missing_files: u32,
 }
 
 pub fn apply(rows: &mut Overlay<'_>, inbound: &Inbound, place: Place, body: u32) -> sled::Result<()> {
@@ -56,6 +57,7 @@ fn arrive(rows: &mut Overlay<'_>, arrival: &Arrival, place: Place, body: u32) ->
         words,
         place,
         body,
+        missing_files: arrival.missing_files,
     };
     put(rows, arrival.id, &row);
     Ok(())
@@ -118,7 +120,7 @@ fn put(rows: &mut Overlay<'_>, id: TrackingId, row: &InboundRow) {
 impl InboundRow {
     fn restore(self) -> Option<(InboundMail, Place)> {
         let mail = InboundMail {
-            arrival: self.arrival.restore()?,
+            arrival: Arrival { missing_files: self.missing_files, ..self.arrival.restore()? },
             leg: Leg::from(self.leg),
             since: Timestamp::from_millis(self.since),
             due: Timestamp::from_millis(self.due),

@@ -8,16 +8,16 @@ use crate::ledger::{
 };
 use crate::mail::{Lane, MessageId};
 use crate::store::journal::Place;
-use crate::store::record::{EventV1, SendV4, StandingV1, VerbV1, WordsV1, kind_code, kind_of, occasion};
+use crate::store::record::{EventV1, SendV5, StandingV1, VerbV1, WordsV1, kind_code, kind_of, occasion};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Version of everything in this file and in the keys. A journal that older versions cannot read makes a new one, too:
 /// they would not notice while the ledger is up to date, and read the journal from its beginning so.
-pub const SCHEMA: u32 = 13;
+pub const SCHEMA: u32 = 14;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SendRow {
-    pub send: SendV4,
+    pub send: SendV5,
     pub recipients: u16,
     pub attempts: u32,
     /// Its place in the queue, while it is open.

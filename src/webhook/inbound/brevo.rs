@@ -2,7 +2,7 @@
 //! There is no signature; whoever posts proves himself as with events.
 
 use super::{Answer, Call, Inbox, Intake, Mail, Snag, Trouble, mailboxes, make};
-use super::{Attachment, Parsed};
+use super::{Attachment, Fault, Parsed};
 use crate::mail::Mailbox;
 use crate::provider::{self, lenient};
 use axum::body::Body;
@@ -20,7 +20,7 @@ struct Item {
     #[serde(default)]
     raw_html_body: Option<String>,
     #[serde(default)]
-    attachments: Option<Vec<File>>,
+    attachments: Option<Vec<Value>>,
 }
 
 #[derive(Deserialize)]
@@ -32,6 +32,8 @@ struct File {
     content_type: Option<String>,
     #[serde(default, rename = "ContentID")]
     content_id: Option<String>,
+    #[serde(default)]
+    content_length: Option<Value>,
     download_token: String,
 }
 
@@ -87,30 +89,61 @@ impl Inbox {
         }
         let sender = path("Return-Path").and_then(|sender| sender.parse().ok());
         let _alone = intake.making.acquire().await;
-        let mut attachments = Vec::new();
-        let mut room = intake.most();
-        for file in item.attachments.unwrap_or_default() {
-            let Some(account) = intake.accounts.get(call.source.upstream()) else {
-                return Err(Snag::Later(
-                    "a file is to be fetched, and this upstream has no api_key".to_owned(),
-                ));
-            };
-            let bytes = account.attachment(&file.download_token, room).await?;
-            room -= bytes.len().min(room);
-            attachments.push(Attachment {
-                name: file.name,
-                content_type: file.content_type.unwrap_or_default(),
-                content_id: file.content_id.map(|id| id.trim_matches(['<', '>']).to_owned()),
-                bytes,
-            });
-        }
+        let files = item.attachments.unwrap_or_default();
+        let (attachments, missing_files) = fetch_files(call, intake, files).await?;
         // What the envelope said is said anew to whoever gets the mail.
         let envelope = |name: &str| ["delivered-to", "return-path"].contains(&&*name.to_ascii_lowercase());
         let headers = headers.into_iter().filter(|(name, _)| !envelope(name)).collect();
         let (plain, html) = (item.raw_text_body, item.raw_html_body);
         let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
         let parsed = Parsed { headers, plain: filled(plain), html: filled(html), attachments };
-        Ok(Mail { sender, recipients, token: None, message: make(&self.store, parsed).await? })
+        let message = make(&self.store, parsed).await?;
+        Ok(Mail { sender, recipients, token: None, message, missing_files })
+    }
+}
+
+/// Fetches the files of a mail; of those that can never be had it returns the number.
+async fn fetch_files(
+    call: &Call<'_>,
+    intake: &Intake,
+    files: Vec<Value>,
+) -> Result<(Vec<Attachment>, u32), Snag> {
+    let (mut attachments, mut missing, mut room) = (Vec::new(), 0, intake.most());
+    for file in files {
+        let Some(account) = intake.accounts.get(call.source.upstream()) else {
+            return Err(Snag::Later("a file is to be fetched, and this upstream has no api_key".to_owned()));
+        };
+        let length = |file: &File| file.content_length.as_ref().and_then(Value::as_u64);
+        let fits = |file: &File| length(file).is_none_or(|length| length <= room as u64);
+        let Some(file) = serde_json::from_value::<File>(file).ok().filter(fits) else {
+            missing += 1;
+            continue;
+        };
+        let bytes = match account.attachment(&file.download_token, room).await {
+            Ok(bytes) => bytes,
+            Err(fault) if is_permanent(&fault) => {
+                missing += 1;
+                continue;
+            }
+            Err(fault) => return Err(fault.into()),
+        };
+        room -= bytes.len().min(room);
+        attachments.push(Attachment {
+            name: file.name,
+            content_type: file.content_type.unwrap_or_default(),
+            content_id: file.content_id.map(|id| id.trim_matches(['<', '>']).to_owned()),
+            bytes,
+        });
+    }
+    Ok((attachments, missing))
+}
+
+/// Whether asking for that file again cannot help: it is gone, or larger than may be. The mail is worth more without it.
+fn is_permanent(fault: &Fault) -> bool {
+    match fault {
+        Fault::Unknown { .. } | Fault::Strange { .. } => true,
+        Fault::Refused { status, .. } => (400..500).contains(status),
+        _ => false,
     }
 }
 

@@ -4,6 +4,7 @@
 //! that comes in parts is made anew. Nothing is thrown away here: what must not be delivered is kept with the reason.
 
 mod brevo;
+mod disposition;
 mod loops;
 mod rebuild;
 mod upload;
@@ -79,6 +80,8 @@ struct Mail {
     recipients: Vec<Mailbox>,
     token: Option<(String, Timestamp, [u8; 16])>,
     message: Message,
+    /// Files that were announced and cannot be had.
+    missing_files: u32,
 }
 
 /// Why a mail cannot be taken.
@@ -183,24 +186,27 @@ impl Inbox {
         let token = Some((token, signed_at, upload.digest));
         let sender = upload.first("sender").and_then(|sender| sender.parse().ok());
         match self.message_of(call, intake, &mut upload, raw_path).await {
-            Ok(message) => self.keep_mail(call, intake, Mail { sender, recipients, token, message }).await,
+            Ok((message, missing_files)) => {
+                let mail = Mail { sender, recipients, token, message, missing_files };
+                self.keep_mail(call, intake, mail).await
+            }
             Err(Snag::Never(why)) => Ok(self.turn_away(call, why, Answer::Refused)),
             Err(Snag::Later(why)) => Ok(self.turn_away(call, why, Answer::NotNow)),
         }
     }
 
-    /// The mail of a form: raw, fetched, or made anew.
+    /// The mail of a form: raw, fetched, or made anew; and how many of its files are missing.
     async fn message_of(
         &self,
         call: &Call<'_>,
         intake: &Intake,
         upload: &mut Upload,
         raw_path: bool,
-    ) -> Result<Message, Snag> {
+    ) -> Result<(Message, u32), Snag> {
         let headers = upload.last("message-headers");
         // In a parsed mail anybody may have put a field of that name into the header.
         if let Some(raw) = upload.take_raw().filter(|_| raw_path || headers.is_none()) {
-            return Ok(raw);
+            return Ok((raw, 0));
         }
         let _alone = intake.making.acquire().await;
         if let Some(url) = upload.last("message-url") {
@@ -209,7 +215,7 @@ impl Inbox {
                 return Err(Snag::Later(why.to_owned()));
             };
             let message = account.stored(&url, intake.most()).await?;
-            return Ok(Message::from(Bytes::from(message)));
+            return Ok((Message::from(Bytes::from(message)), 0));
         }
         let Some(headers) = headers else { return Err(Snag::Never("the form holds no mail".to_owned())) };
         let Ok(headers) = lenient::read(headers.as_bytes(), &mut String::new()) else {
@@ -221,17 +227,25 @@ impl Inbox {
             html: text(upload, "body-html")?,
             attachments: attachments(upload)?,
         };
-        make(&self.store, parsed).await
+        Ok((make(&self.store, parsed).await?, upload.missing_files()))
     }
 
     /// Keeps a mail, once for each of its recipients, and then answers. The token is used with the last of them: until then
     /// the mail may come again, and those that are kept are known by its Message-ID.
     async fn keep_mail(&self, call: &Call<'_>, intake: &Intake, mail: Mail) -> Result<Answer, Trouble> {
         let header = whole_line_ends(mail.message.first());
-        let block = HeaderBlock::of(&header);
+        let block = HeaderBlock::behind_mbox_lines(&header);
         let message_id = block.first("Message-ID").and_then(|field| MessageId::parse(&field.text()));
         let subject = subject(block.bytes());
         let returned = self.is_own_report(&block)?;
+        if mail.missing_files > 0 {
+            let (source, missing) = (&call.source.name, mail.missing_files);
+            tracing::warn!(
+                source,
+                missing,
+                "files of a mail from outside are missing; `mailtrail inbound list` names it"
+            );
+        }
         for (left, recipient) in (0..mail.recipients.len()).rev().zip(&mail.recipients) {
             let held = match returned {
                 true => Some("a report of our own that came back".to_owned()),
@@ -257,6 +271,7 @@ impl Inbox {
                 size: mail.message.size(),
                 window: intake.rules.duplicates,
                 held,
+                missing_files: mail.missing_files,
             };
             self.store.take_in(arrival, mail.message.clone()).await?;
         }
@@ -304,7 +319,7 @@ fn attachments(upload: &Upload) -> io::Result<Vec<Attachment>> {
     };
     let files = upload.files().map(|(field, file)| {
         Ok(Attachment {
-            name: Some(file.name.clone()),
+            name: file.name.clone(),
             content_type: file.content_type.clone(),
             content_id: id_of(&field.name),
             bytes: upload.bytes(field)?,

@@ -2,6 +2,7 @@
 //! bytes are not: signatures of the sender's do not hold any more.
 
 use mail_builder::headers::address::Address;
+use mail_builder::headers::content_type::ContentType;
 use mail_builder::headers::raw::Raw;
 use mail_builder::headers::text::Text;
 use mail_builder::headers::{Header, HeaderType};
@@ -90,7 +91,8 @@ fn part(attachment: Attachment, inline: bool) -> MimePart<'static> {
     match name.filter(|name| !name.is_empty()) {
         _ if inline => part.inline(),
         Some(name) => part.attachment(name),
-        None => part,
+        // Without its disposition a text would be read as a part of the mail's own.
+        None => part.header("Content-Disposition", ContentType::new("attachment")),
     }
 }
 

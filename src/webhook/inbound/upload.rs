@@ -1,11 +1,13 @@
 //! Forms with a mail in them, read piece by piece: what is large goes to disk as it comes.
 
+use super::disposition::Disposition;
 use crate::store::{Message, Spill, Store};
 use axum::body::{Body, BodyDataStream};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use multer::{Constraints, Multipart, SizeLimit};
 use sha2::{Digest, Sha256};
+use std::collections::HashSet;
 use std::io;
 use std::ops::Range;
 
@@ -30,10 +32,10 @@ pub struct Field {
 }
 
 /// What is said about a file.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct File {
-    /// Its name.
-    pub name: String,
+    /// Its name, if it has one.
+    pub name: Option<String>,
     /// Its type, as it was declared.
     pub content_type: String,
 }
@@ -90,6 +92,16 @@ impl Upload {
     /// The files, in their order.
     pub fn files(&self) -> impl Iterator<Item = (&Field, &File)> {
         self.fields.iter().filter_map(|field| Some((field, field.file.as_ref()?)))
+    }
+
+    /// Files that the form announces and does not hold.
+    pub fn missing_files(&self) -> u32 {
+        let announced: Option<u64> =
+            self.last("attachment-count").and_then(|count| count.trim().parse().ok());
+        let numbered = self.files().filter(|(field, _)| is_attachment(&field.name));
+        let held: HashSet<&str> = numbered.map(|(field, _)| field.name.as_str()).collect();
+        let missing = announced.unwrap_or(0).saturating_sub(held.len() as u64);
+        u32::try_from(missing).unwrap_or(u32::MAX)
     }
 
     /// The whole of a field. It blocks.
@@ -162,10 +174,13 @@ impl Gatherer {
         let limits = Constraints::new().size_limit(SizeLimit::new().whole_stream(wire));
         let mut parts = Multipart::with_constraints(body, boundary, limits);
         while let Some(mut part) = parts.next_field().await.map_err(|error| self.unread(&error))? {
+            let Disposition { name, file_name } = Disposition::of(part.headers());
+            let (name, is_file) = (name.unwrap_or_default(), file_name.is_some());
             let content_type = part.headers().get("content-type").and_then(|value| value.to_str().ok());
             let content_type = content_type.unwrap_or_default().to_owned();
-            let file = part.file_name().map(|name| File { name: name.to_owned(), content_type });
-            self.begin(part.name().unwrap_or_default().to_owned(), file)?;
+            let file = File { name: file_name.filter(|name| !name.is_empty()), content_type };
+            let file = Some(file).filter(|_| is_file || is_attachment(&name));
+            self.begin(name, file)?;
             while let Some(piece) = part.chunk().await.map_err(|error| self.unread(&error))? {
                 self.more(&piece).await?;
             }
@@ -202,7 +217,10 @@ impl Gatherer {
 
     async fn token(&mut self, token: Token) -> Result<(), Unread> {
         match token {
-            Token::Name(name) => self.begin(name, None),
+            Token::Name(name) => {
+                let file = is_attachment(&name).then(File::default);
+                self.begin(name, file)
+            }
             Token::Bytes(bytes) => self.more(&bytes).await,
             Token::End => self.end().await,
             Token::Endless => Err(Unread::NoForm("a field's name does not end".to_owned())),
@@ -220,7 +238,6 @@ impl Gatherer {
             return Err(Unread::NoForm(format!("it has more than {MOST} fields")));
         }
         self.hash(name.as_bytes());
-        let is_attachment = name.starts_with("attachment-") && file.is_some();
         let side = || Value::Side(self.side_end..self.side_end);
         self.open = match name.as_str() {
             // The first one: a header of the mail stands before what Mailgun says itself.
@@ -229,10 +246,10 @@ impl Gatherer {
                 Open::Raw
             }
             "body-plain" | "body-html" => Open::Side(Field { name, file: None, value: side() }),
-            _ if is_attachment => Open::Side(Field { value: side(), name, file }),
             known if KEPT.contains(&known) => {
                 Open::Memory(Field { name, file: None, value: Value::Memory(Vec::new()) })
             }
+            _ if file.is_some() => Open::Side(Field { value: side(), name, file }),
             _ => Open::Nowhere,
         };
         Ok(())
@@ -433,8 +450,15 @@ impl Decoder {
     }
 }
 
+/// Whether a field of that name is a file, whatever else is said about it.
+fn is_attachment(name: &str) -> bool {
+    let number = name.strip_prefix("attachment-").unwrap_or_default();
+    !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// Fields that are kept in memory.
-const KEPT: [&str; 9] = [
+const KEPT: [&str; 10] = [
+    "attachment-count",
     "recipient",
     "sender",
     "timestamp",
@@ -514,7 +538,7 @@ mod tests {
         for size in [1, 100, 100_000] {
             let upload = upload(body, MULTIPART, size, 10_000).await.unwrap();
             let (field, file) = upload.files().next().unwrap();
-            assert_eq!((&*file.name, &*file.content_type), ("po.pdf", "application/pdf"));
+            assert_eq!((file.name.as_deref(), &*file.content_type), (Some("po.pdf"), "application/pdf"));
             assert_eq!(upload.bytes(field).unwrap(), b"%PDF-1.4\n\0\xff binary, not base64\n%%EOF");
             assert_eq!(upload.whole("body-plain").unwrap().unwrap(), b"see attachment");
             assert_eq!(upload.first("recipient").as_deref(), Some("reply+S00042@mg.example.com"));
