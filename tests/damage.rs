@@ -85,6 +85,7 @@ impl Past {
                 while mails.len() - listed().await < finished {}
             };
             tokio::time::timeout(support::PATIENCE, relayed).await.unwrap();
+            drop(client);
             assert!(process.terminate().await.success());
         }
         Self { mails, waiting, process }
@@ -133,6 +134,7 @@ impl Past {
         let new =
             client.submit("a@example.com", &["b@example.net"], "Subject: new\r\n\r\nbody\r\n").await.unwrap();
         sink.arrival(&new).await;
+        drop(client);
         assert!(process.terminate().await.success(), "{what}");
         let (store, report) = Store::open_for_reading(&process.data(), Clock::System).unwrap();
         assert_eq!(report.rebuilt, None, "{what}: an orderly end leaves a good ledger");

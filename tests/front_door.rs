@@ -66,6 +66,7 @@ async fn what_is_handed_in_again_is_not_sent_again() {
     let mut recipients: Vec<_> = mails.iter().map(|mail| mail.recipients.clone()).collect();
     recipients.sort();
     assert_eq!(recipients, [&to[..], &to[..], &to[..], &["d@example.net"][..]]);
+    drop(client);
     let (store, _directory) = relay.stop().await;
     let trail = store.trail(first.parse().unwrap()).unwrap().unwrap();
     assert_eq!(repetitions(&trail), [vec![1], vec![1], vec![0]]);
@@ -278,6 +279,7 @@ async fn a_redirect_is_no_loop() {
         let quoting = format!("{}\r\n{third}", message(&format!("q{round}"), "It was:"));
         pass(&mut client, &sink, &[&to[0]], &quoting).await;
     }
+    drop(client);
     relay.stop().await;
 }
 
@@ -298,6 +300,7 @@ async fn a_foreign_id_is_no_loop() {
         assert_ne!(id, other);
         assert_eq!(arrived.matches("X-Mailtrail-Id:").count(), 1, "{arrived}");
     }
+    drop(client);
     relay.stop().await;
 }
 
@@ -309,6 +312,7 @@ async fn a_recipient_that_had_the_mail_harms_no_other() {
     let (_, first) = pass(&mut client, &sink, &to, &message("1", "text")).await;
     let id = client.submit(FROM, &["d@example.net", "C@example.net", "e@example.net"], &first).await.unwrap();
     assert_eq!(sink.arrival(&id).await.recipients, ["d@example.net", "e@example.net"]);
+    drop(client);
     let (store, _directory) = relay.stop().await;
     let trail = store.trail(id.parse().unwrap()).unwrap().unwrap();
     let states: Vec<_> = trail.recipients.iter().map(|recipient| recipient.state()).collect();

@@ -120,7 +120,7 @@ fn without_return_path(message: &[u8]) -> Vec<u8> {
     [&message[..start], &message[end..]].concat()
 }
 
-const RETURN_PATH: &[u8] = b"\r\nReturn-Path: ";
+const RETURN_PATH: &[u8] = b"\r\nReturn-Path:";
 
 /// Bare CR and bare LF as CRLF.
 fn whole_line_ends(message: &[u8]) -> Vec<u8> {

@@ -67,6 +67,7 @@ async fn a_bad_file_changes_nothing() {
     process.says("the configuration cannot be used, the running one stays").await;
     assert!(process.log().contains(&format!("cannot listen on {place}")), "{}", process.log());
     sink.arrival(&send(&mut client).await.unwrap()).await;
+    drop(client);
     assert!(process.terminate().await.success());
 }
 
@@ -83,6 +84,7 @@ async fn queued_mail_goes_to_the_upstream_as_it_is_now() {
     process.hang_up().await;
     sink.arrival(&before).await;
     sink.arrival(&send(&mut client).await.unwrap()).await;
+    drop(client);
     assert!(process.terminate().await.success());
 }
 
@@ -103,6 +105,7 @@ async fn an_upstream_that_hangs_keeps_no_mail_from_the_next_one() {
     sink.arrival(&id).await;
     sink.arrival(&behind).await;
     assert_eq!(sink.count(), 2);
+    drop(client);
     assert!(process.terminate().await.success());
 }
 

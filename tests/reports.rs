@@ -103,6 +103,7 @@ async fn nobody_is_told_who_does_not_want_to_know() {
     // What is told is told in order: behind this one nothing is left to be told.
     let id = client.submit(FROM, &["gone@example.net"], MESSAGE).await.unwrap();
     assert_eq!(reports(&sink, 1).await.len(), 1);
+    drop(client);
     let (store, _directory) = relay.stop().await;
     assert_eq!(all_sends(&store).len(), 5);
     let told = |id| store.trail(id).unwrap().unwrap().send.about.map(|about| about.id.to_string());

@@ -105,6 +105,10 @@ async fn every_change_is_told() {
     process.configure(&good);
 
     process.restart().await;
+    assert!(has(
+        &manager.hears_news().await,
+        "STATUS=waiting for sessions to end before a successor takes over"
+    ));
     assert!(has(&manager.hears_news().await, "RELOADING=1"));
     assert!(has(&manager.hears_news().await, "READY=1"), "the successor tells it");
     assert_eq!(process.id(), id, "systemd need not be told of another process");

@@ -121,7 +121,12 @@ impl Host {
 
     /// The first byte that comes; `None` where none does.
     async fn first_byte(&self, stream: &TcpStream, peer: Peer) -> Option<u8> {
-        let (patience, mut first) = (if peer.is_one_too_many { SHORT } else { HEAD }, [0]);
+        let patience = match &self.tls {
+            _ if peer.is_one_too_many => SHORT,
+            Some(_) => HANDSHAKE,
+            None => HEAD,
+        };
+        let mut first = [0];
         tokio::select! {
             peeked = timeout(patience, stream.peek(&mut first)) => {
                 peeked.ok()?.ok().filter(|read| *read > 0).map(|_| first[0])

@@ -179,10 +179,8 @@ async fn mail_waits_in_the_queue_of_its_lane_and_route() {
     }
     assert_eq!(store.queued(9).unwrap(), [id(0), id(1), id(2)]);
     // What may be at an upstream waits for that one, also after reopening, until nobody is unknown any more.
-    let pinned = Queued {
-        lane: Lane::Bulk,
-        waits: Waits::ForUpstream { name: "mailgun".into(), route: Some("news".into()) },
-    };
+    let pinned =
+        Queued { lane: Lane::Bulk, waits: Waits::ForUpstream { name: "mailgun".into(), route: None } };
     store.settle(outcome(0, 5, &[settled(&[0], Standing::Unknown)], Some(50))).await.unwrap();
     drop(store);
     let (store, _) = reopen(directory.path());
