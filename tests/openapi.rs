@@ -469,7 +469,14 @@ impl Scene {
         }
         let log = self.house.process.log();
         assert!(!log.contains(TOKEN) && !log.contains("0123456789abcdeg"), "no token stands in the log");
-        assert!(log.contains("a request to the API was refused") && log.contains("127.0.0.1:"), "{log}");
+        let refused: Vec<_> =
+            log.lines().filter(|line| line.contains("a request to the API was refused")).collect();
+        // One line a minute for each address and cause, with its remedy.
+        assert_eq!(refused.len(), 3, "{log}");
+        for remedy in ["`hosts` in [admin]", "this host's address", "the `token` of [admin]"] {
+            let named = |line: &&&str| line.contains(remedy) && line.contains("127.0.0.1");
+            assert_eq!(refused.iter().filter(named).count(), 1, "{remedy}: {log}");
+        }
         let shown = self.house.ask(&["config", "show"]).await;
         assert!(shown.out.contains("token = \"******\""), "{}", shown.out);
     }

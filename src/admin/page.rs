@@ -9,6 +9,7 @@ use super::router::api;
 use super::web::web;
 use crate::http_server;
 use crate::secret::Secret;
+use crate::strangers::{Refusal, RefusalLog};
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
@@ -28,6 +29,8 @@ pub struct Gate {
     pub token: Secret,
     /// Names that this machine may be called by, in small letters, besides those of loopback.
     pub hosts: Vec<String>,
+    /// What the log and the metrics say of refused requests.
+    pub refusals: RefusalLog,
 }
 
 /// The web page, `/healthz`, `/metrics` where figures are kept and, behind a gate, `/api/v1`.
@@ -66,6 +69,14 @@ impl Barred {
             Self::Token => StatusCode::UNAUTHORIZED,
         }
     }
+
+    fn refusal(self) -> Refusal {
+        match self {
+            Self::Host => Refusal::ApiHost,
+            Self::Origin => Refusal::ApiOrigin,
+            Self::Token => Refusal::ApiToken,
+        }
+    }
 }
 
 async fn guard(
@@ -79,7 +90,7 @@ async fn guard(
         request.extensions_mut().insert(ConnectInfo(operator));
         return next.run(request).await;
     };
-    tracing::warn!(%peer, path = request.uri().path(), reason = %barred, "a request to the API was refused");
+    gate.refusals.note(peer.ip(), barred.refusal(), &"");
     let mut answer = (barred.status(), barred.to_string()).into_response();
     if barred == Barred::Token {
         answer.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
@@ -131,7 +142,11 @@ mod tests {
     use super::*;
 
     fn admitted(fields: &[(HeaderName, &str)]) -> Result<(), Barred> {
-        let gate = Gate { token: Secret::new(TOKEN), hosts: vec!["relay.lan".to_owned()] };
+        let gate = Gate {
+            token: Secret::new(TOKEN),
+            hosts: vec!["relay.lan".to_owned()],
+            refusals: RefusalLog::default(),
+        };
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(name, value.parse().unwrap());

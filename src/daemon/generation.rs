@@ -30,6 +30,7 @@ use crate::reconcile::Reconciler;
 use crate::report::Reporter;
 use crate::sink::{self, Feeder};
 use crate::store::Store;
+use crate::strangers::RefusalLog;
 use crate::submission::{Crowd, Door, Memory};
 use crate::sync::Syncer;
 use crate::tls::{self, Server};
@@ -371,7 +372,8 @@ fn tell_of_missing(alarms: &Alarms, sockets: &Sockets) {
 
 /// Who may ask over TCP, if anybody may.
 fn gate(config: &Config) -> Option<Gate> {
-    config.admin.token.clone().map(|token| Gate { token, hosts: config.admin.hosts.clone() })
+    let (hosts, refusals) = (config.admin.hosts.clone(), RefusalLog::default());
+    config.admin.token.clone().map(|token| Gate { token, hosts, refusals })
 }
 
 /// Ends the alarms about what a configuration has no more: nobody else would.

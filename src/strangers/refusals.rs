@@ -67,6 +67,12 @@ pub enum Refusal {
     Method,
     /// What is no HTTP.
     HttpFraming,
+    /// An API request whose Host names another machine.
+    ApiHost,
+    /// An API request of a page that another machine serves.
+    ApiOrigin,
+    /// An API request without a valid token.
+    ApiToken,
 }
 
 impl Refusal {
@@ -96,6 +102,9 @@ impl Refusal {
             Self::Path => "path",
             Self::Method => "method",
             Self::HttpFraming => "http-framing",
+            Self::ApiHost => "api-host",
+            Self::ApiOrigin => "api-origin",
+            Self::ApiToken => "api-token",
         }
     }
 
@@ -174,6 +183,15 @@ impl Refusal {
             Self::Method => "a request with another method than POST was refused",
             Self::HttpFraming => {
                 "a request that is not HTTP was refused; look at the client and what is on the way"
+            }
+            Self::ApiHost => {
+                "a request to the API was refused: unknown Host header; add it to `hosts` in [admin]"
+            }
+            Self::ApiOrigin => {
+                "a request to the API was refused: its Origin is another host; open the page by this host's address"
+            }
+            Self::ApiToken => {
+                "a request to the API was refused: no valid token; give the client the `token` of [admin]"
             }
         }
     }
