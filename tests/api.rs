@@ -175,7 +175,7 @@ async fn an_event_settles_what_was_answered_without_a_clear_no() {
         said(200, "Queued. Thank you."),
         (504, String::new()),
         said(409, "Conflict"),
-        said(429, "slow down"),
+        (429, "+ Retry-After: 1\nslow down".to_owned()),
         (302, "+ Location: /login\n".to_owned()),
     ] {
         let server = Server::start(move |number, request| {
