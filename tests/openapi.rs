@@ -291,6 +291,7 @@ impl Scene {
         self.refuse().await;
         self.submit("bad@mg.example.com", "bob@example.net").await;
         self.until("/api/v1/alarms", |alarms| !alarms.as_array().unwrap().is_empty()).await;
+        self.until("/api/v1/queue?limit=5", |queue| !queue.as_array().unwrap().is_empty()).await;
         ids.remove(0)
     }
 
