@@ -55,14 +55,14 @@ impl Time {
         }
     }
 
-    /// Lets what is under way come to rest, and a little time pass; more when `quiet`, but not more than that.
-    pub async fn pass(&self, quiet: bool, at_most: Duration) {
+    /// Lets what is under way come to rest, and a little time pass; more when it is `quiet` then, but not more than that.
+    pub async fn pass(&self, quiet: impl FnOnce() -> bool, at_most: Duration) {
         let Self::Leaps { step, .. } = self else {
             return tokio::time::sleep(Duration::from_millis(2)).await;
         };
         let rest = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(1)));
         rest.await.unwrap();
-        step.set(if quiet { (step.get() * 2).min(LEAP) } else { STEP });
+        step.set(if quiet() { (step.get() * 2).min(LEAP) } else { STEP });
         self.leap(step.get().min(at_most)).await;
     }
 
@@ -161,7 +161,7 @@ impl Scene {
         loop {
             tokio::select! {
                 () = &mut stopped => return,
-                () = self.time.pass(true, LEAP) => {}
+                () = self.time.pass(|| true, LEAP) => {}
             }
         }
     }
@@ -250,8 +250,7 @@ impl Scene {
             let heard = self.server.heard();
             let last = &heard[heard.len().saturating_sub(12)..];
             assert!(Instant::now() < deadline, "{what} did not come; last heard: {last:#?}");
-            let before = std::mem::replace(&mut events, self.server.with(|script| script.events));
-            self.time.pass(before == events, LEAP).await;
+            self.pass(&mut events, LEAP).await;
         }
     }
 
@@ -263,9 +262,17 @@ impl Scene {
             if left.is_zero() {
                 return;
             }
-            let before = std::mem::replace(&mut events, self.server.with(|script| script.events));
-            self.time.pass(before == events, left).await;
+            self.pass(&mut events, left).await;
         }
+    }
+
+    /// Lets time pass, little where the server had something to do since `events`.
+    async fn pass(&self, events: &mut usize, at_most: Duration) {
+        let quiet = || {
+            let (now, handshakes) = self.server.with(|script| (script.events, script.handshakes));
+            std::mem::replace(events, now) == now && handshakes == 0
+        };
+        self.time.pass(quiet, at_most).await;
     }
 
     /// Where clients hand mail in.
@@ -332,6 +339,7 @@ pub fn attempts(trail: &Trail) -> Vec<Standing> {
 pub const LONG: u64 = 1_000_000;
 /// Longest wait for anything, in real time; reached only by a test that fails.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How much time passes at once while something happens, and at most while nothing does.
+/// How much time passes at once while something happens, and at most while nothing does: less than any wait for an
+/// upstream, so that one that began just before a leap does not end by it.
 const STEP: Duration = Duration::from_millis(100);
-const LEAP: Duration = Duration::from_secs(30);
+const LEAP: Duration = Duration::from_secs(20);

@@ -104,8 +104,10 @@ pub struct Script {
     pub ahead: usize,
     /// Final dots that more stood behind.
     pub chained: usize,
-    /// Things heard and bytes dribbled.
+    /// Connections taken, things heard and bytes dribbled.
     pub events: usize,
+    /// TLS handshakes in progress.
+    pub handshakes: usize,
     log: Vec<String>,
     pub taken: Vec<Taken>,
     connections: usize,
@@ -152,6 +154,7 @@ impl Server {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let number = listening.with(|script| {
+                    script.events += 1;
                     script.connections += 1;
                     script.connections
                 });
@@ -293,9 +296,9 @@ impl Conversation {
         let mut stream: Box<dyn Stream> = Box::new(stream);
         let (implicit, tls) = self.server.with(|script| (script.implicit, script.tls.clone()));
         if let Some(tls) = tls.filter(|_| implicit) {
-            match tls.accept(stream).await {
-                Ok(secured) => stream = Box::new(secured),
-                Err(_) => return,
+            match self.shake_hands(tls, stream).await {
+                Some(secured) => stream = secured,
+                None => return,
             }
         }
         if self.answer(&mut stream, At::Banner, "220 scripted ready").await.is_none() {
@@ -518,7 +521,14 @@ impl Conversation {
         if let Some(act) = self.next(At::Handshake) {
             self.perform(&mut stream, act, "").await?;
         }
-        Some(Box::new(tls.accept(stream).await.ok()?))
+        self.shake_hands(tls, stream).await
+    }
+
+    async fn shake_hands(&self, tls: TlsAcceptor, stream: Box<dyn Stream>) -> Option<Box<dyn Stream>> {
+        self.server.with(|script| script.handshakes += 1);
+        let secured = tls.accept(stream).await;
+        self.server.with(|script| script.handshakes -= 1);
+        Some(Box::new(secured.ok()?))
     }
 
     async fn line(&mut self, stream: &mut Box<dyn Stream>) -> Option<String> {
