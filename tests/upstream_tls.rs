@@ -39,6 +39,7 @@ async fn whom_the_certificate_does_not_vouch_for_hears_nothing() {
             let mut scene = Scene::in_leaps(server.clone(), &settings(implicit, Some(&house.path()))).await;
             let id = scene.send(1, &["a@example.net"]).await;
             scene.until(&context, || log.lines("certificate cannot be trusted").len() == 1).await;
+            scene.until("its attempt", || scene.trail(id).attempts == 1).await;
             scene.wait(Duration::from_secs(600)).await;
             let trail = scene.trail(id);
             assert_eq!((states(&trail), trail.attempts), (vec![State::Queued], 1), "{context}");
