@@ -52,12 +52,7 @@ async fn a_message_that_breaks_its_connection_holds_no_other_in_half_open() {
         }
     }
     let world = World::new(scenes).await;
-    world.open_breakers().await;
-    for scene in 0..world.plays.len() {
-        world.send_odd_and_others(scene).await;
-    }
-    world.others_arrive().await;
-    world.odd_ones_are_tried_again().await;
+    world.play().await;
     world.stop().await;
 }
 
@@ -107,11 +102,7 @@ async fn words_about_an_account_decide_about_one_message_where_they_are_said_of_
         }
     }
     let world = World::new(scenes).await;
-    for scene in 0..world.plays.len() {
-        world.send_odd_and_others(scene).await;
-    }
-    world.others_arrive().await;
-    world.odd_ones_are_tried_again().await;
+    world.play().await;
     world.stop().await;
 }
 
@@ -235,10 +226,20 @@ async fn an_upstream_that_hangs_is_noticed_by_its_stuck_connections() {
     let log = Log::default();
     let _logging = log.listen();
     let mut scenes = Vec::new();
-    for (connections, at) in
-        [(1, At::Dot), (2, At::Dot), (4, At::Dot), (1, At::Mail), (2, At::Data), (2, At::Body)]
-    {
-        let script = Script::new().odd(at, Act::Silence);
+    for (connections, at) in [
+        (1, At::Banner),
+        (2, At::Ehlo),
+        (1, At::Dot),
+        (2, At::Dot),
+        (4, At::Dot),
+        (1, At::Mail),
+        (2, At::Data),
+        (2, At::Body),
+    ] {
+        let script = match at {
+            At::Banner | At::Ehlo => Script::new().at(at, vec![Some(Act::Silence); 50]),
+            _ => Script::new().odd(at, Act::Silence),
+        };
         let mut play = Play::new(script, "", format!("{connections} {at:?}"));
         play.settings = format!("connections = {connections}\n");
         (play.second, play.odd) = (true, connections);
@@ -345,12 +346,7 @@ async fn play_all(step: At) {
         }
     })
     .await;
-    world.open_breakers().await;
-    for scene in 0..world.plays.len() {
-        world.send_odd_and_others(scene).await;
-    }
-    world.others_arrive().await;
-    world.odd_ones_are_tried_again().await;
+    world.play().await;
     world.tally_holds();
     world.stop_at_once().await;
 }
@@ -524,6 +520,18 @@ impl World {
         id
     }
 
+    /// Sends the odd messages, each the oldest of its scene, and the others: these arrive, and the odd ones are settled
+    /// or tried again.
+    async fn play(&self) {
+        self.open_breakers().await;
+        for scene in 0..self.plays.len() {
+            self.send_odd(scene).await;
+            self.send_others(scene).await;
+        }
+        self.others_arrive().await;
+        self.odd_ones_are_tried_again().await;
+    }
+
     /// Opens the breakers of the upstreams that refuse their first connections: one message of the others' kind meets
     /// that, and waits then as the others do.
     async fn open_breakers(&self) {
@@ -532,12 +540,6 @@ impl World {
             self.sent.borrow_mut().push(Sent { scene, odd: false, id });
         }
         self.all("meet a closed door", |sent| self.trail(sent.id).attempts >= 2).await;
-    }
-
-    /// The odd one is the oldest.
-    async fn send_odd_and_others(&self, scene: usize) {
-        self.send_odd(scene).await;
-        self.send_others(scene).await;
     }
 
     async fn send_odd(&self, scene: usize) {

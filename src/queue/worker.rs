@@ -128,7 +128,7 @@ impl Worker {
         }
         let (mut link, reused) = match self.connection.take() {
             Some(link) => (link, true),
-            None => match self.connect().await {
+            None => match outlet.watch(attempt.id, self.connect()).await {
                 Ok(link) => (link, false),
                 Err(fault) => return Carried::Unreachable(fault),
             },
