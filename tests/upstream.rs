@@ -648,7 +648,7 @@ async fn recipients_beyond_what_a_transaction_takes_go_in_the_next() {
             "554 5.7.1 Error: too many recipients in this transaction",
         ] {
             let mut script = Script::new();
-            script.most_recipients = Some((20, refusal));
+            script.most_recipients = Some((At::Rcpt, 20, refusal));
             let scene = Scene::new(script, mode).await;
             let trail = scene.settled(scene.send(1, &recipients).await).await;
             let what = format!("{mode} {refusal}");
@@ -658,6 +658,79 @@ async fn recipients_beyond_what_a_transaction_takes_go_in_the_next() {
             let to: Vec<_> = scene.server.taken().into_iter().flat_map(|taken| taken.recipients).collect();
             assert_eq!(to, recipients, "{what}");
         }
+    }
+}
+
+/// The same where the upstream refuses the whole transaction: halves of it follow at once, none of them twice.
+#[tokio::test]
+async fn a_transaction_that_has_too_many_recipients_is_split() {
+    let recipients: Vec<_> = (0..60).map(|number| format!("r{number}@example.net")).collect();
+    let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
+    for mode in MODES {
+        for (at, refusal) in [
+            (At::Data, "552 5.5.3 Too many recipients"),
+            (At::Data, "452 4.5.3 Too many recipients"),
+            (At::Dot, "552 5.5.3 Too many recipients"),
+            (At::Dot, "552 Requested mail action aborted"),
+            (At::Dot, "452 4.5.3 Error: too many recipients"),
+            (At::Dot, "554 5.7.1 Error: too many recipients in this message"),
+        ] {
+            let mut script = Script::new();
+            script.most_recipients = Some((at, 20, refusal));
+            let scene = Scene::new(script, mode).await;
+            let trail = scene.settled(scene.send(1, &recipients).await).await;
+            let what = format!("{mode} {at:?} {refusal}");
+            assert_eq!(states(&trail), [State::Relayed; 60], "{what}");
+            let taken = scene.server.taken();
+            let sizes: Vec<_> = taken.iter().map(|taken| taken.recipients.len()).collect();
+            assert_eq!((sizes, trail.attempts), (vec![15; 4], 6), "{what}");
+            let mut to: Vec<_> = taken.into_iter().flat_map(|taken| taken.recipients).collect();
+            to.sort_by_key(|one| recipients.iter().position(|known| known == one));
+            assert_eq!(to, recipients, "{what}");
+        }
+    }
+}
+
+/// A transaction of one recipient cannot be made smaller: its refusal is decided by the code.
+#[tokio::test]
+async fn one_recipient_is_never_too_many() {
+    let everybody = ["a@example.net", "b@example.net", "c@example.net"];
+    for at in [At::Data, At::Dot] {
+        for (refusal, expected) in [
+            ("552 5.5.3 Too many recipients", State::Bounced),
+            ("552 Requested mail action aborted", State::Bounced),
+            ("452 4.5.3 Too many recipients", State::Queued),
+        ] {
+            let mut script = Script::new();
+            script.most_recipients = Some((at, 0, refusal));
+            let scene = Scene::new(script, "").await;
+            let id = scene.send(1, &everybody).await;
+            scene.until("an attempt for each", || scene.trail(id).attempts >= 5).await;
+            assert_eq!(states(&scene.trail(id)), [expected; 3], "{at:?} {refusal}");
+            let alone = scene.said("RCPT") - 5;
+            assert!(alone >= 3, "{at:?} {refusal}: {alone}");
+        }
+    }
+}
+
+/// The others go on while one of a crowd waits.
+#[tokio::test]
+async fn a_recipient_that_waits_holds_no_other_of_a_crowd() {
+    let everybody = ["a@example.net", "b@example.net", "c@example.net", "d@example.net"];
+    for busy in ["a@example.net", "c@example.net"] {
+        let mut script = Script::new().to(busy, [Act::Say("450 4.2.1 busy")]);
+        script.most_recipients = Some((At::Dot, 1, "552 5.5.3 Too many recipients"));
+        let scene = Scene::changed("plain", script, "", |config| {
+            let retry = &mut config.upstreams[0].retry;
+            (retry.first, retry.max) = (Duration::from_secs(3600), Duration::from_secs(3600));
+        })
+        .await;
+        let id = scene.send(1, &everybody).await;
+        scene.until("the others", || scene.server.taken().len() == 3).await;
+        scene.until("their end", || !scene.trail(id).sending).await;
+        let expected = everybody.map(|one| if one == busy { State::Queued } else { State::Relayed });
+        scene.until("their states", || states(&scene.trail(id)) == expected).await;
+        assert!(scene.server.taken().iter().all(|taken| taken.recipients.len() == 1));
     }
 }
 
@@ -675,7 +748,7 @@ async fn the_other_recipients_go_also_where_the_first_transaction_fails() {
     ] {
         let what = format!("{at:?} {act:?}");
         let mut script = Script::new().at(at, [Some(act)]);
-        script.most_recipients = Some((2, "552 5.5.3 Too many recipients"));
+        script.most_recipients = Some((At::Rcpt, 2, "552 5.5.3 Too many recipients"));
         let scene = Scene::new(script, "").await;
         let trail = scene.settled(scene.send(1, &recipients).await).await;
         let expected = [first, first, State::Relayed, State::Relayed, State::Relayed];

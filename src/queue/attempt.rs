@@ -14,7 +14,7 @@ use crate::suppression;
 use crate::transport::api::Answer;
 use crate::transport::{
     Certainty, EnvelopeReplies, Fault, Step, Verdict, Weighed, is_for_next_transaction, is_own_limit,
-    verdict, verdict_of_answer,
+    is_too_many_recipients, verdict, verdict_of_answer,
 };
 use bytes::Bytes;
 use futures_util::future::ready;
@@ -26,7 +26,7 @@ use std::io;
 pub struct Attempt {
     /// Which send.
     pub id: TrackingId,
-    /// What is said to the upstream: to those whom it can be sent by it.
+    /// What is said to the upstream: from and to those whom it can be sent by it, once it is [fitted](Self::fit).
     pub envelope: Envelope,
     /// The places of those recipients in the send.
     pub places: Vec<u16>,
@@ -52,6 +52,8 @@ pub struct Attempt {
     pub lane: Lane,
     /// Whether others wait whom this attempt has no room for.
     leaves_others: bool,
+    /// Whether some of them wait for a transaction with fewer recipients than they were refused in.
+    leaves_crowd: bool,
     /// What becomes of those who get no mail.
     suppressed: Vec<Settled>,
 }
@@ -74,6 +76,8 @@ pub struct Findings {
     not_before: Option<Timestamp>,
     /// Whether some had no place in this transaction and go in another.
     overflow: bool,
+    /// The number of recipients that were too many for one transaction.
+    pub too_many: Option<usize>,
     /// Whether another upstream is to be tried next, for a limit of this one.
     passed_on: bool,
     /// What the upstream said about itself, not about this mail.
@@ -118,7 +122,10 @@ impl Attempt {
         let waiting = (0u16..).zip(&job.recipients).filter(|(_, recipient)| recipient.waits());
         let waiting: Vec<_> = waiting.filter(|(place, _)| may_go(place)).collect();
         let suppressed = settled(suppressed, &job.recipients);
-        let some = together(&waiting, job.attempts).into_iter().take(most);
+        let crowd = crowd(&waiting, job.attempts);
+        let leaves_crowd = crowd.len() > most;
+        let some = if crowd.is_empty() { together(&waiting, job.attempts) } else { crowd };
+        let some = some.into_iter().take(most);
         let wanted: Vec<_> = some.map(|(place, recipient)| (place, recipient.address.clone())).collect();
         let leaves_others = wanted.len() < waiting.len();
         let over = |settled| {
@@ -140,10 +147,10 @@ impl Attempt {
             let failed = Settled { recipients, standing: Standing::Failed, words };
             return over(suppressed.into_iter().chain([failed]).collect());
         };
-        let (places, recipients) = wanted.iter().cloned().unzip();
+        let places = wanted.iter().map(|(place, _)| *place).collect();
         let envelope = Envelope {
-            sender: job.send.sender.clone(),
-            recipients,
+            sender: None,
+            recipients: Vec::new(),
             body: job.send.body,
             smtputf8: job.send.smtputf8,
             dsn: Dsn::default(),
@@ -165,6 +172,7 @@ impl Attempt {
             attempts: job.attempts,
             lane: job.send.lane,
             leaves_others,
+            leaves_crowd,
             suppressed,
         }))
     }
@@ -283,10 +291,7 @@ impl Attempt {
         if let Some(data) = &replies.data
             && !data.is_intermediate()
         {
-            let open = findings.open(&self.places);
-            if !self.passes_on(&mut findings, &open, data) {
-                findings.add(&open, Step::Data, data, weights);
-            }
+            self.weigh_content(&mut findings, Step::Data, data, weights);
             // A farewell stands for all answers that did not come, and came at the first of these.
             let unanswered = self.unanswered(replies);
             let mut decided = findings.decided.iter_mut();
@@ -297,10 +302,15 @@ impl Attempt {
         findings
     }
 
-    /// What the answer to the final dot, or to what was sent of the message before, means for those still open.
+    /// What a refusal of DATA, or the answer to the final dot or to what was sent of the message before, means for those
+    /// still open. Several that are too many for one transaction go in smaller ones; a single one never is.
     pub fn weigh_content(&self, findings: &mut Findings, step: Step, reply: &Response, weights: Weights) {
         let open = findings.open(&self.places);
-        if !self.passes_on(findings, &open, reply) {
+        let words = heard(name(step), reply);
+        if open.len() > 1 && is_too_many_recipients(&words) {
+            findings.too_many = Some(open.len());
+            findings.note(&open, Standing::Queued, &words);
+        } else if !self.passes_on(findings, &open, reply) {
             findings.add(&open, step, reply, weights);
         }
     }
@@ -396,7 +406,10 @@ impl Attempt {
         // By another transaction, or by another upstream.
         let passed_on = findings.passed_on || (self.fallback == Fallback::Another && !self.unfit.is_empty());
         let at_once = due.is_some() && !unknown;
-        let at_once = at_once && (passed_on || (findings.makes_room() && not_before.is_none()));
+        let makes_room = findings.too_many.is_some()
+            || (findings.overflow && findings.has_ended())
+            || (self.leaves_crowd && (findings.has_ended() || findings.is_about_each()));
+        let at_once = at_once && (passed_on || (makes_room && not_before.is_none()));
         let due = if at_once { Some(now) } else { due };
         let mut settled = self.suppressed.clone();
         let fallen_back = if self.fallback == Fallback::Fail { Standing::Failed } else { Standing::Queued };
@@ -443,11 +456,17 @@ impl Findings {
     }
 
     /// Whether the transaction brought some to an end, so that those without a place in it may follow at once.
-    fn makes_room(&self) -> bool {
+    fn has_ended(&self) -> bool {
         let ended = |(_, standing, words): &(u16, Standing, Words)| {
             words.name == END_OF_DATA && matches!(standing, Standing::Relayed | Standing::Bounced)
         };
-        self.overflow && self.decided.iter().any(ended)
+        self.decided.iter().any(ended)
+    }
+
+    /// Whether each recipient got a reply of its own, which says nothing about others.
+    fn is_about_each(&self) -> bool {
+        let own = |words: &Words| words.name == RCPT && words.code.is_some_and(|code| code != 421);
+        self.decided.iter().all(|(.., words)| own(words))
     }
 
     /// Notes where those at `places` stand.
@@ -484,6 +503,15 @@ pub struct Weights {
     pub is_refuted: bool,
     /// The time.
     pub now: Timestamp,
+}
+
+/// Those recipients that were too many for one transaction, in turns: one that waits longer holds no other.
+fn crowd<'a>(waiting: &[(u16, &'a Recipient)], attempts: u32) -> Vec<(u16, &'a Recipient)> {
+    let crowded = |words: &Words| words.name != RCPT && is_too_many_recipients(words);
+    let mut crowd: Vec<_> = waiting.iter().filter(|(_, one)| crowded(&one.words)).copied().collect();
+    let turn = attempts as usize % crowd.len().max(1);
+    crowd.rotate_left(turn);
+    crowd
 }
 
 /// Those recipients that go together: all, but for those over which the connection broke again and again. Each of these

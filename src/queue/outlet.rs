@@ -79,6 +79,9 @@ pub(super) struct Outlet {
     probe: Mutex<Option<TrackingId>>,
     /// The sends whose answers are long in coming.
     stuck: Mutex<HashSet<TrackingId>>,
+    /// The sends whose recipients were too many for one transaction, and how many it may have next. What is forgotten is
+    /// found out again.
+    smaller: Mutex<HashMap<TrackingId, usize>>,
     is_slow: AtomicBool,
     workers: TaskTracker,
     settling: TaskTracker,
@@ -134,6 +137,7 @@ impl Outlet {
             under_way: Mutex::default(),
             probe: Mutex::default(),
             stuck: Mutex::default(),
+            smaller: Mutex::default(),
             is_slow: AtomicBool::default(),
             workers: TaskTracker::new(),
             settling: TaskTracker::new(),
@@ -323,12 +327,29 @@ impl Outlet {
         let lenient =
             (!self.watch.is_steady()).then(|| Retry { give_up_after: Duration::MAX, ..self.retry.clone() });
         let retry = lenient.as_ref().unwrap_or(&self.retry);
+        let too_many = findings.too_many;
         let outcome = attempt.conclude(findings, &self.settings.name, retry, now, until);
+        self.note_too_many(too_many, &outcome);
         self.note_withheld(attempt.lane, &outcome);
         if self.screening.settings.policy != Policy::Off {
             attempt.refused(&outcome).for_each(|(address, words)| self.remember_refusal(address, words, now));
         }
         outcome
+    }
+
+    /// Halves what the next transaction of a send may have where its recipients were too many for one.
+    fn note_too_many(&self, too_many: Option<usize>, outcome: &Outcome) {
+        let mut smaller = self.smaller();
+        if outcome.due.is_none() {
+            smaller.remove(&outcome.id);
+        } else if let Some(recipients) = too_many {
+            if smaller.len() >= SMALLER
+                && let Some(other) = smaller.keys().next().copied()
+            {
+                smaller.remove(&other);
+            }
+            smaller.insert(outcome.id, recipients.div_ceil(2));
+        }
     }
 
     /// Raises an alarm where transactional mail is not sent because of the suppression list: an invoice that does not go
@@ -466,6 +487,7 @@ impl Outlet {
                 return None;
             }
         };
+        let most = self.smaller().get(&id).map_or(most, |smaller| most.min(*smaller));
         let (provider, upstream) = (self.settings.provider, &self.settings.name);
         let lane = job.send.lane;
         let fallback = self.fallback(job.waits.as_ref());
@@ -680,6 +702,10 @@ impl Outlet {
         self.probe().filter(|_| probing)
     }
 
+    fn smaller(&self) -> MutexGuard<'_, HashMap<TrackingId, usize>> {
+        self.smaller.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn stuck(&self) -> MutexGuard<'_, HashSet<TrackingId>> {
         self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -716,6 +742,8 @@ impl Drop for Stuck<'_> {
 
 /// Messages in the workers' hands for each connection: the one on its way and the one that rides behind it.
 const PER_CONNECTION: usize = 3;
+/// Sends whose next transaction is remembered to be a smaller one.
+const SMALLER: usize = 10_000;
 /// How long after the last such mail the alarm about withheld mail is over.
 const WITHHELD_LASTS: Duration = Duration::from_secs(86_400);
 /// How long what was taken is surely in memory.

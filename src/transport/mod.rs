@@ -24,6 +24,7 @@ pub use quota::{Period, Plan, Quota};
 pub use settings::{Api, Login, Pipelining, Security, Settings, Timeouts};
 pub use smtp::{Connection, Dialect, EnvelopeReplies};
 pub use verdict::{
-    Certainty, Step, Verdict, Weighed, is_for_next_transaction, is_own_limit, verdict, verdict_of_answer,
+    Certainty, Step, Verdict, Weighed, is_for_next_transaction, is_own_limit, is_too_many_recipients,
+    verdict, verdict_of_answer,
 };
 pub use ways::Ways;

@@ -3,6 +3,7 @@
 
 use super::api::Answer;
 use crate::clock::Timestamp;
+use crate::event::Words;
 use crate::provider::{Provider, try_again_after};
 use crate::smtp::Response;
 use std::time::Duration;
@@ -127,6 +128,18 @@ pub fn is_for_next_transaction(response: &Response, taken: bool) -> bool {
         }
 }
 
+/// Whether a refusal of a whole transaction says that it has too many recipients: fewer in each of several may be taken.
+/// RFC 5321 section 4.5.3.1.10 gives 552 for that; without a status of its own it may mean the size, too.
+pub fn is_too_many_recipients(refusal: &Words) -> bool {
+    let Some(code @ (400..=420 | 422..600)) = refusal.code else { return false };
+    let text = refusal.text.as_deref().unwrap_or_default().to_ascii_lowercase();
+    match refusal.enhanced.as_deref() {
+        Some("4.5.3" | "5.5.3") => true,
+        None if code == 552 => !SIZE_WORDS.iter().any(|word| text.contains(word)),
+        _ => text.contains("too many recipients"),
+    }
+}
+
 /// Whether the login is missing, wrong or gone, or not allowed from here.
 fn is_about_login(response: &Response, provider: Provider, text: &str) -> bool {
     let status = response.enhanced.as_deref();
@@ -230,6 +243,7 @@ fn is_throttle(response: &Response, text: &str) -> bool {
     }
 }
 
+const SIZE_WORDS: [&str; 3] = ["size", "large", "big"];
 const MAILGUN_ACCOUNT: [&str; 3] = [
     "limit exceeded, try again after ",
     "domain is unverified and requires dns configuration",
@@ -480,6 +494,29 @@ mod tests {
             assert_eq!(is_for_next_transaction(&response, true), expected, "{line}");
             assert!(!is_for_next_transaction(&response, false), "{line}");
         }
+    }
+
+    #[test]
+    fn a_transaction_with_too_many_recipients_is_told_from_other_refusals() {
+        for (code, enhanced, text, expected) in [
+            (552, None, "Too many recipients", true),
+            (552, Some("5.5.3"), "Too many recipients", true),
+            (452, Some("4.5.3"), "Recipient limit reached", true),
+            (452, None, "Too many recipients", true),
+            (554, Some("5.7.1"), "Error: too many recipients in this message", true),
+            (552, None, "Requested mail action aborted: exceeded storage allocation", true),
+            (552, None, "Message size exceeds fixed limit", false),
+            (552, Some("5.3.4"), "Message too big", false),
+            (452, None, "Requested action not taken: insufficient system storage", false),
+            (421, Some("4.5.3"), "Too many recipients", false),
+            (554, Some("5.7.1"), "spam", false),
+            (250, None, "no too many recipients", false),
+        ] {
+            let (enhanced, text) = (enhanced.map(str::to_owned), Some(text.to_owned()));
+            let refusal = Words { code: Some(code), enhanced, text, ..Words::default() };
+            assert_eq!(is_too_many_recipients(&refusal), expected, "{refusal:?}");
+        }
+        assert!(!is_too_many_recipients(&Words::default()));
     }
 
     #[test]

@@ -97,8 +97,9 @@ pub struct Script {
     pub injected: &'static str,
     /// So many messages in so much time, and what is said to MAIL beyond that.
     pub most: Option<(usize, Duration, &'static str)>,
-    /// So many recipients of a transaction, and what is said to each beyond that.
-    pub most_recipients: Option<(usize, &'static str)>,
+    /// So many recipients of a transaction, and what is said to each beyond that at RCPT, or to all of them at DATA or
+    /// after the final dot.
+    pub most_recipients: Option<(At, usize, &'static str)>,
     begun: Option<(Instant, usize)>,
     /// Answers that were given while something behind the command had been heard already.
     pub ahead: usize,
@@ -370,8 +371,7 @@ impl Conversation {
         if !self.in_transaction {
             return say(stream, "503 no MAIL").await;
         }
-        let most = self.server.with(|script| script.most_recipients);
-        if let Some((_, refusal)) = most.filter(|(most, _)| self.recipients.len() >= *most) {
+        if let Some(refusal) = self.crowded(At::Rcpt, self.recipients.len() + 1) {
             return say(stream, refusal).await;
         }
         let own = self.server.with(|script| script.next_for(&recipient));
@@ -389,6 +389,9 @@ impl Conversation {
         let regardless = self.server.with(|script| script.data_regardless);
         if !regardless && (!self.in_transaction || self.recipients.is_empty()) {
             return say(stream, "503 nobody").await;
+        }
+        if let Some(refusal) = self.crowded(At::Data, self.recipients.len()) {
+            return say(stream, refusal).await;
         }
         if !self.answer(stream, At::Data, "354 go on").await? {
             return Some(());
@@ -412,6 +415,9 @@ impl Conversation {
         if refused {
             return Some(());
         }
+        if let Some(refusal) = self.crowded(At::Dot, recipients.len()) {
+            return say(stream, refusal).await;
+        }
         let always = self.server.with(|script| script.behind_dot.clone());
         self.server.with(|script| script.chained += usize::from(!self.heard.is_empty()));
         let act = always.filter(|_| !self.heard.is_empty());
@@ -433,6 +439,12 @@ impl Conversation {
             Some(act) => self.perform(stream, act, "250 nobody asked").await.map(drop),
             None => Some(()),
         }
+    }
+
+    /// What is said at a step where so many recipients are too many.
+    fn crowded(&self, at: At, recipients: usize) -> Option<&'static str> {
+        let (step, most, refusal) = self.server.with(|script| script.most_recipients)?;
+        (step == at && recipients > most).then_some(refusal)
     }
 
     /// What the script says for this step.
