@@ -48,7 +48,7 @@ pub struct Queue {
     outlets: Vec<Arc<Outlet>>,
     ways: Ways,
     /// The queues that held mail when they were looked at last.
-    known: Vec<Queued>,
+    known: Arc<[Queued]>,
     looked: Timestamp,
     /// In which turn each was handed out from last.
     served: HashMap<Queued, u64>,
@@ -85,7 +85,7 @@ impl Queue {
             store,
             clock,
             ways,
-            known: Vec::new(),
+            known: Arc::default(),
             looked: Timestamp::default(),
             served: HashMap::new(),
             turn: 0,
@@ -248,9 +248,10 @@ impl Queue {
 
     /// Finds out which queues there are. Within a lane the one comes first that was handed out from least lately.
     fn look(&mut self, now: Timestamp) -> Result<(), ReadError> {
-        self.known = self.store.queues()?;
+        let mut known = self.store.queues()?;
         self.looked = now;
-        self.known.sort_by_key(|queue| (queue.lane, self.served.get(queue).copied()));
+        known.sort_by_key(|queue| (queue.lane, self.served.get(queue).copied()));
+        self.known = known.into();
         Ok(())
     }
 
@@ -261,7 +262,7 @@ impl Queue {
         wake: &mut Timestamp,
     ) -> Result<(), ReadError> {
         let mut again = Vec::new();
-        for queue in self.known.clone() {
+        for queue in &*self.known.clone() {
             let mut reluctant = None;
             for place in self.ways.of(&queue.waits) {
                 match rooms[place] {
@@ -273,7 +274,7 @@ impl Queue {
                     }
                     Room::Reluctant(_) => reluctant = reluctant.or(Some(place)),
                     Room::For(_) => {
-                        let found = self.hand_out_to(place, &queue, now, rooms, wake)?;
+                        let found = self.hand_out_to(place, queue, now, rooms, wake)?;
                         again.extend(found.again.then(|| (place, queue.clone())));
                         if found.all || !matches!(rooms[place], Room::Away(_) | Room::Reluctant(_)) {
                             reluctant = None;
@@ -283,10 +284,10 @@ impl Queue {
                 }
             }
             if let Some(place) = reluctant {
-                let found = self.hand_out_to(place, &queue, now, rooms, wake)?;
+                let found = self.hand_out_to(place, queue, now, rooms, wake)?;
                 again.extend(found.again.then(|| (place, queue.clone())));
             }
-            self.hand_out_unable(&queue, now, rooms, wake)?;
+            self.hand_out_unable(queue, now, rooms, wake)?;
         }
         // Nothing else was due: the message that probed last does so again.
         for (place, queue) in again {
