@@ -1,5 +1,6 @@
 //! HTTP endpoints that others run and operators name: how they are reached, and how what is posted there is signed.
 
+use crate::addresses::Resolver;
 use crate::cause;
 use crate::odoo;
 use crate::secret::Secret;
@@ -10,7 +11,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, RequestBuilder, Url};
 use sha2::Sha256;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio_util::sync::CancellationToken;
@@ -70,14 +71,17 @@ fn client(settings: &Settings) -> Result<Client, String> {
         return Err(format!("{address} is no public address; allow_private = true allows it"));
     }
     let tls = tls::client_config(None).map_err(|error| error.to_string())?;
-    let mut builder = Client::builder()
+    let resolver = Resolver::new(url, Arc::default());
+    let builder = Client::builder()
         .tls_backend_preconfigured(tls)
         .redirect(reqwest::redirect::Policy::none())
         .timeout(*timeout)
         .no_proxy();
-    if !allow_private {
-        builder = builder.dns_resolver(Arc::new(PublicOnly));
-    }
+    let builder = if *allow_private {
+        builder.dns_resolver(Arc::new(resolver))
+    } else {
+        builder.dns_resolver(Arc::new(PublicOnly(resolver)))
+    };
     builder.build().map_err(|error| error.to_string())
 }
 
@@ -141,19 +145,19 @@ fn literal(url: &Url) -> Option<IpAddr> {
 }
 
 /// Finds public addresses only, whatever the name says: it is looked at when it is used.
-struct PublicOnly;
+struct PublicOnly(Resolver);
 
 impl Resolve for PublicOnly {
     fn resolve(&self, name: Name) -> Resolving {
+        let resolver = self.0.clone();
         Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let public: Vec<SocketAddr> = found.filter(|address| is_public(address.ip())).collect();
-            if public.is_empty() {
+            let mut public = resolver.find(&name, is_public).await?.peekable();
+            if public.peek().is_none() {
                 let text =
                     format!("{} has no public address; allow_private = true allows others", name.as_str());
                 return Err(text.into());
             }
-            Ok(Box::new(public.into_iter()) as Addrs)
+            Ok(Box::new(public) as Addrs)
         })
     }
 }

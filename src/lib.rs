@@ -18,7 +18,7 @@
 //!
 //! | row | modules | may touch |
 //! |---|---|---|
-//! | basics | `cause`, `clock`, `descriptors`, `measure`, `probe`, `rate`, `secret`, `strangers`, `wakeup` | nothing of ours |
+//! | basics | `addresses`, `cause`, `clock`, `descriptors`, `measure`, `probe`, `rate`, `secret`, `strangers`, `wakeup` | nothing of ours |
 //! | values | `id`, `mail` | basics |
 //! | words | `event` | values |
 //! | rules | `ledger`, `provider`, `routing`, `smtp`, `suppression` | no socket, file, runtime or database |
@@ -44,6 +44,7 @@
 //! version may read them anew: `mailtrail events replay`.
 
 pub mod account;
+pub mod addresses;
 pub mod admin;
 pub mod alarm;
 pub mod audit;

@@ -9,14 +9,15 @@ use mailtrail::clock::Clock;
 use mailtrail::provider::generic;
 use mailtrail::secret::Secret;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::client::Client;
+use support::namespace::Namespace;
 use support::process::Process;
 use support::sink::{Manners, Sink};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mail_is_refused_before_its_text_while_the_disk_is_nearly_full() {
     let Some((disk, mut process, sink)) = on_a_small_disk().await else { return };
-    process.start_within(disk.holder.id()).await;
+    process.start_within(disk.namespace.id()).await;
     process.says("alarm=\"disk\"").await;
     let traffic = Traffic::start(process.address(1));
     traffic.until("mail is taken", |seen| seen.promised.len() >= 50).await;
@@ -44,7 +45,7 @@ async fn mail_is_refused_before_its_text_while_the_disk_is_nearly_full() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_promised_is_lost_where_not_one_byte_is_left() {
     let Some((disk, mut process, sink)) = on_a_small_disk().await else { return };
-    process.start_within(disk.holder.id()).await;
+    process.start_within(disk.namespace.id()).await;
     let traffic = Traffic::start(process.address(1));
     traffic.until("mail is taken", |seen| seen.promised.len() >= 50).await;
     disk.fill(0);
@@ -66,7 +67,7 @@ async fn a_ledger_that_cannot_be_written_stops_mail_until_it_can() {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
     let Some(disk) = SmallDisk::mount(&process.data().join("ledger")) else { return };
-    process.start_within(disk.holder.id()).await;
+    process.start_within(disk.namespace.id()).await;
     let traffic = Traffic::start(process.address(1));
     traffic.until("mail is taken", |seen| seen.promised.len() >= 50).await;
     for _ in 0..2 {
@@ -94,13 +95,13 @@ async fn a_start_on_a_full_disk_answers_and_goes_on_by_itself() {
     let text = process.configuration(sink.port(), "");
     let source = "[[source]]\nname = \"other\"\nkind = \"generic\"\nsecret = \"sixteen-or-longer\"\n";
     process.configure(&format!("{text}\n[http]\naddress = \"{http}\"\n{source}"));
-    process.start_within(disk.holder.id()).await;
+    process.start_within(disk.namespace.id()).await;
     let traffic = Traffic::start(process.address(1));
     traffic.until("mail is taken", |seen| seen.promised.len() >= 50).await;
     disk.fill(0);
     for _ in 0..3 {
         process.kill();
-        process.start_within(disk.holder.id()).await;
+        process.start_within(disk.namespace.id()).await;
         let refused = traffic.seen(|seen| seen.refused("452 4.3.1", ""));
         traffic.until("it is refused", |seen| seen.refused("452 4.3.1", "") > refused).await;
         assert_eq!(report(http).await, 503);
@@ -148,9 +149,9 @@ async fn arrive(sink: &Sink, promised: &[String]) {
     support::eventually_within(LONG, "every promised message arrives", arrived).await;
 }
 
-/// A file system in memory, in a mount namespace that lives as long as a process in it.
+/// A file system in memory, in a mount namespace.
 struct SmallDisk {
-    holder: Child,
+    namespace: Namespace,
     root: PathBuf,
 }
 
@@ -158,24 +159,13 @@ impl SmallDisk {
     /// Nothing where this machine allows no mount.
     fn mount(at: &Path) -> Option<Self> {
         fs::create_dir_all(at).unwrap();
-        let script = "mount -t tmpfs -o size=$1 tmpfs \"$0\" && echo mounted && read -r _";
-        let mut command = Command::new("unshare");
-        command
-            .args(["--user", "--map-root-user", "--mount", "sh", "-c", script])
-            .arg(at)
-            .arg(SIZE.to_string());
-        // It ends with its standard input, so with this test at the latest.
-        let mut holder = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().ok()?;
-        let mut said = String::new();
-        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut said).unwrap();
-        let root =
-            Path::new("/proc").join(holder.id().to_string()).join("root").join(at.strip_prefix("/").unwrap());
-        let disk = Self { holder, root };
-        if said != "mounted\n" {
+        let script = "mount -t tmpfs -o size=$1 tmpfs \"$0\"";
+        let Some(namespace) = Namespace::new(script, &[at.as_os_str(), OsStr::new(&SIZE.to_string())]) else {
             eprintln!("no file system can be mounted here; full disks are not tried");
             return None;
-        }
-        Some(disk)
+        };
+        let root = namespace.path(at);
+        Some(Self { namespace, root })
     }
 
     /// Takes all of it but so many bytes.
@@ -198,13 +188,6 @@ impl SmallDisk {
 
     fn make_room(&self) {
         fs::remove_file(self.root.join("filler")).unwrap();
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = self.holder.kill();
-        let _ = self.holder.wait();
     }
 }
 

@@ -1,6 +1,7 @@
 //! One request and its answer, whoever is asked.
 
 use super::{Fault, Unread};
+use crate::addresses::Resolver;
 use crate::cause;
 use crate::clock::Clock;
 use crate::provider::{self, Split, lenient, try_again_after};
@@ -10,6 +11,7 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Client, Method, RequestBuilder, Url, redirect};
 use serde_json::Value;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_rustls::TlsConnector;
 
@@ -36,6 +38,7 @@ impl Http {
             .tls_backend_preconfigured((**tls.config()).clone())
             .no_proxy()
             .redirect(redirect::Policy::none())
+            .dns_resolver(Arc::new(Resolver::new(&base_url, Arc::default())))
             .connect_timeout(CONNECT)
             .timeout(EXCHANGE)
             .build();

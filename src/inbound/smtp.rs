@@ -1,10 +1,11 @@
 use super::Verdict;
 use super::letter::{Letter, damage};
+use crate::addresses::Addresses;
 use crate::mail::{BodyType, Envelope};
 use crate::provider::Provider;
 use crate::smtp::{Decoder, Response};
 use crate::tls;
-use crate::transport::{self, Addresses, Connection, ContentFault, Dialect, Pipelining, Security, breaker};
+use crate::transport::{self, Connection, ContentFault, Dialect, Pipelining, Security, breaker};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use std::io;

@@ -1,5 +1,6 @@
 use super::fault::shorten;
 use super::{Fault, INBOUND, Settings, xml};
+use crate::addresses::Resolver;
 use crate::cause;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
@@ -26,6 +27,7 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .timeout(settings.timeout)
             .no_proxy()
+            .dns_resolver(Arc::new(Resolver::new(&settings.url, Arc::default())))
             .build()
             .map_err(|error| Fault::Setup(error.to_string()))?;
         Ok(Self { http, settings, uid: None })

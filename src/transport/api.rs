@@ -6,9 +6,9 @@
 //!
 //! [`Provider::default_api`]: crate::provider::Provider::default_api
 
-use super::addresses::Resolver;
+use super::Fault;
 use super::settings::{Api, Settings};
-use super::{Addresses, Fault};
+use crate::addresses::{Addresses, Resolver};
 use crate::cause;
 use crate::mail::Mailbox;
 use crate::secret::Secret;
@@ -30,7 +30,6 @@ pub struct Client {
     http: reqwest::Client,
     endpoint: Url,
     key: Secret,
-    addresses: Arc<Addresses>,
 }
 
 /// What the upstream answered.
@@ -72,24 +71,18 @@ impl Client {
         tls: &TlsConnector,
         addresses: &Arc<Addresses>,
     ) -> Result<Self, Fault> {
-        let port = api.base_url.port_or_known_default().unwrap_or_default();
         let client = reqwest::Client::builder()
             // Without it the client asks for a process-wide default, which nothing here sets.
             .tls_backend_preconfigured((**tls.config()).clone())
             .no_proxy()
             .redirect(redirect::Policy::none())
-            .dns_resolver(Arc::new(Resolver { addresses: addresses.clone(), port }))
+            .dns_resolver(Arc::new(Resolver::new(&api.base_url, addresses.clone())))
             .connect_timeout(CONNECT)
             .pool_idle_timeout(settings.idle_timeout)
             .build();
         let mut endpoint = api.base_url.clone();
         endpoint.set_path(&format!("/v3/{}/messages.mime", api.domain));
-        Ok(Self {
-            http: client.map_err(fault)?,
-            endpoint,
-            key: api.key.clone(),
-            addresses: addresses.clone(),
-        })
+        Ok(Self { http: client.map_err(fault)?, endpoint, key: api.key.clone() })
     }
 
     /// What can be said before a request: Mailgun refuses one above 52.4 MB (52,428,800 bytes).
@@ -115,11 +108,7 @@ impl Client {
             .header(CONTENT_LENGTH, form.size() + size)
             .body(form.around(pieces, progress.clone()));
         let exchange = async {
-            let response = request.send().await.map_err(|error| {
-                self.addresses.forget();
-                progress.judge(fault(error))
-            })?;
-            response.remote_addr().inspect(|address| self.addresses.worked(address.ip()));
+            let response = request.send().await.map_err(|error| progress.judge(fault(error)))?;
             read(response, &progress).await
         };
         let late = Fault::Timeout { what: "the message", limit: EXCHANGE };

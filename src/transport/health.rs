@@ -1,7 +1,8 @@
 use super::breaker::{Breaker, State};
 use super::pace::Pace;
 use super::quota::Quota;
-use super::{Addresses, Grouping, Settings};
+use super::{Grouping, Settings};
+use crate::addresses::Addresses;
 use crate::clock::Timestamp;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,6 +1,5 @@
 //! The way to an upstream: connections, logins, transactions, verdicts, and when to leave it alone.
 
-mod addresses;
 pub mod api;
 pub mod breaker;
 mod fault;
@@ -15,7 +14,6 @@ mod verdict;
 mod ways;
 mod wire;
 
-pub use addresses::Addresses;
 pub use fault::{ContentFault, Fault};
 pub use grouping::Grouping;
 pub use health::{Health, Load, Room};

@@ -6,7 +6,8 @@
 
 use super::settings::{Login, Pipelining, Security, Settings, Timeouts};
 use super::wire::{Wire, begin, secure, within};
-use super::{Addresses, ContentFault, Fault};
+use super::{ContentFault, Fault};
+use crate::addresses::Addresses;
 use crate::mail::{BodyType, Envelope};
 use crate::provider::Provider;
 use crate::smtp::{Capabilities, Encoder, Response, ResponseReader, Unreadable};

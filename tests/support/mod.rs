@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 pub mod client;
+pub mod namespace;
 pub mod process;
 pub mod relay;
 pub mod sink;

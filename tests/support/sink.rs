@@ -56,7 +56,12 @@ impl Sink {
 
     /// A server on a free port.
     pub async fn with(manners: Manners) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        Self::at(SocketAddr::from(([127, 0, 0, 1], 0)), manners).await
+    }
+
+    /// The same, at an address.
+    pub async fn at(address: SocketAddr, manners: Manners) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let sink = Self { address: listener.local_addr().unwrap(), mails: Arc::default() };
         let (mails, manners) = (sink.mails.clone(), Arc::new(manners));
         tokio::spawn(async move {

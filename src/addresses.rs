@@ -2,6 +2,7 @@
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use std::collections::VecDeque;
 use std::io;
@@ -88,11 +89,6 @@ impl Addresses {
         experience.worked = experience.worked.filter(|worked| *worked != ip);
     }
 
-    /// None is known to serve any more.
-    pub fn forget(&self) {
-        self.experience().worked = None;
-    }
-
     fn experience(&self) -> MutexGuard<'_, Experience> {
         self.experience.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -108,26 +104,38 @@ fn in_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     (0..longer).flat_map(turn).flatten().copied().collect()
 }
 
-/// Looks up the addresses of an HTTP client. The client tries those of a family one after another, and waits long for
-/// one that is dead, so one that takes connections is found before where none is known.
-#[derive(Debug)]
-pub(super) struct Resolver {
-    pub(super) addresses: Arc<Addresses>,
-    pub(super) port: u16,
+/// Looks up the addresses of an HTTP client. The client tries those of a family one after another and waits long for one
+/// that is dead, so one that takes connections is found before and comes first.
+#[derive(Clone, Debug)]
+pub struct Resolver {
+    addresses: Arc<Addresses>,
+    port: u16,
+}
+
+impl Resolver {
+    /// For the host and port of a URL.
+    pub fn new(url: &Url, addresses: Arc<Addresses>) -> Self {
+        Self { addresses, port: url.port_or_known_default().unwrap_or_default() }
+    }
+
+    /// Looks a name up, for those of its addresses that are `admitted`.
+    pub async fn find(&self, name: &Name, admitted: fn(IpAddr) -> bool) -> io::Result<Addrs> {
+        let mut found = self.addresses.look_up(name.as_str(), self.port).await?;
+        found.retain(|address| admitted(address.ip()));
+        if found.len() > 1 {
+            let ip = self.addresses.connect(&found).await?.peer_addr()?.ip();
+            self.addresses.worked(ip);
+            found = self.addresses.sort(found);
+        }
+        // The client adds the port that it needs.
+        Ok(Box::new(found.into_iter().map(|address| SocketAddr::new(address.ip(), 0))))
+    }
 }
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let (addresses, port) = (self.addresses.clone(), self.port);
-        Box::pin(async move {
-            let mut found = addresses.look_up(name.as_str(), port).await?;
-            if found.len() > 1 && addresses.experience().worked.is_none() {
-                let winner = addresses.connect(&found).await?.peer_addr()?;
-                addresses.worked(winner.ip());
-                found = addresses.sort(found);
-            }
-            Ok(Box::new(found.into_iter()) as Addrs)
-        })
+        let resolver = self.clone();
+        Box::pin(async move { Ok(resolver.find(&name, |_| true).await?) })
     }
 }
 
