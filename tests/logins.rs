@@ -11,6 +11,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Mutex;
 use support::client::Client;
+use support::process::Process;
 use support::relay::{PASSWORD, Relay, USER};
 use support::sink::Sink;
 
@@ -48,7 +49,30 @@ async fn a_user_has_a_rate_of_its_own() {
     }
 }
 
-/// The only one here that is refused logins: log and metrics are the process's.
+/// Guesses at a user's name come from its own address after a restart, before it logs in for the first time: a second
+/// program behind the same gateway has an old password, and Odoo's mail goes on.
+#[tokio::test]
+async fn a_restart_does_not_let_guesses_lock_out_a_user_that_logged_in_before() {
+    let sink = Sink::start().await;
+    let mut process = Process::with(&sink, "login_failures = 3");
+    process.start().await;
+    let guarded = process.address(0);
+    let trust = mailtrail::tls::connector(Some(&process.data().join("tls/relay.pem"))).unwrap();
+    let mut odoo = Client::log_in(guarded, &trust).await.unwrap();
+    odoo.submit("a@example.com", &["b@example.net"], "A: b\r\n\r\n").await.unwrap();
+    assert!(process.terminate().await.success());
+    process.start().await;
+    let mut other = Client::connect(guarded).await.unwrap().start_tls(&trust).await.unwrap();
+    for (password, code) in [("old-1", 535), ("old-2", 535), ("old-3", 454)] {
+        let (answer, text) = other.ask(&format!("AUTH PLAIN {}", plain(USER, password))).await.unwrap();
+        assert_eq!(answer, code, "{text}");
+    }
+    let mut odoo = Client::log_in(guarded, &trust).await.unwrap();
+    odoo.submit("a@example.com", &["b@example.net"], "A: b\r\n\r\n").await.unwrap();
+    assert!(process.terminate().await.success());
+}
+
+/// The only one here that is refused logins in this process: log and metrics are the process's.
 #[tokio::test]
 async fn passwords_are_written_nowhere_and_guessing_is_counted() {
     let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);

@@ -40,7 +40,9 @@ impl Hall {
                 before.rates.renewed(&config.users, policy.rate_per_ip),
             ),
             None => {
-                (Accounts::new(users, policy, ground.clock), Rates::new(&config.users, policy.rate_per_ip))
+                let accounts = Accounts::new(users, policy, ground.clock);
+                accounts.recall_logins(&ground.store);
+                (accounts, Rates::new(&config.users, policy.rate_per_ip))
             }
         };
         let quotas = match before {

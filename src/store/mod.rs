@@ -76,6 +76,7 @@ use segments::Segments;
 use sled::{Current, Projection};
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -547,6 +548,15 @@ impl Store {
         grouping: Grouping,
     ) -> Result<(Tally, BTreeMap<String, Tally>), ReadError> {
         Ok(self.projection()?.tally(since, until, grouping)?)
+    }
+
+    /// The users whose mail was accepted in `period`, each with an address it came from and when it did so last. It reads
+    /// every send of that time.
+    pub fn logins(
+        &self,
+        period: Range<Timestamp>,
+    ) -> Result<BTreeMap<(IpAddr, String), Timestamp>, ReadError> {
+        Ok(self.projection()?.logins(period)?)
     }
 
     /// Recipients of the sends that were accepted in `period`, by the user who handed them in. It reads every send of

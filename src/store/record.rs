@@ -448,6 +448,11 @@ impl SendV5 {
         self.first().user.as_deref()
     }
 
+    /// The address it came from.
+    pub(super) fn peer(&self) -> Option<std::net::IpAddr> {
+        self.first().peer
+    }
+
     /// Its subject, decoded.
     pub(super) fn subject(&self) -> &str {
         &self.first().subject

@@ -3,6 +3,7 @@ use super::password::Password;
 use super::settings::{Policy, User};
 use crate::clock::Clock;
 use crate::smtp::{Account, Credentials};
+use crate::store::Store;
 use crate::strangers::{Fades, RefusalLog, Register};
 use crate::tls;
 use hmac::{Hmac, KeyInit, Mac};
@@ -73,6 +74,19 @@ impl Accounts {
         let mut key = [0; 32];
         getrandom::fill(&mut key).expect("the system has randomness");
         Self::with(users, policy, (Guard::new(policy), RefusalLog::default()), clock, key)
+    }
+
+    /// Reads from the store which users logged in rightly within [`TRUSTED`] and from where: guesses that come after a
+    /// restart and before the user's next login do not lock it out.
+    pub fn recall_logins(&self, store: &Store) {
+        let (now, begun) = (self.clock.now(), Instant::now());
+        let logins = store.logins(now.before(TRUSTED)..now).unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot read the logins of the last day; guesses may lock their users out");
+            Default::default()
+        });
+        for ((peer, user), last) in logins {
+            self.guard.succeeded_before(peer, self.digest(&[&user]), now.since(last), begun);
+        }
     }
 
     /// The users as they were changed. Failed logins stay in memory, and so does that a password was right if it is the

@@ -12,7 +12,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Counts failed logins. A user name is locked for an address, so that others at that address are still served: they may
-/// stand behind one gateway. A user that logged in rightly from an address within [`TRUSTED`] is never locked there. An
+/// stand behind one gateway. A user that logged in rightly from an address within [`TRUSTED`] is never locked there, not
+/// after a restart either: the store knows whose mail it took from where. An
 /// address with too many failures is locked for unknown names only, whose passwords cost time and are wrong anyhow. A name
 /// at all addresses only slows down: locking it would shut out the user itself.
 #[derive(Debug)]
@@ -81,7 +82,7 @@ struct Tally {
 }
 
 /// A right login; when it is forgotten.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Trust(Instant);
 
 impl Guard {
@@ -152,10 +153,24 @@ impl Guard {
     /// A login succeeded. The address keeps its failures: they may be another client's.
     pub fn succeeded(&self, peer: IpAddr, user: Digest, now: Instant) {
         let mut tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
-        let until = now + TRUSTED;
         tallies.users.forget(&user);
-        *tallies.trusted.entry(peer.into(), now, || Trust(until)) = Trust(until);
-        *tallies.trusted_pairs.entry((peer.into(), user), now, || Trust(until)) = Trust(until);
+        tallies.trust(peer, user, now, Trust(now + TRUSTED));
+    }
+
+    /// A login succeeded that long ago, in the process before this one.
+    pub fn succeeded_before(&self, peer: IpAddr, user: Digest, ago: Duration, now: Instant) {
+        let mut tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
+        tallies.trust(peer, user, now, Trust(now + TRUSTED.saturating_sub(ago)));
+    }
+}
+
+impl Tallies {
+    fn trust(&mut self, peer: IpAddr, user: Digest, now: Instant, trust: Trust) {
+        let origin = Origin::from(peer);
+        let known = self.trusted.entry(origin, now, || trust);
+        *known = trust.max(*known);
+        let known = self.trusted_pairs.entry((origin, user), now, || trust);
+        *known = trust.max(*known);
     }
 }
 

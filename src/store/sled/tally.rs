@@ -5,8 +5,10 @@ use crate::clock::Timestamp;
 use crate::id::TrackingId;
 use crate::ledger::{Fact, Grouping, Recipient, Send, Tally, What};
 use crate::mail::fold_domain;
+use sled::IVec;
 use std::collections::BTreeMap;
-use std::ops::Bound::{Excluded, Included};
+use std::net::IpAddr;
+use std::ops::Bound::{self, Excluded, Included};
 use std::ops::Range;
 
 impl Projection {
@@ -33,11 +35,23 @@ impl Projection {
         Ok((all, groups))
     }
 
+    /// Returns the users whose mail was accepted in `period`, the address it came from, and when it did so last.
+    pub fn logins(&self, period: Range<Timestamp>) -> sled::Result<BTreeMap<(IpAddr, String), Timestamp>> {
+        let mut logins = BTreeMap::new();
+        for row in self.rows().range(accepted_in(&period)) {
+            let Some(row) = decode::<SendRow>(&row?.1) else { continue };
+            if let (Some(peer), Some(user)) = (row.send.peer(), row.send.user()) {
+                // Rows are in the order of their times.
+                logins.insert((peer, user.to_owned()), row.send.id().timestamp());
+            }
+        }
+        Ok(logins)
+    }
+
     /// Counts the recipients of sends accepted in `period` by user; who logged in nowhere is none.
     pub fn handed_in(&self, period: Range<Timestamp>) -> sled::Result<BTreeMap<String, u64>> {
-        let [low, high] = [period.start, period.end].map(|at| keys::send(TrackingId::new(at, 0)));
         let mut users = BTreeMap::new();
-        for row in self.rows().range((Included(low.into()), Excluded(high.into()))) {
+        for row in self.rows().range(accepted_in(&period)) {
             let Some(row) = decode::<SendRow>(&row?.1) else { continue };
             if let Some(user) = row.send.user() {
                 *users.entry(user.to_owned()).or_default() += u64::from(row.recipients);
@@ -82,6 +96,12 @@ impl Projection {
         }
         Ok(upstreams)
     }
+}
+
+/// The keys of the sends that were accepted in `period`.
+fn accepted_in(period: &Range<Timestamp>) -> (Bound<IVec>, Bound<IVec>) {
+    let [low, high] = [period.start, period.end].map(|at| keys::send(TrackingId::new(at, 0)));
+    (Included(low.into()), Excluded(high.into()))
 }
 
 /// The group of those that have none.
