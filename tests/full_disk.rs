@@ -9,7 +9,7 @@ use mailtrail::clock::Clock;
 use mailtrail::provider::generic;
 use mailtrail::secret::Secret;
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -116,6 +116,39 @@ async fn a_start_on_a_full_disk_answers_and_goes_on_by_itself() {
     assert!(process.terminate().await.success());
 }
 
+/// A first start finds a disk without a free byte, or without a free inode: clients are told to come again, and the
+/// relay begins its work when there is room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_start_on_a_full_disk_answers_and_goes_on_by_itself() {
+    for fill in [|disk: &SmallDisk| disk.fill(0), SmallDisk::take_inodes] {
+        let Some((disk, mut process, sink)) = on_a_small_disk().await else { return };
+        fill(&disk);
+        process.begin_within(disk.namespace.id());
+        for door in [0, 1] {
+            let address = process.address(door);
+            let mut greeting = String::new();
+            connect(address).await.read_to_string(&mut greeting).await.unwrap();
+            assert_eq!(greeting, "421 4.3.2 Mail cannot be taken now, try again later\r\n", "{address}");
+        }
+        assert_eq!(process.starts(), 0, "{}", process.log());
+        disk.make_room();
+        process.started(1).await;
+        let traffic = Traffic::start(process.address(1));
+        traffic.until("mail is taken", |seen| seen.promised.len() >= 50).await;
+        let promised = traffic.end().await;
+        arrive(&sink, &promised).await;
+        assert!(process.terminate().await.success());
+    }
+}
+
+/// A connection, once something listens there.
+async fn connect(address: SocketAddr) -> TcpStream {
+    let listens = || std::net::TcpStream::connect(address).ok();
+    let stream = support::eventually("the relay listens", listens).await;
+    stream.set_nonblocking(true).unwrap();
+    TcpStream::from_std(stream).unwrap()
+}
+
 /// The status that a signed report gets.
 async fn report(http: SocketAddr) -> u16 {
     let (id, now) = (format!("evt-{}", fastrand::u64(..)), Clock::System.now().seconds().to_string());
@@ -159,8 +192,9 @@ impl SmallDisk {
     /// Nothing where this machine allows no mount.
     fn mount(at: &Path) -> Option<Self> {
         fs::create_dir_all(at).unwrap();
-        let script = "mount -t tmpfs -o size=$1 tmpfs \"$0\"";
-        let Some(namespace) = Namespace::new(script, &[at.as_os_str(), OsStr::new(&SIZE.to_string())]) else {
+        let script = "mount -t tmpfs -o size=$1,nr_inodes=$2 tmpfs \"$0\"";
+        let [size, inodes] = [SIZE, INODES].map(|number| OsString::from(number.to_string()));
+        let Some(namespace) = Namespace::new(script, &[at.as_os_str(), &size, &inodes]) else {
             eprintln!("no file system can be mounted here; full disks are not tried");
             return None;
         };
@@ -186,8 +220,17 @@ impl SmallDisk {
         }
     }
 
+    /// Takes every inode.
+    fn take_inodes(&self) {
+        let directory = self.root.join("filler");
+        fs::create_dir(&directory).unwrap();
+        let refused = (0..=INODES).find_map(|number| File::create(directory.join(number.to_string())).err());
+        assert_eq!(refused.unwrap().kind(), io::ErrorKind::StorageFull);
+    }
+
     fn make_room(&self) {
-        fs::remove_file(self.root.join("filler")).unwrap();
+        let filler = self.root.join("filler");
+        if filler.is_dir() { fs::remove_dir_all(filler) } else { fs::remove_file(filler) }.unwrap();
     }
 }
 
@@ -287,6 +330,8 @@ const SECRET: &str = "sixteen-or-longer";
 const CLIENTS: usize = 4;
 /// Bytes of the disk.
 const SIZE: u64 = 160 << 20;
+/// Inodes of the disk.
+const INODES: u64 = 2000;
 /// Bytes that new mail leaves free.
 const LEFT_FREE: u64 = 16 << 20;
 const LONG: Duration = Duration::from_secs(60);

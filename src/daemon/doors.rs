@@ -135,6 +135,13 @@ fn rules(config: &Config, listener: &Listener) -> Rules {
     }
 }
 
+/// Reads the certificates that a configuration needs, and makes the pair that it names none for.
+pub fn read_certificates(config: &Config) -> Result<(), TlsError> {
+    servers(config)?;
+    http(config)?;
+    Ok(())
+}
+
 /// One server for all listeners that trust the same clients: tickets of one are good for the others.
 fn servers(config: &Config) -> Result<BTreeMap<Option<PathBuf>, Arc<Server>>, TlsError> {
     let mut servers = BTreeMap::new();

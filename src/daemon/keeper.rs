@@ -1,6 +1,7 @@
 //! The store's upkeep while the relay runs, and its opening.
 
 use super::StartError;
+use super::refusing::Refusing;
 use crate::clock::{Clock, ClockWatch};
 use crate::logging::Progress;
 use crate::store::{OpenError, OpenReport, Retention, Store};
@@ -9,9 +10,13 @@ use std::path::Path;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// Opens the store; a process that is just leaving it is waited for.
-pub async fn open_store(data_dir: &Path, clock: Clock) -> Result<(Store, OpenReport), StartError> {
-    let (mut left, mut shortages) = (LOCK_LOOKS, 0_u32);
+/// Opens the store; a process that is just leaving it is waited for, and so is a shortage.
+pub async fn open_store(
+    data_dir: &Path,
+    clock: Clock,
+    refusing: &mut Refusing<'_>,
+) -> Result<(Store, OpenReport), StartError> {
+    let mut left = LOCK_LOOKS;
     loop {
         let path = data_dir.to_owned();
         let opened = tokio::task::spawn_blocking(move || {
@@ -21,28 +26,18 @@ pub async fn open_store(data_dir: &Path, clock: Clock) -> Result<(Store, OpenRep
         })
         .await;
         match opened {
-            Ok(Err(OpenError::Locked(_))) if left > 0 => left -= 1,
-            Ok(Err(error)) if passes_by_itself(&error) => {
-                if shortages.is_multiple_of(TOLD_EVERY) {
-                    tracing::error!(%error, "the store cannot be opened now; it is tried again");
-                }
-                shortages += 1;
+            Ok(Err(OpenError::Locked(_))) if left > 0 => {
+                left -= 1;
+                tokio::time::sleep(LOCK_PAUSE).await;
             }
-            Ok(opened) => return Ok(opened?),
+            Ok(Ok(opened)) => return Ok(opened),
+            Ok(Err(error)) => refusing.wait(error.into()).await?,
             Err(panic) => {
                 let source = io::Error::other(panic);
                 return Err(OpenError::Io { path: data_dir.to_owned(), source }.into());
             }
         }
-        tokio::time::sleep(LOCK_PAUSE).await;
     }
-}
-
-/// Whether waiting helps: not where the directory is somebody else's, which is a fault of the configuration.
-fn passes_by_itself(error: &OpenError) -> bool {
-    let is_denied =
-        matches!(error, OpenError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied);
-    error.is_shortage() && !is_denied
 }
 
 /// Keeps the store small until we stop, and tells the metrics of it.
@@ -84,5 +79,3 @@ const BETWEEN_STEPS: Duration = Duration::from_millis(50);
 const BETWEEN_ROUNDS: Duration = Duration::from_secs(60);
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
 const LOCK_LOOKS: u32 = 30;
-/// Tries after which it is told once more that the store cannot be opened: a minute of them.
-const TOLD_EVERY: u32 = 600;

@@ -9,6 +9,7 @@ mod generation;
 mod handover;
 mod keeper;
 mod reconciling;
+mod refusing;
 mod relaying;
 mod shift;
 mod sockets;
@@ -19,10 +20,11 @@ pub use sockets::Sockets;
 use crate::account::Fault;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::store::{OpenError, OpenReport, Store};
+use crate::store::{OpenError, OpenReport, Store, is_shortage};
 use crate::tls::TlsError;
 use generation::{Generation, Ground, Prepared};
 use metrics_exporter_prometheus::PrometheusHandle;
+use refusing::Refusing;
 use sockets::Missing;
 use std::io;
 use std::net::SocketAddr;
@@ -62,6 +64,19 @@ pub enum StartError {
     },
 }
 
+impl StartError {
+    /// Whether the start may succeed later: not where the directory is somebody else's, which is a fault of the
+    /// configuration.
+    fn passes_by_itself(&self) -> bool {
+        let cause = match self {
+            Self::Store(OpenError::Io { source, .. }) | Self::Tls(TlsError::File { source, .. }) => source,
+            Self::Store(error) => return error.is_shortage(),
+            Self::Tls(_) | Self::Account(_) | Self::Bind { .. } => return false,
+        };
+        is_shortage(cause) && cause.kind() != io::ErrorKind::PermissionDenied
+    }
+}
+
 /// What a new configuration changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
@@ -99,13 +114,18 @@ impl Daemon {
         clock: Clock,
         metrics: Option<PrometheusHandle>,
     ) -> Result<Self, StartError> {
-        let (store, report) = keeper::open_store(&config.data_dir, clock).await?;
+        let mut refusing = Refusing::new(config, sockets);
+        let (store, report) = keeper::open_store(&config.data_dir, clock, &mut refusing).await?;
         let ground = Ground::new(store, clock, metrics);
         match ground.store.newest() {
             Ok(newest) => newest.into_iter().for_each(|newest| ground.watch.compare_stored(newest)),
             Err(error) => tracing::warn!(%error, "the clock cannot be compared with what is stored"),
         }
-        let prepared = Prepared::new(&ground, config.clone(), sockets, None)?;
+        // The pair that listeners make where the configuration names none needs room on the disk.
+        while let Err(error) = doors::read_certificates(config) {
+            refusing.wait(error.into()).await?;
+        }
+        let prepared = Prepared::new(&ground, config.clone(), refusing.into_sockets(), None)?;
         for place in prepared.left.places() {
             tracing::warn!(
                 place,

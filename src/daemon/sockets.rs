@@ -130,6 +130,12 @@ impl Sockets {
         Ok(())
     }
 
+    /// Adds those of another.
+    pub fn add_all(&mut self, other: Self) {
+        self.tcp.extend(other.tcp);
+        self.unix.extend(other.unix);
+    }
+
     /// Adds a socket that was opened before this process began.
     pub fn add_tcp(&mut self, socket: net::TcpListener, lent: bool) -> io::Result<()> {
         if !socket_acceptconn(&socket)? {

@@ -60,6 +60,8 @@ pub enum Reply {
     LockedOut,
     /// We are about to stop.
     Stopping,
+    /// No session can be held now.
+    Unavailable,
     /// The store takes nothing now.
     StoreFull,
     /// Something failed here that is not the client's fault.
@@ -194,6 +196,7 @@ impl Reply {
             // RFC 4954 section 6: the login fails for now, the session goes on.
             Self::LockedOut => (454, "4.7.0", "Too many failed logins from your address, try again later"),
             Self::Stopping => (421, "4.3.2", "Shutting down, try again shortly"),
+            Self::Unavailable => (421, "4.3.2", "Mail cannot be taken now, try again later"),
             Self::StoreFull => (452, "4.3.1", "The message cannot be stored now, try again later"),
             Self::LocalError => (451, "4.3.0", "The message cannot be taken now, try again later"),
             Self::TooFast => {

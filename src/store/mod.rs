@@ -50,6 +50,7 @@ pub use outbox::{Delayed, Handed, Parcel, Refused};
 pub use rebuild::RebuildError;
 pub use replay::Progress;
 pub use retention::Retention;
+pub use shortage::is_shortage;
 pub use size::{Size, Waiting};
 pub use stored::{Large, Stored};
 pub use suppressions::Filed;

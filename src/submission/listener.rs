@@ -156,6 +156,16 @@ impl Door {
     }
 }
 
+/// Tells each client to come again, until it is dropped.
+pub async fn refuse_clients(socket: TcpListener) {
+    loop {
+        match socket.accept().await {
+            Ok((stream, _)) => turn_away(stream, Reply::Unavailable).await,
+            Err(error) => descriptors::pause_listener(&error).await,
+        }
+    }
+}
+
 /// Lets a client in, if it may and there is room.
 async fn welcome(mut stream: TcpStream, peer: SocketAddr, front: Arc<Front>) {
     let peer = match client_address(&mut stream, peer, &front.listener).await {

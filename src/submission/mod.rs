@@ -20,7 +20,7 @@ mod spool;
 pub use acceptance::{Circumstances, HEADROOM, accept};
 pub use accounts::Accounts;
 pub use duplicates::Duplicates;
-pub use listener::{Crowd, Door, Front};
+pub use listener::{Crowd, Door, Front, refuse_clients};
 pub use password::{HashFault, Password, PasswordHash};
 pub use quota::Quotas;
 pub use rate::Rates;

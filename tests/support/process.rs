@@ -146,9 +146,17 @@ impl Process {
 
     /// Starts it within the user and mount namespaces of that process.
     pub async fn start_within(&mut self, holder: u32) {
+        let starts = self.starts();
+        self.begin_within(holder);
+        self.started(starts + 1).await;
+    }
+
+    /// The same; returns before it is ready.
+    pub fn begin_within(&mut self, holder: u32) {
         let mut command = Command::new("nsenter");
         command.args(["--preserve-credentials", "--user", "--mount", "--target", &holder.to_string()]);
-        self.start_by(command.arg(&self.program)).await;
+        command.arg(&self.program);
+        self.begin(&mut command, &[]);
     }
 
     /// Whether it was started, and not ended again.
@@ -166,13 +174,17 @@ impl Process {
     }
 
     async fn launch(&mut self, command: &mut Command, words: &[&str]) {
+        let starts = self.starts();
+        self.begin(command, words);
+        self.started(starts + 1).await;
+    }
+
+    fn begin(&mut self, command: &mut Command, words: &[&str]) {
         let path = self.directory.path();
         let log = File::options().create(true).append(true).open(path.join("log")).unwrap();
-        let starts = self.starts();
         command.arg("--config").arg(path.join("mailtrail.toml")).arg("serve").args(words);
         command.envs(self.environment.iter().cloned());
         self.child = Some(command.stderr(log).spawn().unwrap());
-        self.started(starts + 1).await;
     }
 
     /// How often it said so far that it is ready.
