@@ -2,10 +2,13 @@
 
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit, setrlimit};
+use std::fs::File;
 use std::io;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 /// Whether a call failed because this process, or the machine, has no descriptor left.
 pub fn is_shortage(error: &io::Error) -> bool {
@@ -22,6 +25,35 @@ pub async fn pause_listener(error: &io::Error) {
         tracing::error!(%error, "a connection cannot be taken");
     }
     tokio::time::sleep(AFTER_ERROR).await;
+}
+
+/// Opens the descriptor in reserve. Without one, clients wait for a descriptor as long as there is none.
+pub fn fill_reserve() {
+    let mut reserve = RESERVE.lock().unwrap_or_else(PoisonError::into_inner);
+    if reserve.is_none() {
+        *reserve = File::open("/dev/null").ok();
+    }
+}
+
+/// Takes a connection with the descriptor in reserve, and lets `refuse` answer it. False where none could be taken:
+/// another thread was faster, or no client waits.
+pub async fn refuse_one<F: Future<Output = ()>>(
+    socket: &TcpListener,
+    refuse: impl FnOnce(TcpStream) -> F,
+) -> bool {
+    let reserve = RESERVE.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let refused = reserve.is_some() && {
+        drop(reserve);
+        match timeout(AFTER_ERROR, socket.accept()).await {
+            Ok(Ok((stream, _))) => {
+                refuse(stream).await;
+                true
+            }
+            Ok(Err(_)) | Err(_) => false,
+        }
+    };
+    fill_reserve();
+    refused
 }
 
 /// Follows how often a connection could not be taken for want of a descriptor.
@@ -48,5 +80,6 @@ pub fn raise_limit() -> io::Result<()> {
     Ok(setrlimit(Resource::Nofile, limit)?)
 }
 
+static RESERVE: Mutex<Option<File>> = Mutex::new(None);
 static SHORTAGES: LazyLock<watch::Sender<u64>> = LazyLock::new(|| watch::Sender::new(0));
 const AFTER_ERROR: Duration = Duration::from_millis(200);

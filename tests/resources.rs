@@ -23,6 +23,7 @@ use std::time::Duration;
 use support::client::{Client, expect};
 use support::process::{Process, free_port};
 use support::sink::Sink;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
@@ -61,6 +62,43 @@ async fn idle_connections_end_neither_the_relay_nor_its_service() {
     let said = process.ask(&["queue", "list"]).await;
     assert!(said.code <= 1, "{}", said.err);
     assert!(process.terminate().await.success());
+}
+
+/// Sessions have taken every descriptor: a client that finds none is told to come again, and does so with success when
+/// some of them have ended.
+#[tokio::test]
+async fn a_client_that_finds_no_descriptor_is_told_to_come_again() {
+    let sink = Sink::start().await;
+    let mut process = Process::with(&sink, "connections = 5000\nconnections_per_ip = 5000");
+    process.start_with_files(FILES).await;
+    let mut sessions = Vec::new();
+    let refusal = loop {
+        let (session, greeting) = greeted(process.address(1)).await;
+        if !greeting.starts_with("220") {
+            break greeting;
+        }
+        sessions.push(session);
+        assert!((sessions.len() as u64) < FILES, "each session has a descriptor");
+    };
+    assert_eq!(refusal, REFUSAL);
+    assert_eq!(greeted(process.address(1)).await.1, REFUSAL, "the next one too");
+    process.says("alarm=\"descriptors\"").await;
+    drop(sessions);
+    let begun = std::time::Instant::now();
+    while !greeted(process.address(1)).await.1.starts_with("220") {
+        assert!(begun.elapsed() < LONG, "descriptors are free again");
+    }
+    let id = send(&mut Client::connect(process.address(1)).await.unwrap()).await.unwrap();
+    timeout(LONG, sink.arrival(&id)).await.expect("it is relayed");
+    assert!(process.terminate().await.success());
+}
+
+/// A connection, and the line that it was greeted with.
+async fn greeted(address: SocketAddr) -> (BufReader<TcpStream>, String) {
+    let mut stream = BufReader::new(TcpStream::connect(address).await.unwrap());
+    let mut greeting = String::new();
+    timeout(LONG, stream.read_line(&mut greeting)).await.expect("an answer").unwrap();
+    (stream, greeting.trim_end().to_owned())
 }
 
 /// Every listener of the configuration may find its port taken: the others work meanwhile, and it works as soon as the
@@ -220,6 +258,7 @@ async fn send(client: &mut Client) -> std::io::Result<String> {
 
 /// Descriptors that the relay may have, fewer than the idle connections.
 const FILES: u64 = 256;
+const REFUSAL: &str = "421 4.3.2 Mail cannot be taken now, try again later";
 const LONG: Duration = Duration::from_secs(20);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);

@@ -54,6 +54,7 @@ pub async fn run(context: &Context, arguments: &Arguments) -> Result<Option<Succ
     if let Err(error) = descriptors::raise_limit() {
         tracing::warn!(%error, "the limit of open files cannot be raised and stays as it is");
     }
+    descriptors::fill_reserve();
     let metrics = measure::install().ok();
     let signs = systemd::Signs::of_the_runtime();
     let started = tokio::select! {

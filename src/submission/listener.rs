@@ -134,10 +134,13 @@ pub struct Door {
 }
 
 impl Door {
-    /// Takes connections until `shut`; conversations go on. While we stop, whoever comes is told so.
+    /// Takes connections until `shut`; conversations go on. While we stop, whoever comes is told so; while there is no
+    /// descriptor, clients wait for one up to [`SHORTAGE_PATIENCE`].
     pub async fn serve(self, shut: CancellationToken) {
         let Self { socket, front, lent } = self;
         let front = Arc::new(front);
+        // Since when no connection could be taken for want of a descriptor.
+        let mut short_since = None;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -145,12 +148,22 @@ impl Door {
                 () = front.stopping.cancelled(), if lent => return,
                 accepted = socket.accept() => accepted,
             };
+            if accepted.is_ok() {
+                short_since = None;
+            }
             match accepted {
                 Ok((stream, _)) if front.stopping.is_cancelled() => {
                     front.crowd.begin(turn_away(stream, Reply::Stopping));
                 }
                 Ok((stream, peer)) => front.crowd.begin(welcome(stream, peer, front.clone())),
-                Err(error) => descriptors::pause_listener(&error).await,
+                Err(error) => {
+                    let is_long = descriptors::is_shortage(&error)
+                        && short_since.get_or_insert_with(Instant::now).elapsed() >= SHORTAGE_PATIENCE;
+                    let refuse = |stream| turn_away(stream, Reply::Unavailable);
+                    if !(is_long && descriptors::refuse_one(&socket, refuse).await) {
+                        descriptors::pause_listener(&error).await;
+                    }
+                }
             }
         }
     }
@@ -291,6 +304,9 @@ impl Drop for Place {
 /// Within which a health check leaves.
 const PROBE: Duration = Duration::from_secs(3);
 const HANDSHAKE: Duration = Duration::from_secs(30);
+/// How long clients wait for a descriptor before they are refused: a client such as Odoo fails a refused mail for good,
+/// and gives up by itself after a minute.
+const SHORTAGE_PATIENCE: Duration = Duration::from_secs(10);
 const AFTER_ERROR: Duration = Duration::from_millis(200);
 /// For series that go on while we stop: to Odoo a session that ends in the middle is a mail that failed for good.
 const GRACE: Duration = Duration::from_secs(20);
