@@ -1,4 +1,4 @@
-//! What a machine may be short of, descriptors, a port, and what its clock may do: the relay stays up, and goes on by
+//! What a machine may be short of, descriptors, memory, a port, and what its clock may do: the relay stays up, and goes on by
 //! itself when all is well again. Full disks are in `tests/full_disk.rs`.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -91,6 +91,53 @@ async fn a_client_that_finds_no_descriptor_is_told_to_come_again() {
     let id = send(&mut Client::connect(process.address(1)).await.unwrap()).await.unwrap();
     timeout(LONG, sink.arrival(&id)).await.expect("it is relayed");
     assert!(process.terminate().await.success());
+}
+
+/// Messages come in at once that together are six times as large as the memory that they share, and larger with it than
+/// what the process may have: they go to the disk. A header, which must fit into memory, is refused for now.
+#[tokio::test]
+async fn messages_that_exceed_the_memory_do_not_end_the_relay() {
+    let sink = Sink::start().await;
+    let mut process = Process::with(&sink, "connections_per_ip = 1000");
+    process.start_with_memory(MEMORY).await;
+    let text = format!("Subject: hi\r\n\r\n{}", format!("{}\r\n", "x".repeat(998)).repeat(MESSAGE / 1000));
+    let header = format!("Subject: hi{}\r\n\r\n.", format!("\r\n {}", "x".repeat(900)).repeat(200));
+    let mut clients = Vec::new();
+    for _ in 0..MESSAGES {
+        let mut client = begin(process.address(1)).await;
+        client.say(&text).await.unwrap();
+        clients.push(client);
+    }
+    // Each holds its part when the relay has read it.
+    let begun = std::time::Instant::now();
+    let refusal = loop {
+        let (code, reply) = begin(process.address(1)).await.ask(&header).await.unwrap();
+        if code != 250 {
+            break reply;
+        }
+        assert!(begun.elapsed() < LONG, "the memory for messages is used up");
+    };
+    assert_eq!(refusal, "452 4.3.1 The message cannot be stored now, try again later");
+    for client in &mut clients {
+        expect(250, client.ask(".").await.unwrap()).unwrap();
+    }
+    let reply = begin(process.address(1)).await.ask(&header).await.unwrap();
+    let id = expect(250, reply).unwrap().rsplit(' ').next().unwrap().to_owned();
+    timeout(LONG, sink.arrival(&id)).await.expect("it is relayed");
+    sink.wait_for(MESSAGES + 1).await;
+    drop(clients);
+    assert!(process.terminate().await.success(), "{}", process.log());
+}
+
+/// A client in the middle of a transaction, behind DATA.
+async fn begin(address: SocketAddr) -> Client {
+    let mut client = Client::connect(address).await.unwrap();
+    for (command, code) in
+        [("MAIL FROM:<a@example.com>", 250), ("RCPT TO:<b@example.net>", 250), ("DATA", 354)]
+    {
+        expect(code, client.ask(command).await.unwrap()).unwrap();
+    }
+    client
 }
 
 /// A connection, and the line that it was greeted with.
@@ -258,6 +305,11 @@ async fn send(client: &mut Client) -> std::io::Result<String> {
 
 /// Descriptors that the relay may have, fewer than the idle connections.
 const FILES: u64 = 256;
+/// Bytes of memory that the relay may have, of which its code, threads and allocator take 200 MiB.
+const MEMORY: u64 = 512 << 20;
+const MESSAGES: usize = 400;
+/// Bytes of each, the most that is kept in memory.
+const MESSAGE: usize = 1 << 20;
 const REFUSAL: &str = "421 4.3.2 Mail cannot be taken now, try again later";
 const LONG: Duration = Duration::from_secs(20);
 const MINUTE: Duration = Duration::from_secs(60);

@@ -139,8 +139,17 @@ impl Process {
 
     /// Starts it with so many descriptors at most.
     pub async fn start_with_files(&mut self, files: u64) {
+        self.start_limited(&format!("ulimit -n {files}")).await;
+    }
+
+    /// Starts it with so many bytes of memory of its own at most, stacks of its threads included.
+    pub async fn start_with_memory(&mut self, bytes: u64) {
+        self.start_limited(&format!("ulimit -d {}", bytes >> 10)).await;
+    }
+
+    async fn start_limited(&mut self, limit: &str) {
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\"")]);
+        command.args(["-c", &format!("{limit}; exec \"$0\" \"$@\"")]);
         self.start_by(command.arg(&self.program)).await;
     }
 
