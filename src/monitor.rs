@@ -301,9 +301,13 @@ fn text_of_step(step: ClockStep) -> Option<String> {
             format!("the store holds mail that was accepted {} s ahead of this machine's clock", by.as_secs())
         }
         ClockStep::Old(_) => return None,
+        ClockStep::VeryOld(age) => format!(
+            "the newest mail in the store is {} days old: the relay was off, or this machine's clock is ahead",
+            age.as_secs() / 86_400
+        ),
     };
     Some(format!(
-        "{what}; no mail expires and nothing is forgotten for some minutes: set it right, by NTP at best"
+        "{what}; no mail expires and nothing is forgotten until this alarm is over: set it right, by NTP at best"
     ))
 }
 

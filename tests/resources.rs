@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "resources/clock.rs"]
+mod clock;
 #[path = "resources/log.rs"]
 mod log;
 #[path = "support/scene.rs"]
@@ -236,6 +238,29 @@ async fn nothing_expires_when_the_clock_is_set_ahead_until_it_was_tried_again() 
     server.serve(socket.listen(1024).unwrap());
     for id in ids {
         assert_eq!(states(&scene.settled(id).await), [State::Relayed]);
+    }
+}
+
+/// The machine starts with a clock that is years ahead, and its network, which corrects it, comes up late.
+#[tokio::test(start_paused = true)]
+async fn nothing_expires_after_a_start_with_a_clock_that_is_years_ahead() {
+    let log = Log::default();
+    let _logging = log.listen();
+    let (server, socket) = Server::closed(Script::new());
+    let mut scene = Scene::in_leaps(server.clone(), "").await;
+    let ids = scene.send_many(0..5).await;
+    scene.stop().await;
+    let_go(&scene.config.data_dir).await;
+    let right = scene.time.clock().now();
+    scene.time.jump(right.after(THREE_DAYS * 365));
+    scene.start().await;
+    scene.wait(HOUR / 4 * 3).await;
+    let alarms = log.lines("the newest mail in the store is 1095 days old");
+    assert_eq!(alarms.len(), 1, "{:#?}", log.lines("alarm="));
+    scene.time.jump(right.after(HOUR));
+    server.serve(socket.listen(1024).unwrap());
+    for id in ids {
+        assert_eq!(states(&scene.settled(id).await), [State::Relayed], "{:#?}", log.lines(""));
     }
 }
 

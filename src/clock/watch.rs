@@ -33,6 +33,8 @@ pub enum ClockStep {
     Stored(Duration),
     /// What is stored last is that old: the relay was off, or the clock was set ahead meanwhile.
     Old(Duration),
+    /// The same, and so old that the clock is likelier ahead.
+    VeryOld(Duration),
 }
 
 impl ClockWatch {
@@ -61,14 +63,16 @@ impl ClockWatch {
     pub fn compare_stored(&self, newest: Timestamp) {
         let now = self.clock.now();
         let (ahead, age) = (newest.since(now), now.since(newest));
-        let step = if ahead > LARGEST_SLIP {
-            ClockStep::Stored(ahead)
+        let (step, settling) = if ahead > LARGEST_SLIP {
+            (ClockStep::Stored(ahead), SETTLING)
+        } else if age > VERY_OLD {
+            (ClockStep::VeryOld(age), LONG_SETTLING)
         } else if age > OLD {
-            ClockStep::Old(age)
+            (ClockStep::Old(age), SETTLING)
         } else {
             return;
         };
-        self.look_at(|seen| seen.last = Some((step, self.clock.passed() + SETTLING)));
+        self.look_at(|seen| seen.last = Some((step, self.clock.passed() + settling)));
     }
 
     fn look_at<T>(&self, found: impl FnOnce(&mut Seen) -> T) -> T {
@@ -97,8 +101,13 @@ impl ClockWatch {
 const LARGEST_SLIP: Duration = Duration::from_secs(10);
 /// How long nothing expires and nothing is forgotten after the clock was set: it may be set right in that time.
 const SETTLING: Duration = Duration::from_secs(300);
+/// The same after a start that found [`ClockStep::VeryOld`]: NTP corrects the clock once the network is up.
+const LONG_SETTLING: Duration = Duration::from_secs(3600);
 /// Age of what is stored last from which on a start is like a step.
 const OLD: Duration = Duration::from_secs(86_400);
+/// Age of what is stored last from which on the clock is likelier wrong: with the usual retention a relay that was on
+/// has forgotten it.
+const VERY_OLD: Duration = Duration::from_secs(31 * 86_400);
 
 #[cfg(test)]
 mod tests {
@@ -131,17 +140,22 @@ mod tests {
 
     #[test]
     fn what_is_stored_tells_of_a_step_before_the_start() {
-        for (newest, expected) in [
-            (START, None),
-            (START.before(DAYS / 4), None),
-            (START.after(DAYS), Some(ClockStep::Stored(DAYS))),
-            (START.before(DAYS), Some(ClockStep::Old(DAYS))),
+        for (newest, expected, settling) in [
+            (START, None, Duration::ZERO),
+            (START.before(DAYS / 4), None, Duration::ZERO),
+            (START.after(DAYS), Some(ClockStep::Stored(DAYS)), SETTLING),
+            (START.before(DAYS), Some(ClockStep::Old(DAYS)), SETTLING),
+            (START.before(DAYS * 365), Some(ClockStep::VeryOld(DAYS * 365)), LONG_SETTLING),
         ] {
             let moment: &Moment = Box::leak(Box::default());
             moment.set(START);
             let watch = ClockWatch::new(Clock::Set(moment));
             watch.compare_stored(newest);
             assert_eq!(watch.look(), expected);
+            moment.set(START.after(settling.saturating_sub(Duration::from_secs(1))));
+            assert_eq!(watch.look(), expected);
+            moment.set(START.after(settling));
+            assert!(watch.is_steady());
         }
     }
 
