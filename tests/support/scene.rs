@@ -60,10 +60,15 @@ impl Time {
         let Self::Leaps { step, .. } = self else {
             return tokio::time::sleep(Duration::from_millis(2)).await;
         };
-        let rest = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(1)));
-        rest.await.unwrap();
+        self.rest().await;
         step.set(if quiet() { (step.get() * 2).min(LEAP) } else { STEP });
         self.leap(step.get().min(at_most)).await;
+    }
+
+    /// Lets what is under way come to rest, and no time pass.
+    pub async fn rest(&self) {
+        let rest = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(1)));
+        rest.await.unwrap();
     }
 
     /// The clock is set to another time, and none passes.
