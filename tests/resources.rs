@@ -146,7 +146,7 @@ async fn begin(address: SocketAddr) -> Client {
 async fn greeted(address: SocketAddr) -> (BufReader<TcpStream>, String) {
     let mut stream = BufReader::new(TcpStream::connect(address).await.unwrap());
     let mut greeting = String::new();
-    timeout(LONG, stream.read_line(&mut greeting)).await.expect("an answer").unwrap();
+    timeout(3 * LONG, stream.read_line(&mut greeting)).await.expect("an answer").unwrap();
     (stream, greeting.trim_end().to_owned())
 }
 

@@ -304,9 +304,9 @@ impl Drop for Place {
 /// Within which a health check leaves.
 const PROBE: Duration = Duration::from_secs(3);
 const HANDSHAKE: Duration = Duration::from_secs(30);
-/// How long clients wait for a descriptor before they are refused: a client such as Odoo fails a refused mail for good,
-/// and gives up by itself after a minute.
-const SHORTAGE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long clients wait for a descriptor before they are refused. Odoo fails a refused mail for good, and gives up by
+/// itself after a minute; idle connections of the HTTP listeners, which may have taken the descriptors, end after 30 s.
+const SHORTAGE_PATIENCE: Duration = Duration::from_secs(45);
 const AFTER_ERROR: Duration = Duration::from_millis(200);
 /// For series that go on while we stop: to Odoo a session that ends in the middle is a mail that failed for good.
 const GRACE: Duration = Duration::from_secs(20);
