@@ -252,12 +252,7 @@ async fn brevos_mail_is_made_of_its_parts_and_its_files() {
     })
     .await;
     let sink = Sink::start().await;
-    let account = format!(
-        "api_base_url = \"http://{}\"\napi_key = \"the-api-key\"\nwebhook_token = \"0123456789abcdef0123\"\n\
-         [upstream.reconcile]\nenabled = false\n",
-        api.address
-    );
-    let scene = scene_of("brevo", &account, &smtp_target("smtp", &sink)).await;
+    let scene = scene_of("brevo", &brevo_account(&api), &smtp_target("smtp", &sink)).await;
     let proof = [("authorization", "Bearer 0123456789abcdef0123"), ("content-type", "application/json")];
     let item = json!({
         "Uuid": ["8d79f2b1-20ae-4939-8d0b-d2517331a9e5"],
@@ -314,13 +309,8 @@ async fn files_that_brevo_does_not_hand_out_are_said() {
     })
     .await;
     let sink = Sink::start().await;
-    let account = format!(
-        "api_base_url = \"http://{}\"\napi_key = \"the-api-key\"\nwebhook_token = \"0123456789abcdef0123\"\n\
-         [upstream.reconcile]\nenabled = false\n",
-        api.address
-    );
     let sections = smtp_target("smtp", &sink) + "[inbound]\nsize = \"64KiB\"\n";
-    let scene = scene_of("brevo", &account, &sections).await;
+    let scene = scene_of("brevo", &brevo_account(&api), &sections).await;
     let proof = [("authorization", "Bearer 0123456789abcdef0123"), ("content-type", "application/json")];
     let mail = |number: u32, files: Value| {
         let headers = json!({ "To": REPLY, "Message-ID": format!("<{number}@example.net>") });
@@ -816,6 +806,15 @@ async fn scene(sections: &str) -> Scene {
 async fn scene_of(provider: &str, upstream: &str, sections: &str) -> Scene {
     let key = if provider == "mailgun" { format!("webhook_signing_key = {KEY:?}\n") } else { String::new() };
     Scene::at(NOW, provider, &format!("{key}{upstream}\n{sections}")).await
+}
+
+/// The keys of an upstream at Brevo whose API is `api`.
+fn brevo_account(api: &http::Server) -> String {
+    format!(
+        "api_base_url = \"http://{}\"\napi_key = \"the-api-key\"\nwebhook_token = \"0123456789abcdef0123\"\n\
+         [upstream.reconcile]\nenabled = false\n",
+        api.address
+    )
 }
 
 fn smtp_target(deliver: &str, sink: &Sink) -> String {

@@ -116,30 +116,29 @@ def values_of_trace(trace, event):
     return values
 
 
-def is_being_sent(record, status, unsent, event):
+def is_being_sent(record, event):
     """Whether a transaction of Odoo's that is not committed yet may write the record."""
     mail = record.mail_mail_id
     if mail and mail.state == 'outgoing':
         return True
-    return bool(status in unsent and event.get('young'))
+    if record._name == 'mail.notification':
+        unsent = record.notification_status in UNSENT_NOTIFICATION
+    else:
+        unsent = record.trace_status in UNSENT
+    return bool(unsent and event.get('young'))
 
 
 def changes_of(event):
     """Each record that the event changes, with its values; None while Odoo may still be sending one of them."""
     notifications, traces = FOUND[(event['message_id'], event['email'])]
     changes = []
-    for notification in notifications:
-        values = values_of_notification(notification, event)
+    for record in notifications + traces:
+        is_notification = record._name == 'mail.notification'
+        values = values_of_notification(record, event) if is_notification else values_of_trace(record, event)
         if values:
-            if is_being_sent(notification, notification.notification_status, UNSENT_NOTIFICATION, event):
+            if is_being_sent(record, event):
                 return None
-            changes.append((notification, values))
-    for trace in traces:
-        values = values_of_trace(trace, event)
-        if values:
-            if is_being_sent(trace, trace.trace_status, UNSENT, event):
-                return None
-            changes.append((trace, values))
+            changes.append((record, values))
     return changes
 
 
