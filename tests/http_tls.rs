@@ -9,10 +9,11 @@ mod authority;
 mod inbox;
 mod support;
 
-use authority::{Authority, dns};
-use inbox::{START, Scene};
+use authority::{Authority, client_hello, dns};
+use inbox::{Log, START, Scene};
 use mailtrail::provider::mailgun;
 use mailtrail::secret::Secret;
+use metrics_exporter_prometheus::PrometheusBuilder;
 use rcgen::KeyPair;
 use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::json;
@@ -48,9 +49,83 @@ async fn http_1_1_is_spoken_within_tls_and_nothing_without() {
     assert!(!answer.starts_with(b"HTTP"), "{}", String::from_utf8_lossy(&answer));
 }
 
+#[tokio::test]
+async fn a_failed_handshake_is_one_warning_with_its_remedy_and_is_counted() {
+    let authority = Authority::new();
+    let stranger = mailtrail::tls::connector(None).unwrap();
+    let namesake = Authority::new().connector_for(&[]);
+    for (client, reason, remedy) in [
+        (
+            &Handshake::Clear(HEALTH.as_bytes()),
+            "clear-on-tls-port",
+            "begin the provider's address with https://",
+        ),
+        (&Handshake::Clear(b"EHLO client\r\n"), "clear-on-tls-port", "or see `tls` in [http]"),
+        (&Handshake::Old(1), "tls-version", "it needs TLS 1.2"),
+        (&Handshake::Old(2), "tls-version", "it needs TLS 1.2"),
+        (&Handshake::Distrustful(&stranger), "certificate-distrusted", "`certificate` in [tls] or [http]"),
+        (&Handshake::Distrustful(&namesake), "certificate-distrusted", "`certificate` in [tls] or [http]"),
+        (&Handshake::Broken, "tls-left", "`certificate` in [tls] or [http]"),
+    ] {
+        let log = Log::default();
+        let _listening = log.listen();
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let _counting = metrics::set_default_local_recorder(&recorder);
+        // A relay of its own: a minute is long.
+        let house = House::new("").await.certified(&authority).await;
+        for _ in 0..3 {
+            client.fail(house.address()).await;
+        }
+        let counted = format!("mailtrail_client_refusals_total{{reason=\"{reason}\"}} 3");
+        support::eventually(&counted, || recorder.handle().render().contains(&counted).then_some(())).await;
+        let warnings = log.lines(&[" WARN "]);
+        assert!(warnings.len() == 1 && warnings[0].contains(remedy), "{reason}: {warnings:#?}");
+        assert!(warnings[0].contains("peer=127.0.0.1"), "{warnings:#?}");
+        // The others are served.
+        let mut stream = connect(house.address(), &authority.connector_for(&[])).await.unwrap();
+        assert_eq!(exchange(&mut stream, HEALTH).await, 200, "{reason}");
+    }
+}
+
+/// How a client fails to speak TLS with the relay.
+enum Handshake<'a> {
+    /// Another protocol.
+    Clear(&'a [u8]),
+    /// At most TLS 1.0, or 1.1.
+    Old(u8),
+    /// An authority that did not certify the relay.
+    Distrustful(&'a TlsConnector),
+    /// It goes away in the middle.
+    Broken,
+}
+
+impl Handshake<'_> {
+    async fn fail(&self, address: SocketAddr) {
+        let hello = client_hello(3);
+        let begun = match self {
+            Self::Distrustful(trust) => {
+                let error = connect(address, trust).await.unwrap_err().to_string();
+                return assert!(error.contains("UnknownIssuer") || error.contains("BadSignature"), "{error}");
+            }
+            Self::Clear(words) => words.to_vec(),
+            Self::Old(minor) => client_hello(*minor),
+            Self::Broken => hello[..hello.len() / 2].to_vec(),
+        };
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(&begun).await.unwrap();
+        if matches!(self, Self::Broken) {
+            stream.shutdown().await.unwrap();
+        }
+        // It may be reset.
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    }
+}
+
 /// Time passes at once whenever nobody does anything.
 #[tokio::test(start_paused = true)]
 async fn who_does_not_come_to_an_end_is_not_waited_for() {
+    let log = Log::default();
+    let _listening = log.listen();
     let authority = Authority::new();
     let house = House::new("").await.certified(&authority).await;
     // The record of a ClientHello that says how long it is, and no more.
@@ -62,6 +137,11 @@ async fn who_does_not_come_to_an_end_is_not_waited_for() {
         let waited = started.elapsed();
         assert!((Duration::from_secs(25)..Duration::from_secs(60)).contains(&waited), "{waited:?}");
     }
+    let warnings = log.lines(&[" WARN "]);
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("no whole TLS handshake came in time"),
+        "{warnings:#?}"
+    );
     let trust = authority.connector_for(&[]);
     for begun in ["", "POST /webhooks/up HTTP/1.1\r\nHost: x\r\n"] {
         let mut stream = connect(house.address(), &trust).await.unwrap();

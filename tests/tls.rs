@@ -6,7 +6,7 @@
 mod authority;
 mod support;
 
-use authority::{Authority, dns};
+use authority::{Authority, client_hello, dns};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use mailtrail::clock::{Clock, Timestamp};
@@ -238,31 +238,6 @@ async fn nothing_below_tls_1_2_is_spoken() {
 const PROTOCOL_VERSION: [u8; 2] = [0x15, 70];
 /// A handshake record with its first message.
 const SERVER_HELLO: [u8; 2] = [0x16, 2];
-
-/// What a client says first that speaks at most version 3.`minor` (RFC 5246 section 7.4.1.2).
-fn client_hello(minor: u8) -> Vec<u8> {
-    let length = |bytes: usize| u16::try_from(bytes).unwrap().to_be_bytes();
-    let extensions: [&[u8]; 4] = [
-        &[0, 10, 0, 4, 0, 2, 0, 0x17],    // secp256r1
-        &[0, 11, 0, 2, 1, 0],             // uncompressed points
-        &[0, 13, 0, 6, 0, 4, 4, 3, 8, 4], // ecdsa_secp256r1_sha256, rsa_pss_rsae_sha256
-        &[0, 0x17, 0, 0],                 // extended master secret
-    ];
-    let extensions = extensions.concat();
-    let mut body = vec![3, minor];
-    body.extend([7; 32]);
-    body.push(0);
-    body.extend([0, 4, 0xc0, 0x2b, 0xc0, 0x09]); // ECDHE-ECDSA with AES-128: GCM, and CBC for the old
-    body.extend([1, 0]);
-    body.extend(length(extensions.len()));
-    body.extend(extensions);
-    let mut hello = vec![0x16, 3, 1];
-    hello.extend(length(body.len() + 4));
-    hello.extend([1, 0]);
-    hello.extend(length(body.len()));
-    hello.extend(body);
-    hello
-}
 
 /// What was logged on this thread.
 #[derive(Clone, Default)]

@@ -45,6 +45,8 @@ pub enum Refusal {
     TlsLeft,
     /// The handshake did not end in time.
     TlsTimeout,
+    /// The same, at the listener of webhooks.
+    HttpsTimeout,
     /// The handshake failed otherwise.
     TlsHandshake,
     /// MAIL or AUTH before STARTTLS.
@@ -90,7 +92,7 @@ impl Refusal {
             Self::Distrusted => "certificate-distrusted",
             Self::ClientCertificate => "client-certificate",
             Self::TlsLeft => "tls-left",
-            Self::TlsTimeout => "tls-timeout",
+            Self::TlsTimeout | Self::HttpsTimeout => "tls-timeout",
             Self::TlsHandshake => "tls-handshake",
             Self::BeforeTls => "before-tls",
             Self::BeforeLogin => "before-login",
@@ -148,17 +150,21 @@ impl Refusal {
             }
             Self::Distrusted => {
                 "TLS handshake failed: the client does not trust our certificate; let it trust the issuer, or set \
-                 `certificate` in [tls] to one that it trusts"
+                 `certificate` in [tls] or [http] to one that it trusts"
             }
             Self::ClientCertificate => {
                 "TLS handshake failed: the client's certificate is not trusted; see `client_ca_file` of the listener"
             }
             Self::TlsLeft => {
-                "TLS handshake failed: the client closed it; it may not trust our certificate: see `certificate` in [tls]"
+                "TLS handshake failed: the client closed it; it may not trust our certificate: see `certificate` in [tls] \
+                 or [http]"
             }
             Self::TlsTimeout => {
                 "TLS handshake failed: nothing came in time; a client without TLS waits so: set it to SSL/TLS, or `tls` of \
                  the listener to \"starttls\""
+            }
+            Self::HttpsTimeout => {
+                "no whole TLS handshake came in time; look at the client and at firewalls and proxies on the way"
             }
             Self::TlsHandshake => "TLS handshake failed; see the TLS settings of the client",
             Self::BeforeTls => {
@@ -298,36 +304,12 @@ const WINDOW: Duration = Duration::from_secs(60);
 const MOST_WINDOWS: usize = 1000;
 
 #[cfg(test)]
+#[path = "../../tests/support/log.rs"]
+mod log;
+
+#[cfg(test)]
 mod tests {
     use super::*;
-    use std::io;
-
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl Log {
-        fn listen(&self) -> tracing::subscriber::DefaultGuard {
-            let log = self.clone();
-            let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || log.clone());
-            tracing::subscriber::set_default(subscriber.finish())
-        }
-
-        fn lines(&self, text: &str) -> Vec<String> {
-            let log = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-            log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
-        }
-    }
 
     #[tokio::test(start_paused = true)]
     async fn one_line_a_minute_for_each_network_and_reason_and_the_rest_as_a_number() {

@@ -37,6 +37,8 @@ fn classify_alert(alert: AlertDescription) -> Refusal {
         | AlertDescription::CertificateExpired
         | AlertDescription::CertificateUnknown
         | AlertDescription::AccessDenied
+        // A signature is wrong: the client trusts another authority of the same name.
+        | AlertDescription::DecryptError
         | AlertDescription::UnrecognisedName => Refusal::Distrusted,
         AlertDescription::ProtocolVersion => Refusal::TlsVersion,
         AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity => Refusal::TlsAlgorithms,

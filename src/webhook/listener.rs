@@ -144,6 +144,7 @@ impl Host {
         };
         let failed = |error: &io::Error| match classify_failure(error) {
             Refusal::ClearOnTlsPort => Refusal::HttpOnTlsPort,
+            Refusal::TlsTimeout => Refusal::HttpsTimeout,
             refusal => refusal,
         };
         let secured = secured.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));

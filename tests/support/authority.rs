@@ -82,3 +82,28 @@ impl Identity {
 pub fn dns(name: &str) -> SanType {
     SanType::DnsName(name.try_into().unwrap())
 }
+
+/// What a client says first that speaks at most version 3.`minor` (RFC 5246 section 7.4.1.2).
+pub fn client_hello(minor: u8) -> Vec<u8> {
+    let length = |bytes: usize| u16::try_from(bytes).unwrap().to_be_bytes();
+    let extensions: [&[u8]; 4] = [
+        &[0, 10, 0, 4, 0, 2, 0, 0x17],    // secp256r1
+        &[0, 11, 0, 2, 1, 0],             // uncompressed points
+        &[0, 13, 0, 6, 0, 4, 4, 3, 8, 4], // ecdsa_secp256r1_sha256, rsa_pss_rsae_sha256
+        &[0, 0x17, 0, 0],                 // extended master secret
+    ];
+    let extensions = extensions.concat();
+    let mut body = vec![3, minor];
+    body.extend([7; 32]);
+    body.push(0);
+    body.extend([0, 4, 0xc0, 0x2b, 0xc0, 0x09]); // ECDHE-ECDSA with AES-128: GCM, and CBC for the old
+    body.extend([1, 0]);
+    body.extend(length(extensions.len()));
+    body.extend(extensions);
+    let mut hello = vec![0x16, 3, 1];
+    hello.extend(length(body.len() + 4));
+    hello.extend([1, 0]);
+    hello.extend(length(body.len()));
+    hello.extend(body);
+    hello
+}

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test takes what it needs")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "log.rs"]
+mod log;
 #[path = "words.rs"]
 mod words;
 
@@ -170,6 +172,7 @@ pub struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
     pub fn listen(&self) -> tracing::subscriber::DefaultGuard {
+        log::enable_callsites();
         let log = self.clone();
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::TRACE);
         tracing::subscriber::set_default(subscriber.with_writer(move || log.clone()).finish())

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 
 /// What was logged on this thread.
 #[derive(Clone, Default)]
@@ -11,6 +11,7 @@ pub struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
     pub fn listen(&self) -> tracing::subscriber::DefaultGuard {
+        enable_callsites();
         let log = self.clone();
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || log.clone());
         tracing::subscriber::set_default(subscriber.finish())
@@ -21,6 +22,16 @@ impl Log {
         let log = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
         log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
     }
+}
+
+/// Keeps log statements on that a thread without a subscriber passes first: one subscriber alone is not asked about them.
+pub fn enable_callsites() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let subscriber =
+            tracing_subscriber::fmt().with_writer(io::sink).with_max_level(tracing::Level::TRACE);
+        let _ = tracing::subscriber::set_global_default(subscriber.finish());
+    });
 }
 
 impl io::Write for Log {
