@@ -76,6 +76,52 @@ async fn an_address_that_mailgun_tells_something_is_told_the_rest() {
 }
 
 #[tokio::test]
+async fn an_address_with_a_final_slash_is_not_registered_again() {
+    let slash = format!("{OURS}/");
+    for (face, provider) in [(Face::Mailgun, "mailgun"), (Face::Brevo, "brevo")] {
+        let house = House::new(face).await;
+        let known = match face {
+            Face::Mailgun => {
+                let kinds: String = ALL.iter().map(|kind| format!("&event_types={kind}")).collect();
+                house.api(Method::POST, V4, Some(format!("url={slash}{kinds}").into())).await
+            }
+            Face::Brevo => {
+                let hook = json!({ "url": slash, "events": ["spam"], "batched": false });
+                house.api(Method::POST, "/v3/webhooks", Some(hook)).await
+            }
+        };
+        assert!(known.0 < 300);
+        for url in [OURS, &slash] {
+            let said = house.ask(&["--json", "setup", provider, "--url", url]).await;
+            assert!(["kept", "updated"].map(Value::from).contains(&said.json()[0]["done"]), "{}", said.out);
+            assert!(!said.out.contains("is registered, too"), "{}", said.out);
+        }
+        match face {
+            Face::Mailgun => {
+                let all = registered(&house).await;
+                assert!(ALL.iter().all(|kind| all[kind]["urls"] == json!([slash])), "{all}");
+            }
+            Face::Brevo => assert_eq!(hooks(&house).await.len(), 1),
+        }
+        let said = house.ask(&["--json", "setup", provider, "--url", OURS, "--remove"]).await;
+        assert_eq!(said.json()[0]["done"], "removed", "{}", said.err);
+    }
+}
+
+/// Both addresses are ours: what one is told, the other is not told, too.
+#[tokio::test]
+async fn two_spellings_of_our_address_are_told_each_kind_once() {
+    let house = House::new(Face::Mailgun).await;
+    for known in [format!("url={OURS}/&event_types=opened"), format!("url={OURS}&event_types=clicked")] {
+        assert_eq!(house.api(Method::POST, V4, Some(known.into())).await.0, 200);
+    }
+    let said = house.ask(&["--json", "setup", "mailgun", "--url", OURS]).await;
+    assert_eq!((said.code, &said.json()[0]["done"]), (0, &json!("updated")), "{}", said.err);
+    let all = registered(&house).await;
+    assert!(ALL.iter().all(|kind| all[kind]["urls"].as_array().unwrap().len() == 1), "{all}");
+}
+
+#[tokio::test]
 async fn where_mailgun_has_no_room_nothing_is_changed() {
     let house = House::new(Face::Mailgun).await;
     let three = "id=clicked&url=https://a.example&url=https://b.example&url=https://u:secret@c.example/x";

@@ -85,9 +85,13 @@ pub(super) fn shown(url: &Url) -> String {
     url.into()
 }
 
-/// Whether an address leads where ours does, with whatever login.
+/// Whether an address leads where ours does, with whatever login. A final slash makes no difference to the listener.
 pub(super) fn is_ours(registered: &str, ours: &Url) -> bool {
-    registered.parse::<Url>().is_ok_and(|url| shown(&url) == shown(ours))
+    let place = |url: &Url| {
+        let shown = shown(url);
+        shown.strip_suffix('/').map(str::to_owned).unwrap_or(shown)
+    };
+    registered.parse().is_ok_and(|url| place(&url) == place(ours))
 }
 
 /// What Mailgun lacks: every kind of event told to our address.
@@ -99,7 +103,9 @@ pub(super) fn at_mailgun(
 ) -> Result<Vec<Change>, Fault> {
     let known = webhooks.iter().find(|webhook| is_ours(&webhook.url, ours));
     let address = known.map_or(ours.as_str(), |known| &known.url);
-    let told: Vec<_> = of(webhooks, address).collect();
+    // The others of ours differ in their login or a final slash.
+    let ours_too = webhooks.iter().filter(|webhook| is_ours(&webhook.url, ours));
+    let told: Vec<_> = ours_too.map(|webhook| &*webhook.event).collect();
     let missing: Vec<_> = mailgun::KINDS.into_iter().filter(|kind| !told.contains(kind)).collect();
     if missing.is_empty() {
         return Ok(vec![Change::new(Act::Kept, ours, Vec::new(), None)]);
@@ -113,7 +119,7 @@ pub(super) fn at_mailgun(
         }
     }
     // The kinds that are named take the place of those that the address has.
-    let kinds = told.iter().copied().chain(missing.iter().copied()).map(|kind| ("event_types", kind));
+    let kinds = of(webhooks, address).chain(missing.iter().copied()).map(|kind| ("event_types", kind));
     let mut form = form_urlencoded::Serializer::new(String::new());
     form.append_pair("url", address).extend_pairs(kinds);
     let (act, method) = match known {

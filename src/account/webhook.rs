@@ -14,7 +14,7 @@ impl Webhook {
     /// Whether it has the path of that upstream's webhooks; a web server in front may have put others before it.
     pub fn leads_to(&self, upstream: &str) -> bool {
         self.url.parse::<Url>().is_ok_and(|url| {
-            let path = url.path().trim_end_matches('/');
+            let path = url.path().strip_suffix('/').unwrap_or(url.path());
             path.strip_suffix(upstream).is_some_and(|path| path.ends_with("/webhooks/"))
         })
     }
@@ -40,11 +40,16 @@ mod tests {
 
     #[test]
     fn only_our_path_is_ours() {
-        for url in ["https://relay.example.com/webhooks/up", "https://example.com/relay/webhooks/up?a=b"] {
+        for url in [
+            "https://relay.example.com/webhooks/up",
+            "https://relay.example.com/webhooks/up/",
+            "https://example.com/relay/webhooks/up?a=b",
+        ] {
             assert!(at(url).leads_to("up"), "{url}");
         }
         for url in [
             "https://relay.example.com/webhooks/other",
+            "https://relay.example.com/webhooks/up//",
             "https://e.com/webhooks/xup",
             "https://e.com/up",
             "up",
