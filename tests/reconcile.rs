@@ -25,8 +25,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use support::eventually;
+use support::{PATIENCE, eventually, eventually_within};
 
 #[tokio::test]
 async fn twelve_hours_without_webhooks_are_made_up_for() {
@@ -205,41 +207,16 @@ async fn one_bad_event_of_a_page_spoils_no_other() {
             http::Act::Answer(200, if request.line.contains("events") { page } else { empty.into() })
         })
         .await;
-        let mut scene = Scene::new(Weather::default()).await;
-        let upstream = &mut scene.config.upstreams[0];
-        upstream.account.as_mut().unwrap().base_url = format!("http://{}", server.address).parse().unwrap();
-        if brevo {
-            upstream.transport.provider = mailtrail::provider::Provider::Brevo;
-            upstream.account.as_mut().unwrap().whose = Whose::Brevo;
-        }
-        scene.moment.set(START);
-        let daemon = Daemon::start(&scene.config, Clock::Set(scene.moment), None).await.unwrap();
-        let id = TrackingId::new(START.before(HOUR * 2), 1);
-        let send =
-            Send { message_id: mailtrail::mail::MessageId::parse("1@example.com"), ..Send::new(id, "test") };
-        let recipients =
-            ["a@example.net", "b@example.net", "c@example.net"].map(|to| to.parse().unwrap()).into();
-        daemon
-            .store()
-            .accept(Accepted { send, recipients }, Bytes::from_static(b"Subject: x\r\n\r\nx\r\n"))
-            .await
-            .unwrap();
+        let (daemon, id, _scene) = polling(provider, &server).await;
         let end = START.before(MINUTE * 30);
         eventually("the cursor", || (daemon.store().polled_until("up").unwrap() == Some(end)).then_some(()))
             .await;
-        let marks = || {
-            let trail = daemon.store().trail(id).unwrap().unwrap();
-            trail
-                .recipients
-                .iter()
-                .map(|one| one.marks.of(Kind::Delivered).map(|mark| mark.count))
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(marks(), [Some(1); 3], "{provider}");
+        let all = [Some(1), Some(1), Some(1), None];
+        assert_eq!(delivered(&daemon, id), all, "{provider}");
         let asked = server.count();
         eventually("more polls", || (server.count() > asked + 6).then_some(())).await;
         assert_eq!(daemon.store().count_letters().unwrap(), (0, 3), "{provider}: each once");
-        assert_eq!(marks(), [Some(1); 3], "{provider}");
+        assert_eq!(delivered(&daemon, id), all, "{provider}");
         let raw = |id| daemon.store().raw(&daemon.store().report_of(id).unwrap().unwrap()).unwrap().unwrap();
         let dead = daemon.store().dead(9, |_| true).unwrap();
         let raw: BTreeSet<_> = dead.iter().map(|one| raw(one.id)).collect();
@@ -247,6 +224,178 @@ async fn one_bad_event_of_a_page_spoils_no_other() {
         assert_eq!(raw, expected, "{provider}");
         daemon.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_torn_page_of_mailgun_s_events_holds_up_no_other_event() {
+    for damage in [Damage::Brackets, Damage::Quote, Damage::Cut] {
+        survive("events", damage).await;
+    }
+}
+
+#[tokio::test]
+async fn a_torn_page_of_mailgun_s_logs_holds_up_no_other_event() {
+    for damage in [Damage::Brackets, Damage::Quote, Damage::Cut] {
+        survive("logs", damage).await;
+    }
+}
+
+#[tokio::test]
+async fn a_torn_page_of_brevo_s_holds_up_no_other_event() {
+    survive("brevo", Damage::Cut).await;
+}
+
+/// Polls a provider whose page stays damaged: the relay asks again, then reads the other events, keeps the rest as a dead
+/// letter and goes on.
+async fn survive(api: &'static str, damage: Damage) {
+    let case = format!("{api} {damage:?}");
+    let log = Log::default();
+    let _listening = log.listen();
+    let heal = Arc::new(AtomicBool::new(false));
+    let healed = heal.clone();
+    let server = http::Server::start(move |_, request| {
+        let damage = if healed.load(Ordering::SeqCst) { Damage::None } else { damage };
+        http::Act::Answer(200, history(api, request, damage))
+    })
+    .await;
+    let (daemon, id, _scene) = polling(api, &server).await;
+    let end = START.before(MINUTE * 30);
+    // Brevo is asked every 15 s.
+    let at_end = || (daemon.store().polled_until("up").unwrap() == Some(end)).then_some(());
+    eventually_within(PATIENCE * 6, &case, at_end).await;
+    // It may have been the way.
+    assert_eq!(log.lines("it is tried again").len(), 3, "{case}");
+    assert_eq!(delivered(&daemon, id), [Some(1), None, Some(1), Some(1)], "{case}");
+    let dead = daemon.store().dead(9, |_| true).unwrap();
+    let report = |id| daemon.store().report_of(id).unwrap().unwrap();
+    let raw = dead.iter().map(|one| daemon.store().raw(&report(one.id)).unwrap().unwrap());
+    let raw: Vec<_> = raw.map(|raw| String::from_utf8(raw.to_vec()).unwrap()).collect();
+    assert!(raw.iter().any(|raw| raw.contains("b@example.net")), "{case}: {raw:?}");
+    assert!(!raw.iter().any(|raw| raw.contains("c@example.net")), "{case}: {raw:?}");
+    let said = || log.lines("pages of its events could not be read whole").pop();
+    eventually_within(PATIENCE * 6, "the alarm", said).await;
+    heal.store(true, Ordering::SeqCst);
+    eventually("the end of the alarm", || log.lines("the alarm is over").pop()).await;
+    assert_eq!(delivered(&daemon, id), [Some(1), None, Some(1), Some(1)], "{case}: it is too long ago");
+    daemon.stop().await;
+}
+
+/// A transfer that broke off, or a page that is whole the next time, costs another request and nothing else.
+#[tokio::test]
+async fn a_page_that_is_whole_when_asked_again_leaves_no_dead_letter() {
+    for api in ["events", "logs", "brevo"] {
+        for damage in [Damage::Transfer, Damage::Brackets, Damage::Cut] {
+            let server = http::Server::start(move |number, request| {
+                let page = history(api, request, if number < 3 { damage } else { Damage::None });
+                if number < 3 && matches!(damage, Damage::Transfer) {
+                    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", page.len());
+                    return http::Act::Bytes(head + &page[..page.len() / 2]);
+                }
+                http::Act::Answer(200, page)
+            })
+            .await;
+            let (daemon, id, _scene) = polling(api, &server).await;
+            let end = START.before(MINUTE * 30);
+            let at_end = || (daemon.store().polled_until("up").unwrap() == Some(end)).then_some(());
+            eventually("the cursor", at_end).await;
+            assert_eq!(delivered(&daemon, id), [Some(1); 4], "{api} {damage:?}");
+            assert_eq!(daemon.store().count_letters().unwrap(), (0, 0), "{api} {damage:?}");
+            daemon.stop().await;
+        }
+    }
+}
+
+/// What is wrong with the event of `b@example.net` wherever it comes.
+#[derive(Clone, Copy, Debug)]
+enum Damage {
+    None,
+    /// One bracket too few.
+    Brackets,
+    /// One quote too few.
+    Quote,
+    /// The page ends there.
+    Cut,
+    /// The transfer ends in the middle of the page.
+    Transfer,
+}
+
+/// The answer of a provider to whom four things happened, ten minutes apart, the second of them damaged.
+fn history(api: &str, request: &http::Request, damage: Damage) -> String {
+    let at = |place: u32| START.before(HOUR * 2).after(MINUTE * 10 * place);
+    let asked = request.line.split(' ').nth(1).unwrap();
+    let value =
+        |name: &str| asked.split(['?', '&']).find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+    let begin = match api {
+        "events" => Timestamp::from_seconds(value("begin").unwrap_or("9999999999").parse().unwrap()),
+        "logs" if request.line.contains("logs") => {
+            let asked: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
+            Timestamp::parse_any(asked["start"].as_str().unwrap()).unwrap()
+        }
+        _ => Timestamp::default(),
+    };
+    let mut events = Vec::new();
+    for (place, to) in (0..).zip(TO) {
+        if at(place) < begin {
+            continue;
+        }
+        let at = at(place);
+        let event = match api {
+            "brevo" => format!(
+                r#"{{"event":"delivered","messageId":"<1@example.com>","email":"{to}","date":"{at}","list":[]}}"#
+            ),
+            api => format!(
+                r#"{{"event":"delivered","id":"{place}","message":{{"headers":{{"message-id":"1@example.com"}}}},"recipient":"{to}","{}":{},"list":[]}}"#,
+                if api == "logs" { "@timestamp" } else { "timestamp" },
+                if api == "logs" { format!("\"{at}\"") } else { at.seconds().to_string() },
+            ),
+        };
+        events.push(match damage {
+            Damage::Brackets if place == 1 => event.replace("[]", "["),
+            Damage::Quote if place == 1 => event.replace(".net\"", ".net"),
+            _ => event,
+        });
+    }
+    if api == "brevo" {
+        events.reverse();
+        events.drain(..value("offset").unwrap_or("0").parse::<usize>().unwrap().min(events.len()));
+    }
+    let name = if api == "brevo" { "events" } else { "items" };
+    let page = format!("{{\"{name}\":[{}]}}", events.join(","));
+    match (damage, page.find("b@example.net")) {
+        (Damage::Cut, Some(place)) => page[..place + 20].to_owned(),
+        _ => page,
+    }
+}
+
+const TO: [&str; 4] = ["a@example.net", "b@example.net", "c@example.net", "d@example.net"];
+
+/// A relay that polls `server`, and a mail of `1@example.com` to [`TO`].
+async fn polling(api: &str, server: &http::Server) -> (Daemon, TrackingId, Scene) {
+    let mut scene = Scene::new(Weather::default()).await;
+    if api == "logs" {
+        scene.api(Api::Logs);
+    }
+    let upstream = &mut scene.config.upstreams[0];
+    upstream.account.as_mut().unwrap().base_url = format!("http://{}", server.address).parse().unwrap();
+    if api == "brevo" {
+        upstream.transport.provider = mailtrail::provider::Provider::Brevo;
+        upstream.account.as_mut().unwrap().whose = Whose::Brevo;
+    }
+    let daemon = Daemon::start(&scene.config, Clock::Set(scene.moment), None).await.unwrap();
+    let id = TrackingId::new(START.before(HOUR * 3), 1);
+    let send =
+        Send { message_id: mailtrail::mail::MessageId::parse("1@example.com"), ..Send::new(id, "test") };
+    let recipients = TO.map(|to| to.parse().unwrap()).into();
+    let message = Bytes::from_static(b"Subject: x\r\n\r\nx\r\n");
+    daemon.store().accept(Accepted { send, recipients }, message).await.unwrap();
+    (daemon, id, scene)
+}
+
+/// How often each recipient's delivery was reported.
+fn delivered(daemon: &Daemon, id: TrackingId) -> Vec<Option<u32>> {
+    let trail = daemon.store().trail(id).unwrap().unwrap();
+    let marks = trail.recipients.iter().map(|one| one.marks.of(Kind::Delivered));
+    marks.map(|mark| mark.map(|mark| mark.count)).collect()
 }
 
 /// A relay and the sandbox behind it, both at the same time of the test's.

@@ -1,6 +1,6 @@
 //! Brevo's statistics of transactional mail, and its blocked contacts.
 
-use super::http::Http;
+use super::http::{self, Http};
 use super::{Change, Domain, Entry, Fault, List, Next, Page, Span, Unread, Webhook, moment, register};
 use crate::clock::Timestamp;
 use crate::mail::fold_domain;
@@ -21,15 +21,19 @@ pub(super) async fn events(http: &Http, span: Span, next: Option<&Next>) -> Resu
         .append_pair("limit", &EVENTS.to_string())
         .append_pair("offset", &offset.to_string())
         .append_pair("sort", "desc");
-    let listing = http.ask_list(STATISTICS, authorised(http, Method::GET, url), "events").await?;
+    let listing = http.ask_page(STATISTICS, authorised(http, Method::GET, url), OF_EVENTS).await?;
     let mut unread = listing.unread;
     let events = match listing.items {
         Some(events) => events,
         None if listing.answer.is_object() && listing.answer["events"].is_null() => Vec::new(),
         None => return Err(http.strange(STATISTICS, "it has no events")),
     };
-    let more = events.len() + unread.len() == EVENTS
-        && events.last().and_then(at).is_none_or(|last| last >= span.begin);
+    // Behind the events that can be read of a page may be others, at least one.
+    let (is_full, step) = match listing.is_torn {
+        true => (true, events.len().max(1)),
+        false => (events.len() + unread.len() == EVENTS, EVENTS),
+    };
+    let more = is_full && events.last().and_then(at).is_none_or(|last| last >= span.begin);
     let mut wanted = Vec::new();
     for event in &events {
         match (event["event"].as_str(), at(event)) {
@@ -43,7 +47,8 @@ pub(super) async fn events(http: &Http, span: Span, next: Option<&Next>) -> Resu
         events: wanted,
         unread,
         complete_until: None,
-        next: more.then(|| Next((offset + EVENTS).to_string())),
+        next: more.then(|| Next((offset + step).to_string())),
+        is_torn: listing.is_torn,
     })
 }
 
@@ -90,7 +95,7 @@ pub(super) async fn listed(
         .append_pair("limit", &CONTACTS.to_string())
         .append_pair("offset", &offset.to_string())
         .append_pair("sort", "asc");
-    let listing = http.ask_list(BLOCKED, authorised(http, Method::GET, url), "contacts").await?;
+    let listing = http.ask_list(BLOCKED, authorised(http, Method::GET, url), OF_CONTACTS).await?;
     let mut unread = listing.unread;
     let contacts = match listing.items {
         Some(contacts) => contacts,
@@ -209,6 +214,8 @@ const WORDS: [(&str, &str); 7] = [
     ("clicks", "click"),
     ("bounces", "hard_bounce"),
 ];
+const OF_EVENTS: http::List = http::List { name: "events", field: "event" };
+const OF_CONTACTS: http::List = http::List { name: "contacts", field: "email" };
 const STATISTICS: &str = "events";
 const ATTACHMENT: &str = "an attachment";
 const BLOCKED: &str = "blocked contacts";

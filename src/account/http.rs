@@ -4,7 +4,7 @@ use super::{Fault, Unread};
 use crate::addresses::Resolver;
 use crate::cause;
 use crate::clock::Clock;
-use crate::provider::{self, Split, lenient, try_again_after};
+use crate::provider::{self, Salvage, Split, lenient, try_again_after};
 use crate::secret::Secret;
 use bytes::Bytes;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
@@ -101,31 +101,44 @@ impl Http {
         self.read(what, &body)
     }
 
-    /// An answer with a list of that name, item by item: one that cannot be read leaves the others.
+    /// An answer with a list, item by item: one that cannot be read leaves the others. What is left of a list whose
+    /// brackets or quotes do not fit together is no answer.
     pub(super) async fn ask_list(
         &self,
         what: &'static str,
         request: RequestBuilder,
-        name: &str,
+        list: List,
+    ) -> Result<Listing, Fault> {
+        let listing = self.ask_page(what, request, list).await?;
+        if listing.is_torn { Err(self.strange(what, TORN)) } else { Ok(listing) }
+    }
+
+    /// The same, with what is left of such a list.
+    pub(super) async fn ask_page(
+        &self,
+        what: &'static str,
+        request: RequestBuilder,
+        list: List,
     ) -> Result<Listing, Fault> {
         let body = Bytes::from(self.fetch(what, request, ANSWER).await?);
-        match (serde_json::from_slice::<Value>(&body), provider::split(&body, &[name])) {
-            (Err(_), Some(Split { items, rest })) => {
-                let mut listing =
-                    Listing { answer: self.read(what, &rest)?, items: Some(Vec::new()), unread: Vec::new() };
-                for raw in items {
-                    match lenient::value(raw) {
-                        Ok(item) => listing.items.get_or_insert_default().push(item),
-                        Err(error) => listing.unread.push(Unread {
-                            raw: body.slice_ref(raw),
-                            reason: format!("it is not JSON: {error}"),
-                        }),
-                    }
+        if let Ok(answer) = serde_json::from_slice(&body) {
+            return Ok(Listing::of(answer, list.name));
+        }
+        if let Some(Split { items, rest }) = provider::split(&body, &[list.name])
+            && let Ok(answer) = lenient::value(&rest)
+        {
+            let mut listing = Listing { answer, items: Some(Vec::new()), unread: Vec::new(), is_torn: false };
+            for raw in items {
+                match lenient::value(raw) {
+                    Ok(item) => listing.items.get_or_insert_default().push(item),
+                    Err(error) => listing.add(&body, provider::salvage(raw, list.field), &error),
                 }
-                Ok(listing)
             }
-            (Ok(answer), _) => Ok(Listing::of(answer, name)),
-            (Err(_), None) => Ok(Listing::of(self.read(what, &body)?, name)),
+            return Ok(listing);
+        }
+        match (lenient::value(&body), provider::list_start(&body, list.name)) {
+            (Err(error), Some(start)) => Ok(Listing::torn(&body, start, list.field, &error)),
+            _ => Ok(Listing::of(self.read(what, &body)?, list.name)),
         }
     }
 
@@ -213,6 +226,15 @@ fn words(json: &Value, body: &[u8]) -> String {
     text.chars().take(TEXT).collect()
 }
 
+/// A list of an answer.
+#[derive(Clone, Copy)]
+pub(super) struct List {
+    /// Its name in the answer.
+    pub(super) name: &'static str,
+    /// A field that each item has.
+    pub(super) field: &'static str,
+}
+
 /// An answer with a list.
 pub(super) struct Listing {
     /// The answer without the list's items.
@@ -221,6 +243,8 @@ pub(super) struct Listing {
     pub(super) items: Option<Vec<Value>>,
     /// The others.
     pub(super) unread: Vec<Unread>,
+    /// Whether its brackets or quotes do not fit together, so that others may be missing.
+    pub(super) is_torn: bool,
 }
 
 impl Listing {
@@ -229,10 +253,31 @@ impl Listing {
             Some(Value::Array(items)) => Some(items),
             _ => None,
         };
-        Self { answer, items, unread: Vec::new() }
+        Self { answer, items, unread: Vec::new(), is_torn: false }
+    }
+
+    /// What is left of a body whose list begins at `start`.
+    fn torn(body: &Bytes, start: usize, field: &str, error: &serde_json::Error) -> Self {
+        let mut listing =
+            Self { answer: Value::Null, items: Some(Vec::new()), unread: Vec::new(), is_torn: true };
+        let mut found = provider::salvage(&body[start..], field);
+        // The list may be closed all the same.
+        if let Some(rest) = found.junk.pop_if(|last| last.starts_with(b"]")) {
+            listing.answer = lenient::value(&[&body[..start], rest].concat()).unwrap_or_default();
+        }
+        listing.add(body, found, error);
+        listing
+    }
+
+    fn add(&mut self, body: &Bytes, found: Salvage<'_>, error: &serde_json::Error) {
+        self.items.get_or_insert_default().extend(found.items);
+        let reason = format!("it is not JSON: {error}");
+        let unread = |raw| Unread { raw: body.slice_ref(raw), reason: reason.clone() };
+        self.unread.extend(found.junk.into_iter().map(unread));
     }
 }
 
+const TORN: &str = "its brackets or quotes do not fit together";
 const CONNECT: Duration = Duration::from_secs(30);
 /// From the first byte of a request to the last of its answer.
 const EXCHANGE: Duration = Duration::from_secs(120);

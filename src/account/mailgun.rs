@@ -1,6 +1,6 @@
 //! Mailgun's two APIs for events, and its lists of suppressed addresses.
 
-use super::http::Http;
+use super::http::{self, Http};
 use super::{
     Change, Domain, Entry, Fault, List, Next, Page, Record, Span, Unread, Webhook, moment, register,
 };
@@ -31,10 +31,10 @@ pub(super) async fn events(
             url
         }
     };
-    let listing = http.ask_list(EVENTS, authorised(http, Method::GET, url), ITEMS).await?;
+    let listing = http.ask_page(EVENTS, authorised(http, Method::GET, url), OF_EVENTS).await?;
     let items = listing.items.ok_or_else(|| http.strange(EVENTS, NO_ITEMS))?;
     let next = listing.answer.pointer("/paging/next").and_then(Value::as_str);
-    Ok(page(items, listing.unread, next))
+    Ok(Page { is_torn: listing.is_torn, ..page(items, listing.unread, next) })
 }
 
 /// A page of `POST /v1/analytics/logs`, its events in the shape of the other API.
@@ -55,11 +55,12 @@ pub(super) async fn logs(http: &Http, domain: &str, span: Span, next: Option<&Ne
         "pagination": paging,
     });
     let request = authorised(http, Method::POST, http.url(["v1", "analytics", "logs"])).json(&request);
-    let listing = http.ask_list(LOGS, request, ITEMS).await?;
+    let listing = http.ask_page(LOGS, request, OF_EVENTS).await?;
     let items = listing.items.ok_or_else(|| http.strange(LOGS, NO_ITEMS))?;
     let items = items.into_iter().map(reshaped).collect();
     let next = listing.answer.pointer("/pagination/next").and_then(Value::as_str);
-    Ok(page(items, listing.unread, next.filter(|token| !token.is_empty())))
+    let next = next.filter(|token| !token.is_empty());
+    Ok(Page { is_torn: listing.is_torn, ..page(items, listing.unread, next) })
 }
 
 fn page(items: Vec<Value>, mut unread: Vec<Unread>, next: Option<&str>) -> Page {
@@ -72,7 +73,13 @@ fn page(items: Vec<Value>, mut unread: Vec<Unread>, next: Option<&str>) -> Page 
         }
     }
     let last = events.last().and_then(|event| event["timestamp"].as_f64());
-    Page { complete_until: last.map(|at| Timestamp::from_millis((at * 1e3) as u64)), events, unread, next }
+    Page {
+        complete_until: last.map(|at| Timestamp::from_millis((at * 1e3) as u64)),
+        events,
+        unread,
+        next,
+        is_torn: false,
+    }
 }
 
 /// An event of the logs as webhooks and the Events API write it. Its time has milliseconds only, so the same event may
@@ -120,7 +127,7 @@ pub(super) async fn listed(
             url
         }
     };
-    let listing = http.ask_list(list.word(), authorised(http, Method::GET, url), ITEMS).await?;
+    let listing = http.ask_list(list.word(), authorised(http, Method::GET, url), OF_ADDRESSES).await?;
     let items = listing.items.ok_or_else(|| http.strange(list.word(), NO_ITEMS))?;
     let mut unread = listing.unread;
     let is_empty = items.is_empty() && unread.is_empty();
@@ -252,7 +259,8 @@ fn authorised(http: &Http, method: Method, url: Url) -> RequestBuilder {
     http.request(method, url).basic_auth("api", Some(http.key().reveal()))
 }
 
-const ITEMS: &str = "items";
+const OF_EVENTS: http::List = http::List { name: "items", field: "event" };
+const OF_ADDRESSES: http::List = http::List { name: "items", field: "address" };
 const NO_ITEMS: &str = "it has no items";
 const EVENTS: &str = "events";
 const LOGS: &str = "logs";

@@ -105,6 +105,8 @@ pub struct Page {
     pub complete_until: Option<Timestamp>,
     /// What comes next; `None` at the end.
     pub next: Option<Next>,
+    /// Whether the page's brackets or quotes do not fit together: events may be missing, and so may `next`.
+    pub is_torn: bool,
 }
 
 /// An item of a page that cannot be read.

@@ -4,6 +4,7 @@ use super::lenient;
 use bytes::Bytes;
 use encoding_rs::Encoding;
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 /// Why there are no events.
@@ -72,6 +73,61 @@ pub fn split<'a>(body: &'a [u8], names: &[&str]) -> Option<Split<'a>> {
     Some(Split { items, rest: [&body[..start], &body[scan.at..]].concat() })
 }
 
+/// What a list whose brackets or quotes do not fit together is made of.
+#[derive(Debug, Default, PartialEq)]
+pub struct Salvage<'a> {
+    /// The items that can be read.
+    pub items: Vec<Value>,
+    /// The text between them and after the last one.
+    pub junk: Vec<&'a [u8]>,
+}
+
+/// Finds the items of a damaged list: objects that can be read and have a `field`. Text is what follows the list's
+/// opening bracket, or a part of it.
+pub fn salvage<'a>(text: &'a [u8], field: &str) -> Salvage<'a> {
+    let (mut found, mut junk, mut at, mut misses) = (Salvage::default(), 0, 0, 0);
+    while let Some(next) = text[at..].iter().position(|byte| *byte == b'{').filter(|_| misses < MOST_MISSES) {
+        let start = at + next;
+        at = start + 1;
+        // An object within an item follows the name of a field.
+        if text[..start].trim_ascii_end().ends_with(b":") {
+            continue;
+        }
+        let mut scan = Scan { body: text, at: start, depth: 0 };
+        let item = scan.skip_object().and_then(|()| lenient::value(&text[start..scan.at]).ok());
+        match item.filter(|item| item.get(field).is_some()) {
+            Some(item) => {
+                found.junk.push(&text[junk..start]);
+                found.items.push(item);
+                (junk, at) = (scan.at, scan.at);
+            }
+            None => misses += 1,
+        }
+    }
+    found.junk.push(&text[junk..]);
+    found.junk.iter_mut().for_each(|junk| *junk = without_separators(junk));
+    found.junk.retain(|junk| !junk.is_empty());
+    found
+}
+
+fn without_separators(text: &[u8]) -> &[u8] {
+    let is_content = |byte: &u8| !(byte.is_ascii_whitespace() || *byte == b',');
+    match (text.iter().position(is_content), text.iter().rposition(is_content)) {
+        (Some(start), Some(end)) => &text[start..=end],
+        _ => &[],
+    }
+}
+
+/// Where the list with that name begins in a body that cannot be taken apart otherwise: after its opening bracket.
+pub fn list_start(body: &[u8], name: &str) -> Option<usize> {
+    let name = format!("\"{name}\"");
+    memchr::memmem::find_iter(body, &name).find_map(|at| {
+        let rest = body[at + name.len()..].trim_ascii_start().strip_prefix(b":")?;
+        let list = rest.trim_ascii_start().strip_prefix(b"[")?;
+        Some(body.len() - list.len())
+    })
+}
+
 /// A place in a body, and how many brackets are open there.
 struct Scan<'a> {
     body: &'a [u8],
@@ -129,6 +185,21 @@ impl<'a> Scan<'a> {
         None
     }
 
+    /// Goes behind the object that begins here.
+    fn skip_object(&mut self) -> Option<()> {
+        while let Some(byte) = self.body.get(self.at) {
+            match byte {
+                b'"' => self.skip_string(),
+                byte => self.count(*byte)?,
+            }
+            self.at += 1;
+            if self.depth == 0 {
+                return Some(());
+            }
+        }
+        None
+    }
+
     /// Goes to the quote that ends a string.
     fn skip_string(&mut self) {
         self.at += 1;
@@ -157,10 +228,13 @@ struct Named<'a> {
 
 /// Events of one body. Brevo sends up to 500.
 pub const MOST: usize = 2000;
+/// Objects of a damaged list that are tried in vain; each may be read to the end of the text.
+const MOST_MISSES: usize = 1000;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn one_or_many_come_as_they_are_written() {
@@ -220,6 +294,39 @@ mod tests {
         assert_eq!(events(&many(MOST).into()).unwrap().len(), MOST);
         assert!(matches!(events(&many(MOST + 1).into()), Err(NotABatch::TooMany)));
         assert!(matches!(events(&(many(MOST + 1) + "\n\u{1}]").into()), Err(NotABatch::Malformed(_))));
+    }
+
+    #[test]
+    fn items_of_a_damaged_list_are_found() {
+        let (good, nested) = (r#"{"e":1,"x":{"e":2}}"#, r#"{"e":"]}\"},{","l":[{"f":1},{"f":2}]}"#);
+        for bad in [
+            r#"{"e":3,"l":["#,
+            r#"{"e":3,"l":[}"#,
+            r#"{"e":3,"m":{"e":4}"#,
+            r#"{"e":3,"l":[{"f":1},{"f":2}"#,
+            r#"{"e":3,"t":"x}"#,
+            r#"{"e":3,t":"x"}"#,
+            r#"{"e":3}}"#,
+            "]]",
+            "\"",
+            "nothing",
+        ] {
+            let text = format!("{good}, {bad} ,{nested}\n{good}");
+            let found = salvage(text.as_bytes(), "e");
+            let items: Vec<_> = found.items.iter().map(Value::to_string).collect();
+            assert!(
+                items[0] == good && items.ends_with(&[nested.to_owned(), good.to_owned()]),
+                "{bad}: {items:?}"
+            );
+            assert!(!found.junk.is_empty(), "{bad}");
+        }
+        let found = salvage(b"{\"e\":1},{\"e\":", "e");
+        assert_eq!((found.items, found.junk), (vec![json!({"e": 1})], vec![&b"{\"e\":"[..]]));
+        let body = br#"{"x":"items","items" : [1"#;
+        assert_eq!(list_start(body, "items"), Some(body.len() - 1));
+        assert_eq!(list_start(b"<p>\"items\"", "items"), None);
+        let many = b"{\"".repeat(100_000);
+        assert_eq!(salvage(&many, "e"), Salvage { items: Vec::new(), junk: vec![&many] });
     }
 
     #[test]

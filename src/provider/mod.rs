@@ -14,7 +14,7 @@ pub mod mailgun;
 mod text;
 mod wait;
 
-pub use batch::{MOST as MOST_EVENTS, NotABatch, Split, events, split};
+pub use batch::{MOST as MOST_EVENTS, NotABatch, Salvage, Split, events, list_start, salvage, split};
 pub use form::Form;
 pub use wait::try_again_after;
 

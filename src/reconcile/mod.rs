@@ -61,6 +61,9 @@ pub struct Reconciler {
 enum Trouble {
     #[error(transparent)]
     Account(#[from] Fault),
+    /// A page may be whole when it is asked for again.
+    #[error("upstream {0}: events: a page cannot be read: its brackets or quotes do not fit together")]
+    Torn(String),
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(transparent)]
@@ -75,42 +78,50 @@ impl Reconciler {
     }
 
     async fn watch(&self, source: &Source) {
-        let (mut compared, mut failures) = (None, 0);
-        let mut pause = FIRST.min(source.settings.every);
+        let every = source.settings.every;
+        let (mut compared, mut failures, mut torn) = (None, 0, 0);
+        let mut pause = FIRST.min(every);
+        let upstream = source.account.upstream();
         loop {
             tokio::time::sleep(pause).await;
-            let round = Round { store: &self.store, now: self.clock.now(), source };
+            let round = Round { store: &self.store, now: self.clock.now(), source, settles: torn >= SEVERAL };
             pause = match round.run(&mut compared).await {
-                Ok(()) => {
+                Ok(is_whole) => {
                     failures = 0;
-                    self.alarms.clear(Kind::Polls, source.account.upstream());
-                    source.settings.every
+                    if is_whole {
+                        torn = 0;
+                        self.alarms.clear(Kind::Polls, upstream);
+                    } else {
+                        self.alarms.raise(Kind::Polls, upstream, SETTLED);
+                    }
+                    every
                 }
                 Err(trouble) => {
                     tracing::error!(
-                        upstream = source.account.upstream(),
+                        upstream,
                         error = %trouble,
                         "the provider's events cannot be asked for; nothing is lost, it is tried again"
                     );
                     failures += 1;
+                    torn += u32::from(matches!(trouble, Trouble::Torn(_)));
                     if failures >= SEVERAL {
                         let text = format!("its events cannot be asked for: {trouble}");
-                        self.alarms.set(Kind::Polls, source.account.upstream(), Some(text));
+                        self.alarms.set(Kind::Polls, upstream, Some(text));
                     }
-                    patience(failures, &trouble)
+                    patience(failures, every, &trouble)
                 }
             };
         }
     }
 }
 
-/// How long to wait after so many failures in a row.
-fn patience(failures: u32, trouble: &Trouble) -> Duration {
+/// How long to wait after so many failures in a row, where polls come `every` so often.
+fn patience(failures: u32, every: Duration, trouble: &Trouble) -> Duration {
     let wish = match trouble {
         Trouble::Account(fault) => fault.wait().unwrap_or_default().min(LONGEST_WISH),
-        Trouble::Read(_) | Trouble::Commit(_) => Duration::ZERO,
+        Trouble::Torn(_) | Trouble::Read(_) | Trouble::Commit(_) => Duration::ZERO,
     };
-    let grown = AGAIN.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
+    let grown = AGAIN.min(every).saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
     grown.min(LONGEST).max(wish)
 }
 
@@ -120,6 +131,9 @@ const FIRST: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(30);
 /// Failures in a row from which on they are no accident.
 const SEVERAL: u32 = 3;
+/// The alarm while pages are torn.
+const SETTLED: &str = "pages of its events could not be read whole: what can be read of them was taken in, the rest is a \
+                       dead letter; see `mailtrail events dead`";
 const LONGEST: Duration = Duration::from_secs(3600);
 /// What a provider may ask for.
 const LONGEST_WISH: Duration = Duration::from_secs(86_400);
@@ -134,10 +148,11 @@ mod tests {
             let wait = Some(Duration::from_secs(wait));
             Trouble::Account(Fault::Busy { upstream: "a".into(), what: "events", words: String::new(), wait })
         };
-        let waits = [1, 2, 3, 8, u32::MAX].map(|failures| patience(failures, &busy(0)).as_secs());
+        let every = Settings::default().every;
+        let waits = [1, 2, 3, 8, u32::MAX].map(|failures| patience(failures, every, &busy(0)).as_secs());
         assert_eq!(waits, [30, 60, 120, 3600, 3600]);
-        assert_eq!(patience(1, &busy(7200)).as_secs(), 7200);
-        assert_eq!(patience(1, &busy(u64::MAX)), LONGEST_WISH);
-        assert_eq!(patience(1, &Trouble::Commit(CommitError::ReadOnly)), AGAIN);
+        assert_eq!(patience(1, every, &busy(7200)).as_secs(), 7200);
+        assert_eq!(patience(1, every, &busy(u64::MAX)), LONGEST_WISH);
+        assert_eq!(patience(1, every, &Trouble::Commit(CommitError::ReadOnly)), AGAIN);
     }
 }

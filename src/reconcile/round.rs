@@ -1,5 +1,5 @@
 use super::{Source, Trouble, reading};
-use crate::account::{Page, Span, Unread};
+use crate::account::{Next, Page, Span, Unread};
 use crate::clock::Timestamp;
 use crate::event::Event;
 use crate::ledger::{Dead, Notice, Polled, Via};
@@ -15,17 +15,30 @@ pub(super) struct Round<'a> {
     pub(super) store: &'a Store,
     pub(super) now: Timestamp,
     pub(super) source: &'a Source,
+    /// Whether a page that is torn is settled with what can be read of it.
+    pub(super) settles: bool,
+}
+
+/// A way through the pages of a span.
+struct Walk {
+    span: Span,
+    next: Option<Next>,
+    /// Torn pages in a row of which nothing could be read.
+    futile: u32,
+    is_over: bool,
+    is_whole: bool,
+    counts: Counts,
 }
 
 /// Events by what they say happened: how many the provider has, and how many of them were new to us.
 type Counts = BTreeMap<&'static str, (u64, u64)>;
 
 impl Round<'_> {
-    /// Polls; and compares the day before, unless it was `compared` already.
-    pub(super) async fn run(&self, compared: &mut Option<u16>) -> Result<(), Trouble> {
+    /// Polls; and compares the day before, unless it was `compared` already. The answer is whether all pages were whole.
+    pub(super) async fn run(&self, compared: &mut Option<u16>) -> Result<bool, Trouble> {
         let upstream = self.source.account.upstream();
-        let counts = self.poll().await?;
-        let recovered: u64 = counts.values().map(|(_, new)| new).sum();
+        let walk = self.poll().await?;
+        let recovered: u64 = walk.counts.values().map(|(_, new)| new).sum();
         if recovered > 0 {
             tracing::warn!(
                 upstream,
@@ -33,15 +46,16 @@ impl Round<'_> {
             );
         }
         let yesterday = self.now.before(COMPARE_AFTER).day().saturating_sub(1);
+        let mut is_whole = walk.is_whole;
         if *compared != Some(yesterday) {
-            self.compare(yesterday).await?;
+            is_whole &= self.compare(yesterday).await?.is_whole;
             *compared = Some(yesterday);
         }
-        Ok(())
+        Ok(is_whole)
     }
 
     /// Takes in what happened since the cursor.
-    async fn poll(&self) -> Result<Counts, Trouble> {
+    async fn poll(&self) -> Result<Walk, Trouble> {
         let upstream = self.source.account.upstream();
         // A cursor ahead of time is from a clock that was wrong.
         let cursor = self.store.polled_until(upstream)?.filter(|cursor| *cursor <= self.now);
@@ -49,43 +63,46 @@ impl Round<'_> {
         let begin = cursor.map_or(earliest, |cursor| cursor.before(OVERLAP)).max(earliest);
         let span = Span { begin, end: self.now.before(UNDER_WAY) };
         let (all, mut cursor) = (self.now.before(LATEST), cursor.unwrap_or_default());
-        let (mut counts, mut next) = (Counts::new(), None);
+        let mut walk = Walk::through(span);
         loop {
-            let page = self.source.account.events(span, next.as_ref()).await?;
-            let Page { events, unread, complete_until, next: more } = page;
-            self.take(&events, &mut counts).await?;
-            self.bury(unread).await?;
-            let until = if more.is_none() { all } else { complete_until.unwrap_or_default().min(all) };
+            let complete_until = self.take_page(&mut walk).await?;
+            let until = if walk.is_over { all } else { complete_until.unwrap_or_default().min(all) };
             if until > cursor {
                 cursor = until;
                 self.store.polled(Polled { upstream: upstream.to_owned(), until }).await?;
             }
-            if more.is_none() {
-                return Ok(counts);
+            if walk.is_over {
+                return Ok(walk);
             }
-            next = more;
             tokio::time::sleep(self.source.account.pause()).await;
         }
     }
 
     /// Walks through a whole day once more, and says what it found.
-    async fn compare(&self, day: u16) -> Result<(), Trouble> {
+    async fn compare(&self, day: u16) -> Result<Walk, Trouble> {
         let start = Timestamp::from_seconds(u64::from(day) * 86_400);
         let end = start.after(Duration::from_millis(86_399_999));
         let span = Span { begin: start.max(self.earliest()), end };
-        let (mut counts, mut next) = (Counts::new(), None);
-        loop {
-            let page = self.source.account.events(span, next.as_ref()).await?;
-            self.take(&page.events, &mut counts).await?;
-            self.bury(page.unread).await?;
-            next = page.next;
-            if next.is_none() {
-                break;
-            }
+        let mut walk = Walk::through(span);
+        self.take_page(&mut walk).await?;
+        while !walk.is_over {
             tokio::time::sleep(self.source.account.pause()).await;
+            self.take_page(&mut walk).await?;
         }
-        self.tell(&start.to_string()[..10], &counts);
-        Ok(())
+        self.tell(&start.to_string()[..10], &walk.counts);
+        Ok(walk)
+    }
+
+    /// Takes in the next page; up to when everything is in.
+    async fn take_page(&self, walk: &mut Walk) -> Result<Option<Timestamp>, Trouble> {
+        let page = self.source.account.events(walk.span, walk.next.as_ref()).await?;
+        self.take(&page.events, &mut walk.counts).await?;
+        if page.is_torn && !self.settles {
+            return Err(Trouble::Torn(self.source.account.upstream().to_owned()));
+        }
+        walk.pass(&page);
+        self.bury(page.unread).await?;
+        Ok(page.complete_until)
     }
 
     fn tell(&self, day: &str, counts: &Counts) {
@@ -179,6 +196,28 @@ impl Round<'_> {
     }
 }
 
+impl Walk {
+    fn through(span: Span) -> Self {
+        Self { span, next: None, futile: 0, is_over: false, is_whole: true, counts: Counts::new() }
+    }
+
+    /// Finds what comes after a page. Where a torn one does not say it, that is the span from its last event on, or ever
+    /// longer steps from its begin.
+    fn pass(&mut self, page: &Page) {
+        self.next.clone_from(&page.next);
+        self.is_over = page.next.is_none();
+        if page.is_torn {
+            self.is_whole = false;
+            self.futile = if page.events.is_empty() { self.futile + 1 } else { 0 };
+            if self.is_over {
+                let least = self.span.begin.after(Duration::from_secs(1 << self.futile));
+                self.span.begin = page.complete_until.unwrap_or_default().max(least);
+            }
+            self.is_over = self.futile == MOST_FUTILE || self.span.begin > self.span.end;
+        }
+    }
+}
+
 /// Events of so short a time ago may still be on their way to us by webhook.
 const UNDER_WAY: Duration = Duration::from_secs(120);
 /// Events appear as late as this.
@@ -187,5 +226,8 @@ const LATEST: Duration = Duration::from_secs(30 * 60);
 const OVERLAP: Duration = Duration::from_secs(300);
 /// How long after its end a day is compared.
 const COMPARE_AFTER: Duration = Duration::from_secs(2 * 3600);
+/// Torn pages in a row without an event that can be read, after which the rest of the span is left out. The steps of so
+/// many are longer than any span.
+const MOST_FUTILE: u32 = 22;
 /// Events that are taken in at once.
 const AT_ONCE: usize = 64;
