@@ -309,6 +309,7 @@ mod log;
 
 #[cfg(test)]
 mod tests {
+    use super::log::Log;
     use super::*;
 
     #[tokio::test(start_paused = true)]
