@@ -9,12 +9,10 @@ mod support;
 mod http;
 #[path = "support/inbox.rs"]
 mod inbox;
-#[path = "support/log.rs"]
-mod log;
 
 use bytes::Bytes;
 use http::{Act, Server};
-use log::Log;
+use inbox::log::Log;
 use mailtrail::clock::{Clock, Moment, Timestamp};
 use mailtrail::config::{self, Config};
 use mailtrail::daemon::Daemon;

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[path = "log.rs"]
-mod log;
+pub mod log;
 #[path = "words.rs"]
 mod words;
 
