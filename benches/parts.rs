@@ -4,15 +4,10 @@
 //! each; the bytes per second are those of the message.
 
 use criterion::{BatchSize, Criterion, Throughput};
-use mailtrail::clock::Timestamp;
-use mailtrail::event::{Event, Kind, Words};
-use mailtrail::id::TrackingId;
-use mailtrail::ledger::{Recipient, Rung, Standing};
-use mailtrail::mail::{Header, HeaderBlock, HeaderLine, Mailbox, MessageId};
-use mailtrail::provider::Provider;
-use mailtrail::provider::mailgun;
-use mailtrail::secret::Secret;
-use mailtrail::smtp::{Command, Decoder, Encoder, Fed, ResponseReader};
+use mailtrail_mail::{Header, HeaderBlock, HeaderLine, Mailbox, MessageId, Secret, Timestamp, TrackingId};
+use mailtrail_smtp::{Command, Decoder, Encoder, Fed, ResponseReader};
+use mailtrail_trail::provider::{Provider, mailgun};
+use mailtrail_trail::{Event, Kind, Recipient, Rung, Standing, Words};
 use std::hint::black_box;
 
 fn main() {

@@ -6,12 +6,15 @@
 mod http;
 
 use http::{Act, Server};
-use mailtrail::account::{Account, Act as Became, Api, Entry, Fault, List, Settings, Span, Wanted, Whose};
-use mailtrail::clock::{Clock, Timestamp};
-use mailtrail::provider::brevo::Credentials;
-use mailtrail::sandbox::{self, Sandbox, Weather};
-use mailtrail::secret::Secret;
-use mailtrail::tls;
+use mailtrail_mail::Secret;
+use mailtrail_mail::{Clock, Timestamp};
+use mailtrail_net::provider_api::{
+    Account, Act as Became, Api, Entry, Fault, List, Settings, Span, Wanted, Whose,
+};
+use mailtrail_net::tls;
+use mailtrail_sandbox;
+use mailtrail_sandbox::{Sandbox, Weather};
+use mailtrail_trail::provider::brevo::Credentials;
 use reqwest::Url;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -279,8 +282,8 @@ async fn mailgun_is_told_with_the_call_for_addresses_and_its_200_is_not_believed
 
 async fn sandbox(weather: Weather) -> (Sandbox, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
-    let sandbox = sandbox::start(sandbox::Settings {
-        face: sandbox::Face::Mailgun,
+    let sandbox = mailtrail_sandbox::start(mailtrail_sandbox::Settings {
+        face: mailtrail_sandbox::Face::Mailgun,
         smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
         api: SocketAddr::from(([127, 0, 0, 1], 0)),
         api_key: Secret::new("key-1"),

@@ -17,13 +17,13 @@ mod support;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
-use mailtrail::clock::{Clock, Timestamp};
-use mailtrail::id::TrackingId;
-use mailtrail::ledger::{Arrival, Dead, State, Via};
-use mailtrail::mail::Lane;
-use mailtrail::sandbox::{self, Face, Sandbox, Weather};
-use mailtrail::secret::Secret;
-use mailtrail::suppression::{self, Change, Listing, Mark, Reason, Scope};
+use mailtrail_mail::Secret;
+use mailtrail_mail::{Clock, Lane, Timestamp, TrackingId};
+use mailtrail_sandbox;
+use mailtrail_sandbox::{Face, Sandbox, Weather};
+use mailtrail_trail::suppression;
+use mailtrail_trail::suppression::{Change, Listing, Mark, Reason, Scope};
+use mailtrail_trail::{Arrival, Dead, State, Via};
 use rcgen::{CertificateParams, KeyPair};
 use scene::{Log, Scene, states};
 use scripted::{Act, At, Script, Server};
@@ -355,7 +355,7 @@ async fn a_provider_that_cannot_be_asked_is_an_alarm_until_it_can() {
 
 /// The sandbox, whose API is there.
 async fn provider(api: SocketAddr, clock: Clock, folder: &Path) -> Sandbox {
-    let sandbox = sandbox::start(sandbox::Settings {
+    let sandbox = mailtrail_sandbox::start(mailtrail_sandbox::Settings {
         face: Face::Mailgun,
         smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
         api,
@@ -368,7 +368,7 @@ async fn provider(api: SocketAddr, clock: Clock, folder: &Path) -> Sandbox {
         pace: 0.0,
         weather: Weather::default(),
         clock,
-        tls: mailtrail::tls::self_signed(folder, "localhost").unwrap(),
+        tls: mailtrail_net::tls::self_signed(folder, "localhost").unwrap(),
     });
     sandbox.await.unwrap()
 }

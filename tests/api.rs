@@ -8,15 +8,16 @@ mod support;
 
 use bytes::Bytes;
 use http::{Act, Request, Server};
-use mailtrail::clock::{Clock, Timestamp};
 use mailtrail::config;
 use mailtrail::daemon::Daemon;
-use mailtrail::event::{Event, Kind, Words};
-use mailtrail::id::TrackingId;
-use mailtrail::ledger::{Accepted, Notice, Recipient, Rung, Send, Standing, State, Trail, Via, What};
-use mailtrail::sandbox::{self, Sandbox};
-use mailtrail::secret::Secret;
-use mailtrail::tls;
+use mailtrail_mail::Secret;
+use mailtrail_mail::{Clock, Timestamp, TrackingId};
+use mailtrail_net::tls;
+use mailtrail_sandbox;
+use mailtrail_sandbox::Sandbox;
+use mailtrail_trail::{
+    Accepted, Event, Kind, Notice, Recipient, Rung, Send, Standing, State, Trail, Via, What, Words,
+};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -583,8 +584,8 @@ impl Scene {
 
     async fn with_sandbox() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let sandbox = sandbox::start(sandbox::Settings {
-            face: sandbox::Face::Mailgun,
+        let sandbox = mailtrail_sandbox::start(mailtrail_sandbox::Settings {
+            face: mailtrail_sandbox::Face::Mailgun,
             smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
             api: SocketAddr::from(([127, 0, 0, 1], 0)),
             api_key: Secret::new("key-1"),
@@ -594,7 +595,7 @@ impl Scene {
             signing_key: Secret::new("signing"),
             webhook: None,
             pace: 0.0,
-            weather: sandbox::Weather::default(),
+            weather: mailtrail_sandbox::Weather::default(),
             clock: Clock::System,
             tls: tls::self_signed(directory.path(), "localhost").unwrap(),
         });

@@ -6,8 +6,7 @@
 mod inbox;
 
 use inbox::{Log, SENT, START, Scene, mark, on_a_full_disk};
-use mailtrail::event::Kind;
-use mailtrail::ledger::{MarkKind, Source, State};
+use mailtrail_trail::{Kind, MarkKind, Source, State};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -51,14 +50,14 @@ async fn what_put_an_address_on_the_block_list_and_what_servers_said_is_told() {
         let scene = brevo().await;
         scene.accept(SENT, &["ada@example.net"]).await;
         // It went out before: what waits stays as it is.
-        let upstream = mailtrail::ledger::Outcome {
+        let upstream = mailtrail_trail::Outcome {
             id: SENT.parse().unwrap(),
-            at: mailtrail::clock::Timestamp::from_seconds(START),
+            at: mailtrail_mail::Timestamp::from_seconds(START),
             upstream: "up".into(),
-            settled: vec![mailtrail::ledger::Settled {
+            settled: vec![mailtrail_trail::Settled {
                 recipients: vec![0],
-                standing: mailtrail::ledger::Standing::Relayed,
-                words: mailtrail::event::Words::default(),
+                standing: mailtrail_trail::Standing::Relayed,
+                words: mailtrail_trail::Words::default(),
             }],
             due: None,
         };

@@ -9,8 +9,7 @@ mod inbox;
 
 use http::{Act, Server};
 use inbox::{SENT, START, Scene, until};
-use mailtrail::event::Kind;
-use mailtrail::ledger::{MarkKind, Source};
+use mailtrail_trail::{Kind, MarkKind, Source};
 use std::path::Path;
 
 #[tokio::test]
@@ -56,7 +55,7 @@ fn sources(scene: &Scene) -> Vec<(Kind, Source)> {
     let (delivered, bounced) = (MarkKind::By(Kind::Delivered), MarkKind::By(Kind::Bounced));
     assert_eq!(scene.marks(), [[(delivered, 1)], [(bounced, 1)]]);
     let reported = scene.trail(SENT).facts.into_iter().filter_map(|fact| match fact.what {
-        mailtrail::ledger::What::Reported(kind) => Some((kind, fact.source)),
+        mailtrail_trail::What::Reported(kind) => Some((kind, fact.source)),
         _ => None,
     });
     reported.collect()

@@ -1,8 +1,9 @@
 //! Whole configurations, from text to what is made of them or said about them.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
-use mailtrail::config::{self, Config, Faults};
-use mailtrail::submission::Password;
+use mailtrail::config;
+use mailtrail::config::{Config, Faults};
+use mailtrail_relay::submission::Password;
 use std::collections::BTreeMap;
 use std::path::Path;
 

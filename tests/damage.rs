@@ -8,10 +8,9 @@
 mod support;
 
 use fastrand::Rng;
-use mailtrail::clock::Clock;
-use mailtrail::id::TrackingId;
-use mailtrail::ledger::State;
-use mailtrail::store::Store;
+use mailtrail_mail::{Clock, TrackingId};
+use mailtrail_store::Store;
+use mailtrail_trail::State;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;

@@ -10,10 +10,11 @@ mod http;
 mod support;
 
 use dns::{Dns, Records};
-use mailtrail::clock::Clock;
-use mailtrail::sandbox::{self, Face, Sandbox, Weather};
-use mailtrail::secret::Secret;
-use mailtrail::tls;
+use mailtrail_mail::Clock;
+use mailtrail_mail::Secret;
+use mailtrail_net::tls;
+use mailtrail_sandbox;
+use mailtrail_sandbox::{Face, Sandbox, Weather};
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -490,7 +491,7 @@ impl Scene {
             std::fs::write(&path, secret).unwrap();
             std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
         }
-        let sandbox = sandbox::start(sandbox::Settings {
+        let sandbox = mailtrail_sandbox::start(mailtrail_sandbox::Settings {
             face,
             smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
             api: SocketAddr::from(([127, 0, 0, 1], 0)),

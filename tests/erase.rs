@@ -6,10 +6,9 @@ mod support;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use mailtrail::clock::Clock;
-use mailtrail::ledger::State;
-use mailtrail::provider::mailgun;
-use mailtrail::secret::Secret;
+use mailtrail_mail::{Clock, Secret};
+use mailtrail_trail::State;
+use mailtrail_trail::provider::mailgun;
 use regex::Regex;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -415,7 +414,7 @@ impl House {
             configuration(data_dir, ports, sink.port())
         });
         process.start().await;
-        let tls = mailtrail::tls::client_config(None).unwrap();
+        let tls = mailtrail_net::tls::client_config(None).unwrap();
         let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
         Self { process, client, http, sink }
     }

@@ -8,9 +8,9 @@ mod scene;
 #[path = "support/scripted.rs"]
 mod scripted;
 
-use mailtrail::id::TrackingId;
-use mailtrail::ledger::{Recipient, Standing, State, Trail, What};
-use mailtrail::tls;
+use mailtrail_mail::TrackingId;
+use mailtrail_net::tls;
+use mailtrail_trail::{Recipient, Standing, State, Trail, What};
 use scene::{LONG, Log, Scene, attempts, message, states};
 use scripted::{Act, At, Script, Server};
 use std::collections::BTreeMap;
@@ -243,7 +243,7 @@ impl Cell<'_> {
     fn fault_of(&self, trail: &Trail, place: u16, arrived: usize) -> Option<String> {
         let recipient = &trail.recipients[usize::from(place)];
         let about =
-            |fact: &&mailtrail::ledger::Fact| fact.recipients.is_empty() || fact.recipients.contains(&place);
+            |fact: &&mailtrail_trail::Fact| fact.recipients.is_empty() || fact.recipients.contains(&place);
         let facts: Vec<_> = trail.facts.iter().filter(about).collect();
         let unknown = facts.iter().filter(|fact| fact.what == What::Attempted(Standing::Unknown)).count();
         let nobody = recipient.address.as_str() == "nobody@example.net";

@@ -9,9 +9,8 @@ mod support;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use log::Log;
-use mailtrail::clock::{Clock, Timestamp};
-use mailtrail::ledger::{State, Trail, What};
-use mailtrail::mail::{Notify, Ret};
+use mailtrail_mail::{Clock, Notify, Ret, Timestamp};
+use mailtrail_trail::{State, Trail, What};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -332,7 +331,7 @@ enum Mistake {
 
 async fn make(mistake: Mistake, relay: &Relay) {
     // It trusts nothing that this relay has.
-    let trust = mailtrail::tls::connector(None).unwrap();
+    let trust = mailtrail_net::tls::connector(None).unwrap();
     match mistake {
         Mistake::Says(door, words) => {
             let mut stream = TcpStream::connect(door(relay)).await.unwrap();

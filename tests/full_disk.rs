@@ -5,9 +5,8 @@
 
 mod support;
 
-use mailtrail::clock::Clock;
-use mailtrail::provider::generic;
-use mailtrail::secret::Secret;
+use mailtrail_mail::{Clock, Secret};
+use mailtrail_trail::provider::generic;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};

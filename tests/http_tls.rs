@@ -11,8 +11,8 @@ mod support;
 
 use authority::{Authority, client_hello, dns};
 use inbox::{Log, START, Scene};
-use mailtrail::provider::mailgun;
-use mailtrail::secret::Secret;
+use mailtrail_mail::Secret;
+use mailtrail_trail::provider::mailgun;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use rcgen::KeyPair;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -52,7 +52,7 @@ async fn http_1_1_is_spoken_within_tls_and_nothing_without() {
 #[tokio::test]
 async fn a_failed_handshake_is_one_warning_with_its_remedy_and_is_counted() {
     let authority = Authority::new();
-    let stranger = mailtrail::tls::connector(None).unwrap();
+    let stranger = mailtrail_net::tls::connector(None).unwrap();
     let namesake = Authority::new().connector_for(&[]);
     for (client, reason, remedy) in [
         (
@@ -249,7 +249,7 @@ async fn a_hangup_takes_the_new_certificate_and_answers_what_is_under_way() {
     process.start().await;
     let (address, trust) = (process.address(0), authority.connector_for(&[]));
     let mut under_way = connect(address, &trust).await.unwrap();
-    let body = good_at(mailtrail::clock::Clock::System.now().seconds(), "1");
+    let body = good_at(mailtrail_mail::Clock::System.now().seconds(), "1");
     let request = report("up", &body);
     let (first, rest) = request.split_at(request.len() - 10);
     under_way.write_all(first.as_bytes()).await.unwrap();

@@ -15,12 +15,11 @@ use base64::prelude::BASE64_STANDARD;
 use http::{Act, Request};
 use inbox::{Log, Scene, on_a_full_disk, until};
 use mail_parser::{MessageParser, MimeHeaders};
-use mailtrail::admin::InboundFilter;
-use mailtrail::clock::Timestamp;
-use mailtrail::endpoint::Signing;
-use mailtrail::ledger::{Fate, InboundMail, Leg, Move};
-use mailtrail::provider::mailgun;
-use mailtrail::secret::Secret;
+use mailtrail_mail::{Secret, Timestamp};
+use mailtrail_net::Signing;
+use mailtrail_relay::admin::InboundFilter;
+use mailtrail_trail::provider::mailgun;
+use mailtrail_trail::{Fate, InboundMail, Leg, Move};
 use serde_json::{Value, json};
 use std::process::Command;
 use std::sync::Arc;
@@ -840,7 +839,7 @@ async fn settled(scene: &Scene, leg: Leg) -> InboundMail {
 
 /// A send that is a report, in the store.
 async fn report_of_our_own(scene: &Scene) -> String {
-    use mailtrail::ledger::{About, Accepted, Occasion, Send};
+    use mailtrail_trail::{About, Accepted, Occasion, Send};
     let (id, other) = (inbox::SENT.parse().unwrap(), "01K54Z8Q3V7N5X9B2C6D8F0GHK".parse().unwrap());
     let about = Some(About { id: other, recipient: 0, occasion: Occasion::Failure });
     let accepted = Accepted {
@@ -886,7 +885,7 @@ fn signed(key: &str, at: u64, token: &str, fields: &[(&str, &str)]) -> String {
 
 /// Of each mail from outside, the newest first.
 fn missing_files(scene: &Scene) -> Vec<u64> {
-    let views = mailtrail::admin::inbound(scene.daemon.store(), &InboundFilter::default()).unwrap();
+    let views = mailtrail_relay::admin::inbound(scene.daemon.store(), &InboundFilter::default()).unwrap();
     views
         .iter()
         .rev()
@@ -952,7 +951,7 @@ async fn post(port: u16, number: usize, mail: &str) -> u16 {
         &number.to_string(),
         &[("recipient", REPLY), ("sender", "a@b"), ("body-mime", mail)],
     );
-    let tls = mailtrail::tls::client_config(None).unwrap();
+    let tls = mailtrail_net::tls::client_config(None).unwrap();
     let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
     let request = client.post(format!("http://127.0.0.1:{port}/inbound/up/mime"));
     request.header(FORM[0].0, FORM[0].1).body(body).send().await.unwrap().status().as_u16()

@@ -10,9 +10,8 @@ mod scene;
 mod scripted;
 
 use http::{Act, Request};
-use mailtrail::id::TrackingId;
-use mailtrail::ledger::{Arrival, Leg, Step, What};
-use mailtrail::mail::MessageId;
+use mailtrail_mail::{MessageId, TrackingId};
+use mailtrail_trail::{Arrival, Leg, Step, What};
 use scene::{Log, Scene};
 use scripted::{Script, Server};
 use std::sync::Arc;

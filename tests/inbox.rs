@@ -6,12 +6,10 @@
 mod support;
 
 use bytes::Bytes;
-use mailtrail::clock::Clock;
-use mailtrail::event::{Event, Kind, Words};
-use mailtrail::ledger::{Dead, Notice, Via};
-use mailtrail::provider::mailgun;
-use mailtrail::secret::Secret;
-use mailtrail::store::Store;
+use mailtrail_mail::{Clock, Secret};
+use mailtrail_store::Store;
+use mailtrail_trail::provider::mailgun;
+use mailtrail_trail::{Dead, Event, Kind, Notice, Via, Words};
 use serde_json::{Value, json};
 use std::process::Command;
 use std::time::Duration;
@@ -279,7 +277,7 @@ impl House {
             ports = own;
             configuration(data_dir, own)
         });
-        let tls = mailtrail::tls::client_config(None).unwrap();
+        let tls = mailtrail_net::tls::client_config(None).unwrap();
         let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
         Self { process, ports, client }
     }

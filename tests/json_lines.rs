@@ -11,9 +11,9 @@ mod support;
 
 use house::{DOMAIN, House, PROOF};
 use http::{Act, Server};
-use mailtrail::provider::mailgun::sign;
-use mailtrail::sandbox::Face;
-use mailtrail::secret::Secret;
+use mailtrail_mail::Secret;
+use mailtrail_sandbox::Face;
+use mailtrail_trail::provider::mailgun::sign;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -122,7 +122,7 @@ async fn eventful(endpoint: &Server) -> House {
 }
 
 async fn post(house: &House, path: &str, kind: &str, body: String) -> u16 {
-    let tls = mailtrail::tls::client_config(None).unwrap();
+    let tls = mailtrail_net::tls::client_config(None).unwrap();
     let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
     let request = client.post(format!("http://{}/{path}", house.process.address(1)));
     request.header("content-type", kind).body(body).send().await.unwrap().status().as_u16()

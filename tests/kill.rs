@@ -9,8 +9,8 @@
 mod scripted;
 mod support;
 
-use mailtrail::ledger::{Standing, State, Trail, What};
-use mailtrail::store::Store;
+use mailtrail_store::Store;
+use mailtrail_trail::{Standing, State, Trail, What};
 use scripted::{Act, At, Script, Server};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -108,7 +108,7 @@ struct Shared {
 impl Traffic {
     fn start(process: &Process, messages: usize) -> Self {
         let shared = Arc::new(Shared { next: AtomicUsize::new(0), messages, promised: Mutex::default() });
-        let trust = mailtrail::tls::connector(Some(&process.data().join("tls/relay.pem"))).unwrap();
+        let trust = mailtrail_net::tls::connector(Some(&process.data().join("tls/relay.pem"))).unwrap();
         let client = |number: usize| {
             // One in four as Odoo does it.
             let secure = number.is_multiple_of(4);

@@ -5,10 +5,9 @@
 #[path = "support/words.rs"]
 mod words;
 
-use mailtrail::clock::Timestamp;
-use mailtrail::event::Event;
-use mailtrail::provider::mailgun::{Notice, Refused, decode, receive, sign};
-use mailtrail::secret::Secret;
+use mailtrail_mail::{Secret, Timestamp};
+use mailtrail_trail::Event;
+use mailtrail_trail::provider::mailgun::{Notice, Refused, decode, receive, sign};
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 use std::path::PathBuf;

@@ -5,7 +5,7 @@
 
 mod support;
 
-use mailtrail::measure::{Kind, MEASURES};
+use mailtrail::metrics::{Kind, MEASURES};
 use regex::Regex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -30,7 +30,8 @@ fn known() -> BTreeMap<String, (String, Vec<String>)> {
 fn what_the_code_counts_is_what_is_listed() {
     let call = Regex::new(r#"metrics::(counter|gauge|histogram)!\([ \n]*"(mailtrail_[a-z_]+)""#).unwrap();
     let mut counted = BTreeMap::new();
-    for file in sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for file in sources(&root.join("src")).into_iter().chain(sources(&root.join("crates"))) {
         for found in call.captures_iter(&std::fs::read_to_string(file).unwrap()) {
             counted.insert(found[2].to_owned(), found[1].to_owned());
         }

@@ -13,12 +13,12 @@ mod scene;
 mod scripted;
 
 use bytes::Bytes;
-use mailtrail::clock::Clock;
-use mailtrail::config::{self, Config};
+use mailtrail::config;
+use mailtrail::config::Config;
 use mailtrail::daemon::Daemon;
-use mailtrail::id::TrackingId;
-use mailtrail::ledger::{Accepted, Recipient, Send, State, Trail};
-use mailtrail::transport::Timeouts;
+use mailtrail_mail::{Clock, TrackingId};
+use mailtrail_net::transport::Timeouts;
+use mailtrail_trail::{Accepted, Recipient, Send, State, Trail};
 use scene::{Log, states};
 use scripted::{Act, At, Script, Server};
 use std::collections::BTreeMap;

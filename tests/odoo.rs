@@ -5,7 +5,7 @@
 
 mod support;
 
-use mailtrail::ledger::State;
+use mailtrail_trail::State;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{Seek, Write};

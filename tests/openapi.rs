@@ -8,12 +8,12 @@ mod house;
 mod support;
 
 use house::{House, KEY, PROOF};
-use mailtrail::admin::{self, Endpoint};
-use mailtrail::clock::{Clock, Timestamp};
-use mailtrail::provider::{generic, mailgun};
-use mailtrail::sandbox::Face;
-use mailtrail::secret::Secret;
-use mailtrail::store::{Handed, Store};
+use mailtrail_mail::{Clock, Secret, Timestamp};
+use mailtrail_relay::admin;
+use mailtrail_relay::admin::Endpoint;
+use mailtrail_sandbox::Face;
+use mailtrail_store::{Handed, Store};
+use mailtrail_trail::provider::{generic, mailgun};
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -238,7 +238,7 @@ impl Scene {
             .replace("tls = \"starttls\"\nauth = \"required\"", "tls = \"none\"\nauth = \"none\"");
         house.process.configure(&(open + &more));
         house.process.start().await;
-        let tls = mailtrail::tls::client_config(None).unwrap();
+        let tls = mailtrail_net::tls::client_config(None).unwrap();
         let client = Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
         Self { house, sink, client, rules: Rules::new(), asked: BTreeSet::new() }
     }

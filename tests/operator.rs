@@ -7,9 +7,9 @@
 mod scripted;
 mod support;
 
-use mailtrail::clock::Clock;
-use mailtrail::ledger::{Chore, What};
-use mailtrail::store::Store;
+use mailtrail_mail::Clock;
+use mailtrail_store::Store;
+use mailtrail_trail::{Chore, What};
 use scripted::{Act, At, Script, Server};
 use serde_json::Value;
 use std::process::Command;

@@ -9,7 +9,7 @@ use support::client::Client;
 use support::process::Process;
 
 const HANDBOOK: &str = include_str!("../docs/operations.md");
-const ALARMS: &str = include_str!("../src/alarm.rs");
+const ALARMS: &str = include_str!("../crates/relay/src/alarms/registry.rs");
 const CONFIGURATION: &str = include_str!("../systemd/deb/mailtrail.toml");
 const OPTIONS: &str = include_str!("../systemd/deb/default");
 const UNIT: &str = include_str!("../systemd/mailtrail.service");

@@ -6,7 +6,7 @@ mod scene;
 #[path = "support/scripted.rs"]
 mod scripted;
 
-use mailtrail::ledger::Standing;
+use mailtrail_trail::Standing;
 use scene::{Log, Scene, attempts, taken};
 use scripted::{Act, At, Script, Server};
 use std::time::Duration;

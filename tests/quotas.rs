@@ -101,7 +101,7 @@ async fn used_up(client: &mut Client) {
 }
 
 async fn log_in(process: &Process, user: &str) -> Client {
-    let trust = mailtrail::tls::connector(Some(&process.data().join("tls/relay.pem"))).unwrap();
+    let trust = mailtrail_net::tls::connector(Some(&process.data().join("tls/relay.pem"))).unwrap();
     Client::log_in_as(user, process.address(0), &trust).await.unwrap()
 }
 

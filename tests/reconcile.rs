@@ -11,16 +11,16 @@ mod log;
 
 use bytes::Bytes;
 use log::Log;
-use mailtrail::account::{Api, Whose};
-use mailtrail::clock::{Clock, Moment, Timestamp};
-use mailtrail::config::{self, Config};
+use mailtrail::config;
+use mailtrail::config::Config;
 use mailtrail::daemon::Daemon;
-use mailtrail::event::Kind;
-use mailtrail::id::TrackingId;
-use mailtrail::ledger::{Accepted, Send, What};
-use mailtrail::sandbox::{self, Sandbox, Weather};
-use mailtrail::secret::Secret;
-use mailtrail::tls;
+use mailtrail_mail::Secret;
+use mailtrail_mail::{Clock, Moment, Timestamp, TrackingId};
+use mailtrail_net::provider_api::{Api, Whose};
+use mailtrail_net::tls;
+use mailtrail_sandbox;
+use mailtrail_sandbox::{Sandbox, Weather};
+use mailtrail_trail::{Accepted, Kind, Send, What};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -378,13 +378,13 @@ async fn polling(api: &str, server: &http::Server) -> (Daemon, TrackingId, Scene
     let upstream = &mut scene.config.upstreams[0];
     upstream.account.as_mut().unwrap().base_url = format!("http://{}", server.address).parse().unwrap();
     if api == "brevo" {
-        upstream.transport.provider = mailtrail::provider::Provider::Brevo;
+        upstream.transport.provider = mailtrail_trail::provider::Provider::Brevo;
         upstream.account.as_mut().unwrap().whose = Whose::Brevo;
     }
     let daemon = Daemon::start(&scene.config, Clock::Set(scene.moment), None).await.unwrap();
     let id = TrackingId::new(START.before(HOUR * 3), 1);
     let send =
-        Send { message_id: mailtrail::mail::MessageId::parse("1@example.com"), ..Send::new(id, "test") };
+        Send { message_id: mailtrail_mail::MessageId::parse("1@example.com"), ..Send::new(id, "test") };
     let recipients = TO.map(|to| to.parse().unwrap()).into();
     let message = Bytes::from_static(b"Subject: x\r\n\r\nx\r\n");
     daemon.store().accept(Accepted { send, recipients }, message).await.unwrap();
@@ -415,8 +415,8 @@ impl Scene {
         let directory = tempfile::tempdir().unwrap();
         let moment: &'static Moment = Box::leak(Box::default());
         moment.set(START);
-        let sandbox = sandbox::start(sandbox::Settings {
-            face: sandbox::Face::Mailgun,
+        let sandbox = mailtrail_sandbox::start(mailtrail_sandbox::Settings {
+            face: mailtrail_sandbox::Face::Mailgun,
             smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
             api: SocketAddr::from(([127, 0, 0, 1], 0)),
             api_key: Secret::new("key-1"),

@@ -4,9 +4,9 @@
 
 mod support;
 
-use mailtrail::clock::Clock;
 use mailtrail::config;
 use mailtrail::daemon::Daemon;
+use mailtrail_mail::Clock;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use support::client::Client;
@@ -27,7 +27,7 @@ async fn a_changed_user_is_for_new_connections_and_sessions_go_on() {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
     process.start().await;
-    let trust = mailtrail::tls::connector(Some(&process.data().join("tls/relay.pem"))).unwrap();
+    let trust = mailtrail_net::tls::connector(Some(&process.data().join("tls/relay.pem"))).unwrap();
     let guarded = process.address(0);
     assert!(Client::log_in_as("second", guarded, &trust).await.is_err());
     let mut idle = Client::log_in(guarded, &trust).await.unwrap();
@@ -47,7 +47,7 @@ async fn a_bad_file_changes_nothing() {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
     process.start().await;
-    let trust = mailtrail::tls::connector(Some(&process.data().join("tls/relay.pem"))).unwrap();
+    let trust = mailtrail_net::tls::connector(Some(&process.data().join("tls/relay.pem"))).unwrap();
     let text = process.configuration(sink.port(), "");
     let text = text.replace(&format!("name = \"{USER}\""), "name = \"second\"\nrate = \"many\"");
     process.configure(&text.replace("hostname", "hostnam"));
@@ -188,7 +188,7 @@ address = "{http}"
 }
 
 fn client() -> reqwest::Client {
-    let tls = mailtrail::tls::client_config(None).unwrap();
+    let tls = mailtrail_net::tls::client_config(None).unwrap();
     // A connection that is kept alive ends with the configuration it began with.
     reqwest::Client::builder().tls_backend_preconfigured(tls).pool_max_idle_per_host(0).build().unwrap()
 }

@@ -4,7 +4,7 @@
 
 mod support;
 
-use mailtrail::ledger::{Occasion, What};
+use mailtrail_trail::{Occasion, What};
 use std::collections::HashMap;
 use std::process::Command;
 use support::client::Client;
@@ -119,7 +119,7 @@ async fn a_report_that_fails_is_the_end_of_it() {
     let over = || {
         let store = relay.store();
         let sends = all_sends(store);
-        let waits = |id: &mailtrail::id::TrackingId| {
+        let waits = |id: &mailtrail_mail::TrackingId| {
             store.trail(*id).unwrap().is_none_or(|trail| trail.recipients.iter().any(|r| r.waits()))
         };
         (sends.len() == 2 && !sends.iter().any(waits)).then_some(())

@@ -13,9 +13,9 @@ mod scene;
 mod scripted;
 mod support;
 
-use mailtrail::clock::Clock;
-use mailtrail::ledger::State;
-use mailtrail::store::Store;
+use mailtrail_mail::Clock;
+use mailtrail_store::Store;
+use mailtrail_trail::State;
 use scene::{Log, Scene, states};
 use scripted::{Act, At, Script, Server};
 use std::net::{SocketAddr, TcpListener};

@@ -4,9 +4,9 @@
 
 mod support;
 
-use mailtrail::clock::Clock;
-use mailtrail::ledger::{Standing, State, What};
-use mailtrail::store::Store;
+use mailtrail_mail::Clock;
+use mailtrail_store::Store;
+use mailtrail_trail::{Standing, State, What};
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
@@ -341,7 +341,7 @@ impl Promised {
         assert!(self.ids.iter().all(|id| copies.contains_key(id)), "every promised message arrived");
         for id in kept {
             let trail = store.trail(id).unwrap().unwrap();
-            let unknown = |fact: &&mailtrail::ledger::Fact| fact.what == What::Attempted(Standing::Unknown);
+            let unknown = |fact: &&mailtrail_trail::Fact| fact.what == What::Attempted(Standing::Unknown);
             let unknowns = trail.facts.iter().filter(unknown).count();
             assert_eq!(trail.recipients[0].state(), State::Relayed, "{id}: {:?}", trail.facts);
             let arrivals = copies[&id.to_string()];

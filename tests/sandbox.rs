@@ -8,12 +8,13 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
-use mailtrail::clock::Clock;
-use mailtrail::event::Kind;
-use mailtrail::provider::mailgun;
-use mailtrail::sandbox::{self, Face, Fate, Sandbox, Settings, Weather};
-use mailtrail::secret::Secret;
-use mailtrail::tls;
+use mailtrail_mail::Clock;
+use mailtrail_mail::Secret;
+use mailtrail_net::tls;
+use mailtrail_sandbox;
+use mailtrail_sandbox::{Face, Fate, Sandbox, Settings, Weather};
+use mailtrail_trail::Kind;
+use mailtrail_trail::provider::mailgun;
 use rustls::pki_types::ServerName;
 use serde_json::Value;
 use sha2::Sha256;
@@ -63,7 +64,7 @@ impl Scene {
             clock: Clock::System,
             tls: pair,
         };
-        Self { sandbox: sandbox::start(settings).await.unwrap(), connector, _directory: directory }
+        Self { sandbox: mailtrail_sandbox::start(settings).await.unwrap(), connector, _directory: directory }
     }
 
     async fn connect(&self) -> Client {
@@ -384,7 +385,7 @@ async fn a_rate_limit_names_its_end() {
     let said = scene.submit(&["rate-limit@example.net"], "1").await;
     let text = "421 Domain mg.example.com is not allowed to send: recipient limit exceeded, try again after ";
     let date = said.last().and_then(|line| line.strip_prefix(text)).unwrap();
-    assert!(date.ends_with(" UTC") && mailtrail::clock::Timestamp::parse_rfc5322(date).is_some(), "{date}");
+    assert!(date.ends_with(" UTC") && mailtrail_mail::Timestamp::parse_rfc5322(date).is_some(), "{date}");
     let said = scene.submit(&["rate-limit@example.net"], "1").await;
     assert!(said.contains(&"250 Great success".to_owned()));
 }

@@ -4,10 +4,11 @@
 
 mod support;
 
-use mailtrail::clock::{Clock, Moment, Timestamp};
-use mailtrail::sandbox::{self, Face, Sandbox, Settings, Weather};
-use mailtrail::secret::Secret;
-use mailtrail::tls;
+use mailtrail_mail::Secret;
+use mailtrail_mail::{Clock, Moment, Timestamp};
+use mailtrail_net::tls;
+use mailtrail_sandbox;
+use mailtrail_sandbox::{Face, Sandbox, Settings, Weather};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -326,7 +327,12 @@ impl Scene {
         };
         let tls = tls::client_config(None).unwrap();
         let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
-        Self { sandbox: sandbox::start(settings).await.unwrap(), client, moment, _directory: directory }
+        Self {
+            sandbox: mailtrail_sandbox::start(settings).await.unwrap(),
+            client,
+            moment,
+            _directory: directory,
+        }
     }
 
     fn url(&self, path: &str) -> String {

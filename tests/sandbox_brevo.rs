@@ -13,16 +13,15 @@ mod inbox;
 use bytes::Bytes;
 use http::{Act, Server};
 use inbox::log::Log;
-use mailtrail::clock::{Clock, Moment, Timestamp};
-use mailtrail::config::{self, Config};
+use mailtrail::config;
+use mailtrail::config::Config;
 use mailtrail::daemon::Daemon;
-use mailtrail::event::Kind;
-use mailtrail::id::TrackingId;
-use mailtrail::ledger::{Accepted, MarkKind, Recipient, Send, State, What};
-use mailtrail::mail::MessageId;
-use mailtrail::sandbox::{self, Face, Fate, Sandbox, Weather};
-use mailtrail::secret::Secret;
-use mailtrail::tls;
+use mailtrail_mail::Secret;
+use mailtrail_mail::{Clock, MessageId, Moment, Timestamp, TrackingId};
+use mailtrail_net::tls;
+use mailtrail_sandbox;
+use mailtrail_sandbox::{Face, Fate, Sandbox, Weather};
+use mailtrail_trail::{Accepted, Kind, MarkKind, Recipient, Send, State, What};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -503,7 +502,7 @@ impl Scene {
 
 async fn start_sandbox(clock: Clock, pace: f64) -> (Sandbox, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
-    let sandbox = sandbox::start(sandbox::Settings {
+    let sandbox = mailtrail_sandbox::start(mailtrail_sandbox::Settings {
         face: Face::Brevo,
         smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
         api: SocketAddr::from(([127, 0, 0, 1], 0)),

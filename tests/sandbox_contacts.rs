@@ -9,11 +9,12 @@ mod inbox;
 
 use http::{Act, Server};
 use inbox::{SENT, START, Scene};
-use mailtrail::clock::Clock;
-use mailtrail::event::HintKind;
-use mailtrail::sandbox::{self, ContactEvent, Face, Sandbox, Settings, Told, Weather};
-use mailtrail::secret::Secret;
-use mailtrail::tls;
+use mailtrail_mail::Clock;
+use mailtrail_mail::Secret;
+use mailtrail_net::tls;
+use mailtrail_sandbox;
+use mailtrail_sandbox::{ContactEvent, Face, Sandbox, Settings, Told, Weather};
+use mailtrail_trail::HintKind;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 
@@ -113,7 +114,7 @@ async fn post(sandbox: &Sandbox, face: Face, body: &Value) -> (u16, Value) {
 
 async fn start(face: Face) -> (Sandbox, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
-    let sandbox = sandbox::start(Settings {
+    let sandbox = mailtrail_sandbox::start(Settings {
         face,
         smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
         api: SocketAddr::from(([127, 0, 0, 1], 0)),

@@ -8,7 +8,7 @@ mod house;
 mod support;
 
 use house::House;
-use mailtrail::sandbox::Face;
+use mailtrail_sandbox::Face;
 use serde_json::{Value, json};
 
 #[tokio::test]

@@ -7,7 +7,7 @@ mod house;
 mod support;
 
 use house::{House, PROOF};
-use mailtrail::sandbox::Face;
+use mailtrail_sandbox::Face;
 use reqwest::Method;
 use serde_json::{Value, json};
 

@@ -6,14 +6,11 @@
 mod inbox;
 
 use inbox::{Log, SENT, START, Scene};
-use mailtrail::clock::Timestamp;
-use mailtrail::event::{HintKind, Kind};
-use mailtrail::ledger::{MarkKind, Source};
-use mailtrail::mail::Lane;
-use mailtrail::provider::generic::sign;
-use mailtrail::secret::Secret;
-use mailtrail::suppression::Source::Hint;
-use mailtrail::suppression::{self, Change, Listing, Lists, Mark, Reason, Scope, Settings, Unsubscribes};
+use mailtrail_mail::{Lane, Secret, Timestamp};
+use mailtrail_trail::provider::generic::sign;
+use mailtrail_trail::suppression::Source::Hint;
+use mailtrail_trail::suppression::{Change, Listing, Lists, Mark, Reason, Scope, Settings, Unsubscribes};
+use mailtrail_trail::{HintKind, Kind, MarkKind, Source, suppression};
 use serde_json::{Map, Value, json};
 use std::convert::Infallible;
 use std::path::Path;

@@ -4,8 +4,8 @@
 
 mod support;
 
-use mailtrail::ledger::State;
-use mailtrail::store::Store;
+use mailtrail_store::Store;
+use mailtrail_trail::State;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;

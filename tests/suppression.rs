@@ -9,14 +9,12 @@ mod scripted;
 mod support;
 
 use bytes::Bytes;
-use mailtrail::clock::Timestamp;
 use mailtrail::config::Config;
-use mailtrail::event::{Event, Kind, Words};
-use mailtrail::id::TrackingId;
-use mailtrail::ledger::{Accepted, Notice, Send, Source as FactSource, State, Via};
-use mailtrail::mail::Lane;
-use mailtrail::provider;
-use mailtrail::suppression::{Change, Listing, Policy, Reason, Source, of_event};
+use mailtrail_mail::{Lane, Timestamp, TrackingId};
+use mailtrail_trail::suppression::{Change, Listing, Policy, Reason, Source, of_event};
+use mailtrail_trail::{
+    Accepted, Event, Kind, Notice, Send, Source as FactSource, State, Via, Words, provider,
+};
 use scene::{Scene, states};
 use scripted::{Act, Script, Server};
 use serde_json::Value;
@@ -267,7 +265,7 @@ async fn two_spellings_are_one_address_on_the_list() {
             take(&scene, event).await;
             let found = scene.store().dossiers_of(&other).unwrap();
             assert_eq!(found.len(), 1, "{one} {other}");
-            let to: Result<mailtrail::mail::Mailbox, _> = other.parse();
+            let to: Result<mailtrail_mail::Mailbox, _> = other.parse();
             let folded = to.unwrap().folded();
             assert!(scene.store().dossier(&folded, "up").unwrap().unwrap().is_listed(), "{one} {other}");
         }

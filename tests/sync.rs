@@ -8,17 +8,19 @@ mod http;
 mod support;
 
 use http::{Act, Server};
-use mailtrail::account::{Account, Api, Entry, List, Settings, Whose};
-use mailtrail::alarm::Alarms;
-use mailtrail::clock::{Clock, Timestamp};
 use mailtrail::config;
 use mailtrail::daemon::Daemon;
-use mailtrail::sandbox::{self, Sandbox, Weather};
-use mailtrail::secret::Secret;
-use mailtrail::store::Store;
-use mailtrail::suppression::{self, Reason, Source};
-use mailtrail::sync::{Partner, Syncer};
-use mailtrail::tls;
+use mailtrail_mail::Secret;
+use mailtrail_mail::{Clock, Timestamp};
+use mailtrail_net::provider_api::{Account, Api, Entry, List, Settings, Whose};
+use mailtrail_net::tls;
+use mailtrail_relay::alarms::Alarms;
+use mailtrail_relay::suppression_sync::{Partner, Syncer};
+use mailtrail_sandbox;
+use mailtrail_sandbox::{Sandbox, Weather};
+use mailtrail_store::Store;
+use mailtrail_trail::suppression;
+use mailtrail_trail::suppression::{Reason, Source};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -561,11 +563,11 @@ struct There {
 impl There {
     async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let sandbox = sandbox::start(sandbox::Settings {
+        let sandbox = mailtrail_sandbox::start(mailtrail_sandbox::Settings {
             smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
             api: SocketAddr::from(([127, 0, 0, 1], 0)),
             api_key: Secret::new("key-1"),
-            face: sandbox::Face::Mailgun,
+            face: mailtrail_sandbox::Face::Mailgun,
             domain: "mg.example.com".into(),
             username: "postmaster@mg.example.com".into(),
             password: Secret::new("pw"),

@@ -4,8 +4,8 @@
 
 mod support;
 
-use mailtrail::clock::Clock;
-use mailtrail::store::Store;
+use mailtrail_mail::Clock;
+use mailtrail_store::Store;
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;

@@ -10,7 +10,7 @@ mod terminal;
 
 use house::House;
 use jiff::{SignedDuration, Timestamp, tz::Offset};
-use mailtrail::sandbox::Face;
+use mailtrail_sandbox::Face;
 use std::io::{BufRead, BufReader, PipeWriter, Read};
 use std::process::{Command, Stdio};
 use support::client::Client;

@@ -9,10 +9,10 @@ mod support;
 use authority::{Authority, client_hello, dns};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use mailtrail::clock::{Clock, Timestamp};
 use mailtrail::config;
 use mailtrail::daemon::Daemon;
-use mailtrail::tls::{marks, self_signed_files};
+use mailtrail_mail::{Clock, Timestamp};
+use mailtrail_net::tls::{marks, self_signed_files};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use rcgen::{KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -183,7 +183,7 @@ async fn a_hangup_takes_the_new_certificate() {
     process.start().await;
     let other = tempfile::tempdir().unwrap();
     let fresh = self_signed_files(other.path(), "localhost").unwrap();
-    let trust = mailtrail::tls::connector(Some(&fresh.certificate)).unwrap();
+    let trust = mailtrail_net::tls::connector(Some(&fresh.certificate)).unwrap();
     assert!(Client::log_in(process.address(0), &trust).await.is_err());
     for name in ["relay.pem", "relay.key"] {
         std::fs::copy(other.path().join(name), process.data().join("tls").join(name)).unwrap();

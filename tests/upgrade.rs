@@ -5,8 +5,8 @@
 mod support;
 
 use futures_util::TryStreamExt;
-use mailtrail::clock::Clock;
-use mailtrail::store::Store;
+use mailtrail_mail::Clock;
+use mailtrail_store::Store;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

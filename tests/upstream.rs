@@ -8,11 +8,9 @@ mod scene;
 mod scripted;
 
 use bytes::Bytes;
-use mailtrail::clock::{Clock, Timestamp};
-use mailtrail::event::{Event, Kind, Words};
-use mailtrail::id::TrackingId;
-use mailtrail::ledger::{Begun, Notice, Standing, State, Via, What};
-use mailtrail::tls;
+use mailtrail_mail::{Clock, Timestamp, TrackingId};
+use mailtrail_net::tls;
+use mailtrail_trail::{Begun, Event, Kind, Notice, Standing, State, Via, What, Words};
 use scene::{LONG, Scene, attempts, message, states, taken};
 use scripted::{Act, At, Script, Server};
 use std::collections::BTreeSet;
@@ -477,9 +475,9 @@ async fn a_restart_takes_the_queue_up_again() {
     scene.stop().await;
     let begun = Begun { id: interrupted, at: Clock::System.now(), upstream: "up".into() };
     let store = loop {
-        match mailtrail::store::Store::open(&scene.config.data_dir, Clock::System) {
+        match mailtrail_store::Store::open(&scene.config.data_dir, Clock::System) {
             Ok((store, _)) => break store,
-            Err(mailtrail::store::OpenError::Locked(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
+            Err(mailtrail_store::OpenError::Locked(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
             Err(error) => panic!("{error}"),
         }
     };

@@ -8,8 +8,8 @@ mod scene;
 #[path = "support/scripted.rs"]
 mod scripted;
 
-use mailtrail::ledger::{Standing, State};
-use mailtrail::tls;
+use mailtrail_net::tls;
+use mailtrail_trail::{Standing, State};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType, date_time_ymd};
 use scene::{Log, Scene, attempts, states, taken};
 use scripted::{Act, At, Script, Server};

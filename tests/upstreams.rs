@@ -9,12 +9,11 @@ mod scene;
 mod scripted;
 
 use bytes::Bytes;
-use mailtrail::clock::Clock;
-use mailtrail::config::{self, Config};
+use mailtrail::config;
+use mailtrail::config::Config;
 use mailtrail::daemon::Daemon;
-use mailtrail::id::TrackingId;
-use mailtrail::ledger::{Accepted, Send, Standing, State, Trail, What};
-use mailtrail::mail::Lane;
+use mailtrail_mail::{Clock, Lane, TrackingId};
+use mailtrail_trail::{Accepted, Send, Standing, State, Trail, What};
 use scripted::{Act, At, Script, Server};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -235,10 +234,10 @@ async fn mail_of_any_kind_expires_at_its_deadline() {
     let held = scene.send(2, |_| {}).await;
     let grip = scene.until_some("the send", |scene| scene.daemon().store().take(held)).await;
     let (operator, reason) = ("uid 0".to_owned(), "no".to_owned());
-    let action = mailtrail::ledger::Action {
+    let action = mailtrail_trail::Action {
         id: held,
         at: Clock::System.now(),
-        verb: mailtrail::ledger::Verb::Hold,
+        verb: mailtrail_trail::Verb::Hold,
         operator,
         reason,
     };

@@ -8,11 +8,9 @@ mod scene;
 mod scripted;
 
 use bytes::Bytes;
-use mailtrail::event::{Event, Kind, Words};
-use mailtrail::id::TrackingId;
-use mailtrail::ledger::{Notice, State, Via};
-use mailtrail::provider::mailgun;
-use mailtrail::secret::Secret;
+use mailtrail_mail::{Secret, TrackingId};
+use mailtrail_trail::provider::mailgun;
+use mailtrail_trail::{Event, Kind, Notice, State, Via, Words};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use scene::{Log, Scene, states};
 use scripted::{Act, At, Script, Server};
@@ -178,7 +176,7 @@ async fn post(scene: &Scene, id: TrackingId, event: &str, key: &str, ahead: u64)
         },
     });
     let url = format!("http://{}/webhooks/up", scene.http());
-    let tls = mailtrail::tls::client_config(None).unwrap();
+    let tls = mailtrail_net::tls::client_config(None).unwrap();
     let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
     let posted = client.post(url).body(body.to_string()).send();
     let mut posted = std::pin::pin!(posted);

@@ -11,7 +11,7 @@ mod support;
 
 use browser::Browser;
 use house::House;
-use mailtrail::sandbox::Face;
+use mailtrail_sandbox::Face;
 use regex::Regex;
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -19,9 +19,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use support::PATIENCE;
 
-const PAGE: &str = include_str!("../src/admin/web/page.html");
-const STYLE: &str = include_str!("../src/admin/web/page.css");
-const SCRIPT: &str = include_str!("../src/admin/web/page.js");
+const PAGE: &str = include_str!("../crates/relay/src/admin/web/page.html");
+const STYLE: &str = include_str!("../crates/relay/src/admin/web/page.css");
+const SCRIPT: &str = include_str!("../crates/relay/src/admin/web/page.js");
 const DOCUMENT: &str = include_str!("../docs/openapi.json");
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -384,7 +384,7 @@ impl Scene {
         );
         house.process.configure(&format!("{configuration}token = \"{TOKEN}\"\n"));
         house.process.start().await;
-        let tls = mailtrail::tls::client_config(None).unwrap();
+        let tls = mailtrail_net::tls::client_config(None).unwrap();
         let client = Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
         Self { house, client, configuration }
     }

@@ -7,8 +7,8 @@ mod inbox;
 
 use futures_util::future::join_all;
 use inbox::{Log, START, Scene};
-use mailtrail::provider::{generic, mailgun};
-use mailtrail::secret::Secret;
+use mailtrail_mail::Secret;
+use mailtrail_trail::provider::{generic, mailgun};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

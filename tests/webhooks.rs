@@ -6,10 +6,9 @@
 mod inbox;
 
 use inbox::{SENT, START, Scene, mark, on_a_full_disk, until};
-use mailtrail::event::Kind;
-use mailtrail::ledger::{Source, State};
-use mailtrail::provider::mailgun;
-use mailtrail::secret::Secret;
+use mailtrail_mail::Secret;
+use mailtrail_trail::provider::mailgun;
+use mailtrail_trail::{Kind, Source, State};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -166,7 +165,7 @@ async fn garbage_is_never_our_fault() {
 async fn forms_with_parts_are_read_like_others() {
     let scene = mailgun_at(START, KEY).await;
     scene.accept(SENT, &["ada@example.net"]).await;
-    let form = mailtrail::provider::Form::parse(&fixture("legacy_bounced.form")).unwrap();
+    let form = mailtrail_trail::provider::Form::parse(&fixture("legacy_bounced.form")).unwrap();
     let part = |name: &str, value: &str| {
         format!("--x-1\r\nContent-Disposition: form-data; {name}\r\n\r\n{value}\r\n")
     };

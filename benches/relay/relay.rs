@@ -3,7 +3,7 @@
 use crate::load::{RELAY_NAME, USER};
 use crate::process::Tree;
 use crate::webhooks;
-use mailtrail::tls;
+use mailtrail_net::tls;
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};

@@ -1,8 +1,8 @@
 //! A provider that reports: signed webhooks over kept connections, each posted when the last was answered.
 
 use crate::load::Sent;
-use mailtrail::provider::mailgun;
-use mailtrail::secret::Secret;
+use mailtrail_mail::Secret;
+use mailtrail_trail::provider::mailgun;
 use serde_json::json;
 use std::io;
 use std::net::SocketAddr;

@@ -2,7 +2,7 @@
 
 use crate::measure::{median, milliseconds, open, percentile, table};
 use crate::traffic::{MESSAGE, Traffic, message};
-use mailtrail::clock::Clock;
+use mailtrail_mail::Clock;
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -107,7 +107,7 @@ async fn accept(writers: usize) -> io::Result<(f64, Vec<Duration>)> {
                 store.accept(accepted, message.clone()).await?;
                 waits.push(asked.elapsed());
             }
-            Ok::<_, mailtrail::store::CommitError>(waits)
+            Ok::<_, mailtrail_store::CommitError>(waits)
         });
     }
     let mut waits = Vec::new();

@@ -1,12 +1,11 @@
 //! What happens in processes of its own: memory is a process's, and only a process can be killed.
 
-use crate::Options;
-use crate::churn;
 use crate::lookup::{self, Lookup};
 use crate::measure::{memory, mib, open};
 use crate::traffic::Traffic;
-use mailtrail::clock::Clock;
-use mailtrail::store::Store;
+use crate::{Options, churn};
+use mailtrail_mail::Clock;
+use mailtrail_store::Store;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Read};

@@ -2,10 +2,9 @@
 
 use crate::measure::{milliseconds, percentile};
 use crate::traffic::{OFTEN, Traffic, record};
-use mailtrail::admin::SUBJECTS;
-use mailtrail::clock::Timestamp;
-use mailtrail::id::TrackingId;
-use mailtrail::store::{ReadError, Store};
+use mailtrail_mail::{Timestamp, TrackingId};
+use mailtrail_relay::admin::SUBJECTS;
+use mailtrail_store::{ReadError, Store};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 

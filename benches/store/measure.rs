@@ -1,11 +1,10 @@
 //! Reading the machine, and writing tables.
 
-use mailtrail::clock::Clock;
-use mailtrail::store::{OpenError, OpenReport, Store};
-use std::fs;
-use std::io;
+use mailtrail_mail::Clock;
+use mailtrail_store::{OpenError, OpenReport, Store};
 use std::path::Path;
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 /// Opens a store as soon as its former owner has let go of it; how long the opening itself took.
 pub fn open(directory: &Path, clock: Clock) -> io::Result<(Store, OpenReport, Duration)> {

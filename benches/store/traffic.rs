@@ -1,12 +1,9 @@
 //! Sends that follow from their numbers, so that every process of a measurement knows them.
 
 use bytes::Bytes;
-use mailtrail::clock::Timestamp;
-use mailtrail::event::{Event, Kind, Words};
-use mailtrail::id::TrackingId;
-use mailtrail::ledger::{Accepted, Begun, Notice, Outcome, Send, Settled, Standing, Via};
-use mailtrail::mail::{BodyType, MessageId, Record};
-use mailtrail::store::{CommitError, Store};
+use mailtrail_mail::{BodyType, MessageId, Record, Timestamp, TrackingId};
+use mailtrail_store::{CommitError, Store};
+use mailtrail_trail::{Accepted, Begun, Event, Kind, Notice, Outcome, Send, Settled, Standing, Via, Words};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;

@@ -5,13 +5,11 @@
 mod check;
 
 use libfuzzer_sys::fuzz_target;
-use mailtrail::clock::Timestamp;
-use mailtrail::id::TrackingId;
-use mailtrail::mail::{Envelope, HeaderCleanup};
-use mailtrail::provider::Provider;
-use mailtrail::routing::{Field, Pattern, Routing};
-use mailtrail::smtp::{Decoder, Fed, Reply};
-use mailtrail::submission::{Circumstances, HEADROOM, Rounds, accept};
+use mailtrail_mail::{Envelope, HeaderCleanup, Timestamp, TrackingId};
+use mailtrail_trail::provider::Provider;
+use mailtrail_trail::{Field, Pattern, Routing};
+use mailtrail_smtp::{Decoder, Fed, Reply};
+use mailtrail_relay::submission::{Circumstances, HEADROOM, Rounds, accept};
 use std::net::Ipv4Addr;
 
 // The first byte chooses the provider and how many recipients there are; the rest comes behind DATA.

@@ -5,7 +5,7 @@
 mod check;
 
 use libfuzzer_sys::fuzz_target;
-use mailtrail::smtp::{Authentication, Rules};
+use mailtrail_smtp::{Authentication, Rules};
 
 // The bits of the first byte are the listener's rules; the rest is what the client says.
 fuzz_target!(|input: &[u8]| {

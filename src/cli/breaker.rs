@@ -1,7 +1,7 @@
-use super::desk::Desk;
-use super::paint::table;
-use super::{Context, Trouble, say, say_json, times};
-use crate::admin::{BreakerOrder, BreakerView};
+use crate::cli::admin_client::Desk;
+use crate::cli::output::table;
+use crate::cli::{Context, Trouble, say, say_json, time_expr};
+use mailtrail_relay::admin::{BreakerOrder, BreakerView};
 use std::io::IsTerminal;
 
 #[derive(Debug, clap::Subcommand)]
@@ -64,7 +64,7 @@ pub async fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
 /// When it is sent mail again, as far as that is known.
 fn until(view: &BreakerView) -> String {
     match (&view.until, &view.paused_until) {
-        (Some(until), _) | (None, Some(until)) => times::shown(until),
+        (Some(until), _) | (None, Some(until)) => time_expr::shown(until),
         (None, None) if view.state == "open" => "closed by hand".to_owned(),
         (None, None) => String::new(),
     }

@@ -1,4 +1,4 @@
-use super::{Context, Trouble, aside, say, say_json, settings};
+use crate::cli::{Context, Trouble, aside, config_source, say, say_json};
 use crate::config::{Config, Finding, Place};
 use serde_json::{Value, json};
 
@@ -15,17 +15,17 @@ pub enum Command {
 pub fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
     match command {
         Command::Check => check(context),
-        Command::Show => show(context, &settings::load(context)?),
+        Command::Show => show(context, &config_source::load(context)?),
     }
 }
 
 fn check(context: &Context) -> Result<(), Trouble> {
-    let Some(path) = settings::file(context) else {
-        settings::sandbox()?;
+    let Some(path) = config_source::file(context) else {
+        config_source::sandbox()?;
         say("There is no configuration file. The sandbox's own configuration is good.");
         return Ok(());
     };
-    let (findings, severity) = match crate::config::load(path, &settings::environment()) {
+    let (findings, severity) = match crate::config::load(path, &config_source::environment()) {
         Ok(config) => (config.warnings, "warning"),
         Err(faults) => (faults.iter().cloned().collect(), "fault"),
     };

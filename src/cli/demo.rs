@@ -1,16 +1,16 @@
 //! The whole loop on this machine: Odoo-like mails over STARTTLS, the relay, the sandbox's signed webhooks, the
 //! joined trails.
 
-use super::{Context, Trouble, say, say_json, settings, stage, trace};
-use crate::admin::{self, TrailView};
+use crate::cli::{Context, Trouble, config_source, sandbox_upstream, say, say_json, trace};
 use crate::daemon::Sockets;
-use crate::mail::{Envelope, Mailbox};
-use crate::provider::Provider;
-use crate::secret::Secret;
-use crate::smtp::Response;
-use crate::store::Store;
-use crate::tls;
-use crate::transport::{Connection, Login, Pipelining, Security, Settings, breaker};
+use mailtrail_mail::{Envelope, Mailbox, Secret};
+use mailtrail_net::tls;
+use mailtrail_net::transport::{Connection, Login, Pipelining, Security, Settings, circuit_breaker};
+use mailtrail_relay::admin;
+use mailtrail_relay::admin::TrailView;
+use mailtrail_smtp::Response;
+use mailtrail_store::Store;
+use mailtrail_trail::provider::Provider;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -27,8 +27,8 @@ pub async fn run(context: &Context) -> Result<(), Trouble> {
     let failed = |error: &dyn std::fmt::Display| Trouble::Failed(error.to_string());
     let directory = tempfile::tempdir().map_err(|error| failed(&error))?;
     let text = CONFIG.replace("DATA", &directory.path().display().to_string());
-    let config = settings::built_in(&text, &BTreeMap::new())?;
-    let stage = stage::start(Sockets::default(), config, PACE, None).await?;
+    let config = config_source::built_in(&text, &BTreeMap::new())?;
+    let stage = sandbox_upstream::start(Sockets::default(), config, PACE, None).await?;
     if !context.json {
         say(format!(
             "mailtrail listens on {}, the sandbox stands in for Mailgun on {}, {} mails go out.\n",
@@ -67,7 +67,7 @@ async fn submit(port: u16, data_dir: &Path) -> Result<Vec<String>, Trouble> {
         messages_per_connection: 100,
         rate: None,
         plan: None,
-        breaker: breaker::Settings::default(),
+        breaker: circuit_breaker::Settings::default(),
         timeouts: Default::default(),
     };
     let connector = tls::connector(settings.ca_file.as_deref()).map_err(|error| failed(&error))?;
@@ -104,7 +104,7 @@ async fn hand_in(connection: &mut Connection, number: usize, scene: &Scene) -> R
 
 /// A mail as Odoo writes it.
 fn message(number: usize, scene: &Scene) -> String {
-    let now = crate::clock::Clock::System.now();
+    let now = mailtrail_mail::Clock::System.now();
     let (model, id) = scene.record.split_once(',').unwrap_or((scene.record, "1"));
     let to: Vec<_> = scene.recipients.iter().map(|(to, ..)| *to).collect();
     format!(

@@ -1,9 +1,9 @@
 //! `mailtrail doctor`: whether everything that mail needs is in order.
 
-use super::{Context, Trouble, say, say_json, settings};
-use crate::clock::Clock;
+use crate::cli::{Context, Trouble, config_source, say, say_json};
 use crate::config;
 use crate::doctor::{Finding, Question, Status, examine, faulty};
+use mailtrail_mail::Clock;
 use serde_json::json;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -56,12 +56,12 @@ pub async fn run(context: &Context, arguments: &Arguments) -> Result<(), Trouble
 }
 
 async fn findings(context: &Context, arguments: &Arguments) -> Result<Vec<Finding>, Trouble> {
-    let Some(path) = settings::file(context) else {
+    let Some(path) = config_source::file(context) else {
         return Err(Trouble::Usage(
             "there is no configuration to look at; name one: --config PATH".to_owned(),
         ));
     };
-    let config = match config::load(path, &settings::environment()) {
+    let config = match config::load(path, &config_source::environment()) {
         Ok(config) => config,
         Err(faults) => return Ok(faulty(&faults)),
     };

@@ -1,10 +1,11 @@
 //! Takes an address out of everything that is kept: by the daemon while it runs, else here.
 
-use super::desk::{Desk, operator};
-use super::store::Page;
-use super::{Context, Trouble};
-use crate::admin::{self, EraseOrder};
-use crate::clock::Clock;
+use crate::cli::admin_client::{Desk, operator};
+use crate::cli::store::Page;
+use crate::cli::{Context, Trouble};
+use mailtrail_mail::Clock;
+use mailtrail_relay::admin;
+use mailtrail_relay::admin::EraseOrder;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {

@@ -1,12 +1,10 @@
-use super::desk::Desk;
-use super::paint::table;
-use super::queue::ids_from_stdin;
-use super::{Context, Trouble, aside, print, say, say_json, settings, times};
-use crate::admin::{EventFilter, EventView, HINT, ReplayOrder, Replayed};
-use crate::clock::Clock;
-use crate::event::Kind;
-use crate::id::TrackingId;
-use crate::ledger::What;
+use crate::cli::admin_client::Desk;
+use crate::cli::output::table;
+use crate::cli::queue::ids_from_stdin;
+use crate::cli::{Context, Trouble, aside, config_source, print, say, say_json, time_expr};
+use mailtrail_mail::{Clock, TrackingId};
+use mailtrail_relay::admin::{EventFilter, EventView, HINT, ReplayOrder, Replayed};
+use mailtrail_trail::{Kind, What};
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
 
@@ -94,7 +92,7 @@ pub async fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
     let filter = EventFilter { send, ..filter };
     let desk = Desk::open(context).await?;
     // Where the daemon is stopped and the configuration cannot be read, it is not said when something is forgotten.
-    let retention = || settings::load(context).ok().map(|config| config.retention);
+    let retention = || config_source::load(context).ok().map(|config| config.retention);
     match command {
         Command::List { .. } => list(context, LIST, &desk.events(&filter, retention).await?),
         Command::Orphans(_) => list(context, ALONE, &desk.orphans(&filter, retention).await?),
@@ -121,7 +119,7 @@ impl Which {
 
 /// Milliseconds since the epoch.
 fn time(text: Option<&str>) -> Result<Option<u64>, Trouble> {
-    let parsed = text.map(|text| times::parse(text, Clock::System.now())).transpose();
+    let parsed = text.map(|text| time_expr::parse(text, Clock::System.now())).transpose();
     parsed.map(|time| time.map(|time| time.millis())).map_err(Trouble::Usage)
 }
 
@@ -135,7 +133,7 @@ type Column = (&'static str, fn(&EventView) -> String);
 
 const LIST: &[Column] = &[
     ("ID", |view| view.id.clone()),
-    ("ARRIVED", |view| times::shown(&view.arrived)),
+    ("ARRIVED", |view| time_expr::shown(&view.arrived)),
     ("UPSTREAM", |view| view.upstream.clone()),
     ("EVENT", |view| view.event.clone()),
     ("TO", |view| view.recipient.clone().unwrap_or_default()),
@@ -146,11 +144,11 @@ const LIST: &[Column] = &[
 ];
 const ALONE: &[Column] = &[
     ("ID", |view| view.id.clone()),
-    ("ARRIVED", |view| times::shown(&view.arrived)),
+    ("ARRIVED", |view| time_expr::shown(&view.arrived)),
     ("UPSTREAM", |view| view.upstream.clone()),
     ("EVENT", |view| view.event.clone()),
     ("TO", |view| view.recipient.clone().unwrap_or_default()),
-    ("AGES OUT", |view| view.ages_out.as_deref().map(times::shown).unwrap_or_default()),
+    ("AGES OUT", |view| view.ages_out.as_deref().map(time_expr::shown).unwrap_or_default()),
     ("REASON", |view| view.reason.clone().unwrap_or_default()),
 ];
 

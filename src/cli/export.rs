@@ -1,9 +1,9 @@
 //! All that is known about an address, for whoever may ask.
 
-use super::desk::Desk;
-use super::{Context, Trouble, aside, say, say_json, settings, times, trace};
-use crate::admin::{ExportLine, UNKNOWN};
-use crate::mail::Mailbox;
+use crate::cli::admin_client::Desk;
+use crate::cli::{Context, Trouble, aside, config_source, say, say_json, time_expr, trace};
+use mailtrail_mail::Mailbox;
+use mailtrail_relay::admin::{ExportLine, UNKNOWN};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -25,7 +25,7 @@ pub async fn run(context: &Context, arguments: &Arguments) -> Result<(), Trouble
             Trouble::Usage(format!("{:?} is no mail address: {error}", arguments.address))
         })?;
     let desk = Desk::open(context).await?;
-    let settings = settings::suppression(context)?;
+    let settings = config_source::suppression(context)?;
     let lines = desk.export(&address, &settings).await?;
     if lines.is_empty() {
         aside(format!("mailtrail: nothing is known about {address}"));
@@ -48,7 +48,7 @@ fn print(context: &Context, line: &ExportLine) {
             say(format!(
                 "event {}  {}  {} of {}  {}",
                 one.id,
-                times::shown(&one.arrived),
+                time_expr::shown(&one.arrived),
                 one.event,
                 one.upstream,
                 one.text.as_deref().unwrap_or_default()
@@ -62,7 +62,7 @@ fn print(context: &Context, line: &ExportLine) {
             say(format!(
                 "inbound {}  {}  <{}> to <{}>  {:?}  {} {text}",
                 mail.id,
-                times::shown(&mail.arrived),
+                time_expr::shown(&mail.arrived),
                 mail.from,
                 mail.to,
                 mail.subject,
@@ -74,14 +74,14 @@ fn print(context: &Context, line: &ExportLine) {
             "suppression {}  {} since {}, {}, by {}  {}",
             entry.upstream.as_deref().unwrap_or("everywhere"),
             entry.reason,
-            entry.times.first().map_or_else(|| UNKNOWN.to_owned(), |first| times::shown(first)),
+            entry.times.first().map_or_else(|| UNKNOWN.to_owned(), |first| time_expr::shown(first)),
             entry.state,
             entry.source,
             entry.words
         )),
         ExportLine::Log { fact } => say(format!(
             "log {}  {}  {}",
-            times::shown(&fact.at),
+            time_expr::shown(&fact.at),
             fact.event,
             fact.text.as_deref().unwrap_or_default()
         )),

@@ -1,8 +1,8 @@
-use super::desk::Desk;
-use super::paint::table;
-use super::queue::ids_from_stdin;
-use super::{Context, Trouble, aside, print, say, say_json, times};
-use crate::admin::{InboundFilter, InboundView, ReleaseOrder};
+use crate::cli::admin_client::Desk;
+use crate::cli::output::table;
+use crate::cli::queue::ids_from_stdin;
+use crate::cli::{Context, Trouble, aside, print, say, say_json, time_expr};
+use mailtrail_relay::admin::{InboundFilter, InboundView, ReleaseOrder};
 use std::io::IsTerminal;
 
 #[derive(Debug, clap::Subcommand)]
@@ -86,7 +86,7 @@ async fn list(context: &Context, filter: &InboundFilter) -> Result<(), Trouble> 
     let row = |view: &InboundView| {
         let InboundView { id, arrived, from, to, state, target, subject, .. } = view.clone();
         let target = target.unwrap_or_default();
-        vec![id, times::shown(&arrived), from, to, state, target, view.remarks(), subject]
+        vec![id, time_expr::shown(&arrived), from, to, state, target, view.remarks(), subject]
     };
     let header = ["ID", "ARRIVED", "FROM", "TO", "STATE", "TARGET", "REASON", "SUBJECT"];
     let rows: Vec<_> = views.iter().map(row).collect();

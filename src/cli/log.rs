@@ -1,9 +1,10 @@
-use super::desk::Desk;
-use super::paint::Paint;
-use super::{Context, Trouble, say, say_json, times, trace};
-use crate::admin::{LogFilter, LogLine};
-use crate::clock::Clock;
-use crate::ledger::{State, What};
+use crate::cli::admin_client::Desk;
+use crate::cli::output::Paint;
+use crate::cli::{Context, Trouble, say, say_json, time_expr, trace};
+use mailtrail_mail::Clock;
+use mailtrail_relay::LogLine;
+use mailtrail_relay::admin::LogFilter;
+use mailtrail_trail::{State, What};
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -94,7 +95,7 @@ fn filter(arguments: &Arguments) -> Result<LogFilter, Trouble> {
     }
     let now = Clock::System.now();
     let time = |text: &Option<String>| {
-        let parsed = text.as_deref().map(|text| times::parse(text, now)).transpose();
+        let parsed = text.as_deref().map(|text| time_expr::parse(text, now)).transpose();
         parsed.map(|time| time.map(|time| time.millis())).map_err(Trouble::Usage)
     };
     let arguments_since = arguments.since.is_some();
@@ -145,7 +146,7 @@ fn text(line: &LogLine, paint: Paint) -> String {
     words.extend(fact.text.clone());
     words.extend(fact.url.clone());
     let event = paint.state(&fact.event, &format!("{:<12}", fact.event));
-    format!("{}  {id}  {event} {}", times::shown(&fact.at), words.join(" ")).trim_end().to_owned()
+    format!("{}  {id}  {event} {}", time_expr::shown(&fact.at), words.join(" ")).trim_end().to_owned()
 }
 
 const LINES: usize = 50;

@@ -3,42 +3,42 @@
 // They panic where nobody reads: `say` and `aside` do not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+mod admin_client;
 mod breaker;
 mod config;
+mod config_source;
 mod demo;
-mod desk;
 mod doctor;
 mod erase;
 mod events;
 mod export;
+mod generate;
 mod inbound;
 mod log;
-mod manual;
-mod paint;
+mod output;
 mod queue;
+mod reexec;
 mod sandbox;
+mod sandbox_upstream;
+mod sd_notify;
 mod send_test;
 mod sendmail;
 mod serve;
-mod settings;
 mod setup;
 mod sink;
-mod stage;
 mod stats;
 mod store;
-mod successor;
 mod suppress;
-mod systemd;
-mod times;
+mod time_expr;
 mod trace;
 mod user;
 
+use crate::cli::reexec::Successor;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use successor::Successor;
 
 /// Every mail your applications send, and what became of it.
 #[derive(Debug, Parser)]
@@ -130,11 +130,11 @@ enum Command {
     #[command(subcommand, after_help = "Example: mailtrail user hash")]
     User(user::Command),
     /// What a shell completes the commands by
-    #[command(after_help = manual::COMPLETIONS)]
-    Completions(manual::Completions),
+    #[command(after_help = generate::COMPLETIONS)]
+    Completions(generate::Completions),
     /// Write the manual pages, one for each command
     #[command(after_help = "Example: mailtrail man ~/.local/share/man/man1")]
-    Man(manual::Pages),
+    Man(generate::Pages),
 }
 
 /// How a command ends, apart from well.
@@ -163,7 +163,7 @@ struct Context {
     config: Option<PathBuf>,
     json: bool,
     colour: Colour,
-    paint: paint::Paint,
+    paint: output::Paint,
 }
 
 impl Colour {
@@ -199,7 +199,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     let Arguments { config, json, color: colour, command: chosen } = arguments;
-    let paint = paint::Paint::new(colour.is_for(&std::io::stdout()));
+    let paint = output::Paint::new(colour.is_for(&std::io::stdout()));
     let context = Context { config, json, colour, paint };
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
@@ -241,8 +241,8 @@ async fn command(context: Context, command: Command) -> Result<Option<Successor>
         Command::Doctor(arguments) => doctor::run(&context, &arguments).await,
         Command::Setup(command) => setup::run(&context, &command).await,
         Command::User(command) => user::run(&context, &command),
-        Command::Completions(arguments) => manual::completions(Arguments::command(), &arguments),
-        Command::Man(arguments) => manual::pages(Arguments::command(), &arguments),
+        Command::Completions(arguments) => generate::completions(Arguments::command(), &arguments),
+        Command::Man(arguments) => generate::pages(Arguments::command(), &arguments),
     }
     .map(|()| None)
 }

@@ -1,8 +1,8 @@
-use super::desk::Desk;
-use super::paint::table;
-use super::{Context, Trouble, aside, say, say_json, times, trace};
-use crate::admin::{Act, Order, QueueLine, Shape};
-use crate::ledger::Verb;
+use crate::cli::admin_client::Desk;
+use crate::cli::output::table;
+use crate::cli::{Context, Trouble, aside, say, say_json, time_expr, trace};
+use mailtrail_relay::admin::{Act, Order, QueueLine, Shape};
+use mailtrail_trail::Verb;
 use std::io::{IsTerminal, Read};
 
 #[derive(Debug, clap::Subcommand)]
@@ -189,8 +189,8 @@ fn list(context: &Context, lines: &[QueueLine]) {
         vec![
             line.id.clone(),
             line.state.clone(),
-            times::shown(&line.accepted),
-            line.next_at.as_deref().map(times::shown).unwrap_or_default(),
+            time_expr::shown(&line.accepted),
+            line.next_at.as_deref().map(time_expr::shown).unwrap_or_default(),
             line.attempts.to_string(),
             line.lane.clone(),
             line.size.to_string(),

@@ -1,9 +1,10 @@
-use super::{Context, Trouble, say};
-use crate::clock::Clock;
+use crate::cli::{Context, Trouble, say};
 use crate::logging;
-use crate::sandbox::{self, Face, Weather};
-use crate::secret::Secret;
-use crate::tls;
+use mailtrail_mail::Clock;
+use mailtrail_mail::Secret;
+use mailtrail_net::tls;
+use mailtrail_sandbox;
+use mailtrail_sandbox::{Face, Weather};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -61,7 +62,7 @@ pub async fn run(context: &Context, arguments: Arguments) -> Result<(), Trouble>
     let form = logging::Form::Text { coloured: context.colour.is_for(&std::io::stderr()) };
     let _log = logging::start(tracing::Level::INFO, form, logging::Addresses::Full);
     let failed = |error: &dyn std::fmt::Display| Trouble::Failed(error.to_string());
-    let sandbox = sandbox::start(sandbox::Settings {
+    let sandbox = mailtrail_sandbox::start(mailtrail_sandbox::Settings {
         face: arguments.provider,
         smtp: arguments.smtp,
         api: arguments.api,
@@ -92,7 +93,7 @@ pub async fn run(context: &Context, arguments: Arguments) -> Result<(), Trouble>
         "Its certificate is {}. The local part of a recipient decides its fate:",
         certificate.display()
     ));
-    let fates: Vec<_> = sandbox::Fate::ALL.iter().map(|fate| fate.word()).collect();
+    let fates: Vec<_> = mailtrail_sandbox::Fate::ALL.iter().map(|fate| fate.word()).collect();
     say(format!("  {}", fates.join("  ")));
     let waited = tokio::signal::ctrl_c().await;
     sandbox.stop().await;

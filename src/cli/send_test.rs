@@ -1,9 +1,10 @@
 //! `mailtrail send-test`: one mail through the whole loop, followed to its end.
 
-use super::desk::Desk;
-use super::{Context, Trouble, say, say_json, trace};
-use crate::admin::{FactView, RecipientView, TestAnswer, TestOrder, TrailView};
+use crate::cli::admin_client::Desk;
+use crate::cli::{Context, Trouble, say, say_json, trace};
 use jiff::{SignedDuration, Span, SpanRelativeTo};
+use mailtrail_relay::FactView;
+use mailtrail_relay::admin::{RecipientView, TestAnswer, TestOrder, TrailView};
 use serde_json::json;
 use std::collections::HashSet;
 use std::time::Duration;

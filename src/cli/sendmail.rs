@@ -4,17 +4,19 @@
 //! It reads no secret and keeps nothing: 0 means that the relay has the message, for all recipients; every other exit
 //! code means that it has it for none.
 
-use super::{Context, Trouble, print, say, settings};
-use crate::mail::{BodyType, Envelope, HeaderBlock, HeaderLine, Mailbox, is_mbox_line, missing_domains};
-use crate::provider::Provider;
-use crate::smtp::{Authentication, Response};
-use crate::submission::{Listener, ListenerTls};
-use crate::tls;
-use crate::transport::{Connection, ContentFault, EnvelopeReplies, Fault, Pipelining, Security, Settings};
+use crate::cli::{Context, Trouble, config_source, print, say};
 use bytes::Bytes;
 use futures_util::stream;
 use mail_builder::headers::{Header as _, address::Address};
 use mail_parser::{HeaderName, MessageParser};
+use mailtrail_mail::{BodyType, Envelope, HeaderBlock, HeaderLine, Mailbox, is_mbox_line, missing_domains};
+use mailtrail_net::tls;
+use mailtrail_net::transport::{
+    Connection, ContentFault, EnvelopeReplies, Fault, Pipelining, Security, Settings,
+};
+use mailtrail_relay::submission::{Listener, ListenerTls};
+use mailtrail_smtp::{Authentication, Response};
+use mailtrail_trail::provider::Provider;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -106,7 +108,7 @@ fn server(context: &Context, named: Option<&str>) -> Result<Settings, Trouble> {
             .rsplit_once(':')
             .and_then(|(host, port)| Some((host.trim_matches(['[', ']']).to_owned(), port.parse().ok()?)))
             .ok_or_else(|| Trouble::Usage(format!("{named} is not of the form HOST:PORT")))?,
-        None => match settings::listeners(context)? {
+        None => match config_source::listeners(context)? {
             Some(listeners) => open_door(&listeners).ok_or_else(|| Trouble::Configuration(NO_DOOR.into()))?,
             None => (UNKNOWN_SERVER.0.to_owned(), UNKNOWN_SERVER.1),
         },

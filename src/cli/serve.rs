@@ -1,13 +1,12 @@
-use super::stage::{self, Understudy};
-use super::successor::Successor;
-use super::{Context, Trouble, settings, systemd};
-use crate::clock::Clock;
+use crate::cli::reexec::Successor;
+use crate::cli::sandbox_upstream::Understudy;
+use crate::cli::{Context, Trouble, config_source, sandbox_upstream, sd_notify};
 use crate::config::Config;
 use crate::daemon::{Daemon, Sockets, StartError};
-use crate::descriptors;
-use crate::logging::{self, Form, Format};
-use crate::measure;
-use crate::store::OpenError;
+use crate::logging::{Form, Format};
+use crate::{logging, metrics};
+use mailtrail_mail::{Clock, descriptors};
+use mailtrail_store::OpenError;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::pin::Pin;
 use std::time::Duration;
@@ -55,8 +54,8 @@ pub async fn run(context: &Context, arguments: &Arguments) -> Result<Option<Succ
         tracing::warn!(%error, "the limit of open files cannot be raised and stays as it is");
     }
     descriptors::fill_reserve();
-    let metrics = measure::install().ok();
-    let signs = systemd::Signs::of_the_runtime();
+    let metrics = metrics::install().ok();
+    let signs = sd_notify::Signs::of_the_runtime();
     let started = tokio::select! {
         started = Service::start(config, arguments, metrics.clone()) => started?,
         // Opening a large store takes a while, and breaking it off is as safe as kill -9.
@@ -73,11 +72,11 @@ pub async fn run(context: &Context, arguments: &Arguments) -> Result<Option<Succ
 
 fn load(context: &Context, arguments: &Arguments) -> Result<Config, Trouble> {
     match (&context.config, arguments.sandbox) {
-        (None, true) => settings::sandbox(),
-        (None, false) if settings::file(context).is_none() => Err(Trouble::Configuration(
+        (None, true) => config_source::sandbox(),
+        (None, false) if config_source::file(context).is_none() => Err(Trouble::Configuration(
             "there is no configuration: name one with --config, or try `mailtrail serve --sandbox`".into(),
         )),
-        _ => settings::load(context),
+        _ => config_source::load(context),
     }
 }
 
@@ -140,7 +139,7 @@ impl Service {
     ) -> Result<Self, Trouble> {
         let sockets = Sockets::inherited();
         let service = if arguments.sandbox {
-            let stage = stage::start(sockets, config, arguments.pace, metrics).await?;
+            let stage = sandbox_upstream::start(sockets, config, arguments.pace, metrics).await?;
             Self { daemon: stage.daemon, understudy: Some(stage.understudy) }
         } else {
             let daemon = Daemon::start_on(sockets, &config, Clock::System, metrics).await?;
@@ -189,8 +188,8 @@ impl Service {
         mut signals: Signals,
         successor: Successor,
     ) -> Result<Option<Successor>, Trouble> {
-        systemd::ready(&self.status());
-        let signs = systemd::Signs::of_the_store(self.daemon.store().clone());
+        sd_notify::ready(&self.status());
+        let signs = sd_notify::Signs::of_the_store(self.daemon.store().clone());
         // Set once a successor is to take over.
         let mut outlasting: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
         loop {
@@ -208,9 +207,9 @@ impl Service {
             };
             match wish {
                 Wish::Reload => {
-                    systemd::reloading("reading the configuration");
+                    sd_notify::reloading("reading the configuration");
                     self.reload(load(context, arguments));
-                    systemd::ready(&self.status());
+                    sd_notify::ready(&self.status());
                 }
                 Wish::Stop => {
                     self.stop().await;
@@ -223,7 +222,7 @@ impl Service {
                             "SIGUSR2: a successor takes over when the sessions that are there have ended; another SIGUSR2 \
                              does not wait for them"
                         );
-                        systemd::tell_status("waiting for sessions to end before a successor takes over");
+                        sd_notify::tell_status("waiting for sessions to end before a successor takes over");
                         outlasting = Some(Box::pin(self.daemon.outlast_sessions()));
                     }
                     Err(reason) => {
@@ -233,7 +232,7 @@ impl Service {
             }
         }
         drop(signs);
-        let _signs = systemd::Signs::of_the_runtime();
+        let _signs = sd_notify::Signs::of_the_runtime();
         let sockets = self.hand_over().await;
         // Who has wished for an end meanwhile gets it.
         let stop = tokio::time::timeout(Duration::ZERO, signals.stop()).await.is_ok();
@@ -295,7 +294,7 @@ impl Service {
     }
 
     async fn stop(self) {
-        systemd::stopping();
+        sd_notify::stopping();
         tracing::info!("stopping");
         self.daemon.stop().await;
         if let Some(understudy) = self.understudy {
@@ -304,7 +303,7 @@ impl Service {
     }
 
     async fn hand_over(self) -> Sockets {
-        systemd::reloading("making room for a successor");
+        sd_notify::reloading("making room for a successor");
         tracing::info!("SIGUSR2: making room for a successor");
         let sockets = self.daemon.hand_over().await;
         if let Some(understudy) = self.understudy {

@@ -1,8 +1,8 @@
-use super::desk::Desk;
-use super::paint::table;
-use super::{Context, Trouble, aside, say, say_json, times};
-use crate::admin::{RefusedView, ReplaySink, SinkView};
-use crate::clock::Clock;
+use crate::cli::admin_client::Desk;
+use crate::cli::output::table;
+use crate::cli::{Context, Trouble, aside, say, say_json, time_expr};
+use mailtrail_mail::Clock;
+use mailtrail_relay::admin::{RefusedView, ReplaySink, SinkView};
 use std::io::IsTerminal;
 
 #[derive(Debug, clap::Subcommand)]
@@ -36,7 +36,7 @@ pub async fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
         Command::List => list(context, &desk.sinks().await?),
         Command::Dead { name } => dead(context, &desk.refused(name).await?),
         Command::Replay { name, since, reason } => {
-            let since = times::parse(since, Clock::System.now()).map_err(Trouble::Usage)?.millis();
+            let since = time_expr::parse(since, Clock::System.now()).map_err(Trouble::Usage)?.millis();
             desk.replay_sink(name, &ReplaySink { since, reason: reason.clone() }).await
         }
     }
@@ -56,7 +56,7 @@ fn list(context: &Context, sinks: &[SinkView]) -> Result<(), Trouble> {
         vec![
             sink.sink.clone(),
             stand.to_owned(),
-            sink.at.as_deref().map(times::shown).unwrap_or_default(),
+            sink.at.as_deref().map(time_expr::shown).unwrap_or_default(),
             sink.cursor.clone().unwrap_or_default(),
             sink.refused.to_string(),
             sink.delayed.to_string(),
@@ -85,7 +85,7 @@ fn dead(context: &Context, refused: &[RefusedView]) -> Result<(), Trouble> {
                 format!("{id}  {} {}", line.fact.event, line.fact.recipients.join(","))
             },
         );
-        say(format!("{}  {what}  {}", times::shown(&one.at), one.why));
+        say(format!("{}  {what}  {}", time_expr::shown(&one.at), one.why));
     }
     Ok(())
 }

@@ -1,10 +1,10 @@
-use super::desk::Desk;
-use super::paint::table;
-use super::{Context, Trouble, aside, say, say_json, times};
-use crate::admin::{StatsLine, StatsQuestion};
-use crate::clock::Clock;
-use crate::ledger::Grouping;
+use crate::cli::admin_client::Desk;
+use crate::cli::output::table;
+use crate::cli::{Context, Trouble, aside, say, say_json, time_expr};
 use clap::builder::PossibleValuesParser;
+use mailtrail_mail::Clock;
+use mailtrail_relay::admin::{StatsLine, StatsQuestion};
+use mailtrail_trail::Grouping;
 use std::io::IsTerminal;
 
 #[derive(Debug, clap::Args)]
@@ -33,7 +33,7 @@ Counted are recipients, by the day (UTC) on which their mail was accepted. The r
 
 pub async fn run(context: &Context, arguments: &Arguments) -> Result<(), Trouble> {
     let now = Clock::System.now();
-    let time = |text: &str| times::parse(text, now).map(|time| time.millis()).map_err(Trouble::Usage);
+    let time = |text: &str| time_expr::parse(text, now).map(|time| time.millis()).map_err(Trouble::Usage);
     let question = StatsQuestion {
         since: time(&arguments.since)?,
         until: time(&arguments.until)?,

@@ -1,12 +1,13 @@
 //! The care of the store: by the daemon while it runs, else here.
 
-use super::desk::{Desk, Lines, operator, refuse_another};
-use super::{Context, Trouble, say, say_json, settings, times};
-use crate::admin::{self, BackupOrder, CareStep, RebuildOrder, Tell};
-use crate::clock::Clock;
-use crate::ledger::{Errand, Ordered};
+use crate::cli::admin_client::{Desk, Lines, operator, refuse_another};
+use crate::cli::{Context, Trouble, config_source, say, say_json, time_expr};
 use crate::logging::Progress;
-use crate::store::Store;
+use mailtrail_mail::Clock;
+use mailtrail_relay::admin;
+use mailtrail_relay::admin::{BackupOrder, CareStep, RebuildOrder, Tell};
+use mailtrail_store::Store;
+use mailtrail_trail::{Errand, Ordered};
 use std::io;
 use std::path::PathBuf;
 
@@ -91,7 +92,7 @@ async fn verify(page: &mut Page<'_>, desk: &Desk, rebuilt: Option<String>) -> Re
         Desk::Daemon(_) => page.follow(desk.verify_store().await?).await?,
         Desk::Store(store) => {
             // Where the configuration cannot be read, it is not known what the ledger should know.
-            let retention = settings::load(page.context).ok().map(|config| config.retention);
+            let retention = config_source::load(page.context).ok().map(|config| config.retention);
             let now = Clock::System.now();
             page.work(store, |store, tell| {
                 admin::verify(store, retention.as_ref(), now, &mut |step| match step {
@@ -112,7 +113,7 @@ async fn rebuild(page: &mut Page<'_>, desk: Desk, order: RebuildOrder) -> Result
     match desk {
         Desk::Daemon(_) => page.follow(desk.rebuild_store(&order).await?).await,
         Desk::Store(store) => {
-            refuse_another(&settings::whereabouts(page.context)?.0)?;
+            refuse_another(&config_source::whereabouts(page.context)?.0)?;
             let despite_damage = order.despite_damage;
             page.work(&store, |store, tell| admin::rebuild(store, despite_damage, tell))?;
             drop(store);
@@ -141,7 +142,7 @@ async fn note(context: &Context, order: RebuildOrder) -> Result<(), Trouble> {
 }
 
 /// What is shown, and how it ended.
-pub(super) struct Page<'a> {
+pub(crate) struct Page<'a> {
     context: &'a Context,
     progress: Option<Progress>,
     ended: Option<Result<(), Trouble>>,
@@ -149,16 +150,16 @@ pub(super) struct Page<'a> {
 
 impl<'a> Page<'a> {
     /// An empty one.
-    pub(super) fn new(context: &'a Context) -> Self {
+    pub(crate) fn new(context: &'a Context) -> Self {
         Self { context, progress: None, ended: None }
     }
 
-    pub(super) fn of(&mut self, what: &'static str) {
+    pub(crate) fn of(&mut self, what: &'static str) {
         self.progress = Some(Progress::new(what));
     }
 
     /// What the daemon does.
-    pub(super) async fn follow(&mut self, mut lines: Lines<CareStep>) -> Result<(), Trouble> {
+    pub(crate) async fn follow(&mut self, mut lines: Lines<CareStep>) -> Result<(), Trouble> {
         while let Some(step) = lines.next().await? {
             self.take(step);
         }
@@ -166,7 +167,7 @@ impl<'a> Page<'a> {
     }
 
     /// What is done here.
-    pub(super) fn work(
+    pub(crate) fn work(
         &mut self,
         store: &Store,
         work: impl FnOnce(&Store, Tell<'_>) -> io::Result<()>,
@@ -205,7 +206,7 @@ impl<'a> Page<'a> {
         };
     }
 
-    pub(super) fn end(self) -> Result<(), Trouble> {
+    pub(crate) fn end(self) -> Result<(), Trouble> {
         let cut_off =
             || Err(Trouble::Unreachable("the daemon ended before this was done; see its log".into()));
         self.ended.unwrap_or_else(cut_off)
@@ -244,7 +245,7 @@ fn described(step: &CareStep) -> String {
         CareStep::BackedUp { directory, segments, bytes, until } => format!(
             "{}: {segments} segments with {bytes} bytes, everything before {}",
             directory.display(),
-            times::shown(until)
+            time_expr::shown(until)
         ),
         CareStep::Erased { .. } => erased(step),
         CareStep::Progress { done, total } => format!("{done} of {total} bytes"),

@@ -1,7 +1,8 @@
-use super::desk::Desk;
-use super::paint::Paint;
-use super::{Context, Trouble, aside, say, say_json, times};
-use crate::admin::{FactView, RecipientView, SUBJECTS, TrailView};
+use crate::cli::admin_client::Desk;
+use crate::cli::output::Paint;
+use crate::cli::{Context, Trouble, aside, say, say_json, time_expr};
+use mailtrail_relay::FactView;
+use mailtrail_relay::admin::{RecipientView, SUBJECTS, TrailView};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -59,7 +60,7 @@ pub fn print(trail: &TrailView, paint: Paint) {
         say(timeline(fact, trail.recipients.len(), paint));
     }
     if let Some(action) = &trail.next_action {
-        let at = trail.next_at.as_deref().map(|at| format!(", {}", times::shown(at))).unwrap_or_default();
+        let at = trail.next_at.as_deref().map(|at| format!(", {}", time_expr::shown(at))).unwrap_or_default();
         say(format!("    next: {action}{at}"));
     }
     say("");
@@ -100,7 +101,7 @@ pub fn timeline(fact: &FactView, recipients: usize, paint: Paint) -> String {
     parts.extend(fact.by_machine.then(|| "(by software)".to_owned()));
     parts.extend(fact.joined_by.as_ref().map(|rung| format!("[joined by {rung}]")));
     let source = paint.faint(&format!("{:<8}", fact.source));
-    format!("    {}  {event} {source} {}", times::shown(&fact.at), parts.join(" ")).trim_end().to_owned()
+    format!("    {}  {event} {source} {}", time_expr::shown(&fact.at), parts.join(" ")).trim_end().to_owned()
 }
 
 /// The operator that did it, if one did.

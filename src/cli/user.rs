@@ -1,4 +1,4 @@
-use super::{Context, Trouble, say, say_json};
+use crate::cli::{Context, Trouble, say, say_json};
 use argon2::Argon2;
 use argon2::password_hash::PasswordHasher;
 use std::io::IsTerminal;

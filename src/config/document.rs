@@ -1,14 +1,14 @@
 //! The file and the environment as one tree of values, each with its place. It knows no keys.
 
-use super::fault::Place;
-use super::reader::Reading;
+use crate::config::diagnostic::Place;
+use crate::config::section::Reading;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use toml::de::{DeTable, DeValue};
 
 /// A value and where it stands. It has no `Debug`: it may be a secret.
-pub(super) struct Node {
+pub(crate) struct Node {
     pub place: Place,
     pub value: Value,
 }
@@ -20,7 +20,7 @@ impl Node {
 }
 
 /// What TOML can say, as far as a configuration needs it.
-pub(super) enum Value {
+pub(crate) enum Value {
     Text(String),
     Integer(i64),
     Float(f64),
@@ -32,7 +32,7 @@ pub(super) enum Value {
 }
 
 /// Keys and their values.
-pub(super) type Table = BTreeMap<String, Node>;
+pub(crate) type Table = BTreeMap<String, Node>;
 
 impl Value {
     pub fn text(&self) -> Option<&str> {
@@ -62,7 +62,7 @@ impl fmt::Display for Value {
 }
 
 /// Parses `text` and lays the overrides of the environment over it. With a syntax error there is no tree.
-pub(super) fn parse(text: &str, reading: &Reading<'_>) -> Option<Table> {
+pub(crate) fn parse(text: &str, reading: &Reading<'_>) -> Option<Table> {
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         let place = error.span().map_or(Place::File, |span| Source(text).place(&span));

@@ -1,14 +1,15 @@
-use super::claims::Claims;
-use super::document;
-use super::fault::{Faults, Place};
-use super::reader::{Reading, Section};
-use super::settings::{Config, HttpTls, Upstream};
-use super::upstream::Ourselves;
-use super::{alarms, inbound, listener, routing, sections, sink, source, suppression, upstream, user};
-use crate::descriptors;
-use crate::sink::Kind;
-use crate::submission::{Listener, User};
-use crate::suppression::Settings;
+use crate::config::diagnostic::{Faults, Place};
+use crate::config::section::{Reading, Section};
+use crate::config::sections::{
+    Ourselves, alarms, inbound, listener, routing, sink, source, suppression, upstream, user,
+};
+use crate::config::settings::{Config, HttpTls, Upstream};
+use crate::config::uniqueness::Claims;
+use crate::config::{document, sections};
+use mailtrail_mail::descriptors;
+use mailtrail_relay::sink::Kind;
+use mailtrail_relay::submission::{Listener, User};
+use mailtrail_trail::suppression::Settings;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -177,8 +178,7 @@ fn check_descriptors(root: &Section<'_>, config: &Config) {
 }
 
 fn check_odoo(root: &Section<'_>, config: &Config) {
-    let shows_bounces =
-        |sink: &crate::sink::Settings| matches!(&sink.kind, Kind::Odoo(odoo) if odoo.effects.bounced);
+    let shows_bounces = |sink: &mailtrail_relay::sink::Settings| matches!(&sink.kind, Kind::Odoo(odoo) if odoo.effects.bounced);
     if config.reports && config.sinks.iter().any(shows_bounces) {
         root.warn(
             "reports",

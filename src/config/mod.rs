@@ -3,34 +3,24 @@
 //! One run reports every fault, each with its key, line, value and what is allowed there. A secret's value appears
 //! in no fault, no warning and no output. Nothing here reads the process environment by itself.
 
-mod account;
-mod alarms;
-mod change;
-mod claims;
-mod cleanup;
+mod diagnostic;
+mod diff;
 mod document;
-mod endpoint;
-mod fault;
-mod inbound;
-mod listener;
+mod keywords;
 mod load;
-mod names;
-mod odoo;
-mod quantity;
-mod reader;
-mod routing;
+mod render;
 mod secrets;
+mod section;
 mod sections;
 mod settings;
-mod show;
-mod sink;
-mod source;
-mod suppression;
-mod upstream;
-mod user;
-mod words;
+mod uniqueness;
+mod units;
+mod validators;
 
-pub use fault::{Faults, Finding, Place};
-pub use load::{listeners, load, parse, suppression_rules, whereabouts};
-pub use names::is_loopback;
-pub use settings::{Admin, CertificateFiles, Config, HttpTls, Log, Upstream};
+pub use diagnostic::Faults;
+pub(crate) use diagnostic::{Finding, Place};
+pub(crate) use load::{listeners, suppression_rules, whereabouts};
+pub use load::{load, parse};
+pub use settings::Config;
+pub(crate) use settings::{CertificateFiles, HttpTls, Upstream};
+pub(crate) use validators::is_loopback;

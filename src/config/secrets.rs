@@ -1,8 +1,8 @@
 //! The three ways to give a secret. No message here holds a secret's value.
 
-use super::document::{Node, Value};
-use super::reader::Section;
-use crate::secret::Secret;
+use crate::config::document::{Node, Value};
+use crate::config::section::Section;
+use mailtrail_mail::Secret;
 use std::path::Path;
 
 impl Section<'_> {

@@ -1,13 +1,14 @@
-use super::Finding;
+use crate::config::diagnostic::Finding;
 use crate::logging::{Addresses, Format};
-use crate::provider::brevo::Credentials;
-use crate::routing::Routing;
-use crate::secret::Secret;
-use crate::store::Retention;
-use crate::{
-    account, admin, heartbeat, herald, inbound, monitor, queue, reconcile, sink, smtp, submission,
-    suppression, transport, webhook,
-};
+use mailtrail_mail::Secret;
+use mailtrail_net::{provider_api, transport};
+use mailtrail_relay::alarms::notifier;
+use mailtrail_relay::monitoring::{heartbeat, thresholds};
+use mailtrail_relay::{admin, inbound, queue, reconcile, sink, submission, webhook};
+use mailtrail_smtp;
+use mailtrail_store::Retention;
+use mailtrail_trail::provider::brevo::Credentials;
+use mailtrail_trail::{Routing, suppression};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -28,7 +29,7 @@ pub struct Config {
     /// Who may log in.
     pub users: Vec<submission::User>,
     /// What one session may cost.
-    pub limits: smtp::Limits,
+    pub limits: mailtrail_smtp::Limits,
     /// What holds clients back that guess or send too much.
     pub policy: submission::Policy,
     /// Where mail goes, in the order of preference; at least one.
@@ -66,9 +67,9 @@ pub struct Config {
     /// Where mail from outside goes.
     pub targets: Vec<inbound::Settings>,
     /// From where on figures are an alarm.
-    pub thresholds: monitor::Thresholds,
+    pub thresholds: thresholds::Thresholds,
     /// Who is told of alarms.
-    pub herald: herald::Settings,
+    pub herald: notifier::Settings,
     /// What is allowed, but should be known.
     pub warnings: Vec<Finding>,
     /// The files that secrets were read from.
@@ -130,7 +131,7 @@ pub struct Upstream {
     /// When a message is tried again.
     pub retry: queue::Retry,
     /// The account behind it, where its key is known.
-    pub account: Option<account::Settings>,
+    pub account: Option<provider_api::Settings>,
     /// How the account is asked for events; `None`: not at all.
     pub reconcile: Option<reconcile::Settings>,
     /// What Mailgun's webhooks are signed with: none, one, or two while the key changes.

@@ -1,41 +1,34 @@
 //! What one configuration makes of the relay. The first start and every change go the same way: everything that can
 //! fail is prepared while the generation before goes on, then the new one takes over its sockets.
 
-use super::StartError;
-use super::doors::Hall;
-use super::keeper::keep;
-use super::reconciling::{accounts, reconciler, syncer};
-use super::relaying::{Relaying, Way, reports, ways};
-use super::shift::Shift;
-use super::sockets::{Sockets, Taken};
-use super::testing::{own_mail, tester};
-use crate::account::Account;
-use crate::admin::{self, Gate, Panel};
-use crate::alarm::{Alarms, Kind, MACHINE};
-use crate::audit::Auditor;
-use crate::census::Census;
-use crate::clock::{Clock, ClockWatch};
 use crate::config::{Config, Upstream};
-use crate::heartbeat::Heartbeat;
-use crate::herald::{self, Herald};
-use crate::id::Mint;
-use crate::inbound::Carrier;
-use crate::monitor::Monitor;
-use crate::odoo::Place;
-use crate::own_mail::HandIn;
-use crate::probe::Probe;
-use crate::provider::Provider;
-use crate::pulse::Pulse;
-use crate::reconcile::Reconciler;
-use crate::report::Reporter;
-use crate::sink::{self, Feeder};
-use crate::store::Store;
-use crate::strangers::RefusalLog;
-use crate::submission::{Crowd, Door, Memory};
-use crate::sync::Syncer;
-use crate::tls::{self, Server};
-use crate::webhook::{self, Inbox, Intake, Source};
+use crate::daemon::StartError;
+use crate::daemon::exclusive_task::Shift;
+use crate::daemon::internal_mail::{own_mail, tester};
+use crate::daemon::listeners::Hall;
+use crate::daemon::provider_apis::{accounts, reconciler, syncer};
+use crate::daemon::queue::{Relaying, Way, reports, ways};
+use crate::daemon::sockets::{Sockets, Taken};
+use crate::daemon::store_maintenance::keep;
 use futures_util::future::join_all;
+use mailtrail_mail::{Clock, ClockWatch, Mint};
+use mailtrail_net::odoo::Place;
+use mailtrail_net::provider_api::Account;
+use mailtrail_net::tls::Server;
+use mailtrail_net::{RefusalLog, tls};
+use mailtrail_relay::admin::{Gate, Panel};
+use mailtrail_relay::alarms::{Alarms, Herald, Kind, MACHINE, notifier};
+use mailtrail_relay::inbound::Carrier;
+use mailtrail_relay::monitoring::{Auditor, Census, Heartbeat, Monitor, Pulse};
+use mailtrail_relay::reconcile::Reconciler;
+use mailtrail_relay::sink::Feeder;
+use mailtrail_relay::submission::{Crowd, Door, Memory};
+use mailtrail_relay::suppression_sync::Syncer;
+use mailtrail_relay::webhook::inbound::Intake;
+use mailtrail_relay::webhook::{Inbox, Source};
+use mailtrail_relay::{HandIn, Probe, Reporter, admin, sink, webhook};
+use mailtrail_store::Store;
+use mailtrail_trail::provider::Provider;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -56,7 +49,7 @@ pub struct Ground {
     pub memory: Memory,
     pub alarms: Alarms,
     /// What was told of them.
-    pub told: herald::Memory,
+    pub told: notifier::Memory,
     /// What goes out and comes back.
     pub pulse: Pulse,
     /// What knows whether the clock was set.
@@ -127,7 +120,7 @@ impl Ground {
             crowd: Crowd::default(),
             memory: Memory::default(),
             alarms: Alarms::new(clock),
-            told: herald::Memory::default(),
+            told: notifier::Memory::default(),
             pulse: Pulse::default(),
             watch: ClockWatch::new(clock),
             probe: Probe::default(),

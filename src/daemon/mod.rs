@@ -4,28 +4,28 @@
 //! conversations go on under the settings they began with. A stop ends within [`Daemon::LONGEST_STOP`] whatever clients
 //! and upstreams do: what is under way then is as safe as after `kill -9`.
 
-mod doors;
+mod exclusive_task;
 mod generation;
-mod handover;
-mod keeper;
-mod reconciling;
-mod refusing;
-mod relaying;
-mod shift;
+mod internal_mail;
+mod listeners;
+mod provider_apis;
+mod queue;
+mod socket_activation;
 mod sockets;
-mod testing;
+mod storage_full;
+mod store_maintenance;
 
-pub use sockets::Sockets;
+pub(crate) use sockets::Sockets;
 
-use crate::account::Fault;
-use crate::clock::Clock;
 use crate::config::Config;
-use crate::store::{OpenError, OpenReport, Store, is_shortage};
-use crate::tls::TlsError;
-use generation::{Generation, Ground, Prepared};
+use crate::daemon::generation::{Generation, Ground, Prepared};
+use crate::daemon::sockets::Missing;
+use crate::daemon::storage_full::Refusing;
+use mailtrail_mail::Clock;
+use mailtrail_net::provider_api::Fault;
+use mailtrail_net::tls::TlsError;
+use mailtrail_store::{OpenError, OpenReport, Store, is_shortage};
 use metrics_exporter_prometheus::PrometheusHandle;
-use refusing::Refusing;
-use sockets::Missing;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -115,14 +115,14 @@ impl Daemon {
         metrics: Option<PrometheusHandle>,
     ) -> Result<Self, StartError> {
         let mut refusing = Refusing::new(config, sockets);
-        let (store, report) = keeper::open_store(&config.data_dir, clock, &mut refusing).await?;
+        let (store, report) = store_maintenance::open_store(&config.data_dir, clock, &mut refusing).await?;
         let ground = Ground::new(store, clock, metrics);
         match ground.store.newest() {
             Ok(newest) => newest.into_iter().for_each(|newest| ground.watch.compare_stored(newest)),
             Err(error) => tracing::warn!(%error, "the clock cannot be compared with what is stored"),
         }
         // The pair that listeners make where the configuration names none needs room on the disk.
-        while let Err(error) = doors::read_certificates(config) {
+        while let Err(error) = listeners::read_certificates(config) {
             refusing.wait(error.into()).await?;
         }
         let prepared = Prepared::new(&ground, config.clone(), refusing.into_sockets(), None)?;

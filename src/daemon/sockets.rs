@@ -3,8 +3,8 @@
 //! A socket outlives what is served on it: a changed configuration, and a process that hands its sockets over. Whoever
 //! connects meanwhile waits in the kernel's queue and is not refused.
 
-use super::StartError;
-use crate::descriptors;
+use crate::daemon::StartError;
+use mailtrail_mail::descriptors;
 use rustix::net::sockopt::socket_acceptconn;
 use std::fs::Permissions;
 use std::io;

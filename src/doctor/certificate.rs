@@ -1,8 +1,8 @@
-use super::{Finding, Status};
-use crate::clock::Timestamp;
 use crate::config::{CertificateFiles, Config, HttpTls};
-use crate::submission::ListenerTls;
-use crate::tls;
+use crate::doctor::check_result::{Finding, Status};
+use mailtrail_mail::Timestamp;
+use mailtrail_net::tls;
+use mailtrail_relay::submission::ListenerTls;
 use std::time::Duration;
 
 /// The certificates of the listeners, each once.

@@ -1,12 +1,11 @@
 //! The daemon and, where it does not answer, the store.
 
-use super::{Finding, Status};
-use crate::admin::{AlarmView, BreakerView, ProbePlace, ProbeView, Shape};
-use crate::cause;
-use crate::clock::Clock;
 use crate::config::Config;
-use crate::store::{OpenError, Store};
-use crate::tls;
+use crate::doctor::check_result::{Finding, Status};
+use mailtrail_mail::Clock;
+use mailtrail_net::{error_chain, tls};
+use mailtrail_relay::admin::{AlarmView, BreakerView, ProbePlace, ProbeView, Shape};
+use mailtrail_store::{OpenError, Store};
 use reqwest::Client;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -41,7 +40,7 @@ async fn ask(config: &Config, subject: String) -> Vec<Finding> {
             findings
         }
         Err(error) => {
-            let what = format!("it does not answer as it should: {}", cause::innermost(&error));
+            let what = format!("it does not answer as it should: {}", error_chain::innermost(&error));
             let remedy = "its log says why; after an upgrade restart it: systemctl restart mailtrail";
             vec![Finding::bad(Status::Fail, CHECK, subject, what, remedy)]
         }

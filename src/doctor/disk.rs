@@ -1,5 +1,5 @@
-use super::{Finding, Status};
-use crate::store::space::{Free, LOW};
+use crate::doctor::check_result::{Finding, Status};
+use mailtrail_store::{Free, LOW};
 use rustix::fs::{Access, access, statvfs};
 use std::path::Path;
 
@@ -49,7 +49,7 @@ const ROOM: &str = "disk";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::space::{FEW_INODES, LEFT_FREE, LEFT_INODES};
+    use mailtrail_store::{FEW_INODES, LEFT_FREE, LEFT_INODES};
 
     #[test]
     fn a_disk_is_judged_by_what_the_store_needs() {

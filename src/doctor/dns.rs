@@ -1,14 +1,14 @@
 //! What the world is told about a sending domain: SPF (RFC 7208), DKIM (RFC 6376), DMARC (RFC 7489), MX.
 
-use super::{Finding, Status};
-use crate::account::{Account, Domain};
-use crate::provider::Provider;
+use crate::doctor::check_result::{Finding, Status};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{RData, RecordType};
+use mailtrail_net::provider_api::{Account, Domain};
+use mailtrail_trail::provider::Provider;
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 

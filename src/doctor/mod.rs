@@ -4,30 +4,29 @@
 //! not in Odoo. What cannot be found out is unknown, never taken for good. No secret stands in a finding.
 
 mod certificate;
-mod configuration;
+mod check_result;
+mod clock;
+mod config;
 mod daemon;
 mod disk;
 mod dns;
-mod finding;
 mod odoo;
-mod registration;
 mod round_trip;
-mod time;
 mod upstream;
+mod webhooks;
 
-pub use configuration::faulty;
-pub use finding::{Finding, Status};
+pub(crate) use check_result::{Finding, Status};
+pub(crate) use config::faulty;
 
-use crate::account::Account;
-use crate::clock::Clock;
 use crate::config::{Config, Upstream, is_loopback};
-use crate::mail::fold_domain;
-use crate::provider::Provider;
-use crate::sink::Kind;
-use crate::tls;
-use crate::transport::Settings;
-use dns::Dns;
+use crate::doctor::dns::Dns;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
+use mailtrail_mail::{Clock, fold_domain};
+use mailtrail_net::provider_api::Account;
+use mailtrail_net::tls;
+use mailtrail_net::transport::Settings;
+use mailtrail_relay::sink::Kind;
+use mailtrail_trail::provider::Provider;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -45,12 +44,12 @@ pub struct Question {
 
 /// Looks at everything, at much of it at once; the findings stand in the order of the way that mail takes.
 pub async fn examine(config: &Config, question: &Question, clock: Clock) -> Vec<Finding> {
-    let mut findings = configuration::look(config);
+    let mut findings = config::look(config);
     findings.extend(disk::look(&config.data_dir));
     findings.extend(certificate::own(config, clock.now()));
     let mut looks = vec![
         look(question, "daemon", "", Status::Fail, daemon::look(config)),
-        look(question, "clock", "", Status::Unknown, time::look(config, clock)),
+        look(question, "clock", "", Status::Unknown, clock::look(config, clock)),
     ];
     // Whoever does not answer is said not to by another look.
     let running = tokio::time::timeout(question.patience, daemon::hosts(&config.admin.socket)).await;
@@ -63,7 +62,7 @@ pub async fn examine(config: &Config, question: &Question, clock: Clock) -> Vec<
         }
         looks.push(look(question, "login", name, Status::Fail, upstream::look(config, upstream, clock)));
         looks.push(look(question, "webhooks", name, Status::Unknown, async {
-            registration::look(config, upstream, clock).await
+            webhooks::look(config, upstream, clock).await
         }));
     }
     let resolver = dns::resolver(question.resolver);

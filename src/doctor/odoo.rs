@@ -1,6 +1,5 @@
-use super::{Finding, Status};
-use crate::sink::OdooSettings;
-use crate::sink::odoo::preflight;
+use crate::doctor::check_result::{Finding, Status};
+use mailtrail_relay::sink::odoo::{OdooSettings, preflight};
 
 /// Whether Odoo would do as it is told.
 pub(super) async fn look(sink: &str, settings: &OdooSettings) -> Vec<Finding> {

@@ -1,14 +1,14 @@
 //! Whether what is registered at the provider leads to this daemon: it is asked through the registered address what only
 //! it can answer.
 
-use super::{Finding, Status, daemon};
-use crate::account::Webhook;
-use crate::admin::ProbeView;
-use crate::cause;
 use crate::config::Config;
-use crate::probe::Probe;
-use crate::tls;
+use crate::doctor::check_result::{Finding, Status};
+use crate::doctor::daemon;
 use futures_util::future::join_all;
+use mailtrail_net::provider_api::Webhook;
+use mailtrail_net::{error_chain, tls};
+use mailtrail_relay::Probe;
+use mailtrail_relay::admin::ProbeView;
 use reqwest::{Client, Url, redirect};
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ async fn ask(client: &Client, url: Url, probe: &ProbeView) -> Heard {
     match answer.await {
         Ok((_, body)) if body == probe.answer => Heard::Ours,
         Ok((status, _)) => Heard::Other(status),
-        Err(error) => Heard::Nothing(cause::of_request(error)),
+        Err(error) => Heard::Nothing(error_chain::of_request(error)),
     }
 }
 

@@ -1,11 +1,13 @@
 //! The way to an upstream: connection, TLS, login.
 
-use super::{Finding, Status, certificate};
-use crate::account::{Account, Fault};
-use crate::clock::Clock;
 use crate::config::{Config, Upstream};
-use crate::tls::{self, Seen};
-use crate::transport::{Connection, Settings};
+use crate::doctor::certificate;
+use crate::doctor::check_result::{Finding, Status};
+use mailtrail_mail::Clock;
+use mailtrail_net::provider_api::{Account, Fault};
+use mailtrail_net::tls;
+use mailtrail_net::tls::Seen;
+use mailtrail_net::transport::{Connection, Settings};
 use tokio_rustls::TlsConnector;
 
 /// Logs in as mail does, and sends nothing.

@@ -3,16 +3,17 @@
 //! No thread that logs waits for the reader of the log ([`writer`]): lines that are too many are lost and counted. Addresses
 //! are hidden before a line waits to be written.
 
-mod journal;
+mod journald;
 mod redact;
 mod writer;
 
-pub use redact::Addresses;
-pub use writer::LogGuard;
+pub(crate) use redact::Addresses;
 
+use crate::logging::writer::LogGuard;
+
+use crate::logging::journald::{Entries, Journal};
+use crate::logging::redact::Redacted;
 use indicatif::{ProgressBar, ProgressStyle};
-use journal::{Entries, Journal};
-use redact::Redacted;
 use std::io::IsTerminal;
 use std::panic::PanicHookInfo;
 use std::path::Path;

@@ -1,5 +1,5 @@
-use crate::mail::fold_address;
 use hmac::{Hmac, KeyInit, Mac};
+use mailtrail_mail::fold_address;
 use regex::Regex;
 use sha2::Sha256;
 use std::borrow::Cow;

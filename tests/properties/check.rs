@@ -1,14 +1,13 @@
 //! What holds for any bytes. Each function panics where it does not; `fuzz/` looks for such bytes with the same ones.
 
-use mailtrail::clock::Timestamp;
-use mailtrail::mail::{
-    BodyType, Envelope, Header, HeaderBlock, HeaderCleanup, Notify, Ret, is_usable_author, is_usable_date,
-    is_usable_message_id,
+use mailtrail_mail::{
+    BodyType, Envelope, Header, HeaderBlock, HeaderCleanup, Notify, Ret, Timestamp, is_usable_author,
+    is_usable_date, is_usable_message_id,
 };
-use mailtrail::provider::{OWN_ID_HEADER, Provider};
-use mailtrail::smtp::{
+use mailtrail_smtp::{
     Account, Authentication, Command, Decoder, Encoder, Fed, Limits, Reply, Rules, Session, Step,
 };
+use mailtrail_trail::provider::{OWN_ID_HEADER, Provider};
 use std::ops::Range;
 use std::sync::Arc;
 

@@ -5,14 +5,12 @@ use super::seeds;
 use bytes::Bytes;
 use fastrand::Rng;
 use futures_util::future::{BoxFuture, join_all};
-use mailtrail::clock::{Clock, Timestamp};
-use mailtrail::event::{Event, Kind, Words};
-use mailtrail::id::TrackingId;
-use mailtrail::ledger::{
-    Accepted, Begun, Notice, Outcome, Recipient, Send, Settled, Standing, Trail, Via, What,
+use mailtrail_mail::{Clock, MessageId, Timestamp, TrackingId};
+use mailtrail_store::{CommitError, Content, Stand, Store};
+use mailtrail_trail::{
+    Accepted, Begun, Event, Kind, Notice, Outcome, Recipient, Send, Settled, Standing, Trail, Via, What,
+    Words,
 };
-use mailtrail::mail::MessageId;
-use mailtrail::store::{CommitError, Content, Stand, Store};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;

@@ -9,9 +9,9 @@ mod correlation;
 mod support;
 
 use fastrand::Rng;
-use mailtrail::id::TrackingId;
-use mailtrail::provider::Provider;
-use mailtrail::smtp::{Authentication, Rules};
+use mailtrail_mail::TrackingId;
+use mailtrail_smtp::{Authentication, Rules};
+use mailtrail_trail::provider::Provider;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use support::relay::Relay;

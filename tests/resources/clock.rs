@@ -2,11 +2,10 @@
 
 use super::scene::states;
 use super::scripted::{Script, Server};
-use super::support;
 use super::support::client::Client;
 use super::support::process::Process;
-use super::{LONG, THREE_DAYS, send};
-use mailtrail::ledger::State;
+use super::{LONG, THREE_DAYS, send, support};
+use mailtrail_trail::State;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;

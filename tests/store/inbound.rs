@@ -2,7 +2,7 @@
 
 use super::upkeep::{DAY, WEEK, at_time, keep_up, starting};
 use super::*;
-use mailtrail::ledger::{Arrival, Fate, InboundMail, Leg, Move};
+use mailtrail_trail::{Arrival, Fate, InboundMail, Leg, Move};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_stays_and_what_went_does_not_come_up_again() {
@@ -82,7 +82,7 @@ async fn a_token_and_a_name_are_good_for_one_mail() {
 }
 
 /// The same store with a ledger that is made of its journal.
-fn anew(store: Store, data_dir: &Path, time: &'static mailtrail::clock::Moment) -> Store {
+fn anew(store: Store, data_dir: &Path, time: &'static mailtrail_mail::Moment) -> Store {
     drop(store);
     closed(data_dir);
     std::fs::remove_dir_all(data_dir.join("ledger")).unwrap();

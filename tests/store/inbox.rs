@@ -1,8 +1,8 @@
 //! Reports that cannot be understood, and reports that are read anew.
 
 use super::*;
-use mailtrail::ledger::{Dead, MarkKind, Replay};
-use mailtrail::store::{Content, Report, Stand};
+use mailtrail_store::{Content, Report, Stand};
+use mailtrail_trail::{Dead, MarkKind, Replay};
 
 #[tokio::test]
 async fn a_dead_letter_is_kept_as_it_came() {

@@ -11,15 +11,12 @@ mod upkeep;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use futures_util::future::join_all;
-use mailtrail::clock::{Clock, Timestamp};
-use mailtrail::event::{Event, Kind, Words};
-use mailtrail::id::TrackingId;
-use mailtrail::ledger::{
-    Accepted, Action, Begun, Notice, Outcome, Polled, Recipient, Rung, Send, Settled, Standing, State,
-    Switch, Verb, Via, Waits, What,
+use mailtrail_mail::{BodyType, Clock, Lane, MessageId, Record, Timestamp, TrackingId};
+use mailtrail_store::{Audit, CommitError, Entry, Message, OpenError, OpenReport, Queued, Store, Stray};
+use mailtrail_trail::{
+    Accepted, Action, Begun, Event, Kind, Notice, Outcome, Polled, Recipient, Rung, Send, Settled, Standing,
+    State, Switch, Verb, Via, Waits, What, Words,
 };
-use mailtrail::mail::{BodyType, Lane, MessageId, Record};
-use mailtrail::store::{Audit, CommitError, Entry, Message, OpenError, OpenReport, Queued, Store, Stray};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;

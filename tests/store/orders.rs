@@ -2,7 +2,7 @@
 
 use super::upkeep::{DAY, HOUR, WEEK, at_time, fill, keep_up, starting};
 use super::*;
-use mailtrail::ledger::{Errand, Ordered, Source};
+use mailtrail_trail::{Errand, Ordered, Source};
 
 #[tokio::test]
 async fn each_errand_stands_in_the_log_with_who_and_why() {

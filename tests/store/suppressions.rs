@@ -2,7 +2,7 @@
 
 use super::upkeep::{DAY, WEEK, at_time, keep_up, starting};
 use super::*;
-use mailtrail::suppression::{Change, Listing, Mark, Reason, Scope, Source};
+use mailtrail_trail::suppression::{Change, Listing, Mark, Reason, Scope, Source};
 
 /// Something that the list is made of.
 #[derive(Clone, Debug)]
@@ -117,7 +117,7 @@ async fn evidence_outlives_retention_and_what_is_void_does_not() {
     };
     store.list(removal).await.unwrap();
     let addresses = |store: &Store| -> Vec<_> {
-        let live = |filed: &mailtrail::store::Filed| filed.dossier.live().next().is_some();
+        let live = |filed: &mailtrail_store::Filed| filed.dossier.live().next().is_some();
         store.dossiers(None, 100).unwrap().into_iter().filter(live).map(|filed| filed.address).collect()
     };
     assert_eq!(addresses(&store), ["angry@example.net", "full@example.net", "gone@example.net"]);
@@ -169,7 +169,7 @@ async fn an_address_is_erased_in_all_its_spellings_and_recognised_by_each() {
         let work = move || {
             let (address, operator) = (erased.parse().unwrap(), "uid 0");
             let erasing =
-                mailtrail::store::Erasing { address: &address, operator, reason: erased, at: at(50) };
+                mailtrail_store::Erasing { address: &address, operator, reason: erased, at: at(50) };
             here.erase(&erasing, &mut |_| {}).unwrap().0
         };
         let mentioned = tokio::task::spawn_blocking(work).await.unwrap();

@@ -1,10 +1,9 @@
 //! Retention and compaction: what goes, what stays, and what a rebuild makes of it.
 
 use super::*;
-use mailtrail::clock::Moment;
-use mailtrail::event::{Hint, HintKind};
-use mailtrail::ledger::{Dead, Hinted, Replay};
-use mailtrail::store::Retention;
+use mailtrail_mail::Moment;
+use mailtrail_store::Retention;
+use mailtrail_trail::{Dead, Hint, HintKind, Hinted, Replay};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_go_when_they_are_finished_and_everything_else_stays() {

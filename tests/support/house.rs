@@ -2,10 +2,11 @@
 #![allow(dead_code, reason = "each test takes what it needs")]
 
 use super::support::process::{Process, Said};
-use mailtrail::clock::Clock;
-use mailtrail::sandbox::{self, Face, Sandbox, Weather};
-use mailtrail::secret::Secret;
-use mailtrail::tls;
+use mailtrail_mail::Clock;
+use mailtrail_mail::Secret;
+use mailtrail_net::tls;
+use mailtrail_sandbox;
+use mailtrail_sandbox::{Face, Sandbox, Weather};
 use reqwest::Method;
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -26,7 +27,7 @@ impl House {
         for (name, secret) in [("key", KEY), ("proof", PROOF)] {
             std::fs::write(here.join(name), secret).unwrap();
         }
-        let sandbox = sandbox::start(sandbox::Settings {
+        let sandbox = mailtrail_sandbox::start(mailtrail_sandbox::Settings {
             face,
             smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
             api: SocketAddr::from(([127, 0, 0, 1], 0)),

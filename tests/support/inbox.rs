@@ -8,12 +8,11 @@ pub mod log;
 mod words;
 
 use bytes::Bytes;
-use mailtrail::clock::{Clock, Timestamp};
-use mailtrail::config::{self, Config};
+use mailtrail::config;
+use mailtrail::config::Config;
 use mailtrail::daemon::Daemon;
-use mailtrail::id::TrackingId;
-use mailtrail::ledger::{Accepted, MarkKind, Recipient, Send, Trail};
-use mailtrail::mail::MessageId;
+use mailtrail_mail::{Clock, MessageId, Timestamp, TrackingId};
+use mailtrail_trail::{Accepted, MarkKind, Recipient, Send, Trail};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -49,7 +48,7 @@ impl Scene {
         let config = config::parse(&text, Path::new("test.toml"), &BTreeMap::new()).unwrap();
         let clock = Clock::runtime(Timestamp::from_seconds(seconds));
         let daemon = Daemon::start(&config, clock, None).await.unwrap();
-        let tls = mailtrail::tls::client_config(None).unwrap();
+        let tls = mailtrail_net::tls::client_config(None).unwrap();
         let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
         Self { daemon, client, config, clock, directory }
     }

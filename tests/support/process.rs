@@ -3,8 +3,8 @@
 use super::relay::configuration;
 use super::sink::Sink;
 use command_fds::{CommandFdExt, FdMapping};
-use mailtrail::clock::Clock;
-use mailtrail::store::Store;
+use mailtrail_mail::Clock;
+use mailtrail_store::Store;
 use serde_json::Value;
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener, TcpStream};

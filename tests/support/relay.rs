@@ -1,11 +1,10 @@
 //! A relay in this process, in a directory of its own.
 
 use super::sink::Sink;
-use mailtrail::clock::{Clock, Timestamp};
 use mailtrail::config;
 use mailtrail::daemon::Daemon;
-use mailtrail::id::TrackingId;
-use mailtrail::store::Store;
+use mailtrail_mail::{Clock, Timestamp, TrackingId};
+use mailtrail_store::Store;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -73,7 +72,7 @@ impl Relay {
 
     /// Trust in it.
     pub fn trust(&self) -> TlsConnector {
-        mailtrail::tls::connector(Some(&self.certificate())).unwrap()
+        mailtrail_net::tls::connector(Some(&self.certificate())).unwrap()
     }
 
     pub fn store(&self) -> &Store {

@@ -7,12 +7,11 @@ mod log;
 
 use super::scripted::{Script, Server, Taken};
 use bytes::Bytes;
-use mailtrail::clock::{Clock, Moment, Timestamp};
-use mailtrail::config::{self, Config};
+use mailtrail::config;
+use mailtrail::config::Config;
 use mailtrail::daemon::Daemon;
-use mailtrail::id::TrackingId;
-use mailtrail::ledger::{Accepted, Recipient, Send, Standing, State, Trail, What};
-use mailtrail::mail::{Lane, MessageId};
+use mailtrail_mail::{Clock, Lane, MessageId, Moment, Timestamp, TrackingId};
+use mailtrail_trail::{Accepted, Recipient, Send, Standing, State, Trail, What};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -290,7 +289,7 @@ impl Scene {
         self.daemon.as_ref().unwrap().http_address().unwrap()
     }
 
-    pub fn store(&self) -> &mailtrail::store::Store {
+    pub fn store(&self) -> &mailtrail_store::Store {
         self.daemon.as_ref().unwrap().store()
     }
 

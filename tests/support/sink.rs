@@ -1,5 +1,5 @@
 //! A mail server that takes everything (or refuses whom it is told to) and remembers it. It is a second opinion:
-//! it shares no code with `src/smtp`, and reads DATA by the letter of RFC 5321.
+//! it shares no code with `crates/smtp`, and reads DATA by the letter of RFC 5321.
 
 use super::eventually_within;
 use std::collections::HashMap;

@@ -1,7 +1,7 @@
 //! What the neutral words of the recorded reports' `expected.json` are in our vocabulary.
 #![allow(clippy::panic, reason = "a test that cannot go on has failed")]
 
-use mailtrail::event::Kind;
+use mailtrail_trail::Kind;
 
 /// The kind of an event, and whether software did it.
 pub fn ours(word: &str) -> (Kind, bool) {

@@ -1,12 +1,12 @@
 //! `mailtrail setup odoo`: the server actions in Odoo, and the group whose members may run them.
 
-use super::said;
-use crate::cli::{Context, Trouble, aside, settings};
-use crate::endpoint;
-use crate::odoo::{Action, Client, Fault, GROUP_NAME, INBOUND, Settings, write_comment};
-use crate::secret::Secret;
-use crate::sink::odoo::EVENTS;
-use crate::sink::{Kind, OdooSettings};
+use crate::cli::setup::said;
+use crate::cli::{Context, Trouble, aside, config_source};
+use mailtrail_mail::Secret;
+use mailtrail_net::odoo::{Action, Client, Fault, GROUP_NAME, INBOUND, Settings, write_comment};
+use mailtrail_net::webhook_client;
+use mailtrail_relay::sink::Kind;
+use mailtrail_relay::sink::odoo::{EVENTS, OdooSettings};
 use reqwest::Url;
 use serde_json::{Value, json};
 use std::io::IsTerminal;
@@ -49,7 +49,7 @@ pub struct Odoo {
 pub async fn run(context: &Context, arguments: &Odoo) -> Result<(), Trouble> {
     let settings = login(context, arguments)?;
     let mut odoo = Administrator {
-        client: endpoint::odoo(&settings).map_err(Trouble::Failed)?,
+        client: webhook_client::odoo(&settings).map_err(Trouble::Failed)?,
         dry_run: arguments.dry_run,
         json: context.json,
         made: Vec::new(),
@@ -84,7 +84,7 @@ fn login(context: &Context, arguments: &Odoo) -> Result<Settings, Trouble> {
 }
 
 fn configured(context: &Context, name: Option<&str>) -> Result<OdooSettings, Trouble> {
-    let sinks = settings::load(context)?.sinks.into_iter();
+    let sinks = config_source::load(context)?.sinks.into_iter();
     let mut sinks =
         sinks.filter(|sink| name.is_none_or(|name| sink.name == name)).filter_map(|sink| match sink.kind {
             Kind::Odoo(settings) => Some(*settings),

@@ -1,12 +1,12 @@
 //! The webhooks of a provider that lead here.
 
-use super::super::{Context, Trouble, say, say_json, settings};
-use super::said;
-use crate::account::{Account, Act, Change, Fault, Wanted};
-use crate::clock::Clock;
+use crate::cli::setup::said;
+use crate::cli::{Context, Trouble, config_source, say, say_json};
 use crate::config::{Config, HttpTls, Upstream};
-use crate::provider::Provider;
-use crate::tls;
+use mailtrail_mail::Clock;
+use mailtrail_net::provider_api::{Account, Act, Change, Fault, Wanted};
+use mailtrail_net::tls;
+use mailtrail_trail::provider::Provider;
 use reqwest::Url;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -31,7 +31,7 @@ pub struct Webhooks {
 }
 
 pub async fn run(context: &Context, provider: Provider, arguments: &Webhooks) -> Result<(), Trouble> {
-    let config = settings::load(context)?;
+    let config = config_source::load(context)?;
     let upstream = chosen(&config, provider, arguments.upstream.as_deref())?;
     let name = &*upstream.transport.name;
     let url = address(&arguments.url, name).map_err(Trouble::Usage)?;

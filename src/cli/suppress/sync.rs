@@ -1,9 +1,9 @@
 //! `suppress sync`: shows what the daemon does while it does it.
 
-use crate::admin::{SyncLine, SyncOrder, SyncStep};
-use crate::cli::desk::Desk;
+use crate::cli::admin_client::Desk;
 use crate::cli::{Context, Trouble, aside, say, say_json};
 use indicatif::ProgressBar;
+use mailtrail_relay::admin::{SyncLine, SyncOrder, SyncStep};
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::time::Duration;

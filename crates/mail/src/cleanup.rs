@@ -1,0 +1,167 @@
+//! What may be changed in the header of a client's mail, and when a field of it says nothing.
+
+use crate::message_id::MessageId;
+use mail_parser::{Address, DateTime, HeaderName, MessageParser};
+
+/// The changes that are made to a header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderCleanup {
+    /// Fields that are taken out, of [`HeaderCleanup::DROPPABLE`].
+    pub drop_headers: Vec<&'static str>,
+    /// Whether a `Message-ID`, `Date` or `From` that says nothing is replaced (RFC 6409 section 8).
+    pub replace_unusable: bool,
+    /// Whether a first line of a mailbox file becomes a header field.
+    pub mbox_line: bool,
+    /// Whether Odoo's `List-Unsubscribe` is written plainly.
+    pub repair: bool,
+}
+
+impl HeaderCleanup {
+    /// Fields that may be taken out: they belong to the envelope, and show it to all recipients.
+    pub const DROPPABLE: [&'static str; 3] = ["Bcc", "Resent-Bcc", "Return-Path"];
+
+    /// No change at all.
+    pub const NONE: Self =
+        Self { drop_headers: Vec::new(), replace_unusable: false, mbox_line: false, repair: false };
+}
+
+impl Default for HeaderCleanup {
+    /// All changes.
+    fn default() -> Self {
+        Self { drop_headers: Self::DROPPABLE.to_vec(), replace_unusable: true, mbox_line: true, repair: true }
+    }
+}
+
+/// Whether a `Message-ID` names its message, in whatever form.
+pub fn is_usable_message_id(value: &str) -> bool {
+    let plain = without_comments(value);
+    let named = |word: &str| MessageId::parse(word).is_some() && word.contains(char::is_alphanumeric);
+    // One that is too long for us may be fine for others.
+    plain.len() > LONGEST_ID || plain.split_whitespace().any(named)
+}
+
+/// Whether a `Date` can be read, be it without its zone.
+pub fn is_usable_date(value: &str) -> bool {
+    let read = |text: &str| DateTime::parse_rfc822(text);
+    let date = read(value).or_else(|| read(&format!("{value} +0000")));
+    // A minute may have a leap second (RFC 5322 section 3.3).
+    date.is_some_and(|date| date.second <= 60 && DateTime { second: date.second.min(59), ..date }.is_valid())
+}
+
+/// Whether a `From` names somebody: an address, a name of this machine without a domain, or a group. `value` is what
+/// stands behind the field's colon.
+pub fn is_usable_author(value: &[u8]) -> bool {
+    let plain = without_comments(&String::from_utf8_lossy(value));
+    let field = format!("From:{plain}\r\n\r\n");
+    let parser = MessageParser::new().header_address(HeaderName::From).default_header_ignore();
+    let parsed = parser.parse_headers(field.as_bytes());
+    let Some(authors) = parsed.as_ref().and_then(|message| message.from()) else { return false };
+    let bracketed = plain.contains('<');
+    let named = |text: Option<&str>| text.is_some_and(|text| text.contains(char::is_alphanumeric));
+    match authors {
+        Address::Group(groups) => !groups.is_empty(),
+        Address::List(list) => list.iter().any(|author| {
+            let local = |name: &str| !bracketed && !name.contains(char::is_whitespace);
+            named(author.address()) || named(author.name().filter(|name| local(name)))
+        }),
+    }
+}
+
+/// A value without its comments (RFC 5322 section 3.2.2), which nest.
+fn without_comments(value: &str) -> String {
+    let (mut plain, mut depth, mut escaped, mut quoted) = (String::new(), 0u32, false, false);
+    for c in value.chars() {
+        let was_escaped = escaped;
+        escaped = c == '\\' && !was_escaped;
+        match c {
+            '"' if !was_escaped && depth == 0 => quoted = !quoted,
+            '(' if !was_escaped && !quoted => depth += 1,
+            ')' if !was_escaped && !quoted && depth > 0 => {
+                depth -= 1;
+                continue;
+            }
+            _ => {}
+        }
+        if depth == 0 {
+            plain.push(c);
+        }
+    }
+    plain
+}
+
+/// Characters from which on a Message-ID is not looked at.
+const LONGEST_ID: usize = 900;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_that_name_nothing_are_found() {
+        for usable in [
+            "<a@b>",
+            "a@b",
+            "<a>",
+            "<a b@c>",
+            " <a@b> (c)",
+            "(c) <a@b>",
+            "<a@b> <c@d>",
+            "<(a)@b>",
+            &"x".repeat(1000),
+        ] {
+            assert!(is_usable_message_id(usable), "{usable}");
+        }
+        for empty in ["", " ", "<>", "< >", "<@>", "(a@b)", "(a (b) \\) c) <>", "<><>", "\"\"", "<.>"] {
+            assert!(!is_usable_message_id(empty), "{empty}");
+        }
+    }
+
+    #[test]
+    fn dates_that_nobody_can_read_are_found() {
+        for usable in [
+            "Mon, 30 Nov 2026 12:00:00 +0000",
+            "30 Nov 2026 12:00 +0100 (CET)",
+            " Mon, 30 Nov 26 12:00:60 EST",
+            "(early) 1 Jan 1970 00:00:00 -0000",
+            "Mon, 30 Nov 2026 12:00:00",
+            "Mon, 30 Nov 2026",
+        ] {
+            assert!(is_usable_date(usable), "{usable}");
+        }
+        for empty in [
+            "",
+            " ",
+            "x",
+            "yesterday",
+            "(Mon, 30 Nov 2026 12:00:00 +0000)",
+            "Mon, 99 Foo 2026 12:00:00 +0000",
+            "0000-00-00 00:00:00",
+            "Mon, 30 Nov 2026 99:00:00 +0000",
+            "=?utf-8?q?Mon?=",
+        ] {
+            assert!(!is_usable_date(empty), "{empty}");
+        }
+    }
+
+    #[test]
+    fn authors_that_are_nobody_are_found() {
+        for usable in [
+            " a@b",
+            " A <a@b>",
+            " \"A (B)\" <root>",
+            " root",
+            " root (Cron Daemon)",
+            " <a@[127.0.0.1]>",
+            " A Group:;",
+            " A Group: a@b, c@d;",
+            " ,\r\n a@b",
+            " =?utf-8?q?=C3=84?= <a@b>",
+            " \u{e4}@\u{f6}",
+        ] {
+            assert!(is_usable_author(usable.as_bytes()), "{usable}");
+        }
+        for empty in ["", " ", " <>", " \"\" <>", " A <>", " (a@b)", " ,", " ;", " @", " A Shop", " <@>"] {
+            assert!(!is_usable_author(empty.as_bytes()), "{empty}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! HTTP on a listener with bounds: so many connections at once, and a time within which each must ask. What is one too
+//! many waits in the kernel's queue until another ends.
+
+use axum::Router;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use mailtrail_mail::descriptors;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::unix::UCred;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+/// What connections are taken from.
+pub trait Listen: Send + 'static {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    /// What is known of its other end.
+    type Peer: Send;
+
+    /// The next connection.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Self::Peer)>> + Send;
+}
+
+impl Listen for TcpListener {
+    type Stream = TcpStream;
+    type Peer = SocketAddr;
+
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (stream, peer) = self.accept().await?;
+        // No answer waits for the acknowledgement of the one before. A socket that refuses is closed already.
+        let _ = stream.set_nodelay(true);
+        Ok((stream, peer))
+    }
+}
+
+impl Listen for UnixListener {
+    type Stream = UnixStream;
+    type Peer = Option<UCred>;
+
+    async fn accept(&self) -> io::Result<(UnixStream, Option<UCred>)> {
+        let (stream, _) = self.accept().await?;
+        let peer = stream.peer_cred().ok();
+        Ok((stream, peer))
+    }
+}
+
+/// Answers what comes over `listener` until it is to be `quiet`; requests under way are answered to their end. Each
+/// request carries what `introduce` makes of the connection's other end.
+pub async fn serve<L: Listen, I: Clone + Send + Sync + 'static>(
+    listener: L,
+    most: usize,
+    router: Router,
+    introduce: impl Fn(L::Peer) -> I + Send,
+    quiet: CancellationToken,
+) {
+    let (places, connections) = (Arc::new(Semaphore::new(most)), TaskTracker::new());
+    loop {
+        let next = async {
+            let place = places.clone().acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let Some((place, accepted)) = quiet.run_until_cancelled(next).await else { break };
+        match accepted {
+            Ok((stream, peer)) => {
+                let answering = answer(stream, router.clone(), introduce(peer), quiet.clone());
+                connections.spawn(async move {
+                    let _place = place;
+                    answering.await;
+                });
+            }
+            Err(error) => descriptors::pause_listener(&error).await,
+        }
+    }
+    // What waits there is not to wait for us.
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+}
+
+async fn answer<I: Clone + Send + Sync + 'static>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    introduction: I,
+    quiet: CancellationToken,
+) {
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(introduction.clone());
+        router.clone().oneshot(request)
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(BUFFER);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = quiet.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "an HTTP connection broke off");
+    }
+}
+
+/// For the head of a request, and between two requests.
+const HEAD: Duration = Duration::from_secs(30);
+/// Bytes of a connection's buffer, which a request's head must fit into.
+const BUFFER: usize = 64 << 10;

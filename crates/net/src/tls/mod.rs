@@ -1,0 +1,388 @@
+//! TLS on both sides: certificates and keys from files, the pair that is made where none is given, and what accepts
+//! and opens connections with them.
+//!
+//! The provider is always `ring`, named at every place: nothing depends on a process-wide default. A private key is
+//! never printed.
+
+mod certificate;
+mod failure;
+mod peer_certificate;
+mod reload;
+mod server;
+
+pub use certificate::{expiry, mark, marks};
+pub use failure::classify_failure;
+pub use peer_certificate::{Seen, observing_connector};
+pub use reload::watch;
+pub use server::{Server, ServerFiles};
+
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use std::fmt;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+/// A certificate chain, the server's own first, and its private key.
+pub struct Pair {
+    certificates: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Clone for Pair {
+    fn clone(&self) -> Self {
+        Self { certificates: self.certificates.clone(), key: self.key.clone_key() }
+    }
+}
+
+impl fmt::Debug for Pair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pair").field("certificates", &self.certificates.len()).finish_non_exhaustive()
+    }
+}
+
+/// Why there is no TLS; the operator's to mend, and the text says how.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file or directory cannot be read or written.
+    #[error("{}: {source}; check that it exists and that this user may use it", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file holds no PEM that is of use here.
+    #[error(
+        "{}: {source}; it must be PEM, with a section BEGIN {expected}", path.display()
+    )]
+    Pem {
+        /// Which.
+        path: PathBuf,
+        /// What was looked for.
+        expected: &'static str,
+        /// Why.
+        source: pem::Error,
+    },
+    /// A certificate that cannot anchor trust.
+    #[error("{}: {source}; give the certificate (X.509 v3) of the authority or of the server itself", path.display())]
+    Anchor {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: rustls::Error,
+    },
+    /// Certificate and key do not serve together.
+    #[error(
+        "certificate and private key cannot be used: {0}; give the key that belongs to the first certificate"
+    )]
+    Pair(rustls::Error),
+    /// The self-signed pair cannot be made.
+    #[error("no self-signed certificate can be made for {hostname:?}: {source}; check the host name")]
+    Generate {
+        /// The name it was to be made for.
+        hostname: String,
+        /// Why.
+        source: rcgen::Error,
+    },
+    /// The library refuses its own settings.
+    #[error("TLS cannot be set up: {0}; this is a fault of the program, please report it")]
+    Setup(rustls::Error),
+}
+
+/// Reads a pair from PEM files.
+pub fn load(certificate: &Path, private_key: &Path) -> Result<Pair, TlsError> {
+    let key = read(private_key)?;
+    let key = PrivateKeyDer::from_pem_slice(&key).map_err(|source| TlsError::Pem {
+        path: private_key.into(),
+        expected: "PRIVATE KEY",
+        source,
+    })?;
+    Ok(Pair { certificates: read_certificates(certificate)?, key })
+}
+
+/// The files of the pair in `directory`, made on first use for `hostname` and this machine's own names. It does not
+/// expire: whoever trusts it trusts the file itself, and nobody would renew it.
+pub fn self_signed_files(directory: &Path, hostname: &str) -> Result<ServerFiles, TlsError> {
+    make_pair(directory, hostname)?;
+    let (certificate, private_key) = (directory.join(CERTIFICATE), directory.join(KEY));
+    Ok(ServerFiles { certificate, private_key, client_ca: None })
+}
+
+/// The same pair, read.
+pub fn self_signed(directory: &Path, hostname: &str) -> Result<Pair, TlsError> {
+    make_pair(directory, hostname)?;
+    load(&directory.join(CERTIFICATE), &directory.join(KEY))
+}
+
+fn make_pair(directory: &Path, hostname: &str) -> Result<(), TlsError> {
+    let (certificate, key) = (directory.join(CERTIFICATE), directory.join(KEY));
+    // The certificate is written last: where it stands, the key stands too.
+    if !certificate.try_exists().map_err(failed(&certificate))? {
+        let (certificate_pem, key_pem) = generate(hostname)
+            .map_err(|source| TlsError::Generate { hostname: hostname.to_owned(), source })?;
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed(directory))?;
+        write_durably(&key, key_pem.as_bytes())?;
+        write_durably(&certificate, certificate_pem.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// What accepts connections with a pair: TLS 1.2 and 1.3, resumption by tickets.
+pub fn acceptor(pair: Pair) -> Result<TlsAcceptor, TlsError> {
+    server::accept_with(pair, None, &[])
+}
+
+/// What opens connections. Trusted are the public authorities and the certificates in `ca_file`, be they an
+/// authority's or the server's own.
+pub fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, TlsError> {
+    client_config(ca_file).map(|config| TlsConnector::from(Arc::new(config)))
+}
+
+/// The same trust as [`connector`], for clients that make their own connections.
+pub fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, TlsError> {
+    client(ca_file, None)
+}
+
+/// What trusts the public authorities and the certificates in a file, and notes what it is shown.
+fn client(ca_file: Option<&Path>, seen: Option<Seen>) -> Result<ClientConfig, TlsError> {
+    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    let mut own = Vec::new();
+    if let Some(path) = ca_file {
+        own = read_certificates(path)?;
+        for certificate in &own {
+            roots
+                .add(certificate.clone())
+                .map_err(|source| TlsError::Anchor { path: path.into(), source })?;
+        }
+    }
+    let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+        .build()
+        .map_err(|error| TlsError::Setup(rustls::Error::General(error.to_string())))?;
+    Ok(ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Setup)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Verifier { chain, own, seen }))
+        .with_no_client_auth())
+}
+
+/// The usual check of chain, name and dates, and one thing more: `openssl req -x509` marks what it makes as an
+/// authority, and the usual check then refuses it as a server's. If the operator named exactly this certificate, it
+/// is taken.
+#[derive(Debug)]
+struct Verifier {
+    chain: Arc<WebPkiServerVerifier>,
+    own: Vec<CertificateDer<'static>>,
+    seen: Option<Seen>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if let Some(seen) = &self.seen {
+            seen.note(end_entity, intermediates);
+        }
+        match self.chain.verify_server_cert(end_entity, intermediates, name, ocsp_response, now) {
+            // Faults with a meaning of their own (dates, name, issuer, signature) are other variants; dates come first.
+            Err(rustls::Error::InvalidCertificate(CertificateError::Other(_)))
+                if self.own.iter().any(|own| own == end_entity) =>
+            {
+                let parsed = rustls::server::ParsedCertificate::try_from(end_entity)?;
+                rustls::client::verify_server_name(&parsed, name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            result => result,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.chain.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> TlsError {
+    move |source| TlsError::File { path: path.into(), source }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    fs::read(path).map_err(failed(path))
+}
+
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let text = read(path)?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    certificates
+        .and_then(|found| if found.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(found) })
+        .map_err(|source| TlsError::Pem { path: path.into(), expected: "CERTIFICATE", source })
+}
+
+/// Certificate and key as PEM, on the curve P-256.
+fn generate(hostname: &str) -> Result<(String, String), rcgen::Error> {
+    let mut names = vec![hostname.to_owned()];
+    names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned).into_iter().filter(|n| n != hostname));
+    let mut parameters = CertificateParams::new(names)?;
+    parameters.distinguished_name.push(DnType::CommonName, hostname);
+    parameters.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+    let key = KeyPair::generate()?;
+    Ok((parameters.self_signed(&key)?.pem(), key.serialize_pem()))
+}
+
+/// Whole or not at all, readable by this user only, and on the disk when it returns.
+fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), TlsError> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let written = || {
+        let mut file = tempfile::NamedTempFile::new_in(directory)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        File::open(directory)?.sync_all()
+    };
+    written().map_err(failed(path))
+}
+
+const CERTIFICATE: &str = "relay.pem";
+const KEY: &str = "relay.key";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// Says hello over TLS between `pair` and a client that trusts `ca_file`, as `name`.
+    async fn shake(pair: Pair, ca_file: Option<&Path>, name: &str) -> Result<String, io::Error> {
+        shake_with(acceptor(pair).unwrap(), ca_file, name).await
+    }
+
+    pub(crate) async fn shake_with(
+        acceptor: TlsAcceptor,
+        ca_file: Option<&Path>,
+        name: &str,
+    ) -> Result<String, io::Error> {
+        let (near, far) = tokio::io::duplex(16 << 10);
+        let server = tokio::spawn(async move {
+            let mut stream = acceptor.accept(far).await?;
+            stream.write_all(b"hello").await?;
+            stream.shutdown().await
+        });
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let mut stream = connector(ca_file).unwrap().connect(name, near).await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        server.await.unwrap()?;
+        Ok(text)
+    }
+
+    #[tokio::test]
+    async fn the_self_signed_pair_serves_all_its_names_and_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let pair = self_signed(directory.path(), "relay.example.com").unwrap();
+        let ca = directory.path().join(CERTIFICATE);
+        for name in ["relay.example.com", "localhost", "127.0.0.1", "::1"] {
+            assert_eq!(shake(pair.clone(), Some(&ca), name).await.unwrap(), "hello", "{name}");
+        }
+        assert!(shake(pair.clone(), Some(&ca), "other.example.com").await.is_err());
+        assert!(shake(pair, None, "localhost").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_self_signed_authority_named_by_the_operator_serves() {
+        let directory = tempfile::tempdir().unwrap();
+        let ca = directory.path().join("server.pem");
+        let mut parameters = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        fs::write(&ca, parameters.self_signed(&key).unwrap().pem()).unwrap();
+        fs::write(directory.path().join("server.key"), key.serialize_pem()).unwrap();
+        let pair = load(&ca, &directory.path().join("server.key")).unwrap();
+        assert_eq!(shake(pair.clone(), Some(&ca), "localhost").await.unwrap(), "hello");
+        assert!(shake(pair.clone(), Some(&ca), "other.example.com").await.is_err());
+        assert!(shake(pair, None, "localhost").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_comes_again_resumes() {
+        let directory = tempfile::tempdir().unwrap();
+        let pair = self_signed(directory.path(), "localhost").unwrap();
+        let acceptor = acceptor(pair).unwrap();
+        let connector = connector(Some(&directory.path().join(CERTIFICATE))).unwrap();
+        for kind in [rustls::HandshakeKind::Full, rustls::HandshakeKind::Resumed] {
+            let (near, far) = tokio::io::duplex(16 << 10);
+            let acceptor = acceptor.clone();
+            let server = tokio::spawn(async move {
+                let mut stream = acceptor.accept(far).await?;
+                stream.write_all(b"hello").await?;
+                stream.shutdown().await
+            });
+            let mut stream = connector.connect("localhost".try_into().unwrap(), near).await.unwrap();
+            stream.read_to_string(&mut String::new()).await.unwrap();
+            assert_eq!(stream.get_ref().1.handshake_kind(), Some(kind));
+            server.await.unwrap().unwrap();
+        }
+    }
+
+    #[test]
+    fn the_pair_is_made_once_and_kept_private() {
+        let directory = tempfile::tempdir().unwrap();
+        let tls = directory.path().join("data/tls");
+        let first = self_signed(&tls, "relay.example.com").unwrap();
+        let second = self_signed(&tls, "other.example.com").unwrap();
+        assert_eq!(first.certificates, second.certificates);
+        assert!(!format!("{first:?}").contains("key"));
+        for (path, mode) in [(tls.clone(), 0o700), (tls.join(KEY), 0o600)] {
+            assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, mode);
+        }
+        fs::remove_file(tls.join(CERTIFICATE)).unwrap();
+        assert_ne!(self_signed(&tls, "localhost").unwrap().certificates, first.certificates);
+    }
+
+    #[test]
+    fn errors_name_file_cause_and_remedy() {
+        let directory = tempfile::tempdir().unwrap();
+        let (good, other) = (directory.path().join("a"), directory.path().join("b"));
+        let pair = self_signed(&good, "localhost").unwrap();
+        let absent = load(&good.join(CERTIFICATE), &other.join("gone.key")).unwrap_err().to_string();
+        assert!(absent.contains("gone.key") && absent.contains("check that it exists"), "{absent}");
+        let swapped = load(&good.join(KEY), &good.join(KEY)).unwrap_err().to_string();
+        assert!(swapped.contains("relay.key") && swapped.contains("BEGIN CERTIFICATE"), "{swapped}");
+        let stranger = Pair { key: self_signed(&other, "localhost").unwrap().key, ..pair };
+        assert!(matches!(acceptor(stranger), Err(TlsError::Pair(_))));
+    }
+}

@@ -1,0 +1,110 @@
+use crate::tls::server::Server;
+use mailtrail_mail::{Clock, Timestamp};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Follows the servers' files and says when their certificates expire, for ever.
+pub async fn watch(servers: Vec<Arc<Server>>, clock: Clock) {
+    let mut reminders = Reminders::default();
+    loop {
+        look(&servers, &mut reminders, clock.now());
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
+}
+
+fn look(servers: &[Arc<Server>], reminders: &mut Reminders, now: Timestamp) {
+    servers.iter().filter(|server| server.is_outdated()).for_each(|server| server.renew());
+    let expiries: BTreeMap<_, _> = servers.iter().flat_map(|server| server.expiries()).collect();
+    for (path, expiry) in expiries {
+        let file = path.display().to_string();
+        metrics::gauge!("mailtrail_tls_certificate_expiry_timestamp_seconds", "file" => file)
+            .set(expiry.seconds() as f64);
+        if reminders.is_due(&path, expiry, now) {
+            remind(&path, expiry, now);
+        }
+    }
+}
+
+fn remind(path: &Path, expiry: Timestamp, now: Timestamp) {
+    let (certificate, days) = (path.display(), expiry.since(now).as_secs() / DAY.as_secs());
+    if expiry <= now {
+        tracing::warn!(%certificate, %expiry, "the certificate has expired; renew it");
+    } else {
+        tracing::warn!(%certificate, %expiry, days, "the certificate expires soon; renew it");
+    }
+}
+
+/// When each file was last spoken of.
+#[derive(Default)]
+struct Reminders(BTreeMap<PathBuf, Timestamp>);
+
+impl Reminders {
+    fn is_due(&mut self, path: &Path, expiry: Timestamp, now: Timestamp) -> bool {
+        if now.after(AHEAD) < expiry {
+            self.0.remove(path);
+            return false;
+        }
+        let due = self.0.get(path).is_none_or(|last| now.since(*last) >= DAY);
+        if due {
+            self.0.insert(path.into(), now);
+        }
+        due
+    }
+}
+
+const BETWEEN_LOOKS: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(86_400);
+/// So long before the end the reminders begin.
+const AHEAD: Duration = Duration::from_secs(21 * 86_400);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::self_signed_files;
+    use crate::tls::server::ServerFiles;
+    use crate::tls::tests::shake_with;
+
+    #[test]
+    fn reminders_come_daily_from_three_weeks_ahead() {
+        let (mut reminders, path) = (Reminders::default(), Path::new("relay.pem"));
+        let expiry = Timestamp::from_seconds(1_798_848_000);
+        let mut due = |before_hours: u64| {
+            reminders.is_due(path, expiry, expiry.before(Duration::from_secs(before_hours * 3600)))
+        };
+        assert!(!due(21 * 24 + 1));
+        let hours = (0..=21 * 24).rev().filter(|hours| due(*hours)).collect::<Vec<_>>();
+        assert_eq!(hours, (0..=21).rev().map(|days| days * 24).collect::<Vec<_>>());
+        let after = expiry.after(DAY);
+        assert!(reminders.is_due(path, expiry, after), "daily from then on");
+        assert!(!reminders.is_due(path, expiry.after(AHEAD * 2), after), "a new one is not spoken of");
+        assert!(reminders.is_due(path, expiry, after), "until it expires soon");
+    }
+
+    #[tokio::test]
+    async fn a_changed_pair_is_taken_up_and_a_bad_one_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let [here, other] = ["here", "other"].map(|name| directory.path().join(name));
+        let files = self_signed_files(&here, "localhost").unwrap();
+        let replacement = self_signed_files(&other, "localhost").unwrap();
+        let server = Arc::new(Server::open(files.clone()).unwrap());
+        let (servers, mut reminders) = ([server.clone()], Reminders::default());
+        let mut serves = async |files: &ServerFiles| {
+            look(&servers, &mut reminders, Timestamp::from_seconds(0));
+            shake_with(server.acceptor(), Some(&files.certificate), "localhost").await.is_ok()
+        };
+        let first = directory.path().join("first.pem");
+        std::fs::copy(&files.certificate, &first).unwrap();
+        let first = ServerFiles { certificate: first, ..files.clone() };
+        assert!(serves(&first).await);
+        std::fs::copy(&replacement.certificate, &files.certificate).unwrap();
+        assert!(serves(&first).await, "its key is not there yet");
+        std::fs::copy(&replacement.private_key, &files.private_key).unwrap();
+        assert!(serves(&replacement).await && !serves(&first).await);
+        std::fs::write(&files.private_key, "no key").unwrap();
+        assert!(serves(&replacement).await);
+        std::fs::remove_file(&files.certificate).unwrap();
+        assert!(serves(&replacement).await);
+    }
+}

@@ -1,0 +1,145 @@
+use mailtrail_smtp::{Response, Unreadable};
+use mailtrail_trail::provider::Provider;
+use rustls::CertificateError;
+use std::io;
+use std::time::Duration;
+
+/// Why a connection is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// Nobody there, or the way is broken.
+    #[error("the connection failed: {0}")]
+    Io(io::Error),
+    /// No answer in time.
+    #[error("no answer to {what} within {} s", limit.as_secs())]
+    Timeout {
+        /// What was waited for.
+        what: &'static str,
+        /// How long.
+        limit: Duration,
+    },
+    /// The peer closed.
+    #[error("the server closed the connection")]
+    Closed,
+    /// The peer does not speak SMTP.
+    #[error("{0}")]
+    Unreadable(#[from] Unreadable),
+    /// The peer refused to serve us.
+    #[error("refused at {what}: {response}")]
+    Refused {
+        /// The step.
+        what: &'static str,
+        /// Its words.
+        response: Response,
+    },
+    /// The peer said something that nobody had asked for: its farewell, mostly.
+    #[error("the server said unasked: {0}")]
+    Unasked(Response),
+    /// The peer's answers do not belong to what it was asked.
+    #[error("the server's replies are out of step: {0}")]
+    OutOfStep(Response),
+    /// The login is wrong.
+    #[error("the login was refused: {response}; {remedy}", remedy = remedy(response, *provider))]
+    Login {
+        /// Its words.
+        response: Response,
+        /// Whose server it is.
+        provider: Provider,
+    },
+    /// TLS is asked for and not to be had.
+    #[error(
+        "the server does not offer STARTTLS; nothing is sent in clear: check host, port and the path to it"
+    )]
+    NoStartTls,
+    /// Whoever answers is not, or cannot prove to be, whom we look for.
+    #[error(
+        "the server's certificate cannot be trusted: {0}; nothing is sent: check host and ca_file of this upstream, \
+         and the path to it"
+    )]
+    Certificate(rustls::Error),
+    /// No mechanism that we have.
+    #[error("the server offers neither AUTH PLAIN nor AUTH LOGIN")]
+    NoAuth,
+    /// The host's name is no name.
+    #[error("{0} is not a host name that a certificate can carry")]
+    HostName(String),
+}
+
+/// What helps against a refused login. Brevo's 525 is about where we are, whoever we say we are.
+fn remedy(refusal: &Response, provider: Provider) -> &'static str {
+    match (refusal.code, provider) {
+        (525, _) => {
+            "allow the address that this machine connects from, its IPv6 one as well, in the provider's list of \
+             authorised addresses"
+        }
+        // One region does not know the other's accounts.
+        (_, Provider::Mailgun) => {
+            "check username and password of this upstream, and its region: a domain of Mailgun's EU region needs \
+             region = \"eu\", one of the US region \"us\""
+        }
+        _ => "check username and password of this upstream",
+    }
+}
+
+impl Fault {
+    /// Whether trying again does not help, and an operator has to look: nothing is sent until then.
+    pub fn is_for_operator(&self) -> bool {
+        match self {
+            Self::Login { .. }
+            | Self::NoStartTls
+            | Self::Certificate(_)
+            | Self::NoAuth
+            | Self::HostName(_) => true,
+            Self::Io(_)
+            | Self::Timeout { .. }
+            | Self::Closed
+            | Self::Unreadable(_)
+            | Self::Refused { .. }
+            | Self::Unasked(_)
+            | Self::OutOfStep(_) => false,
+        }
+    }
+
+    /// Whether the answers before it can be trusted: they came in their order.
+    pub fn is_of_the_path(&self) -> bool {
+        matches!(self, Self::Io(_) | Self::Timeout { .. } | Self::Closed | Self::Unreadable(_))
+    }
+}
+
+/// A connection that ends is one that was closed, whether or not TLS took leave.
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Closed,
+            _ => match error.downcast::<rustls::Error>() {
+                Ok(rustls::Error::InvalidCertificate(why)) => {
+                    Self::Certificate(rustls::Error::InvalidCertificate(without_times(why)))
+                }
+                Ok(other) => Self::Io(io::Error::other(other)),
+                Err(error) => Self::Io(error),
+            },
+        }
+    }
+}
+
+/// The same fault has the same words whenever it is seen.
+fn without_times(why: CertificateError) -> CertificateError {
+    match why {
+        CertificateError::ExpiredContext { .. } => CertificateError::Expired,
+        CertificateError::NotValidYetContext { .. } => CertificateError::NotValidYet,
+        why => why,
+    }
+}
+
+/// How the sending of a message failed.
+#[derive(Debug)]
+pub enum ContentFault {
+    /// The message itself could not be read to its end: the upstream cannot have taken it.
+    Unreadable(io::Error),
+    /// Before the final dot: the upstream cannot have taken it.
+    Before(Fault),
+    /// Before the final dot the upstream said no: it cannot have taken it, and the connection is of no more use.
+    Refused(Response),
+    /// After it: nobody knows.
+    After(Fault),
+}

@@ -1,0 +1,310 @@
+//! Messages over an upstream's HTTP API: Mailgun's `POST /v3/<domain>/messages.mime` (multipart/form-data, RFC 7578).
+//!
+//! The message goes as it is, piece by piece; who receives it says `to` alone, as the envelope does over SMTP. A failure
+//! is told by what the upstream can have: before the last byte it cannot have taken the message, behind it nobody knows.
+//! Brevo's API takes no message as it is and is not spoken to (see [`Provider::default_api`]).
+//!
+//! [`Provider::default_api`]: mailtrail_trail::provider::Provider::default_api
+
+use crate::error_chain;
+use crate::host_addresses::{Addresses, Resolver};
+use crate::transport::error::Fault;
+use crate::transport::settings::{Api, Settings};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use mailtrail_mail::{Mailbox, Secret};
+use mailtrail_smtp::{Capabilities, Response};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
+use reqwest::{Body, Url, redirect};
+use std::fmt::Write as _;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+/// Speaks to one upstream's API; a connection that is not in use is kept for the next message.
+pub struct Client {
+    http: reqwest::Client,
+    endpoint: Url,
+    key: Secret,
+}
+
+/// What the upstream answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// Its words, in one line.
+    pub text: String,
+    /// Its id for the message, as it wrote it; only who took a message gives one.
+    pub id: Option<String>,
+    /// `Retry-After` (RFC 9110 section 10.2.3), as it was written.
+    pub retry_after: Option<String>,
+    /// Whether the request was on its way to its end when the answer came: the upstream may have the message.
+    pub whole: bool,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum Unanswered {
+    /// Nobody there: the request was not begun.
+    Unreachable(Fault),
+    /// The message itself could not be read to its end: the upstream cannot have taken it.
+    Unreadable(io::Error),
+    /// Before the end of the request: the upstream cannot have taken it.
+    Before(Fault),
+    /// After it: nobody knows.
+    After(Fault),
+}
+
+impl Client {
+    /// Recipients that one request may have; Mailgun refuses more.
+    pub const RECIPIENTS: usize = 1000;
+
+    /// A client without connection. Proxies of the environment are not used: mail goes where the configuration says.
+    pub fn new(
+        settings: &Settings,
+        api: &Api,
+        tls: &TlsConnector,
+        addresses: &Arc<Addresses>,
+    ) -> Result<Self, Fault> {
+        let client = reqwest::Client::builder()
+            // Without it the client asks for a process-wide default, which nothing here sets.
+            .tls_backend_preconfigured((**tls.config()).clone())
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            .dns_resolver(Arc::new(Resolver::new(&api.base_url, addresses.clone())))
+            .connect_timeout(CONNECT)
+            .pool_idle_timeout(settings.idle_timeout)
+            .build();
+        let mut endpoint = api.base_url.clone();
+        endpoint.set_path(&format!("/v3/{}/messages.mime", api.domain));
+        Ok(Self { http: client.map_err(fault)?, endpoint, key: api.key.clone() })
+    }
+
+    /// What can be said before a request: Mailgun refuses one above 52.4 MB (52,428,800 bytes).
+    pub fn capabilities() -> Capabilities {
+        Capabilities { size: Some(SIZE), smtputf8: true, eight_bit_mime: true, ..Capabilities::default() }
+    }
+
+    /// Sends the message in `pieces`, `size` bytes, to these recipients, at most [`Client::RECIPIENTS`].
+    pub async fn send(
+        &self,
+        recipients: &[&Mailbox],
+        parameters: &[(String, String)],
+        size: u64,
+        pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    ) -> Result<Answer, Unanswered> {
+        let form = Form::new(recipients, parameters);
+        let progress = Arc::new(Progress::default());
+        let request = self
+            .http
+            .post(self.endpoint.clone())
+            .basic_auth("api", Some(self.key.reveal()))
+            .header(CONTENT_TYPE, form.content_type())
+            .header(CONTENT_LENGTH, form.size() + size)
+            .body(form.around(pieces, progress.clone()));
+        let exchange = async {
+            let response = request.send().await.map_err(|error| progress.judge(fault(error)))?;
+            read(response, &progress).await
+        };
+        let late = Fault::Timeout { what: "the message", limit: EXCHANGE };
+        timeout(EXCHANGE, exchange).await.unwrap_or_else(|_| Err(progress.judge(late)))
+    }
+}
+
+impl Answer {
+    /// Mailgun answers in JSON with `message`, and now and then in plain text.
+    fn read(status: u16, headers: &HeaderMap, body: &[u8]) -> Self {
+        let json: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+        let field = |name: &str| json.get(name).and_then(serde_json::Value::as_str).map(str::to_owned);
+        let text = field("message").unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
+        let text = text.trim().replace(char::is_control, " ");
+        let retry_after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let id = field("id").filter(|id| !id.is_empty());
+        Self { status, text: text.chars().take(TEXT).collect(), id, retry_after, whole: false }
+    }
+
+    /// Whether the upstream itself, not the message or the account, is out of order.
+    pub fn failure(&self) -> Option<Fault> {
+        let response = || Response { code: self.status, enhanced: None, text: self.text.clone() };
+        let out_of_order = match self.status {
+            // How it is asked is an operator's matter.
+            501 | 505 | 511 => false,
+            status => status >= 500 || matches!(status, 408 | 421),
+        };
+        out_of_order.then(|| Fault::Refused { what: "messages.mime", response: response() })
+    }
+}
+
+/// How much of a request is on its way.
+#[derive(Debug, Default)]
+struct Progress {
+    begun: AtomicBool,
+    whole: AtomicBool,
+    unreadable: Mutex<Option<io::Error>>,
+}
+
+impl Progress {
+    fn judge(&self, fault: Fault) -> Unanswered {
+        let unreadable = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(error) = unreadable {
+            Unanswered::Unreadable(error)
+        } else if self.whole.load(Ordering::Acquire) {
+            Unanswered::After(fault)
+        } else if self.begun.load(Ordering::Acquire) {
+            Unanswered::Before(fault)
+        } else {
+            Unanswered::Unreachable(fault)
+        }
+    }
+
+    /// Keeps why the message broke off; the request ends with it.
+    fn broke_off(&self, error: io::Error) -> io::Error {
+        let kind = error.kind();
+        *self.unreadable.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        kind.into()
+    }
+}
+
+/// A form but for the message in it. Written here because the HTTP client's nests a stream for each field, and a thousand
+/// recipients would go deeper than a stack.
+struct Form {
+    boundary: String,
+    head: String,
+    tail: String,
+}
+
+impl Form {
+    fn new(recipients: &[&Mailbox], parameters: &[(String, String)]) -> Self {
+        let boundary = format!("{:032x}", fastrand::u128(..));
+        let mut head = String::new();
+        let to = recipients.iter().map(|recipient| ("to", recipient.as_str()));
+        let asked = parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        for (name, value) in to.chain(asked) {
+            // Writing to a String cannot fail.
+            let _ = write!(
+                head,
+                "--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n"
+            );
+        }
+        // Without a file name Mailgun takes it for text and refuses it.
+        let _ = write!(
+            head,
+            "--{boundary}\r\nContent-Disposition: form-data; name=\"message\"; filename=\"message.mime\"\r\n\
+             Content-Type: message/rfc822\r\n\r\n"
+        );
+        Self { tail: format!("\r\n--{boundary}--\r\n"), boundary, head }
+    }
+
+    fn content_type(&self) -> String {
+        format!("multipart/form-data; boundary={}", self.boundary)
+    }
+
+    /// Bytes around the message.
+    fn size(&self) -> u64 {
+        (self.head.len() + self.tail.len()) as u64
+    }
+
+    fn around(
+        self,
+        pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+        progress: Arc<Progress>,
+    ) -> Body {
+        let (begun, broken) = (progress.clone(), progress.clone());
+        let head = stream::once(async move {
+            begun.begun.store(true, Ordering::Release);
+            Ok(Bytes::from(self.head))
+        });
+        let pieces = pieces.map(move |piece| piece.map_err(|error| broken.broke_off(error)));
+        let tail = stream::once(async move {
+            progress.whole.store(true, Ordering::Release);
+            Ok(Bytes::from(self.tail))
+        });
+        Body::wrap_stream(head.chain(pieces).chain(tail))
+    }
+}
+
+/// Reads an answer. The status of a refusal says enough where its words break off; of a success they do not.
+async fn read(mut response: reqwest::Response, progress: &Progress) -> Result<Answer, Unanswered> {
+    let (status, mut body) = (response.status(), Vec::new());
+    while body.len() < ANSWER {
+        match response.chunk().await {
+            Ok(Some(piece)) => body.extend_from_slice(&piece),
+            Ok(None) => break,
+            Err(error) if status.is_success() => return Err(progress.judge(fault(error))),
+            Err(_) => break,
+        }
+    }
+    let answer = Answer::read(status.as_u16(), response.headers(), &body);
+    Ok(Answer { whole: progress.whole.load(Ordering::Acquire), ..answer })
+}
+
+/// The cause itself: what wraps it names the address and no more.
+fn fault(error: reqwest::Error) -> Fault {
+    if error.is_timeout() {
+        return Fault::Timeout { what: "connect", limit: CONNECT };
+    }
+    Fault::Io(io::Error::other(error_chain::innermost(&error.without_url()).to_string()))
+}
+
+const CONNECT: Duration = Duration::from_secs(30);
+/// From the first byte of a request to the last of its answer.
+const EXCHANGE: Duration = Duration::from_secs(600);
+/// Bytes of an answer that are read; Mailgun's are short.
+const ANSWER: usize = 64 << 10;
+/// Characters of an answer's words that are kept.
+const TEXT: usize = 512;
+const SIZE: u64 = 52_428_800;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(body: &str) -> Answer {
+        Answer::read(200, &HeaderMap::new(), body.as_bytes())
+    }
+
+    #[test]
+    fn answers_are_json_or_text() {
+        let taken = answer("{\"id\":\"<1.2@mg.example.com>\",\"message\":\"Queued. Thank you.\"}");
+        assert_eq!(
+            (taken.text.as_str(), taken.id.as_deref()),
+            ("Queued. Thank you.", Some("<1.2@mg.example.com>"))
+        );
+        for text in ["Forbidden", "\"Forbidden\"", "Mailgun Magnificent API\n", "{\"id\":7}", "[]", ""] {
+            let answer = answer(text);
+            assert_eq!((answer.text.as_str(), answer.id), (text.trim(), None));
+        }
+        assert_eq!(answer(&format!("a\r\nb{}", "c".repeat(TEXT))).text.len(), TEXT);
+    }
+
+    #[tokio::test]
+    async fn a_form_is_as_long_as_it_says_and_holds_the_message_as_it_is() {
+        let recipients: Vec<Mailbox> =
+            (0..Client::RECIPIENTS).map(|number| format!("r{number}@example.net").parse().unwrap()).collect();
+        let recipients: Vec<_> = recipients.iter().collect();
+        let form = Form::new(&recipients, &[("v:mailtrail".to_owned(), "01K".to_owned())]);
+        let (size, message) = (form.size(), "A: b\r\n\r\n--\r\n.\r\nno line end");
+        let progress = Arc::new(Progress::default());
+        let pieces = message.as_bytes().chunks(5).map(|piece| Ok(Bytes::from_static(piece)));
+        let pieces: Vec<io::Result<Bytes>> = pieces.collect();
+        let boundary = form.boundary.clone();
+        let body = form.around(stream::iter(pieces), progress.clone());
+        let text = futures_util::TryStreamExt::try_concat(axum_body(body)).await.unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert_eq!(text.len() as u64, size + message.len() as u64);
+        assert!(text.ends_with(&format!("message/rfc822\r\n\r\n{message}\r\n--{boundary}--\r\n")));
+        assert_eq!(text.matches("name=\"to\"\r\n\r\nr").count(), Client::RECIPIENTS);
+        assert!(text.contains("name=\"v:mailtrail\"\r\n\r\n01K\r\n"));
+        let fault = || Fault::Closed;
+        assert!(matches!(progress.judge(fault()), Unanswered::After(_)));
+        assert!(matches!(Progress::default().judge(fault()), Unanswered::Unreachable(_)));
+    }
+
+    fn axum_body(body: Body) -> impl Stream<Item = Result<Vec<u8>, axum::Error>> {
+        axum::body::Body::new(body).into_data_stream().map(|piece| piece.map(Vec::from))
+    }
+}

@@ -1,0 +1,132 @@
+use crate::transport::circuit_breaker;
+use crate::transport::quota::Plan;
+use mailtrail_mail::{Rate, Secret};
+use mailtrail_trail::provider::Provider;
+use reqwest::Url;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// One upstream, as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Its name in trails, metrics and the webhook path.
+    pub name: String,
+    /// Whose words and stamps it needs.
+    pub provider: Provider,
+    /// The sending domain at the provider.
+    pub domain: Option<String>,
+    /// Host to connect to; the certificate must carry this name.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// How the connection is protected.
+    pub security: Security,
+    /// An extra trust anchor (PEM) beside the well-known ones.
+    pub ca_file: Option<PathBuf>,
+    /// Login, where the upstream asks for one.
+    pub login: Option<Login>,
+    /// How messages go over HTTP; `None`: over SMTP. Without SMTP its host, port, protection, login, pipelining and
+    /// messages a connection mean nothing.
+    pub api: Option<Api>,
+    /// Connections at once. Default 20, 1 to 1000.
+    pub connections: usize,
+    /// How commands are grouped. Default full.
+    pub pipelining: Pipelining,
+    /// A connection that carried nothing for so long is closed. Default 60 s, 1 s to 1 h.
+    pub idle_timeout: Duration,
+    /// Age at which a connection is closed, between two messages. Default 10 min, 10 s to 1 day.
+    pub connection_age: Duration,
+    /// Messages after which a connection is closed. Default 1000, 1 to 1,000,000.
+    pub messages_per_connection: u32,
+    /// How fast it may be sent mail, if that is bounded.
+    pub rate: Option<Rate>,
+    /// What its plan allows, if it has one.
+    pub plan: Option<Plan>,
+    /// When the upstream is left alone.
+    pub breaker: circuit_breaker::Settings,
+    /// How long its answers may take.
+    pub timeouts: Timeouts,
+}
+
+/// How long an upstream may take. RFC 5321 section 4.5.3.2 asks for 5 minutes and more at each command; a submission
+/// server that is well answers in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a connection, whichever of its addresses takes it, and for a TLS handshake. 30 s.
+    pub connect: Duration,
+    /// For the greeting, and for a command. 60 s.
+    pub command: Duration,
+    /// For DATA. 120 s.
+    pub data: Duration,
+    /// For taking a part of the message (section 4.5.3.2.5): one of any size may take as long as it moves. 180 s.
+    pub part: Duration,
+    /// For the end of data. 600 s.
+    pub end_of_data: Duration,
+    /// After which an answer is long in coming, and the connection counts as stuck. 30 s.
+    pub patience: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(30),
+            command: Duration::from_secs(60),
+            data: Duration::from_secs(120),
+            part: Duration::from_secs(180),
+            end_of_data: Duration::from_secs(600),
+            patience: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Settings {
+    /// The host that mail goes to, over SMTP or HTTP.
+    pub fn destination(&self) -> &str {
+        match &self.api {
+            Some(api) => api.base_url.host_str().unwrap_or_default().trim_matches(['[', ']']),
+            None => &self.host,
+        }
+    }
+}
+
+/// User and password for an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// The user name.
+    pub username: String,
+    /// The password.
+    pub password: Secret,
+}
+
+/// An upstream's HTTP API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Api {
+    /// Where it begins: scheme, host, port.
+    pub base_url: Url,
+    /// The sending domain.
+    pub domain: String,
+    /// The account's key, or better the domain's sending key, which may do nothing else.
+    pub key: Secret,
+}
+
+/// How a connection to an upstream is protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Security {
+    /// STARTTLS, never without.
+    StartTls,
+    /// TLS from the first byte.
+    Implicit,
+    /// None: loopback and tests only.
+    None,
+}
+
+/// How commands are grouped (RFC 2920), where the upstream offers it; the boldest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pipelining {
+    /// The next message's MAIL, RCPT and DATA ride behind this one's final dot: one round trip a message.
+    Full,
+    /// MAIL, RCPT and DATA together: two round trips.
+    Group,
+    /// One command at a time.
+    Off,
+}

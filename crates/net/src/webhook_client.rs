@@ -1,0 +1,237 @@
+//! HTTP endpoints that others run and operators name: how they are reached, and how what is posted there is signed.
+
+use crate::host_addresses::Resolver;
+use crate::{error_chain, odoo, tls};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
+use mailtrail_mail::Secret;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::{Client, RequestBuilder, Url};
+use sha2::Sha256;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio_util::sync::CancellationToken;
+
+/// Where something is posted, with the headers of Standard Webhooks 1.0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The endpoint.
+    pub url: Url,
+    /// What it is signed with, two during a rotation; every one signs.
+    pub secrets: Vec<Secret>,
+    /// Whether the endpoint may be at a private, local or otherwise not public address.
+    pub allow_private: bool,
+    /// How long a request and its answer may take.
+    pub timeout: Duration,
+}
+
+/// An endpoint, and how it is reached.
+pub struct Endpoint {
+    settings: Settings,
+    client: Option<Client>,
+}
+
+impl Endpoint {
+    /// Nothing is sent yet.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, client: None }
+    }
+
+    /// Begins the signature of what has that id and is posted now.
+    pub fn sign(&self, id: &str) -> Signing {
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Signing::new(&self.settings.secrets, id, &seconds.to_string())
+    }
+
+    /// A request with the three headers; the body that was signed is still to come. The error says why there is none.
+    pub fn post(&mut self, signing: Signing) -> Result<RequestBuilder, String> {
+        let client = match self.client.take() {
+            Some(client) => client,
+            None => client(&self.settings)?,
+        };
+        let request = self.client.insert(client).post(self.settings.url.clone());
+        Ok(request
+            .header("webhook-id", &signing.id)
+            .header("webhook-timestamp", &signing.timestamp)
+            .header("webhook-signature", signing.finish()))
+    }
+}
+
+/// A client that follows nobody elsewhere and uses no proxy; without `allow_private` it finds public addresses only.
+fn client(settings: &Settings) -> Result<Client, String> {
+    let Settings { url, allow_private, timeout, .. } = settings;
+    if !allow_private
+        && let Some(address) = literal(url)
+        && !is_public(address)
+    {
+        return Err(format!("{address} is no public address; allow_private = true allows it"));
+    }
+    let tls = tls::client_config(None).map_err(|error| error.to_string())?;
+    let resolver = Resolver::new(url, Arc::default());
+    let builder = Client::builder()
+        .tls_backend_preconfigured(tls)
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(*timeout)
+        .no_proxy();
+    let builder = if *allow_private {
+        builder.dns_resolver(Arc::new(resolver))
+    } else {
+        builder.dns_resolver(Arc::new(PublicOnly(resolver)))
+    };
+    builder.build().map_err(|error| error.to_string())
+}
+
+/// A client of an Odoo that has not logged in. The error says why there is none.
+pub fn odoo(settings: &odoo::Settings) -> Result<odoo::Client, String> {
+    let tls = tls::client_config(settings.ca_file.as_deref()).map_err(|error| error.to_string())?;
+    odoo::Client::new(settings.clone(), tls).map_err(|fault| fault.to_string())
+}
+
+/// Returns when a delivery that is under way while we stop, or while another configuration waits for its turn, takes
+/// too long.
+pub async fn too_late(stopping: &CancellationToken) {
+    stopping.cancelled().await;
+    tokio::time::sleep(GRACE).await;
+}
+
+/// Why nobody answered; the innermost cause says most.
+pub fn cause(error: reqwest::Error) -> String {
+    format!("it cannot be reached: {}", error_chain::innermost(&error.without_url()))
+}
+
+/// The `webhook-signature` of a request (Standard Webhooks 1.0), made while its body passes by.
+pub struct Signing {
+    id: String,
+    timestamp: String,
+    macs: Vec<Hmac<Sha256>>,
+}
+
+impl Signing {
+    /// For a request with that `webhook-id` and `webhook-timestamp`; each of `secrets` signs. One that begins with
+    /// `whsec_` is base64 itself.
+    pub fn new(secrets: &[Secret], id: &str, timestamp: &str) -> Self {
+        let mac = |secret: &Secret| {
+            let text = secret.reveal();
+            let key = text.strip_prefix("whsec_").and_then(|key| BASE64_STANDARD.decode(key).ok());
+            let key = key.unwrap_or_else(|| text.as_bytes().to_vec());
+            let mac =
+                Hmac::<Sha256>::new_from_slice(&key).expect("HMAC takes a key of any length (RFC 2104)");
+            mac.chain_update(format!("{id}.{timestamp}."))
+        };
+        Self { id: id.to_owned(), timestamp: timestamp.to_owned(), macs: secrets.iter().map(mac).collect() }
+    }
+
+    /// A piece of the body passes by.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.macs.iter_mut().for_each(|mac| mac.update(piece));
+    }
+
+    /// The field's value.
+    pub fn finish(&self) -> String {
+        let sign = |mac: &Hmac<Sha256>| {
+            format!("v1,{}", BASE64_STANDARD.encode(mac.clone().finalize().into_bytes()))
+        };
+        self.macs.iter().map(sign).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// The address in a URL that has no name.
+fn literal(url: &Url) -> Option<IpAddr> {
+    url.host_str()?.trim_start_matches('[').trim_end_matches(']').parse().ok()
+}
+
+/// Finds public addresses only, whatever the name says: it is looked at when it is used.
+struct PublicOnly(Resolver);
+
+impl Resolve for PublicOnly {
+    fn resolve(&self, name: Name) -> Resolving {
+        let resolver = self.0.clone();
+        Box::pin(async move {
+            let mut public = resolver.find(&name, is_public).await?.peekable();
+            if public.peek().is_none() {
+                let text =
+                    format!("{} has no public address; allow_private = true allows others", name.as_str());
+                return Err(text.into());
+            }
+            Ok(Box::new(public) as Addrs)
+        })
+    }
+}
+
+/// Whether an address leads to anywhere in the public network (RFC 6890).
+fn is_public(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let [a, b, c, _] = v4.octets();
+            let shared = a == 100 && (64..128).contains(&b);
+            let benchmarking = a == 198 && (b == 18 || b == 19);
+            let protocols = a == 192 && b == 0 && c == 0;
+            !(v4.is_private()
+                || v4.is_loopback()
+                || v4.is_link_local()
+                || v4.is_documentation()
+                || v4.is_multicast()
+                || shared
+                || benchmarking
+                || protocols
+                || a == 0
+                || a >= 240)
+        }
+        IpAddr::V6(v6) => {
+            let first = v6.segments()[0];
+            let documentation = first == 0x2001 && v6.segments()[1] == 0xdb8;
+            // Addresses that hold another one: 6to4 and NAT64.
+            let wraps = first == 0x2002 || (first == 0x64 && v6.segments()[1] == 0xff9b);
+            (0x2000..0x4000).contains(&first) && !documentation && !wraps
+        }
+    }
+}
+
+/// How long such a delivery may go on.
+const GRACE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_signature_is_that_of_the_standard() {
+        // The example of the specification.
+        let secret = Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+        let mut signing = Signing::new(&[secret], "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330");
+        ["{\"test\": ", "2432232314}"].iter().for_each(|piece| signing.update(piece.as_bytes()));
+        assert_eq!(signing.finish(), "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+    }
+
+    #[test]
+    fn public_is_what_everybody_reaches() {
+        for text in ["93.184.216.34", "2606:2800:220:1::1", "100.128.0.1", "198.20.0.1"] {
+            assert!(is_public(text.parse().unwrap()), "{text}");
+        }
+        for text in [
+            "127.0.0.1",
+            "10.0.0.1",
+            "192.168.1.1",
+            "172.16.0.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "255.255.255.255",
+            "224.0.0.1",
+            "::1",
+            "::",
+            "fe80::1",
+            "fc00::1",
+            "::ffff:10.0.0.1",
+            "2001:db8::1",
+            "64:ff9b::a00:1",
+            "2002:a00:1::",
+            "198.18.0.1",
+            "192.0.0.1",
+        ] {
+            assert!(!is_public(text.parse().unwrap()), "{text}");
+        }
+    }
+}

@@ -1,0 +1,154 @@
+use crate::log_line::LogLine;
+use mailtrail_mail::{Timestamp, address_contains};
+use mailtrail_net::odoo::Place;
+use mailtrail_store::{Cursor, Entry, ReadError, Store};
+use mailtrail_trail::{State, Trail};
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+
+/// Which lines of the log are wanted; all given conditions must hold.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct LogFilter {
+    /// At most so many, the newest.
+    pub lines: Option<usize>,
+    /// Written then or later, milliseconds since the epoch.
+    pub since: Option<u64>,
+    /// Written then or earlier, milliseconds since the epoch.
+    pub until: Option<u64>,
+    /// A part of a recipient's address.
+    pub to: Option<String>,
+    /// A part of the sender's address.
+    pub from: Option<String>,
+    /// An event's word, or the state that a recipient of the send is in.
+    pub status: Option<String>,
+    /// A tag.
+    pub tag: Option<String>,
+    /// A client's label.
+    pub client: Option<String>,
+    /// An upstream's name.
+    pub upstream: Option<String>,
+    /// A regular expression that fits the line's JSON.
+    pub grep: Option<String>,
+    /// Only what was written behind this place.
+    pub after: Option<String>,
+}
+
+/// Lines and where to go on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LogAnswer {
+    /// Oldest first.
+    pub lines: Vec<LogLine>,
+    /// For [`LogFilter::after`].
+    pub cursor: String,
+}
+
+/// The log's lines that fit; `places` say where records are shown.
+pub fn log(store: &Store, filter: &LogFilter, places: &[Place]) -> Result<LogAnswer, ReadError> {
+    let pattern = filter.grep.as_deref().map(regex::Regex::new).transpose();
+    let matcher = Matcher { store, filter, places, pattern: pattern.unwrap_or_default() };
+    match filter.after.as_deref().and_then(|cursor| cursor.parse().ok()) {
+        Some(cursor) => matcher.after(cursor),
+        None => matcher.newest(),
+    }
+}
+
+struct Matcher<'a> {
+    store: &'a Store,
+    filter: &'a LogFilter,
+    places: &'a [Place],
+    pattern: Option<regex::Regex>,
+}
+
+impl Matcher<'_> {
+    fn after(&self, cursor: Cursor) -> Result<LogAnswer, ReadError> {
+        let (entries, cursor) = self.store.log_after(cursor)?;
+        let mut lines = Vec::new();
+        for entry in entries {
+            lines.extend(self.line(&entry)?);
+        }
+        Ok(LogAnswer { lines, cursor: cursor.to_string() })
+    }
+
+    /// Walks the segments from the newest to the oldest, until there are enough lines or they are too old.
+    fn newest(&self) -> Result<LogAnswer, ReadError> {
+        let cursor = self.store.log_end()?;
+        let (wanted, since) = (self.filter.lines.unwrap_or(usize::MAX), self.since());
+        let mut lines = VecDeque::new();
+        let mut newer_began = Timestamp::from_millis(u64::MAX);
+        for (segment, began) in self.store.log_segments()?.into_iter().rev() {
+            if lines.len() >= wanted || newer_began < since {
+                break;
+            }
+            newer_began = began;
+            for entry in self.store.log_of(segment)?.into_iter().rev() {
+                if lines.len() >= wanted {
+                    break;
+                }
+                if let Some(line) = self.line(&entry)? {
+                    lines.push_front(line);
+                }
+            }
+        }
+        Ok(LogAnswer { lines: lines.into(), cursor: cursor.to_string() })
+    }
+
+    fn since(&self) -> Timestamp {
+        Timestamp::from_millis(self.filter.since.unwrap_or(0))
+    }
+
+    fn line(&self, entry: &Entry) -> Result<Option<LogLine>, ReadError> {
+        let until = Timestamp::from_millis(self.filter.until.unwrap_or(u64::MAX));
+        if entry.written < self.since() || entry.written > until {
+            return Ok(None);
+        }
+        let trail = match entry.id {
+            Some(id) => self.store.trail(id)?,
+            None => None,
+        };
+        let mut line = LogLine::new(entry, trail.as_ref());
+        line.record_url = trail.as_ref().and_then(|trail| url(self.places, trail));
+        let fits = self.fits(&line, trail.as_ref()) && self.greps(&line);
+        Ok(fits.then_some(line))
+    }
+
+    fn fits(&self, line: &LogLine, trail: Option<&Trail>) -> bool {
+        let filter = self.filter;
+        let part = |wanted: &Option<String>, found: &str| {
+            wanted.as_ref().is_none_or(|wanted| address_contains(found, wanted))
+        };
+        let same = |wanted: &Option<String>, found: &Option<String>| wanted.is_none() || wanted == found;
+        part(&filter.from, line.from.as_deref().unwrap_or_default())
+            && same(&filter.client, &line.client)
+            && same(&filter.upstream, &line.fact.upstream)
+            && filter.tag.as_ref().is_none_or(|tag| line.tags.contains(tag))
+            && filter
+                .to
+                .as_ref()
+                .is_none_or(|_| concerned(line, trail).any(|address| part(&filter.to, &address)))
+            && filter
+                .status
+                .as_ref()
+                .is_none_or(|status| *status == line.fact.event || has_state(trail, status))
+    }
+
+    fn greps(&self, line: &LogLine) -> bool {
+        let text = || serde_json::to_string(line).unwrap_or_default();
+        self.pattern.as_ref().is_none_or(|pattern| pattern.is_match(&text()))
+    }
+}
+
+/// Where the record is shown that a mail is about.
+pub(super) fn url(places: &[Place], trail: &Trail) -> Option<String> {
+    places.iter().find_map(|place| place.record_url(&trail.send))
+}
+
+fn concerned(line: &LogLine, trail: Option<&Trail>) -> impl Iterator<Item = String> {
+    let all = trail.filter(|_| line.fact.recipients.is_empty()).map_or(&[][..], |trail| &trail.recipients);
+    let all: Vec<_> = all.iter().map(|recipient| recipient.address.to_string()).collect();
+    line.fact.recipients.clone().into_iter().chain(all)
+}
+
+fn has_state(trail: Option<&Trail>, word: &str) -> bool {
+    let states = trail.into_iter().flat_map(|trail| &trail.recipients).map(mailtrail_trail::Recipient::state);
+    states.map(State::word).any(|state| state == word)
+}

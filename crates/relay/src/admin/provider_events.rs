@@ -1,0 +1,506 @@
+//! The providers' reports: what came, what found no send, what cannot be understood, and reading them anew.
+
+use crate::admin::audit_log;
+use crate::admin::error::{Refusal, answer, refuse};
+use crate::admin::route_table::Routes;
+use crate::admin::state::{Operator, Panel};
+use axum::Json;
+use axum::extract::{ConnectInfo, Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use futures_util::{StreamExt, stream};
+use mailtrail_mail::{MessageId, Timestamp, TrackingId, address_contains, fold_address};
+use mailtrail_store::{Content, ReadError, Report, Retention, Stand, Store};
+use mailtrail_trail::{Event, Replay, Source, Words};
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+
+/// Which reports are wanted; all given conditions must hold.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct EventFilter {
+    /// At most so many, the newest.
+    pub lines: Option<usize>,
+    /// Came then or later, milliseconds since the epoch.
+    pub since: Option<u64>,
+    /// Came then or earlier, milliseconds since the epoch.
+    pub until: Option<u64>,
+    /// An upstream's name.
+    pub upstream: Option<String>,
+    /// An event's word, `dead`, or `hint`.
+    pub event: Option<String>,
+    /// A part of the recipient's address.
+    pub to: Option<String>,
+    /// The tracking id of the send that it was brought to.
+    pub send: Option<String>,
+}
+
+/// One report.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EventView {
+    /// What names it.
+    pub id: String,
+    /// When it came, RFC 3339.
+    pub arrived: String,
+    /// The upstream whose provider sent it.
+    pub upstream: String,
+    /// `webhook` or `poll`.
+    pub source: String,
+    /// What happened, in the event vocabulary; `dead` for what cannot be understood, `hint` for what is about a contact.
+    pub event: String,
+    /// When it happened, RFC 3339.
+    pub at: Option<String>,
+    /// The provider's name for it.
+    pub name: Option<String>,
+    /// Whom it happened to, as the provider wrote it.
+    pub recipient: Option<String>,
+    /// The Message-ID that it names.
+    pub message_id: Option<String>,
+    /// The tracking id that it names.
+    pub tracking_id: Option<String>,
+    /// The words that came with it.
+    pub text: Option<String>,
+    /// Whether software did it, not a person.
+    pub by_machine: bool,
+    /// Whether the provider only pretended to send.
+    pub test_mode: bool,
+    /// `joined` to a send; `orphan`: waits for one; `dead`: cannot be understood; `hint`: belongs to none; `gone`: only
+    /// the journal knows it.
+    pub state: String,
+    /// The send that it was brought to.
+    pub send: Option<String>,
+    /// How that was found: `tracking-id` or `message-id`.
+    pub joined_by: Option<String>,
+    /// Why it is not joined.
+    pub reason: Option<String>,
+    /// When an orphan or a dead letter is forgotten, RFC 3339, where the retention is known.
+    pub ages_out: Option<String>,
+}
+
+/// One report with its raw form.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KeptEvent {
+    /// What is known about it.
+    #[serde(flatten)]
+    pub event: EventView,
+    /// Its raw form as it came; absent when it is no longer kept, or is no text.
+    pub raw: Option<String>,
+    /// What is no text, in base64.
+    pub raw_base64: Option<String>,
+}
+
+/// Which reports are to be read anew, of those in one segment of the journal.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ReplayOrder {
+    /// The segment, or the next behind it; the first that may have one when absent.
+    pub segment: Option<u32>,
+    /// Their ids.
+    #[serde(default)]
+    pub ids: Vec<String>,
+    /// Or: all.
+    #[serde(default)]
+    pub all: bool,
+    /// Of all only those that cannot be understood; with `orphans` these too.
+    #[serde(default)]
+    pub dead: bool,
+    /// Of all only those that found no send.
+    #[serde(default)]
+    pub orphans: bool,
+    /// Of all only those that came then or later, milliseconds since the epoch.
+    pub since: Option<u64>,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
+    /// Say what would become of them, and do nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What became of the reports of one segment.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ReplayAnswer {
+    /// Of each that was asked for.
+    pub replayed: Vec<Replayed>,
+    /// Where to go on, if there is more.
+    pub next: Option<u32>,
+}
+
+/// What became of one report, or would.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Replayed {
+    /// What names it.
+    pub id: String,
+    /// `joined`: it found its send; `changed`: it says something else now; `orphan`: it is understood now, and waits
+    /// for a send; `unchanged`; `dead`: it still cannot be understood; `gone`: nothing can be done with it any more.
+    pub outcome: String,
+    /// The send that it is brought to.
+    pub send: Option<String>,
+    /// Why nothing changes.
+    pub why: Option<String>,
+}
+
+/// The questions and orders about reports.
+pub(super) fn routes() -> Routes {
+    Routes::default()
+        .get("/api/v1/events", list)
+        .get("/api/v1/events/orphans", list_orphans)
+        .get("/api/v1/events/dead", list_dead)
+        .post("/api/v1/events/replay", order)
+        .get("/api/v1/events/{id}", show)
+}
+
+async fn list(State(panel): State<Panel>, Query(filter): Query<EventFilter>) -> Response {
+    answer(move || reports(&panel.store, &filter, Some(panel.retention))).await
+}
+
+async fn list_orphans(State(panel): State<Panel>, Query(filter): Query<EventFilter>) -> Response {
+    answer(move || orphans(&panel.store, &filter, Some(panel.retention))).await
+}
+
+async fn list_dead(State(panel): State<Panel>, Query(filter): Query<EventFilter>) -> Response {
+    answer(move || dead(&panel.store, &filter, Some(panel.retention))).await
+}
+
+async fn show(State(panel): State<Panel>, Path(id): Path<String>) -> Response {
+    answer(move || report(&panel.store, &id, Some(panel.retention))).await
+}
+
+async fn order(
+    State(panel): State<Panel>,
+    ConnectInfo(Operator(operator)): ConnectInfo<Operator>,
+    Json(order): Json<ReplayOrder>,
+) -> Response {
+    // It is carried out to its end, also when whoever asked has gone.
+    match tokio::spawn(async move { replay(&panel, order, &operator).await }).await {
+        Ok(Ok(answer)) => Json(answer).into_response(),
+        Ok(Err(refusal)) => refuse(&refusal),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+/// Reports in the order of their arrival.
+pub fn reports(
+    store: &Store,
+    filter: &EventFilter,
+    retention: Option<Retention>,
+) -> Result<Vec<EventView>, ReadError> {
+    let wanted = filter.lines.unwrap_or(usize::MAX);
+    let send: Option<TrackingId> = filter.send.as_deref().and_then(|send| send.parse().ok());
+    // Nothing is reported about a send before there is one.
+    let since = filter.since().max(send.map(TrackingId::timestamp).unwrap_or_default());
+    let mut views = Vec::new();
+    'newest: for segment in store.segments_since(since)?.into_iter().rev() {
+        for report in store.reports_of(segment)?.into_iter().rev() {
+            if views.len() >= wanted {
+                break 'newest;
+            }
+            if filter.fits(&report) && report.id.timestamp() >= since {
+                let view = view(store, &report, retention)?;
+                if filter.send.is_none() || filter.send == view.send {
+                    views.push(view);
+                }
+            }
+        }
+    }
+    views.reverse();
+    Ok(views)
+}
+
+/// Events that found no send, in the order of their arrival.
+pub fn orphans(
+    store: &Store,
+    filter: &EventFilter,
+    retention: Option<Retention>,
+) -> Result<Vec<EventView>, ReadError> {
+    let newest = store.orphans(filter.lines.unwrap_or(usize::MAX), |report| filter.fits(report))?;
+    newest.iter().rev().map(|report| view(store, report, retention)).collect()
+}
+
+/// What cannot be understood, in the order of its arrival.
+pub fn dead(
+    store: &Store,
+    filter: &EventFilter,
+    retention: Option<Retention>,
+) -> Result<Vec<EventView>, ReadError> {
+    let newest = store.dead(filter.lines.unwrap_or(usize::MAX), |report| filter.fits(report))?;
+    newest.iter().rev().map(|report| view(store, report, retention)).collect()
+}
+
+/// One report with its raw form, if the journal still has it.
+pub fn report(store: &Store, id: &str, retention: Option<Retention>) -> Result<Option<KeptEvent>, ReadError> {
+    let Ok(id) = id.parse() else { return Ok(None) };
+    let Some(report) = store.report_of(id)? else { return Ok(None) };
+    let event = view(store, &report, retention)?;
+    let (raw, raw_base64) = match store.raw(&report)?.map(|raw| String::from_utf8(raw.into())) {
+        None => (None, None),
+        Some(Ok(text)) => (Some(text), None),
+        Some(Err(binary)) => (None, Some(BASE64_STANDARD.encode(binary.as_bytes()))),
+    };
+    Ok(Some(KeptEvent { event, raw, raw_base64 }))
+}
+
+impl EventFilter {
+    fn since(&self) -> Timestamp {
+        Timestamp::from_millis(self.since.unwrap_or(0))
+    }
+
+    /// Whether what the report itself says is wanted.
+    fn fits(&self, report: &Report) -> bool {
+        let arrived = report.id.timestamp();
+        let word = word_of(&report.content);
+        let recipient = recipient(&report.content).unwrap_or_default();
+        arrived >= self.since()
+            && self.until.is_none_or(|until| arrived.millis() <= until)
+            && self.upstream.as_ref().is_none_or(|upstream| *upstream == report.upstream)
+            && self.event.as_ref().is_none_or(|wanted| wanted == word)
+            && self.to.as_ref().is_none_or(|to| address_contains(recipient, to))
+    }
+}
+
+impl KeptEvent {
+    /// The raw form, byte for byte.
+    pub fn bytes(&self) -> Option<Vec<u8>> {
+        let decode = |text: &String| BASE64_STANDARD.decode(text).ok();
+        self.raw.clone().map(String::into_bytes).or_else(|| self.raw_base64.as_ref().and_then(decode))
+    }
+}
+
+fn view(store: &Store, report: &Report, retention: Option<Retention>) -> Result<EventView, ReadError> {
+    let stand = store.stand(report)?;
+    let (event, hint) = (report.content.event(), report.content.hint());
+    let words = event.map(|event| &event.words).or(hint.map(|hint| &hint.words));
+    let (send, rung) = match stand {
+        Stand::Joined { send, rung } => (Some(send), Some(rung)),
+        Stand::Orphan | Stand::Dead | Stand::Hint | Stand::Gone => (None, None),
+    };
+    let reason = match (stand, &report.content) {
+        (Stand::Joined { .. }, _) => None,
+        (_, Content::Dead { reason }) => Some(reason.clone()),
+        (_, Content::Hint(_)) => Some(ABOUT_A_CONTACT.to_owned()),
+        (Stand::Orphan, Content::Event(event)) => Some(why_alone(store, event)?),
+        (Stand::Dead | Stand::Hint | Stand::Gone, Content::Event(_)) => Some(GONE.to_owned()),
+    };
+    let waits = matches!(stand, Stand::Orphan | Stand::Dead);
+    let ages_out = retention.filter(|_| waits).map(|kept| report.id.timestamp().after(kept.events));
+    Ok(EventView {
+        id: report.id.to_string(),
+        arrived: report.id.timestamp().to_string(),
+        upstream: report.upstream.clone(),
+        source: Source::from(report.via).word().to_owned(),
+        event: word_of(&report.content).to_owned(),
+        at: event.map(|event| event.at).or(hint.map(|hint| hint.at)).map(|at| at.to_string()),
+        name: words.map(|words| words.name.clone()).filter(|name| !name.is_empty()),
+        recipient: recipient(&report.content).map(str::to_owned),
+        message_id: event.and_then(|event| event.message_id.as_ref()).map(ToString::to_string),
+        tracking_id: event.and_then(|event| event.tracking).map(|id| id.to_string()),
+        text: words.and_then(Words::in_one_line),
+        by_machine: event.is_some_and(|event| event.by_machine),
+        test_mode: event.is_some_and(|event| event.test_mode),
+        state: word(stand).to_owned(),
+        send: send.map(|send| send.to_string()),
+        joined_by: rung.map(|rung| rung.word().to_owned()),
+        reason,
+        ages_out: ages_out.map(|at| at.to_string()),
+    })
+}
+
+/// What happened.
+fn word_of(content: &Content) -> &'static str {
+    match content {
+        Content::Event(event) => event.kind.word(),
+        Content::Dead { .. } => DEAD,
+        Content::Hint(_) => HINT,
+    }
+}
+
+/// Whom it happened to, as the provider wrote it.
+fn recipient(content: &Content) -> Option<&str> {
+    let of_hint = || content.hint()?.address.as_deref();
+    content.event().and_then(|event| event.recipient.as_deref()).or_else(of_hint)
+}
+
+const fn word(stand: Stand) -> &'static str {
+    match stand {
+        Stand::Joined { .. } => "joined",
+        Stand::Orphan => "orphan",
+        Stand::Dead => DEAD,
+        Stand::Hint => HINT,
+        Stand::Gone => "gone",
+    }
+}
+
+/// Why an event finds no send.
+fn why_alone(store: &Store, event: &Event) -> Result<String, ReadError> {
+    let whom = event.recipient.as_deref().unwrap_or("anybody");
+    if let Some(id) = event.tracking {
+        return Ok(match store.send(id)? {
+            Some(_) => format!("the send {id} is not to {whom}"),
+            None => format!("no send has the tracking id {id}: forgotten, or of another mailtrail"),
+        });
+    }
+    let Some(message_id) = &event.message_id else {
+        return Ok("it names nothing that it could be joined by: no tracking id, no Message-ID".to_owned());
+    };
+    Ok(match sends_to(store, message_id, event)? {
+        (0, _) => format!(
+            "no send has the Message-ID <{message_id}>: forgotten, or mail that did not go through here"
+        ),
+        (_, 0) => format!("no send with the Message-ID <{message_id}> is to {whom}"),
+        _ => format!(
+            "it happened before the mail with the Message-ID <{message_id}> was accepted: about an earlier one"
+        ),
+    })
+}
+
+/// How many sends have the Message-ID, and how many of these are to the event's recipient.
+fn sends_to(store: &Store, message_id: &MessageId, event: &Event) -> Result<(usize, usize), ReadError> {
+    let (mut all, mut to) = (0, 0);
+    for id in store.by_message_id(message_id, SENDS)? {
+        let Some(trail) = store.trail(id)? else { continue };
+        let whom = event.recipient.as_deref().map(fold_address);
+        let fits = |folded: String| whom.as_ref().is_none_or(|whom| *whom == folded);
+        all += 1;
+        to += usize::from(trail.recipients.iter().any(|recipient| fits(recipient.address.folded())));
+    }
+    Ok((all, to))
+}
+
+/// Reads the reports of a segment anew, and applies what says something else now.
+pub async fn replay(panel: &Panel, order: ReplayOrder, operator: &str) -> Result<ReplayAnswer, Refusal> {
+    let ids = order.ids.iter().filter_map(|id| id.parse().ok()).collect::<HashSet<TrackingId>>();
+    if ids.is_empty() && !order.all {
+        return Err(Refusal::Senseless("name reports by their ids, or say ALL"));
+    }
+    let (here, dry_run, reason) = (panel.clone(), order.dry_run, audit_log::noted(&order.reason));
+    let wish = Wish { operator, reason: &reason, dry_run };
+    let planned = tokio::task::spawn_blocking(move || plan_segment(&here, &order, &ids)).await;
+    let (plans, next) = planned.map_err(|_| Refusal::Broken)??;
+    let one = |(report, plan)| async move { carry_out(panel, &report, plan, wish).await };
+    let done = stream::iter(plans).map(one).buffered(AT_ONCE).collect::<Vec<_>>().await;
+    let replayed: Vec<_> = done.into_iter().collect::<Result<_, _>>()?;
+    let changed = |one: &&Replayed| matches!(&*one.outcome, "joined" | "changed" | "orphan");
+    let changes = replayed.iter().filter(changed).count();
+    if changes > 0 && !dry_run {
+        tracing::warn!(operator, reports = replayed.len(), changes, "an operator had reports read anew");
+    }
+    Ok(ReplayAnswer { replayed, next })
+}
+
+/// Who wants it, why, and whether it is only to be said.
+#[derive(Clone, Copy)]
+struct Wish<'a> {
+    operator: &'a str,
+    reason: &'a str,
+    dry_run: bool,
+}
+
+/// What is to be done with a report.
+enum Plan {
+    /// Nothing.
+    Leave { outcome: &'static str, why: String },
+    /// It says this now.
+    Apply(Box<Event>),
+}
+
+type Plans = Vec<(Report, Plan)>;
+
+/// The plans for the reports of a segment that are asked for, and the segment behind it, if that may have some too.
+fn plan_segment(
+    panel: &Panel,
+    order: &ReplayOrder,
+    ids: &HashSet<TrackingId>,
+) -> Result<(Plans, Option<u32>), ReadError> {
+    let since = Timestamp::from_millis(order.since.unwrap_or(0));
+    let oldest = ids.iter().min().map_or(since, |id| id.timestamp());
+    let segments = panel.store.segments_since(oldest)?.into_iter();
+    let mut segments = segments.skip_while(|number| order.segment.is_some_and(|from| *number < from));
+    let mut plans = Vec::new();
+    let Some(segment) = segments.next() else { return Ok((plans, None)) };
+    for report in panel.store.reports_of(segment)? {
+        let named = if ids.is_empty() { report.id.timestamp() >= since } else { ids.contains(&report.id) };
+        if !named {
+            continue;
+        }
+        let stand = panel.store.stand(&report)?;
+        let asked = match stand {
+            _ if !ids.is_empty() || !(order.dead || order.orphans) => true,
+            Stand::Dead => order.dead,
+            Stand::Orphan => order.orphans,
+            Stand::Joined { .. } | Stand::Hint | Stand::Gone => false,
+        };
+        if asked {
+            let plan = plan(panel, &report, stand)?;
+            plans.push((report, plan));
+        }
+    }
+    Ok((plans, segments.next()))
+}
+
+fn plan(panel: &Panel, report: &Report, stand: Stand) -> Result<Plan, ReadError> {
+    let leave = |outcome, why: &str| Ok(Plan::Leave { outcome, why: why.to_owned() });
+    match stand {
+        Stand::Gone => return leave("gone", GONE),
+        Stand::Hint => return leave("unchanged", ABOUT_A_CONTACT),
+        Stand::Joined { .. } | Stand::Orphan | Stand::Dead => {}
+    }
+    let Some(raw) = panel.store.raw(report)? else {
+        return leave("gone", "its raw form is no longer kept");
+    };
+    let unread = if stand == Stand::Dead { DEAD } else { "unchanged" };
+    let Some(provider) = panel.providers.get(&report.upstream) else {
+        let why =
+            format!("no upstream {:?} is configured, so nobody knows whose words these are", report.upstream);
+        return leave(unread, &why);
+    };
+    let event = match provider.reread(&raw, report.id.timestamp(), report.content.event()) {
+        Ok(event) => event,
+        Err(error) => return leave(unread, &error.to_string()),
+    };
+    let is_new = report.content.event() != Some(&event);
+    if is_new || (stand == Stand::Orphan && panel.store.find(&event)?.is_some()) {
+        return Ok(Plan::Apply(Box::new(event)));
+    }
+    match stand {
+        Stand::Orphan => leave("unchanged", &why_alone(&panel.store, &event)?),
+        _ => leave("unchanged", "it says what it said"),
+    }
+}
+
+async fn carry_out(panel: &Panel, report: &Report, plan: Plan, wish: Wish<'_>) -> Result<Replayed, Refusal> {
+    let id = report.id.to_string();
+    let event = match plan {
+        Plan::Leave { outcome, why } => {
+            let send = match panel.store.stand(report)? {
+                Stand::Joined { send, .. } => Some(send.to_string()),
+                Stand::Orphan | Stand::Dead | Stand::Hint | Stand::Gone => None,
+            };
+            return Ok(Replayed { id, outcome: outcome.to_owned(), send, why: Some(why) });
+        }
+        Plan::Apply(event) => *event,
+    };
+    let was_joined = matches!(panel.store.stand(report)?, Stand::Joined { .. });
+    let send = panel.store.find(&event)?;
+    if !wish.dry_run {
+        let (operator, reason) = (wish.operator.to_owned(), wish.reason.to_owned());
+        let (id, at, via, upstream) = (report.id, panel.clock.now(), report.via, report.upstream.clone());
+        let before = report.content.event().cloned();
+        panel.store.replay(Replay { id, at, operator, reason, upstream, via, before, event }).await?;
+    }
+    let outcome = match send {
+        _ if was_joined => "changed",
+        Some(_) => "joined",
+        None => "orphan",
+    };
+    Ok(Replayed { id, outcome: outcome.to_owned(), send: send.map(|send| send.to_string()), why: None })
+}
+
+const DEAD: &str = "dead";
+/// What is said about a contact by somebody who sent none of our mail.
+pub const HINT: &str = "hint";
+const ABOUT_A_CONTACT: &str = "it is about a contact, and belongs to no mail";
+const GONE: &str = "its send was forgotten, it aged out, or it repeats another report";
+/// Sends of one Message-ID that are looked at for a reason.
+const SENDS: usize = 100;
+/// Reports that are applied at a time: they share a sync.
+const AT_ONCE: usize = 256;

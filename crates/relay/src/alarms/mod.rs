@@ -1,0 +1,12 @@
+//! Alarms: the registry of active ones, and the notifier that reports them by webhook and mail.
+
+mod email;
+mod notification;
+mod notification_state;
+pub mod notifier;
+mod registry;
+mod remedies;
+mod retry_queue;
+
+pub use notifier::{Herald, Letters, Settings};
+pub use registry::{Alarms, Kind, MACHINE};

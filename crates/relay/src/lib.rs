@@ -1,0 +1,31 @@
+//! The tasks of the relay.
+//!
+//! ```text
+//! applications --SMTP--> submission --> [journal -> ledger] --> queue --SMTP, HTTPS--> provider
+//!                                                 ^                                      |
+//!                                                 '----------- webhook <-----HTTPS-------'
+//! ```
+//!
+//! The part in brackets is `mailtrail-store`. Tasks never call each other: each commits to the store and sends a
+//! wake-up that may be lost. `tests/layering.rs` at the root of the workspace enforces it. Shared by the tasks are only
+//! the alarm registry, the activity of the upstreams and the submission of internal mail.
+
+pub mod admin;
+pub mod alarms;
+mod dsn_reporter;
+pub mod inbound;
+mod internal_mail;
+mod log_line;
+mod loopback_probe;
+pub mod monitoring;
+pub mod queue;
+pub mod reconcile;
+pub mod sink;
+pub mod submission;
+pub mod suppression_sync;
+pub mod webhook;
+
+pub use dsn_reporter::Reporter;
+pub use internal_mail::HandIn;
+pub use log_line::{FactView, LogLine};
+pub use loopback_probe::Probe;

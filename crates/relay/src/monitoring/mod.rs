@@ -1,0 +1,13 @@
+//! Monitoring: consistency of the ledger, thresholds, heartbeat, queue gauges and activity of the upstreams.
+
+mod consistency;
+pub mod heartbeat;
+mod queue_gauges;
+pub mod thresholds;
+mod upstream_activity;
+
+pub use consistency::Auditor;
+pub use heartbeat::Heartbeat;
+pub use queue_gauges::Census;
+pub use thresholds::{Monitor, Thresholds};
+pub use upstream_activity::Pulse;

@@ -1,0 +1,232 @@
+use crate::reconcile::{Source, Trouble, decode};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use mailtrail_mail::Timestamp;
+use mailtrail_net::provider_api::{Next, Page, Span, Unread};
+use mailtrail_store::Store;
+use mailtrail_trail::{Dead, Event, Notice, Polled, Via};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// One poll.
+pub(super) struct Round<'a> {
+    pub(super) store: &'a Store,
+    pub(super) now: Timestamp,
+    pub(super) source: &'a Source,
+    /// Whether a page that is torn is settled with what can be read of it.
+    pub(super) settles: bool,
+}
+
+/// A way through the pages of a span.
+struct Walk {
+    span: Span,
+    next: Option<Next>,
+    /// Torn pages in a row of which nothing could be read.
+    futile: u32,
+    is_over: bool,
+    is_whole: bool,
+    counts: Counts,
+}
+
+/// Events by what they say happened: how many the provider has, and how many of them were new to us.
+type Counts = BTreeMap<&'static str, (u64, u64)>;
+
+impl Round<'_> {
+    /// Polls; and compares the day before, unless it was `compared` already. The answer is whether all pages were whole.
+    pub(super) async fn run(&self, compared: &mut Option<u16>) -> Result<bool, Trouble> {
+        let upstream = self.source.account.upstream();
+        let walk = self.poll().await?;
+        let recovered: u64 = walk.counts.values().map(|(_, new)| new).sum();
+        if recovered > 0 {
+            tracing::warn!(
+                upstream,
+                "{recovered} events recovered that no webhook brought; is the webhook registered, and does it reach us?"
+            );
+        }
+        let yesterday = self.now.before(COMPARE_AFTER).day().saturating_sub(1);
+        let mut is_whole = walk.is_whole;
+        if *compared != Some(yesterday) {
+            is_whole &= self.compare(yesterday).await?.is_whole;
+            *compared = Some(yesterday);
+        }
+        Ok(is_whole)
+    }
+
+    /// Takes in what happened since the cursor.
+    async fn poll(&self) -> Result<Walk, Trouble> {
+        let upstream = self.source.account.upstream();
+        // A cursor ahead of time is from a clock that was wrong.
+        let cursor = self.store.polled_until(upstream)?.filter(|cursor| *cursor <= self.now);
+        let earliest = self.earliest();
+        let begin = cursor.map_or(earliest, |cursor| cursor.before(OVERLAP)).max(earliest);
+        let span = Span { begin, end: self.now.before(UNDER_WAY) };
+        let (all, mut cursor) = (self.now.before(LATEST), cursor.unwrap_or_default());
+        let mut walk = Walk::through(span);
+        loop {
+            let complete_until = self.take_page(&mut walk).await?;
+            let until = if walk.is_over { all } else { complete_until.unwrap_or_default().min(all) };
+            if until > cursor {
+                cursor = until;
+                self.store.polled(Polled { upstream: upstream.to_owned(), until }).await?;
+            }
+            if walk.is_over {
+                return Ok(walk);
+            }
+            tokio::time::sleep(self.source.account.pause()).await;
+        }
+    }
+
+    /// Walks through a whole day once more, and says what it found.
+    async fn compare(&self, day: u16) -> Result<Walk, Trouble> {
+        let start = Timestamp::from_seconds(u64::from(day) * 86_400);
+        let end = start.after(Duration::from_millis(86_399_999));
+        let span = Span { begin: start.max(self.earliest()), end };
+        let mut walk = Walk::through(span);
+        self.take_page(&mut walk).await?;
+        while !walk.is_over {
+            tokio::time::sleep(self.source.account.pause()).await;
+            self.take_page(&mut walk).await?;
+        }
+        self.tell(&start.to_string()[..10], &walk.counts);
+        Ok(walk)
+    }
+
+    /// Takes in the next page; up to when everything is in.
+    async fn take_page(&self, walk: &mut Walk) -> Result<Option<Timestamp>, Trouble> {
+        let page = self.source.account.events(walk.span, walk.next.as_ref()).await?;
+        self.take(&page.events, &mut walk.counts).await?;
+        if page.is_torn && !self.settles {
+            return Err(Trouble::Torn(self.source.account.upstream().to_owned()));
+        }
+        walk.pass(&page);
+        self.bury(page.unread).await?;
+        Ok(page.complete_until)
+    }
+
+    fn tell(&self, day: &str, counts: &Counts) {
+        let upstream = self.source.account.upstream();
+        let all: u64 = counts.values().map(|(all, _)| all).sum();
+        let missed: Vec<_> = counts
+            .iter()
+            .filter(|(_, (_, new))| *new > 0)
+            .map(|(word, (all, new))| format!("{word} {all}, of which we had {}", all - new))
+            .collect();
+        if missed.is_empty() {
+            tracing::info!(
+                upstream,
+                day,
+                "the day's events are compared: all {all} of the provider's are here"
+            );
+        } else {
+            let missed = missed.join("; ");
+            tracing::warn!(
+                upstream,
+                day,
+                "the day's events are compared: the provider has {missed}; they are taken in"
+            );
+        }
+    }
+
+    /// Before then the provider keeps nothing.
+    fn earliest(&self) -> Timestamp {
+        self.now.before(self.source.settings.reach)
+    }
+
+    /// Takes in what is new of a page.
+    async fn take(&self, page: &[Value], counts: &mut Counts) -> Result<(), Trouble> {
+        let mut new = Vec::with_capacity(page.len());
+        for data in page {
+            if let Some(event) = decode::read(self.source.provider, data, self.now) {
+                new.push(self.take_one(data, event));
+            }
+        }
+        // As many at once as one sync serves.
+        let mut taken = stream::iter(new).buffer_unordered(AT_ONCE);
+        while let Some((word, new)) = taken.try_next().await? {
+            let (all, missed) = counts.entry(word).or_default();
+            *all += 1;
+            *missed += u64::from(new);
+        }
+        Ok(())
+    }
+
+    /// Puts aside what cannot be read, each once however often it is on a page.
+    async fn bury(&self, unread: Vec<Unread>) -> Result<(), Trouble> {
+        for Unread { raw, reason } in unread {
+            let upstream = self.source.account.upstream();
+            let mut digest = [0; 16];
+            digest.copy_from_slice(&Sha256::digest(&raw)[..16]);
+            let dead = Dead {
+                upstream: upstream.to_owned(),
+                at: self.now,
+                via: Via::Poll,
+                token: None,
+                digest,
+                reason: reason.clone(),
+            };
+            if !self.store.knows_dead(&dead)? {
+                tracing::error!(
+                    upstream,
+                    reason,
+                    "an event of the provider's cannot be understood; `mailtrail events dead` lists it"
+                );
+                self.store.bury(dead, raw).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes an event in if it is new; what it says happened, and whether it was new.
+    async fn take_one(&self, data: &Value, event: Event) -> Result<(&'static str, bool), Trouble> {
+        let (upstream, word) = (self.source.account.upstream(), event.kind.word());
+        if self.store.knows_event(upstream, &event)? {
+            return Ok((word, false));
+        }
+        let lag = self.now.since(event.at);
+        let notice =
+            Notice { upstream: upstream.to_owned(), at: self.now, via: Via::Poll, token: None, event };
+        self.store.report(notice, decode::raw(self.source.provider, data)).await?;
+        let upstream = upstream.to_owned();
+        metrics::histogram!("mailtrail_event_lag_seconds").record(lag);
+        metrics::counter!("mailtrail_recovered_events_total", "upstream" => upstream.clone()).increment(1);
+        metrics::counter!("mailtrail_events_total", "upstream" => upstream, "event" => word).increment(1);
+        Ok((word, true))
+    }
+}
+
+impl Walk {
+    fn through(span: Span) -> Self {
+        Self { span, next: None, futile: 0, is_over: false, is_whole: true, counts: Counts::new() }
+    }
+
+    /// Finds what comes after a page. Where a torn one does not say it, that is the span from its last event on, or ever
+    /// longer steps from its begin.
+    fn pass(&mut self, page: &Page) {
+        self.next.clone_from(&page.next);
+        self.is_over = page.next.is_none();
+        if page.is_torn {
+            self.is_whole = false;
+            self.futile = if page.events.is_empty() { self.futile + 1 } else { 0 };
+            if self.is_over {
+                let least = self.span.begin.after(Duration::from_secs(1 << self.futile));
+                self.span.begin = page.complete_until.unwrap_or_default().max(least);
+            }
+            self.is_over = self.futile == MOST_FUTILE || self.span.begin > self.span.end;
+        }
+    }
+}
+
+/// Events of so short a time ago may still be on their way to us by webhook.
+const UNDER_WAY: Duration = Duration::from_secs(120);
+/// Events appear as late as this.
+const LATEST: Duration = Duration::from_secs(30 * 60);
+/// How far before the cursor a poll begins: clocks differ.
+const OVERLAP: Duration = Duration::from_secs(300);
+/// How long after its end a day is compared.
+const COMPARE_AFTER: Duration = Duration::from_secs(2 * 3600);
+/// Torn pages in a row without an event that can be read, after which the rest of the span is left out. The steps of so
+/// many are longer than any span.
+const MOST_FUTILE: u32 = 22;
+/// Events that are taken in at once.
+const AT_ONCE: usize = 64;

@@ -1,0 +1,190 @@
+//! The connections that reports come over.
+
+use crate::webhook::connection_limit::{Crowd, Seat};
+use crate::webhook::settings::Settings;
+use crate::webhook::{Inbox, router};
+use axum::Router;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use mailtrail_mail::descriptors;
+use mailtrail_net::tls::{Server, classify_failure};
+use mailtrail_net::{Refusal, RefusalLog};
+use std::io;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+/// What is spoken within TLS, as ALPN names it (RFC 7301).
+pub const PROTOCOLS: &[&[u8]] = &[b"http/1.1"];
+
+/// Where a request came from.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// The address of the connection.
+    pub address: IpAddr,
+    /// Whether there are as many connections as may be: it is told to come again.
+    pub is_one_too_many: bool,
+}
+
+/// Answers what comes over `socket` until it is to be `quiet`, within TLS where there is a server for it; requests under
+/// way are answered to their end. Of all connections that may be at once each may go on as long as it likes. Some more
+/// are told to come again, each source in the way that it understands, and closed; the rest waits in the kernel's queue.
+/// Of an address that has as many as it may have by itself, a few more are told so, and the rest is closed at once.
+pub async fn serve(
+    socket: TcpListener,
+    inbox: Inbox,
+    settings: Settings,
+    tls: Option<Arc<Server>>,
+    quiet: CancellationToken,
+) {
+    let refusals = inbox.log.clone();
+    let host = Host { router: router(inbox), tls, refusals: refusals.clone(), quiet: quiet.clone() };
+    let (places, spare) = (Arc::new(Semaphore::new(settings.connections)), Arc::new(Semaphore::new(SPARE)));
+    let crowd = Arc::new(Crowd::new(settings));
+    let conversations = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = quiet.cancelled() => break,
+            accepted = socket.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                descriptors::pause_listener(&error).await;
+                continue;
+            }
+        };
+        let Some(seat) = crowd.enter(peer.ip()) else {
+            refusals.note(peer.ip(), Refusal::HttpConnections, &"");
+            continue;
+        };
+        let place = if seat.is_one_too_many { None } else { places.clone().try_acquire_owned().ok() };
+        let peer = Peer { address: peer.ip(), is_one_too_many: place.is_none() };
+        let place = match place {
+            Some(place) => place,
+            None => tokio::select! {
+                biased;
+                () = quiet.cancelled() => break,
+                Ok(place) = spare.clone().acquire_owned() => place,
+            },
+        };
+        conversations.spawn(host.clone().converse(stream, peer, (place, seat)));
+    }
+    // Who waits there is not to wait for us.
+    drop(socket);
+    conversations.close();
+    conversations.wait().await;
+}
+
+/// Who converses.
+#[derive(Clone)]
+struct Host {
+    router: Router,
+    tls: Option<Arc<Server>>,
+    refusals: RefusalLog,
+    quiet: CancellationToken,
+}
+
+impl Host {
+    async fn converse(self, stream: TcpStream, peer: Peer, _place: (OwnedSemaphorePermit, Seat)) {
+        // No answer waits for the acknowledgement of the one before. A socket that refuses is closed already.
+        let _ = stream.set_nodelay(true);
+        let Some(first) = self.first_byte(&stream, peer).await else { return };
+        let ended = match &self.tls {
+            None if first == TLS_RECORD => {
+                return self.refusals.note(peer.address, Refusal::TlsOnHttpPort, &"");
+            }
+            None => self.answer(stream, peer).await,
+            Some(tls) => match self.secure(tls, stream, peer).await {
+                Some(secured) => self.answer(secured, peer).await,
+                None => return,
+            },
+        };
+        if let Err(error) = ended {
+            if error.is_parse() {
+                self.refusals.note(peer.address, Refusal::HttpFraming, &error);
+            }
+            tracing::debug!(peer = %peer.address, %error, "a connection of the webhook listener broke off");
+        }
+    }
+
+    /// The first byte that comes; `None` where none does.
+    async fn first_byte(&self, stream: &TcpStream, peer: Peer) -> Option<u8> {
+        let patience = match &self.tls {
+            _ if peer.is_one_too_many => SHORT,
+            Some(_) => HANDSHAKE,
+            None => HEAD,
+        };
+        let mut first = [0];
+        tokio::select! {
+            peeked = timeout(patience, stream.peek(&mut first)) => {
+                peeked.ok()?.ok().filter(|read| *read > 0).map(|_| first[0])
+            }
+            () = self.quiet.cancelled() => None,
+        }
+    }
+
+    /// Speaks TLS; `None` where that fails, which is said, or where we are to be quiet: nothing was asked yet.
+    async fn secure(&self, tls: &Server, stream: TcpStream, peer: Peer) -> Option<TlsStream<TcpStream>> {
+        let patience = if peer.is_one_too_many { SHORT } else { HANDSHAKE };
+        let secured = tokio::select! {
+            secured = timeout(patience, tls.acceptor().accept(stream)) => secured,
+            () = self.quiet.cancelled() => return None,
+        };
+        let failed = |error: &io::Error| match classify_failure(error) {
+            Refusal::ClearOnTlsPort => Refusal::HttpOnTlsPort,
+            Refusal::TlsTimeout => Refusal::HttpsTimeout,
+            refusal => refusal,
+        };
+        let secured = secured.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        secured.inspect_err(|error| self.refusals.note(peer.address, failed(error), error)).ok()
+    }
+
+    async fn answer(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+        peer: Peer,
+    ) -> hyper::Result<()> {
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            self.router.clone().oneshot(request)
+        });
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(if peer.is_one_too_many { SHORT } else { HEAD });
+        builder.max_buf_size(BUFFER).keep_alive(!peer.is_one_too_many);
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.quiet.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    }
+}
+
+/// Connections beyond those that may be, which are told so.
+pub const SPARE: usize = 64;
+/// The first byte of TLS, a handshake record (RFC 8446 section 5.1).
+const TLS_RECORD: u8 = 0x16;
+/// For the beginning of TLS.
+const HANDSHAKE: Duration = Duration::from_secs(30);
+/// For the head of a request, and between two requests: longer than web servers keep connections to us (nginx: 60 s),
+/// so that none of their requests meets a closing one.
+const HEAD: Duration = Duration::from_secs(75);
+/// The same, both, for those that are told to come again.
+const SHORT: Duration = Duration::from_secs(5);
+/// Bytes of a connection's buffer; a request's head may have no more, or as much again where it comes in one piece.
+const BUFFER: usize = 16 << 10;

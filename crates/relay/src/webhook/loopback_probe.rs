@@ -1,0 +1,25 @@
+//! What `doctor` asks itself through an address that a provider was given.
+
+use crate::loopback_probe::Probe;
+use crate::webhook::Inbox;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use std::sync::Arc;
+
+/// Answers a question of ours; no body is read for it, and whoever asks anything else is not counted as a stranger with
+/// a bad signature.
+pub async fn answer(State(inbox): State<Arc<Inbox>>, request: Request, next: Next) -> Response {
+    let Some(question) = request.headers().get(Probe::HEADER) else { return next.run(request).await };
+    let path = request.uri().path();
+    let is_source = path
+        .strip_prefix("/webhooks/")
+        .map(|name| name.strip_suffix('/').unwrap_or(name))
+        .is_some_and(|name| inbox.sources.iter().any(|source| source.name == name));
+    let answer = question.to_str().ok().filter(|_| is_source);
+    match answer.and_then(|question| inbox.probe.answer(question, path)) {
+        Some(answer) => answer.into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}

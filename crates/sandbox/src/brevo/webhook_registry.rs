@@ -1,0 +1,187 @@
+use crate::webhook_client::Address;
+use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::Url;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The transactional webhooks that were made, by their numbers.
+#[derive(Debug, Default)]
+pub(crate) struct Hooks(Mutex<BTreeMap<u64, Hook>>);
+
+/// One of them.
+#[derive(Clone, Debug)]
+pub(super) struct Hook {
+    url: Arc<str>,
+    description: String,
+    events: Vec<&'static str>,
+    batched: bool,
+    /// What each request shows.
+    fields: HeaderMap,
+    /// The same as it was given, under `auth` and `headers`.
+    proofs: [Value; 2],
+    created: String,
+    modified: String,
+}
+
+impl Hooks {
+    /// Those that are told an event, and whether they take many at once.
+    pub(super) fn of(&self, word: &str) -> Vec<(u64, bool)> {
+        let all = self.all();
+        all.iter().filter(|(_, hook)| hook.wants(word)).map(|(id, hook)| (*id, hook.batched)).collect()
+    }
+
+    /// Where one leads, and what it shows.
+    pub(crate) fn address(&self, id: u64) -> Option<Address> {
+        let all = self.all();
+        let hook = all.get(&id)?;
+        Some(Address { url: hook.url.clone(), fields: hook.fields.clone() })
+    }
+
+    /// Adds one and says its number; `None` when there are as many as may be.
+    pub(super) fn add(&self, hook: Hook) -> Option<u64> {
+        let mut all = self.all();
+        let id = all.last_key_value().map_or(1, |(last, _)| last + 1);
+        (all.len() < MOST).then(|| all.insert(id, hook)).map(|_| id)
+    }
+
+    pub(super) fn get(&self, id: u64) -> Option<Hook> {
+        self.all().get(&id).cloned()
+    }
+
+    pub(super) fn replace(&self, id: u64, hook: Hook) {
+        self.all().entry(id).and_modify(|known| *known = hook);
+    }
+
+    /// Whether there was one.
+    pub(super) fn remove(&self, id: u64) -> bool {
+        self.all().remove(&id).is_some()
+    }
+
+    /// All of them as the API writes them.
+    pub(super) fn written(&self) -> Vec<Value> {
+        self.all().iter().map(|(id, hook)| hook.written(*id)).collect()
+    }
+
+    fn all(&self) -> MutexGuard<'_, BTreeMap<u64, Hook>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Hook {
+    /// As a request describes it: a new one, or what it changes of one that is `known`.
+    pub(super) fn read(asked: &Value, known: Option<Self>, now: String) -> Result<Self, String> {
+        let mut hook = known.unwrap_or_else(|| Self {
+            url: "".into(),
+            description: String::new(),
+            events: Vec::new(),
+            batched: false,
+            fields: HeaderMap::new(),
+            proofs: [Value::Null, Value::Null],
+            created: now.clone(),
+            modified: String::new(),
+        });
+        hook.modified = now;
+        if asked["type"].as_str().is_some_and(|kind| kind != "transactional") {
+            return Err("the sandbox has transactional webhooks only".into());
+        }
+        if let Some(url) = asked["url"].as_str() {
+            hook.url = url.into();
+        }
+        if let Some(description) = asked["description"].as_str() {
+            description.clone_into(&mut hook.description);
+        }
+        if let Some(events) = asked["events"].as_array() {
+            hook.events = events.iter().map(event).collect::<Result<_, _>>()?;
+        }
+        if let Some(batched) = asked["batched"].as_bool() {
+            hook.batched = batched;
+        }
+        for (place, name) in ["auth", "headers"].into_iter().enumerate() {
+            if !asked[name].is_null() {
+                hook.proofs[place] = asked[name].clone();
+            }
+        }
+        hook.fields = fields(&hook.proofs).ok_or("auth or headers is not valid")?;
+        let leads_somewhere = Url::parse(&hook.url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
+        match (leads_somewhere, hook.events.is_empty()) {
+            (false, _) => Err("url is not valid".into()),
+            (_, true) => Err("events is missing".into()),
+            _ => Ok(hook),
+        }
+    }
+
+    /// Errors are not to be asked for: everybody is told.
+    fn wants(&self, word: &str) -> bool {
+        let asked: &[&str] = match word {
+            "request" => &["request", "sent"],
+            "soft_bounce" => &["softBounce"],
+            "hard_bounce" => &["hardBounce"],
+            "invalid_email" => &["invalid"],
+            "complaint" => &["spam"],
+            "unique_opened" => &["uniqueOpened"],
+            "opened" | "proxy_open" => &["opened"],
+            "error" => return true,
+            word => &[word],
+        };
+        asked.iter().any(|asked| self.events.contains(asked))
+    }
+
+    pub(super) fn written(&self, id: u64) -> Value {
+        let mut written = json!({
+            "id": id,
+            "url": &*self.url,
+            "description": self.description,
+            "type": "transactional",
+            "events": self.events,
+            "batched": self.batched,
+            "createdAt": self.created,
+            "modifiedAt": self.modified,
+        });
+        for (name, proof) in ["auth", "headers"].into_iter().zip(&self.proofs) {
+            if !proof.is_null() {
+                written[name] = proof.clone();
+            }
+        }
+        written
+    }
+}
+
+fn event(name: &Value) -> Result<&'static str, String> {
+    let known = EVENTS.into_iter().find(|known| name == known);
+    known.ok_or_else(|| format!("events has {name}, which is not valid"))
+}
+
+/// `{"type": "bearer", "token"}`, and `[{"key", "value"}]`.
+fn fields([auth, headers]: &[Value; 2]) -> Option<HeaderMap> {
+    let mut fields = HeaderMap::new();
+    if !auth.is_null() {
+        let token = auth["token"].as_str().filter(|_| auth["type"] == "bearer")?;
+        fields.insert(AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {token}")).ok()?);
+    }
+    for header in headers.as_array().into_iter().flatten() {
+        let name: HeaderName = header["key"].as_str()?.parse().ok()?;
+        fields.append(name, HeaderValue::from_str(header["value"].as_str()?).ok()?);
+    }
+    Some(fields)
+}
+
+/// What can be asked for.
+const EVENTS: [&str; 13] = [
+    "sent",
+    "request",
+    "delivered",
+    "hardBounce",
+    "softBounce",
+    "blocked",
+    "spam",
+    "invalid",
+    "deferred",
+    "click",
+    "opened",
+    "uniqueOpened",
+    "unsubscribed",
+];
+/// Webhooks of one account.
+const MOST: usize = 40;

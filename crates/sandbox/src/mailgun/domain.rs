@@ -1,0 +1,70 @@
+//! The domain: its state, tracking, queues; and the account's signing key.
+
+use crate::mailgun::router::{Answer, Refusal, own};
+use crate::state::House;
+use axum::Json;
+use axum::extract::{Path, State};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+pub(super) async fn state(State(house): State<Arc<House>>, Path(domain): Path<String>) -> Answer {
+    own(&house, &domain).map_err(|_| Refusal::not_found("Domain not found"))?;
+    let name = &house.domain;
+    Ok(Json(json!({
+        "domain": {
+            "id": "5f0000000000000000000002",
+            "name": name,
+            "state": "active",
+            "type": "custom",
+            "smtp_login": house.login.username(),
+            "spam_action": "disabled",
+            "require_tls": false,
+            "skip_verification": false,
+            "wildcard": false,
+            "web_scheme": "https",
+            "web_prefix": "email",
+            "use_automatic_sender_security": false,
+            "created_at": "Thu, 10 Sep 2026 09:00:00 GMT",
+        },
+        "receiving_dns_records": [exchange("mxa.mailgun.org"), exchange("mxb.mailgun.org")],
+        "sending_dns_records": [
+            record("TXT", name.clone(), "v=spf1 include:mailgun.org ~all"),
+            record("TXT", format!("pic._domainkey.{name}"), "k=rsa; p=MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQC0example"),
+            record("CNAME", format!("email.{name}"), "mailgun.org"),
+        ],
+    })))
+}
+
+fn exchange(host: &str) -> Value {
+    json!({
+        "record_type": "MX", "priority": "10", "value": host, "valid": "valid", "is_active": true,
+        "cached": [format!("10 {host}")],
+    })
+}
+
+fn record(kind: &str, name: String, value: &str) -> Value {
+    json!({
+        "record_type": kind, "name": name, "value": value, "valid": "valid", "is_active": true, "cached": [],
+    })
+}
+
+pub(super) async fn tracking(State(house): State<Arc<House>>, Path(domain): Path<String>) -> Answer {
+    own(&house, &domain)?;
+    Ok(Json(json!({
+        "tracking": {
+            "open": { "active": true, "place_at_the_top": false },
+            "click": { "active": true },
+            "unsubscribe": { "active": true, "html_footer": "", "text_footer": "" },
+            "web_scheme": "https",
+        },
+    })))
+}
+
+pub(super) async fn queues(State(house): State<Arc<House>>, Path(domain): Path<String>) -> Answer {
+    own(&house, &domain)?;
+    Ok(Json(json!({ "regular": { "is_disabled": false }, "scheduled": { "is_disabled": false } })))
+}
+
+pub(super) async fn signing_key(State(house): State<Arc<House>>) -> Json<Value> {
+    Json(json!({ "message": "success", "http_signing_key": house.signing_key.reveal() }))
+}

@@ -1,0 +1,239 @@
+//! Mailgun's side of `POST /v3/<domain>/messages.mime`, with the words of its documentation. The fates that SMTP decides
+//! at RCPT and DATA are decided for the whole request here: HTTP has one answer.
+
+use crate::message_facts::Origin;
+use crate::profile::Face;
+use crate::scenario::Fate;
+use crate::smtp::{MESSAGE_SIZE, SLOW};
+use crate::state::House;
+use axum::Router;
+use axum::body::Body;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use mailtrail_mail::{Envelope, Mailbox};
+use memchr::memmem;
+use multer::{Constraints, Multipart, SizeLimit};
+use serde_json::json;
+use std::io;
+use std::sync::Arc;
+use subtle::ConstantTimeEq;
+use tokio::net::TcpStream;
+
+/// Answers on one connection. An error cuts it, as the fates that lose an answer ask for.
+pub(crate) async fn serve(house: Arc<House>, management: Router, stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let management = TowerToHyperService::new(management);
+    let service = service_fn(|request: Request<Incoming>| {
+        let (house, management) = (house.clone(), management.clone());
+        async move {
+            if house.face == Face::Mailgun && is_message(&request) {
+                return answer(house, request).await;
+            }
+            management.call(request).await.map_err(|never| match never {})
+        }
+    });
+    http1::Builder::new().serve_connection(TokioIo::new(stream), service).await.map_err(io::Error::other)
+}
+
+fn is_message(request: &Request<Incoming>) -> bool {
+    let path: Vec<_> = request.uri().path().split('/').collect();
+    request.method() == Method::POST && matches!(path[..], ["", "v3", _, "messages.mime"])
+}
+
+async fn answer(house: Arc<House>, request: Request<Incoming>) -> io::Result<Response<Body>> {
+    let domain = request.uri().path().split('/').nth(2).unwrap_or_default();
+    if !is_known(&house, request.headers()) {
+        return Ok(plain(StatusCode::UNAUTHORIZED, "Forbidden"));
+    }
+    if domain != house.domain {
+        return Ok(message(StatusCode::NOT_FOUND, &format!("Domain not found: {domain}")));
+    }
+    match Form::read(&house, request).await? {
+        Ok(form) => take(&house, form).await,
+        Err((status, text)) => Ok(message(status, text)),
+    }
+}
+
+pub(crate) fn is_known(house: &House, headers: &HeaderMap) -> bool {
+    let given = headers.get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
+    let login = BASE64_STANDARD.encode(format!("api:{}", house.api_key.reveal()));
+    given.strip_prefix(b"Basic ").unwrap_or_default().ct_eq(login.as_bytes()).into()
+}
+
+/// What was posted.
+struct Form {
+    envelope: Envelope,
+    parameters: Vec<(String, String)>,
+    raw: Bytes,
+}
+
+/// A status and Mailgun's words.
+type Refusal = (StatusCode, &'static str);
+
+impl Form {
+    async fn read(house: &House, request: Request<Incoming>) -> io::Result<Result<Self, Refusal>> {
+        let kind =
+            request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        let Ok(boundary) = multer::parse_boundary(kind) else {
+            return Ok(Err(bad("Invalid request content type")));
+        };
+        let limit = Constraints::new().size_limit(SizeLimit::new().whole_stream(MESSAGE_SIZE));
+        let stream = Body::new(request.into_body()).into_data_stream();
+        let mut parts = Multipart::with_constraints(stream, boundary, limit);
+        let sender = format!("postmaster@{}", house.domain).parse().ok();
+        let mut form = Self {
+            envelope: Envelope { sender, ..Envelope::default() },
+            parameters: Vec::new(),
+            raw: Bytes::new(),
+        };
+        loop {
+            match parts.next_field().await {
+                Ok(Some(field)) => match form.part(house, field).await? {
+                    Ok(()) => {}
+                    Err(refusal) => return Ok(Err(refusal)),
+                },
+                Ok(None) => return Ok(form.checked()),
+                Err(error) => return Ok(Err(refusal(&error))),
+            }
+        }
+    }
+
+    async fn part(&mut self, house: &House, mut field: multer::Field<'_>) -> io::Result<Result<(), Refusal>> {
+        let name = field.name().unwrap_or_default().to_owned();
+        if name == "message" && field.file_name().is_none() {
+            return Ok(Err(bad("'message' parameter is not a file")));
+        }
+        let (mut value, mut may_drop) = (Vec::new(), name == "message");
+        loop {
+            match field.chunk().await {
+                Ok(Some(piece)) => value.extend_from_slice(&piece),
+                Ok(None) => break,
+                Err(error) => return Ok(Err(refusal(&error))),
+            }
+            if may_drop && memmem::find(&value, b"\r\n\r\n").is_some() {
+                may_drop = false;
+                if house.is_first(&self.envelope, &value, Fate::DropBeforeDot) {
+                    return Err(io::ErrorKind::ConnectionAborted.into());
+                }
+            }
+        }
+        if name == "message" {
+            self.raw = value.into();
+            return Ok(Ok(()));
+        }
+        let value = String::from_utf8_lossy(&value).into_owned();
+        if name == "to" { Ok(self.to(&value)) } else { Ok(self.parameter(name, value)) }
+    }
+
+    /// One address, or a list.
+    fn to(&mut self, value: &str) -> Result<(), Refusal> {
+        let whole = value.parse::<Mailbox>().map(|only| vec![only]);
+        let list = whole.or_else(|_| value.split(',').map(|one| bare(one).parse()).collect());
+        for recipient in list.map_err(|_| bad(NOT_AN_ADDRESS))? {
+            if Fate::of(&recipient) == Fate::Reject {
+                return Err(bad(NOT_AN_ADDRESS));
+            }
+            if !self.envelope.recipients.contains(&recipient) {
+                self.envelope.recipients.push(recipient);
+            }
+        }
+        Ok(())
+    }
+
+    fn parameter(&mut self, name: String, value: String) -> Result<(), Refusal> {
+        self.parameters.push((name, value));
+        let size: usize = self.parameters.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if size > PARAMETERS {
+            let text = "Send options (parameters starting with o:, h:, or v:) are limited to 16 kB total";
+            return Err(bad(text));
+        }
+        Ok(())
+    }
+
+    fn checked(self) -> Result<Self, Refusal> {
+        match self.envelope.recipients.len() {
+            0 => Err(bad("to parameter is missing")),
+            1..=RECIPIENTS if self.raw.is_empty() => Err(bad("message parameter is missing")),
+            1..=RECIPIENTS => Ok(self),
+            _ => Err(bad("Too many recipients, max is 1000")),
+        }
+    }
+}
+
+/// Takes a message, or refuses it for now, as its recipients' fates have it.
+async fn take(house: &Arc<House>, form: Form) -> io::Result<Response<Body>> {
+    let Form { envelope, parameters, raw } = form;
+    // Every one is counted, so that several in one message do not have it refused several times.
+    let among = |fate| envelope.recipients.iter().filter(move |to| Fate::of(to) == fate);
+    let seen = |to: &Mailbox| house.memory.count(format!("messages.mime {}", to.folded()));
+    if among(Fate::DeferSmtp).filter(|to| seen(to) % 3 < 2).count() > 0 {
+        // A clear no for now; an error of its own (5xx) would leave open whether it has the message.
+        return Ok(message(StatusCode::REQUEST_TIMEOUT, "Request Timeout"));
+    }
+    if among(Fate::RateLimit).filter(|to| seen(to).is_multiple_of(2)).count() > 0 {
+        return Ok(message(StatusCode::TOO_MANY_REQUESTS, &house.rate_limited()));
+    }
+    let slow = among(Fate::Slow).count() > 0;
+    let cut = house.is_first(&envelope, &raw, Fate::DropAtDot);
+    let Some(id) = house.take(envelope, raw, Origin::Http(parameters)) else {
+        return Ok(message(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error"));
+    };
+    if cut {
+        return Err(io::ErrorKind::ConnectionAborted.into());
+    }
+    if slow {
+        house.pace.wait(SLOW).await;
+    }
+    let taken = json!({ "id": format!("<{}>", id.as_str()), "message": "Queued. Thank you." });
+    Ok(response(StatusCode::OK, "application/json", taken.to_string()))
+}
+
+/// The address in `Name <address>`.
+fn bare(text: &str) -> &str {
+    let text = text.trim();
+    text.strip_suffix('>').and_then(|text| text.rsplit_once('<')).map_or(text, |(_, address)| address)
+}
+
+fn bad(text: &'static str) -> Refusal {
+    (StatusCode::BAD_REQUEST, text)
+}
+
+fn refusal(error: &multer::Error) -> Refusal {
+    match error {
+        multer::Error::StreamSizeExceeded { .. } => {
+            (StatusCode::PAYLOAD_TOO_LARGE, "request size exceeds 52.4MiB limit")
+        }
+        _ => bad("malformed multipart/form-data request"),
+    }
+}
+
+fn message(status: StatusCode, text: &str) -> Response<Body> {
+    response(status, "application/json", json!({ "message": text }).to_string())
+}
+
+fn plain(status: StatusCode, text: &str) -> Response<Body> {
+    response(status, "text/plain; charset=utf-8", text.to_owned())
+}
+
+fn response(status: StatusCode, kind: &'static str, body: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, kind.parse().expect("the kinds above are fit for a header"));
+    response
+}
+
+/// What a path that leads nowhere says, with 200.
+pub(crate) const MAGNIFICENT: &str = "Mailgun Magnificent API";
+const NOT_AN_ADDRESS: &str = "'to' parameter is not a valid address. please check documentation";
+/// Recipients of one request.
+const RECIPIENTS: usize = 1000;
+/// Bytes of all parameters.
+const PARAMETERS: usize = 16 << 10;

@@ -1,0 +1,18 @@
+//! SMTP without sockets (RFC 5321 and its extensions): bytes in, steps out. It serves both sides: the session that
+//! our listeners run, and the replies that an upstream sends.
+//!
+//! Nothing here reads, writes, waits or knows the time.
+
+mod command;
+mod data;
+mod limits;
+mod reply;
+mod response;
+mod session;
+
+pub use command::{Command, Mechanism, Syntax};
+pub use data::{Decoder, Encoder, Fed};
+pub use limits::Limits;
+pub use reply::Reply;
+pub use response::{Capabilities, Response, ResponseReader, Unreadable};
+pub use session::{Account, Authentication, Credentials, Introduction, Rules, Session, Step};

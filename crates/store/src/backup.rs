@@ -1,0 +1,217 @@
+//! A copy of the journal while it is written to.
+//!
+//! The journal is the truth, so a copy of it is a copy of the store: the ledger is made anew when it is opened. The copy
+//! holds everything up to one place, which lies behind all that was promised before the copying began. Upkeep waits
+//! meanwhile: it would drop the message of a send whose end lies behind that place.
+
+use crate::group_commit::CommitError;
+use crate::journal::{Segment, segment_path};
+use crate::log_reader::Cursor;
+use crate::replay::{Progress, chain, up_to};
+use crate::{ReadError, Store};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
+
+/// What was copied.
+#[derive(Clone, Copy, Debug)]
+pub struct BackedUp {
+    /// Segments of the journal.
+    pub segments: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// The copy has everything before.
+    pub until: Cursor,
+}
+
+/// Why there is no copy; nothing is left of one that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// Something is there.
+    #[error("{0} is there already and is no empty directory; name one that does not exist")]
+    Occupied(PathBuf),
+    /// It would lie among the store's own files.
+    #[error("{0} lies within the store's own files; name another place, best on another disk")]
+    Inside(PathBuf),
+    /// The disk or its permissions.
+    #[error("{path} cannot be used: {source}; the relay's user must be able to write there")]
+    Io {
+        /// What was tried.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The store's side.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The store has failed.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+}
+
+impl From<::sled::Error> for BackupError {
+    fn from(error: ::sled::Error) -> Self {
+        Self::Read(error.into())
+    }
+}
+
+impl Store {
+    /// Copies the journal, and the certificate that the relay made for itself, into a new directory that can stand in
+    /// the data directory's place. `target` is absolute, and is there only when the copy is whole and on stable storage.
+    /// `progress` ends it by an error. Blocks. Traffic goes on, upkeep waits.
+    pub fn back_up(
+        &self,
+        target: &Path,
+        progress: &mut dyn FnMut(Progress) -> io::Result<()>,
+    ) -> Result<BackedUp, BackupError> {
+        let _upkeep = self.0.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        let (parent, name) = self.place_for(target)?;
+        if let Some(committer) = &self.0.committer {
+            committer.drain_blocking()?;
+        }
+        let position = self.projection()?.position()?.unwrap_or_default();
+        let chain = up_to(chain(&self.0.journal).map_err(ReadError::from)?, position);
+        let mut sources = Vec::with_capacity(chain.len());
+        for (number, end) in chain {
+            sources.push(Source::find(&self.0.journal, number, end).map_err(ReadError::from)?);
+        }
+        let total = sources.iter().map(|source| source.length).sum();
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| BackupError::Io { path, source }
+        };
+        let free = self.0.disk.free(&parent).and_then(|free| free.admit(total));
+        free.map_err(failed(&parent))?;
+        let unfinished = tempfile::Builder::new()
+            .prefix(&format!(".{name}."))
+            .suffix(".unfinished")
+            .permissions(std::fs::Permissions::from_mode(0o700))
+            .tempdir_in(&parent)
+            .map_err(failed(&parent))?;
+        let copy = Copy { directory: unfinished.path(), step: Progress { done: 0, total }, progress };
+        copy.all(&self.0.journal, &sources).map_err(failed(unfinished.path()))?;
+        let placed = std::fs::rename(unfinished.path(), target).and_then(|()| sync(&parent));
+        placed.map_err(failed(target))?;
+        // It has another name now.
+        let _ = unfinished.keep();
+        Ok(BackedUp { segments: sources.len() as u64, bytes: total, until: Cursor(position) })
+    }
+
+    /// The directory and the name of the copy, where it may lie.
+    fn place_for(&self, target: &Path) -> Result<(PathBuf, String), BackupError> {
+        let failed = |path: &Path, source| BackupError::Io { path: path.to_owned(), source };
+        let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
+            return Err(BackupError::Occupied(target.to_owned()));
+        };
+        match std::fs::read_dir(target).map(|mut entries| entries.next().is_none()) {
+            Ok(true) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Ok(false) => return Err(BackupError::Occupied(target.to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                return Err(BackupError::Occupied(target.to_owned()));
+            }
+            Err(error) => return Err(failed(target, error)),
+        }
+        let parent = parent.canonicalize().map_err(|error| failed(parent, error))?;
+        for own in [&self.0.journal, &self.0.ledger] {
+            let own = own.canonicalize().map_err(|error| failed(own, error))?;
+            if parent.join(name).starts_with(own) {
+                return Err(BackupError::Inside(target.to_owned()));
+            }
+        }
+        Ok((parent, name.to_string_lossy().into_owned()))
+    }
+}
+
+/// A segment, and how much of it is copied.
+struct Source {
+    number: u32,
+    file: File,
+    length: u64,
+}
+
+impl Source {
+    /// What is damaged is copied as it is.
+    fn find(journal: &Path, number: u32, end: Option<u64>) -> io::Result<Self> {
+        let file = File::open(segment_path(journal, number))?;
+        let there = file.metadata()?.len();
+        let trusted = Segment::open(journal, number, end).map_or(there, |segment| segment.length());
+        Ok(Self { number, file, length: trusted.min(there) })
+    }
+}
+
+struct Copy<'a> {
+    directory: &'a Path,
+    step: Progress,
+    progress: &'a mut dyn FnMut(Progress) -> io::Result<()>,
+}
+
+impl Copy<'_> {
+    /// Everything is on stable storage when it returns.
+    fn all(mut self, journal: &Path, sources: &[Source]) -> io::Result<()> {
+        let to = make(&self.directory.join("journal"))?;
+        for source in sources {
+            self.segment(source, &segment_path(&to, source.number))?;
+        }
+        sync(&to)?;
+        if let Some(data_dir) = journal.parent() {
+            certificate(&data_dir.join(CERTIFICATE), &self.directory.join(CERTIFICATE))?;
+        }
+        sync(self.directory)
+    }
+
+    fn segment(&mut self, source: &Source, to: &Path) -> io::Result<()> {
+        let (mut copy, mut left) = (create(to)?, source.length);
+        while left > 0 {
+            let copied = io::copy(&mut (&source.file).take(left.min(PIECE)), &mut copy)?;
+            if copied == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            left -= copied;
+            self.step.done += copied;
+            (self.progress)(self.step)?;
+        }
+        copy.sync_all()
+    }
+}
+
+/// Copies the certificate that the relay made for itself, if it did: programs may trust it by name.
+fn certificate(from: &Path, to: &Path) -> io::Result<()> {
+    let entries = match std::fs::read_dir(from) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    make(to)?;
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            let mut copy = create(&to.join(entry.file_name()))?;
+            io::copy(&mut File::open(entry.path())?, &mut copy)?;
+            copy.sync_all()?;
+        }
+    }
+    sync(to)
+}
+
+/// Makes a directory for this user only.
+fn make(directory: &Path) -> io::Result<PathBuf> {
+    std::fs::create_dir(directory)?;
+    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))?;
+    Ok(directory.to_owned())
+}
+
+/// Makes a file for this user only.
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+fn sync(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// Where the relay's own certificate and key are in a data directory.
+const CERTIFICATE: &str = "tls";
+/// Bytes copied between two words about how far it is.
+const PIECE: u64 = 4 << 20;

@@ -1,0 +1,161 @@
+use crate::disk_space::Free;
+use bytes::Bytes;
+use crc32fast::Hasher;
+use std::fs::File;
+use std::io::{self, Write};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A message on its way into the journal: its first part in memory, the rest of a large one in a file.
+#[derive(Clone, Debug)]
+pub struct Message {
+    first: Bytes,
+    rest: Option<Arc<Spill>>,
+}
+
+/// A part of a message that is not held in memory. The file has no name: nothing is left of it, whatever happens.
+#[derive(Debug)]
+pub struct Spill {
+    file: File,
+    length: u64,
+    checksum: Hasher,
+    is_ascii: bool,
+}
+
+impl Message {
+    /// A message of two parts.
+    pub fn new(first: Bytes, rest: Option<Spill>) -> Self {
+        Self { first, rest: rest.map(Arc::new) }
+    }
+
+    /// Bytes of both parts.
+    pub fn size(&self) -> u64 {
+        self.first.len() as u64 + self.rest.as_ref().map_or(0, |rest| rest.length)
+    }
+
+    /// Whether it holds nothing but ASCII.
+    pub fn is_ascii(&self) -> bool {
+        self.first.is_ascii() && self.rest.as_ref().is_none_or(|rest| rest.is_ascii)
+    }
+
+    /// The part in memory.
+    pub fn first(&self) -> &Bytes {
+        &self.first
+    }
+
+    /// The other part.
+    pub fn rest(&self) -> Option<&Spill> {
+        self.rest.as_deref()
+    }
+
+    /// The CRC32 of both parts as one; what lies in the file is not read for it.
+    pub(crate) fn checksum(&self) -> u32 {
+        self.checksum_from(0)
+    }
+
+    /// The same, without the first `start` bytes, which must be in memory.
+    pub fn checksum_from(&self, start: usize) -> u32 {
+        let mut checksum = Hasher::new();
+        checksum.update(&self.first[start..]);
+        if let Some(rest) = &self.rest {
+            checksum.combine(&rest.checksum);
+        }
+        checksum.finalize()
+    }
+}
+
+impl From<Bytes> for Message {
+    fn from(bytes: Bytes) -> Self {
+        Self::new(bytes, None)
+    }
+}
+
+impl Spill {
+    /// An empty one, on the disk of `directory`.
+    pub(crate) fn new(directory: &Path) -> io::Result<Self> {
+        Ok(Self {
+            file: tempfile::tempfile_in(directory)?,
+            length: 0,
+            checksum: Hasher::new(),
+            is_ascii: true,
+        })
+    }
+
+    /// Bytes it holds.
+    pub fn size(&self) -> u64 {
+        self.length
+    }
+
+    /// Appends to it; fails like the journal where the disk has too little space. It is of no use after an error.
+    pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        Free::of(&rustix::fs::fstatvfs(&self.file)?).admit(bytes.len() as u64)?;
+        self.file.write_all(bytes)?;
+        self.checksum.update(bytes);
+        self.is_ascii &= bytes.is_ascii();
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Some of what was appended; it must be there. It blocks.
+    pub fn read(&self, part: Range<u64>) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; part.end.saturating_sub(part.start) as usize];
+        self.file.read_exact_at(&mut bytes, part.start)?;
+        Ok(bytes)
+    }
+
+    /// Writes all of it to `target`, in pieces; fails when it is not what was appended.
+    pub(crate) fn copy_to(&self, target: &mut impl Write) -> io::Result<()> {
+        let mut buffer = vec![0; PIECE];
+        let (mut at, mut checksum) = (0, Hasher::new());
+        while at < self.length {
+            let piece = &mut buffer[..(self.length - at).min(PIECE as u64) as usize];
+            self.file.read_exact_at(piece, at)?;
+            checksum.update(piece);
+            target.write_all(piece)?;
+            at += piece.len() as u64;
+        }
+        if checksum.finalize() == self.checksum.clone().finalize() {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::InvalidData, "a spilled message is not what was written"))
+    }
+}
+
+/// Bytes copied at a time.
+const PIECE: usize = 256 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_parts_have_one_checksum() {
+        let directory = tempfile::tempdir().unwrap();
+        let text: Vec<u8> = (0..PIECE + 1000).map(|number| (number % 251) as u8).collect();
+        for cut in [0, 1, 1000, text.len()] {
+            let mut spill = Spill::new(directory.path()).unwrap();
+            for piece in text[cut..].chunks(70_000) {
+                spill.append(piece).unwrap();
+            }
+            let message = Message::new(Bytes::copy_from_slice(&text[..cut]), Some(spill));
+            let mut copy = message.first().to_vec();
+            message.rest().unwrap().copy_to(&mut copy).unwrap();
+            assert!(!message.is_ascii(), "cut at {cut}");
+            assert!(copy == text && message.size() == text.len() as u64, "cut at {cut}");
+            assert_eq!(message.checksum(), crc32fast::hash(&text), "cut at {cut}");
+        }
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "no file has a name");
+    }
+
+    #[test]
+    fn a_file_that_changed_is_not_copied_as_if_it_had_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut spill = Spill::new(directory.path()).unwrap();
+        spill.append(b"what was written").unwrap();
+        spill.file.write_all_at(b"t", 5).unwrap();
+        let failed = spill.copy_to(&mut Vec::new()).unwrap_err();
+        assert_eq!(failed.kind(), io::ErrorKind::InvalidData);
+    }
+}

@@ -1,0 +1,330 @@
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::{Engine, alphabet};
+use icu_normalizer::DecomposingNormalizerBorrowed;
+use mailtrail_mail::{Mailbox, in_unicode};
+use regex::bytes::{Captures, Regex, RegexBuilder};
+use std::fmt::Write;
+
+/// Finds an address wherever and however it is written: in any case and in any spelling of [`mailtrail_mail::fold_address`],
+/// within text, in the ways of URLs, JSON, quoted-printable (RFC 2045), xtext (RFC 3461) and UTF-16, in base64, and with
+/// `=` for its `@` as return paths have it.
+#[derive(Debug)]
+pub struct Mention {
+    address: String,
+    /// The address in all these ways but base64; its group is the `@`.
+    written: Regex,
+    /// What may be base64, over several lines.
+    encoded: Regex,
+}
+
+impl Mention {
+    /// Of that address; `None` for one without a domain: it is everybody's.
+    pub fn of(address: &Mailbox) -> Option<Self> {
+        let address = address.folded();
+        let (local, domain) = address.rsplit_once('@')?;
+        let in_unicode = in_unicode(&address);
+        let in_unicode = in_unicode.rsplit_once('@').map_or("", |(_, domain)| domain);
+        let labels = domain.split('.').zip(in_unicode.split('.').map(Some).chain(std::iter::repeat(None)));
+        let labels: Vec<_> = labels
+            .map(|(label, in_unicode)| match in_unicode.filter(|other| *other != label) {
+                Some(other) => format!("(?:{}|{})", spelled(label, ""), composed_or_not(other, "")),
+                None => spelled(label, ""),
+            })
+            .collect();
+        // The return path of a list: bounces+ada=example.net@…
+        let pattern = format!(
+            "(?i){}{GAP}({}|=|=3D|%3D){GAP}{}",
+            local_pattern(local),
+            ways('@'),
+            labels.join(&format!("{GAP}{}{GAP}", spelled_dot(in_unicode.is_ascii())))
+        );
+        let written = RegexBuilder::new(&pattern).size_limit(PROGRAM).build().ok()?;
+        let encoded = Regex::new(r"[A-Za-z0-9+/_-]{8,}(?:\r?\n[A-Za-z0-9+/_-]{2,})*").ok()?;
+        Some(Self { address, written, encoded })
+    }
+
+    /// Whether these bytes mention it.
+    pub fn is_in(&self, bytes: &[u8]) -> bool {
+        self.written.captures_iter(bytes).any(|found| is_whole(bytes, &found)) || self.is_encoded_in(bytes)
+    }
+
+    /// Whether there may be a text in these bytes that mentions it; true also where there is none.
+    pub fn may_be_in(&self, bytes: &[u8]) -> bool {
+        self.written.is_match(bytes) || self.is_encoded_in(bytes)
+    }
+
+    /// A text with `name` in its place; `None` when it does not mention it.
+    pub fn replaced(&self, text: &str, name: &str) -> Option<String> {
+        let bytes = text.as_bytes();
+        let (mut changed, mut done) = (Vec::with_capacity(bytes.len()), 0);
+        let in_path_name = name.replace('@', "=");
+        let written = self.written.captures_iter(bytes).filter(|found| is_whole(bytes, found));
+        let written = written.filter_map(|found| {
+            Some((found.get(0)?.range(), if is_in_path(&found) { &*in_path_name } else { name }))
+        });
+        let encoded = self.encoded.find_iter(bytes).filter(|run| self.is_behind(run.as_bytes()));
+        let mut found: Vec<_> = written.chain(encoded.map(|run| (run.range(), name))).collect();
+        if found.is_empty() {
+            return None;
+        }
+        found.sort_by_key(|(range, _)| range.start);
+        for (range, name) in found {
+            if range.start >= done {
+                changed.extend_from_slice(&bytes[done..range.start]);
+                changed.extend_from_slice(name.as_bytes());
+            }
+            done = done.max(range.end);
+        }
+        changed.extend_from_slice(&bytes[done..]);
+        Some(String::from_utf8_lossy(&changed).into_owned())
+    }
+
+    /// The address, folded.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    fn is_encoded_in(&self, bytes: &[u8]) -> bool {
+        self.encoded.find_iter(bytes).any(|run| self.is_behind(run.as_bytes()))
+    }
+
+    /// Whether it stands in what a run of base64 says. Where that begins is not known: a path may go before it.
+    fn is_behind(&self, run: &[u8]) -> bool {
+        let alike = |byte: &u8| match byte {
+            b'-' => Some(b'+'),
+            b'_' => Some(b'/'),
+            b'\r' | b'\n' => None,
+            byte => Some(*byte),
+        };
+        let run: Vec<u8> = run.iter().filter_map(alike).collect();
+        (0..4.min(run.len())).any(|start| {
+            let rest = &run[start..];
+            // A single character of four says nothing.
+            let whole = rest.len() - usize::from(rest.len() % 4 == 1);
+            let plain = LENIENT.decode(&rest[..whole]).unwrap_or_default();
+            self.written.captures_iter(&plain).any(|found| is_whole(&plain, &found))
+        })
+    }
+}
+
+/// How a local part may be written: as it is, or in quotes and with backslashes that it does not need.
+fn local_pattern(local: &str) -> String {
+    let quoted = local.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    let bare = match quoted {
+        Some(quoted) => quoted.replace("\\\\", "\\").replace("\\\"", "\""),
+        None => local.to_owned(),
+    };
+    let (quote, escape) =
+        (format!("(?:{}|{})", ways('"'), r#"\\""#), format!("(?:(?:{}){GAP}){{0,2}}", ways('\\')));
+    let in_quotes = format!("{quote}{GAP}{}{GAP}{quote}", composed_or_not(&bare, &escape));
+    if quoted.is_some() { in_quotes } else { format!("(?:{}|{in_quotes})", composed_or_not(local, "")) }
+}
+
+/// A text as it is, or decomposed (NFD).
+fn composed_or_not(text: &str, before_each: &str) -> String {
+    let decomposed = DecomposingNormalizerBorrowed::new_nfd().normalize(text);
+    if decomposed == text {
+        spelled(text, before_each)
+    } else {
+        format!("(?:{}|{})", spelled(text, before_each), spelled(&decomposed, before_each))
+    }
+}
+
+fn spelled(text: &str, before_each: &str) -> String {
+    let characters: Vec<_> =
+        text.chars().map(|character| format!("{before_each}(?:{})", ways(character))).collect();
+    characters.join(GAP)
+}
+
+/// A dot between labels, or one of those that IDNA takes for it (RFC 3490 section 3.1).
+fn spelled_dot(is_ascii: bool) -> String {
+    if is_ascii {
+        return spelled(".", "");
+    }
+    let dots: Vec<_> = ['.', '\u{3002}', '\u{ff0e}', '\u{ff61}'].map(ways).into();
+    format!("(?:{})", dots.join("|"))
+}
+
+/// How a character may be written.
+fn ways(character: char) -> String {
+    let mut ways = regex::escape(&character.to_string());
+    for one in character.to_lowercase().chain(character.to_uppercase()) {
+        let mut bytes = [0; 4];
+        let bytes = one.encode_utf8(&mut bytes).as_bytes();
+        for (before, behind) in [("%(?:25)*", ""), ("=", ""), (r"\+", ""), (r"\\x\{", r"\}")] {
+            ways.push('|');
+            for byte in bytes {
+                // Writing to a string does not fail.
+                let _ = write!(ways, "{before}{byte:02X}{behind}");
+            }
+        }
+        let mut units = [0; 2];
+        ways.push('|');
+        for unit in one.encode_utf16(&mut units) {
+            let _ = write!(ways, r"\\u{unit:04x}");
+        }
+    }
+    ways
+}
+
+/// Whether what was found is an address by itself, not the end or the beginning of another.
+fn is_whole(bytes: &[u8], found: &Captures<'_>) -> bool {
+    let Some(all) = found.get(0) else { return false };
+    let in_path = is_in_path(found);
+    let part_of_local = |byte: u8| match byte {
+        // bounces+ada=example.net, bounces-ada=example.net
+        b'+' | b'-' => !in_path,
+        byte => byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_') || !byte.is_ascii(),
+    };
+    let (before, behind) = (&bytes[..all.start()], &bytes[all.end()..]);
+    let next =
+        |place: usize| behind.get(place).is_some_and(|byte| byte.is_ascii_alphanumeric() || !byte.is_ascii());
+    let goes_on =
+        next(0) || matches!(behind.first(), Some(b'-' | b'_')) || (behind.first() == Some(&b'.') && next(1));
+    !last(before).is_some_and(part_of_local) && !goes_on
+}
+
+/// Whether it has `=` for its `@`.
+fn is_in_path(found: &Captures<'_>) -> bool {
+    found.get(1).is_some_and(|at| matches!(at.as_bytes(), b"=" | b"=3D" | b"%3D" | b"=3d" | b"%3d"))
+}
+
+/// The last character of what may be written in some code.
+fn last(before: &[u8]) -> Option<u8> {
+    let hex = |digits: &[u8]| {
+        std::str::from_utf8(digits).ok().and_then(|digits| u8::from_str_radix(digits, 16).ok())
+    };
+    match before {
+        [.., b'%' | b'=', high, low] if hex(&[*high, *low]).is_some() => hex(&[*high, *low]),
+        [.., b'\\', b'u', b'0', b'0', high, low] if hex(&[*high, *low]).is_some() => hex(&[*high, *low]),
+        // A line's end and the like in JSON.
+        [.., b'\\', b'n' | b'r' | b't' | b'b' | b'f'] => Some(b'\n'),
+        [.., byte] => Some(*byte),
+        [] => None,
+    }
+}
+
+/// Between two characters: a soft line break; the other half of UTF-16.
+const GAP: &str = r"(?:=\r?\n|\x00)?";
+/// Bytes of the compiled pattern at most: the longest address in all its spellings.
+const PROGRAM: usize = 64 << 20;
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+
+    fn mention(address: &str) -> Mention {
+        Mention::of(&address.parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn an_address_is_found_however_it_is_written() {
+        let ada = mention("ada+x@Example.net");
+        let utf16: Vec<u8> = "<Ada+x@example.net>".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let line = BASE64_STANDARD.encode("Dear Ada, you are ada+x@example.net to us.");
+        let lines = format!("base64\r\n\r\n{}\r\n{}\r\n", &line[..20], &line[20..]);
+        let path = format!("https://x.test/c/{}", BASE64_URL_SAFE_NO_PAD.encode("1|ada+x@example.net|?"));
+        for text in [
+            "ada+x@example.net",
+            "to <ADA+X@EXAMPLE.NET>, and others.",
+            "mailto:ada+x@example.net.",
+            "email=ada%2Bx%40example.net&x=1",
+            "%3Cada%2bx%40example%2Enet%3E",
+            "https://x.test/?to=ada%252Bx%2540example.net",
+            "rfc822;ada+2Bx@example.net",
+            "ada=2Bx=40exam=\r\nple.net=3E",
+            r"\u003cada\u002bx\u0040example.net\u003e",
+            r#"{"text":"hello\nada+x@example.net\n"}"#,
+            "bounces-7-ada+x=example.net@mg.example.com",
+            &path,
+            &lines,
+        ] {
+            assert!(ada.is_in(text.as_bytes()) && ada.may_be_in(text.as_bytes()), "{text}");
+        }
+        assert!(ada.is_in(&utf16));
+        let umlaut = mention("jürgen@example.net");
+        for text in ["JÜRGEN@example.net", "j%C3%BCrgen@example.net", r"j\u00fcrgen@example.net"] {
+            assert!(umlaut.is_in(text.as_bytes()), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_found_in_every_spelling() {
+        for written in ["jürgen@Bücher.example", "\"ju\u{308}rgen\"@xn--bcher-kva.example."] {
+            let address = mention(written);
+            for text in [
+                "JÜRGEN@bücher.example",
+                "to <ju\u{308}rgen@bu\u{308}cher.example.>",
+                "jürgen@XN--BCHER-KVA.example",
+                "\"jürgen\"@bücher.example",
+                r#"{"email":"\"jürgen\"@bücher.example"}"#,
+                r"j\u00fcrgen@b\u00fccher.example",
+                "j%C3%BCrgen%40b%C3%BCcher.example",
+                "jürgen@bücher。example",
+                "bounces+jürgen=xn--bcher-kva.example@mg.example.com",
+            ] {
+                assert!(
+                    address.is_in(text.as_bytes()) && address.may_be_in(text.as_bytes()),
+                    "{written} {text}"
+                );
+                assert!(
+                    address.replaced(text, "x@invalid").is_some_and(|text| !text.contains("rgen")),
+                    "{text}"
+                );
+            }
+            for text in ["jurgen@bücher.example", "jürgen@bucher.example", "jürgen@bücher.example.net"] {
+                assert!(!address.is_in(text.as_bytes()), "{text}");
+            }
+        }
+        let odd = mention("\"a b\\\"c\"@example.net");
+        assert!(odd.is_in(b"<\"a b\\\"c\"@example.net>") && odd.is_in(b"<\"\\a\\ b\\\"\\c\"@example.net>"));
+        assert!(!odd.is_in(b"<a b\"c@example.net>"));
+        let long = format!("{}@{}.example", "ü".repeat(100), "ä".repeat(60));
+        assert!(mention(&long).is_in(long.as_bytes()), "the longest");
+    }
+
+    #[test]
+    fn an_address_that_it_is_a_part_of_is_another() {
+        let ada = mention("ada@example.net");
+        for text in [
+            "canada@example.net",
+            "bob.ada@example.net",
+            "bob+ada@example.net",
+            "bob%2Bada%40example.net",
+            "ada@example.network",
+            "ada@example.net.test",
+            "ada@example.net-x.test",
+            "ada+tag@example.net",
+            "ada at example.net",
+        ] {
+            assert!(!ada.is_in(text.as_bytes()), "{text}");
+            assert_eq!(ada.replaced(text, "x"), None, "{text}");
+        }
+        assert!(Mention::of(&"postmaster".parse().unwrap()).is_none());
+    }
+
+    #[test]
+    fn every_mention_is_replaced_and_nothing_else() {
+        let ada = mention("ada@example.net");
+        let token = BASE64_URL_SAFE_NO_PAD.encode("ada@example.net");
+        for (text, expected) in [
+            ("ada@example.net".to_owned(), "erased@invalid"),
+            (
+                "550 <Ada@example.net>,ada@example.net: not canada@example.net".into(),
+                "550 <erased@invalid>,erased@invalid: not canada@example.net",
+            ),
+            ("https://x.test/?e=ada%40example.net&n=1".into(), "https://x.test/?e=erased@invalid&n=1"),
+            (format!("https://x.test/?e={token}&n=1"), "https://x.test/?e=erased@invalid&n=1"),
+            ("bounces+ada=example.net@mg.example.com".into(), "bounces+erased=invalid@mg.example.com"),
+        ] {
+            assert_eq!(ada.replaced(&text, "erased@invalid").as_deref(), Some(expected));
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! What a disk or the system refuses for now. It says nothing about the files: they are kept, and tried again.
+
+use crate::disk_space::Free;
+use mailtrail_mail::descriptors;
+use std::io::{self, ErrorKind, Write};
+use std::path::Path;
+
+/// Whether the call may succeed later with the same files: no room (ENOSPC, EDQUOT), no descriptor (EMFILE, ENFILE), no
+/// permission (EACCES, EPERM), a file system that became read-only (EROFS), no memory.
+pub fn is_shortage(error: &io::Error) -> bool {
+    use ErrorKind::{OutOfMemory, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    let kinds = [StorageFull, QuotaExceeded, ReadOnlyFilesystem, PermissionDenied, OutOfMemory];
+    // sled keeps the kind of an error that it tells again, and of the number only the text.
+    let told_again = || ["code: 23,", "code: 24,"].iter().any(|code| error.to_string().contains(code));
+    kinds.contains(&error.kind()) || descriptors::is_shortage(error) || told_again()
+}
+
+/// The same of sled's errors. A lock that another handle in this process still has is let go of soon.
+pub fn is_shortage_of_sled(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(error) if is_shortage(error) || error.to_string().contains("acquire lock"))
+}
+
+/// Whether a directory can be written to, and why not. `room` bytes must be left on its disk.
+pub fn try_to_write(directory: &Path, room: u64) -> io::Result<()> {
+    leave_room(directory, room)?;
+    let mut file = tempfile::tempfile_in(directory)?;
+    file.write_all(&[1; TRIED])?;
+    file.sync_data()
+}
+
+/// An error where less than `room` bytes are left on the disk of `directory`.
+pub fn leave_room(directory: &Path, room: u64) -> io::Result<()> {
+    let free = Free::of(&rustix::fs::statvfs(directory)?);
+    if free.bytes < room {
+        let text = format!("less than {} MiB are left free on its disk", room >> 20);
+        return Err(io::Error::new(ErrorKind::StorageFull, text));
+    }
+    Ok(())
+}
+
+/// Bytes that are written to find out whether some can be.
+const TRIED: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    #[test]
+    fn what_passes_by_itself_is_no_damage() {
+        for errno in [
+            Errno::NOSPC,
+            Errno::DQUOT,
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::ACCESS,
+            Errno::PERM,
+            Errno::ROFS,
+            Errno::NOMEM,
+        ] {
+            let error = sled::Error::Io(io::Error::from(errno));
+            assert!(is_shortage_of_sled(&error) && is_shortage_of_sled(&error.clone()), "{error}");
+        }
+        for errno in [Errno::IO, Errno::INVAL, Errno::NOENT, Errno::ISDIR] {
+            assert!(!is_shortage(&io::Error::from(errno)), "{errno}");
+        }
+        assert!(!is_shortage_of_sled(&sled::Error::ReportableBug("code: 24,".into())));
+    }
+}

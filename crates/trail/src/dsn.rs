@@ -1,0 +1,137 @@
+//! Reports on mail (RFC 3464), in the form that Odoo's mail gateway understands: one recipient in each.
+
+use crate::message::{About, Occasion, Send};
+use crate::provider::OWN_ID_HEADER;
+use crate::recipient::{Recipient, State};
+use mail_builder::MessageBuilder;
+use mail_builder::headers::address::Address;
+use mail_builder::headers::content_type::ContentType;
+use mail_builder::headers::raw::Raw;
+use mail_builder::mime::{BodyPart, MimePart};
+use mailtrail_mail::{HeaderLine, Mailbox, Timestamp, TrackingId};
+
+/// What a report says, and of whom.
+pub struct Report<'a> {
+    /// The report's own id.
+    pub id: TrackingId,
+    /// Now.
+    pub now: Timestamp,
+    /// Our name.
+    pub hostname: &'a str,
+    /// Why there is a report.
+    pub about: About,
+    /// The mail.
+    pub send: &'a Send,
+    /// What became of it.
+    pub recipient: &'a Recipient,
+}
+
+/// Of all reports on failures; Postfix's, which filters know.
+pub const SUBJECT: &str = "Undelivered Mail Returned to Sender";
+
+impl Report<'_> {
+    /// The message: first the reason in words (Odoo shows it to its user), then the machine's part with the one
+    /// recipient, then of the mail what identifies it.
+    pub fn compose(&self, to: &Mailbox) -> Vec<u8> {
+        let parts = vec![
+            MimePart::new("text/plain", self.reason() + "\r\n"),
+            part("message/delivery-status", self.status()),
+            part("text/rfc822-headers", self.header()),
+        ];
+        let report = ContentType::new("multipart/report").attribute("report-type", "delivery-status");
+        let mut message = MessageBuilder::new()
+            .header(OWN_ID_HEADER, Raw::new(self.id.to_string()))
+            .from(Address::new_address(
+                Some("Mail Delivery System"),
+                format!("MAILER-DAEMON@{}", self.hostname),
+            ))
+            .to(to.as_str())
+            .subject(self.subject())
+            .message_id(format!("{}@{}", self.id, self.hostname))
+            .header("Date", Raw::new(self.now.rfc5322()))
+            .header("Auto-Submitted", Raw::new("auto-replied"));
+        if let Some(original) = &self.send.message_id {
+            message = message.in_reply_to(original.as_str()).references(original.as_str());
+        }
+        let message = message.body(MimePart::new(report, BodyPart::Multipart(parts)));
+        message.write_to_vec().expect("memory takes what is written")
+    }
+
+    fn failed(&self) -> bool {
+        self.about.occasion == Occasion::Failure
+    }
+
+    fn subject(&self) -> &'static str {
+        if self.failed() { SUBJECT } else { "Successful Mail Delivery Report" }
+    }
+
+    fn reason(&self) -> String {
+        let address = &self.recipient.address;
+        match (self.failed(), self.recipient.explanation(), self.recipient.state()) {
+            (false, ..) => format!("{address}: delivered"),
+            (true, Some(said), _) => format!("{address}: {said}"),
+            (true, None, state) => format!("{address}: {}", state.word()),
+        }
+    }
+
+    /// RFC 3464 section 2: what is about the message, an empty line, what is about the recipient.
+    fn status(&self) -> String {
+        let Send { dsn, .. } = self.send;
+        let words = self.recipient.reason();
+        let mut lines = vec![HeaderLine::new("Reporting-MTA", &format!("dns; {}", self.hostname))];
+        lines.extend(dsn.envid.as_ref().map(|envid| HeaderLine::new("Original-Envelope-Id", envid)));
+        lines.push(HeaderLine::new("Arrival-Date", &self.send.id.timestamp().rfc5322()));
+        let mut about = vec![HeaderLine::new("Final-Recipient", &typed(&self.recipient.address))];
+        let orcpt = dsn.recipient(self.about.recipient).and_then(|wish| wish.orcpt.as_ref());
+        about.extend(orcpt.map(|orcpt| HeaderLine::new("Original-Recipient", orcpt)));
+        about.push(HeaderLine::new("Action", if self.failed() { "failed" } else { "delivered" }));
+        about.push(HeaderLine::new("Status", &self.code()));
+        if self.failed() {
+            about.extend(
+                words.host.as_ref().map(|host| HeaderLine::new("Remote-MTA", &format!("dns; {host}"))),
+            );
+            // Section 2.3.6: the type is of the words, and what no server said is no reply.
+            let kind = if words.code.is_some() { "smtp" } else { "x-mailtrail" };
+            let diagnosis = self.recipient.explanation().map(|said| format!("{kind}; {said}"));
+            about.extend(diagnosis.map(|diagnosis| HeaderLine::new("Diagnostic-Code", &diagnosis)));
+        }
+        [lines, about].map(|lines| block(&lines)).join("\r\n")
+    }
+
+    /// The status (RFC 3463), in the class that the report's action asks for.
+    fn code(&self) -> String {
+        if !self.failed() {
+            return "2.0.0".to_owned();
+        }
+        let known = self.recipient.reason().enhanced.as_ref().filter(|status| status.starts_with("5."));
+        match (known, self.recipient.state()) {
+            (Some(status), _) => status.clone(),
+            // Delivery time expired.
+            (None, State::Expired) => "5.4.7".to_owned(),
+            (None, _) => "5.0.0".to_owned(),
+        }
+    }
+
+    fn header(&self) -> String {
+        let mut lines = Vec::new();
+        let message_id = self.send.message_id.as_ref().map(|id| format!("<{}>", id.as_str()));
+        lines.extend(message_id.map(|id| HeaderLine::new("Message-ID", &id)));
+        lines.push(HeaderLine::new(OWN_ID_HEADER, &self.send.id.to_string()));
+        block(&lines)
+    }
+}
+
+fn block(lines: &[HeaderLine]) -> String {
+    lines.iter().map(|line| format!("{line}\r\n")).collect()
+}
+
+/// A part whose form is fixed: no encoding but eight bits.
+fn part(kind: &'static str, text: String) -> MimePart<'static> {
+    let encoding = if text.is_ascii() { "7bit" } else { "8bit" };
+    MimePart::new(kind, text).transfer_encoding(encoding)
+}
+
+/// `rfc822; a@b`, or RFC 6533's form.
+fn typed(address: &Mailbox) -> String {
+    format!("{}; {address}", if address.is_ascii() { "rfc822" } else { "utf-8" })
+}

@@ -1,0 +1,137 @@
+use mailtrail_mail::{Mailbox, MessageId, Timestamp, TrackingId};
+use std::time::Duration;
+
+/// Something about a mail that comes in from outside.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Inbound {
+    /// It came.
+    Arrived(Box<Arrival>),
+    /// It went on, or did not.
+    Moved(Move),
+}
+
+/// A mail from outside, as it came; its message is kept beside it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Arrival {
+    /// What names it; also says when it came.
+    pub id: TrackingId,
+    /// The upstream whose provider brought it.
+    pub upstream: String,
+    /// As in [`crate::message::Notice::token`].
+    pub token: Option<(String, Timestamp, [u8; 16])>,
+    /// The envelope's sender; `None` is `<>`.
+    pub sender: Option<Mailbox>,
+    /// The envelope's recipient.
+    pub recipient: Mailbox,
+    /// Its Message-ID.
+    pub message_id: Option<MessageId>,
+    /// The subject, decoded and shortened.
+    pub subject: String,
+    /// Bytes of the message.
+    pub size: u64,
+    /// A mail with the same Message-ID and recipient that came so shortly before is the same one.
+    pub window: Duration,
+    /// Why it is kept back, if it is.
+    pub held: Option<String>,
+    /// Files that the provider announced and did not hand over.
+    pub missing_files: u32,
+}
+
+/// The text about files that are missing from a mail, if any are.
+pub fn missing_files_text(count: u32) -> Option<String> {
+    match count {
+        0 => None,
+        1 => Some("1 file is missing".to_owned()),
+        count => Some(format!("{count} files are missing")),
+    }
+}
+
+/// What became of a mail from outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Move {
+    /// Which mail.
+    pub id: TrackingId,
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    pub fate: Fate,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// A target took it.
+    Delivered {
+        /// Which.
+        target: String,
+        /// What it said.
+        words: String,
+    },
+    /// A target did not take it, for now.
+    Deferred {
+        /// Which.
+        target: String,
+        /// Why.
+        why: String,
+        /// When it is tried again.
+        due: Timestamp,
+    },
+    /// It is a dead letter.
+    Dead {
+        /// The target that refused it, if one was asked.
+        target: String,
+        /// Why.
+        why: String,
+    },
+    /// An operator wants it delivered.
+    Released {
+        /// Who.
+        operator: String,
+        /// Why; empty where nothing was said.
+        reason: String,
+    },
+}
+
+/// Where a mail from outside stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Leg {
+    /// It came and is to be delivered.
+    Waiting,
+    /// A target has it.
+    Delivered,
+    /// It is not delivered unless an operator wants it.
+    Dead,
+    /// It is the same as another, and not delivered unless an operator wants it.
+    Duplicate,
+}
+
+impl Leg {
+    /// The word for tables and JSON.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Delivered => "delivered",
+            Self::Dead => "dead",
+            Self::Duplicate => "duplicate",
+        }
+    }
+}
+
+/// Everything about a mail from outside but its message.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InboundMail {
+    /// As it came.
+    pub arrival: Arrival,
+    /// Where it stands.
+    pub leg: Leg,
+    /// When that began; of one that waits: when it came, or was last released.
+    pub since: Timestamp,
+    /// When it is tried next, if it waits.
+    pub due: Timestamp,
+    /// How often a target was asked and did not take it for now.
+    pub attempts: u32,
+    /// The target that was asked last; empty: none was.
+    pub target: String,
+    /// What is to be said about where it stands: the target's words, or why it is not delivered.
+    pub words: String,
+}

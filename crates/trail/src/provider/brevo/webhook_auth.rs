@@ -1,0 +1,88 @@
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use mailtrail_mail::Secret;
+
+/// What Brevo proves itself with. Each way that is set is good.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// Tokens, two while they change.
+    pub tokens: Vec<Secret>,
+    /// The header field that carries the token; without it the token comes as `Authorization: Bearer`.
+    pub header: Option<String>,
+    /// User name and password, as Brevo sends what stands before the `@` of the webhook's address.
+    pub login: Option<(String, Secret)>,
+}
+
+impl Credentials {
+    /// Whether there is nothing that anybody could prove himself with.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty() && self.login.is_none()
+    }
+
+    /// Whether a request with such header fields is Brevo's; compared in constant time.
+    pub fn admit<'a>(&self, field: impl Fn(&str) -> Option<&'a [u8]>) -> bool {
+        let authorization = field("authorization").unwrap_or_default();
+        let token = match &self.header {
+            Some(name) => field(name),
+            None => scheme(authorization, "bearer"),
+        };
+        let by_token =
+            token.is_some_and(|token| self.tokens.iter().any(|known| known.is(token.trim_ascii())));
+        by_token || scheme(authorization, "basic").is_some_and(|login| self.is_login(login))
+    }
+
+    fn is_login(&self, encoded: &[u8]) -> bool {
+        let Some((user, password)) = &self.login else { return false };
+        let given = BASE64_STANDARD.decode(encoded.trim_ascii()).unwrap_or_default();
+        Secret::new(format!("{user}:{}", password.reveal())).is(&given)
+    }
+}
+
+/// What follows the scheme, whose case does not matter (RFC 9110 section 11.1).
+fn scheme<'a>(authorization: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let (scheme, rest) = authorization.split_at_checked(name.len())?;
+    rest.strip_prefix(b" ").filter(|_| scheme.eq_ignore_ascii_case(name.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admits(credentials: &Credentials, fields: &[(&str, &str)]) -> bool {
+        let fields: Vec<_> = fields.iter().map(|(name, value)| (name.to_lowercase(), *value)).collect();
+        let find = |name: &str| fields.iter().find(|(known, _)| *known == name.to_lowercase());
+        credentials.admit(|name| find(name).map(|(_, value)| value.as_bytes()))
+    }
+
+    #[test]
+    fn each_way_that_is_set_is_good_and_no_other() {
+        let tokens = vec![Secret::new("old"), Secret::new("new")];
+        let bearer = Credentials { tokens: tokens.clone(), ..Credentials::default() };
+        let custom = Credentials { tokens, header: Some("X-Token".into()), login: None };
+        let login = Some(("mt".to_owned(), Secret::new("test-webhook-secret")));
+        let basic = Credentials { login, ..Credentials::default() };
+        let encoded = "Basic bXQ6dGVzdC13ZWJob29rLXNlY3JldA==";
+        for (credentials, field, value, good) in [
+            (&bearer, "Authorization", "Bearer new", true),
+            (&bearer, "Authorization", "bearer old", true),
+            (&bearer, "Authorization", "Bearer other", false),
+            (&bearer, "Authorization", "Bearer", false),
+            (&bearer, "Authorization", "Bearer ", false),
+            (&bearer, "Authorization", "new", false),
+            (&bearer, "X-Token", "new", false),
+            (&bearer, "Authorization", encoded, false),
+            (&custom, "x-token", "new", true),
+            (&custom, "x-token", "", false),
+            (&custom, "Authorization", "Bearer new", false),
+            (&basic, "Authorization", encoded, true),
+            (&basic, "Authorization", "basic bXQ6dGVzdC13ZWJob29rLXNlY3JldA==", true),
+            (&basic, "Authorization", "Basic bXQ6", false),
+            (&basic, "Authorization", "Basic !", false),
+            (&basic, "Authorization", "Bearer test-webhook-secret", false),
+        ] {
+            assert_eq!(admits(credentials, &[(field, value)]), good, "{field}: {value}");
+        }
+        assert!(!admits(&Credentials::default(), &[("Authorization", "Basic Og==")]));
+        assert!(!admits(&bearer, &[]) && Credentials::default().is_empty() && !basic.is_empty());
+    }
+}

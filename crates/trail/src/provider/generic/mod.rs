@@ -1,0 +1,12 @@
+//! Programs that report in mailtrail's own words, for providers that it does not know.
+//!
+//! A request is signed as Standard Webhooks has it: `webhook-signature` holds one or more `v1,<base64>`, each the
+//! HMAC-SHA256 of `<webhook-id>.<webhook-timestamp>.<body>`. The signature covers the body, so nobody can put another
+//! one in its place, and what an event says is its identity.
+
+mod payload;
+mod signature;
+
+pub(crate) use payload::IDENTITY;
+pub use payload::decode;
+pub use signature::{Refused, Signed, sign};

@@ -1,0 +1,249 @@
+//! What each provider needs and says: hosts, stamps, request headers, signatures, payloads.
+//!
+//! Pure rules over bytes that are handed in: no IO, no clock, no configuration. A provider's shapes end here;
+//! what leaves is a header line, a span of a message or an [`Event`](crate::provider_event::Event). Nothing here may
+//! fail because a provider says something new.
+
+pub mod activecampaign;
+mod batch;
+pub mod brevo;
+mod form;
+pub mod generic;
+pub mod lenient;
+pub mod mailgun;
+mod retry_after;
+mod sanitize;
+
+pub use batch::{Salvage, Split, events, list_start, salvage, split};
+pub use form::Form;
+pub use retry_after::try_again_after;
+
+use crate::provider_event::Event;
+use mailtrail_mail::{Header, HeaderLine, Timestamp, TrackingId};
+use serde_json::Value;
+use std::fmt;
+use std::str::FromStr;
+
+/// Whose words and stamps an upstream needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provider {
+    /// Mailgun.
+    Mailgun,
+    /// Brevo.
+    Brevo,
+    /// Any SMTP server: nothing but our own id is stamped, no events come back.
+    Plain,
+}
+
+impl Provider {
+    /// Every provider.
+    pub const ALL: [Self; 3] = [Self::Mailgun, Self::Brevo, Self::Plain];
+
+    /// The word that configuration and trails use.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Mailgun => "mailgun",
+            Self::Brevo => "brevo",
+            Self::Plain => "plain",
+        }
+    }
+
+    /// The submission host, where the provider has one. Mailgun refuses the login on the host of the other
+    /// region; Brevo has one host for all.
+    pub const fn default_host(self, region: Region) -> Option<&'static str> {
+        match (self, region) {
+            (Self::Mailgun, Region::Us) => Some("smtp.mailgun.org"),
+            (Self::Mailgun, Region::Eu) => Some("smtp.eu.mailgun.org"),
+            (Self::Brevo, _) => Some("smtp-relay.brevo.com"),
+            (Self::Plain, _) => None,
+        }
+    }
+
+    /// Where the provider's HTTP API begins, where there is one that takes a message as it is. Brevo's `POST
+    /// /v3/smtp/email` does not: it takes subject, texts and attachments apart and makes a message of its own, so ours
+    /// would be rendered anew and lose its signatures.
+    pub const fn default_api(self, region: Region) -> Option<&'static str> {
+        match (self, region) {
+            (Self::Mailgun, Region::Us) => Some("https://api.mailgun.net"),
+            (Self::Mailgun, Region::Eu) => Some("https://api.eu.mailgun.net"),
+            (Self::Brevo | Self::Plain, _) => None,
+        }
+    }
+
+    /// The submission port: 465 with TLS from the first byte (RFC 8314), otherwise 587 (RFC 6409).
+    pub const fn default_port(self, implicit_tls: bool) -> u16 {
+        if implicit_tls { 465 } else { 587 }
+    }
+
+    /// The header lines by which this provider carries `id` back with each event. Our own `X-Mailtrail-Id` is
+    /// not among them: it belongs to the accepted message, whichever provider takes it.
+    pub fn stamps(self, id: TrackingId) -> Vec<HeaderLine> {
+        match self {
+            Self::Mailgun => vec![mailgun::stamp(id)],
+            Self::Brevo => vec![brevo::stamp(id)],
+            Self::Plain => Vec::new(),
+        }
+    }
+
+    /// Whether a client's header field may not reach this provider: an [`OWN_ID_HEADER`], since ours replaces it, or a
+    /// request to the provider that is not `allowed`.
+    ///
+    /// `allowed` has names of requests without the provider's prefix, without regard to case; a final `*` stands for any
+    /// rest (`Tag`, `Track*`), [`SAFE_REQUESTS`] for those that can neither lose, redirect nor weaken mail.
+    pub fn is_foreign(self, field: &Header<'_>, allowed: &[String], now: Timestamp) -> bool {
+        field.name.eq_ignore_ascii_case(OWN_ID_HEADER)
+            || match self {
+                Self::Mailgun => mailgun::is_foreign_request(field, allowed, now),
+                Self::Brevo => brevo::is_foreign_request(field, allowed),
+                Self::Plain => false,
+            }
+    }
+
+    /// What the raw form of one report says by the rules of this version; whoever kept it has made sure that it is
+    /// genuine. It was `kept` then, which stands in for a time that it does not tell, and said that `before`, if anything.
+    pub fn reread(self, raw: &[u8], kept: Timestamp, before: Option<&Event>) -> Result<Event, Unreadable> {
+        let known = before.map(|event| event.identity.as_str()).unwrap_or_default();
+        if let Some(id) = known.strip_prefix(generic::IDENTITY) {
+            return json(raw, |data| generic::decode(data, id, kept));
+        }
+        match self {
+            Self::Mailgun => mailgun::reread(raw, kept),
+            Self::Brevo => json(raw, |data| brevo::decode(data, kept)),
+            Self::Plain => Err(Unreadable::Unknown(self)),
+        }
+    }
+}
+
+fn json(raw: &[u8], decode: impl FnOnce(&Value) -> Option<Event>) -> Result<Event, Unreadable> {
+    let data = lenient::value(raw).map_err(Unreadable::Malformed)?;
+    decode(&data).ok_or(Unreadable::Eventless)
+}
+
+/// A genuine report that cannot be understood.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// It is no JSON document.
+    #[error("the body is not JSON: {0}")]
+    Malformed(#[source] serde_json::Error),
+    /// It holds no event where one belongs.
+    #[error("the body holds no event")]
+    Eventless,
+    /// Reports of this provider are not known.
+    #[error("reports of the provider {0} are not understood by this version")]
+    Unknown(Provider),
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// The text names no provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a provider is \"mailgun\", \"brevo\" or \"plain\"")]
+pub struct NotAProvider;
+
+impl FromStr for Provider {
+    type Err = NotAProvider;
+
+    fn from_str(text: &str) -> Result<Self, NotAProvider> {
+        Self::ALL.into_iter().find(|provider| provider.word() == text).ok_or(NotAProvider)
+    }
+}
+
+/// Where the provider keeps an account's data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Region {
+    /// United States.
+    #[default]
+    Us,
+    /// European Union.
+    Eu,
+}
+
+impl Region {
+    /// The word that configuration uses.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Us => "us",
+            Self::Eu => "eu",
+        }
+    }
+}
+
+impl fmt::Display for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// The text names no region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a region is \"us\" or \"eu\"")]
+pub struct NotARegion;
+
+impl FromStr for Region {
+    type Err = NotARegion;
+
+    fn from_str(text: &str) -> Result<Self, NotARegion> {
+        [Self::Us, Self::Eu].into_iter().find(|region| region.word() == text).ok_or(NotARegion)
+    }
+}
+
+/// Whether a request's name is among those; a final `*` stands for any rest.
+fn is_listed(request: &str, allowed: &[String]) -> bool {
+    let names = allowed.iter().filter(|name| *name != SAFE_REQUESTS);
+    names.into_iter().any(|pattern| match pattern.strip_suffix('*') {
+        Some(start) => sanitize::strip_prefix_ignoring_case(request, start).is_some(),
+        None => request.eq_ignore_ascii_case(pattern),
+    })
+}
+
+/// The field that carries our own id on every message we send.
+pub const OWN_ID_HEADER: &str = "X-Mailtrail-Id";
+/// Stands in a list of allowed requests for all that are safe, while what they say is.
+pub const SAFE_REQUESTS: &str = "safe";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mailtrail_mail::HeaderBlock;
+
+    #[test]
+    fn words_round_trip() {
+        for provider in Provider::ALL {
+            assert_eq!(provider.word().parse(), Ok(provider));
+        }
+        assert_eq!("Sendmail".parse::<Provider>(), Err(NotAProvider));
+        assert_eq!("eu".parse(), Ok(Region::Eu));
+        assert_eq!("".parse::<Region>(), Err(NotARegion));
+    }
+
+    #[test]
+    fn each_provider_has_its_own_carrier() {
+        let id: TrackingId = "01K54Z8Q3V7N5X9B2C6D8F0GHJ".parse().unwrap();
+        let lines =
+            |provider: Provider| -> Vec<_> { provider.stamps(id).iter().map(ToString::to_string).collect() };
+        assert_eq!(
+            lines(Provider::Mailgun),
+            [r#"X-Mailgun-Variables: {"mailtrail":"01K54Z8Q3V7N5X9B2C6D8F0GHJ"}"#]
+        );
+        assert_eq!(lines(Provider::Brevo), ["X-Mailin-custom: mailtrail=01K54Z8Q3V7N5X9B2C6D8F0GHJ"]);
+        assert!(lines(Provider::Plain).is_empty());
+    }
+
+    #[test]
+    fn our_own_id_is_never_taken_from_a_client() {
+        let message = b"X-Mailgun-Tag: a\r\nx-mailtrail-ID: b\r\n c\r\nTo: d\r\nX-Mailgun-Dkim: no\r\n\r\n";
+        let block = HeaderBlock::of(message);
+        let now = Timestamp::from_seconds(1_789_387_200);
+        let stripped = |provider: Provider| -> Vec<_> {
+            let foreign = block.fields().filter(|field| provider.is_foreign(field, &[], now));
+            foreign.map(|field| message[field.span][..12].to_vec()).collect()
+        };
+        assert_eq!(stripped(Provider::Mailgun), [b"X-Mailgun-Ta", b"x-mailtrail-", b"X-Mailgun-Dk"]);
+        assert_eq!(stripped(Provider::Brevo), [b"x-mailtrail-"]);
+        assert_eq!(stripped(Provider::Plain), [b"x-mailtrail-"]);
+    }
+}

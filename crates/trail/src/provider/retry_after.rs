@@ -1,0 +1,15 @@
+use mailtrail_mail::Timestamp;
+use std::time::Duration;
+
+/// When a provider wants to be asked again, if its words say so: `try again after Sun, 05 Oct 2025
+/// 19:22:44 UTC` or `try again after 120 seconds`, in any case.
+pub fn try_again_after(text: &str, now: Timestamp) -> Option<Timestamp> {
+    let at = text.to_ascii_lowercase().find(WISH)? + WISH.len();
+    let wish = text[at..].trim_end_matches('.');
+    if let Some((number, "seconds" | "second")) = wish.split_once(' ') {
+        return number.parse().ok().map(|seconds| now.after(Duration::from_secs(seconds)));
+    }
+    Timestamp::parse_rfc5322(wish)
+}
+
+const WISH: &str = "try again after ";

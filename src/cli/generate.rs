@@ -1,0 +1,45 @@
+//! What the command line is documented by, made of the commands themselves.
+
+use crate::cli::{Trouble, print};
+use clap::Command;
+use clap_complete::Shell;
+use std::path::PathBuf;
+
+#[derive(Debug, clap::Args)]
+pub struct Completions {
+    /// For which shell
+    shell: Shell,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Pages {
+    /// The folder; it is made where it does not exist
+    folder: PathBuf,
+}
+
+/// What stands below the options in the help.
+pub const COMPLETIONS: &str = "\
+Where they go:
+  bash  /usr/share/bash-completion/completions/mailtrail
+  zsh   /usr/share/zsh/vendor-completions/_mailtrail
+  fish  /usr/share/fish/vendor_completions.d/mailtrail.fish
+
+Example: mailtrail completions bash > ~/.local/share/bash-completion/completions/mailtrail";
+
+/// Prints what a shell completes commands by.
+pub fn completions(mut command: Command, arguments: &Completions) -> Result<(), Trouble> {
+    let mut script = Vec::new();
+    clap_complete::generate(arguments.shell, &mut command, NAME, &mut script);
+    print(&script);
+    Ok(())
+}
+
+/// Writes a page for the program and for each command.
+pub fn pages(command: Command, arguments: &Pages) -> Result<(), Trouble> {
+    let folder = &arguments.folder;
+    std::fs::create_dir_all(folder)
+        .and_then(|()| clap_mangen::generate_to(command, folder))
+        .map_err(|error| Trouble::Failed(format!("{} cannot be written: {error}", folder.display())))
+}
+
+const NAME: &str = "mailtrail";

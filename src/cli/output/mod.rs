@@ -1,0 +1,5 @@
+//! Output on a terminal: tables and colours.
+
+mod table;
+
+pub(crate) use table::{Paint, table};

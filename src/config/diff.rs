@@ -1,0 +1,229 @@
+//! What makes one configuration another.
+
+use crate::config::settings::Config;
+use mailtrail_trail::Routing;
+
+impl Config {
+    /// This configuration as far as a process that runs with `running` can take it on, and the keys that wait for a
+    /// restart: they stay as they are.
+    pub fn within(mut self, running: &Self) -> (Self, Vec<&'static str>) {
+        let mut waiting = Vec::new();
+        if self.data_dir != running.data_dir {
+            waiting.push("server.data_dir");
+            self.data_dir.clone_from(&running.data_dir);
+        }
+        if self.admin.socket != running.admin.socket {
+            waiting.push("admin.socket");
+            self.admin.socket.clone_from(&running.admin.socket);
+        }
+        if self.log.format != running.log.format {
+            waiting.push("log.format");
+            self.log.format = running.log.format;
+        }
+        if self.log.journal != running.log.journal {
+            waiting.push("log.journal");
+            self.log.journal.clone_from(&running.log.journal);
+        }
+        (self, waiting)
+    }
+
+    /// The sections in which the two differ.
+    pub fn changes(&self, other: &Self) -> Vec<&'static str> {
+        // Whoever adds a field is made to name its section here.
+        let Self {
+            hostname,
+            data_dir,
+            listeners,
+            certificate,
+            users,
+            limits,
+            policy,
+            upstreams,
+            routing,
+            http,
+            http_tls,
+            webhooks,
+            sources,
+            admin,
+            log,
+            retention,
+            reports,
+            duplicates,
+            heartbeat,
+            sinks,
+            thresholds,
+            herald,
+            suppression,
+            sync,
+            mail_rules,
+            targets,
+            warnings: _,
+            secret_files: _,
+        } = self;
+        let bulk = |routing: &Routing| (routing.bulk.clone(), routing.bulk_recipients);
+        let sections = [
+            ("server", *hostname != other.hostname || *data_dir != other.data_dir),
+            ("listener", *listeners != other.listeners),
+            ("tls", *certificate != other.certificate),
+            ("user", *users != other.users),
+            ("limits", *limits != other.limits || *policy != other.policy),
+            ("upstream", *upstreams != other.upstreams),
+            ("route", routing.routes != other.routing.routes),
+            ("bulk", bulk(routing) != bulk(&other.routing)),
+            ("http", *http != other.http || *http_tls != other.http_tls || *webhooks != other.webhooks),
+            ("source", *sources != other.sources),
+            ("admin", *admin != other.admin),
+            ("log", *log != other.log),
+            ("retention", *retention != other.retention),
+            ("reports", *reports != other.reports),
+            ("duplicates", *duplicates != other.duplicates),
+            ("heartbeat", *heartbeat != other.heartbeat),
+            ("sink", *sinks != other.sinks),
+            ("alarms", *thresholds != other.thresholds || *herald != other.herald),
+            ("suppression", *suppression != other.suppression || *sync != other.sync),
+            ("inbound", *mail_rules != other.mail_rules || *targets != other.targets),
+        ];
+        sections.into_iter().filter_map(|(section, differs)| differs.then_some(section)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use crate::config::settings::CertificateFiles;
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    fn read(changes: &[(&str, &str)]) -> Config {
+        let mut text = TEXT.to_owned();
+        for (old, new) in changes {
+            assert!(text.contains(old), "{old}");
+            text = text.replace(old, new);
+        }
+        config::parse(&text, Path::new("/etc/mailtrail.toml"), &BTreeMap::new()).unwrap()
+    }
+
+    #[test]
+    fn every_section_is_told_apart() {
+        let before = read(&[]);
+        assert_eq!(before.changes(&read(&[])), [""; 0]);
+        for (section, old, new) in [
+            ("server", "relay.example.com", "other.example.com"),
+            ("listener", "tls = \"starttls\"", "tls = \"implicit\""),
+            ("user", "hunter2", "hunter3"),
+            ("limits", "recipients = 10", "recipients = 11"),
+            ("limits", "login_failures = 5", "login_failures = 6"),
+            ("upstream", "\"secret\"", "\"changed\""),
+            ("upstream", "jitter = 0.1", "jitter = 0.2"),
+            ("upstream", "\"signing\"", "\"other\""),
+            ("route", "senders = []", "senders = [\"*@example.com\"]"),
+            ("bulk", "recipients = 50", "recipients = 51"),
+            ("http", "127.0.0.1:8080", "127.0.0.1:8081"),
+            ("http", "connections = 7", "connections = 8"),
+            ("http", "connections = 7", "connections = 7\ntls = \"implicit\""),
+            ("source", "\"generic\"", "\"activecampaign\""),
+            ("admin", "127.0.0.1:8025", "127.0.0.1:8026"),
+            ("admin", "hosts = []", "hosts = [\"relay.lan\"]"),
+            ("log", "level = \"info\"", "level = \"debug\""),
+            ("retention", "ledger = \"30d\"", "ledger = \"31d\""),
+            ("reports", "\"sender\"", "\"nobody\""),
+            ("duplicates", "\"off\"", "\"15min\""),
+            ("heartbeat", "canary@", "other@"),
+            ("sink", "events.jsonl", "other.jsonl"),
+            ("alarms", "silence = \"30min\"", "silence = \"off\""),
+            ("alarms", "ops@example.com", "ada@example.com"),
+            ("suppression", "\"never\"", "\"90d\""),
+            ("suppression", "\"24h\"", "\"12h\""),
+            ("inbound", "\"30MiB\"", "\"31MiB\""),
+            ("inbound", "odoo.example.com", "odoo.example.net"),
+        ] {
+            assert_eq!(read(&[(old, new)]).changes(&before), [section], "{new}");
+        }
+        let files = CertificateFiles { certificate: "a.pem".into(), private_key: "a.key".into() };
+        assert_eq!(Config { certificate: Some(files), ..before.clone() }.changes(&before), ["tls"]);
+    }
+
+    #[test]
+    fn what_waits_for_a_restart_stays() {
+        let before = read(&[]);
+        let (config, waiting) = read(&[("/srv/a", "/srv/b"), ("\"text\"", "\"json\"")]).within(&before);
+        assert_eq!(waiting, ["server.data_dir", "admin.socket", "log.format"]);
+        assert_eq!(config.changes(&before), [""; 0]);
+        let (config, waiting) = read(&[("level = \"info\"", "level = \"debug\"")]).within(&before);
+        assert_eq!((config.changes(&before), waiting), (vec!["log"], vec![]));
+        let mut elsewhere = before.clone();
+        elsewhere.log.journal = "/srv/journal".into();
+        let (config, waiting) = elsewhere.within(&before);
+        assert_eq!((config.changes(&before), waiting), (vec![], vec!["log.journal"]));
+    }
+
+    const TEXT: &str = r#"
+[server]
+hostname = "relay.example.com"
+data_dir = "/srv/a"
+[[listener]]
+address = "127.0.0.1:2525"
+tls = "starttls"
+[[user]]
+name = "odoo"
+password = "hunter2"
+[limits]
+recipients = 10
+login_failures = 5
+[[upstream]]
+name = "mailgun"
+provider = "mailgun"
+username = "postmaster@example.com"
+password = "secret"
+webhook_signing_key = "signing"
+[upstream.retry]
+jitter = 0.1
+[[route]]
+name = "news"
+upstreams = ["mailgun"]
+senders = []
+[bulk]
+recipients = 50
+[http]
+address = "127.0.0.1:8080"
+connections = 7
+[[source]]
+name = "other"
+kind = "generic"
+secret = "source-secret"
+[admin]
+address = "127.0.0.1:8025"
+hosts = []
+[log]
+level = "info"
+format = "text"
+[retention]
+ledger = "30d"
+[reports]
+failures = "sender"
+[duplicates]
+window = "off"
+[heartbeat]
+to = "canary@example.net"
+from = "relay@example.com"
+[[sink]]
+kind = "file"
+path = "events.jsonl"
+[alarms]
+silence = "30min"
+mail_to = ["ops@example.com"]
+mail_from = "relay@example.com"
+[suppression]
+hard_bounce = "never"
+sync = "24h"
+[inbound]
+size = "30MiB"
+[[inbound.target]]
+deliver = "odoo"
+url = "https://odoo.example.com"
+database = "prod"
+username = "mail"
+api_key = "key"
+"#;
+}

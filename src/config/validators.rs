@@ -1,0 +1,68 @@
+//! The forms that names must have.
+
+use std::net::IpAddr;
+
+/// Whether a text says something and stays on its line.
+pub(crate) fn is_plain(text: &str) -> bool {
+    !text.trim().is_empty() && !text.contains(char::is_control)
+}
+
+/// Whether it can be a part of a path and of a metric's label.
+pub(crate) fn is_slug(text: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    !text.is_empty() && text.bytes().all(fits)
+}
+
+/// A domain name (RFC 1123 section 2.1) or an IP address.
+pub(crate) fn is_host(text: &str) -> bool {
+    let label = |label: &str| {
+        let fits = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+        fits && (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    text.parse::<IpAddr>().is_ok() || (text.len() <= 253 && text.split('.').all(label))
+}
+
+/// Whether a host can only be this machine.
+pub fn is_loopback(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+/// `*`, an address, or `*` with a domain behind its `@`.
+pub(crate) fn is_sender_pattern(text: &str) -> bool {
+    let complete = |(local, domain): (&str, &str)| !local.is_empty() && !domain.is_empty();
+    text == "*" || (is_plain(text) && !text.contains(' ') && text.rsplit_once('@').is_some_and(complete))
+}
+
+/// A header's name.
+pub(crate) fn is_header_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
+/// A header's name, or its beginning and `*`.
+pub(crate) fn is_header_pattern(text: &str) -> bool {
+    text == "*" || is_header_name(text.strip_suffix('*').unwrap_or(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_names_or_addresses() {
+        for host in ["localhost", "smtp.mailgun.org", "10.0.0.1", "::1"] {
+            assert!(is_host(host), "{host}");
+        }
+        for host in ["", "a..b", "smtp://host", "host:25", "-a", "a b"] {
+            assert!(!is_host(host), "{host}");
+        }
+        assert!(is_loopback("LocalHost") && is_loopback("127.8.0.1") && !is_loopback("10.0.0.1"));
+    }
+
+    #[test]
+    fn patterns_have_a_form() {
+        assert!(["*", "*@example.com", "*@*.example.com", "a@b"].iter().all(|text| is_sender_pattern(text)));
+        assert!(!["", "example.com", "@b", "a@", "a b@c"].iter().any(|text| is_sender_pattern(text)));
+        assert!(["Tag", "Track*", "Deliver-By", "*"].iter().all(|text| is_header_pattern(text)));
+        assert!(!["", "Tra*ck", "Tag:", "**"].iter().any(|text| is_header_pattern(text)));
+    }
+}
