@@ -7,21 +7,21 @@ use criterion::{BatchSize, Criterion, Throughput};
 use mailtrail_mail::{Header, HeaderBlock, HeaderLine, Mailbox, MessageId, Secret, Timestamp, TrackingId};
 use mailtrail_smtp::{Command, Decoder, Encoder, Fed, ResponseReader};
 use mailtrail_trail::provider::{Provider, mailgun};
-use mailtrail_trail::{Event, Kind, Recipient, Rung, Standing, Words};
+use mailtrail_trail::{AttemptStatus, CorrelatedBy, Diagnostic, EventKind, ProviderEvent, Recipient};
 use std::hint::black_box;
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
-    commands(&mut criterion);
-    messages(&mut criterion);
-    headers(&mut criterion);
-    webhooks(&mut criterion);
-    states(&mut criterion);
+    bench_commands(&mut criterion);
+    bench_messages(&mut criterion);
+    bench_headers(&mut criterion);
+    bench_webhooks(&mut criterion);
+    bench_recipient_states(&mut criterion);
     criterion.final_summary();
 }
 
 /// The lines of a transaction as Odoo sends them, and the replies of an upstream.
-fn commands(criterion: &mut Criterion) {
+fn bench_commands(criterion: &mut Criterion) {
     let lines = ["MAIL FROM:<bounce@example.com> size=4786", "RCPT TO:<ada@example.net>", "DATA", "QUIT"];
     for line in lines {
         let (verb, _) = line.split_once(' ').unwrap_or((line, ""));
@@ -35,10 +35,10 @@ fn commands(criterion: &mut Criterion) {
 }
 
 /// A message's way in and out.
-fn messages(criterion: &mut Criterion) {
+fn bench_messages(criterion: &mut Criterion) {
     for kib in [4, 60] {
-        let (message, mut wire) = (message(kib * 1024), Vec::new());
-        let end = stuff(&message, &mut wire);
+        let (message, mut wire) = (sample_message(kib * 1024), Vec::new());
+        let end = dot_stuff(&message, &mut wire);
         wire.extend_from_slice(&message[end..]);
         wire.extend_from_slice(b".\r\n");
         let mut group = criterion.benchmark_group(format!("{kib} KiB"));
@@ -48,14 +48,14 @@ fn messages(criterion: &mut Criterion) {
             bench.iter(|| {
                 out.clear();
                 let mut decoder = Decoder::new(u64::MAX);
-                let mut pieces = black_box(&wire).chunks(PIECE);
+                let mut pieces = black_box(&wire).chunks(READ_CHUNK_BYTES);
                 pieces.any(|piece| matches!(decoder.feed(piece, &mut out), Fed::End(_)))
             });
         });
         group.bench_function("stuff", |bench| {
             bench.iter(|| {
                 out.clear();
-                stuff(black_box(&message), &mut out)
+                dot_stuff(black_box(&message), &mut out)
             });
         });
         group.finish();
@@ -63,7 +63,7 @@ fn messages(criterion: &mut Criterion) {
 }
 
 /// Copies a message with its dots doubled up to behind the last one; says where that is.
-fn stuff(message: &[u8], out: &mut Vec<u8>) -> usize {
+fn dot_stuff(message: &[u8], out: &mut Vec<u8>) -> usize {
     Encoder::default().dots(message).fold(0, |from, dot| {
         out.extend_from_slice(&message[from..dot]);
         out.push(b'.');
@@ -72,9 +72,9 @@ fn stuff(message: &[u8], out: &mut Vec<u8>) -> usize {
 }
 
 /// What acceptance and an attempt do to a message of Odoo's chatter.
-fn headers(criterion: &mut Criterion) {
+fn bench_headers(criterion: &mut Criterion) {
     let message = include_bytes!("../tests/fixtures/odoo/chatter-many-01.eml");
-    let id = TrackingId::new(NOW, 7);
+    let id = TrackingId::new(SIGNED_AT, 7);
     criterion.bench_function("header block: find its end", |bench| {
         bench.iter(|| HeaderBlock::of(black_box(message)).end());
     });
@@ -90,7 +90,7 @@ fn headers(criterion: &mut Criterion) {
     });
     criterion.bench_function("header block: what may not reach Mailgun", |bench| {
         let block = HeaderBlock::of(message);
-        let foreign = |field: &Header<'_>| Provider::Mailgun.is_foreign(field, &[], NOW);
+        let foreign = |field: &Header<'_>| Provider::Mailgun.is_foreign(field, &[], SIGNED_AT);
         bench.iter(|| black_box(block).fields().filter(foreign).count());
     });
     criterion.bench_function("stamps for Mailgun", |bench| {
@@ -98,7 +98,7 @@ fn headers(criterion: &mut Criterion) {
     });
     criterion.bench_function("Received, folded, with its date", |bench| {
         bench.iter(|| {
-            let date = black_box(NOW).rfc5322();
+            let date = black_box(SIGNED_AT).to_rfc5322();
             let parts = ["from odoo ([127.0.0.1])", "by relay.example.com with ESMTPSA id X;", &date];
             HeaderLine::folded("Received", &parts).to_string()
         });
@@ -106,11 +106,11 @@ fn headers(criterion: &mut Criterion) {
 }
 
 /// A report of Mailgun's, from its bytes to an event.
-fn webhooks(criterion: &mut Criterion) {
+fn bench_webhooks(criterion: &mut Criterion) {
     let body = include_bytes!("../tests/fixtures/mailgun/webhook_delivered.json");
     let keys = [Secret::new("test-webhook-signing-key")];
     criterion.bench_function("webhook: parse, verify, decode", |bench| {
-        bench.iter(|| mailgun::receive(black_box(body), &keys, NOW).expect("the fixture is signed so"));
+        bench.iter(|| mailgun::receive(black_box(body), &keys, SIGNED_AT).expect("the fixture is signed so"));
     });
     let (timestamp, token) = ("1789387203", "a1ac9cbd11058e838a67ca7c2930c69bcc3b513991929e6683");
     let signature = mailgun::sign(&keys[0], timestamp, token);
@@ -120,36 +120,46 @@ fn webhooks(criterion: &mut Criterion) {
 }
 
 /// What a day of events does to a recipient.
-fn states(criterion: &mut Criterion) {
+fn bench_recipient_states(criterion: &mut Criterion) {
     let address: Mailbox = "ada@example.net".parse().expect("it is an address");
-    let recipient = || Recipient { standing: Standing::Relayed, ..Recipient::new(address.clone()) };
-    let events = [Kind::Accepted, Kind::Deferred, Kind::Delivered, Kind::Opened, Kind::Opened, Kind::Bounced];
-    let events = events.map(event);
+    let recipient =
+        || Recipient { attempt_status: AttemptStatus::Relayed, ..Recipient::new(address.clone()) };
+    let events = [
+        EventKind::Accepted,
+        EventKind::Deferred,
+        EventKind::Delivered,
+        EventKind::Opened,
+        EventKind::Opened,
+        EventKind::Bounced,
+    ];
+    let events = events.map(sample_event);
     criterion.bench_function("recipient: six events, then its state", |bench| {
         let apply = |mut recipient: Recipient| {
-            black_box(&events).iter().for_each(|event| recipient.report(event, Rung::Tracking));
+            black_box(&events)
+                .iter()
+                .for_each(|event| recipient.apply_event(event, CorrelatedBy::TrackingId));
             (recipient.state(), recipient)
         };
         bench.iter_batched(recipient, apply, BatchSize::SmallInput);
     });
 }
 
-fn event(kind: Kind) -> Event {
-    Event {
+fn sample_event(kind: EventKind) -> ProviderEvent {
+    ProviderEvent {
         kind,
-        at: NOW,
-        identity: "mailgun/mg.example.com/20711/bzIL2R2atMwbgPKijvhNJA".into(),
+        at: SIGNED_AT,
+        dedup_key: "mailgun/mg.example.com/20711/bzIL2R2atMwbgPKijvhNJA".into(),
         recipient: Some("ada@example.net".into()),
-        tracking: Some(TrackingId::new(NOW, 7)),
+        tracking_id: Some(TrackingId::new(SIGNED_AT, 7)),
         message_id: None,
-        by_machine: false,
+        automated: false,
         test_mode: false,
-        words: Words { name: kind.word().into(), code: Some(250), ..Words::default() },
+        diagnostic: Diagnostic { name: kind.as_str().into(), code: Some(250), ..Diagnostic::default() },
     }
 }
 
 /// Lines of which every eighth begins with a dot.
-fn message(size: usize) -> Vec<u8> {
+fn sample_message(size: usize) -> Vec<u8> {
     let line = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ 0123456789 +-=/ 42.\r\n";
     let lines = (0..size.div_ceil(line.len())).map(|number| match number % 8 {
         7 => [".", &line[1..]].concat(),
@@ -159,6 +169,6 @@ fn message(size: usize) -> Vec<u8> {
 }
 
 /// When the webhook was signed: 2026-09-14T12:00:03Z.
-const NOW: Timestamp = Timestamp::from_seconds(1_789_387_203);
+const SIGNED_AT: Timestamp = Timestamp::from_secs(1_789_387_203);
 /// Bytes that a socket is read in.
-const PIECE: usize = 16 * 1024;
+const READ_CHUNK_BYTES: usize = 16 * 1024;

@@ -7,20 +7,20 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 
 /// A figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Measure {
+pub struct MetricDescriptor {
     /// Its name, prefix and unit included.
     pub name: &'static str,
     /// How it moves.
-    pub kind: Kind,
+    pub kind: MetricKind,
     /// What tells its series apart.
     pub labels: &'static [&'static str],
     /// What it says.
-    pub what: &'static str,
+    pub help: &'static str,
 }
 
 /// How a figure moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricKind {
     /// Up, from each start of the process on.
     Counter,
     /// Up and down.
@@ -29,9 +29,9 @@ pub enum Kind {
     Histogram,
 }
 
-impl Kind {
+impl MetricKind {
     /// Prometheus' word.
-    pub const fn word(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Counter => "counter",
             Self::Gauge => "gauge",
@@ -41,15 +41,15 @@ impl Kind {
 }
 
 /// Has everything that this process counts from now on kept for [`PrometheusHandle::render`]; once in a process.
-pub fn install() -> Result<PrometheusHandle, BuildError> {
-    let builder =
-        PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &BUCKETS)?;
+pub fn install_recorder() -> Result<PrometheusHandle, BuildError> {
+    let builder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &DURATION_BUCKETS_SECONDS)?;
     let handle = builder.install_recorder()?;
-    for Measure { name, kind, what, .. } in MEASURES {
+    for MetricDescriptor { name, kind, help, .. } in METRICS {
         match kind {
-            Kind::Counter => metrics::describe_counter!(*name, *what),
-            Kind::Gauge => metrics::describe_gauge!(*name, *what),
-            Kind::Histogram => metrics::describe_histogram!(*name, Unit::Seconds, *what),
+            MetricKind::Counter => metrics::describe_counter!(*name, *help),
+            MetricKind::Gauge => metrics::describe_gauge!(*name, *help),
+            MetricKind::Histogram => metrics::describe_histogram!(*name, Unit::Seconds, *help),
         }
     }
     metrics::gauge!("mailtrail_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
@@ -59,84 +59,115 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
 }
 
 /// Ends of the sizes that times are counted by, in seconds: from a sync to a day.
-const BUCKETS: [f64; 20] = [
+const DURATION_BUCKETS_SECONDS: [f64; 20] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0,
     1800.0, 7200.0, 28_800.0, 86_400.0,
 ];
 
-const fn counter(name: &'static str, labels: &'static [&'static str], what: &'static str) -> Measure {
-    Measure { name, kind: Kind::Counter, labels, what }
+const fn describe_counter(
+    name: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> MetricDescriptor {
+    MetricDescriptor { name, kind: MetricKind::Counter, labels, help }
 }
 
-const fn gauge(name: &'static str, labels: &'static [&'static str], what: &'static str) -> Measure {
-    Measure { name, kind: Kind::Gauge, labels, what }
+const fn describe_gauge(
+    name: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> MetricDescriptor {
+    MetricDescriptor { name, kind: MetricKind::Gauge, labels, help }
 }
 
-const fn histogram(name: &'static str, what: &'static str) -> Measure {
-    Measure { name, kind: Kind::Histogram, labels: &[], what }
+const fn describe_histogram(name: &'static str, help: &'static str) -> MetricDescriptor {
+    MetricDescriptor { name, kind: MetricKind::Histogram, labels: &[], help }
 }
 
 /// All of them, by name.
-pub const MEASURES: &[Measure] = &[
-    gauge("mailtrail_alarm", &["alarm", "subject"], "1 while an alarm is on"),
-    counter(
+pub const METRICS: &[MetricDescriptor] = &[
+    describe_gauge("mailtrail_alarm", &["alarm", "subject"], "1 while an alarm is on"),
+    describe_counter(
         "mailtrail_alarm_bulletins_total",
         &["way", "outcome"],
         "What was told of alarms, by webhook and mail",
     ),
-    gauge("mailtrail_breaker_state", &["upstream"], "0 mail is sent, 1 one mail tries, 2 nothing is sent"),
-    gauge("mailtrail_build_info", &["version"], "1, for its label"),
-    counter(
+    describe_gauge(
+        "mailtrail_breaker_state",
+        &["upstream"],
+        "0 mail is sent, 1 one mail tries, 2 nothing is sent",
+    ),
+    describe_gauge("mailtrail_build_info", &["version"], "1, for its label"),
+    describe_counter(
         "mailtrail_client_refusals_total",
         &["reason"],
         "Clients that were refused at a listener, by cause",
     ),
-    histogram("mailtrail_commit_seconds", "Time to write a group of records and sync them"),
-    gauge("mailtrail_dead_events", &[], "Reports that are genuine and cannot be understood"),
-    gauge("mailtrail_disk_free_bytes", &[], "Room on the disk of the data directory"),
-    histogram("mailtrail_event_lag_seconds", "Time from what a provider reports until it was kept here"),
-    counter("mailtrail_events_total", &["upstream", "event"], "New events kept, by webhook and poll"),
-    counter(
+    describe_histogram("mailtrail_commit_seconds", "Time to write a group of records and sync them"),
+    describe_gauge("mailtrail_dead_events", &[], "Reports that are genuine and cannot be understood"),
+    describe_gauge("mailtrail_disk_free_bytes", &[], "Room on the disk of the data directory"),
+    describe_histogram(
+        "mailtrail_event_lag_seconds",
+        "Time from what a provider reports until it was kept here",
+    ),
+    describe_counter(
+        "mailtrail_events_total",
+        &["upstream", "event"],
+        "New events kept, by webhook and poll",
+    ),
+    describe_counter(
         "mailtrail_inbound_deliveries_total",
         &["target", "outcome"],
         "Attempts to deliver mail from outside",
     ),
-    counter("mailtrail_inbound_total", &["upstream", "outcome"], "Mail from outside that providers brought"),
-    counter("mailtrail_log_lines_lost_total", &[], "Log lines that nothing read in time"),
-    gauge("mailtrail_orphan_events", &[], "Events that found no send so far"),
-    gauge("mailtrail_queue_messages", &["state", "upstream"], "Mails that wait"),
-    gauge("mailtrail_queue_oldest_seconds", &[], "Age of the oldest mail that waits, but for what is held"),
-    counter(
+    describe_counter(
+        "mailtrail_inbound_total",
+        &["upstream", "outcome"],
+        "Mail from outside that providers brought",
+    ),
+    describe_counter("mailtrail_log_lines_lost_total", &[], "Log lines that nothing read in time"),
+    describe_gauge("mailtrail_orphan_events", &[], "Events that found no send so far"),
+    describe_gauge("mailtrail_queue_messages", &["state", "upstream"], "Mails that wait"),
+    describe_gauge(
+        "mailtrail_queue_oldest_seconds",
+        &[],
+        "Age of the oldest mail that waits, but for what is held",
+    ),
+    describe_counter(
         "mailtrail_recovered_events_total",
         &["upstream"],
         "Events that polls brought and no webhook did",
     ),
-    counter(
+    describe_counter(
         "mailtrail_relay_attempts_total",
         &["upstream", "outcome"],
         "Recipients of attempts that have ended",
     ),
-    gauge("mailtrail_relay_connections", &["upstream", "state"], "Connections to upstreams"),
-    histogram("mailtrail_relay_seconds", "Time that an attempt took at the upstream"),
-    gauge("mailtrail_sink_backlog", &["sink"], "Facts that a sink was not told yet, as far as it has read"),
-    gauge("mailtrail_sink_delayed", &["sink"], "Facts that a sink takes later, each alone"),
-    counter("mailtrail_sink_deliveries_total", &["sink", "outcome"], "Facts handed to a sink"),
-    counter("mailtrail_smtp_accepted_total", &["client"], "Mails that got a 250"),
-    counter("mailtrail_smtp_lockouts_total", &[], "Users and addresses with too many wrong logins"),
-    counter("mailtrail_smtp_logins_refused_total", &["reason"], "Logins that were refused"),
-    counter("mailtrail_smtp_rejected_total", &["reason"], "Replies that refused something, by code"),
-    gauge("mailtrail_smtp_sessions", &[], "Clients that are connected"),
-    gauge("mailtrail_store_bytes", &["part"], "Bytes of the journal's and the ledger's files"),
-    counter(
+    describe_gauge("mailtrail_relay_connections", &["upstream", "state"], "Connections to upstreams"),
+    describe_histogram("mailtrail_relay_seconds", "Time that an attempt took at the upstream"),
+    describe_gauge(
+        "mailtrail_sink_backlog",
+        &["sink"],
+        "Facts that a sink was not told yet, as far as it has read",
+    ),
+    describe_gauge("mailtrail_sink_delayed", &["sink"], "Facts that a sink takes later, each alone"),
+    describe_counter("mailtrail_sink_deliveries_total", &["sink", "outcome"], "Facts handed to a sink"),
+    describe_counter("mailtrail_smtp_accepted_total", &["client"], "Mails that got a 250"),
+    describe_counter("mailtrail_smtp_lockouts_total", &[], "Users and addresses with too many wrong logins"),
+    describe_counter("mailtrail_smtp_logins_refused_total", &["reason"], "Logins that were refused"),
+    describe_counter("mailtrail_smtp_rejected_total", &["reason"], "Replies that refused something, by code"),
+    describe_gauge("mailtrail_smtp_sessions", &[], "Clients that are connected"),
+    describe_gauge("mailtrail_store_bytes", &["part"], "Bytes of the journal's and the ledger's files"),
+    describe_counter(
         "mailtrail_suppression_sync_total",
         &["upstream", "act"],
         "Entries that a sync with a provider changed",
     ),
-    gauge("mailtrail_suppressions", &[], "Addresses that get no mail"),
-    gauge(
+    describe_gauge("mailtrail_suppressions", &[], "Addresses that get no mail"),
+    describe_gauge(
         "mailtrail_tls_certificate_expiry_timestamp_seconds",
         &["file"],
         "When a certificate of the listeners ends",
     ),
-    counter("mailtrail_webhook_requests_total", &["upstream", "outcome"], "Requests to /webhooks"),
+    describe_counter("mailtrail_webhook_requests_total", &["upstream", "outcome"], "Requests to /webhooks"),
 ];

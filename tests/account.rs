@@ -13,7 +13,7 @@ use mailtrail_net::provider_api::{
 };
 use mailtrail_net::tls;
 use mailtrail_sandbox;
-use mailtrail_sandbox::{Sandbox, Weather};
+use mailtrail_sandbox::{FaultInjection, Sandbox};
 use mailtrail_trail::provider::brevo::Credentials;
 use reqwest::Url;
 use std::net::SocketAddr;
@@ -21,30 +21,30 @@ use std::path::Path;
 use std::time::Duration;
 
 #[tokio::test]
-async fn lists_are_read_filled_and_emptied() {
-    let (sandbox, _directory) = sandbox(Weather::default()).await;
-    let account = account(&sandbox, Api::Events, "key-1", "mg.example.com");
-    let since = Some(Timestamp::from_seconds(1_789_387_206));
+async fn reads_adds_and_removes_suppressions() {
+    let (sandbox, _directory) = start_sandbox(FaultInjection::default()).await;
+    let account = sandbox_api(&sandbox, Api::Events, "key-1", "mg.example.com");
+    let since = Some(Timestamp::from_secs(1_789_387_206));
     for list in List::ALL {
         let entries: Vec<_> =
-            (0..1000).map(|number| entry(list, &format!("a{number}+b@example.net"), since)).collect();
+            (0..1000).map(|number| sample_entry(list, &format!("a{number}+b@example.net"), since)).collect();
         account.add(list, &entries).await.unwrap();
-        let last = entry(list, "Z@example.net", None);
+        let last = sample_entry(list, "Z@example.net", None);
         account.add(list, std::slice::from_ref(&last)).await.unwrap();
-        let mut found = of(list, listed(&account).await);
+        let mut found = entries_of(list, read_all_lists(&account).await);
         let newest = found.pop().unwrap();
         assert!(newest.address == "z@example.net" && newest.since.is_some());
         found.sort_by_key(|entry| entry.address[1..].split('+').next().unwrap().parse::<u32>().unwrap());
         assert_eq!(found, entries, "{list:?}");
         assert!(account.remove(list, "a7+b@example.net").await.unwrap());
         assert!(!account.remove(list, "a7+b@example.net").await.unwrap());
-        assert_eq!(of(list, listed(&account).await).len(), 1000);
+        assert_eq!(entries_of(list, read_all_lists(&account).await).len(), 1000);
     }
-    assert_eq!(listed(&account).await.len(), 3000);
+    assert_eq!(read_all_lists(&account).await.len(), 3000);
 }
 
 /// All lists, page by page.
-async fn listed(account: &Account) -> Vec<(List, Entry)> {
+async fn read_all_lists(account: &Account) -> Vec<(List, Entry)> {
     let (mut found, mut place) = (Vec::new(), None);
     loop {
         let page = account.listed(place.as_ref()).await.unwrap();
@@ -57,11 +57,11 @@ async fn listed(account: &Account) -> Vec<(List, Entry)> {
     }
 }
 
-fn of(wanted: List, entries: Vec<(List, Entry)>) -> Vec<Entry> {
+fn entries_of(wanted: List, entries: Vec<(List, Entry)>) -> Vec<Entry> {
     entries.into_iter().filter(|(list, _)| *list == wanted).map(|(_, entry)| entry).collect()
 }
 
-fn entry(list: List, address: &str, since: Option<Timestamp>) -> Entry {
+fn sample_entry(list: List, address: &str, since: Option<Timestamp>) -> Entry {
     let mut entry = Entry { address: address.into(), since, ..Entry::default() };
     match list {
         List::Bounces => (entry.code, entry.reason) = (Some("550".into()), Some("5.1.1 User unknown".into())),
@@ -72,8 +72,9 @@ fn entry(list: List, address: &str, since: Option<Timestamp>) -> Entry {
 }
 
 #[tokio::test]
-async fn each_refusal_names_cause_and_remedy_and_no_key() {
-    let (sandbox, _directory) = sandbox(Weather { requests: 2, ..Weather::default() }).await;
+async fn api_errors_name_cause_and_remedy_without_key() {
+    let (sandbox, _directory) =
+        start_sandbox(FaultInjection { requests: 2, ..FaultInjection::default() }).await;
     for (key, domain, expected) in [
         (
             "hunter2",
@@ -88,8 +89,8 @@ async fn each_refusal_names_cause_and_remedy_and_no_key() {
         ("key-1", "mg.example.com", ""),
         ("key-1", "mg.example.com", "takes no more requests for now ({\"retry-seconds\":60})"),
     ] {
-        let account = account(&sandbox, Api::Events, key, domain);
-        match account.events(ALWAYS, None).await {
+        let account = sandbox_api(&sandbox, Api::Events, key, domain);
+        match account.events(ALL_TIME, None).await {
             Ok(page) => {
                 assert!(expected.is_empty() && page.events.is_empty() && page.next.is_none(), "{expected}")
             }
@@ -107,8 +108,8 @@ async fn each_refusal_names_cause_and_remedy_and_no_key() {
     }
     let gone = sandbox.api_address();
     sandbox.stop().await;
-    let account = at(&format!("http://{gone}"), mailgun(Api::Logs, "mg.example.com"), "key-1");
-    let fault = account.events(ALWAYS, None).await.unwrap_err();
+    let account = api_at(&format!("http://{gone}"), mailgun_kind(Api::Logs, "mg.example.com"), "key-1");
+    let fault = account.events(ALL_TIME, None).await.unwrap_err();
     assert!(
         matches!(fault, Fault::Unreachable { .. }) && fault.to_string().contains("is api_base_url right"),
         "{fault}"
@@ -116,13 +117,13 @@ async fn each_refusal_names_cause_and_remedy_and_no_key() {
 }
 
 #[tokio::test]
-async fn strange_answers_are_seen() {
+async fn reports_unexpected_responses() {
     let limit =
         "Domain mg.example.com is not allowed to send: request limit exceeded, try again after 120 seconds";
     for (status, body, expected) in [
         (
             200,
-            text("mailgun/api_magnificent_wrong_path_200.txt"),
+            read_fixture("mailgun/api_magnificent_wrong_path_200.txt"),
             "not of the provider's API (Mailgun Magnificent API)",
         ),
         (200, "{}".to_owned(), "not of the provider's API (it has no items)"),
@@ -136,9 +137,12 @@ async fn strange_answers_are_seen() {
     ] {
         let said = body.clone();
         let server = Server::start(move |_, _| Act::Answer(status, said.clone())).await;
-        let account =
-            at(&format!("http://{}", server.address), mailgun(Api::Events, "mg.example.com"), "key-1");
-        let fault = account.events(ALWAYS, None).await.unwrap_err();
+        let account = api_at(
+            &format!("http://{}", server.address),
+            mailgun_kind(Api::Events, "mg.example.com"),
+            "key-1",
+        );
+        let fault = account.events(ALL_TIME, None).await.unwrap_err();
         assert!(fault.to_string().contains(expected), "{fault}");
         let wait = [420, 429].contains(&status).then_some(Duration::from_secs(120));
         assert_eq!(fault.wait(), wait, "{body}");
@@ -147,15 +151,16 @@ async fn strange_answers_are_seen() {
 }
 
 #[tokio::test]
-async fn the_key_goes_to_nobody_else() {
-    let server = Server::start(|_, _| Act::Answer(200, text("mailgun/api_events_page1.json"))).await;
-    let account = at(&format!("http://{}", server.address), mailgun(Api::Events, "mg.example.com"), "key-1");
-    let page = account.events(ALWAYS, None).await.unwrap();
+async fn sends_api_key_only_to_provider_host() {
+    let server = Server::start(|_, _| Act::Answer(200, read_fixture("mailgun/api_events_page1.json"))).await;
+    let account =
+        api_at(&format!("http://{}", server.address), mailgun_kind(Api::Events, "mg.example.com"), "key-1");
+    let page = account.events(ALL_TIME, None).await.unwrap();
     assert_eq!(
         (page.events.len(), page.complete_until),
         (4, Some(Timestamp::from_millis(1_789_387_213_123)))
     );
-    let fault = account.events(ALWAYS, page.next.as_ref()).await.unwrap_err();
+    let fault = account.events(ALL_TIME, page.next.as_ref()).await.unwrap_err();
     assert!(fault.to_string().contains("it leads to another host"), "{fault}");
     let request = &server.requests()[0];
     assert_eq!(
@@ -167,10 +172,11 @@ async fn the_key_goes_to_nobody_else() {
 
 /// Registrations of long ago have one address instead of a list.
 #[tokio::test]
-async fn mailgun_s_webhooks_are_read_in_both_shapes() {
+async fn reads_mailgun_webhooks_in_both_shapes() {
     let body = r#"{"webhooks":{"clicked":{"url":"https://a"},"opened":{"urls":["https://a","https://b"]}}}"#;
     let server = Server::start(move |_, _| Act::Answer(200, body.into())).await;
-    let account = at(&format!("http://{}", server.address), mailgun(Api::Events, "mg.example.com"), "key-1");
+    let account =
+        api_at(&format!("http://{}", server.address), mailgun_kind(Api::Events, "mg.example.com"), "key-1");
     let webhooks = account.webhooks().await.unwrap();
     let found: Vec<_> = webhooks.iter().map(|webhook| (&*webhook.event, &*webhook.url)).collect();
     assert_eq!(found, [("clicked", "https://a"), ("opened", "https://a"), ("opened", "https://b")]);
@@ -178,16 +184,17 @@ async fn mailgun_s_webhooks_are_read_in_both_shapes() {
     // It has webhooks, and is no domain.
     assert!(matches!(account.domain("mg.example.com").await, Err(Fault::Strange { .. })));
     let server = Server::start(|_, _| Act::Answer(404, r#"{"message":"Domain not found"}"#.into())).await;
-    let account = at(&format!("http://{}", server.address), mailgun(Api::Events, "mg.example.com"), "key-1");
+    let account =
+        api_at(&format!("http://{}", server.address), mailgun_kind(Api::Events, "mg.example.com"), "key-1");
     assert_eq!(account.domain("other.example.com").await.unwrap(), None);
 }
 
 #[tokio::test]
-async fn brevos_statistics_read_like_its_webhooks() {
-    let server = Server::start(|_, _| Act::Answer(200, text("brevo/api_statistics_events.json"))).await;
-    let account = at(&format!("http://{}", server.address), Whose::Brevo, "xkeysib-1");
-    let span =
-        Span { begin: Timestamp::from_seconds(1_789_387_204), end: Timestamp::from_seconds(1_789_390_000) };
+async fn normalizes_brevo_statistics_to_webhook_shape() {
+    let server =
+        Server::start(|_, _| Act::Answer(200, read_fixture("brevo/api_statistics_events.json"))).await;
+    let account = api_at(&format!("http://{}", server.address), Whose::Brevo, "xkeysib-1");
+    let span = Span { begin: Timestamp::from_secs(1_789_387_204), end: Timestamp::from_secs(1_789_390_000) };
     let page = account.events(span, None).await.unwrap();
     assert_eq!((page.next, page.complete_until), (None, None));
     let expected = serde_json::json!([{
@@ -202,21 +209,21 @@ async fn brevos_statistics_read_like_its_webhooks() {
 }
 
 #[tokio::test]
-async fn brevos_statistics_are_paged_until_the_span_begins() {
+async fn pages_brevo_statistics_back_to_range_start() {
     let server = Server::start(|number, _| {
         // A second earlier each.
         let last = 1_789_387_200 - (number as u64 - 1) * 5000;
         let event = |second: u64| {
-            let at = Timestamp::from_seconds(last - second);
+            let at = Timestamp::from_secs(last - second);
             format!("{{\"email\":\"a@example.net\",\"date\":\"{at}\",\"messageId\":\"<1@a>\",\"event\":\"requests\"}}")
         };
         let events: Vec<_> = (0..5000).map(event).collect();
         Act::Answer(200, format!("{{\"events\":[{}]}}", events.join(",")))
     })
     .await;
-    let account = at(&format!("http://{}", server.address), Whose::Brevo, "xkeysib-1");
-    let end = Timestamp::from_seconds(1_789_387_200);
-    let span = Span { begin: end.before(Duration::from_secs(7_000)), end };
+    let account = api_at(&format!("http://{}", server.address), Whose::Brevo, "xkeysib-1");
+    let end = Timestamp::from_secs(1_789_387_200);
+    let span = Span { begin: end.saturating_sub(Duration::from_secs(7_000)), end };
     let first = account.events(span, None).await.unwrap();
     let second = account.events(span, first.next.as_ref()).await.unwrap();
     assert_eq!((first.events.len(), second.events.len(), second.next), (5000, 2001, None));
@@ -224,16 +231,16 @@ async fn brevos_statistics_are_paged_until_the_span_begins() {
 }
 
 #[tokio::test]
-async fn brevos_blocked_contacts_are_lists() {
+async fn maps_brevo_blocked_contacts_to_suppression_lists() {
     let server = Server::start(|_, request| match request.line.split(' ').next() {
         Some("DELETE") if request.line.contains("/a%2Bb@example.net ") => Act::Answer(204, String::new()),
         Some("DELETE") => {
             Act::Answer(404, "{\"code\":\"document_not_found\",\"message\":\"Contact not found\"}".into())
         }
-        _ => Act::Answer(200, text("brevo/api_blocked_contacts.json")),
+        _ => Act::Answer(200, read_fixture("brevo/api_blocked_contacts.json")),
     })
     .await;
-    let account = at(&format!("http://{}", server.address), Whose::Brevo, "xkeysib-1");
+    let account = api_at(&format!("http://{}", server.address), Whose::Brevo, "xkeysib-1");
     let page = account.listed(None).await.unwrap();
     assert_eq!(page.next, None);
     let found: Vec<_> = page.entries.iter().map(|(list, entry)| (*list, &*entry.address)).collect();
@@ -241,14 +248,14 @@ async fn brevos_blocked_contacts_are_lists() {
     assert!(account.remove(List::Bounces, "a+b@example.net").await.unwrap());
     assert!(!account.remove(List::Bounces, "b@example.net").await.unwrap());
     assert!(matches!(account.add(List::Bounces, &[]).await, Err(Fault::Unable { .. })));
-    let server = Server::start(|_, _| Act::Answer(401, text("brevo/api_error_401.json"))).await;
-    let account = at(&format!("http://{}", server.address), Whose::Brevo, "xkeysib-1");
+    let server = Server::start(|_, _| Act::Answer(401, read_fixture("brevo/api_error_401.json"))).await;
+    let account = api_at(&format!("http://{}", server.address), Whose::Brevo, "xkeysib-1");
     let fault = account.listed(None).await.unwrap_err();
     assert!(fault.to_string().contains("refused the api_key (401: Key not found)"), "{fault}");
 }
 
 #[tokio::test]
-async fn mailgun_is_told_with_the_call_for_addresses_and_its_200_is_not_believed_blindly() {
+async fn registers_mailgun_webhooks_by_url_and_verifies_the_result() {
     let ours: Url = "https://relay.example.com/webhooks/up".parse().unwrap();
     let credentials = Credentials::default();
     let wanted = Wanted { url: &ours, credentials: &credentials };
@@ -265,7 +272,7 @@ async fn mailgun_is_told_with_the_call_for_addresses_and_its_200_is_not_believed
         })
         .await;
         let at_server = format!("http://{}", server.address);
-        let account = at(&at_server, mailgun(Api::Events, "mg.example.com"), "key-1");
+        let account = api_at(&at_server, mailgun_kind(Api::Events, "mg.example.com"), "key-1");
         let changes = account.to_register(wanted).await.unwrap();
         assert_eq!((changes.len(), changes[0].act, &*changes[0].url), (1, act, ours.as_str()));
         account.carry_out(&changes[0]).await.unwrap();
@@ -280,42 +287,42 @@ async fn mailgun_is_told_with_the_call_for_addresses_and_its_200_is_not_believed
     }
 }
 
-async fn sandbox(weather: Weather) -> (Sandbox, tempfile::TempDir) {
+async fn start_sandbox(faults: FaultInjection) -> (Sandbox, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
-    let sandbox = mailtrail_sandbox::start(mailtrail_sandbox::Settings {
-        face: mailtrail_sandbox::Face::Mailgun,
-        smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
-        api: SocketAddr::from(([127, 0, 0, 1], 0)),
+    let sandbox = mailtrail_sandbox::start(mailtrail_sandbox::SandboxSettings {
+        profile: mailtrail_sandbox::ProviderProfile::Mailgun,
+        smtp_address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        api_address: SocketAddr::from(([127, 0, 0, 1], 0)),
         api_key: Secret::new("key-1"),
         domain: "mg.example.com".into(),
         username: "postmaster@mg.example.com".into(),
         password: Secret::new("pw"),
         signing_key: Secret::new("signing"),
-        webhook: None,
-        pace: 0.0,
-        weather,
+        webhook_url: None,
+        time_scale: 0.0,
+        faults,
         clock: Clock::System,
         tls: tls::self_signed(directory.path(), "localhost").unwrap(),
     });
     (sandbox.await.unwrap(), directory)
 }
 
-fn account(sandbox: &Sandbox, api: Api, key: &str, domain: &str) -> Account {
-    at(&format!("http://{}", sandbox.api_address()), mailgun(api, domain), key)
+fn sandbox_api(sandbox: &Sandbox, api: Api, key: &str, domain: &str) -> Account {
+    api_at(&format!("http://{}", sandbox.api_address()), mailgun_kind(api, domain), key)
 }
 
-fn mailgun(api: Api, domain: &str) -> Whose {
+fn mailgun_kind(api: Api, domain: &str) -> Whose {
     Whose::Mailgun { domain: domain.to_owned(), api }
 }
 
-fn at(base_url: &str, whose: Whose, key: &str) -> Account {
+fn api_at(base_url: &str, whose: Whose, key: &str) -> Account {
     let base_url = base_url.parse().unwrap();
     let settings = Settings { upstream: "up".into(), whose, base_url, key: Secret::new(key) };
     Account::new(settings, &tls::connector(None).unwrap(), Clock::System).unwrap()
 }
 
-fn text(file: &str) -> String {
+fn read_fixture(file: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(file)).unwrap()
 }
 
-const ALWAYS: Span = Span { begin: Timestamp::from_seconds(1), end: Timestamp::from_seconds(2_000_000_000) };
+const ALL_TIME: Span = Span { begin: Timestamp::from_secs(1), end: Timestamp::from_secs(2_000_000_000) };

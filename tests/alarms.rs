@@ -20,10 +20,10 @@ use hmac::{Hmac, KeyInit, Mac};
 use mailtrail_mail::Secret;
 use mailtrail_mail::{Clock, Lane, Timestamp, TrackingId};
 use mailtrail_sandbox;
-use mailtrail_sandbox::{Face, Sandbox, Weather};
+use mailtrail_sandbox::{FaultInjection, ProviderProfile, Sandbox};
 use mailtrail_trail::suppression;
-use mailtrail_trail::suppression::{Change, Listing, Mark, Reason, Scope};
-use mailtrail_trail::{Arrival, Dead, State, Via};
+use mailtrail_trail::suppression::{EvidenceItem, Reason, Scope, SuppressionChange, SuppressionChangeKind};
+use mailtrail_trail::{DeadLetter, EventSource, InboundReceived, RecipientState};
 use rcgen::{CertificateParams, KeyPair};
 use scene::{Log, Scene, states};
 use scripted::{Act, At, Script, Server};
@@ -39,28 +39,28 @@ use support::process::Process;
 use support::sink::Sink;
 
 /// What a receiver was told, each once: it may have answered too late while time leapt.
-fn told(receiver: &http::Server) -> Vec<Value> {
+fn notifications_of(receiver: &http::Server) -> Vec<Value> {
     let mut requests = receiver.requests();
     requests.dedup_by_key(|request| request.header("webhook-id").unwrap().to_owned());
     requests.iter().map(|request| serde_json::from_slice(&request.body).unwrap()).collect()
 }
 
 /// Alarm, subject and state of each.
-fn news(message: &Value) -> Vec<String> {
+fn alarm_lines(message: &Value) -> Vec<String> {
     let alarms = message["data"]["alarms"].as_array().unwrap().iter();
     let words =
         |alarm: &Value| ["alarm", "subject", "state"].map(|key| alarm[key].as_str().unwrap().to_owned());
     alarms.map(|alarm| words(alarm).join(" ")).collect()
 }
 
-fn assert_signed(request: &http::Request) {
+fn assert_standard_webhooks_signature(request: &http::Request) {
     let signed = [
         request.header("webhook-id").unwrap().as_bytes(),
         request.header("webhook-timestamp").unwrap().as_bytes(),
         &request.body,
     ]
     .join(&b'.');
-    let key = BASE64_STANDARD.decode(&SECRET[6..]).unwrap();
+    let key = BASE64_STANDARD.decode(&WEBHOOK_SECRET[6..]).unwrap();
     let mac = Hmac::<Sha256>::new_from_slice(&key).unwrap().chain_update(&signed).finalize();
     let signature = format!("v1,{}", BASE64_STANDARD.encode(mac.into_bytes()));
     assert_eq!(request.header("webhook-signature"), Some(&*signature));
@@ -69,14 +69,14 @@ fn assert_signed(request: &http::Request) {
 }
 
 /// `[alarms]` with a webhook; behind it stands what else belongs there.
-fn webhook(receiver: SocketAddr) -> String {
+fn alarm_webhook_config(receiver: SocketAddr) -> String {
     format!(
-        "[alarms]\nwebhook_url = \"http://{receiver}/alarms\"\nwebhook_secret = \"{SECRET}\"\nallow_private = true\n"
+        "[alarms]\nwebhook_url = \"http://{receiver}/alarms\"\nwebhook_secret = \"{WEBHOOK_SECRET}\"\nallow_private = true\n"
     )
 }
 
 /// An upstream that is left alone at the first failure, and another one behind it.
-fn two_upstreams(second: &Server) -> String {
+fn two_upstream_config(second: &Server) -> String {
     format!(
         "host = \"127.0.0.1\"\ntls = \"none\"\n[upstream.breaker]\nfailures = 1\nsuccesses = 1\n\
          [[upstream]]\nname = \"other\"\nprovider = \"plain\"\nhost = \"127.0.0.1\"\nport = {}\ntls = \"none\"\n",
@@ -84,17 +84,17 @@ fn two_upstreams(second: &Server) -> String {
     )
 }
 
-fn text_of(message: &[u8]) -> String {
+fn body_text_of(message: &[u8]) -> String {
     let parsed = mail_parser::MessageParser::default().parse(message).unwrap();
     parsed.body_text(0).unwrap().into_owned()
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_open_breaker_is_told_by_mail_through_the_other_upstream_and_so_is_its_end() {
+async fn mails_open_breaker_and_its_end_through_other_upstream() {
     let _logging = Log::default().listen();
     let away = Server::start(Script::new().at(At::Banner, vec![Some(Act::Close); 9999])).await;
     let other = Server::start(Script::new()).await;
-    let settings = two_upstreams(&other)
+    let settings = two_upstream_config(&other)
         + "[alarms]\nmail_to = [\"ops@example.com\", \"boss@example.net\"]\nmail_from = \"alarms@example.com\"\n\
            mail_upstream = \"up\"\n";
     let mut scene = Scene::in_leaps(away.clone(), &settings).await;
@@ -105,14 +105,14 @@ async fn an_open_breaker_is_told_by_mail_through_the_other_upstream_and_so_is_it
     let [mail, alarm] = &taken[..] else { panic!("{taken:?}") };
     assert_eq!(
         (&*mail.recipients, states(&scene.settled(id).await)),
-        (&["a@example.net".to_owned()][..], vec![State::Relayed])
+        (&["a@example.net".to_owned()][..], vec![RecipientState::Relayed])
     );
     assert_eq!(alarm.recipients, ["ops@example.com", "boss@example.net"]);
     let header = |name| support::header(&alarm.message, name).unwrap().to_owned();
     assert_eq!(header("Subject"), "[mailtrail relay.example.com] alarm: breaker up");
     assert_eq!(header("Auto-Submitted"), "auto-generated");
     assert!(header("From").contains("alarms@example.com"), "{}", header("From"));
-    let text = text_of(&alarm.message);
+    let text = body_text_of(&alarm.message);
     for part in
         ["ALARM: breaker up", "the breaker opened, mail waits: ", "What to do: ", "mailtrail breaker close"]
     {
@@ -120,9 +120,9 @@ async fn an_open_breaker_is_told_by_mail_through_the_other_upstream_and_so_is_it
     }
     // It stands in the ledger as all mail does, and asks for no report.
     let id: TrackingId = header("X-Mailtrail-Id").parse().unwrap();
-    let send = scene.trail(id).send;
+    let send = scene.trail(id).message;
     assert_eq!(
-        (send.route.as_deref(), send.reports, &*send.client),
+        (send.route.as_deref(), send.wants_dsn, &*send.client),
         (Some("first other"), false, "mailtrail")
     );
     // Nothing new, nothing more: an hour, with a mail now and then.
@@ -140,7 +140,7 @@ async fn an_open_breaker_is_told_by_mail_through_the_other_upstream_and_so_is_it
     scene.send(9, &["a@example.net"]).await;
     scene.until("the end", || alarms(&away) == ["[mailtrail relay.example.com] over: breaker up"]).await;
     let over = away.taken().into_iter().find(|taken| taken.recipients.len() == 2).unwrap();
-    let text = text_of(&over.message);
+    let text = body_text_of(&over.message);
     assert!(text.contains("OVER: breaker up") && text.contains("It was on from 2026-09-14T12:0"), "{text}");
     assert!(text.contains(", 1 h ") && !text.contains("What to do"), "{text}");
     assert_eq!(alarms(&other).len(), 1);
@@ -149,7 +149,7 @@ async fn an_open_breaker_is_told_by_mail_through_the_other_upstream_and_so_is_it
 
 /// A receiver that is down at first, then hears of everything in its order, with the same id however often it is tried.
 #[tokio::test(start_paused = true)]
-async fn a_receiver_that_is_down_at_first_is_told_once_it_is_up() {
+async fn retries_notifications_in_order_until_receiver_is_up() {
     let log = Log::default();
     let _logging = log.listen();
     let vain = Arc::new(AtomicUsize::new(0));
@@ -163,17 +163,21 @@ async fn a_receiver_that_is_down_at_first_is_told_once_it_is_up() {
     })
     .await;
     let server = Server::start(Script::new().at(At::Banner, vec![Some(Act::Close); 9999])).await;
-    let settings = two_upstreams(&Server::start(Script::new()).await) + &webhook(receiver.address);
+    let settings =
+        two_upstream_config(&Server::start(Script::new()).await) + &alarm_webhook_config(receiver.address);
     let mut scene = Scene::in_leaps(server, &settings).await;
     scene.send(1, &["a@example.net"]).await;
     scene.until("it is heard", || receiver.count() > 20).await;
     let requests = receiver.requests();
-    requests.iter().for_each(assert_signed);
+    requests.iter().for_each(assert_standard_webhooks_signature);
     let ids: Vec<_> = requests[..21].iter().map(|request| request.header("webhook-id").unwrap()).collect();
     assert!(ids.iter().all(|id| *id == ids[0] && id.starts_with("alarms-")), "{ids:?}");
     assert_eq!(requests[0].line, "POST /alarms HTTP/1.1");
-    let message = &told(&receiver)[0];
-    assert_eq!((news(message), &message["type"]), (vec!["breaker up alarm".to_owned()], &"alarms".into()));
+    let message = &notifications_of(&receiver)[0];
+    assert_eq!(
+        (alarm_lines(message), &message["type"]),
+        (vec!["breaker up alarm".to_owned()], &"alarms".into())
+    );
     assert_eq!(message["data"]["host"], "relay.example.com");
     assert!(message["text"].as_str().unwrap().contains("ALARM: breaker up"), "{message}");
     assert!(message["data"]["alarms"][0]["remedy"].as_str().unwrap().contains("mailtrail breaker close"));
@@ -184,12 +188,13 @@ async fn a_receiver_that_is_down_at_first_is_told_once_it_is_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_nobody_could_be_told_is_in_the_log_once() {
+async fn logs_undeliverable_notification_once() {
     let log = Log::default();
     let _logging = log.listen();
     let receiver = http::Server::start(|_, _| http::Act::Answer(500, String::new())).await;
     let server = Server::start(Script::new().at(At::Banner, vec![Some(Act::Close); 9999])).await;
-    let settings = webhook(receiver.address) + "queue = 3\nrepeat = \"30d\"\nsilence = \"off\"\n";
+    let settings =
+        alarm_webhook_config(receiver.address) + "queue = 3\nrepeat = \"30d\"\nsilence = \"off\"\n";
     let mut scene = Scene::in_leaps(server, &settings).await;
     for number in 1..=4 {
         scene.put(number, &["a@example.net"]).await;
@@ -205,70 +210,72 @@ async fn what_nobody_could_be_told_is_in_the_log_once() {
 
 /// Several alarms at once are one message; what lasts is told again.
 #[tokio::test(start_paused = true)]
-async fn several_alarms_are_one_message_and_are_told_again_while_they_last() {
+async fn groups_alarms_and_repeats_while_they_last() {
     let _logging = Log::default().listen();
     let receiver = http::Server::start(|_, _| http::Act::Answer(200, String::new())).await;
     let server = Server::start(Script::new()).await;
-    let settings = webhook(receiver.address)
+    let settings = alarm_webhook_config(receiver.address)
         + "disk = \"1024GiB\"\nrepeat = \"6h\"\n"
         + "[[inbound.target]]\ndeliver = \"http\"\nurl = \"http://127.0.0.1:9/\"\nsecret = \"s\"\nallow_private = true\n\
            recipients = [\"*@other.example\"]\n";
     let mut scene = Scene::in_leaps(server, &settings).await;
     let now = scene.time.clock().now();
-    let dead = Dead {
+    let dead = DeadLetter {
         upstream: "up".into(),
-        at: now,
-        via: Via::Webhook,
+        received_at: now,
+        source: EventSource::Webhook,
         token: None,
-        digest: [7; 16],
+        body_digest: [7; 16],
         reason: "no JSON".into(),
     };
-    scene.store().bury(dead, bytes::Bytes::from_static(b"?")).await.unwrap();
-    arrive_for_nobody(&scene).await;
-    scene.until("the first message", || !told(&receiver).is_empty()).await;
-    assert_eq!(news(&told(&receiver)[0])[0], "disk data_dir alarm");
-    let reports = || told(&receiver).iter().flat_map(news).any(|one| one == "dead events alarm");
+    scene.store().put_dead_letter(dead, bytes::Bytes::from_static(b"?")).await.unwrap();
+    put_unroutable_inbound_message(&scene).await;
+    scene.until("the first message", || !notifications_of(&receiver).is_empty()).await;
+    assert_eq!(alarm_lines(&notifications_of(&receiver)[0])[0], "disk data_dir alarm");
+    let reports =
+        || notifications_of(&receiver).iter().flat_map(alarm_lines).any(|one| one == "dead events alarm");
     scene.until("the dead letter", reports).await;
-    let begun = told(&receiver).len();
+    let begun = notifications_of(&receiver).len();
     scene.wait(Duration::from_secs(5 * 3600)).await;
-    assert_eq!(told(&receiver).len(), begun);
-    scene.until("they last", || told(&receiver).len() > begun).await;
+    assert_eq!(notifications_of(&receiver).len(), begun);
+    scene.until("they last", || notifications_of(&receiver).len() > begun).await;
     let all = ["disk data_dir still on", "dead events still on", "dead inbound still on"];
-    assert_eq!(news(&told(&receiver)[begun]), all);
+    assert_eq!(alarm_lines(&notifications_of(&receiver)[begun]), all);
     // A day after the last one dead letters are not new.
-    let over = || told(&receiver).iter().flat_map(news).any(|one| one == "dead events over");
+    let over =
+        || notifications_of(&receiver).iter().flat_map(alarm_lines).any(|one| one == "dead events over");
     scene.until("the end", over).await;
-    assert!(scene.time.clock().now().since(now) >= Duration::from_secs(86_400));
+    assert!(scene.time.clock().now().duration_since(now) >= Duration::from_secs(86_400));
     scene.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_certificate_that_ends_soon_is_an_alarm_until_it_is_renewed() {
+async fn raises_certificate_alarm_until_renewal() {
     let _logging = Log::default().listen();
     let folder = tempfile::tempdir().unwrap();
     let [certificate, key] = ["relay.pem", "relay.key"].map(|name| folder.path().join(name));
     // The scene begins in September 2026.
-    write_pair(&certificate, &key, (2026, 9, 25));
+    write_certificate_and_key(&certificate, &key, (2026, 9, 25));
     let receiver = http::Server::start(|_, _| http::Act::Answer(200, String::new())).await;
     let settings = format!(
         "[[listener]]\naddress = \"127.0.0.1:0\"\n[[user]]\nname = \"odoo\"\npassword = \"odoo\"\n\
          [tls]\ncertificate = {certificate:?}\nprivate_key = {key:?}\n{}",
-        webhook(receiver.address)
+        alarm_webhook_config(receiver.address)
     );
     let mut scene = Scene::in_leaps(Server::start(Script::new()).await, &settings).await;
     let heard = |state: &str| {
         let line = format!("certificate {} {state}", certificate.display());
-        told(&receiver).into_iter().find(|message| news(message).contains(&line))
+        notifications_of(&receiver).into_iter().find(|message| alarm_lines(message).contains(&line))
     };
     scene.until("the alarm", || heard("alarm").is_some()).await;
     let text = heard("alarm").unwrap()["data"]["alarms"][0]["text"].as_str().unwrap().to_owned();
     assert!(text.contains("the certificate ends 2026-09-25T00:00:00.000Z"), "{text}");
-    write_pair(&certificate, &key, (2027, 9, 25));
+    write_certificate_and_key(&certificate, &key, (2027, 9, 25));
     scene.until("its end", || heard("over").is_some()).await;
     scene.stop().await;
 }
 
-fn write_pair(certificate: &Path, key: &Path, (year, month, day): (i32, u8, u8)) {
+fn write_certificate_and_key(certificate: &Path, key: &Path, (year, month, day): (i32, u8, u8)) {
     let mut parameters = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
     parameters.not_after = rcgen::date_time_ymd(year, month, day);
     let pair = KeyPair::generate().unwrap();
@@ -277,8 +284,8 @@ fn write_pair(certificate: &Path, key: &Path, (year, month, day): (i32, u8, u8))
 }
 
 /// A mail from outside that no target takes.
-async fn arrive_for_nobody(scene: &Scene) {
-    let arrival = Arrival {
+async fn put_unroutable_inbound_message(scene: &Scene) {
+    let arrival = InboundReceived {
         id: TrackingId::new(scene.time.clock().now(), fastrand::u128(..)),
         upstream: "up".into(),
         token: None,
@@ -287,16 +294,16 @@ async fn arrive_for_nobody(scene: &Scene) {
         message_id: None,
         subject: String::new(),
         size: 9,
-        window: Duration::ZERO,
-        held: None,
+        dedup_window: Duration::ZERO,
+        quarantine_reason: None,
         missing_files: 0,
     };
-    scene.store().take_in(arrival, bytes::Bytes::from_static(b"A: b\r\n\r\n.")).await.unwrap();
+    scene.store().put_inbound(arrival, bytes::Bytes::from_static(b"A: b\r\n\r\n.")).await.unwrap();
 }
 
 /// Alarm mail is no reason to miss events: neither to raise an alarm nor to mail about it.
 #[tokio::test(start_paused = true)]
-async fn alarm_mail_makes_no_alarm_of_its_own() {
+async fn alarm_mail_raises_no_alarm() {
     let mut script = Script::new();
     script.offers.push("AUTH PLAIN");
     let server = Server::start(script).await;
@@ -318,22 +325,22 @@ async fn alarm_mail_makes_no_alarm_of_its_own() {
 
 /// Its API is away; then it is back.
 #[tokio::test(start_paused = true)]
-async fn a_provider_that_cannot_be_asked_is_an_alarm_until_it_can() {
+async fn raises_polls_alarm_until_provider_api_answers() {
     let _logging = Log::default().listen();
     let receiver = http::Server::start(|_, _| http::Act::Answer(200, String::new())).await;
     let api = SocketAddr::from(([127, 0, 0, 1], support::process::free_port()));
     let settings = format!(
         "domain = \"mg.example.com\"\nusername = \"u\"\npassword = \"p\"\napi_key = \"key-1\"\n\
          api_base_url = \"http://{api}\"\n{}disk = \"16MiB\"\nrepeat = \"30d\"\n",
-        webhook(receiver.address)
+        alarm_webhook_config(receiver.address)
     );
     let mut scene = Scene::in_leaps_of("mailgun", Server::start(Script::new()).await, &settings).await;
     let heard = |line: &str| {
         let of = |message: &Value| {
-            let place = news(message).iter().position(|one| one == line)?;
+            let place = alarm_lines(message).iter().position(|one| one == line)?;
             Some(message["data"]["alarms"][place]["text"].as_str().unwrap().to_owned())
         };
-        told(&receiver).iter().find_map(of)
+        notifications_of(&receiver).iter().find_map(of)
     };
     for (alarm, words) in [
         ("polls", "its events cannot be asked for: upstream up: events: "),
@@ -345,7 +352,7 @@ async fn a_provider_that_cannot_be_asked_is_an_alarm_until_it_can() {
         assert_eq!(heard(&format!("{alarm} up over")), None);
     }
     let folder = tempfile::tempdir().unwrap();
-    let provider = provider(api, scene.time.clock(), folder.path()).await;
+    let provider = start_sandbox(api, scene.time.clock(), folder.path()).await;
     for alarm in ["polls", "sync"] {
         scene.until(alarm, || heard(&format!("{alarm} up over")).is_some()).await;
     }
@@ -354,19 +361,19 @@ async fn a_provider_that_cannot_be_asked_is_an_alarm_until_it_can() {
 }
 
 /// The sandbox, whose API is there.
-async fn provider(api: SocketAddr, clock: Clock, folder: &Path) -> Sandbox {
-    let sandbox = mailtrail_sandbox::start(mailtrail_sandbox::Settings {
-        face: Face::Mailgun,
-        smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
-        api,
+async fn start_sandbox(api_address: SocketAddr, clock: Clock, folder: &Path) -> Sandbox {
+    let sandbox = mailtrail_sandbox::start(mailtrail_sandbox::SandboxSettings {
+        profile: ProviderProfile::Mailgun,
+        smtp_address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        api_address,
         api_key: Secret::new("key-1"),
         domain: "mg.example.com".into(),
         username: "u".into(),
         password: Secret::new("p"),
         signing_key: Secret::new("signing"),
-        webhook: None,
-        pace: 0.0,
-        weather: Weather::default(),
+        webhook_url: None,
+        time_scale: 0.0,
+        faults: FaultInjection::default(),
         clock,
         tls: mailtrail_net::tls::self_signed(folder, "localhost").unwrap(),
     });
@@ -375,32 +382,32 @@ async fn provider(api: SocketAddr, clock: Clock, folder: &Path) -> Sandbox {
 
 /// An invoice that is not sent is seen; a mailing is not worth an alarm.
 #[tokio::test(start_paused = true)]
-async fn transactional_mail_that_is_withheld_is_an_alarm_with_its_count() {
+async fn raises_alarm_for_suppressed_transactional_mail_with_count() {
     let log = Log::default();
     let _logging = log.listen();
     let receiver = http::Server::start(|_, _| http::Act::Answer(200, String::new())).await;
-    let settings = format!("{}disk = \"16MiB\"\nrepeat = \"1h\"\n", webhook(receiver.address));
+    let settings = format!("{}disk = \"16MiB\"\nrepeat = \"1h\"\n", alarm_webhook_config(receiver.address));
     let mut scene = Scene::in_leaps(Server::start(Script::new()).await, &settings).await;
     for address in ["a@example.net", "b@example.net"] {
-        let mark = Mark {
+        let mark = EvidenceItem {
             at: scene.time.clock().now(),
             scope: Scope::All,
-            source: suppression::Source::Webhook,
-            expires: None,
-            words: "550 5.1.1 no such user".into(),
+            source: suppression::EvidenceSource::Webhook,
+            expires_at: None,
+            diagnostic: "550 5.1.1 no such user".into(),
         };
-        let listing = Listing {
+        let listing = SuppressionChange {
             address: address.parse().unwrap(),
             list: None,
             at: mark.at,
             operator: String::new(),
-            change: Change::Add { reason: Reason::HardBounce, marks: vec![mark] },
+            kind: SuppressionChangeKind::Add { reason: Reason::HardBounce, items: vec![mark] },
         };
-        scene.store().list(listing).await.unwrap();
+        scene.store().change_suppression(listing).await.unwrap();
     }
     let mailing = scene.put_in(1, Lane::Bulk).await;
     scene.until("the mailing", || scene.find(mailing).is_some()).await;
-    assert_eq!(states(&scene.settled(mailing).await), [State::Suppressed]);
+    assert_eq!(states(&scene.settled(mailing).await), [RecipientState::Suppressed]);
     assert_eq!(log.lines("alarm=\"withheld\""), [""; 0]);
     for (number, recipients) in
         [(2, &["a@example.net", "b@example.net", "c@example.net"][..]), (3, &["b@example.net"])]
@@ -408,42 +415,50 @@ async fn transactional_mail_that_is_withheld_is_an_alarm_with_its_count() {
         let id = scene.send(number, recipients).await;
         scene.settled(id).await;
     }
-    let told_of = |text: &str| told(&receiver).iter().any(|message| message.to_string().contains(text));
+    let told_of =
+        |text: &str| notifications_of(&receiver).iter().any(|message| message.to_string().contains(text));
     scene
         .until("the alarm", || {
-            told(&receiver).iter().any(|message| news(message).contains(&"withheld up alarm".into()))
+            notifications_of(&receiver)
+                .iter()
+                .any(|message| alarm_lines(message).contains(&"withheld up alarm".into()))
         })
         .await;
     assert!(log.lines("alarm=\"withheld\"")[0].contains("2 transactional mails were not sent"));
     scene.until("the count", || told_of("3 transactional mails were not sent")).await;
     scene
         .until("its end", || {
-            told(&receiver).iter().any(|message| news(message).contains(&"withheld up over".into()))
+            notifications_of(&receiver)
+                .iter()
+                .any(|message| alarm_lines(message).contains(&"withheld up over".into()))
         })
         .await;
     scene.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_sink_refuses_for_good_is_an_alarm_for_a_day() {
+async fn raises_sink_dead_letter_alarm_for_one_day() {
     let _logging = Log::default().listen();
     let receiver = http::Server::start(|_, _| http::Act::Answer(200, String::new())).await;
     let endpoint = http::Server::start(|_, _| http::Act::Answer(400, String::new())).await;
     let settings = format!(
         "{}disk = \"16MiB\"\nrepeat = \"30d\"\n[[sink]]\nname = \"hook\"\nkind = \"http\"\nurl = \"http://{}/\"\n\
          secret = \"s\"\nallow_private = true\nevents = [\"relayed\"]\ngive_up_after = \"1h\"\n",
-        webhook(receiver.address),
+        alarm_webhook_config(receiver.address),
         endpoint.address
     );
     let mut scene = Scene::in_leaps(Server::start(Script::new()).await, &settings).await;
-    scene.until("the sink", || scene.store().handed("hook").unwrap().is_some()).await;
+    scene.until("the sink", || scene.store().sink_position("hook").unwrap().is_some()).await;
     let id = scene.send(1, &["a@example.net"]).await;
-    let heard =
-        |line: &str| told(&receiver).into_iter().find(|message| news(message).contains(&line.to_owned()));
+    let heard = |line: &str| {
+        notifications_of(&receiver)
+            .into_iter()
+            .find(|message| alarm_lines(message).contains(&line.to_owned()))
+    };
     scene.until("the dead letter", || heard("dead sink hook alarm").is_some()).await;
-    let refused = || scene.store().refused("hook", 10).unwrap();
+    let refused = || scene.store().sink_dead_letters("hook", 10).unwrap();
     scene.until("its note", || !refused().is_empty()).await;
-    assert_eq!(refused()[0].entry.as_ref().unwrap().id, Some(id));
+    assert_eq!(refused()[0].entry.as_ref().unwrap().tracking_id, Some(id));
     let told = heard("dead sink hook alarm").unwrap().to_string();
     assert!(told.contains("`mailtrail sink dead hook` lists it"), "{told}");
     scene.until("its end", || heard("dead sink hook over").is_some()).await;
@@ -451,19 +466,19 @@ async fn what_a_sink_refuses_for_good_is_an_alarm_for_a_day() {
     let over = over.into_iter().find(|alarm| alarm["subject"] == "sink hook").unwrap();
     let [since, until] =
         ["since", "until"].map(|key| Timestamp::parse_rfc3339(over[key].as_str().unwrap()).unwrap());
-    assert!(until.since(since) >= Duration::from_secs(86_400), "{over}");
+    assert!(until.duration_since(since) >= Duration::from_secs(86_400), "{over}");
     scene.stop().await;
 }
 
 /// The real program: a threshold that every disk is below, a receiver, a recipient; then a reload that mends it.
 #[tokio::test]
-async fn the_program_tells_by_both_ways_and_says_when_a_reload_mended_it() {
+async fn notifies_by_webhook_and_mail_and_resolves_after_reload() {
     let sink = Sink::start().await;
     let receiver = http::Server::start(|_, _| http::Act::Answer(200, String::new())).await;
     let alarms = |disk: &str| {
         format!(
             "{}after = \"0s\"\ndisk = \"{disk}\"\nmail_to = [\"ops@example.com\"]\nmail_from = \"alarms@example.com\"\n",
-            webhook(receiver.address)
+            alarm_webhook_config(receiver.address)
         )
     };
     let mut process = Process::new(&sink);
@@ -471,34 +486,34 @@ async fn the_program_tells_by_both_ways_and_says_when_a_reload_mended_it() {
     process.configure(&(usual.clone() + &alarms("1024GiB")));
     let shown = process.ask(&["config", "show"]).await;
     assert!(
-        shown.out.contains("webhook_secret = [\"******\"]") && !shown.out.contains(SECRET),
+        shown.out.contains("webhook_secret = [\"******\"]") && !shown.out.contains(WEBHOOK_SECRET),
         "{}",
         shown.out
     );
     process.start().await;
     support::eventually("both are told", || (receiver.count() == 1 && sink.mails().len() == 1).then_some(()))
         .await;
-    assert_signed(&receiver.requests()[0]);
-    assert_eq!(news(&told(&receiver)[0]), ["disk data_dir alarm"]);
+    assert_standard_webhooks_signature(&receiver.requests()[0]);
+    assert_eq!(alarm_lines(&notifications_of(&receiver)[0]), ["disk data_dir alarm"]);
     let doctor = process.ask(&["doctor"]).await;
     assert!(doctor.out.contains("disk data_dir"), "{}", doctor.out);
     process.configure(&(usual + &alarms("16MiB")));
     process.hang_up().await;
     support::eventually("the ends", || (receiver.count() == 2 && sink.mails().len() == 2).then_some(()))
         .await;
-    assert_eq!(news(&told(&receiver)[1]), ["disk data_dir over"]);
-    assert!(!process.log().contains(SECRET));
+    assert_eq!(alarm_lines(&notifications_of(&receiver)[1]), ["disk data_dir over"]);
+    assert!(!process.log().contains(WEBHOOK_SECRET));
     assert!(process.terminate().await.success());
 }
 
 /// A breaker that opened is no alarm of a queue that never tried: the reload ends it, and the mail goes.
 #[tokio::test]
-async fn a_reload_that_mends_an_upstream_ends_its_alarms() {
+async fn reload_that_fixes_upstream_clears_its_alarms() {
     let sink = Sink::start().await;
     let receiver = http::Server::start(|_, _| http::Act::Answer(200, String::new())).await;
     let mut process = Process::new(&sink);
     let configuration = |port| {
-        let alarms = webhook(receiver.address) + "after = \"0s\"\ndisk = \"16MiB\"\n";
+        let alarms = alarm_webhook_config(receiver.address) + "after = \"0s\"\ndisk = \"16MiB\"\n";
         process.configuration(port, "") + "[upstream.breaker]\nfailures = 1\npause = \"5min\"\n" + &alarms
     };
     let (nowhere, good) = (configuration(support::process::free_port()), configuration(sink.port()));
@@ -507,13 +522,13 @@ async fn a_reload_that_mends_an_upstream_ends_its_alarms() {
     let mut client = Client::connect(process.address(1)).await.unwrap();
     client.submit("app@example.com", &["a@example.net"], "Subject: hello\r\n\r\nhi\r\n").await.unwrap();
     support::eventually("the alarm", || (receiver.count() == 1).then_some(())).await;
-    assert_eq!(news(&told(&receiver)[0]), ["breaker sink alarm"]);
+    assert_eq!(alarm_lines(&notifications_of(&receiver)[0]), ["breaker sink alarm"]);
     process.configure(&good);
     process.hang_up().await;
     sink.wait_for(1).await;
     support::eventually("its end", || (receiver.count() == 2).then_some(())).await;
-    assert_eq!(news(&told(&receiver)[1]), ["breaker sink over"]);
+    assert_eq!(alarm_lines(&notifications_of(&receiver)[1]), ["breaker sink over"]);
     assert!(process.terminate().await.success());
 }
 
-const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+const WEBHOOK_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";

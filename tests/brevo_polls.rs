@@ -9,12 +9,12 @@ mod inbox;
 
 use http::{Act, Server};
 use inbox::{SENT, START, Scene, until};
-use mailtrail_trail::{Kind, MarkKind, Source};
+use mailtrail_trail::{EventKind, MarkKind, TrailSource};
 use std::path::Path;
 
 #[tokio::test]
-async fn a_webhook_and_a_poll_of_one_event_count_once_in_both_orders() {
-    let server = Server::start(|_, _| Act::Answer(200, text("api_statistics_events.json"))).await;
+async fn webhook_and_poll_of_same_event_count_once() {
+    let server = Server::start(|_, _| Act::Answer(200, read_fixture("api_statistics_events.json"))).await;
     let keys = format!(
         "webhook_token = \"test-webhook-secret\"\napi_key = \"xkeysib-1\"\napi_base_url = \"http://{}\"\n",
         server.address
@@ -26,44 +26,50 @@ async fn a_webhook_and_a_poll_of_one_event_count_once_in_both_orders() {
     };
     let webhook_first = async {
         let scene = scene().await;
-        post(&scene).await;
-        polled(&scene).await;
-        sources(&scene)
+        post_delivered(&scene).await;
+        wait_polled(&scene).await;
+        mark_sources(&scene)
     };
     let poll_first = async {
         let scene = scene().await;
-        polled(&scene).await;
-        post(&scene).await;
-        sources(&scene)
+        wait_polled(&scene).await;
+        post_delivered(&scene).await;
+        mark_sources(&scene)
     };
     let (webhook_first, poll_first) = tokio::join!(webhook_first, poll_first);
-    assert_eq!(webhook_first, [(Kind::Delivered, Source::Webhook), (Kind::Bounced, Source::Poll)]);
-    assert_eq!(poll_first, [(Kind::Delivered, Source::Poll), (Kind::Bounced, Source::Poll)]);
+    assert_eq!(
+        webhook_first,
+        [(EventKind::Delivered, TrailSource::Webhook), (EventKind::Bounced, TrailSource::Poll)]
+    );
+    assert_eq!(
+        poll_first,
+        [(EventKind::Delivered, TrailSource::Poll), (EventKind::Bounced, TrailSource::Poll)]
+    );
 }
 
-async fn post(scene: &Scene) {
-    let body = text("delivered.json").into_bytes();
-    assert_eq!(scene.post_with("webhooks/up", BEARER, body).await, 200);
+async fn post_delivered(scene: &Scene) {
+    let body = read_fixture("delivered.json").into_bytes();
+    assert_eq!(scene.post_with("webhooks/up", BEARER_HEADER, body).await, 200);
 }
 
-async fn polled(scene: &Scene) {
-    until("the poll", || scene.daemon.store().polled_until("up").unwrap().is_some()).await;
+async fn wait_polled(scene: &Scene) {
+    until("the poll", || scene.daemon.store().poll_cursor("up").unwrap().is_some()).await;
 }
 
 /// What was reported of both recipients, and how it came.
-fn sources(scene: &Scene) -> Vec<(Kind, Source)> {
-    let (delivered, bounced) = (MarkKind::By(Kind::Delivered), MarkKind::By(Kind::Bounced));
+fn mark_sources(scene: &Scene) -> Vec<(EventKind, TrailSource)> {
+    let (delivered, bounced) = (MarkKind::Person(EventKind::Delivered), MarkKind::Person(EventKind::Bounced));
     assert_eq!(scene.marks(), [[(delivered, 1)], [(bounced, 1)]]);
-    let reported = scene.trail(SENT).facts.into_iter().filter_map(|fact| match fact.what {
-        mailtrail_trail::What::Reported(kind) => Some((kind, fact.source)),
+    let reported = scene.trail(SENT).events.into_iter().filter_map(|fact| match fact.kind {
+        mailtrail_trail::TrailEventKind::EventReceived(kind) => Some((kind, fact.source)),
         _ => None,
     });
     reported.collect()
 }
 
-fn text(file: &str) -> String {
+fn read_fixture(file: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/brevo").join(file);
     std::fs::read_to_string(path).unwrap()
 }
 
-const BEARER: &[(&str, &str)] = &[("authorization", "Bearer test-webhook-secret")];
+const BEARER_HEADER: &[(&str, &str)] = &[("authorization", "Bearer test-webhook-secret")];

@@ -7,27 +7,27 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-fn mailtrail(folder: &Path, arguments: &[&str]) -> Output {
+fn run_mailtrail(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mailtrail"));
     command.current_dir(folder).args(arguments).env_remove("MAILTRAIL_CONFIG").stdin(Stdio::null());
     command.output().unwrap()
 }
 
-fn text(bytes: &[u8]) -> &str {
+fn to_text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
 /// A daemon of our own that ends with the test.
-struct Running(Child);
+struct RunningDaemon(Child);
 
-impl Drop for Running {
+impl Drop for RunningDaemon {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-impl Running {
+impl RunningDaemon {
     /// Asks it to end, and waits.
     fn terminate(mut self) {
         let id = self.0.id().to_string();
@@ -37,11 +37,11 @@ impl Running {
 }
 
 fn write_config(folder: &Path) {
-    write_config_of(folder, "provider = \"mailgun\"\nwebhook_signing_key = \"x\"");
+    write_config_with(folder, "provider = \"mailgun\"\nwebhook_signing_key = \"x\"");
 }
 
 /// With these keys of the upstream.
-fn write_config_of(folder: &Path, upstream: &str) {
+fn write_config_with(folder: &Path, upstream: &str) {
     let config = r#"
 [server]
 hostname = "relay.example.com"
@@ -62,7 +62,7 @@ address = "127.0.0.1:0"
 }
 
 /// Starts the sandboxed daemon; gives the port of its mail listener.
-fn serve(folder: &Path) -> (Running, u16) {
+fn start_daemon(folder: &Path) -> (RunningDaemon, u16) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_mailtrail"))
         .current_dir(folder)
         .args(["--config", "mailtrail.toml", "serve", "--sandbox", "--pace", "0"])
@@ -74,10 +74,10 @@ fn serve(folder: &Path) -> (Running, u16) {
     let port = line.split("address=127.0.0.1:").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
     lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("ready"))).unwrap().unwrap();
     std::thread::spawn(move || lines.count());
-    (Running(child), port)
+    (RunningDaemon(child), port)
 }
 
-fn submit(port: u16, recipient: &str) -> String {
+fn submit_message(port: u16, recipient: &str) -> String {
     let stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     let mut replies = BufReader::new(stream.try_clone().unwrap()).lines();
     let mut last = |wanted: &str| loop {
@@ -102,30 +102,30 @@ fn submit(port: u16, recipient: &str) -> String {
 }
 
 /// Asks again until the answer holds `wanted`.
-fn eventually(folder: &Path, arguments: &[&str], wanted: &str) -> String {
+fn run_until_output_contains(folder: &Path, arguments: &[&str], wanted: &str) -> String {
     let started = Instant::now();
     loop {
-        let output = mailtrail(folder, arguments);
-        let said = text(&output.stdout).to_owned();
+        let output = run_mailtrail(folder, arguments);
+        let said = to_text(&output.stdout).to_owned();
         if said.contains(wanted) {
             return said;
         }
         assert!(
             started.elapsed() < Duration::from_secs(30),
             "{wanted:?} is not in {said}{}",
-            text(&output.stderr)
+            to_text(&output.stderr)
         );
         std::thread::sleep(Duration::from_millis(50));
     }
 }
 
 #[test]
-fn the_demo_completes_every_trail() {
+fn demo_completes_every_trail() {
     let folder = tempfile::tempdir().unwrap();
-    let output = mailtrail(folder.path(), &["--json", "demo"]);
-    assert!(output.status.success(), "{}", text(&output.stderr));
+    let output = run_mailtrail(folder.path(), &["--json", "demo"]);
+    assert!(output.status.success(), "{}", to_text(&output.stderr));
     let trails: Vec<serde_json::Value> =
-        text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        to_text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(trails.len() >= 5);
     for trail in trails {
         let timeline = trail["timeline"].as_array().unwrap();
@@ -136,13 +136,15 @@ fn the_demo_completes_every_trail() {
 }
 
 #[test]
-fn lookups_work_with_the_daemon_running_and_stopped() {
+fn trace_works_with_daemon_running_and_stopped() {
     let folder = tempfile::tempdir().unwrap();
     write_config(folder.path());
-    let (daemon, port) = serve(folder.path());
-    let id = submit(port, "bounce@example.net");
+    let (daemon, port) = start_daemon(folder.path());
+    let id = submit_message(port, "bounce@example.net");
     let config = ["--config", "mailtrail.toml"];
-    let ask = |question: &[&str]| eventually(folder.path(), &[&config[..], question].concat(), "bounced");
+    let ask = |question: &[&str]| {
+        run_until_output_contains(folder.path(), &[&config[..], question].concat(), "bounced")
+    };
     for question in [id.as_str(), &id[..20], "BOUNCE@example.net", "account.move,7", "invoice 7"] {
         assert!(ask(&["trace", question]).contains(&id), "{question}");
     }
@@ -154,28 +156,31 @@ fn lookups_work_with_the_daemon_running_and_stopped() {
     daemon.terminate();
     assert_eq!(ask(&["--json", "trace", &id]), running);
     assert_eq!(ask(&["--json", "log", "--status", "bounced", "--since", "10 min ago"]), log);
-    let nothing = mailtrail(folder.path(), &[&config[..], &["trace", "nobody@example.net"]].concat());
+    let nothing = run_mailtrail(folder.path(), &[&config[..], &["trace", "nobody@example.net"]].concat());
     assert_eq!(nothing.status.code(), Some(1));
-    assert!(mailtrail(folder.path(), &[&config[..], &["queue", "list"]].concat()).status.success());
+    assert!(run_mailtrail(folder.path(), &[&config[..], &["queue", "list"]].concat()).status.success());
 }
 
 #[test]
-fn the_sandbox_stands_in_for_brevo() {
+fn sandbox_replaces_brevo() {
     let folder = tempfile::tempdir().unwrap();
-    write_config_of(folder.path(), "provider = \"brevo\"\nwebhook_token = \"x\"");
-    let (daemon, port) = serve(folder.path());
-    let id = submit(port, "bounce@example.net");
-    let said =
-        eventually(folder.path(), &["--config", "mailtrail.toml", "--json", "trace", &id], "hard_bounce");
+    write_config_with(folder.path(), "provider = \"brevo\"\nwebhook_token = \"x\"");
+    let (daemon, port) = start_daemon(folder.path());
+    let id = submit_message(port, "bounce@example.net");
+    let said = run_until_output_contains(
+        folder.path(),
+        &["--config", "mailtrail.toml", "--json", "trace", &id],
+        "hard_bounce",
+    );
     assert!(said.contains("OK: queued as <"), "{said}");
     daemon.terminate();
 }
 
 #[test]
-fn a_follower_sees_new_lines() {
+fn log_follow_prints_new_lines() {
     let folder = tempfile::tempdir().unwrap();
     write_config(folder.path());
-    let (_daemon, port) = serve(folder.path());
+    let (_daemon, port) = start_daemon(folder.path());
     let mut follower = Command::new(env!("CARGO_BIN_EXE_mailtrail"))
         .current_dir(folder.path())
         .args(["--config", "mailtrail.toml", "--json", "log", "-f"])
@@ -183,17 +188,17 @@ fn a_follower_sees_new_lines() {
         .spawn()
         .unwrap();
     let lines = BufReader::new(follower.stdout.take().unwrap()).lines();
-    let follower = Running(follower);
-    let id = submit(port, "delivered@example.net");
+    let follower = RunningDaemon(follower);
+    let id = submit_message(port, "delivered@example.net");
     let mut events = lines.map_while(Result::ok).filter(|line| line.contains(&id));
     assert!(events.any(|line| line.contains("\"delivered\"")));
     drop(follower);
 }
 
 #[test]
-fn faults_have_their_exit_codes() {
+fn errors_have_their_exit_codes() {
     let folder = tempfile::tempdir().unwrap();
-    let code = |arguments: &[&str]| mailtrail(folder.path(), arguments).status.code();
+    let code = |arguments: &[&str]| run_mailtrail(folder.path(), arguments).status.code();
     assert_eq!(code(&["serve", "--nonsense"]), Some(64));
     assert_eq!(code(&["trace"]), Some(2));
     assert_eq!(code(&["--config", "missing.toml", "serve"]), Some(78));
@@ -203,8 +208,8 @@ fn faults_have_their_exit_codes() {
     std::fs::write(folder.path().join("bad.toml"), "[server]\nhostnam = 1\n[[listener]]\ntls = \"maybe\"\n")
         .unwrap();
     assert_eq!(code(&["--config", "bad.toml", "config", "check"]), Some(1));
-    let output = mailtrail(folder.path(), &["--config", "bad.toml", "serve"]);
-    let said = text(&output.stderr);
+    let output = run_mailtrail(folder.path(), &["--config", "bad.toml", "serve"]);
+    let said = to_text(&output.stderr);
     assert_eq!(output.status.code(), Some(78));
     assert!(
         said.contains("bad.toml:2: server.hostnam") && said.contains("bad.toml:4: listener[0].tls"),
@@ -214,7 +219,7 @@ fn faults_have_their_exit_codes() {
 }
 
 #[test]
-fn a_hash_fits_its_password() {
+fn user_hash_verifies_password() {
     use argon2::password_hash::{PasswordVerifier, phc::PasswordHash};
     let mut child = Command::new(env!("CARGO_BIN_EXE_mailtrail"))
         .args(["user", "hash"])
@@ -224,21 +229,21 @@ fn a_hash_fits_its_password() {
         .unwrap();
     child.stdin.take().unwrap().write_all(b"correct horse\n").unwrap();
     let output = child.wait_with_output().unwrap();
-    let hash = PasswordHash::new(text(&output.stdout).trim()).unwrap();
+    let hash = PasswordHash::new(to_text(&output.stdout).trim()).unwrap();
     assert!(argon2::Argon2::default().verify_password(b"correct horse", &hash).is_ok());
 }
 
 #[test]
-fn figures_are_the_same_with_the_daemon_running_and_stopped() {
+fn stats_are_equal_with_daemon_running_and_stopped() {
     let folder = tempfile::tempdir().unwrap();
     write_config(folder.path());
-    let (daemon, port) = serve(folder.path());
+    let (daemon, port) = start_daemon(folder.path());
     for recipient in ["ada", "click", "bot-open", "bounce", "complain", "suppressed"] {
-        submit(port, &format!("{recipient}@example.net"));
+        submit_message(port, &format!("{recipient}@example.net"));
     }
     let config = ["--config", "mailtrail.toml", "--json"];
     let ask = |question: &[&str], wanted: &str| {
-        eventually(folder.path(), &[&config[..], question].concat(), wanted)
+        run_until_output_contains(folder.path(), &[&config[..], question].concat(), wanted)
     };
     for (recipient, last) in [
         ("ada", "delivered"),
@@ -275,24 +280,24 @@ fn figures_are_the_same_with_the_daemon_running_and_stopped() {
     assert_eq!(ask(&["stats", "--by", "upstream"], ""), upstreams);
     assert_eq!(ask(&["stats", "--by", "domain"], ""), domains);
     let never = [&config[..], &["stats", "--until", "2 days ago"]].concat();
-    let none = mailtrail(folder.path(), &never);
-    assert_eq!(none.status.code(), Some(1), "{}", text(&none.stderr));
+    let none = run_mailtrail(folder.path(), &never);
+    assert_eq!(none.status.code(), Some(1), "{}", to_text(&none.stderr));
 }
 
 #[test]
-fn sinks_are_listed_and_told_again() {
+fn lists_and_replays_sinks() {
     let folder = tempfile::tempdir().unwrap();
     write_config(folder.path());
     let path = folder.path().join("mailtrail.toml");
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text + "[[sink]]\nkind = \"file\"\npath = \"events.jsonl\"\n").unwrap();
-    let (daemon, port) = serve(folder.path());
+    let (daemon, port) = start_daemon(folder.path());
     let config = ["--config", "mailtrail.toml", "--json", "sink"];
     let ask = |question: &[&str], wanted: &str| {
-        eventually(folder.path(), &[&config[..], question].concat(), wanted)
+        run_until_output_contains(folder.path(), &[&config[..], question].concat(), wanted)
     };
     ask(&["list"], "\"is_up_to_date\":true");
-    let id = submit(port, "ada@example.net");
+    let id = submit_message(port, "ada@example.net");
     let told = |times: usize| {
         let written = std::fs::read_to_string(folder.path().join("events.jsonl")).unwrap_or_default();
         let accepted =
@@ -304,7 +309,7 @@ fn sinks_are_listed_and_told_again() {
         assert!(started.elapsed() < Duration::from_secs(30));
         std::thread::sleep(Duration::from_millis(50));
     }
-    let say = |words: &[&str]| mailtrail(folder.path(), &[&config[..], words].concat()).status.code();
+    let say = |words: &[&str]| run_mailtrail(folder.path(), &[&config[..], words].concat()).status.code();
     assert_eq!(say(&["replay", "file", "--since", "1 hour ago"]), Some(0));
     while !told(2) {
         assert!(started.elapsed() < Duration::from_secs(30));

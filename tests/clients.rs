@@ -14,12 +14,12 @@ use std::process::{Command, Stdio};
 use support::relay::{PASSWORD, Relay, USER};
 use support::sink::{Mail, Sink};
 
-const FROM: &str = "ada@example.com";
-const TO: &str = "bob@example.net";
+const SENDER: &str = "ada@example.com";
+const RECIPIENT: &str = "bob@example.net";
 
 /// How a client gets in.
 #[derive(Clone, Copy, PartialEq)]
-enum Way {
+enum Access {
     /// STARTTLS and a login.
     StartTls,
     /// TLS from the first byte and a login.
@@ -28,10 +28,10 @@ enum Way {
     Open,
 }
 
-impl Way {
+impl Access {
     const ALL: [Self; 3] = [Self::StartTls, Self::Implicit, Self::Open];
 
-    fn word(self) -> &'static str {
+    fn as_str(self) -> &'static str {
         match self {
             Self::StartTls => "starttls",
             Self::Implicit => "implicit",
@@ -54,14 +54,23 @@ impl Way {
 }
 
 #[tokio::test]
-async fn swaks() {
-    each_way("swaks", |way, address, _| {
+async fn swaks_submits_over_each_listener() {
+    run_each_access("swaks", |way, address, _| {
         let mut swaks = Command::new("swaks");
-        swaks.args(["--from", FROM, "--to", TO, "--server", &address.to_string(), "--body", way.word()]);
+        swaks.args([
+            "--from",
+            SENDER,
+            "--to",
+            RECIPIENT,
+            "--server",
+            &address.to_string(),
+            "--body",
+            way.as_str(),
+        ]);
         match way {
-            Way::StartTls => swaks.arg("--tls"),
-            Way::Implicit => swaks.arg("--tls-on-connect"),
-            Way::Open => return swaks,
+            Access::StartTls => swaks.arg("--tls"),
+            Access::Implicit => swaks.arg("--tls-on-connect"),
+            Access::Open => return swaks,
         };
         swaks.args(["--auth", "PLAIN", "--auth-user", USER, "--auth-password", PASSWORD]);
         swaks
@@ -70,16 +79,25 @@ async fn swaks() {
 }
 
 #[tokio::test]
-async fn curl() {
+async fn curl_submits_over_each_listener() {
     let folder = tempfile::tempdir().unwrap();
-    each_way("curl", |way, address, certificate| {
-        let file = folder.path().join(way.word());
-        std::fs::write(&file, format!("Subject: curl\r\n\r\n{}\r\n", way.word())).unwrap();
-        let scheme = if way == Way::Implicit { "smtps" } else { "smtp" };
+    run_each_access("curl", |way, address, certificate| {
+        let file = folder.path().join(way.as_str());
+        std::fs::write(&file, format!("Subject: curl\r\n\r\n{}\r\n", way.as_str())).unwrap();
+        let scheme = if way == Access::Implicit { "smtps" } else { "smtp" };
         let mut curl = Command::new("curl");
-        curl.args(["--silent", "--show-error", "--noproxy", "*", "--mail-from", FROM, "--mail-rcpt", TO]);
+        curl.args([
+            "--silent",
+            "--show-error",
+            "--noproxy",
+            "*",
+            "--mail-from",
+            SENDER,
+            "--mail-rcpt",
+            RECIPIENT,
+        ]);
         curl.args(["--url", &format!("{scheme}://{address}/client")]).arg("--upload-file").arg(file);
-        if way != Way::Open {
+        if way != Access::Open {
             curl.args(["--ssl-reqd", "--user", &format!("{USER}:{PASSWORD}")])
                 .arg("--cacert")
                 .arg(certificate);
@@ -90,15 +108,15 @@ async fn curl() {
 }
 
 #[tokio::test]
-async fn msmtp() {
-    each_way("msmtp", |way, address, certificate| {
+async fn msmtp_submits_over_each_listener() {
+    run_each_access("msmtp", |way, address, certificate| {
         let mut msmtp = Command::new("msmtp");
         msmtp.args(["--file=/dev/null", "--host=localhost", &format!("--port={}", address.port())]);
         msmtp
-            .args([&format!("--from={FROM}"), TO])
-            .stdin(input(&format!("Subject: msmtp\n\n{}\n", way.word())));
-        if way != Way::Open {
-            let starttls = if way == Way::StartTls { "on" } else { "off" };
+            .args([&format!("--from={SENDER}"), RECIPIENT])
+            .stdin(stdin_of(&format!("Subject: msmtp\n\n{}\n", way.as_str())));
+        if way != Access::Open {
+            let starttls = if way == Access::StartTls { "on" } else { "off" };
             msmtp.args(["--tls=on", &format!("--tls-starttls={starttls}")]);
             msmtp.arg(format!("--tls-trust-file={}", certificate.display()));
             msmtp.args([
@@ -113,100 +131,103 @@ async fn msmtp() {
 }
 
 #[tokio::test]
-async fn python() {
-    each_way("python3", script("python3", "smtplib_client.py")).await;
+async fn python_smtplib_submits_over_each_listener() {
+    run_each_access("python3", client_script("python3", "smtplib_client.py")).await;
 }
 
 #[tokio::test]
-async fn node() {
-    each_way("node", script("node", "node_client.js")).await;
+async fn node_client_submits_over_each_listener() {
+    run_each_access("node", client_script("node", "node_client.js")).await;
 }
 
 #[tokio::test]
-async fn java() {
-    each_way("java", script("java", "JavaClient.java")).await;
+async fn java_client_submits_over_each_listener() {
+    run_each_access("java", client_script("java", "JavaClient.java")).await;
 }
 
 #[tokio::test]
-async fn lettre() {
+async fn lettre_submits_over_each_listener() {
     let sink = Sink::start().await;
     let relay = Relay::start(&sink, "").await;
     let certificate = Certificate::from_pem(&std::fs::read(relay.certificate()).unwrap()).unwrap();
     let trust = TlsParameters::builder("localhost".into()).add_root_certificate(certificate).build().unwrap();
-    for way in Way::ALL {
+    for way in Access::ALL {
         let address = way.address(&relay);
         let to = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(address.ip().to_string());
         let tls = match way {
-            Way::StartTls => Tls::Required(trust.clone()),
-            Way::Implicit => Tls::Wrapper(trust.clone()),
-            Way::Open => Tls::None,
+            Access::StartTls => Tls::Required(trust.clone()),
+            Access::Implicit => Tls::Wrapper(trust.clone()),
+            Access::Open => Tls::None,
         };
         let mut to = to.port(address.port()).tls(tls);
-        if way != Way::Open {
+        if way != Access::Open {
             to = to.credentials(Credentials::new(USER.into(), PASSWORD.into()));
         }
-        to.build().send(letter(way.word())).await.unwrap();
+        to.build().send(build_message(way.as_str())).await.unwrap();
     }
-    arrived(relay, &sink).await;
+    assert_one_mail_per_access(relay, &sink).await;
 }
 
-fn letter(body: &str) -> Message {
+fn build_message(body: &str) -> Message {
     let mailbox = |address: &str| address.parse::<Mailbox>().unwrap();
-    let letter = Message::builder().from(mailbox(FROM)).to(mailbox(TO)).subject("lettre");
+    let letter = Message::builder().from(mailbox(SENDER)).to(mailbox(RECIPIENT)).subject("lettre");
     letter.body(body.to_owned()).unwrap()
 }
 
 /// A program of `tests/clients`: WAY HOST PORT USER PASSWORD CERTIFICATE FROM TO; the way is its text.
-fn script(program: &str, file: &str) -> impl Fn(Way, SocketAddr, &Path) -> Command {
+fn client_script(program: &str, file: &str) -> impl Fn(Access, SocketAddr, &Path) -> Command {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(file);
     move |way, address, certificate| {
         let mut command = Command::new(program);
-        command.arg(&file).args([way.word(), "localhost", &address.port().to_string(), USER, PASSWORD]);
-        command.arg(certificate).args([FROM, TO]);
+        command.arg(&file).args([way.as_str(), "localhost", &address.port().to_string(), USER, PASSWORD]);
+        command.arg(certificate).args([SENDER, RECIPIENT]);
         command
     }
 }
 
 /// Runs a program to its good end, once for each way; a note, where it is not installed.
-async fn each_way(program: &str, command: impl Fn(Way, SocketAddr, &Path) -> Command) {
+async fn run_each_access(program: &str, command: impl Fn(Access, SocketAddr, &Path) -> Command) {
     let sink = Sink::start().await;
     let relay = Relay::start(&sink, "").await;
-    for way in Way::ALL {
+    for way in Access::ALL {
         let mut command = command(way, way.address(&relay), &relay.certificate());
         let Some(output) = support::run(&mut command).await else {
             println!("skipped: {program} is not here");
             return;
         };
         let said = [output.stdout, output.stderr].concat();
-        assert!(output.status.success(), "{program}, {}: {}", way.word(), String::from_utf8_lossy(&said));
+        assert!(output.status.success(), "{program}, {}: {}", way.as_str(), String::from_utf8_lossy(&said));
     }
-    arrived(relay, &sink).await;
+    assert_one_mail_per_access(relay, &sink).await;
 }
 
-fn input(text: &str) -> Stdio {
+fn stdin_of(text: &str) -> Stdio {
     support::input(text.as_bytes()).into()
 }
 
 /// One mail by each way, each with its text and nothing more.
-async fn arrived(relay: Relay, sink: &Sink) {
-    sink.wait_for(Way::ALL.len()).await;
+async fn assert_one_mail_per_access(relay: Relay, sink: &Sink) {
+    sink.wait_for(Access::ALL.len()).await;
     relay.stop().await;
     let mails = sink.mails();
-    assert_eq!(mails.len(), Way::ALL.len());
-    for way in Way::ALL {
-        let (text, protocol) = (way.word(), way.protocol());
-        let mail = mails.iter().find(|mail| body(mail).trim_end() == text).expect("its text is whole");
+    assert_eq!(mails.len(), Access::ALL.len());
+    for way in Access::ALL {
+        let (text, protocol) = (way.as_str(), way.protocol());
+        let mail = mails.iter().find(|mail| body_of(mail).trim_end() == text).expect("its text is whole");
         assert_eq!(
             (mail.sender.as_str(), mail.recipients.as_slice()),
-            (FROM, &[TO.to_owned()][..]),
+            (SENDER, &[RECIPIENT.to_owned()][..]),
             "{text}"
         );
         let received = String::from_utf8_lossy(&mail.message);
-        assert!(received.contains(&format!(" with {protocol} id {} for <{TO}>", mail.id())), "{received}");
+        assert!(
+            received.contains(&format!(" with {protocol} id {} for <{RECIPIENT}>", mail.id())),
+            "{received}"
+        );
     }
 }
 
-fn body(mail: &Mail) -> String {
+fn body_of(mail: &Mail) -> String {
     let text = String::from_utf8(mail.message.clone()).unwrap();
     text.split_once("\r\n\r\n").unwrap().1.to_owned()
 }

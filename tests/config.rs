@@ -2,13 +2,13 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
 use mailtrail::config;
-use mailtrail::config::{Config, Faults};
+use mailtrail::config::{Config, ConfigError};
 use mailtrail_relay::submission::Password;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 #[test]
-fn every_fault_is_reported_in_these_words() {
+fn reports_every_config_fault_as_recorded() {
     let cases: Vec<_> = include_str!("fixtures/config-faults.txt").split("\n=== ").skip(1).collect();
     assert!(cases.len() > 10);
     for case in cases {
@@ -28,7 +28,7 @@ fn read_case(input: &str) -> (BTreeMap<String, String>, String) {
         if let Some((name, value)) = line.strip_prefix("$ ").and_then(|line| line.split_once('=')) {
             environment.insert(name.to_owned(), value.to_owned());
         } else if let Some(sections) = line.strip_prefix("+ ") {
-            sections.split(' ').for_each(|section| behind.push_str(good(section)));
+            sections.split(' ').for_each(|section| behind.push_str(valid_section(section)));
         } else {
             text.push_str(line);
             text.push('\n');
@@ -37,7 +37,7 @@ fn read_case(input: &str) -> (BTreeMap<String, String>, String) {
     (environment, text + &behind)
 }
 
-fn good(section: &str) -> &'static str {
+fn valid_section(section: &str) -> &'static str {
     match section {
         "server" => "[server]\nhostname = \"relay.example.com\"\n",
         "listener" => "[[listener]]\naddress = \"127.0.0.1:2525\"\n",
@@ -47,17 +47,17 @@ fn good(section: &str) -> &'static str {
     }
 }
 
-fn good_configuration() -> String {
-    ["server", "listener", "user", "upstream"].map(good).concat()
+fn valid_config() -> String {
+    ["server", "listener", "user", "upstream"].map(valid_section).concat()
 }
 
-fn parse(text: &str, environment: &[(&str, &str)]) -> Result<Config, Faults> {
+fn parse_config(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
     config::parse(text, Path::new("mailtrail.toml"), &environment)
 }
 
 /// Writes `text` and the files it names into a folder of its own.
-fn load_with_files(text: &str, files: &[&str]) -> Result<Config, Faults> {
+fn load_with_files(text: &str, files: &[&str]) -> Result<Config, ConfigError> {
     let folder = tempfile::tempdir().unwrap();
     for file in files {
         let path = folder.path().join(file);
@@ -69,9 +69,9 @@ fn load_with_files(text: &str, files: &[&str]) -> Result<Config, Faults> {
     config::load(&path, &BTreeMap::new())
 }
 
-const SHIPPED: &str = include_str!("../config/mailtrail.toml");
+const SHIPPED_CONFIG: &str = include_str!("../config/mailtrail.toml");
 
-const NAMED: [&str; 20] = [
+const REFERENCED_FILES: [&str; 20] = [
     "alarm-secret",
     "odoo-api-key",
     "certs/odoo.pem",
@@ -94,7 +94,7 @@ const NAMED: [&str; 20] = [
     "admin-token",
 ];
 
-fn uncommented(prefix: &str) -> String {
+fn uncomment_shipped(prefix: &str) -> String {
     let key = |line: &str| {
         let name = line.split(" = ").next().unwrap_or_default();
         ["[[sink", "[[route", "[[source", "[[inbound", "[heartbeat"]
@@ -103,51 +103,53 @@ fn uncommented(prefix: &str) -> String {
             || (line.contains(" = ") && name.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase()))
     };
     let lines =
-        SHIPPED.lines().map(|line| line.strip_prefix(prefix).filter(|rest| key(rest)).unwrap_or(line));
+        SHIPPED_CONFIG.lines().map(|line| line.strip_prefix(prefix).filter(|rest| key(rest)).unwrap_or(line));
     lines.map(|line| format!("{line}\n")).collect()
 }
 
 #[test]
-fn the_shipped_file_is_good() {
-    let config = load_with_files(SHIPPED, &NAMED).unwrap();
+fn shipped_config_is_valid() {
+    let config = load_with_files(SHIPPED_CONFIG, &REFERENCED_FILES).unwrap();
     assert_eq!(config.warnings, []);
     assert_eq!(config.upstreams[0].transport.host, "smtp.mailgun.org");
-    assert_eq!(config.upstreams[0].signing_keys[0].reveal(), "secret-mailgun-signing-key");
-    assert!(config.http.is_some() && config.certificate.is_none());
+    assert_eq!(config.upstreams[0].webhook_signing_keys[0].reveal(), "secret-mailgun-signing-key");
+    assert!(config.http_address.is_some() && config.certificate.is_none());
 }
 
 #[test]
-fn the_shipped_file_names_true_defaults() {
-    let text = uncommented("#");
-    assert!(text.lines().filter(|line| SHIPPED.lines().all(|shipped| shipped != *line)).count() > 30);
-    let (plain, uncommented) =
-        (load_with_files(SHIPPED, &NAMED).unwrap(), load_with_files(&text, &NAMED).unwrap());
-    assert_eq!(plain.show(), uncommented.show());
+fn shipped_config_states_actual_defaults() {
+    let text = uncomment_shipped("#");
+    assert!(text.lines().filter(|line| SHIPPED_CONFIG.lines().all(|shipped| shipped != *line)).count() > 30);
+    let (plain, uncommented) = (
+        load_with_files(SHIPPED_CONFIG, &REFERENCED_FILES).unwrap(),
+        load_with_files(&text, &REFERENCED_FILES).unwrap(),
+    );
+    assert_eq!(plain.to_toml(), uncommented.to_toml());
 }
 
 #[test]
-fn the_shipped_file_names_every_key() {
-    let text = uncommented("# ");
-    let config = load_with_files(&text, &NAMED).unwrap();
-    assert!(config.http.is_some() && config.certificate.is_some() && config.admin.address.is_some());
+fn shipped_config_mentions_every_key() {
+    let text = uncomment_shipped("# ");
+    let config = load_with_files(&text, &REFERENCED_FILES).unwrap();
+    assert!(config.http_address.is_some() && config.certificate.is_some() && config.admin.address.is_some());
     let warnings: Vec<_> = config.warnings.iter().map(|warning| warning.message.as_str()).collect();
     let [brevo, http] = &warnings[..] else { panic!("{warnings:?}") };
     assert_eq!(*http, "is of no use with tls = \"none\"");
     assert_eq!(*brevo, "has a meaning with provider = \"brevo\" only");
-    for key in config.show().lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key) {
+    for key in config.to_toml().lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key) {
         let named = |line: &str| {
             let line = line.trim_start_matches(['#', ' ']);
             [format!("{key} = "), format!("{key}_file = ")].iter().any(|start| line.starts_with(start))
         };
-        assert!(SHIPPED.lines().any(named), "{key} is not in the shipped file");
+        assert!(SHIPPED_CONFIG.lines().any(named), "{key} is not in the shipped file");
     }
 }
 
 #[test]
-fn the_contract_s_sample_is_good() {
+fn contract_sample_is_valid() {
     // The sample abbreviates the hash.
-    let text = include_str!("fixtures/contract.toml").replace("$argon2id$...", HASH);
-    let config = load_with_files(&text, &NAMED).unwrap();
+    let text = include_str!("fixtures/contract.toml").replace("$argon2id$...", PASSWORD_HASH);
+    let config = load_with_files(&text, &REFERENCED_FILES).unwrap();
     assert_eq!(config.hostname, "relay.example.com");
     assert_eq!(config.users[0].account.client, "odoo-prod");
     assert_eq!(config.admin.socket, Path::new("/run/mailtrail/admin.sock"));
@@ -156,26 +158,28 @@ fn the_contract_s_sample_is_good() {
     let keys: Vec<_> = config.warnings.iter().map(|warning| warning.key.as_str()).collect();
     assert_eq!(keys, ["sink[0]"]);
     let upstream = &config.upstreams[0];
-    assert!(upstream.account.is_some() && upstream.reconcile.is_some() && upstream.transport.api.is_none());
+    assert!(
+        upstream.provider_api.is_some() && upstream.reconcile.is_some() && upstream.transport.api.is_none()
+    );
 }
 
-const HASH: &str =
+const PASSWORD_HASH: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
 #[test]
-fn the_environment_stands_above_the_file() {
+fn environment_overrides_file() {
     let overrides = [
         ("MAILTRAIL_SERVER__DATA_DIR", "/srv/mailtrail"),
         ("MAILTRAIL_LIMITS__RECIPIENTS", "7"),
         ("MAILTRAIL_HTTP__ADDRESS", "127.0.0.1:8081"),
     ];
-    let config = parse(&(good_configuration() + "[limits]\nrecipients = 5\n"), &overrides).unwrap();
+    let config = parse_config(&(valid_config() + "[limits]\nrecipients = 5\n"), &overrides).unwrap();
     assert_eq!(config.admin.socket, Path::new("/srv/mailtrail/admin.sock"));
-    assert_eq!((config.limits.recipients, config.http), (7, "127.0.0.1:8081".parse().ok()));
+    assert_eq!((config.limits.recipients, config.http_address), (7, "127.0.0.1:8081".parse().ok()));
 }
 
 #[test]
-fn secrets_come_from_credentials_then_the_folder_then_the_environment() {
+fn reads_secrets_from_credentials_folder_then_environment() {
     let folder = tempfile::tempdir().unwrap();
     let credentials = folder.path().join("credentials");
     std::fs::create_dir(&credentials).unwrap();
@@ -188,7 +192,7 @@ fn secrets_come_from_credentials_then_the_folder_then_the_environment() {
         ("THIRD".to_owned(), "from-environment".to_owned()),
     ]);
     let load = |text: &str| {
-        let text = ["server", "listener"].map(good).concat() + text + good("upstream");
+        let text = ["server", "listener"].map(valid_section).concat() + text + valid_section("upstream");
         config::parse(&text, &folder.path().join("mailtrail.toml"), &environment)
     };
     for (line, expected) in [
@@ -201,7 +205,7 @@ fn secrets_come_from_credentials_then_the_folder_then_the_environment() {
         assert_eq!(password.reveal(), expected);
         assert_eq!(config.warnings, []);
     }
-    std::fs::write(folder.path().join("hash"), format!("{HASH}\n")).unwrap();
+    std::fs::write(folder.path().join("hash"), format!("{PASSWORD_HASH}\n")).unwrap();
     let config = load("[[user]]\nname = \"a\"\npassword_hash_file = \"hash\"\n").unwrap();
     assert!(matches!(config.users[0].password, Some(Password::Hash(_))) && config.warnings.is_empty());
     let faults = load("[[user]]\nname = \"a\"\npassword_file = \"empty\"\n").unwrap_err();
@@ -209,12 +213,19 @@ fn secrets_come_from_credentials_then_the_folder_then_the_environment() {
 }
 
 #[test]
-fn certificates_need_both_sides() {
+fn client_certificates_need_listener_and_user() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("clients.pem"), "").unwrap();
     let warnings = |listener: &str, user: &str| {
-        let text =
-            [good("server"), good("listener"), listener, good("user"), user, good("upstream")].concat();
+        let text = [
+            valid_section("server"),
+            valid_section("listener"),
+            listener,
+            valid_section("user"),
+            user,
+            valid_section("upstream"),
+        ]
+        .concat();
         let text = text.replace("\"hunter2\"", "\"${P}\"");
         let environment = BTreeMap::from([("P".to_owned(), "hunter2".to_owned())]);
         let path = folder.path().join("mailtrail.toml");
@@ -238,11 +249,11 @@ fn certificates_need_both_sides() {
 }
 
 #[test]
-fn what_should_be_known_is_a_warning() {
-    let text = good_configuration()
+fn warns_about_risky_settings() {
+    let text = valid_config()
         + "username = \"a\"\npassword = \"hunter2\"\n[admin]\naddress = \"0.0.0.0:8025\"\n"
         + "[[upstream]]\nname = \"m\"\nprovider = \"mailgun\"\nusername = \"a\"\npassword = \"${P}\"\n";
-    let config = parse(&text, &[("P", "hunter2")]).unwrap();
+    let config = parse_config(&text, &[("P", "hunter2")]).unwrap();
     let warnings: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
     let literal = "stands in the file itself; password_file or \"${ENV_NAME}\" keeps it out";
     assert_eq!(
@@ -261,13 +272,13 @@ fn what_should_be_known_is_a_warning() {
 }
 
 #[test]
-fn who_may_ask_and_what_is_spoken_is_read_and_shown() {
+fn reads_and_renders_admin_access_and_http_tls() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["http.pem", "http.key", "mail.pem", "mail.key"] {
         std::fs::write(folder.path().join(name), "").unwrap();
     }
     let environment = BTreeMap::from([("KEY".to_owned(), "hunter2hunter2hunter2".to_owned())]);
-    let base = good_configuration().replace("\"hunter2\"", "\"${KEY}\"");
+    let base = valid_config().replace("\"hunter2\"", "\"${KEY}\"");
     let read = |more: &str| {
         config::parse(&(base.clone() + more), &folder.path().join("mailtrail.toml"), &environment).unwrap()
     };
@@ -289,7 +300,7 @@ fn who_may_ask_and_what_is_spoken_is_read_and_shown() {
         let said = said(&config);
         assert_eq!(said.len(), usize::from(!expected.is_empty()), "{said:?}");
         assert!(said.iter().all(|said| said.starts_with(expected)), "{said:?}");
-        assert_eq!(config.show().contains("http.pem"), http == "implicit" && !own.is_empty());
+        assert_eq!(config.to_toml().contains("http.pem"), http == "implicit" && !own.is_empty());
     }
     let config = read(
         "[admin]\naddress = \"0.0.0.0:8025\"\ntoken = \"${KEY}\"\nhosts = [\"Relay.LAN\", \"10.0.0.7\"]\n",
@@ -300,13 +311,13 @@ fn who_may_ask_and_what_is_spoken_is_read_and_shown() {
             "admin.address: can be reached from other machines; the token and what is asked cross the network in clear"
         ]
     );
-    let shown = config.show();
+    let shown = config.to_toml();
     assert!(!shown.contains("hunter2") && shown.contains("token = \"******\""), "{shown}");
     assert!(shown.contains("hosts = [\"relay.lan\", \"10.0.0.7\"]"), "{shown}");
     assert_eq!(
-        parse(&shown.replace("address = \"0.0.0.0", "address = \"127.0.0.1"), &[])
+        parse_config(&shown.replace("address = \"0.0.0.0", "address = \"127.0.0.1"), &[])
             .unwrap()
-            .show()
+            .to_toml()
             .matches("******")
             .count(),
         2
@@ -319,11 +330,11 @@ fn who_may_ask_and_what_is_spoken_is_read_and_shown() {
 }
 
 #[test]
-fn defaults_follow_provider_region_and_tls() {
+fn upstream_defaults_follow_provider_region_and_tls() {
     let upstream = |lines: &str| {
         let login = "username = \"a\"\npassword = \"b\"\n";
-        let text = ["server", "listener", "user"].map(good).concat();
-        let config = parse(&format!("{text}[[upstream]]\nname = \"a\"\n{login}{lines}"), &[]).unwrap();
+        let text = ["server", "listener", "user"].map(valid_section).concat();
+        let config = parse_config(&format!("{text}[[upstream]]\nname = \"a\"\n{login}{lines}"), &[]).unwrap();
         let settings = &config.upstreams[0].transport;
         format!("{}:{} {:?}", settings.host, settings.port, settings.security)
     };
@@ -334,12 +345,12 @@ fn defaults_follow_provider_region_and_tls() {
 }
 
 #[test]
-fn an_upstream_over_http_needs_its_own_keys_only() {
+fn api_upstream_needs_only_api_keys() {
     let read = |lines: &str| {
-        let text = ["server", "listener", "user"].map(good).concat()
+        let text = ["server", "listener", "user"].map(valid_section).concat()
             + "[[upstream]]\nname = \"a\"\nprovider = \"mailgun\"\ntransport = \"api\"\ndomain = \"mg.example.com\"\n"
             + lines;
-        parse(&text, &[("KEY", "hunter2")]).unwrap()
+        parse_config(&text, &[("KEY", "hunter2")]).unwrap()
     };
     for (lines, expected) in [
         ("", "https://api.mailgun.net/"),
@@ -349,9 +360,9 @@ fn an_upstream_over_http_needs_its_own_keys_only() {
         let config = read(&format!("api_key = \"${{KEY}}\"\n{lines}"));
         let api = config.upstreams[0].transport.api.as_ref().unwrap();
         assert_eq!((api.base_url.as_str(), api.key.reveal()), (expected, "hunter2"));
-        let shown = config.show();
+        let shown = config.to_toml();
         assert!(!shown.contains("hunter2") && shown.contains("api_key = \"******\""), "{shown}");
-        assert_eq!(parse(&shown, &[]).unwrap().show(), shown);
+        assert_eq!(parse_config(&shown, &[]).unwrap().to_toml(), shown);
     }
     let config = read("api_key = \"${KEY}\"\nusername = \"a\"\npassword = \"${KEY}\"\nport = 25\n");
     let said =
@@ -360,12 +371,12 @@ fn an_upstream_over_http_needs_its_own_keys_only() {
 }
 
 #[test]
-fn an_account_is_asked_where_its_key_is_known() {
+fn polls_provider_api_where_key_is_configured() {
     let read = |provider: &str, lines: &str| {
-        let text = ["server", "listener", "user"].map(good).concat()
+        let text = ["server", "listener", "user"].map(valid_section).concat()
             + "[[upstream]]\nname = \"a\"\nhost = \"smtp.example.com\"\nusername = \"a\"\npassword = \"${KEY}\"\n"
             + &format!("webhook_signing_key = \"${{KEY}}\"\nprovider = {provider:?}\n{lines}");
-        parse(&text, &[("KEY", "hunter2")]).unwrap()
+        parse_config(&text, &[("KEY", "hunter2")]).unwrap()
     };
     let (key, domain) = ("api_key = \"${KEY}\"\n", "domain = \"mg.example.com\"\n");
     for (provider, lines, expected) in [
@@ -377,19 +388,23 @@ fn an_account_is_asked_where_its_key_is_known() {
     ] {
         let config = read(provider, &lines);
         let upstream = &config.upstreams[0];
-        assert_eq!(upstream.account.as_ref().map(|account| account.base_url.as_str()), expected, "{lines}");
+        assert_eq!(
+            upstream.provider_api.as_ref().map(|account| account.base_url.as_str()),
+            expected,
+            "{lines}"
+        );
         assert_eq!(upstream.reconcile.is_some(), expected.is_some());
-        let shown = config.show();
+        let shown = config.to_toml();
         assert!(!shown.contains("hunter2"), "{shown}");
-        assert_eq!(parse(&shown, &[]).unwrap().show(), shown);
+        assert_eq!(parse_config(&shown, &[]).unwrap().to_toml(), shown);
     }
     let lines =
         format!("{key}{domain}[upstream.reconcile]\nevery = \"1h\"\napi = \"logs\"\nreach = \"5d\"\n");
-    let shown = read("mailgun", &lines).show();
+    let shown = read("mailgun", &lines).to_toml();
     assert!(shown.contains("enabled = true\nevery = \"1h\"\napi = \"logs\"\nreach = \"5d\"\n"), "{shown}");
     let off = read("mailgun", &format!("{key}{domain}[upstream.reconcile]\nenabled = false\n"));
-    assert!(off.upstreams[0].account.is_some() && off.upstreams[0].reconcile.is_none());
-    assert_eq!(parse(&off.show(), &[]).unwrap().show(), off.show());
+    assert!(off.upstreams[0].provider_api.is_some() && off.upstreams[0].reconcile.is_none());
+    assert_eq!(parse_config(&off.to_toml(), &[]).unwrap().to_toml(), off.to_toml());
     let said = |config: Config| -> Vec<_> {
         let ours = config.warnings.iter().filter(|warning| warning.key.starts_with("upstream"));
         ours.map(|warning| format!("{}: {}", warning.key, warning.message)).collect()
@@ -414,30 +429,30 @@ fn an_account_is_asked_where_its_key_is_known() {
 }
 
 #[test]
-fn show_masks_secrets_and_can_be_read_again() {
-    let text = good_configuration()
+fn rendered_config_masks_secrets_and_can_be_parsed() {
+    let text = valid_config()
         + "username = \"a \\\"b\\\"\"\npassword = \"hunter2\"\nwebhook_signing_key = [\"hunter2\", \"${KEY}\"]\n";
-    let config = parse(&text, &[("KEY", "hunter2")]).unwrap();
-    assert!(!config.show().contains("hunter2") && !format!("{config:?}").contains("hunter2"));
-    assert_eq!(parse(&config.show(), &[]).unwrap().show(), config.show());
-    let hashed = text.replacen("password = \"hunter2\"", &format!("password_hash = \"{HASH}\""), 1);
-    let config = parse(&hashed, &[("KEY", "hunter2")]).unwrap();
-    assert!(!config.show().contains("argon2") && !format!("{config:?}").contains("argon2"));
+    let config = parse_config(&text, &[("KEY", "hunter2")]).unwrap();
+    assert!(!config.to_toml().contains("hunter2") && !format!("{config:?}").contains("hunter2"));
+    assert_eq!(parse_config(&config.to_toml(), &[]).unwrap().to_toml(), config.to_toml());
+    let hashed = text.replacen("password = \"hunter2\"", &format!("password_hash = \"{PASSWORD_HASH}\""), 1);
+    let config = parse_config(&hashed, &[("KEY", "hunter2")]).unwrap();
+    assert!(!config.to_toml().contains("argon2") && !format!("{config:?}").contains("argon2"));
 }
 
 #[test]
-fn logins_and_rates_are_read_and_shown() {
+fn reads_and_renders_logins_and_rates() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("clients.pem"), "").unwrap();
-    let text = good("server").to_owned()
+    let text = valid_section("server").to_owned()
         + "[[listener]]\naddress = \"127.0.0.1:1\"\nclient_ca_file = \"clients.pem\"\n"
         + "[[user]]\nname = \"shop\"\ncertificates = [\"Shop.example.com\", \"a@example.com\"]\nrate = \"5/h\"\nquota = \"9/hour\"\n"
         + "[limits]\nlogin_failures = 0\nlogin_lockout = \"1h\"\nrate_per_ip = \"7/day\"\n"
-        + good("upstream");
+        + valid_section("upstream");
     let path = folder.path().join("mailtrail.toml");
     let config = config::parse(&text, &path, &BTreeMap::new()).unwrap();
     assert_eq!((config.users[0].password.is_none(), &config.warnings[..]), (true, &[][..]));
-    let shown = config.show();
+    let shown = config.to_toml();
     for line in [
         &format!("client_ca_file = {:?}", folder.path().join("clients.pem")),
         "certificates = [\"shop.example.com\", \"a@example.com\"]",
@@ -450,12 +465,12 @@ fn logins_and_rates_are_read_and_shown() {
     ] {
         assert!(shown.lines().any(|shown| shown == line), "{line} is not in\n{shown}");
     }
-    assert_eq!(config::parse(&shown, &path, &BTreeMap::new()).unwrap().show(), shown);
+    assert_eq!(config::parse(&shown, &path, &BTreeMap::new()).unwrap().to_toml(), shown);
 }
 
 #[test]
-fn who_reports_is_read_and_shown() {
-    let text = good_configuration()
+fn reads_and_renders_webhook_sources() {
+    let text = valid_config()
         + "[[upstream]]\nname = \"brevo\"\nprovider = \"brevo\"\nusername = \"a\"\npassword = \"${KEY}\"\n"
         + "webhook_token = [\"${KEY}\", \"${KEY}\"]\nwebhook_header = \"X-Token\"\nwebhook_username = \"mt\"\n"
         + "webhook_password = \"${KEY}\"\n"
@@ -463,9 +478,9 @@ fn who_reports_is_read_and_shown() {
         + "[[source]]\nname = \"campaigns\"\nkind = \"activecampaign\"\nsecret = [\"${KEY}\", \"${KEY}\"]\n"
         + "[[source]]\nname = \"more\"\nkind = \"activecampaign\"\nsecret = \"${KEY}\"\nsuppress = [\"bounce\"]\n"
         + "[http]\naddress = \"127.0.0.1:0\"\nproxies = [\"10.0.0.7\"]\nconnections = 5\n";
-    let config = parse(&text, &[("KEY", "hunter2hunter2hunter2")]).unwrap();
+    let config = parse_config(&text, &[("KEY", "hunter2hunter2hunter2")]).unwrap();
     assert_eq!(config.sources[0].upstream(), "plain");
-    let shown = config.show();
+    let shown = config.to_toml();
     assert!(!shown.contains("hunter2hunter2"), "{shown}");
     for line in [
         "webhook_token = [\"******\", \"******\"]",
@@ -482,20 +497,21 @@ fn who_reports_is_read_and_shown() {
     ] {
         assert!(shown.lines().any(|shown| shown == line), "{line} is not in\n{shown}");
     }
-    assert_eq!(parse(&shown, &[]).unwrap().show(), shown);
+    assert_eq!(parse_config(&shown, &[]).unwrap().to_toml(), shown);
     for (old, new, said) in [
         ("suppress = [\"bounce\"]", "suppress = [\"open\"]", "\"unsubscribe\" or \"bounce\""),
         ("upstream = \"plain\"", "suppress = []", "suppress: belongs to kind = \"activecampaign\""),
     ] {
-        let faults =
-            parse(&text.replace(old, new), &[("KEY", "hunter2hunter2hunter2")]).unwrap_err().to_string();
+        let faults = parse_config(&text.replace(old, new), &[("KEY", "hunter2hunter2hunter2")])
+            .unwrap_err()
+            .to_string();
         assert!(faults.contains(said), "{faults}");
     }
 }
 
 #[test]
-fn how_often_the_lists_are_brought_together_is_read_and_shown() {
-    let read = |line: &str| parse(&format!("{}[suppression]\n{line}\n", good_configuration()), &[]);
+fn reads_and_renders_suppression_sync_interval() {
+    let read = |line: &str| parse_config(&format!("{}[suppression]\n{line}\n", valid_config()), &[]);
     for (line, expected) in [
         ("", Some(86_400)),
         ("sync = \"24h\"", Some(86_400)),
@@ -503,9 +519,13 @@ fn how_often_the_lists_are_brought_together_is_read_and_shown() {
         ("sync = \"off\"", None),
     ] {
         let config = read(line).unwrap();
-        assert_eq!(config.sync.map(|every| every.as_secs()), expected, "{line}");
-        let shown = config.show();
-        assert_eq!(parse(&shown, &[]).unwrap().sync, config.sync, "{shown}");
+        assert_eq!(config.suppression_sync_interval.map(|every| every.as_secs()), expected, "{line}");
+        let shown = config.to_toml();
+        assert_eq!(
+            parse_config(&shown, &[]).unwrap().suppression_sync_interval,
+            config.suppression_sync_interval,
+            "{shown}"
+        );
     }
     for line in ["sync = \"59min\"", "sync = \"31d\"", "sync = \"never\""] {
         let faults = read(line).unwrap_err().to_string();
@@ -514,22 +534,22 @@ fn how_often_the_lists_are_brought_together_is_read_and_shown() {
 }
 
 #[test]
-fn who_is_told_of_alarms_is_read_and_shown() {
-    let text = good_configuration()
+fn reads_and_renders_alarm_recipients() {
+    let text = valid_config()
         + "[alarms]\nwebhook_url = \"https://hooks.example.com/a?key=hunter2\"\nwebhook_secret = \"${KEY}\"\n"
         + "mail_to = [\"ops@example.com\"]\nmail_from = \"alarms@example.com\"\nmail_upstream = \"plain\"\n"
         + "disk = \"5GiB\"\nafter = \"0s\"\n";
-    let config = parse(&text, &[("KEY", "hunter2")]).unwrap();
-    let mail = config.herald.mail.as_ref().unwrap();
+    let config = parse_config(&text, &[("KEY", "hunter2")]).unwrap();
+    let mail = config.alarm_notifications.mail.as_ref().unwrap();
     assert_eq!((mail.to[0].as_str(), mail.upstream.as_deref()), ("ops@example.com", Some("plain")));
-    let (shown, herald) = (config.show(), &config.herald);
+    let (shown, herald) = (config.to_toml(), &config.alarm_notifications);
     assert_eq!((herald.after.as_secs(), herald.repeat.as_secs()), (0, 86_400));
     assert!(!shown.contains("hunter2"), "{shown}");
-    assert_eq!(parse(&shown, &[]).unwrap().show(), shown);
+    assert_eq!(parse_config(&shown, &[]).unwrap().to_toml(), shown);
 }
 
 #[test]
-fn no_part_of_an_endpoint_s_address_that_may_be_secret_is_shown() {
+fn rendered_config_hides_secret_parts_of_webhook_url() {
     for url in [
         "https://hooks.example.com/services/T1/hunter2",
         "https://hooks.example.com/hunter2/",
@@ -540,23 +560,23 @@ fn no_part_of_an_endpoint_s_address_that_may_be_secret_is_shown() {
         "https://hooks.example.com/%68unter2",
     ] {
         let endpoint = format!("\"{url}\"\nsecret = \"s\"\n");
-        let text = good_configuration()
+        let text = valid_config()
             + &format!("[[sink]]\nname = \"chat\"\nkind = \"http\"\nurl = {endpoint}")
             + &format!(
                 "[[inbound.target]]\nname = \"in\"\ndeliver = \"http\"\nurl = {endpoint}recipients = [\"*\"]\n"
             )
             + &format!("[alarms]\nwebhook_url = \"{url}\"\nwebhook_secret = \"s\"\n");
-        let shown = parse(&text, &[]).unwrap().show();
+        let shown = parse_config(&text, &[]).unwrap().to_toml();
         assert_eq!(shown.matches("hooks.example.com").count(), 3, "{shown}");
         assert!(!shown.contains("hunter2") && !shown.contains("%68unter2"), "{shown}");
-        assert_eq!(parse(&shown, &[]).unwrap().show(), shown);
+        assert_eq!(parse_config(&shown, &[]).unwrap().to_toml(), shown);
     }
     for key in [
         "[[sink]]\nname = \"chat\"\nkind = \"http\"\nsecret = \"s\"\nurl",
         "[alarms]\nwebhook_secret = \"s\"\nwebhook_url",
     ] {
-        let text = good_configuration() + &format!("{key} = \"htps://hooks.example.com/hunter2\"\n");
-        let faults = parse(&text, &[]).unwrap_err().to_string();
+        let text = valid_config() + &format!("{key} = \"htps://hooks.example.com/hunter2\"\n");
+        let faults = parse_config(&text, &[]).unwrap_err().to_string();
         assert!(
             faults.contains("is not an http:// or https:// address") && !faults.contains("hunter2"),
             "{faults}"
@@ -565,18 +585,18 @@ fn no_part_of_an_endpoint_s_address_that_may_be_secret_is_shown() {
 }
 
 #[test]
-fn no_syntax_error_quotes_a_secret() {
+fn syntax_errors_quote_no_secret() {
     for value in
         ["\"hunter2", "'hunter2", "hunter2\"", "\"\\hunter2\"", "[hunter2", "{ hunter2 }", "\"\"\"hunter2"]
     {
         let text = format!("[[user]]\nname = \"a\"\npassword = {value}\n");
-        let faults = parse(&text, &[]).unwrap_err().to_string();
+        let faults = parse_config(&text, &[]).unwrap_err().to_string();
         assert!(faults.contains(": not TOML: ") && !faults.contains("hunter2"), "{faults}");
     }
 }
 
 #[test]
-fn a_file_that_is_not_there_is_a_fault() {
+fn reports_missing_config_file() {
     let faults = config::load(Path::new("no-such-folder/mailtrail.toml"), &BTreeMap::new()).unwrap_err();
     assert_eq!(
         faults.to_string(),
@@ -585,7 +605,7 @@ fn a_file_that_is_not_there_is_a_fault() {
 }
 
 #[test]
-fn a_sink_of_odoo_stops_reports_unless_they_are_wanted() {
+fn odoo_sink_disables_dsns_unless_configured() {
     let sink = |way: &str| {
         format!(
             "[[sink]]\nkind = \"odoo\"\nurl = \"https://odoo.example.com\"\ndatabase = \"prod\"\nusername = \"bot\"\n\
@@ -601,13 +621,13 @@ fn a_sink_of_odoo_stops_reports_unless_they_are_wanted() {
         (sink("") + "[reports]\nfailures = \"sender\"\n", "sender"),
         (sink("") + "[reports]\nfailures = \"nobody\"\n", "nobody"),
     ] {
-        let text = good_configuration() + &more;
-        let config = parse(&text, &[("KEY", "hunter2hunter2hunter2")]).unwrap();
-        let shown = config.show();
+        let text = valid_config() + &more;
+        let config = parse_config(&text, &[("KEY", "hunter2hunter2hunter2")]).unwrap();
+        let shown = config.to_toml();
         assert!(shown.contains(&format!("[reports]\nfailures = \"{expected}\"")), "{more}: {shown}");
-        assert_eq!(config.reports, expected == "sender", "{more}");
+        assert_eq!(config.send_dsns, expected == "sender", "{more}");
         let warned =
             config.warnings.iter().any(|warning| warning.message.contains("a sink tells Odoo of failures"));
-        assert_eq!(warned, more.contains("odoo") && config.reports, "{more}");
+        assert_eq!(warned, more.contains("odoo") && config.send_dsns, "{more}");
     }
 }

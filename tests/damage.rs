@@ -10,7 +10,7 @@ mod support;
 use fastrand::Rng;
 use mailtrail_mail::{Clock, TrackingId};
 use mailtrail_store::Store;
-use mailtrail_trail::State;
+use mailtrail_trail::RecipientState;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
@@ -20,43 +20,43 @@ use support::process::{Process, free_port};
 use support::sink::Sink;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn damage_costs_what_it_hit_and_no_more() {
-    let before = Past::new().await;
-    let (first, damages) = (number("MAILTRAIL_TEST_SEED", 0), number("MAILTRAIL_TEST_DAMAGES", 6));
-    let mut tally = Tally::default();
+async fn corruption_loses_only_the_records_it_hit() {
+    let before = PopulatedStore::new().await;
+    let (first, damages) = (env_number("MAILTRAIL_TEST_SEED", 0), env_number("MAILTRAIL_TEST_DAMAGES", 6));
+    let mut tally = DamageCounts::default();
     for seed in first..first + damages {
-        before.damaged(seed, &mut tally).await;
+        before.check_with_damage(seed, &mut tally).await;
     }
     println!("{tally:?}");
     assert!(tally.hit_journal > 0 && tally.hit_ledger > 0 && tally.arrived > 0, "{tally:?}");
     // So that it is seen that damage was done.
-    assert!(damages < 20 || tally.missing > 0 && tally.named > 0, "{tally:?}");
+    assert!(damages < 20 || tally.missing > 0 && tally.named_damages > 0, "{tally:?}");
 }
 
 /// What came of all of them.
 #[derive(Debug, Default)]
-struct Tally {
+struct DamageCounts {
     hit_journal: usize,
     hit_ledger: usize,
-    named: usize,
-    refused: usize,
+    named_damages: usize,
+    refused_starts: usize,
     arrived: usize,
     missing: usize,
 }
 
 /// A store whose mail is in part relayed and in part waits, in several segments.
-struct Past {
+struct PopulatedStore {
     /// What each mail is known by, and its subject.
     mails: Vec<(String, String)>,
-    waiting: BTreeSet<String>,
+    queued: BTreeSet<String>,
     process: Process,
 }
 
-impl Past {
+impl PopulatedStore {
     async fn new() -> Self {
         let sink = Sink::start().await;
         let mut process = Process::new(&sink);
-        let (mut mails, mut waiting) = (Vec::new(), BTreeSet::new());
+        let (mut mails, mut queued) = (Vec::new(), BTreeSet::new());
         for part in 0..4 {
             let waits = part % 2 == 1;
             let upstream = if waits { free_port() } else { sink.port() };
@@ -68,18 +68,18 @@ impl Past {
                 let text = format!("Subject: {subject}\r\n\r\n{}", "some words of a letter\r\n".repeat(60));
                 let id = client.submit("a@example.com", &["b@example.net"], &text).await.unwrap();
                 if waits {
-                    waiting.insert(id.clone());
+                    queued.insert(id.clone());
                 }
                 mails.push((id, subject));
             }
             if !waits {
                 // What waited from before is relayed now, too.
                 sink.wait_for(mails.len()).await;
-                waiting.clear();
+                queued.clear();
             }
             // Only after its outcome is kept, too, nothing is sent again.
             let relayed = async {
-                let finished = mails.len() - waiting.len();
+                let finished = mails.len() - queued.len();
                 let listed = async || process.ask(&["queue", "list", "--ids"]).await.out.lines().count();
                 while mails.len() - listed().await < finished {}
             };
@@ -87,24 +87,24 @@ impl Past {
             drop(client);
             assert!(process.terminate().await.success());
         }
-        Self { mails, waiting, process }
+        Self { mails, queued, process }
     }
 
     /// A copy is damaged, looked at, and started.
-    async fn damaged(&self, seed: u64, tally: &mut Tally) {
+    async fn check_with_damage(&self, seed: u64, tally: &mut DamageCounts) {
         let sink = Sink::start().await;
         let mut process = Process::new(&sink);
-        copy(&self.process.data(), &process.data());
+        copy_dir(&self.process.data(), &process.data());
         let mut random = Rng::with_seed(seed);
         let damages: Vec<_> = (0..random.usize(1..=3))
-            .filter_map(|_| Damage::at_random(&process.data(), &mut random))
+            .filter_map(|_| AppliedDamage::apply_random(&process.data(), &mut random))
             .collect();
         let what = format!("seed {seed}: {damages:?}");
         let hit_journal = damages.iter().any(|damage| damage.in_journal);
         let hit_ledger = damages.iter().any(|damage| !damage.in_journal);
         tally.hit_journal += usize::from(hit_journal);
         tally.hit_ledger += usize::from(hit_ledger);
-        let spared = self.spared(&damages);
+        let spared = self.undamaged_mails(&damages);
 
         let said = process.ask(&["--json", "store", "verify"]).await;
         assert!(!said.err.contains("panicked"), "{what}: {}", said.err);
@@ -112,17 +112,17 @@ impl Past {
             assert_eq!(said.code, 4, "{what}: {} {}", said.out, said.err);
             let named: BTreeSet<_> = said.json().iter().filter_map(|line| line["segment"].as_u64()).collect();
             for damage in &damages {
-                assert!(named.contains(&damage.segment().unwrap()), "{what}: {}", said.out);
+                assert!(named.contains(&damage.segment_number().unwrap()), "{what}: {}", said.out);
             }
-            tally.named += 1;
+            tally.named_damages += 1;
         } else {
             assert!(matches!(said.code, 0 | 4), "{what}: {} {}", said.out, said.err);
         }
         if !process.starts_or_refuses(&what).await {
-            tally.refused += 1;
+            tally.refused_starts += 1;
             return;
         }
-        let expected: Vec<_> = spared.iter().filter(|(id, _)| self.waiting.contains(**id)).collect();
+        let expected: Vec<_> = spared.iter().filter(|(id, _)| self.queued.contains(**id)).collect();
         let arrived = || {
             let arrived: BTreeSet<_> = sink.mails().iter().map(|mail| mail.id().to_owned()).collect();
             expected.iter().all(|(id, _)| arrived.contains(**id)).then_some(())
@@ -135,13 +135,13 @@ impl Past {
         sink.arrival(&new).await;
         drop(client);
         assert!(process.terminate().await.success(), "{what}");
-        let (store, report) = Store::open_for_reading(&process.data(), Clock::System).unwrap();
-        assert_eq!(report.rebuilt, None, "{what}: an orderly end leaves a good ledger");
+        let (store, report) = Store::open_read_only(&process.data(), Clock::System).unwrap();
+        assert_eq!(report.rebuild_reason, None, "{what}: an orderly end leaves a good ledger");
         for (id, subject) in &spared {
-            let trail = store.trail(id.parse().unwrap()).unwrap();
+            let trail = store.load_trail(id.parse().unwrap()).unwrap();
             let trail = trail.unwrap_or_else(|| unreachable!("{what}: {id} has no trail"));
-            let stands = (&*trail.send.subject, trail.recipients[0].state());
-            assert_eq!(stands, (&**subject, State::Relayed), "{what}: {id}");
+            let stands = (&*trail.message.subject, trail.recipients[0].state());
+            assert_eq!(stands, (&**subject, RecipientState::Relayed), "{what}: {id}");
         }
         tally.arrived += spared.len();
         tally.missing += self.mails.len() - spared.len();
@@ -149,7 +149,7 @@ impl Past {
 
     /// The mails none of whose records a damage of the journal can have hit. A record names its mail; it begins behind
     /// whatever is named before it, and ends before what is named behind it.
-    fn spared(&self, damages: &[Damage]) -> BTreeMap<&str, &str> {
+    fn undamaged_mails(&self, damages: &[AppliedDamage]) -> BTreeMap<&str, &str> {
         let mut spared: BTreeMap<_, _> = self.mails.iter().map(|(id, subject)| (&**id, &**subject)).collect();
         for damage in damages.iter().filter(|damage| damage.in_journal) {
             let bytes = std::fs::read(self.process.data().join(&damage.file)).unwrap();
@@ -165,7 +165,9 @@ impl Past {
                 let start = number.checked_sub(1).map_or(0, |before| named[before].0);
                 let end = named.get(number + 1).map_or(bytes.len(), |(place, _)| *place);
                 // Without its header a segment cannot be told from another one.
-                if damage.bytes.start < end && start < damage.bytes.end || damage.bytes.start < HEADER {
+                if damage.bytes.start < end && start < damage.bytes.end
+                    || damage.bytes.start < SEGMENT_HEADER_BYTES
+                {
                     spared.remove(id);
                 }
             }
@@ -175,24 +177,24 @@ impl Past {
 }
 
 /// What was done to a file: bytes that are others now.
-struct Damage {
+struct AppliedDamage {
     /// Below the data directory.
     file: PathBuf,
     in_journal: bool,
-    how: &'static str,
+    description: &'static str,
     bytes: Range<usize>,
 }
 
-impl Damage {
+impl AppliedDamage {
     /// `None` where nothing changed.
-    fn at_random(data_dir: &Path, random: &mut Rng) -> Option<Self> {
+    fn apply_random(data_dir: &Path, random: &mut Rng) -> Option<Self> {
         let in_journal = random.bool();
-        let files = files(&data_dir.join(if in_journal { "journal" } else { "ledger" }));
+        let files = list_files(&data_dir.join(if in_journal { "journal" } else { "ledger" }));
         let path = &files[random.usize(..files.len())];
         let before = std::fs::read(path).unwrap();
         let used = before.iter().rposition(|byte| *byte != 0)? + 1;
         let (mut after, at) = (before.clone(), random.usize(..used));
-        let how = match random.u8(..3) {
+        let description = match random.u8(..3) {
             0 => {
                 after[at] ^= 1 << random.u8(..8);
                 "a flipped bit"
@@ -211,26 +213,26 @@ impl Damage {
         let differs = |at: &usize| after.get(*at) != before.get(*at);
         let (first, last) = ((0..used).find(differs)?, (0..used).rfind(differs)?);
         let file = path.strip_prefix(data_dir).unwrap().to_owned();
-        Some(Self { file, in_journal, how, bytes: first..last + 1 })
+        Some(Self { file, in_journal, description, bytes: first..last + 1 })
     }
 
-    fn segment(&self) -> Option<u64> {
+    fn segment_number(&self) -> Option<u64> {
         self.file.file_stem()?.to_str()?.parse().ok()
     }
 }
 
-impl fmt::Debug for Damage {
+impl fmt::Debug for AppliedDamage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} in {} at {:?}", self.how, self.file.display(), self.bytes)
+        write!(f, "{} in {} at {:?}", self.description, self.file.display(), self.bytes)
     }
 }
 
-fn files(directory: &Path) -> Vec<PathBuf> {
+fn list_files(directory: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            files.extend(self::files(&path));
+            files.extend(self::list_files(&path));
         } else if std::fs::metadata(&path).unwrap().len() > 0 {
             files.push(path);
         }
@@ -239,22 +241,22 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
-fn copy(from: &Path, to: &Path) {
+fn copy_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let (path, kind) = entry.map(|entry| (entry.path(), entry.file_type().unwrap())).unwrap();
         let target = to.join(path.file_name().unwrap());
         if kind.is_dir() {
-            copy(&path, &target);
+            copy_dir(&path, &target);
         } else if kind.is_file() {
             std::fs::copy(&path, &target).unwrap();
         }
     }
 }
 
-fn number(name: &str, usual: u64) -> u64 {
+fn env_number(name: &str, usual: u64) -> u64 {
     std::env::var(name).map_or(usual, |text| text.parse().unwrap())
 }
 
 /// Bytes of a segment's header.
-const HEADER: usize = 60;
+const SEGMENT_HEADER_BYTES: usize = 60;

@@ -39,7 +39,7 @@ macro_rules! dialogues {
     ($($name:ident)*) => {
         $(#[tokio::test]
         async fn $name() {
-            hold(include_str!(concat!("dialogues/", stringify!($name), ".txt"))).await;
+            run_dialogue(include_str!(concat!("dialogues/", stringify!($name), ".txt"))).await;
         })*
 
         #[test]
@@ -107,78 +107,83 @@ dialogues! {
 }
 
 /// Small, so that dialogues are short.
-const LIMITS: &str = "message_size = \"2KiB\"\nrecipients = 3\nlogin_failures = 3\nrate_per_ip = \"5/day\"";
+const TEST_LIMITS: &str =
+    "message_size = \"2KiB\"\nrecipients = 3\nlogin_failures = 3\nrate_per_ip = \"5/day\"";
 
 /// How the client's bytes are cut.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Cut {
-    Whole,
-    Lines,
-    Bytes,
+enum WriteMode {
+    AllAtOnce,
+    LineByLine,
+    ByteByByte,
 }
 
 struct Dialogue {
     listener: String,
-    cuts: Vec<Cut>,
-    turns: Vec<Turn>,
-    arrivals: Vec<Vec<u8>>,
-    warnings: Vec<String>,
+    write_modes: Vec<WriteMode>,
+    steps: Vec<DialogueStep>,
+    expected_messages: Vec<Vec<u8>>,
+    expected_warnings: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
-enum Turn {
-    Say(Vec<u8>),
-    Hear(String),
-    Tls,
-    Drop,
-    Closed,
+enum DialogueStep {
+    Send(Vec<u8>),
+    Expect(String),
+    StartTls,
+    Disconnect,
+    ExpectClose,
 }
 
-async fn hold(text: &str) {
+async fn run_dialogue(text: &str) {
     let dialogue = Dialogue::parse(text);
-    for cut in &dialogue.cuts {
-        dialogue.hold(*cut).await;
+    for cut in &dialogue.write_modes {
+        dialogue.run_in_mode(*cut).await;
     }
 }
 
 impl Dialogue {
     fn parse(text: &str) -> Self {
-        let (mut listener, mut cuts) = (String::new(), vec![Cut::Whole, Cut::Lines, Cut::Bytes]);
-        let (mut turns, mut arrivals, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut listener, mut write_modes) =
+            (String::new(), vec![WriteMode::AllAtOnce, WriteMode::LineByLine, WriteMode::ByteByByte]);
+        let (mut steps, mut expected_messages, mut expected_warnings) = (Vec::new(), Vec::new(), Vec::new());
         for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
             if let Some(said) = line.strip_prefix("C: ") {
-                turns.push(Turn::Say([unescape(said), b"\r\n".to_vec()].concat()));
+                steps.push(DialogueStep::Send([unescape_text(said), b"\r\n".to_vec()].concat()));
             } else if let Some(said) = line.strip_prefix("c: ") {
-                turns.push(Turn::Say(unescape(said)));
+                steps.push(DialogueStep::Send(unescape_text(said)));
             } else if let Some(heard) = line.strip_prefix("S: ") {
-                turns.push(Turn::Hear(heard.to_owned()));
+                steps.push(DialogueStep::Expect(heard.to_owned()));
             } else if let Some(name) = line.strip_prefix("listener: ") {
                 listener = name.to_owned();
             } else if line == "only: whole" {
-                cuts = vec![Cut::Whole];
+                write_modes = vec![WriteMode::AllAtOnce];
             } else {
                 let inner = line.strip_prefix("** ").and_then(|rest| rest.strip_suffix(" **"));
                 match inner.unwrap_or_else(|| panic!("not a line of a dialogue: {line}")) {
-                    "TLS" => turns.push(Turn::Tls),
-                    "drop" => turns.push(Turn::Drop),
-                    "closed" => turns.push(Turn::Closed),
+                    "TLS" => steps.push(DialogueStep::StartTls),
+                    "drop" => steps.push(DialogueStep::Disconnect),
+                    "closed" => steps.push(DialogueStep::ExpectClose),
                     other => match other.split_once(": ") {
-                        Some(("arrives", end)) => arrivals.push(unescape(end)),
-                        Some(("warns", text)) => warnings.push(text.to_owned()),
+                        Some(("arrives", end)) => expected_messages.push(unescape_text(end)),
+                        Some(("warns", text)) => expected_warnings.push(text.to_owned()),
                         _ => panic!("no such direction: {line}"),
                     },
                 }
             }
         }
-        assert!(matches!(turns.last(), Some(Turn::Drop | Turn::Closed)), "a dialogue ends");
-        Self { listener, cuts, turns, arrivals, warnings }
+        assert!(
+            matches!(steps.last(), Some(DialogueStep::Disconnect | DialogueStep::ExpectClose)),
+            "a dialogue ends"
+        );
+        Self { listener, write_modes, steps, expected_messages, expected_warnings }
     }
 
-    async fn hold(&self, cut: Cut) {
-        let log = Log::default();
-        let _logging = log.listen();
+    async fn run_in_mode(&self, write_mode: WriteMode) {
+        let log = LogCapture::default();
+        let _logging = log.install();
         let sink = Sink::start().await;
-        let relay = Relay::start(&sink, LIMITS).await;
+        let relay = Relay::start(&sink, TEST_LIMITS).await;
         let address = match self.listener.as_str() {
             "guarded" => relay.guarded(),
             "open" => relay.open(),
@@ -188,102 +193,109 @@ impl Dialogue {
         };
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        let mut talk = Talk { wire: BufReader::new(Box::new(stream)), cut, ids: Vec::new() };
-        for turn in in_order(&self.turns, cut) {
-            talk = talk.take(&turn, &relay).await;
+        let mut talk =
+            DialogueClient { stream: BufReader::new(Box::new(stream)), write_mode, ids: Vec::new() };
+        for turn in order_steps(&self.steps, write_mode) {
+            talk = talk.run_step(&turn, &relay).await;
         }
-        let Talk { wire, ids, .. } = talk;
+        let DialogueClient { stream: wire, ids, .. } = talk;
         drop(wire);
-        assert_eq!(ids.len(), self.arrivals.len(), "{cut:?}: messages promised");
-        for (id, end) in ids.iter().zip(&self.arrivals) {
+        assert_eq!(ids.len(), self.expected_messages.len(), "{write_mode:?}: messages promised");
+        for (id, end) in ids.iter().zip(&self.expected_messages) {
             let (mail, end) = (sink.arrival(id).await, end.escape_ascii().to_string());
             let message = mail.message.escape_ascii().to_string();
-            assert!(message.ends_with(&end), "{cut:?}: {id} is\n{message}\nand not\n{end}");
+            assert!(message.ends_with(&end), "{write_mode:?}: {id} is\n{message}\nand not\n{end}");
         }
         let (store, _directory) = relay.stop().await;
-        assert_eq!(all_sends(&store).len(), self.arrivals.len(), "{cut:?}: messages kept");
-        assert_eq!(sink.count(), self.arrivals.len(), "{cut:?}: messages relayed");
-        log.check(&self.warnings, cut);
+        assert_eq!(all_sends(&store).len(), self.expected_messages.len(), "{write_mode:?}: messages kept");
+        assert_eq!(sink.count(), self.expected_messages.len(), "{write_mode:?}: messages relayed");
+        log.assert_warnings(&self.expected_warnings, write_mode);
     }
 }
 
 /// In one piece everything is said first and heard afterwards, from one change of the connection to the next.
-fn in_order(turns: &[Turn], cut: Cut) -> Vec<Turn> {
-    if cut != Cut::Whole {
+fn order_steps(turns: &[DialogueStep], cut: WriteMode) -> Vec<DialogueStep> {
+    if cut != WriteMode::AllAtOnce {
         return turns.to_vec();
     }
     let mut ordered = Vec::new();
-    for part in turns.split_inclusive(|turn| matches!(turn, Turn::Tls | Turn::Drop | Turn::Closed)) {
+    for part in turns.split_inclusive(|turn| {
+        matches!(turn, DialogueStep::StartTls | DialogueStep::Disconnect | DialogueStep::ExpectClose)
+    }) {
         let (said, rest): (Vec<_>, Vec<_>) =
-            part.iter().cloned().partition(|turn| matches!(turn, Turn::Say(_)));
+            part.iter().cloned().partition(|turn| matches!(turn, DialogueStep::Send(_)));
         let said = said.iter().flat_map(|turn| match turn {
-            Turn::Say(bytes) => bytes.as_slice(),
+            DialogueStep::Send(bytes) => bytes.as_slice(),
             _ => &[],
         });
-        ordered.push(Turn::Say(said.copied().collect()));
+        ordered.push(DialogueStep::Send(said.copied().collect()));
         ordered.extend(rest);
     }
     ordered
 }
 
 /// The client's side of a conversation.
-struct Talk {
-    wire: BufReader<Box<dyn Wire>>,
-    cut: Cut,
+struct DialogueClient {
+    stream: BufReader<Box<dyn Wire>>,
+    write_mode: WriteMode,
     /// Tracking ids that were heard.
     ids: Vec<String>,
 }
 
-impl Talk {
-    async fn take(mut self, turn: &Turn, relay: &Relay) -> Self {
+impl DialogueClient {
+    async fn run_step(mut self, turn: &DialogueStep, relay: &Relay) -> Self {
         match turn {
-            Turn::Say(bytes) => self.say(bytes).await.unwrap(),
-            Turn::Hear(expected) => {
-                let heard = self.hear().await;
+            DialogueStep::Send(bytes) => self.write_bytes(bytes).await.unwrap(),
+            DialogueStep::Expect(expected) => {
+                let heard = self.read_line().await;
                 let fits = match expected.strip_suffix("...") {
                     Some(beginning) => heard.starts_with(beginning),
                     None => heard == *expected,
                 };
-                assert!(fits, "{:?}: heard {heard:?} and not {expected:?}", self.cut);
+                assert!(fits, "{:?}: heard {heard:?} and not {expected:?}", self.write_mode);
                 self.ids.extend(heard.strip_prefix("250 2.0.0 Queued as ").map(str::to_owned));
             }
-            Turn::Tls => {
-                assert!(self.wire.buffer().is_empty(), "{:?}: said in clear behind STARTTLS", self.cut);
+            DialogueStep::StartTls => {
+                assert!(
+                    self.stream.buffer().is_empty(),
+                    "{:?}: said in clear behind STARTTLS",
+                    self.write_mode
+                );
                 let name = ServerName::try_from("localhost").unwrap();
-                let secured = relay.trust().connect(name, self.wire.into_inner()).await.unwrap();
-                self.wire = BufReader::new(Box::new(secured));
+                let secured = relay.trust().connect(name, self.stream.into_inner()).await.unwrap();
+                self.stream = BufReader::new(Box::new(secured));
             }
-            Turn::Drop => {
-                assert!(self.wire.buffer().is_empty(), "{:?}: more was said", self.cut);
-                self.wire = BufReader::new(Box::new(tokio::io::empty()));
+            DialogueStep::Disconnect => {
+                assert!(self.stream.buffer().is_empty(), "{:?}: more was said", self.write_mode);
+                self.stream = BufReader::new(Box::new(tokio::io::empty()));
             }
-            Turn::Closed => {
+            DialogueStep::ExpectClose => {
                 let mut rest = Vec::new();
-                let read = timeout(support::PATIENCE, self.wire.read_to_end(&mut rest)).await;
+                let read = timeout(support::PATIENCE, self.stream.read_to_end(&mut rest)).await;
                 // Within TLS the end is an error unless the relay says goodbye there too.
                 read.expect("the relay closes").unwrap();
-                assert_eq!(rest.escape_ascii().to_string(), "", "{:?}: more was said", self.cut);
+                assert_eq!(rest.escape_ascii().to_string(), "", "{:?}: more was said", self.write_mode);
             }
         }
         self
     }
 
-    async fn say(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let size = if self.cut == Cut::Bytes { 1 } else { bytes.len().max(1) };
+    async fn write_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let size = if self.write_mode == WriteMode::ByteByByte { 1 } else { bytes.len().max(1) };
         for piece in bytes.chunks(size) {
-            self.wire.write_all(piece).await?;
-            self.wire.flush().await?;
+            self.stream.write_all(piece).await?;
+            self.stream.flush().await?;
             // Lets the relay read before the next piece.
             tokio::task::yield_now().await;
         }
         Ok(())
     }
 
-    async fn hear(&mut self) -> String {
+    async fn read_line(&mut self) -> String {
         let mut line = Vec::new();
         let reading = async {
             while !line.ends_with(b"\r\n") {
-                match self.wire.read_u8().await {
+                match self.stream.read_u8().await {
                     Ok(byte) => line.push(byte),
                     Err(error) => panic!("{error} behind {:?}", line.escape_ascii().to_string()),
                 }
@@ -296,10 +308,10 @@ impl Talk {
 
 /// What was logged on this thread, on which everything but the store's own work happens.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+struct LogCapture(Arc<Mutex<Vec<u8>>>);
 
-impl Log {
-    fn listen(&self) -> tracing::subscriber::DefaultGuard {
+impl LogCapture {
+    fn install(&self) -> tracing::subscriber::DefaultGuard {
         let log = self.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::WARN)
@@ -309,7 +321,7 @@ impl Log {
         tracing::subscriber::set_default(subscriber)
     }
 
-    fn check(&self, warnings: &[String], cut: Cut) {
+    fn assert_warnings(&self, warnings: &[String], cut: WriteMode) {
         let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
         let mut lines: Vec<_> = text.lines().collect();
         for warning in warnings {
@@ -320,7 +332,7 @@ impl Log {
     }
 }
 
-impl io::Write for Log {
+impl io::Write for LogCapture {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap().extend_from_slice(bytes);
         Ok(bytes.len())
@@ -331,7 +343,7 @@ impl io::Write for Log {
     }
 }
 
-fn unescape(text: &str) -> Vec<u8> {
+fn unescape_text(text: &str) -> Vec<u8> {
     let (mut bytes, mut rest) = (Vec::new(), text);
     while let Some(first) = rest.chars().next() {
         let used = match (first, rest.as_bytes().get(1)) {
@@ -347,7 +359,7 @@ fn unescape(text: &str) -> Vec<u8> {
             ('{', _) => {
                 let (inner, _) = rest[1..].split_once('}').unwrap();
                 let (unit, times) = inner.split_once('*').unwrap();
-                bytes.extend(unescape(unit).repeat(times.parse().unwrap()));
+                bytes.extend(unescape_text(unit).repeat(times.parse().unwrap()));
                 inner.len() + 2
             }
             _ => {

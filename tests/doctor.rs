@@ -14,7 +14,7 @@ use mailtrail_mail::Clock;
 use mailtrail_mail::Secret;
 use mailtrail_net::tls;
 use mailtrail_sandbox;
-use mailtrail_sandbox::{Face, Sandbox, Weather};
+use mailtrail_sandbox::{FaultInjection, ProviderProfile, Sandbox};
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -27,11 +27,11 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 
 #[tokio::test]
-async fn what_is_well_is_said_to_be_well() {
-    for face in [Face::Mailgun, Face::Brevo] {
-        let mut scene = Scene::new(face).await;
+async fn reports_ok_for_healthy_relay() {
+    for face in [ProviderProfile::Mailgun, ProviderProfile::Brevo] {
+        let mut scene = DoctorHarness::new(face).await;
         scene.process.start().await;
-        let (code, findings) = scene.doctor(&[]).await;
+        let (code, findings) = scene.run_doctor_json(&[]).await;
         let others: Vec<_> = findings.iter().filter(|finding| finding["status"] != "ok").collect();
         assert!(code == 0 && others.is_empty(), "{code} {others:#?}");
         let checks: Vec<_> = findings.iter().map(|finding| finding["check"].as_str().unwrap()).collect();
@@ -57,52 +57,52 @@ async fn what_is_well_is_said_to_be_well() {
         ];
         assert_eq!(checks, expected);
         assert!(findings.iter().all(|finding| finding["remedy"] == "" && finding["what"] != ""));
-        let (code, text) = scene.text(&["--nagios"]).await;
+        let (code, text) = scene.run_doctor_text(&["--nagios"]).await;
         assert_eq!(code, 0);
         let mut lines = text.lines();
         assert_eq!(lines.next(), Some("MAILTRAIL OK - 18 checks, 0 failed, 0 warnings, 0 unknown"));
         assert!(lines.all(|line| line.starts_with("ok      ")), "{text}");
         // Nothing was sent and nothing was registered.
-        assert_eq!(scene.sandbox.tally().messages, 0);
+        assert_eq!(scene.sandbox.counters().messages, 0);
         assert!(scene.process.terminate().await.success());
     }
 }
 
 #[tokio::test]
-async fn a_relay_that_is_down_fails_and_its_store_is_read() {
-    let mut scene = Scene::new(Face::Mailgun).await;
-    let (code, findings) = scene.doctor(&[]).await;
+async fn stopped_daemon_fails_and_store_is_read_directly() {
+    let mut scene = DoctorHarness::new(ProviderProfile::Mailgun).await;
+    let (code, findings) = scene.run_doctor_json(&[]).await;
     assert_eq!(code, 1);
-    assert_eq!(bad(&findings), ["data_dir fail", "daemon fail", "store unknown"]);
+    assert_eq!(findings_not_ok(&findings), ["data_dir fail", "daemon fail", "store unknown"]);
     scene.process.start().await;
     assert!(scene.process.terminate().await.success());
-    let (code, findings) = scene.doctor(&[]).await;
-    assert_eq!((code, bad(&findings)), (1, vec!["daemon fail".to_owned()]));
-    let daemon = find(&findings, "daemon");
+    let (code, findings) = scene.run_doctor_json(&[]).await;
+    assert_eq!((code, findings_not_ok(&findings)), (1, vec!["daemon fail".to_owned()]));
+    let daemon = find_check(&findings, "daemon");
     assert!(daemon["remedy"].as_str().unwrap().contains("mailtrail serve"), "{daemon}");
-    assert_eq!(find(&findings, "store")["status"], "ok");
-    let (code, text) = scene.text(&["--nagios"]).await;
+    assert_eq!(find_check(&findings, "store")["status"], "ok");
+    let (code, text) = scene.run_doctor_text(&["--nagios"]).await;
     let summary = text.lines().next().unwrap();
     assert!(code == 2 && summary.starts_with("MAILTRAIL CRITICAL - 16 checks, 1 failed, "), "{summary}");
     assert!(text.contains("\nfail    daemon "), "{text}");
 }
 
 #[tokio::test]
-async fn a_breaker_that_is_open_fails() {
-    let mut scene = Scene::new(Face::Mailgun).await;
+async fn open_breaker_fails() {
+    let mut scene = DoctorHarness::new(ProviderProfile::Mailgun).await;
     scene.process.start().await;
-    let opened = scene.run(&["breaker", "open", "up", "--reason", "moving"]).await;
+    let opened = scene.run_command(&["breaker", "open", "up", "--reason", "moving"]).await;
     assert_eq!(opened.0, 0);
-    let (code, findings) = scene.doctor(&[]).await;
-    assert_eq!((code, bad(&findings)), (1, vec!["breaker fail".to_owned()]));
-    let breaker = find(&findings, "breaker").to_string();
+    let (code, findings) = scene.run_doctor_json(&[]).await;
+    assert_eq!((code, findings_not_ok(&findings)), (1, vec!["breaker fail".to_owned()]));
+    let breaker = find_check(&findings, "breaker").to_string();
     assert!(breaker.contains("moving") && breaker.contains("mailtrail breaker close up"), "{breaker}");
     assert!(scene.process.terminate().await.success());
 }
 
 #[tokio::test]
-async fn one_wrong_thing_is_found_and_comes_with_its_remedy() {
-    let mut scene = Scene::new(Face::Mailgun).await;
+async fn finds_each_fault_and_gives_remedy() {
+    let mut scene = DoctorHarness::new(ProviderProfile::Mailgun).await;
     scene.process.start().await;
     let good = scene.configuration.clone();
     for (from, to, expected, words) in [
@@ -148,11 +148,11 @@ async fn one_wrong_thing_is_found_and_comes_with_its_remedy() {
     ] {
         assert!(good.contains(from), "{from}");
         scene.process.configure(&good.replace(from, to));
-        let (code, findings) = scene.doctor(&[]).await;
+        let (code, findings) = scene.run_doctor_json(&[]).await;
         let expected: Vec<_> = expected.split("; ").collect();
         let context = format!("{to}: {findings:#?}");
         for expected in &expected {
-            assert!(bad(&findings).iter().any(|bad| bad == expected), "{expected}: {context}");
+            assert!(findings_not_ok(&findings).iter().any(|bad| bad == expected), "{expected}: {context}");
         }
         let fails = expected.iter().any(|expected| expected.ends_with(" fail"));
         assert_eq!(code, i32::from(fails), "{context}");
@@ -168,23 +168,26 @@ async fn one_wrong_thing_is_found_and_comes_with_its_remedy() {
 }
 
 #[tokio::test]
-async fn webhooks_that_are_not_registered_are_named() {
-    let mut scene = Scene::new(Face::Mailgun).await;
+async fn names_unregistered_webhook_events() {
+    let mut scene = DoctorHarness::new(ProviderProfile::Mailgun).await;
     scene.process.start().await;
-    scene.register(&scene.url(), &["delivered", "permanent_fail", "opened"]).await;
-    let (code, findings) = scene.doctor(&[]).await;
-    assert_eq!((code, bad(&findings)), (0, vec!["webhooks warn".to_owned()]));
-    let what = find(&findings, "webhooks")["what"].as_str().unwrap().to_owned();
+    scene.register_webhook(&scene.webhook_url(), &["delivered", "permanent_fail", "opened"]).await;
+    let (code, findings) = scene.run_doctor_json(&[]).await;
+    assert_eq!((code, findings_not_ok(&findings)), (0, vec!["webhooks warn".to_owned()]));
+    let what = find_check(&findings, "webhooks")["what"].as_str().unwrap().to_owned();
     assert_eq!(what, "no webhook of ours is told temporary_fail, complained, unsubscribed, clicked");
-    assert_eq!(scene.text(&["--nagios"]).await.0, 1);
+    assert_eq!(scene.run_doctor_text(&["--nagios"]).await.0, 1);
     assert!(scene.process.terminate().await.success());
 }
 
 #[tokio::test]
-async fn an_address_that_leads_elsewhere_is_found_by_what_answers_there() {
-    let mut scene = Scene::new(Face::Mailgun).await;
+async fn loopback_probe_detects_url_of_other_server() {
+    let mut scene = DoctorHarness::new(ProviderProfile::Mailgun).await;
     scene.process.start().await;
-    assert_eq!(scene.request(Method::DELETE, &format!("?url={}", scene.url())).await, 200);
+    assert_eq!(
+        scene.request_webhooks_api(Method::DELETE, &format!("?url={}", scene.webhook_url())).await,
+        200
+    );
     let answers = |status: u16, body: &str| {
         let body = body.to_owned();
         http::Server::start(move |_, request| {
@@ -207,34 +210,35 @@ async fn an_address_that_leads_elsewhere_is_found_by_what_answers_there() {
         (format!("http://127.0.0.1:{}", free_port()), "warn", "cannot be reached from this machine"),
         (format!("https://localhost:{}", secured.address.port()), "fail", "public authority"),
         // Ours under another path: nobody is at home there.
-        (scene.url().replace("/webhooks/up", "/mail"), "fail", "answers 404"),
+        (scene.webhook_url().replace("/webhooks/up", "/mail"), "fail", "answers 404"),
     ] {
         let url = format!("{url}/webhooks/up");
-        scene.register(&url, &MAILGUN).await;
-        let (code, findings) = scene.doctor(&[]).await;
-        let found = find(&findings, "round-trip");
+        scene.register_webhook(&url, &MAILGUN_EVENTS).await;
+        let (code, findings) = scene.run_doctor_json(&[]).await;
+        let found = find_check(&findings, "round-trip");
         assert_eq!(found["status"], expected, "{url} {found}");
         assert!(found.to_string().contains(words), "{words}: {found}");
         assert_eq!(code, i32::from(expected == "fail"));
-        assert_eq!(scene.request(Method::DELETE, &format!("?url={url}")).await, 200);
+        assert_eq!(scene.request_webhooks_api(Method::DELETE, &format!("?url={url}")).await, 200);
     }
     // One of several is enough, and what stands in front of us passes it on.
-    let front = format!("http://{}/webhooks/up", in_front_of(scene.process.address(1)).await);
+    let front = format!("http://{}/webhooks/up", start_tcp_forwarder(scene.process.address(1)).await);
     for url in [front, format!("http://127.0.0.1:{}/webhooks/up", free_port())] {
-        scene.register(&url, &MAILGUN).await;
+        scene.register_webhook(&url, &MAILGUN_EVENTS).await;
     }
-    let (code, findings) = scene.doctor(&[]).await;
-    assert_eq!((code, &find(&findings, "round-trip")["status"]), (0, &json!("ok")));
+    let (code, findings) = scene.run_doctor_json(&[]).await;
+    assert_eq!((code, &find_check(&findings, "round-trip")["status"]), (0, &json!("ok")));
     assert!(!scene.process.log().contains("a webhook was refused"), "{}", scene.process.log());
     assert!(scene.process.terminate().await.success());
 }
 
 #[tokio::test]
-async fn a_stranger_s_question_is_neither_answered_nor_counted() {
-    let mut scene = Scene::new(Face::Mailgun).await;
+async fn unsigned_probe_is_neither_answered_nor_counted() {
+    let mut scene = DoctorHarness::new(ProviderProfile::Mailgun).await;
     scene.process.start().await;
     let ask = async |question: Option<&str>| {
-        let request = reqwest().post(scene.url()).header("x-forwarded-for", "198.51.100.1").body("{}");
+        let request =
+            http_client().post(scene.webhook_url()).header("x-forwarded-for", "198.51.100.1").body("{}");
         let request = match question {
             Some(question) => request.header("x-mailtrail-probe", question),
             None => request,
@@ -252,14 +256,14 @@ async fn a_stranger_s_question_is_neither_answered_nor_counted() {
 }
 
 #[tokio::test]
-async fn an_upstream_whose_certificate_ended_is_told_apart() {
+async fn reports_expired_upstream_certificate() {
     let directory = tempfile::tempdir().unwrap();
-    expired(directory.path());
+    write_expired_certificate(directory.path());
     let pair = tls::load(&directory.path().join("old.pem"), &directory.path().join("old.key")).unwrap();
-    let scene = Scene::with(Face::Mailgun, Some(pair)).await;
+    let scene = DoctorHarness::with_certificate(ProviderProfile::Mailgun, Some(pair)).await;
     let good = scene.configuration.replace("sandbox/relay.pem", "old.pem");
     scene.process.configure(&good);
-    let (code, findings) = scene.doctor(&[]).await;
+    let (code, findings) = scene.run_doctor_json(&[]).await;
     assert_eq!(code, 1);
     let of_upstream = |check: &str| {
         findings.iter().find(|finding| finding["check"] == check && finding["subject"] == "up").unwrap()
@@ -270,8 +274,8 @@ async fn an_upstream_whose_certificate_ended_is_told_apart() {
 }
 
 #[tokio::test]
-async fn an_upstream_s_api_is_asked_with_the_key() {
-    let mut scene = Scene::new(Face::Mailgun).await;
+async fn checks_upstream_api_with_key() {
+    let mut scene = DoctorHarness::new(ProviderProfile::Mailgun).await;
     scene.process.start().await;
     let over_api = scene.configuration.replace("tls = \"starttls\"", "transport = \"api\"");
     let over_api = over_api.lines().filter(|line| {
@@ -279,25 +283,25 @@ async fn an_upstream_s_api_is_asked_with_the_key() {
     });
     let over_api: Vec<_> = over_api.collect();
     scene.process.configure(&over_api.join("\n"));
-    let (code, findings) = scene.doctor(&[]).await;
+    let (code, findings) = scene.run_doctor_json(&[]).await;
     assert_eq!(code, 0, "{findings:#?}");
-    assert_eq!(find(&findings, "login")["what"], "the API takes the key");
+    assert_eq!(find_check(&findings, "login")["what"], "the API takes the key");
     scene
         .process
         .configure(&over_api.join("\n").replace("api_key_file = \"key\"", "api_key_file = \"wrong\""));
-    let (code, findings) = scene.doctor(&[]).await;
-    let login = find(&findings, "login");
+    let (code, findings) = scene.run_doctor_json(&[]).await;
+    let login = find_check(&findings, "login");
     assert!((code, &login["status"]) == (0, &json!("warn")), "{login}");
     assert!(login["remedy"].as_str().unwrap().contains("a domain sending key"), "{login}");
     assert!(scene.process.terminate().await.success());
 }
 
 #[tokio::test]
-async fn the_domain_s_records_are_judged_one_by_one() {
-    let mut scene = Scene::new(Face::Mailgun).await;
+async fn evaluates_each_dns_record() {
+    let mut scene = DoctorHarness::new(ProviderProfile::Mailgun).await;
     scene.process.start().await;
     let without = |kind: &str, name: &str| {
-        let mut records = records();
+        let mut records = healthy_dns_records();
         records.retain(|(known, word, _)| known != name || *word != kind);
         records
     };
@@ -307,24 +311,32 @@ async fn the_domain_s_records_are_judged_one_by_one() {
         records
     };
     for (records, expected, words) in [
-        (without("TXT", DOMAIN), "spf fail", "include:mailgun.org"),
-        (instead("TXT", DOMAIN, &["v=spf1 ip4:192.0.2.1 -all"]), "spf fail", "put include:mailgun.org into"),
-        (instead("TXT", DOMAIN, &["v=spf1 -all", "v=spf1 include:mailgun.org ~all"]), "spf fail", "make one"),
+        (without("TXT", TEST_DOMAIN), "spf fail", "include:mailgun.org"),
         (
-            instead("TXT", DOMAIN, &["v=spf1 include:loop.example.org ~all"]),
+            instead("TXT", TEST_DOMAIN, &["v=spf1 ip4:192.0.2.1 -all"]),
+            "spf fail",
+            "put include:mailgun.org into",
+        ),
+        (
+            instead("TXT", TEST_DOMAIN, &["v=spf1 -all", "v=spf1 include:mailgun.org ~all"]),
+            "spf fail",
+            "make one",
+        ),
+        (
+            instead("TXT", TEST_DOMAIN, &["v=spf1 include:loop.example.org ~all"]),
             "spf fail",
             "put include:mailgun.org",
         ),
-        (instead("TXT", DOMAIN, &["v=spf1 include:far.example.org ~all"]), "", ""),
-        (without("TXT", KEY), "dkim fail", "make TXT pic._domainkey.mg.example.com say: k=rsa; p="),
-        (instead("TXT", KEY, &["k=rsa; p=other"]), "dkim fail", "make TXT pic._domainkey"),
+        (instead("TXT", TEST_DOMAIN, &["v=spf1 include:far.example.org ~all"]), "", ""),
+        (without("TXT", DKIM_NAME), "dkim fail", "make TXT pic._domainkey.mg.example.com say: k=rsa; p="),
+        (instead("TXT", DKIM_NAME, &["k=rsa; p=other"]), "dkim fail", "make TXT pic._domainkey"),
         (without("TXT", "_dmarc.example.com"), "dmarc warn", "v=DMARC1"),
         (instead("TXT", "_dmarc.mg.example.com", &["v=DMARC1; p=reject"]), "", ""),
-        (without("MX", DOMAIN), "mx warn", "MX records"),
+        (without("MX", TEST_DOMAIN), "mx warn", "MX records"),
     ] {
         scene.dns.know(records);
-        let (code, findings) = scene.doctor(&[]).await;
-        let found = bad(&findings);
+        let (code, findings) = scene.run_doctor_json(&[]).await;
+        let found = findings_not_ok(&findings);
         assert_eq!(found.join("; "), expected, "{findings:#?}");
         assert_eq!(code, i32::from(expected.ends_with("fail")));
         let finding = findings.iter().find(|finding| finding["status"] != "ok");
@@ -332,23 +344,26 @@ async fn the_domain_s_records_are_judged_one_by_one() {
         assert!(remedy.contains(words), "{remedy}");
     }
     // Nobody answers there any more.
-    scene.dns.know(records());
+    scene.dns.know(healthy_dns_records());
     let silent = free_port();
     let (code, findings) =
-        scene.doctor(&["--resolver", &format!("127.0.0.1:{silent}"), "--timeout", "1"]).await;
-    assert_eq!((code, bad(&findings)), (0, vec!["dns unknown".to_owned()]), "{findings:#?}");
+        scene.run_doctor_json(&["--resolver", &format!("127.0.0.1:{silent}"), "--timeout", "1"]).await;
+    assert_eq!((code, findings_not_ok(&findings)), (0, vec!["dns unknown".to_owned()]), "{findings:#?}");
     // A domain of the sender's own, which the account does not have.
-    let (code, findings) = scene.doctor(&["--domain", "example.org"]).await;
+    let (code, findings) = scene.run_doctor_json(&["--domain", "example.org"]).await;
     let of_domain = findings.iter().filter(|finding| finding["subject"] == "example.org");
     let of_domain: Vec<_> = of_domain.cloned().collect();
-    assert_eq!(bad(&of_domain), ["domain warn", "spf fail", "dkim unknown", "dmarc warn", "mx warn"]);
+    assert_eq!(
+        findings_not_ok(&of_domain),
+        ["domain warn", "spf fail", "dkim unknown", "dmarc warn", "mx warn"]
+    );
     assert_eq!(code, 1);
     assert!(scene.process.terminate().await.success());
 }
 
 #[tokio::test]
-async fn where_no_mail_leaves_this_machine_nobody_asks_the_dns() {
-    let mut scene = Scene::new(Face::Mailgun).await;
+async fn skips_dns_when_no_mail_leaves_machine() {
+    let mut scene = DoctorHarness::new(ProviderProfile::Mailgun).await;
     scene.process.start().await;
     scene.dns.know(Vec::new());
     let resolver = scene.dns.address.to_string();
@@ -358,7 +373,7 @@ async fn where_no_mail_leaves_this_machine_nobody_asks_the_dns() {
         (scene.configuration.replace("provider = \"mailgun\"", "provider = \"plain\""), vec![]),
     ] {
         scene.process.configure(&configuration);
-        let (code, text) = scene.run(&["--json", "doctor", "--resolver", &resolver]).await;
+        let (code, text) = scene.run_command(&["--json", "doctor", "--resolver", &resolver]).await;
         let findings: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let dns = findings.iter().filter(|finding| finding["check"] == "dns");
         let dns: Vec<_> = dns.map(|finding| finding["status"].as_str().unwrap()).collect();
@@ -370,7 +385,7 @@ async fn where_no_mail_leaves_this_machine_nobody_asks_the_dns() {
 
 /// What the Debian package installs: the sandbox runs in place of a Mailgun that nobody has an account at.
 #[tokio::test]
-async fn nothing_fails_in_a_fresh_installation_with_its_sandbox() {
+async fn fresh_installation_with_sandbox_passes() {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/deb/mailtrail.toml");
     let shipped = std::fs::read_to_string(shipped).unwrap();
     let mut process = Process::configured(|data_dir, [guarded, open, http]| {
@@ -390,7 +405,7 @@ async fn nothing_fails_in_a_fresh_installation_with_its_sandbox() {
     });
     process.start_with(&["--sandbox"]).await;
     let dns = Dns::start(Vec::new()).await;
-    let (code, text) = run(
+    let (code, text) = run_with_config(
         &process.directory().join("mailtrail.toml"),
         &["--json", "doctor", "--resolver", &dns.address.to_string()],
     )
@@ -398,46 +413,46 @@ async fn nothing_fails_in_a_fresh_installation_with_its_sandbox() {
     let findings: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let failed: Vec<_> = findings.iter().filter(|finding| finding["status"] == "fail").collect();
     assert!(code == 0 && failed.is_empty(), "{code} {failed:#?}");
-    let login = find(&findings, "login");
+    let login = find_check(&findings, "login");
     assert_eq!(login["status"], "unknown");
     assert!(
         login["what"].as_str().unwrap().contains("sends to 127.0.0.1, not to smtp.mailgun.org"),
         "{login}"
     );
     assert!(login["remedy"].as_str().unwrap().contains("--sandbox"), "{login}");
-    assert_eq!(find(&findings, "dns")["status"], "ok");
+    assert_eq!(find_check(&findings, "dns")["status"], "ok");
     assert!(process.terminate().await.success());
 }
 
 #[tokio::test]
-async fn an_odoo_that_does_not_answer_fails() {
-    let scene = Scene::new(Face::Mailgun).await;
+async fn unreachable_odoo_fails() {
+    let scene = DoctorHarness::new(ProviderProfile::Mailgun).await;
     let sink = format!(
         "[[sink]]\nname = \"odoo\"\nkind = \"odoo\"\nurl = \"http://127.0.0.1:{}\"\ndatabase = \"shop\"\n\
          username = \"mailtrail\"\napi_key_file = \"key\"\n",
         free_port()
     );
     scene.process.configure(&format!("{}{sink}", scene.configuration));
-    let (code, findings) = scene.doctor(&[]).await;
-    let odoo = find(&findings, "odoo");
+    let (code, findings) = scene.run_doctor_json(&[]).await;
+    let odoo = find_check(&findings, "odoo");
     assert!(code == 1 && odoo["status"] == "fail" && odoo["remedy"] != "", "{odoo}");
 }
 
 #[tokio::test]
-async fn without_a_configuration_there_is_nothing_to_look_at() {
+async fn missing_config_fails() {
     let directory = tempfile::tempdir().unwrap();
     let gone = directory.path().join("gone.toml");
-    let (code, text) = run(&gone, &["doctor"]).await;
+    let (code, text) = run_with_config(&gone, &["doctor"]).await;
     assert!(
         code == 1 && text.starts_with("fail    configuration") && text.contains("cannot be read"),
         "{text}"
     );
-    let (code, text) = run(&gone, &["doctor", "--help"]).await;
+    let (code, text) = run_with_config(&gone, &["doctor", "--help"]).await;
     assert!(code == 0 && text.contains("mailtrail doctor --nagios"), "{text}");
 }
 
 /// Where a server passes everything on to an address.
-async fn in_front_of(address: SocketAddr) -> SocketAddr {
+async fn start_tcp_forwarder(address: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let front = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -450,12 +465,12 @@ async fn in_front_of(address: SocketAddr) -> SocketAddr {
 }
 
 /// What was found not to be well, in a word each.
-fn bad(findings: &[Value]) -> Vec<String> {
+fn findings_not_ok(findings: &[Value]) -> Vec<String> {
     let bad = findings.iter().filter(|finding| finding["status"] != "ok");
     bad.map(|finding| format!("{} {}", finding["check"], finding["status"]).replace('"', "")).collect()
 }
 
-fn find<'a>(findings: &'a [Value], check: &str) -> &'a Value {
+fn find_check<'a>(findings: &'a [Value], check: &str) -> &'a Value {
     findings
         .iter()
         .find(|finding| finding["check"] == check)
@@ -463,24 +478,24 @@ fn find<'a>(findings: &'a [Value], check: &str) -> &'a Value {
 }
 
 /// A relay that need not run, with the sandbox as its provider and a DNS of its own.
-struct Scene {
+struct DoctorHarness {
     process: Process,
     sandbox: Sandbox,
     dns: Dns,
     configuration: String,
 }
 
-impl Scene {
-    async fn new(face: Face) -> Self {
-        Self::with(face, None).await
+impl DoctorHarness {
+    async fn new(face: ProviderProfile) -> Self {
+        Self::with_certificate(face, None).await
     }
 
-    async fn with(face: Face, pair: Option<tls::Pair>) -> Self {
+    async fn with_certificate(profile: ProviderProfile, pair: Option<tls::Pair>) -> Self {
         // The files stand beside the configuration, whose directory is not known before.
         let process = Process::configured(|_, _| String::new());
         let directory = process.directory();
         let own = tls::self_signed(&directory.join("sandbox"), "localhost").unwrap();
-        expired(directory);
+        write_expired_certificate(directory);
         for (name, secret, mode) in [
             ("password", "pw-of-the-upstream", 0o600),
             ("open", "pw-of-the-upstream", 0o644),
@@ -491,32 +506,32 @@ impl Scene {
             std::fs::write(&path, secret).unwrap();
             std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
         }
-        let sandbox = mailtrail_sandbox::start(mailtrail_sandbox::Settings {
-            face,
-            smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
-            api: SocketAddr::from(([127, 0, 0, 1], 0)),
+        let sandbox = mailtrail_sandbox::start(mailtrail_sandbox::SandboxSettings {
+            profile,
+            smtp_address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            api_address: SocketAddr::from(([127, 0, 0, 1], 0)),
             api_key: Secret::new("key-1"),
-            domain: DOMAIN.into(),
+            domain: TEST_DOMAIN.into(),
             username: "up@mg.example.com".into(),
             password: Secret::new("pw-of-the-upstream"),
             signing_key: Secret::new("key-1"),
-            webhook: None,
-            pace: 0.0,
-            weather: Weather::default(),
+            webhook_url: None,
+            time_scale: 0.0,
+            faults: FaultInjection::default(),
             clock: Clock::System,
             tls: pair.unwrap_or(own),
         });
         let sandbox = sandbox.await.unwrap();
-        let configuration = configuration(face, &process, &sandbox);
+        let configuration = render_config(profile, &process, &sandbox);
         process.configure(&configuration);
-        let scene = Self { process, sandbox, dns: Dns::start(records()).await, configuration };
-        let url = scene.url();
-        match face {
-            Face::Mailgun => scene.register(&url, &MAILGUN).await,
-            Face::Brevo => {
-                let body = json!({ "url": url, "type": "transactional", "events": BREVO });
+        let scene = Self { process, sandbox, dns: Dns::start(healthy_dns_records()).await, configuration };
+        let url = scene.webhook_url();
+        match profile {
+            ProviderProfile::Mailgun => scene.register_webhook(&url, &MAILGUN_EVENTS).await,
+            ProviderProfile::Brevo => {
+                let body = json!({ "url": url, "type": "transactional", "events": BREVO_EVENTS });
                 let request =
-                    reqwest().post(scene.api("/v3/webhooks")).header("api-key", "key-1").json(&body);
+                    http_client().post(scene.api_url("/v3/webhooks")).header("api-key", "key-1").json(&body);
                 assert_eq!(request.send().await.unwrap().status(), 201);
             }
         }
@@ -524,55 +539,56 @@ impl Scene {
     }
 
     /// Has Mailgun tell that address these kinds of events, and no others.
-    async fn register(&self, url: &str, events: &[&str]) {
+    async fn register_webhook(&self, url: &str, events: &[&str]) {
         let form: Vec<_> =
             std::iter::once(("url", url)).chain(events.iter().map(|e| ("event_types", *e))).collect();
         let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
-        let request = reqwest().put(self.api(&format!("/v4/domains/{DOMAIN}/webhooks"))).body(form);
+        let request =
+            http_client().put(self.api_url(&format!("/v4/domains/{TEST_DOMAIN}/webhooks"))).body(form);
         let request = request.header("content-type", "application/x-www-form-urlencoded");
         let answer = request.basic_auth("api", Some("key-1")).send().await.unwrap();
         assert_eq!(answer.status(), 200);
     }
 
     /// Where the relay takes webhooks.
-    fn url(&self) -> String {
+    fn webhook_url(&self) -> String {
         format!("http://{}/webhooks/up", self.process.address(1))
     }
 
-    fn api(&self, path: &str) -> String {
+    fn api_url(&self, path: &str) -> String {
         format!("http://{}{path}", self.sandbox.api_address())
     }
 
     /// Asks Mailgun's API about webhooks.
-    async fn request(&self, method: Method, query: &str) -> u16 {
-        let url = self.api(&format!("/v4/domains/{DOMAIN}/webhooks{query}"));
-        let request = reqwest().request(method, url).basic_auth("api", Some("key-1"));
+    async fn request_webhooks_api(&self, method: Method, query: &str) -> u16 {
+        let url = self.api_url(&format!("/v4/domains/{TEST_DOMAIN}/webhooks{query}"));
+        let request = http_client().request(method, url).basic_auth("api", Some("key-1"));
         request.send().await.unwrap().status().as_u16()
     }
 
     /// Exit code and findings.
-    async fn doctor(&self, arguments: &[&str]) -> (i32, Vec<Value>) {
+    async fn run_doctor_json(&self, arguments: &[&str]) -> (i32, Vec<Value>) {
         let arguments = [&["--json"], arguments].concat();
-        let (code, text) = self.text(&arguments).await;
+        let (code, text) = self.run_doctor_text(&arguments).await;
         (code, text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
     }
 
     /// Exit code and words.
-    async fn text(&self, arguments: &[&str]) -> (i32, String) {
+    async fn run_doctor_text(&self, arguments: &[&str]) -> (i32, String) {
         let resolver = self.dns.address.to_string();
         let named = arguments.contains(&"--resolver");
         let usual = ["--resolver", &resolver];
         let usual = if named { &[][..] } else { &usual[..] };
         // The provider is on this machine, so the DNS is asked about a domain that is named.
-        self.run(&[&["doctor", "--domain", DOMAIN], arguments, usual].concat()).await
+        self.run_command(&[&["doctor", "--domain", TEST_DOMAIN], arguments, usual].concat()).await
     }
 
-    async fn run(&self, arguments: &[&str]) -> (i32, String) {
-        run(&self.process.directory().join("mailtrail.toml"), arguments).await
+    async fn run_command(&self, arguments: &[&str]) -> (i32, String) {
+        run_with_config(&self.process.directory().join("mailtrail.toml"), arguments).await
     }
 }
 
-async fn run(config: &Path, arguments: &[&str]) -> (i32, String) {
+async fn run_with_config(config: &Path, arguments: &[&str]) -> (i32, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mailtrail"));
     command
         .arg("--config")
@@ -585,14 +601,14 @@ async fn run(config: &Path, arguments: &[&str]) -> (i32, String) {
     (output.status.code().unwrap_or_else(|| panic!("{:?}", output.status)), text)
 }
 
-fn reqwest() -> reqwest::Client {
+fn http_client() -> reqwest::Client {
     reqwest::Client::builder().tls_backend_preconfigured(tls::client_config(None).unwrap()).build().unwrap()
 }
 
-fn configuration(face: Face, process: &Process, sandbox: &Sandbox) -> String {
+fn render_config(face: ProviderProfile, process: &Process, sandbox: &Sandbox) -> String {
     let (provider, proof) = match face {
-        Face::Mailgun => ("mailgun", "webhook_signing_key_file"),
-        Face::Brevo => ("brevo", "webhook_token_file"),
+        ProviderProfile::Mailgun => ("mailgun", "webhook_signing_key_file"),
+        ProviderProfile::Brevo => ("brevo", "webhook_token_file"),
     };
     let data = process.data();
     format!(
@@ -606,7 +622,7 @@ auth = "none"
 [[upstream]]
 name = "up"
 provider = "{provider}"
-domain = "{DOMAIN}"
+domain = "{TEST_DOMAIN}"
 host = "127.0.0.1"
 port = {port}
 tls = "starttls"
@@ -630,21 +646,21 @@ level = "info"
 }
 
 /// What the world is told about the domain when all is well.
-fn records() -> Records {
+fn healthy_dns_records() -> Records {
     let record = |name: &str, kind, value: &str| (name.to_owned(), kind, value.to_owned());
     vec![
-        record(DOMAIN, "TXT", "unrelated=1"),
-        record(DOMAIN, "TXT", "v=spf1 include:mailgun.org include:spf.brevo.com ~all"),
-        record(KEY, "TXT", "k=rsa; p=MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQC0example"),
+        record(TEST_DOMAIN, "TXT", "unrelated=1"),
+        record(TEST_DOMAIN, "TXT", "v=spf1 include:mailgun.org include:spf.brevo.com ~all"),
+        record(DKIM_NAME, "TXT", "k=rsa; p=MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQC0example"),
         record("_dmarc.example.com", "TXT", "v=DMARC1; p=none"),
-        record(DOMAIN, "MX", "mxa.mailgun.org"),
+        record(TEST_DOMAIN, "MX", "mxa.mailgun.org"),
         record("far.example.org", "TXT", "v=spf1 include:_spf.mailgun.org -all"),
         record("loop.example.org", "TXT", "v=spf1 include:loop.example.org -all"),
     ]
 }
 
 /// A certificate that ended, and its key.
-fn expired(directory: &Path) {
+fn write_expired_certificate(directory: &Path) {
     let mut parameters = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
     parameters.not_before = date_time_ymd(2019, 1, 2);
     parameters.not_after = date_time_ymd(2020, 1, 2);
@@ -653,11 +669,11 @@ fn expired(directory: &Path) {
     std::fs::write(directory.join("old.key"), key.serialize_pem()).unwrap();
 }
 
-const DOMAIN: &str = "mg.example.com";
-const KEY: &str = "pic._domainkey.mg.example.com";
-const MAILGUN: [&str; 7] =
+const TEST_DOMAIN: &str = "mg.example.com";
+const DKIM_NAME: &str = "pic._domainkey.mg.example.com";
+const MAILGUN_EVENTS: [&str; 7] =
     ["delivered", "permanent_fail", "temporary_fail", "complained", "unsubscribed", "opened", "clicked"];
-const BREVO: [&str; 10] = [
+const BREVO_EVENTS: [&str; 10] = [
     "delivered",
     "hardBounce",
     "softBounce",

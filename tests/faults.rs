@@ -10,7 +10,7 @@ mod scripted;
 
 use mailtrail_mail::TrackingId;
 use mailtrail_net::tls;
-use mailtrail_trail::{Recipient, Standing, State, Trail, What};
+use mailtrail_trail::{AttemptStatus, Recipient, RecipientState, Trail, TrailEventKind};
 use scene::{LONG, Log, Scene, attempts, message, states};
 use scripted::{Act, At, Script, Server};
 use std::collections::BTreeMap;
@@ -18,23 +18,23 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 #[tokio::test(start_paused = true)]
-async fn the_tally_holds_when_next_envelopes_ride_behind_dots() {
-    every_fault_at_every_step("pipelining = \"full\"").await;
+async fn no_message_is_lost_with_full_pipelining() {
+    run_every_fault_at_every_stage("pipelining = \"full\"").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_tally_holds_when_commands_are_grouped() {
-    every_fault_at_every_step("pipelining = \"group\"").await;
+async fn no_message_is_lost_with_grouped_commands() {
+    run_every_fault_at_every_stage("pipelining = \"group\"").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_tally_holds_when_commands_are_said_one_by_one() {
-    every_fault_at_every_step("pipelining = \"off\"").await;
+async fn no_message_is_lost_without_pipelining() {
+    run_every_fault_at_every_stage("pipelining = \"off\"").await;
 }
 
 /// Three hours nobody listens, three hours whoever listens says nothing.
 #[tokio::test(start_paused = true)]
-async fn six_hours_without_an_upstream_cost_nothing_but_time() {
+async fn upstream_outage_of_six_hours_only_delays_mail() {
     let log = Log::default();
     let _logging = log.listen();
     let (server, socket) = Server::closed(Script::new());
@@ -45,7 +45,7 @@ async fn six_hours_without_an_upstream_cost_nothing_but_time() {
             let numbers = hour * 500..(hour + 1) * 500;
             let sends = numbers.map(|number| scene.put(number, &["ada@example.net"]));
             ids.extend(futures_util::future::join_all(sends).await);
-            scene.wait(HOUR).await;
+            scene.wait(ONE_HOUR).await;
         }
     };
     accept(0).await;
@@ -55,27 +55,30 @@ async fn six_hours_without_an_upstream_cost_nothing_but_time() {
     server.serve(listener);
     let ended = scene.time.clock().now();
     scene.until("the last mail", || server.taken().len() >= 3000).await;
-    scene.until("the end of all sends", || scene.store().queued(1).unwrap().is_empty()).await;
-    assert!(scene.time.clock().now().since(ended) < HOUR, "it is noticed soon that the upstream is back");
+    scene.until("the end of all sends", || scene.store().queued_ids(1).unwrap().is_empty()).await;
+    assert!(
+        scene.time.clock().now().duration_since(ended) < ONE_HOUR,
+        "it is noticed soon that the upstream is back"
+    );
     scene.assert_each_taken_once(0..3000, "afterwards");
     let trails: Vec<_> = ids.iter().map(|id| scene.trail(*id)).collect();
-    assert!(trails.iter().all(|trail| states(trail) == [State::Relayed]));
-    assert!(trails.iter().all(|trail| !attempts(trail).contains(&Standing::Unknown)));
+    assert!(trails.iter().all(|trail| states(trail) == [RecipientState::Relayed]));
+    assert!(trails.iter().all(|trail| !attempts(trail).contains(&AttemptStatus::Unknown)));
     let tried = trails.iter().filter(|trail| trail.attempts > 1).count();
     assert!((1..=30).contains(&tried), "{tried} mails were tried in vain");
     for (text, times) in [("the breaker opened", 1), ("the breaker closed", 1)] {
         assert_eq!(log.lines(text).len(), times, "{text}: {:#?}", log.lines("breaker"));
     }
     // Those that were tried in vain have their own time; all others go as they came.
-    let order: Vec<_> = server.taken().iter().map(|taken| number(&taken.message)).collect();
+    let order: Vec<_> = server.taken().iter().map(|taken| message_number(&taken.message)).collect();
     let far = order.iter().zip(0..).filter(|(number, place)| number.abs_diff(*place) > 200).count();
     assert!(far <= tried, "{far} mails went far out of their order");
 }
 
-const HOUR: Duration = Duration::from_secs(3600);
+const ONE_HOUR: Duration = Duration::from_secs(3600);
 
 /// Which message that is.
-fn number(message: &[u8]) -> u64 {
+fn message_number(message: &[u8]) -> u64 {
     let text = String::from_utf8_lossy(message);
     let subject = text.lines().find_map(|line| line.strip_prefix("Subject: "));
     subject.expect("nothing arrives that was not sent").parse().unwrap()
@@ -84,9 +87,9 @@ fn number(message: &[u8]) -> u64 {
 /// A message that no buffer on the way holds: whatever stops it, its dot was not said, and nobody has it. Half of what
 /// the upstream can do there is to say why.
 #[tokio::test(start_paused = true)]
-async fn a_large_message_that_is_stopped_is_never_unknown() {
-    let refused = &[Standing::Bounced][..];
-    let again = &[Standing::Queued, Standing::Relayed][..];
+async fn interrupted_large_message_is_never_unknown() {
+    let refused = &[AttemptStatus::Bounced][..];
+    let again = &[AttemptStatus::Queued, AttemptStatus::Relayed][..];
     for (act, expected, text) in [
         (Act::Silence, again, "no answer to a part of the message within 180 s"),
         (Act::Bye("552 5.3.4 larger than I thought"), refused, "larger than I thought"),
@@ -96,27 +99,27 @@ async fn a_large_message_that_is_stopped_is_never_unknown() {
         (Act::Reset, again, ""),
         (Act::HalfClose, again, "the server closed the connection"),
         // Longer than any one answer may take, but it moves.
-        (Act::Sip, &[Standing::Relayed], ""),
+        (Act::Sip, &[AttemptStatus::Relayed], ""),
     ] {
         let script = Script::new().at(At::Body, [Some(act.clone())]);
         let mut scene = Scene::in_leaps(Server::start(script).await, "connections = 1").await;
         let began = scene.time.clock().now();
         let trail = scene.settled(scene.send(LONG, &["a@example.net"]).await).await;
-        assert_eq!(attempts(&trail), expected, "{act:?}: {:#?}", trail.facts);
-        let said = trail.facts[1].words.text.as_deref().unwrap_or_default();
+        assert_eq!(attempts(&trail), expected, "{act:?}: {:#?}", trail.events);
+        let said = trail.events[1].diagnostic.text.as_deref().unwrap_or_default();
         assert!(said == text || text.is_empty(), "{act:?}: {said}");
         let arrived: Vec<_> = scene.server.taken().into_iter().map(|taken| taken.message).collect();
         let whole = if expected == refused { vec![] } else { vec![message(LONG).into_bytes()] };
         assert!(arrived == whole, "{act:?}: {} arrived", arrived.len());
         if let Act::Sip = act {
-            assert!(scene.time.clock().now().since(began) > Duration::from_secs(700));
+            assert!(scene.time.clock().now().duration_since(began) > Duration::from_secs(700));
         }
         scene.stop().await;
     }
 }
 
 /// How an upstream can go wrong, wherever it is to say something.
-const FAULTS: [Act; 12] = [
+const FAULT_ACTIONS: [Act; 12] = [
     Act::Silence,
     Act::Say("450 4.7.9 seeded"),
     Act::Say("550 5.7.9 seeded"),
@@ -131,7 +134,7 @@ const FAULTS: [Act; 12] = [
     Act::WrongClass,
 ];
 
-const STEPS: [At; 13] = [
+const FAULT_STAGES: [At; 13] = [
     At::Banner,
     At::Ehlo,
     At::StartTls,
@@ -147,12 +150,12 @@ const STEPS: [At; 13] = [
     At::Quit,
 ];
 
-async fn every_fault_at_every_step(mode: &str) {
+async fn run_every_fault_at_every_stage(mode: &str) {
     let mut faults = Vec::new();
-    for at in STEPS {
-        let (mut scene, _certificate) = scene_for(at, mode).await;
-        for fault in FAULTS {
-            faults.extend(Cell { scene: &scene, at, fault, mode }.check().await);
+    for stage in FAULT_STAGES {
+        let (mut scene, _certificate) = relay_for_stage(stage, mode).await;
+        for fault in FAULT_ACTIONS {
+            faults.extend(FaultCase { relay: &scene, stage, fault, mode }.run_and_collect_violations().await);
             // Connections are closed by then, and what was learnt is forgotten.
             scene.time.leap(Duration::from_secs(3700)).await;
         }
@@ -162,7 +165,7 @@ async fn every_fault_at_every_step(mode: &str) {
 }
 
 /// Steps that TLS or a login have to do with get both.
-async fn scene_for(at: At, mode: &str) -> (Scene, Option<TempDir>) {
+async fn relay_for_stage(at: At, mode: &str) -> (Scene, Option<TempDir>) {
     let mut text = format!("{mode}\nconnections = 2");
     let mut script = Script::new();
     let mut certificate = None;
@@ -179,45 +182,45 @@ async fn scene_for(at: At, mode: &str) -> (Scene, Option<TempDir>) {
 }
 
 /// One fault at one step, twice, while mail is under way.
-struct Cell<'a> {
-    scene: &'a Scene,
-    at: At,
+struct FaultCase<'a> {
+    relay: &'a Scene,
+    stage: At,
     fault: Act,
     mode: &'a str,
 }
 
-impl Cell<'_> {
-    async fn check(&self) -> Vec<String> {
+impl FaultCase<'_> {
+    async fn run_and_collect_violations(&self) -> Vec<String> {
         // The first connection or message of all, and one later that others were before.
         let acts = [Some(self.fault.clone()), None, Some(self.fault.clone())];
-        let before = self.scene.server.with(|script| {
-            script.add(self.at, acts);
+        let before = self.relay.server.with(|script| {
+            script.add(self.stage, acts);
             script.add_for("later@example.net", [Act::Say("450 4.2.1 busy"), Act::Say("250 now")]);
-            script.add_for("nobody@example.net", [Act::Say(NOBODY)]);
+            script.add_for("nobody@example.net", [Act::Say(REJECTED_REPLY)]);
             script.taken.len()
         });
         let mut sends = Vec::new();
-        for recipients in MAILS {
-            sends.push(self.scene.send(sends.len() as u64, recipients).await);
+        for recipients in RECIPIENT_SETS {
+            sends.push(self.relay.send(sends.len() as u64, recipients).await);
         }
-        let trails = self.settle(&sends).await;
-        if self.at == At::Quit {
-            self.scene.wait(Duration::from_secs(120)).await;
+        let trails = self.wait_all_settled(&sends).await;
+        if self.stage == At::Quit {
+            self.relay.wait(Duration::from_secs(120)).await;
         }
         // What is left of the script needs more connections than there was mail for.
-        let pending = self.scene.server.with(|script| script.take_pending(self.at));
+        let pending = self.relay.server.with(|script| script.take_pending(self.stage));
         assert!(pending < 3, "{self}: the fault did not come: this has tested nothing");
         let mut arrived: BTreeMap<(u64, String), usize> = BTreeMap::new();
-        for taken in &self.scene.server.taken()[before..] {
+        for taken in &self.relay.server.taken()[before..] {
             for recipient in &taken.recipients {
-                *arrived.entry((number(&taken.message), recipient.clone())).or_default() += 1;
+                *arrived.entry((message_number(&taken.message), recipient.clone())).or_default() += 1;
             }
         }
         let mut faults = Vec::new();
-        for (number, (trail, recipients)) in (0..).zip(trails.iter().zip(MAILS)) {
+        for (number, (trail, recipients)) in (0..).zip(trails.iter().zip(RECIPIENT_SETS)) {
             for (place, address) in recipients.iter().enumerate() {
                 let count = arrived.remove(&(number, (*address).to_owned())).unwrap_or(0);
-                faults.extend(self.fault_of(trail, place as u16, count));
+                faults.extend(self.describe_violation(trail, place as u16, count));
             }
         }
         assert!(arrived.is_empty(), "{self}: nobody sent {arrived:?}");
@@ -225,36 +228,49 @@ impl Cell<'_> {
     }
 
     /// Waits for the end of all sends; on the way nobody may be without a next step.
-    async fn settle(&self, sends: &[TrackingId]) -> Vec<Trail> {
+    async fn wait_all_settled(&self, sends: &[TrackingId]) -> Vec<Trail> {
         let what = format!("{self}: the end of all sends");
         let done = || {
-            let trails: Vec<_> = sends.iter().map(|id| self.scene.trail(*id)).collect();
+            let trails: Vec<_> = sends.iter().map(|id| self.relay.trail(*id)).collect();
             for trail in &trails {
-                let waits = trail.recipients.iter().any(Recipient::waits);
-                assert!(!waits || trail.sending || trail.due.is_some(), "{self}: stuck: {trail:?}");
+                let waits = trail.recipients.iter().any(Recipient::is_pending);
+                assert!(
+                    !waits || trail.is_sending || trail.next_attempt.is_some(),
+                    "{self}: stuck: {trail:?}"
+                );
             }
-            trails.iter().all(|trail| !trail.sending && !trail.recipients.iter().any(Recipient::waits))
+            trails
+                .iter()
+                .all(|trail| !trail.is_sending && !trail.recipients.iter().any(Recipient::is_pending))
         };
-        self.scene.until(&what, done).await;
-        sends.iter().map(|id| self.scene.trail(*id)).collect()
+        self.relay.until(&what, done).await;
+        sends.iter().map(|id| self.relay.trail(*id)).collect()
     }
 
     /// What is wrong with the fate of a recipient whose mail arrived so often.
-    fn fault_of(&self, trail: &Trail, place: u16, arrived: usize) -> Option<String> {
+    fn describe_violation(&self, trail: &Trail, place: u16, arrived: usize) -> Option<String> {
         let recipient = &trail.recipients[usize::from(place)];
-        let about =
-            |fact: &&mailtrail_trail::Fact| fact.recipients.is_empty() || fact.recipients.contains(&place);
-        let facts: Vec<_> = trail.facts.iter().filter(about).collect();
-        let unknown = facts.iter().filter(|fact| fact.what == What::Attempted(Standing::Unknown)).count();
+        let about = |fact: &&mailtrail_trail::TrailEvent| {
+            fact.recipients.is_empty() || fact.recipients.contains(&place)
+        };
+        let facts: Vec<_> = trail.events.iter().filter(about).collect();
+        let unknown = facts
+            .iter()
+            .filter(|fact| fact.kind == TrailEventKind::Attempted(AttemptStatus::Unknown))
+            .count();
         let nobody = recipient.address.as_str() == "nobody@example.net";
-        let words = (recipient.words.enhanced.as_deref(), recipient.words.text.as_deref());
+        let words = (recipient.diagnostic.enhanced_status.as_deref(), recipient.diagnostic.text.as_deref());
         let right = match recipient.state() {
-            State::Relayed => !nobody && (1..=1 + unknown).contains(&arrived),
-            State::Bounced if nobody && words == (Some("5.7.1"), Some("nobody here")) => arrived == 0,
-            State::Bounced => self.may_bounce() && words == (Some("5.7.9"), Some("seeded")) && arrived == 0,
+            RecipientState::Relayed => !nobody && (1..=1 + unknown).contains(&arrived),
+            RecipientState::Bounced if nobody && words == (Some("5.7.1"), Some("nobody here")) => {
+                arrived == 0
+            }
+            RecipientState::Bounced => {
+                self.may_bounce() && words == (Some("5.7.9"), Some("seeded")) && arrived == 0
+            }
             _ => false,
         };
-        let dot_was_said = matches!(self.at, At::Body | At::Dot | At::Between);
+        let dot_was_said = matches!(self.stage, At::Body | At::Dot | At::Between);
         if right && (unknown == 0 || dot_was_said) {
             return None;
         }
@@ -268,20 +284,20 @@ impl Cell<'_> {
     /// Whether the fault is a refusal of mail for good.
     fn may_bounce(&self) -> bool {
         let refusal = matches!(self.fault, Act::Say(text) if text.starts_with('5'));
-        refusal && matches!(self.at, At::Mail | At::Rcpt | At::Data | At::Body | At::Dot)
+        refusal && matches!(self.stage, At::Mail | At::Rcpt | At::Data | At::Body | At::Dot)
     }
 }
 
-impl std::fmt::Display for Cell<'_> {
+impl std::fmt::Display for FaultCase<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?} at {:?}, {}", self.fault, self.at, self.mode)
+        write!(f, "{:?} at {:?}, {}", self.fault, self.stage, self.mode)
     }
 }
 
 /// It does not say that there is no such address: then it would be asked only once.
-const NOBODY: &str = "550 5.7.1 nobody here";
+const REJECTED_REPLY: &str = "550 5.7.1 nobody here";
 /// Who gets what: alone, among others, refused, refused for now.
-const MAILS: [&[&str]; 8] = [
+const RECIPIENT_SETS: [&[&str]; 8] = [
     &["ada@example.net"],
     &["nobody@example.net"],
     &["ada@example.net", "nobody@example.net", "bob@example.net"],

@@ -25,93 +25,95 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mail_is_refused_before_its_text_while_the_disk_is_nearly_full() {
-    let Some((disk, mut process, sink)) = on_a_small_disk().await else { return };
+async fn rejects_mail_at_mail_from_when_disk_is_nearly_full() {
+    let Some((disk, mut process, sink)) = start_on_small_disk().await else { return };
     process.start_within(disk.namespace.id()).await;
     process.says("alarm=\"disk\"").await;
-    let traffic = Traffic::start(process.address(1));
-    traffic.until("mail is taken", |seen| seen.promised.len() >= 50).await;
-    disk.fill(LEFT_FREE / 2);
-    traffic.until("it is refused", |seen| seen.refused("452 4.3.1", "MAIL") >= 20).await;
-    let before = traffic.seen(|seen| seen.promised.len());
-    disk.make_room();
-    traffic.until("it is taken again", |seen| seen.promised.len() >= before + 50).await;
-    let promised = traffic.end().await;
-    arrive(&sink, &promised).await;
+    let traffic = FullDiskTraffic::start(process.address(1));
+    traffic.wait_until("mail is taken", |seen| seen.accepted_ids.len() >= 50).await;
+    disk.fill(RESERVED_BYTES / 2);
+    traffic.wait_until("it is refused", |seen| seen.count_rejections("452 4.3.1", "MAIL") >= 20).await;
+    let before = traffic.with_results(|seen| seen.accepted_ids.len());
+    disk.free_space();
+    traffic.wait_until("it is taken again", |seen| seen.accepted_ids.len() >= before + 50).await;
+    let promised = traffic.stop().await;
+    wait_for_messages(&sink, &promised).await;
     assert!(process.terminate().await.success());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_promised_is_lost_where_not_one_byte_is_left() {
-    let Some((disk, mut process, sink)) = on_a_small_disk().await else { return };
+async fn full_disk_loses_no_accepted_message() {
+    let Some((disk, mut process, sink)) = start_on_small_disk().await else { return };
     process.start_within(disk.namespace.id()).await;
-    let traffic = Traffic::start(process.address(1));
-    traffic.until("mail is taken", |seen| seen.promised.len() >= 50).await;
+    let traffic = FullDiskTraffic::start(process.address(1));
+    traffic.wait_until("mail is taken", |seen| seen.accepted_ids.len() >= 50).await;
     disk.fill(0);
-    traffic.until("it is refused", |seen| seen.refused("452 4.3.1", "") >= 20).await;
+    traffic.wait_until("it is refused", |seen| seen.count_rejections("452 4.3.1", "") >= 20).await;
     // Longer than a checkpoint of the ledger is away.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let before = traffic.seen(|seen| seen.promised.len());
-    disk.make_room();
-    traffic.until("it is taken again", |seen| seen.promised.len() >= before + 50).await;
+    let before = traffic.with_results(|seen| seen.accepted_ids.len());
+    disk.free_space();
+    traffic.wait_until("it is taken again", |seen| seen.accepted_ids.len() >= before + 50).await;
     assert!(!process.has_ended() && !process.log().contains("kept aside"), "{}", process.log());
-    let promised = traffic.end().await;
-    arrive(&sink, &promised).await;
+    let promised = traffic.stop().await;
+    wait_for_messages(&sink, &promised).await;
     assert!(process.terminate().await.success());
 }
 
 /// The ledger lies on a disk of its own, and that is full: no mail is taken until there is room, and then all goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_ledger_that_cannot_be_written_stops_mail_until_it_can() {
+async fn unwritable_ledger_stops_mail_until_space_is_free() {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
     let Some(disk) = SmallDisk::mount(&process.data().join("ledger")) else { return };
     process.start_within(disk.namespace.id()).await;
-    let traffic = Traffic::start(process.address(1));
-    traffic.until("mail is taken", |seen| seen.promised.len() >= 50).await;
+    let traffic = FullDiskTraffic::start(process.address(1));
+    traffic.wait_until("mail is taken", |seen| seen.accepted_ids.len() >= 50).await;
     for _ in 0..2 {
         disk.fill(0);
         process.says("the ledger cannot be written, and no mail is taken").await;
-        let refused = traffic.seen(|seen| seen.refused("452 4.3.1", ""));
-        traffic.until("it is refused", |seen| seen.refused("452 4.3.1", "") >= refused + 20).await;
+        let refused = traffic.with_results(|seen| seen.count_rejections("452 4.3.1", ""));
+        traffic
+            .wait_until("it is refused", |seen| seen.count_rejections("452 4.3.1", "") >= refused + 20)
+            .await;
         let said = process.ask(&["stats"]).await;
         assert!(said.err.contains("the ledger cannot be read now"), "{} {}", said.out, said.err);
-        let promised = traffic.seen(|seen| seen.promised.len());
-        disk.make_room();
-        traffic.until("mail is taken again", |seen| seen.promised.len() >= promised + 50).await;
+        let promised = traffic.with_results(|seen| seen.accepted_ids.len());
+        disk.free_space();
+        traffic.wait_until("mail is taken again", |seen| seen.accepted_ids.len() >= promised + 50).await;
     }
     assert!(!process.has_ended() && !process.log().contains("kept aside"), "{}", process.log());
-    let promised = traffic.end().await;
-    arrive(&sink, &promised).await;
+    let promised = traffic.stop().await;
+    wait_for_messages(&sink, &promised).await;
     assert!(process.terminate().await.success());
 }
 
 /// Each start that meets a full disk with work to do leaves everything as it is, and answers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_start_on_a_full_disk_answers_and_goes_on_by_itself() {
-    let Some((disk, mut process, sink)) = on_a_small_disk().await else { return };
+async fn starts_on_full_disk_and_recovers() {
+    let Some((disk, mut process, sink)) = start_on_small_disk().await else { return };
     let http = SocketAddr::from(([127, 0, 0, 1], support::process::free_port()));
     let text = process.configuration(sink.port(), "");
     let source = "[[source]]\nname = \"other\"\nkind = \"generic\"\nsecret = \"sixteen-or-longer\"\n";
     process.configure(&format!("{text}\n[http]\naddress = \"{http}\"\n{source}"));
     process.start_within(disk.namespace.id()).await;
-    let traffic = Traffic::start(process.address(1));
-    traffic.until("mail is taken", |seen| seen.promised.len() >= 50).await;
+    let traffic = FullDiskTraffic::start(process.address(1));
+    traffic.wait_until("mail is taken", |seen| seen.accepted_ids.len() >= 50).await;
     disk.fill(0);
     for _ in 0..3 {
         process.kill();
         process.start_within(disk.namespace.id()).await;
-        let refused = traffic.seen(|seen| seen.refused("452 4.3.1", ""));
-        traffic.until("it is refused", |seen| seen.refused("452 4.3.1", "") > refused).await;
-        assert_eq!(report(http).await, 503);
+        let refused = traffic.with_results(|seen| seen.count_rejections("452 4.3.1", ""));
+        traffic.wait_until("it is refused", |seen| seen.count_rejections("452 4.3.1", "") > refused).await;
+        assert_eq!(post_signed_event(http).await, 503);
     }
-    let promised = traffic.seen(|seen| seen.promised.len());
-    disk.make_room();
-    traffic.until("it is taken again", |seen| seen.promised.len() >= promised + 50).await;
-    assert_eq!(report(http).await, 200);
+    let promised = traffic.with_results(|seen| seen.accepted_ids.len());
+    disk.free_space();
+    traffic.wait_until("it is taken again", |seen| seen.accepted_ids.len() >= promised + 50).await;
+    assert_eq!(post_signed_event(http).await, 200);
     assert!(!process.has_ended() && !process.log().contains("kept aside"), "{}", process.log());
-    let promised = traffic.end().await;
-    arrive(&sink, &promised).await;
+    let promised = traffic.stop().await;
+    wait_for_messages(&sink, &promised).await;
     assert!(process.terminate().await.success());
 }
 
@@ -120,7 +122,7 @@ async fn a_start_on_a_full_disk_answers_and_goes_on_by_itself() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_first_start_on_a_full_disk_answers_and_goes_on_by_itself() {
     for fill in [|disk: &SmallDisk| disk.fill(0), SmallDisk::take_inodes] {
-        let Some((disk, mut process, sink)) = on_a_small_disk().await else { return };
+        let Some((disk, mut process, sink)) = start_on_small_disk().await else { return };
         fill(&disk);
         process.begin_within(disk.namespace.id());
         for door in [0, 1] {
@@ -130,12 +132,12 @@ async fn a_first_start_on_a_full_disk_answers_and_goes_on_by_itself() {
             assert_eq!(greeting, "421 4.3.2 Mail cannot be taken now, try again later\r\n", "{address}");
         }
         assert_eq!(process.starts(), 0, "{}", process.log());
-        disk.make_room();
+        disk.free_space();
         process.started(1).await;
-        let traffic = Traffic::start(process.address(1));
-        traffic.until("mail is taken", |seen| seen.promised.len() >= 50).await;
-        let promised = traffic.end().await;
-        arrive(&sink, &promised).await;
+        let traffic = FullDiskTraffic::start(process.address(1));
+        traffic.wait_until("mail is taken", |seen| seen.accepted_ids.len() >= 50).await;
+        let promised = traffic.stop().await;
+        wait_for_messages(&sink, &promised).await;
         assert!(process.terminate().await.success());
     }
 }
@@ -149,10 +151,10 @@ async fn connect(address: SocketAddr) -> TcpStream {
 }
 
 /// The status that a signed report gets.
-async fn report(http: SocketAddr) -> u16 {
-    let (id, now) = (format!("evt-{}", fastrand::u64(..)), Clock::System.now().seconds().to_string());
+async fn post_signed_event(http: SocketAddr) -> u16 {
+    let (id, now) = (format!("evt-{}", fastrand::u64(..)), Clock::System.now().as_secs().to_string());
     let body = r#"{"event": "delivered", "recipient": "b@example.net", "message_id": "unknown@example.com"}"#;
-    let signature = generic::sign(&Secret::new(SECRET), &id, &now, body.as_bytes()).unwrap();
+    let signature = generic::sign(&Secret::new(SOURCE_SECRET), &id, &now, body.as_bytes()).unwrap();
     let request = format!(
         "POST /webhooks/other HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n\
          webhook-id: {id}\r\nwebhook-timestamp: {now}\r\nwebhook-signature: {signature}\r\nContent-Length: {}\r\n\r\n{body}",
@@ -166,19 +168,19 @@ async fn report(http: SocketAddr) -> u16 {
 }
 
 /// A relay whose data directory is such a disk; nothing where this machine allows no mount.
-async fn on_a_small_disk() -> Option<(SmallDisk, Process, Sink)> {
+async fn start_on_small_disk() -> Option<(SmallDisk, Process, Sink)> {
     let sink = Sink::with(Manners { thinking: Duration::from_millis(5), ..Manners::default() }).await;
     let process = Process::new(&sink);
     Some((SmallDisk::mount(&process.data())?, process, sink))
 }
 
-async fn arrive(sink: &Sink, promised: &[String]) {
+async fn wait_for_messages(sink: &Sink, promised: &[String]) {
     let arrived = || {
         let mails = sink.mails();
         let there: std::collections::HashSet<_> = mails.iter().map(|mail| mail.id()).collect();
         promised.iter().all(|id| there.contains(id.as_str())).then_some(())
     };
-    support::eventually_within(LONG, "every promised message arrives", arrived).await;
+    support::eventually_within(LONG_TIMEOUT, "every promised message arrives", arrived).await;
 }
 
 /// A file system in memory, in a mount namespace.
@@ -192,7 +194,7 @@ impl SmallDisk {
     fn mount(at: &Path) -> Option<Self> {
         fs::create_dir_all(at).unwrap();
         let script = "mount -t tmpfs -o size=$1,nr_inodes=$2 tmpfs \"$0\"";
-        let [size, inodes] = [SIZE, INODES].map(|number| OsString::from(number.to_string()));
+        let [size, inodes] = [DISK_BYTES, INODES].map(|number| OsString::from(number.to_string()));
         let Some(namespace) = Namespace::new(script, &[at.as_os_str(), &size, &inodes]) else {
             eprintln!("no file system can be mounted here; full disks are not tried");
             return None;
@@ -227,29 +229,29 @@ impl SmallDisk {
         assert_eq!(refused.unwrap().kind(), io::ErrorKind::StorageFull);
     }
 
-    fn make_room(&self) {
+    fn free_space(&self) {
         let filler = self.root.join("filler");
         if filler.is_dir() { fs::remove_dir_all(filler) } else { fs::remove_file(filler) }.unwrap();
     }
 }
 
 /// Clients that send until they are told to stop, and remember what was answered.
-struct Traffic {
-    seen: Arc<Mutex<Seen>>,
-    over: CancellationToken,
+struct FullDiskTraffic {
+    with_results: Arc<Mutex<TrafficResults>>,
+    stop_token: CancellationToken,
     clients: Vec<JoinHandle<()>>,
 }
 
 #[derive(Default)]
-struct Seen {
-    promised: Vec<String>,
+struct TrafficResults {
+    accepted_ids: Vec<String>,
     /// What was refused how often, by the reply and the command.
-    refusals: BTreeMap<(String, &'static str), usize>,
+    rejections: BTreeMap<(String, &'static str), usize>,
 }
 
-impl Seen {
-    fn refused(&self, reply: &str, command: &str) -> usize {
-        let refusals = self.refusals.iter();
+impl TrafficResults {
+    fn count_rejections(&self, reply: &str, command: &str) -> usize {
+        let refusals = self.rejections.iter();
         refusals
             .filter(|((text, at), _)| text.starts_with(reply) && at.starts_with(command))
             .map(|(_, n)| n)
@@ -257,33 +259,34 @@ impl Seen {
     }
 }
 
-impl Traffic {
+impl FullDiskTraffic {
     fn start(address: SocketAddr) -> Self {
-        let (seen, over) = (Arc::new(Mutex::new(Seen::default())), CancellationToken::new());
-        let client = |_| tokio::spawn(send_on(address, seen.clone(), over.clone()));
-        let clients = (0..CLIENTS).map(client).collect();
-        Self { seen, over, clients }
+        let (with_results, stop_token) =
+            (Arc::new(Mutex::new(TrafficResults::default())), CancellationToken::new());
+        let client = |_| tokio::spawn(send_until_stopped(address, with_results.clone(), stop_token.clone()));
+        let clients = (0..CLIENT_COUNT).map(client).collect();
+        Self { with_results, stop_token, clients }
     }
 
-    fn seen<T>(&self, look: impl FnOnce(&Seen) -> T) -> T {
-        look(&self.seen.lock().unwrap())
+    fn with_results<T>(&self, look: impl FnOnce(&TrafficResults) -> T) -> T {
+        look(&self.with_results.lock().unwrap())
     }
 
-    async fn until(&self, what: &str, mut enough: impl FnMut(&Seen) -> bool) {
-        support::eventually_within(LONG, what, || self.seen(&mut enough).then_some(())).await;
+    async fn wait_until(&self, what: &str, mut enough: impl FnMut(&TrafficResults) -> bool) {
+        support::eventually_within(LONG_TIMEOUT, what, || self.with_results(&mut enough).then_some(())).await;
     }
 
-    async fn end(self) -> Vec<String> {
-        self.over.cancel();
+    async fn stop(self) -> Vec<String> {
+        self.stop_token.cancel();
         for client in self.clients {
             client.await.unwrap();
         }
-        let seen = self.seen.lock().unwrap();
-        seen.promised.clone()
+        let seen = self.with_results.lock().unwrap();
+        seen.accepted_ids.clone()
     }
 }
 
-async fn send_on(address: SocketAddr, seen: Arc<Mutex<Seen>>, over: CancellationToken) {
+async fn send_until_stopped(address: SocketAddr, seen: Arc<Mutex<TrafficResults>>, over: CancellationToken) {
     let mut client = None;
     while !over.is_cancelled() {
         if client.is_none() {
@@ -293,10 +296,10 @@ async fn send_on(address: SocketAddr, seen: Arc<Mutex<Seen>>, over: Cancellation
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
-        match send(open).await {
-            Ok(Ok(id)) => seen.lock().unwrap().promised.push(id),
+        match send_message(open).await {
+            Ok(Ok(id)) => seen.lock().unwrap().accepted_ids.push(id),
             Ok(Err(refusal)) => {
-                *seen.lock().unwrap().refusals.entry(refusal).or_default() += 1;
+                *seen.lock().unwrap().rejections.entry(refusal).or_default() += 1;
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             Err(_) => client = None,
@@ -305,7 +308,7 @@ async fn send_on(address: SocketAddr, seen: Arc<Mutex<Seen>>, over: Cancellation
 }
 
 /// The tracking id, or the refusal and the command that met it.
-async fn send(client: &mut Client) -> io::Result<Result<String, (String, &'static str)>> {
+async fn send_message(client: &mut Client) -> io::Result<Result<String, (String, &'static str)>> {
     for (command, line, good) in [
         ("MAIL", "MAIL FROM:<a@example.com>", 250),
         ("RCPT", "RCPT TO:<b@example.net>", 250),
@@ -325,12 +328,12 @@ async fn send(client: &mut Client) -> io::Result<Result<String, (String, &'stati
     })
 }
 
-const SECRET: &str = "sixteen-or-longer";
-const CLIENTS: usize = 4;
+const SOURCE_SECRET: &str = "sixteen-or-longer";
+const CLIENT_COUNT: usize = 4;
 /// Bytes of the disk.
-const SIZE: u64 = 160 << 20;
+const DISK_BYTES: u64 = 160 << 20;
 /// Inodes of the disk.
 const INODES: u64 = 2000;
 /// Bytes that new mail leaves free.
-const LEFT_FREE: u64 = 16 << 20;
-const LONG: Duration = Duration::from_secs(60);
+const RESERVED_BYTES: u64 = 16 << 20;
+const LONG_TIMEOUT: Duration = Duration::from_secs(60);

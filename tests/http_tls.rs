@@ -28,21 +28,25 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 #[tokio::test]
-async fn http_1_1_is_spoken_within_tls_and_nothing_without() {
-    let (authority, house) = (Authority::new(), House::new("").await);
-    let house = house.certified(&authority).await;
+async fn speaks_http_1_1_over_tls_only() {
+    let (authority, house) = (Authority::new(), TlsWebhookRelay::new("").await);
+    let house = house.start_with_certificate(&authority).await;
     for (protocols, spoken) in
         [(&[][..], None), (&["http/1.1"], Some(&b"http/1.1"[..])), (&["h2", "http/1.1"], Some(b"http/1.1"))]
     {
-        let mut stream = connect(house.address(), &authority.connector_for(protocols)).await.unwrap();
+        let mut stream = connect_tls(house.address(), &authority.connector_for(protocols)).await.unwrap();
         assert_eq!(stream.get_ref().1.alpn_protocol(), spoken);
-        assert_eq!(exchange(&mut stream, HEALTH).await, 200);
-        assert_eq!(exchange(&mut stream, &report("up", &good("1"))).await, 200, "on the same connection");
+        assert_eq!(send_request(&mut stream, HEALTH_REQUEST).await, 200);
+        assert_eq!(
+            send_request(&mut stream, &webhook_request("up", &signed_event("1"))).await,
+            200,
+            "on the same connection"
+        );
     }
-    let refused = connect(house.address(), &authority.connector_for(&["h2"])).await.unwrap_err();
+    let refused = connect_tls(house.address(), &authority.connector_for(&["h2"])).await.unwrap_err();
     assert!(refused.to_string().contains("NoApplicationProtocol"), "{refused}");
     let mut clear = TcpStream::connect(house.address()).await.unwrap();
-    clear.write_all(HEALTH.as_bytes()).await.unwrap();
+    clear.write_all(HEALTH_REQUEST.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     // It may be reset.
     let _ = clear.read_to_end(&mut answer).await;
@@ -56,7 +60,7 @@ async fn a_failed_handshake_is_one_warning_with_its_remedy_and_is_counted() {
     let namesake = Authority::new().connector_for(&[]);
     for (client, reason, remedy) in [
         (
-            &Handshake::Clear(HEALTH.as_bytes()),
+            &Handshake::Clear(HEALTH_REQUEST.as_bytes()),
             "clear-on-tls-port",
             "begin the provider's address with https://",
         ),
@@ -72,7 +76,7 @@ async fn a_failed_handshake_is_one_warning_with_its_remedy_and_is_counted() {
         let recorder = PrometheusBuilder::new().build_recorder();
         let _counting = metrics::set_default_local_recorder(&recorder);
         // A relay of its own: a minute is long.
-        let house = House::new("").await.certified(&authority).await;
+        let house = TlsWebhookRelay::new("").await.start_with_certificate(&authority).await;
         for _ in 0..3 {
             client.fail(house.address()).await;
         }
@@ -82,8 +86,8 @@ async fn a_failed_handshake_is_one_warning_with_its_remedy_and_is_counted() {
         assert!(warnings.len() == 1 && warnings[0].contains(remedy), "{reason}: {warnings:#?}");
         assert!(warnings[0].contains("peer=127.0.0.1"), "{warnings:#?}");
         // The others are served.
-        let mut stream = connect(house.address(), &authority.connector_for(&[])).await.unwrap();
-        assert_eq!(exchange(&mut stream, HEALTH).await, 200, "{reason}");
+        let mut stream = connect_tls(house.address(), &authority.connector_for(&[])).await.unwrap();
+        assert_eq!(send_request(&mut stream, HEALTH_REQUEST).await, 200, "{reason}");
     }
 }
 
@@ -104,7 +108,7 @@ impl Handshake<'_> {
         let hello = client_hello(3);
         let begun = match self {
             Self::Distrustful(trust) => {
-                let error = connect(address, trust).await.unwrap_err().to_string();
+                let error = connect_tls(address, trust).await.unwrap_err().to_string();
                 return assert!(error.contains("UnknownIssuer") || error.contains("BadSignature"), "{error}");
             }
             Self::Clear(words) => words.to_vec(),
@@ -123,11 +127,11 @@ impl Handshake<'_> {
 
 /// Time passes at once whenever nobody does anything.
 #[tokio::test(start_paused = true)]
-async fn who_does_not_come_to_an_end_is_not_waited_for() {
+async fn slow_handshakes_and_requests_time_out() {
     let log = Log::default();
     let _listening = log.listen();
     let authority = Authority::new();
-    let house = House::new("").await.certified(&authority).await;
+    let house = TlsWebhookRelay::new("").await.start_with_certificate(&authority).await;
     // The record of a ClientHello that says how long it is, and no more.
     for begun in [&b""[..], b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"] {
         let mut stream = TcpStream::connect(house.address()).await.unwrap();
@@ -144,35 +148,35 @@ async fn who_does_not_come_to_an_end_is_not_waited_for() {
     );
     let trust = authority.connector_for(&[]);
     for begun in ["", "POST /webhooks/up HTTP/1.1\r\nHost: x\r\n"] {
-        let mut stream = connect(house.address(), &trust).await.unwrap();
+        let mut stream = connect_tls(house.address(), &trust).await.unwrap();
         stream.write_all(begun.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         // Whoever is left alone is not taken leave of.
         let _ = stream.read_to_end(&mut answer).await;
         assert!(!answer.starts_with(b"HTTP/1.1 200"), "{begun}");
     }
-    let mut stream = connect(house.address(), &trust).await.unwrap();
+    let mut stream = connect_tls(house.address(), &trust).await.unwrap();
     let request = "POST /webhooks/up HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{";
-    assert_eq!(exchange(&mut stream, request).await, 503);
+    assert_eq!(send_request(&mut stream, request).await, 503);
 }
 
 #[tokio::test]
-async fn who_says_nothing_takes_a_place_like_any_other() {
+async fn silent_connection_counts_against_limit() {
     let authority = Authority::new();
-    let house = House::new("connections = 2\n").await.certified(&authority).await;
+    let house = TlsWebhookRelay::new("connections = 2\n").await.start_with_certificate(&authority).await;
     let trust = authority.connector_for(&[]);
     let silent = [(); 2].map(|()| TcpStream::connect(house.address()));
     let [one, two] = silent;
     let silent = [one.await.unwrap(), two.await.unwrap()];
-    let mut third = connect(house.address(), &trust).await.unwrap();
-    assert_eq!(exchange(&mut third, &report("up", &good("1"))).await, 503);
+    let mut third = connect_tls(house.address(), &trust).await.unwrap();
+    assert_eq!(send_request(&mut third, &webhook_request("up", &signed_event("1"))).await, 503);
     assert_eq!(third.read_to_end(&mut Vec::new()).await.unwrap(), 0);
     drop(silent);
     // The places are free as soon as the relay has seen that.
     let again = async {
         loop {
-            let mut stream = connect(house.address(), &trust).await.unwrap();
-            if exchange(&mut stream, &report("up", &good("2"))).await == 200 {
+            let mut stream = connect_tls(house.address(), &trust).await.unwrap();
+            if send_request(&mut stream, &webhook_request("up", &signed_event("2"))).await == 200 {
                 break;
             }
         }
@@ -181,59 +185,63 @@ async fn who_says_nothing_takes_a_place_like_any_other() {
 }
 
 #[tokio::test]
-async fn one_address_has_so_many_connections_and_a_proxy_any_number() {
+async fn limits_connections_per_address_except_for_proxies() {
     for (proxies, fourth) in [("[]", 503), ("[\"127.0.0.1\"]", 200)] {
         let authority = Authority::new();
         let limits = format!("proxies = {proxies}\nconnections_per_ip = 3\n");
-        let house = House::new(&limits).await.certified(&authority).await;
+        let house = TlsWebhookRelay::new(&limits).await.start_with_certificate(&authority).await;
         let trust = authority.connector_for(&[]);
         let mut held = Vec::new();
         for _ in 0..3 {
-            let mut stream = connect(house.address(), &trust).await.unwrap();
-            assert_eq!(exchange(&mut stream, HEALTH).await, 200);
+            let mut stream = connect_tls(house.address(), &trust).await.unwrap();
+            assert_eq!(send_request(&mut stream, HEALTH_REQUEST).await, 200);
             held.push(stream);
         }
-        let mut stream = connect(house.address(), &trust).await.unwrap();
-        assert_eq!(exchange(&mut stream, &report("up", &good("1"))).await, fourth, "{proxies}");
+        let mut stream = connect_tls(house.address(), &trust).await.unwrap();
+        assert_eq!(
+            send_request(&mut stream, &webhook_request("up", &signed_event("1"))).await,
+            fourth,
+            "{proxies}"
+        );
         for stream in &mut held {
-            assert_eq!(exchange(stream, HEALTH).await, 200, "those who are here go on");
+            assert_eq!(send_request(stream, HEALTH_REQUEST).await, 200, "those who are here go on");
         }
     }
 }
 
 #[tokio::test]
-async fn heads_and_bodies_have_an_end() {
+async fn limits_header_and_body_size() {
     let authority = Authority::new();
-    let house = House::new("").await.certified(&authority).await;
+    let house = TlsWebhookRelay::new("").await.start_with_certificate(&authority).await;
     let trust = authority.connector_for(&[]);
-    let mut stream = connect(house.address(), &trust).await.unwrap();
+    let mut stream = connect_tls(house.address(), &trust).await.unwrap();
     let head = format!("POST /webhooks/up HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "y".repeat(100_000));
-    assert_eq!(exchange(&mut stream, &head).await, 431);
-    let mut stream = connect(house.address(), &trust).await.unwrap();
+    assert_eq!(send_request(&mut stream, &head).await, 431);
+    let mut stream = connect_tls(house.address(), &trust).await.unwrap();
     let long = "POST /webhooks/up HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n";
-    assert_eq!(exchange(&mut stream, long).await, 413);
+    assert_eq!(send_request(&mut stream, long).await, 413);
 }
 
 #[tokio::test(start_paused = true)]
-async fn changed_files_are_taken_up_within_a_minute() {
+async fn reloads_changed_certificate_within_a_minute() {
     let authority = Authority::new();
-    let house = House::new("").await.certified(&authority).await;
+    let house = TlsWebhookRelay::new("").await.start_with_certificate(&authority).await;
     let trust = authority.connector_for(&[]);
-    let before = shown(house.address(), &trust).await.unwrap();
+    let before = peer_certificate(house.address(), &trust).await.unwrap();
     let fresh = authority.certify(dns("localhost"));
     fresh.write(house.files.path());
     tokio::time::sleep(Duration::from_secs(61)).await;
     assert_ne!(before, fresh.certificate);
-    assert_eq!(shown(house.address(), &trust).await.unwrap(), fresh.certificate);
+    assert_eq!(peer_certificate(house.address(), &trust).await.unwrap(), fresh.certificate);
     // What cannot be used changes nothing.
     std::fs::write(house.files.path().join("relay.key"), KeyPair::generate().unwrap().serialize_pem())
         .unwrap();
     tokio::time::sleep(Duration::from_secs(61)).await;
-    assert_eq!(shown(house.address(), &trust).await.unwrap(), fresh.certificate);
+    assert_eq!(peer_certificate(house.address(), &trust).await.unwrap(), fresh.certificate);
 }
 
 #[tokio::test]
-async fn a_hangup_takes_the_new_certificate_and_answers_what_is_under_way() {
+async fn reload_uses_new_certificate_and_finishes_open_requests() {
     let authority = Authority::new();
     let mut process = Process::configured(|data_dir, [http, door, _]| {
         format!(
@@ -248,39 +256,39 @@ async fn a_hangup_takes_the_new_certificate_and_answers_what_is_under_way() {
     authority.certify(dns("localhost")).write(process.directory());
     process.start().await;
     let (address, trust) = (process.address(0), authority.connector_for(&[]));
-    let mut under_way = connect(address, &trust).await.unwrap();
-    let body = good_at(mailtrail_mail::Clock::System.now().seconds(), "1");
-    let request = report("up", &body);
+    let mut under_way = connect_tls(address, &trust).await.unwrap();
+    let body = signed_event_at(mailtrail_mail::Clock::System.now().as_secs(), "1");
+    let request = webhook_request("up", &body);
     let (first, rest) = request.split_at(request.len() - 10);
     under_way.write_all(first.as_bytes()).await.unwrap();
     // It has begun when one behind it is answered.
-    assert_eq!(exchange(&mut connect(address, &trust).await.unwrap(), HEALTH).await, 200);
+    assert_eq!(send_request(&mut connect_tls(address, &trust).await.unwrap(), HEALTH_REQUEST).await, 200);
     let fresh = authority.certify(dns("localhost"));
     fresh.write(process.directory());
     process.hang_up().await;
     let started = std::time::Instant::now();
-    while shown(address, &trust).await.unwrap() != fresh.certificate {
+    while peer_certificate(address, &trust).await.unwrap() != fresh.certificate {
         // Well within the minute after which it would look by itself.
         assert!(started.elapsed() < support::PATIENCE);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(exchange(&mut under_way, rest).await, 200);
+    assert_eq!(send_request(&mut under_way, rest).await, 200);
     assert!(process.terminate().await.success());
 }
 
 /// A relay in this process that takes webhooks over TLS.
-struct House {
-    scene: Option<Scene>,
+struct TlsWebhookRelay {
+    relay: Option<Scene>,
     limits: String,
     files: TempDir,
 }
 
-impl House {
+impl TlsWebhookRelay {
     async fn new(limits: &str) -> Self {
-        Self { scene: None, limits: limits.to_owned(), files: tempfile::tempdir().unwrap() }
+        Self { relay: None, limits: limits.to_owned(), files: tempfile::tempdir().unwrap() }
     }
 
-    async fn certified(mut self, authority: &Authority) -> Self {
+    async fn start_with_certificate(mut self, authority: &Authority) -> Self {
         authority.certify(dns("localhost")).write(self.files.path());
         let file = |name: &str| self.files.path().join(name).display().to_string();
         let more = format!(
@@ -289,28 +297,28 @@ impl House {
             file("relay.key"),
             self.limits
         );
-        self.scene = Some(Scene::at(START, "mailgun", &more).await);
+        self.relay = Some(Scene::at(START, "mailgun", &more).await);
         self
     }
 
     fn address(&self) -> SocketAddr {
-        self.scene.as_ref().unwrap().daemon.http_address().unwrap()
+        self.relay.as_ref().unwrap().daemon.http_address().unwrap()
     }
 }
 
-async fn connect(address: SocketAddr, trust: &TlsConnector) -> io::Result<TlsStream<TcpStream>> {
+async fn connect_tls(address: SocketAddr, trust: &TlsConnector) -> io::Result<TlsStream<TcpStream>> {
     let name = ServerName::try_from("localhost").unwrap();
     trust.connect(name, TcpStream::connect(address).await?).await
 }
 
 /// The certificate that new connections are shown.
-async fn shown(address: SocketAddr, trust: &TlsConnector) -> io::Result<CertificateDer<'static>> {
-    let stream = connect(address, trust).await?;
+async fn peer_certificate(address: SocketAddr, trust: &TlsConnector) -> io::Result<CertificateDer<'static>> {
+    let stream = connect_tls(address, trust).await?;
     Ok(stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned())
 }
 
 /// Sends a request and reads the head of the answer, and `ok` behind it.
-async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &str) -> u16 {
+async fn send_request(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &str) -> u16 {
     // Who is refused before the end may see his connection closed.
     let _ = stream.write_all(request.as_bytes()).await;
     let mut answer = Vec::new();
@@ -330,20 +338,20 @@ async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &
     }
 }
 
-fn report(source: &str, body: &str) -> String {
+fn webhook_request(source: &str, body: &str) -> String {
     format!("POST /webhooks/{source} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
 
-fn good(number: &str) -> String {
-    good_at(START, number)
+fn signed_event(number: &str) -> String {
+    signed_event_at(START, number)
 }
 
 /// An event of that number, as Mailgun signs it.
-fn good_at(at: u64, number: &str) -> String {
+fn signed_event_at(at: u64, number: &str) -> String {
     let signature = mailgun::sign(&Secret::new("key"), &at.to_string(), number);
     let signature = json!({"timestamp": at.to_string(), "token": number, "signature": signature});
     let data = json!({"event": "delivered", "id": number, "timestamp": at});
     json!({"signature": signature, "event-data": data}).to_string()
 }
 
-const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+const HEALTH_REQUEST: &str = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";

@@ -19,7 +19,7 @@ use mailtrail_mail::{Secret, Timestamp};
 use mailtrail_net::Signing;
 use mailtrail_relay::admin::InboundFilter;
 use mailtrail_trail::provider::mailgun;
-use mailtrail_trail::{Fate, InboundMail, Leg, Move};
+use mailtrail_trail::{InboundMail, InboundOutcome, InboundState, InboundTransition};
 use serde_json::{Value, json};
 use std::process::Command;
 use std::sync::Arc;
@@ -29,20 +29,23 @@ use support::sink::{Manners, Sink};
 use tokio::io::AsyncWriteExt;
 
 #[tokio::test]
-async fn a_raw_mail_arrives_byte_for_byte_at_a_mail_server() {
+async fn delivers_raw_mail_unchanged_over_smtp_and_lmtp() {
     for (deliver, hello) in [("smtp", "EHLO"), ("lmtp", "LHLO")] {
         let sink = Sink::start().await;
-        let scene = scene(&smtp_target(deliver, &sink)).await;
-        assert_eq!(scene.post_with("inbound/up/mime", FORM, fixture("route_forward_mime.form")).await, 200);
+        let scene = start_relay(&smtp_target(deliver, &sink)).await;
+        assert_eq!(
+            scene.post_with("inbound/up/mime", FORM_HEADERS, read_fixture("route_forward_mime.form")).await,
+            200
+        );
         let mail = sink.wait_for(1).await.remove(0);
         assert_eq!((&*mail.sender, &*mail.hello), ("ada@example.net", hello));
-        assert_eq!(mail.recipients, [REPLY]);
-        assert_eq!(mail.message, delivered(&raw_mail()));
-        settled(&scene, Leg::Delivered).await;
-        let log = scene.daemon.store().log_of(1).unwrap();
-        let words: Vec<_> = log.iter().map(|entry| entry.fact.what.word()).collect();
+        assert_eq!(mail.recipients, [REPLY_ADDRESS]);
+        assert_eq!(mail.message, with_delivered_to(&raw_mail()));
+        wait_for_state(&scene, InboundState::Delivered).await;
+        let log = scene.daemon.store().log_in_segment(1).unwrap();
+        let words: Vec<_> = log.iter().map(|entry| entry.event.kind.as_str()).collect();
         assert_eq!(words, ["inbound", "inbound-delivered"]);
-        let text = log[0].fact.words.text.as_deref().unwrap();
+        let text = log[0].event.diagnostic.text.as_deref().unwrap();
         assert!(text.contains("<ada@example.net> to <reply+S00042@mg.example.com>"), "{text}");
         scene.daemon.stop().await;
         assert_eq!(sink.count(), 1);
@@ -50,15 +53,18 @@ async fn a_raw_mail_arrives_byte_for_byte_at_a_mail_server() {
 }
 
 #[tokio::test]
-async fn a_raw_mail_arrives_byte_for_byte_at_an_endpoint() {
+async fn delivers_raw_mail_unchanged_over_http() {
     let endpoint = http::Server::start(|_, _| Act::Answer(204, String::new())).await;
-    let scene = scene(&http_target(&endpoint)).await;
-    assert_eq!(scene.post_with("inbound/up/mime", FORM, fixture("route_forward_mime.form")).await, 200);
+    let scene = start_relay(&http_target(&endpoint)).await;
+    assert_eq!(
+        scene.post_with("inbound/up/mime", FORM_HEADERS, read_fixture("route_forward_mime.form")).await,
+        200
+    );
     until("the mail", || endpoint.count() == 1).await;
     let request = endpoint.requests().remove(0);
-    assert_eq!(request.body, delivered(&raw_mail()));
+    assert_eq!(request.body, with_delivered_to(&raw_mail()));
     assert_eq!(request.header("content-type"), Some("message/rfc822"));
-    assert_eq!(request.header("x-mailtrail-recipient"), Some(REPLY));
+    assert_eq!(request.header("x-mailtrail-recipient"), Some(REPLY_ADDRESS));
     assert_eq!(request.header("x-mailtrail-sender"), Some("ada@example.net"));
     let [id, at] = ["webhook-id", "webhook-timestamp"].map(|name| request.header(name).unwrap());
     let mut signing = Signing::new(&[Secret::new("s")], id, at);
@@ -68,13 +74,16 @@ async fn a_raw_mail_arrives_byte_for_byte_at_an_endpoint() {
 }
 
 #[tokio::test]
-async fn a_raw_mail_arrives_byte_for_byte_in_odoo() {
-    let odoo = Odoo::start(|_| value("<int>23</int>")).await;
-    let scene = scene(&odoo.target()).await;
-    assert_eq!(scene.post_with("inbound/up/mime", FORM, fixture("route_forward_mime.form")).await, 200);
-    let mail = settled(&scene, Leg::Delivered).await;
-    assert_eq!((&*mail.target, &*mail.words), ("odoo", "record 23"));
-    assert_eq!(odoo.messages(), [delivered(&raw_mail())]);
+async fn delivers_raw_mail_unchanged_to_odoo() {
+    let odoo = FakeOdooGateway::start(|_| xmlrpc_value("<int>23</int>")).await;
+    let scene = start_relay(&odoo.target_config()).await;
+    assert_eq!(
+        scene.post_with("inbound/up/mime", FORM_HEADERS, read_fixture("route_forward_mime.form")).await,
+        200
+    );
+    let mail = wait_for_state(&scene, InboundState::Delivered).await;
+    assert_eq!((&*mail.last_target, &*mail.diagnostic), ("odoo", "record 23"));
+    assert_eq!(odoo.received_messages(), [with_delivered_to(&raw_mail())]);
     // In between it looks for the server action, and finds none.
     let [login, _, call] = &odoo.server.requests()[..] else { panic!("{:?}", odoo.server.requests()) };
     assert_eq!(login.line, "POST /jsonrpc HTTP/1.1");
@@ -89,14 +98,17 @@ async fn a_raw_mail_arrives_byte_for_byte_in_odoo() {
 }
 
 #[tokio::test]
-async fn a_mail_in_parts_is_made_anew() {
+async fn assembles_mail_from_parsed_form() {
     let sink = Sink::start().await;
-    let scene = scene(&smtp_target("smtp", &sink)).await;
-    assert_eq!(scene.post_with("inbound/up", FORM, fixture("route_forward_parsed.form")).await, 200);
-    let multipart = fixture("route_forward_parsed_attachments.multipart");
+    let scene = start_relay(&smtp_target("smtp", &sink)).await;
+    assert_eq!(
+        scene.post_with("inbound/up", FORM_HEADERS, read_fixture("route_forward_parsed.form")).await,
+        200
+    );
+    let multipart = read_fixture("route_forward_parsed_attachments.multipart");
     // The same mail to the same address, a minute later: let it be another one.
-    let multipart = replaced(&multipart, b"reply-1@mail", b"reply-2@mail");
-    assert_eq!(scene.post_with("inbound/up", MULTIPART, multipart).await, 200);
+    let multipart = replace_bytes(&multipart, b"reply-1@mail", b"reply-2@mail");
+    assert_eq!(scene.post_with("inbound/up", MULTIPART_HEADERS, multipart).await, 200);
     let mails = sink.wait_for(2).await;
     let first = MessageParser::default().parse(&mails[0].message).unwrap();
     assert_eq!(first.subject(), Some("Re: Quotation S00042"));
@@ -114,36 +126,38 @@ async fn a_mail_in_parts_is_made_anew() {
 }
 
 #[tokio::test]
-async fn what_proves_nothing_is_refused_and_what_comes_again_is_known() {
+async fn rejects_unsigned_mail_and_recognizes_duplicates() {
     let sink = Sink::start().await;
-    let scene = scene(&(smtp_target("smtp", &sink) + "[inbound]\nsize = \"64KiB\"\n")).await;
+    let scene = start_relay(&(smtp_target("smtp", &sink) + "[inbound]\nsize = \"64KiB\"\n")).await;
     let mail = "From: a@b\r\nMessage-ID: <1@b>\r\n\r\nhi\r\n";
-    let fields = |token: &str, more: &[(&str, &str)]| signed("test-webhook-signing-key", NOW, token, more);
-    let good = [("recipient", REPLY), ("sender", "a@b"), ("body-mime", mail)];
+    let fields = |token: &str, more: &[(&str, &str)]| {
+        signed_form("test-webhook-signing-key", NOW_SECONDS, token, more)
+    };
+    let good = [("recipient", REPLY_ADDRESS), ("sender", "a@b"), ("body-mime", mail)];
     let large = "x".repeat(70_000);
     for (path, body, expected) in [
-        ("up/mime", signed("another key", NOW, "t", &good), 406),
-        ("up/mime", signed(KEY, NOW - 90_000, "t", &good), 406),
-        ("up/mime", signed(KEY, NOW + 90_000, "t", &good), 503),
-        ("up/mime", encode(&good), 406),
-        ("up/mime", fields("t", &[("recipient", REPLY)]), 406),
+        ("up/mime", signed_form("another key", NOW_SECONDS, "t", &good), 406),
+        ("up/mime", signed_form(SIGNING_KEY, NOW_SECONDS - 90_000, "t", &good), 406),
+        ("up/mime", signed_form(SIGNING_KEY, NOW_SECONDS + 90_000, "t", &good), 503),
+        ("up/mime", encode_form(&good), 406),
+        ("up/mime", fields("t", &[("recipient", REPLY_ADDRESS)]), 406),
         ("up/mime", fields("t", &[("body-mime", mail)]), 406),
         ("up/mime", "{}".into(), 406),
-        ("up/mime", fields("t", &[("recipient", REPLY), ("body-mime", &large)]), 413),
+        ("up/mime", fields("t", &[("recipient", REPLY_ADDRESS), ("body-mime", &large)]), 413),
         ("other/mime", fields("t", &good), 404),
         ("up/mime/more", fields("t", &good), 404),
         ("up/mime", fields("t", &good), 200),
         // The same again; then its token with another body; then the mail with another token.
         ("up/mime", fields("t", &good), 200),
-        ("up", fields("t", &[("recipient", REPLY), ("sender", "c@b"), ("body-mime", mail)]), 406),
+        ("up", fields("t", &[("recipient", REPLY_ADDRESS), ("sender", "c@b"), ("body-mime", mail)]), 406),
         ("up", fields("t2", &good), 200),
     ] {
-        let answer = scene.post_with(&format!("inbound/{path}"), FORM, body.into_bytes()).await;
+        let answer = scene.post_with(&format!("inbound/{path}"), FORM_HEADERS, body.into_bytes()).await;
         assert_eq!(answer, expected, "{path}");
     }
-    let mails = scene.daemon.store().inbound(10, |_| true).unwrap();
-    let legs: Vec<_> = mails.iter().map(|mail| mail.leg).collect();
-    assert_eq!(legs[..1], [Leg::Duplicate], "{mails:?}");
+    let mails = scene.daemon.store().find_inbound(10, |_| true).unwrap();
+    let legs: Vec<_> = mails.iter().map(|mail| mail.state).collect();
+    assert_eq!(legs[..1], [InboundState::Duplicate], "{mails:?}");
     assert_eq!(mails.len(), 2);
     sink.wait_for(1).await;
     scene.daemon.stop().await;
@@ -151,14 +165,17 @@ async fn what_proves_nothing_is_refused_and_what_comes_again_is_known() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_kept_now_is_to_come_again() {
+async fn requests_retry_when_mail_cannot_be_stored() {
     // Without a target.
-    let nowhere = scene("").await;
-    assert_eq!(nowhere.post_with("inbound/up/mime", FORM, fixture("route_forward_mime.form")).await, 503);
+    let nowhere = start_relay("").await;
+    assert_eq!(
+        nowhere.post_with("inbound/up/mime", FORM_HEADERS, read_fixture("route_forward_mime.form")).await,
+        503
+    );
     nowhere.daemon.stop().await;
     // While as many come in as may.
     let sink = Sink::start().await;
-    let scene = scene(&smtp_target("smtp", &sink)).await;
+    let scene = start_relay(&smtp_target("smtp", &sink)).await;
     let address = scene.daemon.http_address().unwrap();
     let mut open = Vec::new();
     for _ in 0..16 {
@@ -167,12 +184,12 @@ async fn what_cannot_be_kept_now_is_to_come_again() {
         stream.write_all(head.as_bytes()).await.unwrap();
         open.push(stream);
     }
-    let form = || fixture("route_forward_mime.form");
+    let form = || read_fixture("route_forward_mime.form");
     let mut answer = 200;
     for number in 0.. {
         assert!(number < 1000, "nobody was turned away");
         // Until all of them have begun.
-        answer = scene.post_with("inbound/up/mime", FORM, form()).await;
+        answer = scene.post_with("inbound/up/mime", FORM_HEADERS, form()).await;
         if answer != 200 {
             break;
         }
@@ -182,27 +199,28 @@ async fn what_cannot_be_kept_now_is_to_come_again() {
     let mut answers = Vec::new();
     while answers.last() != Some(&200) {
         assert!(answers.len() < 1000, "{answers:?}");
-        answers.push(scene.post_with("inbound/up/mime", FORM, form()).await);
+        answers.push(scene.post_with("inbound/up/mime", FORM_HEADERS, form()).await);
     }
     scene.daemon.stop().await;
 }
 
 #[tokio::test]
-async fn a_full_disk_is_told_and_nothing_is_half_kept() {
-    if !on_a_full_disk("a_full_disk_is_told_and_nothing_is_half_kept") {
+async fn full_disk_requests_retry_and_stores_nothing() {
+    if !on_a_full_disk("full_disk_requests_retry_and_stores_nothing") {
         return;
     }
     let sink = Sink::start().await;
-    let scene = scene(&smtp_target("smtp", &sink)).await;
+    let scene = start_relay(&smtp_target("smtp", &sink)).await;
     let mail = format!("Message-ID: <1@b>\r\n\r\n{}", "0123456789abcde\r\n".repeat(500_000));
-    let body = signed(KEY, NOW, "t", &[("recipient", REPLY), ("body-mime", &mail)]);
-    assert_eq!(scene.post_with("inbound/up/mime", FORM, body.into_bytes()).await, 503);
-    assert_eq!(scene.daemon.store().inbound(10, |_| true).unwrap(), []);
+    let body =
+        signed_form(SIGNING_KEY, NOW_SECONDS, "t", &[("recipient", REPLY_ADDRESS), ("body-mime", &mail)]);
+    assert_eq!(scene.post_with("inbound/up/mime", FORM_HEADERS, body.into_bytes()).await, 503);
+    assert_eq!(scene.daemon.store().find_inbound(10, |_| true).unwrap(), []);
     scene.daemon.stop().await;
 }
 
 #[tokio::test]
-async fn a_stored_mail_is_fetched_before_it_is_answered() {
+async fn fetches_stored_mail_before_answering() {
     let mail = String::from_utf8(raw_mail()).unwrap();
     let api = http::Server::start(move |number, _| match number {
         1 => Act::Answer(500, "{}".into()),
@@ -217,23 +235,23 @@ async fn a_stored_mail_is_fetched_before_it_is_answered() {
          [upstream.reconcile]\nenabled = false\n",
         api.address
     );
-    let scene = scene_of("mailgun", &account, &smtp_target("smtp", &sink)).await;
+    let scene = start_relay_with_provider("mailgun", &account, &smtp_target("smtp", &sink)).await;
     let notice = |token: &str, host: std::net::SocketAddr| {
         let url = format!("http://{host}/v3/domains/mg.example.com/messages/AbC==");
         let more = [
-            ("recipient", REPLY),
+            ("recipient", REPLY_ADDRESS),
             ("sender", "ada@example.net"),
             ("message-headers", "[[\"Subject\", \"x\"]]"),
             ("body-plain", "only a part of it"),
             ("attachments", "[]"),
             ("message-url", &url),
         ];
-        signed(KEY, NOW, token, &more).into_bytes()
+        signed_form(SIGNING_KEY, NOW_SECONDS, token, &more).into_bytes()
     };
-    assert_eq!(scene.post_with("inbound/up", FORM, notice("t", stranger.address)).await, 503);
-    assert_eq!(scene.post_with("inbound/up", FORM, notice("t", api.address)).await, 503);
-    assert_eq!(scene.post_with("inbound/up", FORM, notice("t", api.address)).await, 200);
-    assert_eq!(sink.wait_for(1).await[0].message, delivered(&raw_mail()));
+    assert_eq!(scene.post_with("inbound/up", FORM_HEADERS, notice("t", stranger.address)).await, 503);
+    assert_eq!(scene.post_with("inbound/up", FORM_HEADERS, notice("t", api.address)).await, 503);
+    assert_eq!(scene.post_with("inbound/up", FORM_HEADERS, notice("t", api.address)).await, 200);
+    assert_eq!(sink.wait_for(1).await[0].message, with_delivered_to(&raw_mail()));
     let asked = api.requests();
     assert_eq!(asked[1].line, "GET /v3/domains/mg.example.com/messages/AbC== HTTP/1.1");
     assert_eq!(asked[1].header("accept"), Some("message/rfc2822"));
@@ -244,14 +262,14 @@ async fn a_stored_mail_is_fetched_before_it_is_answered() {
 }
 
 #[tokio::test]
-async fn brevos_mail_is_made_of_its_parts_and_its_files() {
+async fn assembles_brevo_mail_with_attachments() {
     let api = http::Server::start(|_, request| match request.line.split(' ').nth(1) {
         Some("/v3/inbound/attachments/tok%2Fen") => Act::Answer(200, "%PDF-1.4".into()),
         _ => Act::Answer(404, "{}".into()),
     })
     .await;
     let sink = Sink::start().await;
-    let scene = scene_of("brevo", &brevo_account(&api), &smtp_target("smtp", &sink)).await;
+    let scene = start_relay_with_provider("brevo", &brevo_account(&api), &smtp_target("smtp", &sink)).await;
     let proof = [("authorization", "Bearer 0123456789abcdef0123"), ("content-type", "application/json")];
     let item = json!({
         "Uuid": ["8d79f2b1-20ae-4939-8d0b-d2517331a9e5"],
@@ -278,7 +296,7 @@ async fn brevos_mail_is_made_of_its_parts_and_its_files() {
     assert_eq!(scene.post_with("inbound/up", &proof, body).await, 200);
     assert_eq!(scene.post_with("inbound/up", &proof, b"{\"event\": \"delivered\"}".to_vec()).await, 200);
     let mail = sink.wait_for(1).await.remove(0);
-    assert_eq!((&*mail.sender, &mail.recipients[..]), ("ada@example.net", &[REPLY.to_owned()][..]));
+    assert_eq!((&*mail.sender, &mail.recipients[..]), ("ada@example.net", &[REPLY_ADDRESS.to_owned()][..]));
     let message = MessageParser::default().parse(&mail.message).unwrap();
     assert_eq!(message.subject(), Some("Bestellung ✓"));
     assert_eq!(message.from().unwrap().first().unwrap().name(), Some("Jörg Ä"));
@@ -286,14 +304,14 @@ async fn brevos_mail_is_made_of_its_parts_and_its_files() {
     assert_eq!(message.body_text(0).unwrap().trim(), "Grüße");
     assert_eq!(message.attachments().next().unwrap().contents(), b"%PDF-1.4");
     // What nobody understands is kept.
-    assert_eq!(scene.daemon.store().count_letters().unwrap(), (0, 3));
+    assert_eq!(scene.daemon.store().count_unmatched().unwrap(), (0, 3));
     assert!(scene.keeps(b"{\"Uuid\":[\"x\"]}") && scene.keeps(b"{\"Uuid\" \"y\"}"));
     scene.daemon.stop().await;
 }
 
 /// What can never be fetched does not keep the rest of the mail away; what cannot be fetched now comes again.
 #[tokio::test]
-async fn files_that_brevo_does_not_hand_out_are_said() {
+async fn notes_attachments_that_brevo_does_not_return() {
     let busy = AtomicUsize::new(0);
     let api = http::Server::start(move |_, request| match request.line.split(' ').nth(1).unwrap() {
         "/v3/inbound/attachments/good" => Act::Answer(200, "%PDF-1.4".into()),
@@ -309,10 +327,10 @@ async fn files_that_brevo_does_not_hand_out_are_said() {
     .await;
     let sink = Sink::start().await;
     let sections = smtp_target("smtp", &sink) + "[inbound]\nsize = \"64KiB\"\n";
-    let scene = scene_of("brevo", &brevo_account(&api), &sections).await;
+    let scene = start_relay_with_provider("brevo", &brevo_account(&api), &sections).await;
     let proof = [("authorization", "Bearer 0123456789abcdef0123"), ("content-type", "application/json")];
     let mail = |number: u32, files: Value| {
-        let headers = json!({ "To": REPLY, "Message-ID": format!("<{number}@example.net>") });
+        let headers = json!({ "To": REPLY_ADDRESS, "Message-ID": format!("<{number}@example.net>") });
         json!({ "items": [{ "Headers": headers, "RawTextBody": "hi", "Attachments": files }] }).to_string()
     };
     let kept = [
@@ -341,16 +359,16 @@ async fn files_that_brevo_does_not_hand_out_are_said() {
         MessageParser::default().parse(&mail.message).unwrap().attachments().count()
     };
     assert_eq!(mails.iter().map(count).collect::<Vec<_>>(), [kept.len(), 1]);
-    assert_eq!(missing_files(&scene), [0, lost.len() as u64]);
-    assert_eq!(scene.daemon.store().count_letters().unwrap(), (0, 0));
+    assert_eq!(missing_attachment_counts(&scene), [0, lost.len() as u64]);
+    assert_eq!(scene.daemon.store().count_unmatched().unwrap(), (0, 0));
     scene.daemon.stop().await;
 }
 
 /// Whatever stands in its header: names in other charsets, in the forms of RFC 2231 and RFC 5987, in encoded words, or none.
 #[tokio::test]
-async fn a_part_named_attachment_is_a_file() {
+async fn treats_attachment_parts_as_files() {
     let sink = Sink::start().await;
-    let scene = scene(&smtp_target("smtp", &sink)).await;
+    let scene = start_relay(&smtp_target("smtp", &sink)).await;
     let files: [(&[u8], Option<&str>); 14] = [
         (b"form-data; name=\"attachment-1\"", None),
         (b"form-data; name=\"attachment-2\"; filename=\"Gr\xf6\xdfe.pdf\"", Some("Größe.pdf")),
@@ -381,8 +399,8 @@ async fn a_part_named_attachment_is_a_file() {
             (*disposition, content_type, format!("file {number} \0\r\n--x\r\n").into_bytes())
         })
         .collect();
-    let body = multipart("1", Some("13"), &parts);
-    assert_eq!(scene.post_with("inbound/up", PARTS, body).await, 200);
+    let body = multipart_form("1", Some("13"), &parts);
+    assert_eq!(scene.post_with("inbound/up", PARTS_HEADERS, body).await, 200);
     let mail = sink.wait_for(1).await.remove(0);
     let message = MessageParser::default().parse(&mail.message).unwrap();
     assert_eq!(message.attachments().count(), files.len());
@@ -391,16 +409,16 @@ async fn a_part_named_attachment_is_a_file() {
         assert_eq!(file.contents(), &*parts[number].2, "{disposition}");
         assert_eq!(file.attachment_name(), *name, "{disposition}");
     }
-    assert_eq!(missing_files(&scene), [0]);
+    assert_eq!(missing_attachment_counts(&scene), [0]);
     scene.daemon.stop().await;
 }
 
 #[tokio::test]
-async fn files_that_are_missing_are_said() {
+async fn notes_missing_attachments() {
     let log = Log::default();
     let _logging = log.listen();
     let sink = Sink::start().await;
-    let scene = scene(&smtp_target("smtp", &sink)).await;
+    let scene = start_relay(&smtp_target("smtp", &sink)).await;
     let file: &[u8] = b"form-data; name=\"attachment-1\"; filename=\"a.txt\"";
     let twice: &[u8] = b"form-data; name=\"attachment-1\"; filename=\"b.txt\"";
     let part = |disposition| (disposition, &b""[..], b"x".to_vec());
@@ -413,53 +431,62 @@ async fn files_that_are_missing_are_said() {
         ("6", None, vec![part(file)], 0),
         ("7", Some("4294967296"), vec![part(file)], u32::MAX),
     ] {
-        let body = multipart(token, count, &parts);
-        assert_eq!(scene.post_with("inbound/up", PARTS, body).await, 200, "{token}");
-        assert_eq!(missing_files(&scene)[0], u64::from(missing), "{token}");
+        let body = multipart_form(token, count, &parts);
+        assert_eq!(scene.post_with("inbound/up", PARTS_HEADERS, body).await, 200, "{token}");
+        assert_eq!(missing_attachment_counts(&scene)[0], u64::from(missing), "{token}");
     }
     sink.wait_for(7).await;
-    let entries = scene.daemon.store().log_of(1).unwrap();
-    let said = entries.iter().find(|entry| entry.fact.what.word() == "inbound").unwrap();
-    let text = said.fact.words.text.as_deref().unwrap();
+    let entries = scene.daemon.store().log_in_segment(1).unwrap();
+    let said = entries.iter().find(|entry| entry.event.kind.as_str() == "inbound").unwrap();
+    let text = said.event.diagnostic.text.as_deref().unwrap();
     assert!(text.ends_with(": 2 files are missing"), "{text}");
     assert_eq!(log.lines(&["WARN", "files of a mail from outside are missing"]).len(), 4);
     let scene = scene.rebuilt().await;
-    assert_eq!(missing_files(&scene)[6], 2, "it is kept");
+    assert_eq!(missing_attachment_counts(&scene)[6], 2, "it is kept");
     scene.daemon.stop().await;
 }
 
 #[tokio::test]
-async fn loops_are_broken_and_nothing_is_dropped() {
+async fn holds_looping_mail_without_dropping_it() {
     let log = Log::default();
     let _logging = log.listen();
     let sink = Sink::start().await;
     let target = smtp_target("smtp", &sink)
         .replace("[[inbound.target]]\n", "[[inbound.target]]\nrecipients = [\"*@mg.example.com\"]\n");
-    let scene = scene(&target).await;
-    let report = report_of_our_own(&scene).await;
+    let scene = start_relay(&target).await;
+    let report = put_own_dsn(&scene).await;
     let mails = [
-        ("out of office", REPLY, "Auto-Submitted: auto-replied\r\nSubject: away"),
-        ("circle", REPLY, &"Received: by x\r\n".repeat(51)),
-        ("delivered before", REPLY, "Delivered-To: reply+s00042@mg.example.com"),
+        ("out of office", REPLY_ADDRESS, "Auto-Submitted: auto-replied\r\nSubject: away"),
+        ("circle", REPLY_ADDRESS, &"Received: by x\r\n".repeat(51)),
+        ("delivered before", REPLY_ADDRESS, "Delivered-To: reply+s00042@mg.example.com"),
         (
             "a report of our own",
-            REPLY,
+            REPLY_ADDRESS,
             &format!("X-Mailtrail-Id: {report}\r\nContent-Type: multipart/report"),
         ),
         ("to nobody", "x@elsewhere.example", "Subject: lost"),
-        ("a bounce", REPLY, "Auto-Submitted: auto-replied\r\nContent-Type: multipart/report; boundary=b"),
-        ("a person", REPLY, "Precedence: list\r\nSubject: hello"),
+        (
+            "a bounce",
+            REPLY_ADDRESS,
+            "Auto-Submitted: auto-replied\r\nContent-Type: multipart/report; boundary=b",
+        ),
+        ("a person", REPLY_ADDRESS, "Precedence: list\r\nSubject: hello"),
     ];
     for (number, (what, recipient, header)) in mails.iter().enumerate() {
         let mail = format!("{}\r\nMessage-ID: <{number}@b>\r\n\r\n{what}\r\n", header.trim_end());
-        let body = signed(KEY, NOW, &number.to_string(), &[("recipient", recipient), ("body-mime", &mail)]);
-        assert_eq!(scene.post_with("inbound/up/mime", FORM, body.into_bytes()).await, 200, "{what}");
+        let body = signed_form(
+            SIGNING_KEY,
+            NOW_SECONDS,
+            &number.to_string(),
+            &[("recipient", recipient), ("body-mime", &mail)],
+        );
+        assert_eq!(scene.post_with("inbound/up/mime", FORM_HEADERS, body.into_bytes()).await, 200, "{what}");
     }
     sink.wait_for(2).await;
     let store = scene.daemon.store();
-    let dead = || store.inbound(10, |mail| mail.leg == Leg::Dead).unwrap();
+    let dead = || store.find_inbound(10, |mail| mail.state == InboundState::DeadLetter).unwrap();
     until("the dead letters", || dead().len() == 5).await;
-    let reasons: Vec<_> = dead().into_iter().rev().map(|mail| mail.words).collect();
+    let reasons: Vec<_> = dead().into_iter().rev().map(|mail| mail.diagnostic).collect();
     for (reason, part) in reasons.iter().zip([
         "auto_replies",
         "51 servers",
@@ -471,118 +498,133 @@ async fn loops_are_broken_and_nothing_is_dropped() {
     }
     assert!(log.lines(&["kept back", "out of office"]).is_empty(), "no mail stands in the log");
     // None is lost: each can be delivered after all.
-    let id = dead().last().unwrap().arrival.id;
-    let fate = Fate::Released { operator: "test".into(), reason: String::new() };
-    store.move_inbound(Move { id, at: Timestamp::from_seconds(NOW), fate }).await.unwrap();
+    let id = dead().last().unwrap().received.id;
+    let outcome = InboundOutcome::Released { operator: "test".into(), reason: String::new() };
+    store
+        .record_inbound(InboundTransition { id, at: Timestamp::from_secs(NOW_SECONDS), outcome })
+        .await
+        .unwrap();
     let mails = sink.wait_for(3).await;
     assert!(mails[2].message.ends_with(b"out of office\r\n"));
     scene.daemon.stop().await;
 }
 
 #[tokio::test]
-async fn what_a_target_refuses_is_a_dead_letter_and_the_rest_goes_on() {
+async fn rejected_mail_becomes_dead_letter_and_others_are_delivered() {
     let manners = Manners {
-        refused: [(REPLY.to_owned(), "550 5.1.1 no such user".to_owned())].into(),
+        refused: [(REPLY_ADDRESS.to_owned(), "550 5.1.1 no such user".to_owned())].into(),
         ..Manners::default()
     };
     let sink = Sink::with(manners).await;
-    let scene = scene(&smtp_target("lmtp", &sink)).await;
-    for (token, recipient) in [("1", REPLY), ("2", "b@mg.example.com, c@mg.example.com")] {
-        let body = signed(
-            KEY,
-            NOW,
+    let scene = start_relay(&smtp_target("lmtp", &sink)).await;
+    for (token, recipient) in [("1", REPLY_ADDRESS), ("2", "b@mg.example.com, c@mg.example.com")] {
+        let body = signed_form(
+            SIGNING_KEY,
+            NOW_SECONDS,
             token,
             &[("recipient", recipient), ("body-mime", "Message-ID: <1@b>\r\n\r\nhi\r\n")],
         );
-        assert_eq!(scene.post_with("inbound/up/mime", FORM, body.into_bytes()).await, 200);
+        assert_eq!(scene.post_with("inbound/up/mime", FORM_HEADERS, body.into_bytes()).await, 200);
     }
     let mails = sink.wait_for(2).await;
     assert_eq!([&mails[0].recipients, &mails[1].recipients], [&["b@mg.example.com"], &["c@mg.example.com"]]);
-    let dead = settled(&scene, Leg::Dead).await;
-    assert_eq!((&*dead.target, &*dead.words), ("lmtp", "550 5.1.1 no such user"));
+    let dead = wait_for_state(&scene, InboundState::DeadLetter).await;
+    assert_eq!((&*dead.last_target, &*dead.diagnostic), ("lmtp", "550 5.1.1 no such user"));
     scene.daemon.stop().await;
 }
 
 #[tokio::test]
-async fn odoos_faults_are_told_apart() {
+async fn classifies_odoo_faults() {
     let busy = AtomicUsize::new(0);
-    let odoo = Odoo::start(move |message| {
+    let odoo = FakeOdooGateway::start(move |message| {
         let text = String::from_utf8_lossy(message).into_owned();
         match () {
             () if text.contains("routeless") => {
-                fault(1, "Traceback\nValueError: No possible route found for it")
+                xmlrpc_fault(1, "Traceback\nValueError: No possible route found for it")
             }
             () if text.contains("handled") => {
-                fault(1, "TypeError: cannot marshal None unless allow_none is enabled")
+                xmlrpc_fault(1, "TypeError: cannot marshal None unless allow_none is enabled")
             }
             () if busy.fetch_add(1, Ordering::SeqCst) == 0 => {
-                fault(1, "psycopg2.OperationalError: could not serialize access")
+                xmlrpc_fault(1, "psycopg2.OperationalError: could not serialize access")
             }
-            () => value("<boolean>0</boolean>"),
+            () => xmlrpc_value("<boolean>0</boolean>"),
         }
     })
     .await;
-    let scene = scene(&odoo.target()).await;
+    let scene = start_relay(&odoo.target_config()).await;
     for (number, what) in ["routeless", "handled", "busy"].iter().enumerate() {
         let mail = format!("From: a@b\r\n\r\n{what}\r\n");
-        let body = signed(KEY, NOW, &number.to_string(), &[("recipient", REPLY), ("body-mime", &mail)]);
-        assert_eq!(scene.post_with("inbound/up/mime", FORM, body.into_bytes()).await, 200);
+        let body = signed_form(
+            SIGNING_KEY,
+            NOW_SECONDS,
+            &number.to_string(),
+            &[("recipient", REPLY_ADDRESS), ("body-mime", &mail)],
+        );
+        assert_eq!(scene.post_with("inbound/up/mime", FORM_HEADERS, body.into_bytes()).await, 200);
     }
     let store = scene.daemon.store();
-    let all = || store.inbound(10, |mail| mail.leg != Leg::Waiting).unwrap();
+    let all = || store.find_inbound(10, |mail| mail.state != InboundState::Waiting).unwrap();
     until("all three", || all().len() == 3).await;
-    let ends: Vec<_> = all().into_iter().rev().map(|mail| (mail.leg, mail.words)).collect();
+    let ends: Vec<_> = all().into_iter().rev().map(|mail| (mail.state, mail.diagnostic)).collect();
     assert_eq!(
         ends[0],
         (
-            Leg::Dead,
+            InboundState::DeadLetter,
             "Odoo refused mail.thread.message_process: ValueError: No possible route found for it".to_owned()
         )
     );
-    assert_eq!((ends[1].0, ends[2].0), (Leg::Delivered, Leg::Delivered));
+    assert_eq!((ends[1].0, ends[2].0), (InboundState::Delivered, InboundState::Delivered));
     // A mail without a name has one there, the same each time.
-    let named: Vec<_> = odoo.messages().into_iter().filter(|mail| mail.ends_with(b"busy\r\n")).collect();
+    let named: Vec<_> =
+        odoo.received_messages().into_iter().filter(|mail| mail.ends_with(b"busy\r\n")).collect();
     assert!(named.len() == 2 && named.iter().all(|mail| *mail == named[0]));
     assert!(
-        String::from_utf8_lossy(&named[0]).starts_with(&format!("Delivered-To: {REPLY}\r\nMessage-ID: <"))
+        String::from_utf8_lossy(&named[0])
+            .starts_with(&format!("Delivered-To: {REPLY_ADDRESS}\r\nMessage-ID: <"))
     );
     scene.daemon.stop().await;
 }
 
 #[tokio::test]
-async fn what_odoo_denies_waits_alone_with_all_of_its_words() {
+async fn defers_mail_denied_by_odoo_with_full_diagnostic() {
     let log = Log::default();
     let _logging = log.listen();
-    let odoo = Odoo::start(|message| {
+    let odoo = FakeOdooGateway::start(|message| {
         let text = String::from_utf8_lossy(message).into_owned();
         let words = "You are not allowed to modify 'Aliases' (mail.alias) records.\n\nThis operation is allowed for the \
                      following groups:\n\t- Administration/Settings\n\nContact your administrator to request access if \
                      necessary.";
-        if text.contains("denied") { fault(4, words) } else { value("<int>23</int>") }
+        if text.contains("denied") { xmlrpc_fault(4, words) } else { xmlrpc_value("<int>23</int>") }
     })
     .await;
-    let scene = scene(&odoo.target()).await;
+    let scene = start_relay(&odoo.target_config()).await;
     for (number, what) in ["denied", "first", "denied too", "second"].iter().enumerate() {
         let mail = format!("From: a@b\r\nMessage-ID: <{number}@b>\r\n\r\n{what}\r\n");
-        let body = signed(KEY, NOW, &number.to_string(), &[("recipient", REPLY), ("body-mime", &mail)]);
-        assert_eq!(scene.post_with("inbound/up/mime", FORM, body.into_bytes()).await, 200);
+        let body = signed_form(
+            SIGNING_KEY,
+            NOW_SECONDS,
+            &number.to_string(),
+            &[("recipient", REPLY_ADDRESS), ("body-mime", &mail)],
+        );
+        assert_eq!(scene.post_with("inbound/up/mime", FORM_HEADERS, body.into_bytes()).await, 200);
     }
     let store = scene.daemon.store();
-    let delivered = || store.inbound(10, |mail| mail.leg == Leg::Delivered).unwrap();
+    let delivered = || store.find_inbound(10, |mail| mail.state == InboundState::Delivered).unwrap();
     until("the mails behind it", || delivered().len() == 2).await;
-    let waiting = store.inbound(10, |mail| mail.leg == Leg::Waiting).unwrap();
+    let waiting = store.find_inbound(10, |mail| mail.state == InboundState::Waiting).unwrap();
     assert_eq!(waiting.len(), 2, "{waiting:?}");
     for mail in waiting {
         assert!(
-            mail.words.contains("You are not allowed to modify 'Aliases' (mail.alias) records."),
+            mail.diagnostic.contains("You are not allowed to modify 'Aliases' (mail.alias) records."),
             "{}",
-            mail.words
+            mail.diagnostic
         );
-        assert!(mail.words.contains("Contact your administrator"), "{}", mail.words);
+        assert!(mail.diagnostic.contains("Contact your administrator"), "{}", mail.diagnostic);
         assert!(
-            mail.words.ends_with("`mailtrail setup odoo --inbound --user mail` gives it the rights"),
+            mail.diagnostic.ends_with("`mailtrail setup odoo --inbound --user mail` gives it the rights"),
             "{}",
-            mail.words
+            mail.diagnostic
         );
     }
     assert!(log.lines(&["takes no mail from outside"]).is_empty());
@@ -591,9 +633,9 @@ async fn what_odoo_denies_waits_alone_with_all_of_its_words() {
 }
 
 #[tokio::test]
-async fn an_action_that_setup_makes_takes_what_the_user_has_no_right_to() {
+async fn delivers_through_odoo_action_made_by_setup() {
     let odoo = small::Odoo::start();
-    odoo.make("mail.alias", json!({ "address": REPLY }));
+    odoo.make("mail.alias", json!({ "address": REPLY_ADDRESS }));
     let target = format!(
         "[[inbound.target]]\ndeliver = \"odoo\"\nurl = \"{}\"\ndatabase = \"prod\"\nusername = \"bot\"\napi_key = \"bot-key\"\n",
         odoo.url()
@@ -612,28 +654,34 @@ async fn an_action_that_setup_makes_takes_what_the_user_has_no_right_to() {
     };
     let post = async |scene: &Scene, number: usize| {
         let mail = format!("From: a@b\r\nMessage-ID: <{number}@b>\r\n\r\nGr\u{fc}\u{df}e {number}\r\n");
-        let body = signed(KEY, NOW, &number.to_string(), &[("recipient", REPLY), ("body-mime", &mail)]);
-        assert_eq!(scene.post_with("inbound/up/mime", FORM, body.into_bytes()).await, 200);
+        let body = signed_form(
+            SIGNING_KEY,
+            NOW_SECONDS,
+            &number.to_string(),
+            &[("recipient", REPLY_ADDRESS), ("body-mime", &mail)],
+        );
+        assert_eq!(scene.post_with("inbound/up/mime", FORM_HEADERS, body.into_bytes()).await, 200);
         mail
     };
     // Without the action, its own rights do not suffice.
     set_up(&["--user", "bot"]);
-    let scene = scene(&target).await;
+    let scene = start_relay(&target).await;
     post(&scene, 1).await;
     let store = scene.daemon.store();
-    let words = || store.inbound(10, |mail| mail.leg == Leg::Waiting).unwrap()[0].words.clone();
+    let words =
+        || store.find_inbound(10, |mail| mail.state == InboundState::Waiting).unwrap()[0].diagnostic.clone();
     until("the denial", || words().contains("--inbound")).await;
     assert!(words().contains("mail.alias"), "{}", words());
     // A set-up is enough: nothing is configured or started again.
     set_up(&["--inbound"]);
     let mail = post(&scene, 2).await;
-    let delivered = || store.inbound(10, |mail| mail.leg == Leg::Delivered).unwrap();
+    let delivered = || store.find_inbound(10, |mail| mail.state == InboundState::Delivered).unwrap();
     until("the mail", || delivered().len() == 1).await;
-    assert!(delivered()[0].words.starts_with("record "), "{}", delivered()[0].words);
+    assert!(delivered()[0].diagnostic.starts_with("record "), "{}", delivered()[0].diagnostic);
     assert_eq!(odoo.record("mail.alias", 1)["alias_status"], "valid");
     let state = odoo.state();
     let last = state["gateway"].as_array().unwrap().last().unwrap().as_str().unwrap().to_owned();
-    assert_eq!(last, format!("Delivered-To: {REPLY}\r\n{mail}"));
+    assert_eq!(last, format!("Delivered-To: {REPLY_ADDRESS}\r\n{mail}"));
     // Another set-up makes it anew, with another number.
     set_up(&["--remove"]);
     set_up(&["--user", "bot", "--inbound"]);
@@ -643,75 +691,82 @@ async fn an_action_that_setup_makes_takes_what_the_user_has_no_right_to() {
 }
 
 #[tokio::test]
-async fn what_was_delivered_stays_so_without_the_ledger() {
+async fn rebuild_keeps_delivered_state() {
     let sink = Sink::start().await;
-    let scene = scene(&smtp_target("smtp", &sink)).await;
+    let scene = start_relay(&smtp_target("smtp", &sink)).await;
     for (token, id) in [("1", 1), ("2", 1), ("3", 2)] {
         let mail = format!("Message-ID: <{id}@b>\r\n\r\nhi\r\n");
-        let body = signed(KEY, NOW, token, &[("recipient", REPLY), ("body-mime", &mail)]);
-        assert_eq!(scene.post_with("inbound/up/mime", FORM, body.into_bytes()).await, 200);
+        let body = signed_form(
+            SIGNING_KEY,
+            NOW_SECONDS,
+            token,
+            &[("recipient", REPLY_ADDRESS), ("body-mime", &mail)],
+        );
+        assert_eq!(scene.post_with("inbound/up/mime", FORM_HEADERS, body.into_bytes()).await, 200);
     }
-    let all = |scene: &Scene| scene.daemon.store().inbound(10, |_| true).unwrap();
-    until("both", || all(&scene).iter().filter(|mail| mail.leg == Leg::Delivered).count() == 2).await;
+    let all = |scene: &Scene| scene.daemon.store().find_inbound(10, |_| true).unwrap();
+    until("both", || all(&scene).iter().filter(|mail| mail.state == InboundState::Delivered).count() == 2)
+        .await;
     let before = all(&scene);
     let scene = scene.rebuilt().await;
     assert_eq!(all(&scene), before);
-    assert_eq!(before.iter().filter(|mail| mail.leg == Leg::Duplicate).count(), 1);
+    assert_eq!(before.iter().filter(|mail| mail.state == InboundState::Duplicate).count(), 1);
     scene.daemon.stop().await;
     assert_eq!(sink.count(), 2);
 }
 
 /// A kill between the answer and the delivery; then operators look at what was refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_kill_behind_the_answer_loses_nothing() {
-    let (port, mut process) = outside("");
+async fn kill_after_response_loses_no_mail() {
+    let (port, mut process) = start_process("");
     process.start().await;
     for number in 0..20 {
         assert_eq!(
-            post(port, number, &format!("Subject: {number}\r\nMessage-ID: <{number}@b>\r\n\r\nhi\r\n")).await,
+            post_mail(port, number, &format!("Subject: {number}\r\nMessage-ID: <{number}@b>\r\n\r\nhi\r\n"))
+                .await,
             200
         );
     }
     process.kill();
     let sink = Sink::start().await;
-    process.configure(&text(&process, port, sink.port(), ""));
+    process.configure(&config_of(&process, port, sink.port(), ""));
     process.start().await;
     let mails = sink.wait_for(20).await;
     let order: Vec<_> =
         mails.iter().map(|mail| support::header(&mail.message, "Subject").unwrap().to_owned()).collect();
     let expected: Vec<_> = (0..20).map(|number| number.to_string()).collect();
     assert_eq!(order, expected);
-    assert_eq!(post(port, 20, "Auto-Submitted: auto-replied\r\nSubject: away\r\n\r\nhi\r\n").await, 200);
-    let [dead] = &command(&process, &["--json", "inbound", "dead"]).await[..] else {
+    assert_eq!(post_mail(port, 20, "Auto-Submitted: auto-replied\r\nSubject: away\r\n\r\nhi\r\n").await, 200);
+    let [dead] = &run_json_command(&process, &["--json", "inbound", "dead"]).await[..] else {
         panic!("one dead letter")
     };
     assert_eq!((&dead["subject"], &dead["state"]), (&"away".into(), &"dead".into()));
     let id = dead["id"].as_str().unwrap();
-    let shown = command(&process, &["--json", "inbound", "show", id]).await.remove(0);
+    let shown = run_json_command(&process, &["--json", "inbound", "show", id]).await.remove(0);
     let message = BASE64_STANDARD.decode(shown["message_base64"].as_str().unwrap()).unwrap();
     assert!(message.ends_with(b"Subject: away\r\n\r\nhi\r\n"));
-    let tried = command(&process, &["--json", "inbound", "replay", "ALL", "--dry-run"]).await;
+    let tried = run_json_command(&process, &["--json", "inbound", "replay", "ALL", "--dry-run"]).await;
     assert_eq!((&tried[0]["done"], sink.count()), (&true.into(), 20));
-    command(&process, &["inbound", "replay", id, "--reason", "it is no answer of a machine"]).await;
+    run_json_command(&process, &["inbound", "replay", id, "--reason", "it is no answer of a machine"]).await;
     sink.wait_for(21).await;
-    let log = command(&process, &["--json", "log", "--status", "inbound-released"]).await;
+    let log = run_json_command(&process, &["--json", "log", "--status", "inbound-released"]).await;
     let said = log[0]["text"].as_str().unwrap();
     assert!(log.len() == 1 && said.starts_with("uid ") && said.ends_with(": it is no answer of a machine"));
-    const LIST: &[&str] = &["--json", "inbound", "list", "--state", "delivered"];
-    while command(&process, LIST).await.len() < 21 {
+    const LIST_DELIVERED: &[&str] = &["--json", "inbound", "list", "--state", "delivered"];
+    while run_json_command(&process, LIST_DELIVERED).await.len() < 21 {
         tokio::task::yield_now().await;
     }
     assert!(process.terminate().await.success());
     // What is past can be asked for while nobody serves.
-    assert_eq!(command(&process, LIST).await.len(), 21);
+    assert_eq!(run_json_command(&process, LIST_DELIVERED).await.len(), 21);
     assert_eq!(sink.count(), 21);
 }
 
 /// Through the real program, whose peak the kernel remembers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn large_mail_stays_small_in_memory() {
-    let (sink, (port, mut process)) = (Sink::start().await, outside(""));
-    process.configure(&text(&process, port, sink.port(), ""));
+async fn large_mail_stays_within_memory_limit() {
+    let (sink, (port, mut process)) = (Sink::start().await, start_process(""));
+    process.configure(&config_of(&process, port, sink.port(), ""));
     process.start().await;
     let idle = process.peak_memory();
     let mail = |number: usize| {
@@ -721,7 +776,7 @@ async fn large_mail_stays_small_in_memory() {
     let mails: Arc<Vec<_>> = Arc::new((0..4).map(mail).collect());
     let posts = (0..4).map(|number| {
         let mails = mails.clone();
-        tokio::spawn(async move { post(port, number, &mails[number]).await })
+        tokio::spawn(async move { post_mail(port, number, &mails[number]).await })
     });
     for answer in futures_util::future::join_all(posts).await {
         assert_eq!(answer.unwrap(), 200);
@@ -729,7 +784,7 @@ async fn large_mail_stays_small_in_memory() {
     let mut arrived = sink.wait_for(4).await;
     arrived.sort_by(|one, other| one.message.cmp(&other.message));
     for (number, mail) in arrived.iter().enumerate() {
-        assert!(mail.message == delivered(mails[number].as_bytes()), "{number}");
+        assert!(mail.message == with_delivered_to(mails[number].as_bytes()), "{number}");
     }
     let grown = process.peak_memory() - idle;
     assert!(grown < 48 << 20, "it grew by {} MiB", grown >> 20);
@@ -737,15 +792,15 @@ async fn large_mail_stays_small_in_memory() {
 }
 
 /// A fake Odoo's mail gateway.
-struct Odoo {
+struct FakeOdooGateway {
     server: http::Server,
 }
 
-impl Odoo {
+impl FakeOdooGateway {
     /// `script` answers messages.
     async fn start(script: impl Fn(&[u8]) -> String + Send + Sync + 'static) -> Self {
         let server = http::Server::start(move |_, request| {
-            let answer = match message_of(request) {
+            let answer = match xmlrpc_message(request) {
                 Some(message) => script(&message),
                 None => {
                     let call: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
@@ -763,7 +818,7 @@ impl Odoo {
         Self { server: server.await }
     }
 
-    fn target(&self) -> String {
+    fn target_config(&self) -> String {
         format!(
             "[[inbound.target]]\ndeliver = \"odoo\"\nurl = \"http://{}\"\ndatabase = \"prod\"\nusername = \"mail\"\n\
              api_key = \"api-key\"\n",
@@ -771,24 +826,24 @@ impl Odoo {
         )
     }
 
-    fn messages(&self) -> Vec<Vec<u8>> {
-        self.server.requests().iter().filter_map(message_of).collect()
+    fn received_messages(&self) -> Vec<Vec<u8>> {
+        self.server.requests().iter().filter_map(xmlrpc_message).collect()
     }
 }
 
-fn message_of(request: &Request) -> Option<Vec<u8>> {
+fn xmlrpc_message(request: &Request) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(&request.body).unwrap();
     let (_, rest) = text.split_once("<base64>")?;
     Some(BASE64_STANDARD.decode(rest.split_once("</base64>").unwrap().0).unwrap())
 }
 
-fn value(value: &str) -> String {
+fn xmlrpc_value(value: &str) -> String {
     format!(
         "<?xml version='1.0'?>\n<methodResponse>\n<params>\n<param>\n<value>{value}</value>\n</param>\n</params>\n</methodResponse>\n"
     )
 }
 
-fn fault(code: u32, words: &str) -> String {
+fn xmlrpc_fault(code: u32, words: &str) -> String {
     format!(
         "<?xml version='1.0'?>\n<methodResponse>\n<fault>\n<value><struct>\n<member>\n<name>faultCode</name>\n<value><int>{code}\
          </int></value>\n</member>\n<member>\n<name>faultString</name>\n<value><string>{words}</string></value>\n</member>\n\
@@ -797,14 +852,18 @@ fn fault(code: u32, words: &str) -> String {
 }
 
 /// A relay half a minute after the recorded mail, with these sections.
-async fn scene(sections: &str) -> Scene {
-    scene_of("mailgun", "", sections).await
+async fn start_relay(sections: &str) -> Scene {
+    start_relay_with_provider("mailgun", "", sections).await
 }
 
 /// The same, with more keys of its upstream.
-async fn scene_of(provider: &str, upstream: &str, sections: &str) -> Scene {
-    let key = if provider == "mailgun" { format!("webhook_signing_key = {KEY:?}\n") } else { String::new() };
-    Scene::at(NOW, provider, &format!("{key}{upstream}\n{sections}")).await
+async fn start_relay_with_provider(provider: &str, upstream: &str, sections: &str) -> Scene {
+    let key = if provider == "mailgun" {
+        format!("webhook_signing_key = {SIGNING_KEY:?}\n")
+    } else {
+        String::new()
+    };
+    Scene::at(NOW_SECONDS, provider, &format!("{key}{upstream}\n{sections}")).await
 }
 
 /// The keys of an upstream at Brevo whose API is `api`.
@@ -831,61 +890,63 @@ fn http_target(endpoint: &http::Server) -> String {
 }
 
 /// The only mail that stands there, once it does.
-async fn settled(scene: &Scene, leg: Leg) -> InboundMail {
-    let there = || scene.daemon.store().inbound(2, |mail| mail.leg == leg).unwrap();
+async fn wait_for_state(scene: &Scene, leg: InboundState) -> InboundMail {
+    let there = || scene.daemon.store().find_inbound(2, |mail| mail.state == leg).unwrap();
     until("the mail's end", || !there().is_empty()).await;
     there().remove(0)
 }
 
 /// A send that is a report, in the store.
-async fn report_of_our_own(scene: &Scene) -> String {
-    use mailtrail_trail::{About, Accepted, Occasion, Send};
+async fn put_own_dsn(scene: &Scene) -> String {
+    use mailtrail_trail::{AcceptedMessage, DsnAction, Message, ReportedRecipient};
     let (id, other) = (inbox::SENT.parse().unwrap(), "01K54Z8Q3V7N5X9B2C6D8F0GHK".parse().unwrap());
-    let about = Some(About { id: other, recipient: 0, occasion: Occasion::Failure });
-    let accepted = Accepted {
-        send: Send { about, ..Send::new(id, "report") },
+    let dsn_for =
+        Some(ReportedRecipient { tracking_id: other, recipient_index: 0, action: DsnAction::Failed });
+    let accepted = AcceptedMessage {
+        message: Message { dsn_for, ..Message::new(id, "report") },
         recipients: vec!["b@c".parse().unwrap()],
     };
-    scene.daemon.store().accept_and_apply(accepted, bytes::Bytes::new()).await.unwrap();
+    scene.daemon.store().put_message_applied(accepted, bytes::Bytes::new()).await.unwrap();
     inbox::SENT.to_owned()
 }
 
 /// A raw mail with its line in front.
-fn delivered(mail: &[u8]) -> Vec<u8> {
-    [format!("Delivered-To: {REPLY}\r\n").as_bytes(), mail].concat()
+fn with_delivered_to(mail: &[u8]) -> Vec<u8> {
+    [format!("Delivered-To: {REPLY_ADDRESS}\r\n").as_bytes(), mail].concat()
 }
 
 /// What the recorded form brings.
 fn raw_mail() -> Vec<u8> {
-    let form = fixture("route_forward_mime.form");
+    let form = read_fixture("route_forward_mime.form");
     let mut fields = form_urlencoded::parse(&form);
     fields.find(|(name, _)| name == "body-mime").unwrap().1.into_owned().into_bytes()
 }
 
-fn fixture(name: &str) -> Vec<u8> {
+fn read_fixture(name: &str) -> Vec<u8> {
     std::fs::read(format!("{}/tests/fixtures/mailgun/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
-fn replaced(bytes: &[u8], old: &[u8], new: &[u8]) -> Vec<u8> {
+fn replace_bytes(bytes: &[u8], old: &[u8], new: &[u8]) -> Vec<u8> {
     let at = memchr::memmem::find(bytes, old).unwrap();
     [&bytes[..at], new, &bytes[at + old.len()..]].concat()
 }
 
-fn encode(fields: &[(&str, &str)]) -> String {
+fn encode_form(fields: &[(&str, &str)]) -> String {
     form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish()
 }
 
 /// A form as Mailgun posts it.
-fn signed(key: &str, at: u64, token: &str, fields: &[(&str, &str)]) -> String {
+fn signed_form(key: &str, at: u64, token: &str, fields: &[(&str, &str)]) -> String {
     let at = at.to_string();
     let signature = mailgun::sign(&Secret::new(key), &at, token);
     let own = [("timestamp", &*at), ("token", token), ("signature", &*signature)];
-    encode(&[fields, &own].concat())
+    encode_form(&[fields, &own].concat())
 }
 
 /// Of each mail from outside, the newest first.
-fn missing_files(scene: &Scene) -> Vec<u64> {
-    let views = mailtrail_relay::admin::inbound(scene.daemon.store(), &InboundFilter::default()).unwrap();
+fn missing_attachment_counts(scene: &Scene) -> Vec<u64> {
+    let views =
+        mailtrail_relay::admin::find_inbound(scene.daemon.store(), &InboundFilter::default()).unwrap();
     views
         .iter()
         .rev()
@@ -894,12 +955,12 @@ fn missing_files(scene: &Scene) -> Vec<u64> {
 }
 
 /// A form of Mailgun's with these parts: what stands behind `Content-Disposition: `, more header lines, and the bytes.
-fn multipart(token: &str, count: Option<&str>, parts: &[(&[u8], &[u8], Vec<u8>)]) -> Vec<u8> {
-    let at = NOW.to_string();
-    let signature = mailgun::sign(&Secret::new(KEY), &at, token);
+fn multipart_form(token: &str, count: Option<&str>, parts: &[(&[u8], &[u8], Vec<u8>)]) -> Vec<u8> {
+    let at = NOW_SECONDS.to_string();
+    let signature = mailgun::sign(&Secret::new(SIGNING_KEY), &at, token);
     let headers = format!("[[\"Message-Id\", \"<{token}@example.net>\"], [\"Subject\", \"files\"]]");
     let fields = [
-        ("recipient", REPLY),
+        ("recipient", REPLY_ADDRESS),
         ("sender", "ada@example.net"),
         ("body-plain", "see attachment"),
         ("message-headers", &*headers),
@@ -923,42 +984,42 @@ fn multipart(token: &str, count: Option<&str>, parts: &[(&[u8], &[u8], Vec<u8>)]
 }
 
 /// The real program and the port that it takes mail from outside at; its target is not there.
-fn outside(more: &str) -> (u16, Process) {
+fn start_process(more: &str) -> (u16, Process) {
     let (port, nobody) = (free_port(), free_port());
-    let process = Process::configured(|data, ports| configured(data, ports, port, nobody, more));
+    let process = Process::configured(|data, ports| render_config(data, ports, port, nobody, more));
     (port, process)
 }
 
-fn text(process: &Process, port: u16, sink: u16, more: &str) -> String {
-    configured(process.data().to_str().unwrap(), [process.address(0).port(), 0, 0], port, sink, more)
+fn config_of(process: &Process, port: u16, sink: u16, more: &str) -> String {
+    render_config(process.data().to_str().unwrap(), [process.address(0).port(), 0, 0], port, sink, more)
 }
 
-fn configured(data: &str, ports: [u16; 3], port: u16, sink: u16, more: &str) -> String {
+fn render_config(data: &str, ports: [u16; 3], port: u16, sink: u16, more: &str) -> String {
     format!(
         "[server]\nhostname = \"relay.example.com\"\ndata_dir = {data:?}\n[[listener]]\naddress = \"127.0.0.1:{}\"\n\
          tls = \"none\"\nauth = \"none\"\n[[upstream]]\nname = \"up\"\nprovider = \"mailgun\"\nhost = \"127.0.0.1\"\nport = 1\n\
-         tls = \"none\"\nusername = \"u\"\npassword = \"p\"\nwebhook_signing_key = {KEY:?}\n[http]\naddress = \"127.0.0.1:{port}\"\n\
+         tls = \"none\"\nusername = \"u\"\npassword = \"p\"\nwebhook_signing_key = {SIGNING_KEY:?}\n[http]\naddress = \"127.0.0.1:{port}\"\n\
          [[inbound.target]]\ndeliver = \"smtp\"\nhost = \"127.0.0.1\"\nport = {sink}\ntls = \"none\"\n{more}",
         ports[0]
     )
 }
 
-async fn post(port: u16, number: usize, mail: &str) -> u16 {
+async fn post_mail(port: u16, number: usize, mail: &str) -> u16 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let body = signed(
-        KEY,
+    let body = signed_form(
+        SIGNING_KEY,
         now,
         &number.to_string(),
-        &[("recipient", REPLY), ("sender", "a@b"), ("body-mime", mail)],
+        &[("recipient", REPLY_ADDRESS), ("sender", "a@b"), ("body-mime", mail)],
     );
     let tls = mailtrail_net::tls::client_config(None).unwrap();
     let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
     let request = client.post(format!("http://127.0.0.1:{port}/inbound/up/mime"));
-    request.header(FORM[0].0, FORM[0].1).body(body).send().await.unwrap().status().as_u16()
+    request.header(FORM_HEADERS[0].0, FORM_HEADERS[0].1).body(body).send().await.unwrap().status().as_u16()
 }
 
 /// What a command says, a JSON object a line.
-async fn command(process: &Process, arguments: &[&str]) -> Vec<Value> {
+async fn run_json_command(process: &Process, arguments: &[&str]) -> Vec<Value> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mailtrail"));
     command.arg("--config").arg(process.directory().join("mailtrail.toml")).args(arguments);
     let output = support::run(&mut command).await.unwrap();
@@ -967,10 +1028,10 @@ async fn command(process: &Process, arguments: &[&str]) -> Vec<Value> {
     out.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-const KEY: &str = "test-webhook-signing-key";
-const NOW: u64 = 1_789_387_830;
-const REPLY: &str = "reply+S00042@mg.example.com";
-const FORM: &[(&str, &str)] = &[("content-type", "application/x-www-form-urlencoded")];
-const PARTS: &[(&str, &str)] = &[("content-type", "multipart/form-data; boundary=parts")];
-const MULTIPART: &[(&str, &str)] =
+const SIGNING_KEY: &str = "test-webhook-signing-key";
+const NOW_SECONDS: u64 = 1_789_387_830;
+const REPLY_ADDRESS: &str = "reply+S00042@mg.example.com";
+const FORM_HEADERS: &[(&str, &str)] = &[("content-type", "application/x-www-form-urlencoded")];
+const PARTS_HEADERS: &[(&str, &str)] = &[("content-type", "multipart/form-data; boundary=parts")];
+const MULTIPART_HEADERS: &[(&str, &str)] =
     &[("content-type", "multipart/form-data; boundary=----mt-fixture-boundary-0001")];

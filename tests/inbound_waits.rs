@@ -11,7 +11,7 @@ mod scripted;
 
 use http::{Act, Request};
 use mailtrail_mail::{MessageId, TrackingId};
-use mailtrail_trail::{Arrival, Leg, Step, What};
+use mailtrail_trail::{InboundReceived, InboundState, InboundStep, TrailEventKind};
 use scene::{Log, Scene};
 use scripted::{Script, Server};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 #[tokio::test(start_paused = true)]
-async fn a_target_that_is_away_for_a_day_gets_everything_in_order() {
+async fn delivers_in_order_after_target_outage_of_a_day() {
     let log = Log::default();
     let _logging = log.listen();
     let up = Arc::new(AtomicBool::new(false));
@@ -32,16 +32,17 @@ async fn a_target_that_is_away_for_a_day_gets_everything_in_order() {
     .await;
     let mut scene = scene(&endpoint, "").await;
     for number in 0..24 {
-        arrive(&scene, number, "1h").await;
+        put_inbound_message(&scene, number, "1h").await;
         scene.wait(Duration::from_secs(3600)).await;
     }
     assert!(!log.lines("alarm=\"inbound\"").is_empty());
     let vain = endpoint.count();
     assert!((24..24 * 14).contains(&vain), "{vain}");
     up.store(true, Ordering::SeqCst);
-    let delivered = || scene.store().inbound(100, |mail| mail.leg == Leg::Delivered).unwrap().len();
+    let delivered =
+        || scene.store().find_inbound(100, |mail| mail.state == InboundState::Delivered).unwrap().len();
     scene.until("the last", || delivered() == 24).await;
-    let mut taken: Vec<_> = endpoint.requests()[vain..].iter().map(number_of).collect();
+    let mut taken: Vec<_> = endpoint.requests()[vain..].iter().map(message_number).collect();
     // While time leaps, an answer may come too late; what is posted again then has the same id.
     taken.dedup();
     assert_eq!(taken, (0..24).collect::<Vec<_>>());
@@ -51,47 +52,49 @@ async fn a_target_that_is_away_for_a_day_gets_everything_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_mail_that_is_not_taken_holds_up_no_other_and_is_given_up_in_the_end() {
+async fn rejected_mail_blocks_no_other_and_expires() {
     let endpoint = http::Server::start(|_, request| {
-        let poison = number_of(request) == 1;
+        let poison = message_number(request) == 1;
         Act::Answer(if poison { 500 } else { 200 }, String::new())
     })
     .await;
     let mut scene = scene(&endpoint, "give_up_after = \"6h\"\n").await;
     for number in 0..4 {
-        arrive(&scene, number, "1h").await;
+        put_inbound_message(&scene, number, "1h").await;
     }
-    let stands = |leg| scene.store().inbound(10, |mail| mail.leg == leg).unwrap();
-    scene.until("the others", || stands(Leg::Delivered).len() == 3).await;
-    scene.until("the end", || stands(Leg::Dead).len() == 1).await;
-    let dead = stands(Leg::Dead).remove(0);
-    assert!(dead.words.starts_with("given up after 6 h: it answers 500"), "{}", dead.words);
-    let tries = endpoint.requests().iter().filter(|request| number_of(request) == 1).count();
+    let stands = |leg| scene.store().find_inbound(10, |mail| mail.state == leg).unwrap();
+    scene.until("the others", || stands(InboundState::Delivered).len() == 3).await;
+    scene.until("the end", || stands(InboundState::DeadLetter).len() == 1).await;
+    let dead = stands(InboundState::DeadLetter).remove(0);
+    assert!(dead.diagnostic.starts_with("given up after 6 h: it answers 500"), "{}", dead.diagnostic);
+    let tries = endpoint.requests().iter().filter(|request| message_number(request) == 1).count();
     // After 1, 2, 4, ... minutes and then each hour.
     assert!((10..=14).contains(&tries), "{tries}");
     let segments = scene.store().log_segments().unwrap().into_iter();
-    let facts: Vec<_> = segments.flat_map(|(segment, _)| scene.store().log_of(segment).unwrap()).collect();
-    let deferred = facts.iter().filter(|entry| entry.fact.what == What::Inbound(Step::Deferred));
+    let facts: Vec<_> =
+        segments.flat_map(|(segment, _)| scene.store().log_in_segment(segment).unwrap()).collect();
+    let deferred =
+        facts.iter().filter(|entry| entry.event.kind == TrailEventKind::Inbound(InboundStep::Deferred));
     assert_eq!(deferred.count(), tries - 1);
     scene.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_same_mail_within_the_window_is_a_duplicate() {
+async fn same_mail_within_window_is_duplicate() {
     let endpoint = http::Server::start(|_, _| Act::Answer(200, String::new())).await;
     let mut scene = scene(&endpoint, "").await;
     let legs = || -> Vec<_> {
-        let mails = scene.store().inbound(10, |_| true).unwrap();
-        mails.iter().rev().map(|mail| (mail.leg, mail.words.clone())).collect()
+        let mails = scene.store().find_inbound(10, |_| true).unwrap();
+        mails.iter().rev().map(|mail| (mail.state, mail.diagnostic.clone())).collect()
     };
-    let first = arrive(&scene, 7, "1h").await;
+    let first = put_inbound_message(&scene, 7, "1h").await;
     scene.wait(Duration::from_secs(3599)).await;
-    arrive(&scene, 7, "1h").await;
-    assert_eq!(legs()[1], (Leg::Duplicate, format!("the same as {first}")));
+    put_inbound_message(&scene, 7, "1h").await;
+    assert_eq!(legs()[1], (InboundState::Duplicate, format!("the same as {first}")));
     scene.wait(Duration::from_secs(2)).await;
-    arrive(&scene, 7, "1h").await;
-    arrive(&scene, 7, "0s").await;
-    let delivered = || legs().iter().filter(|(leg, _)| *leg == Leg::Delivered).count();
+    put_inbound_message(&scene, 7, "1h").await;
+    put_inbound_message(&scene, 7, "0s").await;
+    let delivered = || legs().iter().filter(|(leg, _)| *leg == InboundState::Delivered).count();
     scene.until("the others", || delivered() == 3).await;
     assert_eq!(endpoint.count(), 3);
     scene.stop().await;
@@ -108,10 +111,10 @@ async fn scene(endpoint: &http::Server, more: &str) -> Scene {
 }
 
 /// A mail as the listener keeps one.
-async fn arrive(scene: &Scene, number: u128, window: &str) -> TrackingId {
+async fn put_inbound_message(scene: &Scene, number: u128, window: &str) -> TrackingId {
     let id = TrackingId::new(scene.time.clock().now(), fastrand::u128(..));
     let message = format!("Message-ID: <{number}@example.net>\r\n\r\nmail {number}.\r\n");
-    let arrival = Arrival {
+    let arrival = InboundReceived {
         id,
         upstream: "up".into(),
         token: None,
@@ -120,15 +123,15 @@ async fn arrive(scene: &Scene, number: u128, window: &str) -> TrackingId {
         message_id: MessageId::parse(&format!("{number}@example.net")),
         subject: String::new(),
         size: message.len() as u64,
-        window: if window == "1h" { Duration::from_secs(3600) } else { Duration::ZERO },
-        held: None,
+        dedup_window: if window == "1h" { Duration::from_secs(3600) } else { Duration::ZERO },
+        quarantine_reason: None,
         missing_files: 0,
     };
-    scene.store().take_in(arrival, bytes::Bytes::from(message)).await.unwrap();
+    scene.store().put_inbound(arrival, bytes::Bytes::from(message)).await.unwrap();
     id
 }
 
-fn number_of(request: &Request) -> u64 {
+fn message_number(request: &Request) -> u64 {
     let text = String::from_utf8(request.body.clone()).unwrap();
     let (_, rest) = text.split_once("mail ").unwrap();
     rest.split('.').next().unwrap().parse().unwrap()

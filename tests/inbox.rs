@@ -9,7 +9,7 @@ use bytes::Bytes;
 use mailtrail_mail::{Clock, Secret};
 use mailtrail_store::Store;
 use mailtrail_trail::provider::mailgun;
-use mailtrail_trail::{Dead, Event, Kind, Notice, Via, Words};
+use mailtrail_trail::{DeadLetter, Diagnostic, EventKind, EventSource, ProviderEvent, ReceivedEvent};
 use serde_json::{Value, json};
 use std::process::Command;
 use std::time::Duration;
@@ -17,28 +17,28 @@ use support::client::Client;
 use support::process::Process;
 
 #[tokio::test]
-async fn what_came_is_listed_with_where_it_stands() {
-    let mut house = House::new();
+async fn lists_events_with_their_state() {
+    let mut house = ProviderEventHarness::new();
     house.process.start().await;
-    let id = house.submit("one@example.com", &["ada@example.net", "bob@example.org"]).await;
+    let id = house.submit_message("one@example.com", &["ada@example.net", "bob@example.org"]).await;
     let delivered = json!({"event": "delivered", "id": "1", "recipient": "ada@example.net", "user-variables": {"mailtrail": id}});
-    let opened = named("opened", "2", "bob@example.org", "one@example.com");
-    let strangers = named("clicked", "3", "eve@example.org", "one@example.com");
-    let foreign = named("delivered", "4", "eve@example.org", "two@elsewhere.test");
+    let opened = event_with_message_id("opened", "2", "bob@example.org", "one@example.com");
+    let strangers = event_with_message_id("clicked", "3", "eve@example.org", "one@example.com");
+    let foreign = event_with_message_id("delivered", "4", "eve@example.org", "two@elsewhere.test");
     let nameless = json!({"event": "unsubscribed", "id": "5", "recipient": "eve@example.org"});
     let others =
         json!({"event": "opened", "id": "6", "user-variables": {"mailtrail": "01K54Z8Q3V7N5X9B2C6D8F0GHJ"}});
     for (token, data) in [delivered, opened, strangers, foreign, nameless, others].iter().enumerate() {
-        assert_eq!(house.post(signed(token, data)).await, 200);
+        assert_eq!(house.post_event(signed_event(token, data)).await, 200);
     }
-    let poison = signed(99, &json!([]));
-    assert_eq!((house.post(poison.clone()).await, house.post(poison.clone()).await), (200, 200));
+    let poison = signed_event(99, &json!([]));
+    assert_eq!((house.post_event(poison.clone()).await, house.post_event(poison.clone()).await), (200, 200));
     // The same signature, also when a second has begun meanwhile.
     let mut forged: Value = serde_json::from_slice(&poison).unwrap();
     forged["event-data"] = json!(null);
     let forged = forged.to_string().into_bytes();
-    assert_eq!(house.post(forged).await, 406, "the token was used with another body");
-    house.eventually_says("mailtrail_webhook_requests_total{upstream=\"up\",outcome=\"dead\"} 1").await;
+    assert_eq!(house.post_event(forged).await, 406, "the token was used with another body");
+    house.wait_for_metric("mailtrail_webhook_requests_total{upstream=\"up\",outcome=\"dead\"} 1").await;
 
     for running in [true, false] {
         if !running {
@@ -92,13 +92,13 @@ async fn what_came_is_listed_with_where_it_stands() {
         let cells: Vec<_> = line.split('\t').collect();
         assert_eq!(
             cells[..5],
-            [text_of(&all[3]["id"]), text_of(&all[3]["arrived"]), "up", "delivered", "eve@example.org"]
+            [to_text(&all[3]["id"]), to_text(&all[3]["arrived"]), "up", "delivered", "eve@example.org"]
         );
-        assert_eq!(cells[5], text_of(&all[3]["ages_out"]), "thirty days");
-        let kept = house.process.ask(&["events", "show", text_of(&all[6]["id"])]).await;
+        assert_eq!(cells[5], to_text(&all[3]["ages_out"]), "thirty days");
+        let kept = house.process.ask(&["events", "show", to_text(&all[6]["id"])]).await;
         assert_eq!((kept.code, kept.out.as_bytes()), (0, &*poison));
         let kept =
-            house.process.ask(&["--json", "events", "show", text_of(&all[0]["id"])]).await.json().remove(0);
+            house.process.ask(&["--json", "events", "show", to_text(&all[0]["id"])]).await.json().remove(0);
         assert_eq!((&kept["state"], kept["raw"].is_string()), (&json!("joined"), true));
         let unknown = house.process.ask(&["events", "show", &id]).await;
         assert_eq!(unknown.code, 1, "{}", unknown.err);
@@ -116,10 +116,18 @@ async fn what_came_is_listed_with_where_it_stands() {
 
 /// A version before this one could not read what this one can.
 #[tokio::test]
-async fn hints_are_listed_with_the_reports_and_with_their_address() {
-    let mut house = House::new();
+async fn lists_contact_hints_with_events_and_by_address() {
+    let mut house = ProviderEventHarness::new();
     house.process.start().await;
-    assert_eq!(house.post(signed(1, &named("opened", "1", "ada@example.net", "one@example.com"))).await, 200);
+    assert_eq!(
+        house
+            .post_event(signed_event(
+                1,
+                &event_with_message_id("opened", "1", "ada@example.net", "one@example.com")
+            ))
+            .await,
+        200
+    );
     let date = "date_time=2026-09-14T12%3A00%3A00Z&contact%5Bemail%5D=Ada%40example.net";
     for form in ["type=open", "type=unsubscribe&list=3&unsubscribe%5Breason%5D=Too+many"] {
         let body = format!("{form}&{date}").into_bytes();
@@ -141,11 +149,11 @@ async fn hints_are_listed_with_the_reports_and_with_their_address() {
         ];
         assert_eq!(hints.iter().map(shown).collect::<Vec<_>>(), expected, "{running}");
         assert_eq!(house.process.ask(&["--json", "events", "list"]).await.json().len(), 3);
-        let id = text_of(&hints[1]["id"]);
+        let id = to_text(&hints[1]["id"]);
         let raw = house.process.ask(&["events", "show", id]).await;
         assert!(raw.out.starts_with("type=unsubscribe&list=3"), "{} {}", raw.out, raw.err);
         if running {
-            assert_eq!(house.replay(&[id]).await, (0, words(&["unchanged"])));
+            assert_eq!(house.replay_events(&[id]).await, (0, to_strings(&["unchanged"])));
         }
         let checked = house.process.ask(&["suppress", "check", "ada@example.net"]).await;
         let lines: Vec<_> = checked.out.lines().map(|line| line.split('\t').collect::<Vec<_>>()).collect();
@@ -159,38 +167,55 @@ async fn hints_are_listed_with_the_reports_and_with_their_address() {
 }
 
 #[tokio::test]
-async fn what_can_be_read_now_is_applied_once() {
-    let mut house = House::new();
+async fn replay_applies_now_decodable_event_once() {
+    let mut house = ProviderEventHarness::new();
     let now = Clock::System.now();
-    let bounced = signed(1, &named("failed", "1", "ada@example.net", "one@example.com"));
-    let waiting = signed(2, &named("delivered", "2", "ada@example.net", "two@example.com"));
-    let opened = signed(3, &named("opened", "3", "ada@example.net", "one@example.com"));
+    let bounced =
+        signed_event(1, &event_with_message_id("failed", "1", "ada@example.net", "one@example.com"));
+    let waiting =
+        signed_event(2, &event_with_message_id("delivered", "2", "ada@example.net", "two@example.com"));
+    let opened = signed_event(3, &event_with_message_id("opened", "3", "ada@example.net", "one@example.com"));
     let letters = [bounced, waiting, b"{nothing".to_vec()];
-    let event = Event {
-        kind: Kind::Unknown,
-        by_machine: true,
-        words: Words::default(),
+    let event = ProviderEvent {
+        kind: EventKind::Unknown,
+        automated: true,
+        diagnostic: Diagnostic::default(),
         ..mailgun::reread(&opened, now).unwrap()
     };
     {
         let (store, _) = Store::open(&house.process.data(), Clock::System).unwrap();
         for (number, raw) in (0..).zip(&letters) {
             let (upstream, reason) = ("up".to_owned(), "unheard of".to_owned());
-            let letter =
-                Dead { upstream, at: now, via: Via::Webhook, token: None, digest: [number; 16], reason };
-            store.bury(letter, Bytes::from(raw.clone())).await.unwrap();
+            let letter = DeadLetter {
+                upstream,
+                received_at: now,
+                source: EventSource::Webhook,
+                token: None,
+                body_digest: [number; 16],
+                reason,
+            };
+            store.put_dead_letter(letter, Bytes::from(raw.clone())).await.unwrap();
         }
-        let notice = Notice { upstream: "up".into(), at: now, via: Via::Webhook, token: None, event };
-        store.report(notice.clone(), Bytes::from(opened)).await.unwrap();
-        let event = Event { message_id: None, ..notice.event.clone() };
-        store.report(Notice { upstream: "gone".into(), event, ..notice }, Bytes::from("{}")).await.unwrap();
+        let notice = ReceivedEvent {
+            upstream: "up".into(),
+            received_at: now,
+            source: EventSource::Webhook,
+            token: None,
+            event,
+        };
+        store.put_event(notice.clone(), Bytes::from(opened)).await.unwrap();
+        let event = ProviderEvent { message_id: None, ..notice.event.clone() };
+        store
+            .put_event(ReceivedEvent { upstream: "gone".into(), event, ..notice }, Bytes::from("{}"))
+            .await
+            .unwrap();
     }
     house.process.start().await;
-    house.eventually_says("mailtrail_dead_events 3").await;
-    house.eventually_says("mailtrail_orphan_events 2").await;
-    let id = house.submit("one@example.com", &["ada@example.net"]).await;
+    house.wait_for_metric("mailtrail_dead_events 3").await;
+    house.wait_for_metric("mailtrail_orphan_events 2").await;
+    let id = house.submit_message("one@example.com", &["ada@example.net"]).await;
     let dead = house.process.ask(&["--json", "events", "dead"]).await.json();
-    let ids: Vec<_> = dead.iter().map(|view| text_of(&view["id"]).to_owned()).collect();
+    let ids: Vec<_> = dead.iter().map(|view| to_text(&view["id"]).to_owned()).collect();
     let raw = async |id: &str| house.process.ask(&["events", "show", id]).await.out.into_bytes();
     let mut by_letter = Vec::new();
     for letter in &letters {
@@ -202,9 +227,9 @@ async fn what_can_be_read_now_is_applied_once() {
     }
     let [joins, waits, poison] = &by_letter[..] else { unreachable!("there are three letters") };
 
-    let before = house.trail(&id).await;
+    let before = house.trail_without_attempts(&id).await;
     let dry = house.process.ask(&["--json", "events", "replay", joins, waits, poison, "--dry-run"]).await;
-    assert_eq!(house.trail(&id).await, before);
+    assert_eq!(house.trail_without_attempts(&id).await, before);
     let real = ["--json", "events", "replay", "-", "--reason", "they are JSON now"];
     let real = house.process.ask_with(&real, &by_letter.join("\n")).await;
     for said in [dry, real] {
@@ -216,20 +241,23 @@ async fn what_can_be_read_now_is_applied_once() {
         );
         assert_eq!(outcome(waits)["outcome"], "orphan");
         assert_eq!(outcome(poison)["outcome"], "dead");
-        assert!(text_of(&outcome(poison)["why"]).starts_with("the body is not JSON: "));
+        assert!(to_text(&outcome(poison)["why"]).starts_with("the body is not JSON: "));
     }
-    let trail = house.trail(&id).await;
+    let trail = house.trail_without_attempts(&id).await;
     let marks = |trail: &Value| trail["recipients"][0]["marks"].clone();
     assert_eq!(marks(&trail)["bounced"]["count"], 1, "{trail}");
     let left = house.process.ask(&["--json", "events", "dead"]).await.json();
-    assert_eq!(left.iter().map(|view| text_of(&view["id"])).collect::<Vec<_>>(), [poison]);
+    assert_eq!(left.iter().map(|view| to_text(&view["id"])).collect::<Vec<_>>(), [poison]);
 
     // All that came: what was read before says nothing new, and what was an unknown word is one no more.
     assert_eq!(marks(&trail)["unknown-by-machine"]["count"], 1, "{trail}");
-    assert_eq!(house.replay(&["ALL", "--orphans"]).await, (0, words(&["unchanged", "unchanged"])));
-    let all = words(&["changed", "dead", "unchanged", "unchanged", "unchanged"]);
-    assert_eq!(house.replay(&["ALL", "--since", "1h ago"]).await, (1, all));
-    let after = house.trail(&id).await;
+    assert_eq!(
+        house.replay_events(&["ALL", "--orphans"]).await,
+        (0, to_strings(&["unchanged", "unchanged"]))
+    );
+    let all = to_strings(&["changed", "dead", "unchanged", "unchanged", "unchanged"]);
+    assert_eq!(house.replay_events(&["ALL", "--since", "1h ago"]).await, (1, all));
+    let after = house.trail_without_attempts(&id).await;
     assert_eq!(marks(&after)["opened"]["count"], 1);
     assert_eq!(
         (marks(&after)["bounced"]["count"].clone(), marks(&after)["unknown-by-machine"].clone()),
@@ -237,11 +265,11 @@ async fn what_can_be_read_now_is_applied_once() {
     );
     for _ in 0..2 {
         assert_eq!(
-            house.replay(&["ALL"]).await,
-            (1, words(&["dead", "unchanged", "unchanged", "unchanged", "unchanged"]))
+            house.replay_events(&["ALL"]).await,
+            (1, to_strings(&["dead", "unchanged", "unchanged", "unchanged", "unchanged"]))
         );
-        assert_eq!(house.replay(&["ALL", "--dead"]).await, (1, words(&["dead"])));
-        assert_eq!(house.trail(&id).await, after);
+        assert_eq!(house.replay_events(&["ALL", "--dead"]).await, (1, to_strings(&["dead"])));
+        assert_eq!(house.trail_without_attempts(&id).await, after);
         assert!(house.process.terminate().await.success());
         house.process.start().await;
     }
@@ -253,29 +281,29 @@ async fn what_can_be_read_now_is_applied_once() {
     let nothing = house.process.ask(&["events", "replay", "-"]).await;
     assert_eq!((nothing.code, nothing.err.trim()), (1, "mailtrail: no ids came from standard input"));
     // Its mail comes now.
-    let id = house.submit("two@example.com", &["ada@example.net"]).await;
-    assert_eq!(marks(&house.trail(&id).await)["delivered"]["count"], 1);
+    let id = house.submit_message("two@example.com", &["ada@example.net"]).await;
+    assert_eq!(marks(&house.trail_without_attempts(&id).await)["delivered"]["count"], 1);
     let log = house.process.ask(&["--json", "log", "--status", "replayed"]).await.json();
     assert_eq!(log.len(), 3);
-    assert!(text_of(&log[0]["name"]).starts_with("uid "), "{}", log[0]);
-    let why = log.iter().map(|line| text_of(&line["text"]).split_once(": ").map(|(_, why)| why));
+    assert!(to_text(&log[0]["name"]).starts_with("uid "), "{}", log[0]);
+    let why = log.iter().map(|line| to_text(&line["text"]).split_once(": ").map(|(_, why)| why));
     assert_eq!(why.collect::<Vec<_>>(), [Some("they are JSON now"), Some("they are JSON now"), None]);
     house.process.says("an operator had reports read anew").await;
 }
 
 /// The real program with an upstream that cannot be reached, and its doors.
-struct House {
+struct ProviderEventHarness {
     process: Process,
     ports: [u16; 3],
     client: reqwest::Client,
 }
 
-impl House {
+impl ProviderEventHarness {
     fn new() -> Self {
         let mut ports = [0; 3];
         let process = Process::configured(|data_dir, own| {
             ports = own;
-            configuration(data_dir, own)
+            render_config(data_dir, own)
         });
         let tls = mailtrail_net::tls::client_config(None).unwrap();
         let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
@@ -283,7 +311,7 @@ impl House {
     }
 
     /// A mail that can be found.
-    async fn submit(&self, message_id: &str, to: &[&str]) -> String {
+    async fn submit_message(&self, message_id: &str, to: &[&str]) -> String {
         let mut client = Client::connect(self.process.address(1)).await.unwrap();
         let message =
             format!("From: app@example.com\r\nSubject: x\r\nMessage-ID: <{message_id}>\r\n\r\nx\r\n");
@@ -293,7 +321,7 @@ impl House {
         id
     }
 
-    async fn post(&self, body: Vec<u8>) -> u16 {
+    async fn post_event(&self, body: Vec<u8>) -> u16 {
         self.post_to("up", body).await
     }
 
@@ -305,7 +333,7 @@ impl House {
         status
     }
 
-    async fn eventually_says(&self, line: &str) {
+    async fn wait_for_metric(&self, line: &str) {
         let url = format!("http://127.0.0.1:{}/metrics", self.ports[2]);
         let said = async {
             while !self.client.get(&url).send().await.unwrap().text().await.unwrap().contains(line) {
@@ -316,7 +344,7 @@ impl House {
     }
 
     /// What happened to a mail, but for attempts, which come when they like.
-    async fn trail(&self, id: &str) -> Value {
+    async fn trail_without_attempts(&self, id: &str) -> Value {
         let mut trail = self.process.ask(&["--json", "trace", id]).await.json().remove(0);
         let timeline =
             trail["timeline"].as_array().unwrap().iter().filter(|fact| fact["source"] == "webhook");
@@ -330,39 +358,39 @@ impl House {
     }
 
     /// The code, and what became of the reports.
-    async fn replay(&self, which: &[&str]) -> (i32, Vec<String>) {
+    async fn replay_events(&self, which: &[&str]) -> (i32, Vec<String>) {
         let said = self.process.ask(&[&["--json", "events", "replay"], which].concat()).await;
         let mut outcomes: Vec<_> =
-            said.json().iter().map(|one| text_of(&one["outcome"]).to_owned()).collect();
+            said.json().iter().map(|one| to_text(&one["outcome"]).to_owned()).collect();
         outcomes.sort();
         (said.code, outcomes)
     }
 }
 
 /// An event that names its mail by the Message-ID only.
-fn named(event: &str, id: &str, recipient: &str, message_id: &str) -> Value {
+fn event_with_message_id(event: &str, id: &str, recipient: &str, message_id: &str) -> Value {
     json!({
         "event": event, "severity": "permanent", "id": id, "recipient": recipient,
-        "timestamp": Clock::System.now().seconds(), "message": {"headers": {"message-id": message_id}}
+        "timestamp": Clock::System.now().as_secs(), "message": {"headers": {"message-id": message_id}}
     })
 }
 
-fn signed(token: usize, data: &Value) -> Vec<u8> {
-    let (timestamp, token) = (Clock::System.now().seconds().to_string(), format!("token {token}"));
-    let signature = mailgun::sign(&Secret::new(KEY), &timestamp, &token);
+fn signed_event(token: usize, data: &Value) -> Vec<u8> {
+    let (timestamp, token) = (Clock::System.now().as_secs().to_string(), format!("token {token}"));
+    let signature = mailgun::sign(&Secret::new(SIGNING_KEY), &timestamp, &token);
     let signature = json!({"timestamp": timestamp, "token": token, "signature": signature});
     json!({"signature": signature, "event-data": data}).to_string().into_bytes()
 }
 
-fn text_of(value: &Value) -> &str {
+fn to_text(value: &Value) -> &str {
     value.as_str().unwrap()
 }
 
-fn words(words: &[&str]) -> Vec<String> {
+fn to_strings(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
-fn configuration(data_dir: &str, [http, door, page]: [u16; 3]) -> String {
+fn render_config(data_dir: &str, [http, door, page]: [u16; 3]) -> String {
     format!(
         r#"
 [server]
@@ -380,7 +408,7 @@ port = 1
 tls = "none"
 username = "u"
 password = "p"
-webhook_signing_key = "{KEY}"
+webhook_signing_key = "{SIGNING_KEY}"
 [[source]]
 name = "campaigns"
 kind = "activecampaign"
@@ -396,4 +424,4 @@ address = "127.0.0.1:{page}"
     )
 }
 
-const KEY: &str = "test-webhook-signing-key";
+const SIGNING_KEY: &str = "test-webhook-signing-key";

@@ -15,11 +15,11 @@ use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn events_come_with_their_fields_and_addresses_as_they_are_wanted() {
+async fn sends_fields_with_redacted_addresses() {
     for (addresses, address) in [("full", "ada@example.net"), ("domain", "~@example.net"), ("hidden", "~")] {
-        let mut house = House::new(addresses);
-        house.start().await;
-        let ready = house.heard("ready").await;
+        let mut house = JournaldHarness::new(addresses);
+        house.start_relay().await;
+        let ready = house.wait_for_event("ready").await;
         assert_eq!(ready["PRIORITY"], "6");
         assert_eq!(ready["SYSLOG_IDENTIFIER"], "mailtrail");
         assert!(ready["TARGET"].starts_with("mailtrail::"), "{ready:?}");
@@ -29,7 +29,7 @@ async fn events_come_with_their_fields_and_addresses_as_they_are_wanted() {
         client.ask("MAIL FROM:<a@example.com>").await.unwrap();
         assert_eq!(client.ask("RCPT TO:<ada@example.net>").await.unwrap().0, 550);
         client.ask("RSET").await.unwrap();
-        let refused = house.heard("a suppressed recipient was refused").await;
+        let refused = house.wait_for_event("a suppressed recipient was refused").await;
         // The code is another in each run.
         let without_code = |text: &str| {
             let (before, behind) = text.split_once('~').unwrap_or((text, ""));
@@ -47,7 +47,7 @@ async fn events_come_with_their_fields_and_addresses_as_they_are_wanted() {
         assert_eq!(refused["PRIORITY"], "6");
         // Nobody listens where mail goes.
         client.submit("a@example.com", &["b@example.net"], "Subject: x\r\n\r\nbody\r\n").await.unwrap();
-        let away = house.heard("the upstream cannot be used").await;
+        let away = house.wait_for_event("the upstream cannot be used").await;
         assert_eq!((&*away["PRIORITY"], &*away["MAILTRAIL_UPSTREAM"]), ("4", "sink"));
         let shown = house.all.iter().flat_map(|event| event.values()).any(|value| value.contains("ada@"));
         assert_eq!(shown, addresses == "full", "{:?}", house.all);
@@ -55,13 +55,13 @@ async fn events_come_with_their_fields_and_addresses_as_they_are_wanted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_journal_does_not_take_goes_to_standard_error() {
-    let mut house = House::new("hidden");
-    house.start().await;
-    house.heard("ready").await;
+async fn falls_back_to_stderr_when_journald_fails() {
+    let mut house = JournaldHarness::new("hidden");
+    house.start_relay().await;
+    house.wait_for_event("ready").await;
     // A journald that starts anew listens on another socket of the same name.
     std::fs::remove_file(&house.path).unwrap();
-    house.say_something(2).await;
+    house.provoke_log_line(2).await;
     let errors = house.relay.as_mut().unwrap().stderr.take().unwrap();
     let reading = tokio::task::spawn_blocking(move || {
         let (mut errors, mut line) = (BufReader::new(errors), String::new());
@@ -69,8 +69,8 @@ async fn what_the_journal_does_not_take_goes_to_standard_error() {
     });
     let (mut errors, line) = timeout(support::PATIENCE, reading).await.unwrap().unwrap().unwrap();
     house.journal = UnixDatagram::bind(&house.path).unwrap();
-    house.say_something(3).await;
-    house.heard("outside the allowed networks").await;
+    house.provoke_log_line(3).await;
+    house.wait_for_event("outside the allowed networks").await;
     let mut child = house.relay.take().unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
@@ -86,18 +86,18 @@ async fn what_the_journal_does_not_take_goes_to_standard_error() {
 }
 
 /// A relay that logs to a journal, and that.
-struct House {
+struct JournaldHarness {
     process: Process,
     path: PathBuf,
     journal: UnixDatagram,
     relay: Option<Child>,
     /// Every event so far.
-    all: Vec<Event>,
+    all: Vec<JournaldEvent>,
 }
 
-type Event = BTreeMap<String, String>;
+type JournaldEvent = BTreeMap<String, String>;
 
-impl House {
+impl JournaldHarness {
     fn new(addresses: &str) -> Self {
         let process = Process::toward(free_port(), "");
         let path = process.directory().join("journal.socket");
@@ -110,12 +110,12 @@ impl House {
         Self { process, path, journal, relay: None, all: Vec::new() }
     }
 
-    async fn start(&mut self) {
+    async fn start_relay(&mut self) {
         self.relay = Some(self.process.command(&["serve"]).stderr(Stdio::piped()).spawn().unwrap());
     }
 
     /// Has it log something, and waits until it did. Of an address it says so once in a minute.
-    async fn say_something(&self, last: u8) {
+    async fn provoke_log_line(&self, last: u8) {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(([127, 0, 0, last], 0).into()).unwrap();
         let stream = socket.connect(self.process.address(2)).await.unwrap();
@@ -124,13 +124,13 @@ impl House {
     }
 
     /// The next event that says this.
-    async fn heard(&mut self, words: &str) -> Event {
+    async fn wait_for_event(&mut self, words: &str) -> JournaldEvent {
         loop {
             let mut datagram = vec![0; 1 << 18];
             self.journal.set_read_timeout(Some(support::PATIENCE)).unwrap();
             let length =
                 self.journal.recv(&mut datagram).unwrap_or_else(|error| unreachable!("{words}: {error}"));
-            let event = read(&datagram[..length]);
+            let event = parse_native_protocol(&datagram[..length]);
             self.all.push(event.clone());
             if event["MESSAGE"].contains(words) {
                 return event;
@@ -139,7 +139,7 @@ impl House {
     }
 }
 
-impl Drop for House {
+impl Drop for JournaldHarness {
     fn drop(&mut self) {
         if let Some(relay) = &mut self.relay {
             let _ = relay.kill();
@@ -149,8 +149,8 @@ impl Drop for House {
 }
 
 /// As <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/> has it.
-fn read(mut datagram: &[u8]) -> Event {
-    let mut event = Event::new();
+fn parse_native_protocol(mut datagram: &[u8]) -> JournaldEvent {
+    let mut event = JournaldEvent::new();
     while !datagram.is_empty() {
         let end = datagram.iter().position(|byte| *byte == b'\n').unwrap();
         let line = std::str::from_utf8(&datagram[..end]).unwrap();

@@ -12,7 +12,7 @@ mod support;
 use house::{DOMAIN, House, PROOF};
 use http::{Act, Server};
 use mailtrail_mail::Secret;
-use mailtrail_sandbox::Face;
+use mailtrail_sandbox::ProviderProfile;
 use mailtrail_trail::provider::mailgun::sign;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -21,9 +21,9 @@ use support::client::Client;
 
 /// Runs every command that lists something, on a store in which there is something to be listed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_line_is_an_object_with_its_fields() {
+async fn every_command_prints_json_objects_with_documented_fields() {
     let endpoint = Server::start(|_, _| Act::Answer(422, "no".into())).await;
-    let mut house = eventful(&endpoint).await;
+    let mut house = populated_harness(&endpoint).await;
     let waiting = house.process.ask(&["queue", "list", "--ids"]).await.out.trim().to_owned();
     let event = house.process.ask(&["--json", "events", "list"]).await.json().remove(0);
     let mail = house.process.ask(&["--json", "inbound", "dead"]).await.json().remove(0);
@@ -31,7 +31,7 @@ async fn every_line_is_an_object_with_its_fields() {
     let place = tempfile::tempdir().unwrap();
     let copy = place.path().join("copy").to_str().unwrap().to_owned();
     let mut table = Vec::new();
-    for words in LISTS.iter().map(|(words, _)| *words) {
+    for words in COMMAND_FIELDS.iter().map(|(words, _)| *words) {
         let words = words.replace("WAITING", &waiting).replace("EVENT", &event).replace("MAIL", &mail);
         let words = words.replace("COPY", &copy);
         let arguments: Vec<_> = std::iter::once("--json").chain(words.split(' ')).collect();
@@ -45,7 +45,7 @@ async fn every_line_is_an_object_with_its_fields() {
         let fields = objects.map(|object| object.keys().cloned().collect::<BTreeSet<_>>());
         table.push(fields.reduce(|all, more| &all & &more).unwrap());
     }
-    for ((words, expected), fields) in LISTS.iter().zip(&table) {
+    for ((words, expected), fields) in COMMAND_FIELDS.iter().zip(&table) {
         let missing: Vec<_> = expected.split(' ').filter(|field| !fields.contains(*field)).collect();
         assert!(missing.is_empty(), "{words} lacks {missing:?}: {fields:?}");
     }
@@ -53,8 +53,8 @@ async fn every_line_is_an_object_with_its_fields() {
 }
 
 /// A relay with a bit of everything.
-async fn eventful(endpoint: &Server) -> House {
-    let mut house = House::new(Face::Mailgun).await;
+async fn populated_harness(endpoint: &Server) -> House {
+    let mut house = House::new(ProviderProfile::Mailgun).await;
     let open = house.process.address(2);
     house.process.configure(&format!(
         "{}\n[[listener]]\naddress = \"{open}\"\ntls = \"none\"\nauth = \"none\"\n\
@@ -78,19 +78,19 @@ async fn eventful(endpoint: &Server) -> House {
         (
             "no send of ours",
             json!({
-                "event": "delivered", "id": "o-1", "timestamp": now(), "recipient": "eve@example.net",
+                "event": "delivered", "id": "o-1", "timestamp": now_seconds(), "recipient": "eve@example.net",
                 "message": {"headers": {"message-id": "unknown@example.com"}},
             }),
         ),
         ("no event", json!([])),
     ] {
-        let (at, token) = (now().to_string(), format!("token of {subject}"));
+        let (at, token) = (now_seconds().to_string(), format!("token of {subject}"));
         let signature =
             json!({"timestamp": at, "token": token, "signature": sign(&Secret::new(PROOF), &at, &token)});
         let body = json!({"signature": signature, "event-data": words}).to_string();
-        assert_eq!(post(&house, "webhooks/up", "application/json", body).await, 200, "{subject}");
+        assert_eq!(post_body(&house, "webhooks/up", "application/json", body).await, 200, "{subject}");
     }
-    let (at, token) = (now().to_string(), "token of a mail");
+    let (at, token) = (now_seconds().to_string(), "token of a mail");
     let signature = sign(&Secret::new(PROOF), &at, token);
     let mail = "From: ada@example.net\r\nMessage-ID: <2@example.net>\r\n\r\nhello\r\n";
     let reply = format!("reply@{DOMAIN}");
@@ -103,7 +103,7 @@ async fn eventful(endpoint: &Server) -> House {
         ("signature", &signature),
     ];
     let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
-    assert_eq!(post(&house, "inbound/up/mime", "application/x-www-form-urlencoded", body).await, 200);
+    assert_eq!(post_body(&house, "inbound/up/mime", "application/x-www-form-urlencoded", body).await, 200);
     for questions in [
         &["events", "orphans"][..],
         &["events", "dead"],
@@ -121,19 +121,19 @@ async fn eventful(endpoint: &Server) -> House {
     house
 }
 
-async fn post(house: &House, path: &str, kind: &str, body: String) -> u16 {
+async fn post_body(house: &House, path: &str, kind: &str, body: String) -> u16 {
     let tls = mailtrail_net::tls::client_config(None).unwrap();
     let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
     let request = client.post(format!("http://{}/{path}", house.process.address(1)));
     request.header("content-type", kind).body(body).send().await.unwrap().status().as_u16()
 }
 
-fn now() -> u64 {
+fn now_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
 /// Commands, and the fields that each of their lines has.
-const LISTS: &[(&str, &str)] = &[
+const COMMAND_FIELDS: &[(&str, &str)] = &[
     (
         "trace ada@example.net",
         "accepted attempts client envid from id lane message_id next_action next_at peer recipients record record_url ret route size subject tags timeline user",

@@ -10,7 +10,7 @@ mod scripted;
 mod support;
 
 use mailtrail_store::Store;
-use mailtrail_trail::{Standing, State, Trail, What};
+use mailtrail_trail::{AttemptStatus, RecipientState, Trail, TrailEventKind};
 use scripted::{Act, At, Script, Server};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -24,36 +24,37 @@ use support::sink::{Mail, Manners, Sink};
 use tokio_rustls::TlsConnector;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_that_was_promised_is_lost_when_the_process_is_killed() {
-    let (kills, messages) = (number("MAILTRAIL_TEST_KILLS", 3), number("MAILTRAIL_TEST_MESSAGES", 600));
+async fn kill_loses_no_accepted_message() {
+    let (kills, messages) =
+        (env_number("MAILTRAIL_TEST_KILLS", 3), env_number("MAILTRAIL_TEST_MESSAGES", 600));
     // So that attempts are always under way.
     let manners = Manners { thinking: Duration::from_millis(20), ..Manners::default() };
     let sink = Sink::with(manners).await;
     let mut process = Process::new(&sink);
     process.start().await;
-    let traffic = Traffic::start(&process, messages);
+    let traffic = KillTraffic::start(&process, messages);
     for kill in 1..=kills {
-        let enough = || (traffic.promised() >= messages * kill / (kills + 1)).then_some(());
-        support::eventually_within(LONG, "traffic goes on", enough).await;
+        let enough = || (traffic.accepted_count() >= messages * kill / (kills + 1)).then_some(());
+        support::eventually_within(LONG_TIMEOUT, "traffic goes on", enough).await;
         process.kill();
         process.start().await;
     }
-    let promised = traffic.end().await;
+    let promised = traffic.wait_until_sent().await;
     assert_eq!(promised.len(), messages, "every message was taken in the end");
-    let patience = LONG + Duration::from_millis(20) * u32::try_from(messages).unwrap();
+    let patience = LONG_TIMEOUT + Duration::from_millis(20) * u32::try_from(messages).unwrap();
     let missing = || {
-        let copies = copies(&sink.mails());
+        let copies = count_copies(&sink.mails());
         promised.keys().all(|id| copies.contains_key(id)).then_some(())
     };
     support::eventually_within(patience, "every promised message arrives", missing).await;
     let store = process.settle().await;
-    Tally::of(&promised, &sink.mails(), &store).check(kills);
+    KillResults::collect(&promised, &sink.mails(), &store).assert_nothing_lost(kills);
 }
 
 /// Killed at a known point of the way out: before the dot the mail is sent again as if nothing had been; behind it
 /// nobody knows, and the trail says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_kill_costs_depends_on_the_dot_alone() {
+async fn kill_before_end_of_data_resends_and_after_it_is_unknown() {
     for (at, act, arrivals, unknown) in [
         (At::Banner, Act::Silence, 1..=1, 0..=0),
         (At::Mail, Act::Silence, 1..=1, 0..=0),
@@ -74,7 +75,8 @@ async fn what_a_kill_costs_depends_on_the_dot_alone() {
             process.start().await;
             let mut client = Client::connect(process.address(1)).await.unwrap();
             // No buffer on the way holds a message whose end shall not be reached.
-            let text = message(0) + &"y".repeat(998).repeat(if at == At::Body { 12_000 } else { 1 }) + "\r\n";
+            let text =
+                sample_message(0) + &"y".repeat(998).repeat(if at == At::Body { 12_000 } else { 1 }) + "\r\n";
             let text = text.replace(&"y".repeat(998), &("y".repeat(996) + "\r\n"));
             let id = client.submit("a@example.com", &["b@example.net"], &text).await.unwrap();
             let there = || server.with(|script| script.is_done(at)).then_some(());
@@ -82,32 +84,36 @@ async fn what_a_kill_costs_depends_on_the_dot_alone() {
             process.kill();
             process.start().await;
             let store = process.settle().await;
-            let trail = store.trail(id.parse().unwrap()).unwrap().unwrap();
-            assert_eq!(trail.recipients[0].state(), State::Relayed, "{what}: {:?}", trail.facts);
-            let (arrived, unknowns) = (server.taken().len(), unknowns(&trail));
-            assert!(arrivals.contains(&arrived), "{what}: arrived {arrived} times: {:?}", trail.facts);
-            assert!(unknown.contains(&unknowns) && arrived <= 1 + unknowns, "{what}: {:?}", trail.facts);
+            let trail = store.load_trail(id.parse().unwrap()).unwrap().unwrap();
+            assert_eq!(trail.recipients[0].state(), RecipientState::Relayed, "{what}: {:?}", trail.events);
+            let (arrived, unknowns) = (server.taken().len(), count_unknown(&trail));
+            assert!(arrivals.contains(&arrived), "{what}: arrived {arrived} times: {:?}", trail.events);
+            assert!(unknown.contains(&unknowns) && arrived <= 1 + unknowns, "{what}: {:?}", trail.events);
             assert!(server.taken().iter().all(|taken| taken.message.ends_with(text.as_bytes())), "{what}");
         }
     }
 }
 
 /// Clients that send until everything was taken, whatever happens to the relay.
-struct Traffic {
-    shared: Arc<Shared>,
+struct KillTraffic {
+    shared: Arc<KillTrafficState>,
     clients: Vec<tokio::task::JoinHandle<()>>,
 }
 
-struct Shared {
-    next: AtomicUsize,
+struct KillTrafficState {
+    next_number: AtomicUsize,
     messages: usize,
     /// Tracking ids that were answered with 250, and the numbers of their messages.
-    promised: Mutex<HashMap<String, usize>>,
+    accepted: Mutex<HashMap<String, usize>>,
 }
 
-impl Traffic {
+impl KillTraffic {
     fn start(process: &Process, messages: usize) -> Self {
-        let shared = Arc::new(Shared { next: AtomicUsize::new(0), messages, promised: Mutex::default() });
+        let shared = Arc::new(KillTrafficState {
+            next_number: AtomicUsize::new(0),
+            messages,
+            accepted: Mutex::default(),
+        });
         let trust = mailtrail_net::tls::connector(Some(&process.data().join("tls/relay.pem"))).unwrap();
         let client = |number: usize| {
             // One in four as Odoo does it.
@@ -115,33 +121,33 @@ impl Traffic {
             let address = process.address(if secure { 0 } else { 1 });
             tokio::spawn(shared.clone().send_all(address, secure.then(|| trust.clone())))
         };
-        let clients = (0..CLIENTS).map(client).collect();
+        let clients = (0..CLIENT_COUNT).map(client).collect();
         Self { shared, clients }
     }
 
-    fn promised(&self) -> usize {
-        self.shared.promised.lock().unwrap().len()
+    fn accepted_count(&self) -> usize {
+        self.shared.accepted.lock().unwrap().len()
     }
 
-    async fn end(self) -> HashMap<String, usize> {
+    async fn wait_until_sent(self) -> HashMap<String, usize> {
         for client in self.clients {
             client.await.unwrap();
         }
-        self.shared.promised.lock().unwrap().clone()
+        self.shared.accepted.lock().unwrap().clone()
     }
 }
 
-impl Shared {
+impl KillTrafficState {
     async fn send_all(self: Arc<Self>, address: SocketAddr, trust: Option<TlsConnector>) {
         let mut client = None;
         loop {
-            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let number = self.next_number.fetch_add(1, Ordering::Relaxed);
             if number >= self.messages {
                 return;
             }
             // Without a 250 the message is the client's: it sends it again, and that is another send.
             let id = loop {
-                match send(&mut client, address, trust.as_ref(), number).await {
+                match send_message(&mut client, address, trust.as_ref(), number).await {
                     Ok(id) => break id,
                     Err(_) => {
                         client = None;
@@ -149,13 +155,13 @@ impl Shared {
                     }
                 }
             };
-            let known = self.promised.lock().unwrap().insert(id, number);
+            let known = self.accepted.lock().unwrap().insert(id, number);
             assert_eq!(known, None, "an id is never given twice");
         }
     }
 }
 
-async fn send(
+async fn send_message(
     client: &mut Option<Client>,
     address: SocketAddr,
     trust: Option<&TlsConnector>,
@@ -168,11 +174,11 @@ async fn send(
         });
     }
     let client = client.as_mut().unwrap();
-    client.submit("a@example.com", &["b@example.net"], &message(number)).await
+    client.submit("a@example.com", &["b@example.net"], &sample_message(number)).await
 }
 
 /// Of sizes from nothing to some tens of kilobytes.
-fn message(number: usize) -> String {
+fn sample_message(number: usize) -> String {
     let line = format!("{number} {}\r\n", "x".repeat(60));
     format!(
         "Message-ID: <{number}@example.com>\r\nSubject: {number}\r\n\r\n{}",
@@ -180,7 +186,7 @@ fn message(number: usize) -> String {
     )
 }
 
-fn copies(mails: &[Mail]) -> HashMap<String, usize> {
+fn count_copies(mails: &[Mail]) -> HashMap<String, usize> {
     let mut copies = HashMap::new();
     mails.iter().for_each(|mail| *copies.entry(mail.id().to_owned()).or_default() += 1);
     copies
@@ -188,10 +194,10 @@ fn copies(mails: &[Mail]) -> HashMap<String, usize> {
 
 /// What became of everything.
 #[derive(Debug, Default)]
-struct Tally {
-    promised: usize,
+struct KillResults {
+    accepted: usize,
     /// Kept, though the client never heard so.
-    kept_unheard: usize,
+    stored_unacknowledged: usize,
     arrived: usize,
     /// Sends that arrived more than once, each explained.
     repeated: usize,
@@ -199,44 +205,54 @@ struct Tally {
     unknown: usize,
 }
 
-impl Tally {
-    fn of(promised: &HashMap<String, usize>, mails: &[Mail], store: &Store) -> Self {
-        let copies = copies(mails);
+impl KillResults {
+    fn collect(promised: &HashMap<String, usize>, mails: &[Mail], store: &Store) -> Self {
+        let copies = count_copies(mails);
         for mail in mails {
             let number: usize = support::header(&mail.message, "Subject").unwrap().parse().unwrap();
             let fits = promised.get(mail.id()).is_none_or(|known| *known == number);
-            assert!(fits && mail.message.ends_with(message(number).as_bytes()), "{} is whole", mail.id());
+            assert!(
+                fits && mail.message.ends_with(sample_message(number).as_bytes()),
+                "{} is whole",
+                mail.id()
+            );
         }
         let kept = all_sends(store);
-        let mut tally = Self { promised: promised.len(), arrived: copies.len(), ..Self::default() };
-        tally.kept_unheard = kept.iter().filter(|id| !promised.contains_key(&id.to_string())).count();
-        assert_eq!(kept.len(), tally.promised + tally.kept_unheard, "what was promised is in the store");
+        let mut tally = Self { accepted: promised.len(), arrived: copies.len(), ..Self::default() };
+        tally.stored_unacknowledged =
+            kept.iter().filter(|id| !promised.contains_key(&id.to_string())).count();
+        assert_eq!(
+            kept.len(),
+            tally.accepted + tally.stored_unacknowledged,
+            "what was promised is in the store"
+        );
         for id in kept {
-            let trail = store.trail(id).unwrap().unwrap();
-            assert_eq!(trail.recipients[0].state(), State::Relayed, "{id}: {:?}", trail.facts);
-            let (arrivals, unknowns) = (copies.get(&id.to_string()).copied().unwrap_or(0), unknowns(&trail));
+            let trail = store.load_trail(id).unwrap().unwrap();
+            assert_eq!(trail.recipients[0].state(), RecipientState::Relayed, "{id}: {:?}", trail.events);
+            let (arrivals, unknowns) =
+                (copies.get(&id.to_string()).copied().unwrap_or(0), count_unknown(&trail));
             assert!(arrivals >= 1, "{id} was relayed and never arrived");
-            assert!(arrivals <= 1 + unknowns, "{id} arrived {arrivals} times: {:?}", trail.facts);
+            assert!(arrivals <= 1 + unknowns, "{id} arrived {arrivals} times: {:?}", trail.events);
             tally.repeated += usize::from(arrivals > 1);
             tally.unknown += usize::from(unknowns > 0);
         }
         tally
     }
 
-    fn check(&self, kills: usize) {
+    fn assert_nothing_lost(&self, kills: usize) {
         println!("{kills} kills: {self:?}");
-        assert_eq!(self.arrived, self.promised + self.kept_unheard, "accepted = arrived");
+        assert_eq!(self.arrived, self.accepted + self.stored_unacknowledged, "accepted = arrived");
         assert!(kills == 0 || self.unknown > 0, "the kills hit nothing: this has tested nothing");
     }
 }
 
-fn unknowns(trail: &Trail) -> usize {
-    trail.facts.iter().filter(|fact| fact.what == What::Attempted(Standing::Unknown)).count()
+fn count_unknown(trail: &Trail) -> usize {
+    trail.events.iter().filter(|fact| fact.kind == TrailEventKind::Attempted(AttemptStatus::Unknown)).count()
 }
 
-fn number(variable: &str, usual: usize) -> usize {
+fn env_number(variable: &str, usual: usize) -> usize {
     std::env::var(variable).map_or(usual, |value| value.parse().expect("a number"))
 }
 
-const CLIENTS: usize = 8;
-const LONG: Duration = Duration::from_secs(60);
+const CLIENT_COUNT: usize = 8;
+const LONG_TIMEOUT: Duration = Duration::from_secs(60);

@@ -12,16 +12,17 @@ use support::relay::{Relay, all_sends};
 use support::sink::Sink;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_large_message_arrives_as_it_was_sent() {
+async fn large_message_arrives_unchanged() {
     let sink = Sink::start().await;
     let relay = Relay::start(&sink, "").await;
     let mut client = Client::log_in(relay.guarded(), &relay.trust()).await.unwrap();
     // Sizes around the borders of memory and pieces, then the largest.
-    for (number, size) in
-        [64 << 10, 1 << 20, (1 << 20) + 1, (1 << 20) + (256 << 10), LARGE].into_iter().enumerate()
+    for (number, size) in [64 << 10, 1 << 20, (1 << 20) + 1, (1 << 20) + (256 << 10), LARGE_MESSAGE_BYTES]
+        .into_iter()
+        .enumerate()
     {
-        let message = message(number, size);
-        let id = client.submit("a@example.com", &["b@example.net"], &stuffed(&message)).await.unwrap();
+        let message = sample_message(number, size);
+        let id = client.submit("a@example.com", &["b@example.net"], &dot_stuff(&message)).await.unwrap();
         let mail = sink.wait_for(number + 1).await.pop().unwrap();
         assert_eq!(mail.id(), id);
         assert!(mail.message.ends_with(message.as_bytes()), "{size} bytes");
@@ -31,31 +32,33 @@ async fn a_large_message_arrives_as_it_was_sent() {
 
 /// Nothing grows more on its way in.
 #[tokio::test]
-async fn a_large_message_of_bare_line_ends_is_made_whole() {
-    const LINES: usize = 2_000_000;
+async fn normalizes_line_ends_of_large_message() {
+    const LINE_COUNT: usize = 2_000_000;
     let sink = Sink::start().await;
     let relay = Relay::start(&sink, "").await;
     let mut client = Client::connect(relay.open()).await.unwrap();
-    let message = format!("A: b\r\n\r\n{}\r\n", "\n".repeat(LINES));
+    let message = format!("A: b\r\n\r\n{}\r\n", "\n".repeat(LINE_COUNT));
     let id = client.submit("a@example.com", &["b@example.net"], &message).await.unwrap();
-    let expected = format!("A: b\r\n\r\n{}\r\n", "\r\n".repeat(LINES));
+    let expected = format!("A: b\r\n\r\n{}\r\n", "\r\n".repeat(LINE_COUNT));
     assert!(sink.arrival(&id).await.message.ends_with(expected.as_bytes()));
 }
 
 /// Through the real program, whose peak the kernel remembers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_at_once_stay_within_the_stated_memory() {
-    let (sink, process) = outside().await;
-    let clients = (0..10).map(|number| tokio::spawn(send(process.address(1), message(number, LARGE))));
+async fn ten_large_messages_stay_within_memory_limit() {
+    let (sink, process) = start_process().await;
+    let clients = (0..10).map(|number| {
+        tokio::spawn(submit_message(process.address(1), sample_message(number, LARGE_MESSAGE_BYTES)))
+    });
     futures_util::future::join_all(clients).await.into_iter().for_each(|sent| sent.unwrap());
-    check(&sink, &process, 10, LARGE, 96 << 20).await;
+    assert_unchanged_and_memory_within(&sink, &process, 10, LARGE_MESSAGE_BYTES, 96 << 20).await;
 }
 
 /// A hundred that need more than the 64 MiB they share are in the middle of their messages; all are taken.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_that_get_no_memory_are_taken_all_the_same() {
-    const SIZE: usize = 2 << 20;
-    let (sink, process) = outside().await;
+async fn accepts_messages_beyond_spool_memory() {
+    const MESSAGE_BYTES: usize = 2 << 20;
+    let (sink, process) = start_process().await;
     let idle = process.peak_memory();
     let mut clients = Vec::new();
     for number in 0..100 {
@@ -63,36 +66,42 @@ async fn messages_that_get_no_memory_are_taken_all_the_same() {
         for command in ["MAIL FROM:<a@example.com>", "RCPT TO:<b@example.net>", "DATA"] {
             client.ask(command).await.unwrap();
         }
-        let text = stuffed(&message(number, SIZE));
-        client.say(&text[..SIZE / 4 * 3]).await.unwrap();
+        let text = dot_stuff(&sample_message(number, MESSAGE_BYTES));
+        client.say(&text[..MESSAGE_BYTES / 4 * 3]).await.unwrap();
         clients.push((client, text));
     }
     let filled = || (process.peak_memory() >= idle + (60 << 20)).then_some(());
     support::eventually("the common memory is in use", filled).await;
     for (client, text) in &mut clients {
-        let answer = client.ask(&format!("{}.", &text[SIZE / 4 * 3..])).await.unwrap();
+        let answer = client.ask(&format!("{}.", &text[MESSAGE_BYTES / 4 * 3..])).await.unwrap();
         assert_eq!(answer.0, 250, "{}", answer.1);
     }
-    check(&sink, &process, 100, SIZE, 192 << 20).await;
+    assert_unchanged_and_memory_within(&sink, &process, 100, MESSAGE_BYTES, 192 << 20).await;
 }
 
-async fn outside() -> (Sink, Process) {
+async fn start_process() -> (Sink, Process) {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
     process.start().await;
     (sink, process)
 }
 
-async fn send(relay: SocketAddr, message: String) {
+async fn submit_message(relay: SocketAddr, message: String) {
     let mut client = Client::connect(relay).await.unwrap();
-    client.submit("a@example.com", &["b@example.net"], &stuffed(&message)).await.unwrap();
+    client.submit("a@example.com", &["b@example.net"], &dot_stuff(&message)).await.unwrap();
 }
 
 /// All arrived as they were sent, and the relay never held more than `limit` bytes of memory.
-async fn check(sink: &Sink, process: &Process, messages: usize, size: usize, limit: u64) {
+async fn assert_unchanged_and_memory_within(
+    sink: &Sink,
+    process: &Process,
+    messages: usize,
+    size: usize,
+    limit: u64,
+) {
     let mails = sink.wait_for(messages).await;
     for number in 0..messages {
-        let expected = message(number, size);
+        let expected = sample_message(number, size);
         assert!(mails.iter().any(|mail| mail.message.ends_with(expected.as_bytes())), "message {number}");
     }
     let peak = process.peak_memory();
@@ -101,13 +110,13 @@ async fn check(sink: &Sink, process: &Process, messages: usize, size: usize, lim
 }
 
 #[tokio::test]
-async fn what_is_refused_after_the_dot_leaves_the_session_usable() {
+async fn rejection_after_data_keeps_session_usable() {
     let sink = Sink::start().await;
     let relay = Relay::start(&sink, "message_size = \"2MiB\"").await;
     let mut client = Client::connect(relay.open()).await.unwrap();
     let endless_header = format!("X-Long: {}\r\n\r\n", "x\r\n\t".repeat(300_000));
     for (message, code) in [
-        (message(0, 3 << 20), "552 5.3.4 The message is larger"),
+        (sample_message(0, 3 << 20), "552 5.3.4 The message is larger"),
         (endless_header, "552 5.3.4 The header of the message is larger"),
     ] {
         let refusal = client.submit("a@example.com", &["b@example.net"], &message).await.unwrap_err();
@@ -121,14 +130,18 @@ async fn what_is_refused_after_the_dot_leaves_the_session_usable() {
 /// A disk that is full in the middle of a large message, made with a limit on the size of files: the process that
 /// plays it is this test again.
 #[tokio::test]
-async fn a_large_message_that_cannot_be_written_is_refused_for_now() {
-    const ROLE: &str = "MAILTRAIL_TEST_FULL_DISK";
-    const TEST: &str = "a_large_message_that_cannot_be_written_is_refused_for_now";
-    if std::env::var_os(ROLE).is_none() {
+async fn unwritable_large_message_is_temporary_failure() {
+    const ROLE_VARIABLE: &str = "MAILTRAIL_TEST_FULL_DISK";
+    const TEST_NAME: &str = "unwritable_large_message_is_temporary_failure";
+    if std::env::var_os(ROLE_VARIABLE).is_none() {
         // Without the trap the limit's signal would end the process; 8192 units of 512 bytes are 4 MiB.
         let limited = "trap '' XFSZ; ulimit -f 8192; exec \"$0\" --exact \"$1\" --test-threads=1";
         let mut shell = Command::new("sh");
-        shell.args(["-c", limited]).arg(std::env::current_exe().unwrap()).arg(TEST).env(ROLE, "");
+        shell
+            .args(["-c", limited])
+            .arg(std::env::current_exe().unwrap())
+            .arg(TEST_NAME)
+            .env(ROLE_VARIABLE, "");
         let played = support::run(&mut shell).await.unwrap();
         assert!(String::from_utf8_lossy(&played.stdout).contains("1 passed"), "{played:?}");
         return;
@@ -136,7 +149,7 @@ async fn a_large_message_that_cannot_be_written_is_refused_for_now() {
     let sink = Sink::start().await;
     let relay = Relay::start(&sink, "").await;
     let mut client = Client::connect(relay.open()).await.unwrap();
-    let large = stuffed(&message(0, LARGE));
+    let large = dot_stuff(&sample_message(0, LARGE_MESSAGE_BYTES));
     let mut taken = Vec::new();
     for _ in 0..3 {
         let refusal = client.submit("a@example.com", &["b@example.net"], &large).await.unwrap_err();
@@ -155,12 +168,12 @@ async fn a_large_message_that_cannot_be_written_is_refused_for_now() {
 }
 
 /// The message as a client sends it.
-fn stuffed(message: &str) -> String {
+fn dot_stuff(message: &str) -> String {
     message.replace("\r\n.", "\r\n..")
 }
 
 /// A message of that size, dots in front of many lines.
-fn message(number: usize, size: usize) -> String {
+fn sample_message(number: usize, size: usize) -> String {
     let lines = format!("{}\r\n.{number}\r\n..\r\n", "x".repeat(990));
     let mut text =
         format!("Message-ID: <{number}@example.com>\r\nDate: Mon, 14 Sep 2026 11:59:00 +0000\r\n\r\n");
@@ -172,4 +185,4 @@ fn message(number: usize, size: usize) -> String {
 }
 
 /// Bytes of a large message, as providers count them.
-const LARGE: usize = 25_000_000;
+const LARGE_MESSAGE_BYTES: usize = 25_000_000;

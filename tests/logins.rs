@@ -15,13 +15,13 @@ use support::process::Process;
 use support::relay::{PASSWORD, Relay, USER};
 use support::sink::Sink;
 
-static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+static CAPTURED_LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
-struct Log;
+struct CaptureWriter;
 
-impl io::Write for Log {
+impl io::Write for CaptureWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        LOG.lock().unwrap().extend_from_slice(bytes);
+        CAPTURED_LOG.lock().unwrap().extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -31,7 +31,7 @@ impl io::Write for Log {
 }
 
 #[tokio::test]
-async fn a_user_has_a_rate_of_its_own() {
+async fn limits_rate_per_user() {
     let sink = Sink::start().await;
     let user = "[[user]]\nname = \"shop\"\npassword = \"counted\"\nrate = \"2/day\"";
     let relay = Relay::start(&sink, user).await;
@@ -40,7 +40,7 @@ async fn a_user_has_a_rate_of_its_own() {
     {
         let client = Client::connect(relay.guarded()).await.unwrap();
         let mut client = client.start_tls(&relay.trust()).await.unwrap();
-        assert_eq!(client.ask(&format!("AUTH PLAIN {}", plain(user, password))).await.unwrap().0, 235);
+        assert_eq!(client.ask(&format!("AUTH PLAIN {}", sasl_plain(user, password))).await.unwrap().0, 235);
         for code in expected {
             let (answer, text) = client.ask("MAIL FROM:<a@example.com>").await.unwrap();
             assert_eq!(answer, code, "{user}: {text}");
@@ -64,7 +64,7 @@ async fn a_restart_does_not_let_guesses_lock_out_a_user_that_logged_in_before() 
     process.start().await;
     let mut other = Client::connect(guarded).await.unwrap().start_tls(&trust).await.unwrap();
     for (password, code) in [("old-1", 535), ("old-2", 535), ("old-3", 454)] {
-        let (answer, text) = other.ask(&format!("AUTH PLAIN {}", plain(USER, password))).await.unwrap();
+        let (answer, text) = other.ask(&format!("AUTH PLAIN {}", sasl_plain(USER, password))).await.unwrap();
         assert_eq!(answer, code, "{text}");
     }
     let mut odoo = Client::log_in(guarded, &trust).await.unwrap();
@@ -74,9 +74,9 @@ async fn a_restart_does_not_let_guesses_lock_out_a_user_that_logged_in_before() 
 
 /// The only one here that is refused logins in this process: log and metrics are the process's.
 #[tokio::test]
-async fn passwords_are_written_nowhere_and_guessing_is_counted() {
+async fn never_writes_passwords_and_counts_failed_logins() {
     let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
-    tracing::subscriber::set_global_default(subscriber.with_writer(|| Log).finish()).unwrap();
+    tracing::subscriber::set_global_default(subscriber.with_writer(|| CaptureWriter).finish()).unwrap();
     let metrics = PrometheusBuilder::new().install_recorder().unwrap();
     let sink = Sink::start().await;
     let relay = Relay::start(&sink, "login_failures = 3").await;
@@ -86,7 +86,7 @@ async fn passwords_are_written_nowhere_and_guessing_is_counted() {
     };
     let wrong = ["wrong-secret-1", "wrong-secret-2", "wrong-secret-3"];
     for password in [wrong[0], wrong[1], PASSWORD] {
-        let (plain, [user, word]) = (plain(USER, password), [USER, password].map(encode));
+        let (plain, [user, word]) = (sasl_plain(USER, password), [USER, password].map(encode_base64));
         let code = if password == PASSWORD { 235 } else { 535 };
         for lines in [
             &[format!("AUTH PLAIN {plain}")][..],
@@ -111,7 +111,7 @@ async fn passwords_are_written_nowhere_and_guessing_is_counted() {
         assert!(client.ask(&line).await.unwrap().0 >= 500);
     }
     let mut open = Client::connect(relay.open()).await.unwrap();
-    open.ask(&format!("AUTH PLAIN {}", plain(USER, PASSWORD))).await.unwrap();
+    open.ask(&format!("AUTH PLAIN {}", sasl_plain(USER, PASSWORD))).await.unwrap();
     guess_until_locked_out(&relay, &mut client, &wrong).await;
     let rendered = metrics.render();
     for line in [
@@ -124,46 +124,51 @@ async fn passwords_are_written_nowhere_and_guessing_is_counted() {
         assert!(rendered.lines().any(|rendered| rendered == line), "{line} is not in\n{rendered}");
     }
     let (_store, directory) = relay.stop().await;
-    let log = String::from_utf8(LOG.lock().unwrap().clone()).unwrap();
+    let log = String::from_utf8(CAPTURED_LOG.lock().unwrap().clone()).unwrap();
     assert_eq!(log.lines().filter(|line| line.contains("wrong user name or password")).count(), 2);
-    let forms: Vec<_> = wrong.into_iter().chain([PASSWORD]).flat_map(forms).collect();
+    let forms: Vec<_> = wrong.into_iter().chain([PASSWORD]).flat_map(password_encodings).collect();
     for form in &forms {
         assert!(!log.contains(form), "{form} was logged");
     }
-    search(directory.path(), &forms);
+    assert_absent_in_files(directory.path(), &forms);
 }
 
 async fn guess_until_locked_out(relay: &Relay, client: &mut Client, wrong: &[&str]) {
     for password in wrong {
-        let (code, _) = client.ask(&format!("AUTH PLAIN {}", plain("nobody", password))).await.unwrap();
+        let (code, _) = client.ask(&format!("AUTH PLAIN {}", sasl_plain("nobody", password))).await.unwrap();
         assert_eq!(code, 454, "two of the user's were wrong before");
     }
     // Refused unseen, and the user that logged in rightly before is not.
-    let answer = client.ask(&format!("AUTH PLAIN {}", plain("nobody", PASSWORD))).await.unwrap();
+    let answer = client.ask(&format!("AUTH PLAIN {}", sasl_plain("nobody", PASSWORD))).await.unwrap();
     assert_eq!(answer.1, "454 4.7.0 Too many failed logins from your address, try again later");
     Client::log_in(relay.guarded(), &relay.trust()).await.unwrap();
     Client::connect(relay.open()).await.unwrap();
 }
 
-fn encode(text: &str) -> String {
+fn encode_base64(text: &str) -> String {
     BASE64_STANDARD.encode(text)
 }
 
-fn plain(user: &str, password: &str) -> String {
-    encode(&format!("\0{user}\0{password}"))
+fn sasl_plain(user: &str, password: &str) -> String {
+    encode_base64(&format!("\0{user}\0{password}"))
 }
 
 /// How a password could be written: itself, and encoded as in each of the mechanisms.
-fn forms(password: &str) -> Vec<String> {
-    vec![password.to_owned(), encode(password), plain(USER, password), plain("nobody", password)]
+fn password_encodings(password: &str) -> Vec<String> {
+    vec![
+        password.to_owned(),
+        encode_base64(password),
+        sasl_plain(USER, password),
+        sasl_plain("nobody", password),
+    ]
 }
 
 /// What is kept knows them neither.
-fn search(directory: &Path, forms: &[String]) {
+fn assert_absent_in_files(directory: &Path, forms: &[String]) {
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            search(&path, forms);
+            assert_absent_in_files(&path, forms);
         } else if let Ok(bytes) = std::fs::read(&path) {
             let text = String::from_utf8_lossy(&bytes);
             assert!(!forms.iter().any(|form| text.contains(form)), "in {}", path.display());

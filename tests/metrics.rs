@@ -5,7 +5,7 @@
 
 mod support;
 
-use mailtrail::metrics::{Kind, MEASURES};
+use mailtrail::metrics::{METRICS, MetricKind};
 use regex::Regex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -15,39 +15,39 @@ use std::process::{Child, Command, Stdio};
 use support::client::Client;
 use support::process::free_port;
 
-const DOCUMENT: &str = include_str!("../docs/metrics.md");
-const RULES: &str = include_str!("../systemd/mailtrail.rules.yml");
+const METRICS_DOC: &str = include_str!("../docs/metrics.md");
+const ALERT_RULES: &str = include_str!("../systemd/mailtrail.rules.yml");
 const DASHBOARD: &str = include_str!("../systemd/mailtrail-dashboard.json");
 
 /// Name → kind and labels, as the program has them.
-fn known() -> BTreeMap<String, (String, Vec<String>)> {
+fn listed_metrics() -> BTreeMap<String, (String, Vec<String>)> {
     let labels = |labels: &[&str]| labels.iter().map(|label| (*label).to_owned()).collect();
-    let measures = MEASURES.iter();
-    measures.map(|one| (one.name.to_owned(), (one.kind.word().to_owned(), labels(one.labels)))).collect()
+    let measures = METRICS.iter();
+    measures.map(|one| (one.name.to_owned(), (one.kind.as_str().to_owned(), labels(one.labels)))).collect()
 }
 
 #[test]
-fn what_the_code_counts_is_what_is_listed() {
+fn recorded_metrics_equal_listed_metrics() {
     let call = Regex::new(r#"metrics::(counter|gauge|histogram)!\([ \n]*"(mailtrail_[a-z_]+)""#).unwrap();
     let mut counted = BTreeMap::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for file in sources(&root.join("src")).into_iter().chain(sources(&root.join("crates"))) {
+    for file in source_files(&root.join("src")).into_iter().chain(source_files(&root.join("crates"))) {
         for found in call.captures_iter(&std::fs::read_to_string(file).unwrap()) {
             counted.insert(found[2].to_owned(), found[1].to_owned());
         }
     }
-    let listed: BTreeMap<_, _> = known().into_iter().map(|(name, (kind, _))| (name, kind)).collect();
+    let listed: BTreeMap<_, _> = listed_metrics().into_iter().map(|(name, (kind, _))| (name, kind)).collect();
     assert_eq!(counted, listed);
-    let names: Vec<_> = MEASURES.iter().map(|one| one.name).collect();
+    let names: Vec<_> = METRICS.iter().map(|one| one.name).collect();
     assert!(names.is_sorted_by(|one, other| one < other), "by name, each once");
 }
 
 #[test]
-fn every_figure_has_a_section_and_no_other_has() {
+fn every_metric_is_documented() {
     let mut written = BTreeMap::new();
     let code = Regex::new("`([^`]+)`").unwrap();
     let codes = |text: &str| code.captures_iter(text).map(|found| found[1].to_owned()).collect::<Vec<_>>();
-    for section in DOCUMENT.split("\n### ").skip(1) {
+    for section in METRICS_DOC.split("\n### ").skip(1) {
         let mut lines = section.lines().filter(|line| !line.is_empty());
         let name = codes(lines.next().unwrap()).remove(0);
         let (kind, labels) =
@@ -55,24 +55,24 @@ fn every_figure_has_a_section_and_no_other_has() {
         assert!(lines.next().is_some(), "{name} says nothing");
         written.insert(name, (kind.to_owned(), codes(labels)));
     }
-    assert_eq!(written, known());
+    assert_eq!(written, listed_metrics());
 }
 
 #[test]
-fn rules_and_dashboard_ask_for_what_there_is() {
+fn rules_and_dashboard_use_existing_metrics() {
     let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
     let places: BTreeSet<_> = panels.iter().map(|panel| panel["gridPos"].to_string()).collect();
     assert_eq!(places.len(), panels.len(), "no panel lies on another");
     let mut there = BTreeSet::new();
-    for measure in MEASURES {
+    for measure in METRICS {
         match measure.kind {
-            Kind::Histogram => drop(there.insert(format!("{}_bucket", measure.name))),
-            Kind::Counter | Kind::Gauge => drop(there.insert(measure.name.to_owned())),
+            MetricKind::Histogram => drop(there.insert(format!("{}_bucket", measure.name))),
+            MetricKind::Counter | MetricKind::Gauge => drop(there.insert(measure.name.to_owned())),
         }
     }
     let name = Regex::new(r"mailtrail_[a-z_]+").unwrap();
-    for (file, text) in [("rules", RULES), ("dashboard", DASHBOARD)] {
+    for (file, text) in [("rules", ALERT_RULES), ("dashboard", DASHBOARD)] {
         let named: BTreeSet<_> = name.find_iter(text).map(|found| found.as_str().to_owned()).collect();
         assert!(named.len() > 8, "{file}: {named:?}");
         assert_eq!(named.difference(&there).next(), None, "{file} asks for something that is not there");
@@ -80,7 +80,7 @@ fn rules_and_dashboard_ask_for_what_there_is() {
 }
 
 #[test]
-fn promtool_takes_the_rules() {
+fn promtool_accepts_alert_rules() {
     let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/mailtrail.rules.yml");
     let checked = Command::new("promtool").arg("check").arg("rules").arg(rules).output();
     let Ok(checked) = checked else {
@@ -90,35 +90,38 @@ fn promtool_takes_the_rules() {
 }
 
 /// A relay with its sandbox, which ends with the test.
-struct Relay {
+struct MetricsRelay {
     child: Child,
     _folder: tempfile::TempDir,
-    door: SocketAddr,
-    page: SocketAddr,
+    smtp_address: SocketAddr,
+    metrics_address: SocketAddr,
 }
 
-impl Drop for Relay {
+impl Drop for MetricsRelay {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-impl Relay {
+impl MetricsRelay {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let [door, page] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
-        let config = CONFIGURATION.replace("DOOR", &door.to_string()).replace("PAGE", &page.to_string());
+        let [smtp_address, metrics_address] =
+            [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
+        let config = RELAY_CONFIG
+            .replace("DOOR", &smtp_address.to_string())
+            .replace("PAGE", &metrics_address.to_string());
         std::fs::write(folder.path().join("mailtrail.toml"), config).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_mailtrail"));
         command.current_dir(folder.path()).stderr(Stdio::null());
         command.args(["--config", "mailtrail.toml", "serve", "--sandbox", "--pace", "0"]);
-        Self { child: command.spawn().unwrap(), _folder: folder, door, page }
+        Self { child: command.spawn().unwrap(), _folder: folder, smtp_address, metrics_address }
     }
 
     /// What Prometheus would read.
     fn scrape(&self) -> Option<String> {
-        let mut stream = TcpStream::connect(self.page).ok()?;
+        let mut stream = TcpStream::connect(self.metrics_address).ok()?;
         stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
@@ -126,7 +129,7 @@ impl Relay {
     }
 
     /// The same, read: name → kind and labels.
-    fn exposed(&self) -> Option<BTreeMap<String, (String, Vec<String>)>> {
+    fn exposed_metrics(&self) -> Option<BTreeMap<String, (String, Vec<String>)>> {
         let text = self.scrape()?;
         let (mut exposed, label) = (BTreeMap::new(), Regex::new(r#"[{,]([a-z_]+)=""#).unwrap());
         for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
@@ -141,10 +144,10 @@ impl Relay {
 }
 
 #[tokio::test]
-async fn a_relay_at_work_exposes_what_is_promised_and_nothing_that_is_not_listed() {
-    let relay = Relay::start();
+async fn running_relay_exposes_promised_and_only_listed_metrics() {
+    let relay = MetricsRelay::start();
     support::eventually("it answers", || relay.scrape()).await;
-    let mut client = Client::connect(relay.door).await.unwrap();
+    let mut client = Client::connect(relay.smtp_address).await.unwrap();
     assert_eq!(client.ask("NONSENSE").await.unwrap().0, 500);
     for recipient in ["ada@example.net", "bounce@example.net"] {
         assert_eq!(client.ask("MAIL FROM:<app@example.com>").await.unwrap().0, 250);
@@ -152,10 +155,11 @@ async fn a_relay_at_work_exposes_what_is_promised_and_nothing_that_is_not_listed
         assert_eq!(client.ask("DATA").await.unwrap().0, 354);
         assert_eq!(client.ask("Subject: hello\r\n\r\nhi\r\n.").await.unwrap().0, 250);
     }
-    let promised: BTreeSet<_> = PROMISED.iter().map(|name| format!("mailtrail_{name}")).collect();
-    let all = || relay.exposed().filter(|exposed| promised.iter().all(|name| exposed.contains_key(name)));
+    let promised: BTreeSet<_> = PROMISED_METRICS.iter().map(|name| format!("mailtrail_{name}")).collect();
+    let all =
+        || relay.exposed_metrics().filter(|exposed| promised.iter().all(|name| exposed.contains_key(name)));
     let exposed = support::eventually("all that is promised", all).await;
-    let known = known();
+    let known = listed_metrics();
     for (name, (kind, labels)) in &exposed {
         let (listed_kind, listed_labels) = known.get(name).unwrap_or_else(|| panic!("{name} is not listed"));
         assert_eq!((kind, labels), (listed_kind, listed_labels), "{name}");
@@ -166,13 +170,13 @@ async fn a_relay_at_work_exposes_what_is_promised_and_nothing_that_is_not_listed
     assert!(text.contains("mailtrail_smtp_accepted_total{client=\"unauthenticated\"} 2\n"), "{text}");
 }
 
-fn sources(folder: &Path) -> Vec<std::path::PathBuf> {
+fn source_files(folder: &Path) -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
+    entries.flat_map(|path| if path.is_dir() { source_files(&path) } else { vec![path] }).collect()
 }
 
 /// What users' monitoring relies on, whatever else is added.
-const PROMISED: [&str; 19] = [
+const PROMISED_METRICS: [&str; 19] = [
     "smtp_sessions",
     "smtp_accepted_total",
     "smtp_rejected_total",
@@ -194,7 +198,7 @@ const PROMISED: [&str; 19] = [
     "store_bytes",
 ];
 
-const CONFIGURATION: &str = r#"
+const RELAY_CONFIG: &str = r#"
 [server]
 hostname = "relay.example.com"
 data_dir = "data"

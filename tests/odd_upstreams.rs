@@ -18,7 +18,7 @@ use mailtrail::config::Config;
 use mailtrail::daemon::Daemon;
 use mailtrail_mail::{Clock, TrackingId};
 use mailtrail_net::transport::Timeouts;
-use mailtrail_trail::{Accepted, Recipient, Send, State, Trail};
+use mailtrail_trail::{AcceptedMessage, Message, Recipient, RecipientState, Trail};
 use scene::{Log, states};
 use scripted::{Act, At, Script, Server};
 use std::collections::BTreeMap;
@@ -28,9 +28,9 @@ use tempfile::TempDir;
 
 /// One of the kinds of issue: the connection breaks over one message while the breaker is half-open, again and again.
 #[tokio::test]
-async fn a_message_that_breaks_its_connection_holds_no_other_in_half_open() {
+async fn connection_breaking_message_blocks_no_other_in_half_open() {
     let mut scenes = Vec::new();
-    for mode in MODES {
+    for mode in PIPELINING_MODES {
         for (at, act) in [
             (At::Mail, Act::Close),
             (At::Mail, Act::Reset),
@@ -46,69 +46,81 @@ async fn a_message_that_breaks_its_connection_holds_no_other_in_half_open() {
             (At::Dot, Act::Say("thanks")),
         ] {
             let what = format!("{mode} {at:?} {act:?}");
-            let mut play = Play::new(half_open().odd(at, act), mode, what);
-            play.opens = true;
+            let mut play = OddCase::new(half_open_script().with_odd_action(at, act), mode, what);
+            play.opens_breaker = true;
             scenes.push(play);
         }
     }
-    let world = World::new(scenes).await;
+    let world = OddUpstreamRelay::new(scenes).await;
     world.play().await;
     world.stop().await;
 }
 
 #[tokio::test]
-async fn a_reply_of_several_lines_is_read_by_its_last() {
+async fn multiline_reply_is_classified_by_last_line() {
     for (reply, state) in [
-        ("450-4.2.1 busy\r\n550 5.1.1 no such user", State::Bounced),
-        ("550-5.1.1 no such user\r\n450 4.2.1 busy", State::Queued),
-        ("250-fine\r\n550 5.1.1 no such user", State::Bounced),
-        ("550-5.1.1 no such\r\n user here\r\n550 5.1.1 go away", State::Bounced),
-        ("550-5.1.1 no such\r\nuser here\r\n550 5.1.1 go away", State::Bounced),
-        ("550-\r\n-\r\n550 ", State::Bounced),
+        ("450-4.2.1 busy\r\n550 5.1.1 no such user", RecipientState::Bounced),
+        ("550-5.1.1 no such user\r\n450 4.2.1 busy", RecipientState::Queued),
+        ("250-fine\r\n550 5.1.1 no such user", RecipientState::Bounced),
+        ("550-5.1.1 no such\r\n user here\r\n550 5.1.1 go away", RecipientState::Bounced),
+        ("550-5.1.1 no such\r\nuser here\r\n550 5.1.1 go away", RecipientState::Bounced),
+        ("550-\r\n-\r\n550 ", RecipientState::Bounced),
     ] {
         let script = Script::new().to(ODD_RECIPIENT, [Act::Say(reply)]);
-        let world = World::new(vec![Play::new(script, "", reply.into())]).await;
-        let id = world.send(0, ODD, &["a@example.net", ODD_RECIPIENT, "b@example.net"]).await;
-        world.until("an attempt", || world.trail(id).attempts > 0 && !world.trail(id).sending).await;
-        assert_eq!(states(&world.trail(id)), [State::Relayed, state, State::Relayed], "{reply:?}");
+        let world = OddUpstreamRelay::new(vec![OddCase::new(script, "", reply.into())]).await;
+        let id = world.enqueue(0, ODD_SENDER, &["a@example.net", ODD_RECIPIENT, "b@example.net"]).await;
+        world.wait_until("an attempt", || world.trail(id).attempts > 0 && !world.trail(id).is_sending).await;
+        assert_eq!(
+            states(&world.trail(id)),
+            [RecipientState::Relayed, state, RecipientState::Relayed],
+            "{reply:?}"
+        );
         world.stop().await;
     }
 }
 
 /// Words that providers use for an account, in replies about one recipient or one message.
 #[tokio::test]
-async fn words_about_an_account_decide_about_one_message_where_they_are_said_of_one() {
+async fn account_error_for_one_recipient_affects_only_that_message() {
     let mut scenes = Vec::new();
     for provider in ["mailgun", "brevo", "plain"] {
         for (at, reply, state) in [
-            (At::Rcpt, "550 5.1.2 Domain not found", State::Bounced),
-            (At::Rcpt, "550 5.7.1 This user is not allowed to send to that list", State::Bounced),
-            (At::Rcpt, "552 5.2.2 Mailbox limit exceeded", State::Bounced),
-            (At::Rcpt, "550 5.7.1 <x@y>: Relaying denied, says the recipient's gateway", State::Bounced),
-            (At::Rcpt, "454 4.7.1 Relay access denied", State::Queued),
-            (At::Rcpt, "450 4.1.2 Domain not found", State::Queued),
-            (At::Mail, "550 5.1.8 Sender's domain not found", State::Bounced),
-            (At::Mail, "552 5.3.4 Message size limit exceeded", State::Bounced),
-            (At::Data, "554 5.7.1 unauthorized ip address in your list of recipients", State::Bounced),
-            (At::Dot, "552 5.3.4 Message size limit exceeded", State::Bounced),
-            (At::Dot, "554 5.7.1 the attachment can't be used to send the message", State::Bounced),
-            (At::Dot, "550 5.7.1 your account is not yet activated, says a scanner", State::Bounced),
-            (At::Dot, "454 4.7.0 the scanner's login failed", State::Queued),
+            (At::Rcpt, "550 5.1.2 Domain not found", RecipientState::Bounced),
+            (At::Rcpt, "550 5.7.1 This user is not allowed to send to that list", RecipientState::Bounced),
+            (At::Rcpt, "552 5.2.2 Mailbox limit exceeded", RecipientState::Bounced),
+            (
+                At::Rcpt,
+                "550 5.7.1 <x@y>: Relaying denied, says the recipient's gateway",
+                RecipientState::Bounced,
+            ),
+            (At::Rcpt, "454 4.7.1 Relay access denied", RecipientState::Queued),
+            (At::Rcpt, "450 4.1.2 Domain not found", RecipientState::Queued),
+            (At::Mail, "550 5.1.8 Sender's domain not found", RecipientState::Bounced),
+            (At::Mail, "552 5.3.4 Message size limit exceeded", RecipientState::Bounced),
+            (
+                At::Data,
+                "554 5.7.1 unauthorized ip address in your list of recipients",
+                RecipientState::Bounced,
+            ),
+            (At::Dot, "552 5.3.4 Message size limit exceeded", RecipientState::Bounced),
+            (At::Dot, "554 5.7.1 the attachment can't be used to send the message", RecipientState::Bounced),
+            (At::Dot, "550 5.7.1 your account is not yet activated, says a scanner", RecipientState::Bounced),
+            (At::Dot, "454 4.7.0 the scanner's login failed", RecipientState::Queued),
         ] {
-            let script = Script::new().odd(at, Act::Say(reply));
-            let mut play = Play::new(script, "", format!("{provider} {at:?} {reply}"));
-            (play.provider, play.state) = (provider, Some(state));
+            let script = Script::new().with_odd_action(at, Act::Say(reply));
+            let mut play = OddCase::new(script, "", format!("{provider} {at:?} {reply}"));
+            (play.provider, play.expected_state) = (provider, Some(state));
             scenes.push(play);
         }
     }
-    let world = World::new(scenes).await;
+    let world = OddUpstreamRelay::new(scenes).await;
     world.play().await;
     world.stop().await;
 }
 
 /// The reply of one of several recipients is that one's.
 #[tokio::test]
-async fn a_login_that_is_missing_at_one_recipient_of_several_is_that_one_s() {
+async fn auth_error_for_one_recipient_affects_only_that_recipient() {
     let mut scenes = Vec::new();
     for reply in [
         "454 4.7.1 Relay access denied",
@@ -121,7 +133,7 @@ async fn a_login_that_is_missing_at_one_recipient_of_several_is_that_one_s() {
         "525 5.7.1 Unauthorized IP address",
     ] {
         for provider in ["mailgun", "brevo", "plain"] {
-            let mut play = Play::new(
+            let mut play = OddCase::new(
                 Script::new().to(ODD_RECIPIENT, [Act::Say(reply)]),
                 "",
                 format!("{provider} {reply}"),
@@ -130,25 +142,26 @@ async fn a_login_that_is_missing_at_one_recipient_of_several_is_that_one_s() {
             scenes.push(play);
         }
     }
-    let world = World::new(scenes).await;
+    let world = OddUpstreamRelay::new(scenes).await;
     let mut sent = Vec::new();
-    for scene in 0..world.plays.len() {
+    for scene in 0..world.cases.len() {
         let to = ["a@example.net", ODD_RECIPIENT, "b@example.net"];
-        sent.push(world.send(scene, FINE, &to).await);
+        sent.push(world.enqueue(scene, REGULAR_SENDER, &to).await);
         world.send_others(scene).await;
     }
-    world.others_arrive().await;
-    for (play, id) in world.plays.iter().zip(sent) {
+    world.assert_others_arrive().await;
+    for (play, id) in world.cases.iter().zip(sent) {
         let states = states(&world.trail(id));
-        let one = if play.what.contains("454") { State::Queued } else { State::Bounced };
-        assert_eq!(states, [State::Relayed, one, State::Relayed], "{}", play.what);
+        let one =
+            if play.description.contains("454") { RecipientState::Queued } else { RecipientState::Bounced };
+        assert_eq!(states, [RecipientState::Relayed, one, RecipientState::Relayed], "{}", play.description);
     }
     world.stop().await;
 }
 
 /// One message is to wait for an hour.
 #[tokio::test]
-async fn a_wait_that_is_asked_for_at_one_message_holds_no_other() {
+async fn retry_delay_for_one_message_blocks_no_other() {
     let mut scenes = Vec::new();
     for (at, reply) in [
         (At::Mail, "451 4.7.1 too many messages, try again after 3600 seconds"),
@@ -158,71 +171,74 @@ async fn a_wait_that_is_asked_for_at_one_message_holds_no_other() {
         (At::Dot, "450 4.7.1 sending limit, try again after 90 seconds."),
     ] {
         for upstreams in [1, 2] {
-            let mut play =
-                Play::new(Script::new().odd(at, Act::Say(reply)), "", format!("{upstreams} {at:?} {reply}"));
-            play.second = upstreams == 2;
+            let mut play = OddCase::new(
+                Script::new().with_odd_action(at, Act::Say(reply)),
+                "",
+                format!("{upstreams} {at:?} {reply}"),
+            );
+            play.has_second_upstream = upstreams == 2;
             scenes.push(play);
         }
     }
-    let world = World::new(scenes).await;
-    for scene in 0..world.plays.len() {
+    let world = OddUpstreamRelay::new(scenes).await;
+    for scene in 0..world.cases.len() {
         world.send_odd(scene).await;
     }
     world
-        .until("the odd replies", || (0..world.plays.len()).all(|scene| world.odd_attempts(scene) > 0))
+        .wait_until("the odd replies", || (0..world.cases.len()).all(|scene| world.odd_attempts(scene) > 0))
         .await;
-    for scene in 0..world.plays.len() {
+    for scene in 0..world.cases.len() {
         world.send_others(scene).await;
     }
-    world.others_arrive().await;
+    world.assert_others_arrive().await;
     world.stop().await;
 }
 
 /// A recipient over which the connection breaks holds no other recipient of the message.
 #[tokio::test]
-async fn a_recipient_that_breaks_the_connection_holds_no_other() {
+async fn connection_breaking_recipient_blocks_no_other() {
     let mut scenes = Vec::new();
-    for mode in MODES {
-        for act in breaks() {
+    for mode in PIPELINING_MODES {
+        for act in connection_breaks() {
             let what = format!("{mode} {act:?}");
-            let script = Script::new().to(ODD_RECIPIENT, [act.clone()]).to(SECOND_ODD, [act]);
-            scenes.push(Play::new(script, mode, what));
+            let script = Script::new().to(ODD_RECIPIENT, [act.clone()]).to(SECOND_ODD_RECIPIENT, [act]);
+            scenes.push(OddCase::new(script, mode, what));
         }
     }
-    let world = World::new(scenes).await;
+    let world = OddUpstreamRelay::new(scenes).await;
     let mut sent = Vec::new();
-    for scene in 0..world.plays.len() {
-        let to = ["a@example.net", ODD_RECIPIENT, "b@example.net", SECOND_ODD, "c@example.net"];
-        sent.push(world.send(scene, FINE, &to).await);
+    for scene in 0..world.cases.len() {
+        let to = ["a@example.net", ODD_RECIPIENT, "b@example.net", SECOND_ODD_RECIPIENT, "c@example.net"];
+        sent.push(world.enqueue(scene, REGULAR_SENDER, &to).await);
         world.send_others(scene).await;
     }
-    world.others_arrive().await;
+    world.assert_others_arrive().await;
     let relayed = |id: TrackingId| {
         let states = states(&world.trail(id));
-        [0, 2, 4].iter().all(|place| states[*place] == State::Relayed)
+        [0, 2, 4].iter().all(|place| states[*place] == RecipientState::Relayed)
     };
     let late = || -> Vec<_> {
-        let late = world.plays.iter().zip(&sent).filter(|(_, id)| !relayed(**id));
-        late.map(|(play, _)| play.what.clone()).collect()
+        let late = world.cases.iter().zip(&sent).filter(|(_, id)| !relayed(**id));
+        late.map(|(play, _)| play.description.clone()).collect()
     };
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !late().is_empty() {
         assert!(Instant::now() < deadline, "recipients wait for another: {:#?}", late());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    for (play, id) in world.plays.iter().zip(sent) {
-        assert_eq!(world.times_taken(scene_of(&world, play), id), 1, "{}: doubled", play.what);
+    for (play, id) in world.cases.iter().zip(sent) {
+        assert_eq!(world.times_received(case_index(&world, play), id), 1, "{}: doubled", play.description);
     }
     world.stop().await;
 }
 
-fn scene_of(world: &World, play: &Play) -> usize {
-    world.plays.iter().position(|known| known.what == play.what).unwrap()
+fn case_index(world: &OddUpstreamRelay, play: &OddCase) -> usize {
+    world.cases.iter().position(|known| known.description == play.description).unwrap()
 }
 
 /// An upstream that takes messages and says nothing more.
 #[tokio::test]
-async fn an_upstream_that_hangs_is_noticed_by_its_stuck_connections() {
+async fn stuck_connections_open_breaker_of_hanging_upstream() {
     let log = Log::default();
     let _logging = log.listen();
     let mut scenes = Vec::new();
@@ -238,53 +254,53 @@ async fn an_upstream_that_hangs_is_noticed_by_its_stuck_connections() {
     ] {
         let script = match at {
             At::Banner | At::Ehlo => Script::new().at(at, vec![Some(Act::Silence); 50]),
-            _ => Script::new().odd(at, Act::Silence),
+            _ => Script::new().with_odd_action(at, Act::Silence),
         };
-        let mut play = Play::new(script, "", format!("{connections} {at:?}"));
+        let mut play = OddCase::new(script, "", format!("{connections} {at:?}"));
         play.settings = format!("connections = {connections}\n");
-        (play.second, play.odd) = (true, connections);
+        (play.has_second_upstream, play.odd_count) = (true, connections);
         scenes.push(play);
     }
-    let world = World::changed(scenes, |config| {
+    let world = OddUpstreamRelay::with_config_change(scenes, |config| {
         for upstream in &mut config.upstreams {
-            upstream.transport.timeouts.patience = Duration::from_millis(300);
+            upstream.transport.timeouts.stuck_after = Duration::from_millis(300);
         }
     })
     .await;
-    for scene in 0..world.plays.len() {
+    for scene in 0..world.cases.len() {
         world.send_odd(scene).await;
     }
     // Each says so once: none of their attempts ends before the end.
-    world.until("an alarm each", || log.lines("alarm=\"stuck\"").len() == world.plays.len()).await;
-    for scene in 0..world.plays.len() {
+    world.wait_until("an alarm each", || log.lines("alarm=\"stuck\"").len() == world.cases.len()).await;
+    for scene in 0..world.cases.len() {
         world.send_others(scene).await;
     }
-    world.others_arrive().await;
+    world.assert_others_arrive().await;
     assert!(world.hanging().iter().all(|hanging| *hanging), "nothing hangs");
-    assert_eq!(log.lines("alarm=\"stuck\"").len(), world.plays.len());
-    world.stop_at_once().await;
+    assert_eq!(log.lines("alarm=\"stuck\"").len(), world.cases.len());
+    world.stop_hanging().await;
 }
 
 /// One message at which the upstream hangs leaves the other connections to the others.
 #[tokio::test]
-async fn a_message_at_which_the_upstream_hangs_leaves_the_others_their_connections() {
+async fn hanging_message_leaves_other_connections_usable() {
     let log = Log::default();
     let _logging = log.listen();
-    let mut play = Play::new(Script::new().odd(At::Dot, Act::Silence), "", "one hangs".into());
+    let mut play = OddCase::new(Script::new().with_odd_action(At::Dot, Act::Silence), "", "one hangs".into());
     play.settings = "connections = 3\n".into();
-    let world = World::changed(vec![play], |config| {
-        config.upstreams[0].transport.timeouts.patience = Duration::from_millis(100);
+    let world = OddUpstreamRelay::with_config_change(vec![play], |config| {
+        config.upstreams[0].transport.timeouts.stuck_after = Duration::from_millis(100);
     })
     .await;
     world.send_odd(0).await;
-    world.until("what hangs", || world.hanging() == [true]).await;
+    world.wait_until("what hangs", || world.hanging() == [true]).await;
     world.send_others(0).await;
-    world.others_arrive().await;
+    world.assert_others_arrive().await;
     assert_eq!(log.lines("alarm=\"stuck\""), [""; 0]);
-    world.stop_at_once().await;
+    world.stop_hanging().await;
 }
 
-fn breaks() -> Vec<Act> {
+fn connection_breaks() -> Vec<Act> {
     vec![
         Act::Close,
         Act::Reset,
@@ -301,7 +317,7 @@ macro_rules! steps {
     ($($name:ident: $step:expr;)*) => {$(
         #[tokio::test]
         async fn $name() {
-            play_all($step).await;
+            run_all_cases($step).await;
         }
     )*};
 }
@@ -318,40 +334,41 @@ steps! {
     odd_replies_after_a_message_hold_no_other_message: At::Between;
 }
 
-async fn play_all(step: At) {
+async fn run_all_cases(step: At) {
     let at_login = matches!(step, At::Banner | At::Ehlo | At::Auth);
     let mut plays = Vec::new();
-    for (number, act) in odd_acts().into_iter().enumerate() {
+    for (number, act) in odd_actions().into_iter().enumerate() {
         for opens in [false, true] {
             for second in [false, true] {
-                let mut script = if opens { half_open() } else { Script::new() };
+                let mut script = if opens { half_open_script() } else { Script::new() };
                 if at_login {
                     script.add(step, [Some(act.clone()), Some(act.clone())]);
                 } else {
-                    script = script.odd(step, act.clone());
+                    script = script.with_odd_action(step, act.clone());
                 }
-                let mode = MODES[(number + usize::from(opens)) % MODES.len()];
+                let mode = PIPELINING_MODES[(number + usize::from(opens)) % PIPELINING_MODES.len()];
                 let state = if opens { "half-open" } else { "closed" };
                 let what = format!("{step:?} {act:?} {state} second={second} {mode}");
-                let mut play = Play::new(script, mode, what);
-                (play.second, play.opens, play.provider) = (second, opens, PROVIDERS[number % 2]);
+                let mut play = OddCase::new(script, mode, what);
+                (play.has_second_upstream, play.opens_breaker, play.provider) =
+                    (second, opens, TESTED_PROVIDERS[number % 2]);
                 play.longest_pause = if at_login { "1s" } else { "1h" };
                 plays.push(play);
             }
         }
     }
-    let world = World::changed(plays, |config| {
+    let world = OddUpstreamRelay::with_config_change(plays, |config| {
         for upstream in &mut config.upstreams {
-            upstream.transport.timeouts = SHORT;
+            upstream.transport.timeouts = SHORT_TIMEOUTS;
         }
     })
     .await;
     world.play().await;
-    world.tally_holds();
-    world.stop_at_once().await;
+    world.assert_states_match_receipts();
+    world.stop_hanging().await;
 }
 
-fn odd_acts() -> Vec<Act> {
+fn odd_actions() -> Vec<Act> {
     let replies = [
         "what is this",
         "\u{fe}\u{1}",
@@ -380,71 +397,71 @@ fn odd_acts() -> Vec<Act> {
 }
 
 /// What happens in one scene.
-struct Play {
-    what: String,
+struct OddCase {
+    description: String,
     provider: &'static str,
     script: Option<Script>,
     settings: String,
-    second: bool,
+    has_second_upstream: bool,
     /// Odd messages.
-    odd: usize,
+    odd_count: usize,
     /// Whether its breaker is opened at the beginning.
-    opens: bool,
+    opens_breaker: bool,
     longest_pause: &'static str,
     /// Where the odd message must end.
-    state: Option<State>,
+    expected_state: Option<RecipientState>,
 }
 
-impl Play {
-    fn new(script: Script, settings: &str, what: String) -> Self {
+impl OddCase {
+    fn new(script: Script, settings: &str, description: String) -> Self {
         Self {
-            what,
+            description,
             provider: "plain",
             script: Some(script),
             settings: format!("connections = 1\n{settings}\n"),
-            second: false,
-            odd: 1,
-            opens: false,
+            has_second_upstream: false,
+            odd_count: 1,
+            opens_breaker: false,
             longest_pause: "1h",
-            state: None,
+            expected_state: None,
         }
     }
 }
 
 impl Script {
     /// What the odd message meets.
-    fn odd(mut self, at: At, act: Act) -> Self {
-        self.for_sender = Some((ODD, at, act));
+    fn with_odd_action(mut self, at: At, act: Act) -> Self {
+        self.for_sender = Some((ODD_SENDER, at, act));
         self
     }
 }
 
 /// An upstream whose breaker opens at its first connections.
-fn half_open() -> Script {
+fn half_open_script() -> Script {
     Script::new().at(At::Banner, [Some(Act::Close), Some(Act::Close)])
 }
 
 /// A relay with the upstreams of all scenes.
-struct World {
-    plays: Vec<Play>,
+struct OddUpstreamRelay {
+    cases: Vec<OddCase>,
     servers: Vec<Vec<Server>>,
-    sent: std::cell::RefCell<Vec<Sent>>,
+    sent: std::cell::RefCell<Vec<SentMessage>>,
     daemon: Daemon,
     _directory: TempDir,
 }
 
-struct Sent {
-    scene: usize,
-    odd: bool,
+struct SentMessage {
+    case_index: usize,
+    is_odd: bool,
     id: TrackingId,
 }
 
-impl World {
-    async fn new(plays: Vec<Play>) -> Self {
-        Self::changed(plays, |_| {}).await
+impl OddUpstreamRelay {
+    async fn new(plays: Vec<OddCase>) -> Self {
+        Self::with_config_change(plays, |_| {}).await
     }
 
-    async fn changed(mut plays: Vec<Play>, change: impl FnOnce(&mut Config)) -> Self {
+    async fn with_config_change(mut cases: Vec<OddCase>, change: impl FnOnce(&mut Config)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut servers = Vec::new();
         let mut text = format!(
@@ -453,11 +470,11 @@ impl World {
             directory.path().join("data").display().to_string(),
         );
         let mut routes = String::new();
-        for (number, play) in plays.iter_mut().enumerate() {
+        for (number, play) in cases.iter_mut().enumerate() {
             let mut script = play.script.take().unwrap();
             script.offers.push("AUTH PLAIN");
             let mut own = vec![(format!("s{number}a"), Server::start(script).await)];
-            if play.second {
+            if play.has_second_upstream {
                 own.push((format!("s{number}b"), Server::start(Script::new()).await));
             }
             for (place, (name, server)) in own.iter().enumerate() {
@@ -485,7 +502,7 @@ impl World {
         let mut config = config::parse(&text, Path::new("test.toml"), &BTreeMap::new()).unwrap();
         change(&mut config);
         let daemon = Daemon::start(&config, Clock::System, None).await.unwrap();
-        Self { plays, servers, sent: Default::default(), daemon, _directory: directory }
+        Self { cases, servers, sent: Default::default(), daemon, _directory: directory }
     }
 
     async fn stop(self) {
@@ -493,7 +510,7 @@ impl World {
     }
 
     /// Ends the conversations that hang, then stops.
-    async fn stop_at_once(self) {
+    async fn stop_hanging(self) {
         for server in self.servers.iter().flatten() {
             server.hang_up();
         }
@@ -505,18 +522,21 @@ impl World {
         self.servers.iter().map(|servers| servers[0].hanging() > 0).collect()
     }
 
-    async fn send(&self, scene: usize, sender: &str, recipients: &[&str]) -> TrackingId {
+    async fn enqueue(&self, scene: usize, sender: &str, recipients: &[&str]) -> TrackingId {
         let id = TrackingId::new(Clock::System.now(), fastrand::u128(..));
         let message = format!("Subject: {id}\r\n\r\ntext\r\n");
-        let send = Send {
+        let send = Message {
             sender: sender.parse().ok(),
             size: message.len() as u64,
             route: Some(format!("s{scene}").into()),
-            ..Send::new(id, "test")
+            ..Message::new(id, "test")
         };
         let recipients = recipients.iter().map(|to| to.parse().unwrap()).collect();
         let store = self.daemon.store();
-        store.accept_and_apply(Accepted { send, recipients }, Bytes::from(message)).await.unwrap();
+        store
+            .put_message_applied(AcceptedMessage { message: send, recipients }, Bytes::from(message))
+            .await
+            .unwrap();
         id
     }
 
@@ -524,109 +544,121 @@ impl World {
     /// or tried again.
     async fn play(&self) {
         self.open_breakers().await;
-        for scene in 0..self.plays.len() {
+        for scene in 0..self.cases.len() {
             self.send_odd(scene).await;
             self.send_others(scene).await;
         }
-        self.others_arrive().await;
-        self.odd_ones_are_tried_again().await;
+        self.assert_others_arrive().await;
+        self.assert_odd_retried().await;
     }
 
     /// Opens the breakers of the upstreams that refuse their first connections: one message of the others' kind meets
     /// that, and waits then as the others do.
     async fn open_breakers(&self) {
-        for scene in (0..self.plays.len()).filter(|scene| self.plays[*scene].opens) {
-            let id = self.send(scene, FINE, &["a@example.net"]).await;
-            self.sent.borrow_mut().push(Sent { scene, odd: false, id });
+        for case_index in (0..self.cases.len()).filter(|scene| self.cases[*scene].opens_breaker) {
+            let id = self.enqueue(case_index, REGULAR_SENDER, &["a@example.net"]).await;
+            self.sent.borrow_mut().push(SentMessage { case_index, is_odd: false, id });
         }
-        self.all("meet a closed door", |sent| self.trail(sent.id).attempts >= 2).await;
+        self.wait_for_all("meet a closed door", |sent| self.trail(sent.id).attempts >= 2).await;
     }
 
-    async fn send_odd(&self, scene: usize) {
-        for _ in 0..self.plays[scene].odd {
+    async fn send_odd(&self, case_index: usize) {
+        for _ in 0..self.cases[case_index].odd_count {
             // An address of its own: one that is refused may get no more mail.
-            let id = self.send(scene, ODD, &[&format!("odd{scene}@example.net")]).await;
-            self.sent.borrow_mut().push(Sent { scene, odd: true, id });
+            let id = self.enqueue(case_index, ODD_SENDER, &[&format!("odd{case_index}@example.net")]).await;
+            self.sent.borrow_mut().push(SentMessage { case_index, is_odd: true, id });
         }
     }
 
-    async fn send_others(&self, scene: usize) {
-        for _ in 0..OTHERS {
-            let id = self.send(scene, FINE, &["a@example.net"]).await;
-            self.sent.borrow_mut().push(Sent { scene, odd: false, id });
+    async fn send_others(&self, case_index: usize) {
+        for _ in 0..OTHER_MESSAGES {
+            let id = self.enqueue(case_index, REGULAR_SENDER, &["a@example.net"]).await;
+            self.sent.borrow_mut().push(SentMessage { case_index, is_odd: false, id });
         }
     }
 
     fn trail(&self, id: TrackingId) -> Trail {
-        self.daemon.store().trail(id).unwrap().unwrap()
+        self.daemon.store().load_trail(id).unwrap().unwrap()
     }
 
     fn odd_attempts(&self, scene: usize) -> u32 {
         let sent = self.sent.borrow();
-        let odd = sent.iter().find(|sent| sent.odd && sent.scene == scene).unwrap();
+        let odd = sent.iter().find(|sent| sent.is_odd && sent.case_index == scene).unwrap();
         self.trail(odd.id).attempts
     }
 
     /// Every other message is taken once, by one upstream of its scene.
-    async fn others_arrive(&self) {
-        self.all("arrive", |sent| {
-            sent.odd || {
+    async fn assert_others_arrive(&self) {
+        self.wait_for_all("arrive", |sent| {
+            sent.is_odd || {
                 let trail = self.trail(sent.id);
-                !trail.sending && !trail.recipients.iter().any(Recipient::waits)
+                !trail.is_sending && !trail.recipients.iter().any(Recipient::is_pending)
             }
         })
         .await;
-        for sent in self.sent.borrow().iter().filter(|sent| !sent.odd) {
-            let what = &self.plays[sent.scene].what;
-            assert_eq!(states(&self.trail(sent.id)), [State::Relayed], "{what}");
-            let times = self.times_taken(sent.scene, sent.id);
+        for sent in self.sent.borrow().iter().filter(|sent| !sent.is_odd) {
+            let what = &self.cases[sent.case_index].description;
+            assert_eq!(states(&self.trail(sent.id)), [RecipientState::Relayed], "{what}");
+            let times = self.times_received(sent.case_index, sent.id);
             assert_eq!(times, 1, "{what}: taken {times} times");
         }
     }
 
-    fn times_taken(&self, scene: usize, id: TrackingId) -> usize {
+    fn times_received(&self, scene: usize, id: TrackingId) -> usize {
         let line = format!("Subject: {id}");
         let taken = self.servers[scene].iter().flat_map(Server::taken);
         taken.filter(|taken| String::from_utf8_lossy(&taken.message).contains(&line)).count()
     }
 
     /// The odd ones are settled, or tried again and again by the retry rule.
-    async fn odd_ones_are_tried_again(&self) {
-        self.all("be tried again", |sent| {
+    async fn assert_odd_retried(&self) {
+        self.wait_for_all("be tried again", |sent| {
             let trail = self.trail(sent.id);
-            let open = trail.recipients.iter().any(Recipient::waits);
+            let open = trail.recipients.iter().any(Recipient::is_pending);
             // It may be asked to wait for an hour.
-            let waits = trail.due.is_some_and(|due| due.since(Clock::System.now()) > PATIENCE);
-            !sent.odd || !open || trail.attempts >= 3 || waits
+            let waits =
+                trail.next_attempt.is_some_and(|due| due.duration_since(Clock::System.now()) > TIMEOUT);
+            !sent.is_odd || !open || trail.attempts >= 3 || waits
         })
         .await;
-        for sent in self.sent.borrow().iter().filter(|sent| sent.odd) {
-            let (play, trail) = (&self.plays[sent.scene], self.trail(sent.id));
-            let open = trail.recipients.iter().any(Recipient::waits);
-            assert!(!open || trail.sending || trail.due.is_some(), "{}: {trail:?}", play.what);
-            assert!(play.state.is_none_or(|state| states(&trail) == [state]), "{}: {trail:#?}", play.what);
+        for sent in self.sent.borrow().iter().filter(|sent| sent.is_odd) {
+            let (play, trail) = (&self.cases[sent.case_index], self.trail(sent.id));
+            let open = trail.recipients.iter().any(Recipient::is_pending);
+            assert!(
+                !open || trail.is_sending || trail.next_attempt.is_some(),
+                "{}: {trail:?}",
+                play.description
+            );
+            assert!(
+                play.expected_state.is_none_or(|state| states(&trail) == [state]),
+                "{}: {trail:#?}",
+                play.description
+            );
         }
     }
 
     /// Every recipient has one state, and what the relay says was taken was taken.
-    fn tally_holds(&self) {
+    fn assert_states_match_receipts(&self) {
         for sent in self.sent.borrow().iter() {
-            let (trail, what) = (self.trail(sent.id), &self.plays[sent.scene].what);
-            let relayed = states(&trail).iter().filter(|state| **state == State::Relayed).count();
-            let taken = self.times_taken(sent.scene, sent.id);
+            let (trail, what) = (self.trail(sent.id), &self.cases[sent.case_index].description);
+            let relayed = states(&trail).iter().filter(|state| **state == RecipientState::Relayed).count();
+            let taken = self.times_received(sent.case_index, sent.id);
             assert!(relayed == 0 || taken == 1, "{what}: relayed and taken {taken} times");
-            let open = trail.recipients.iter().any(Recipient::waits);
-            assert!(!open || trail.due.is_some() || trail.sending, "{what}: it waits for nothing: {trail:?}");
+            let open = trail.recipients.iter().any(Recipient::is_pending);
+            assert!(
+                !open || trail.next_attempt.is_some() || trail.is_sending,
+                "{what}: it waits for nothing: {trail:?}"
+            );
         }
     }
 
-    async fn all(&self, what: &str, holds: impl Fn(&Sent) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+    async fn wait_for_all(&self, what: &str, holds: impl Fn(&SentMessage) -> bool) {
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let late: BTreeMap<_, usize> = self.sent.borrow().iter().filter(|sent| !holds(sent)).fold(
                 BTreeMap::new(),
                 |mut late, sent| {
-                    *late.entry(self.plays[sent.scene].what.clone()).or_default() += 1;
+                    *late.entry(self.cases[sent.case_index].description.clone()).or_default() += 1;
                     late
                 },
             );
@@ -638,8 +670,8 @@ impl World {
         }
     }
 
-    async fn until(&self, what: &str, holds: impl Fn() -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+    async fn wait_until(&self, what: &str, holds: impl Fn() -> bool) {
+        let deadline = Instant::now() + TIMEOUT;
         while !holds() {
             assert!(Instant::now() < deadline, "{what} did not come");
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -647,21 +679,22 @@ impl World {
     }
 }
 
-const MODES: [&str; 3] = ["pipelining = \"full\"", "pipelining = \"group\"", "pipelining = \"off\""];
-const ODD: &str = "odd@example.com";
-const FINE: &str = "fine@example.com";
-const SECOND_ODD: &str = "second@example.net";
+const PIPELINING_MODES: [&str; 3] =
+    ["pipelining = \"full\"", "pipelining = \"group\"", "pipelining = \"off\""];
+const ODD_SENDER: &str = "odd@example.com";
+const REGULAR_SENDER: &str = "fine@example.com";
+const SECOND_ODD_RECIPIENT: &str = "second@example.net";
 const ODD_RECIPIENT: &str = "odd@example.net";
 /// Other messages of a scene.
-const OTHERS: usize = 4;
+const OTHER_MESSAGES: usize = 4;
 /// Longest wait for anything; reached only by a test that fails.
-const PATIENCE: Duration = Duration::from_secs(20);
-const PROVIDERS: [&str; 2] = ["mailgun", "brevo"];
-const SHORT: Timeouts = Timeouts {
+const TIMEOUT: Duration = Duration::from_secs(20);
+const TESTED_PROVIDERS: [&str; 2] = ["mailgun", "brevo"];
+const SHORT_TIMEOUTS: Timeouts = Timeouts {
     connect: Duration::from_millis(1000),
     command: Duration::from_millis(500),
     data: Duration::from_millis(500),
-    part: Duration::from_millis(500),
+    data_block: Duration::from_millis(500),
     end_of_data: Duration::from_millis(1000),
-    patience: Duration::from_millis(250),
+    stuck_after: Duration::from_millis(250),
 };

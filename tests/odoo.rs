@@ -5,7 +5,7 @@
 
 mod support;
 
-use mailtrail_trail::State;
+use mailtrail_trail::RecipientState;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{Seek, Write};
@@ -16,9 +16,9 @@ use support::relay::{PASSWORD, Relay, USER};
 use support::sink::{Mail, Manners, Sink};
 
 /// One captured message.
-struct Capture {
+struct OdooCapture {
     name: String,
-    folder: PathBuf,
+    directory: PathBuf,
     /// The message as it must be relayed, but for bare line ends.
     message: Vec<u8>,
     sender: String,
@@ -26,8 +26,8 @@ struct Capture {
     recipients: Vec<String>,
 }
 
-impl Capture {
-    fn all() -> Vec<Self> {
+impl OdooCapture {
+    fn read_all() -> Vec<Self> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/odoo");
         let files = std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path());
         let messages = files.filter(|path| path.extension().is_some_and(|extension| extension == "eml"));
@@ -42,7 +42,7 @@ impl Capture {
         let bare = |value: &Value| value.as_str().unwrap().trim_matches(['<', '>']).to_owned();
         let words = |value: &Value| value.as_str().unwrap().split(' ').map(str::to_owned).collect();
         Self {
-            folder: folder.to_owned(),
+            directory: folder.to_owned(),
             message: std::fs::read(folder.join(format!("{name}.eml"))).unwrap(),
             sender: bare(&told["mail_from"]),
             parameters: words(&told["mail_params"]),
@@ -51,25 +51,25 @@ impl Capture {
         }
     }
 
-    fn job(&self) -> Value {
-        let file = |extension: &str| self.folder.join(format!("{}.{extension}", self.name));
+    fn to_job(&self) -> Value {
+        let file = |extension: &str| self.directory.join(format!("{}.{extension}", self.name));
         let wire = Some(file("data")).filter(|path| path.exists());
         json!({"mail_from": self.sender, "options": self.parameters, "rcpts": self.recipients,
                "message": file("eml"), "wire": wire})
     }
 
-    fn international(&self) -> bool {
+    fn is_international(&self) -> bool {
         self.parameters.iter().any(|parameter| parameter == "SMTPUTF8")
     }
 
-    fn check(&self, mail: &Mail) {
+    fn assert_arrived_unchanged(&self, mail: &Mail) {
         let name = &self.name;
         assert_eq!((&mail.sender, &mail.recipients), (&self.sender, &self.recipients), "{name}");
-        assert_eq!(mail.parameters.contains(&"SMTPUTF8".into()), self.international(), "{name}");
-        assert_eq!(mail.parameters.contains(&"BODY=8BITMIME".into()), self.international(), "{name}");
+        assert_eq!(mail.parameters.contains(&"SMTPUTF8".into()), self.is_international(), "{name}");
+        assert_eq!(mail.parameters.contains(&"BODY=8BITMIME".into()), self.is_international(), "{name}");
         let size = format!("SIZE={}", mail.message.len());
         assert!(mail.parameters.contains(&size), "{name}: {:?}, not {size}", mail.parameters);
-        let expected = without_return_path(&with_plain_unsubscribe(&whole_line_ends(&self.message)));
+        let expected = remove_return_path(&decode_unsubscribe(&normalize_line_ends(&self.message)));
         let split = mail.message.len().checked_sub(expected.len());
         let (front, rest) = mail.message.split_at(split.expect("nothing else is taken away"));
         let first = rest.iter().zip(&expected).position(|(got, wanted)| got != wanted);
@@ -86,7 +86,7 @@ fn header_names(front: &[u8]) -> Vec<&str> {
 }
 
 /// The message with a `List-Unsubscribe` that can be read: what the link in its text says, taken out of encoded words.
-fn with_plain_unsubscribe(message: &[u8]) -> Vec<u8> {
+fn decode_unsubscribe(message: &[u8]) -> Vec<u8> {
     let text = String::from_utf8(message.to_vec()).unwrap();
     let Some(start) = text.find("\r\nList-Unsubscribe: =?") else { return text.into_bytes() };
     let start = start + "\r\nList-Unsubscribe: ".len();
@@ -112,7 +112,7 @@ fn with_plain_unsubscribe(message: &[u8]) -> Vec<u8> {
 }
 
 /// The message without the line that names its envelope's sender: Odoo writes it into most mail, once.
-fn without_return_path(message: &[u8]) -> Vec<u8> {
+fn remove_return_path(message: &[u8]) -> Vec<u8> {
     let header = memchr::memmem::find(message, b"\r\n\r\n").unwrap();
     let Some(start) = memchr::memmem::find(&message[..header], RETURN_PATH) else { return message.to_vec() };
     let start = start + 2;
@@ -123,7 +123,7 @@ fn without_return_path(message: &[u8]) -> Vec<u8> {
 const RETURN_PATH: &[u8] = b"\r\nReturn-Path:";
 
 /// Bare CR and bare LF as CRLF.
-fn whole_line_ends(message: &[u8]) -> Vec<u8> {
+fn normalize_line_ends(message: &[u8]) -> Vec<u8> {
     let mut whole = Vec::with_capacity(message.len());
     for (index, &byte) in message.iter().enumerate() {
         let behind_cr = index > 0 && message[index - 1] == b'\r';
@@ -138,41 +138,46 @@ fn whole_line_ends(message: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn odoos_messages_arrive_byte_for_byte() {
-    let captures = Capture::all();
+async fn odoo_messages_arrive_unchanged() {
+    let captures = OdooCapture::read_all();
     assert!(captures.len() >= 24, "{} captures", captures.len());
     for special in ["eai-and-idn-01", "attach-eml-longline-01", "mailmail-60-rcpt-01", "massmail-01"] {
         assert!(captures.iter().any(|capture| capture.name == special), "{special}");
     }
     let sink = Sink::start().await;
     let relay = Relay::start(&sink, "").await;
-    let Some(results) = submit(&relay, &captures).await else { return };
+    let Some(results) = submit_captures(&relay, &captures).await else { return };
     assert_eq!(results.len(), captures.len());
     for (capture, result) in captures.iter().zip(&results) {
         let codes = |replies: &Value| replies.as_array().unwrap().iter().all(|reply| reply[0] == 250);
         assert!(result["mail"][0] == 250 && codes(&result["rcpts"]), "{}: {result}", capture.name);
         let text = result["data"][1].as_str().unwrap();
         let id = text.strip_prefix("2.0.0 Queued as ").expect("the reply names the id");
-        capture.check(&sink.arrival(id).await);
+        capture.assert_arrived_unchanged(&sink.arrival(id).await);
         // The trail tells of the header that was written plainly and of the one that was taken out, and of no other.
         let repaired = memchr::memmem::find(&capture.message, b"List-Unsubscribe: =?").is_some();
-        let trail = relay.store().trail(id.parse().unwrap()).unwrap().unwrap();
-        let returns = memchr::memmem::find(&whole_line_ends(&capture.message), RETURN_PATH).is_some();
+        let trail = relay.store().load_trail(id.parse().unwrap()).unwrap().unwrap();
+        let returns = memchr::memmem::find(&normalize_line_ends(&capture.message), RETURN_PATH).is_some();
         let words = repaired.then_some("List-Unsubscribe repaired").into_iter();
         let words: Vec<_> = words.chain(returns.then_some("Return-Path removed")).collect();
         let said = Some(words.join("; ")).filter(|words| !words.is_empty());
-        assert_eq!((trail.send.repaired, &trail.facts[0].words.text), (repaired, &said), "{}", capture.name);
+        assert_eq!(
+            (trail.message.list_unsubscribe_rewritten, &trail.events[0].diagnostic.text),
+            (repaired, &said),
+            "{}",
+            capture.name
+        );
     }
     relay.stop().await;
     assert_eq!(sink.count(), captures.len(), "no message comes twice");
 }
 
 /// Hands all over on one connection; `None` where there is no Python.
-async fn submit(relay: &Relay, captures: &[Capture]) -> Option<Vec<Value>> {
+async fn submit_captures(relay: &Relay, captures: &[OdooCapture]) -> Option<Vec<Value>> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/odoo_smtplib.py");
     let address = relay.guarded();
     let mut jobs = tempfile::tempfile().unwrap();
-    captures.iter().for_each(|capture| writeln!(jobs, "{}", capture.job()).unwrap());
+    captures.iter().for_each(|capture| writeln!(jobs, "{}", capture.to_job()).unwrap());
     jobs.rewind().unwrap();
     let mut python = Command::new("python3");
     python.arg(script).args([&address.ip().to_string(), &address.port().to_string(), USER, PASSWORD]);
@@ -186,7 +191,7 @@ async fn submit(relay: &Relay, captures: &[Capture]) -> Option<Vec<Value>> {
 }
 
 #[tokio::test]
-async fn one_refused_recipient_does_not_hold_the_other() {
+async fn rejected_recipient_does_not_block_other() {
     let (good, bad) = ("good@example.net", "bad@example.net");
     let refusal = "550 5.1.1 <bad@example.net>: no such user here, tell \"ada\"".to_owned();
     let manners = Manners { refused: [(bad.to_owned(), refusal)].into(), ..Manners::default() };
@@ -199,14 +204,14 @@ async fn one_refused_recipient_does_not_hold_the_other() {
     assert_eq!(arrived.recipients, [good]);
     let store = relay.store().clone();
     let states = || {
-        let trail = store.trail(id.parse().unwrap()).unwrap().expect("what was accepted has a trail");
-        trail.due.is_none().then_some(trail.recipients)
+        let trail = store.load_trail(id.parse().unwrap()).unwrap().expect("what was accepted has a trail");
+        trail.next_attempt.is_none().then_some(trail.recipients)
     };
     let recipients = support::eventually("both recipients are settled", states).await;
     let of = |address: &str| recipients.iter().find(|known| known.address.as_str() == address).unwrap();
-    assert_eq!((of(bad).state(), of(good).state()), (State::Bounced, State::Relayed));
-    let words = &of(bad).words;
-    assert_eq!((words.code, words.enhanced.as_deref()), (Some(550), Some("5.1.1")));
+    assert_eq!((of(bad).state(), of(good).state()), (RecipientState::Bounced, RecipientState::Relayed));
+    let words = &of(bad).diagnostic;
+    assert_eq!((words.code, words.enhanced_status.as_deref()), (Some(550), Some("5.1.1")));
     assert_eq!(words.text.as_deref(), Some("<bad@example.net>: no such user here, tell \"ada\""));
     relay.stop().await;
     assert_eq!(sink.count(), 1, "exactly one copy");

@@ -9,7 +9,7 @@ mod support;
 
 use mailtrail_mail::Clock;
 use mailtrail_store::Store;
-use mailtrail_trail::{Chore, What};
+use mailtrail_trail::{OperatorActionKind, TrailEventKind};
 use scripted::{Act, At, Script, Server};
 use serde_json::Value;
 use std::process::Command;
@@ -19,9 +19,9 @@ use support::process::Process;
 use tokio::net::TcpSocket;
 
 #[tokio::test]
-async fn each_order_is_answered_in_text_and_json_and_kept_over_a_restart() {
-    let mut house = House::new().await;
-    let ids = house.waiting(&["1@a.example", "2@a.example"]).await;
+async fn actions_report_in_text_and_json_and_survive_restart() {
+    let mut house = QueueHarness::new().await;
+    let ids = house.submit_and_wait_tried(&["1@a.example", "2@a.example"]).await;
     let [text, json] = &ids[..] else { unreachable!("two were sent") };
     let steps: &[(&str, &[&str], &str)] = &[
         ("hold", &["--reason", "wrong prices"], "held"),
@@ -38,12 +38,12 @@ async fn each_order_is_answered_in_text_and_json_and_kept_over_a_restart() {
         assert_eq!(said.json(), [serde_json::json!({"id": json, "done": true, "why": null})], "{verb}");
         if matches!(*verb, "release" | "retry") {
             tries += 1;
-            house.attempted(text, tries).await;
-            house.attempted(json, tries).await;
+            house.wait_attempted(text, tries).await;
+            house.wait_attempted(json, tries).await;
         }
         house.restart().await;
         for id in &ids {
-            assert_eq!(house.state(id).await, *state, "{verb}");
+            assert_eq!(house.recipient_state(id).await, *state, "{verb}");
         }
     }
     let said = house.process.ask(&["queue", "delete", text, "--reason", "late"]).await;
@@ -63,9 +63,10 @@ async fn each_order_is_answered_in_text_and_json_and_kept_over_a_restart() {
 }
 
 #[tokio::test]
-async fn mail_is_named_by_id_domain_upstream_or_all() {
-    let house = House::new().await;
-    let ids = house.waiting(&["1@a.example", "2@c.example", "3@B.example", "4@c.example"]).await;
+async fn selects_messages_by_id_domain_upstream_or_all() {
+    let house = QueueHarness::new().await;
+    let ids =
+        house.submit_and_wait_tried(&["1@a.example", "2@c.example", "3@B.example", "4@c.example"]).await;
     let [first, second, third, fourth] = &ids[..] else { unreachable!("four were sent") };
     let hold = async |which: &[&str], stdin: &str| {
         let said = house.process.ask_with(&[&["queue", "hold", "--dry-run"], which].concat(), stdin).await;
@@ -82,12 +83,12 @@ async fn mail_is_named_by_id_domain_upstream_or_all() {
     assert_eq!(hold(&["--upstream", "b"], "").await, some(&[third]));
     assert_eq!(hold(&["--upstream", "a", "--domain", "c.example"], "").await, some(&[second, fourth]));
     for id in &ids {
-        let start = unique_start(id, &ids);
+        let start = unique_prefix(id, &ids);
         assert_eq!(hold(&[&start], "").await, some(&[id]), "{start}");
     }
     // Nothing was done.
     for id in &ids {
-        assert_eq!(house.state(id).await, "queued");
+        assert_eq!(house.recipient_state(id).await, "queued");
     }
     assert_eq!(house.process.ask(&["log", "--status", "held"]).await.code, 1);
     // What one command says another one takes.
@@ -101,9 +102,9 @@ async fn mail_is_named_by_id_domain_upstream_or_all() {
 }
 
 #[tokio::test]
-async fn exit_codes_and_words_tell_what_went_wrong() {
-    let mut house = House::new().await;
-    let ids = house.waiting(&["1@a.example", "2@a.example"]).await;
+async fn errors_have_exit_code_and_explanation() {
+    let mut house = QueueHarness::new().await;
+    let ids = house.submit_and_wait_tried(&["1@a.example", "2@a.example"]).await;
     let no_id = "01K54Z8Q3V7N5X9B2C6D8F0GHJ";
     let both = ids.iter().map(|id| &id[..6]).collect::<Vec<_>>();
     assert_eq!(both[0], both[1], "ids of one hour begin alike");
@@ -150,15 +151,15 @@ async fn exit_codes_and_words_tell_what_went_wrong() {
 }
 
 #[tokio::test]
-async fn held_mail_stays_when_its_upstream_comes_back_and_goes_when_released() {
-    let mut house = House::new().await;
-    let ids = house.waiting(&["held@a.example", "free@a.example"]).await;
+async fn held_message_stays_until_released() {
+    let mut house = QueueHarness::new().await;
+    let ids = house.submit_and_wait_tried(&["held@a.example", "free@a.example"]).await;
     assert_eq!(house.process.ask(&["queue", "hold", &ids[0], "--reason", "wrong price list"]).await.code, 0);
     house.restart().await;
-    let line = house.queued().await.into_iter().find(|line| line["id"] == *ids[0]).unwrap();
+    let line = house.list_queue().await.into_iter().find(|line| line["id"] == *ids[0]).unwrap();
     assert_eq!((&line["state"], &line["reason"]), (&"held".into(), &"wrong price list".into()));
     assert_eq!(line["next_at"], Value::Null, "no attempt is due");
-    house.open(0);
+    house.start_accepting(0);
     let said = house.process.ask(&["queue", "retry", "ALL"]).await;
     assert_eq!((said.code, said.out.trim()), (1, &*ids[1]), "the held one is refused");
     eventually("the free one", || (house.servers[0].taken().len() == 1).then_some(())).await;
@@ -172,13 +173,13 @@ async fn held_mail_stays_when_its_upstream_comes_back_and_goes_when_released() {
 }
 
 #[tokio::test]
-async fn the_sender_hears_of_bounced_mail_and_not_of_deleted_mail() {
-    let mut house = House::new().await;
-    let ids = house.waiting(&["bounced@a.example", "deleted@a.example"]).await;
+async fn sends_dsn_for_bounced_but_not_deleted_message() {
+    let mut house = QueueHarness::new().await;
+    let ids = house.submit_and_wait_tried(&["bounced@a.example", "deleted@a.example"]).await;
     assert_eq!(house.process.ask(&["queue", "delete", &ids[1], "--reason", "a test"]).await.code, 0);
     assert_eq!(house.process.ask(&["queue", "bounce", &ids[0], "--reason", "no such order"]).await.code, 0);
-    house.open(0);
-    house.open(1);
+    house.start_accepting(0);
+    house.start_accepting(1);
     // The report was made right away; its first attempt may have failed.
     let report = || {
         let taken = house.servers.iter().flat_map(Server::taken);
@@ -208,15 +209,15 @@ async fn the_sender_hears_of_bounced_mail_and_not_of_deleted_mail() {
 }
 
 #[tokio::test]
-async fn an_opened_breaker_keeps_mail_back_until_it_is_closed() {
-    let mut house = House::new().await;
-    let tried = house.waiting(&["0@a.example"]).await.remove(0);
-    house.open(0);
-    house.open(1);
+async fn forced_open_breaker_keeps_mail_queued_until_closed() {
+    let mut house = QueueHarness::new().await;
+    let tried = house.submit_and_wait_tried(&["0@a.example"]).await.remove(0);
+    house.start_accepting(0);
+    house.start_accepting(1);
     let said = house.process.ask(&["breaker", "open", "a", "--reason", "moving house"]).await;
     assert_eq!(said.code, 0, "{}", said.err);
-    let id = house.submit("1@a.example").await;
-    let other = house.submit("1@b.example").await;
+    let id = house.submit_message("1@a.example").await;
+    let other = house.submit_message("1@b.example").await;
     house.restart().await;
     // The other upstream works meanwhile.
     let taken = || house.servers[1].taken().first().cloned();
@@ -230,16 +231,16 @@ async fn an_opened_breaker_keeps_mail_back_until_it_is_closed() {
     assert_eq!(trail["next_action"], "attempt; the upstream a is left alone: moving house");
     assert_eq!(trail["next_at"], Value::Null, "nobody knows when");
     // An operator's hold is the nearer reason.
-    let held = house.submit("2@a.example").await;
+    let held = house.submit_message("2@a.example").await;
     assert_eq!(house.process.ask(&["queue", "hold", &held]).await.code, 0);
     let trail = house.process.ask(&["--json", "trace", &held]).await.json().remove(0);
     assert_eq!(trail["next_action"], "held until an operator releases it, or its deadline comes");
-    let line = &house.queued().await.into_iter().find(|line| line["id"] == *id).unwrap();
+    let line = &house.list_queue().await.into_iter().find(|line| line["id"] == *id).unwrap();
     assert_eq!(line["reason"], "the upstream a is left alone: moving house");
     assert_eq!(line["attempts"], 0);
     assert!(house.servers[0].taken().is_empty());
     let reasons = house
-        .queued()
+        .list_queue()
         .await
         .into_iter()
         .filter(|line| line["id"] == *tried)
@@ -259,16 +260,16 @@ async fn an_opened_breaker_keeps_mail_back_until_it_is_closed() {
     assert_eq!(lines.len(), 2, "{log}");
     assert!(lines[0].contains("breaker-opened") && lines[0].contains("moving house"), "{log}");
     assert!(lines[1].contains("breaker-closed") && lines[1].contains("by uid "), "{log}");
-    assert_eq!(house.state(&other).await, "relayed");
+    assert_eq!(house.recipient_state(&other).await, "relayed");
 }
 
 /// Closed by hand, it is no news any more.
 #[tokio::test]
-async fn closing_a_breaker_ends_its_alarm() {
+async fn closing_breaker_clears_its_alarm() {
     let script = Script::new().at(At::Banner, [Some(Act::Say("554 5.7.0 blocked"))]);
-    let mut house = House::with(script, "failures = 1\npause = \"5min\"").await;
-    house.open(0);
-    let id = house.submit("1@a.example").await;
+    let mut house = QueueHarness::with_script(script, "failures = 1\npause = \"5min\"").await;
+    house.start_accepting(0);
+    let id = house.submit_message("1@a.example").await;
     house.process.says("the breaker opened").await;
     assert_eq!(house.process.ask(&["breaker", "close", "a"]).await.code, 0);
     house.process.says("the alarm is over").await;
@@ -278,10 +279,10 @@ async fn closing_a_breaker_ends_its_alarm() {
 }
 
 #[tokio::test]
-async fn the_shape_of_the_queue_adds_up() {
-    let house = House::new().await;
-    house.waiting(&["1@a.example", "2@A.example", "1@b.example", "1@c.example"]).await;
-    let held = house.waiting(&["3@a.example"]).await;
+async fn queue_shape_adds_up() {
+    let house = QueueHarness::new().await;
+    house.submit_and_wait_tried(&["1@a.example", "2@A.example", "1@b.example", "1@c.example"]).await;
+    let held = house.submit_and_wait_tried(&["3@a.example"]).await;
     assert_eq!(house.process.ask(&["queue", "hold", &held[0]]).await.code, 0);
     let shape = house.process.ask(&["--json", "queue", "shape"]).await.json();
     let mut found: Vec<_> = shape
@@ -307,11 +308,11 @@ async fn the_shape_of_the_queue_adds_up() {
 }
 
 #[tokio::test]
-async fn what_is_being_sent_is_left_alone() {
+async fn rejects_actions_on_message_in_delivery() {
     let script = Script::new().at(At::Dot, [Some(Act::Silence)]);
-    let mut house = House::with(script, "").await;
-    house.open(0);
-    let id = house.submit("1@a.example").await;
+    let mut house = QueueHarness::with_script(script, "").await;
+    house.start_accepting(0);
+    let id = house.submit_message("1@a.example").await;
     let heard = || house.servers[0].with(|script| script.is_done(At::Dot)).then_some(());
     eventually("the dot", heard).await;
     for verb in ["retry", "hold", "bounce", "delete"] {
@@ -319,7 +320,7 @@ async fn what_is_being_sent_is_left_alone() {
         assert_eq!((said.code, said.out.as_str()), (1, ""), "{verb}");
         assert_eq!(said.err.trim(), format!("mailtrail: {id} is being sent right now"), "{verb}");
     }
-    assert_eq!(house.state(&id).await, "sending");
+    assert_eq!(house.recipient_state(&id).await, "sending");
     assert_eq!(
         house.process.ask(&["log", "-g", "\"source\":\"operator\""]).await.code,
         1,
@@ -328,15 +329,15 @@ async fn what_is_being_sent_is_left_alone() {
 }
 
 #[tokio::test]
-async fn the_list_says_when_it_is_not_all() {
-    let house = House::new().await;
-    let ids = house.waiting(&["1@a.example", "2@a.example", "3@a.example"]).await;
+async fn queue_list_says_when_truncated() {
+    let house = QueueHarness::new().await;
+    let ids = house.submit_and_wait_tried(&["1@a.example", "2@a.example", "3@a.example"]).await;
     let some = house.process.ask(&["queue", "list", "-n", "2"]).await;
     assert_eq!((some.code, some.out.lines().count()), (0, 2));
     assert!(some.err.contains("more wait; -n shows more"), "{}", some.err);
     let all = house.process.ask(&["queue", "list", "-n", "3"]).await;
     assert_eq!((all.out.lines().count(), &*all.err), (3, ""));
-    let line = house.queued().await.into_iter().find(|line| line["id"] == *ids[0]).unwrap();
+    let line = house.list_queue().await.into_iter().find(|line| line["id"] == *ids[0]).unwrap();
     let row = all.out.lines().find(|row| row.starts_with(&ids[0])).unwrap();
     let cells: Vec<_> = row.split('\t').collect();
     let bytes = line["size"].to_string();
@@ -350,8 +351,8 @@ async fn the_list_says_when_it_is_not_all() {
 
 /// What changes no mail is noted, too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_relay_is_had_to_do_is_in_the_log_with_who_and_why() {
-    let mut house = House::new().await;
+async fn logs_operator_actions_with_caller_and_reason() {
+    let mut house = QueueHarness::new().await;
     let copy = house.process.directory().join("copy");
     let ask = async |words: &[&str], code| {
         let said = house.process.ask(words).await;
@@ -371,8 +372,8 @@ async fn what_the_relay_is_had_to_do_is_in_the_log_with_who_and_why() {
     ask(&["sink", "replay", "nobody", "--since", "1 hour ago"], 2).await;
     ask(&["suppress", "sync", "--upstream", "nobody"], 2).await;
 
-    let sent = house.queued().await.remove(0)["id"].clone();
-    let log = by_operators(&house.process).await;
+    let sent = house.list_queue().await.remove(0)["id"].clone();
+    let log = operator_log_lines(&house.process).await;
     let events: Vec<_> = log.iter().map(|line| (line["event"].as_str().unwrap(), &line["id"])).collect();
     let none = &Value::Null;
     let expected = [
@@ -412,33 +413,33 @@ async fn what_the_relay_is_had_to_do_is_in_the_log_with_who_and_why() {
     ask(&["log", "--status", "send-test", "--to", "2@b.example"], 1).await;
 
     // A copy knows why it was made.
-    let (copied, _) = Store::open_for_reading(&copy, Clock::System).unwrap();
-    let first = copied.log_of(1).unwrap().remove(0);
-    assert_eq!(first.fact.what, What::Ordered(Chore::StoreBackup));
+    let (copied, _) = Store::open_read_only(&copy, Clock::System).unwrap();
+    let first = copied.log_in_segment(1).unwrap().remove(0);
+    assert_eq!(first.event.kind, TrailEventKind::OperatorAction(OperatorActionKind::StoreBackup));
     drop(copied);
 
     house.restart().await;
-    assert_eq!(by_operators(&house.process).await, log);
+    assert_eq!(operator_log_lines(&house.process).await, log);
     // While it stands its store is only read, unless something is done to it.
     assert!(house.process.terminate().await.success());
     let second = house.process.directory().join("second");
     assert_eq!(house.process.ask(&["store", "backup", second.to_str().unwrap()]).await.code, 0);
-    assert_eq!(by_operators(&house.process).await, log);
+    assert_eq!(operator_log_lines(&house.process).await, log);
     let said = house.process.ask(&["store", "rebuild", "--reason", "nobody is here"]).await;
     assert_eq!((said.code, said.out.contains("the ledger is new")), (0, true), "{}", said.err);
-    let mut after = by_operators(&house.process).await;
+    let mut after = operator_log_lines(&house.process).await;
     let last = after.pop().unwrap();
     assert_eq!((&last["event"], &last["text"]), (&"store-rebuild".into(), &"nobody is here".into()));
     assert!(last["name"].as_str().unwrap().starts_with("uid "), "{last}");
     assert_eq!(after, log);
 }
 
-async fn by_operators(process: &Process) -> Vec<Value> {
+async fn operator_log_lines(process: &Process) -> Vec<Value> {
     process.ask(&["--json", "log", "-g", "\"source\":\"operator\""]).await.json()
 }
 
 #[test]
-fn every_command_shows_how_it_is_used() {
+fn every_command_has_usage_examples() {
     let help = |words: &[&str]| {
         let output =
             Command::new(env!("CARGO_BIN_EXE_mailtrail")).args(words).arg("--help").output().unwrap();
@@ -461,30 +462,30 @@ fn every_command_shows_how_it_is_used() {
 
 /// A relay with the upstreams `a` and `b`, which refuse connections until they are opened. What was tried once waits
 /// an hour.
-struct House {
+struct QueueHarness {
     process: Process,
     servers: [Server; 2],
     sockets: [Option<TcpSocket>; 2],
 }
 
-impl House {
+impl QueueHarness {
     async fn new() -> Self {
-        Self::with(Script::new(), "").await
+        Self::with_script(Script::new(), "").await
     }
 
     /// With what the first upstream does, and the keys of its breaker.
-    async fn with(script: Script, breaker: &str) -> Self {
+    async fn with_script(script: Script, breaker: &str) -> Self {
         let ((a, first), (b, second)) = (Server::closed(script), Server::closed(Script::new()));
-        let (breaker, ports) = (if breaker.is_empty() { PATIENT } else { breaker }, [&a, &b]);
+        let (breaker, ports) = (if breaker.is_empty() { BREAKER_DISABLED } else { breaker }, [&a, &b]);
         let ports = ports.map(|server| server.address.port());
-        let configuration = |data: &str, own: [u16; 3]| configuration(data, own[1], ports, breaker);
+        let configuration = |data: &str, own: [u16; 3]| render_config(data, own[1], ports, breaker);
         let mut process = Process::configured(configuration);
         process.start().await;
         Self { process, servers: [a, b], sockets: [Some(first), Some(second)] }
     }
 
     /// An upstream takes connections from now on.
-    fn open(&mut self, place: usize) {
+    fn start_accepting(&mut self, place: usize) {
         let socket = self.sockets[place].take().unwrap();
         self.servers[place].serve(socket.listen(64).unwrap());
     }
@@ -494,26 +495,26 @@ impl House {
         self.process.start().await;
     }
 
-    async fn submit(&self, to: &str) -> String {
+    async fn submit_message(&self, to: &str) -> String {
         let mut client = Client::connect(self.process.address(1)).await.unwrap();
         let message = "From: app@example.com\r\nSubject: x\r\n\r\nx\r\n";
         client.submit("app@example.com", &[to], message).await.unwrap()
     }
 
     /// Sends that were tried once, in the order of their ids.
-    async fn waiting(&self, to: &[&str]) -> Vec<String> {
+    async fn submit_and_wait_tried(&self, to: &[&str]) -> Vec<String> {
         let mut ids = Vec::new();
         for to in to {
-            ids.push(self.submit(to).await);
+            ids.push(self.submit_message(to).await);
         }
         for id in &ids {
-            self.attempted(id, 1).await;
+            self.wait_attempted(id, 1).await;
         }
         ids
     }
 
     /// Waits until a send was tried so often and nobody is at work on it.
-    async fn attempted(&self, id: &str, times: u64) {
+    async fn wait_attempted(&self, id: &str, times: u64) {
         let tried = async {
             loop {
                 // What was just accepted may not be found yet.
@@ -527,24 +528,24 @@ impl House {
         tokio::time::timeout(support::PATIENCE, tried).await.unwrap();
     }
 
-    async fn state(&self, id: &str) -> String {
+    async fn recipient_state(&self, id: &str) -> String {
         let trail = self.process.ask(&["--json", "trace", id]).await.json().remove(0);
         trail["recipients"][0]["state"].as_str().unwrap().to_owned()
     }
 
-    async fn queued(&self) -> Vec<Value> {
+    async fn list_queue(&self) -> Vec<Value> {
         self.process.ask(&["--json", "queue", "list"]).await.json()
     }
 }
 
 /// As much of an id as no other begins with.
-fn unique_start(id: &str, all: &[String]) -> String {
+fn unique_prefix(id: &str, all: &[String]) -> String {
     let starts = (6..=id.len()).map(|length| &id[..length]);
     let unique = |start: &&str| all.iter().filter(|other| other.starts_with(*start)).count() == 1;
     starts.into_iter().find(unique).unwrap().to_owned()
 }
 
-fn configuration(data_dir: &str, door: u16, [a, b]: [u16; 2], breaker: &str) -> String {
+fn render_config(data_dir: &str, door: u16, [a, b]: [u16; 2], breaker: &str) -> String {
     format!(
         r#"
 [server]
@@ -572,7 +573,7 @@ host = "127.0.0.1"
 port = {b}
 tls = "none"
 [upstream.breaker]
-{PATIENT}
+{BREAKER_DISABLED}
 [upstream.retry]
 first = "1h"
 max = "1h"
@@ -593,4 +594,4 @@ path = "events.jsonl"
 }
 
 /// It does not open by itself.
-const PATIENT: &str = "failures = 1000";
+const BREAKER_DISABLED: &str = "failures = 1000";

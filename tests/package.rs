@@ -8,16 +8,16 @@ use std::process::Command;
 use support::client::Client;
 use support::process::Process;
 
-const HANDBOOK: &str = include_str!("../docs/operations.md");
-const ALARMS: &str = include_str!("../crates/relay/src/alarms/registry.rs");
-const CONFIGURATION: &str = include_str!("../systemd/deb/mailtrail.toml");
-const OPTIONS: &str = include_str!("../systemd/deb/default");
-const UNIT: &str = include_str!("../systemd/mailtrail.service");
-const MANIFEST: &str = include_str!("../Cargo.toml");
+const OPERATIONS_DOC: &str = include_str!("../docs/operations.md");
+const ALARM_SOURCE: &str = include_str!("../crates/relay/src/alarms/registry.rs");
+const PACKAGE_CONFIG: &str = include_str!("../systemd/deb/mailtrail.toml");
+const PACKAGE_DEFAULTS: &str = include_str!("../systemd/deb/default");
+const SYSTEMD_UNIT: &str = include_str!("../systemd/mailtrail.service");
+const CARGO_MANIFEST: &str = include_str!("../Cargo.toml");
 
 #[test]
-fn every_alarm_has_a_section_in_the_handbook() {
-    let (_, alarms) = HANDBOOK.split_once("\n## Alarms\n").unwrap();
+fn handbook_documents_every_alarm() {
+    let (_, alarms) = OPERATIONS_DOC.split_once("\n## Alarms\n").unwrap();
     let (alarms, _) = alarms.split_once("\n## ").unwrap();
     let sections = alarms.split("\n### `").skip(1).map(|section| section.split_once('`').unwrap());
     let sections: Vec<_> = sections.inspect(|(word, text)| assert!(text.len() > 80, "{word}")).collect();
@@ -25,17 +25,18 @@ fn every_alarm_has_a_section_in_the_handbook() {
     assert_eq!(written.len(), sections.len(), "each once");
     let word =
         |line: &'static str| line.trim().strip_prefix("Self::")?.split_once(" => \"")?.1.strip_suffix("\",");
-    assert_eq!(written, ALARMS.lines().filter_map(word).collect());
+    assert_eq!(written, ALARM_SOURCE.lines().filter_map(word).collect());
 }
 
 /// A fresh installation, but for its places.
 #[tokio::test]
-async fn a_fresh_installation_takes_mail_and_its_sandbox_reports() {
-    let options: Vec<_> = OPTIONS.lines().filter_map(|line| line.strip_prefix("SERVE_OPTIONS=")).collect();
+async fn fresh_installation_accepts_mail_and_receives_sandbox_events() {
+    let options: Vec<_> =
+        PACKAGE_DEFAULTS.lines().filter_map(|line| line.strip_prefix("SERVE_OPTIONS=")).collect();
     assert_eq!(options, ["--sandbox"]);
     assert!(
-        UNIT.contains(" serve $SERVE_OPTIONS\n")
-            && UNIT.contains("EnvironmentFile=-/etc/default/mailtrail\n")
+        SYSTEMD_UNIT.contains(" serve $SERVE_OPTIONS\n")
+            && SYSTEMD_UNIT.contains("EnvironmentFile=-/etc/default/mailtrail\n")
     );
     let mut process = Process::configured(|data_dir, [first, second, third]| {
         let places = [
@@ -46,7 +47,7 @@ async fn a_fresh_installation_takes_mail_and_its_sandbox_reports() {
             ("127.0.0.1:8025", "127.0.0.1:0".to_owned()),
             ("/run/mailtrail", data_dir.to_owned()),
         ];
-        places.into_iter().fold(CONFIGURATION.to_owned(), |text, (usual, other)| {
+        places.into_iter().fold(PACKAGE_CONFIG.to_owned(), |text, (usual, other)| {
             assert!(text.contains(usual), "{usual}");
             text.replace(usual, &other)
         })
@@ -66,8 +67,8 @@ async fn a_fresh_installation_takes_mail_and_its_sandbox_reports() {
 }
 
 #[test]
-fn the_package_has_all_its_files() {
-    let manifest: toml::Value = toml::from_str(MANIFEST).unwrap();
+fn package_contains_all_files() {
+    let manifest: toml::Value = toml::from_str(CARGO_MANIFEST).unwrap();
     let deb = &manifest["package"]["metadata"]["deb"];
     let text = |value: &toml::Value| value.as_str().unwrap().to_owned();
     let assets = deb["assets"].as_array().unwrap();
@@ -95,7 +96,7 @@ fn the_package_has_all_its_files() {
 }
 
 #[tokio::test]
-async fn completions_and_pages_know_every_command() {
+async fn completions_and_man_pages_cover_every_command() {
     let folder = tempfile::tempdir().unwrap();
     let run = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mailtrail"));

@@ -9,52 +9,54 @@ use support::process::{Process, free_port};
 use support::relay::USER;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_user_s_quota_is_warned_of_refused_beyond_and_counted_over_restarts() {
-    let mut process = Process::toward(free_port(), &user("10/day"));
+async fn user_quota_warns_rejects_and_survives_restart() {
+    let mut process = Process::toward(free_port(), &user_config("10/day"));
     process.start().await;
-    let mut shop = log_in(&process, "shop").await;
-    send(&mut shop, 7).await;
+    let mut shop = log_in_as(&process, "shop").await;
+    submit_to_recipients(&mut shop, 7).await;
     assert!(!process.log().contains("of the user's quota"), "{}", process.log());
-    send(&mut shop, 1).await;
+    submit_to_recipients(&mut shop, 1).await;
     process.says("more than 80 % of the user's quota is used").await;
     process.says("subject=\"user shop\"").await;
     process.kill();
     process.start().await;
     assert_eq!(process.log().matches("more than 80 %").count(), 2, "{}", process.log());
-    let mut shop = log_in(&process, "shop").await;
+    let mut shop = log_in_as(&process, "shop").await;
     // What finds something left is taken whole: nobody of it is left out without a word.
-    send(&mut shop, 3).await;
+    submit_to_recipients(&mut shop, 3).await;
     process.says("the user's quota is used up").await;
-    used_up(&mut shop).await;
-    send(&mut log_in(&process, USER).await, 1).await;
+    assert_quota_exhausted(&mut shop).await;
+    submit_to_recipients(&mut log_in_as(&process, USER).await, 1).await;
     assert!(process.terminate().await.success());
     process.start().await;
-    used_up(&mut log_in(&process, "shop").await).await;
+    assert_quota_exhausted(&mut log_in_as(&process, "shop").await).await;
     // More is bought: 11 of 12.
-    process.configure(&process.configuration(free_port(), &user("12/day")));
+    process.configure(&process.configuration(free_port(), &user_config("12/day")));
     process.hang_up().await;
     process.says("the configuration was applied").await;
-    let mut shop = log_in(&process, "shop").await;
-    send(&mut shop, 1).await;
-    used_up(&mut shop).await;
+    let mut shop = log_in_as(&process, "shop").await;
+    submit_to_recipients(&mut shop, 1).await;
+    assert_quota_exhausted(&mut shop).await;
     let said = process.ask(&["config", "show"]).await;
     assert!(said.out.contains("quota = \"12/day\""), "{}", said.out);
     // Without a quota there is nothing to warn of.
-    process.configure(&process.configuration(free_port(), &user("12/day").replace("quota = \"12/day\"", "")));
+    process.configure(
+        &process.configuration(free_port(), &user_config("12/day").replace("quota = \"12/day\"", "")),
+    );
     process.hang_up().await;
     let applied = || (process.log().matches("the configuration was applied").count() == 2).then_some(());
     support::eventually("the second reload", applied).await;
     process.says("the alarm is over").await;
-    send(&mut log_in(&process, "shop").await, 1).await;
+    submit_to_recipients(&mut log_in_as(&process, "shop").await, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_comes_meanwhile_is_refused_behind_the_message() {
-    let mut process = Process::toward(free_port(), &user("2/hour"));
+async fn concurrent_message_over_quota_is_rejected_after_data() {
+    let mut process = Process::toward(free_port(), &user_config("2/hour"));
     process.start().await;
     let mut clients = Vec::new();
     for _ in 0..3 {
-        let mut client = log_in(&process, "shop").await;
+        let mut client = log_in_as(&process, "shop").await;
         for line in ["MAIL FROM:<a@example.com>", "RCPT TO:<b@example.net>", "RCPT TO:<c@example.net>"] {
             assert_eq!(client.ask(line).await.unwrap().0, 250, "{line}");
         }
@@ -71,11 +73,11 @@ async fn who_comes_meanwhile_is_refused_behind_the_message() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_kept_once_counts_once() {
-    let limits = format!("{}\n[duplicates]\nwindow = \"15min\"", user("2/month"));
+async fn duplicate_submission_counts_once() {
+    let limits = format!("{}\n[duplicates]\nwindow = \"15min\"", user_config("2/month"));
     let mut process = Process::toward(free_port(), &limits);
     process.start().await;
-    let mut shop = log_in(&process, "shop").await;
+    let mut shop = log_in_as(&process, "shop").await;
     let mut ids = Vec::new();
     for subject in ["first", "first", "first", "second"] {
         let text = format!("Message-ID: <{subject}@example.com>\r\n\r\n{subject}\r\n");
@@ -87,24 +89,24 @@ async fn what_is_kept_once_counts_once() {
 }
 
 /// A message to so many.
-async fn send(client: &mut Client, recipients: usize) {
+async fn submit_to_recipients(client: &mut Client, recipients: usize) {
     let to: Vec<_> = (0..recipients).map(|number| format!("{number}@example.net")).collect();
     let to: Vec<_> = to.iter().map(|to| &**to).collect();
     client.submit("a@example.com", &to, "Subject: x\r\n\r\nbody\r\n").await.unwrap();
 }
 
-async fn used_up(client: &mut Client) {
+async fn assert_quota_exhausted(client: &mut Client) {
     let (code, text) = client.ask("MAIL FROM:<a@example.com>").await.unwrap();
     assert!(code == 452 && text.contains("4.7.1") && text.contains("tomorrow"), "{code} {text}");
     // The session goes on.
     assert_eq!(client.ask("RCPT TO:<b@example.net>").await.unwrap().0, 503);
 }
 
-async fn log_in(process: &Process, user: &str) -> Client {
+async fn log_in_as(process: &Process, user: &str) -> Client {
     let trust = mailtrail_net::tls::connector(Some(&process.data().join("tls/relay.pem"))).unwrap();
     Client::log_in_as(user, process.address(0), &trust).await.unwrap()
 }
 
-fn user(quota: &str) -> String {
+fn user_config(quota: &str) -> String {
     format!("[[user]]\nname = \"shop\"\npassword = \"lab-secret\"\nquota = \"{quota}\"")
 }

@@ -15,12 +15,12 @@ use mailtrail::config;
 use mailtrail::config::Config;
 use mailtrail::daemon::Daemon;
 use mailtrail_mail::Secret;
-use mailtrail_mail::{Clock, Moment, Timestamp, TrackingId};
+use mailtrail_mail::{Clock, ManualClock, Timestamp, TrackingId};
 use mailtrail_net::provider_api::{Api, Whose};
 use mailtrail_net::tls;
 use mailtrail_sandbox;
-use mailtrail_sandbox::{Sandbox, Weather};
-use mailtrail_trail::{Accepted, Kind, Send, What};
+use mailtrail_sandbox::{FaultInjection, Sandbox};
+use mailtrail_trail::{AcceptedMessage, EventKind, Message, TrailEventKind};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -31,148 +31,158 @@ use std::time::Duration;
 use support::{PATIENCE, eventually, eventually_within};
 
 #[tokio::test]
-async fn twelve_hours_without_webhooks_are_made_up_for() {
-    let mut scene = Scene::new(Weather { hold: true, ..Weather::default() }).await;
+async fn polls_recover_twelve_hours_without_webhooks() {
+    let mut scene = ReconcileHarness::new(FaultInjection { hold: true, ..FaultInjection::default() }).await;
     scene.config.upstreams[0].reconcile = None;
     scene.start().await;
     for hour in 1..=12 {
-        scene.send(MAILS / 12).await;
-        eventually("the events", || (scene.sandbox.tally().events >= hour * MAILS / 6).then_some(())).await;
-        scene.pass(HOUR);
+        scene.enqueue_many(MESSAGE_COUNT / 12).await;
+        eventually("the events", || {
+            (scene.sandbox.counters().events >= hour * MESSAGE_COUNT / 6).then_some(())
+        })
+        .await;
+        scene.advance(ONE_HOUR);
     }
-    assert_eq!(scene.reports(), BTreeMap::new());
+    assert_eq!(scene.count_events(), BTreeMap::new());
     scene.stop().await;
-    scene.config = scene.usual.clone();
+    scene.config = scene.default_config.clone();
     scene.start().await;
     // In the middle of it the relay goes away, and goes on where it was.
     let first = eventually("the first page", || scene.cursor()).await;
-    assert!(first < scene.now().before(HOUR * 10), "{first}");
+    assert!(first < scene.now().saturating_sub(ONE_HOUR * 10), "{first}");
     scene.stop().await;
     scene.start().await;
     assert_eq!(scene.cursor(), Some(first));
-    scene.polled().await;
-    let all = BTreeMap::from([((Kind::Accepted, "poll"), MAILS), ((Kind::Delivered, "poll"), MAILS)]);
-    assert_eq!(scene.reports(), all);
+    scene.wait_polled().await;
+    let all = BTreeMap::from([
+        ((EventKind::Accepted, "poll"), MESSAGE_COUNT),
+        ((EventKind::Delivered, "poll"), MESSAGE_COUNT),
+    ]);
+    assert_eq!(scene.count_events(), all);
     // Now the webhooks come after all.
-    scene.sandbox.set_weather(Weather::default());
-    eventually("the webhooks", || (scene.sandbox.tally().taken_events == MAILS * 2).then_some(())).await;
-    assert_eq!(scene.reports(), all);
-    assert_eq!(scene.marks(), BTreeSet::from([1]), "nothing is counted twice");
+    scene.sandbox.set_faults(FaultInjection::default());
+    eventually("the webhooks", || {
+        (scene.sandbox.counters().accepted_events == MESSAGE_COUNT * 2).then_some(())
+    })
+    .await;
+    assert_eq!(scene.count_events(), all);
+    assert_eq!(scene.mark_counts(), BTreeSet::from([1]), "nothing is counted twice");
     scene.stop().await;
 }
 
 #[tokio::test]
-async fn what_appears_late_is_found_by_either_api() {
+async fn polls_find_late_events_with_either_api() {
     for api in [Api::Events, Api::Logs] {
-        let weather = Weather { lose: 1.0, late: 25 * 60, ..Weather::default() };
-        let mut scene = Scene::new(weather).await;
-        scene.api(api);
+        let weather = FaultInjection { lose: 1.0, late: 25 * 60, ..FaultInjection::default() };
+        let mut scene = ReconcileHarness::new(weather).await;
+        scene.use_api(api);
         scene.start().await;
-        scene.send(10).await;
-        eventually("the events", || (scene.sandbox.tally().events == 20).then_some(())).await;
-        scene.pass(MINUTE * 3);
-        scene.polled().await;
-        assert_eq!(scene.reports().values().sum::<u64>(), 10, "{api:?}");
-        scene.pass(MINUTE * 23);
-        scene.polled().await;
-        let all = BTreeMap::from([((Kind::Accepted, "poll"), 10), ((Kind::Delivered, "poll"), 10)]);
-        assert_eq!(scene.reports(), all, "{api:?}");
-        assert_eq!(scene.marks(), BTreeSet::from([1]));
+        scene.enqueue_many(10).await;
+        eventually("the events", || (scene.sandbox.counters().events == 20).then_some(())).await;
+        scene.advance(ONE_MINUTE * 3);
+        scene.wait_polled().await;
+        assert_eq!(scene.count_events().values().sum::<u64>(), 10, "{api:?}");
+        scene.advance(ONE_MINUTE * 23);
+        scene.wait_polled().await;
+        let all = BTreeMap::from([((EventKind::Accepted, "poll"), 10), ((EventKind::Delivered, "poll"), 10)]);
+        assert_eq!(scene.count_events(), all, "{api:?}");
+        assert_eq!(scene.mark_counts(), BTreeSet::from([1]));
         scene.stop().await;
     }
 }
 
 #[tokio::test]
-async fn a_webhook_and_a_poll_of_one_event_count_once_in_both_orders() {
+async fn webhook_and_poll_of_same_event_count_once() {
     for api in [Api::Events, Api::Logs] {
-        let mut scene = Scene::new(Weather::default()).await;
-        scene.api(api);
+        let mut scene = ReconcileHarness::new(FaultInjection::default()).await;
+        scene.use_api(api);
         let log = Log::default();
         let _listening = log.listen();
         scene.start().await;
-        scene.send(5).await;
-        eventually("the webhooks", || (scene.sandbox.tally().taken_events == 10).then_some(())).await;
-        scene.pass(MINUTE * 3);
-        scene.polled().await;
+        scene.enqueue_many(5).await;
+        eventually("the webhooks", || (scene.sandbox.counters().accepted_events == 10).then_some(())).await;
+        scene.advance(ONE_MINUTE * 3);
+        scene.wait_polled().await;
         let mut reports =
-            BTreeMap::from([((Kind::Accepted, "webhook"), 5), ((Kind::Delivered, "webhook"), 5)]);
-        assert_eq!(scene.reports(), reports, "{api:?}");
+            BTreeMap::from([((EventKind::Accepted, "webhook"), 5), ((EventKind::Delivered, "webhook"), 5)]);
+        assert_eq!(scene.count_events(), reports, "{api:?}");
         assert_eq!(log.lines("recovered"), [""; 0]);
-        scene.sandbox.set_weather(Weather { hold: true, ..Weather::default() });
-        scene.send(5).await;
-        eventually("the events", || (scene.sandbox.tally().events == 20).then_some(())).await;
+        scene.sandbox.set_faults(FaultInjection { hold: true, ..FaultInjection::default() });
+        scene.enqueue_many(5).await;
+        eventually("the events", || (scene.sandbox.counters().events == 20).then_some(())).await;
         // What is only just on its way is left to it.
-        scene.pass(MINUTE);
-        scene.polled().await;
-        assert_eq!(scene.reports(), reports);
-        scene.pass(MINUTE * 2);
-        scene.polled().await;
-        reports.extend([((Kind::Accepted, "poll"), 5), ((Kind::Delivered, "poll"), 5)]);
-        assert_eq!(scene.reports(), reports);
+        scene.advance(ONE_MINUTE);
+        scene.wait_polled().await;
+        assert_eq!(scene.count_events(), reports);
+        scene.advance(ONE_MINUTE * 2);
+        scene.wait_polled().await;
+        reports.extend([((EventKind::Accepted, "poll"), 5), ((EventKind::Delivered, "poll"), 5)]);
+        assert_eq!(scene.count_events(), reports);
         let said = "10 events recovered that no webhook brought";
         eventually("the number", || log.lines(said).pop()).await;
-        scene.sandbox.set_weather(Weather::default());
-        eventually("the webhooks", || (scene.sandbox.tally().taken_events == 20).then_some(())).await;
-        assert_eq!(scene.reports(), reports);
-        assert_eq!(scene.marks(), BTreeSet::from([1]));
+        scene.sandbox.set_faults(FaultInjection::default());
+        eventually("the webhooks", || (scene.sandbox.counters().accepted_events == 20).then_some(())).await;
+        assert_eq!(scene.count_events(), reports);
+        assert_eq!(scene.mark_counts(), BTreeSet::from([1]));
         scene.stop().await;
     }
 }
 
 #[tokio::test]
-async fn a_wrong_key_is_said_and_loses_nothing() {
-    let mut scene = Scene::new(Weather { lose: 1.0, ..Weather::default() }).await;
+async fn wrong_api_key_is_logged_and_loses_no_event() {
+    let mut scene = ReconcileHarness::new(FaultInjection { lose: 1.0, ..FaultInjection::default() }).await;
     let log = Log::default();
     let _listening = log.listen();
-    scene.config.upstreams[0].account.as_mut().unwrap().key = Secret::new("hunter2");
+    scene.config.upstreams[0].provider_api.as_mut().unwrap().key = Secret::new("hunter2");
     scene.start().await;
-    scene.send(3).await;
-    eventually("the events", || (scene.sandbox.tally().events == 6).then_some(())).await;
-    scene.pass(MINUTE * 3);
+    scene.enqueue_many(3).await;
+    eventually("the events", || (scene.sandbox.counters().events == 6).then_some(())).await;
+    scene.advance(ONE_MINUTE * 3);
     let refused = "upstream up: events: the provider's API refused the api_key (401: Invalid private key)";
     eventually("the refusal", || (!log.lines(refused).is_empty()).then_some(())).await;
     assert_eq!((scene.cursor(), log.lines("hunter2")), (None, vec![]));
-    let config = scene.usual.clone();
+    let config = scene.default_config.clone();
     scene.daemon.as_mut().unwrap().reload(config).unwrap();
-    scene.polled().await;
-    assert_eq!(scene.reports().values().sum::<u64>(), 6);
+    scene.wait_polled().await;
+    assert_eq!(scene.count_events().values().sum::<u64>(), 6);
     scene.stop().await;
 }
 
 #[tokio::test]
-async fn a_day_is_compared_when_it_is_over() {
+async fn compares_each_day_after_it_ends() {
     let late = 3 * 3600;
-    let mut scene = Scene::new(Weather { lose: 1.0, late, ..Weather::default() }).await;
+    let mut scene =
+        ReconcileHarness::new(FaultInjection { lose: 1.0, late, ..FaultInjection::default() }).await;
     let log = Log::default();
     let _listening = log.listen();
     scene.start().await;
-    scene.send(4).await;
-    eventually("the events", || (scene.sandbox.tally().events == 8).then_some(())).await;
+    scene.enqueue_many(4).await;
+    eventually("the events", || (scene.sandbox.counters().events == 8).then_some(())).await;
     for _ in 0..8 {
-        scene.pass(MINUTE * 25);
-        scene.polled().await;
+        scene.advance(ONE_MINUTE * 25);
+        scene.wait_polled().await;
     }
-    assert_eq!(scene.reports().values().sum::<u64>(), 4, "what is so late no poll finds");
+    assert_eq!(scene.count_events().values().sum::<u64>(), 4, "what is so late no poll finds");
     // 02:00 of the next day.
-    scene.pass(Duration::from_secs(14 * 3600 - 8 * 25 * 60));
+    scene.advance(Duration::from_secs(14 * 3600 - 8 * 25 * 60));
     let found = "compared: the provider has";
     let line = eventually("the comparison", || log.lines(found).pop()).await;
     assert!(line.contains("day=\"2026-09-14\"") && line.contains("of which we had"), "{line}");
-    let all = BTreeMap::from([((Kind::Accepted, "poll"), 4), ((Kind::Delivered, "poll"), 4)]);
-    assert_eq!(scene.reports(), all);
-    scene.pass(Duration::from_secs(86_400));
+    let all = BTreeMap::from([((EventKind::Accepted, "poll"), 4), ((EventKind::Delivered, "poll"), 4)]);
+    assert_eq!(scene.count_events(), all);
+    scene.advance(Duration::from_secs(86_400));
     eventually("the next comparison", || log.lines("all 0 of the provider's are here").pop()).await;
-    assert_eq!(scene.reports(), all);
+    assert_eq!(scene.count_events(), all);
     scene.stop().await;
 }
 
 /// The rest of the page is taken in, what nobody can read is put aside once, and the next poll goes on from there.
 #[tokio::test]
-async fn one_bad_event_of_a_page_spoils_no_other() {
+async fn bad_event_in_page_does_not_affect_others() {
     for provider in ["mailgun", "brevo"] {
         let brevo = provider == "brevo";
         let event = |address: &str, id: u32, text: &str| {
-            let at = START.before(HOUR);
+            let at = START_TIME.saturating_sub(ONE_HOUR);
             let message_id = "1@example.com";
             if brevo {
                 let date = at.to_string();
@@ -180,7 +190,7 @@ async fn one_bad_event_of_a_page_spoils_no_other() {
                     r#"{{"event":"delivered","email":"{address}","date":"{date}","messageId":"<{message_id}>","reason":"{text}"}}"#
                 )
             } else {
-                let at = at.seconds();
+                let at = at.as_secs();
                 format!(
                     r#"{{"event":"delivered","id":"{id}","timestamp":{at},"recipient":"{address}","message":{{"headers":{{"message-id":"{message_id}"}}}},"delivery-status":{{"message":"{text}"}}}}"#
                 )
@@ -208,17 +218,18 @@ async fn one_bad_event_of_a_page_spoils_no_other() {
         })
         .await;
         let (daemon, id, _scene) = polling(provider, &server).await;
-        let end = START.before(MINUTE * 30);
-        eventually("the cursor", || (daemon.store().polled_until("up").unwrap() == Some(end)).then_some(()))
+        let end = START_TIME.saturating_sub(ONE_MINUTE * 30);
+        eventually("the cursor", || (daemon.store().poll_cursor("up").unwrap() == Some(end)).then_some(()))
             .await;
         let all = [Some(1), Some(1), Some(1), None];
         assert_eq!(delivered(&daemon, id), all, "{provider}");
         let asked = server.count();
         eventually("more polls", || (server.count() > asked + 6).then_some(())).await;
-        assert_eq!(daemon.store().count_letters().unwrap(), (0, 3), "{provider}: each once");
+        assert_eq!(daemon.store().count_unmatched().unwrap(), (0, 3), "{provider}: each once");
         assert_eq!(delivered(&daemon, id), all, "{provider}");
-        let raw = |id| daemon.store().raw(&daemon.store().report_of(id).unwrap().unwrap()).unwrap().unwrap();
-        let dead = daemon.store().dead(9, |_| true).unwrap();
+        let raw =
+            |id| daemon.store().raw_event(&daemon.store().find_event(id).unwrap().unwrap()).unwrap().unwrap();
+        let dead = daemon.store().find_dead_letters(9, |_| true).unwrap();
         let raw: BTreeSet<_> = dead.iter().map(|one| raw(one.id)).collect();
         let expected: BTreeSet<_> = [1, 3, 4].map(|place| Bytes::from(events[place].clone())).into();
         assert_eq!(raw, expected, "{provider}");
@@ -259,16 +270,16 @@ async fn survive(api: &'static str, damage: Damage) {
     })
     .await;
     let (daemon, id, _scene) = polling(api, &server).await;
-    let end = START.before(MINUTE * 30);
+    let end = START_TIME.saturating_sub(ONE_MINUTE * 30);
     // Brevo is asked every 15 s.
-    let at_end = || (daemon.store().polled_until("up").unwrap() == Some(end)).then_some(());
+    let at_end = || (daemon.store().poll_cursor("up").unwrap() == Some(end)).then_some(());
     eventually_within(PATIENCE * 6, &case, at_end).await;
     // It may have been the way.
     assert_eq!(log.lines("it is tried again").len(), 3, "{case}");
     assert_eq!(delivered(&daemon, id), [Some(1), None, Some(1), Some(1)], "{case}");
-    let dead = daemon.store().dead(9, |_| true).unwrap();
-    let report = |id| daemon.store().report_of(id).unwrap().unwrap();
-    let raw = dead.iter().map(|one| daemon.store().raw(&report(one.id)).unwrap().unwrap());
+    let dead = daemon.store().find_dead_letters(9, |_| true).unwrap();
+    let report = |id| daemon.store().find_event(id).unwrap().unwrap();
+    let raw = dead.iter().map(|one| daemon.store().raw_event(&report(one.id)).unwrap().unwrap());
     let raw: Vec<_> = raw.map(|raw| String::from_utf8(raw.to_vec()).unwrap()).collect();
     assert!(raw.iter().any(|raw| raw.contains("b@example.net")), "{case}: {raw:?}");
     assert!(!raw.iter().any(|raw| raw.contains("c@example.net")), "{case}: {raw:?}");
@@ -295,11 +306,11 @@ async fn a_page_that_is_whole_when_asked_again_leaves_no_dead_letter() {
             })
             .await;
             let (daemon, id, _scene) = polling(api, &server).await;
-            let end = START.before(MINUTE * 30);
-            let at_end = || (daemon.store().polled_until("up").unwrap() == Some(end)).then_some(());
+            let end = START_TIME.saturating_sub(ONE_MINUTE * 30);
+            let at_end = || (daemon.store().poll_cursor("up").unwrap() == Some(end)).then_some(());
             eventually("the cursor", at_end).await;
             assert_eq!(delivered(&daemon, id), [Some(1); 4], "{api} {damage:?}");
-            assert_eq!(daemon.store().count_letters().unwrap(), (0, 0), "{api} {damage:?}");
+            assert_eq!(daemon.store().count_unmatched().unwrap(), (0, 0), "{api} {damage:?}");
             daemon.stop().await;
         }
     }
@@ -321,12 +332,12 @@ enum Damage {
 
 /// The answer of a provider to whom four things happened, ten minutes apart, the second of them damaged.
 fn history(api: &str, request: &http::Request, damage: Damage) -> String {
-    let at = |place: u32| START.before(HOUR * 2).after(MINUTE * 10 * place);
+    let at = |place: u32| START_TIME.saturating_sub(ONE_HOUR * 2).saturating_add(ONE_MINUTE * 10 * place);
     let asked = request.line.split(' ').nth(1).unwrap();
     let value =
         |name: &str| asked.split(['?', '&']).find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
     let begin = match api {
-        "events" => Timestamp::from_seconds(value("begin").unwrap_or("9999999999").parse().unwrap()),
+        "events" => Timestamp::from_secs(value("begin").unwrap_or("9999999999").parse().unwrap()),
         "logs" if request.line.contains("logs") => {
             let asked: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
             Timestamp::parse_any(asked["start"].as_str().unwrap()).unwrap()
@@ -346,7 +357,7 @@ fn history(api: &str, request: &http::Request, damage: Damage) -> String {
             api => format!(
                 r#"{{"event":"delivered","id":"{place}","message":{{"headers":{{"message-id":"1@example.com"}}}},"recipient":"{to}","{}":{},"list":[]}}"#,
                 if api == "logs" { "@timestamp" } else { "timestamp" },
-                if api == "logs" { format!("\"{at}\"") } else { at.seconds().to_string() },
+                if api == "logs" { format!("\"{at}\"") } else { at.as_secs().to_string() },
             ),
         };
         events.push(match damage {
@@ -370,64 +381,64 @@ fn history(api: &str, request: &http::Request, damage: Damage) -> String {
 const TO: [&str; 4] = ["a@example.net", "b@example.net", "c@example.net", "d@example.net"];
 
 /// A relay that polls `server`, and a mail of `1@example.com` to [`TO`].
-async fn polling(api: &str, server: &http::Server) -> (Daemon, TrackingId, Scene) {
-    let mut scene = Scene::new(Weather::default()).await;
+async fn polling(api: &str, server: &http::Server) -> (Daemon, TrackingId, ReconcileHarness) {
+    let mut scene = ReconcileHarness::new(FaultInjection::default()).await;
     if api == "logs" {
-        scene.api(Api::Logs);
+        scene.use_api(Api::Logs);
     }
     let upstream = &mut scene.config.upstreams[0];
-    upstream.account.as_mut().unwrap().base_url = format!("http://{}", server.address).parse().unwrap();
+    upstream.provider_api.as_mut().unwrap().base_url = format!("http://{}", server.address).parse().unwrap();
     if api == "brevo" {
         upstream.transport.provider = mailtrail_trail::provider::Provider::Brevo;
-        upstream.account.as_mut().unwrap().whose = Whose::Brevo;
+        upstream.provider_api.as_mut().unwrap().whose = Whose::Brevo;
     }
-    let daemon = Daemon::start(&scene.config, Clock::Set(scene.moment), None).await.unwrap();
-    let id = TrackingId::new(START.before(HOUR * 3), 1);
+    let daemon = Daemon::start(&scene.config, Clock::Manual(scene.manual_clock), None).await.unwrap();
+    let id = TrackingId::new(START_TIME.saturating_sub(ONE_HOUR * 3), 1);
     let send =
-        Send { message_id: mailtrail_mail::MessageId::parse("1@example.com"), ..Send::new(id, "test") };
+        Message { message_id: mailtrail_mail::MessageId::parse("1@example.com"), ..Message::new(id, "test") };
     let recipients = TO.map(|to| to.parse().unwrap()).into();
     let message = Bytes::from_static(b"Subject: x\r\n\r\nx\r\n");
-    daemon.store().accept(Accepted { send, recipients }, message).await.unwrap();
+    daemon.store().put_message(AcceptedMessage { message: send, recipients }, message).await.unwrap();
     (daemon, id, scene)
 }
 
 /// How often each recipient's delivery was reported.
 fn delivered(daemon: &Daemon, id: TrackingId) -> Vec<Option<u32>> {
-    let trail = daemon.store().trail(id).unwrap().unwrap();
-    let marks = trail.recipients.iter().map(|one| one.marks.of(Kind::Delivered));
+    let trail = daemon.store().load_trail(id).unwrap().unwrap();
+    let marks = trail.recipients.iter().map(|one| one.marks.get(EventKind::Delivered));
     marks.map(|mark| mark.map(|mark| mark.count)).collect()
 }
 
 /// A relay and the sandbox behind it, both at the same time of the test's.
-struct Scene {
+struct ReconcileHarness {
     sandbox: Sandbox,
-    moment: &'static Moment,
+    manual_clock: &'static ManualClock,
     now: Cell<Timestamp>,
     daemon: Option<Daemon>,
     config: Config,
-    usual: Config,
-    sent: RefCell<Vec<TrackingId>>,
+    default_config: Config,
+    sent_ids: RefCell<Vec<TrackingId>>,
     _directory: tempfile::TempDir,
 }
 
-impl Scene {
-    async fn new(weather: Weather) -> Self {
+impl ReconcileHarness {
+    async fn new(faults: FaultInjection) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let moment: &'static Moment = Box::leak(Box::default());
-        moment.set(START);
-        let sandbox = mailtrail_sandbox::start(mailtrail_sandbox::Settings {
-            face: mailtrail_sandbox::Face::Mailgun,
-            smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
-            api: SocketAddr::from(([127, 0, 0, 1], 0)),
+        let manual_clock: &'static ManualClock = Box::leak(Box::default());
+        manual_clock.advance_to(START_TIME);
+        let sandbox = mailtrail_sandbox::start(mailtrail_sandbox::SandboxSettings {
+            profile: mailtrail_sandbox::ProviderProfile::Mailgun,
+            smtp_address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            api_address: SocketAddr::from(([127, 0, 0, 1], 0)),
             api_key: Secret::new("key-1"),
             domain: "mg.example.com".into(),
             username: "postmaster@mg.example.com".into(),
             password: Secret::new("pw"),
             signing_key: Secret::new("signing"),
-            webhook: None,
-            pace: 0.0,
-            weather,
-            clock: Clock::Set(moment),
+            webhook_url: None,
+            time_scale: 0.0,
+            faults,
+            clock: Clock::Manual(manual_clock),
             tls: tls::self_signed(directory.path(), "localhost").unwrap(),
         });
         let sandbox = sandbox.await.unwrap();
@@ -444,28 +455,29 @@ impl Scene {
         );
         let mut config = config::parse(&text, Path::new("test.toml"), &BTreeMap::new()).unwrap();
         // Real time, of which the test has little.
-        config.upstreams[0].reconcile.as_mut().unwrap().every = Duration::from_millis(50);
+        config.upstreams[0].reconcile.as_mut().unwrap().interval = Duration::from_millis(50);
         Self {
             sandbox,
-            moment,
-            now: Cell::new(START),
+            manual_clock,
+            now: Cell::new(START_TIME),
             daemon: None,
-            usual: config.clone(),
+            default_config: config.clone(),
             config,
-            sent: RefCell::default(),
+            sent_ids: RefCell::default(),
             _directory: directory,
         }
     }
 
-    fn api(&mut self, wanted: Api) {
-        if let Whose::Mailgun { api, .. } = &mut self.config.upstreams[0].account.as_mut().unwrap().whose {
+    fn use_api(&mut self, wanted: Api) {
+        if let Whose::Mailgun { api, .. } = &mut self.config.upstreams[0].provider_api.as_mut().unwrap().whose
+        {
             *api = wanted;
         }
     }
 
     async fn start(&mut self) {
-        let daemon = Daemon::start(&self.config, Clock::Set(self.moment), None).await.unwrap();
-        self.sandbox.set_webhook(format!("http://{}/webhooks/up", daemon.http_address().unwrap()));
+        let daemon = Daemon::start(&self.config, Clock::Manual(self.manual_clock), None).await.unwrap();
+        self.sandbox.set_webhook_url(format!("http://{}/webhooks/up", daemon.http_address().unwrap()));
         self.daemon = Some(daemon);
     }
 
@@ -477,48 +489,51 @@ impl Scene {
         self.now.get()
     }
 
-    fn pass(&self, time: Duration) {
-        self.now.set(self.now().after(time));
-        self.moment.set(self.now());
+    fn advance(&self, time: Duration) {
+        self.now.set(self.now().saturating_add(time));
+        self.manual_clock.advance_to(self.now());
     }
 
     /// Puts so many mails into the queue.
-    async fn send(&self, count: u64) {
+    async fn enqueue_many(&self, count: u64) {
         let accept = (0..count).map(|_| async {
             let id = TrackingId::new(self.now(), fastrand::u128(..));
             let message = b"From: a@example.com\r\nSubject: x\r\n\r\nText\r\n";
-            let send = Send {
+            let send = Message {
                 sender: "bounces@example.com".parse().ok(),
                 size: message.len() as u64,
-                ..Send::new(id, "test")
+                ..Message::new(id, "test")
             };
             let recipients = vec!["a@example.net".parse().unwrap()];
             let store = self.daemon.as_ref().unwrap().store();
-            store.accept(Accepted { send, recipients }, Bytes::from_static(message)).await.unwrap();
+            store
+                .put_message(AcceptedMessage { message: send, recipients }, Bytes::from_static(message))
+                .await
+                .unwrap();
             id
         });
         let ids = futures_util::future::join_all(accept).await;
-        self.sent.borrow_mut().extend(ids);
+        self.sent_ids.borrow_mut().extend(ids);
     }
 
     fn cursor(&self) -> Option<Timestamp> {
-        self.daemon.as_ref().unwrap().store().polled_until("up").unwrap()
+        self.daemon.as_ref().unwrap().store().poll_cursor("up").unwrap()
     }
 
     /// Waits until a poll that began at this time has ended.
-    async fn polled(&self) {
-        let end = self.now().before(MINUTE * 30);
+    async fn wait_polled(&self) {
+        let end = self.now().saturating_sub(ONE_MINUTE * 30);
         eventually("the poll", || (self.cursor() == Some(end)).then_some(())).await;
     }
 
     /// What was reported in all trails, and how it came.
-    fn reports(&self) -> BTreeMap<(Kind, &'static str), u64> {
-        let mut reports: BTreeMap<(Kind, &'static str), u64> = BTreeMap::new();
-        for id in self.sent.borrow().iter() {
-            let trail = self.daemon.as_ref().unwrap().store().trail(*id).unwrap().unwrap();
-            for fact in trail.facts {
-                if let What::Reported(kind) = fact.what {
-                    *reports.entry((kind, fact.source.word())).or_default() += 1;
+    fn count_events(&self) -> BTreeMap<(EventKind, &'static str), u64> {
+        let mut reports: BTreeMap<(EventKind, &'static str), u64> = BTreeMap::new();
+        for id in self.sent_ids.borrow().iter() {
+            let trail = self.daemon.as_ref().unwrap().store().load_trail(*id).unwrap().unwrap();
+            for fact in trail.events {
+                if let TrailEventKind::EventReceived(kind) = fact.kind {
+                    *reports.entry((kind, fact.source.as_str())).or_default() += 1;
                 }
             }
         }
@@ -526,10 +541,10 @@ impl Scene {
     }
 
     /// How often each mark of a recipient was made.
-    fn marks(&self) -> BTreeSet<u32> {
+    fn mark_counts(&self) -> BTreeSet<u32> {
         let store = self.daemon.as_ref().unwrap().store();
-        let sent = self.sent.borrow();
-        let trails = sent.iter().map(|id| store.trail(*id).unwrap().unwrap());
+        let sent = self.sent_ids.borrow();
+        let trails = sent.iter().map(|id| store.load_trail(*id).unwrap().unwrap());
         trails
             .flat_map(|trail| {
                 trail.recipients[0].marks.iter().map(|(_, mark)| mark.count).collect::<Vec<_>>()
@@ -538,7 +553,7 @@ impl Scene {
     }
 }
 
-const MAILS: u64 = 2520;
-const START: Timestamp = Timestamp::from_seconds(1_789_387_200);
-const HOUR: Duration = Duration::from_secs(3600);
-const MINUTE: Duration = Duration::from_secs(60);
+const MESSAGE_COUNT: u64 = 2520;
+const START_TIME: Timestamp = Timestamp::from_secs(1_789_387_200);
+const ONE_HOUR: Duration = Duration::from_secs(3600);
+const ONE_MINUTE: Duration = Duration::from_secs(60);

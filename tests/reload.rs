@@ -16,14 +16,14 @@ use support::sink::Sink;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 
-const HI: &str = "Subject: hi\r\n\r\nhi\r\n";
+const SAMPLE_MESSAGE: &str = "Subject: hi\r\n\r\nhi\r\n";
 
-async fn send(client: &mut Client) -> std::io::Result<String> {
-    client.submit("a@example.com", &["b@example.net"], HI).await
+async fn submit_message(client: &mut Client) -> std::io::Result<String> {
+    client.submit("a@example.com", &["b@example.net"], SAMPLE_MESSAGE).await
 }
 
 #[tokio::test]
-async fn a_changed_user_is_for_new_connections_and_sessions_go_on() {
+async fn applies_changed_user_to_new_connections_only() {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
     process.start().await;
@@ -36,14 +36,14 @@ async fn a_changed_user_is_for_new_connections_and_sessions_go_on() {
     process.hang_up().await;
     process.says("the configuration was applied, certificates were read changed=\"user\"").await;
     let mut second = Client::log_in_as("second", guarded, &trust).await.unwrap();
-    sink.arrival(&send(&mut second).await.unwrap()).await;
-    sink.arrival(&send(&mut idle).await.unwrap()).await;
+    sink.arrival(&submit_message(&mut second).await.unwrap()).await;
+    sink.arrival(&submit_message(&mut idle).await.unwrap()).await;
     assert!(Client::log_in(guarded, &trust).await.is_err());
     assert!(process.terminate().await.success());
 }
 
 #[tokio::test]
-async fn a_bad_file_changes_nothing() {
+async fn rejects_invalid_config_and_keeps_running() {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
     process.start().await;
@@ -56,7 +56,7 @@ async fn a_bad_file_changes_nothing() {
     let log = process.log();
     assert!(log.contains("server.hostnam") && log.contains("user[0].rate"), "all faults: {log}");
     let mut client = Client::log_in(process.address(0), &trust).await.unwrap();
-    sink.arrival(&send(&mut client).await.unwrap()).await;
+    sink.arrival(&submit_message(&mut client).await.unwrap()).await;
     // What is good by itself and cannot be done here.
     let (taken, text) = (std::net::TcpListener::bind("127.0.0.1:0").unwrap(), process.configuration(1, ""));
     let place = taken.local_addr().unwrap();
@@ -66,41 +66,41 @@ async fn a_bad_file_changes_nothing() {
     process.hang_up().await;
     process.says("the configuration cannot be used, the running one stays").await;
     assert!(process.log().contains(&format!("cannot listen on {place}")), "{}", process.log());
-    sink.arrival(&send(&mut client).await.unwrap()).await;
+    sink.arrival(&submit_message(&mut client).await.unwrap()).await;
     drop(client);
     assert!(process.terminate().await.success());
 }
 
 #[tokio::test]
-async fn queued_mail_goes_to_the_upstream_as_it_is_now() {
+async fn sends_queued_mail_to_changed_upstream() {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
     process.configure(&process.configuration(free_port(), ""));
     process.start().await;
     let mut client = Client::connect(process.address(1)).await.unwrap();
-    let before = send(&mut client).await.unwrap();
+    let before = submit_message(&mut client).await.unwrap();
     process.says("the upstream cannot be used").await;
     process.configure(&process.configuration(sink.port(), ""));
     process.hang_up().await;
     sink.arrival(&before).await;
-    sink.arrival(&send(&mut client).await.unwrap()).await;
+    sink.arrival(&submit_message(&mut client).await.unwrap()).await;
     drop(client);
     assert!(process.terminate().await.success());
 }
 
 #[tokio::test]
-async fn an_upstream_that_hangs_keeps_no_mail_from_the_next_one() {
+async fn hanging_upstream_does_not_block_its_replacement() {
     let (hangs, sink) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), Sink::start().await);
     let mut process = Process::new(&sink);
     process.configure(&process.configuration(hangs.local_addr().unwrap().port(), ""));
     process.start().await;
     let mut client = Client::connect(process.address(1)).await.unwrap();
-    let id = send(&mut client).await.unwrap();
+    let id = submit_message(&mut client).await.unwrap();
     let (mut held, _) = hangs.accept().await.unwrap();
     process.configure(&process.configuration(sink.port(), ""));
     process.hang_up().await;
     process.says("the configuration was applied").await;
-    let behind = send(&mut client).await.unwrap();
+    let behind = submit_message(&mut client).await.unwrap();
     assert_eq!(held.read(&mut [0; 64]).await.unwrap(), 0, "its attempt is over");
     sink.arrival(&id).await;
     sink.arrival(&behind).await;
@@ -110,7 +110,7 @@ async fn an_upstream_that_hangs_keeps_no_mail_from_the_next_one() {
 }
 
 #[tokio::test]
-async fn listeners_come_and_go_and_the_others_stay() {
+async fn adds_and_removes_listeners_and_keeps_others() {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
     process.start().await;
@@ -129,13 +129,13 @@ async fn listeners_come_and_go_and_the_others_stay() {
     support::eventually("nobody listens there", || std::net::TcpStream::connect(more).err()).await;
     process.says("this changes with a restart only, what was there stays key=\"server.data_dir\"").await;
     for client in [&mut stays, &mut removed, &mut Client::connect(process.address(1)).await.unwrap()] {
-        sink.arrival(&send(client).await.unwrap()).await;
+        sink.arrival(&submit_message(client).await.unwrap()).await;
     }
     assert!(process.terminate().await.success());
 }
 
 #[tokio::test]
-async fn webhooks_come_in_for_the_upstreams_as_they_are_now() {
+async fn accepts_webhooks_for_changed_upstreams() {
     let directory = tempfile::tempdir().unwrap();
     let read = |name: &str, http: SocketAddr| {
         let text = format!(
@@ -165,7 +165,7 @@ address = "{http}"
     let mut http: SocketAddr = ([127, 0, 0, 1], free_port()).into();
     let mut daemon = Daemon::start(&read("first", http), Clock::System, None).await.unwrap();
     let smtp = daemon.smtp_addresses().to_vec();
-    let client = client();
+    let client = http_client();
     let ask = async |http: SocketAddr| {
         let mut answers = Vec::new();
         for name in ["first", "second"] {
@@ -176,18 +176,21 @@ address = "{http}"
     };
     assert_eq!(ask(http).await, [406, 404]);
     let changes = daemon.reload(read("second", http)).unwrap();
-    assert_eq!((changes.sections, changes.opened, changes.closed), (vec!["upstream"], vec![], vec![]));
+    assert_eq!(
+        (changes.changed_sections, changes.opened, changes.closed),
+        (vec!["upstream"], vec![], vec![])
+    );
     assert_eq!(ask(http).await, [404, 406]);
     let before = std::mem::replace(&mut http, ([127, 0, 0, 1], free_port()).into());
     let changes = daemon.reload(read("first", http)).unwrap();
-    assert_eq!(changes.sections, ["upstream", "http"]);
+    assert_eq!(changes.changed_sections, ["upstream", "http"]);
     assert_eq!((changes.opened, changes.closed), (vec![http.to_string()], vec![before.to_string()]));
     assert_eq!(ask(http).await, [406, 404]);
     assert_eq!(daemon.smtp_addresses(), smtp);
     daemon.stop().await;
 }
 
-fn client() -> reqwest::Client {
+fn http_client() -> reqwest::Client {
     let tls = mailtrail_net::tls::client_config(None).unwrap();
     // A connection that is kept alive ends with the configuration it began with.
     reqwest::Client::builder().tls_backend_preconfigured(tls).pool_max_idle_per_host(0).build().unwrap()

@@ -4,17 +4,17 @@
 
 mod support;
 
-use mailtrail_trail::{Occasion, What};
+use mailtrail_trail::{DsnAction, TrailEventKind};
 use std::collections::HashMap;
 use std::process::Command;
 use support::client::Client;
 use support::relay::{Relay, all_sends};
 use support::sink::{Mail, Manners, Sink};
 
-const FROM: &str = "bounce@example.com";
-const MESSAGE: &str = "Message-ID: <1.2.3-openerp-4-crm.lead@vm>\r\nFrom: a@example.com\r\nDate: Mon, 14 Sep 2026 11:59:00 +0000\r\n\r\ntext\r\n";
+const SENDER: &str = "bounce@example.com";
+const SAMPLE_MESSAGE: &str = "Message-ID: <1.2.3-openerp-4-crm.lead@vm>\r\nFrom: a@example.com\r\nDate: Mon, 14 Sep 2026 11:59:00 +0000\r\n\r\ntext\r\n";
 
-async fn refusing() -> (Sink, Relay) {
+async fn start_with_rejecting_sink() -> (Sink, Relay) {
     let refused = [("gone@example.net", "550 5.1.1 no such user, sorry"), ("odd@example.net", "554 zażółć")];
     let refused: HashMap<_, _> = refused.iter().map(|(to, reply)| ((*to).into(), (*reply).into())).collect();
     let sink = Sink::with(Manners { refused, ..Manners::default() }).await;
@@ -23,7 +23,7 @@ async fn refusing() -> (Sink, Relay) {
 }
 
 /// The reports that came, in the order of whom they are about.
-async fn reports(sink: &Sink, count: usize) -> Vec<Mail> {
+async fn wait_for_dsns(sink: &Sink, count: usize) -> Vec<Mail> {
     let is_report = |mail: &Mail| mail.sender.is_empty();
     let arrived = || {
         let reports: Vec<_> = sink.mails().into_iter().filter(is_report).collect();
@@ -34,7 +34,7 @@ async fn reports(sink: &Sink, count: usize) -> Vec<Mail> {
 
 /// What Odoo reads: From, To, the first text, the recipient and the action of the second block, the message's id.
 /// `None`, with a note, where there is no Python.
-async fn read(mail: &Mail) -> Option<Vec<String>> {
+async fn parse_as_odoo(mail: &Mail) -> Option<Vec<String>> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("report.eml");
     std::fs::write(&file, &mail.message).unwrap();
@@ -48,15 +48,15 @@ async fn read(mail: &Mail) -> Option<Vec<String>> {
 }
 
 #[tokio::test]
-async fn each_failure_is_reported_once_in_words_that_odoo_reads() {
-    let (sink, relay) = refusing().await;
+async fn sends_one_dsn_per_failure_in_form_odoo_reads() {
+    let (sink, relay) = start_with_rejecting_sink().await;
     let mut client = Client::connect(relay.open()).await.unwrap();
     let to = ["gone@example.net", "here@example.net", "odd@example.net"];
-    let id = client.submit(FROM, &to, MESSAGE).await.unwrap();
+    let id = client.submit(SENDER, &to, SAMPLE_MESSAGE).await.unwrap();
     let mut read_back = Vec::new();
-    for report in reports(&sink, 2).await {
-        assert_eq!(report.recipients, [FROM]);
-        let Some(report) = read(&report).await else { return };
+    for report in wait_for_dsns(&sink, 2).await {
+        assert_eq!(report.recipients, [SENDER]);
+        let Some(report) = parse_as_odoo(&report).await else { return };
         read_back.push(report);
     }
     read_back.sort();
@@ -64,7 +64,7 @@ async fn each_failure_is_reported_once_in_words_that_odoo_reads() {
         [
             "multipart/report delivery-status",
             "MAILER-DAEMON@relay.example.com",
-            FROM,
+            SENDER,
             "<1.2.3-openerp-4-crm.lead@vm>",
             &format!("{recipient}: {text}"),
             &format!("rfc822; {recipient}"),
@@ -83,48 +83,51 @@ async fn each_failure_is_reported_once_in_words_that_odoo_reads() {
         ]
     );
     let (store, _directory) = relay.stop().await;
-    let trail = store.trail(id.parse().unwrap()).unwrap().unwrap();
-    let told: Vec<_> = trail.facts.iter().filter(|fact| fact.what == What::Told(Occasion::Failure)).collect();
+    let trail = store.load_trail(id.parse().unwrap()).unwrap().unwrap();
+    let told: Vec<_> =
+        trail.events.iter().filter(|fact| fact.kind == TrailEventKind::DsnSent(DsnAction::Failed)).collect();
     assert_eq!(told.len(), 2);
     assert_eq!(all_sends(&store).len(), 3, "the mail and its reports");
-    assert!(store.unreported(10).unwrap().is_empty());
+    assert!(store.pending_dsns(10).unwrap().is_empty());
 }
 
 #[tokio::test]
-async fn nobody_is_told_who_does_not_want_to_know() {
-    let (sink, relay) = refusing().await;
+async fn sends_no_dsn_to_null_sender_or_when_not_requested() {
+    let (sink, relay) = start_with_rejecting_sink().await;
     let mut client = Client::connect(relay.open()).await.unwrap();
-    for (from, parameters) in [("", ""), (FROM, " NOTIFY=NEVER"), (FROM, " NOTIFY=SUCCESS,DELAY")] {
+    for (from, parameters) in [("", ""), (SENDER, " NOTIFY=NEVER"), (SENDER, " NOTIFY=SUCCESS,DELAY")] {
         client.ask(&format!("MAIL FROM:<{from}>")).await.unwrap();
         client.ask(&format!("RCPT TO:<gone@example.net>{parameters}")).await.unwrap();
         client.ask("DATA").await.unwrap();
-        assert_eq!(client.ask(&format!("{MESSAGE}.")).await.unwrap().0, 250);
+        assert_eq!(client.ask(&format!("{SAMPLE_MESSAGE}.")).await.unwrap().0, 250);
     }
     // What is told is told in order: behind this one nothing is left to be told.
-    let id = client.submit(FROM, &["gone@example.net"], MESSAGE).await.unwrap();
-    assert_eq!(reports(&sink, 1).await.len(), 1);
+    let id = client.submit(SENDER, &["gone@example.net"], SAMPLE_MESSAGE).await.unwrap();
+    assert_eq!(wait_for_dsns(&sink, 1).await.len(), 1);
     drop(client);
     let (store, _directory) = relay.stop().await;
     assert_eq!(all_sends(&store).len(), 5);
-    let told = |id| store.trail(id).unwrap().unwrap().send.about.map(|about| about.id.to_string());
+    let told = |id| {
+        store.load_trail(id).unwrap().unwrap().message.dsn_for.map(|about| about.tracking_id.to_string())
+    };
     assert_eq!(all_sends(&store).into_iter().find_map(told), Some(id));
 }
 
 /// A report is made once even when the relay stops in between, and is itself never reported on.
 #[tokio::test]
-async fn a_report_that_fails_is_the_end_of_it() {
-    let (sink, relay) = refusing().await;
+async fn failed_dsn_produces_no_further_dsn() {
+    let (sink, relay) = start_with_rejecting_sink().await;
     let mut client = Client::connect(relay.open()).await.unwrap();
-    client.submit("gone@example.net", &["gone@example.net"], MESSAGE).await.unwrap();
+    client.submit("gone@example.net", &["gone@example.net"], SAMPLE_MESSAGE).await.unwrap();
     let over = || {
         let store = relay.store();
         let sends = all_sends(store);
         let waits = |id: &mailtrail_mail::TrackingId| {
-            store.trail(*id).unwrap().is_none_or(|trail| trail.recipients.iter().any(|r| r.waits()))
+            store.load_trail(*id).unwrap().is_none_or(|trail| trail.recipients.iter().any(|r| r.is_pending()))
         };
         (sends.len() == 2 && !sends.iter().any(waits)).then_some(())
     };
     support::eventually("the report failed, too", over).await;
-    assert!(relay.store().unreported(10).unwrap().is_empty());
+    assert!(relay.store().pending_dsns(10).unwrap().is_empty());
     assert_eq!(sink.count(), 0);
 }

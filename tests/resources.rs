@@ -15,7 +15,7 @@ mod support;
 
 use mailtrail_mail::Clock;
 use mailtrail_store::Store;
-use mailtrail_trail::State;
+use mailtrail_trail::RecipientState;
 use scene::{Log, Scene, states};
 use scripted::{Act, At, Script, Server};
 use std::net::{SocketAddr, TcpListener};
@@ -31,7 +31,7 @@ use tokio::time::timeout;
 
 /// Connections that ask nothing hold descriptors, on each listener that takes them without a login.
 #[tokio::test]
-async fn idle_connections_end_neither_the_relay_nor_its_service() {
+async fn idle_connections_do_not_exhaust_descriptors() {
     let sink = Sink::start().await;
     let mut process = Process::with(&sink, "connections = 60");
     let [page, http] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
@@ -39,26 +39,26 @@ async fn idle_connections_end_neither_the_relay_nor_its_service() {
     process.configure(&format!(
         "{text}\n[admin]\naddress = \"{page}\"\n[http]\naddress = \"{http}\"\nconnections = 30\n"
     ));
-    process.start_with_files(FILES).await;
+    process.start_with_files(FD_LIMIT).await;
     let mut client = Client::connect(process.address(1)).await.unwrap();
-    send(&mut client).await.unwrap();
+    submit_message(&mut client).await.unwrap();
     let socket = process.data().join("admin.sock");
     let mut idle = Vec::new();
-    for _ in 0..FILES {
-        idle.push(Idle::Tcp(TcpStream::connect(page).await.unwrap()));
-        idle.push(Idle::Tcp(TcpStream::connect(http).await.unwrap()));
+    for _ in 0..FD_LIMIT {
+        idle.push(IdleConnection::Tcp(TcpStream::connect(page).await.unwrap()));
+        idle.push(IdleConnection::Tcp(TcpStream::connect(http).await.unwrap()));
         // The kernel's queue of a unix socket is short, and a full one does not take more.
-        idle.extend(connect_unix(&socket).await.map(Idle::Unix));
+        idle.extend(try_connect_unix(&socket).await.map(IdleConnection::Unix));
     }
     // Longer than a checkpoint of the ledger is away.
     for _ in 0..40 {
-        timeout(LONG, send(&mut client)).await.expect("mail is taken").unwrap();
+        timeout(LONG_TIMEOUT, submit_message(&mut client)).await.expect("mail is taken").unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let mut other =
-        timeout(LONG, Client::connect(process.address(1))).await.expect("another is taken").unwrap();
-    let id = send(&mut other).await.unwrap();
-    timeout(LONG, sink.arrival(&id)).await.expect("it is relayed");
+        timeout(LONG_TIMEOUT, Client::connect(process.address(1))).await.expect("another is taken").unwrap();
+    let id = submit_message(&mut other).await.unwrap();
+    timeout(LONG_TIMEOUT, sink.arrival(&id)).await.expect("it is relayed");
     assert!(!process.has_ended(), "{}", process.log());
     drop((idle, client, other));
     let said = process.ask(&["queue", "list"]).await;
@@ -72,7 +72,7 @@ async fn idle_connections_end_neither_the_relay_nor_its_service() {
 async fn a_client_that_finds_no_descriptor_is_told_to_come_again() {
     let sink = Sink::start().await;
     let mut process = Process::with(&sink, "connections = 5000\nconnections_per_ip = 5000");
-    process.start_with_files(FILES).await;
+    process.start_with_files(FD_LIMIT).await;
     let mut sessions = Vec::new();
     let refusal = loop {
         let (session, greeting) = greeted(process.address(1)).await;
@@ -80,7 +80,7 @@ async fn a_client_that_finds_no_descriptor_is_told_to_come_again() {
             break greeting;
         }
         sessions.push(session);
-        assert!((sessions.len() as u64) < FILES, "each session has a descriptor");
+        assert!((sessions.len() as u64) < FD_LIMIT, "each session has a descriptor");
     };
     assert_eq!(refusal, REFUSAL);
     assert_eq!(greeted(process.address(1)).await.1, REFUSAL, "the next one too");
@@ -88,10 +88,10 @@ async fn a_client_that_finds_no_descriptor_is_told_to_come_again() {
     drop(sessions);
     let begun = std::time::Instant::now();
     while !greeted(process.address(1)).await.1.starts_with("220") {
-        assert!(begun.elapsed() < LONG, "descriptors are free again");
+        assert!(begun.elapsed() < LONG_TIMEOUT, "descriptors are free again");
     }
-    let id = send(&mut Client::connect(process.address(1)).await.unwrap()).await.unwrap();
-    timeout(LONG, sink.arrival(&id)).await.expect("it is relayed");
+    let id = submit_message(&mut Client::connect(process.address(1)).await.unwrap()).await.unwrap();
+    timeout(LONG_TIMEOUT, sink.arrival(&id)).await.expect("it is relayed");
     assert!(process.terminate().await.success());
 }
 
@@ -120,7 +120,7 @@ async fn messages_that_exceed_the_memory_do_not_end_the_relay() {
         if code != 250 {
             break reply;
         }
-        assert!(begun.elapsed() < LONG, "the memory for messages is used up");
+        assert!(begun.elapsed() < LONG_TIMEOUT, "the memory for messages is used up");
     };
     assert_eq!(refusal, "452 4.3.1 The message cannot be stored now, try again later");
     for client in &mut clients {
@@ -129,7 +129,7 @@ async fn messages_that_exceed_the_memory_do_not_end_the_relay() {
     }
     let reply = begin(process.address(1)).await.ask(&header).await.unwrap();
     let id = expect(250, reply).unwrap().rsplit(' ').next().unwrap().to_owned();
-    timeout(LONG, sink.arrival(&id)).await.expect("it is relayed");
+    timeout(LONG_TIMEOUT, sink.arrival(&id)).await.expect("it is relayed");
     sink.wait_for(MESSAGES + 1).await;
     drop(clients);
     assert!(process.terminate().await.success(), "{}", process.log());
@@ -150,14 +150,14 @@ async fn begin(address: SocketAddr) -> Client {
 async fn greeted(address: SocketAddr) -> (BufReader<TcpStream>, String) {
     let mut stream = BufReader::new(TcpStream::connect(address).await.unwrap());
     let mut greeting = String::new();
-    timeout(3 * LONG, stream.read_line(&mut greeting)).await.expect("an answer").unwrap();
+    timeout(3 * LONG_TIMEOUT, stream.read_line(&mut greeting)).await.expect("an answer").unwrap();
     (stream, greeting.trim_end().to_owned())
 }
 
 /// Every listener of the configuration may find its port taken: the others work meanwhile, and it works as soon as the
 /// port is free.
 #[tokio::test]
-async fn a_port_that_is_taken_at_the_start_is_listened_on_when_it_is_free() {
+async fn listens_on_occupied_port_once_it_is_free() {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
     let [page, http] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
@@ -171,8 +171,8 @@ async fn a_port_that_is_taken_at_the_start_is_listened_on_when_it_is_free() {
         assert!(process.log().contains(&said), "{}", process.log());
     }
     let mut client = Client::connect(process.address(1)).await.unwrap();
-    let id = send(&mut client).await.unwrap();
-    timeout(LONG, sink.arrival(&id)).await.expect("mail is relayed meanwhile");
+    let id = submit_message(&mut client).await.unwrap();
+    timeout(LONG_TIMEOUT, sink.arrival(&id)).await.expect("mail is relayed meanwhile");
     for listener in taken {
         let address = listener.local_addr().unwrap();
         drop(listener);
@@ -183,14 +183,14 @@ async fn a_port_that_is_taken_at_the_start_is_listened_on_when_it_is_free() {
     let mut guarded = Client::connect(process.address(0)).await.unwrap();
     expect(221, guarded.ask("QUIT").await.unwrap()).unwrap();
     // The session that was there goes on.
-    send(&mut client).await.unwrap();
+    submit_message(&mut client).await.unwrap();
     drop(client);
     assert!(process.terminate().await.success());
 }
 
 /// What a configuration asks for is compared with what the process may open.
 #[tokio::test]
-async fn connections_that_need_more_descriptors_than_there_may_be_are_named() {
+async fn warns_when_limits_exceed_descriptors() {
     let sink = Sink::start().await;
     let process = Process::with(&sink, "connections = 5000");
     let check = |files: u64| {
@@ -209,39 +209,39 @@ async fn connections_that_need_more_descriptors_than_there_may_be_are_named() {
 
 /// The clock is ahead for a moment, as one without a battery or one that was typed in, while no upstream listens.
 #[tokio::test(start_paused = true)]
-async fn nothing_expires_while_the_clock_is_ahead_for_a_moment() {
+async fn expires_nothing_while_clock_is_briefly_ahead() {
     let log = Log::default();
     let _logging = log.listen();
     let (server, socket) = Server::closed(Script::new());
     let scene = Scene::in_leaps(server.clone(), "").await;
     let ids = scene.send_many(0..5).await;
-    scene.wait(MINUTE).await;
+    scene.wait(ONE_MINUTE).await;
     let now = || scene.time.clock().now();
-    scene.time.jump(now().after(THREE_DAYS));
-    scene.wait(MINUTE / 5).await;
+    scene.time.jump(now().saturating_add(THREE_DAYS));
+    scene.wait(ONE_MINUTE / 5).await;
     assert_eq!(log.lines("clock was set ahead by 259200 s").len(), 1, "{:#?}", log.lines("alarm="));
-    scene.time.jump(now().before(THREE_DAYS));
+    scene.time.jump(now().saturating_sub(THREE_DAYS));
     server.serve(socket.listen(1024).unwrap());
     let corrected = now();
     for id in ids {
         let trail = scene.settled(id).await;
-        assert_eq!(states(&trail), [State::Relayed], "{:#?} {:#?}", trail.facts, log.lines(""));
+        assert_eq!(states(&trail), [RecipientState::Relayed], "{:#?} {:#?}", trail.events, log.lines(""));
     }
-    assert!(now().since(corrected) < HOUR, "its breaker and its waits are as long as ever");
+    assert!(now().duration_since(corrected) < ONE_HOUR, "its breaker and its waits are as long as ever");
     scene.until("the alarm's end", || log.lines("the alarm is over alarm=\"clock\"").len() == 1).await;
 }
 
 /// It is set right after it was behind, and mail seems old that has hardly waited.
 #[tokio::test(start_paused = true)]
-async fn nothing_expires_when_the_clock_is_set_ahead_until_it_was_tried_again() {
+async fn expires_nothing_after_clock_jump_before_retry() {
     let (server, socket) = Server::closed(Script::new());
     let scene = Scene::in_leaps(server.clone(), "").await;
     let ids = scene.send_many(0..5).await;
-    scene.time.jump(scene.time.clock().now().after(THREE_DAYS));
-    scene.wait(MINUTE).await;
+    scene.time.jump(scene.time.clock().now().saturating_add(THREE_DAYS));
+    scene.wait(ONE_MINUTE).await;
     server.serve(socket.listen(1024).unwrap());
     for id in ids {
-        assert_eq!(states(&scene.settled(id).await), [State::Relayed]);
+        assert_eq!(states(&scene.settled(id).await), [RecipientState::Relayed]);
     }
 }
 
@@ -254,23 +254,23 @@ async fn nothing_expires_after_a_start_with_a_clock_that_is_years_ahead() {
     let mut scene = Scene::in_leaps(server.clone(), "").await;
     let ids = scene.send_many(0..5).await;
     scene.stop().await;
-    let_go(&scene.config.data_dir).await;
+    wait_for_store_unlock(&scene.config.data_dir).await;
     let right = scene.time.clock().now();
-    scene.time.jump(right.after(THREE_DAYS * 365));
+    scene.time.jump(right.saturating_add(THREE_DAYS * 365));
     scene.start().await;
-    scene.wait(HOUR / 4 * 3).await;
+    scene.wait(ONE_HOUR / 4 * 3).await;
     let alarms = log.lines("the newest mail in the store is 1095 days old");
     assert_eq!(alarms.len(), 1, "{:#?}", log.lines("alarm="));
-    scene.time.jump(right.after(HOUR));
+    scene.time.jump(right.saturating_add(ONE_HOUR));
     server.serve(socket.listen(1024).unwrap());
     for id in ids {
-        assert_eq!(states(&scene.settled(id).await), [State::Relayed], "{:#?}", log.lines(""));
+        assert_eq!(states(&scene.settled(id).await), [RecipientState::Relayed], "{:#?}", log.lines(""));
     }
 }
 
 /// Mail gets its waits while the clock is ahead: of a temporary failure, of an unknown end, and none at all.
 #[tokio::test(start_paused = true)]
-async fn no_wait_becomes_longer_when_the_clock_is_set_back() {
+async fn clock_set_back_does_not_extend_delays() {
     for (at, act) in [
         (At::Rcpt, Act::Say("450 4.2.1 try later")),
         (At::Mail, Act::Say("451 4.3.0 try later")),
@@ -281,32 +281,32 @@ async fn no_wait_becomes_longer_when_the_clock_is_set_back() {
             let script = Script::new().at(at, [Some(act.clone())]);
             let mut scene = Scene::in_leaps(Server::start(script).await, "").await;
             let now = scene.time.clock().now();
-            scene.time.jump(now.after(THREE_DAYS));
+            scene.time.jump(now.saturating_add(THREE_DAYS));
             let first = scene.send(1, &["a@example.net"]).await;
-            scene.wait(MINUTE / 6).await;
+            scene.wait(ONE_MINUTE / 6).await;
             let second = scene.send(2, &["a@example.net"]).await;
             if starts_anew {
                 scene.stop().await;
-                let_go(&scene.config.data_dir).await;
+                wait_for_store_unlock(&scene.config.data_dir).await;
             }
-            scene.time.jump(now.after(MINUTE));
+            scene.time.jump(now.saturating_add(ONE_MINUTE));
             if starts_anew {
                 scene.start().await;
             }
             for id in [first, second] {
                 let trail = scene.settled(id).await;
-                assert_eq!(states(&trail), [State::Relayed], "{at:?}: {:#?}", trail.facts);
+                assert_eq!(states(&trail), [RecipientState::Relayed], "{at:?}: {:#?}", trail.events);
             }
-            let took = scene.time.clock().now().since(now);
-            assert!(took < HOUR, "{at:?} {act:?}, started anew {starts_anew}: {took:?}");
+            let took = scene.time.clock().now().duration_since(now);
+            assert!(took < ONE_HOUR, "{at:?} {act:?}, started anew {starts_anew}: {took:?}");
             scene.stop().await;
         }
     }
 }
 
 /// Waits, in real time, until the threads of a store have let go of it.
-async fn let_go(data_dir: &Path) {
-    while Store::open_for_reading(data_dir, Clock::System).is_err() {
+async fn wait_for_store_unlock(data_dir: &Path) {
+    while Store::open_read_only(data_dir, Clock::System).is_err() {
         let pause = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(5)));
         pause.await.unwrap();
     }
@@ -314,17 +314,17 @@ async fn let_go(data_dir: &Path) {
 
 /// A connection that is held open.
 #[expect(dead_code, reason = "held, not used")]
-enum Idle {
+enum IdleConnection {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-async fn connect_unix(path: &PathBuf) -> Option<UnixStream> {
+async fn try_connect_unix(path: &PathBuf) -> Option<UnixStream> {
     timeout(Duration::from_millis(5), UnixStream::connect(path)).await.ok()?.ok()
 }
 
 /// Sends a mail; its id.
-async fn send(client: &mut Client) -> std::io::Result<String> {
+async fn submit_message(client: &mut Client) -> std::io::Result<String> {
     expect(250, client.ask("MAIL FROM:<a@example.com>").await?)?;
     expect(250, client.ask("RCPT TO:<b@example.net>").await?)?;
     expect(354, client.ask("DATA").await?)?;
@@ -333,14 +333,14 @@ async fn send(client: &mut Client) -> std::io::Result<String> {
 }
 
 /// Descriptors that the relay may have, fewer than the idle connections.
-const FILES: u64 = 256;
+const FD_LIMIT: u64 = 256;
 /// Bytes of memory that the relay may have; without any mail it has 90 MiB, and a MiB for each thread.
 const MEMORY: u64 = 640 << 20;
 const MESSAGES: usize = 600;
 /// Bytes of each, the most that is kept in memory.
 const MESSAGE: usize = 1 << 20;
 const REFUSAL: &str = "421 4.3.2 Mail cannot be taken now, try again later";
-const LONG: Duration = Duration::from_secs(20);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
+const LONG_TIMEOUT: Duration = Duration::from_secs(20);
+const ONE_MINUTE: Duration = Duration::from_secs(60);
+const ONE_HOUR: Duration = Duration::from_secs(3600);
 const THREE_DAYS: Duration = Duration::from_secs(3 * 86_400);

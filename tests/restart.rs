@@ -6,7 +6,7 @@ mod support;
 
 use mailtrail_mail::Clock;
 use mailtrail_store::Store;
-use mailtrail_trail::{Standing, State, What};
+use mailtrail_trail::{AttemptStatus, RecipientState, TrailEventKind};
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
@@ -24,37 +24,37 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stops_and_starts_on_a_lent_socket_are_not_noticed() {
+async fn restart_on_inherited_socket_is_invisible_to_clients() {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
     let lent = TcpListener::bind(process.address(1)).unwrap();
     process.start_on(&[&lent]).await;
-    let traffic = Traffic::start(process.address(1));
-    for _ in 0..RESTARTS {
-        traffic.flows().await;
+    let traffic = RestartTraffic::start(process.address(1));
+    for _ in 0..RESTART_COUNT {
+        traffic.wait_for_progress().await;
         assert!(process.terminate().await.success());
         process.start_on(&[&lent]).await;
     }
-    traffic.end().await.check(&sink, process).await;
+    traffic.stop().await.assert_all_arrived(&sink, process).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn successors_are_not_noticed() {
+async fn upgrade_is_invisible_to_clients() {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
     process.start().await;
-    let (id, traffic) = (process.id(), Traffic::start(process.address(1)));
-    for restart in 1..=RESTARTS {
-        traffic.flows().await;
+    let (id, traffic) = (process.id(), RestartTraffic::start(process.address(1)));
+    for restart in 1..=RESTART_COUNT {
+        traffic.wait_for_progress().await;
         process.restart().await;
         process.started(1 + restart).await;
     }
     assert_eq!(process.id(), id);
-    traffic.end().await.check(&sink, process).await;
+    traffic.stop().await.assert_all_arrived(&sink, process).await;
 }
 
 /// Runs from a path of its own, where its program is no more.
-async fn uninstalled(sink: &Sink) -> (Process, TempDir, PathBuf) {
+async fn start_from_removed_program(sink: &Sink) -> (Process, TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("mailtrail");
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_mailtrail"), &program).unwrap();
@@ -65,35 +65,38 @@ async fn uninstalled(sink: &Sink) -> (Process, TempDir, PathBuf) {
 }
 
 #[tokio::test]
-async fn an_upgraded_program_takes_over() {
+async fn upgraded_program_takes_over() {
     let sink = Sink::start().await;
-    let (mut process, folder, program) = uninstalled(&sink).await;
+    let (mut process, folder, program) = start_from_removed_program(&sink).await;
     process.restart().await;
     process.says("the program would not start, this one goes on").await;
     let real = env!("CARGO_BIN_EXE_mailtrail");
-    script(&program, &format!("echo upgraded >> {}/upgraded; exec {real} \"$@\"", folder.path().display()));
+    write_script(
+        &program,
+        &format!("echo upgraded >> {}/upgraded; exec {real} \"$@\"", folder.path().display()),
+    );
     process.restart().await;
     process.started(2).await;
     let upgraded = std::fs::read_to_string(folder.path().join("upgraded")).unwrap();
     assert_eq!(upgraded.lines().count(), 2, "once to check, once to run");
     let mut client = Client::connect(process.address(1)).await.unwrap();
-    sink.arrival(&send(&mut client).await.unwrap()).await;
+    sink.arrival(&submit_message(&mut client).await.unwrap()).await;
     assert!(process.terminate().await.success());
 }
 
 #[tokio::test]
-async fn a_successor_that_cannot_begin_is_an_error() {
+async fn failing_exec_of_successor_exits_with_error() {
     let sink = Sink::start().await;
-    let (mut process, _folder, program) = uninstalled(&sink).await;
+    let (mut process, _folder, program) = start_from_removed_program(&sink).await;
     // It is gone when it has said that everything is fine.
-    script(&program, "rm \"$0\"");
+    write_script(&program, "rm \"$0\"");
     process.restart().await;
     assert_eq!(process.ended().await.code(), Some(1));
     assert!(process.log().contains("cannot take over: No such file"), "{}", process.log());
 }
 
 #[tokio::test]
-async fn a_successor_that_would_refuse_the_configuration_is_not_begun() {
+async fn refuses_upgrade_when_successor_rejects_config() {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
     process.start().await;
@@ -101,13 +104,13 @@ async fn a_successor_that_would_refuse_the_configuration_is_not_begun() {
     process.restart().await;
     process.says("server.hostnam").await;
     let mut client = Client::connect(process.address(1)).await.unwrap();
-    sink.arrival(&send(&mut client).await.unwrap()).await;
+    sink.arrival(&submit_message(&mut client).await.unwrap()).await;
     assert_eq!(process.starts(), 1);
     assert!(process.terminate().await.success());
 }
 
 #[tokio::test]
-async fn a_socket_that_nobody_wants_is_closed_and_named() {
+async fn closes_and_logs_unused_inherited_socket() {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
     let (wanted, unwanted) =
@@ -128,7 +131,7 @@ async fn a_socket_that_nobody_wants_is_closed_and_named() {
 /// To Odoo a 421 between two messages is two mails that failed for good, an end after a reply is one, and most of its
 /// queue runs end within the time that a stop may take.
 #[tokio::test]
-async fn a_stop_lets_a_series_go_on_and_says_421_in_no_session() {
+async fn stop_lets_active_sessions_finish_without_421() {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
     process.start().await;
@@ -137,7 +140,7 @@ async fn a_stop_lets_a_series_go_on_and_says_421_in_no_session() {
     expect(250, within.ask("MAIL FROM:<a@example.com>").await.unwrap()).unwrap();
     let mut series = Client::connect(process.address(1)).await.unwrap();
     for _ in 0..2 {
-        send(&mut series).await.unwrap();
+        submit_message(&mut series).await.unwrap();
     }
     process.tell_to_stop().await;
     process.says("stopping").await;
@@ -148,33 +151,33 @@ async fn a_stop_lets_a_series_go_on_and_says_421_in_no_session() {
     let left = idle.answer().await.unwrap_err();
     assert_eq!(left.kind(), std::io::ErrorKind::UnexpectedEof, "it ends without a word");
     // One that is within its first message, and ends it.
-    finish(&mut within).await.unwrap();
+    finish_message(&mut within).await.unwrap();
     // Each as long after the one before as a mail may take to be made.
-    for number in 0..SLOW_MAILS {
+    for number in 0..SLOW_MESSAGES {
         tokio::time::sleep(Duration::from_secs(4)).await;
-        let sent = send(&mut series).await;
+        let sent = submit_message(&mut series).await;
         assert!(sent.is_ok(), "mail {number}: {sent:?}");
     }
     expect(221, series.ask("QUIT").await.unwrap()).unwrap();
     assert!(process.ended().await.success());
-    let (store, _) = Store::open_for_reading(&process.data(), Clock::System).unwrap();
-    assert_eq!(all_sends(&store).len(), 3 + SLOW_MAILS);
+    let (store, _) = Store::open_read_only(&process.data(), Clock::System).unwrap();
+    assert_eq!(all_sends(&store).len(), 3 + SLOW_MESSAGES);
 }
 
 #[tokio::test]
-async fn a_session_goes_on_until_its_end_before_a_successor_takes_over() {
+async fn upgrade_waits_for_open_sessions() {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
     process.start().await;
     let mut long = Client::connect(process.address(1)).await.unwrap();
-    let mut ids = vec![send(&mut long).await.unwrap()];
+    let mut ids = vec![submit_message(&mut long).await.unwrap()];
     process.restart().await;
     // Longer than a session may last that is to end.
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_secs(4)).await;
-        ids.push(send(&mut long).await.expect("the session goes on"));
+        ids.push(submit_message(&mut long).await.expect("the session goes on"));
         let mut other = Client::connect(process.address(1)).await.expect("others begin meanwhile");
-        ids.push(send(&mut other).await.unwrap());
+        ids.push(submit_message(&mut other).await.unwrap());
         expect(221, other.ask("QUIT").await.unwrap()).unwrap();
     }
     sink.arrival(&ids[1]).await;
@@ -182,13 +185,13 @@ async fn a_session_goes_on_until_its_end_before_a_successor_takes_over() {
     expect(221, long.ask("QUIT").await.unwrap()).unwrap();
     process.started(2).await;
     let mut client = Client::connect(process.address(1)).await.unwrap();
-    ids.push(send(&mut client).await.unwrap());
+    ids.push(submit_message(&mut client).await.unwrap());
     drop(client);
-    Promised { ids, dismissed: 0 }.check(&sink, process).await;
+    AcceptedMessages { ids, dismissed: 0 }.assert_all_arrived(&sink, process).await;
 }
 
 #[tokio::test]
-async fn a_second_signal_does_not_wait_for_sessions() {
+async fn second_signal_upgrades_without_waiting() {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
     process.start().await;
@@ -202,26 +205,26 @@ async fn a_second_signal_does_not_wait_for_sessions() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_hangs_holds_no_stop() {
+async fn hanging_upstream_does_not_delay_stop() {
     let manners = Manners { thinking: Duration::from_secs(3600), ..Manners::default() };
     let sink = Sink::with(manners).await;
     let mut process = Process::new(&sink);
     process.start().await;
     let mut client = Client::connect(process.address(1)).await.unwrap();
-    let id = send(&mut client).await.unwrap();
+    let id = submit_message(&mut client).await.unwrap();
     sink.arrival(&id).await;
     assert!(process.terminate().await.success());
-    let (store, _) = Store::open_for_reading(&process.data(), Clock::System).unwrap();
-    assert_eq!(store.interrupted().unwrap().len(), 1, "nobody knows whether it arrived");
+    let (store, _) = Store::open_read_only(&process.data(), Clock::System).unwrap();
+    assert_eq!(store.interrupted_attempts().unwrap().len(), 1, "nobody knows whether it arrived");
 }
 
 #[tokio::test]
-async fn a_slow_client_holds_no_stop() {
+async fn slow_client_does_not_delay_stop() {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
     process.start().await;
     let mut client = Client::connect(process.address(1)).await.unwrap();
-    begin(&mut client).await.unwrap();
+    begin_data(&mut client).await.unwrap();
     client.say("Subject: slow\r\n").await.unwrap();
     let dripping = tokio::spawn(async move {
         while client.say("x").await.is_ok() {
@@ -233,7 +236,7 @@ async fn a_slow_client_holds_no_stop() {
 }
 
 #[tokio::test]
-async fn a_held_request_holds_no_stop() {
+async fn open_http_request_does_not_delay_stop() {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
     let http: SocketAddr = ([127, 0, 0, 1], support::process::free_port()).into();
@@ -252,69 +255,69 @@ async fn a_held_request_holds_no_stop() {
 }
 
 /// Clients that send, in short sessions, until they are told to end.
-struct Traffic {
-    shared: Arc<Shared>,
+struct RestartTraffic {
+    shared: Arc<RestartTrafficState>,
     clients: Vec<JoinHandle<()>>,
 }
 
 #[derive(Default)]
-struct Shared {
-    enough: AtomicBool,
-    sessions: AtomicUsize,
+struct RestartTrafficState {
+    is_stopping: AtomicBool,
+    session_count: AtomicUsize,
     /// Sessions that were sent away, between two messages.
     dismissed: AtomicUsize,
     /// Tracking ids that were answered with 250.
-    promised: Mutex<Vec<String>>,
+    accepted: Mutex<Vec<String>>,
 }
 
-impl Traffic {
+impl RestartTraffic {
     fn start(address: SocketAddr) -> Self {
-        let shared = Arc::<Shared>::default();
-        let clients = (0..CLIENTS).map(|_| tokio::spawn(shared.clone().send(address))).collect();
+        let shared = Arc::<RestartTrafficState>::default();
+        let clients = (0..CLIENT_COUNT).map(|_| tokio::spawn(shared.clone().run_client(address))).collect();
         Self { shared, clients }
     }
 
     /// Waits until every client has had a session more.
-    async fn flows(&self) {
-        let sessions = || self.shared.sessions.load(Ordering::Relaxed);
-        let enough = sessions() + CLIENTS;
+    async fn wait_for_progress(&self) {
+        let sessions = || self.shared.session_count.load(Ordering::Relaxed);
+        let enough = sessions() + CLIENT_COUNT;
         support::eventually("traffic flows", || (sessions() >= enough).then_some(())).await;
     }
 
-    async fn end(self) -> Promised {
-        self.flows().await;
-        self.shared.enough.store(true, Ordering::Relaxed);
+    async fn stop(self) -> AcceptedMessages {
+        self.wait_for_progress().await;
+        self.shared.is_stopping.store(true, Ordering::Relaxed);
         for client in self.clients {
             client.await.unwrap();
         }
         let dismissed = self.shared.dismissed.load(Ordering::Relaxed);
-        let ids = std::mem::take(&mut *self.shared.promised.lock().unwrap());
-        Promised { ids, dismissed }
+        let ids = std::mem::take(&mut *self.shared.accepted.lock().unwrap());
+        AcceptedMessages { ids, dismissed }
     }
 }
 
-impl Shared {
-    async fn send(self: Arc<Self>, address: SocketAddr) {
-        while !self.enough.load(Ordering::Relaxed) {
+impl RestartTrafficState {
+    async fn run_client(self: Arc<Self>, address: SocketAddr) {
+        while !self.is_stopping.load(Ordering::Relaxed) {
             let stream = TcpStream::connect(address).await.expect("no connect is refused");
-            if self.session(stream).await.is_none() {
+            if self.run_session(stream).await.is_none() {
                 self.dismissed.fetch_add(1, Ordering::Relaxed);
             }
-            self.sessions.fetch_add(1, Ordering::Relaxed);
+            self.session_count.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(Duration::from_millis(fastrand::u64(..200))).await;
         }
     }
 
     /// Some messages; `None` if the relay ended it, which it may do between two of them only.
-    async fn session(&self, stream: TcpStream) -> Option<()> {
+    async fn run_session(&self, stream: TcpStream) -> Option<()> {
         let mut client = Client::greet(stream).await.ok()?;
         for _ in 0..4 {
             match client.ask("MAIL FROM:<a@example.com>").await {
                 Ok((421, _)) | Err(_) => return None,
                 Ok((code, text)) => assert_eq!(code, 250, "{text}"),
             }
-            let id = finish(&mut client).await.expect("a message that was begun can be ended");
-            self.promised.lock().unwrap().push(id);
+            let id = finish_message(&mut client).await.expect("a message that was begun can be ended");
+            self.accepted.lock().unwrap().push(id);
         }
         // It has nothing more to say, and need not hear that.
         let _ = client.ask("QUIT").await;
@@ -323,14 +326,14 @@ impl Shared {
 }
 
 /// What was promised to clients.
-struct Promised {
+struct AcceptedMessages {
     ids: Vec<String>,
     dismissed: usize,
 }
 
-impl Promised {
+impl AcceptedMessages {
     /// Everything arrives, and nothing twice but what is known to be unknown.
-    async fn check(self, sink: &Sink, mut process: Process) {
+    async fn assert_all_arrived(self, sink: &Sink, mut process: Process) {
         sink.wait_for(self.ids.len()).await;
         let store = process.settle().await;
         let mut copies: HashMap<String, usize> = HashMap::new();
@@ -340,43 +343,45 @@ impl Promised {
         assert_eq!(kept.len(), self.ids.len(), "every message that was kept was promised");
         assert!(self.ids.iter().all(|id| copies.contains_key(id)), "every promised message arrived");
         for id in kept {
-            let trail = store.trail(id).unwrap().unwrap();
-            let unknown = |fact: &&mailtrail_trail::Fact| fact.what == What::Attempted(Standing::Unknown);
-            let unknowns = trail.facts.iter().filter(unknown).count();
-            assert_eq!(trail.recipients[0].state(), State::Relayed, "{id}: {:?}", trail.facts);
+            let trail = store.load_trail(id).unwrap().unwrap();
+            let unknown = |fact: &&mailtrail_trail::TrailEvent| {
+                fact.kind == TrailEventKind::Attempted(AttemptStatus::Unknown)
+            };
+            let unknowns = trail.events.iter().filter(unknown).count();
+            assert_eq!(trail.recipients[0].state(), RecipientState::Relayed, "{id}: {:?}", trail.events);
             let arrivals = copies[&id.to_string()];
-            assert!(arrivals <= 1 + unknowns, "{id} arrived {arrivals} times: {:?}", trail.facts);
+            assert!(arrivals <= 1 + unknowns, "{id} arrived {arrivals} times: {:?}", trail.events);
         }
     }
 }
 
-async fn send(client: &mut Client) -> std::io::Result<String> {
+async fn submit_message(client: &mut Client) -> std::io::Result<String> {
     expect(250, client.ask("MAIL FROM:<a@example.com>").await?)?;
-    finish(client).await
+    finish_message(client).await
 }
 
 /// The rest of a message whose sender was taken; its id.
-async fn finish(client: &mut Client) -> std::io::Result<String> {
+async fn finish_message(client: &mut Client) -> std::io::Result<String> {
     expect(250, client.ask("RCPT TO:<b@example.net>").await?)?;
     expect(354, client.ask("DATA").await?)?;
     let text = expect(250, client.ask("Subject: hi\r\n\r\nhi\r\n.").await?)?;
     Ok(text.rsplit(' ').next().unwrap().to_owned())
 }
 
-async fn begin(client: &mut Client) -> std::io::Result<()> {
+async fn begin_data(client: &mut Client) -> std::io::Result<()> {
     expect(250, client.ask("MAIL FROM:<a@example.com>").await?)?;
     expect(250, client.ask("RCPT TO:<b@example.net>").await?)?;
     expect(354, client.ask("DATA").await?).map(drop)
 }
 
-fn script(path: &Path, text: &str) {
+fn write_script(path: &Path, text: &str) {
     let made: PathBuf = path.with_extension("new");
     std::fs::write(&made, format!("#!/bin/sh\n{text}\n")).unwrap();
     std::fs::set_permissions(&made, std::fs::Permissions::from_mode(0o755)).unwrap();
     std::fs::rename(&made, path).unwrap();
 }
 
-const CLIENTS: usize = 50;
-const RESTARTS: usize = 5;
+const CLIENT_COUNT: usize = 50;
+const RESTART_COUNT: usize = 5;
 /// Mails of a series that goes on while the relay stops.
-const SLOW_MAILS: usize = 3;
+const SLOW_MESSAGES: usize = 3;

@@ -17,11 +17,13 @@ use mailtrail::config;
 use mailtrail::config::Config;
 use mailtrail::daemon::Daemon;
 use mailtrail_mail::Secret;
-use mailtrail_mail::{Clock, MessageId, Moment, Timestamp, TrackingId};
+use mailtrail_mail::{Clock, ManualClock, MessageId, Timestamp, TrackingId};
 use mailtrail_net::tls;
 use mailtrail_sandbox;
-use mailtrail_sandbox::{Face, Fate, Sandbox, Weather};
-use mailtrail_trail::{Accepted, Kind, MarkKind, Recipient, Send, State, What};
+use mailtrail_sandbox::{FaultInjection, ProviderProfile, Sandbox, Scenario};
+use mailtrail_trail::{
+    AcceptedMessage, EventKind, MarkKind, Message, Recipient, RecipientState, TrailEventKind,
+};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,45 +35,45 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 #[tokio::test]
-async fn every_fate_ends_as_it_should() {
-    let by = MarkKind::By;
+async fn every_scenario_ends_in_expected_state() {
+    let by = MarkKind::Person;
     let expectations = [
-        (Fate::Delivered, State::Delivered, Some(by(Kind::Accepted))),
-        (Fate::Bounce, State::Bounced, Some(by(Kind::Bounced))),
-        (Fate::LateBounce, State::Bounced, Some(by(Kind::Delivered))),
-        (Fate::DeferTwice, State::Delivered, Some(by(Kind::Deferred))),
-        (Fate::DeferSmtp, State::Delivered, Some(by(Kind::Delivered))),
-        (Fate::Complain, State::Delivered, Some(by(Kind::Complained))),
-        (Fate::Open, State::Delivered, Some(by(Kind::Opened))),
-        (Fate::BotOpen, State::Delivered, Some(MarkKind::ByMachine(Kind::Opened))),
-        (Fate::Click, State::Delivered, Some(by(Kind::Clicked))),
-        (Fate::Unsubscribe, State::Delivered, Some(by(Kind::Unsubscribed))),
-        (Fate::Suppressed, State::Suppressed, Some(by(Kind::Suppressed))),
-        (Fate::Reject, State::Bounced, None),
-        (Fate::DropAtDot, State::Delivered, Some(by(Kind::Delivered))),
-        (Fate::DropBeforeDot, State::Delivered, Some(by(Kind::Delivered))),
-        (Fate::Slow, State::Delivered, Some(by(Kind::Delivered))),
-        (Fate::Silent, State::Relayed, None),
-        (Fate::InvalidEmail, State::Bounced, Some(by(Kind::Bounced))),
-        (Fate::UnverifiedSender, State::Failed, Some(by(Kind::Rejected))),
-        (Fate::UnauthorizedIp, State::Delivered, Some(by(Kind::Delivered))),
+        (Scenario::Delivered, RecipientState::Delivered, Some(by(EventKind::Accepted))),
+        (Scenario::Bounce, RecipientState::Bounced, Some(by(EventKind::Bounced))),
+        (Scenario::LateBounce, RecipientState::Bounced, Some(by(EventKind::Delivered))),
+        (Scenario::DeferTwice, RecipientState::Delivered, Some(by(EventKind::Deferred))),
+        (Scenario::DeferSmtp, RecipientState::Delivered, Some(by(EventKind::Delivered))),
+        (Scenario::Complain, RecipientState::Delivered, Some(by(EventKind::Complained))),
+        (Scenario::Open, RecipientState::Delivered, Some(by(EventKind::Opened))),
+        (Scenario::BotOpen, RecipientState::Delivered, Some(MarkKind::Automated(EventKind::Opened))),
+        (Scenario::Click, RecipientState::Delivered, Some(by(EventKind::Clicked))),
+        (Scenario::Unsubscribe, RecipientState::Delivered, Some(by(EventKind::Unsubscribed))),
+        (Scenario::Suppressed, RecipientState::Suppressed, Some(by(EventKind::Suppressed))),
+        (Scenario::Reject, RecipientState::Bounced, None),
+        (Scenario::DropAtDot, RecipientState::Delivered, Some(by(EventKind::Delivered))),
+        (Scenario::DropBeforeDot, RecipientState::Delivered, Some(by(EventKind::Delivered))),
+        (Scenario::Slow, RecipientState::Delivered, Some(by(EventKind::Delivered))),
+        (Scenario::Silent, RecipientState::Relayed, None),
+        (Scenario::InvalidEmail, RecipientState::Bounced, Some(by(EventKind::Bounced))),
+        (Scenario::UnverifiedSender, RecipientState::Failed, Some(by(EventKind::Rejected))),
+        (Scenario::UnauthorizedIp, RecipientState::Delivered, Some(by(EventKind::Delivered))),
     ];
-    let others = Fate::ALL.into_iter().filter(|fate| *fate != Fate::RateLimit);
+    let others = Scenario::ALL.into_iter().filter(|fate| *fate != Scenario::RateLimit);
     assert!(others.eq(expectations.iter().map(|(fate, ..)| *fate)));
     // Each on its own: some of them make the relay careful with the whole upstream.
-    let play = |(fate, state, mark): (Fate, State, Option<MarkKind>)| async move {
-        let scene = Scene::new(Clock::System, USUAL).await;
-        let id = scene.send("1@example.com", &[&format!("{}@example.net", fate.word())]).await;
+    let play = |(fate, state, mark): (Scenario, RecipientState, Option<MarkKind>)| async move {
+        let scene = BrevoSandboxRelay::new(Clock::System, WEBHOOK_KEYS).await;
+        let id = scene.enqueue("1@example.com", &[&format!("{}@example.net", fate.as_str())]).await;
         let has_ended = || {
-            let recipient = scene.recipient(id);
+            let recipient = scene.first_recipient(id);
             let marked = mark.is_none_or(|mark| recipient.marks.iter().any(|(kind, _)| *kind == mark));
             (recipient.state() == state && marked).then_some(())
         };
-        eventually(fate.word(), has_ended).await;
+        eventually(fate.as_str(), has_ended).await;
         // A message that was lost at its last dot may be sent twice, where its event comes late.
-        let most = if fate == Fate::DropAtDot { 2 } else { 1 };
-        let taken = scene.sandbox.tally().messages;
-        assert!((u64::from(fate != Fate::Reject)..=most).contains(&taken), "{}: {taken}", fate.word());
+        let most = if fate == Scenario::DropAtDot { 2 } else { 1 };
+        let taken = scene.sandbox.counters().messages;
+        assert!((u64::from(fate != Scenario::Reject)..=most).contains(&taken), "{}: {taken}", fate.as_str());
         scene.daemon.stop().await;
     };
     // Each relay is too much for a stack that all share.
@@ -79,104 +81,109 @@ async fn every_fate_ends_as_it_should() {
 }
 
 #[tokio::test]
-async fn a_rate_limit_slows_the_relay_down() {
+async fn rate_limit_throttles_relay() {
     let log = Log::default();
     let _listening = log.listen();
-    let (moment, clock) = standing();
-    let scene = Scene::new(clock, USUAL).await;
-    let id = scene.send("1@example.com", &["rate-limit@example.net"]).await;
+    let (moment, clock) = manual_clock();
+    let scene = BrevoSandboxRelay::new(clock, WEBHOOK_KEYS).await;
+    let id = scene.enqueue("1@example.com", &["rate-limit@example.net"]).await;
     eventually("the limit", || log.lines("it is sent less").pop()).await;
-    eventually("the end of the attempt", || (scene.recipient(id).state() == State::Queued).then_some(()))
-        .await;
-    moment.set(START.after(MINUTE * 3));
+    eventually("the end of the attempt", || {
+        (scene.first_recipient(id).state() == RecipientState::Queued).then_some(())
+    })
+    .await;
+    moment.advance_to(START_TIME.saturating_add(ONE_MINUTE * 3));
     let delivered = || {
-        scene.daemon.store().due_bell().ring();
-        (scene.recipient(id).state() == State::Delivered).then_some(())
+        scene.daemon.store().queue_wakeup().notify();
+        (scene.first_recipient(id).state() == RecipientState::Delivered).then_some(())
     };
     eventually("the delivery", delivered).await;
-    assert_eq!(scene.sandbox.tally().messages, 1);
+    assert_eq!(scene.sandbox.counters().messages, 1);
     scene.daemon.stop().await;
 }
 
 #[tokio::test]
-async fn an_unauthorized_address_holds_the_mail_and_loses_none() {
+async fn unauthorized_ip_holds_mail_without_loss() {
     let log = Log::default();
     let _listening = log.listen();
-    let scene = Scene::new(Clock::System, &format!("connections = 1\n{USUAL}")).await;
-    let first = scene.send("1@example.com", &["unauthorized-ip@example.net"]).await;
+    let scene = BrevoSandboxRelay::new(Clock::System, &format!("connections = 1\n{WEBHOOK_KEYS}")).await;
+    let first = scene.enqueue("1@example.com", &["unauthorized-ip@example.net"]).await;
     let refusal = eventually("the refusal", || log.lines("525 5.7.1 Unauthorized IP address").pop()).await;
     assert!(refusal.contains("mail waits") && refusal.contains("authorised addresses"), "{refusal}");
-    let second = scene.send("2@example.com", &["b@example.net"]).await;
+    let second = scene.enqueue("2@example.com", &["b@example.net"]).await;
     for id in [first, second] {
-        eventually("the delivery", || (scene.recipient(id).state() == State::Delivered).then_some(())).await;
+        eventually("the delivery", || {
+            (scene.first_recipient(id).state() == RecipientState::Delivered).then_some(())
+        })
+        .await;
     }
-    assert_eq!(scene.sandbox.tally().messages, 2);
+    assert_eq!(scene.sandbox.counters().messages, 2);
     scene.daemon.stop().await;
 }
 
 #[tokio::test]
-async fn webhooks_and_polls_tell_the_same_story() {
-    let (moment, clock) = standing();
-    let scene = Scene::new(clock, POLLED).await;
+async fn webhooks_and_polls_yield_same_events() {
+    let (moment, clock) = manual_clock();
+    let scene = BrevoSandboxRelay::new(clock, POLLING_KEYS).await;
     let everybody = ["a@example.net", "bounce@example.net", "click@example.net", "complain@example.net"];
-    let first = scene.send("1@example.com", &everybody).await;
-    eventually("the webhooks", || (scene.sandbox.tally().taken_events == 11).then_some(())).await;
+    let first = scene.enqueue("1@example.com", &everybody).await;
+    eventually("the webhooks", || (scene.sandbox.counters().accepted_events == 11).then_some(())).await;
     let kinds = [
-        (Kind::Accepted, 4),
-        (Kind::Delivered, 3),
-        (Kind::Bounced, 1),
-        (Kind::Opened, 1),
-        (Kind::Clicked, 1),
-        (Kind::Complained, 1),
+        (EventKind::Accepted, 4),
+        (EventKind::Delivered, 3),
+        (EventKind::Bounced, 1),
+        (EventKind::Opened, 1),
+        (EventKind::Clicked, 1),
+        (EventKind::Complained, 1),
     ];
     let by = |source: &'static str| kinds.map(|(kind, count)| ((kind, source), count)).into();
-    assert_eq!(scene.reports(first), by("webhook"));
+    assert_eq!(scene.count_events(first), by("webhook"));
     // Polls find them all, and nothing new.
-    let later = START.after(MINUTE * 3);
-    moment.set(later);
-    scene.polled(later).await;
-    assert_eq!(scene.reports(first), by("webhook"));
+    let later = START_TIME.saturating_add(ONE_MINUTE * 3);
+    moment.advance_to(later);
+    scene.wait_polled(later).await;
+    assert_eq!(scene.count_events(first), by("webhook"));
 
     // Without webhooks the polls bring what happens, which are blocks of those on the list.
-    scene.sandbox.set_weather(Weather { lose: 1.0, ..plenty() });
-    let second = scene.send("2@example.com", &everybody).await;
-    eventually("the events", || (scene.sandbox.tally().events == 21).then_some(())).await;
-    let later = later.after(MINUTE * 3);
-    moment.set(later);
-    scene.polled(later).await;
+    scene.sandbox.set_faults(FaultInjection { lose: 1.0, ..no_rate_limit() });
+    let second = scene.enqueue("2@example.com", &everybody).await;
+    eventually("the events", || (scene.sandbox.counters().events == 21).then_some(())).await;
+    let later = later.saturating_add(ONE_MINUTE * 3);
+    moment.advance_to(later);
+    scene.wait_polled(later).await;
     let expected = BTreeMap::from([
-        ((Kind::Accepted, "poll"), 4),
-        ((Kind::Delivered, "poll"), 2),
-        ((Kind::Suppressed, "poll"), 2),
-        ((Kind::Opened, "poll"), 1),
-        ((Kind::Clicked, "poll"), 1),
+        ((EventKind::Accepted, "poll"), 4),
+        ((EventKind::Delivered, "poll"), 2),
+        ((EventKind::Suppressed, "poll"), 2),
+        ((EventKind::Opened, "poll"), 1),
+        ((EventKind::Clicked, "poll"), 1),
     ]);
-    assert_eq!(scene.reports(second), expected);
-    assert_eq!(scene.sandbox.tally().lost_events, 10);
+    assert_eq!(scene.count_events(second), expected);
+    assert_eq!(scene.sandbox.counters().lost_events, 10);
     scene.daemon.stop().await;
 }
 
 #[tokio::test]
-async fn webhooks_that_come_after_a_poll_change_nothing() {
-    let (moment, clock) = standing();
-    let scene = Scene::new(clock, POLLED).await;
-    scene.sandbox.set_weather(Weather { hold: true, ..plenty() });
+async fn webhooks_after_poll_change_nothing() {
+    let (moment, clock) = manual_clock();
+    let scene = BrevoSandboxRelay::new(clock, POLLING_KEYS).await;
+    scene.sandbox.set_faults(FaultInjection { hold: true, ..no_rate_limit() });
     let everybody = ["a@example.net", "invalid-email@example.net", "bot-open@example.net"];
-    let id = scene.send("1@example.com", &everybody).await;
-    eventually("the events", || (scene.sandbox.tally().events == 7).then_some(())).await;
-    let later = START.after(MINUTE * 3);
-    moment.set(later);
-    scene.polled(later).await;
+    let id = scene.enqueue("1@example.com", &everybody).await;
+    eventually("the events", || (scene.sandbox.counters().events == 7).then_some(())).await;
+    let later = START_TIME.saturating_add(ONE_MINUTE * 3);
+    moment.advance_to(later);
+    scene.wait_polled(later).await;
     let expected = BTreeMap::from([
-        ((Kind::Accepted, "poll"), 3),
-        ((Kind::Delivered, "poll"), 2),
-        ((Kind::Bounced, "poll"), 1),
-        ((Kind::Opened, "poll"), 1),
+        ((EventKind::Accepted, "poll"), 3),
+        ((EventKind::Delivered, "poll"), 2),
+        ((EventKind::Bounced, "poll"), 1),
+        ((EventKind::Opened, "poll"), 1),
     ]);
-    assert_eq!(scene.reports(id), expected);
-    scene.sandbox.set_weather(plenty());
-    eventually("the webhooks", || (scene.sandbox.tally().taken_events == 7).then_some(())).await;
-    assert_eq!(scene.reports(id), expected);
+    assert_eq!(scene.count_events(id), expected);
+    scene.sandbox.set_faults(no_rate_limit());
+    eventually("the webhooks", || (scene.sandbox.counters().accepted_events == 7).then_some(())).await;
+    assert_eq!(scene.count_events(id), expected);
     let counts = scene
         .recipients(id)
         .into_iter()
@@ -186,78 +193,87 @@ async fn webhooks_that_come_after_a_poll_change_nothing() {
 }
 
 #[tokio::test]
-async fn a_batch_is_one_request_with_the_proof_that_was_agreed_on() {
+async fn batch_is_one_authenticated_request() {
     for wrap in [false, true] {
         let keys = "webhook_token = \"token-1\"\nwebhook_header = \"X-Mailtrail-Token\"\n";
-        let scene = Scene::quiet(Clock::System, keys).await;
-        scene.sandbox.set_weather(Weather { hold: true, wrap, ..plenty() });
+        let scene = BrevoSandboxRelay::without_webhooks(Clock::System, keys).await;
+        scene.sandbox.set_faults(FaultInjection { hold: true, wrap, ..no_rate_limit() });
         let made = json!({
             "type": "transactional",
-            "url": scene.url(),
+            "url": scene.webhook_url(),
             "events": ["sent", "delivered", "hardBounce", "click", "uniqueOpened"],
             "headers": [{ "key": "X-Mailtrail-Token", "value": "token-1" }],
             "batched": true,
         });
-        assert_eq!(ask(&scene.sandbox, Method::POST, "/v3/webhooks", Some(made)).await.0, 201);
+        assert_eq!(request_api(&scene.sandbox, Method::POST, "/v3/webhooks", Some(made)).await.0, 201);
         let ids = [
-            scene.send("1@example.com", &["a@example.net", "bounce@example.net"]).await,
-            scene.send("2@example.com", &["click@example.net", "complain@example.net"]).await,
+            scene.enqueue("1@example.com", &["a@example.net", "bounce@example.net"]).await,
+            scene.enqueue("2@example.com", &["click@example.net", "complain@example.net"]).await,
         ];
-        eventually("the events", || (scene.sandbox.tally().events == 11).then_some(())).await;
-        scene.sandbox.set_weather(Weather { wrap, ..plenty() });
+        eventually("the events", || (scene.sandbox.counters().events == 11).then_some(())).await;
+        scene.sandbox.set_faults(FaultInjection { wrap, ..no_rate_limit() });
         // Nobody asked for the complaint.
-        eventually("the batch", || (scene.sandbox.tally().taken_events == 10).then_some(())).await;
-        assert_eq!(scene.sandbox.tally().posts, 1);
+        eventually("the batch", || (scene.sandbox.counters().accepted_events == 10).then_some(())).await;
+        assert_eq!(scene.sandbox.counters().webhook_requests, 1);
         let states = ids.map(|id| scene.recipients(id).iter().map(Recipient::state).collect::<Vec<_>>());
-        assert_eq!(states, [[State::Delivered, State::Bounced], [State::Delivered, State::Delivered]]);
+        assert_eq!(
+            states,
+            [
+                [RecipientState::Delivered, RecipientState::Bounced],
+                [RecipientState::Delivered, RecipientState::Delivered]
+            ]
+        );
         scene.daemon.stop().await;
     }
 }
 
 #[tokio::test]
-async fn a_login_in_the_address_is_the_proof() {
+async fn sends_basic_auth_from_webhook_url() {
     let keys = "webhook_username = \"mt\"\nwebhook_password = \"secret-of-the-webhook\"\n";
-    let scene = Scene::quiet(Clock::System, keys).await;
-    scene.sandbox.set_webhook(scene.url());
-    scene.send("1@example.com", &["a@example.net"]).await;
-    eventually("the refusals", || (scene.sandbox.tally().refused_events == 2).then_some(())).await;
-    scene.sandbox.set_webhook(scene.url().replace("http://", "http://mt:secret-of-the-webhook@"));
-    scene.send("2@example.com", &["a@example.net"]).await;
-    eventually("the webhooks", || (scene.sandbox.tally().taken_events == 2).then_some(())).await;
-    assert_eq!(scene.sandbox.tally().posts, 4);
+    let scene = BrevoSandboxRelay::without_webhooks(Clock::System, keys).await;
+    scene.sandbox.set_webhook_url(scene.webhook_url());
+    scene.enqueue("1@example.com", &["a@example.net"]).await;
+    eventually("the refusals", || (scene.sandbox.counters().rejected_events == 2).then_some(())).await;
+    scene.sandbox.set_webhook_url(scene.webhook_url().replace("http://", "http://mt:secret-of-the-webhook@"));
+    scene.enqueue("2@example.com", &["a@example.net"]).await;
+    eventually("the webhooks", || (scene.sandbox.counters().accepted_events == 2).then_some(())).await;
+    assert_eq!(scene.sandbox.counters().webhook_requests, 4);
     scene.daemon.stop().await;
 }
 
 #[tokio::test]
-async fn what_cannot_be_kept_comes_again() {
-    if !inbox::on_a_full_disk("what_cannot_be_kept_comes_again") {
+async fn retries_event_that_cannot_be_stored() {
+    if !inbox::on_a_full_disk("retries_event_that_cannot_be_stored") {
         return;
     }
-    let scene = Scene::new(Clock::System, USUAL).await;
+    let scene = BrevoSandboxRelay::new(Clock::System, WEBHOOK_KEYS).await;
     // Each mail, and each event of it, takes a sixth of the file.
     let tag = format!("X-Mailin-Tag: {}\r\n", "x".repeat(700_000));
     let ids = [
-        scene.send_with(&tag, "1@example.com", &["a@example.net"]).await,
-        scene.send_with(&tag, "2@example.com", &["b@example.net"]).await,
+        scene.enqueue_with_header(&tag, "1@example.com", &["a@example.net"]).await,
+        scene.enqueue_with_header(&tag, "2@example.com", &["b@example.net"]).await,
     ];
-    eventually("the webhooks", || (scene.sandbox.tally().taken_events == 4).then_some(())).await;
-    let tally = scene.sandbox.tally();
-    assert!(tally.posts > 4 && tally.refused_events == 0, "{tally:?}");
+    eventually("the webhooks", || (scene.sandbox.counters().accepted_events == 4).then_some(())).await;
+    let tally = scene.sandbox.counters();
+    assert!(tally.webhook_requests > 4 && tally.rejected_events == 0, "{tally:?}");
     for id in ids {
         let by = |kind| ((kind, "webhook"), 1);
-        assert_eq!(scene.reports(id), BTreeMap::from([by(Kind::Accepted), by(Kind::Delivered)]));
+        assert_eq!(
+            scene.count_events(id),
+            BTreeMap::from([by(EventKind::Accepted), by(EventKind::Delivered)])
+        );
     }
     scene.daemon.stop().await;
 }
 
 #[tokio::test]
-async fn only_429_and_silence_are_tried_again() {
+async fn retries_only_after_429_and_no_response() {
     for status in [400, 401, 404, 406, 410, 413, 500, 503] {
         let hook = Server::start(move |_, _| Act::Answer(status, String::new())).await;
         let (sandbox, _directory) = start_sandbox(Clock::System, 0.0).await;
-        sandbox.set_webhook(format!("http://{}/hook", hook.address));
-        submit(&sandbox, "a@example.net").await;
-        eventually("the end", || (sandbox.tally().refused_events == 2).then_some(())).await;
+        sandbox.set_webhook_url(format!("http://{}/hook", hook.address));
+        submit_to_sandbox(&sandbox, "a@example.net").await;
+        eventually("the end", || (sandbox.counters().rejected_events == 2).then_some(())).await;
         sandbox.stop().await;
         assert_eq!(hook.count(), 2, "{status}");
     }
@@ -269,37 +285,37 @@ async fn only_429_and_silence_are_tried_again() {
         });
         let hook = hook.await;
         let (sandbox, _directory) = start_sandbox(Clock::System, 1e-5).await;
-        sandbox.set_webhook(format!("http://{}/hook", hook.address));
-        submit(&sandbox, "a@example.net").await;
-        eventually("the webhooks", || (sandbox.tally().taken_events == 2).then_some(())).await;
+        sandbox.set_webhook_url(format!("http://{}/hook", hook.address));
+        submit_to_sandbox(&sandbox, "a@example.net").await;
+        eventually("the webhooks", || (sandbox.counters().accepted_events == 2).then_some(())).await;
         let requests = hook.requests();
         assert!(requests.iter().all(|request| request.header("authorization") == Some("Bearer token")));
         let bodies: Vec<_> = requests.into_iter().map(|request| request.body).collect();
         assert_eq!(bodies.len(), 3);
         let first = bodies.iter().filter(|body| **body == bodies[0]).count();
-        assert_eq!((first, sandbox.tally().refused_events), (2, 0));
+        assert_eq!((first, sandbox.counters().rejected_events), (2, 0));
     }
     let hook = Server::start(|_, _| Act::Answer(429, String::new())).await;
     let (sandbox, _directory) = start_sandbox(Clock::System, 0.0).await;
-    sandbox.set_webhook(format!("http://{}/hook", hook.address));
-    submit(&sandbox, "a@example.net").await;
-    eventually("the end", || (sandbox.tally().lost_events == 2).then_some(())).await;
+    sandbox.set_webhook_url(format!("http://{}/hook", hook.address));
+    submit_to_sandbox(&sandbox, "a@example.net").await;
+    eventually("the end", || (sandbox.counters().lost_events == 2).then_some(())).await;
     assert_eq!(hook.count(), 10, "each five times");
 }
 
 #[tokio::test]
-async fn its_api_has_brevos_shapes() {
+async fn api_matches_recorded_brevo_responses() {
     let (sandbox, _directory) = start_sandbox(Clock::System, 0.0).await;
-    let get = async |path: &str| ask(&sandbox, Method::GET, path, None).await;
+    let get = async |path: &str| request_api(&sandbox, Method::GET, path, None).await;
     assert_eq!(get("/v3/smtp/statistics/events").await, (200, json!({})));
     assert_eq!(get("/v3/smtp/blockedContacts").await, (200, json!({ "count": 0, "contacts": [] })));
     for to in ["a@example.net", "bounce@example.net", "unsubscribe@example.net", "Complain@example.net"] {
-        submit(&sandbox, to).await;
+        submit_to_sandbox(&sandbox, to).await;
     }
-    eventually("the events", || (sandbox.tally().events == 10).then_some(())).await;
+    eventually("the events", || (sandbox.counters().events == 10).then_some(())).await;
 
     let (_, all) = get("/v3/smtp/statistics/events?sort=asc").await;
-    assert_eq!(members(&all), members(&fixture("api_statistics_events.json")));
+    assert_eq!(member_names(&all), member_names(&read_fixture("api_statistics_events.json")));
     let words: Vec<_> = all["events"].as_array().unwrap().iter().map(|event| &event["event"]).collect();
     let seen: BTreeSet<_> = words.iter().map(|word| word.as_str().unwrap()).collect();
     assert_eq!(seen, BTreeSet::from(["requests", "delivered", "hardBounces", "unsubscribed", "spam"]));
@@ -317,12 +333,13 @@ async fn its_api_has_brevos_shapes() {
     }
 
     let (_, blocked) = get("/v3/smtp/blockedContacts?limit=2&sort=asc").await;
-    let recorded = fixture("api_blocked_contacts.json");
-    assert_eq!((members(&blocked), &blocked["count"]), (members(&recorded), &json!(3)));
-    assert_eq!(members(&blocked["contacts"][0]), members(&recorded["contacts"][0]));
+    let recorded = read_fixture("api_blocked_contacts.json");
+    assert_eq!((member_names(&blocked), &blocked["count"]), (member_names(&recorded), &json!(3)));
+    assert_eq!(member_names(&blocked["contacts"][0]), member_names(&recorded["contacts"][0]));
     assert_eq!(blocked["contacts"].as_array().unwrap().len(), 2);
-    let remove =
-        async || ask(&sandbox, Method::DELETE, "/v3/smtp/blockedContacts/complain@example.net", None).await.0;
+    let remove = async || {
+        request_api(&sandbox, Method::DELETE, "/v3/smtp/blockedContacts/complain@example.net", None).await.0
+    };
     assert_eq!([remove().await, remove().await], [204, 404]);
 
     for path in [
@@ -346,15 +363,15 @@ async fn its_api_has_brevos_shapes() {
 }
 
 #[tokio::test]
-async fn who_asks_too_much_is_told_how_long_to_wait() {
+async fn rate_limited_response_states_reset_time() {
     let (sandbox, _directory) = start_sandbox(Clock::System, 0.0).await;
     let url = format!("http://{}/v3/account", sandbox.api_address());
-    let wrong = client().get(&url).header("api-key", "other").send().await.unwrap();
+    let wrong = http_client().get(&url).header("api-key", "other").send().await.unwrap();
     assert_eq!(wrong.status(), 401);
-    assert_eq!(wrong.json::<Value>().await.unwrap(), fixture("api_error_401.json"));
-    sandbox.set_weather(Weather { requests: 1, ..Weather::default() });
+    assert_eq!(wrong.json::<Value>().await.unwrap(), read_fixture("api_error_401.json"));
+    sandbox.set_faults(FaultInjection { requests: 1, ..FaultInjection::default() });
     for (status, remaining) in [(200, 0), (429, 0)] {
-        let answer = client().get(&url).header("api-key", "xkeysib-1").send().await.unwrap();
+        let answer = http_client().get(&url).header("api-key", "xkeysib-1").send().await.unwrap();
         let number = |name: &str| -> u64 {
             let field = answer.headers()[format!("x-sib-ratelimit-{name}")].to_str().unwrap();
             field.parse().unwrap()
@@ -366,9 +383,9 @@ async fn who_asks_too_much_is_told_how_long_to_wait() {
 }
 
 #[tokio::test]
-async fn webhooks_are_made_changed_and_removed() {
+async fn creates_updates_and_deletes_webhooks() {
     let (sandbox, _directory) = start_sandbox(Clock::System, 0.0).await;
-    let ask = async |method, path: &str, body| ask(&sandbox, method, path, body).await;
+    let ask = async |method, path: &str, body| request_api(&sandbox, method, path, body).await;
     let url = "http://127.0.0.1:9/hook";
     let made = json!({ "url": url, "description": "ours", "events": ["delivered"] });
     assert_eq!(ask(Method::POST, "/v3/webhooks", Some(made.clone())).await, (201, json!({ "id": 1 })));
@@ -404,26 +421,26 @@ async fn webhooks_are_made_changed_and_removed() {
 }
 
 /// A relay and the sandbox behind it.
-struct Scene {
+struct BrevoSandboxRelay {
     sandbox: Sandbox,
     daemon: Daemon,
     clock: Clock,
     _directories: [tempfile::TempDir; 2],
 }
 
-impl Scene {
+impl BrevoSandboxRelay {
     /// With webhooks to the relay, which has these keys of an upstream.
     async fn new(clock: Clock, keys: &str) -> Self {
-        let scene = Self::quiet(clock, keys).await;
-        scene.sandbox.set_webhook(scene.url());
+        let scene = Self::without_webhooks(clock, keys).await;
+        scene.sandbox.set_webhook_url(scene.webhook_url());
         scene
     }
 
     /// The same without webhooks.
-    async fn quiet(clock: Clock, keys: &str) -> Self {
+    async fn without_webhooks(clock: Clock, keys: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (sandbox, of_sandbox) = start_sandbox(clock, 0.0).await;
-        sandbox.set_weather(plenty());
+        sandbox.set_faults(no_rate_limit());
         let keys = keys.replace("API", &format!("http://{}", sandbox.api_address()));
         let text = format!(
             "[server]\nhostname = \"relay.example.com\"\ndata_dir = {:?}\n\
@@ -439,81 +456,81 @@ impl Scene {
         let mut config: Config = config::parse(&text, Path::new("test.toml"), &BTreeMap::new()).unwrap();
         if let Some(reconcile) = &mut config.upstreams[0].reconcile {
             // Real time, of which the test has little.
-            reconcile.every = Duration::from_millis(50);
+            reconcile.interval = Duration::from_millis(50);
         }
         let daemon = Daemon::start(&config, clock, None).await.unwrap();
         Self { sandbox, daemon, clock, _directories: [directory, of_sandbox] }
     }
 
     /// Where the relay takes reports.
-    fn url(&self) -> String {
+    fn webhook_url(&self) -> String {
         format!("http://{}/webhooks/up", self.daemon.http_address().unwrap())
     }
 
-    async fn send(&self, message_id: &str, recipients: &[&str]) -> TrackingId {
-        self.send_with("", message_id, recipients).await
+    async fn enqueue(&self, message_id: &str, recipients: &[&str]) -> TrackingId {
+        self.enqueue_with_header("", message_id, recipients).await
     }
 
     /// Puts a mail with these header lines into the queue.
-    async fn send_with(&self, header: &str, message_id: &str, recipients: &[&str]) -> TrackingId {
+    async fn enqueue_with_header(&self, header: &str, message_id: &str, recipients: &[&str]) -> TrackingId {
         let id = TrackingId::new(self.clock.now(), fastrand::u128(..));
         let message = format!(
             "{header}Message-ID: <{message_id}>\r\nFrom: a@example.com\r\nSubject: x\r\n\r\nText\r\n"
         );
-        let send = Send {
+        let send = Message {
             sender: "bounces@example.com".parse().ok(),
             message_id: MessageId::parse(message_id),
             size: message.len() as u64,
-            ..Send::new(id, "test")
+            ..Message::new(id, "test")
         };
         let recipients = recipients.iter().map(|to| to.parse().unwrap()).collect();
-        let accepted = Accepted { send, recipients };
-        self.daemon.store().accept_and_apply(accepted, Bytes::from(message)).await.unwrap();
-        self.daemon.store().due_bell().ring();
+        let accepted = AcceptedMessage { message: send, recipients };
+        self.daemon.store().put_message_applied(accepted, Bytes::from(message)).await.unwrap();
+        self.daemon.store().queue_wakeup().notify();
         id
     }
 
     fn recipients(&self, id: TrackingId) -> Vec<Recipient> {
-        self.daemon.store().trail(id).unwrap().unwrap().recipients
+        self.daemon.store().load_trail(id).unwrap().unwrap().recipients
     }
 
-    fn recipient(&self, id: TrackingId) -> Recipient {
+    fn first_recipient(&self, id: TrackingId) -> Recipient {
         self.recipients(id).remove(0)
     }
 
     /// Waits until a poll that began at this time has ended.
-    async fn polled(&self, now: Timestamp) {
-        let end = now.before(MINUTE * 30);
-        let cursor = || self.daemon.store().polled_until("up").unwrap();
+    async fn wait_polled(&self, now: Timestamp) {
+        let end = now.saturating_sub(ONE_MINUTE * 30);
+        let cursor = || self.daemon.store().poll_cursor("up").unwrap();
         eventually("the poll", || (cursor() == Some(end)).then_some(())).await;
     }
 
     /// What was reported in a trail, and how it came.
-    fn reports(&self, id: TrackingId) -> BTreeMap<(Kind, &'static str), u64> {
-        let mut reports: BTreeMap<(Kind, &'static str), u64> = BTreeMap::new();
-        for fact in self.daemon.store().trail(id).unwrap().unwrap().facts {
-            if let What::Reported(kind) = fact.what {
-                *reports.entry((kind, fact.source.word())).or_default() += 1;
+    fn count_events(&self, id: TrackingId) -> BTreeMap<(EventKind, &'static str), u64> {
+        let mut reports: BTreeMap<(EventKind, &'static str), u64> = BTreeMap::new();
+        for fact in self.daemon.store().load_trail(id).unwrap().unwrap().events {
+            if let TrailEventKind::EventReceived(kind) = fact.kind {
+                *reports.entry((kind, fact.source.as_str())).or_default() += 1;
             }
         }
         reports
     }
 }
 
-async fn start_sandbox(clock: Clock, pace: f64) -> (Sandbox, tempfile::TempDir) {
+async fn start_sandbox(clock: Clock, time_scale: f64) -> (Sandbox, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
-    let sandbox = mailtrail_sandbox::start(mailtrail_sandbox::Settings {
-        face: Face::Brevo,
-        smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
-        api: SocketAddr::from(([127, 0, 0, 1], 0)),
+    let sandbox = mailtrail_sandbox::start(mailtrail_sandbox::SandboxSettings {
+        profile: ProviderProfile::Brevo,
+        smtp_address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        api_address: SocketAddr::from(([127, 0, 0, 1], 0)),
         api_key: Secret::new("xkeysib-1"),
         domain: "example.com".into(),
         username: "a00001@smtp-brevo.com".into(),
         password: Secret::new("pw"),
         signing_key: Secret::new("token"),
-        webhook: None,
-        pace,
-        weather: Weather::default(),
+        webhook_url: None,
+        time_scale,
+        faults: FaultInjection::default(),
         clock,
         tls: tls::self_signed(directory.path(), "localhost").unwrap(),
     });
@@ -521,7 +538,7 @@ async fn start_sandbox(clock: Clock, pace: f64) -> (Sandbox, tempfile::TempDir) 
 }
 
 /// Hands a mail to the sandbox without a relay.
-async fn submit(sandbox: &Sandbox, recipient: &str) {
+async fn submit_to_sandbox(sandbox: &Sandbox, recipient: &str) {
     let mut stream = TcpStream::connect(sandbox.smtp_address()).await.unwrap();
     let said = format!(
         "EHLO a\r\nAUTH PLAIN AGEwMDAwMUBzbXRwLWJyZXZvLmNvbQBwdw==\r\nMAIL FROM:<a@example.com>\r\n\
@@ -535,9 +552,9 @@ async fn submit(sandbox: &Sandbox, recipient: &str) {
 }
 
 /// Asks the sandbox's API; the status and the body, if there is one.
-async fn ask(sandbox: &Sandbox, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
+async fn request_api(sandbox: &Sandbox, method: Method, path: &str, body: Option<Value>) -> (u16, Value) {
     let url = format!("http://{}{path}", sandbox.api_address());
-    let mut request = client().request(method, url).header("api-key", "xkeysib-1");
+    let mut request = http_client().request(method, url).header("api-key", "xkeysib-1");
     if let Some(body) = body {
         request = request.json(&body);
     }
@@ -546,33 +563,33 @@ async fn ask(sandbox: &Sandbox, method: Method, path: &str, body: Option<Value>)
     (status, serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap_or_default())
 }
 
-fn client() -> reqwest::Client {
+fn http_client() -> reqwest::Client {
     let tls = tls::client_config(None).unwrap();
     reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap()
 }
 
-fn members(object: &Value) -> BTreeSet<&str> {
+fn member_names(object: &Value) -> BTreeSet<&str> {
     object.as_object().unwrap().keys().map(String::as_str).collect()
 }
 
-fn fixture(file: &str) -> Value {
+fn read_fixture(file: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/brevo").join(file);
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
 /// A clock that the test sets.
-fn standing() -> (&'static Moment, Clock) {
-    let moment: &'static Moment = Box::leak(Box::default());
-    moment.set(START);
-    (moment, Clock::Set(moment))
+fn manual_clock() -> (&'static ManualClock, Clock) {
+    let moment: &'static ManualClock = Box::leak(Box::default());
+    moment.advance_to(START_TIME);
+    (moment, Clock::Manual(moment))
 }
 
 /// Weather in which everybody may ask as much as he likes.
-fn plenty() -> Weather {
-    Weather { requests: u32::MAX, ..Weather::default() }
+fn no_rate_limit() -> FaultInjection {
+    FaultInjection { requests: u32::MAX, ..FaultInjection::default() }
 }
 
-const USUAL: &str = "webhook_token = \"token\"\n";
-const POLLED: &str = "webhook_token = \"token\"\napi_key = \"xkeysib-1\"\napi_base_url = \"API\"\n";
-const START: Timestamp = Timestamp::from_millis(1_789_387_200_179);
-const MINUTE: Duration = Duration::from_secs(60);
+const WEBHOOK_KEYS: &str = "webhook_token = \"token\"\n";
+const POLLING_KEYS: &str = "webhook_token = \"token\"\napi_key = \"xkeysib-1\"\napi_base_url = \"API\"\n";
+const START_TIME: Timestamp = Timestamp::from_millis(1_789_387_200_179);
+const ONE_MINUTE: Duration = Duration::from_secs(60);

@@ -13,47 +13,56 @@ use mailtrail_mail::Clock;
 use mailtrail_mail::Secret;
 use mailtrail_net::tls;
 use mailtrail_sandbox;
-use mailtrail_sandbox::{ContactEvent, Face, Sandbox, Settings, Told, Weather};
-use mailtrail_trail::HintKind;
+use mailtrail_sandbox::{
+    ContactEvent, FaultInjection, PostResult, ProviderProfile, Sandbox, SandboxSettings,
+};
+use mailtrail_trail::ContactHintKind;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 
 #[tokio::test]
-async fn hints_arrive_and_change_no_send() {
+async fn contact_hints_arrive_without_changing_messages() {
     let source = "\n[[source]]\nname = \"campaigns\"\nkind = \"activecampaign\"\nsecret = \"the-secret-of-the-campaigns\"\n";
     let relay = Scene::at(START, "plain", source).await;
     relay.accept(SENT, &["ada@example.net"]).await;
-    let (sandbox, _directory) = start(Face::Brevo).await;
-    sandbox.set_contact_webhook(relay.url("webhooks/campaigns/the-secret-of-the-campaigns"));
+    let (sandbox, _directory) = start_sandbox(ProviderProfile::Brevo).await;
+    sandbox.set_contact_webhook_url(relay.url("webhooks/campaigns/the-secret-of-the-campaigns"));
     for event in ContactEvent::ALL {
-        assert_eq!(sandbox.tell_contact(event, "ada@example.net").await, Told::Answered(200), "{event:?}");
+        assert_eq!(
+            sandbox.send_contact_event(event, "ada@example.net").await,
+            PostResult::Answered(200),
+            "{event:?}"
+        );
     }
-    let hints = relay.daemon.store().hints("ada@example.net", 100).unwrap();
-    let mut kinds: Vec<_> = hints.iter().map(|hinted| hinted.hint.kind.word()).collect();
+    let hints = relay.daemon.store().find_hints("ada@example.net", 100).unwrap();
+    let mut kinds: Vec<_> = hints.iter().map(|hinted| hinted.hint.kind.as_str()).collect();
     kinds.sort_unstable();
     let mut expected = [
-        HintKind::Opened,
-        HintKind::Clicked,
-        HintKind::Bounced,
-        HintKind::Unsubscribed,
-        HintKind::Replied,
-        HintKind::Forwarded,
-        HintKind::Unknown,
-        HintKind::Unknown,
-        HintKind::Unknown,
+        ContactHintKind::Opened,
+        ContactHintKind::Clicked,
+        ContactHintKind::Bounced,
+        ContactHintKind::Unsubscribed,
+        ContactHintKind::Replied,
+        ContactHintKind::Forwarded,
+        ContactHintKind::Unknown,
+        ContactHintKind::Unknown,
+        ContactHintKind::Unknown,
     ]
-    .map(HintKind::word);
+    .map(ContactHintKind::as_str);
     expected.sort_unstable();
     assert_eq!(kinds, expected, "all but the campaign's, which names nobody");
     assert_eq!(relay.marks(), [[]]);
     // With another secret nobody is believed, and nobody is told to go away for good.
-    sandbox.set_contact_webhook(relay.url("webhooks/campaigns/another-secret"));
-    assert_eq!(sandbox.tell_contact(ContactEvent::Bounce, "bob@example.org").await, Told::Answered(404));
-    assert_eq!(relay.daemon.store().hints("bob@example.org", 1).unwrap(), []);
+    sandbox.set_contact_webhook_url(relay.url("webhooks/campaigns/another-secret"));
+    assert_eq!(
+        sandbox.send_contact_event(ContactEvent::Bounce, "bob@example.org").await,
+        PostResult::Answered(404)
+    );
+    assert_eq!(relay.daemon.store().find_hints("bob@example.org", 1).unwrap(), []);
 }
 
 #[tokio::test]
-async fn nothing_comes_again_and_410_is_for_good() {
+async fn sends_each_hint_once_and_stops_after_410() {
     let server = Server::start(|number, _| match number {
         1 => Act::Answer(503, String::new()),
         2 => Act::Close,
@@ -61,71 +70,74 @@ async fn nothing_comes_again_and_410_is_for_good() {
         _ => Act::Answer(410, String::new()),
     });
     let server = server.await;
-    let (sandbox, _directory) = start(Face::Mailgun).await;
-    let tell = async || sandbox.tell_contact(ContactEvent::Unsubscribe, "ada@example.net").await;
-    assert_eq!(tell().await, Told::Nowhere);
-    sandbox.set_contact_webhook(format!("http://{}/secret", server.address));
+    let (sandbox, _directory) = start_sandbox(ProviderProfile::Mailgun).await;
+    let tell = async || sandbox.send_contact_event(ContactEvent::Unsubscribe, "ada@example.net").await;
+    assert_eq!(tell().await, PostResult::NoTarget);
+    sandbox.set_contact_webhook_url(format!("http://{}/secret", server.address));
     let told = [tell().await, tell().await, tell().await, tell().await, tell().await, tell().await];
     let expected = [
-        Told::Answered(503),
-        Told::Unanswered,
-        Told::Answered(200),
-        Told::Answered(410),
-        Told::SwitchedOff,
-        Told::SwitchedOff,
+        PostResult::Answered(503),
+        PostResult::NoResponse,
+        PostResult::Answered(200),
+        PostResult::Answered(410),
+        PostResult::Disabled,
+        PostResult::Disabled,
     ];
     assert_eq!(told, expected);
     let requests = server.requests();
     let kind = requests[2].header("content-type");
     assert_eq!((requests.len(), kind), (4, Some("application/x-www-form-urlencoded")));
     // Made anew it works again.
-    sandbox.set_contact_webhook(format!("http://{}/secret", server.address));
-    assert_eq!(tell().await, Told::Answered(410));
+    sandbox.set_contact_webhook_url(format!("http://{}/secret", server.address));
+    assert_eq!(tell().await, PostResult::Answered(410));
     sandbox.stop().await;
     assert_eq!(server.count(), 5);
 }
 
 #[tokio::test]
-async fn contacts_are_told_of_over_http_too() {
+async fn control_api_sends_contact_events() {
     let server = Server::start(|_, _| Act::Answer(200, String::new())).await;
-    for face in [Face::Mailgun, Face::Brevo] {
-        let (sandbox, _directory) = start(face).await;
+    for face in [ProviderProfile::Mailgun, ProviderProfile::Brevo] {
+        let (sandbox, _directory) = start_sandbox(face).await;
         let bounce = json!({ "event": "bounce", "email": "ada@example.net" });
-        assert_eq!(post(&sandbox, face, &bounce).await.0, 400, "nowhere to post it to");
-        sandbox.set_contact_webhook(format!("http://{}/secret", server.address));
-        assert_eq!(post(&sandbox, face, &bounce).await, (200, json!({ "answered": 200 })));
-        assert_eq!(post(&sandbox, face, &json!({ "event": "moved", "email": "a@b.c" })).await.0, 400);
-        assert_eq!(post(&sandbox, face, &json!({ "event": "bounce" })).await.0, 400);
+        assert_eq!(post_contact_event(&sandbox, face, &bounce).await.0, 400, "nowhere to post it to");
+        sandbox.set_contact_webhook_url(format!("http://{}/secret", server.address));
+        assert_eq!(post_contact_event(&sandbox, face, &bounce).await, (200, json!({ "answered": 200 })));
+        assert_eq!(
+            post_contact_event(&sandbox, face, &json!({ "event": "moved", "email": "a@b.c" })).await.0,
+            400
+        );
+        assert_eq!(post_contact_event(&sandbox, face, &json!({ "event": "bounce" })).await.0, 400);
     }
     assert_eq!(server.count(), 2);
 }
 
-async fn post(sandbox: &Sandbox, face: Face, body: &Value) -> (u16, Value) {
+async fn post_contact_event(sandbox: &Sandbox, face: ProviderProfile, body: &Value) -> (u16, Value) {
     let tls = tls::client_config(None).unwrap();
     let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
     let request = client.post(format!("http://{}/sandbox/contacts", sandbox.api_address())).json(body);
     let request = match face {
-        Face::Mailgun => request.basic_auth("api", Some("key")),
-        Face::Brevo => request.header("api-key", "key"),
+        ProviderProfile::Mailgun => request.basic_auth("api", Some("key")),
+        ProviderProfile::Brevo => request.header("api-key", "key"),
     };
     let answer = request.send().await.unwrap();
     (answer.status().as_u16(), answer.json().await.unwrap())
 }
 
-async fn start(face: Face) -> (Sandbox, tempfile::TempDir) {
+async fn start_sandbox(profile: ProviderProfile) -> (Sandbox, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
-    let sandbox = mailtrail_sandbox::start(Settings {
-        face,
-        smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
-        api: SocketAddr::from(([127, 0, 0, 1], 0)),
+    let sandbox = mailtrail_sandbox::start(SandboxSettings {
+        profile,
+        smtp_address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        api_address: SocketAddr::from(([127, 0, 0, 1], 0)),
         api_key: Secret::new("key"),
         domain: "example.com".into(),
         username: "a00001@smtp-brevo.com".into(),
         password: Secret::new("pw"),
         signing_key: Secret::new("token"),
-        webhook: None,
-        pace: 0.0,
-        weather: Weather::default(),
+        webhook_url: None,
+        time_scale: 0.0,
+        faults: FaultInjection::default(),
         clock: Clock::System,
         tls: tls::self_signed(directory.path(), "localhost").unwrap(),
     });

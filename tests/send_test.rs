@@ -8,12 +8,12 @@ mod house;
 mod support;
 
 use house::House;
-use mailtrail_sandbox::Face;
+use mailtrail_sandbox::ProviderProfile;
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn a_mail_that_arrives_is_followed_to_the_provider_s_event() {
-    for face in [Face::Mailgun, Face::Brevo] {
+async fn follows_delivered_message_to_provider_event() {
+    for face in [ProviderProfile::Mailgun, ProviderProfile::Brevo] {
         let mut house = House::new(face).await;
         house.process.start().await;
         let said = house.ask(&["--json", "send-test", "ada@example.net"]).await;
@@ -29,7 +29,7 @@ async fn a_mail_that_arrives_is_followed_to_the_provider_s_event() {
             "id": id, "state": "delivered", "delivered": true, "verdict": "delivered, and up reported it",
         });
         assert_eq!(*last, verdict);
-        let facts: Vec<_> = lines[1..lines.len() - 1].iter().map(words).collect();
+        let facts: Vec<_> = lines[1..lines.len() - 1].iter().map(event_words).collect();
         for expected in ["accepted by client", "relayed by smtp", "delivered by webhook"] {
             assert_eq!(facts.iter().filter(|fact| *fact == expected).count(), 1, "{expected}: {facts:?}");
         }
@@ -37,7 +37,7 @@ async fn a_mail_that_arrives_is_followed_to_the_provider_s_event() {
         let trail = house.ask(&["--json", "trace", id]).await.json().remove(0);
         assert_eq!((&trail["client"], &trail["user"]), (&json!("mailtrail"), &json!("send-test")));
         assert_eq!(trail["message_id"], format!("{id}@relay.example.com"));
-        assert_eq!(house.sandbox.tally().messages, 1);
+        assert_eq!(house.sandbox.counters().messages, 1);
 
         let said = house.ask(&["send-test", "bob@example.net", "--from", "ada@mg.example.com"]).await;
         let lines: Vec<_> = said.out.lines().collect();
@@ -52,8 +52,8 @@ async fn a_mail_that_arrives_is_followed_to_the_provider_s_event() {
 }
 
 #[tokio::test]
-async fn a_mail_that_does_not_arrive_is_said_with_its_cause() {
-    let mut house = House::new(Face::Mailgun).await;
+async fn reports_cause_of_undelivered_message() {
+    let mut house = House::new(ProviderProfile::Mailgun).await;
     house.process.start().await;
     let said = house.ask(&["suppress", "add", "eve@example.net"]).await;
     assert_eq!(said.code, 0, "{}", said.err);
@@ -67,7 +67,7 @@ async fn a_mail_that_does_not_arrive_is_said_with_its_cause() {
             "are its webhooks registered, and do they reach",
         ),
     ] {
-        let (code, verdict) = verdict(&house, arguments).await;
+        let (code, verdict) = run_for_verdict(&house, arguments).await;
         assert_eq!((code, &verdict["state"], &verdict["delivered"]), (1, &json!(state), &json!(false)));
         assert!(verdict["verdict"].as_str().unwrap().contains(words), "{verdict}");
         assert_eq!(verdict["verdict"].as_str().unwrap().contains("`mailtrail doctor`"), state == "relayed");
@@ -75,7 +75,7 @@ async fn a_mail_that_does_not_arrive_is_said_with_its_cause() {
     // Whoever follows a mail needs no report on it, and its sender may be nobody's mailbox.
     assert_eq!(house.ask(&["trace", "mailtrail@mg.example.com"]).await.code, 1);
     assert_eq!(house.ask(&["breaker", "open", "up", "--reason", "moving"]).await.code, 0);
-    let (code, verdict) = verdict(&house, &["ada@example.net", "--wait", "1s"]).await;
+    let (code, verdict) = run_for_verdict(&house, &["ada@example.net", "--wait", "1s"]).await;
     assert_eq!((code, &verdict["state"]), (1, &json!("queued")), "{verdict}");
     let text = verdict["verdict"].as_str().unwrap();
     assert!(text.contains("still queued after 1s") && text.contains("moving"), "{text}");
@@ -83,19 +83,19 @@ async fn a_mail_that_does_not_arrive_is_said_with_its_cause() {
 }
 
 #[tokio::test]
-async fn where_no_event_can_come_nobody_waits_for_one() {
-    let mut house = House::new(Face::Mailgun).await;
+async fn does_not_wait_without_webhook_credentials() {
+    let mut house = House::new(ProviderProfile::Mailgun).await;
     house.process.configure(&house.configuration.replace("webhook_signing_key_file = \"proof\"\n", ""));
     house.process.start().await;
-    let (code, verdict) = verdict(&house, &["ada@example.net", "--wait", "1d"]).await;
+    let (code, verdict) = run_for_verdict(&house, &["ada@example.net", "--wait", "1d"]).await;
     assert_eq!((code, &verdict["state"]), (1, &json!("relayed")));
     assert!(verdict["verdict"].as_str().unwrap().contains("give webhook_signing_key_file"), "{verdict}");
     assert!(house.process.terminate().await.success());
 }
 
 #[tokio::test]
-async fn what_cannot_be_sent_at_all_has_its_exit_code() {
-    let mut house = House::new(Face::Mailgun).await;
+async fn unsendable_message_has_its_exit_code() {
+    let mut house = House::new(ProviderProfile::Mailgun).await;
     let said = house.ask(&["send-test", "ada@example.net"]).await;
     assert_eq!((said.code, &*said.out), (3, ""), "{}", said.err);
     house.process.start().await;
@@ -111,16 +111,16 @@ async fn what_cannot_be_sent_at_all_has_its_exit_code() {
     assert!(house.process.terminate().await.success());
     let said = house.ask(&["send-test", "ada@example.net"]).await;
     assert!(said.code == 3 && said.err.contains("mailtrail serve"), "{} {}", said.code, said.err);
-    assert_eq!(house.sandbox.tally().messages, 0);
+    assert_eq!(house.sandbox.counters().messages, 0);
 }
 
 /// Exit code and last line.
-async fn verdict(house: &House, arguments: &[&str]) -> (i32, Value) {
+async fn run_for_verdict(house: &House, arguments: &[&str]) -> (i32, Value) {
     let said = house.ask(&[&["--json", "send-test"], arguments].concat()).await;
     let last = said.json().pop();
     (said.code, last.unwrap_or_else(|| json!({ "verdict": said.err })))
 }
 
-fn words(fact: &Value) -> String {
+fn event_words(fact: &Value) -> String {
     format!("{} by {}", fact["event"], fact["source"]).replace('"', "")
 }

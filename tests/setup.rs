@@ -7,28 +7,28 @@ mod house;
 mod support;
 
 use house::{House, PROOF};
-use mailtrail_sandbox::Face;
+use mailtrail_sandbox::ProviderProfile;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn mailgun_tells_us_everything_and_others_what_it_told_them() {
-    let house = House::new(Face::Mailgun).await;
+async fn registers_all_mailgun_events_and_keeps_other_webhooks() {
+    let house = House::new(ProviderProfile::Mailgun).await;
     // Others', two of them in a list that ours comes into.
     for registered in [
         "id=delivered&url=https://crm.example.com/hook",
         "id=opened&url=https://crm.example.com/hook&url=https://old.example.com/webhooks/up",
     ] {
-        assert_eq!(house.api(Method::POST, V3, Some(registered.into())).await.0, 200);
+        assert_eq!(house.api(Method::POST, WEBHOOKS_V3_PATH, Some(registered.into())).await.0, 200);
     }
-    let before = registered(&house).await;
+    let before = mailgun_webhooks(&house).await;
     let setup = ["--json", "setup", "mailgun", "--url", "https://relay.example.com"];
     let said = house.ask(&[&setup[..], &["--dry-run"]].concat()).await;
     let expected = json!({
-        "done": "created", "what": "webhook", "id": null, "name": OURS, "changed": ALL, "dry_run": true,
+        "done": "created", "what": "webhook", "id": null, "name": OWN_URL, "changed": ALL_EVENTS, "dry_run": true,
     });
     assert_eq!((said.code, &said.json()[0]), (0, &expected), "{}", said.err);
-    assert_eq!(registered(&house).await, before, "a dry run changes nothing");
+    assert_eq!(mailgun_webhooks(&house).await, before, "a dry run changes nothing");
 
     let said = house.ask(&setup).await;
     assert_eq!((said.code, &said.json()[0]["done"]), (0, &json!("created")), "{}", said.err);
@@ -36,74 +36,75 @@ async fn mailgun_tells_us_everything_and_others_what_it_told_them() {
     assert!(remains[0].contains("https://old.example.com/webhooks/up is registered, too"), "{remains:?}");
     assert!(remains[1].contains("the web server of relay.example.com passes /webhooks/up"), "{remains:?}");
     let mut expected = before.clone();
-    for kind in ALL {
+    for kind in ALL_EVENTS {
         let mut urls = expected[kind]["urls"].as_array().cloned().unwrap_or_default();
-        urls.push(OURS.into());
+        urls.push(OWN_URL.into());
         expected[kind] = json!({ "urls": urls });
     }
-    assert_eq!(registered(&house).await, expected);
+    assert_eq!(mailgun_webhooks(&house).await, expected);
 
     let said = house.ask(&setup).await;
     assert_eq!(
         (said.code, &said.json()[0]["done"], &said.json()[0]["changed"]),
         (0, &json!("kept"), &json!([]))
     );
-    assert_eq!(registered(&house).await, expected);
-    let said = house.ask(&["setup", "mailgun", "--url", OURS]).await;
-    assert!(said.code == 0 && said.out.starts_with(&format!("kept: webhook ({OURS}: ")), "{}", said.out);
+    assert_eq!(mailgun_webhooks(&house).await, expected);
+    let said = house.ask(&["setup", "mailgun", "--url", OWN_URL]).await;
+    assert!(said.code == 0 && said.out.starts_with(&format!("kept: webhook ({OWN_URL}: ")), "{}", said.out);
 
     let said = house.ask(&[&setup[1..], &["--remove", "--dry-run"]].concat()).await;
     assert!(said.out.starts_with("would be removed: webhook ("), "{}", said.out);
-    assert_eq!(registered(&house).await, expected);
+    assert_eq!(mailgun_webhooks(&house).await, expected);
     for done in ["removed", "not there"] {
         let said = house.ask(&[&setup[..], &["--remove"]].concat()).await;
         assert_eq!((said.code, &said.json()[0]["done"]), (0, &json!(done)), "{}", said.err);
-        assert_eq!(registered(&house).await, before);
+        assert_eq!(mailgun_webhooks(&house).await, before);
     }
 }
 
 #[tokio::test]
-async fn an_address_that_mailgun_tells_something_is_told_the_rest() {
-    let house = House::new(Face::Mailgun).await;
-    let known = format!("url={OURS}&event_types=opened&event_types=delivered");
-    assert_eq!(house.api(Method::POST, V4, Some(known.into())).await.0, 200);
-    let said = house.ask(&["--json", "setup", "mailgun", "--url", OURS]).await;
+async fn adds_missing_events_to_registered_mailgun_url() {
+    let house = House::new(ProviderProfile::Mailgun).await;
+    let known = format!("url={OWN_URL}&event_types=opened&event_types=delivered");
+    assert_eq!(house.api(Method::POST, WEBHOOKS_V4_PATH, Some(known.into())).await.0, 200);
+    let said = house.ask(&["--json", "setup", "mailgun", "--url", OWN_URL]).await;
     let change = &said.json()[0];
-    let missing: Vec<_> = ALL.into_iter().filter(|kind| !["opened", "delivered"].contains(kind)).collect();
+    let missing: Vec<_> =
+        ALL_EVENTS.into_iter().filter(|kind| !["opened", "delivered"].contains(kind)).collect();
     assert_eq!((said.code, &change["done"], &change["changed"]), (0, &json!("updated"), &json!(missing)));
-    let all = registered(&house).await;
-    assert!(ALL.iter().all(|kind| all[kind]["urls"] == json!([OURS])), "{all}");
+    let all = mailgun_webhooks(&house).await;
+    assert!(ALL_EVENTS.iter().all(|kind| all[kind]["urls"] == json!([OWN_URL])), "{all}");
 }
 
 #[tokio::test]
 async fn an_address_with_a_final_slash_is_not_registered_again() {
-    let slash = format!("{OURS}/");
-    for (face, provider) in [(Face::Mailgun, "mailgun"), (Face::Brevo, "brevo")] {
+    let slash = format!("{OWN_URL}/");
+    for (face, provider) in [(ProviderProfile::Mailgun, "mailgun"), (ProviderProfile::Brevo, "brevo")] {
         let house = House::new(face).await;
         let known = match face {
-            Face::Mailgun => {
-                let kinds: String = ALL.iter().map(|kind| format!("&event_types={kind}")).collect();
-                house.api(Method::POST, V4, Some(format!("url={slash}{kinds}").into())).await
+            ProviderProfile::Mailgun => {
+                let kinds: String = ALL_EVENTS.iter().map(|kind| format!("&event_types={kind}")).collect();
+                house.api(Method::POST, WEBHOOKS_V4_PATH, Some(format!("url={slash}{kinds}").into())).await
             }
-            Face::Brevo => {
+            ProviderProfile::Brevo => {
                 let hook = json!({ "url": slash, "events": ["spam"], "batched": false });
                 house.api(Method::POST, "/v3/webhooks", Some(hook)).await
             }
         };
         assert!(known.0 < 300);
-        for url in [OURS, &slash] {
+        for url in [OWN_URL, &slash] {
             let said = house.ask(&["--json", "setup", provider, "--url", url]).await;
             assert!(["kept", "updated"].map(Value::from).contains(&said.json()[0]["done"]), "{}", said.out);
             assert!(!said.out.contains("is registered, too"), "{}", said.out);
         }
         match face {
-            Face::Mailgun => {
-                let all = registered(&house).await;
-                assert!(ALL.iter().all(|kind| all[kind]["urls"] == json!([slash])), "{all}");
+            ProviderProfile::Mailgun => {
+                let all = mailgun_webhooks(&house).await;
+                assert!(ALL_EVENTS.iter().all(|kind| all[kind]["urls"] == json!([slash])), "{all}");
             }
-            Face::Brevo => assert_eq!(hooks(&house).await.len(), 1),
+            ProviderProfile::Brevo => assert_eq!(brevo_webhooks(&house).await.len(), 1),
         }
-        let said = house.ask(&["--json", "setup", provider, "--url", OURS, "--remove"]).await;
+        let said = house.ask(&["--json", "setup", provider, "--url", OWN_URL, "--remove"]).await;
         assert_eq!(said.json()[0]["done"], "removed", "{}", said.err);
     }
 }
@@ -111,35 +112,36 @@ async fn an_address_with_a_final_slash_is_not_registered_again() {
 /// Both addresses are ours: what one is told, the other is not told, too.
 #[tokio::test]
 async fn two_spellings_of_our_address_are_told_each_kind_once() {
-    let house = House::new(Face::Mailgun).await;
-    for known in [format!("url={OURS}/&event_types=opened"), format!("url={OURS}&event_types=clicked")] {
-        assert_eq!(house.api(Method::POST, V4, Some(known.into())).await.0, 200);
+    let house = House::new(ProviderProfile::Mailgun).await;
+    for known in [format!("url={OWN_URL}/&event_types=opened"), format!("url={OWN_URL}&event_types=clicked")]
+    {
+        assert_eq!(house.api(Method::POST, WEBHOOKS_V4_PATH, Some(known.into())).await.0, 200);
     }
-    let said = house.ask(&["--json", "setup", "mailgun", "--url", OURS]).await;
+    let said = house.ask(&["--json", "setup", "mailgun", "--url", OWN_URL]).await;
     assert_eq!((said.code, &said.json()[0]["done"]), (0, &json!("updated")), "{}", said.err);
-    let all = registered(&house).await;
-    assert!(ALL.iter().all(|kind| all[kind]["urls"].as_array().unwrap().len() == 1), "{all}");
+    let all = mailgun_webhooks(&house).await;
+    assert!(ALL_EVENTS.iter().all(|kind| all[kind]["urls"].as_array().unwrap().len() == 1), "{all}");
 }
 
 #[tokio::test]
-async fn where_mailgun_has_no_room_nothing_is_changed() {
-    let house = House::new(Face::Mailgun).await;
+async fn changes_nothing_when_mailgun_has_no_free_url() {
+    let house = House::new(ProviderProfile::Mailgun).await;
     let three = "id=clicked&url=https://a.example&url=https://b.example&url=https://u:secret@c.example/x";
-    assert_eq!(house.api(Method::POST, V3, Some(three.into())).await.0, 200);
-    let before = registered(&house).await;
+    assert_eq!(house.api(Method::POST, WEBHOOKS_V3_PATH, Some(three.into())).await.0, 200);
+    let before = mailgun_webhooks(&house).await;
     for more in [&["--dry-run"][..], &[]] {
-        let said = house.ask(&[&["setup", "mailgun", "--url", OURS], more].concat()).await;
+        let said = house.ask(&[&["setup", "mailgun", "--url", OWN_URL], more].concat()).await;
         assert_eq!((said.code, &*said.out), (1, ""));
         assert!(said.err.contains("clicked is told to https://a.example/, "), "{}", said.err);
         assert!(said.err.contains("3 addresses at most; take one"), "{}", said.err);
         assert!(!said.err.contains("secret"), "{}", said.err);
     }
-    assert_eq!(registered(&house).await, before);
+    assert_eq!(mailgun_webhooks(&house).await, before);
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_said_with_its_remedy() {
-    let house = House::new(Face::Mailgun).await;
+async fn errors_name_cause_and_remedy() {
+    let house = House::new(ProviderProfile::Mailgun).await;
     let good = &house.configuration;
     let twice = {
         let (before, after) = good.split_once("[[upstream]]").unwrap();
@@ -166,7 +168,7 @@ async fn what_is_wrong_is_said_with_its_remedy() {
         (good.clone(), "--url=relay.example.com", 2, "--url"),
     ] {
         house.process.configure(&configuration);
-        let url = ["--url", OURS];
+        let url = ["--url", OWN_URL];
         let usual = if more.starts_with("--url") { &[][..] } else { &url[..] };
         let more = if more.is_empty() { Vec::new() } else { vec![more] };
         let said = house.ask(&[&["setup", "mailgun", "--dry-run"], usual, &more].concat()).await;
@@ -176,8 +178,8 @@ async fn what_is_wrong_is_said_with_its_remedy() {
 }
 
 #[tokio::test]
-async fn brevo_tells_us_everything_with_our_proof() {
-    let house = House::new(Face::Brevo).await;
+async fn registers_all_brevo_events_with_authentication() {
+    let house = House::new(ProviderProfile::Brevo).await;
     let others = [
         json!({ "url": "https://crm.example.com/webhooks/crm", "events": ["spam"], "batched": true }),
         json!({ "url": "https://old.example.com/webhooks/up", "events": ["opened"] }),
@@ -185,22 +187,22 @@ async fn brevo_tells_us_everything_with_our_proof() {
     for other in others {
         assert_eq!(house.api(Method::POST, "/v3/webhooks", Some(other)).await.0, 201);
     }
-    let before = hooks(&house).await;
+    let before = brevo_webhooks(&house).await;
     let setup = ["--json", "setup", "brevo", "--url", "https://relay.example.com"];
     let said = house.ask(&[&setup[..], &["--dry-run"]].concat()).await;
     assert_eq!((said.code, &said.json()[0]["done"]), (0, &json!("created")), "{}", said.err);
-    assert_eq!(hooks(&house).await, before, "a dry run changes nothing");
+    assert_eq!(brevo_webhooks(&house).await, before, "a dry run changes nothing");
     let said = house.ask(&setup).await;
     assert_eq!((said.code, &said.json()[0]["done"]), (0, &json!("created")), "{}", said.err);
     assert!(said.out.contains("https://old.example.com/webhooks/up is registered, too"), "{}", said.out);
-    let all = hooks(&house).await;
+    let all = brevo_webhooks(&house).await;
     let ours = &all[2];
-    assert_eq!((&ours["url"], &ours["batched"]), (&json!(OURS), &json!(false)));
+    assert_eq!((&ours["url"], &ours["batched"]), (&json!(OWN_URL), &json!(false)));
     assert_eq!(ours["auth"], json!({ "type": "bearer", "token": PROOF }));
     assert_eq!(ours["events"].as_array().unwrap().len(), 12);
     let said = house.ask(&setup).await;
     assert_eq!((said.code, &said.json()[0]["done"], &said.json()[0]["id"]), (0, &json!("kept"), &json!(3)));
-    assert_eq!(hooks(&house).await, all);
+    assert_eq!(brevo_webhooks(&house).await, all);
 
     // Somebody changed it.
     let change =
@@ -210,7 +212,7 @@ async fn brevo_tells_us_everything_with_our_proof() {
     assert_eq!((said.code, &said.json()[0]["done"]), (0, &json!("updated")), "{}", said.err);
     let changed = said.json()[0]["changed"].as_array().unwrap().clone();
     assert_eq!(changed[11..], ["one event a request", "the bearer token"], "{changed:?}");
-    let again = hooks(&house).await;
+    let again = brevo_webhooks(&house).await;
     assert_eq!((&again[2]["auth"], &again[2]["batched"]), (&ours["auth"], &json!(false)));
     // What it was told besides, it still is.
     assert_eq!(again[2]["events"].as_array().unwrap().len(), 13);
@@ -219,17 +221,17 @@ async fn brevo_tells_us_everything_with_our_proof() {
     for done in ["removed", "not there"] {
         let said = house.ask(&[&setup[..], &["--remove"]].concat()).await;
         assert_eq!((said.code, &said.json()[0]["done"]), (0, &json!(done)), "{}", said.err);
-        assert_eq!(hooks(&house).await, before);
+        assert_eq!(brevo_webhooks(&house).await, before);
     }
 }
 
 #[tokio::test]
-async fn brevo_gets_each_kind_of_proof_as_it_is_configured() {
-    let house = House::new(Face::Brevo).await;
-    let setup = ["--json", "setup", "brevo", "--url", OURS];
+async fn registers_each_configured_brevo_authentication() {
+    let house = House::new(ProviderProfile::Brevo).await;
+    let setup = ["--json", "setup", "brevo", "--url", OWN_URL];
     let token = "webhook_token_file = \"proof\"\n";
     std::fs::write(house.process.directory().join("new"), "proof-2").unwrap();
-    let known = json!({ "url": OURS, "events": ["spam"], "headers": [{ "key": "X-Shop", "value": "1" }] });
+    let known = json!({ "url": OWN_URL, "events": ["spam"], "headers": [{ "key": "X-Shop", "value": "1" }] });
     assert_eq!(house.api(Method::POST, "/v3/webhooks", Some(known)).await.0, 201);
     for (keys, field, expected) in [
         (
@@ -251,7 +253,7 @@ async fn brevo_gets_each_kind_of_proof_as_it_is_configured() {
         house.process.configure(&house.configuration.replace(token, keys));
         let said = house.ask(&setup).await;
         assert_eq!((said.code, &said.json()[0]["done"]), (0, &json!("updated")), "{keys}: {}", said.err);
-        let all = hooks(&house).await;
+        let all = brevo_webhooks(&house).await;
         assert_eq!((all.len(), &all[0][field]), (1, &expected), "{keys}");
         let said = house.ask(&setup).await;
         assert_eq!((said.code, &said.json()[0]["done"]), (0, &json!("kept")), "{keys}: {}", said.err);
@@ -269,22 +271,22 @@ async fn brevo_gets_each_kind_of_proof_as_it_is_configured() {
 }
 
 /// What is registered at Mailgun.
-async fn registered(house: &House) -> Value {
-    house.api(Method::GET, V3, None).await.1["webhooks"].take()
+async fn mailgun_webhooks(house: &House) -> Value {
+    house.api(Method::GET, WEBHOOKS_V3_PATH, None).await.1["webhooks"].take()
 }
 
 /// What is registered at Brevo; when it was changed last does not matter.
-async fn hooks(house: &House) -> Vec<Value> {
+async fn brevo_webhooks(house: &House) -> Vec<Value> {
     let mut answer = house.api(Method::GET, "/v3/webhooks?type=transactional", None).await.1;
     let mut hooks = std::mem::take(answer["webhooks"].as_array_mut().unwrap());
     hooks.iter_mut().for_each(|hook| hook["modifiedAt"] = Value::Null);
     hooks
 }
 
-const OURS: &str = "https://relay.example.com/webhooks/up";
-const V3: &str = "/v3/domains/mg.example.com/webhooks";
-const V4: &str = "/v4/domains/mg.example.com/webhooks";
-const ALL: [&str; 8] = [
+const OWN_URL: &str = "https://relay.example.com/webhooks/up";
+const WEBHOOKS_V3_PATH: &str = "/v3/domains/mg.example.com/webhooks";
+const WEBHOOKS_V4_PATH: &str = "/v4/domains/mg.example.com/webhooks";
+const ALL_EVENTS: [&str; 8] = [
     "accepted",
     "delivered",
     "permanent_fail",

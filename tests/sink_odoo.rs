@@ -16,10 +16,12 @@ use mailtrail::config::Config;
 use mailtrail_mail::{MessageId, Record, Secret, Timestamp, TrackingId};
 use mailtrail_net::odoo::{Client, GROUP_NAME, INBOUND, write_comment};
 use mailtrail_net::tls;
-use mailtrail_relay::sink::Kind as Sink;
-use mailtrail_relay::sink::odoo::{EVENTS, OdooSettings, Way, preflight};
+use mailtrail_relay::sink::SinkKind as Sink;
+use mailtrail_relay::sink::odoo::{EVENTS_ACTION, OdooMode, OdooSettings, run_preflight};
 use mailtrail_smtp::Reply;
-use mailtrail_trail::{Accepted, Event, Kind, Notice, Send, Via, Words};
+use mailtrail_trail::{
+    AcceptedMessage, Diagnostic, EventKind, EventSource, Message, ProviderEvent, ReceivedEvent,
+};
 use odoo::Odoo;
 use scene::{Log, Scene};
 use scripted::{Act, At, Script, Server};
@@ -31,18 +33,19 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// Odoo with the server action, whose group `bot` is in.
-fn prepared() -> Odoo {
+fn odoo_with_action() -> Odoo {
     let odoo = Odoo::start();
     let group = odoo.make("res.groups", json!({ "name": GROUP_NAME }));
     let only = json!([[6, 0, [group]]]);
-    let action = json!({ "name": EVENTS.name, "state": "code", "code": EVENTS.code, "groups_id": only });
+    let action =
+        json!({ "name": EVENTS_ACTION.name, "state": "code", "code": EVENTS_ACTION.code, "groups_id": only });
     odoo.make("ir.actions.server", action);
     odoo.change("res.groups", group, json!({ "comment": write_comment(&[("events", 1)]) }));
     odoo.weather(json!({ "join": ["bot", group] }));
     odoo
 }
 
-fn sink(odoo: &Odoo, more: &str) -> String {
+fn sink_config(odoo: &Odoo, more: &str) -> String {
     let key = if more.contains("username") { "" } else { "username = \"bot\"\napi_key = \"bot-key\"\n" };
     format!(
         "[suppression]\npolicy = \"off\"\n\
@@ -52,11 +55,11 @@ fn sink(odoo: &Odoo, more: &str) -> String {
 }
 
 /// What a configuration makes of a sink.
-fn settings(odoo: &Odoo, more: &str) -> OdooSettings {
+fn sink_settings(odoo: &Odoo, more: &str) -> OdooSettings {
     let text = format!(
         "[server]\nhostname = \"relay.example.com\"\n[[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"none\"\nauth = \"none\"\n\
          [[upstream]]\nname = \"up\"\nprovider = \"plain\"\nhost = \"127.0.0.1\"\n{}",
-        sink(odoo, more)
+        sink_config(odoo, more)
     );
     let config = config::parse(&text, Path::new("test.toml"), &BTreeMap::new()).unwrap();
     let Some(Sink::Odoo(settings)) = config.sinks.into_iter().next().map(|sink| sink.kind) else {
@@ -66,7 +69,7 @@ fn settings(odoo: &Odoo, more: &str) -> OdooSettings {
 }
 
 /// A mail that Odoo made, and what Odoo knows of it.
-struct Mail {
+struct OdooMail {
     id: TrackingId,
     email: String,
     notification: u64,
@@ -74,7 +77,7 @@ struct Mail {
     trace: u64,
 }
 
-impl Mail {
+impl OdooMail {
     /// A chatter message and a mailing at once.
     async fn send(scene: &Scene, odoo: &Odoo, number: u64) -> Self {
         let email = format!("p{number}@example.net");
@@ -87,29 +90,36 @@ impl Mail {
         let notification = odoo.make("mail.notification", links);
         let trace = json!({ "message_id": message_id, "email": email, "trace_status": "sent" });
         let trace = odoo.make("mailing.trace", trace);
-        let id = put(scene, number, &email, &message_id).await;
+        let id = enqueue(scene, number, &email, &message_id).await;
         Self { id, email, notification, partner, trace }
     }
 
-    async fn report(&self, scene: &Scene, kind: Kind) {
-        let words = Words { code: Some(550), text: Some("5.1.1 no such user".into()), ..Words::default() };
-        let event = Event {
+    async fn put_event(&self, scene: &Scene, kind: EventKind) {
+        let diagnostic =
+            Diagnostic { code: Some(550), text: Some("5.1.1 no such user".into()), ..Diagnostic::default() };
+        let event = ProviderEvent {
             kind,
-            at: Timestamp::from_seconds(1_789_387_300),
-            identity: format!("{}{kind:?}", self.id),
+            at: Timestamp::from_secs(1_789_387_300),
+            dedup_key: format!("{}{kind:?}", self.id),
             recipient: Some(self.email.clone()),
-            tracking: Some(self.id),
+            tracking_id: Some(self.id),
             message_id: None,
-            by_machine: false,
+            automated: false,
             test_mode: false,
-            words,
+            diagnostic,
         };
-        let notice = Notice { upstream: "up".into(), at: event.at, via: Via::Webhook, token: None, event };
-        scene.store().report(notice, Bytes::new()).await.unwrap();
+        let notice = ReceivedEvent {
+            upstream: "up".into(),
+            received_at: event.at,
+            source: EventSource::Webhook,
+            token: None,
+            event,
+        };
+        scene.store().put_event(notice, Bytes::new()).await.unwrap();
     }
 
     /// Everything that Odoo shows of it.
-    fn shown(&self, state: &Value) -> Value {
+    fn shown_in_odoo(&self, state: &Value) -> Value {
         let field = |model: &str, id: u64, field: &str| state[model][id.to_string()][field].clone();
         let entries = state["mail.blacklist"].as_object().unwrap().values();
         let entries: Vec<_> = entries.filter(|entry| entry["email"] == self.email.as_str()).collect();
@@ -125,34 +135,38 @@ impl Mail {
     }
 }
 
-async fn put(scene: &Scene, number: u64, email: &str, message_id: &str) -> TrackingId {
+async fn enqueue(scene: &Scene, number: u64, email: &str, message_id: &str) -> TrackingId {
     let id = TrackingId::new(scene.time.clock().now(), u128::from(number));
     let message = scene::message(number);
-    let send = Send {
+    let send = Message {
         sender: "bounce@example.com".parse().ok(),
         message_id: MessageId::parse(message_id),
-        records: vec![Record::parse("sale.order,42").unwrap()],
+        odoo_records: vec![Record::parse("sale.order,42").unwrap()],
         subject: "Example Trading GmbH Order (Ref S0042)".into(),
         size: message.len() as u64,
-        ..Send::new(id, "test")
+        ..Message::new(id, "test")
     };
     let recipients = vec![email.parse().unwrap()];
-    scene.store().accept(Accepted { send, recipients }, Bytes::from(message)).await.unwrap();
+    scene
+        .store()
+        .put_message(AcceptedMessage { message: send, recipients }, Bytes::from(message))
+        .await
+        .unwrap();
     id
 }
 
 /// Waits until the sink has everything that there is.
-async fn caught_up(scene: &Scene) {
-    scene.store().settle_down().await;
+async fn wait_sink_caught_up(scene: &Scene) {
+    scene.store().checkpoint().await;
     let store = scene.store();
     // Behind what it was handed stands its own note of that, and nothing to tell.
     let is_told =
-        |(until, _)| store.outbox(until, 500).unwrap().0.iter().all(|parcel| parcel.entries.is_empty());
-    scene.until("the sink", || store.handed("odoo").unwrap().is_some_and(is_told)).await;
+        |(until, _)| store.read_from(until, 500).unwrap().0.iter().all(|parcel| parcel.entries.is_empty());
+    scene.until("the sink", || store.sink_position("odoo").unwrap().is_some_and(is_told)).await;
 }
 
 /// In leaps. Odoo is a process of its own and slower than they are, so it is waited for without end.
-async fn in_leaps(script: Script, sink: &str) -> Scene {
+async fn with_paused_time(script: Script, sink: &str) -> Scene {
     let patient = |config: &mut Config| {
         for sink in &mut config.sinks {
             if let Sink::Odoo(settings) = &mut sink.kind {
@@ -161,12 +175,12 @@ async fn in_leaps(script: Script, sink: &str) -> Scene {
         }
     };
     let scene = Scene::in_leaps_changed(Server::start(script).await, sink, patient).await;
-    begun(&scene).await;
+    wait_sink_started(&scene).await;
     scene
 }
 
-async fn begun(scene: &Scene) {
-    scene.until("the sink", || scene.store().handed("odoo").unwrap().is_some()).await;
+async fn wait_sink_started(scene: &Scene) {
+    scene.until("the sink", || scene.store().sink_position("odoo").unwrap().is_some()).await;
 }
 
 fn permutations<T: Copy>(items: &[T]) -> Vec<Vec<T>> {
@@ -183,10 +197,10 @@ fn permutations<T: Copy>(items: &[T]) -> Vec<Vec<T>> {
 }
 
 #[tokio::test]
-async fn events_in_any_order_end_in_the_same() {
-    let odoo = prepared();
-    let mut scene = Scene::new(Script::new(), &sink(&odoo, "")).await;
-    begun(&scene).await;
+async fn event_order_does_not_change_the_result() {
+    let odoo = odoo_with_action();
+    let mut scene = Scene::new(Script::new(), &sink_config(&odoo, "")).await;
+    wait_sink_started(&scene).await;
     let opened = "2026-09-14 12:01:40";
     let lost = json!({ "status": "bounce", "failure": "mail_bounce", "bounces": 1, "trace": "bounce",
         "opened": opened, "clicked": opened, "blacklisted": 1 });
@@ -196,14 +210,14 @@ async fn events_in_any_order_end_in_the_same() {
         "opened": opened, "clicked": false, "blacklisted": 0 });
     let mut number = 0;
     for (kinds, expected) in [
-        (&[Kind::Delivered, Kind::Bounced, Kind::Clicked, Kind::Complained][..], &lost),
-        (&[Kind::Delivered, Kind::Opened, Kind::Clicked, Kind::Unsubscribed], &read),
-        (&[Kind::Rejected, Kind::Delivered, Kind::Opened], &given_up),
+        (&[EventKind::Delivered, EventKind::Bounced, EventKind::Clicked, EventKind::Complained][..], &lost),
+        (&[EventKind::Delivered, EventKind::Opened, EventKind::Clicked, EventKind::Unsubscribed], &read),
+        (&[EventKind::Rejected, EventKind::Delivered, EventKind::Opened], &given_up),
     ] {
         let mut mails = Vec::new();
         for order in permutations(kinds) {
             number += 1;
-            mails.push((Mail::send(&scene, &odoo, number).await, order));
+            mails.push((OdooMail::send(&scene, &odoo, number).await, order));
         }
         for (mail, _) in &mails {
             scene.until("its trail", || scene.find(mail.id).is_some()).await;
@@ -212,24 +226,24 @@ async fn events_in_any_order_end_in_the_same() {
         // The sink hears of each step before the next one.
         for step in 0..kinds.len() {
             for (mail, order) in &mails {
-                mail.report(&scene, order[step]).await;
-                mail.report(&scene, order[step]).await;
+                mail.put_event(&scene, order[step]).await;
+                mail.put_event(&scene, order[step]).await;
             }
-            caught_up(&scene).await;
+            wait_sink_caught_up(&scene).await;
         }
         let state = odoo.state();
         for (mail, order) in &mails {
-            assert_eq!(&mail.shown(&state), expected, "{order:?}");
+            assert_eq!(&mail.shown_in_odoo(&state), expected, "{order:?}");
         }
     }
-    assert!(scene.store().refused("odoo", 10).unwrap().is_empty());
+    assert!(scene.store().sink_dead_letters("odoo", 10).unwrap().is_empty());
     scene.stop().await;
 }
 
 #[tokio::test]
-async fn the_action_itself_takes_statuses_in_any_order_and_again() {
-    let odoo = prepared();
-    let settings = settings(&odoo, "");
+async fn action_accepts_statuses_in_any_order_and_repeated() {
+    let odoo = odoo_with_action();
+    let settings = sink_settings(&odoo, "");
     let mut client = Client::new(settings.login, tls::client_config(None).unwrap()).unwrap();
     let mut number = 0;
     for (statuses, last, bounces) in [
@@ -259,12 +273,12 @@ async fn the_action_itself_takes_statuses_in_any_order_and_again() {
 }
 
 #[tokio::test]
-async fn an_unsubscription_leaves_the_mailing_s_lists_or_else_all() {
-    let odoo = prepared();
-    let mut scene = Scene::new(Script::new(), &sink(&odoo, "note = true")).await;
-    begun(&scene).await;
+async fn unsubscribe_leaves_lists_of_mailing_or_all_lists() {
+    let odoo = odoo_with_action();
+    let mut scene = Scene::new(Script::new(), &sink_config(&odoo, "note = true")).await;
+    wait_sink_started(&scene).await;
     odoo.make("crm.lead", json!({ "email_normalized": "somebody@example.net" }));
-    let mail = Mail::send(&scene, &odoo, 1).await;
+    let mail = OdooMail::send(&scene, &odoo, 1).await;
     let (list, other) = (odoo.make("mailing.list", json!({})), odoo.make("mailing.list", json!({})));
     let mailing = odoo.make("mailing.mailing", json!({ "contact_list_ids": [list] }));
     let contact = odoo.make("mailing.contact", json!({ "email_normalized": mail.email }));
@@ -275,54 +289,54 @@ async fn an_unsubscription_leaves_the_mailing_s_lists_or_else_all() {
         "mass_mailing_id": mailing, "trace_status": "sent" });
     odoo.make("mailing.trace", trace);
     scene.until("its trail", || scene.find(mail.id).is_some()).await;
-    mail.report(&scene, Kind::Unsubscribed).await;
-    caught_up(&scene).await;
+    mail.put_event(&scene, EventKind::Unsubscribed).await;
+    wait_sink_caught_up(&scene).await;
     assert_eq!(odoo.record("mailing.subscription", left)["opt_out"], true);
     assert_eq!(odoo.record("mailing.subscription", kept)["opt_out"], false);
-    assert_eq!(mail.shown(&odoo.state())["blacklisted"], 0);
+    assert_eq!(mail.shown_in_odoo(&odoo.state())["blacklisted"], 0);
     let notes = odoo.record("crm.lead", 1)["message_ids"].clone();
     assert!(notes[0].as_str().unwrap().contains("p1@example.net unsubscribed"), "{notes}");
     scene.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_day_without_odoo_loses_nothing_and_keeps_the_order() {
+async fn odoo_outage_of_a_day_loses_nothing_and_keeps_order() {
     let log = Log::default();
     let _logging = log.listen();
-    let odoo = prepared();
-    let mut scene = in_leaps(Script::new(), &sink(&odoo, "")).await;
-    let first = Mail::send(&scene, &odoo, 1).await;
-    scene.until("the first", || first.shown(&odoo.state())["status"] == "pending").await;
+    let odoo = odoo_with_action();
+    let mut scene = with_paused_time(Script::new(), &sink_config(&odoo, "")).await;
+    let first = OdooMail::send(&scene, &odoo, 1).await;
+    scene.until("the first", || first.shown_in_odoo(&odoo.state())["status"] == "pending").await;
     odoo.weather(json!({ "down": true }));
     let mut mails = Vec::new();
     for number in 2..26 {
-        mails.push(Mail::send(&scene, &odoo, number).await);
+        mails.push(OdooMail::send(&scene, &odoo, number).await);
         scene.wait(Duration::from_secs(3600)).await;
     }
     assert_eq!(log.lines("alarm=\"sink\"").len(), 1, "{:#?}", log.lines("alarm="));
     odoo.weather(json!({ "busy": 2 }));
     let last = mails.last().unwrap();
-    scene.until("the last", || last.shown(&odoo.state())["status"] == "pending").await;
+    scene.until("the last", || last.shown_in_odoo(&odoo.state())["status"] == "pending").await;
     let told: Vec<u64> = serde_json::from_value(odoo.state()["bus"].clone()).unwrap();
     assert_eq!(told, (1..26).collect::<Vec<_>>());
-    assert!(scene.store().refused("odoo", 10).unwrap().is_empty());
+    assert!(scene.store().sink_dead_letters("odoo", 10).unwrap().is_empty());
     scene.stop().await;
 }
 
 #[tokio::test]
-async fn what_was_done_unheard_is_not_counted_twice() {
+async fn applied_event_without_response_is_not_applied_twice() {
     for more in ["", "way = \"report\"\nusername = \"sales\"\napi_key = \"sales-key\""] {
-        let odoo = prepared();
+        let odoo = odoo_with_action();
         odoo.make("mail.message", json!({ "message_id": "<0-openerp-1@vm>" }));
-        let mut scene = Scene::new(Script::new(), &sink(&odoo, more)).await;
-        begun(&scene).await;
-        let mail = Mail::send(&scene, &odoo, 1).await;
+        let mut scene = Scene::new(Script::new(), &sink_config(&odoo, more)).await;
+        wait_sink_started(&scene).await;
+        let mail = OdooMail::send(&scene, &odoo, 1).await;
         scene.settled(mail.id).await;
-        caught_up(&scene).await;
+        wait_sink_caught_up(&scene).await;
         odoo.weather(json!({ "lost": 2 }));
-        mail.report(&scene, Kind::Bounced).await;
-        caught_up(&scene).await;
-        let shown = mail.shown(&odoo.state());
+        mail.put_event(&scene, EventKind::Bounced).await;
+        wait_sink_caught_up(&scene).await;
+        let shown = mail.shown_in_odoo(&odoo.state());
         assert_eq!(
             (&shown["status"], &shown["bounces"], &shown["trace"]),
             (&json!("bounce"), &json!(1), &json!("bounce"))
@@ -334,46 +348,47 @@ async fn what_was_done_unheard_is_not_counted_twice() {
 }
 
 #[tokio::test]
-async fn poison_is_put_aside_with_odoo_s_words_and_the_rest_goes_on() {
-    let odoo = prepared();
+async fn event_rejected_by_odoo_becomes_dead_letter() {
+    let odoo = odoo_with_action();
     odoo.weather(json!({ "poison": "p2@example.net" }));
-    let mut scene = Scene::new(Script::new(), &sink(&odoo, "relayed = \"off\"\ndelivered = \"off\"")).await;
-    begun(&scene).await;
+    let mut scene =
+        Scene::new(Script::new(), &sink_config(&odoo, "relayed = \"off\"\ndelivered = \"off\"")).await;
+    wait_sink_started(&scene).await;
     let mut mails = Vec::new();
     for number in 1..=3 {
-        mails.push(Mail::send(&scene, &odoo, number).await);
+        mails.push(OdooMail::send(&scene, &odoo, number).await);
     }
     for mail in &mails {
         scene.settled(mail.id).await;
     }
-    caught_up(&scene).await;
+    wait_sink_caught_up(&scene).await;
     for mail in &mails {
-        mail.report(&scene, Kind::Bounced).await;
+        mail.put_event(&scene, EventKind::Bounced).await;
     }
-    caught_up(&scene).await;
-    let refused = scene.store().refused("odoo", 10).unwrap();
+    wait_sink_caught_up(&scene).await;
+    let refused = scene.store().sink_dead_letters("odoo", 10).unwrap();
     let [refused] = &refused[..] else { panic!("{refused:?}") };
     assert!(
-        refused.why.contains("odoo.exceptions.UserError: a module of this customer forbids it"),
+        refused.reason.contains("odoo.exceptions.UserError: a module of this customer forbids it"),
         "{}",
-        refused.why
+        refused.reason
     );
-    assert_eq!(refused.entry.as_ref().unwrap().id, Some(mails[1].id));
+    assert_eq!(refused.entry.as_ref().unwrap().tracking_id, Some(mails[1].id));
     let state = odoo.state();
-    let statuses: Vec<_> = mails.iter().map(|mail| mail.shown(&state)["status"].clone()).collect();
+    let statuses: Vec<_> = mails.iter().map(|mail| mail.shown_in_odoo(&state)["status"].clone()).collect();
     assert_eq!(statuses, ["bounce", "sent", "bounce"]);
     scene.stop().await;
 }
 
 #[tokio::test]
-async fn mail_that_odoo_has_not_committed_yet_is_told_of_later_and_holds_up_nobody() {
-    let odoo = prepared();
-    let mut scene = Scene::new(Script::new(), &sink(&odoo, "")).await;
-    begun(&scene).await;
+async fn defers_event_of_uncommitted_mail_without_blocking_others() {
+    let odoo = odoo_with_action();
+    let mut scene = Scene::new(Script::new(), &sink_config(&odoo, "")).await;
+    wait_sink_started(&scene).await;
     let message_id = "<9-openerp-message-notify@vm>";
-    put(&scene, 9, "late@example.net", message_id).await;
-    let mail = Mail::send(&scene, &odoo, 1).await;
-    scene.until("its neighbour", || mail.shown(&odoo.state())["status"] == "pending").await;
+    enqueue(&scene, 9, "late@example.net", message_id).await;
+    let mail = OdooMail::send(&scene, &odoo, 1).await;
+    scene.until("its neighbour", || mail.shown_in_odoo(&odoo.state())["status"] == "pending").await;
     let message = odoo.make("mail.message", json!({ "message_id": message_id }));
     let partner = odoo.make("res.partner", json!({ "email_normalized": "late@example.net" }));
     let links =
@@ -382,28 +397,28 @@ async fn mail_that_odoo_has_not_committed_yet_is_told_of_later_and_holds_up_nobo
     scene
         .until("the late one", || odoo.record("mail.notification", late)["notification_status"] == "pending")
         .await;
-    caught_up(&scene).await;
+    wait_sink_caught_up(&scene).await;
     scene.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_odoo_never_knows_of_is_let_go() {
-    let odoo = prepared();
-    let mut scene = in_leaps(Script::new(), &sink(&odoo, "")).await;
-    put(&scene, 10, "never@example.net", "<10-openerp-reply_to@vm>").await;
-    put(&scene, 11, "stranger@example.net", "<1@another.example>").await;
-    let mail = Mail::send(&scene, &odoo, 1).await;
+async fn drops_events_of_mail_unknown_to_odoo() {
+    let odoo = odoo_with_action();
+    let mut scene = with_paused_time(Script::new(), &sink_config(&odoo, "")).await;
+    enqueue(&scene, 10, "never@example.net", "<10-openerp-reply_to@vm>").await;
+    enqueue(&scene, 11, "stranger@example.net", "<1@another.example>").await;
+    let mail = OdooMail::send(&scene, &odoo, 1).await;
     scene.settled(mail.id).await;
-    caught_up(&scene).await;
-    assert_eq!(mail.shown(&odoo.state())["status"], "pending");
-    assert!(scene.store().refused("odoo", 10).unwrap().is_empty());
+    wait_sink_caught_up(&scene).await;
+    assert_eq!(mail.shown_in_odoo(&odoo.state())["status"], "pending");
+    assert!(scene.store().sink_dead_letters("odoo", 10).unwrap().is_empty());
     scene.stop().await;
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_said_with_its_remedy() {
-    let odoo = prepared();
-    let told = async |more: &str| preflight(&settings(&odoo, more)).await;
+async fn preflight_errors_name_remedy() {
+    let odoo = odoo_with_action();
+    let told = async |more: &str| run_preflight(&sink_settings(&odoo, more)).await;
     assert_eq!(told("").await.unwrap(), "Odoo 18.0-20250421, server action 1 in version 2");
     let plain = "username = \"plain\"\napi_key = \"plain-key\"\n";
     for (more, words) in [
@@ -433,15 +448,15 @@ async fn what_is_wrong_is_said_with_its_remedy() {
     odoo.weather(json!({ "page": 502 }));
     assert!(told("").await.unwrap_err().contains("it answers 502"));
     odoo.weather(json!({}));
-    let other = OdooSettings { way: Way::Action, ..settings(&odoo, "") };
+    let other = OdooSettings { mode: OdooMode::Action, ..sink_settings(&odoo, "") };
     let mut absent = other.clone();
     absent.login.database = "test".into();
-    assert!(preflight(&absent).await.unwrap_err().contains("no database \"test\""));
+    assert!(run_preflight(&absent).await.unwrap_err().contains("no database \"test\""));
     let group = odoo.make("res.groups", json!({}));
     let join = json!({ "join": ["bot", group] });
     odoo.weather(join);
     for (code, words) in [
-        (EVENTS.code.replace("'version': 2", "'version': 0"), "has version 0, and 2 is needed"),
+        (EVENTS_ACTION.code.replace("'version': 2", "'version': 0"), "has version 0, and 2 is needed"),
         ("action = {}".to_owned(), "is none of mailtrail's"),
         ("import os".to_owned(), "forbidden opcode"),
     ] {
@@ -454,46 +469,46 @@ async fn what_is_wrong_is_said_with_its_remedy() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_user_without_rights_is_an_alarm_and_nothing_is_lost_until_it_has_them() {
+async fn missing_rights_raise_alarm_and_lose_nothing() {
     let log = Log::default();
     let _logging = log.listen();
-    let odoo = prepared();
+    let odoo = odoo_with_action();
     let more = "username = \"plain\"\napi_key = \"plain-key\"";
-    let mut scene = in_leaps(Script::new(), &sink(&odoo, more)).await;
-    let mail = Mail::send(&scene, &odoo, 1).await;
+    let mut scene = with_paused_time(Script::new(), &sink_config(&odoo, more)).await;
+    let mail = OdooMail::send(&scene, &odoo, 1).await;
     scene.until("the alarm", || !log.lines("alarm=\"sink\"").is_empty()).await;
     let alarms = log.lines("alarm=\"sink\"");
     assert!(alarms[0].contains("mailtrail setup odoo --user plain"), "{alarms:#?}");
-    assert_eq!(mail.shown(&odoo.state())["status"], "sent");
+    assert_eq!(mail.shown_in_odoo(&odoo.state())["status"], "sent");
     odoo.weather(json!({ "join": ["plain", 1] }));
-    scene.until("the write-back", || mail.shown(&odoo.state())["status"] == "pending").await;
+    scene.until("the write-back", || mail.shown_in_odoo(&odoo.state())["status"] == "pending").await;
     let over = || log.lines("alarm=\"sink\"").last().is_some_and(|line| line.contains("is over"));
     scene.until("the end of the alarm", over).await;
     scene.stop().await;
 }
 
 #[tokio::test]
-async fn a_report_has_the_form_that_odoo_reads() {
-    let odoo = prepared();
+async fn dsn_has_form_that_odoo_reads() {
+    let odoo = odoo_with_action();
     odoo.make("mail.message", json!({ "message_id": "<0-openerp-1@vm>" }));
     let more = "way = \"report\"\nusername = \"sales\"\napi_key = \"sales-key\"";
     let mut scene = Scene::new(
         Script::new().to("p2@example.net", [Act::Say("550 5.2.1 Straße gesperrt")]),
-        &sink(&odoo, more),
+        &sink_config(&odoo, more),
     )
     .await;
-    begun(&scene).await;
-    let (kept, lost) = (Mail::send(&scene, &odoo, 1).await, Mail::send(&scene, &odoo, 2).await);
+    wait_sink_started(&scene).await;
+    let (kept, lost) = (OdooMail::send(&scene, &odoo, 1).await, OdooMail::send(&scene, &odoo, 2).await);
     scene.settled(kept.id).await;
     scene.settled(lost.id).await;
-    for kind in [Kind::Delivered, Kind::Deferred, Kind::Opened, Kind::Complained] {
-        kept.report(&scene, kind).await;
+    for kind in [EventKind::Delivered, EventKind::Deferred, EventKind::Opened, EventKind::Complained] {
+        kept.put_event(&scene, kind).await;
     }
-    caught_up(&scene).await;
+    wait_sink_caught_up(&scene).await;
     let state = odoo.state();
-    assert_eq!(kept.shown(&state)["status"], "sent");
+    assert_eq!(kept.shown_in_odoo(&state)["status"], "sent");
     assert_eq!(
-        (&lost.shown(&state)["status"], &lost.shown(&state)["bounces"]),
+        (&lost.shown_in_odoo(&state)["status"], &lost.shown_in_odoo(&state)["bounces"]),
         (&json!("bounce"), &json!(1))
     );
     let reason = &state["mail.notification"][lost.notification.to_string()]["failure_reason"];
@@ -528,25 +543,25 @@ async fn a_report_has_the_form_that_odoo_reads() {
     let original = report.split("text/rfc822-headers").nth(1).unwrap();
     assert!(original.contains("\r\n\r\nMessage-ID: <1.2.2-openerp-2-crm.lead@vm>\r\n"), "{original}");
     // Odoo has it: told again, nothing is counted again.
-    lost.report(&scene, Kind::Bounced).await;
-    caught_up(&scene).await;
+    lost.put_event(&scene, EventKind::Bounced).await;
+    wait_sink_caught_up(&scene).await;
     assert_eq!(odoo.state()["gateway"].as_array().unwrap().len(), 1);
     // What the user may not see would be counted and not be shown.
-    put(&scene, 3, "p2@example.net", "<3-openerp-7-hr.applicant@vm>").await;
+    enqueue(&scene, 3, "p2@example.net", "<3-openerp-7-hr.applicant@vm>").await;
     scene.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_user_may_not_see_is_not_reported_but_put_aside() {
-    let odoo = prepared();
+async fn event_of_invisible_message_becomes_dead_letter() {
+    let odoo = odoo_with_action();
     odoo.make("mail.message", json!({ "message_id": "<0-openerp-1@vm>" }));
     let script = Script::new().to("p3@example.net", [Act::Say("550 5.1.1 no such user")]);
     let more = "way = \"report\"\nusername = \"sales\"\napi_key = \"sales-key\"";
-    let mut scene = in_leaps(script, &sink(&odoo, more)).await;
+    let mut scene = with_paused_time(script, &sink_config(&odoo, more)).await;
     let partner = odoo.make("res.partner", json!({ "email_normalized": "p3@example.net" }));
-    put(&scene, 3, "p3@example.net", "<3-openerp-7-hr.applicant@vm>").await;
-    scene.until("the dead letter", || !scene.store().refused("odoo", 10).unwrap().is_empty()).await;
-    let why = &scene.store().refused("odoo", 10).unwrap()[0].why;
+    enqueue(&scene, 3, "p3@example.net", "<3-openerp-7-hr.applicant@vm>").await;
+    scene.until("the dead letter", || !scene.store().sink_dead_letters("odoo", 10).unwrap().is_empty()).await;
+    let why = &scene.store().sink_dead_letters("odoo", 10).unwrap()[0].reason;
     assert!(why.contains("shows \"sales\" no message <3-openerp-7-hr.applicant@vm>"), "{why}");
     assert_eq!(odoo.record("res.partner", partner)["message_bounce"], 0);
     assert!(odoo.state()["gateway"].as_array().unwrap().is_empty());
@@ -554,28 +569,28 @@ async fn what_the_user_may_not_see_is_not_reported_but_put_aside() {
 }
 
 #[tokio::test]
-async fn other_databases_mail_is_left_alone() {
-    let odoo = prepared();
+async fn ignores_mail_of_other_databases() {
+    let odoo = odoo_with_action();
     for (more, told) in
         [("hosts = [\"vm\"]\nsenders = [\"Example.com\"]", true), ("hosts = [\"vm2\"]", false)]
     {
-        let mut scene = Scene::new(Script::new(), &sink(&odoo, more)).await;
-        begun(&scene).await;
-        let mail = Mail::send(&scene, &odoo, 1 + u64::from(told)).await;
+        let mut scene = Scene::new(Script::new(), &sink_config(&odoo, more)).await;
+        wait_sink_started(&scene).await;
+        let mail = OdooMail::send(&scene, &odoo, 1 + u64::from(told)).await;
         scene.settled(mail.id).await;
-        caught_up(&scene).await;
-        assert_eq!(mail.shown(&odoo.state())["status"] == "pending", told, "{more}");
+        wait_sink_caught_up(&scene).await;
+        assert_eq!(mail.shown_in_odoo(&odoo.state())["status"] == "pending", told, "{more}");
         scene.stop().await;
     }
 }
 
 #[tokio::test]
-async fn trails_and_the_log_link_to_the_record() {
-    let odoo = prepared();
+async fn trail_and_log_link_to_odoo_record() {
+    let odoo = odoo_with_action();
     let mut scene =
-        Scene::new(Script::new().at(At::Dot, [Some(Act::Say("250 fine"))]), &sink(&odoo, "")).await;
-    begun(&scene).await;
-    let mail = Mail::send(&scene, &odoo, 1).await;
+        Scene::new(Script::new().at(At::Dot, [Some(Act::Say("250 fine"))]), &sink_config(&odoo, "")).await;
+    wait_sink_started(&scene).await;
+    let mail = OdooMail::send(&scene, &odoo, 1).await;
     scene.settled(mail.id).await;
     let tls = tls::client_config(None).unwrap();
     let client = reqwest::Client::builder()
@@ -599,7 +614,7 @@ async fn trails_and_the_log_link_to_the_record() {
 }
 
 /// The command with a password on its standard input; what it said, and whether it went well.
-fn setup(odoo: &Odoo, arguments: &[&str], password: &str) -> (String, bool) {
+fn run_setup(odoo: &Odoo, arguments: &[&str], password: &str) -> (String, bool) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_mailtrail"))
         .args(["setup", "odoo", "--url", &odoo.url(), "--database", "prod"])
         .args(arguments)
@@ -617,105 +632,107 @@ fn setup(odoo: &Odoo, arguments: &[&str], password: &str) -> (String, bool) {
 }
 
 #[test]
-fn setup_makes_brings_up_to_date_and_takes_out() {
+fn setup_creates_updates_and_removes_action() {
     let odoo = Odoo::start();
     let only_said = "would be created: group";
-    let (said, good) = setup(&odoo, &["--dry-run", "--user", "bot"], "admin-key");
+    let (said, good) = run_setup(&odoo, &["--dry-run", "--user", "bot"], "admin-key");
     assert!(
         good && said.contains(only_said) && odoo.state()["res.groups"].as_object().unwrap().is_empty(),
         "{said}"
     );
-    let (said, good) = setup(&odoo, &["--user", "bot"], "admin-key");
+    let (said, good) = run_setup(&odoo, &["--user", "bot"], "admin-key");
     assert!(good, "{said}");
     let lines: Vec<_> = said.lines().collect();
     assert_eq!(
         lines,
         [
             format!("created: group 1 ({GROUP_NAME})"),
-            format!("created: server action 1 ({}, version 2)", EVENTS.name),
+            format!("created: server action 1 ({}, version 2)", EVENTS_ACTION.name),
             "put into the group: user 2 (bot)".to_owned(),
         ]
     );
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let ready = || runtime.block_on(preflight(&settings(&odoo, "")));
+    let ready = || runtime.block_on(run_preflight(&sink_settings(&odoo, "")));
     ready().unwrap();
-    let (said, _) = setup(&odoo, &[], "admin-key");
+    let (said, _) = run_setup(&odoo, &[], "admin-key");
     assert!(said.contains("kept: group 1") && said.contains("kept: server action 1"), "{said}");
     // Somebody changed it, or it is of another version.
-    let mut settings = settings(&odoo, "");
+    let mut settings = sink_settings(&odoo, "");
     (settings.login.username, settings.login.key) = ("admin".into(), Secret::new("admin-key"));
     let mut client = Client::new(settings.login, tls::client_config(None).unwrap()).unwrap();
     let old = "# mailtrail action, version 0: an old one.\naction = {'version': 0}";
     let write = client.call("ir.actions.server", "write", json!([[1], { "code": old }]), json!({}));
     runtime.block_on(write).unwrap();
     assert!(ready().unwrap_err().contains("has version 0"));
-    let (said, _) = setup(&odoo, &[], "admin-key");
+    let (said, _) = run_setup(&odoo, &[], "admin-key");
     assert!(said.contains("updated: server action 1") && said.contains("version 0 to version 2"), "{said}");
     ready().unwrap();
-    let (said, good) = setup(&odoo, &[], "bot-key");
+    let (said, good) = run_setup(&odoo, &[], "bot-key");
     assert!(!good && said.contains("refuses the login of \"admin\""), "{said}");
-    let (said, good) = setup(&odoo, &["--login", "plain"], "plain-key");
+    let (said, good) = run_setup(&odoo, &["--login", "plain"], "plain-key");
     assert!(!good && said.contains("must be an administrator's"), "{said}");
-    let (said, good) = setup(&odoo, &["--inbound"], "admin-key");
+    let (said, good) = run_setup(&odoo, &["--inbound"], "admin-key");
     assert!(
         good && said.contains(&format!("created: server action 2 ({}, version 1)", INBOUND.name)),
         "{said}"
     );
     assert!(odoo.record("res.groups", 1)["comment"].as_str().unwrap().ends_with(" events=1 inbound=2"));
     // What is there is brought up to date unasked.
-    let (said, good) = setup(&odoo, &[], "admin-key");
+    let (said, good) = run_setup(&odoo, &[], "admin-key");
     assert!(good && said.contains("kept: server action 2") && !said.contains("updated"), "{said}");
-    let (said, good) = setup(&odoo, &["--remove", "--dry-run"], "admin-key");
+    let (said, good) = run_setup(&odoo, &["--remove", "--dry-run"], "admin-key");
     assert!(good && said.contains("would be removed: group 1"), "{said}");
-    let (said, good) = setup(&odoo, &["--remove"], "admin-key");
+    let (said, good) = run_setup(&odoo, &["--remove"], "admin-key");
     assert!(good && said.contains("removed: server action 1") && said.contains("removed: group 1"), "{said}");
     let state = odoo.state();
     assert!(
         state["ir.actions.server"].as_object().unwrap().is_empty()
             && state["res.groups"].as_object().unwrap().is_empty()
     );
-    let (said, good) = setup(&odoo, &["--remove"], "admin-key");
+    let (said, good) = run_setup(&odoo, &["--remove"], "admin-key");
     assert!(good && said.contains("not there: group"), "{said}");
     // Another number, and nothing is to be configured for it.
     assert!(ready().unwrap_err().contains("run `mailtrail setup odoo --user bot`"));
-    let (said, good) = setup(&odoo, &["--user", "bot"], "admin-key");
+    let (said, good) = run_setup(&odoo, &["--user", "bot"], "admin-key");
     assert!(good && said.contains("created: server action 3"), "{said}");
     assert!(ready().unwrap().contains("server action 3 in version 2"));
 }
 
 #[tokio::test]
-async fn a_configured_number_that_is_gone_has_its_remedy() {
-    let odoo = prepared();
+async fn missing_configured_action_names_remedy() {
+    let odoo = odoo_with_action();
     let more = "action = 77";
-    let why = preflight(&settings(&odoo, more)).await.unwrap_err();
+    let why = run_preflight(&sink_settings(&odoo, more)).await.unwrap_err();
     assert!(
         why.contains("remove `action = 77` from the [[sink]], and run `mailtrail setup odoo --user bot`"),
         "{why}"
     );
-    assert!(preflight(&settings(&odoo, "")).await.is_ok());
+    assert!(run_preflight(&sink_settings(&odoo, "")).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sink_that_runs_finds_the_action_that_a_new_setup_made() {
-    let odoo = prepared();
-    let mut scene = in_leaps(Script::new(), &sink(&odoo, "")).await;
-    let first = Mail::send(&scene, &odoo, 1).await;
-    scene.until("the first", || first.shown(&odoo.state())["status"] == "pending").await;
-    assert!(setup(&odoo, &["--remove"], "admin-key").1 && setup(&odoo, &["--user", "bot"], "admin-key").1);
-    let second = Mail::send(&scene, &odoo, 2).await;
-    scene.until("the second", || second.shown(&odoo.state())["status"] == "pending").await;
+async fn running_sink_finds_recreated_action() {
+    let odoo = odoo_with_action();
+    let mut scene = with_paused_time(Script::new(), &sink_config(&odoo, "")).await;
+    let first = OdooMail::send(&scene, &odoo, 1).await;
+    scene.until("the first", || first.shown_in_odoo(&odoo.state())["status"] == "pending").await;
+    assert!(
+        run_setup(&odoo, &["--remove"], "admin-key").1 && run_setup(&odoo, &["--user", "bot"], "admin-key").1
+    );
+    let second = OdooMail::send(&scene, &odoo, 2).await;
+    scene.until("the second", || second.shown_in_odoo(&odoo.state())["status"] == "pending").await;
     scene.stop().await;
 }
 
 #[test]
-fn a_setup_that_fails_leaves_nothing_behind() {
+fn failed_setup_leaves_nothing_behind() {
     let odoo = Odoo::start();
     let left = || {
         let state = odoo.state();
         ["res.groups", "ir.actions.server"].map(|model| state[model].as_object().unwrap().len())
     };
     for dry_run in [&["--dry-run"][..], &[]] {
-        let (said, good) = setup(&odoo, &[&["--user", "nobody"], dry_run].concat(), "admin-key");
+        let (said, good) = run_setup(&odoo, &[&["--user", "nobody"], dry_run].concat(), "admin-key");
         assert!(
             !good && said.contains("no active user has the login") && !said.contains("created"),
             "{said}"
@@ -723,21 +740,21 @@ fn a_setup_that_fails_leaves_nothing_behind() {
         assert_eq!(left(), [0, 0], "{said}");
     }
     odoo.weather(json!({ "unwritable": ["ir.actions.server"] }));
-    let (said, good) = setup(&odoo, &["--user", "bot"], "admin-key");
+    let (said, good) = run_setup(&odoo, &["--user", "bot"], "admin-key");
     assert!(!good && said.contains("removed: group"), "{said}");
     assert_eq!(left(), [0, 0], "{said}");
     // What was there before stays.
     odoo.weather(json!({}));
-    assert!(setup(&odoo, &[], "admin-key").1);
+    assert!(run_setup(&odoo, &[], "admin-key").1);
     odoo.weather(json!({ "unwritable": ["ir.actions.server"] }));
-    let (said, good) = setup(&odoo, &["--user", "bot", "--inbound"], "admin-key");
+    let (said, good) = run_setup(&odoo, &["--user", "bot", "--inbound"], "admin-key");
     assert!(!good && !said.contains("removed"), "{said}");
     assert_eq!(left(), [1, 1]);
 }
 
 /// Runs the action on one event; its result, and what Odoo shows afterwards.
 async fn run_action(odoo: &Odoo, event: Value) -> (Value, Value) {
-    let login = settings(odoo, "").login;
+    let login = sink_settings(odoo, "").login;
     let mut client = Client::new(login, tls::client_config(None).unwrap()).unwrap();
     let context = json!({ "context": { "mailtrail_events": [event] } });
     let answer = client.call("ir.actions.server", "run", json!([[1]]), context).await.unwrap();
@@ -745,7 +762,7 @@ async fn run_action(odoo: &Odoo, event: Value) -> (Value, Value) {
 }
 
 #[tokio::test]
-async fn rows_of_other_transactions_are_neither_written_nor_waited_for() {
+async fn skips_rows_locked_by_other_transactions() {
     let message_id = "<1-openerp-1@vm>";
     let event = |status: &str| {
         json!({ "message_id": message_id, "email": "a@example.net", "status": status, "reason": "550",
@@ -769,7 +786,7 @@ async fn rows_of_other_transactions_are_neither_written_nor_waited_for() {
         (10, json!({ "moved": { "mail.notification": [1] } }), None, "sent", "sent"),
         (11, json!({ "moved": { "res.partner": [1] } }), None, "sent", "sent"),
     ] {
-        let odoo = prepared();
+        let odoo = odoo_with_action();
         let message = odoo.make("mail.message", json!({ "message_id": message_id }));
         let mail = mail.map(|state| odoo.make("mail.mail", json!({ "state": state })));
         let mail_id = json!(mail.map_or(json!(false), |id| json!(id)));
@@ -814,8 +831,8 @@ async fn rows_of_other_transactions_are_neither_written_nor_waited_for() {
 }
 
 #[tokio::test]
-async fn a_row_of_another_transaction_does_not_hold_its_neighbours_in_the_same_call() {
-    let odoo = prepared();
+async fn locked_row_does_not_block_others_in_same_call() {
+    let odoo = odoo_with_action();
     odoo.weather(json!({ "moved": { "mail.notification": [2] }, "blacklisting": ["p3@example.net"] }));
     let mut events = Vec::new();
     for number in 1..=4 {
@@ -832,7 +849,7 @@ async fn a_row_of_another_transaction_does_not_hold_its_neighbours_in_the_same_c
             "complained": number == 3 }),
         );
     }
-    let mut client = Client::new(settings(&odoo, "").login, tls::client_config(None).unwrap()).unwrap();
+    let mut client = Client::new(sink_settings(&odoo, "").login, tls::client_config(None).unwrap()).unwrap();
     let context = json!({ "context": { "mailtrail_events": events } });
     let answer = client.call("ir.actions.server", "run", json!([[1]]), context).await.unwrap();
     assert_eq!(answer["results"], json!(["changed", "later", "later", "changed"]));
@@ -844,25 +861,26 @@ async fn a_row_of_another_transaction_does_not_hold_its_neighbours_in_the_same_c
 }
 
 #[tokio::test]
-async fn an_open_transaction_of_odoo_s_is_left_alone_and_the_event_comes_again() {
-    let odoo = prepared();
-    let mut scene = Scene::new(Script::new(), &sink(&odoo, "")).await;
-    begun(&scene).await;
-    let held = Mail::send(&scene, &odoo, 1).await;
+async fn retries_event_of_row_in_open_transaction() {
+    let odoo = odoo_with_action();
+    let mut scene = Scene::new(Script::new(), &sink_config(&odoo, "")).await;
+    wait_sink_started(&scene).await;
+    let held = OdooMail::send(&scene, &odoo, 1).await;
     let queued = odoo.make("mail.mail", json!({ "state": "outgoing" }));
     odoo.change("mailing.trace", held.trace, json!({ "trace_status": "outgoing", "mail_mail_id": queued }));
     odoo.weather(json!({ "open": { "mailing.trace": [held.trace] } }));
     scene.settled(held.id).await;
-    held.report(&scene, Kind::Bounced).await;
-    let free = Mail::send(&scene, &odoo, 2).await;
+    held.put_event(&scene, EventKind::Bounced).await;
+    let free = OdooMail::send(&scene, &odoo, 2).await;
     scene.settled(free.id).await;
-    free.report(&scene, Kind::Delivered).await;
-    let failure = |mail: &Mail| odoo.record("mail.notification", mail.notification)["failure_reason"].clone();
+    free.put_event(&scene, EventKind::Delivered).await;
+    let failure =
+        |mail: &OdooMail| odoo.record("mail.notification", mail.notification)["failure_reason"].clone();
     scene.until("its neighbour", || failure(&free) == "mailtrail: delivered").await;
-    caught_up(&scene).await;
+    wait_sink_caught_up(&scene).await;
     scene.until("the delay", || scene.store().count_delayed("odoo").unwrap() == 1).await;
     assert_eq!(odoo.state()["broken"], json!([]), "Odoo's own transaction fails");
-    assert_eq!(held.shown(&odoo.state())["bounces"], 0);
+    assert_eq!(held.shown_in_odoo(&odoo.state())["bounces"], 0);
     // A delay survives a restart, also without the ledger.
     scene.stop().await;
     std::fs::remove_dir_all(scene.config.data_dir.join("ledger")).unwrap();
@@ -871,101 +889,101 @@ async fn an_open_transaction_of_odoo_s_is_left_alone_and_the_event_comes_again()
     odoo.weather(json!({}));
     odoo.change("mail.mail", queued, json!({ "state": "sent" }));
     odoo.change("mailing.trace", held.trace, json!({ "trace_status": "sent" }));
-    scene.until("the delayed event", || held.shown(&odoo.state())["trace"] == "bounce").await;
+    scene.until("the delayed event", || held.shown_in_odoo(&odoo.state())["trace"] == "bounce").await;
     scene.until("the end of the delay", || scene.store().count_delayed("odoo").unwrap() == 0).await;
-    assert_eq!(held.shown(&odoo.state())["bounces"], 1);
+    assert_eq!(held.shown_in_odoo(&odoo.state())["bounces"], 1);
     scene.stop().await;
 }
 
 #[tokio::test]
-async fn mail_that_only_has_a_message_is_done_at_once_and_without_a_warning() {
+async fn mail_with_message_only_is_done_without_warning() {
     let log = Log::default();
     let _logging = log.listen();
-    let odoo = prepared();
-    let mut scene = Scene::new(Script::new(), &sink(&odoo, "")).await;
-    begun(&scene).await;
+    let odoo = odoo_with_action();
+    let mut scene = Scene::new(Script::new(), &sink_config(&odoo, "")).await;
+    wait_sink_started(&scene).await;
     for number in 1..=3 {
         let message_id = format!("<{number}-openerp-private@vm>");
         odoo.make("mail.message", json!({ "message_id": message_id }));
-        let id = put(&scene, number, "reset@example.net", &message_id).await;
+        let id = enqueue(&scene, number, "reset@example.net", &message_id).await;
         scene.settled(id).await;
     }
-    caught_up(&scene).await;
+    wait_sink_caught_up(&scene).await;
     assert_eq!(scene.store().count_delayed("odoo").unwrap(), 0);
     assert!(log.lines("a sink takes nothing").is_empty(), "{:#?}", log.lines("WARN"));
     scene.stop().await;
 }
 
 #[tokio::test]
-async fn mail_that_odoo_never_commits_delays_nothing_else_and_warns_of_nothing() {
+async fn uncommitted_mail_delays_nothing_and_logs_no_warning() {
     let log = Log::default();
     let _logging = log.listen();
-    let odoo = prepared();
-    let mut scene = Scene::new(Script::new(), &sink(&odoo, "")).await;
-    begun(&scene).await;
-    let lost = put(&scene, 9, "reset@example.net", "<9-openerp-private@vm>").await;
+    let odoo = odoo_with_action();
+    let mut scene = Scene::new(Script::new(), &sink_config(&odoo, "")).await;
+    wait_sink_started(&scene).await;
+    let lost = enqueue(&scene, 9, "reset@example.net", "<9-openerp-private@vm>").await;
     scene.settled(lost).await;
-    let mail = Mail::send(&scene, &odoo, 1).await;
+    let mail = OdooMail::send(&scene, &odoo, 1).await;
     scene.settled(mail.id).await;
     // The cursor goes on, and stays where it is.
-    caught_up(&scene).await;
-    assert_eq!(mail.shown(&odoo.state())["status"], "pending");
+    wait_sink_caught_up(&scene).await;
+    assert_eq!(mail.shown_in_odoo(&odoo.state())["status"], "pending");
     assert_eq!(scene.store().count_delayed("odoo").unwrap(), 1);
     assert!(log.lines("a sink takes nothing").is_empty(), "{:#?}", log.lines("WARN"));
     scene.stop().await;
 }
 
 #[tokio::test]
-async fn what_the_provider_accepted_is_not_written_a_second_time() {
-    let odoo = prepared();
-    let mut scene = Scene::new(Script::new(), &sink(&odoo, "")).await;
-    begun(&scene).await;
-    let mail = Mail::send(&scene, &odoo, 1).await;
+async fn accepted_event_is_not_written_again() {
+    let odoo = odoo_with_action();
+    let mut scene = Scene::new(Script::new(), &sink_config(&odoo, "")).await;
+    wait_sink_started(&scene).await;
+    let mail = OdooMail::send(&scene, &odoo, 1).await;
     scene.settled(mail.id).await;
-    caught_up(&scene).await;
+    wait_sink_caught_up(&scene).await;
     let before = odoo.called("bot ir.actions.server.run");
-    mail.report(&scene, Kind::Accepted).await;
-    caught_up(&scene).await;
+    mail.put_event(&scene, EventKind::Accepted).await;
+    wait_sink_caught_up(&scene).await;
     assert_eq!(odoo.called("bot ir.actions.server.run"), before);
     scene.stop().await;
 }
 
 #[tokio::test]
-async fn an_event_of_an_earlier_send_leaves_the_newer_one_as_it_is() {
-    let odoo = prepared();
-    let mut scene = Scene::new(Script::new(), &sink(&odoo, "")).await;
-    begun(&scene).await;
-    let start = scene.store().handed("odoo").unwrap().unwrap().0;
-    let mail = Mail::send(&scene, &odoo, 1).await;
+async fn event_of_earlier_message_keeps_newer_status() {
+    let odoo = odoo_with_action();
+    let mut scene = Scene::new(Script::new(), &sink_config(&odoo, "")).await;
+    wait_sink_started(&scene).await;
+    let start = scene.store().sink_position("odoo").unwrap().unwrap().0;
+    let mail = OdooMail::send(&scene, &odoo, 1).await;
     scene.settled(mail.id).await;
-    mail.report(&scene, Kind::Opened).await;
-    mail.report(&scene, Kind::Bounced).await;
-    caught_up(&scene).await;
-    assert_eq!(mail.shown(&odoo.state())["bounces"], 1);
+    mail.put_event(&scene, EventKind::Opened).await;
+    mail.put_event(&scene, EventKind::Bounced).await;
+    wait_sink_caught_up(&scene).await;
+    assert_eq!(mail.shown_in_odoo(&odoo.state())["bounces"], 1);
     // Odoo's Resend: the same Message-ID.
     let none = json!({ "notification_status": "sent", "failure_type": false, "failure_reason": false });
     odoo.change("mail.notification", mail.notification, none);
     odoo.change("mailing.trace", mail.trace, json!({ "trace_status": "sent", "open_datetime": false }));
     let message_id = "<1.2.1-openerp-1-crm.lead@vm>";
     // To another recipient of the same message it is sent once.
-    let other = put(&scene, 8, "other@example.net", message_id).await;
-    let again = put(&scene, 9, &mail.email, message_id).await;
+    let other = enqueue(&scene, 8, "other@example.net", message_id).await;
+    let again = enqueue(&scene, 9, &mail.email, message_id).await;
     scene.settled(other).await;
     scene.settled(again).await;
-    caught_up(&scene).await;
-    scene.store().rewind("odoo", start);
-    mail.report(&scene, Kind::Complained).await;
-    let complained = || mail.shown(&odoo.state())["blacklisted"] == 1;
+    wait_sink_caught_up(&scene).await;
+    scene.store().request_rewind("odoo", start);
+    mail.put_event(&scene, EventKind::Complained).await;
+    let complained = || mail.shown_in_odoo(&odoo.state())["blacklisted"] == 1;
     scene.until("the complaint, which is about the address", complained).await;
-    caught_up(&scene).await;
-    let shown = mail.shown(&odoo.state());
+    wait_sink_caught_up(&scene).await;
+    let shown = mail.shown_in_odoo(&odoo.state());
     assert_eq!(
         [&shown["status"], &shown["bounces"], &shown["trace"], &shown["opened"]],
         [&json!("pending"), &json!(1), &json!("sent"), &json!(false)]
     );
     // The newer one's own bounce counts.
-    Mail { id: again, ..mail }.report(&scene, Kind::Bounced).await;
-    caught_up(&scene).await;
+    OdooMail { id: again, ..mail }.put_event(&scene, EventKind::Bounced).await;
+    wait_sink_caught_up(&scene).await;
     let record = odoo.record("mail.notification", 1);
     assert_eq!(
         (&record["notification_status"], &odoo.record("res.partner", 1)["message_bounce"]),
@@ -975,10 +993,10 @@ async fn an_event_of_an_earlier_send_leaves_the_newer_one_as_it_is() {
 }
 
 #[tokio::test]
-async fn mails_that_failed_while_the_relay_stopped_go_out_again() {
-    let odoo = prepared();
+async fn retries_odoo_mails_that_failed_during_stop() {
+    let odoo = odoo_with_action();
     let refused = format!("SMTPSenderRefused: (421, b'{}', 'bounce@example.com')", Reply::Stopping.text());
-    let now = Timestamp::from_seconds(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs());
+    let now = Timestamp::from_secs(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs());
     let now: String = now.to_string().replace('T', " ").chars().take(19).collect();
     let make = |state: &str, reason: &str, at: &str| {
         odoo.make("mail.mail", json!({ "state": state, "failure_reason": reason, "write_date": at }))
@@ -990,7 +1008,7 @@ async fn mails_that_failed_while_the_relay_stopped_go_out_again() {
         make("cancel", &refused, &now),
     ];
     let before = others.map(|mail| odoo.record("mail.mail", mail));
-    let mut scene = Scene::new(Script::new(), &sink(&odoo, "")).await;
+    let mut scene = Scene::new(Script::new(), &sink_config(&odoo, "")).await;
     scene.until("the mail", || odoo.record("mail.mail", failed)["state"] == "outgoing").await;
     assert_eq!(others.map(|mail| odoo.record("mail.mail", mail)), before);
     assert_eq!(odoo.record("ir.cron", 1)["triggered"], 1);

@@ -22,13 +22,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-fn lines(path: &Path) -> Vec<Value> {
+fn read_json_lines(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// What a mail's whole way is called, in its order.
-fn kinds(items: &[Value], id: &str) -> Vec<String> {
+fn event_types_of(items: &[Value], id: &str) -> Vec<String> {
     let own = items.iter().filter(|item| item["data"]["id"] == id);
     own.map(|item| item["type"].as_str().unwrap().to_owned()).collect()
 }
@@ -42,13 +42,13 @@ fn assert_each_once(items: &[Value]) {
 }
 
 #[tokio::test]
-async fn a_file_has_every_fact_once_and_in_order_over_restarts() {
+async fn file_sink_has_every_event_once_in_order_over_restarts() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events.jsonl");
     let settings = format!("[[sink]]\nkind = \"file\"\npath = {:?}", path.display().to_string());
     let mut scene = Scene::new(Script::new(), &settings).await;
     // One that is new hears of what comes.
-    let stands = || scene.store().handed("file").unwrap().is_some();
+    let stands = || scene.store().sink_position("file").unwrap().is_some();
     scene.until("the sink", stands).await;
     let mut ids = Vec::new();
     for number in 1..=3 {
@@ -56,17 +56,17 @@ async fn a_file_has_every_fact_once_and_in_order_over_restarts() {
             ids.push(id);
         }
         let relayed = |ids: &[_]| {
-            ids.iter().all(|id| scene.find(*id).is_some_and(|trail| !trail.recipients[0].waits()))
+            ids.iter().all(|id| scene.find(*id).is_some_and(|trail| !trail.recipients[0].is_pending()))
         };
         scene.until("all mail", || relayed(&ids)).await;
-        scene.until("all lines", || lines(&path).len() == ids.len() * 2).await;
+        scene.until("all lines", || read_json_lines(&path).len() == ids.len() * 2).await;
         scene.stop().await;
         scene.start().await;
     }
-    let items = lines(&path);
+    let items = read_json_lines(&path);
     assert_each_once(&items);
     for id in &ids {
-        assert_eq!(kinds(&items, &id.to_string()), ["mail.accepted", "mail.relayed"]);
+        assert_eq!(event_types_of(&items, &id.to_string()), ["mail.accepted", "mail.relayed"]);
     }
     let last = &items[items.len() - 1]["data"];
     assert_eq!(
@@ -77,7 +77,7 @@ async fn a_file_has_every_fact_once_and_in_order_over_restarts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_endpoint_that_is_down_for_a_day_hears_everything_in_order() {
+async fn http_sink_delivers_in_order_after_outage_of_a_day() {
     let log = Log::default();
     let _logging = log.listen();
     let up = Arc::new(AtomicBool::new(true));
@@ -89,13 +89,13 @@ async fn an_endpoint_that_is_down_for_a_day_hears_everything_in_order() {
     })
     .await;
     let settings = format!(
-        "[[sink]]\nname = \"hook\"\nkind = \"http\"\nurl = \"http://{}/mail\"\nsecret = [\"{SECRET}\", \"plain text\"]\n\
+        "[[sink]]\nname = \"hook\"\nkind = \"http\"\nurl = \"http://{}/mail\"\nsecret = [\"{SINK_SECRET}\", \"plain text\"]\n\
          allow_private = true\nevents = [\"accepted\"]",
         endpoint.address
     );
     let server = Server::start(Script::new()).await;
     let mut scene = Scene::in_leaps(server, &settings).await;
-    scene.until("the sink", || scene.store().handed("hook").unwrap().is_some()).await;
+    scene.until("the sink", || scene.store().sink_position("hook").unwrap().is_some()).await;
     let mut ids = vec![scene.put(1, &["a@example.net"]).await];
     scene.until("the first", || endpoint.count() == 1).await;
     up.store(false, Ordering::SeqCst);
@@ -128,7 +128,7 @@ async fn an_endpoint_that_is_down_for_a_day_hears_everything_in_order() {
             &request.body,
         ]
         .join(&b'.');
-        let keys = [BASE64_STANDARD.decode(&SECRET[6..]).unwrap(), b"plain text".to_vec()];
+        let keys = [BASE64_STANDARD.decode(&SINK_SECRET[6..]).unwrap(), b"plain text".to_vec()];
         let signatures = keys.map(|key| {
             let mac = Hmac::<Sha256>::new_from_slice(&key).unwrap().chain_update(&signed);
             format!("v1,{}", BASE64_STANDARD.encode(mac.finalize().into_bytes()))
@@ -141,7 +141,7 @@ async fn an_endpoint_that_is_down_for_a_day_hears_everything_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_never_taken_is_put_aside_and_the_rest_goes_on() {
+async fn rejected_event_becomes_dead_letter_and_others_continue() {
     let endpoint = http::Server::start(|_, request| {
         let poison = memchr::memmem::find(&request.body, b"poison@example.net").is_some();
         Act::Answer(if poison { 400 } else { 200 }, String::new())
@@ -154,7 +154,7 @@ async fn what_is_never_taken_is_put_aside_and_the_rest_goes_on() {
     );
     let server = Server::start(Script::new()).await;
     let mut scene = Scene::in_leaps(server, &settings).await;
-    scene.until("the sink", || scene.store().handed("http").unwrap().is_some()).await;
+    scene.until("the sink", || scene.store().sink_position("http").unwrap().is_some()).await;
     scene.send(1, &["a@example.net"]).await;
     let poison = scene.send(2, &["poison@example.net"]).await;
     scene.send(3, &["b@example.net"]).await;
@@ -164,15 +164,15 @@ async fn what_is_never_taken_is_put_aside_and_the_rest_goes_on() {
     };
     scene.until("the last", || heard("b@example.net") == 1).await;
     assert_eq!(heard("\"a@example.net\""), 1);
-    let refused = scene.store().refused("http", 10).unwrap();
+    let refused = scene.store().sink_dead_letters("http", 10).unwrap();
     let [refused] = &refused[..] else { panic!("{refused:?}") };
-    assert!(refused.why.starts_with("given up after 3"), "{}", refused.why);
-    assert_eq!(refused.entry.as_ref().unwrap().id, Some(poison));
+    assert!(refused.reason.starts_with("given up after 3"), "{}", refused.reason);
+    assert_eq!(refused.entry.as_ref().unwrap().tracking_id, Some(poison));
     scene.stop().await;
 }
 
 #[tokio::test]
-async fn private_addresses_are_not_posted_to_unasked() {
+async fn refuses_private_addresses_by_default() {
     let log = Log::default();
     let _logging = log.listen();
     let endpoint = http::Server::start(|_, _| Act::Answer(200, String::new())).await;
@@ -183,7 +183,7 @@ async fn private_addresses_are_not_posted_to_unasked() {
     );
     let mut scene = Scene::new(Script::new(), &settings).await;
     for sink in ["literal", "named"] {
-        scene.until("the sink", || scene.store().handed(sink).unwrap().is_some()).await;
+        scene.until("the sink", || scene.store().sink_position(sink).unwrap().is_some()).await;
     }
     scene.send(1, &["a@example.net"]).await;
     scene.until("both refusals", || log.lines("allow_private = true").len() >= 2).await;
@@ -191,29 +191,29 @@ async fn private_addresses_are_not_posted_to_unasked() {
     scene.stop().await;
 }
 
-const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+const SINK_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 #[tokio::test]
-async fn who_is_told_again_hears_the_same_with_the_same_ids() {
+async fn replay_delivers_same_events_with_same_ids() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events.jsonl");
     let settings = format!("[[sink]]\nkind = \"file\"\npath = {:?}", path.display().to_string());
     let mut scene = Scene::new(Script::new(), &settings).await;
-    scene.until("the sink", || scene.store().handed("file").unwrap().is_some()).await;
-    let start = scene.store().handed("file").unwrap().unwrap().0;
+    scene.until("the sink", || scene.store().sink_position("file").unwrap().is_some()).await;
+    let start = scene.store().sink_position("file").unwrap().unwrap().0;
     scene.send_many(1..=5).await;
-    scene.until("all lines", || lines(&path).len() == 10).await;
-    let first = lines(&path);
-    let stands = || scene.store().handed("file").unwrap().unwrap().0;
+    scene.until("all lines", || read_json_lines(&path).len() == 10).await;
+    let first = read_json_lines(&path);
+    let stands = || scene.store().sink_position("file").unwrap().unwrap().0;
     let has_all = || {
-        let (parcels, _) = scene.store().outbox(stands(), 100).unwrap();
+        let (parcels, _) = scene.store().read_from(stands(), 100).unwrap();
         parcels.iter().all(|parcel| parcel.entries.is_empty())
     };
     scene.until("its note", has_all).await;
     let before = stands();
-    scene.store().rewind("file", start);
-    scene.until("all lines again", || lines(&path).len() == 20).await;
-    assert_eq!(lines(&path)[10..], first[..]);
+    scene.store().request_rewind("file", start);
+    scene.until("all lines again", || read_json_lines(&path).len() == 20).await;
+    assert_eq!(read_json_lines(&path)[10..], first[..]);
     // A sink that has everything writes nothing to the journal.
     scene.until("its note", || stands() > before).await;
     let end = scene.store().log_end().unwrap();

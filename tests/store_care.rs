@@ -5,7 +5,7 @@
 mod support;
 
 use mailtrail_store::Store;
-use mailtrail_trail::State;
+use mailtrail_trail::RecipientState;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -18,23 +18,23 @@ use support::sink::Sink;
 use tokio::task::JoinHandle;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_copy_made_under_traffic_has_all_that_was_promised_before() {
+async fn backup_under_traffic_has_all_accepted_messages() {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
     process.start().await;
-    let finished = finished(&process, 20).await;
-    let traffic = Traffic::start(&process).await;
-    let promised = traffic.promised();
+    let finished = submit_and_wait_relayed(&process, 20).await;
+    let traffic = MaintenanceTraffic::start(&process).await;
+    let promised = traffic.accepted_ids();
     let place = tempfile::tempdir().unwrap();
     let copy = place.path().join("monday");
     let said = process.ask(&["--json", "store", "backup", copy.to_str().unwrap()]).await;
     assert_eq!(said.code, 0, "{}", said.err);
     let [line] = &said.json()[..] else { unreachable!("{}", said.out) };
     assert_eq!((&line["step"], &line["directory"]), (&"backed-up".into(), &copy.to_str().unwrap().into()));
-    assert!(traffic.end().await.len() > promised.len(), "mail came meanwhile");
+    assert!(traffic.stop().await.len() > promised.len(), "mail came meanwhile");
     assert!(process.log().contains("an operator has the store copied") && process.log().contains("uid "));
-    only_for_its_owner(place.path());
-    assert_eq!(names(place.path()), ["monday"], "nothing unfinished is left");
+    assert_owner_only(place.path());
+    assert_eq!(file_names(place.path()), ["monday"], "nothing unfinished is left");
     let (certificate, its_copy) = (process.data().join("tls/relay.pem"), copy.join("tls/relay.pem"));
     assert_eq!(std::fs::read(certificate).unwrap(), std::fs::read(its_copy).unwrap());
 
@@ -42,17 +42,17 @@ async fn a_copy_made_under_traffic_has_all_that_was_promised_before() {
     let elsewhere = Sink::start().await;
     let mut restored = Process::new(&elsewhere);
     std::fs::rename(&copy, restored.data()).unwrap();
-    assert_eq!(trails(&restored, &finished).await, trails(&process, &finished).await);
+    assert_eq!(read_trails(&restored, &finished).await, read_trails(&process, &finished).await);
     let said = restored.ask(&["store", "verify"]).await;
     assert_eq!((said.code, said.out.contains("the store is whole")), (0, true), "{} {}", said.out, said.err);
     restored.start().await;
-    all_are_relayed(restored.settle().await, &promised);
-    assert_eq!(trails(&restored, &finished).await, trails(&process, &finished).await);
+    assert_all_relayed(restored.settle().await, &promised);
+    assert_eq!(read_trails(&restored, &finished).await, read_trails(&process, &finished).await);
 }
 
 /// Root, who may, leaves nothing behind that the relay's user cannot read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_of_another_user_is_not_changed_without_the_relay() {
+async fn refuses_offline_changes_to_store_of_another_user() {
     if !rustix::process::geteuid().is_root() {
         println!("skipped: only root could");
         return;
@@ -60,7 +60,7 @@ async fn a_store_of_another_user_is_not_changed_without_the_relay() {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
     process.start().await;
-    finished(&process, 1).await;
+    submit_and_wait_relayed(&process, 1).await;
     assert!(process.terminate().await.success());
     std::os::unix::fs::chown(process.data(), Some(12_345), Some(12_346)).unwrap();
     for order in [&["erase", "ada@example.net"][..], &["store", "rebuild"]] {
@@ -73,11 +73,11 @@ async fn a_store_of_another_user_is_not_changed_without_the_relay() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_copy_goes_nowhere_where_something_is() {
+async fn backup_refuses_nonempty_target() {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
     process.start().await;
-    let ids = finished(&process, 3).await;
+    let ids = submit_and_wait_relayed(&process, 3).await;
     let place = tempfile::tempdir().unwrap();
     let path = |name: &str| place.path().join(name);
     std::fs::create_dir(path("empty")).unwrap();
@@ -96,12 +96,12 @@ async fn a_copy_goes_nowhere_where_something_is() {
             assert_eq!((said.code, &*said.out), (1, ""), "{target:?}");
             assert!(said.err.contains(words), "{target:?}: {}", said.err);
         }
-        assert_eq!(names(place.path()), ["empty", "file", "full"]);
+        assert_eq!(file_names(place.path()), ["empty", "file", "full"]);
         let said = process.ask(&["store", "backup", path("empty").to_str().unwrap()]).await;
         assert_eq!(said.code, 0, "{}", said.err);
         let restored = Process::new(&sink);
         std::fs::rename(path("empty"), restored.data()).unwrap();
-        assert_eq!(trails(&restored, &ids).await, trails(&process, &ids).await);
+        assert_eq!(read_trails(&restored, &ids).await, read_trails(&process, &ids).await);
         std::fs::create_dir(path("empty")).unwrap();
         if running {
             assert!(process.terminate().await.success());
@@ -111,19 +111,19 @@ async fn a_copy_goes_nowhere_where_something_is() {
 
 /// Mail that waits, in three segments, the first two sealed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn damage_is_found_named_and_told_what_it_costs() {
+async fn verify_names_damage_and_its_consequences() {
     let mut process = Process::toward(free_port(), "");
     let mut ids = Vec::new();
     for name in ["first", "second", "third"] {
         process.start().await;
-        ids.push(submit(&process, name).await);
-        assert_eq!(verified(&process).await, (0, vec![]), "{name}");
+        ids.push(submit_message(&process, name).await);
+        assert_eq!(run_verify(&process).await, (0, vec![]), "{name}");
         assert!(process.terminate().await.success());
     }
-    assert_eq!(verified(&process).await, (0, vec![]));
+    assert_eq!(run_verify(&process).await, (0, vec![]));
     let path = |number: u32| process.data().join(format!("journal/{number:010}.seg"));
     let whole: Vec<_> = (1..=2).map(|number| std::fs::read(path(number)).unwrap()).collect();
-    let body = find(&whole[0], b"Subject: first");
+    let body = find_bytes(&whole[0], b"Subject: first");
     let flipped = |at: usize| {
         let mut bytes = whole[0].clone();
         bytes[at] ^= 1;
@@ -139,11 +139,11 @@ async fn damage_is_found_named_and_told_what_it_costs() {
     ];
     for (what, segment, left, at, bytes, lost) in cases {
         match left {
-            Some(left) => write(&path(segment), &left),
+            Some(left) => write_file(&path(segment), &left),
             None => std::fs::remove_file(path(segment)).unwrap(),
         }
         for _ in 0..2 {
-            let (code, found) = verified(&process).await;
+            let (code, found) = run_verify(&process).await;
             assert_eq!((code, found.len()), (4, 1), "{what}: {found:?}");
             let hole = &found[0];
             assert_eq!((&hole["step"], &hole["segment"]), (&"damaged".into(), &segment.into()), "{what}");
@@ -171,43 +171,43 @@ async fn damage_is_found_named_and_told_what_it_costs() {
             "{what}: {}",
             said.err
         );
-        assert_eq!(trails(&process, &ids).await.len(), 3);
-        (1..).zip(&whole).for_each(|(number, bytes)| write(&path(number), bytes));
-        assert_eq!(verified(&process).await, (0, vec![]), "{what}");
+        assert_eq!(read_trails(&process, &ids).await.len(), 3);
+        (1..).zip(&whole).for_each(|(number, bytes)| write_file(&path(number), bytes));
+        assert_eq!(run_verify(&process).await, (0, vec![]), "{what}");
     }
-    write(&path(1), &flipped(body));
+    write_file(&path(1), &flipped(body));
     let said = process.ask(&["--json", "store", "rebuild", "--despite-damage"]).await;
     assert_eq!((said.code, &said.json()[0]["step"]), (0, &"rebuilt".into()), "{}", said.err);
     assert_eq!(process.ask(&["trace", &ids[0]]).await.code, 1);
-    assert_eq!(trails(&process, &ids[1..]).await.len(), 2);
+    assert_eq!(read_trails(&process, &ids[1..]).await.len(), 2);
     // The daemon says the same of it.
     process.start().await;
-    let (code, found) = verified(&process).await;
+    let (code, found) = run_verify(&process).await;
     assert_eq!((code, found.len(), &found[0]["sends"]), (4, 1, &0.into()), "{found:?}");
     assert!(process.log().contains("the journal is damaged"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_kill_tore_off_is_no_damage() {
+async fn torn_tail_after_kill_is_no_damage() {
     for half_a_frame in [true, false] {
         let mut process = Process::toward(free_port(), "");
         process.start().await;
-        submit(&process, "first").await;
+        submit_message(&process, "first").await;
         process.kill();
         let path = process.data().join("journal/0000000001.seg");
         let mut bytes = std::fs::read(&path).unwrap();
         if half_a_frame {
             bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1);
             bytes.extend_from_within(60..110);
-            write(&path, &bytes);
+            write_file(&path, &bytes);
         } else {
             // A segment whose making was cut off.
-            write(&process.data().join("journal/0000000002.seg"), &[0; 60]);
+            write_file(&process.data().join("journal/0000000002.seg"), &[0; 60]);
         }
         for _ in 0..2 {
-            assert_eq!(verified(&process).await, (0, vec![]));
+            assert_eq!(run_verify(&process).await, (0, vec![]));
             process.start().await;
-            assert_eq!(verified(&process).await, (0, vec![]));
+            assert_eq!(run_verify(&process).await, (0, vec![]));
             assert_eq!(process.ask(&["store", "rebuild"]).await.code, 0);
             process.kill();
         }
@@ -215,101 +215,104 @@ async fn what_a_kill_tore_off_is_no_damage() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_new_ledger_under_traffic_says_the_same() {
+async fn rebuild_under_traffic_keeps_all_trails() {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
     process.start().await;
-    let finished = finished(&process, 20).await;
-    let before = trails(&process, &finished).await;
-    let ledgers = names(&process.data().join("ledger"));
-    let traffic = Traffic::start(&process).await;
+    let finished = submit_and_wait_relayed(&process, 20).await;
+    let before = read_trails(&process, &finished).await;
+    let ledgers = file_names(&process.data().join("ledger"));
+    let traffic = MaintenanceTraffic::start(&process).await;
     for _ in 0..3 {
         let said = process.ask(&["store", "rebuild"]).await;
         assert_eq!((said.code, said.out.contains("the ledger is new")), (0, true), "{}", said.err);
-        assert_eq!(trails(&process, &finished).await, before);
+        assert_eq!(read_trails(&process, &finished).await, before);
     }
-    assert_eq!(verified(&process).await, (0, vec![]));
-    let now = names(&process.data().join("ledger"));
+    assert_eq!(run_verify(&process).await, (0, vec![]));
+    let now = file_names(&process.data().join("ledger"));
     assert!(now.len() == 1 && now != ledgers, "{ledgers:?} became {now:?}");
     assert!(process.log().contains("an operator has the ledger made anew"));
-    let promised = traffic.end().await;
-    all_are_relayed(process.settle().await, &promised);
+    let promised = traffic.stop().await;
+    assert_all_relayed(process.settle().await, &promised);
     // The same while it stands.
-    assert_eq!(trails(&process, &finished).await, before);
+    assert_eq!(read_trails(&process, &finished).await, before);
     assert_eq!(process.ask(&["store", "rebuild"]).await.code, 0);
-    assert_eq!(trails(&process, &finished).await, before);
-    assert_eq!(verified(&process).await, (0, vec![]));
-    let again = names(&process.data().join("ledger"));
+    assert_eq!(read_trails(&process, &finished).await, before);
+    assert_eq!(run_verify(&process).await, (0, vec![]));
+    let again = file_names(&process.data().join("ledger"));
     assert!(again.len() == 1 && again != now, "{now:?} became {again:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_ledger_that_cannot_be_used_is_told_once() {
+async fn logs_unusable_ledger_once() {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
     process.start().await;
-    finished(&process, 3).await;
+    submit_and_wait_relayed(&process, 3).await;
     assert!(process.terminate().await.success());
     let ledger = process.data().join("ledger");
-    for entry in std::fs::read_dir(ledger.join(&names(&ledger)[0])).unwrap() {
+    for entry in std::fs::read_dir(ledger.join(&file_names(&ledger)[0])).unwrap() {
         let path = entry.unwrap().path();
         if path.is_file() {
-            write(&path, b"nothing of sled's");
+            write_file(&path, b"nothing of sled's");
         }
     }
-    let (code, found) = verified(&process).await;
+    let (code, found) = run_verify(&process).await;
     assert_eq!((code, found.len(), &found[0]["step"]), (4, 1, &"contradiction".into()), "{found:?}");
-    assert_eq!(verified(&process).await, (0, vec![]));
+    assert_eq!(run_verify(&process).await, (0, vec![]));
 }
 
 /// Clients that submit until they are told to end.
-struct Traffic {
-    shared: Arc<Shared>,
+struct MaintenanceTraffic {
+    shared: Arc<MaintenanceTrafficState>,
     clients: Vec<JoinHandle<()>>,
 }
 
 #[derive(Default)]
-struct Shared {
-    ended: AtomicBool,
+struct MaintenanceTrafficState {
+    is_stopping: AtomicBool,
     /// Tracking ids that were answered with 250.
-    promised: Mutex<Vec<String>>,
+    accepted: Mutex<Vec<String>>,
 }
 
-impl Traffic {
+impl MaintenanceTraffic {
     /// It is under way on return.
     async fn start(process: &Process) -> Self {
-        let (shared, address) = (Arc::new(Shared::default()), process.address(1));
+        let (shared, address) = (Arc::new(MaintenanceTrafficState::default()), process.address(1));
         let client = |_| {
             let shared = shared.clone();
             tokio::spawn(async move {
                 let mut client = Client::connect(address).await.unwrap();
-                while !shared.ended.load(Ordering::Relaxed) {
-                    let id = client.submit("a@example.com", &["b@example.net"], &message("x")).await.unwrap();
-                    shared.promised.lock().unwrap().push(id);
+                while !shared.is_stopping.load(Ordering::Relaxed) {
+                    let id = client
+                        .submit("a@example.com", &["b@example.net"], &sample_message("x"))
+                        .await
+                        .unwrap();
+                    shared.accepted.lock().unwrap().push(id);
                 }
             })
         };
         let traffic = Self { clients: (0..4).map(client).collect(), shared };
-        let under_way = || (traffic.promised().len() >= 40).then_some(());
+        let under_way = || (traffic.accepted_ids().len() >= 40).then_some(());
         support::eventually("traffic", under_way).await;
         traffic
     }
 
-    fn promised(&self) -> Vec<String> {
-        self.shared.promised.lock().unwrap().clone()
+    fn accepted_ids(&self) -> Vec<String> {
+        self.shared.accepted.lock().unwrap().clone()
     }
 
-    async fn end(self) -> Vec<String> {
-        self.shared.ended.store(true, Ordering::Relaxed);
+    async fn stop(self) -> Vec<String> {
+        self.shared.is_stopping.store(true, Ordering::Relaxed);
         for client in self.clients {
             client.await.unwrap();
         }
-        self.shared.promised.lock().unwrap().clone()
+        self.shared.accepted.lock().unwrap().clone()
     }
 }
 
 /// The exit code, and what is wrong.
-async fn verified(process: &Process) -> (i32, Vec<Value>) {
+async fn run_verify(process: &Process) -> (i32, Vec<Value>) {
     let said = process.ask(&["--json", "store", "verify"]).await;
     let mut lines = said.json();
     let last = lines.pop().unwrap_or_else(|| unreachable!("{}", said.err));
@@ -318,37 +321,40 @@ async fn verified(process: &Process) -> (i32, Vec<Value>) {
 }
 
 /// Submits so many and waits until they are relayed.
-async fn finished(process: &Process, messages: usize) -> Vec<String> {
+async fn submit_and_wait_relayed(process: &Process, messages: usize) -> Vec<String> {
     let mut ids = Vec::new();
     for _ in 0..messages {
-        ids.push(submit(process, "x").await);
+        ids.push(submit_message(process, "x").await);
     }
     let relayed = async {
-        while trails(process, &ids).await.values().any(|trail| trail["recipients"][0]["state"] != "relayed") {
-        }
+        while read_trails(process, &ids)
+            .await
+            .values()
+            .any(|trail| trail["recipients"][0]["state"] != "relayed")
+        {}
     };
     tokio::time::timeout(support::PATIENCE, relayed).await.unwrap();
     ids
 }
 
 /// The store is closed on return.
-fn all_are_relayed(store: Store, ids: &[String]) {
+fn assert_all_relayed(store: Store, ids: &[String]) {
     for id in ids {
-        let trail = store.trail(id.parse().unwrap()).unwrap().unwrap();
-        assert_eq!(trail.recipients[0].state(), State::Relayed, "{trail:?}");
+        let trail = store.load_trail(id.parse().unwrap()).unwrap().unwrap();
+        assert_eq!(trail.recipients[0].state(), RecipientState::Relayed, "{trail:?}");
     }
 }
 
-async fn submit(process: &Process, subject: &str) -> String {
+async fn submit_message(process: &Process, subject: &str) -> String {
     let mut client = Client::connect(process.address(1)).await.unwrap();
-    client.submit("a@example.com", &["b@example.net"], &message(subject)).await.unwrap()
+    client.submit("a@example.com", &["b@example.net"], &sample_message(subject)).await.unwrap()
 }
 
-fn message(subject: &str) -> String {
+fn sample_message(subject: &str) -> String {
     format!("From: a@example.com\r\nSubject: {subject}\r\n\r\nbody\r\n")
 }
 
-async fn trails(process: &Process, ids: &[String]) -> BTreeMap<String, Value> {
+async fn read_trails(process: &Process, ids: &[String]) -> BTreeMap<String, Value> {
     let mut trails = BTreeMap::new();
     for id in ids {
         let said = process.ask(&["--json", "trace", id]).await;
@@ -358,29 +364,29 @@ async fn trails(process: &Process, ids: &[String]) -> BTreeMap<String, Value> {
     trails
 }
 
-fn find(bytes: &[u8], wanted: &[u8]) -> usize {
+fn find_bytes(bytes: &[u8], wanted: &[u8]) -> usize {
     bytes.windows(wanted.len()).position(|window| window == wanted).unwrap()
 }
 
-fn write(path: &Path, bytes: &[u8]) {
+fn write_file(path: &Path, bytes: &[u8]) {
     std::fs::write(path, bytes).unwrap();
 }
 
-fn names(directory: &Path) -> Vec<String> {
+fn file_names(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).unwrap();
     let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
 
-fn only_for_its_owner(directory: &Path) {
-    let mut left: Vec<PathBuf> = names(directory).iter().map(|name| directory.join(name)).collect();
+fn assert_owner_only(directory: &Path) {
+    let mut left: Vec<PathBuf> = file_names(directory).iter().map(|name| directory.join(name)).collect();
     while let Some(path) = left.pop() {
         let metadata = std::fs::metadata(&path).unwrap();
         let expected = if metadata.is_dir() { 0o700 } else { 0o600 };
         assert_eq!(metadata.permissions().mode() & 0o777, expected, "{}", path.display());
         if metadata.is_dir() {
-            left.extend(names(&path).iter().map(|name| path.join(name)));
+            left.extend(file_names(&path).iter().map(|name| path.join(name)));
         }
     }
 }

@@ -11,9 +11,12 @@ mod support;
 use bytes::Bytes;
 use mailtrail::config::Config;
 use mailtrail_mail::{Lane, Timestamp, TrackingId};
-use mailtrail_trail::suppression::{Change, Listing, Policy, Reason, Source, of_event};
+use mailtrail_trail::suppression::{
+    EvidenceSource, Reason, SuppressionChange, SuppressionChangeKind, SuppressionMode, evidence_from_event,
+};
 use mailtrail_trail::{
-    Accepted, Event, Kind, Notice, Send, Source as FactSource, State, Via, Words, provider,
+    AcceptedMessage, Diagnostic, EventKind, EventSource, Message, ProviderEvent, ReceivedEvent,
+    RecipientState, TrailSource as FactSource, provider,
 };
 use scene::{Scene, states};
 use scripted::{Act, Script, Server};
@@ -24,17 +27,17 @@ use support::eventually;
 use support::process::Process;
 
 #[tokio::test]
-async fn a_suppressed_recipient_costs_no_send_and_others_get_theirs() {
+async fn suppressed_recipient_is_skipped_and_others_are_delivered() {
     let scene = Scene::of("plain", Script::new(), "").await;
     // Nobody here sent that mail: the domain's list knows the address all the same.
-    report(&scene, 1, "Gone@example.net", Kind::Bounced, "no such user").await;
+    put_sample_event(&scene, 1, "Gone@example.net", EventKind::Bounced, "no such user").await;
     let id = scene.send(1, &["gone@example.net"]).await;
     let trail = scene.settled(id).await;
-    assert_eq!(states(&trail), [State::Suppressed]);
+    assert_eq!(states(&trail), [RecipientState::Suppressed]);
     assert_eq!((scene.server.connections(), scene.server.heard().len()), (0, 0), "nobody was bothered");
-    let fact = trail.facts.last().unwrap();
-    assert_eq!((fact.what.word(), fact.source), ("suppressed", FactSource::Relay));
-    let reason = trail.recipients[0].reason().in_one_line().unwrap();
+    let fact = trail.events.last().unwrap();
+    assert_eq!((fact.kind.as_str(), fact.source), ("suppressed", FactSource::Relay));
+    let reason = trail.recipients[0].effective_diagnostic().to_line().unwrap();
     for part in [
         "5.7.1 not sent, on the suppression list: hard-bounce, since ",
         "by webhook of up: 5.1.1 no such user",
@@ -44,62 +47,81 @@ async fn a_suppressed_recipient_costs_no_send_and_others_get_theirs() {
     }
     let id = scene.send(2, &["a@example.net", "GONE@example.net", "b@example.net"]).await;
     let trail = scene.settled(id).await;
-    assert_eq!(states(&trail), [State::Relayed, State::Suppressed, State::Relayed]);
+    assert_eq!(
+        states(&trail),
+        [RecipientState::Relayed, RecipientState::Suppressed, RecipientState::Relayed]
+    );
     assert_eq!(scene.server.taken()[0].recipients, ["a@example.net", "b@example.net"]);
     assert!(scene.server.heard().iter().all(|line| !line.to_lowercase().contains("gone@")));
 }
 
 #[tokio::test]
-async fn the_unsubscribed_get_invoices_until_the_provider_keeps_one_back() {
+async fn unsubscribed_address_gets_transactional_mail_until_provider_blocks() {
     let scene = Scene::of("plain", Script::new(), "").await;
-    report(&scene, 1, "ada@example.net", Kind::Unsubscribed, "unsubscribed").await;
-    assert_eq!(sent(&scene, 1, "ada@example.net", Lane::Bulk).await, State::Suppressed);
-    assert_eq!(sent(&scene, 2, "ada@example.net", Lane::Transactional).await, State::Relayed);
-    let mut kept_back = event(&scene, 2, "ada@example.net", Kind::Suppressed, "Not delivering");
-    kept_back.words.code = Some(606);
-    take(&scene, kept_back).await;
-    assert_eq!(sent(&scene, 3, "ada@example.net", Lane::Transactional).await, State::Suppressed);
+    put_sample_event(&scene, 1, "ada@example.net", EventKind::Unsubscribed, "unsubscribed").await;
+    assert_eq!(
+        send_and_wait_state(&scene, 1, "ada@example.net", Lane::Bulk).await,
+        RecipientState::Suppressed
+    );
+    assert_eq!(
+        send_and_wait_state(&scene, 2, "ada@example.net", Lane::Transactional).await,
+        RecipientState::Relayed
+    );
+    let mut kept_back = sample_event(&scene, 2, "ada@example.net", EventKind::Suppressed, "Not delivering");
+    kept_back.diagnostic.code = Some(606);
+    put_event(&scene, kept_back).await;
+    assert_eq!(
+        send_and_wait_state(&scene, 3, "ada@example.net", Lane::Transactional).await,
+        RecipientState::Suppressed
+    );
     assert_eq!(scene.server.taken().len(), 1);
 }
 
 #[tokio::test]
-async fn soft_bounces_pause_mail_when_they_are_many() {
+async fn repeated_soft_bounces_suspend_mail() {
     let scene = Scene::of("plain", Script::new(), "").await;
     for number in 0..4 {
-        let mut full = event(&scene, number, "full@example.net", Kind::Bounced, "mailbox full");
-        full.words.enhanced = Some("5.2.2".into());
-        take(&scene, full.clone()).await;
-        take(&scene, full).await;
+        let mut full = sample_event(&scene, number, "full@example.net", EventKind::Bounced, "mailbox full");
+        full.diagnostic.enhanced_status = Some("5.2.2".into());
+        put_event(&scene, full.clone()).await;
+        put_event(&scene, full).await;
     }
     assert_eq!(
-        sent(&scene, 1, "full@example.net", Lane::Bulk).await,
-        State::Relayed,
+        send_and_wait_state(&scene, 1, "full@example.net", Lane::Bulk).await,
+        RecipientState::Relayed,
         "four, each told twice"
     );
-    report(&scene, 9, "full@example.net", Kind::Deferred, "greylisted").await;
-    assert_eq!(sent(&scene, 2, "full@example.net", Lane::Bulk).await, State::Relayed, "a deferral is none");
-    let mut full = event(&scene, 5, "full@example.net", Kind::Bounced, "mailbox full");
-    full.words.enhanced = Some("5.2.2".into());
-    take(&scene, full).await;
-    assert_eq!(sent(&scene, 3, "full@example.net", Lane::Transactional).await, State::Suppressed);
+    put_sample_event(&scene, 9, "full@example.net", EventKind::Deferred, "greylisted").await;
+    assert_eq!(
+        send_and_wait_state(&scene, 2, "full@example.net", Lane::Bulk).await,
+        RecipientState::Relayed,
+        "a deferral is none"
+    );
+    let mut full = sample_event(&scene, 5, "full@example.net", EventKind::Bounced, "mailbox full");
+    full.diagnostic.enhanced_status = Some("5.2.2".into());
+    put_event(&scene, full).await;
+    assert_eq!(
+        send_and_wait_state(&scene, 3, "full@example.net", Lane::Transactional).await,
+        RecipientState::Suppressed
+    );
 }
 
 #[tokio::test]
-async fn what_is_removed_gets_mail_again_also_after_late_events_restarts_and_rebuilds() {
+async fn removal_holds_after_late_events_restart_and_rebuild() {
     let mut scene = Scene::of("plain", Script::new(), "").await;
     for (number, address) in [(1, "gone@example.net"), (2, "back@example.net")] {
-        report(&scene, number, address, Kind::Bounced, "no such user").await;
+        put_sample_event(&scene, number, address, EventKind::Bounced, "no such user").await;
     }
-    let late = event(&scene, 3, "back@example.net", Kind::Complained, "spam");
-    let removal = Listing {
+    let late = sample_event(&scene, 3, "back@example.net", EventKind::Complained, "spam");
+    let removal = SuppressionChange {
         address: "Back@example.net".parse().unwrap(),
         list: None,
         at: scene.time.clock().now(),
         operator: "uid 0".into(),
-        change: Change::Remove { reason: None, words: String::new() },
+        kind: SuppressionChangeKind::Remove { reason: None, comment: String::new() },
     };
-    scene.store().list(removal).await.unwrap();
-    take(&scene, late).await;
+    scene.store().change_suppression(removal).await.unwrap();
+    put_event(&scene, late).await;
     for (number, rebuild) in [(1, false), (3, false), (5, true)] {
         if number > 1 {
             scene.stop().await;
@@ -108,36 +130,51 @@ async fn what_is_removed_gets_mail_again_also_after_late_events_restarts_and_reb
             }
             scene.start().await;
         }
-        assert_eq!(sent(&scene, number, "back@example.net", Lane::Bulk).await, State::Relayed);
-        assert_eq!(sent(&scene, number + 1, "gone@example.net", Lane::Bulk).await, State::Suppressed);
-        assert_eq!(scene.store().listed().unwrap(), 1);
+        assert_eq!(
+            send_and_wait_state(&scene, number, "back@example.net", Lane::Bulk).await,
+            RecipientState::Relayed
+        );
+        assert_eq!(
+            send_and_wait_state(&scene, number + 1, "gone@example.net", Lane::Bulk).await,
+            RecipientState::Suppressed
+        );
+        assert_eq!(scene.store().count_suppressed().unwrap(), 1);
     }
     // And what happens afterwards counts.
-    report(&scene, 0, "back@example.net", Kind::Complained, "spam").await;
-    assert_eq!(sent(&scene, 9, "back@example.net", Lane::Transactional).await, State::Suppressed);
+    put_sample_event(&scene, 0, "back@example.net", EventKind::Complained, "spam").await;
+    assert_eq!(
+        send_and_wait_state(&scene, 9, "back@example.net", Lane::Transactional).await,
+        RecipientState::Suppressed
+    );
 }
 
 #[tokio::test]
-async fn an_address_that_the_upstream_says_is_none_is_not_tried_twice() {
+async fn suppresses_address_after_permanent_address_rejection() {
     let script = Script::new()
         .to("gone@example.net", [Act::Say("550 5.1.1 no such user")])
         .to("spam@example.net", [Act::Say("550 5.7.1 we do not like you")]);
     let scene = Scene::of("plain", script, "").await;
     for number in [1, 2] {
-        assert_eq!(sent(&scene, number, "spam@example.net", Lane::Bulk).await, State::Bounced);
+        assert_eq!(
+            send_and_wait_state(&scene, number, "spam@example.net", Lane::Bulk).await,
+            RecipientState::Bounced
+        );
     }
-    assert_eq!(sent(&scene, 3, "gone@example.net", Lane::Bulk).await, State::Bounced);
-    scene.until("the entry", || scene.store().listed().unwrap() == 1).await;
+    assert_eq!(send_and_wait_state(&scene, 3, "gone@example.net", Lane::Bulk).await, RecipientState::Bounced);
+    scene.until("the entry", || scene.store().count_suppressed().unwrap() == 1).await;
     let heard = scene.said("RCPT");
-    assert_eq!(sent(&scene, 4, "gone@example.net", Lane::Transactional).await, State::Suppressed);
+    assert_eq!(
+        send_and_wait_state(&scene, 4, "gone@example.net", Lane::Transactional).await,
+        RecipientState::Suppressed
+    );
     assert_eq!(scene.said("RCPT"), heard);
-    let filed = scene.store().dossiers_of("gone@example.net").unwrap().remove(0);
-    let live = filed.dossier.live_of(Reason::HardBounce).unwrap();
-    assert_eq!((live.source.word(), &*live.words), ("attempt", "550 5.1.1 no such user"));
+    let filed = scene.store().evidence_for_address("gone@example.net").unwrap().remove(0);
+    let live = filed.evidence.active_for(Reason::HardBounce).unwrap();
+    assert_eq!((live.source.as_str(), &*live.diagnostic), ("attempt", "550 5.1.1 no such user"));
 }
 
 #[tokio::test]
-async fn upstreams_of_one_domain_know_the_same_and_others_do_not() {
+async fn upstreams_of_same_domain_share_suppressions() {
     let domain = "domain = \"mg.example.com\"\nusername = \"a\"\npassword = \"b\"\n";
     let twin = |config: &mut Config| {
         for (name, domain) in [("twin", "MG.example.com"), ("other", "other.example.com")] {
@@ -150,18 +187,24 @@ async fn upstreams_of_one_domain_know_the_same_and_others_do_not() {
     script.offers.push("AUTH PLAIN");
     let scene = Scene::changed("mailgun", script, domain, twin).await;
     for (number, (upstream, expected)) in
-        [("other", State::Relayed), ("twin", State::Suppressed)].into_iter().enumerate()
+        [("other", RecipientState::Relayed), ("twin", RecipientState::Suppressed)].into_iter().enumerate()
     {
         let address = format!("{upstream}@example.net");
-        let notice =
-            Notice { upstream: upstream.into(), ..notice(event(&scene, 1, &address, Kind::Bounced, "no")) };
-        scene.store().report(notice, Bytes::from("raw")).await.unwrap();
-        assert_eq!(sent(&scene, number as u64, &address, Lane::Bulk).await, expected, "{upstream}");
+        let notice = ReceivedEvent {
+            upstream: upstream.into(),
+            ..received_event(sample_event(&scene, 1, &address, EventKind::Bounced, "no"))
+        };
+        scene.store().put_event(notice, Bytes::from("raw")).await.unwrap();
+        assert_eq!(
+            send_and_wait_state(&scene, number as u64, &address, Lane::Bulk).await,
+            expected,
+            "{upstream}"
+        );
     }
 }
 
 #[tokio::test]
-async fn the_senders_fault_lists_no_recipient() {
+async fn sender_related_rejection_suppresses_no_recipient() {
     let scene = Scene::of("plain", Script::new(), "").await;
     for (number, (status, text)) in [
         (Some("5.1.7"), "bad sender mailbox syntax"),
@@ -184,25 +227,26 @@ async fn the_senders_fault_lists_no_recipient() {
     .into_iter()
     .enumerate()
     {
-        let mut event = event(&scene, number as u64, "ada@example.net", Kind::Bounced, text);
-        (event.words.code, event.words.enhanced) = (Some(550), status.map(str::to_owned));
-        take(&scene, event).await;
-        assert_eq!(scene.store().listed().unwrap(), 0, "{status:?} {text}");
+        let mut event = sample_event(&scene, number as u64, "ada@example.net", EventKind::Bounced, text);
+        (event.diagnostic.code, event.diagnostic.enhanced_status) = (Some(550), status.map(str::to_owned));
+        put_event(&scene, event).await;
+        assert_eq!(scene.store().count_suppressed().unwrap(), 0, "{status:?} {text}");
     }
     for (number, status) in ["5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1"].into_iter().enumerate() {
         let address = format!("a{number}@example.net");
-        let mut event = event(&scene, 0, &address, Kind::Bounced, "no");
-        event.words.enhanced = Some(status.into());
-        take(&scene, event).await;
-        assert_eq!(scene.store().listed().unwrap(), number as u64 + 1, "{status}");
+        let mut event = sample_event(&scene, 0, &address, EventKind::Bounced, "no");
+        event.diagnostic.enhanced_status = Some(status.into());
+        put_event(&scene, event).await;
+        assert_eq!(scene.store().count_suppressed().unwrap(), number as u64 + 1, "{status}");
     }
 }
 
 /// As the providers write it, in webhooks of each shape.
 #[test]
-fn only_the_providers_own_word_or_the_addresss_status_is_a_hard_bounce() {
-    let reported = Timestamp::from_seconds(1_789_387_200);
-    let reason = |event: &Event| of_event(event, Source::Webhook).map(|(reason, _)| reason);
+fn hard_bounce_needs_provider_reason_or_address_status() {
+    let reported = Timestamp::from_secs(1_789_387_200);
+    let reason =
+        |event: &ProviderEvent| evidence_from_event(event, EvidenceSource::Webhook).map(|(reason, _)| reason);
     let mailgun = |why: &str, code: u16, status: &str, text: &str| {
         let data = serde_json::json!({
             "event": "failed", "severity": "permanent", "reason": why, "recipient": "ada@example.net",
@@ -250,9 +294,9 @@ fn only_the_providers_own_word_or_the_addresss_status_is_a_hard_bounce() {
 
 /// Each row is one address: how it is listed, and how mail is sent there.
 #[tokio::test]
-async fn two_spellings_are_one_address_on_the_list() {
+async fn equivalent_spellings_are_one_suppressed_address() {
     let scene = Scene::of("plain", Script::new(), "").await;
-    for (number, (listed, sent_to)) in SPELLINGS.into_iter().enumerate() {
+    for (number, (listed, sent_to)) in EQUIVALENT_ADDRESSES.into_iter().enumerate() {
         let (mut one, mut other) = (listed, sent_to);
         for back in [false, true] {
             if back {
@@ -260,24 +304,30 @@ async fn two_spellings_are_one_address_on_the_list() {
             }
             let local = format!("{}{number}{back}", if back { "b" } else { "a" });
             let [one, other] = [one, other].map(|spelling| spelling.replace("LOCAL", &local));
-            let mut event = event(&scene, 1, &one, Kind::Bounced, "no such user");
-            event.words.enhanced = Some("5.1.1".into());
-            take(&scene, event).await;
-            let found = scene.store().dossiers_of(&other).unwrap();
+            let mut event = sample_event(&scene, 1, &one, EventKind::Bounced, "no such user");
+            event.diagnostic.enhanced_status = Some("5.1.1".into());
+            put_event(&scene, event).await;
+            let found = scene.store().evidence_for_address(&other).unwrap();
             assert_eq!(found.len(), 1, "{one} {other}");
             let to: Result<mailtrail_mail::Mailbox, _> = other.parse();
             let folded = to.unwrap().folded();
-            assert!(scene.store().dossier(&folded, "up").unwrap().unwrap().is_listed(), "{one} {other}");
+            assert!(
+                scene.store().suppression_evidence(&folded, "up").unwrap().unwrap().is_listed(),
+                "{one} {other}"
+            );
         }
     }
-    let mut event = event(&scene, 1, "Ada@B\u{fc}cher.example", Kind::Bounced, "no such user");
-    event.words.enhanced = Some("5.1.1".into());
-    take(&scene, event).await;
-    assert_eq!(sent(&scene, 1, "ada@xn--bcher-kva.example", Lane::Bulk).await, State::Suppressed);
+    let mut event = sample_event(&scene, 1, "Ada@B\u{fc}cher.example", EventKind::Bounced, "no such user");
+    event.diagnostic.enhanced_status = Some("5.1.1".into());
+    put_event(&scene, event).await;
+    assert_eq!(
+        send_and_wait_state(&scene, 1, "ada@xn--bcher-kva.example", Lane::Bulk).await,
+        RecipientState::Suppressed
+    );
 }
 
 /// Two spellings of one address.
-const SPELLINGS: [(&str, &str); 7] = [
+const EQUIVALENT_ADDRESSES: [(&str, &str); 7] = [
     ("LOCAL@b\u{fc}cher.example", "LOCAL@xn--bcher-kva.example"),
     ("LOCAL@bu\u{308}cher.example", "LOCAL@XN--BCHER-KVA.Example"),
     ("LOCAL@example.net", "LOCAL@example.net."),
@@ -288,63 +338,69 @@ const SPELLINGS: [(&str, &str); 7] = [
 ];
 
 #[tokio::test]
-async fn switched_off_the_list_is_kept_and_changes_nothing() {
-    let off = |config: &mut Config| config.suppression.policy = Policy::Off;
+async fn policy_off_stores_evidence_and_suppresses_nothing() {
+    let off = |config: &mut Config| config.suppression.mode = SuppressionMode::Off;
     let scene = Scene::changed("plain", Script::new(), "", off).await;
-    report(&scene, 1, "gone@example.net", Kind::Bounced, "no such user").await;
-    assert_eq!(sent(&scene, 1, "gone@example.net", Lane::Bulk).await, State::Relayed);
-    assert_eq!(scene.store().listed().unwrap(), 1);
+    put_sample_event(&scene, 1, "gone@example.net", EventKind::Bounced, "no such user").await;
+    assert_eq!(send_and_wait_state(&scene, 1, "gone@example.net", Lane::Bulk).await, RecipientState::Relayed);
+    assert_eq!(scene.store().count_suppressed().unwrap(), 1);
 }
 
 /// The state that a mail to one recipient ends in.
-async fn sent(scene: &Scene, number: u64, to: &str, lane: Lane) -> State {
+async fn send_and_wait_state(scene: &Scene, number: u64, to: &str, lane: Lane) -> RecipientState {
     let id = TrackingId::new(scene.time.clock().now(), u128::from(number));
-    let send = Send { lane, ..Send::new(id, "test") };
-    let accepted = Accepted { send, recipients: vec![to.parse().unwrap()] };
-    scene.store().accept_and_apply(accepted, Bytes::from("Subject: x\r\n\r\nx\r\n")).await.unwrap();
+    let message = Message { lane, ..Message::new(id, "test") };
+    let accepted = AcceptedMessage { message, recipients: vec![to.parse().unwrap()] };
+    scene.store().put_message_applied(accepted, Bytes::from("Subject: x\r\n\r\nx\r\n")).await.unwrap();
     states(&scene.settled(id).await)[0]
 }
 
 /// So many minutes ago.
-fn event(scene: &Scene, minutes: u64, recipient: &str, kind: Kind, text: &str) -> Event {
+fn sample_event(scene: &Scene, minutes: u64, recipient: &str, kind: EventKind, text: &str) -> ProviderEvent {
     let now = scene.time.clock().now();
-    Event {
+    ProviderEvent {
         kind,
-        at: Timestamp::from_millis(now.millis() - minutes * 60_000),
-        identity: format!("{minutes}/{recipient}/{kind:?}/{text}"),
+        at: Timestamp::from_millis(now.as_millis() - minutes * 60_000),
+        dedup_key: format!("{minutes}/{recipient}/{kind:?}/{text}"),
         recipient: Some(recipient.into()),
-        tracking: None,
+        tracking_id: None,
         message_id: None,
-        by_machine: false,
+        automated: false,
         test_mode: false,
-        words: Words {
-            name: kind.word().into(),
-            enhanced: (kind == Kind::Bounced).then(|| "5.1.1".into()),
+        diagnostic: Diagnostic {
+            name: kind.as_str().into(),
+            enhanced_status: (kind == EventKind::Bounced).then(|| "5.1.1".into()),
             text: Some(text.into()),
-            ..Words::default()
+            ..Diagnostic::default()
         },
     }
 }
 
-fn notice(event: Event) -> Notice {
-    Notice { upstream: "up".into(), at: event.at, via: Via::Webhook, token: None, event }
+fn received_event(event: ProviderEvent) -> ReceivedEvent {
+    ReceivedEvent {
+        upstream: "up".into(),
+        received_at: event.at,
+        source: EventSource::Webhook,
+        token: None,
+        event,
+    }
 }
 
-async fn take(scene: &Scene, event: Event) {
-    scene.store().report(notice(event), Bytes::from("raw")).await.unwrap();
+async fn put_event(scene: &Scene, event: ProviderEvent) {
+    scene.store().put_event(received_event(event), Bytes::from("raw")).await.unwrap();
 }
 
-async fn report(scene: &Scene, minutes: u64, recipient: &str, kind: Kind, text: &str) {
-    take(scene, event(scene, minutes, recipient, kind, text)).await;
+async fn put_sample_event(scene: &Scene, minutes: u64, recipient: &str, kind: EventKind, text: &str) {
+    put_event(scene, sample_event(scene, minutes, recipient, kind, text)).await;
 }
 
 #[tokio::test]
-async fn the_sender_hears_at_once_why_its_mail_was_not_sent() {
-    let house = House::new("report").await;
+async fn sends_dsn_for_suppressed_recipient() {
+    let house = SuppressionHarness::new("report").await;
     let said =
         house.process.ask(&["suppress", "add", "Gone@example.net", "--note", "asked us to stop"]).await;
     assert_eq!((said.code, &*said.out, &*said.err), (0, "Gone@example.net\n", ""));
-    let id = house.submit(&["gone@example.net", "here@example.net"]).await.unwrap();
+    let id = house.submit_message(&["gone@example.net", "here@example.net"]).await.unwrap();
     let taken = || house.server.taken();
     let report =
         |taken: Vec<scripted::Taken>| taken.into_iter().find(|one| one.recipients == ["app@example.com"]);
@@ -363,14 +419,14 @@ async fn the_sender_hears_at_once_why_its_mail_was_not_sent() {
     assert!(log.contains("by uid ") && log.contains("Gone@example.net manual: asked us to stop"), "{log}");
     // Once it is removed mail goes again.
     assert_eq!(house.process.ask(&["suppress", "remove", "GONE@example.net"]).await.code, 0);
-    house.submit(&["gone@example.net"]).await.unwrap();
+    house.submit_message(&["gone@example.net"]).await.unwrap();
     eventually("its mail", || taken().iter().any(|one| one.recipients == ["gone@example.net"]).then_some(()))
         .await;
 }
 
 #[tokio::test]
-async fn rejected_at_rcpt_is_who_could_be_sent_nothing() {
-    let house = House::new("reject").await;
+async fn reject_policy_rejects_suppressed_recipient_at_rcpt() {
+    let house = SuppressionHarness::new("reject").await;
     for arguments in [
         &["gone@example.net", "--reason", "hard-bounce"][..],
         &["news@example.net", "--reason", "unsubscribe"],
@@ -405,8 +461,8 @@ async fn rejected_at_rcpt_is_who_could_be_sent_nothing() {
 }
 
 #[tokio::test]
-async fn the_command_line_lists_adds_and_removes() {
-    let mut house = House::new("report").await;
+async fn cli_lists_adds_and_removes_suppressions() {
+    let mut house = SuppressionHarness::new("report").await;
     let ok = async |arguments: &[&str]| {
         let said = house.process.ask(&[&["suppress"], arguments].concat()).await;
         assert_eq!(said.code, 0, "{arguments:?}: {}", said.err);
@@ -488,8 +544,8 @@ async fn the_command_line_lists_adds_and_removes() {
 }
 
 #[tokio::test]
-async fn a_list_goes_from_one_relay_to_another_and_back() {
-    let (here, there) = (House::new("report").await, House::new("report").await);
+async fn exported_list_can_be_imported_elsewhere() {
+    let (here, there) = (SuppressionHarness::new("report").await, SuppressionHarness::new("report").await);
     let sheet = "reason,address,upstream,times,scope,words,expires,source\n\
         hard-bounce,Gone@example.net,up,2026-09-14T12:00:00.001Z,,\"550 \"\"no\"\", never\",,webhook\n\
         soft-bounce,full@example.net,,2026-09-01T00:00:00Z 2026-09-03T00:00:00+02:00,,full,,poll\n\
@@ -532,8 +588,8 @@ async fn a_list_goes_from_one_relay_to_another_and_back() {
 }
 
 #[tokio::test]
-async fn a_sheet_with_a_bad_line_is_not_taken_at_all() {
-    let house = House::new("report").await;
+async fn import_with_bad_line_changes_nothing() {
+    let house = SuppressionHarness::new("report").await;
     for (sheet, said) in [
         ("mail\na@example.net\n", &["line 1: no column is called \"mail\""][..]),
         (
@@ -567,44 +623,47 @@ async fn a_sheet_with_a_bad_line_is_not_taken_at_all() {
 
 /// Many share a sync: one commit after the other would take minutes.
 #[tokio::test]
-async fn a_large_list_is_imported_and_listed() {
-    let house = House::new("report").await;
-    let lines = (0..MANY).map(|number| format!("{number:06}@example.net,hard-bounce\n"));
+async fn imports_and_lists_large_list() {
+    let house = SuppressionHarness::new("report").await;
+    let lines = (0..LARGE_LIST_SIZE).map(|number| format!("{number:06}@example.net,hard-bounce\n"));
     let sheet = std::iter::once("address,reason\n".to_owned()).chain(lines).collect::<String>();
     let started = Instant::now();
     let said = house.process.ask_with(&["suppress", "import", "-"], &sheet).await;
-    println!("{MANY} imported after {:?}", started.elapsed());
-    assert_eq!((said.code, said.out), (0, format!("{MANY} imported, 0 are as the file says already\n")));
+    println!("{LARGE_LIST_SIZE} imported after {:?}", started.elapsed());
+    assert_eq!(
+        (said.code, said.out),
+        (0, format!("{LARGE_LIST_SIZE} imported, 0 are as the file says already\n"))
+    );
     let listed = house.process.ask(&["--json", "suppress", "list", "-n", "1000000"]).await.json();
     let addresses = listed.iter().map(|entry| entry["address"].as_str().unwrap().to_owned());
-    assert!(addresses.eq((0..MANY).map(|number| format!("{number:06}@example.net"))));
+    assert!(addresses.eq((0..LARGE_LIST_SIZE).map(|number| format!("{number:06}@example.net"))));
     println!("and listed after {:?}", started.elapsed());
 }
 
-const MANY: usize = 20_000;
+const LARGE_LIST_SIZE: usize = 20_000;
 
 /// The real program in front of a scripted upstream.
-struct House {
+struct SuppressionHarness {
     process: Process,
     server: Server,
 }
 
-impl House {
+impl SuppressionHarness {
     async fn new(policy: &str) -> Self {
         let server = Server::start(Script::new()).await;
         let port = server.address.port();
-        let mut process = Process::configured(|data, ports| configuration(data, ports[1], port, policy));
+        let mut process = Process::configured(|data, ports| render_config(data, ports[1], port, policy));
         process.start().await;
         Self { process, server }
     }
 
-    async fn submit(&self, to: &[&str]) -> std::io::Result<String> {
+    async fn submit_message(&self, to: &[&str]) -> std::io::Result<String> {
         let mut client = Client::connect(self.process.address(1)).await?;
         client.submit("app@example.com", to, "From: app@example.com\r\nSubject: x\r\n\r\nx\r\n").await
     }
 }
 
-fn configuration(data_dir: &str, door: u16, port: u16, policy: &str) -> String {
+fn render_config(data_dir: &str, door: u16, port: u16, policy: &str) -> String {
     format!(
         r#"
 [server]

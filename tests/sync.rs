@@ -15,12 +15,12 @@ use mailtrail_mail::{Clock, Timestamp};
 use mailtrail_net::provider_api::{Account, Api, Entry, List, Settings, Whose};
 use mailtrail_net::tls;
 use mailtrail_relay::alarms::Alarms;
-use mailtrail_relay::suppression_sync::{Partner, Syncer};
+use mailtrail_relay::suppression_sync::{SuppressionSync, SyncPeer};
 use mailtrail_sandbox;
-use mailtrail_sandbox::{Sandbox, Weather};
+use mailtrail_sandbox::{FaultInjection, Sandbox};
 use mailtrail_store::Store;
 use mailtrail_trail::suppression;
-use mailtrail_trail::suppression::{Reason, Source};
+use mailtrail_trail::suppression::{EvidenceSource, Reason};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -32,11 +32,11 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 #[tokio::test]
-async fn both_lists_end_alike_and_stay_so() {
-    let (there, house) = pair().await;
-    there.add(List::Bounces, &["gone@example.net"], DAYS_AGO).await;
-    there.add(List::Complaints, &["spam@example.net"], DAYS_AGO).await;
-    there.add(List::Unsubscribes, &["left@example.net"], DAYS_AGO).await;
+async fn sync_makes_both_lists_equal() {
+    let (there, house) = start_pair().await;
+    there.add_entries(List::Bounces, &["gone@example.net"], DAYS_AGO).await;
+    there.add_entries(List::Complaints, &["spam@example.net"], DAYS_AGO).await;
+    there.add_entries(List::Unsubscribes, &["left@example.net"], DAYS_AGO).await;
     for (arguments, code) in [
         (&["bad@example.net", "--reason", "hard-bounce"][..], 0),
         (&["angry@example.net", "--reason", "complaint", "--upstream", "up"], 0),
@@ -57,17 +57,21 @@ async fn both_lists_end_alike_and_stay_so() {
         "taken-in hard-bounce gone@example.net",
         "taken-in unsubscribe left@example.net",
     ];
-    let before = there.lists().await;
-    assert_eq!(house.sync(&["--dry-run"]).await, acts);
-    assert_eq!((there.lists().await, house.listed("provider").await.len()), (before, 0), "nothing was done");
-    assert_eq!(house.sync(&[]).await, acts);
+    let before = there.read_lists().await;
+    assert_eq!(house.run_sync(&["--dry-run"]).await, acts);
+    assert_eq!(
+        (there.read_lists().await, house.list_entries("provider").await.len()),
+        (before, 0),
+        "nothing was done"
+    );
+    assert_eq!(house.run_sync(&[]).await, acts);
     let listed = [
         (List::Bounces, &["bad@example.net", "gone@example.net"]),
         (List::Complaints, &["angry@example.net", "spam@example.net"]),
         (List::Unsubscribes, &["left@example.net", "off@example.net"]),
     ];
-    assert_eq!(there.lists().await, listed.map(|(list, some)| (list, names(some))).into());
-    let taken = house.listed("provider").await;
+    assert_eq!(there.read_lists().await, listed.map(|(list, some)| (list, string_set(some))).into());
+    let taken = house.list_entries("provider").await;
     let addresses: Vec<_> = taken.iter().map(|entry| entry["address"].as_str().unwrap()).collect();
     assert_eq!(addresses, ["gone@example.net", "left@example.net", "spam@example.net"]);
     for entry in &taken {
@@ -77,7 +81,7 @@ async fn both_lists_end_alike_and_stay_so() {
     let checked = house.process.ask(&["suppress", "check", "Gone@example.net"]).await;
     assert!(checked.out.contains("\tprovider\t550 no such user"), "{}", checked.out);
     for upstream in [&[][..], &["--upstream", "up"]] {
-        assert_eq!(house.sync(upstream).await, [""; 0], "there is nothing left to do");
+        assert_eq!(house.run_sync(upstream).await, [""; 0], "there is nothing left to do");
     }
     let said = house.process.ask(&["suppress", "sync", "--reason", "as every week"]).await;
     let summary = "up: the provider lists 6; here 0 taken in and 0 ended, there 0 added and 0 removed\n";
@@ -91,12 +95,12 @@ async fn both_lists_end_alike_and_stay_so() {
 }
 
 #[tokio::test]
-async fn who_is_removed_here_is_removed_there_and_what_happens_since_counts() {
-    let (there, house) = pair().await;
+async fn local_removal_is_exported_but_newer_events_count() {
+    let (there, house) = start_pair().await;
     let all = ["a@example.net", "b@example.net", "C+c@example.net"];
-    there.add(List::Bounces, &all, DAYS_AGO).await;
-    there.add(List::Unsubscribes, &["a@example.net"], DAYS_AGO).await;
-    assert_eq!(house.sync(&[]).await.len(), 4);
+    there.add_entries(List::Bounces, &all, DAYS_AGO).await;
+    there.add_entries(List::Unsubscribes, &["a@example.net"], DAYS_AGO).await;
+    assert_eq!(house.run_sync(&[]).await.len(), 4);
     for address in ["a@example.net", "c+c@example.net"] {
         assert_eq!(house.process.ask(&["suppress", "remove", address]).await.code, 0);
     }
@@ -105,25 +109,25 @@ async fn who_is_removed_here_is_removed_there_and_what_happens_since_counts() {
         "removed-there hard-bounce c+c@example.net",
         "removed-there unsubscribe a@example.net",
     ];
-    assert_eq!(house.sync(&["--dry-run"]).await, acts);
-    assert_eq!(house.sync(&[]).await, acts);
-    assert_eq!(there.lists().await, [(List::Bounces, names(&["b@example.net"]))].into());
-    assert_eq!(house.sync(&[]).await, [""; 0]);
+    assert_eq!(house.run_sync(&["--dry-run"]).await, acts);
+    assert_eq!(house.run_sync(&[]).await, acts);
+    assert_eq!(there.read_lists().await, [(List::Bounces, string_set(&["b@example.net"]))].into());
+    assert_eq!(house.run_sync(&[]).await, [""; 0]);
     assert_eq!(house.process.ask(&["suppress", "check", "a@example.net"]).await.code, 1);
     // It bounces once more.
-    let later = Clock::System.now().after(Duration::from_secs(60));
-    there.add(List::Bounces, &["a@example.net"], later).await;
-    assert_eq!(house.sync(&[]).await, ["taken-in hard-bounce a@example.net"]);
+    let later = Clock::System.now().saturating_add(Duration::from_secs(60));
+    there.add_entries(List::Bounces, &["a@example.net"], later).await;
+    assert_eq!(house.run_sync(&[]).await, ["taken-in hard-bounce a@example.net"]);
     assert_eq!(house.process.ask(&["suppress", "check", "a@example.net"]).await.code, 0);
-    assert_eq!(house.sync(&[]).await, [""; 0]);
+    assert_eq!(house.run_sync(&[]).await, [""; 0]);
 }
 
 #[tokio::test]
-async fn who_is_removed_there_gets_mail_again_unless_others_say_no() {
-    let (there, mut house) = pair().await;
-    there.add(List::Bounces, &["a@example.net", "b@example.net"], DAYS_AGO).await;
-    there.add(List::Complaints, &["c@example.net"], DAYS_AGO).await;
-    assert_eq!(house.sync(&[]).await.len(), 3);
+async fn remote_removal_clears_only_provider_evidence() {
+    let (there, mut house) = start_pair().await;
+    there.add_entries(List::Bounces, &["a@example.net", "b@example.net"], DAYS_AGO).await;
+    there.add_entries(List::Complaints, &["c@example.net"], DAYS_AGO).await;
+    assert_eq!(house.run_sync(&[]).await.len(), 3);
     // An operator who wants what the provider says wants it also when the provider no longer says so.
     let said = house
         .process
@@ -135,16 +139,16 @@ async fn who_is_removed_there_gets_mail_again_unless_others_say_no() {
         (List::Bounces, "b@example.net"),
         (List::Complaints, "c@example.net"),
     ] {
-        assert!(there.account.remove(list, address).await.unwrap());
+        assert!(there.api.remove(list, address).await.unwrap());
     }
     let acts = [
         "added-there hard-bounce b@example.net",
         "ended complaint c@example.net",
         "ended hard-bounce a@example.net",
     ];
-    assert_eq!(house.sync(&["--dry-run"]).await, acts);
-    assert_eq!(house.sync(&[]).await, acts);
-    assert_eq!(house.sync(&[]).await, [""; 0]);
+    assert_eq!(house.run_sync(&["--dry-run"]).await, acts);
+    assert_eq!(house.run_sync(&[]).await, acts);
+    assert_eq!(house.run_sync(&[]).await, [""; 0]);
     for restarted in [false, true] {
         if restarted {
             assert!(house.process.terminate().await.success());
@@ -160,24 +164,27 @@ async fn who_is_removed_there_gets_mail_again_unless_others_say_no() {
             );
         }
     }
-    let ended = house.listed("provider").await;
+    let ended = house.list_entries("provider").await;
     assert!(ended.iter().all(|entry| entry["state"] == "ended"), "{ended:?}");
     assert_eq!(ended[0]["words"], "no longer on the provider's list");
     // The same entry comes back.
-    there.add(List::Complaints, &["c@example.net"], DAYS_AGO).await;
-    assert_eq!(house.sync(&[]).await, ["taken-in complaint c@example.net"]);
+    there.add_entries(List::Complaints, &["c@example.net"], DAYS_AGO).await;
+    assert_eq!(house.run_sync(&[]).await, ["taken-in complaint c@example.net"]);
     assert_eq!(house.process.ask(&["suppress", "check", "c@example.net"]).await.code, 0);
-    assert_eq!(house.sync(&[]).await, [""; 0]);
+    assert_eq!(house.run_sync(&[]).await, [""; 0]);
 }
 
 #[tokio::test]
-async fn thousands_go_both_ways_page_by_page() {
-    let (there, house) = pair().await;
-    let many =
-        |side: &str| (0..MANY).map(|number| format!("{side}{number:04}@example.net")).collect::<Vec<_>>();
+async fn syncs_thousands_of_entries_in_pages() {
+    let (there, house) = start_pair().await;
+    let many = |side: &str| {
+        (0..ENTRY_COUNT).map(|number| format!("{side}{number:04}@example.net")).collect::<Vec<_>>()
+    };
     let (theirs, ours) = (many("there"), many("here"));
     for some in theirs.chunks(1000) {
-        there.add(List::Bounces, &some.iter().map(String::as_str).collect::<Vec<_>>(), DAYS_AGO).await;
+        there
+            .add_entries(List::Bounces, &some.iter().map(String::as_str).collect::<Vec<_>>(), DAYS_AGO)
+            .await;
     }
     let sheet = format!(
         "address,reason\n{}",
@@ -186,21 +193,23 @@ async fn thousands_go_both_ways_page_by_page() {
     assert_eq!(house.process.ask_with(&["suppress", "import", "-"], &sheet).await.code, 0);
     let said = house.process.ask(&["suppress", "sync"]).await;
     let summary = format!(
-        "up: the provider lists {MANY}; here {MANY} taken in and 0 ended, there {MANY} added and 0 removed\n"
+        "up: the provider lists {ENTRY_COUNT}; here {ENTRY_COUNT} taken in and 0 ended, there {ENTRY_COUNT} added and 0 removed\n"
     );
     assert_eq!((said.code, said.out), (0, summary), "{}", said.err);
     let both = theirs.iter().chain(&ours).cloned().collect::<BTreeSet<_>>();
-    assert_eq!(there.lists().await[&List::Bounces], both);
-    assert_eq!(house.listed("provider").await.len(), MANY);
-    assert_eq!(house.sync(&[]).await, [""; 0]);
+    assert_eq!(there.read_lists().await[&List::Bounces], both);
+    assert_eq!(house.list_entries("provider").await.len(), ENTRY_COUNT);
+    assert_eq!(house.run_sync(&[]).await, [""; 0]);
 }
 
 #[tokio::test]
-async fn killed_in_the_middle_it_is_made_good_by_the_next() {
-    let there = There::new().await;
-    let many: Vec<_> = (0..MANY).map(|number| format!("there{number:04}@example.net")).collect();
+async fn next_sync_completes_killed_one() {
+    let there = RemoteLists::new().await;
+    let many: Vec<_> = (0..ENTRY_COUNT).map(|number| format!("there{number:04}@example.net")).collect();
     for some in many.chunks(1000) {
-        there.add(List::Bounces, &some.iter().map(String::as_str).collect::<Vec<_>>(), DAYS_AGO).await;
+        there
+            .add_entries(List::Bounces, &some.iter().map(String::as_str).collect::<Vec<_>>(), DAYS_AGO)
+            .await;
     }
     // Of the second page nothing comes.
     let items: Vec<_> = many[..1000]
@@ -213,7 +222,7 @@ async fn killed_in_the_middle_it_is_made_good_by_the_next() {
         if number == 1 { Act::Answer(200, page) } else { Act::Hold }
     })
     .await;
-    let mut house = House::new("mailgun", &format!("http://{}", slow.address)).await;
+    let mut house = SyncHarness::new("mailgun", &format!("http://{}", slow.address)).await;
     for address in ["here@example.net", "too@example.net"] {
         let said = house.process.ask(&["suppress", "add", address, "--reason", "hard-bounce"]).await;
         assert_eq!(said.code, 0, "{}", said.err);
@@ -223,29 +232,30 @@ async fn killed_in_the_middle_it_is_made_good_by_the_next() {
         move || command.output().unwrap()
     });
     eventually("the second request", || (slow.count() >= 1).then_some(())).await;
-    house.lists(1000).await;
+    house.wait_for_entries(1000).await;
     let said = house.process.ask(&["suppress", "sync", "--upstream", "up"]).await;
     assert!(said.code == 1 && said.err.contains("a sync is under way already"), "{}", said.err);
     house.process.kill();
     assert_eq!(asking.await.unwrap().status.code(), Some(3), "whoever asked hears of it");
-    let text = configuration("mailgun", &there.url());
-    let placed = placed(&text, house.process.data().to_str().unwrap(), house.process.address(1).port());
+    let text = render_config("mailgun", &there.api_url());
+    let placed =
+        fill_placeholders(&text, house.process.data().to_str().unwrap(), house.process.address(1).port());
     house.process.configure(&placed);
     house.process.start().await;
-    assert_eq!(house.listed("provider").await.len(), 1000, "what was taken in is kept");
-    assert_eq!(house.sync(&[]).await.len(), MANY - 1000 + 2);
-    assert_eq!(there.lists().await[&List::Bounces].len(), MANY + 2);
-    assert_eq!(house.sync(&[]).await, [""; 0]);
+    assert_eq!(house.list_entries("provider").await.len(), 1000, "what was taken in is kept");
+    assert_eq!(house.run_sync(&[]).await.len(), ENTRY_COUNT - 1000 + 2);
+    assert_eq!(there.read_lists().await[&List::Bounces].len(), ENTRY_COUNT + 2);
+    assert_eq!(house.run_sync(&[]).await, [""; 0]);
 }
 
 #[tokio::test]
-async fn a_provider_that_is_asked_too_much_is_waited_for() {
+async fn waits_for_rate_limited_provider() {
     let server = Server::start(|number, _| match number {
         1 | 3 => Act::Answer(429, "+ Retry-After: 1\n{}".into()),
         _ => Act::Answer(200, "{\"items\":[],\"paging\":{}}".into()),
     })
     .await;
-    let house = House::new("mailgun", &format!("http://{}", server.address)).await;
+    let house = SyncHarness::new("mailgun", &format!("http://{}", server.address)).await;
     let said = house.process.ask(&["suppress", "sync"]).await;
     assert_eq!((said.code, said.out.lines().count()), (0, 1), "{}", said.err);
     let waits = "mailtrail: up: the provider takes no more requests for now; goes on in 1 s\n";
@@ -254,7 +264,7 @@ async fn a_provider_that_is_asked_too_much_is_waited_for() {
 }
 
 #[tokio::test]
-async fn whom_the_provider_does_not_take_is_named_and_the_others_are_added() {
+async fn names_entries_rejected_by_provider_and_adds_others() {
     let server = Server::start(|_, request| {
         let bad = request.body.windows(4).any(|four| four == b"bad@");
         match (request.line.starts_with("POST"), bad) {
@@ -264,7 +274,7 @@ async fn whom_the_provider_does_not_take_is_named_and_the_others_are_added() {
         }
     })
     .await;
-    let house = House::new("mailgun", &format!("http://{}", server.address)).await;
+    let house = SyncHarness::new("mailgun", &format!("http://{}", server.address)).await;
     let sheet =
         "address,reason\na@example.net,complaint\nbad@example.net,complaint\nc@example.net,complaint\n";
     assert_eq!(house.process.ask_with(&["suppress", "import", "-"], sheet).await.code, 0);
@@ -284,7 +294,7 @@ async fn whom_the_provider_does_not_take_is_named_and_the_others_are_added() {
 }
 
 #[tokio::test]
-async fn brevo_is_read_and_never_added_to() {
+async fn reads_brevo_lists_but_never_adds() {
     let contacts = r#"{"contacts":[
         {"email":"ada@example.net","senderEmail":"","blockedAt":"2026-01-14T14:00:06.000+02:00","reason":{"code":"hardBounce","message":"Hard bounce"}},
         {"email":"bob@example.org","senderEmail":"sales@example.com","blockedAt":"2026-01-14T14:12:00.000+02:00","reason":{"code":"unsubscribedViaEmail","message":"Unsubscribed"}},
@@ -294,7 +304,7 @@ async fn brevo_is_read_and_never_added_to() {
         Act::Answer(200, contacts.into())
     })
     .await;
-    let house = House::new("brevo", &format!("http://{}", server.address)).await;
+    let house = SyncHarness::new("brevo", &format!("http://{}", server.address)).await;
     assert_eq!(
         house.process.ask(&["suppress", "add", "x@example.net", "--reason", "hard-bounce"]).await.code,
         0
@@ -304,35 +314,36 @@ async fn brevo_is_read_and_never_added_to() {
         "taken-in hard-bounce ada@example.net",
         "taken-in unsubscribe bob@example.org",
     ];
-    assert_eq!(house.sync(&[]).await, acts);
-    let scopes: Vec<_> = house.listed("provider").await.iter().map(|entry| entry["scope"].clone()).collect();
+    assert_eq!(house.run_sync(&[]).await, acts);
+    let scopes: Vec<_> =
+        house.list_entries("provider").await.iter().map(|entry| entry["scope"].clone()).collect();
     assert_eq!(scopes, ["all", "bulk", "all"], "who left one sender gets mail of others");
-    assert_eq!(house.sync(&[]).await, [""; 0]);
+    assert_eq!(house.run_sync(&[]).await, [""; 0]);
     assert_eq!(house.process.ask(&["suppress", "remove", "ada@example.net"]).await.code, 0);
-    assert_eq!(house.sync(&["--dry-run"]).await, ["removed-there hard-bounce ada@example.net"]);
+    assert_eq!(house.run_sync(&["--dry-run"]).await, ["removed-there hard-bounce ada@example.net"]);
 }
 
 /// However an entry's time is written, it is that time; where it cannot be read nobody knows it, and a removal here is
 /// still a removal there.
 #[tokio::test]
-async fn times_of_entries_are_read_in_every_form_or_unknown() {
+async fn reads_entry_times_in_every_form() {
     let at = DAYS_AGO;
-    let millis = at.seconds() * 1000;
+    let millis = at.as_secs() * 1000;
     let time = |text: String| json!(text);
     let written = at.to_string();
     let known = [
-        json!(at.rfc5322().replace("+0000", "UTC")),
-        json!(at.rfc5322().replace("+0000", "GMT")),
+        json!(at.to_rfc5322().replace("+0000", "UTC")),
+        json!(at.to_rfc5322().replace("+0000", "GMT")),
         time(written.replace(".000Z", "Z")),
         time(written.replace(".000Z", "+00:00")),
         time(written.replace(".000Z", "+0000")),
         time(written.replace(".000Z", "")),
         time(written.replace(".000Z", "").replace('T', " ")),
-        json!(at.seconds()),
-        json!(at.seconds().to_string()),
+        json!(at.as_secs()),
+        json!(at.as_secs().to_string()),
         json!(millis),
         json!(millis.to_string()),
-        json!(at.seconds() as f64),
+        json!(at.as_secs() as f64),
     ];
     let unknown =
         [json!(null), json!("yesterday"), json!(""), json!({}), json!(-1), json!("0"), json!(1e300)];
@@ -355,9 +366,10 @@ async fn times_of_entries_are_read_in_every_form_or_unknown() {
         Act::Answer(200, json!({"items": page, "paging": {}}).to_string())
     })
     .await;
-    let house = House::of(&configuration("mailgun", &format!("http://{}", server.address))).await;
-    assert_eq!(house.sync(&[]).await.len(), count);
-    let listed = house.listed("provider").await;
+    let house =
+        SyncHarness::with_config(&render_config("mailgun", &format!("http://{}", server.address))).await;
+    assert_eq!(house.run_sync(&[]).await.len(), count);
+    let listed = house.list_entries("provider").await;
     assert_eq!(listed.len(), count);
     for entry in &listed {
         let address = entry["address"].as_str().unwrap();
@@ -373,7 +385,7 @@ async fn times_of_entries_are_read_in_every_form_or_unknown() {
         "{}",
         checked.out
     );
-    assert_eq!(house.sync(&[]).await, [""; 0], "nothing changes");
+    assert_eq!(house.run_sync(&[]).await, [""; 0], "nothing changes");
     // Removed here, removed there, whether or not its time is known.
     for place in [2, known.len(), known.len() + 2] {
         assert_eq!(
@@ -381,16 +393,16 @@ async fn times_of_entries_are_read_in_every_form_or_unknown() {
             0
         );
     }
-    let done = house.sync(&[]).await;
+    let done = house.run_sync(&[]).await;
     assert_eq!(done.len(), 3, "{done:?}");
     assert!(done.iter().all(|act| act.starts_with("removed-there hard-bounce a")), "{done:?}");
     assert_eq!(removed.lock().unwrap().len(), 3);
-    assert_eq!(house.sync(&[]).await, [""; 0]);
+    assert_eq!(house.run_sync(&[]).await, [""; 0]);
 }
 
 /// One that nobody can read is named, and ends nobody else's: it may be anybody's.
 #[tokio::test]
-async fn an_entry_that_cannot_be_read_spoils_no_other() {
+async fn unreadable_entry_does_not_affect_others() {
     let page = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
     let said = page.clone();
     let server = Server::start(move |_, request| {
@@ -399,16 +411,17 @@ async fn an_entry_that_cannot_be_read_spoils_no_other() {
         Act::Answer(200, format!("{{\"items\":[{items}],\"paging\":{{}}}}"))
     })
     .await;
-    let house = House::of(&configuration("mailgun", &format!("http://{}", server.address))).await;
+    let house =
+        SyncHarness::with_config(&render_config("mailgun", &format!("http://{}", server.address))).await;
     let entry = |address: &str, text: &str| {
         format!(
             r#"{{"address":"{address}","code":"550","error":"{text}","created_at":"{}"}}"#,
-            DAYS_AGO.rfc5322()
+            DAYS_AGO.to_rfc5322()
         )
     };
     let set = |items: &[String]| *page.lock().unwrap() = items.join(",");
     set(&[entry("a@example.net", r"\ud83d"), entry("b@example.net", "x\u{1}")]);
-    assert_eq!(house.sync(&[]).await.len(), 2);
+    assert_eq!(house.run_sync(&[]).await.len(), 2);
     for bad in [r#"{"address" "c@example.net"}"#, r#"{"address":7}"#, "7", r#"{"code":"550"}"#] {
         set(&[entry("a@example.net", "x"), bad.to_owned(), entry("new@example.net", "x")]);
         let out = house.process.ask(&["--json", "suppress", "sync", "--dry-run"]).await;
@@ -423,9 +436,9 @@ async fn an_entry_that_cannot_be_read_spoils_no_other() {
 
 /// What a removal here means at the provider is said, also where nobody can or will take it off there.
 #[tokio::test]
-async fn a_removal_says_what_becomes_of_the_providers_entry() {
-    let there = There::new().await;
-    let text = configuration("mailgun", &there.url());
+async fn removal_states_what_happens_to_provider_entry() {
+    let there = RemoteLists::new().await;
+    let text = render_config("mailgun", &there.api_url());
     let automatic = text.replace("enabled = false", "enabled = true");
     let keyless: String =
         text.lines().filter(|line| !line.starts_with("api_")).map(|line| format!("{line}\n")).collect();
@@ -438,7 +451,7 @@ async fn a_removal_says_what_becomes_of_the_providers_entry() {
         ),
         (keyless, "up: without an api_key it stays on the provider's list"),
     ] {
-        let house = House::of(&text).await;
+        let house = SyncHarness::with_config(&text).await;
         for (arguments, there) in
             [(&["a@example.net"][..], true), (&["b@example.net", "--upstream", "up"], true)]
         {
@@ -451,7 +464,7 @@ async fn a_removal_says_what_becomes_of_the_providers_entry() {
 
 /// A reason that this version does not know is no unsubscription.
 #[tokio::test]
-async fn an_unknown_reason_is_said_and_decides_nothing() {
+async fn reports_and_ignores_unknown_reason() {
     let contacts = r#"{"contacts":[
         {"email":"a@example.net","senderEmail":"","blockedAt":"2026-01-14T14:00:06.000+02:00","reason":{"code":"somethingNew","message":"?"}},
         {"email":"b@example.net","senderEmail":"","blockedAt":"2026-01-14T14:00:06.000+02:00","reason":{}},
@@ -459,12 +472,13 @@ async fn an_unknown_reason_is_said_and_decides_nothing() {
         {"email":"d@example.net","senderEmail":"","blockedAt":"2026-01-14T14:00:06.000+02:00","reason":{"code":"adminBlocked"}},
         {"email":"e@example.net","senderEmail":"","blockedAt":"2026-01-14T14:00:06.000+02:00","reason":{"code":"unsubscribedViaApi"}}]}"#;
     let server = Server::start(move |_, _| Act::Answer(200, contacts.into())).await;
-    let house = House::of(&configuration("brevo", &format!("http://{}", server.address))).await;
+    let house =
+        SyncHarness::with_config(&render_config("brevo", &format!("http://{}", server.address))).await;
     let out = house.process.ask(&["--json", "suppress", "sync"]).await;
     let lines = out.json();
     assert!(lines.iter().any(|line| line["unread"] == 3), "{lines:?}");
     let listed: Vec<_> = house
-        .listed("provider")
+        .list_entries("provider")
         .await
         .iter()
         .map(|one| one["address"].as_str().unwrap().to_owned())
@@ -473,39 +487,39 @@ async fn an_unknown_reason_is_said_and_decides_nothing() {
 }
 
 #[tokio::test]
-async fn each_refusal_names_cause_and_remedy() {
-    let there = There::new().await;
-    let url = there.url();
+async fn errors_name_cause_and_remedy() {
+    let there = RemoteLists::new().await;
+    let url = there.api_url();
     for (text, arguments, code, expected) in [
         (
-            configuration("mailgun", &url).replace("key-1", "hunter2"),
+            render_config("mailgun", &url).replace("key-1", "hunter2"),
             &[][..],
             1,
             "upstream up: bounces: the provider's API refused the api_key (401: Invalid private key); give the account's key \
              of this region",
         ),
         (
-            configuration("mailgun", &url).replace("mg.example.com", "eu.example.com"),
+            render_config("mailgun", &url).replace("mg.example.com", "eu.example.com"),
             &[],
             1,
             "upstream up: bounces: the provider's API does not know it (404: Domain not found: eu.example.com); are \
              domain and region right?",
         ),
         (
-            configuration("mailgun", &url),
+            render_config("mailgun", &url),
             &["--upstream", "plain"],
             1,
             "upstream plain: its provider has no lists",
         ),
-        (configuration("mailgun", &url), &["--upstream", "nobody"], 2, "there is no upstream \"nobody\""),
+        (render_config("mailgun", &url), &["--upstream", "nobody"], 2, "there is no upstream \"nobody\""),
         (
-            configuration("mailgun", &url).replace("api_key = \"key-1\"", ""),
+            render_config("mailgun", &url).replace("api_key = \"key-1\"", ""),
             &[],
             2,
             "no upstream's provider can be asked for its lists: that needs the account's api_key",
         ),
     ] {
-        let mut house = House::of(&text).await;
+        let mut house = SyncHarness::with_config(&text).await;
         let said = house.process.ask(&[&["suppress", "sync"], arguments].concat()).await;
         assert_eq!(said.code, code, "{}", said.err);
         assert!(said.err.contains(expected) && !said.err.contains("hunter2"), "{}", said.err);
@@ -516,91 +530,96 @@ async fn each_refusal_names_cause_and_remedy() {
 }
 
 #[tokio::test]
-async fn it_happens_by_itself_again_and_again() {
-    let there = There::new().await;
-    there.add(List::Bounces, &["gone@example.net"], DAYS_AGO).await;
+async fn syncs_periodically() {
+    let there = RemoteLists::new().await;
+    there.add_entries(List::Bounces, &["gone@example.net"], DAYS_AGO).await;
     let directory = tempfile::tempdir().unwrap();
-    let text = configuration("mailgun", &there.url())
+    let text = render_config("mailgun", &there.api_url())
         .replace("DATA", directory.path().to_str().unwrap())
         .replace("DOOR", "0")
         .replace("enabled = false", "enabled = true");
     let mut config = config::parse(&text, Path::new("test.toml"), &BTreeMap::new()).unwrap();
-    assert_eq!(config.sync, Some(Duration::from_secs(86_400)));
-    config.sync = Some(Duration::from_millis(20));
+    assert_eq!(config.suppression_sync_interval, Some(Duration::from_secs(86_400)));
+    config.suppression_sync_interval = Some(Duration::from_millis(20));
     let daemon = Daemon::start(&config, Clock::System, None).await.unwrap();
     let live = || {
-        let filed = daemon.store().dossiers_of("gone@example.net").unwrap().pop()?;
-        filed.dossier.live_of(Reason::HardBounce).cloned()
+        let filed = daemon.store().evidence_for_address("gone@example.net").unwrap().pop()?;
+        filed.evidence.active_for(Reason::HardBounce).cloned()
     };
     let taken = eventually("the entry", live).await;
-    assert_eq!((taken.source, taken.expires), (Source::Provider, None));
-    assert!(there.account.remove(List::Bounces, "gone@example.net").await.unwrap());
-    eventually("its end", || live().filter(|live| live.expires.is_some())).await;
+    assert_eq!((taken.source, taken.expires_at), (EvidenceSource::Provider, None));
+    assert!(there.api.remove(List::Bounces, "gone@example.net").await.unwrap());
+    eventually("its end", || live().filter(|live| live.expires_at.is_some())).await;
     daemon.stop().await;
 }
 
 #[tokio::test]
-async fn by_itself_nobody_is_asked_who_is_not_to_be() {
-    let there = There::new().await;
+async fn periodic_sync_skips_disabled_peers() {
+    let there = RemoteLists::new().await;
     let directory = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(directory.path(), Clock::System).unwrap();
     for (every, by_itself) in [(None, true), (Some(Duration::from_millis(1)), false)] {
-        let partners = vec![Partner::new(account(&there.sandbox), by_itself)];
-        let syncer = Syncer::new(store.clone(), Clock::System, suppression::Settings::default(), partners);
+        let partners = vec![SyncPeer::new(sandbox_api(&there.sandbox), by_itself)];
+        let syncer = SuppressionSync::new(
+            store.clone(),
+            Clock::System,
+            suppression::SuppressionSettings::default(),
+            partners,
+        );
         // Where somebody is to be asked it does not end.
         syncer.run(every, Alarms::new(Clock::System), CancellationToken::new()).await;
     }
-    store.settle_down().await;
+    store.checkpoint().await;
 }
 
 /// The sandbox, and its lists as somebody sees them who has the account's key.
-struct There {
+struct RemoteLists {
     sandbox: Sandbox,
-    account: Account,
+    api: Account,
     _directory: TempDir,
 }
 
-impl There {
+impl RemoteLists {
     async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let sandbox = mailtrail_sandbox::start(mailtrail_sandbox::Settings {
-            smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
-            api: SocketAddr::from(([127, 0, 0, 1], 0)),
+        let sandbox = mailtrail_sandbox::start(mailtrail_sandbox::SandboxSettings {
+            smtp_address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            api_address: SocketAddr::from(([127, 0, 0, 1], 0)),
             api_key: Secret::new("key-1"),
-            face: mailtrail_sandbox::Face::Mailgun,
+            profile: mailtrail_sandbox::ProviderProfile::Mailgun,
             domain: "mg.example.com".into(),
             username: "postmaster@mg.example.com".into(),
             password: Secret::new("pw"),
             signing_key: Secret::new("signing"),
-            webhook: None,
-            pace: 0.0,
-            weather: Weather::default(),
+            webhook_url: None,
+            time_scale: 0.0,
+            faults: FaultInjection::default(),
             clock: Clock::System,
             tls: tls::self_signed(directory.path(), "localhost").unwrap(),
         });
         let sandbox = sandbox.await.unwrap();
-        let account = account(&sandbox);
-        Self { sandbox, account, _directory: directory }
+        let api = sandbox_api(&sandbox);
+        Self { sandbox, api, _directory: directory }
     }
 
-    fn url(&self) -> String {
+    fn api_url(&self) -> String {
         format!("http://{}", self.sandbox.api_address())
     }
 
-    async fn add(&self, list: List, addresses: &[&str], since: Timestamp) {
+    async fn add_entries(&self, list: List, addresses: &[&str], since: Timestamp) {
         let entry = |address: &&str| Entry {
             address: (*address).to_owned(),
             since: Some(since),
             reason: (list == List::Bounces).then(|| "no such user".to_owned()),
             ..Entry::default()
         };
-        self.account.add(list, &addresses.iter().map(entry).collect::<Vec<_>>()).await.unwrap();
+        self.api.add(list, &addresses.iter().map(entry).collect::<Vec<_>>()).await.unwrap();
     }
 
-    async fn lists(&self) -> BTreeMap<List, BTreeSet<String>> {
+    async fn read_lists(&self) -> BTreeMap<List, BTreeSet<String>> {
         let (mut lists, mut place) = (BTreeMap::<_, BTreeSet<_>>::new(), None);
         loop {
-            let page = self.account.listed(place.as_ref()).await.unwrap();
+            let page = self.api.listed(place.as_ref()).await.unwrap();
             for (list, entry) in page.entries {
                 lists.entry(list).or_default().insert(entry.address);
             }
@@ -612,7 +631,7 @@ impl There {
     }
 }
 
-fn account(sandbox: &Sandbox) -> Account {
+fn sandbox_api(sandbox: &Sandbox) -> Account {
     let settings = Settings {
         upstream: "up".into(),
         whose: Whose::Mailgun { domain: "mg.example.com".into(), api: Api::Events },
@@ -622,34 +641,34 @@ fn account(sandbox: &Sandbox) -> Account {
     Account::new(settings, &tls::connector(None).unwrap(), Clock::System).unwrap()
 }
 
-fn names(names: &[&str]) -> BTreeSet<String> {
+fn string_set(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-async fn pair() -> (There, House) {
-    let there = There::new().await;
-    let house = House::new("mailgun", &there.url()).await;
+async fn start_pair() -> (RemoteLists, SyncHarness) {
+    let there = RemoteLists::new().await;
+    let house = SyncHarness::new("mailgun", &there.api_url()).await;
     (there, house)
 }
 
 /// The real program.
-struct House {
+struct SyncHarness {
     process: Process,
 }
 
-impl House {
+impl SyncHarness {
     async fn new(provider: &str, url: &str) -> Self {
-        Self::of(&configuration(provider, url)).await
+        Self::with_config(&render_config(provider, url)).await
     }
 
-    async fn of(text: &str) -> Self {
-        let mut process = Process::configured(|data, ports| placed(text, data, ports[1]));
+    async fn with_config(text: &str) -> Self {
+        let mut process = Process::configured(|data, ports| fill_placeholders(text, data, ports[1]));
         process.start().await;
         Self { process }
     }
 
     /// What a sync did, or would do: the act, the reason and the address, sorted.
-    async fn sync(&self, arguments: &[&str]) -> Vec<String> {
+    async fn run_sync(&self, arguments: &[&str]) -> Vec<String> {
         let said = self.process.ask(&[&["--json", "suppress", "sync"], arguments].concat()).await;
         assert_eq!(said.code, 0, "{}{}", said.out, said.err);
         let mut lines = said.json();
@@ -662,14 +681,14 @@ impl House {
     }
 
     /// Entries of our list from a source.
-    async fn listed(&self, source: &str) -> Vec<Value> {
+    async fn list_entries(&self, source: &str) -> Vec<Value> {
         self.process.ask(&["--json", "suppress", "list", "-n", "100000", "--source", source]).await.json()
     }
 
     /// Waits until so many are on our list because the provider says so.
-    async fn lists(&self, count: usize) {
+    async fn wait_for_entries(&self, count: usize) {
         for _ in 0..1000 {
-            if self.listed("provider").await.len() == count {
+            if self.list_entries("provider").await.len() == count {
                 return;
             }
         }
@@ -677,11 +696,11 @@ impl House {
     }
 }
 
-fn placed(text: &str, data: &str, door: u16) -> String {
+fn fill_placeholders(text: &str, data: &str, door: u16) -> String {
     text.replace("DATA", data).replace("DOOR", &door.to_string())
 }
 
-fn configuration(provider: &str, url: &str) -> String {
+fn render_config(provider: &str, url: &str) -> String {
     format!(
         r#"
 [server]
@@ -714,5 +733,5 @@ tls = "none"
     )
 }
 
-const MANY: usize = 2500;
-const DAYS_AGO: Timestamp = Timestamp::from_seconds(1_768_500_000);
+const ENTRY_COUNT: usize = 2500;
+const DAYS_AGO: Timestamp = Timestamp::from_secs(1_768_500_000);

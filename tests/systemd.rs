@@ -16,14 +16,14 @@ use support::sink::Sink;
 use tokio::net::UnixDatagram as Datagram;
 
 /// Where a relay tells what it does.
-struct Manager {
+struct NotifySocket {
     socket: Datagram,
     _folder: tempfile::TempDir,
 }
 
-impl Manager {
+impl NotifySocket {
     /// A relay of this manager's, whose patience is `watchdog` microseconds; it does not run yet.
-    fn of(process: Process, watchdog: u64) -> (Self, Process) {
+    fn attach(process: Process, watchdog: u64) -> (Self, Process) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
@@ -35,7 +35,7 @@ impl Manager {
     }
 
     /// The next message.
-    async fn hears(&self) -> String {
+    async fn next_message(&self) -> String {
         let mut bytes = [0; 4096];
         let heard = tokio::time::timeout(support::PATIENCE, self.socket.recv(&mut bytes)).await;
         let length = heard.expect("systemd hears something").unwrap();
@@ -43,107 +43,111 @@ impl Manager {
     }
 
     /// The next message that is more than a sign of life.
-    async fn hears_news(&self) -> String {
+    async fn next_state_message(&self) -> String {
         loop {
-            let heard = self.hears().await;
-            if !heard.lines().all(|line| line == ALIVE || line.starts_with("EXTEND_TIMEOUT_USEC=")) {
+            let heard = self.next_message().await;
+            if !heard.lines().all(|line| line == WATCHDOG_MESSAGE || line.starts_with("EXTEND_TIMEOUT_USEC="))
+            {
                 return heard;
             }
         }
     }
 
     /// Waits until nothing was heard for twenty times as long as usual.
-    async fn hears_no_more(&self) {
+    async fn wait_for_silence(&self) {
         let silence = async {
             let mut bytes = [0; 4096];
-            let pause = Duration::from_micros(SHORT / 3 * 20);
+            let pause = Duration::from_micros(SHORT_WATCHDOG_USEC / 3 * 20);
             while tokio::time::timeout(pause, self.socket.recv(&mut bytes)).await.is_ok() {}
         };
         tokio::time::timeout(support::PATIENCE, silence).await.expect("the signs of life end");
     }
 
     /// Waits for so many signs of life in a row that do not ask for time.
-    async fn hears_signs(&self, signs: usize) {
+    async fn wait_for_pings(&self, signs: usize) {
         let mut heard = 0;
         while heard < signs {
-            heard = if self.hears().await.trim_end() == ALIVE { heard + 1 } else { 0 };
+            heard = if self.next_message().await.trim_end() == WATCHDOG_MESSAGE { heard + 1 } else { 0 };
         }
     }
 }
 
-const ALIVE: &str = "WATCHDOG=1";
+const WATCHDOG_MESSAGE: &str = "WATCHDOG=1";
 /// Microseconds.
-const SHORT: u64 = 60_000;
-const LONG: u64 = 3_600_000_000;
+const SHORT_WATCHDOG_USEC: u64 = 60_000;
+const LONG_WATCHDOG_USEC: u64 = 3_600_000_000;
 
-fn has(message: &str, line: &str) -> bool {
+fn has_line(message: &str, line: &str) -> bool {
     message.lines().any(|one| one == line)
 }
 
 #[tokio::test]
-async fn every_change_is_told() {
+async fn notifies_every_state_change() {
     let sink = Sink::start().await;
-    let (manager, mut process) = Manager::of(Process::new(&sink), LONG);
+    let (manager, mut process) = NotifySocket::attach(Process::new(&sink), LONG_WATCHDOG_USEC);
     process.start().await;
     let id = process.id();
-    let opening = manager.hears().await;
-    assert!(has(&opening, "EXTEND_TIMEOUT_USEC=60000000") && has(&opening, ALIVE), "{opening}");
-    let ready = manager.hears_news().await;
+    let opening = manager.next_message().await;
+    assert!(
+        has_line(&opening, "EXTEND_TIMEOUT_USEC=60000000") && has_line(&opening, WATCHDOG_MESSAGE),
+        "{opening}"
+    );
+    let ready = manager.next_state_message().await;
     let status = format!("STATUS=mail on {}, {}", process.address(0), process.address(1));
-    assert!(has(&ready, "READY=1") && ready.contains(&status), "{ready}");
+    assert!(has_line(&ready, "READY=1") && ready.contains(&status), "{ready}");
 
     process.hang_up().await;
-    let reloading = manager.hears_news().await;
-    assert!(has(&reloading, "RELOADING=1") && reloading.contains("\nMONOTONIC_USEC="), "{reloading}");
-    assert!(has(&manager.hears_news().await, "READY=1"));
+    let reloading = manager.next_state_message().await;
+    assert!(has_line(&reloading, "RELOADING=1") && reloading.contains("\nMONOTONIC_USEC="), "{reloading}");
+    assert!(has_line(&manager.next_state_message().await, "READY=1"));
 
     let good = std::fs::read_to_string(process.directory().join("mailtrail.toml")).unwrap();
     process.configure("[server]\nhostnam = 1\n");
     process.hang_up().await;
-    assert!(has(&manager.hears_news().await, "RELOADING=1"));
-    assert!(has(&manager.hears_news().await, "READY=1"), "one that is refused ends, too");
+    assert!(has_line(&manager.next_state_message().await, "RELOADING=1"));
+    assert!(has_line(&manager.next_state_message().await, "READY=1"), "one that is refused ends, too");
     process.configure(&good);
 
     process.restart().await;
-    assert!(has(
-        &manager.hears_news().await,
+    assert!(has_line(
+        &manager.next_state_message().await,
         "STATUS=waiting for sessions to end before a successor takes over"
     ));
-    assert!(has(&manager.hears_news().await, "RELOADING=1"));
-    assert!(has(&manager.hears_news().await, "READY=1"), "the successor tells it");
+    assert!(has_line(&manager.next_state_message().await, "RELOADING=1"));
+    assert!(has_line(&manager.next_state_message().await, "READY=1"), "the successor tells it");
     assert_eq!(process.id(), id, "systemd need not be told of another process");
 
     assert!(process.terminate().await.success());
-    assert!(has(&manager.hears_news().await, "STOPPING=1"));
+    assert!(has_line(&manager.next_state_message().await, "STOPPING=1"));
 }
 
 #[tokio::test]
-async fn signs_of_life_go_on_as_long_as_the_store_answers() {
+async fn watchdog_pings_continue_while_store_answers() {
     let sink = Sink::start().await;
-    let (manager, mut process) = Manager::of(Process::new(&sink), SHORT);
+    let (manager, mut process) = NotifySocket::attach(Process::new(&sink), SHORT_WATCHDOG_USEC);
     process.start().await;
-    manager.hears_signs(10).await;
+    manager.wait_for_pings(10).await;
     process.restart().await;
     process.started(2).await;
-    manager.hears_signs(10).await;
+    manager.wait_for_pings(10).await;
     assert!(process.terminate().await.success());
-    let (store, _) = Store::open_for_reading(&process.data(), Clock::System).unwrap();
-    assert!(store.answers().await.is_err(), "it has no threads that could");
+    let (store, _) = Store::open_read_only(&process.data(), Clock::System).unwrap();
+    assert!(store.ping().await.is_err(), "it has no threads that could");
     drop(store);
     let (store, _) = Store::open(&process.data(), Clock::System).unwrap();
-    store.answers().await.unwrap();
+    store.ping().await.unwrap();
 }
 
 /// Whoever takes the disk away, until it is dropped.
-struct Hang {
+struct HangingDisk {
     strace: Child,
     /// It ends when nobody listens.
     _said: BufReader<ChildStderr>,
 }
 
-impl Hang {
+impl HangingDisk {
     /// From now on no sync of that process comes back; `None` where this machine does not let us do that.
-    fn of(process: u32) -> Option<Self> {
+    fn hang_syncs_of(process: u32) -> Option<Self> {
         let mut strace = Command::new("strace");
         strace.args([
             "-f",
@@ -162,7 +166,7 @@ impl Hang {
     }
 }
 
-impl Drop for Hang {
+impl Drop for HangingDisk {
     fn drop(&mut self) {
         let _ = self.strace.kill();
         let _ = self.strace.wait();
@@ -170,22 +174,22 @@ impl Drop for Hang {
 }
 
 #[tokio::test]
-async fn a_disk_that_hangs_ends_the_signs_of_life() {
+async fn hanging_disk_stops_watchdog_pings() {
     let sink = Sink::start().await;
-    let (manager, mut process) = Manager::of(Process::new(&sink), SHORT);
+    let (manager, mut process) = NotifySocket::attach(Process::new(&sink), SHORT_WATCHDOG_USEC);
     process.start().await;
-    manager.hears_signs(5).await;
-    let Some(hang) = Hang::of(process.id()) else {
+    manager.wait_for_pings(5).await;
+    let Some(hang) = HangingDisk::hang_syncs_of(process.id()) else {
         return eprintln!("strace cannot hold a process's syncs back here: nothing is seen");
     };
-    manager.hears_no_more().await;
+    manager.wait_for_silence().await;
     drop(hang);
-    manager.hears_signs(5).await;
+    manager.wait_for_pings(5).await;
     assert!(process.terminate().await.success());
 }
 
 #[test]
-fn the_units_are_sound_and_the_service_is_confined() {
+fn units_are_valid_and_service_is_sandboxed() {
     let folder = tempfile::tempdir().unwrap();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
     for unit in ["mailtrail.service", "mailtrail.socket"] {

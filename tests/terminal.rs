@@ -10,7 +10,7 @@ mod terminal;
 
 use house::House;
 use jiff::{SignedDuration, Timestamp, tz::Offset};
-use mailtrail_sandbox::Face;
+use mailtrail_sandbox::ProviderProfile;
 use std::io::{BufRead, BufReader, PipeWriter, Read};
 use std::process::{Command, Stdio};
 use support::client::Client;
@@ -20,8 +20,8 @@ use support::sink::Sink;
 use terminal::Terminal;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tables_are_for_terminals_and_fit_them() {
-    let (process, ids) = waiting(2).await;
+async fn prints_fitted_tables_on_terminals_only() {
+    let (process, ids) = start_with_queued(2).await;
     // The one that is tried next stands first.
     let named = |lines: &[&str]| {
         let mut named: Vec<_> = lines.iter().map(|line| line.split([' ', '\t']).next().unwrap()).collect();
@@ -32,7 +32,7 @@ async fn tables_are_for_terminals_and_fit_them() {
     let cells: Vec<Vec<_>> = piped.out.lines().map(|line| line.split('\t').collect()).collect();
     assert!(named(&piped.out.lines().collect::<Vec<_>>()), "{}", piped.out);
     assert!(cells.iter().all(|row| row.len() == 10), "{}", piped.out);
-    assert!(cells.iter().all(|row| row[8] == LONG), "{}", piped.out);
+    assert!(cells.iter().all(|row| row[8] == LONG_RECIPIENT), "{}", piped.out);
     // Where a row has no room in one line it takes two: ids and times are always whole.
     let exact: Vec<_> = cells.iter().flat_map(|row| [row[0], row[2], row[3]]).collect();
     for (columns, lines_each, whole) in [(80, 2, false), (90, 2, false), (140, 1, false), (400, 1, true)] {
@@ -47,17 +47,17 @@ async fn tables_are_for_terminals_and_fit_them() {
             seen.shown
         );
         assert!(exact.iter().all(|cell| seen.shown.contains(cell)), "{columns}: {}", seen.shown);
-        assert_eq!(lines[2 * lines_each - 1].contains(LONG), whole, "{columns}: {}", seen.shown);
+        assert_eq!(lines[2 * lines_each - 1].contains(LONG_RECIPIENT), whole, "{columns}: {}", seen.shown);
         assert_eq!(seen.shown.contains('…'), !whole, "{columns}: {}", seen.shown);
     }
     // A terminal that does not say how wide it is.
     let seen = Terminal::wide(0).run(&process.command(&["queue", "list"])).await;
-    assert!(seen.shown.contains(LONG), "{}", seen.shown);
+    assert!(seen.shown.contains(LONG_RECIPIENT), "{}", seen.shown);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn colours_are_for_terminals_and_for_those_who_want_them() {
-    let (process, ids) = waiting(1).await;
+async fn colors_output_on_terminals_or_when_requested() {
+    let (process, ids) = start_with_queued(1).await;
     for command in [&["trace", &*ids[0]][..], &["log"]] {
         let words = |more: &[&'static str]| process.command(&[more, command].concat());
         let usual = || Terminal::wide(200);
@@ -86,7 +86,7 @@ async fn colours_are_for_terminals_and_for_those_who_want_them() {
 
 /// The relay's own log, too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_relay_s_log_is_coloured_as_commands_are() {
+async fn relay_log_follows_color_settings() {
     for (terminal, more, coloured) in [
         (Terminal::wide(200), &[][..], true),
         (Terminal::wide(200).with("NO_COLOR", "1"), &[], false),
@@ -100,8 +100,8 @@ async fn the_relay_s_log_is_coloured_as_commands_are() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn long_work_shows_how_far_it_is_on_a_terminal_only() {
-    let (mut process, _) = waiting(3).await;
+async fn shows_progress_on_terminals_only() {
+    let (mut process, _) = start_with_queued(3).await;
     let place = tempfile::tempdir().unwrap();
     let target = |name: &str| place.path().join(name).to_str().unwrap().to_owned();
     let [piped, shown, still_piped, still_shown] = ["a", "b", "c", "d"].map(target);
@@ -144,8 +144,8 @@ async fn long_work_shows_how_far_it_is_on_a_terminal_only() {
             // The bar is wiped off before what is to stay.
             let left = seen.shown.rsplit("\x1b[2K").next().unwrap().trim_start_matches('\r');
             assert_eq!(
-                without_figures(&left.replace("\r\n", "\n").replace(shown, piped)),
-                without_figures(&said.out),
+                mask_digits(&left.replace("\r\n", "\n").replace(shown, piped)),
+                mask_digits(&said.out),
                 "{for_terminal:?}: {:?}",
                 seen.shown
             );
@@ -159,8 +159,8 @@ async fn long_work_shows_how_far_it_is_on_a_terminal_only() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sync_shows_how_far_it_is_on_a_terminal_only() {
-    let mut house = House::new(Face::Mailgun).await;
+async fn sync_shows_progress_on_terminals_only() {
+    let mut house = House::new(ProviderProfile::Mailgun).await;
     house.process.start().await;
     let said =
         house.ask(&["suppress", "add", "--reason", "complaint", "ada@example.net", "bob@example.net"]).await;
@@ -178,7 +178,7 @@ async fn a_sync_shows_how_far_it_is_on_a_terminal_only() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_password_is_asked_for_twice_and_never_shown() {
+async fn prompts_password_twice_without_echo() {
     let process = Process::toward(free_port(), "");
     let hash = process.command(&["user", "hash"]);
     for (second, ended, words) in
@@ -203,15 +203,15 @@ async fn a_password_is_asked_for_twice_and_never_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_is_followed_until_it_is_interrupted() {
-    let (process, ids) = waiting(1).await;
+async fn follows_log_until_interrupted() {
+    let (process, ids) = start_with_queued(1).await;
     let mark = process.directory().join("followed");
     let terminal = Terminal::wide(200).marks(&mark, &ids[0]).types("\x03", "new@example.com");
     let command = process.command(&["log", "-f"]);
     let follow = tokio::spawn(async move { terminal.run(&command).await });
     eventually("the first lines", || mark.exists().then_some(())).await;
     let mut client = Client::connect(process.address(1)).await.unwrap();
-    client.submit("new@example.com", &["b@example.net"], MESSAGE).await.unwrap();
+    client.submit("new@example.com", &["b@example.net"], SAMPLE_MESSAGE).await.unwrap();
     let seen = follow.await.unwrap();
     // As journalctl ends: by the signal, which a shell shows as 130.
     assert_eq!(seen.ended, -2, "{}", seen.shown);
@@ -220,8 +220,8 @@ async fn a_log_is_followed_until_it_is_interrupted() {
 
 /// `log -f | head -1`: it ends when its reader has, though no further line comes; and so while the relay stands.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_nobody_reads_any_more_ends() {
-    let (mut process, _) = waiting(1).await;
+async fn log_ends_when_reader_closes_pipe() {
+    let (mut process, _) = start_with_queued(1).await;
     for _ in 0..2 {
         for arguments in [&["log", "-f"][..], &["--json", "log", "-f"], &["log"]] {
             let mut child =
@@ -244,8 +244,8 @@ async fn a_log_that_nobody_reads_any_more_ends() {
 
 /// Nobody hears standard error: no command breaks for that, and the exit code says the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_nobody_hears_breaks_nothing() {
-    let (process, _) = waiting(1).await;
+async fn closed_stderr_does_not_change_exit_codes() {
+    let (process, _) = start_with_queued(1).await;
     let nothing = "01K54Z8Q3V7N5X9B2C6D8F0GHJ";
     for (arguments, code) in [
         (&["trace", "nobody@example.org"][..], 1),
@@ -268,7 +268,7 @@ async fn what_nobody_hears_breaks_nothing() {
     ] {
         let said = process.ask(arguments).await;
         assert_eq!((said.code, said.err.is_empty()), (code, false), "{arguments:?}: {}", said.err);
-        for unheard in [deserted().into(), full()] {
+        for unheard in [closed_pipe().into(), full_device()] {
             let mut command = process.command(arguments);
             let ended = support::run(command.stdin(Stdio::null()).stderr(unheard)).await.unwrap();
             assert_eq!(ended.status.code(), Some(code), "{arguments:?}");
@@ -279,8 +279,8 @@ async fn what_nobody_hears_breaks_nothing() {
 
 /// A reader that has gone has seen enough; a disk that is full has not got what was asked for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_written_is_no_success() {
-    let (process, ids) = waiting(1).await;
+async fn failed_write_is_an_error_but_closed_pipe_is_not() {
+    let (process, ids) = start_with_queued(1).await;
     assert_eq!(process.ask(&["suppress", "add", "ada@example.net"]).await.code, 0);
     for arguments in [
         &["queue", "list"][..],
@@ -289,43 +289,44 @@ async fn what_cannot_be_written_is_no_success() {
         &["suppress", "export"],
         &["completions", "bash"],
     ] {
-        let output = support::run(process.command(arguments).stdout(deserted())).await.unwrap();
+        let output = support::run(process.command(arguments).stdout(closed_pipe())).await.unwrap();
         assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]), "{arguments:?}");
-        let output = support::run(process.command(arguments).stdout(full())).await.unwrap();
+        let output = support::run(process.command(arguments).stdout(full_device())).await.unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
         assert!(said.starts_with("mailtrail: standard output cannot be written: No space left"), "{said}");
-        let output =
-            support::run(process.command(arguments).stdout(full()).stderr(deserted())).await.unwrap();
+        let output = support::run(process.command(arguments).stdout(full_device()).stderr(closed_pipe()))
+            .await
+            .unwrap();
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");
     }
 }
 
 /// The program that reads the relay's log has ended: mail goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_relay_whose_log_nobody_reads_goes_on() {
+async fn relay_continues_when_log_reader_closes() {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
-    process.start_telling(deserted()).await;
+    process.start_telling(closed_pipe()).await;
     let mut client = Client::connect(process.address(1)).await.unwrap();
-    let id = client.submit("a@example.com", &["b@example.net"], MESSAGE).await.unwrap();
+    let id = client.submit("a@example.com", &["b@example.net"], SAMPLE_MESSAGE).await.unwrap();
     sink.arrival(&id).await;
     assert!(process.terminate().await.success());
 }
 
 /// A pipe that nobody reads from.
-fn deserted() -> PipeWriter {
+fn closed_pipe() -> PipeWriter {
     std::io::pipe().unwrap().1
 }
 
 /// A disk without room.
-fn full() -> Stdio {
+fn full_device() -> Stdio {
     std::fs::File::options().write(true).open("/dev/full").unwrap().into()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_one_command_says_the_next_one_takes() {
-    let (process, ids) = waiting(3).await;
+async fn commands_can_be_piped_together() {
+    let (process, ids) = start_with_queued(3).await;
     let program = process.command(&[]);
     let words: Vec<_> = std::iter::once(program.get_program()).chain(program.get_args()).collect();
     let shell = async |line: &str| {
@@ -353,8 +354,8 @@ async fn what_one_command_says_the_next_one_takes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn times_are_written_as_people_write_them() {
-    let (process, _) = waiting(1).await;
+async fn accepts_human_time_expressions() {
+    let (process, _) = start_with_queued(1).await;
     for (arguments, code) in [
         (&["--since", "10 min ago"][..], 0),
         (&["--since", "yesterday"], 0),
@@ -374,7 +375,7 @@ async fn times_are_written_as_people_write_them() {
 }
 
 /// The clocks of other places: by name, as a file has it, and as POSIX writes it; with what they are ahead of UTC.
-const PLACES: [(&str, i32); 5] = [
+const TIME_ZONES: [(&str, i32); 5] = [
     ("Asia/Kolkata", 5 * 3600 + 1800),
     ("Pacific/Kiritimati", 14 * 3600),
     (":America/Caracas", -4 * 3600),
@@ -383,9 +384,9 @@ const PLACES: [(&str, i32); 5] = [
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn times_are_taken_by_the_clock_of_this_place() {
-    let (process, _) = waiting(1).await;
-    for (place, ahead) in PLACES {
+async fn parses_times_in_local_time_zone() {
+    let (process, _) = start_with_queued(1).await;
+    for (place, ahead) in TIME_ZONES {
         let here = Offset::from_seconds(ahead).unwrap();
         let ask = async |words: &[&str]| {
             let mut command = process.command(words);
@@ -419,15 +420,15 @@ async fn times_are_taken_by_the_clock_of_this_place() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn times_are_shown_by_the_clock_of_this_place_on_a_terminal() {
-    let (process, ids) = waiting(1).await;
+async fn shows_local_times_on_terminals() {
+    let (process, ids) = start_with_queued(1).await;
     let lines = process.ask(&["--json", "log"]).await.json();
     let utc = lines[0]["at"].as_str().unwrap();
     assert!(utc.ends_with('Z'));
     assert!(process.ask(&["log"]).await.out.contains(utc), "a pipe gets what a program can read anywhere");
     let next =
         process.ask(&["--json", "queue", "list"]).await.json()[0]["next_at"].as_str().unwrap().to_owned();
-    for (place, ahead) in PLACES {
+    for (place, ahead) in TIME_ZONES {
         let here = Offset::from_seconds(ahead).unwrap();
         let local = |utc: &str| {
             let moment: Timestamp = utc.parse().unwrap();
@@ -459,7 +460,7 @@ async fn times_are_shown_by_the_clock_of_this_place_on_a_terminal() {
 }
 
 /// What a command does stands in the journal, whose figures grow.
-fn without_figures(text: &str) -> String {
+fn mask_digits(text: &str) -> String {
     let mut bare: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
     while bare.contains("00") {
         bare = bare.replace("00", "0");
@@ -468,7 +469,7 @@ fn without_figures(text: &str) -> String {
 }
 
 /// So much mail that waits for its second attempt: nobody listens where it goes.
-async fn waiting(messages: usize) -> (Process, Vec<String>) {
+async fn start_with_queued(messages: usize) -> (Process, Vec<String>) {
     let mut process = Process::toward(free_port(), "");
     let text =
         process.configuration(free_port(), "").replace("first = \"100ms\"", "first = \"1h\"\nmax = \"1h\"");
@@ -477,7 +478,7 @@ async fn waiting(messages: usize) -> (Process, Vec<String>) {
     let mut client = Client::connect(process.address(1)).await.unwrap();
     let mut ids = Vec::new();
     for _ in 0..messages {
-        ids.push(client.submit("sender@example.com", &[LONG], MESSAGE).await.unwrap());
+        ids.push(client.submit("sender@example.com", &[LONG_RECIPIENT], SAMPLE_MESSAGE).await.unwrap());
     }
     let tried = async {
         let tried = async || {
@@ -490,5 +491,5 @@ async fn waiting(messages: usize) -> (Process, Vec<String>) {
     (process, ids)
 }
 
-const LONG: &str = "a.recipient.with.quite.a.long.name@department.of.long.names.example.net";
-const MESSAGE: &str = "Subject: x\r\n\r\nbody\r\n";
+const LONG_RECIPIENT: &str = "a.recipient.with.quite.a.long.name@department.of.long.names.example.net";
+const SAMPLE_MESSAGE: &str = "Subject: x\r\n\r\nbody\r\n";

@@ -30,13 +30,13 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 /// A relay with a certificate of `authority`'s and two doors, STARTTLS and implicit TLS.
-struct House {
+struct TlsTestRelay {
     daemon: Daemon,
     directory: TempDir,
 }
 
-impl House {
-    async fn open(authority: &Authority, sink: &Sink, users: &str, clock: Clock) -> Self {
+impl TlsTestRelay {
+    async fn start(authority: &Authority, sink: &Sink, users: &str, clock: Clock) -> Self {
         let directory = tempfile::tempdir().unwrap();
         authority.certify(dns("localhost")).write(directory.path());
         std::fs::write(directory.path().join("clients.pem"), authority.0.pem()).unwrap();
@@ -78,22 +78,24 @@ tls = "none"
     }
 
     /// A client at each of the two doors.
-    async fn clients(&self, connector: &TlsConnector) -> io::Result<[Client; 2]> {
+    async fn connect_both(&self, connector: &TlsConnector) -> io::Result<[Client; 2]> {
         let plain = Client::connect(self.daemon.smtp_addresses()[0]).await?;
         let first = plain.start_tls(connector).await?;
         Ok([first, Client::connect_secured(self.implicit(), connector).await?])
     }
 
     /// The user that a message came from.
-    async fn sender(&self, client: &mut Client) -> Option<String> {
+    async fn submitting_user(&self, client: &mut Client) -> Option<String> {
         let id = client.submit("a@example.com", &["b@example.net"], "A: b\r\n\r\n").await.unwrap();
         let id = id.parse().unwrap();
-        support::eventually("the ledger knows it", || self.daemon.store().send(id).unwrap()).await.user
+        support::eventually("the ledger knows it", || self.daemon.store().load_message(id).unwrap())
+            .await
+            .user
     }
 }
 
 #[tokio::test]
-async fn a_certificate_logs_in() {
+async fn client_certificate_authenticates() {
     let (authority, sink) = (Authority::new(), Sink::start().await);
     let (named, mailed, marked, unknown) = (
         authority.certify(dns("shop.example.com")),
@@ -107,45 +109,52 @@ async fn a_certificate_logs_in() {
          [[user]]\nname = \"crm\"\ncertificates = [{:?}]\n",
         marks(&marked.certificate)[0]
     );
-    let house = House::open(&authority, &sink, &users, Clock::System).await;
+    let house = TlsTestRelay::start(&authority, &sink, &users, Clock::System).await;
     let password = BASE64_STANDARD.encode(format!("\0{USER}\0{PASSWORD}"));
     for (identity, user) in [(&named, "shop"), (&mailed, "till"), (&marked, "crm")] {
         let connector = authority.connector(Some(identity));
         // The second time the session is resumed.
         for _ in 0..2 {
-            for mut client in house.clients(&connector).await.unwrap() {
-                assert_eq!(house.sender(&mut client).await.as_deref(), Some(user), "without AUTH");
+            for mut client in house.connect_both(&connector).await.unwrap() {
+                assert_eq!(house.submitting_user(&mut client).await.as_deref(), Some(user), "without AUTH");
                 assert_eq!(client.ask("AUTH EXTERNAL =").await.unwrap().0, 235);
-                assert_eq!(house.sender(&mut client).await.as_deref(), Some(user));
+                assert_eq!(house.submitting_user(&mut client).await.as_deref(), Some(user));
             }
         }
-        for mut client in house.clients(&connector).await.unwrap() {
+        for mut client in house.connect_both(&connector).await.unwrap() {
             assert_eq!(client.ask(&format!("AUTH PLAIN {password}")).await.unwrap().0, 235);
-            assert_eq!(house.sender(&mut client).await.as_deref(), Some(USER), "a password goes first");
+            assert_eq!(
+                house.submitting_user(&mut client).await.as_deref(),
+                Some(USER),
+                "a password goes first"
+            );
         }
     }
     for identity in [None, Some(&unknown)] {
-        for mut client in house.clients(&authority.connector(identity)).await.unwrap() {
+        for mut client in house.connect_both(&authority.connector(identity)).await.unwrap() {
             assert_eq!(client.ask("AUTH EXTERNAL =").await.unwrap().0, 504);
             assert_eq!(client.ask("MAIL FROM:<a@example.com>").await.unwrap().0, 530);
             assert_eq!(client.ask(&format!("AUTH PLAIN {password}")).await.unwrap().0, 235);
-            assert_eq!(house.sender(&mut client).await.as_deref(), Some(USER));
+            assert_eq!(house.submitting_user(&mut client).await.as_deref(), Some(USER));
         }
     }
 }
 
 #[tokio::test]
-async fn a_certificate_of_another_authority_is_refused() {
+async fn rejects_client_certificate_of_other_ca() {
     let (authority, stranger, sink) = (Authority::new(), Authority::new(), Sink::start().await);
     let users = "[[user]]\nname = \"shop\"\ncertificates = [\"shop.example.com\"]\n";
-    let house = House::open(&authority, &sink, users, Clock::System).await;
+    let house = TlsTestRelay::start(&authority, &sink, users, Clock::System).await;
     let forged = stranger.certify(dns("shop.example.com"));
-    assert!(house.clients(&authority.connector(Some(&forged))).await.is_err());
-    assert!(house.clients(&authority.connector(None)).await.is_ok());
+    assert!(house.connect_both(&authority.connector(Some(&forged))).await.is_err());
+    assert!(house.connect_both(&authority.connector(None)).await.is_ok());
 }
 
 /// The certificate that new connections are shown.
-async fn shown(address: SocketAddr, connector: &TlsConnector) -> io::Result<CertificateDer<'static>> {
+async fn peer_certificate(
+    address: SocketAddr,
+    connector: &TlsConnector,
+) -> io::Result<CertificateDer<'static>> {
     let name = ServerName::try_from("localhost").unwrap();
     let stream = connector.connect(name, TcpStream::connect(address).await?).await?;
     let certificates = stream.get_ref().1.peer_certificates().unwrap();
@@ -153,31 +162,31 @@ async fn shown(address: SocketAddr, connector: &TlsConnector) -> io::Result<Cert
 }
 
 #[tokio::test]
-async fn a_new_certificate_is_for_new_connections_and_a_bad_one_for_none() {
+async fn uses_new_certificate_for_new_connections_and_ignores_bad_one() {
     let (authority, sink) = (Authority::new(), Sink::start().await);
-    let mut house = House::open(&authority, &sink, "", Clock::System).await;
+    let mut house = TlsTestRelay::start(&authority, &sink, "", Clock::System).await;
     let trust = || authority.connector(None);
-    let before = shown(house.implicit(), &trust()).await.unwrap();
-    let mut sessions = house.clients(&trust()).await.unwrap();
+    let before = peer_certificate(house.implicit(), &trust()).await.unwrap();
+    let mut sessions = house.connect_both(&trust()).await.unwrap();
     let fresh = authority.certify(dns("localhost"));
     fresh.write(house.directory.path());
     house.daemon.reload(house.daemon.config().clone()).unwrap();
     assert_ne!(before, fresh.certificate);
-    assert_eq!(shown(house.implicit(), &trust()).await.unwrap(), fresh.certificate);
+    assert_eq!(peer_certificate(house.implicit(), &trust()).await.unwrap(), fresh.certificate);
     std::fs::write(house.directory.path().join("relay.key"), KeyPair::generate().unwrap().serialize_pem())
         .unwrap();
     let refused = house.daemon.reload(house.daemon.config().clone()).unwrap_err().to_string();
     assert!(refused.contains("give the key that belongs to the first certificate"), "{refused}");
-    assert_eq!(shown(house.implicit(), &trust()).await.unwrap(), fresh.certificate);
+    assert_eq!(peer_certificate(house.implicit(), &trust()).await.unwrap(), fresh.certificate);
     let password = BASE64_STANDARD.encode(format!("\0{USER}\0{PASSWORD}"));
     for session in &mut sessions {
         assert_eq!(session.ask(&format!("AUTH PLAIN {password}")).await.unwrap().0, 235, "it goes on");
-        assert_eq!(house.sender(session).await.as_deref(), Some(USER));
+        assert_eq!(house.submitting_user(session).await.as_deref(), Some(USER));
     }
 }
 
 #[tokio::test]
-async fn a_hangup_takes_the_new_certificate() {
+async fn reload_uses_new_certificate() {
     let sink = Sink::start().await;
     let mut process = Process::new(&sink);
     process.start().await;
@@ -198,15 +207,16 @@ async fn a_hangup_takes_the_new_certificate() {
 }
 
 #[tokio::test]
-async fn an_expiry_is_measured_and_announced() {
-    let log = Log::default();
-    let _logging = log.listen();
+async fn exports_and_logs_certificate_expiry() {
+    let log = LogCapture::default();
+    let _logging = log.install();
     let metrics = PrometheusBuilder::new().install_recorder().unwrap();
     let (authority, sink) = (Authority::new(), Sink::start().await);
-    let before = Timestamp::from_seconds(EXPIRY - 12 * 86_400 - 3600);
-    let house = House::open(&authority, &sink, "", Clock::runtime(before)).await;
+    let before = Timestamp::from_secs(EXPIRY_SECONDS - 12 * 86_400 - 3600);
+    let house = TlsTestRelay::start(&authority, &sink, "", Clock::tokio_time(before)).await;
     let path = house.directory.path().join("relay.pem").display().to_string();
-    let line = format!("mailtrail_tls_certificate_expiry_timestamp_seconds{{file={path:?}}} {EXPIRY}");
+    let line =
+        format!("mailtrail_tls_certificate_expiry_timestamp_seconds{{file={path:?}}} {EXPIRY_SECONDS}");
     support::eventually("the expiry is measured", || metrics.render().contains(&line).then_some(())).await;
     let said = |text: &&str| text.contains("expires soon") && text.contains(&path);
     support::eventually("it is announced", || log.text().lines().any(|line| said(&line)).then_some(())).await;
@@ -217,13 +227,15 @@ async fn an_expiry_is_measured_and_announced() {
 }
 
 /// 2027-01-02.
-const EXPIRY: u64 = 1_798_848_000;
+const EXPIRY_SECONDS: u64 = 1_798_848_000;
 
 #[tokio::test]
-async fn nothing_below_tls_1_2_is_spoken() {
+async fn rejects_versions_below_tls_1_2() {
     let (authority, sink) = (Authority::new(), Sink::start().await);
-    let house = House::open(&authority, &sink, "", Clock::System).await;
-    for (minor, expected) in [(1, PROTOCOL_VERSION), (2, PROTOCOL_VERSION), (3, SERVER_HELLO)] {
+    let house = TlsTestRelay::start(&authority, &sink, "", Clock::System).await;
+    for (minor, expected) in
+        [(1, PROTOCOL_VERSION_ALERT), (2, PROTOCOL_VERSION_ALERT), (3, SERVER_HELLO_RECORD)]
+    {
         let mut stream = TcpStream::connect(house.implicit()).await.unwrap();
         stream.write_all(&client_hello(minor)).await.unwrap();
         let mut answer = [0; 7];
@@ -235,16 +247,16 @@ async fn nothing_below_tls_1_2_is_spoken() {
 }
 
 /// An alert (RFC 8446 section 6) with its description.
-const PROTOCOL_VERSION: [u8; 2] = [0x15, 70];
+const PROTOCOL_VERSION_ALERT: [u8; 2] = [0x15, 70];
 /// A handshake record with its first message.
-const SERVER_HELLO: [u8; 2] = [0x16, 2];
+const SERVER_HELLO_RECORD: [u8; 2] = [0x16, 2];
 
 /// What was logged on this thread.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+struct LogCapture(Arc<Mutex<Vec<u8>>>);
 
-impl Log {
-    fn listen(&self) -> tracing::subscriber::DefaultGuard {
+impl LogCapture {
+    fn install(&self) -> tracing::subscriber::DefaultGuard {
         let log = self.clone();
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || log.clone());
         tracing::subscriber::set_default(subscriber.finish())
@@ -255,7 +267,7 @@ impl Log {
     }
 }
 
-impl io::Write for Log {
+impl io::Write for LogCapture {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().map_err(|_| ErrorKind::Other)?.extend_from_slice(bytes);
         Ok(bytes.len())

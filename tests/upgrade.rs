@@ -15,11 +15,11 @@ use support::process::{Process, free_port};
 use support::sink::Sink;
 
 #[tokio::test]
-async fn a_store_of_the_first_version_is_taken_on() {
+async fn opens_store_of_first_version() {
     let sink = Sink::start().await;
-    let (mut process, id) = with_mail(&sink).await;
-    let segment = segment(&process);
-    fs::write(&segment, in_the_first_version(&fs::read(&segment).unwrap())).unwrap();
+    let (mut process, id) = stopped_with_queued_mail(&sink).await;
+    let segment = only_segment(&process);
+    fs::write(&segment, to_first_version(&fs::read(&segment).unwrap())).unwrap();
     fs::remove_dir_all(process.data().join("ledger")).unwrap();
     process.configure(&process.configuration(sink.port(), ""));
     process.start().await;
@@ -32,12 +32,12 @@ async fn a_store_of_the_first_version_is_taken_on() {
 /// Each earlier version of the record of a mail, as the program of its time wrote it: three mails, of which one arrived,
 /// one bounced and one waits.
 #[tokio::test]
-async fn stores_that_earlier_programs_wrote_are_taken_on() {
+async fn opens_stores_of_earlier_programs() {
     for version in ["1", "2", "3"] {
         let sink = Sink::start().await;
         let process = Process::new(&sink);
         let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/stores").join(version);
-        copy(&kept, &process.data());
+        copy_dir(&kept, &process.data());
         let reports = process.ask(&["--json", "events", "list"]).await.json().len();
         assert!(reports >= 4, "{version}: {reports}");
         for (address, state) in [("delivered", "delivered"), ("bounce", "bounced"), ("defer-smtp", "queued")]
@@ -51,20 +51,20 @@ async fn stores_that_earlier_programs_wrote_are_taken_on() {
         let verified = process.ask(&["store", "verify"]).await;
         assert_eq!(verified.code, 0, "{version}: {}", verified.err);
         let (store, report) = Store::open(&process.data(), Clock::System).unwrap();
-        assert_eq!(report.damaged.len(), 0, "{version}");
-        let [waiting] = store.queued(10).unwrap()[..] else { panic!("{version}: one mail waits") };
-        let message = store.job(waiting).unwrap().unwrap().message.unwrap();
-        let whole: Vec<u8> = message.pieces().map_ok(|piece| piece.to_vec()).try_concat().await.unwrap();
+        assert_eq!(report.corrupt_ranges.len(), 0, "{version}");
+        let [waiting] = store.queued_ids(10).unwrap()[..] else { panic!("{version}: one mail waits") };
+        let message = store.load_job(waiting).unwrap().unwrap().body.unwrap();
+        let whole: Vec<u8> = message.chunks().map_ok(|piece| piece.to_vec()).try_concat().await.unwrap();
         assert!(whole.ends_with(b"\r\n\r\nThank you.\r\n"), "{version}");
     }
 }
 
 /// Before their orders had reasons.
 #[tokio::test]
-async fn what_operators_of_earlier_programs_did_is_read() {
+async fn reads_operator_actions_of_earlier_programs() {
     let process = Process::new(&Sink::start().await);
     let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/stores/4");
-    copy(&kept, &process.data());
+    copy_dir(&kept, &process.data());
     let log = process.ask(&["--json", "log", "-g", "\"source\":\"operator\""]).await.json();
     let told = |line: &serde_json::Value| {
         [&line["event"], &line["text"]].map(|word| word.as_str().unwrap().to_owned())
@@ -84,9 +84,9 @@ async fn what_operators_of_earlier_programs_did_is_read() {
 }
 
 #[tokio::test]
-async fn a_ledger_of_another_version_is_made_anew() {
+async fn rebuilds_ledger_of_other_schema() {
     let sink = Sink::start().await;
-    let (mut process, id) = with_mail(&sink).await;
+    let (mut process, id) = stopped_with_queued_mail(&sink).await;
     let ledger = sled::open(process.data().join("ledger/1")).unwrap();
     assert!(ledger.insert(b"kschema", &1u32.to_be_bytes()).unwrap().is_some());
     drop(ledger);
@@ -99,14 +99,14 @@ async fn a_ledger_of_another_version_is_made_anew() {
 }
 
 #[tokio::test]
-async fn a_store_of_a_newer_version_is_refused_and_left_as_it_is() {
+async fn refuses_newer_store_and_leaves_it_unchanged() {
     let sink = Sink::start().await;
     for (kind, version) in [(1, 200), (200, 1)] {
         for ledger_lost in [true, false] {
-            let (process, _) = with_mail(&sink).await;
-            let segment = segment(&process);
+            let (process, _) = stopped_with_queued_mail(&sink).await;
+            let segment = only_segment(&process);
             let first = fs::read(&segment).unwrap();
-            let newer = Frame { kind, version, ..Frame::first(&first) }.in_place_of(&first);
+            let newer = RawFrame { kind, version, ..RawFrame::first_in(&first) }.replace_first(&first);
             fs::write(&segment, &newer).unwrap();
             if ledger_lost {
                 fs::remove_dir_all(process.data().join("ledger")).unwrap();
@@ -133,18 +133,18 @@ async fn a_store_of_a_newer_version_is_refused_and_left_as_it_is() {
 
 /// Its checksum vouches for it, so no disk damaged it, and what it says was promised to somebody: it is not passed over.
 #[tokio::test]
-async fn a_record_that_nobody_can_read_stops_the_start_and_is_named() {
+async fn undecodable_record_stops_start_and_is_named() {
     let sink = Sink::start().await;
-    let (mut process, _) = with_mail(&sink).await;
-    let segment = segment(&process);
-    fs::write(&segment, with_nonsense(&fs::read(&segment).unwrap())).unwrap();
+    let (mut process, _) = stopped_with_queued_mail(&sink).await;
+    let segment = only_segment(&process);
+    fs::write(&segment, with_undecodable_record(&fs::read(&segment).unwrap())).unwrap();
     let before = fs::read(&segment).unwrap();
     fs::remove_dir_all(process.data().join("ledger")).unwrap();
     let serve = process.run().await;
     let verify = process.ask(&["store", "verify"]).await;
     let codes = (serve.status.code(), verify.code);
     for said in [String::from_utf8(serve.stderr).unwrap(), verify.err] {
-        let place = format!("{}, byte {SEGMENT_HEADER}: ", segment.display());
+        let place = format!("{}, byte {SEGMENT_HEADER_BYTES}: ", segment.display());
         assert!(said.contains(&place), "{said}");
         assert!(
             said.contains("its checksum is good; put a copy that `mailtrail store backup` made"),
@@ -164,12 +164,12 @@ async fn a_record_that_nobody_can_read_stops_the_start_and_is_named() {
     assert_eq!(process.ask(&["store", "verify"]).await.code, 0);
 }
 
-fn copy(from: &Path, to: &Path) {
+fn copy_dir(from: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let (entry, target) = entry.map(|entry| (entry.path(), to.join(entry.file_name()))).unwrap();
         if entry.is_dir() {
-            copy(&entry, &target);
+            copy_dir(&entry, &target);
         } else {
             fs::copy(&entry, &target).unwrap();
         }
@@ -177,7 +177,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// A relay that has stopped with one mail in its queue, and the mail's id.
-async fn with_mail(sink: &Sink) -> (Process, String) {
+async fn stopped_with_queued_mail(sink: &Sink) -> (Process, String) {
     let mut process = Process::new(sink);
     process.configure(&process.configuration(free_port(), ""));
     process.start().await;
@@ -187,7 +187,7 @@ async fn with_mail(sink: &Sink) -> (Process, String) {
     (process, id)
 }
 
-fn segment(process: &Process) -> PathBuf {
+fn only_segment(process: &Process) -> PathBuf {
     let mut files = fs::read_dir(process.data().join("journal")).unwrap().map(|file| file.unwrap().path());
     let only = files.next().unwrap();
     assert_eq!(files.next(), None);
@@ -195,7 +195,7 @@ fn segment(process: &Process) -> PathBuf {
 }
 
 /// The fields of the first version's record of a mail, all but its recipients.
-type FirstVersion = (
+type AcceptedFirstVersion = (
     [u8; 16],
     String,
     Option<String>,
@@ -211,59 +211,59 @@ type FirstVersion = (
 );
 
 /// The segment as the first version would have written it, with its first record only.
-fn in_the_first_version(segment: &[u8]) -> Vec<u8> {
-    let frame = Frame::first(segment);
+fn to_first_version(segment: &[u8]) -> Vec<u8> {
+    let frame = RawFrame::first_in(segment);
     assert_eq!(frame.version, 5);
-    let (_, rest) = postcard::take_from_bytes::<FirstVersion>(frame.head).unwrap();
-    let mut head = frame.head[..frame.head.len() - rest.len()].to_vec();
+    let (_, rest) = postcard::take_from_bytes::<AcceptedFirstVersion>(frame.payload).unwrap();
+    let mut head = frame.payload[..frame.payload.len() - rest.len()].to_vec();
     head.extend(postcard::to_stdvec(&["b@example.net"][..]).unwrap());
-    Frame { version: 1, head: &head, ..frame }.in_place_of(segment)
+    RawFrame { version: 1, payload: &head, ..frame }.replace_first(segment)
 }
 
-fn with_nonsense(segment: &[u8]) -> Vec<u8> {
-    Frame { head: &[255; 64], ..Frame::first(segment) }.in_place_of(segment)
+fn with_undecodable_record(segment: &[u8]) -> Vec<u8> {
+    RawFrame { payload: &[255; 64], ..RawFrame::first_in(segment) }.replace_first(segment)
 }
 
 /// A record of the journal, by the letter of its format.
-struct Frame<'a> {
+struct RawFrame<'a> {
     kind: u8,
     version: u8,
-    head: &'a [u8],
+    payload: &'a [u8],
     body: &'a [u8],
 }
 
-impl<'a> Frame<'a> {
-    fn first(segment: &'a [u8]) -> Self {
-        let frame = &segment[SEGMENT_HEADER..];
+impl<'a> RawFrame<'a> {
+    fn first_in(segment: &'a [u8]) -> Self {
+        let frame = &segment[SEGMENT_HEADER_BYTES..];
         assert_eq!((&frame[..4], frame[4]), (&b"\xf5mt\x02"[..], 1), "a mail is the first record");
         let length = |at: usize| u32::from_le_bytes(frame[at..at + 4].try_into().unwrap()) as usize;
         let (head, body) = (length(8), length(12));
-        let frame = &frame[..FRAME_HEADER + head + body];
+        let frame = &frame[..FRAME_HEADER_BYTES + head + body];
         Self {
             kind: frame[4],
             version: frame[5],
-            head: &frame[FRAME_HEADER..][..head],
-            body: &frame[FRAME_HEADER + head..],
+            payload: &frame[FRAME_HEADER_BYTES..][..head],
+            body: &frame[FRAME_HEADER_BYTES + head..],
         }
     }
 
-    fn in_place_of(&self, segment: &[u8]) -> Vec<u8> {
-        let mut written = segment[..SEGMENT_HEADER + FRAME_HEADER].to_vec();
+    fn replace_first(&self, segment: &[u8]) -> Vec<u8> {
+        let mut written = segment[..SEGMENT_HEADER_BYTES + FRAME_HEADER_BYTES].to_vec();
         let salt = u32::from_le_bytes(segment[12..16].try_into().unwrap());
-        let header = &mut written[SEGMENT_HEADER..];
+        let header = &mut written[SEGMENT_HEADER_BYTES..];
         let mask = salt ^ crc32fast::hash(&header[24..32]);
         header[4] = self.kind;
         header[5] = self.version;
-        header[8..12].copy_from_slice(&(self.head.len() as u32).to_le_bytes());
+        header[8..12].copy_from_slice(&(self.payload.len() as u32).to_le_bytes());
         header[16..20].copy_from_slice(&crc32fast::hash(self.body).to_le_bytes());
-        let checksum = crc32fast::hash(&[&header[..20], self.head].concat());
+        let checksum = crc32fast::hash(&[&header[..20], self.payload].concat());
         header[16..20].copy_from_slice(&(crc32fast::hash(self.body) ^ mask).to_le_bytes());
         header[20..24].copy_from_slice(&(checksum ^ mask).to_le_bytes());
-        written.extend_from_slice(self.head);
+        written.extend_from_slice(self.payload);
         written.extend_from_slice(self.body);
         written
     }
 }
 
-const SEGMENT_HEADER: usize = 60;
-const FRAME_HEADER: usize = 32;
+const SEGMENT_HEADER_BYTES: usize = 60;
+const FRAME_HEADER_BYTES: usize = 32;

@@ -10,7 +10,10 @@ mod scripted;
 use bytes::Bytes;
 use mailtrail_mail::{Clock, Timestamp, TrackingId};
 use mailtrail_net::tls;
-use mailtrail_trail::{Begun, Event, Kind, Notice, Standing, State, Via, What, Words};
+use mailtrail_trail::{
+    AttemptStarted, AttemptStatus, Diagnostic, EventKind, EventSource, ProviderEvent, ReceivedEvent,
+    RecipientState, TrailEventKind,
+};
 use scene::{LONG, Scene, attempts, message, states, taken};
 use scripted::{Act, At, Script, Server};
 use std::collections::BTreeSet;
@@ -18,11 +21,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-const MODES: [&str; 3] = ["pipelining = \"full\"", "pipelining = \"group\"", "pipelining = \"off\""];
+const PIPELINING_MODES: [&str; 3] =
+    ["pipelining = \"full\"", "pipelining = \"group\"", "pipelining = \"off\""];
 
 #[tokio::test]
-async fn each_recipient_has_its_own_fate() {
-    for mode in MODES {
+async fn each_recipient_has_its_own_result() {
+    for mode in PIPELINING_MODES {
         let refused = Act::Say("550 5.1.1 no such user");
         let later = [Act::Say("451 4.2.0 greylisted"), Act::Say("250 now")];
         let script = Script::new().to("b@example.net", [refused]).to("c@example.net", later);
@@ -31,26 +35,31 @@ async fn each_recipient_has_its_own_fate() {
         let trail = scene.settled(id).await;
         assert_eq!(
             states(&trail),
-            [State::Relayed, State::Bounced, State::Relayed, State::Relayed],
+            [
+                RecipientState::Relayed,
+                RecipientState::Bounced,
+                RecipientState::Relayed,
+                RecipientState::Relayed
+            ],
             "{mode}"
         );
         let to: Vec<_> = scene.server.taken().into_iter().map(|taken| taken.recipients).collect();
         assert_eq!(to, [vec!["a@example.net", "d@example.net"], vec!["c@example.net"]], "{mode}");
         assert_eq!((trail.attempts, scene.said("RCPT")), (2, 5), "{mode}");
-        assert_eq!(trail.recipients[1].words.enhanced.as_deref(), Some("5.1.1"), "{mode}");
+        assert_eq!(trail.recipients[1].diagnostic.enhanced_status.as_deref(), Some("5.1.1"), "{mode}");
     }
 }
 
 /// 250, 550, 450, 250, and the connection drops: with the fifth RCPT, or behind the dot that the fifth has no part in.
 #[tokio::test]
-async fn five_fates_in_one_transaction_are_five_fates() {
+async fn five_recipients_have_five_results() {
     let everybody = ["a@example.net", "b@example.net", "c@example.net", "d@example.net", "e@example.net"];
-    for mode in MODES {
+    for mode in PIPELINING_MODES {
         for (drops, standing, words) in [
-            (At::Rcpt, Standing::Queued, "the server closed the connection"),
+            (At::Rcpt, AttemptStatus::Queued, "the server closed the connection"),
             (
                 At::Dot,
-                Standing::Unknown,
+                AttemptStatus::Unknown,
                 "the message was sent and no answer came: the server closed the connection",
             ),
         ] {
@@ -64,26 +73,36 @@ async fn five_fates_in_one_transaction_are_five_fates() {
             }
             let scene = Scene::new(script, mode).await;
             let trail = scene.settled(scene.send(1, &everybody).await).await;
-            let what = format!("{mode} {drops:?}: {:#?}", trail.facts);
+            let what = format!("{mode} {drops:?}: {:#?}", trail.events);
             let first: Vec<_> = (0..5u16)
                 .map(|place| {
                     let fact =
-                        trail.facts.iter().skip(1).find(|fact| fact.recipients.contains(&place)).unwrap();
-                    let words = &fact.words;
-                    (fact.what, words.code, words.enhanced.as_deref(), words.text.as_deref().unwrap())
+                        trail.events.iter().skip(1).find(|fact| fact.recipients.contains(&place)).unwrap();
+                    let words = &fact.diagnostic;
+                    (fact.kind, words.code, words.enhanced_status.as_deref(), words.text.as_deref().unwrap())
                 })
                 .collect();
-            let dropped = (What::Attempted(standing), None, None, words);
-            let refused =
-                (What::Attempted(Standing::Bounced), Some(550), Some("5.1.1"), "<b>: No such user, really");
+            let dropped = (TrailEventKind::Attempted(standing), None, None, words);
+            let refused = (
+                TrailEventKind::Attempted(AttemptStatus::Bounced),
+                Some(550),
+                Some("5.1.1"),
+                "<b>: No such user, really",
+            );
             let busy = (
-                What::Attempted(Standing::Queued),
+                TrailEventKind::Attempted(AttemptStatus::Queued),
                 Some(450),
                 Some("4.2.1"),
                 "Mailbox <c> is busy; come back",
             );
             assert_eq!(first, [dropped, refused, busy, dropped, dropped], "{what}");
-            let relayed = [State::Relayed, State::Bounced, State::Relayed, State::Relayed, State::Relayed];
+            let relayed = [
+                RecipientState::Relayed,
+                RecipientState::Bounced,
+                RecipientState::Relayed,
+                RecipientState::Relayed,
+                RecipientState::Relayed,
+            ];
             assert_eq!((states(&trail), trail.attempts), (relayed.to_vec(), 2), "{what}");
             let to: Vec<_> = scene.server.taken().into_iter().map(|taken| taken.recipients).collect();
             let rest = ["a@example.net", "c@example.net", "d@example.net", "e@example.net"];
@@ -93,67 +112,71 @@ async fn five_fates_in_one_transaction_are_five_fates() {
 }
 
 #[tokio::test]
-async fn data_that_is_answered_although_nobody_was_taken_is_ended() {
+async fn ends_data_that_server_accepts_without_recipients() {
     let mut script = Script::new().to("b@example.net", [Act::Say("550 no")]);
     script.data_regardless = true;
     let scene = Scene::new(script, "connections = 1").await;
     let refused = scene.send(1, &["b@example.net"]).await;
-    assert_eq!(states(&scene.settled(refused).await), [State::Bounced]);
+    assert_eq!(states(&scene.settled(refused).await), [RecipientState::Bounced]);
     let fine = scene.send(2, &["a@example.net"]).await;
-    assert_eq!(states(&scene.settled(fine).await), [State::Relayed]);
+    assert_eq!(states(&scene.settled(fine).await), [RecipientState::Relayed]);
     assert_eq!(scene.server.taken(), [taken(1, 2)]);
 }
 
 #[tokio::test]
-async fn a_connection_lost_before_the_dot_is_a_temporary_failure() {
+async fn connection_lost_before_end_of_data_is_temporary_failure() {
     for at in [At::Banner, At::Ehlo, At::Mail, At::Data, At::Body] {
         let scene = Scene::new(Script::new().at(at, [Some(Act::Close)]), "").await;
         let id = scene.send(LONG, &["a@example.net"]).await;
         let trail = scene.settled(id).await;
-        assert_eq!(attempts(&trail), [Standing::Queued, Standing::Relayed], "{at:?}");
+        assert_eq!(attempts(&trail), [AttemptStatus::Queued, AttemptStatus::Relayed], "{at:?}");
         assert!(scene.server.taken() == [taken(2, LONG)], "{at:?}");
     }
 }
 
 #[tokio::test]
-async fn a_connection_lost_after_the_dot_is_unknown_and_tried_again() {
-    for mode in MODES {
+async fn connection_lost_after_end_of_data_is_unknown_and_retried() {
+    for mode in PIPELINING_MODES {
         let scene = Scene::new(Script::new().at(At::Dot, [Some(Act::Close)]), mode).await;
         let id = scene.send(1, &["a@example.net"]).await;
         let trail = scene.settled(id).await;
-        assert_eq!(attempts(&trail), [Standing::Unknown, Standing::Relayed], "{mode}");
-        let text = trail.facts[1].words.text.clone().unwrap_or_default();
+        assert_eq!(attempts(&trail), [AttemptStatus::Unknown, AttemptStatus::Relayed], "{mode}");
+        let text = trail.events[1].diagnostic.text.clone().unwrap_or_default();
         assert!(text.contains("no answer came"), "{text}");
         assert_eq!(scene.server.taken(), [taken(2, 1)], "{mode}");
     }
 }
 
 #[tokio::test]
-async fn a_goodbye_between_messages_costs_no_attempt() {
-    for mode in MODES {
+async fn closing_between_messages_costs_no_attempt() {
+    for mode in PIPELINING_MODES {
         for bye in [Act::Bye("421 4.4.2 idle too long"), Act::Close] {
             let scene = Scene::new(Script::new(), &format!("{mode}\nconnections = 1")).await;
             scene.settled(scene.send(1, &["a@example.net"]).await).await;
             scene.server.with(|script| script.add(At::Mail, [Some(bye.clone())]));
             let trail = scene.settled(scene.send(2, &["a@example.net"]).await).await;
-            assert_eq!((attempts(&trail), trail.attempts), (vec![Standing::Relayed], 1), "{mode} {bye:?}");
+            assert_eq!(
+                (attempts(&trail), trail.attempts),
+                (vec![AttemptStatus::Relayed], 1),
+                "{mode} {bye:?}"
+            );
             assert_eq!(scene.server.taken(), [taken(1, 1), taken(2, 2)], "{mode} {bye:?}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_connection_found_dead_costs_no_attempt() {
+async fn stale_connection_costs_no_attempt() {
     let script = Script::new().at(At::Dot, [Some(Act::Bye("250 and goodbye"))]);
     let scene = Scene::new(script, "connections = 1").await;
     scene.settled(scene.send(1, &["a@example.net"]).await).await;
     let trail = scene.settled(scene.send(2, &["a@example.net"]).await).await;
-    assert_eq!((attempts(&trail), trail.attempts), (vec![Standing::Relayed], 1));
+    assert_eq!((attempts(&trail), trail.attempts), (vec![AttemptStatus::Relayed], 1));
     assert_eq!(scene.server.taken(), [taken(1, 1), taken(2, 2)]);
 }
 
 #[tokio::test]
-async fn nothing_is_sent_in_clear_where_tls_is_asked_for() {
+async fn sends_nothing_in_clear_when_tls_is_required() {
     for offer in [None, Some("STARTTLS")] {
         // Not offered; offered and refused.
         let mut script = Script::new();
@@ -164,15 +187,15 @@ async fn nothing_is_sent_in_clear_where_tls_is_asked_for() {
         let id = scene.send(1, &["a@example.net"]).await;
         scene.until("two connections", || scene.server.connections() >= 2).await;
         let trail = scene.trail(id);
-        assert_eq!(states(&trail), [State::Queued]);
-        assert!(trail.due.is_some());
+        assert_eq!(states(&trail), [RecipientState::Queued]);
+        assert!(trail.next_attempt.is_some());
         let heard = scene.server.heard();
         assert!(heard.iter().all(|line| line.contains("EHLO") || line.ends_with("STARTTLS")), "{heard:?}");
     }
 }
 
 #[tokio::test]
-async fn what_is_said_in_clear_behind_starttls_is_ignored() {
+async fn ignores_plaintext_injected_after_starttls() {
     for injected in ["", "250-evil\r\n250 AUTH LOGIN\r\n", "550 5.7.1 go away\r\n"] {
         let directory = tempfile::tempdir().unwrap();
         let pair = tls::self_signed(directory.path(), "localhost").unwrap();
@@ -186,7 +209,7 @@ async fn what_is_said_in_clear_behind_starttls_is_ignored() {
         );
         let scene = Scene::new(script, &text).await;
         let trail = scene.settled(scene.send(1, &["a@example.net"]).await).await;
-        assert_eq!(attempts(&trail), [Standing::Relayed], "{injected:?}");
+        assert_eq!(attempts(&trail), [AttemptStatus::Relayed], "{injected:?}");
         let heard: Vec<_> = scene.server.heard().iter().map(|line| line[..6].to_owned()).collect();
         assert_eq!(
             heard,
@@ -198,7 +221,7 @@ async fn what_is_said_in_clear_behind_starttls_is_ignored() {
 
 /// RFC 5321 section 3.2: a server that does not know EHLO is greeted with HELO.
 #[tokio::test]
-async fn an_old_server_is_greeted_with_helo() {
+async fn falls_back_to_helo() {
     for refusal in [
         "500 what",
         "500-5.5.1 what\r\n500 5.5.1 is that",
@@ -211,7 +234,7 @@ async fn an_old_server_is_greeted_with_helo() {
         let script = Script::new().at(At::Ehlo, [Some(Act::Say(refusal))]);
         let scene = Scene::new(script, "").await;
         let trail = scene.settled(scene.send(1, &["a@example.net", "b@example.net"]).await).await;
-        assert_eq!((attempts(&trail), trail.attempts), (vec![Standing::Relayed], 1), "{refusal}");
+        assert_eq!((attempts(&trail), trail.attempts), (vec![AttemptStatus::Relayed], 1), "{refusal}");
         let heard: Vec<_> = scene.server.heard().iter().map(|line| line[..6].to_owned()).collect();
         assert_eq!(heard, ["1 EHLO", "1 HELO", "1 MAIL", "1 RCPT", "1 RCPT", "1 DATA"], "{refusal}");
     }
@@ -219,7 +242,7 @@ async fn an_old_server_is_greeted_with_helo() {
 
 /// A refusal for now is none of EHLO, and without EHLO there is neither TLS nor a login.
 #[tokio::test]
-async fn helo_takes_the_place_of_nothing_that_is_asked_for() {
+async fn helo_does_not_replace_tls_or_login() {
     for (refusal, more) in [
         ("421 4.3.2 come back", ""),
         ("451 4.3.2 come back", ""),
@@ -230,25 +253,25 @@ async fn helo_takes_the_place_of_nothing_that_is_asked_for() {
         let scene = Scene::new(script, &format!("{more}\n{QUICK_BREAKER}")).await;
         let id = scene.send(1, &["a@example.net"]).await;
         scene.until("the first attempt", || scene.trail(id).attempts == 1).await;
-        assert_eq!(states(&scene.trail(id)), [State::Queued], "{refusal} {more}");
+        assert_eq!(states(&scene.trail(id)), [RecipientState::Queued], "{refusal} {more}");
         assert_eq!((scene.said("HELO"), scene.said("MAIL")), (0, 0), "{refusal} {more}");
     }
 }
 
 /// `AUTH=` is how servers wrote it before RFC 2554, some beside the other form.
 #[tokio::test]
-async fn an_old_offer_of_logins_is_understood() {
+async fn accepts_old_auth_keyword_form() {
     for offers in [&["AUTH=PLAIN LOGIN"][..], &["auth=LOGIN plain"], &["AUTH CRAM-MD5", "AUTH=PLAIN"]] {
         let mut script = Script::new();
         script.offers.extend(offers);
         let scene = Scene::new(script, "username = \"u\"\npassword = \"p\"").await;
         let trail = scene.settled(scene.send(1, &["a@example.net"]).await).await;
-        assert_eq!((attempts(&trail), scene.said("AUTH")), (vec![Standing::Relayed], 1), "{offers:?}");
+        assert_eq!((attempts(&trail), scene.said("AUTH")), (vec![AttemptStatus::Relayed], 1), "{offers:?}");
     }
 }
 
 #[tokio::test]
-async fn a_refused_login_opens_the_breaker_and_costs_no_attempt_while_it_is_open() {
+async fn rejected_login_opens_breaker_without_further_attempts() {
     let refused = || Some(Act::Say("535 5.7.8 wrong"));
     let mut script = Script::new().at(At::Auth, [refused(), refused()]);
     script.offers.push("AUTH PLAIN");
@@ -264,19 +287,19 @@ async fn a_refused_login_opens_the_breaker_and_costs_no_attempt_while_it_is_open
     }
     scene.until("the failed probe", || scene.said("AUTH") == 2).await;
     for id in &others {
-        assert_eq!((scene.trail(*id).attempts, states(&scene.trail(*id))), (0, vec![State::Queued]));
+        assert_eq!((scene.trail(*id).attempts, states(&scene.trail(*id))), (0, vec![RecipientState::Queued]));
     }
     assert_eq!(scene.trail(first).attempts, 1);
     for id in others {
         let trail = scene.settled(id).await;
-        assert_eq!((attempts(&trail), trail.attempts), (vec![Standing::Relayed], 1));
+        assert_eq!((attempts(&trail), trail.attempts), (vec![AttemptStatus::Relayed], 1));
     }
-    assert_eq!(attempts(&scene.settled(first).await), [Standing::Queued, Standing::Relayed]);
+    assert_eq!(attempts(&scene.settled(first).await), [AttemptStatus::Queued, AttemptStatus::Relayed]);
 }
 
 /// The probe's own message may be refused, too large, or lost: the breaker must not wait for it for ever.
 #[tokio::test]
-async fn a_probe_that_finds_nothing_out_does_not_hold_the_breaker() {
+async fn inconclusive_probe_does_not_block_breaker() {
     for (at, act) in [
         (At::Rcpt, Act::Say("550 no such user")),
         (At::Mail, Act::Say("451 not now")),
@@ -290,45 +313,45 @@ async fn a_probe_that_finds_nothing_out_does_not_hold_the_breaker() {
         let probe = scene.send(1, &["a@example.net"]).await;
         scene.settled(probe).await;
         let next = scene.settled(scene.send(2, &["a@example.net"]).await).await;
-        assert_eq!(states(&next), [State::Relayed], "{at:?} {act:?}");
+        assert_eq!(states(&next), [RecipientState::Relayed], "{at:?} {act:?}");
     }
 }
 
 #[tokio::test]
-async fn fifty_messages_arrive_once_each() {
-    for mode in MODES {
+async fn fifty_messages_arrive_exactly_once() {
+    for mode in PIPELINING_MODES {
         let scene = Scene::new(Script::new(), &format!("{mode}\nconnections = 1")).await;
         let ids = scene.send_many(1..=50).await;
         for id in ids {
-            assert_eq!(attempts(&scene.settled(id).await), [Standing::Relayed], "{mode}");
+            assert_eq!(attempts(&scene.settled(id).await), [AttemptStatus::Relayed], "{mode}");
         }
         assert_eq!(scene.server.connections(), 1, "{mode}");
         scene.assert_each_taken_once(1..=50, mode);
         let (chained, ahead) = scene.server.with(|script| (script.chained, script.ahead));
         // The next envelope behind a dot is one round trip a message, an envelope in one go two.
-        assert_eq!(chained > 40, mode == MODES[0], "{mode}: {chained} behind a dot");
-        assert_eq!(ahead > 90, mode != MODES[2], "{mode}: {ahead} in one go");
+        assert_eq!(chained > 40, mode == PIPELINING_MODES[0], "{mode}: {chained} behind a dot");
+        assert_eq!(ahead > 90, mode != PIPELINING_MODES[2], "{mode}: {ahead} in one go");
     }
 }
 
 #[tokio::test]
-async fn a_chain_survives_what_happens_in_its_middle() {
+async fn pipelined_envelopes_survive_faults_between() {
     let middle = |act: Act| [None, None, None, Some(act)];
-    for mode in MODES {
+    for mode in PIPELINING_MODES {
         for (at, act, expected) in [
-            (At::Dot, Act::Say("550 5.7.1 spam"), &[Standing::Bounced][..]),
-            (At::Dot, Act::Say("452 4.3.1 full"), &[Standing::Queued, Standing::Relayed]),
-            (At::Dot, Act::Bye("421 4.3.2 restarting"), &[Standing::Queued, Standing::Relayed]),
-            (At::Dot, Act::Bye("250 the last"), &[Standing::Relayed]),
-            (At::Dot, Act::Close, &[Standing::Unknown, Standing::Relayed]),
-            (At::Mail, Act::Say("451 4.3.0 not now"), &[Standing::Queued, Standing::Relayed]),
-            (At::Mail, Act::Close, &[Standing::Relayed]),
-            (At::Rcpt, Act::Say("550 5.7.1 not to you"), &[Standing::Bounced]),
-            (At::Rcpt, Act::Close, &[Standing::Relayed]),
-            (At::Data, Act::Say("451 4.3.0 not now"), &[Standing::Queued, Standing::Relayed]),
-            (At::Data, Act::Close, &[Standing::Relayed]),
+            (At::Dot, Act::Say("550 5.7.1 spam"), &[AttemptStatus::Bounced][..]),
+            (At::Dot, Act::Say("452 4.3.1 full"), &[AttemptStatus::Queued, AttemptStatus::Relayed]),
+            (At::Dot, Act::Bye("421 4.3.2 restarting"), &[AttemptStatus::Queued, AttemptStatus::Relayed]),
+            (At::Dot, Act::Bye("250 the last"), &[AttemptStatus::Relayed]),
+            (At::Dot, Act::Close, &[AttemptStatus::Unknown, AttemptStatus::Relayed]),
+            (At::Mail, Act::Say("451 4.3.0 not now"), &[AttemptStatus::Queued, AttemptStatus::Relayed]),
+            (At::Mail, Act::Close, &[AttemptStatus::Relayed]),
+            (At::Rcpt, Act::Say("550 5.7.1 not to you"), &[AttemptStatus::Bounced]),
+            (At::Rcpt, Act::Close, &[AttemptStatus::Relayed]),
+            (At::Data, Act::Say("451 4.3.0 not now"), &[AttemptStatus::Queued, AttemptStatus::Relayed]),
+            (At::Data, Act::Close, &[AttemptStatus::Relayed]),
             // Its dot was on the way already.
-            (At::Body, Act::Close, &[Standing::Unknown, Standing::Relayed]),
+            (At::Body, Act::Close, &[AttemptStatus::Unknown, AttemptStatus::Relayed]),
         ] {
             let script = Script::new().at(at, middle(act.clone()));
             let scene = Scene::new(script, &format!("{mode}\nconnections = 1")).await;
@@ -336,11 +359,11 @@ async fn a_chain_survives_what_happens_in_its_middle() {
             let mut odd = Vec::new();
             for id in scene.send_many(1..=10).await {
                 let attempts = attempts(&scene.settled(id).await);
-                odd.extend((attempts != [Standing::Relayed]).then_some(attempts));
+                odd.extend((attempts != [AttemptStatus::Relayed]).then_some(attempts));
             }
-            let usual = expected == [Standing::Relayed];
+            let usual = expected == [AttemptStatus::Relayed];
             assert_eq!(odd, if usual { vec![] } else { vec![expected.to_vec()] }, "{what}");
-            let lost = usize::from(expected == [Standing::Bounced]);
+            let lost = usize::from(expected == [AttemptStatus::Bounced]);
             let subjects: BTreeSet<_> =
                 scene.server.taken().iter().map(|taken| taken.message.clone()).collect();
             assert_eq!((scene.server.taken().len(), subjects.len()), (10 - lost, 10 - lost), "{what}");
@@ -349,30 +372,30 @@ async fn a_chain_survives_what_happens_in_its_middle() {
 }
 
 #[tokio::test]
-async fn a_server_without_pipelining_hears_one_command_at_a_time() {
+async fn sends_single_commands_without_pipelining() {
     let mut script = Script::new();
     script.offers.clear();
     let scene = Scene::new(script, "connections = 1").await;
     for id in scene.send_many(1..=5).await {
-        assert_eq!(attempts(&scene.settled(id).await), [Standing::Relayed]);
+        assert_eq!(attempts(&scene.settled(id).await), [AttemptStatus::Relayed]);
     }
     scene.assert_each_taken_once(1..=5, "no pipelining");
     assert_eq!((scene.server.with(|script| script.ahead), scene.server.connections()), (0, 1));
 }
 
 #[tokio::test]
-async fn mailguns_limit_pauses_everything_until_it_ends() {
-    let until_then = Timestamp::from_seconds(Clock::System.now().seconds() + 3);
+async fn mailgun_limit_pauses_upstream_until_stated_time() {
+    let until_then = Timestamp::from_secs(Clock::System.now().as_secs() + 3);
     let text = format!(
         "421 Domain mg.example.com is not allowed to send: recipient limit exceeded, try again after {}",
-        until_then.rfc5322().replace("+0000", "UTC")
+        until_then.to_rfc5322().replace("+0000", "UTC")
     );
     let mut script = Script::new().at(At::Data, [Some(Act::Text(text))]);
     script.offers.push("AUTH PLAIN");
     let scene = Scene::of("mailgun", script, "username = \"u\"\npassword = \"p\"\nconnections = 1").await;
     let first = scene.send(1, &["a@example.net"]).await;
     scene.until("the limit", || scene.trail(first).attempts == 1).await;
-    assert!(scene.trail(first).due >= Some(until_then));
+    assert!(scene.trail(first).next_attempt >= Some(until_then));
     let second = scene.send(2, &["a@example.net"]).await;
     let trails = [scene.settled(first).await, scene.settled(second).await];
     assert!(Clock::System.now() >= until_then);
@@ -381,22 +404,22 @@ async fn mailguns_limit_pauses_everything_until_it_ends() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_too_old_expires() {
+async fn old_message_expires() {
     let script = Script::new().to("a@example.net", [Act::Say("451 never")]);
     let scene = Scene::changed("plain", script, "", |config| {
         config.upstreams[0].retry.give_up_after = Duration::from_secs(1);
     });
     let scene = scene.await;
     let trail = scene.settled(scene.send(1, &["a@example.net", "b@example.net"]).await).await;
-    assert_eq!(states(&trail), [State::Expired, State::Relayed]);
+    assert_eq!(states(&trail), [RecipientState::Expired, RecipientState::Relayed]);
     assert!(trail.attempts > 2, "{}", trail.attempts);
-    let last = trail.facts.last().unwrap();
-    assert!(last.at.since(trail.send.id.timestamp()) >= Duration::from_secs(1), "{last:?}");
-    assert_eq!(last.words.code, Some(451));
+    let last = trail.events.last().unwrap();
+    assert!(last.at.duration_since(trail.message.id.timestamp()) >= Duration::from_secs(1), "{last:?}");
+    assert_eq!(last.diagnostic.code, Some(451));
 }
 
 #[tokio::test]
-async fn a_message_expires_behind_an_open_breaker_too() {
+async fn message_expires_while_breaker_is_open() {
     let breaker = "[upstream.breaker]\nfailures = 1\npause = \"5min\"";
     let script = Script::new().at(At::Banner, [Some(Act::Bye("554 not today"))]);
     let scene = Scene::changed("plain", script, breaker, |config| {
@@ -407,14 +430,14 @@ async fn a_message_expires_behind_an_open_breaker_too() {
     scene.until("the failure", || scene.trail(first).attempts == 1).await;
     let second = scene.send(2, &["a@example.net"]).await;
     for id in [first, second] {
-        assert_eq!(states(&scene.settled(id).await), [State::Expired]);
+        assert_eq!(states(&scene.settled(id).await), [RecipientState::Expired]);
     }
     assert_eq!(scene.server.connections(), 1);
 }
 
 #[tokio::test]
-async fn a_connection_carries_as_many_messages_as_it_may() {
-    for mode in MODES {
+async fn limits_messages_per_connection() {
+    for mode in PIPELINING_MODES {
         let text = format!("{mode}\nconnections = 1\nmessages_per_connection = 3");
         let scene = Scene::new(Script::new(), &text).await;
         for id in scene.send_many(1..=7).await {
@@ -428,7 +451,7 @@ async fn a_connection_carries_as_many_messages_as_it_may() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_closed() {
+async fn closes_idle_connection() {
     let scene = Scene::new(Script::new(), "idle_timeout = \"1s\"").await;
     let started = Instant::now();
     scene.settled(scene.send(1, &["a@example.net"]).await).await;
@@ -440,7 +463,7 @@ async fn an_idle_connection_is_closed() {
 
 /// Mail that comes in the moment in which the only connection gives up waiting must not be forgotten.
 #[tokio::test]
-async fn mail_at_the_end_of_an_idle_connection_is_not_forgotten() {
+async fn mail_arriving_at_idle_timeout_is_sent() {
     let idle = Duration::from_millis(4);
     let scene = Scene::changed("plain", Script::new(), "connections = 1", |config| {
         config.upstreams[0].transport.idle_timeout = idle;
@@ -461,7 +484,7 @@ async fn mail_at_the_end_of_an_idle_connection_is_not_forgotten() {
 }
 
 #[tokio::test]
-async fn a_restart_takes_the_queue_up_again() {
+async fn restart_resumes_queue() {
     let later = [Act::Say("451 not before the restart")];
     let mut scene = Scene::new(Script::new().to("a@example.net", later), "").await;
     let ids = scene.send_many(1..=5).await;
@@ -473,7 +496,7 @@ async fn a_restart_takes_the_queue_up_again() {
     let interrupted = scene.send(7, &["a@example.net"]).await;
     scene.until("its attempt", || scene.trail(interrupted).attempts >= 1).await;
     scene.stop().await;
-    let begun = Begun { id: interrupted, at: Clock::System.now(), upstream: "up".into() };
+    let begun = AttemptStarted { id: interrupted, at: Clock::System.now(), upstream: "up".into() };
     let store = loop {
         match mailtrail_store::Store::open(&scene.config.data_dir, Clock::System) {
             Ok((store, _)) => break store,
@@ -481,37 +504,37 @@ async fn a_restart_takes_the_queue_up_again() {
             Err(error) => panic!("{error}"),
         }
     };
-    store.begin(begun.clone()).await.unwrap();
+    store.record_attempt_start(begun.clone()).await.unwrap();
     // What became of this one is known, by an event for example.
-    store.begin(Begun { id: known, ..begun.clone() }).await.unwrap();
+    store.record_attempt_start(AttemptStarted { id: known, ..begun.clone() }).await.unwrap();
     drop(store);
     scene.server.with(|script| *script = Script::new());
     scene.start().await;
     for id in ids {
         let trail = scene.settled(id).await;
-        assert_eq!(states(&trail), [State::Relayed]);
-        assert!(!attempts(&trail).contains(&Standing::Unknown));
+        assert_eq!(states(&trail), [RecipientState::Relayed]);
+        assert!(!attempts(&trail).contains(&AttemptStatus::Unknown));
     }
     let trail = scene.settled(interrupted).await;
-    assert_eq!(states(&trail), [State::Relayed]);
-    assert!(attempts(&trail).contains(&Standing::Unknown), "{trail:?}");
-    assert_eq!(attempts(&scene.settled(known).await), [Standing::Relayed]);
+    assert_eq!(states(&trail), [RecipientState::Relayed]);
+    assert!(attempts(&trail).contains(&AttemptStatus::Unknown), "{trail:?}");
+    assert_eq!(attempts(&scene.settled(known).await), [AttemptStatus::Relayed]);
 }
 
 /// One flipped bit, wherever it is in a message that no buffer holds, and the upstream never sees its end.
 #[tokio::test]
-async fn a_damaged_large_message_is_not_delivered() {
+async fn corrupted_large_message_is_not_delivered() {
     for place in [100, 6_000_000, message(LONG).len() - 1] {
         let later = Script::new().at(At::Rcpt, [Some(Act::Say("451 not before the damage"))]);
         let mut scene = Scene::new(later, "connections = 1").await;
         let id = scene.send(LONG, &["a@example.net"]).await;
         scene.until("an attempt", || scene.trail(id).attempts == 1).await;
         scene.stop().await;
-        flip(&scene.config.data_dir.join("journal/0000000001.seg"), &message(LONG), place);
+        flip_bit(&scene.config.data_dir.join("journal/0000000001.seg"), &message(LONG), place);
         scene.start().await;
         let trail = scene.settled(id).await;
-        assert_eq!(attempts(&trail), [Standing::Queued, Standing::Failed], "byte {place}");
-        let text = trail.recipients[0].words.text.as_deref();
+        assert_eq!(attempts(&trail), [AttemptStatus::Queued, AttemptStatus::Failed], "byte {place}");
+        let text = trail.recipients[0].diagnostic.text.as_deref();
         assert_eq!(text, Some("the message is damaged on disk and cannot be sent"), "byte {place}");
         // The upstream is not to blame: it gets the next one at once, on a new connection.
         scene.settled(scene.send(1, &["a@example.net"]).await).await;
@@ -520,7 +543,7 @@ async fn a_damaged_large_message_is_not_delivered() {
 }
 
 /// Flips a bit of the message that a segment holds.
-fn flip(segment: &Path, message: &str, place: usize) {
+fn flip_bit(segment: &Path, message: &str, place: usize) {
     let mut bytes = std::fs::read(segment).unwrap();
     let start = bytes.windows(message.len()).position(|window| window == message.as_bytes()).unwrap();
     bytes[start + place] ^= 4;
@@ -533,27 +556,27 @@ const QUICK_BREAKER: &str = "[upstream.breaker]\npause = \"100ms\"\nlongest_paus
 /// A message that was sent whole and refused for now may have arrived all the same: the provider's event with our id
 /// says so, and it is not sent again.
 #[tokio::test(start_paused = true)]
-async fn an_event_with_our_id_settles_what_was_sent_whole() {
+async fn event_with_tracking_id_settles_completely_sent_message() {
     for (act, kind, state) in [
-        (Act::Say("451 4.3.0 try again later"), Kind::Delivered, State::Delivered),
-        (Act::Say("452 4.3.1 insufficient storage"), Kind::Accepted, State::Relayed),
-        (Act::Say("450 4.7.1 greylisted"), Kind::Deferred, State::Relayed),
-        (Act::Bye("421 4.3.2 closing"), Kind::Bounced, State::Bounced),
-        (Act::Say("451 4.7.0 slow down"), Kind::Opened, State::Relayed),
-        (Act::Close, Kind::Delivered, State::Delivered),
+        (Act::Say("451 4.3.0 try again later"), EventKind::Delivered, RecipientState::Delivered),
+        (Act::Say("452 4.3.1 insufficient storage"), EventKind::Accepted, RecipientState::Relayed),
+        (Act::Say("450 4.7.1 greylisted"), EventKind::Deferred, RecipientState::Relayed),
+        (Act::Bye("421 4.3.2 closing"), EventKind::Bounced, RecipientState::Bounced),
+        (Act::Say("451 4.7.0 slow down"), EventKind::Opened, RecipientState::Relayed),
+        (Act::Close, EventKind::Delivered, RecipientState::Delivered),
     ] {
         let what = format!("{act:?} {kind:?}");
         let script = Script::new().at(At::Dot, [Some(act)]);
         let scene = Scene::in_leaps_changed(Server::start(script).await, "", |config| {
-            config.upstreams[0].retry.first = Duration::from_secs(3600);
+            config.upstreams[0].retry.initial_backoff = Duration::from_secs(3600);
         })
         .await;
         let id = scene.send(1, &["a@example.net"]).await;
         scene.until("an attempt", || scene.trail(id).attempts == 1).await;
-        report(&scene, Some(id), kind, Some("a@example.net")).await;
+        put_event(&scene, Some(id), kind, Some("a@example.net")).await;
         scene.wait(Duration::from_secs(2 * 3600)).await;
         let trail = scene.trail(id);
-        assert_eq!((states(&trail), trail.attempts, trail.due), (vec![state], 1, None), "{what}");
+        assert_eq!((states(&trail), trail.attempts, trail.next_attempt), (vec![state], 1, None), "{what}");
         assert_eq!(scene.server.taken(), [], "{what}");
     }
 }
@@ -561,51 +584,51 @@ async fn an_event_with_our_id_settles_what_was_sent_whole() {
 /// An event is no proof for a recipient that had no part in a transaction, and none where it may speak of another send
 /// with the same Message-ID.
 #[tokio::test(start_paused = true)]
-async fn an_event_settles_nobody_whose_message_was_not_sent() {
+async fn event_does_not_settle_recipient_without_transaction() {
     let script = Script::new()
         .to("b@example.net", [Act::Say("450 4.2.0 greylisted"), Act::Say("250 now")])
         .at(At::Dot, [Some(Act::Say("451 4.3.0 try again later"))]);
     let scene = Scene::in_leaps(Server::start(script).await, "").await;
     let id = scene.send(1, &["a@example.net", "b@example.net"]).await;
     scene.until("an attempt", || scene.trail(id).attempts == 1).await;
-    report(&scene, Some(id), Kind::Delivered, None).await;
+    put_event(&scene, Some(id), EventKind::Delivered, None).await;
     let trail = scene.settled(id).await;
-    assert_eq!(states(&trail), [State::Delivered, State::Delivered]);
+    assert_eq!(states(&trail), [RecipientState::Delivered, RecipientState::Delivered]);
     let to: Vec<_> = scene.server.taken().into_iter().map(|taken| taken.recipients).collect();
     assert_eq!(to, [["b@example.net"]]);
     // By Message-ID alone.
     scene.server.with(|script| script.add(At::Dot, [Some(Act::Say("451 4.3.0 try again later"))]));
     let id = scene.send(2, &["c@example.net"]).await;
     scene.until("an attempt", || scene.trail(id).attempts == 1).await;
-    report(&scene, None, Kind::Delivered, Some("c@example.net")).await;
-    assert_eq!(attempts(&scene.settled(id).await), [Standing::Queued, Standing::Relayed]);
+    put_event(&scene, None, EventKind::Delivered, Some("c@example.net")).await;
+    assert_eq!(attempts(&scene.settled(id).await), [AttemptStatus::Queued, AttemptStatus::Relayed]);
 }
 
 /// The first copy arrived, whatever became of the second.
 #[tokio::test]
-async fn proof_of_a_copy_outlasts_the_refusal_of_the_next() {
+async fn delivered_event_outlasts_rejection_of_next_attempt() {
     for act in [Act::Close, Act::Say("451 4.3.0 try again later")] {
         let script = Script::new()
             .at(At::Dot, [Some(act.clone())])
             .at(At::Rcpt, [None, Some(Act::Say("550 5.7.1 duplicate"))]);
         let scene = Scene::new(script, "").await;
         let id = scene.send(1, &["a@example.net"]).await;
-        assert_eq!(states(&scene.settled(id).await), [State::Bounced], "{act:?}");
-        report(&scene, Some(id), Kind::Delivered, Some("a@example.net")).await;
-        scene.until("the proof", || states(&scene.trail(id)) == [State::Delivered]).await;
+        assert_eq!(states(&scene.settled(id).await), [RecipientState::Bounced], "{act:?}");
+        put_event(&scene, Some(id), EventKind::Delivered, Some("a@example.net")).await;
+        scene.until("the proof", || states(&scene.trail(id)) == [RecipientState::Delivered]).await;
     }
     // A clear no behind the dot of the only attempt stays one.
     let scene = Scene::new(Script::new().at(At::Dot, [Some(Act::Say("550 5.7.1 spam"))]), "").await;
     let id = scene.send(1, &["a@example.net"]).await;
     scene.settled(id).await;
-    report(&scene, Some(id), Kind::Delivered, Some("a@example.net")).await;
-    scene.until("the event", || scene.trail(id).facts.len() == 3).await;
-    assert_eq!(states(&scene.trail(id)), [State::Bounced]);
+    put_event(&scene, Some(id), EventKind::Delivered, Some("a@example.net")).await;
+    scene.until("the event", || scene.trail(id).events.len() == 3).await;
+    assert_eq!(states(&scene.trail(id)), [RecipientState::Bounced]);
 }
 
 /// Whoever reads the report must not believe that nothing arrived.
 #[tokio::test]
-async fn a_report_on_a_refused_retry_says_that_a_copy_may_have_arrived() {
+async fn dsn_of_rejected_retry_mentions_possible_copy() {
     for (first, refusal, says) in [
         (Act::Close, (At::Rcpt, Act::Say("550 5.7.1 not you")), true),
         (Act::Close, (At::Mail, Act::Say("550 5.7.1 not you")), true),
@@ -618,9 +641,9 @@ async fn a_report_on_a_refused_retry_says_that_a_copy_may_have_arrived() {
         let mut script = Script::new().at(At::Dot, [Some(first)]);
         script.add(at, [None, Some(act)].into_iter().skip(usize::from(at == At::Dot)));
         let scene = Scene::new(script, "connections = 1").await;
-        let id = scene.send_with(1, &["b@example.net"], |send| send.reports = true).await;
+        let id = scene.send_with(1, &["b@example.net"], |send| send.wants_dsn = true).await;
         let trail = scene.settled(id).await;
-        assert_eq!(states(&trail), [State::Bounced], "{what}");
+        assert_eq!(states(&trail), [RecipientState::Bounced], "{what}");
         scene.until("the report", || !scene.server.taken().is_empty()).await;
         let report = String::from_utf8(scene.server.taken().remove(0).message).unwrap();
         let report = report.replace("\r\n", " ").replace(['\t', '='], "");
@@ -633,10 +656,10 @@ async fn a_report_on_a_refused_retry_says_that_a_copy_may_have_arrived() {
 /// RFC 5321 section 4.5.3.1.10: once some were taken, more than that is for another transaction, in whatever code that
 /// is said.
 #[tokio::test]
-async fn recipients_beyond_what_a_transaction_takes_go_in_the_next() {
+async fn excess_recipients_go_in_next_transaction() {
     let recipients: Vec<_> = (0..60).map(|number| format!("r{number}@example.net")).collect();
     let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
-    for mode in MODES {
+    for mode in PIPELINING_MODES {
         for refusal in [
             "552 Too many recipients",
             "552 5.5.3 Too many recipients",
@@ -650,7 +673,7 @@ async fn recipients_beyond_what_a_transaction_takes_go_in_the_next() {
             let scene = Scene::new(script, mode).await;
             let trail = scene.settled(scene.send(1, &recipients).await).await;
             let what = format!("{mode} {refusal}");
-            assert_eq!(states(&trail), [State::Relayed; 60], "{what}");
+            assert_eq!(states(&trail), [RecipientState::Relayed; 60], "{what}");
             let sizes: Vec<_> = scene.server.taken().iter().map(|taken| taken.recipients.len()).collect();
             assert_eq!(sizes, [20; 3], "{what}");
             let to: Vec<_> = scene.server.taken().into_iter().flat_map(|taken| taken.recipients).collect();
@@ -664,7 +687,7 @@ async fn recipients_beyond_what_a_transaction_takes_go_in_the_next() {
 async fn a_transaction_that_has_too_many_recipients_is_split() {
     let recipients: Vec<_> = (0..60).map(|number| format!("r{number}@example.net")).collect();
     let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
-    for mode in MODES {
+    for mode in PIPELINING_MODES {
         for (at, refusal) in [
             (At::Data, "552 5.5.3 Too many recipients"),
             (At::Data, "452 4.5.3 Too many recipients"),
@@ -678,7 +701,7 @@ async fn a_transaction_that_has_too_many_recipients_is_split() {
             let scene = Scene::new(script, mode).await;
             let trail = scene.settled(scene.send(1, &recipients).await).await;
             let what = format!("{mode} {at:?} {refusal}");
-            assert_eq!(states(&trail), [State::Relayed; 60], "{what}");
+            assert_eq!(states(&trail), [RecipientState::Relayed; 60], "{what}");
             let taken = scene.server.taken();
             let sizes: Vec<_> = taken.iter().map(|taken| taken.recipients.len()).collect();
             assert_eq!((sizes, trail.attempts), (vec![15; 4], 6), "{what}");
@@ -695,9 +718,9 @@ async fn one_recipient_is_never_too_many() {
     let everybody = ["a@example.net", "b@example.net", "c@example.net"];
     for at in [At::Data, At::Dot] {
         for (refusal, expected) in [
-            ("552 5.5.3 Too many recipients", State::Bounced),
-            ("552 Requested mail action aborted", State::Bounced),
-            ("452 4.5.3 Too many recipients", State::Queued),
+            ("552 5.5.3 Too many recipients", RecipientState::Bounced),
+            ("552 Requested mail action aborted", RecipientState::Bounced),
+            ("452 4.5.3 Too many recipients", RecipientState::Queued),
         ] {
             let mut script = Script::new();
             script.most_recipients = Some((at, 0, refusal));
@@ -720,13 +743,15 @@ async fn a_recipient_that_waits_holds_no_other_of_a_crowd() {
         script.most_recipients = Some((At::Dot, 1, "552 5.5.3 Too many recipients"));
         let scene = Scene::changed("plain", script, "", |config| {
             let retry = &mut config.upstreams[0].retry;
-            (retry.first, retry.max) = (Duration::from_secs(3600), Duration::from_secs(3600));
+            (retry.initial_backoff, retry.max_backoff) =
+                (Duration::from_secs(3600), Duration::from_secs(3600));
         })
         .await;
         let id = scene.send(1, &everybody).await;
         scene.until("the others", || scene.server.taken().len() == 3).await;
-        scene.until("their end", || !scene.trail(id).sending).await;
-        let expected = everybody.map(|one| if one == busy { State::Queued } else { State::Relayed });
+        scene.until("their end", || !scene.trail(id).is_sending).await;
+        let expected =
+            everybody.map(|one| if one == busy { RecipientState::Queued } else { RecipientState::Relayed });
         scene.until("their states", || states(&scene.trail(id)) == expected).await;
         assert!(scene.server.taken().iter().all(|taken| taken.recipients.len() == 1));
     }
@@ -734,32 +759,33 @@ async fn a_recipient_that_waits_holds_no_other_of_a_crowd() {
 
 /// The same where the transaction that took some comes to nothing.
 #[tokio::test]
-async fn the_other_recipients_go_also_where_the_first_transaction_fails() {
+async fn excess_recipients_are_sent_after_failed_transaction() {
     let recipients: Vec<_> = (0..5).map(|number| format!("r{number}@example.net")).collect();
     let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
     for (at, act, first) in [
-        (At::Dot, Act::Say("451 4.3.0 later"), State::Relayed),
-        (At::Dot, Act::Say("554 5.7.1 spam"), State::Bounced),
-        (At::Dot, Act::Close, State::Relayed),
-        (At::Data, Act::Say("451 4.3.0 later"), State::Relayed),
-        (At::Data, Act::Say("554 5.7.1 no"), State::Bounced),
+        (At::Dot, Act::Say("451 4.3.0 later"), RecipientState::Relayed),
+        (At::Dot, Act::Say("554 5.7.1 spam"), RecipientState::Bounced),
+        (At::Dot, Act::Close, RecipientState::Relayed),
+        (At::Data, Act::Say("451 4.3.0 later"), RecipientState::Relayed),
+        (At::Data, Act::Say("554 5.7.1 no"), RecipientState::Bounced),
     ] {
         let what = format!("{at:?} {act:?}");
         let mut script = Script::new().at(at, [Some(act)]);
         script.most_recipients = Some((At::Rcpt, 2, "552 5.5.3 Too many recipients"));
         let scene = Scene::new(script, "").await;
         let trail = scene.settled(scene.send(1, &recipients).await).await;
-        let expected = [first, first, State::Relayed, State::Relayed, State::Relayed];
+        let expected =
+            [first, first, RecipientState::Relayed, RecipientState::Relayed, RecipientState::Relayed];
         assert_eq!(states(&trail), expected, "{what}");
         let mut to: Vec<_> = scene.server.taken().into_iter().flat_map(|taken| taken.recipients).collect();
         to.sort();
-        assert_eq!(to, recipients[if first == State::Bounced { 2 } else { 0 }..], "{what}");
+        assert_eq!(to, recipients[if first == RecipientState::Bounced { 2 } else { 0 }..], "{what}");
     }
 }
 
 /// Where nobody was taken, 552 is about the recipient: its mailbox is full.
 #[tokio::test]
-async fn a_full_mailbox_is_one_recipient_s_refusal() {
+async fn full_mailbox_rejects_one_recipient() {
     let script = Script::new()
         .to("a@example.net", [Act::Say("552 5.2.2 mailbox full")])
         .to("c@example.net", [Act::Say("552 5.2.2 mailbox full")])
@@ -767,13 +793,16 @@ async fn a_full_mailbox_is_one_recipient_s_refusal() {
     let scene = Scene::new(script, "").await;
     let everybody = ["a@example.net", "b@example.net", "c@example.net", "d@example.net"];
     let trail = scene.settled(scene.send(1, &everybody).await).await;
-    assert_eq!(states(&trail), [State::Bounced, State::Relayed, State::Bounced, State::Bounced]);
+    assert_eq!(
+        states(&trail),
+        [RecipientState::Bounced, RecipientState::Relayed, RecipientState::Bounced, RecipientState::Bounced]
+    );
     assert_eq!(scene.server.taken().len(), 1);
 }
 
 /// A flag of the client's is no need (RFC 6531 section 3.4): Go's net/smtp says SMTPUTF8 wherever it is offered.
 #[tokio::test]
-async fn what_an_upstream_must_be_able_to_is_what_the_message_holds() {
+async fn required_extensions_follow_message_content() {
     let ascii = "From: a@example.com\r\nSubject: a\r\n\r\ntext\r\n";
     let (header, body) = (ascii.replace("Subject: a", "Subject: \u{fc}"), ascii.replace("text", "\u{fc}"));
     let (plain, idn, local) = ("b@example.net", "jan@b\u{fc}cher.example", "ji\u{159}\u{ed}@example.net");
@@ -800,17 +829,18 @@ async fn what_an_upstream_must_be_able_to_is_what_the_message_holds() {
         let mut script = Script::new();
         script.offers = offers.to_vec();
         let scene = Scene::new(script, "").await;
-        let id = hand_in(&scene, &format!("MAIL FROM:<a@example.com>{said}"), recipient, message).await;
+        let id =
+            submit_message(&scene, &format!("MAIL FROM:<a@example.com>{said}"), recipient, message).await;
         let trail = scene.settled(id).await;
         let (what, text) =
-            (format!("case {number}: {trail:#?}"), trail.recipients[0].words.text.as_deref().unwrap());
+            (format!("case {number}: {trail:#?}"), trail.recipients[0].diagnostic.text.as_deref().unwrap());
         match expected {
             Err(needed) => {
-                assert_eq!(states(&trail), [State::Failed], "{what}");
+                assert_eq!(states(&trail), [RecipientState::Failed], "{what}");
                 assert!(text.contains(needed) && scene.server.taken().is_empty(), "{what}");
             }
             Ok((parameters, address, note)) => {
-                assert_eq!(states(&trail), [State::Relayed], "{what}");
+                assert_eq!(states(&trail), [RecipientState::Relayed], "{what}");
                 let taken = scene.server.taken().remove(0);
                 assert_eq!(taken.recipients, [address], "{what}");
                 let mail = scene.server.heard().into_iter().find(|line| line.contains("MAIL")).unwrap();
@@ -825,7 +855,7 @@ async fn what_an_upstream_must_be_able_to_is_what_the_message_holds() {
 }
 
 /// Hands a message in as a client does.
-async fn hand_in(scene: &Scene, mail: &str, recipient: &str, message: &str) -> TrackingId {
+async fn submit_message(scene: &Scene, mail: &str, recipient: &str, message: &str) -> TrackingId {
     let mut stream = tokio::net::TcpStream::connect(scene.smtp()).await.unwrap();
     let said = format!("EHLO client\r\n{mail}\r\nRCPT TO:<{recipient}>\r\nDATA\r\n{message}.\r\nQUIT\r\n");
     stream.write_all(said.as_bytes()).await.unwrap();
@@ -840,7 +870,7 @@ async fn hand_in(scene: &Scene, mail: &str, recipient: &str, message: &str) -> T
 
 /// What may have arrived is sent again ever more seldom, not every half hour.
 #[tokio::test(start_paused = true)]
-async fn a_message_without_an_answer_is_sent_again_ever_more_seldom() {
+async fn unanswered_message_is_retried_with_growing_delay() {
     let script = Script::new().at(At::Dot, vec![Some(Act::Close); 500]);
     let scene = Scene::in_leaps_changed(Server::start(script).await, "", |config| {
         config.upstreams[0].retry.give_up_after = Duration::from_secs(6 * 3600);
@@ -848,45 +878,51 @@ async fn a_message_without_an_answer_is_sent_again_ever_more_seldom() {
     .await;
     let id = scene.send(1, &["a@example.net"]).await;
     scene.wait(Duration::from_secs(7 * 3600)).await;
-    assert_eq!(states(&scene.trail(id)), [State::Expired]);
+    assert_eq!(states(&scene.trail(id)), [RecipientState::Expired]);
     assert!(scene.said("DATA") <= 12, "sent {} times", scene.said("DATA"));
 }
 
 /// The provider reports what became of a send, by our id or by its Message-ID.
-async fn report(scene: &Scene, tracking: Option<TrackingId>, kind: Kind, recipient: Option<&str>) {
-    let at = scene.time.clock().now();
-    let event = Event {
+async fn put_event(scene: &Scene, tracking_id: Option<TrackingId>, kind: EventKind, recipient: Option<&str>) {
+    let received_at = scene.time.clock().now();
+    let event = ProviderEvent {
         kind,
-        at,
-        identity: format!("{kind:?} {}", fastrand::u64(..)),
+        at: received_at,
+        dedup_key: format!("{kind:?} {}", fastrand::u64(..)),
         recipient: recipient.map(str::to_owned),
-        tracking,
-        message_id: tracking.is_none().then(scene::message_id).flatten(),
-        by_machine: false,
+        tracking_id,
+        message_id: tracking_id.is_none().then(scene::message_id).flatten(),
+        automated: false,
         test_mode: false,
-        words: Words { name: kind.word().to_owned(), ..Words::default() },
+        diagnostic: Diagnostic { name: kind.as_str().to_owned(), ..Diagnostic::default() },
     };
-    let notice = Notice { upstream: "up".into(), at, via: Via::Webhook, token: None, event };
-    scene.store().report(notice, Bytes::new()).await.unwrap();
+    let notice = ReceivedEvent {
+        upstream: "up".into(),
+        received_at,
+        source: EventSource::Webhook,
+        token: None,
+        event,
+    };
+    scene.store().put_event(notice, Bytes::new()).await.unwrap();
 }
 
 /// A property, tried on replies from seeds: what one recipient hears changes nothing for another of the same
 /// transaction. (A farewell or a broken connection is about all of them, and so is a reply that all get alike.)
 #[tokio::test]
-async fn a_reply_about_one_recipient_changes_no_other() {
+async fn reply_to_one_recipient_affects_no_other() {
     let mut script = Script::new();
     script.offers.push("AUTH PLAIN");
     let login = "username = \"u\"\npassword = \"p\"";
     let scene = Scene::changed("mailgun", script, login, |config| {
         let retry = &mut config.upstreams[0].retry;
-        (retry.first, retry.max) = (Duration::from_secs(3600), Duration::from_secs(3600));
+        (retry.initial_backoff, retry.max_backoff) = (Duration::from_secs(3600), Duration::from_secs(3600));
     });
     let scene = scene.await;
     for seed in 0..40 {
         let mut random = fastrand::Rng::with_seed(seed);
         // The first is taken always, so that the message follows.
         let mut replies = vec!["250 ok"];
-        replies.extend((0..random.usize(1..8)).map(|_| *random.choice(REPLIES).unwrap()));
+        replies.extend((0..random.usize(1..8)).map(|_| *random.choice(RCPT_REPLIES).unwrap()));
         let dot = random.choice(["250 taken", "451 4.3.0 later", "554 5.7.1 spam"]).unwrap();
         let changed = random.usize(1..replies.len());
         let mut seen = Vec::new();
@@ -902,8 +938,8 @@ async fn a_reply_about_one_recipient_changes_no_other() {
             let id = scene.send(seed * 2 + run, &names).await;
             scene.until("an attempt", || scene.trail(id).attempts == 1).await;
             let recipients = scene.trail(id).recipients.into_iter();
-            seen.push(recipients.map(|one| (one.state(), one.words)).collect::<Vec<_>>());
-            replies[changed] = random.choice(REPLIES).unwrap();
+            seen.push(recipients.map(|one| (one.state(), one.diagnostic)).collect::<Vec<_>>());
+            replies[changed] = random.choice(RCPT_REPLIES).unwrap();
         }
         for place in (0..replies.len()).filter(|place| *place != changed) {
             assert_eq!(seen[0][place], seen[1][place], "seed {seed}, recipient {place}, {changed} changed");
@@ -912,7 +948,7 @@ async fn a_reply_about_one_recipient_changes_no_other() {
 }
 
 /// What may be heard at RCPT. A 552 is about the transaction where others were taken, and is left out.
-const REPLIES: &[&str] = &[
+const RCPT_REPLIES: &[&str] = &[
     "250 2.1.5 ok",
     "251 forwarded",
     "550 5.1.1 no such user",

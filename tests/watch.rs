@@ -10,7 +10,7 @@ mod scripted;
 use bytes::Bytes;
 use mailtrail_mail::{Secret, TrackingId};
 use mailtrail_trail::provider::mailgun;
-use mailtrail_trail::{Event, Kind, Notice, State, Via, Words};
+use mailtrail_trail::{Diagnostic, EventKind, EventSource, ProviderEvent, ReceivedEvent, RecipientState};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use scene::{Log, Scene, states};
 use scripted::{Act, At, Script, Server};
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 /// Nobody expires a message that somebody holds in his hands; the auditor sees it in the store.
 #[tokio::test(start_paused = true)]
-async fn mail_past_its_deadline_is_an_alarm_until_it_has_ended() {
+async fn raises_alarm_for_mail_past_deadline_until_finished() {
     let log = Log::default();
     let _logging = log.listen();
     let metrics = PrometheusBuilder::new().install_recorder().unwrap();
@@ -28,7 +28,7 @@ async fn mail_past_its_deadline_is_an_alarm_until_it_has_ended() {
     let mut grip = None;
     scene
         .until("nobody to hold it", || {
-            grip = scene.store().take(id);
+            grip = scene.store().try_lock(id);
             grip.is_some()
         })
         .await;
@@ -46,14 +46,14 @@ async fn mail_past_its_deadline_is_an_alarm_until_it_has_ended() {
     let alarm = "mailtrail_alarm{alarm=\"overdue\",subject=\"deadline\"}";
     assert!(metrics.render().contains(&format!("{alarm} 1")));
     drop(grip);
-    scene.until("its end", || states(&scene.trail(id)) == [State::Expired]).await;
+    scene.until("its end", || states(&scene.trail(id)) == [RecipientState::Expired]).await;
     scene.until("the end of the alarm", || log.lines("alarm=\"overdue\"").len() == 2).await;
     assert!(metrics.render().contains(&format!("{alarm} 0")));
     scene.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_test_mail_whose_events_stay_out_is_an_alarm() {
+async fn raises_alarm_for_heartbeat_without_events() {
     let log = Log::default();
     let _logging = log.listen();
     let server = Server::start(Script::new()).await;
@@ -66,7 +66,7 @@ async fn a_test_mail_whose_events_stay_out_is_an_alarm() {
     scene.until("the next test mail", || server.taken().len() == 2).await;
     let message = String::from_utf8(server.taken()[1].message.clone()).unwrap();
     let id = message.lines().find_map(|line| line.strip_prefix("X-Mailtrail-Id: ")).unwrap();
-    report(&scene, id.parse().unwrap(), "canary@example.net", Kind::Delivered).await;
+    put_event(&scene, id.parse().unwrap(), "canary@example.net", EventKind::Delivered).await;
     scene.until("the end of the alarm", || log.lines("alarm=\"heartbeat\"").len() == 2).await;
     assert!(log.lines("alarm=\"heartbeat\"")[1].contains("over"));
     scene.stop().await;
@@ -74,7 +74,7 @@ async fn a_test_mail_whose_events_stay_out_is_an_alarm() {
 
 /// It goes where other mail to that recipient goes.
 #[tokio::test(start_paused = true)]
-async fn a_test_mail_takes_its_route() {
+async fn heartbeat_follows_its_route() {
     let _logging = Log::default().listen();
     let (first, other) = (Server::start(Script::new()).await, Server::start(Script::new()).await);
     let settings = format!(
@@ -88,34 +88,40 @@ async fn a_test_mail_takes_its_route() {
     let taken = other.taken().pop().expect("its route leads to the other upstream");
     let message = String::from_utf8(taken.message).unwrap();
     let id = message.lines().find_map(|line| line.strip_prefix("X-Mailtrail-Id: ")).unwrap();
-    let send = scene.settled(id.parse().unwrap()).await.send;
+    let send = scene.settled(id.parse().unwrap()).await.message;
     assert_eq!(
-        (send.route.as_deref(), &*send.client, &*send.subject, send.reports),
+        (send.route.as_deref(), &*send.client, &*send.subject, send.wants_dsn),
         (Some("canaries"), "mailtrail", "mailtrail heartbeat", false)
     );
     scene.stop().await;
 }
 
 /// The provider reports on a recipient.
-async fn report(scene: &Scene, id: TrackingId, recipient: &str, kind: Kind) {
+async fn put_event(scene: &Scene, id: TrackingId, recipient: &str, kind: EventKind) {
     let now = scene.time.clock().now();
-    let event = Event {
+    let event = ProviderEvent {
         kind,
         at: now,
-        identity: format!("{id}/{}", kind.word()),
+        dedup_key: format!("{id}/{}", kind.as_str()),
         recipient: Some(recipient.into()),
-        tracking: Some(id),
+        tracking_id: Some(id),
         message_id: None,
-        by_machine: false,
+        automated: false,
         test_mode: false,
-        words: Words::default(),
+        diagnostic: Diagnostic::default(),
     };
-    let notice = Notice { upstream: "up".into(), at: now, via: Via::Webhook, token: None, event };
-    scene.store().report(notice, Bytes::new()).await.unwrap();
+    let notice = ReceivedEvent {
+        upstream: "up".into(),
+        received_at: now,
+        source: EventSource::Webhook,
+        token: None,
+        event,
+    };
+    scene.store().put_event(notice, Bytes::new()).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn rates_that_cost_a_sender_its_name_are_alarms() {
+async fn raises_alarms_for_bounce_complaint_and_delivery_rates() {
     let log = Log::default();
     let _logging = log.listen();
     let server = Server::start(Script::new()).await;
@@ -124,17 +130,17 @@ async fn rates_that_cost_a_sender_its_name_are_alarms() {
     let ids = scene.send_many(1..=30).await;
     scene.until("all mail", || server.taken().len() == 30).await;
     for (number, id) in ids.iter().enumerate() {
-        let kind = if number < 3 { Kind::Bounced } else { Kind::Delivered };
-        report(&scene, *id, "a@example.net", kind).await;
+        let kind = if number < 3 { EventKind::Bounced } else { EventKind::Delivered };
+        put_event(&scene, *id, "a@example.net", kind).await;
     }
     scene.wait(Duration::from_secs(30 * 60)).await;
     assert_eq!(log.lines("alarm="), [""; 0], "three of thirty are ten percent, not more");
     for id in &ids[3..8] {
-        report(&scene, *id, "a@example.net", Kind::Bounced).await;
-        report(&scene, *id, "a@example.net", Kind::Complained).await;
+        put_event(&scene, *id, "a@example.net", EventKind::Bounced).await;
+        put_event(&scene, *id, "a@example.net", EventKind::Complained).await;
     }
-    report(&scene, ids[8], "a@example.net", Kind::Complained).await;
-    report(&scene, ids[9], "a@example.net", Kind::Complained).await;
+    put_event(&scene, ids[8], "a@example.net", EventKind::Complained).await;
+    put_event(&scene, ids[9], "a@example.net", EventKind::Complained).await;
     scene.until("the alarms", || log.lines("alarm=").len() == 3).await;
     for (kind, words) in [
         ("bounces", "hard bounces are 26.67 %, the limit is 10.00 %"),
@@ -150,7 +156,7 @@ async fn rates_that_cost_a_sender_its_name_are_alarms() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn mail_that_piles_up_is_an_alarm() {
+async fn raises_backlog_alarm() {
     let log = Log::default();
     let _logging = log.listen();
     let server = Server::start(Script::new().at(At::Banner, vec![Some(Act::Close); 9999])).await;
@@ -164,8 +170,8 @@ async fn mail_that_piles_up_is_an_alarm() {
 }
 
 /// Posts a signed webhook to the relay; gives the answer's status.
-async fn post(scene: &Scene, id: TrackingId, event: &str, key: &str, ahead: u64) -> u16 {
-    let now = scene.time.clock().now().millis() / 1000;
+async fn post_signed_webhook(scene: &Scene, id: TrackingId, event: &str, key: &str, ahead: u64) -> u16 {
+    let now = scene.time.clock().now().as_millis() / 1000;
     let (timestamp, token) = ((now + ahead).to_string(), format!("{event}-{id}-{now}-{ahead}"));
     let signature = mailgun::sign(&Secret::new(key), &timestamp, &token);
     let body = serde_json::json!({
@@ -189,7 +195,7 @@ async fn post(scene: &Scene, id: TrackingId, event: &str, key: &str, ahead: u64)
     }
 }
 
-async fn reporting() -> (Server, Scene) {
+async fn start_with_webhooks() -> (Server, Scene) {
     let mut script = Script::new();
     script.offers.push("AUTH PLAIN");
     let server = Server::start(script).await;
@@ -200,17 +206,17 @@ async fn reporting() -> (Server, Scene) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn mail_without_events_is_an_alarm_that_names_the_likely_cause() {
+async fn raises_silence_alarm_with_likely_cause() {
     let log = Log::default();
     let _logging = log.listen();
-    let (server, mut scene) = reporting().await;
+    let (server, mut scene) = start_with_webhooks().await;
     let first = scene.send(1, &["a@example.net"]).await;
     scene.until("the mail", || server.taken().len() == 1).await;
     scene.wait(Duration::from_secs(25 * 60)).await;
     assert_eq!(log.lines("alarm="), [""; 0]);
     scene.until("the alarm", || log.lines("alarm=\"silence\"").len() == 1).await;
     assert!(log.lines("alarm=\"silence\"")[0].contains("no webhook is registered"));
-    assert_eq!(post(&scene, first, "delivered", "key", 0).await, 200);
+    assert_eq!(post_signed_webhook(&scene, first, "delivered", "key", 0).await, 200);
     scene.until("the end of the alarm", || log.lines("alarm=\"silence\"").len() == 2).await;
     // Nothing is sent, so nothing is missed.
     scene.wait(Duration::from_secs(3600)).await;
@@ -219,30 +225,30 @@ async fn mail_without_events_is_an_alarm_that_names_the_likely_cause() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn reports_that_never_fit_are_an_alarm_until_one_does() {
+async fn raises_signature_alarm_until_one_is_valid() {
     let log = Log::default();
     let _logging = log.listen();
-    let (_, mut scene) = reporting().await;
+    let (_, mut scene) = start_with_webhooks().await;
     let id = scene.send(1, &["a@example.net"]).await;
     for number in 0..5 {
-        assert_eq!(post(&scene, id, &format!("opened{number}"), "another key", 0).await, 406);
+        assert_eq!(post_signed_webhook(&scene, id, &format!("opened{number}"), "another key", 0).await, 406);
     }
     scene.until("the alarm", || log.lines("alarm=\"signature\"").len() == 1).await;
     assert!(log.lines("alarm=\"signature\"")[0].contains("webhook_signing_key"));
-    assert_eq!(post(&scene, id, "delivered", "key", 0).await, 200);
+    assert_eq!(post_signed_webhook(&scene, id, "delivered", "key", 0).await, 200);
     scene.until("the end of the alarm", || log.lines("alarm=\"signature\"").len() == 2).await;
-    assert_eq!(states(&scene.trail(id)), [State::Delivered]);
+    assert_eq!(states(&scene.trail(id)), [RecipientState::Delivered]);
     scene.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_lags_is_an_alarm() {
+async fn raises_alarm_for_lagging_clock() {
     let log = Log::default();
     let _logging = log.listen();
-    let (_, mut scene) = reporting().await;
+    let (_, mut scene) = start_with_webhooks().await;
     let id = scene.send(1, &["a@example.net"]).await;
     for number in 0..20 {
-        assert_eq!(post(&scene, id, &format!("opened{number}"), "key", 300).await, 200);
+        assert_eq!(post_signed_webhook(&scene, id, &format!("opened{number}"), "key", 300).await, 200);
     }
     scene.until("the alarm", || log.lines("alarm=\"clock\"").len() == 1).await;
     assert!(log.lines("alarm=\"clock\"")[0].contains("ahead of this machine's clock"));

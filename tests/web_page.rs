@@ -11,7 +11,7 @@ mod support;
 
 use browser::Browser;
 use house::House;
-use mailtrail_sandbox::Face;
+use mailtrail_sandbox::ProviderProfile;
 use regex::Regex;
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -19,22 +19,23 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use support::PATIENCE;
 
-const PAGE: &str = include_str!("../crates/relay/src/admin/web/page.html");
-const STYLE: &str = include_str!("../crates/relay/src/admin/web/page.css");
-const SCRIPT: &str = include_str!("../crates/relay/src/admin/web/page.js");
-const DOCUMENT: &str = include_str!("../docs/openapi.json");
+const PAGE_HTML: &str = include_str!("../crates/relay/src/admin/web/page.html");
+const PAGE_CSS: &str = include_str!("../crates/relay/src/admin/web/page.css");
+const PAGE_JS: &str = include_str!("../crates/relay/src/admin/web/page.js");
+const OPENAPI_JSON: &str = include_str!("../docs/openapi.json");
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_page_is_for_everybody_and_held_to_its_own_place() {
-    let scene = Scene::new().await;
+async fn page_is_public_with_strict_security_headers() {
+    let scene = WebPageHarness::new().await;
     let links = Regex::new(r#"(?:href|src)="(/[^"]*)""#).unwrap();
-    let named: Vec<_> = links.captures_iter(PAGE).map(|link| link[1].to_owned()).collect();
+    let named: Vec<_> = links.captures_iter(PAGE_HTML).map(|link| link[1].to_owned()).collect();
     assert_eq!(named, ["/page.css", "/page.js"]);
     for (path, kind, text) in
-        [("/", "html", PAGE), ("/page.css", "css", STYLE), ("/page.js", "javascript", SCRIPT)]
+        [("/", "html", PAGE_HTML), ("/page.css", "css", PAGE_CSS), ("/page.js", "javascript", PAGE_JS)]
     {
         // It holds nothing, so it may be asked for by any name; what it asks may not.
-        let answer = scene.request(Method::GET, path).header("host", "evil.example").send().await.unwrap();
+        let answer =
+            scene.build_request(Method::GET, path).header("host", "evil.example").send().await.unwrap();
         assert_eq!(answer.status(), 200, "{path}");
         let fields = answer.headers().clone();
         assert_eq!(fields["content-type"], format!("text/{kind}; charset=utf-8"));
@@ -62,26 +63,27 @@ async fn the_page_is_for_everybody_and_held_to_its_own_place() {
         ];
         assert_eq!(policy, expected.into(), "{path}");
         assert_eq!(answer.text().await.unwrap(), text);
-        let answer = scene.request(Method::POST, path).send().await.unwrap();
+        let answer = scene.build_request(Method::POST, path).send().await.unwrap();
         assert_eq!(answer.status(), 405, "{path}");
     }
-    let answer = scene.request(Method::GET, "/api/v1/alarms").send().await.unwrap();
+    let answer = scene.build_request(Method::GET, "/api/v1/alarms").send().await.unwrap();
     assert_eq!(answer.status(), 401);
     // The page knows by a 404 that no token is set.
-    scene.lose_token().await;
-    assert_eq!(scene.request(Method::GET, "/").send().await.unwrap().status(), 200);
+    scene.reload_without_token().await;
+    assert_eq!(scene.build_request(Method::GET, "/").send().await.unwrap().status(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_empty_finds_the_newest() {
-    let scene = Scene::new().await;
+async fn empty_search_returns_newest_messages() {
+    let scene = WebPageHarness::new().await;
     let mut ids = Vec::new();
     for number in 0..3 {
-        ids.push(scene.submit(&["ada@example.net"], &number.to_string()).await);
+        ids.push(scene.submit_message(&["ada@example.net"], &number.to_string()).await);
     }
     for (limit, expected) in [("2", &ids[1..]), ("3", &ids[..])] {
-        let request = scene.request(Method::GET, "/api/v1/trace").query(&[("what", ""), ("limit", limit)]);
-        let found: Value = request.bearer_auth(TOKEN).send().await.unwrap().json().await.unwrap();
+        let request =
+            scene.build_request(Method::GET, "/api/v1/trace").query(&[("what", ""), ("limit", limit)]);
+        let found: Value = request.bearer_auth(API_TOKEN).send().await.unwrap().json().await.unwrap();
         let trails = found["trails"].as_array().unwrap().iter().rev();
         assert_eq!(trails.map(|trail| trail["id"].as_str().unwrap()).collect::<Vec<_>>(), expected);
         assert_eq!(found["more"], limit == "2");
@@ -89,9 +91,9 @@ async fn what_is_empty_finds_the_newest() {
 }
 
 #[test]
-fn the_page_names_no_place_outside_and_takes_no_text_for_markup() {
-    for text in [PAGE, STYLE, SCRIPT] {
-        assert_eq!(dangers(text), [""; 0]);
+fn page_loads_nothing_external_and_inserts_no_markup() {
+    for text in [PAGE_HTML, PAGE_CSS, PAGE_JS] {
+        assert_eq!(find_unsafe_code(text), [""; 0]);
     }
     for bad in [
         "<img src=\"http://evil.example/\">",
@@ -110,20 +112,20 @@ fn the_page_names_no_place_outside_and_takes_no_text_for_markup() {
         "new DOMParser()",
         "frame.srcdoc = text",
     ] {
-        assert_eq!(dangers(bad).len(), 1, "{bad}");
+        assert_eq!(find_unsafe_code(bad).len(), 1, "{bad}");
     }
 }
 
-fn dangers(text: &str) -> Vec<&str> {
+fn find_unsafe_code(text: &str) -> Vec<&str> {
     let danger = r#"(?x) :// | ["'`(]// | @import | url\( | \son[a-z]+\s*= | <script>. | \sstyle\s*= | innerHTML | outerHTML
         | HTML\( | HTMLUnsafe\( | document\.write | eval\( | Function\( | javascript: | DOMParser | Fragment\( | srcdoc"#;
     Regex::new(danger).unwrap().find_iter(text).map(|found| found.as_str()).collect()
 }
 
 #[test]
-fn the_page_asks_what_is_written_down_and_orders_nothing() {
-    assert_eq!(unwritten(SCRIPT), [""; 0]);
-    let asked = questions(SCRIPT).len();
+fn page_uses_documented_read_only_queries() {
+    assert_eq!(undocumented_queries(PAGE_JS), [""; 0]);
+    let asked = script_queries(PAGE_JS).len();
     assert!(asked > 6, "only {asked} questions were found");
     for bad in [
         r#"ask("/api/v1/nothing")"#,
@@ -133,12 +135,12 @@ fn the_page_asks_what_is_written_down_and_orders_nothing() {
         r#"fetch("/api/v1/alarms")"#,
         r#"fetch(x, { method: "POST" })"#,
     ] {
-        assert_eq!(unwritten(bad).len(), 1, "{bad}");
+        assert_eq!(undocumented_queries(bad).len(), 1, "{bad}");
     }
 }
 
 /// Path and parameters of what a script asks.
-fn questions(script: &str) -> Vec<(String, BTreeSet<String>)> {
+fn script_queries(script: &str) -> Vec<(String, BTreeSet<String>)> {
     let asks = Regex::new(r#"ask\("(/api/v1/[^"]*)"(?:, \{([^}]*)\})?\)"#).unwrap();
     let question = |found: regex::Captures<'_>| {
         let parameters = found.get(2).map_or("", |parameters| parameters.as_str());
@@ -150,9 +152,9 @@ fn questions(script: &str) -> Vec<(String, BTreeSet<String>)> {
 }
 
 /// What a script does that `docs/openapi.json` does not know as a question.
-fn unwritten(script: &str) -> Vec<String> {
-    let document: Value = serde_json::from_str(DOCUMENT).unwrap();
-    let questions = questions(script);
+fn undocumented_queries(script: &str) -> Vec<String> {
+    let document: Value = serde_json::from_str(OPENAPI_JSON).unwrap();
+    let questions = script_queries(script);
     let mut faults = Vec::new();
     // A path in quotes that is no question's, and an order.
     if script.matches("\"/api/v1").count() != questions.len() || script.contains("method:") {
@@ -175,7 +177,7 @@ fn unwritten(script: &str) -> Vec<String> {
 }
 
 /// Kolkata is five and a half hours ahead of UTC.
-fn shows_local_times(page: &mut Browser) {
+fn assert_local_times(page: &mut Browser) {
     let shown =
         page.ask("[...document.querySelectorAll('time')].map((time) => [time.dateTime, time.innerText])");
     let shown: Vec<(String, String)> = serde_json::from_value(shown).unwrap();
@@ -188,13 +190,15 @@ fn shows_local_times(page: &mut Browser) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_browser_shows_what_the_relay_knows() {
-    let Some(mut page) = Browser::open(NARROW) else {
+async fn browser_shows_relay_data() {
+    let Some(mut page) = Browser::open(NARROW_WIDTH_PX) else {
         println!("skipped: no Chromium is here");
         return;
     };
-    let mut scene = Scene::new().await;
-    let id = scene.submit(&["ada@example.net", NAUGHTY, "bounce@example.net"], SUBJECT).await;
+    let mut scene = WebPageHarness::new().await;
+    let id = scene
+        .submit_message(&["ada@example.net", MALICIOUS_RECIPIENT, "bounce@example.net"], MALICIOUS_SUBJECT)
+        .await;
     // What the page waits for, by its length, and how often it asks.
     page.before(
         "window.waits = new Map(); window.asked = 0; const [wait, forget, load] = [setTimeout, clearTimeout, fetch];
@@ -203,32 +207,32 @@ async fn a_browser_shows_what_the_relay_knows() {
         window.fetch = (...all) => { asked += 1; return load(...all); };",
     );
     page.call("Emulation.setTimezoneOverride", &json!({"timezoneId": "Asia/Kolkata"}));
-    page.go(&scene.address());
+    page.go(&scene.page_url());
     page.until("document.getElementById('door')?.hidden === false");
-    is_refused(&mut page);
-    page.enter(TOKEN);
+    assert_wrong_token_rejected(&mut page);
+    page.enter(API_TOKEN);
     page.until("document.getElementById('newest').innerText.split('delivered').length === 3");
     page.until("document.getElementById('newest').innerText.includes('bounced')");
-    overview(&mut page);
-    shows_local_times(&mut page);
-    opens_a_trail(&mut page, &id);
-    finds(&mut page, &id);
-    looks_only_while_it_is_seen(&mut page);
-    is_told_what_is_wrong(&mut page, &mut scene).await;
-    is_forgotten(&mut page);
+    assert_overview(&mut page);
+    assert_local_times(&mut page);
+    assert_opens_trail(&mut page, &id);
+    assert_search_finds(&mut page, &id);
+    assert_polls_only_while_visible(&mut page);
+    assert_shows_errors(&mut page, &mut scene).await;
+    assert_logout_clears_data(&mut page);
 
-    let own = scene.address();
+    let own = scene.page_url();
     let asked = page.events("Network.requestWillBeSent");
     assert!(asked.len() > 10);
     for request in asked.iter().map(|event| &event["request"]) {
         let url = request["url"].as_str().unwrap();
-        assert!(url.starts_with(&own) && !url.contains(TOKEN) && request["method"] == "GET", "{request}");
+        assert!(url.starts_with(&own) && !url.contains(API_TOKEN) && request["method"] == "GET", "{request}");
     }
     assert_eq!(page.events("Runtime.exceptionThrown"), Vec::<&Value>::new());
 }
 
 /// A wrong token is refused in words, kept nowhere, and the next one can be typed at once.
-fn is_refused(page: &mut Browser) {
+fn assert_wrong_token_rejected(page: &mut Browser) {
     page.tab_to("#token");
     for (typed, said) in [("0123456789abcdeg", "does not take this token"), ("schlüssel", "ASCII")] {
         page.enter(typed);
@@ -240,14 +244,14 @@ fn is_refused(page: &mut Browser) {
 }
 
 /// Everything has its place there; nothing is run, and nothing is wider than the page.
-fn overview(page: &mut Browser) {
+fn assert_overview(page: &mut Browser) {
     page.until("document.getElementById('counted').innerText.startsWith('Counted')");
     page.tab_to("#count");
     page.strike("Enter");
     page.until("document.getElementById('stats').innerText.includes('66.67 %')");
     for (place, words) in [
-        ("newest", SUBJECT),
-        ("newest", NAUGHTY),
+        ("newest", MALICIOUS_SUBJECT),
+        ("newest", MALICIOUS_RECIPIENT),
         ("breakers", "closed"),
         ("sinks", "Nobody is told"),
         ("queue", "No mail waits."),
@@ -257,7 +261,7 @@ fn overview(page: &mut Browser) {
         let shown = page.ask(&format!("document.getElementById({}).innerText", json!(place)));
         assert!(shown.as_str().unwrap().contains(words), "{place}: {shown}");
     }
-    is_harmless(page);
+    assert_no_injected_markup(page);
     let ground = "getComputedStyle(document.body).backgroundColor";
     let light = page.ask(ground);
     let dark = json!({"features": [{"name": "prefers-color-scheme", "value": "dark"}]});
@@ -266,10 +270,10 @@ fn overview(page: &mut Browser) {
 }
 
 /// What strangers wrote is text, and would be nothing else if the script made a mistake.
-fn is_harmless(page: &mut Browser) {
+fn assert_no_injected_markup(page: &mut Browser) {
     assert_eq!(page.ask("window.broken === undefined && document.images.length"), 0);
     assert_eq!(page.ask("document.scripts.length"), 1);
-    assert_eq!(page.ask("innerWidth"), NARROW);
+    assert_eq!(page.ask("innerWidth"), NARROW_WIDTH_PX);
     assert_eq!(
         page.ask("document.documentElement.scrollWidth > document.documentElement.clientWidth"),
         false
@@ -282,13 +286,22 @@ fn is_harmless(page: &mut Browser) {
     assert_eq!(page.ask(script), "TypeError");
 }
 
-fn opens_a_trail(page: &mut Browser, id: &str) {
+fn assert_opens_trail(page: &mut Browser, id: &str) {
     let link = format!("#newest a[href='#mail={id}']");
     page.tab_to(&link);
     page.strike("Enter");
     page.until("document.activeElement.id === 'subject'");
-    page.until(&format!("document.getElementById('subject').innerText === {}", json!(SUBJECT)));
-    let words = ["accepted", "relayed", "delivered", "bounced", "webhook", NAUGHTY, "trail@example.com", id];
+    page.until(&format!("document.getElementById('subject').innerText === {}", json!(MALICIOUS_SUBJECT)));
+    let words = [
+        "accepted",
+        "relayed",
+        "delivered",
+        "bounced",
+        "webhook",
+        MALICIOUS_RECIPIENT,
+        "trail@example.com",
+        id,
+    ];
     for word in words {
         page.until(&format!("document.getElementById('trail').innerText.includes({})", json!(word)));
     }
@@ -297,14 +310,14 @@ fn opens_a_trail(page: &mut Browser, id: &str) {
     let order: Vec<_> = order.as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
     let first = |word| order.iter().position(|one| *one == word).unwrap();
     assert!(first("accepted") < first("relayed") && first("relayed") < first("delivered"), "{order:?}");
-    is_harmless(page);
+    assert_no_injected_markup(page);
     page.tab_to("#mail p a");
     page.strike("Enter");
     page.until(&format!("document.activeElement.matches({})", json!(link)));
     assert_eq!(page.ask("document.getElementById('mail').hidden"), true);
 }
 
-fn finds(page: &mut Browser, id: &str) {
+fn assert_search_finds(page: &mut Browser, id: &str) {
     let only = format!("#found a[href='#mail={id}']");
     for (what, said) in [
         (id, "One mail fits."),
@@ -322,13 +335,13 @@ fn finds(page: &mut Browser, id: &str) {
         assert_eq!(page.ask("document.getElementById('sought').innerText"), said, "{what}");
         let links = page.ask(&format!("document.querySelectorAll({}).length", json!(only)));
         assert_eq!(links, u8::from(said != "No mail fits."), "{what}");
-        is_harmless(page);
+        assert_no_injected_markup(page);
     }
 }
 
 /// One look in five seconds is waited for, and none while nobody can see the page, also not behind the one that was
 /// under way then.
-fn looks_only_while_it_is_seen(page: &mut Browser) {
+fn assert_polls_only_while_visible(page: &mut Browser) {
     let waits_for_one = "[...waits.values()].filter((ms) => ms === 5000).length === 1";
     page.ask(
         "window.show = (seen) => {
@@ -346,17 +359,17 @@ fn looks_only_while_it_is_seen(page: &mut Browser) {
     page.until(waits_for_one);
 }
 
-async fn is_told_what_is_wrong(page: &mut Browser, scene: &mut Scene) {
-    assert!(scene.house.process.terminate().await.success());
+async fn assert_shows_errors(page: &mut Browser, scene: &mut WebPageHarness) {
+    assert!(scene.harness.process.terminate().await.success());
     page.until("document.getElementById('said').innerText.includes('The relay does not answer.')");
-    scene.house.process.start().await;
+    scene.harness.process.start().await;
     page.until("document.getElementById('said').innerText === ''");
-    scene.lose_token().await;
+    scene.reload_without_token().await;
     page.until("document.getElementById('said').innerText.includes('token_file')");
     assert_eq!(page.ask("document.querySelector('main').hidden"), false, "it goes on asking");
 }
 
-fn is_forgotten(page: &mut Browser) {
+fn assert_logout_clears_data(page: &mut Browser) {
     page.tab_to("#leave");
     page.strike("Enter");
     page.until("document.querySelector('main').hidden && document.getElementById('door').hidden === false");
@@ -365,49 +378,50 @@ fn is_forgotten(page: &mut Browser) {
 }
 
 /// The real program with its web page.
-struct Scene {
-    house: House,
+struct WebPageHarness {
+    harness: House,
     client: Client,
     configuration: String,
 }
 
-impl Scene {
+impl WebPageHarness {
     async fn new() -> Self {
-        let mut house = House::new(Face::Mailgun).await;
-        let open = house
+        let mut harness = House::new(ProviderProfile::Mailgun).await;
+        let open = harness
             .configuration
             .replace("tls = \"starttls\"\nauth = \"required\"", "tls = \"none\"\nauth = \"none\"");
         // Otherwise the bounce makes a mail more.
         let configuration = format!(
             "{open}[reports]\nfailures = \"nobody\"\n[admin]\naddress = \"{}\"\n",
-            house.process.address(2)
+            harness.process.address(2)
         );
-        house.process.configure(&format!("{configuration}token = \"{TOKEN}\"\n"));
-        house.process.start().await;
+        harness.process.configure(&format!("{configuration}token = \"{API_TOKEN}\"\n"));
+        harness.process.start().await;
         let tls = mailtrail_net::tls::client_config(None).unwrap();
         let client = Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
-        Self { house, client, configuration }
+        Self { harness, client, configuration }
     }
 
-    fn address(&self) -> String {
-        format!("http://{}/", self.house.process.address(2))
+    fn page_url(&self) -> String {
+        format!("http://{}/", self.harness.process.address(2))
     }
 
-    fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.client.request(method, format!("http://{}{path}", self.house.process.address(2)))
+    fn build_request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("http://{}{path}", self.harness.process.address(2)))
     }
 
     /// Hands a mail in; its tracking id, once it can be found: what was answered with 250 is kept, and found a little later.
-    async fn submit(&self, to: &[&str], subject: &str) -> String {
-        let mut client = support::client::Client::connect(self.house.process.address(0)).await.unwrap();
+    async fn submit_message(&self, to: &[&str], subject: &str) -> String {
+        let mut client = support::client::Client::connect(self.harness.process.address(0)).await.unwrap();
         let message = format!(
             "From: app@mg.example.com\r\nSubject: {subject}\r\nMessage-ID: <trail@example.com>\r\n\
              X-Odoo-Objects: sale.order-42\r\n\r\nhi\r\n"
         );
         let id = client.submit("app@mg.example.com", to, &message).await.unwrap();
-        self.eventually(async || {
-            let request = self.request(Method::GET, "/api/v1/trace").query(&[("what", &*id), ("limit", "1")]);
-            let found: Value = request.bearer_auth(TOKEN).send().await.unwrap().json().await.unwrap();
+        self.wait_until(async || {
+            let request =
+                self.build_request(Method::GET, "/api/v1/trace").query(&[("what", &*id), ("limit", "1")]);
+            let found: Value = request.bearer_auth(API_TOKEN).send().await.unwrap().json().await.unwrap();
             found["trails"].as_array().is_some_and(|trails| !trails.is_empty())
         })
         .await;
@@ -415,28 +429,28 @@ impl Scene {
     }
 
     /// Reloads without a token; returns when nothing can be asked any more.
-    async fn lose_token(&self) {
-        self.house.process.configure(&self.configuration);
-        self.house.process.hang_up().await;
+    async fn reload_without_token(&self) {
+        self.harness.process.configure(&self.configuration);
+        self.harness.process.hang_up().await;
         // Connections that were kept are closed meanwhile, maybe under a question.
-        let ask = || self.request(Method::GET, "/api/v1/alarms").bearer_auth(TOKEN).send();
-        self.eventually(async || ask().await.is_ok_and(|answer| answer.status() == 404)).await;
+        let ask = || self.build_request(Method::GET, "/api/v1/alarms").bearer_auth(API_TOKEN).send();
+        self.wait_until(async || ask().await.is_ok_and(|answer| answer.status() == 404)).await;
     }
 
     /// Asks until it is so.
-    async fn eventually(&self, is_so: impl AsyncFn() -> bool) {
+    async fn wait_until(&self, is_so: impl AsyncFn() -> bool) {
         let waiting = async {
             while !is_so().await {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "{}", self.house.process.log());
+        assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "{}", self.harness.process.log());
     }
 }
 
-const TOKEN: &str = "0123456789abcdef";
+const API_TOKEN: &str = "0123456789abcdef";
 /// Pixels.
-const NARROW: u32 = 400;
-const SUBJECT: &str =
+const NARROW_WIDTH_PX: u32 = 400;
+const MALICIOUS_SUBJECT: &str =
     "<script>window.broken = 1</script><img src=x onerror=\"window.broken = 1\"><b>Your order</b>";
-const NAUGHTY: &str = "\"<img/src=x/onerror=window.broken=1>\"@example.net";
+const MALICIOUS_RECIPIENT: &str = "\"<img/src=x/onerror=window.broken=1>\"@example.net";

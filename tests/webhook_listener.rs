@@ -14,14 +14,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 #[tokio::test]
-async fn an_address_that_is_refused_too_often_is_not_looked_at_for_a_while() {
+async fn rate_limits_address_after_repeated_rejections() {
     let log = Log::default();
     let _listening = log.listen();
-    let scene = scene("").await;
+    let scene = start_with_all_sources("").await;
     let from = |address: &'static str| [("X-Forwarded-For", address)];
     for (source, refused) in [("up", 406), ("other", 401)] {
         let path = format!("webhooks/{source}");
-        let good = |number: &str| good(source, number);
+        let good = |number: &str| signed_event(source, number);
         for number in 0..100 {
             let answer = scene.post_with(&path, &from("192.0.2.7"), b"x=y".to_vec()).await;
             assert_eq!(answer, if number < 20 { refused } else { 429 }, "{source} {number}");
@@ -45,15 +45,15 @@ async fn an_address_that_is_refused_too_often_is_not_looked_at_for_a_while() {
     for _ in 0..50 {
         assert_eq!(scene.post(b"x=y".to_vec()).await, 406);
     }
-    assert_eq!(scene.post(good("up", "2").1).await, 200);
+    assert_eq!(scene.post(signed_event("up", "2").1).await, 200);
 }
 
 #[tokio::test]
-async fn who_is_one_too_many_is_told_to_come_again_in_words_that_he_understands() {
-    let scene = scene("\n[http]\nconnections = 2\n").await;
-    let mut held = [connect(&scene).await, connect(&scene).await];
+async fn over_limit_client_gets_provider_specific_retry_status() {
+    let scene = start_with_all_sources("\n[http]\nconnections = 2\n").await;
+    let mut held = [connect_http(&scene).await, connect_http(&scene).await];
     for stream in &mut held {
-        assert_eq!(exchange(stream, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await, 200);
+        assert_eq!(send_request(stream, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await, 200);
     }
     for (path, answer) in [
         ("/webhooks/up", 503),
@@ -62,26 +62,26 @@ async fn who_is_one_too_many_is_told_to_come_again_in_words_that_he_understands(
         ("/webhooks/campaigns/the-secret-of-the-campaigns", 503),
         ("/webhooks/nobody", 404),
     ] {
-        let mut stream = connect(&scene).await;
+        let mut stream = connect_http(&scene).await;
         let request = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nx=y");
-        assert_eq!(exchange(&mut stream, &request).await, answer, "{path}");
+        assert_eq!(send_request(&mut stream, &request).await, answer, "{path}");
         let mut rest = Vec::new();
         assert_eq!(stream.read_to_end(&mut rest).await.unwrap(), 0, "{path}");
     }
     let [first, mut second] = held;
     drop(first);
     // The place is free as soon as the relay has seen that.
-    let (_, body) = good("up", "1");
+    let (_, body) = signed_event("up", "1");
     while scene.post(body.clone()).await != 200 {}
-    assert_eq!(exchange(&mut second, "GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n").await, 200);
+    assert_eq!(send_request(&mut second, "GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n").await, 200);
 }
 
 /// Time passes at once whenever nobody does anything.
 #[tokio::test(start_paused = true)]
-async fn who_does_not_come_to_an_end_is_not_waited_for() {
-    let scene = scene("").await;
+async fn slow_requests_time_out() {
+    let scene = start_with_all_sources("").await;
     for begun in ["", "POST /webhooks/up HTTP/1.1\r\nHost: x\r\n", "GET /healthz HTTP/1.1\r\nHost"] {
-        let mut stream = connect(&scene).await;
+        let mut stream = connect_http(&scene).await;
         stream.write_all(begun.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.unwrap();
@@ -89,39 +89,39 @@ async fn who_does_not_come_to_an_end_is_not_waited_for() {
     }
     for (path, field, answer) in [("up", "X: y", 503), ("brevo", "Authorization: Bearer brevo-secret", 429)] {
         for body in ["Content-Length: 100\r\n\r\n{", "Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"] {
-            let mut stream = connect(&scene).await;
+            let mut stream = connect_http(&scene).await;
             let request = format!("POST /webhooks/{path} HTTP/1.1\r\nHost: x\r\n{field}\r\n{body}");
-            assert_eq!(exchange(&mut stream, &request).await, answer, "{path}");
+            assert_eq!(send_request(&mut stream, &request).await, answer, "{path}");
         }
     }
     // A connection that is kept and not used is no better.
-    let mut stream = connect(&scene).await;
-    assert_eq!(exchange(&mut stream, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await, 200);
+    let mut stream = connect_http(&scene).await;
+    assert_eq!(send_request(&mut stream, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await, 200);
     assert_eq!(stream.read_to_end(&mut Vec::new()).await.unwrap(), 0);
 }
 
 #[tokio::test]
-async fn heads_and_bodies_have_an_end() {
-    let scene = scene("").await;
-    let mut stream = connect(&scene).await;
+async fn limits_header_and_body_size() {
+    let scene = start_with_all_sources("").await;
+    let mut stream = connect_http(&scene).await;
     let request = format!("POST /webhooks/up HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "y".repeat(100_000));
-    assert_eq!(exchange(&mut stream, &request).await, 431);
+    assert_eq!(send_request(&mut stream, &request).await, 431);
     // Whatever it says about its length.
-    let mut stream = connect(&scene).await;
+    let mut stream = connect_http(&scene).await;
     stream
         .write_all(b"POST /webhooks/up HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         .await
         .unwrap();
     let piece = [format!("{:x}\r\n", 1 << 20).as_bytes(), &vec![b'x'; 1 << 20], b"\r\n"].concat();
     stream.write_all(&piece).await.unwrap();
-    assert_eq!(exchange(&mut stream, "1\r\nx\r\n0\r\n\r\n").await, 413);
+    assert_eq!(send_request(&mut stream, "1\r\nx\r\n0\r\n\r\n").await, 413);
 }
 
 #[tokio::test]
-async fn a_final_slash_is_the_same_path_and_any_other_is_one_warning_that_names_the_right_one() {
-    let scene = scene("").await;
-    assert_eq!(scene.post_to("webhooks/up/", good("up", "1").1).await, 200);
-    assert_eq!(scene.post_to("webhooks/up/?a=b", good("up", "2").1).await, 200);
+async fn accepts_trailing_slash_and_warns_once_about_wrong_paths() {
+    let scene = start_with_all_sources("").await;
+    assert_eq!(scene.post_to("webhooks/up/", signed_event("up", "1").1).await, 200);
+    assert_eq!(scene.post_to("webhooks/up/?a=b", signed_event("up", "2").1).await, 200);
     assert_eq!(
         scene.post_to("webhooks/campaigns/the-secret-of-the-campaigns/", b"type=open".to_vec()).await,
         200
@@ -147,9 +147,9 @@ async fn a_final_slash_is_the_same_path_and_any_other_is_one_warning_that_names_
         let log = Log::default();
         let _listening = log.listen();
         // A relay of its own: a minute is long.
-        let scene = self::scene("").await;
+        let scene = self::start_with_all_sources("").await;
         for _ in 0..3 {
-            assert_eq!(scene.post_to(path, good("up", "1").1).await, 404, "{path}");
+            assert_eq!(scene.post_to(path, signed_event("up", "1").1).await, 404, "{path}");
         }
         let warnings = log.lines(&[" WARN "]);
         assert!(warnings.len() == 1 && warnings[0].contains(right), "{path}: {warnings:#?}");
@@ -158,8 +158,8 @@ async fn a_final_slash_is_the_same_path_and_any_other_is_one_warning_that_names_
 }
 
 #[tokio::test]
-async fn what_is_no_http_gets_400_and_what_is_compressed_415() {
-    let scene = scene("").await;
+async fn rejects_invalid_http_with_400_and_compression_with_415() {
+    let scene = start_with_all_sources("").await;
     let brevo = "Authorization: Bearer brevo-secret";
     for (path, field) in [
         ("webhooks/up", "A: b"),
@@ -176,28 +176,28 @@ async fn what_is_no_http_gets_400_and_what_is_compressed_415() {
             "Content-Length: 1\r\nContent-Length: 2\r\n\r\nx",
             "Broken field\r\n\r\n",
         ] {
-            let mut stream = connect(&scene).await;
-            assert_eq!(exchange(&mut stream, &request(rest)).await, 400, "{path} {rest}");
+            let mut stream = connect_http(&scene).await;
+            assert_eq!(send_request(&mut stream, &request(rest)).await, 400, "{path} {rest}");
         }
         for coding in ["Content-Encoding: gzip\r\n", "content-encoding: identity, br\r\n"] {
-            let mut stream = connect(&scene).await;
+            let mut stream = connect_http(&scene).await;
             let rest = format!("{coding}Content-Length: 3\r\n\r\nx=y");
-            assert_eq!(exchange(&mut stream, &request(&rest)).await, 415, "{path} {coding}");
+            assert_eq!(send_request(&mut stream, &request(&rest)).await, 415, "{path} {coding}");
         }
         let fields: Vec<_> = field.split_once(": ").into_iter().collect();
         assert_eq!(scene.post_with(path, &fields, b"\x1f\x8b\x08\x00".to_vec()).await, 415, "{path}");
     }
-    let mut stream = connect(&scene).await;
-    let body = String::from_utf8(good("up", "1").1).unwrap();
+    let mut stream = connect_http(&scene).await;
+    let body = String::from_utf8(signed_event("up", "1").1).unwrap();
     let request = format!(
         "POST /webhooks/up HTTP/1.1\r\nHost: x\r\nContent-Encoding: identity\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
-    assert_eq!(exchange(&mut stream, &request).await, 200);
+    assert_eq!(send_request(&mut stream, &request).await, 200);
 }
 
 #[tokio::test]
-async fn another_protocol_is_one_warning_with_its_remedy() {
+async fn logs_wrong_protocol_once_with_remedy() {
     for (words, remedy) in [
         (&b"\x16\x03\x01\x00\x05hello"[..], "see `tls` in [http]"),
         (b"EHLO client\r\n\r\n", "a request that is not HTTP"),
@@ -206,9 +206,9 @@ async fn another_protocol_is_one_warning_with_its_remedy() {
     ] {
         let log = Log::default();
         let _listening = log.listen();
-        let scene = scene("").await;
+        let scene = start_with_all_sources("").await;
         for _ in 0..3 {
-            let mut stream = connect(&scene).await;
+            let mut stream = connect_http(&scene).await;
             stream.write_all(words).await.unwrap();
             let _ = stream.read_to_end(&mut Vec::new()).await;
         }
@@ -218,11 +218,11 @@ async fn another_protocol_is_one_warning_with_its_remedy() {
 }
 
 #[tokio::test]
-async fn a_burst_is_kept_as_a_whole() {
-    let scene = scene("").await;
+async fn stores_every_event_of_a_burst() {
+    let scene = start_with_all_sources("").await;
     for some in 0..8 {
         let posts = (0..250).map(async |number: u32| {
-            let (_, body) = good("up", &(some * 250 + number).to_string());
+            let (_, body) = signed_event("up", &(some * 250 + number).to_string());
             scene.post(body).await
         });
         assert!(join_all(posts).await.iter().all(|answer| *answer == 200));
@@ -231,26 +231,26 @@ async fn a_burst_is_kept_as_a_whole() {
 }
 
 #[tokio::test]
-async fn what_is_under_way_when_the_relay_stops_is_answered() {
-    let scene = scene("").await;
-    let (_, body) = good("up", "1");
-    let mut stream = connect(&scene).await;
+async fn stop_answers_requests_in_progress() {
+    let scene = start_with_all_sources("").await;
+    let (_, body) = signed_event("up", "1");
+    let mut stream = connect_http(&scene).await;
     let head = format!("POST /webhooks/up HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
     stream.write_all(head.as_bytes()).await.unwrap();
     let (first, rest) = body.split_at(10);
     stream.write_all(first).await.unwrap();
     // It has begun when the one behind it is answered.
-    assert_eq!(scene.post(good("up", "2").1).await, 200);
+    assert_eq!(scene.post(signed_event("up", "2").1).await, 200);
     let Scene { daemon, .. } = scene;
     let stopped = tokio::spawn(daemon.stop());
     stream.write_all(rest).await.unwrap();
-    assert_eq!(exchange(&mut stream, "").await, 200);
+    assert_eq!(send_request(&mut stream, "").await, 200);
     assert_eq!(stream.read_to_end(&mut Vec::new()).await.unwrap(), 0);
     stopped.await.unwrap();
 }
 
 /// Mailgun is upstream, and everybody else reports beside it.
-async fn scene(http: &str) -> Scene {
+async fn start_with_all_sources(http: &str) -> Scene {
     let more = format!(
         "webhook_signing_key = \"key\"\n\n\
          [[upstream]]\nname = \"brevo\"\nprovider = \"brevo\"\nhost = \"127.0.0.1\"\nport = 1\ntls = \"none\"\n\
@@ -261,10 +261,10 @@ async fn scene(http: &str) -> Scene {
     Scene::at(START, "mailgun", &more).await
 }
 
-type Fields = Vec<(&'static str, String)>;
+type HeaderFields = Vec<(&'static str, String)>;
 
 /// An event of that number, as the source signs it.
-fn good(source: &str, number: &str) -> (Fields, Vec<u8>) {
+fn signed_event(source: &str, number: &str) -> (HeaderFields, Vec<u8>) {
     let at = START.to_string();
     if source == "up" {
         let signature = mailgun::sign(&Secret::new("key"), &at, number);
@@ -277,12 +277,12 @@ fn good(source: &str, number: &str) -> (Fields, Vec<u8>) {
     (vec![("webhook-id", number.to_owned()), ("webhook-timestamp", at), ("webhook-signature", made)], body)
 }
 
-async fn connect(scene: &Scene) -> TcpStream {
+async fn connect_http(scene: &Scene) -> TcpStream {
     TcpStream::connect(scene.daemon.http_address().unwrap()).await.unwrap()
 }
 
 /// Sends a request and reads the head of the answer, and `ok` or `ready` behind it.
-async fn exchange(stream: &mut TcpStream, request: &str) -> u16 {
+async fn send_request(stream: &mut TcpStream, request: &str) -> u16 {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     let whole = |answer: &[u8]| {

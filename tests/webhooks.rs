@@ -8,20 +8,20 @@ mod inbox;
 use inbox::{SENT, START, Scene, mark, on_a_full_disk, until};
 use mailtrail_mail::Secret;
 use mailtrail_trail::provider::mailgun;
-use mailtrail_trail::{Kind, Source, State};
+use mailtrail_trail::{EventKind, RecipientState, TrailSource};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
 #[tokio::test]
-async fn every_recorded_body_gets_its_answer_and_has_its_effect() {
-    let expectations: Map<String, Value> = serde_json::from_slice(&fixture("expected.json")).unwrap();
+async fn answers_and_applies_every_recorded_body() {
+    let expectations: Map<String, Value> = serde_json::from_slice(&read_fixture("expected.json")).unwrap();
     let mut joined = 0;
     for (file, expected) in &expectations {
         let signed = expected["signature_timestamp"].as_u64().unwrap_or(START);
         let late = if file.contains("8h_late") { 8 * 3600 } else { 30 };
-        let scene = mailgun_at(signed + late, KEY).await;
+        let scene = start_mailgun_relay_at(signed + late, SIGNING_KEY).await;
         scene.accept(SENT, &["ada@example.net", "bob@example.org"]).await;
-        let answer = scene.post(fixture(file)).await;
+        let answer = scene.post(read_fixture(file)).await;
         let inbound = expected["kind"] == "inbound";
         // Forms have none there. A mail is no event: Mailgun is to keep it until it has a better place.
         let otherwise = if inbound { 503 } else { 200 };
@@ -41,8 +41,8 @@ async fn every_recorded_body_gets_its_answer_and_has_its_effect() {
 }
 
 #[tokio::test]
-async fn a_repetition_is_welcome_and_changes_nothing() {
-    let scene = mailgun_at(START + 3600, KEY).await;
+async fn accepts_duplicate_without_effect() {
+    let scene = start_mailgun_relay_at(START + 3600, SIGNING_KEY).await;
     scene.accept(SENT, &["ada@example.net"]).await;
     for file in [
         "webhook_delivered.json",
@@ -50,51 +50,59 @@ async fn a_repetition_is_welcome_and_changes_nothing() {
         "webhook_dup_same_token.json",
         "webhook_dup_same_event_new_token.json",
     ] {
-        assert_eq!(scene.post(fixture(file)).await, 200, "{file}");
+        assert_eq!(scene.post(read_fixture(file)).await, 200, "{file}");
     }
     // The signature covers no body: its second use with another is somebody else's.
-    assert_eq!(scene.post(fixture("good_signature_foreign_body.json")).await, 406);
-    let opened = fixture("webhook_opened.json");
+    assert_eq!(scene.post(read_fixture("good_signature_foreign_body.json")).await, 406);
+    let opened = read_fixture("webhook_opened.json");
     let at_once = futures_util::future::join_all((0..8).map(|_| scene.post(opened.clone()))).await;
     assert_eq!(at_once, [200; 8]);
     let ada = &scene.recipients(SENT)[0];
-    let counts = [Kind::Delivered, Kind::Opened].map(|kind| ada.marks.of(kind).unwrap().count);
-    assert_eq!((counts, ada.marks.iter().count(), ada.state()), ([1, 1], 2, State::Delivered));
-    let facts = scene.daemon.store().trail(SENT.parse().unwrap()).unwrap().unwrap().facts;
-    assert_eq!(facts.iter().filter(|fact| fact.source == Source::Webhook).count(), 2);
+    let counts = [EventKind::Delivered, EventKind::Opened].map(|kind| ada.marks.get(kind).unwrap().count);
+    assert_eq!((counts, ada.marks.iter().count(), ada.state()), ([1, 1], 2, RecipientState::Delivered));
+    let facts = scene.daemon.store().load_trail(SENT.parse().unwrap()).unwrap().unwrap().events;
+    assert_eq!(facts.iter().filter(|fact| fact.source == TrailSource::Webhook).count(), 2);
 }
 
 #[tokio::test]
-async fn a_late_retry_is_taken_and_a_stale_one_is_not() {
+async fn accepts_late_retry_but_not_stale_signature() {
     for (age, answer) in [(8 * 3600, 200), (24 * 3600 - 60, 200), (24 * 3600 + 5, 406)] {
-        let scene = mailgun_at(START + age, KEY).await;
-        assert_eq!(scene.post(signed(KEY, START, "token", delivered("1"))).await, answer, "{age}");
+        let scene = start_mailgun_relay_at(START + age, SIGNING_KEY).await;
+        assert_eq!(
+            scene.post(signed_webhook(SIGNING_KEY, START, "token", delivered_event("1"))).await,
+            answer,
+            "{age}"
+        );
     }
     // Our own clock is wrong, maybe: worth a repetition.
-    let scene = mailgun_at(START, KEY).await;
-    assert_eq!(scene.post(signed(KEY, START + 3600, "token", delivered("1"))).await, 503);
+    let scene = start_mailgun_relay_at(START, SIGNING_KEY).await;
+    assert_eq!(
+        scene.post(signed_webhook(SIGNING_KEY, START + 3600, "token", delivered_event("1"))).await,
+        503
+    );
 }
 
 #[tokio::test]
-async fn both_keys_of_a_rotation_are_good() {
-    let scene = mailgun_at(START, "[\"old\", \"new\"]").await;
+async fn accepts_both_signing_keys_during_rotation() {
+    let scene = start_mailgun_relay_at(START, "[\"old\", \"new\"]").await;
     for (key, answer) in [("old", 200), ("new", 200), ("other", 406), ("", 406)] {
-        assert_eq!(scene.post(signed(key, START, key, delivered(key))).await, answer, "{key}");
+        assert_eq!(scene.post(signed_webhook(key, START, key, delivered_event(key))).await, answer, "{key}");
     }
 }
 
 #[tokio::test]
-async fn strangers_and_giants_are_told_so() {
-    let scene = mailgun_at(START, KEY).await;
-    let good = signed(KEY, START, "token", delivered("1"));
+async fn unknown_source_and_oversized_body_are_rejected() {
+    let scene = start_mailgun_relay_at(START, SIGNING_KEY).await;
+    let good = signed_webhook(SIGNING_KEY, START, "token", delivered_event("1"));
     for path in ["webhooks/nobody", "webhooks/", "webhooks/up/x", "nothing", "webhooks/%ff"] {
         let status = scene.post_to(path, good.clone()).await;
         assert!(status == 404 || (path.contains("%ff") && status == 400), "{path}: {status}");
     }
     let padded = |length: usize| {
-        let empty = signed(KEY, START, "token", json!({"event": "delivered", "padding": ""})).len();
+        let empty =
+            signed_webhook(SIGNING_KEY, START, "token", json!({"event": "delivered", "padding": ""})).len();
         let padding = "x".repeat(length - empty);
-        signed(KEY, START, "token", json!({"event": "delivered", "padding": padding}))
+        signed_webhook(SIGNING_KEY, START, "token", json!({"event": "delivered", "padding": padding}))
     };
     assert_eq!(scene.post(padded((1 << 20) + 1)).await, 413);
     assert_eq!(scene.post(vec![b'x'; 5 << 20]).await, 413);
@@ -108,11 +116,11 @@ async fn strangers_and_giants_are_told_so() {
 }
 
 #[tokio::test]
-async fn garbage_is_never_our_fault() {
-    let scene = mailgun_at(START, KEY).await;
+async fn garbage_never_causes_server_error() {
+    let scene = start_mailgun_relay_at(START, SIGNING_KEY).await;
     scene.accept(SENT, &["ada@example.net"]).await;
     let mut random = fastrand::Rng::with_seed(3);
-    let genuine = fixture("webhook_delivered.json");
+    let genuine = read_fixture("webhook_delivered.json");
     for round in 0..300 {
         let body = match round % 3 {
             0 => (0..random.usize(..400)).map(|_| random.u8(..)).collect(),
@@ -147,25 +155,26 @@ async fn garbage_is_never_our_fault() {
         "url",
     ] {
         for value in odd.iter().map(|text| serde_json::from_str(text).unwrap()).chain([json!(long)]) {
-            let mut data = delivered("odd");
+            let mut data = delivered_event("odd");
             data[field] = value;
             token += 1;
-            let status = scene.post(signed(KEY, START, &token.to_string(), data.clone())).await;
+            let status =
+                scene.post(signed_webhook(SIGNING_KEY, START, &token.to_string(), data.clone())).await;
             assert_eq!(status, 200, "{field}: {:.80}", data[field].to_string());
         }
     }
-    let nested = signed(KEY, START, "nested", json!({"event": "PLACE"}));
+    let nested = signed_webhook(SIGNING_KEY, START, "nested", json!({"event": "PLACE"}));
     let nested = String::from_utf8(nested).unwrap().replace("\"PLACE\"", &deep("[", "]"));
     // Signed, so it is put aside.
     assert_eq!(scene.post(nested.into_bytes()).await, 200);
-    assert_eq!(scene.post(signed(KEY, START, "last", delivered("last"))).await, 200);
+    assert_eq!(scene.post(signed_webhook(SIGNING_KEY, START, "last", delivered_event("last"))).await, 200);
 }
 
 #[tokio::test]
-async fn forms_with_parts_are_read_like_others() {
-    let scene = mailgun_at(START, KEY).await;
+async fn decodes_multipart_form() {
+    let scene = start_mailgun_relay_at(START, SIGNING_KEY).await;
     scene.accept(SENT, &["ada@example.net"]).await;
-    let form = mailtrail_trail::provider::Form::parse(&fixture("legacy_bounced.form")).unwrap();
+    let form = mailtrail_trail::provider::Form::parse(&read_fixture("legacy_bounced.form")).unwrap();
     let part = |name: &str, value: &str| {
         format!("--x-1\r\nContent-Disposition: form-data; {name}\r\n\r\n{value}\r\n")
     };
@@ -176,37 +185,38 @@ async fn forms_with_parts_are_read_like_others() {
     assert_eq!(scene.post(body.clone().into_bytes()).await, 200);
     assert_eq!(scene.post(body.into_bytes()).await, 200);
     // Our own attempt ends when it likes.
-    until("its end", || scene.recipients(SENT)[0].state() == State::Bounced).await;
+    until("its end", || scene.recipients(SENT)[0].state() == RecipientState::Bounced).await;
     let ada = &scene.recipients(SENT)[0];
-    assert_eq!(ada.marks.of(Kind::Bounced).unwrap().count, 1);
-    let words = &ada.failure.as_ref().unwrap().words;
-    assert_eq!((words.code, words.enhanced.as_deref()), (Some(550), Some("5.1.1")));
-    assert_eq!(scene.post(fixture("route_forward_parsed_attachments.multipart")).await, 503);
+    assert_eq!(ada.marks.get(EventKind::Bounced).unwrap().count, 1);
+    let words = &ada.reported_failure.as_ref().unwrap().diagnostic;
+    assert_eq!((words.code, words.enhanced_status.as_deref()), (Some(550), Some("5.1.1")));
+    assert_eq!(scene.post(read_fixture("route_forward_parsed_attachments.multipart")).await, 503);
 }
 
 #[tokio::test]
-async fn what_is_signed_and_no_event_is_put_aside() {
-    let scene = mailgun_at(START, KEY).await;
-    let mut body: Value = serde_json::from_slice(&signed(KEY, START, "token", delivered("1"))).unwrap();
+async fn signed_body_without_event_becomes_dead_letter() {
+    let scene = start_mailgun_relay_at(START, SIGNING_KEY).await;
+    let mut body: Value =
+        serde_json::from_slice(&signed_webhook(SIGNING_KEY, START, "token", delivered_event("1"))).unwrap();
     let genuine = body.to_string().into_bytes();
     body["event-data"] = json!([]);
     for _ in 0..2 {
         assert_eq!(scene.post(body.to_string().into_bytes()).await, 200);
     }
-    assert_eq!(scene.daemon.store().count_letters().unwrap(), (0, 1));
+    assert_eq!(scene.daemon.store().count_unmatched().unwrap(), (0, 1));
     // With a signature that was used it is somebody else's.
     assert_eq!(scene.post(genuine).await, 406);
 }
 
 /// Its signature fits: whatever is odd about the rest, it is read as far as it can be, and nothing of it is lost.
 #[tokio::test]
-async fn a_signed_webhook_is_read_leniently_or_put_aside() {
-    let scene = mailgun_at(START, KEY).await;
+async fn signed_webhook_is_decoded_leniently_or_dead_lettered() {
+    let scene = start_mailgun_relay_at(START, SIGNING_KEY).await;
     scene.accept(SENT, &["ada@example.net"]).await;
     let plain = |token: &str| {
-        let mut data = delivered(token);
+        let mut data = delivered_event(token);
         data["delivery-status"] = json!({"message": "PLACE"});
-        String::from_utf8(signed(KEY, START, token, data)).unwrap()
+        String::from_utf8(signed_webhook(SIGNING_KEY, START, token, data)).unwrap()
     };
     let with = |token: &str, text: &[u8]| {
         let body = plain(token);
@@ -230,11 +240,11 @@ async fn a_signed_webhook_is_read_leniently_or_put_aside() {
     ];
     for (number, body) in good.iter().enumerate() {
         assert_eq!(scene.post(body.clone()).await, 200, "{}", String::from_utf8_lossy(body));
-        let marks = scene.recipients(SENT)[0].marks.of(Kind::Delivered).map(|mark| mark.count as usize);
+        let marks = scene.recipients(SENT)[0].marks.get(EventKind::Delivered).map(|mark| mark.count as usize);
         assert_eq!(marks, Some(number + 1), "{}", String::from_utf8_lossy(body));
         assert_eq!(scene.post(body.clone()).await, 200, "once more");
     }
-    assert_eq!(scene.daemon.store().count_letters().unwrap(), (0, 0));
+    assert_eq!(scene.daemon.store().count_unmatched().unwrap(), (0, 0));
     // What cannot be read all the same is put aside as it came.
     let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
     let unreadable = [
@@ -245,7 +255,11 @@ async fn a_signed_webhook_is_read_leniently_or_put_aside() {
     for (number, body) in unreadable.iter().enumerate() {
         for _ in 0..2 {
             assert_eq!(scene.post(body.clone().into_bytes()).await, 200, "{body:.300}");
-            assert_eq!(scene.daemon.store().count_letters().unwrap(), (0, number as u64 + 1), "{body:.300}");
+            assert_eq!(
+                scene.daemon.store().count_unmatched().unwrap(),
+                (0, number as u64 + 1),
+                "{body:.300}"
+            );
         }
         assert!(scene.keeps(body.as_bytes()), "{body:.300}");
     }
@@ -258,7 +272,7 @@ async fn a_signed_webhook_is_read_leniently_or_put_aside() {
 
 /// Our own id and one recipient: the id says whom it is about, however the address is spelled.
 #[tokio::test]
-async fn an_event_joins_however_its_recipient_is_spelled() {
+async fn correlates_event_with_any_recipient_spelling() {
     for (sent_to, reported) in [
         ("ada@b\u{fc}cher.example", "ada@xn--bcher-kva.example"),
         ("ada@xn--bcher-kva.example", "Ada@B\u{dc}CHER.example"),
@@ -271,13 +285,13 @@ async fn an_event_joins_however_its_recipient_is_spelled() {
         ("ada+tag@example.net", "a.da@example.org"),
         ("ada+j\u{f6}rg@example.net", "ada+j\u{fffd}rg@example.net"),
     ] {
-        let scene = mailgun_at(START, KEY).await;
+        let scene = start_mailgun_relay_at(START, SIGNING_KEY).await;
         scene.accept(SENT, &[sent_to]).await;
-        let mut data = delivered("1");
+        let mut data = delivered_event("1");
         data["recipient"] = json!(reported);
-        assert_eq!(scene.post(signed(KEY, START, "1", data.clone())).await, 200);
+        assert_eq!(scene.post(signed_webhook(SIGNING_KEY, START, "1", data.clone())).await, 200);
         assert_eq!(
-            scene.recipients(SENT)[0].marks.of(Kind::Delivered).map(|mark| mark.count),
+            scene.recipients(SENT)[0].marks.get(EventKind::Delivered).map(|mark| mark.count),
             Some(1),
             "{sent_to} {reported}"
         );
@@ -285,32 +299,32 @@ async fn an_event_joins_however_its_recipient_is_spelled() {
             continue;
         }
         // By Message-ID, and among others.
-        let scene = mailgun_at(START, KEY).await;
+        let scene = start_mailgun_relay_at(START, SIGNING_KEY).await;
         scene.accept(SENT, &["bob@example.org", sent_to]).await;
         data["user-variables"] = json!({});
         data["message"] = json!({"headers": {"message-id": "1789387199.4711.mt0001@mg.example.com"}});
-        assert_eq!(scene.post(signed(KEY, START, "1", data)).await, 200);
+        assert_eq!(scene.post(signed_webhook(SIGNING_KEY, START, "1", data)).await, 200);
         let marks: Vec<_> = scene.recipients(SENT).iter().map(|one| one.marks.iter().count()).collect();
         assert_eq!(marks, [0, 1], "{sent_to} {reported}");
         for address in [sent_to, reported] {
             assert_eq!(
-                scene.daemon.store().by_recipient(address, 9).unwrap(),
+                scene.daemon.store().find_by_recipient(address, 9).unwrap(),
                 [SENT.parse().unwrap()],
                 "{address}"
             );
         }
     }
     // Of several the id alone does not say which.
-    let scene = mailgun_at(START, KEY).await;
+    let scene = start_mailgun_relay_at(START, SIGNING_KEY).await;
     scene.accept(SENT, &["ada+tag@example.net", "bob@example.org"]).await;
-    assert_eq!(scene.post(signed(KEY, START, "1", delivered("1"))).await, 200);
+    assert_eq!(scene.post(signed_webhook(SIGNING_KEY, START, "1", delivered_event("1"))).await, 200);
     assert_eq!(scene.marks(), vec![Vec::new(); 2]);
 }
 
 /// However a Message-ID is written, in the mail and in the report.
 #[tokio::test]
-async fn a_message_id_is_one_in_every_shape() {
-    let scene = mailgun_at(START + 60, KEY).await;
+async fn correlates_message_id_in_every_form() {
+    let scene = start_mailgun_relay_at(START + 60, SIGNING_KEY).await;
     let shapes = [
         ("a1@example.com", "<a1@example.com>"),
         ("a2@example.com", "  <a2@example.com>\t\r\n"),
@@ -326,19 +340,19 @@ async fn a_message_id_is_one_in_every_shape() {
     ];
     for (written, reported) in shapes {
         let id = scene.submit(written, &["ada@example.net"]).await;
-        until("the mail", || scene.daemon.store().trail(id.parse().unwrap()).unwrap().is_some()).await;
+        until("the mail", || scene.daemon.store().load_trail(id.parse().unwrap()).unwrap().is_some()).await;
         let data = json!({
             "event": "delivered", "id": written, "timestamp": START + 61, "recipient": "ada@example.net",
             "message": {"headers": {"message-id": reported}}
         });
-        assert_eq!(scene.post(signed(KEY, START + 60, written, data)).await, 200);
-        assert!(scene.recipients(&id)[0].marks.of(Kind::Delivered).is_some(), "{written} {reported}");
+        assert_eq!(scene.post(signed_webhook(SIGNING_KEY, START + 60, written, data)).await, 200);
+        assert!(scene.recipients(&id)[0].marks.get(EventKind::Delivered).is_some(), "{written} {reported}");
     }
 }
 
 #[tokio::test]
-async fn an_event_before_its_mail_joins_when_the_mail_comes() {
-    let scene = mailgun_at(START + 60, KEY).await;
+async fn early_event_is_correlated_when_its_mail_arrives() {
+    let scene = start_mailgun_relay_at(START + 60, SIGNING_KEY).await;
     let data = |recipient: &str, event: &str| {
         json!({
             "event": event, "id": recipient, "timestamp": START, "recipient": recipient, "severity": "permanent",
@@ -348,70 +362,73 @@ async fn an_event_before_its_mail_joins_when_the_mail_comes() {
     for (recipient, event) in
         [("ada@example.net", "delivered"), ("bob@example.org", "failed"), ("eve@example.net", "delivered")]
     {
-        assert_eq!(scene.post(signed(KEY, START, recipient, data(recipient, event))).await, 200);
+        assert_eq!(
+            scene.post(signed_webhook(SIGNING_KEY, START, recipient, data(recipient, event))).await,
+            200
+        );
     }
     let id = scene.submit("early@example.com", &["Ada@example.net", "bob@example.org"]).await;
-    until("the mail", || scene.daemon.store().trail(id.parse().unwrap()).unwrap().is_some()).await;
-    let marked = |kinds: &[Kind]| {
+    until("the mail", || scene.daemon.store().load_trail(id.parse().unwrap()).unwrap().is_some()).await;
+    let marked = |kinds: &[EventKind]| {
         let recipients = scene.recipients(&id);
         assert!(
-            recipients.iter().zip(kinds).all(|(recipient, kind)| recipient.marks.of(*kind).is_some()),
+            recipients.iter().zip(kinds).all(|(recipient, kind)| recipient.marks.get(*kind).is_some()),
             "{recipients:?}"
         );
     };
-    marked(&[Kind::Delivered, Kind::Bounced]);
+    marked(&[EventKind::Delivered, EventKind::Bounced]);
     // The one for somebody else waits on.
     let id = scene.submit("early@example.com", &["eve@example.net"]).await;
-    until("the mail", || scene.daemon.store().trail(id.parse().unwrap()).unwrap().is_some()).await;
-    assert!(scene.recipients(&id)[0].marks.of(Kind::Delivered).is_some());
+    until("the mail", || scene.daemon.store().load_trail(id.parse().unwrap()).unwrap().is_some()).await;
+    assert!(scene.recipients(&id)[0].marks.get(EventKind::Delivered).is_some());
 }
 
 #[tokio::test]
-async fn what_cannot_be_kept_is_asked_for_again() {
-    if !on_a_full_disk("what_cannot_be_kept_is_asked_for_again") {
+async fn requests_retry_when_event_cannot_be_stored() {
+    if !on_a_full_disk("requests_retry_when_event_cannot_be_stored") {
         return;
     }
-    let scene = mailgun_at(START, KEY).await;
+    let scene = start_mailgun_relay_at(START, SIGNING_KEY).await;
     scene.accept(SENT, &["ada@example.net"]).await;
     let mut answers = Vec::new();
     for number in 0..6 {
-        let mut data = delivered(&number.to_string());
+        let mut data = delivered_event(&number.to_string());
         data["padding"] = json!("x".repeat(900_000));
-        let body = signed(KEY, START, &number.to_string(), data);
+        let body = signed_webhook(SIGNING_KEY, START, &number.to_string(), data);
         answers.push(scene.post(body.clone()).await);
         if answers.last() == Some(&503) {
-            let kept = scene.recipients(SENT)[0].marks.of(Kind::Delivered).unwrap();
+            let kept = scene.recipients(SENT)[0].marks.get(EventKind::Delivered).unwrap();
             assert_eq!(kept.count, number);
             answers.push(scene.post(body).await);
         }
     }
     assert_eq!(answers, [200, 200, 200, 200, 503, 200, 200]);
-    assert_eq!(scene.recipients(SENT)[0].marks.of(Kind::Delivered).unwrap().count, 6);
+    assert_eq!(scene.recipients(SENT)[0].marks.get(EventKind::Delivered).unwrap().count, 6);
 }
 
 /// A relay with an upstream that Mailgun reports on; `keys` is the signing key, or a list of them as TOML writes it.
-async fn mailgun_at(seconds: u64, keys: &str) -> Scene {
+async fn start_mailgun_relay_at(seconds: u64, keys: &str) -> Scene {
     let keys = if keys.starts_with('[') { keys.to_owned() } else { format!("{keys:?}") };
     Scene::at(seconds, "mailgun", &format!("webhook_signing_key = {keys}\n")).await
 }
 
 /// An event of the send [`SENT`].
-fn delivered(id: &str) -> Value {
+fn delivered_event(id: &str) -> Value {
     json!({
         "event": "delivered", "id": id, "timestamp": START, "recipient": "ada@example.net",
         "user-variables": {"mailtrail": SENT}
     })
 }
 
-fn signed(key: &str, timestamp: u64, token: &str, data: Value) -> Vec<u8> {
+fn signed_webhook(key: &str, timestamp: u64, token: &str, data: Value) -> Vec<u8> {
     let timestamp = timestamp.to_string();
     let signature = mailgun::sign(&Secret::new(key), &timestamp, token);
     let signature = json!({"timestamp": timestamp, "token": token, "signature": signature});
     json!({"signature": signature, "event-data": data}).to_string().into_bytes()
 }
 
-fn fixture(file: &str) -> Vec<u8> {
+fn read_fixture(file: &str) -> Vec<u8> {
     std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/mailgun").join(file)).unwrap()
 }
 
-const KEY: &str = "test-webhook-signing-key";
+const SIGNING_KEY: &str = "test-webhook-signing-key";

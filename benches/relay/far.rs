@@ -11,13 +11,13 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 /// Stands between a relay and its upstream; dropping it ends it.
-pub struct Far {
+pub struct LatencyProxy {
     /// Where the relay connects.
     pub address: SocketAddr,
     _serving: JoinSet<()>,
 }
 
-impl Far {
+impl LatencyProxy {
     /// A path to `upstream` on a free port.
     pub async fn open(upstream: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -27,7 +27,7 @@ impl Far {
             let mut paths = JoinSet::new();
             while let Ok((near, _)) = listener.accept().await {
                 // A path that breaks closes both ends: the relay sees what it would see.
-                paths.spawn(async move { join(near, upstream).await });
+                paths.spawn(async move { forward_connection(near, upstream).await });
                 while paths.try_join_next().is_some() {}
             }
         });
@@ -35,21 +35,21 @@ impl Far {
     }
 }
 
-async fn join(near: TcpStream, upstream: SocketAddr) -> io::Result<()> {
+async fn forward_connection(near: TcpStream, upstream: SocketAddr) -> io::Result<()> {
     // The relay took itself for connected at once: this is the handshake's round trip.
     tokio::time::sleep(ROUND_TRIP).await;
     let far = TcpStream::connect(upstream).await?;
     near.set_nodelay(true)?;
     far.set_nodelay(true)?;
     let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
-    tokio::try_join!(delay(near_in, far_out), delay(far_in, near_out)).map(drop)
+    tokio::try_join!(delay_direction(near_in, far_out), delay_direction(far_in, near_out)).map(drop)
 }
 
-async fn delay(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) -> io::Result<()> {
-    let (sender, mut under_way) = mpsc::channel::<(Instant, Vec<u8>)>(PIECES);
+async fn delay_direction(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) -> io::Result<()> {
+    let (sender, mut under_way) = mpsc::channel::<(Instant, Vec<u8>)>(MAX_CHUNKS_IN_FLIGHT);
     let read = async move {
         loop {
-            let mut piece = Vec::with_capacity(PIECE);
+            let mut piece = Vec::with_capacity(CHUNK_BYTES);
             if from.read_buf(&mut piece).await? == 0 {
                 return Ok(());
             }
@@ -69,6 +69,6 @@ async fn delay(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) -> io::Result<()
 }
 
 const ROUND_TRIP: Duration = Duration::from_millis(100);
-const PIECE: usize = 16 << 10;
+const CHUNK_BYTES: usize = 16 << 10;
 /// Under way in one direction: far more than any row sends within half a round trip.
-const PIECES: usize = 4096;
+const MAX_CHUNKS_IN_FLIGHT: usize = 4096;

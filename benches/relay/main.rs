@@ -28,12 +28,12 @@ mod table;
 mod webhooks;
 
 use clap::Parser;
-use load::Work;
-use measure::{Column, Scene};
-use relay::Kind;
+use load::Workload;
+use measure::{Column, Scenario};
+use relay::RelayKind;
 use std::io;
 use std::path::PathBuf;
-use table::Table;
+use table::ResultTable;
 
 /// Measures mailtrail between a load generator and a sink on loopback.
 #[derive(Parser)]
@@ -73,24 +73,24 @@ async fn main() -> io::Result<()> {
         println!("measures with: cargo bench --bench relay");
         return Ok(());
     }
-    let mut relays = vec![Kind::Mailtrail];
+    let mut relays = vec![RelayKind::Mailtrail];
     if options.postfix {
-        relays.push(Kind::Postfix);
+        relays.push(RelayKind::Postfix);
     }
     if options.webhooks {
-        relays.push(Kind::Python);
+        relays.push(RelayKind::Python);
     }
-    let mut tables = TABLES.map(Table::new);
+    let mut tables = COLUMN_SETS.map(ResultTable::new);
     for run in 1..=options.runs {
-        for row in rows(&options) {
-            for &kind in relays.iter().filter(|kind| row.scene.suits(**kind)) {
+        for row in build_rows(&options) {
+            for &kind in relays.iter().filter(|kind| row.scenario.supports(**kind)) {
                 let place = format!("run {run}, {}, {}", row.label, kind.name());
-                match row.scene.measure(kind, row.work).await {
+                match row.scenario.measure(kind, row.workload).await {
                     Ok(figures) => {
-                        let (_, title, digits) = row.scene.columns()[0];
+                        let (_, title, digits) = row.scenario.columns()[0];
                         eprintln!("{place}: {:.digits$} {title}", figures[0]);
-                        let table = tables.iter_mut().find(|table| table.has(row.scene.columns()));
-                        table.expect("each scene has a table").add(&row.label, kind.name(), figures);
+                        let table = tables.iter_mut().find(|table| table.has_columns(row.scenario.columns()));
+                        table.expect("each scene has a table").add_run(&row.label, kind.name(), figures);
                     }
                     Err(error) => eprintln!("{place}: {error}"),
                 }
@@ -98,94 +98,110 @@ async fn main() -> io::Result<()> {
         }
     }
     if options.postfix {
-        println!("{}\n", tables[0].condensed());
+        println!("{}\n", tables[0].to_summary());
     }
     for table in tables.iter().filter(|table| !table.is_empty()) {
-        println!("{}\n", table.markdown());
+        println!("{}\n", table.to_markdown());
     }
     if let Some(path) = options.json {
-        let runs: Vec<_> = tables.iter().flat_map(Table::json).collect();
+        let runs: Vec<_> = tables.iter().flat_map(ResultTable::to_json).collect();
         std::fs::write(path, serde_json::to_string_pretty(&runs)?)?;
     }
     Ok(())
 }
 
 /// One load in one scene.
-struct Row {
+struct BenchRow {
     label: String,
-    scene: Scene,
-    work: Work,
+    scenario: Scenario,
+    workload: Workload,
 }
 
-fn rows(options: &Options) -> Vec<Row> {
+fn build_rows(options: &Options) -> Vec<BenchRow> {
     let messages = options.messages as usize;
-    let mut rows = near_rows(messages);
-    for work in [kept(4, 1, messages / 6), kept(4, 50, messages)] {
-        rows.push(Row { label: format!("{}, syncs 5 ms slower", label(work)), scene: Scene::SlowSync, work });
+    let mut rows = local_rows(messages);
+    for workload in [keep_open_workload(4, 1, messages / 6), keep_open_workload(4, 50, messages)] {
+        rows.push(BenchRow {
+            label: format!("{}, syncs 5 ms slower", row_label(workload)),
+            scenario: Scenario::SlowSync,
+            workload,
+        });
     }
     for connections in [20, 50] {
         let label = format!("4 KiB, upstream 100 ms away, {connections} connections");
-        rows.push(Row { label, scene: Scene::Far(connections), work: kept(4, 50, messages * 2 / 3) });
-    }
-    if options.queue > 0 {
-        rows.push(Row {
-            label: "queue".into(),
-            scene: Scene::Queue,
-            work: kept(1, 10, options.queue as usize),
+        rows.push(BenchRow {
+            label,
+            scenario: Scenario::Remote(connections),
+            workload: keep_open_workload(4, 50, messages * 2 / 3),
         });
     }
-    for secure in [false, true] {
-        let work = Work { secure, ..kept(0, IDLE_SESSIONS, 0) };
-        let label = format!("idle, {IDLE_SESSIONS} sessions{}", if secure { ", TLS+AUTH" } else { "" });
-        rows.push(Row { label, scene: Scene::Idle, work });
+    if options.queue > 0 {
+        rows.push(BenchRow {
+            label: "queue".into(),
+            scenario: Scenario::Queue,
+            workload: keep_open_workload(1, 10, options.queue as usize),
+        });
+    }
+    for use_tls in [false, true] {
+        let workload = Workload { use_tls, ..keep_open_workload(0, IDLE_SESSIONS, 0) };
+        let label = format!("idle, {IDLE_SESSIONS} sessions{}", if use_tls { ", TLS+AUTH" } else { "" });
+        rows.push(BenchRow { label, scenario: Scenario::Idle, workload });
     }
     for (clients, events) in [(1, messages / 3), (16, messages)] {
         let label = format!("webhooks, {clients} {}", if clients == 1 { "client" } else { "clients" });
-        rows.push(Row { label, scene: Scene::Webhooks, work: kept(0, clients, events) });
+        rows.push(BenchRow {
+            label,
+            scenario: Scenario::Webhooks,
+            workload: keep_open_workload(0, clients, events),
+        });
     }
-    let work = kept(0, BURST_CLIENTS, messages * 5);
+    let workload = keep_open_workload(0, BURST_CLIENTS, messages * 5);
     let label = format!("webhooks of our mail, 2 KiB, {BURST_CLIENTS} clients");
-    rows.push(Row { label, scene: Scene::Burst(messages / 3), work });
+    rows.push(BenchRow { label, scenario: Scenario::Burst(messages / 3), workload });
     if options.webhooks {
-        rows.retain(|row| row.scene.suits(Kind::Python));
+        rows.retain(|row| row.scenario.supports(RelayKind::Python));
     }
     rows.retain(|row| row.label.contains(&options.only));
     rows
 }
 
 /// Mail of all sizes to a sink that is near.
-fn near_rows(messages: usize) -> Vec<Row> {
+fn local_rows(messages: usize) -> Vec<BenchRow> {
     let mut works = Vec::new();
     for (size, messages) in [(4, messages), (60, messages / 3)] {
-        for secure in [false, true] {
+        for use_tls in [false, true] {
             let some = [
-                kept(size, 1, messages / 3),
-                kept(size, 10, messages),
-                kept(size, 50, messages),
-                Work { kept: false, ..kept(size, 10, messages / 3) },
+                keep_open_workload(size, 1, messages / 3),
+                keep_open_workload(size, 10, messages),
+                keep_open_workload(size, 50, messages),
+                Workload { keep_sessions: false, ..keep_open_workload(size, 10, messages / 3) },
             ];
-            works.extend(some.map(|work| Work { secure, ..work }));
+            works.extend(some.map(|work| Workload { use_tls, ..work }));
         }
     }
-    works.push(kept(500, 10, messages / 5));
-    works.into_iter().map(|work| Row { label: label(work), scene: Scene::Near, work }).collect()
+    works.push(keep_open_workload(500, 10, messages / 5));
+    works
+        .into_iter()
+        .map(|workload| BenchRow { label: row_label(workload), scenario: Scenario::Local, workload })
+        .collect()
 }
 
 /// Messages of so many KiB over sessions that stay open, in clear.
-fn kept(size: usize, sessions: usize, messages: usize) -> Work {
-    Work { messages, size: size * 1024, sessions, secure: false, kept: true }
+fn keep_open_workload(size: usize, sessions: usize, messages: usize) -> Workload {
+    Workload { messages, size: size * 1024, sessions, use_tls: false, keep_sessions: true }
 }
 
-fn label(work: Work) -> String {
-    let sessions = match (work.kept, work.sessions) {
+fn row_label(work: Workload) -> String {
+    let sessions = match (work.keep_sessions, work.sessions) {
         (true, 1) => "1 session".to_owned(),
         (true, many) => format!("{many} sessions"),
         (false, many) => format!("{many} at once, a session each message"),
     };
-    format!("{} KiB, {sessions}{}", work.size / 1024, if work.secure { ", TLS+AUTH" } else { "" })
+    format!("{} KiB, {sessions}{}", work.size / 1024, if work.use_tls { ", TLS+AUTH" } else { "" })
 }
 
-const TABLES: [&[Column]; 4] = [measure::RELAYING, measure::QUEUEING, measure::IDLING, measure::REPORTING];
+const COLUMN_SETS: [&[Column]; 4] =
+    [measure::RELAY_COLUMNS, measure::QUEUE_COLUMNS, measure::IDLE_COLUMNS, measure::WEBHOOK_COLUMNS];
 /// Connections of a provider that has much to tell.
 const BURST_CLIENTS: usize = 32;
 /// Open at once in the rows `idle`; where `ulimit -n` is lower, these rows fail.

@@ -1,7 +1,7 @@
 //! What is measured, each in a folder and with processes of its own.
 
-use crate::load::{RELAY_NAME, USER};
-use crate::process::Tree;
+use crate::load::{LOGIN, RELAY_NAME};
+use crate::process::ProcessTree;
 use crate::webhooks;
 use mailtrail_net::tls;
 use std::fs::{self, File};
@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 
 /// Which relay.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum RelayKind {
     /// This project's.
     Mailtrail,
     /// The one that is installed, in an instance of its own.
@@ -28,7 +28,7 @@ pub enum Kind {
 
 /// What a relay has to live with.
 #[derive(Clone, Copy)]
-pub struct Surroundings {
+pub struct Environment {
     /// Sessions at once.
     pub sessions: usize,
     /// Connections to the upstream at once.
@@ -39,15 +39,15 @@ pub struct Surroundings {
 
 /// A relay that runs. Dropping it ends it and removes its folder.
 pub struct Relay {
-    kind: Kind,
+    kind: RelayKind,
     child: Child,
-    folder: TempDir,
-    plain: SocketAddr,
-    secure: SocketAddr,
-    http: SocketAddr,
+    directory: TempDir,
+    smtp_address: SocketAddr,
+    smtps_address: SocketAddr,
+    http_listener: SocketAddr,
 }
 
-impl Kind {
+impl RelayKind {
     /// Its name in the tables.
     pub fn name(self) -> &'static str {
         match self {
@@ -60,69 +60,71 @@ impl Kind {
 
 impl Relay {
     /// Starts a fresh relay that sends everything to `upstream`.
-    pub fn start(kind: Kind, upstream: SocketAddr, surroundings: Surroundings) -> io::Result<Self> {
+    pub fn start(kind: RelayKind, upstream: SocketAddr, surroundings: Environment) -> io::Result<Self> {
         // On the disk of the build: /tmp may be memory, and syncs to it would cost nothing.
-        let folder = TempDir::new_in(env!("CARGO_TARGET_TMPDIR"))?;
-        tls::self_signed(&folder.path().join("tls"), RELAY_NAME).map_err(io::Error::other)?;
-        let [plain, secure, http] = free_addresses()?;
-        let (mut command, secure) = match kind {
-            Kind::Mailtrail => {
-                let doors = [plain, secure, http];
-                (mailtrail(folder.path(), doors, upstream, surroundings.connections)?, secure)
+        let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR"))?;
+        tls::self_signed(&directory.path().join("tls"), RELAY_NAME).map_err(io::Error::other)?;
+        let [smtp_address, secure, http_listener] = free_addresses()?;
+        let (mut command, smtps_address) = match kind {
+            RelayKind::Mailtrail => {
+                let doors = [smtp_address, secure, http_listener];
+                (mailtrail_command(directory.path(), doors, upstream, surroundings.connections)?, secure)
             }
-            Kind::Postfix => (postfix(folder.path(), plain, upstream, surroundings)?, plain),
-            Kind::Python => (python(folder.path(), http)?, secure),
+            RelayKind::Postfix => {
+                (postfix_command(directory.path(), smtp_address, upstream, surroundings)?, smtp_address)
+            }
+            RelayKind::Python => (python_command(directory.path(), http_listener)?, secure),
         };
         if surroundings.slow_sync {
-            command.env("LD_PRELOAD", slow_sync(folder.path())?);
+            command.env("LD_PRELOAD", build_slow_sync_library(directory.path())?);
         }
-        let log = File::create(folder.path().join("output.log"))?;
+        let log = File::create(directory.path().join("output.log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // Its own group: what is typed at the terminal, and what Postfix's master ends with itself, is not ours.
         let child = command.process_group(0).spawn()?;
-        let mut relay = Self { kind, child, folder, plain, secure, http };
+        let mut relay = Self { kind, child, directory, smtp_address, smtps_address, http_listener };
         relay.wait_for_port()?;
         Ok(relay)
     }
 
     /// Where clients connect.
     pub fn address(&self, secure: bool) -> SocketAddr {
-        if secure { self.secure } else { self.plain }
+        if secure { self.smtps_address } else { self.smtp_address }
     }
 
     /// Where providers report.
     pub fn http_address(&self) -> SocketAddr {
-        self.http
+        self.http_listener
     }
 
     /// Its processes.
-    pub fn tree(&self) -> Tree {
-        Tree::new(self.child.id())
+    pub fn process_tree(&self) -> ProcessTree {
+        ProcessTree::new(self.child.id())
     }
 
     /// What trusts its certificate; every session is a full handshake.
-    pub fn connector(&self) -> io::Result<TlsConnector> {
-        let certificate = self.folder.path().join("tls/relay.pem");
+    pub fn tls_connector(&self) -> io::Result<TlsConnector> {
+        let certificate = self.directory.path().join("tls/relay.pem");
         let mut config = tls::client_config(Some(&certificate)).map_err(io::Error::other)?;
         config.resumption = rustls::client::Resumption::disabled();
         Ok(TlsConnector::from(std::sync::Arc::new(config)))
     }
 
     /// The end of what it wrote, for when it does not do what it should.
-    pub fn last_words(&self) -> String {
-        let text = fs::read_to_string(self.folder.path().join("output.log")).unwrap_or_default();
+    pub fn stderr_tail(&self) -> String {
+        let text = fs::read_to_string(self.directory.path().join("output.log")).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
+        lines[lines.len().saturating_sub(MAX_STDERR_LINES)..].join("\n")
     }
 
     fn wait_for_port(&mut self) -> io::Result<()> {
-        let until = Instant::now() + START;
-        let door = if self.kind == Kind::Python { self.http } else { self.plain };
+        let until = Instant::now() + START_TIMEOUT;
+        let door = if self.kind == RelayKind::Python { self.http_listener } else { self.smtp_address };
         while TcpStream::connect(door).is_err() {
             if Instant::now() > until || self.child.try_wait()?.is_some() {
-                return Err(io::Error::other(format!("the relay does not start:\n{}", self.last_words())));
+                return Err(io::Error::other(format!("the relay does not start:\n{}", self.stderr_tail())));
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
         Ok(())
     }
@@ -132,16 +134,18 @@ impl Drop for Relay {
     fn drop(&mut self) {
         let _ = match self.kind {
             // Its master is the child of a script, and a leader of its own.
-            Kind::Postfix => {
-                Command::new("postfix").arg("-c").arg(self.folder.path().join("postfix")).arg("stop").output()
-            }
-            Kind::Mailtrail | Kind::Python => {
+            RelayKind::Postfix => Command::new("postfix")
+                .arg("-c")
+                .arg(self.directory.path().join("postfix"))
+                .arg("stop")
+                .output(),
+            RelayKind::Mailtrail | RelayKind::Python => {
                 Command::new("sh").args(["-c", "kill -TERM \"$0\"", &self.child.id().to_string()]).output()
             }
         };
-        let until = Instant::now() + STOP;
+        let until = Instant::now() + STOP_TIMEOUT;
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < until {
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
         // Both fail when it has ended already, which is what we want.
         let _ = self.child.kill();
@@ -149,14 +153,14 @@ impl Drop for Relay {
     }
 }
 
-fn mailtrail(
+fn mailtrail_command(
     folder: &Path,
     [plain, secure, http]: [SocketAddr; 3],
     upstream: SocketAddr,
     connections: usize,
 ) -> io::Result<Command> {
-    let (reporter, key) = (webhooks::UPSTREAM, webhooks::KEY);
-    let (host, port, (user, password)) = (upstream.ip(), upstream.port(), USER);
+    let (reporter, key) = (webhooks::UPSTREAM_NAME, webhooks::SIGNING_KEY);
+    let (host, port, (user, password)) = (upstream.ip(), upstream.port(), LOGIN);
     let config = format!(
         r#"
 [server]
@@ -203,29 +207,31 @@ address = "{http}"
 }
 
 /// An application and its database. Its packages are installed below the build's folder, once.
-fn python(folder: &Path, http: SocketAddr) -> io::Result<Command> {
+fn python_command(folder: &Path, http: SocketAddr) -> io::Result<Command> {
     let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python");
     let python = place.join("bin/python");
     if !python.exists() {
-        run(Command::new("python3").args(["-m", "venv"]).arg(&place))?;
+        run_checked(Command::new("python3").args(["-m", "venv"]).arg(&place))?;
     }
     let mut pip = Command::new(&python);
-    run(pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PACKAGES))?;
+    run_checked(
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PYTHON_PACKAGES),
+    )?;
     fs::write(folder.join("receiver.py"), include_str!("receiver.py"))?;
     let mut command = Command::new(python);
     command.current_dir(folder).arg("receiver.py").arg(folder);
-    command.args([&http.port().to_string(), webhooks::KEY]);
+    command.args([&http.port().to_string(), webhooks::SIGNING_KEY]);
     Ok(command)
 }
 
 /// A private instance below `folder`; nothing of the system's own Postfix is touched. Needs root, as Postfix does.
-fn postfix(
+fn postfix_command(
     folder: &Path,
     address: SocketAddr,
     upstream: SocketAddr,
-    surroundings: Surroundings,
+    surroundings: Environment,
 ) -> io::Result<Command> {
-    let Surroundings { sessions, connections, .. } = surroundings;
+    let Environment { sessions, connections, .. } = surroundings;
     // Postfix's processes run as another user and must reach their folders.
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
     let settings = folder.join("postfix");
@@ -233,7 +239,7 @@ fn postfix(
     for folder in [&folder.join("queue"), &folder.join("state"), &settings, &accounts] {
         fs::create_dir(folder)?;
     }
-    fs::write(settings.join("main.cf"), postfix_main(folder, upstream, connections))?;
+    fs::write(settings.join("main.cf"), postfix_main_cf(folder, upstream, connections))?;
     let processes = sessions + SPARE_PROCESSES;
     let services = format!(
         "{address} inet n - n - {processes} smtpd\nsmtp unix - - n - {connections} smtp\n{POSTFIX_SERVICES}"
@@ -244,19 +250,19 @@ fn postfix(
         accounts.join("sasldb2").display()
     );
     fs::write(accounts.join("smtpd.conf"), sasl)?;
-    let (user, password) = USER;
+    let (user, password) = LOGIN;
     let (name, realm) = user.split_once('@').unwrap_or((user, RELAY_NAME));
     let quoted = "printf %s \"$0\" | saslpasswd2 -p -c -f \"$1\" -u \"$2\" \"$3\"";
     let accounts = accounts.join("sasldb2");
-    run(Command::new("sh").args(["-c", quoted, password]).arg(&accounts).args([realm, name]))?;
-    run(Command::new("chown").arg("postfix").arg(&accounts).arg(folder.join("state")))?;
+    run_checked(Command::new("sh").args(["-c", quoted, password]).arg(&accounts).args([realm, name]))?;
+    run_checked(Command::new("chown").arg("postfix").arg(&accounts).arg(folder.join("state")))?;
     let mut command = Command::new("postfix");
     command.arg("-c").arg(settings).arg("start-fg");
     Ok(command)
 }
 
 /// Its defaults, without the brakes and look-ups that protect a server on the internet.
-fn postfix_main(folder: &Path, upstream: SocketAddr, connections: usize) -> String {
+fn postfix_main_cf(folder: &Path, upstream: SocketAddr, connections: usize) -> String {
     let (folder, host, port) = (folder.display(), upstream.ip(), upstream.port());
     format!(
         "compatibility_level = 3.6
@@ -295,17 +301,17 @@ import_environment = MAIL_CONFIG MAIL_DEBUG MAIL_LOGTAG TZ LANG=C LD_PRELOAD
 }
 
 /// The library that makes syncs slow.
-fn slow_sync(folder: &Path) -> io::Result<PathBuf> {
+fn build_slow_sync_library(folder: &Path) -> io::Result<PathBuf> {
     let (source, library) = (folder.join("slow_sync.c"), folder.join("slow_sync.so"));
     fs::write(&source, include_str!("slow_sync.c"))?;
     let mut compiler = Command::new("cc");
     compiler.args(["-O2", "-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl");
-    run(&mut compiler)
+    run_checked(&mut compiler)
         .map_err(|error| io::Error::other(format!("left out, it needs a C compiler: {error}")))?;
     Ok(library)
 }
 
-fn run(command: &mut Command) -> io::Result<()> {
+fn run_checked(command: &mut Command) -> io::Result<()> {
     let output = command.output()?;
     if output.status.success() {
         return Ok(());
@@ -323,13 +329,13 @@ fn free_addresses() -> io::Result<[SocketAddr; 3]> {
 
 const ANY_PORT: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
 /// Longest time until a relay listens, and until it has ended.
-const START: Duration = Duration::from_secs(20);
-const STOP: Duration = Duration::from_secs(20);
-const LOOK: Duration = Duration::from_millis(20);
-const LAST_LINES: usize = 10;
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+const MAX_STDERR_LINES: usize = 10;
 
 /// The fastest that there are for it.
-const PACKAGES: [&str; 4] = ["uvicorn", "uvloop", "httptools", "asyncpg"];
+const PYTHON_PACKAGES: [&str; 4] = ["uvicorn", "uvloop", "httptools", "asyncpg"];
 /// Processes that listen, beyond one for each session.
 const SPARE_PROCESSES: usize = 100;
 /// master.cf, without the services that listen and that relay.

@@ -9,60 +9,61 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// An SMTP server on loopback; dropping it ends it.
-pub struct Sink {
+pub struct BenchSink {
     /// Where it listens.
     pub address: SocketAddr,
-    taken: watch::Receiver<Taken>,
+    received: watch::Receiver<ReceivedCount>,
     _serving: JoinSet<()>,
 }
 
 /// Messages that had their 250.
 #[derive(Clone, Copy)]
-pub struct Taken {
+pub struct ReceivedCount {
     /// How many.
     pub messages: usize,
     /// When the last was taken.
-    pub last: Instant,
+    pub last_received_at: Instant,
 }
 
-impl Sink {
+impl BenchSink {
     /// A sink on a free port.
     pub async fn open() -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let (sender, taken) = watch::channel(Taken { messages: 0, last: Instant::now() });
+        let (sender, received) =
+            watch::channel(ReceivedCount { messages: 0, last_received_at: Instant::now() });
         let mut serving = JoinSet::new();
         serving.spawn(async move {
             let mut sessions = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let sender = sender.clone();
-                sessions.spawn(async move { serve(stream, &sender).await });
+                sessions.spawn(async move { serve_session(stream, &sender).await });
                 while sessions.try_join_next().is_some() {}
             }
         });
-        Ok(Self { address, taken, _serving: serving })
+        Ok(Self { address, received, _serving: serving })
     }
 
     /// Waits until so many messages were taken since it was opened.
-    pub async fn reached(&mut self, messages: usize, patience: Duration) -> io::Result<Taken> {
-        let enough = self.taken.wait_for(|taken| taken.messages >= messages);
+    pub async fn wait_for_count(&mut self, messages: usize, patience: Duration) -> io::Result<ReceivedCount> {
+        let enough = self.received.wait_for(|taken| taken.messages >= messages);
         if let Ok(reached) = tokio::time::timeout(patience, enough).await {
             return reached.map(|taken| *taken).map_err(io::Error::other);
         }
-        let taken = self.taken().messages;
+        let taken = self.received().messages;
         Err(io::Error::other(format!("{taken} of {messages} messages were relayed in {patience:?}")))
     }
 
     /// What was taken so far.
-    pub fn taken(&self) -> Taken {
-        *self.taken.borrow()
+    pub fn received(&self) -> ReceivedCount {
+        *self.received.borrow()
     }
 }
 
 /// One session. Commands may come in a batch, also right behind a message; their replies leave together.
-async fn serve(stream: TcpStream, taken: &watch::Sender<Taken>) -> io::Result<()> {
+async fn serve_session(stream: TcpStream, taken: &watch::Sender<ReceivedCount>) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut stream = BufReader::with_capacity(BUFFER, stream);
+    let mut stream = BufReader::with_capacity(BUFFER_BYTES, stream);
     let (mut line, mut replies) = (Vec::new(), b"220 sink.test ESMTP\r\n".to_vec());
     let mut in_message = false;
     loop {
@@ -76,7 +77,9 @@ async fn serve(stream: TcpStream, taken: &watch::Sender<Taken>) -> io::Result<()
         }
         let ends = in_message && line == b".\r\n";
         if ends {
-            taken.send_modify(|taken| *taken = Taken { messages: taken.messages + 1, last: Instant::now() });
+            taken.send_modify(|taken| {
+                *taken = ReceivedCount { messages: taken.messages + 1, last_received_at: Instant::now() }
+            });
         }
         if !in_message || ends {
             let verb = line.get(..4).unwrap_or(&line).to_ascii_uppercase();
@@ -91,4 +94,4 @@ async fn serve(stream: TcpStream, taken: &watch::Sender<Taken>) -> io::Result<()
     }
 }
 
-const BUFFER: usize = 64 * 1024;
+const BUFFER_BYTES: usize = 64 * 1024;

@@ -1,6 +1,6 @@
 //! A provider that reports: signed webhooks over kept connections, each posted when the last was answered.
 
-use crate::load::Sent;
+use crate::load::LoadResult;
 use mailtrail_mail::Secret;
 use mailtrail_trail::provider::mailgun;
 use serde_json::json;
@@ -14,36 +14,37 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 /// With what the provider signs.
-pub const KEY: &str = "bench-signing-key";
+pub const SIGNING_KEY: &str = "bench-signing-key";
 /// The upstream that reports, which is the last part of its path.
-pub const UPSTREAM: &str = "reporter";
+pub const UPSTREAM_NAME: &str = "reporter";
 
 /// What is to be reported.
-pub struct Reports {
+pub struct WebhookLoad {
     /// In all.
     pub events: usize,
     /// Connections at once.
     pub clients: usize,
     /// Tracking ids of the mails that they are about, in turn; with none they are about mail of others.
-    pub about: Vec<String>,
+    pub message_ids: Vec<String>,
 }
 
 /// Posts events, which are written and signed before the time begins; the first that is not taken ends it.
-pub async fn post(to: SocketAddr, reports: Reports) -> io::Result<Sent> {
-    let requests: Vec<_> = (0..reports.events).map(|number| request(number, &reports.about)).collect();
+pub async fn post_webhooks(to: SocketAddr, reports: WebhookLoad) -> io::Result<LoadResult> {
+    let requests: Vec<_> =
+        (0..reports.events).map(|number| build_request(number, &reports.message_ids)).collect();
     let (requests, next) = (Arc::new(requests), Arc::new(AtomicUsize::new(0)));
     let (begun, mut posting) = (Instant::now(), JoinSet::new());
     for _ in 0..reports.clients {
-        posting.spawn(post_some(to, requests.clone(), next.clone()));
+        posting.spawn(run_client(to, requests.clone(), next.clone()));
     }
-    let mut waits = Vec::with_capacity(reports.events);
+    let mut latencies = Vec::with_capacity(reports.events);
     while let Some(some) = posting.join_next().await {
-        waits.extend(some??);
+        latencies.extend(some??);
     }
-    Ok(Sent { took: begun.elapsed(), waits })
+    Ok(LoadResult { duration: begun.elapsed(), latencies })
 }
 
-async fn post_some(
+async fn run_client(
     to: SocketAddr,
     requests: Arc<Vec<String>>,
     next: Arc<AtomicUsize>,
@@ -54,14 +55,14 @@ async fn post_some(
     while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
         let begun = Instant::now();
         stream.write_all(request.as_bytes()).await?;
-        tokio::time::timeout(PATIENCE, hear(&mut stream)).await??;
+        tokio::time::timeout(RESPONSE_TIMEOUT, read_response(&mut stream)).await??;
         waits.push(begun.elapsed());
     }
     Ok(waits)
 }
 
 /// The answer, which has no body.
-async fn hear(stream: &mut TcpStream) -> io::Result<()> {
+async fn read_response(stream: &mut TcpStream) -> io::Result<()> {
     let (mut answer, mut length) = ([0; 4096], 0);
     while !answer[..length].ends_with(b"\r\n\r\n") {
         match stream.read(&mut answer[length..]).await? {
@@ -77,18 +78,19 @@ async fn hear(stream: &mut TcpStream) -> io::Result<()> {
 }
 
 /// What became of a mail, as Mailgun reports it, in [`BODY`] bytes.
-fn request(number: usize, about: &[String]) -> String {
+fn build_request(number: usize, about: &[String]) -> String {
     let (mail, turn) = (number % about.len().max(1), number / about.len().max(1));
     let recipient = format!("user{}@example.net", if about.is_empty() { number } else { mail });
     let mailtrail = about.get(mail).map_or_else(|| json!({}), |id| json!({ "mailtrail": id }));
-    let event = if about.is_empty() { EVENTS[0] } else { EVENTS[turn.min(EVENTS.len() - 1)] };
+    let event =
+        if about.is_empty() { EVENT_SEQUENCE[0] } else { EVENT_SEQUENCE[turn.min(EVENT_SEQUENCE.len() - 1)] };
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     let (timestamp, token) = (now.as_secs().to_string(), format!("{:050x}", fastrand::u128(..)));
     let mut body = json!({
         "signature": {
             "timestamp": timestamp,
             "token": token,
-            "signature": mailgun::sign(&Secret::new(KEY), &timestamp, &token),
+            "signature": mailgun::sign(&Secret::new(SIGNING_KEY), &timestamp, &token),
         },
         "event-data": {
             "event": event,
@@ -132,17 +134,17 @@ fn request(number: usize, about: &[String]) -> String {
     });
     let length = body.to_string().len();
     body["event-data"]["storage"]["url"] =
-        format!("https://storage.example.net/v3/{}", "x".repeat(BODY.saturating_sub(length))).into();
+        format!("https://storage.example.net/v3/{}", "x".repeat(BODY_BYTES.saturating_sub(length))).into();
     let body = body.to_string();
     let length = body.len();
     format!(
-        "POST /webhooks/{UPSTREAM} HTTP/1.1\r\nHost: relay.test\r\nContent-Type: application/json\r\n\
+        "POST /webhooks/{UPSTREAM_NAME} HTTP/1.1\r\nHost: relay.test\r\nContent-Type: application/json\r\n\
          Content-Length: {length}\r\n\r\n{body}"
     )
 }
 
 /// Bytes of a body; Mailgun's have about as many.
-const BODY: usize = 2048;
+const BODY_BYTES: usize = 2048;
 /// What becomes of a mail, one after the other; it is opened again and again.
-const EVENTS: [&str; 4] = ["accepted", "delivered", "clicked", "opened"];
-const PATIENCE: Duration = Duration::from_secs(30);
+const EVENT_SEQUENCE: [&str; 4] = ["accepted", "delivered", "clicked", "opened"];
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);

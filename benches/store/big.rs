@@ -1,18 +1,18 @@
 //! One big store: its size, its memory, its opening, its lookups.
 
-use crate::child::{Loaded, Opened, Process, Role};
-use crate::measure::{disk, mib, table};
+use crate::child::{ChildProcess, ChildRole, LoadResult, OpenResult};
+use crate::measure::{disk_usage, markdown_table, to_mib};
 use std::io;
 use std::path::Path;
 use tempfile::TempDir;
 
 /// Fills a store in one process, kills that, and opens the store in others.
-pub fn measure(sends: u64) -> io::Result<String> {
+pub fn measure_large_store(sends: u64) -> io::Result<String> {
     let folder = TempDir::new_in(env!("CARGO_TARGET_TMPDIR"))?;
     let (journal, ledger) = (folder.path().join("journal"), folder.path().join("ledger"));
-    let mut process = Process::start(Role::Load, folder.path(), &[("--sends", sends)])?;
-    let loaded: Loaded = process.report()?;
-    process.kill()?;
+    let mut process = ChildProcess::start(ChildRole::Load, folder.path(), &[("--sends", sends)])?;
+    let loaded: LoadResult = process.read_report()?;
+    process.sigkill()?;
     let sizes = format!(
         "One store of {sends} sends, loaded in {:.0} s ({:.0}/s) with {:.0} MiB RSS (at most {:.0}). \
          On disk after kill -9: journal {:.0} MiB, ledger {:.0} MiB.",
@@ -20,21 +20,21 @@ pub fn measure(sends: u64) -> io::Result<String> {
         sends as f64 / loaded.seconds,
         loaded.rss_mib,
         loaded.peak_mib,
-        mib(disk(&journal)?),
-        mib(disk(&ledger)?),
+        to_mib(disk_usage(&journal)?),
+        to_mib(disk_usage(&ledger)?),
     );
     eprintln!("{sizes}");
-    let killed = open(folder.path(), sends)?;
-    let again = open(folder.path(), sends)?;
+    let killed = open_in_child(folder.path(), sends)?;
+    let again = open_in_child(folder.path(), sends)?;
     std::fs::remove_dir_all(&ledger)?;
-    let rebuilt = open(folder.path(), sends)?;
-    let rebuilt_size = format!("The rebuilt ledger has {:.0} MiB.", mib(disk(&ledger)?));
-    Ok(format!("{sizes}\n{rebuilt_size}\n\n{}", compare(&[killed, again, rebuilt])))
+    let rebuilt = open_in_child(folder.path(), sends)?;
+    let rebuilt_size = format!("The rebuilt ledger has {:.0} MiB.", to_mib(disk_usage(&ledger)?));
+    Ok(format!("{sizes}\n{rebuilt_size}\n\n{}", compare_openings(&[killed, again, rebuilt])))
 }
 
-fn open(directory: &Path, sends: u64) -> io::Result<Opened> {
-    let mut process = Process::start(Role::Open, directory, &[("--sends", sends)])?;
-    let opened: Opened = process.report()?;
+fn open_in_child(directory: &Path, sends: u64) -> io::Result<OpenResult> {
+    let mut process = ChildProcess::start(ChildRole::Open, directory, &[("--sends", sends)])?;
+    let opened: OpenResult = process.read_report()?;
     process.wait()?;
     eprintln!("opened in {:.2} s, {} records replayed", opened.seconds, opened.replayed);
     if let Some(reason) = &opened.rebuilt {
@@ -43,8 +43,8 @@ fn open(directory: &Path, sends: u64) -> io::Result<Opened> {
     Ok(opened)
 }
 
-fn compare(openings: &[Opened; 3]) -> String {
-    let row = |name: &str, goal: &str, cell: &dyn Fn(&Opened) -> String| {
+fn compare_openings(openings: &[OpenResult; 3]) -> String {
+    let row = |name: &str, goal: &str, cell: &dyn Fn(&OpenResult) -> String| {
         let mut row = vec![name.to_owned()];
         row.extend(openings.iter().map(cell));
         row.push(goal.to_owned());
@@ -64,5 +64,5 @@ fn compare(openings: &[Opened; 3]) -> String {
             format!("{:.3} / {:.3}", lookup.p50_ms, lookup.p99_ms)
         }));
     }
-    table(&["", "after kill -9", "after a stop", "ledger lost", "goal at 1 M"], &rows)
+    markdown_table(&["", "after kill -9", "after a stop", "ledger lost", "goal at 1 M"], &rows)
 }

@@ -1,20 +1,20 @@
 //! The days as a picture.
 
-use crate::churn::Day;
+use crate::churn::DayFigures;
 use plotters::prelude::*;
 use std::error::Error;
 
 /// One panel for each figure, days to the right, as SVG.
-pub fn draw(title: &str, days: &[Day]) -> Result<String, Box<dyn Error + Send + Sync>> {
+pub fn draw_svg(title: &str, days: &[DayFigures]) -> Result<String, Box<dyn Error + Send + Sync>> {
     let mut picture = String::new();
-    let area = SVGBackend::with_string(&mut picture, SIZE).into_drawing_area();
+    let area = SVGBackend::with_string(&mut picture, CHART_SIZE).into_drawing_area();
     area.fill(&WHITE)?;
-    let panels = area.titled(title, (FONT, 20))?.split_evenly((2, 2));
-    for (panel, (name, figure)) in panels.iter().zip(FIGURES) {
+    let panels = area.titled(title, (CHART_FONT, 20))?.split_evenly((2, 2));
+    for (panel, (name, figure)) in panels.iter().zip(CHART_PANELS) {
         let points = || (1..).zip(days).map(|(number, day)| (number, figure(day)));
         let most = points().map(|(_, value)| value).fold(1.0, f64::max);
         let mut chart = ChartBuilder::on(panel)
-            .caption(name, (FONT, 16))
+            .caption(name, (CHART_FONT, 16))
             .margin(10)
             .x_label_area_size(25)
             .y_label_area_size(50)
@@ -28,14 +28,14 @@ pub fn draw(title: &str, days: &[Day]) -> Result<String, Box<dyn Error + Send + 
     Ok(picture)
 }
 
-type Figure = (&'static str, fn(&Day) -> f64);
+type ChartPanel = (&'static str, fn(&DayFigures) -> f64);
 
-const FIGURES: [Figure; 4] = [
+const CHART_PANELS: [ChartPanel; 4] = [
     ("journal on disk, MiB", |day| day.journal_mib),
     ("ledger on disk, MiB", |day| day.ledger_mib),
     ("RSS, MiB", |day| day.rss_mib),
     ("open, ms", |day| day.open_ms),
 ];
 /// Pixels.
-const SIZE: (u32, u32) = (900, 560);
-const FONT: &str = "sans-serif";
+const CHART_SIZE: (u32, u32) = (900, 560);
+const CHART_FONT: &str = "sans-serif";

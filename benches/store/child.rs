@@ -1,8 +1,8 @@
 //! What happens in processes of its own: memory is a process's, and only a process can be killed.
 
-use crate::lookup::{self, Lookup};
-use crate::measure::{memory, mib, open};
-use crate::traffic::Traffic;
+use crate::lookup::{self, LookupResult};
+use crate::measure::{open_when_unlocked, process_memory, to_mib};
+use crate::traffic::SyntheticTraffic;
 use crate::{Options, churn};
 use mailtrail_mail::Clock;
 use mailtrail_store::Store;
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 /// What a child process is started for.
 #[derive(Clone, Copy, clap::ValueEnum)]
-pub enum Role {
+pub enum ChildRole {
     /// Fills a store and waits to be killed.
     Load,
     /// Opens a store and looks things up.
@@ -27,7 +27,7 @@ pub enum Role {
 
 /// What loading came to.
 #[derive(Serialize, Deserialize)]
-pub struct Loaded {
+pub struct LoadResult {
     pub seconds: f64,
     pub rss_mib: f64,
     pub peak_mib: f64,
@@ -35,7 +35,7 @@ pub struct Loaded {
 
 /// What opening came to.
 #[derive(Serialize, Deserialize)]
-pub struct Opened {
+pub struct OpenResult {
     pub seconds: f64,
     /// Records that the ledger did not have yet.
     pub replayed: u64,
@@ -43,21 +43,21 @@ pub struct Opened {
     pub rebuilt: Option<String>,
     pub rss_mib: f64,
     pub peak_mib: f64,
-    pub lookups: Vec<Lookup>,
+    pub lookups: Vec<LookupResult>,
     /// Behind the lookups.
     pub rss_after_mib: f64,
 }
 
 /// A child process that runs; killed when dropped, if it has not ended.
-pub struct Process(Child);
+pub struct ChildProcess(Child);
 
-impl Process {
+impl ChildProcess {
     /// Starts this program again, with numbers as its options say.
-    pub fn start(role: Role, directory: &Path, numbers: &[(&str, u64)]) -> io::Result<Self> {
+    pub fn start(role: ChildRole, directory: &Path, numbers: &[(&str, u64)]) -> io::Result<Self> {
         let role = match role {
-            Role::Load => "load",
-            Role::Open => "open",
-            Role::Day => "day",
+            ChildRole::Load => "load",
+            ChildRole::Open => "open",
+            ChildRole::Day => "day",
         };
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["--bench", "--child", role, "--directory"]).arg(directory);
@@ -68,19 +68,19 @@ impl Process {
     }
 
     /// What it says; too long a silence is an error.
-    pub fn report<T: DeserializeOwned>(&mut self) -> io::Result<T> {
+    pub fn read_report<T: DeserializeOwned>(&mut self) -> io::Result<T> {
         let (said, hear) = mpsc::channel();
         let output = self.0.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
         std::thread::spawn(move || {
             let mut line = String::new();
             let _ = said.send(BufReader::new(output).read_line(&mut line).map(|_| line));
         });
-        let line = hear.recv_timeout(LONGEST).map_err(|_| io::ErrorKind::TimedOut)??;
+        let line = hear.recv_timeout(CHILD_TIMEOUT).map_err(|_| io::ErrorKind::TimedOut)??;
         Ok(serde_json::from_str(&line)?)
     }
 
     /// `kill -9`.
-    pub fn kill(mut self) -> io::Result<()> {
+    pub fn sigkill(mut self) -> io::Result<()> {
         self.0.kill()?;
         self.0.wait().map(drop)
     }
@@ -92,7 +92,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -100,59 +100,60 @@ impl Drop for Process {
 }
 
 /// The part of a child process. It says one line; those that are to be killed wait for that with the store open.
-pub async fn run(role: Role, directory: &Path, options: &Options) -> io::Result<()> {
+pub async fn run_child(role: ChildRole, directory: &Path, options: &Options) -> io::Result<()> {
     match role {
-        Role::Load => {
-            let (_store, loaded) = load(directory, options.sends).await?;
-            wait_for_death(&loaded)
+        ChildRole::Load => {
+            let (_store, loaded) = load_store(directory, options.sends).await?;
+            report_and_wait(&loaded)
         }
-        Role::Day => {
-            let (_store, lived) = churn::live(directory, options.day, options.daily).await?;
-            wait_for_death(&lived)
+        ChildRole::Day => {
+            let (_store, lived) = churn::simulate_day(directory, options.day, options.daily).await?;
+            report_and_wait(&lived)
         }
-        Role::Open => {
-            println!("{}", serde_json::to_string(&look(directory, options.sends).await?)?);
+        ChildRole::Open => {
+            println!("{}", serde_json::to_string(&inspect_store(directory, options.sends).await?)?);
             Ok(())
         }
     }
 }
 
 /// The parent kills this process here; if that is gone itself, the input ends.
-fn wait_for_death(said: &impl Serialize) -> io::Result<()> {
+fn report_and_wait(said: &impl Serialize) -> io::Result<()> {
     println!("{}", serde_json::to_string(said)?);
     io::stdin().read_to_end(&mut Vec::new()).map(drop)
 }
 
 /// A month's sends.
-pub fn traffic(sends: u64) -> Traffic {
-    Traffic::new(sends, Duration::from_secs(30 * 86_400))
+pub fn month_of_traffic(sends: u64) -> SyntheticTraffic {
+    SyntheticTraffic::new(sends, Duration::from_secs(30 * 86_400))
 }
 
-async fn load(directory: &Path, sends: u64) -> io::Result<(Store, Loaded)> {
-    let (store, ..) = open(directory, Clock::System)?;
+async fn load_store(directory: &Path, sends: u64) -> io::Result<(Store, LoadResult)> {
+    let (store, ..) = open_when_unlocked(directory, Clock::System)?;
     let begun = Instant::now();
-    tokio::time::timeout(LONGEST, traffic(sends).live(&store, 0..sends)).await??;
+    tokio::time::timeout(CHILD_TIMEOUT, month_of_traffic(sends).store_lifecycles(&store, 0..sends)).await??;
     let seconds = begun.elapsed().as_secs_f64();
-    let (rss, peak) = memory()?;
-    Ok((store, Loaded { seconds, rss_mib: mib(rss), peak_mib: mib(peak) }))
+    let (rss, peak) = process_memory()?;
+    Ok((store, LoadResult { seconds, rss_mib: to_mib(rss), peak_mib: to_mib(peak) }))
 }
 
-async fn look(directory: &Path, sends: u64) -> io::Result<Opened> {
-    let (store, report, took) = open(directory, Clock::System)?;
-    let (rss, peak) = memory()?;
-    let lookups = lookup::measure(&store, traffic(sends), sends).map_err(io::Error::other)?;
-    let (rss_after, _) = memory()?;
-    store.settle_down().await;
-    Ok(Opened {
+async fn inspect_store(directory: &Path, sends: u64) -> io::Result<OpenResult> {
+    let (store, report, took) = open_when_unlocked(directory, Clock::System)?;
+    let (rss, peak) = process_memory()?;
+    let lookups =
+        lookup::measure_lookups(&store, month_of_traffic(sends), sends).map_err(io::Error::other)?;
+    let (rss_after, _) = process_memory()?;
+    store.checkpoint().await;
+    Ok(OpenResult {
         seconds: took.as_secs_f64(),
-        replayed: report.replayed,
-        rebuilt: report.rebuilt,
-        rss_mib: mib(rss),
-        peak_mib: mib(peak),
+        replayed: report.replayed_records,
+        rebuilt: report.rebuild_reason,
+        rss_mib: to_mib(rss),
+        peak_mib: to_mib(peak),
         lookups,
-        rss_after_mib: mib(rss_after),
+        rss_after_mib: to_mib(rss_after),
     })
 }
 
 /// Longest time for one child's work.
-pub const LONGEST: Duration = Duration::from_secs(3600);
+pub const CHILD_TIMEOUT: Duration = Duration::from_secs(3600);

@@ -1,16 +1,16 @@
 //! How long lookups take in a store that is in use.
 
-use crate::measure::{milliseconds, percentile};
-use crate::traffic::{OFTEN, Traffic, record};
+use crate::measure::{percentile, to_milliseconds};
+use crate::traffic::{FREQUENT_RECIPIENTS, SyntheticTraffic, record_of};
 use mailtrail_mail::{Timestamp, TrackingId};
-use mailtrail_relay::admin::SUBJECTS;
+use mailtrail_relay::admin::MAX_SUBJECT_SCAN;
 use mailtrail_store::{ReadError, Store};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 /// One kind of lookup.
 #[derive(Serialize, Deserialize)]
-pub struct Lookup {
+pub struct LookupResult {
     pub name: String,
     /// Sends that one lookup found, on average.
     pub found: f64,
@@ -19,73 +19,80 @@ pub struct Lookup {
 }
 
 /// Every kind of lookup, for sends chosen at random.
-pub fn measure(store: &Store, traffic: Traffic, sends: u64) -> Result<Vec<Lookup>, ReadError> {
-    let middle = traffic.at(sends / 2);
-    let (low, high) = (TrackingId::new(middle, 0), TrackingId::new(middle.after(HOUR), 0));
+pub fn measure_lookups(
+    store: &Store,
+    traffic: SyntheticTraffic,
+    sends: u64,
+) -> Result<Vec<LookupResult>, ReadError> {
+    let middle = traffic.accepted_at(sends / 2);
+    let (low, high) = (TrackingId::new(middle, 0), TrackingId::new(middle.saturating_add(ONE_HOUR), 0));
     let random = &mut fastrand::Rng::with_seed(sends);
     let end_of_time = Timestamp::from_millis(u64::MAX);
     Ok(vec![
-        timed("trail by tracking id", random, sends, |number| trails(store, vec![traffic.id(number)]))?,
-        timed("trails by Message-ID", random, sends, |number| match traffic.message_id(number) {
-            Some(message_id) => trails(store, store.by_message_id(&message_id, NEWEST)?),
+        time_lookups("trail by tracking id", random, sends, |number| {
+            load_trails(store, vec![traffic.tracking_id(number)])
+        })?,
+        time_lookups("trails by Message-ID", random, sends, |number| match traffic.message_id(number) {
+            Some(message_id) => load_trails(store, store.find_by_message_id(&message_id, INDEX_PAGE_SIZE)?),
             None => Ok(0),
         })?,
-        timed("trails of a recipient with many, newest 50", random, sends, |number| {
-            let address = format!("often{}@example.net", number % OFTEN);
-            trails(store, store.by_recipient(&address, NEWEST)?)
+        time_lookups("trails of a recipient with many, newest 50", random, sends, |number| {
+            let address = format!("often{}@example.net", number % FREQUENT_RECIPIENTS);
+            load_trails(store, store.find_by_recipient(&address, INDEX_PAGE_SIZE)?)
         })?,
-        timed("trails by Odoo record", random, sends, |number| match record(number) {
-            Some(record) => trails(store, store.by_record(&record, NEWEST)?),
+        time_lookups("trails by Odoo record", random, sends, |number| match record_of(number) {
+            Some(record) => load_trails(store, store.find_by_odoo_record(&record, INDEX_PAGE_SIZE)?),
             None => Ok(0),
         })?,
-        timed("a part of the subject that fits none", random, sends, |_| {
-            Ok(store.by_subject("no subject", NEWEST, SUBJECTS)?.0.len())
+        time_lookups("a part of the subject that fits none", random, sends, |_| {
+            Ok(store.find_by_subject("no subject", INDEX_PAGE_SIZE, MAX_SUBJECT_SCAN)?.0.len())
         })?,
-        timed("due, first 100", random, sends, |_| {
-            let first = store.queues()?.into_iter().next();
-            first.map_or(Ok(0), |queue| Ok(store.take_due(&queue, end_of_time, SCANNED)?.0.len()))
+        time_lookups("due, first 100", random, sends, |_| {
+            let first = store.queue_ids()?.into_iter().next();
+            first.map_or(Ok(0), |queue| Ok(store.lock_due(&queue, end_of_time, SCAN_SIZE)?.0.len()))
         })?,
-        timed("one hour, newest 100 sends", random, sends, |_| {
-            let ids = store.between(low, high, SCANNED)?;
-            ids.into_iter().try_fold(0, |found, id| Ok(found + usize::from(store.send(id)?.is_some())))
+        time_lookups("one hour, newest 100 sends", random, sends, |_| {
+            let ids = store.ids_in_range(low, high, SCAN_SIZE)?;
+            ids.into_iter()
+                .try_fold(0, |found, id| Ok(found + usize::from(store.load_message(id)?.is_some())))
         })?,
     ])
 }
 
-fn trails(store: &Store, ids: Vec<TrackingId>) -> Result<usize, ReadError> {
-    ids.into_iter().try_fold(0, |found, id| Ok(found + usize::from(store.trail(id)?.is_some())))
+fn load_trails(store: &Store, ids: Vec<TrackingId>) -> Result<usize, ReadError> {
+    ids.into_iter().try_fold(0, |found, id| Ok(found + usize::from(store.load_trail(id)?.is_some())))
 }
 
-fn timed(
+fn time_lookups(
     name: &str,
     random: &mut fastrand::Rng,
     sends: u64,
     lookup: impl Fn(u64) -> Result<usize, ReadError>,
-) -> Result<Lookup, ReadError> {
-    let (mut waits, mut found) = (Vec::with_capacity(TIMES), 0);
-    for time in 0..WARM_UP + TIMES {
+) -> Result<LookupResult, ReadError> {
+    let (mut waits, mut found) = (Vec::with_capacity(TIMED_LOOKUPS), 0);
+    for time in 0..WARM_UP_LOOKUPS + TIMED_LOOKUPS {
         let number = random.u64(..sends);
         let begun = Instant::now();
         let sends = lookup(number)?;
-        if time >= WARM_UP {
+        if time >= WARM_UP_LOOKUPS {
             waits.push(begun.elapsed());
             found += sends;
         }
     }
-    Ok(Lookup {
+    Ok(LookupResult {
         name: name.to_owned(),
-        found: found as f64 / TIMES as f64,
-        p50_ms: milliseconds(percentile(&mut waits, 0.50)),
-        p99_ms: milliseconds(percentile(&mut waits, 0.99)),
+        found: found as f64 / TIMED_LOOKUPS as f64,
+        p50_ms: to_milliseconds(percentile(&mut waits, 0.50)),
+        p99_ms: to_milliseconds(percentile(&mut waits, 0.99)),
     })
 }
 
 /// Lookups of a kind that are timed.
-const TIMES: usize = 1000;
+const TIMED_LOOKUPS: usize = 1000;
 /// Lookups of a kind before that.
-const WARM_UP: usize = 100;
+const WARM_UP_LOOKUPS: usize = 100;
 /// Sends of an index that are shown.
-const NEWEST: usize = 50;
+const INDEX_PAGE_SIZE: usize = 50;
 /// Sends of a scan.
-const SCANNED: usize = 100;
-const HOUR: Duration = Duration::from_secs(3600);
+const SCAN_SIZE: usize = 100;
+const ONE_HOUR: Duration = Duration::from_secs(3600);

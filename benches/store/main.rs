@@ -19,7 +19,7 @@ mod lookup;
 mod measure;
 mod traffic;
 
-use child::Role;
+use child::ChildRole;
 use clap::Parser;
 use std::io;
 use std::path::PathBuf;
@@ -47,7 +47,7 @@ struct Options {
     output: PathBuf,
     /// What a child process is started for
     #[arg(long, hide = true, requires = "directory")]
-    child: Option<Role>,
+    child: Option<ChildRole>,
     /// The store of a child process
     #[arg(long, hide = true)]
     directory: Option<PathBuf>,
@@ -68,16 +68,16 @@ async fn main() -> io::Result<()> {
         return Ok(());
     }
     if let (Some(role), Some(directory)) = (options.child, &options.directory) {
-        return child::run(role, directory, &options).await;
+        return child::run_child(role, directory, &options).await;
     }
     if options.churn {
-        return churn::measure(options.days, options.daily, &options.output);
+        return churn::measure_growth(options.days, options.daily, &options.output);
     }
     if options.rounds > 0 {
-        println!("{}\n", alone::measure(options.rounds).await?);
+        println!("{}\n", alone::measure_throughput(options.rounds).await?);
     }
     if options.sends > 0 {
-        println!("{}", big::measure(options.sends)?);
+        println!("{}", big::measure_large_store(options.sends)?);
     }
     Ok(())
 }

@@ -7,32 +7,33 @@ use std::time::{Duration, Instant};
 use std::{fs, io};
 
 /// Opens a store as soon as its former owner has let go of it; how long the opening itself took.
-pub fn open(directory: &Path, clock: Clock) -> io::Result<(Store, OpenReport, Duration)> {
+pub fn open_when_unlocked(directory: &Path, clock: Clock) -> io::Result<(Store, OpenReport, Duration)> {
     let asked = Instant::now();
     loop {
         let begun = Instant::now();
         match Store::open(directory, clock) {
             Ok((store, report)) => return Ok((store, report, begun.elapsed())),
-            Err(OpenError::Locked(_)) if asked.elapsed() < PATIENCE => std::thread::sleep(LOOK),
+            Err(OpenError::Locked(_)) if asked.elapsed() < LOCK_TIMEOUT => std::thread::sleep(POLL_INTERVAL),
             Err(error) => return Err(io::Error::other(error)),
         }
     }
 }
 
 /// Bytes of the files below a directory, as allocated on the disk.
-pub fn disk(directory: &Path) -> io::Result<u64> {
+pub fn disk_usage(directory: &Path) -> io::Result<u64> {
     use std::os::unix::fs::MetadataExt;
     let mut bytes = 0;
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let metadata = entry.metadata()?;
-        bytes += if metadata.is_dir() { disk(&entry.path())? } else { metadata.blocks() * BLOCK };
+        bytes +=
+            if metadata.is_dir() { disk_usage(&entry.path())? } else { metadata.blocks() * STAT_BLOCK_BYTES };
     }
     Ok(bytes)
 }
 
 /// Bytes of this process in memory: now, and at most so far.
-pub fn memory() -> io::Result<(u64, u64)> {
+pub fn process_memory() -> io::Result<(u64, u64)> {
     let status = fs::read_to_string("/proc/self/status")?;
     let bytes = |key: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(key));
@@ -57,16 +58,16 @@ pub fn median(values: &mut [f64]) -> f64 {
     }
 }
 
-pub fn mib(bytes: u64) -> f64 {
+pub fn to_mib(bytes: u64) -> f64 {
     bytes as f64 / (1024.0 * 1024.0)
 }
 
-pub fn milliseconds(duration: Duration) -> f64 {
+pub fn to_milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
 /// A table of figures: the first column names the row.
-pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+pub fn markdown_table(header: &[&str], rows: &[Vec<String>]) -> String {
     let line = |cells: &[&str]| format!("| {} |\n", cells.join(" | "));
     let mut text = line(header) + "|---|" + &"--:|".repeat(header.len() - 1) + "\n";
     for row in rows {
@@ -76,7 +77,7 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
 }
 
 /// stat(2): blocks are counted in these bytes, whatever the file system's own are.
-const BLOCK: u64 = 512;
+const STAT_BLOCK_BYTES: u64 = 512;
 /// A store's threads let go of it behind their last write.
-const PATIENCE: Duration = Duration::from_secs(60);
-const LOOK: Duration = Duration::from_millis(5);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);

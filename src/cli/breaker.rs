@@ -1,11 +1,11 @@
-use crate::cli::admin_client::Desk;
-use crate::cli::output::table;
-use crate::cli::{Context, Trouble, say, say_json, time_expr};
-use mailtrail_relay::admin::{BreakerOrder, BreakerView};
+use crate::cli::admin_client::AdminClient;
+use crate::cli::output::format_table;
+use crate::cli::{CliError, Context, print_json, print_line, time_expr};
+use mailtrail_relay::admin::{BreakerRequest, BreakerView};
 use std::io::IsTerminal;
 
 #[derive(Debug, clap::Subcommand)]
-pub enum Command {
+pub enum BreakerCommand {
     /// How the upstreams do
     #[command(after_help = "Example: mailtrail breaker status")]
     Status,
@@ -29,26 +29,26 @@ pub enum Command {
     },
 }
 
-pub async fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
-    let desk = Desk::open(context).await?;
+pub async fn run(context: &Context, command: &BreakerCommand) -> Result<(), CliError> {
+    let desk = AdminClient::open(context).await?;
     let views = match command {
-        Command::Status => desk.breakers().await?,
-        Command::Open { upstream, reason } => {
-            desk.switch(upstream, &BreakerOrder { open: true, reason: reason.clone() }).await?
+        BreakerCommand::Status => desk.list_breakers().await?,
+        BreakerCommand::Open { upstream, reason } => {
+            desk.set_breaker(upstream, &BreakerRequest { open: true, reason: reason.clone() }).await?
         }
-        Command::Close { upstream, reason } => {
-            desk.switch(upstream, &BreakerOrder { open: false, reason: reason.clone() }).await?
+        BreakerCommand::Close { upstream, reason } => {
+            desk.set_breaker(upstream, &BreakerRequest { open: false, reason: reason.clone() }).await?
         }
     };
     if context.json {
-        views.iter().for_each(say_json);
+        views.iter().for_each(print_json);
         return Ok(());
     }
     let row = |view: &BreakerView| {
         vec![
             view.upstream.clone(),
             view.state.clone(),
-            until(view),
+            format_until(view),
             view.connections.to_string(),
             view.slowed_to.map(|a_minute| format!("{a_minute:.1}/min")).unwrap_or_default(),
             view.quota_used.map(|percent| format!("{percent} %")).unwrap_or_default(),
@@ -57,14 +57,14 @@ pub async fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
     };
     let rows: Vec<_> = views.iter().map(row).collect();
     let header = ["UPSTREAM", "BREAKER", "UNTIL", "CONNECTIONS", "SLOWED TO", "QUOTA", "REASON"];
-    table(&header, &rows, std::io::stdout().is_terminal()).iter().for_each(say);
+    format_table(&header, &rows, std::io::stdout().is_terminal()).iter().for_each(print_line);
     Ok(())
 }
 
 /// When it is sent mail again, as far as that is known.
-fn until(view: &BreakerView) -> String {
+fn format_until(view: &BreakerView) -> String {
     match (&view.until, &view.paused_until) {
-        (Some(until), _) | (None, Some(until)) => time_expr::shown(until),
+        (Some(until), _) | (None, Some(until)) => time_expr::format_local(until),
         (None, None) if view.state == "open" => "closed by hand".to_owned(),
         (None, None) => String::new(),
     }

@@ -1,9 +1,9 @@
-use crate::cli::{Context, Trouble, aside, config_source, say, say_json};
-use crate::config::{Config, Finding, Place};
+use crate::cli::{CliError, Context, config_source, eprint_line, print_json, print_line};
+use crate::config::{Config, Diagnostic, Location};
 use serde_json::{Value, json};
 
 #[derive(Debug, clap::Subcommand)]
-pub enum Command {
+pub enum ConfigCommand {
     /// All faults at once, each with key, line, value and what is allowed
     #[command(after_help = "Example: mailtrail config check --config mailtrail.toml")]
     Check,
@@ -12,56 +12,56 @@ pub enum Command {
     Show,
 }
 
-pub fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
+pub fn run(context: &Context, command: &ConfigCommand) -> Result<(), CliError> {
     match command {
-        Command::Check => check(context),
-        Command::Show => show(context, &config_source::load(context)?),
+        ConfigCommand::Check => check_config(context),
+        ConfigCommand::Show => show_config(context, &config_source::load_config(context)?),
     }
 }
 
-fn check(context: &Context) -> Result<(), Trouble> {
-    let Some(path) = config_source::file(context) else {
-        config_source::sandbox()?;
-        say("There is no configuration file. The sandbox's own configuration is good.");
+fn check_config(context: &Context) -> Result<(), CliError> {
+    let Some(path) = config_source::config_file(context) else {
+        config_source::sandbox_config()?;
+        print_line("There is no configuration file. The sandbox's own configuration is good.");
         return Ok(());
     };
-    let (findings, severity) = match crate::config::load(path, &config_source::environment()) {
+    let (findings, severity) = match crate::config::load(path, &config_source::read_environment()) {
         Ok(config) => (config.warnings, "warning"),
         Err(faults) => (faults.iter().cloned().collect(), "fault"),
     };
     for finding in &findings {
         if context.json {
-            say_json(&finding_json(finding, severity));
+            print_json(&diagnostic_to_json(finding, severity));
         } else {
-            aside(format!("{severity}: {finding}"));
+            eprint_line(format!("{severity}: {finding}"));
         }
     }
     if severity == "fault" && !findings.is_empty() {
-        return Err(Trouble::Nothing);
+        return Err(CliError::AlreadyReported);
     }
     if !context.json {
-        say(format!("{} is good.", path.display()));
+        print_line(format!("{} is good.", path.display()));
     }
     Ok(())
 }
 
-fn show(context: &Context, config: &Config) -> Result<(), Trouble> {
-    let text = config.show();
+fn show_config(context: &Context, config: &Config) -> Result<(), CliError> {
+    let text = config.to_toml();
     if !context.json {
-        say(text.trim_end());
+        print_line(text.trim_end());
         return Ok(());
     }
     let value: Value = toml::from_str(&text)
-        .map_err(|error| Trouble::Failed(format!("it cannot be shown as JSON: {error}")))?;
-    say_json(&value);
+        .map_err(|error| CliError::Other(format!("it cannot be shown as JSON: {error}")))?;
+    print_json(&value);
     Ok(())
 }
 
-fn finding_json(finding: &Finding, severity: &str) -> Value {
-    let (line, variable) = match &finding.place {
-        Place::Line(line) => (Some(line), None),
-        Place::Variable(name) => (None, Some(name)),
-        Place::File => (None, None),
+fn diagnostic_to_json(finding: &Diagnostic, severity: &str) -> Value {
+    let (line, variable) = match &finding.location {
+        Location::Line(line) => (Some(line), None),
+        Location::Variable(name) => (None, Some(name)),
+        Location::File => (None, None),
     };
     let (file, key, message) = (finding.file.display().to_string(), &finding.key, &finding.message);
     json!({

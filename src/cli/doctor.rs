@@ -1,14 +1,14 @@
 //! `mailtrail doctor`: whether everything that mail needs is in order.
 
-use crate::cli::{Context, Trouble, config_source, say, say_json};
+use crate::cli::{CliError, Context, config_source, print_json, print_line};
 use crate::config;
-use crate::doctor::{Finding, Question, Status, examine, faulty};
+use crate::doctor::{CheckResult, CheckStatus, DoctorOptions, from_config_error, run_checks};
 use mailtrail_mail::Clock;
 use serde_json::json;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-pub const EXAMPLES: &str = "Examples:
+pub const AFTER_HELP: &str = "Examples:
   mailtrail doctor
   mailtrail doctor --domain example.com --json
   mailtrail doctor --nagios
@@ -17,7 +17,7 @@ Nothing is changed and no mail is sent. Exit codes: 0 nothing failed, 1 a check 
 2 critical, 3 unknown.";
 
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct DoctorArgs {
     /// Look at the DNS of this domain, too; the upstreams' own are looked at anyway
     #[arg(long = "domain", value_name = "NAME")]
     domains: Vec<String>,
@@ -32,69 +32,69 @@ pub struct Arguments {
     nagios: bool,
 }
 
-pub async fn run(context: &Context, arguments: &Arguments) -> Result<(), Trouble> {
-    let findings = findings(context, arguments).await?;
+pub async fn run(context: &Context, arguments: &DoctorArgs) -> Result<(), CliError> {
+    let findings = collect_results(context, arguments).await?;
     if arguments.nagios && !context.json {
-        say(summary(&findings));
+        print_line(format_summary(&findings));
     }
     for finding in &findings {
         if context.json {
-            say_json(&json!({
-                "check": finding.check, "subject": finding.subject, "status": finding.status.word(),
-                "what": finding.what, "remedy": finding.remedy,
+            print_json(&json!({
+                "check": finding.check, "subject": finding.subject, "status": finding.status.as_str(),
+                "what": finding.message, "remedy": finding.remedy,
             }));
         } else {
-            say(line(context, finding));
+            print_line(format_result(context, finding));
         }
     }
-    let worst = worst(&findings);
+    let worst = worst_status(&findings);
     match arguments.nagios {
-        true if worst != Status::Ok => Err(Trouble::Verdict(code(worst))),
-        false if worst == Status::Fail => Err(Trouble::Nothing),
+        true if worst != CheckStatus::Ok => Err(CliError::ExitCode(nagios_exit_code(worst))),
+        false if worst == CheckStatus::Fail => Err(CliError::AlreadyReported),
         _ => Ok(()),
     }
 }
 
-async fn findings(context: &Context, arguments: &Arguments) -> Result<Vec<Finding>, Trouble> {
-    let Some(path) = config_source::file(context) else {
-        return Err(Trouble::Usage(
+async fn collect_results(context: &Context, arguments: &DoctorArgs) -> Result<Vec<CheckResult>, CliError> {
+    let Some(path) = config_source::config_file(context) else {
+        return Err(CliError::Usage(
             "there is no configuration to look at; name one: --config PATH".to_owned(),
         ));
     };
-    let config = match config::load(path, &config_source::environment()) {
+    let config = match config::load(path, &config_source::read_environment()) {
         Ok(config) => config,
-        Err(faults) => return Ok(faulty(&faults)),
+        Err(faults) => return Ok(from_config_error(&faults)),
     };
-    let question = Question {
+    let question = DoctorOptions {
         domains: arguments.domains.clone(),
         resolver: arguments.resolver,
-        patience: Duration::from_secs(arguments.timeout),
+        timeout: Duration::from_secs(arguments.timeout),
     };
-    Ok(examine(&config, &question, Clock::System).await)
+    Ok(run_checks(&config, &question, Clock::System).await)
 }
 
-fn line(context: &Context, finding: &Finding) -> String {
-    let word = context.paint.status(finding.status, &format!("{:<7}", finding.status.word()));
+fn format_result(context: &Context, finding: &CheckResult) -> String {
+    let word = context.style.color_status(finding.status, &format!("{:<7}", finding.status.as_str()));
     let subject = if finding.subject.is_empty() { String::new() } else { format!(" {}", finding.subject) };
     let remedy = if finding.remedy.is_empty() { String::new() } else { format!("; {}", finding.remedy) };
     // What others said is theirs; it must not look like a line of ours.
-    let text = format!("{}{subject}: {}{remedy}", finding.check, finding.what);
+    let text = format!("{}{subject}: {}{remedy}", finding.check, finding.message);
     format!("{word} {}", text.replace(char::is_control, " "))
 }
 
 /// A plug-in's first line.
-fn summary(findings: &[Finding]) -> String {
-    let word = match worst(findings) {
-        Status::Ok => "OK",
-        Status::Warn => "WARNING",
-        Status::Fail => "CRITICAL",
-        Status::Unknown => "UNKNOWN",
+fn format_summary(findings: &[CheckResult]) -> String {
+    let word = match worst_status(findings) {
+        CheckStatus::Ok => "OK",
+        CheckStatus::Warn => "WARNING",
+        CheckStatus::Fail => "CRITICAL",
+        CheckStatus::Unknown => "UNKNOWN",
     };
     let count = |status| findings.iter().filter(|finding| finding.status == status).count();
-    let [fail, warn, unknown] = [Status::Fail, Status::Warn, Status::Unknown].map(count);
+    let [fail, warn, unknown] = [CheckStatus::Fail, CheckStatus::Warn, CheckStatus::Unknown].map(count);
     let first =
-        findings.iter().max_by_key(|finding| finding.status).filter(|first| first.status != Status::Ok);
-    let first = first.map(|first| format!(" ({} {}: {})", first.check, first.subject, first.what));
+        findings.iter().max_by_key(|finding| finding.status).filter(|first| first.status != CheckStatus::Ok);
+    let first = first.map(|first| format!(" ({} {}: {})", first.check, first.subject, first.message));
     let text = format!(
         "MAILTRAIL {word} - {} checks, {fail} failed, {warn} warnings, {unknown} unknown{}",
         findings.len(),
@@ -104,15 +104,15 @@ fn summary(findings: &[Finding]) -> String {
     text.replace(|c: char| c.is_control() || c == '|', " ")
 }
 
-fn worst(findings: &[Finding]) -> Status {
-    findings.iter().map(|finding| finding.status).max().unwrap_or(Status::Unknown)
+fn worst_status(findings: &[CheckResult]) -> CheckStatus {
+    findings.iter().map(|finding| finding.status).max().unwrap_or(CheckStatus::Unknown)
 }
 
-fn code(status: Status) -> u8 {
+fn nagios_exit_code(status: CheckStatus) -> u8 {
     match status {
-        Status::Ok => 0,
-        Status::Warn => 1,
-        Status::Fail => 2,
-        Status::Unknown => 3,
+        CheckStatus::Ok => 0,
+        CheckStatus::Warn => 1,
+        CheckStatus::Fail => 2,
+        CheckStatus::Unknown => 3,
     }
 }

@@ -1,14 +1,14 @@
 //! Takes an address out of everything that is kept: by the daemon while it runs, else here.
 
-use crate::cli::admin_client::{Desk, operator};
-use crate::cli::store::Page;
-use crate::cli::{Context, Trouble};
+use crate::cli::admin_client::{AdminClient, operator_name};
+use crate::cli::store::MaintenanceOutput;
+use crate::cli::{CliError, Context};
 use mailtrail_mail::Clock;
 use mailtrail_relay::admin;
-use mailtrail_relay::admin::EraseOrder;
+use mailtrail_relay::admin::EraseRequest;
 
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct EraseArgs {
     /// The address
     address: String,
     /// Why; it is kept, with who did it, but for the address
@@ -19,7 +19,7 @@ pub struct Arguments {
     dry_run: bool,
 }
 
-pub const EXTENT: &str = "\
+pub const AFTER_HELP: &str = "\
 Afterwards no file below data_dir has the address any more: not the journal, nor the ledger, nor
 what providers reported, in whatever way it is written. Trails, events, the log and the figures
 stay, with a pseudonym in its place, whose key is thrown away; by domain it counts as `invalid`.
@@ -41,22 +41,26 @@ If it is cut off, nothing is lost: run it again, and it goes on.
 
 Example: mailtrail erase ada@example.net --reason 'asked for by letter of 3 March'";
 
-pub async fn run(context: &Context, arguments: &Arguments) -> Result<(), Trouble> {
-    let order = EraseOrder {
+pub async fn run(context: &Context, arguments: &EraseArgs) -> Result<(), CliError> {
+    let order = EraseRequest {
         address: arguments.address.trim().to_owned(),
         reason: arguments.reason.clone(),
         dry_run: arguments.dry_run,
     };
-    let mut page = Page::new(context);
-    let desk = if order.dry_run { Desk::open(context).await? } else { Desk::open_to_change(context).await? };
-    page.of(if order.dry_run { "searching the journal" } else { "erasing the address" });
+    let mut page = MaintenanceOutput::new(context);
+    let desk = if order.dry_run {
+        AdminClient::open(context).await?
+    } else {
+        AdminClient::open_for_writing(context).await?
+    };
+    page.start_progress(if order.dry_run { "searching the journal" } else { "erasing the address" });
     match &desk {
-        Desk::Daemon(_) => page.follow(desk.erase(&order).await?).await?,
-        Desk::Store(store) => {
-            let (operator, now) = (operator(), Clock::System.now());
-            page.work(store, |store, tell| admin::erase(store, &order, &operator, now, tell))?;
-            store.settle_down().await;
+        AdminClient::Remote(_) => page.print_remote(desk.erase_address(&order).await?).await?,
+        AdminClient::Offline(store) => {
+            let (operator, now) = (operator_name(), Clock::System.now());
+            page.run_offline(store, |store, tell| admin::erase_address(store, &order, &operator, now, tell))?;
+            store.checkpoint().await;
         }
     }
-    page.end()
+    page.into_result()
 }

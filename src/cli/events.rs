@@ -1,29 +1,31 @@
-use crate::cli::admin_client::Desk;
-use crate::cli::output::table;
-use crate::cli::queue::ids_from_stdin;
-use crate::cli::{Context, Trouble, aside, config_source, print, say, say_json, time_expr};
+use crate::cli::admin_client::AdminClient;
+use crate::cli::output::format_table;
+use crate::cli::queue::read_ids_from_stdin;
+use crate::cli::{
+    CliError, Context, config_source, eprint_line, print_json, print_line, time_expr, write_stdout,
+};
 use mailtrail_mail::{Clock, TrackingId};
-use mailtrail_relay::admin::{EventFilter, EventView, HINT, ReplayOrder, Replayed};
-use mailtrail_trail::{Kind, What};
+use mailtrail_relay::admin::{EventFilter, EventReplayRequest, EventReplayResult, EventView, HINT_NAME};
+use mailtrail_trail::{EventKind, TrailEventKind};
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
 
 #[derive(Debug, clap::Subcommand)]
-pub enum Command {
+pub enum EventsCommand {
     /// The newest reports, in the order of their arrival, and whether they found their sends
     #[command(after_help = "Example: mailtrail events list --since '10 min ago' --event bounced")]
     List {
         /// Only what was brought to that send: its tracking id
         send: Option<String>,
         #[command(flatten)]
-        which: Which,
+        which: EventSelectionArgs,
     },
     /// Events that found no send, with the reason and when they are forgotten
     #[command(after_help = "Example: mailtrail events orphans --since yesterday")]
-    Orphans(Which),
+    Orphans(EventSelectionArgs),
     /// Genuine reports that cannot be understood, with the reason
     #[command(after_help = "Example: mailtrail events dead")]
-    Dead(Which),
+    Dead(EventSelectionArgs),
     /// The raw form of one report, as it came
     #[command(after_help = "Example: mailtrail events show 01K54Z8Q3V7N5X9B2C6D8F0GHJ | jq .")]
     Show {
@@ -34,12 +36,12 @@ pub enum Command {
     #[command(
         after_help = "Examples: mailtrail events replay ALL --dead\n          mailtrail --json events orphans | jq -r .id | mailtrail events replay - --dry-run"
     )]
-    Replay(Again),
+    Replay(EventReplayArgs),
 }
 
 /// Which reports are listed.
 #[derive(Debug, clap::Args)]
-pub struct Which {
+pub struct EventSelectionArgs {
     /// At most so many, the newest [default: 50, or all with --since]
     #[arg(short = 'n', long)]
     lines: Option<usize>,
@@ -62,7 +64,7 @@ pub struct Which {
 
 /// Which reports are read anew.
 #[derive(Debug, clap::Args)]
-pub struct Again {
+pub struct EventReplayArgs {
     /// What `events list` names them, `-` for ids from standard input, or ALL
     #[arg(value_name = "ID|-|ALL", required = true)]
     ids: Vec<String>,
@@ -83,57 +85,71 @@ pub struct Again {
     dry_run: bool,
 }
 
-pub async fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
+pub async fn run(context: &Context, command: &EventsCommand) -> Result<(), CliError> {
     let (filter, send) = match command {
-        Command::List { send, which } => (which.filter()?, send.as_deref().map(tracking_id).transpose()?),
-        Command::Orphans(which) | Command::Dead(which) => (which.filter()?, None),
-        Command::Show { .. } | Command::Replay(_) => (EventFilter::default(), None),
+        EventsCommand::List { send, which } => {
+            (which.to_filter()?, send.as_deref().map(parse_tracking_id).transpose()?)
+        }
+        EventsCommand::Orphans(which) | EventsCommand::Dead(which) => (which.to_filter()?, None),
+        EventsCommand::Show { .. } | EventsCommand::Replay(_) => (EventFilter::default(), None),
     };
     let filter = EventFilter { send, ..filter };
-    let desk = Desk::open(context).await?;
+    let desk = AdminClient::open(context).await?;
     // Where the daemon is stopped and the configuration cannot be read, it is not said when something is forgotten.
-    let retention = || config_source::load(context).ok().map(|config| config.retention);
+    let retention = || config_source::load_config(context).ok().map(|config| config.retention);
     match command {
-        Command::List { .. } => list(context, LIST, &desk.events(&filter, retention).await?),
-        Command::Orphans(_) => list(context, ALONE, &desk.orphans(&filter, retention).await?),
-        Command::Dead(_) => list(context, ALONE, &desk.dead(&filter, retention).await?),
-        Command::Show { id } => show(context, &desk, id).await,
-        Command::Replay(again) => replay(context, &desk, again).await,
+        EventsCommand::List { .. } => {
+            print_events(context, EVENT_COLUMNS, &desk.list_events(&filter, retention).await?)
+        }
+        EventsCommand::Orphans(_) => {
+            print_events(context, ORPHAN_COLUMNS, &desk.list_orphan_events(&filter, retention).await?)
+        }
+        EventsCommand::Dead(_) => {
+            print_events(context, ORPHAN_COLUMNS, &desk.list_dead_events(&filter, retention).await?)
+        }
+        EventsCommand::Show { id } => show_event(context, &desk, id).await,
+        EventsCommand::Replay(again) => replay_events(context, &desk, again).await,
     }
 }
 
-impl Which {
-    fn filter(&self) -> Result<EventFilter, Trouble> {
+impl EventSelectionArgs {
+    fn to_filter(&self) -> Result<EventFilter, CliError> {
         let event = self.event.as_ref().map(|event| event.to_lowercase());
-        let words = || Kind::ALL.iter().map(|kind| kind.word()).chain([What::Died.word(), HINT]);
+        let words = || {
+            EventKind::ALL
+                .iter()
+                .map(|kind| kind.as_str())
+                .chain([TrailEventKind::DeadLettered.as_str(), HINT_NAME])
+        };
         if let Some(event) = event.as_ref().filter(|event| !words().any(|word| word == **event)) {
             let words: Vec<_> = words().collect::<BTreeSet<_>>().into_iter().collect();
-            return Err(Trouble::Usage(format!("--event {event:?} is none of {}", words.join(", "))));
+            return Err(CliError::Usage(format!("--event {event:?} is none of {}", words.join(", "))));
         }
-        let lines = self.lines.or(if self.since.is_some() { None } else { Some(LINES) });
+        let lines = self.lines.or(if self.since.is_some() { None } else { Some(DEFAULT_MAX_LINES) });
         let (upstream, to) = (self.upstream.clone(), self.to.clone());
-        let (since, until) = (time(self.since.as_deref())?, time(self.until.as_deref())?);
+        let (since, until) =
+            (parse_time_millis(self.since.as_deref())?, parse_time_millis(self.until.as_deref())?);
         Ok(EventFilter { lines, since, until, upstream, event, to, send: None })
     }
 }
 
 /// Milliseconds since the epoch.
-fn time(text: Option<&str>) -> Result<Option<u64>, Trouble> {
+fn parse_time_millis(text: Option<&str>) -> Result<Option<u64>, CliError> {
     let parsed = text.map(|text| time_expr::parse(text, Clock::System.now())).transpose();
-    parsed.map(|time| time.map(|time| time.millis())).map_err(Trouble::Usage)
+    parsed.map(|time| time.map(|time| time.as_millis())).map_err(CliError::Usage)
 }
 
-fn tracking_id(text: &str) -> Result<String, Trouble> {
+fn parse_tracking_id(text: &str) -> Result<String, CliError> {
     let id: Result<TrackingId, _> = text.parse();
-    id.map(|id| id.to_string()).map_err(|error| Trouble::Usage(format!("{text:?}: {error}")))
+    id.map(|id| id.to_string()).map_err(|error| CliError::Usage(format!("{text:?}: {error}")))
 }
 
 /// Title and content of a column.
 type Column = (&'static str, fn(&EventView) -> String);
 
-const LIST: &[Column] = &[
+const EVENT_COLUMNS: &[Column] = &[
     ("ID", |view| view.id.clone()),
-    ("ARRIVED", |view| time_expr::shown(&view.arrived)),
+    ("ARRIVED", |view| time_expr::format_local(&view.arrived)),
     ("UPSTREAM", |view| view.upstream.clone()),
     ("EVENT", |view| view.event.clone()),
     ("TO", |view| view.recipient.clone().unwrap_or_default()),
@@ -142,62 +158,66 @@ const LIST: &[Column] = &[
     ("JOINED BY", |view| view.joined_by.clone().unwrap_or_default()),
     ("REASON", |view| view.reason.clone().unwrap_or_default()),
 ];
-const ALONE: &[Column] = &[
+const ORPHAN_COLUMNS: &[Column] = &[
     ("ID", |view| view.id.clone()),
-    ("ARRIVED", |view| time_expr::shown(&view.arrived)),
+    ("ARRIVED", |view| time_expr::format_local(&view.arrived)),
     ("UPSTREAM", |view| view.upstream.clone()),
     ("EVENT", |view| view.event.clone()),
     ("TO", |view| view.recipient.clone().unwrap_or_default()),
-    ("AGES OUT", |view| view.ages_out.as_deref().map(time_expr::shown).unwrap_or_default()),
+    ("AGES OUT", |view| view.ages_out.as_deref().map(time_expr::format_local).unwrap_or_default()),
     ("REASON", |view| view.reason.clone().unwrap_or_default()),
 ];
 
-fn list(context: &Context, columns: &[Column], views: &[EventView]) -> Result<(), Trouble> {
+fn print_events(context: &Context, columns: &[Column], views: &[EventView]) -> Result<(), CliError> {
     if views.is_empty() {
-        return Err(Trouble::Nothing);
+        return Err(CliError::AlreadyReported);
     }
     if context.json {
-        views.iter().for_each(say_json);
+        views.iter().for_each(print_json);
         return Ok(());
     }
     let header: Vec<_> = columns.iter().map(|(title, _)| *title).collect();
     let row = |view| columns.iter().map(|(_, cell)| cell(view)).collect();
     let rows: Vec<_> = views.iter().map(row).collect();
-    table(&header, &rows, std::io::stdout().is_terminal()).iter().for_each(say);
+    format_table(&header, &rows, std::io::stdout().is_terminal()).iter().for_each(print_line);
     Ok(())
 }
 
-async fn show(context: &Context, desk: &Desk, id: &str) -> Result<(), Trouble> {
-    let Some(kept) = desk.event(&tracking_id(id)?).await? else {
-        aside(format!(
+async fn show_event(context: &Context, desk: &AdminClient, id: &str) -> Result<(), CliError> {
+    let Some(kept) = desk.get_event(&parse_tracking_id(id)?).await? else {
+        eprint_line(format!(
             "mailtrail: no report that is kept has the id {id}; `mailtrail events list` names them"
         ));
-        return Err(Trouble::Nothing);
+        return Err(CliError::AlreadyReported);
     };
     if context.json {
-        say_json(&kept);
+        print_json(&kept);
         return Ok(());
     }
-    let Some(raw) = kept.bytes() else {
-        aside(format!(
+    let Some(raw) = kept.raw_bytes() else {
+        eprint_line(format!(
             "mailtrail: the raw form of {id} is no longer kept; [retention] events says how long it is"
         ));
-        return Err(Trouble::Nothing);
+        return Err(CliError::AlreadyReported);
     };
-    print(&raw);
+    write_stdout(&raw);
     if !raw.ends_with(b"\n") && std::io::stdout().is_terminal() {
-        print(b"\n");
+        write_stdout(b"\n");
     }
     Ok(())
 }
 
-async fn replay(context: &Context, desk: &Desk, again: &Again) -> Result<(), Trouble> {
-    let mut order = order(again)?;
+async fn replay_events(
+    context: &Context,
+    desk: &AdminClient,
+    again: &EventReplayArgs,
+) -> Result<(), CliError> {
+    let mut order = build_replay_request(again)?;
     let (mut found, mut lost) = (0, 0);
     loop {
-        let answer = desk.replay(&order).await?;
+        let answer = desk.replay_events(&order).await?;
         for replayed in &answer.replayed {
-            report(context, replayed);
+            print_replay_result(context, replayed);
             found += 1;
             // Of all there are always some whose raw form is no longer kept.
             lost += usize::from(replayed.outcome == "dead" || (replayed.outcome == "gone" && !order.all));
@@ -209,49 +229,49 @@ async fn replay(context: &Context, desk: &Desk, again: &Again) -> Result<(), Tro
         }
     }
     for id in &order.ids {
-        aside(format!("mailtrail: {id} is no report that is kept"));
+        eprint_line(format!("mailtrail: {id} is no report that is kept"));
     }
     if found == 0 && order.all {
-        aside("mailtrail: no report fits");
+        eprint_line("mailtrail: no report fits");
     }
-    if found == 0 || lost > 0 || !order.ids.is_empty() { Err(Trouble::Nothing) } else { Ok(()) }
+    if found == 0 || lost > 0 || !order.ids.is_empty() { Err(CliError::AlreadyReported) } else { Ok(()) }
 }
 
-fn order(again: &Again) -> Result<ReplayOrder, Trouble> {
+fn build_replay_request(again: &EventReplayArgs) -> Result<EventReplayRequest, CliError> {
     let (mut ids, mut all) = (BTreeSet::new(), false);
     for id in &again.ids {
         match &**id {
             "-" => {
-                for id in ids_from_stdin()? {
-                    ids.insert(tracking_id(&id)?);
+                for id in read_ids_from_stdin()? {
+                    ids.insert(parse_tracking_id(&id)?);
                 }
             }
             "ALL" => all = true,
-            id => drop(ids.insert(tracking_id(id)?)),
+            id => drop(ids.insert(parse_tracking_id(id)?)),
         }
     }
     let narrowed = again.dead || again.orphans || again.since.is_some();
     if !ids.is_empty() && (all || narrowed) {
-        return Err(Trouble::Usage("name ids, or say which of ALL are meant, not both".into()));
+        return Err(CliError::Usage("name ids, or say which of ALL are meant, not both".into()));
     }
     if ids.is_empty() && !all {
-        aside("mailtrail: no ids came from standard input");
-        return Err(Trouble::Nothing);
+        eprint_line("mailtrail: no ids came from standard input");
+        return Err(CliError::AlreadyReported);
     }
-    let Again { dead, orphans, dry_run, .. } = *again;
-    let (since, ids) = (time(again.since.as_deref())?, ids.into_iter().collect());
+    let EventReplayArgs { dead, orphans, dry_run, .. } = *again;
+    let (since, ids) = (parse_time_millis(again.since.as_deref())?, ids.into_iter().collect());
     let reason = again.reason.clone();
-    Ok(ReplayOrder { segment: None, ids, all, dead, orphans, since, reason, dry_run })
+    Ok(EventReplayRequest { segment: None, ids, all, dead, orphans, since, reason, dry_run })
 }
 
-fn report(context: &Context, replayed: &Replayed) {
+fn print_replay_result(context: &Context, replayed: &EventReplayResult) {
     if context.json {
-        return say_json(replayed);
+        return print_json(replayed);
     }
-    let Replayed { id, outcome, send, why } = replayed;
+    let EventReplayResult { id, outcome, send, why } = replayed;
     let words = [Some(id), Some(outcome), send.as_ref(), why.as_ref()];
-    say(words.into_iter().flatten().map(String::as_str).collect::<Vec<_>>().join("  "));
+    print_line(words.into_iter().flatten().map(String::as_str).collect::<Vec<_>>().join("  "));
 }
 
 /// Reports that are listed where nothing else is said.
-const LINES: usize = 50;
+const DEFAULT_MAX_LINES: usize = 50;

@@ -1,17 +1,17 @@
 //! All that is known about an address, for whoever may ask.
 
-use crate::cli::admin_client::Desk;
-use crate::cli::{Context, Trouble, aside, config_source, say, say_json, time_expr, trace};
+use crate::cli::admin_client::AdminClient;
+use crate::cli::{CliError, Context, config_source, eprint_line, print_json, print_line, time_expr, trace};
 use mailtrail_mail::Mailbox;
-use mailtrail_relay::admin::{ExportLine, UNKNOWN};
+use mailtrail_relay::admin::{ExportLine, UNKNOWN_TIME};
 
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct ExportArgs {
     /// The address
     address: String,
 }
 
-pub const EXAMPLES: &str = "\
+pub const AFTER_HELP: &str = "\
 Sends from it and to it with their trails, providers' reports with their raw form, mail from
 outside, what the suppression list has, and what else the log says. Messages that are still kept
 are mentioned with their size. With --json each line names its `kind`: send, event, inbound,
@@ -19,77 +19,80 @@ suppression or log. It reads all of the journal.
 
 Example: mailtrail export --json ada@example.net > ada.jsonl";
 
-pub async fn run(context: &Context, arguments: &Arguments) -> Result<(), Trouble> {
+pub async fn run(context: &Context, arguments: &ExportArgs) -> Result<(), CliError> {
     let address: Mailbox =
         arguments.address.trim().parse().map_err(|error| {
-            Trouble::Usage(format!("{:?} is no mail address: {error}", arguments.address))
+            CliError::Usage(format!("{:?} is no mail address: {error}", arguments.address))
         })?;
-    let desk = Desk::open(context).await?;
-    let settings = config_source::suppression(context)?;
-    let lines = desk.export(&address, &settings).await?;
+    let desk = AdminClient::open(context).await?;
+    let settings = config_source::load_suppression_settings(context)?;
+    let lines = desk.export_address(&address, &settings).await?;
     if lines.is_empty() {
-        aside(format!("mailtrail: nothing is known about {address}"));
-        return Err(Trouble::Nothing);
+        eprint_line(format!("mailtrail: nothing is known about {address}"));
+        return Err(CliError::AlreadyReported);
     }
     for line in &lines {
-        if context.json { say_json(line) } else { print(context, line) }
+        if context.json { print_json(line) } else { print_export_line(context, line) }
     }
     Ok(())
 }
 
-fn print(context: &Context, line: &ExportLine) {
+fn print_export_line(context: &Context, line: &ExportLine) {
     match line {
         ExportLine::Send { trail, message_kept } => {
-            trace::print(trail, context.paint);
-            kept(*message_kept);
+            trace::print_trail(trail, context.style);
+            print_stored_size(*message_kept);
         }
         ExportLine::Event { event } => {
             let one = &event.event;
-            say(format!(
+            print_line(format!(
                 "event {}  {}  {} of {}  {}",
                 one.id,
-                time_expr::shown(&one.arrived),
+                time_expr::format_local(&one.arrived),
                 one.event,
                 one.upstream,
                 one.text.as_deref().unwrap_or_default()
             ));
             if let Some(raw) = event.raw.as_ref().or(event.raw_base64.as_ref()) {
-                say(format!("  {}", raw.trim_end().replace('\n', "\n  ")));
+                print_line(format!("  {}", raw.trim_end().replace('\n', "\n  ")));
             }
         }
         ExportLine::Inbound { mail, message_kept } => {
             let text = mail.text.as_deref().unwrap_or_default();
-            say(format!(
+            print_line(format!(
                 "inbound {}  {}  <{}> to <{}>  {:?}  {} {text}",
                 mail.id,
-                time_expr::shown(&mail.arrived),
+                time_expr::format_local(&mail.arrived),
                 mail.from,
                 mail.to,
                 mail.subject,
                 mail.state
             ));
-            kept(*message_kept);
+            print_stored_size(*message_kept);
         }
-        ExportLine::Suppression { entry } => say(format!(
+        ExportLine::Suppression { entry } => print_line(format!(
             "suppression {}  {} since {}, {}, by {}  {}",
             entry.upstream.as_deref().unwrap_or("everywhere"),
             entry.reason,
-            entry.times.first().map_or_else(|| UNKNOWN.to_owned(), |first| time_expr::shown(first)),
+            entry
+                .times
+                .first()
+                .map_or_else(|| UNKNOWN_TIME.to_owned(), |first| time_expr::format_local(first)),
             entry.state,
             entry.source,
             entry.words
         )),
-        ExportLine::Log { fact } => say(format!(
+        ExportLine::Log { fact } => print_line(format!(
             "log {}  {}  {}",
-            time_expr::shown(&fact.at),
+            time_expr::format_local(&fact.at),
             fact.event,
             fact.text.as_deref().unwrap_or_default()
         )),
     }
 }
 
-fn kept(message: Option<u64>) {
+fn print_stored_size(message: Option<u64>) {
     if let Some(size) = message {
-        say(format!("  its message of {size} bytes is still kept"));
+        print_line(format!("  its message of {size} bytes is still kept"));
     }
 }

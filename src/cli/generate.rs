@@ -1,24 +1,24 @@
 //! What the command line is documented by, made of the commands themselves.
 
-use crate::cli::{Trouble, print};
+use crate::cli::{CliError, write_stdout};
 use clap::Command;
 use clap_complete::Shell;
 use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
-pub struct Completions {
+pub struct CompletionsArgs {
     /// For which shell
     shell: Shell,
 }
 
 #[derive(Debug, clap::Args)]
-pub struct Pages {
+pub struct ManArgs {
     /// The folder; it is made where it does not exist
     folder: PathBuf,
 }
 
 /// What stands below the options in the help.
-pub const COMPLETIONS: &str = "\
+pub const AFTER_HELP: &str = "\
 Where they go:
   bash  /usr/share/bash-completion/completions/mailtrail
   zsh   /usr/share/zsh/vendor-completions/_mailtrail
@@ -27,19 +27,19 @@ Where they go:
 Example: mailtrail completions bash > ~/.local/share/bash-completion/completions/mailtrail";
 
 /// Prints what a shell completes commands by.
-pub fn completions(mut command: Command, arguments: &Completions) -> Result<(), Trouble> {
+pub fn write_completions(mut command: Command, arguments: &CompletionsArgs) -> Result<(), CliError> {
     let mut script = Vec::new();
-    clap_complete::generate(arguments.shell, &mut command, NAME, &mut script);
-    print(&script);
+    clap_complete::generate(arguments.shell, &mut command, PROGRAM_NAME, &mut script);
+    write_stdout(&script);
     Ok(())
 }
 
 /// Writes a page for the program and for each command.
-pub fn pages(command: Command, arguments: &Pages) -> Result<(), Trouble> {
+pub fn write_man_pages(command: Command, arguments: &ManArgs) -> Result<(), CliError> {
     let folder = &arguments.folder;
     std::fs::create_dir_all(folder)
         .and_then(|()| clap_mangen::generate_to(command, folder))
-        .map_err(|error| Trouble::Failed(format!("{} cannot be written: {error}", folder.display())))
+        .map_err(|error| CliError::Other(format!("{} cannot be written: {error}", folder.display())))
 }
 
-const NAME: &str = "mailtrail";
+const PROGRAM_NAME: &str = "mailtrail";

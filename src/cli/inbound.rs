@@ -1,12 +1,12 @@
-use crate::cli::admin_client::Desk;
-use crate::cli::output::table;
-use crate::cli::queue::ids_from_stdin;
-use crate::cli::{Context, Trouble, aside, print, say, say_json, time_expr};
-use mailtrail_relay::admin::{InboundFilter, InboundView, ReleaseOrder};
+use crate::cli::admin_client::AdminClient;
+use crate::cli::output::format_table;
+use crate::cli::queue::read_ids_from_stdin;
+use crate::cli::{CliError, Context, eprint_line, print_json, print_line, time_expr, write_stdout};
+use mailtrail_relay::admin::{InboundFilter, InboundView, ReleaseRequest};
 use std::io::IsTerminal;
 
 #[derive(Debug, clap::Subcommand)]
-pub enum Command {
+pub enum InboundCommand {
     /// Mail from outside, the newest, in the order of its arrival, and where it stands
     #[command(after_help = "Example: mailtrail inbound list --state waiting")]
     List {
@@ -14,11 +14,11 @@ pub enum Command {
         #[arg(long)]
         state: Option<String>,
         #[command(flatten)]
-        which: Which,
+        which: InboundSelectionArgs,
     },
     /// Mail that is not delivered, with the reason
     #[command(after_help = "Example: mailtrail inbound dead --to sales@")]
-    Dead(Which),
+    Dead(InboundSelectionArgs),
     /// The message of one, as it came
     #[command(after_help = "Example: mailtrail inbound show 01K54Z8Q3V7N5X9B2C6D8F0GHJ > mail.eml")]
     Show {
@@ -42,7 +42,7 @@ pub enum Command {
 
 /// Which mail is listed.
 #[derive(Debug, clap::Args)]
-pub struct Which {
+pub struct InboundSelectionArgs {
     /// At most so many, the newest
     #[arg(short = 'n', long, default_value_t = 50)]
     lines: usize,
@@ -54,90 +54,108 @@ pub struct Which {
     from: Option<String>,
 }
 
-pub async fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
+pub async fn run(context: &Context, command: &InboundCommand) -> Result<(), CliError> {
     match command {
-        Command::List { state, which } => {
-            if let Some(state) = state.as_ref().filter(|state| !STATES.contains(&state.as_str())) {
-                return Err(Trouble::Usage(format!("--state {state:?} is none of {}", STATES.join(", "))));
+        InboundCommand::List { state, which } => {
+            if let Some(state) = state.as_ref().filter(|state| !INBOUND_STATES.contains(&state.as_str())) {
+                return Err(CliError::Usage(format!(
+                    "--state {state:?} is none of {}",
+                    INBOUND_STATES.join(", ")
+                )));
             }
-            list(context, &which.filter(state.clone())).await
+            list_messages(context, &which.to_filter(state.clone())).await
         }
-        Command::Dead(which) => list(context, &which.filter(Some("dead".to_owned()))).await,
-        Command::Show { id } => show(context, id).await,
-        Command::Replay { ids, reason, dry_run } => replay(context, ids, reason, *dry_run).await,
+        InboundCommand::Dead(which) => {
+            list_messages(context, &which.to_filter(Some("dead".to_owned()))).await
+        }
+        InboundCommand::Show { id } => show_message(context, id).await,
+        InboundCommand::Replay { ids, reason, dry_run } => {
+            release_messages(context, ids, reason, *dry_run).await
+        }
     }
 }
 
-impl Which {
-    fn filter(&self, state: Option<String>) -> InboundFilter {
+impl InboundSelectionArgs {
+    fn to_filter(&self, state: Option<String>) -> InboundFilter {
         InboundFilter { lines: Some(self.lines), state, to: self.to.clone(), from: self.from.clone() }
     }
 }
 
-async fn list(context: &Context, filter: &InboundFilter) -> Result<(), Trouble> {
-    let views = Desk::open(context).await?.inbound(filter).await?;
+async fn list_messages(context: &Context, filter: &InboundFilter) -> Result<(), CliError> {
+    let views = AdminClient::open(context).await?.list_inbound(filter).await?;
     if views.is_empty() {
-        return Err(Trouble::Nothing);
+        return Err(CliError::AlreadyReported);
     }
     if context.json {
-        views.iter().for_each(say_json);
+        views.iter().for_each(print_json);
         return Ok(());
     }
     let row = |view: &InboundView| {
         let InboundView { id, arrived, from, to, state, target, subject, .. } = view.clone();
         let target = target.unwrap_or_default();
-        vec![id, time_expr::shown(&arrived), from, to, state, target, view.remarks(), subject]
+        vec![id, time_expr::format_local(&arrived), from, to, state, target, view.remarks(), subject]
     };
     let header = ["ID", "ARRIVED", "FROM", "TO", "STATE", "TARGET", "REASON", "SUBJECT"];
     let rows: Vec<_> = views.iter().map(row).collect();
-    table(&header, &rows, std::io::stdout().is_terminal()).iter().for_each(say);
+    format_table(&header, &rows, std::io::stdout().is_terminal()).iter().for_each(print_line);
     Ok(())
 }
 
-async fn show(context: &Context, id: &str) -> Result<(), Trouble> {
-    let Some(kept) = Desk::open(context).await?.inbound_mail(id).await? else {
-        aside(format!(
+async fn show_message(context: &Context, id: &str) -> Result<(), CliError> {
+    let Some(kept) = AdminClient::open(context).await?.get_inbound_message(id).await? else {
+        eprint_line(format!(
             "mailtrail: no mail from outside that is kept has the id {id}; `mailtrail inbound list` names them"
         ));
-        return Err(Trouble::Nothing);
+        return Err(CliError::AlreadyReported);
     };
     if context.json {
-        say_json(&kept);
+        print_json(&kept);
         return Ok(());
     }
-    let Some(message) = kept.bytes() else {
-        aside(format!("mailtrail: the message of {id} is no longer kept; [retention] says how long it is"));
-        return Err(Trouble::Nothing);
+    let Some(message) = kept.message_bytes() else {
+        eprint_line(format!(
+            "mailtrail: the message of {id} is no longer kept; [retention] says how long it is"
+        ));
+        return Err(CliError::AlreadyReported);
     };
-    print(&message);
+    write_stdout(&message);
     Ok(())
 }
 
-async fn replay(context: &Context, ids: &[String], reason: &str, dry_run: bool) -> Result<(), Trouble> {
-    let mut order = ReleaseOrder { reason: reason.to_owned(), dry_run, ..ReleaseOrder::default() };
+async fn release_messages(
+    context: &Context,
+    ids: &[String],
+    reason: &str,
+    dry_run: bool,
+) -> Result<(), CliError> {
+    let mut order = ReleaseRequest { reason: reason.to_owned(), dry_run, ..ReleaseRequest::default() };
     for id in ids {
         match &**id {
-            "-" => order.ids.extend(ids_from_stdin()?),
+            "-" => order.ids.extend(read_ids_from_stdin()?),
             "ALL" => order.all = true,
             id => order.ids.push(id.to_owned()),
         }
     }
     if order.all && !order.ids.is_empty() {
-        return Err(Trouble::Usage("name ids, or say ALL, not both".into()));
+        return Err(CliError::Usage("name ids, or say ALL, not both".into()));
     }
     if !order.all && order.ids.is_empty() {
-        aside("mailtrail: no ids came from standard input");
-        return Err(Trouble::Nothing);
+        eprint_line("mailtrail: no ids came from standard input");
+        return Err(CliError::AlreadyReported);
     }
-    let released = Desk::open(context).await?.release(&order).await?;
+    let released = AdminClient::open(context).await?.release_inbound(&order).await?;
     for one in &released {
         match (context.json, &one.why) {
-            (true, _) => say_json(one),
-            (false, None) => say(format!("{}  released", one.id)),
-            (false, Some(why)) => say(format!("{}  {why}", one.id)),
+            (true, _) => print_json(one),
+            (false, None) => print_line(format!("{}  released", one.id)),
+            (false, Some(why)) => print_line(format!("{}  {why}", one.id)),
         }
     }
-    if released.is_empty() || released.iter().any(|one| !one.done) { Err(Trouble::Nothing) } else { Ok(()) }
+    if released.is_empty() || released.iter().any(|one| !one.done) {
+        Err(CliError::AlreadyReported)
+    } else {
+        Ok(())
+    }
 }
 
-const STATES: [&str; 4] = ["waiting", "delivered", "dead", "duplicate"];
+const INBOUND_STATES: [&str; 4] = ["waiting", "delivered", "dead", "duplicate"];

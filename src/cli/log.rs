@@ -1,10 +1,10 @@
-use crate::cli::admin_client::Desk;
-use crate::cli::output::Paint;
-use crate::cli::{Context, Trouble, say, say_json, time_expr, trace};
+use crate::cli::admin_client::AdminClient;
+use crate::cli::output::Style;
+use crate::cli::{CliError, Context, print_json, print_line, time_expr, trace};
 use mailtrail_mail::Clock;
 use mailtrail_relay::LogLine;
 use mailtrail_relay::admin::LogFilter;
-use mailtrail_trail::{State, What};
+use mailtrail_trail::{RecipientState, TrailEventKind};
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::io::Interest;
 use tokio::net::unix::pipe::Sender;
 
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct LogArgs {
     /// Go on with new lines as they come
     #[arg(short, long)]
     follow: bool,
@@ -48,34 +48,34 @@ pub struct Arguments {
     grep: Option<String>,
 }
 
-pub async fn run(context: &Context, arguments: &Arguments) -> Result<(), Trouble> {
-    let mut filter = filter(arguments)?;
-    let desk = Desk::open(context).await?;
-    let answer = desk.log(&filter).await?;
+pub async fn run(context: &Context, arguments: &LogArgs) -> Result<(), CliError> {
+    let mut filter = build_filter(arguments)?;
+    let desk = AdminClient::open(context).await?;
+    let answer = desk.query_log(&filter).await?;
     let found = !answer.lines.is_empty();
-    answer.lines.iter().for_each(|line| print(line, context));
+    answer.lines.iter().for_each(|line| print_log_line(line, context));
     if !arguments.follow {
-        return if found { Ok(()) } else { Err(Trouble::Nothing) };
+        return if found { Ok(()) } else { Err(CliError::AlreadyReported) };
     }
     filter.after = Some(answer.cursor);
     let follow = async {
         loop {
-            let answer = desk.log(&filter).await?;
-            answer.lines.iter().for_each(|line| print(line, context));
-            if answer.lines.is_empty() && matches!(desk, Desk::Store(_)) {
-                tokio::time::sleep(PAUSE).await;
+            let answer = desk.query_log(&filter).await?;
+            answer.lines.iter().for_each(|line| print_log_line(line, context));
+            if answer.lines.is_empty() && matches!(desk, AdminClient::Offline(_)) {
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
             filter.after = Some(answer.cursor);
         }
     };
     tokio::select! {
         ended = follow => ended,
-        () = deserted() => Ok(()),
+        () = stdout_closed() => Ok(()),
     }
 }
 
 /// Returns when nobody reads standard output any more, as behind a pipe into `head`: the next line may be long in coming.
-async fn deserted() {
+async fn stdout_closed() {
     let watched = std::io::stdout().as_fd().try_clone_to_owned().and_then(Sender::from_owned_fd_unchecked);
     match watched {
         // Nothing but its end is waited for, so it is not asked what it was.
@@ -85,22 +85,22 @@ async fn deserted() {
     }
 }
 
-fn filter(arguments: &Arguments) -> Result<LogFilter, Trouble> {
+fn build_filter(arguments: &LogArgs) -> Result<LogFilter, CliError> {
     if let Some(pattern) = &arguments.grep {
         regex::Regex::new(pattern)
-            .map_err(|error| Trouble::Usage(format!("--grep is no regular expression: {error}")))?;
+            .map_err(|error| CliError::Usage(format!("--grep is no regular expression: {error}")))?;
     }
     if let Some(status) = &arguments.status {
-        check_word(status)?;
+        validate_status(status)?;
     }
     let now = Clock::System.now();
     let time = |text: &Option<String>| {
         let parsed = text.as_deref().map(|text| time_expr::parse(text, now)).transpose();
-        parsed.map(|time| time.map(|time| time.millis())).map_err(Trouble::Usage)
+        parsed.map(|time| time.map(|time| time.as_millis())).map_err(CliError::Usage)
     };
     let arguments_since = arguments.since.is_some();
     Ok(LogFilter {
-        lines: arguments.lines.or(if arguments_since { None } else { Some(LINES) }),
+        lines: arguments.lines.or(if arguments_since { None } else { Some(DEFAULT_MAX_LINES) }),
         since: time(&arguments.since)?,
         until: time(&arguments.until)?,
         to: arguments.to.clone(),
@@ -114,40 +114,40 @@ fn filter(arguments: &Arguments) -> Result<LogFilter, Trouble> {
     })
 }
 
-fn check_word(status: &str) -> Result<(), Trouble> {
-    let states = State::ALL.iter().map(|state| state.word());
-    let words: BTreeSet<_> = What::words().into_iter().chain(states).collect();
+fn validate_status(status: &str) -> Result<(), CliError> {
+    let states = RecipientState::ALL.iter().map(|state| state.as_str());
+    let words: BTreeSet<_> = TrailEventKind::all_names().into_iter().chain(states).collect();
     if words.contains(status.to_lowercase().as_str()) {
         return Ok(());
     }
     let words: Vec<_> = words.into_iter().collect();
-    Err(Trouble::Usage(format!("--status {status:?} is none of {}", words.join(", "))))
+    Err(CliError::Usage(format!("--status {status:?} is none of {}", words.join(", "))))
 }
 
-fn print(line: &LogLine, context: &Context) {
+fn print_log_line(line: &LogLine, context: &Context) {
     if context.json {
-        say_json(line);
+        print_json(line);
     } else {
-        say(text(line, context.paint));
+        print_line(format_log_line(line, context.style));
     }
 }
 
-fn text(line: &LogLine, paint: Paint) -> String {
-    let fact = &line.fact;
+fn format_log_line(line: &LogLine, paint: Style) -> String {
+    let fact = &line.entry;
     let id = line.id.as_deref().unwrap_or("(no send)");
     let to = if fact.recipients.is_empty() { "all".to_owned() } else { fact.recipients.join(",") };
     let envelope = |from: &String| format!("{} -> {to} ", if from.is_empty() { "<>" } else { from });
     let mut words: Vec<String> = Vec::new();
     words.extend(line.from.as_ref().map(envelope));
     words.extend(fact.upstream.clone());
-    words.extend(trace::by_whom(fact));
+    words.extend(trace::format_operator(fact));
     words.extend(fact.code.map(|code| code.to_string()));
     words.extend(fact.enhanced.clone());
     words.extend(fact.text.clone());
     words.extend(fact.url.clone());
-    let event = paint.state(&fact.event, &format!("{:<12}", fact.event));
-    format!("{}  {id}  {event} {}", time_expr::shown(&fact.at), words.join(" ")).trim_end().to_owned()
+    let event = paint.color_state(&fact.event, &format!("{:<12}", fact.event));
+    format!("{}  {id}  {event} {}", time_expr::format_local(&fact.at), words.join(" ")).trim_end().to_owned()
 }
 
-const LINES: usize = 50;
-const PAUSE: Duration = Duration::from_millis(300);
+const DEFAULT_MAX_LINES: usize = 50;
+const POLL_INTERVAL: Duration = Duration::from_millis(300);

@@ -33,7 +33,7 @@ mod time_expr;
 mod trace;
 mod user;
 
-use crate::cli::reexec::Successor;
+use crate::cli::reexec::Reexec;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -43,7 +43,7 @@ use std::process::ExitCode;
 /// Every mail your applications send, and what became of it.
 #[derive(Debug, Parser)]
 #[command(name = "mailtrail", version, max_term_width = 100)]
-struct Arguments {
+struct Cli {
     /// The configuration file [default: /etc/mailtrail/mailtrail.toml; without one, the sandbox's in this folder]
     #[arg(long, global = true, value_name = "PATH", env = "MAILTRAIL_CONFIG")]
     config: Option<PathBuf>,
@@ -51,14 +51,14 @@ struct Arguments {
     #[arg(long, global = true)]
     json: bool,
     /// When to use colours
-    #[arg(long, global = true, value_enum, default_value_t = Colour::Auto)]
-    color: Colour,
+    #[arg(long, global = true, value_enum, default_value_t = ColorChoice::Auto)]
+    color: ColorChoice,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Colour {
+enum ColorChoice {
     Auto,
     Always,
     Never,
@@ -67,83 +67,83 @@ enum Colour {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the relay
-    #[command(after_help = serve::SIGNALS)]
-    Serve(serve::Arguments),
+    #[command(after_help = serve::AFTER_HELP)]
+    Serve(serve::ServeArgs),
     /// The whole loop on this machine, with nothing configured
     #[command(after_help = "Example: mailtrail demo")]
     Demo,
     /// The fake provider alone; the recipient's local part decides the fate
     #[command(after_help = "Example: mailtrail sandbox --webhook http://127.0.0.1:8080/webhooks/mailgun")]
-    Sandbox(sandbox::Arguments),
+    Sandbox(sandbox::SandboxArgs),
     /// Look at the configuration
     #[command(subcommand, after_help = "Example: mailtrail config check --config mailtrail.toml")]
-    Config(config::Command),
+    Config(config::ConfigCommand),
     /// What became of a mail: by tracking id, Message-ID, recipient, Odoo record or subject
     #[command(after_help = "Example: mailtrail trace sale.order,42")]
-    Trace(trace::Arguments),
+    Trace(trace::TraceArgs),
     /// What happened, a line a fact
     #[command(after_help = "Example: mailtrail log -f --status bounced --since '10 min ago'")]
-    Log(log::Arguments),
+    Log(log::LogArgs),
     /// The mail that waits
     #[command(subcommand, after_help = "Example: mailtrail queue list")]
-    Queue(queue::Command),
+    Queue(queue::QueueCommand),
     /// What the providers reported: what came, what found no send, what cannot be understood
     #[command(subcommand, after_help = "Example: mailtrail events list --event bounced")]
-    Events(events::Command),
+    Events(events::EventsCommand),
     /// Mail from outside: what came in, where it stands, what is not delivered
     #[command(subcommand, after_help = "Example: mailtrail inbound dead")]
-    Inbound(inbound::Command),
+    Inbound(inbound::InboundCommand),
     /// The upstreams' breakers
     #[command(subcommand, after_help = "Example: mailtrail breaker status")]
-    Breaker(breaker::Command),
+    Breaker(breaker::BreakerCommand),
     /// Who is told what becomes of the mail
     #[command(subcommand, after_help = "Example: mailtrail sink list")]
-    Sink(sink::Command),
+    Sink(sink::SinkCommand),
     /// Figures: delivery, bounces, complaints, opens and clicks, by day, tag, client, domain or upstream
-    #[command(after_help = stats::COLUMNS)]
-    Stats(stats::Arguments),
+    #[command(after_help = stats::AFTER_HELP)]
+    Stats(stats::StatsArgs),
     /// The addresses that get no mail
     #[command(subcommand, after_help = "Example: mailtrail suppress list --reason complaint")]
-    Suppress(suppress::Command),
+    Suppress(suppress::SuppressCommand),
     /// The care of the journal and the ledger
     #[command(subcommand, after_help = "Example: mailtrail store verify")]
-    Store(store::Command),
+    Store(store::StoreCommand),
     /// All that is known about an address
-    #[command(after_help = export::EXAMPLES)]
-    Export(export::Arguments),
+    #[command(after_help = export::AFTER_HELP)]
+    Export(export::ExportArgs),
     /// Take an address out of everything that is kept
-    #[command(after_help = erase::EXTENT)]
-    Erase(erase::Arguments),
+    #[command(after_help = erase::AFTER_HELP)]
+    Erase(erase::EraseArgs),
     /// Take a message from standard input, as /usr/sbin/sendmail does
     #[command(after_help = "Example: mailtrail sendmail -t -i < mail.txt")]
-    Sendmail(sendmail::Arguments),
+    Sendmail(sendmail::SendmailArgs),
     /// One mail through the whole loop: handed in, sent, reported on; each step as it comes
-    #[command(after_help = send_test::EXAMPLES)]
-    SendTest(send_test::Arguments),
+    #[command(after_help = send_test::AFTER_HELP)]
+    SendTest(send_test::SendTestArgs),
     /// Whether everything is in order that mail needs, and what helps where it is not
-    #[command(after_help = doctor::EXAMPLES)]
-    Doctor(doctor::Arguments),
+    #[command(after_help = doctor::AFTER_HELP)]
+    Doctor(doctor::DoctorArgs),
     /// Prepare what others need: the webhooks at Mailgun or Brevo, Odoo's server action
     #[command(subcommand, after_help = "Example: mailtrail setup mailgun --url https://relay.example.com")]
-    Setup(setup::Command),
+    Setup(setup::SetupCommand),
     /// Users of the listeners
     #[command(subcommand, after_help = "Example: mailtrail user hash")]
-    User(user::Command),
+    User(user::UserCommand),
     /// What a shell completes the commands by
-    #[command(after_help = generate::COMPLETIONS)]
-    Completions(generate::Completions),
+    #[command(after_help = generate::AFTER_HELP)]
+    Completions(generate::CompletionsArgs),
     /// Write the manual pages, one for each command
     #[command(after_help = "Example: mailtrail man ~/.local/share/man/man1")]
-    Man(generate::Pages),
+    Man(generate::ManArgs),
 }
 
 /// How a command ends, apart from well.
 #[derive(Debug)]
-enum Trouble {
+enum CliError {
     /// Nothing was found, or a check failed; said already.
-    Nothing,
+    AlreadyReported,
     /// A verdict in a number; said already.
-    Verdict(u8),
+    ExitCode(u8),
     /// The arguments make no sense.
     Usage(String),
     /// Neither daemon nor store answers.
@@ -153,23 +153,23 @@ enum Trouble {
     /// The configuration is wrong.
     Configuration(String),
     /// Something else.
-    Failed(String),
+    Other(String),
     /// Something that sysexits.h has a number for.
-    Exit(u8, String),
+    Sysexits(u8, String),
 }
 
 /// What every command gets.
 struct Context {
     config: Option<PathBuf>,
     json: bool,
-    colour: Colour,
-    paint: output::Paint,
+    color_choice: ColorChoice,
+    style: output::Style,
 }
 
-impl Colour {
+impl ColorChoice {
     /// Whether what goes there is coloured. For itself it is on a terminal that knows colours, unless the user wants
     /// none (<https://no-color.org>).
-    fn is_for(self, stream: &impl IsTerminal) -> bool {
+    fn is_enabled_for(self, stream: &impl IsTerminal) -> bool {
         let says = |name: &str, means: fn(&OsString) -> bool| {
             std::env::var_os(name).is_some_and(|value| means(&value))
         };
@@ -187,38 +187,38 @@ impl Colour {
 
 /// Runs the command that the arguments name.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let words = words(arguments);
-    let sysexits = speaks_sysexits(&words);
-    let arguments = match Arguments::try_parse_from(words) {
+    let words = normalize_args(arguments);
+    let sysexits = uses_sysexits(&words);
+    let arguments = match Cli::try_parse_from(words) {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help and version are no errors.
-            let code = if error.use_stderr() { usage_code(sysexits) } else { 0 };
+            let code = if error.use_stderr() { usage_exit_code(sysexits) } else { 0 };
             let _ = error.print();
             return ExitCode::from(code);
         }
     };
-    let Arguments { config, json, color: colour, command: chosen } = arguments;
-    let paint = output::Paint::new(colour.is_for(&std::io::stdout()));
-    let context = Context { config, json, colour, paint };
+    let Cli { config, json, color: color_choice, command: chosen } = arguments;
+    let style = output::Style::new(color_choice.is_enabled_for(&std::io::stdout()));
+    let context = Context { config, json, color_choice, style };
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            return finish(Err(Trouble::Failed(format!("the runtime cannot start: {error}"))), sysexits);
+            return exit_code(Err(CliError::Other(format!("the runtime cannot start: {error}"))), sysexits);
         }
     };
-    let ended = runtime.block_on(command(context, chosen));
+    let ended = runtime.block_on(run_command(context, chosen));
     runtime.shutdown_background();
     let ended = match ended {
-        Ok(Some(successor)) => Err(successor.take_over()),
+        Ok(Some(successor)) => Err(successor.exec()),
         Ok(None) => Ok(()),
         Err(trouble) => Err(trouble),
     };
-    finish(ended, sysexits)
+    exit_code(ended, sysexits)
 }
 
 /// Runs a command; the process that takes over from it, if one does.
-async fn command(context: Context, command: Command) -> Result<Option<Successor>, Trouble> {
+async fn run_command(context: Context, command: Command) -> Result<Option<Reexec>, CliError> {
     match command {
         Command::Serve(arguments) => return serve::run(&context, &arguments).await,
         Command::Demo => demo::run(&context).await,
@@ -241,56 +241,56 @@ async fn command(context: Context, command: Command) -> Result<Option<Successor>
         Command::Doctor(arguments) => doctor::run(&context, &arguments).await,
         Command::Setup(command) => setup::run(&context, &command).await,
         Command::User(command) => user::run(&context, &command),
-        Command::Completions(arguments) => generate::completions(Arguments::command(), &arguments),
-        Command::Man(arguments) => generate::pages(Arguments::command(), &arguments),
+        Command::Completions(arguments) => generate::write_completions(Cli::command(), &arguments),
+        Command::Man(arguments) => generate::write_man_pages(Cli::command(), &arguments),
     }
     .map(|()| None)
 }
 
-fn finish(ended: Result<(), Trouble>, sysexits: bool) -> ExitCode {
+fn exit_code(ended: Result<(), CliError>, sysexits: bool) -> ExitCode {
     let Err(trouble) = ended else { return ExitCode::SUCCESS };
     let code = match &trouble {
-        Trouble::Nothing => return ExitCode::from(1),
-        Trouble::Verdict(code) => return ExitCode::from(*code),
-        Trouble::Usage(_) => usage_code(sysexits),
-        Trouble::Unreachable(_) => 3,
-        Trouble::Damaged(_) => 4,
-        Trouble::Configuration(_) => {
+        CliError::AlreadyReported => return ExitCode::from(1),
+        CliError::ExitCode(code) => return ExitCode::from(*code),
+        CliError::Usage(_) => usage_exit_code(sysexits),
+        CliError::Unreachable(_) => 3,
+        CliError::Damaged(_) => 4,
+        CliError::Configuration(_) => {
             if sysexits {
                 78
             } else {
                 2
             }
         }
-        Trouble::Failed(_) => 1,
-        Trouble::Exit(code, _) => *code,
+        CliError::Other(_) => 1,
+        CliError::Sysexits(code, _) => *code,
     };
-    aside(format!("mailtrail: {}", trouble.text()));
+    eprint_line(format!("mailtrail: {}", trouble.message()));
     ExitCode::from(code)
 }
 
-impl Trouble {
+impl CliError {
     /// What is said about it.
-    fn text(&self) -> &str {
+    fn message(&self) -> &str {
         match self {
-            Self::Nothing | Self::Verdict(_) => "",
+            Self::AlreadyReported | Self::ExitCode(_) => "",
             Self::Usage(text)
             | Self::Unreachable(text)
             | Self::Damaged(text)
             | Self::Configuration(text)
-            | Self::Failed(text)
-            | Self::Exit(_, text) => text,
+            | Self::Other(text)
+            | Self::Sysexits(_, text) => text,
         }
     }
 }
 
 /// 2, but 64 for those whose caller goes by sysexits.
-fn usage_code(sysexits: bool) -> u8 {
+fn usage_exit_code(sysexits: bool) -> u8 {
     if sysexits { 64 } else { 2 }
 }
 
 /// The arguments; a program that is called `sendmail` is `mailtrail sendmail`.
-fn words(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+fn normalize_args(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut words: Vec<_> = arguments.collect();
     if words.first().is_some_and(|program| Path::new(program).file_name() == Some("sendmail".as_ref())) {
         words.insert(1, "sendmail".into());
@@ -299,7 +299,7 @@ fn words(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
 }
 
 /// Whether the command is `serve` or `sendmail`, also where the arguments cannot be parsed.
-fn speaks_sysexits(words: &[OsString]) -> bool {
+fn uses_sysexits(words: &[OsString]) -> bool {
     let mut words = words.iter().skip(1).map(|word| word.to_string_lossy());
     while let Some(word) = words.next() {
         match &*word {
@@ -312,26 +312,26 @@ fn speaks_sysexits(words: &[OsString]) -> bool {
 }
 
 /// Prints one line.
-fn say(line: impl std::fmt::Display) {
-    print(format!("{line}\n").as_bytes());
+fn print_line(line: impl std::fmt::Display) {
+    write_stdout(format!("{line}\n").as_bytes());
 }
 
 /// Writes all of that to standard output. A reader that has gone, as `head` does, has seen enough: the program ends
 /// quietly and well. Any other failure ends it with 1, since what was asked for is not all there.
-fn print(bytes: &[u8]) {
+fn write_stdout(bytes: &[u8]) {
     let mut out = std::io::stdout();
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
         Err(error) => {
-            aside(format!("mailtrail: standard output cannot be written: {error}"));
+            eprint_line(format!("mailtrail: standard output cannot be written: {error}"));
             std::process::exit(1);
         }
     }
 }
 
 /// Says one line on standard error. Where nothing reads it, the exit code still tells the same.
-fn aside(line: impl std::fmt::Display) {
+fn eprint_line(line: impl std::fmt::Display) {
     let line = format!("{line}\n");
     let (written, wait) = std::sync::mpsc::channel();
     let write = move || {
@@ -339,18 +339,18 @@ fn aside(line: impl std::fmt::Display) {
         written.send(())
     };
     if std::thread::Builder::new().spawn(write).is_ok() {
-        let _ = wait.recv_timeout(ASIDE);
+        let _ = wait.recv_timeout(STDERR_TIMEOUT);
     }
 }
 
 /// For the reader of standard error to take a line.
-const ASIDE: std::time::Duration = std::time::Duration::from_secs(2);
+const STDERR_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Prints one JSON object in one line.
-fn say_json(value: &impl serde::Serialize) {
+fn print_json(value: &impl serde::Serialize) {
     match serde_json::to_string(value) {
-        Ok(line) => say(line),
-        Err(error) => aside(format!("mailtrail: an answer cannot be written as JSON: {error}")),
+        Ok(line) => print_line(line),
+        Err(error) => eprint_line(format!("mailtrail: an answer cannot be written as JSON: {error}")),
     }
 }
 
@@ -359,17 +359,17 @@ mod tests {
     use super::*;
 
     /// Each command, with the words that call it.
-    fn commands(command: &clap::Command, before: &str) -> Vec<(String, clap::Command)> {
+    fn all_commands(command: &clap::Command, before: &str) -> Vec<(String, clap::Command)> {
         let words = format!("{before}{}", command.get_name());
-        let below = command.get_subcommands().flat_map(|below| commands(below, &format!("{words} ")));
+        let below = command.get_subcommands().flat_map(|below| all_commands(below, &format!("{words} ")));
         let mut all: Vec<_> = below.collect();
         all.push((words, command.clone()));
         all
     }
 
     #[test]
-    fn every_command_says_what_it_is_for_and_shows_an_example() {
-        let commands = commands(&Arguments::command(), "");
+    fn every_command_has_about_text_and_example() {
+        let commands = all_commands(&Cli::command(), "");
         for (words, command) in commands.iter().filter(|(words, _)| words != "mailtrail") {
             assert!(command.get_about().is_some(), "{words} does not say what it is for");
             let below = command.get_after_help().map(ToString::to_string).unwrap_or_default();
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn the_arguments_are_sound() {
-        Arguments::command().debug_assert();
+    fn clap_definition_is_valid() {
+        Cli::command().debug_assert();
     }
 }

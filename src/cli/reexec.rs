@@ -1,13 +1,13 @@
 //! The program that takes the place of this process, in the same place: usually the same one, or its upgrade.
 
-use crate::cli::{Context, Trouble};
+use crate::cli::{CliError, Context};
 use crate::daemon::Sockets;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf, absolute};
 use std::process::Command;
 
 /// How it is started.
-pub struct Successor {
+pub struct Reexec {
     /// As this process was called, so that a symbolic link is followed anew.
     program: PathBuf,
     arguments: Vec<OsString>,
@@ -16,9 +16,9 @@ pub struct Successor {
     sockets: Sockets,
 }
 
-impl Successor {
+impl Reexec {
     /// Another of this process. To be asked at the start: later the program's file may be gone.
-    pub fn of_this_process(context: &Context) -> Self {
+    pub fn from_current_process(context: &Context) -> Self {
         let mut words = std::env::args_os();
         let called = words.next().map(PathBuf::from).filter(|called| called.components().count() > 1);
         let called = called.and_then(|called| absolute(called).ok());
@@ -31,7 +31,7 @@ impl Successor {
     }
 
     /// Whether the program starts and likes the configuration; if not, why.
-    pub async fn prove(&self) -> Result<(), String> {
+    pub async fn check_config(&self) -> Result<(), String> {
         let mut command = Command::new(&self.program);
         if let Some(config) = &self.config {
             command.arg("--config").arg(config);
@@ -48,21 +48,21 @@ impl Successor {
     }
 
     /// The same with the sockets that it gets.
-    pub fn with(self, sockets: Sockets) -> Self {
+    pub fn with_sockets(self, sockets: Sockets) -> Self {
         Self { sockets, ..self }
     }
 
     /// Replaces this process; returns only if that fails.
-    pub fn take_over(self) -> Trouble {
+    pub fn exec(self) -> CliError {
         let program = self.program.clone();
         let mut command = Command::new(&program);
         command.args(self.arguments);
-        failed(&program, &self.sockets.pass_to(command))
+        exec_error(&program, &self.sockets.exec_with_sockets(command))
     }
 }
 
-fn failed(program: &Path, error: &std::io::Error) -> Trouble {
-    Trouble::Failed(format!(
+fn exec_error(program: &Path, error: &std::io::Error) -> CliError {
+    CliError::Other(format!(
         "{} cannot take over: {error}; the mail is safe, start it again",
         program.display()
     ))

@@ -1,18 +1,18 @@
-use crate::cli::{Context, Trouble, say};
+use crate::cli::{CliError, Context, print_line};
 use crate::logging;
 use mailtrail_mail::Clock;
 use mailtrail_mail::Secret;
 use mailtrail_net::tls;
 use mailtrail_sandbox;
-use mailtrail_sandbox::{Face, Weather};
+use mailtrail_sandbox::{FaultInjection, ProviderProfile};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct SandboxArgs {
     /// Which provider it pretends to be: mailgun or brevo
     #[arg(long, default_value = "mailgun", value_name = "PROVIDER")]
-    provider: Face,
+    provider: ProviderProfile,
     /// Where it listens for mail
     #[arg(long, default_value = "127.0.0.1:2587", value_name = "ADDRESS")]
     smtp: SocketAddr,
@@ -58,43 +58,44 @@ pub struct Arguments {
     certificate: PathBuf,
 }
 
-pub async fn run(context: &Context, arguments: Arguments) -> Result<(), Trouble> {
-    let form = logging::Form::Text { coloured: context.colour.is_for(&std::io::stderr()) };
-    let _log = logging::start(tracing::Level::INFO, form, logging::Addresses::Full);
-    let failed = |error: &dyn std::fmt::Display| Trouble::Failed(error.to_string());
-    let sandbox = mailtrail_sandbox::start(mailtrail_sandbox::Settings {
-        face: arguments.provider,
-        smtp: arguments.smtp,
-        api: arguments.api,
+pub async fn run(context: &Context, arguments: SandboxArgs) -> Result<(), CliError> {
+    let form =
+        logging::LogOutput::Text { use_color: context.color_choice.is_enabled_for(&std::io::stderr()) };
+    let _log = logging::init(tracing::Level::INFO, form, logging::AddressRedaction::Full);
+    let failed = |error: &dyn std::fmt::Display| CliError::Other(error.to_string());
+    let sandbox = mailtrail_sandbox::start(mailtrail_sandbox::SandboxSettings {
+        profile: arguments.provider,
+        smtp_address: arguments.smtp,
+        api_address: arguments.api,
         api_key: Secret::new(arguments.api_key),
         domain: arguments.domain,
         username: arguments.username,
         password: Secret::new(arguments.password),
         signing_key: Secret::new(arguments.signing_key),
-        webhook: arguments.webhook,
-        pace: arguments.pace,
-        weather: Weather {
+        webhook_url: arguments.webhook,
+        time_scale: arguments.pace,
+        faults: FaultInjection {
             lose: arguments.lose_webhooks,
             delay: arguments.delay_webhooks,
             late: arguments.late_events,
-            ..Weather::default()
+            ..FaultInjection::default()
         },
         clock: Clock::System,
         tls: tls::self_signed(&arguments.certificate, "localhost").map_err(|error| failed(&error))?,
     });
     let sandbox = sandbox.await.map_err(|error| failed(&error))?;
     if let Some(url) = arguments.activecampaign {
-        sandbox.set_contact_webhook(url);
+        sandbox.set_contact_webhook_url(url);
     }
     let certificate = arguments.certificate.join("relay.pem");
-    say(context.paint.bold(&format!("The sandbox takes mail on {}", sandbox.smtp_address())));
-    say(format!("Its API is http://{}", sandbox.api_address()));
-    say(format!(
+    print_line(context.style.bold(&format!("The sandbox takes mail on {}", sandbox.smtp_address())));
+    print_line(format!("Its API is http://{}", sandbox.api_address()));
+    print_line(format!(
         "Its certificate is {}. The local part of a recipient decides its fate:",
         certificate.display()
     ));
-    let fates: Vec<_> = mailtrail_sandbox::Fate::ALL.iter().map(|fate| fate.word()).collect();
-    say(format!("  {}", fates.join("  ")));
+    let fates: Vec<_> = mailtrail_sandbox::Scenario::ALL.iter().map(|fate| fate.as_str()).collect();
+    print_line(format!("  {}", fates.join("  ")));
     let waited = tokio::signal::ctrl_c().await;
     sandbox.stop().await;
     waited.map_err(|error| failed(&error))

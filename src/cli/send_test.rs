@@ -1,16 +1,16 @@
 //! `mailtrail send-test`: one mail through the whole loop, followed to its end.
 
-use crate::cli::admin_client::Desk;
-use crate::cli::{Context, Trouble, say, say_json, trace};
+use crate::cli::admin_client::AdminClient;
+use crate::cli::{CliError, Context, print_json, print_line, trace};
 use jiff::{SignedDuration, Span, SpanRelativeTo};
-use mailtrail_relay::FactView;
-use mailtrail_relay::admin::{RecipientView, TestAnswer, TestOrder, TrailView};
+use mailtrail_relay::TimelineEntry;
+use mailtrail_relay::admin::{RecipientView, TestMailRequest, TestMailResponse, TrailView};
 use serde_json::json;
 use std::collections::HashSet;
 use std::time::Duration;
 use tokio::time::Instant;
 
-pub const EXAMPLES: &str = "Examples:
+pub const AFTER_HELP: &str = "Examples:
   mailtrail send-test you@example.net
   mailtrail send-test you@example.net --from sales@mg.example.com --wait 10m
 
@@ -18,124 +18,126 @@ The mail is taken in, routed and sent as any other. Exit codes: 0 delivered, and
 event says so; 1 not, with the likely cause; 3 no daemon runs.";
 
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct SendTestArgs {
     /// Who gets the mail
     to: String,
     /// The sender, whose domain the upstream must know [default: [heartbeat]'s, or mailtrail@ the first upstream's domain]
     #[arg(long, value_name = "ADDRESS")]
     from: Option<String>,
     /// How long its events may take, 1s to 1d
-    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = patience)]
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_timeout)]
     wait: Duration,
     /// Why, for the log
     #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
 }
 
-pub async fn run(context: &Context, arguments: &Arguments) -> Result<(), Trouble> {
-    let desk = Desk::open(context).await?;
-    let Arguments { to, from, reason, .. } = arguments;
-    let order = TestOrder { to: to.clone(), from: from.clone(), reason: reason.clone() };
-    let mail = desk.send_test(&order).await?;
+pub async fn run(context: &Context, arguments: &SendTestArgs) -> Result<(), CliError> {
+    let desk = AdminClient::open(context).await?;
+    let SendTestArgs { to, from, reason, .. } = arguments;
+    let order = TestMailRequest { to: to.clone(), from: from.clone(), reason: reason.clone() };
+    let mail = desk.send_test_mail(&order).await?;
     let Some(id) = mail.id.clone() else {
         let words = mail.refused.unwrap_or_default();
-        return Err(Trouble::Failed(format!("the relay does not take the mail: {words}")));
+        return Err(CliError::Other(format!("the relay does not take the mail: {words}")));
     };
     if context.json {
-        say_json(&json!({ "id": id, "from": mail.from, "to": order.to }));
+        print_json(&json!({ "id": id, "from": mail.from, "to": order.to }));
     } else {
-        say(format!("{}  from {} to {}", context.paint.bold(&id), mail.from, order.to));
+        print_line(format!("{}  from {} to {}", context.style.bold(&id), mail.from, order.to));
     }
-    let (trail, ended) = follow(context, &desk, &id, &mail, arguments.wait).await?;
-    let verdict = verdict(&id, trail.as_ref(), &mail, ended, arguments.wait);
+    let (trail, ended) = follow_trail(context, &desk, &id, &mail, arguments.wait).await?;
+    let verdict = describe_result(&id, trail.as_ref(), &mail, ended, arguments.wait);
     let delivered = verdict.is_ok();
     let text = verdict.unwrap_or_else(|cause| cause);
     if context.json {
-        let state = trail.as_ref().and_then(recipient).map(|recipient| &recipient.state);
-        say_json(&json!({ "id": id, "state": state, "delivered": delivered, "verdict": text }));
+        let state = trail.as_ref().and_then(first_recipient).map(|recipient| &recipient.state);
+        print_json(&json!({ "id": id, "state": state, "delivered": delivered, "verdict": text }));
     } else {
-        say(text);
+        print_line(text);
     }
-    if delivered { Ok(()) } else { Err(Trouble::Nothing) }
+    if delivered { Ok(()) } else { Err(CliError::AlreadyReported) }
 }
 
 /// Tells what happens until nothing more will, or the time is up; whether it ended by itself.
-async fn follow(
+async fn follow_trail(
     context: &Context,
-    desk: &Desk,
+    desk: &AdminClient,
     id: &str,
-    mail: &TestAnswer,
+    mail: &TestMailResponse,
     wait: Duration,
-) -> Result<(Option<TrailView>, bool), Trouble> {
+) -> Result<(Option<TrailView>, bool), CliError> {
     let (deadline, mut told) = (Instant::now() + wait, HashSet::new());
     loop {
         let late = Instant::now() >= deadline;
-        let trail = desk.find(id, 1).await?.trails.pop();
+        let trail = desk.find_trails(id, 1).await?.trails.pop();
         for fact in trail.iter().flat_map(|trail| &trail.timeline) {
             // A fact may come in before others that were told already.
             if told.insert(serde_json::to_string(fact).unwrap_or_default()) {
-                tell(context, fact);
+                print_event(context, fact);
             }
         }
-        let ended = trail.as_ref().is_some_and(|trail| has_ended(trail, &mail.silent));
+        let ended = trail.as_ref().is_some_and(|trail| is_finished(trail, &mail.silent));
         if ended || late {
             return Ok((trail, ended));
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-fn tell(context: &Context, fact: &FactView) {
+fn print_event(context: &Context, fact: &TimelineEntry) {
     if context.json {
-        say_json(fact);
+        print_json(fact);
     } else {
-        say(trace::timeline(fact, 1, context.paint));
+        print_line(trace::format_timeline_entry(fact, 1, context.style));
     }
 }
 
-fn recipient(trail: &TrailView) -> Option<&RecipientView> {
+fn first_recipient(trail: &TrailView) -> Option<&RecipientView> {
     trail.recipients.first()
 }
 
 /// The upstream that took it, if one did.
-fn taken_by(trail: &TrailView) -> Option<&str> {
+fn accepting_upstream(trail: &TrailView) -> Option<&str> {
     let relayed = trail.timeline.iter().rev().find(|fact| fact.event == "relayed");
     relayed.and_then(|fact| fact.upstream.as_deref())
 }
 
 /// Whether nothing more is to be expected.
-fn has_ended(trail: &TrailView, silent: &[String]) -> bool {
-    let Some(recipient) = recipient(trail) else { return false };
+fn is_finished(trail: &TrailView, silent: &[String]) -> bool {
+    let Some(recipient) = first_recipient(trail) else { return false };
     match recipient.state.as_str() {
-        "delivered" => is_reported(trail),
-        "relayed" => taken_by(trail).is_some_and(|name| silent.iter().any(|silent| silent == name)),
+        "delivered" => has_provider_event(trail),
+        "relayed" => accepting_upstream(trail).is_some_and(|name| silent.iter().any(|silent| silent == name)),
         state => matches!(state, "bounced" | "failed" | "expired" | "suppressed" | "cancelled"),
     }
 }
 
 /// Whether the provider told us what became of it.
-fn is_reported(trail: &TrailView) -> bool {
+fn has_provider_event(trail: &TrailView) -> bool {
     trail.timeline.iter().any(|fact| matches!(fact.source.as_str(), "webhook" | "poll"))
 }
 
 /// What came of it, in words.
-fn verdict(
+fn describe_result(
     id: &str,
     trail: Option<&TrailView>,
-    mail: &TestAnswer,
+    mail: &TestMailResponse,
     ended: bool,
     wait: Duration,
 ) -> Result<String, String> {
     let within = SignedDuration::try_from(wait).map(|wait| format!("{wait:#}")).unwrap_or_default();
-    let Some((trail, recipient)) = trail.and_then(|trail| Some((trail, recipient(trail)?))) else {
+    let Some((trail, recipient)) = trail.and_then(|trail| Some((trail, first_recipient(trail)?))) else {
         return Err(format!(
             "{id} is not in the ledger within {within}; `mailtrail doctor` looks at the store"
         ));
     };
     let reason = recipient.reason.as_deref().unwrap_or("no reason is known");
-    let upstream = taken_by(trail).unwrap_or("the upstream");
+    let upstream = accepting_upstream(trail).unwrap_or("the upstream");
     Err(match recipient.state.as_str() {
-        "delivered" if is_reported(trail) => return Ok(format!("delivered, and {upstream} reported it")),
+        "delivered" if has_provider_event(trail) => {
+            return Ok(format!("delivered, and {upstream} reported it"));
+        }
         "suppressed" => {
             format!(
                 "suppressed: {reason}; `mailtrail suppress list` shows the address, `suppress remove` frees it"
@@ -145,7 +147,7 @@ fn verdict(
             "{upstream} took it, and nothing that it reports is heard here; give webhook_signing_key_file (Mailgun) or \
              webhook_token_file (Brevo); a plain server reports nothing"
         ),
-        "relayed" if is_reported(trail) => {
+        "relayed" if has_provider_event(trail) => {
             let reason = recipient.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
             format!(
                 "{upstream} took it, its events come, and none says within {within} that it was delivered{reason}; \
@@ -170,29 +172,29 @@ fn verdict(
     })
 }
 
-fn patience(text: &str) -> Result<Duration, String> {
+fn parse_timeout(text: &str) -> Result<Duration, String> {
     let span = text.parse::<Span>().ok();
     let span = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
     let parsed = span.and_then(|span| Duration::try_from(span).ok());
-    let fits = |wait: &Duration| (LEAST..=MOST).contains(wait);
+    let fits = |wait: &Duration| (MIN_WAIT..=MAX_WAIT).contains(wait);
     parsed.filter(fits).ok_or_else(|| "write a time from 1s to 1d, such as 90s, 5m or 1h".to_owned())
 }
 
-const PAUSE: Duration = Duration::from_millis(200);
-const LEAST: Duration = Duration::from_secs(1);
-const MOST: Duration = Duration::from_secs(86_400);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+const MIN_WAIT: Duration = Duration::from_secs(1);
+const MAX_WAIT: Duration = Duration::from_secs(86_400);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_wait_is_written_as_people_do() {
+    fn parses_human_readable_timeouts() {
         for (text, seconds) in [("5m", 300), ("5min", 300), ("90s", 90), ("1h 30m", 5400), ("1d", 86_400)] {
-            assert_eq!(patience(text), Ok(Duration::from_secs(seconds)), "{text}");
+            assert_eq!(parse_timeout(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
         for text in ["", "5", "0s", "-5m", "25h", "soon"] {
-            assert!(patience(text).is_err(), "{text}");
+            assert!(parse_timeout(text).is_err(), "{text}");
         }
     }
 }

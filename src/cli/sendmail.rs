@@ -4,7 +4,7 @@
 //! It reads no secret and keeps nothing: 0 means that the relay has the message, for all recipients; every other exit
 //! code means that it has it for none.
 
-use crate::cli::{Context, Trouble, config_source, print, say};
+use crate::cli::{CliError, Context, config_source, print_line, write_stdout};
 use bytes::Bytes;
 use futures_util::stream;
 use mail_builder::headers::{Header as _, address::Address};
@@ -12,7 +12,7 @@ use mail_parser::{HeaderName, MessageParser};
 use mailtrail_mail::{BodyType, Envelope, HeaderBlock, HeaderLine, Mailbox, is_mbox_line, missing_domains};
 use mailtrail_net::tls;
 use mailtrail_net::transport::{
-    Connection, ContentFault, EnvelopeReplies, Fault, Pipelining, Security, Settings,
+    Connection, DataError, EnvelopeReplies, Pipelining, Security, Settings, TransportError,
 };
 use mailtrail_relay::submission::{Listener, ListenerTls};
 use mailtrail_smtp::{Authentication, Response};
@@ -25,7 +25,7 @@ use tokio::net::TcpStream;
 
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
-pub struct Arguments {
+pub struct SendmailArgs {
     /// Take recipients from To, Cc and Bcc, and those named here too
     #[arg(short = 't')]
     from_header: bool,
@@ -62,36 +62,36 @@ pub struct Arguments {
     queue: Option<String>,
 }
 
-pub async fn run(context: &Context, arguments: Arguments) -> Result<(), Trouble> {
-    arguments.check()?;
-    let server = server(context, arguments.server.as_deref())?;
-    if arguments.mode == CONVERSATION {
-        return converse(&server).await;
+pub async fn run(context: &Context, arguments: SendmailArgs) -> Result<(), CliError> {
+    arguments.validate()?;
+    let server = resolve_server(context, arguments.server.as_deref())?;
+    if arguments.mode == SMTP_MODE {
+        return proxy_stdio(&server).await;
     }
-    let tls = tls::connector(None).map_err(|error| Trouble::Failed(error.to_string()))?;
-    let input = read(std::io::stdin().lock(), !arguments.ignores_dots())?;
+    let tls = tls::connector(None).map_err(|error| CliError::Other(error.to_string()))?;
+    let input = read_message(std::io::stdin().lock(), !arguments.ignores_dots())?;
     let opened = Connection::open(&server, &tls, "localhost").await;
-    let mut connection = opened.map_err(|fault| unreachable(&fault, &server))?;
-    let letter = Letter::new(&arguments, &input, connection.name())?;
+    let mut connection = opened.map_err(|fault| connection_error(&fault, &server))?;
+    let letter = Submission::new(&arguments, &input, connection.name())?;
     // After a failure there is no goodbye: it could end a message that is not to be taken.
-    let response = letter.send(&mut connection).await?;
+    let response = letter.submit(&mut connection).await?;
     connection.quit().await;
     if arguments.verbose {
-        say(response);
+        print_line(response);
     }
     Ok(())
 }
 
-impl Arguments {
-    fn check(&self) -> Result<(), Trouble> {
-        let usage = |text: &str| Err(Trouble::Usage(text.to_owned()));
+impl SendmailArgs {
+    fn validate(&self) -> Result<(), CliError> {
+        let usage = |text: &str| Err(CliError::Usage(text.to_owned()));
         match (self.mode.as_str(), &self.queue) {
             ("m", None) if self.from_header || !self.recipients.is_empty() => Ok(()),
             ("m", None) => usage("name the recipients, or let -t take them from the header"),
             ("p", _) | (_, Some(_)) => {
                 usage("the relay sends what waits by itself; `mailtrail queue list` shows it")
             }
-            (CONVERSATION, None) => Ok(()),
+            (SMTP_MODE, None) => Ok(()),
             (mode, _) => usage(&format!("-b{mode} is not to be had, only -bm and -bs")),
         }
     }
@@ -102,15 +102,16 @@ impl Arguments {
 }
 
 /// How the relay is reached.
-fn server(context: &Context, named: Option<&str>) -> Result<Settings, Trouble> {
+fn resolve_server(context: &Context, named: Option<&str>) -> Result<Settings, CliError> {
     let (host, port) = match named {
         Some(named) => named
             .rsplit_once(':')
             .and_then(|(host, port)| Some((host.trim_matches(['[', ']']).to_owned(), port.parse().ok()?)))
-            .ok_or_else(|| Trouble::Usage(format!("{named} is not of the form HOST:PORT")))?,
-        None => match config_source::listeners(context)? {
-            Some(listeners) => open_door(&listeners).ok_or_else(|| Trouble::Configuration(NO_DOOR.into()))?,
-            None => (UNKNOWN_SERVER.0.to_owned(), UNKNOWN_SERVER.1),
+            .ok_or_else(|| CliError::Usage(format!("{named} is not of the form HOST:PORT")))?,
+        None => match config_source::load_listeners(context)? {
+            Some(listeners) => find_open_listener(&listeners)
+                .ok_or_else(|| CliError::Configuration(NO_OPEN_LISTENER.into()))?,
+            None => (DEFAULT_SERVER.0.to_owned(), DEFAULT_SERVER.1),
         },
     };
     Ok(Settings {
@@ -129,19 +130,19 @@ fn server(context: &Context, named: Option<&str>) -> Result<Settings, Trouble> {
         connection_age: Duration::from_secs(600),
         messages_per_connection: 1,
         rate: None,
-        plan: None,
+        quota_limit: None,
         breaker: Default::default(),
         timeouts: Default::default(),
     })
 }
 
 /// Joins standard input and output with the relay, for clients that speak SMTP with the program.
-async fn converse(server: &Settings) -> Result<(), Trouble> {
+async fn proxy_stdio(server: &Settings) -> Result<(), CliError> {
     let stream = match TcpStream::connect((server.host.as_str(), server.port)).await {
         Ok(stream) => stream,
         Err(error) => {
-            print(b"421 4.3.2 The relay cannot be reached\r\n");
-            return Err(unreachable(&error.into(), server));
+            write_stdout(b"421 4.3.2 The relay cannot be reached\r\n");
+            return Err(connection_error(&error.into(), server));
         }
     };
     let (mut hear, mut say) = stream.into_split();
@@ -156,13 +157,13 @@ async fn converse(server: &Settings) -> Result<(), Trouble> {
         ended = tokio::io::copy(&mut hear, &mut output) => ended,
         never = upward => never,
     };
-    ended
-        .map(|_| ())
-        .map_err(|error| Trouble::Exit(TEMPORARY, format!("the conversation with the relay broke: {error}")))
+    ended.map(|_| ()).map_err(|error| {
+        CliError::Sysexits(EX_TEMPFAIL, format!("the conversation with the relay broke: {error}"))
+    })
 }
 
 /// The first listener that this machine may use without TLS and login.
-fn open_door(listeners: &[Listener]) -> Option<(String, u16)> {
+fn find_open_listener(listeners: &[Listener]) -> Option<(String, u16)> {
     listeners.iter().find_map(|listener| {
         let ip = match listener.address.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -178,12 +179,15 @@ fn open_door(listeners: &[Listener]) -> Option<(String, u16)> {
 }
 
 /// The message with whole line ends. Lines of a mailbox file in front of the header stay out.
-fn read(input: impl Read, dot_ends: bool) -> Result<Vec<u8>, Trouble> {
+fn read_message(input: impl Read, dot_ends: bool) -> Result<Vec<u8>, CliError> {
     let mut bytes = Vec::new();
-    let read = input.take(LIMIT + 1).read_to_end(&mut bytes);
-    read.map_err(|error| Trouble::Exit(TEMPORARY, format!("standard input cannot be read: {error}")))?;
-    if bytes.len() as u64 > LIMIT {
-        return Err(Trouble::Exit(DATA, format!("the message is larger than {LIMIT} bytes")));
+    let read = input.take(MAX_MESSAGE_BYTES + 1).read_to_end(&mut bytes);
+    read.map_err(|error| CliError::Sysexits(EX_TEMPFAIL, format!("standard input cannot be read: {error}")))?;
+    if bytes.len() as u64 > MAX_MESSAGE_BYTES {
+        return Err(CliError::Sysexits(
+            EX_DATAERR,
+            format!("the message is larger than {MAX_MESSAGE_BYTES} bytes"),
+        ));
     }
     let bytes = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
     let mut message = Vec::with_capacity(bytes.len() + bytes.len() / 32);
@@ -201,23 +205,24 @@ fn read(input: impl Read, dot_ends: bool) -> Result<Vec<u8>, Trouble> {
 }
 
 /// What is sent.
-struct Letter {
+struct Submission {
     envelope: Envelope,
     message: Bytes,
 }
 
-impl Letter {
+impl Submission {
     /// Names without a domain get `domain`.
-    fn new(arguments: &Arguments, input: &[u8], domain: &str) -> Result<Self, Trouble> {
+    fn new(arguments: &SendmailArgs, input: &[u8], domain: &str) -> Result<Self, CliError> {
         let block = HeaderBlock::of(input);
         let author = match arguments.sender.as_deref() {
-            None | Some("" | "<>") => myself(domain)?,
-            Some(sender) => mailbox(sender.trim_matches(['<', '>']), domain)
-                .map_err(|text| Trouble::Usage(format!("-f: {text}")))?,
+            None | Some("" | "<>") => current_user_mailbox(domain)?,
+            Some(sender) => parse_mailbox(sender.trim_matches(['<', '>']), domain)
+                .map_err(|text| CliError::Usage(format!("-f: {text}")))?,
         };
         let nobody = matches!(arguments.sender.as_deref(), Some("" | "<>"));
-        let message = message(block, input, domain, || from(arguments.name.as_deref(), &author));
-        let recipients = recipients(arguments, &input[..block.end()], domain)?;
+        let message =
+            build_message(block, input, domain, || build_from_header(arguments.name.as_deref(), &author));
+        let recipients = collect_recipients(arguments, &input[..block.end()], domain)?;
         let body = if message.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime };
         let smtputf8 = !recipients.iter().chain([&author]).all(Mailbox::is_ascii);
         let sender = Some(author).filter(|_| !nobody);
@@ -228,43 +233,52 @@ impl Letter {
     }
 
     /// Hands it over to all recipients or to none.
-    async fn send(self, connection: &mut Connection) -> Result<Response, Trouble> {
-        let replies = connection.envelope(&self.envelope, self.message.len() as u64).await;
-        let replies = replies.map_err(|fault| Trouble::Exit(TEMPORARY, fault.to_string()))?;
-        self.check(&replies)?;
-        let sent = match connection.body(stream::iter([Ok(self.message)])).await {
-            Ok(()) => connection.end_of_data(None).await,
+    async fn submit(self, connection: &mut Connection) -> Result<Response, CliError> {
+        let replies = connection.send_envelope(&self.envelope, self.message.len() as u64).await;
+        let replies = replies.map_err(|fault| CliError::Sysexits(EX_TEMPFAIL, fault.to_string()))?;
+        self.check_replies(&replies)?;
+        let sent = match connection.send_body(stream::iter([Ok(self.message)])).await {
+            Ok(()) => connection.finish_data(None).await,
             Err(fault) => Err(fault),
         };
         let response = sent.map_err(|fault| match fault {
-            ContentFault::Unreadable(error) => Trouble::Exit(TEMPORARY, error.to_string()),
-            ContentFault::Refused(response) => refused(&response, DATA, "the message"),
-            ContentFault::Before(fault) => Trouble::Exit(TEMPORARY, fault.to_string()),
-            ContentFault::After(fault) => {
-                Trouble::Exit(TEMPORARY, format!("the relay may have taken the message, but: {fault}"))
+            DataError::BodyUnreadable(error) => CliError::Sysexits(EX_TEMPFAIL, error.to_string()),
+            DataError::Rejected(response) => rejection_error(&response, EX_DATAERR, "the message"),
+            DataError::BeforeEnd(fault) => CliError::Sysexits(EX_TEMPFAIL, fault.to_string()),
+            DataError::AfterEnd(fault) => {
+                CliError::Sysexits(EX_TEMPFAIL, format!("the relay may have taken the message, but: {fault}"))
             }
         })?;
-        if response.is_positive() { Ok(response) } else { Err(refused(&response, DATA, "the message")) }
+        if response.is_positive() {
+            Ok(response)
+        } else {
+            Err(rejection_error(&response, EX_DATAERR, "the message"))
+        }
     }
 
-    fn check(&self, replies: &EnvelopeReplies) -> Result<(), Trouble> {
+    fn check_replies(&self, replies: &EnvelopeReplies) -> Result<(), CliError> {
         if matches!(replies.mail.code, 530 | 538) {
-            return Err(Trouble::Exit(UNAVAILABLE, format!("{}; {NO_DOOR}", replies.mail)));
+            return Err(CliError::Sysexits(EX_UNAVAILABLE, format!("{}; {NO_OPEN_LISTENER}", replies.mail)));
         }
         if !replies.mail.is_positive() {
-            return Err(refused(&replies.mail, DATA, "the message"));
+            return Err(rejection_error(&replies.mail, EX_DATAERR, "the message"));
         }
         let answers = self.envelope.recipients.iter().zip(&replies.recipients);
         match answers.into_iter().find(|(_, reply)| !reply.is_positive()) {
-            Some((recipient, reply)) => Err(refused(reply, NO_USER, recipient.as_str())),
-            None if replies.go_ahead() => Ok(()),
-            None => Err(Trouble::Exit(TEMPORARY, "the relay does not take the message now".into())),
+            Some((recipient, reply)) => Err(rejection_error(reply, EX_NOUSER, recipient.as_str())),
+            None if replies.may_send_data() => Ok(()),
+            None => Err(CliError::Sysexits(EX_TEMPFAIL, "the relay does not take the message now".into())),
         }
     }
 }
 
 /// The message with an author and without Bcc; addresses without a domain get `domain`.
-fn message(block: HeaderBlock<'_>, input: &[u8], domain: &str, from: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
+fn build_message(
+    block: HeaderBlock<'_>,
+    input: &[u8],
+    domain: &str,
+    from: impl FnOnce() -> Vec<u8>,
+) -> Vec<u8> {
     let mut message = Vec::with_capacity(input.len() + 256);
     if block.first("From").is_none() && block.first("Resent-From").is_none() {
         message.extend_from_slice(&from());
@@ -293,7 +307,7 @@ fn message(block: HeaderBlock<'_>, input: &[u8], domain: &str, from: impl FnOnce
     message
 }
 
-fn from(name: Option<&str>, author: &Mailbox) -> Vec<u8> {
+fn build_from_header(name: Option<&str>, author: &Mailbox) -> Vec<u8> {
     let name = name.map(|name| name.replace(char::is_control, " ")).filter(|name| !name.trim().is_empty());
     let mut line = b"From: ".to_vec();
     let column = line.len();
@@ -302,82 +316,87 @@ fn from(name: Option<&str>, author: &Mailbox) -> Vec<u8> {
 }
 
 /// Those that were named, then those of the header: of its Resent fields alone, if it has any.
-fn recipients(arguments: &Arguments, header: &[u8], domain: &str) -> Result<Vec<Mailbox>, Trouble> {
+fn collect_recipients(
+    arguments: &SendmailArgs,
+    header: &[u8],
+    domain: &str,
+) -> Result<Vec<Mailbox>, CliError> {
     let mut texts = Vec::new();
     for text in &arguments.recipients {
         match text.parse::<Mailbox>() {
             Ok(_) => texts.push(text.clone()),
             Err(_) => {
                 let line = HeaderLine::new("To", text);
-                texts.extend(addresses(format!("{line}\r\n\r\n").as_bytes(), &[HeaderName::To]));
+                texts.extend(parse_addresses(format!("{line}\r\n\r\n").as_bytes(), &[HeaderName::To]));
             }
         }
     }
     if arguments.from_header {
-        let resent = addresses(header, &[HeaderName::ResentTo, HeaderName::ResentCc, HeaderName::ResentBcc]);
+        let resent =
+            parse_addresses(header, &[HeaderName::ResentTo, HeaderName::ResentCc, HeaderName::ResentBcc]);
         match resent.is_empty() {
-            true => texts.extend(addresses(header, &[HeaderName::To, HeaderName::Cc, HeaderName::Bcc])),
+            true => texts.extend(parse_addresses(header, &[HeaderName::To, HeaderName::Cc, HeaderName::Bcc])),
             false => texts.extend(resent),
         }
     }
     let mut recipients = Vec::new();
     for text in texts {
-        let recipient = mailbox(&text, domain).map_err(|text| Trouble::Exit(NO_USER, text))?;
+        let recipient = parse_mailbox(&text, domain).map_err(|text| CliError::Sysexits(EX_NOUSER, text))?;
         if !recipients.contains(&recipient) {
             recipients.push(recipient);
         }
     }
     if recipients.is_empty() {
-        return Err(Trouble::Usage("no recipient is named, neither here nor in the header".into()));
+        return Err(CliError::Usage("no recipient is named, neither here nor in the header".into()));
     }
     Ok(recipients)
 }
 
 /// The addresses in the fields of those names. What has no domain is read as a name.
-fn addresses(header: &[u8], names: &[HeaderName<'_>]) -> Vec<String> {
+fn parse_addresses(header: &[u8], names: &[HeaderName<'_>]) -> Vec<String> {
     let parsed = MessageParser::new().with_address_headers().default_header_ignore().parse_headers(header);
     let fields = parsed.iter().flat_map(|message| message.headers()).filter(|f| names.contains(&f.name));
     let addresses = fields.filter_map(|field| field.value.as_address()).flat_map(|found| found.iter());
     addresses.filter_map(|found| found.address().or(found.name())).map(str::to_owned).collect()
 }
 
-fn mailbox(text: &str, domain: &str) -> Result<Mailbox, String> {
+fn parse_mailbox(text: &str, domain: &str) -> Result<Mailbox, String> {
     let whole = if text.contains('@') { text.to_owned() } else { format!("{text}@{domain}") };
     whole.parse().map_err(|error| format!("{text}: {error}"))
 }
 
-fn myself(domain: &str) -> Result<Mailbox, Trouble> {
+fn current_user_mailbox(domain: &str) -> Result<Mailbox, CliError> {
     let name = whoami::username().unwrap_or_else(|_| "nobody".to_owned());
-    mailbox(&name, domain).map_err(Trouble::Usage)
+    parse_mailbox(&name, domain).map_err(CliError::Usage)
 }
 
-fn unreachable(fault: &Fault, Settings { host, port, .. }: &Settings) -> Trouble {
+fn connection_error(fault: &TransportError, Settings { host, port, .. }: &Settings) -> CliError {
     let code = match fault {
-        Fault::Refused { response, .. } if response.code >= 500 => UNAVAILABLE,
-        _ => TEMPORARY,
+        TransportError::Refused { response, .. } if response.code >= 500 => EX_UNAVAILABLE,
+        _ => EX_TEMPFAIL,
     };
-    Trouble::Exit(code, format!("the relay on {host} port {port} cannot be reached: {fault}"))
+    CliError::Sysexits(code, format!("the relay on {host} port {port} cannot be reached: {fault}"))
 }
 
 /// A refusal for good has its own code; everything else is worth another try.
-fn refused(response: &Response, code: u8, what: &str) -> Trouble {
-    let code = if response.code >= 500 { code } else { TEMPORARY };
-    Trouble::Exit(code, format!("the relay refuses {what}: {response}"))
+fn rejection_error(response: &Response, code: u8, what: &str) -> CliError {
+    let code = if response.code >= 500 { code } else { EX_TEMPFAIL };
+    CliError::Sysexits(code, format!("the relay refuses {what}: {response}"))
 }
 
 /// -bs.
-const CONVERSATION: &str = "s";
+const SMTP_MODE: &str = "s";
 /// In small letters; each also behind `resent-`.
 const ADDRESS_FIELDS: [&str; 5] = ["from", "sender", "reply-to", "to", "cc"];
 /// sysexits.h.
-const DATA: u8 = 65;
-const NO_USER: u8 = 67;
-const UNAVAILABLE: u8 = 69;
-const TEMPORARY: u8 = 75;
+const EX_DATAERR: u8 = 65;
+const EX_NOUSER: u8 = 67;
+const EX_UNAVAILABLE: u8 = 69;
+const EX_TEMPFAIL: u8 = 75;
 
 /// Where the relay is asked for when its file may not be read.
-const UNKNOWN_SERVER: (&str, u16) = ("127.0.0.1", 25);
-const NO_DOOR: &str = "sendmail needs a [[listener]] on this machine with tls = \"none\" and auth = \"none\", or \
+const DEFAULT_SERVER: (&str, u16) = ("127.0.0.1", 25);
+const NO_OPEN_LISTENER: &str = "sendmail needs a [[listener]] on this machine with tls = \"none\" and auth = \"none\", or \
                        --server, or MAILTRAIL_SENDMAIL_SERVER";
 /// Bytes of a message: as many as a relay can be told to take.
-const LIMIT: u64 = 1 << 30;
+const MAX_MESSAGE_BYTES: u64 = 1 << 30;

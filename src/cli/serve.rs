@@ -1,9 +1,9 @@
-use crate::cli::reexec::Successor;
-use crate::cli::sandbox_upstream::Understudy;
-use crate::cli::{Context, Trouble, config_source, sandbox_upstream, sd_notify};
+use crate::cli::reexec::Reexec;
+use crate::cli::sandbox_upstream::SandboxUpstream;
+use crate::cli::{CliError, Context, config_source, sandbox_upstream, sd_notify};
 use crate::config::Config;
 use crate::daemon::{Daemon, Sockets, StartError};
-use crate::logging::{Form, Format};
+use crate::logging::{LogFormat, LogOutput};
 use crate::{logging, metrics};
 use mailtrail_mail::{Clock, descriptors};
 use mailtrail_store::OpenError;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct ServeArgs {
     /// Use a built-in fake provider as the upstream: Brevo where the first upstream is that, else Mailgun; needs no account
     /// and no configuration
     #[arg(long)]
@@ -24,7 +24,7 @@ pub struct Arguments {
 }
 
 /// What stands below the options in the help.
-pub const SIGNALS: &str = "\
+pub const AFTER_HELP: &str = "\
 Signals:
   TERM, INT  stop: transactions and attempts under way end first; within 30 s
   HUP        reload the configuration; sessions go on, a bad file changes nothing
@@ -36,17 +36,19 @@ Sockets that systemd passes on (LISTEN_FDS) are used for the `address` they are 
 Example: mailtrail serve --sandbox";
 
 /// Runs the relay until it is told to stop, or to make room for a successor.
-pub async fn run(context: &Context, arguments: &Arguments) -> Result<Option<Successor>, Trouble> {
-    let successor = Successor::of_this_process(context);
+pub async fn run(context: &Context, arguments: &ServeArgs) -> Result<Option<Reexec>, CliError> {
+    let successor = Reexec::from_current_process(context);
     // From here on no signal ends the process by itself.
     let mut signals = Signals::new()?;
-    let config = load(context, arguments)?;
+    let config = load_config(context, arguments)?;
     let form = match config.log.format {
-        Format::Text => Form::Text { coloured: context.colour.is_for(&std::io::stderr()) },
-        Format::Json => Form::Json,
-        Format::Journald => Form::Journal(&config.log.journal),
+        LogFormat::Text => {
+            LogOutput::Text { use_color: context.color_choice.is_enabled_for(&std::io::stderr()) }
+        }
+        LogFormat::Json => LogOutput::Json,
+        LogFormat::Journald => LogOutput::Journald(&config.log.journald_socket),
     };
-    let _log = logging::start(config.log.level, form, config.log.addresses);
+    let _log = logging::init(config.log.level, form, config.log.address_redaction);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -54,15 +56,15 @@ pub async fn run(context: &Context, arguments: &Arguments) -> Result<Option<Succ
         tracing::warn!(%error, "the limit of open files cannot be raised and stays as it is");
     }
     descriptors::fill_reserve();
-    let metrics = metrics::install().ok();
-    let signs = sd_notify::Signs::of_the_runtime();
+    let metrics = metrics::install_recorder().ok();
+    let signs = sd_notify::Watchdog::for_startup();
     let started = tokio::select! {
         started = Service::start(config, arguments, metrics.clone()) => started?,
         // Opening a large store takes a while, and breaking it off is as safe as kill -9.
-        () = signals.stop() => return Ok(None),
+        () = signals.wait_for_stop() => return Ok(None),
     };
     drop(signs);
-    let upkeep = metrics.map(|metrics| tokio::spawn(upkeep(metrics)));
+    let upkeep = metrics.map(|metrics| tokio::spawn(run_metrics_upkeep(metrics)));
     let ended = started.run(context, arguments, signals, successor).await;
     if let Some(upkeep) = upkeep {
         upkeep.abort();
@@ -70,20 +72,20 @@ pub async fn run(context: &Context, arguments: &Arguments) -> Result<Option<Succ
     ended
 }
 
-fn load(context: &Context, arguments: &Arguments) -> Result<Config, Trouble> {
+fn load_config(context: &Context, arguments: &ServeArgs) -> Result<Config, CliError> {
     match (&context.config, arguments.sandbox) {
-        (None, true) => config_source::sandbox(),
-        (None, false) if config_source::file(context).is_none() => Err(Trouble::Configuration(
+        (None, true) => config_source::sandbox_config(),
+        (None, false) if config_source::config_file(context).is_none() => Err(CliError::Configuration(
             "there is no configuration: name one with --config, or try `mailtrail serve --sandbox`".into(),
         )),
-        _ => config_source::load(context),
+        _ => config_source::load_config(context),
     }
 }
 
 /// The relay, and the sandbox where that is its upstream.
 struct Service {
     daemon: Daemon,
-    understudy: Option<Understudy>,
+    sandbox_upstream: Option<SandboxUpstream>,
 }
 
 /// What the operator says.
@@ -94,16 +96,16 @@ struct Signals {
     restart: Signal,
 }
 
-enum Wish {
+enum SignalAction {
     Stop,
     Reload,
     Restart,
 }
 
 impl Signals {
-    fn new() -> Result<Self, Trouble> {
+    fn new() -> Result<Self, CliError> {
         let listen =
-            |kind| signal(kind).map_err(|error| Trouble::Failed(format!("signals cannot be heard: {error}")));
+            |kind| signal(kind).map_err(|error| CliError::Other(format!("signals cannot be heard: {error}")));
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
@@ -112,18 +114,18 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Wish {
+    async fn next_action(&mut self) -> SignalAction {
         tokio::select! {
             biased;
-            _ = self.terminate.recv() => Wish::Stop,
-            _ = self.interrupt.recv() => Wish::Stop,
-            _ = self.hangup.recv() => Wish::Reload,
-            _ = self.restart.recv() => Wish::Restart,
+            _ = self.terminate.recv() => SignalAction::Stop,
+            _ = self.interrupt.recv() => SignalAction::Stop,
+            _ = self.hangup.recv() => SignalAction::Reload,
+            _ = self.restart.recv() => SignalAction::Restart,
         }
     }
 
     /// Returns when we are told to stop.
-    async fn stop(&mut self) {
+    async fn wait_for_stop(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
@@ -134,24 +136,25 @@ impl Signals {
 impl Service {
     async fn start(
         config: Config,
-        arguments: &Arguments,
+        arguments: &ServeArgs,
         metrics: Option<PrometheusHandle>,
-    ) -> Result<Self, Trouble> {
-        let sockets = Sockets::inherited();
+    ) -> Result<Self, CliError> {
+        let sockets = Sockets::from_env();
         let service = if arguments.sandbox {
-            let stage = sandbox_upstream::start(sockets, config, arguments.pace, metrics).await?;
-            Self { daemon: stage.daemon, understudy: Some(stage.understudy) }
+            let stage =
+                sandbox_upstream::start_sandbox_relay(sockets, config, arguments.pace, metrics).await?;
+            Self { daemon: stage.daemon, sandbox_upstream: Some(stage.upstream) }
         } else {
             let daemon = Daemon::start_on(sockets, &config, Clock::System, metrics).await?;
-            Self { daemon, understudy: None }
+            Self { daemon, sandbox_upstream: None }
         };
-        service.announce();
+        service.log_addresses();
         Ok(service)
     }
 
-    fn announce(&self) {
-        let (daemon, report) = (&self.daemon, self.daemon.report());
-        let missing = daemon.missing();
+    fn log_addresses(&self) {
+        let (daemon, report) = (&self.daemon, self.daemon.open_report());
+        let missing = daemon.unbound_addresses();
         let listeners = daemon.config().listeners.iter().zip(daemon.smtp_addresses());
         for (listener, address) in listeners.filter(|(_, address)| !missing.contains(&address.to_string())) {
             tracing::info!(%address, tls = ?listener.tls, "listening for mail");
@@ -159,24 +162,24 @@ impl Service {
         if let Some(address) = daemon.http_address() {
             tracing::info!(%address, "listening for webhooks");
         }
-        if let Some(understudy) = &self.understudy {
+        if let Some(understudy) = &self.sandbox_upstream {
             let address = understudy.sandbox.smtp_address();
             tracing::info!(%address, "the sandbox stands in for the upstream");
         }
         tracing::info!(
-            replayed = report.replayed,
-            rebuilt = report.rebuilt.is_some(),
-            damaged = report.damaged.len(),
+            replayed = report.replayed_records,
+            rebuilt = report.rebuild_reason.is_some(),
+            damaged = report.corrupt_ranges.len(),
             "ready"
         );
     }
 
     /// Where it can be reached, in a line.
-    fn status(&self) -> String {
+    fn status_line(&self) -> String {
         let mail: Vec<_> = self.daemon.smtp_addresses().iter().map(ToString::to_string).collect();
         let mail = format!("mail on {}", mail.join(", "));
         let http = self.daemon.http_address().map(|http| format!("; webhooks on {http}")).unwrap_or_default();
-        let sandbox = if self.understudy.is_some() { "; the upstream is the sandbox" } else { "" };
+        let sandbox = if self.sandbox_upstream.is_some() { "; the upstream is the sandbox" } else { "" };
         format!("{mail}{http}{sandbox}")
     }
 
@@ -184,46 +187,46 @@ impl Service {
     async fn run(
         mut self,
         context: &Context,
-        arguments: &Arguments,
+        arguments: &ServeArgs,
         mut signals: Signals,
-        successor: Successor,
-    ) -> Result<Option<Successor>, Trouble> {
-        sd_notify::ready(&self.status());
-        let signs = sd_notify::Signs::of_the_store(self.daemon.store().clone());
+        successor: Reexec,
+    ) -> Result<Option<Reexec>, CliError> {
+        sd_notify::notify_ready(&self.status_line());
+        let signs = sd_notify::Watchdog::for_store(self.daemon.store().clone());
         // Set once a successor is to take over.
         let mut outlasting: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
         loop {
             let wish = tokio::select! {
-                wish = signals.next() => wish,
-                () = ended(outlasting.as_mut()) => break,
-                () = tokio::time::sleep(OPEN_AGAIN), if !self.daemon.missing().is_empty() => {
-                    self.open_missing();
+                wish = signals.next_action() => wish,
+                () = wait_for_sessions(outlasting.as_mut()) => break,
+                () = tokio::time::sleep(BIND_RETRY_INTERVAL), if !self.daemon.unbound_addresses().is_empty() => {
+                    self.bind_missing();
                     continue;
                 }
-                reason = self.daemon.failed() => {
+                reason = self.daemon.wait_failed() => {
                     self.stop().await;
-                    return Err(Trouble::Failed(format!("the ledger failed: {reason}; a restart rebuilds it")));
+                    return Err(CliError::Other(format!("the ledger failed: {reason}; a restart rebuilds it")));
                 }
             };
             match wish {
-                Wish::Reload => {
-                    sd_notify::reloading("reading the configuration");
-                    self.reload(load(context, arguments));
-                    sd_notify::ready(&self.status());
+                SignalAction::Reload => {
+                    sd_notify::notify_reloading("reading the configuration");
+                    self.reload(load_config(context, arguments));
+                    sd_notify::notify_ready(&self.status_line());
                 }
-                Wish::Stop => {
+                SignalAction::Stop => {
                     self.stop().await;
                     return Ok(None);
                 }
-                Wish::Restart if outlasting.is_some() => break,
-                Wish::Restart => match successor.prove().await {
+                SignalAction::Restart if outlasting.is_some() => break,
+                SignalAction::Restart => match successor.check_config().await {
                     Ok(()) => {
                         tracing::info!(
                             "SIGUSR2: a successor takes over when the sessions that are there have ended; another SIGUSR2 \
                              does not wait for them"
                         );
-                        sd_notify::tell_status("waiting for sessions to end before a successor takes over");
-                        outlasting = Some(Box::pin(self.daemon.outlast_sessions()));
+                        sd_notify::notify_status("waiting for sessions to end before a successor takes over");
+                        outlasting = Some(Box::pin(self.daemon.wait_for_sessions()));
                     }
                     Err(reason) => {
                         tracing::error!(reason, "SIGUSR2: the program would not start, this one goes on");
@@ -232,31 +235,31 @@ impl Service {
             }
         }
         drop(signs);
-        let _signs = sd_notify::Signs::of_the_runtime();
-        let sockets = self.hand_over().await;
+        let _signs = sd_notify::Watchdog::for_startup();
+        let sockets = self.stop_for_reexec().await;
         // Who has wished for an end meanwhile gets it.
-        let stop = tokio::time::timeout(Duration::ZERO, signals.stop()).await.is_ok();
+        let stop = tokio::time::timeout(Duration::ZERO, signals.wait_for_stop()).await.is_ok();
         if stop {
-            sockets.remove_files();
+            sockets.remove_socket_files();
             return Ok(None);
         }
-        Ok(Some(successor.with(sockets)))
+        Ok(Some(successor.with_sockets(sockets)))
     }
 
     /// Listens where something was in the way, if it is no more.
-    fn open_missing(&mut self) {
-        match self.daemon.open_missing() {
+    fn bind_missing(&mut self) {
+        match self.daemon.bind_missing() {
             Ok(opened) => opened.iter().for_each(|place| tracing::info!(place, "listening")),
             Err(error) => tracing::warn!(%error, "a listener cannot be opened yet"),
         }
     }
 
     /// Goes on with another configuration, if that is good.
-    fn reload(&mut self, config: Result<Config, Trouble>) {
+    fn reload(&mut self, config: Result<Config, CliError>) {
         let config = match config {
             Ok(config) => config,
             Err(trouble) => {
-                let faults = trouble.text();
+                let faults = trouble.message();
                 tracing::error!(%faults, "SIGHUP: the configuration has faults, the running one stays");
                 return;
             }
@@ -264,69 +267,69 @@ impl Service {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
-        let config = match &self.understudy {
-            Some(understudy) => understudy.replace(config),
+        let config = match &self.sandbox_upstream {
+            Some(understudy) => understudy.patch_config(config),
             None => config,
         };
         match self.daemon.reload(config) {
             Ok(changes) => {
                 let config = self.daemon.config();
-                logging::change(config.log.level, config.log.addresses);
+                logging::reconfigure(config.log.level, config.log.address_redaction);
                 for place in changes.opened {
                     tracing::info!(place, "listening");
                 }
                 for place in changes.closed {
                     tracing::info!(place, "listening no more");
                 }
-                for key in changes.waiting {
+                for key in changes.needs_restart {
                     tracing::warn!(key, "SIGHUP: this changes with a restart only, what was there stays");
                 }
-                let changed = changes.sections.join(", ");
+                let changed = changes.changed_sections.join(", ");
                 tracing::info!(changed, "SIGHUP: the configuration was applied, certificates were read");
             }
             Err(error) => {
                 tracing::error!(%error, "SIGHUP: the configuration cannot be used, the running one stays");
             }
         }
-        if let Some(understudy) = &self.understudy {
-            understudy.report_to(&self.daemon);
+        if let Some(understudy) = &self.sandbox_upstream {
+            understudy.set_webhook_target(&self.daemon);
         }
     }
 
     async fn stop(self) {
-        sd_notify::stopping();
+        sd_notify::notify_stopping();
         tracing::info!("stopping");
         self.daemon.stop().await;
-        if let Some(understudy) = self.understudy {
+        if let Some(understudy) = self.sandbox_upstream {
             understudy.sandbox.stop().await;
         }
     }
 
-    async fn hand_over(self) -> Sockets {
-        sd_notify::reloading("making room for a successor");
+    async fn stop_for_reexec(self) -> Sockets {
+        sd_notify::notify_reloading("making room for a successor");
         tracing::info!("SIGUSR2: making room for a successor");
-        let sockets = self.daemon.hand_over().await;
-        if let Some(understudy) = self.understudy {
+        let sockets = self.daemon.stop_for_handover().await;
+        if let Some(understudy) = self.sandbox_upstream {
             understudy.sandbox.stop().await;
         }
         sockets
     }
 }
 
-impl From<StartError> for Trouble {
+impl From<StartError> for CliError {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Tls(error) => Self::Configuration(error.to_string()),
-            StartError::Store(error @ (OpenError::Newer(_) | OpenError::Unreadable { .. })) => {
+            StartError::Store(error @ (OpenError::NewerVersion(_) | OpenError::UnreadableRecord { .. })) => {
                 Self::Damaged(error.to_string())
             }
-            error => Self::Failed(error.to_string()),
+            error => Self::Other(error.to_string()),
         }
     }
 }
 
 /// Returns when that has ended; never where there is nothing.
-async fn ended(waiting: Option<&mut Pin<Box<dyn Future<Output = ()> + Send>>>) {
+async fn wait_for_sessions(waiting: Option<&mut Pin<Box<dyn Future<Output = ()> + Send>>>) {
     match waiting {
         Some(waiting) => waiting.await,
         None => std::future::pending().await,
@@ -334,13 +337,13 @@ async fn ended(waiting: Option<&mut Pin<Box<dyn Future<Output = ()> + Send>>>) {
 }
 
 /// Histograms are folded up now and then, or they grow.
-async fn upkeep(metrics: PrometheusHandle) {
+async fn run_metrics_upkeep(metrics: PrometheusHandle) {
     loop {
-        tokio::time::sleep(UPKEEP).await;
+        tokio::time::sleep(METRICS_UPKEEP_INTERVAL).await;
         metrics.run_upkeep();
     }
 }
 
 /// Time between two tries to listen on a place that something else has.
-const OPEN_AGAIN: Duration = Duration::from_secs(1);
-const UPKEEP: Duration = Duration::from_secs(5);
+const BIND_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);

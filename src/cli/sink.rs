@@ -1,12 +1,12 @@
-use crate::cli::admin_client::Desk;
-use crate::cli::output::table;
-use crate::cli::{Context, Trouble, aside, say, say_json, time_expr};
+use crate::cli::admin_client::AdminClient;
+use crate::cli::output::format_table;
+use crate::cli::{CliError, Context, eprint_line, print_json, print_line, time_expr};
 use mailtrail_mail::Clock;
-use mailtrail_relay::admin::{RefusedView, ReplaySink, SinkView};
+use mailtrail_relay::admin::{SinkDeadLetterView, SinkReplayRequest, SinkView};
 use std::io::IsTerminal;
 
 #[derive(Debug, clap::Subcommand)]
-pub enum Command {
+pub enum SinkCommand {
     /// How far each sink got
     #[command(after_help = "Example: mailtrail sink list")]
     List,
@@ -30,25 +30,25 @@ pub enum Command {
     },
 }
 
-pub async fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
-    let desk = Desk::open(context).await?;
+pub async fn run(context: &Context, command: &SinkCommand) -> Result<(), CliError> {
+    let desk = AdminClient::open(context).await?;
     match command {
-        Command::List => list(context, &desk.sinks().await?),
-        Command::Dead { name } => dead(context, &desk.refused(name).await?),
-        Command::Replay { name, since, reason } => {
-            let since = time_expr::parse(since, Clock::System.now()).map_err(Trouble::Usage)?.millis();
-            desk.replay_sink(name, &ReplaySink { since, reason: reason.clone() }).await
+        SinkCommand::List => print_sinks(context, &desk.list_sinks().await?),
+        SinkCommand::Dead { name } => print_dead_letters(context, &desk.list_sink_dead_letters(name).await?),
+        SinkCommand::Replay { name, since, reason } => {
+            let since = time_expr::parse(since, Clock::System.now()).map_err(CliError::Usage)?.as_millis();
+            desk.replay_sink(name, &SinkReplayRequest { since, reason: reason.clone() }).await
         }
     }
 }
 
-fn list(context: &Context, sinks: &[SinkView]) -> Result<(), Trouble> {
+fn print_sinks(context: &Context, sinks: &[SinkView]) -> Result<(), CliError> {
     if sinks.is_empty() {
-        aside("mailtrail: no [[sink]] is configured");
-        return Err(Trouble::Nothing);
+        eprint_line("mailtrail: no [[sink]] is configured");
+        return Err(CliError::AlreadyReported);
     }
     if context.json {
-        sinks.iter().for_each(say_json);
+        sinks.iter().for_each(print_json);
         return Ok(());
     }
     let row = |sink: &SinkView| {
@@ -56,7 +56,7 @@ fn list(context: &Context, sinks: &[SinkView]) -> Result<(), Trouble> {
         vec![
             sink.sink.clone(),
             stand.to_owned(),
-            sink.at.as_deref().map(time_expr::shown).unwrap_or_default(),
+            sink.at.as_deref().map(time_expr::format_local).unwrap_or_default(),
             sink.cursor.clone().unwrap_or_default(),
             sink.refused.to_string(),
             sink.delayed.to_string(),
@@ -64,28 +64,28 @@ fn list(context: &Context, sinks: &[SinkView]) -> Result<(), Trouble> {
     };
     let rows: Vec<_> = sinks.iter().map(row).collect();
     let header = ["SINK", "STATE", "NOTED", "CURSOR", "REFUSED", "DELAYED"];
-    table(&header, &rows, std::io::stdout().is_terminal()).iter().for_each(say);
+    format_table(&header, &rows, std::io::stdout().is_terminal()).iter().for_each(print_line);
     Ok(())
 }
 
-fn dead(context: &Context, refused: &[RefusedView]) -> Result<(), Trouble> {
+fn print_dead_letters(context: &Context, refused: &[SinkDeadLetterView]) -> Result<(), CliError> {
     if refused.is_empty() {
-        aside("mailtrail: it refused nothing");
-        return Err(Trouble::Nothing);
+        eprint_line("mailtrail: it refused nothing");
+        return Err(CliError::AlreadyReported);
     }
     for one in refused {
         if context.json {
-            say_json(one);
+            print_json(one);
             continue;
         }
         let what = one.line.as_ref().map_or_else(
             || "(the journal has it no longer)".to_owned(),
             |line| {
                 let id = line.id.as_deref().unwrap_or("(no send)");
-                format!("{id}  {} {}", line.fact.event, line.fact.recipients.join(","))
+                format!("{id}  {} {}", line.entry.event, line.entry.recipients.join(","))
             },
         );
-        say(format!("{}  {what}  {}", time_expr::shown(&one.at), one.why));
+        print_line(format!("{}  {what}  {}", time_expr::format_local(&one.at), one.why));
     }
     Ok(())
 }

@@ -1,14 +1,14 @@
-use crate::cli::admin_client::Desk;
-use crate::cli::output::table;
-use crate::cli::{Context, Trouble, aside, say, say_json, time_expr};
+use crate::cli::admin_client::AdminClient;
+use crate::cli::output::format_table;
+use crate::cli::{CliError, Context, eprint_line, print_json, print_line, time_expr};
 use clap::builder::PossibleValuesParser;
 use mailtrail_mail::Clock;
-use mailtrail_relay::admin::{StatsLine, StatsQuestion};
-use mailtrail_trail::Grouping;
+use mailtrail_relay::admin::{StatsQuery, StatsRow};
+use mailtrail_trail::StatsGroup;
 use std::io::IsTerminal;
 
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct StatsArgs {
     /// Of mail accepted then or later (local time)
     #[arg(long, default_value = "7 days ago", value_name = "TIME", allow_hyphen_values = true)]
     since: String,
@@ -16,12 +16,12 @@ pub struct Arguments {
     #[arg(long, default_value = "now", value_name = "TIME", allow_hyphen_values = true)]
     until: String,
     /// In groups by
-    #[arg(long, default_value = "day", value_parser = PossibleValuesParser::new(Grouping::ALL.map(Grouping::word)))]
+    #[arg(long, default_value = "day", value_parser = PossibleValuesParser::new(StatsGroup::ALL.map(StatsGroup::as_str)))]
     by: String,
 }
 
 /// What the columns mean, below the help.
-pub const COLUMNS: &str = "Example: mailtrail stats --since '30 days ago' --by tag
+pub const AFTER_HELP: &str = "Example: mailtrail stats --since '30 days ago' --by tag
 
 Counted are recipients, by the day (UTC) on which their mail was accepted. The rates:
   DELIVERY   delivered, among delivered, bounced and failed
@@ -31,31 +31,31 @@ Counted are recipients, by the day (UTC) on which their mail was accepted. The r
   OPEN RATE  opened by a person at least once, among the delivered; images that are not shown are not counted
   CLICK      clicked by a person at least once, among the delivered";
 
-pub async fn run(context: &Context, arguments: &Arguments) -> Result<(), Trouble> {
+pub async fn run(context: &Context, arguments: &StatsArgs) -> Result<(), CliError> {
     let now = Clock::System.now();
-    let time = |text: &str| time_expr::parse(text, now).map(|time| time.millis()).map_err(Trouble::Usage);
-    let question = StatsQuestion {
+    let time = |text: &str| time_expr::parse(text, now).map(|time| time.as_millis()).map_err(CliError::Usage);
+    let question = StatsQuery {
         since: time(&arguments.since)?,
         until: time(&arguments.until)?,
         by: arguments.by.clone(),
     };
-    let lines = Desk::open(context).await?.stats(&question).await?;
+    let lines = AdminClient::open(context).await?.query_stats(&question).await?;
     if lines.iter().all(|line| line.recipients == 0) {
-        aside("mailtrail: no mail was accepted in that time");
-        return Err(Trouble::Nothing);
+        eprint_line("mailtrail: no mail was accepted in that time");
+        return Err(CliError::AlreadyReported);
     }
     if context.json {
-        lines.iter().for_each(say_json);
+        lines.iter().for_each(print_json);
         return Ok(());
     }
-    let rows: Vec<_> = lines.iter().map(row).collect();
+    let rows: Vec<_> = lines.iter().map(format_row).collect();
     let group = arguments.by.to_uppercase();
-    let header: Vec<_> = std::iter::once(&*group).chain(FIGURES).collect();
-    table(&header, &rows, std::io::stdout().is_terminal()).iter().for_each(say);
+    let header: Vec<_> = std::iter::once(&*group).chain(COLUMN_TITLES).collect();
+    format_table(&header, &rows, std::io::stdout().is_terminal()).iter().for_each(print_line);
     Ok(())
 }
 
-fn row(line: &StatsLine) -> Vec<String> {
+fn format_row(line: &StatsRow) -> Vec<String> {
     let group = if line.by == "total" { "TOTAL" } else { &line.group };
     let counts = [
         line.recipients,
@@ -81,7 +81,7 @@ fn row(line: &StatsLine) -> Vec<String> {
     std::iter::once(group.to_owned()).chain(counts).chain(rates.into_iter().map(percent)).collect()
 }
 
-const FIGURES: [&str; 14] = [
+const COLUMN_TITLES: [&str; 14] = [
     "RECIPIENTS",
     "OPEN",
     "RELAYED",

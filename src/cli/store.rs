@@ -1,18 +1,18 @@
 //! The care of the store: by the daemon while it runs, else here.
 
-use crate::cli::admin_client::{Desk, Lines, operator, refuse_another};
-use crate::cli::{Context, Trouble, config_source, say, say_json, time_expr};
-use crate::logging::Progress;
+use crate::cli::admin_client::{AdminClient, NdjsonStream, ensure_owner, operator_name};
+use crate::cli::{CliError, Context, config_source, print_json, print_line, time_expr};
+use crate::logging::ProgressReporter;
 use mailtrail_mail::Clock;
 use mailtrail_relay::admin;
-use mailtrail_relay::admin::{BackupOrder, CareStep, RebuildOrder, Tell};
+use mailtrail_relay::admin::{BackupRequest, MaintenanceCallback, MaintenanceEvent, RebuildRequest};
 use mailtrail_store::Store;
-use mailtrail_trail::{Errand, Ordered};
+use mailtrail_trail::{OperatorAction, OperatorActionData};
 use std::io;
 use std::path::PathBuf;
 
 #[derive(Debug, clap::Subcommand)]
-pub enum Command {
+pub enum StoreCommand {
     /// Read all of the journal, check every byte of it, and compare the ledger with it; exit code 4 when it is damaged
     #[command(
         after_help = "Nothing is changed. The relay goes on meanwhile.\n\nExample: mailtrail store verify"
@@ -31,7 +31,7 @@ pub enum Command {
         reason: String,
     },
     /// Copy the store, while the relay runs or stands
-    #[command(after_help = BACKUP)]
+    #[command(after_help = BACKUP_AFTER_HELP)]
     Backup {
         /// Where to; it must not exist, or be empty, and the relay must be able to write there
         directory: PathBuf,
@@ -41,7 +41,7 @@ pub enum Command {
     },
 }
 
-const BACKUP: &str = "\
+const BACKUP_AFTER_HELP: &str = "\
 The copy has everything that was promised before it began. It is made under another name
 and takes its own when it is whole and on stable storage. It holds messages that wait and
 the key of the relay's own certificate: it is for the eyes of the relay's user only.
@@ -54,51 +54,55 @@ read then.
 
 Example: mailtrail store backup /var/backups/mailtrail/monday";
 
-pub async fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
-    let (desk, rebuilt) = Desk::open_and_report(context).await?;
-    let mut page = Page::new(context);
+pub async fn run(context: &Context, command: &StoreCommand) -> Result<(), CliError> {
+    let (desk, rebuilt) = AdminClient::open_with_report(context).await?;
+    let mut page = MaintenanceOutput::new(context);
     match command {
-        Command::Verify => verify(&mut page, &desk, rebuilt).await?,
-        Command::Rebuild { despite_damage, reason } => {
-            let order = RebuildOrder { despite_damage: *despite_damage, reason: reason.clone() };
-            rebuild(&mut page, desk, order).await?;
+        StoreCommand::Verify => verify_store(&mut page, &desk, rebuilt).await?,
+        StoreCommand::Rebuild { despite_damage, reason } => {
+            let order = RebuildRequest { despite_damage: *despite_damage, reason: reason.clone() };
+            rebuild_ledger(&mut page, desk, order).await?;
         }
-        Command::Backup { directory, reason } => {
-            page.of("copying the journal");
+        StoreCommand::Backup { directory, reason } => {
+            page.start_progress("copying the journal");
             let directory = std::path::absolute(directory)
-                .map_err(|error| Trouble::Usage(format!("{}: {error}", directory.display())))?;
+                .map_err(|error| CliError::Usage(format!("{}: {error}", directory.display())))?;
             match &desk {
-                Desk::Daemon(_) => {
-                    let order = BackupOrder { directory, reason: reason.clone() };
-                    page.follow(desk.back_up_store(&order).await?).await?;
+                AdminClient::Remote(_) => {
+                    let order = BackupRequest { directory, reason: reason.clone() };
+                    page.print_remote(desk.back_up_store(&order).await?).await?;
                 }
-                Desk::Store(store) => {
-                    page.work(store, |store, tell| admin::back_up(store, &directory, tell))?
+                AdminClient::Offline(store) => {
+                    page.run_offline(store, |store, tell| admin::back_up_store(store, &directory, tell))?
                 }
             }
         }
     }
-    page.end()
+    page.into_result()
 }
 
 /// A ledger that was made anew when the store was opened here is whole now, and was not before.
-async fn verify(page: &mut Page<'_>, desk: &Desk, rebuilt: Option<String>) -> Result<(), Trouble> {
-    page.of("reading the journal");
+async fn verify_store(
+    page: &mut MaintenanceOutput<'_>,
+    desk: &AdminClient,
+    rebuilt: Option<String>,
+) -> Result<(), CliError> {
+    page.start_progress("reading the journal");
     let rebuilt = rebuilt.map(|why| format!("the ledger could not be used and was made anew: {why}"));
     if let Some(what) = &rebuilt {
-        page.take(CareStep::Contradiction { what: what.clone() });
+        page.print_event(MaintenanceEvent::Contradiction { what: what.clone() });
     }
     match desk {
-        Desk::Daemon(_) => page.follow(desk.verify_store().await?).await?,
-        Desk::Store(store) => {
+        AdminClient::Remote(_) => page.print_remote(desk.verify_store().await?).await?,
+        AdminClient::Offline(store) => {
             // Where the configuration cannot be read, it is not known what the ledger should know.
-            let retention = config_source::load(page.context).ok().map(|config| config.retention);
+            let retention = config_source::load_config(page.context).ok().map(|config| config.retention);
             let now = Clock::System.now();
-            page.work(store, |store, tell| {
-                admin::verify(store, retention.as_ref(), now, &mut |step| match step {
-                    CareStep::Verified { whole, segments, bytes, records, sends, queued } => {
+            page.run_offline(store, |store, tell| {
+                admin::verify_store(store, retention.as_ref(), now, &mut |step| match step {
+                    MaintenanceEvent::Verified { whole, segments, bytes, records, sends, queued } => {
                         let whole = whole && rebuilt.is_none();
-                        tell(CareStep::Verified { whole, segments, bytes, records, sends, queued })
+                        tell(MaintenanceEvent::Verified { whole, segments, bytes, records, sends, queued })
                     }
                     step => tell(step),
                 })
@@ -108,114 +112,129 @@ async fn verify(page: &mut Page<'_>, desk: &Desk, rebuilt: Option<String>) -> Re
     Ok(())
 }
 
-async fn rebuild(page: &mut Page<'_>, desk: Desk, order: RebuildOrder) -> Result<(), Trouble> {
-    page.of("making the ledger anew");
+async fn rebuild_ledger(
+    page: &mut MaintenanceOutput<'_>,
+    desk: AdminClient,
+    order: RebuildRequest,
+) -> Result<(), CliError> {
+    page.start_progress("making the ledger anew");
     match desk {
-        Desk::Daemon(_) => page.follow(desk.rebuild_store(&order).await?).await,
-        Desk::Store(store) => {
-            refuse_another(&config_source::whereabouts(page.context)?.0)?;
+        AdminClient::Remote(_) => page.print_remote(desk.rebuild_store(&order).await?).await,
+        AdminClient::Offline(store) => {
+            ensure_owner(&config_source::resolve_paths(page.context)?.0)?;
             let despite_damage = order.despite_damage;
-            page.work(&store, |store, tell| admin::rebuild(store, despite_damage, tell))?;
+            page.run_offline(&store, |store, tell| admin::rebuild_ledger(store, despite_damage, tell))?;
             drop(store);
-            if matches!(page.ended, Some(Ok(()))) { note(page.context, order).await } else { Ok(()) }
+            if matches!(page.result, Some(Ok(()))) {
+                record_rebuild(page.context, order).await
+            } else {
+                Ok(())
+            }
         }
     }
 }
 
 /// Notes a rebuild without the relay when it is done: a journal that may be damaged is not written to before that.
-async fn note(context: &Context, order: RebuildOrder) -> Result<(), Trouble> {
+async fn record_rebuild(context: &Context, order: RebuildRequest) -> Result<(), CliError> {
     let failed = |why: String| {
-        Trouble::Failed(format!("the ledger is new, but that cannot be noted in the journal: {why}"))
+        CliError::Other(format!("the ledger is new, but that cannot be noted in the journal: {why}"))
     };
-    let Desk::Store(store) = Desk::open_to_change(context).await? else {
+    let AdminClient::Offline(store) = AdminClient::open_for_writing(context).await? else {
         return Err(failed("the relay was started meanwhile".to_owned()));
     };
-    let ordered = Ordered {
+    let ordered = OperatorAction {
         at: Clock::System.now(),
-        errand: Errand::StoreRebuild { despite_damage: order.despite_damage },
-        operator: operator(),
-        reason: admin::noted(&order.reason),
+        data: OperatorActionData::StoreRebuild { despite_damage: order.despite_damage },
+        operator: operator_name(),
+        reason: admin::truncate_reason(&order.reason),
     };
-    store.order(ordered).await.map_err(|error| failed(error.to_string()))?;
-    store.settle_down().await;
+    store.record_operator_action(ordered).await.map_err(|error| failed(error.to_string()))?;
+    store.checkpoint().await;
     Ok(())
 }
 
 /// What is shown, and how it ended.
-pub(crate) struct Page<'a> {
+pub(crate) struct MaintenanceOutput<'a> {
     context: &'a Context,
-    progress: Option<Progress>,
-    ended: Option<Result<(), Trouble>>,
+    progress: Option<ProgressReporter>,
+    result: Option<Result<(), CliError>>,
 }
 
-impl<'a> Page<'a> {
+impl<'a> MaintenanceOutput<'a> {
     /// An empty one.
     pub(crate) fn new(context: &'a Context) -> Self {
-        Self { context, progress: None, ended: None }
+        Self { context, progress: None, result: None }
     }
 
-    pub(crate) fn of(&mut self, what: &'static str) {
-        self.progress = Some(Progress::new(what));
+    pub(crate) fn start_progress(&mut self, what: &'static str) {
+        self.progress = Some(ProgressReporter::new(what));
     }
 
     /// What the daemon does.
-    pub(crate) async fn follow(&mut self, mut lines: Lines<CareStep>) -> Result<(), Trouble> {
+    pub(crate) async fn print_remote(
+        &mut self,
+        mut lines: NdjsonStream<MaintenanceEvent>,
+    ) -> Result<(), CliError> {
         while let Some(step) = lines.next().await? {
-            self.take(step);
+            self.print_event(step);
         }
         Ok(())
     }
 
     /// What is done here.
-    pub(crate) fn work(
+    pub(crate) fn run_offline(
         &mut self,
         store: &Store,
-        work: impl FnOnce(&Store, Tell<'_>) -> io::Result<()>,
-    ) -> Result<(), Trouble> {
+        work: impl FnOnce(&Store, MaintenanceCallback<'_>) -> io::Result<()>,
+    ) -> Result<(), CliError> {
         let mut tell = |step| {
-            self.take(step);
+            self.print_event(step);
             Ok(())
         };
         tokio::task::block_in_place(|| work(store, &mut tell))
-            .map_err(|error| Trouble::Failed(error.to_string()))
+            .map_err(|error| CliError::Other(error.to_string()))
     }
 
-    fn take(&mut self, step: CareStep) {
-        if let CareStep::Progress { done, total } = step {
+    fn print_event(&mut self, step: MaintenanceEvent) {
+        if let MaintenanceEvent::Progress { done, total } = step {
             if let Some(progress) = &mut self.progress {
-                progress.show(done, total);
+                progress.update(done, total);
             }
             return;
         }
         self.progress = None;
         match &step {
-            _ if self.context.json => say_json(&step),
-            CareStep::Failed { .. } => {}
-            step => say(described(step)),
+            _ if self.context.json => print_json(&step),
+            MaintenanceEvent::Failed { .. } => {}
+            step => print_line(format_event(step)),
         }
-        self.ended = match step {
-            CareStep::Erased { records: 0, .. } => Some(Err(Trouble::Nothing)),
-            CareStep::Verified { whole: true, .. }
-            | CareStep::Rebuilt { .. }
-            | CareStep::BackedUp { .. }
-            | CareStep::Erased { .. } => Some(Ok(())),
-            CareStep::Verified { whole: false, .. } => Some(Err(Trouble::Damaged(DAMAGED.to_owned()))),
-            CareStep::Failed { error, damaged: true } => Some(Err(Trouble::Damaged(error))),
-            CareStep::Failed { error, damaged: false } => Some(Err(Trouble::Failed(error))),
-            CareStep::Progress { .. } | CareStep::Damaged { .. } | CareStep::Contradiction { .. } => None,
+        self.result = match step {
+            MaintenanceEvent::Erased { records: 0, .. } => Some(Err(CliError::AlreadyReported)),
+            MaintenanceEvent::Verified { whole: true, .. }
+            | MaintenanceEvent::Rebuilt { .. }
+            | MaintenanceEvent::BackedUp { .. }
+            | MaintenanceEvent::Erased { .. } => Some(Ok(())),
+            MaintenanceEvent::Verified { whole: false, .. } => {
+                Some(Err(CliError::Damaged(STORE_DAMAGED.to_owned())))
+            }
+            MaintenanceEvent::Failed { error, damaged: true } => Some(Err(CliError::Damaged(error))),
+            MaintenanceEvent::Failed { error, damaged: false } => Some(Err(CliError::Other(error))),
+            MaintenanceEvent::Progress { .. }
+            | MaintenanceEvent::Damaged { .. }
+            | MaintenanceEvent::Contradiction { .. } => None,
         };
     }
 
-    pub(crate) fn end(self) -> Result<(), Trouble> {
+    pub(crate) fn into_result(self) -> Result<(), CliError> {
         let cut_off =
-            || Err(Trouble::Unreachable("the daemon ended before this was done; see its log".into()));
-        self.ended.unwrap_or_else(cut_off)
+            || Err(CliError::Unreachable("the daemon ended before this was done; see its log".into()));
+        self.result.unwrap_or_else(cut_off)
     }
 }
 
-fn described(step: &CareStep) -> String {
+fn format_event(step: &MaintenanceEvent) -> String {
     match step {
-        CareStep::Damaged { segment, at, bytes, what, ids, sends, means, .. } => {
+        MaintenanceEvent::Damaged { segment, at, bytes, what, ids, sends, means, .. } => {
             let mut text = format!("damaged: segment {segment}, byte {at}, {bytes} bytes: {what}\n  {means}");
             for id in ids {
                 text.push_str("\n  ");
@@ -227,34 +246,35 @@ fn described(step: &CareStep) -> String {
             }
             text
         }
-        CareStep::Contradiction { what } => {
+        MaintenanceEvent::Contradiction { what } => {
             format!(
                 "contradiction: {what}\n  `mailtrail store rebuild` makes the ledger anew from the journal"
             )
         }
-        CareStep::Verified { whole, segments, bytes, records, sends, queued } => {
+        MaintenanceEvent::Verified { whole, segments, bytes, records, sends, queued } => {
             let whole = if *whole { "the store is whole" } else { "all else is whole" };
             format!(
                 "{whole}: {segments} segments with {bytes} bytes and {records} records; the ledger has {sends} sends, \
                  of which {queued} wait"
             )
         }
-        CareStep::Rebuilt { records } => {
+        MaintenanceEvent::Rebuilt { records } => {
             format!("the ledger is new: {records} records of the journal are in it")
         }
-        CareStep::BackedUp { directory, segments, bytes, until } => format!(
+        MaintenanceEvent::BackedUp { directory, segments, bytes, until } => format!(
             "{}: {segments} segments with {bytes} bytes, everything before {}",
             directory.display(),
-            time_expr::shown(until)
+            time_expr::format_local(until)
         ),
-        CareStep::Erased { .. } => erased(step),
-        CareStep::Progress { done, total } => format!("{done} of {total} bytes"),
-        CareStep::Failed { error, .. } => error.clone(),
+        MaintenanceEvent::Erased { .. } => format_erased(step),
+        MaintenanceEvent::Progress { done, total } => format!("{done} of {total} bytes"),
+        MaintenanceEvent::Failed { error, .. } => error.clone(),
     }
 }
 
-fn erased(step: &CareStep) -> String {
-    let CareStep::Erased { pseudonym, records, bodies, sends, reports, inbound, waiting, suppressed } = step
+fn format_erased(step: &MaintenanceEvent) -> String {
+    let MaintenanceEvent::Erased { pseudonym, records, bodies, sends, reports, inbound, waiting, suppressed } =
+        step
     else {
         return String::new();
     };
@@ -279,4 +299,4 @@ fn erased(step: &CareStep) -> String {
     text
 }
 
-const DAMAGED: &str = "the store is damaged: see above what that means; a backup may have what is lost";
+const STORE_DAMAGED: &str = "the store is damaged: see above what that means; a backup may have what is lost";

@@ -10,22 +10,25 @@ use std::sync::LazyLock;
 /// (local time), or with an offset or a zone as RFC 3339 and RFC 9557 write it. Of a time that comes twice, when clocks
 /// are put back, the first is meant; one that is left out is as much later as the clocks are put forward.
 pub fn parse(text: &str, now: Timestamp) -> Result<Timestamp, String> {
-    parse_at(text, now, TimeZone::system())
+    parse_in_zone(text, now, TimeZone::system())
 }
 
-fn parse_at(text: &str, now: Timestamp, zone: TimeZone) -> Result<Timestamp, String> {
+fn parse_in_zone(text: &str, now: Timestamp, zone: TimeZone) -> Result<Timestamp, String> {
     let text = text.trim();
-    let here = i64::try_from(now.millis()).ok().and_then(|now| Moment::from_millisecond(now).ok());
+    let here = i64::try_from(now.as_millis()).ok().and_then(|now| Moment::from_millisecond(now).ok());
     let here = here.unwrap_or(Moment::MAX).to_zoned(zone);
-    let moment = text.parse().ok().or_else(|| Some(local(text, &here)?.timestamp())).ok_or_else(|| {
-        format!("{text:?} is no time; write \"10 min ago\", \"2026-11-21 10:00\" or \"2026-11-21T10:00:00Z\"")
-    })?;
+    let moment =
+        text.parse().ok().or_else(|| Some(resolve_local(text, &here)?.timestamp())).ok_or_else(|| {
+            format!(
+                "{text:?} is no time; write \"10 min ago\", \"2026-11-21 10:00\" or \"2026-11-21T10:00:00Z\""
+            )
+        })?;
     // Before 1970 nothing was logged.
     Ok(Timestamp::from_millis(u64::try_from(moment.as_millisecond()).unwrap_or(0)))
 }
 
 /// What is said by the clock and calendar of this place.
-fn local(text: &str, here: &Zoned) -> Option<Zoned> {
+fn resolve_local(text: &str, here: &Zoned) -> Option<Zoned> {
     match text {
         "now" => return Some(here.clone()),
         "today" => return here.start_of_day().ok(),
@@ -54,13 +57,13 @@ fn local(text: &str, here: &Zoned) -> Option<Zoned> {
 
 /// A time of ours, in RFC 3339 and UTC, as its reader gets it: on a terminal by the clock of this place, with its offset
 /// from UTC; elsewhere, and where it is no time, as it is.
-pub fn shown(moment: &str) -> String {
-    static ZONE: LazyLock<Option<TimeZone>> =
+pub fn format_local(moment: &str) -> String {
+    static LOCAL_ZONE: LazyLock<Option<TimeZone>> =
         LazyLock::new(|| std::io::stdout().is_terminal().then(TimeZone::system));
-    ZONE.as_ref().and_then(|zone| shown_at(moment, zone)).unwrap_or_else(|| moment.to_owned())
+    LOCAL_ZONE.as_ref().and_then(|zone| format_in_zone(moment, zone)).unwrap_or_else(|| moment.to_owned())
 }
 
-fn shown_at(moment: &str, zone: &TimeZone) -> Option<String> {
+fn format_in_zone(moment: &str, zone: &TimeZone) -> Option<String> {
     let local = moment.parse::<Moment>().ok()?.to_zoned(zone.clone());
     let form = if local.offset().is_zero() { "%Y-%m-%dT%H:%M:%S%.3fZ" } else { "%Y-%m-%dT%H:%M:%S%.3f%:z" };
     Some(local.strftime(form).to_string())
@@ -71,8 +74,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn people_write_times_in_many_ways() {
-        let now = Timestamp::from_seconds(1_789_387_200);
+    fn parses_relative_and_absolute_times() {
+        let now = Timestamp::from_secs(1_789_387_200);
         for (text, ago) in [
             ("10 min ago", 600),
             ("2h", 7200),
@@ -82,7 +85,7 @@ mod tests {
             ("1 day ago", 86_400),
             ("2026-09-14T11:59:00Z", 60),
         ] {
-            assert_eq!(parse(text, now).map(|then| now.since(then).as_secs()), Ok(ago), "{text}");
+            assert_eq!(parse(text, now).map(|then| now.duration_since(then).as_secs()), Ok(ago), "{text}");
         }
         for text in ["2026-09-14 10:00", "2026-09-14", "12:00", "today", "yesterday", "1 month ago", "2y"] {
             assert!(parse(text, now).is_ok(), "{text}");
@@ -90,23 +93,23 @@ mod tests {
         assert!(parse("yesterday-ish", now).is_err());
         // Wherever this runs, they differ by so much.
         let between = |from: &str, to: &str| {
-            parse(to, now).unwrap_or(now).since(parse(from, now).unwrap_or(now)).as_secs()
+            parse(to, now).unwrap_or(now).duration_since(parse(from, now).unwrap_or(now)).as_secs()
         };
         assert_eq!(between("2026-01-12 10:00", "2026-01-14 11:30"), 2 * 86_400 + 5400);
         assert_eq!(between("2026-01-12", "2026-01-12 00:30"), 1800);
     }
 
     /// What is meant in that zone at that time there, in UTC.
-    fn at(zone: &str, now: &str, text: &str) -> String {
+    fn parse_to_utc(zone: &str, now: &str, text: &str) -> String {
         let zone = TimeZone::posix(zone).or_else(|_| TimeZone::get(zone)).unwrap();
         let now =
             now.parse::<DateTime>().unwrap().to_zoned(zone.clone()).unwrap().timestamp().as_millisecond();
-        let then = parse_at(text, Timestamp::from_millis(now.try_into().unwrap()), zone).unwrap();
+        let then = parse_in_zone(text, Timestamp::from_millis(now.try_into().unwrap()), zone).unwrap();
         then.to_string().strip_suffix(".000Z").unwrap().to_owned()
     }
 
     #[test]
-    fn times_are_local() {
+    fn parses_times_in_local_zone() {
         for (zone, now, text, expected) in [
             ("Europe/Berlin", "2026-07-01T00:30", "today", "2026-06-30T22:00:00"),
             ("Europe/Berlin", "2026-07-01T00:30", "yesterday", "2026-06-29T22:00:00"),
@@ -134,12 +137,12 @@ mod tests {
             ("Europe/Berlin", "2026-07-01T12:00", "2026-07-01T10:00[Asia/Tokyo]", "2026-07-01T01:00:00"),
             ("Europe/Berlin", "2026-07-01T12:00", "+2 days", "2026-07-03T10:00:00"),
         ] {
-            assert_eq!(at(zone, now, text), expected, "{zone} {now} {text}");
+            assert_eq!(parse_to_utc(zone, now, text), expected, "{zone} {now} {text}");
         }
     }
 
     #[test]
-    fn times_are_shown_local_and_can_be_given_back() {
+    fn round_trips_local_times() {
         let utc = "2026-10-25T00:30:00.123Z";
         for (zone, expected) in [
             ("Europe/Berlin", "2026-10-25T02:30:00.123+02:00"),
@@ -147,11 +150,11 @@ mod tests {
             ("Pacific/Kiritimati", "2026-10-25T14:30:00.123+14:00"),
             ("UTC", utc),
         ] {
-            let shown = shown_at(utc, &TimeZone::get(zone).unwrap()).unwrap();
+            let shown = format_in_zone(utc, &TimeZone::get(zone).unwrap()).unwrap();
             assert_eq!(shown, expected);
             assert_eq!(parse(&shown, Timestamp::default()).unwrap().to_string(), utc);
         }
-        assert_eq!(shown_at("", &TimeZone::UTC), None);
-        assert_eq!(shown_at("soon", &TimeZone::UTC), None);
+        assert_eq!(format_in_zone("", &TimeZone::UTC), None);
+        assert_eq!(format_in_zone("soon", &TimeZone::UTC), None);
     }
 }

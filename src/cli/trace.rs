@@ -1,11 +1,11 @@
-use crate::cli::admin_client::Desk;
-use crate::cli::output::Paint;
-use crate::cli::{Context, Trouble, aside, say, say_json, time_expr};
-use mailtrail_relay::FactView;
-use mailtrail_relay::admin::{RecipientView, SUBJECTS, TrailView};
+use crate::cli::admin_client::AdminClient;
+use crate::cli::output::Style;
+use crate::cli::{CliError, Context, eprint_line, print_json, print_line, time_expr};
+use mailtrail_relay::TimelineEntry;
+use mailtrail_relay::admin::{MAX_SUBJECT_SCAN, RecipientView, TrailView};
 
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub struct TraceArgs {
     /// A tracking id or its start, a Message-ID, a recipient, an Odoo record (sale.order,42) or a part of a subject
     what: String,
     /// At most so many sends, the newest first
@@ -13,64 +13,72 @@ pub struct Arguments {
     lines: usize,
 }
 
-pub async fn run(context: &Context, arguments: &Arguments) -> Result<(), Trouble> {
+pub async fn run(context: &Context, arguments: &TraceArgs) -> Result<(), CliError> {
     if arguments.what.trim().is_empty() {
-        return Err(Trouble::Usage(
+        return Err(CliError::Usage(
             "name what to trace: an id, an address, a record or words of a subject".into(),
         ));
     }
-    let desk = Desk::open(context).await?;
-    let found = desk.find(&arguments.what, arguments.lines).await?;
+    let desk = AdminClient::open(context).await?;
+    let found = desk.find_trails(&arguments.what, arguments.lines).await?;
     if found.cut_off {
-        aside(format!(
-            "mailtrail: only the newest {SUBJECTS} subjects were searched; older mail is found by an id, an address or an \
+        eprint_line(format!(
+            "mailtrail: only the newest {MAX_SUBJECT_SCAN} subjects were searched; older mail is found by an id, an address or an \
              Odoo record"
         ));
     }
     if found.trails.is_empty() {
-        aside(format!("mailtrail: no send fits {:?}", arguments.what));
-        return Err(Trouble::Nothing);
+        eprint_line(format!("mailtrail: no send fits {:?}", arguments.what));
+        return Err(CliError::AlreadyReported);
     }
     for trail in &found.trails {
         if context.json {
-            say_json(trail);
+            print_json(trail);
         } else {
-            print(trail, context.paint);
+            print_trail(trail, context.style);
         }
     }
     if found.more && !context.json {
-        say(context.paint.faint("There are older ones; -n shows more."));
+        print_line(context.style.dim("There are older ones; -n shows more."));
     }
     Ok(())
 }
 
 /// One send for people: the verdict on each recipient first, then what happened, then what comes next.
-pub fn print(trail: &TrailView, paint: Paint) {
-    say(format!("{}  {}", paint.bold(&trail.id), trail.subject));
+pub fn print_trail(trail: &TrailView, paint: Style) {
+    print_line(format!("{}  {}", paint.bold(&trail.id), trail.subject));
     let sender = if trail.from.is_empty() { "<>" } else { &trail.from };
-    let mut about = vec![format!("from {sender}"), format!("client {}", trail.client), size(trail.size)];
+    let mut about =
+        vec![format!("from {sender}"), format!("client {}", trail.client), format_size(trail.size)];
     about.extend(trail.record_url.clone().or_else(|| trail.record.clone()));
     about.extend(trail.message_id.as_ref().map(|id| format!("<{id}>")));
-    say(paint.faint(&format!("  {}", about.join("  "))));
+    print_line(paint.dim(&format!("  {}", about.join("  "))));
     let width = trail.recipients.iter().map(|recipient| recipient.address.chars().count()).max().unwrap_or(0);
     for recipient in &trail.recipients {
-        say(format!("  {:<width$}  {}", recipient.address, verdict(recipient, paint)));
+        print_line(format!("  {:<width$}  {}", recipient.address, format_recipient(recipient, paint)));
     }
     for fact in &trail.timeline {
-        say(timeline(fact, trail.recipients.len(), paint));
+        print_line(format_timeline_entry(fact, trail.recipients.len(), paint));
     }
     if let Some(action) = &trail.next_action {
-        let at = trail.next_at.as_deref().map(|at| format!(", {}", time_expr::shown(at))).unwrap_or_default();
-        say(format!("    next: {action}{at}"));
+        let at = trail
+            .next_at
+            .as_deref()
+            .map(|at| format!(", {}", time_expr::format_local(at)))
+            .unwrap_or_default();
+        print_line(format!("    next: {action}{at}"));
     }
-    say("");
+    print_line("");
 }
 
-fn verdict(recipient: &RecipientView, paint: Paint) -> String {
-    let mut parts = vec![paint.state(&recipient.state, &recipient.state)];
+fn format_recipient(recipient: &RecipientView, paint: Style) -> String {
+    let mut parts = vec![paint.color_state(&recipient.state, &recipient.state)];
     let marks = ["opened", "clicked", "unsubscribed", "complained"];
     parts.extend(
-        marks.iter().filter(|mark| recipient.marks.contains_key(**mark)).map(|mark| paint.state(mark, mark)),
+        marks
+            .iter()
+            .filter(|mark| recipient.marks.contains_key(**mark))
+            .map(|mark| paint.color_state(mark, mark)),
     );
     let verdict = parts.join(", ");
     let refused = matches!(
@@ -84,15 +92,15 @@ fn verdict(recipient: &RecipientView, paint: Paint) -> String {
 }
 
 /// One line of what happened.
-pub fn timeline(fact: &FactView, recipients: usize, paint: Paint) -> String {
-    let event = paint.state(&fact.event, &format!("{:<12}", fact.event));
+pub fn format_timeline_entry(fact: &TimelineEntry, recipients: usize, paint: Style) -> String {
+    let event = paint.color_state(&fact.event, &format!("{:<12}", fact.event));
     let mut parts = Vec::new();
     parts.extend(fact.upstream.clone());
     if recipients > 1 && !fact.recipients.is_empty() {
         parts.push(format!("{}:", fact.recipients.join(", ")));
     }
     parts.extend(fact.name.as_ref().filter(|_| fact.source == "smtp").map(|name| format!("at {name}:")));
-    parts.extend(by_whom(fact));
+    parts.extend(format_operator(fact));
     parts.extend(fact.code.map(|code| code.to_string()));
     parts.extend(fact.enhanced.clone());
     parts.extend(fact.text.clone());
@@ -100,17 +108,19 @@ pub fn timeline(fact: &FactView, recipients: usize, paint: Paint) -> String {
     parts.extend(fact.host.as_ref().filter(|_| fact.text.is_none()).map(|host| format!("from {host}")));
     parts.extend(fact.by_machine.then(|| "(by software)".to_owned()));
     parts.extend(fact.joined_by.as_ref().map(|rung| format!("[joined by {rung}]")));
-    let source = paint.faint(&format!("{:<8}", fact.source));
-    format!("    {}  {event} {source} {}", time_expr::shown(&fact.at), parts.join(" ")).trim_end().to_owned()
+    let source = paint.dim(&format!("{:<8}", fact.source));
+    format!("    {}  {event} {source} {}", time_expr::format_local(&fact.at), parts.join(" "))
+        .trim_end()
+        .to_owned()
 }
 
 /// The operator that did it, if one did.
-pub fn by_whom(fact: &FactView) -> Option<String> {
+pub fn format_operator(fact: &TimelineEntry) -> Option<String> {
     let operator = fact.name.as_ref().filter(|_| fact.source == "operator")?;
     Some(if fact.text.is_some() { format!("by {operator}:") } else { format!("by {operator}") })
 }
 
-fn size(bytes: u64) -> String {
+fn format_size(bytes: u64) -> String {
     match bytes {
         0..10_240 => format!("{bytes} B"),
         10_240..10_485_760 => format!("{} KiB", bytes >> 10),

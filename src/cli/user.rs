@@ -1,29 +1,29 @@
-use crate::cli::{Context, Trouble, say, say_json};
+use crate::cli::{CliError, Context, print_json, print_line};
 use argon2::Argon2;
 use argon2::password_hash::PasswordHasher;
 use std::io::IsTerminal;
 
 #[derive(Debug, clap::Subcommand)]
-pub enum Command {
+pub enum UserCommand {
     /// The argon2id hash of a password, read from a prompt or from standard input
     #[command(after_help = "Example: mailtrail user hash < password")]
     Hash,
 }
 
-pub fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
+pub fn run(context: &Context, command: &UserCommand) -> Result<(), CliError> {
     match command {
-        Command::Hash => hash(context),
+        UserCommand::Hash => hash_password(context),
     }
 }
 
-fn hash(context: &Context) -> Result<(), Trouble> {
+fn hash_password(context: &Context) -> Result<(), CliError> {
     let failed =
-        |error: &dyn std::fmt::Display| Trouble::Failed(format!("the password cannot be read: {error}"));
+        |error: &dyn std::fmt::Display| CliError::Other(format!("the password cannot be read: {error}"));
     let password = if std::io::stdin().is_terminal() {
         let password = rpassword::prompt_password("Password: ").map_err(|error| failed(&error))?;
         let again = rpassword::prompt_password("Once more: ").map_err(|error| failed(&error))?;
         if password != again {
-            return Err(Trouble::Usage("the two passwords differ".into()));
+            return Err(CliError::Usage("the two passwords differ".into()));
         }
         password
     } else {
@@ -32,14 +32,14 @@ fn hash(context: &Context) -> Result<(), Trouble> {
         line.trim_end_matches(['\r', '\n']).to_owned()
     };
     if password.is_empty() {
-        return Err(Trouble::Usage("the password is empty".into()));
+        return Err(CliError::Usage("the password is empty".into()));
     }
     let hash = Argon2::default().hash_password(password.as_bytes());
-    let hash = hash.map_err(|error| Trouble::Failed(format!("no hash can be made: {error}")))?;
+    let hash = hash.map_err(|error| CliError::Other(format!("no hash can be made: {error}")))?;
     if context.json {
-        say_json(&serde_json::json!({ "hash": hash.to_string() }));
+        print_json(&serde_json::json!({ "hash": hash.to_string() }));
     } else {
-        say(hash);
+        print_line(hash);
     }
     Ok(())
 }

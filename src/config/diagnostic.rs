@@ -3,23 +3,23 @@ use std::path::PathBuf;
 
 /// Something to say about the configuration: where, about which key, and what.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub struct Diagnostic {
     /// The configuration file.
     pub file: PathBuf,
     /// Where it was found.
-    pub place: Place,
+    pub location: Location,
     /// The key with its path, such as `upstream[0].port`; empty where it concerns the whole file.
     pub key: String,
     /// The value and what is allowed.
     pub message: String,
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
-            Place::Line(line) => write!(f, "{}:{line}: ", self.file.display())?,
-            Place::File => write!(f, "{}: ", self.file.display())?,
-            Place::Variable(name) => write!(f, "{name}: ")?,
+        match &self.location {
+            Location::Line(line) => write!(f, "{}:{line}: ", self.file.display())?,
+            Location::File => write!(f, "{}: ", self.file.display())?,
+            Location::Variable(name) => write!(f, "{name}: ")?,
         }
         if !self.key.is_empty() {
             write!(f, "{}: ", self.key)?;
@@ -30,7 +30,7 @@ impl fmt::Display for Finding {
 
 /// Where something was found, in the order of reporting.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
+pub enum Location {
     /// A line of the file, from 1.
     Line(usize),
     /// The file as a whole: what is missing has no line.
@@ -41,30 +41,30 @@ pub enum Place {
 
 /// All that is wrong with a configuration; never empty. Displays one per line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Faults(Vec<Finding>);
+pub struct ConfigError(Vec<Diagnostic>);
 
-impl Faults {
-    pub(crate) fn new(mut findings: Vec<Finding>) -> Self {
-        findings.sort_by(|one, other| one.place.cmp(&other.place));
+impl ConfigError {
+    pub(crate) fn new(mut findings: Vec<Diagnostic>) -> Self {
+        findings.sort_by(|one, other| one.location.cmp(&other.location));
         Self(findings)
     }
 
     /// One after the other, by line.
-    pub fn iter(&self) -> std::slice::Iter<'_, Finding> {
+    pub fn iter(&self) -> std::slice::Iter<'_, Diagnostic> {
         self.0.iter()
     }
 }
 
-impl<'a> IntoIterator for &'a Faults {
-    type Item = &'a Finding;
-    type IntoIter = std::slice::Iter<'a, Finding>;
+impl<'a> IntoIterator for &'a ConfigError {
+    type Item = &'a Diagnostic;
+    type IntoIter = std::slice::Iter<'a, Diagnostic>;
 
     fn into_iter(self) -> Self::IntoIter {
         self.iter()
     }
 }
 
-impl fmt::Display for Faults {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, finding) in self.0.iter().enumerate() {
             if index > 0 {
@@ -76,4 +76,4 @@ impl fmt::Display for Faults {
     }
 }
 
-impl std::error::Error for Faults {}
+impl std::error::Error for ConfigError {}

@@ -6,7 +6,7 @@ use mailtrail_trail::Routing;
 impl Config {
     /// This configuration as far as a process that runs with `running` can take it on, and the keys that wait for a
     /// restart: they stay as they are.
-    pub fn within(mut self, running: &Self) -> (Self, Vec<&'static str>) {
+    pub fn limit_to_reloadable(mut self, running: &Self) -> (Self, Vec<&'static str>) {
         let mut waiting = Vec::new();
         if self.data_dir != running.data_dir {
             waiting.push("server.data_dir");
@@ -20,15 +20,15 @@ impl Config {
             waiting.push("log.format");
             self.log.format = running.log.format;
         }
-        if self.log.journal != running.log.journal {
+        if self.log.journald_socket != running.log.journald_socket {
             waiting.push("log.journal");
-            self.log.journal.clone_from(&running.log.journal);
+            self.log.journald_socket.clone_from(&running.log.journald_socket);
         }
         (self, waiting)
     }
 
     /// The sections in which the two differ.
-    pub fn changes(&self, other: &Self) -> Vec<&'static str> {
+    pub fn changed_sections(&self, other: &Self) -> Vec<&'static str> {
         // Whoever adds a field is made to name its section here.
         let Self {
             hostname,
@@ -37,26 +37,26 @@ impl Config {
             certificate,
             users,
             limits,
-            policy,
+            login_policy,
             upstreams,
             routing,
-            http,
+            http_address,
             http_tls,
-            webhooks,
+            webhook_settings,
             sources,
             admin,
             log,
             retention,
-            reports,
-            duplicates,
+            send_dsns,
+            dedup_window,
             heartbeat,
             sinks,
-            thresholds,
-            herald,
+            alarm_thresholds,
+            alarm_notifications,
             suppression,
-            sync,
-            mail_rules,
-            targets,
+            suppression_sync_interval,
+            inbound_rules,
+            inbound_targets,
             warnings: _,
             secret_files: _,
         } = self;
@@ -66,22 +66,35 @@ impl Config {
             ("listener", *listeners != other.listeners),
             ("tls", *certificate != other.certificate),
             ("user", *users != other.users),
-            ("limits", *limits != other.limits || *policy != other.policy),
+            ("limits", *limits != other.limits || *login_policy != other.login_policy),
             ("upstream", *upstreams != other.upstreams),
             ("route", routing.routes != other.routing.routes),
             ("bulk", bulk(routing) != bulk(&other.routing)),
-            ("http", *http != other.http || *http_tls != other.http_tls || *webhooks != other.webhooks),
+            (
+                "http",
+                *http_address != other.http_address
+                    || *http_tls != other.http_tls
+                    || *webhook_settings != other.webhook_settings,
+            ),
             ("source", *sources != other.sources),
             ("admin", *admin != other.admin),
             ("log", *log != other.log),
             ("retention", *retention != other.retention),
-            ("reports", *reports != other.reports),
-            ("duplicates", *duplicates != other.duplicates),
+            ("reports", *send_dsns != other.send_dsns),
+            ("duplicates", *dedup_window != other.dedup_window),
             ("heartbeat", *heartbeat != other.heartbeat),
             ("sink", *sinks != other.sinks),
-            ("alarms", *thresholds != other.thresholds || *herald != other.herald),
-            ("suppression", *suppression != other.suppression || *sync != other.sync),
-            ("inbound", *mail_rules != other.mail_rules || *targets != other.targets),
+            (
+                "alarms",
+                *alarm_thresholds != other.alarm_thresholds
+                    || *alarm_notifications != other.alarm_notifications,
+            ),
+            (
+                "suppression",
+                *suppression != other.suppression
+                    || *suppression_sync_interval != other.suppression_sync_interval,
+            ),
+            ("inbound", *inbound_rules != other.inbound_rules || *inbound_targets != other.inbound_targets),
         ];
         sections.into_iter().filter_map(|(section, differs)| differs.then_some(section)).collect()
     }
@@ -95,8 +108,8 @@ mod tests {
     use std::collections::BTreeMap;
     use std::path::Path;
 
-    fn read(changes: &[(&str, &str)]) -> Config {
-        let mut text = TEXT.to_owned();
+    fn parse_with_changes(changes: &[(&str, &str)]) -> Config {
+        let mut text = BASE_CONFIG.to_owned();
         for (old, new) in changes {
             assert!(text.contains(old), "{old}");
             text = text.replace(old, new);
@@ -105,9 +118,9 @@ mod tests {
     }
 
     #[test]
-    fn every_section_is_told_apart() {
-        let before = read(&[]);
-        assert_eq!(before.changes(&read(&[])), [""; 0]);
+    fn reports_each_changed_section() {
+        let before = parse_with_changes(&[]);
+        assert_eq!(before.changed_sections(&parse_with_changes(&[])), [""; 0]);
         for (section, old, new) in [
             ("server", "relay.example.com", "other.example.com"),
             ("listener", "tls = \"starttls\"", "tls = \"implicit\""),
@@ -138,27 +151,29 @@ mod tests {
             ("inbound", "\"30MiB\"", "\"31MiB\""),
             ("inbound", "odoo.example.com", "odoo.example.net"),
         ] {
-            assert_eq!(read(&[(old, new)]).changes(&before), [section], "{new}");
+            assert_eq!(parse_with_changes(&[(old, new)]).changed_sections(&before), [section], "{new}");
         }
         let files = CertificateFiles { certificate: "a.pem".into(), private_key: "a.key".into() };
-        assert_eq!(Config { certificate: Some(files), ..before.clone() }.changes(&before), ["tls"]);
+        assert_eq!(Config { certificate: Some(files), ..before.clone() }.changed_sections(&before), ["tls"]);
     }
 
     #[test]
-    fn what_waits_for_a_restart_stays() {
-        let before = read(&[]);
-        let (config, waiting) = read(&[("/srv/a", "/srv/b"), ("\"text\"", "\"json\"")]).within(&before);
+    fn restart_only_keys_retain_their_running_values() {
+        let before = parse_with_changes(&[]);
+        let (config, waiting) = parse_with_changes(&[("/srv/a", "/srv/b"), ("\"text\"", "\"json\"")])
+            .limit_to_reloadable(&before);
         assert_eq!(waiting, ["server.data_dir", "admin.socket", "log.format"]);
-        assert_eq!(config.changes(&before), [""; 0]);
-        let (config, waiting) = read(&[("level = \"info\"", "level = \"debug\"")]).within(&before);
-        assert_eq!((config.changes(&before), waiting), (vec!["log"], vec![]));
+        assert_eq!(config.changed_sections(&before), [""; 0]);
+        let (config, waiting) =
+            parse_with_changes(&[("level = \"info\"", "level = \"debug\"")]).limit_to_reloadable(&before);
+        assert_eq!((config.changed_sections(&before), waiting), (vec!["log"], vec![]));
         let mut elsewhere = before.clone();
-        elsewhere.log.journal = "/srv/journal".into();
-        let (config, waiting) = elsewhere.within(&before);
-        assert_eq!((config.changes(&before), waiting), (vec![], vec!["log.journal"]));
+        elsewhere.log.journald_socket = "/srv/journal".into();
+        let (config, waiting) = elsewhere.limit_to_reloadable(&before);
+        assert_eq!((config.changed_sections(&before), waiting), (vec![], vec!["log.journal"]));
     }
 
-    const TEXT: &str = r#"
+    const BASE_CONFIG: &str = r#"
 [server]
 hostname = "relay.example.com"
 data_dir = "/srv/a"

@@ -1,19 +1,19 @@
 //! The file and the environment as one tree of values, each with its place. It knows no keys.
 
-use crate::config::diagnostic::Place;
-use crate::config::section::Reading;
+use crate::config::diagnostic::Location;
+use crate::config::section::ParseContext;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use toml::de::{DeTable, DeValue};
 
 /// A value and where it stands. It has no `Debug`: it may be a secret.
-pub(crate) struct Node {
-    pub place: Place,
+pub(crate) struct SpannedValue {
+    pub location: Location,
     pub value: Value,
 }
 
-impl Node {
+impl SpannedValue {
     pub fn is_table(&self) -> bool {
         matches!(self.value, Value::Table(_))
     }
@@ -21,127 +21,134 @@ impl Node {
 
 /// What TOML can say, as far as a configuration needs it.
 pub(crate) enum Value {
-    Text(String),
+    String(String),
     Integer(i64),
     Float(f64),
     Boolean(bool),
-    List(Vec<Node>),
+    Array(Vec<SpannedValue>),
     Table(Table),
     /// A date, or a number that does not fit.
-    Other(String),
+    Unsupported(String),
 }
 
 /// Keys and their values.
-pub(crate) type Table = BTreeMap<String, Node>;
+pub(crate) type Table = BTreeMap<String, SpannedValue>;
 
 impl Value {
-    pub fn text(&self) -> Option<&str> {
+    pub fn as_text(&self) -> Option<&str> {
         match self {
-            Self::Text(text) => Some(text),
+            Self::String(text) => Some(text),
             _ => None,
         }
     }
 
-    pub fn is_tables(&self) -> bool {
-        matches!(self, Self::List(nodes) if nodes.iter().all(Node::is_table))
+    pub fn is_array_of_tables(&self) -> bool {
+        matches!(self, Self::Array(nodes) if nodes.iter().all(SpannedValue::is_table))
     }
 }
 
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Text(text) => write!(f, "{text:?}"),
+            Self::String(text) => write!(f, "{text:?}"),
             Self::Integer(number) => write!(f, "{number}"),
             Self::Float(number) => write!(f, "{number:?}"),
             Self::Boolean(truth) => write!(f, "{truth}"),
-            Self::List(_) => f.write_str("a list"),
+            Self::Array(_) => f.write_str("a list"),
             Self::Table(_) => f.write_str("a table"),
-            Self::Other(text) => f.write_str(text),
+            Self::Unsupported(text) => f.write_str(text),
         }
     }
 }
 
 /// Parses `text` and lays the overrides of the environment over it. With a syntax error there is no tree.
-pub(crate) fn parse(text: &str, reading: &Reading<'_>) -> Option<Table> {
+pub(crate) fn parse_document(text: &str, reading: &ParseContext<'_>) -> Option<Table> {
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
-        let place = error.span().map_or(Place::File, |span| Source(text).place(&span));
+        let place = error.span().map_or(Location::File, |span| TomlSource(text).location_of(&span));
         // Only the message: the error's own display quotes the line, which may hold a secret.
-        reading.fault(place, "", format!("not TOML: {}", error.message()));
+        reading.add_error(place, "", format!("not TOML: {}", error.message()));
     }
-    let mut root = errors.is_empty().then(|| Source(text).table(table.into_inner()))?;
-    lay_over(&mut root, reading);
+    let mut root = errors.is_empty().then(|| TomlSource(text).convert_table(table.into_inner()))?;
+    apply_env_overrides(&mut root, reading);
     Some(root)
 }
 
-struct Source<'a>(&'a str);
+struct TomlSource<'a>(&'a str);
 
-impl Source<'_> {
-    fn table(&self, table: DeTable<'_>) -> Table {
+impl TomlSource<'_> {
+    fn convert_table(&self, table: DeTable<'_>) -> Table {
         let entries = table.into_iter();
         entries
             .map(|(key, value)| {
-                let place = self.place(&key.span());
-                (key.into_inner().into_owned(), Node { place, value: self.value(value.into_inner()) })
+                let location = self.location_of(&key.span());
+                (
+                    key.into_inner().into_owned(),
+                    SpannedValue { location, value: self.convert_value(value.into_inner()) },
+                )
             })
             .collect()
     }
 
-    fn value(&self, value: DeValue<'_>) -> Value {
+    fn convert_value(&self, value: DeValue<'_>) -> Value {
         match value {
-            DeValue::String(text) => Value::Text(text.into_owned()),
+            DeValue::String(text) => Value::String(text.into_owned()),
             DeValue::Integer(digits) => i64::from_str_radix(digits.as_str(), digits.radix())
-                .map_or_else(|_| Value::Other(digits.to_string()), Value::Integer),
+                .map_or_else(|_| Value::Unsupported(digits.to_string()), Value::Integer),
             DeValue::Float(digits) => {
-                digits.as_str().parse().map_or_else(|_| Value::Other(digits.to_string()), Value::Float)
+                digits.as_str().parse().map_or_else(|_| Value::Unsupported(digits.to_string()), Value::Float)
             }
             DeValue::Boolean(truth) => Value::Boolean(truth),
-            DeValue::Datetime(date) => Value::Other(date.to_string()),
-            DeValue::Array(nodes) => Value::List(
+            DeValue::Datetime(date) => Value::Unsupported(date.to_string()),
+            DeValue::Array(nodes) => Value::Array(
                 nodes
                     .into_iter()
-                    .map(|node| Node {
-                        place: self.place(&node.span()),
-                        value: self.value(node.into_inner()),
+                    .map(|node| SpannedValue {
+                        location: self.location_of(&node.span()),
+                        value: self.convert_value(node.into_inner()),
                     })
                     .collect(),
             ),
-            DeValue::Table(table) => Value::Table(self.table(table)),
+            DeValue::Table(table) => Value::Table(self.convert_table(table)),
         }
     }
 
-    fn place(&self, span: &Range<usize>) -> Place {
+    fn location_of(&self, span: &Range<usize>) -> Location {
         let before = self.0.as_bytes().get(..span.start).unwrap_or_default();
-        Place::Line(1 + memchr::memchr_iter(b'\n', before).count())
+        Location::Line(1 + memchr::memchr_iter(b'\n', before).count())
     }
 }
 
 /// `MAILTRAIL_SERVER__DATA_DIR` stands above `data_dir` in `[server]`. Variables without two underscores are not
 /// ours to judge: they may be named by a `${...}`.
-fn lay_over(root: &mut Table, reading: &Reading<'_>) {
+fn apply_env_overrides(root: &mut Table, reading: &ParseContext<'_>) {
     for (variable, value) in reading.environment {
-        let Some((section, key)) = variable.strip_prefix(PREFIX).and_then(|name| name.split_once("__"))
+        let Some((section, key)) = variable.strip_prefix(ENV_PREFIX).and_then(|name| name.split_once("__"))
         else {
             continue;
         };
         let (section, key) = (section.to_lowercase(), key.to_lowercase());
-        let place = Place::Variable(variable.clone());
-        if !SINGLE.contains(&section.as_str()) {
-            reading.fault(place, &section, format!("unknown section; {} can be set so", SINGLE.join(", ")));
+        let location = Location::Variable(variable.clone());
+        if !SINGLETON_SECTIONS.contains(&section.as_str()) {
+            reading.add_error(
+                location,
+                &section,
+                format!("unknown section; {} can be set so", SINGLETON_SECTIONS.join(", ")),
+            );
             continue;
         }
-        let empty = || Node { place: Place::File, value: Value::Table(Table::new()) };
+        let empty = || SpannedValue { location: Location::File, value: Value::Table(Table::new()) };
         // A section of the wrong kind is reported when it is read.
         if let Value::Table(table) = &mut root.entry(section).or_insert_with(empty).value {
-            table.insert(key, Node { place, value: Value::Text(value.clone()) });
+            table.insert(key, SpannedValue { location, value: Value::String(value.clone()) });
         }
     }
 }
 
-const PREFIX: &str = "MAILTRAIL_";
+const ENV_PREFIX: &str = "MAILTRAIL_";
 
 /// The sections that exist once, so that a variable can name their keys.
-const SINGLE: [&str; 11] = [
+const SINGLETON_SECTIONS: [&str; 11] = [
     "server",
     "tls",
     "limits",

@@ -17,10 +17,10 @@ mod uniqueness;
 mod units;
 mod validators;
 
-pub use diagnostic::Faults;
-pub(crate) use diagnostic::{Finding, Place};
-pub(crate) use load::{listeners, suppression_rules, whereabouts};
+pub use diagnostic::ConfigError;
+pub(crate) use diagnostic::{Diagnostic, Location};
 pub use load::{load, parse};
+pub(crate) use load::{read_listeners, read_paths, read_suppression_settings};
 pub use settings::Config;
 pub(crate) use settings::{CertificateFiles, HttpTls, Upstream};
 pub(crate) use validators::is_loopback;

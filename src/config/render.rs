@@ -1,19 +1,20 @@
 use crate::config::keywords::{
-    AUTHENTICATION, AUTO_REPLIES, Deliver, EVENT_APIS, HTTP_TLS, INBOUND, LEVELS, LISTENER_TLS,
-    LOG_ADDRESSES, LOG_FORMATS, PIPELINING, PROVIDERS, REPORTERS, REPORTS, Reporter, SECURITY,
-    SUPPRESSION_POLICIES, TRANSPORTS, Transport, UNSUBSCRIBED, UNSUBSCRIBES, WAYS, word,
+    AUTHENTICATION_MODES, AUTO_REPLY_MODES, DSN_RECIPIENTS, EVENT_APIS, HTTP_TLS_MODES, INBOUND_TRANSPORTS,
+    InboundTransport, LISTENER_TLS_MODES, LOG_ADDRESS_MODES, LOG_FORMATS, LOG_LEVELS, ODOO_MODES,
+    ODOO_UNSUBSCRIBE_ACTIONS, PIPELINING_MODES, PROVIDER_NAMES, SOURCE_TYPES, SUPPRESSION_MODES, SourceType,
+    TRANSPORT_KINDS, TransportKind, UNSUBSCRIBE_SCOPES, UPSTREAM_TLS_MODES, keyword_of,
 };
-use crate::config::sections::{NEVER, OFF, odoo, show_field};
+use crate::config::sections::{NEVER_KEYWORD, OFF_KEYWORD, format_header_match, odoo};
 use crate::config::settings::{CertificateFiles, Config, HttpTls, Upstream};
-use crate::config::units::{show_duration, show_percent, show_quota, show_rate, show_size};
+use crate::config::units::{format_duration, format_percentage, format_quota, format_rate, format_size};
 use mailtrail_mail::HeaderCleanup;
 use mailtrail_net::provider_api::Whose;
-use mailtrail_net::transport::{Dialect, Settings};
+use mailtrail_net::transport::{Protocol, Settings};
 use mailtrail_net::{provider_api, webhook_client};
 use mailtrail_relay::alarms::notifier;
 use mailtrail_relay::monitoring::Thresholds;
 use mailtrail_relay::submission::{Listener, Password, User};
-use mailtrail_relay::webhook::{Kind, Source};
+use mailtrail_relay::webhook::{SourceKind, WebhookSource};
 use mailtrail_relay::{inbound, reconcile, sink};
 use mailtrail_trail::{Pattern, Routing, suppression};
 use reqwest::Url;
@@ -24,393 +25,400 @@ use std::time::Duration;
 impl Config {
     /// The effective configuration as TOML: every key that this version acts on, with its value. Secrets and
     /// password hashes stand as `"******"`.
-    pub fn show(&self) -> String {
-        let mut page = Page::default();
-        page.heading("[server]");
-        page.text("hostname", &self.hostname);
+    pub fn to_toml(&self) -> String {
+        let mut page = TomlWriter::default();
+        page.section("[server]");
+        page.string("hostname", &self.hostname);
         page.path("data_dir", &self.data_dir);
-        self.listeners.iter().for_each(|listener| page.listener(listener));
+        self.listeners.iter().for_each(|listener| page.write_listener(listener));
         if let Some(files) = &self.certificate {
-            page.heading("[tls]");
-            page.pair(files);
+            page.section("[tls]");
+            page.write_certificate_files(files);
         }
-        self.users.iter().for_each(|user| page.user(user));
-        page.limits(self);
-        self.upstreams.iter().for_each(|upstream| page.upstream(upstream));
-        page.routing(&self.routing);
-        if let Some(address) = self.http {
-            page.heading("[http]");
-            page.text("address", address);
-            page.text("tls", word(&HTTP_TLS, &(self.http_tls != HttpTls::None)));
+        self.users.iter().for_each(|user| page.write_user(user));
+        page.write_limits(self);
+        self.upstreams.iter().for_each(|upstream| page.write_upstream(upstream));
+        page.write_routing(&self.routing);
+        if let Some(address) = self.http_address {
+            page.section("[http]");
+            page.string("address", address);
+            page.string("tls", keyword_of(&HTTP_TLS_MODES, &(self.http_tls != HttpTls::None)));
             if let HttpTls::Implicit(Some(files)) = &self.http_tls {
-                page.pair(files);
+                page.write_certificate_files(files);
             }
-            page.texts("proxies", &self.webhooks.proxies);
-            page.bare("connections", self.webhooks.connections);
-            page.bare("connections_per_ip", self.webhooks.connections_per_ip);
+            page.list("proxies", &self.webhook_settings.proxies);
+            page.literal("connections", self.webhook_settings.connections);
+            page.literal("connections_per_ip", self.webhook_settings.connections_per_ip);
         }
-        self.sources.iter().for_each(|source| page.source(source));
-        page.heading("[admin]");
+        self.sources.iter().for_each(|source| page.write_source(source));
+        page.section("[admin]");
         page.path("socket", &self.admin.socket);
-        page.some("address", self.admin.address.as_ref());
-        page.some("token", self.admin.token.as_ref());
-        page.texts("hosts", &self.admin.hosts);
-        page.heading("[log]");
-        page.text("level", word(&LEVELS, &self.log.level));
-        page.text("format", word(&LOG_FORMATS, &self.log.format));
-        page.text("addresses", word(&LOG_ADDRESSES, &self.log.addresses));
-        page.path("journal", &self.log.journal);
-        page.heading("[retention]");
-        page.text("ledger", show_duration(self.retention.ledger));
-        page.text("bodies", show_duration(self.retention.bodies));
-        page.text("events", show_duration(self.retention.events));
-        page.heading("[reports]");
-        page.text("failures", word(&REPORTS, &self.reports));
-        page.heading("[duplicates]");
-        page.text("window", self.duplicates.map_or_else(|| "off".to_owned(), show_duration));
-        page.suppression(&self.suppression, self.sync);
+        page.optional("address", self.admin.address.as_ref());
+        page.optional("token", self.admin.token.as_ref());
+        page.list("hosts", &self.admin.hosts);
+        page.section("[log]");
+        page.string("level", keyword_of(&LOG_LEVELS, &self.log.level));
+        page.string("format", keyword_of(&LOG_FORMATS, &self.log.format));
+        page.string("addresses", keyword_of(&LOG_ADDRESS_MODES, &self.log.address_redaction));
+        page.path("journal", &self.log.journald_socket);
+        page.section("[retention]");
+        page.string("ledger", format_duration(self.retention.ledger));
+        page.string("bodies", format_duration(self.retention.bodies));
+        page.string("events", format_duration(self.retention.events));
+        page.section("[reports]");
+        page.string("failures", keyword_of(&DSN_RECIPIENTS, &self.send_dsns));
+        page.section("[duplicates]");
+        page.string("window", self.dedup_window.map_or_else(|| "off".to_owned(), format_duration));
+        page.write_suppression(&self.suppression, self.suppression_sync_interval);
         if let Some(heartbeat) = &self.heartbeat {
-            page.heading("[heartbeat]");
-            page.text("to", &heartbeat.to);
-            page.text("from", &heartbeat.from);
+            page.section("[heartbeat]");
+            page.string("to", &heartbeat.to);
+            page.string("from", &heartbeat.from);
             page.duration("every", heartbeat.every);
             page.duration("patience", heartbeat.patience);
         }
-        self.sinks.iter().for_each(|sink| page.sink(sink));
-        page.alarms(&self.thresholds, &self.herald);
-        page.inbound(self);
+        self.sinks.iter().for_each(|sink| page.write_sink(sink));
+        page.write_alarms(&self.alarm_thresholds, &self.alarm_notifications);
+        page.write_inbound(self);
         page.0
     }
 }
 
 /// TOML as it is written.
 #[derive(Default)]
-struct Page(String);
+struct TomlWriter(String);
 
-impl Page {
-    fn pair(&mut self, files: &CertificateFiles) {
+impl TomlWriter {
+    fn write_certificate_files(&mut self, files: &CertificateFiles) {
         self.path("certificate", &files.certificate);
         self.path("private_key", &files.private_key);
     }
 
-    fn listener(&mut self, listener: &Listener) {
-        self.heading("[[listener]]");
-        self.text("address", listener.address);
-        self.text("tls", word(&LISTENER_TLS, &listener.tls));
-        self.bare("require_tls", listener.require_tls);
-        self.text("auth", word(&AUTHENTICATION, &listener.authentication));
-        self.texts("allow", &listener.allow);
-        self.texts("proxy_protocol_from", &listener.proxy_protocol_from);
-        self.texts("xclient_from", &listener.xclient_from);
-        self.some("client_ca_file", listener.client_ca.as_ref().map(|path| path.display()));
-        self.cleanup(&listener.cleanup);
+    fn write_listener(&mut self, listener: &Listener) {
+        self.section("[[listener]]");
+        self.string("address", listener.address);
+        self.string("tls", keyword_of(&LISTENER_TLS_MODES, &listener.tls));
+        self.literal("require_tls", listener.require_tls);
+        self.string("auth", keyword_of(&AUTHENTICATION_MODES, &listener.authentication));
+        self.list("allow", &listener.allow);
+        self.list("proxy_protocol_from", &listener.proxy_protocol_from);
+        self.list("xclient_from", &listener.xclient_from);
+        self.optional("client_ca_file", listener.client_ca.as_ref().map(|path| path.display()));
+        self.write_cleanup(&listener.cleanup);
     }
 
-    fn cleanup(&mut self, cleanup: &HeaderCleanup) {
-        self.texts("drop_headers", &cleanup.drop_headers);
-        self.bare("replace_unusable", cleanup.replace_unusable);
-        self.bare("mbox_line", cleanup.mbox_line);
-        self.bare("repair", cleanup.repair);
+    fn write_cleanup(&mut self, cleanup: &HeaderCleanup) {
+        self.list("drop_headers", &cleanup.drop_headers);
+        self.literal("replace_unusable", cleanup.replace_unusable);
+        self.literal("mbox_line", cleanup.mbox_line);
+        self.literal("repair", cleanup.repair);
     }
 
-    fn user(&mut self, user: &User) {
-        self.heading("[[user]]");
-        self.text("name", &user.account.name);
+    fn write_user(&mut self, user: &User) {
+        self.section("[[user]]");
+        self.string("name", &user.account.name);
         match user.password {
-            Some(Password::Hash(_)) => self.text("password_hash", MASK),
-            Some(Password::Plain(_)) => self.text("password", MASK),
+            Some(Password::Hash(_)) => self.string("password_hash", SECRET_MASK),
+            Some(Password::Plain(_)) => self.string("password", SECRET_MASK),
             None => {}
         }
-        self.texts("senders", &user.account.senders);
-        self.text("client", &user.account.client);
-        self.texts("request_headers", &user.account.request_headers);
-        self.cleanup(&user.account.cleanup);
-        self.texts("certificates", &user.certificates);
-        self.some("rate", user.rate.map(show_rate));
-        self.some("quota", user.quota.map(show_quota));
+        self.list("senders", &user.account.senders);
+        self.string("client", &user.account.client);
+        self.list("request_headers", &user.account.request_headers);
+        self.write_cleanup(&user.account.cleanup);
+        self.list("certificates", &user.certificate_identities);
+        self.optional("rate", user.rate.map(format_rate));
+        self.optional("quota", user.quota.map(format_quota));
     }
 
-    fn limits(&mut self, config: &Config) {
+    fn write_limits(&mut self, config: &Config) {
         let limits = &config.limits;
-        self.heading("[limits]");
-        self.text("message_size", show_size(limits.message_size));
-        self.bare("recipients", limits.recipients);
-        self.bare("connections", limits.connections);
-        self.bare("connections_per_ip", limits.connections_per_ip);
+        self.section("[limits]");
+        self.string("message_size", format_size(limits.message_size));
+        self.literal("recipients", limits.recipients);
+        self.literal("connections", limits.connections);
+        self.literal("connections_per_ip", limits.connections_per_ip);
         self.duration("command_timeout", limits.command_timeout);
         self.duration("data_timeout", limits.data_timeout);
         self.duration("message_timeout", limits.message_timeout);
         self.duration("session_timeout", limits.session_timeout);
-        let policy = &config.policy;
-        self.bare("login_failures", policy.login_failures);
+        let policy = &config.login_policy;
+        self.literal("login_failures", policy.login_failures);
         self.duration("login_window", policy.login_window);
         self.duration("login_lockout", policy.login_lockout);
-        self.some("rate_per_ip", policy.rate_per_ip.map(show_rate));
+        self.optional("rate_per_ip", policy.rate_per_ip.map(format_rate));
     }
 
-    fn upstream(&mut self, upstream: &Upstream) {
-        self.transport(&upstream.transport);
-        if let Some(account) = &upstream.account {
-            self.text("api_base_url", &account.base_url);
-            self.text("api_key", MASK);
+    fn write_upstream(&mut self, upstream: &Upstream) {
+        self.write_transport(&upstream.transport);
+        if let Some(account) = &upstream.provider_api {
+            self.string("api_base_url", &account.base_url);
+            self.string("api_key", SECRET_MASK);
         }
-        if !upstream.signing_keys.is_empty() {
-            self.texts("webhook_signing_key", &vec![MASK; upstream.signing_keys.len()]);
+        if !upstream.webhook_signing_keys.is_empty() {
+            self.list("webhook_signing_key", &vec![SECRET_MASK; upstream.webhook_signing_keys.len()]);
         }
-        let credentials = &upstream.credentials;
+        let credentials = &upstream.webhook_auth;
         if !credentials.tokens.is_empty() {
-            self.texts("webhook_token", &vec![MASK; credentials.tokens.len()]);
+            self.list("webhook_token", &vec![SECRET_MASK; credentials.tokens.len()]);
         }
-        self.some("webhook_header", credentials.header.as_ref());
+        self.optional("webhook_header", credentials.header.as_ref());
         if let Some((username, _)) = &credentials.login {
-            self.text("webhook_username", username);
-            self.text("webhook_password", MASK);
+            self.string("webhook_username", username);
+            self.string("webhook_password", SECRET_MASK);
         }
-        if let Some(account) = &upstream.account {
-            self.reconcile(account, upstream.reconcile);
+        if let Some(account) = &upstream.provider_api {
+            self.write_reconcile(account, upstream.reconcile);
         }
         let breaker = &upstream.transport.breaker;
-        self.heading("[upstream.breaker]");
-        self.bare("failures", breaker.failures);
-        self.bare("successes", breaker.successes);
-        self.duration("pause", breaker.pause);
-        self.duration("longest_pause", breaker.longest_pause);
+        self.section("[upstream.breaker]");
+        self.literal("failures", breaker.failure_threshold);
+        self.literal("successes", breaker.success_threshold);
+        self.duration("pause", breaker.initial_pause);
+        self.duration("longest_pause", breaker.max_pause);
         let retry = &upstream.retry;
-        self.heading("[upstream.retry]");
-        self.duration("first", retry.first);
-        self.bare("factor", format_args!("{:?}", retry.factor));
-        self.duration("max", retry.max);
-        self.bare("jitter", format_args!("{:?}", retry.jitter));
+        self.section("[upstream.retry]");
+        self.duration("first", retry.initial_backoff);
+        self.literal("factor", format_args!("{:?}", retry.backoff_factor));
+        self.duration("max", retry.max_backoff);
+        self.literal("jitter", format_args!("{:?}", retry.jitter));
         self.duration("give_up_after", retry.give_up_after);
         self.duration("unknown_wait", retry.unknown_wait);
-        self.bare("unknown_elsewhere", retry.unknown_elsewhere);
+        self.literal("unknown_elsewhere", retry.retry_unknown_elsewhere);
     }
 
-    fn reconcile(&mut self, account: &provider_api::Settings, settings: Option<reconcile::Settings>) {
-        self.heading("[upstream.reconcile]");
-        self.bare("enabled", settings.is_some());
+    fn write_reconcile(
+        &mut self,
+        account: &provider_api::Settings,
+        settings: Option<reconcile::PollSettings>,
+    ) {
+        self.section("[upstream.reconcile]");
+        self.literal("enabled", settings.is_some());
         let Some(settings) = settings else { return };
-        self.duration("every", settings.every);
+        self.duration("every", settings.interval);
         if let Whose::Mailgun { api, .. } = &account.whose {
-            self.text("api", word(&EVENT_APIS, api));
+            self.string("api", keyword_of(&EVENT_APIS, api));
         }
-        self.duration("reach", settings.reach);
+        self.duration("reach", settings.lookback);
     }
 
-    fn source(&mut self, source: &Source) {
-        self.heading("[[source]]");
-        self.text("name", &source.name);
+    fn write_source(&mut self, source: &WebhookSource) {
+        self.section("[[source]]");
+        self.string("name", &source.name);
         let (reporter, secrets, upstream, suppress) = match &source.kind {
-            Kind::Generic { secrets, upstream } => (Reporter::Generic, secrets, upstream.as_ref(), None),
-            Kind::ActiveCampaign { secrets, suppress } => {
-                (Reporter::ActiveCampaign, secrets, None, Some(suppress))
+            SourceKind::Generic { secrets, upstream } => {
+                (SourceType::Generic, secrets, upstream.as_ref(), None)
+            }
+            SourceKind::ActiveCampaign { secrets, suppress } => {
+                (SourceType::ActiveCampaign, secrets, None, Some(suppress))
             }
             // Those are upstreams.
-            Kind::Mailgun { .. } | Kind::Brevo(_) => return,
+            SourceKind::Mailgun { .. } | SourceKind::Brevo(_) => return,
         };
-        self.text("kind", word(&REPORTERS, &reporter));
-        self.texts("secret", &vec![MASK; secrets.len()]);
-        self.some("upstream", upstream);
-        suppress.into_iter().for_each(|suppress| self.texts("suppress", suppress));
+        self.string("kind", keyword_of(&SOURCE_TYPES, &reporter));
+        self.list("secret", &vec![SECRET_MASK; secrets.len()]);
+        self.optional("upstream", upstream);
+        suppress.into_iter().for_each(|suppress| self.list("suppress", suppress));
     }
 
-    fn routing(&mut self, routing: &Routing) {
+    fn write_routing(&mut self, routing: &Routing) {
         for route in &routing.routes {
-            self.heading("[[route]]");
-            self.text("name", &route.name);
-            self.pattern(&route.pattern);
-            self.texts("recipients", &route.pattern.recipients);
-            self.texts("upstreams", &route.upstreams);
+            self.section("[[route]]");
+            self.string("name", &route.name);
+            self.write_match(&route.pattern);
+            self.list("recipients", &route.pattern.recipients);
+            self.list("upstreams", &route.upstreams);
         }
-        self.heading("[bulk]");
-        self.pattern(&routing.bulk);
-        self.bare("recipients", routing.bulk_recipients);
+        self.section("[bulk]");
+        self.write_match(&routing.bulk);
+        self.literal("recipients", routing.bulk_recipients);
     }
 
-    fn suppression(&mut self, settings: &suppression::Settings, sync: Option<Duration>) {
-        let expiry = |expiry: Option<Duration>| expiry.map_or_else(|| NEVER.to_owned(), show_duration);
-        self.heading("[suppression]");
-        self.text("policy", word(&SUPPRESSION_POLICIES, &settings.policy));
-        self.text("hard_bounce", expiry(settings.hard_bounce));
-        self.text("complaint", expiry(settings.complaint));
-        self.text("unsubscribe", word(&UNSUBSCRIBES, &settings.unsubscribe));
-        self.bare("soft_bounces", settings.soft_bounces);
+    fn write_suppression(&mut self, settings: &suppression::SuppressionSettings, sync: Option<Duration>) {
+        let expiry =
+            |expiry: Option<Duration>| expiry.map_or_else(|| NEVER_KEYWORD.to_owned(), format_duration);
+        self.section("[suppression]");
+        self.string("policy", keyword_of(&SUPPRESSION_MODES, &settings.mode));
+        self.string("hard_bounce", expiry(settings.hard_bounce_expiry));
+        self.string("complaint", expiry(settings.complaint_expiry));
+        self.string("unsubscribe", keyword_of(&UNSUBSCRIBE_SCOPES, &settings.unsubscribe_scope));
+        self.literal("soft_bounces", settings.soft_bounce_limit);
         self.duration("soft_bounce_window", settings.soft_bounce_window);
         self.duration("soft_bounce_pause", settings.soft_bounce_pause);
-        self.text("sync", sync.map_or_else(|| OFF.to_owned(), show_duration));
+        self.string("sync", sync.map_or_else(|| OFF_KEYWORD.to_owned(), format_duration));
     }
 
-    fn pattern(&mut self, pattern: &Pattern) {
-        self.texts("users", &pattern.users);
-        self.texts("senders", &pattern.senders);
-        self.texts("headers", &pattern.headers.iter().map(show_field).collect::<Vec<_>>());
+    fn write_match(&mut self, pattern: &Pattern) {
+        self.list("users", &pattern.users);
+        self.list("senders", &pattern.senders);
+        self.list("headers", &pattern.headers.iter().map(format_header_match).collect::<Vec<_>>());
     }
 
-    fn transport(&mut self, settings: &Settings) {
-        self.heading("[[upstream]]");
-        self.text("name", &settings.name);
-        self.text("provider", word(&PROVIDERS, &settings.provider));
-        self.some("domain", settings.domain.as_ref());
+    fn write_transport(&mut self, settings: &Settings) {
+        self.section("[[upstream]]");
+        self.string("name", &settings.name);
+        self.string("provider", keyword_of(&PROVIDER_NAMES, &settings.provider));
+        self.optional("domain", settings.domain.as_ref());
         match &settings.api {
-            Some(_) => self.text("transport", word(&TRANSPORTS, &Transport::Api)),
-            None => self.smtp(settings),
+            Some(_) => self.string("transport", keyword_of(&TRANSPORT_KINDS, &TransportKind::Api)),
+            None => self.write_smtp(settings),
         }
-        self.some("ca_file", settings.ca_file.as_ref().map(|path| path.display()));
-        self.bare("connections", settings.connections);
-        self.some("rate", settings.rate.map(show_rate));
-        self.some("quota", settings.plan.map(show_quota));
+        self.optional("ca_file", settings.ca_file.as_ref().map(|path| path.display()));
+        self.literal("connections", settings.connections);
+        self.optional("rate", settings.rate.map(format_rate));
+        self.optional("quota", settings.quota_limit.map(format_quota));
         self.duration("idle_timeout", settings.idle_timeout);
     }
 
-    fn smtp(&mut self, settings: &Settings) {
-        self.text("transport", word(&TRANSPORTS, &Transport::Smtp));
-        self.text("host", &settings.host);
-        self.bare("port", settings.port);
-        self.text("tls", word(&SECURITY, &settings.security));
+    fn write_smtp(&mut self, settings: &Settings) {
+        self.string("transport", keyword_of(&TRANSPORT_KINDS, &TransportKind::Smtp));
+        self.string("host", &settings.host);
+        self.literal("port", settings.port);
+        self.string("tls", keyword_of(&UPSTREAM_TLS_MODES, &settings.security));
         if let Some(login) = &settings.login {
-            self.text("username", &login.username);
-            self.text("password", MASK);
+            self.string("username", &login.username);
+            self.string("password", SECRET_MASK);
         }
-        self.text("pipelining", word(&PIPELINING, &settings.pipelining));
+        self.string("pipelining", keyword_of(&PIPELINING_MODES, &settings.pipelining));
         self.duration("connection_age", settings.connection_age);
-        self.bare("messages_per_connection", settings.messages_per_connection);
+        self.literal("messages_per_connection", settings.messages_per_connection);
     }
 
-    fn inbound(&mut self, config: &Config) {
-        let rules = &config.mail_rules;
-        self.heading("[inbound]");
-        self.text("size", show_size(rules.size));
-        let window = Some(rules.duplicates).filter(|window| !window.is_zero());
-        self.text("duplicates", window.map_or_else(|| "off".to_owned(), show_duration));
-        self.text("auto_replies", word(&AUTO_REPLIES, &rules.auto_replies));
-        for target in &config.targets {
-            self.heading("[[inbound.target]]");
-            self.text("name", &target.name);
-            self.target(&target.kind);
-            self.texts("recipients", &target.recipients);
+    fn write_inbound(&mut self, config: &Config) {
+        let rules = &config.inbound_rules;
+        self.section("[inbound]");
+        self.string("size", format_size(rules.max_size));
+        let window = Some(rules.dedup_window).filter(|window| !window.is_zero());
+        self.string("duplicates", window.map_or_else(|| "off".to_owned(), format_duration));
+        self.string("auto_replies", keyword_of(&AUTO_REPLY_MODES, &rules.auto_replies));
+        for target in &config.inbound_targets {
+            self.section("[[inbound.target]]");
+            self.string("name", &target.name);
+            self.write_target(&target.kind);
+            self.list("recipients", &target.recipients);
             self.duration("give_up_after", target.give_up_after);
         }
     }
 
-    fn target(&mut self, kind: &inbound::Kind) {
+    fn write_target(&mut self, kind: &inbound::TargetKind) {
         match kind {
-            inbound::Kind::Smtp(smtp) => {
-                let deliver = match smtp.dialect {
-                    Dialect::Smtp => Deliver::Smtp,
-                    Dialect::Lmtp => Deliver::Lmtp,
+            inbound::TargetKind::Smtp(smtp) => {
+                let deliver = match smtp.protocol {
+                    Protocol::Smtp => InboundTransport::Smtp,
+                    Protocol::Lmtp => InboundTransport::Lmtp,
                 };
-                self.text("deliver", word(&INBOUND, &deliver));
-                self.text("host", &smtp.host);
-                self.bare("port", smtp.port);
-                self.text("tls", word(&SECURITY, &smtp.security));
-                self.some("ca_file", smtp.ca_file.as_ref().map(|path| path.display()));
+                self.string("deliver", keyword_of(&INBOUND_TRANSPORTS, &deliver));
+                self.string("host", &smtp.host);
+                self.literal("port", smtp.port);
+                self.string("tls", keyword_of(&UPSTREAM_TLS_MODES, &smtp.security));
+                self.optional("ca_file", smtp.ca_file.as_ref().map(|path| path.display()));
                 if let Some(login) = &smtp.login {
-                    self.text("username", &login.username);
-                    self.text("password", MASK);
+                    self.string("username", &login.username);
+                    self.string("password", SECRET_MASK);
                 }
             }
-            inbound::Kind::Http(http) => {
-                self.text("deliver", word(&INBOUND, &Deliver::Http));
-                self.endpoint(http);
+            inbound::TargetKind::Http(http) => {
+                self.string("deliver", keyword_of(&INBOUND_TRANSPORTS, &InboundTransport::Http));
+                self.write_webhook_endpoint(http);
             }
-            inbound::Kind::Odoo(odoo) => {
-                self.text("deliver", word(&INBOUND, &Deliver::Odoo));
-                self.login(odoo);
+            inbound::TargetKind::Odoo(odoo) => {
+                self.string("deliver", keyword_of(&INBOUND_TRANSPORTS, &InboundTransport::Odoo));
+                self.write_odoo_login(odoo);
             }
         }
     }
 
-    fn sink(&mut self, sink: &sink::Settings) {
-        self.heading("[[sink]]");
-        self.text("name", &sink.name);
+    fn write_sink(&mut self, sink: &sink::SinkSettings) {
+        self.section("[[sink]]");
+        self.string("name", &sink.name);
         match &sink.kind {
-            sink::Kind::File(file) => {
-                self.text("kind", "file");
+            sink::SinkKind::File(file) => {
+                self.string("kind", "file");
                 self.path("path", &file.path);
-                self.text("size", show_size(file.size));
-                self.bare("keep", file.keep);
+                self.string("size", format_size(file.max_bytes));
+                self.literal("keep", file.max_rotated);
             }
-            sink::Kind::Http(http) => {
-                self.text("kind", "http");
-                self.endpoint(http);
+            sink::SinkKind::Http(http) => {
+                self.string("kind", "http");
+                self.write_webhook_endpoint(http);
             }
-            sink::Kind::Odoo(settings) => self.odoo(settings),
+            sink::SinkKind::Odoo(settings) => self.write_odoo_sink(settings),
         }
-        self.texts("events", &sink.wants.events);
-        self.texts("clients", &sink.wants.clients);
-        self.some("give_up_after", sink.give_up_after.map(show_duration));
+        self.list("events", &sink.filter.events);
+        self.list("clients", &sink.filter.clients);
+        self.optional("give_up_after", sink.give_up_after.map(format_duration));
     }
 
-    fn endpoint(&mut self, endpoint: &webhook_client::Settings) {
-        self.text("url", without_secrets(&endpoint.url));
-        self.texts("secret", &vec![MASK; endpoint.secrets.len()]);
-        self.bare("allow_private", endpoint.allow_private);
+    fn write_webhook_endpoint(&mut self, endpoint: &webhook_client::Settings) {
+        self.string("url", redact_secrets(&endpoint.url));
+        self.list("secret", &vec![SECRET_MASK; endpoint.secrets.len()]);
+        self.literal("allow_private", endpoint.allow_private);
         self.duration("timeout", endpoint.timeout);
     }
 
-    fn login(&mut self, login: &mailtrail_net::odoo::Settings) {
-        self.text("url", without_password(&login.url));
-        self.text("database", &login.database);
-        self.text("username", &login.username);
-        self.text("api_key", MASK);
+    fn write_odoo_login(&mut self, login: &mailtrail_net::odoo::Settings) {
+        self.string("url", redact_password(&login.url));
+        self.string("database", &login.database);
+        self.string("username", &login.username);
+        self.string("api_key", SECRET_MASK);
         self.duration("timeout", login.timeout);
         if let Some(file) = &login.ca_file {
             self.path("ca_file", file);
         }
     }
 
-    fn odoo(&mut self, settings: &sink::OdooSettings) {
-        let sink::OdooSettings { login, place, way, action, effects, hostname: _ } = settings;
-        self.text("kind", "odoo");
-        self.login(login);
-        self.text("way", word(&WAYS, way));
-        if let Some(action) = action {
-            self.bare("action", action);
+    fn write_odoo_sink(&mut self, settings: &sink::OdooSettings) {
+        let sink::OdooSettings { login, instance, mode, action_id, status_options, hostname: _ } = settings;
+        self.string("kind", "odoo");
+        self.write_odoo_login(login);
+        self.string("way", keyword_of(&ODOO_MODES, mode));
+        if let Some(action) = action_id {
+            self.literal("action", action);
         }
-        self.bare("release", place.release);
-        self.texts("senders", &place.senders);
-        self.texts("hosts", &place.hosts);
+        self.literal("release", instance.release);
+        self.list("senders", &instance.senders);
+        self.list("hosts", &instance.hosts);
         for (key, shown, word) in [
-            ("relayed", effects.relayed, odoo::RELAYED),
-            ("delivered", effects.delivered, odoo::DELIVERED),
-            ("bounced", effects.bounced, odoo::BOUNCED),
-            ("failed", effects.failed, odoo::FAILED),
-            ("opened", effects.opened, odoo::OPENED),
-            ("clicked", effects.clicked, odoo::CLICKED),
-            ("complained", effects.complained, odoo::COMPLAINED),
+            ("relayed", status_options.relayed, odoo::RELAYED_STATUS),
+            ("delivered", status_options.delivered, odoo::DELIVERED_STATUS),
+            ("bounced", status_options.bounced, odoo::BOUNCED_STATUS),
+            ("failed", status_options.failed, odoo::FAILED_STATUS),
+            ("opened", status_options.opened, odoo::OPENED_STATUS),
+            ("clicked", status_options.clicked, odoo::CLICKED_STATUS),
+            ("complained", status_options.complained, odoo::COMPLAINED_STATUS),
         ] {
-            self.text(key, if shown { word } else { "off" });
+            self.string(key, if shown { word } else { "off" });
         }
-        self.text("unsubscribed", word(&UNSUBSCRIBED, &effects.unsubscribed));
-        self.bare("note", effects.note);
+        self.string("unsubscribed", keyword_of(&ODOO_UNSUBSCRIBE_ACTIONS, &status_options.unsubscribed));
+        self.literal("note", status_options.note);
     }
 
-    fn alarms(&mut self, thresholds: &Thresholds, herald: &notifier::Settings) {
-        self.heading("[alarms]");
-        self.text("silence", thresholds.silence.map_or_else(|| "off".to_owned(), show_duration));
-        self.bare("queue", thresholds.queue);
+    fn write_alarms(&mut self, thresholds: &Thresholds, herald: &notifier::Settings) {
+        self.section("[alarms]");
+        self.string("silence", thresholds.silence.map_or_else(|| "off".to_owned(), format_duration));
+        self.literal("queue", thresholds.queue);
         self.duration("relay_time", thresholds.relay_time);
         self.duration("window", thresholds.window);
-        self.bare("least", thresholds.least);
-        self.text("bounce_rate", show_percent(thresholds.bounce_rate));
-        self.text("complaint_rate", show_percent(thresholds.complaint_rate));
-        self.text("delivery_rate", show_percent(thresholds.delivery_rate));
-        self.text("disk", show_size(thresholds.disk));
+        self.literal("least", thresholds.least);
+        self.string("bounce_rate", format_percentage(thresholds.bounce_rate));
+        self.string("complaint_rate", format_percentage(thresholds.complaint_rate));
+        self.string("delivery_rate", format_percentage(thresholds.delivery_rate));
+        self.string("disk", format_size(thresholds.disk));
         if let Some(webhook) = &herald.webhook {
-            self.text("webhook_url", without_secrets(&webhook.url));
-            self.texts("webhook_secret", &vec![MASK; webhook.secrets.len()]);
-            self.bare("allow_private", webhook.allow_private);
+            self.string("webhook_url", redact_secrets(&webhook.url));
+            self.list("webhook_secret", &vec![SECRET_MASK; webhook.secrets.len()]);
+            self.literal("allow_private", webhook.allow_private);
         }
         if let Some(mail) = &herald.mail {
-            self.texts("mail_to", &mail.to);
-            self.text("mail_from", &mail.from);
-            self.some("mail_upstream", mail.upstream.as_ref());
+            self.list("mail_to", &mail.to);
+            self.string("mail_from", &mail.from);
+            self.optional("mail_upstream", mail.upstream.as_ref());
         }
         self.duration("after", herald.after);
         self.duration("repeat", herald.repeat);
     }
 
-    fn heading(&mut self, heading: &str) {
+    fn section(&mut self, heading: &str) {
         if !self.0.is_empty() {
             self.0.push('\n');
         }
@@ -418,64 +426,64 @@ impl Page {
         self.0.push('\n');
     }
 
-    fn text(&mut self, key: &str, value: impl Display) {
-        self.bare(key, quote(&value.to_string()));
+    fn string(&mut self, key: &str, value: impl Display) {
+        self.literal(key, quote_string(&value.to_string()));
     }
 
-    fn some(&mut self, key: &str, value: Option<impl Display>) {
+    fn optional(&mut self, key: &str, value: Option<impl Display>) {
         if let Some(value) = value {
-            self.text(key, value);
+            self.string(key, value);
         }
     }
 
     fn path(&mut self, key: &str, path: &Path) {
-        self.text(key, path.display());
+        self.string(key, path.display());
     }
 
     fn duration(&mut self, key: &str, duration: Duration) {
-        self.text(key, show_duration(duration));
+        self.string(key, format_duration(duration));
     }
 
-    fn texts(&mut self, key: &str, values: &[impl Display]) {
-        let quoted: Vec<_> = values.iter().map(|value| quote(&value.to_string())).collect();
-        self.bare(key, format_args!("[{}]", quoted.join(", ")));
+    fn list(&mut self, key: &str, values: &[impl Display]) {
+        let quoted: Vec<_> = values.iter().map(|value| quote_string(&value.to_string())).collect();
+        self.literal(key, format_args!("[{}]", quoted.join(", ")));
     }
 
-    fn bare(&mut self, key: &str, value: impl Display) {
+    fn literal(&mut self, key: &str, value: impl Display) {
         // A String takes everything.
         let _ = writeln!(self.0, "{key} = {value}");
     }
 }
 
 /// A URL as it may be shown: a password or a query in it may be a secret.
-fn without_password(url: &Url) -> Url {
+fn redact_password(url: &Url) -> Url {
     let mut url = url.clone();
     if url.password().is_some() {
         // It has a host, so it may have a password.
-        let _ = url.set_password(Some(MASK));
+        let _ = url.set_password(Some(SECRET_MASK));
     }
     if url.query().is_some() {
-        url.set_query(Some(MASK));
+        url.set_query(Some(SECRET_MASK));
     }
     url
 }
 
 /// The address of an endpoint as it may be shown: of such as chats have everything but the host is a secret.
-fn without_secrets(url: &Url) -> Url {
-    let mut url = without_password(url);
+fn redact_secrets(url: &Url) -> Url {
+    let mut url = redact_password(url);
     if url.path() != "/" {
-        url.set_path(MASK);
+        url.set_path(SECRET_MASK);
     }
     if !url.username().is_empty() {
         // It has a host, so it may have a user.
-        let _ = url.set_username(MASK);
+        let _ = url.set_username(SECRET_MASK);
     }
     url.set_fragment(None);
     url
 }
 
 /// A TOML basic string.
-fn quote(text: &str) -> String {
+fn quote_string(text: &str) -> String {
     let mut quoted = String::from('"');
     for character in text.chars() {
         match character {
@@ -487,14 +495,14 @@ fn quote(text: &str) -> String {
     quoted + "\""
 }
 
-const MASK: &str = "******";
+const SECRET_MASK: &str = "******";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn texts_are_quoted_as_toml_wants_them() {
-        assert_eq!(quote("C:\\a \"b\"\n"), r#""C:\\a \"b\"\u000A""#);
+    fn quotes_toml_strings() {
+        assert_eq!(quote_string("C:\\a \"b\"\n"), r#""C:\\a \"b\"\u000A""#);
     }
 }

@@ -1,6 +1,6 @@
 //! The three ways to give a secret. No message here holds a secret's value.
 
-use crate::config::document::{Node, Value};
+use crate::config::document::{SpannedValue, Value};
 use crate::config::section::Section;
 use mailtrail_mail::Secret;
 use std::path::Path;
@@ -12,16 +12,16 @@ impl Section<'_> {
     }
 
     /// `key` or `key_file` of something that may stand in the file itself, as a password hash does.
-    pub fn hash(&mut self, key: &str) -> Option<Secret> {
-        self.either(key, 1, Self::secret_or_variable).pop()
+    pub fn password_hash(&mut self, key: &str) -> Option<Secret> {
+        self.value_or_file(key, 1, Self::secret_or_env_variable).pop()
     }
 
     /// `key` or `key_file`, each one text or (where `most` is above one) a list of them.
     pub fn secrets(&mut self, key: &str, most: usize) -> Vec<Secret> {
-        self.either(key, most, Self::secret_in_place)
+        self.value_or_file(key, most, Self::inline_secret)
     }
 
-    fn either(
+    fn value_or_file(
         &mut self,
         key: &str,
         most: usize,
@@ -31,86 +31,86 @@ impl Section<'_> {
         match (self.take(key), self.take(&file_key)) {
             (None, None) => Vec::new(),
             (Some(_), Some(_)) => {
-                self.fault(key, format!("stands beside {file_key}; give one of the two"));
+                self.add_error(key, format!("stands beside {file_key}; give one of the two"));
                 Vec::new()
             }
-            (Some(value), None) => self.resolve(key, value, most, in_place),
-            (None, Some(value)) => self.resolve(&file_key, value, most, Self::secret_in_file),
+            (Some(value), None) => self.resolve_texts(key, value, most, in_place),
+            (None, Some(value)) => self.resolve_texts(&file_key, value, most, Self::secret_from_file),
         }
     }
 
-    fn resolve(
+    fn resolve_texts(
         &self,
         key: &str,
         value: Value,
         most: usize,
         one: impl Fn(&Self, &str, &str) -> Option<Secret>,
     ) -> Vec<Secret> {
-        let Some(texts) = texts(value, most) else {
+        let Some(texts) = into_texts(value, most) else {
             let list = if most > 1 { format!(" or a list of up to {most}") } else { String::new() };
-            self.fault(key, format!("is not a text{list}"));
+            self.add_error(key, format!("is not a text{list}"));
             return Vec::new();
         };
         texts.iter().filter_map(|text| one(self, key, text)).collect()
     }
 
-    fn secret_in_place(&self, key: &str, text: &str) -> Option<Secret> {
-        if variable(text).is_none() {
+    fn inline_secret(&self, key: &str, text: &str) -> Option<Secret> {
+        if env_variable_name(text).is_none() {
             let message = format!("stands in the file itself; {key}_file or \"${{ENV_NAME}}\" keeps it out");
-            self.warn(key, message);
+            self.add_warning(key, message);
         }
-        self.secret_or_variable(key, text)
+        self.secret_or_env_variable(key, text)
     }
 
-    fn secret_or_variable(&self, key: &str, text: &str) -> Option<Secret> {
-        let Some(name) = variable(text) else { return self.not_empty(key, text) };
-        let value = self.reading.environment.get(name);
+    fn secret_or_env_variable(&self, key: &str, text: &str) -> Option<Secret> {
+        let Some(name) = env_variable_name(text) else { return self.reject_empty(key, text) };
+        let value = self.context.environment.get(name);
         if value.is_none() {
-            self.fault(key, format!("the environment variable {name} is not set"));
+            self.add_error(key, format!("the environment variable {name} is not set"));
         }
-        self.not_empty(key, value?)
+        self.reject_empty(key, value?)
     }
 
-    fn secret_in_file(&self, key: &str, name: &str) -> Option<Secret> {
-        let path = self.reading.existing(Path::new(name));
+    fn secret_from_file(&self, key: &str, name: &str) -> Option<Secret> {
+        let path = self.context.resolve_existing(Path::new(name));
         match std::fs::read_to_string(&path) {
             Ok(text) => {
-                self.reading.note_secret_file(path);
-                self.not_empty(key, without_newline(&text))
+                self.context.record_secret_file(path);
+                self.reject_empty(key, strip_newline(&text))
             }
             Err(error) => {
-                self.fault(key, format!("{name:?} cannot be read ({}: {error})", path.display()));
+                self.add_error(key, format!("{name:?} cannot be read ({}: {error})", path.display()));
                 None
             }
         }
     }
 
-    fn not_empty(&self, key: &str, text: &str) -> Option<Secret> {
+    fn reject_empty(&self, key: &str, text: &str) -> Option<Secret> {
         if text.is_empty() {
-            self.fault(key, "is empty");
+            self.add_error(key, "is empty");
             return None;
         }
         Some(Secret::new(text))
     }
 }
 
-fn texts(value: Value, most: usize) -> Option<Vec<String>> {
+fn into_texts(value: Value, most: usize) -> Option<Vec<String>> {
     match value {
-        Value::Text(text) => Some(vec![text]),
-        Value::List(nodes) if most > 1 && (1..=most).contains(&nodes.len()) => {
-            nodes.into_iter().map(|Node { value, .. }| value.text().map(str::to_owned)).collect()
+        Value::String(text) => Some(vec![text]),
+        Value::Array(nodes) if most > 1 && (1..=most).contains(&nodes.len()) => {
+            nodes.into_iter().map(|SpannedValue { value, .. }| value.as_text().map(str::to_owned)).collect()
         }
         _ => None,
     }
 }
 
-fn without_newline(text: &str) -> &str {
+fn strip_newline(text: &str) -> &str {
     let line = text.strip_suffix('\n').unwrap_or(text);
     line.strip_suffix('\r').unwrap_or(line)
 }
 
 /// The name in `${NAME}`.
-fn variable(text: &str) -> Option<&str> {
+fn env_variable_name(text: &str) -> Option<&str> {
     let name = text.strip_prefix("${")?.strip_suffix('}')?;
     let named = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     named.then_some(name)

@@ -1,10 +1,10 @@
 //! Takes typed values out of sections and notes every fault on the way.
 
-use crate::config::diagnostic::{Faults, Finding, Place};
-use crate::config::document::{Node, Table, Value};
-use crate::config::keywords::{Words, quoted};
+use crate::config::diagnostic::{ConfigError, Diagnostic, Location};
+use crate::config::document::{SpannedValue, Table, Value};
+use crate::config::keywords::{Keywords, quote_list};
 use crate::config::units;
-use crate::config::validators::is_plain;
+use crate::config::validators::is_single_line;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -13,51 +13,51 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// One reading of one file: where things are looked up, and what was found wrong.
-pub(crate) struct Reading<'a> {
+pub(crate) struct ParseContext<'a> {
     file: &'a Path,
     pub environment: &'a BTreeMap<String, String>,
-    faults: RefCell<Vec<Finding>>,
-    warnings: RefCell<Vec<Finding>>,
+    errors: RefCell<Vec<Diagnostic>>,
+    warnings: RefCell<Vec<Diagnostic>>,
     secret_files: RefCell<Vec<PathBuf>>,
 }
 
-impl<'a> Reading<'a> {
+impl<'a> ParseContext<'a> {
     pub fn new(file: &'a Path, environment: &'a BTreeMap<String, String>) -> Self {
         Self {
             file,
             environment,
-            faults: RefCell::default(),
+            errors: RefCell::default(),
             warnings: RefCell::default(),
             secret_files: RefCell::default(),
         }
     }
 
-    pub fn fault(&self, place: Place, key: &str, message: String) {
-        self.faults.borrow_mut().push(self.finding(place, key, message));
+    pub fn add_error(&self, place: Location, key: &str, message: String) {
+        self.errors.borrow_mut().push(self.new_diagnostic(place, key, message));
     }
 
-    pub fn warn(&self, place: Place, key: &str, message: String) {
-        self.warnings.borrow_mut().push(self.finding(place, key, message));
+    pub fn add_warning(&self, place: Location, key: &str, message: String) {
+        self.warnings.borrow_mut().push(self.new_diagnostic(place, key, message));
     }
 
-    fn finding(&self, place: Place, key: &str, message: String) -> Finding {
-        Finding { file: self.file.into(), place, key: key.into(), message }
+    fn new_diagnostic(&self, location: Location, key: &str, message: String) -> Diagnostic {
+        Diagnostic { file: self.file.into(), location, key: key.into(), message }
     }
 
     /// A relative path belongs to the folder of the file.
-    pub fn beside(&self, path: &Path) -> PathBuf {
+    pub fn resolve_path(&self, path: &Path) -> PathBuf {
         self.file.parent().unwrap_or(Path::new("")).join(path)
     }
 
     /// A file that must exist already: systemd's credentials come first.
-    pub fn existing(&self, path: &Path) -> PathBuf {
+    pub fn resolve_existing(&self, path: &Path) -> PathBuf {
         let credential =
             self.environment.get("CREDENTIALS_DIRECTORY").map(|folder| Path::new(folder).join(path));
-        credential.filter(|path| path.exists()).unwrap_or_else(|| self.beside(path))
+        credential.filter(|path| path.exists()).unwrap_or_else(|| self.resolve_path(path))
     }
 
     /// A secret was read from there.
-    pub fn note_secret_file(&self, path: PathBuf) {
+    pub fn record_secret_file(&self, path: PathBuf) {
         self.secret_files.borrow_mut().push(path);
     }
 
@@ -67,39 +67,39 @@ impl<'a> Reading<'a> {
     }
 
     /// The warnings, unless there are faults.
-    pub fn conclude(self) -> Result<Vec<Finding>, Faults> {
-        if !self.faults.borrow().is_empty() {
-            return Err(self.into_faults());
+    pub fn finish(self) -> Result<Vec<Diagnostic>, ConfigError> {
+        if !self.errors.borrow().is_empty() {
+            return Err(self.into_error());
         }
         let mut warnings = self.warnings.into_inner();
-        warnings.sort_by(|one, other| one.place.cmp(&other.place));
+        warnings.sort_by(|one, other| one.location.cmp(&other.location));
         Ok(warnings)
     }
 
     /// What was wrong.
-    pub fn into_faults(self) -> Faults {
-        Faults::new(self.faults.into_inner())
+    pub fn into_error(self) -> ConfigError {
+        ConfigError::new(self.errors.into_inner())
     }
 }
 
 /// A table whose keys are taken one by one; what is left at the end is unknown.
 pub(crate) struct Section<'a> {
-    pub reading: &'a Reading<'a>,
-    path: String,
-    place: Place,
-    entries: BTreeMap<String, (Place, Option<Value>)>,
-    sound: Cell<bool>,
+    pub context: &'a ParseContext<'a>,
+    key_path: String,
+    location: Location,
+    entries: BTreeMap<String, (Location, Option<Value>)>,
+    valid: Cell<bool>,
 }
 
 impl<'a> Section<'a> {
-    pub fn new(reading: &'a Reading<'a>, path: String, place: Place, table: Table) -> Self {
-        let entries = table.into_iter().map(|(key, node)| (key, (node.place, Some(node.value)))).collect();
-        Self { reading, path, place, entries, sound: Cell::new(true) }
+    pub fn new(context: &'a ParseContext<'a>, key_path: String, location: Location, table: Table) -> Self {
+        let entries = table.into_iter().map(|(key, node)| (key, (node.location, Some(node.value)))).collect();
+        Self { context, key_path, location, entries, valid: Cell::new(true) }
     }
 
     /// The path of this section, or of a key in it.
-    pub fn path(&self, key: &str) -> String {
-        match (self.path.as_str(), key) {
+    pub fn key_path(&self, key: &str) -> String {
+        match (self.key_path.as_str(), key) {
             ("", key) => key.into(),
             (path, "") => path.into(),
             (path, key) => format!("{path}.{key}"),
@@ -107,32 +107,32 @@ impl<'a> Section<'a> {
     }
 
     /// Where a key stands; the section itself where the key is absent.
-    pub fn place(&self, key: &str) -> Place {
-        self.entries.get(key).map_or(&self.place, |(place, _)| place).clone()
+    pub fn location(&self, key: &str) -> Location {
+        self.entries.get(key).map_or(&self.location, |(place, _)| place).clone()
     }
 
-    pub fn has(&self, key: &str) -> bool {
+    pub fn contains_key(&self, key: &str) -> bool {
         self.entries.contains_key(key)
     }
 
     /// Whether everything taken so far was as it should be: what follows from wrong values is not worth a fault.
-    pub fn is_sound(&self) -> bool {
-        self.sound.get()
+    pub fn is_valid(&self) -> bool {
+        self.valid.get()
     }
 
-    pub fn fault(&self, key: &str, message: impl Into<String>) {
-        self.sound.set(false);
-        self.reading.fault(self.place(key), &self.path(key), message.into());
+    pub fn add_error(&self, key: &str, message: impl Into<String>) {
+        self.valid.set(false);
+        self.context.add_error(self.location(key), &self.key_path(key), message.into());
     }
 
-    pub fn warn(&self, key: &str, message: impl Into<String>) {
-        self.reading.warn(self.place(key), &self.path(key), message.into());
+    pub fn add_warning(&self, key: &str, message: impl Into<String>) {
+        self.context.add_warning(self.location(key), &self.key_path(key), message.into());
     }
 
     /// A key without a default.
-    pub fn require(&self, key: &str) {
-        if !self.has(key) {
-            self.fault(key, "is required");
+    pub fn require_key(&self, key: &str) {
+        if !self.contains_key(key) {
+            self.add_error(key, "is required");
         }
     }
 
@@ -141,7 +141,7 @@ impl<'a> Section<'a> {
     }
 
     /// The heart of all typed methods: a value that `convert` refuses is a fault.
-    pub fn value<T>(
+    pub fn convert<T>(
         &mut self,
         key: &str,
         expected: impl Display,
@@ -150,28 +150,28 @@ impl<'a> Section<'a> {
         let value = self.take(key)?;
         let converted = convert(&value);
         if converted.is_none() {
-            self.fault(key, format!("{value} is not {expected}"));
+            self.add_error(key, format!("{value} is not {expected}"));
         }
         converted
     }
 
     /// A text that `convert` takes.
-    pub fn parsed<T>(
+    pub fn parse<T>(
         &mut self,
         key: &str,
         expected: impl Display,
         convert: impl FnOnce(&str) -> Option<T>,
     ) -> Option<T> {
-        self.value(key, expected, |value| value.text().and_then(convert))
+        self.convert(key, expected, |value| value.as_text().and_then(convert))
     }
 
     /// A text of at least one character, none of them a control character.
     pub fn text(&mut self, key: &str) -> Option<String> {
-        self.parsed(key, "a text", |text| is_plain(text).then(|| text.into()))
+        self.parse(key, "a text", |text| is_single_line(text).then(|| text.into()))
     }
 
     pub fn boolean(&mut self, key: &str) -> Option<bool> {
-        self.value(key, "true or false", |value| match value {
+        self.convert(key, "true or false", |value| match value {
             Value::Boolean(truth) => Some(*truth),
             _ => None,
         })
@@ -181,21 +181,21 @@ impl<'a> Section<'a> {
     where
         T: TryFrom<i64> + PartialOrd + Display,
     {
-        let from_variable = matches!(self.place(key), Place::Variable(_));
+        let from_variable = matches!(self.location(key), Location::Variable(_));
         let expected = format!("a whole number from {} to {}", range.start(), range.end());
-        self.value(key, expected, |value| {
+        self.convert(key, expected, |value| {
             let number = match value {
                 Value::Integer(number) => Some(*number),
-                Value::Text(text) if from_variable => text.parse().ok(),
+                Value::String(text) if from_variable => text.parse().ok(),
                 _ => None,
             };
             T::try_from(number?).ok().filter(|number| range.contains(number))
         })
     }
 
-    pub fn number(&mut self, key: &str, range: RangeInclusive<f64>) -> Option<f64> {
+    pub fn float(&mut self, key: &str, range: RangeInclusive<f64>) -> Option<f64> {
         let expected = format!("a number from {:?} to {:?}", range.start(), range.end());
-        self.value(key, expected, |value| {
+        self.convert(key, expected, |value| {
             match value {
                 Value::Integer(number) => Some(*number as f64),
                 Value::Float(number) => Some(*number),
@@ -206,43 +206,43 @@ impl<'a> Section<'a> {
     }
 
     pub fn duration(&mut self, key: &str, range: RangeInclusive<Duration>) -> Option<Duration> {
-        let [least, most] = [range.start(), range.end()].map(|end| units::show_duration(*end));
-        self.parsed(key, format!("a duration from \"{least}\" to \"{most}\""), |text| {
-            units::duration(text).filter(|duration| range.contains(duration))
+        let [least, most] = [range.start(), range.end()].map(|end| units::format_duration(*end));
+        self.parse(key, format!("a duration from \"{least}\" to \"{most}\""), |text| {
+            units::parse_duration(text).filter(|duration| range.contains(duration))
         })
     }
 
     pub fn size(&mut self, key: &str, range: RangeInclusive<u64>) -> Option<u64> {
-        let [least, most] = [range.start(), range.end()].map(|end| units::show_size(*end));
-        self.parsed(key, format!("a size from \"{least}\" to \"{most}\""), |text| {
-            units::size(text).filter(|size| range.contains(size))
+        let [least, most] = [range.start(), range.end()].map(|end| units::format_size(*end));
+        self.parse(key, format!("a size from \"{least}\" to \"{most}\""), |text| {
+            units::parse_size(text).filter(|size| range.contains(size))
         })
     }
 
     /// One of a closed set.
-    pub fn one_of<T: Copy>(&mut self, key: &str, words: &Words<T>) -> Option<T> {
-        let expected = format!("one of {}", quoted(words.iter().map(|(word, _)| *word)));
-        self.parsed(key, expected, |text| {
+    pub fn keyword<T: Copy>(&mut self, key: &str, words: &Keywords<T>) -> Option<T> {
+        let expected = format!("one of {}", quote_list(words.iter().map(|(word, _)| *word)));
+        self.parse(key, expected, |text| {
             words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value)
         })
     }
 
     /// A path that may not exist yet.
-    pub fn path_of(&mut self, key: &str) -> Option<PathBuf> {
-        self.text(key).map(|path| self.reading.beside(Path::new(&path)))
+    pub fn file_path(&mut self, key: &str) -> Option<PathBuf> {
+        self.text(key).map(|path| self.context.resolve_path(Path::new(&path)))
     }
 
     /// A file that must be there; an empty text means none.
-    pub fn file(&mut self, key: &str) -> Option<PathBuf> {
-        let text = self.parsed(key, "a path", |text| Some(text.to_owned()))?;
-        let path = self.reading.existing(Path::new(&text));
+    pub fn existing_file(&mut self, key: &str) -> Option<PathBuf> {
+        let text = self.parse(key, "a path", |text| Some(text.to_owned()))?;
+        let path = self.context.resolve_existing(Path::new(&text));
         if text.is_empty() {
             return None;
         }
         match std::fs::File::open(&path) {
             Ok(_) => Some(path),
             Err(error) => {
-                self.fault(key, format!("{text:?} cannot be read ({}: {error})", path.display()));
+                self.add_error(key, format!("{text:?} cannot be read ({}: {error})", path.display()));
                 None
             }
         }
@@ -255,18 +255,18 @@ impl<'a> Section<'a> {
         expected: &str,
         convert: impl Fn(&str) -> Option<T>,
     ) -> Option<Vec<T>> {
-        let nodes = self.value_owned(key, "a list", |value| match value {
-            Value::List(nodes) => Ok(nodes),
+        let nodes = self.convert_owned(key, "a list", |value| match value {
+            Value::Array(nodes) => Ok(nodes),
             other => Err(other),
         })?;
         let mut list = Vec::with_capacity(nodes.len());
-        for (index, Node { place, value }) in nodes.into_iter().enumerate() {
-            match value.text().and_then(&convert) {
+        for (index, SpannedValue { location, value }) in nodes.into_iter().enumerate() {
+            match value.as_text().and_then(&convert) {
                 Some(converted) => list.push(converted),
                 None => {
-                    self.sound.set(false);
-                    let path = format!("{}[{index}]", self.path(key));
-                    self.reading.fault(place, &path, format!("{value} is not {expected}"));
+                    self.valid.set(false);
+                    let path = format!("{}[{index}]", self.key_path(key));
+                    self.context.add_error(location, &path, format!("{value} is not {expected}"));
                 }
             }
         }
@@ -274,30 +274,35 @@ impl<'a> Section<'a> {
     }
 
     /// The section `[key]`; an empty one where it is absent.
-    pub fn table(&mut self, key: &str) -> Section<'a> {
-        let expected = format!("a section [{}]", self.path(key));
-        let table = self.value_owned(key, &expected, |value| match value {
+    pub fn subsection(&mut self, key: &str) -> Section<'a> {
+        let expected = format!("a section [{}]", self.key_path(key));
+        let table = self.convert_owned(key, &expected, |value| match value {
             Value::Table(table) => Ok(table),
             other => Err(other),
         });
-        Section::new(self.reading, self.path(key), self.place(key), table.unwrap_or_default())
+        Section::new(self.context, self.key_path(key), self.location(key), table.unwrap_or_default())
     }
 
     /// The sections `[[key]]`, where there are any.
-    pub fn tables(&mut self, key: &str) -> Option<Vec<Section<'a>>> {
-        let expected = format!("a list of sections [[{}]]", self.path(key));
-        let nodes = self.value_owned(key, &expected, |value| match value {
-            Value::List(nodes) if nodes.iter().all(Node::is_table) => Ok(nodes),
+    pub fn subsections(&mut self, key: &str) -> Option<Vec<Section<'a>>> {
+        let expected = format!("a list of sections [[{}]]", self.key_path(key));
+        let nodes = self.convert_owned(key, &expected, |value| match value {
+            Value::Array(nodes) if nodes.iter().all(SpannedValue::is_table) => Ok(nodes),
             other => Err(other),
         })?;
-        let tables = nodes.into_iter().enumerate().filter_map(|(index, Node { place, value })| match value {
-            Value::Table(table) => Some((format!("{}[{index}]", self.path(key)), place, table)),
-            _ => None,
-        });
-        Some(tables.map(|(path, place, table)| Section::new(self.reading, path, place, table)).collect())
+        let tables =
+            nodes.into_iter().enumerate().filter_map(
+                |(index, SpannedValue { location, value })| match value {
+                    Value::Table(table) => {
+                        Some((format!("{}[{index}]", self.key_path(key)), location, table))
+                    }
+                    _ => None,
+                },
+            );
+        Some(tables.map(|(path, place, table)| Section::new(self.context, path, place, table)).collect())
     }
 
-    fn value_owned<T>(
+    fn convert_owned<T>(
         &mut self,
         key: &str,
         expected: &str,
@@ -306,22 +311,22 @@ impl<'a> Section<'a> {
         match convert(self.take(key)?) {
             Ok(converted) => Some(converted),
             Err(value) => {
-                self.fault(key, format!("{value} is not {expected}"));
+                self.add_error(key, format!("{value} is not {expected}"));
                 None
             }
         }
     }
 
     /// Nothing more is known here.
-    pub fn finish(self) {
+    pub fn reject_unknown(self) {
         for (key, (place, value)) in &self.entries {
             let what = match value {
                 None => continue,
                 Some(Value::Table(_)) => "unknown section",
-                Some(value) if value.is_tables() => "unknown section",
+                Some(value) if value.is_array_of_tables() => "unknown section",
                 Some(_) => "unknown key",
             };
-            self.reading.fault(place.clone(), &self.path(key), what.into());
+            self.context.add_error(place.clone(), &self.key_path(key), what.into());
         }
     }
 }

@@ -1,5 +1,5 @@
-use crate::config::diagnostic::Finding;
-use crate::logging::{Addresses, Format};
+use crate::config::diagnostic::Diagnostic;
+use crate::logging::{AddressRedaction, LogFormat};
 use mailtrail_mail::Secret;
 use mailtrail_net::{provider_api, transport};
 use mailtrail_relay::alarms::notifier;
@@ -31,66 +31,69 @@ pub struct Config {
     /// What one session may cost.
     pub limits: mailtrail_smtp::Limits,
     /// What holds clients back that guess or send too much.
-    pub policy: submission::Policy,
+    pub login_policy: submission::LoginPolicy,
     /// Where mail goes, in the order of preference; at least one.
     pub upstreams: Vec<Upstream>,
     /// Which mail goes where, and which goes first.
     pub routing: Routing,
     /// Where webhooks are received, if anywhere.
-    pub http: Option<SocketAddr>,
+    pub http_address: Option<SocketAddr>,
     /// What is spoken there. Default HTTP in clear.
     pub http_tls: HttpTls,
     /// Whom that serves, and how many at once.
-    pub webhooks: webhook::Settings,
+    pub webhook_settings: webhook::WebhookSettings,
     /// Who reports besides the upstreams' providers.
-    pub sources: Vec<webhook::Source>,
+    pub sources: Vec<webhook::WebhookSource>,
     /// Where operators ask.
-    pub admin: Admin,
+    pub admin: AdminSettings,
     /// What is logged, and how.
-    pub log: Log,
+    pub log: LogSettings,
     /// How long things are kept.
     pub retention: Retention,
     /// Whether senders get reports on what failed.
-    pub reports: bool,
+    pub send_dsns: bool,
     /// How long a message is looked for among those before it; `None` when it is not.
-    pub duplicates: Option<Duration>,
+    pub dedup_window: Option<Duration>,
     /// Which addresses get no mail.
-    pub suppression: suppression::Settings,
+    pub suppression: suppression::SuppressionSettings,
     /// How often that list and the providers' are brought together; `None` when they are not by themselves. Default 24 h.
-    pub sync: Option<Duration>,
+    pub suppression_sync_interval: Option<Duration>,
     /// The test mail, if there is one.
     pub heartbeat: Option<heartbeat::Settings>,
     /// Who is told what becomes of the mail.
-    pub sinks: Vec<sink::Settings>,
+    pub sinks: Vec<sink::SinkSettings>,
     /// What holds for mail from outside.
-    pub mail_rules: webhook::MailRules,
+    pub inbound_rules: webhook::InboundRules,
     /// Where mail from outside goes.
-    pub targets: Vec<inbound::Settings>,
+    pub inbound_targets: Vec<inbound::TargetSettings>,
     /// From where on figures are an alarm.
-    pub thresholds: thresholds::Thresholds,
+    pub alarm_thresholds: thresholds::Thresholds,
     /// Who is told of alarms.
-    pub herald: notifier::Settings,
+    pub alarm_notifications: notifier::Settings,
     /// What is allowed, but should be known.
-    pub warnings: Vec<Finding>,
+    pub warnings: Vec<Diagnostic>,
     /// The files that secrets were read from.
     pub secret_files: Vec<PathBuf>,
 }
 
 impl Config {
     /// Descriptors that are in use when every listener and upstream has as many connections as it may.
-    pub fn needed_descriptors(&self) -> u64 {
+    pub fn required_descriptors(&self) -> u64 {
         let upstreams: usize = self.upstreams.iter().map(|upstream| upstream.transport.connections).sum();
-        let webhooks = self.http.map_or(0, |_| self.webhooks.connections + webhook::SPARE);
-        let page = self.admin.address.map_or(0, |_| admin::PAGE_CONNECTIONS);
-        let connections = self.limits.connections + upstreams + webhooks + page + admin::SOCKET_CONNECTIONS;
-        connections as u64 + OWN_DESCRIPTORS
+        let webhooks = self
+            .http_address
+            .map_or(0, |_| self.webhook_settings.connections + webhook::OVERFLOW_CONNECTIONS);
+        let page = self.admin.address.map_or(0, |_| admin::MAX_TCP_CONNECTIONS);
+        let connections =
+            self.limits.connections + upstreams + webhooks + page + admin::MAX_SOCKET_CONNECTIONS;
+        connections as u64 + RESERVED_DESCRIPTORS
     }
 }
 
 /// As [`Config::show`] has it: a derived form would print password hashes.
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.show())
+        f.write_str(&self.to_toml())
     }
 }
 
@@ -115,7 +118,7 @@ pub enum HttpTls {
 
 impl HttpTls {
     /// What addresses there begin with.
-    pub fn scheme(&self) -> &'static str {
+    pub fn url_scheme(&self) -> &'static str {
         match self {
             Self::None => "http",
             Self::Implicit(_) => "https",
@@ -129,20 +132,20 @@ pub struct Upstream {
     /// How it is reached.
     pub transport: transport::Settings,
     /// When a message is tried again.
-    pub retry: queue::Retry,
+    pub retry: queue::RetryPolicy,
     /// The account behind it, where its key is known.
-    pub account: Option<provider_api::Settings>,
+    pub provider_api: Option<provider_api::Settings>,
     /// How the account is asked for events; `None`: not at all.
-    pub reconcile: Option<reconcile::Settings>,
+    pub reconcile: Option<reconcile::PollSettings>,
     /// What Mailgun's webhooks are signed with: none, one, or two while the key changes.
-    pub signing_keys: Vec<Secret>,
+    pub webhook_signing_keys: Vec<Secret>,
     /// What Brevo's webhooks prove themselves with.
-    pub credentials: Credentials,
+    pub webhook_auth: Credentials,
 }
 
 /// Where operators ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Admin {
+pub struct AdminSettings {
     /// The unix socket. Default `admin.sock` in the data directory.
     pub socket: PathBuf,
     /// The metrics and, with a token, the API, if anywhere.
@@ -155,23 +158,28 @@ pub struct Admin {
 
 /// What is logged, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Log {
+pub struct LogSettings {
     /// The least important level that is written. Default info.
     pub level: Level,
     /// In which form. Default text.
-    pub format: Format,
+    pub format: LogFormat,
     /// How mail addresses are written. Default in full.
-    pub addresses: Addresses,
+    pub address_redaction: AddressRedaction,
     /// Where journald listens. Default `/run/systemd/journal/socket`.
-    pub journal: PathBuf,
+    pub journald_socket: PathBuf,
 }
 
-impl Default for Log {
+impl Default for LogSettings {
     fn default() -> Self {
-        let journal = "/run/systemd/journal/socket".into();
-        Self { level: Level::INFO, format: Format::Text, addresses: Addresses::Full, journal }
+        let journald_socket = "/run/systemd/journal/socket".into();
+        Self {
+            level: Level::INFO,
+            format: LogFormat::Text,
+            address_redaction: AddressRedaction::Full,
+            journald_socket,
+        }
     }
 }
 
 /// Descriptors in use beside connections: the store's, listeners, what reads messages.
-const OWN_DESCRIPTORS: u64 = 256;
+const RESERVED_DESCRIPTORS: u64 = 256;

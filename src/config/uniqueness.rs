@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 
 /// What may be taken only once: addresses to listen on, names of users, routes, upstreams, sources, sinks and targets.
 #[derive(Default)]
-pub(crate) struct Claims {
-    taken: BTreeMap<(Kind, String), String>,
+pub(crate) struct UniqueNames {
+    used: BTreeMap<(NameKind, String), String>,
 }
 
 /// Names of different kinds do not collide.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
+pub(crate) enum NameKind {
     Address,
     User,
     Certificate,
@@ -21,21 +21,21 @@ pub(crate) enum Kind {
     Target,
 }
 
-impl Claims {
+impl UniqueNames {
     /// Takes a name; the second to take it is at fault.
-    pub fn name(&mut self, kind: Kind, section: &Section<'_>, key: &str, name: &str) {
-        match self.taken.entry((kind, name.into())) {
-            Entry::Occupied(first) => section.fault(key, format!("{name:?} is already {}", first.get())),
+    pub fn insert_name(&mut self, kind: NameKind, section: &Section<'_>, key: &str, name: &str) {
+        match self.used.entry((kind, name.into())) {
+            Entry::Occupied(first) => section.add_error(key, format!("{name:?} is already {}", first.get())),
             Entry::Vacant(free) => {
-                free.insert(section.path(key));
+                free.insert(section.key_path(key));
             }
         }
     }
 
     /// Takes an address; port 0 is a new port each time.
-    pub fn address(&mut self, section: &Section<'_>, key: &str, address: SocketAddr) {
+    pub fn insert_address(&mut self, section: &Section<'_>, key: &str, address: SocketAddr) {
         if address.port() != 0 {
-            self.name(Kind::Address, section, key, &address.to_string());
+            self.insert_name(NameKind::Address, section, key, &address.to_string());
         }
     }
 }

@@ -2,146 +2,148 @@
 
 use jiff::{Span, SpanRelativeTo};
 use mailtrail_mail::Rate;
-use mailtrail_net::transport::{Period, Plan};
+use mailtrail_net::transport::{QuotaLimit, QuotaPeriod};
 use std::time::Duration;
 
 /// `"30s"`, `"500ms"`, `"2d"`, `"1h 30min"`. A day is 24 hours.
-pub(crate) fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let span: Span = text.trim().parse().ok()?;
     let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
     Duration::try_from(duration).ok()
 }
 
 /// In the largest unit that leaves no rest.
-pub(crate) fn show_duration(duration: Duration) -> String {
+pub(crate) fn format_duration(duration: Duration) -> String {
     let millis = duration.as_millis();
-    let unit = DURATIONS.iter().find(|(_, unit)| millis > 0 && millis.is_multiple_of(*unit));
+    let unit = DURATION_UNITS.iter().find(|(_, unit)| millis > 0 && millis.is_multiple_of(*unit));
     unit.map_or_else(|| "0s".into(), |(word, unit)| format!("{}{word}", millis / unit))
 }
 
-const DURATIONS: [(&str, u128); 5] =
+const DURATION_UNITS: [(&str, u128); 5] =
     [("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000), ("ms", 1)];
 
 /// `"25MiB"`, `"1GiB"`, `"4096B"`.
-pub(crate) fn size(text: &str) -> Option<u64> {
+pub(crate) fn parse_size(text: &str) -> Option<u64> {
     let text = text.trim();
     let digits = text.find(|character: char| !character.is_ascii_digit())?;
     let (number, word) = text.split_at(digits);
-    let (_, unit) = SIZES.iter().find(|(known, _)| *known == word.trim_start())?;
+    let (_, unit) = SIZE_UNITS.iter().find(|(known, _)| *known == word.trim_start())?;
     number.parse::<u64>().ok()?.checked_mul(*unit)
 }
 
 /// In the largest unit that leaves no rest.
-pub(crate) fn show_size(size: u64) -> String {
-    let unit = SIZES.iter().find(|(_, unit)| size > 0 && size.is_multiple_of(*unit));
+pub(crate) fn format_size(size: u64) -> String {
+    let unit = SIZE_UNITS.iter().find(|(_, unit)| size > 0 && size.is_multiple_of(*unit));
     unit.map_or_else(|| "0B".into(), |(word, unit)| format!("{}{word}", size / unit))
 }
 
-const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+const SIZE_UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
 /// `"600/min"`: how many, in which unit of time. A month has 30 days.
-pub(crate) fn rate(text: &str) -> Option<Rate> {
+pub(crate) fn parse_rate(text: &str) -> Option<Rate> {
     let (number, word) = text.split_once('/')?;
     let messages = number.trim().parse().ok().filter(|number| *number > 0)?;
-    let (_, seconds) = RATES.iter().find(|(known, _)| *known == word.trim())?;
+    let (_, seconds) = RATE_UNITS.iter().find(|(known, _)| *known == word.trim())?;
     Some(Rate { messages, time: Duration::from_secs(*seconds) })
 }
 
 /// As [`rate`] reads it.
-pub(crate) fn show_rate(rate: Rate) -> String {
-    let unit = RATES.iter().find(|(_, seconds)| rate.time.as_secs() == *seconds);
+pub(crate) fn format_rate(rate: Rate) -> String {
+    let unit = RATE_UNITS.iter().find(|(_, seconds)| rate.time.as_secs() == *seconds);
     unit.map_or_else(String::new, |(word, _)| format!("{}/{word}", rate.messages))
 }
 
 /// `"50000/month"`: recipients of an upstream's plan, a day or a calendar month.
-pub(crate) fn quota(text: &str) -> Option<Plan> {
-    client_quota(text).filter(|plan| plan.period != Period::Hour)
+pub(crate) fn parse_upstream_quota(text: &str) -> Option<QuotaLimit> {
+    parse_user_quota(text).filter(|plan| plan.period != QuotaPeriod::Hour)
 }
 
 /// The same of a client's, or an hour.
-pub(crate) fn client_quota(text: &str) -> Option<Plan> {
+pub(crate) fn parse_user_quota(text: &str) -> Option<QuotaLimit> {
     let (number, word) = text.split_once('/')?;
     let recipients = number.trim().parse().ok().filter(|number| *number > 0)?;
-    let (_, period) = PERIODS.iter().find(|(known, _)| *known == word.trim())?;
-    Some(Plan { recipients, period: *period })
+    let (_, period) = QUOTA_PERIODS.iter().find(|(known, _)| *known == word.trim())?;
+    Some(QuotaLimit { recipients, period: *period })
 }
 
 /// As [`quota`] and [`client_quota`] read it.
-pub(crate) fn show_quota(plan: Plan) -> String {
-    let word = PERIODS.iter().find(|(_, period)| *period == plan.period).map_or("", |(word, _)| word);
+pub(crate) fn format_quota(plan: QuotaLimit) -> String {
+    let word = QUOTA_PERIODS.iter().find(|(_, period)| *period == plan.period).map_or("", |(word, _)| word);
     format!("{}/{word}", plan.recipients)
 }
 
 /// `"0.1%"`: a part of one.
-pub(crate) fn percent(text: &str) -> Option<f64> {
+pub(crate) fn parse_percentage(text: &str) -> Option<f64> {
     let number: f64 = text.trim().strip_suffix('%')?.trim().parse().ok()?;
     (0.0..=100.0).contains(&number).then_some(number / 100.0)
 }
 
 /// As [`percent`] reads it.
-pub(crate) fn show_percent(part: f64) -> String {
+pub(crate) fn format_percentage(part: f64) -> String {
     format!("{}%", (part * 1e8).round() / 1e6)
 }
 
 /// What a percentage looks like, for faults.
-pub(crate) const A_PERCENTAGE: &str = "a percentage from \"0%\" to \"100%\"";
+pub(crate) const EXPECTED_PERCENTAGE: &str = "a percentage from \"0%\" to \"100%\"";
 
 /// What a quota looks like, for faults.
-pub(crate) const A_QUOTA: &str = "a quota such as \"50000/month\" (day, month)";
+pub(crate) const EXPECTED_UPSTREAM_QUOTA: &str = "a quota such as \"50000/month\" (day, month)";
 
 /// The same of a client's.
-pub(crate) const A_CLIENT_QUOTA: &str = "a quota such as \"10000/day\" (hour, day, month)";
+pub(crate) const EXPECTED_USER_QUOTA: &str = "a quota such as \"10000/day\" (hour, day, month)";
 
-const PERIODS: [(&str, Period); 3] = [("hour", Period::Hour), ("day", Period::Day), ("month", Period::Month)];
+const QUOTA_PERIODS: [(&str, QuotaPeriod); 3] =
+    [("hour", QuotaPeriod::Hour), ("day", QuotaPeriod::Day), ("month", QuotaPeriod::Month)];
 
 /// What a rate looks like, for faults.
-pub(crate) const A_RATE: &str = "a rate such as \"600/min\" (s, min, h, day, month)";
+pub(crate) const EXPECTED_RATE: &str = "a rate such as \"600/min\" (s, min, h, day, month)";
 
-const RATES: [(&str, u64); 5] = [("s", 1), ("min", 60), ("h", 3600), ("day", 86_400), ("month", 30 * 86_400)];
+const RATE_UNITS: [(&str, u64); 5] =
+    [("s", 1), ("min", 60), ("h", 3600), ("day", 86_400), ("month", 30 * 86_400)];
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn durations_go_both_ways() {
+    fn round_trips_durations() {
         for (text, millis) in [("500ms", 500), ("30s", 30_000), ("30min", 1_800_000), ("2d", 172_800_000)] {
-            assert_eq!(duration(text), Some(Duration::from_millis(millis)), "{text}");
-            assert_eq!(show_duration(Duration::from_millis(millis)), text);
+            assert_eq!(parse_duration(text), Some(Duration::from_millis(millis)), "{text}");
+            assert_eq!(format_duration(Duration::from_millis(millis)), text);
         }
-        assert_eq!(duration("1h 30m"), Some(Duration::from_secs(5400)));
-        assert_eq!(["", "30", "-5s", "1 month", "soon"].map(duration), [None; 5]);
-        assert_eq!(show_duration(Duration::ZERO), "0s");
+        assert_eq!(parse_duration("1h 30m"), Some(Duration::from_secs(5400)));
+        assert_eq!(["", "30", "-5s", "1 month", "soon"].map(parse_duration), [None; 5]);
+        assert_eq!(format_duration(Duration::ZERO), "0s");
     }
 
     #[test]
-    fn sizes_go_both_ways() {
+    fn round_trips_sizes() {
         for (text, bytes) in [("25MiB", 25 << 20), ("1GiB", 1 << 30), ("1500B", 1500), ("2KiB", 2048)] {
-            assert_eq!((size(text), show_size(bytes).as_str()), (Some(bytes), text));
+            assert_eq!((parse_size(text), format_size(bytes).as_str()), (Some(bytes), text));
         }
-        assert_eq!(["", "25", "MiB", "25MB", "-1B", "99999999999999GiB"].map(size), [None; 6]);
+        assert_eq!(["", "25", "MiB", "25MB", "-1B", "99999999999999GiB"].map(parse_size), [None; 6]);
     }
 
     #[test]
-    fn percentages_go_both_ways() {
+    fn round_trips_percentages() {
         for (text, part) in [("5%", 0.05), ("0.1%", 0.001), ("100%", 1.0), ("0%", 0.0), ("99.95%", 0.9995)] {
-            assert_eq!((percent(text), show_percent(part).as_str()), (Some(part), text));
+            assert_eq!((parse_percentage(text), format_percentage(part).as_str()), (Some(part), text));
         }
-        assert_eq!(["", "5", "%", "-1%", "101%", "NaN%"].map(percent), [None; 6]);
+        assert_eq!(["", "5", "%", "-1%", "101%", "NaN%"].map(parse_percentage), [None; 6]);
     }
 
     #[test]
-    fn rates_go_both_ways() {
+    fn round_trips_rates_and_quotas() {
         for (text, seconds) in
             [("600/min", 60), ("1/s", 1), ("5/h", 3600), ("7/day", 86_400), ("8/month", 2_592_000)]
         {
-            let read = rate(text).unwrap();
-            assert_eq!((read.time.as_secs(), show_rate(read).as_str()), (seconds, text));
+            let read = parse_rate(text).unwrap();
+            assert_eq!((read.time.as_secs(), format_rate(read).as_str()), (seconds, text));
         }
-        assert_eq!(["600", "0/s", "1/week", "/min"].map(rate), [None; 4]);
-        assert_eq!(quota("50000/month").map(show_quota).as_deref(), Some("50000/month"));
-        assert_eq!(["50000/h", "0/day", "x/day", "1/hour"].map(quota), [None; 4]);
-        assert_eq!(client_quota("100/hour").map(show_quota).as_deref(), Some("100/hour"));
-        assert_eq!(["100/h", "0/hour"].map(client_quota), [None; 2]);
+        assert_eq!(["600", "0/s", "1/week", "/min"].map(parse_rate), [None; 4]);
+        assert_eq!(parse_upstream_quota("50000/month").map(format_quota).as_deref(), Some("50000/month"));
+        assert_eq!(["50000/h", "0/day", "x/day", "1/hour"].map(parse_upstream_quota), [None; 4]);
+        assert_eq!(parse_user_quota("100/hour").map(format_quota).as_deref(), Some("100/hour"));
+        assert_eq!(["100/h", "0/hour"].map(parse_user_quota), [None; 2]);
     }
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 /// Whether a text says something and stays on its line.
-pub(crate) fn is_plain(text: &str) -> bool {
+pub(crate) fn is_single_line(text: &str) -> bool {
     !text.trim().is_empty() && !text.contains(char::is_control)
 }
 
@@ -14,7 +14,7 @@ pub(crate) fn is_slug(text: &str) -> bool {
 }
 
 /// A domain name (RFC 1123 section 2.1) or an IP address.
-pub(crate) fn is_host(text: &str) -> bool {
+pub(crate) fn is_hostname(text: &str) -> bool {
     let label = |label: &str| {
         let fits = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
         fits && (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
@@ -28,9 +28,10 @@ pub fn is_loopback(host: &str) -> bool {
 }
 
 /// `*`, an address, or `*` with a domain behind its `@`.
-pub(crate) fn is_sender_pattern(text: &str) -> bool {
+pub(crate) fn is_address_pattern(text: &str) -> bool {
     let complete = |(local, domain): (&str, &str)| !local.is_empty() && !domain.is_empty();
-    text == "*" || (is_plain(text) && !text.contains(' ') && text.rsplit_once('@').is_some_and(complete))
+    text == "*"
+        || (is_single_line(text) && !text.contains(' ') && text.rsplit_once('@').is_some_and(complete))
 }
 
 /// A header's name.
@@ -48,20 +49,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_are_names_or_addresses() {
+    fn accepts_hostnames_and_ip_addresses() {
         for host in ["localhost", "smtp.mailgun.org", "10.0.0.1", "::1"] {
-            assert!(is_host(host), "{host}");
+            assert!(is_hostname(host), "{host}");
         }
         for host in ["", "a..b", "smtp://host", "host:25", "-a", "a b"] {
-            assert!(!is_host(host), "{host}");
+            assert!(!is_hostname(host), "{host}");
         }
         assert!(is_loopback("LocalHost") && is_loopback("127.8.0.1") && !is_loopback("10.0.0.1"));
     }
 
     #[test]
-    fn patterns_have_a_form() {
-        assert!(["*", "*@example.com", "*@*.example.com", "a@b"].iter().all(|text| is_sender_pattern(text)));
-        assert!(!["", "example.com", "@b", "a@", "a b@c"].iter().any(|text| is_sender_pattern(text)));
+    fn accepts_valid_patterns_only() {
+        assert!(["*", "*@example.com", "*@*.example.com", "a@b"].iter().all(|text| is_address_pattern(text)));
+        assert!(!["", "example.com", "@b", "a@", "a b@c"].iter().any(|text| is_address_pattern(text)));
         assert!(["Tag", "Track*", "Deliver-By", "*"].iter().all(|text| is_header_pattern(text)));
         assert!(!["", "Tra*ck", "Tag:", "**"].iter().any(|text| is_header_pattern(text)));
     }

@@ -5,14 +5,14 @@ use tokio_util::task::TaskTracker;
 
 /// One who does it until it is relieved.
 #[derive(Clone)]
-pub struct Shift {
+pub struct ExclusiveTask {
     stopping: CancellationToken,
     ended: CancellationToken,
 }
 
-impl Shift {
+impl ExclusiveTask {
     /// Begins `task`, which ends when `stopping` is set, as soon as the shift `before` has ended, which it is told to.
-    pub fn begin(
+    pub fn spawn_after(
         tracker: &TaskTracker,
         before: Option<&Self>,
         stopping: CancellationToken,
@@ -40,7 +40,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[tokio::test]
-    async fn one_begins_when_the_one_before_has_ended() {
+    async fn starts_only_after_predecessor_has_ended() {
         let (tracker, at_work) = (TaskTracker::new(), Arc::new(AtomicUsize::new(0)));
         let mut shift = None;
         let mut last = CancellationToken::new();
@@ -48,7 +48,7 @@ mod tests {
             let (stopping, at_work) = (CancellationToken::new(), at_work.clone());
             last = stopping.clone();
             let told = stopping.clone();
-            shift = Some(Shift::begin(&tracker, shift.as_ref(), stopping, async move {
+            shift = Some(ExclusiveTask::spawn_after(&tracker, shift.as_ref(), stopping, async move {
                 assert_eq!(at_work.fetch_add(1, Ordering::SeqCst), 0);
                 told.cancelled().await;
                 tokio::task::yield_now().await;

@@ -3,30 +3,30 @@
 
 use crate::config::{Config, Upstream};
 use crate::daemon::StartError;
-use crate::daemon::exclusive_task::Shift;
-use crate::daemon::internal_mail::{own_mail, tester};
-use crate::daemon::listeners::Hall;
-use crate::daemon::provider_apis::{accounts, reconciler, syncer};
-use crate::daemon::queue::{Relaying, Way, reports, ways};
-use crate::daemon::sockets::{Sockets, Taken};
-use crate::daemon::store_maintenance::keep;
+use crate::daemon::exclusive_task::ExclusiveTask;
+use crate::daemon::internal_mail::{internal_submit_fn, test_mailer};
+use crate::daemon::listeners::SubmissionSetup;
+use crate::daemon::provider_apis::{build_reconciler, build_suppression_sync, connect_provider_apis};
+use crate::daemon::queue::{QueuePlan, RunningQueue, has_event_source, upstream_selection};
+use crate::daemon::sockets::{BoundSocket, Sockets};
+use crate::daemon::store_maintenance::run_maintenance;
 use futures_util::future::join_all;
-use mailtrail_mail::{Clock, ClockWatch, Mint};
+use mailtrail_mail::{Clock, ClockWatch, TrackingIdGenerator};
 use mailtrail_net::odoo::Place;
 use mailtrail_net::provider_api::Account;
 use mailtrail_net::tls::Server;
 use mailtrail_net::{RefusalLog, tls};
-use mailtrail_relay::admin::{Gate, Panel};
+use mailtrail_relay::admin::{AccessPolicy, ApiState};
 use mailtrail_relay::alarms::{Alarms, Herald, Kind, MACHINE, notifier};
-use mailtrail_relay::inbound::Carrier;
+use mailtrail_relay::inbound::InboundDelivery;
 use mailtrail_relay::monitoring::{Auditor, Census, Heartbeat, Monitor, Pulse};
 use mailtrail_relay::reconcile::Reconciler;
-use mailtrail_relay::sink::Feeder;
-use mailtrail_relay::submission::{Crowd, Door, Memory};
-use mailtrail_relay::suppression_sync::Syncer;
-use mailtrail_relay::webhook::inbound::Intake;
-use mailtrail_relay::webhook::{Inbox, Source};
-use mailtrail_relay::{HandIn, Probe, Reporter, admin, sink, webhook};
+use mailtrail_relay::sink::SinkWorker;
+use mailtrail_relay::submission::{BoundListener, ConnectionLimiter, MemoryBudget};
+use mailtrail_relay::suppression_sync::SuppressionSync;
+use mailtrail_relay::webhook::inbound::InboundReceiver;
+use mailtrail_relay::webhook::{WebhookService, WebhookSource};
+use mailtrail_relay::{DsnReporter, HandIn, LoopbackProbe, admin, sink, webhook};
 use mailtrail_store::Store;
 use mailtrail_trail::provider::Provider;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -38,32 +38,32 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// What all generations stand on.
-pub struct Ground {
+pub struct DaemonContext {
     pub store: Store,
     pub clock: Clock,
     pub metrics: Option<PrometheusHandle>,
     /// For whatever enters the store.
-    pub mint: Arc<Mint>,
+    pub id_generator: Arc<TrackingIdGenerator>,
     /// The conversations, of former generations too.
-    pub crowd: Crowd,
-    pub memory: Memory,
+    pub connections: ConnectionLimiter,
+    pub spool_memory: MemoryBudget,
     pub alarms: Alarms,
     /// What was told of them.
-    pub told: notifier::Memory,
+    pub notifier_state: notifier::Memory,
     /// What goes out and comes back.
-    pub pulse: Pulse,
+    pub upstream_activity: Pulse,
     /// What knows whether the clock was set.
-    pub watch: ClockWatch,
+    pub clock_watch: ClockWatch,
     /// What knows whether a request comes to this process.
-    pub probe: Probe,
+    pub loopback_probe: LoopbackProbe,
     /// Set when mail is no longer taken and sent.
-    pub stopping: CancellationToken,
+    pub mail_shutdown: CancellationToken,
     /// Set when HTTP is no longer answered.
-    pub silent: CancellationToken,
+    pub http_shutdown: CancellationToken,
     /// What takes and sends mail.
-    pub mail: TaskTracker,
+    pub mail_tasks: TaskTracker,
     /// What answers over HTTP.
-    pub talk: TaskTracker,
+    pub http_tasks: TaskTracker,
 }
 
 /// A generation at work.
@@ -71,208 +71,216 @@ pub struct Generation {
     pub config: Config,
     pub sockets: Sockets,
     /// Where clients connect, in the order of the configuration.
-    pub smtp: Vec<SocketAddr>,
-    pub http: Option<SocketAddr>,
-    hall: Hall,
-    relaying: Relaying,
-    leaving: Leaving,
+    pub smtp_addresses: Vec<SocketAddr>,
+    pub http_address: Option<SocketAddr>,
+    submission: SubmissionSetup,
+    running_queue: RunningQueue,
+    shutdown: ShutdownTokens,
     /// Upkeep, reports and what else is done now and then.
-    chores: Shift,
+    background: ExclusiveTask,
 }
 
 /// What ends a generation, whether or not the relay goes on.
-struct Leaving {
+struct ShutdownTokens {
     /// Shuts its doors.
-    shut: CancellationToken,
+    listeners: CancellationToken,
     /// Ends its chores.
-    idle: CancellationToken,
+    background: CancellationToken,
     /// Ends its answers over HTTP.
-    quiet: CancellationToken,
+    http: CancellationToken,
 }
 
 /// A generation at rest.
-pub struct Prepared {
+pub struct StagedGeneration {
     config: Config,
     sockets: Sockets,
     /// Sockets of the generation before that this one has no use for.
-    pub left: Sockets,
-    hall: Hall,
-    doors: Vec<Option<Door>>,
-    smtp: Vec<SocketAddr>,
-    relaying: Way,
+    pub unused_sockets: Sockets,
+    submission: SubmissionSetup,
+    listeners: Vec<Option<BoundListener>>,
+    smtp_addresses: Vec<SocketAddr>,
+    queue_plan: QueuePlan,
     reconciler: Reconciler,
     /// Whose accounts mail from outside is fetched with.
-    accounts: BTreeMap<String, Account>,
-    panel: Panel,
-    admin: Option<UnixListener>,
-    page: Option<TcpListener>,
-    http: Option<TcpListener>,
+    provider_apis: BTreeMap<String, Account>,
+    api_state: ApiState,
+    admin_socket: Option<UnixListener>,
+    admin_listener: Option<TcpListener>,
+    http_listener: Option<TcpListener>,
 }
 
-impl Ground {
+impl DaemonContext {
     /// For a store.
     pub fn new(store: Store, clock: Clock, metrics: Option<PrometheusHandle>) -> Self {
         Self {
             store,
             clock,
             metrics,
-            mint: Arc::default(),
-            crowd: Crowd::default(),
-            memory: Memory::default(),
+            id_generator: Arc::default(),
+            connections: ConnectionLimiter::default(),
+            spool_memory: MemoryBudget::default(),
             alarms: Alarms::new(clock),
-            told: notifier::Memory::default(),
-            pulse: Pulse::default(),
-            watch: ClockWatch::new(clock),
-            probe: Probe::default(),
-            stopping: CancellationToken::new(),
-            silent: CancellationToken::new(),
-            mail: TaskTracker::new(),
-            talk: TaskTracker::new(),
+            notifier_state: notifier::Memory::default(),
+            upstream_activity: Pulse::default(),
+            clock_watch: ClockWatch::new(clock),
+            loopback_probe: LoopbackProbe::default(),
+            mail_shutdown: CancellationToken::new(),
+            http_shutdown: CancellationToken::new(),
+            mail_tasks: TaskTracker::new(),
+            http_tasks: TaskTracker::new(),
         }
     }
 }
 
-impl Prepared {
+impl StagedGeneration {
     /// Everything that `config` asks for, at rest; sockets that are in `offered` are used.
     pub fn new(
-        ground: &Ground,
+        ground: &DaemonContext,
         config: Config,
         mut offered: Sockets,
         before: Option<&Generation>,
     ) -> Result<Self, StartError> {
-        let hall = Hall::new(ground, &config, before.map(|before| (&before.hall, &before.config)))?;
-        let relaying = Way::new(ground, &config, before.map(|before| &before.relaying))?;
-        let reconciler = reconciler(ground, &config)?;
-        let accounts = accounts(ground, &config)?;
+        let submission =
+            SubmissionSetup::new(ground, &config, before.map(|before| (&before.submission, &before.config)))?;
+        let queue_plan = QueuePlan::new(ground, &config, before.map(|before| &before.running_queue))?;
+        let reconciler = build_reconciler(ground, &config)?;
+        let provider_apis = connect_provider_apis(ground, &config)?;
         let mut sockets =
-            before.map_or_else(Sockets::for_a_start, |before| Sockets::for_a_change(&before.sockets));
-        let doors = hall.doors(ground, &config, &mut sockets, &mut offered)?;
-        let addresses = doors.iter().zip(&config.listeners);
+            before.map_or_else(Sockets::for_startup, |before| Sockets::for_reload(&before.sockets));
+        let listeners = submission.bind_listeners(ground, &config, &mut sockets, &mut offered)?;
+        let addresses = listeners.iter().zip(&config.listeners);
         let addresses = addresses.map(|(door, listener)| {
             let bound = door.as_ref().and_then(|door| door.socket.local_addr().ok());
             bound.unwrap_or(listener.address)
         });
-        let smtp = addresses.collect();
-        let panel = Panel {
+        let smtp_addresses = addresses.collect();
+        let api_state = ApiState {
             store: ground.store.clone(),
             clock: ground.clock,
-            upstreams: relaying.health(),
-            ways: Arc::new(ways(&config)),
-            suppression: Arc::new(config.suppression.clone()),
-            sync: syncer(ground, &config)?,
+            upstream_health: queue_plan.health(),
+            upstream_selection: Arc::new(upstream_selection(&config)),
+            suppression_settings: Arc::new(config.suppression.clone()),
+            suppression_sync: build_suppression_sync(ground, &config)?,
             alarms: ground.alarms.clone(),
-            providers: Arc::new(providers(&config)),
+            providers: Arc::new(upstream_providers(&config)),
             retention: config.retention,
-            sinks: config.sinks.iter().map(|sink| sink.name.clone()).collect(),
-            places: Arc::new(places(&config)),
-            probe: ground.probe.clone(),
-            tester: tester(ground, &config, &hall),
+            sink_names: config.sinks.iter().map(|sink| sink.name.clone()).collect(),
+            odoo_instances: Arc::new(odoo_instances(&config)),
+            loopback_probe: ground.loopback_probe.clone(),
+            test_mailer: test_mailer(ground, &config, &submission),
         };
-        let admin = sockets.listen_at(&mut offered, &config.admin.socket)?;
+        let admin_socket = sockets.listen_unix(&mut offered, &config.admin.socket)?;
         let mut listen = |what, address: Option<SocketAddr>| {
-            let taken = address.map(|address| sockets.listen(&mut offered, what, address)).transpose()?;
-            Ok::<_, StartError>(taken.flatten().map(|Taken { socket, .. }| socket))
+            let taken = address.map(|address| sockets.listen_tcp(&mut offered, what, address)).transpose()?;
+            Ok::<_, StartError>(taken.flatten().map(|BoundSocket { socket, .. }| socket))
         };
-        let page = listen("the admin page", config.admin.address)?;
-        let http = listen("the webhook listener", config.http)?;
+        let admin_listener = listen("the admin page", config.admin.address)?;
+        let http_listener = listen("the webhook listener", config.http_address)?;
         Ok(Self {
             config,
             sockets,
-            left: offered,
-            hall,
-            doors,
-            smtp,
-            relaying,
+            unused_sockets: offered,
+            submission,
+            listeners,
+            smtp_addresses,
+            queue_plan,
             reconciler,
-            accounts,
-            panel,
-            admin,
-            page,
-            http,
+            provider_apis,
+            api_state,
+            admin_socket,
+            admin_listener,
+            http_listener,
         })
     }
 
     /// Takes the place of the generation before.
-    pub fn begin(self, ground: &Ground, before: Option<&Generation>) -> Generation {
-        let leaving = Leaving::new(ground);
-        let syncer = self.panel.sync.clone();
-        tell_of_missing(&ground.alarms, &self.sockets);
-        for door in self.doors.into_iter().flatten() {
+    pub fn activate(self, ground: &DaemonContext, before: Option<&Generation>) -> Generation {
+        let shutdown = ShutdownTokens::new(ground);
+        let syncer = self.api_state.suppression_sync.clone();
+        update_listener_alarms(&ground.alarms, &self.sockets);
+        for door in self.listeners.into_iter().flatten() {
             // It is waited for by nobody: to the very end it tells who comes that we stop.
-            tokio::spawn(door.serve(leaving.shut.clone()));
+            tokio::spawn(door.serve(shutdown.listeners.clone()));
         }
-        if let Some(page) = self.page {
-            let questions = gate(&self.config).map(|gate| (self.panel.clone(), gate));
-            let (metrics, quiet) = (ground.metrics.clone(), leaving.quiet.clone());
-            ground.talk.spawn(admin::serve_page(page, metrics, questions, quiet));
+        if let Some(page) = self.admin_listener {
+            let questions = access_policy(&self.config).map(|gate| (self.api_state.clone(), gate));
+            let (metrics, quiet) = (ground.metrics.clone(), shutdown.http.clone());
+            ground.http_tasks.spawn(admin::serve_tcp(page, metrics, questions, quiet));
         }
-        if let Some(admin) = self.admin {
-            ground.talk.spawn(admin::serve_socket(admin, self.panel, leaving.quiet.clone()));
+        if let Some(admin) = self.admin_socket {
+            ground.http_tasks.spawn(admin::serve_socket(admin, self.api_state, shutdown.http.clone()));
         }
-        let http = self.http.as_ref().and_then(|http| http.local_addr().ok());
-        if let Some(http) = self.http {
-            let inbox = inbox(ground, &self.config, self.accounts);
-            let (settings, tls) = (self.config.webhooks.clone(), self.hall.http());
-            ground.talk.spawn(webhook::serve(http, inbox, settings, tls, leaving.quiet.clone()));
+        let http_address = self.http_listener.as_ref().and_then(|http| http.local_addr().ok());
+        if let Some(http) = self.http_listener {
+            let inbox = webhook_service(ground, &self.config, self.provider_apis);
+            let (settings, tls) = (self.config.webhook_settings.clone(), self.submission.http_tls_server());
+            ground.http_tasks.spawn(webhook::serve(http, inbox, settings, tls, shutdown.http.clone()));
         }
-        let servers = self.hall.servers();
+        let servers = self.submission.tls_servers();
         let watch = tls::watch(servers.clone(), ground.clock);
-        ground.mail.spawn(leaving.idle.clone().run_until_cancelled_owned(watch));
+        ground.mail_tasks.spawn(shutdown.background.clone().run_until_cancelled_owned(watch));
         if let Some(before) = before {
-            before.leaving.leave();
+            before.shutdown.cancel_all();
         }
-        let relaying = match self.relaying {
-            Way::Same(running) => running,
-            Way::Other(prepared) => prepared.begin(ground, before.map(|before| &before.relaying)),
+        let running_queue = match self.queue_plan {
+            QueuePlan::Reuse(running) => running,
+            QueuePlan::Replace(prepared) => {
+                prepared.activate(ground, before.map(|before| &before.running_queue))
+            }
         };
-        let (idle, chores) = (leaving.idle.clone(), before.map(|before| &before.chores));
-        let hand_in = own_mail(ground, &self.config, &self.hall, "heartbeat");
-        let chores =
-            do_chores(ground, &self.config, (self.reconciler, syncer, servers, hand_in), idle, chores);
+        let (idle, chores) = (shutdown.background.clone(), before.map(|before| &before.background));
+        let hand_in = internal_submit_fn(ground, &self.config, &self.submission, "heartbeat");
+        let background = spawn_background_tasks(
+            ground,
+            &self.config,
+            (self.reconciler, syncer, servers, hand_in),
+            idle,
+            chores,
+        );
         Generation {
             config: self.config,
             sockets: self.sockets,
-            smtp: self.smtp,
-            http,
-            hall: self.hall,
-            relaying,
-            leaving,
-            chores,
+            smtp_addresses: self.smtp_addresses,
+            http_address,
+            submission: self.submission,
+            running_queue,
+            shutdown,
+            background,
         }
     }
 }
 
 impl Generation {
     /// Shuts its doors, whose sockets stay open as long as somebody has them.
-    pub fn shut(&self) {
-        self.leaving.shut.cancel();
+    pub fn close_listeners(&self) {
+        self.shutdown.listeners.cancel();
     }
 }
 
-impl Leaving {
-    fn new(ground: &Ground) -> Self {
-        let (idle, quiet) = (ground.stopping.child_token(), ground.silent.child_token());
-        Self { shut: CancellationToken::new(), idle, quiet }
+impl ShutdownTokens {
+    fn new(ground: &DaemonContext) -> Self {
+        let (background, http) = (ground.mail_shutdown.child_token(), ground.http_shutdown.child_token());
+        Self { listeners: CancellationToken::new(), background, http }
     }
 
-    fn leave(&self) {
-        self.shut.cancel();
-        self.idle.cancel();
-        self.quiet.cancel();
+    fn cancel_all(&self) {
+        self.listeners.cancel();
+        self.background.cancel();
+        self.http.cancel();
     }
 }
 
 /// What is done now and then, after the generation before has ended its own: two reporters would report twice.
-fn do_chores(
-    ground: &Ground,
+fn spawn_background_tasks(
+    ground: &DaemonContext,
     config: &Config,
-    (reconciler, syncer, servers, hand_in): (Reconciler, Syncer, Vec<Arc<Server>>, HandIn),
+    (reconciler, syncer, servers, hand_in): (Reconciler, SuppressionSync, Vec<Arc<Server>>, HandIn),
     stopping: CancellationToken,
-    before: Option<&Shift>,
-) -> Shift {
+    before: Option<&ExclusiveTask>,
+) -> ExclusiveTask {
     let (store, clock, retention) = (ground.store.clone(), ground.clock, config.retention);
-    let sync = config.sync;
-    let (mint, hostname) = (ground.mint.clone(), config.hostname.clone());
+    let sync = config.suppression_sync_interval;
+    let (id_generator, hostname) = (ground.id_generator.clone(), config.hostname.clone());
     let heartbeat = config.heartbeat.clone().map(|settings| Heartbeat {
         store: store.clone(),
         hand_in,
@@ -291,47 +299,47 @@ fn do_chores(
         store: store.clone(),
         clock,
         alarms: ground.alarms.clone(),
-        pulse: ground.pulse.clone(),
-        watch: ground.watch.clone(),
+        pulse: ground.upstream_activity.clone(),
+        watch: ground.clock_watch.clone(),
         upstreams: upstreams
-            .map(|upstream| (upstream.transport.name.clone(), reports(upstream, config)))
+            .map(|upstream| (upstream.transport.name.clone(), has_event_source(upstream, config)))
             .collect(),
         servers,
-        thresholds: config.thresholds.clone(),
+        thresholds: config.alarm_thresholds.clone(),
     };
     let herald = Herald {
         store: store.clone(),
         clock,
-        mint: mint.clone(),
+        mint: id_generator.clone(),
         hostname: hostname.clone(),
         alarms: ground.alarms.clone(),
-        pulse: ground.pulse.clone(),
-        memory: ground.told.clone(),
+        pulse: ground.upstream_activity.clone(),
+        memory: ground.notifier_state.clone(),
         upstreams: config.upstreams.iter().map(|upstream| upstream.transport.name.clone()).collect(),
-        settings: config.herald.clone(),
+        settings: config.alarm_notifications.clone(),
     };
-    let feeder = |settings: &sink::Settings| {
-        Feeder::new(store.clone(), clock, ground.alarms.clone(), settings.clone())
+    let feeder = |settings: &sink::SinkSettings| {
+        SinkWorker::new(store.clone(), clock, ground.alarms.clone(), settings.clone())
     };
     let feeders: Vec<_> = config.sinks.iter().map(feeder).collect();
-    let carrier = Carrier {
+    let carrier = InboundDelivery {
         store: store.clone(),
         clock,
         alarms: ground.alarms.clone(),
         hostname: hostname.clone(),
-        targets: config.targets.clone(),
+        targets: config.inbound_targets.clone(),
     };
     let census = Census {
         store: store.clone(),
         clock,
-        ways: Arc::new(ways(config)),
+        ways: Arc::new(upstream_selection(config)),
         upstreams: config.upstreams.iter().map(|upstream| upstream.transport.name.clone()).collect(),
     };
-    let reporter = Reporter { store: store.clone(), clock, mint, hostname };
-    let (told, watch) = (stopping.clone(), ground.watch.clone());
+    let reporter = DsnReporter { store: store.clone(), clock, id_generator, hostname };
+    let (told, watch) = (stopping.clone(), ground.clock_watch.clone());
     let (alarms, there) = (ground.alarms.clone(), config.clone());
-    Shift::begin(&ground.mail, before, stopping, async move {
-        forget(&alarms, &there);
+    ExclusiveTask::spawn_after(&ground.mail_tasks, before, stopping, async move {
+        clear_stale_alarms(&alarms, &there);
         let beats = async {
             if let Some(heartbeat) = heartbeat {
                 heartbeat.run(told.clone()).await;
@@ -348,29 +356,29 @@ fn do_chores(
             herald.run(told.clone()),
             carrier.run(told.clone()),
             beats,
-            keep(store, retention, watch, clock, told.clone())
+            run_maintenance(store, retention, watch, clock, told.clone())
         );
     })
 }
 
 /// Says which places cannot be listened on, and of the others that they can be.
-fn tell_of_missing(alarms: &Alarms, sockets: &Sockets) {
-    let missing = sockets.missing();
-    alarms.retain(Kind::Listener, |place| missing.iter().any(|missing| missing.place() == place));
+fn update_listener_alarms(alarms: &Alarms, sockets: &Sockets) {
+    let missing = sockets.unbound();
+    alarms.retain(Kind::Listener, |place| missing.iter().any(|missing| missing.address() == place));
     for one in missing {
-        let text = format!("{}. It is tried again every second; everything else works", one.fault);
-        alarms.set(Kind::Listener, &one.place(), Some(text));
+        let text = format!("{}. It is tried again every second; everything else works", one.error);
+        alarms.set(Kind::Listener, &one.address(), Some(text));
     }
 }
 
 /// Who may ask over TCP, if anybody may.
-fn gate(config: &Config) -> Option<Gate> {
+fn access_policy(config: &Config) -> Option<AccessPolicy> {
     let (hosts, refusals) = (config.admin.hosts.clone(), RefusalLog::default());
-    config.admin.token.clone().map(|token| Gate { token, hosts, refusals })
+    config.admin.token.clone().map(|token| AccessPolicy { token, hosts, refusals })
 }
 
 /// Ends the alarms about what a configuration has no more: nobody else would.
-fn forget(alarms: &Alarms, config: &Config) {
+fn clear_stale_alarms(alarms: &Alarms, config: &Config) {
     let upstream = |name: &str| config.upstreams.iter().any(|upstream| upstream.transport.name == name);
     for kind in
         [Kind::Silence, Kind::Signature, Kind::Slow, Kind::Stuck, Kind::Sync, Kind::Polls, Kind::Withheld]
@@ -379,44 +387,54 @@ fn forget(alarms: &Alarms, config: &Config) {
     }
     alarms.retain(Kind::Clock, |subject| subject == MACHINE || upstream(subject));
     alarms.retain(Kind::Sink, |name| config.sinks.iter().any(|sink| sink.name == name));
-    alarms.retain(Kind::Inbound, |name| config.targets.iter().any(|target| target.name == name));
+    alarms.retain(Kind::Inbound, |name| config.inbound_targets.iter().any(|target| target.name == name));
     alarms.retain(Kind::Heartbeat, |to| {
         config.heartbeat.as_ref().is_some_and(|heartbeat| heartbeat.to.as_str() == to)
     });
 }
 
 /// Where the records of the Odoos are shown that are told.
-fn places(config: &Config) -> Vec<Place> {
-    let place = |settings: &sink::Settings| match &settings.kind {
-        sink::Kind::Odoo(odoo) => Some(odoo.place.clone()),
-        sink::Kind::File(_) | sink::Kind::Http(_) => None,
+fn odoo_instances(config: &Config) -> Vec<Place> {
+    let place = |settings: &sink::SinkSettings| match &settings.kind {
+        sink::SinkKind::Odoo(odoo) => Some(odoo.instance.clone()),
+        sink::SinkKind::File(_) | sink::SinkKind::Http(_) => None,
     };
     config.sinks.iter().filter_map(place).collect()
 }
 
 /// Whose words the reports of each upstream are.
-fn providers(config: &Config) -> BTreeMap<String, Provider> {
+fn upstream_providers(config: &Config) -> BTreeMap<String, Provider> {
     let transports = config.upstreams.iter().map(|upstream| &upstream.transport);
     transports.map(|transport| (transport.name.clone(), transport.provider)).collect()
 }
 
 /// The upstreams whose providers report by themselves, and who else reports.
-fn inbox(ground: &Ground, config: &Config, accounts: BTreeMap<String, Account>) -> Inbox {
+fn webhook_service(
+    ground: &DaemonContext,
+    config: &Config,
+    accounts: BTreeMap<String, Account>,
+) -> WebhookService {
     let of_upstream = |upstream: &Upstream| {
         let kind = match upstream.transport.provider {
-            Provider::Mailgun => webhook::Kind::Mailgun { keys: upstream.signing_keys.clone() },
-            Provider::Brevo => webhook::Kind::Brevo(upstream.credentials.clone()),
+            Provider::Mailgun => webhook::SourceKind::Mailgun { keys: upstream.webhook_signing_keys.clone() },
+            Provider::Brevo => webhook::SourceKind::Brevo(upstream.webhook_auth.clone()),
             Provider::Plain => return None,
         };
-        Some(Source { name: upstream.transport.name.clone(), kind })
+        Some(WebhookSource { name: upstream.transport.name.clone(), kind })
     };
     let sources = config.upstreams.iter().filter_map(of_upstream).chain(config.sources.iter().cloned());
-    let (store, pulse) = (ground.store.clone(), ground.pulse.clone());
-    let inbox = Inbox::new(sources.collect(), config.webhooks.proxies.clone(), store, ground.clock, pulse)
-        .with_probe(ground.probe.clone())
-        .with_watch(ground.watch.clone());
-    if config.targets.is_empty() {
+    let (store, pulse) = (ground.store.clone(), ground.upstream_activity.clone());
+    let inbox = WebhookService::new(
+        sources.collect(),
+        config.webhook_settings.proxies.clone(),
+        store,
+        ground.clock,
+        pulse,
+    )
+    .with_loopback_probe(ground.loopback_probe.clone())
+    .with_clock_watch(ground.clock_watch.clone());
+    if config.inbound_targets.is_empty() {
         return inbox;
     }
-    inbox.with_mail(Intake::new(config.mail_rules, accounts, ground.mint.clone()))
+    inbox.with_inbound(InboundReceiver::new(config.inbound_rules, accounts, ground.id_generator.clone()))
 }

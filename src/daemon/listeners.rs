@@ -2,129 +2,155 @@
 
 use crate::config::{CertificateFiles, Config, HttpTls};
 use crate::daemon::StartError;
-use crate::daemon::generation::Ground;
-use crate::daemon::queue::lists;
-use crate::daemon::sockets::{Sockets, Taken};
+use crate::daemon::generation::DaemonContext;
+use crate::daemon::queue::list_scope;
+use crate::daemon::sockets::{BoundSocket, Sockets};
 use mailtrail_net::tls::{Server, ServerFiles, TlsError};
 use mailtrail_net::{RefusalLog, tls};
-use mailtrail_relay::submission::{Accounts, Door, Duplicates, Front, Listener, ListenerTls, Quotas, Rates};
+use mailtrail_relay::submission::{
+    Authenticator, BoundListener, Deduplicator, Listener, ListenerTls, RateLimiter, SubmissionService,
+    UserQuotas,
+};
 use mailtrail_relay::webhook;
 use mailtrail_smtp::Rules;
 use mailtrail_trail::Routing;
 use mailtrail_trail::provider::Provider;
-use mailtrail_trail::suppression::{Policy, Screen};
+use mailtrail_trail::suppression::{RecipientFilter, SuppressionMode};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What the doors of a configuration have in common.
-pub struct Hall {
-    accounts: Arc<Accounts>,
-    rates: Arc<Rates>,
-    quotas: Arc<Quotas>,
-    duplicates: Option<Arc<Duplicates>>,
+pub struct SubmissionSetup {
+    authenticator: Arc<Authenticator>,
+    rate_limiter: Arc<RateLimiter>,
+    quotas: Arc<UserQuotas>,
+    deduplicator: Option<Arc<Deduplicator>>,
     routing: Arc<Routing>,
-    screen: Option<Arc<Screen>>,
-    servers: BTreeMap<Option<PathBuf>, Arc<Server>>,
-    http: Option<Arc<Server>>,
-    refusals: RefusalLog,
+    recipient_filter: Option<Arc<RecipientFilter>>,
+    tls_servers: BTreeMap<Option<PathBuf>, Arc<Server>>,
+    http_tls_server: Option<Arc<Server>>,
+    rejection_log: RefusalLog,
 }
 
-impl Hall {
+impl SubmissionSetup {
     /// As configured. Failed logins, rates and quotas used up and turns for duplicates are as in the one before.
-    pub fn new(ground: &Ground, config: &Config, before: Option<(&Self, &Config)>) -> Result<Self, TlsError> {
-        let (users, policy) = (config.users.clone(), &config.policy);
+    pub fn new(
+        ground: &DaemonContext,
+        config: &Config,
+        before: Option<(&Self, &Config)>,
+    ) -> Result<Self, TlsError> {
+        let (users, policy) = (config.users.clone(), &config.login_policy);
         let (accounts, rates) = match before {
             Some((before, _)) => (
-                before.accounts.renewed(users, policy),
-                before.rates.renewed(&config.users, policy.rate_per_ip),
+                before.authenticator.reconfigured(users, policy),
+                before.rate_limiter.reconfigured(&config.users, policy.rate_per_ip),
             ),
             None => {
-                let accounts = Accounts::new(users, policy, ground.clock);
+                let accounts = Authenticator::new(users, policy, ground.clock);
                 accounts.recall_logins(&ground.store);
-                (accounts, Rates::new(&config.users, policy.rate_per_ip))
+                (accounts, RateLimiter::new(&config.users, policy.rate_per_ip))
             }
         };
         let quotas = match before {
-            Some((before, _)) => before.quotas.renewed(&config.users, &ground.store),
-            None => Quotas::new(&config.users, &ground.store, ground.alarms.clone(), ground.clock),
+            Some((before, _)) => before.quotas.reconfigured(&config.users, &ground.store),
+            None => UserQuotas::new(&config.users, &ground.store, ground.alarms.clone(), ground.clock),
         };
-        let duplicates = match before {
-            Some((before, known)) if known.duplicates == config.duplicates => before.duplicates.clone(),
-            _ => config.duplicates.map(|window| Arc::new(Duplicates::new(window))),
+        let deduplicator = match before {
+            Some((before, known)) if known.dedup_window == config.dedup_window => before.deduplicator.clone(),
+            _ => config.dedup_window.map(|window| Arc::new(Deduplicator::new(window))),
         };
-        let (servers, http) = (servers(config)?, http(config)?);
+        let (tls_servers, http_tls_server) = (open_tls_servers(config)?, open_http_tls_server(config)?);
         let routing = Arc::new(config.routing.clone());
-        let screen = screen(config).map(Arc::new);
-        let (accounts, rates, quotas) = (Arc::new(accounts), Arc::new(rates), Arc::new(quotas));
-        let refusals = before.map(|(before, _)| before.refusals.clone()).unwrap_or_default();
-        Ok(Self { accounts, rates, quotas, duplicates, routing, screen, servers, http, refusals })
+        let screen = recipient_filter(config).map(Arc::new);
+        let (authenticator, rate_limiter, quotas) = (Arc::new(accounts), Arc::new(rates), Arc::new(quotas));
+        let rejection_log = before.map(|(before, _)| before.rejection_log.clone()).unwrap_or_default();
+        Ok(Self {
+            authenticator,
+            rate_limiter,
+            quotas,
+            deduplicator,
+            routing,
+            recipient_filter: screen,
+            tls_servers,
+            http_tls_server,
+            rejection_log,
+        })
     }
 
     /// What accepts TLS.
-    pub fn servers(&self) -> Vec<Arc<Server>> {
-        self.servers.values().chain(&self.http).cloned().collect()
+    pub fn tls_servers(&self) -> Vec<Arc<Server>> {
+        self.tls_servers.values().chain(&self.http_tls_server).cloned().collect()
     }
 
     /// What accepts it from those who report, if anything does.
-    pub fn http(&self) -> Option<Arc<Server>> {
-        self.http.clone()
+    pub fn http_tls_server(&self) -> Option<Arc<Server>> {
+        self.http_tls_server.clone()
     }
 
     /// The door of each listener, shut; none where its socket is missing.
-    pub fn doors(
+    pub fn bind_listeners(
         &self,
-        ground: &Ground,
+        ground: &DaemonContext,
         config: &Config,
         sockets: &mut Sockets,
         offered: &mut Sockets,
-    ) -> Result<Vec<Option<Door>>, StartError> {
+    ) -> Result<Vec<Option<BoundListener>>, StartError> {
         let open = |listener: &Listener| {
-            let taken = sockets.listen(offered, "the SMTP listener", listener.address)?;
-            let door =
-                |Taken { socket, lent }| Door { socket, front: self.front(ground, config, listener), lent };
+            let taken = sockets.listen_tcp(offered, "the SMTP listener", listener.address)?;
+            let door = |BoundSocket { socket, inherited }| BoundListener {
+                socket,
+                service: self.submission_service(ground, config, listener),
+                inherited,
+            };
             Ok(taken.map(door))
         };
         config.listeners.iter().map(open).collect()
     }
 
     /// What clients of a listener find.
-    pub fn front(&self, ground: &Ground, config: &Config, listener: &Listener) -> Front {
+    pub fn submission_service(
+        &self,
+        ground: &DaemonContext,
+        config: &Config,
+        listener: &Listener,
+    ) -> SubmissionService {
         let mut providers: Vec<Provider> = config.upstreams.iter().map(|u| u.transport.provider).collect();
         providers.dedup();
-        Front {
-            rules: Arc::new(rules(config, listener)),
+        SubmissionService {
+            policy: Arc::new(session_policy(config, listener)),
             limits: config.limits.clone(),
             listener: listener.clone(),
-            accounts: self.accounts.clone(),
-            tls: self.servers.get(&listener.client_ca).cloned(),
-            rates: self.rates.clone(),
+            authenticator: self.authenticator.clone(),
+            tls: self.tls_servers.get(&listener.client_ca).cloned(),
+            rate_limiter: self.rate_limiter.clone(),
             quotas: self.quotas.clone(),
             store: ground.store.clone(),
             clock: ground.clock,
-            mint: ground.mint.clone(),
+            id_generator: ground.id_generator.clone(),
             providers,
             routing: self.routing.clone(),
-            screen: self.screen.clone(),
-            reports: config.reports,
-            duplicates: self.duplicates.clone(),
-            memory: ground.memory.clone(),
-            refusals: self.refusals.clone(),
-            crowd: ground.crowd.clone(),
-            stopping: ground.stopping.clone(),
+            recipient_filter: self.recipient_filter.clone(),
+            dsn_enabled: config.send_dsns,
+            deduplicator: self.deduplicator.clone(),
+            memory_budget: ground.spool_memory.clone(),
+            refusals: self.rejection_log.clone(),
+            connections: ground.connections.clone(),
+            stopping: ground.mail_shutdown.clone(),
         }
     }
 }
 
 /// Which recipients are refused, where any are.
-fn screen(config: &Config) -> Option<Screen> {
+fn recipient_filter(config: &Config) -> Option<RecipientFilter> {
     let settings = config.suppression.clone();
-    let mut upstreams: Vec<_> = config.upstreams.iter().map(|upstream| lists(config, upstream)).collect();
-    upstreams.dedup();
-    (settings.policy == Policy::Reject).then_some(Screen { settings, upstreams })
+    let mut list_scopes: Vec<_> =
+        config.upstreams.iter().map(|upstream| list_scope(config, upstream)).collect();
+    list_scopes.dedup();
+    (settings.mode == SuppressionMode::Reject).then_some(RecipientFilter { settings, list_scopes })
 }
 
-fn rules(config: &Config, listener: &Listener) -> Rules {
+fn session_policy(config: &Config, listener: &Listener) -> Rules {
     Rules {
         hostname: config.hostname.clone(),
         starttls: listener.tls == ListenerTls::StartTls,
@@ -137,19 +163,19 @@ fn rules(config: &Config, listener: &Listener) -> Rules {
 
 /// Reads the certificates that a configuration needs, and makes the pair that it names none for.
 pub fn read_certificates(config: &Config) -> Result<(), TlsError> {
-    servers(config)?;
-    http(config)?;
+    open_tls_servers(config)?;
+    open_http_tls_server(config)?;
     Ok(())
 }
 
 /// One server for all listeners that trust the same clients: tickets of one are good for the others.
-fn servers(config: &Config) -> Result<BTreeMap<Option<PathBuf>, Arc<Server>>, TlsError> {
+fn open_tls_servers(config: &Config) -> Result<BTreeMap<Option<PathBuf>, Arc<Server>>, TlsError> {
     let mut servers = BTreeMap::new();
     for listener in config.listeners.iter().filter(|listener| listener.tls != ListenerTls::None) {
         if servers.contains_key(&listener.client_ca) {
             continue;
         }
-        let files = files(config, config.certificate.as_ref())?;
+        let files = server_files(config, config.certificate.as_ref())?;
         let server = Server::open(ServerFiles { client_ca: listener.client_ca.clone(), ..files })?;
         servers.insert(listener.client_ca.clone(), Arc::new(server));
     }
@@ -157,14 +183,14 @@ fn servers(config: &Config) -> Result<BTreeMap<Option<PathBuf>, Arc<Server>>, Tl
 }
 
 /// The webhook listener's.
-fn http(config: &Config) -> Result<Option<Arc<Server>>, TlsError> {
+fn open_http_tls_server(config: &Config) -> Result<Option<Arc<Server>>, TlsError> {
     let HttpTls::Implicit(own) = &config.http_tls else { return Ok(None) };
-    let files = files(config, own.as_ref().or(config.certificate.as_ref()))?;
-    Server::speaking(webhook::PROTOCOLS, files).map(|server| Some(Arc::new(server)))
+    let files = server_files(config, own.as_ref().or(config.certificate.as_ref()))?;
+    Server::speaking(webhook::ALPN_PROTOCOLS, files).map(|server| Some(Arc::new(server)))
 }
 
 /// Those that are given or, where none are, of the pair that we make.
-fn files(config: &Config, given: Option<&CertificateFiles>) -> Result<ServerFiles, TlsError> {
+fn server_files(config: &Config, given: Option<&CertificateFiles>) -> Result<ServerFiles, TlsError> {
     match given {
         Some(files) => Ok(ServerFiles {
             certificate: files.certificate.clone(),

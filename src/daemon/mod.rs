@@ -18,8 +18,8 @@ mod store_maintenance;
 pub(crate) use sockets::Sockets;
 
 use crate::config::Config;
-use crate::daemon::generation::{Generation, Ground, Prepared};
-use crate::daemon::sockets::Missing;
+use crate::daemon::generation::{DaemonContext, Generation, StagedGeneration};
+use crate::daemon::sockets::UnboundAddress;
 use crate::daemon::storage_full::Refusing;
 use mailtrail_mail::Clock;
 use mailtrail_net::provider_api::Fault;
@@ -33,9 +33,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 /// A relay that runs in this process.
 pub struct Daemon {
-    ground: Ground,
+    context: DaemonContext,
     generation: Generation,
-    report: OpenReport,
+    open_report: OpenReport,
 }
 
 /// Why the relay does not start, or not with another configuration.
@@ -49,16 +49,16 @@ pub enum StartError {
     Tls(#[from] TlsError),
     /// An account's client.
     #[error(transparent)]
-    Account(#[from] Fault),
+    ProviderApi(#[from] Fault),
     /// A socket.
     #[error(
-        "{what} cannot listen on {place}: {source}; is another program there, or is the port below 1024?"
+        "{listener} cannot listen on {address}: {source}; is another program there, or is the port below 1024?"
     )]
     Bind {
         /// Whose socket.
-        what: &'static str,
+        listener: &'static str,
         /// Where.
-        place: String,
+        address: String,
         /// Why.
         source: io::Error,
     },
@@ -71,7 +71,7 @@ impl StartError {
         let cause = match self {
             Self::Store(OpenError::Io { source, .. }) | Self::Tls(TlsError::File { source, .. }) => source,
             Self::Store(error) => return error.is_shortage(),
-            Self::Tls(_) | Self::Account(_) | Self::Bind { .. } => return false,
+            Self::Tls(_) | Self::ProviderApi(_) | Self::Bind { .. } => return false,
         };
         is_shortage(cause) && cause.kind() != io::ErrorKind::PermissionDenied
     }
@@ -79,11 +79,11 @@ impl StartError {
 
 /// What a new configuration changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Changes {
+pub struct ReloadReport {
     /// The sections that are another.
-    pub sections: Vec<&'static str>,
+    pub changed_sections: Vec<&'static str>,
     /// Keys that are another and wait for a restart.
-    pub waiting: Vec<&'static str>,
+    pub needs_restart: Vec<&'static str>,
     /// Places that are listened on from now on.
     pub opened: Vec<String>,
     /// Places that are not any more.
@@ -93,10 +93,10 @@ pub struct Changes {
 impl Daemon {
     /// A stop takes no longer, whatever clients and upstreams do. The queue alone takes up to 20 s for attempts under
     /// way.
-    pub const LONGEST_STOP: Duration = Duration::from_secs(28);
+    pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(28);
 
     /// How long sessions are waited for before a successor takes over: some Odoo queue runs take minutes.
-    pub const LONGEST_OUTLASTING: Duration = Duration::from_secs(300);
+    pub const SESSION_DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
 
     /// Starts everything; clients can connect when it returns.
     pub async fn start(
@@ -115,49 +115,50 @@ impl Daemon {
         metrics: Option<PrometheusHandle>,
     ) -> Result<Self, StartError> {
         let mut refusing = Refusing::new(config, sockets);
-        let (store, report) = store_maintenance::open_store(&config.data_dir, clock, &mut refusing).await?;
-        let ground = Ground::new(store, clock, metrics);
-        match ground.store.newest() {
-            Ok(newest) => newest.into_iter().for_each(|newest| ground.watch.compare_stored(newest)),
+        let (store, open_report) =
+            store_maintenance::open_store(&config.data_dir, clock, &mut refusing).await?;
+        let context = DaemonContext::new(store, clock, metrics);
+        match context.store.newest_acceptance() {
+            Ok(newest) => newest.into_iter().for_each(|newest| context.clock_watch.compare_stored(newest)),
             Err(error) => tracing::warn!(%error, "the clock cannot be compared with what is stored"),
         }
         // The pair that listeners make where the configuration names none needs room on the disk.
         while let Err(error) = listeners::read_certificates(config) {
             refusing.wait(error.into()).await?;
         }
-        let prepared = Prepared::new(&ground, config.clone(), refusing.into_sockets(), None)?;
-        for place in prepared.left.places() {
+        let prepared = StagedGeneration::new(&context, config.clone(), refusing.into_sockets(), None)?;
+        for place in prepared.unused_sockets.addresses() {
             tracing::warn!(
                 place,
                 "a socket that was passed on is closed: no `address` in the configuration names it"
             );
         }
-        let generation = prepared.begin(&ground, None);
-        Ok(Self { ground, generation, report })
+        let generation = prepared.activate(&context, None);
+        Ok(Self { context, generation, open_report })
     }
 
     /// Goes on with another configuration. On an error everything stays as it was.
-    pub fn reload(&mut self, config: Config) -> Result<Changes, StartError> {
-        let (config, waiting) = config.within(&self.generation.config);
-        let sections = config.changes(&self.generation.config);
-        let before: Vec<_> = self.generation.sockets.places().collect();
+    pub fn reload(&mut self, config: Config) -> Result<ReloadReport, StartError> {
+        let (config, needs_restart) = config.limit_to_reloadable(&self.generation.config);
+        let changed_sections = config.changed_sections(&self.generation.config);
+        let before: Vec<_> = self.generation.sockets.addresses().collect();
         let offered = self.generation.sockets.clone();
-        let prepared = Prepared::new(&self.ground, config, offered, Some(&self.generation))?;
-        let closed = prepared.left.places().collect();
-        self.generation = prepared.begin(&self.ground, Some(&self.generation));
-        let opened = self.generation.sockets.places().filter(|place| !before.contains(place)).collect();
-        Ok(Changes { sections, waiting, opened, closed })
+        let prepared = StagedGeneration::new(&self.context, config, offered, Some(&self.generation))?;
+        let closed = prepared.unused_sockets.addresses().collect();
+        self.generation = prepared.activate(&self.context, Some(&self.generation));
+        let opened = self.generation.sockets.addresses().filter(|place| !before.contains(place)).collect();
+        Ok(ReloadReport { changed_sections, needs_restart, opened, closed })
     }
 
     /// The places that cannot be listened on so far; [`Self::open_missing`] tries again.
-    pub fn missing(&self) -> Vec<String> {
-        self.generation.sockets.missing().iter().map(Missing::place).collect()
+    pub fn unbound_addresses(&self) -> Vec<String> {
+        self.generation.sockets.unbound().iter().map(UnboundAddress::address).collect()
     }
 
     /// Listens on the places that were missing, where one of them can be listened on now; says which are not missing any
     /// more.
-    pub fn open_missing(&mut self) -> Result<Vec<String>, StartError> {
-        if !self.generation.sockets.missing().iter().any(Missing::can_be_opened) {
+    pub fn bind_missing(&mut self) -> Result<Vec<String>, StartError> {
+        if !self.generation.sockets.unbound().iter().any(UnboundAddress::can_bind) {
             return Ok(Vec::new());
         }
         let config = self.generation.config.clone();
@@ -171,68 +172,68 @@ impl Daemon {
 
     /// Where clients connect, in the order of the configuration.
     pub fn smtp_addresses(&self) -> &[SocketAddr] {
-        &self.generation.smtp
+        &self.generation.smtp_addresses
     }
 
     /// Where providers report.
     pub fn http_address(&self) -> Option<SocketAddr> {
-        self.generation.http
+        self.generation.http_address
     }
 
     /// The store.
     pub fn store(&self) -> &Store {
-        &self.ground.store
+        &self.context.store
     }
 
     /// What opening the store found.
-    pub fn report(&self) -> &OpenReport {
-        &self.report
+    pub fn open_report(&self) -> &OpenReport {
+        &self.open_report
     }
 
     /// Returns, with the reason, when the relay cannot go on.
-    pub async fn failed(&self) -> String {
-        self.ground.store.failed().await
+    pub async fn wait_failed(&self) -> String {
+        self.context.store.wait_failed().await
     }
 
     /// Takes no new clients, lets transactions and attempts under way end, and makes everything durable. Who comes
     /// meanwhile is told to come again, or waits where the socket was lent.
     pub async fn stop(self) {
-        self.end().await.remove_files();
+        self.shut_down().await.remove_socket_files();
     }
 
     /// Returns when the sessions that are there now have ended by themselves, after [`Self::LONGEST_OUTLASTING`] at the
     /// latest. Meanwhile the relay does all that it does.
-    pub fn outlast_sessions(&self) -> impl Future<Output = ()> + use<> {
-        let crowd = self.ground.crowd.clone();
-        async move { crowd.outlast(Self::LONGEST_OUTLASTING).await }
+    pub fn wait_for_sessions(&self) -> impl Future<Output = ()> + use<> {
+        let crowd = self.context.connections.clone();
+        async move { crowd.wait_for_current(Self::SESSION_DRAIN_TIMEOUT).await }
     }
 
     /// The same, but the sockets stay open: who comes meanwhile waits for whoever gets them.
-    pub async fn hand_over(self) -> Sockets {
-        self.generation.shut();
-        self.end().await
+    pub async fn stop_for_handover(self) -> Sockets {
+        self.generation.close_listeners();
+        self.shut_down().await
     }
 
-    async fn end(self) -> Sockets {
-        let Self { ground, generation, .. } = self;
-        let end = Instant::now() + Self::LONGEST_STOP;
-        ground.stopping.cancel();
-        ground.mail.close();
-        let mail = async { tokio::join!(ground.crowd.leave(), ground.mail.wait()) };
-        if timeout(FOR_MAIL, mail).await.is_err() {
+    async fn shut_down(self) -> Sockets {
+        let Self { context, generation, .. } = self;
+        let end = Instant::now() + Self::SHUTDOWN_TIMEOUT;
+        context.mail_shutdown.cancel();
+        context.mail_tasks.close();
+        let mail = async { tokio::join!(context.connections.drain(), context.mail_tasks.wait()) };
+        if timeout(MAIL_DRAIN_TIMEOUT, mail).await.is_err() {
             tracing::warn!("what is still under way is left as it is; the next start settles it");
         }
-        ground.silent.cancel();
-        ground.talk.close();
+        context.http_shutdown.cancel();
+        context.http_tasks.close();
         // A client that holds its connection open does not hold us.
-        let _ = timeout(FAREWELL, ground.talk.wait()).await;
+        let _ = timeout(HTTP_DRAIN_TIMEOUT, context.http_tasks.wait()).await;
         // Everything is on disk already; without this the next start takes longer.
-        let _ = timeout_at(end, ground.store.settle_down()).await;
-        generation.shut();
+        let _ = timeout_at(end, context.store.checkpoint()).await;
+        generation.close_listeners();
         generation.sockets
     }
 }
 
 /// For attempts and conversations under way, and what they leave to be kept.
-const FOR_MAIL: Duration = Duration::from_secs(24);
-const FAREWELL: Duration = Duration::from_secs(2);
+const MAIL_DRAIN_TIMEOUT: Duration = Duration::from_secs(24);
+const HTTP_DRAIN_TIMEOUT: Duration = Duration::from_secs(2);

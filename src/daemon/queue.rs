@@ -1,16 +1,16 @@
 //! The queue, which goes on unchanged as long as nothing about the upstreams changes.
 
 use crate::config::{Config, Upstream};
-use crate::daemon::exclusive_task::Shift;
-use crate::daemon::generation::Ground;
+use crate::daemon::exclusive_task::ExclusiveTask;
+use crate::daemon::generation::DaemonContext;
 use mailtrail_mail::fold_domain;
 use mailtrail_net::tls;
 use mailtrail_net::tls::TlsError;
-use mailtrail_net::transport::{Health, Ways};
+use mailtrail_net::transport::{UpstreamHealth, UpstreamSelection};
 use mailtrail_relay::alarms::Kind;
-use mailtrail_relay::queue::{Outward, Parts, Queue};
+use mailtrail_relay::queue::{Scheduler, SchedulerDeps, UpstreamSpec};
 use mailtrail_trail::provider::Provider;
-use mailtrail_trail::suppression::Lists;
+use mailtrail_trail::suppression::ListScope;
 use mailtrail_trail::{Route, suppression};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,66 +18,70 @@ use tokio_util::sync::CancellationToken;
 
 /// A queue at work.
 #[derive(Clone)]
-pub struct Relaying {
-    settings: Arc<Settings>,
-    health: Vec<Arc<Health>>,
-    shift: Shift,
+pub struct RunningQueue {
+    settings: Arc<QueueSettings>,
+    health: Vec<Arc<UpstreamHealth>>,
+    task: ExclusiveTask,
 }
 
 /// How mail goes on its way under a configuration.
-pub enum Way {
+pub enum QueuePlan {
     /// As before.
-    Same(Relaying),
+    Reuse(RunningQueue),
     /// By another queue.
-    Other(Box<Prepared>),
+    Replace(Box<StagedQueue>),
 }
 
 /// A queue at rest.
-pub struct Prepared {
-    settings: Settings,
-    queue: Queue,
+pub struct StagedQueue {
+    settings: QueueSettings,
+    queue: Scheduler,
     stopping: CancellationToken,
 }
 
 /// What a queue is made of.
 #[derive(PartialEq)]
-struct Settings {
+struct QueueSettings {
     hostname: String,
     upstreams: Vec<Upstream>,
     routes: Vec<Route>,
-    suppression: suppression::Settings,
+    suppression: suppression::SuppressionSettings,
     /// What the trust anchors' files hold.
-    anchors: Vec<Option<Vec<u8>>>,
+    trust_anchors: Vec<Option<Vec<u8>>>,
 }
 
-impl Way {
+impl QueuePlan {
     /// The queue of a configuration.
-    pub fn new(ground: &Ground, config: &Config, running: Option<&Relaying>) -> Result<Self, TlsError> {
-        let settings = Settings::of(config);
+    pub fn new(
+        ground: &DaemonContext,
+        config: &Config,
+        running: Option<&RunningQueue>,
+    ) -> Result<Self, TlsError> {
+        let settings = QueueSettings::from_config(config);
         if let Some(running) = running.filter(|running| *running.settings == settings) {
-            return Ok(Self::Same(running.clone()));
+            return Ok(Self::Reuse(running.clone()));
         }
-        let stopping = ground.stopping.child_token();
-        let queue = queue(ground, config, &stopping)?;
-        Ok(Self::Other(Box::new(Prepared { settings, queue, stopping })))
+        let stopping = ground.mail_shutdown.child_token();
+        let queue = build_scheduler(ground, config, &stopping)?;
+        Ok(Self::Replace(Box::new(StagedQueue { settings, queue, stopping })))
     }
 
     /// How its upstreams do.
-    pub fn health(&self) -> Vec<Arc<Health>> {
+    pub fn health(&self) -> Vec<Arc<UpstreamHealth>> {
         match self {
-            Self::Same(running) => running.health.clone(),
-            Self::Other(prepared) => prepared.health(),
+            Self::Reuse(running) => running.health.clone(),
+            Self::Replace(prepared) => prepared.health(),
         }
     }
 }
 
-impl Prepared {
-    fn health(&self) -> Vec<Arc<Health>> {
-        self.queue.health()
+impl StagedQueue {
+    fn health(&self) -> Vec<Arc<UpstreamHealth>> {
+        self.queue.upstream_health()
     }
 
     /// Puts it to work as soon as the attempts of the one before have ended: two queues would send everything twice.
-    pub fn begin(self, ground: &Ground, before: Option<&Relaying>) -> Relaying {
+    pub fn activate(self, ground: &DaemonContext, before: Option<&RunningQueue>) -> RunningQueue {
         let health = self.health();
         let Self { settings, queue, stopping } = self;
         let alarms = ground.alarms.clone();
@@ -88,60 +92,66 @@ impl Prepared {
             }
             queue.run().await;
         };
-        let shift = Shift::begin(&ground.mail, before.map(|before| &before.shift), stopping, work);
-        Relaying { settings: Arc::new(settings), health, shift }
+        let task =
+            ExclusiveTask::spawn_after(&ground.mail_tasks, before.map(|before| &before.task), stopping, work);
+        RunningQueue { settings: Arc::new(settings), health, task }
     }
 }
 
-impl Settings {
-    fn of(config: &Config) -> Self {
+impl QueueSettings {
+    fn from_config(config: &Config) -> Self {
         let anchor = |upstream: &Upstream| std::fs::read(upstream.transport.ca_file.as_deref()?).ok();
         Self {
             hostname: config.hostname.clone(),
             upstreams: config.upstreams.clone(),
             routes: config.routing.routes.clone(),
             suppression: config.suppression.clone(),
-            anchors: config.upstreams.iter().map(anchor).collect(),
+            trust_anchors: config.upstreams.iter().map(anchor).collect(),
         }
     }
 }
 
-fn queue(ground: &Ground, config: &Config, stopping: &CancellationToken) -> Result<Queue, TlsError> {
+fn build_scheduler(
+    ground: &DaemonContext,
+    config: &Config,
+    stopping: &CancellationToken,
+) -> Result<Scheduler, TlsError> {
     let outward = |upstream: &Upstream| {
-        Ok(Outward {
+        Ok(UpstreamSpec {
             settings: upstream.transport.clone(),
             retry: upstream.retry.clone(),
-            unknown_wait: if reports(upstream, config) {
+            unknown_wait: if has_event_source(upstream, config) {
                 upstream.retry.unknown_wait
             } else {
                 Duration::ZERO
             },
             tls: tls::connector(upstream.transport.ca_file.as_deref())?,
-            lists: lists(config, upstream),
+            suppression_lists: list_scope(config, upstream),
         })
     };
-    Ok(Queue::new(Parts {
+    Ok(Scheduler::new(SchedulerDeps {
         store: ground.store.clone(),
         clock: ground.clock,
         hostname: config.hostname.clone(),
         upstreams: config.upstreams.iter().map(outward).collect::<Result<_, TlsError>>()?,
-        ways: ways(config),
+        upstream_selection: upstream_selection(config),
         suppression: config.suppression.clone(),
         alarms: ground.alarms.clone(),
-        pulse: ground.pulse.clone(),
-        watch: ground.watch.clone(),
+        activity: ground.upstream_activity.clone(),
+        clock_watch: ground.clock_watch.clone(),
         stopping: stopping.clone(),
     }))
 }
 
 /// Which upstreams take which mail.
-pub fn ways(config: &Config) -> Ways {
-    let upstream = |upstream: &Upstream| (upstream.transport.name.clone(), upstream.retry.unknown_elsewhere);
-    Ways::new(config.upstreams.iter().map(upstream).collect(), &config.routing.routes)
+pub fn upstream_selection(config: &Config) -> UpstreamSelection {
+    let upstream =
+        |upstream: &Upstream| (upstream.transport.name.clone(), upstream.retry.retry_unknown_elsewhere);
+    UpstreamSelection::new(config.upstreams.iter().map(upstream).collect(), &config.routing.routes)
 }
 
 /// The suppression lists that count for an upstream: those of all that send for the same domain at the same provider.
-pub fn lists(config: &Config, upstream: &Upstream) -> Lists {
+pub fn list_scope(config: &Config, upstream: &Upstream) -> ListScope {
     let own = &upstream.transport;
     let same = |other: &&Upstream| {
         let other = &other.transport;
@@ -149,14 +159,14 @@ pub fn lists(config: &Config, upstream: &Upstream) -> Lists {
         let shared = own.domain.is_some() && domain(&own.domain) == domain(&other.domain);
         other.name == own.name || (shared && other.provider == own.provider)
     };
-    Lists::new(config.upstreams.iter().filter(same).map(|one| one.transport.name.clone()).collect())
+    ListScope::new(config.upstreams.iter().filter(same).map(|one| one.transport.name.clone()).collect())
 }
 
 /// Whether events will come back from there.
-pub fn reports(upstream: &Upstream, config: &Config) -> bool {
+pub fn has_event_source(upstream: &Upstream, config: &Config) -> bool {
     let own = match upstream.transport.provider {
-        Provider::Mailgun => !upstream.signing_keys.is_empty(),
-        Provider::Brevo => !upstream.credentials.is_empty(),
+        Provider::Mailgun => !upstream.webhook_signing_keys.is_empty(),
+        Provider::Brevo => !upstream.webhook_auth.is_empty(),
         Provider::Plain => false,
     };
     own || config.sources.iter().any(|source| source.upstream() == upstream.transport.name)

@@ -19,114 +19,119 @@ use tokio::net::{TcpListener, TcpSocket, UnixListener};
 /// Sockets that are open, each with what it was opened for.
 #[derive(Clone, Debug, Default)]
 pub struct Sockets {
-    tcp: Vec<Open<SocketAddr, Arc<net::TcpListener>>>,
-    unix: Vec<Open<PathBuf, Arc<unix::UnixListener>>>,
+    tcp: Vec<OpenSocket<SocketAddr, Arc<net::TcpListener>>>,
+    unix: Vec<OpenSocket<PathBuf, Arc<unix::UnixListener>>>,
     /// Where none could be opened and may be later.
-    missing: Vec<Missing>,
+    unbound: Vec<UnboundAddress>,
     /// Whether a place that is not there yet is passed over: at the start, and where it was missing before.
-    passes_over: PassesOver,
+    on_bind_error: BindErrorPolicy,
 }
 
 /// Which places may be missing.
 #[derive(Clone, Debug, Default)]
-enum PassesOver {
+enum BindErrorPolicy {
     /// None.
     #[default]
-    None,
+    Fail,
     /// Any.
-    All,
+    Tolerate,
     /// Those.
-    Some(Vec<Place>),
+    TolerateFor(Vec<ListenAddress>),
 }
 
 /// One of them.
 #[derive(Clone, Debug)]
-struct Open<P, S> {
-    place: P,
+struct OpenSocket<P, S> {
+    address: P,
     socket: S,
-    lent: bool,
+    inherited: bool,
 }
 
 /// A place that cannot be listened on for now.
 #[derive(Clone, Debug)]
-pub struct Missing {
-    place: Place,
+pub struct UnboundAddress {
+    address: ListenAddress,
     /// Whose socket it is to be, and why it is not.
-    pub fault: String,
+    pub error: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
-    Address(SocketAddr),
-    Path(PathBuf),
+enum ListenAddress {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
 }
 
-impl Missing {
+impl UnboundAddress {
     /// The place.
-    pub fn place(&self) -> String {
-        match &self.place {
-            Place::Address(address) => address.to_string(),
-            Place::Path(path) => path.display().to_string(),
+    pub fn address(&self) -> String {
+        match &self.address {
+            ListenAddress::Tcp(address) => address.to_string(),
+            ListenAddress::Unix(path) => path.display().to_string(),
         }
     }
 
     /// Whether it can be listened on now.
-    pub fn can_be_opened(&self) -> bool {
-        match &self.place {
-            Place::Address(address) => bound(*address).is_ok(),
-            Place::Path(path) => !path.exists() || is_dead_socket(path),
+    pub fn can_bind(&self) -> bool {
+        match &self.address {
+            ListenAddress::Tcp(address) => new_bound_socket(*address).is_ok(),
+            ListenAddress::Unix(path) => !path.exists() || is_stale_socket(path),
         }
     }
 }
 
 /// Whether a listener may come later: another program has the address, the machine does not have it yet, or there is no
 /// room or descriptor for it. A port that this user may not have is a fault of the configuration.
-fn passes_by_itself(error: &io::Error) -> bool {
+fn is_transient_bind_error(error: &io::Error) -> bool {
     use io::ErrorKind::{AddrInUse, AddrNotAvailable, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     let kinds = [AddrInUse, AddrNotAvailable, QuotaExceeded, ReadOnlyFilesystem, StorageFull];
     kinds.contains(&error.kind()) || descriptors::is_shortage(error)
 }
 
 /// A socket to listen on.
-pub struct Taken<S> {
+pub struct BoundSocket<S> {
     /// A handle of its own: when the last one is closed, the socket is.
     pub socket: S,
     /// Whether somebody else has it too and keeps it open when this process ends.
-    pub lent: bool,
+    pub inherited: bool,
 }
 
 impl Sockets {
     /// None yet; places that cannot be listened on for now are passed over.
-    pub fn for_a_start() -> Self {
-        Self { passes_over: PassesOver::All, ..Self::default() }
+    pub fn for_startup() -> Self {
+        Self { on_bind_error: BindErrorPolicy::Tolerate, ..Self::default() }
     }
 
     /// None yet; places that `before` was missing may be missing on.
-    pub fn for_a_change(before: &Self) -> Self {
-        let places = before.missing.iter().map(|missing| missing.place.clone());
-        Self { passes_over: PassesOver::Some(places.collect()), ..Self::default() }
+    pub fn for_reload(before: &Self) -> Self {
+        let places = before.unbound.iter().map(|missing| missing.address.clone());
+        Self { on_bind_error: BindErrorPolicy::TolerateFor(places.collect()), ..Self::default() }
     }
 
     /// The places that could not be listened on so far.
-    pub fn missing(&self) -> &[Missing] {
-        &self.missing
+    pub fn unbound(&self) -> &[UnboundAddress] {
+        &self.unbound
     }
 
     /// Passes over a place, where that may be.
-    fn pass_over(&mut self, place: Place, what: &'static str, error: io::Error) -> Result<(), StartError> {
-        let may_be_missing = match &self.passes_over {
-            PassesOver::None => false,
-            PassesOver::All => true,
-            PassesOver::Some(places) => places.contains(&place),
+    fn tolerate_bind_error(
+        &mut self,
+        address: ListenAddress,
+        listener: &'static str,
+        error: io::Error,
+    ) -> Result<(), StartError> {
+        let may_be_missing = match &self.on_bind_error {
+            BindErrorPolicy::Fail => false,
+            BindErrorPolicy::Tolerate => true,
+            BindErrorPolicy::TolerateFor(places) => places.contains(&address),
         };
-        let passes = passes_by_itself(&error);
-        let mut missing = Missing { place, fault: String::new() };
-        let fault = StartError::Bind { what, place: missing.place(), source: error };
+        let passes = is_transient_bind_error(&error);
+        let mut missing = UnboundAddress { address, error: String::new() };
+        let fault = StartError::Bind { listener, address: missing.address(), source: error };
         if !may_be_missing || !passes {
             return Err(fault);
         }
-        missing.fault = fault.to_string();
-        self.missing.push(missing);
+        missing.error = fault.to_string();
+        self.unbound.push(missing);
         Ok(())
     }
 
@@ -137,60 +142,66 @@ impl Sockets {
     }
 
     /// Adds a socket that was opened before this process began.
-    pub fn add_tcp(&mut self, socket: net::TcpListener, lent: bool) -> io::Result<()> {
+    pub fn add_tcp(&mut self, socket: net::TcpListener, inherited: bool) -> io::Result<()> {
         if !socket_acceptconn(&socket)? {
             return Err(io::Error::other("it does not listen"));
         }
         socket.set_nonblocking(true)?;
-        self.tcp.push(Open { place: socket.local_addr()?, socket: Arc::new(socket), lent });
+        self.tcp.push(OpenSocket { address: socket.local_addr()?, socket: Arc::new(socket), inherited });
         Ok(())
     }
 
     /// The same for one in the file system.
-    pub fn add_unix(&mut self, socket: unix::UnixListener, lent: bool) -> io::Result<()> {
+    pub fn add_unix(&mut self, socket: unix::UnixListener, inherited: bool) -> io::Result<()> {
         if !socket_acceptconn(&socket)? {
             return Err(io::Error::other("it does not listen"));
         }
         socket.set_nonblocking(true)?;
         let address = socket.local_addr()?;
         let path = address.as_pathname().ok_or_else(|| io::Error::other("it has no path"))?;
-        self.unix.push(Open { place: path.to_owned(), socket: Arc::new(socket), lent });
+        self.unix.push(OpenSocket { address: path.to_owned(), socket: Arc::new(socket), inherited });
         Ok(())
     }
 
     /// A socket for `address`: taken from `offered`, or opened; none where it is missing.
-    pub fn listen(
+    pub fn listen_tcp(
         &mut self,
         offered: &mut Self,
         what: &'static str,
         address: SocketAddr,
-    ) -> Result<Option<Taken<TcpListener>>, StartError> {
-        let open = match offered.tcp.iter().position(|open| open.place == address) {
+    ) -> Result<Option<BoundSocket<TcpListener>>, StartError> {
+        let open = match offered.tcp.iter().position(|open| open.address == address) {
             Some(place) => Ok(offered.tcp.remove(place)),
-            None => {
-                bind(address).map(|socket| Open { place: address, socket: Arc::new(socket), lent: false })
-            }
+            None => bind_tcp(address).map(|socket| OpenSocket {
+                address,
+                socket: Arc::new(socket),
+                inherited: false,
+            }),
         };
         let taken = open.and_then(|open| {
             let socket = TcpListener::from_std(open.socket.try_clone()?)?;
-            let lent = open.lent;
+            let inherited = open.inherited;
             self.tcp.push(open);
-            Ok(Taken { socket, lent })
+            Ok(BoundSocket { socket, inherited })
         });
         match taken {
             Ok(taken) => Ok(Some(taken)),
-            Err(error) => self.pass_over(Place::Address(address), what, error).map(|()| None),
+            Err(error) => self.tolerate_bind_error(ListenAddress::Tcp(address), what, error).map(|()| None),
         }
     }
 
     /// The same at `path`, for this user and its group.
-    pub fn listen_at(&mut self, offered: &mut Self, path: &Path) -> Result<Option<UnixListener>, StartError> {
-        let open = match offered.unix.iter().position(|open| open.place == path) {
+    pub fn listen_unix(
+        &mut self,
+        offered: &mut Self,
+        path: &Path,
+    ) -> Result<Option<UnixListener>, StartError> {
+        let open = match offered.unix.iter().position(|open| open.address == path) {
             Some(place) => Ok(offered.unix.remove(place)),
-            None => bind_path(path).map(|socket| Open {
-                place: path.to_owned(),
+            None => bind_unix(path).map(|socket| OpenSocket {
+                address: path.to_owned(),
                 socket: Arc::new(socket),
-                lent: false,
+                inherited: false,
             }),
         };
         let taken = open.and_then(|open| {
@@ -200,40 +211,40 @@ impl Sockets {
         });
         match taken {
             Ok(taken) => Ok(Some(taken)),
-            Err(error) => {
-                self.pass_over(Place::Path(path.to_owned()), "the admin socket", error).map(|()| None)
-            }
+            Err(error) => self
+                .tolerate_bind_error(ListenAddress::Unix(path.to_owned()), "the admin socket", error)
+                .map(|()| None),
         }
     }
 
     /// Where they are.
-    pub fn places(&self) -> impl Iterator<Item = String> {
-        let tcp = self.tcp.iter().map(|open| open.place.to_string());
-        tcp.chain(self.unix.iter().map(|open| open.place.display().to_string()))
+    pub fn addresses(&self) -> impl Iterator<Item = String> {
+        let tcp = self.tcp.iter().map(|open| open.address.to_string());
+        tcp.chain(self.unix.iter().map(|open| open.address.display().to_string()))
     }
 
     /// Removes the files of those that nobody opens any more.
-    pub fn remove_files(&self) {
-        for open in self.unix.iter().filter(|open| !open.lent) {
+    pub fn remove_socket_files(&self) {
+        for open in self.unix.iter().filter(|open| !open.inherited) {
             // It is made anew at the next start anyway.
-            let _ = std::fs::remove_file(&open.place);
+            let _ = std::fs::remove_file(&open.address);
         }
     }
 
     /// What another process needs of them, and whether somebody has lent it.
-    pub fn descriptors(&self) -> io::Result<Vec<(OwnedFd, bool)>> {
-        let tcp = self.tcp.iter().map(|open| Ok((open.socket.try_clone()?.into(), open.lent)));
-        let unix = self.unix.iter().map(|open| Ok((open.socket.try_clone()?.into(), open.lent)));
+    pub fn duplicate_descriptors(&self) -> io::Result<Vec<(OwnedFd, bool)>> {
+        let tcp = self.tcp.iter().map(|open| Ok((open.socket.try_clone()?.into(), open.inherited)));
+        let unix = self.unix.iter().map(|open| Ok((open.socket.try_clone()?.into(), open.inherited)));
         tcp.chain(unix).collect()
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<net::TcpListener> {
-    bound(address)?.listen(BACKLOG)?.into_std()
+fn bind_tcp(address: SocketAddr) -> io::Result<net::TcpListener> {
+    new_bound_socket(address)?.listen(LISTEN_BACKLOG)?.into_std()
 }
 
 /// A socket that has the address and does not listen.
-fn bound(address: SocketAddr) -> io::Result<TcpSocket> {
+fn new_bound_socket(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -243,9 +254,9 @@ fn bound(address: SocketAddr) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-fn bind_path(path: &Path) -> io::Result<unix::UnixListener> {
+fn bind_unix(path: &Path) -> io::Result<unix::UnixListener> {
     // A socket that is still there and that nobody answers on is a dead process's.
-    if is_dead_socket(path) {
+    if is_stale_socket(path) {
         std::fs::remove_file(path)?;
     }
     let socket = unix::UnixListener::bind(path)?;
@@ -254,10 +265,10 @@ fn bind_path(path: &Path) -> io::Result<unix::UnixListener> {
     Ok(socket)
 }
 
-fn is_dead_socket(path: &Path) -> bool {
+fn is_stale_socket(path: &Path) -> bool {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
     is_socket && unix::UnixStream::connect(path).is_err()
 }
 
 /// Connections that may wait to be taken; a thousand at once is normal when a batch starts.
-const BACKLOG: u32 = 4096;
+const LISTEN_BACKLOG: u32 = 4096;

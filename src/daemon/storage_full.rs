@@ -3,7 +3,7 @@
 
 use crate::config::Config;
 use crate::daemon::StartError;
-use crate::daemon::sockets::{Sockets, Taken};
+use crate::daemon::sockets::{BoundSocket, Sockets};
 use mailtrail_relay::submission;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -45,10 +45,10 @@ impl<'a> Refusing<'a> {
     }
 
     fn listen(&mut self) -> Result<(), StartError> {
-        let mut taken = Sockets::for_a_start();
+        let mut taken = Sockets::for_startup();
         for listener in &self.config.listeners {
-            let place = taken.listen(&mut self.sockets, "the SMTP listener", listener.address)?;
-            if let Some(Taken { socket, .. }) = place {
+            let place = taken.listen_tcp(&mut self.sockets, "the SMTP listener", listener.address)?;
+            if let Some(BoundSocket { socket, .. }) = place {
                 self.listeners.spawn(submission::refuse_clients(socket));
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::daemon::StartError;
 use crate::daemon::storage_full::Refusing;
-use crate::logging::Progress;
+use crate::logging::ProgressReporter;
 use mailtrail_mail::{Clock, ClockWatch};
 use mailtrail_store::{OpenError, OpenReport, Retention, Store};
 use std::io;
@@ -16,19 +16,19 @@ pub async fn open_store(
     clock: Clock,
     refusing: &mut Refusing<'_>,
 ) -> Result<(Store, OpenReport), StartError> {
-    let mut left = LOCK_LOOKS;
+    let mut left = MAX_LOCK_ATTEMPTS;
     loop {
         let path = data_dir.to_owned();
         let opened = tokio::task::spawn_blocking(move || {
-            let mut progress = Progress::new("replaying the journal");
+            let mut progress = ProgressReporter::new("replaying the journal");
             std::fs::create_dir_all(&path).map_err(|source| OpenError::Io { path: path.clone(), source })?;
-            Store::open_watched(&path, clock, &mut |step| progress.show(step.done, step.total))
+            Store::open_with_progress(&path, clock, &mut |step| progress.update(step.done, step.total))
         })
         .await;
         match opened {
             Ok(Err(OpenError::Locked(_))) if left > 0 => {
                 left -= 1;
-                tokio::time::sleep(LOCK_PAUSE).await;
+                tokio::time::sleep(OPEN_RETRY_INTERVAL).await;
             }
             Ok(Ok(opened)) => return Ok(opened),
             Ok(Err(error)) => refusing.wait(error.into()).await?,
@@ -41,7 +41,7 @@ pub async fn open_store(
 }
 
 /// Keeps the store small until we stop, and tells the metrics of it.
-pub async fn keep(
+pub async fn run_maintenance(
     store: Store,
     retention: Retention,
     watch: ClockWatch,
@@ -51,31 +51,31 @@ pub async fn keep(
     let mut pause = Duration::ZERO;
     while stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
         let (store, now) = (store.clone(), clock.now());
-        if let Ok(listed) = store.listed() {
+        if let Ok(listed) = store.count_suppressed() {
             metrics::gauge!("mailtrail_suppressions").set(listed as f64);
         }
         if !watch.is_steady() {
             // What seems old may not be.
-            pause = BETWEEN_ROUNDS;
+            pause = PASS_INTERVAL;
             continue;
         }
-        pause = match tokio::task::spawn_blocking(move || store.maintain(&retention, now)).await {
-            Ok(Ok(true)) => BETWEEN_STEPS,
-            Ok(Ok(false)) => BETWEEN_ROUNDS,
+        pause = match tokio::task::spawn_blocking(move || store.run_maintenance_step(&retention, now)).await {
+            Ok(Ok(true)) => STEP_PAUSE,
+            Ok(Ok(false)) => PASS_INTERVAL,
             Ok(Err(error)) => {
                 tracing::error!(%error, "the store could not be kept small; it is tried again");
-                BETWEEN_ROUNDS
+                PASS_INTERVAL
             }
             Err(panic) => {
                 tracing::error!(%panic, "keeping the store small broke off; it is tried again");
-                BETWEEN_ROUNDS
+                PASS_INTERVAL
             }
         };
     }
 }
 
 /// Pause between two steps of upkeep, so that it takes no more than a part of the machine.
-const BETWEEN_STEPS: Duration = Duration::from_millis(50);
-const BETWEEN_ROUNDS: Duration = Duration::from_secs(60);
-const LOCK_PAUSE: Duration = Duration::from_millis(100);
-const LOCK_LOOKS: u32 = 30;
+const STEP_PAUSE: Duration = Duration::from_millis(50);
+const PASS_INTERVAL: Duration = Duration::from_secs(60);
+const OPEN_RETRY_INTERVAL: Duration = Duration::from_millis(100);
+const MAX_LOCK_ATTEMPTS: u32 = 30;

@@ -1,7 +1,7 @@
 //! Our time and the providers'.
 
 use crate::config::{Config, Upstream};
-use crate::doctor::check_result::{Finding, Status};
+use crate::doctor::check_result::{CheckResult, CheckStatus};
 use mailtrail_mail::{Clock, Timestamp};
 use mailtrail_net::provider_api::Whose;
 use mailtrail_net::tls;
@@ -12,20 +12,26 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Compares our clock with the first provider that answers.
-pub(super) async fn look(config: &Config, clock: Clock) -> Vec<Finding> {
+pub(super) async fn check_clock(config: &Config, clock: Clock) -> Vec<CheckResult> {
     for upstream in &config.upstreams {
-        let Some(url) = api(upstream) else { continue };
-        if let Some(theirs) = ask(url, upstream.transport.ca_file.as_deref()).await {
-            return vec![judge(clock.now(), theirs)];
+        let Some(url) = api_url(upstream) else { continue };
+        if let Some(theirs) = fetch_date(url, upstream.transport.ca_file.as_deref()).await {
+            return vec![evaluate_skew(clock.now(), theirs)];
         }
     }
     let remedy = "compare it yourself: timedatectl";
-    vec![Finding::bad(Status::Unknown, CHECK, "", "no provider's API tells its time", remedy)]
+    vec![CheckResult::problem(
+        CheckStatus::Unknown,
+        CHECK_NAME,
+        "",
+        "no provider's API tells its time",
+        remedy,
+    )]
 }
 
 /// Where an API is.
-fn api(upstream: &Upstream) -> Option<Url> {
-    let account = upstream.account.as_ref().map(|account| account.base_url.clone());
+fn api_url(upstream: &Upstream) -> Option<Url> {
+    let account = upstream.provider_api.as_ref().map(|account| account.base_url.clone());
     let api = || upstream.transport.api.as_ref().map(|api| api.base_url.clone());
     // The time is the same in every region.
     let usual = match upstream.transport.provider {
@@ -36,51 +42,55 @@ fn api(upstream: &Upstream) -> Option<Url> {
 }
 
 /// The `Date` of an answer (RFC 9110 section 6.6.1), whatever else it says. Nobody is told who asks.
-async fn ask(url: Url, ca_file: Option<&Path>) -> Option<Timestamp> {
+async fn fetch_date(url: Url, ca_file: Option<&Path>) -> Option<Timestamp> {
     let client = Client::builder()
         .tls_backend_preconfigured(tls::client_config(ca_file).ok()?)
         .no_proxy()
         .redirect(redirect::Policy::none())
-        .timeout(ONE_ANSWER)
+        .timeout(RESPONSE_TIMEOUT)
         .build()
         .ok()?;
     let answer = client.get(url).send().await.ok()?;
     Timestamp::parse_rfc5322(answer.headers().get(DATE)?.to_str().ok()?)
 }
 
-fn judge(ours: Timestamp, theirs: Timestamp) -> Finding {
-    let (ahead, behind) = (ours.since(theirs), theirs.since(ours));
+fn evaluate_skew(ours: Timestamp, theirs: Timestamp) -> CheckResult {
+    let (ahead, behind) = (ours.duration_since(theirs), theirs.duration_since(ours));
     let (by, word) = if ahead >= behind { (ahead, "ahead of") } else { (behind, "behind") };
-    if by <= TOLERATED {
-        return Finding::ok(CHECK, "", "it agrees with the provider's");
+    if by <= SKEW_WARNING {
+        return CheckResult::ok(CHECK_NAME, "", "it agrees with the provider's");
     }
     let what = format!("it is {} s {word} the provider's", by.as_secs());
-    let status = if by > UNBEARABLE { Status::Fail } else { Status::Warn };
+    let status = if by > SKEW_FAILURE { CheckStatus::Fail } else { CheckStatus::Warn };
     let remedy = "have it set by the network: timedatectl set-ntp true, or install chrony";
-    Finding::bad(status, CHECK, "", what, remedy)
+    CheckResult::problem(status, CHECK_NAME, "", what, remedy)
 }
 
-const CHECK: &str = "clock";
+const CHECK_NAME: &str = "clock";
 /// The next provider is to have a chance, too.
-const ONE_ANSWER: Duration = Duration::from_secs(5);
-const TOLERATED: Duration = Duration::from_secs(30);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+const SKEW_WARNING: Duration = Duration::from_secs(30);
 /// Signatures of webhooks are refused for their age from here on, or soon.
-const UNBEARABLE: Duration = Duration::from_secs(300);
+const SKEW_FAILURE: Duration = Duration::from_secs(300);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_may_differ_a_little_in_both_directions() {
-        let now = Timestamp::from_seconds(1_789_387_200);
-        for (seconds, expected) in
-            [(0, Status::Ok), (30, Status::Ok), (31, Status::Warn), (300, Status::Warn), (301, Status::Fail)]
-        {
-            let other = now.after(Duration::from_secs(seconds));
-            assert_eq!(judge(now, other).status, expected, "{seconds}");
-            assert_eq!(judge(other, now).status, expected, "{seconds}");
+    fn tolerates_small_skew_in_both_directions() {
+        let now = Timestamp::from_secs(1_789_387_200);
+        for (seconds, expected) in [
+            (0, CheckStatus::Ok),
+            (30, CheckStatus::Ok),
+            (31, CheckStatus::Warn),
+            (300, CheckStatus::Warn),
+            (301, CheckStatus::Fail),
+        ] {
+            let other = now.saturating_add(Duration::from_secs(seconds));
+            assert_eq!(evaluate_skew(now, other).status, expected, "{seconds}");
+            assert_eq!(evaluate_skew(other, now).status, expected, "{seconds}");
         }
-        assert!(judge(now, now.after(UNBEARABLE * 2)).what.contains("600 s behind"));
+        assert!(evaluate_skew(now, now.saturating_add(SKEW_FAILURE * 2)).message.contains("600 s behind"));
     }
 }

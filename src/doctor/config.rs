@@ -1,49 +1,63 @@
-use crate::config::{Config, Faults, HttpTls};
-use crate::doctor::check_result::{Finding, Status};
+use crate::config::{Config, ConfigError, HttpTls};
+use crate::doctor::check_result::{CheckResult, CheckStatus};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// What is allowed and should be known, and who else can read the secrets.
-pub(super) fn look(config: &Config) -> Vec<Finding> {
+pub(super) fn check_config(config: &Config) -> Vec<CheckResult> {
     let mut findings: Vec<_> = config
         .warnings
         .iter()
-        .map(|warning| Finding::error(Status::Warn, CHECK, warning.key.as_str(), warning, KEYS))
+        .map(|warning| {
+            CheckResult::from_error(
+                CheckStatus::Warn,
+                CHECK_NAME,
+                warning.key.as_str(),
+                warning,
+                CONFIG_REMEDY,
+            )
+        })
         .collect();
     if findings.is_empty() {
-        findings.push(Finding::ok(CHECK, "", "it is good"));
+        findings.push(CheckResult::ok(CHECK_NAME, "", "it is good"));
     }
     let http = match &config.http_tls {
         HttpTls::Implicit(files) => files.as_ref(),
         HttpTls::None => None,
     };
     let keys = config.certificate.iter().chain(http).map(|files| &files.private_key);
-    let open = config.secret_files.iter().chain(keys).filter(|path| is_open(path));
-    let open: Vec<_> = open.map(|path| finding(path)).collect();
+    let open = config.secret_files.iter().chain(keys).filter(|path| is_world_readable(path));
+    let open: Vec<_> = open.map(|path| world_readable_secret(path)).collect();
     if open.is_empty() {
-        findings.push(Finding::ok(SECRETS, "", "no file with a secret can be read by everybody"));
+        findings.push(CheckResult::ok(SECRETS_CHECK, "", "no file with a secret can be read by everybody"));
     }
     findings.extend(open);
     findings
 }
 
 /// What is said of a configuration with faults.
-pub fn faulty(faults: &Faults) -> Vec<Finding> {
-    let finding = |fault| Finding::error(Status::Fail, CHECK, "", fault, KEYS);
-    faults.iter().map(|fault| Finding { subject: fault.key.clone(), ..finding(fault) }).collect()
+pub fn from_config_error(faults: &ConfigError) -> Vec<CheckResult> {
+    let finding = |fault| CheckResult::from_error(CheckStatus::Fail, CHECK_NAME, "", fault, CONFIG_REMEDY);
+    faults.iter().map(|fault| CheckResult { subject: fault.key.clone(), ..finding(fault) }).collect()
 }
 
 /// Whether others than its owner and its group may read it.
-fn is_open(path: &Path) -> bool {
+fn is_world_readable(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
 }
 
-fn finding(path: &Path) -> Finding {
+fn world_readable_secret(path: &Path) -> CheckResult {
     let path = path.display().to_string();
     let remedy = format!("chmod o= {path}");
-    Finding::bad(Status::Warn, SECRETS, path, "everybody on this machine can read the secret in it", remedy)
+    CheckResult::problem(
+        CheckStatus::Warn,
+        SECRETS_CHECK,
+        path,
+        "everybody on this machine can read the secret in it",
+        remedy,
+    )
 }
 
-const CHECK: &str = "configuration";
-const SECRETS: &str = "secrets";
-const KEYS: &str = "the shipped config/mailtrail.toml says of each key what it may be";
+const CHECK_NAME: &str = "configuration";
+const SECRETS_CHECK: &str = "secrets";
+const CONFIG_REMEDY: &str = "the shipped config/mailtrail.toml says of each key what it may be";

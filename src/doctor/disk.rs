@@ -1,70 +1,82 @@
-use crate::doctor::check_result::{Finding, Status};
-use mailtrail_store::{Free, LOW};
+use crate::doctor::check_result::{CheckResult, CheckStatus};
+use mailtrail_store::{FreeSpace, LOW_BYTES};
 use rustix::fs::{Access, access, statvfs};
 use std::path::Path;
 
 /// Whether there is room for mail.
-pub(super) fn look(data_dir: &Path) -> Vec<Finding> {
+pub(super) fn check_disk(data_dir: &Path) -> Vec<CheckResult> {
     let subject = data_dir.display().to_string();
     if !data_dir.is_dir() {
         let remedy = "start the relay, which makes it, or name another data_dir under [server]";
-        return vec![Finding::bad(Status::Fail, CHECK, subject, "there is no such directory", remedy)];
+        return vec![CheckResult::problem(
+            CheckStatus::Fail,
+            DATA_DIR_CHECK,
+            subject,
+            "there is no such directory",
+            remedy,
+        )];
     }
     let writable = match access(data_dir, Access::WRITE_OK | Access::EXEC_OK) {
-        Ok(()) => Finding::ok(CHECK, &*subject, "it can be written"),
+        Ok(()) => CheckResult::ok(DATA_DIR_CHECK, &*subject, "it can be written"),
         Err(error) => {
             let remedy = "give it to the user that the relay runs as, and ask as that user";
-            Finding::bad(Status::Fail, CHECK, &*subject, format!("it cannot be written: {error}"), remedy)
+            CheckResult::problem(
+                CheckStatus::Fail,
+                DATA_DIR_CHECK,
+                &*subject,
+                format!("it cannot be written: {error}"),
+                remedy,
+            )
         }
     };
     let room = match statvfs(data_dir) {
-        Ok(disk) => room(&subject, Free::of(&disk)),
+        Ok(disk) => evaluate_free_space(&subject, FreeSpace::from_statvfs(&disk)),
         Err(error) => {
             let what = format!("its room is not known: {error}");
-            Finding::bad(Status::Unknown, ROOM, subject, what, "look at it with df")
+            CheckResult::problem(CheckStatus::Unknown, DISK_CHECK, subject, what, "look at it with df")
         }
     };
     vec![writable, room]
 }
 
-fn room(subject: &str, free: Free) -> Finding {
+fn evaluate_free_space(subject: &str, free: FreeSpace) -> CheckResult {
     let what = match free.inodes {
         Some(inodes) => format!("{} MiB and {inodes} inodes are free", free.bytes >> 20),
         None => format!("{} MiB are free", free.bytes >> 20),
     };
     let remedy = "make room on the disk, or shorten [retention]";
-    if free.admit(0).is_err() {
+    if free.check_available(0).is_err() {
         let what = format!("{what}; no mail is taken (452)");
-        Finding::bad(Status::Fail, ROOM, subject, what, remedy)
-    } else if free.is_low(LOW) {
-        Finding::bad(Status::Warn, ROOM, subject, what, remedy)
+        CheckResult::problem(CheckStatus::Fail, DISK_CHECK, subject, what, remedy)
+    } else if free.is_low(LOW_BYTES) {
+        CheckResult::problem(CheckStatus::Warn, DISK_CHECK, subject, what, remedy)
     } else {
-        Finding::ok(ROOM, subject, what)
+        CheckResult::ok(DISK_CHECK, subject, what)
     }
 }
 
-const CHECK: &str = "data_dir";
-const ROOM: &str = "disk";
+const DATA_DIR_CHECK: &str = "data_dir";
+const DISK_CHECK: &str = "disk";
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mailtrail_store::{FEW_INODES, LEFT_FREE, LEFT_INODES};
+    use mailtrail_store::{LOW_INODES, RESERVED_BYTES, RESERVED_INODES};
 
     #[test]
-    fn a_disk_is_judged_by_what_the_store_needs() {
+    fn evaluates_disk_by_store_limits() {
         for (bytes, inodes, expected) in [
-            (LOW, Some(FEW_INODES), Status::Ok),
-            (LOW, None, Status::Ok),
-            (LOW - 1, None, Status::Warn),
-            (LOW, Some(FEW_INODES - 1), Status::Warn),
-            (LEFT_FREE, Some(FEW_INODES), Status::Warn),
-            (LEFT_FREE - 1, Some(FEW_INODES), Status::Fail),
-            (LOW, Some(LEFT_INODES - 1), Status::Fail),
+            (LOW_BYTES, Some(LOW_INODES), CheckStatus::Ok),
+            (LOW_BYTES, None, CheckStatus::Ok),
+            (LOW_BYTES - 1, None, CheckStatus::Warn),
+            (LOW_BYTES, Some(LOW_INODES - 1), CheckStatus::Warn),
+            (RESERVED_BYTES, Some(LOW_INODES), CheckStatus::Warn),
+            (RESERVED_BYTES - 1, Some(LOW_INODES), CheckStatus::Fail),
+            (LOW_BYTES, Some(RESERVED_INODES - 1), CheckStatus::Fail),
         ] {
-            let finding = room("/data", Free { bytes, inodes });
+            let finding = evaluate_free_space("/data", FreeSpace { bytes, inodes });
             assert_eq!(finding.status, expected, "{bytes} {inodes:?}");
-            assert_eq!(finding.remedy.is_empty(), expected == Status::Ok);
+            assert_eq!(finding.remedy.is_empty(), expected == CheckStatus::Ok);
         }
     }
 }

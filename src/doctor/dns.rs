@@ -1,6 +1,6 @@
 //! What the world is told about a sending domain: SPF (RFC 7208), DKIM (RFC 6376), DMARC (RFC 7489), MX.
 
-use crate::doctor::check_result::{Finding, Status};
+use crate::doctor::check_result::{CheckResult, CheckStatus};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::NetError;
@@ -13,7 +13,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 /// What asks about domains.
-pub(super) fn resolver(address: Option<SocketAddr>) -> Result<TokioResolver, Finding> {
+pub(super) fn build_resolver(address: Option<SocketAddr>) -> Result<TokioResolver, CheckResult> {
     let builder = match address {
         Some(address) => {
             let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
@@ -28,8 +28,8 @@ pub(super) fn resolver(address: Option<SocketAddr>) -> Result<TokioResolver, Fin
     };
     builder.and_then(|builder| builder.build()).map_err(|error| {
         let what = format!("nobody can be asked: {error}");
-        Finding::bad(
-            Status::Unknown,
+        CheckResult::problem(
+            CheckStatus::Unknown,
             "dns",
             "",
             what,
@@ -39,51 +39,61 @@ pub(super) fn resolver(address: Option<SocketAddr>) -> Result<TokioResolver, Fin
 }
 
 /// A domain, and who is asked.
-pub(super) struct Dns {
+pub(super) struct DomainChecks {
     pub resolver: TokioResolver,
     pub domain: String,
     /// Who sends for it.
     pub provider: Provider,
 }
 
-impl Dns {
+impl DomainChecks {
     /// Looks at all of it; the account, where there is one, says what should be there.
-    pub async fn look(&self, account: Option<Account>) -> Vec<Finding> {
+    pub async fn run(&self, account: Option<Account>) -> Vec<CheckResult> {
         let (mut findings, mut known) = (Vec::new(), None);
         if let Some(account) = account {
             match account.domain(&self.domain).await {
                 Ok(Some(domain)) => {
-                    findings.push(self.state(&domain));
+                    findings.push(self.evaluate_state(&domain));
                     known = Some(domain);
                 }
                 Ok(None) => {
                     let what = "the provider's account has no such domain";
                     let remedy = "add it there, or check domain and region of the upstream";
-                    findings.push(self.bad(Status::Warn, "domain", what, remedy));
+                    findings.push(self.problem(CheckStatus::Warn, "domain", what, remedy));
                 }
                 Err(fault) => {
                     let remedy = "check api_base_url";
-                    findings.push(Finding::error(Status::Unknown, "domain", &*self.domain, &fault, remedy));
+                    findings.push(CheckResult::from_error(
+                        CheckStatus::Unknown,
+                        "domain",
+                        &*self.domain,
+                        &fault,
+                        remedy,
+                    ));
                 }
             }
         }
-        let (spf, dkim, dmarc, mx) =
-            futures_util::join!(self.spf(), self.dkim(known.as_ref()), self.dmarc(), self.mx());
+        let (spf, dkim, dmarc, mx) = futures_util::join!(
+            self.check_spf(),
+            self.check_dkim(known.as_ref()),
+            self.check_dmarc(),
+            self.check_mx()
+        );
         findings.extend([spf, dkim, dmarc, mx]);
         findings
     }
 
-    fn state(&self, domain: &Domain) -> Finding {
+    fn evaluate_state(&self, domain: &Domain) -> CheckResult {
         let state = format!("the provider says: {}", domain.state);
         if domain.is_active {
-            return Finding::ok("domain", &*self.domain, state);
+            return CheckResult::ok("domain", &*self.domain, state);
         }
         let remedy = "the provider's panel says what it misses: mostly its DNS records";
-        self.bad(Status::Fail, "domain", state, remedy)
+        self.problem(CheckStatus::Fail, "domain", state, remedy)
     }
 
     /// Whether the provider may send, says the domain itself or whom it includes.
-    async fn spf(&self) -> Finding {
+    async fn check_spf(&self) -> CheckResult {
         let wanted = match self.provider {
             Provider::Mailgun => Some("mailgun.org"),
             // The envelope's sender is a name of Brevo's own.
@@ -92,36 +102,41 @@ impl Dns {
         let (mut names, mut seen) = (VecDeque::from([self.domain.clone()]), BTreeSet::new());
         while let Some(name) = names.pop_front() {
             // More are an error for receivers, too (RFC 7208 section 4.6.4).
-            if !seen.insert(name.clone()) || seen.len() > LOOKUPS {
+            if !seen.insert(name.clone()) || seen.len() > MAX_SPF_LOOKUPS {
                 continue;
             }
-            let policies = match self.texts(&name).await {
+            let policies = match self.lookup_txt(&name).await {
                 Ok(texts) => texts.into_iter().filter(|text| is_spf(text)).collect::<Vec<_>>(),
-                Err(error) if name == self.domain => return self.unknown("spf", &error),
+                Err(error) if name == self.domain => return self.lookup_failed("spf", &error),
                 Err(_) => continue,
             };
             if name == self.domain
-                && let Some(finding) = self.own_spf(&policies)
+                && let Some(finding) = self.check_own_spf(&policies)
             {
                 return finding;
             }
             let Some(wanted) = wanted else {
-                return Finding::ok("spf", &*self.domain, "there is a policy");
+                return CheckResult::ok("spf", &*self.domain, "there is a policy");
             };
-            for included in policies.iter().flat_map(|policy| included(policy)) {
-                if is_within(&included, wanted) {
-                    return Finding::ok("spf", &*self.domain, format!("it lets {included} send"));
+            for included in policies.iter().flat_map(|policy| included_domains(policy)) {
+                if is_same_or_subdomain(&included, wanted) {
+                    return CheckResult::ok("spf", &*self.domain, format!("it lets {included} send"));
                 }
                 names.push_back(included);
             }
         }
         let wanted = wanted.unwrap_or_default();
         let what = format!("it does not let {wanted} send");
-        self.bad(Status::Fail, "spf", what, format!("put include:{wanted} into its v=spf1 TXT record"))
+        self.problem(
+            CheckStatus::Fail,
+            "spf",
+            what,
+            format!("put include:{wanted} into its v=spf1 TXT record"),
+        )
     }
 
     /// What is wrong with the policies of the domain itself.
-    fn own_spf(&self, policies: &[String]) -> Option<Finding> {
+    fn check_own_spf(&self, policies: &[String]) -> Option<CheckResult> {
         let include = match self.provider {
             Provider::Mailgun => "v=spf1 include:mailgun.org ~all",
             Provider::Brevo => "v=spf1 include:spf.brevo.com ~all",
@@ -130,65 +145,70 @@ impl Dns {
         match (policies.len(), self.provider) {
             (0, Provider::Mailgun) => {
                 let remedy = format!("add a TXT record {include:?}");
-                Some(self.bad(Status::Fail, "spf", "there is no v=spf1 TXT record", remedy))
+                Some(self.problem(CheckStatus::Fail, "spf", "there is no v=spf1 TXT record", remedy))
             }
             (0, _) => {
                 let remedy = format!("add a TXT record {include:?}");
-                Some(self.bad(Status::Warn, "spf", "there is no v=spf1 TXT record", remedy))
+                Some(self.problem(CheckStatus::Warn, "spf", "there is no v=spf1 TXT record", remedy))
             }
             (1, _) => None,
             (count, _) => {
                 let what = format!("there are {count} v=spf1 TXT records, which counts as an error");
-                Some(self.bad(Status::Fail, "spf", what, "make one of them"))
+                Some(self.problem(CheckStatus::Fail, "spf", what, "make one of them"))
             }
         }
     }
 
     /// Whether the keys are there that the provider signs with; only it knows their selectors.
-    async fn dkim(&self, known: Option<&Domain>) -> Finding {
+    async fn check_dkim(&self, known: Option<&Domain>) -> CheckResult {
         let records = known.map(|domain| domain.records.as_slice()).unwrap_or_default();
         let keys: Vec<_> = records.iter().filter(|record| record.name.contains("._domainkey.")).collect();
         if keys.is_empty() && known.is_some_and(|domain| domain.is_active) {
-            return Finding::ok("dkim", &*self.domain, "the provider has found its key");
+            return CheckResult::ok("dkim", &*self.domain, "the provider has found its key");
         }
         if keys.is_empty() {
             let what = "the selector is not known";
-            return self.bad(Status::Unknown, "dkim", what, "look at the domain in the provider's panel");
+            return self.problem(
+                CheckStatus::Unknown,
+                "dkim",
+                what,
+                "look at the domain in the provider's panel",
+            );
         }
         for key in &keys {
             // A name that leads on to the provider's is followed.
-            let texts = match self.texts(&key.name).await {
+            let texts = match self.lookup_txt(&key.name).await {
                 Ok(texts) => texts,
-                Err(error) => return self.unknown("dkim", &error),
+                Err(error) => return self.lookup_failed("dkim", &error),
             };
             let good = |text: &String| match key.kind.as_str() {
-                "TXT" => squeezed(text) == squeezed(&key.value),
-                _ => public_key(text).is_some_and(|key| !key.is_empty()),
+                "TXT" => strip_whitespace(text) == strip_whitespace(&key.value),
+                _ => dkim_public_key(text).is_some_and(|key| !key.is_empty()),
             };
             if !texts.iter().any(good) {
                 let what = if texts.is_empty() { "there is no key at" } else { "there is another key at" };
                 let remedy = format!("make {} {} say: {}", key.kind, key.name, key.value);
-                return self.bad(Status::Fail, "dkim", format!("{what} {}", key.name), remedy);
+                return self.problem(CheckStatus::Fail, "dkim", format!("{what} {}", key.name), remedy);
             }
         }
         let names: Vec<_> = keys.iter().map(|key| key.name.as_str()).collect();
-        Finding::ok("dkim", &*self.domain, format!("the provider's key is there: {}", names.join(", ")))
+        CheckResult::ok("dkim", &*self.domain, format!("the provider's key is there: {}", names.join(", ")))
     }
 
     /// The policy of the domain, or of one above it.
-    async fn dmarc(&self) -> Finding {
+    async fn check_dmarc(&self) -> CheckResult {
         let mut name = self.domain.as_str();
         loop {
-            let policies = match self.texts(&format!("_dmarc.{name}")).await {
+            let policies = match self.lookup_txt(&format!("_dmarc.{name}")).await {
                 Ok(texts) => texts.into_iter().filter(|text| is_dmarc(text)).collect::<Vec<_>>(),
-                Err(error) => return self.unknown("dmarc", &error),
+                Err(error) => return self.lookup_failed("dmarc", &error),
             };
             if let [policy] = &policies[..] {
-                return Finding::ok("dmarc", &*self.domain, format!("_dmarc.{name} says {policy:?}"));
+                return CheckResult::ok("dmarc", &*self.domain, format!("_dmarc.{name} says {policy:?}"));
             }
             if policies.len() > 1 {
                 let what = format!("_dmarc.{name} has {} policies, so it has none", policies.len());
-                return self.bad(Status::Warn, "dmarc", what, "make one of them");
+                return self.problem(CheckStatus::Warn, "dmarc", what, "make one of them");
             }
             match name.split_once('.') {
                 Some((_, above)) if above.contains('.') => name = above,
@@ -197,15 +217,25 @@ impl Dns {
         }
         let remedy =
             format!("add a TXT record \"v=DMARC1; p=none; rua=mailto:...\" at _dmarc.{}", self.domain);
-        self.bad(Status::Warn, "dmarc", "there is no policy, and large receivers ask for one", remedy)
+        self.problem(
+            CheckStatus::Warn,
+            "dmarc",
+            "there is no policy, and large receivers ask for one",
+            remedy,
+        )
     }
 
     /// Whether the domain takes mail; some receivers refuse what cannot be answered.
-    async fn mx(&self) -> Finding {
-        match self.found(&self.domain, RecordType::MX).await {
+    async fn check_mx(&self) -> CheckResult {
+        match self.lookup(&self.domain, RecordType::MX).await {
             Ok(records) if records.is_empty() => {
                 let what = "there is no MX record, so bounces and answers to it reach nobody";
-                self.bad(Status::Warn, "mx", what, "add the provider's MX records, or your mail server's")
+                self.problem(
+                    CheckStatus::Warn,
+                    "mx",
+                    what,
+                    "add the provider's MX records, or your mail server's",
+                )
             }
             Ok(records) => {
                 let hosts: Vec<_> = records
@@ -215,14 +245,14 @@ impl Dns {
                         _ => None,
                     })
                     .collect();
-                Finding::ok("mx", &*self.domain, hosts.join(", "))
+                CheckResult::ok("mx", &*self.domain, hosts.join(", "))
             }
-            Err(error) => self.unknown("mx", &error),
+            Err(error) => self.lookup_failed("mx", &error),
         }
     }
 
-    async fn texts(&self, name: &str) -> Result<Vec<String>, NetError> {
-        let found = self.found(name, RecordType::TXT).await?;
+    async fn lookup_txt(&self, name: &str) -> Result<Vec<String>, NetError> {
+        let found = self.lookup(name, RecordType::TXT).await?;
         let text = |data: &RData| match data {
             // The pieces are one text (RFC 7208 section 3.3).
             RData::TXT(txt) => Some(String::from_utf8_lossy(&txt.txt_data.concat()).into_owned()),
@@ -232,7 +262,7 @@ impl Dns {
     }
 
     /// The records of that kind; none where the name does not exist.
-    async fn found(&self, name: &str, kind: RecordType) -> Result<Vec<RData>, NetError> {
+    async fn lookup(&self, name: &str, kind: RecordType) -> Result<Vec<RData>, NetError> {
         // The dot keeps this machine's search list out.
         let name = format!("{}.", name.trim_end_matches('.'));
         match self.resolver.lookup(name, kind).await {
@@ -240,29 +270,34 @@ impl Dns {
                 let answers = lookup.answers().iter().filter(|record| record.record_type() == kind);
                 Ok(answers.map(|record| record.data.clone()).collect())
             }
-            Err(error) if is_nothing(&error) => Ok(Vec::new()),
+            Err(error) if is_no_records(&error) => Ok(Vec::new()),
             Err(error) => Err(error),
         }
     }
 
-    fn bad(
+    fn problem(
         &self,
-        status: Status,
+        status: CheckStatus,
         check: &'static str,
         what: impl Into<String>,
         remedy: impl Into<String>,
-    ) -> Finding {
-        Finding::bad(status, check, &*self.domain, what, remedy)
+    ) -> CheckResult {
+        CheckResult::problem(status, check, &*self.domain, what, remedy)
     }
 
-    fn unknown(&self, check: &'static str, error: &NetError) -> Finding {
+    fn lookup_failed(&self, check: &'static str, error: &NetError) -> CheckResult {
         let what = format!("the DNS does not answer: {error}");
-        self.bad(Status::Unknown, check, what, "look at /etc/resolv.conf, or name a server: --resolver")
+        self.problem(
+            CheckStatus::Unknown,
+            check,
+            what,
+            "look at /etc/resolv.conf, or name a server: --resolver",
+        )
     }
 }
 
 /// Whether somebody who knows says that there is none.
-fn is_nothing(error: &NetError) -> bool {
+fn is_no_records(error: &NetError) -> bool {
     use hickory_resolver::net::DnsError;
     matches!(
         error,
@@ -276,11 +311,11 @@ fn is_spf(text: &str) -> bool {
 }
 
 fn is_dmarc(text: &str) -> bool {
-    text.split(';').next().is_some_and(|version| squeezed(version) == "v=DMARC1")
+    text.split(';').next().is_some_and(|version| strip_whitespace(version) == "v=DMARC1")
 }
 
 /// The domains whose policies count as well.
-fn included(policy: &str) -> Vec<String> {
+fn included_domains(policy: &str) -> Vec<String> {
     let term = |term: &str| {
         let term = term.trim_start_matches(['+', '?', '~']).to_ascii_lowercase();
         let name = term.strip_prefix("include:").or_else(|| term.strip_prefix("redirect="));
@@ -290,39 +325,42 @@ fn included(policy: &str) -> Vec<String> {
 }
 
 /// Whether it is the domain, or below it.
-fn is_within(name: &str, domain: &str) -> bool {
+fn is_same_or_subdomain(name: &str, domain: &str) -> bool {
     name.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
 /// Blanks mean nothing in a list of tags (RFC 6376 section 3.2), nor does a semicolon at its end.
-fn squeezed(text: &str) -> String {
+fn strip_whitespace(text: &str) -> String {
     let text: String = text.chars().filter(|c| !c.is_whitespace()).collect();
     text.trim_end_matches(';').to_owned()
 }
 
 /// The key in a DKIM record.
-fn public_key(text: &str) -> Option<String> {
-    squeezed(text).split(';').find_map(|tag| tag.strip_prefix("p=")).map(str::to_owned)
+fn dkim_public_key(text: &str) -> Option<String> {
+    strip_whitespace(text).split(';').find_map(|tag| tag.strip_prefix("p=")).map(str::to_owned)
 }
 
 /// Names that are looked up for one policy at most.
-const LOOKUPS: usize = 10;
+const MAX_SPF_LOOKUPS: usize = 10;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn policies_are_read_as_receivers_read_them() {
+    fn parses_spf_dmarc_and_dkim_records() {
         assert!(is_spf("v=spf1 ~all") && is_spf("V=SPF1") && !is_spf("v=spf10 ~all"));
         let policy =
             "v=spf1 a ip4:192.0.2.0/24 ?include:MAILGUN.org. -include:evil.example redirect=b.example";
-        assert_eq!(included(policy), ["mailgun.org", "b.example"]);
-        assert!(is_within("eu.mailgun.org", "mailgun.org") && !is_within("notmailgun.org", "mailgun.org"));
+        assert_eq!(included_domains(policy), ["mailgun.org", "b.example"]);
+        assert!(
+            is_same_or_subdomain("eu.mailgun.org", "mailgun.org")
+                && !is_same_or_subdomain("notmailgun.org", "mailgun.org")
+        );
         assert!(
             is_dmarc("v=DMARC1; p=none") && is_dmarc("v = DMARC1;p=none") && !is_dmarc("p=none; v=DMARC1")
         );
-        assert_eq!(public_key("v=DKIM1; k=rsa; p=AB CD;").as_deref(), Some("ABCD"));
-        assert_eq!(public_key("k=rsa"), None);
+        assert_eq!(dkim_public_key("v=DKIM1; k=rsa; p=AB CD;").as_deref(), Some("ABCD"));
+        assert_eq!(dkim_public_key("k=rsa"), None);
     }
 }

@@ -15,17 +15,17 @@ mod round_trip;
 mod upstream;
 mod webhooks;
 
-pub(crate) use check_result::{Finding, Status};
-pub(crate) use config::faulty;
+pub(crate) use check_result::{CheckResult, CheckStatus};
+pub(crate) use config::from_config_error;
 
 use crate::config::{Config, Upstream, is_loopback};
-use crate::doctor::dns::Dns;
+use crate::doctor::dns::DomainChecks;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use mailtrail_mail::{Clock, fold_domain};
 use mailtrail_net::provider_api::Account;
 use mailtrail_net::tls;
 use mailtrail_net::transport::Settings;
-use mailtrail_relay::sink::Kind;
+use mailtrail_relay::sink::SinkKind;
 use mailtrail_trail::provider::Provider;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -33,59 +33,65 @@ use std::time::Duration;
 
 /// What is to be looked at besides what the configuration names, and how.
 #[derive(Clone, Debug)]
-pub struct Question {
+pub struct DoctorOptions {
     /// Domains that mail comes from.
     pub domains: Vec<String>,
     /// Who is asked about them; `None`: whom this machine asks.
     pub resolver: Option<SocketAddr>,
     /// How long each look may take.
-    pub patience: Duration,
+    pub timeout: Duration,
 }
 
 /// Looks at everything, at much of it at once; the findings stand in the order of the way that mail takes.
-pub async fn examine(config: &Config, question: &Question, clock: Clock) -> Vec<Finding> {
-    let mut findings = config::look(config);
-    findings.extend(disk::look(&config.data_dir));
-    findings.extend(certificate::own(config, clock.now()));
+pub async fn run_checks(config: &Config, question: &DoctorOptions, clock: Clock) -> Vec<CheckResult> {
+    let mut findings = config::check_config(config);
+    findings.extend(disk::check_disk(&config.data_dir));
+    findings.extend(certificate::check_certificates(config, clock.now()));
     let mut looks = vec![
-        look(question, "daemon", "", Status::Fail, daemon::look(config)),
-        look(question, "clock", "", Status::Unknown, clock::look(config, clock)),
+        with_timeout(question, "daemon", "", CheckStatus::Fail, daemon::check_daemon(config)),
+        with_timeout(question, "clock", "", CheckStatus::Unknown, clock::check_clock(config, clock)),
     ];
     // Whoever does not answer is said not to by another look.
-    let running = tokio::time::timeout(question.patience, daemon::hosts(&config.admin.socket)).await;
+    let running = tokio::time::timeout(question.timeout, daemon::upstream_hosts(&config.admin.socket)).await;
     let running = running.unwrap_or_default();
     for upstream in &config.upstreams {
         let name = &upstream.transport.name;
-        if let Some(finding) = understudy(upstream, &running) {
+        if let Some(finding) = check_sandboxed(upstream, &running) {
             findings.push(finding);
             continue;
         }
-        looks.push(look(question, "login", name, Status::Fail, upstream::look(config, upstream, clock)));
-        looks.push(look(question, "webhooks", name, Status::Unknown, async {
-            webhooks::look(config, upstream, clock).await
+        looks.push(with_timeout(
+            question,
+            "login",
+            name,
+            CheckStatus::Fail,
+            upstream::check_login(config, upstream, clock),
+        ));
+        looks.push(with_timeout(question, "webhooks", name, CheckStatus::Unknown, async {
+            webhooks::check_webhooks(config, upstream, clock).await
         }));
     }
-    let resolver = dns::resolver(question.resolver);
-    for (domain, provider, account) in domains(config, question, clock) {
+    let resolver = dns::build_resolver(question.resolver);
+    for (domain, provider, account) in sending_domains(config, question, clock) {
         let named = question.domains.iter().any(|named| fold_domain(named) == fold_domain(&domain));
-        if !named && stays_here(config, &domain, &running) {
+        if !named && is_local_only(config, &domain, &running) {
             let what = "its provider is a sandbox on this machine, so nobody asks the DNS; --domain does";
-            findings.push(Finding::ok("dns", domain, what));
+            findings.push(CheckResult::ok("dns", domain, what));
             continue;
         }
         match &resolver {
             Ok(resolver) => {
-                let dns = Dns { resolver: resolver.clone(), domain: domain.clone(), provider };
-                let all = async move { dns.look(account).await };
-                looks.push(look(question, "dns", &domain, Status::Unknown, all));
+                let dns = DomainChecks { resolver: resolver.clone(), domain: domain.clone(), provider };
+                let all = async move { dns.run(account).await };
+                looks.push(with_timeout(question, "dns", &domain, CheckStatus::Unknown, all));
             }
             Err(finding) => findings.push(finding.clone()),
         }
     }
     for sink in &config.sinks {
-        if let Kind::Odoo(settings) = &sink.kind {
-            let all = odoo::look(&sink.name, settings);
-            looks.push(look(question, "odoo", &sink.name, Status::Fail, all));
+        if let SinkKind::Odoo(settings) = &sink.kind {
+            let all = odoo::check_odoo(&sink.name, settings);
+            looks.push(with_timeout(question, "odoo", &sink.name, CheckStatus::Fail, all));
         }
     }
     findings.extend(join_all(looks).await.into_iter().flatten());
@@ -93,43 +99,43 @@ pub async fn examine(config: &Config, question: &Question, clock: Clock) -> Vec<
 }
 
 /// What is said of an upstream whose place the sandbox has taken in the running relay: its provider is not asked.
-fn understudy(upstream: &Upstream, running: &BTreeMap<String, String>) -> Option<Finding> {
-    let (name, configured) = (&upstream.transport.name, upstream.transport.destination());
+fn check_sandboxed(upstream: &Upstream, running: &BTreeMap<String, String>) -> Option<CheckResult> {
+    let (name, configured) = (&upstream.transport.name, upstream.transport.destination_host());
     let host = running.get(name).filter(|host| is_loopback(host) && !is_loopback(configured))?;
     let what = format!("the running relay sends to {host}, not to {configured}: nobody logs in there");
     let remedy =
         "that is so with `serve --sandbox`; for real mail take --sandbox out of its options and restart it";
-    Some(Finding::bad(Status::Unknown, "login", name, what, remedy))
+    Some(CheckResult::problem(CheckStatus::Unknown, "login", name, what, remedy))
 }
 
 /// Whether no mail of that domain leaves this machine: the host of each provider that it is sent by is this one. A plain
 /// server here may send it on.
-fn stays_here(config: &Config, domain: &str, running: &BTreeMap<String, String>) -> bool {
+fn is_local_only(config: &Config, domain: &str, running: &BTreeMap<String, String>) -> bool {
     let own = |upstream: &&Upstream| {
         let of_upstream = upstream.transport.domain.as_deref();
         of_upstream.is_some_and(|of_upstream| fold_domain(of_upstream) == fold_domain(domain))
     };
     let mut own = config.upstreams.iter().filter(own).map(|upstream| &upstream.transport).peekable();
     let here = |settings: &Settings| {
-        let host = running.get(&settings.name).map_or(settings.destination(), String::as_str);
+        let host = running.get(&settings.name).map_or(settings.destination_host(), String::as_str);
         settings.provider != Provider::Plain && is_loopback(host)
     };
     own.peek().is_some() && own.all(here)
 }
 
 /// A look that ends in time.
-fn look<'a>(
-    question: &Question,
+fn with_timeout<'a>(
+    question: &DoctorOptions,
     check: &'static str,
     subject: &str,
-    late: Status,
-    all: impl Future<Output = Vec<Finding>> + Send + 'a,
-) -> BoxFuture<'a, Vec<Finding>> {
-    let (patience, subject) = (question.patience, subject.to_owned());
+    late: CheckStatus,
+    all: impl Future<Output = Vec<CheckResult>> + Send + 'a,
+) -> BoxFuture<'a, Vec<CheckResult>> {
+    let (patience, subject) = (question.timeout, subject.to_owned());
     async move {
         tokio::time::timeout(patience, all).await.unwrap_or_else(|_| {
             let what = format!("no answer within {} s", patience.as_secs());
-            vec![Finding::bad(
+            vec![CheckResult::problem(
                 late,
                 check,
                 subject,
@@ -142,7 +148,11 @@ fn look<'a>(
 }
 
 /// The sending domains, each once, with the provider that sends for it and the account that knows it.
-fn domains(config: &Config, question: &Question, clock: Clock) -> Vec<(String, Provider, Option<Account>)> {
+fn sending_domains(
+    config: &Config,
+    question: &DoctorOptions,
+    clock: Clock,
+) -> Vec<(String, Provider, Option<Account>)> {
     let of_upstreams =
         config.upstreams.iter().filter_map(|upstream| Some((upstream.transport.domain.clone()?, upstream)));
     // Somebody else's domain is sent by the upstream that mail takes first.
@@ -151,7 +161,7 @@ fn domains(config: &Config, question: &Question, clock: Clock) -> Vec<(String, P
     let mut seen = BTreeSet::new();
     let all = of_upstreams.chain(named).filter(|(domain, _)| seen.insert(fold_domain(domain)));
     all.map(|(domain, upstream)| {
-        let account = upstream.account.clone().and_then(|settings| {
+        let account = upstream.provider_api.clone().and_then(|settings| {
             let tls = tls::connector(upstream.transport.ca_file.as_deref()).ok()?;
             Account::new(settings, &tls, clock).ok()
         });

@@ -1,10 +1,10 @@
-use crate::doctor::check_result::{Finding, Status};
-use mailtrail_relay::sink::odoo::{OdooSettings, preflight};
+use crate::doctor::check_result::{CheckResult, CheckStatus};
+use mailtrail_relay::sink::odoo::{OdooSettings, run_preflight};
 
 /// Whether Odoo would do as it is told.
-pub(super) async fn look(sink: &str, settings: &OdooSettings) -> Vec<Finding> {
-    vec![match preflight(settings).await {
-        Ok(ready) => Finding::ok("odoo", sink, ready),
-        Err(error) => Finding::error(Status::Fail, "odoo", sink, &error, "look at Odoo's log"),
+pub(super) async fn check_odoo(sink: &str, settings: &OdooSettings) -> Vec<CheckResult> {
+    vec![match run_preflight(settings).await {
+        Ok(ready) => CheckResult::ok("odoo", sink, ready),
+        Err(error) => CheckResult::from_error(CheckStatus::Fail, "odoo", sink, &error, "look at Odoo's log"),
     }]
 }

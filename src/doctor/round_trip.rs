@@ -2,54 +2,64 @@
 //! it can answer.
 
 use crate::config::Config;
-use crate::doctor::check_result::{Finding, Status};
+use crate::doctor::check_result::{CheckResult, CheckStatus};
 use crate::doctor::daemon;
 use futures_util::future::join_all;
 use mailtrail_net::provider_api::Webhook;
 use mailtrail_net::{error_chain, tls};
-use mailtrail_relay::Probe;
-use mailtrail_relay::admin::ProbeView;
+use mailtrail_relay::LoopbackProbe;
+use mailtrail_relay::admin::ProbeChallenge;
 use reqwest::{Client, Url, redirect};
 use std::time::Duration;
 
 /// Asks through each address of an upstream's webhooks; it is enough that one leads here. Without a daemon there is
 /// nobody to ask.
-pub(super) async fn look(config: &Config, name: &str, webhooks: &[Webhook]) -> Option<Finding> {
-    let here = config.http?;
+pub(super) async fn check_round_trip(
+    config: &Config,
+    name: &str,
+    webhooks: &[Webhook],
+) -> Option<CheckResult> {
+    let here = config.http_address?;
     let ours = webhooks.iter().filter(|webhook| webhook.leads_to(name));
     let mut urls: Vec<Url> = ours.filter_map(|webhook| webhook.url.parse().ok()).collect();
     urls.sort();
     urls.dedup();
-    let probe = daemon::probe(&config.admin.socket, &format!("/webhooks/{name}")).await.ok()?;
+    let probe = daemon::request_challenge(&config.admin.socket, &format!("/webhooks/{name}")).await.ok()?;
     let client = Client::builder()
         // Providers trust public authorities and nobody else.
         .tls_backend_preconfigured(tls::client_config(None).ok()?)
         .no_proxy()
         .redirect(redirect::Policy::none())
-        .timeout(ONE_ANSWER)
+        .timeout(RESPONSE_TIMEOUT)
         .build()
         .ok()?;
     let findings = join_all(urls.into_iter().map(async |url| {
         let shown = Webhook { event: String::new(), url: url.to_string() }.shown();
-        let heard = ask(&client, url, &probe).await;
-        judge(name, &shown, heard, &format!("{}://{here}/webhooks/{name}", config.http_tls.scheme()))
+        let heard = send_probe(&client, url, &probe).await;
+        evaluate_reply(
+            name,
+            &shown,
+            heard,
+            &format!("{}://{here}/webhooks/{name}", config.http_tls.url_scheme()),
+        )
     }));
     findings.await.into_iter().min_by_key(|finding| finding.status)
 }
 
 /// What came back.
-enum Heard {
+enum ProbeReply {
     /// Our own answer.
     Ours,
     /// Another one, with this status.
-    Other(u16),
+    Foreign(u16),
     /// None, because of this.
-    Nothing(String),
+    None(String),
 }
 
-async fn ask(client: &Client, url: Url, probe: &ProbeView) -> Heard {
+async fn send_probe(client: &Client, url: Url, probe: &ProbeChallenge) -> ProbeReply {
     let answer = async {
-        let answer = client.post(url).header(Probe::HEADER, &probe.question).body("").send().await?;
+        let answer =
+            client.post(url).header(LoopbackProbe::HEADER_NAME, &probe.question).body("").send().await?;
         let status = answer.status().as_u16();
         // A stranger's page may be long.
         let short = answer.content_length().is_some_and(|length| length <= probe.answer.len() as u64);
@@ -57,75 +67,75 @@ async fn ask(client: &Client, url: Url, probe: &ProbeView) -> Heard {
         Ok::<_, reqwest::Error>((status, body))
     };
     match answer.await {
-        Ok((_, body)) if body == probe.answer => Heard::Ours,
-        Ok((status, _)) => Heard::Other(status),
-        Err(error) => Heard::Nothing(error_chain::of_request(error)),
+        Ok((_, body)) if body == probe.answer => ProbeReply::Ours,
+        Ok((status, _)) => ProbeReply::Foreign(status),
+        Err(error) => ProbeReply::None(error_chain::of_request(error)),
     }
 }
 
-fn judge(name: &str, url: &str, heard: Heard, here: &str) -> Finding {
+fn evaluate_reply(name: &str, url: &str, heard: ProbeReply, here: &str) -> CheckResult {
     let (status, what, remedy) = match heard {
-        Heard::Ours => return Finding::ok(CHECK, name, format!("{url} leads to this daemon")),
-        Heard::Nothing(cause) if cause.contains("certificate") => (
-            Status::Fail,
+        ProbeReply::Ours => return CheckResult::ok(CHECK_NAME, name, format!("{url} leads to this daemon")),
+        ProbeReply::None(cause) if cause.contains("certificate") => (
+            CheckStatus::Fail,
             format!("{url}: its certificate is not trusted: {cause}"),
             "give the web server a certificate of a public authority for that name, with its chain".to_owned(),
         ),
         // The provider may see more of the network than this machine does.
-        Heard::Nothing(cause) => (
-            Status::Warn,
+        ProbeReply::None(cause) => (
+            CheckStatus::Warn,
             format!("{url} cannot be reached from this machine: {cause}"),
             "look at the name's DNS records, the firewall and the web server; if only this machine is kept out, \
              mailtrail send-test tells whether events come"
                 .to_owned(),
         ),
-        Heard::Other(status @ 300..=399) => (
-            Status::Fail,
+        ProbeReply::Foreign(status @ 300..=399) => (
+            CheckStatus::Fail,
             format!("{url} answers {status}: it leads elsewhere"),
             "register the address that it leads to; providers follow nobody".to_owned(),
         ),
-        Heard::Other(status @ (401 | 403)) => (
-            Status::Fail,
+        ProbeReply::Foreign(status @ (401 | 403)) => (
+            CheckStatus::Fail,
             format!("{url} answers {status}: the web server keeps requests out"),
             format!("let it pass POST on to {here} without a login"),
         ),
-        Heard::Other(status @ (502..=504)) => (
-            Status::Fail,
+        ProbeReply::Foreign(status @ (502..=504)) => (
+            CheckStatus::Fail,
             format!("{url} answers {status}: the web server finds nobody behind it"),
             format!("have it pass POST on to {here}"),
         ),
-        Heard::Other(status) => (
-            Status::Fail,
+        ProbeReply::Foreign(status) => (
+            CheckStatus::Fail,
             format!("{url} answers {status}, and it is not this daemon that does"),
             format!("have the web server of that name pass POST on to {here}, the path as it is there"),
         ),
     };
-    Finding::bad(status, CHECK, name, what, remedy)
+    CheckResult::problem(status, CHECK_NAME, name, what, remedy)
 }
 
-const CHECK: &str = "round-trip";
+const CHECK_NAME: &str = "round-trip";
 /// Longest wait for one answer; the registration is to be told all the same.
-const ONE_ANSWER: Duration = Duration::from_secs(5);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_reached_from_here_may_be_well() {
+    fn unreachable_url_is_only_a_warning() {
         let cause = "invalid peer certificate: UnknownIssuer".to_owned();
         for (heard, expected, words) in [
-            (Heard::Ours, Status::Ok, ""),
-            (Heard::Nothing("no answer in time".to_owned()), Status::Warn, "firewall"),
-            (Heard::Nothing(cause), Status::Fail, "public authority"),
-            (Heard::Other(301), Status::Fail, "register the address"),
-            (Heard::Other(403), Status::Fail, "without a login"),
-            (Heard::Other(502), Status::Fail, "pass POST on to http://here"),
-            (Heard::Other(200), Status::Fail, "the path as it is there"),
+            (ProbeReply::Ours, CheckStatus::Ok, ""),
+            (ProbeReply::None("no answer in time".to_owned()), CheckStatus::Warn, "firewall"),
+            (ProbeReply::None(cause), CheckStatus::Fail, "public authority"),
+            (ProbeReply::Foreign(301), CheckStatus::Fail, "register the address"),
+            (ProbeReply::Foreign(403), CheckStatus::Fail, "without a login"),
+            (ProbeReply::Foreign(502), CheckStatus::Fail, "pass POST on to http://here"),
+            (ProbeReply::Foreign(200), CheckStatus::Fail, "the path as it is there"),
         ] {
-            let finding = judge("up", "https://a.example/webhooks/up", heard, "http://here");
+            let finding = evaluate_reply("up", "https://a.example/webhooks/up", heard, "http://here");
             assert_eq!(finding.status, expected, "{finding:?}");
-            assert!(finding.remedy.contains(words) && finding.what.contains("a.example"), "{finding:?}");
+            assert!(finding.remedy.contains(words) && finding.message.contains("a.example"), "{finding:?}");
         }
     }
 }

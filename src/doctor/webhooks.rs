@@ -1,7 +1,7 @@
 //! Whether the provider reports to us.
 
 use crate::config::{Config, Upstream};
-use crate::doctor::check_result::{Finding, Status};
+use crate::doctor::check_result::{CheckResult, CheckStatus};
 use crate::doctor::round_trip;
 use mailtrail_mail::Clock;
 use mailtrail_net::provider_api::{Account, Webhook};
@@ -9,22 +9,40 @@ use mailtrail_net::tls;
 use mailtrail_trail::provider::Provider;
 
 /// Asks the account which webhooks are registered.
-pub(super) async fn look(config: &Config, upstream: &Upstream, clock: Clock) -> Vec<Finding> {
+pub(super) async fn check_webhooks(config: &Config, upstream: &Upstream, clock: Clock) -> Vec<CheckResult> {
     let (name, provider) = (&*upstream.transport.name, upstream.transport.provider);
     if provider == Provider::Plain {
         return Vec::new();
     }
     let mut findings = Vec::new();
-    if config.http.is_none() {
+    if config.http_address.is_none() {
         let remedy = "give [http] an address";
-        findings.push(Finding::bad(Status::Warn, CHECK, name, "no webhook can be received", remedy));
-    } else if upstream.signing_keys.is_empty() && upstream.credentials.is_empty() {
+        findings.push(CheckResult::problem(
+            CheckStatus::Warn,
+            CHECK_NAME,
+            name,
+            "no webhook can be received",
+            remedy,
+        ));
+    } else if upstream.webhook_signing_keys.is_empty() && upstream.webhook_auth.is_empty() {
         let remedy = "give webhook_signing_key_file (Mailgun) or webhook_token_file (Brevo)";
-        findings.push(Finding::bad(Status::Warn, CHECK, name, "every webhook is refused", remedy));
+        findings.push(CheckResult::problem(
+            CheckStatus::Warn,
+            CHECK_NAME,
+            name,
+            "every webhook is refused",
+            remedy,
+        ));
     }
-    let Some(settings) = upstream.account.clone() else {
+    let Some(settings) = upstream.provider_api.clone() else {
         let what = "what is registered at the provider is not known";
-        findings.push(Finding::bad(Status::Unknown, CHECK, name, what, "give api_key_file"));
+        findings.push(CheckResult::problem(
+            CheckStatus::Unknown,
+            CHECK_NAME,
+            name,
+            what,
+            "give api_key_file",
+        ));
         return findings;
     };
     let asked = match tls::connector(upstream.transport.ca_file.as_deref()) {
@@ -33,26 +51,38 @@ pub(super) async fn look(config: &Config, upstream: &Upstream, clock: Clock) -> 
             Err(fault) => Err(fault),
         },
         Err(error) => {
-            findings.push(Finding::error(Status::Unknown, CHECK, name, &error, "check ca_file"));
+            findings.push(CheckResult::from_error(
+                CheckStatus::Unknown,
+                CHECK_NAME,
+                name,
+                &error,
+                "check ca_file",
+            ));
             return findings;
         }
     };
     match asked {
         Ok(webhooks) => {
-            findings.push(judge(name, provider, &webhooks));
-            findings.extend(round_trip::look(config, name, &webhooks).await);
+            findings.push(evaluate_registration(name, provider, &webhooks));
+            findings.extend(round_trip::check_round_trip(config, name, &webhooks).await);
         }
         Err(fault) => {
-            findings.push(Finding::error(Status::Unknown, CHECK, name, &fault, "check api_base_url"));
+            findings.push(CheckResult::from_error(
+                CheckStatus::Unknown,
+                CHECK_NAME,
+                name,
+                &fault,
+                "check api_base_url",
+            ));
         }
     }
     findings
 }
 
-fn judge(name: &str, provider: Provider, webhooks: &[Webhook]) -> Finding {
+fn evaluate_registration(name: &str, provider: Provider, webhooks: &[Webhook]) -> CheckResult {
     let needed: &[&str] = match provider {
-        Provider::Mailgun => &MAILGUN,
-        Provider::Brevo => &BREVO,
+        Provider::Mailgun => &MAILGUN_EVENTS,
+        Provider::Brevo => &BREVO_EVENTS,
         Provider::Plain => &[],
     };
     let ours: Vec<_> = webhooks.iter().filter(|webhook| webhook.leads_to(name)).collect();
@@ -64,22 +94,22 @@ fn judge(name: &str, provider: Provider, webhooks: &[Webhook]) -> Finding {
         missing.join(", ")
     );
     match (missing.is_empty(), ours.is_empty()) {
-        (true, _) => Finding::ok(CHECK, name, "every kind of event is told to a webhook of ours"),
+        (true, _) => CheckResult::ok(CHECK_NAME, name, "every kind of event is told to a webhook of ours"),
         (false, true) => {
             let what = format!("no webhook leads to /webhooks/{name}");
-            Finding::bad(Status::Fail, CHECK, name, what, remedy)
+            CheckResult::problem(CheckStatus::Fail, CHECK_NAME, name, what, remedy)
         }
         (false, false) => {
             let what = format!("no webhook of ours is told {}", missing.join(", "));
-            Finding::bad(Status::Warn, CHECK, name, what, remedy)
+            CheckResult::problem(CheckStatus::Warn, CHECK_NAME, name, what, remedy)
         }
     }
 }
 
-const CHECK: &str = "webhooks";
-const MAILGUN: [&str; 7] =
+const CHECK_NAME: &str = "webhooks";
+const MAILGUN_EVENTS: [&str; 7] =
     ["delivered", "permanent_fail", "temporary_fail", "complained", "unsubscribed", "opened", "clicked"];
-const BREVO: [&str; 10] = [
+const BREVO_EVENTS: [&str; 10] = [
     "delivered",
     "hardBounce",
     "softBounce",
@@ -97,16 +127,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn missing_kinds_are_named() {
+    fn names_missing_event_types() {
         let webhook = |event: &&str| Webhook {
             event: (*event).to_owned(),
             url: "https://relay.example.com/webhooks/up".to_owned(),
         };
-        let mut webhooks: Vec<_> = MAILGUN.iter().map(webhook).collect();
-        assert_eq!(judge("up", Provider::Mailgun, &webhooks).status, Status::Ok);
-        assert_eq!(judge("other", Provider::Mailgun, &webhooks).status, Status::Fail);
+        let mut webhooks: Vec<_> = MAILGUN_EVENTS.iter().map(webhook).collect();
+        assert_eq!(evaluate_registration("up", Provider::Mailgun, &webhooks).status, CheckStatus::Ok);
+        assert_eq!(evaluate_registration("other", Provider::Mailgun, &webhooks).status, CheckStatus::Fail);
         webhooks.retain(|webhook| webhook.event != "complained");
-        let finding = judge("up", Provider::Mailgun, &webhooks);
-        assert_eq!((finding.status, &*finding.what), (Status::Warn, "no webhook of ours is told complained"));
+        let finding = evaluate_registration("up", Provider::Mailgun, &webhooks);
+        assert_eq!(
+            (finding.status, &*finding.message),
+            (CheckStatus::Warn, "no webhook of ours is told complained")
+        );
     }
 }

@@ -7,12 +7,12 @@ mod journald;
 mod redact;
 mod writer;
 
-pub(crate) use redact::Addresses;
+pub(crate) use redact::AddressRedaction;
 
 use crate::logging::writer::LogGuard;
 
-use crate::logging::journald::{Entries, Journal};
-use crate::logging::redact::Redacted;
+use crate::logging::journald::{JournaldLayer, JournaldSocket};
+use crate::logging::redact::RedactingWriter;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::panic::PanicHookInfo;
@@ -27,7 +27,7 @@ use tracing_subscriber::{EnvFilter, Registry, fmt};
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum LogFormat {
     /// For people.
     Text,
     /// One JSON object a line.
@@ -38,41 +38,43 @@ pub enum Format {
 
 /// Where lines go.
 #[derive(Clone, Copy, Debug)]
-pub enum Form<'a> {
+pub enum LogOutput<'a> {
     /// To standard error, for people.
     Text {
         /// Whether in colours.
-        coloured: bool,
+        use_color: bool,
     },
     /// To standard error, one JSON object a line.
     Json,
     /// To the journal that listens there; where none does, to standard error.
-    Journal(&'a Path),
+    Journald(&'a Path),
 }
 
 /// Starts the log once per process; a second start changes nothing. What waits to be written is written when the guard is
 /// dropped.
-pub fn start(level: Level, form: Form<'_>, addresses: Addresses) -> LogGuard {
-    Redacted::set(addresses);
-    let (filter, handle) = reload::Layer::new(filter(level));
+pub fn init(level: Level, form: LogOutput<'_>, addresses: AddressRedaction) -> LogGuard {
+    RedactingWriter::set_mode(addresses);
+    let (filter, handle) = reload::Layer::new(env_filter(level));
     let registry = tracing_subscriber::registry().with(filter);
     let (journal, missed) = match form {
-        Form::Journal(path) => match Journal::open(path) {
+        LogOutput::Journald(path) => match JournaldSocket::connect(path) {
             Ok(journal) => (Some(journal), None),
             Err(error) => (None, Some((path, error))),
         },
-        Form::Text { .. } | Form::Json => (None, None),
+        LogOutput::Text { .. } | LogOutput::Json => (None, None),
     };
     let (started, guard) = if let Some(journal) = journal {
-        let (lines, guard) = writer::start(journal);
-        (registry.with(Entries(lines)).try_init(), guard)
+        let (lines, guard) = writer::spawn_writer(journal);
+        (registry.with(JournaldLayer(lines)).try_init(), guard)
     } else {
-        let (lines, guard) = writer::start(std::io::stderr());
-        let layer = fmt::layer().with_writer(Redacted(lines));
+        let (lines, guard) = writer::spawn_writer(std::io::stderr());
+        let layer = fmt::layer().with_writer(RedactingWriter(lines));
         let started = match form {
-            Form::Json => registry.with(layer.json()).try_init(),
-            Form::Text { coloured } => registry.with(layer.with_ansi(coloured).with_target(false)).try_init(),
-            Form::Journal(_) => registry.with(layer.with_ansi(false).with_target(false)).try_init(),
+            LogOutput::Json => registry.with(layer.json()).try_init(),
+            LogOutput::Text { use_color } => {
+                registry.with(layer.with_ansi(use_color).with_target(false)).try_init()
+            }
+            LogOutput::Journald(_) => registry.with(layer.with_ansi(false).with_target(false)).try_init(),
         };
         (started, guard)
     };
@@ -84,7 +86,7 @@ pub fn start(level: Level, form: Form<'_>, addresses: Addresses) -> LogGuard {
     if started.is_err() {
         return LogGuard::none();
     }
-    let _ = FILTER.set(handle);
+    let _ = FILTER_HANDLE.set(handle);
     std::panic::set_hook(Box::new(log_panic));
     guard
 }
@@ -97,51 +99,51 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
 }
 
 /// Writes less or more from now on, and addresses so.
-pub fn change(level: Level, addresses: Addresses) {
-    Redacted::set(addresses);
-    if let Some(handle) = FILTER.get() {
+pub fn reconfigure(level: Level, addresses: AddressRedaction) {
+    RedactingWriter::set_mode(addresses);
+    if let Some(handle) = FILTER_HANDLE.get() {
         // It fails for a log that is no more.
-        let _ = handle.reload(filter(level));
+        let _ = handle.reload(env_filter(level));
     }
 }
 
-fn filter(level: Level) -> EnvFilter {
+fn env_filter(level: Level) -> EnvFilter {
     EnvFilter::new(format!("warn,mailtrail={}", level.as_str().to_lowercase()))
 }
 
-static FILTER: OnceLock<Handle<EnvFilter, Registry>> = OnceLock::new();
+static FILTER_HANDLE: OnceLock<Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Shows how far a long work is: as a bar on a terminal, elsewhere in the log once it takes a while.
 #[derive(Debug)]
-pub struct Progress {
-    what: &'static str,
+pub struct ProgressReporter {
+    label: &'static str,
     bar: Option<ProgressBar>,
-    told: Instant,
+    last_logged: Instant,
 }
 
-impl Progress {
+impl ProgressReporter {
     /// Of a work that begins now.
-    pub fn new(what: &'static str) -> Self {
-        Self { what, bar: None, told: Instant::now() }
+    pub fn new(label: &'static str) -> Self {
+        Self { label, bar: None, last_logged: Instant::now() }
     }
 
     /// So much of it is done.
-    pub fn show(&mut self, done: u64, total: u64) {
+    pub fn update(&mut self, done: u64, total: u64) {
         if std::io::stderr().is_terminal() {
             let bar = self.bar.get_or_insert_with(|| {
                 let style = ProgressStyle::with_template("{msg} {wide_bar} {percent}% {eta} left");
-                let bar = ProgressBar::new(total).with_message(self.what);
+                let bar = ProgressBar::new(total).with_message(self.label);
                 bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
             });
             bar.set_position(done);
-        } else if self.told.elapsed() >= BETWEEN_LINES {
-            self.told = Instant::now();
-            tracing::info!(percent = done * 100 / total.max(1), "{}", self.what);
+        } else if self.last_logged.elapsed() >= PROGRESS_LOG_INTERVAL {
+            self.last_logged = Instant::now();
+            tracing::info!(percent = done * 100 / total.max(1), "{}", self.label);
         }
     }
 }
 
-impl Drop for Progress {
+impl Drop for ProgressReporter {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -149,4 +151,4 @@ impl Drop for Progress {
     }
 }
 
-const BETWEEN_LINES: Duration = Duration::from_secs(10);
+const PROGRESS_LOG_INTERVAL: Duration = Duration::from_secs(10);

@@ -11,7 +11,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// How mail addresses are written in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Addresses {
+pub enum AddressRedaction {
     /// As they are.
     Full,
     /// `~1f9a03c47b21@example.net`: the local part as a code, which is the same for the same address until the program
@@ -23,31 +23,31 @@ pub enum Addresses {
 
 /// Writes lines, with addresses as they are wanted.
 #[derive(Clone, Debug)]
-pub struct Redacted(pub NonBlocking);
+pub struct RedactingWriter(pub NonBlocking);
 
-impl Redacted {
+impl RedactingWriter {
     /// From now on they are written so.
-    pub fn set(addresses: Addresses) {
-        WANTED.store(addresses as u8, Ordering::Relaxed);
+    pub fn set_mode(addresses: AddressRedaction) {
+        REDACTION_MODE.store(addresses as u8, Ordering::Relaxed);
     }
 }
 
-impl<'a> MakeWriter<'a> for Redacted {
-    type Writer = Line;
+impl<'a> MakeWriter<'a> for RedactingWriter {
+    type Writer = LineWriter;
 
-    fn make_writer(&'a self) -> Line {
-        Line(self.0.clone())
+    fn make_writer(&'a self) -> LineWriter {
+        LineWriter(self.0.clone())
     }
 }
 
 /// One line, which comes in one piece.
 #[derive(Debug)]
-pub struct Line(NonBlocking);
+pub struct LineWriter(NonBlocking);
 
-impl Write for Line {
+impl Write for LineWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let line = String::from_utf8_lossy(bytes);
-        self.0.write_all(as_wanted(&line).as_bytes())?;
+        self.0.write_all(redact(&line).as_bytes())?;
         Ok(bytes.len())
     }
 
@@ -57,42 +57,46 @@ impl Write for Line {
 }
 
 /// A text with its addresses as they are wanted now.
-pub fn as_wanted(text: &str) -> Cow<'_, str> {
-    match WANTED.load(Ordering::Relaxed) {
-        wanted if wanted == Addresses::Domain as u8 => redacted(text, Addresses::Domain, key()),
-        wanted if wanted == Addresses::Hidden as u8 => redacted(text, Addresses::Hidden, key()),
+pub fn redact(text: &str) -> Cow<'_, str> {
+    match REDACTION_MODE.load(Ordering::Relaxed) {
+        wanted if wanted == AddressRedaction::Domain as u8 => {
+            redact_with(text, AddressRedaction::Domain, pseudonym_key())
+        }
+        wanted if wanted == AddressRedaction::Hidden as u8 => {
+            redact_with(text, AddressRedaction::Hidden, pseudonym_key())
+        }
         _ => Cow::Borrowed(text),
     }
 }
 
 /// A line with its addresses as they are wanted. A Message-ID and the login in a URL look like one and are treated so.
-fn redacted<'a>(line: &'a str, addresses: Addresses, key: &[u8; 32]) -> Cow<'a, str> {
-    ADDRESS.replace_all(line, |found: &regex::Captures<'_>| {
+fn redact_with<'a>(line: &'a str, addresses: AddressRedaction, key: &[u8; 32]) -> Cow<'a, str> {
+    ADDRESS_PATTERN.replace_all(line, |found: &regex::Captures<'_>| {
         let (Some(local), Some(domain)) = (found.name("local"), found.name("domain")) else {
             return found[0].to_owned();
         };
         // `to=ada@example.net` is a field; `bounces+ada=example.net@…` is not.
-        let (field, local) = FIELD
+        let (field, local) = FIELD_PREFIX
             .find(local.as_str())
             .map_or(("", local.as_str()), |field| local.as_str().split_at(field.end()));
-        let code = code(&fold_address(&format!("{local}@{}", domain.as_str())), key);
+        let code = pseudonym(&fold_address(&format!("{local}@{}", domain.as_str())), key);
         match addresses {
-            Addresses::Full => found[0].to_owned(),
-            Addresses::Domain => format!("{field}~{code}@{}", domain.as_str()),
-            Addresses::Hidden => format!("{field}~{code}"),
+            AddressRedaction::Full => found[0].to_owned(),
+            AddressRedaction::Domain => format!("{field}~{code}@{}", domain.as_str()),
+            AddressRedaction::Hidden => format!("{field}~{code}"),
         }
     })
 }
 
-fn code(address: &str, key: &[u8; 32]) -> String {
+fn pseudonym(address: &str, key: &[u8; 32]) -> String {
     let mac = Hmac::<Sha256>::new_from_slice(key).map(|mac| mac.chain_update(address).finalize());
     let mac = mac.map(|mac| mac.into_bytes().to_vec()).unwrap_or_default();
     mac.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn key() -> &'static [u8; 32] {
-    static KEY: OnceLock<[u8; 32]> = OnceLock::new();
-    KEY.get_or_init(|| {
+fn pseudonym_key() -> &'static [u8; 32] {
+    static PSEUDONYM_KEY: OnceLock<[u8; 32]> = OnceLock::new();
+    PSEUDONYM_KEY.get_or_init(|| {
         let mut key = [0; 32];
         getrandom::fill(&mut key).expect("the system has randomness");
         key
@@ -100,10 +104,10 @@ fn key() -> &'static [u8; 32] {
 }
 
 /// What [`as_wanted`] writes, as a number.
-static WANTED: AtomicU8 = AtomicU8::new(Addresses::Full as u8);
+static REDACTION_MODE: AtomicU8 = AtomicU8::new(AddressRedaction::Full as u8);
 
 /// An address, quoted ones and those with `%40` for the `@` too; colours and JSON's escapes before it are not part of it.
-static ADDRESS: LazyLock<Regex> = LazyLock::new(|| {
+static ADDRESS_PATTERN: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(
         r#"(?x) \x1b\[[0-9;]*m | \\(?:u[0-9A-Fa-f]{4}|[^u@])
         | (?<local> [A-Za-z0-9\x{80}-\x{10FFFF}.!\#$%'*+=^_`{|}~-]+
@@ -114,16 +118,17 @@ static ADDRESS: LazyLock<Regex> = LazyLock::new(|| {
     .expect("it is written here")
 });
 
-static FIELD: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"^[a-z_]+=").expect("it is written here"));
+static FIELD_PREFIX: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"^[a-z_]+=").expect("it is written here"));
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn only_addresses_are_hidden_and_lines_still_join() {
+    fn redacts_addresses_consistently() {
         let key = &[7; 32];
-        let code = |address: &str| format!("~{}", code(address, key));
+        let code = |address: &str| format!("~{}", pseudonym(address, key));
         let ada = code("ada@example.net");
         for (line, domain, hidden) in [
             ("INFO ready address=127.0.0.1:25", None, None),
@@ -155,18 +160,18 @@ mod tests {
         ] {
             let expected = |text: Option<&str>| text.map_or(line.to_owned(), |text| text.replace('A', &ada));
             // What was replaced above has no other capital A.
-            assert_eq!(redacted(line, Addresses::Domain, key), expected(domain), "{line}");
-            assert_eq!(redacted(line, Addresses::Hidden, key), expected(hidden), "{line}");
-            assert_eq!(redacted(line, Addresses::Full, key), line);
+            assert_eq!(redact_with(line, AddressRedaction::Domain, key), expected(domain), "{line}");
+            assert_eq!(redact_with(line, AddressRedaction::Hidden, key), expected(hidden), "{line}");
+            assert_eq!(redact_with(line, AddressRedaction::Full, key), line);
         }
-        let path = redacted("from=bounces+ada=example.net@mg.test", Addresses::Domain, key);
+        let path = redact_with("from=bounces+ada=example.net@mg.test", AddressRedaction::Domain, key);
         assert_eq!(path, format!("from={}@mg.test", code("bounces+ada=example.net@mg.test")));
-        let quoted = redacted(
+        let quoted = redact_with(
             r#"to="odd name"@example.net, jürgen@bücher.example, a@[127.0.0.1]"#,
-            Addresses::Hidden,
+            AddressRedaction::Hidden,
             key,
         );
         assert!(!quoted.contains("odd") && !quoted.contains("jürgen") && !quoted.contains("127"), "{quoted}");
-        assert_ne!(code("ada@example.net"), format!("~{}", super::code("ada@example.net", &[8; 32])));
+        assert_ne!(code("ada@example.net"), format!("~{}", super::pseudonym("ada@example.net", &[8; 32])));
     }
 }

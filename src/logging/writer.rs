@@ -15,12 +15,12 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuild
 pub struct LogGuard(Option<WorkerGuard>);
 
 /// Starts the thread that writes lines to `output`, which gets each in one piece.
-pub fn start(output: impl Write + Send + 'static) -> (NonBlocking, LogGuard) {
-    let output = Counted { output, failed: false, reported: 0 };
-    let builder = NonBlockingBuilder::default().buffered_lines_limit(LINES).thread_name("log");
+pub fn spawn_writer(output: impl Write + Send + 'static) -> (NonBlocking, LogGuard) {
+    let output = CountingWriter { output, last_write_failed: false, reported_lines: 0 };
+    let builder = NonBlockingBuilder::default().buffered_lines_limit(MAX_BUFFERED_LINES).thread_name("log");
     let (lines, guard) = builder.finish(output);
     // Only tests start twice.
-    let _ = DROPPED.set(lines.error_counter());
+    let _ = DROPPED_LINES.set(lines.error_counter());
     (lines, LogGuard(Some(guard)))
 }
 
@@ -48,33 +48,33 @@ impl Drop for LogGuard {
 }
 
 /// An output whose lost lines are counted and reported.
-struct Counted<W> {
+struct CountingWriter<W> {
     output: W,
     /// Whether the last line could not be written.
-    failed: bool,
+    last_write_failed: bool,
     /// Lost lines that were reported.
-    reported: u64,
+    reported_lines: u64,
 }
 
-impl<W: Write> Write for Counted<W> {
+impl<W: Write> Write for CountingWriter<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let written = self.output.write_all(line);
-        self.failed = written.is_err();
-        if self.failed {
-            UNWRITTEN.fetch_add(1, Ordering::Relaxed);
+        self.last_write_failed = written.is_err();
+        if self.last_write_failed {
+            UNWRITTEN_LINES.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
     }
 
     /// Called whenever no line waits.
     fn flush(&mut self) -> io::Result<()> {
-        let lost = lost_lines();
-        if lost > self.reported {
+        let lost = count_lost_lines();
+        if lost > self.reported_lines {
             metrics::counter!("mailtrail_log_lines_lost_total").absolute(lost);
             // A report to an output that fails would be one more lost line.
-            if !self.failed {
-                let lines = lost - self.reported;
-                self.reported = lost;
+            if !self.last_write_failed {
+                let lines = lost - self.reported_lines;
+                self.reported_lines = lost;
                 tracing::warn!(lines, "log lines were lost; the reader of the log is too slow");
             }
         }
@@ -83,14 +83,14 @@ impl<W: Write> Write for Counted<W> {
 }
 
 /// Lines so far that found the channel full or could not be written.
-fn lost_lines() -> u64 {
-    let dropped = DROPPED.get().map_or(0, ErrorCounter::dropped_lines);
-    UNWRITTEN.load(Ordering::Relaxed) + dropped as u64
+fn count_lost_lines() -> u64 {
+    let dropped = DROPPED_LINES.get().map_or(0, ErrorCounter::dropped_lines);
+    UNWRITTEN_LINES.load(Ordering::Relaxed) + dropped as u64
 }
 
-static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
-static UNWRITTEN: AtomicU64 = AtomicU64::new(0);
+static DROPPED_LINES: OnceLock<ErrorCounter> = OnceLock::new();
+static UNWRITTEN_LINES: AtomicU64 = AtomicU64::new(0);
 /// Lines that wait for their writing, some 200 bytes each.
-const LINES: usize = 8192;
+const MAX_BUFFERED_LINES: usize = 8192;
 /// For the lines that wait at the end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);

@@ -126,7 +126,7 @@ fn unwanted(block: &HeaderBlock<'_>, provider: Provider, has_sender: bool) -> Ve
     let another = |field: &Header<'_>| block.fields().any(|other| is(&other, field.name) && usable(&other));
     let goes = |field: &Header<'_>| {
         HeaderCleanup::DROPPABLE.iter().any(|name| is(field, name))
-            || provider.is_foreign(field, &[], Timestamp::from_seconds(1_789_387_200))
+            || provider.is_foreign(field, &[], Timestamp::from_secs(1_789_387_200))
             || (!usable(field) && (!is(field, "From") || has_sender || another(field)))
     };
     block.fields().filter(goes).map(|field| field.span).collect()

@@ -20,14 +20,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// Seeds of each property.
-const SEEDS: u64 = 2000;
+const DEFAULT_SEEDS: u64 = 2000;
 
-fn seeds() -> u64 {
-    std::env::var("MAILTRAIL_TEST_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS)
+fn seed_count() -> u64 {
+    std::env::var("MAILTRAIL_TEST_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(DEFAULT_SEEDS)
 }
 
 fn for_each_seed(property: impl Fn(&mut Rng)) {
-    for seed in 0..seeds() {
+    for seed in 0..seed_count() {
         let tried = catch_unwind(AssertUnwindSafe(|| property(&mut Rng::with_seed(seed))));
         tried.unwrap_or_else(|panic| {
             println!("seed {seed}");
@@ -37,14 +37,14 @@ fn for_each_seed(property: impl Fn(&mut Rng)) {
 }
 
 #[test]
-fn commands_are_understood_or_refused() {
-    for_each_seed(|random| check::command(&command(random)));
+fn commands_are_parsed_or_rejected() {
+    for_each_seed(|random| check::command(&random_command(random)));
 }
 
 #[test]
-fn data_is_the_same_however_it_is_cut() {
+fn decoding_does_not_depend_on_chunking() {
     for_each_seed(|random| {
-        let wire = mix(random, TEXT, 40);
+        let wire = random_mix(random, TEXT_PIECES, 40);
         let cuts: Vec<_> = (0..random.usize(1..5)).map(|_| random.u8(..8)).collect();
         check::data(&wire, &cuts);
         check::data(&[&wire, &b"\r\n.\r\n"[..], &wire].concat(), &cuts);
@@ -52,34 +52,34 @@ fn data_is_the_same_however_it_is_cut() {
 }
 
 #[test]
-fn sessions_keep_to_the_rules() {
+fn sessions_obey_policy() {
     for_each_seed(|random| {
-        let rules = rules(random.bool(), random.bool(), random.usize(1..4));
-        check::session(&script(random), rules);
+        let rules = session_policy(random.bool(), random.bool(), random.usize(1..4));
+        check::session(&random_script(random), rules);
     });
 }
 
 /// A relay says over its socket, whatever the pieces, what a session without one says, and its upstream gets what was
 /// taken.
 #[tokio::test]
-async fn a_relay_keeps_its_word_byte_for_byte() {
+async fn relay_matches_session_byte_for_byte() {
     let sink = Sink::start().await;
     let relay = Relay::start(&sink, "message_size = \"4KiB\"\nrecipients = 3").await;
     let mut taken = Vec::new();
-    for seed in 0..seeds() / 20 {
+    for seed in 0..seed_count() / 20 {
         let mut random = Rng::with_seed(seed);
-        let input = [&script(&mut random), &b"\r\n.\r\nRSET\r\nQUIT\r\n"[..]].concat();
-        let rules = Rules { message_size: 4 << 10, recipients: 3, ..rules(false, false, 3) };
+        let input = [&random_script(&mut random), &b"\r\n.\r\nRSET\r\nQUIT\r\n"[..]].concat();
+        let rules = Rules { message_size: 4 << 10, recipients: 3, ..session_policy(false, false, 3) };
         let talk = check::session(&input, rules);
-        let said = converse(&relay, &input, &mut random).await;
+        let said = exchange_in_pieces(&relay, &input, &mut random).await;
         assert_eq!(check::replies(&said), talk.codes, "seed {seed}");
         let said = String::from_utf8(said).unwrap();
         let ids = said.lines().filter_map(|line| line.strip_prefix("250 2.0.0 Queued as "));
         taken.extend(ids.map(str::to_owned).zip(talk.taken));
     }
-    assert!(taken.len() as u64 > seeds() / 40, "only {} messages were taken", taken.len());
+    assert!(taken.len() as u64 > seed_count() / 40, "only {} messages were taken", taken.len());
     let mails = sink.wait_for(taken.len()).await;
-    let mails: HashMap<_, _> = mails.iter().map(|mail| (id(&mail.message), mail)).collect();
+    let mails: HashMap<_, _> = mails.iter().map(|mail| (tracking_id_of(&mail.message), mail)).collect();
     for (id, check::Taken { sender, recipients, message }) in &taken {
         let mail = mails[id.as_bytes()];
         assert_eq!((&mail.sender, &mail.recipients), (sender, recipients));
@@ -90,14 +90,14 @@ async fn a_relay_keeps_its_word_byte_for_byte() {
 }
 
 /// The tracking id, in a header that may hold any bytes.
-fn id(message: &[u8]) -> &[u8] {
+fn tracking_id_of(message: &[u8]) -> &[u8] {
     let name = b"\r\nX-Mailtrail-Id: ";
     let at = memchr::memmem::find(message, name).unwrap() + name.len();
-    &message[at..at + TrackingId::LENGTH]
+    &message[at..at + TrackingId::ENCODED_LEN]
 }
 
 /// Says all of it in pieces and hears all of the answers.
-async fn converse(relay: &Relay, input: &[u8], random: &mut Rng) -> Vec<u8> {
+async fn exchange_in_pieces(relay: &Relay, input: &[u8], random: &mut Rng) -> Vec<u8> {
     let stream = TcpStream::connect(relay.open()).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let (mut heard, mut said) = stream.into_split();
@@ -115,7 +115,7 @@ async fn converse(relay: &Relay, input: &[u8], random: &mut Rng) -> Vec<u8> {
     listening.await.unwrap()
 }
 
-fn rules(starttls: bool, login: bool, recipients: usize) -> Rules {
+fn session_policy(starttls: bool, login: bool, recipients: usize) -> Rules {
     Rules {
         hostname: "relay.example.com".into(),
         starttls,
@@ -127,18 +127,18 @@ fn rules(starttls: bool, login: bool, recipients: usize) -> Rules {
 }
 
 /// What a client may say: for the most part sense.
-fn script(random: &mut Rng) -> Vec<u8> {
+fn random_script(random: &mut Rng) -> Vec<u8> {
     let mut script = b"EHLO client.example.com\r\n".to_vec();
     for _ in 0..random.usize(1..6) {
         if random.u8(..4) == 0 {
-            script.extend(command(random));
+            script.extend(random_command(random));
             script.extend_from_slice(b"\r\n");
         }
-        script.extend_from_slice(random.choice(MAILS).unwrap().as_bytes());
+        script.extend_from_slice(random.choice(MAIL_COMMANDS).unwrap().as_bytes());
         for _ in 0..random.usize(..5) {
-            script.extend_from_slice(random.choice(RECIPIENTS).unwrap().as_bytes());
+            script.extend_from_slice(random.choice(RCPT_COMMANDS).unwrap().as_bytes());
         }
-        let message = [mix(random, HEADERS, 8), mix(random, TEXT, 10)].concat();
+        let message = [random_mix(random, HEADER_LINES, 8), random_mix(random, TEXT_PIECES, 10)].concat();
         if random.u8(..3) == 0 {
             let (first, rest) = message.split_at(random.usize(..=message.len()));
             script.extend(format!("BDAT {}\r\n", first.len()).bytes().chain(first.iter().copied()));
@@ -153,17 +153,18 @@ fn script(random: &mut Rng) -> Vec<u8> {
 }
 
 /// A command with an address of sorts, or another.
-fn command(random: &mut Rng) -> Vec<u8> {
+fn random_command(random: &mut Rng) -> Vec<u8> {
     if random.bool() {
-        return mix(random, COMMANDS, 3);
+        return random_mix(random, COMMAND_WORDS, 3);
     }
-    let (local, domain) = (mix(random, ADDRESSES, 3), mix(random, ADDRESSES, 3));
-    let (verb, parameters) = (*random.choice(PATHS).unwrap(), mix(random, PARAMETERS, 2));
+    let (local, domain) = (random_mix(random, SAMPLE_ADDRESSES, 3), random_mix(random, SAMPLE_ADDRESSES, 3));
+    let (verb, parameters) =
+        (*random.choice(PATH_PREFIXES).unwrap(), random_mix(random, SAMPLE_PARAMETERS, 2));
     [verb.as_bytes(), &local, b"@", &domain, b">", &parameters].concat()
 }
 
 /// Some of the parts, some of them damaged.
-fn mix(random: &mut Rng, parts: &[&str], most: usize) -> Vec<u8> {
+fn random_mix(random: &mut Rng, parts: &[&str], most: usize) -> Vec<u8> {
     let mut mixed = Vec::new();
     for _ in 0..random.usize(..=most) {
         mixed.extend_from_slice(random.choice(parts).unwrap().as_bytes());
@@ -179,7 +180,7 @@ fn mix(random: &mut Rng, parts: &[&str], most: usize) -> Vec<u8> {
     mixed
 }
 
-const COMMANDS: &[&str] = &[
+const COMMAND_WORDS: &[&str] = &[
     "EHLO ",
     "HELO ",
     "MAIL FROM:",
@@ -217,9 +218,9 @@ const COMMANDS: &[&str] = &[
     "\u{85}",
     "\u{feff}",
 ];
-const PATHS: &[&str] =
+const PATH_PREFIXES: &[&str] =
     &["MAIL FROM:<", "mail from: <", "RCPT TO:<", "rcpt to: <", "RCPT TO:<@x,@y:", "MAIL FROM:"];
-const ADDRESSES: &[&str] = &[
+const SAMPLE_ADDRESSES: &[&str] = &[
     "a",
     "b.c",
     "[127.0.0.1]",
@@ -238,8 +239,9 @@ const ADDRESSES: &[&str] = &[
     ":",
     "",
 ];
-const PARAMETERS: &[&str] = &[" SIZE=12", " SIZE=", " BODY=8BITMIME", " SMTPUTF8", " AUTH=<>", " ", "x"];
-const MAILS: &[&str] = &[
+const SAMPLE_PARAMETERS: &[&str] =
+    &[" SIZE=12", " SIZE=", " BODY=8BITMIME", " SMTPUTF8", " AUTH=<>", " ", "x"];
+const MAIL_COMMANDS: &[&str] = &[
     "MAIL FROM:<a@example.com>\r\n",
     "MAIL FROM:<>\r\n",
     "MAIL FROM:<\"b c\"@example.com> SIZE=100 BODY=8BITMIME\r\n",
@@ -248,7 +250,7 @@ const MAILS: &[&str] = &[
     "MAIL FROM:<a@example.com> SIZE=5000\r\n",
     "STARTTLS\r\nEHLO b\r\nAUTH PLAIN AGEAYQ==\r\nMAIL FROM:<a@example.com>\r\n",
 ];
-const RECIPIENTS: &[&str] = &[
+const RCPT_COMMANDS: &[&str] = &[
     "RCPT TO:<a@example.net>\r\n",
     "RCPT TO:<\"b>c\"@example.net>\r\n",
     "rcpt to: d@[127.0.0.1]\r\n",
@@ -256,7 +258,7 @@ const RECIPIENTS: &[&str] = &[
     "RCPT TO:<j\u{ed}@example.net>\r\n",
     "RCPT TO:<a b@example.net>\r\n",
 ];
-const HEADERS: &[&str] = &[
+const HEADER_LINES: &[&str] = &[
     "Subject: a\r\n",
     "From: a@example.com\r\n",
     "Message-ID: <a@b>\r\n",
@@ -281,7 +283,7 @@ const HEADERS: &[&str] = &[
     "B\u{e9}: c\r\n",
     "\r\n",
 ];
-const TEXT: &[&str] = &[
+const TEXT_PIECES: &[&str] = &[
     "\r\n",
     "\r\n",
     "\n",

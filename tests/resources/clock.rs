@@ -4,8 +4,8 @@ use super::scene::states;
 use super::scripted::{Script, Server};
 use super::support::client::Client;
 use super::support::process::Process;
-use super::{LONG, THREE_DAYS, send, support};
-use mailtrail_trail::State;
+use super::{LONG_TIMEOUT, THREE_DAYS, submit_message, support};
+use mailtrail_trail::RecipientState;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,13 +21,13 @@ async fn mail_of_the_real_program_survives_a_clock_that_is_ahead_for_a_moment() 
     let mut client = Client::connect(process.address(1)).await.unwrap();
     let mut ids = Vec::new();
     for _ in 0..5 {
-        ids.push(send(&mut client).await.unwrap());
+        ids.push(submit_message(&mut client).await.unwrap());
     }
     clock.set_ahead(THREE_DAYS);
     process.says("alarm=\"clock\" subject=\"machine\"").await;
     assert!(process.log().contains("clock was set ahead by 259"), "{}", process.log());
     // Mail that comes now gets its times from the wrong clock.
-    ids.push(send(&mut client).await.unwrap());
+    ids.push(submit_message(&mut client).await.unwrap());
     // Longer than from one look for expired mail to the next.
     tokio::time::sleep(AHEAD).await;
     clock.set_ahead(Duration::ZERO);
@@ -38,13 +38,13 @@ async fn mail_of_the_real_program_survives_a_clock_that_is_ahead_for_a_moment() 
         let is_taken = |id: &String| taken.iter().any(|mail| carries(&mail.message, id));
         ids.iter().all(is_taken).then_some(taken.len())
     };
-    let taken = support::eventually_within(LONG, "all mail is sent", taken).await;
+    let taken = support::eventually_within(LONG_TIMEOUT, "all mail is sent", taken).await;
     assert_eq!(taken, ids.len(), "no bounce goes out and nothing twice: {:#?}", server.heard());
     drop(client);
     let store = process.settle().await;
     for id in &ids {
-        let trail = store.trail(id.parse().unwrap()).unwrap().unwrap();
-        assert_eq!(states(&trail), [State::Relayed], "{:#?}", trail.facts);
+        let trail = store.load_trail(id.parse().unwrap()).unwrap().unwrap();
+        assert_eq!(states(&trail), [RecipientState::Relayed], "{:#?}", trail.events);
     }
 }
 

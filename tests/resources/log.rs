@@ -18,9 +18,9 @@ fn process_with_log(log: &str) -> Process {
 }
 
 /// A running `serve` that ends with the test.
-struct Serving(Child);
+struct ServeProcess(Child);
 
-impl Serving {
+impl ServeProcess {
     /// Starts with standard error a pipe that is not read.
     async fn start(process: &Process) -> Self {
         let mut command = process.command(&["serve"]);
@@ -38,7 +38,7 @@ impl Serving {
     }
 }
 
-impl Drop for Serving {
+impl Drop for ServeProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -51,51 +51,53 @@ async fn log_thousands_of_lines(process: &Process) {
     assert_eq!(said.code, 0, "{}", said.err);
     for _ in 0..500 {
         // Connections that are refused are what a client without any right can cause.
-        assert!(within(Client::connect(process.address(2))).await.is_err());
+        assert!(with_timeout(Client::connect(process.address(2))).await.is_err());
     }
-    for _ in 0..LINES / COMMANDS {
-        let mut client = within(Client::connect(process.address(1))).await.unwrap();
-        within(client.ask("MAIL FROM:<a@example.com>")).await.unwrap();
-        within(client.say(&"RCPT TO:<ada@example.net>\r\n".repeat(COMMANDS))).await.unwrap();
-        for _ in 0..COMMANDS {
-            assert_eq!(within(client.answer()).await.unwrap().0, 550);
+    for _ in 0..LOGGED_LINES / COMMANDS_PER_SESSION {
+        let mut client = with_timeout(Client::connect(process.address(1))).await.unwrap();
+        with_timeout(client.ask("MAIL FROM:<a@example.com>")).await.unwrap();
+        with_timeout(client.say(&"RCPT TO:<ada@example.net>\r\n".repeat(COMMANDS_PER_SESSION)))
+            .await
+            .unwrap();
+        for _ in 0..COMMANDS_PER_SESSION {
+            assert_eq!(with_timeout(client.answer()).await.unwrap().0, 550);
         }
     }
 }
 
 /// The relay greets, answers the command line and takes mail.
-async fn assert_that_it_works(process: &Process) {
-    let mut client = within(Client::connect(process.address(1))).await.unwrap();
+async fn assert_relay_works(process: &Process) {
+    let mut client = with_timeout(Client::connect(process.address(1))).await.unwrap();
     let mail = client.submit("a@example.com", &["b@example.net"], "Subject: x\r\n\r\nbody\r\n");
-    let id = within(mail).await.unwrap();
-    let said = within(process.ask(&["queue", "list"])).await;
+    let id = with_timeout(mail).await.unwrap();
+    let said = with_timeout(process.ask(&["queue", "list"])).await;
     assert!(said.code == 0 && said.out.contains(&id[..10]), "{} {}", said.out, said.err);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_standard_error_that_nothing_reads_holds_nothing_up() {
+async fn unread_stderr_does_not_block_relay() {
     let process = process_with_log("format = \"text\"");
-    let mut serving = Serving::start(&process).await;
+    let mut serving = ServeProcess::start(&process).await;
     log_thousands_of_lines(&process).await;
-    assert_that_it_works(&process).await;
+    assert_relay_works(&process).await;
     assert!(serving.terminate().await.success());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_journald_that_reads_nothing_holds_nothing_up() {
+async fn unread_journald_socket_does_not_block_relay() {
     let process = process_with_log("format = \"journald\"\njournal = \"journal.socket\"");
     let _journald = UnixDatagram::bind(process.directory().join("journal.socket")).unwrap();
-    let mut serving = Serving::start(&process).await;
+    let mut serving = ServeProcess::start(&process).await;
     log_thousands_of_lines(&process).await;
-    assert_that_it_works(&process).await;
+    assert_relay_works(&process).await;
     assert!(serving.terminate().await.success());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_that_comes_back_learns_how_many_lines_it_missed() {
+async fn log_states_number_of_lost_lines_when_reader_returns() {
     for format in ["text", "json"] {
         let process = process_with_log(&format!("format = \"{format}\""));
-        let mut serving = Serving::start(&process).await;
+        let mut serving = ServeProcess::start(&process).await;
         log_thousands_of_lines(&process).await;
         let mut log = serving.0.stderr.take().unwrap();
         let reading = std::thread::spawn(move || {
@@ -103,13 +105,16 @@ async fn a_reader_that_comes_back_learns_how_many_lines_it_missed() {
             log.read_to_string(&mut text).map(|_| text)
         });
         // What is logged from here on has a reader.
-        assert_that_it_works(&process).await;
+        assert_relay_works(&process).await;
         assert!(serving.terminate().await.success());
         let text = reading.join().unwrap().unwrap();
-        let lost: usize = text.lines().filter_map(lost_lines).sum();
+        let lost: usize = text.lines().filter_map(parse_lost_lines).sum();
         let refused = text.lines().filter(|line| line.contains("a suppressed recipient was refused")).count();
         assert!(lost > 0, "{} lines", text.lines().count());
-        assert!(refused < LINES && refused + lost >= LINES, "{refused} written, {lost} lost of {LINES}");
+        assert!(
+            refused < LOGGED_LINES && refused + lost >= LOGGED_LINES,
+            "{refused} written, {lost} lost of {LOGGED_LINES}"
+        );
         assert!(
             text.lines().any(|line| line.contains("stopping")),
             "the last lines are written before the end"
@@ -121,23 +126,23 @@ async fn a_reader_that_comes_back_learns_how_many_lines_it_missed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_standard_error_whose_reader_has_gone_ends_nothing() {
+async fn closed_stderr_does_not_end_relay() {
     let process = process_with_log("format = \"text\"");
-    let mut serving = Serving::start(&process).await;
+    let mut serving = ServeProcess::start(&process).await;
     drop(serving.0.stderr.take());
     log_thousands_of_lines(&process).await;
-    assert_that_it_works(&process).await;
+    assert_relay_works(&process).await;
     assert!(serving.terminate().await.success());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_end_with_an_error_needs_no_reader_either() {
+async fn exits_with_error_although_stderr_is_full() {
     let process = process_with_log("format = \"text\"");
-    let mut serving = Serving::start(&process).await;
+    let mut serving = ServeProcess::start(&process).await;
     log_thousands_of_lines(&process).await;
     // The second one cannot have the store, writes to the same pipe, and says so by its code.
     let pipe = serving.0.stderr.take().unwrap();
-    let full = pipe_that_is_full();
+    let full = full_pipe();
     let mut command = process.command(&["serve"]);
     let mut second = command.stderr(full.1).spawn().unwrap();
     let ended = support::eventually("the second one ends", || second.try_wait().unwrap()).await;
@@ -147,7 +152,7 @@ async fn an_end_with_an_error_needs_no_reader_either() {
 }
 
 /// A pipe into which nothing more fits, and whose reader does not read.
-fn pipe_that_is_full() -> (std::io::PipeReader, std::io::PipeWriter) {
+fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
     use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
     use std::io::Write;
     let (reader, mut writer) = std::io::pipe().unwrap();
@@ -159,7 +164,7 @@ fn pipe_that_is_full() -> (std::io::PipeReader, std::io::PipeWriter) {
 }
 
 /// How many lines a line says were lost.
-fn lost_lines(line: &str) -> Option<usize> {
+fn parse_lost_lines(line: &str) -> Option<usize> {
     let (_, count) = line.contains("log lines were lost").then(|| line.split_once("lines"))??;
     let digits = line
         .split_once("lines=")
@@ -169,11 +174,11 @@ fn lost_lines(line: &str) -> Option<usize> {
 }
 
 /// Fails where the relay does not answer at all.
-async fn within<T>(answer: impl Future<Output = T>) -> T {
+async fn with_timeout<T>(answer: impl Future<Output = T>) -> T {
     timeout(Duration::from_secs(30), answer).await.expect("the relay does not answer")
 }
 
 /// Log lines: more than are kept for a reader.
-const LINES: usize = 20 * COMMANDS;
+const LOGGED_LINES: usize = 20 * COMMANDS_PER_SESSION;
 /// Refused recipients of one session, which may have a thousand commands without a message.
-const COMMANDS: usize = 900;
+const COMMANDS_PER_SESSION: usize = 900;

@@ -1,94 +1,97 @@
 //! What operators had the relay do: it stands in the log with who and why, for as long as the ledger's records.
 
-use super::upkeep::{DAY, HOUR, WEEK, at_time, fill, keep_up, starting};
+use super::upkeep::{
+    DAY_SECONDS, HOUR_SECONDS, WEEK_RETENTION, clock_at_start, open_at, put_messages, run_maintenance,
+};
 use super::*;
-use mailtrail_trail::{Errand, Ordered, Source};
+use mailtrail_trail::{OperatorAction, OperatorActionData, TrailSource};
 
 #[tokio::test]
-async fn each_errand_stands_in_the_log_with_who_and_why() {
+async fn logs_each_operator_action_with_caller_and_reason() {
     let directory = tempfile::tempdir().unwrap();
-    let store = open(&directory);
-    store.accept_and_apply(accepted(0, "a@b", &["ada@example.net"]), Bytes::new()).await.unwrap();
-    let before = picture(&store);
-    for (number, errand) in (1..).zip(errands()) {
-        store.order(ordered(number, errand)).await.unwrap();
+    let store = open_store(&directory);
+    store.put_message_applied(sample_accepted(0, "a@b", &["ada@example.net"]), Bytes::new()).await.unwrap();
+    let before = snapshot(&store);
+    for (number, errand) in (1..).zip(sample_actions()) {
+        store.record_operator_action(operator_action(number, errand)).await.unwrap();
     }
-    let since = at(7);
+    let since = time_at(7);
     let expected = [
         ("sink-replay", None, None, Some(format!("hook since {since}: 1"))),
         ("store-rebuild", None, None, Some("2".to_owned())),
         ("store-rebuild", None, None, Some("despite damage: 3".to_owned())),
         ("store-backup", None, None, Some("/copies/monday: 4".to_owned())),
         ("suppress-sync", None, Some("mailgun".to_owned()), Some("5".to_owned())),
-        ("send-test", Some(id(0)), None, Some("6".to_owned())),
+        ("send-test", Some(message_id_at(0)), None, Some("6".to_owned())),
         // Nothing was to be said, and nobody said why.
         ("store-rebuild", None, None, None),
     ];
     drop(store);
     for ledger_lost in [false, true] {
         if ledger_lost {
-            closed(directory.path());
+            open_read_only(directory.path());
             std::fs::remove_dir_all(directory.path().join("ledger")).unwrap();
         }
-        let (store, report) = reopen(directory.path());
-        assert_eq!((picture(&store), report.damaged.len()), (before.clone(), 0));
-        let entries = orders(&store);
-        assert!(entries.iter().all(|entry| entry.fact.source == Source::Operator));
-        assert!(entries.iter().all(|entry| entry.fact.words.name == "uid 0"));
+        let (store, report) = reopen_store(directory.path());
+        assert_eq!((snapshot(&store), report.corrupt_ranges.len()), (before.clone(), 0));
+        let entries = logged_actions(&store);
+        assert!(entries.iter().all(|entry| entry.event.source == TrailSource::Operator));
+        assert!(entries.iter().all(|entry| entry.event.diagnostic.name == "uid 0"));
         assert!(
             (1..)
                 .zip(&entries)
-                .all(|(number, entry)| (entry.written, entry.fact.at) == (at(number), at(number)))
+                .all(|(number, entry)| (entry.recorded_at, entry.event.at)
+                    == (time_at(number), time_at(number)))
         );
-        let told = entries
-            .into_iter()
-            .map(|Entry { id, fact, .. }| (fact.what.word(), id, fact.upstream, fact.words.text));
+        let told = entries.into_iter().map(|LogEntry { tracking_id, event, .. }| {
+            (event.kind.as_str(), tracking_id, event.upstream, event.diagnostic.text)
+        });
         assert_eq!(told.collect::<Vec<_>>(), expected);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn they_are_forgotten_with_the_ledgers_records() {
-    let (directory, time) = (tempfile::tempdir().unwrap(), starting());
-    let store = at_time(directory.path(), time);
-    fill(&store, 0..3, |_| false).await;
-    store.order(ordered(0, errands().remove(0))).await.unwrap();
-    time.set(at(2 * HOUR));
-    keep_up(&store, at(2 * HOUR), &WEEK).await;
-    assert!(store.job(id(0)).unwrap().unwrap().message.is_none(), "its segment was rewritten");
-    assert_eq!(orders(&store).len(), 1);
-    time.set(at(6 * DAY));
-    store.order(ordered(6 * DAY, errands().remove(0))).await.unwrap();
+async fn operator_actions_expire_with_ledger_retention() {
+    let (directory, time) = (tempfile::tempdir().unwrap(), clock_at_start());
+    let store = open_at(directory.path(), time);
+    put_messages(&store, 0..3, |_| false).await;
+    store.record_operator_action(operator_action(0, sample_actions().remove(0))).await.unwrap();
+    time.advance_to(time_at(2 * HOUR_SECONDS));
+    run_maintenance(&store, time_at(2 * HOUR_SECONDS), &WEEK_RETENTION).await;
+    assert!(store.load_job(message_id_at(0)).unwrap().unwrap().body.is_none(), "its segment was rewritten");
+    assert_eq!(logged_actions(&store).len(), 1);
+    time.advance_to(time_at(6 * DAY_SECONDS));
+    store.record_operator_action(operator_action(6 * DAY_SECONDS, sample_actions().remove(0))).await.unwrap();
     let mut left = Vec::new();
     for day in [7, 9, 13, 40] {
-        time.set(at(day * DAY));
-        keep_up(&store, at(day * DAY), &WEEK).await;
-        left.push(orders(&store).len());
+        time.advance_to(time_at(day * DAY_SECONDS));
+        run_maintenance(&store, time_at(day * DAY_SECONDS), &WEEK_RETENTION).await;
+        left.push(logged_actions(&store).len());
     }
     assert_eq!(left, [2, 1, 1, 0]);
     assert_eq!(store.log_segments().unwrap().len(), 1, "nothing of them is left on the disk");
 }
 
-fn errands() -> Vec<Errand> {
+fn sample_actions() -> Vec<OperatorActionData> {
     vec![
-        Errand::SinkReplay { sink: "hook".into(), since: at(7) },
-        Errand::StoreRebuild { despite_damage: false },
-        Errand::StoreRebuild { despite_damage: true },
-        Errand::StoreBackup { directory: "/copies/monday".into() },
-        Errand::SuppressSync { upstream: "mailgun".into() },
-        Errand::SendTest { id: id(0) },
-        Errand::StoreRebuild { despite_damage: false },
+        OperatorActionData::SinkReplay { sink: "hook".into(), since: time_at(7) },
+        OperatorActionData::StoreRebuild { despite_damage: false },
+        OperatorActionData::StoreRebuild { despite_damage: true },
+        OperatorActionData::StoreBackup { directory: "/copies/monday".into() },
+        OperatorActionData::SuppressSync { upstream: "mailgun".into() },
+        OperatorActionData::SendTest { id: message_id_at(0) },
+        OperatorActionData::StoreRebuild { despite_damage: false },
     ]
 }
 
 /// The seventh without a reason.
-fn ordered(number: u64, errand: Errand) -> Ordered {
+fn operator_action(number: u64, data: OperatorActionData) -> OperatorAction {
     let reason = if number == 7 { String::new() } else { number.to_string() };
-    Ordered { at: at(number), errand, operator: "uid 0".into(), reason }
+    OperatorAction { at: time_at(number), data, operator: "uid 0".into(), reason }
 }
 
-fn orders(store: &Store) -> Vec<Entry> {
+fn logged_actions(store: &Store) -> Vec<LogEntry> {
     let segments = store.log_segments().unwrap().into_iter();
-    let entries = segments.flat_map(|(segment, _)| store.log_of(segment).unwrap());
-    entries.filter(|entry| matches!(entry.fact.what, What::Ordered(_))).collect()
+    let entries = segments.flat_map(|(segment, _)| store.log_in_segment(segment).unwrap());
+    entries.filter(|entry| matches!(entry.event.kind, TrailEventKind::OperatorAction(_))).collect()
 }

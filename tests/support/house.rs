@@ -6,7 +6,7 @@ use mailtrail_mail::Clock;
 use mailtrail_mail::Secret;
 use mailtrail_net::tls;
 use mailtrail_sandbox;
-use mailtrail_sandbox::{Face, Sandbox, Weather};
+use mailtrail_sandbox::{FaultInjection, ProviderProfile, Sandbox};
 use reqwest::Method;
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -15,37 +15,37 @@ pub struct House {
     pub process: Process,
     pub sandbox: Sandbox,
     pub configuration: String,
-    face: Face,
+    face: ProviderProfile,
 }
 
 impl House {
     /// It does not run yet; the provider tells it everything without being asked to.
-    pub async fn new(face: Face) -> Self {
+    pub async fn new(profile: ProviderProfile) -> Self {
         // The files stand beside the configuration, whose directory is not known before.
         let process = Process::configured(|_, _| String::new());
         let here = process.directory();
         for (name, secret) in [("key", KEY), ("proof", PROOF)] {
             std::fs::write(here.join(name), secret).unwrap();
         }
-        let sandbox = mailtrail_sandbox::start(mailtrail_sandbox::Settings {
-            face,
-            smtp: SocketAddr::from(([127, 0, 0, 1], 0)),
-            api: SocketAddr::from(([127, 0, 0, 1], 0)),
+        let sandbox = mailtrail_sandbox::start(mailtrail_sandbox::SandboxSettings {
+            profile,
+            smtp_address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            api_address: SocketAddr::from(([127, 0, 0, 1], 0)),
             api_key: Secret::new(KEY),
             domain: DOMAIN.into(),
             username: "up@mg.example.com".into(),
             password: Secret::new("pw"),
             signing_key: Secret::new(PROOF),
-            webhook: Some(format!("http://{}/webhooks/up", process.address(1))),
-            pace: 0.0,
-            weather: Weather::default(),
+            webhook_url: Some(format!("http://{}/webhooks/up", process.address(1))),
+            time_scale: 0.0,
+            faults: FaultInjection::default(),
             clock: Clock::System,
             tls: tls::self_signed(&here.join("sandbox"), "localhost").unwrap(),
         });
         let sandbox = sandbox.await.unwrap();
-        let configuration = configuration(face, &process, &sandbox);
+        let configuration = configuration(profile, &process, &sandbox);
         process.configure(&configuration);
-        Self { process, sandbox, configuration, face }
+        Self { process, sandbox, configuration, face: profile }
     }
 
     /// Asks the provider's API.
@@ -54,13 +54,13 @@ impl House {
         let client = reqwest::Client::builder().tls_backend_preconfigured(tls).build().unwrap();
         let request = client.request(method, format!("http://{}{path}", self.sandbox.api_address()));
         let request = match self.face {
-            Face::Mailgun => request.basic_auth("api", Some(KEY)),
-            Face::Brevo => request.header("api-key", KEY),
+            ProviderProfile::Mailgun => request.basic_auth("api", Some(KEY)),
+            ProviderProfile::Brevo => request.header("api-key", KEY),
         };
         let request = match (body, self.face) {
             (None, _) => request,
-            (Some(body), Face::Brevo) => request.json(&body),
-            (Some(body), Face::Mailgun) => request
+            (Some(body), ProviderProfile::Brevo) => request.json(&body),
+            (Some(body), ProviderProfile::Mailgun) => request
                 .header("content-type", "application/x-www-form-urlencoded")
                 .body(body.as_str().unwrap().to_owned()),
         };
@@ -79,10 +79,10 @@ impl House {
     }
 }
 
-fn configuration(face: Face, process: &Process, sandbox: &Sandbox) -> String {
+fn configuration(face: ProviderProfile, process: &Process, sandbox: &Sandbox) -> String {
     let (provider, proof) = match face {
-        Face::Mailgun => ("mailgun", "webhook_signing_key_file"),
-        Face::Brevo => ("brevo", "webhook_token_file"),
+        ProviderProfile::Mailgun => ("mailgun", "webhook_signing_key_file"),
+        ProviderProfile::Brevo => ("brevo", "webhook_token_file"),
     };
     format!(
         r#"

@@ -12,7 +12,7 @@ use mailtrail::config;
 use mailtrail::config::Config;
 use mailtrail::daemon::Daemon;
 use mailtrail_mail::{Clock, MessageId, Timestamp, TrackingId};
-use mailtrail_trail::{Accepted, MarkKind, Recipient, Send, Trail};
+use mailtrail_trail::{AcceptedMessage, MarkKind, Message, Recipient, Trail};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -46,7 +46,7 @@ impl Scene {
         );
         let text = text.replace("[http]\n", "[http]\naddress = \"127.0.0.1:0\"\n");
         let config = config::parse(&text, Path::new("test.toml"), &BTreeMap::new()).unwrap();
-        let clock = Clock::runtime(Timestamp::from_seconds(seconds));
+        let clock = Clock::tokio_time(Timestamp::from_secs(seconds));
         let daemon = Daemon::start(&config, clock, None).await.unwrap();
         let tls = mailtrail_net::tls::client_config(None).unwrap();
         let client = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap();
@@ -86,14 +86,14 @@ impl Scene {
     /// Puts a send into the store as if it had come before.
     pub async fn accept(&self, id: &str, recipients: &[&str]) {
         let id: TrackingId = id.parse().unwrap();
-        let send = Send {
+        let message = Message {
             sender: "bounces@mg.example.com".parse().ok(),
             message_id: MessageId::parse("1789387199.4711.mt0001@mg.example.com"),
-            ..Send::new(id, "odoo")
+            ..Message::new(id, "odoo")
         };
         let recipients = recipients.iter().map(|to| to.parse().unwrap()).collect();
-        self.daemon.store().accept(Accepted { send, recipients }, Bytes::new()).await.unwrap();
-        until("the send", || self.daemon.store().trail(id).unwrap().is_some()).await;
+        self.daemon.store().put_message(AcceptedMessage { message, recipients }, Bytes::new()).await.unwrap();
+        until("the send", || self.daemon.store().load_trail(id).unwrap().is_some()).await;
     }
 
     /// Submits a mail; its tracking id is in the answer.
@@ -115,7 +115,7 @@ impl Scene {
     }
 
     pub fn trail(&self, id: &str) -> Trail {
-        self.daemon.store().trail(id.parse().unwrap()).unwrap().unwrap()
+        self.daemon.store().load_trail(id.parse().unwrap()).unwrap().unwrap()
     }
 
     pub fn recipients(&self, id: &str) -> Vec<Recipient> {
@@ -145,8 +145,8 @@ impl Scene {
 /// The mark that an event leaves which `expected.json` calls so.
 pub fn mark(word: &str) -> MarkKind {
     match words::ours(word) {
-        (kind, false) => MarkKind::By(kind),
-        (kind, true) => MarkKind::ByMachine(kind),
+        (kind, false) => MarkKind::Person(kind),
+        (kind, true) => MarkKind::Automated(kind),
     }
 }
 

@@ -297,13 +297,13 @@ impl Process {
     pub async fn settle(&mut self) -> Store {
         for _ in 0..ROUNDS {
             assert!(self.terminate().await.success());
-            let (store, report) = Store::open_for_reading(&self.data(), Clock::System).unwrap();
+            let (store, report) = Store::open_read_only(&self.data(), Clock::System).unwrap();
             assert_eq!(
-                (&report.rebuilt, report.damaged.len()),
+                (&report.rebuild_reason, report.corrupt_ranges.len()),
                 (&None, 0),
                 "an orderly end leaves no damage"
             );
-            if store.queued(1).unwrap().is_empty() {
+            if store.queued_ids(1).unwrap().is_empty() {
                 return store;
             }
             drop(store);

@@ -91,7 +91,7 @@ impl Relay {
 pub fn all_sends(store: &Store) -> Vec<TrackingId> {
     let low = TrackingId::new(Timestamp::from_millis(0), 0);
     let high = TrackingId::new(Timestamp::from_millis((1 << 48) - 1), u128::MAX);
-    store.between(low, high, usize::MAX).unwrap()
+    store.ids_in_range(low, high, usize::MAX).unwrap()
 }
 
 /// Five doors: with STARTTLS and login, with neither, for nobody here; and on any port with TLS from the first byte, and

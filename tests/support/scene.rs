@@ -10,8 +10,10 @@ use bytes::Bytes;
 use mailtrail::config;
 use mailtrail::config::Config;
 use mailtrail::daemon::Daemon;
-use mailtrail_mail::{Clock, Lane, MessageId, Moment, Timestamp, TrackingId};
-use mailtrail_trail::{Accepted, Recipient, Send, Standing, State, Trail, What};
+use mailtrail_mail::{Clock, Lane, ManualClock, MessageId, Timestamp, TrackingId};
+use mailtrail_trail::{
+    AcceptedMessage, AttemptStatus, Message, Recipient, RecipientState, Trail, TrailEventKind,
+};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -29,7 +31,7 @@ pub enum Time {
     Real,
     /// In leaps, as far as nothing happens. For runtimes of one thread with paused time.
     Leaps {
-        moment: &'static Moment,
+        moment: &'static ManualClock,
         now: Cell<Timestamp>,
         step: Cell<Duration>,
         /// While it lives, time does not pass by itself: disk and sockets are waited for.
@@ -42,15 +44,15 @@ impl Time {
     pub fn in_leaps() -> Self {
         let (hold, held) = mpsc::channel();
         tokio::task::spawn_blocking(move || held.recv());
-        let (moment, now) = (Box::leak(Box::default()), Timestamp::from_seconds(1_789_387_200));
-        Moment::set(moment, now);
+        let (moment, now) = (Box::leak(Box::default()), Timestamp::from_secs(1_789_387_200));
+        ManualClock::advance_to(moment, now);
         Self::Leaps { moment, now: Cell::new(now), step: Cell::new(STEP), _hold: hold }
     }
 
     pub fn clock(&self) -> Clock {
         match self {
             Self::Real => Clock::System,
-            Self::Leaps { moment, .. } => Clock::Set(moment),
+            Self::Leaps { moment, .. } => Clock::Manual(moment),
         }
     }
 
@@ -74,15 +76,15 @@ impl Time {
     pub fn jump(&self, to: Timestamp) {
         if let Self::Leaps { moment, now, .. } = self {
             now.set(to);
-            moment.jump(to);
+            moment.set_wall_clock(to);
         }
     }
 
     /// So much time passes.
     pub async fn leap(&self, duration: Duration) {
         let Self::Leaps { moment, now, .. } = self else { return tokio::time::sleep(duration).await };
-        now.set(now.get().after(duration));
-        moment.set(now.get());
+        now.set(now.get().saturating_add(duration));
+        moment.advance_to(now.get());
         tokio::time::advance(duration).await;
     }
 }
@@ -196,27 +198,32 @@ impl Scene {
         &self,
         number: u64,
         recipients: &[&str],
-        change: impl FnOnce(&mut Send),
+        change: impl FnOnce(&mut Message),
     ) -> TrackingId {
         let id = self.put_with(number, recipients, change).await;
         self.until("its trail", || self.find(id).is_some()).await;
         id
     }
 
-    async fn put_with(&self, number: u64, recipients: &[&str], change: impl FnOnce(&mut Send)) -> TrackingId {
+    async fn put_with(
+        &self,
+        number: u64,
+        recipients: &[&str],
+        change: impl FnOnce(&mut Message),
+    ) -> TrackingId {
         let id = TrackingId::new(self.time.clock().now(), u128::from(number));
         let message = message(number);
-        let mut send = Send {
+        let mut send = Message {
             sender: "bounces@example.com".parse().ok(),
             subject: number.to_string(),
             size: message.len() as u64,
             message_id: message_id(),
-            ..Send::new(id, "test")
+            ..Message::new(id, "test")
         };
         change(&mut send);
         let recipients = recipients.iter().map(|to| to.parse().unwrap()).collect();
         let store = self.daemon.as_ref().unwrap().store();
-        store.accept(Accepted { send, recipients }, Bytes::from(message)).await.unwrap();
+        store.put_message(AcceptedMessage { message: send, recipients }, Bytes::from(message)).await.unwrap();
         id
     }
 
@@ -234,14 +241,14 @@ impl Scene {
     }
 
     pub fn find(&self, id: TrackingId) -> Option<Trail> {
-        self.daemon.as_ref().unwrap().store().trail(id).unwrap()
+        self.daemon.as_ref().unwrap().store().load_trail(id).unwrap()
     }
 
     /// The trail when nobody waits any more.
     pub async fn settled(&self, id: TrackingId) -> Trail {
         let done = || {
             self.find(id)
-                .is_some_and(|trail| !trail.recipients.iter().any(Recipient::waits) && !trail.sending)
+                .is_some_and(|trail| !trail.recipients.iter().any(Recipient::is_pending) && !trail.is_sending)
         };
         self.until("the end of a send", done).await;
         self.trail(id)
@@ -260,9 +267,9 @@ impl Scene {
 
     /// Lets so much time pass, with everything that happens in it.
     pub async fn wait(&self, duration: Duration) {
-        let (end, mut events) = (self.time.clock().now().after(duration), 0);
+        let (end, mut events) = (self.time.clock().now().saturating_add(duration), 0);
         loop {
-            let left = end.since(self.time.clock().now());
+            let left = end.duration_since(self.time.clock().now());
             if left.is_zero() {
                 return;
             }
@@ -325,15 +332,15 @@ pub fn taken(connection: usize, number: u64) -> Taken {
     Taken { connection, recipients: vec!["a@example.net".into()], message: message(number).into_bytes() }
 }
 
-pub fn states(trail: &Trail) -> Vec<State> {
+pub fn states(trail: &Trail) -> Vec<RecipientState> {
     trail.recipients.iter().map(Recipient::state).collect()
 }
 
 /// What the attempts came to, oldest first.
-pub fn attempts(trail: &Trail) -> Vec<Standing> {
-    let facts = trail.facts.iter();
-    let standings = facts.filter_map(|fact| match fact.what {
-        What::Attempted(standing) => Some(standing),
+pub fn attempts(trail: &Trail) -> Vec<AttemptStatus> {
+    let facts = trail.events.iter();
+    let standings = facts.filter_map(|fact| match fact.kind {
+        TrailEventKind::Attempted(standing) => Some(standing),
         _ => None,
     });
     standings.collect()

@@ -22,50 +22,50 @@ impl Timestamp {
     }
 
     /// A moment by its seconds since the epoch.
-    pub const fn from_seconds(seconds: u64) -> Self {
+    pub const fn from_secs(seconds: u64) -> Self {
         Self(seconds.saturating_mul(1000))
     }
 
     /// Milliseconds since the epoch.
-    pub const fn millis(self) -> u64 {
+    pub const fn as_millis(self) -> u64 {
         self.0
     }
 
     /// Whole seconds since the epoch.
-    pub const fn seconds(self) -> u64 {
+    pub const fn as_secs(self) -> u64 {
         self.0 / 1000
     }
 
     /// Whole days (UTC) since the epoch.
-    pub const fn day(self) -> u16 {
+    pub const fn day_number(self) -> u16 {
         (self.0 / 86_400_000) as u16
     }
 
     /// The days, as [`Self::day`] counts them, of the calendar month (UTC).
-    pub fn month(self) -> RangeInclusive<u16> {
-        let today = self.zoned().date();
-        let first = self.day() - (today.day() as u16 - 1);
+    pub fn days_of_month(self) -> RangeInclusive<u16> {
+        let today = self.to_zoned().date();
+        let first = self.day_number() - (today.day() as u16 - 1);
         first..=first + (today.days_in_month() as u16 - 1)
     }
 
     /// This moment and `duration` more; stops at the end of time instead of wrapping.
-    pub fn after(self, duration: Duration) -> Self {
+    pub fn saturating_add(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
     }
 
     /// This moment and `duration` less; stops at the epoch.
-    pub fn before(self, duration: Duration) -> Self {
+    pub fn saturating_sub(self, duration: Duration) -> Self {
         Self(self.0.saturating_sub(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
     }
 
     /// How long ago `earlier` was; nothing when it lies ahead.
-    pub fn since(self, earlier: Self) -> Duration {
+    pub fn duration_since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
     /// As a mail header writes it (RFC 5322 section 3.3), in UTC.
-    pub fn rfc5322(self) -> String {
-        jiff::fmt::rfc2822::to_string(&self.zoned())
+    pub fn to_rfc5322(self) -> String {
+        jiff::fmt::rfc2822::to_string(&self.to_zoned())
             .unwrap_or_else(|_| "Thu, 1 Jan 1970 00:00:00 +0000".into())
     }
 
@@ -89,7 +89,7 @@ impl Timestamp {
             let moment = text.parse::<jiff::civil::DateTime>().ok()?.to_zoned(TimeZone::UTC).ok()?;
             u64::try_from(moment.timestamp().as_millisecond()).ok().map(Self)
         };
-        let number = || Self::from_number(text.parse().ok()?);
+        let number = || Self::from_unix_number(text.parse().ok()?);
         number()
             .or_else(|| Self::parse_rfc3339(text))
             .or_else(|| Self::parse_rfc5322(text))
@@ -99,12 +99,12 @@ impl Timestamp {
 
     /// A moment by its seconds since the epoch or, where that would be after the year 5138, its milliseconds. `None` for
     /// what is no time since 1973.
-    pub fn from_number(number: f64) -> Option<Self> {
-        let millis = if number < SECONDS { number * 1000.0 } else { number };
-        (SECONDS..MAX_MILLIS as f64).contains(&millis).then_some(Self(millis.round() as u64))
+    pub fn from_unix_number(number: f64) -> Option<Self> {
+        let millis = if number < MIN_MILLIS { number * 1000.0 } else { number };
+        (MIN_MILLIS..MAX_MILLIS as f64).contains(&millis).then_some(Self(millis.round() as u64))
     }
 
-    fn zoned(self) -> Zoned {
+    fn to_zoned(self) -> Zoned {
         jiff::Timestamp::from_duration(SignedDuration::from_millis(self.0.min(MAX_MILLIS) as i64))
             .unwrap_or(jiff::Timestamp::UNIX_EPOCH)
             .to_zoned(TimeZone::UTC)
@@ -114,7 +114,7 @@ impl Timestamp {
 /// RFC 3339 in UTC with milliseconds.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.zoned().strftime("%Y-%m-%dT%H:%M:%S%.3fZ"))
+        write!(f, "{}", self.to_zoned().strftime("%Y-%m-%dT%H:%M:%S%.3fZ"))
     }
 }
 
@@ -126,22 +126,22 @@ impl fmt::Debug for Timestamp {
 
 /// A time that stands still until somebody sets it.
 #[derive(Debug, Default)]
-pub struct Moment {
-    now: AtomicU64,
+pub struct ManualClock {
+    wall_clock_ms: AtomicU64,
     /// Milliseconds that passed.
-    passed: AtomicU64,
+    monotonic_ms: AtomicU64,
 }
 
-impl Moment {
+impl ManualClock {
     /// It is that time now, by time that has passed.
-    pub fn set(&self, now: Timestamp) {
-        let before = self.now.swap(now.millis(), Ordering::Relaxed);
-        self.passed.fetch_add(now.millis().saturating_sub(before), Ordering::Relaxed);
+    pub fn advance_to(&self, now: Timestamp) {
+        let before = self.wall_clock_ms.swap(now.as_millis(), Ordering::Relaxed);
+        self.monotonic_ms.fetch_add(now.as_millis().saturating_sub(before), Ordering::Relaxed);
     }
 
     /// The clock is set to that time, and none has passed.
-    pub fn jump(&self, now: Timestamp) {
-        self.now.store(now.millis(), Ordering::Relaxed);
+    pub fn set_wall_clock(&self, now: Timestamp) {
+        self.wall_clock_ms.store(now.as_millis(), Ordering::Relaxed);
     }
 }
 
@@ -151,20 +151,20 @@ pub enum Clock {
     /// The machine's clock.
     System,
     /// Starts at a chosen moment and runs with the runtime's timer, which tests may pause and advance.
-    Runtime {
+    TokioTime {
         /// The time at `origin`.
         start: Timestamp,
         /// When the clock was made.
         origin: tokio::time::Instant,
     },
     /// Is set by whoever lives through years in minutes.
-    Set(&'static Moment),
+    Manual(&'static ManualClock),
 }
 
 impl Clock {
     /// A clock that follows the runtime's timer from `start` on.
-    pub fn runtime(start: Timestamp) -> Self {
-        Self::Runtime { start, origin: tokio::time::Instant::now() }
+    pub fn tokio_time(start: Timestamp) -> Self {
+        Self::TokioTime { start, origin: tokio::time::Instant::now() }
     }
 
     /// The time now.
@@ -174,27 +174,27 @@ impl Clock {
                 let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
                 Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
             }
-            Self::Runtime { start, origin } => start.after(origin.elapsed()),
-            Self::Set(moment) => Timestamp(moment.now.load(Ordering::Relaxed)),
+            Self::TokioTime { start, origin } => start.saturating_add(origin.elapsed()),
+            Self::Manual(moment) => Timestamp(moment.wall_clock_ms.load(Ordering::Relaxed)),
         }
     }
 
     /// Time that has passed since some moment in the past, which nobody can set; on a machine since its start, sleep
     /// included (CLOCK_BOOTTIME).
-    pub fn passed(&self) -> Duration {
+    pub fn monotonic(&self) -> Duration {
         match self {
             Self::System => {
                 let passed = rustix::time::clock_gettime(ClockId::Boottime);
                 Duration::try_from(passed).unwrap_or_default()
             }
-            Self::Runtime { origin, .. } => origin.elapsed(),
-            Self::Set(moment) => Duration::from_millis(moment.passed.load(Ordering::Relaxed)),
+            Self::TokioTime { origin, .. } => origin.elapsed(),
+            Self::Manual(moment) => Duration::from_millis(moment.monotonic_ms.load(Ordering::Relaxed)),
         }
     }
 }
 
 /// Numbers below it are seconds: in milliseconds they would be in 1973.
-const SECONDS: f64 = 1e11;
+const MIN_MILLIS: f64 = 1e11;
 /// 9999-12-30, the last day that a date can be written for.
 const MAX_MILLIS: u64 = 253_402_207_200_000;
 
@@ -203,8 +203,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_read_in_every_form() {
-        let at = Timestamp::from_seconds(1_789_387_206);
+    fn parses_times_in_every_form() {
+        let at = Timestamp::from_secs(1_789_387_206);
         for text in [
             "2026-09-14T12:00:06Z",
             "2026-09-14T12:00:06.000Z",
@@ -224,7 +224,7 @@ mod tests {
         ] {
             assert_eq!(Timestamp::parse_any(text), Some(at), "{text}");
         }
-        assert_eq!(Timestamp::parse_any("2026-09-14"), Some(Timestamp::from_seconds(1_789_344_000)));
+        assert_eq!(Timestamp::parse_any("2026-09-14"), Some(Timestamp::from_secs(1_789_344_000)));
         for none in
             ["", "yesterday", "0", "-1", "NaN", "1e300", "inf", "1969-12-31T00:00:00Z", "2026-13-01", "7"]
         {
@@ -233,9 +233,9 @@ mod tests {
     }
 
     #[test]
-    fn dates_are_written_as_the_standards_say() {
-        let base = Timestamp::from_seconds(1_789_387_200);
-        assert_eq!(base.rfc5322(), "Mon, 14 Sep 2026 12:00:00 +0000");
+    fn formats_and_parses_standard_dates() {
+        let base = Timestamp::from_secs(1_789_387_200);
+        assert_eq!(base.to_rfc5322(), "Mon, 14 Sep 2026 12:00:00 +0000");
         assert_eq!(base.to_string(), "2026-09-14T12:00:00.000Z");
         let exact = Timestamp::from_millis(1_789_387_200_123);
         assert_eq!(Timestamp::parse_rfc3339(&exact.to_string()), Some(exact));

@@ -20,7 +20,7 @@ mod unqualified;
 
 pub use address::{Mailbox, address_contains, fold_address, fold_domain, in_unicode, is_alike};
 pub use cleanup::{HeaderCleanup, is_usable_author, is_usable_date, is_usable_message_id};
-pub use clock::{Clock, ClockStep, ClockWatch, Moment, Timestamp};
+pub use clock::{Clock, ClockStep, ClockWatch, ManualClock, Timestamp};
 pub use envelope::{BodyType, Dsn, DsnRecipient, Envelope, Notify, Ret};
 pub use header::{Header, HeaderBlock, HeaderLine, is_mbox_line};
 pub use lane::Lane;
@@ -30,5 +30,5 @@ pub use pseudonym::Pseudonym;
 pub use rate::Rate;
 pub use secret::Secret;
 pub use subject::subject;
-pub use tracking_id::{Mint, TrackingId};
+pub use tracking_id::{TrackingId, TrackingIdGenerator};
 pub use unqualified::missing_domains;

@@ -14,12 +14,12 @@ pub struct TrackingId(Ulid);
 
 impl TrackingId {
     /// Characters in the written form.
-    pub const LENGTH: usize = ulid::ULID_LEN;
+    pub const ENCODED_LEN: usize = ulid::ULID_LEN;
 
     /// A new id for a send accepted at `now`, distinguished from others of the same millisecond by 80 bits of
     /// `random`.
     pub fn new(now: Timestamp, random: u128) -> Self {
-        Self(Ulid::from_parts(now.millis(), random))
+        Self(Ulid::from_parts(now.as_millis(), random))
     }
 
     /// The 16 bytes that sort as the written form does.
@@ -38,12 +38,12 @@ impl TrackingId {
     }
 
     /// The smallest and the largest id whose written form starts with `prefix`, or `None` where no id can.
-    pub fn range_of_prefix(prefix: &str) -> Option<(Self, Self)> {
-        if prefix.is_empty() || prefix.len() > Self::LENGTH {
+    pub fn prefix_range(prefix: &str) -> Option<(Self, Self)> {
+        if prefix.is_empty() || prefix.len() > Self::ENCODED_LEN {
             return None;
         }
         let pad = |with: &str| {
-            let written = format!("{prefix}{}", with.repeat(Self::LENGTH - prefix.len()));
+            let written = format!("{prefix}{}", with.repeat(Self::ENCODED_LEN - prefix.len()));
             written.parse().ok()
         };
         Some((pad("0")?, pad("Z")?))
@@ -52,17 +52,18 @@ impl TrackingId {
 
 /// Makes ids that ascend, also within a millisecond and when the clock steps back a little.
 #[derive(Debug, Default)]
-pub struct Mint(Mutex<Option<Ulid>>);
+pub struct TrackingIdGenerator(Mutex<Option<Ulid>>);
 
-impl Mint {
+impl TrackingIdGenerator {
     /// The next id, for a send accepted at `now`; `random` as for [`TrackingId::new`].
-    pub fn next(&self, now: Timestamp, random: u128) -> TrackingId {
+    pub fn generate(&self, now: Timestamp, random: u128) -> TrackingId {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = Ulid::from_parts(now.millis(), random);
+        let fresh = Ulid::from_parts(now.as_millis(), random);
         let id = match *last {
             Some(last)
                 if fresh <= last
-                    && last.timestamp_ms() - now.millis().min(last.timestamp_ms()) <= SMALL_STEP =>
+                    && last.timestamp_ms() - now.as_millis().min(last.timestamp_ms())
+                        <= MAX_CLOCK_STEP_BACK_MS =>
             {
                 last.increment().unwrap_or(fresh)
             }
@@ -88,49 +89,49 @@ impl fmt::Debug for TrackingId {
 /// The text is no tracking id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a tracking id is 26 characters of 0-9 and A-Z without I, L, O and U")]
-pub struct NotATrackingId;
+pub struct ParseTrackingIdError;
 
 impl FromStr for TrackingId {
-    type Err = NotATrackingId;
+    type Err = ParseTrackingIdError;
 
-    fn from_str(text: &str) -> Result<Self, NotATrackingId> {
-        if text.len() != Self::LENGTH || text.as_bytes()[0].to_ascii_uppercase() > b'7' {
-            return Err(NotATrackingId);
+    fn from_str(text: &str) -> Result<Self, ParseTrackingIdError> {
+        if text.len() != Self::ENCODED_LEN || text.as_bytes()[0].to_ascii_uppercase() > b'7' {
+            return Err(ParseTrackingIdError);
         }
-        Ulid::from_string(text).map(Self).map_err(|_| NotATrackingId)
+        Ulid::from_string(text).map(Self).map_err(|_| ParseTrackingIdError)
     }
 }
 
 /// Milliseconds that a clock is set back without ids following it: a send is due at its id's time.
-const SMALL_STEP: u64 = 1000;
+const MAX_CLOCK_STEP_BACK_MS: u64 = 1000;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn written_form_round_trips_and_sorts_by_time() {
+    fn encoded_form_round_trips_and_sorts_by_time() {
         let early = TrackingId::new(Timestamp::from_millis(1_789_387_199_000), u128::MAX);
         let late = TrackingId::new(Timestamp::from_millis(1_789_387_199_001), 0);
         assert!(early < late && early.to_string() < late.to_string());
         assert_eq!(early.to_string().parse(), Ok(early));
         assert_eq!(TrackingId::from_bytes(late.to_bytes()), late);
-        assert_eq!(late.timestamp().millis(), 1_789_387_199_001);
+        assert_eq!(late.timestamp().as_millis(), 1_789_387_199_001);
     }
 
     #[test]
-    fn minted_ids_ascend_whatever_the_clock_does() {
-        let (mint, mut random) = (Mint::default(), fastrand::Rng::with_seed(3));
+    fn generates_ascending_ids_when_the_clock_steps_back() {
+        let (mint, mut random) = (TrackingIdGenerator::default(), fastrand::Rng::with_seed(3));
         let times = [5, 5, 5, 6, 4, 7, 7, 1];
-        let ids = times.map(|millis| mint.next(Timestamp::from_millis(millis), random.u128(..)));
-        assert!(ids.is_sorted() && ids[5].timestamp().millis() == 7, "{ids:?}");
-        let late = mint.next(Timestamp::from_seconds(3600), 0);
-        let corrected = mint.next(Timestamp::from_seconds(60), 0);
-        assert!(late > corrected && corrected.timestamp() == Timestamp::from_seconds(60));
+        let ids = times.map(|millis| mint.generate(Timestamp::from_millis(millis), random.u128(..)));
+        assert!(ids.is_sorted() && ids[5].timestamp().as_millis() == 7, "{ids:?}");
+        let late = mint.generate(Timestamp::from_secs(3600), 0);
+        let corrected = mint.generate(Timestamp::from_secs(60), 0);
+        assert!(late > corrected && corrected.timestamp() == Timestamp::from_secs(60));
     }
 
     #[test]
-    fn what_is_no_id_is_refused() {
+    fn rejects_invalid_ids() {
         for text in [
             "",
             "01K54Z8Q3V7N5X9B2C6D8F0GH",
@@ -138,15 +139,15 @@ mod tests {
             "ZZZZZZZZZZZZZZZZZZZZZZZZZZ",
             "é",
         ] {
-            assert_eq!(text.parse::<TrackingId>(), Err(NotATrackingId), "{text}");
+            assert_eq!(text.parse::<TrackingId>(), Err(ParseTrackingIdError), "{text}");
         }
     }
 
     #[test]
-    fn a_prefix_spans_its_ids() {
+    fn prefix_range_contains_its_ids() {
         let id: TrackingId = "01K54Z8Q3V7N5X9B2C6D8F0GHJ".parse().unwrap();
-        let (low, high) = TrackingId::range_of_prefix("01K54Z8Q").unwrap();
+        let (low, high) = TrackingId::prefix_range("01K54Z8Q").unwrap();
         assert!(low <= id && id <= high);
-        assert!(TrackingId::range_of_prefix("sale.order").is_none());
+        assert!(TrackingId::prefix_range("sale.order").is_none());
     }
 }

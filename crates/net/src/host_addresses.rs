@@ -14,33 +14,33 @@ use tokio::time::sleep;
 
 /// What is known about the addresses of one host.
 #[derive(Debug, Default)]
-pub struct Addresses {
-    experience: Mutex<Experience>,
+pub struct HostAddresses {
+    history: Mutex<AddressHistory>,
 }
 
 #[derive(Debug, Default)]
-struct Experience {
-    worked: Option<IpAddr>,
+struct AddressHistory {
+    last_good: Option<IpAddr>,
     /// Those that took a connection and did not serve it, or took none, since they served one.
     failed: VecDeque<IpAddr>,
 }
 
-impl Addresses {
+impl HostAddresses {
     /// Looks a host up. Addresses that served come first, those that failed last; in between the families take turns
     /// (RFC 8305 section 4).
-    pub async fn look_up(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        Ok(self.sort(lookup_host((host, port)).await?.collect()))
+    pub async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        Ok(self.sort_by_preference(lookup_host((host, port)).await?.collect()))
     }
 
-    fn sort(&self, addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-        let mut addresses = in_turns(addresses);
-        let experience = self.experience();
+    fn sort_by_preference(&self, addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let mut addresses = interleave_families(addresses);
+        let experience = self.history();
         // Stable: equals keep their turns.
         addresses.sort_by_key(|address| {
             let ip = address.ip();
             (
                 experience.failed.iter().position(|known| *known == ip).map_or(0, |place| place + 1),
-                experience.worked != Some(ip),
+                experience.last_good != Some(ip),
             )
         });
         addresses
@@ -62,40 +62,40 @@ impl Addresses {
                 Some((ip, connected)) = attempts.next() => match connected {
                     Ok(stream) => return Ok(stream),
                     Err(failure) => {
-                        self.failed(ip);
+                        self.record_failure(ip);
                         error = failure;
                     }
                 },
-                () = sleep(DELAY), if more => {}
+                () = sleep(CONNECTION_ATTEMPT_DELAY), if more => {}
             }
         }
     }
 
     /// An address served.
-    pub fn worked(&self, ip: IpAddr) {
-        let mut experience = self.experience();
+    pub fn record_success(&self, ip: IpAddr) {
+        let mut experience = self.history();
         experience.failed.retain(|known| *known != ip);
-        experience.worked = Some(ip);
+        experience.last_good = Some(ip);
     }
 
     /// An address did not serve.
-    pub fn failed(&self, ip: IpAddr) {
-        let mut experience = self.experience();
+    pub fn record_failure(&self, ip: IpAddr) {
+        let mut experience = self.history();
         experience.failed.retain(|known| *known != ip);
-        if experience.failed.len() == REMEMBERED {
+        if experience.failed.len() == MAX_FAILED_ADDRESSES {
             experience.failed.pop_front();
         }
         experience.failed.push_back(ip);
-        experience.worked = experience.worked.filter(|worked| *worked != ip);
+        experience.last_good = experience.last_good.filter(|worked| *worked != ip);
     }
 
-    fn experience(&self) -> MutexGuard<'_, Experience> {
-        self.experience.lock().unwrap_or_else(PoisonError::into_inner)
+    fn history(&self) -> MutexGuard<'_, AddressHistory> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The families in turns, beginning with that of the first address: so the system prefers them.
-fn in_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+fn interleave_families(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (preferred, others): (Vec<_>, Vec<_>) =
         addresses.into_iter().partition(|address| address.is_ipv6() == first);
@@ -107,32 +107,32 @@ fn in_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 /// Looks up the addresses of an HTTP client. The client tries those of a family one after another and waits long for one
 /// that is dead, so one that takes connections is found before and comes first.
 #[derive(Clone, Debug)]
-pub struct Resolver {
-    addresses: Arc<Addresses>,
+pub struct PreferredResolver {
+    addresses: Arc<HostAddresses>,
     port: u16,
 }
 
-impl Resolver {
+impl PreferredResolver {
     /// For the host and port of a URL.
-    pub fn new(url: &Url, addresses: Arc<Addresses>) -> Self {
+    pub fn new(url: &Url, addresses: Arc<HostAddresses>) -> Self {
         Self { addresses, port: url.port_or_known_default().unwrap_or_default() }
     }
 
     /// Looks a name up, for those of its addresses that are `admitted`.
     pub async fn find(&self, name: &Name, admitted: fn(IpAddr) -> bool) -> io::Result<Addrs> {
-        let mut found = self.addresses.look_up(name.as_str(), self.port).await?;
+        let mut found = self.addresses.resolve(name.as_str(), self.port).await?;
         found.retain(|address| admitted(address.ip()));
         if found.len() > 1 {
             let ip = self.addresses.connect(&found).await?.peer_addr()?.ip();
-            self.addresses.worked(ip);
-            found = self.addresses.sort(found);
+            self.addresses.record_success(ip);
+            found = self.addresses.sort_by_preference(found);
         }
         // The client adds the port that it needs.
         Ok(Box::new(found.into_iter().map(|address| SocketAddr::new(address.ip(), 0))))
     }
 }
 
-impl Resolve for Resolver {
+impl Resolve for PreferredResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let resolver = self.clone();
         Box::pin(async move { Ok(resolver.find(&name, |_| true).await?) })
@@ -140,9 +140,9 @@ impl Resolve for Resolver {
 }
 
 /// Connection Attempt Delay (RFC 8305 section 5).
-const DELAY: Duration = Duration::from_millis(250);
+const CONNECTION_ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// Addresses that are remembered because they failed.
-const REMEMBERED: usize = 64;
+const MAX_FAILED_ADDRESSES: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -151,7 +151,7 @@ mod tests {
     use tokio::time::timeout;
 
     /// An address that takes no connection and refuses none, for as long as what is returned lives: its queue is full.
-    async fn dead(ip: [u8; 4], port: u16) -> (SocketAddr, TcpListener, Vec<TcpStream>) {
+    async fn unresponsive_listener(ip: [u8; 4], port: u16) -> (SocketAddr, TcpListener, Vec<TcpStream>) {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind((ip, port).into()).unwrap();
         let listener = socket.listen(1).unwrap();
@@ -165,51 +165,52 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_dead_first_address_holds_nothing_up_and_comes_last_then() {
+    async fn unresponsive_address_delays_nothing_and_sorts_last() {
         let good = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let good_address = good.local_addr().unwrap();
-        let (dead_address, _listener, _held) = dead([127, 0, 0, 7], good_address.port()).await;
-        let addresses = Addresses::default();
+        let (dead_address, _listener, _held) =
+            unresponsive_listener([127, 0, 0, 7], good_address.port()).await;
+        let addresses = HostAddresses::default();
         let both = vec![dead_address, good_address];
-        assert_eq!(addresses.sort(both.clone()), both);
+        assert_eq!(addresses.sort_by_preference(both.clone()), both);
         let stream = timeout(Duration::from_secs(10), addresses.connect(&both)).await.unwrap().unwrap();
         assert_eq!(stream.peer_addr().unwrap(), good_address);
-        addresses.worked(good_address.ip());
-        assert_eq!(addresses.sort(both), [good_address, dead_address]);
+        addresses.record_success(good_address.ip());
+        assert_eq!(addresses.sort_by_preference(both), [good_address, dead_address]);
     }
 
     #[tokio::test]
-    async fn an_address_that_refuses_costs_no_delay_and_all_that_refuse_are_an_error() {
+    async fn refusing_address_costs_no_delay_and_all_refusing_is_an_error() {
         let good = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let good_address = good.local_addr().unwrap();
         let refusing = SocketAddr::from(([127, 0, 0, 8], good_address.port()));
-        let addresses = Addresses::default();
+        let addresses = HostAddresses::default();
         let both = [refusing, good_address];
         tokio::time::pause();
         let before = tokio::time::Instant::now();
         let stream = addresses.connect(&both).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), good_address);
-        assert!(before.elapsed() <= DELAY, "{:?}", before.elapsed());
-        assert_eq!(addresses.sort(both.to_vec()), [good_address, refusing]);
+        assert!(before.elapsed() <= CONNECTION_ATTEMPT_DELAY, "{:?}", before.elapsed());
+        assert_eq!(addresses.sort_by_preference(both.to_vec()), [good_address, refusing]);
         let error = addresses.connect(&[refusing]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
         assert_eq!(addresses.connect(&[]).await.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]
-    fn families_take_turns_and_those_that_failed_come_last() {
+    fn interleaves_families_and_sorts_failed_last() {
         let address = |text: &str| text.parse::<SocketAddr>().unwrap();
         let [a6, b6, c6, a4, b4] =
             ["[::1]:1", "[::2]:1", "[::3]:1", "127.0.0.1:1", "127.0.0.2:1"].map(address);
-        let addresses = Addresses::default();
+        let addresses = HostAddresses::default();
         let all = || vec![a6, b6, c6, a4, b4];
-        assert_eq!(addresses.sort(all()), [a6, a4, b6, b4, c6]);
-        addresses.failed(a6.ip());
-        addresses.failed(a4.ip());
-        assert_eq!(addresses.sort(all()), [b6, b4, c6, a6, a4]);
-        addresses.worked(a4.ip());
-        assert_eq!(addresses.sort(all()), [a4, b6, b4, c6, a6]);
-        addresses.failed(a4.ip());
-        assert_eq!(addresses.sort(all()), [b6, b4, c6, a6, a4]);
+        assert_eq!(addresses.sort_by_preference(all()), [a6, a4, b6, b4, c6]);
+        addresses.record_failure(a6.ip());
+        addresses.record_failure(a4.ip());
+        assert_eq!(addresses.sort_by_preference(all()), [b6, b4, c6, a6, a4]);
+        addresses.record_success(a4.ip());
+        assert_eq!(addresses.sort_by_preference(all()), [a4, b6, b4, c6, a6]);
+        addresses.record_failure(a4.ip());
+        assert_eq!(addresses.sort_by_preference(all()), [b6, b4, c6, a6, a4]);
     }
 }

@@ -18,6 +18,6 @@ pub mod webhook_client;
 
 pub use bounded_map::{Fades, Register};
 pub use client_network::Origin;
-pub use host_addresses::Addresses;
+pub use host_addresses::HostAddresses;
 pub use refusals::{Refusal, RefusalLog};
 pub use webhook_client::{Endpoint, Settings, Signing};

@@ -1,6 +1,6 @@
 //! HTTP endpoints that others run and operators name: how they are reached, and how what is posted there is signed.
 
-use crate::host_addresses::Resolver;
+use crate::host_addresses::PreferredResolver;
 use crate::{error_chain, odoo, tls};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -69,7 +69,7 @@ fn client(settings: &Settings) -> Result<Client, String> {
         return Err(format!("{address} is no public address; allow_private = true allows it"));
     }
     let tls = tls::client_config(None).map_err(|error| error.to_string())?;
-    let resolver = Resolver::new(url, Arc::default());
+    let resolver = PreferredResolver::new(url, Arc::default());
     let builder = Client::builder()
         .tls_backend_preconfigured(tls)
         .redirect(reqwest::redirect::Policy::none())
@@ -143,7 +143,7 @@ fn literal(url: &Url) -> Option<IpAddr> {
 }
 
 /// Finds public addresses only, whatever the name says: it is looked at when it is used.
-struct PublicOnly(Resolver);
+struct PublicOnly(PreferredResolver);
 
 impl Resolve for PublicOnly {
     fn resolve(&self, name: Name) -> Resolving {

@@ -5,117 +5,127 @@
 //! Nobody gets a report on a report: they have no sender.
 
 use bytes::Bytes;
-use mailtrail_mail::{BodyType, Clock, Mailbox, MessageId, Mint, Timestamp};
+use mailtrail_mail::{BodyType, Clock, Mailbox, MessageId, Timestamp, TrackingIdGenerator};
 use mailtrail_store::{CommitError, ReadError, Store};
-use mailtrail_trail::{About, Accepted, Report, Send, Trail, dsn};
+use mailtrail_trail::{AcceptedMessage, DsnMessage, Message, ReportedRecipient, Trail, dsn};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// What a reporter works with.
-pub struct Reporter {
+pub struct DsnReporter {
     /// Where sends are.
     pub store: Store,
     /// The time.
     pub clock: Clock,
     /// Where ids come from.
-    pub mint: Arc<Mint>,
+    pub id_generator: Arc<TrackingIdGenerator>,
     /// Our name.
     pub hostname: String,
 }
 
 /// A report was not made; it is tried again.
 #[derive(Debug, thiserror::Error)]
-enum NotMade {
+enum DsnError {
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(transparent)]
     Commit(#[from] CommitError),
 }
 
-impl Reporter {
+impl DsnReporter {
     /// Makes reports until we stop.
     pub async fn run(self, stopping: CancellationToken) {
-        let mut quota = Quota::default();
-        while stopping.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_some() {
-            if let Err(error) = self.round(&mut quota).await {
+        let mut quota = PerSenderLimit::default();
+        while stopping.run_until_cancelled(tokio::time::sleep(POLL_INTERVAL)).await.is_some() {
+            if let Err(error) = self.send_pending(&mut quota).await {
                 tracing::error!(%error, "a report to a sender was not made; it is tried again");
             }
         }
     }
 
-    async fn round(&self, quota: &mut Quota) -> Result<(), NotMade> {
-        for about in self.store.unreported(AT_ONCE)? {
-            let Some(trail) = self.store.trail(about.id)? else { continue };
-            let Some(sender) = trail.send.sender.clone() else { continue };
-            if quota.admits(&sender, self.clock.now()) {
-                self.report(about, &trail, sender).await?;
+    async fn send_pending(&self, quota: &mut PerSenderLimit) -> Result<(), DsnError> {
+        for about in self.store.pending_dsns(MAX_DSNS_PER_PASS)? {
+            let Some(trail) = self.store.load_trail(about.tracking_id)? else { continue };
+            let Some(sender) = trail.message.sender.clone() else { continue };
+            if quota.try_acquire(&sender, self.clock.now()) {
+                self.send_dsn(about, &trail, sender).await?;
             }
         }
         Ok(())
     }
 
-    async fn report(&self, about: About, trail: &Trail, sender: Mailbox) -> Result<(), NotMade> {
-        let Some(recipient) = trail.recipients.get(usize::from(about.recipient)) else { return Ok(()) };
-        let now = self.clock.now();
-        let id = self.mint.next(now, fastrand::u128(..));
-        let message_id = MessageId::parse(&format!("{id}@{}", self.hostname));
-        let report = Report { id, now, hostname: &self.hostname, about, send: &trail.send, recipient };
-        let message = Bytes::from(report.compose(&sender));
-        let send = Send {
-            about: Some(about),
-            message_id,
-            subject: dsn::SUBJECT.to_owned(),
-            records: trail.send.records.clone(),
-            body: if message.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime },
-            size: message.len() as u64,
-            ..Send::new(id, CLIENT)
+    async fn send_dsn(
+        &self,
+        reported: ReportedRecipient,
+        trail: &Trail,
+        sender: Mailbox,
+    ) -> Result<(), DsnError> {
+        let Some(recipient) = trail.recipients.get(usize::from(reported.recipient_index)) else {
+            return Ok(());
         };
-        self.store.accept_and_apply(Accepted { send, recipients: vec![sender] }, message).await?;
-        tracing::info!(%id, about = %about.id, "a report to the sender was made");
+        let now = self.clock.now();
+        let id = self.id_generator.generate(now, fastrand::u128(..));
+        let message_id = MessageId::parse(&format!("{id}@{}", self.hostname));
+        let report =
+            DsnMessage { id, now, hostname: &self.hostname, reported, message: &trail.message, recipient };
+        let message = Bytes::from(report.compose(&sender));
+        let send = Message {
+            dsn_for: Some(reported),
+            message_id,
+            subject: dsn::FAILURE_SUBJECT.to_owned(),
+            odoo_records: trail.message.odoo_records.clone(),
+            body_type: if message.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime },
+            size: message.len() as u64,
+            ..Message::new(id, CLIENT_LABEL)
+        };
+        self.store
+            .put_message_applied(AcceptedMessage { message: send, recipients: vec![sender] }, message)
+            .await?;
+        tracing::info!(%id, about = %reported.tracking_id, "a report to the sender was made");
         Ok(())
     }
 }
 
 /// Bounds the storm when a whole mailing fails: a sender's reports that are over [`QUOTA`] wait for the next minute.
 #[derive(Default)]
-struct Quota {
+struct PerSenderLimit {
     minute: u64,
-    used: HashMap<String, u32>,
+    counts: HashMap<String, u32>,
 }
 
-impl Quota {
-    fn admits(&mut self, sender: &Mailbox, now: Timestamp) -> bool {
-        let minute = now.seconds() / 60;
+impl PerSenderLimit {
+    fn try_acquire(&mut self, sender: &Mailbox, now: Timestamp) -> bool {
+        let minute = now.as_secs() / 60;
         if minute != self.minute {
-            (self.minute, self.used) = (minute, HashMap::new());
+            (self.minute, self.counts) = (minute, HashMap::new());
         }
-        let used = self.used.entry(sender.folded()).or_default();
+        let used = self.counts.entry(sender.folded()).or_default();
         *used += 1;
-        *used <= QUOTA
+        *used <= MAX_DSNS_PER_MINUTE
     }
 }
 
 /// The client's label of reports.
-const CLIENT: &str = "mailtrail";
-const EVERY: Duration = Duration::from_secs(1);
+const CLIENT_LABEL: &str = "mailtrail";
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Reports that are looked at in a round.
-const AT_ONCE: usize = 1000;
+const MAX_DSNS_PER_PASS: usize = 1000;
 /// Reports to one sender in a minute.
-const QUOTA: u32 = 100;
+const MAX_DSNS_PER_MINUTE: u32 = 100;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_sender_gets_so_many_reports_a_minute() {
+    fn limits_dsns_per_sender_and_minute() {
         let (ada, bob): (Mailbox, Mailbox) =
             ("Ada@a.example".parse().unwrap(), "bob@a.example".parse().unwrap());
-        let (mut quota, now) = (Quota::default(), Timestamp::from_seconds(1_789_387_200));
-        assert!((0..QUOTA).all(|_| quota.admits(&ada, now)));
-        assert!(!quota.admits(&"ada@a.example".parse().unwrap(), now) && quota.admits(&bob, now));
-        assert!(quota.admits(&ada, now.after(Duration::from_secs(60))));
+        let (mut quota, now) = (PerSenderLimit::default(), Timestamp::from_secs(1_789_387_200));
+        assert!((0..MAX_DSNS_PER_MINUTE).all(|_| quota.try_acquire(&ada, now)));
+        assert!(!quota.try_acquire(&"ada@a.example".parse().unwrap(), now) && quota.try_acquire(&bob, now));
+        assert!(quota.try_acquire(&ada, now.saturating_add(Duration::from_secs(60))));
     }
 }

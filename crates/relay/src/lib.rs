@@ -25,7 +25,7 @@ pub mod submission;
 pub mod suppression_sync;
 pub mod webhook;
 
-pub use dsn_reporter::Reporter;
+pub use dsn_reporter::DsnReporter;
 pub use internal_mail::HandIn;
-pub use log_line::{FactView, LogLine};
-pub use loopback_probe::Probe;
+pub use log_line::{LogLine, TimelineEntry};
+pub use loopback_probe::LoopbackProbe;

@@ -1,13 +1,13 @@
 //! What happened, a line a fact, as JSON has it: in the log, in a trail's timeline, and for whoever is told. Fields are only
 //! ever added.
 
-use mailtrail_store::Entry;
-use mailtrail_trail::{Fact, Trail};
+use mailtrail_store::LogEntry;
+use mailtrail_trail::{Trail, TrailEvent};
 use serde::{Deserialize, Serialize};
 
 /// One line of a timeline.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct FactView {
+pub struct TimelineEntry {
     /// When, RFC 3339.
     pub at: String,
     /// What, in the event vocabulary.
@@ -60,57 +60,57 @@ pub struct LogLine {
     pub tags: Vec<String>,
     /// What happened.
     #[serde(flatten)]
-    pub fact: FactView,
+    pub entry: TimelineEntry,
 }
 
 impl LogLine {
     /// A line with what is known about its send.
-    pub fn new(entry: &Entry, trail: Option<&Trail>) -> Self {
-        let send = trail.map(|trail| &trail.send);
-        let mut fact = FactView::new(&entry.fact, trail);
+    pub fn new(entry: &LogEntry, trail: Option<&Trail>) -> Self {
+        let send = trail.map(|trail| &trail.message);
+        let mut fact = TimelineEntry::new(&entry.event, trail);
         let all = trail.map_or(&[][..], |trail| &trail.recipients);
-        if fact.recipients.is_empty() && all.len() <= NAMED {
+        if fact.recipients.is_empty() && all.len() <= MAX_LISTED_RECIPIENTS {
             fact.recipients = all.iter().map(|recipient| recipient.address.to_string()).collect();
         }
         Self {
-            id: entry.id.map(|id| id.to_string()),
+            id: entry.tracking_id.map(|id| id.to_string()),
             client: send.map(|send| send.client.clone()),
             from: send.map(|send| send.sender.as_ref().map(ToString::to_string).unwrap_or_default()),
             message_id: send.and_then(|send| send.message_id.as_ref()).map(ToString::to_string),
-            record: send.and_then(|send| send.records.first()).map(ToString::to_string),
+            record: send.and_then(|send| send.odoo_records.first()).map(ToString::to_string),
             record_url: None,
             subject: send.map(|send| send.subject.clone()),
             tags: send.map(|send| send.tags.clone()).unwrap_or_default(),
-            fact,
+            entry: fact,
         }
     }
 }
 
 /// Recipients that a log line about all of them names.
-const NAMED: usize = 10;
+const MAX_LISTED_RECIPIENTS: usize = 10;
 
-impl FactView {
+impl TimelineEntry {
     /// A fact; the trail names its recipients.
-    pub fn new(fact: &Fact, trail: Option<&Trail>) -> Self {
-        let words = &fact.words;
+    pub fn new(fact: &TrailEvent, trail: Option<&Trail>) -> Self {
+        let words = &fact.diagnostic;
         let known = trail.map_or(&[][..], |trail| &trail.recipients);
         let named =
             |place: &u16| known.get(usize::from(*place)).map(|recipient| recipient.address.to_string());
         Self {
             at: fact.at.to_string(),
-            event: fact.what.word().to_owned(),
-            source: fact.source.word().to_owned(),
+            event: fact.kind.as_str().to_owned(),
+            source: fact.source.as_str().to_owned(),
             upstream: fact.upstream.clone(),
             recipients: fact.recipients.iter().filter_map(named).collect(),
             name: (!words.name.is_empty()).then(|| words.name.clone()),
             code: words.code,
-            enhanced: words.enhanced.clone(),
-            text: words.plain_text().filter(|text| !text.is_empty()).map(str::to_owned),
+            enhanced: words.enhanced_status.clone(),
+            text: words.text_without_status().filter(|text| !text.is_empty()).map(str::to_owned),
             host: words.host.clone(),
             url: words.url.clone(),
-            joined_by: fact.rung.map(|rung| rung.word().to_owned()),
-            by_machine: fact.by_machine,
-            next_attempt: fact.due.map(|due| due.to_string()),
+            joined_by: fact.correlated_by.map(|rung| rung.as_str().to_owned()),
+            by_machine: fact.automated,
+            next_attempt: fact.next_attempt.map(|due| due.to_string()),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! ActiveCampaign's webhooks: what it says about a contact, on demand. Nothing proves who sends them but the address that
 //! they go to. They are posted once; an answer of 410 ends them for good.
 
-use crate::state::House;
-use crate::webhook_client::Address;
+use crate::state::SandboxState;
+use crate::webhook_client::WebhookEndpoint;
 use axum::http::HeaderMap;
 use form_urlencoded::Serializer;
 use mailtrail_mail::Timestamp;
@@ -38,31 +38,31 @@ pub enum ContactEvent {
 /// No word of ActiveCampaign's.
 #[derive(Debug, thiserror::Error)]
 #[error("it is one of open, click, bounce, unsubscribe, sent, reply, forward, share, subscribe, update")]
-pub struct NoSuchEvent;
+pub struct ParseContactEventError;
 
 /// What became of a webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum PostResult {
     /// It was answered with this status. Whatever that is, it does not come again.
     Answered(u16),
     /// Nobody answered. It does not come again.
-    Unanswered,
+    NoResponse,
     /// It was not posted: an earlier one was answered with 410.
-    SwitchedOff,
+    Disabled,
     /// There is no address to post it to.
-    Nowhere,
+    NoTarget,
 }
 
 /// Where webhooks go, unless they are switched off.
 #[derive(Debug, Default)]
-pub(crate) struct Campaigns(Mutex<Destination>);
+pub(crate) struct ContactWebhook(Mutex<ContactTarget>);
 
 #[derive(Clone, Debug, Default)]
-enum Destination {
+enum ContactTarget {
     #[default]
-    Nowhere,
-    At(Arc<str>),
-    SwitchedOff,
+    Unset,
+    Url(Arc<str>),
+    Disabled,
 }
 
 impl ContactEvent {
@@ -81,7 +81,7 @@ impl ContactEvent {
     ];
 
     /// The webhooks' word.
-    pub const fn word(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Open => "open",
             Self::Click => "click",
@@ -97,7 +97,7 @@ impl ContactEvent {
     }
 
     /// Who began it: a visitor, a user, a program, or ActiveCampaign itself.
-    const fn initiator(self) -> &'static str {
+    const fn initiated_by(self) -> &'static str {
         match self {
             Self::Bounce => "system",
             Self::Sent | Self::Update => "admin",
@@ -113,68 +113,74 @@ impl ContactEvent {
 }
 
 impl FromStr for ContactEvent {
-    type Err = NoSuchEvent;
+    type Err = ParseContactEventError;
 
-    fn from_str(word: &str) -> Result<Self, NoSuchEvent> {
-        Self::ALL.into_iter().find(|event| event.word() == word).ok_or(NoSuchEvent)
+    fn from_str(word: &str) -> Result<Self, ParseContactEventError> {
+        Self::ALL.into_iter().find(|event| event.as_str() == word).ok_or(ParseContactEventError)
     }
 }
 
-impl Campaigns {
+impl ContactWebhook {
     /// Posts there from now on, as if the webhook were made anew.
-    pub(crate) fn post_to(&self, url: String) {
-        self.set(Destination::At(url.into()));
+    pub(crate) fn set_url(&self, url: String) {
+        self.set_target(ContactTarget::Url(url.into()));
     }
 
     /// Posts a webhook once.
-    pub(crate) async fn tell(&self, house: &House, event: ContactEvent, email: &str) -> Told {
+    pub(crate) async fn send_event(
+        &self,
+        house: &SandboxState,
+        event: ContactEvent,
+        email: &str,
+    ) -> PostResult {
         let destination = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let url = match destination {
-            Destination::At(url) => url,
-            Destination::Nowhere => return Told::Nowhere,
-            Destination::SwitchedOff => return Told::SwitchedOff,
+            ContactTarget::Url(url) => url,
+            ContactTarget::Unset => return PostResult::NoTarget,
+            ContactTarget::Disabled => return PostResult::Disabled,
         };
-        let address = Address { url, fields: HeaderMap::new() };
-        let body = body(event, email, house.clock.now());
-        let status = house.webhook.send(address, "application/x-www-form-urlencoded", body.into()).await;
+        let address = WebhookEndpoint { url, headers: HeaderMap::new() };
+        let body = form_body(event, email, house.clock.now());
+        let status =
+            house.webhook_client.post_body(address, "application/x-www-form-urlencoded", body.into()).await;
         if status == Some(410) {
-            self.set(Destination::SwitchedOff);
+            self.set_target(ContactTarget::Disabled);
         }
-        status.map_or(Told::Unanswered, Told::Answered)
+        status.map_or(PostResult::NoResponse, PostResult::Answered)
     }
 
-    fn set(&self, destination: Destination) {
+    fn set_target(&self, destination: ContactTarget) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = destination;
     }
 }
 
 /// A webhook's body: PHP's way to write what is nested.
-fn body(event: ContactEvent, email: &str, at: Timestamp) -> String {
+fn form_body(event: ContactEvent, email: &str, at: Timestamp) -> String {
     let mut form = Serializer::new(String::new());
     let list = if event == ContactEvent::Update { "0" } else { "3" };
-    form.append_pair("type", event.word())
-        .append_pair("date_time", &date(at))
-        .append_pair("initiated_from", event.initiator())
-        .append_pair("initiated_by", event.initiator())
+    form.append_pair("type", event.as_str())
+        .append_pair("date_time", &format_date(at))
+        .append_pair("initiated_from", event.initiated_by())
+        .append_pair("initiated_by", event.initiated_by())
         .append_pair("list", list);
     if event != ContactEvent::Sent {
         form.append_pair("contact[id]", "1358").append_pair("contact[email]", email);
-        form.extend_pairs(CONTACT);
+        form.extend_pairs(CONTACT_FIELDS);
     }
     if event.has_campaign() {
-        form.extend_pairs(CAMPAIGN);
+        form.extend_pairs(CAMPAIGN_FIELDS);
     } else if !matches!(event, ContactEvent::Subscribe | ContactEvent::Update) {
         form.append_pair("campaign[id]", "12");
     }
-    form.extend_pairs(details(event));
+    form.extend_pairs(event_fields(event));
     if event.has_campaign() && event != ContactEvent::Sent {
-        form.extend_pairs(TAIL);
+        form.extend_pairs(ACCOUNT_FIELDS);
     }
     form.finish()
 }
 
 /// What only such an event has.
-fn details(event: ContactEvent) -> &'static [(&'static str, &'static str)] {
+fn event_fields(event: ContactEvent) -> &'static [(&'static str, &'static str)] {
     match event {
         ContactEvent::Open => {
             &[("User-Agent", "Mozilla/5.0 (X11; Linux x86_64; rv:143.0) Gecko/20100101 Firefox/143.0")]
@@ -205,12 +211,12 @@ fn details(event: ContactEvent) -> &'static [(&'static str, &'static str)] {
 }
 
 /// A time with the account's offset: `2026-09-14T07:00:00-05:00`.
-fn date(at: Timestamp) -> String {
-    format!("{}-05:00", &at.before(OFFSET).to_string()[..19])
+fn format_date(at: Timestamp) -> String {
+    format!("{}-05:00", &at.saturating_sub(UTC_OFFSET).to_string()[..19])
 }
 
-const OFFSET: Duration = Duration::from_secs(5 * 3600);
-const CONTACT: [(&str, &str); 8] = [
+const UTC_OFFSET: Duration = Duration::from_secs(5 * 3600);
+const CONTACT_FIELDS: [(&str, &str); 8] = [
     ("contact[first_name]", "Ada"),
     ("contact[last_name]", "Customer"),
     ("contact[phone]", ""),
@@ -220,7 +226,7 @@ const CONTACT: [(&str, &str); 8] = [
     ("contact[customer_acct_name]", ""),
     ("contact[fields][odoo_partner_id]", "77"),
 ];
-const CAMPAIGN: [(&str, &str); 7] = [
+const CAMPAIGN_FIELDS: [(&str, &str); 7] = [
     ("campaign[id]", "12"),
     ("campaign[name]", "September news"),
     ("campaign[status]", "5"),
@@ -229,7 +235,7 @@ const CAMPAIGN: [(&str, &str); 7] = [
     ("campaign[message][id]", "31"),
     ("campaign[message][subject]", "September news"),
 ];
-const TAIL: [(&str, &str); 4] =
+const ACCOUNT_FIELDS: [(&str, &str); 4] =
     [("customer_acct_name", ""), ("customer_acct_id", ""), ("orgname", "Example Net"), ("account_id", "0")];
 
 #[cfg(test)]
@@ -237,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bodies_are_the_recorded_ones_byte_by_byte() {
+    fn form_bodies_match_recordings() {
         macro_rules! recorded {
             ($name:literal) => {
                 include_str!(concat!("../../../tests/fixtures/activecampaign/", $name, ".form"))
@@ -255,8 +261,8 @@ mod tests {
             recorded!("subscribe"),
             recorded!("update"),
         ]) {
-            let at = Timestamp::from_seconds(1_789_387_200);
-            assert_eq!(body(event, "ada@example.net", at), recorded, "{event:?}");
+            let at = Timestamp::from_secs(1_789_387_200);
+            assert_eq!(form_body(event, "ada@example.net", at), recorded, "{event:?}");
         }
     }
 }

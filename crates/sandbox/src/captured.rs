@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 /// A message that the sandbox took.
 #[derive(Clone, Debug)]
-pub struct Message {
+pub struct CapturedMessage {
     /// 1 for the first one taken, then counting.
     pub number: u64,
     /// Its Message-ID, made up where it had none. Several messages may share one.
@@ -20,7 +20,7 @@ pub struct Message {
 
 /// What a sandbox did since it started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct SandboxCounters {
     /// Messages taken.
     pub messages: u64,
     /// Their recipients.
@@ -30,36 +30,36 @@ pub struct Tally {
     /// Events that happened.
     pub events: u64,
     /// Posts to the webhook, retries included.
-    pub posts: u64,
+    pub webhook_requests: u64,
     /// Events answered with 200.
-    pub taken_events: u64,
+    pub accepted_events: u64,
     /// Events answered with 406: dropped.
-    pub refused_events: u64,
+    pub rejected_events: u64,
     /// Events that no retry got through.
     pub lost_events: u64,
 }
 
 /// The last messages taken, and the tally.
 #[derive(Debug, Default)]
-pub(crate) struct Shelf(Mutex<Contents>);
+pub(crate) struct CapturedMessages(Mutex<CapturedState>);
 
 #[derive(Debug, Default)]
-struct Contents {
-    messages: VecDeque<Message>,
+struct CapturedState {
+    messages: VecDeque<CapturedMessage>,
     bytes: usize,
-    tally: Tally,
+    counters: SandboxCounters,
 }
 
-impl Shelf {
-    pub(crate) fn put(&self, mut message: Message) {
-        self.with(|shelf| {
-            shelf.tally.messages += 1;
-            shelf.tally.recipients += message.recipients.len() as u64;
-            shelf.tally.bytes += message.raw.len() as u64;
-            message.number = shelf.tally.messages;
+impl CapturedMessages {
+    pub(crate) fn push(&self, mut message: CapturedMessage) {
+        self.with_state(|shelf| {
+            shelf.counters.messages += 1;
+            shelf.counters.recipients += message.recipients.len() as u64;
+            shelf.counters.bytes += message.raw.len() as u64;
+            message.number = shelf.counters.messages;
             shelf.bytes += message.raw.len();
             shelf.messages.push_back(message);
-            while shelf.messages.len() > MESSAGES || shelf.bytes > BYTES {
+            while shelf.messages.len() > MAX_MESSAGES || shelf.bytes > MAX_BYTES {
                 let Some(oldest) = shelf.messages.pop_front() else { break };
                 shelf.bytes -= oldest.raw.len();
             }
@@ -67,44 +67,44 @@ impl Shelf {
     }
 
     /// Adds to the tally.
-    pub(crate) fn count(&self, add: impl FnOnce(&mut Tally)) {
-        self.with(|shelf| add(&mut shelf.tally));
+    pub(crate) fn update_counters(&self, add: impl FnOnce(&mut SandboxCounters)) {
+        self.with_state(|shelf| add(&mut shelf.counters));
     }
 
-    pub(crate) fn messages(&self) -> Vec<Message> {
-        self.with(|shelf| shelf.messages.iter().cloned().collect())
+    pub(crate) fn messages(&self) -> Vec<CapturedMessage> {
+        self.with_state(|shelf| shelf.messages.iter().cloned().collect())
     }
 
-    pub(crate) fn tally(&self) -> Tally {
-        self.with(|shelf| shelf.tally)
+    pub(crate) fn counters(&self) -> SandboxCounters {
+        self.with_state(|shelf| shelf.counters)
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut Contents) -> T) -> T {
+    fn with_state<T>(&self, act: impl FnOnce(&mut CapturedState) -> T) -> T {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 /// Messages kept.
-const MESSAGES: usize = 10_000;
+const MAX_MESSAGES: usize = 10_000;
 /// Bytes of messages kept.
-const BYTES: usize = 64 << 20;
+const MAX_BYTES: usize = 64 << 20;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_last_ones_stay_within_both_bounds() {
-        let shelf = Shelf::default();
+    fn evicts_oldest_messages_beyond_count_and_byte_limits() {
+        let shelf = CapturedMessages::default();
         let put = |size: usize| {
             let id = MessageId::parse("<a@b>").unwrap();
             let raw = Bytes::from(vec![0; size]);
-            shelf.put(Message { number: 0, id, sender: None, recipients: Vec::new(), raw });
+            shelf.push(CapturedMessage { number: 0, id, sender: None, recipients: Vec::new(), raw });
         };
-        (0..=MESSAGES).for_each(|_| put(1));
-        assert_eq!((shelf.messages().len(), shelf.messages()[0].number), (MESSAGES, 2));
-        put(BYTES);
+        (0..=MAX_MESSAGES).for_each(|_| put(1));
+        assert_eq!((shelf.messages().len(), shelf.messages()[0].number), (MAX_MESSAGES, 2));
+        put(MAX_BYTES);
         assert_eq!(shelf.messages().len(), 1);
-        assert_eq!(shelf.tally().messages, MESSAGES as u64 + 2);
+        assert_eq!(shelf.counters().messages, MAX_MESSAGES as u64 + 2);
     }
 }

@@ -1,9 +1,9 @@
 //! What happens on demand: no part of any provider's API.
 
-use crate::activecampaign::{ContactEvent, Told};
-use crate::fault_injection::Weather;
-use crate::mailgun::Refusal;
-use crate::state::House;
+use crate::activecampaign::{ContactEvent, PostResult};
+use crate::fault_injection::FaultInjection;
+use crate::mailgun::ApiError;
+use crate::state::SandboxState;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
@@ -14,46 +14,53 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// `/sandbox/weather` and `/sandbox/contacts`.
-pub(crate) fn routes() -> Router<Arc<House>> {
+pub(crate) fn control_routes() -> Router<Arc<SandboxState>> {
     Router::new()
-        .route("/sandbox/weather", get(weather).put(change_weather))
-        .route("/sandbox/contacts", post(tell_contact))
+        .route("/sandbox/weather", get(show_faults).put(set_faults))
+        .route("/sandbox/contacts", post(send_contact_event))
 }
 
-async fn weather(State(house): State<Arc<House>>) -> Json<Weather> {
-    Json(house.sky.now())
+async fn show_faults(State(house): State<Arc<SandboxState>>) -> Json<FaultInjection> {
+    Json(house.faults.current())
 }
 
 /// Sets everything; what is not named is as usual.
-async fn change_weather(State(house): State<Arc<House>>, body: Bytes) -> Result<Json<Weather>, Refusal> {
-    let weather: Weather = serde_json::from_slice(&body)
-        .map_err(|error| Refusal::bad(format!("this is no weather: {error}")))?;
-    house.sky.set(weather);
+async fn set_faults(
+    State(house): State<Arc<SandboxState>>,
+    body: Bytes,
+) -> Result<Json<FaultInjection>, ApiError> {
+    let weather: FaultInjection = serde_json::from_slice(&body)
+        .map_err(|error| ApiError::bad_request(format!("this is no weather: {error}")))?;
+    house.faults.set(weather);
     Ok(Json(weather))
 }
 
 /// What ActiveCampaign is to tell.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Asked {
+struct ContactEventRequest {
     event: String,
     email: String,
 }
 
 /// Has ActiveCampaign tell something about a contact, and says what was answered.
-async fn tell_contact(State(house): State<Arc<House>>, body: Bytes) -> Result<Json<Value>, Refusal> {
-    let Asked { event, email } = serde_json::from_slice(&body)
-        .map_err(|error| Refusal::bad(format!("this is no event of a contact: {error}")))?;
-    let event: ContactEvent = event.parse().map_err(|error| Refusal::bad(format!("event: {error}")))?;
-    match house.campaigns.tell(&house, event, &email).await {
-        Told::Answered(status) => Ok(Json(json!({ "answered": status }))),
-        Told::Unanswered => Ok(Json(json!({ "answered": null }))),
-        Told::SwitchedOff => Err(Refusal(
+async fn send_contact_event(
+    State(house): State<Arc<SandboxState>>,
+    body: Bytes,
+) -> Result<Json<Value>, ApiError> {
+    let ContactEventRequest { event, email } = serde_json::from_slice(&body)
+        .map_err(|error| ApiError::bad_request(format!("this is no event of a contact: {error}")))?;
+    let event: ContactEvent =
+        event.parse().map_err(|error| ApiError::bad_request(format!("event: {error}")))?;
+    match house.contact_webhook.send_event(&house, event, &email).await {
+        PostResult::Answered(status) => Ok(Json(json!({ "answered": status }))),
+        PostResult::NoResponse => Ok(Json(json!({ "answered": null }))),
+        PostResult::Disabled => Err(ApiError(
             StatusCode::CONFLICT,
             json!({ "message": "the webhook was answered with 410, which switched it off for good" }),
         )),
-        Told::Nowhere => {
-            Err(Refusal::bad("there is no address to tell it to; start the sandbox with --activecampaign"))
-        }
+        PostResult::NoTarget => Err(ApiError::bad_request(
+            "there is no address to tell it to; start the sandbox with --activecampaign",
+        )),
     }
 }

@@ -7,55 +7,55 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// The events that happened, in their order, each with when it appears. It forgets the oldest beyond [`EVENTS`] and
 /// [`BYTES`].
 #[derive(Debug, Default)]
-pub(crate) struct Log(Mutex<Entries>);
+pub(crate) struct EventLog(Mutex<LogEntries>);
 
 #[derive(Debug, Default)]
-struct Entries {
-    events: BTreeMap<u64, Entry>,
+struct LogEntries {
+    events: BTreeMap<u64, LogEntry>,
     bytes: usize,
 }
 
 #[derive(Debug)]
-struct Entry {
-    appears: Timestamp,
+struct LogEntry {
+    visible_at: Timestamp,
     /// As JSON, which takes a fraction of the memory that the values do.
-    text: Box<str>,
+    json: Box<str>,
 }
 
 /// A part of the log, by the events' microseconds.
-pub(crate) type Range = (Bound<u64>, Bound<u64>);
+pub(crate) type TimeRange = (Bound<u64>, Bound<u64>);
 
-impl Log {
+impl EventLog {
     /// Adds the event of that microsecond; no two have the same.
-    pub(crate) fn put(&self, at: u64, appears: Timestamp, data: &Map<String, Value>) {
-        let text = Value::Object(data.clone()).to_string().into_boxed_str();
-        let mut log = self.entries();
-        log.bytes += text.len();
-        log.events.insert(at, Entry { appears, text });
-        while log.events.len() > EVENTS || log.bytes > BYTES {
+    pub(crate) fn insert(&self, at: u64, visible_at: Timestamp, data: &Map<String, Value>) {
+        let json = Value::Object(data.clone()).to_string().into_boxed_str();
+        let mut log = self.lock();
+        log.bytes += json.len();
+        log.events.insert(at, LogEntry { visible_at, json });
+        while log.events.len() > MAX_EVENTS || log.bytes > MAX_BYTES {
             let Some((_, oldest)) = log.events.pop_first() else { break };
-            log.bytes -= oldest.text.len();
+            log.bytes -= oldest.json.len();
         }
     }
 
     /// Events of a range that have appeared and are `wanted`, at most `limit`: the first ones, or the last ones with
     /// the last first.
-    pub(crate) fn page(
+    pub(crate) fn read_page(
         &self,
-        range: Range,
+        range: TimeRange,
         back: bool,
         limit: usize,
         now: Timestamp,
         wanted: impl Fn(&Value) -> bool,
     ) -> Vec<(u64, Value)> {
-        let read = |(at, entry): (&u64, &Entry)| {
-            let value = serde_json::from_str(&entry.text).ok()?;
-            (entry.appears <= now && wanted(&value)).then_some((*at, value))
+        let read = |(at, entry): (&u64, &LogEntry)| {
+            let value = serde_json::from_str(&entry.json).ok()?;
+            (entry.visible_at <= now && wanted(&value)).then_some((*at, value))
         };
-        if is_empty(range) {
+        if is_empty_range(range) {
             return Vec::new();
         }
-        let log = self.entries();
+        let log = self.lock();
         let events = log.events.range(range);
         if back {
             events.rev().filter_map(read).take(limit).collect()
@@ -64,13 +64,13 @@ impl Log {
         }
     }
 
-    fn entries(&self) -> MutexGuard<'_, Entries> {
+    fn lock(&self) -> MutexGuard<'_, LogEntries> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Whether nothing can lie in it; `BTreeMap` panics on some of these.
-fn is_empty(range: Range) -> bool {
+fn is_empty_range(range: TimeRange) -> bool {
     use Bound::{Excluded, Included};
     match range {
         (Included(from), Included(to)) => from > to,
@@ -80,9 +80,9 @@ fn is_empty(range: Range) -> bool {
 }
 
 /// Events kept.
-const EVENTS: usize = 100_000;
+const MAX_EVENTS: usize = 100_000;
 /// Bytes of events kept.
-const BYTES: usize = 64 << 20;
+const MAX_BYTES: usize = 64 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -91,14 +91,14 @@ mod tests {
     use std::ops::Bound::{Excluded, Included, Unbounded};
 
     #[test]
-    fn pages_go_both_ways_and_show_what_has_appeared() {
-        let log = Log::default();
+    fn reads_visible_events_in_both_directions() {
+        let log = EventLog::default();
         for (at, appears) in [(1, 1), (2, 9), (3, 3), (4, 4)] {
             let data = Map::from_iter([("n".to_owned(), json!(at))]);
-            log.put(at, Timestamp::from_seconds(appears), &data);
+            log.insert(at, Timestamp::from_secs(appears), &data);
         }
         let page = |range, back, limit, now| -> Vec<u64> {
-            let page = log.page(range, back, limit, Timestamp::from_seconds(now), |event| event["n"] != 3);
+            let page = log.read_page(range, back, limit, Timestamp::from_secs(now), |event| event["n"] != 3);
             page.into_iter().map(|(at, _)| at).collect()
         };
         assert_eq!(page((Unbounded, Unbounded), false, 9, 5), [1, 4]);

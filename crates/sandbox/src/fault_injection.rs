@@ -4,7 +4,7 @@ use tokio::sync::watch;
 /// What goes wrong with webhooks and with the API, on demand. As usual, nothing does.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Weather {
+pub struct FaultInjection {
     /// Share of webhooks that are never posted, 0.0 to 1.0.
     pub lose: f64,
     /// Seconds by which each webhook is posted later; the pace does not scale them.
@@ -20,7 +20,7 @@ pub struct Weather {
     pub wrap: bool,
 }
 
-impl Default for Weather {
+impl Default for FaultInjection {
     fn default() -> Self {
         Self { lose: 0.0, delay: 0, hold: false, late: 0, requests: 300, wrap: false }
     }
@@ -28,23 +28,23 @@ impl Default for Weather {
 
 /// The weather now, and what waits for a better one.
 #[derive(Debug)]
-pub(crate) struct Sky(watch::Sender<Weather>);
+pub(crate) struct FaultInjector(watch::Sender<FaultInjection>);
 
-impl Sky {
-    pub(crate) fn new(weather: Weather) -> Self {
+impl FaultInjector {
+    pub(crate) fn new(weather: FaultInjection) -> Self {
         Self(watch::Sender::new(weather))
     }
 
-    pub(crate) fn now(&self) -> Weather {
+    pub(crate) fn current(&self) -> FaultInjection {
         *self.0.borrow()
     }
 
-    pub(crate) fn set(&self, weather: Weather) {
+    pub(crate) fn set(&self, weather: FaultInjection) {
         self.0.send_replace(weather);
     }
 
     /// Returns when webhooks are not held back.
-    pub(crate) async fn clears(&self) {
+    pub(crate) async fn wait_released(&self) {
         // The sender lives in `self`.
         let _ = self.0.subscribe().wait_for(|weather| !weather.hold).await;
     }

@@ -26,15 +26,15 @@ mod time_scale;
 mod webhook_client;
 mod webhook_delivery;
 
-pub use activecampaign::{ContactEvent, Told};
-pub use fault_injection::Weather;
-pub use profile::Face;
-pub use scenario::Fate;
+pub use activecampaign::{ContactEvent, PostResult};
+pub use fault_injection::FaultInjection;
+pub use profile::ProviderProfile;
+pub use scenario::Scenario;
 
-use crate::captured::{Message, Tally};
+use crate::captured::{CapturedMessage, SandboxCounters};
 
-use crate::state::House;
-use crate::time_scale::Pace;
+use crate::state::SandboxState;
+use crate::time_scale::TimeScale;
 use mailtrail_mail::{Clock, Secret};
 use mailtrail_net::tls;
 use mailtrail_net::tls::{Pair, TlsError};
@@ -45,13 +45,13 @@ use tokio::net::TcpListener;
 
 /// What a sandbox pretends to be.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct SandboxSettings {
     /// Which provider.
-    pub face: Face,
+    pub profile: ProviderProfile,
     /// Where it listens; port 0 takes any that is free.
-    pub smtp: SocketAddr,
+    pub smtp_address: SocketAddr,
     /// Where its API listens, in clear; port 0 takes any that is free.
-    pub api: SocketAddr,
+    pub api_address: SocketAddr,
     /// The key that its API knows.
     pub api_key: Secret,
     /// The sending domain.
@@ -63,11 +63,11 @@ pub struct Settings {
     /// What Mailgun's webhooks are signed with; Brevo's carry it as a bearer token.
     pub signing_key: Secret,
     /// Where events are posted; nowhere for `None`.
-    pub webhook: Option<String>,
+    pub webhook_url: Option<String>,
     /// Factor on all of Mailgun's times: 1.0 is real minutes, 0.0 no waiting at all.
-    pub pace: f64,
+    pub time_scale: f64,
     /// What goes wrong from the start.
-    pub weather: Weather,
+    pub faults: FaultInjection,
     /// The time of events.
     pub clock: Clock,
     /// For STARTTLS.
@@ -90,41 +90,42 @@ pub enum SandboxError {
     Tls(#[from] TlsError),
     /// The webhook client cannot be made.
     #[error("the sandbox's webhook client cannot be made: {0}")]
-    Client(#[from] reqwest::Error),
+    HttpClient(#[from] reqwest::Error),
     /// Not a factor.
     #[error("the sandbox's pace is {0}; give a number of 0 or more, 1 for Mailgun's own times")]
-    Pace(f64),
+    InvalidTimeScale(f64),
 }
 
 /// A running sandbox; dropping it stops everything at once.
 #[derive(Debug)]
 pub struct Sandbox {
-    house: Arc<House>,
-    smtp: SocketAddr,
-    api: SocketAddr,
+    state: Arc<SandboxState>,
+    smtp_address: SocketAddr,
+    api_address: SocketAddr,
 }
 
 /// Starts a sandbox; it listens when this returns.
-pub async fn start(settings: Settings) -> Result<Sandbox, SandboxError> {
-    let pace = Pace::new(settings.pace).ok_or(SandboxError::Pace(settings.pace))?;
+pub async fn start(settings: SandboxSettings) -> Result<Sandbox, SandboxError> {
+    let pace =
+        TimeScale::new(settings.time_scale).ok_or(SandboxError::InvalidTimeScale(settings.time_scale))?;
     let acceptor = tls::acceptor(settings.tls.clone())?;
-    let (listener, smtp) = bind(settings.smtp).await?;
-    let (api_listener, api) = bind(settings.api).await?;
-    let house = Arc::new(House::new(settings, pace)?);
-    let guests = house.clone();
-    let session = move |stream, peer| smtp::serve(guests.clone(), stream, peer, acceptor.clone());
-    house.tasks.spawn(smtp::listen(house.clone(), listener, session));
-    let guests = house.clone();
-    let management = match house.face {
-        Face::Mailgun => mailgun::router(house.clone()),
-        Face::Brevo => brevo::router(house.clone()),
+    let (listener, smtp_address) = bind_listener(settings.smtp_address).await?;
+    let (api_listener, api_address) = bind_listener(settings.api_address).await?;
+    let state = Arc::new(SandboxState::new(settings, pace)?);
+    let guests = state.clone();
+    let session = move |stream, peer| smtp::serve_smtp(guests.clone(), stream, peer, acceptor.clone());
+    state.tasks.spawn(smtp::accept_connections(state.clone(), listener, session));
+    let guests = state.clone();
+    let management = match state.profile {
+        ProviderProfile::Mailgun => mailgun::router(state.clone()),
+        ProviderProfile::Brevo => brevo::router(state.clone()),
     };
-    let session = move |stream, _| mailgun::serve(guests.clone(), management.clone(), stream);
-    house.tasks.spawn(smtp::listen(house.clone(), api_listener, session));
-    Ok(Sandbox { house, smtp, api })
+    let session = move |stream, _| mailgun::serve_http(guests.clone(), management.clone(), stream);
+    state.tasks.spawn(smtp::accept_connections(state.clone(), api_listener, session));
+    Ok(Sandbox { state, smtp_address, api_address })
 }
 
-async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), SandboxError> {
+async fn bind_listener(address: SocketAddr) -> Result<(TcpListener, SocketAddr), SandboxError> {
     let failed = |source| SandboxError::Bind { address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
@@ -134,52 +135,52 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), SandboxE
 impl Sandbox {
     /// Where it listens.
     pub fn smtp_address(&self) -> SocketAddr {
-        self.smtp
+        self.smtp_address
     }
 
     /// Where its API listens.
     pub fn api_address(&self) -> SocketAddr {
-        self.api
+        self.api_address
     }
 
     /// The last messages it took, oldest first: at most 10,000 and at most 64 MiB of them.
-    pub fn taken(&self) -> Vec<Message> {
-        self.house.shelf.messages()
+    pub fn captured(&self) -> Vec<CapturedMessage> {
+        self.state.captured.messages()
     }
 
     /// What it did since it started.
-    pub fn tally(&self) -> Tally {
-        self.house.shelf.tally()
+    pub fn counters(&self) -> SandboxCounters {
+        self.state.captured.counters()
     }
 
     /// Posts events there from now on, retries included.
-    pub fn set_webhook(&self, url: impl Into<String>) {
-        self.house.webhook.set_url(url.into());
+    pub fn set_webhook_url(&self, url: impl Into<String>) {
+        self.state.webhook_client.set_url(url.into());
     }
 
     /// Posts what ActiveCampaign tells there from now on: to an address with the secret in its path.
-    pub fn set_contact_webhook(&self, url: impl Into<String>) {
-        self.house.campaigns.post_to(url.into());
+    pub fn set_contact_webhook_url(&self, url: impl Into<String>) {
+        self.state.contact_webhook.set_url(url.into());
     }
 
     /// Has ActiveCampaign tell that something happened to a contact, once, and says what became of that.
-    pub async fn tell_contact(&self, event: ContactEvent, address: &str) -> Told {
-        self.house.campaigns.tell(&self.house, event, address).await
+    pub async fn send_contact_event(&self, event: ContactEvent, address: &str) -> PostResult {
+        self.state.contact_webhook.send_event(&self.state, event, address).await
     }
 
     /// What goes wrong from now on.
-    pub fn set_weather(&self, weather: Weather) {
-        self.house.sky.set(weather);
+    pub fn set_faults(&self, weather: FaultInjection) {
+        self.state.faults.set(weather);
     }
 
     /// Stops, and returns once nothing runs any more. What was not posted yet never will be.
     pub async fn stop(self) {
-        self.house.tasks.stop().await;
+        self.state.tasks.stop().await;
     }
 }
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        self.house.tasks.abort();
+        self.state.tasks.abort();
     }
 }

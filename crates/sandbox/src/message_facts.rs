@@ -1,4 +1,4 @@
-use crate::webhook_client::{hex, random};
+use crate::webhook_client::{encode_hex, random_bytes};
 use mail_parser::{Address, MessageParser, MessagePart, MimeHeaders};
 use mailtrail_mail::{Envelope, Header, HeaderBlock, Mailbox, MessageId};
 use memchr::memmem;
@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 /// How a message came.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Origin {
+pub(crate) enum SubmissionOrigin {
     /// Over SMTP, from there.
     Smtp(IpAddr),
     /// Over HTTP, with these parameters.
@@ -16,11 +16,11 @@ pub(crate) enum Origin {
 
 /// What Mailgun keeps of a message, to say it again in each event.
 #[derive(Debug)]
-pub(crate) struct Facts {
+pub(crate) struct MessageFacts {
     pub(crate) message_id: MessageId,
     pub(crate) domain: String,
     pub(crate) sender: String,
-    pub(crate) origin: Origin,
+    pub(crate) origin: SubmissionOrigin,
     /// As events carry it: headers, attachments, size.
     pub(crate) message: Value,
     /// At most three.
@@ -29,9 +29,9 @@ pub(crate) struct Facts {
     pub(crate) variables: Map<String, Value>,
     pub(crate) storage: Value,
     /// The first link in the message.
-    pub(crate) link: String,
+    pub(crate) first_link: String,
     /// Whether the sender asked for test mode.
-    pub(crate) drop: bool,
+    pub(crate) is_test_mode: bool,
     /// Who wrote it: the first address.
     pub(crate) author: String,
     /// Brevo's tag.
@@ -40,51 +40,60 @@ pub(crate) struct Facts {
     pub(crate) mailin_custom: Option<String>,
 }
 
-impl Facts {
+impl MessageFacts {
     /// A message without a Message-ID gets `made_up`.
-    pub(crate) fn read(envelope: &Envelope, raw: &[u8], origin: Origin, domain: &str, made_up: &str) -> Self {
+    pub(crate) fn from_message(
+        envelope: &Envelope,
+        raw: &[u8],
+        origin: SubmissionOrigin,
+        domain: &str,
+        made_up: &str,
+    ) -> Self {
         let block = HeaderBlock::of(raw);
         let message_id = block
             .first("Message-ID")
             .and_then(|id| MessageId::parse(&id.text()))
             .or_else(|| MessageId::parse(made_up))
-            .or_else(|| MessageId::parse(&hex(&random::<12>())))
+            .or_else(|| MessageId::parse(&encode_hex(&random_bytes::<12>())))
             .expect("hexadecimal digits are an id");
         let parsed = MessageParser::default().parse(raw);
         let author = parsed.as_ref().and_then(|parsed| parsed.from()?.first()?.address());
-        let key = format!("BAAB{}", hex(&random::<14>()));
+        let key = format!("BAAB{}", encode_hex(&random_bytes::<14>()));
         let url = format!("https://storage-us-east4.api.mailgun.net/v3/domains/{domain}/messages/{key}");
         let mut facts = Self {
             domain: domain.to_owned(),
             sender: envelope.sender.as_ref().map_or("", Mailbox::as_str).to_owned(),
-            origin: Origin::Http(Vec::new()),
-            message: message(parsed.as_ref(), &message_id, raw.len()),
-            tags: all(&block, "X-Mailgun-Tag").map(|tag| tag.text()).take(TAGS).collect(),
-            variables: variables(&block),
+            origin: SubmissionOrigin::Http(Vec::new()),
+            message: message_json(parsed.as_ref(), &message_id, raw.len()),
+            tags: headers_named(&block, "X-Mailgun-Tag").map(|tag| tag.text()).take(MAX_TAGS).collect(),
+            variables: merge_variables(&block),
             storage: json!({ "region": "us-east4", "env": "production", "key": key, "url": url }),
-            link: parsed.as_ref().and_then(link).unwrap_or_else(|| format!("https://{domain}/")),
-            drop: block.first("X-Mailgun-Drop-Message").is_some_and(|answer| is_yes(&answer.text())),
+            first_link: parsed
+                .as_ref()
+                .and_then(find_first_link)
+                .unwrap_or_else(|| format!("https://{domain}/")),
+            is_test_mode: block.first("X-Mailgun-Drop-Message").is_some_and(|answer| is_yes(&answer.text())),
             author: author.unwrap_or_default().to_owned(),
             mailin_tag: block.first("X-Mailin-Tag").map(|tag| tag.text()),
             mailin_custom: block.first("X-Mailin-custom").map(|custom| custom.text()),
             message_id,
         };
-        if let Origin::Http(parameters) = &origin {
-            parameters.iter().for_each(|(name, value)| facts.ask(name, value));
+        if let SubmissionOrigin::Http(parameters) = &origin {
+            parameters.iter().for_each(|(name, value)| facts.apply_parameter(name, value));
         }
         Self { origin, ..facts }
     }
 
     /// Takes a parameter of a request in; it beats the header that means the same.
-    fn ask(&mut self, name: &str, value: &str) {
+    fn apply_parameter(&mut self, name: &str, value: &str) {
         match name.strip_prefix("v:") {
             Some(name) => {
-                self.variables.insert(name.to_owned(), stringified(value.into()));
+                self.variables.insert(name.to_owned(), stringify_value(value.into()));
             }
-            None if name == "o:testmode" => self.drop = is_yes(value),
+            None if name == "o:testmode" => self.is_test_mode = is_yes(value),
             None if name == "o:tag" => {
                 let known = self.tags.iter().any(|tag| tag.eq_ignore_ascii_case(value));
-                if !known && self.tags.len() < TAGS {
+                if !known && self.tags.len() < MAX_TAGS {
                     self.tags.push(value.to_owned());
                 }
             }
@@ -93,14 +102,14 @@ impl Facts {
     }
 }
 
-fn message(parsed: Option<&mail_parser::Message<'_>>, id: &MessageId, size: usize) -> Value {
+fn message_json(parsed: Option<&mail_parser::Message<'_>>, id: &MessageId, size: usize) -> Value {
     let attachments: Vec<_> =
-        parsed.into_iter().flat_map(|parsed| parsed.attachments()).map(attachment).collect();
+        parsed.into_iter().flat_map(|parsed| parsed.attachments()).map(attachment_json).collect();
     json!({
         "headers": {
-            "to": addresses(parsed.and_then(|parsed| parsed.to())),
+            "to": format_addresses(parsed.and_then(|parsed| parsed.to())),
             "message-id": id.as_str(),
-            "from": addresses(parsed.and_then(|parsed| parsed.from())),
+            "from": format_addresses(parsed.and_then(|parsed| parsed.from())),
             "subject": parsed.and_then(|parsed| parsed.subject()).unwrap_or_default(),
         },
         "attachments": attachments,
@@ -108,7 +117,7 @@ fn message(parsed: Option<&mail_parser::Message<'_>>, id: &MessageId, size: usiz
     })
 }
 
-fn attachment(part: &MessagePart<'_>) -> Value {
+fn attachment_json(part: &MessagePart<'_>) -> Value {
     let kind = part.content_type();
     let main = kind.map_or("application", |kind| kind.ctype());
     let sub = kind.and_then(|kind| kind.subtype()).unwrap_or("octet-stream");
@@ -119,7 +128,7 @@ fn attachment(part: &MessagePart<'_>) -> Value {
     })
 }
 
-fn addresses(list: Option<&Address<'_>>) -> String {
+fn format_addresses(list: Option<&Address<'_>>) -> String {
     let written = list.into_iter().flat_map(|list| list.iter()).map(|one| {
         let address = one.address().unwrap_or_default();
         one.name().map_or_else(|| address.to_owned(), |name| format!("{name} <{address}>"))
@@ -129,35 +138,38 @@ fn addresses(list: Option<&Address<'_>>) -> String {
 
 /// The maps of all headers combined. What is not an object is lost without a word, as with Mailgun, and so is the end
 /// of a long value.
-fn variables(block: &HeaderBlock<'_>) -> Map<String, Value> {
+fn merge_variables(block: &HeaderBlock<'_>) -> Map<String, Value> {
     let mut all_of_them = Map::new();
-    for header in all(block, "X-Mailgun-Variables") {
+    for header in headers_named(block, "X-Mailgun-Variables") {
         if let Ok(map) = serde_json::from_str::<Map<String, Value>>(&header.text()) {
-            all_of_them.extend(map.into_iter().map(|(name, value)| (name, stringified(value))));
+            all_of_them.extend(map.into_iter().map(|(name, value)| (name, stringify_value(value))));
         }
     }
     all_of_them
 }
 
-fn stringified(value: Value) -> Value {
+fn stringify_value(value: Value) -> Value {
     let mut text = match value {
         Value::String(text) => text,
         Value::Number(_) | Value::Bool(_) => value.to_string(),
         value => return value,
     };
-    text.truncate(text.floor_char_boundary(VARIABLE));
+    text.truncate(text.floor_char_boundary(MAX_VARIABLE_BYTES));
     Value::String(text)
 }
 
 /// Where the first link of the message leads.
-fn link(parsed: &mail_parser::Message<'_>) -> Option<String> {
+fn find_first_link(parsed: &mail_parser::Message<'_>) -> Option<String> {
     let html = parsed.body_html(0)?;
     let start = memmem::find(html.as_bytes(), b"href=\"http").map(|at| at + 6)?;
     let link = html.get(start..)?.split('"').next()?;
     Some(link.replace("&amp;", "&"))
 }
 
-fn all<'a>(block: &HeaderBlock<'a>, name: &'static str) -> impl Iterator<Item = Header<'a>> + use<'a> {
+fn headers_named<'a>(
+    block: &HeaderBlock<'a>,
+    name: &'static str,
+) -> impl Iterator<Item = Header<'a>> + use<'a> {
     block.fields().filter(move |field| field.name.eq_ignore_ascii_case(name))
 }
 
@@ -166,34 +178,34 @@ fn is_yes(text: &str) -> bool {
 }
 
 /// Tags of one message; Mailgun drops the rest.
-const TAGS: usize = 3;
+const MAX_TAGS: usize = 3;
 /// Bytes of one variable's value; Mailgun cuts the rest off.
-const VARIABLE: usize = 4096;
+const MAX_VARIABLE_BYTES: usize = 4096;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(raw: &str) -> Facts {
-        posted(raw, &[])
+    fn facts_of_message(raw: &str) -> MessageFacts {
+        facts_of_request(raw, &[])
     }
 
-    fn posted(raw: &str, parameters: &[(&str, &str)]) -> Facts {
+    fn facts_of_request(raw: &str, parameters: &[(&str, &str)]) -> MessageFacts {
         let parameters = parameters.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         let sender = "bounces@mg.example.com".parse().ok();
         let envelope = Envelope { sender, ..Envelope::default() };
-        Facts::read(
+        MessageFacts::from_message(
             &envelope,
             raw.replace('\n', "\r\n").as_bytes(),
-            Origin::Http(parameters),
+            SubmissionOrigin::Http(parameters),
             "mg.example.com",
             "made-up@mg.example.com",
         )
     }
 
     #[test]
-    fn headers_are_decoded_and_variables_merged() {
-        let facts = read(
+    fn decodes_headers_and_merges_variables() {
+        let facts = facts_of_message(
             "Message-Id: <1.2@mg.example.com>\nTo: Customer <a@example.net>, b@example.net\nFrom: s@example.com\n\
              Subject: =?utf-8?q?Za=C5=BC?=\nX-Mailgun-Tag: odoo\nX-Mailgun-Variables: {\"a\": 1,\n \"b\": \"x\"}\n\
              X-Mailgun-Variables: {\"mailtrail\": \"y\"}\nX-Mailgun-Variables: nonsense\n\
@@ -203,25 +215,27 @@ mod tests {
         assert_eq!(facts.message["headers"]["subject"], "Zaż");
         assert_eq!(facts.message["headers"]["message-id"], "1.2@mg.example.com");
         assert_eq!(Value::from(facts.variables), json!({ "a": "1", "b": "x", "mailtrail": "y" }));
-        assert_eq!((facts.tags, facts.drop), (vec!["odoo".to_owned()], false));
-        assert_eq!(facts.link, "https://example.com/?a=1&b=2");
+        assert_eq!((facts.tags, facts.is_test_mode), (vec!["odoo".to_owned()], false));
+        assert_eq!(facts.first_link, "https://example.com/?a=1&b=2");
     }
 
     #[test]
-    fn parameters_beat_headers() {
+    fn request_parameters_override_headers() {
         let header =
             "X-Mailgun-Variables: {\"a\": 1, \"b\": 2}\nX-Mailgun-Tag: odoo\nX-Mailgun-Drop-Message: yes\n\n";
-        let facts =
-            posted(header, &[("v:b", "3"), ("o:tag", "Odoo"), ("o:tag", "sale"), ("o:testmode", "no")]);
+        let facts = facts_of_request(
+            header,
+            &[("v:b", "3"), ("o:tag", "Odoo"), ("o:tag", "sale"), ("o:testmode", "no")],
+        );
         assert_eq!(Value::from(facts.variables), json!({ "a": "1", "b": "3" }));
-        assert_eq!((facts.tags, facts.drop), (vec!["odoo".to_owned(), "sale".to_owned()], false));
+        assert_eq!((facts.tags, facts.is_test_mode), (vec!["odoo".to_owned(), "sale".to_owned()], false));
     }
 
     #[test]
-    fn a_message_without_header_gets_an_id() {
-        let facts = read("just text\n");
+    fn generates_message_id_for_message_without_header() {
+        let facts = facts_of_message("just text\n");
         assert_eq!(facts.message_id.as_str(), "made-up@mg.example.com");
-        assert_eq!(facts.link, "https://mg.example.com/");
+        assert_eq!(facts.first_link, "https://mg.example.com/");
         assert_eq!(Value::from(facts.variables), json!({}));
     }
 }

@@ -4,26 +4,26 @@ use tokio::time::Instant;
 
 /// Counts the requests of a time.
 #[derive(Debug, Default)]
-pub(crate) struct Limiter(Mutex<Option<(Instant, u32)>>);
+pub(crate) struct WindowCounter(Mutex<Option<(Instant, u32)>>);
 
 /// Where a request stands in its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub(crate) struct WindowCount {
     /// 1 for the first one.
     pub(crate) count: u32,
     /// When the next time begins.
-    pub(crate) ends: Duration,
+    pub(crate) resets_in: Duration,
 }
 
-impl Limiter {
+impl WindowCounter {
     /// Counts a request of a time that takes so long.
-    pub(crate) fn count(&self, time: Duration) -> Seen {
+    pub(crate) fn count_request(&self, time: Duration) -> WindowCount {
         let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let (since, before) = current.filter(|(since, _)| now < *since + time).unwrap_or((now, 0));
         let count = before.saturating_add(1);
         *current = Some((since, count));
-        Seen { count, ends: since + time - now }
+        WindowCount { count, resets_in: since + time - now }
     }
 }
 
@@ -32,13 +32,13 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_new_time_begins_anew() {
-        let (limiter, minute) = (Limiter::default(), Duration::from_secs(60));
-        let count = || limiter.count(minute);
-        assert_eq!([count().count, count().count, count().ends.as_secs() as u32], [1, 2, 60]);
+    async fn counter_restarts_with_next_window() {
+        let (limiter, minute) = (WindowCounter::default(), Duration::from_secs(60));
+        let count = || limiter.count_request(minute);
+        assert_eq!([count().count, count().count, count().resets_in.as_secs() as u32], [1, 2, 60]);
         tokio::time::advance(Duration::from_secs(50)).await;
-        assert_eq!(count(), Seen { count: 4, ends: Duration::from_secs(10) });
+        assert_eq!(count(), WindowCount { count: 4, resets_in: Duration::from_secs(10) });
         tokio::time::advance(Duration::from_secs(10)).await;
-        assert_eq!(count(), Seen { count: 1, ends: minute });
+        assert_eq!(count(), WindowCount { count: 1, resets_in: minute });
     }
 }

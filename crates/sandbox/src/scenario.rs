@@ -1,5 +1,5 @@
-use crate::mailgun::Happening;
-use crate::profile::Face;
+use crate::mailgun::SandboxEvent;
+use crate::profile::ProviderProfile;
 use mailtrail_mail::Mailbox;
 
 /// What becomes of a recipient. It is read from the local part: `bounce`, `bounce+7`, `bounce-7` and `bounce7` all
@@ -9,7 +9,7 @@ use mailtrail_mail::Mailbox;
 /// be known, at RCPT and DATA, by the sender and the recipient. Over HTTP a refusal is the whole request's: 400 for 550,
 /// 500 for 451, 429 for 421.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Fate {
+pub enum Scenario {
     /// `delivered`: accepted, then delivered.
     Delivered,
     /// `bounce`: accepted, then failed for good with 550 5.1.1.
@@ -55,9 +55,9 @@ pub enum Fate {
 }
 
 /// Each step of a recipient's story: the provider's seconds since the step before, and what happens then.
-pub(crate) type Steps = &'static [(u32, Happening)];
+pub(crate) type Timeline = &'static [(u32, SandboxEvent)];
 
-impl Fate {
+impl Scenario {
     /// Every fate.
     pub const ALL: [Self; 20] = [
         Self::Delivered,
@@ -83,15 +83,15 @@ impl Fate {
     ];
 
     /// The fate of a recipient.
-    pub fn of(recipient: &Mailbox) -> Self {
+    pub fn for_recipient(recipient: &Mailbox) -> Self {
         let local = recipient.local_part();
         let word = local.split_once('+').map_or(local, |(word, _)| word);
         let word = word.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches(['-', '.', '_']);
-        Self::ALL.into_iter().find(|fate| word.eq_ignore_ascii_case(fate.word())).unwrap_or(Self::Delivered)
+        Self::ALL.into_iter().find(|fate| word.eq_ignore_ascii_case(fate.as_str())).unwrap_or(Self::Delivered)
     }
 
     /// The local part that stands for it.
-    pub const fn word(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
             Self::Bounce => "bounce",
@@ -117,15 +117,17 @@ impl Fate {
     }
 
     /// What happens once the message is taken.
-    pub(crate) const fn steps(self, face: Face) -> Steps {
-        use Happening as H;
+    pub(crate) const fn timeline(self, face: ProviderProfile) -> Timeline {
+        use SandboxEvent as H;
         match self {
-            Self::Open if matches!(face, Face::Brevo) => {
+            Self::Open if matches!(face, ProviderProfile::Brevo) => {
                 &[(0, H::Accepted), (2, H::Delivered), (600, H::Opened), (100, H::OpenedAgain)]
             }
-            Self::InvalidEmail if matches!(face, Face::Brevo) => &[(0, H::Accepted), (1, H::Invalid)],
+            Self::InvalidEmail if matches!(face, ProviderProfile::Brevo) => {
+                &[(0, H::Accepted), (1, H::InvalidAddress)]
+            }
             Self::InvalidEmail => &[(0, H::Accepted), (2, H::Bounced)],
-            Self::UnverifiedSender if matches!(face, Face::Brevo) => {
+            Self::UnverifiedSender if matches!(face, ProviderProfile::Brevo) => {
                 &[(0, H::Accepted), (1, H::SenderUnverified)]
             }
             Self::Bounce => &[(0, H::Accepted), (2, H::Bounced)],
@@ -158,15 +160,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_local_part_decides() {
-        let fate = |text: &str| Fate::of(&text.parse().unwrap());
+    fn selects_scenario_by_local_part() {
+        let fate = |text: &str| Scenario::for_recipient(&text.parse().unwrap());
         for text in ["bounce@a.b", "Bounce+7@a.b", "bounce7@a.b", "bounce-7@a.b", "bounce12+x@a.b"] {
-            assert_eq!(fate(text), Fate::Bounce, "{text}");
+            assert_eq!(fate(text), Scenario::Bounce, "{text}");
         }
-        assert_eq!(fate("ada@example.net"), Fate::Delivered);
-        assert_eq!(fate("bouncer@example.net"), Fate::Delivered);
-        for known in Fate::ALL {
-            assert_eq!(fate(&format!("{}3@example.net", known.word())), known);
+        assert_eq!(fate("ada@example.net"), Scenario::Delivered);
+        assert_eq!(fate("bouncer@example.net"), Scenario::Delivered);
+        for known in Scenario::ALL {
+            assert_eq!(fate(&format!("{}3@example.net", known.as_str())), known);
         }
     }
 }

@@ -1,20 +1,20 @@
-use crate::activecampaign::Campaigns;
-use crate::brevo::Brevo;
-use crate::captured::{Message, Shelf};
-use crate::event_log::Log;
-use crate::fault_injection::Sky;
-use crate::lifecycle::Story;
-use crate::mailgun::{Hooks, Suppressions};
-use crate::message_facts::{Facts, Origin};
-use crate::profile::Face;
-use crate::rate_limit::Limiter;
-use crate::scenario::Fate;
-use crate::seen::Memory;
-use crate::smtp::Login;
+use crate::activecampaign::ContactWebhook;
+use crate::brevo::BrevoState;
+use crate::captured::{CapturedMessage, CapturedMessages};
+use crate::event_log::EventLog;
+use crate::fault_injection::FaultInjector;
+use crate::lifecycle::RecipientLifecycle;
+use crate::mailgun::{MailgunWebhookRegistry, SuppressionLists};
+use crate::message_facts::{MessageFacts, SubmissionOrigin};
+use crate::profile::ProviderProfile;
+use crate::rate_limit::WindowCounter;
+use crate::scenario::Scenario;
+use crate::seen::SeenCounter;
+use crate::smtp::Credentials;
 use crate::tasks::Tasks;
-use crate::time_scale::Pace;
-use crate::webhook_client::{Address, Target, Webhook, hex, random};
-use crate::{SandboxError, Settings, brevo, lifecycle};
+use crate::time_scale::TimeScale;
+use crate::webhook_client::{WebhookClient, WebhookEndpoint, WebhookTarget, encode_hex, random_bytes};
+use crate::{SandboxError, SandboxSettings, brevo, lifecycle};
 use axum::http::HeaderMap;
 use bytes::Bytes;
 use mailtrail_mail::{Clock, Envelope, HeaderBlock, MessageId, Secret, Timestamp};
@@ -25,146 +25,168 @@ use tokio::sync::Semaphore;
 
 /// What all sessions and stories of one sandbox share.
 #[derive(Debug)]
-pub(crate) struct House {
-    pub(crate) face: Face,
+pub(crate) struct SandboxState {
+    pub(crate) profile: ProviderProfile,
     pub(crate) domain: String,
-    pub(crate) login: Arc<Login>,
+    pub(crate) credentials: Arc<Credentials>,
     pub(crate) api_key: Secret,
-    pub(crate) pace: Pace,
-    pub(crate) memory: Memory,
-    pub(crate) shelf: Shelf,
-    pub(crate) webhook: Webhook,
+    pub(crate) time_scale: TimeScale,
+    pub(crate) seen_counter: SeenCounter,
+    pub(crate) captured: CapturedMessages,
+    pub(crate) webhook_client: WebhookClient,
     pub(crate) tasks: Tasks,
-    pub(crate) log: Log,
-    pub(crate) suppressions: Suppressions,
-    pub(crate) hooks: Hooks,
-    pub(crate) brevo: Brevo,
-    pub(crate) campaigns: Campaigns,
-    pub(crate) sky: Sky,
-    pub(crate) limiter: Limiter,
+    pub(crate) event_log: EventLog,
+    pub(crate) suppressions: SuppressionLists,
+    pub(crate) mailgun_webhooks: MailgunWebhookRegistry,
+    pub(crate) brevo: BrevoState,
+    pub(crate) contact_webhook: ContactWebhook,
+    pub(crate) faults: FaultInjector,
+    pub(crate) request_counter: WindowCounter,
     pub(crate) signing_key: Secret,
     pub(crate) clock: Clock,
-    last: AtomicU64,
-    happened: AtomicU64,
-    places: Arc<Semaphore>,
+    last_event_micros: AtomicU64,
+    event_count: AtomicU64,
+    lifecycle_permits: Arc<Semaphore>,
 }
 
-impl House {
-    pub(crate) fn new(settings: Settings, pace: Pace) -> Result<Self, SandboxError> {
+impl SandboxState {
+    pub(crate) fn new(settings: SandboxSettings, time_scale: TimeScale) -> Result<Self, SandboxError> {
         Ok(Self {
-            login: Arc::new(Login::new(settings.username, settings.password)),
-            face: settings.face,
-            webhook: Webhook::new(settings.face, settings.webhook, settings.signing_key.clone())?,
+            credentials: Arc::new(Credentials::new(settings.username, settings.password)),
+            profile: settings.profile,
+            webhook_client: WebhookClient::new(
+                settings.profile,
+                settings.webhook_url,
+                settings.signing_key.clone(),
+            )?,
             signing_key: settings.signing_key,
             domain: settings.domain,
             api_key: settings.api_key,
-            pace,
-            memory: Memory::default(),
-            shelf: Shelf::default(),
+            time_scale,
+            seen_counter: SeenCounter::default(),
+            captured: CapturedMessages::default(),
             tasks: Tasks::new(),
-            log: Log::default(),
-            suppressions: Suppressions::default(),
-            hooks: Hooks::default(),
-            brevo: Brevo::default(),
-            campaigns: Campaigns::default(),
-            sky: Sky::new(settings.weather),
-            limiter: Limiter::default(),
-            happened: AtomicU64::new(0),
+            event_log: EventLog::default(),
+            suppressions: SuppressionLists::default(),
+            mailgun_webhooks: MailgunWebhookRegistry::default(),
+            brevo: BrevoState::default(),
+            contact_webhook: ContactWebhook::default(),
+            faults: FaultInjector::new(settings.faults),
+            request_counter: WindowCounter::default(),
+            event_count: AtomicU64::new(0),
             clock: settings.clock,
-            last: AtomicU64::new(0),
-            places: Arc::new(Semaphore::new(STORIES)),
+            last_event_micros: AtomicU64::new(0),
+            lifecycle_permits: Arc::new(Semaphore::new(MAX_ACTIVE_LIFECYCLES)),
         })
     }
 
     /// Takes a message, starts its recipients' stories and says its id; `None` when there is no room for them.
-    pub(crate) fn take(
+    pub(crate) fn accept_message(
         self: &Arc<Self>,
         envelope: Envelope,
         raw: Bytes,
-        origin: Origin,
+        origin: SubmissionOrigin,
     ) -> Option<MessageId> {
         let count = u32::try_from(envelope.recipients.len()).unwrap_or(u32::MAX);
-        let mut places = self.places.clone().try_acquire_many_owned(count).ok()?;
-        let facts = Arc::new(Facts::read(&envelope, &raw, origin, &self.domain, &self.made_up_id()));
+        let mut places = self.lifecycle_permits.clone().try_acquire_many_owned(count).ok()?;
+        let facts = Arc::new(MessageFacts::from_message(
+            &envelope,
+            &raw,
+            origin,
+            &self.domain,
+            &self.generate_message_id(),
+        ));
         let Envelope { sender, recipients, .. } = envelope;
         let id = facts.message_id.clone();
-        self.shelf.put(Message { number: 0, id: id.clone(), sender, recipients: recipients.clone(), raw });
+        self.captured.push(CapturedMessage {
+            number: 0,
+            id: id.clone(),
+            sender,
+            recipients: recipients.clone(),
+            raw,
+        });
         for recipient in recipients {
             let Some(place) = places.split(1) else { break };
-            let story = Arc::new(Story::new(facts.clone(), recipient, place));
-            self.tasks.spawn(lifecycle::tell(self.clone(), story));
+            let story = Arc::new(RecipientLifecycle::new(facts.clone(), recipient, place));
+            self.tasks.spawn(lifecycle::run_lifecycle(self.clone(), story));
         }
         Some(id)
     }
 
     /// What a message is called that has no Message-ID of its own.
-    fn made_up_id(&self) -> String {
-        match self.face {
-            Face::Mailgun => format!("{}@{}", hex(&random::<12>()), self.domain),
-            Face::Brevo => brevo::made_up_id(self.clock.now()),
+    fn generate_message_id(&self) -> String {
+        match self.profile {
+            ProviderProfile::Mailgun => format!("{}@{}", encode_hex(&random_bytes::<12>()), self.domain),
+            ProviderProfile::Brevo => brevo::generate_message_id(self.clock.now()),
         }
     }
 
     /// Where a target is, and what it is shown; `None` where there is nothing any more.
-    pub(crate) fn address(&self, target: &Target) -> Option<Address> {
+    pub(crate) fn resolve_target(&self, target: &WebhookTarget) -> Option<WebhookEndpoint> {
         match target {
-            Target::Configured => self.webhook.configured(),
-            Target::Registered(url) => Some(Address { url: url.clone(), fields: HeaderMap::new() }),
-            Target::Brevo(id) => self.brevo.hooks.address(*id),
+            WebhookTarget::Configured => self.webhook_client.configured_endpoint(),
+            WebhookTarget::Registered(url) => {
+                Some(WebhookEndpoint { url: url.clone(), headers: HeaderMap::new() })
+            }
+            WebhookTarget::Brevo(id) => self.brevo.webhooks.endpoint_of(*id),
         }
     }
 
     /// Whether a recipient has this fate and sees this Message-ID for the first time.
-    pub(crate) fn is_first(&self, envelope: &Envelope, raw: &[u8], fate: Fate) -> bool {
-        let concerned = envelope.recipients.iter().filter(|to| Fate::of(to) == fate);
+    pub(crate) fn is_first_attempt(&self, envelope: &Envelope, raw: &[u8], fate: Scenario) -> bool {
+        let concerned = envelope.recipients.iter().filter(|to| Scenario::for_recipient(to) == fate);
         let id = || HeaderBlock::of(raw).first("Message-ID").map(|id| id.text()).unwrap_or_default();
-        let first = concerned
-            .filter(|to| self.memory.count(format!("{} {} {}", fate.word(), id(), to.folded())) == 0);
+        let first = concerned.filter(|to| {
+            self.seen_counter.record_seen(format!("{} {} {}", fate.as_str(), id(), to.folded())) == 0
+        });
         first.count() > 0
     }
 
     /// The time in microseconds since 1970; no two events have the same, as in Mailgun's log.
-    pub(crate) fn stamp(&self) -> u64 {
-        let now = self.clock.now().millis().saturating_mul(1000);
+    pub(crate) fn next_event_micros(&self) -> u64 {
+        let now = self.clock.now().as_millis().saturating_mul(1000);
         let next = |last: u64| now.max(last + 1);
-        let last = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
+        let last = self
+            .last_event_micros
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
         next(last.unwrap_or_default())
     }
 
     /// The time in microseconds since 1970; no event that happened is later.
-    pub(crate) fn now(&self) -> u64 {
-        let now = self.clock.now().millis().saturating_mul(1000);
-        now.max(self.last.load(Ordering::Relaxed))
+    pub(crate) fn current_micros(&self) -> u64 {
+        let now = self.clock.now().as_millis().saturating_mul(1000);
+        now.max(self.last_event_micros.load(Ordering::Relaxed))
     }
 
     /// Whether the weather loses a webhook, which is counted.
-    pub(crate) fn loses(&self) -> bool {
-        let lost = fastrand::f64() < self.sky.now().lose;
+    pub(crate) fn should_lose_webhook(&self) -> bool {
+        let lost = fastrand::f64() < self.faults.current().lose;
         if lost {
-            self.shelf.count(|tally| tally.lost_events += 1);
+            self.captured.update_counters(|tally| tally.lost_events += 1);
         }
         lost
     }
 
     /// When an event of now appears: every second one late, if the weather is like that.
-    pub(crate) fn appears(&self) -> Timestamp {
-        let second = !self.happened.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
-        let late = if second { self.sky.now().late } else { 0 };
-        self.clock.now().after(Duration::from_secs(late.into()))
+    pub(crate) fn event_visible_at(&self) -> Timestamp {
+        let second = !self.event_count.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
+        let late = if second { self.faults.current().late } else { 0 };
+        self.clock.now().saturating_add(Duration::from_secs(late.into()))
     }
 
     /// The same over SMTP.
-    pub(crate) fn rate_limited_reply(&self) -> String {
-        match self.face {
-            Face::Mailgun => format!("421 {}", self.rate_limited()),
+    pub(crate) fn rate_limit_reply(&self) -> String {
+        match self.profile {
+            ProviderProfile::Mailgun => format!("421 {}", self.rate_limit_message()),
             // Nobody has seen Brevo say it.
-            Face::Brevo => "421 4.7.0 Too many messages, please slow down".to_owned(),
+            ProviderProfile::Brevo => "421 4.7.0 Too many messages, please slow down".to_owned(),
         }
     }
 
     /// Mailgun's refusal of a domain that has sent too much.
-    pub(crate) fn rate_limited(&self) -> String {
-        let until = date(self.clock.now().after(self.pace.of(RATE_LIMIT)));
+    pub(crate) fn rate_limit_message(&self) -> String {
+        let until =
+            format_mailgun_date(self.clock.now().saturating_add(self.time_scale.scale(RATE_LIMIT_SECONDS)));
         format!(
             "Domain {} is not allowed to send: recipient limit exceeded, try again after {until}",
             self.domain
@@ -173,11 +195,11 @@ impl House {
 }
 
 /// A time as Mailgun writes it.
-pub(crate) fn date(at: Timestamp) -> String {
-    at.rfc5322().replace("+0000", "UTC")
+pub(crate) fn format_mailgun_date(at: Timestamp) -> String {
+    at.to_rfc5322().replace("+0000", "UTC")
 }
 
 /// Recipients whose events are not all settled; beyond it mail is refused for the time being, so that no event is lost.
-const STORIES: usize = 50_000;
+const MAX_ACTIVE_LIFECYCLES: usize = 50_000;
 /// Mailgun's seconds that a rate-limited domain has to wait.
-const RATE_LIMIT: u32 = 5;
+const RATE_LIMIT_SECONDS: u32 = 5;

@@ -23,17 +23,17 @@ impl Tasks {
     }
 
     pub(crate) async fn stop(&self) {
-        let tasks = self.take();
+        let tasks = self.take_tasks();
         if let Some(mut tasks) = tasks {
             tasks.shutdown().await;
         }
     }
 
     pub(crate) fn abort(&self) {
-        drop(self.take());
+        drop(self.take_tasks());
     }
 
-    fn take(&self) -> Option<JoinSet<()>> {
+    fn take_tasks(&self) -> Option<JoinSet<()>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

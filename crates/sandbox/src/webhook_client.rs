@@ -1,5 +1,5 @@
 use crate::SandboxError;
-use crate::profile::Face;
+use crate::profile::ProviderProfile;
 use axum::http::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use mailtrail_mail::Secret;
@@ -14,17 +14,17 @@ use tokio::sync::Semaphore;
 
 /// Where events go, and how.
 #[derive(Debug)]
-pub(crate) struct Webhook {
-    face: Face,
+pub(crate) struct WebhookClient {
+    face: ProviderProfile,
     client: Client,
-    key: Secret,
+    signing_key: Secret,
     url: Mutex<Option<Arc<str>>>,
-    posts: Semaphore,
+    post_permits: Semaphore,
 }
 
 /// Whom events are posted to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Target {
+pub(crate) enum WebhookTarget {
     /// The address that is configured, whatever it is when the post begins.
     Configured,
     /// One that was registered at Mailgun.
@@ -35,35 +35,39 @@ pub(crate) enum Target {
 
 /// Where a request goes, and what else it shows.
 #[derive(Clone, Debug)]
-pub(crate) struct Address {
+pub(crate) struct WebhookEndpoint {
     pub(crate) url: Arc<str>,
-    pub(crate) fields: HeaderMap,
+    pub(crate) headers: HeaderMap,
 }
 
 /// What the receiver said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum WebhookResponse {
     /// Kept.
-    Taken,
+    Accepted,
     /// Never again.
-    Refused,
+    Rejected,
     /// Anything else.
-    Again,
+    Retry,
     /// Nothing.
-    Silence,
+    NoResponse,
 }
 
-impl Webhook {
-    pub(crate) fn new(face: Face, url: Option<String>, key: Secret) -> Result<Self, SandboxError> {
+impl WebhookClient {
+    pub(crate) fn new(
+        face: ProviderProfile,
+        url: Option<String>,
+        signing_key: Secret,
+    ) -> Result<Self, SandboxError> {
         let client = Client::builder()
             // Without it the client asks for a process-wide default, which nothing here sets.
             .tls_backend_preconfigured(tls::client_config(None)?)
             .no_proxy()
             .redirect(redirect::Policy::none())
-            .timeout(TIMEOUT)
+            .timeout(RESPONSE_TIMEOUT)
             .build()?;
         let url = Mutex::new(url.map(Arc::from));
-        Ok(Self { face, client, key, url, posts: Semaphore::new(POSTS) })
+        Ok(Self { face, client, signing_key, url, post_permits: Semaphore::new(MAX_CONCURRENT_POSTS) })
     }
 
     pub(crate) fn set_url(&self, url: String) {
@@ -76,23 +80,23 @@ impl Webhook {
     }
 
     /// The same with what Brevo proves itself with there: the login in it, or else the key as a token.
-    pub(crate) fn configured(&self) -> Option<Address> {
+    pub(crate) fn configured_endpoint(&self) -> Option<WebhookEndpoint> {
         let url = self.url()?;
-        let mut fields = HeaderMap::new();
+        let mut headers = HeaderMap::new();
         let has_login = Url::parse(&url).is_ok_and(|url| !url.username().is_empty());
-        if self.face == Face::Brevo
+        if self.face == ProviderProfile::Brevo
             && !has_login
-            && let Ok(token) = HeaderValue::from_str(&format!("Bearer {}", self.key.reveal()))
+            && let Ok(token) = HeaderValue::from_str(&format!("Bearer {}", self.signing_key.reveal()))
         {
-            fields.insert(AUTHORIZATION, token);
+            headers.insert(AUTHORIZATION, token);
         }
-        Some(Address { url, fields })
+        Some(WebhookEndpoint { url, headers })
     }
 
     /// The whole body of a request of Mailgun's; its retries carry the same one, signature included.
-    pub(crate) fn sign(&self, data: Map<String, Value>, now: u64) -> Bytes {
-        let (timestamp, token) = (now.to_string(), hex(&random::<25>()));
-        let signature = mailgun::sign(&self.key, &timestamp, &token);
+    pub(crate) fn sign_body(&self, data: Map<String, Value>, now: u64) -> Bytes {
+        let (timestamp, token) = (now.to_string(), encode_hex(&random_bytes::<25>()));
+        let signature = mailgun::sign(&self.signing_key, &timestamp, &token);
         let body = json!({
             "signature": { "token": token, "timestamp": timestamp, "signature": signature },
             "event-data": data,
@@ -101,18 +105,23 @@ impl Webhook {
     }
 
     /// Posts JSON once.
-    pub(crate) async fn post(&self, address: Address, body: Bytes) -> Answer {
-        let status = self.send(address, "application/json", body).await;
-        let answer = status.map_or(Answer::Silence, |status| self.face.answer(status));
+    pub(crate) async fn post_json(&self, address: WebhookEndpoint, body: Bytes) -> WebhookResponse {
+        let status = self.post_body(address, "application/json", body).await;
+        let answer = status.map_or(WebhookResponse::NoResponse, |status| self.face.classify_status(status));
         tracing::debug!(status, ?answer, "a webhook was posted");
         answer
     }
 
     /// Posts anything once; the status of the answer, if there was one.
-    pub(crate) async fn send(&self, address: Address, kind: &'static str, body: Bytes) -> Option<u16> {
-        let _turn = self.posts.acquire().await.ok()?;
-        let Address { url, fields } = address;
-        let request = self.client.post(&*url).headers(fields).header(CONTENT_TYPE, kind).body(body);
+    pub(crate) async fn post_body(
+        &self,
+        address: WebhookEndpoint,
+        kind: &'static str,
+        body: Bytes,
+    ) -> Option<u16> {
+        let _turn = self.post_permits.acquire().await.ok()?;
+        let WebhookEndpoint { url, headers } = address;
+        let request = self.client.post(&*url).headers(headers).header(CONTENT_TYPE, kind).body(body);
         match request.send().await {
             Ok(response) => Some(response.status().as_u16()),
             Err(error) => {
@@ -125,15 +134,15 @@ impl Webhook {
 }
 
 /// Bytes that differ each time. Not fit for secrets, and none are made here.
-pub(crate) fn random<const N: usize>() -> [u8; N] {
+pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
     std::array::from_fn(|_| fastrand::u8(..))
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn encode_hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Posts at once.
-const POSTS: usize = 32;
+const MAX_CONCURRENT_POSTS: usize = 32;
 /// How long an answer may take. Mailgun's own limit is not documented.
-const TIMEOUT: Duration = Duration::from_secs(10);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,70 +1,70 @@
 //! Requests that tell events: in time, late, again and again, or not at all.
 
-use crate::lifecycle::Story;
-use crate::state::House;
-use crate::webhook_client::{Answer, Target};
+use crate::lifecycle::RecipientLifecycle;
+use crate::state::SandboxState;
+use crate::webhook_client::{WebhookResponse, WebhookTarget};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// One request, until it is settled.
 #[derive(Debug)]
-pub(crate) struct Letter {
-    pub(crate) target: Target,
+pub(crate) struct WebhookRequest {
+    pub(crate) target: WebhookTarget,
     pub(crate) body: Bytes,
     /// Whose events it tells, once for each event.
-    pub(crate) stories: Vec<Arc<Story>>,
+    pub(crate) lifecycles: Vec<Arc<RecipientLifecycle>>,
 }
 
 /// Posts a request in time or late, as the weather has it.
-pub(crate) async fn post(house: &Arc<House>, letter: Letter) {
-    let weather = house.sky.now();
-    if weather.hold || weather.delay > 0 || house.brevo.quiet.lasts(&letter.target) {
+pub(crate) async fn send_request(house: &Arc<SandboxState>, letter: WebhookRequest) {
+    let weather = house.faults.current();
+    if weather.hold || weather.delay > 0 || house.brevo.cooldowns.is_active(&letter.target) {
         let delay = Duration::from_secs(weather.delay.into());
-        return house.tasks.spawn(insist(house.clone(), letter, Some(delay)));
+        return house.tasks.spawn(send_with_retries(house.clone(), letter, Some(delay)));
     }
-    if settled(house, &letter).await == Some(false) {
-        house.tasks.spawn(insist(house.clone(), letter, None));
+    if try_send(house, &letter).await == Some(false) {
+        house.tasks.spawn(send_with_retries(house.clone(), letter, None));
     }
 }
 
 /// Posts a request again and again, as it is, until it is settled or the provider's patience ends; `late` if it was not
 /// posted yet. The stories stay with it.
-async fn insist(house: Arc<House>, letter: Letter, late: Option<Duration>) {
+async fn send_with_retries(house: Arc<SandboxState>, letter: WebhookRequest, late: Option<Duration>) {
     if let Some(late) = late {
-        house.sky.clears().await;
+        house.faults.wait_released().await;
         tokio::time::sleep(late).await;
-        house.brevo.quiet.ends(&letter.target).await;
-        if settled(&house, &letter).await != Some(false) {
+        house.brevo.cooldowns.wait(&letter.target).await;
+        if try_send(&house, &letter).await != Some(false) {
             return;
         }
     }
-    for wait in house.face.retries() {
-        house.pace.wait(*wait).await;
-        house.sky.clears().await;
-        house.brevo.quiet.ends(&letter.target).await;
-        if settled(&house, &letter).await != Some(false) {
+    for wait in house.profile.retry_delays() {
+        house.time_scale.sleep(*wait).await;
+        house.faults.wait_released().await;
+        house.brevo.cooldowns.wait(&letter.target).await;
+        if try_send(&house, &letter).await != Some(false) {
             return;
         }
     }
-    house.shelf.count(|tally| tally.lost_events += letter.stories.len() as u64);
+    house.captured.update_counters(|tally| tally.lost_events += letter.lifecycles.len() as u64);
 }
 
 /// Posts a request and says whether that was it; `None` where nobody listens.
-async fn settled(house: &House, letter: &Letter) -> Option<bool> {
-    let address = house.address(&letter.target)?;
-    let answer = house.webhook.post(address, letter.body.clone()).await;
-    let events = letter.stories.len() as u64;
-    house.shelf.count(|tally| {
-        tally.posts += 1;
+async fn try_send(house: &SandboxState, letter: &WebhookRequest) -> Option<bool> {
+    let address = house.resolve_target(&letter.target)?;
+    let answer = house.webhook_client.post_json(address, letter.body.clone()).await;
+    let events = letter.lifecycles.len() as u64;
+    house.captured.update_counters(|tally| {
+        tally.webhook_requests += 1;
         match answer {
-            Answer::Taken => tally.taken_events += events,
-            Answer::Refused => tally.refused_events += events,
-            Answer::Again | Answer::Silence => {}
+            WebhookResponse::Accepted => tally.accepted_events += events,
+            WebhookResponse::Rejected => tally.rejected_events += events,
+            WebhookResponse::Retry | WebhookResponse::NoResponse => {}
         }
     });
-    if let (Some(pause), Answer::Silence) = (house.face.pause_after_silence(), answer) {
-        house.brevo.quiet.begin(&letter.target, house.pace.of(pause));
+    if let (Some(pause), WebhookResponse::NoResponse) = (house.profile.no_response_cooldown(), answer) {
+        house.brevo.cooldowns.start(&letter.target, house.time_scale.scale(pause));
     }
-    Some(!matches!(answer, Answer::Again | Answer::Silence))
+    Some(!matches!(answer, WebhookResponse::Retry | WebhookResponse::NoResponse))
 }

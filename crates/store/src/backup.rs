@@ -6,8 +6,8 @@
 
 use crate::group_commit::CommitError;
 use crate::journal::{Segment, segment_path};
-use crate::log_reader::Cursor;
-use crate::replay::{Progress, chain, up_to};
+use crate::log_reader::LogCursor;
+use crate::replay::{Progress, segment_chain, truncate_at};
 use crate::{ReadError, Store};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -17,13 +17,13 @@ use std::sync::PoisonError;
 
 /// What was copied.
 #[derive(Clone, Copy, Debug)]
-pub struct BackedUp {
+pub struct BackupReport {
     /// Segments of the journal.
     pub segments: u64,
     /// Bytes of them.
     pub bytes: u64,
     /// The copy has everything before.
-    pub until: Cursor,
+    pub until: LogCursor,
 }
 
 /// Why there is no copy; nothing is left of one that failed.
@@ -31,10 +31,10 @@ pub struct BackedUp {
 pub enum BackupError {
     /// Something is there.
     #[error("{0} is there already and is no empty directory; name one that does not exist")]
-    Occupied(PathBuf),
+    TargetOccupied(PathBuf),
     /// It would lie among the store's own files.
     #[error("{0} lies within the store's own files; name another place, best on another disk")]
-    Inside(PathBuf),
+    InsideStore(PathBuf),
     /// The disk or its permissions.
     #[error("{path} cannot be used: {source}; the relay's user must be able to write there")]
     Io {
@@ -64,25 +64,25 @@ impl Store {
     pub fn back_up(
         &self,
         target: &Path,
-        progress: &mut dyn FnMut(Progress) -> io::Result<()>,
-    ) -> Result<BackedUp, BackupError> {
-        let _upkeep = self.0.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
-        let (parent, name) = self.place_for(target)?;
-        if let Some(committer) = &self.0.committer {
+        on_progress: &mut dyn FnMut(Progress) -> io::Result<()>,
+    ) -> Result<BackupReport, BackupError> {
+        let _upkeep = self.0.compaction.lock().unwrap_or_else(PoisonError::into_inner);
+        let (parent, name) = self.resolve_backup_target(target)?;
+        if let Some(committer) = &self.0.commit_pipeline {
             committer.drain_blocking()?;
         }
-        let position = self.projection()?.position()?.unwrap_or_default();
-        let chain = up_to(chain(&self.0.journal).map_err(ReadError::from)?, position);
+        let position = self.ledger()?.position()?.unwrap_or_default();
+        let chain = truncate_at(segment_chain(&self.0.journal_dir).map_err(ReadError::from)?, position);
         let mut sources = Vec::with_capacity(chain.len());
         for (number, end) in chain {
-            sources.push(Source::find(&self.0.journal, number, end).map_err(ReadError::from)?);
+            sources.push(BackupSource::open(&self.0.journal_dir, number, end).map_err(ReadError::from)?);
         }
         let total = sources.iter().map(|source| source.length).sum();
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| BackupError::Io { path, source }
         };
-        let free = self.0.disk.free(&parent).and_then(|free| free.admit(total));
+        let free = self.0.disk.free_space(&parent).and_then(|free| free.check_available(total));
         free.map_err(failed(&parent))?;
         let unfinished = tempfile::Builder::new()
             .prefix(&format!(".{name}."))
@@ -90,35 +90,36 @@ impl Store {
             .permissions(std::fs::Permissions::from_mode(0o700))
             .tempdir_in(&parent)
             .map_err(failed(&parent))?;
-        let copy = Copy { directory: unfinished.path(), step: Progress { done: 0, total }, progress };
-        copy.all(&self.0.journal, &sources).map_err(failed(unfinished.path()))?;
-        let placed = std::fs::rename(unfinished.path(), target).and_then(|()| sync(&parent));
+        let copy =
+            BackupCopy { directory: unfinished.path(), state: Progress { done: 0, total }, on_progress };
+        copy.copy_all(&self.0.journal_dir, &sources).map_err(failed(unfinished.path()))?;
+        let placed = std::fs::rename(unfinished.path(), target).and_then(|()| sync_directory(&parent));
         placed.map_err(failed(target))?;
         // It has another name now.
         let _ = unfinished.keep();
-        Ok(BackedUp { segments: sources.len() as u64, bytes: total, until: Cursor(position) })
+        Ok(BackupReport { segments: sources.len() as u64, bytes: total, until: LogCursor(position) })
     }
 
     /// The directory and the name of the copy, where it may lie.
-    fn place_for(&self, target: &Path) -> Result<(PathBuf, String), BackupError> {
+    fn resolve_backup_target(&self, target: &Path) -> Result<(PathBuf, String), BackupError> {
         let failed = |path: &Path, source| BackupError::Io { path: path.to_owned(), source };
         let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
-            return Err(BackupError::Occupied(target.to_owned()));
+            return Err(BackupError::TargetOccupied(target.to_owned()));
         };
         match std::fs::read_dir(target).map(|mut entries| entries.next().is_none()) {
             Ok(true) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Ok(false) => return Err(BackupError::Occupied(target.to_owned())),
+            Ok(false) => return Err(BackupError::TargetOccupied(target.to_owned())),
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-                return Err(BackupError::Occupied(target.to_owned()));
+                return Err(BackupError::TargetOccupied(target.to_owned()));
             }
             Err(error) => return Err(failed(target, error)),
         }
         let parent = parent.canonicalize().map_err(|error| failed(parent, error))?;
-        for own in [&self.0.journal, &self.0.ledger] {
+        for own in [&self.0.journal_dir, &self.0.ledger_dir] {
             let own = own.canonicalize().map_err(|error| failed(own, error))?;
             if parent.join(name).starts_with(own) {
-                return Err(BackupError::Inside(target.to_owned()));
+                return Err(BackupError::InsideStore(target.to_owned()));
             }
         }
         Ok((parent, name.to_string_lossy().into_owned()))
@@ -126,15 +127,15 @@ impl Store {
 }
 
 /// A segment, and how much of it is copied.
-struct Source {
+struct BackupSource {
     number: u32,
     file: File,
     length: u64,
 }
 
-impl Source {
+impl BackupSource {
     /// What is damaged is copied as it is.
-    fn find(journal: &Path, number: u32, end: Option<u64>) -> io::Result<Self> {
+    fn open(journal: &Path, number: u32, end: Option<u64>) -> io::Result<Self> {
         let file = File::open(segment_path(journal, number))?;
         let there = file.metadata()?.len();
         let trusted = Segment::open(journal, number, end).map_or(there, |segment| segment.length());
@@ -142,76 +143,76 @@ impl Source {
     }
 }
 
-struct Copy<'a> {
+struct BackupCopy<'a> {
     directory: &'a Path,
-    step: Progress,
-    progress: &'a mut dyn FnMut(Progress) -> io::Result<()>,
+    state: Progress,
+    on_progress: &'a mut dyn FnMut(Progress) -> io::Result<()>,
 }
 
-impl Copy<'_> {
+impl BackupCopy<'_> {
     /// Everything is on stable storage when it returns.
-    fn all(mut self, journal: &Path, sources: &[Source]) -> io::Result<()> {
-        let to = make(&self.directory.join("journal"))?;
+    fn copy_all(mut self, journal: &Path, sources: &[BackupSource]) -> io::Result<()> {
+        let to = create_private_dir(&self.directory.join("journal"))?;
         for source in sources {
-            self.segment(source, &segment_path(&to, source.number))?;
+            self.copy_segment(source, &segment_path(&to, source.number))?;
         }
-        sync(&to)?;
+        sync_directory(&to)?;
         if let Some(data_dir) = journal.parent() {
-            certificate(&data_dir.join(CERTIFICATE), &self.directory.join(CERTIFICATE))?;
+            copy_certificate(&data_dir.join(TLS_DIR), &self.directory.join(TLS_DIR))?;
         }
-        sync(self.directory)
+        sync_directory(self.directory)
     }
 
-    fn segment(&mut self, source: &Source, to: &Path) -> io::Result<()> {
-        let (mut copy, mut left) = (create(to)?, source.length);
+    fn copy_segment(&mut self, source: &BackupSource, to: &Path) -> io::Result<()> {
+        let (mut copy, mut left) = (create_private_file(to)?, source.length);
         while left > 0 {
-            let copied = io::copy(&mut (&source.file).take(left.min(PIECE)), &mut copy)?;
+            let copied = io::copy(&mut (&source.file).take(left.min(COPY_CHUNK_BYTES)), &mut copy)?;
             if copied == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             left -= copied;
-            self.step.done += copied;
-            (self.progress)(self.step)?;
+            self.state.done += copied;
+            (self.on_progress)(self.state)?;
         }
         copy.sync_all()
     }
 }
 
 /// Copies the certificate that the relay made for itself, if it did: programs may trust it by name.
-fn certificate(from: &Path, to: &Path) -> io::Result<()> {
+fn copy_certificate(from: &Path, to: &Path) -> io::Result<()> {
     let entries = match std::fs::read_dir(from) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,
     };
-    make(to)?;
+    create_private_dir(to)?;
     for entry in entries {
         let entry = entry?;
         if entry.file_type()?.is_file() {
-            let mut copy = create(&to.join(entry.file_name()))?;
+            let mut copy = create_private_file(&to.join(entry.file_name()))?;
             io::copy(&mut File::open(entry.path())?, &mut copy)?;
             copy.sync_all()?;
         }
     }
-    sync(to)
+    sync_directory(to)
 }
 
 /// Makes a directory for this user only.
-fn make(directory: &Path) -> io::Result<PathBuf> {
+fn create_private_dir(directory: &Path) -> io::Result<PathBuf> {
     std::fs::create_dir(directory)?;
     std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))?;
     Ok(directory.to_owned())
 }
 
 /// Makes a file for this user only.
-fn create(path: &Path) -> io::Result<File> {
+fn create_private_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
-fn sync(directory: &Path) -> io::Result<()> {
+fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
 /// Where the relay's own certificate and key are in a data directory.
-const CERTIFICATE: &str = "tls";
+const TLS_DIR: &str = "tls";
 /// Bytes copied between two words about how far it is.
-const PIECE: u64 = 4 << 20;
+const COPY_CHUNK_BYTES: u64 = 4 << 20;

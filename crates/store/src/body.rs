@@ -1,4 +1,4 @@
-use crate::disk_space::Free;
+use crate::disk_space::FreeSpace;
 use bytes::Bytes;
 use crc32fast::Hasher;
 use std::fs::File;
@@ -10,44 +10,44 @@ use std::sync::Arc;
 
 /// A message on its way into the journal: its first part in memory, the rest of a large one in a file.
 #[derive(Clone, Debug)]
-pub struct Message {
-    first: Bytes,
-    rest: Option<Arc<Spill>>,
+pub struct MessageBody {
+    head: Bytes,
+    tail: Option<Arc<SpillFile>>,
 }
 
 /// A part of a message that is not held in memory. The file has no name: nothing is left of it, whatever happens.
 #[derive(Debug)]
-pub struct Spill {
+pub struct SpillFile {
     file: File,
     length: u64,
     checksum: Hasher,
     is_ascii: bool,
 }
 
-impl Message {
+impl MessageBody {
     /// A message of two parts.
-    pub fn new(first: Bytes, rest: Option<Spill>) -> Self {
-        Self { first, rest: rest.map(Arc::new) }
+    pub fn new(head: Bytes, rest: Option<SpillFile>) -> Self {
+        Self { head, tail: rest.map(Arc::new) }
     }
 
     /// Bytes of both parts.
     pub fn size(&self) -> u64 {
-        self.first.len() as u64 + self.rest.as_ref().map_or(0, |rest| rest.length)
+        self.head.len() as u64 + self.tail.as_ref().map_or(0, |rest| rest.length)
     }
 
     /// Whether it holds nothing but ASCII.
     pub fn is_ascii(&self) -> bool {
-        self.first.is_ascii() && self.rest.as_ref().is_none_or(|rest| rest.is_ascii)
+        self.head.is_ascii() && self.tail.as_ref().is_none_or(|rest| rest.is_ascii)
     }
 
     /// The part in memory.
-    pub fn first(&self) -> &Bytes {
-        &self.first
+    pub fn head(&self) -> &Bytes {
+        &self.head
     }
 
     /// The other part.
-    pub fn rest(&self) -> Option<&Spill> {
-        self.rest.as_deref()
+    pub fn tail(&self) -> Option<&SpillFile> {
+        self.tail.as_deref()
     }
 
     /// The CRC32 of both parts as one; what lies in the file is not read for it.
@@ -58,21 +58,21 @@ impl Message {
     /// The same, without the first `start` bytes, which must be in memory.
     pub fn checksum_from(&self, start: usize) -> u32 {
         let mut checksum = Hasher::new();
-        checksum.update(&self.first[start..]);
-        if let Some(rest) = &self.rest {
+        checksum.update(&self.head[start..]);
+        if let Some(rest) = &self.tail {
             checksum.combine(&rest.checksum);
         }
         checksum.finalize()
     }
 }
 
-impl From<Bytes> for Message {
+impl From<Bytes> for MessageBody {
     fn from(bytes: Bytes) -> Self {
         Self::new(bytes, None)
     }
 }
 
-impl Spill {
+impl SpillFile {
     /// An empty one, on the disk of `directory`.
     pub(crate) fn new(directory: &Path) -> io::Result<Self> {
         Ok(Self {
@@ -90,7 +90,7 @@ impl Spill {
 
     /// Appends to it; fails like the journal where the disk has too little space. It is of no use after an error.
     pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        Free::of(&rustix::fs::fstatvfs(&self.file)?).admit(bytes.len() as u64)?;
+        FreeSpace::from_statvfs(&rustix::fs::fstatvfs(&self.file)?).check_available(bytes.len() as u64)?;
         self.file.write_all(bytes)?;
         self.checksum.update(bytes);
         self.is_ascii &= bytes.is_ascii();
@@ -99,7 +99,7 @@ impl Spill {
     }
 
     /// Some of what was appended; it must be there. It blocks.
-    pub fn read(&self, part: Range<u64>) -> io::Result<Vec<u8>> {
+    pub fn read_range(&self, part: Range<u64>) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; part.end.saturating_sub(part.start) as usize];
         self.file.read_exact_at(&mut bytes, part.start)?;
         Ok(bytes)
@@ -107,10 +107,10 @@ impl Spill {
 
     /// Writes all of it to `target`, in pieces; fails when it is not what was appended.
     pub(crate) fn copy_to(&self, target: &mut impl Write) -> io::Result<()> {
-        let mut buffer = vec![0; PIECE];
+        let mut buffer = vec![0; COPY_CHUNK_BYTES];
         let (mut at, mut checksum) = (0, Hasher::new());
         while at < self.length {
-            let piece = &mut buffer[..(self.length - at).min(PIECE as u64) as usize];
+            let piece = &mut buffer[..(self.length - at).min(COPY_CHUNK_BYTES as u64) as usize];
             self.file.read_exact_at(piece, at)?;
             checksum.update(piece);
             target.write_all(piece)?;
@@ -124,24 +124,24 @@ impl Spill {
 }
 
 /// Bytes copied at a time.
-const PIECE: usize = 256 << 10;
+const COPY_CHUNK_BYTES: usize = 256 << 10;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn both_parts_have_one_checksum() {
+    fn checksum_covers_both_parts() {
         let directory = tempfile::tempdir().unwrap();
-        let text: Vec<u8> = (0..PIECE + 1000).map(|number| (number % 251) as u8).collect();
+        let text: Vec<u8> = (0..COPY_CHUNK_BYTES + 1000).map(|number| (number % 251) as u8).collect();
         for cut in [0, 1, 1000, text.len()] {
-            let mut spill = Spill::new(directory.path()).unwrap();
+            let mut spill = SpillFile::new(directory.path()).unwrap();
             for piece in text[cut..].chunks(70_000) {
                 spill.append(piece).unwrap();
             }
-            let message = Message::new(Bytes::copy_from_slice(&text[..cut]), Some(spill));
-            let mut copy = message.first().to_vec();
-            message.rest().unwrap().copy_to(&mut copy).unwrap();
+            let message = MessageBody::new(Bytes::copy_from_slice(&text[..cut]), Some(spill));
+            let mut copy = message.head().to_vec();
+            message.tail().unwrap().copy_to(&mut copy).unwrap();
             assert!(!message.is_ascii(), "cut at {cut}");
             assert!(copy == text && message.size() == text.len() as u64, "cut at {cut}");
             assert_eq!(message.checksum(), crc32fast::hash(&text), "cut at {cut}");
@@ -150,9 +150,9 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_changed_is_not_copied_as_if_it_had_not() {
+    fn rejects_a_changed_spill_file() {
         let directory = tempfile::tempdir().unwrap();
-        let mut spill = Spill::new(directory.path()).unwrap();
+        let mut spill = SpillFile::new(directory.path()).unwrap();
         spill.append(b"what was written").unwrap();
         spill.file.write_all_at(b"t", 5).unwrap();
         let failed = spill.copy_to(&mut Vec::new()).unwrap_err();

@@ -5,11 +5,11 @@ use std::path::Path;
 
 /// The proof that no other process has this data directory; released with the process, however it ends.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "held, not used")] File);
+pub struct DataDirLock(#[expect(dead_code, reason = "held, not used")] File);
 
-impl Lock {
+impl DataDirLock {
     /// Takes the lock, or `None` when another process has it.
-    pub fn take(data_dir: &Path) -> io::Result<Option<Self>> {
+    pub fn try_acquire(data_dir: &Path) -> io::Result<Option<Self>> {
         let path = data_dir.join("lock");
         let file = match File::options().write(true).create(true).truncate(false).open(&path) {
             // A file that is there can be locked on a file system that cannot be written to, too.

@@ -6,26 +6,26 @@ use std::io;
 
 /// What may still be written to a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Free {
+pub struct FreeSpace {
     /// Bytes.
     pub bytes: u64,
     /// Files, where the file system counts them.
     pub inodes: Option<u64>,
 }
 
-impl Free {
+impl FreeSpace {
     /// Of a disk.
-    pub fn of(disk: &StatVfs) -> Self {
+    pub fn from_statvfs(disk: &StatVfs) -> Self {
         let inodes = (disk.f_files > 0).then_some(disk.f_favail);
         Self { bytes: disk.f_bavail.saturating_mul(disk.f_frsize), inodes }
     }
 
     /// Whether new mail may take `bytes` more of it.
-    pub fn admit(self, bytes: u64) -> io::Result<()> {
-        let text = if self.bytes < bytes.saturating_add(LEFT_FREE) {
-            format!("less than {} MiB would be left free", LEFT_FREE >> 20)
-        } else if self.inodes.is_some_and(|inodes| inodes < LEFT_INODES) {
-            format!("less than {LEFT_INODES} inodes are left free")
+    pub fn check_available(self, bytes: u64) -> io::Result<()> {
+        let text = if self.bytes < bytes.saturating_add(RESERVED_BYTES) {
+            format!("less than {} MiB would be left free", RESERVED_BYTES >> 20)
+        } else if self.inodes.is_some_and(|inodes| inodes < RESERVED_INODES) {
+            format!("less than {RESERVED_INODES} inodes are left free")
         } else {
             return Ok(());
         };
@@ -34,15 +34,15 @@ impl Free {
 
     /// Whether somebody should make room: less than `bytes` are left, or less than [`FEW_INODES`].
     pub fn is_low(self, bytes: u64) -> bool {
-        self.bytes < bytes || self.inodes.is_some_and(|inodes| inodes < FEW_INODES)
+        self.bytes < bytes || self.inodes.is_some_and(|inodes| inodes < LOW_INODES)
     }
 }
 
 /// Bytes of the disk that new mail leaves free.
-pub const LEFT_FREE: u64 = 16 << 20;
+pub const RESERVED_BYTES: u64 = 16 << 20;
 /// Inodes that it leaves free: for a segment, the projection's files and those that replace them.
-pub const LEFT_INODES: u64 = 100;
+pub const RESERVED_INODES: u64 = 100;
 /// Bytes of the disk below which somebody should make room, unless told otherwise.
-pub const LOW: u64 = 1 << 30;
+pub const LOW_BYTES: u64 = 1 << 30;
 /// Inodes below which somebody should.
-pub const FEW_INODES: u64 = 10_000;
+pub const LOW_INODES: u64 = 10_000;

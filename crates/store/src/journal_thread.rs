@@ -5,11 +5,11 @@
 //! at once, those who were just answered are about to come again, and a short pause takes them along. On a slow disk the
 //! next group does not wait for the last one's sync: several run side by side, and are answered in their order.
 
-use crate::group_commit::{Answer, CommitError, Group, Request, Task, Wish};
-use crate::journal::{Draft, Place, Writer};
-use crate::record::{Kept, Record};
+use crate::group_commit::{Ack, CommitError, CommitOptions, CommittedGroup, JournalCommand, LedgerCommand};
+use crate::journal::{EncodedRecord, Position, Writer};
+use crate::record::{JournalRecord, Record};
 use mailtrail_mail::Clock;
-use mailtrail_trail::Inbound;
+use mailtrail_trail::InboundRecord;
 use std::collections::VecDeque;
 use std::future::pending;
 use std::io;
@@ -21,102 +21,120 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout_at;
 
 /// The journal thread's work.
-pub struct Scribe {
+pub struct JournalThread {
     writer: Writer,
-    tasks: mpsc::Sender<Task>,
-    room: Arc<Semaphore>,
+    ledger_commands: mpsc::Sender<LedgerCommand>,
+    apply_permits: Arc<Semaphore>,
     clock: Clock,
     /// Why the last group could not be written.
-    trouble: watch::Sender<Option<String>>,
+    write_errors: watch::Sender<Option<String>>,
     /// Why the ledger is closed, if it is.
-    closed: watch::Receiver<Option<String>>,
+    ledger_closed: watch::Receiver<Option<String>>,
     /// Groups that were written and are being synced, oldest first.
-    syncing: VecDeque<(Written, JoinHandle<io::Result<()>>)>,
+    in_flight_syncs: VecDeque<(WrittenBatch, JoinHandle<io::Result<()>>)>,
     /// How long the last group took.
-    took: Duration,
+    last_commit_latency: Duration,
 }
 
 /// What goes into one sync.
 #[derive(Default)]
 struct Batch {
-    records: Vec<(Record, Wish, Answer)>,
-    drafts: Vec<Draft>,
-    drained: Vec<Answer>,
-    sealed: Option<Duration>,
+    records: Vec<(Record, CommitOptions, Ack)>,
+    encoded: Vec<EncodedRecord>,
+    drain_acks: Vec<Ack>,
+    seal_after: Option<Duration>,
     bytes: u64,
-    urgent: bool,
+    is_urgent: bool,
 }
 
 /// A group that is kept once it is synced.
-struct Written {
-    records: Vec<Kept>,
-    answers: Vec<(Wish, Answer)>,
-    start: Place,
-    end: Place,
-    began: Instant,
+struct WrittenBatch {
+    records: Vec<JournalRecord>,
+    acks: Vec<(CommitOptions, Ack)>,
+    start: Position,
+    end: Position,
+    started: Instant,
 }
 
 /// The ledger thread has ended.
-pub struct Gone;
+pub struct LedgerThreadStopped;
 
-impl Scribe {
+impl JournalThread {
     /// One that writes there, hands on what is kept, and tells why the last group could not be.
     pub fn new(
         writer: Writer,
         clock: Clock,
-        tasks: mpsc::Sender<Task>,
-        trouble: watch::Sender<Option<String>>,
-        closed: watch::Receiver<Option<String>>,
+        ledger_commands: mpsc::Sender<LedgerCommand>,
+        write_errors: watch::Sender<Option<String>>,
+        ledger_closed: watch::Receiver<Option<String>>,
     ) -> Self {
-        let room = Arc::new(Semaphore::new(WAITING));
-        Self { writer, tasks, room, clock, trouble, closed, syncing: VecDeque::new(), took: Duration::ZERO }
+        let apply_permits = Arc::new(Semaphore::new(MAX_UNAPPLIED_RECORDS));
+        Self {
+            writer,
+            ledger_commands,
+            apply_permits,
+            clock,
+            write_errors,
+            ledger_closed,
+            in_flight_syncs: VecDeque::new(),
+            last_commit_latency: Duration::ZERO,
+        }
     }
 
     /// Works until nobody can ask for anything, or nobody takes what was kept.
-    pub async fn serve(mut self, mut incoming: mpsc::Receiver<Request>) -> Result<(), Gone> {
+    pub async fn run(
+        mut self,
+        mut incoming: mpsc::Receiver<JournalCommand>,
+    ) -> Result<(), LedgerThreadStopped> {
         let mut last = 0;
-        while let Some(first) = self.meanwhile(incoming.recv()).await? {
-            if self.syncing.len() >= SYNCS {
-                self.end_sync().await?;
+        while let Some(first) = self.while_syncing(incoming.recv()).await? {
+            if self.in_flight_syncs.len() >= MAX_PARALLEL_SYNCS {
+                self.finish_one_sync().await?;
             }
             let mut batch = Batch::default();
             batch.add(first);
-            self.gather(&mut batch, &mut incoming).await?;
-            if self.syncing.is_empty() && last >= COMPANY && batch.records.len() < last {
-                std::thread::sleep((self.took / PAUSE).min(LONGEST_PAUSE));
-                batch.add_all(&mut incoming);
+            self.collect_batch(&mut batch, &mut incoming).await?;
+            if self.in_flight_syncs.is_empty() && last >= COMMIT_SIBLINGS && batch.records.len() < last {
+                std::thread::sleep((self.last_commit_latency / COMMIT_DELAY_DIVISOR).min(MAX_COMMIT_DELAY));
+                batch.add_waiting(&mut incoming);
             }
             last = batch.records.len();
-            self.commit(batch).await?;
+            self.commit_batch(batch).await?;
         }
-        self.end_syncs().await
+        self.finish_all_syncs().await
     }
 
     /// Waits for something; groups whose syncs end meanwhile are handed on.
-    async fn meanwhile<T>(&mut self, wanted: impl Future<Output = T>) -> Result<T, Gone> {
+    async fn while_syncing<T>(&mut self, wanted: impl Future<Output = T>) -> Result<T, LedgerThreadStopped> {
         let mut wanted = pin!(wanted);
         loop {
             let ended = tokio::select! {
                 biased;
-                ended = oldest(&mut self.syncing) => ended,
+                ended = wait_oldest_sync(&mut self.in_flight_syncs) => ended,
                 value = &mut wanted => return Ok(value),
             };
-            self.end_oldest(ended).await?;
+            self.finish_oldest(ended).await?;
         }
     }
 
     /// Takes along what waits already, and what comes while nobody is in a hurry.
-    async fn gather(
+    async fn collect_batch(
         &mut self,
         batch: &mut Batch,
-        incoming: &mut mpsc::Receiver<Request>,
-    ) -> Result<(), Gone> {
-        let patience = tokio::time::Instant::now() + PATIENCE;
+        incoming: &mut mpsc::Receiver<JournalCommand>,
+    ) -> Result<(), LedgerThreadStopped> {
+        let patience = tokio::time::Instant::now() + NON_URGENT_DELAY;
         while !batch.is_full() {
             let next = match incoming.try_recv() {
                 Ok(next) => next,
-                Err(_) if batch.urgent || batch.drafts.len() >= CROWD || self.syncing.len() >= BUSY => break,
-                Err(_) => match self.meanwhile(timeout_at(patience, incoming.recv())).await? {
+                Err(_)
+                    if batch.is_urgent
+                        || batch.encoded.len() >= MAX_NON_URGENT_RECORDS
+                        || self.in_flight_syncs.len() >= BUSY_SYNCS =>
+                {
+                    break;
+                }
+                Err(_) => match self.while_syncing(timeout_at(patience, incoming.recv())).await? {
                     Ok(Some(next)) => next,
                     Ok(None) | Err(_) => break,
                 },
@@ -126,133 +144,141 @@ impl Scribe {
         Ok(())
     }
 
-    async fn commit(&mut self, batch: Batch) -> Result<(), Gone> {
-        let Batch { records, drafts, drained, sealed, bytes, .. } = batch;
-        let closed = self.closed.borrow().clone();
+    async fn commit_batch(&mut self, batch: Batch) -> Result<(), LedgerThreadStopped> {
+        let Batch { records, encoded, drain_acks, seal_after, bytes, .. } = batch;
+        let closed = self.ledger_closed.borrow().clone();
         if let Some(why) = closed {
             // What is written now could not be looked up. Their syncs end, and the ledger takes them up when it is open.
-            self.end_syncs().await?;
-            let answers = records.into_iter().map(|(.., answer)| answer).chain(drained);
+            self.finish_all_syncs().await?;
+            let answers = records.into_iter().map(|(.., answer)| answer).chain(drain_acks);
             answers.for_each(|answer| drop(answer.send(Err(CommitError::Ledger(why.clone())))));
             return Ok(());
         }
-        if !drafts.is_empty() {
-            match self.enough_space(&records, bytes) {
-                Ok(()) => self.append(records, drafts).await?,
-                Err(error) => refuse(records.into_iter().map(|(.., answer)| answer), &error),
+        if !encoded.is_empty() {
+            match self.check_free_space(&records, bytes) {
+                Ok(()) => self.write_and_sync(records, encoded).await?,
+                Err(error) => reject_all(records.into_iter().map(|(.., answer)| answer), &error),
             }
         }
-        if sealed.is_some() || !drained.is_empty() {
-            self.end_syncs().await?;
+        if seal_after.is_some() || !drain_acks.is_empty() {
+            self.finish_all_syncs().await?;
         }
-        if let Some(age) = sealed {
-            self.seal(age);
+        if let Some(age) = seal_after {
+            self.seal_segment(age);
         }
-        for answer in drained {
-            self.hand_on(Task::Checkpoint(answer)).await?;
+        for answer in drain_acks {
+            self.send_to_ledger(LedgerCommand::Checkpoint(answer)).await?;
         }
         Ok(())
     }
 
     /// Writes a group and syncs it: here where syncs are fast, else beside the next groups.
-    async fn append(&mut self, records: Vec<(Record, Wish, Answer)>, drafts: Vec<Draft>) -> Result<(), Gone> {
-        let is_slow = self.took >= SLOW;
+    async fn write_and_sync(
+        &mut self,
+        records: Vec<(Record, CommitOptions, Ack)>,
+        drafts: Vec<EncodedRecord>,
+    ) -> Result<(), LedgerThreadStopped> {
+        let is_slow = self.last_commit_latency >= SLOW_SYNC;
         // A new segment says how much of the one before is good.
-        if !is_slow || !self.writer.has_room() {
-            self.end_syncs().await?;
+        if !is_slow || !self.writer.has_open_segment() {
+            self.finish_all_syncs().await?;
         }
         let (began, now) = (Instant::now(), self.clock.now());
         let beside = if is_slow { self.writer.reopen(now).ok() } else { None };
         if is_slow && beside.is_none() {
             // Without another descriptor it is synced here, behind those that are being synced.
-            self.end_syncs().await?;
+            self.finish_all_syncs().await?;
         }
-        let places = match self.writer.write(&drafts, now) {
+        let places = match self.writer.append(&drafts, now) {
             Ok(places) => places,
             Err(error) => {
-                self.note(began, Some(&error));
-                refuse(records.into_iter().map(|(.., answer)| answer), &error);
+                self.record_latency(began, Some(&error));
+                reject_all(records.into_iter().map(|(.., answer)| answer), &error);
                 return Ok(());
             }
         };
-        let written = Written::of(records, &drafts, places, self.writer.place(), began);
+        let written = WrittenBatch::new(records, &drafts, places, self.writer.position(), began);
         match beside {
-            Some(mut file) => self.syncing.push_back((written, spawn_blocking(move || file.sync()))),
+            Some(mut file) => self.in_flight_syncs.push_back((written, spawn_blocking(move || file.sync()))),
             None => {
                 let synced = self.writer.sync();
-                self.judge(written, synced).await?;
+                self.finish_batch(written, synced).await?;
             }
         }
         Ok(())
     }
 
-    async fn end_oldest(&mut self, synced: io::Result<()>) -> Result<(), Gone> {
-        match self.syncing.pop_front() {
-            Some((written, _)) => self.judge(written, synced).await,
+    async fn finish_oldest(&mut self, synced: io::Result<()>) -> Result<(), LedgerThreadStopped> {
+        match self.in_flight_syncs.pop_front() {
+            Some((written, _)) => self.finish_batch(written, synced).await,
             None => Ok(()),
         }
     }
 
-    async fn end_sync(&mut self) -> Result<(), Gone> {
-        let ended = oldest(&mut self.syncing).await;
-        self.end_oldest(ended).await
+    async fn finish_one_sync(&mut self) -> Result<(), LedgerThreadStopped> {
+        let ended = wait_oldest_sync(&mut self.in_flight_syncs).await;
+        self.finish_oldest(ended).await
     }
 
-    async fn end_syncs(&mut self) -> Result<(), Gone> {
-        while !self.syncing.is_empty() {
-            self.end_sync().await?;
+    async fn finish_all_syncs(&mut self) -> Result<(), LedgerThreadStopped> {
+        while !self.in_flight_syncs.is_empty() {
+            self.finish_one_sync().await?;
         }
         Ok(())
     }
 
     /// Hands on what is kept now. A sync that failed takes what lies behind it along, and the segment is given up.
-    async fn judge(&mut self, written: Written, synced: io::Result<()>) -> Result<(), Gone> {
-        self.note(written.began, synced.as_ref().err());
+    async fn finish_batch(
+        &mut self,
+        written: WrittenBatch,
+        synced: io::Result<()>,
+    ) -> Result<(), LedgerThreadStopped> {
+        self.record_latency(written.started, synced.as_ref().err());
         let Err(error) = synced else {
-            self.took = written.began.elapsed();
+            self.last_commit_latency = written.started.elapsed();
             let records = written.records.len();
-            let group = Group::from(written);
-            let room = self.room(records).await;
-            return self.hand_on(Task::Apply(group, room)).await;
+            let group = CommittedGroup::from(written);
+            let room = self.apply_permits(records).await;
+            return self.send_to_ledger(LedgerCommand::Apply(group, room)).await;
         };
         let start = written.start;
         let mut lost = vec![written];
-        for (behind, sync) in self.syncing.drain(..) {
+        for (behind, sync) in self.in_flight_syncs.drain(..) {
             // Whether that succeeded does not matter.
             let _ = sync.await;
             lost.push(behind);
         }
-        self.writer.give_up(start);
-        refuse(lost.into_iter().flat_map(|lost| lost.answers).map(|(_, answer)| answer), &error);
+        self.writer.abandon_segment(start);
+        reject_all(lost.into_iter().flat_map(|lost| lost.acks).map(|(_, answer)| answer), &error);
         Ok(())
     }
 
     /// Notes how long a group took, and what went wrong.
-    fn note(&self, began: Instant, error: Option<&io::Error>) {
+    fn record_latency(&self, began: Instant, error: Option<&io::Error>) {
         metrics::histogram!("mailtrail_commit_seconds").record(began.elapsed());
         let why = error.map(ToString::to_string);
-        self.trouble.send_if_modified(|trouble| {
+        self.write_errors.send_if_modified(|trouble| {
             let differs = *trouble != why;
             *trouble = why;
             differs
         });
     }
 
-    async fn hand_on(&self, task: Task) -> Result<(), Gone> {
-        self.tasks.send(task).await.map_err(|_| Gone)
+    async fn send_to_ledger(&self, task: LedgerCommand) -> Result<(), LedgerThreadStopped> {
+        self.ledger_commands.send(task).await.map_err(|_| LedgerThreadStopped)
     }
 
     /// Waits until the ledger thread has room for that many records.
-    async fn room(&self, records: usize) -> OwnedSemaphorePermit {
-        let records = u32::try_from(records.min(WAITING)).unwrap_or(u32::MAX);
-        self.room.clone().acquire_many_owned(records).await.expect("nobody closes it")
+    async fn apply_permits(&self, records: usize) -> OwnedSemaphorePermit {
+        let records = u32::try_from(records.min(MAX_UNAPPLIED_RECORDS)).unwrap_or(u32::MAX);
+        self.apply_permits.clone().acquire_many_owned(records).await.expect("nobody closes it")
     }
 
-    fn seal(&mut self, age: Duration) {
+    fn seal_segment(&mut self, age: Duration) {
         let now = self.clock.now();
-        let old = self.writer.made().is_some_and(|made| now.since(made) >= age);
+        let old = self.writer.created_at().is_some_and(|made| now.duration_since(made) >= age);
         if old
-            && self.writer.is_used()
+            && self.writer.is_nonempty()
             && let Err(error) = self.writer.rotate(now)
         {
             tracing::error!(%error, "a new segment of the journal cannot be made");
@@ -260,21 +286,24 @@ impl Scribe {
     }
 
     /// Only what grows the store is held back.
-    fn enough_space(&self, records: &[(Record, Wish, Answer)], bytes: u64) -> io::Result<()> {
+    fn check_free_space(&self, records: &[(Record, CommitOptions, Ack)], bytes: u64) -> io::Result<()> {
         let grows = |record: &Record| match record {
-            Record::Accepted(_) | Record::Notice(_) | Record::Hint(_) | Record::Dead(_) => true,
-            Record::Inbound(inbound) => matches!(**inbound, Inbound::Arrived(_)),
+            Record::AcceptedMessage(_)
+            | Record::ReceivedEvent(_)
+            | Record::ReceivedHint(_)
+            | Record::DeadLetter(_) => true,
+            Record::Inbound(inbound) => matches!(**inbound, InboundRecord::Received(_)),
             _ => false,
         };
         if !records.iter().any(|(record, ..)| grows(record)) {
             return Ok(());
         }
-        self.writer.free()?.admit(bytes)
+        self.writer.free_space()?.check_available(bytes)
     }
 }
 
 impl Batch {
-    fn add_all(&mut self, incoming: &mut mpsc::Receiver<Request>) {
+    fn add_waiting(&mut self, incoming: &mut mpsc::Receiver<JournalCommand>) {
         while !self.is_full()
             && let Ok(next) = incoming.try_recv()
         {
@@ -282,93 +311,98 @@ impl Batch {
         }
     }
 
-    fn add(&mut self, request: Request) {
+    fn add(&mut self, request: JournalCommand) {
         match request {
-            Request::Commit { record, draft, wish, answer } => {
-                self.bytes += draft.size();
-                self.urgent |= wish.urgent;
-                self.records.push((record, wish, answer));
-                self.drafts.push(draft);
+            JournalCommand::Append { record, encoded, options, ack } => {
+                self.bytes += encoded.size();
+                self.is_urgent |= options.urgent;
+                self.records.push((record, options, ack));
+                self.encoded.push(encoded);
             }
-            Request::Seal(age) => (self.sealed, self.urgent) = (Some(age), true),
-            Request::Drain(answer) => {
-                self.drained.push(answer);
-                self.urgent = true;
+            JournalCommand::Seal(age) => (self.seal_after, self.is_urgent) = (Some(age), true),
+            JournalCommand::Drain(answer) => {
+                self.drain_acks.push(answer);
+                self.is_urgent = true;
             }
         }
     }
 
     fn is_full(&self) -> bool {
-        self.records.len() >= BATCH_RECORDS || self.bytes >= BATCH_BYTES
+        self.records.len() >= MAX_BATCH_RECORDS || self.bytes >= MAX_BATCH_BYTES
     }
 }
 
-impl Written {
-    fn of(
-        records: Vec<(Record, Wish, Answer)>,
-        drafts: &[Draft],
-        places: Vec<Place>,
-        end: Place,
-        began: Instant,
+impl WrittenBatch {
+    fn new(
+        records: Vec<(Record, CommitOptions, Ack)>,
+        drafts: &[EncodedRecord],
+        places: Vec<Position>,
+        end: Position,
+        started: Instant,
     ) -> Self {
         let start = places.first().copied().unwrap_or(end);
-        let kept = |((record, wish, answer), (draft, place)): ((Record, Wish, Answer), (&Draft, Place))| {
-            (Kept { record, place, body: draft.body_length() }, (wish, answer))
+        let kept = |((record, wish, answer), (draft, position)): (
+            (Record, CommitOptions, Ack),
+            (&EncodedRecord, Position),
+        )| {
+            (JournalRecord { record, position, body_length: draft.body_length() }, (wish, answer))
         };
-        let (records, answers) = records.into_iter().zip(drafts.iter().zip(places)).map(kept).unzip();
-        Self { records, answers, start, end, began }
+        let (records, acks) = records.into_iter().zip(drafts.iter().zip(places)).map(kept).unzip();
+        Self { records, acks, start, end, started }
     }
 }
 
-impl From<Written> for Group {
+impl From<WrittenBatch> for CommittedGroup {
     /// Answers who waited for the sync only.
-    fn from(written: Written) -> Self {
-        let mut answers = Vec::new();
-        for (wish, answer) in written.answers {
-            if wish.applied {
-                answers.push(answer);
+    fn from(written: WrittenBatch) -> Self {
+        let mut acks = Vec::new();
+        for (wish, answer) in written.acks {
+            if wish.wait_applied {
+                acks.push(answer);
             } else {
                 // Who went away does not mind.
                 let _ = answer.send(Ok(()));
             }
         }
-        Self { records: written.records, answers, position: written.end }
+        Self { records: written.records, acks, position: written.end }
     }
 }
 
 /// Waits for the oldest sync; never ends where there is none.
-async fn oldest(syncing: &mut VecDeque<(Written, JoinHandle<io::Result<()>>)>) -> io::Result<()> {
+async fn wait_oldest_sync(
+    syncing: &mut VecDeque<(WrittenBatch, JoinHandle<io::Result<()>>)>,
+) -> io::Result<()> {
     match syncing.front_mut() {
         Some((_, sync)) => sync.await.unwrap_or_else(|broken| Err(io::Error::other(broken))),
         None => pending().await,
     }
 }
 
-fn refuse(answers: impl Iterator<Item = Answer>, error: &io::Error) {
-    let refused = answers.map(|answer| answer.send(Err(CommitError::Disk(error.to_string()))));
+fn reject_all(answers: impl Iterator<Item = Ack>, error: &io::Error) {
+    let refused = answers.map(|answer| answer.send(Err(CommitError::Journal(error.to_string()))));
     let records = refused.count();
     tracing::error!(%error, records, "the journal cannot be written: nothing is accepted until it can");
 }
 
 /// Records of one sync.
-const BATCH_RECORDS: usize = 256;
+const MAX_BATCH_RECORDS: usize = 256;
 /// Bytes of one sync.
-const BATCH_BYTES: u64 = 8 << 20;
+const MAX_BATCH_BYTES: u64 = 8 << 20;
 /// How long a record that nobody waits for waits for company.
-const PATIENCE: Duration = Duration::from_millis(1);
+const NON_URGENT_DELAY: Duration = Duration::from_millis(1);
 /// Records that nobody waits for, from which on they wait no longer.
-const CROWD: usize = 16;
+const MAX_NON_URGENT_RECORDS: usize = 16;
 /// Records of a sync from which on the next one waits for as many.
-const COMPANY: usize = 4;
+const COMMIT_SIBLINGS: usize = 4;
 /// That part of the time that the last group took is waited: less than the sync that it saves.
-const PAUSE: u32 = 4;
+const COMMIT_DELAY_DIVISOR: u32 = 4;
 /// The longest such pause.
-const LONGEST_PAUSE: Duration = Duration::from_millis(2);
+const MAX_COMMIT_DELAY: Duration = Duration::from_millis(2);
 /// A group that takes so long is not waited for by the next: they are synced side by side.
-const SLOW: Duration = Duration::from_millis(1);
+const SLOW_SYNC: Duration = Duration::from_millis(1);
 /// Groups that are synced at the same time, at most.
-const SYNCS: usize = 8;
+const MAX_PARALLEL_SYNCS: usize = 8;
 /// Groups that are being synced, from which on the next one waits for no company.
-const BUSY: usize = 2;
+const BUSY_SYNCS: usize = 2;
 /// Records that may wait for it: as many as come while it writes a window to sled. A few KiB each, without messages.
-const WAITING: usize = 4096;
+const MAX_UNAPPLIED_RECORDS: usize = 4096;

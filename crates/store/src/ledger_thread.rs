@@ -3,15 +3,15 @@
 //! Where the projection cannot be written for now, it is closed: nothing is taken, lookups say why, and it is opened
 //! again as soon as it can be. The journal has all that was applied, so nothing is lost with what was in memory.
 
-use crate::disk_space::LEFT_FREE;
-use crate::group_commit::{CommitError, Group, Task};
-use crate::journal::Place;
-use crate::ledger::{Current, Projection, ProjectionError};
-use crate::open::{LEAST_ROOM, LedgerPlace, OpenError, OpenReport};
-use crate::rebuild::{discard, remove};
+use crate::disk_space::RESERVED_BYTES;
+use crate::group_commit::{CommitError, CommittedGroup, LedgerCommand};
+use crate::journal::Position;
+use crate::ledger::{Ledger, LedgerError, LedgerHandle};
+use crate::open::{LedgerPaths, MIN_FREE_BYTES, OpenError, OpenReport};
+use crate::rebuild::{discard_ledger, remove_ledger_dir};
 use crate::replay;
-use crate::replay::{chain, up_to};
-use crate::shortage::{leave_room, try_to_write};
+use crate::replay::{segment_chain, truncate_at};
+use crate::shortage::{check_free_space, check_writable};
 use crate::wakeup::Wakeup;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -21,49 +21,49 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout_at;
 
 /// The ledger thread's work.
-pub struct Applier {
-    place: LedgerPlace,
+pub struct LedgerThread {
+    paths: LedgerPaths,
     /// Up to where the journal is applied, or is to be when the projection is opened again.
-    end: Place,
-    current: Arc<Current>,
-    due: Wakeup,
+    position: Position,
+    handle: Arc<LedgerHandle>,
+    queue_wakeup: Wakeup,
     /// Why the projection is closed, if it is.
-    closed: watch::Sender<Option<String>>,
+    closed_reason: watch::Sender<Option<String>>,
     /// Came while groups were gathered.
-    held: Option<Task>,
-    waiting: Runtime,
+    held_command: Option<LedgerCommand>,
+    runtime: Runtime,
 }
 
 /// How work on a projection came to its end.
-enum Ended {
+enum LoopEnd {
     /// Nobody can hand anything over any more.
-    Orderly,
+    Finished,
     /// The projection cannot be written now, for that reason.
-    Shortage(String),
+    Unwritable(String),
 }
 
-impl Applier {
+impl LedgerThread {
     /// One that changes the projection in use, to which the journal is applied up to `end`; what it waits for, it waits
     /// for on `waiting`.
     pub fn new(
-        place: LedgerPlace,
-        end: Place,
-        current: Arc<Current>,
-        due: Wakeup,
-        closed: watch::Sender<Option<String>>,
-        waiting: Runtime,
+        paths: LedgerPaths,
+        position: Position,
+        handle: Arc<LedgerHandle>,
+        queue_wakeup: Wakeup,
+        closed_reason: watch::Sender<Option<String>>,
+        runtime: Runtime,
     ) -> Self {
-        Self { place, end, current, due, closed, held: None, waiting }
+        Self { paths, position, handle, queue_wakeup, closed_reason, held_command: None, runtime }
     }
 
     /// Works until nobody can hand it anything; then everything is durable.
-    pub fn run(&mut self, mut tasks: mpsc::Receiver<Task>) -> Result<(), String> {
+    pub fn run(&mut self, mut tasks: mpsc::Receiver<LedgerCommand>) -> Result<(), String> {
         loop {
-            if let Ok(projection) = self.current.projection() {
-                let ended = Open { applier: self, projection }.work(&mut tasks);
+            if let Ok(ledger) = self.handle.load() {
+                let ended = OpenLedger { thread: self, ledger }.run(&mut tasks);
                 match ended {
-                    Ok(Ended::Orderly) => return Ok(()),
-                    Ok(Ended::Shortage(reason)) => self.close(&reason),
+                    Ok(LoopEnd::Finished) => return Ok(()),
+                    Ok(LoopEnd::Unwritable(reason)) => self.close_ledger(&reason),
                     Err(error) => return Err(error.to_string()),
                 }
             }
@@ -74,34 +74,34 @@ impl Applier {
     }
 
     /// Lets go of the projection: sled does nothing more after a write that failed.
-    fn close(&self, reason: &str) {
+    fn close_ledger(&self, reason: &str) {
         tracing::error!(
             reason,
             "the ledger cannot be written: it is closed, and no mail is taken until it can be"
         );
         let projection =
-            self.current.close(format!("it is closed, because it could not be written: {reason}"));
-        self.closed.send_replace(Some(reason.to_owned()));
+            self.handle.close(format!("it is closed, because it could not be written: {reason}"));
+        self.closed_reason.send_replace(Some(reason.to_owned()));
         // sled may panic on its way out.
         let _ = std::thread::spawn(move || drop(projection)).join();
     }
 
     /// Waits until the projection is open again; ends where nobody can hand anything over any more.
-    fn wait_closed(&mut self, tasks: &mut mpsc::Receiver<Task>) -> Result<ControlFlow<()>, String> {
-        let mut next_try = Instant::now() + TRY_AGAIN;
+    fn wait_closed(&mut self, tasks: &mut mpsc::Receiver<LedgerCommand>) -> Result<ControlFlow<()>, String> {
+        let mut next_try = Instant::now() + REOPEN_INTERVAL;
         loop {
-            let waited = match self.held.take() {
+            let waited = match self.held_command.take() {
                 Some(held) => Ok(Some(held)),
-                None => self.waiting.block_on(async { timeout_at(next_try.into(), tasks.recv()).await }),
+                None => self.runtime.block_on(async { timeout_at(next_try.into(), tasks.recv()).await }),
             };
             match waited {
                 Ok(None) => return Ok(ControlFlow::Break(())),
-                Ok(Some(task)) => self.pass_over(task),
+                Ok(Some(task)) => self.handle_while_closed(task),
                 Err(_) => {
-                    if self.open_again()? {
+                    if self.try_reopen()? {
                         return Ok(ControlFlow::Continue(()));
                     }
-                    next_try = Instant::now() + TRY_AGAIN;
+                    next_try = Instant::now() + REOPEN_INTERVAL;
                 }
             }
         }
@@ -109,35 +109,38 @@ impl Applier {
 
     /// What is handed over while the projection is closed. Records are kept, and applied when it is open; upkeep is done
     /// again later.
-    fn pass_over(&mut self, task: Task) {
+    fn handle_while_closed(&mut self, task: LedgerCommand) {
         match task {
-            Task::Apply(group, _room) => {
-                self.end = group.position;
-                answer(group);
+            LedgerCommand::Apply(group, _room) => {
+                self.position = group.position;
+                acknowledge(group);
             }
-            Task::Checkpoint(answer) => {
-                let reason = self.closed.borrow().clone().unwrap_or_default();
+            LedgerCommand::Checkpoint(answer) => {
+                let reason = self.closed_reason.borrow().clone().unwrap_or_default();
                 let _ = answer.send(Err(CommitError::Ledger(reason)));
             }
-            Task::Replace(projection) => discard(*projection),
-            Task::Forget(..) | Task::Delete(_) | Task::ForgetDossiers(..) | Task::Dropped(..) => {}
+            LedgerCommand::ReplaceLedger(projection) => discard_ledger(*projection),
+            LedgerCommand::ExpireMessages(..)
+            | LedgerCommand::DeleteKeys(_)
+            | LedgerCommand::ExpireEvidence(..)
+            | LedgerCommand::AccountGarbage(..) => {}
         }
     }
 
     /// False while it cannot be opened for the reason that it was closed for, or another that passes.
-    fn open_again(&self) -> Result<bool, String> {
-        let opened = try_to_write(&self.place.ledger, LEFT_FREE)
+    fn try_reopen(&self) -> Result<bool, String> {
+        let opened = check_writable(&self.paths.ledger_dir, RESERVED_BYTES)
             .map_err(|error| OpenError::Shortage {
-                path: self.place.ledger.clone(),
+                path: self.paths.ledger_dir.clone(),
                 reason: error.to_string(),
             })
-            .and_then(|()| self.bring_up());
+            .and_then(|()| self.reopen_ledger());
         match opened {
             Ok(projection) => {
-                self.current.replace(projection);
-                self.closed.send_replace(None);
+                self.handle.replace(projection);
+                self.closed_reason.send_replace(None);
                 tracing::info!("the ledger is open again");
-                self.due.ring();
+                self.queue_wakeup.notify();
                 Ok(true)
             }
             Err(error) if error.is_shortage() => {
@@ -148,42 +151,48 @@ impl Applier {
         }
     }
 
-    fn bring_up(&self) -> Result<Projection, OpenError> {
-        let journal = &self.place.journal;
-        let chain = chain(journal).map_err(|source| OpenError::Io { path: journal.clone(), source })?;
-        let (chain, mut report) = (up_to(chain, self.end), OpenReport::default());
-        let (projection, _) = self.place.bring_up(&chain, THREADS, &mut report, &mut |_| {})?;
+    fn reopen_ledger(&self) -> Result<Ledger, OpenError> {
+        let journal = &self.paths.journal_dir;
+        let chain =
+            segment_chain(journal).map_err(|source| OpenError::Io { path: journal.clone(), source })?;
+        let (chain, mut report) = (truncate_at(chain, self.position), OpenReport::default());
+        let (projection, _) =
+            self.paths.open_and_replay(&chain, REBUILD_THREADS, &mut report, &mut |_| {})?;
         Ok(projection)
     }
 }
 
 /// A projection that is worked on.
-struct Open<'a> {
-    applier: &'a mut Applier,
-    projection: Arc<Projection>,
+struct OpenLedger<'a> {
+    thread: &'a mut LedgerThread,
+    ledger: Arc<Ledger>,
 }
 
-impl Open<'_> {
+impl OpenLedger<'_> {
     /// Works until nobody can hand it anything, and everything is durable, or until the projection cannot be written.
-    fn work(&mut self, tasks: &mut mpsc::Receiver<Task>) -> Result<Ended, ProjectionError> {
-        match self.work_on(tasks) {
-            Ok(()) => Ok(Ended::Orderly),
-            Err(error) if error.is_shortage() => Ok(Ended::Shortage(error.to_string())),
+    fn run(&mut self, tasks: &mut mpsc::Receiver<LedgerCommand>) -> Result<LoopEnd, LedgerError> {
+        match self.process_commands(tasks) {
+            Ok(()) => Ok(LoopEnd::Finished),
+            Err(error) if error.is_shortage() => Ok(LoopEnd::Unwritable(error.to_string())),
             Err(error) => Err(error),
         }
     }
 
-    fn work_on(&mut self, tasks: &mut mpsc::Receiver<Task>) -> Result<(), ProjectionError> {
+    fn process_commands(&mut self, tasks: &mut mpsc::Receiver<LedgerCommand>) -> Result<(), LedgerError> {
         let mut checkpointed = Instant::now();
-        while let Some(task) = self.next(tasks)? {
+        while let Some(task) = self.next_command(tasks)? {
             match task {
-                Task::Apply(group, _room) => self.apply(group)?,
-                Task::Forget(sends, before) => self.projection.forget(&sends, before)?,
-                Task::Delete(keys) => self.projection.delete(keys),
-                Task::ForgetDossiers(keys, before) => self.projection.forget_dossiers(keys, before)?,
-                Task::Dropped(segment, bytes) => self.projection.dropped(segment, bytes)?,
-                Task::Replace(projection) => self.replace(*projection),
-                Task::Checkpoint(answer) => {
+                LedgerCommand::Apply(group, _room) => self.apply_group(group)?,
+                LedgerCommand::ExpireMessages(sends, before) => {
+                    self.ledger.expire_messages(&sends, before)?
+                }
+                LedgerCommand::DeleteKeys(keys) => self.ledger.delete_keys(keys),
+                LedgerCommand::ExpireEvidence(keys, before) => self.ledger.expire_evidence(keys, before)?,
+                LedgerCommand::AccountGarbage(segment, bytes) => {
+                    self.ledger.subtract_garbage(segment, bytes)?
+                }
+                LedgerCommand::ReplaceLedger(projection) => self.replace_ledger(*projection),
+                LedgerCommand::Checkpoint(answer) => {
                     let done = self.checkpoint();
                     let told =
                         done.as_ref().map(|_| ()).map_err(|error| CommitError::Ledger(error.to_string()));
@@ -191,12 +200,10 @@ impl Open<'_> {
                     done?;
                 }
             }
-            if self.projection.is_full()
-                || self.projection.flush_due().is_some_and(|due| due <= Instant::now())
-            {
+            if self.ledger.is_full() || self.ledger.flush_due().is_some_and(|due| due <= Instant::now()) {
                 self.flush()?;
             }
-            if checkpointed.elapsed() >= CHECKPOINT_EVERY {
+            if checkpointed.elapsed() >= CHECKPOINT_INTERVAL {
                 self.checkpoint()?;
                 checkpointed = Instant::now();
             }
@@ -205,19 +212,22 @@ impl Open<'_> {
     }
 
     /// The next thing to do; groups that wait already are done together.
-    fn next(&mut self, tasks: &mut mpsc::Receiver<Task>) -> Result<Option<Task>, ProjectionError> {
-        let mut task = match self.applier.held.take() {
+    fn next_command(
+        &mut self,
+        tasks: &mut mpsc::Receiver<LedgerCommand>,
+    ) -> Result<Option<LedgerCommand>, LedgerError> {
+        let mut task = match self.thread.held_command.take() {
             Some(held) => Some(held),
-            None => self.wait(tasks)?,
+            None => self.wait_for_command(tasks)?,
         };
-        if let Some(Task::Apply(group, room)) = &mut task {
-            while group.records.len() < APPLY_RECORDS && self.applier.held.is_none() {
+        if let Some(LedgerCommand::Apply(group, room)) = &mut task {
+            while group.records.len() < MAX_APPLY_RECORDS && self.thread.held_command.is_none() {
                 match tasks.try_recv() {
-                    Ok(Task::Apply(next, more)) => {
-                        group.absorb(next);
+                    Ok(LedgerCommand::Apply(next, more)) => {
+                        group.merge(next);
                         room.merge(more);
                     }
-                    Ok(other) => self.applier.held = Some(other),
+                    Ok(other) => self.thread.held_command = Some(other),
                     Err(_) => break,
                 }
             }
@@ -226,9 +236,12 @@ impl Open<'_> {
     }
 
     /// Waits for something to do; what was applied is not kept waiting.
-    fn wait(&self, tasks: &mut mpsc::Receiver<Task>) -> Result<Option<Task>, ProjectionError> {
-        if let Some(due) = self.projection.flush_due() {
-            let task = self.applier.waiting.block_on(async { timeout_at(due.into(), tasks.recv()).await });
+    fn wait_for_command(
+        &self,
+        tasks: &mut mpsc::Receiver<LedgerCommand>,
+    ) -> Result<Option<LedgerCommand>, LedgerError> {
+        if let Some(due) = self.ledger.flush_due() {
+            let task = self.thread.runtime.block_on(async { timeout_at(due.into(), tasks.recv()).await });
             if let Ok(task) = task {
                 return Ok(task);
             }
@@ -238,73 +251,73 @@ impl Open<'_> {
     }
 
     /// Not on a disk that is nearly full: what sled cannot write whole, it may not be able to read.
-    fn flush(&self) -> Result<(), ProjectionError> {
-        leave_room(&self.applier.place.ledger, LEAST_ROOM)?;
-        Ok(self.projection.flush()?)
+    fn flush(&self) -> Result<(), LedgerError> {
+        check_free_space(&self.thread.paths.ledger_dir, MIN_FREE_BYTES)?;
+        Ok(self.ledger.flush()?)
     }
 
-    fn checkpoint(&self) -> Result<(), ProjectionError> {
-        if self.projection.flush_due().is_some() {
+    fn checkpoint(&self) -> Result<(), LedgerError> {
+        if self.ledger.flush_due().is_some() {
             self.flush()?;
         }
-        self.projection.checkpoint()
+        self.ledger.checkpoint()
     }
 
-    fn apply(&mut self, group: Group) -> Result<(), ProjectionError> {
-        self.applier.end = group.position;
-        let applied = self.projection.apply(&group.records, group.position).map_err(ProjectionError::from);
+    fn apply_group(&mut self, group: CommittedGroup) -> Result<(), LedgerError> {
+        self.thread.position = group.position;
+        let applied = self.ledger.apply_records(&group.records, group.position).map_err(LedgerError::from);
         if applied.as_ref().is_err_and(|error| !error.is_shortage()) {
             return applied;
         }
-        if group.records.iter().any(|kept| kept.record.may_be_due()) {
-            self.applier.due.ring();
+        if group.records.iter().any(|kept| kept.record.may_schedule_attempt()) {
+            self.thread.queue_wakeup.notify();
         }
         // They are kept, and lookups see them as soon as there are any.
-        answer(group);
+        acknowledge(group);
         applied
     }
 
     /// One that cannot be brought up to date is left, and the present one goes on.
-    fn replace(&mut self, projection: Projection) {
-        match self.bring_up_to_date(&projection) {
+    fn replace_ledger(&mut self, projection: Ledger) {
+        match self.catch_up(&projection) {
             Ok(()) => {
-                let old = self.applier.current.replace(projection);
-                if let Ok(new) = self.applier.current.projection() {
-                    self.projection = new;
+                let old = self.thread.handle.replace(projection);
+                if let Ok(new) = self.thread.handle.load() {
+                    self.ledger = new;
                 }
                 if let Some(old) = old {
-                    remove(old.directory());
+                    remove_ledger_dir(old.directory());
                 }
             }
             Err(error) => {
                 tracing::error!(error, "the ledger that was built anew cannot be used; the old one goes on");
-                discard(projection);
+                discard_ledger(projection);
             }
         }
     }
 
-    fn bring_up_to_date(&self, projection: &Projection) -> Result<(), String> {
-        let position = self.projection.position().map_err(|error| error.to_string())?.unwrap_or_default();
-        let journal = &self.applier.place.journal;
-        let chain = chain(journal).map_err(|error| error.to_string())?;
-        let chain = up_to(chain, position);
-        replay::replay(journal, &chain, projection, 1, &mut OpenReport::default(), &mut |_| {})
+    fn catch_up(&self, projection: &Ledger) -> Result<(), String> {
+        let position = self.ledger.position().map_err(|error| error.to_string())?.unwrap_or_default();
+        let journal = &self.thread.paths.journal_dir;
+        let chain = segment_chain(journal).map_err(|error| error.to_string())?;
+        let chain = truncate_at(chain, position);
+        replay::replay_journal(journal, &chain, projection, 1, &mut OpenReport::default(), &mut |_| {})
             .map_err(|error| error.to_string())?;
         projection.checkpoint().map_err(|error| error.to_string())
     }
 }
 
-fn answer(group: Group) {
-    for answer in group.answers {
+fn acknowledge(group: CommittedGroup) {
+    for answer in group.acks {
         let _ = answer.send(Ok(()));
     }
 }
 
 /// Records applied in one batch, from which on no further group is added.
-const APPLY_RECORDS: usize = 200;
+const MAX_APPLY_RECORDS: usize = 200;
 /// How much replay a restart may cost.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(2);
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(2);
 /// Time between two tries to open a projection again.
-const TRY_AGAIN: Duration = Duration::from_millis(500);
+const REOPEN_INTERVAL: Duration = Duration::from_millis(500);
 /// Threads that write one that is made from nothing.
-const THREADS: usize = 2;
+const REBUILD_THREADS: usize = 2;

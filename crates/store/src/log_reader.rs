@@ -1,19 +1,22 @@
 //! The journal read as a log: every fact in the order it was written.
 
-use crate::journal::{Frame, Place, Segment};
+use crate::journal::{Frame, Position, Segment};
 use crate::record::Record;
-use crate::sink_cursor::Parcel;
+use crate::sink_cursor::LoggedRecord;
 use crate::{ReadError, Store, journal};
 use mailtrail_mail::{Timestamp, TrackingId};
-use mailtrail_trail::suppression::{Change, Listing};
-use mailtrail_trail::{Accepted, Errand, Fact, Inbound, Leg, Notice, Ordered, Outcome, Source, What, Words};
+use mailtrail_trail::suppression::{SuppressionChange, SuppressionChangeKind};
+use mailtrail_trail::{
+    AcceptedMessage, AttemptOutcome, Diagnostic, InboundRecord, InboundState, OperatorAction,
+    OperatorActionData, ReceivedEvent, TrailEvent, TrailEventKind, TrailSource,
+};
 use std::io;
 
 /// Where a reader of the log stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Cursor(pub(crate) Place);
+pub struct LogCursor(pub(crate) Position);
 
-impl std::fmt::Display for Cursor {
+impl std::fmt::Display for LogCursor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}.{}", self.0.segment, self.0.offset)
     }
@@ -22,90 +25,101 @@ impl std::fmt::Display for Cursor {
 /// The text is no cursor.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("a cursor is two numbers with a dot between them")]
-pub struct NotACursor;
+pub struct ParseLogCursorError;
 
-impl std::str::FromStr for Cursor {
-    type Err = NotACursor;
+impl std::str::FromStr for LogCursor {
+    type Err = ParseLogCursorError;
 
-    fn from_str(text: &str) -> Result<Self, NotACursor> {
-        let (segment, offset) = text.split_once('.').ok_or(NotACursor)?;
-        let number = |_| NotACursor;
-        Ok(Self(Place { segment: segment.parse().map_err(number)?, offset: offset.parse().map_err(number)? }))
+    fn from_str(text: &str) -> Result<Self, ParseLogCursorError> {
+        let (segment, offset) = text.split_once('.').ok_or(ParseLogCursorError)?;
+        let number = |_| ParseLogCursorError;
+        Ok(Self(Position {
+            segment: segment.parse().map_err(number)?,
+            offset: offset.parse().map_err(number)?,
+        }))
     }
 }
 
 /// One line of the log.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct LogEntry {
     /// The send it belongs to; `None` for an event that found none.
-    pub id: Option<TrackingId>,
+    pub tracking_id: Option<TrackingId>,
     /// When it was written.
-    pub written: Timestamp,
+    pub recorded_at: Timestamp,
     /// What it says.
-    pub fact: Fact,
+    pub event: TrailEvent,
 }
 
 impl Store {
     /// The end of the log as it is now.
-    pub fn log_end(&self) -> Result<Cursor, ReadError> {
-        Ok(Cursor(self.projection()?.position()?.unwrap_or_default()))
+    pub fn log_end(&self) -> Result<LogCursor, ReadError> {
+        Ok(LogCursor(self.ledger()?.position()?.unwrap_or_default()))
     }
 
     /// The log's segments, each with when it begins, oldest first.
     pub fn log_segments(&self) -> Result<Vec<(u32, Timestamp)>, ReadError> {
-        let numbers = journal::segments(&self.0.journal)?;
+        let numbers = journal::list_segments(&self.0.journal_dir)?;
         let made = numbers.into_iter().filter_map(|number| {
-            let segment = Segment::open(&self.0.journal, number, None).ok()?;
-            Some((number, segment.made()))
+            let segment = Segment::open(&self.0.journal_dir, number, None).ok()?;
+            Some((number, segment.created_at()))
         });
         Ok(made.collect())
     }
 
     /// All entries of one segment that lookups can see.
-    pub fn log_of(&self, segment: u32) -> Result<Vec<Entry>, ReadError> {
-        let from = Place { segment, offset: 0 };
-        Ok(self.read_on(from)?.0)
+    pub fn log_in_segment(&self, segment: u32) -> Result<Vec<LogEntry>, ReadError> {
+        let from = Position { segment, offset: 0 };
+        Ok(self.read_entries(from)?.0)
     }
 
     /// The entries behind `cursor`, and where they end. Moves over at most one segment.
-    pub fn log_after(&self, cursor: Cursor) -> Result<(Vec<Entry>, Cursor), ReadError> {
-        let (entries, end) = self.read_on(cursor.0)?;
-        let next = Place { segment: end.segment + 1, offset: 0 };
-        let done = end == cursor.0 && self.projection()?.position()?.is_some_and(|position| position >= next);
-        Ok((entries, Cursor(if done { next } else { end })))
+    pub fn log_after(&self, cursor: LogCursor) -> Result<(Vec<LogEntry>, LogCursor), ReadError> {
+        let (entries, end) = self.read_entries(cursor.0)?;
+        let next = Position { segment: end.segment + 1, offset: 0 };
+        let done = end == cursor.0 && self.ledger()?.position()?.is_some_and(|position| position >= next);
+        Ok((entries, LogCursor(if done { next } else { end })))
     }
 
-    fn read_on(&self, from: Place) -> Result<(Vec<Entry>, Place), ReadError> {
-        let (parcels, end) = self.parcels(from, usize::MAX)?;
+    fn read_entries(&self, from: Position) -> Result<(Vec<LogEntry>, Position), ReadError> {
+        let (parcels, end) = self.logged_records(from, usize::MAX)?;
         Ok((parcels.into_iter().flat_map(|parcel| parcel.entries).collect(), end))
     }
 
     /// What the first `limit` records of a segment behind `from` say, and the place behind them.
-    pub(crate) fn parcels(&self, from: Place, limit: usize) -> Result<(Vec<Parcel>, Place), ReadError> {
-        let (frames, end) = self.frames(from, limit)?;
+    pub(crate) fn logged_records(
+        &self,
+        from: Position,
+        limit: usize,
+    ) -> Result<(Vec<LoggedRecord>, Position), ReadError> {
+        let (frames, end) = self.read_frames(from, limit)?;
         let mut parcels = Vec::new();
         for frame in frames {
-            if let Ok(record) = Record::decode(frame.kind, frame.version, &frame.head) {
+            if let Ok(record) = Record::decode(frame.kind, frame.version, &frame.payload) {
                 let mut entries = Vec::new();
-                self.entries(record, &mut entries)?;
-                parcels.push(Parcel { cursor: Cursor(frame.place), entries });
+                self.append_entries(record, &mut entries)?;
+                parcels.push(LoggedRecord { cursor: LogCursor(frame.position), entries });
             }
         }
         Ok((parcels, end))
     }
 
     /// The first `limit` records of a segment behind `from` that lookups can see, and the place behind them.
-    pub(crate) fn frames(&self, from: Place, limit: usize) -> Result<(Vec<Frame>, Place), ReadError> {
-        let applied = self.projection()?.position()?.unwrap_or_default();
+    pub(crate) fn read_frames(
+        &self,
+        from: Position,
+        limit: usize,
+    ) -> Result<(Vec<Frame>, Position), ReadError> {
+        let applied = self.ledger()?.position()?.unwrap_or_default();
         let until = if applied.segment > from.segment { None } else { Some(applied.offset) };
         let (mut frames, mut next) = (Vec::new(), None);
         if from.segment > applied.segment || from.segment == 0 {
             return Ok((frames, from));
         }
-        let segment = Segment::open(&self.0.journal, from.segment, until)?;
+        let segment = Segment::open(&self.0.journal_dir, from.segment, until)?;
         let keep = |frame: Frame| {
             if frames.len() == limit {
-                next = Some(frame.place);
+                next = Some(frame.position);
                 return Err(io::Error::other("enough"));
             }
             frames.push(frame);
@@ -114,110 +128,147 @@ impl Store {
         let scanned = segment.scan(from.offset, false, keep, |_| {});
         let end = match next {
             Some(next) => next,
-            None => Place { segment: from.segment, offset: scanned?.max(from.offset) },
+            None => Position { segment: from.segment, offset: scanned?.max(from.offset) },
         };
         Ok((frames, end))
     }
 
-    pub(crate) fn entries(&self, record: Record, entries: &mut Vec<Entry>) -> Result<(), ReadError> {
+    pub(crate) fn append_entries(
+        &self,
+        record: Record,
+        entries: &mut Vec<LogEntry>,
+    ) -> Result<(), ReadError> {
         match record {
-            Record::Accepted(accepted) => entries.push(of_acceptance(&accepted)),
+            Record::AcceptedMessage(accepted) => entries.push(entry_from_acceptance(&accepted)),
             // The log tells of mail, and these of none.
-            Record::Begun(_) | Record::Handed(_) | Record::Hint(_) | Record::Polled(_) => {}
-            Record::Repeated(repeated) => entries.push(Entry {
-                id: Some(repeated.id),
-                written: repeated.at,
-                fact: Fact::of_repetition(&repeated),
+            Record::AttemptStarted(_)
+            | Record::SinkAck(_)
+            | Record::ReceivedHint(_)
+            | Record::PollCursor(_) => {}
+            Record::DuplicateSubmission(repeated) => entries.push(LogEntry {
+                tracking_id: Some(repeated.id),
+                recorded_at: repeated.at,
+                event: TrailEvent::from_duplicate(&repeated),
             }),
-            Record::Action(action) => {
-                let all = self.projection()?.send(action.id)?.map_or(0, |(_, row)| row.recipients);
-                let fact = Fact::of_action(&action, (0..all).collect());
-                entries.push(Entry { id: Some(action.id), written: action.at, fact });
+            Record::QueueAction(action) => {
+                let all = self.ledger()?.load_message(action.id)?.map_or(0, |(_, row)| row.recipient_count);
+                let event = TrailEvent::from_queue_action(&action, (0..all).collect());
+                entries.push(LogEntry { tracking_id: Some(action.id), recorded_at: action.at, event });
             }
-            Record::Switch(switch) => {
-                entries.push(Entry { id: None, written: switch.at, fact: Fact::of_switch(switch) });
+            Record::BreakerOverride(switch) => {
+                entries.push(LogEntry {
+                    tracking_id: None,
+                    recorded_at: switch.at,
+                    event: TrailEvent::from_breaker_override(switch),
+                });
             }
-            Record::Listing(listing) => entries.push(of_listing(*listing)),
-            Record::Erased(erased) => {
-                entries.push(Entry { id: None, written: erased.at, fact: Fact::of_erasure(*erased) });
+            Record::SuppressionChange(listing) => entries.push(entry_from_suppression_change(*listing)),
+            Record::Erasure(erased) => {
+                entries.push(LogEntry {
+                    tracking_id: None,
+                    recorded_at: erased.at,
+                    event: TrailEvent::from_erasure(*erased),
+                });
             }
-            Record::Ordered(ordered) => entries.push(of_order(*ordered)),
-            Record::Outcome(outcome) => entries.extend(of_outcome(&outcome)),
-            Record::Notice(notice) => {
-                let found = self.projection()?.find(&notice.event)?;
-                entries.push(of_notice(&notice, found));
+            Record::OperatorAction(ordered) => entries.push(entry_from_operator_action(*ordered)),
+            Record::AttemptOutcome(outcome) => entries.extend(entries_from_outcome(&outcome)),
+            Record::ReceivedEvent(notice) => {
+                let found = self.ledger()?.correlate(&notice.event)?;
+                entries.push(entry_from_received_event(&notice, found));
             }
             Record::Inbound(inbound) => {
-                let (written, fact) = match &*inbound {
-                    Inbound::Arrived(arrival) => {
-                        let first = if arrival.held.is_some() { Leg::Dead } else { Leg::Waiting };
-                        let known = self.projection()?.inbound_mail(arrival.id)?;
-                        let same = known.is_some_and(|(mail, _)| mail.leg == Leg::Duplicate);
-                        let leg = if same { Leg::Duplicate } else { first };
-                        (arrival.id.timestamp(), Fact::of_arrival(arrival, leg))
+                let (recorded_at, event) = match &*inbound {
+                    InboundRecord::Received(arrival) => {
+                        let first = if arrival.quarantine_reason.is_some() {
+                            InboundState::DeadLetter
+                        } else {
+                            InboundState::Waiting
+                        };
+                        let known = self.ledger()?.inbound_mail(arrival.id)?;
+                        let same = known.is_some_and(|(mail, _)| mail.state == InboundState::Duplicate);
+                        let leg = if same { InboundState::Duplicate } else { first };
+                        (arrival.id.timestamp(), TrailEvent::from_inbound_received(arrival, leg))
                     }
-                    Inbound::Moved(moved) => (moved.at, Fact::of_move(moved)),
+                    InboundRecord::Transitioned(moved) => {
+                        (moved.at, TrailEvent::from_inbound_transition(moved))
+                    }
                 };
-                entries.push(Entry { id: None, written, fact });
+                entries.push(LogEntry { tracking_id: None, recorded_at, event });
             }
-            Record::Dead(dead) => {
-                entries.push(Entry { id: None, written: dead.at, fact: Fact::of_dead(&dead) });
+            Record::DeadLetter(dead) => {
+                entries.push(LogEntry {
+                    tracking_id: None,
+                    recorded_at: dead.received_at,
+                    event: TrailEvent::from_dead_letter(&dead),
+                });
             }
-            Record::Replay(replay) => {
-                let id = self.projection()?.find(&replay.event)?.map(|(id, ..)| id);
-                entries.push(Entry { id, written: replay.at, fact: Fact::of_replay(&replay) });
+            Record::EventReplay(replay) => {
+                let tracking_id = self.ledger()?.correlate(&replay.event)?.map(|(id, ..)| id);
+                entries.push(LogEntry {
+                    tracking_id,
+                    recorded_at: replay.at,
+                    event: TrailEvent::from_event_replay(&replay),
+                });
             }
         }
         Ok(())
     }
 }
 
-fn of_acceptance(accepted: &Accepted) -> Entry {
-    let id = accepted.send.id;
-    Entry { id: Some(id), written: id.timestamp(), fact: Fact::of_acceptance(&accepted.send) }
+fn entry_from_acceptance(accepted: &AcceptedMessage) -> LogEntry {
+    let id = accepted.message.id;
+    LogEntry {
+        tracking_id: Some(id),
+        recorded_at: id.timestamp(),
+        event: TrailEvent::from_acceptance(&accepted.message),
+    }
 }
 
-fn of_outcome(outcome: &Outcome) -> impl Iterator<Item = Entry> {
-    outcome.settled.iter().map(|settled| {
-        let fact = Fact::of_attempt(outcome, settled);
-        Entry { id: Some(outcome.id), written: outcome.at, fact }
+fn entries_from_outcome(outcome: &AttemptOutcome) -> impl Iterator<Item = LogEntry> {
+    outcome.results.iter().map(|settled| {
+        let event = TrailEvent::from_attempt(outcome, settled);
+        LogEntry { tracking_id: Some(outcome.id), recorded_at: outcome.at, event }
     })
 }
 
-fn of_order(ordered: Ordered) -> Entry {
-    let id = match ordered.errand {
-        Errand::SendTest { id } => Some(id),
+fn entry_from_operator_action(ordered: OperatorAction) -> LogEntry {
+    let tracking_id = match ordered.data {
+        OperatorActionData::SendTest { id } => Some(id),
         _ => None,
     };
-    Entry { id, written: ordered.at, fact: Fact::of_order(ordered) }
+    LogEntry { tracking_id, recorded_at: ordered.at, event: TrailEvent::from_operator_action(ordered) }
 }
 
-fn of_listing(listing: Listing) -> Entry {
-    let (on, why) = match &listing.change {
-        Change::Add { reason, marks } => {
-            let words = marks.last().map(|mark| mark.words.as_str()).filter(|words| !words.is_empty());
-            (true, words.map_or(reason.word().to_owned(), |words| format!("{}: {words}", reason.word())))
+fn entry_from_suppression_change(listing: SuppressionChange) -> LogEntry {
+    let (added, why) = match &listing.kind {
+        SuppressionChangeKind::Add { reason, items } => {
+            let words = items.last().map(|mark| mark.diagnostic.as_str()).filter(|words| !words.is_empty());
+            (true, words.map_or(reason.as_str().to_owned(), |words| format!("{}: {words}", reason.as_str())))
         }
-        Change::Remove { reason, words } => {
-            let reason = reason.map_or("all reasons", |reason| reason.word());
-            (false, if words.is_empty() { reason.to_owned() } else { format!("{reason}: {words}") })
+        SuppressionChangeKind::Remove { reason, comment } => {
+            let reason = reason.map_or("all reasons", |reason| reason.as_str());
+            (false, if comment.is_empty() { reason.to_owned() } else { format!("{reason}: {comment}") })
         }
     };
     let text = Some(format!("{} {why}", listing.address));
-    let source = if listing.operator.is_empty() { Source::Relay } else { Source::Operator };
-    let fact = Fact {
+    let source = if listing.operator.is_empty() { TrailSource::Relay } else { TrailSource::Operator };
+    let event = TrailEvent {
         upstream: listing.list,
-        words: Words { name: listing.operator, text, ..Words::default() },
-        ..Fact::new(listing.at, What::Listed { on }, source)
+        diagnostic: Diagnostic { name: listing.operator, text, ..Diagnostic::default() },
+        ..TrailEvent::new(listing.at, TrailEventKind::SuppressionChanged { added }, source)
     };
-    Entry { id: None, written: listing.at, fact }
+    LogEntry { tracking_id: None, recorded_at: listing.at, event }
 }
 
-fn of_notice(notice: &Notice, found: Option<(TrackingId, Vec<u16>, mailtrail_trail::Rung)>) -> Entry {
-    let (id, recipients, rung) = match found {
+fn entry_from_received_event(
+    notice: &ReceivedEvent,
+    found: Option<(TrackingId, Vec<u16>, mailtrail_trail::CorrelatedBy)>,
+) -> LogEntry {
+    let (tracking_id, recipients, rung) = match found {
         Some((id, recipients, rung)) => (Some(id), recipients, Some(rung)),
         None => (None, Vec::new(), None),
     };
-    let fact = Fact::of_event(&notice.event, &notice.upstream, notice.via, recipients, rung);
-    Entry { id, written: notice.at, fact }
+    let event =
+        TrailEvent::from_provider_event(&notice.event, &notice.upstream, notice.source, recipients, rung);
+    LogEntry { tracking_id, recorded_at: notice.received_at, event }
 }

@@ -6,35 +6,35 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The sends that somebody works on.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Hands(Arc<Mutex<HashSet<TrackingId>>>);
+pub(crate) struct MessageLocks(Arc<Mutex<HashSet<TrackingId>>>);
 
-impl Hands {
+impl MessageLocks {
     /// Takes a send, unless somebody has it.
-    pub(crate) fn take(&self, id: TrackingId) -> Option<Grip> {
-        self.sends().insert(id).then(|| Grip { id, hands: self.clone() })
+    pub(crate) fn try_lock(&self, id: TrackingId) -> Option<MessageLock> {
+        self.locked_ids().insert(id).then(|| MessageLock { id, locks: self.clone() })
     }
 
-    fn sends(&self) -> MutexGuard<'_, HashSet<TrackingId>> {
+    fn locked_ids(&self) -> MutexGuard<'_, HashSet<TrackingId>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A send in somebody's hands, until this is dropped.
 #[derive(Debug)]
-pub struct Grip {
+pub struct MessageLock {
     id: TrackingId,
-    hands: Hands,
+    locks: MessageLocks,
 }
 
-impl Grip {
+impl MessageLock {
     /// Which one.
     pub const fn id(&self) -> TrackingId {
         self.id
     }
 }
 
-impl Drop for Grip {
+impl Drop for MessageLock {
     fn drop(&mut self) {
-        self.hands.sends().remove(&self.id);
+        self.locks.locked_ids().remove(&self.id);
     }
 }

@@ -1,16 +1,16 @@
 //! Opening a store: the lock, the projection (rebuilt where it must be), the tail of the journal.
 
-use crate::data_dir_lock::Lock;
-use crate::group_commit::{Committer, Parts};
-use crate::journal::{Disk, Place, Writer};
-use crate::ledger::{Current, Projection, ProjectionError};
-use crate::message_locks::Hands;
+use crate::data_dir_lock::DataDirLock;
+use crate::group_commit::{CommitPipeline, PipelineParts};
+use crate::journal::{Disk, Position, Writer};
+use crate::ledger::{Ledger, LedgerError, LedgerHandle};
+use crate::message_locks::MessageLocks;
 use crate::record::UnknownRecord;
-use crate::replay::{Chain, Progress, ReplayError, chain, find_end, replay};
-use crate::segment_cache::Segments;
-use crate::shortage::{is_shortage, try_to_write};
+use crate::replay::{Progress, ReplayError, SegmentChain, journal_end, replay_journal, segment_chain};
+use crate::segment_cache::SegmentCache;
+use crate::shortage::{check_writable, is_shortage};
 use crate::wakeup::Wakeup;
-use crate::{Inner, Store, erase, journal};
+use crate::{Store, StoreInner, erase, journal};
 use mailtrail_mail::Clock;
 use std::fs::File;
 use std::io;
@@ -36,11 +36,11 @@ pub enum OpenError {
     Missing(PathBuf),
     /// Even an empty projection cannot be made.
     #[error("the ledger in {path} cannot be made: {source}")]
-    Projection {
+    Ledger {
         /// Where.
         path: PathBuf,
         /// Why.
-        source: ProjectionError,
+        source: LedgerError,
     },
     /// It cannot be opened or written now, and is as it was.
     #[error("{path} cannot be written now: {reason}; make room, or mend what the cause says")]
@@ -52,17 +52,17 @@ pub enum OpenError {
     },
     /// The journal holds records of a newer version.
     #[error("the journal was written by a newer version of mailtrail: {0}; install that version again")]
-    Newer(UnknownRecord),
+    NewerVersion(UnknownRecord),
     /// The journal holds a record that its checksum vouches for and nobody can read.
     #[error(
-        "{path}, byte {at}: {record}, though its checksum is good; put a copy that `mailtrail store backup` made in the \
+        "{path}, byte {offset}: {record}, though its checksum is good; put a copy that `mailtrail store backup` made in the \
          place of data_dir, or move that file away, which loses all that is in it"
     )]
-    Unreadable {
+    UnreadableRecord {
         /// The segment's file.
         path: PathBuf,
         /// Where the record begins in it.
-        at: u64,
+        offset: u64,
         /// Which.
         record: UnknownRecord,
     },
@@ -74,8 +74,10 @@ impl OpenError {
         match self {
             Self::Shortage { .. } => true,
             Self::Io { source, .. } => is_shortage(source),
-            Self::Projection { source, .. } => source.is_shortage(),
-            Self::Locked(_) | Self::Missing(_) | Self::Newer(_) | Self::Unreadable { .. } => false,
+            Self::Ledger { source, .. } => source.is_shortage(),
+            Self::Locked(_) | Self::Missing(_) | Self::NewerVersion(_) | Self::UnreadableRecord { .. } => {
+                false
+            }
         }
     }
 }
@@ -84,92 +86,92 @@ impl OpenError {
 #[derive(Clone, Debug, Default)]
 pub struct OpenReport {
     /// Why the projection was rebuilt, if it was.
-    pub rebuilt: Option<String>,
+    pub rebuild_reason: Option<String>,
     /// Records applied from the journal.
-    pub replayed: u64,
+    pub replayed_records: u64,
     /// Bytes of the journal that are no records, torn tails and damage: segment, byte of its file, how many.
-    pub damaged: Vec<(u32, u64, u64)>,
+    pub corrupt_ranges: Vec<(u32, u64, u64)>,
 }
 
 /// How a store is opened.
-pub struct Opening<'a> {
+pub struct OpenOptions<'a> {
     /// The data directory.
     pub data_dir: &'a Path,
     /// The time.
     pub clock: Clock,
     /// Whether anything may be written.
-    pub writing: bool,
+    pub writable: bool,
     /// What the journal is written to.
     pub disk: Arc<dyn Disk>,
     /// Hears how far a replay is.
-    pub progress: &'a mut dyn FnMut(Progress),
+    pub on_progress: &'a mut dyn FnMut(Progress),
 }
 
-impl Opening<'_> {
+impl OpenOptions<'_> {
     /// Opens it.
     pub fn open(self) -> Result<(Store, OpenReport), OpenError> {
-        let Self { data_dir, clock, writing, disk, progress } = self;
-        let (journal, ledger) = (data_dir.join("journal"), data_dir.join("ledger"));
-        if writing {
-            prepare(data_dir, &journal, &ledger).map_err(io_error(data_dir))?;
-        } else if !journal.is_dir() {
+        let Self { data_dir, clock, writable, disk, on_progress } = self;
+        let (journal_dir, ledger_dir) = (data_dir.join("journal"), data_dir.join("ledger"));
+        if writable {
+            create_directories(data_dir, &journal_dir, &ledger_dir).map_err(io_error(data_dir))?;
+        } else if !journal_dir.is_dir() {
             return Err(OpenError::Missing(data_dir.to_owned()));
         }
-        let lock = Lock::take(data_dir).map_err(io_error(data_dir))?;
+        let lock = DataDirLock::try_acquire(data_dir).map_err(io_error(data_dir))?;
         let lock = Arc::new(lock.ok_or_else(|| OpenError::Locked(data_dir.to_owned()))?);
-        if writing {
-            match journal::remove_unfinished(&*disk, &journal) {
+        if writable {
+            match journal::remove_unfinished_files(&*disk, &journal_dir) {
                 Err(error) if is_shortage(&error) => {
                     tracing::warn!(%error, "unfinished files of the journal cannot be removed now");
                 }
-                removed => removed.map_err(io_error(&journal))?,
+                removed => removed.map_err(io_error(&journal_dir))?,
             }
-            erase::remind(data_dir);
+            erase::warn_if_interrupted(data_dir);
         }
         let mut report = OpenReport::default();
-        let chain = chain(&journal).map_err(io_error(&journal))?;
-        let place = LedgerPlace { journal: journal.clone(), ledger: ledger.clone(), clock };
-        let (current, end) = match place.bring_up(&chain, THREADS, &mut report, progress) {
-            Ok((projection, end)) => (Current::new(projection), end),
-            Err(error) if writing && error.is_shortage() => {
+        let chain = segment_chain(&journal_dir).map_err(io_error(&journal_dir))?;
+        let paths = LedgerPaths { journal_dir: journal_dir.clone(), ledger_dir: ledger_dir.clone(), clock };
+        let (current, end) = match paths.open_and_replay(&chain, REPLAY_THREADS, &mut report, on_progress) {
+            Ok((projection, end)) => (LedgerHandle::new(projection), end),
+            Err(error) if writable && error.is_shortage() => {
                 let reason = error.to_string();
                 tracing::error!(reason, "the ledger cannot be opened now; it is kept and tried again");
-                let end = find_end(&journal, &chain).map_err(io_error(&journal))?;
-                (Current::closed(reason), end)
+                let end = journal_end(&journal_dir, &chain).map_err(io_error(&journal_dir))?;
+                (LedgerHandle::closed(reason), end)
             }
             Err(error) => return Err(error),
         };
-        let due = Wakeup::default();
-        let current = Arc::new(current);
-        let committer = if writing {
+        let queue_wakeup = Wakeup::default();
+        let handle = Arc::new(current);
+        let commit_pipeline = if writable {
             let last = chain.last().map_or(0, |(number, _)| *number);
-            let writer = Writer::start(disk.clone(), &journal, last, end, clock.now());
-            let parts = Parts {
-                writer: writer.map_err(io_error(&journal))?,
-                end: Place { segment: last, offset: end },
-                place,
-                current: current.clone(),
+            let writer = Writer::start(disk.clone(), &journal_dir, last, end, clock.now());
+            let parts = PipelineParts {
+                writer: writer.map_err(io_error(&journal_dir))?,
+                end_position: Position { segment: last, offset: end },
+                paths,
+                handle: handle.clone(),
                 clock,
-                due: due.clone(),
+                queue_wakeup: queue_wakeup.clone(),
                 lock: lock.clone(),
             };
-            Some(Committer::start(parts).map_err(io_error(data_dir))?)
+            Some(CommitPipeline::start(parts).map_err(io_error(data_dir))?)
         } else {
             None
         };
-        let segments = Segments::new(journal.clone());
-        let (disk, upkeep) = (disk.clone(), Mutex::default());
-        let inner = Inner {
-            journal,
-            ledger,
-            current,
-            committer,
-            segments,
+        let segment_cache = SegmentCache::new(journal_dir.clone());
+        let (disk, compaction) = (disk.clone(), Mutex::default());
+        let inner = StoreInner {
+            journal_dir,
+            ledger_dir,
+            handle,
+            commit_pipeline,
+            segment_cache,
             disk,
-            upkeep,
-            due,
-            hands: Hands::default(),
-            rewinds: Mutex::default(),
+            compaction,
+            queue_wakeup,
+            message_locks: MessageLocks::default(),
+            rewind_requests: Mutex::default(),
             _lock: lock,
         };
         Ok((Store(Arc::new(inner)), report))
@@ -182,7 +184,7 @@ fn io_error(path: &Path) -> impl Fn(io::Error) -> OpenError {
 }
 
 /// Makes the directories, for this user only, and makes them survive a power cut.
-fn prepare(data_dir: &Path, journal: &Path, ledger: &Path) -> io::Result<()> {
+fn create_directories(data_dir: &Path, journal: &Path, ledger: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     for directory in [data_dir, journal, ledger] {
         std::fs::create_dir_all(directory)?;
@@ -198,55 +200,59 @@ fn prepare(data_dir: &Path, journal: &Path, ledger: &Path) -> io::Result<()> {
 
 /// Where a ledger and its journal are.
 #[derive(Clone)]
-pub struct LedgerPlace {
+pub struct LedgerPaths {
     /// The journal's directory.
-    pub journal: PathBuf,
+    pub journal_dir: PathBuf,
     /// That of the projections.
-    pub ledger: PathBuf,
+    pub ledger_dir: PathBuf,
     /// The time.
     pub clock: Clock,
 }
 
-impl LedgerPlace {
+impl LedgerPaths {
     /// Opens the ledger, and applies to it what it lacks of the journal; returns where that ends. A damaged one is set
     /// aside and made anew. What cannot be opened or written for now ([`OpenError::is_shortage`]) is left as it is.
-    pub fn bring_up(
+    pub fn open_and_replay(
         &self,
-        chain: &Chain,
+        chain: &SegmentChain,
         threads: usize,
         report: &mut OpenReport,
         progress: &mut dyn FnMut(Progress),
-    ) -> Result<(Projection, u64), OpenError> {
-        let mut projection = self.usable_projection(chain, report)?;
-        let end = match replay(&self.journal, chain, &projection, threads, report, progress) {
-            Err(ReplayError::Projection(reason)) => {
+    ) -> Result<(Ledger, u64), OpenError> {
+        let mut projection = self.select_ledger(chain, report)?;
+        let end = match replay_journal(&self.journal_dir, chain, &projection, threads, report, progress) {
+            Err(ReplayError::Ledger(reason)) => {
                 let damaged = projection.directory().to_owned();
                 drop(projection);
-                self.set_aside(&damaged).map_err(io_error(&self.ledger))?;
-                projection = made_anew(&self.ledger, reason, report)?;
-                replay(&self.journal, chain, &projection, threads, report, progress)
+                self.quarantine(&damaged).map_err(io_error(&self.ledger_dir))?;
+                projection = create_for_rebuild(&self.ledger_dir, reason, report)?;
+                replay_journal(&self.journal_dir, chain, &projection, threads, report, progress)
             }
             replayed => replayed,
         };
         let end = end.map_err(|error| match error {
-            ReplayError::Projection(reason) => io_error(&self.ledger)(io::Error::other(reason)),
-            ReplayError::Shortage(reason) => OpenError::Shortage { path: self.ledger.clone(), reason },
-            ReplayError::Unreadable { record, .. } if record.is_newer => OpenError::Newer(record),
-            ReplayError::Unreadable { record, segment, at } => {
-                OpenError::Unreadable { path: journal::segment_path(&self.journal, segment), at, record }
+            ReplayError::Ledger(reason) => io_error(&self.ledger_dir)(io::Error::other(reason)),
+            ReplayError::Shortage(reason) => OpenError::Shortage { path: self.ledger_dir.clone(), reason },
+            ReplayError::UnreadableRecord { record, .. } if record.is_newer => {
+                OpenError::NewerVersion(record)
             }
-            ReplayError::Io(source) => io_error(&self.journal)(source),
+            ReplayError::UnreadableRecord { record, segment, offset } => OpenError::UnreadableRecord {
+                path: journal::segment_path(&self.journal_dir, segment),
+                offset,
+                record,
+            },
+            ReplayError::Io(source) => io_error(&self.journal_dir)(source),
         })?;
         Ok((projection, end))
     }
 
     /// The newest projection that fits the journal, else an empty one. Another one is a left-over of its making.
-    fn usable_projection(&self, chain: &Chain, report: &mut OpenReport) -> Result<Projection, OpenError> {
-        let ledger = &self.ledger;
-        let (mut best, mut problem): (Option<Projection>, Option<String>) = (None, None);
-        for number in generations(ledger).map_err(io_error(ledger))? {
+    fn select_ledger(&self, chain: &SegmentChain, report: &mut OpenReport) -> Result<Ledger, OpenError> {
+        let ledger = &self.ledger_dir;
+        let (mut best, mut problem): (Option<Ledger>, Option<String>) = (None, None);
+        for number in ledger_generations(ledger).map_err(io_error(ledger))? {
             let directory = ledger.join(number.to_string());
-            match fitting(&directory, chain) {
+            match open_if_current(&directory, chain) {
                 Ok(None) => {
                     tracing::info!(directory = %directory.display(), "the making of a ledger was cut off and begins anew");
                     std::fs::remove_dir_all(&directory).map_err(io_error(&directory))?;
@@ -261,73 +267,79 @@ impl LedgerPlace {
                         std::fs::remove_dir_all(&left).map_err(io_error(&left))?;
                     }
                 }
-                Err(Unfit::Shortage(reason)) => return Err(OpenError::Shortage { path: directory, reason }),
-                Err(Unfit::Damaged(error)) => {
+                Err(UnusableLedger::Shortage(reason)) => {
+                    return Err(OpenError::Shortage { path: directory, reason });
+                }
+                Err(UnusableLedger::Damaged(error)) => {
                     problem = Some(error);
-                    self.set_aside(&directory).map_err(io_error(&directory))?;
+                    self.quarantine(&directory).map_err(io_error(&directory))?;
                 }
             }
         }
         match (best, problem) {
             (Some(best), _) => Ok(best),
-            (None, None) => empty(ledger),
-            (None, Some(problem)) => made_anew(ledger, problem, report),
+            (None, None) => create_empty_ledger(ledger),
+            (None, Some(problem)) => create_for_rebuild(ledger, problem, report),
         }
     }
 
     /// A damaged projection is kept aside for whoever wants to look; only the last one.
-    fn set_aside(&self, directory: &Path) -> io::Result<()> {
-        for entry in std::fs::read_dir(&self.ledger)? {
+    fn quarantine(&self, directory: &Path) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.ledger_dir)? {
             let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension.to_string_lossy().starts_with(DAMAGED)) {
+            if path
+                .extension()
+                .is_some_and(|extension| extension.to_string_lossy().starts_with(DAMAGED_EXTENSION))
+            {
                 std::fs::remove_dir_all(&path)?;
             }
         }
-        let aside = directory.with_extension(format!("{DAMAGED}-{}", self.clock.now().seconds()));
+        let aside = directory.with_extension(format!("{DAMAGED_EXTENSION}-{}", self.clock.now().as_secs()));
         tracing::warn!(aside = %aside.display(), "a damaged ledger is kept aside");
         std::fs::rename(directory, aside)
     }
 }
 
 /// Why a projection is not used.
-enum Unfit {
+enum UnusableLedger {
     /// It cannot be opened now.
     Shortage(String),
     /// It cannot be used any more.
     Damaged(String),
 }
 
-impl From<ProjectionError> for Unfit {
-    fn from(error: ProjectionError) -> Self {
+impl From<LedgerError> for UnusableLedger {
+    fn from(error: LedgerError) -> Self {
         if error.is_shortage() { Self::Shortage(error.to_string()) } else { Self::Damaged(error.to_string()) }
     }
 }
 
-impl From<::sled::Error> for Unfit {
+impl From<::sled::Error> for UnusableLedger {
     fn from(error: ::sled::Error) -> Self {
-        ProjectionError::from(error).into()
+        LedgerError::from(error).into()
     }
 }
 
 /// `None` for one that was not finished.
-fn fitting(directory: &Path, chain: &Chain) -> Result<Option<Projection>, Unfit> {
-    let opened = Projection::open(directory);
-    if matches!(opened, Err(ProjectionError::Panicked)) {
+fn open_if_current(directory: &Path, chain: &SegmentChain) -> Result<Option<Ledger>, UnusableLedger> {
+    let opened = Ledger::open(directory);
+    if matches!(opened, Err(LedgerError::Panicked)) {
         // sled panics on damaged files, and now and then where it cannot write.
-        try_to_write(directory, LEAST_ROOM).map_err(|error| Unfit::Shortage(error.to_string()))?;
+        check_writable(directory, MIN_FREE_BYTES)
+            .map_err(|error| UnusableLedger::Shortage(error.to_string()))?;
     }
     let projection = opened?;
     match projection.position()? {
         Some(place) if !chain.iter().any(|(number, _)| *number == place.segment) => {
-            Err(Unfit::Damaged("it does not belong to this journal".to_owned()))
+            Err(UnusableLedger::Damaged("it does not belong to this journal".to_owned()))
         }
         Some(_) => Ok(Some(projection)),
-        None => Ok((!projection.is_unfinished()?).then_some(projection)),
+        None => Ok((!projection.is_incomplete()?).then_some(projection)),
     }
 }
 
 /// The numbers of the projections that are there.
-pub fn generations(ledger: &Path) -> io::Result<Vec<u32>> {
+pub fn ledger_generations(ledger: &Path) -> io::Result<Vec<u32>> {
     if !ledger.is_dir() {
         return Ok(Vec::new());
     }
@@ -339,20 +351,21 @@ pub fn generations(ledger: &Path) -> io::Result<Vec<u32>> {
 }
 
 /// An empty projection under the next number.
-pub fn empty(ledger: &Path) -> Result<Projection, OpenError> {
-    let number = generations(ledger).map_err(io_error(ledger))?.into_iter().max().unwrap_or_default() + 1;
+pub fn create_empty_ledger(ledger: &Path) -> Result<Ledger, OpenError> {
+    let number =
+        ledger_generations(ledger).map_err(io_error(ledger))?.into_iter().max().unwrap_or_default() + 1;
     let directory = ledger.join(number.to_string());
-    Projection::open(&directory).map_err(|source| OpenError::Projection { path: directory, source })
+    Ledger::open(&directory).map_err(|source| OpenError::Ledger { path: directory, source })
 }
 
-fn made_anew(ledger: &Path, problem: String, report: &mut OpenReport) -> Result<Projection, OpenError> {
+fn create_for_rebuild(ledger: &Path, problem: String, report: &mut OpenReport) -> Result<Ledger, OpenError> {
     tracing::warn!(reason = problem, "the ledger is rebuilt from the journal");
-    report.rebuilt = Some(problem);
-    empty(ledger)
+    report.rebuild_reason = Some(problem);
+    create_empty_ledger(ledger)
 }
 
 /// Bytes of the disk that must be left free for the ledger to be written to: sled does not go on after a write that failed.
-pub const LEAST_ROOM: u64 = 4 << 20;
+pub const MIN_FREE_BYTES: u64 = 4 << 20;
 /// Threads that write an empty projection.
-const THREADS: usize = 2;
-const DAMAGED: &str = "damaged";
+const REPLAY_THREADS: usize = 2;
+const DAMAGED_EXTENSION: &str = "damaged";

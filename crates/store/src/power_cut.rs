@@ -6,19 +6,21 @@
 //! that and must know all it ever promised.
 
 use crate::Store;
-use crate::body::Message;
-use crate::disk_space::Free;
-use crate::erase::Erasing;
+use crate::body::MessageBody;
+use crate::disk_space::FreeSpace;
+use crate::erase::ErasureRequest;
 use crate::journal::{Disk, DiskFile, LocalDisk};
-use crate::open::{OpenError, OpenReport, Opening};
+use crate::open::{OpenError, OpenOptions, OpenReport};
 use crate::retention::Retention;
-use crate::stored_body::Stored;
+use crate::stored_body::StoredBody;
 use bytes::Bytes;
 use fastrand::Rng;
 use futures_util::future::join_all;
-use mailtrail_mail::{Clock, Moment, Timestamp, TrackingId};
+use mailtrail_mail::{Clock, ManualClock, Timestamp, TrackingId};
 use mailtrail_trail::{
-    Accepted, Begun, Errand, Event, Kind, Notice, Ordered, Outcome, Send, Settled, Standing, Via, What, Words,
+    AcceptedMessage, AttemptOutcome, AttemptStarted, AttemptStatus, Diagnostic, EventKind, EventSource,
+    Message, OperatorAction, OperatorActionData, ProviderEvent, ReceivedEvent, RecipientResult,
+    TrailEventKind,
 };
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -31,58 +33,58 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Seeds of the suite; more with `MAILTRAIL_TEST_SEEDS`.
-const SEEDS: u64 = 1000;
+const DEFAULT_SEEDS: u64 = 1000;
 /// A sync that is not waited for by the next group.
-const SLOW_SYNC: Duration = Duration::from_micros(1500);
+const SLOW_SYNC_TIME: Duration = Duration::from_micros(1500);
 /// Seeds that share one history.
-const CUTS: u64 = 25;
+const CUTS_PER_WORKLOAD: u64 = 25;
 
 #[test]
-fn a_power_cut_loses_nothing_that_was_promised() {
+fn power_cut_loses_no_committed_record() {
     let seeds = std::env::var("MAILTRAIL_TEST_SEEDS").ok().and_then(|seeds| seeds.parse().ok());
-    let seeds: u64 = seeds.unwrap_or(SEEDS);
-    let mut tally = Tally::default();
-    for history in 0..seeds.div_ceil(CUTS) {
-        let recorder = Recorder::default();
-        recorder.record().sync_time = if history % 2 == 1 { SLOW_SYNC } else { Duration::ZERO };
-        let past = Past::live(history, 3, &recorder);
-        for cut in 0..CUTS {
+    let seeds: u64 = seeds.unwrap_or(DEFAULT_SEEDS);
+    let mut tally = CheckCounts::default();
+    for history in 0..seeds.div_ceil(CUTS_PER_WORKLOAD) {
+        let recorder = RecordingDisk::default();
+        recorder.state().sync_time = if history % 2 == 1 { SLOW_SYNC_TIME } else { Duration::ZERO };
+        let past = Workload::run(history, 3, &recorder);
+        for cut in 0..CUTS_PER_WORKLOAD {
             let mut random = Rng::with_seed(history << 32 | cut);
             let at = random.usize(1..=recorder.operations());
-            let remains = workplace();
-            recorder.remains(at, past.directory.path(), remains.path(), &mut random);
-            past.leave_ledger(at, remains.path(), &mut random);
+            let remains = scratch_dir();
+            recorder.crash_state(at, past.directory.path(), remains.path(), &mut random);
+            past.restore_ledger(at, remains.path(), &mut random);
             let broken = past.check(at, remains.path(), &mut tally);
             assert!(broken.is_empty(), "history {history}, cut {cut} behind operation {at}: {broken:?}");
         }
-        tally.beside += recorder.record().beside;
+        tally.parallel_syncs += recorder.state().parallel_syncs;
     }
     println!("{tally:?}");
     assert!(
         tally.damaged > seeds / 50
             && tally.replayed > seeds
             && tally.erased > seeds / 50
-            && tally.beside > seeds / 50,
+            && tally.parallel_syncs > seeds / 50,
         "the cuts did little: {tally:?}"
     );
 }
 
 #[test]
-fn a_disk_that_fails_at_any_call_loses_nothing_that_was_promised() {
-    let mut tally = Tally::default();
+fn disk_failure_at_any_call_loses_no_committed_record() {
+    let mut tally = CheckCounts::default();
     let quick = [Fault::Io, Fault::Full, Fault::Short, Fault::Sync].map(|fault| (fault, Duration::ZERO));
     for (fault, sync_time) in
-        quick.into_iter().chain([Fault::Io, Fault::Sync].map(|fault| (fault, SLOW_SYNC)))
+        quick.into_iter().chain([Fault::Io, Fault::Sync].map(|fault| (fault, SLOW_SYNC_TIME)))
     {
         let mut call = 0;
         loop {
-            let recorder = Recorder::failing(fault, call);
-            recorder.record().sync_time = sync_time;
-            let past = Past::live(call, 2, &recorder);
+            let recorder = RecordingDisk::failing_at(fault, call);
+            recorder.state().sync_time = sync_time;
+            let past = Workload::run(call, 2, &recorder);
             tally.refused += past.refused;
             // The power goes, too, right behind the last operation.
-            let (at, remains) = (recorder.operations(), workplace());
-            recorder.remains(at, past.directory.path(), remains.path(), &mut Rng::with_seed(call));
+            let (at, remains) = (recorder.operations(), scratch_dir());
+            recorder.crash_state(at, past.directory.path(), remains.path(), &mut Rng::with_seed(call));
             for what_is_left in [remains.path(), past.directory.path()] {
                 let broken = past.check(at, what_is_left, &mut tally);
                 assert!(broken.is_empty(), "{fault:?} of call {call}: {broken:?}");
@@ -99,16 +101,17 @@ fn a_disk_that_fails_at_any_call_loses_nothing_that_was_promised() {
 }
 
 #[tokio::test]
-async fn a_sync_that_fails_is_known_until_a_write_succeeds() {
-    let (directory, recorder) = (workplace(), Recorder::default());
-    let (store, _) = open(directory.path(), at(0), Arc::new(recorder.clone())).unwrap();
-    let trouble = store.trouble().unwrap();
+async fn reports_a_failed_sync_until_a_write_succeeds() {
+    let (directory, recorder) = (scratch_dir(), RecordingDisk::default());
+    let (store, _) = open_store(directory.path(), at(0), Arc::new(recorder.clone())).unwrap();
+    let trouble = store.write_errors().unwrap();
     let mut seen = Vec::new();
     for number in 1..=4 {
         if number == 2 {
-            recorder.record().fault = Some((Fault::Sync, 0));
+            recorder.state().fault = Some((Fault::Sync, 0));
         }
-        let kept = store.accept(accepted(number), Bytes::from_static(b"A: b\r\n\r\n")).await.is_ok();
+        let kept =
+            store.put_message(accepted_message(number), Bytes::from_static(b"A: b\r\n\r\n")).await.is_ok();
         seen.push((kept, trouble.borrow().is_some()));
     }
     assert_eq!(seen, [(true, false), (false, true), (true, false), (true, false)]);
@@ -116,34 +119,34 @@ async fn a_sync_that_fails_is_known_until_a_write_succeeds() {
 
 /// The check itself: it notices a disk whose syncs do nothing.
 #[test]
-fn a_disk_that_lies_is_found_out() {
-    let recorder = Recorder::default();
-    recorder.record().lies = true;
-    let past = Past::live(1, 2, &recorder);
+fn detects_a_disk_that_ignores_syncs() {
+    let recorder = RecordingDisk::default();
+    recorder.state().ignores_syncs = true;
+    let past = Workload::run(1, 2, &recorder);
     let found_out = (0..20).filter(|cut| {
-        let (mut random, remains) = (Rng::with_seed(*cut), workplace());
-        recorder.remains(recorder.operations(), past.directory.path(), remains.path(), &mut random);
-        !past.check(recorder.operations(), remains.path(), &mut Tally::default()).is_empty()
+        let (mut random, remains) = (Rng::with_seed(*cut), scratch_dir());
+        recorder.crash_state(recorder.operations(), past.directory.path(), remains.path(), &mut random);
+        !past.check(recorder.operations(), remains.path(), &mut CheckCounts::default()).is_empty()
     });
     assert!(found_out.count() > 10);
 }
 
 /// A thread that breaks takes nothing any more, and says so: the daemon ends, and what supervises it starts it again.
 #[tokio::test]
-async fn a_journal_that_breaks_is_told() {
-    let directory = workplace();
-    let (store, _) = open(directory.path(), at(0), Arc::new(Brittle)).unwrap();
-    assert!(store.accept(accepted(1), Bytes::new()).await.is_err());
-    assert_eq!(store.failed().await, "the journal's thread broke");
+async fn reports_a_panicked_journal_thread() {
+    let directory = scratch_dir();
+    let (store, _) = open_store(directory.path(), at(0), Arc::new(PanickingDisk)).unwrap();
+    assert!(store.put_message(accepted_message(1), Bytes::new()).await.is_err());
+    assert_eq!(store.wait_failed().await, "the journal's thread broke");
 }
 
 /// A disk that nobody may ask for its room.
 #[derive(Debug)]
-struct Brittle;
+struct PanickingDisk;
 
-impl Disk for Brittle {
-    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        LocalDisk::default().create(path)
+impl Disk for PanickingDisk {
+    fn create_file(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        LocalDisk::default().create_file(path)
     }
 
     fn reopen(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
@@ -154,37 +157,37 @@ impl Disk for Brittle {
         LocalDisk::default().rename(from, to)
     }
 
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        LocalDisk::default().remove(path)
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        LocalDisk::default().remove_file(path)
     }
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
         LocalDisk::default().sync_directory(path)
     }
 
-    fn free(&self, _: &Path) -> io::Result<Free> {
+    fn free_space(&self, _: &Path) -> io::Result<FreeSpace> {
         panic!("it breaks")
     }
 }
 
 /// What the checks met, to see that they had something to check.
 #[derive(Debug, Default)]
-struct Tally {
+struct CheckCounts {
     opened: u64,
-    promises: u64,
+    guarantees: u64,
     damaged: u64,
     rebuilt: u64,
     replayed: u64,
     refused: u64,
     erased: u64,
-    beside: u64,
+    parallel_syncs: u64,
 }
 
 /// A few busy hours of a store, and what it promised.
-struct Past {
+struct Workload {
     directory: TempDir,
     /// Behind which operation of the disk it holds, and what.
-    promises: Vec<(usize, Promise)>,
+    guarantees: Vec<(usize, Guarantee)>,
     /// Messages that were handed in, kept or not.
     messages: BTreeMap<u64, Bytes>,
     /// Copies of the ledger as its checkpoints left it.
@@ -193,24 +196,24 @@ struct Past {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Promise {
+enum Guarantee {
     Accepted(u64),
-    Begun(u64),
-    Reported(u64),
+    AttemptStarted(u64),
+    EventStored(u64),
     Finished(u64),
     /// By an operator, so many hours after the beginning.
-    Ordered(u64),
+    OperatorAction(u64),
     /// Of the address of all mail that was finished.
     Erased,
 }
 
-impl Past {
+impl Workload {
     /// Mail in several sizes, attempts, reports, upkeep and restarts.
-    fn live(seed: u64, hours: u64, recorder: &Recorder) -> Self {
+    fn run(seed: u64, hours: u64, recorder: &RecordingDisk) -> Self {
         let mut random = Rng::with_seed(seed);
         let mut past = Self {
-            directory: workplace(),
-            promises: Vec::new(),
+            directory: scratch_dir(),
+            guarantees: Vec::new(),
             messages: BTreeMap::new(),
             ledgers: Vec::new(),
             refused: 0,
@@ -218,63 +221,71 @@ impl Past {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mut number = 0;
         for hour in 0..hours {
-            let time = at(hour * HOUR);
-            let Ok((store, _)) = open(past.directory.path(), time, Arc::new(recorder.clone())) else {
+            let time = at(hour * SECONDS_PER_HOUR);
+            let Ok((store, _)) = open_store(past.directory.path(), time, Arc::new(recorder.clone())) else {
                 past.refused += 1;
                 continue;
             };
             for _ in 0..3 {
                 let first = number;
                 number += random.u64(1..5);
-                runtime.block_on(past.busy(&store, first..number, &mut random, recorder));
+                runtime.block_on(past.run_messages(&store, first..number, &mut random, recorder));
             }
-            let noted = runtime.block_on(store.order(ordered(hour))).is_ok();
+            let noted = runtime.block_on(store.record_operator_action(operator_action(hour))).is_ok();
             past.refused += u64::from(!noted);
-            past.promises.extend(noted.then(|| (recorder.operations(), Promise::Ordered(hour))));
-            runtime.block_on(store.settle_down());
-            past.ledgers.push((recorder.operations(), copied(&past.directory.path().join("ledger"))));
+            past.guarantees.extend(noted.then(|| (recorder.operations(), Guarantee::OperatorAction(hour))));
+            runtime.block_on(store.checkpoint());
+            past.ledgers
+                .push((recorder.operations(), copy_to_scratch(&past.directory.path().join("ledger"))));
             // Nothing to it comes afterwards.
             if hour + 1 == hours && random.bool() {
-                let done = erase(&store).then(|| (recorder.operations(), Promise::Erased));
+                let done = erase_bob(&store).then(|| (recorder.operations(), Guarantee::Erased));
                 past.refused += u64::from(done.is_none());
-                past.promises.extend(done);
+                past.guarantees.extend(done);
             }
             // A disk that fails may fail here, too.
-            while store.maintain(&RETENTION, at((hour + 2) * HOUR)).unwrap_or(false) {}
+            while store.run_maintenance_step(&RETENTION, at((hour + 2) * SECONDS_PER_HOUR)).unwrap_or(false) {
+            }
         }
         past
     }
 
-    async fn busy(&mut self, store: &Store, numbers: Range<u64>, random: &mut Rng, recorder: &Recorder) {
+    async fn run_messages(
+        &mut self,
+        store: &Store,
+        numbers: Range<u64>,
+        random: &mut Rng,
+        recorder: &RecordingDisk,
+    ) {
         let mut work = Vec::new();
         for number in numbers {
             let length = [1, 100, 3000, 40_000, 150_000][random.usize(..5)];
             let message: Bytes = std::iter::repeat_with(|| random.u8(..)).take(length).collect();
             self.messages.insert(number, message.clone());
             // The rest of some lies in a file.
-            let mut message = Message::from(message);
+            let mut message = MessageBody::from(message);
             if length > 10_000 && random.bool() {
-                let mut rest = store.spill().unwrap();
-                rest.append(&message.first()[5000..]).unwrap();
-                message = Message::new(message.first().slice(..5000), Some(rest));
+                let mut rest = store.create_spill_file().unwrap();
+                rest.append(&message.head()[5000..]).unwrap();
+                message = MessageBody::new(message.head().slice(..5000), Some(rest));
             }
-            work.push(one_mail(store, number, message, finishes(number), recorder));
+            work.push(process_message(store, number, message, will_finish(number), recorder));
         }
         for (promises, refused) in join_all(work).await {
-            self.promises.extend(promises);
+            self.guarantees.extend(promises);
             self.refused += refused;
         }
     }
 
     /// The ledger is not written through the recorder: here is what may be left of it.
-    fn leave_ledger(&self, at: usize, remains: &Path, random: &mut Rng) {
+    fn restore_ledger(&self, at: usize, remains: &Path, random: &mut Rng) {
         let usable = self.ledgers.iter().rev().find(|(when, _)| *when <= at);
         let Some((_, ledger)) = usable else { return };
         let fate = random.u8(..4);
         if fate == 0 {
             return;
         }
-        copy(ledger.path(), &remains.join("ledger"));
+        copy_dir(ledger.path(), &remains.join("ledger"));
         if fate == 1 {
             let generation = std::fs::read_dir(remains.join("ledger")).unwrap().next().unwrap().unwrap();
             let db = File::options().write(true).open(generation.path().join("db")).unwrap();
@@ -288,80 +299,92 @@ impl Past {
     }
 
     /// Opens what is left, asks for everything that was promised before the cut, and says what does not hold.
-    fn check(&self, cut: usize, directory: &Path, tally: &mut Tally) -> Vec<String> {
-        let (store, report) = open(directory, at(9 * HOUR), Arc::<LocalDisk>::default()).unwrap();
+    fn check(&self, cut: usize, directory: &Path, tally: &mut CheckCounts) -> Vec<String> {
+        let (store, report) =
+            open_store(directory, at(9 * SECONDS_PER_HOUR), Arc::<LocalDisk>::default()).unwrap();
         tally.opened += 1;
-        tally.damaged += u64::from(!report.damaged.is_empty());
-        tally.rebuilt += u64::from(report.rebuilt.is_some());
-        tally.replayed += report.replayed;
-        let promised = self.promises.iter().filter(|(when, _)| *when <= cut).map(|(_, promise)| *promise);
-        let promised: Vec<Promise> = promised.collect();
-        tally.promises += promised.len() as u64;
+        tally.damaged += u64::from(!report.corrupt_ranges.is_empty());
+        tally.rebuilt += u64::from(report.rebuild_reason.is_some());
+        tally.replayed += report.replayed_records;
+        let promised = self.guarantees.iter().filter(|(when, _)| *when <= cut).map(|(_, promise)| *promise);
+        let promised: Vec<Guarantee> = promised.collect();
+        tally.guarantees += promised.len() as u64;
         let mut broken: Vec<String> = Vec::new();
-        broken.extend(promised.iter().filter(|p| !self.holds(&store, **p)).map(|p| format!("{p:?}")));
+        broken.extend(promised.iter().filter(|p| !self.is_upheld(&store, **p)).map(|p| format!("{p:?}")));
         // An erasure that was cut off goes on, and one that was not does no harm.
-        if cut.is_multiple_of(8) && erase(&store) {
+        if cut.is_multiple_of(8) && erase_bob(&store) {
             tally.erased += 1;
-            let now: Vec<_> = promised.iter().filter(|p| !self.holds(&store, **p)).collect();
+            let now: Vec<_> = promised.iter().filter(|p| !self.is_upheld(&store, **p)).collect();
             broken.extend(now.iter().map(|p| format!("{p:?} when erased again")));
             broken.extend(mentions_bob(directory).then(|| "not all is erased".to_owned()));
         }
         // What is delivered is whole, promised or not.
-        for id in store.queued(999).unwrap() {
-            let number = id.timestamp().since(at(0)).as_secs();
-            let whole = message(&store, id).as_ref() == self.messages.get(&number);
+        for id in store.queued_ids(999).unwrap() {
+            let number = id.timestamp().duration_since(at(0)).as_secs();
+            let whole = read_message(&store, id).as_ref() == self.messages.get(&number);
             broken.extend((!whole).then(|| format!("message {number} is another")));
         }
         broken
     }
 
-    fn holds(&self, store: &Store, promise: Promise) -> bool {
+    fn is_upheld(&self, store: &Store, promise: Guarantee) -> bool {
         let number = match promise {
-            Promise::Accepted(number)
-            | Promise::Begun(number)
-            | Promise::Reported(number)
-            | Promise::Finished(number) => number,
-            Promise::Ordered(hour) => return is_in_the_log(store, hour),
-            Promise::Erased => {
+            Guarantee::Accepted(number)
+            | Guarantee::AttemptStarted(number)
+            | Guarantee::EventStored(number)
+            | Guarantee::Finished(number) => number,
+            Guarantee::OperatorAction(hour) => return is_logged(store, hour),
+            Guarantee::Erased => {
                 // Bytes that a failed write left are no record, and nobody was promised anything about them.
                 let bob = "bob@example.net".parse().unwrap();
-                return store.mentions(&bob, &mut |_| {}).is_ok_and(|found| found.records == 0);
+                return store.find_mentions(&bob, &mut |_| {}).is_ok_and(|found| found.records == 0);
             }
         };
-        let Some(trail) = store.trail(id(number)).unwrap() else { return false };
+        let Some(trail) = store.load_trail(id(number)).unwrap() else { return false };
         match promise {
-            Promise::Accepted(number) => {
-                message(store, id(number)).as_ref() == self.messages.get(&number) || trail.due.is_none()
+            Guarantee::Accepted(number) => {
+                read_message(store, id(number)).as_ref() == self.messages.get(&number)
+                    || trail.next_attempt.is_none()
             }
-            Promise::Begun(_) => trail.sending || trail.attempts > 0,
-            Promise::Finished(_) => trail.due.is_none() && trail.attempts == 1,
-            Promise::Ordered(_) | Promise::Erased => true,
-            Promise::Reported(number) => {
-                store.knows_event("mailgun", &event(number)).unwrap() && trail.recipients[0].is_reported()
+            Guarantee::AttemptStarted(_) => trail.is_sending || trail.attempts > 0,
+            Guarantee::Finished(_) => trail.next_attempt.is_none() && trail.attempts == 1,
+            Guarantee::OperatorAction(_) | Guarantee::Erased => true,
+            Guarantee::EventStored(number) => {
+                store.has_event("mailgun", &provider_event(number)).unwrap()
+                    && trail.recipients[0].has_provider_events()
             }
         }
     }
 }
 
 /// Everything about one mail, with what was promised and how much was refused.
-async fn one_mail(
+async fn process_message(
     store: &Store,
     number: u64,
-    message: Message,
+    message: MessageBody,
     finishes: bool,
-    recorder: &Recorder,
-) -> (Vec<(usize, Promise)>, u64) {
+    recorder: &RecordingDisk,
+) -> (Vec<(usize, Guarantee)>, u64) {
     let (mut promises, mut refused) = (Vec::new(), 0);
     let mut note = |kept: bool, promise| {
         refused += u64::from(!kept);
         promises.extend(kept.then(|| (recorder.operations(), promise)));
         kept
     };
-    if note(store.accept(accepted(number), message).await.is_ok(), Promise::Accepted(number)) {
-        note(store.begin(begun(number)).await.is_ok(), Promise::Begun(number));
-        note(store.report(notice(number), Bytes::from("raw")).await.is_ok(), Promise::Reported(number));
+    if note(store.put_message(accepted_message(number), message).await.is_ok(), Guarantee::Accepted(number)) {
+        note(
+            store.record_attempt_start(attempt_started(number)).await.is_ok(),
+            Guarantee::AttemptStarted(number),
+        );
+        note(
+            store.put_event(received_event(number), Bytes::from("raw")).await.is_ok(),
+            Guarantee::EventStored(number),
+        );
         if finishes {
-            note(store.settle(relayed(number)).await.is_ok(), Promise::Finished(number));
+            note(
+                store.record_attempt_outcome(relayed_outcome(number)).await.is_ok(),
+                Guarantee::Finished(number),
+            );
         }
     }
     (promises, refused)
@@ -369,10 +392,10 @@ async fn one_mail(
 
 /// A disk that notes what is done to it, and fails when it is told to.
 #[derive(Clone, Debug, Default)]
-struct Recorder(Arc<Mutex<Record>>);
+struct RecordingDisk(Arc<Mutex<DiskState>>);
 
 #[derive(Debug, Default)]
-struct Record {
+struct DiskState {
     operations: Vec<Operation>,
     files: usize,
     /// How the call with that number fails.
@@ -380,13 +403,13 @@ struct Record {
     calls: u64,
     failed: bool,
     /// Syncs do nothing.
-    lies: bool,
+    ignores_syncs: bool,
     /// How long a sync takes.
     sync_time: Duration,
     /// Syncs under way.
     syncing: u64,
     /// Syncs that were begun while another was under way.
-    beside: u64,
+    parallel_syncs: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -407,7 +430,7 @@ enum Operation {
     /// Of what was done before operation `of`: another sync may have been waited for meanwhile.
     Sync {
         file: usize,
-        of: usize,
+        until_operation: usize,
     },
     Rename {
         from: PathBuf,
@@ -433,41 +456,41 @@ enum Fault {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Call {
+enum CallKind {
     Write,
     Sync,
     Other,
 }
 
-impl Recorder {
-    fn failing(fault: Fault, call: u64) -> Self {
-        Self(Arc::new(Mutex::new(Record { fault: Some((fault, call)), ..Record::default() })))
+impl RecordingDisk {
+    fn failing_at(fault: Fault, call: u64) -> Self {
+        Self(Arc::new(Mutex::new(DiskState { fault: Some((fault, call)), ..DiskState::default() })))
     }
 
     fn operations(&self) -> usize {
-        self.record().operations.len()
+        self.state().operations.len()
     }
 
     fn has_failed(&self) -> bool {
-        self.record().failed
+        self.state().failed
     }
 
-    fn record(&self) -> MutexGuard<'_, Record> {
+    fn state(&self) -> MutexGuard<'_, DiskState> {
         self.0.lock().unwrap()
     }
 
-    fn note(&self, operation: Operation) {
-        self.record().operations.push(operation);
+    fn push_operation(&self, operation: Operation) {
+        self.state().operations.push(operation);
     }
 
     /// Whether this call fails, and how.
-    fn fault(&self, call: Call) -> Option<Fault> {
-        let mut record = self.record();
+    fn next_fault(&self, call: CallKind) -> Option<Fault> {
+        let mut record = self.state();
         let (fault, number) = record.fault?;
         let concerned = match fault {
             Fault::Io => true,
-            Fault::Full | Fault::Short => call == Call::Write,
-            Fault::Sync => call == Call::Sync,
+            Fault::Full | Fault::Short => call == CallKind::Write,
+            Fault::Sync => call == CallKind::Sync,
         };
         if !concerned {
             return None;
@@ -478,38 +501,40 @@ impl Recorder {
         hit.then_some(fault)
     }
 
-    fn may(&self, call: Call) -> io::Result<()> {
-        match self.fault(call) {
+    fn inject_fault(&self, call: CallKind) -> io::Result<()> {
+        match self.next_fault(call) {
             Some(_) => Err(io::Error::from_raw_os_error(EIO)),
             None => Ok(()),
         }
     }
 
     /// One of the states in which a power cut behind operation `cut` may leave the journal of `data_dir`.
-    fn remains(&self, cut: usize, data_dir: &Path, remains: &Path, random: &mut Rng) {
-        let record = self.record();
+    fn crash_state(&self, cut: usize, data_dir: &Path, remains: &Path, random: &mut Rng) {
+        let record = self.state();
         let mut files: BTreeMap<usize, Inode> = BTreeMap::new();
-        let mut names = Names::default();
+        let mut names = DirectoryState::default();
         for (number, operation) in record.operations[..cut].iter().enumerate() {
             match operation {
                 Operation::Create { path, file } => {
                     files.insert(*file, Inode::default());
-                    names.change(Change::Link(path.clone(), *file));
+                    names.apply_change(NameChange::Link(path.clone(), *file));
                 }
                 Operation::Write { file, at, bytes } => {
-                    let change = Unsynced::Write(*at, bytes.clone());
+                    let change = UnsyncedChange::Write(*at, bytes.clone());
                     files.entry(*file).or_default().unsynced.push((number, change));
                 }
                 Operation::Truncate { file, length } => {
-                    let change = Unsynced::Truncate(*length);
+                    let change = UnsyncedChange::Truncate(*length);
                     files.entry(*file).or_default().unsynced.push((number, change));
                 }
-                Operation::Sync { file, of } => files.entry(*file).or_default().sync(*of),
-                Operation::Rename { from, to } => {
-                    let file = names.now[from];
-                    names.change(Change::Move(from.clone(), to.clone(), file));
+                Operation::Sync { file, until_operation } => {
+                    files.entry(*file).or_default().sync(*until_operation)
                 }
-                Operation::Remove { path } => names.change(Change::Unlink(path.clone())),
+                Operation::Rename { from, to } => {
+                    let file = names.current[from];
+                    names.apply_change(NameChange::Move(from.clone(), to.clone(), file));
+                }
+                Operation::Remove { path } => names.apply_change(NameChange::Unlink(path.clone())),
                 Operation::SyncDirectory => names.sync(),
             }
         }
@@ -526,10 +551,10 @@ impl Recorder {
 struct Inode {
     durable: Vec<u8>,
     /// In the order of their operations.
-    unsynced: Vec<(usize, Unsynced)>,
+    unsynced: Vec<(usize, UnsyncedChange)>,
 }
 
-enum Unsynced {
+enum UnsyncedChange {
     Write(u64, Vec<u8>),
     Truncate(u64),
 }
@@ -539,8 +564,8 @@ impl Inode {
         let rest = self.unsynced.partition_point(|(number, _)| *number < of);
         for (_, change) in self.unsynced.drain(..rest) {
             match change {
-                Unsynced::Write(at, bytes) => write(&mut self.durable, at as usize, &bytes),
-                Unsynced::Truncate(length) => self.durable.truncate(length as usize),
+                UnsyncedChange::Write(at, bytes) => write_at(&mut self.durable, at as usize, &bytes),
+                UnsyncedChange::Truncate(length) => self.durable.truncate(length as usize),
             }
         }
     }
@@ -551,19 +576,19 @@ impl Inode {
         let share = [0.0, 0.5, 0.9, 1.0][random.usize(..4)];
         for (_, change) in &self.unsynced {
             match change {
-                Unsynced::Write(at, new) => {
+                UnsyncedChange::Write(at, new) => {
                     let mut at = *at as usize;
                     let mut new = &new[..];
                     while !new.is_empty() {
-                        let sector = (SECTOR - at % SECTOR).min(new.len());
+                        let sector = (SECTOR_BYTES - at % SECTOR_BYTES).min(new.len());
                         if random.f64() < share {
-                            write(&mut bytes, at, &new[..sector]);
+                            write_at(&mut bytes, at, &new[..sector]);
                         }
                         (at, new) = (at + sector, &new[sector..]);
                     }
                 }
-                Unsynced::Truncate(length) if random.bool() => bytes.truncate(*length as usize),
-                Unsynced::Truncate(_) => {}
+                UnsyncedChange::Truncate(length) if random.bool() => bytes.truncate(*length as usize),
+                UnsyncedChange::Truncate(_) => {}
             }
         }
         if bytes.len() > self.durable.len() && random.u8(..4) == 0 {
@@ -573,7 +598,7 @@ impl Inode {
     }
 }
 
-fn write(file: &mut Vec<u8>, at: usize, bytes: &[u8]) {
+fn write_at(file: &mut Vec<u8>, at: usize, bytes: &[u8]) {
     if file.len() < at + bytes.len() {
         file.resize(at + bytes.len(), 0);
     }
@@ -582,20 +607,20 @@ fn write(file: &mut Vec<u8>, at: usize, bytes: &[u8]) {
 
 /// The names in the directory.
 #[derive(Default)]
-struct Names {
-    now: BTreeMap<PathBuf, usize>,
+struct DirectoryState {
+    current: BTreeMap<PathBuf, usize>,
     durable: BTreeMap<PathBuf, usize>,
-    unsynced: Vec<Change>,
+    unsynced: Vec<NameChange>,
 }
 
 #[derive(Clone)]
-enum Change {
+enum NameChange {
     Link(PathBuf, usize),
     Unlink(PathBuf),
     Move(PathBuf, PathBuf, usize),
 }
 
-impl Change {
+impl NameChange {
     fn apply(&self, names: &mut BTreeMap<PathBuf, usize>) {
         match self {
             Self::Link(path, file) => drop(names.insert(path.clone(), *file)),
@@ -608,14 +633,14 @@ impl Change {
     }
 }
 
-impl Names {
-    fn change(&mut self, change: Change) {
-        change.apply(&mut self.now);
+impl DirectoryState {
+    fn apply_change(&mut self, change: NameChange) {
+        change.apply(&mut self.current);
         self.unsynced.push(change);
     }
 
     fn sync(&mut self) {
-        self.durable = self.now.clone();
+        self.durable = self.current.clone();
         self.unsynced.clear();
     }
 
@@ -631,63 +656,63 @@ impl Names {
     }
 }
 
-impl Disk for Recorder {
-    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        self.may(Call::Other)?;
+impl Disk for RecordingDisk {
+    fn create_file(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.inject_fault(CallKind::Other)?;
         let file = File::options().write(true).create(true).truncate(true).open(path)?;
-        let mut record = self.record();
+        let mut record = self.state();
         record.files += 1;
         let number = record.files;
         record.operations.push(Operation::Create { path: path.to_owned(), file: number });
-        Ok(Box::new(Recorded { recorder: self.clone(), number, file }))
+        Ok(Box::new(RecordedFile { recorder: self.clone(), number, file }))
     }
 
     fn reopen(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        self.may(Call::Other)?;
+        self.inject_fault(CallKind::Other)?;
         let file = File::options().write(true).open(path)?;
         let created = |operation: &Operation| match operation {
             Operation::Create { path: created, file } if created == path => Some(*file),
             _ => None,
         };
-        let number = self.record().operations.iter().rev().find_map(created).unwrap();
-        Ok(Box::new(Recorded { recorder: self.clone(), number, file }))
+        let number = self.state().operations.iter().rev().find_map(created).unwrap();
+        Ok(Box::new(RecordedFile { recorder: self.clone(), number, file }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.may(Call::Other)?;
+        self.inject_fault(CallKind::Other)?;
         std::fs::rename(from, to)?;
-        self.note(Operation::Rename { from: from.to_owned(), to: to.to_owned() });
+        self.push_operation(Operation::Rename { from: from.to_owned(), to: to.to_owned() });
         Ok(())
     }
 
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.may(Call::Other)?;
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.inject_fault(CallKind::Other)?;
         std::fs::remove_file(path)?;
-        self.note(Operation::Remove { path: path.to_owned() });
+        self.push_operation(Operation::Remove { path: path.to_owned() });
         Ok(())
     }
 
     fn sync_directory(&self, _: &Path) -> io::Result<()> {
-        self.may(Call::Sync)?;
-        self.note(Operation::SyncDirectory);
+        self.inject_fault(CallKind::Sync)?;
+        self.push_operation(Operation::SyncDirectory);
         Ok(())
     }
 
-    fn free(&self, _: &Path) -> io::Result<Free> {
-        Ok(Free { bytes: u64::MAX, inodes: None })
+    fn free_space(&self, _: &Path) -> io::Result<FreeSpace> {
+        Ok(FreeSpace { bytes: u64::MAX, inodes: None })
     }
 }
 
 #[derive(Debug)]
-struct Recorded {
-    recorder: Recorder,
+struct RecordedFile {
+    recorder: RecordingDisk,
     number: usize,
     file: File,
 }
 
-impl Write for Recorded {
+impl Write for RecordedFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let (done, error) = match self.recorder.fault(Call::Write) {
+        let (done, error) = match self.recorder.next_fault(CallKind::Write) {
             None => (bytes.len(), None),
             Some(Fault::Short) => (bytes.len().div_ceil(2), None),
             Some(Fault::Full) => (bytes.len() / 2, Some(ENOSPC)),
@@ -695,7 +720,11 @@ impl Write for Recorded {
         };
         let at = self.file.stream_position()?;
         self.file.write_all(&bytes[..done])?;
-        self.recorder.note(Operation::Write { file: self.number, at, bytes: bytes[..done].to_vec() });
+        self.recorder.push_operation(Operation::Write {
+            file: self.number,
+            at,
+            bytes: bytes[..done].to_vec(),
+        });
         error.map_or(Ok(done), |error| Err(io::Error::from_raw_os_error(error)))
     }
 
@@ -704,54 +733,58 @@ impl Write for Recorded {
     }
 }
 
-impl Seek for Recorded {
+impl Seek for RecordedFile {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         self.file.seek(to)
     }
 }
 
-impl DiskFile for Recorded {
+impl DiskFile for RecordedFile {
     fn sync(&mut self) -> io::Result<()> {
-        let of = self.recorder.operations();
+        let until_operation = self.recorder.operations();
         let (lies, sync_time) = {
-            let mut record = self.recorder.record();
-            record.beside += u64::from(record.syncing > 0);
+            let mut record = self.recorder.state();
+            record.parallel_syncs += u64::from(record.syncing > 0);
             record.syncing += 1;
-            (record.lies, record.sync_time)
+            (record.ignores_syncs, record.sync_time)
         };
         std::thread::sleep(sync_time);
-        self.recorder.record().syncing -= 1;
-        self.recorder.may(Call::Sync)?;
+        self.recorder.state().syncing -= 1;
+        self.recorder.inject_fault(CallKind::Sync)?;
         if !lies {
-            self.recorder.note(Operation::Sync { file: self.number, of });
+            self.recorder.push_operation(Operation::Sync { file: self.number, until_operation });
         }
         Ok(())
     }
 
     fn truncate(&mut self, length: u64) -> io::Result<()> {
-        self.recorder.may(Call::Other)?;
+        self.recorder.inject_fault(CallKind::Other)?;
         self.file.set_len(length)?;
-        self.recorder.note(Operation::Truncate { file: self.number, length });
+        self.recorder.push_operation(Operation::Truncate { file: self.number, length });
         Ok(())
     }
 }
 
 /// The message of a send; none of them is large.
-fn message(store: &Store, id: TrackingId) -> Option<Bytes> {
-    match store.job(id).unwrap()?.message? {
-        Stored::Small(message) => Some(message),
-        Stored::Large(large) => panic!("{large:?}"),
+fn read_message(store: &Store, id: TrackingId) -> Option<Bytes> {
+    match store.load_job(id).unwrap()?.body? {
+        StoredBody::InMemory(message) => Some(message),
+        StoredBody::OnDisk(large) => panic!("{large:?}"),
     }
 }
 
 /// Opens a store; the threads of the one before may need a moment to let go.
-fn open(data_dir: &Path, now: Timestamp, disk: Arc<dyn Disk>) -> Result<(Store, OpenReport), OpenError> {
-    let time: &'static Moment = Box::leak(Box::default());
-    time.set(now);
+fn open_store(
+    data_dir: &Path,
+    now: Timestamp,
+    disk: Arc<dyn Disk>,
+) -> Result<(Store, OpenReport), OpenError> {
+    let time: &'static ManualClock = Box::leak(Box::default());
+    time.advance_to(now);
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
-        let (clock, disk) = (Clock::Set(time), disk.clone());
-        match (Opening { data_dir, clock, writing: true, disk, progress: &mut |_| {} }).open() {
+        let (clock, disk) = (Clock::Manual(time), disk.clone());
+        match (OpenOptions { data_dir, clock, writable: true, disk, on_progress: &mut |_| {} }).open() {
             Err(OpenError::Locked(_)) if Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -761,23 +794,23 @@ fn open(data_dir: &Path, now: Timestamp, disk: Arc<dyn Disk>) -> Result<(Store, 
 }
 
 /// Where syncs cost nothing, if there is such a place: the model does not need them.
-fn workplace() -> TempDir {
+fn scratch_dir() -> TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { TempDir::new_in(memory).unwrap() } else { TempDir::new().unwrap() }
 }
 
-fn copied(from: &Path) -> TempDir {
-    let to = workplace();
-    copy(from, to.path());
+fn copy_to_scratch(from: &Path) -> TempDir {
+    let to = scratch_dir();
+    copy_dir(from, to.path());
     to
 }
 
-fn copy(from: &Path, to: &Path) {
+fn copy_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         if entry.path().is_dir() {
-            copy(&entry.path(), &to.join(entry.file_name()));
+            copy_dir(&entry.path(), &to.join(entry.file_name()));
         } else {
             std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
         }
@@ -785,29 +818,30 @@ fn copy(from: &Path, to: &Path) {
 }
 
 fn at(seconds: u64) -> Timestamp {
-    Timestamp::from_seconds(1_789_387_200 + seconds)
+    Timestamp::from_secs(1_789_387_200 + seconds)
 }
 
 fn id(number: u64) -> TrackingId {
     TrackingId::new(at(number), u128::from(number))
 }
 
-fn accepted(number: u64) -> Accepted {
-    let send = Send { subject: format!("Quotation {number}"), size: number, ..Send::new(id(number), "odoo") };
-    Accepted { send, recipients: vec![recipient(number).parse().unwrap()] }
+fn accepted_message(number: u64) -> AcceptedMessage {
+    let message =
+        Message { subject: format!("Quotation {number}"), size: number, ..Message::new(id(number), "odoo") };
+    AcceptedMessage { message, recipients: vec![recipient(number).parse().unwrap()] }
 }
 
-fn finishes(number: u64) -> bool {
+fn will_finish(number: u64) -> bool {
     number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 63 == 1
 }
 
 fn recipient(number: u64) -> &'static str {
-    if finishes(number) { "bob@example.net" } else { "ada@example.net" }
+    if will_finish(number) { "bob@example.net" } else { "ada@example.net" }
 }
 
-fn erase(store: &Store) -> bool {
+fn erase_bob(store: &Store) -> bool {
     let address = "bob@example.net".parse().unwrap();
-    let erasing = Erasing { address: &address, operator: "uid 0", reason: "asked for", at: at(0) };
+    let erasing = ErasureRequest { address: &address, operator: "uid 0", reason: "asked for", at: at(0) };
     store.erase(&erasing, &mut |_| {}).is_ok()
 }
 
@@ -819,57 +853,69 @@ fn mentions_bob(directory: &Path) -> bool {
     })
 }
 
-fn ordered(hour: u64) -> Ordered {
-    let errand = Errand::SinkReplay { sink: "hook".into(), since: at(0) };
-    Ordered { at: at(hour * HOUR), errand, operator: "uid 0".into(), reason: "asked for".into() }
+fn operator_action(hour: u64) -> OperatorAction {
+    let data = OperatorActionData::SinkReplay { sink: "hook".into(), since: at(0) };
+    OperatorAction {
+        at: at(hour * SECONDS_PER_HOUR),
+        data,
+        operator: "uid 0".into(),
+        reason: "asked for".into(),
+    }
 }
 
-fn is_in_the_log(store: &Store, hour: u64) -> bool {
+fn is_logged(store: &Store, hour: u64) -> bool {
     let segments = store.log_segments().unwrap().into_iter();
-    let mut entries = segments.flat_map(|(segment, _)| store.log_of(segment).unwrap());
-    entries.any(|entry| matches!(entry.fact.what, What::Ordered(_)) && entry.written == at(hour * HOUR))
+    let mut entries = segments.flat_map(|(segment, _)| store.log_in_segment(segment).unwrap());
+    entries.any(|entry| {
+        matches!(entry.event.kind, TrailEventKind::OperatorAction(_))
+            && entry.recorded_at == at(hour * SECONDS_PER_HOUR)
+    })
 }
 
-fn begun(number: u64) -> Begun {
-    Begun { id: id(number), at: at(number), upstream: "mailgun".into() }
+fn attempt_started(number: u64) -> AttemptStarted {
+    AttemptStarted { id: id(number), at: at(number), upstream: "mailgun".into() }
 }
 
-fn relayed(number: u64) -> Outcome {
-    let settled = Settled { recipients: vec![0], standing: Standing::Relayed, words: Words::default() };
+fn relayed_outcome(number: u64) -> AttemptOutcome {
+    let settled = RecipientResult {
+        recipients: vec![0],
+        status: AttemptStatus::Relayed,
+        diagnostic: Diagnostic::default(),
+    };
     let (id, at) = (id(number), at(number));
-    Outcome { id, at, upstream: "mailgun".into(), settled: vec![settled], due: None }
+    AttemptOutcome { id, at, upstream: "mailgun".into(), results: vec![settled], next_attempt: None }
 }
 
-fn event(number: u64) -> Event {
-    Event {
-        kind: Kind::Deferred,
+fn provider_event(number: u64) -> ProviderEvent {
+    ProviderEvent {
+        kind: EventKind::Deferred,
         at: at(number),
-        identity: format!("event {number}"),
+        dedup_key: format!("event {number}"),
         recipient: Some(recipient(number).into()),
-        tracking: Some(id(number)),
+        tracking_id: Some(id(number)),
         message_id: None,
-        by_machine: false,
+        automated: false,
         test_mode: false,
-        words: Words::default(),
+        diagnostic: Diagnostic::default(),
     }
 }
 
-fn notice(number: u64) -> Notice {
-    Notice {
+fn received_event(number: u64) -> ReceivedEvent {
+    ReceivedEvent {
         upstream: "mailgun".into(),
-        at: at(number),
-        via: Via::Webhook,
+        received_at: at(number),
+        source: EventSource::Webhook,
         token: None,
-        event: event(number),
+        event: provider_event(number),
     }
 }
 
-const HOUR: u64 = 3600;
+const SECONDS_PER_HOUR: u64 = 3600;
 const RETENTION: Retention = Retention {
-    ledger: Duration::from_secs(30 * 24 * HOUR),
+    ledger: Duration::from_secs(30 * 24 * SECONDS_PER_HOUR),
     bodies: Duration::ZERO,
-    events: Duration::from_secs(30 * 24 * HOUR),
+    events: Duration::from_secs(30 * 24 * SECONDS_PER_HOUR),
 };
-const SECTOR: usize = 512;
+const SECTOR_BYTES: usize = 512;
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;

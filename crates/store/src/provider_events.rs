@@ -1,82 +1,86 @@
 //! The providers' reports as they came, and where each of them stands.
 
-use crate::group_commit::{CommitError, Wish};
-use crate::journal::{Frame, Place};
+use crate::group_commit::{CommitError, CommitOptions};
+use crate::journal::{Frame, Position};
 use crate::record::Record;
-use crate::stored_body::Stored;
+use crate::stored_body::StoredBody;
 use crate::{ReadError, Store};
 use bytes::Bytes;
 use mailtrail_mail::{Timestamp, TrackingId};
-use mailtrail_trail::{Dead, Event, Hint, Replay, Rung, Via};
+use mailtrail_trail::{ContactHint, CorrelatedBy, DeadLetter, EventReplay, EventSource, ProviderEvent};
 use std::collections::BTreeMap;
 use std::io;
 
 /// A provider's report as it is kept.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub struct StoredEvent {
     /// What names it; also says when it came.
     pub id: TrackingId,
     /// The upstream whose provider sent it.
     pub upstream: String,
     /// Which way it came.
-    pub via: Via,
+    pub source: EventSource,
     /// What it says.
-    pub content: Content,
+    pub content: EventContent,
     /// Where its raw form lies, as far as that is known.
-    pub(crate) body: Option<Place>,
+    pub(crate) body_position: Option<Position>,
 }
 
 /// What a report says.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Content {
+pub enum EventContent {
     /// That happened.
-    Event(Box<Event>),
+    Event(Box<ProviderEvent>),
     /// It cannot be understood.
-    Dead {
+    DeadLetter {
         /// Why.
         reason: String,
     },
     /// Something about a contact, from somebody who sent none of our mail.
-    Hint(Box<Hint>),
+    Hint(Box<ContactHint>),
 }
 
 /// Where a report stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stand {
+pub enum EventState {
     /// It was brought to a send.
-    Joined {
+    Correlated {
         /// Which.
-        send: TrackingId,
+        tracking_id: TrackingId,
         /// How it was found.
-        rung: Rung,
+        correlated_by: CorrelatedBy,
     },
     /// It found no send and waits for one.
     Orphan,
     /// It cannot be understood.
-    Dead,
+    DeadLetter,
     /// It is about a contact, and belongs to no send.
     Hint,
     /// Nothing is known of it but the journal's record: its send was forgotten, it aged out, or it repeats another.
-    Gone,
+    Unreferenced,
 }
 
 impl Store {
     /// Keeps a report that cannot be understood, in its raw form; lookups see it on return.
-    pub async fn bury(&self, dead: Dead, raw: Bytes) -> Result<(), CommitError> {
-        let wish = Wish { urgent: true, applied: true };
-        self.committer()?.commit(Record::Dead(Box::new(dead)), raw, wish).await
+    pub async fn put_dead_letter(&self, dead: DeadLetter, raw: Bytes) -> Result<(), CommitError> {
+        let wish = CommitOptions { urgent: true, wait_applied: true };
+        self.commit_pipeline()?.commit(Record::DeadLetter(Box::new(dead)), raw, wish).await
     }
 
     /// Applies what a report says now that it was read anew; lookups see it on return.
-    pub async fn replay(&self, replay: Replay) -> Result<(), CommitError> {
-        let wish = Wish { urgent: true, applied: true };
-        self.committer()?.commit(Record::Replay(Box::new(replay)), Bytes::new(), wish).await
+    pub async fn replay_event(&self, replay: EventReplay) -> Result<(), CommitError> {
+        let wish = CommitOptions { urgent: true, wait_applied: true };
+        self.commit_pipeline()?.commit(Record::EventReplay(Box::new(replay)), Bytes::new(), wish).await
     }
 
     /// Events that found no send, newest first, at most `limit` of those that `wanted` asks for. Reads all of them.
-    pub fn orphans(&self, limit: usize, wanted: impl Fn(&Report) -> bool) -> Result<Vec<Report>, ReadError> {
+    pub fn find_orphans(
+        &self,
+        limit: usize,
+        wanted: impl Fn(&StoredEvent) -> bool,
+    ) -> Result<Vec<StoredEvent>, ReadError> {
         let mut newest = BTreeMap::new();
-        for orphan in self.projection()?.orphans() {
+        for orphan in self.ledger()?.orphans() {
             let orphan = orphan?;
             if wanted(&orphan) {
                 newest.insert(orphan.id, orphan);
@@ -89,31 +93,35 @@ impl Store {
     }
 
     /// Reports that cannot be understood, newest first, at most `limit` of those that `wanted` asks for.
-    pub fn dead(&self, limit: usize, wanted: impl Fn(&Report) -> bool) -> Result<Vec<Report>, ReadError> {
-        let projection = self.projection()?;
-        let dead = projection.dead().filter(|dead| dead.as_ref().map_or(true, &wanted));
+    pub fn find_dead_letters(
+        &self,
+        limit: usize,
+        wanted: impl Fn(&StoredEvent) -> bool,
+    ) -> Result<Vec<StoredEvent>, ReadError> {
+        let projection = self.ledger()?;
+        let dead = projection.dead_letters().filter(|dead| dead.as_ref().map_or(true, &wanted));
         Ok(dead.take(limit).collect::<Result<_, _>>()?)
     }
 
     /// Whether a report of the same body is among those that cannot be understood. Reads all of them.
-    pub fn knows_dead(&self, dead: &Dead) -> Result<bool, ReadError> {
-        let known = |report: &Report| report.upstream == dead.upstream && dead.is_same_body(report.id);
-        Ok(!self.dead(1, known)?.is_empty())
+    pub fn has_dead_letter(&self, dead: &DeadLetter) -> Result<bool, ReadError> {
+        let known = |report: &StoredEvent| report.upstream == dead.upstream && dead.has_same_body(report.id);
+        Ok(!self.find_dead_letters(1, known)?.is_empty())
     }
 
     /// How many events found no send, and how many reports cannot be understood. Reads all of them.
-    pub fn count_letters(&self) -> Result<(u64, u64), ReadError> {
-        Ok(self.projection()?.count_letters()?)
+    pub fn count_unmatched(&self) -> Result<(u64, u64), ReadError> {
+        Ok(self.ledger()?.count_unmatched()?)
     }
 
     /// All reports in one of [`Store::log_segments`] that lookups can see, in the order of their arrival.
-    pub fn reports_of(&self, segment: u32) -> Result<Vec<Report>, ReadError> {
-        let projection = self.projection()?;
+    pub fn events_in_segment(&self, segment: u32) -> Result<Vec<StoredEvent>, ReadError> {
+        let projection = self.ledger()?;
         let mut reports = Vec::new();
-        let (frames, _) = self.frames(Place { segment, offset: 0 }, usize::MAX)?;
+        let (frames, _) = self.read_frames(Position { segment, offset: 0 }, usize::MAX)?;
         for frame in frames {
-            let Some(mut report) = Report::of(&frame) else { continue };
-            if let Some(event) = projection.reread(report.id)? {
+            let Some(mut report) = StoredEvent::from_frame(&frame) else { continue };
+            if let Some(event) = projection.replayed_event(report.id)? {
                 report.content = event.into();
             }
             reports.push(report);
@@ -122,10 +130,10 @@ impl Store {
     }
 
     /// One report, if the journal still has it.
-    pub fn report_of(&self, id: TrackingId) -> Result<Option<Report>, ReadError> {
+    pub fn find_event(&self, id: TrackingId) -> Result<Option<StoredEvent>, ReadError> {
         let segments = self.segments_since(id.timestamp())?;
         for segment in segments {
-            let found = self.reports_of(segment)?.into_iter().find(|report| report.id == id);
+            let found = self.events_in_segment(segment)?.into_iter().find(|report| report.id == id);
             if found.is_some() {
                 return Ok(found);
             }
@@ -142,67 +150,71 @@ impl Store {
     }
 
     /// The raw form of a report; `None` when it is no longer kept, or damaged.
-    pub fn raw(&self, report: &Report) -> Result<Option<Bytes>, ReadError> {
-        let Some(place) = report.body else { return Ok(None) };
-        let segment = match self.0.segments.segment(place.segment) {
+    pub fn raw_event(&self, report: &StoredEvent) -> Result<Option<Bytes>, ReadError> {
+        let Some(place) = report.body_position else { return Ok(None) };
+        let segment = match self.0.segment_cache.get_or_open(place.segment) {
             Ok(segment) => segment,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        match Stored::find(segment, place.offset)? {
-            Some(stored) => Ok(stored.whole()?),
+        match StoredBody::load(segment, place.offset)? {
+            Some(stored) => Ok(stored.read_all()?),
             None => Ok(None),
         }
     }
 
     /// Where a report stands.
-    pub fn stand(&self, report: &Report) -> Result<Stand, ReadError> {
-        Ok(self.projection()?.stand(report.id, &report.upstream, &report.content)?)
+    pub fn event_state(&self, report: &StoredEvent) -> Result<EventState, ReadError> {
+        Ok(self.ledger()?.event_state(report.id, &report.upstream, &report.content)?)
     }
 
     /// The send that an event would be brought to, were it new.
-    pub fn find(&self, event: &Event) -> Result<Option<TrackingId>, ReadError> {
-        Ok(self.projection()?.find(event)?.map(|(id, ..)| id))
+    pub fn correlate(&self, event: &ProviderEvent) -> Result<Option<TrackingId>, ReadError> {
+        Ok(self.ledger()?.correlate(event)?.map(|(id, ..)| id))
     }
 }
 
-impl Content {
+impl EventContent {
     /// What happened, where that is understood.
-    pub fn event(&self) -> Option<&Event> {
+    pub fn event(&self) -> Option<&ProviderEvent> {
         match self {
             Self::Event(event) => Some(event),
-            Self::Dead { .. } | Self::Hint(_) => None,
+            Self::DeadLetter { .. } | Self::Hint(_) => None,
         }
     }
 
     /// What it says about a contact, where it is no event.
-    pub fn hint(&self) -> Option<&Hint> {
+    pub fn hint(&self) -> Option<&ContactHint> {
         match self {
             Self::Hint(hint) => Some(hint),
-            Self::Event(_) | Self::Dead { .. } => None,
+            Self::Event(_) | Self::DeadLetter { .. } => None,
         }
     }
 }
 
-impl From<Event> for Content {
-    fn from(event: Event) -> Self {
+impl From<ProviderEvent> for EventContent {
+    fn from(event: ProviderEvent) -> Self {
         Self::Event(Box::new(event))
     }
 }
 
-impl Report {
-    fn of(frame: &Frame) -> Option<Self> {
-        let (id, upstream, via, content) = match Record::decode(frame.kind, frame.version, &frame.head)
+impl StoredEvent {
+    fn from_frame(frame: &Frame) -> Option<Self> {
+        let (id, upstream, source, content) = match Record::decode(frame.kind, frame.version, &frame.payload)
             .ok()?
         {
-            Record::Notice(notice) => (notice.id(), notice.upstream, notice.via, notice.event.into()),
-            Record::Dead(dead) => (dead.id(), dead.upstream, dead.via, Content::Dead { reason: dead.reason }),
-            Record::Hint(hinted) => {
-                (hinted.id(), hinted.source, Via::Webhook, Content::Hint(Box::new(hinted.hint)))
+            Record::ReceivedEvent(notice) => {
+                (notice.id(), notice.upstream, notice.source, notice.event.into())
+            }
+            Record::DeadLetter(dead) => {
+                (dead.id(), dead.upstream, dead.source, EventContent::DeadLetter { reason: dead.reason })
+            }
+            Record::ReceivedHint(hinted) => {
+                (hinted.id(), hinted.source, EventSource::Webhook, EventContent::Hint(Box::new(hinted.hint)))
             }
             _ => return None,
         };
-        let body = (frame.body_length > 0).then_some(frame.place);
-        Some(Self { id, upstream, via, content, body })
+        let body_position = (frame.body_length > 0).then_some(frame.position);
+        Some(Self { id, upstream, source, content, body_position })
     }
 }

@@ -1,11 +1,11 @@
 //! Makes the ledger anew from the journal because somebody wants it.
 
-use crate::compaction::UpkeepError;
-use crate::group_commit::{CommitError, Committer, Task};
-use crate::journal::Place;
-use crate::ledger::Projection;
-use crate::open::{OpenReport, empty};
-use crate::replay::{Progress, chain, up_to};
+use crate::compaction::MaintenanceError;
+use crate::group_commit::{CommitError, CommitPipeline, LedgerCommand};
+use crate::journal::Position;
+use crate::ledger::Ledger;
+use crate::open::{OpenReport, create_empty_ledger};
+use crate::replay::{Progress, segment_chain, truncate_at};
 use crate::{Store, replay};
 use std::path::Path;
 use std::sync::PoisonError;
@@ -30,10 +30,10 @@ pub enum RebuildError {
     #[error(
         "the new ledger could not take the old one's place, which is in use on; the daemon's log says why"
     )]
-    Left,
+    NotReplaced,
     /// The making.
     #[error(transparent)]
-    Failed(#[from] UpkeepError),
+    Failed(#[from] MaintenanceError),
 }
 
 impl Store {
@@ -44,53 +44,57 @@ impl Store {
         despite_damage: bool,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<u64, RebuildError> {
-        let _upkeep = self.0.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
-        self.renew(despite_damage, progress)
+        let _upkeep = self.0.compaction.lock().unwrap_or_else(PoisonError::into_inner);
+        self.rebuild_locked(despite_damage, progress)
     }
 
     /// The same for who holds upkeep back already.
-    pub(crate) fn renew(
+    pub(crate) fn rebuild_locked(
         &self,
         despite_damage: bool,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<u64, RebuildError> {
-        let present = self.projection().map_err(UpkeepError::from)?;
-        let until = present.position().map_err(UpkeepError::from)?.unwrap_or_default();
-        let (fresh, report) = self.built(until, progress)?;
+        let present = self.ledger().map_err(MaintenanceError::from)?;
+        let until = present.position().map_err(MaintenanceError::from)?.unwrap_or_default();
+        let (fresh, report) = self.build_ledger(until, progress)?;
         let directory = fresh.directory().to_owned();
-        let (damaged, lost) = (report.damaged.len(), lost_in(&present, &fresh, until));
+        let (damaged, lost) = (report.corrupt_ranges.len(), count_lost_messages(&present, &fresh, until));
         drop(present);
         if !despite_damage && (damaged > 0 || lost > 0) {
-            discard(fresh);
+            discard_ledger(fresh);
             return Err(RebuildError::Damaged { damaged, lost });
         }
-        match &self.0.committer {
-            Some(committer) => replace(committer, fresh).map_err(UpkeepError::from)?,
+        match &self.0.commit_pipeline {
+            Some(committer) => replace_ledger(committer, fresh).map_err(MaintenanceError::from)?,
             None => {
-                if let Some(old) = self.0.current.replace(fresh) {
-                    remove(old.directory());
+                if let Some(old) = self.0.handle.replace(fresh) {
+                    remove_ledger_dir(old.directory());
                 }
             }
         }
-        let in_use = self.projection().map_err(UpkeepError::from)?;
-        if in_use.directory() == directory { Ok(report.replayed) } else { Err(RebuildError::Left) }
+        let in_use = self.ledger().map_err(MaintenanceError::from)?;
+        if in_use.directory() == directory {
+            Ok(report.replayed_records)
+        } else {
+            Err(RebuildError::NotReplaced)
+        }
     }
 
     /// A new ledger of the journal up to `until`.
-    pub(crate) fn built(
+    pub(crate) fn build_ledger(
         &self,
-        until: Place,
+        until: Position,
         progress: &mut dyn FnMut(Progress),
-    ) -> Result<(Projection, OpenReport), UpkeepError> {
-        let chain = up_to(chain(&self.0.journal)?, until);
-        let fresh = empty(&self.0.ledger)?;
+    ) -> Result<(Ledger, OpenReport), MaintenanceError> {
+        let chain = truncate_at(segment_chain(&self.0.journal_dir)?, until);
+        let fresh = create_empty_ledger(&self.0.ledger_dir)?;
         let mut report = OpenReport::default();
         // Traffic goes on beside one thread.
-        let threads = if self.0.committer.is_some() { 1 } else { 2 };
-        match replay::replay(&self.0.journal, &chain, &fresh, threads, &mut report, progress) {
+        let threads = if self.0.commit_pipeline.is_some() { 1 } else { 2 };
+        match replay::replay_journal(&self.0.journal_dir, &chain, &fresh, threads, &mut report, progress) {
             Ok(_) => Ok((fresh, report)),
             Err(error) => {
-                discard(fresh);
+                discard_ledger(fresh);
                 Err(error.into())
             }
         }
@@ -99,10 +103,10 @@ impl Store {
 
 /// Sends accepted before `until` that the present ledger knows and that one does not. What cannot be read of it counts as
 /// nothing: it is no reason to keep it.
-fn lost_in(present: &Projection, fresh: &Projection, until: Place) -> u64 {
+fn count_lost_messages(present: &Ledger, fresh: &Ledger, until: Position) -> u64 {
     let mut lost = 0;
-    let counted = present.places(|id, place, _| {
-        lost += u64::from(place < until && matches!(fresh.knows(id), Ok(false)));
+    let counted = present.for_each_message(|id, place, _| {
+        lost += u64::from(place < until && matches!(fresh.has_message(id), Ok(false)));
     });
     if let Err(error) = counted {
         tracing::warn!(%error, "the present ledger cannot be read to its end");
@@ -111,22 +115,22 @@ fn lost_in(present: &Projection, fresh: &Projection, until: Place) -> u64 {
 }
 
 /// Waits until the ledger thread goes on with another one, or with the one it has.
-fn replace(committer: &Committer, fresh: Projection) -> Result<(), CommitError> {
-    committer.task(Task::Replace(Box::new(fresh)))?;
+fn replace_ledger(committer: &CommitPipeline, fresh: Ledger) -> Result<(), CommitError> {
+    committer.send_to_ledger(LedgerCommand::ReplaceLedger(Box::new(fresh)))?;
     let (answer, answered) = oneshot::channel();
-    committer.task(Task::Checkpoint(answer))?;
+    committer.send_to_ledger(LedgerCommand::Checkpoint(answer))?;
     answered.blocking_recv().unwrap_or(Err(CommitError::ReadOnly))
 }
 
 /// Lets go of a ledger that is not to be used, and removes it.
-pub fn discard(projection: Projection) {
+pub fn discard_ledger(projection: Ledger) {
     let directory = projection.directory().to_owned();
     drop(projection);
-    remove(&directory);
+    remove_ledger_dir(&directory);
 }
 
 /// Removes a ledger that nobody needs.
-pub fn remove(directory: &Path) {
+pub fn remove_ledger_dir(directory: &Path) {
     if let Err(error) = std::fs::remove_dir_all(directory) {
         tracing::warn!(%error, directory = %directory.display(), "an old ledger cannot be removed");
     }

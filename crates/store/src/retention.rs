@@ -14,35 +14,35 @@ pub struct Retention {
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { ledger: 30 * DAY, bodies: Duration::ZERO, events: 30 * DAY }
+        Self { ledger: 30 * ONE_DAY, bodies: Duration::ZERO, events: 30 * ONE_DAY }
     }
 }
 
 impl Retention {
     /// Sends that were over by then are forgotten.
     pub fn ledger_horizon(&self, now: Timestamp) -> Timestamp {
-        now.before(self.ledger)
+        now.saturating_sub(self.ledger)
     }
 
     /// Messages that were accepted after then are kept.
     pub fn bodies_horizon(&self, now: Timestamp) -> Timestamp {
-        now.before(self.bodies)
+        now.saturating_sub(self.bodies)
     }
 
     /// Raw reports and orphans from before are forgotten.
     pub fn events_horizon(&self, now: Timestamp) -> Timestamp {
-        now.before(self.events)
+        now.saturating_sub(self.events)
     }
 
     /// Nothing that was written before is needed any more, but by mail that still waits.
-    pub fn horizon(&self, now: Timestamp) -> Timestamp {
-        now.before(self.everything())
+    pub fn overall_horizon(&self, now: Timestamp) -> Timestamp {
+        now.saturating_sub(self.max_age())
     }
 
     /// Age at which nothing is needed any more. A day of grace: reports come later than the sends they are about.
-    pub fn everything(&self) -> Duration {
-        self.ledger.max(self.events) + DAY
+    pub fn max_age(&self) -> Duration {
+        self.ledger.max(self.events) + ONE_DAY
     }
 }
 
-const DAY: Duration = Duration::from_secs(86_400);
+const ONE_DAY: Duration = Duration::from_secs(86_400);

@@ -1,6 +1,6 @@
 //! What a disk or the system refuses for now. It says nothing about the files: they are kept, and tried again.
 
-use crate::disk_space::Free;
+use crate::disk_space::FreeSpace;
 use mailtrail_mail::descriptors;
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
@@ -16,21 +16,21 @@ pub fn is_shortage(error: &io::Error) -> bool {
 }
 
 /// The same of sled's errors. A lock that another handle in this process still has is let go of soon.
-pub fn is_shortage_of_sled(error: &sled::Error) -> bool {
+pub fn is_sled_shortage(error: &sled::Error) -> bool {
     matches!(error, sled::Error::Io(error) if is_shortage(error) || error.to_string().contains("acquire lock"))
 }
 
 /// Whether a directory can be written to, and why not. `room` bytes must be left on its disk.
-pub fn try_to_write(directory: &Path, room: u64) -> io::Result<()> {
-    leave_room(directory, room)?;
+pub fn check_writable(directory: &Path, room: u64) -> io::Result<()> {
+    check_free_space(directory, room)?;
     let mut file = tempfile::tempfile_in(directory)?;
-    file.write_all(&[1; TRIED])?;
+    file.write_all(&[1; PROBE_BYTES])?;
     file.sync_data()
 }
 
 /// An error where less than `room` bytes are left on the disk of `directory`.
-pub fn leave_room(directory: &Path, room: u64) -> io::Result<()> {
-    let free = Free::of(&rustix::fs::statvfs(directory)?);
+pub fn check_free_space(directory: &Path, room: u64) -> io::Result<()> {
+    let free = FreeSpace::from_statvfs(&rustix::fs::statvfs(directory)?);
     if free.bytes < room {
         let text = format!("less than {} MiB are left free on its disk", room >> 20);
         return Err(io::Error::new(ErrorKind::StorageFull, text));
@@ -39,7 +39,7 @@ pub fn leave_room(directory: &Path, room: u64) -> io::Result<()> {
 }
 
 /// Bytes that are written to find out whether some can be.
-const TRIED: usize = 64 << 10;
+const PROBE_BYTES: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -47,7 +47,7 @@ mod tests {
     use rustix::io::Errno;
 
     #[test]
-    fn what_passes_by_itself_is_no_damage() {
+    fn classifies_transient_errors_as_shortage() {
         for errno in [
             Errno::NOSPC,
             Errno::DQUOT,
@@ -59,11 +59,11 @@ mod tests {
             Errno::NOMEM,
         ] {
             let error = sled::Error::Io(io::Error::from(errno));
-            assert!(is_shortage_of_sled(&error) && is_shortage_of_sled(&error.clone()), "{error}");
+            assert!(is_sled_shortage(&error) && is_sled_shortage(&error.clone()), "{error}");
         }
         for errno in [Errno::IO, Errno::INVAL, Errno::NOENT, Errno::ISDIR] {
             assert!(!is_shortage(&io::Error::from(errno)), "{errno}");
         }
-        assert!(!is_shortage_of_sled(&sled::Error::ReportableBug("code: 24,".into())));
+        assert!(!is_sled_shortage(&sled::Error::ReportableBug("code: 24,".into())));
     }
 }

@@ -10,12 +10,12 @@ pub struct Wakeup(Arc<Notify>);
 
 impl Wakeup {
     /// Rings; a ring while nobody waits is kept for the next to come.
-    pub fn ring(&self) {
+    pub fn notify(&self) {
         self.0.notify_one();
     }
 
     /// Waits for a ring, at most for `longest`.
-    pub async fn heard(&self, longest: Duration) {
+    pub async fn wait_timeout(&self, longest: Duration) {
         // Elapsed or rung: the caller looks either way.
         let _ = tokio::time::timeout(longest, self.0.notified()).await;
     }

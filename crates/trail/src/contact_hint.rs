@@ -1,11 +1,11 @@
-use crate::provider_event::Words;
+use crate::provider_event::Diagnostic;
 use mailtrail_mail::Timestamp;
 
 /// What somebody who did not send our mail says about a contact of ours. It can be joined to no send, and changes none.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hint {
+pub struct ContactHint {
     /// What happened.
-    pub kind: HintKind,
+    pub kind: ContactHintKind,
     /// When it happened, by the reporter's clock.
     pub at: Timestamp,
     /// Whom it happened to; absent where it concerns nobody alone.
@@ -13,12 +13,12 @@ pub struct Hint {
     /// The reporter's lists that it concerns. ActiveCampaign's `0` is the whole account.
     pub lists: Vec<String>,
     /// The reporter's own words: with a bounce its type behind the name, and code, status and description.
-    pub words: Words,
+    pub diagnostic: Diagnostic,
 }
 
 /// What happened to a contact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum HintKind {
+pub enum ContactHintKind {
     /// The address bounced there.
     Bounced,
     /// The contact wants no more of a list.
@@ -37,7 +37,7 @@ pub enum HintKind {
     Unknown,
 }
 
-impl HintKind {
+impl ContactHintKind {
     /// Every kind.
     pub const ALL: [Self; 8] = [
         Self::Bounced,
@@ -51,7 +51,7 @@ impl HintKind {
     ];
 
     /// The word for tables and JSON.
-    pub const fn word(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Bounced => "bounced",
             Self::Unsubscribed => "unsubscribed",

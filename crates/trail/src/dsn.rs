@@ -1,8 +1,8 @@
 //! Reports on mail (RFC 3464), in the form that Odoo's mail gateway understands: one recipient in each.
 
-use crate::message::{About, Occasion, Send};
+use crate::message::{DsnAction, Message, ReportedRecipient};
 use crate::provider::OWN_ID_HEADER;
-use crate::recipient::{Recipient, State};
+use crate::recipient::{Recipient, RecipientState};
 use mail_builder::MessageBuilder;
 use mail_builder::headers::address::Address;
 use mail_builder::headers::content_type::ContentType;
@@ -11,7 +11,7 @@ use mail_builder::mime::{BodyPart, MimePart};
 use mailtrail_mail::{HeaderLine, Mailbox, Timestamp, TrackingId};
 
 /// What a report says, and of whom.
-pub struct Report<'a> {
+pub struct DsnMessage<'a> {
     /// The report's own id.
     pub id: TrackingId,
     /// Now.
@@ -19,24 +19,24 @@ pub struct Report<'a> {
     /// Our name.
     pub hostname: &'a str,
     /// Why there is a report.
-    pub about: About,
+    pub reported: ReportedRecipient,
     /// The mail.
-    pub send: &'a Send,
+    pub message: &'a Message,
     /// What became of it.
     pub recipient: &'a Recipient,
 }
 
 /// Of all reports on failures; Postfix's, which filters know.
-pub const SUBJECT: &str = "Undelivered Mail Returned to Sender";
+pub const FAILURE_SUBJECT: &str = "Undelivered Mail Returned to Sender";
 
-impl Report<'_> {
+impl DsnMessage<'_> {
     /// The message: first the reason in words (Odoo shows it to its user), then the machine's part with the one
     /// recipient, then of the mail what identifies it.
     pub fn compose(&self, to: &Mailbox) -> Vec<u8> {
         let parts = vec![
-            MimePart::new("text/plain", self.reason() + "\r\n"),
-            part("message/delivery-status", self.status()),
-            part("text/rfc822-headers", self.header()),
+            MimePart::new("text/plain", self.reason_text() + "\r\n"),
+            mime_part("message/delivery-status", self.delivery_status()),
+            mime_part("text/rfc822-headers", self.original_headers()),
         ];
         let report = ContentType::new("multipart/report").attribute("report-type", "delivery-status");
         let mut message = MessageBuilder::new()
@@ -48,45 +48,45 @@ impl Report<'_> {
             .to(to.as_str())
             .subject(self.subject())
             .message_id(format!("{}@{}", self.id, self.hostname))
-            .header("Date", Raw::new(self.now.rfc5322()))
+            .header("Date", Raw::new(self.now.to_rfc5322()))
             .header("Auto-Submitted", Raw::new("auto-replied"));
-        if let Some(original) = &self.send.message_id {
+        if let Some(original) = &self.message.message_id {
             message = message.in_reply_to(original.as_str()).references(original.as_str());
         }
         let message = message.body(MimePart::new(report, BodyPart::Multipart(parts)));
         message.write_to_vec().expect("memory takes what is written")
     }
 
-    fn failed(&self) -> bool {
-        self.about.occasion == Occasion::Failure
+    fn is_failure(&self) -> bool {
+        self.reported.action == DsnAction::Failed
     }
 
     fn subject(&self) -> &'static str {
-        if self.failed() { SUBJECT } else { "Successful Mail Delivery Report" }
+        if self.is_failure() { FAILURE_SUBJECT } else { "Successful Mail Delivery Report" }
     }
 
-    fn reason(&self) -> String {
+    fn reason_text(&self) -> String {
         let address = &self.recipient.address;
-        match (self.failed(), self.recipient.explanation(), self.recipient.state()) {
+        match (self.is_failure(), self.recipient.explanation(), self.recipient.state()) {
             (false, ..) => format!("{address}: delivered"),
             (true, Some(said), _) => format!("{address}: {said}"),
-            (true, None, state) => format!("{address}: {}", state.word()),
+            (true, None, state) => format!("{address}: {}", state.as_str()),
         }
     }
 
     /// RFC 3464 section 2: what is about the message, an empty line, what is about the recipient.
-    fn status(&self) -> String {
-        let Send { dsn, .. } = self.send;
-        let words = self.recipient.reason();
+    fn delivery_status(&self) -> String {
+        let Message { dsn, .. } = self.message;
+        let words = self.recipient.effective_diagnostic();
         let mut lines = vec![HeaderLine::new("Reporting-MTA", &format!("dns; {}", self.hostname))];
         lines.extend(dsn.envid.as_ref().map(|envid| HeaderLine::new("Original-Envelope-Id", envid)));
-        lines.push(HeaderLine::new("Arrival-Date", &self.send.id.timestamp().rfc5322()));
-        let mut about = vec![HeaderLine::new("Final-Recipient", &typed(&self.recipient.address))];
-        let orcpt = dsn.recipient(self.about.recipient).and_then(|wish| wish.orcpt.as_ref());
+        lines.push(HeaderLine::new("Arrival-Date", &self.message.id.timestamp().to_rfc5322()));
+        let mut about = vec![HeaderLine::new("Final-Recipient", &typed_address(&self.recipient.address))];
+        let orcpt = dsn.recipient(self.reported.recipient_index).and_then(|wish| wish.orcpt.as_ref());
         about.extend(orcpt.map(|orcpt| HeaderLine::new("Original-Recipient", orcpt)));
-        about.push(HeaderLine::new("Action", if self.failed() { "failed" } else { "delivered" }));
-        about.push(HeaderLine::new("Status", &self.code()));
-        if self.failed() {
+        about.push(HeaderLine::new("Action", if self.is_failure() { "failed" } else { "delivered" }));
+        about.push(HeaderLine::new("Status", &self.status_code()));
+        if self.is_failure() {
             about.extend(
                 words.host.as_ref().map(|host| HeaderLine::new("Remote-MTA", &format!("dns; {host}"))),
             );
@@ -95,43 +95,48 @@ impl Report<'_> {
             let diagnosis = self.recipient.explanation().map(|said| format!("{kind}; {said}"));
             about.extend(diagnosis.map(|diagnosis| HeaderLine::new("Diagnostic-Code", &diagnosis)));
         }
-        [lines, about].map(|lines| block(&lines)).join("\r\n")
+        [lines, about].map(|lines| join_lines(&lines)).join("\r\n")
     }
 
     /// The status (RFC 3463), in the class that the report's action asks for.
-    fn code(&self) -> String {
-        if !self.failed() {
+    fn status_code(&self) -> String {
+        if !self.is_failure() {
             return "2.0.0".to_owned();
         }
-        let known = self.recipient.reason().enhanced.as_ref().filter(|status| status.starts_with("5."));
+        let known = self
+            .recipient
+            .effective_diagnostic()
+            .enhanced_status
+            .as_ref()
+            .filter(|status| status.starts_with("5."));
         match (known, self.recipient.state()) {
             (Some(status), _) => status.clone(),
             // Delivery time expired.
-            (None, State::Expired) => "5.4.7".to_owned(),
+            (None, RecipientState::Expired) => "5.4.7".to_owned(),
             (None, _) => "5.0.0".to_owned(),
         }
     }
 
-    fn header(&self) -> String {
+    fn original_headers(&self) -> String {
         let mut lines = Vec::new();
-        let message_id = self.send.message_id.as_ref().map(|id| format!("<{}>", id.as_str()));
+        let message_id = self.message.message_id.as_ref().map(|id| format!("<{}>", id.as_str()));
         lines.extend(message_id.map(|id| HeaderLine::new("Message-ID", &id)));
-        lines.push(HeaderLine::new(OWN_ID_HEADER, &self.send.id.to_string()));
-        block(&lines)
+        lines.push(HeaderLine::new(OWN_ID_HEADER, &self.message.id.to_string()));
+        join_lines(&lines)
     }
 }
 
-fn block(lines: &[HeaderLine]) -> String {
+fn join_lines(lines: &[HeaderLine]) -> String {
     lines.iter().map(|line| format!("{line}\r\n")).collect()
 }
 
 /// A part whose form is fixed: no encoding but eight bits.
-fn part(kind: &'static str, text: String) -> MimePart<'static> {
+fn mime_part(kind: &'static str, text: String) -> MimePart<'static> {
     let encoding = if text.is_ascii() { "7bit" } else { "8bit" };
     MimePart::new(kind, text).transfer_encoding(encoding)
 }
 
 /// `rfc822; a@b`, or RFC 6533's form.
-fn typed(address: &Mailbox) -> String {
+fn typed_address(address: &Mailbox) -> String {
     format!("{}; {address}", if address.is_ascii() { "rfc822" } else { "utf-8" })
 }

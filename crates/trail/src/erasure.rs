@@ -2,7 +2,7 @@ use mailtrail_mail::Timestamp;
 
 /// An operator had an address erased.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Erased {
+pub struct Erasure {
     /// When.
     pub at: Timestamp,
     /// Who.
@@ -15,7 +15,7 @@ pub struct Erased {
     pub salt: [u8; 16],
 }
 
-impl std::fmt::Debug for Erased {
+impl std::fmt::Debug for Erasure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { at, operator, reason, pseudonym, salt: _ } = self;
         write!(f, "Erased {{ {at}, {operator:?}, {reason:?}, {pseudonym} }}")

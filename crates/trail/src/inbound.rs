@@ -3,16 +3,16 @@ use std::time::Duration;
 
 /// Something about a mail that comes in from outside.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Inbound {
+pub enum InboundRecord {
     /// It came.
-    Arrived(Box<Arrival>),
+    Received(Box<InboundReceived>),
     /// It went on, or did not.
-    Moved(Move),
+    Transitioned(InboundTransition),
 }
 
 /// A mail from outside, as it came; its message is kept beside it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Arrival {
+pub struct InboundReceived {
     /// What names it; also says when it came.
     pub id: TrackingId,
     /// The upstream whose provider brought it.
@@ -30,9 +30,9 @@ pub struct Arrival {
     /// Bytes of the message.
     pub size: u64,
     /// A mail with the same Message-ID and recipient that came so shortly before is the same one.
-    pub window: Duration,
+    pub dedup_window: Duration,
     /// Why it is kept back, if it is.
-    pub held: Option<String>,
+    pub quarantine_reason: Option<String>,
     /// Files that the provider announced and did not hand over.
     pub missing_files: u32,
 }
@@ -48,40 +48,40 @@ pub fn missing_files_text(count: u32) -> Option<String> {
 
 /// What became of a mail from outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Move {
+pub struct InboundTransition {
     /// Which mail.
     pub id: TrackingId,
     /// When.
     pub at: Timestamp,
     /// What.
-    pub fate: Fate,
+    pub outcome: InboundOutcome,
 }
 
 /// What became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum InboundOutcome {
     /// A target took it.
     Delivered {
         /// Which.
         target: String,
         /// What it said.
-        words: String,
+        reply: String,
     },
     /// A target did not take it, for now.
     Deferred {
         /// Which.
         target: String,
         /// Why.
-        why: String,
+        reason: String,
         /// When it is tried again.
-        due: Timestamp,
+        next_attempt: Timestamp,
     },
     /// It is a dead letter.
-    Dead {
+    DeadLettered {
         /// The target that refused it, if one was asked.
         target: String,
         /// Why.
-        why: String,
+        reason: String,
     },
     /// An operator wants it delivered.
     Released {
@@ -94,24 +94,24 @@ pub enum Fate {
 
 /// Where a mail from outside stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Leg {
+pub enum InboundState {
     /// It came and is to be delivered.
     Waiting,
     /// A target has it.
     Delivered,
     /// It is not delivered unless an operator wants it.
-    Dead,
+    DeadLetter,
     /// It is the same as another, and not delivered unless an operator wants it.
     Duplicate,
 }
 
-impl Leg {
+impl InboundState {
     /// The word for tables and JSON.
-    pub const fn word(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
             Self::Delivered => "delivered",
-            Self::Dead => "dead",
+            Self::DeadLetter => "dead",
             Self::Duplicate => "duplicate",
         }
     }
@@ -121,17 +121,17 @@ impl Leg {
 #[derive(Clone, Debug, PartialEq)]
 pub struct InboundMail {
     /// As it came.
-    pub arrival: Arrival,
+    pub received: InboundReceived,
     /// Where it stands.
-    pub leg: Leg,
+    pub state: InboundState,
     /// When that began; of one that waits: when it came, or was last released.
-    pub since: Timestamp,
+    pub state_since: Timestamp,
     /// When it is tried next, if it waits.
-    pub due: Timestamp,
+    pub next_attempt: Timestamp,
     /// How often a target was asked and did not take it for now.
-    pub attempts: u32,
+    pub deferrals: u32,
     /// The target that was asked last; empty: none was.
-    pub target: String,
+    pub last_target: String,
     /// What is to be said about where it stands: the target's words, or why it is not delivered.
-    pub words: String,
+    pub diagnostic: String,
 }

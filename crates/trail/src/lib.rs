@@ -22,21 +22,27 @@ pub mod step;
 pub mod suppression;
 mod trail_event;
 
-pub use contact_hint::{Hint, HintKind};
-pub use dead_letter::{Dead, Replay};
-pub use dsn::Report;
-pub use erasure::Erased;
-pub use hint_record::Hinted;
-pub use inbound::{Arrival, Fate, Inbound, InboundMail, Leg, Move, missing_files_text};
-pub use message::{
-    About, Accepted, Action, Begun, Notice, Occasion, Outcome, Repeated, Send, Settled, Switch, Trail, Verb,
-    Via, Waits,
+pub use contact_hint::{ContactHint, ContactHintKind};
+pub use dead_letter::{DeadLetter, EventReplay};
+pub use dsn::DsnMessage;
+pub use erasure::Erasure;
+pub use hint_record::ReceivedHint;
+pub use inbound::{
+    InboundMail, InboundOutcome, InboundReceived, InboundRecord, InboundState, InboundTransition,
+    missing_files_text,
 };
-pub use operator_action::{Chore, Errand, Ordered};
-pub use poll_cursor::Polled;
-pub use provider_event::{Event, Kind, Words};
-pub use recipient::{Failure, Mark, MarkKind, Marks, Recipient, Sent, Standing, State};
+pub use message::{
+    AcceptedMessage, AttemptOutcome, AttemptStarted, BreakerOverride, DsnAction, DuplicateSubmission,
+    EventSource, Message, QueueAction, QueueKey, QueueVerb, ReceivedEvent, RecipientResult,
+    ReportedRecipient, Trail,
+};
+pub use operator_action::{OperatorAction, OperatorActionData, OperatorActionKind};
+pub use poll_cursor::PollCursor;
+pub use provider_event::{Diagnostic, EventKind, ProviderEvent};
+pub use recipient::{
+    AttemptStatus, EventMark, EventMarks, MarkKind, Recipient, RecipientState, ReportedFailure, Transmission,
+};
 pub use routing::{Field, Pattern, Route, Routing, Traits};
-pub use stats::{Grouping, Tally};
-pub use step::{CAPABILITIES, END_OF_DATA, MESSAGES, RCPT};
-pub use trail_event::{Fact, Rung, Source, Step, What};
+pub use stats::{DeliveryStats, StatsGroup};
+pub use step::{CAPABILITY_CHECK, END_OF_DATA, MESSAGES_MIME, RCPT_TO};
+pub use trail_event::{CorrelatedBy, InboundStep, TrailEvent, TrailEventKind, TrailSource};

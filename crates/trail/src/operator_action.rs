@@ -3,11 +3,11 @@ use std::path::PathBuf;
 
 /// An operator had the relay do something that changes no single mail and no list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ordered {
+pub struct OperatorAction {
     /// When.
     pub at: Timestamp,
     /// What.
-    pub errand: Errand,
+    pub data: OperatorActionData,
     /// Who.
     pub operator: String,
     /// Why; empty where nothing was said.
@@ -16,7 +16,7 @@ pub struct Ordered {
 
 /// What an operator may have the relay do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Errand {
+pub enum OperatorActionData {
     /// To tell a sink again.
     SinkReplay {
         /// Which.
@@ -48,7 +48,7 @@ pub enum Errand {
 
 /// A kind of errand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Chore {
+pub enum OperatorActionKind {
     /// [`Errand::SinkReplay`]
     SinkReplay,
     /// [`Errand::StoreRebuild`]
@@ -61,26 +61,26 @@ pub enum Chore {
     SendTest,
 }
 
-impl Errand {
+impl OperatorActionData {
     /// Its kind.
-    pub const fn chore(&self) -> Chore {
+    pub const fn kind(&self) -> OperatorActionKind {
         match self {
-            Self::SinkReplay { .. } => Chore::SinkReplay,
-            Self::StoreRebuild { .. } => Chore::StoreRebuild,
-            Self::StoreBackup { .. } => Chore::StoreBackup,
-            Self::SuppressSync { .. } => Chore::SuppressSync,
-            Self::SendTest { .. } => Chore::SendTest,
+            Self::SinkReplay { .. } => OperatorActionKind::SinkReplay,
+            Self::StoreRebuild { .. } => OperatorActionKind::StoreRebuild,
+            Self::StoreBackup { .. } => OperatorActionKind::StoreBackup,
+            Self::SuppressSync { .. } => OperatorActionKind::SuppressSync,
+            Self::SendTest { .. } => OperatorActionKind::SendTest,
         }
     }
 }
 
-impl Chore {
+impl OperatorActionKind {
     /// Every kind.
     pub const ALL: [Self; 5] =
         [Self::SinkReplay, Self::StoreRebuild, Self::StoreBackup, Self::SuppressSync, Self::SendTest];
 
     /// The word for log and JSON: that of the command.
-    pub const fn word(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::SinkReplay => "sink-replay",
             Self::StoreRebuild => "store-rebuild",

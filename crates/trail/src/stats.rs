@@ -1,5 +1,5 @@
-use crate::provider_event::Kind;
-use crate::recipient::{Recipient, State};
+use crate::provider_event::EventKind;
+use crate::recipient::{Recipient, RecipientState};
 
 /// Recipients counted by what became of them, each in exactly one of the groups from `open` to `cancelled`, and by what
 /// the provider reported beside it.
@@ -7,7 +7,7 @@ use crate::recipient::{Recipient, State};
 /// It is made anew from what is known now, so a late event changes the figures of the day on which the mail was
 /// accepted, and no order of events gives others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct DeliveryStats {
     /// All of them.
     pub recipients: u64,
     /// Queued, sending, held or unknown.
@@ -31,66 +31,69 @@ pub struct Tally {
     /// Clicked by a person, once or often.
     pub clicked: u64,
     /// Opened or clicked by software.
-    pub by_machine: u64,
+    pub automated: u64,
     /// Reported as spam.
     pub complained: u64,
     /// Unsubscribed.
     pub unsubscribed: u64,
 }
 
-impl Tally {
+impl DeliveryStats {
     /// Counts one recipient.
     pub fn add(&mut self, recipient: &Recipient) {
-        let has = |kind| recipient.marks.of(kind).is_some();
-        let arrived = ARRIVED.into_iter().any(has);
+        let has = |kind| recipient.marks.get(kind).is_some();
+        let arrived = IMPLIES_DELIVERY.into_iter().any(has);
         let group = match recipient.state() {
-            State::Queued | State::Sending | State::Held | State::Unknown => &mut self.open,
-            State::Relayed if arrived => &mut self.delivered,
-            State::Relayed => &mut self.relayed,
-            State::Delivered => &mut self.delivered,
-            State::Bounced => &mut self.bounced,
-            State::Failed | State::Expired => &mut self.failed,
-            State::Suppressed => &mut self.suppressed,
-            State::Cancelled => &mut self.cancelled,
+            RecipientState::Queued
+            | RecipientState::Sending
+            | RecipientState::Held
+            | RecipientState::Unknown => &mut self.open,
+            RecipientState::Relayed if arrived => &mut self.delivered,
+            RecipientState::Relayed => &mut self.relayed,
+            RecipientState::Delivered => &mut self.delivered,
+            RecipientState::Bounced => &mut self.bounced,
+            RecipientState::Failed | RecipientState::Expired => &mut self.failed,
+            RecipientState::Suppressed => &mut self.suppressed,
+            RecipientState::Cancelled => &mut self.cancelled,
         };
         *group += 1;
         self.recipients += 1;
-        self.deferred += u64::from(has(Kind::Deferred));
-        self.opened += u64::from(has(Kind::Opened));
-        self.clicked += u64::from(has(Kind::Clicked));
-        self.complained += u64::from(has(Kind::Complained));
-        self.unsubscribed += u64::from(has(Kind::Unsubscribed));
-        self.by_machine += u64::from(recipient.marks.has_by_machine());
+        self.deferred += u64::from(has(EventKind::Deferred));
+        self.opened += u64::from(has(EventKind::Opened));
+        self.clicked += u64::from(has(EventKind::Clicked));
+        self.complained += u64::from(has(EventKind::Complained));
+        self.unsubscribed += u64::from(has(EventKind::Unsubscribed));
+        self.automated += u64::from(recipient.marks.has_automated());
     }
 
     /// Delivered among those whose end is known: delivered, bounced or failed.
     pub fn delivery_rate(&self) -> Option<f64> {
-        rate(self.delivered, self.delivered + self.bounced + self.failed)
+        ratio(self.delivered, self.delivered + self.bounced + self.failed)
     }
 
     /// Bounced among those whose mail left.
     pub fn bounce_rate(&self) -> Option<f64> {
-        rate(self.bounced, self.sent())
+        ratio(self.bounced, self.sent())
     }
 
     /// Deferred among those whose mail left.
     pub fn soft_bounce_rate(&self) -> Option<f64> {
-        rate(self.deferred, self.sent())
+        ratio(self.deferred, self.sent())
     }
 
     /// Complained among the delivered.
     pub fn complaint_rate(&self) -> Option<f64> {
-        rate(self.complained, self.delivered)
+        ratio(self.complained, self.delivered)
     }
 
     /// Opened among the delivered: an undercount, as [`Tally::opened`] is.
     pub fn open_rate(&self) -> Option<f64> {
-        rate(self.opened, self.delivered)
+        ratio(self.opened, self.delivered)
     }
 
     /// Clicked among the delivered.
     pub fn click_rate(&self) -> Option<f64> {
-        rate(self.clicked, self.delivered)
+        ratio(self.clicked, self.delivered)
     }
 
     /// Those whose mail left: relayed, delivered or bounced.
@@ -100,15 +103,16 @@ impl Tally {
 }
 
 /// What only happens to a mail that arrived.
-const ARRIVED: [Kind; 4] = [Kind::Opened, Kind::Clicked, Kind::Unsubscribed, Kind::Complained];
+const IMPLIES_DELIVERY: [EventKind; 4] =
+    [EventKind::Opened, EventKind::Clicked, EventKind::Unsubscribed, EventKind::Complained];
 
-fn rate(part: u64, whole: u64) -> Option<f64> {
+fn ratio(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
 }
 
 /// How recipients are grouped to be counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Grouping {
+pub enum StatsGroup {
     /// By the day (UTC) on which the mail was accepted.
     Day,
     /// By tag; a mail with several counts with each, one without any with none.
@@ -121,12 +125,12 @@ pub enum Grouping {
     Upstream,
 }
 
-impl Grouping {
+impl StatsGroup {
     /// Every grouping.
     pub const ALL: [Self; 5] = [Self::Day, Self::Tag, Self::Client, Self::Domain, Self::Upstream];
 
     /// The word for commands.
-    pub const fn word(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Day => "day",
             Self::Tag => "tag",
@@ -140,52 +144,56 @@ impl Grouping {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider_event::{Event, Words};
-    use crate::recipient::Standing;
-    use crate::trail_event::Rung;
+    use crate::provider_event::{Diagnostic, ProviderEvent};
+    use crate::recipient::AttemptStatus;
+    use crate::trail_event::CorrelatedBy;
     use mailtrail_mail::Timestamp;
 
-    fn recipient(standing: Standing, kinds: &[(Kind, bool)]) -> Recipient {
+    fn recipient(standing: AttemptStatus, kinds: &[(EventKind, bool)]) -> Recipient {
         let mut recipient = Recipient::new("ada@example.net".parse().unwrap());
-        recipient.attempted(standing, &Words::default());
+        recipient.apply_attempt(standing, &Diagnostic::default());
         for (number, (kind, by_machine)) in kinds.iter().enumerate() {
-            let event = Event {
+            let event = ProviderEvent {
                 kind: *kind,
-                at: Timestamp::from_seconds(number as u64),
-                identity: number.to_string(),
+                at: Timestamp::from_secs(number as u64),
+                dedup_key: number.to_string(),
                 recipient: None,
-                tracking: None,
+                tracking_id: None,
                 message_id: None,
-                by_machine: *by_machine,
+                automated: *by_machine,
                 test_mode: false,
-                words: Words::default(),
+                diagnostic: Diagnostic::default(),
             };
-            recipient.report(&event, Rung::MessageId);
+            recipient.apply_event(&event, CorrelatedBy::MessageId);
         }
         recipient
     }
 
     #[test]
-    fn everybody_is_in_one_group() {
-        let relayed = |kinds| recipient(Standing::Relayed, kinds);
-        let mut tally = Tally::default();
+    fn counts_each_recipient_in_exactly_one_group() {
+        let relayed = |kinds| recipient(AttemptStatus::Relayed, kinds);
+        let mut tally = DeliveryStats::default();
         for one in [
-            recipient(Standing::Queued, &[]),
-            recipient(Standing::Unknown, &[]),
+            recipient(AttemptStatus::Queued, &[]),
+            recipient(AttemptStatus::Unknown, &[]),
             relayed(&[]),
-            relayed(&[(Kind::Deferred, false), (Kind::Delivered, false)]),
-            relayed(&[(Kind::Opened, false), (Kind::Opened, false)]),
-            relayed(&[(Kind::Opened, true)]),
-            relayed(&[(Kind::Delivered, false), (Kind::Bounced, false)]),
-            relayed(&[(Kind::Delivered, false), (Kind::Complained, false), (Kind::Clicked, false)]),
-            relayed(&[(Kind::Suppressed, false)]),
-            recipient(Standing::Bounced, &[]),
-            recipient(Standing::Expired, &[]),
-            recipient(Standing::Cancelled, &[]),
+            relayed(&[(EventKind::Deferred, false), (EventKind::Delivered, false)]),
+            relayed(&[(EventKind::Opened, false), (EventKind::Opened, false)]),
+            relayed(&[(EventKind::Opened, true)]),
+            relayed(&[(EventKind::Delivered, false), (EventKind::Bounced, false)]),
+            relayed(&[
+                (EventKind::Delivered, false),
+                (EventKind::Complained, false),
+                (EventKind::Clicked, false),
+            ]),
+            relayed(&[(EventKind::Suppressed, false)]),
+            recipient(AttemptStatus::Bounced, &[]),
+            recipient(AttemptStatus::Expired, &[]),
+            recipient(AttemptStatus::Cancelled, &[]),
         ] {
             tally.add(&one);
         }
-        let expected = Tally {
+        let expected = DeliveryStats {
             recipients: 12,
             open: 2,
             relayed: 2,
@@ -197,7 +205,7 @@ mod tests {
             deferred: 1,
             opened: 1,
             clicked: 1,
-            by_machine: 1,
+            automated: 1,
             complained: 1,
             unsubscribed: 0,
         };
@@ -205,6 +213,6 @@ mod tests {
         assert_eq!(tally.delivery_rate(), Some(3.0 / 6.0));
         assert_eq!(tally.bounce_rate(), Some(2.0 / 7.0));
         assert_eq!(tally.complaint_rate(), Some(1.0 / 3.0));
-        assert_eq!(Tally::default().open_rate(), None);
+        assert_eq!(DeliveryStats::default().open_rate(), None);
     }
 }

@@ -2,4 +2,4 @@
 
 mod table;
 
-pub(crate) use table::{Paint, table};
+pub(crate) use table::{Style, format_table};

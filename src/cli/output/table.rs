@@ -1,84 +1,94 @@
-use crate::doctor::Status;
+use crate::doctor::CheckStatus;
 use mailtrail_mail::{Timestamp, TrackingId};
 use std::ops::Range;
 use terminal_size::{Width, terminal_size};
 
 /// Colours, where they are wanted.
 #[derive(Clone, Copy, Debug)]
-pub struct Paint {
-    coloured: bool,
+pub struct Style {
+    is_enabled: bool,
 }
 
-impl Paint {
+impl Style {
     /// Colours or none.
-    pub fn new(coloured: bool) -> Self {
-        Self { coloured }
+    pub fn new(is_enabled: bool) -> Self {
+        Self { is_enabled }
     }
 
     /// What the eye looks for first.
     pub fn bold(self, text: &str) -> String {
-        self.wrap("1", text)
+        self.apply_ansi("1", text)
     }
 
     /// What matters less.
-    pub fn faint(self, text: &str) -> String {
-        self.wrap("2", text)
+    pub fn dim(self, text: &str) -> String {
+        self.apply_ansi("2", text)
     }
 
     /// A state or event in the colour of its news.
-    pub fn state(self, word: &str, padded: &str) -> String {
+    pub fn color_state(self, word: &str, padded: &str) -> String {
         let code = match word {
             "delivered" | "opened" | "clicked" => "32",
             "bounced" | "failed" | "expired" | "cancelled" | "complained" | "suppressed" => "31",
             "deferred" | "unknown" | "queued" | "held" | "sending" | "unsubscribed" => "33",
             _ => "36",
         };
-        self.wrap(code, padded)
+        self.apply_ansi(code, padded)
     }
 
     /// How something stands.
-    pub fn status(self, status: Status, padded: &str) -> String {
+    pub fn color_status(self, status: CheckStatus, padded: &str) -> String {
         let code = match status {
-            Status::Ok => "32",
-            Status::Warn | Status::Unknown => "33",
-            Status::Fail => "31",
+            CheckStatus::Ok => "32",
+            CheckStatus::Warn | CheckStatus::Unknown => "33",
+            CheckStatus::Fail => "31",
         };
-        self.wrap(code, padded)
+        self.apply_ansi(code, padded)
     }
 
-    fn wrap(self, code: &str, text: &str) -> String {
-        if self.coloured { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    fn apply_ansi(self, code: &str, text: &str) -> String {
+        if self.is_enabled { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
 
 /// Rows in columns of equal width on a terminal, as wide as that is, with tabs between the cells elsewhere. On a narrow
 /// terminal texts are cut, figures, ids and times never: where a row still has no room it goes on in a second line.
-pub fn table(header: &[&str], rows: &[Vec<String>], terminal: bool) -> Vec<String> {
+pub fn format_table(header: &[&str], rows: &[Vec<String>], terminal: bool) -> Vec<String> {
     if !terminal {
         return rows.iter().map(|row| row.join("\t")).collect();
     }
     let width = terminal_size().map(|(Width(width), _)| usize::from(width));
-    columns(header, rows, width.unwrap_or(usize::MAX))
+    layout_columns(header, rows, width.unwrap_or(usize::MAX))
 }
 
-fn columns(header: &[&str], rows: &[Vec<String>], most: usize) -> Vec<String> {
+fn layout_columns(header: &[&str], rows: &[Vec<String>], most: usize) -> Vec<String> {
     let header = header.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>();
     let all = || std::iter::once(&header).chain(rows);
     let cells = |column: usize| all().filter_map(move |row| row.get(column));
     let width = |column| cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0);
     let mut widths: Vec<_> = (0..header.len()).map(width).collect();
     // The first is what a row is called by.
-    let stays = |column| column == 0 || cells(column).any(|cell| is_exact(cell));
-    let least = |(column, width): (usize, &usize)| if stays(column) { *width } else { NARROW.min(*width) };
+    let stays = |column| column == 0 || cells(column).any(|cell| is_unbreakable(cell));
+    let least =
+        |(column, width): (usize, &usize)| if stays(column) { *width } else { MIN_COLUMN_WIDTH.min(*width) };
     let least: Vec<_> = widths.iter().enumerate().map(least).collect();
-    let lines = broken(&least, most);
+    let lines = wrap_columns(&least, most);
     for line in &lines {
-        fit(&mut widths[line.clone()], &least[line.clone()], most.saturating_sub(indent(line)));
+        shrink_to_fit(
+            &mut widths[line.clone()],
+            &least[line.clone()],
+            most.saturating_sub(line_indent(line)),
+        );
     }
     let shown = |row: &Vec<String>, line: &Range<usize>| {
         let cells = row.iter().zip(&widths).skip(line.start).take(line.len());
-        let cells = cells.map(|(cell, width)| format!("{:<width$}", cut(cell, *width)));
-        let text = format!("{:indent$}{}", "", cells.collect::<Vec<_>>().join(GAP), indent = indent(line));
+        let cells = cells.map(|(cell, width)| format!("{:<width$}", truncate(cell, *width)));
+        let text = format!(
+            "{:indent$}{}",
+            "",
+            cells.collect::<Vec<_>>().join(COLUMN_GAP),
+            indent = line_indent(line)
+        );
         text.trim_end().to_owned()
     };
     let text = all().flat_map(|row| lines.iter().map(|line| shown(row, line)).collect::<Vec<_>>());
@@ -86,33 +96,33 @@ fn columns(header: &[&str], rows: &[Vec<String>], most: usize) -> Vec<String> {
 }
 
 /// Whether a cell is of use as a whole only: a number, an id that is copied, or a time.
-fn is_exact(cell: &str) -> bool {
+fn is_unbreakable(cell: &str) -> bool {
     let is_number = cell.parse::<u64>().is_ok();
     is_number || cell.parse::<TrackingId>().is_ok() || Timestamp::parse_rfc3339(cell).is_some()
 }
 
 /// The columns of each line that a row takes: one where that is wide enough for all at their least widths, else several.
-fn broken(least: &[usize], most: usize) -> Vec<Range<usize>> {
+fn wrap_columns(least: &[usize], most: usize) -> Vec<Range<usize>> {
     let (mut lines, mut start, mut used) = (Vec::new(), 0, 0);
     for (column, width) in least.iter().enumerate() {
-        if column > start && used + GAP.len() + width > most {
+        if column > start && used + COLUMN_GAP.len() + width > most {
             lines.push(start..column);
-            (start, used) = (column, INDENT);
+            (start, used) = (column, CONTINUATION_INDENT);
         }
-        used += width + if column > start { GAP.len() } else { 0 };
+        used += width + if column > start { COLUMN_GAP.len() } else { 0 };
     }
     lines.push(start..least.len());
     lines
 }
 
 /// By how much the second and each further line of a row is set in.
-fn indent(line: &Range<usize>) -> usize {
-    if line.start == 0 { 0 } else { INDENT }
+fn line_indent(line: &Range<usize>) -> usize {
+    if line.start == 0 { 0 } else { CONTINUATION_INDENT }
 }
 
 /// Takes from the widest columns, down to their `least` widths, until a line of them fits.
-fn fit(widths: &mut [usize], least: &[usize], most: usize) {
-    let gaps = GAP.len() * widths.len().saturating_sub(1);
+fn shrink_to_fit(widths: &mut [usize], least: &[usize], most: usize) {
+    let gaps = COLUMN_GAP.len() * widths.len().saturating_sub(1);
     while widths.iter().sum::<usize>() + gaps > most {
         let wide = widths.iter_mut().zip(least).filter(|(width, least)| **width > **least);
         let Some((widest, _)) = wide.max_by_key(|(width, _)| **width) else { return };
@@ -121,28 +131,28 @@ fn fit(widths: &mut [usize], least: &[usize], most: usize) {
 }
 
 /// A cell that fits its column.
-fn cut(cell: &str, width: usize) -> String {
+fn truncate(cell: &str, width: usize) -> String {
     if cell.chars().count() <= width {
         return cell.to_owned();
     }
     cell.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
-const GAP: &str = "  ";
-const INDENT: usize = 4;
+const COLUMN_GAP: &str = "  ";
+const CONTINUATION_INDENT: usize = 4;
 /// Characters to which a column may be cut: with fewer it says nothing.
-const NARROW: usize = 6;
+const MIN_COLUMN_WIDTH: usize = 6;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_widest_columns_make_room() {
+    fn shrinks_widest_columns_first() {
         let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
         let rows =
             [row(["01K54Z8Q3V", "ada.lovelace@example.net", "held"]), row(["01K54Z8Q3W", "b@ü.net", ""])];
-        let lines = |most| columns(&["ID", "TO", "STATE"], &rows, most);
+        let lines = |most| layout_columns(&["ID", "TO", "STATE"], &rows, most);
         let whole = [
             "ID          TO                        STATE",
             "01K54Z8Q3V  ada.lovelace@example.net  held",
@@ -159,17 +169,17 @@ mod tests {
     }
 
     #[test]
-    fn ids_and_times_stay_whole() {
+    fn never_truncates_ids_and_times() {
         let (id, time) = ("01K54Z8Q3V7N5X9B2C6D8F0GHJ", "2026-09-14T12:00:00.000Z");
         let rows =
             [[id, "queued", "a.long.name@example.net", time, ""], [id, "held", "b@example.net", "", time]];
         let rows = rows.map(|row| row.map(str::to_owned).to_vec());
         for most in 1..140 {
-            let lines = columns(&["ID", "STATE", "TO", "NEXT", "UNTIL"], &rows, most);
+            let lines = layout_columns(&["ID", "STATE", "TO", "NEXT", "UNTIL"], &rows, most);
             let text = lines.join("\n");
             assert_eq!((text.matches(id).count(), text.matches(time).count()), (2, 2), "{most}: {text}");
             let widest = lines.iter().map(|line| line.chars().count()).max().unwrap();
-            assert!(widest <= most.max(INDENT + id.len()), "{most}: {text}");
+            assert!(widest <= most.max(CONTINUATION_INDENT + id.len()), "{most}: {text}");
         }
     }
 }

@@ -1,12 +1,12 @@
 //! `mailtrail setup odoo`: the server actions in Odoo, and the group whose members may run them.
 
-use crate::cli::setup::said;
-use crate::cli::{Context, Trouble, aside, config_source};
+use crate::cli::setup::print_change;
+use crate::cli::{CliError, Context, config_source, eprint_line};
 use mailtrail_mail::Secret;
 use mailtrail_net::odoo::{Action, Client, Fault, GROUP_NAME, INBOUND, Settings, write_comment};
 use mailtrail_net::webhook_client;
-use mailtrail_relay::sink::Kind;
-use mailtrail_relay::sink::odoo::{EVENTS, OdooSettings};
+use mailtrail_relay::sink::SinkKind;
+use mailtrail_relay::sink::odoo::{EVENTS_ACTION, OdooSettings};
 use reqwest::Url;
 use serde_json::{Value, json};
 use std::io::IsTerminal;
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 /// The administrator's password or API key is asked for, or read from standard input.
 #[derive(Debug, clap::Args)]
-pub struct Odoo {
+pub struct SetupOdooArgs {
     /// The [[sink]] whose url and database are meant [default: the only one of kind "odoo"]
     #[arg(long)]
     sink: Option<String>,
@@ -46,63 +46,63 @@ pub struct Odoo {
 }
 
 /// Sets Odoo up, or takes that back.
-pub async fn run(context: &Context, arguments: &Odoo) -> Result<(), Trouble> {
-    let settings = login(context, arguments)?;
-    let mut odoo = Administrator {
-        client: webhook_client::odoo(&settings).map_err(Trouble::Failed)?,
+pub async fn run(context: &Context, arguments: &SetupOdooArgs) -> Result<(), CliError> {
+    let settings = resolve_settings(context, arguments)?;
+    let mut odoo = OdooSetup {
+        client: webhook_client::odoo(&settings).map_err(CliError::Other)?,
         dry_run: arguments.dry_run,
         json: context.json,
-        made: Vec::new(),
+        created_records: Vec::new(),
     };
     if arguments.remove {
-        return odoo.remove().await.map_err(|fault| failed(&fault));
+        return odoo.uninstall().await.map_err(|fault| to_cli_error(&fault));
     }
-    let made = odoo.make(arguments.user.as_deref(), arguments.inbound).await;
+    let made = odoo.install(arguments.user.as_deref(), arguments.inbound).await;
     if made.is_err() {
-        odoo.take_back().await;
+        odoo.roll_back().await;
     }
-    made.map_err(|fault| failed(&fault))
+    made.map_err(|fault| to_cli_error(&fault))
 }
 
 /// Where to go, and as whom.
-fn login(context: &Context, arguments: &Odoo) -> Result<Settings, Trouble> {
+fn resolve_settings(context: &Context, arguments: &SetupOdooArgs) -> Result<Settings, CliError> {
     let known = match (&arguments.url, &arguments.database) {
         (Some(_), Some(_)) => None,
-        _ => Some(configured(context, arguments.sink.as_deref())?.login),
+        _ => Some(find_configured_sink(context, arguments.sink.as_deref())?.login),
     };
-    let missing = || Trouble::Usage("--url and --database are needed".to_owned());
+    let missing = || CliError::Usage("--url and --database are needed".to_owned());
     let url = arguments.url.clone().or_else(|| known.as_ref().map(|known| known.url.clone()));
     let database = arguments.database.clone().or_else(|| known.as_ref().map(|known| known.database.clone()));
     Ok(Settings {
         url: url.ok_or_else(missing)?,
         database: database.ok_or_else(missing)?,
         username: arguments.login.clone(),
-        key: password(&arguments.login)?,
+        key: read_password(&arguments.login)?,
         timeout: Duration::from_secs(60),
         ca_file: arguments.ca_file.clone().or_else(|| known.and_then(|known| known.ca_file)),
     })
 }
 
-fn configured(context: &Context, name: Option<&str>) -> Result<OdooSettings, Trouble> {
-    let sinks = config_source::load(context)?.sinks.into_iter();
+fn find_configured_sink(context: &Context, name: Option<&str>) -> Result<OdooSettings, CliError> {
+    let sinks = config_source::load_config(context)?.sinks.into_iter();
     let mut sinks =
         sinks.filter(|sink| name.is_none_or(|name| sink.name == name)).filter_map(|sink| match sink.kind {
-            Kind::Odoo(settings) => Some(*settings),
-            Kind::File(_) | Kind::Http(_) => None,
+            SinkKind::Odoo(settings) => Some(*settings),
+            SinkKind::File(_) | SinkKind::Http(_) => None,
         });
     match (sinks.next(), sinks.next()) {
         (Some(only), None) => Ok(only),
         (None, _) => {
-            Err(Trouble::Usage("no such [[sink]] of kind \"odoo\"; name --url and --database".to_owned()))
+            Err(CliError::Usage("no such [[sink]] of kind \"odoo\"; name --url and --database".to_owned()))
         }
         (Some(_), Some(_)) => {
-            Err(Trouble::Usage("there are several [[sink]]s of kind \"odoo\"; name one: --sink".to_owned()))
+            Err(CliError::Usage("there are several [[sink]]s of kind \"odoo\"; name one: --sink".to_owned()))
         }
     }
 }
 
-fn password(login: &str) -> Result<Secret, Trouble> {
-    let unread = |error: std::io::Error| Trouble::Failed(format!("the password cannot be read: {error}"));
+fn read_password(login: &str) -> Result<Secret, CliError> {
+    let unread = |error: std::io::Error| CliError::Other(format!("the password cannot be read: {error}"));
     let password = if std::io::stdin().is_terminal() {
         rpassword::prompt_password(format!("Password or API key of {login:?}: ")).map_err(unread)?
     } else {
@@ -111,65 +111,67 @@ fn password(login: &str) -> Result<Secret, Trouble> {
         line.trim_end_matches(['\r', '\n']).to_owned()
     };
     if password.is_empty() {
-        return Err(Trouble::Usage("the password is empty".to_owned()));
+        return Err(CliError::Usage("the password is empty".to_owned()));
     }
     Ok(Secret::new(password))
 }
 
-fn failed(fault: &Fault) -> Trouble {
+fn to_cli_error(fault: &Fault) -> CliError {
     match fault {
         Fault::Denied { .. } => {
-            Trouble::Failed(format!("{fault}; the login must be an administrator's (Settings)"))
+            CliError::Other(format!("{fault}; the login must be an administrator's (Settings)"))
         }
-        fault => Trouble::Failed(fault.to_string()),
+        fault => CliError::Other(fault.to_string()),
     }
 }
 
 /// An administrator's session.
-struct Administrator {
+struct OdooSetup {
     client: Client,
     dry_run: bool,
     json: bool,
     /// Records that were made: model, number, and what they are.
-    made: Vec<(&'static str, u64, &'static str, String)>,
+    created_records: Vec<(&'static str, u64, &'static str, String)>,
 }
 
 /// What there is before anything is changed.
-struct Found {
+struct ExistingObjects {
     /// The fields of server actions and of users that hold their groups: Odoo 19 has other names.
-    groups_of_actions: String,
-    groups_of_users: String,
+    action_groups_field: String,
+    user_groups_field: String,
     group: Option<(u64, String)>,
     user: Option<u64>,
 }
 
-impl Administrator {
+impl OdooSetup {
     /// Looks everything up first: what is wrong is found before anything is changed.
-    async fn make(&mut self, user: Option<&str>, inbound: bool) -> Result<(), Fault> {
-        let found = self.look_up(user).await?;
+    async fn install(&mut self, user: Option<&str>, inbound: bool) -> Result<(), Fault> {
+        let found = self.find_existing(user).await?;
         let group = match &found.group {
-            Some((group, _)) => self.said("kept", "group", Some(*group), GROUP_NAME),
-            None => self.create("res.groups", json!({ "name": GROUP_NAME }), "group", GROUP_NAME).await?,
+            Some((group, _)) => self.print_change("kept", "group", Some(*group), GROUP_NAME),
+            None => {
+                self.create_record("res.groups", json!({ "name": GROUP_NAME }), "group", GROUP_NAME).await?
+            }
         };
         let mut numbers = Vec::new();
-        for action in ACTIONS {
-            let known = self.find("ir.actions.server", "name", action.name).await?;
-            if known.is_some() || inbound || action == EVENTS {
-                let number = self.make_action(action, known, &found.groups_of_actions, group).await?;
+        for action in SERVER_ACTIONS {
+            let known = self.find_record("ir.actions.server", "name", action.name).await?;
+            if known.is_some() || inbound || action == EVENTS_ACTION {
+                let number = self.install_action(action, known, &found.action_groups_field, group).await?;
                 numbers.extend(number.map(|number| (action.key, number)));
             }
         }
-        self.write_numbers(&found, group, &numbers).await?;
+        self.write_action_ids(&found, group, &numbers).await?;
         let (Some(login), Some(user)) = (user, found.user) else { return Ok(()) };
-        let joined = json!({ found.groups_of_users: [[4, group.unwrap_or_default()]] });
-        self.write("res.users", user, joined).await?;
-        self.said("put into the group", "user", Some(user), login);
+        let joined = json!({ found.user_groups_field: [[4, group.unwrap_or_default()]] });
+        self.write_record("res.users", user, joined).await?;
+        self.print_change("put into the group", "user", Some(user), login);
         Ok(())
     }
 
-    async fn look_up(&mut self, login: Option<&str>) -> Result<Found, Fault> {
-        let groups_of_actions = self.groups_of("ir.actions.server").await?;
-        let groups_of_users = self.groups_of("res.users").await?;
+    async fn find_existing(&mut self, login: Option<&str>) -> Result<ExistingObjects, Fault> {
+        let action_groups_field = self.find_groups_field("ir.actions.server").await?;
+        let user_groups_field = self.find_groups_field("res.users").await?;
         let user = match login {
             Some(login) => Some(self.find_user(login).await?),
             None => None,
@@ -179,11 +181,11 @@ impl Administrator {
         let groups = groups.await?;
         let comment = groups[0]["comment"].as_str().unwrap_or_default().to_owned();
         let group = groups[0]["id"].as_u64().map(|id| (id, comment));
-        Ok(Found { groups_of_actions, groups_of_users, group, user })
+        Ok(ExistingObjects { action_groups_field, user_groups_field, group, user })
     }
 
     async fn find_user(&mut self, login: &str) -> Result<u64, Fault> {
-        let user = self.find("res.users", "login", login).await?;
+        let user = self.find_record("res.users", "login", login).await?;
         user.ok_or_else(|| Fault::Missing {
             what: "res.users".to_owned(),
             text: format!(
@@ -193,7 +195,7 @@ impl Administrator {
     }
 
     /// The action's number; none in a dry run that would make it.
-    async fn make_action(
+    async fn install_action(
         &mut self,
         action: Action,
         known: Option<u64>,
@@ -205,10 +207,10 @@ impl Administrator {
         let what = format!("{name}, version {version}");
         let Some(number) = known else {
             // It belongs to some model; the code goes its own ways.
-            let model = self.find("ir.model", "model", "mail.notification").await?;
+            let model = self.find_record("ir.model", "model", "mail.notification").await?;
             let values =
                 json!({ "name": name, "model_id": model, "state": "code", "code": code, groups: only });
-            return self.create("ir.actions.server", values, "server action", &what).await;
+            return self.create_record("ir.actions.server", values, "server action", &what).await;
         };
         let fields = json!({ "fields": ["code", groups, "state"] });
         let found = self.client.call("ir.actions.server", "read", json!([[number]]), fields).await?;
@@ -216,22 +218,26 @@ impl Administrator {
             && found[0]["state"] == "code"
             && found[0][groups] == json!([group]);
         if same {
-            return Ok(self.said("kept", "server action", Some(number), &what));
+            return Ok(self.print_change("kept", "server action", Some(number), &what));
         }
         let before = found[0]["code"]
             .as_str()
-            .and_then(read_version)
+            .and_then(parse_version)
             .map_or("another text".to_owned(), |version| format!("version {version}"));
-        self.write("ir.actions.server", number, json!({ "code": code, "state": "code", groups: only }))
-            .await?;
+        self.write_record(
+            "ir.actions.server",
+            number,
+            json!({ "code": code, "state": "code", groups: only }),
+        )
+        .await?;
         let what = format!("{name}, {before} to version {version}");
-        Ok(self.said("updated", "server action", Some(number), &what))
+        Ok(self.print_change("updated", "server action", Some(number), &what))
     }
 
     /// Writes where the actions are into the group's comment, which the integration user may read.
-    async fn write_numbers(
+    async fn write_action_ids(
         &mut self,
-        found: &Found,
+        found: &ExistingObjects,
         group: Option<u64>,
         numbers: &[(&str, u64)],
     ) -> Result<(), Fault> {
@@ -239,41 +245,43 @@ impl Administrator {
         let Some(group) = group.filter(|_| !numbers.is_empty()) else { return Ok(()) };
         match &found.group {
             Some((_, known)) if *known == comment => return Ok(()),
-            Some(_) => drop(self.said("updated", "group", Some(group), "the numbers of its server actions")),
+            Some(_) => {
+                drop(self.print_change("updated", "group", Some(group), "the numbers of its server actions"))
+            }
             None => {}
         }
-        self.write("res.groups", group, json!({ "comment": comment })).await
+        self.write_record("res.groups", group, json!({ "comment": comment })).await
     }
 
     /// Takes out what this run made before it failed.
-    async fn take_back(&mut self) {
-        for (model, id, what, name) in std::mem::take(&mut self.made).into_iter().rev() {
+    async fn roll_back(&mut self) {
+        for (model, id, what, name) in std::mem::take(&mut self.created_records).into_iter().rev() {
             match self.client.call(model, "unlink", json!([[id]]), json!({})).await {
-                Ok(_) => drop(self.said("removed", what, Some(id), &name)),
+                Ok(_) => drop(self.print_change("removed", what, Some(id), &name)),
                 Err(fault) => {
-                    aside(format!("mailtrail: {what} {id} ({name}) is left behind: {fault}"));
+                    eprint_line(format!("mailtrail: {what} {id} ({name}) is left behind: {fault}"));
                 }
             }
         }
     }
 
-    async fn remove(&mut self) -> Result<(), Fault> {
-        let actions = ACTIONS.map(|action| ("ir.actions.server", "server action", action.name));
+    async fn uninstall(&mut self) -> Result<(), Fault> {
+        let actions = SERVER_ACTIONS.map(|action| ("ir.actions.server", "server action", action.name));
         for (model, what, name) in actions.into_iter().chain([("res.groups", "group", GROUP_NAME)]) {
-            let Some(id) = self.find(model, "name", name).await? else {
-                self.said("not there", what, None, name);
+            let Some(id) = self.find_record(model, "name", name).await? else {
+                self.print_change("not there", what, None, name);
                 continue;
             };
             if !self.dry_run {
                 self.client.call(model, "unlink", json!([[id]]), json!({})).await?;
             }
-            self.said("removed", what, Some(id), name);
+            self.print_change("removed", what, Some(id), name);
         }
         Ok(())
     }
 
     /// What the model calls its groups.
-    async fn groups_of(&mut self, model: &str) -> Result<String, Fault> {
+    async fn find_groups_field(&mut self, model: &str) -> Result<String, Fault> {
         let named = json!([["groups_id", "group_ids"]]);
         let fields = self.client.call(model, "fields_get", named, json!({ "attributes": ["type"] })).await?;
         let name = ["group_ids", "groups_id"].into_iter().find(|name| fields.get(name).is_some());
@@ -283,14 +291,14 @@ impl Administrator {
         })
     }
 
-    async fn find(&mut self, model: &str, field: &str, value: &str) -> Result<Option<u64>, Fault> {
+    async fn find_record(&mut self, model: &str, field: &str, value: &str) -> Result<Option<u64>, Fault> {
         let found =
             self.client.call(model, "search", json!([[[field, "=", value]]]), json!({ "limit": 1 })).await?;
         Ok(found[0].as_u64())
     }
 
     /// The new record; none in a dry run.
-    async fn create(
+    async fn create_record(
         &mut self,
         model: &'static str,
         values: Value,
@@ -301,28 +309,33 @@ impl Administrator {
             true => None,
             false => self.client.call(model, "create", json!([values]), json!({})).await?.as_u64(),
         };
-        self.made.extend(id.map(|id| (model, id, what, name.to_owned())));
-        Ok(self.said("created", what, id, name))
+        self.created_records.extend(id.map(|id| (model, id, what, name.to_owned())));
+        Ok(self.print_change("created", what, id, name))
     }
 
-    async fn write(&mut self, model: &str, id: u64, values: Value) -> Result<(), Fault> {
+    async fn write_record(&mut self, model: &str, id: u64, values: Value) -> Result<(), Fault> {
         if !self.dry_run {
             self.client.call(model, "write", json!([[id], values]), json!({})).await?;
         }
         Ok(())
     }
 
-    fn said(&self, done: &str, what: &str, id: Option<u64>, name: &str) -> Option<u64> {
-        said(self.json, self.dry_run, &json!({ "done": done, "what": what, "id": id, "name": name }), name);
+    fn print_change(&self, done: &str, what: &str, id: Option<u64>, name: &str) -> Option<u64> {
+        print_change(
+            self.json,
+            self.dry_run,
+            &json!({ "done": done, "what": what, "id": id, "name": name }),
+            name,
+        );
         id
     }
 }
 
 /// The server actions, in the order in which they are made.
-const ACTIONS: [Action; 2] = [EVENTS, INBOUND];
+const SERVER_ACTIONS: [Action; 2] = [EVENTS_ACTION, INBOUND];
 
 /// The version in the first line of the action's code.
-fn read_version(code: &str) -> Option<u64> {
+fn parse_version(code: &str) -> Option<u64> {
     let (_, rest) = code.lines().next()?.split_once("version ")?;
     rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
@@ -332,11 +345,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_code_names_its_version_where_it_is_looked_for() {
-        for Action { code, version, .. } in ACTIONS {
-            assert_eq!(read_version(code), Some(version));
+    fn action_code_states_its_version() {
+        for Action { code, version, .. } in SERVER_ACTIONS {
+            assert_eq!(parse_version(code), Some(version));
         }
-        assert!(EVENTS.code.contains(&format!("'version': {}, 'results'", EVENTS.version)));
-        assert_eq!(read_version("print(1)"), None);
+        assert!(EVENTS_ACTION.code.contains(&format!("'version': {}, 'results'", EVENTS_ACTION.version)));
+        assert_eq!(parse_version("print(1)"), None);
     }
 }

@@ -1,7 +1,7 @@
 //! The webhooks of a provider that lead here.
 
-use crate::cli::setup::said;
-use crate::cli::{Context, Trouble, config_source, say, say_json};
+use crate::cli::setup::print_change;
+use crate::cli::{CliError, Context, config_source, print_json, print_line};
 use crate::config::{Config, HttpTls, Upstream};
 use mailtrail_mail::Clock;
 use mailtrail_net::provider_api::{Account, Act, Change, Fault, Wanted};
@@ -14,7 +14,7 @@ use std::net::IpAddr;
 
 /// Needs the upstream's api_key. What is as it should be is kept, so it may be run again at any time.
 #[derive(Debug, clap::Args)]
-pub struct Webhooks {
+pub struct SetupWebhooksArgs {
     /// Where the provider reaches this relay, as https://relay.example.com; /webhooks/<upstream> is put behind it unless
     /// it stands there
     #[arg(long)]
@@ -30,41 +30,49 @@ pub struct Webhooks {
     dry_run: bool,
 }
 
-pub async fn run(context: &Context, provider: Provider, arguments: &Webhooks) -> Result<(), Trouble> {
-    let config = config_source::load(context)?;
-    let upstream = chosen(&config, provider, arguments.upstream.as_deref())?;
+pub async fn run(
+    context: &Context,
+    provider: Provider,
+    arguments: &SetupWebhooksArgs,
+) -> Result<(), CliError> {
+    let config = config_source::load_config(context)?;
+    let upstream = select_upstream(&config, provider, arguments.upstream.as_deref())?;
     let name = &*upstream.transport.name;
-    let url = address(&arguments.url, name).map_err(Trouble::Usage)?;
-    let account = account(upstream)?;
+    let url = webhook_url(&arguments.url, name).map_err(CliError::Usage)?;
+    let account = connect_provider_api(upstream)?;
     let changes = match arguments.remove {
         true => account.to_unregister(&url).await,
-        false => account.to_register(Wanted { url: &url, credentials: &upstream.credentials }).await,
+        false => account.to_register(Wanted { url: &url, credentials: &upstream.webhook_auth }).await,
     };
-    for change in changes.map_err(|fault| failed(&fault))? {
+    for change in changes.map_err(|fault| to_cli_error(&fault))? {
         if !arguments.dry_run {
-            account.carry_out(&change).await.map_err(|fault| failed(&fault))?;
+            account.carry_out(&change).await.map_err(|fault| to_cli_error(&fault))?;
         }
-        told(context, arguments, &change);
+        print_webhook_change(context, arguments, &change);
     }
-    let elsewhere = account.webhooks().await.map_err(|fault| failed(&fault))?;
+    let elsewhere = account.webhooks().await.map_err(|fault| to_cli_error(&fault))?;
     let elsewhere = elsewhere.iter().filter(|webhook| webhook.leads_to(name) && !webhook.is_at(&url));
     let elsewhere: BTreeSet<_> = elsewhere.map(|webhook| webhook.shown()).collect();
-    let mut remains: Vec<_> = elsewhere.iter().map(|url| left_alone(url)).collect();
+    let mut remains: Vec<_> = elsewhere.iter().map(|url| describe_other_webhook(url)).collect();
     if !arguments.remove {
-        remains.extend(by_hand(&config, upstream, &url));
+        remains.extend(manual_steps(&config, upstream, &url));
     }
     for text in remains {
         if context.json {
-            say_json(&json!({ "remains": text }));
+            print_json(&json!({ "remains": text }));
         } else {
-            say(format!("to do: {text}"));
+            print_line(format!("to do: {text}"));
         }
     }
     Ok(())
 }
 
 /// The upstream that is meant.
-fn chosen<'a>(config: &'a Config, provider: Provider, name: Option<&str>) -> Result<&'a Upstream, Trouble> {
+fn select_upstream<'a>(
+    config: &'a Config,
+    provider: Provider,
+    name: Option<&str>,
+) -> Result<&'a Upstream, CliError> {
     let of_provider = config.upstreams.iter().filter(|upstream| upstream.transport.provider == provider);
     let mut fitting = of_provider.filter(|upstream| name.is_none_or(|name| upstream.transport.name == name));
     let word = match provider {
@@ -73,21 +81,21 @@ fn chosen<'a>(config: &'a Config, provider: Provider, name: Option<&str>) -> Res
     };
     match (fitting.next(), fitting.next(), name) {
         (Some(only), None, _) => Ok(only),
-        (Some(_), Some(_), _) => Err(Trouble::Usage(format!(
+        (Some(_), Some(_), _) => Err(CliError::Usage(format!(
             "there are several [[upstream]]s with provider = \"{word}\"; name one: --upstream"
         ))),
-        (None, _, Some(name)) => Err(Trouble::Usage(format!(
+        (None, _, Some(name)) => Err(CliError::Usage(format!(
             "there is no [[upstream]] {name:?} with provider = \"{word}\"; `mailtrail config show` lists them"
         ))),
-        (None, _, None) => {
-            Err(Trouble::Usage(format!("there is no [[upstream]] with provider = \"{word}\"; configure one")))
-        }
+        (None, _, None) => Err(CliError::Usage(format!(
+            "there is no [[upstream]] with provider = \"{word}\"; configure one"
+        ))),
     }
 }
 
 /// The address of an upstream's webhooks behind the one that was named. Events are not told in clear, except on this
 /// machine.
-fn address(named: &Url, upstream: &str) -> Result<Url, String> {
+fn webhook_url(named: &Url, upstream: &str) -> Result<Url, String> {
     let host = named.host_str().unwrap_or_default().trim_matches(['[', ']']);
     let local = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
     if !(named.scheme() == "https" || (named.scheme() == "http" && local)) {
@@ -110,33 +118,33 @@ fn address(named: &Url, upstream: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-fn account(upstream: &Upstream) -> Result<Account, Trouble> {
+fn connect_provider_api(upstream: &Upstream) -> Result<Account, CliError> {
     let name = &upstream.transport.name;
-    let Some(settings) = upstream.account.clone() else {
+    let Some(settings) = upstream.provider_api.clone() else {
         let needed = match (upstream.transport.provider, &upstream.transport.domain) {
             (Provider::Mailgun, None) => "domain and api_key_file",
             _ => "api_key_file",
         };
         let text =
             format!("upstream {name}: webhooks are registered with the account's key; give {needed} there");
-        return Err(Trouble::Configuration(text));
+        return Err(CliError::Configuration(text));
     };
     let trusted = tls::connector(upstream.transport.ca_file.as_deref());
-    let trusted = trusted.map_err(|error| Trouble::Configuration(error.to_string()))?;
-    Account::new(settings, &trusted, Clock::System).map_err(|fault| failed(&fault))
+    let trusted = trusted.map_err(|error| CliError::Configuration(error.to_string()))?;
+    Account::new(settings, &trusted, Clock::System).map_err(|fault| to_cli_error(&fault))
 }
 
-fn failed(fault: &Fault) -> Trouble {
+fn to_cli_error(fault: &Fault) -> CliError {
     let remedy = match fault {
         Fault::Refused { .. } => {
             "; change what it names, or take out at the provider what is no longer needed"
         }
         _ => "",
     };
-    Trouble::Failed(format!("{fault}{remedy}"))
+    CliError::Other(format!("{fault}{remedy}"))
 }
 
-fn told(context: &Context, arguments: &Webhooks, change: &Change) {
+fn print_webhook_change(context: &Context, arguments: &SetupWebhooksArgs, change: &Change) {
     let Change { act, number, url, what, .. } = change;
     let more = match act {
         Act::Created | Act::Removed => format!("{url}: {}", what.join(", ")),
@@ -145,20 +153,20 @@ fn told(context: &Context, arguments: &Webhooks, change: &Change) {
         Act::Absent => format!("{url}: nothing to do"),
     };
     let told = json!({ "done": act.word(), "what": "webhook", "id": number, "name": url, "changed": what });
-    said(context.json, arguments.dry_run, &told, &more);
+    print_change(context.json, arguments.dry_run, &told, &more);
 }
 
-fn left_alone(url: &str) -> String {
+fn describe_other_webhook(url: &str) -> String {
     format!(
         "{url} is registered, too, and was left alone; if it is yours and old: the same with --remove --url {url}"
     )
 }
 
 /// What nobody does by a provider's API.
-fn by_hand(config: &Config, upstream: &Upstream, url: &Url) -> Vec<String> {
+fn manual_steps(config: &Config, upstream: &Upstream, url: &Url) -> Vec<String> {
     let name = &upstream.transport.name;
     let mut remains = Vec::new();
-    match config.http {
+    match config.http_address {
         None => remains.push("give [http] an address, so that webhooks are received".to_owned()),
         Some(here) if config.http_tls != HttpTls::None => remains.push(format!(
             "{} leads to {here}, where a certificate of a public authority is shown for that name",
@@ -171,7 +179,7 @@ fn by_hand(config: &Config, upstream: &Upstream, url: &Url) -> Vec<String> {
         )),
         Some(_) => {}
     }
-    if upstream.transport.provider == Provider::Mailgun && upstream.signing_keys.is_empty() {
+    if upstream.transport.provider == Provider::Mailgun && upstream.webhook_signing_keys.is_empty() {
         remains
             .push("give webhook_signing_key_file: without Mailgun's key every webhook is refused".to_owned());
     }
@@ -185,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_path_of_our_webhooks_stands_behind_every_address() {
+    fn appends_webhook_path_to_base_url() {
         for (named, expected) in [
             ("https://relay.example.com", Some("https://relay.example.com/webhooks/up")),
             ("https://example.com/mail/", Some("https://example.com/mail/webhooks/up")),
@@ -197,7 +205,7 @@ mod tests {
             ("https://a:b@relay.example.com", None),
             ("https://relay.example.com/?a=b", None),
         ] {
-            let found = address(&named.parse().unwrap(), "up").ok().map(String::from);
+            let found = webhook_url(&named.parse().unwrap(), "up").ok().map(String::from);
             assert_eq!(found.as_deref(), expected, "{named}");
         }
     }

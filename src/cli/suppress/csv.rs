@@ -1,38 +1,38 @@
 //! The list as CSV (RFC 4180): what one writes the other reads.
 
-use mailtrail_relay::admin::{SuppressionEntry, SuppressionView, UNKNOWN};
+use mailtrail_relay::admin::{SuppressionEntry, SuppressionView, UNKNOWN_TIME};
 use std::io::{self, Read};
 
 /// The entries of a sheet, each with the number of its line; what is wrong with it otherwise, all of it.
-pub fn read(source: impl Read) -> Result<Vec<(u64, SuppressionEntry)>, String> {
+pub fn read_csv(source: impl Read) -> Result<Vec<(u64, SuppressionEntry)>, String> {
     let mut reader = csv::ReaderBuilder::new().from_reader(source);
     let header = reader.headers().map_err(|error| format!("line 1: {error}"))?.clone();
-    let places = Places::of(&header)?;
+    let places = ColumnMap::from_header(&header)?;
     let (mut entries, mut bad) = (Vec::new(), Vec::new());
     for record in reader.records() {
         match record {
             Ok(record) => {
                 let line = record.position().map_or(0, csv::Position::line);
-                entries.push((line, places.entry(&record)));
+                entries.push((line, places.to_entry(&record)));
             }
-            Err(error) => bad.push(described(&error)),
+            Err(error) => bad.push(format_csv_error(&error)),
         }
     }
     if !bad.is_empty() {
-        return Err(refused(&bad));
+        return Err(format_bad_lines(&bad));
     }
     if entries.is_empty() { Err("the file holds no entries".to_owned()) } else { Ok(entries) }
 }
 
 /// What is said about lines that cannot be taken.
-pub fn refused(bad: &[String]) -> String {
-    let shown: Vec<_> = bad.iter().take(SHOWN).map(String::as_str).collect();
-    let more = bad.len().saturating_sub(SHOWN);
+pub fn format_bad_lines(bad: &[String]) -> String {
+    let shown: Vec<_> = bad.iter().take(MAX_REPORTED_ERRORS).map(String::as_str).collect();
+    let more = bad.len().saturating_sub(MAX_REPORTED_ERRORS);
     let more = if more > 0 { format!("\nand {more} more") } else { String::new() };
     format!("nothing is imported, these lines are bad:\n{}{more}", shown.join("\n"))
 }
 
-fn described(error: &csv::Error) -> String {
+fn format_csv_error(error: &csv::Error) -> String {
     let line = error.position().map_or(0, csv::Position::line);
     match error.kind() {
         csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
@@ -44,16 +44,16 @@ fn described(error: &csv::Error) -> String {
 }
 
 /// The sheet of these entries.
-pub fn write(entries: &[SuppressionView]) -> io::Result<Vec<u8>> {
+pub fn write_csv(entries: &[SuppressionView]) -> io::Result<Vec<u8>> {
     let mut writer = csv::Writer::from_writer(Vec::new());
-    writer.write_record(NAMES)?;
+    writer.write_record(COLUMN_NAMES)?;
     for entry in entries {
         writer.write_record([
             &entry.address,
             entry.upstream.as_deref().unwrap_or_default(),
             &entry.reason,
             &entry.scope,
-            &written(&entry.times),
+            &format_times(&entry.times),
             &entry.source,
             entry.expires.as_deref().unwrap_or_default(),
             &entry.words,
@@ -63,27 +63,28 @@ pub fn write(entries: &[SuppressionView]) -> io::Result<Vec<u8>> {
 }
 
 /// Where each column stands.
-struct Places([Option<usize>; NAMES.len()]);
+struct ColumnMap([Option<usize>; COLUMN_NAMES.len()]);
 
-impl Places {
-    fn of(header: &csv::StringRecord) -> Result<Self, String> {
-        let mut places = [None; NAMES.len()];
+impl ColumnMap {
+    fn from_header(header: &csv::StringRecord) -> Result<Self, String> {
+        let mut places = [None; COLUMN_NAMES.len()];
         for (place, name) in header.iter().enumerate() {
             // Excel begins its files so.
             let name = name.trim_start_matches('\u{feff}').trim();
-            let known = NAMES.iter().position(|known| known.eq_ignore_ascii_case(name));
-            let column = known.ok_or_else(|| format!("line 1: no column is called {name:?}; {COLUMNS}"))?;
+            let known = COLUMN_NAMES.iter().position(|known| known.eq_ignore_ascii_case(name));
+            let column =
+                known.ok_or_else(|| format!("line 1: no column is called {name:?}; {IMPORT_HELP}"))?;
             if places[column].replace(place).is_some() {
                 return Err(format!("line 1: {name:?} stands there twice"));
             }
         }
         if places[0].is_none() {
-            return Err(format!("line 1: the column \"address\" is missing; {COLUMNS}"));
+            return Err(format!("line 1: the column \"address\" is missing; {IMPORT_HELP}"));
         }
         Ok(Self(places))
     }
 
-    fn entry(&self, record: &csv::StringRecord) -> SuppressionEntry {
+    fn to_entry(&self, record: &csv::StringRecord) -> SuppressionEntry {
         let text = |column: usize| self.0[column].and_then(|place| record.get(place)).unwrap_or_default();
         let some = |column: usize| Some(text(column).trim().to_owned()).filter(|text| !text.is_empty());
         SuppressionEntry {
@@ -100,26 +101,27 @@ impl Places {
 }
 
 /// Nothing there would mean now to who reads it.
-fn written(times: &[String]) -> String {
-    if times.is_empty() { UNKNOWN.to_owned() } else { times.join(" ") }
+fn format_times(times: &[String]) -> String {
+    if times.is_empty() { UNKNOWN_TIME.to_owned() } else { times.join(" ") }
 }
 
-const NAMES: [&str; 8] = ["address", "upstream", "reason", "scope", "times", "source", "expires", "words"];
+const COLUMN_NAMES: [&str; 8] =
+    ["address", "upstream", "reason", "scope", "times", "source", "expires", "words"];
 
 /// For people who make such a file.
-pub const COLUMNS: &str = "The first line names the columns, in any order: address; and if wanted upstream (empty: all), reason \
+pub const IMPORT_HELP: &str = "The first line names the columns, in any order: address; and if wanted upstream (empty: all), reason \
 (complaint, hard-bounce, manual, unsubscribe, soft-bounce; default manual), scope (all, bulk), times (RFC 3339, several \
 with blanks between them, or unknown; default now), source (default import), expires (RFC 3339), words.";
 
 /// Bad lines that are named.
-const SHOWN: usize = 100;
+const MAX_REPORTED_ERRORS: usize = 100;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn round_trips_entries() {
         let view = |address: &str, words: &str, upstream: Option<&str>| SuppressionView {
             address: address.into(),
             upstream: upstream.map(str::to_owned),
@@ -136,8 +138,8 @@ mod tests {
             view("\"a, b\"@example.net", " 550 \"no\",\nnever; =1+1", Some("mailgun")),
             view("jiří@example.net", "", None),
         ];
-        let sheet = write(&views).unwrap();
-        let entries = read(&sheet[..]).unwrap();
+        let sheet = write_csv(&views).unwrap();
+        let entries = read_csv(&sheet[..]).unwrap();
         assert_eq!(entries.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [2, 4]);
         for ((_, entry), view) in entries.iter().zip(&views) {
             assert_eq!(
@@ -149,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_sheets_are_told_by_line() {
+    fn reports_errors_with_line_numbers() {
         for (text, said) in [
             ("", "line 1: the column \"address\" is missing"),
             ("email\na@b.c\n", "line 1: no column is called \"email\""),
@@ -157,10 +159,10 @@ mod tests {
             ("address,ADDRESS\na,b\n", "line 1: \"ADDRESS\" stands there twice"),
             ("address\n", "the file holds no entries"),
         ] {
-            let error = read(text.as_bytes()).unwrap_err();
+            let error = read_csv(text.as_bytes()).unwrap_err();
             assert!(error.contains(said), "{text:?}: {error}");
         }
-        let (_, entry) = &read("\u{feff}Words,Address\r\nx, a@b.c \r\n".as_bytes()).unwrap()[0];
+        let (_, entry) = &read_csv("\u{feff}Words,Address\r\nx, a@b.c \r\n".as_bytes()).unwrap()[0];
         assert_eq!((&*entry.address, &*entry.words), ("a@b.c", "x"));
     }
 }

@@ -1,28 +1,30 @@
 mod csv;
 mod sync;
 
-use crate::cli::admin_client::Desk;
-use crate::cli::output::table;
-use crate::cli::{Context, Trouble, aside, config_source, print, say, say_json, time_expr};
+use crate::cli::admin_client::AdminClient;
+use crate::cli::output::format_table;
+use crate::cli::{
+    CliError, Context, config_source, eprint_line, print_json, print_line, time_expr, write_stdout,
+};
 use clap::builder::PossibleValuesParser;
 use mailtrail_mail::Clock;
 use mailtrail_relay::admin::{
-    HintView, SUPPRESSED, SuppressionAct, SuppressionEntry, SuppressionFilter, SuppressionOrder,
-    SuppressionView, SyncOrder, UNKNOWN,
+    HintView, SUPPRESSED_STATE, SuppressionEntry, SuppressionListFilter, SuppressionRequest,
+    SuppressionResult, SuppressionSyncRequest, SuppressionView, UNKNOWN_TIME,
 };
-use mailtrail_trail::suppression::{Reason, Scope, Source};
+use mailtrail_trail::suppression::{EvidenceSource, Reason, Scope};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Subcommand)]
-pub enum Command {
+pub enum SuppressCommand {
     /// What is known against addresses
     #[command(after_help = "Example: mailtrail suppress list --reason complaint --since '1 day ago'")]
     List {
         #[command(flatten)]
-        which: Which,
+        which: SuppressionFilterArgs,
         /// At most so many [default: 100]
         #[arg(short = 'n', long, default_value_t = 100, hide_default_value = true)]
         lines: usize,
@@ -35,14 +37,14 @@ pub enum Command {
     },
     /// Send addresses no mail
     #[command(after_help = "Example: mailtrail suppress add ada@example.net --note 'asked us on the phone'")]
-    Add(Addition),
+    Add(SuppressAddArgs),
     /// Send addresses mail again
     #[command(
         after_help = "The provider may keep a list of its own: `mailtrail suppress sync` takes them off there, too.\nExample: mailtrail suppress remove ada@example.net"
     )]
-    Remove(Removal),
+    Remove(SuppressRemoveArgs),
     /// Add what a CSV file holds: all of it or, where a line is bad, nothing
-    #[command(after_help = format!("{}\n\nExample: mailtrail suppress import suppressions.csv", csv::COLUMNS))]
+    #[command(after_help = format!("{}\n\nExample: mailtrail suppress import suppressions.csv", csv::IMPORT_HELP))]
     Import {
         /// The file, or `-` for standard input
         file: PathBuf,
@@ -72,15 +74,15 @@ taken off there where its entry is older.\nExample: mailtrail suppress sync --dr
         /// The file; without it standard output
         file: Option<PathBuf>,
         #[command(flatten)]
-        which: Which,
+        which: SuppressionFilterArgs,
     },
 }
 
 /// Which entries are wanted.
 #[derive(Debug, clap::Args)]
-pub struct Which {
+pub struct SuppressionFilterArgs {
     /// Only with that reason
-    #[arg(long, value_parser = reasons())]
+    #[arg(long, value_parser = reason_parser())]
     reason: Option<String>,
     /// Only addresses at that domain
     #[arg(long)]
@@ -89,7 +91,7 @@ pub struct Which {
     #[arg(long)]
     upstream: Option<String>,
     /// Only from that source
-    #[arg(long, value_parser = PossibleValuesParser::new(Source::ALL.map(Source::word)))]
+    #[arg(long, value_parser = PossibleValuesParser::new(EvidenceSource::ALL.map(EvidenceSource::as_str)))]
     source: Option<String>,
     /// Only where something happened since then: "10 min ago", "2026-11-21"
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
@@ -97,18 +99,18 @@ pub struct Which {
 }
 
 #[derive(Debug, clap::Args)]
-pub struct Addition {
+pub struct SuppressAddArgs {
     /// The addresses, or `-` for addresses from standard input
     #[arg(value_name = "ADDRESS|-", required = true)]
     addresses: Vec<String>,
     /// Why [default: manual]
-    #[arg(long, value_parser = reasons())]
+    #[arg(long, value_parser = reason_parser())]
     reason: Option<String>,
     /// For that upstream's mail only
     #[arg(long)]
     upstream: Option<String>,
     /// Which mail [default: all; for unsubscribe: bulk]
-    #[arg(long, value_parser = PossibleValuesParser::new([Scope::All.word(), Scope::Bulk.word()]))]
+    #[arg(long, value_parser = PossibleValuesParser::new([Scope::All.as_str(), Scope::Bulk.as_str()]))]
     scope: Option<String>,
     /// Until then: "2026-11-21", "2026-11-21T10:00:00Z" [default: as the reason's settings say]
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
@@ -122,12 +124,12 @@ pub struct Addition {
 }
 
 #[derive(Debug, clap::Args)]
-pub struct Removal {
+pub struct SuppressRemoveArgs {
     /// The addresses, `-` for addresses from standard input, or ALL
     #[arg(value_name = "ADDRESS|-|ALL", required = true)]
     addresses: Vec<String>,
     /// Only what is known for that reason; ALL needs one
-    #[arg(long, value_parser = reasons())]
+    #[arg(long, value_parser = reason_parser())]
     reason: Option<String>,
     /// Only what is known on that upstream's list
     #[arg(long)]
@@ -140,62 +142,64 @@ pub struct Removal {
     dry_run: bool,
 }
 
-fn reasons() -> PossibleValuesParser {
-    PossibleValuesParser::new(Reason::ALL.map(Reason::word))
+fn reason_parser() -> PossibleValuesParser {
+    PossibleValuesParser::new(Reason::ALL.map(Reason::as_str))
 }
 
-pub async fn run(context: &Context, command: &Command) -> Result<(), Trouble> {
-    let desk = Desk::open(context).await?;
+pub async fn run(context: &Context, command: &SuppressCommand) -> Result<(), CliError> {
+    let desk = AdminClient::open(context).await?;
     match command {
-        Command::List { which, lines } => {
-            let mut entries = read(context, &desk, which.filter()?, lines.saturating_add(1)).await?;
+        SuppressCommand::List { which, lines } => {
+            let mut entries =
+                fetch_entries(context, &desk, which.to_filter()?, lines.saturating_add(1)).await?;
             let more = entries.len() > *lines;
             entries.truncate(*lines);
-            show(context, &entries);
+            print_entries(context, &entries);
             if more {
-                aside("mailtrail: there are more; -n shows more");
+                eprint_line("mailtrail: there are more; -n shows more");
             }
-            if entries.is_empty() { Err(Trouble::Nothing) } else { Ok(()) }
+            if entries.is_empty() { Err(CliError::AlreadyReported) } else { Ok(()) }
         }
-        Command::Check { address } => check(context, &desk, address).await,
-        Command::Add(addition) => add(context, &desk, addition).await,
-        Command::Remove(removal) => remove(context, &desk, removal).await,
-        Command::Import { file, dry_run } => import(context, &desk, file, *dry_run).await,
-        Command::Sync { upstream, reason, dry_run } => {
+        SuppressCommand::Check { address } => check_address(context, &desk, address).await,
+        SuppressCommand::Add(addition) => add_addresses(context, &desk, addition).await,
+        SuppressCommand::Remove(removal) => remove_addresses(context, &desk, removal).await,
+        SuppressCommand::Import { file, dry_run } => import_csv(context, &desk, file, *dry_run).await,
+        SuppressCommand::Sync { upstream, reason, dry_run } => {
             let (upstream, reason) = (upstream.clone(), reason.clone());
-            sync::sync(context, &desk, &SyncOrder { upstream, reason, dry_run: *dry_run }).await
+            sync::sync_lists(context, &desk, &SuppressionSyncRequest { upstream, reason, dry_run: *dry_run })
+                .await
         }
-        Command::Export { file, which } => {
-            let entries = read(context, &desk, which.filter()?, usize::MAX).await?;
-            export(file.as_deref(), &entries)
+        SuppressCommand::Export { file, which } => {
+            let entries = fetch_entries(context, &desk, which.to_filter()?, usize::MAX).await?;
+            export_csv(file.as_deref(), &entries)
         }
     }
 }
 
-impl Which {
-    fn filter(&self) -> Result<SuppressionFilter, Trouble> {
+impl SuppressionFilterArgs {
+    fn to_filter(&self) -> Result<SuppressionListFilter, CliError> {
         let since = self.since.as_deref().map(|text| time_expr::parse(text, Clock::System.now()));
-        Ok(SuppressionFilter {
+        Ok(SuppressionListFilter {
             reason: self.reason.clone(),
             domain: self.domain.clone(),
             upstream: self.upstream.clone(),
             source: self.source.clone(),
-            since: since.transpose().map_err(Trouble::Usage)?.map(|since| since.millis()),
-            ..SuppressionFilter::default()
+            since: since.transpose().map_err(CliError::Usage)?.map(|since| since.as_millis()),
+            ..SuppressionListFilter::default()
         })
     }
 }
 
 /// Entries that fit, at most `most`.
-async fn read(
+async fn fetch_entries(
     context: &Context,
-    desk: &Desk,
-    mut filter: SuppressionFilter,
+    desk: &AdminClient,
+    mut filter: SuppressionListFilter,
     most: usize,
-) -> Result<Vec<SuppressionView>, Trouble> {
-    let (settings, mut entries) = (config_source::suppression(context)?, Vec::new());
+) -> Result<Vec<SuppressionView>, CliError> {
+    let (settings, mut entries) = (config_source::load_suppression_settings(context)?, Vec::new());
     loop {
-        let page = desk.suppressions(&filter, &settings).await?;
+        let page = desk.list_suppressions(&filter, &settings).await?;
         entries.extend(page.entries);
         filter.after = page.next;
         if entries.len() >= most || filter.after.is_none() {
@@ -205,23 +209,24 @@ async fn read(
     }
 }
 
-async fn check(context: &Context, desk: &Desk, address: &str) -> Result<(), Trouble> {
-    let filter = SuppressionFilter { address: Some(address.to_owned()), ..SuppressionFilter::default() };
-    let entries = read(context, desk, filter, usize::MAX).await?;
-    show(context, &entries);
-    show_hints(context, &desk.hints(address).await?);
-    if entries.iter().any(|entry| entry.state == SUPPRESSED) {
+async fn check_address(context: &Context, desk: &AdminClient, address: &str) -> Result<(), CliError> {
+    let filter =
+        SuppressionListFilter { address: Some(address.to_owned()), ..SuppressionListFilter::default() };
+    let entries = fetch_entries(context, desk, filter, usize::MAX).await?;
+    print_entries(context, &entries);
+    print_hints(context, &desk.list_hints(address).await?);
+    if entries.iter().any(|entry| entry.state == SUPPRESSED_STATE) {
         return Ok(());
     }
     if !context.json {
-        aside(format!("mailtrail: mail to {address} goes"));
+        eprint_line(format!("mailtrail: mail to {address} goes"));
     }
-    Err(Trouble::Nothing)
+    Err(CliError::AlreadyReported)
 }
 
-fn show(context: &Context, entries: &[SuppressionView]) {
+fn print_entries(context: &Context, entries: &[SuppressionView]) {
     if context.json {
-        entries.iter().for_each(say_json);
+        entries.iter().for_each(print_json);
         return;
     }
     let terminal = io::stdout().is_terminal();
@@ -235,8 +240,11 @@ fn show(context: &Context, entries: &[SuppressionView]) {
             entry.reason.clone(),
             entry.state.clone(),
             entry.scope.clone(),
-            entry.until.as_deref().map(time_expr::shown).unwrap_or_default(),
-            entry.times.first().map_or_else(|| UNKNOWN.to_owned(), |first| time_expr::shown(first)),
+            entry.until.as_deref().map(time_expr::format_local).unwrap_or_default(),
+            entry
+                .times
+                .first()
+                .map_or_else(|| UNKNOWN_TIME.to_owned(), |first| time_expr::format_local(first)),
             entry.times.len().to_string(),
             entry.source.clone(),
             entry.words.clone(),
@@ -245,13 +253,13 @@ fn show(context: &Context, entries: &[SuppressionView]) {
     let rows: Vec<_> = entries.iter().map(row).collect();
     let header =
         ["ADDRESS", "UPSTREAM", "REASON", "STATE", "MAIL", "UNTIL", "SINCE", "TIMES", "SOURCE", "WORDS"];
-    table(&header, &rows, terminal).iter().for_each(say);
+    format_table(&header, &rows, terminal).iter().for_each(print_line);
 }
 
 /// What others say who know the address.
-fn show_hints(context: &Context, hints: &[HintView]) {
+fn print_hints(context: &Context, hints: &[HintView]) {
     if context.json {
-        hints.iter().for_each(say_json);
+        hints.iter().for_each(print_json);
         return;
     }
     if hints.is_empty() {
@@ -262,7 +270,7 @@ fn show_hints(context: &Context, hints: &[HintView]) {
         vec![
             hint.source.clone(),
             hint.hint.clone(),
-            time_expr::shown(&hint.at),
+            time_expr::format_local(&hint.at),
             hint.lists.join(" "),
             hint.name.clone(),
             text,
@@ -270,16 +278,20 @@ fn show_hints(context: &Context, hints: &[HintView]) {
     };
     let rows: Vec<_> = hints.iter().map(row).collect();
     let header = ["HINT OF", "WHAT", "WHEN", "LISTS", "NAME", "WORDS"];
-    table(&header, &rows, io::stdout().is_terminal()).iter().for_each(say);
+    format_table(&header, &rows, io::stdout().is_terminal()).iter().for_each(print_line);
 }
 
-async fn add(context: &Context, desk: &Desk, addition: &Addition) -> Result<(), Trouble> {
-    let Addition { reason, upstream, scope, until, note, dry_run, .. } = addition;
+async fn add_addresses(
+    context: &Context,
+    desk: &AdminClient,
+    addition: &SuppressAddArgs,
+) -> Result<(), CliError> {
+    let SuppressAddArgs { reason, upstream, scope, until, note, dry_run, .. } = addition;
     let now = Clock::System.now();
     let until =
-        until.as_deref().map(|text| time_expr::parse(text, now)).transpose().map_err(Trouble::Usage)?;
+        until.as_deref().map(|text| time_expr::parse(text, now)).transpose().map_err(CliError::Usage)?;
     if until.is_some_and(|until| until <= now) {
-        return Err(Trouble::Usage("--until lies in the past".to_owned()));
+        return Err(CliError::Usage("--until lies in the past".to_owned()));
     }
     let entry = SuppressionEntry {
         upstream: upstream.clone(),
@@ -289,12 +301,16 @@ async fn add(context: &Context, desk: &Desk, addition: &Addition) -> Result<(), 
         words: note.clone(),
         ..SuppressionEntry::default()
     };
-    let entries = named(&addition.addresses, &entry)?;
-    report(context, &order(desk, "add", &entries, *dry_run).await?)
+    let entries = collect_entries(&addition.addresses, &entry)?;
+    print_results(context, &send_changes(desk, "add", &entries, *dry_run).await?)
 }
 
-async fn remove(context: &Context, desk: &Desk, removal: &Removal) -> Result<(), Trouble> {
-    let Removal { addresses, reason, upstream, note, dry_run } = removal;
+async fn remove_addresses(
+    context: &Context,
+    desk: &AdminClient,
+    removal: &SuppressRemoveArgs,
+) -> Result<(), CliError> {
+    let SuppressRemoveArgs { addresses, reason, upstream, note, dry_run } = removal;
     let entry = SuppressionEntry {
         upstream: upstream.clone(),
         reason: reason.clone(),
@@ -303,19 +319,22 @@ async fn remove(context: &Context, desk: &Desk, removal: &Removal) -> Result<(),
     };
     let acts = if addresses.iter().any(|address| address == "ALL") {
         if addresses.len() > 1 {
-            return Err(Trouble::Usage("ALL stands alone".to_owned()));
+            return Err(CliError::Usage("ALL stands alone".to_owned()));
         }
         let verb = "remove".to_owned();
-        let order = SuppressionOrder { verb, all: Some(entry), dry_run: *dry_run, ..Default::default() };
-        desk.suppress(&order).await?
+        let order = SuppressionRequest { verb, all: Some(entry), dry_run: *dry_run, ..Default::default() };
+        desk.change_suppressions(&order).await?
     } else {
-        order(desk, "remove", &named(addresses, &entry)?, *dry_run).await?
+        send_changes(desk, "remove", &collect_entries(addresses, &entry)?, *dry_run).await?
     };
-    report(context, &acts)
+    print_results(context, &acts)
 }
 
 /// An entry for each of the addresses; those from standard input stand on lines of their own.
-fn named(addresses: &[String], entry: &SuppressionEntry) -> Result<Vec<SuppressionEntry>, Trouble> {
+fn collect_entries(
+    addresses: &[String],
+    entry: &SuppressionEntry,
+) -> Result<Vec<SuppressionEntry>, CliError> {
     let mut entries = Vec::new();
     let mut push =
         |address: &str| entries.push(SuppressionEntry { address: address.to_owned(), ..entry.clone() });
@@ -323,97 +342,102 @@ fn named(addresses: &[String], entry: &SuppressionEntry) -> Result<Vec<Suppressi
         if address == "-" {
             let mut text = String::new();
             let read = io::stdin().read_to_string(&mut text);
-            read.map_err(|error| Trouble::Usage(format!("standard input cannot be read: {error}")))?;
+            read.map_err(|error| CliError::Usage(format!("standard input cannot be read: {error}")))?;
             text.lines().map(str::trim).filter(|line| !line.is_empty()).for_each(&mut push);
         } else {
             push(address);
         }
     }
     if entries.is_empty() {
-        aside("mailtrail: no addresses came from standard input");
-        return Err(Trouble::Nothing);
+        eprint_line("mailtrail: no addresses came from standard input");
+        return Err(CliError::AlreadyReported);
     }
     Ok(entries)
 }
 
-async fn order(
-    desk: &Desk,
+async fn send_changes(
+    desk: &AdminClient,
     verb: &str,
     entries: &[SuppressionEntry],
     dry_run: bool,
-) -> Result<Vec<SuppressionAct>, Trouble> {
+) -> Result<Vec<SuppressionResult>, CliError> {
     let mut acts = Vec::with_capacity(entries.len());
-    for some in entries.chunks(AT_ONCE) {
-        let order = SuppressionOrder { verb: verb.to_owned(), entries: some.to_vec(), all: None, dry_run };
-        acts.extend(desk.suppress(&order).await?);
+    for some in entries.chunks(ENTRIES_PER_REQUEST) {
+        let order = SuppressionRequest { verb: verb.to_owned(), entries: some.to_vec(), all: None, dry_run };
+        acts.extend(desk.change_suppressions(&order).await?);
     }
     Ok(acts)
 }
 
 /// Every address that something was done with, and on standard error those that it was not; not well unless all were.
-fn report(context: &Context, acts: &[SuppressionAct]) -> Result<(), Trouble> {
+fn print_results(context: &Context, acts: &[SuppressionResult]) -> Result<(), CliError> {
     for act in acts {
         match &act.why {
-            _ if context.json => say_json(act),
-            None => say(&act.address),
-            Some(why) => aside(format!("mailtrail: {} {why}", act.address)),
+            _ if context.json => print_json(act),
+            None => print_line(&act.address),
+            Some(why) => eprint_line(format!("mailtrail: {} {why}", act.address)),
         }
     }
     if acts.is_empty() {
-        aside("mailtrail: no entry fits");
+        eprint_line("mailtrail: no entry fits");
     }
     let notes: BTreeSet<_> = acts.iter().filter_map(|act| act.there.as_ref()).collect();
     if !context.json {
-        notes.into_iter().for_each(|note| aside(format!("mailtrail: {note}")));
+        notes.into_iter().for_each(|note| eprint_line(format!("mailtrail: {note}")));
     }
     let done = acts.iter().filter(|act| act.is_done()).count();
-    if done == 0 || done < acts.len() { Err(Trouble::Nothing) } else { Ok(()) }
+    if done == 0 || done < acts.len() { Err(CliError::AlreadyReported) } else { Ok(()) }
 }
 
-async fn import(context: &Context, desk: &Desk, file: &Path, dry_run: bool) -> Result<(), Trouble> {
+async fn import_csv(
+    context: &Context,
+    desk: &AdminClient,
+    file: &Path,
+    dry_run: bool,
+) -> Result<(), CliError> {
     let lines = if file == Path::new("-") {
-        csv::read(io::stdin().lock())
+        csv::read_csv(io::stdin().lock())
     } else {
         let opened = File::open(file);
-        csv::read(opened.map_err(|error| Trouble::Usage(format!("{}: {error}", file.display())))?)
+        csv::read_csv(opened.map_err(|error| CliError::Usage(format!("{}: {error}", file.display())))?)
     }
-    .map_err(Trouble::Usage)?;
+    .map_err(CliError::Usage)?;
     let entries: Vec<_> = lines.iter().map(|(_, entry)| entry.clone()).collect();
-    let looked = order(desk, "add", &entries, true).await?;
+    let looked = send_changes(desk, "add", &entries, true).await?;
     let bad: Vec<_> = lines
         .iter()
         .zip(&looked)
-        .filter(|(_, act)| act.is_refused())
+        .filter(|(_, act)| act.is_rejected())
         .map(|((line, entry), act)| {
             format!("line {line}: {} {}", entry.address, act.why.as_deref().unwrap_or_default())
         })
         .collect();
     if !bad.is_empty() {
-        return Err(Trouble::Usage(csv::refused(&bad)));
+        return Err(CliError::Usage(csv::format_bad_lines(&bad)));
     }
-    let acts = if dry_run { looked } else { order(desk, "add", &entries, false).await? };
+    let acts = if dry_run { looked } else { send_changes(desk, "add", &entries, false).await? };
     let done = acts.iter().filter(|act| act.is_done()).count();
     if context.json {
-        say_json(&serde_json::json!({ "lines": acts.len(), "imported": done, "same": acts.len() - done }));
+        print_json(&serde_json::json!({ "lines": acts.len(), "imported": done, "same": acts.len() - done }));
     } else {
         let would = if dry_run { "would be " } else { "" };
-        say(format!("{done} {would}imported, {} are as the file says already", acts.len() - done));
+        print_line(format!("{done} {would}imported, {} are as the file says already", acts.len() - done));
     }
     Ok(())
 }
 
-fn export(file: Option<&Path>, entries: &[SuppressionView]) -> Result<(), Trouble> {
+fn export_csv(file: Option<&Path>, entries: &[SuppressionView]) -> Result<(), CliError> {
     let name = || file.map_or_else(|| "standard output".to_owned(), |file| file.display().to_string());
-    let failed = |error: io::Error| Trouble::Failed(format!("{} cannot be written: {error}", name()));
-    let text = csv::write(entries).map_err(failed)?;
+    let failed = |error: io::Error| CliError::Other(format!("{} cannot be written: {error}", name()));
+    let text = csv::write_csv(entries).map_err(failed)?;
     match file {
         Some(file) => std::fs::write(file, text).map_err(failed),
         None => {
-            print(&text);
+            write_stdout(&text);
             Ok(())
         }
     }
 }
 
 /// Entries of one request.
-const AT_ONCE: usize = 10_000;
+const ENTRIES_PER_REQUEST: usize = 10_000;

@@ -1,100 +1,110 @@
 //! `suppress sync`: shows what the daemon does while it does it.
 
-use crate::cli::admin_client::Desk;
-use crate::cli::{Context, Trouble, aside, say, say_json};
+use crate::cli::admin_client::AdminClient;
+use crate::cli::{CliError, Context, eprint_line, print_json, print_line};
 use indicatif::ProgressBar;
-use mailtrail_relay::admin::{SyncLine, SyncOrder, SyncStep};
+use mailtrail_relay::admin::{SuppressionSyncEvent, SuppressionSyncProgress, SuppressionSyncRequest};
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::time::Duration;
 
-pub async fn sync(context: &Context, desk: &Desk, order: &SyncOrder) -> Result<(), Trouble> {
-    let mut page = Page::new(context, order.dry_run);
-    let mut lines = desk.sync(order).await?;
+pub async fn sync_lists(
+    context: &Context,
+    desk: &AdminClient,
+    order: &SuppressionSyncRequest,
+) -> Result<(), CliError> {
+    let mut page = SyncOutput::new(context, order.dry_run);
+    let mut lines = desk.sync_suppressions(order).await?;
     while let Some(line) = lines.next().await? {
-        page.take(&line);
+        page.print_progress(&line);
     }
-    page.end()
+    page.finish()
 }
 
 /// What is shown: on a terminal a line that moves, what is done in numbers, what would be done in full.
-struct Page<'a> {
+struct SyncOutput<'a> {
     context: &'a Context,
     dry_run: bool,
-    bar: ProgressBar,
+    progress_bar: ProgressBar,
     /// Addresses by upstream and act.
-    counts: BTreeMap<String, Counts>,
-    failed: bool,
+    counts: BTreeMap<String, UpstreamCounts>,
+    has_failed: bool,
 }
 
 #[derive(Default)]
-struct Counts {
+struct UpstreamCounts {
     /// Entries that the provider has.
     read: u64,
-    acts: BTreeMap<String, u64>,
+    changes: BTreeMap<String, u64>,
 }
 
-impl<'a> Page<'a> {
+impl<'a> SyncOutput<'a> {
     fn new(context: &'a Context, dry_run: bool) -> Self {
-        let bar = if std::io::stderr().is_terminal() && !context.json {
+        let progress_bar = if std::io::stderr().is_terminal() && !context.json {
             let bar = ProgressBar::new_spinner();
-            bar.enable_steady_tick(TICK);
+            bar.enable_steady_tick(SPINNER_INTERVAL);
             bar
         } else {
             ProgressBar::hidden()
         };
-        Self { context, dry_run, bar, counts: BTreeMap::new(), failed: false }
+        Self { context, dry_run, progress_bar, counts: BTreeMap::new(), has_failed: false }
     }
 
-    fn take(&mut self, SyncLine { upstream, step }: &SyncLine) {
+    fn print_progress(&mut self, SuppressionSyncProgress { upstream, step }: &SuppressionSyncProgress) {
         let counts = self.counts.entry(upstream.clone()).or_default();
         let mut refused = None;
         match step {
-            SyncStep::Read { entries } => counts.read = *entries,
-            SyncStep::Act { act, why: None, .. } => *counts.acts.entry(act.clone()).or_default() += 1,
-            SyncStep::Act { address, why: Some(why), .. } => refused = Some(format!("{address}: {why}")),
-            SyncStep::Failed { error } => refused = Some(error.clone()),
-            SyncStep::Waiting { .. } | SyncStep::Unread { .. } | SyncStep::Done => {}
+            SuppressionSyncEvent::Read { entries } => counts.read = *entries,
+            SuppressionSyncEvent::Act { act, why: None, .. } => {
+                *counts.changes.entry(act.clone()).or_default() += 1
+            }
+            SuppressionSyncEvent::Act { address, why: Some(why), .. } => {
+                refused = Some(format!("{address}: {why}"))
+            }
+            SuppressionSyncEvent::Failed { error } => refused = Some(error.clone()),
+            SuppressionSyncEvent::Waiting { .. }
+            | SuppressionSyncEvent::Unread { .. }
+            | SuppressionSyncEvent::Done => {}
         }
-        let acts: u64 = counts.acts.values().sum();
+        let acts: u64 = counts.changes.values().sum();
         let progress =
             format!("{upstream}: {} entries of the provider's read, {acts} differences", counts.read);
-        self.failed |= refused.is_some();
-        let shown = !matches!(step, SyncStep::Read { .. } | SyncStep::Waiting { .. });
+        self.has_failed |= refused.is_some();
+        let shown = !matches!(step, SuppressionSyncEvent::Read { .. } | SuppressionSyncEvent::Waiting { .. });
         match step {
             _ if self.context.json && shown => {
-                say_json(&SyncLine { upstream: upstream.clone(), step: step.clone() })
+                print_json(&SuppressionSyncProgress { upstream: upstream.clone(), step: step.clone() })
             }
-            SyncStep::Waiting { seconds } => {
+            SuppressionSyncEvent::Waiting { seconds } => {
                 let waits = format!(
                     "{upstream}: the provider takes no more requests for now; goes on in {seconds} s"
                 );
-                self.bar.set_message(waits.clone());
-                if self.bar.is_hidden() {
-                    aside(format!("mailtrail: {waits}"));
+                self.progress_bar.set_message(waits.clone());
+                if self.progress_bar.is_hidden() {
+                    eprint_line(format!("mailtrail: {waits}"));
                 }
             }
-            SyncStep::Unread { unread, first } => {
+            SuppressionSyncEvent::Unread { unread, first } => {
                 let text = format!(
                     "{upstream}: {unread} entries of the provider's cannot be read and are passed over, and nothing is \
                      ended; the first: {first}"
                 );
-                self.bar.suspend(|| aside(format!("mailtrail: {text}")));
+                self.progress_bar.suspend(|| eprint_line(format!("mailtrail: {text}")));
             }
-            SyncStep::Act { address, reason, act, why: None } if self.dry_run => {
-                self.bar.suspend(|| say(format!("{act}\t{upstream}\t{reason}\t{address}")));
+            SuppressionSyncEvent::Act { address, reason, act, why: None } if self.dry_run => {
+                self.progress_bar.suspend(|| print_line(format!("{act}\t{upstream}\t{reason}\t{address}")));
             }
-            SyncStep::Done => self.summary(upstream),
-            _ => self.bar.set_message(progress),
+            SuppressionSyncEvent::Done => self.print_summary(upstream),
+            _ => self.progress_bar.set_message(progress),
         }
         if let Some(refused) = refused.filter(|_| !self.context.json) {
-            self.bar.suspend(|| aside(format!("mailtrail: {refused}")));
+            self.progress_bar.suspend(|| eprint_line(format!("mailtrail: {refused}")));
         }
     }
 
-    fn summary(&self, upstream: &str) {
+    fn print_summary(&self, upstream: &str) {
         let counts = &self.counts[upstream];
-        let of = |act: &str| counts.acts.get(act).copied().unwrap_or_default();
+        let of = |act: &str| counts.changes.get(act).copied().unwrap_or_default();
         let would = if self.dry_run { "would be " } else { "" };
         let text = format!(
             "{upstream}: the provider lists {}; here {would}{} taken in and {} ended, there {would}{} added and {} removed",
@@ -104,13 +114,13 @@ impl<'a> Page<'a> {
             of("added-there"),
             of("removed-there"),
         );
-        self.bar.suspend(|| say(text));
+        self.progress_bar.suspend(|| print_line(text));
     }
 
-    fn end(self) -> Result<(), Trouble> {
-        self.bar.finish_and_clear();
-        if self.failed { Err(Trouble::Nothing) } else { Ok(()) }
+    fn finish(self) -> Result<(), CliError> {
+        self.progress_bar.finish_and_clear();
+        if self.has_failed { Err(CliError::AlreadyReported) } else { Ok(()) }
     }
 }
 
-const TICK: Duration = Duration::from_millis(100);
+const SPINNER_INTERVAL: Duration = Duration::from_millis(100);

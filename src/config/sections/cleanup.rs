@@ -1,21 +1,21 @@
 //! What is changed in the header of mail: keys of `[[user]]`, and of `[[listener]]` for clients without a login.
 
-use crate::config::keywords::quoted;
+use crate::config::keywords::quote_list;
 use crate::config::section::Section;
 use mailtrail_mail::HeaderCleanup;
 
 /// Reads them; what is not given is changed.
-pub(crate) fn read(section: &mut Section<'_>) -> HeaderCleanup {
+pub(crate) fn read_cleanup(section: &mut Section<'_>) -> HeaderCleanup {
     let HeaderCleanup { drop_headers, replace_unusable, mbox_line, repair } = HeaderCleanup::default();
-    let expected = format!("one of {}", quoted(HeaderCleanup::DROPPABLE.into_iter()));
+    let expected = format!("one of {}", quote_list(HeaderCleanup::DROPPABLE.into_iter()));
     HeaderCleanup {
-        drop_headers: section.list("drop_headers", &expected, droppable).unwrap_or(drop_headers),
+        drop_headers: section.list("drop_headers", &expected, find_droppable).unwrap_or(drop_headers),
         replace_unusable: section.boolean("replace_unusable").unwrap_or(replace_unusable),
         mbox_line: section.boolean("mbox_line").unwrap_or(mbox_line),
         repair: section.boolean("repair").unwrap_or(repair),
     }
 }
 
-fn droppable(name: &str) -> Option<&'static str> {
+fn find_droppable(name: &str) -> Option<&'static str> {
     HeaderCleanup::DROPPABLE.into_iter().find(|known| known.eq_ignore_ascii_case(name))
 }

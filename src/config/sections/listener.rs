@@ -1,29 +1,33 @@
 //! `[[listener]]`: where clients connect, and who may.
 
-use crate::config::keywords::{AUTHENTICATION, LISTENER_TLS};
+use crate::config::keywords::{AUTHENTICATION_MODES, LISTENER_TLS_MODES};
 use crate::config::section::Section;
 use crate::config::sections;
 use crate::config::sections::cleanup;
-use crate::config::uniqueness::Claims;
+use crate::config::uniqueness::UniqueNames;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use mailtrail_relay::submission::{Listener, ListenerTls};
 use mailtrail_smtp::Authentication;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Reads one; `users` is how many could log in.
-pub(crate) fn read(mut section: Section<'_>, users: usize, claims: &mut Claims) -> Option<Listener> {
-    section.require("address");
-    let address = sections::address(&mut section, claims);
-    let tls = section.one_of("tls", &LISTENER_TLS).unwrap_or(ListenerTls::StartTls);
+pub(crate) fn read_listener(
+    mut section: Section<'_>,
+    users: usize,
+    claims: &mut UniqueNames,
+) -> Option<Listener> {
+    section.require_key("address");
+    let address = sections::read_listen_address(&mut section, claims);
+    let tls = section.keyword("tls", &LISTENER_TLS_MODES).unwrap_or(ListenerTls::StartTls);
     let require_tls = section.boolean("require_tls").unwrap_or(tls != ListenerTls::None);
-    let authentication = section.one_of("auth", &AUTHENTICATION).unwrap_or(Authentication::Required);
-    let allow = section.list("allow", "a network such as \"10.0.0.0/8\"", network);
-    let allow = allow.unwrap_or_else(|| LOOPBACK.to_vec());
+    let authentication = section.keyword("auth", &AUTHENTICATION_MODES).unwrap_or(Authentication::Required);
+    let allow = section.list("allow", "a network such as \"10.0.0.0/8\"", parse_network);
+    let allow = allow.unwrap_or_else(|| LOOPBACK_NETWORKS.to_vec());
     let mut proxies =
-        |key| section.list(key, "a network such as \"10.0.0.0/8\"", network).unwrap_or_default();
+        |key| section.list(key, "a network such as \"10.0.0.0/8\"", parse_network).unwrap_or_default();
     let (proxy_protocol_from, xclient_from) = (proxies("proxy_protocol_from"), proxies("xclient_from"));
-    let client_ca = section.file("client_ca_file");
-    let cleanup = cleanup::read(&mut section);
+    let client_ca = section.existing_file("client_ca_file");
+    let cleanup = cleanup::read_cleanup(&mut section);
     let listener = address.map(|address| Listener {
         address,
         tls,
@@ -35,43 +39,43 @@ pub(crate) fn read(mut section: Section<'_>, users: usize, claims: &mut Claims) 
         client_ca,
         cleanup,
     });
-    let listener = listener.filter(|_| section.is_sound());
+    let listener = listener.filter(|_| section.is_valid());
     if let Some(listener) = &listener {
-        check(listener, users, &section);
+        check_listener(listener, users, &section);
     }
-    section.finish();
+    section.reject_unknown();
     listener
 }
 
 /// A network, or a single address.
-pub(crate) fn network(text: &str) -> Option<IpNet> {
+pub(crate) fn parse_network(text: &str) -> Option<IpNet> {
     let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
     text.parse::<IpNet>().ok().or_else(address).map(|network| network.trunc())
 }
 
-fn check(listener: &Listener, users: usize, section: &Section<'_>) {
+fn check_listener(listener: &Listener, users: usize, section: &Section<'_>) {
     let login = listener.authentication == Authentication::Required;
     if login && users == 0 {
-        section.fault("auth", "\"required\" needs at least one [[user]]");
+        section.add_error("auth", "\"required\" needs at least one [[user]]");
     }
     if listener.allow.is_empty() {
-        section.fault("allow", "an empty list is not a list of networks; nobody could connect");
+        section.add_error("allow", "an empty list is not a list of networks; nobody could connect");
     }
     let plain = listener.tls == ListenerTls::None;
     if plain && listener.require_tls {
-        section.fault("require_tls", "true contradicts tls = \"none\"; nobody could send");
+        section.add_error("require_tls", "true contradicts tls = \"none\"; nobody could send");
     }
     if plain && listener.client_ca.is_some() {
-        section.fault("client_ca_file", "certificates need TLS, and tls is \"none\"");
+        section.add_error("client_ca_file", "certificates need TLS, and tls is \"none\"");
     }
     if let Some(network) = listener.allow.iter().find(|network| plain && login && !is_private(network)) {
         let message =
             format!("{network} is neither loopback nor private; passwords would cross it without TLS");
-        section.fault("allow", message);
+        section.add_error("allow", message);
     }
     // Halves of the internet are the internet.
     if !login && IpNet::aggregate(&listener.allow).iter().any(|network| network.prefix_len() == 0) {
-        section.fault("allow", "the whole internet with auth = \"none\" is an open relay");
+        section.add_error("allow", "the whole internet with auth = \"none\" is an open relay");
     }
 }
 
@@ -83,7 +87,7 @@ fn is_private(network: &IpNet) -> bool {
     })
 }
 
-const LOOPBACK: [IpNet; 2] = [
+const LOOPBACK_NETWORKS: [IpNet; 2] = [
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
 ];
@@ -93,12 +97,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn private_networks_are_told_apart() {
+    fn recognizes_private_networks() {
         for text in ["127.0.0.0/8", "10.1.0.0/16", "172.16.0.0/12", "192.168.0.5", "::1", "fd00::/8"] {
-            assert!(is_private(&network(text).unwrap()), "{text}");
+            assert!(is_private(&parse_network(text).unwrap()), "{text}");
         }
         for text in ["0.0.0.0/0", "10.0.0.0/7", "172.0.0.0/8", "8.8.8.8", "::/0", "2001:db8::/32", "::/127"] {
-            assert!(!is_private(&network(text).unwrap()), "{text}");
+            assert!(!is_private(&parse_network(text).unwrap()), "{text}");
         }
     }
 }

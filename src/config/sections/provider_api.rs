@@ -2,7 +2,7 @@
 
 use crate::config::keywords::EVENT_APIS;
 use crate::config::section::Section;
-use crate::config::sections::DAY;
+use crate::config::sections::ONE_DAY;
 use crate::config::validators::is_loopback;
 use mailtrail_mail::Secret;
 use mailtrail_net::provider_api::{Settings, Whose};
@@ -12,49 +12,49 @@ use reqwest::Url;
 use std::time::Duration;
 
 /// What an upstream says about its API, whatever it is used for.
-pub(crate) struct Key {
+pub(crate) struct ApiKeyEntry {
     /// The name under which the key stands, or would.
-    pub name: &'static str,
+    pub key_name: &'static str,
     /// Whether it stands there.
-    pub given: bool,
+    pub is_present: bool,
     /// The key.
     pub key: Option<Secret>,
     /// Where the API begins, if that is said.
     pub base_url: Option<Url>,
 }
 
-impl Key {
-    pub fn read(section: &mut Section<'_>) -> Self {
-        let name = if section.has("api_key_file") { "api_key_file" } else { "api_key" };
-        let given = section.has(name);
+impl ApiKeyEntry {
+    pub fn read_api_key(section: &mut Section<'_>) -> Self {
+        let key_name = if section.contains_key("api_key_file") { "api_key_file" } else { "api_key" };
+        let is_present = section.contains_key(key_name);
         let key = section.secret("api_key");
-        let base_url = section.parsed("api_base_url", "a text", |text| Some(base_url(text)));
+        let base_url = section.parse("api_base_url", "a text", |text| Some(parse_base_url(text)));
         if base_url == Some(None) {
             // The value is not shown: a key may stand in it.
-            section.fault("api_base_url", A_BASE_URL);
+            section.add_error("api_base_url", EXPECTED_BASE_URL);
         }
-        Self { name, given, key, base_url: base_url.flatten() }
+        Self { key_name, is_present, key, base_url: base_url.flatten() }
     }
 }
 
 /// The account, and how it is asked for events.
-pub(crate) fn read(
+pub(crate) fn read_provider_api(
     section: &mut Section<'_>,
     upstream: &str,
     provider: Option<Provider>,
     region: Region,
     domain: Option<&str>,
-    key: &Key,
-) -> (Option<Settings>, Option<reconcile::Settings>) {
-    let mut reconciling = section.table("reconcile");
+    key: &ApiKeyEntry,
+) -> (Option<Settings>, Option<reconcile::PollSettings>) {
+    let mut reconciling = section.subsection("reconcile");
     let keys = ["enabled", "every", "api", "reach"];
-    let named: Vec<_> = keys.into_iter().filter(|key| reconciling.has(key)).collect();
-    let usual = reconcile::Settings::default();
+    let named: Vec<_> = keys.into_iter().filter(|key| reconciling.contains_key(key)).collect();
+    let usual = reconcile::PollSettings::default();
     let enabled = reconciling.boolean("enabled").unwrap_or(true);
-    let api = reconciling.one_of("api", &EVENT_APIS).unwrap_or_default();
-    let settings = reconcile::Settings {
-        every: reconciling.duration("every", MINUTE..=DAY).unwrap_or(usual.every),
-        reach: reconciling.duration("reach", MINUTE * 60..=DAY * 30).unwrap_or(usual.reach),
+    let api = reconciling.keyword("api", &EVENT_APIS).unwrap_or_default();
+    let settings = reconcile::PollSettings {
+        interval: reconciling.duration("every", ONE_MINUTE..=ONE_DAY).unwrap_or(usual.interval),
+        lookback: reconciling.duration("reach", ONE_MINUTE * 60..=ONE_DAY * 30).unwrap_or(usual.lookback),
     };
     let account = provider.and_then(|provider| {
         let (whose, usual) = match (provider, domain) {
@@ -64,32 +64,32 @@ pub(crate) fn read(
             (Provider::Brevo, _) => (Whose::Brevo, Whose::BREVO),
             (Provider::Mailgun, None) => {
                 let why = "is of no use without domain: the provider's events cannot be asked for";
-                return key.given.then(|| section.warn(key.name, why)).and(None);
+                return key.is_present.then(|| section.add_warning(key.key_name, why)).and(None);
             }
             (Provider::Plain, _) => {
                 let why = "has no meaning with provider = \"plain\"";
-                return key.given.then(|| section.warn(key.name, why)).and(None);
+                return key.is_present.then(|| section.add_warning(key.key_name, why)).and(None);
             }
         };
         let base_url = key.base_url.clone().or_else(|| usual.parse().ok())?;
         Some(Settings { upstream: upstream.to_owned(), whose, base_url, key: key.key.clone()? })
     });
-    if !key.given {
-        named.iter().for_each(|key| reconciling.warn(key, NEEDS_KEY));
-        if section.has("api_base_url") {
-            section.warn("api_base_url", NEEDS_KEY);
+    if !key.is_present {
+        named.iter().for_each(|key| reconciling.add_warning(key, NEEDS_KEY));
+        if section.contains_key("api_base_url") {
+            section.add_warning("api_base_url", NEEDS_KEY);
         }
     }
-    if provider == Some(Provider::Brevo) && reconciling.has("api") {
-        reconciling.warn("api", "is for Mailgun");
+    if provider == Some(Provider::Brevo) && reconciling.contains_key("api") {
+        reconciling.add_warning("api", "is for Mailgun");
     }
-    reconciling.finish();
+    reconciling.reject_unknown();
     let settings = account.as_ref().filter(|_| enabled).map(|_| settings);
     (account, settings)
 }
 
 /// Scheme, host and port of an address where a key may be sent.
-fn base_url(text: &str) -> Option<Url> {
+fn parse_base_url(text: &str) -> Option<Url> {
     let url: Url = text.parse().ok()?;
     let host = url.host_str()?.trim_matches(['[', ']']);
     let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
@@ -98,6 +98,6 @@ fn base_url(text: &str) -> Option<Url> {
     (bare && anonymous && safe).then_some(url)
 }
 
-const A_BASE_URL: &str = "is not an address such as \"https://api.mailgun.net\": without login and path, http:// for loopback hosts only";
+const EXPECTED_BASE_URL: &str = "is not an address such as \"https://api.mailgun.net\": without login and path, http:// for loopback hosts only";
 const NEEDS_KEY: &str = "has no meaning without api_key";
-const MINUTE: Duration = Duration::from_secs(60);
+const ONE_MINUTE: Duration = Duration::from_secs(60);

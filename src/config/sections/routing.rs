@@ -1,67 +1,74 @@
 //! `[[route]]` and `[bulk]`: which mail goes where, and which goes first.
 
 use crate::config::section::Section;
-use crate::config::uniqueness::{Claims, Kind};
-use crate::config::validators::{is_header_name, is_sender_pattern, is_slug};
+use crate::config::uniqueness::{NameKind, UniqueNames};
+use crate::config::validators::{is_address_pattern, is_header_name, is_slug};
 use mailtrail_trail::{Field, Pattern, Route, Routing};
 
 /// Reads both; `upstreams` and `users` are the names that there are.
-pub(crate) fn read(
+pub(crate) fn read_routing(
     root: &mut Section<'_>,
     upstreams: &[&str],
     users: &[&str],
-    claims: &mut Claims,
+    claims: &mut UniqueNames,
 ) -> Routing {
-    let routes = root.tables("route").unwrap_or_default().into_iter();
-    let routes = routes.filter_map(|section| route(section, upstreams, users, claims)).collect();
-    let given = root.has("bulk");
-    let mut section = root.table("bulk");
-    let mut bulk = pattern(&mut section, users, false);
-    if !given || !section.has("headers") && bulk.headers.is_empty() {
-        bulk.headers = USUAL.iter().filter_map(|text| field(text)).collect();
+    let routes = root.subsections("route").unwrap_or_default().into_iter();
+    let routes = routes.filter_map(|section| read_route(section, upstreams, users, claims)).collect();
+    let given = root.contains_key("bulk");
+    let mut section = root.subsection("bulk");
+    let mut bulk = read_match(&mut section, users, false);
+    if !given || !section.contains_key("headers") && bulk.headers.is_empty() {
+        bulk.headers = DEFAULT_BULK_HEADERS.iter().filter_map(|text| parse_header_match(text)).collect();
     }
-    let bulk_recipients = section.integer("recipients", 0..=10_000).unwrap_or(RECIPIENTS);
-    section.finish();
+    let bulk_recipients = section.integer("recipients", 0..=10_000).unwrap_or(DEFAULT_BULK_RECIPIENTS);
+    section.reject_unknown();
     Routing { routes, bulk, bulk_recipients }
 }
 
-fn route(mut section: Section<'_>, upstreams: &[&str], users: &[&str], claims: &mut Claims) -> Option<Route> {
-    section.require("name");
-    section.require("upstreams");
+fn read_route(
+    mut section: Section<'_>,
+    upstreams: &[&str],
+    users: &[&str],
+    claims: &mut UniqueNames,
+) -> Option<Route> {
+    section.require_key("name");
+    section.require_key("upstreams");
     let name =
-        section.parsed("name", "a name of a-z, 0-9 and -", |text| is_slug(text).then(|| text.to_owned()));
+        section.parse("name", "a name of a-z, 0-9 and -", |text| is_slug(text).then(|| text.to_owned()));
     if let Some(name) = &name {
-        claims.name(Kind::Route, &section, "name", name);
+        claims.insert_name(NameKind::Route, &section, "name", name);
     }
-    let named = section.list("upstreams", "the name of an [[upstream]]", known(upstreams));
-    let pattern = pattern(&mut section, users, true);
-    if named.as_ref().is_some_and(Vec::is_empty) && section.is_sound() {
-        section.fault("upstreams", "names none");
+    let named = section.list("upstreams", "the name of an [[upstream]]", one_of_names(upstreams));
+    let pattern = read_match(&mut section, users, true);
+    if named.as_ref().is_some_and(Vec::is_empty) && section.is_valid() {
+        section.add_error("upstreams", "names none");
     }
-    section.finish();
+    section.reject_unknown();
     Some(Route { name: name?.into(), pattern, upstreams: named? })
 }
 
-fn pattern(section: &mut Section<'_>, users: &[&str], recipients: bool) -> Pattern {
-    let address = |text: &str| is_sender_pattern(text).then(|| text.to_owned());
+fn read_match(section: &mut Section<'_>, users: &[&str], recipients: bool) -> Pattern {
+    let address = |text: &str| is_address_pattern(text).then(|| text.to_owned());
     let addresses = "an address, \"*@domain\" or \"*\"";
     Pattern {
-        users: section.list("users", "the name of a [[user]]", known(users)).unwrap_or_default(),
+        users: section.list("users", "the name of a [[user]]", one_of_names(users)).unwrap_or_default(),
         senders: section.list("senders", addresses, address).unwrap_or_default(),
         recipients: if recipients {
             section.list("recipients", addresses, address).unwrap_or_default()
         } else {
             Vec::new()
         },
-        headers: section.list("headers", "\"Name\" or \"Name: value\"", field).unwrap_or_default(),
+        headers: section
+            .list("headers", "\"Name\" or \"Name: value\"", parse_header_match)
+            .unwrap_or_default(),
     }
 }
 
-fn known<'a>(names: &'a [&'a str]) -> impl Fn(&str) -> Option<String> + 'a {
+fn one_of_names<'a>(names: &'a [&'a str]) -> impl Fn(&str) -> Option<String> + 'a {
     |text| names.contains(&text).then(|| text.to_owned())
 }
 
-fn field(text: &str) -> Option<Field> {
+fn parse_header_match(text: &str) -> Option<Field> {
     let (name, value) = match text.split_once(':') {
         Some((name, value)) => (name, Some(value.trim())),
         None => (text, None),
@@ -71,7 +78,7 @@ fn field(text: &str) -> Option<Field> {
 }
 
 /// As [`read`] reads it.
-pub(crate) fn show_field(field: &Field) -> String {
+pub(crate) fn format_header_match(field: &Field) -> String {
     match &field.value {
         Some(value) => format!("{}: {value}", field.name),
         None => field.name.clone(),
@@ -79,6 +86,6 @@ pub(crate) fn show_field(field: &Field) -> String {
 }
 
 /// What newsletters have, Odoo's among them.
-const USUAL: [&str; 3] = ["List-Unsubscribe", "Precedence: bulk", "Precedence: list"];
+const DEFAULT_BULK_HEADERS: [&str; 3] = ["List-Unsubscribe", "Precedence: bulk", "Precedence: list"];
 /// Recipients from which on a mail is bulk.
-const RECIPIENTS: usize = 50;
+const DEFAULT_BULK_RECIPIENTS: usize = 50;

@@ -1,16 +1,18 @@
 //! `[[upstream]]`: where mail goes.
 
-use crate::config::keywords::{PIPELINING, PROVIDERS, REGIONS, SECURITY, TRANSPORTS, Transport};
+use crate::config::keywords::{
+    PIPELINING_MODES, PROVIDER_NAMES, REGION_NAMES, TRANSPORT_KINDS, TransportKind, UPSTREAM_TLS_MODES,
+};
 use crate::config::section::Section;
-use crate::config::sections::DAY;
-use crate::config::sections::provider_api::Key;
+use crate::config::sections::ONE_DAY;
+use crate::config::sections::provider_api::ApiKeyEntry;
 use crate::config::settings::Upstream;
-use crate::config::uniqueness::{Claims, Kind};
+use crate::config::uniqueness::{NameKind, UniqueNames};
 use crate::config::units;
-use crate::config::validators::{is_header_name, is_host, is_loopback, is_plain, is_slug};
+use crate::config::validators::{is_header_name, is_hostname, is_loopback, is_single_line, is_slug};
 use mailtrail_net::provider_api;
 use mailtrail_net::transport::{Api, Login, Pipelining, Security, Settings, circuit_breaker};
-use mailtrail_relay::queue::Retry;
+use mailtrail_relay::queue::RetryPolicy;
 use mailtrail_relay::reconcile;
 use mailtrail_relay::submission::Listener;
 use mailtrail_trail::provider::brevo::Credentials;
@@ -19,79 +21,86 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 /// What an upstream must not lead back to.
-pub(crate) struct Ourselves<'a> {
+pub(crate) struct OwnEndpoints<'a> {
     pub hostname: &'a str,
     pub listeners: &'a [Listener],
 }
 
 /// Reads one.
-pub(crate) fn read(mut section: Section<'_>, us: &Ourselves<'_>, claims: &mut Claims) -> Option<Upstream> {
-    section.require("name");
+pub(crate) fn read_upstream(
+    mut section: Section<'_>,
+    us: &OwnEndpoints<'_>,
+    claims: &mut UniqueNames,
+) -> Option<Upstream> {
+    section.require_key("name");
     let name =
-        section.parsed("name", "a name of a-z, 0-9 and -", |text| is_slug(text).then(|| text.to_owned()));
+        section.parse("name", "a name of a-z, 0-9 and -", |text| is_slug(text).then(|| text.to_owned()));
     if let Some(name) = &name {
-        claims.name(Kind::Upstream, &section, "name", name);
+        claims.insert_name(NameKind::Upstream, &section, "name", name);
     }
-    let (transport, account, reconcile) = settings(&mut section, name.unwrap_or_default());
-    let retry = retry(section.table("retry"));
-    let signing_keys = section.secrets("webhook_signing_key", 2);
-    let credentials = credentials(&mut section);
+    let (transport, provider_api, reconcile) = read_transport(&mut section, name.unwrap_or_default());
+    let retry = read_retry(section.subsection("retry"));
+    let webhook_signing_keys = section.secrets("webhook_signing_key", 2);
+    let webhook_auth = read_webhook_auth(&mut section);
     let upstream = transport.map(|transport| Upstream {
         transport,
         retry,
-        account,
+        provider_api,
         reconcile,
-        signing_keys,
-        credentials,
+        webhook_signing_keys,
+        webhook_auth,
     });
-    if let Some(upstream) = upstream.as_ref().filter(|_| section.is_sound()) {
-        check(upstream, us, &section);
+    if let Some(upstream) = upstream.as_ref().filter(|_| section.is_valid()) {
+        check_upstream(upstream, us, &section);
     }
-    section.finish();
+    section.reject_unknown();
     upstream
 }
 
 /// What Brevo's webhooks prove themselves with.
-fn credentials(section: &mut Section<'_>) -> Credentials {
-    let has_password = section.has("webhook_password") || section.has("webhook_password_file");
-    match (section.has("webhook_username"), has_password) {
-        (true, false) => section.fault("webhook_username", "needs webhook_password_file or webhook_password"),
-        (false, true) => section.fault("webhook_username", "is required beside a webhook_password"),
+fn read_webhook_auth(section: &mut Section<'_>) -> Credentials {
+    let has_password =
+        section.contains_key("webhook_password") || section.contains_key("webhook_password_file");
+    match (section.contains_key("webhook_username"), has_password) {
+        (true, false) => {
+            section.add_error("webhook_username", "needs webhook_password_file or webhook_password")
+        }
+        (false, true) => section.add_error("webhook_username", "is required beside a webhook_password"),
         _ => (),
     }
-    let has_token = section.has("webhook_token") || section.has("webhook_token_file");
-    if section.has("webhook_header") && !has_token {
-        section.fault("webhook_header", "needs webhook_token_file or webhook_token, which it carries");
+    let has_token = section.contains_key("webhook_token") || section.contains_key("webhook_token_file");
+    if section.contains_key("webhook_header") && !has_token {
+        section.add_error("webhook_header", "needs webhook_token_file or webhook_token, which it carries");
     }
     let header = section
-        .parsed("webhook_header", "a header's name", |text| is_header_name(text).then(|| text.to_owned()));
-    let login = section.parsed("webhook_username", "a text without colons", |text| {
-        (is_plain(text) && !text.contains(':')).then(|| text.to_owned())
+        .parse("webhook_header", "a header's name", |text| is_header_name(text).then(|| text.to_owned()));
+    let login = section.parse("webhook_username", "a text without colons", |text| {
+        (is_single_line(text) && !text.contains(':')).then(|| text.to_owned())
     });
     let tokens = section.secrets("webhook_token", 2);
     Credentials { tokens, header, login: login.zip(section.secret("webhook_password")) }
 }
 
 /// How it is reached, the account behind it, and how that is asked.
-fn settings(
+fn read_transport(
     section: &mut Section<'_>,
     name: String,
-) -> (Option<Settings>, Option<provider_api::Settings>, Option<reconcile::Settings>) {
-    section.require("provider");
-    let provider = section.one_of("provider", &PROVIDERS);
+) -> (Option<Settings>, Option<provider_api::Settings>, Option<reconcile::PollSettings>) {
+    section.require_key("provider");
+    let provider = section.keyword("provider", &PROVIDER_NAMES);
     let named = provider.unwrap_or(Provider::Plain);
-    let region = section.one_of("region", &REGIONS).unwrap_or_default();
+    let region = section.keyword("region", &REGION_NAMES).unwrap_or_default();
     let host =
-        section.parsed("host", "a host name or an IP address", |text| is_host(text).then(|| text.into()));
+        section.parse("host", "a host name or an IP address", |text| is_hostname(text).then(|| text.into()));
     let port = section.integer("port", 1..=u16::MAX);
-    let security = section.one_of("tls", &SECURITY);
+    let security = section.keyword("tls", &UPSTREAM_TLS_MODES);
     // 465 is the port for TLS from the first byte (RFC 8314 section 3.3).
     let usual = if port == Some(465) { Security::Implicit } else { Security::StartTls };
     let security = security.unwrap_or(usual);
     let domain: Option<String> =
-        section.parsed("domain", "a domain", |text| is_host(text).then(|| text.into()));
-    let key = Key::read(section);
-    let (account, reconcile) = crate::config::sections::provider_api::read(
+        section.parse("domain", "a domain", |text| is_hostname(text).then(|| text.into()));
+    let key = ApiKeyEntry::read_api_key(section);
+    let (account, reconcile) = crate::config::sections::provider_api::read_provider_api(
         section,
         &name,
         provider,
@@ -99,7 +108,7 @@ fn settings(
         domain.as_deref(),
         &key,
     );
-    let api = api(section, provider, region, domain.as_deref(), &key);
+    let api = read_mailgun_api(section, provider, region, domain.as_deref(), &key);
     let settings = Settings {
         name,
         domain,
@@ -107,109 +116,117 @@ fn settings(
         host: host.unwrap_or_default(),
         port: port.unwrap_or(named.default_port(security == Security::Implicit)),
         security,
-        ca_file: section.file("ca_file"),
-        login: login(section),
+        ca_file: section.existing_file("ca_file"),
+        login: read_login(section),
         api,
         connections: section.integer("connections", 1..=1000).unwrap_or(20),
-        pipelining: section.one_of("pipelining", &PIPELINING).unwrap_or(Pipelining::Full),
-        idle_timeout: section.duration("idle_timeout", SECOND..=HOUR).unwrap_or(SECOND * 60),
-        connection_age: section.duration("connection_age", SECOND * 10..=DAY).unwrap_or(SECOND * 600),
+        pipelining: section.keyword("pipelining", &PIPELINING_MODES).unwrap_or(Pipelining::Full),
+        idle_timeout: section.duration("idle_timeout", ONE_SECOND..=ONE_HOUR).unwrap_or(ONE_SECOND * 60),
+        connection_age: section
+            .duration("connection_age", ONE_SECOND * 10..=ONE_DAY)
+            .unwrap_or(ONE_SECOND * 600),
         messages_per_connection: section.integer("messages_per_connection", 1..=1_000_000).unwrap_or(1000),
-        rate: section.parsed("rate", units::A_RATE, units::rate),
-        plan: section.parsed("quota", units::A_QUOTA, units::quota),
-        breaker: breaker(section.table("breaker")),
+        rate: section.parse("rate", units::EXPECTED_RATE, units::parse_rate),
+        quota_limit: section.parse("quota", units::EXPECTED_UPSTREAM_QUOTA, units::parse_upstream_quota),
+        breaker: read_circuit_breaker(section.subsection("breaker")),
         timeouts: Default::default(),
     };
-    let settings = provider.and_then(|provider| with_host(settings, provider, region, section));
+    let settings = provider.and_then(|provider| with_default_host(settings, provider, region, section));
     (settings, account, reconcile)
 }
 
-fn with_host(
+fn with_default_host(
     settings: Settings,
     provider: Provider,
     region: Region,
     section: &Section<'_>,
 ) -> Option<Settings> {
-    if section.has("host") {
+    if section.contains_key("host") {
         return Some(settings);
     }
     let Some(host) = provider.default_host(region) else {
-        section.fault("host", "is required with provider = \"plain\"");
+        section.add_error("host", "is required with provider = \"plain\"");
         return None;
     };
     Some(Settings { host: host.into(), ..settings })
 }
 
-fn login(section: &mut Section<'_>) -> Option<Login> {
+fn read_login(section: &mut Section<'_>) -> Option<Login> {
     let username = section.text("username");
-    let has_password = section.has("password") || section.has("password_file");
-    match (section.has("username"), has_password) {
-        (true, false) => section.fault("username", "needs password_file or password"),
-        (false, true) => section.fault("username", "is required beside a password"),
+    let has_password = section.contains_key("password") || section.contains_key("password_file");
+    match (section.contains_key("username"), has_password) {
+        (true, false) => section.add_error("username", "needs password_file or password"),
+        (false, true) => section.add_error("username", "is required beside a password"),
         _ => (),
     }
     let password = section.secret("password");
     username.zip(password).map(|(username, password)| Login { username, password })
 }
 
-fn breaker(mut section: Section<'_>) -> circuit_breaker::Settings {
-    let usual = circuit_breaker::Settings::default();
-    let settings = circuit_breaker::Settings {
-        failures: section.integer("failures", 1..=1000).unwrap_or(usual.failures),
-        successes: section.integer("successes", 1..=100).unwrap_or(usual.successes),
-        pause: section.duration("pause", SECOND / 10..=HOUR).unwrap_or(usual.pause),
-        longest_pause: section.duration("longest_pause", SECOND..=DAY).unwrap_or(usual.longest_pause),
+fn read_circuit_breaker(mut section: Section<'_>) -> circuit_breaker::BreakerSettings {
+    let usual = circuit_breaker::BreakerSettings::default();
+    let settings = circuit_breaker::BreakerSettings {
+        failure_threshold: section.integer("failures", 1..=1000).unwrap_or(usual.failure_threshold),
+        success_threshold: section.integer("successes", 1..=100).unwrap_or(usual.success_threshold),
+        initial_pause: section.duration("pause", ONE_SECOND / 10..=ONE_HOUR).unwrap_or(usual.initial_pause),
+        max_pause: section.duration("longest_pause", ONE_SECOND..=ONE_DAY).unwrap_or(usual.max_pause),
     };
-    if section.is_sound() && settings.pause > settings.longest_pause {
-        section.fault("pause", "is longer than longest_pause");
+    if section.is_valid() && settings.initial_pause > settings.max_pause {
+        section.add_error("pause", "is longer than longest_pause");
     }
-    section.finish();
+    section.reject_unknown();
     settings
 }
 
-fn retry(mut section: Section<'_>) -> Retry {
-    let usual = Retry::default();
-    let retry = Retry {
-        first: section.duration("first", SECOND / 10..=DAY).unwrap_or(usual.first),
-        factor: section.number("factor", 1.0..=10.0).unwrap_or(usual.factor),
-        max: section.duration("max", SECOND..=DAY).unwrap_or(usual.max),
-        jitter: section.number("jitter", 0.0..=1.0).unwrap_or(usual.jitter),
+fn read_retry(mut section: Section<'_>) -> RetryPolicy {
+    let usual = RetryPolicy::default();
+    let retry = RetryPolicy {
+        initial_backoff: section
+            .duration("first", ONE_SECOND / 10..=ONE_DAY)
+            .unwrap_or(usual.initial_backoff),
+        backoff_factor: section.float("factor", 1.0..=10.0).unwrap_or(usual.backoff_factor),
+        max_backoff: section.duration("max", ONE_SECOND..=ONE_DAY).unwrap_or(usual.max_backoff),
+        jitter: section.float("jitter", 0.0..=1.0).unwrap_or(usual.jitter),
         give_up_after: section
-            .duration("give_up_after", SECOND * 60..=DAY * 30)
+            .duration("give_up_after", ONE_SECOND * 60..=ONE_DAY * 30)
             .unwrap_or(usual.give_up_after),
-        unknown_wait: section.duration("unknown_wait", Duration::ZERO..=DAY).unwrap_or(usual.unknown_wait),
-        unknown_elsewhere: section.boolean("unknown_elsewhere").unwrap_or(usual.unknown_elsewhere),
+        unknown_wait: section
+            .duration("unknown_wait", Duration::ZERO..=ONE_DAY)
+            .unwrap_or(usual.unknown_wait),
+        retry_unknown_elsewhere: section
+            .boolean("unknown_elsewhere")
+            .unwrap_or(usual.retry_unknown_elsewhere),
     };
-    if section.is_sound() && retry.first > retry.max {
-        section.fault("first", "is longer than max");
+    if section.is_valid() && retry.initial_backoff > retry.max_backoff {
+        section.add_error("first", "is longer than max");
     }
-    section.finish();
+    section.reject_unknown();
     retry
 }
 
 /// `transport`, and what messages need of the API.
-fn api(
+fn read_mailgun_api(
     section: &mut Section<'_>,
     provider: Option<Provider>,
     region: Region,
     domain: Option<&str>,
-    key: &Key,
+    key: &ApiKeyEntry,
 ) -> Option<Api> {
-    let transport = section.one_of("transport", &TRANSPORTS).unwrap_or(Transport::Smtp);
-    if transport == Transport::Smtp {
+    let transport = section.keyword("transport", &TRANSPORT_KINDS).unwrap_or(TransportKind::Smtp);
+    if transport == TransportKind::Smtp {
         return None;
     }
     let usual = provider?.default_api(region);
     if usual.is_none() {
         let why = "\"api\" is for Mailgun, which takes a message as it is; use \"smtp\" with this provider";
-        section.fault("transport", why);
+        section.add_error("transport", why);
         return None;
     }
     if domain.is_none() {
-        section.require("domain");
+        section.require_key("domain");
     }
-    if !key.given {
-        section.fault(key.name, "or api_key_file is required with transport = \"api\"");
+    if !key.is_present {
+        section.add_error(key.key_name, "or api_key_file is required with transport = \"api\"");
     }
     let only_smtp = [
         "host",
@@ -221,45 +238,49 @@ fn api(
         "pipelining",
         "messages_per_connection",
     ];
-    for key in only_smtp.iter().filter(|key| section.has(key)) {
-        section.warn(key, "has no meaning with transport = \"api\"");
+    for key in only_smtp.iter().filter(|key| section.contains_key(key)) {
+        section.add_warning(key, "has no meaning with transport = \"api\"");
     }
     let base_url = key.base_url.clone().or_else(|| usual.and_then(|usual| usual.parse().ok()));
     Some(Api { base_url: base_url?, domain: domain?.to_owned(), key: key.key.clone()? })
 }
 
-fn check(upstream: &Upstream, us: &Ourselves<'_>, section: &Section<'_>) {
-    let Upstream { transport: settings, signing_keys, credentials, .. } = upstream;
+fn check_upstream(upstream: &Upstream, us: &OwnEndpoints<'_>, section: &Section<'_>) {
+    let Upstream { transport: settings, webhook_signing_keys, webhook_auth, .. } = upstream;
     if settings.api.is_none() {
         check_smtp(settings, us, section);
     }
-    if settings.provider == Provider::Mailgun && signing_keys.is_empty() {
-        section.warn("webhook_signing_key", "is missing; no event of this upstream can be trusted or joined");
+    if settings.provider == Provider::Mailgun && webhook_signing_keys.is_empty() {
+        section.add_warning(
+            "webhook_signing_key",
+            "is missing; no event of this upstream can be trusted or joined",
+        );
     }
-    if settings.provider == Provider::Brevo && credentials.is_empty() {
-        section.warn("webhook_token", "is missing; no event of this upstream can be trusted or joined");
+    if settings.provider == Provider::Brevo && webhook_auth.is_empty() {
+        section
+            .add_warning("webhook_token", "is missing; no event of this upstream can be trusted or joined");
     }
-    if settings.provider != Provider::Brevo && !credentials.is_empty() {
-        let key = if section.has("webhook_username") { "webhook_username" } else { "webhook_token" };
-        section.warn(key, "has a meaning with provider = \"brevo\" only");
+    if settings.provider != Provider::Brevo && !webhook_auth.is_empty() {
+        let key = if section.contains_key("webhook_username") { "webhook_username" } else { "webhook_token" };
+        section.add_warning(key, "has a meaning with provider = \"brevo\" only");
     }
 }
 
-fn check_smtp(settings: &Settings, us: &Ourselves<'_>, section: &Section<'_>) {
+fn check_smtp(settings: &Settings, us: &OwnEndpoints<'_>, section: &Section<'_>) {
     if settings.security == Security::None && !is_loopback(&settings.host) {
-        section.fault("tls", format!("\"none\" is for loopback hosts only, not for {:?}", settings.host));
+        section.add_error("tls", format!("\"none\" is for loopback hosts only, not for {:?}", settings.host));
     }
     if settings.provider != Provider::Plain && settings.login.is_none() {
-        section.fault("username", "and password_file are required with this provider");
+        section.add_error("username", "and password_file are required with this provider");
     }
-    if leads_to(settings, us) {
+    if is_own_endpoint(settings, us) {
         let message =
             format!("\"{}:{}\" is our own listener; mail would go in circles", settings.host, settings.port);
-        section.fault("host", message);
+        section.add_error("host", message);
     }
 }
 
-fn leads_to(settings: &Settings, us: &Ourselves<'_>) -> bool {
+fn is_own_endpoint(settings: &Settings, us: &OwnEndpoints<'_>) -> bool {
     let address: Option<IpAddr> = settings.host.parse().ok();
     let ours = settings.host.eq_ignore_ascii_case(us.hostname);
     us.listeners.iter().map(|listener| listener.address).any(|own| {
@@ -269,5 +290,5 @@ fn leads_to(settings: &Settings, us: &Ourselves<'_>) -> bool {
     })
 }
 
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3600);
+const ONE_SECOND: Duration = Duration::from_secs(1);
+const ONE_HOUR: Duration = Duration::from_secs(3600);

@@ -10,29 +10,29 @@ pub(crate) fn read_url(section: &mut Section<'_>, key: &'static str) -> Option<U
     let parse = |text: &str| {
         text.parse::<Url>().ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
     };
-    let url = section.parsed(key, "a text", |text| Some(parse(text)));
+    let url = section.parse(key, "a text", |text| Some(parse(text)));
     if url == Some(None) {
-        section.fault(key, "is not an http:// or https:// address");
+        section.add_error(key, "is not an http:// or https:// address");
     }
     url.flatten()
 }
 
 /// Reads the keys; `goods` is what is posted, and `usual` and `longest` are timeouts.
-pub(crate) fn read(
+pub(crate) fn read_webhook_endpoint(
     section: &mut Section<'_>,
     goods: &str,
     usual: Duration,
     longest: Duration,
 ) -> Option<Settings> {
-    section.require("url");
+    section.require_key("url");
     let url = read_url(section, "url");
     let secrets = section.secrets("secret", 2);
-    if secrets.is_empty() && section.is_sound() {
-        section.require("secret");
+    if secrets.is_empty() && section.is_valid() {
+        section.require_key("secret");
     }
     let allow_private = section.boolean("allow_private").unwrap_or(false);
     if url.as_ref().is_some_and(|url| url.scheme() == "http") && !allow_private {
-        section.warn("url", format!("is not https: whoever is on the way reads {goods}"));
+        section.add_warning("url", format!("is not https: whoever is on the way reads {goods}"));
     }
     let timeout = section.duration("timeout", Duration::from_secs(1)..=longest).unwrap_or(usual);
     Some(Settings { url: url?, secrets, allow_private, timeout })

@@ -40,7 +40,7 @@ pub enum ClockStep {
 impl ClockWatch {
     /// Begins to look at a clock.
     pub fn new(clock: Clock) -> Self {
-        let (now, passed) = (clock.now(), clock.passed());
+        let (now, passed) = (clock.now(), clock.monotonic());
         Self { clock, seen: Arc::new(Mutex::new(Seen { now, passed, last: None, steps: 0, moved: 0 })) }
     }
 
@@ -62,7 +62,7 @@ impl ClockWatch {
     /// Compares the clock with the newest time that is stored, at a start.
     pub fn compare_stored(&self, newest: Timestamp) {
         let now = self.clock.now();
-        let (ahead, age) = (newest.since(now), now.since(newest));
+        let (ahead, age) = (newest.duration_since(now), now.duration_since(newest));
         let (step, settling) = if ahead > LARGEST_SLIP {
             (ClockStep::Stored(ahead), SETTLING)
         } else if age > VERY_OLD {
@@ -72,14 +72,14 @@ impl ClockWatch {
         } else {
             return;
         };
-        self.look_at(|seen| seen.last = Some((step, self.clock.passed() + settling)));
+        self.look_at(|seen| seen.last = Some((step, self.clock.monotonic() + settling)));
     }
 
     fn look_at<T>(&self, found: impl FnOnce(&mut Seen) -> T) -> T {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let (now, passed) = (self.clock.now(), self.clock.passed());
-        let expected = seen.now.after(passed.saturating_sub(seen.passed));
-        let (ahead, back) = (now.since(expected), expected.since(now));
+        let (now, passed) = (self.clock.now(), self.clock.monotonic());
+        let expected = seen.now.saturating_add(passed.saturating_sub(seen.passed));
+        let (ahead, back) = (now.duration_since(expected), expected.duration_since(now));
         let step = if ahead > LARGEST_SLIP {
             Some(ClockStep::Ahead(ahead))
         } else {
@@ -112,29 +112,29 @@ const VERY_OLD: Duration = Duration::from_secs(31 * 86_400);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Moment;
+    use crate::clock::ManualClock;
 
     const DAYS: Duration = Duration::from_secs(3 * 86_400);
-    const START: Timestamp = Timestamp::from_seconds(1_789_387_200);
+    const START: Timestamp = Timestamp::from_secs(1_789_387_200);
 
     #[test]
     fn a_step_is_seen_in_both_directions_and_is_over_after_a_while() {
-        let moment: &Moment = Box::leak(Box::default());
-        moment.set(START);
-        let watch = ClockWatch::new(Clock::Set(moment));
-        moment.set(START.after(DAYS));
+        let moment: &ManualClock = Box::leak(Box::default());
+        moment.advance_to(START);
+        let watch = ClockWatch::new(Clock::Manual(moment));
+        moment.advance_to(START.saturating_add(DAYS));
         assert_eq!((watch.look(), watch.steps()), (None, (0, 0)), "time has passed");
-        moment.jump(START.after(DAYS * 2));
+        moment.set_wall_clock(START.saturating_add(DAYS * 2));
         assert_eq!(watch.look(), Some(ClockStep::Ahead(DAYS)));
-        moment.jump(START);
+        moment.set_wall_clock(START);
         assert_eq!(watch.look(), Some(ClockStep::Back(DAYS * 2)));
         let moved = -i64::try_from(DAYS.as_millis()).unwrap();
         assert_eq!(watch.steps(), (2, moved));
-        moment.set(START.after(SETTLING - Duration::from_secs(1)));
+        moment.advance_to(START.saturating_add(SETTLING - Duration::from_secs(1)));
         assert!(!watch.is_steady());
-        moment.set(START.after(SETTLING));
+        moment.advance_to(START.saturating_add(SETTLING));
         assert!(watch.is_steady());
-        moment.jump(START.after(SETTLING + LARGEST_SLIP));
+        moment.set_wall_clock(START.saturating_add(SETTLING + LARGEST_SLIP));
         assert!(watch.is_steady(), "it was set a little");
     }
 
@@ -142,19 +142,19 @@ mod tests {
     fn what_is_stored_tells_of_a_step_before_the_start() {
         for (newest, expected, settling) in [
             (START, None, Duration::ZERO),
-            (START.before(DAYS / 4), None, Duration::ZERO),
-            (START.after(DAYS), Some(ClockStep::Stored(DAYS)), SETTLING),
-            (START.before(DAYS), Some(ClockStep::Old(DAYS)), SETTLING),
-            (START.before(DAYS * 365), Some(ClockStep::VeryOld(DAYS * 365)), LONG_SETTLING),
+            (START.saturating_sub(DAYS / 4), None, Duration::ZERO),
+            (START.saturating_add(DAYS), Some(ClockStep::Stored(DAYS)), SETTLING),
+            (START.saturating_sub(DAYS), Some(ClockStep::Old(DAYS)), SETTLING),
+            (START.saturating_sub(DAYS * 365), Some(ClockStep::VeryOld(DAYS * 365)), LONG_SETTLING),
         ] {
-            let moment: &Moment = Box::leak(Box::default());
-            moment.set(START);
-            let watch = ClockWatch::new(Clock::Set(moment));
+            let moment: &ManualClock = Box::leak(Box::default());
+            moment.advance_to(START);
+            let watch = ClockWatch::new(Clock::Manual(moment));
             watch.compare_stored(newest);
             assert_eq!(watch.look(), expected);
-            moment.set(START.after(settling.saturating_sub(Duration::from_secs(1))));
+            moment.advance_to(START.saturating_add(settling.saturating_sub(Duration::from_secs(1))));
             assert_eq!(watch.look(), expected);
-            moment.set(START.after(settling));
+            moment.advance_to(START.saturating_add(settling));
             assert!(watch.is_steady());
         }
     }
@@ -162,6 +162,6 @@ mod tests {
     #[test]
     fn the_machine_s_clock_goes_on_like_its_time() {
         let watch = ClockWatch::new(Clock::System);
-        assert!(Clock::System.passed() > Duration::ZERO && watch.is_steady());
+        assert!(Clock::System.monotonic() > Duration::ZERO && watch.is_steady());
     }
 }

@@ -1,5 +1,5 @@
 use crate::error_chain;
-use crate::host_addresses::Resolver;
+use crate::host_addresses::PreferredResolver;
 use crate::odoo::action::INBOUND;
 use crate::odoo::error::{Fault, shorten};
 use crate::odoo::{Settings, xmlrpc};
@@ -28,7 +28,7 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .timeout(settings.timeout)
             .no_proxy()
-            .dns_resolver(Arc::new(Resolver::new(&settings.url, Arc::default())))
+            .dns_resolver(Arc::new(PreferredResolver::new(&settings.url, Arc::default())))
             .build()
             .map_err(|error| Fault::Setup(error.to_string()))?;
         Ok(Self { http, settings, uid: None })

@@ -1,5 +1,5 @@
 use mailtrail_mail::{Record, fold_domain};
-use mailtrail_trail::Send;
+use mailtrail_trail::Message;
 use reqwest::Url;
 
 /// Which mail a database sent, and where its records are shown; an empty list is no condition.
@@ -19,7 +19,7 @@ pub struct Place {
 
 impl Place {
     /// Whether that database may have sent the mail.
-    pub fn selects(&self, send: &Send) -> bool {
+    pub fn selects(&self, send: &Message) -> bool {
         let domain = send.sender.as_ref().map(|sender| fold_domain(sender.domain()));
         let host = send.message_id.as_ref().and_then(|id| id.as_str().rsplit_once('@')).map(|(_, host)| host);
         fits(&self.clients, Some(&send.client))
@@ -28,8 +28,8 @@ impl Place {
     }
 
     /// Where the first record that a mail is about is shown, if the mail is this database's.
-    pub fn record_url(&self, send: &Send) -> Option<String> {
-        let record = send.records.first().filter(|_| self.selects(send))?;
+    pub fn record_url(&self, send: &Message) -> Option<String> {
+        let record = send.odoo_records.first().filter(|_| self.selects(send))?;
         Some(self.url_of(record))
     }
 
@@ -62,11 +62,11 @@ mod tests {
             senders: vec!["example.com".into()],
             hosts: vec!["vm".into()],
         };
-        let send = Send {
+        let send = Message {
             sender: "Bounce@EXAMPLE.com".parse().ok(),
             message_id: MessageId::parse("1.2.3-openerp-42-sale.order@vm"),
-            records: vec![Record::parse("sale.order,42").unwrap()],
-            ..Send::new(TrackingId::new(Timestamp::from_seconds(1), 1), "shop")
+            odoo_records: vec![Record::parse("sale.order,42").unwrap()],
+            ..Message::new(TrackingId::new(Timestamp::from_secs(1), 1), "shop")
         };
         let url = |place: &Place| place.record_url(&send);
         assert_eq!(url(&place).as_deref(), Some("https://odoo.example.com/odoo/sale.order/42"));

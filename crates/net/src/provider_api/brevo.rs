@@ -20,7 +20,7 @@ pub(super) async fn events(http: &Http, span: Span, next: Option<&Next>) -> Resu
     let day = |at: Timestamp| at.to_string()[..10].to_owned();
     url.query_pairs_mut()
         // The account's day may have begun before ours.
-        .append_pair("startDate", &day(span.begin.before(DAY)))
+        .append_pair("startDate", &day(span.begin.saturating_sub(DAY)))
         .append_pair("endDate", &day(span.end))
         .append_pair("limit", &EVENTS.to_string())
         .append_pair("offset", &offset.to_string())
@@ -71,7 +71,7 @@ fn reshaped(event: &Value) -> Value {
         "message-id": event["messageId"],
     });
     if let Some(at) = at(event) {
-        reshaped["ts_epoch"] = at.millis().into();
+        reshaped["ts_epoch"] = at.as_millis().into();
     }
     for (name, other) in [
         ("subject", "subject"),

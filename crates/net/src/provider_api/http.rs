@@ -1,7 +1,7 @@
 //! One request and its answer, whoever is asked.
 
 use crate::error_chain;
-use crate::host_addresses::Resolver;
+use crate::host_addresses::PreferredResolver;
 use crate::provider_api::Unread;
 use crate::provider_api::error::Fault;
 use bytes::Bytes;
@@ -39,7 +39,7 @@ impl Http {
             .tls_backend_preconfigured((**tls.config()).clone())
             .no_proxy()
             .redirect(redirect::Policy::none())
-            .dns_resolver(Arc::new(Resolver::new(&base_url, Arc::default())))
+            .dns_resolver(Arc::new(PreferredResolver::new(&base_url, Arc::default())))
             .connect_timeout(CONNECT)
             .timeout(EXCHANGE)
             .build();
@@ -214,7 +214,7 @@ impl Http {
             .or_else(|| header("x-sib-ratelimit-reset"))
             .or_else(|| json["retry-seconds"].as_u64());
         let now = self.clock.now();
-        let told = || try_again_after(words, now).map(|until| until.since(now));
+        let told = || try_again_after(words, now).map(|until| until.duration_since(now));
         seconds.map(Duration::from_secs).or_else(told)
     }
 }

@@ -25,9 +25,9 @@ pub(super) async fn events(
         Some(next) => http.own(EVENTS, &next.0)?,
         None => {
             let mut url = http.url(["v3", domain, "events"]);
-            let end = span.end.after(std::time::Duration::from_millis(999)).seconds();
+            let end = span.end.saturating_add(std::time::Duration::from_millis(999)).as_secs();
             url.query_pairs_mut()
-                .append_pair("begin", &span.begin.seconds().to_string())
+                .append_pair("begin", &span.begin.as_secs().to_string())
                 .append_pair("end", &end.to_string())
                 .append_pair("ascending", "yes")
                 .append_pair("limit", "300");
@@ -46,10 +46,10 @@ pub(super) async fn logs(http: &Http, domain: &str, span: Span, next: Option<&Ne
     if let Some(Next(token)) = next {
         paging["token"] = token.as_str().into();
     }
-    let end = span.end.after(std::time::Duration::from_millis(999));
+    let end = span.end.saturating_add(std::time::Duration::from_millis(999));
     let request = json!({
-        "start": span.begin.rfc5322(),
-        "end": end.rfc5322(),
+        "start": span.begin.to_rfc5322(),
+        "end": end.to_rfc5322(),
         "filter": { "AND": [{
             "attribute": "domain", "comparator": "=", "values": [{ "label": domain, "value": domain }],
         }] },
@@ -94,7 +94,7 @@ fn reshaped(event: Value) -> Value {
         match (name.as_str(), value) {
             ("@timestamp", Value::String(at)) => {
                 // What is no time stays as it is, and the event gets that of the poll.
-                let written = Timestamp::parse_any(&at).map(|at| at.millis() as f64 / 1e3);
+                let written = Timestamp::parse_any(&at).map(|at| at.as_millis() as f64 / 1e3);
                 reshaped.insert("timestamp".into(), written.map_or(Value::String(at), Value::from));
             }
             ("user-variables", Value::String(text)) => {
@@ -168,7 +168,7 @@ pub(super) async fn add(http: &Http, domain: &str, list: List, entries: &[Entry]
 fn written(list: List, entry: &Entry) -> Value {
     let mut written = json!({ "address": entry.address });
     if let Some(since) = entry.since {
-        written["created_at"] = since.rfc5322().replace("+0000", "UTC").into();
+        written["created_at"] = since.to_rfc5322().replace("+0000", "UTC").into();
     }
     match list {
         List::Bounces => {
@@ -298,10 +298,10 @@ mod tests {
         let events: Value =
             serde_json::from_str(include_str!("../../../../tests/fixtures/mailgun/api_events_page1.json"))
                 .unwrap();
-        let now = Timestamp::from_seconds(1);
+        let now = Timestamp::from_secs(1);
         let logged = mailgun::decode(&(&reshaped(logs["items"][0].clone())).into(), now);
         assert_eq!(logged, mailgun::decode(&(&events["items"][1]).into(), now));
-        assert!(logged.tracking.is_some());
+        assert!(logged.tracking_id.is_some());
     }
 
     #[test]

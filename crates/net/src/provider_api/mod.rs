@@ -68,7 +68,7 @@ pub enum Api {
 fn moment(value: &Value) -> Option<Timestamp> {
     match value {
         Value::String(text) => Timestamp::parse_any(text),
-        number => Timestamp::from_number(number.as_f64()?),
+        number => Timestamp::from_unix_number(number.as_f64()?),
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) fn first_expiry(certificates: &[CertificateDer<'_>]) -> Option<Timest
     let expiries = certificates.iter().filter_map(|certificate| {
         let certificate = Certificate::from_der(certificate).ok()?;
         let not_after = certificate.tbs_certificate().validity().not_after;
-        Some(Timestamp::from_seconds(not_after.to_unix_duration().as_secs()))
+        Some(Timestamp::from_secs(not_after.to_unix_duration().as_secs()))
     });
     expiries.min()
 }
@@ -108,10 +108,10 @@ mod tests {
         crate::tls::self_signed(directory.path(), "localhost").unwrap();
         let path = directory.path().join("relay.pem");
         let late = read_certificates(&path).unwrap().remove(0);
-        let second_of_january = Timestamp::from_seconds(1_798_848_000);
+        let second_of_january = Timestamp::from_secs(1_798_848_000);
         assert_eq!(first_expiry(&[late.clone(), early]), Some(second_of_january));
         let far = expiry(&path).unwrap().unwrap();
-        assert!(far > Timestamp::from_seconds(32_503_680_000), "the self-made pair lasts: {far}");
+        assert!(far > Timestamp::from_secs(32_503_680_000), "the self-made pair lasts: {far}");
         assert_eq!(first_expiry(&[CertificateDer::from(vec![0])]), None);
     }
 }

@@ -20,7 +20,7 @@ fn look(servers: &[Arc<Server>], reminders: &mut Reminders, now: Timestamp) {
     for (path, expiry) in expiries {
         let file = path.display().to_string();
         metrics::gauge!("mailtrail_tls_certificate_expiry_timestamp_seconds", "file" => file)
-            .set(expiry.seconds() as f64);
+            .set(expiry.as_secs() as f64);
         if reminders.is_due(&path, expiry, now) {
             remind(&path, expiry, now);
         }
@@ -28,7 +28,7 @@ fn look(servers: &[Arc<Server>], reminders: &mut Reminders, now: Timestamp) {
 }
 
 fn remind(path: &Path, expiry: Timestamp, now: Timestamp) {
-    let (certificate, days) = (path.display(), expiry.since(now).as_secs() / DAY.as_secs());
+    let (certificate, days) = (path.display(), expiry.duration_since(now).as_secs() / DAY.as_secs());
     if expiry <= now {
         tracing::warn!(%certificate, %expiry, "the certificate has expired; renew it");
     } else {
@@ -42,11 +42,11 @@ struct Reminders(BTreeMap<PathBuf, Timestamp>);
 
 impl Reminders {
     fn is_due(&mut self, path: &Path, expiry: Timestamp, now: Timestamp) -> bool {
-        if now.after(AHEAD) < expiry {
+        if now.saturating_add(AHEAD) < expiry {
             self.0.remove(path);
             return false;
         }
-        let due = self.0.get(path).is_none_or(|last| now.since(*last) >= DAY);
+        let due = self.0.get(path).is_none_or(|last| now.duration_since(*last) >= DAY);
         if due {
             self.0.insert(path.into(), now);
         }
@@ -69,16 +69,19 @@ mod tests {
     #[test]
     fn reminders_come_daily_from_three_weeks_ahead() {
         let (mut reminders, path) = (Reminders::default(), Path::new("relay.pem"));
-        let expiry = Timestamp::from_seconds(1_798_848_000);
+        let expiry = Timestamp::from_secs(1_798_848_000);
         let mut due = |before_hours: u64| {
-            reminders.is_due(path, expiry, expiry.before(Duration::from_secs(before_hours * 3600)))
+            reminders.is_due(path, expiry, expiry.saturating_sub(Duration::from_secs(before_hours * 3600)))
         };
         assert!(!due(21 * 24 + 1));
         let hours = (0..=21 * 24).rev().filter(|hours| due(*hours)).collect::<Vec<_>>();
         assert_eq!(hours, (0..=21).rev().map(|days| days * 24).collect::<Vec<_>>());
-        let after = expiry.after(DAY);
+        let after = expiry.saturating_add(DAY);
         assert!(reminders.is_due(path, expiry, after), "daily from then on");
-        assert!(!reminders.is_due(path, expiry.after(AHEAD * 2), after), "a new one is not spoken of");
+        assert!(
+            !reminders.is_due(path, expiry.saturating_add(AHEAD * 2), after),
+            "a new one is not spoken of"
+        );
         assert!(reminders.is_due(path, expiry, after), "until it expires soon");
     }
 
@@ -91,7 +94,7 @@ mod tests {
         let server = Arc::new(Server::open(files.clone()).unwrap());
         let (servers, mut reminders) = ([server.clone()], Reminders::default());
         let mut serves = async |files: &ServerFiles| {
-            look(&servers, &mut reminders, Timestamp::from_seconds(0));
+            look(&servers, &mut reminders, Timestamp::from_secs(0));
             shake_with(server.acceptor(), Some(&files.certificate), "localhost").await.is_ok()
         };
         let first = directory.path().join("first.pem");

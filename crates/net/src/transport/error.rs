@@ -6,15 +6,15 @@ use std::time::Duration;
 
 /// Why a connection is of no use.
 #[derive(Debug, thiserror::Error)]
-pub enum Fault {
+pub enum TransportError {
     /// Nobody there, or the way is broken.
     #[error("the connection failed: {0}")]
     Io(io::Error),
     /// No answer in time.
-    #[error("no answer to {what} within {} s", limit.as_secs())]
+    #[error("no answer to {operation} within {} s", limit.as_secs())]
     Timeout {
         /// What was waited for.
-        what: &'static str,
+        operation: &'static str,
         /// How long.
         limit: Duration,
     },
@@ -23,24 +23,24 @@ pub enum Fault {
     Closed,
     /// The peer does not speak SMTP.
     #[error("{0}")]
-    Unreadable(#[from] Unreadable),
+    InvalidResponse(#[from] Unreadable),
     /// The peer refused to serve us.
-    #[error("refused at {what}: {response}")]
+    #[error("refused at {step}: {response}")]
     Refused {
         /// The step.
-        what: &'static str,
+        step: &'static str,
         /// Its words.
         response: Response,
     },
     /// The peer said something that nobody had asked for: its farewell, mostly.
     #[error("the server said unasked: {0}")]
-    Unasked(Response),
+    UnsolicitedReply(Response),
     /// The peer's answers do not belong to what it was asked.
     #[error("the server's replies are out of step: {0}")]
-    OutOfStep(Response),
+    Desynchronized(Response),
     /// The login is wrong.
-    #[error("the login was refused: {response}; {remedy}", remedy = remedy(response, *provider))]
-    Login {
+    #[error("the login was refused: {response}; {remedy}", remedy = login_remedy(response, *provider))]
+    LoginRefused {
         /// Its words.
         response: Response,
         /// Whose server it is.
@@ -59,14 +59,14 @@ pub enum Fault {
     Certificate(rustls::Error),
     /// No mechanism that we have.
     #[error("the server offers neither AUTH PLAIN nor AUTH LOGIN")]
-    NoAuth,
+    NoAuthMechanism,
     /// The host's name is no name.
     #[error("{0} is not a host name that a certificate can carry")]
-    HostName(String),
+    InvalidHostName(String),
 }
 
 /// What helps against a refused login. Brevo's 525 is about where we are, whoever we say we are.
-fn remedy(refusal: &Response, provider: Provider) -> &'static str {
+fn login_remedy(refusal: &Response, provider: Provider) -> &'static str {
     match (refusal.code, provider) {
         (525, _) => {
             "allow the address that this machine connects from, its IPv6 one as well, in the provider's list of \
@@ -81,33 +81,33 @@ fn remedy(refusal: &Response, provider: Provider) -> &'static str {
     }
 }
 
-impl Fault {
+impl TransportError {
     /// Whether trying again does not help, and an operator has to look: nothing is sent until then.
-    pub fn is_for_operator(&self) -> bool {
+    pub fn needs_operator(&self) -> bool {
         match self {
-            Self::Login { .. }
+            Self::LoginRefused { .. }
             | Self::NoStartTls
             | Self::Certificate(_)
-            | Self::NoAuth
-            | Self::HostName(_) => true,
+            | Self::NoAuthMechanism
+            | Self::InvalidHostName(_) => true,
             Self::Io(_)
             | Self::Timeout { .. }
             | Self::Closed
-            | Self::Unreadable(_)
+            | Self::InvalidResponse(_)
             | Self::Refused { .. }
-            | Self::Unasked(_)
-            | Self::OutOfStep(_) => false,
+            | Self::UnsolicitedReply(_)
+            | Self::Desynchronized(_) => false,
         }
     }
 
     /// Whether the answers before it can be trusted: they came in their order.
-    pub fn is_of_the_path(&self) -> bool {
-        matches!(self, Self::Io(_) | Self::Timeout { .. } | Self::Closed | Self::Unreadable(_))
+    pub fn is_network(&self) -> bool {
+        matches!(self, Self::Io(_) | Self::Timeout { .. } | Self::Closed | Self::InvalidResponse(_))
     }
 }
 
 /// A connection that ends is one that was closed, whether or not TLS took leave.
-impl From<io::Error> for Fault {
+impl From<io::Error> for TransportError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::UnexpectedEof => Self::Closed,
@@ -133,13 +133,13 @@ fn without_times(why: CertificateError) -> CertificateError {
 
 /// How the sending of a message failed.
 #[derive(Debug)]
-pub enum ContentFault {
+pub enum DataError {
     /// The message itself could not be read to its end: the upstream cannot have taken it.
-    Unreadable(io::Error),
+    BodyUnreadable(io::Error),
     /// Before the final dot: the upstream cannot have taken it.
-    Before(Fault),
+    BeforeEnd(TransportError),
     /// Before the final dot the upstream said no: it cannot have taken it, and the connection is of no more use.
-    Refused(Response),
+    Rejected(Response),
     /// After it: nobody knows.
-    After(Fault),
+    AfterEnd(TransportError),
 }

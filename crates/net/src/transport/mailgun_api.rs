@@ -7,8 +7,8 @@
 //! [`Provider::default_api`]: mailtrail_trail::provider::Provider::default_api
 
 use crate::error_chain;
-use crate::host_addresses::{Addresses, Resolver};
-use crate::transport::error::Fault;
+use crate::host_addresses::{HostAddresses, PreferredResolver};
+use crate::transport::error::TransportError;
 use crate::transport::settings::{Api, Settings};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
@@ -25,15 +25,15 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 /// Speaks to one upstream's API; a connection that is not in use is kept for the next message.
-pub struct Client {
+pub struct MailgunClient {
     http: reqwest::Client,
-    endpoint: Url,
-    key: Secret,
+    messages_url: Url,
+    api_key: Secret,
 }
 
 /// What the upstream answered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Answer {
+pub struct ApiResponse {
     /// The HTTP status.
     pub status: u16,
     /// Its words, in one line.
@@ -43,50 +43,55 @@ pub struct Answer {
     /// `Retry-After` (RFC 9110 section 10.2.3), as it was written.
     pub retry_after: Option<String>,
     /// Whether the request was on its way to its end when the answer came: the upstream may have the message.
-    pub whole: bool,
+    pub request_sent: bool,
 }
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub enum Unanswered {
+pub enum RequestError {
     /// Nobody there: the request was not begun.
-    Unreachable(Fault),
+    Unreachable(TransportError),
     /// The message itself could not be read to its end: the upstream cannot have taken it.
-    Unreadable(io::Error),
+    BodyUnreadable(io::Error),
     /// Before the end of the request: the upstream cannot have taken it.
-    Before(Fault),
+    BeforeEnd(TransportError),
     /// After it: nobody knows.
-    After(Fault),
+    AfterEnd(TransportError),
 }
 
-impl Client {
+impl MailgunClient {
     /// Recipients that one request may have; Mailgun refuses more.
-    pub const RECIPIENTS: usize = 1000;
+    pub const MAX_RECIPIENTS: usize = 1000;
 
     /// A client without connection. Proxies of the environment are not used: mail goes where the configuration says.
     pub fn new(
         settings: &Settings,
         api: &Api,
         tls: &TlsConnector,
-        addresses: &Arc<Addresses>,
-    ) -> Result<Self, Fault> {
+        addresses: &Arc<HostAddresses>,
+    ) -> Result<Self, TransportError> {
         let client = reqwest::Client::builder()
             // Without it the client asks for a process-wide default, which nothing here sets.
             .tls_backend_preconfigured((**tls.config()).clone())
             .no_proxy()
             .redirect(redirect::Policy::none())
-            .dns_resolver(Arc::new(Resolver::new(&api.base_url, addresses.clone())))
-            .connect_timeout(CONNECT)
+            .dns_resolver(Arc::new(PreferredResolver::new(&api.base_url, addresses.clone())))
+            .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(settings.idle_timeout)
             .build();
-        let mut endpoint = api.base_url.clone();
-        endpoint.set_path(&format!("/v3/{}/messages.mime", api.domain));
-        Ok(Self { http: client.map_err(fault)?, endpoint, key: api.key.clone() })
+        let mut messages_url = api.base_url.clone();
+        messages_url.set_path(&format!("/v3/{}/messages.mime", api.domain));
+        Ok(Self { http: client.map_err(transport_error)?, messages_url, api_key: api.key.clone() })
     }
 
     /// What can be said before a request: Mailgun refuses one above 52.4 MB (52,428,800 bytes).
     pub fn capabilities() -> Capabilities {
-        Capabilities { size: Some(SIZE), smtputf8: true, eight_bit_mime: true, ..Capabilities::default() }
+        Capabilities {
+            size: Some(MAX_MESSAGE_BYTES),
+            smtputf8: true,
+            eight_bit_mime: true,
+            ..Capabilities::default()
+        }
     }
 
     /// Sends the message in `pieces`, `size` bytes, to these recipients, at most [`Client::RECIPIENTS`].
@@ -96,88 +101,95 @@ impl Client {
         parameters: &[(String, String)],
         size: u64,
         pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
-    ) -> Result<Answer, Unanswered> {
-        let form = Form::new(recipients, parameters);
-        let progress = Arc::new(Progress::default());
+    ) -> Result<ApiResponse, RequestError> {
+        let form = MultipartFrame::new(recipients, parameters);
+        let progress = Arc::new(UploadProgress::default());
         let request = self
             .http
-            .post(self.endpoint.clone())
-            .basic_auth("api", Some(self.key.reveal()))
+            .post(self.messages_url.clone())
+            .basic_auth("api", Some(self.api_key.reveal()))
             .header(CONTENT_TYPE, form.content_type())
             .header(CONTENT_LENGTH, form.size() + size)
-            .body(form.around(pieces, progress.clone()));
+            .body(form.wrap(pieces, progress.clone()));
         let exchange = async {
-            let response = request.send().await.map_err(|error| progress.judge(fault(error)))?;
-            read(response, &progress).await
+            let response =
+                request.send().await.map_err(|error| progress.classify_error(transport_error(error)))?;
+            read_response(response, &progress).await
         };
-        let late = Fault::Timeout { what: "the message", limit: EXCHANGE };
-        timeout(EXCHANGE, exchange).await.unwrap_or_else(|_| Err(progress.judge(late)))
+        let late = TransportError::Timeout { operation: "the message", limit: REQUEST_TIMEOUT };
+        timeout(REQUEST_TIMEOUT, exchange).await.unwrap_or_else(|_| Err(progress.classify_error(late)))
     }
 }
 
-impl Answer {
+impl ApiResponse {
     /// Mailgun answers in JSON with `message`, and now and then in plain text.
-    fn read(status: u16, headers: &HeaderMap, body: &[u8]) -> Self {
+    fn parse(status: u16, headers: &HeaderMap, body: &[u8]) -> Self {
         let json: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
         let field = |name: &str| json.get(name).and_then(serde_json::Value::as_str).map(str::to_owned);
         let text = field("message").unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
         let text = text.trim().replace(char::is_control, " ");
         let retry_after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let id = field("id").filter(|id| !id.is_empty());
-        Self { status, text: text.chars().take(TEXT).collect(), id, retry_after, whole: false }
+        Self {
+            status,
+            text: text.chars().take(MAX_ERROR_CHARS).collect(),
+            id,
+            retry_after,
+            request_sent: false,
+        }
     }
 
     /// Whether the upstream itself, not the message or the account, is out of order.
-    pub fn failure(&self) -> Option<Fault> {
+    pub fn upstream_failure(&self) -> Option<TransportError> {
         let response = || Response { code: self.status, enhanced: None, text: self.text.clone() };
         let out_of_order = match self.status {
             // How it is asked is an operator's matter.
             501 | 505 | 511 => false,
             status => status >= 500 || matches!(status, 408 | 421),
         };
-        out_of_order.then(|| Fault::Refused { what: "messages.mime", response: response() })
+        out_of_order.then(|| TransportError::Refused { step: "messages.mime", response: response() })
     }
 }
 
 /// How much of a request is on its way.
 #[derive(Debug, Default)]
-struct Progress {
-    begun: AtomicBool,
-    whole: AtomicBool,
-    unreadable: Mutex<Option<io::Error>>,
+struct UploadProgress {
+    has_started: AtomicBool,
+    is_complete: AtomicBool,
+    body_error: Mutex<Option<io::Error>>,
 }
 
-impl Progress {
-    fn judge(&self, fault: Fault) -> Unanswered {
-        let unreadable = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).take();
+impl UploadProgress {
+    fn classify_error(&self, fault: TransportError) -> RequestError {
+        let unreadable = self.body_error.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(error) = unreadable {
-            Unanswered::Unreadable(error)
-        } else if self.whole.load(Ordering::Acquire) {
-            Unanswered::After(fault)
-        } else if self.begun.load(Ordering::Acquire) {
-            Unanswered::Before(fault)
+            RequestError::BodyUnreadable(error)
+        } else if self.is_complete.load(Ordering::Acquire) {
+            RequestError::AfterEnd(fault)
+        } else if self.has_started.load(Ordering::Acquire) {
+            RequestError::BeforeEnd(fault)
         } else {
-            Unanswered::Unreachable(fault)
+            RequestError::Unreachable(fault)
         }
     }
 
     /// Keeps why the message broke off; the request ends with it.
-    fn broke_off(&self, error: io::Error) -> io::Error {
+    fn record_body_error(&self, error: io::Error) -> io::Error {
         let kind = error.kind();
-        *self.unreadable.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        *self.body_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         kind.into()
     }
 }
 
 /// A form but for the message in it. Written here because the HTTP client's nests a stream for each field, and a thousand
 /// recipients would go deeper than a stack.
-struct Form {
+struct MultipartFrame {
     boundary: String,
     head: String,
     tail: String,
 }
 
-impl Form {
+impl MultipartFrame {
     fn new(recipients: &[&Mailbox], parameters: &[(String, String)]) -> Self {
         let boundary = format!("{:032x}", fastrand::u128(..));
         let mut head = String::new();
@@ -208,19 +220,19 @@ impl Form {
         (self.head.len() + self.tail.len()) as u64
     }
 
-    fn around(
+    fn wrap(
         self,
         pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
-        progress: Arc<Progress>,
+        progress: Arc<UploadProgress>,
     ) -> Body {
         let (begun, broken) = (progress.clone(), progress.clone());
         let head = stream::once(async move {
-            begun.begun.store(true, Ordering::Release);
+            begun.has_started.store(true, Ordering::Release);
             Ok(Bytes::from(self.head))
         });
-        let pieces = pieces.map(move |piece| piece.map_err(|error| broken.broke_off(error)));
+        let pieces = pieces.map(move |piece| piece.map_err(|error| broken.record_body_error(error)));
         let tail = stream::once(async move {
-            progress.whole.store(true, Ordering::Release);
+            progress.is_complete.store(true, Ordering::Release);
             Ok(Bytes::from(self.tail))
         });
         Body::wrap_stream(head.chain(pieces).chain(tail))
@@ -228,83 +240,90 @@ impl Form {
 }
 
 /// Reads an answer. The status of a refusal says enough where its words break off; of a success they do not.
-async fn read(mut response: reqwest::Response, progress: &Progress) -> Result<Answer, Unanswered> {
+async fn read_response(
+    mut response: reqwest::Response,
+    progress: &UploadProgress,
+) -> Result<ApiResponse, RequestError> {
     let (status, mut body) = (response.status(), Vec::new());
-    while body.len() < ANSWER {
+    while body.len() < MAX_RESPONSE_BYTES {
         match response.chunk().await {
             Ok(Some(piece)) => body.extend_from_slice(&piece),
             Ok(None) => break,
-            Err(error) if status.is_success() => return Err(progress.judge(fault(error))),
+            Err(error) if status.is_success() => return Err(progress.classify_error(transport_error(error))),
             Err(_) => break,
         }
     }
-    let answer = Answer::read(status.as_u16(), response.headers(), &body);
-    Ok(Answer { whole: progress.whole.load(Ordering::Acquire), ..answer })
+    let answer = ApiResponse::parse(status.as_u16(), response.headers(), &body);
+    Ok(ApiResponse { request_sent: progress.is_complete.load(Ordering::Acquire), ..answer })
 }
 
 /// The cause itself: what wraps it names the address and no more.
-fn fault(error: reqwest::Error) -> Fault {
+fn transport_error(error: reqwest::Error) -> TransportError {
     if error.is_timeout() {
-        return Fault::Timeout { what: "connect", limit: CONNECT };
+        return TransportError::Timeout { operation: "connect", limit: CONNECT_TIMEOUT };
     }
-    Fault::Io(io::Error::other(error_chain::innermost(&error.without_url()).to_string()))
+    TransportError::Io(io::Error::other(error_chain::innermost(&error.without_url()).to_string()))
 }
 
-const CONNECT: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// From the first byte of a request to the last of its answer.
-const EXCHANGE: Duration = Duration::from_secs(600);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
 /// Bytes of an answer that are read; Mailgun's are short.
-const ANSWER: usize = 64 << 10;
+const MAX_RESPONSE_BYTES: usize = 64 << 10;
 /// Characters of an answer's words that are kept.
-const TEXT: usize = 512;
-const SIZE: u64 = 52_428_800;
+const MAX_ERROR_CHARS: usize = 512;
+const MAX_MESSAGE_BYTES: u64 = 52_428_800;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn answer(body: &str) -> Answer {
-        Answer::read(200, &HeaderMap::new(), body.as_bytes())
+    fn parse_response(body: &str) -> ApiResponse {
+        ApiResponse::parse(200, &HeaderMap::new(), body.as_bytes())
     }
 
     #[test]
-    fn answers_are_json_or_text() {
-        let taken = answer("{\"id\":\"<1.2@mg.example.com>\",\"message\":\"Queued. Thank you.\"}");
+    fn parses_json_and_text_responses() {
+        let taken = parse_response("{\"id\":\"<1.2@mg.example.com>\",\"message\":\"Queued. Thank you.\"}");
         assert_eq!(
             (taken.text.as_str(), taken.id.as_deref()),
             ("Queued. Thank you.", Some("<1.2@mg.example.com>"))
         );
         for text in ["Forbidden", "\"Forbidden\"", "Mailgun Magnificent API\n", "{\"id\":7}", "[]", ""] {
-            let answer = answer(text);
+            let answer = parse_response(text);
             assert_eq!((answer.text.as_str(), answer.id), (text.trim(), None));
         }
-        assert_eq!(answer(&format!("a\r\nb{}", "c".repeat(TEXT))).text.len(), TEXT);
+        assert_eq!(
+            parse_response(&format!("a\r\nb{}", "c".repeat(MAX_ERROR_CHARS))).text.len(),
+            MAX_ERROR_CHARS
+        );
     }
 
     #[tokio::test]
-    async fn a_form_is_as_long_as_it_says_and_holds_the_message_as_it_is() {
-        let recipients: Vec<Mailbox> =
-            (0..Client::RECIPIENTS).map(|number| format!("r{number}@example.net").parse().unwrap()).collect();
+    async fn form_has_announced_length_and_unchanged_message() {
+        let recipients: Vec<Mailbox> = (0..MailgunClient::MAX_RECIPIENTS)
+            .map(|number| format!("r{number}@example.net").parse().unwrap())
+            .collect();
         let recipients: Vec<_> = recipients.iter().collect();
-        let form = Form::new(&recipients, &[("v:mailtrail".to_owned(), "01K".to_owned())]);
+        let form = MultipartFrame::new(&recipients, &[("v:mailtrail".to_owned(), "01K".to_owned())]);
         let (size, message) = (form.size(), "A: b\r\n\r\n--\r\n.\r\nno line end");
-        let progress = Arc::new(Progress::default());
+        let progress = Arc::new(UploadProgress::default());
         let pieces = message.as_bytes().chunks(5).map(|piece| Ok(Bytes::from_static(piece)));
         let pieces: Vec<io::Result<Bytes>> = pieces.collect();
         let boundary = form.boundary.clone();
-        let body = form.around(stream::iter(pieces), progress.clone());
-        let text = futures_util::TryStreamExt::try_concat(axum_body(body)).await.unwrap();
+        let body = form.wrap(stream::iter(pieces), progress.clone());
+        let text = futures_util::TryStreamExt::try_concat(into_stream(body)).await.unwrap();
         let text = String::from_utf8(text).unwrap();
         assert_eq!(text.len() as u64, size + message.len() as u64);
         assert!(text.ends_with(&format!("message/rfc822\r\n\r\n{message}\r\n--{boundary}--\r\n")));
-        assert_eq!(text.matches("name=\"to\"\r\n\r\nr").count(), Client::RECIPIENTS);
+        assert_eq!(text.matches("name=\"to\"\r\n\r\nr").count(), MailgunClient::MAX_RECIPIENTS);
         assert!(text.contains("name=\"v:mailtrail\"\r\n\r\n01K\r\n"));
-        let fault = || Fault::Closed;
-        assert!(matches!(progress.judge(fault()), Unanswered::After(_)));
-        assert!(matches!(Progress::default().judge(fault()), Unanswered::Unreachable(_)));
+        let fault = || TransportError::Closed;
+        assert!(matches!(progress.classify_error(fault()), RequestError::AfterEnd(_)));
+        assert!(matches!(UploadProgress::default().classify_error(fault()), RequestError::Unreachable(_)));
     }
 
-    fn axum_body(body: Body) -> impl Stream<Item = Result<Vec<u8>, axum::Error>> {
+    fn into_stream(body: Body) -> impl Stream<Item = Result<Vec<u8>, axum::Error>> {
         axum::body::Body::new(body).into_data_stream().map(|piece| piece.map(Vec::from))
     }
 }

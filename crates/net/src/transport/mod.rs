@@ -14,15 +14,15 @@ mod tcp;
 mod throttle;
 mod upstream_selection;
 
-pub use circuit_breaker::State;
-pub use error::{ContentFault, Fault};
-pub use health::{Health, Load, Room};
-pub use mailgun_api::{Answer, Client, Unanswered};
-pub use quota::{Period, Plan, Quota};
+pub use circuit_breaker::BreakerState;
+pub use error::{DataError, TransportError};
+pub use health::{Capacity, Load, UpstreamHealth};
+pub use mailgun_api::{ApiResponse, MailgunClient, RequestError};
+pub use quota::{Quota, QuotaLimit, QuotaPeriod};
 pub use reply_policy::{
-    Certainty, Step, Verdict, Weighed, is_for_next_transaction, is_own_limit, is_too_many_recipients,
-    verdict, verdict_of_answer,
+    ApiVerdict, Certainty, ReplyClass, Step, classify_api_response, classify_reply, is_for_next_transaction,
+    is_too_many_recipients, is_upstream_limit,
 };
 pub use settings::{Api, Login, Pipelining, Security, Settings, Timeouts};
-pub use smtp::{Connection, Dialect, EnvelopeReplies};
-pub use upstream_selection::Ways;
+pub use smtp::{Connection, EnvelopeReplies, Protocol};
+pub use upstream_selection::UpstreamSelection;

@@ -7,61 +7,67 @@ use std::time::Duration;
 /// and, behind a final dot, a message whose end is unknown; so after a few times in a row fewer commands ride together,
 /// and after an hour one more try shows whether that is still so.
 #[derive(Debug)]
-pub struct Grouping {
+pub struct PipeliningLevel {
     configured: Pipelining,
-    level: Pipelining,
-    until: Timestamp,
+    current: Pipelining,
+    lowered_until: Timestamp,
     /// Failures in a row of envelopes behind a final dot, and of envelopes said in one go.
-    chained: u32,
-    grouped: u32,
+    full_failures: u32,
+    group_failures: u32,
 }
 
-impl Grouping {
+impl PipeliningLevel {
     /// As configured, until experience says otherwise.
     pub fn new(configured: Pipelining) -> Self {
-        Self { configured, level: configured, until: Timestamp::default(), chained: 0, grouped: 0 }
+        Self {
+            configured,
+            current: configured,
+            lowered_until: Timestamp::default(),
+            full_failures: 0,
+            group_failures: 0,
+        }
     }
 
     /// How new connections group their commands.
-    pub fn level(&mut self, now: Timestamp) -> Pipelining {
-        if now >= self.until {
-            self.level = self.configured;
+    pub fn current(&mut self, now: Timestamp) -> Pipelining {
+        if now >= self.lowered_until {
+            self.current = self.configured;
         }
-        self.level
+        self.current
     }
 
     /// An envelope that went like that was answered as it should be.
-    pub fn worked(&mut self, how: Pipelining) {
-        if let Some(failures) = self.failures(how) {
+    pub fn on_success(&mut self, how: Pipelining) {
+        if let Some(failures) = self.failures_at(how) {
             *failures = 0;
         }
     }
 
     /// An envelope that went like that was not, or the connection broke over it; what is left when that is too much.
-    pub fn broke(&mut self, how: Pipelining, now: Timestamp) -> Option<Pipelining> {
-        let failures = self.failures(how)?;
+    pub fn on_failure(&mut self, how: Pipelining, now: Timestamp) -> Option<Pipelining> {
+        let failures = self.failures_at(how)?;
         *failures = failures.saturating_add(1);
         let lower = if how == Pipelining::Full { Pipelining::Group } else { Pipelining::Off };
-        if *failures < FAILURES || self.level(now) >= lower {
+        if *failures < MAX_FAILURES || self.current(now) >= lower {
             return None;
         }
-        (self.level, self.until) = (lower, now.after(PATIENCE));
+        (self.current, self.lowered_until) = (lower, now.saturating_add(RETRY_AFTER));
         Some(lower)
     }
 
-    fn failures(&mut self, how: Pipelining) -> Option<&mut u32> {
+    fn failures_at(&mut self, how: Pipelining) -> Option<&mut u32> {
         match how {
-            Pipelining::Full => Some(&mut self.chained),
-            Pipelining::Group => Some(&mut self.grouped),
+            Pipelining::Full => Some(&mut self.full_failures),
+            Pipelining::Group => Some(&mut self.group_failures),
             Pipelining::Off => None,
         }
     }
 }
 
 /// Failures in a row after which fewer commands go together.
-const FAILURES: u32 = 3;
+const MAX_FAILURES: u32 = 3;
 /// Time after which more are tried again.
-const PATIENCE: Duration = Duration::from_secs(3600);
+const RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]
 mod tests {
@@ -69,29 +75,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn three_failures_in_a_row_lower_it_for_an_hour() {
-        let at = Timestamp::from_seconds;
-        let mut grouping = Grouping::new(Full);
-        assert_eq!([grouping.broke(Full, at(1)), grouping.broke(Full, at(1))], [None; 2]);
-        grouping.worked(Full);
-        assert_eq!([(); 3].map(|()| grouping.broke(Full, at(2))), [None, None, Some(Group)]);
-        assert_eq!((grouping.broke(Full, at(2)), grouping.level(at(2))), (None, Group));
-        assert_eq!([(); 3].map(|()| grouping.broke(Group, at(3))), [None, None, Some(Off)]);
-        assert_eq!((grouping.level(at(3602)), grouping.level(at(3603))), (Off, Full));
+    fn lowers_level_for_an_hour_after_three_failures() {
+        let at = Timestamp::from_secs;
+        let mut grouping = PipeliningLevel::new(Full);
+        assert_eq!([grouping.on_failure(Full, at(1)), grouping.on_failure(Full, at(1))], [None; 2]);
+        grouping.on_success(Full);
+        assert_eq!([(); 3].map(|()| grouping.on_failure(Full, at(2))), [None, None, Some(Group)]);
+        assert_eq!((grouping.on_failure(Full, at(2)), grouping.current(at(2))), (None, Group));
+        assert_eq!([(); 3].map(|()| grouping.on_failure(Group, at(3))), [None, None, Some(Off)]);
+        assert_eq!((grouping.current(at(3602)), grouping.current(at(3603))), (Off, Full));
         // It has not become better: once is enough.
-        assert_eq!((grouping.broke(Full, at(4000)), grouping.level(at(7599))), (Some(Group), Group));
-        grouping.level(at(7600));
-        grouping.worked(Full);
-        assert_eq!((grouping.broke(Full, at(7600)), grouping.level(at(7600))), (None, Full));
+        assert_eq!((grouping.on_failure(Full, at(4000)), grouping.current(at(7599))), (Some(Group), Group));
+        grouping.current(at(7600));
+        grouping.on_success(Full);
+        assert_eq!((grouping.on_failure(Full, at(7600)), grouping.current(at(7600))), (None, Full));
     }
 
     #[test]
-    fn what_is_configured_is_never_exceeded() {
-        let now = Timestamp::from_seconds(1);
-        let mut grouping = Grouping::new(Group);
-        assert_eq!([(); 9].map(|()| grouping.broke(Full, now)), [None; 9]);
-        assert_eq!(grouping.level(now), Group);
-        let mut grouping = Grouping::new(Off);
-        assert_eq!([(); 9].map(|()| grouping.broke(Off, now)), [None; 9]);
+    fn never_exceeds_configured_level() {
+        let now = Timestamp::from_secs(1);
+        let mut grouping = PipeliningLevel::new(Group);
+        assert_eq!([(); 9].map(|()| grouping.on_failure(Full, now)), [None; 9]);
+        assert_eq!(grouping.current(now), Group);
+        let mut grouping = PipeliningLevel::new(Off);
+        assert_eq!([(); 9].map(|()| grouping.on_failure(Off, now)), [None; 9]);
     }
 }

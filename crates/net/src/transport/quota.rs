@@ -5,16 +5,16 @@ use std::ops::Range;
 
 /// What a plan allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Plan {
+pub struct QuotaLimit {
     /// Recipients; at least one.
     pub recipients: u64,
     /// In which time.
-    pub period: Period,
+    pub period: QuotaPeriod,
 }
 
 /// The time that a plan is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Period {
+pub enum QuotaPeriod {
     /// An hour. The ledger knows what an upstream took by the day only: none of an upstream has this one.
     Hour,
     /// A day (UTC).
@@ -26,75 +26,81 @@ pub enum Period {
 /// What is used of a plan.
 #[derive(Debug)]
 pub struct Quota {
-    plan: Plan,
+    limit: QuotaLimit,
     /// When its period is over.
-    ends: Timestamp,
+    period_end: Timestamp,
     used: u64,
     /// When it was asked last: a clock that was set back since does not make its period longer.
-    asked: Timestamp,
+    last_seen: Timestamp,
 }
 
-impl Period {
+impl QuotaPeriod {
     /// The period around `now`.
-    pub fn around(self, now: Timestamp) -> Range<Timestamp> {
-        let midnight = |day: u16| u64::from(day) * DAY;
+    pub fn containing(self, now: Timestamp) -> Range<Timestamp> {
+        let midnight = |day: u16| u64::from(day) * SECONDS_PER_DAY;
         let (start, end) = match self {
-            Self::Hour => (now.seconds() / HOUR * HOUR, (now.seconds() / HOUR + 1) * HOUR),
-            Self::Day => (midnight(now.day()), midnight(now.day()) + DAY),
-            Self::Month => (midnight(*now.month().start()), midnight(*now.month().end()) + DAY),
+            Self::Hour => (
+                now.as_secs() / SECONDS_PER_HOUR * SECONDS_PER_HOUR,
+                (now.as_secs() / SECONDS_PER_HOUR + 1) * SECONDS_PER_HOUR,
+            ),
+            Self::Day => (midnight(now.day_number()), midnight(now.day_number()) + SECONDS_PER_DAY),
+            Self::Month => (
+                midnight(*now.days_of_month().start()),
+                midnight(*now.days_of_month().end()) + SECONDS_PER_DAY,
+            ),
         };
-        Timestamp::from_seconds(start)..Timestamp::from_seconds(end)
+        Timestamp::from_secs(start)..Timestamp::from_secs(end)
     }
 }
 
 impl Quota {
     /// What is used at `now`; `used` says what was in some time.
-    pub fn new(plan: Plan, now: Timestamp, used: impl FnOnce(Range<Timestamp>) -> u64) -> Self {
-        let period = plan.period.around(now);
-        Self { plan, ends: period.end, used: used(period), asked: now }
+    pub fn new(limit: QuotaLimit, now: Timestamp, used: impl FnOnce(Range<Timestamp>) -> u64) -> Self {
+        let period = limit.period.containing(now);
+        Self { limit, period_end: period.end, used: used(period), last_seen: now }
     }
 
     /// What it is counted against.
-    pub fn plan(&self) -> Plan {
-        self.plan
+    pub fn limit(&self) -> QuotaLimit {
+        self.limit
     }
 
     /// So many recipients were taken.
-    pub fn count(&mut self, recipients: u64, now: Timestamp) {
-        self.turn(now);
+    pub fn consume(&mut self, recipients: u64, now: Timestamp) {
+        self.roll_over(now);
         self.used = self.used.saturating_add(recipients);
     }
 
     /// So many were not taken after all.
-    pub fn give_back(&mut self, recipients: u64) {
+    pub fn refund(&mut self, recipients: u64) {
         self.used = self.used.saturating_sub(recipients);
     }
 
     /// Of the plan, in percent.
-    pub fn percent(&mut self, now: Timestamp) -> u64 {
-        self.turn(now);
-        u64::try_from(u128::from(self.used) * 100 / u128::from(self.plan.recipients.max(1)))
+    pub fn percent_used(&mut self, now: Timestamp) -> u64 {
+        self.roll_over(now);
+        u64::try_from(u128::from(self.used) * 100 / u128::from(self.limit.recipients.max(1)))
             .unwrap_or(u64::MAX)
     }
 
     /// When there will be something again, if nothing is left.
-    pub fn used_up_until(&mut self, now: Timestamp) -> Option<Timestamp> {
-        self.turn(now);
-        (self.used >= self.plan.recipients).then_some(self.ends)
+    pub fn exhausted_until(&mut self, now: Timestamp) -> Option<Timestamp> {
+        self.roll_over(now);
+        (self.used >= self.limit.recipients).then_some(self.period_end)
     }
 
-    fn turn(&mut self, now: Timestamp) {
-        if now >= self.ends {
-            (self.ends, self.used) = (self.plan.period.around(now).end, 0);
-        } else if now < self.asked {
-            self.ends = self.ends.min(self.plan.period.around(now).end);
+    fn roll_over(&mut self, now: Timestamp) {
+        if now >= self.period_end {
+            (self.period_end, self.used) = (self.limit.period.containing(now).end, 0);
+        } else if now < self.last_seen {
+            self.period_end = self.period_end.min(self.limit.period.containing(now).end);
         }
-        self.asked = now;
+        self.last_seen = now;
     }
 }
 
-const HOUR: u64 = 3600;
-const DAY: u64 = 86_400;
+const SECONDS_PER_HOUR: u64 = 3600;
+const SECONDS_PER_DAY: u64 = 86_400;
 
 #[cfg(test)]
 mod tests {
@@ -102,31 +108,31 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_plan_is_used_up_until_its_time_is_over() {
+    fn quota_is_exhausted_until_period_ends() {
         // 2026-02-27T12:00:00Z
-        let now = Timestamp::from_seconds(1_772_193_600);
-        let plan = Plan { recipients: 200, period: Period::Month };
-        let days = |first: u64, end: u64| [first, end].map(|day| Timestamp::from_seconds(day * DAY));
+        let now = Timestamp::from_secs(1_772_193_600);
+        let plan = QuotaLimit { recipients: 200, period: QuotaPeriod::Month };
+        let days = |first: u64, end: u64| [first, end].map(|day| Timestamp::from_secs(day * SECONDS_PER_DAY));
         let mut quota = Quota::new(plan, now, |month| {
             assert_eq!([month.start, month.end], days(20_485, 20_513));
             150
         });
-        assert_eq!((quota.percent(now), quota.used_up_until(now)), (75, None));
-        quota.count(50, now);
-        let march = Timestamp::from_seconds(1_772_323_200);
-        assert_eq!((quota.percent(now), quota.used_up_until(now)), (100, Some(march)));
-        quota.give_back(1);
-        assert_eq!((quota.percent(now), quota.used_up_until(now)), (99, None));
-        assert_eq!((quota.percent(march), quota.used_up_until(march)), (0, None));
+        assert_eq!((quota.percent_used(now), quota.exhausted_until(now)), (75, None));
+        quota.consume(50, now);
+        let march = Timestamp::from_secs(1_772_323_200);
+        assert_eq!((quota.percent_used(now), quota.exhausted_until(now)), (100, Some(march)));
+        quota.refund(1);
+        assert_eq!((quota.percent_used(now), quota.exhausted_until(now)), (99, None));
+        assert_eq!((quota.percent_used(march), quota.exhausted_until(march)), (0, None));
         // The clock was a year ahead for a moment, in which all was used up again.
-        let year = march.after(Duration::from_secs(365 * DAY));
-        quota.count(200, year);
-        assert!(quota.used_up_until(year).is_some());
-        assert_eq!(quota.used_up_until(now), Some(march));
-        assert_eq!(quota.used_up_until(march), None);
-        let today = Period::Day.around(now);
+        let year = march.saturating_add(Duration::from_secs(365 * SECONDS_PER_DAY));
+        quota.consume(200, year);
+        assert!(quota.exhausted_until(year).is_some());
+        assert_eq!(quota.exhausted_until(now), Some(march));
+        assert_eq!(quota.exhausted_until(march), None);
+        let today = QuotaPeriod::Day.containing(now);
         assert_eq!([today.start, today.end], days(20_511, 20_512));
-        let hour = Period::Hour.around(Timestamp::from_seconds(now.seconds() + 3599));
-        assert_eq!([hour.start.seconds(), hour.end.seconds()], [1_772_193_600, 1_772_197_200]);
+        let hour = QuotaPeriod::Hour.containing(Timestamp::from_secs(now.as_secs() + 3599));
+        assert_eq!([hour.start.as_secs(), hour.end.as_secs()], [1_772_193_600, 1_772_197_200]);
     }
 }

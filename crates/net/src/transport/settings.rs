@@ -1,5 +1,5 @@
 use crate::transport::circuit_breaker;
-use crate::transport::quota::Plan;
+use crate::transport::quota::QuotaLimit;
 use mailtrail_mail::{Rate, Secret};
 use mailtrail_trail::provider::Provider;
 use reqwest::Url;
@@ -41,9 +41,9 @@ pub struct Settings {
     /// How fast it may be sent mail, if that is bounded.
     pub rate: Option<Rate>,
     /// What its plan allows, if it has one.
-    pub plan: Option<Plan>,
+    pub quota_limit: Option<QuotaLimit>,
     /// When the upstream is left alone.
-    pub breaker: circuit_breaker::Settings,
+    pub breaker: circuit_breaker::BreakerSettings,
     /// How long its answers may take.
     pub timeouts: Timeouts,
 }
@@ -59,11 +59,11 @@ pub struct Timeouts {
     /// For DATA. 120 s.
     pub data: Duration,
     /// For taking a part of the message (section 4.5.3.2.5): one of any size may take as long as it moves. 180 s.
-    pub part: Duration,
+    pub data_block: Duration,
     /// For the end of data. 600 s.
     pub end_of_data: Duration,
     /// After which an answer is long in coming, and the connection counts as stuck. 30 s.
-    pub patience: Duration,
+    pub stuck_after: Duration,
 }
 
 impl Default for Timeouts {
@@ -72,16 +72,16 @@ impl Default for Timeouts {
             connect: Duration::from_secs(30),
             command: Duration::from_secs(60),
             data: Duration::from_secs(120),
-            part: Duration::from_secs(180),
+            data_block: Duration::from_secs(180),
             end_of_data: Duration::from_secs(600),
-            patience: Duration::from_secs(30),
+            stuck_after: Duration::from_secs(30),
         }
     }
 }
 
 impl Settings {
     /// The host that mail goes to, over SMTP or HTTP.
-    pub fn destination(&self) -> &str {
+    pub fn destination_host(&self) -> &str {
         match &self.api {
             Some(api) => api.base_url.host_str().unwrap_or_default().trim_matches(['[', ']']),
             None => &self.host,

@@ -6,84 +6,93 @@ use std::collections::VecDeque;
 #[derive(Debug, Default)]
 pub struct Suspicion {
     /// Messages that were taken.
-    taken: u64,
+    accepted_count: u64,
     /// The messages that were refused such, the newest last, each with the messages that had been taken before.
-    refused: VecDeque<(TrackingId, u64)>,
+    refused_messages: VecDeque<(TrackingId, u64)>,
     /// Such refusals since a message was taken, and the message of the last one.
-    in_a_row: u32,
-    last: Option<TrackingId>,
+    consecutive_refusals: u32,
+    last_refused: Option<TrackingId>,
 }
 
 impl Suspicion {
     /// The upstream took a message.
-    pub fn refute(&mut self) {
-        self.taken += 1;
-        (self.in_a_row, self.last) = (0, None);
+    pub fn record_accepted(&mut self) {
+        self.accepted_count += 1;
+        (self.consecutive_refusals, self.last_refused) = (0, None);
     }
 
     /// A message was refused in words about the upstream. True when that confirms another one's, or when it happened
     /// often and nothing was taken meanwhile.
-    pub fn add(&mut self, id: TrackingId) -> bool {
-        self.remember(id);
-        let confirms = self.last.is_some_and(|last| last != id);
-        (self.in_a_row, self.last) = (self.in_a_row.saturating_add(1), Some(id));
-        confirms || self.in_a_row >= ALONE
+    pub fn record_refusal(&mut self, id: TrackingId) -> bool {
+        self.remember_refusal(id);
+        let confirms = self.last_refused.is_some_and(|last| last != id);
+        (self.consecutive_refusals, self.last_refused) =
+            (self.consecutive_refusals.saturating_add(1), Some(id));
+        confirms || self.consecutive_refusals >= REFUSALS_TO_CONFIRM
     }
 
     /// Remembers a message that was refused such.
-    pub fn remember(&mut self, id: TrackingId) {
-        if self.refused.iter().any(|(known, _)| *known == id) {
+    pub fn remember_refusal(&mut self, id: TrackingId) {
+        if self.refused_messages.iter().any(|(known, _)| *known == id) {
             return;
         }
-        if self.refused.len() == REMEMBERED {
-            self.refused.pop_front();
+        if self.refused_messages.len() == MAX_REMEMBERED_MESSAGES {
+            self.refused_messages.pop_front();
         }
-        self.refused.push_back((id, self.taken));
+        self.refused_messages.push_back((id, self.accepted_count));
     }
 
     /// Whether the upstream took others since this message was refused such: the words are about the message.
     pub fn is_refuted(&self, id: TrackingId) -> bool {
-        self.refused.iter().any(|(known, taken)| *known == id && *taken < self.taken)
+        self.refused_messages.iter().any(|(known, taken)| *known == id && *taken < self.accepted_count)
     }
 }
 
 /// Refusals of one message in a row that count without another's.
-const ALONE: u32 = 3;
-const REMEMBERED: usize = 256;
+const REFUSALS_TO_CONFIRM: u32 = 3;
+const MAX_REMEMBERED_MESSAGES: usize = 256;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn id(number: u128) -> TrackingId {
+    fn test_id(number: u128) -> TrackingId {
         TrackingId::from_bytes(number.to_be_bytes())
     }
 
     #[test]
-    fn another_message_confirms_and_a_taken_one_refutes() {
+    fn other_message_confirms_and_accepted_one_refutes() {
         let mut suspicion = Suspicion::default();
-        assert!(!suspicion.add(id(1)) && !suspicion.add(id(1)) && !suspicion.is_refuted(id(1)));
-        assert!(suspicion.add(id(2)));
-        suspicion.refute();
-        assert!(suspicion.is_refuted(id(1)) && suspicion.is_refuted(id(2)) && !suspicion.is_refuted(id(3)));
-        assert!(!suspicion.add(id(3)) && !suspicion.is_refuted(id(3)));
-        assert!(suspicion.add(id(4)));
+        assert!(
+            !suspicion.record_refusal(test_id(1))
+                && !suspicion.record_refusal(test_id(1))
+                && !suspicion.is_refuted(test_id(1))
+        );
+        assert!(suspicion.record_refusal(test_id(2)));
+        suspicion.record_accepted();
+        assert!(
+            suspicion.is_refuted(test_id(1))
+                && suspicion.is_refuted(test_id(2))
+                && !suspicion.is_refuted(test_id(3))
+        );
+        assert!(!suspicion.record_refusal(test_id(3)) && !suspicion.is_refuted(test_id(3)));
+        assert!(suspicion.record_refusal(test_id(4)));
     }
 
     #[test]
-    fn one_message_alone_counts_after_three_times() {
+    fn single_message_confirms_after_three_refusals() {
         let mut suspicion = Suspicion::default();
-        assert_eq!([(); 4].map(|()| suspicion.add(id(1))), [false, false, true, true]);
-        suspicion.refute();
-        assert!(!suspicion.add(id(1)));
+        assert_eq!([(); 4].map(|()| suspicion.record_refusal(test_id(1))), [false, false, true, true]);
+        suspicion.record_accepted();
+        assert!(!suspicion.record_refusal(test_id(1)));
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn remembered_messages_are_bounded() {
         let mut suspicion = Suspicion::default();
-        (0..1000).for_each(|number| suspicion.remember(id(number)));
-        suspicion.refute();
-        assert_eq!(suspicion.refused.len(), REMEMBERED);
-        assert!(suspicion.is_refuted(id(999)) && !suspicion.is_refuted(id(0)));
+        (0..1000).for_each(|number| suspicion.remember_refusal(test_id(number)));
+        suspicion.record_accepted();
+        assert_eq!(suspicion.refused_messages.len(), MAX_REMEMBERED_MESSAGES);
+        assert!(suspicion.is_refuted(test_id(999)) && !suspicion.is_refuted(test_id(0)));
     }
 }

@@ -1,6 +1,6 @@
 //! The bytes' way to an upstream: TCP, TLS, and an end to every wait.
 
-use crate::transport::error::Fault;
+use crate::transport::error::TransportError;
 use crate::transport::settings::{Security, Settings};
 use rustix::net::sockopt::{
     set_socket_keepalive, set_socket_send_buffer_size, set_tcp_keepidle, set_tcp_keepintvl,
@@ -16,63 +16,65 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 /// What a connection reads from and writes to.
-pub trait Wire: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Wire for T {}
+pub trait TransportStream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> TransportStream for T {}
 
 /// Prepares a connection, with TLS where it comes first.
-pub async fn begin(
+pub async fn establish(
     stream: TcpStream,
     settings: &Settings,
     tls: &TlsConnector,
-) -> Result<Box<dyn Wire>, Fault> {
-    prepare(&stream)?;
+) -> Result<Box<dyn TransportStream>, TransportError> {
+    set_socket_options(&stream)?;
     Ok(match settings.security {
-        Security::Implicit => Box::new(secure(stream, settings, tls).await?),
+        Security::Implicit => Box::new(upgrade_tls(stream, settings, tls).await?),
         Security::StartTls | Security::None => Box::new(stream),
     })
 }
 
 /// Speaks TLS; the certificate must carry the upstream's name.
-pub async fn secure<S: Wire>(
+pub async fn upgrade_tls<S: TransportStream>(
     stream: S,
     settings: &Settings,
     tls: &TlsConnector,
-) -> Result<TlsStream<S>, Fault> {
-    let name =
-        ServerName::try_from(settings.host.clone()).map_err(|_| Fault::HostName(settings.host.clone()))?;
-    within(settings.timeouts.connect, "the TLS handshake", async { Ok(tls.connect(name, stream).await?) })
-        .await
+) -> Result<TlsStream<S>, TransportError> {
+    let name = ServerName::try_from(settings.host.clone())
+        .map_err(|_| TransportError::InvalidHostName(settings.host.clone()))?;
+    with_timeout(settings.timeouts.connect, "the TLS handshake", async {
+        Ok(tls.connect(name, stream).await?)
+    })
+    .await
 }
 
 /// The work's result, or that it took too long.
-pub async fn within<T>(
+pub async fn with_timeout<T>(
     limit: Duration,
-    what: &'static str,
-    work: impl Future<Output = Result<T, Fault>>,
-) -> Result<T, Fault> {
-    timeout(limit, work).await.unwrap_or(Err(Fault::Timeout { what, limit }))
+    operation: &'static str,
+    work: impl Future<Output = Result<T, TransportError>>,
+) -> Result<T, TransportError> {
+    timeout(limit, work).await.unwrap_or(Err(TransportError::Timeout { operation, limit }))
 }
 
-fn prepare(stream: &TcpStream) -> io::Result<()> {
+fn set_socket_options(stream: &TcpStream) -> io::Result<()> {
     // Without it each message waits 40 ms for the peer's delayed acknowledgement.
     stream.set_nodelay(true)?;
     // What waits here has not begun to arrive: on a slow path megabytes would eat up the time for the last answer.
-    set_socket_send_buffer_size(stream, SEND_BUFFER)?;
+    set_socket_send_buffer_size(stream, SEND_BUFFER_BYTES)?;
     // A path that swallows everything is noticed while the connection rests, and not by the next message.
     set_socket_keepalive(stream, true)?;
-    set_tcp_keepidle(stream, KEEPALIVE)?;
-    set_tcp_keepintvl(stream, KEEPALIVE)?;
-    set_tcp_user_timeout(stream, UNACKNOWLEDGED_MS)?;
+    set_tcp_keepidle(stream, KEEPALIVE_INTERVAL)?;
+    set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+    set_tcp_user_timeout(stream, TCP_USER_TIMEOUT_MS)?;
     Ok(())
 }
 
 /// Bytes; enough for megabytes a second over 100 ms.
-const SEND_BUFFER: usize = 256 << 10;
+const SEND_BUFFER_BYTES: usize = 256 << 10;
 /// Rest after which the peer's machine is asked whether it is there, and again so often.
-const KEEPALIVE: Duration = Duration::from_secs(20);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// How long the peer's machine may leave that, or what was written, without an acknowledgement, in milliseconds. It
 /// counts for a peer that is there and reads nothing as well, so it is no shorter than what that may take.
-const UNACKNOWLEDGED_MS: u32 = 180_000;
+const TCP_USER_TIMEOUT_MS: u32 = 180_000;
 
 #[cfg(test)]
 mod tests {
@@ -80,10 +82,10 @@ mod tests {
     use rustix::net::sockopt::{socket_keepalive, tcp_keepidle, tcp_user_timeout};
 
     #[tokio::test]
-    async fn a_connection_notices_a_dead_path() {
+    async fn sets_keepalive_and_user_timeout() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        prepare(&stream).unwrap();
+        set_socket_options(&stream).unwrap();
         assert!(stream.nodelay().unwrap() && socket_keepalive(&stream).unwrap());
         assert_eq!(tcp_keepidle(&stream).unwrap(), Duration::from_secs(20));
         assert_eq!(tcp_user_timeout(&stream).unwrap(), 180_000);

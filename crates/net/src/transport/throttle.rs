@@ -5,65 +5,66 @@ use std::time::Duration;
 
 /// The pace of one upstream.
 #[derive(Debug)]
-pub struct Pace {
-    allowed: Option<Bucket>,
-    slowed: Option<Slowed>,
+pub struct Throttle {
+    configured: Option<TokenBucket>,
+    adaptive: Option<AdaptiveLimit>,
     paused_until: Timestamp,
-    taken: Recent,
+    accepted: RecentRate,
 }
 
 /// Tokens that come evenly. In any time of the rate's length there are never more of them than it allows.
 #[derive(Clone, Copy, Debug)]
-struct Bucket {
+struct TokenBucket {
     /// Milliseconds from token to token.
-    interval: f64,
+    interval_ms: f64,
     /// Tokens that may lie there.
     burst: f64,
     /// When, in milliseconds since the epoch, the bucket is full again.
-    full: f64,
+    full_at_ms: f64,
 }
 
 /// What an upstream that complained is sent.
 #[derive(Debug)]
-struct Slowed {
-    bucket: Bucket,
+struct AdaptiveLimit {
+    bucket: TokenBucket,
     /// Messages a second before it complained.
-    before: f64,
+    rate_before: f64,
     /// When the pace last changed.
-    changed: Timestamp,
+    changed_at: Timestamp,
     /// Whether it took something since.
-    works: bool,
+    has_accepted: bool,
 }
 
 /// Messages that were taken lately, in two times of [`WINDOW`].
 #[derive(Debug, Default)]
-struct Recent {
-    since: Timestamp,
-    now: u32,
-    before: u32,
+struct RecentRate {
+    window_start: Timestamp,
+    current: u32,
+    previous: u32,
 }
 
-impl Pace {
+impl Throttle {
     /// As fast as configured.
     pub fn new(rate: Option<Rate>) -> Self {
         Self {
-            allowed: rate.map(Bucket::of),
-            slowed: None,
+            configured: rate.map(TokenBucket::from_rate),
+            adaptive: None,
             paused_until: Timestamp::default(),
-            taken: Recent::default(),
+            accepted: RecentRate::default(),
         }
     }
 
     /// How many messages may start now, and where that is none, when the next may.
-    pub fn room(&mut self, now: Timestamp) -> (usize, Option<Timestamp>) {
-        self.quicken(now);
+    pub fn available(&mut self, now: Timestamp) -> (usize, Option<Timestamp>) {
+        self.increase_rate(now);
         if now < self.paused_until {
             return (0, Some(self.paused_until));
         }
-        let buckets = self.allowed.iter_mut().chain(self.slowed.as_mut().map(|slowed| &mut slowed.bucket));
+        let buckets =
+            self.configured.iter_mut().chain(self.adaptive.as_mut().map(|slowed| &mut slowed.bucket));
         let scarcest = buckets.map(|bucket| {
-            bucket.keep_up(now);
-            (bucket.room(now), bucket.next(now))
+            bucket.clamp_to_now(now);
+            (bucket.available(now), bucket.next_token_at(now))
         });
         match scarcest.min() {
             None => (usize::MAX, None),
@@ -73,53 +74,56 @@ impl Pace {
     }
 
     /// So many started.
-    pub fn start(&mut self, messages: usize, now: Timestamp) {
-        for bucket in self.allowed.iter_mut().chain(self.slowed.as_mut().map(|slowed| &mut slowed.bucket)) {
-            bucket.take(messages, now);
+    pub fn consume(&mut self, messages: usize, now: Timestamp) {
+        for bucket in
+            self.configured.iter_mut().chain(self.adaptive.as_mut().map(|slowed| &mut slowed.bucket))
+        {
+            bucket.consume(messages, now);
         }
     }
 
     /// The upstream took a message.
-    pub fn taken(&mut self, now: Timestamp) {
-        self.taken.count(now);
-        if let Some(slowed) = &mut self.slowed {
-            slowed.works = true;
+    pub fn accepted(&mut self, now: Timestamp) {
+        self.accepted.record_accepted(now);
+        if let Some(slowed) = &mut self.adaptive {
+            slowed.has_accepted = true;
         }
     }
 
     /// The clock was set back by so much: a pause does not become longer by it.
-    pub fn set_back(&mut self, back: Duration) {
-        self.paused_until = self.paused_until.before(back);
-        if let Some(slowed) = &mut self.slowed {
-            slowed.changed = slowed.changed.before(back);
+    pub fn on_clock_set_back(&mut self, back: Duration) {
+        self.paused_until = self.paused_until.saturating_sub(back);
+        if let Some(slowed) = &mut self.adaptive {
+            slowed.changed_at = slowed.changed_at.saturating_sub(back);
         }
-        self.taken.since = self.taken.since.before(back);
+        self.accepted.window_start = self.accepted.window_start.saturating_sub(back);
     }
 
     /// The upstream says that it is too much, and maybe until when.
-    pub fn throttled(&mut self, now: Timestamp, until: Option<Timestamp>) {
+    pub fn on_throttled(&mut self, now: Timestamp, until: Option<Timestamp>) {
         if let Some(until) = until {
-            self.paused_until = self.paused_until.max(until.min(now.after(LONGEST_BELIEVED)));
+            self.paused_until = self.paused_until.max(until.min(now.saturating_add(MAX_RETRY_AFTER)));
         }
-        match &mut self.slowed {
+        match &mut self.adaptive {
             None => {
-                let before = self.taken.per_second(now).max(SLOWEST);
+                let rate_before = self.accepted.per_second(now).max(MIN_RATE);
                 // One message's reply may be about that one: it does not stop an upstream that had little to do.
-                let bucket = Bucket::new((before / 2.0).max(FIRST), now);
-                self.slowed = Some(Slowed { bucket, before, changed: now, works: false });
+                let bucket = TokenBucket::new((rate_before / 2.0).max(MIN_INITIAL_RATE), now);
+                self.adaptive =
+                    Some(AdaptiveLimit { bucket, rate_before, changed_at: now, has_accepted: false });
             }
             // What was under way when it complained says the same again.
-            Some(slowed) if now.since(slowed.changed) >= ONE_COMPLAINT => {
-                slowed.bucket = Bucket::new((slowed.bucket.per_second() / 2.0).max(SLOWEST), now);
-                (slowed.changed, slowed.works) = (now, false);
+            Some(slowed) if now.duration_since(slowed.changed_at) >= COALESCE_WINDOW => {
+                slowed.bucket = TokenBucket::new((slowed.bucket.per_second() / 2.0).max(MIN_RATE), now);
+                (slowed.changed_at, slowed.has_accepted) = (now, false);
             }
             Some(_) => {}
         }
     }
 
     /// Messages a second that it is slowed down to, if it is.
-    pub fn slowed_to(&self) -> Option<f64> {
-        self.slowed.as_ref().map(|slowed| slowed.bucket.per_second())
+    pub fn reduced_rate(&self) -> Option<f64> {
+        self.adaptive.as_ref().map(|slowed| slowed.bucket.per_second())
     }
 
     /// Until when it takes nothing by its own words, if so.
@@ -129,116 +133,120 @@ impl Pace {
 
     /// Half as fast again whenever it took mail for a while and did not complain; well above where it complained first
     /// the matter is forgotten.
-    fn quicken(&mut self, now: Timestamp) {
-        let Some(slowed) = &mut self.slowed else { return };
-        if !slowed.works || now.since(slowed.changed) < CALM {
+    fn increase_rate(&mut self, now: Timestamp) {
+        let Some(slowed) = &mut self.adaptive else { return };
+        if !slowed.has_accepted || now.duration_since(slowed.changed_at) < INCREASE_AFTER {
             return;
         }
         let faster = slowed.bucket.per_second() * 1.5;
-        if faster > slowed.before * FORGOTTEN {
-            self.slowed = None;
+        if faster > slowed.rate_before * DROP_LIMIT_FACTOR {
+            self.adaptive = None;
             return;
         }
-        slowed.bucket.interval = 1000.0 / faster;
-        (slowed.changed, slowed.works) = (now, false);
+        slowed.bucket.interval_ms = 1000.0 / faster;
+        (slowed.changed_at, slowed.has_accepted) = (now, false);
     }
 }
 
-impl Bucket {
-    fn of(rate: Rate) -> Self {
+impl TokenBucket {
+    fn from_rate(rate: Rate) -> Self {
         let (messages, time) = (rate.messages as f64, rate.time.as_secs_f64() * 1000.0);
         let burst = (messages / 20.0).floor().max(1.0);
-        Self { interval: time / (messages - burst + 1.0), burst, full: 0.0 }
+        Self { interval_ms: time / (messages - burst + 1.0), burst, full_at_ms: 0.0 }
     }
 
     /// One at a time, the first one an interval from now.
     fn new(per_second: f64, now: Timestamp) -> Self {
-        let interval = 1000.0 / per_second;
-        Self { interval, burst: 1.0, full: now.millis() as f64 + interval }
+        let interval_ms = 1000.0 / per_second;
+        Self { interval_ms, burst: 1.0, full_at_ms: now.as_millis() as f64 + interval_ms }
     }
 
     fn per_second(&self) -> f64 {
-        1000.0 / self.interval
+        1000.0 / self.interval_ms
     }
 
     /// A clock that was set back makes nobody wait for longer than an empty bucket does.
-    fn keep_up(&mut self, now: Timestamp) {
-        self.full = self.full.min(now.millis() as f64 + self.burst * self.interval);
+    fn clamp_to_now(&mut self, now: Timestamp) {
+        self.full_at_ms = self.full_at_ms.min(now.as_millis() as f64 + self.burst * self.interval_ms);
     }
 
-    fn missing(&self, now: Timestamp) -> f64 {
-        (self.full - now.millis() as f64).max(0.0) / self.interval
+    fn deficit(&self, now: Timestamp) -> f64 {
+        (self.full_at_ms - now.as_millis() as f64).max(0.0) / self.interval_ms
     }
 
-    fn room(&self, now: Timestamp) -> usize {
+    fn available(&self, now: Timestamp) -> usize {
         // Never negative and never above the burst.
-        (self.burst - self.missing(now) + ROUNDING).max(0.0) as usize
+        (self.burst - self.deficit(now) + ROUNDING_TOLERANCE).max(0.0) as usize
     }
 
-    fn next(&self, now: Timestamp) -> Timestamp {
-        let wait = (self.missing(now) - self.burst + 1.0).max(0.0) * self.interval;
-        now.after(Duration::from_secs_f64(wait.ceil().max(1.0) / 1000.0))
+    fn next_token_at(&self, now: Timestamp) -> Timestamp {
+        let wait = (self.deficit(now) - self.burst + 1.0).max(0.0) * self.interval_ms;
+        now.saturating_add(Duration::from_secs_f64(wait.ceil().max(1.0) / 1000.0))
     }
 
-    fn take(&mut self, messages: usize, now: Timestamp) {
-        self.full = self.full.max(now.millis() as f64) + self.interval * messages as f64;
+    fn consume(&mut self, messages: usize, now: Timestamp) {
+        self.full_at_ms = self.full_at_ms.max(now.as_millis() as f64) + self.interval_ms * messages as f64;
     }
 }
 
-impl Recent {
-    fn count(&mut self, now: Timestamp) {
-        self.turn(now);
-        self.now = self.now.saturating_add(1);
+impl RecentRate {
+    fn record_accepted(&mut self, now: Timestamp) {
+        self.rotate_window(now);
+        self.current = self.current.saturating_add(1);
     }
 
     fn per_second(&mut self, now: Timestamp) -> f64 {
-        self.turn(now);
-        let age = now.since(self.since).as_secs_f64() / WINDOW.as_secs_f64();
-        (f64::from(self.before) * (1.0 - age) + f64::from(self.now)) / WINDOW.as_secs_f64()
+        self.rotate_window(now);
+        let age = now.duration_since(self.window_start).as_secs_f64() / RATE_WINDOW.as_secs_f64();
+        (f64::from(self.previous) * (1.0 - age) + f64::from(self.current)) / RATE_WINDOW.as_secs_f64()
     }
 
-    fn turn(&mut self, now: Timestamp) {
-        let age = now.since(self.since);
-        if age >= WINDOW * 2 {
-            *self = Self { since: now, now: 0, before: 0 };
-        } else if age >= WINDOW {
-            *self = Self { since: self.since.after(WINDOW), now: 0, before: self.now };
+    fn rotate_window(&mut self, now: Timestamp) {
+        let age = now.duration_since(self.window_start);
+        if age >= RATE_WINDOW * 2 {
+            *self = Self { window_start: now, current: 0, previous: 0 };
+        } else if age >= RATE_WINDOW {
+            *self = Self {
+                window_start: self.window_start.saturating_add(RATE_WINDOW),
+                current: 0,
+                previous: self.current,
+            };
         }
     }
 }
 
 /// Messages a second that an upstream is always sent, whatever it says: one a minute.
-const SLOWEST: f64 = 1.0 / 60.0;
+const MIN_RATE: f64 = 1.0 / 60.0;
 /// Messages a second that it is sent at least after its first complaint.
-const FIRST: f64 = 1.0;
+const MIN_INITIAL_RATE: f64 = 1.0;
 /// How much faster than at the first complaint it must be, until that is forgotten.
-const FORGOTTEN: f64 = 4.0;
-const WINDOW: Duration = Duration::from_secs(10);
+const DROP_LIMIT_FACTOR: f64 = 4.0;
+const RATE_WINDOW: Duration = Duration::from_secs(10);
 /// Complaints within this time are one.
-const ONE_COMPLAINT: Duration = Duration::from_secs(2);
+const COALESCE_WINDOW: Duration = Duration::from_secs(2);
 /// Time without a complaint after which it gets faster.
-const CALM: Duration = Duration::from_secs(10);
-const LONGEST_BELIEVED: Duration = Duration::from_secs(86_400);
+const INCREASE_AFTER: Duration = Duration::from_secs(10);
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(86_400);
 /// Share of a token by which times in milliseconds may be short.
-const ROUNDING: f64 = 1e-6;
+const ROUNDING_TOLERANCE: f64 = 1e-6;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn at(seconds: f64) -> Timestamp {
+    fn at_second(seconds: f64) -> Timestamp {
         Timestamp::from_millis(1_789_387_200_000 + (seconds * 1000.0) as u64)
     }
 
     /// When messages go if they go as soon as they may.
-    fn starts(pace: &mut Pace, end: f64) -> Vec<Timestamp> {
-        let (mut starts, mut now) = (Vec::new(), at(0.0));
-        while now < at(end) {
-            match pace.room(now) {
+    fn collect_starts(pace: &mut Throttle, end: f64) -> Vec<Timestamp> {
+        let (mut starts, mut now) = (Vec::new(), at_second(0.0));
+        while now < at_second(end) {
+            match pace.available(now) {
                 (0, next) => now = next.unwrap(),
                 (room, _) => {
                     let some = room.min(7);
-                    pace.start(some, now);
+                    pace.consume(some, now);
                     starts.extend(std::iter::repeat_n(now, some));
                 }
             }
@@ -247,16 +255,18 @@ mod tests {
     }
 
     #[test]
-    fn no_time_of_the_rates_length_holds_more_than_it_allows() {
+    fn never_exceeds_rate_in_any_window() {
         for (messages, seconds, expected) in
             [(600, 60, 1800), (300, 3600, 15), (1, 1, 180), (7, 60, 21), (5000, 1, 1)]
         {
             let time = Duration::from_secs(seconds);
-            let mut pace = Pace::new(Some(Rate { messages, time }));
-            let starts = starts(&mut pace, if messages == 5000 { 3.0 } else { 180.0 });
+            let mut pace = Throttle::new(Some(Rate { messages, time }));
+            let starts = collect_starts(&mut pace, if messages == 5000 { 3.0 } else { 180.0 });
             let most = starts
                 .iter()
-                .map(|from| starts.iter().filter(|start| *start >= from && start.since(*from) < time).count())
+                .map(|from| {
+                    starts.iter().filter(|start| *start >= from && start.duration_since(*from) < time).count()
+                })
                 .max();
             assert!(most.unwrap() <= messages as usize, "{messages} in {seconds} s: {most:?}");
             assert!(starts.len() >= expected - expected / 10, "{messages} in {seconds} s: {}", starts.len());
@@ -264,67 +274,67 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_back_holds_nothing_up() {
-        let mut pace = Pace::new(Some(Rate { messages: 60, time: Duration::from_secs(60) }));
-        let (room, _) = pace.room(at(9000.0));
-        pace.start(room, at(9000.0));
-        let (room, next) = pace.room(at(0.0));
-        assert!(room == 0 && next.unwrap() < at(2.0), "{next:?}");
-        assert_eq!(pace.room(next.unwrap()).0, 1);
+    fn clock_set_back_delays_nothing() {
+        let mut pace = Throttle::new(Some(Rate { messages: 60, time: Duration::from_secs(60) }));
+        let (room, _) = pace.available(at_second(9000.0));
+        pace.consume(room, at_second(9000.0));
+        let (room, next) = pace.available(at_second(0.0));
+        assert!(room == 0 && next.unwrap() < at_second(2.0), "{next:?}");
+        assert_eq!(pace.available(next.unwrap()).0, 1);
     }
 
     #[test]
-    fn without_a_rate_there_is_no_bound() {
-        assert_eq!(Pace::new(None).room(at(0.0)), (usize::MAX, None));
+    fn unlimited_without_rate() {
+        assert_eq!(Throttle::new(None).available(at_second(0.0)), (usize::MAX, None));
     }
 
     #[test]
-    fn an_upstream_that_complains_gets_half_and_recovers() {
-        let mut pace = Pace::new(None);
-        (0..100).for_each(|i| pace.taken(at(f64::from(i) / 10.0)));
-        pace.throttled(at(10.0), None);
-        let halved = pace.slowed_to().unwrap();
+    fn halves_rate_on_throttling_and_recovers() {
+        let mut pace = Throttle::new(None);
+        (0..100).for_each(|i| pace.accepted(at_second(f64::from(i) / 10.0)));
+        pace.on_throttled(at_second(10.0), None);
+        let halved = pace.reduced_rate().unwrap();
         assert!((halved - 5.0).abs() < 0.6, "{halved}");
-        pace.throttled(at(10.5), None);
-        assert_eq!(pace.slowed_to(), Some(halved), "the same complaint");
-        pace.throttled(at(13.0), None);
-        assert!(pace.slowed_to().unwrap() < halved);
+        pace.on_throttled(at_second(10.5), None);
+        assert_eq!(pace.reduced_rate(), Some(halved), "the same complaint");
+        pace.on_throttled(at_second(13.0), None);
+        assert!(pace.reduced_rate().unwrap() < halved);
         let mut now = 13.0;
-        while pace.slowed_to().is_some() {
+        while pace.reduced_rate().is_some() {
             now += 5.0;
-            pace.taken(at(now));
-            pace.room(at(now));
+            pace.accepted(at_second(now));
+            pace.available(at_second(now));
             assert!(now < 500.0, "it never recovers");
         }
     }
 
     #[test]
-    fn one_complaint_does_not_stop_an_idle_upstream() {
-        let mut pace = Pace::new(None);
-        pace.throttled(at(10.0), None);
-        assert_eq!(pace.slowed_to(), Some(FIRST));
-        pace.throttled(at(13.0), None);
-        assert_eq!(pace.slowed_to(), Some(FIRST / 2.0));
+    fn single_throttle_does_not_stop_idle_upstream() {
+        let mut pace = Throttle::new(None);
+        pace.on_throttled(at_second(10.0), None);
+        assert_eq!(pace.reduced_rate(), Some(MIN_INITIAL_RATE));
+        pace.on_throttled(at_second(13.0), None);
+        assert_eq!(pace.reduced_rate(), Some(MIN_INITIAL_RATE / 2.0));
     }
 
     #[test]
-    fn nothing_gets_faster_before_something_was_taken() {
-        let mut pace = Pace::new(None);
+    fn rate_increases_only_after_acceptance() {
+        let mut pace = Throttle::new(None);
         for seconds in 0..1000 {
-            pace.throttled(at(f64::from(seconds) * 3.0), None);
+            pace.on_throttled(at_second(f64::from(seconds) * 3.0), None);
         }
-        assert_eq!(pace.slowed_to(), Some(SLOWEST));
-        pace.room(at(9000.0));
-        assert_eq!(pace.slowed_to(), Some(SLOWEST));
+        assert_eq!(pace.reduced_rate(), Some(MIN_RATE));
+        pace.available(at_second(9000.0));
+        assert_eq!(pace.reduced_rate(), Some(MIN_RATE));
     }
 
     #[test]
-    fn its_own_wish_is_kept_for_a_day_at_most() {
-        let mut pace = Pace::new(None);
-        pace.throttled(at(0.0), Some(at(90.0)));
-        assert_eq!(pace.room(at(89.0)), (0, Some(at(90.0))));
-        assert_eq!(pace.room(at(90.0)).0, 1);
-        pace.throttled(at(100.0), Some(at(1e7)));
-        assert_eq!(pace.paused_until(at(101.0)), Some(at(100.0 + 86_400.0)));
+    fn caps_retry_after_at_one_day() {
+        let mut pace = Throttle::new(None);
+        pace.on_throttled(at_second(0.0), Some(at_second(90.0)));
+        assert_eq!(pace.available(at_second(89.0)), (0, Some(at_second(90.0))));
+        assert_eq!(pace.available(at_second(90.0)).0, 1);
+        pace.on_throttled(at_second(100.0), Some(at_second(1e7)));
+        assert_eq!(pace.paused_until(at_second(101.0)), Some(at_second(100.0 + 86_400.0)));
     }
 }

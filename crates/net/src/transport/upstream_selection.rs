@@ -1,15 +1,15 @@
-use mailtrail_trail::{Route, Waits, routing};
+use mailtrail_trail::{QueueKey, Route, routing};
 use std::collections::HashMap;
 
 /// Which upstreams may be sent what waits, by their places in the configuration.
 #[derive(Clone, Debug, Default)]
-pub struct Ways {
+pub struct UpstreamSelection {
     /// The upstreams' names, and whether others may be sent what may be there already.
     upstreams: Vec<(String, bool)>,
     routes: HashMap<Box<str>, Vec<usize>>,
 }
 
-impl Ways {
+impl UpstreamSelection {
     /// Those of a configuration.
     pub fn new(upstreams: Vec<(String, bool)>, routes: &[Route]) -> Self {
         let place = |name: &String| upstreams.iter().position(|(known, _)| known == name);
@@ -26,19 +26,19 @@ impl Ways {
     /// In the order of preference; none for what is held. A route that is no more leads everywhere, and so does mail that
     /// may be at an upstream that is no more: it takes its route. Those that are not able to take it come after all
     /// others fail: see [`Ways::unable`].
-    pub fn of(&self, waits: &Waits) -> Vec<usize> {
+    pub fn candidates(&self, waits: &QueueKey) -> Vec<usize> {
         match waits {
-            Waits::Held => Vec::new(),
-            Waits::ForRoute(route) => self.route(route.as_deref()),
-            Waits::ForOthers { route, unable } => {
-                let all = self.route(route.as_deref());
+            QueueKey::Held => Vec::new(),
+            QueueKey::Route(route) => self.route_candidates(route.as_deref()),
+            QueueKey::RouteExcept { route, excluded } => {
+                let all = self.route_candidates(route.as_deref());
                 let able: Vec<_> =
-                    all.iter().copied().filter(|place| !self.is_among(*place, unable)).collect();
+                    all.iter().copied().filter(|place| !self.is_named(*place, excluded)).collect();
                 if able.is_empty() { all } else { able }
             }
-            Waits::ForUpstream { name, route } => {
+            QueueKey::Upstream { name, route } => {
                 let Some(own) = self.upstreams.iter().position(|(known, _)| **known == **name) else {
-                    return self.route(route.as_deref());
+                    return self.route_candidates(route.as_deref());
                 };
                 let others = (0..self.upstreams.len()).filter(|place| *place != own && self.upstreams[own].1);
                 std::iter::once(own).chain(others).collect()
@@ -47,31 +47,32 @@ impl Ways {
     }
 
     /// Those of its route that were not able to take it when they were asked last, while there are others.
-    pub fn unable(&self, waits: &Waits) -> Vec<usize> {
-        let Waits::ForOthers { route, .. } = waits else { return Vec::new() };
-        let able = self.of(waits);
-        self.route(route.as_deref()).into_iter().filter(|place| !able.contains(place)).collect()
+    pub fn unable_candidates(&self, waits: &QueueKey) -> Vec<usize> {
+        let QueueKey::RouteExcept { route, .. } = waits else { return Vec::new() };
+        let able = self.candidates(waits);
+        self.route_candidates(route.as_deref()).into_iter().filter(|place| !able.contains(place)).collect()
     }
 
     /// Whether another than that upstream may be able to take it.
-    pub fn has_other(&self, waits: &Waits, upstream: &str) -> bool {
-        let tried: &[Box<str>] = if let Waits::ForOthers { unable, .. } = waits { unable } else { &[] };
-        let mut places = self.of(waits).into_iter();
-        places.any(|place| self.upstreams[place].0 != upstream && !self.is_among(place, tried))
+    pub fn has_alternative(&self, waits: &QueueKey, upstream: &str) -> bool {
+        let tried: &[Box<str>] =
+            if let QueueKey::RouteExcept { excluded, .. } = waits { excluded } else { &[] };
+        let mut places = self.candidates(waits).into_iter();
+        places.any(|place| self.upstreams[place].0 != upstream && !self.is_named(place, tried))
     }
 
-    fn route(&self, name: Option<&str>) -> Vec<usize> {
+    fn route_candidates(&self, name: Option<&str>) -> Vec<usize> {
         let known = name.and_then(|name| self.routes.get(name));
         known.cloned().unwrap_or_else(|| (0..self.upstreams.len()).collect())
     }
 
-    fn is_among(&self, place: usize, names: &[Box<str>]) -> bool {
+    fn is_named(&self, place: usize, names: &[Box<str>]) -> bool {
         names.iter().any(|name| **name == *self.upstreams[place].0)
     }
 
     /// The name of the upstream that is preferred for it.
-    pub fn first(&self, waits: &Waits) -> Option<&str> {
-        self.of(waits).first().map(|place| &*self.upstreams[*place].0)
+    pub fn preferred(&self, waits: &QueueKey) -> Option<&str> {
+        self.candidates(waits).first().map(|place| &*self.upstreams[*place].0)
     }
 }
 
@@ -81,54 +82,57 @@ mod tests {
     use mailtrail_trail::Pattern;
 
     #[test]
-    fn what_may_be_at_one_upstream_goes_to_another_only_where_that_is_allowed() {
+    fn possibly_sent_message_moves_only_where_allowed() {
         let route = Route {
             name: "news".into(),
             pattern: Pattern::default(),
             upstreams: vec!["b".into(), "gone".into(), "a".into()],
         };
-        let ways = Ways::new(vec![("a".into(), false), ("b".into(), true), ("c".into(), false)], &[route]);
+        let ways = UpstreamSelection::new(
+            vec![("a".into(), false), ("b".into(), true), ("c".into(), false)],
+            &[route],
+        );
         for (waits, expected) in [
-            (Waits::ForRoute(None), &[0, 1, 2][..]),
-            (Waits::ForRoute(Some("news".into())), &[1, 0]),
-            (Waits::ForRoute(Some("gone".into())), &[0, 1, 2]),
-            (Waits::ForRoute(Some(routing::first("b"))), &[1, 0, 2]),
-            (Waits::ForRoute(Some(routing::first("gone"))), &[0, 1, 2]),
-            (for_upstream("a", None), &[0]),
-            (for_upstream("b", None), &[1, 0, 2]),
-            (for_upstream("gone", None), &[0, 1, 2]),
-            (for_upstream("gone", Some("news")), &[1, 0]),
-            (for_upstream("gone", Some("gone")), &[0, 1, 2]),
-            (for_others(Some("news"), &["b"]), &[0]),
-            (for_others(Some("news"), &["a", "b"]), &[1, 0]),
-            (for_others(None, &["a", "gone"]), &[1, 2]),
-            (Waits::Held, &[]),
+            (QueueKey::Route(None), &[0, 1, 2][..]),
+            (QueueKey::Route(Some("news".into())), &[1, 0]),
+            (QueueKey::Route(Some("gone".into())), &[0, 1, 2]),
+            (QueueKey::Route(Some(routing::first("b"))), &[1, 0, 2]),
+            (QueueKey::Route(Some(routing::first("gone"))), &[0, 1, 2]),
+            (queued_for_upstream("a", None), &[0]),
+            (queued_for_upstream("b", None), &[1, 0, 2]),
+            (queued_for_upstream("gone", None), &[0, 1, 2]),
+            (queued_for_upstream("gone", Some("news")), &[1, 0]),
+            (queued_for_upstream("gone", Some("gone")), &[0, 1, 2]),
+            (queued_for_others(Some("news"), &["b"]), &[0]),
+            (queued_for_others(Some("news"), &["a", "b"]), &[1, 0]),
+            (queued_for_others(None, &["a", "gone"]), &[1, 2]),
+            (QueueKey::Held, &[]),
         ] {
-            assert_eq!(ways.of(&waits), expected, "{waits:?}");
+            assert_eq!(ways.candidates(&waits), expected, "{waits:?}");
         }
-        assert_eq!(ways.first(&for_upstream("b", None)), Some("b"));
-        assert_eq!(ways.unable(&for_others(Some("news"), &["b"])), [1]);
-        assert!(ways.unable(&for_others(Some("news"), &["a", "b"])).is_empty());
+        assert_eq!(ways.preferred(&queued_for_upstream("b", None)), Some("b"));
+        assert_eq!(ways.unable_candidates(&queued_for_others(Some("news"), &["b"])), [1]);
+        assert!(ways.unable_candidates(&queued_for_others(Some("news"), &["a", "b"])).is_empty());
         for (waits, upstream, expected) in [
-            (Waits::ForRoute(None), "a", true),
-            (Waits::ForRoute(Some("news".into())), "a", true),
-            (for_others(Some("news"), &["b"]), "a", false),
-            (for_others(Some("news"), &["a", "b"]), "a", false),
-            (for_others(None, &["b"]), "a", true),
-            (for_upstream("a", None), "a", false),
+            (QueueKey::Route(None), "a", true),
+            (QueueKey::Route(Some("news".into())), "a", true),
+            (queued_for_others(Some("news"), &["b"]), "a", false),
+            (queued_for_others(Some("news"), &["a", "b"]), "a", false),
+            (queued_for_others(None, &["b"]), "a", true),
+            (queued_for_upstream("a", None), "a", false),
         ] {
-            assert_eq!(ways.has_other(&waits, upstream), expected, "{waits:?} {upstream}");
+            assert_eq!(ways.has_alternative(&waits, upstream), expected, "{waits:?} {upstream}");
         }
     }
 
-    fn for_upstream(name: &str, route: Option<&str>) -> Waits {
-        Waits::ForUpstream { name: name.into(), route: route.map(Into::into) }
+    fn queued_for_upstream(name: &str, route: Option<&str>) -> QueueKey {
+        QueueKey::Upstream { name: name.into(), route: route.map(Into::into) }
     }
 
-    fn for_others(route: Option<&str>, unable: &[&str]) -> Waits {
-        Waits::ForOthers {
+    fn queued_for_others(route: Option<&str>, unable: &[&str]) -> QueueKey {
+        QueueKey::RouteExcept {
             route: route.map(Into::into),
-            unable: unable.iter().map(|name| (*name).into()).collect(),
+            excluded: unable.iter().map(|name| (*name).into()).collect(),
         }
     }
 }

@@ -1,19 +1,27 @@
 //! What operators have the relay do. It is in the journal before it is done.
 
-use crate::admin::error::Refusal;
-use crate::admin::state::Panel;
-use mailtrail_trail::{Errand, Ordered};
+use crate::admin::error::ApiError;
+use crate::admin::state::ApiState;
+use mailtrail_trail::{OperatorAction, OperatorActionData};
 
 /// Notes what an operator has the relay do now, and why.
-pub(super) async fn note(panel: &Panel, errand: Errand, operator: &str, reason: &str) -> Result<(), Refusal> {
+pub(super) async fn record_action(
+    panel: &ApiState,
+    data: OperatorActionData,
+    operator: &str,
+    reason: &str,
+) -> Result<(), ApiError> {
     let (at, operator) = (panel.clock.now(), operator.to_owned());
-    Ok(panel.store.order(Ordered { at, errand, operator, reason: noted(reason) }).await?)
+    Ok(panel
+        .store
+        .record_operator_action(OperatorAction { at, data, operator, reason: truncate_reason(reason) })
+        .await?)
 }
 
 /// As much of a reason as is kept.
-pub fn noted(reason: &str) -> String {
-    reason.trim().chars().take(REASON).collect()
+pub fn truncate_reason(reason: &str) -> String {
+    reason.trim().chars().take(MAX_REASON_CHARS).collect()
 }
 
 /// Characters of a reason. A replay writes it once for each report.
-const REASON: usize = 1000;
+const MAX_REASON_CHARS: usize = 1000;

@@ -1,8 +1,8 @@
 //! The answers' own types. Fields are only ever added.
 
-use crate::log_line::FactView;
+use crate::log_line::TimelineEntry;
 use mailtrail_mail::{Notify, Ret, Timestamp};
-use mailtrail_trail::{MarkKind, Recipient, Standing, State, Trail, Waits, What};
+use mailtrail_trail::{AttemptStatus, MarkKind, QueueKey, Recipient, RecipientState, Trail, TrailEventKind};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -51,7 +51,7 @@ pub struct TrailView {
     /// When, RFC 3339.
     pub next_at: Option<String>,
     /// What happened, oldest first.
-    pub timeline: Vec<FactView>,
+    pub timeline: Vec<TimelineEntry>,
 }
 
 /// One recipient.
@@ -68,12 +68,12 @@ pub struct RecipientView {
     /// The address before any forwarding, `ORCPT=`.
     pub orcpt: Option<String>,
     /// What was reported, by kind; `-by-machine` kinds apart.
-    pub marks: BTreeMap<String, MarkView>,
+    pub marks: BTreeMap<String, EventMarkView>,
 }
 
 /// First, last and number of one kind of event.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct MarkView {
+pub struct EventMarkView {
     /// The earliest, RFC 3339.
     pub first: String,
     /// The latest, RFC 3339.
@@ -133,7 +133,7 @@ pub struct BreakerView {
 
 /// What is to be done with waiting mail.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Order {
+pub struct QueueActionRequest {
     /// `retry`, `hold`, `release`, `bounce` or `delete`.
     pub verb: String,
     /// Tracking ids.
@@ -158,7 +158,7 @@ pub struct Order {
 
 /// What was done with one send.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Act {
+pub struct QueueActionResult {
     /// Its tracking id; as it was asked for where that names none.
     pub id: String,
     /// Whether it was done, or would be.
@@ -169,7 +169,7 @@ pub struct Act {
 
 /// What is to be done with a breaker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct BreakerOrder {
+pub struct BreakerRequest {
     /// To open it until it is closed again, or else to close it.
     pub open: bool,
     /// Why.
@@ -179,7 +179,7 @@ pub struct BreakerOrder {
 
 /// How old the mail is that waits for one upstream and one recipient domain.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Shape {
+pub struct QueueShape {
     /// The upstream that it would take.
     pub upstream: String,
     /// The recipients' domain.
@@ -190,9 +190,9 @@ pub struct Shape {
     pub ages: Vec<u64>,
 }
 
-impl Shape {
+impl QueueShape {
     /// The ends of the ages, in minutes: Postfix's `qshape` has the same.
-    pub const MINUTES: [u64; 9] = [5, 10, 20, 40, 80, 160, 320, 640, 1280];
+    pub const AGE_LIMITS_MINUTES: [u64; 9] = [5, 10, 20, 40, 80, 160, 320, 640, 1280];
 }
 
 /// One alarm that is on.
@@ -210,8 +210,8 @@ pub struct AlarmView {
 
 impl From<&Trail> for TrailView {
     fn from(trail: &Trail) -> Self {
-        let send = &trail.send;
-        let (next_action, next_at) = next(trail);
+        let send = &trail.message;
+        let (next_action, next_at) = next_action(trail);
         Self {
             id: send.id.to_string(),
             accepted: send.id.timestamp().to_string(),
@@ -221,7 +221,7 @@ impl From<&Trail> for TrailView {
             from: send.sender.as_ref().map(ToString::to_string).unwrap_or_default(),
             subject: send.subject.clone(),
             message_id: send.message_id.as_ref().map(ToString::to_string),
-            record: send.records.first().map(ToString::to_string),
+            record: send.odoo_records.first().map(ToString::to_string),
             record_url: None,
             tags: send.tags.clone(),
             size: send.size,
@@ -232,24 +232,28 @@ impl From<&Trail> for TrailView {
             ret: send.dsn.ret.map(|ret| if ret == Ret::Full { "full" } else { "hdrs" }.to_owned()),
             recipients: (0u16..)
                 .zip(&trail.recipients)
-                .map(|(place, one)| recipient_view(trail, place, one))
+                .map(|(place, one)| to_recipient_view(trail, place, one))
                 .collect(),
             next_action,
             next_at,
-            timeline: trail.facts.iter().map(|fact| FactView::new(fact, Some(trail))).collect(),
+            timeline: trail.events.iter().map(|fact| TimelineEntry::new(fact, Some(trail))).collect(),
         }
     }
 }
 
 impl From<&Trail> for QueueLine {
     fn from(trail: &Trail) -> Self {
-        let send = &trail.send;
+        let send = &trail.message;
         let waiting = || trail.recipients.iter().filter(|recipient| recipient.is_open());
         Self {
             id: send.id.to_string(),
             accepted: send.id.timestamp().to_string(),
-            state: waiting().next().map_or(State::Queued, |first| state(trail, first)).word().to_owned(),
-            next_at: next(trail).1,
+            state: waiting()
+                .next()
+                .map_or(RecipientState::Queued, |first| displayed_state(trail, first))
+                .as_str()
+                .to_owned(),
+            next_at: next_action(trail).1,
             attempts: trail.attempts,
             lane: send.lane.word().to_owned(),
             size: send.size,
@@ -260,21 +264,21 @@ impl From<&Trail> for QueueLine {
     }
 }
 
-fn next(trail: &Trail) -> (Option<String>, Option<String>) {
+fn next_action(trail: &Trail) -> (Option<String>, Option<String>) {
     let waiting = || trail.recipients.iter().filter(|recipient| recipient.is_open());
-    if trail.waits == Some(Waits::Held) {
+    if trail.queue_key == Some(QueueKey::Held) {
         return (Some("held until an operator releases it, or its deadline comes".to_owned()), None);
     }
     if waiting().next().is_none() {
         return (None, None);
     }
-    let at = trail.due.map(|due| due.to_string());
-    let action = if trail.sending {
+    let at = trail.next_attempt.map(|due| due.to_string());
+    let action = if trail.is_sending {
         "an attempt is under way"
-    } else if waiting().any(|recipient| recipient.state() == State::Unknown) {
+    } else if waiting().any(|recipient| recipient.state() == RecipientState::Unknown) {
         "waits for the provider's event; without one it is sent again"
-    } else if let Some(Waits::ForOthers { unable, .. }) = &trail.waits {
-        let action = format!("attempt by another upstream: not able to take it: {}", unable.join(", "));
+    } else if let Some(QueueKey::RouteExcept { excluded, .. }) = &trail.queue_key {
+        let action = format!("attempt by another upstream: not able to take it: {}", excluded.join(", "));
         return (Some(action), at);
     } else {
         "attempt"
@@ -282,48 +286,50 @@ fn next(trail: &Trail) -> (Option<String>, Option<String>) {
     (Some(action.to_owned()), at)
 }
 
-fn state(trail: &Trail, recipient: &Recipient) -> State {
+fn displayed_state(trail: &Trail, recipient: &Recipient) -> RecipientState {
     match recipient.state() {
-        State::Queued if trail.sending => State::Sending,
+        RecipientState::Queued if trail.is_sending => RecipientState::Sending,
         state => state,
     }
 }
 
-fn recipient_view(trail: &Trail, place: u16, recipient: &Recipient) -> RecipientView {
+fn to_recipient_view(trail: &Trail, place: u16, recipient: &Recipient) -> RecipientView {
     let marks = recipient.marks.iter().map(|(kind, mark)| {
         let name = match kind {
-            MarkKind::By(kind) => kind.word().to_owned(),
-            MarkKind::ByMachine(kind) => format!("{}-by-machine", kind.word()),
+            MarkKind::Person(kind) => kind.as_str().to_owned(),
+            MarkKind::Automated(kind) => format!("{}-by-machine", kind.as_str()),
         };
-        let view = MarkView { first: mark.first.to_string(), last: mark.last.to_string(), count: mark.count };
+        let view =
+            EventMarkView { first: mark.first.to_string(), last: mark.last.to_string(), count: mark.count };
         (name, view)
     });
     let mut marks: BTreeMap<_, _> = marks.collect();
-    let wish = trail.send.dsn.recipient(place);
-    let deferrals = own_deferrals(trail, place);
+    let wish = trail.message.dsn.recipient(place);
+    let deferrals = upstream_deferrals(trail, place);
     if let (Some(first), Some(last)) = (deferrals.first(), deferrals.last()) {
         let count = u32::try_from(deferrals.len()).unwrap_or(u32::MAX);
-        let mark = MarkView { first: first.to_string(), last: last.to_string(), count };
-        marks.entry(What::Attempted(Standing::Queued).word().to_owned()).or_insert(mark);
+        let mark = EventMarkView { first: first.to_string(), last: last.to_string(), count };
+        marks.entry(TrailEventKind::Attempted(AttemptStatus::Queued).as_str().to_owned()).or_insert(mark);
     }
     RecipientView {
         address: recipient.address.to_string(),
-        state: state(trail, recipient).word().to_owned(),
+        state: displayed_state(trail, recipient).as_str().to_owned(),
         reason: recipient.explanation(),
-        notify: wish.and_then(|wish| wish.notify).map(notify),
+        notify: wish.and_then(|wish| wish.notify).map(notify_keywords),
         orcpt: wish.and_then(|wish| wish.orcpt.as_deref()).map(str::to_owned),
         marks,
     }
 }
 
-fn notify(notify: Notify) -> String {
+fn notify_keywords(notify: Notify) -> String {
     let words = [(notify.success, "success"), (notify.failure, "failure"), (notify.delay, "delay")];
     let wanted: Vec<_> = words.into_iter().filter(|(wanted, _)| *wanted).map(|(_, word)| word).collect();
     if wanted.is_empty() { "never".to_owned() } else { wanted.join(",") }
 }
 
 /// When the upstream refused a recipient for now.
-fn own_deferrals(trail: &Trail, place: u16) -> Vec<Timestamp> {
-    let deferred = trail.facts.iter().filter(|fact| fact.what == What::Attempted(Standing::Queued));
+fn upstream_deferrals(trail: &Trail, place: u16) -> Vec<Timestamp> {
+    let deferred =
+        trail.events.iter().filter(|fact| fact.kind == TrailEventKind::Attempted(AttemptStatus::Queued));
     deferred.filter(|fact| fact.recipients.contains(&place)).map(|fact| fact.at).collect()
 }

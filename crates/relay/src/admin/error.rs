@@ -7,19 +7,19 @@ use mailtrail_store::{CommitError, ReadError};
 
 /// An order that is not carried out.
 #[derive(Debug, thiserror::Error)]
-pub enum Refusal {
+pub enum ApiError {
     /// It makes no sense as it is.
     #[error("{0}")]
-    Senseless(&'static str),
+    Invalid(&'static str),
     /// There is no such upstream.
     #[error("there is no upstream {0:?}; `mailtrail breaker status` lists them")]
-    NoUpstream(String),
+    UnknownUpstream(String),
     /// There is no such sink.
     #[error("no sink is called {0:?}")]
-    NoSink(String),
+    UnknownSink(String),
     /// The question broke.
     #[error("the order cannot be carried out: see the daemon's log")]
-    Broken,
+    Internal,
     /// The store cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -28,26 +28,26 @@ pub enum Refusal {
     Commit(#[from] CommitError),
 }
 
-pub(super) fn refuse(refusal: &Refusal) -> Response {
+pub(super) fn error_response(refusal: &ApiError) -> Response {
     let code = match refusal {
-        Refusal::Senseless(_) => StatusCode::UNPROCESSABLE_ENTITY,
-        Refusal::NoUpstream(_) | Refusal::NoSink(_) => StatusCode::NOT_FOUND,
-        Refusal::Broken | Refusal::Read(_) | Refusal::Commit(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        ApiError::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        ApiError::UnknownUpstream(_) | ApiError::UnknownSink(_) => StatusCode::NOT_FOUND,
+        ApiError::Internal | ApiError::Read(_) | ApiError::Commit(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
     (code, refusal.to_string()).into_response()
 }
 
-pub(super) async fn answer<T: serde::Serialize + Send + 'static>(
+pub(super) async fn json_blocking<T: serde::Serialize + Send + 'static>(
     question: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
 ) -> Response {
     match tokio::task::spawn_blocking(question).await {
         Ok(Ok(found)) => Json(found).into_response(),
-        Ok(Err(error)) => failure(&error),
+        Ok(Err(error)) => read_error_response(&error),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 
-pub(super) fn failure(error: &ReadError) -> Response {
+pub(super) fn read_error_response(error: &ReadError) -> Response {
     tracing::error!(%error, "a question about the store cannot be answered");
     (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response()
 }

@@ -1,9 +1,9 @@
 //! Mail from outside: what came, where it stands, and delivering what was kept back.
 
 use crate::admin::audit_log;
-use crate::admin::error::{Refusal, answer, refuse};
-use crate::admin::route_table::Routes;
-use crate::admin::state::{Operator, Panel};
+use crate::admin::error::{ApiError, error_response, json_blocking};
+use crate::admin::route_table::RouteTable;
+use crate::admin::state::{ApiState, Caller};
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::StatusCode;
@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use mailtrail_mail::{TrackingId, address_contains};
 use mailtrail_store::{ReadError, Store};
-use mailtrail_trail::{Fate, InboundMail, Leg, Move, missing_files_text};
+use mailtrail_trail::{InboundMail, InboundOutcome, InboundState, InboundTransition, missing_files_text};
 use serde::{Deserialize, Serialize};
 
 /// Which mail from outside is wanted; all given conditions must hold.
@@ -66,7 +66,7 @@ pub struct InboundView {
 
 /// One mail from outside with its message.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct KeptMail {
+pub struct InboundDetailView {
     /// What is known about it.
     #[serde(flatten)]
     pub mail: InboundView,
@@ -76,7 +76,7 @@ pub struct KeptMail {
 
 /// Which mail is to be delivered after all.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct ReleaseOrder {
+pub struct ReleaseRequest {
     /// Their ids.
     #[serde(default)]
     pub ids: Vec<String>,
@@ -93,7 +93,7 @@ pub struct ReleaseOrder {
 
 /// What became of one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Released {
+pub struct ReleaseResult {
     /// What names it, as it was asked for.
     pub id: String,
     /// Whether it waits for its target now.
@@ -103,62 +103,62 @@ pub struct Released {
 }
 
 /// The questions and orders about mail from outside.
-pub(super) fn routes() -> Routes {
-    Routes::default()
-        .get("/api/v1/inbound", list)
-        .post("/api/v1/inbound/replay", order)
-        .get("/api/v1/inbound/{id}", show)
+pub(super) fn routes() -> RouteTable {
+    RouteTable::default()
+        .get("/api/v1/inbound", list_inbound)
+        .post("/api/v1/inbound/replay", release_inbound)
+        .get("/api/v1/inbound/{id}", show_inbound)
 }
 
-async fn list(State(panel): State<Panel>, Query(filter): Query<InboundFilter>) -> Response {
-    answer(move || inbound(&panel.store, &filter)).await
+async fn list_inbound(State(panel): State<ApiState>, Query(filter): Query<InboundFilter>) -> Response {
+    json_blocking(move || find_inbound(&panel.store, &filter)).await
 }
 
-async fn show(State(panel): State<Panel>, Path(id): Path<String>) -> Response {
-    answer(move || inbound_mail(&panel.store, &id)).await
+async fn show_inbound(State(panel): State<ApiState>, Path(id): Path<String>) -> Response {
+    json_blocking(move || find_inbound_message(&panel.store, &id)).await
 }
 
-async fn order(
-    State(panel): State<Panel>,
-    ConnectInfo(Operator(operator)): ConnectInfo<Operator>,
-    Json(order): Json<ReleaseOrder>,
+async fn release_inbound(
+    State(panel): State<ApiState>,
+    ConnectInfo(Caller(operator)): ConnectInfo<Caller>,
+    Json(order): Json<ReleaseRequest>,
 ) -> Response {
     // It is carried out to its end, also when whoever asked has gone.
-    match tokio::spawn(async move { release(&panel, order, &operator).await }).await {
+    match tokio::spawn(async move { release_messages(&panel, order, &operator).await }).await {
         Ok(Ok(released)) => Json(released).into_response(),
-        Ok(Err(refusal)) => refuse(&refusal),
+        Ok(Err(refusal)) => error_response(&refusal),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 
 /// Mail from outside in the order of its arrival.
-pub fn inbound(store: &Store, filter: &InboundFilter) -> Result<Vec<InboundView>, ReadError> {
-    let newest = store.inbound(filter.lines.unwrap_or(usize::MAX), |mail| filter.fits(mail))?;
+pub fn find_inbound(store: &Store, filter: &InboundFilter) -> Result<Vec<InboundView>, ReadError> {
+    let newest = store.find_inbound(filter.lines.unwrap_or(usize::MAX), |mail| filter.matches(mail))?;
     Ok(newest.iter().rev().map(InboundView::from).collect())
 }
 
 /// One mail from outside with its message, if it is known.
-pub fn inbound_mail(store: &Store, id: &str) -> Result<Option<KeptMail>, ReadError> {
+pub fn find_inbound_message(store: &Store, id: &str) -> Result<Option<InboundDetailView>, ReadError> {
     let Ok(id) = id.parse() else { return Ok(None) };
     let Some(mail) = store.inbound_mail(id)? else { return Ok(None) };
-    let message = store.inbound_whole(id)?.map(|message| BASE64_STANDARD.encode(message));
-    Ok(Some(KeptMail { mail: InboundView::from(&mail), message_base64: message }))
+    let message = store.read_inbound_body(id)?.map(|message| BASE64_STANDARD.encode(message));
+    Ok(Some(InboundDetailView { mail: InboundView::from(&mail), message_base64: message }))
 }
 
 impl InboundFilter {
-    fn fits(&self, mail: &InboundMail) -> bool {
+    fn matches(&self, mail: &InboundMail) -> bool {
         let has =
             |part: &Option<String>, text: &str| part.as_ref().is_none_or(|part| address_contains(text, part));
-        let sender = mail.arrival.sender.as_ref().map_or("", |sender| sender.as_str());
-        self.state.as_ref().is_none_or(|state| state == mail.leg.word())
-            && has(&self.to, mail.arrival.recipient.as_str())
+        let sender = mail.received.sender.as_ref().map_or("", |sender| sender.as_str());
+        self.state.as_ref().is_none_or(|state| state == mail.state.as_str())
+            && has(&self.to, mail.received.recipient.as_str())
             && has(&self.from, sender)
     }
 }
 
 impl From<&InboundMail> for InboundView {
     fn from(mail: &InboundMail) -> Self {
-        let arrival = &mail.arrival;
+        let arrival = &mail.received;
         let filled = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
         Self {
             id: arrival.id.to_string(),
@@ -169,12 +169,12 @@ impl From<&InboundMail> for InboundView {
             subject: arrival.subject.clone(),
             message_id: arrival.message_id.as_ref().map(ToString::to_string),
             size: arrival.size,
-            state: mail.leg.word().to_owned(),
-            since: mail.since.to_string(),
-            attempts: mail.attempts,
-            next_attempt: (mail.leg == Leg::Waiting).then(|| mail.due.to_string()),
-            target: filled(&mail.target),
-            text: filled(&mail.words),
+            state: mail.state.as_str().to_owned(),
+            since: mail.state_since.to_string(),
+            attempts: mail.deferrals,
+            next_attempt: (mail.state == InboundState::Waiting).then(|| mail.next_attempt.to_string()),
+            target: filled(&mail.last_target),
+            text: filled(&mail.diagnostic),
             missing_files: arrival.missing_files,
         }
     }
@@ -188,30 +188,37 @@ impl InboundView {
     }
 }
 
-impl KeptMail {
+impl InboundDetailView {
     /// The message, byte for byte.
-    pub fn bytes(&self) -> Option<Vec<u8>> {
+    pub fn message_bytes(&self) -> Option<Vec<u8>> {
         BASE64_STANDARD.decode(self.message_base64.as_ref()?).ok()
     }
 }
 
 /// Lets mail go on that was kept back.
-async fn release(panel: &Panel, order: ReleaseOrder, operator: &str) -> Result<Vec<Released>, Refusal> {
+async fn release_messages(
+    panel: &ApiState,
+    order: ReleaseRequest,
+    operator: &str,
+) -> Result<Vec<ReleaseResult>, ApiError> {
     let ids = match order.all {
         true => {
-            let dead = panel.store.inbound(usize::MAX, |mail| mail.leg == Leg::Dead)?;
-            dead.iter().rev().map(|mail| mail.arrival.id.to_string()).collect()
+            let dead = panel.store.find_inbound(usize::MAX, |mail| mail.state == InboundState::DeadLetter)?;
+            dead.iter().rev().map(|mail| mail.received.id.to_string()).collect()
         }
         false if order.ids.is_empty() => {
-            return Err(Refusal::Senseless("name mail by its ids, or say ALL"));
+            return Err(ApiError::Invalid("name mail by its ids, or say ALL"));
         }
         false => order.ids,
     };
-    let fate = Fate::Released { operator: operator.to_owned(), reason: audit_log::noted(&order.reason) };
+    let fate = InboundOutcome::Released {
+        operator: operator.to_owned(),
+        reason: audit_log::truncate_reason(&order.reason),
+    };
     let mut released = Vec::new();
     for id in ids {
-        let why = release_one(panel, &id, &fate, order.dry_run).await?;
-        released.push(Released { id, done: why.is_none(), why: why.map(str::to_owned) });
+        let why = release_message(panel, &id, &fate, order.dry_run).await?;
+        released.push(ReleaseResult { id, done: why.is_none(), why: why.map(str::to_owned) });
     }
     let count = released.iter().filter(|one| one.done).count();
     if count > 0 && !order.dry_run {
@@ -225,24 +232,27 @@ async fn release(panel: &Panel, order: ReleaseOrder, operator: &str) -> Result<V
 }
 
 /// Says why it stays where it is.
-async fn release_one(
-    panel: &Panel,
+async fn release_message(
+    panel: &ApiState,
     id: &str,
-    fate: &Fate,
+    fate: &InboundOutcome,
     dry_run: bool,
-) -> Result<Option<&'static str>, Refusal> {
+) -> Result<Option<&'static str>, ApiError> {
     let Some(id) = id.parse::<TrackingId>().ok() else { return Ok(Some("that is no id")) };
-    match panel.store.inbound_mail(id)?.map(|mail| mail.leg) {
+    match panel.store.inbound_mail(id)?.map(|mail| mail.state) {
         None => return Ok(Some("no mail from outside that is kept has that id")),
-        Some(Leg::Waiting) => return Ok(Some("it waits for its target already")),
-        Some(Leg::Delivered) => return Ok(Some("it was delivered")),
-        Some(Leg::Dead | Leg::Duplicate) => {}
+        Some(InboundState::Waiting) => return Ok(Some("it waits for its target already")),
+        Some(InboundState::Delivered) => return Ok(Some("it was delivered")),
+        Some(InboundState::DeadLetter | InboundState::Duplicate) => {}
     }
-    if panel.store.inbound_message(id)?.is_none() {
+    if panel.store.load_inbound_body(id)?.is_none() {
         return Ok(Some("its message is no longer kept"));
     }
     if !dry_run {
-        panel.store.move_inbound(Move { id, at: panel.clock.now(), fate: fate.clone() }).await?;
+        panel
+            .store
+            .record_inbound(InboundTransition { id, at: panel.clock.now(), outcome: fate.clone() })
+            .await?;
     }
     Ok(None)
 }

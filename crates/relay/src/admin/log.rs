@@ -1,8 +1,8 @@
 use crate::log_line::LogLine;
 use mailtrail_mail::{Timestamp, address_contains};
 use mailtrail_net::odoo::Place;
-use mailtrail_store::{Cursor, Entry, ReadError, Store};
-use mailtrail_trail::{State, Trail};
+use mailtrail_store::{LogCursor, LogEntry, ReadError, Store};
+use mailtrail_trail::{RecipientState, Trail};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
@@ -35,7 +35,7 @@ pub struct LogFilter {
 
 /// Lines and where to go on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LogAnswer {
+pub struct LogResponse {
     /// Oldest first.
     pub lines: Vec<LogLine>,
     /// For [`LogFilter::after`].
@@ -43,34 +43,38 @@ pub struct LogAnswer {
 }
 
 /// The log's lines that fit; `places` say where records are shown.
-pub fn log(store: &Store, filter: &LogFilter, places: &[Place]) -> Result<LogAnswer, ReadError> {
+pub fn query_log(
+    store: &Store,
+    filter: &LogFilter,
+    odoo_instances: &[Place],
+) -> Result<LogResponse, ReadError> {
     let pattern = filter.grep.as_deref().map(regex::Regex::new).transpose();
-    let matcher = Matcher { store, filter, places, pattern: pattern.unwrap_or_default() };
+    let matcher = LogQuery { store, filter, odoo_instances, pattern: pattern.unwrap_or_default() };
     match filter.after.as_deref().and_then(|cursor| cursor.parse().ok()) {
-        Some(cursor) => matcher.after(cursor),
-        None => matcher.newest(),
+        Some(cursor) => matcher.read_after(cursor),
+        None => matcher.read_newest(),
     }
 }
 
-struct Matcher<'a> {
+struct LogQuery<'a> {
     store: &'a Store,
     filter: &'a LogFilter,
-    places: &'a [Place],
+    odoo_instances: &'a [Place],
     pattern: Option<regex::Regex>,
 }
 
-impl Matcher<'_> {
-    fn after(&self, cursor: Cursor) -> Result<LogAnswer, ReadError> {
+impl LogQuery<'_> {
+    fn read_after(&self, cursor: LogCursor) -> Result<LogResponse, ReadError> {
         let (entries, cursor) = self.store.log_after(cursor)?;
         let mut lines = Vec::new();
         for entry in entries {
-            lines.extend(self.line(&entry)?);
+            lines.extend(self.to_line(&entry)?);
         }
-        Ok(LogAnswer { lines, cursor: cursor.to_string() })
+        Ok(LogResponse { lines, cursor: cursor.to_string() })
     }
 
     /// Walks the segments from the newest to the oldest, until there are enough lines or they are too old.
-    fn newest(&self) -> Result<LogAnswer, ReadError> {
+    fn read_newest(&self) -> Result<LogResponse, ReadError> {
         let cursor = self.store.log_end()?;
         let (wanted, since) = (self.filter.lines.unwrap_or(usize::MAX), self.since());
         let mut lines = VecDeque::new();
@@ -80,38 +84,38 @@ impl Matcher<'_> {
                 break;
             }
             newer_began = began;
-            for entry in self.store.log_of(segment)?.into_iter().rev() {
+            for entry in self.store.log_in_segment(segment)?.into_iter().rev() {
                 if lines.len() >= wanted {
                     break;
                 }
-                if let Some(line) = self.line(&entry)? {
+                if let Some(line) = self.to_line(&entry)? {
                     lines.push_front(line);
                 }
             }
         }
-        Ok(LogAnswer { lines: lines.into(), cursor: cursor.to_string() })
+        Ok(LogResponse { lines: lines.into(), cursor: cursor.to_string() })
     }
 
     fn since(&self) -> Timestamp {
         Timestamp::from_millis(self.filter.since.unwrap_or(0))
     }
 
-    fn line(&self, entry: &Entry) -> Result<Option<LogLine>, ReadError> {
+    fn to_line(&self, entry: &LogEntry) -> Result<Option<LogLine>, ReadError> {
         let until = Timestamp::from_millis(self.filter.until.unwrap_or(u64::MAX));
-        if entry.written < self.since() || entry.written > until {
+        if entry.recorded_at < self.since() || entry.recorded_at > until {
             return Ok(None);
         }
-        let trail = match entry.id {
-            Some(id) => self.store.trail(id)?,
+        let trail = match entry.tracking_id {
+            Some(id) => self.store.load_trail(id)?,
             None => None,
         };
         let mut line = LogLine::new(entry, trail.as_ref());
-        line.record_url = trail.as_ref().and_then(|trail| url(self.places, trail));
-        let fits = self.fits(&line, trail.as_ref()) && self.greps(&line);
+        line.record_url = trail.as_ref().and_then(|trail| record_url(self.odoo_instances, trail));
+        let fits = self.matches(&line, trail.as_ref()) && self.matches_pattern(&line);
         Ok(fits.then_some(line))
     }
 
-    fn fits(&self, line: &LogLine, trail: Option<&Trail>) -> bool {
+    fn matches(&self, line: &LogLine, trail: Option<&Trail>) -> bool {
         let filter = self.filter;
         let part = |wanted: &Option<String>, found: &str| {
             wanted.as_ref().is_none_or(|wanted| address_contains(found, wanted))
@@ -119,36 +123,36 @@ impl Matcher<'_> {
         let same = |wanted: &Option<String>, found: &Option<String>| wanted.is_none() || wanted == found;
         part(&filter.from, line.from.as_deref().unwrap_or_default())
             && same(&filter.client, &line.client)
-            && same(&filter.upstream, &line.fact.upstream)
+            && same(&filter.upstream, &line.entry.upstream)
             && filter.tag.as_ref().is_none_or(|tag| line.tags.contains(tag))
             && filter
                 .to
                 .as_ref()
-                .is_none_or(|_| concerned(line, trail).any(|address| part(&filter.to, &address)))
+                .is_none_or(|_| affected_recipients(line, trail).any(|address| part(&filter.to, &address)))
             && filter
                 .status
                 .as_ref()
-                .is_none_or(|status| *status == line.fact.event || has_state(trail, status))
+                .is_none_or(|status| *status == line.entry.event || has_state(trail, status))
     }
 
-    fn greps(&self, line: &LogLine) -> bool {
+    fn matches_pattern(&self, line: &LogLine) -> bool {
         let text = || serde_json::to_string(line).unwrap_or_default();
         self.pattern.as_ref().is_none_or(|pattern| pattern.is_match(&text()))
     }
 }
 
 /// Where the record is shown that a mail is about.
-pub(super) fn url(places: &[Place], trail: &Trail) -> Option<String> {
-    places.iter().find_map(|place| place.record_url(&trail.send))
+pub(super) fn record_url(places: &[Place], trail: &Trail) -> Option<String> {
+    places.iter().find_map(|place| place.record_url(&trail.message))
 }
 
-fn concerned(line: &LogLine, trail: Option<&Trail>) -> impl Iterator<Item = String> {
-    let all = trail.filter(|_| line.fact.recipients.is_empty()).map_or(&[][..], |trail| &trail.recipients);
+fn affected_recipients(line: &LogLine, trail: Option<&Trail>) -> impl Iterator<Item = String> {
+    let all = trail.filter(|_| line.entry.recipients.is_empty()).map_or(&[][..], |trail| &trail.recipients);
     let all: Vec<_> = all.iter().map(|recipient| recipient.address.to_string()).collect();
-    line.fact.recipients.clone().into_iter().chain(all)
+    line.entry.recipients.clone().into_iter().chain(all)
 }
 
 fn has_state(trail: Option<&Trail>, word: &str) -> bool {
     let states = trail.into_iter().flat_map(|trail| &trail.recipients).map(mailtrail_trail::Recipient::state);
-    states.map(State::word).any(|state| state == word)
+    states.map(RecipientState::as_str).any(|state| state == word)
 }

@@ -1,21 +1,21 @@
 //! Whether an address that a provider was given leads here: `doctor` asks through it what only this process can answer.
 
-use crate::admin::route_table::Routes;
-use crate::admin::state::Panel;
+use crate::admin::route_table::RouteTable;
+use crate::admin::state::ApiState;
 use axum::Json;
 use axum::extract::{Query, State};
 use serde::{Deserialize, Serialize};
 
 /// Where the question is to arrive.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ProbePlace {
+pub struct ProbeQuery {
     /// The path as this process is to see it: `/webhooks/<upstream>`.
     pub path: String,
 }
 
 /// What is asked there, in the header field [`crate::loopback_probe::Probe::HEADER`] of a POST, and what comes back.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ProbeView {
+pub struct ProbeChallenge {
     /// The field's value.
     pub question: String,
     /// The body of the answer, of this process alone.
@@ -23,11 +23,14 @@ pub struct ProbeView {
 }
 
 /// The one question.
-pub(super) fn routes() -> Routes {
-    Routes::default().get("/api/v1/probe", ask)
+pub(super) fn routes() -> RouteTable {
+    RouteTable::default().get("/api/v1/probe", create_challenge)
 }
 
-async fn ask(State(panel): State<Panel>, Query(place): Query<ProbePlace>) -> Json<ProbeView> {
-    let (question, answer) = panel.probe.ask(&place.path);
-    Json(ProbeView { question, answer })
+async fn create_challenge(
+    State(panel): State<ApiState>,
+    Query(place): Query<ProbeQuery>,
+) -> Json<ProbeChallenge> {
+    let (question, answer) = panel.loopback_probe.challenge(&place.path);
+    Json(ProbeChallenge { question, answer })
 }

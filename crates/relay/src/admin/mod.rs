@@ -23,27 +23,36 @@ mod test_mail;
 mod trace;
 mod web;
 
-pub use audit_log::noted;
-pub use dto::{Act, AlarmView, BreakerOrder, BreakerView, Order, QueueLine, RecipientView, Shape, TrailView};
-pub use inbound::{InboundFilter, InboundView, KeptMail, ReleaseOrder, Released, inbound, inbound_mail};
-pub use log::{LogAnswer, LogFilter, log};
-pub use loopback_probe::{ProbePlace, ProbeView};
-pub use personal_data::{EraseOrder, ExportLine, erase, export};
+pub use audit_log::truncate_reason;
+pub use dto::{
+    AlarmView, BreakerRequest, BreakerView, QueueActionRequest, QueueActionResult, QueueLine, QueueShape,
+    RecipientView, TrailView,
+};
+pub use inbound::{
+    InboundDetailView, InboundFilter, InboundView, ReleaseRequest, ReleaseResult, find_inbound,
+    find_inbound_message,
+};
+pub use log::{LogFilter, LogResponse, query_log};
+pub use loopback_probe::{ProbeChallenge, ProbeQuery};
+pub use personal_data::{EraseRequest, ExportLine, erase_address, export_address};
 pub use provider_events::{
-    EventFilter, EventView, HINT, KeptEvent, ReplayAnswer, ReplayOrder, Replayed, dead, orphans, report,
-    reports,
+    EventDetailView, EventFilter, EventReplayRequest, EventReplayResponse, EventReplayResult, EventView,
+    HINT_NAME, find_dead_events, find_event, find_events, find_orphan_events,
 };
 pub use route_table::Endpoint;
-pub use router::{SOCKET_CONNECTIONS, endpoints, serve_socket};
-pub use sinks::{RefusedView, ReplaySink, SinkView};
-pub use state::Panel;
-pub use stats::{StatsLine, StatsQuestion, stats};
-pub use store_maintenance::{BackupOrder, CareStep, RebuildOrder, Tell, back_up, rebuild, verify};
-pub use suppression_sync::{SyncLine, SyncOrder, SyncStep};
-pub use suppressions::{
-    HintView, SUPPRESSED, SuppressionAct, SuppressionEntry, SuppressionFilter, SuppressionOrder,
-    SuppressionPage, SuppressionView, UNKNOWN, hints, suppressions,
+pub use router::{MAX_SOCKET_CONNECTIONS, endpoints, serve_socket};
+pub use sinks::{SinkDeadLetterView, SinkReplayRequest, SinkView};
+pub use state::ApiState;
+pub use stats::{StatsQuery, StatsRow, query_stats};
+pub use store_maintenance::{
+    BackupRequest, MaintenanceCallback, MaintenanceEvent, RebuildRequest, back_up_store, rebuild_ledger,
+    verify_store,
 };
-pub use tcp_guard::{Gate, PAGE_CONNECTIONS, serve_page};
-pub use test_mail::{TestAnswer, TestOrder, Tester};
-pub use trace::{Found, SUBJECTS, find, queue};
+pub use suppression_sync::{SuppressionSyncEvent, SuppressionSyncProgress, SuppressionSyncRequest};
+pub use suppressions::{
+    HintView, SUPPRESSED_STATE, SuppressionEntry, SuppressionListFilter, SuppressionPage, SuppressionRequest,
+    SuppressionResult, SuppressionView, UNKNOWN_TIME, find_hints, find_suppressions,
+};
+pub use tcp_guard::{AccessPolicy, MAX_TCP_CONNECTIONS, serve_tcp};
+pub use test_mail::{TestMailRequest, TestMailResponse, TestMailer};
+pub use trace::{MAX_SUBJECT_SCAN, TraceResult, find_queued, find_trails};

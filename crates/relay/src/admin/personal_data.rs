@@ -1,29 +1,29 @@
 //! What is known about one address, and taking it out of everything.
 
-use crate::admin::audit_log::noted;
+use crate::admin::audit_log::truncate_reason;
 use crate::admin::dto::TrailView;
-use crate::admin::error::{Refusal, refuse};
+use crate::admin::error::{ApiError, error_response};
 use crate::admin::inbound::InboundView;
-use crate::admin::provider_events::{KeptEvent, report};
-use crate::admin::route_table::Routes;
-use crate::admin::state::{Operator, Panel};
+use crate::admin::provider_events::{EventDetailView, find_event};
+use crate::admin::route_table::RouteTable;
+use crate::admin::state::{ApiState, Caller};
 use crate::admin::store_maintenance;
-use crate::admin::store_maintenance::{CareStep, Tell};
-use crate::admin::suppressions::{SuppressionFilter, SuppressionView, suppressions};
-use crate::log_line::FactView;
+use crate::admin::store_maintenance::{MaintenanceCallback, MaintenanceEvent};
+use crate::admin::suppressions::{SuppressionListFilter, SuppressionView, find_suppressions};
+use crate::log_line::TimelineEntry;
 use axum::Json;
 use axum::extract::{ConnectInfo, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use mailtrail_mail::{Mailbox, Timestamp};
-use mailtrail_store::{EraseError, Erasing, Mentioned, Store};
-use mailtrail_trail::suppression::Settings;
+use mailtrail_store::{EraseError, ErasureMatches, ErasureRequest, Store};
+use mailtrail_trail::suppression::SuppressionSettings;
 use serde::{Deserialize, Serialize};
 use std::io;
 
 /// An address that is to be erased.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct EraseOrder {
+pub struct EraseRequest {
     /// Which.
     pub address: String,
     /// Why.
@@ -50,7 +50,7 @@ pub enum ExportLine {
     Event {
         /// The report.
         #[serde(flatten)]
-        event: Box<KeptEvent>,
+        event: Box<EventDetailView>,
     },
     /// A mail from outside.
     Inbound {
@@ -70,108 +70,117 @@ pub enum ExportLine {
     Log {
         /// The line.
         #[serde(flatten)]
-        fact: Box<FactView>,
+        fact: Box<TimelineEntry>,
     },
 }
 
 /// All that is known about an address. Reads all of the journal. Blocks.
-pub fn export(
+pub fn export_address(
     store: &Store,
     address: &Mailbox,
-    settings: &Settings,
+    settings: &SuppressionSettings,
     now: Timestamp,
 ) -> Result<Vec<ExportLine>, EraseError> {
-    let Mentioned { mut sends, reports, inbound, others, .. } = store.mentions(address, &mut |_| {})?;
+    let ErasureMatches { messages: mut sends, events, inbound, log_entries, .. } =
+        store.find_mentions(address, &mut |_| {})?;
     // What the ledger still knows of a record that is damaged.
-    sends.extend(store.by_recipient(address.as_str(), usize::MAX)?);
+    sends.extend(store.find_by_recipient(address.as_str(), usize::MAX)?);
     let mut lines = Vec::new();
     for id in sends {
-        let Some(trail) = store.trail(id)? else { continue };
-        let message_kept = store.job(id)?.and_then(|job| job.message).map(|message| message.size());
+        let Some(trail) = store.load_trail(id)? else { continue };
+        let message_kept = store.load_job(id)?.and_then(|job| job.body).map(|message| message.size());
         lines.push(ExportLine::Send { trail: Box::new(TrailView::from(&trail)), message_kept });
     }
-    for id in reports {
-        let event = report(store, &id.to_string(), None)?;
+    for id in events {
+        let event = find_event(store, &id.to_string(), None)?;
         lines.extend(event.map(|event| ExportLine::Event { event: Box::new(event) }));
     }
     for id in inbound {
         let Some(mail) = store.inbound_mail(id)? else { continue };
-        let message_kept = store.inbound_message(id)?.map(|message| message.size());
+        let message_kept = store.load_inbound_body(id)?.map(|message| message.size());
         lines.push(ExportLine::Inbound { mail: Box::new(InboundView::from(&mail)), message_kept });
     }
-    let filter = SuppressionFilter { address: Some(address.to_string()), ..SuppressionFilter::default() };
-    let entries = suppressions(store, settings, &filter, now)?.entries.into_iter();
+    let filter =
+        SuppressionListFilter { address: Some(address.to_string()), ..SuppressionListFilter::default() };
+    let entries = find_suppressions(store, settings, &filter, now)?.entries.into_iter();
     lines.extend(entries.map(|entry| ExportLine::Suppression { entry: Box::new(entry) }));
-    let log = others.iter().map(|entry| FactView::new(&entry.fact, None));
+    let log = log_entries.iter().map(|entry| TimelineEntry::new(&entry.event, None));
     lines.extend(log.map(|fact| ExportLine::Log { fact: Box::new(fact) }));
     Ok(lines)
 }
 
 /// Erases an address. Blocks.
-pub fn erase(
+pub fn erase_address(
     store: &Store,
-    order: &EraseOrder,
+    order: &EraseRequest,
     operator: &str,
     now: Timestamp,
-    tell: Tell<'_>,
+    tell: MaintenanceCallback<'_>,
 ) -> io::Result<()> {
     let Ok(address) = order.address.parse::<Mailbox>() else {
-        return tell(CareStep::Failed { error: SENSELESS.to_owned(), damaged: false });
+        return tell(MaintenanceEvent::Failed { error: INVALID_ADDRESS.to_owned(), damaged: false });
     };
     // It is carried out to its end, also when whoever asked has gone.
     let mut progress = |step: mailtrail_store::Progress| drop(tell(step.into()));
     let erased = if order.dry_run {
-        store.mentions(&address, &mut progress).map(|found| (found, None))
+        store.find_mentions(&address, &mut progress).map(|found| (found, None))
     } else {
-        let reason = noted(&order.reason);
-        let erasing = Erasing { address: &address, operator, reason: &reason, at: now };
+        let reason = truncate_reason(&order.reason);
+        let erasing = ErasureRequest { address: &address, operator, reason: &reason, at: now };
         store.erase(&erasing, &mut progress).map(|(found, pseudonym)| (found, Some(pseudonym)))
     };
     tell(match erased {
-        Ok((found, pseudonym)) => erased_step(store, &address, &found, pseudonym),
+        Ok((found, pseudonym)) => erased_event(store, &address, &found, pseudonym),
         Err(error) => {
             let damaged = matches!(error, EraseError::Damaged | EraseError::Read(_) | EraseError::Rebuild(_));
-            store_maintenance::failed(&error, damaged)
+            store_maintenance::failed_event(&error, damaged)
         }
     })
 }
 
-fn erased_step(store: &Store, address: &Mailbox, found: &Mentioned, pseudonym: Option<String>) -> CareStep {
-    let waiting = found.waiting.sends.iter().chain(&found.waiting.inbound);
-    let filed = store.dossiers_of(address.as_str()).unwrap_or_default();
-    CareStep::Erased {
+fn erased_event(
+    store: &Store,
+    address: &Mailbox,
+    found: &ErasureMatches,
+    pseudonym: Option<String>,
+) -> MaintenanceEvent {
+    let waiting = found.pending.messages.iter().chain(&found.pending.inbound);
+    let filed = store.evidence_for_address(address.as_str()).unwrap_or_default();
+    MaintenanceEvent::Erased {
         pseudonym: pseudonym.filter(|_| found.records > 0),
         records: found.records,
         bodies: found.bodies,
-        sends: found.sends.len() as u64,
-        reports: found.reports.len() as u64,
+        sends: found.messages.len() as u64,
+        reports: found.events.len() as u64,
         inbound: found.inbound.len() as u64,
         waiting: waiting.map(ToString::to_string).collect(),
-        suppressed: filed.iter().any(|filed| filed.dossier.is_listed()),
+        suppressed: filed.iter().any(|filed| filed.evidence.is_listed()),
     }
 }
 
 /// Paths below `/api/v1`.
-pub(super) fn routes() -> Routes {
-    Routes::default().get("/api/v1/export", exported).post("/api/v1/erase", erased)
+pub(super) fn routes() -> RouteTable {
+    RouteTable::default().get("/api/v1/export", handle_export).post("/api/v1/erase", handle_erase)
 }
 
 #[derive(Deserialize)]
-struct About {
+struct ExportQuery {
     address: String,
 }
 
-async fn exported(
-    State(panel): State<Panel>,
-    ConnectInfo(Operator(operator)): ConnectInfo<Operator>,
-    Query(about): Query<About>,
+async fn handle_export(
+    State(panel): State<ApiState>,
+    ConnectInfo(Caller(operator)): ConnectInfo<Caller>,
+    Query(about): Query<ExportQuery>,
 ) -> Response {
-    let Ok(address) = about.address.parse::<Mailbox>() else { return refuse(&Refusal::Senseless(SENSELESS)) };
+    let Ok(address) = about.address.parse::<Mailbox>() else {
+        return error_response(&ApiError::Invalid(INVALID_ADDRESS));
+    };
     tracing::info!(operator, "an operator has all that is known about an address told");
-    let work = move || export(&panel.store, &address, &panel.suppression, panel.clock.now());
+    let work = move || export_address(&panel.store, &address, &panel.suppression_settings, panel.clock.now());
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(lines)) => Json(lines).into_response(),
-        Ok(Err(error @ EraseError::Nobody(_))) => {
+        Ok(Err(error @ EraseError::NoDomain(_))) => {
             (StatusCode::UNPROCESSABLE_ENTITY, error.to_string()).into_response()
         }
         Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
@@ -179,13 +188,15 @@ async fn exported(
     }
 }
 
-async fn erased(
-    State(panel): State<Panel>,
-    ConnectInfo(Operator(operator)): ConnectInfo<Operator>,
-    Json(order): Json<EraseOrder>,
+async fn handle_erase(
+    State(panel): State<ApiState>,
+    ConnectInfo(Caller(operator)): ConnectInfo<Caller>,
+    Json(order): Json<EraseRequest>,
 ) -> Response {
     tracing::warn!(operator, dry_run = order.dry_run, "an operator has an address erased");
-    store_maintenance::answer(move |tell| erase(&panel.store, &order, &operator, panel.clock.now(), tell))
+    store_maintenance::ndjson_response(move |tell| {
+        erase_address(&panel.store, &order, &operator, panel.clock.now(), tell)
+    })
 }
 
-const SENSELESS: &str = "that is no mail address; name a whole one, such as ada@example.net";
+const INVALID_ADDRESS: &str = "that is no mail address; name a whole one, such as ada@example.net";

@@ -1,9 +1,9 @@
 //! The providers' reports: what came, what found no send, what cannot be understood, and reading them anew.
 
 use crate::admin::audit_log;
-use crate::admin::error::{Refusal, answer, refuse};
-use crate::admin::route_table::Routes;
-use crate::admin::state::{Operator, Panel};
+use crate::admin::error::{ApiError, error_response, json_blocking};
+use crate::admin::route_table::RouteTable;
+use crate::admin::state::{ApiState, Caller};
 use axum::Json;
 use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::StatusCode;
@@ -12,8 +12,8 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use futures_util::{StreamExt, stream};
 use mailtrail_mail::{MessageId, Timestamp, TrackingId, address_contains, fold_address};
-use mailtrail_store::{Content, ReadError, Report, Retention, Stand, Store};
-use mailtrail_trail::{Event, Replay, Source, Words};
+use mailtrail_store::{EventContent, EventState, ReadError, Retention, Store, StoredEvent};
+use mailtrail_trail::{Diagnostic, EventReplay, ProviderEvent, TrailSource};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 
@@ -80,7 +80,7 @@ pub struct EventView {
 
 /// One report with its raw form.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct KeptEvent {
+pub struct EventDetailView {
     /// What is known about it.
     #[serde(flatten)]
     pub event: EventView,
@@ -92,7 +92,7 @@ pub struct KeptEvent {
 
 /// Which reports are to be read anew, of those in one segment of the journal.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct ReplayOrder {
+pub struct EventReplayRequest {
     /// The segment, or the next behind it; the first that may have one when absent.
     pub segment: Option<u32>,
     /// Their ids.
@@ -119,16 +119,16 @@ pub struct ReplayOrder {
 
 /// What became of the reports of one segment.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct ReplayAnswer {
+pub struct EventReplayResponse {
     /// Of each that was asked for.
-    pub replayed: Vec<Replayed>,
+    pub replayed: Vec<EventReplayResult>,
     /// Where to go on, if there is more.
     pub next: Option<u32>,
 }
 
 /// What became of one report, or would.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Replayed {
+pub struct EventReplayResult {
     /// What names it.
     pub id: String,
     /// `joined`: it found its send; `changed`: it says something else now; `orphan`: it is understood now, and waits
@@ -141,46 +141,46 @@ pub struct Replayed {
 }
 
 /// The questions and orders about reports.
-pub(super) fn routes() -> Routes {
-    Routes::default()
-        .get("/api/v1/events", list)
-        .get("/api/v1/events/orphans", list_orphans)
-        .get("/api/v1/events/dead", list_dead)
-        .post("/api/v1/events/replay", order)
-        .get("/api/v1/events/{id}", show)
+pub(super) fn routes() -> RouteTable {
+    RouteTable::default()
+        .get("/api/v1/events", list_events)
+        .get("/api/v1/events/orphans", list_orphan_events)
+        .get("/api/v1/events/dead", list_dead_events)
+        .post("/api/v1/events/replay", replay_events)
+        .get("/api/v1/events/{id}", show_event)
 }
 
-async fn list(State(panel): State<Panel>, Query(filter): Query<EventFilter>) -> Response {
-    answer(move || reports(&panel.store, &filter, Some(panel.retention))).await
+async fn list_events(State(panel): State<ApiState>, Query(filter): Query<EventFilter>) -> Response {
+    json_blocking(move || find_events(&panel.store, &filter, Some(panel.retention))).await
 }
 
-async fn list_orphans(State(panel): State<Panel>, Query(filter): Query<EventFilter>) -> Response {
-    answer(move || orphans(&panel.store, &filter, Some(panel.retention))).await
+async fn list_orphan_events(State(panel): State<ApiState>, Query(filter): Query<EventFilter>) -> Response {
+    json_blocking(move || find_orphan_events(&panel.store, &filter, Some(panel.retention))).await
 }
 
-async fn list_dead(State(panel): State<Panel>, Query(filter): Query<EventFilter>) -> Response {
-    answer(move || dead(&panel.store, &filter, Some(panel.retention))).await
+async fn list_dead_events(State(panel): State<ApiState>, Query(filter): Query<EventFilter>) -> Response {
+    json_blocking(move || find_dead_events(&panel.store, &filter, Some(panel.retention))).await
 }
 
-async fn show(State(panel): State<Panel>, Path(id): Path<String>) -> Response {
-    answer(move || report(&panel.store, &id, Some(panel.retention))).await
+async fn show_event(State(panel): State<ApiState>, Path(id): Path<String>) -> Response {
+    json_blocking(move || find_event(&panel.store, &id, Some(panel.retention))).await
 }
 
-async fn order(
-    State(panel): State<Panel>,
-    ConnectInfo(Operator(operator)): ConnectInfo<Operator>,
-    Json(order): Json<ReplayOrder>,
+async fn replay_events(
+    State(panel): State<ApiState>,
+    ConnectInfo(Caller(operator)): ConnectInfo<Caller>,
+    Json(order): Json<EventReplayRequest>,
 ) -> Response {
     // It is carried out to its end, also when whoever asked has gone.
-    match tokio::spawn(async move { replay(&panel, order, &operator).await }).await {
+    match tokio::spawn(async move { replay_segment(&panel, order, &operator).await }).await {
         Ok(Ok(answer)) => Json(answer).into_response(),
-        Ok(Err(refusal)) => refuse(&refusal),
+        Ok(Err(refusal)) => error_response(&refusal),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 
 /// Reports in the order of their arrival.
-pub fn reports(
+pub fn find_events(
     store: &Store,
     filter: &EventFilter,
     retention: Option<Retention>,
@@ -191,12 +191,12 @@ pub fn reports(
     let since = filter.since().max(send.map(TrackingId::timestamp).unwrap_or_default());
     let mut views = Vec::new();
     'newest: for segment in store.segments_since(since)?.into_iter().rev() {
-        for report in store.reports_of(segment)?.into_iter().rev() {
+        for report in store.events_in_segment(segment)?.into_iter().rev() {
             if views.len() >= wanted {
                 break 'newest;
             }
-            if filter.fits(&report) && report.id.timestamp() >= since {
-                let view = view(store, &report, retention)?;
+            if filter.matches(&report) && report.id.timestamp() >= since {
+                let view = to_view(store, &report, retention)?;
                 if filter.send.is_none() || filter.send == view.send {
                     views.push(view);
                 }
@@ -208,36 +208,41 @@ pub fn reports(
 }
 
 /// Events that found no send, in the order of their arrival.
-pub fn orphans(
+pub fn find_orphan_events(
     store: &Store,
     filter: &EventFilter,
     retention: Option<Retention>,
 ) -> Result<Vec<EventView>, ReadError> {
-    let newest = store.orphans(filter.lines.unwrap_or(usize::MAX), |report| filter.fits(report))?;
-    newest.iter().rev().map(|report| view(store, report, retention)).collect()
+    let newest = store.find_orphans(filter.lines.unwrap_or(usize::MAX), |report| filter.matches(report))?;
+    newest.iter().rev().map(|report| to_view(store, report, retention)).collect()
 }
 
 /// What cannot be understood, in the order of its arrival.
-pub fn dead(
+pub fn find_dead_events(
     store: &Store,
     filter: &EventFilter,
     retention: Option<Retention>,
 ) -> Result<Vec<EventView>, ReadError> {
-    let newest = store.dead(filter.lines.unwrap_or(usize::MAX), |report| filter.fits(report))?;
-    newest.iter().rev().map(|report| view(store, report, retention)).collect()
+    let newest =
+        store.find_dead_letters(filter.lines.unwrap_or(usize::MAX), |report| filter.matches(report))?;
+    newest.iter().rev().map(|report| to_view(store, report, retention)).collect()
 }
 
 /// One report with its raw form, if the journal still has it.
-pub fn report(store: &Store, id: &str, retention: Option<Retention>) -> Result<Option<KeptEvent>, ReadError> {
+pub fn find_event(
+    store: &Store,
+    id: &str,
+    retention: Option<Retention>,
+) -> Result<Option<EventDetailView>, ReadError> {
     let Ok(id) = id.parse() else { return Ok(None) };
-    let Some(report) = store.report_of(id)? else { return Ok(None) };
-    let event = view(store, &report, retention)?;
-    let (raw, raw_base64) = match store.raw(&report)?.map(|raw| String::from_utf8(raw.into())) {
+    let Some(report) = store.find_event(id)? else { return Ok(None) };
+    let event = to_view(store, &report, retention)?;
+    let (raw, raw_base64) = match store.raw_event(&report)?.map(|raw| String::from_utf8(raw.into())) {
         None => (None, None),
         Some(Ok(text)) => (Some(text), None),
         Some(Err(binary)) => (None, Some(BASE64_STANDARD.encode(binary.as_bytes()))),
     };
-    Ok(Some(KeptEvent { event, raw, raw_base64 }))
+    Ok(Some(EventDetailView { event, raw, raw_base64 }))
 }
 
 impl EventFilter {
@@ -246,95 +251,103 @@ impl EventFilter {
     }
 
     /// Whether what the report itself says is wanted.
-    fn fits(&self, report: &Report) -> bool {
+    fn matches(&self, report: &StoredEvent) -> bool {
         let arrived = report.id.timestamp();
-        let word = word_of(&report.content);
-        let recipient = recipient(&report.content).unwrap_or_default();
+        let word = event_name(&report.content);
+        let recipient = recipient_of(&report.content).unwrap_or_default();
         arrived >= self.since()
-            && self.until.is_none_or(|until| arrived.millis() <= until)
+            && self.until.is_none_or(|until| arrived.as_millis() <= until)
             && self.upstream.as_ref().is_none_or(|upstream| *upstream == report.upstream)
             && self.event.as_ref().is_none_or(|wanted| wanted == word)
             && self.to.as_ref().is_none_or(|to| address_contains(recipient, to))
     }
 }
 
-impl KeptEvent {
+impl EventDetailView {
     /// The raw form, byte for byte.
-    pub fn bytes(&self) -> Option<Vec<u8>> {
+    pub fn raw_bytes(&self) -> Option<Vec<u8>> {
         let decode = |text: &String| BASE64_STANDARD.decode(text).ok();
         self.raw.clone().map(String::into_bytes).or_else(|| self.raw_base64.as_ref().and_then(decode))
     }
 }
 
-fn view(store: &Store, report: &Report, retention: Option<Retention>) -> Result<EventView, ReadError> {
-    let stand = store.stand(report)?;
+fn to_view(
+    store: &Store,
+    report: &StoredEvent,
+    retention: Option<Retention>,
+) -> Result<EventView, ReadError> {
+    let stand = store.event_state(report)?;
     let (event, hint) = (report.content.event(), report.content.hint());
-    let words = event.map(|event| &event.words).or(hint.map(|hint| &hint.words));
+    let words = event.map(|event| &event.diagnostic).or(hint.map(|hint| &hint.diagnostic));
     let (send, rung) = match stand {
-        Stand::Joined { send, rung } => (Some(send), Some(rung)),
-        Stand::Orphan | Stand::Dead | Stand::Hint | Stand::Gone => (None, None),
+        EventState::Correlated { tracking_id, correlated_by } => (Some(tracking_id), Some(correlated_by)),
+        EventState::Orphan | EventState::DeadLetter | EventState::Hint | EventState::Unreferenced => {
+            (None, None)
+        }
     };
     let reason = match (stand, &report.content) {
-        (Stand::Joined { .. }, _) => None,
-        (_, Content::Dead { reason }) => Some(reason.clone()),
-        (_, Content::Hint(_)) => Some(ABOUT_A_CONTACT.to_owned()),
-        (Stand::Orphan, Content::Event(event)) => Some(why_alone(store, event)?),
-        (Stand::Dead | Stand::Hint | Stand::Gone, Content::Event(_)) => Some(GONE.to_owned()),
+        (EventState::Correlated { .. }, _) => None,
+        (_, EventContent::DeadLetter { reason }) => Some(reason.clone()),
+        (_, EventContent::Hint(_)) => Some(CONTACT_HINT_REASON.to_owned()),
+        (EventState::Orphan, EventContent::Event(event)) => Some(orphan_reason(store, event)?),
+        (EventState::DeadLetter | EventState::Hint | EventState::Unreferenced, EventContent::Event(_)) => {
+            Some(FORGOTTEN_REASON.to_owned())
+        }
     };
-    let waits = matches!(stand, Stand::Orphan | Stand::Dead);
-    let ages_out = retention.filter(|_| waits).map(|kept| report.id.timestamp().after(kept.events));
+    let waits = matches!(stand, EventState::Orphan | EventState::DeadLetter);
+    let ages_out = retention.filter(|_| waits).map(|kept| report.id.timestamp().saturating_add(kept.events));
     Ok(EventView {
         id: report.id.to_string(),
         arrived: report.id.timestamp().to_string(),
         upstream: report.upstream.clone(),
-        source: Source::from(report.via).word().to_owned(),
-        event: word_of(&report.content).to_owned(),
+        source: TrailSource::from(report.source).as_str().to_owned(),
+        event: event_name(&report.content).to_owned(),
         at: event.map(|event| event.at).or(hint.map(|hint| hint.at)).map(|at| at.to_string()),
         name: words.map(|words| words.name.clone()).filter(|name| !name.is_empty()),
-        recipient: recipient(&report.content).map(str::to_owned),
+        recipient: recipient_of(&report.content).map(str::to_owned),
         message_id: event.and_then(|event| event.message_id.as_ref()).map(ToString::to_string),
-        tracking_id: event.and_then(|event| event.tracking).map(|id| id.to_string()),
-        text: words.and_then(Words::in_one_line),
-        by_machine: event.is_some_and(|event| event.by_machine),
+        tracking_id: event.and_then(|event| event.tracking_id).map(|id| id.to_string()),
+        text: words.and_then(Diagnostic::to_line),
+        by_machine: event.is_some_and(|event| event.automated),
         test_mode: event.is_some_and(|event| event.test_mode),
-        state: word(stand).to_owned(),
+        state: state_name(stand).to_owned(),
         send: send.map(|send| send.to_string()),
-        joined_by: rung.map(|rung| rung.word().to_owned()),
+        joined_by: rung.map(|rung| rung.as_str().to_owned()),
         reason,
         ages_out: ages_out.map(|at| at.to_string()),
     })
 }
 
 /// What happened.
-fn word_of(content: &Content) -> &'static str {
+fn event_name(content: &EventContent) -> &'static str {
     match content {
-        Content::Event(event) => event.kind.word(),
-        Content::Dead { .. } => DEAD,
-        Content::Hint(_) => HINT,
+        EventContent::Event(event) => event.kind.as_str(),
+        EventContent::DeadLetter { .. } => DEAD_NAME,
+        EventContent::Hint(_) => HINT_NAME,
     }
 }
 
 /// Whom it happened to, as the provider wrote it.
-fn recipient(content: &Content) -> Option<&str> {
+fn recipient_of(content: &EventContent) -> Option<&str> {
     let of_hint = || content.hint()?.address.as_deref();
     content.event().and_then(|event| event.recipient.as_deref()).or_else(of_hint)
 }
 
-const fn word(stand: Stand) -> &'static str {
+const fn state_name(stand: EventState) -> &'static str {
     match stand {
-        Stand::Joined { .. } => "joined",
-        Stand::Orphan => "orphan",
-        Stand::Dead => DEAD,
-        Stand::Hint => HINT,
-        Stand::Gone => "gone",
+        EventState::Correlated { .. } => "joined",
+        EventState::Orphan => "orphan",
+        EventState::DeadLetter => DEAD_NAME,
+        EventState::Hint => HINT_NAME,
+        EventState::Unreferenced => "gone",
     }
 }
 
 /// Why an event finds no send.
-fn why_alone(store: &Store, event: &Event) -> Result<String, ReadError> {
+fn orphan_reason(store: &Store, event: &ProviderEvent) -> Result<String, ReadError> {
     let whom = event.recipient.as_deref().unwrap_or("anybody");
-    if let Some(id) = event.tracking {
-        return Ok(match store.send(id)? {
+    if let Some(id) = event.tracking_id {
+        return Ok(match store.load_message(id)? {
             Some(_) => format!("the send {id} is not to {whom}"),
             None => format!("no send has the tracking id {id}: forgotten, or of another mailtrail"),
         });
@@ -342,7 +355,7 @@ fn why_alone(store: &Store, event: &Event) -> Result<String, ReadError> {
     let Some(message_id) = &event.message_id else {
         return Ok("it names nothing that it could be joined by: no tracking id, no Message-ID".to_owned());
     };
-    Ok(match sends_to(store, message_id, event)? {
+    Ok(match count_candidates(store, message_id, event)? {
         (0, _) => format!(
             "no send has the Message-ID <{message_id}>: forgotten, or mail that did not go through here"
         ),
@@ -354,10 +367,14 @@ fn why_alone(store: &Store, event: &Event) -> Result<String, ReadError> {
 }
 
 /// How many sends have the Message-ID, and how many of these are to the event's recipient.
-fn sends_to(store: &Store, message_id: &MessageId, event: &Event) -> Result<(usize, usize), ReadError> {
+fn count_candidates(
+    store: &Store,
+    message_id: &MessageId,
+    event: &ProviderEvent,
+) -> Result<(usize, usize), ReadError> {
     let (mut all, mut to) = (0, 0);
-    for id in store.by_message_id(message_id, SENDS)? {
-        let Some(trail) = store.trail(id)? else { continue };
+    for id in store.find_by_message_id(message_id, MAX_CANDIDATES)? {
+        let Some(trail) = store.load_trail(id)? else { continue };
         let whom = event.recipient.as_deref().map(fold_address);
         let fits = |folded: String| whom.as_ref().is_none_or(|whom| *whom == folded);
         all += 1;
@@ -367,87 +384,91 @@ fn sends_to(store: &Store, message_id: &MessageId, event: &Event) -> Result<(usi
 }
 
 /// Reads the reports of a segment anew, and applies what says something else now.
-pub async fn replay(panel: &Panel, order: ReplayOrder, operator: &str) -> Result<ReplayAnswer, Refusal> {
+pub async fn replay_segment(
+    panel: &ApiState,
+    order: EventReplayRequest,
+    operator: &str,
+) -> Result<EventReplayResponse, ApiError> {
     let ids = order.ids.iter().filter_map(|id| id.parse().ok()).collect::<HashSet<TrackingId>>();
     if ids.is_empty() && !order.all {
-        return Err(Refusal::Senseless("name reports by their ids, or say ALL"));
+        return Err(ApiError::Invalid("name reports by their ids, or say ALL"));
     }
-    let (here, dry_run, reason) = (panel.clone(), order.dry_run, audit_log::noted(&order.reason));
-    let wish = Wish { operator, reason: &reason, dry_run };
+    let (here, dry_run, reason) = (panel.clone(), order.dry_run, audit_log::truncate_reason(&order.reason));
+    let wish = ReplayOptions { operator, reason: &reason, dry_run };
     let planned = tokio::task::spawn_blocking(move || plan_segment(&here, &order, &ids)).await;
-    let (plans, next) = planned.map_err(|_| Refusal::Broken)??;
-    let one = |(report, plan)| async move { carry_out(panel, &report, plan, wish).await };
-    let done = stream::iter(plans).map(one).buffered(AT_ONCE).collect::<Vec<_>>().await;
+    let (plans, next) = planned.map_err(|_| ApiError::Internal)??;
+    let one = |(report, plan)| async move { apply_step(panel, &report, plan, wish).await };
+    let done = stream::iter(plans).map(one).buffered(REPLAY_BATCH).collect::<Vec<_>>().await;
     let replayed: Vec<_> = done.into_iter().collect::<Result<_, _>>()?;
-    let changed = |one: &&Replayed| matches!(&*one.outcome, "joined" | "changed" | "orphan");
+    let changed = |one: &&EventReplayResult| matches!(&*one.outcome, "joined" | "changed" | "orphan");
     let changes = replayed.iter().filter(changed).count();
     if changes > 0 && !dry_run {
         tracing::warn!(operator, reports = replayed.len(), changes, "an operator had reports read anew");
     }
-    Ok(ReplayAnswer { replayed, next })
+    Ok(EventReplayResponse { replayed, next })
 }
 
 /// Who wants it, why, and whether it is only to be said.
 #[derive(Clone, Copy)]
-struct Wish<'a> {
+struct ReplayOptions<'a> {
     operator: &'a str,
     reason: &'a str,
     dry_run: bool,
 }
 
 /// What is to be done with a report.
-enum Plan {
+enum ReplayStep {
     /// Nothing.
-    Leave { outcome: &'static str, why: String },
+    Skip { outcome: &'static str, reason: String },
     /// It says this now.
-    Apply(Box<Event>),
+    Apply(Box<ProviderEvent>),
 }
 
-type Plans = Vec<(Report, Plan)>;
+type PlannedReplays = Vec<(StoredEvent, ReplayStep)>;
 
 /// The plans for the reports of a segment that are asked for, and the segment behind it, if that may have some too.
 fn plan_segment(
-    panel: &Panel,
-    order: &ReplayOrder,
+    panel: &ApiState,
+    order: &EventReplayRequest,
     ids: &HashSet<TrackingId>,
-) -> Result<(Plans, Option<u32>), ReadError> {
+) -> Result<(PlannedReplays, Option<u32>), ReadError> {
     let since = Timestamp::from_millis(order.since.unwrap_or(0));
     let oldest = ids.iter().min().map_or(since, |id| id.timestamp());
     let segments = panel.store.segments_since(oldest)?.into_iter();
     let mut segments = segments.skip_while(|number| order.segment.is_some_and(|from| *number < from));
     let mut plans = Vec::new();
     let Some(segment) = segments.next() else { return Ok((plans, None)) };
-    for report in panel.store.reports_of(segment)? {
+    for report in panel.store.events_in_segment(segment)? {
         let named = if ids.is_empty() { report.id.timestamp() >= since } else { ids.contains(&report.id) };
         if !named {
             continue;
         }
-        let stand = panel.store.stand(&report)?;
+        let stand = panel.store.event_state(&report)?;
         let asked = match stand {
             _ if !ids.is_empty() || !(order.dead || order.orphans) => true,
-            Stand::Dead => order.dead,
-            Stand::Orphan => order.orphans,
-            Stand::Joined { .. } | Stand::Hint | Stand::Gone => false,
+            EventState::DeadLetter => order.dead,
+            EventState::Orphan => order.orphans,
+            EventState::Correlated { .. } | EventState::Hint | EventState::Unreferenced => false,
         };
         if asked {
-            let plan = plan(panel, &report, stand)?;
+            let plan = plan_event(panel, &report, stand)?;
             plans.push((report, plan));
         }
     }
     Ok((plans, segments.next()))
 }
 
-fn plan(panel: &Panel, report: &Report, stand: Stand) -> Result<Plan, ReadError> {
-    let leave = |outcome, why: &str| Ok(Plan::Leave { outcome, why: why.to_owned() });
+fn plan_event(panel: &ApiState, report: &StoredEvent, stand: EventState) -> Result<ReplayStep, ReadError> {
+    let leave = |outcome, why: &str| Ok(ReplayStep::Skip { outcome, reason: why.to_owned() });
     match stand {
-        Stand::Gone => return leave("gone", GONE),
-        Stand::Hint => return leave("unchanged", ABOUT_A_CONTACT),
-        Stand::Joined { .. } | Stand::Orphan | Stand::Dead => {}
+        EventState::Unreferenced => return leave("gone", FORGOTTEN_REASON),
+        EventState::Hint => return leave("unchanged", CONTACT_HINT_REASON),
+        EventState::Correlated { .. } | EventState::Orphan | EventState::DeadLetter => {}
     }
-    let Some(raw) = panel.store.raw(report)? else {
+    let Some(raw) = panel.store.raw_event(report)? else {
         return leave("gone", "its raw form is no longer kept");
     };
-    let unread = if stand == Stand::Dead { DEAD } else { "unchanged" };
+    let unread = if stand == EventState::DeadLetter { DEAD_NAME } else { "unchanged" };
     let Some(provider) = panel.providers.get(&report.upstream) else {
         let why =
             format!("no upstream {:?} is configured, so nobody knows whose words these are", report.upstream);
@@ -458,49 +479,65 @@ fn plan(panel: &Panel, report: &Report, stand: Stand) -> Result<Plan, ReadError>
         Err(error) => return leave(unread, &error.to_string()),
     };
     let is_new = report.content.event() != Some(&event);
-    if is_new || (stand == Stand::Orphan && panel.store.find(&event)?.is_some()) {
-        return Ok(Plan::Apply(Box::new(event)));
+    if is_new || (stand == EventState::Orphan && panel.store.correlate(&event)?.is_some()) {
+        return Ok(ReplayStep::Apply(Box::new(event)));
     }
     match stand {
-        Stand::Orphan => leave("unchanged", &why_alone(&panel.store, &event)?),
+        EventState::Orphan => leave("unchanged", &orphan_reason(&panel.store, &event)?),
         _ => leave("unchanged", "it says what it said"),
     }
 }
 
-async fn carry_out(panel: &Panel, report: &Report, plan: Plan, wish: Wish<'_>) -> Result<Replayed, Refusal> {
+async fn apply_step(
+    panel: &ApiState,
+    report: &StoredEvent,
+    plan: ReplayStep,
+    wish: ReplayOptions<'_>,
+) -> Result<EventReplayResult, ApiError> {
     let id = report.id.to_string();
     let event = match plan {
-        Plan::Leave { outcome, why } => {
-            let send = match panel.store.stand(report)? {
-                Stand::Joined { send, .. } => Some(send.to_string()),
-                Stand::Orphan | Stand::Dead | Stand::Hint | Stand::Gone => None,
+        ReplayStep::Skip { outcome, reason: why } => {
+            let send = match panel.store.event_state(report)? {
+                EventState::Correlated { tracking_id, .. } => Some(tracking_id.to_string()),
+                EventState::Orphan | EventState::DeadLetter | EventState::Hint | EventState::Unreferenced => {
+                    None
+                }
             };
-            return Ok(Replayed { id, outcome: outcome.to_owned(), send, why: Some(why) });
+            return Ok(EventReplayResult { id, outcome: outcome.to_owned(), send, why: Some(why) });
         }
-        Plan::Apply(event) => *event,
+        ReplayStep::Apply(event) => *event,
     };
-    let was_joined = matches!(panel.store.stand(report)?, Stand::Joined { .. });
-    let send = panel.store.find(&event)?;
+    let was_joined = matches!(panel.store.event_state(report)?, EventState::Correlated { .. });
+    let send = panel.store.correlate(&event)?;
     if !wish.dry_run {
         let (operator, reason) = (wish.operator.to_owned(), wish.reason.to_owned());
-        let (id, at, via, upstream) = (report.id, panel.clock.now(), report.via, report.upstream.clone());
-        let before = report.content.event().cloned();
-        panel.store.replay(Replay { id, at, operator, reason, upstream, via, before, event }).await?;
+        let (id, at, source, upstream) =
+            (report.id, panel.clock.now(), report.source, report.upstream.clone());
+        let previous = report.content.event().cloned();
+        panel
+            .store
+            .replay_event(EventReplay { id, at, operator, reason, upstream, source, previous, event })
+            .await?;
     }
     let outcome = match send {
         _ if was_joined => "changed",
         Some(_) => "joined",
         None => "orphan",
     };
-    Ok(Replayed { id, outcome: outcome.to_owned(), send: send.map(|send| send.to_string()), why: None })
+    Ok(EventReplayResult {
+        id,
+        outcome: outcome.to_owned(),
+        send: send.map(|send| send.to_string()),
+        why: None,
+    })
 }
 
-const DEAD: &str = "dead";
+const DEAD_NAME: &str = "dead";
 /// What is said about a contact by somebody who sent none of our mail.
-pub const HINT: &str = "hint";
-const ABOUT_A_CONTACT: &str = "it is about a contact, and belongs to no mail";
-const GONE: &str = "its send was forgotten, it aged out, or it repeats another report";
+pub const HINT_NAME: &str = "hint";
+const CONTACT_HINT_REASON: &str = "it is about a contact, and belongs to no mail";
+const FORGOTTEN_REASON: &str = "its send was forgotten, it aged out, or it repeats another report";
 /// Sends of one Message-ID that are looked at for a reason.
-const SENDS: usize = 100;
+const MAX_CANDIDATES: usize = 100;
 /// Reports that are applied at a time: they share a sync.
-const AT_ONCE: usize = 256;
+const REPLAY_BATCH: usize = 256;

@@ -1,127 +1,140 @@
 //! What operators do to the queue and to breakers. Everything is in the journal before it is answered.
 
-use crate::admin::audit_log::noted;
-use crate::admin::dto::{Act, BreakerOrder, Order, Shape};
-use crate::admin::error::Refusal;
-use crate::admin::state::Panel;
-use crate::admin::trace::SHORTEST_PREFIX;
+use crate::admin::audit_log::truncate_reason;
+use crate::admin::dto::{BreakerRequest, QueueActionRequest, QueueActionResult, QueueShape};
+use crate::admin::error::ApiError;
+use crate::admin::state::ApiState;
+use crate::admin::trace::MIN_ID_PREFIX;
 use crate::alarms::Kind;
 use futures_util::{StreamExt, stream};
 use mailtrail_mail::{Timestamp, TrackingId, fold_domain};
 use mailtrail_store::ReadError;
-use mailtrail_trail::{Action, Switch, Trail, Verb, Waits};
+use mailtrail_trail::{BreakerOverride, QueueAction, QueueKey, QueueVerb, Trail};
 use std::collections::{BTreeMap, HashSet};
 
 /// Carries an order out, a send after the other; one that is being sent right now is left alone.
-pub async fn act(panel: &Panel, order: Order, operator: &str) -> Result<Vec<Act>, Refusal> {
-    let verb = Verb::ALL.into_iter().find(|verb| verb.word() == order.verb);
-    let verb = verb.ok_or(Refusal::Senseless("the verb is retry, hold, release, bounce or delete"))?;
-    let reason = noted(&order.reason);
-    if reason.is_empty() && matches!(verb, Verb::Bounce | Verb::Delete) {
-        return Err(Refusal::Senseless("what ends mail needs a reason: --reason 'why'"));
+pub async fn apply_actions(
+    panel: &ApiState,
+    order: QueueActionRequest,
+    operator: &str,
+) -> Result<Vec<QueueActionResult>, ApiError> {
+    let verb = QueueVerb::ALL.into_iter().find(|verb| verb.as_str() == order.verb);
+    let verb = verb.ok_or(ApiError::Invalid("the verb is retry, hold, release, bounce or delete"))?;
+    let reason = truncate_reason(&order.reason);
+    if reason.is_empty() && matches!(verb, QueueVerb::Bounce | QueueVerb::Delete) {
+        return Err(ApiError::Invalid("what ends mail needs a reason: --reason 'why'"));
     }
     let (here, dry_run) = (panel.clone(), order.dry_run);
-    let chosen = tokio::task::spawn_blocking(move || select(&here, &order)).await;
-    let chosen = chosen.map_err(|_| Refusal::Broken)??;
-    let one = |chosen: Chosen| {
+    let chosen = tokio::task::spawn_blocking(move || select_messages(&here, &order)).await;
+    let chosen = chosen.map_err(|_| ApiError::Internal)??;
+    let one = |chosen: Selection| {
         let (operator, reason) = (operator.to_owned(), reason.clone());
         async move {
             let (id, why) = match chosen {
-                Chosen::Send(id) => {
-                    let why = act_on_one(panel, id, verb, operator, reason, dry_run).await?;
+                Selection::Message(id) => {
+                    let why = apply_action(panel, id, verb, operator, reason, dry_run).await?;
                     (id.to_string(), why.map(str::to_owned))
                 }
-                Chosen::Nothing { asked, why } => (asked, Some(why.to_owned())),
+                Selection::Unresolved { requested_id, reason: why } => (requested_id, Some(why.to_owned())),
             };
-            Ok(Act { id, done: why.is_none(), why })
+            Ok(QueueActionResult { id, done: why.is_none(), why })
         }
     };
-    let acts = stream::iter(chosen).map(one).buffered(AT_ONCE);
+    let acts = stream::iter(chosen).map(one).buffered(ACTION_BATCH);
     acts.collect::<Vec<_>>().await.into_iter().collect()
 }
 
 /// Why nothing was done, or `None`.
-async fn act_on_one(
-    panel: &Panel,
+async fn apply_action(
+    panel: &ApiState,
     id: TrackingId,
-    verb: Verb,
+    verb: QueueVerb,
     operator: String,
     reason: String,
     dry_run: bool,
-) -> Result<Option<&'static str>, Refusal> {
-    let Some(_grip) = panel.store.take(id) else { return Ok(Some(BUSY)) };
-    let waits = panel.store.waits(id)?;
+) -> Result<Option<&'static str>, ApiError> {
+    let Some(_grip) = panel.store.try_lock(id) else { return Ok(Some(BEING_SENT)) };
+    let waits = panel.store.queue_key(id)?;
     let obstacle = match (&waits, verb) {
         // Nobody has found out yet what became of it.
-        _ if panel.store.is_sending(id)? => Some(BUSY),
+        _ if panel.store.is_sending(id)? => Some(BEING_SENT),
         (None, _) => Some("is not in the queue"),
-        (Some(Waits::Held), Verb::Retry) => Some("is held; release it"),
-        (Some(Waits::Held), Verb::Hold) => Some("is held already"),
-        (Some(Waits::ForRoute(_) | Waits::ForOthers { .. } | Waits::ForUpstream { .. }), Verb::Release) => {
-            Some("is not held")
-        }
+        (Some(QueueKey::Held), QueueVerb::Retry) => Some("is held; release it"),
+        (Some(QueueKey::Held), QueueVerb::Hold) => Some("is held already"),
+        (
+            Some(QueueKey::Route(_) | QueueKey::RouteExcept { .. } | QueueKey::Upstream { .. }),
+            QueueVerb::Release,
+        ) => Some("is not held"),
         _ => None,
     };
     if obstacle.is_none() && !dry_run {
-        panel.store.act(Action { id, at: panel.clock.now(), verb, operator, reason }).await?;
+        panel
+            .store
+            .record_queue_action(QueueAction { id, at: panel.clock.now(), verb, operator, reason })
+            .await?;
     }
     Ok(obstacle)
 }
 
 /// What an id of an order leads to.
-enum Chosen {
-    Send(TrackingId),
-    Nothing { asked: String, why: &'static str },
+enum Selection {
+    Message(TrackingId),
+    Unresolved { requested_id: String, reason: &'static str },
 }
 
 /// The sends that an order is about, each once; of several ways to name them each narrows.
-fn select(panel: &Panel, order: &Order) -> Result<Vec<Chosen>, Refusal> {
+fn select_messages(panel: &ApiState, order: &QueueActionRequest) -> Result<Vec<Selection>, ApiError> {
     if !order.ids.is_empty() {
         if order.all || order.domain.is_some() || order.upstream.is_some() {
-            return Err(Refusal::Senseless("name ids, or say which mail is meant, not both"));
+            return Err(ApiError::Invalid("name ids, or say which mail is meant, not both"));
         }
         let mut chosen = Vec::with_capacity(order.ids.len());
         let mut seen = HashSet::new();
         for asked in &order.ids {
-            match find(panel, asked)? {
+            match resolve_id(panel, asked)? {
                 Ok(id) if !seen.insert(id) => {}
-                Ok(id) => chosen.push(Chosen::Send(id)),
-                Err(why) => chosen.push(Chosen::Nothing { asked: asked.clone(), why }),
+                Ok(id) => chosen.push(Selection::Message(id)),
+                Err(reason) => chosen.push(Selection::Unresolved { requested_id: asked.clone(), reason }),
             }
         }
         return Ok(chosen);
     }
     if !order.all && order.domain.is_none() && order.upstream.is_none() {
-        return Err(Refusal::Senseless("name ids, a domain, an upstream, or ALL"));
+        return Err(ApiError::Invalid("name ids, a domain, an upstream, or ALL"));
     }
     let mut chosen = Vec::new();
-    for id in panel.store.queued(usize::MAX)? {
+    for id in panel.store.queued_ids(usize::MAX)? {
         if order.domain.is_some() || order.upstream.is_some() {
-            let Some(trail) = panel.store.trail(id)? else { continue };
+            let Some(trail) = panel.store.load_trail(id)? else { continue };
             let fits = order.domain.as_ref().is_none_or(|domain| has_domain(&trail, domain))
-                && order.upstream.as_ref().is_none_or(|upstream| heads_for(panel, &trail) == *upstream);
+                && order
+                    .upstream
+                    .as_ref()
+                    .is_none_or(|upstream| preferred_upstream(panel, &trail) == *upstream);
             if !fits {
                 continue;
             }
         }
-        chosen.push(Chosen::Send(id));
+        chosen.push(Selection::Message(id));
     }
     // Mail may also wait for an upstream that is no more.
-    let known = |name: &String| panel.upstreams.iter().any(|health| health.name() == name);
+    let known = |name: &String| panel.upstream_health.iter().any(|health| health.name() == name);
     match &order.upstream {
-        Some(upstream) if chosen.is_empty() && !known(upstream) => Err(Refusal::NoUpstream(upstream.clone())),
+        Some(upstream) if chosen.is_empty() && !known(upstream) => {
+            Err(ApiError::UnknownUpstream(upstream.clone()))
+        }
         _ => Ok(chosen),
     }
 }
 
 /// A send by its id or by a start of it that no other has; or why there is none.
-fn find(panel: &Panel, asked: &str) -> Result<Result<TrackingId, &'static str>, ReadError> {
+fn resolve_id(panel: &ApiState, asked: &str) -> Result<Result<TrackingId, &'static str>, ReadError> {
     if let Ok(id) = asked.parse() {
         return Ok(Ok(id));
     }
-    let range = TrackingId::range_of_prefix(asked).filter(|_| asked.len() >= SHORTEST_PREFIX);
+    let range = TrackingId::prefix_range(asked).filter(|_| asked.len() >= MIN_ID_PREFIX);
     let Some((low, high)) = range else { return Ok(Err("is no tracking id")) };
-    Ok(match panel.store.between(low, high, 2)?[..] {
+    Ok(match panel.store.ids_in_range(low, high, 2)?[..] {
         [only] => Ok(only),
         [] => Err("is no tracking id, and no send begins so"),
         _ => Err("is no tracking id, and several sends begin so: write more of the id"),
@@ -135,65 +148,68 @@ fn has_domain(trail: &Trail, domain: &str) -> bool {
 }
 
 /// The upstream that a send would take if all were well.
-fn heads_for(panel: &Panel, trail: &Trail) -> String {
-    match &trail.waits {
-        Some(waits @ (Waits::ForRoute(_) | Waits::ForOthers { .. } | Waits::ForUpstream { .. })) => {
-            panel.ways.first(waits).unwrap_or_default().to_owned()
+fn preferred_upstream(panel: &ApiState, trail: &Trail) -> String {
+    match &trail.queue_key {
+        Some(waits @ (QueueKey::Route(_) | QueueKey::RouteExcept { .. } | QueueKey::Upstream { .. })) => {
+            panel.upstream_selection.preferred(waits).unwrap_or_default().to_owned()
         }
-        Some(Waits::Held) | None => {
-            let route = Waits::ForRoute(trail.send.route.clone());
-            panel.ways.first(&route).unwrap_or_default().to_owned()
+        Some(QueueKey::Held) | None => {
+            let route = QueueKey::Route(trail.message.route.clone());
+            panel.upstream_selection.preferred(&route).unwrap_or_default().to_owned()
         }
     }
 }
 
 /// How old the waiting mail is, by upstream and recipient domain; the fullest first.
-pub fn shape(panel: &Panel) -> Result<Vec<Shape>, ReadError> {
+pub fn queue_shape(panel: &ApiState) -> Result<Vec<QueueShape>, ReadError> {
     let (mut shapes, now) = (BTreeMap::<(String, String), Vec<u64>>::new(), panel.clock.now());
-    for id in panel.store.queued(usize::MAX)? {
-        let Some(trail) = panel.store.trail(id)? else { continue };
-        let upstream = heads_for(panel, &trail);
-        let bucket = bucket(now, id.timestamp());
+    for id in panel.store.queued_ids(usize::MAX)? {
+        let Some(trail) = panel.store.load_trail(id)? else { continue };
+        let upstream = preferred_upstream(panel, &trail);
+        let bucket = age_bucket(now, id.timestamp());
         for recipient in trail.recipients.iter().filter(|recipient| recipient.is_open()) {
             let domain = fold_domain(recipient.address.domain());
             let buckets = shapes.entry((upstream.clone(), domain));
-            buckets.or_insert_with(|| vec![0; Shape::MINUTES.len() + 1])[bucket] += 1;
+            buckets.or_insert_with(|| vec![0; QueueShape::AGE_LIMITS_MINUTES.len() + 1])[bucket] += 1;
         }
     }
     let mut shapes: Vec<_> = shapes
         .into_iter()
-        .map(|((upstream, domain), ages)| Shape { upstream, domain, total: ages.iter().sum(), ages })
+        .map(|((upstream, domain), ages)| QueueShape { upstream, domain, total: ages.iter().sum(), ages })
         .collect();
     shapes.sort_by_key(|shape| std::cmp::Reverse(shape.total));
     Ok(shapes)
 }
 
-fn bucket(now: Timestamp, accepted: Timestamp) -> usize {
-    let minutes = now.since(accepted).as_secs() / 60;
-    Shape::MINUTES.iter().position(|end| minutes < *end).unwrap_or(Shape::MINUTES.len())
+fn age_bucket(now: Timestamp, accepted: Timestamp) -> usize {
+    let minutes = now.duration_since(accepted).as_secs() / 60;
+    QueueShape::AGE_LIMITS_MINUTES
+        .iter()
+        .position(|end| minutes < *end)
+        .unwrap_or(QueueShape::AGE_LIMITS_MINUTES.len())
 }
 
 /// Opens or closes a breaker.
-pub async fn switch(
-    panel: &Panel,
+pub async fn set_breaker(
+    panel: &ApiState,
     upstream: &str,
-    order: BreakerOrder,
+    order: BreakerRequest,
     operator: &str,
-) -> Result<(), Refusal> {
-    let health = panel.upstreams.iter().find(|health| health.name() == upstream);
-    let health = health.ok_or_else(|| Refusal::NoUpstream(upstream.to_owned()))?;
-    let (now, reason) = (panel.clock.now(), noted(&order.reason));
+) -> Result<(), ApiError> {
+    let health = panel.upstream_health.iter().find(|health| health.name() == upstream);
+    let health = health.ok_or_else(|| ApiError::UnknownUpstream(upstream.to_owned()))?;
+    let (now, reason) = (panel.clock.now(), truncate_reason(&order.reason));
     if order.open && reason.is_empty() {
-        return Err(Refusal::Senseless("opening a breaker needs a reason: --reason 'why'"));
+        return Err(ApiError::Invalid("opening a breaker needs a reason: --reason 'why'"));
     }
-    let switch = Switch {
+    let switch = BreakerOverride {
         upstream: upstream.to_owned(),
         at: now,
         open: order.open,
         operator: operator.to_owned(),
         reason: reason.clone(),
     };
-    panel.store.switch(switch).await?;
+    panel.store.set_breaker_override(switch).await?;
     if order.open {
         health.breaker().force_open(&reason);
     } else {
@@ -201,63 +217,72 @@ pub async fn switch(
         panel.alarms.clear(Kind::Breaker, upstream);
         panel.alarms.clear(Kind::Account, upstream);
     }
-    panel.store.due_bell().ring();
+    panel.store.queue_wakeup().notify();
     tracing::warn!(upstream, open = order.open, operator, reason, "an operator switched the breaker");
     Ok(())
 }
 
 /// Sends that are acted on at a time: they share a sync.
-const AT_ONCE: usize = 256;
-const BUSY: &str = "is being sent right now";
+const ACTION_BATCH: usize = 256;
+const BEING_SENT: &str = "is being sent right now";
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::test_mail::Tester;
+    use crate::admin::test_mail::TestMailer;
     use crate::alarms::Alarms;
-    use crate::loopback_probe::Probe;
-    use crate::suppression_sync::Syncer;
+    use crate::loopback_probe::LoopbackProbe;
+    use crate::suppression_sync::SuppressionSync;
     use mailtrail_mail::Clock;
     use mailtrail_store::{Retention, Store};
-    use mailtrail_trail::{Accepted, Begun, Send, suppression};
+    use mailtrail_trail::{AcceptedMessage, AttemptStarted, Message, suppression};
     use std::sync::Arc;
 
     #[tokio::test]
-    async fn what_was_being_sent_when_the_process_ended_is_left_alone() {
+    async fn rejects_actions_on_interrupted_attempts() {
         let directory = tempfile::tempdir().unwrap();
         let clock = Clock::System;
         let (store, _) = Store::open(directory.path(), clock).unwrap();
         let id = TrackingId::new(clock.now(), 7);
         let recipients = vec!["a@example.net".parse().unwrap()];
-        let accepted = Accepted { send: Send::new(id, "test"), recipients };
-        store.accept_and_apply(accepted, bytes::Bytes::new()).await.unwrap();
-        store.begin(Begun { id, at: clock.now(), upstream: "up".into() }).await.unwrap();
-        store.settle_down().await;
-        let panel = Panel {
+        let accepted = AcceptedMessage { message: Message::new(id, "test"), recipients };
+        store.put_message_applied(accepted, bytes::Bytes::new()).await.unwrap();
+        store
+            .record_attempt_start(AttemptStarted { id, at: clock.now(), upstream: "up".into() })
+            .await
+            .unwrap();
+        store.checkpoint().await;
+        let panel = ApiState {
             store: store.clone(),
             clock,
-            upstreams: Vec::new(),
-            ways: Arc::default(),
-            suppression: Arc::default(),
-            sync: Syncer::new(store, clock, suppression::Settings::default(), Vec::new()),
+            upstream_health: Vec::new(),
+            upstream_selection: Arc::default(),
+            suppression_settings: Arc::default(),
+            suppression_sync: SuppressionSync::new(
+                store,
+                clock,
+                suppression::SuppressionSettings::default(),
+                Vec::new(),
+            ),
             alarms: Alarms::new(clock),
             providers: Arc::default(),
             retention: Retention::default(),
-            sinks: Arc::default(),
-            places: Arc::default(),
-            probe: Probe::default(),
-            tester: Tester {
-                hand_in: Arc::new(|_, _| Box::pin(async { Err("nobody is here".to_owned()) })),
-                from: None,
-                silent: Arc::default(),
+            sink_names: Arc::default(),
+            odoo_instances: Arc::default(),
+            loopback_probe: LoopbackProbe::default(),
+            test_mailer: TestMailer {
+                submit: Arc::new(|_, _| Box::pin(async { Err("nobody is here".to_owned()) })),
+                default_sender: None,
+                without_events: Arc::default(),
             },
         };
-        for verb in Verb::ALL {
-            let verb = verb.word().to_owned();
-            let order = Order { verb, all: true, reason: "why".into(), ..Order::default() };
-            let acts = act(&panel, order, "uid 0").await.unwrap();
+        for verb in QueueVerb::ALL {
+            let verb = verb.as_str().to_owned();
+            let order =
+                QueueActionRequest { verb, all: true, reason: "why".into(), ..QueueActionRequest::default() };
+            let acts = apply_actions(&panel, order, "uid 0").await.unwrap();
             assert_eq!(acts[0].why.as_deref(), Some("is being sent right now"));
         }
-        assert_eq!(panel.store.trail(id).unwrap().unwrap().facts.len(), 1);
+        assert_eq!(panel.store.load_trail(id).unwrap().unwrap().events.len(), 1);
     }
 }

@@ -1,4 +1,4 @@
-use crate::admin::state::Panel;
+use crate::admin::state::ApiState;
 use axum::Router;
 use axum::handler::Handler;
 use axum::routing::{get, post};
@@ -14,35 +14,35 @@ pub struct Endpoint {
 
 /// What answers at which path: the router and the list that `docs/openapi.json` is compared with are made of one table.
 #[derive(Default)]
-pub struct Routes {
-    router: Router<Panel>,
+pub struct RouteTable {
+    router: Router<ApiState>,
     endpoints: Vec<Endpoint>,
 }
 
-impl Routes {
+impl RouteTable {
     /// Also a question.
-    pub fn get<H: Handler<T, Panel>, T: 'static>(mut self, path: &'static str, answer: H) -> Self {
+    pub fn get<H: Handler<T, ApiState>, T: 'static>(mut self, path: &'static str, answer: H) -> Self {
         self.router = self.router.route(path, get(answer));
         self.endpoints.push(Endpoint { method: "GET", path });
         self
     }
 
     /// Also an order.
-    pub fn post<H: Handler<T, Panel>, T: 'static>(mut self, path: &'static str, answer: H) -> Self {
+    pub fn post<H: Handler<T, ApiState>, T: 'static>(mut self, path: &'static str, answer: H) -> Self {
         self.router = self.router.route(path, post(answer));
         self.endpoints.push(Endpoint { method: "POST", path });
         self
     }
 
     /// Also those.
-    pub fn and(mut self, others: Self) -> Self {
+    pub fn merge(mut self, others: Self) -> Self {
         self.router = self.router.merge(others.router);
         self.endpoints.extend(others.endpoints);
         self
     }
 
     /// What answers.
-    pub fn router(self) -> Router<Panel> {
+    pub fn router(self) -> Router<ApiState> {
         self.router
     }
 

@@ -1,10 +1,10 @@
 use crate::admin::audit_log;
-use crate::admin::error::Refusal;
-use crate::admin::state::Panel;
+use crate::admin::error::ApiError;
+use crate::admin::state::ApiState;
 use crate::log_line::LogLine;
 use mailtrail_mail::Timestamp;
 use mailtrail_store::{ReadError, Store};
-use mailtrail_trail::Errand;
+use mailtrail_trail::OperatorActionData;
 use serde::{Deserialize, Serialize};
 
 /// How far a sink got.
@@ -27,7 +27,7 @@ pub struct SinkView {
 
 /// What a sink refused for good.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct RefusedView {
+pub struct SinkDeadLetterView {
     /// When, RFC 3339.
     pub at: String,
     /// Why.
@@ -38,7 +38,7 @@ pub struct RefusedView {
 
 /// From where on a sink is to be told again.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ReplaySink {
+pub struct SinkReplayRequest {
     /// What was noted then or later, milliseconds since the epoch.
     pub since: u64,
     /// Why.
@@ -47,14 +47,16 @@ pub struct ReplaySink {
 }
 
 /// All sinks that are configured, in the order of the configuration.
-pub(super) fn sinks(panel: &Panel) -> Result<Vec<SinkView>, ReadError> {
-    panel.sinks.iter().map(|sink| view(&panel.store, sink)).collect()
+pub(super) fn find_sinks(panel: &ApiState) -> Result<Vec<SinkView>, ReadError> {
+    panel.sink_names.iter().map(|sink| to_view(&panel.store, sink)).collect()
 }
 
-fn view(store: &Store, sink: &str) -> Result<SinkView, ReadError> {
-    let handed = store.handed(sink)?;
+fn to_view(store: &Store, sink: &str) -> Result<SinkView, ReadError> {
+    let handed = store.sink_position(sink)?;
     let is_up_to_date = match handed {
-        Some((cursor, _)) => store.outbox(cursor, LOOK)?.0.iter().all(|parcel| parcel.entries.is_empty()),
+        Some((cursor, _)) => {
+            store.read_from(cursor, BACKLOG_SCAN_LIMIT)?.0.iter().all(|parcel| parcel.entries.is_empty())
+        }
         None => false,
     };
     Ok(SinkView {
@@ -62,42 +64,46 @@ fn view(store: &Store, sink: &str) -> Result<SinkView, ReadError> {
         cursor: handed.map(|(cursor, _)| cursor.to_string()),
         at: handed.map(|(_, at)| at.to_string()),
         is_up_to_date,
-        refused: store.refused(sink, REFUSED)?.len(),
+        refused: store.sink_dead_letters(sink, MAX_DEAD_LETTERS)?.len(),
         delayed: store.count_delayed(sink)?,
     })
 }
 
 /// What a sink refused for good, the oldest first.
-pub(super) fn refused(store: &Store, sink: &str) -> Result<Vec<RefusedView>, ReadError> {
-    let refused = store.refused(sink, REFUSED)?.into_iter().map(|refused| {
-        let trail =
-            refused.entry.as_ref().and_then(|entry| entry.id).map(|id| store.trail(id)).transpose()?;
+pub(super) fn find_dead_letters(store: &Store, sink: &str) -> Result<Vec<SinkDeadLetterView>, ReadError> {
+    let refused = store.sink_dead_letters(sink, MAX_DEAD_LETTERS)?.into_iter().map(|refused| {
+        let trail = refused
+            .entry
+            .as_ref()
+            .and_then(|entry| entry.tracking_id)
+            .map(|id| store.load_trail(id))
+            .transpose()?;
         let line = refused.entry.as_ref().map(|entry| LogLine::new(entry, trail.flatten().as_ref()));
-        Ok(RefusedView { at: refused.at.to_string(), why: refused.why, line })
+        Ok(SinkDeadLetterView { at: refused.at.to_string(), why: refused.reason, line })
     });
     refused.collect()
 }
 
 /// Has a sink told again what was noted since then.
-pub(super) async fn replay(
-    panel: &Panel,
+pub(super) async fn rewind_sink(
+    panel: &ApiState,
     sink: &str,
-    order: &ReplaySink,
+    order: &SinkReplayRequest,
     operator: &str,
-) -> Result<(), Refusal> {
-    if !panel.sinks.iter().any(|known| known == sink) {
-        return Err(Refusal::NoSink(sink.to_owned()));
+) -> Result<(), ApiError> {
+    if !panel.sink_names.iter().any(|known| known == sink) {
+        return Err(ApiError::UnknownSink(sink.to_owned()));
     }
     let (store, since) = (panel.store.clone(), Timestamp::from_millis(order.since));
     let cursor = tokio::task::spawn_blocking(move || store.cursor_at(since)).await;
-    let cursor = cursor.map_err(|_| Refusal::Broken)??;
-    let errand = Errand::SinkReplay { sink: sink.to_owned(), since };
-    audit_log::note(panel, errand, operator, &order.reason).await?;
+    let cursor = cursor.map_err(|_| ApiError::Internal)??;
+    let errand = OperatorActionData::SinkReplay { sink: sink.to_owned(), since };
+    audit_log::record_action(panel, errand, operator, &order.reason).await?;
     tracing::info!(sink, operator, %since, %cursor, "an operator has a sink told again");
-    panel.store.rewind(sink, cursor);
+    panel.store.request_rewind(sink, cursor);
     Ok(())
 }
 
-const REFUSED: usize = 1000;
+const MAX_DEAD_LETTERS: usize = 1000;
 /// Records that are looked through for something to tell.
-const LOOK: usize = 1000;
+const BACKLOG_SCAN_LIMIT: usize = 1000;

@@ -1,38 +1,38 @@
 //! What every question needs, and who asks.
 
 use crate::admin::dto::{QueueLine, TrailView};
-use crate::admin::log::url;
-use crate::admin::test_mail::Tester;
+use crate::admin::log::record_url;
+use crate::admin::test_mail::TestMailer;
 use crate::alarms::Alarms;
-use crate::loopback_probe::Probe;
-use crate::suppression_sync::Syncer;
+use crate::loopback_probe::LoopbackProbe;
+use crate::suppression_sync::SuppressionSync;
 use mailtrail_mail::{Clock, Timestamp};
 use mailtrail_net::odoo::Place;
-use mailtrail_net::transport::{Health, State as BreakerState, Ways};
+use mailtrail_net::transport::{BreakerState, UpstreamHealth, UpstreamSelection};
 use mailtrail_store::{Retention, Store};
 use mailtrail_trail::provider::Provider;
-use mailtrail_trail::{Trail, Waits, suppression};
+use mailtrail_trail::{QueueKey, Trail, suppression};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::net::unix::UCred;
 
 /// What can be asked about.
 #[derive(Clone)]
-pub struct Panel {
+pub struct ApiState {
     /// The store.
     pub store: Store,
     /// The time.
     pub clock: Clock,
     /// The upstreams that mail goes to.
-    pub upstreams: Vec<Arc<Health>>,
+    pub upstream_health: Vec<Arc<UpstreamHealth>>,
     /// Which of them takes which mail.
-    pub ways: Arc<Ways>,
+    pub upstream_selection: Arc<UpstreamSelection>,
     /// Which addresses get no mail.
-    pub suppression: Arc<suppression::Settings>,
+    pub suppression_settings: Arc<suppression::SuppressionSettings>,
     /// Who is told what becomes of the mail, by name.
-    pub sinks: Arc<[String]>,
+    pub sink_names: Arc<[String]>,
     /// Whoever brings that list and the providers' together.
-    pub sync: Syncer,
+    pub suppression_sync: SuppressionSync,
     /// What is wrong.
     pub alarms: Alarms,
     /// Whose words the reports of each upstream are.
@@ -40,59 +40,62 @@ pub struct Panel {
     /// How long things are kept.
     pub retention: Retention,
     /// Where Odoo's records are shown.
-    pub places: Arc<Vec<Place>>,
+    pub odoo_instances: Arc<Vec<Place>>,
     /// Whoever knows whether a request comes to this process.
-    pub probe: Probe,
+    pub loopback_probe: LoopbackProbe,
     /// What hands in an operator's test mail.
-    pub tester: Tester,
+    pub test_mailer: TestMailer,
 }
 
 /// Who asks, by the socket.
 #[derive(Clone, Debug)]
-pub struct Operator(pub(super) String);
+pub struct Caller(pub(super) String);
 
-impl From<Option<UCred>> for Operator {
+impl From<Option<UCred>> for Caller {
     fn from(credentials: Option<UCred>) -> Self {
         let uid = credentials.map(|credentials| credentials.uid());
         Self(uid.map_or_else(|| "somebody".to_owned(), |uid| format!("uid {uid}")))
     }
 }
 
-impl Panel {
+impl ApiState {
     /// Why and until when a send waits, if no upstream that may take it takes any mail; an operator's breaker has no
     /// end.
-    fn left_alone(&self, trail: &Trail) -> Option<(String, Option<Timestamp>)> {
-        let waits = trail.waits.as_ref().filter(|waits| **waits != Waits::Held && !trail.sending)?;
+    fn unavailable_until(&self, trail: &Trail) -> Option<(String, Option<Timestamp>)> {
+        let waits =
+            trail.queue_key.as_ref().filter(|waits| **waits != QueueKey::Held && !trail.is_sending)?;
         let away = |place: usize| {
-            let upstream = self.upstreams.get(place)?;
+            let upstream = self.upstream_health.get(place)?;
             let breaker = upstream.breaker();
             let until = match breaker.state() {
                 BreakerState::Open { until } => Some(until),
-                BreakerState::Forced => None,
+                BreakerState::ForcedOpen => None,
                 BreakerState::Closed | BreakerState::HalfOpen => return None,
             };
             Some((format!("the upstream {} is left alone: {}", upstream.name(), breaker.reason()), until))
         };
-        let away: Vec<_> = self.ways.of(waits).into_iter().map(away).collect::<Option<_>>()?;
+        let away: Vec<_> =
+            self.upstream_selection.candidates(waits).into_iter().map(away).collect::<Option<_>>()?;
         let until = away.iter().filter_map(|(_, until)| *until).min();
         let reasons: Vec<_> = away.into_iter().map(|(reason, _)| reason).collect();
-        (!reasons.is_empty())
-            .then(|| (reasons.join("; "), until.map(|until| trail.due.map_or(until, |due| due.max(until)))))
+        (!reasons.is_empty()).then(|| {
+            (reasons.join("; "), until.map(|until| trail.next_attempt.map_or(until, |due| due.max(until))))
+        })
     }
 
-    pub(super) fn trail_view(&self, trail: &Trail) -> TrailView {
+    pub(super) fn to_trail_view(&self, trail: &Trail) -> TrailView {
         let mut view = TrailView::from(trail);
-        view.record_url = url(&self.places, trail);
-        if let Some((reason, until)) = self.left_alone(trail) {
+        view.record_url = record_url(&self.odoo_instances, trail);
+        if let Some((reason, until)) = self.unavailable_until(trail) {
             view.next_action = Some(format!("attempt; {reason}"));
             view.next_at = until.map(|until| until.to_string());
         }
         view
     }
 
-    pub(super) fn queue_line(&self, trail: &Trail) -> QueueLine {
+    pub(super) fn to_queue_line(&self, trail: &Trail) -> QueueLine {
         let mut line = QueueLine::from(trail);
-        if let Some((reason, until)) = self.left_alone(trail) {
+        if let Some((reason, until)) = self.unavailable_until(trail) {
             line.reason = Some(reason);
             line.next_at = until.map(|until| until.to_string());
         }

@@ -1,11 +1,11 @@
 use mailtrail_mail::Timestamp;
 use mailtrail_store::{ReadError, Store};
-use mailtrail_trail::{Grouping, Tally};
+use mailtrail_trail::{DeliveryStats, StatsGroup};
 use serde::{Deserialize, Serialize};
 
 /// What is to be counted.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct StatsQuestion {
+pub struct StatsQuery {
     /// Mail accepted then or later, milliseconds since the epoch.
     pub since: u64,
     /// Mail accepted then or earlier, milliseconds since the epoch.
@@ -16,7 +16,7 @@ pub struct StatsQuestion {
 
 /// The figures of a group. Rates are parts of one, absent where there is nothing to be a part of.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct StatsLine {
+pub struct StatsRow {
     /// The grouping's word, or `total`.
     pub by: String,
     /// The group's name; empty for the total.
@@ -64,17 +64,17 @@ pub struct StatsLine {
 }
 
 /// The groups in the order of their names, and the total behind them.
-pub fn stats(store: &Store, question: &StatsQuestion) -> Result<Vec<StatsLine>, ReadError> {
-    let grouping = Grouping::ALL.into_iter().find(|grouping| grouping.word() == question.by);
-    let grouping = grouping.unwrap_or(Grouping::Day);
+pub fn query_stats(store: &Store, question: &StatsQuery) -> Result<Vec<StatsRow>, ReadError> {
+    let grouping = StatsGroup::ALL.into_iter().find(|grouping| grouping.as_str() == question.by);
+    let grouping = grouping.unwrap_or(StatsGroup::Day);
     let [since, until] = [question.since, question.until].map(Timestamp::from_millis);
-    let (all, groups) = store.tally(since, until, grouping)?;
-    let groups = groups.iter().map(|(group, tally)| StatsLine::new(grouping.word(), group, tally));
-    Ok(groups.chain([StatsLine::new("total", "", &all)]).collect())
+    let (all, groups) = store.delivery_stats(since, until, grouping)?;
+    let groups = groups.iter().map(|(group, tally)| StatsRow::new(grouping.as_str(), group, tally));
+    Ok(groups.chain([StatsRow::new("total", "", &all)]).collect())
 }
 
-impl StatsLine {
-    fn new(by: &str, group: &str, tally: &Tally) -> Self {
+impl StatsRow {
+    fn new(by: &str, group: &str, tally: &DeliveryStats) -> Self {
         Self {
             by: by.to_owned(),
             group: group.to_owned(),
@@ -89,7 +89,7 @@ impl StatsLine {
             deferred: tally.deferred,
             opened: tally.opened,
             clicked: tally.clicked,
-            by_machine: tally.by_machine,
+            by_machine: tally.automated,
             complained: tally.complained,
             unsubscribed: tally.unsubscribed,
             delivery_rate: tally.delivery_rate(),

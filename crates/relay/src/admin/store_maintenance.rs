@@ -1,9 +1,9 @@
 //! The care of the store: the answer tells how far it is while it is done, one JSON object a line.
 
 use crate::admin::audit_log;
-use crate::admin::error::{Refusal, refuse};
-use crate::admin::route_table::Routes;
-use crate::admin::state::{Operator, Panel};
+use crate::admin::error::{ApiError, error_response};
+use crate::admin::route_table::RouteTable;
+use crate::admin::state::{ApiState, Caller};
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, State};
@@ -11,8 +11,8 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use mailtrail_mail::Timestamp;
-use mailtrail_store::{BackedUp, BackupError, Hole, Progress, Retention, Store, Verified};
-use mailtrail_trail::Errand;
+use mailtrail_store::{BackupError, BackupReport, CorruptRegion, Progress, Retention, Store, VerifyReport};
+use mailtrail_trail::OperatorActionData;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::io;
@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 
 /// How the ledger is made anew.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct RebuildOrder {
+pub struct RebuildRequest {
     /// Take the new one also when the journal is damaged and the present one knows more.
     #[serde(default)]
     pub despite_damage: bool,
@@ -32,7 +32,7 @@ pub struct RebuildOrder {
 
 /// Where a copy of the store goes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct BackupOrder {
+pub struct BackupRequest {
     /// An absolute path; the relay writes there.
     pub directory: PathBuf,
     /// Why.
@@ -43,7 +43,7 @@ pub struct BackupOrder {
 /// What is happening, or what came of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "kebab-case")]
-pub enum CareStep {
+pub enum MaintenanceEvent {
     /// How far it is.
     Progress {
         /// Bytes of the journal, or parts of the work.
@@ -135,98 +135,103 @@ pub enum CareStep {
 }
 
 /// Hears what happens; an error says that nobody wants to know any more.
-pub type Tell<'a> = &'a mut dyn FnMut(CareStep) -> io::Result<()>;
+pub type MaintenanceCallback<'a> = &'a mut dyn FnMut(MaintenanceEvent) -> io::Result<()>;
 
 /// Reads all of the store. Blocks.
-pub fn verify(
+pub fn verify_store(
     store: &Store,
     retention: Option<&Retention>,
     now: Timestamp,
-    tell: Tell<'_>,
+    tell: MaintenanceCallback<'_>,
 ) -> io::Result<()> {
     match store.verify(retention, now, &mut |step| tell(step.into())) {
-        Ok(verified) => told(&verified, tell),
-        Err(error) => tell(failed(&error, true)),
+        Ok(verified) => report_verification(&verified, tell),
+        Err(error) => tell(failed_event(&error, true)),
     }
 }
 
 /// Makes the ledger anew. Blocks.
-pub fn rebuild(store: &Store, despite_damage: bool, tell: Tell<'_>) -> io::Result<()> {
+pub fn rebuild_ledger(store: &Store, despite_damage: bool, tell: MaintenanceCallback<'_>) -> io::Result<()> {
     // It is carried out to its end, also when whoever asked has gone.
     let rebuilt = store.rebuild(despite_damage, &mut |step| drop(tell(step.into())));
     tell(match rebuilt {
-        Ok(records) => CareStep::Rebuilt { records },
-        Err(error) => failed(&error, true),
+        Ok(records) => MaintenanceEvent::Rebuilt { records },
+        Err(error) => failed_event(&error, true),
     })
 }
 
 /// Copies the store. Blocks.
-pub fn back_up(store: &Store, directory: &Path, tell: Tell<'_>) -> io::Result<()> {
+pub fn back_up_store(store: &Store, directory: &Path, tell: MaintenanceCallback<'_>) -> io::Result<()> {
     let copied = store.back_up(directory, &mut |step| tell(step.into()));
     tell(match copied {
-        Ok(BackedUp { segments, bytes, until }) => {
-            CareStep::BackedUp { directory: directory.to_owned(), segments, bytes, until: until.to_string() }
-        }
-        Err(error) => failed(&error, matches!(error, BackupError::Read(_) | BackupError::Commit(_))),
+        Ok(BackupReport { segments, bytes, until }) => MaintenanceEvent::BackedUp {
+            directory: directory.to_owned(),
+            segments,
+            bytes,
+            until: until.to_string(),
+        },
+        Err(error) => failed_event(&error, matches!(error, BackupError::Read(_) | BackupError::Commit(_))),
     })
 }
 
 /// Paths below `/api/v1/store`.
-pub(super) fn routes() -> Routes {
-    Routes::default()
-        .get("/api/v1/store/verify", verified)
-        .post("/api/v1/store/rebuild", rebuilt)
-        .post("/api/v1/store/backup", backed_up)
+pub(super) fn routes() -> RouteTable {
+    RouteTable::default()
+        .get("/api/v1/store/verify", handle_verify)
+        .post("/api/v1/store/rebuild", handle_rebuild)
+        .post("/api/v1/store/backup", handle_backup)
 }
 
-async fn verified(State(panel): State<Panel>) -> Response {
-    answer(move |tell| verify(&panel.store, Some(&panel.retention), panel.clock.now(), tell))
+async fn handle_verify(State(panel): State<ApiState>) -> Response {
+    ndjson_response(move |tell| verify_store(&panel.store, Some(&panel.retention), panel.clock.now(), tell))
 }
 
-async fn rebuilt(
-    State(panel): State<Panel>,
-    ConnectInfo(Operator(operator)): ConnectInfo<Operator>,
-    Json(RebuildOrder { despite_damage, reason }): Json<RebuildOrder>,
+async fn handle_rebuild(
+    State(panel): State<ApiState>,
+    ConnectInfo(Caller(operator)): ConnectInfo<Caller>,
+    Json(RebuildRequest { despite_damage, reason }): Json<RebuildRequest>,
 ) -> Response {
-    let errand = Errand::StoreRebuild { despite_damage };
-    if let Err(refusal) = audit_log::note(&panel, errand, &operator, &reason).await {
-        return refuse(&refusal);
+    let errand = OperatorActionData::StoreRebuild { despite_damage };
+    if let Err(refusal) = audit_log::record_action(&panel, errand, &operator, &reason).await {
+        return error_response(&refusal);
     }
     tracing::warn!(operator, despite_damage, "an operator has the ledger made anew from the journal");
-    answer(move |tell| rebuild(&panel.store, despite_damage, tell))
+    ndjson_response(move |tell| rebuild_ledger(&panel.store, despite_damage, tell))
 }
 
-async fn backed_up(
-    State(panel): State<Panel>,
-    ConnectInfo(Operator(operator)): ConnectInfo<Operator>,
-    Json(BackupOrder { directory, reason }): Json<BackupOrder>,
+async fn handle_backup(
+    State(panel): State<ApiState>,
+    ConnectInfo(Caller(operator)): ConnectInfo<Caller>,
+    Json(BackupRequest { directory, reason }): Json<BackupRequest>,
 ) -> Response {
     if !directory.is_absolute() {
-        return refuse(&Refusal::Senseless("the directory is an absolute path"));
+        return error_response(&ApiError::Invalid("the directory is an absolute path"));
     }
-    let errand = Errand::StoreBackup { directory: directory.clone() };
-    if let Err(error) = audit_log::note(&panel, errand, &operator, &reason).await {
+    let errand = OperatorActionData::StoreBackup { directory: directory.clone() };
+    if let Err(error) = audit_log::record_action(&panel, errand, &operator, &reason).await {
         // A copy is needed most where nothing can be written any more.
         tracing::error!(%error, "that the store is copied cannot be noted in the journal");
     }
     tracing::warn!(operator, directory = %directory.display(), "an operator has the store copied");
-    answer(move |tell| back_up(&panel.store, &directory, tell))
+    ndjson_response(move |tell| back_up_store(&panel.store, &directory, tell))
 }
 
 /// The lines of a work, while it is done on a thread of its own.
-pub(super) fn answer(work: impl FnOnce(Tell<'_>) -> io::Result<()> + Send + 'static) -> Response {
-    let (lines, heard) = mpsc::channel::<CareStep>(LINES);
+pub(super) fn ndjson_response(
+    work: impl FnOnce(MaintenanceCallback<'_>) -> io::Result<()> + Send + 'static,
+) -> Response {
+    let (lines, heard) = mpsc::channel::<MaintenanceEvent>(CHANNEL_CAPACITY);
     tokio::task::spawn_blocking(move || {
         let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
         let mut tell = |step| match step {
             // Who reads slowly misses some of it and holds nothing up.
-            CareStep::Progress { .. } if lines.is_closed() => Err(gone()),
-            CareStep::Progress { .. } => {
+            MaintenanceEvent::Progress { .. } if lines.is_closed() => Err(gone()),
+            MaintenanceEvent::Progress { .. } => {
                 let _ = lines.try_send(step);
                 Ok(())
             }
             step => {
-                log(&step);
+                log_event(&step);
                 lines.blocking_send(step).map_err(|_| gone())
             }
         };
@@ -234,7 +239,7 @@ pub(super) fn answer(work: impl FnOnce(Tell<'_>) -> io::Result<()> + Send + 'sta
             tracing::info!("whoever asked about the store has gone before the end");
         }
     });
-    let next = async |mut heard: mpsc::Receiver<CareStep>| {
+    let next = async |mut heard: mpsc::Receiver<MaintenanceEvent>| {
         let mut line = serde_json::to_string(&heard.recv().await?).unwrap_or_default();
         line.push('\n');
         Some((Ok::<_, Infallible>(Bytes::from(line)), heard))
@@ -243,39 +248,48 @@ pub(super) fn answer(work: impl FnOnce(Tell<'_>) -> io::Result<()> + Send + 'sta
 }
 
 /// What came of it is for the log, too.
-fn log(step: &CareStep) {
+fn log_event(step: &MaintenanceEvent) {
     match step {
-        CareStep::Damaged { segment, at, bytes, what, .. } => {
+        MaintenanceEvent::Damaged { segment, at, bytes, what, .. } => {
             tracing::error!(segment, at, bytes, what, "the journal is damaged");
         }
-        CareStep::Contradiction { what } => {
+        MaintenanceEvent::Contradiction { what } => {
             tracing::error!(what, "the ledger and the journal contradict each other")
         }
-        CareStep::Rebuilt { records } => tracing::info!(records, "the ledger is new"),
-        CareStep::BackedUp { directory, until, .. } => {
+        MaintenanceEvent::Rebuilt { records } => tracing::info!(records, "the ledger is new"),
+        MaintenanceEvent::BackedUp { directory, until, .. } => {
             tracing::info!(directory = %directory.display(), until, "the store is copied");
         }
-        CareStep::Failed { error, .. } => tracing::error!(error, "a work on the store broke off"),
-        CareStep::Erased { pseudonym: Some(pseudonym), records, bodies, .. } => {
+        MaintenanceEvent::Failed { error, .. } => tracing::error!(error, "a work on the store broke off"),
+        MaintenanceEvent::Erased { pseudonym: Some(pseudonym), records, bodies, .. } => {
             tracing::warn!(pseudonym, records, bodies, "an address is erased");
         }
-        CareStep::Progress { .. } | CareStep::Verified { .. } | CareStep::Erased { .. } => {}
+        MaintenanceEvent::Progress { .. }
+        | MaintenanceEvent::Verified { .. }
+        | MaintenanceEvent::Erased { .. } => {}
     }
 }
 
 /// Tells what was found, what is wrong first.
-fn told(verified: &Verified, tell: Tell<'_>) -> io::Result<()> {
-    for hole in &verified.holes {
+fn report_verification(verified: &VerifyReport, tell: MaintenanceCallback<'_>) -> io::Result<()> {
+    for hole in &verified.corrupt_regions {
         tell(hole.into())?;
     }
-    for what in &verified.contradictions {
-        tell(CareStep::Contradiction { what: what.clone() })?;
+    for what in &verified.inconsistencies {
+        tell(MaintenanceEvent::Contradiction { what: what.clone() })?;
     }
-    let Verified { segments, bytes, records, sends, queued, .. } = *verified;
-    tell(CareStep::Verified { whole: verified.is_whole(), segments, bytes, records, sends, queued })
+    let VerifyReport { segments, bytes, records, messages, queued, .. } = *verified;
+    tell(MaintenanceEvent::Verified {
+        whole: verified.is_intact(),
+        segments,
+        bytes,
+        records,
+        sends: messages,
+        queued,
+    })
 }
 
-pub(super) fn failed(error: &dyn std::error::Error, damaged: bool) -> CareStep {
+pub(super) fn failed_event(error: &dyn std::error::Error, damaged: bool) -> MaintenanceEvent {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -286,37 +300,37 @@ pub(super) fn failed(error: &dyn std::error::Error, damaged: bool) -> CareStep {
         }
         cause = error.source();
     }
-    CareStep::Failed { error: text, damaged }
+    MaintenanceEvent::Failed { error: text, damaged }
 }
 
-impl From<Progress> for CareStep {
+impl From<Progress> for MaintenanceEvent {
     fn from(Progress { done, total }: Progress) -> Self {
         Self::Progress { done, total }
     }
 }
 
-impl From<&Hole> for CareStep {
-    fn from(hole: &Hole) -> Self {
+impl From<&CorruptRegion> for MaintenanceEvent {
+    fn from(hole: &CorruptRegion) -> Self {
         Self::Damaged {
             segment: hole.segment,
-            at: hole.at,
+            at: hole.file_offset,
             bytes: hole.bytes,
-            what: hole.what.clone(),
-            sends: hole.sends,
-            waiting: hole.waiting,
-            ids: hole.ids.iter().map(ToString::to_string).collect(),
-            means: means(hole),
+            what: hole.description.clone(),
+            sends: hole.lost_messages,
+            waiting: hole.lost_queued,
+            ids: hole.tracking_ids.iter().map(ToString::to_string).collect(),
+            means: consequence(hole),
         }
     }
 }
 
-fn means(hole: &Hole) -> String {
-    let finished = hole.sends - hole.waiting;
-    let waiting = (hole.waiting > 0).then(|| {
+fn consequence(hole: &CorruptRegion) -> String {
+    let finished = hole.lost_messages - hole.lost_queued;
+    let waiting = (hole.lost_queued > 0).then(|| {
         format!(
             "{} sends that wait have lost their message and cannot be sent: look at them with `mailtrail queue show`, \
              have them sent again, and take them out with `mailtrail queue bounce`",
-            hole.waiting
+            hole.lost_queued
         )
     });
     let finished = (finished > 0)
@@ -331,4 +345,4 @@ fn means(hole: &Hole) -> String {
 }
 
 /// Lines that may wait for whoever asked.
-const LINES: usize = 256;
+const CHANNEL_CAPACITY: usize = 256;

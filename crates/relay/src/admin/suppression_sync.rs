@@ -2,9 +2,9 @@
 //! object a line.
 
 use crate::admin::audit_log;
-use crate::admin::error::{Refusal, refuse};
-use crate::admin::state::{Operator, Panel};
-use crate::suppression_sync::{Act, Order, Step};
+use crate::admin::error::{ApiError, error_response};
+use crate::admin::state::{ApiState, Caller};
+use crate::suppression_sync::{SyncChange, SyncOptions, SyncUpdate};
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, State};
@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 /// Whose lists are brought together with ours.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct SyncOrder {
+pub struct SuppressionSyncRequest {
     /// That upstream's; absent: those of all whose account is known.
     pub upstream: Option<String>,
     /// Say what would be done, and do nothing.
@@ -30,18 +30,18 @@ pub struct SyncOrder {
 
 /// What is happening, and for which upstream.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct SyncLine {
+pub struct SuppressionSyncProgress {
     /// The upstream.
     pub upstream: String,
     /// What.
     #[serde(flatten)]
-    pub step: SyncStep,
+    pub step: SuppressionSyncEvent,
 }
 
 /// What is happening.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "kebab-case")]
-pub enum SyncStep {
+pub enum SuppressionSyncEvent {
     /// The provider's lists are being read.
     Read {
         /// Entries so far.
@@ -80,24 +80,25 @@ pub enum SyncStep {
 }
 
 /// Begins it; the answer ends when it has.
-pub(super) async fn sync(
-    State(panel): State<Panel>,
-    ConnectInfo(Operator(operator)): ConnectInfo<Operator>,
-    Json(order): Json<SyncOrder>,
+pub(super) async fn sync_suppressions(
+    State(panel): State<ApiState>,
+    ConnectInfo(Caller(operator)): ConnectInfo<Caller>,
+    Json(order): Json<SuppressionSyncRequest>,
 ) -> Response {
-    let upstreams = match upstreams(&panel, order.upstream) {
+    let upstreams = match select_upstreams(&panel, order.upstream) {
         Ok(upstreams) => upstreams,
-        Err(refusal) => return refuse(&refusal),
+        Err(refusal) => return error_response(&refusal),
     };
-    let order = Order { operator, reason: audit_log::noted(&order.reason), dry_run: order.dry_run };
-    let (lines, heard) = mpsc::channel(LINES);
+    let order =
+        SyncOptions { operator, reason: audit_log::truncate_reason(&order.reason), dry_run: order.dry_run };
+    let (lines, heard) = mpsc::channel(CHANNEL_CAPACITY);
     // It is carried out to its end, also when whoever asked has gone.
     tokio::spawn(async move {
         for upstream in upstreams {
-            sync_one(&panel, upstream, &order, &lines).await;
+            sync_upstream(&panel, upstream, &order, &lines).await;
         }
     });
-    let next = async |mut heard: mpsc::Receiver<SyncLine>| {
+    let next = async |mut heard: mpsc::Receiver<SuppressionSyncProgress>| {
         let mut line = serde_json::to_string(&heard.recv().await?).unwrap_or_default();
         line.push('\n');
         Some((Ok::<_, Infallible>(Bytes::from(line)), heard))
@@ -105,14 +106,14 @@ pub(super) async fn sync(
     ([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(stream::unfold(heard, next))).into_response()
 }
 
-fn upstreams(panel: &Panel, wanted: Option<String>) -> Result<Vec<String>, Refusal> {
+fn select_upstreams(panel: &ApiState, wanted: Option<String>) -> Result<Vec<String>, ApiError> {
     match wanted {
-        Some(name) if !panel.upstreams.iter().any(|health| health.name() == name) => {
-            Err(Refusal::NoUpstream(name))
+        Some(name) if !panel.upstream_health.iter().any(|health| health.name() == name) => {
+            Err(ApiError::UnknownUpstream(name))
         }
         Some(name) => Ok(vec![name]),
-        None => match panel.sync.upstreams() {
-            none if none.is_empty() => Err(Refusal::Senseless(
+        None => match panel.suppression_sync.upstreams() {
+            none if none.is_empty() => Err(ApiError::Invalid(
                 "no upstream's provider can be asked for its lists: that needs the account's api_key (and domain, for Mailgun)",
             )),
             all => Ok(all),
@@ -120,11 +121,16 @@ fn upstreams(panel: &Panel, wanted: Option<String>) -> Result<Vec<String>, Refus
     }
 }
 
-async fn sync_one(panel: &Panel, upstream: String, order: &Order, lines: &mpsc::Sender<SyncLine>) {
-    let (steps, mut heard) = mpsc::channel::<Step>(LINES);
+async fn sync_upstream(
+    panel: &ApiState,
+    upstream: String,
+    order: &SyncOptions,
+    lines: &mpsc::Sender<SuppressionSyncProgress>,
+) {
+    let (steps, mut heard) = mpsc::channel::<SyncUpdate>(CHANNEL_CAPACITY);
     let tell = async |step| {
         // Whoever asked may have gone.
-        let _ = lines.send(SyncLine { upstream: upstream.clone(), step }).await;
+        let _ = lines.send(SuppressionSyncProgress { upstream: upstream.clone(), step }).await;
     };
     let told = async {
         while let Some(step) = heard.recv().await {
@@ -132,30 +138,30 @@ async fn sync_one(panel: &Panel, upstream: String, order: &Order, lines: &mpsc::
         }
     };
     let synced = async {
-        let synced = panel.sync.sync(&upstream, order, &steps).await;
+        let synced = panel.suppression_sync.sync_upstream(&upstream, order, &steps).await;
         drop(steps);
         synced
     };
     let end = match tokio::join!(synced, told).0 {
-        Ok(()) => SyncStep::Done,
-        Err(trouble) => SyncStep::Failed { error: trouble.to_string() },
+        Ok(()) => SuppressionSyncEvent::Done,
+        Err(trouble) => SuppressionSyncEvent::Failed { error: trouble.to_string() },
     };
     tell(end).await;
 }
 
-impl From<Step> for SyncStep {
-    fn from(step: Step) -> Self {
+impl From<SyncUpdate> for SuppressionSyncEvent {
+    fn from(step: SyncUpdate) -> Self {
         match step {
-            Step::Read(entries) => Self::Read { entries },
-            Step::Unread(unread, first) => Self::Unread { unread, first },
-            Step::Waiting(wait) => Self::Waiting { seconds: wait.as_secs() },
-            Step::Done(Act { address, reason, deed, refused }) => {
-                let (reason, act) = (reason.word().to_owned(), deed.word().to_owned());
-                Self::Act { address, reason, act, why: refused }
+            SyncUpdate::EntriesRead(entries) => Self::Read { entries },
+            SyncUpdate::EntriesUnreadable(unread, first) => Self::Unread { unread, first },
+            SyncUpdate::RateLimited(wait) => Self::Waiting { seconds: wait.as_secs() },
+            SyncUpdate::Changed(SyncChange { address, reason, action, rejection }) => {
+                let (reason, act) = (reason.as_str().to_owned(), action.as_str().to_owned());
+                Self::Act { address, reason, act, why: rejection }
             }
         }
     }
 }
 
 /// Lines that may wait for whoever asked.
-const LINES: usize = 256;
+const CHANNEL_CAPACITY: usize = 256;

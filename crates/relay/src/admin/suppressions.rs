@@ -1,18 +1,21 @@
 //! The suppression list: what is on it, and orders to change it.
 
-use crate::admin::error::Refusal;
-use crate::admin::state::Panel;
+use crate::admin::error::ApiError;
+use crate::admin::state::ApiState;
 use futures_util::{StreamExt, stream};
 use mailtrail_mail::{Mailbox, Timestamp, fold_domain};
-use mailtrail_store::{Filed, ReadError, Store};
-use mailtrail_trail::Hinted;
+use mailtrail_store::{AddressEvidence, ReadError, Store};
+use mailtrail_trail::ReceivedHint;
 use mailtrail_trail::provider::Provider;
-use mailtrail_trail::suppression::{Change, Dossier, End, Listing, Live, Mark, Reason, Settings, Source};
+use mailtrail_trail::suppression::{
+    ActiveEvidence, EvidenceItem, EvidenceSource, Expiry, Reason, SuppressionChange, SuppressionChangeKind,
+    SuppressionEvidence, SuppressionSettings,
+};
 use serde::{Deserialize, Serialize};
 
 /// Which entries are wanted; what is not given asks for all.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct SuppressionFilter {
+pub struct SuppressionListFilter {
     /// That address.
     pub address: Option<String>,
     /// Addresses at that domain.
@@ -65,7 +68,7 @@ pub struct SuppressionView {
 
 /// What is to be done with the list.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct SuppressionOrder {
+pub struct SuppressionRequest {
     /// `add` or `remove`.
     pub verb: String,
     /// The entries. To remove, each names an address, and may name a list and a reason.
@@ -110,7 +113,7 @@ pub struct SuppressionEntry {
 
 /// What was done with one entry.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct SuppressionAct {
+pub struct SuppressionResult {
     /// The address.
     pub address: String,
     /// `done`; `same` where nothing had to be done; `refused`.
@@ -122,15 +125,15 @@ pub struct SuppressionAct {
     pub there: Option<String>,
 }
 
-impl SuppressionAct {
+impl SuppressionResult {
     /// Whether it was done, or would be.
     pub fn is_done(&self) -> bool {
-        self.outcome == DONE
+        self.outcome == DONE_OUTCOME
     }
 
     /// Whether it makes no sense.
-    pub fn is_refused(&self) -> bool {
-        self.outcome == REFUSED
+    pub fn is_rejected(&self) -> bool {
+        self.outcome == REJECTED_OUTCOME
     }
 }
 
@@ -156,113 +159,131 @@ pub struct HintView {
 }
 
 /// Hints about an address, the last to come first.
-pub fn hints(store: &Store, address: &str) -> Result<Vec<HintView>, ReadError> {
-    let view = |Hinted { source, received, hint, .. }: Hinted| HintView {
-        received: received.to_string(),
+pub fn find_hints(store: &Store, address: &str) -> Result<Vec<HintView>, ReadError> {
+    let view = |ReceivedHint { source, received_at, hint, .. }: ReceivedHint| HintView {
+        received: received_at.to_string(),
         source,
-        hint: hint.kind.word().to_owned(),
+        hint: hint.kind.as_str().to_owned(),
         at: hint.at.to_string(),
         address: hint.address.unwrap_or_default(),
         lists: hint.lists,
-        text: hint.words.in_one_line(),
-        name: hint.words.name,
+        text: hint.diagnostic.to_line(),
+        name: hint.diagnostic.name,
     };
-    Ok(store.hints(address, HINTS)?.into_iter().map(view).collect())
+    Ok(store.find_hints(address, MAX_HINTS)?.into_iter().map(view).collect())
 }
 
 /// A page of the list, by these settings and at this time.
-pub fn suppressions(
+pub fn find_suppressions(
     store: &Store,
-    settings: &Settings,
-    filter: &SuppressionFilter,
+    settings: &SuppressionSettings,
+    filter: &SuppressionListFilter,
     now: Timestamp,
 ) -> Result<SuppressionPage, ReadError> {
     let filed = match &filter.address {
-        Some(address) => store.dossiers_of(address)?,
-        None => store.dossiers(filter.after.as_deref().and_then(|after| after.rsplit_once(' ')), PAGE)?,
+        Some(address) => store.evidence_for_address(address)?,
+        None => store
+            .list_evidence(filter.after.as_deref().and_then(|after| after.rsplit_once(' ')), PAGE_SIZE)?,
     };
-    let more = filter.address.is_none() && filed.len() == PAGE;
+    let more = filter.address.is_none() && filed.len() == PAGE_SIZE;
     let next = filed.last().filter(|_| more).map(|last| format!("{} {}", last.address, last.list));
-    let entries =
-        filed.iter().flat_map(|filed| filed.dossier.live().map(move |(reason, live)| (filed, reason, live)));
-    let entries = entries.filter(|(filed, reason, live)| fits(filter, filed, *reason, live));
-    let entries = entries.map(|(filed, reason, live)| view(filed, reason, live, settings, now)).collect();
+    let entries = filed
+        .iter()
+        .flat_map(|filed| filed.evidence.active().map(move |(reason, live)| (filed, reason, live)));
+    let entries = entries.filter(|(filed, reason, live)| matches_filter(filter, filed, *reason, live));
+    let entries = entries.map(|(filed, reason, live)| to_view(filed, reason, live, settings, now)).collect();
     Ok(SuppressionPage { entries, next })
 }
 
-fn fits(filter: &SuppressionFilter, filed: &Filed, reason: Reason, live: &Live) -> bool {
+fn matches_filter(
+    filter: &SuppressionListFilter,
+    filed: &AddressEvidence,
+    reason: Reason,
+    live: &ActiveEvidence,
+) -> bool {
     let same = |wanted: &Option<String>, found: &str| {
         wanted.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(found))
     };
     let domain = filed.address.rsplit_once('@').map_or("", |(_, domain)| domain);
     filter.domain.as_deref().is_none_or(|wanted| fold_domain(wanted) == domain)
-        && same(&filter.reason, reason.word())
+        && same(&filter.reason, reason.as_str())
         && same(&filter.upstream, &filed.list)
-        && same(&filter.source, live.source.word())
-        && filter.since.is_none_or(|since| live.last().millis() >= since)
+        && same(&filter.source, live.source.as_str())
+        && filter.since.is_none_or(|since| live.last_seen().as_millis() >= since)
 }
 
-fn view(filed: &Filed, reason: Reason, live: &Live, settings: &Settings, now: Timestamp) -> SuppressionView {
-    let end = settings.end(reason, live);
+fn to_view(
+    filed: &AddressEvidence,
+    reason: Reason,
+    live: &ActiveEvidence,
+    settings: &SuppressionSettings,
+    now: Timestamp,
+) -> SuppressionView {
+    let end = settings.expiry(reason, live);
     let state = match end {
         None => "counted",
-        Some(End::At(end)) if end <= now => "ended",
-        Some(_) => SUPPRESSED,
+        Some(Expiry::At(end)) if end <= now => "ended",
+        Some(_) => SUPPRESSED_STATE,
     };
     let until = match end {
-        Some(End::At(end)) => Some(end.to_string()),
-        Some(End::Never) | None => None,
+        Some(Expiry::At(end)) => Some(end.to_string()),
+        Some(Expiry::Never) | None => None,
     };
     SuppressionView {
         address: filed.address.clone(),
         upstream: Some(filed.list.clone()).filter(|list| !list.is_empty()),
-        reason: reason.word().to_owned(),
+        reason: reason.as_str().to_owned(),
         state: state.to_owned(),
-        scope: settings.scope(reason, live).word().to_owned(),
+        scope: settings.effective_scope(reason, live).as_str().to_owned(),
         until,
-        times: live.times.iter().filter(|at| **at != Mark::UNKNOWN).map(ToString::to_string).collect(),
-        source: live.source.word().to_owned(),
-        expires: live.expires.map(|expires| expires.to_string()),
-        words: live.words.clone(),
+        times: live
+            .times
+            .iter()
+            .filter(|at| **at != EvidenceItem::UNKNOWN_TIME)
+            .map(ToString::to_string)
+            .collect(),
+        source: live.source.as_str().to_owned(),
+        expires: live.expires_at.map(|expires| expires.to_string()),
+        words: live.diagnostic.clone(),
     }
 }
 
 /// Carries an order out; entries of which nothing comes are not written.
-pub async fn change(
-    panel: &Panel,
-    order: SuppressionOrder,
+pub async fn change_suppressions(
+    panel: &ApiState,
+    order: SuppressionRequest,
     operator: &str,
-) -> Result<Vec<SuppressionAct>, Refusal> {
+) -> Result<Vec<SuppressionResult>, ApiError> {
     let (here, dry_run, operator) = (panel.clone(), order.dry_run, operator.to_owned());
-    let weighed = tokio::task::spawn_blocking(move || weigh(&here, &order, &operator)).await;
-    let weighed = weighed.map_err(|_| Refusal::Broken)??;
-    let one = |(address, weighed): (String, Weighed)| async move {
+    let weighed = tokio::task::spawn_blocking(move || plan_changes(&here, &order, &operator)).await;
+    let weighed = weighed.map_err(|_| ApiError::Internal)??;
+    let one = |(address, weighed): (String, PlannedChange)| async move {
         let mut there = None;
         let (outcome, why) = match weighed {
-            Weighed::Good(listing) => {
-                if matches!(listing.change, Change::Remove { .. }) {
-                    there = at_providers(panel, listing.list.as_deref());
+            PlannedChange::Write(listing) => {
+                if matches!(listing.kind, SuppressionChangeKind::Remove { .. }) {
+                    there = provider_list_notice(panel, listing.list.as_deref());
                 }
                 if !dry_run {
-                    panel.store.list(*listing).await?;
+                    panel.store.change_suppression(*listing).await?;
                 }
-                (DONE, None)
+                (DONE_OUTCOME, None)
             }
-            Weighed::Same(why) => (SAME, Some(why.to_owned())),
-            Weighed::Bad(why) => (REFUSED, Some(why)),
+            PlannedChange::Unchanged(why) => (UNCHANGED_OUTCOME, Some(why.to_owned())),
+            PlannedChange::Rejected(why) => (REJECTED_OUTCOME, Some(why)),
         };
-        Ok(SuppressionAct { address, outcome: outcome.to_owned(), why, there })
+        Ok(SuppressionResult { address, outcome: outcome.to_owned(), why, there })
     };
-    let acts = stream::iter(weighed).map(one).buffered(AT_ONCE);
+    let acts = stream::iter(weighed).map(one).buffered(WRITE_BATCH);
     acts.collect::<Vec<_>>().await.into_iter().collect()
 }
 
 /// What becomes of the providers' own entries of an address that is removed from a list, or from all.
-fn at_providers(panel: &Panel, list: Option<&str>) -> Option<String> {
+fn provider_list_notice(panel: &ApiState, list: Option<&str>) -> Option<String> {
     let upstreams = panel.providers.iter().filter(|(_, provider)| **provider != Provider::Plain);
     let upstreams = upstreams.map(|(name, _)| name).filter(|name| list.is_none_or(|list| list == *name));
     let said: Vec<_> = upstreams
-        .map(|name| match panel.sync.is_by_itself(name) {
+        .map(|name| match panel.suppression_sync.is_automatic(name) {
             Some(true) => format!("upstream {name}: the next sync takes it off the provider's list"),
             Some(false) => format!(
                 "upstream {name}: it stays on the provider's list until `mailtrail suppress sync --upstream {name}`"
@@ -277,36 +298,40 @@ fn at_providers(panel: &Panel, list: Option<&str>) -> Option<String> {
 }
 
 /// What is to become of an entry.
-enum Weighed {
-    Good(Box<Listing>),
+enum PlannedChange {
+    Write(Box<SuppressionChange>),
     /// It is so already.
-    Same(&'static str),
+    Unchanged(&'static str),
     /// It makes no sense.
-    Bad(String),
+    Rejected(String),
 }
 
-fn weigh(panel: &Panel, order: &SuppressionOrder, operator: &str) -> Result<Vec<(String, Weighed)>, Refusal> {
+fn plan_changes(
+    state: &ApiState,
+    order: &SuppressionRequest,
+    caller: &str,
+) -> Result<Vec<(String, PlannedChange)>, ApiError> {
     let chosen;
     let entries = match (&order.all, &order.entries[..]) {
         (Some(all), []) if order.verb == "remove" => {
-            chosen = select(&panel.store, all)?;
+            chosen = select_entries(&state.store, all)?;
             &chosen
         }
         (None, entries) => entries,
-        (Some(_), _) => return Err(Refusal::Senseless("ALL is for removing, and stands alone")),
+        (Some(_), _) => return Err(ApiError::Invalid("ALL is for removing, and stands alone")),
     };
-    let desk = Desk { panel, now: panel.clock.now(), operator };
+    let desk = ChangePlanner { state, now: state.clock.now(), caller };
     let add = match &*order.verb {
         "add" => true,
         "remove" => false,
-        _ => return Err(Refusal::Senseless("the verb is add or remove")),
+        _ => return Err(ApiError::Invalid("the verb is add or remove")),
     };
     let mut weighed = Vec::with_capacity(entries.len());
     for entry in entries {
-        let one = match if add { desk.add(entry) } else { desk.remove(entry) } {
+        let one = match if add { desk.plan_addition(entry) } else { desk.plan_removal(entry) } {
             Ok(weighed) => weighed,
-            Err(Weighing::Bad(why)) => Weighed::Bad(why),
-            Err(Weighing::Read(error)) => return Err(error.into()),
+            Err(PlanError::Invalid(why)) => PlannedChange::Rejected(why),
+            Err(PlanError::Read(error)) => return Err(error.into()),
         };
         weighed.push((entry.address.clone(), one));
     }
@@ -314,18 +339,18 @@ fn weigh(panel: &Panel, order: &SuppressionOrder, operator: &str) -> Result<Vec<
 }
 
 /// The addresses of all entries with a reason.
-fn select(store: &Store, all: &SuppressionEntry) -> Result<Vec<SuppressionEntry>, Refusal> {
+fn select_entries(store: &Store, all: &SuppressionEntry) -> Result<Vec<SuppressionEntry>, ApiError> {
     if all.reason.is_none() {
-        return Err(Refusal::Senseless("ALL needs a reason: --reason hard-bounce"));
+        return Err(ApiError::Invalid("ALL needs a reason: --reason hard-bounce"));
     }
-    let mut filter = SuppressionFilter {
+    let mut filter = SuppressionListFilter {
         reason: all.reason.clone(),
         upstream: all.upstream.clone(),
-        ..SuppressionFilter::default()
+        ..SuppressionListFilter::default()
     };
-    let (settings, mut chosen) = (Settings::default(), Vec::<SuppressionEntry>::new());
+    let (settings, mut chosen) = (SuppressionSettings::default(), Vec::<SuppressionEntry>::new());
     loop {
-        let page = suppressions(store, &settings, &filter, Timestamp::default())?;
+        let page = find_suppressions(store, &settings, &filter, Timestamp::default())?;
         for entry in page.entries {
             if chosen.last().is_none_or(|last| last.address != entry.address) {
                 chosen.push(SuppressionEntry { address: entry.address, ..all.clone() });
@@ -339,95 +364,101 @@ fn select(store: &Store, all: &SuppressionEntry) -> Result<Vec<SuppressionEntry>
 }
 
 /// Why an entry is not weighed to its end.
-enum Weighing {
-    Bad(String),
+enum PlanError {
+    Invalid(String),
     Read(ReadError),
 }
 
-impl From<ReadError> for Weighing {
+impl From<ReadError> for PlanError {
     fn from(error: ReadError) -> Self {
         Self::Read(error)
     }
 }
 
-struct Desk<'a> {
-    panel: &'a Panel,
+struct ChangePlanner<'a> {
+    state: &'a ApiState,
     now: Timestamp,
-    operator: &'a str,
+    caller: &'a str,
 }
 
-impl Desk<'_> {
-    fn add(&self, entry: &SuppressionEntry) -> Result<Weighed, Weighing> {
-        let address = address(entry)?;
-        let list = self.list(entry)?;
-        let reason =
-            word(entry.reason.as_ref(), "reason", Reason::ALL.map(Reason::word))?.unwrap_or(Reason::Manual);
-        let scope = word(entry.scope.as_ref(), "scope", ["all", "bulk"])?.unwrap_or(reason.usual_scope());
+impl ChangePlanner<'_> {
+    fn plan_addition(&self, entry: &SuppressionEntry) -> Result<PlannedChange, PlanError> {
+        let address = parse_address(entry)?;
+        let list = self.parse_list(entry)?;
+        let reason = parse_keyword(entry.reason.as_ref(), "reason", Reason::ALL.map(Reason::as_str))?
+            .unwrap_or(Reason::Manual);
+        let scope =
+            parse_keyword(entry.scope.as_ref(), "scope", ["all", "bulk"])?.unwrap_or(reason.default_scope());
         let source =
-            word(entry.source.as_ref(), "source", Source::ALL.map(Source::word))?.unwrap_or(Source::Operator);
-        let expires = entry.expires.as_ref().map(|text| time(text)).transpose()?;
-        let mut times = entry.times.iter().map(|text| happened(text)).collect::<Result<Vec<_>, _>>()?;
+            parse_keyword(entry.source.as_ref(), "source", EvidenceSource::ALL.map(EvidenceSource::as_str))?
+                .unwrap_or(EvidenceSource::Operator);
+        let expires_at = entry.expires.as_ref().map(|text| parse_time(text)).transpose()?;
+        let mut times =
+            entry.times.iter().map(|text| parse_event_time(text)).collect::<Result<Vec<_>, _>>()?;
         times.sort_unstable();
-        if times.last().is_some_and(|last| *last > self.now.after(SKEW)) {
-            return Err(Weighing::Bad("happened in the future".to_owned()));
+        if times.last().is_some_and(|last| *last > self.now.saturating_add(MAX_CLOCK_SKEW)) {
+            return Err(PlanError::Invalid("happened in the future".to_owned()));
         }
-        let known = self.known(&address, list.as_deref())?;
+        let known = self.load_evidence(&address, list.as_deref())?;
         if times.is_empty() {
             // What only others say ends when they say so.
-            let lasts = |source| !matches!(source, Source::Provider | Source::Hint);
-            let same = |live: &Live| live.scope() == scope && live.expires == expires && lasts(live.source);
-            if known.own.live_of(reason).is_some_and(same) {
-                return Ok(Weighed::Same("is on the list already"));
+            let lasts = |source| !matches!(source, EvidenceSource::Provider | EvidenceSource::Hint);
+            let same = |live: &ActiveEvidence| {
+                live.scope() == scope && live.expires_at == expires_at && lasts(live.source)
+            };
+            if known.own.active_for(reason).is_some_and(same) {
+                return Ok(PlannedChange::Unchanged("is on the list already"));
             }
             times.push(self.now);
         }
-        let words = noted(&entry.words);
-        let mark = |at| Mark { at, scope, source, expires, words: words.clone() };
-        let marks: Vec<_> = times.into_iter().map(mark).collect();
-        let (at, operator) = (self.now, self.operator.to_owned());
-        let change = Change::Add { reason, marks };
+        let words = truncate_words(&entry.words);
+        let mark = |at| EvidenceItem { at, scope, source, expires_at, diagnostic: words.clone() };
+        let items: Vec<_> = times.into_iter().map(mark).collect();
+        let (at, operator) = (self.now, self.caller.to_owned());
+        let kind = SuppressionChangeKind::Add { reason, items };
         let mut after = known.own.clone();
-        after.change(&change, at);
-        after.under(&known.everywhere);
+        after.apply_change(&kind, at);
+        after.apply_global_clear(&known.global);
         if after == known.own {
-            let known = after.live_of(reason).is_some();
-            return Ok(Weighed::Same(if known {
+            let known = after.active_for(reason).is_some();
+            return Ok(PlannedChange::Unchanged(if known {
                 "is on the list already"
             } else {
                 "was removed since then"
             }));
         }
-        Ok(Weighed::Good(Box::new(Listing { address, list, at, operator, change })))
+        Ok(PlannedChange::Write(Box::new(SuppressionChange { address, list, at, operator, kind })))
     }
 
-    fn remove(&self, entry: &SuppressionEntry) -> Result<Weighed, Weighing> {
-        let address = address(entry)?;
-        let list = self.list(entry)?;
-        let reason: Option<Reason> = word(entry.reason.as_ref(), "reason", Reason::ALL.map(Reason::word))?;
-        let filed = self.panel.store.dossiers_of(&address.folded())?;
+    fn plan_removal(&self, entry: &SuppressionEntry) -> Result<PlannedChange, PlanError> {
+        let address = parse_address(entry)?;
+        let list = self.parse_list(entry)?;
+        let reason: Option<Reason> =
+            parse_keyword(entry.reason.as_ref(), "reason", Reason::ALL.map(Reason::as_str))?;
+        let filed = self.state.store.evidence_for_address(&address.folded())?;
         let concerned = filed.iter().filter(|filed| list.as_ref().is_none_or(|list| *list == filed.list));
-        let live = concerned.flat_map(|filed| filed.dossier.live());
+        let live = concerned.flat_map(|filed| filed.evidence.active());
         let last = live.filter(|(known, _)| reason.is_none_or(|reason| reason == *known));
         // What a provider's clock dates ahead of ours is to be void, too.
-        let Some(last) = last.map(|(_, live)| live.last()).max() else {
-            return Ok(Weighed::Same("is not on the list"));
+        let Some(last) = last.map(|(_, live)| live.last_seen()).max() else {
+            return Ok(PlannedChange::Unchanged("is not on the list"));
         };
-        let (at, operator) = (self.now.max(last), self.operator.to_owned());
-        let words = noted(&entry.words);
-        Ok(Weighed::Good(Box::new(Listing {
+        let (at, operator) = (self.now.max(last), self.caller.to_owned());
+        let comment = truncate_words(&entry.words);
+        Ok(PlannedChange::Write(Box::new(SuppressionChange {
             address,
             list,
             at,
             operator,
-            change: Change::Remove { reason, words },
+            kind: SuppressionChangeKind::Remove { reason, comment },
         })))
     }
 
-    fn list(&self, entry: &SuppressionEntry) -> Result<Option<String>, Weighing> {
+    fn parse_list(&self, entry: &SuppressionEntry) -> Result<Option<String>, PlanError> {
         let list = entry.upstream.clone().filter(|list| !list.is_empty());
         match &list {
-            Some(name) if !self.panel.upstreams.iter().any(|health| health.name() == name) => {
-                Err(Weighing::Bad(format!(
+            Some(name) if !self.state.upstream_health.iter().any(|health| health.name() == name) => {
+                Err(PlanError::Invalid(format!(
                     "there is no upstream {name:?}; `mailtrail breaker status` lists them"
                 )))
             }
@@ -435,66 +466,69 @@ impl Desk<'_> {
         }
     }
 
-    fn known(&self, address: &Mailbox, list: Option<&str>) -> Result<Known, Weighing> {
-        let (store, address) = (&self.panel.store, address.folded());
-        let everywhere = store.dossier(&address, "")?.unwrap_or_default();
+    fn load_evidence(&self, address: &Mailbox, list: Option<&str>) -> Result<ExistingEvidence, PlanError> {
+        let (store, address) = (&self.state.store, address.folded());
+        let everywhere = store.suppression_evidence(&address, "")?.unwrap_or_default();
         let own = match list {
-            Some(list) => store.dossier(&address, list)?.unwrap_or_default(),
+            Some(list) => store.suppression_evidence(&address, list)?.unwrap_or_default(),
             None => everywhere.clone(),
         };
-        Ok(Known { own, everywhere: if list.is_some() { everywhere } else { Dossier::default() } })
+        Ok(ExistingEvidence {
+            own,
+            global: if list.is_some() { everywhere } else { SuppressionEvidence::default() },
+        })
     }
 }
 
 /// What is known of an address.
-struct Known {
+struct ExistingEvidence {
     /// On the list that is meant.
-    own: Dossier,
+    own: SuppressionEvidence,
     /// On the one above it.
-    everywhere: Dossier,
+    global: SuppressionEvidence,
 }
 
-fn address(entry: &SuppressionEntry) -> Result<Mailbox, Weighing> {
-    entry.address.parse().map_err(|error| Weighing::Bad(format!("is no mail address: {error}")))
+fn parse_address(entry: &SuppressionEntry) -> Result<Mailbox, PlanError> {
+    entry.address.parse().map_err(|error| PlanError::Invalid(format!("is no mail address: {error}")))
 }
 
 /// As much of somebody's words as is kept.
-fn noted(words: &str) -> String {
-    words.chars().take(Mark::WORDS).collect()
+fn truncate_words(words: &str) -> String {
+    words.chars().take(EvidenceItem::MAX_DIAGNOSTIC_CHARS).collect()
 }
 
 /// A time of an entry: a list that was exported may not say when something happened.
-fn happened(text: &str) -> Result<Timestamp, Weighing> {
-    if text == UNKNOWN { Ok(Mark::UNKNOWN) } else { time(text) }
+fn parse_event_time(text: &str) -> Result<Timestamp, PlanError> {
+    if text == UNKNOWN_TIME { Ok(EvidenceItem::UNKNOWN_TIME) } else { parse_time(text) }
 }
 
-fn time(text: &str) -> Result<Timestamp, Weighing> {
-    let bad = || Weighing::Bad(format!("{text:?} is no time such as \"2026-11-21T10:00:00Z\""));
+fn parse_time(text: &str) -> Result<Timestamp, PlanError> {
+    let bad = || PlanError::Invalid(format!("{text:?} is no time such as \"2026-11-21T10:00:00Z\""));
     Timestamp::parse_rfc3339(text).ok_or_else(bad)
 }
 
-fn word<T: std::str::FromStr, const N: usize>(
+fn parse_keyword<T: std::str::FromStr, const N: usize>(
     text: Option<&String>,
     what: &str,
     words: [&str; N],
-) -> Result<Option<T>, Weighing> {
+) -> Result<Option<T>, PlanError> {
     let Some(text) = text else { return Ok(None) };
-    let bad = |_| Weighing::Bad(format!("{text:?} is no {what}: {}", words.join(", ")));
+    let bad = |_| PlanError::Invalid(format!("{text:?} is no {what}: {}", words.join(", ")));
     text.parse().map(Some).map_err(bad)
 }
 
 /// Of an entry that mail is kept back by.
-pub const SUPPRESSED: &str = "suppressed";
+pub const SUPPRESSED_STATE: &str = "suppressed";
 /// Of an entry of which nobody says when it happened.
-pub const UNKNOWN: &str = "unknown";
-const DONE: &str = "done";
-const SAME: &str = "same";
-const REFUSED: &str = "refused";
+pub const UNKNOWN_TIME: &str = "unknown";
+const DONE_OUTCOME: &str = "done";
+const UNCHANGED_OUTCOME: &str = "same";
+const REJECTED_OUTCOME: &str = "refused";
 /// Hints of one address that are told.
-const HINTS: usize = 100;
+const MAX_HINTS: usize = 100;
 /// Dossiers of a page.
-const PAGE: usize = 2000;
+const PAGE_SIZE: usize = 2000;
 /// Entries that are written at a time: they share syncs.
-const AT_ONCE: usize = 1024;
+const WRITE_BATCH: usize = 1024;
 /// How far ahead of ours a clock may be.
-const SKEW: std::time::Duration = std::time::Duration::from_secs(86_400);
+const MAX_CLOCK_SKEW: std::time::Duration = std::time::Duration::from_secs(86_400);

@@ -4,9 +4,9 @@
 //! A browser on this machine reaches it, too, and does what any page wants. A page that had its own name lead here (DNS
 //! rebinding) is known by `Host`, one of another origin by `Origin`; neither can know the token.
 
-use crate::admin::router::api;
-use crate::admin::state::{Operator, Panel};
-use crate::admin::web::web;
+use crate::admin::router::api_router;
+use crate::admin::state::{ApiState, Caller};
+use crate::admin::web::page_router;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Whom questions and orders are taken from.
 #[derive(Clone, Debug)]
-pub struct Gate {
+pub struct AccessPolicy {
     /// What they prove themselves with: `Authorization: Bearer <token>` (RFC 6750).
     pub token: Secret,
     /// Names that this machine may be called by, in small letters, besides those of loopback.
@@ -33,86 +33,90 @@ pub struct Gate {
 }
 
 /// The web page, `/healthz`, `/metrics` where figures are kept and, behind a gate, `/api/v1`.
-pub async fn serve_page(
+pub async fn serve_tcp(
     socket: TcpListener,
     metrics: Option<PrometheusHandle>,
-    questions: Option<(Panel, Gate)>,
+    questions: Option<(ApiState, AccessPolicy)>,
     quiet: CancellationToken,
 ) {
-    let mut router = web().route("/healthz", get(|| async { "ok\n" }));
+    let mut router = page_router().route("/healthz", get(|| async { "ok\n" }));
     if let Some(metrics) = metrics {
         router = router.route("/metrics", get(move || std::future::ready(metrics.render())));
     }
     if let Some((panel, gate)) = questions {
-        router = router.merge(api(panel).route_layer(middleware::from_fn_with_state(Arc::new(gate), guard)));
+        router = router.merge(
+            api_router(panel).route_layer(middleware::from_fn_with_state(Arc::new(gate), check_access)),
+        );
     }
-    http_server::serve(socket, PAGE_CONNECTIONS, router, ConnectInfo::<SocketAddr>, quiet).await;
+    http_server::serve(socket, MAX_TCP_CONNECTIONS, router, ConnectInfo::<SocketAddr>, quiet).await;
 }
 
 /// Why somebody is not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-enum Barred {
+enum AccessDenied {
     #[error("this machine is not called so here; see `hosts` in [admin]")]
-    Host,
+    UnknownHost,
     #[error("pages of other origins are not answered")]
-    Origin,
+    ForeignOrigin,
     #[error("Authorization: Bearer with the token of [admin] is needed")]
-    Token,
+    InvalidToken,
 }
 
-impl Barred {
-    fn status(self) -> StatusCode {
+impl AccessDenied {
+    fn status_code(self) -> StatusCode {
         match self {
-            Self::Host => StatusCode::MISDIRECTED_REQUEST,
-            Self::Origin => StatusCode::FORBIDDEN,
-            Self::Token => StatusCode::UNAUTHORIZED,
+            Self::UnknownHost => StatusCode::MISDIRECTED_REQUEST,
+            Self::ForeignOrigin => StatusCode::FORBIDDEN,
+            Self::InvalidToken => StatusCode::UNAUTHORIZED,
         }
     }
 
-    fn refusal(self) -> Refusal {
+    fn rejection_reason(self) -> Refusal {
         match self {
-            Self::Host => Refusal::ApiHost,
-            Self::Origin => Refusal::ApiOrigin,
-            Self::Token => Refusal::ApiToken,
+            Self::UnknownHost => Refusal::ApiHost,
+            Self::ForeignOrigin => Refusal::ApiOrigin,
+            Self::InvalidToken => Refusal::ApiToken,
         }
     }
 }
 
-async fn guard(
-    State(gate): State<Arc<Gate>>,
+async fn check_access(
+    State(gate): State<Arc<AccessPolicy>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let Err(barred) = gate.admit(request.headers()) else {
-        let operator = Operator(format!("token from {}", peer.ip().to_canonical()));
+    let Err(barred) = gate.authorize(request.headers()) else {
+        let operator = Caller(format!("token from {}", peer.ip().to_canonical()));
         request.extensions_mut().insert(ConnectInfo(operator));
         return next.run(request).await;
     };
-    gate.refusals.note(peer.ip(), barred.refusal(), &"");
-    let mut answer = (barred.status(), barred.to_string()).into_response();
-    if barred == Barred::Token {
+    gate.refusals.note(peer.ip(), barred.rejection_reason(), &"");
+    let mut answer = (barred.status_code(), barred.to_string()).into_response();
+    if barred == AccessDenied::InvalidToken {
         answer.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
     }
     answer
 }
 
-impl Gate {
-    fn admit(&self, headers: &HeaderMap) -> Result<(), Barred> {
-        let host = only(headers, header::HOST).flatten().filter(|host| self.knows(host));
-        let host = host.ok_or(Barred::Host)?;
-        let origin = only(headers, header::ORIGIN).ok_or(Barred::Origin)?;
-        if headers.contains_key(header::ORIGIN) && !origin.is_some_and(|origin| is_origin_of(origin, host)) {
-            return Err(Barred::Origin);
+impl AccessPolicy {
+    fn authorize(&self, headers: &HeaderMap) -> Result<(), AccessDenied> {
+        let host = single_header(headers, header::HOST).flatten().filter(|host| self.is_known_host(host));
+        let host = host.ok_or(AccessDenied::UnknownHost)?;
+        let origin = single_header(headers, header::ORIGIN).ok_or(AccessDenied::ForeignOrigin)?;
+        if headers.contains_key(header::ORIGIN) && !origin.is_some_and(|origin| is_same_origin(origin, host))
+        {
+            return Err(AccessDenied::ForeignOrigin);
         }
-        let words = only(headers, header::AUTHORIZATION).flatten().and_then(|words| words.split_once(' '));
+        let words =
+            single_header(headers, header::AUTHORIZATION).flatten().and_then(|words| words.split_once(' '));
         let named = words.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         let admitted = named.is_some_and(|(_, token)| self.token.is(token.trim().as_bytes()));
-        if admitted { Ok(()) } else { Err(Barred::Token) }
+        if admitted { Ok(()) } else { Err(AccessDenied::InvalidToken) }
     }
 
     /// Whether that is a name of this machine; the port says nothing.
-    fn knows(&self, host: &str) -> bool {
+    fn is_known_host(&self, host: &str) -> bool {
         let Ok(authority) = host.parse::<Authority>() else { return false };
         let name = authority.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
         let is_loopback = name.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback());
@@ -121,28 +125,28 @@ impl Gate {
 }
 
 /// A field's value, if it is text; `None` for a field that stands there twice.
-fn only(headers: &HeaderMap, name: HeaderName) -> Option<Option<&str>> {
+fn single_header(headers: &HeaderMap, name: HeaderName) -> Option<Option<&str>> {
     let mut values = headers.get_all(name).iter();
     let value = values.next().and_then(|value| value.to_str().ok());
     values.next().is_none().then_some(value)
 }
 
 /// Whether a page that came from that host says so.
-fn is_origin_of(origin: &str, host: &str) -> bool {
+fn is_same_origin(origin: &str, host: &str) -> bool {
     let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
     authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host))
 }
 
 /// Connections to the page at once.
-pub const PAGE_CONNECTIONS: usize = 64;
+pub const MAX_TCP_CONNECTIONS: usize = 64;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn admitted(fields: &[(HeaderName, &str)]) -> Result<(), Barred> {
-        let gate = Gate {
-            token: Secret::new(TOKEN),
+    fn authorize_headers(fields: &[(HeaderName, &str)]) -> Result<(), AccessDenied> {
+        let gate = AccessPolicy {
+            token: Secret::new(TEST_TOKEN),
             hosts: vec!["relay.lan".to_owned()],
             refusals: RefusalLog::default(),
         };
@@ -150,14 +154,14 @@ mod tests {
         for (name, value) in fields {
             headers.append(name, value.parse().unwrap());
         }
-        gate.admit(&headers)
+        gate.authorize(&headers)
     }
 
-    const TOKEN: &str = "0123456789abcdef";
+    const TEST_TOKEN: &str = "0123456789abcdef";
 
     #[test]
-    fn only_names_of_this_machine_lead_here() {
-        let bearer = format!("Bearer {TOKEN}");
+    fn rejects_unknown_host_headers() {
+        let bearer = format!("Bearer {TEST_TOKEN}");
         for host in [
             "localhost",
             "LocalHost:8025",
@@ -167,7 +171,11 @@ mod tests {
             "relay.lan",
             "Relay.LAN:1",
         ] {
-            assert_eq!(admitted(&[(header::HOST, host), (header::AUTHORIZATION, &bearer)]), Ok(()), "{host}");
+            assert_eq!(
+                authorize_headers(&[(header::HOST, host), (header::AUTHORIZATION, &bearer)]),
+                Ok(()),
+                "{host}"
+            );
         }
         for host in [
             "",
@@ -183,49 +191,49 @@ mod tests {
             "0.0.0.0:8025",
         ] {
             let fields = [(header::HOST, host), (header::AUTHORIZATION, &*bearer)];
-            assert_eq!(admitted(&fields), Err(Barred::Host), "{host}");
+            assert_eq!(authorize_headers(&fields), Err(AccessDenied::UnknownHost), "{host}");
         }
-        assert_eq!(admitted(&[(header::AUTHORIZATION, &bearer)]), Err(Barred::Host));
+        assert_eq!(authorize_headers(&[(header::AUTHORIZATION, &bearer)]), Err(AccessDenied::UnknownHost));
         let twice = [(header::HOST, "localhost"), (header::HOST, "evil.example")];
-        assert_eq!(admitted(&twice), Err(Barred::Host));
+        assert_eq!(authorize_headers(&twice), Err(AccessDenied::UnknownHost));
     }
 
     #[test]
-    fn pages_from_elsewhere_are_not_answered() {
-        let bearer = format!("Bearer {TOKEN}");
+    fn rejects_foreign_origins() {
+        let bearer = format!("Bearer {TEST_TOKEN}");
         for (origin, expected) in [
             ("http://localhost:8025", Ok(())),
             ("https://LOCALHOST:8025", Ok(())),
-            ("http://localhost", Err(Barred::Origin)),
-            ("http://localhost:8026", Err(Barred::Origin)),
-            ("http://evil.example", Err(Barred::Origin)),
-            ("localhost:8025", Err(Barred::Origin)),
-            ("null", Err(Barred::Origin)),
-            ("", Err(Barred::Origin)),
+            ("http://localhost", Err(AccessDenied::ForeignOrigin)),
+            ("http://localhost:8026", Err(AccessDenied::ForeignOrigin)),
+            ("http://evil.example", Err(AccessDenied::ForeignOrigin)),
+            ("localhost:8025", Err(AccessDenied::ForeignOrigin)),
+            ("null", Err(AccessDenied::ForeignOrigin)),
+            ("", Err(AccessDenied::ForeignOrigin)),
         ] {
             let fields = [
                 (header::HOST, "localhost:8025"),
                 (header::ORIGIN, origin),
                 (header::AUTHORIZATION, &*bearer),
             ];
-            assert_eq!(admitted(&fields), expected, "{origin}");
+            assert_eq!(authorize_headers(&fields), expected, "{origin}");
         }
     }
 
     #[test]
-    fn the_token_is_asked_for_whole() {
+    fn requires_the_complete_token() {
         for (words, expected) in [
-            (format!("Bearer {TOKEN}"), Ok(())),
-            (format!("bearer  {TOKEN}"), Ok(())),
-            (format!("Bearer {TOKEN}0"), Err(Barred::Token)),
-            (format!("Bearer {}", &TOKEN[1..]), Err(Barred::Token)),
-            (format!("Basic {TOKEN}"), Err(Barred::Token)),
-            (TOKEN.to_owned(), Err(Barred::Token)),
-            ("Bearer ".to_owned(), Err(Barred::Token)),
+            (format!("Bearer {TEST_TOKEN}"), Ok(())),
+            (format!("bearer  {TEST_TOKEN}"), Ok(())),
+            (format!("Bearer {TEST_TOKEN}0"), Err(AccessDenied::InvalidToken)),
+            (format!("Bearer {}", &TEST_TOKEN[1..]), Err(AccessDenied::InvalidToken)),
+            (format!("Basic {TEST_TOKEN}"), Err(AccessDenied::InvalidToken)),
+            (TEST_TOKEN.to_owned(), Err(AccessDenied::InvalidToken)),
+            ("Bearer ".to_owned(), Err(AccessDenied::InvalidToken)),
         ] {
             let fields = [(header::HOST, "localhost"), (header::AUTHORIZATION, &*words)];
-            assert_eq!(admitted(&fields), expected, "{words}");
+            assert_eq!(authorize_headers(&fields), expected, "{words}");
         }
-        assert_eq!(admitted(&[(header::HOST, "localhost")]), Err(Barred::Token));
+        assert_eq!(authorize_headers(&[(header::HOST, "localhost")]), Err(AccessDenied::InvalidToken));
     }
 }

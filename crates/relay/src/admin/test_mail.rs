@@ -1,33 +1,33 @@
 //! A mail of the operator's own, to be followed through the whole loop.
 
 use crate::admin::audit_log;
-use crate::admin::error::{Refusal, refuse};
-use crate::admin::route_table::Routes;
-use crate::admin::state::{Operator, Panel};
+use crate::admin::error::{ApiError, error_response};
+use crate::admin::route_table::RouteTable;
+use crate::admin::state::{ApiState, Caller};
 use crate::internal_mail::{HandIn, compose};
 use axum::Json;
 use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use mailtrail_mail::Mailbox;
-use mailtrail_trail::Errand;
+use mailtrail_trail::OperatorActionData;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// What test mail is made with.
 #[derive(Clone)]
-pub struct Tester {
+pub struct TestMailer {
     /// Takes it in.
-    pub hand_in: HandIn,
+    pub submit: HandIn,
     /// From whom it is where nobody is named.
-    pub from: Option<Mailbox>,
+    pub default_sender: Option<Mailbox>,
     /// The upstreams whose events do not come back.
-    pub silent: Arc<[String]>,
+    pub without_events: Arc<[String]>,
 }
 
 /// Whom a test mail is to reach.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct TestOrder {
+pub struct TestMailRequest {
     /// The recipient.
     pub to: String,
     /// The sender; the upstream must know its domain.
@@ -40,7 +40,7 @@ pub struct TestOrder {
 
 /// A test mail on its way.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct TestAnswer {
+pub struct TestMailResponse {
     /// Its tracking id, once it is kept.
     pub id: Option<String>,
     /// The sender.
@@ -52,18 +52,18 @@ pub struct TestAnswer {
 }
 
 /// The one order.
-pub(super) fn routes() -> Routes {
-    Routes::default().post("/api/v1/test", order)
+pub(super) fn routes() -> RouteTable {
+    RouteTable::default().post("/api/v1/test", send_test_mail)
 }
 
-async fn order(
-    State(panel): State<Panel>,
-    ConnectInfo(Operator(operator)): ConnectInfo<Operator>,
-    Json(order): Json<TestOrder>,
+async fn send_test_mail(
+    State(panel): State<ApiState>,
+    ConnectInfo(Caller(operator)): ConnectInfo<Caller>,
+    Json(order): Json<TestMailRequest>,
 ) -> Response {
     let named = |text: &str| text.parse::<Mailbox>().map_err(|error| format!("{text}: {error}"));
     let (to, from) = match (named(&order.to), order.from.as_deref().map(named).transpose()) {
-        (Ok(to), Ok(from)) => (to, from.or_else(|| panel.tester.from.clone())),
+        (Ok(to), Ok(from)) => (to, from.or_else(|| panel.test_mailer.default_sender.clone())),
         (Err(fault), _) | (_, Err(fault)) => {
             return (StatusCode::UNPROCESSABLE_ENTITY, fault).into_response();
         }
@@ -72,28 +72,30 @@ async fn order(
         return (StatusCode::UNPROCESSABLE_ENTITY, "nobody is known to send it; name one: --from")
             .into_response();
     };
-    let (envelope, message) = compose(&from, &to, SUBJECT, TEXT);
-    let silent = panel.tester.silent.to_vec();
+    let (envelope, message) = compose(&from, &to, TEST_SUBJECT, TEST_BODY);
+    let silent = panel.test_mailer.without_events.to_vec();
     let sent = async move {
-        let kept = (panel.tester.hand_in)(envelope, message).await;
+        let kept = (panel.test_mailer.submit)(envelope, message).await;
         if let Ok(id) = kept {
             tracing::info!(%id, operator, "a test mail was handed in");
-            audit_log::note(&panel, Errand::SendTest { id }, &operator, &order.reason).await?;
+            audit_log::record_action(&panel, OperatorActionData::SendTest { id }, &operator, &order.reason)
+                .await?;
         }
-        Ok::<_, Refusal>(kept)
+        Ok::<_, ApiError>(kept)
     };
     // It is carried out to its end, also when whoever asked has gone.
     let kept = match tokio::spawn(sent).await {
         Ok(Ok(kept)) => kept,
-        Ok(Err(refusal)) => return refuse(&refusal),
-        Err(_) => return refuse(&Refusal::Broken),
+        Ok(Err(refusal)) => return error_response(&refusal),
+        Err(_) => return error_response(&ApiError::Internal),
     };
     let (id, refused) = match kept {
         Ok(id) => (Some(id.to_string()), None),
         Err(words) => (None, Some(words)),
     };
-    Json(TestAnswer { id, from: from.to_string(), refused, silent }).into_response()
+    Json(TestMailResponse { id, from: from.to_string(), refused, silent }).into_response()
 }
 
-const SUBJECT: &str = "mailtrail test";
-const TEXT: &str = "mailtrail send-test sent this to see whether it arrives, and whether that is reported.";
+const TEST_SUBJECT: &str = "mailtrail test";
+const TEST_BODY: &str =
+    "mailtrail send-test sent this to see whether it arrives, and whether that is reported.";

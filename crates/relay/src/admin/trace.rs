@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// The sends that fit a question.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Found {
+pub struct TraceResult {
     /// Newest first.
     pub trails: Vec<TrailView>,
     /// Whether there may be more than were asked for.
@@ -17,71 +17,71 @@ pub struct Found {
 
 /// Finds sends by anything that names them: tracking id or the start of one, Message-ID, recipient, Odoo's record,
 /// or a part of the subject, of the newest [`SUBJECTS`] sends; an empty part is in all.
-pub fn find(store: &Store, what: &str, limit: usize) -> Result<Found, ReadError> {
-    find_as(store, what, limit, |trail| trail.into())
+pub fn find_trails(store: &Store, what: &str, limit: usize) -> Result<TraceResult, ReadError> {
+    find_trails_with(store, what, limit, |trail| trail.into())
 }
 
 /// The same; `view` makes a view of each.
-pub(super) fn find_as(
+pub(super) fn find_trails_with(
     store: &Store,
     what: &str,
     limit: usize,
     view: impl Fn(&Trail) -> TrailView,
-) -> Result<Found, ReadError> {
+) -> Result<TraceResult, ReadError> {
     let (what, wanted) = (what.trim(), limit.saturating_add(1));
-    let (mut ids, cut_off) = match named(store, what, wanted)? {
+    let (mut ids, cut_off) = match lookup_by_name(store, what, wanted)? {
         Some(ids) => (ids, false),
-        None => store.by_subject(what, wanted, SUBJECTS)?,
+        None => store.find_by_subject(what, wanted, MAX_SUBJECT_SCAN)?,
     };
     let more = ids.len() > limit;
     ids.truncate(limit);
     let mut trails = Vec::with_capacity(ids.len());
     for id in ids {
-        trails.extend(store.trail(id)?.as_ref().map(&view));
+        trails.extend(store.load_trail(id)?.as_ref().map(&view));
     }
-    Ok(Found { trails, more, cut_off })
+    Ok(TraceResult { trails, more, cut_off })
 }
 
 /// The sends that wait, the earliest due first.
-pub fn queue(store: &Store, limit: usize) -> Result<Vec<QueueLine>, ReadError> {
-    queue_as(store, limit, |trail| trail.into())
+pub fn find_queued(store: &Store, limit: usize) -> Result<Vec<QueueLine>, ReadError> {
+    find_queued_with(store, limit, |trail| trail.into())
 }
 
 /// The same; `view` makes a view of each.
-pub(super) fn queue_as(
+pub(super) fn find_queued_with(
     store: &Store,
     limit: usize,
     view: impl Fn(&Trail) -> QueueLine,
 ) -> Result<Vec<QueueLine>, ReadError> {
     let mut lines = Vec::new();
-    for id in store.queued(limit)? {
-        lines.extend(store.trail(id)?.as_ref().map(&view));
+    for id in store.queued_ids(limit)? {
+        lines.extend(store.load_trail(id)?.as_ref().map(&view));
     }
     Ok(lines)
 }
 
 /// The sends that are named so; `None` for what is no name.
-fn named(store: &Store, what: &str, limit: usize) -> Result<Option<Vec<TrackingId>>, ReadError> {
+fn lookup_by_name(store: &Store, what: &str, limit: usize) -> Result<Option<Vec<TrackingId>>, ReadError> {
     if let Ok(id) = what.parse() {
         return Ok(Some(vec![id]));
     }
     if let Some(record) = Record::parse(what) {
-        return store.by_record(&record, limit).map(Some);
+        return store.find_by_odoo_record(&record, limit).map(Some);
     }
     if what.contains('@') {
         let mut ids = match MessageId::parse(what) {
-            Some(message_id) => store.by_message_id(&message_id, limit)?,
+            Some(message_id) => store.find_by_message_id(&message_id, limit)?,
             None => Vec::new(),
         };
         if ids.is_empty() {
-            ids = store.by_recipient(what.trim_start_matches('<').trim_end_matches('>'), limit)?;
+            ids = store.find_by_recipient(what.trim_start_matches('<').trim_end_matches('>'), limit)?;
         }
         return Ok(Some(ids));
     }
-    if what.len() >= SHORTEST_PREFIX
-        && let Some((low, high)) = TrackingId::range_of_prefix(what)
+    if what.len() >= MIN_ID_PREFIX
+        && let Some((low, high)) = TrackingId::prefix_range(what)
     {
-        let ids = store.between(low, high, limit)?;
+        let ids = store.ids_in_range(low, high, limit)?;
         if !ids.is_empty() {
             return Ok(Some(ids));
         }
@@ -90,6 +90,6 @@ fn named(store: &Store, what: &str, limit: usize) -> Result<Option<Vec<TrackingI
 }
 
 /// Characters from which on the start of a tracking id is taken for one.
-pub(super) const SHORTEST_PREFIX: usize = 6;
+pub(super) const MIN_ID_PREFIX: usize = 6;
 /// Sends whose subjects are searched, newest first.
-pub const SUBJECTS: usize = 20_000;
+pub const MAX_SUBJECT_SCAN: usize = 20_000;

@@ -10,17 +10,17 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 
 /// `/` and what it consists of.
-pub(super) fn web() -> Router {
+pub(super) fn page_router() -> Router {
     Router::new()
-        .route("/", get(async || file("text/html; charset=utf-8", PAGE)))
-        .route("/page.css", get(async || file("text/css; charset=utf-8", STYLE)))
-        .route("/page.js", get(async || file("text/javascript; charset=utf-8", SCRIPT)))
+        .route("/", get(async || static_file("text/html; charset=utf-8", PAGE_HTML)))
+        .route("/page.css", get(async || static_file("text/css; charset=utf-8", PAGE_CSS)))
+        .route("/page.js", get(async || static_file("text/javascript; charset=utf-8", PAGE_JS)))
 }
 
-fn file(kind: &'static str, text: &'static str) -> impl IntoResponse {
+fn static_file(kind: &'static str, text: &'static str) -> impl IntoResponse {
     let fields = [
         (header::CONTENT_TYPE, kind),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         (OPENER_POLICY, "same-origin"),
@@ -31,12 +31,12 @@ fn file(kind: &'static str, text: &'static str) -> impl IntoResponse {
     (fields, text)
 }
 
-const PAGE: &str = include_str!("web/page.html");
-const STYLE: &str = include_str!("web/page.css");
-const SCRIPT: &str = include_str!("web/page.js");
+const PAGE_HTML: &str = include_str!("web/page.html");
+const PAGE_CSS: &str = include_str!("web/page.css");
+const PAGE_JS: &str = include_str!("web/page.js");
 
 /// What a browser holds the page to (Content Security Policy Level 3, Trusted Types).
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
                       require-trusted-types-for 'script'; trusted-types 'none'";
 const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");

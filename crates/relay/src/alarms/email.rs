@@ -7,16 +7,16 @@ use bytes::Bytes;
 use mail_builder::MessageBuilder;
 use mail_builder::headers::address::Address;
 use mail_builder::headers::raw::Raw;
-use mailtrail_mail::{Clock, Mailbox, MessageId, Mint, Timestamp, TrackingId};
+use mailtrail_mail::{Clock, Mailbox, MessageId, Timestamp, TrackingId, TrackingIdGenerator};
 use mailtrail_store::{CommitError, Store};
 use mailtrail_trail::provider::OWN_ID_HEADER;
-use mailtrail_trail::{Accepted, Send, routing};
+use mailtrail_trail::{AcceptedMessage, Message, routing};
 
 /// What a mail is handed in with.
 pub(super) struct Post<'a> {
     pub store: &'a Store,
     pub clock: Clock,
-    pub mint: &'a Mint,
+    pub mint: &'a TrackingIdGenerator,
     pub hostname: &'a str,
     pub pulse: &'a Pulse,
     pub letters: &'a Letters,
@@ -26,21 +26,23 @@ impl Post<'_> {
     /// Puts it into the queue; it goes to `first` unless that one is away.
     pub async fn hand_in(&self, bulletin: &Bulletin, first: Option<String>) -> Result<(), CommitError> {
         let (now, Letters { to, from, .. }) = (self.clock.now(), self.letters);
-        let id = self.mint.next(now, fastrand::u128(..));
+        let id = self.mint.generate(now, fastrand::u128(..));
         let subject = bulletin.subject(self.hostname);
         let message = self.compose(bulletin, &subject, id, now);
-        let send = Send {
+        let send = Message {
             sender: Some(from.clone()),
             message_id: MessageId::parse(&self.message_id(id)),
             size: message.len() as u64,
             smtputf8: !from.is_ascii() || !to.iter().all(Mailbox::is_ascii),
             route: first.map(|upstream| routing::first(&upstream)),
             subject,
-            ..Send::new(id, CLIENT)
+            ..Message::new(id, CLIENT)
         };
         // Whoever has no other mail has no events either, and hears of that once.
         self.pulse.overlook(id);
-        self.store.accept(Accepted { send, recipients: to.clone() }, Bytes::from(message)).await
+        self.store
+            .put_message(AcceptedMessage { message: send, recipients: to.clone() }, Bytes::from(message))
+            .await
     }
 
     fn compose(&self, bulletin: &Bulletin, subject: &str, id: TrackingId, now: Timestamp) -> Vec<u8> {
@@ -52,7 +54,7 @@ impl Post<'_> {
             .to(Address::new_list(to))
             .subject(subject)
             .message_id(self.message_id(id))
-            .header("Date", Raw::new(now.rfc5322()))
+            .header("Date", Raw::new(now.to_rfc5322()))
             .header("Auto-Submitted", Raw::new("auto-generated"))
             .text_body(bulletin.text(self.hostname).replace('\n', "\r\n"))
             .write_to_vec()

@@ -69,7 +69,7 @@ impl Bulletin {
             let alarm = &item.alarm;
             let _ = match item.news {
                 News::Over(end) => {
-                    let lasted = lasted(end.since(alarm.since));
+                    let lasted = lasted(end.duration_since(alarm.since));
                     writeln!(
                         text,
                         "It was on from {} to {end}, {lasted}. It said: {}.",
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_bulletin_says_what_since_when_and_how_long() {
-        let at = |seconds: u64| Timestamp::from_seconds(1_789_387_200 + seconds);
+        let at = |seconds: u64| Timestamp::from_secs(1_789_387_200 + seconds);
         let alarm = |kind, subject: &str, text: &str| Alarm {
             kind,
             subject: subject.into(),

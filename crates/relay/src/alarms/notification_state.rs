@@ -50,10 +50,10 @@ impl Board {
         let (mut due, mut lasts) = (false, false);
         for known in self.0.values() {
             match &known.told {
-                None => due |= known.gone.is_none() && now.since(known.alarm.since) >= after,
+                None => due |= known.gone.is_none() && now.duration_since(known.alarm.since) >= after,
                 Some((told, _)) => {
                     due |= known.has_been_gone(now, after) || known.has_changed(now);
-                    lasts |= known.gone.is_none() && now.since(*told) >= repeat;
+                    lasts |= known.gone.is_none() && now.duration_since(*told) >= repeat;
                 }
             }
         }
@@ -84,12 +84,14 @@ impl Board {
 
 impl Known {
     fn has_been_gone(&self, now: Timestamp, after: Duration) -> bool {
-        self.gone.is_some_and(|gone| now.since(gone) >= after)
+        self.gone.is_some_and(|gone| now.duration_since(gone) >= after)
     }
 
     fn has_changed(&self, now: Timestamp) -> bool {
         let told = self.told.as_ref().filter(|_| self.gone.is_none());
-        told.is_some_and(|(at, said)| now.since(*at) >= BETWEEN_CHANGES && *said != gist(&self.alarm.text))
+        told.is_some_and(|(at, said)| {
+            now.duration_since(*at) >= BETWEEN_CHANGES && *said != gist(&self.alarm.text)
+        })
     }
 
     fn tell(&mut self, now: Timestamp, after: Duration, lasts: bool) -> Option<Item> {
@@ -129,7 +131,7 @@ mod tests {
     }
 
     fn at(second: u64) -> Timestamp {
-        Timestamp::from_seconds(START + second)
+        Timestamp::from_secs(START + second)
     }
 
     /// What is told at that second: subjects with what is new.

@@ -10,7 +10,7 @@ use crate::alarms::notification_state::Board;
 use crate::alarms::registry::Alarms;
 use crate::alarms::retry_queue::Outbox;
 use crate::monitoring::Pulse;
-use mailtrail_mail::{Clock, Mailbox, Mint};
+use mailtrail_mail::{Clock, Mailbox, TrackingIdGenerator};
 use mailtrail_net::{Endpoint, webhook_client};
 use mailtrail_store::Store;
 use reqwest::header::CONTENT_TYPE;
@@ -67,7 +67,7 @@ pub struct Herald {
     /// The time.
     pub clock: Clock,
     /// Where ids come from.
-    pub mint: Arc<Mint>,
+    pub mint: Arc<TrackingIdGenerator>,
     /// Our name.
     pub hostname: String,
     /// What is told.
@@ -127,7 +127,7 @@ impl Herald {
         if items.is_empty() {
             return;
         }
-        let id = self.mint.next(now, fastrand::u128(..));
+        let id = self.mint.generate(now, fastrand::u128(..));
         let bulletin = Arc::new(Bulletin { id, at: now, items });
         let posted = webhook.as_ref().and_then(|_| desk.posts.add(bulletin.clone()));
         let mailed = mail.as_ref().and_then(|_| desk.letters.add(bulletin));

@@ -191,7 +191,7 @@ impl Alarms {
     /// Raises an alarm about something that happened once; it is over when nothing of the kind has happened for `lasts`,
     /// at the next [`Self::expire`].
     pub fn note(&self, kind: Kind, subject: &str, text: &str, lasts: Duration) {
-        self.put(kind, subject, text.to_owned(), false, Some(self.clock.passed() + lasts));
+        self.put(kind, subject, text.to_owned(), false, Some(self.clock.monotonic() + lasts));
     }
 
     /// Counts something that happened; the alarm is over when nothing of the kind has happened for `lasts`, at the next
@@ -214,7 +214,7 @@ impl Alarms {
 
     /// Ends what is over by itself.
     pub fn expire(&self) {
-        let passed = self.clock.passed();
+        let passed = self.clock.monotonic();
         self.clear_where(|raised| raised.until.is_some_and(|until| until <= passed));
     }
 
@@ -282,7 +282,7 @@ fn gauge(kind: Kind, subject: &str, value: f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mailtrail_mail::Moment;
+    use mailtrail_mail::ManualClock;
 
     #[test]
     fn an_alarm_is_on_until_it_is_cleared() {
@@ -299,8 +299,8 @@ mod tests {
 
     #[test]
     fn what_happens_again_is_counted_until_it_is_over() {
-        let moment = Box::leak(Box::<Moment>::default());
-        let alarms = Alarms::new(Clock::Set(moment));
+        let moment = Box::leak(Box::<ManualClock>::default());
+        let alarms = Alarms::new(Clock::Manual(moment));
         let count = |more| {
             alarms.count(Kind::Withheld, "up", more, |count| format!("{count} mails"), Duration::from_secs(9))
         };
@@ -308,7 +308,7 @@ mod tests {
         count(1);
         count(2);
         assert_eq!(text().as_deref(), Some("3 mails"));
-        moment.set(Timestamp::from_seconds(9));
+        moment.advance_to(Timestamp::from_secs(9));
         alarms.expire();
         assert_eq!(text(), None);
         count(1);
@@ -317,9 +317,9 @@ mod tests {
 
     #[test]
     fn what_happened_once_is_over_by_itself() {
-        let moment: &Moment = Box::leak(Box::default());
-        let (alarms, hour) = (Alarms::new(Clock::Set(moment)), Duration::from_secs(3600));
-        let at = |hours: u64| moment.set(Timestamp::from_seconds(hours * 3600));
+        let moment: &ManualClock = Box::leak(Box::default());
+        let (alarms, hour) = (Alarms::new(Clock::Manual(moment)), Duration::from_secs(3600));
+        let at = |hours: u64| moment.advance_to(Timestamp::from_secs(hours * 3600));
         at(1);
         alarms.note(Kind::Dead, "events", "one", hour * 24);
         alarms.raise(Kind::Quota, "mailgun", "80 % used");

@@ -1,16 +1,16 @@
 use crate::alarms::{Alarms, Kind};
-use crate::inbound::message::Letter;
-use crate::inbound::{Settings, Target, Verdict};
+use crate::inbound::message::InboundMessage;
+use crate::inbound::{TargetBackend, TargetResponse, TargetSettings};
 use futures_util::future::join_all;
 use mailtrail_mail::{Clock, Mailbox, Timestamp};
 use mailtrail_net::webhook_client;
 use mailtrail_store::{ReadError, Store};
-use mailtrail_trail::{Fate, InboundMail, Move};
+use mailtrail_trail::{InboundMail, InboundOutcome, InboundTransition};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Brings mail from outside to its targets.
-pub struct Carrier {
+pub struct InboundDelivery {
     /// The store.
     pub store: Store,
     /// The time.
@@ -20,57 +20,58 @@ pub struct Carrier {
     /// Our name.
     pub hostname: String,
     /// The targets, in the order in which they are asked whose a mail is.
-    pub targets: Vec<Settings>,
+    pub targets: Vec<TargetSettings>,
 }
 
 /// One target, and how it is at the moment.
-struct Round<'a> {
-    carrier: &'a Carrier,
-    place: usize,
-    target: Target,
+struct TargetLoop<'a> {
+    delivery: &'a InboundDelivery,
+    index: usize,
+    target: TargetBackend,
     /// Since when it takes nothing.
-    away: Option<Timestamp>,
-    pause: Duration,
+    down_since: Option<Timestamp>,
+    backoff: Duration,
 }
 
-impl Carrier {
+impl InboundDelivery {
     /// Carries until we stop. Without targets the mail that came for former ones waits.
     pub async fn run(self, stopping: CancellationToken) {
         if self.targets.is_empty() {
             return;
         }
-        let rounds = (0..self.targets.len()).map(|place| self.round(place).run(&stopping));
-        tokio::join!(join_all(rounds), self.bury_unclaimed(&stopping));
+        let rounds = (0..self.targets.len()).map(|place| self.target_loop(place).run(&stopping));
+        tokio::join!(join_all(rounds), self.dead_letter_unroutable(&stopping));
     }
 
-    fn round(&self, place: usize) -> Round<'_> {
-        let target = Target::new(&self.targets[place].kind, &self.hostname);
-        Round { carrier: self, place, target, away: None, pause: FIRST_PAUSE }
+    fn target_loop(&self, index: usize) -> TargetLoop<'_> {
+        let target = TargetBackend::new(&self.targets[index].kind, &self.hostname);
+        TargetLoop { delivery: self, index, target, down_since: None, backoff: INITIAL_BACKOFF }
     }
 
     /// The place of the target that gets mail to that address.
-    fn claim(&self, recipient: &Mailbox) -> Option<usize> {
-        let fits = |target: &Settings| {
+    fn route(&self, recipient: &Mailbox) -> Option<usize> {
+        let fits = |target: &TargetSettings| {
             target.recipients.is_empty() || target.recipients.iter().any(|pattern| recipient.matches(pattern))
         };
         self.targets.iter().position(fits)
     }
 
     /// The first mail to come that is due and the target's; of no target's where there is no place.
-    async fn next(&self, place: Option<usize>) -> Result<Option<InboundMail>, ReadError> {
+    async fn next_message(&self, place: Option<usize>) -> Result<Option<InboundMail>, ReadError> {
         let now = self.clock.now();
-        self.store.next_inbound(now, |recipient| self.claim(recipient) == place)
+        self.store.next_due_inbound(now, |recipient| self.route(recipient) == place)
     }
 
-    async fn bury_unclaimed(&self, stopping: &CancellationToken) {
+    async fn dead_letter_unroutable(&self, stopping: &CancellationToken) {
         loop {
-            let pause = match self.next(None).await {
+            let pause = match self.next_message(None).await {
                 Ok(Some(mail)) => {
-                    let why = format!("no [[inbound.target]] takes mail to {}", mail.arrival.recipient);
-                    self.move_on(&mail, Fate::Dead { target: String::new(), why }).await
+                    let reason = format!("no [[inbound.target]] takes mail to {}", mail.received.recipient);
+                    self.record_outcome(&mail, InboundOutcome::DeadLettered { target: String::new(), reason })
+                        .await
                 }
-                Ok(None) => IDLE,
-                Err(error) => self.unread(&error),
+                Ok(None) => POLL_INTERVAL,
+                Err(error) => self.on_read_error(&error),
             };
             if stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return;
@@ -78,50 +79,50 @@ impl Carrier {
         }
     }
 
-    fn unread(&self, error: &ReadError) -> Duration {
+    fn on_read_error(&self, error: &ReadError) -> Duration {
         tracing::error!(%error, "mail from outside cannot be looked for; it is tried again");
-        LONGEST_PAUSE
+        MAX_BACKOFF
     }
 
     /// Notes what became of a mail; says how long to wait.
-    async fn move_on(&self, mail: &InboundMail, fate: Fate) -> Duration {
-        let id = mail.arrival.id;
-        let recipient = mail.arrival.recipient.as_str();
+    async fn record_outcome(&self, mail: &InboundMail, fate: InboundOutcome) -> Duration {
+        let id = mail.received.id;
+        let recipient = mail.received.recipient.as_str();
         let (target, outcome) = match &fate {
-            Fate::Delivered { target, .. } => (target.clone(), "taken"),
-            Fate::Deferred { target, why, .. } => {
-                tracing::warn!(%id, recipient, target, why, "a mail from outside is not taken for now");
+            InboundOutcome::Delivered { target, .. } => (target.clone(), "taken"),
+            InboundOutcome::Deferred { target, reason, .. } => {
+                tracing::warn!(%id, recipient, target, reason, "a mail from outside is not taken for now");
                 (target.clone(), "deferred")
             }
-            Fate::Dead { target, why } => {
+            InboundOutcome::DeadLettered { target, reason } => {
                 tracing::error!(
-                    %id, recipient, target, why,
+                    %id, recipient, target, reason,
                     "a mail from outside cannot be delivered; `mailtrail inbound dead` lists it"
                 );
                 let text =
                     "mail from outside could not be delivered; `mailtrail inbound dead` has the reasons";
-                self.alarms.note(Kind::Dead, "inbound", text, NEW);
+                self.alarms.note(Kind::Dead, "inbound", text, DEAD_LETTER_ALARM_WINDOW);
                 (target.clone(), "refused")
             }
-            Fate::Released { .. } => (String::new(), "released"),
+            InboundOutcome::Released { .. } => (String::new(), "released"),
         };
         metrics::counter!("mailtrail_inbound_deliveries_total", "target" => target, "outcome" => outcome)
             .increment(1);
-        match self.store.move_inbound(Move { id, at: self.clock.now(), fate }).await {
+        match self.store.record_inbound(InboundTransition { id, at: self.clock.now(), outcome: fate }).await {
             Ok(()) => Duration::ZERO,
             Err(error) => {
                 tracing::error!(%id, %error, "what became of a mail from outside cannot be kept; it is delivered again");
-                LONGEST_PAUSE
+                MAX_BACKOFF
             }
         }
     }
 }
 
-impl Round<'_> {
+impl TargetLoop<'_> {
     async fn run(mut self, stopping: &CancellationToken) {
         loop {
             let pause = tokio::select! {
-                pause = self.step() => pause,
+                pause = self.deliver_next() => pause,
                 // Nobody knows then whether the target has it: it gets it again.
                 () = webhook_client::too_late(stopping) => return,
             };
@@ -132,86 +133,105 @@ impl Round<'_> {
     }
 
     /// Brings the next mail; says how long to wait for more.
-    async fn step(&mut self) -> Duration {
-        let mail = match self.carrier.next(Some(self.place)).await {
+    async fn deliver_next(&mut self) -> Duration {
+        let mail = match self.delivery.next_message(Some(self.index)).await {
             Ok(Some(mail)) => mail,
-            Ok(None) => return IDLE,
-            Err(error) => return self.carrier.unread(&error),
+            Ok(None) => return POLL_INTERVAL,
+            Err(error) => return self.delivery.on_read_error(&error),
         };
-        let name = self.carrier.targets[self.place].name.clone();
-        let message = match self.carrier.store.inbound_message(mail.arrival.id) {
+        let name = self.delivery.targets[self.index].name.clone();
+        let message = match self.delivery.store.load_inbound_body(mail.received.id) {
             Ok(Some(message)) => message,
             Ok(None) => {
-                let why = "its message is damaged, or no longer kept".to_owned();
-                return self.carrier.move_on(&mail, Fate::Dead { target: String::new(), why }).await;
+                let reason = "its message is damaged, or no longer kept".to_owned();
+                return self
+                    .delivery
+                    .record_outcome(&mail, InboundOutcome::DeadLettered { target: String::new(), reason })
+                    .await;
             }
-            Err(error) => return self.carrier.unread(&error),
+            Err(error) => return self.delivery.on_read_error(&error),
         };
-        let letter = Letter::new(mail, message, &self.carrier.hostname);
+        let letter = InboundMessage::new(mail, message, &self.delivery.hostname);
         let verdict = self.target.deliver(&letter).await;
-        if let Verdict::Denied(why) = &verdict {
+        if let TargetResponse::AccessDenied(why) = &verdict {
             let text = format!("a right is missing, and the mail that needs it waits: {why}");
-            self.carrier.alarms.note(Kind::Inbound, &format!("{name} rights"), &text, NEW);
+            self.delivery.alarms.note(
+                Kind::Inbound,
+                &format!("{name} rights"),
+                &text,
+                DEAD_LETTER_ALARM_WINDOW,
+            );
         }
         let mail = letter.mail;
-        match self.late(&mail, verdict) {
-            Verdict::Taken(words) => {
-                self.well();
-                self.carrier.move_on(&mail, Fate::Delivered { target: name, words }).await
+        match self.expire_overdue(&mail, verdict) {
+            TargetResponse::Accepted(reply) => {
+                self.mark_up();
+                self.delivery.record_outcome(&mail, InboundOutcome::Delivered { target: name, reply }).await
             }
-            Verdict::Refused(why) => self.carrier.move_on(&mail, Fate::Dead { target: name, why }).await,
-            Verdict::Later(why) | Verdict::Denied(why) => {
-                self.well();
-                let wait = FIRST_WAIT.saturating_mul(1 << mail.attempts.min(16)).min(LONGEST_WAIT);
-                let due = self.carrier.clock.now().after(wait);
-                self.carrier.move_on(&mail, Fate::Deferred { target: name, why, due }).await
+            TargetResponse::Rejected(reason) => {
+                self.delivery
+                    .record_outcome(&mail, InboundOutcome::DeadLettered { target: name, reason })
+                    .await
             }
-            Verdict::Away(why) => self.ill(&name, &why),
+            TargetResponse::Deferred(reason) | TargetResponse::AccessDenied(reason) => {
+                self.mark_up();
+                let wait =
+                    INITIAL_RETRY_DELAY.saturating_mul(1 << mail.deferrals.min(16)).min(MAX_RETRY_DELAY);
+                let next_attempt = self.delivery.clock.now().saturating_add(wait);
+                self.delivery
+                    .record_outcome(&mail, InboundOutcome::Deferred { target: name, reason, next_attempt })
+                    .await
+            }
+            TargetResponse::Unavailable(why) => self.mark_down(&name, &why),
         }
     }
 
     /// What was offered for long enough is refused.
-    fn late(&self, mail: &InboundMail, verdict: Verdict) -> Verdict {
-        let patience = self.carrier.targets[self.place].give_up_after;
-        let waited = self.carrier.clock.now().since(mail.since);
+    fn expire_overdue(&self, mail: &InboundMail, verdict: TargetResponse) -> TargetResponse {
+        let patience = self.delivery.targets[self.index].give_up_after;
+        let waited = self.delivery.clock.now().duration_since(mail.state_since);
         match verdict {
-            Verdict::Later(why) | Verdict::Denied(why) | Verdict::Away(why) if waited >= patience => {
-                Verdict::Refused(format!("given up after {} h: {why}", waited.as_secs() / 3600))
+            TargetResponse::Deferred(why)
+            | TargetResponse::AccessDenied(why)
+            | TargetResponse::Unavailable(why)
+                if waited >= patience =>
+            {
+                TargetResponse::Rejected(format!("given up after {} h: {why}", waited.as_secs() / 3600))
             }
             verdict => verdict,
         }
     }
 
-    fn well(&mut self) {
-        self.pause = FIRST_PAUSE;
-        if self.away.take().is_some() {
-            self.carrier.alarms.clear(Kind::Inbound, &self.carrier.targets[self.place].name);
+    fn mark_up(&mut self) {
+        self.backoff = INITIAL_BACKOFF;
+        if self.down_since.take().is_some() {
+            self.delivery.alarms.clear(Kind::Inbound, &self.delivery.targets[self.index].name);
         }
     }
 
-    fn ill(&mut self, name: &str, why: &str) -> Duration {
-        let now = self.carrier.clock.now();
-        let since = *self.away.get_or_insert(now);
-        if now.since(since) >= PATIENCE {
+    fn mark_down(&mut self, name: &str, why: &str) -> Duration {
+        let now = self.delivery.clock.now();
+        let since = *self.down_since.get_or_insert(now);
+        if now.duration_since(since) >= DOWN_ALARM_AFTER {
             let text = format!("takes no mail: {why}; what comes in meanwhile waits");
-            self.carrier.alarms.set(Kind::Inbound, name, Some(text));
+            self.delivery.alarms.set(Kind::Inbound, name, Some(text));
         }
         tracing::warn!(target = name, why, "a target takes no mail from outside for now");
-        let pause = self.pause.mul_f64(1.0 + fastrand::f64() / 4.0);
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        let pause = self.backoff.mul_f64(1.0 + fastrand::f64() / 4.0);
+        self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
         pause
     }
 }
 
 /// Time between two looks for mail.
-const IDLE: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a target is left alone that takes nothing.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(300);
 /// How long a mail waits that is not taken for now; it doubles.
-const FIRST_WAIT: Duration = Duration::from_secs(60);
-const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+const INITIAL_RETRY_DELAY: Duration = Duration::from_secs(60);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(3600);
 /// How long a dead letter is new.
-const NEW: Duration = Duration::from_secs(86_400);
+const DEAD_LETTER_ALARM_WINDOW: Duration = Duration::from_secs(86_400);
 /// How long a target may take nothing before that is an alarm.
-const PATIENCE: Duration = Duration::from_secs(60);
+const DOWN_ALARM_AFTER: Duration = Duration::from_secs(60);

@@ -1,5 +1,5 @@
-use crate::inbound::Verdict;
-use crate::inbound::message::{Letter, damage};
+use crate::inbound::TargetResponse;
+use crate::inbound::message::{InboundMessage, corruption_of};
 use futures_util::StreamExt;
 use mailtrail_net::{Endpoint, Settings, Signing, webhook_client};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
@@ -15,35 +15,36 @@ impl HttpTarget {
         Self(Endpoint::new(settings))
     }
 
-    pub async fn deliver(&mut self, letter: &Letter) -> Verdict {
-        let signing = match self.sign(letter).await {
+    pub async fn deliver(&mut self, letter: &InboundMessage) -> TargetResponse {
+        let signing = match self.compute_signature(letter).await {
             Ok(signing) => signing,
             Err(error) => {
-                return damage(&error).map_or_else(|| Verdict::Later(error.to_string()), Verdict::Refused);
+                return corruption_of(&error)
+                    .map_or_else(|| TargetResponse::Deferred(error.to_string()), TargetResponse::Rejected);
             }
         };
         let mut request = match self.0.post(signing) {
             Ok(request) => {
                 request.header(CONTENT_TYPE, "message/rfc822").header(CONTENT_LENGTH, letter.size())
             }
-            Err(why) => return Verdict::Away(why),
+            Err(why) => return TargetResponse::Unavailable(why),
         };
-        let arrival = &letter.mail.arrival;
+        let arrival = &letter.mail.received;
         let sender = arrival.sender.as_ref().map_or("", |sender| sender.as_str());
-        for (name, address) in [(SENDER, sender), (RECIPIENT, arrival.recipient.as_str())] {
+        for (name, address) in [(SENDER_HEADER, sender), (RECIPIENT_HEADER, arrival.recipient.as_str())] {
             if let Ok(value) = HeaderValue::from_bytes(address.as_bytes()) {
                 request = request.header(name, value);
             }
         }
         match request.body(Body::wrap_stream(letter.pieces())).send().await {
-            Ok(answer) => verdict(answer.status()),
-            Err(error) => Verdict::Away(webhook_client::cause(error)),
+            Ok(answer) => classify_status(answer.status()),
+            Err(error) => TargetResponse::Unavailable(webhook_client::cause(error)),
         }
     }
 
     /// Its signature covers all of it, and comes before.
-    async fn sign(&self, letter: &Letter) -> io::Result<Signing> {
-        let mut signing = self.0.sign(&letter.mail.arrival.id.to_string());
+    async fn compute_signature(&self, letter: &InboundMessage) -> io::Result<Signing> {
+        let mut signing = self.0.sign(&letter.mail.received.id.to_string());
         let mut pieces = pin!(letter.pieces());
         while let Some(piece) = pieces.next().await {
             signing.update(&piece?);
@@ -53,15 +54,15 @@ impl HttpTarget {
 }
 
 /// What an answer means: a fault of the mail, of the endpoint with this mail, or of the endpoint.
-fn verdict(status: StatusCode) -> Verdict {
+fn classify_status(status: StatusCode) -> TargetResponse {
     let words = format!("it answers {status}");
     match status.as_u16() {
-        200..300 => Verdict::Taken(status.to_string()),
-        400 | 406 | 413 | 415 | 422 => Verdict::Refused(words),
-        500 => Verdict::Later(words),
-        _ => Verdict::Away(words),
+        200..300 => TargetResponse::Accepted(status.to_string()),
+        400 | 406 | 413 | 415 | 422 => TargetResponse::Rejected(words),
+        500 => TargetResponse::Deferred(words),
+        _ => TargetResponse::Unavailable(words),
     }
 }
 
-const SENDER: &str = "x-mailtrail-sender";
-const RECIPIENT: &str = "x-mailtrail-recipient";
+const SENDER_HEADER: &str = "x-mailtrail-sender";
+const RECIPIENT_HEADER: &str = "x-mailtrail-recipient";

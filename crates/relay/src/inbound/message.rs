@@ -1,43 +1,43 @@
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use mailtrail_mail::HeaderLine;
-use mailtrail_store::Stored;
+use mailtrail_store::StoredBody;
 use mailtrail_trail::InboundMail;
 use std::io;
 
 /// A mail from outside as a target gets it: with the lines in front that say whom it is for and name it.
-pub struct Letter {
+pub struct InboundMessage {
     /// What is known about it.
     pub mail: InboundMail,
-    front: Bytes,
-    message: Stored,
+    added_headers: Bytes,
+    message: StoredBody,
 }
 
-impl Letter {
+impl InboundMessage {
     /// A mail without a name gets one: whoever gets it twice can tell then.
-    pub fn new(mail: InboundMail, message: Stored, hostname: &str) -> Self {
-        let arrival = &mail.arrival;
+    pub fn new(mail: InboundMail, message: StoredBody, hostname: &str) -> Self {
+        let arrival = &mail.received;
         let mut lines = vec![HeaderLine::new("Delivered-To", arrival.recipient.as_str())];
         if arrival.message_id.is_none() {
             lines.push(HeaderLine::new("Message-ID", &format!("<{}@{hostname}>", arrival.id)));
         }
         let front: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
-        Self { mail, front: front.into(), message }
+        Self { mail, added_headers: front.into(), message }
     }
 
     /// Bytes of it.
     pub fn size(&self) -> u64 {
-        self.front.len() as u64 + self.message.size()
+        self.added_headers.len() as u64 + self.message.size()
     }
 
     /// All of it, from its start, read off the runtime's threads; an error of the kind [`io::ErrorKind::InvalidData`] where
     /// it is damaged.
     pub fn pieces(&self) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
-        stream::iter([Ok(self.front.clone())]).chain(self.message.pieces())
+        stream::iter([Ok(self.added_headers.clone())]).chain(self.message.chunks())
     }
 
     /// Its beginning: some KiB, or more.
-    pub async fn beginning(&self) -> io::Result<Vec<u8>> {
+    pub async fn read_head(&self) -> io::Result<Vec<u8>> {
         let mut pieces = std::pin::pin!(self.pieces().take(2));
         let mut beginning = Vec::new();
         while let Some(piece) = pieces.next().await {
@@ -48,6 +48,6 @@ impl Letter {
 }
 
 /// Why the message that is kept is of no use.
-pub fn damage(error: &io::Error) -> Option<String> {
+pub fn corruption_of(error: &io::Error) -> Option<String> {
     (error.kind() == io::ErrorKind::InvalidData).then(|| "what is kept of it is damaged".to_owned())
 }

@@ -11,16 +11,16 @@ mod message;
 mod odoo;
 mod smtp;
 
-pub use delivery::Carrier;
+pub use delivery::InboundDelivery;
 pub use smtp::SmtpSettings;
 
-use crate::inbound::message::Letter;
+use crate::inbound::message::InboundMessage;
 use mailtrail_net::webhook_client;
 use std::time::Duration;
 
 /// A target, as it is configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct TargetSettings {
     /// Its name: a-z, 0-9 and -.
     pub name: String,
     /// Patterns of the recipients whose mail it gets, as far as no target before it does; none: all.
@@ -28,12 +28,12 @@ pub struct Settings {
     /// How long a mail that is not taken for now is offered. Default 5 days, 1 h to 30 days.
     pub give_up_after: Duration,
     /// What it is.
-    pub kind: Kind,
+    pub kind: TargetKind,
 }
 
 /// Kinds of targets.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum TargetKind {
     /// A mail server.
     Smtp(SmtpSettings),
     /// Signed POST of the message.
@@ -44,38 +44,38 @@ pub enum Kind {
 
 /// What a target makes of a mail.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Verdict {
+enum TargetResponse {
     /// It has it; its words.
-    Taken(String),
+    Accepted(String),
     /// It never takes it.
-    Refused(String),
+    Rejected(String),
     /// It does not take this one for now.
-    Later(String),
+    Deferred(String),
     /// The same, because the target's user has no right to what this one needs.
-    Denied(String),
+    AccessDenied(String),
     /// It takes none for now.
-    Away(String),
+    Unavailable(String),
 }
 
 /// A target at work.
-enum Target {
+enum TargetBackend {
     Smtp(Box<smtp::SmtpTarget>),
     Http(http::HttpTarget),
     Odoo(Box<odoo::OdooTarget>),
 }
 
-impl Target {
-    fn new(kind: &Kind, hostname: &str) -> Self {
+impl TargetBackend {
+    fn new(kind: &TargetKind, hostname: &str) -> Self {
         match kind {
-            Kind::Smtp(settings) => {
+            TargetKind::Smtp(settings) => {
                 Self::Smtp(Box::new(smtp::SmtpTarget::new(settings.clone(), hostname.to_owned())))
             }
-            Kind::Http(settings) => Self::Http(http::HttpTarget::new(settings.clone())),
-            Kind::Odoo(settings) => Self::Odoo(Box::new(odoo::OdooTarget::new(settings.clone()))),
+            TargetKind::Http(settings) => Self::Http(http::HttpTarget::new(settings.clone())),
+            TargetKind::Odoo(settings) => Self::Odoo(Box::new(odoo::OdooTarget::new(settings.clone()))),
         }
     }
 
-    async fn deliver(&mut self, letter: &Letter) -> Verdict {
+    async fn deliver(&mut self, letter: &InboundMessage) -> TargetResponse {
         match self {
             Self::Smtp(target) => target.deliver(letter).await,
             Self::Http(target) => target.deliver(letter).await,

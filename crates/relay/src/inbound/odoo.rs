@@ -1,5 +1,5 @@
-use crate::inbound::Verdict;
-use crate::inbound::message::{Letter, damage};
+use crate::inbound::TargetResponse;
+use crate::inbound::message::{InboundMessage, corruption_of};
 use mail_parser::{MessageParser, MimeHeaders};
 use mailtrail_net::odoo::{Client, Fault, INBOUND, Settings, find_number};
 use mailtrail_net::webhook_client;
@@ -8,86 +8,89 @@ use std::io;
 pub struct OdooTarget {
     settings: Settings,
     client: Option<Client>,
-    way: Option<Way>,
+    route: Option<GatewayRoute>,
 }
 
 /// How mail gets into Odoo's gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum GatewayRoute {
     /// By the server action of that number, which has every right that the gateway needs.
     Action(u64),
     /// Directly, with the user's own rights.
-    Directly,
+    Direct,
 }
 
 impl OdooTarget {
     pub fn new(settings: Settings) -> Self {
-        Self { settings, client: None, way: None }
+        Self { settings, client: None, route: None }
     }
 
     /// Hands the mail to `mail.thread.message_process`. One that is handed over again because nothing was heard is known
     /// to Odoo by its Message-ID. What the user has no right to concerns this mail: another one may be for a record that
     /// the user may write.
-    pub async fn deliver(&mut self, letter: &Letter) -> Verdict {
-        match letter.beginning().await {
+    pub async fn deliver(&mut self, letter: &InboundMessage) -> TargetResponse {
+        match letter.read_head().await {
             Ok(beginning) => {
-                if let Some(why) = misread(&beginning) {
-                    return Verdict::Refused(why.to_owned());
+                if let Some(why) = misclassified_by_odoo(&beginning) {
+                    return TargetResponse::Rejected(why.to_owned());
                 }
             }
             Err(error) => {
-                return damage(&error).map_or_else(|| Verdict::Later(error.to_string()), Verdict::Refused);
+                return corruption_of(&error)
+                    .map_or_else(|| TargetResponse::Deferred(error.to_string()), TargetResponse::Rejected);
             }
         }
-        match self.process(letter).await {
-            Ok(Some(record)) => Verdict::Taken(format!("record {record}")),
-            Ok(None) => Verdict::Taken("nothing to add: a report, or known already".to_owned()),
-            Err(Fault::Unread { kind: io::ErrorKind::InvalidData, cause }) => Verdict::Refused(cause),
-            Err(fault @ Fault::Unread { .. }) => Verdict::Later(fault.to_string()),
-            Err(fault) if fault.is_final() => Verdict::Refused(fault.to_string()),
+        match self.process_message(letter).await {
+            Ok(Some(record)) => TargetResponse::Accepted(format!("record {record}")),
+            Ok(None) => TargetResponse::Accepted("nothing to add: a report, or known already".to_owned()),
+            Err(Fault::Unread { kind: io::ErrorKind::InvalidData, cause }) => TargetResponse::Rejected(cause),
+            Err(fault @ Fault::Unread { .. }) => TargetResponse::Deferred(fault.to_string()),
+            Err(fault) if fault.is_final() => TargetResponse::Rejected(fault.to_string()),
             Err(fault @ Fault::Denied { .. }) => {
                 let user = &self.settings.username;
-                Verdict::Denied(format!(
+                TargetResponse::AccessDenied(format!(
                     "{fault}; `mailtrail setup odoo --inbound --user {user}` gives it the rights"
                 ))
             }
-            Err(fault) => Verdict::Away(fault.to_string()),
+            Err(fault) => TargetResponse::Unavailable(fault.to_string()),
         }
     }
 
-    async fn process(&mut self, letter: &Letter) -> Result<Option<u64>, Fault> {
+    async fn process_message(&mut self, letter: &InboundMessage) -> Result<Option<u64>, Fault> {
         let client = match self.client.take() {
             Some(client) => client,
             None => webhook_client::odoo(&self.settings).map_err(Fault::Setup)?,
         };
         let client = self.client.insert(client);
-        let way = match self.way {
+        let way = match self.route {
             Some(way) => way,
-            None => find_way(client).await?,
+            None => find_route(client).await?,
         };
         let taken = match way {
-            Way::Action(number) => client.run_with_message(number, letter.size(), letter.pieces()).await,
-            Way::Directly => client.process_message(letter.size(), letter.pieces()).await,
+            GatewayRoute::Action(number) => {
+                client.run_with_message(number, letter.size(), letter.pieces()).await
+            }
+            GatewayRoute::Direct => client.process_message(letter.size(), letter.pieces()).await,
         };
         // A set-up in the meantime makes another action.
         let is_stale = matches!(taken, Err(Fault::Denied { .. } | Fault::Missing { .. }));
-        self.way = (!is_stale).then_some(way);
+        self.route = (!is_stale).then_some(way);
         taken
     }
 }
 
 /// The action where there is one that the user may know of.
-async fn find_way(client: &mut Client) -> Result<Way, Fault> {
+async fn find_route(client: &mut Client) -> Result<GatewayRoute, Fault> {
     match find_number(client, INBOUND.key).await {
-        Ok(number) => Ok(number.map_or(Way::Directly, Way::Action)),
+        Ok(number) => Ok(number.map_or(GatewayRoute::Direct, GatewayRoute::Action)),
         // A user that may not read groups may still have every right that its mail needs.
-        Err(Fault::Denied { .. }) => Ok(Way::Directly),
+        Err(Fault::Denied { .. }) => Ok(GatewayRoute::Direct),
         Err(fault) => Err(fault),
     }
 }
 
 /// Why Odoo would take a report for what it does not say: it counts every one as a failure for good.
-fn misread(beginning: &[u8]) -> Option<&'static str> {
+fn misclassified_by_odoo(beginning: &[u8]) -> Option<&'static str> {
     let message = MessageParser::default().parse(beginning)?;
     let kind = message.content_type()?;
     if !(kind.ctype().eq_ignore_ascii_case("multipart") && kind.subtype() == Some("report")) {
@@ -112,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_reports_of_failures_are_read_as_such() {
+    fn accepts_only_failure_reports() {
         let report = |kind: &str, status: &str| {
             format!(
                 "From: MAILER-DAEMON@x\r\nContent-Type: multipart/report; report-type={kind}; boundary=b\r\n\r\n--b\r\n\r\nwords\r\n\
@@ -128,8 +131,12 @@ mod tests {
             ("delivery-status", "Action: relayed", false),
             ("feedback-report", "Action: failed", false),
         ] {
-            assert_eq!(misread(report(kind, status).as_bytes()).is_none(), taken, "{kind} {status}");
+            assert_eq!(
+                misclassified_by_odoo(report(kind, status).as_bytes()).is_none(),
+                taken,
+                "{kind} {status}"
+            );
         }
-        assert_eq!(misread(b"Subject: a person's\r\n\r\nAction: delayed\r\n"), None);
+        assert_eq!(misclassified_by_odoo(b"Subject: a person's\r\n\r\nAction: delayed\r\n"), None);
     }
 }

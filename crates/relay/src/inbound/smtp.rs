@@ -1,10 +1,10 @@
-use crate::inbound::Verdict;
-use crate::inbound::message::{Letter, damage};
+use crate::inbound::TargetResponse;
+use crate::inbound::message::{InboundMessage, corruption_of};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use mailtrail_mail::{BodyType, Envelope};
-use mailtrail_net::transport::{Connection, ContentFault, Dialect, Pipelining, Security, circuit_breaker};
-use mailtrail_net::{Addresses, tls, transport};
+use mailtrail_net::transport::{Connection, DataError, Pipelining, Protocol, Security, circuit_breaker};
+use mailtrail_net::{HostAddresses, tls, transport};
 use mailtrail_smtp::{Decoder, Response};
 use mailtrail_trail::provider::Provider;
 use std::io;
@@ -16,7 +16,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SmtpSettings {
     /// What it speaks.
-    pub dialect: Dialect,
+    pub protocol: Protocol,
     /// Host; its certificate must carry this name.
     pub host: String,
     /// TCP port. Default 25; LMTP: 24.
@@ -31,14 +31,14 @@ pub struct SmtpSettings {
 
 pub struct SmtpTarget {
     settings: transport::Settings,
-    dialect: Dialect,
+    protocol: Protocol,
     hostname: String,
-    addresses: Addresses,
+    addresses: HostAddresses,
 }
 
 impl SmtpTarget {
     pub fn new(settings: SmtpSettings, hostname: String) -> Self {
-        let SmtpSettings { dialect, host, port, security, ca_file, login } = settings;
+        let SmtpSettings { protocol, host, port, security, ca_file, login } = settings;
         let settings = transport::Settings {
             name: host.clone(),
             provider: Provider::Plain,
@@ -55,33 +55,33 @@ impl SmtpTarget {
             connection_age: Duration::ZERO,
             messages_per_connection: 1,
             rate: None,
-            plan: None,
-            breaker: circuit_breaker::Settings::default(),
+            quota_limit: None,
+            breaker: circuit_breaker::BreakerSettings::default(),
             timeouts: Default::default(),
         };
-        Self { settings, dialect, hostname, addresses: Addresses::default() }
+        Self { settings, protocol, hostname, addresses: HostAddresses::default() }
     }
 
     /// A connection for each mail: what it says of one is about no other.
-    pub async fn deliver(&self, letter: &Letter) -> Verdict {
+    pub async fn deliver(&self, letter: &InboundMessage) -> TargetResponse {
         let tls = match tls::connector(self.settings.ca_file.as_deref()) {
             Ok(tls) => tls,
-            Err(error) => return Verdict::Away(error.to_string()),
+            Err(error) => return TargetResponse::Unavailable(error.to_string()),
         };
         let (addresses, settings) = (&self.addresses, &self.settings);
-        let opened = Connection::open_as(self.dialect, addresses, settings, &tls, &self.hostname).await;
+        let opened = Connection::open_with(self.protocol, addresses, settings, &tls, &self.hostname).await;
         let mut connection = match opened {
             Ok(connection) => connection,
-            Err(fault) => return Verdict::Away(fault.to_string()),
+            Err(fault) => return TargetResponse::Unavailable(fault.to_string()),
         };
-        let verdict = converse(&mut connection, letter).await;
+        let verdict = deliver_over(&mut connection, letter).await;
         connection.quit().await;
         verdict
     }
 }
 
-async fn converse(connection: &mut Connection, letter: &Letter) -> Verdict {
-    let arrival = &letter.mail.arrival;
+async fn deliver_over(connection: &mut Connection, letter: &InboundMessage) -> TargetResponse {
+    let arrival = &letter.mail.received;
     let addresses = || arrival.sender.iter().chain([&arrival.recipient]);
     let envelope = Envelope {
         sender: arrival.sender.clone(),
@@ -90,53 +90,57 @@ async fn converse(connection: &mut Connection, letter: &Letter) -> Verdict {
         smtputf8: addresses().any(|address| !address.is_ascii()),
         ..Envelope::default()
     };
-    let replies = match connection.envelope(&envelope, letter.size()).await {
+    let replies = match connection.send_envelope(&envelope, letter.size()).await {
         Ok(replies) => replies,
-        Err(fault) => return Verdict::Away(fault.to_string()),
+        Err(fault) => return TargetResponse::Unavailable(fault.to_string()),
     };
-    if !replies.go_ahead() {
+    if !replies.may_send_data() {
         let said = std::iter::once(&replies.mail).chain(&replies.recipients).chain(&replies.data);
         let refusal = said.into_iter().find(|reply| reply.is_negative());
-        return match (refusal, replies.broken) {
-            (Some(refusal), _) => refused(refusal),
-            (None, Some(fault)) => Verdict::Away(fault.to_string()),
-            (None, None) => Verdict::Away("it took the envelope and wants no message".to_owned()),
+        return match (refusal, replies.error) {
+            (Some(refusal), _) => classify_refusal(refusal),
+            (None, Some(fault)) => TargetResponse::Unavailable(fault.to_string()),
+            (None, None) => {
+                TargetResponse::Unavailable("it took the envelope and wants no message".to_owned())
+            }
         };
     }
-    let sent = match connection.body(whole_lines(letter.pieces())).await {
-        Ok(()) => connection.end_of_data(None).await,
+    let sent = match connection.send_body(normalize_crlf(letter.pieces())).await {
+        Ok(()) => connection.finish_data(None).await,
         Err(fault) => Err(fault),
     };
     match sent {
-        Ok(reply) if reply.is_positive() => Verdict::Taken(reply.to_string()),
-        Ok(reply) | Err(ContentFault::Refused(reply)) => refused(&reply),
-        Err(ContentFault::Unreadable(error)) => {
-            damage(&error).map_or_else(|| Verdict::Later(error.to_string()), Verdict::Refused)
+        Ok(reply) if reply.is_positive() => TargetResponse::Accepted(reply.to_string()),
+        Ok(reply) | Err(DataError::Rejected(reply)) => classify_refusal(&reply),
+        Err(DataError::BodyUnreadable(error)) => corruption_of(&error)
+            .map_or_else(|| TargetResponse::Deferred(error.to_string()), TargetResponse::Rejected),
+        Err(DataError::BeforeEnd(fault) | DataError::AfterEnd(fault)) => {
+            TargetResponse::Unavailable(fault.to_string())
         }
-        Err(ContentFault::Before(fault) | ContentFault::After(fault)) => Verdict::Away(fault.to_string()),
     }
 }
 
-fn refused(reply: &Response) -> Verdict {
+fn classify_refusal(reply: &Response) -> TargetResponse {
     match reply.code {
-        421 => Verdict::Away(reply.to_string()),
-        400..500 => Verdict::Later(reply.to_string()),
-        _ => Verdict::Refused(reply.to_string()),
+        421 => TargetResponse::Unavailable(reply.to_string()),
+        400..500 => TargetResponse::Deferred(reply.to_string()),
+        _ => TargetResponse::Rejected(reply.to_string()),
     }
 }
 
 /// With CRLF line ends, as SMTP has them, and one at the end.
-fn whole_lines(
+fn normalize_crlf(
     pieces: impl Stream<Item = io::Result<Bytes>> + Send,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send {
-    struct State<S> {
+    struct CrlfState<S> {
         pieces: Pin<Box<S>>,
         decoder: Decoder,
-        ended: bool,
+        is_finished: bool,
     }
-    let state = State { pieces: Box::pin(pieces), decoder: Decoder::of_chunks(u64::MAX), ended: false };
+    let state =
+        CrlfState { pieces: Box::pin(pieces), decoder: Decoder::of_chunks(u64::MAX), is_finished: false };
     stream::unfold(state, |mut state| async move {
-        if state.ended {
+        if state.is_finished {
             return None;
         }
         let mut out = Vec::new();
@@ -147,7 +151,7 @@ fn whole_lines(
             }
             Some(Err(error)) => Err(error),
             None => {
-                state.ended = true;
+                state.is_finished = true;
                 state.decoder.finish(&mut out);
                 Ok(out.into())
             }

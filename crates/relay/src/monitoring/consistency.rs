@@ -4,7 +4,7 @@
 
 use crate::alarms::{Alarms, Kind};
 use mailtrail_mail::{Clock, TrackingId};
-use mailtrail_store::{Audit, ReadError, Store, Stray};
+use mailtrail_store::{CheckReport, Inconsistency, ReadError, Store};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -36,7 +36,7 @@ impl Auditor {
     /// Says how many reports of providers wait for somebody, and that there are new ones nobody understands.
     async fn count(&self) {
         let store = self.store.clone();
-        match tokio::task::spawn_blocking(move || store.count_letters()).await {
+        match tokio::task::spawn_blocking(move || store.count_unmatched()).await {
             Ok(Ok((orphans, dead))) => {
                 metrics::gauge!("mailtrail_orphan_events").set(orphans as f64);
                 metrics::gauge!("mailtrail_dead_events").set(dead as f64);
@@ -45,9 +45,9 @@ impl Auditor {
             // A look that broke off is taken again.
             Err(_) => {}
         }
-        match self.store.dead(1, |_| true) {
+        match self.store.find_dead_letters(1, |_| true) {
             Ok(newest) => {
-                let since = self.clock.now().before(NEW);
+                let since = self.clock.now().saturating_sub(NEW);
                 let newest = newest.first().filter(|report| report.id.timestamp() >= since);
                 let text = newest.map(|report| {
                     format!(
@@ -63,16 +63,17 @@ impl Auditor {
 
     async fn round(&self, walk: &mut Walk) -> Result<(), ReadError> {
         let (store, now, from) = (self.store.clone(), self.clock.now(), walk.from);
-        let (accepted, begun) = (now.before(self.give_up_after + GRACE), now.before(LONGEST_ATTEMPT));
+        let (accepted, begun) =
+            (now.saturating_sub(self.give_up_after + GRACE), now.saturating_sub(LONGEST_ATTEMPT));
         let looked = tokio::task::spawn_blocking(move || {
-            let audit = store.audit_queue(accepted, begun)?;
-            let (sends, next) = store.audit_sends(from, SENDS)?;
+            let audit = store.check_queue(accepted, begun)?;
+            let (sends, next) = store.check_messages(from, SENDS)?;
             Ok::<_, ReadError>((audit, sends, next))
         });
         // A look that broke off is taken again.
         let Ok(looked) = looked.await else { return Ok(()) };
         let (audit, sends, next) = looked?;
-        walk.found.extend(sends.strays);
+        walk.found.extend(sends.inconsistencies);
         walk.from = next;
         self.tell("deadline", &audit.overdue, "past its deadline; `mailtrail queue show` tells why");
         self.tell("attempt", &audit.stuck, "an attempt on it does not end; a restart takes it up again");
@@ -91,9 +92,9 @@ impl Auditor {
     }
 
     /// Of the queue's strays each round knows all; of the others a whole walk does.
-    fn tell_of_strays(&self, audit: &Audit, walk: &mut Walk) {
-        let strays = audit.strays.iter().chain(&walk.found).chain(&walk.before);
-        match strays.map(Stray::id).next() {
+    fn tell_of_strays(&self, audit: &CheckReport, walk: &mut Walk) {
+        let strays = audit.inconsistencies.iter().chain(&walk.found).chain(&walk.before);
+        match strays.map(Inconsistency::id).next() {
             None => self.alarms.clear(Kind::Ledger, "rows"),
             Some(first) => {
                 let text = format!(
@@ -113,9 +114,9 @@ impl Auditor {
 #[derive(Default)]
 struct Walk {
     from: Option<TrackingId>,
-    found: Vec<Stray>,
+    found: Vec<Inconsistency>,
     /// What the walk before found.
-    before: Vec<Stray>,
+    before: Vec<Inconsistency>,
 }
 
 const EVERY: Duration = Duration::from_secs(60);

@@ -52,7 +52,7 @@ impl Heartbeat {
             let beat = async {
                 let id = self.beat().await?;
                 tokio::time::sleep(patience).await;
-                Ok::<_, Missed>(self.store.trail(id)?)
+                Ok::<_, Missed>(self.store.load_trail(id)?)
             };
             match stopping.run_until_cancelled(beat).await {
                 None => return,
@@ -72,13 +72,14 @@ impl Heartbeat {
     /// Well is what the provider has reported on, and not as a failure.
     fn judge(&self, trail: Option<&Trail>) {
         let recipient = trail.and_then(|trail| trail.recipients.first());
-        let well = |one: &&Recipient| one.is_reported() && !one.state().is_failure();
+        let well = |one: &&Recipient| one.has_provider_events() && !one.state().is_failure();
         if recipient.filter(well).is_some() {
             return self.alarms.clear(Kind::Heartbeat, self.settings.to.as_str());
         }
-        let state = recipient.map_or("lost", |recipient| recipient.state().word());
-        let reported = if recipient.is_some_and(Recipient::is_reported) { "" } else { ", and no event came" };
-        let id = trail.map(|trail| trail.send.id.to_string()).unwrap_or_default();
+        let state = recipient.map_or("lost", |recipient| recipient.state().as_str());
+        let reported =
+            if recipient.is_some_and(Recipient::has_provider_events) { "" } else { ", and no event came" };
+        let id = trail.map(|trail| trail.message.id.to_string()).unwrap_or_default();
         let text = format!(
             "the test mail is {state}{reported} within {} s; `mailtrail trace {id}` tells more, and whether the \
              provider's webhook is registered and reaches us is to be looked at",

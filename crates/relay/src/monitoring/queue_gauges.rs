@@ -4,9 +4,9 @@
 //! are only older then. It never decides anything.
 
 use mailtrail_mail::{Clock, Timestamp};
-use mailtrail_net::transport::Ways;
+use mailtrail_net::transport::UpstreamSelection;
 use mailtrail_store::{ReadError, Store};
-use mailtrail_trail::Waits;
+use mailtrail_trail::QueueKey;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ pub struct Census {
     /// The time.
     pub clock: Clock,
     /// Which upstream mail heads for.
-    pub ways: Arc<Ways>,
+    pub ways: Arc<UpstreamSelection>,
     /// The upstreams, by name.
     pub upstreams: Vec<String>,
 }
@@ -61,15 +61,15 @@ impl Census {
             self.upstreams.iter().flat_map(|name| STATES.map(|state| ((state, name.clone()), 0))).collect();
         counts.insert((HELD, String::new()), 0);
         let mut oldest = None;
-        for (waits, waiting) in self.store.waiting()? {
-            *counts.entry(self.place(&waits)).or_default() += waiting.sends;
-            if waits != Waits::Held {
+        for (waits, waiting) in self.store.queue_depths()? {
+            *counts.entry(self.place(&waits)).or_default() += waiting.messages;
+            if waits != QueueKey::Held {
                 oldest = oldest.into_iter().chain([waiting.oldest]).min();
             }
         }
         // What is being sent keeps its place in the queue until it is known what came of it.
-        for begun in self.store.interrupted()? {
-            let waits = self.store.waits(begun.id)?.map(|waits| self.place(&waits));
+        for begun in self.store.interrupted_attempts()? {
+            let waits = self.store.queue_key(begun.id)?.map(|waits| self.place(&waits));
             if let Some(count) = waits.and_then(|place| counts.get_mut(&place)) {
                 *count = count.saturating_sub(1);
                 *counts.entry((SENDING, begun.upstream)).or_default() += 1;
@@ -78,20 +78,20 @@ impl Census {
         Ok(Found { counts, oldest })
     }
 
-    fn place(&self, waits: &Waits) -> (&'static str, String) {
+    fn place(&self, waits: &QueueKey) -> (&'static str, String) {
         match waits {
-            Waits::Held => (HELD, String::new()),
-            waits => (QUEUED, self.ways.first(waits).unwrap_or_default().to_owned()),
+            QueueKey::Held => (HELD, String::new()),
+            waits => (QUEUED, self.ways.preferred(waits).unwrap_or_default().to_owned()),
         }
     }
 
     fn show_store(&self) {
-        match self.store.size() {
+        match self.store.disk_usage() {
             Ok(size) => {
-                for (part, bytes) in [("journal", size.journal), ("ledger", size.ledger)] {
+                for (part, bytes) in [("journal", size.journal_bytes), ("ledger", size.ledger_bytes)] {
                     metrics::gauge!("mailtrail_store_bytes", "part" => part).set(bytes as f64);
                 }
-                metrics::gauge!("mailtrail_disk_free_bytes").set(size.free as f64);
+                metrics::gauge!("mailtrail_disk_free_bytes").set(size.free_bytes as f64);
             }
             Err(error) => tracing::error!(%error, "the store's files cannot be measured; it is tried again"),
         }
@@ -105,7 +105,7 @@ impl Census {
             metrics::gauge!("mailtrail_queue_messages", "state" => *state, "upstream" => upstream.clone())
                 .set(*count as f64);
         }
-        let age = found.oldest.map_or(Duration::ZERO, |oldest| self.clock.now().since(oldest));
+        let age = found.oldest.map_or(Duration::ZERO, |oldest| self.clock.now().duration_since(oldest));
         metrics::gauge!("mailtrail_queue_oldest_seconds").set(age.as_secs_f64());
     }
 }
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use mailtrail_mail::TrackingId;
-    use mailtrail_trail::{Accepted, Begun, Send};
+    use mailtrail_trail::{AcceptedMessage, AttemptStarted, Message};
 
     #[tokio::test]
     async fn mail_is_counted_where_it_stands() {
@@ -129,16 +129,25 @@ mod tests {
         let (store, _) = Store::open(directory.path(), Clock::System).unwrap();
         let mut ids = Vec::new();
         for second in 1..=5 {
-            let id = TrackingId::new(Timestamp::from_seconds(1_789_387_200 + second), 1);
-            let accepted =
-                Accepted { send: Send::new(id, "test"), recipients: vec!["a@example.net".parse().unwrap()] };
-            store.accept_and_apply(accepted, Bytes::from_static(b"A: b\r\n\r\n")).await.unwrap();
+            let id = TrackingId::new(Timestamp::from_secs(1_789_387_200 + second), 1);
+            let accepted = AcceptedMessage {
+                message: Message::new(id, "test"),
+                recipients: vec!["a@example.net".parse().unwrap()],
+            };
+            store.put_message_applied(accepted, Bytes::from_static(b"A: b\r\n\r\n")).await.unwrap();
             ids.push(id);
         }
-        store.begin(Begun { id: ids[0], at: Clock::System.now(), upstream: "b".into() }).await.unwrap();
-        store.settle_down().await;
+        store
+            .record_attempt_start(AttemptStarted {
+                id: ids[0],
+                at: Clock::System.now(),
+                upstream: "b".into(),
+            })
+            .await
+            .unwrap();
+        store.checkpoint().await;
         let upstreams = vec!["a".to_owned(), "b".to_owned()];
-        let ways = Ways::new(upstreams.iter().map(|name| (name.clone(), false)).collect(), &[]);
+        let ways = UpstreamSelection::new(upstreams.iter().map(|name| (name.clone(), false)).collect(), &[]);
         let census = Census { store: store.clone(), clock: Clock::System, ways: Arc::new(ways), upstreams };
         let found = census.count().unwrap();
         let expected = [
@@ -152,10 +161,10 @@ mod tests {
             found.counts.iter().map(|((state, name), count)| ((*state, &**name), *count)).collect();
         assert_eq!(counts, expected);
         assert_eq!(found.oldest, Some(ids[0].timestamp()));
-        let size = store.size().unwrap();
+        let size = store.disk_usage().unwrap();
         let written = std::fs::read_dir(directory.path().join("journal")).unwrap();
         let written: u64 = written.map(|file| file.unwrap().metadata().unwrap().len()).sum();
-        assert_eq!(size.journal, written);
-        assert!(size.ledger > 0 && size.free > 0);
+        assert_eq!(size.journal_bytes, written);
+        assert!(size.ledger_bytes > 0 && size.free_bytes > 0);
     }
 }

@@ -6,8 +6,8 @@ use crate::alarms::{Alarms, Kind, MACHINE};
 use crate::monitoring::upstream_activity::{Beat, Pulse};
 use mailtrail_mail::{Clock, ClockStep, ClockWatch, Timestamp, descriptors};
 use mailtrail_net::tls::Server;
-use mailtrail_store::{FEW_INODES, LOW, ReadError, Store};
-use mailtrail_trail::{Grouping, Tally};
+use mailtrail_store::{LOW_BYTES, LOW_INODES, ReadError, Store};
+use mailtrail_trail::{DeliveryStats, StatsGroup};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,7 +47,7 @@ impl Default for Thresholds {
             bounce_rate: 0.05,
             complaint_rate: 0.001,
             delivery_rate: 0.95,
-            disk: LOW,
+            disk: LOW_BYTES,
         }
     }
 }
@@ -86,7 +86,7 @@ impl Monitor {
 
     /// A write that fails is heard of at once.
     async fn follow_the_journal(&self) {
-        let Some(mut trouble) = self.store.trouble() else { return };
+        let Some(mut trouble) = self.store.write_errors() else { return };
         loop {
             let text = trouble.borrow_and_update().as_ref().map(|why| {
                 format!("the journal cannot be written, and no mail is taken (452): {why}; look at the disk")
@@ -100,7 +100,7 @@ impl Monitor {
 
     /// The same of the ledger, which is closed while it cannot be written.
     async fn follow_the_ledger(&self) {
-        let Some(mut closed) = self.store.closed() else { return };
+        let Some(mut closed) = self.store.ledger_closed() else { return };
         loop {
             let text = closed.borrow_and_update().as_ref().map(|why| {
                 format!(
@@ -152,7 +152,7 @@ impl Monitor {
             for (upstream, reports) in &self.upstreams {
                 self.look_at(upstream, *reports, now);
             }
-            if counted.is_none_or(|counted| now.since(counted) >= COUNT_EVERY) {
+            if counted.is_none_or(|counted| now.duration_since(counted) >= COUNT_EVERY) {
                 counted = Some(now);
                 if let Err(error) = self.count(now, &mut domains).await {
                     tracing::error!(%error, "the mail cannot be counted; it is tried again");
@@ -165,12 +165,12 @@ impl Monitor {
         self.look_at_certificates(self.clock.now());
         self.look_at_descriptors();
         let store = self.store.clone();
-        let text = match tokio::task::spawn_blocking(move || store.free()).await {
-            Ok(Ok(free)) if free.admit(0).is_err() => {
+        let text = match tokio::task::spawn_blocking(move || store.free_space()).await {
+            Ok(Ok(free)) if free.check_available(0).is_err() => {
                 Some("the data directory's disk is full, and no mail is taken (452); make room".to_owned())
             }
             Ok(Ok(free)) if free.is_low(self.thresholds.disk) => Some(format!(
-                "the data directory's disk is nearly full: less than {} MiB or {FEW_INODES} inodes are free; make room",
+                "the data directory's disk is nearly full: less than {} MiB or {LOW_INODES} inodes are free; make room",
                 self.thresholds.disk >> 20
             )),
             Ok(Ok(_)) => None,
@@ -193,7 +193,7 @@ impl Monitor {
                     "the certificate ended {end}, and clients that check it do not connect; renew it"
                 ))
             } else {
-                (end < now.after(ENDS_SOON)).then(|| format!("the certificate ends {end}; renew it"))
+                (end < now.saturating_add(ENDS_SOON)).then(|| format!("the certificate ends {end}; renew it"))
             };
             self.tell(Kind::Certificate, &file, text);
         }
@@ -212,7 +212,8 @@ impl Monitor {
         self.alarms.set(Kind::Silence, upstream, self.silence(&beat, now).filter(|_| reports));
         self.alarms.set(Kind::Signature, upstream, signatures(&beat));
         self.alarms.set(Kind::Clock, upstream, clocks(&beat, now));
-        let slow = beat.relay_time(now.before(RECENT)).filter(|time| *time > self.thresholds.relay_time);
+        let slow =
+            beat.relay_time(now.saturating_sub(RECENT)).filter(|time| *time > self.thresholds.relay_time);
         let slow = slow.map(|time| {
             format!(
                 "one mail of twenty waits {} s or longer for the upstream; `mailtrail queue shape` and `mailtrail breaker \
@@ -225,7 +226,7 @@ impl Monitor {
 
     fn silence(&self, beat: &Beat, now: Timestamp) -> Option<String> {
         let (mails, since) = beat.unanswered?;
-        let quiet = now.since(since);
+        let quiet = now.duration_since(since);
         (quiet >= self.thresholds.silence?).then(|| {
             let cause = if beat.refused.is_some() {
                 "its reports come and their signatures do not fit"
@@ -237,11 +238,11 @@ impl Monitor {
     }
 
     async fn count(&self, now: Timestamp, known: &mut BTreeSet<String>) -> Result<(), ReadError> {
-        let (store, since) = (self.store.clone(), now.before(self.thresholds.window));
+        let (store, since) = (self.store.clone(), now.saturating_sub(self.thresholds.window));
         let most = usize::try_from(self.thresholds.queue).unwrap_or(usize::MAX).saturating_add(1);
         let counted = tokio::task::spawn_blocking(move || {
-            let (_, domains) = store.tally(since, now, Grouping::Domain)?;
-            Ok::<_, ReadError>((store.queued(most)?.len() as u64, domains))
+            let (_, domains) = store.delivery_stats(since, now, StatsGroup::Domain)?;
+            Ok::<_, ReadError>((store.queued_ids(most)?.len() as u64, domains))
         });
         // A count that broke off is made again.
         let Ok(counted) = counted.await else { return Ok(()) };
@@ -251,7 +252,7 @@ impl Monitor {
         });
         self.alarms.set(Kind::Backlog, "queue", full);
         for gone in known.iter().filter(|domain| !domains.contains_key(*domain)) {
-            self.judge(gone, &Tally::default());
+            self.judge(gone, &DeliveryStats::default());
         }
         for (domain, tally) in &domains {
             self.judge(domain, tally);
@@ -261,7 +262,7 @@ impl Monitor {
     }
 
     /// The rates of a sender domain.
-    fn judge(&self, domain: &str, tally: &Tally) {
+    fn judge(&self, domain: &str, tally: &DeliveryStats) {
         let limits = &self.thresholds;
         let enough = |whole: u64| whole >= limits.least;
         let ended = tally.delivered + tally.bounced + tally.failed;
@@ -310,7 +311,7 @@ fn text_of_step(step: ClockStep) -> Option<String> {
 }
 
 fn clocks(beat: &Beat, now: Timestamp) -> Option<String> {
-    let lag = beat.clock_lag(now.before(RECENT)).filter(|lag| lag.unsigned_abs() > SKEW)?;
+    let lag = beat.clock_lag(now.saturating_sub(RECENT)).filter(|lag| lag.unsigned_abs() > SKEW)?;
     let seconds = lag.unsigned_abs() / 1000;
     Some(if lag > 0 {
         format!(

@@ -42,7 +42,7 @@ impl Pulse {
         if self.beats().overlooked.contains(&id) {
             return;
         }
-        let waited = now.since(id.timestamp());
+        let waited = now.duration_since(id.timestamp());
         self.of(upstream, |beat| {
             beat.unanswered = Some(more(beat.unanswered, now));
             keep(&mut beat.relayed, (now, waited));
@@ -61,7 +61,7 @@ impl Pulse {
 
     /// What its provider reported at `now` was signed at `signed_at`.
     pub fn signed(&self, upstream: &str, now: Timestamp, signed_at: Timestamp) {
-        let age = i128::from(now.millis()) - i128::from(signed_at.millis());
+        let age = i128::from(now.as_millis()) - i128::from(signed_at.as_millis());
         let age = i64::try_from(age).unwrap_or(i64::MAX);
         self.of(upstream, |beat| keep(&mut beat.signed, (now, age)));
     }
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     fn at(seconds: u64) -> Timestamp {
-        Timestamp::from_seconds(seconds)
+        Timestamp::from_secs(seconds)
     }
 
     fn taken(seconds: u64) -> TrackingId {

@@ -1,19 +1,21 @@
 //! One message on its way to an upstream: what is said, and what the answers mean for each recipient.
 
-use crate::queue::retry::Retry;
+use crate::queue::retry::RetryPolicy;
 use bytes::Bytes;
 use futures_util::future::ready;
 use futures_util::{Stream, StreamExt, stream};
 use mailtrail_mail::{BodyType, Dsn, Envelope, HeaderBlock, Lane, Mailbox, Timestamp, TrackingId};
 use mailtrail_net::transport::{
-    Answer, Certainty, EnvelopeReplies, Fault, Step, Verdict, Weighed, is_for_next_transaction, is_own_limit,
-    is_too_many_recipients, verdict, verdict_of_answer,
+    ApiResponse, ApiVerdict, Certainty, EnvelopeReplies, ReplyClass, Step, TransportError,
+    classify_api_response, classify_reply, is_for_next_transaction, is_too_many_recipients,
+    is_upstream_limit,
 };
 use mailtrail_smtp::{Capabilities, Response};
-use mailtrail_store::{Job, Stored};
+use mailtrail_store::{DeliveryJob, StoredBody};
 use mailtrail_trail::provider::{Provider, mailgun};
 use mailtrail_trail::{
-    CAPABILITIES, END_OF_DATA, MESSAGES, Outcome, RCPT, Recipient, Settled, Standing, Words, suppression,
+    AttemptOutcome, AttemptStatus, CAPABILITY_CHECK, Diagnostic, END_OF_DATA, MESSAGES_MIME, RCPT_TO,
+    Recipient, RecipientResult, suppression,
 };
 use std::io;
 
@@ -25,68 +27,68 @@ pub struct Attempt {
     /// What is said to the upstream: from and to those whom it can be sent by it, once it is [fitted](Self::fit).
     pub envelope: Envelope,
     /// The places of those recipients in the send.
-    pub places: Vec<u16>,
+    pub recipient_indices: Vec<u16>,
     /// The sender and those recipients it still has to go to, as they were written.
     sender: Option<Mailbox>,
-    wanted: Vec<(u16, Mailbox)>,
+    pending_recipients: Vec<(u16, Mailbox)>,
     /// Those of them whom this upstream is not able to take, and why.
-    unfit: Vec<(u16, &'static str)>,
+    unsupported: Vec<(u16, &'static str)>,
     /// What becomes of these.
     fallback: Fallback,
     /// Whether this upstream was not able to take it before: only a new connection shows whether it is now.
-    pub afresh: bool,
+    pub needs_new_connection: bool,
     /// Whether the header needs SMTPUTF8, whatever the addresses are.
-    international: bool,
+    header_needs_smtputf8: bool,
     /// Whether 8-bit text goes out although the upstream does not offer 8BITMIME.
-    as_it_is: bool,
+    sends_8bit_unannounced: bool,
     /// The provider's stamps, to stand in front of the message.
-    stamps: Bytes,
+    tracking_headers: Bytes,
     /// The message as it is kept.
-    message: Stored,
+    message: StoredBody,
     attempts: u32,
     /// The lane it came in.
     pub lane: Lane,
     /// Whether others wait whom this attempt has no room for.
-    leaves_others: bool,
+    has_more_recipients: bool,
     /// Whether some of them wait for a transaction with fewer recipients than they were refused in.
     leaves_crowd: bool,
     /// What becomes of those who get no mail.
-    suppressed: Vec<Settled>,
+    suppressed_results: Vec<RecipientResult>,
 }
 
 /// What becomes of recipients that an upstream is not able to take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fallback {
     /// Another upstream may be able: it is tried next.
-    Another,
+    OtherUpstream,
     /// They wait for this one, which may have the message already.
-    Wait,
+    SameUpstream,
     /// They fail: no upstream of the route is able to take them.
     Fail,
 }
 
 /// What an attempt knows so far about each of its recipients.
 #[derive(Debug, Default)]
-pub struct Findings {
-    decided: Vec<(u16, Standing, Words)>,
-    not_before: Option<Timestamp>,
+pub struct AttemptResult {
+    recipients: Vec<(u16, AttemptStatus, Diagnostic)>,
+    retry_after: Option<Timestamp>,
     /// Whether some had no place in this transaction and go in another.
-    overflow: bool,
+    has_overflow: bool,
     /// The number of recipients that were too many for one transaction.
     pub too_many: Option<usize>,
     /// Whether another upstream is to be tried next, for a limit of this one.
-    passed_on: bool,
+    try_other_upstream: bool,
     /// What the upstream said about itself, not about this mail.
-    pub upstream: Option<UpstreamRefusal>,
+    pub upstream_refusal: Option<UpstreamRefusal>,
     /// Whether it said that it is too much.
-    pub throttled: Option<UpstreamRefusal>,
+    pub throttle_refusal: Option<UpstreamRefusal>,
 }
 
 /// The upstream takes nothing, or less, for now.
 #[derive(Clone, Debug)]
 pub struct UpstreamRefusal {
     /// Its words.
-    pub words: String,
+    pub text: String,
     /// When it wants to be asked again.
     pub until: Option<Timestamp>,
     /// How much that shows.
@@ -99,15 +101,15 @@ pub enum Prepared {
     /// It can go.
     Ready(Box<Attempt>),
     /// It cannot; this settles it.
-    Over(Outcome),
+    Finished(AttemptOutcome),
 }
 
 impl Attempt {
     /// Makes a send ready for at most so many recipients; one whose message cannot be read any more, or that nobody
     /// waits for but those who get no mail, is over. `suppressed` are these, by their places.
     pub fn prepare(
-        job: Job,
-        suppressed: &[Suppressed],
+        job: DeliveryJob,
+        suppressed: &[SuppressedRecipient],
         provider: Provider,
         upstream: &str,
         most: usize,
@@ -115,184 +117,192 @@ impl Attempt {
         now: Timestamp,
     ) -> Prepared {
         let may_go = |place: &u16| suppressed.binary_search_by_key(place, |(known, _)| *known).is_err();
-        let waiting = (0u16..).zip(&job.recipients).filter(|(_, recipient)| recipient.waits());
+        let waiting = (0u16..).zip(&job.recipients).filter(|(_, recipient)| recipient.is_pending());
         let waiting: Vec<_> = waiting.filter(|(place, _)| may_go(place)).collect();
-        let suppressed = settled(suppressed, &job.recipients);
+        let suppressed = suppressed_results(suppressed, &job.recipients);
         let crowd = crowd(&waiting, job.attempts);
         let leaves_crowd = crowd.len() > most;
-        let some = if crowd.is_empty() { together(&waiting, job.attempts) } else { crowd };
+        let some = if crowd.is_empty() { next_recipient_group(&waiting, job.attempts) } else { crowd };
         let some = some.into_iter().take(most);
-        let wanted: Vec<_> = some.map(|(place, recipient)| (place, recipient.address.clone())).collect();
-        let leaves_others = wanted.len() < waiting.len();
-        let over = |settled| {
-            Prepared::Over(Outcome {
-                id: job.send.id,
+        let pending_recipients: Vec<_> =
+            some.map(|(place, recipient)| (place, recipient.address.clone())).collect();
+        let has_more_recipients = pending_recipients.len() < waiting.len();
+        let over = |results| {
+            Prepared::Finished(AttemptOutcome {
+                id: job.message.id,
                 at: now,
                 upstream: upstream.to_owned(),
-                settled,
-                due: None,
+                results,
+                next_attempt: None,
             })
         };
-        if wanted.is_empty() {
+        if pending_recipients.is_empty() {
             return over(suppressed);
         }
-        let Some(message) = job.message else {
-            tracing::error!(id = %job.send.id, "{DAMAGED}");
-            let words = said("store", DAMAGED);
-            let recipients = wanted.into_iter().map(|(place, _)| place).collect();
-            let failed = Settled { recipients, standing: Standing::Failed, words };
+        let Some(message) = job.body else {
+            tracing::error!(id = %job.message.id, "{DAMAGED_TEXT}");
+            let diagnostic = local_diagnostic("store", DAMAGED_TEXT);
+            let recipients = pending_recipients.into_iter().map(|(place, _)| place).collect();
+            let failed = RecipientResult { recipients, status: AttemptStatus::Failed, diagnostic };
             return over(suppressed.into_iter().chain([failed]).collect());
         };
-        let places = wanted.iter().map(|(place, _)| *place).collect();
+        let recipient_indices = pending_recipients.iter().map(|(place, _)| *place).collect();
         let envelope = Envelope {
             sender: None,
             recipients: Vec::new(),
-            body: job.send.body,
-            smtputf8: job.send.smtputf8,
+            body: job.message.body_type,
+            smtputf8: job.message.smtputf8,
             dsn: Dsn::default(),
         };
-        let stamps: String = provider.stamps(job.send.id).iter().map(|line| format!("{line}\r\n")).collect();
+        let stamps: String =
+            provider.stamps(job.message.id).iter().map(|line| format!("{line}\r\n")).collect();
         Prepared::Ready(Box::new(Self {
-            id: job.send.id,
+            id: job.message.id,
             envelope,
-            places,
-            sender: job.send.sender,
-            wanted,
-            unfit: Vec::new(),
+            recipient_indices,
+            sender: job.message.sender,
+            pending_recipients,
+            unsupported: Vec::new(),
             fallback,
-            afresh: false,
-            international: job.send.smtputf8,
-            as_it_is: false,
-            stamps: stamps.into(),
+            needs_new_connection: false,
+            header_needs_smtputf8: job.message.smtputf8,
+            sends_8bit_unannounced: false,
+            tracking_headers: stamps.into(),
             message,
             attempts: job.attempts,
-            lane: job.send.lane,
-            leaves_others,
+            lane: job.message.lane,
+            has_more_recipients,
             leaves_crowd,
-            suppressed,
+            suppressed_results: suppressed,
         }))
     }
 
     /// Whether it failed before, again and again: its envelope is said one command at a time, so that each reply is
     /// surely its command's.
-    pub fn is_doubtful(&self) -> bool {
-        self.attempts >= DOUBTFUL
+    pub fn is_suspect(&self) -> bool {
+        self.attempts >= SUSPECT_AFTER_ATTEMPTS
     }
 
     /// Bytes that go out.
     pub fn size(&self) -> u64 {
-        self.stamps.len() as u64 + self.message.size()
+        self.tracking_headers.len() as u64 + self.message.size()
     }
 
     /// What goes out: the stamps, then the message.
     pub fn pieces(&self) -> impl Stream<Item = io::Result<Bytes>> + use<> {
-        stream::once(ready(Ok(self.stamps.clone()))).chain(self.message.pieces())
+        stream::once(ready(Ok(self.tracking_headers.clone()))).chain(self.message.chunks())
     }
 
     /// The recipients at those places.
-    pub fn recipients(&self, places: &[u16]) -> Vec<&Mailbox> {
-        let all = self.places.iter().zip(&self.envelope.recipients);
+    pub fn recipients_at(&self, places: &[u16]) -> Vec<&Mailbox> {
+        let all = self.recipient_indices.iter().zip(&self.envelope.recipients);
         all.filter(|(place, _)| places.contains(place)).map(|(_, recipient)| recipient).collect()
     }
 
     /// Those whom the upstream refused because there is no such address, with its words.
-    pub fn refused<'a>(&'a self, outcome: &'a Outcome) -> impl Iterator<Item = (&'a Mailbox, &'a Words)> {
-        let refused = outcome.settled.iter().filter(|settled| {
-            let bounced = settled.standing == Standing::Bounced && settled.words.name == RCPT;
-            bounced && suppression::of_refusal(&settled.words)
+    pub fn bounced_recipients<'a>(
+        &'a self,
+        outcome: &'a AttemptOutcome,
+    ) -> impl Iterator<Item = (&'a Mailbox, &'a Diagnostic)> {
+        let refused = outcome.results.iter().filter(|settled| {
+            let bounced = settled.status == AttemptStatus::Bounced && settled.diagnostic.name == RCPT_TO;
+            bounced && suppression::is_address_refusal(&settled.diagnostic)
         });
         refused.flat_map(|settled| {
-            let wanted = self.wanted.iter().filter(|(place, _)| settled.recipients.contains(place));
-            wanted.map(|(_, address)| (address, &settled.words))
+            let wanted =
+                self.pending_recipients.iter().filter(|(place, _)| settled.recipients.contains(place));
+            wanted.map(|(_, address)| (address, &settled.diagnostic))
         })
     }
 
     /// Whether something is still to be found out about somebody.
-    pub fn is_open(&self, findings: &Findings) -> bool {
-        !findings.open(&self.places).is_empty()
+    pub fn has_open_recipients(&self, findings: &AttemptResult) -> bool {
+        !findings.open_recipients(&self.recipient_indices).is_empty()
     }
 
     /// What the message asks Mailgun for, as parameters of its API. Of a large message's header only the first
     /// [`HEADER`] bytes count.
-    pub async fn parameters(&self) -> io::Result<Vec<(String, String)>> {
-        let (mut pieces, mut message) = (self.message.pieces().boxed(), Vec::new());
+    pub async fn api_parameters(&self) -> io::Result<Vec<(String, String)>> {
+        let (mut pieces, mut message) = (self.message.chunks().boxed(), Vec::new());
         while let Some(piece) = pieces.next().await.transpose()? {
             message.extend_from_slice(&piece);
-            if message.len() >= HEADER || HeaderBlock::of(&message).is_whole() {
+            if message.len() >= MAX_API_HEADER_BYTES || HeaderBlock::of(&message).is_whole() {
                 break;
             }
         }
-        let (stamps, message) = (HeaderBlock::of(&self.stamps), HeaderBlock::of(&message));
+        let (stamps, message) = (HeaderBlock::of(&self.tracking_headers), HeaderBlock::of(&message));
         Ok(mailgun::parameters(stamps.fields().chain(message.fields())))
     }
 
     /// Fits it to what the upstream of a connection offers: what it needs is what addresses and header hold (RFC 6531
     /// section 3.4). Without SMTPUTF8 domains go out in A-labels; recipients for whom that is not enough are left out.
-    pub fn fit(&mut self, capabilities: &Capabilities) {
+    pub fn adapt_to(&mut self, capabilities: &Capabilities) {
         let form = |address: &Mailbox| {
             if capabilities.smtputf8 { Some(address.clone()) } else { address.to_ascii() }
         };
         let sender = self.sender.as_ref().map(form);
         let obstacle = if capabilities.size.is_some_and(|limit| limit > 0 && self.size() > limit) {
-            Some(TOO_LARGE)
-        } else if (self.international && !capabilities.smtputf8) || sender == Some(None) {
-            Some(NO_SMTPUTF8)
+            Some(TOO_LARGE_TEXT)
+        } else if (self.header_needs_smtputf8 && !capabilities.smtputf8) || sender == Some(None) {
+            Some(NO_SMTPUTF8_TEXT)
         } else {
             None
         };
-        (self.places, self.unfit) = (Vec::new(), Vec::new());
-        let mut recipients = Vec::with_capacity(self.wanted.len());
-        for (place, address) in &self.wanted {
+        (self.recipient_indices, self.unsupported) = (Vec::new(), Vec::new());
+        let mut recipients = Vec::with_capacity(self.pending_recipients.len());
+        for (place, address) in &self.pending_recipients {
             match (obstacle, form(address)) {
                 (None, Some(address)) => {
-                    self.places.push(*place);
+                    self.recipient_indices.push(*place);
                     recipients.push(address);
                 }
-                (obstacle, _) => self.unfit.push((*place, obstacle.unwrap_or(NO_SMTPUTF8))),
+                (obstacle, _) => self.unsupported.push((*place, obstacle.unwrap_or(NO_SMTPUTF8_TEXT))),
             }
         }
         let sender = sender.flatten();
         let international = recipients.iter().chain(&sender).any(|address| !address.is_ascii());
-        self.envelope.smtputf8 = self.international || international;
-        self.as_it_is = self.envelope.body == BodyType::EightBitMime && !capabilities.eight_bit_mime;
+        self.envelope.smtputf8 = self.header_needs_smtputf8 || international;
+        self.sends_8bit_unannounced =
+            self.envelope.body == BodyType::EightBitMime && !capabilities.eight_bit_mime;
         (self.envelope.sender, self.envelope.recipients) = (sender, recipients);
     }
 
     /// Whether the upstream that it was fitted to is able to take it for everybody.
-    pub fn fits(&self) -> bool {
-        self.unfit.is_empty()
+    pub fn is_fully_supported(&self) -> bool {
+        self.unsupported.is_empty()
     }
 
     /// What the answers to the envelope mean. Recipients that were taken stay open until the message is.
-    pub fn weigh_envelope(&self, replies: &EnvelopeReplies, weights: Weights) -> Findings {
-        let mut findings = Findings::default();
+    pub fn classify_envelope(&self, replies: &EnvelopeReplies, weights: ReplyContext) -> AttemptResult {
+        let mut findings = AttemptResult::default();
         if !replies.mail.is_positive() {
-            if !self.passes_on(&mut findings, &self.places, &replies.mail) {
-                findings.add(&self.places, Step::Mail, &replies.mail, weights);
+            if !self.try_pass_on(&mut findings, &self.recipient_indices, &replies.mail) {
+                findings.add_reply(&self.recipient_indices, Step::Mail, &replies.mail, weights);
             }
             return findings;
         }
-        let alike = replies.recipients.len() == self.places.len() && replies.are_alike();
+        let is_same_for_all =
+            replies.recipients.len() == self.recipient_indices.len() && replies.has_same_recipient_replies();
         let mut taken = false;
-        for (place, reply) in self.places.iter().zip(&replies.recipients) {
+        for (place, reply) in self.recipient_indices.iter().zip(&replies.recipients) {
             if reply.is_positive() {
                 taken = true;
             } else if is_for_next_transaction(reply, taken) {
-                findings.overflow = true;
-                findings.note(&[*place], Standing::Queued, &heard(RCPT, reply));
+                findings.has_overflow = true;
+                findings.set_status(&[*place], AttemptStatus::Queued, &reply_diagnostic(RCPT_TO, reply));
             } else {
-                findings.add(&[*place], Step::Rcpt { alike }, reply, weights);
+                findings.add_reply(&[*place], Step::Rcpt { is_same_for_all }, reply, weights);
             }
         }
         if let Some(data) = &replies.data
             && !data.is_intermediate()
         {
-            self.weigh_content(&mut findings, Step::Data, data, weights);
+            self.classify_data_reply(&mut findings, Step::Data, data, weights);
             // A farewell stands for all answers that did not come, and came at the first of these.
-            let unanswered = self.unanswered(replies);
-            let mut decided = findings.decided.iter_mut();
+            let unanswered = self.first_unanswered(replies);
+            let mut decided = findings.recipients.iter_mut();
             if let Some((.., words)) = decided.find(|(place, ..)| Some(*place) == unanswered) {
-                RCPT.clone_into(&mut words.name);
+                RCPT_TO.clone_into(&mut words.name);
             }
         }
         findings
@@ -300,199 +310,241 @@ impl Attempt {
 
     /// What a refusal of DATA, or the answer to the final dot or to what was sent of the message before, means for those
     /// still open. Several that are too many for one transaction go in smaller ones; a single one never is.
-    pub fn weigh_content(&self, findings: &mut Findings, step: Step, reply: &Response, weights: Weights) {
-        let open = findings.open(&self.places);
-        let words = heard(name(step), reply);
+    pub fn classify_data_reply(
+        &self,
+        findings: &mut AttemptResult,
+        step: Step,
+        reply: &Response,
+        weights: ReplyContext,
+    ) {
+        let open = findings.open_recipients(&self.recipient_indices);
+        let words = reply_diagnostic(step_name(step), reply);
         if open.len() > 1 && is_too_many_recipients(&words) {
             findings.too_many = Some(open.len());
-            findings.note(&open, Standing::Queued, &words);
-        } else if !self.passes_on(findings, &open, reply) {
-            findings.add(&open, step, reply, weights);
+            findings.set_status(&open, AttemptStatus::Queued, &words);
+        } else if !self.try_pass_on(findings, &open, reply) {
+            findings.add_reply(&open, step, reply, weights);
         }
     }
 
     /// Passes recipients on to another upstream where this one refuses the message for a limit of its own; whether it did.
-    fn passes_on(&self, findings: &mut Findings, places: &[u16], reply: &Response) -> bool {
-        let passes = self.fallback == Fallback::Another && reply.code >= 500 && is_own_limit(reply);
+    fn try_pass_on(&self, findings: &mut AttemptResult, places: &[u16], reply: &Response) -> bool {
+        let passes =
+            self.fallback == Fallback::OtherUpstream && reply.code >= 500 && is_upstream_limit(reply);
         if passes {
-            findings.pass_on(places, heard(CAPABILITIES, reply));
+            findings.pass_to_other_upstream(places, reply_diagnostic(CAPABILITY_CHECK, reply));
         }
         passes
     }
 
     /// The connection broke behind these answers. It broke over the recipient whose RCPT got none, which is noted: where
     /// that happens again the others go without it.
-    pub fn give_broken(&self, findings: &mut Findings, replies: &EnvelopeReplies, fault: &Fault) {
+    pub fn fail_disconnected(
+        &self,
+        findings: &mut AttemptResult,
+        replies: &EnvelopeReplies,
+        fault: &TransportError,
+    ) {
         let text = fault.to_string();
-        if let Some(place) = self.unanswered(replies) {
-            findings.note(&[place], Standing::Queued, &said(RCPT, &text));
+        if let Some(place) = self.first_unanswered(replies) {
+            findings.set_status(&[place], AttemptStatus::Queued, &local_diagnostic(RCPT_TO, &text));
         }
-        self.give(findings, Standing::Queued, "connection", &text);
+        self.fail_open(findings, AttemptStatus::Queued, "connection", &text);
     }
 
     /// The recipient whose RCPT is the first without an answer of its own.
-    fn unanswered(&self, replies: &EnvelopeReplies) -> Option<u16> {
-        self.places.get(replies.recipients.len()).copied().filter(|_| replies.mail.is_positive())
+    fn first_unanswered(&self, replies: &EnvelopeReplies) -> Option<u16> {
+        self.recipient_indices.get(replies.recipients.len()).copied().filter(|_| replies.mail.is_positive())
     }
 
     /// What the answer to a request over HTTP means for those at `places`; true when each half of them is to be tried on
     /// its own. An answer that decides about nobody is about all that are still open.
-    pub fn weigh_answer(
+    pub fn classify_api_response(
         &self,
-        findings: &mut Findings,
+        findings: &mut AttemptResult,
         places: &[u16],
-        answer: &Answer,
+        answer: &ApiResponse,
         now: Timestamp,
     ) -> bool {
-        let (verdict, is_unclear) = match verdict_of_answer(answer, places.len(), now) {
-            Weighed::Alike(verdict) => (verdict, false),
-            Weighed::Unclear(verdict) => (verdict, true),
-            Weighed::Apart => return true,
+        let (verdict, is_unclear) = match classify_api_response(answer, places.len(), now) {
+            ApiVerdict::Uniform(verdict) => (verdict, false),
+            ApiVerdict::Ambiguous(verdict) => (verdict, true),
+            ApiVerdict::Bisect => return true,
         };
         let text = answer.id.iter().fold(answer.text.clone(), |text, id| format!("{text} {id}"));
-        let words = |name, text: &str| Words { code: Some(answer.status), ..said(name, text) };
-        if verdict == Verdict::Unable && self.fallback == Fallback::Another {
-            findings.pass_on(&findings.open(&self.places), words(CAPABILITIES, &text));
+        let words =
+            |name, text: &str| Diagnostic { code: Some(answer.status), ..local_diagnostic(name, text) };
+        if verdict == ReplyClass::Unsupported && self.fallback == Fallback::OtherUpstream {
+            findings.pass_to_other_upstream(
+                &findings.open_recipients(&self.recipient_indices),
+                words(CAPABILITY_CHECK, &text),
+            );
             return false;
         }
-        let standing = findings.weigh(verdict, || format!("{} {}", answer.status, answer.text));
-        let name = if answer.whole { MESSAGES } else { MESSAGE };
+        let standing = findings.apply_reply_class(verdict, || format!("{} {}", answer.status, answer.text));
+        let name = if answer.request_sent { MESSAGES_MIME } else { MESSAGE_STEP };
         if is_unclear {
-            findings.note(places, Standing::Unknown, &words(name, &format!("no clear answer: {text}")));
+            findings.set_status(
+                places,
+                AttemptStatus::Unknown,
+                &words(name, &format!("no clear answer: {text}")),
+            );
         } else {
-            findings.note(places, standing, &words(name, &text));
+            findings.set_status(places, standing, &words(name, &text));
         }
-        if standing == Standing::Queued {
-            findings.note(&findings.open(&self.places), standing, &words("upstream", &text));
+        if standing == AttemptStatus::Queued {
+            findings.set_status(
+                &findings.open_recipients(&self.recipient_indices),
+                standing,
+                &words("upstream", &text),
+            );
         }
         false
     }
 
     /// The attempt failed for those still open, for a reason that no reply gives.
-    pub fn give(&self, findings: &mut Findings, standing: Standing, name: &str, text: &str) {
-        findings.note(&findings.open(&self.places), standing, &said(name, text));
+    pub fn fail_open(&self, findings: &mut AttemptResult, standing: AttemptStatus, name: &str, text: &str) {
+        findings.set_status(
+            &findings.open_recipients(&self.recipient_indices),
+            standing,
+            &local_diagnostic(name, text),
+        );
     }
 
     /// The message could not be read to its end: nobody gets a damaged one, one on a disk that failed is tried again.
-    pub fn give_unreadable(&self, findings: &mut Findings, error: &io::Error) {
+    pub fn fail_unreadable(&self, findings: &mut AttemptResult, error: &io::Error) {
         match error.kind() {
-            io::ErrorKind::InvalidData => self.give(findings, Standing::Failed, "store", DAMAGED),
-            _ => self.give(findings, Standing::Queued, "store", "the message could not be read from disk"),
+            io::ErrorKind::InvalidData => {
+                self.fail_open(findings, AttemptStatus::Failed, "store", DAMAGED_TEXT)
+            }
+            _ => self.fail_open(
+                findings,
+                AttemptStatus::Queued,
+                "store",
+                "the message could not be read from disk",
+            ),
         }
     }
 
     /// Puts the findings into a record: equal ones together, each that waits with its next time or, when the mail
     /// is too old, expired. An unknown end waits at least until `unknown_until` for an event to settle it.
-    pub fn conclude(
+    pub fn build_outcome(
         &self,
-        findings: Findings,
+        findings: AttemptResult,
         upstream: &str,
-        retry: &Retry,
+        retry: &RetryPolicy,
         now: Timestamp,
         unknown_until: Timestamp,
-    ) -> Outcome {
-        let unknown = findings.decided.iter().any(|(_, standing, _)| *standing == Standing::Unknown);
-        let not_before = findings.not_before.max(unknown.then_some(unknown_until));
+    ) -> AttemptOutcome {
+        let unknown = findings.recipients.iter().any(|(_, standing, _)| *standing == AttemptStatus::Unknown);
+        let not_before = findings.retry_after.max(unknown.then_some(unknown_until));
         let (accepted, attempts, random) = (self.id.timestamp(), self.attempts + 1, fastrand::f64());
         let due = if unknown {
-            retry.next_unknown(accepted, now, attempts, random, not_before.unwrap_or(now))
+            retry.next_attempt_after_unknown(accepted, now, attempts, random, not_before.unwrap_or(now))
         } else {
-            retry.next(accepted, now, attempts, random, not_before)
+            retry.next_attempt(accepted, now, attempts, random, not_before)
         };
         // By another transaction, or by another upstream.
-        let passed_on = findings.passed_on || (self.fallback == Fallback::Another && !self.unfit.is_empty());
+        let passed_on = findings.try_other_upstream
+            || (self.fallback == Fallback::OtherUpstream && !self.unsupported.is_empty());
         let at_once = due.is_some() && !unknown;
         let makes_room = findings.too_many.is_some()
-            || (findings.overflow && findings.has_ended())
+            || (findings.has_overflow && findings.has_ended())
             || (self.leaves_crowd && (findings.has_ended() || findings.is_about_each()));
         let at_once = at_once && (passed_on || (makes_room && not_before.is_none()));
         let due = if at_once { Some(now) } else { due };
-        let mut settled = self.suppressed.clone();
-        let fallen_back = if self.fallback == Fallback::Fail { Standing::Failed } else { Standing::Queued };
-        let unfit = self.unfit.iter().map(|(place, why)| (*place, fallen_back, said(CAPABILITIES, why)));
-        for (place, standing, mut words) in findings.decided.into_iter().chain(unfit) {
-            if standing == Standing::Relayed && self.as_it_is {
-                words.text = Some(format!("{}; {AS_IT_IS}", words.text.unwrap_or_default()));
+        let mut results = self.suppressed_results.clone();
+        let fallen_back =
+            if self.fallback == Fallback::Fail { AttemptStatus::Failed } else { AttemptStatus::Queued };
+        let unfit = self
+            .unsupported
+            .iter()
+            .map(|(place, why)| (*place, fallen_back, local_diagnostic(CAPABILITY_CHECK, why)));
+        for (place, standing, mut diagnostic) in findings.recipients.into_iter().chain(unfit) {
+            if standing == AttemptStatus::Relayed && self.sends_8bit_unannounced {
+                diagnostic.text =
+                    Some(format!("{}; {NO_8BITMIME_TEXT}", diagnostic.text.unwrap_or_default()));
             }
-            let waits = matches!(standing, Standing::Queued | Standing::Unknown);
-            let standing = if waits && due.is_none() { Standing::Expired } else { standing };
-            match settled.iter_mut().find(|known| known.standing == standing && known.words == words) {
+            let waits = matches!(standing, AttemptStatus::Queued | AttemptStatus::Unknown);
+            let status = if waits && due.is_none() { AttemptStatus::Expired } else { standing };
+            match results.iter_mut().find(|known| known.status == status && known.diagnostic == diagnostic) {
                 Some(known) => known.recipients.push(place),
-                None => settled.push(Settled { recipients: vec![place], standing, words }),
+                None => results.push(RecipientResult { recipients: vec![place], status, diagnostic }),
             }
         }
-        let waits = settled.iter().any(|s| matches!(s.standing, Standing::Queued | Standing::Unknown));
+        let waits =
+            results.iter().any(|s| matches!(s.status, AttemptStatus::Queued | AttemptStatus::Unknown));
         // Those that this attempt had no room for come next.
-        let due = if waits { due } else { self.leaves_others.then_some(now) };
-        Outcome { id: self.id, at: now, upstream: upstream.to_owned(), settled, due }
+        let next_attempt = if waits { due } else { self.has_more_recipients.then_some(now) };
+        AttemptOutcome { id: self.id, at: now, upstream: upstream.to_owned(), results, next_attempt }
     }
 }
 
-impl Findings {
-    fn open(&self, places: &[u16]) -> Vec<u16> {
-        let decided = |place| self.decided.iter().any(|(known, ..)| *known == place);
+impl AttemptResult {
+    fn open_recipients(&self, places: &[u16]) -> Vec<u16> {
+        let decided = |place| self.recipients.iter().any(|(known, ..)| *known == place);
         places.iter().copied().filter(|place| !decided(*place)).collect()
     }
 
-    fn add(&mut self, places: &[u16], step: Step, reply: &Response, weights: Weights) {
-        let Weights { provider, is_refuted, now } = weights;
-        let verdict = verdict(step, reply, provider, is_refuted, now);
-        let standing = match self.weigh(verdict, || reply.to_string()) {
+    fn add_reply(&mut self, places: &[u16], step: Step, reply: &Response, weights: ReplyContext) {
+        let ReplyContext { provider, is_refuted, now } = weights;
+        let verdict = classify_reply(step, reply, provider, is_refuted, now);
+        let standing = match self.apply_reply_class(verdict, || reply.to_string()) {
             // A server that says yes where nothing was sent is out of step.
-            Standing::Relayed if step != Step::EndOfData => Standing::Queued,
+            AttemptStatus::Relayed if step != Step::EndOfData => AttemptStatus::Queued,
             standing => standing,
         };
-        self.note(places, standing, &heard(name(step), reply));
+        self.set_status(places, standing, &reply_diagnostic(step_name(step), reply));
     }
 
     /// Another upstream takes these, for a limit of this one that `words` tell.
-    fn pass_on(&mut self, places: &[u16], words: Words) {
-        self.passed_on = true;
-        self.note(places, Standing::Queued, &words);
+    fn pass_to_other_upstream(&mut self, places: &[u16], words: Diagnostic) {
+        self.try_other_upstream = true;
+        self.set_status(places, AttemptStatus::Queued, &words);
     }
 
     /// Whether the transaction brought some to an end, so that those without a place in it may follow at once.
     fn has_ended(&self) -> bool {
-        let ended = |(_, standing, words): &(u16, Standing, Words)| {
-            words.name == END_OF_DATA && matches!(standing, Standing::Relayed | Standing::Bounced)
+        let ended = |(_, standing, words): &(u16, AttemptStatus, Diagnostic)| {
+            words.name == END_OF_DATA && matches!(standing, AttemptStatus::Relayed | AttemptStatus::Bounced)
         };
-        self.decided.iter().any(ended)
+        self.recipients.iter().any(ended)
     }
 
     /// Whether each recipient got a reply of its own, which says nothing about others.
     fn is_about_each(&self) -> bool {
-        let own = |words: &Words| words.name == RCPT && words.code.is_some_and(|code| code != 421);
-        self.decided.iter().all(|(.., words)| own(words))
+        let own = |words: &Diagnostic| words.name == RCPT_TO && words.code.is_some_and(|code| code != 421);
+        self.recipients.iter().all(|(.., words)| own(words))
     }
 
     /// Notes where those at `places` stand.
-    pub fn note(&mut self, places: &[u16], standing: Standing, words: &Words) {
-        self.decided.extend(places.iter().map(|place| (*place, standing, words.clone())));
+    pub fn set_status(&mut self, places: &[u16], standing: AttemptStatus, words: &Diagnostic) {
+        self.recipients.extend(places.iter().map(|place| (*place, standing, words.clone())));
     }
 
     /// What a verdict means for those it is about; what it means for the upstream is noted.
-    fn weigh(&mut self, verdict: Verdict, words: impl FnOnce() -> String) -> Standing {
+    fn apply_reply_class(&mut self, verdict: ReplyClass, words: impl FnOnce() -> String) -> AttemptStatus {
         let (until, certainty) = match verdict {
-            Verdict::Taken => return Standing::Relayed,
-            Verdict::Refused | Verdict::Unable => return Standing::Bounced,
-            Verdict::Later => return Standing::Queued,
-            Verdict::Throttled { until } => (until, Certainty::Likely),
-            Verdict::Upstream { until } => (until, Certainty::Certain),
-            Verdict::Suspected { until, certainty } => (until, certainty),
+            ReplyClass::Accepted => return AttemptStatus::Relayed,
+            ReplyClass::Permanent | ReplyClass::Unsupported => return AttemptStatus::Bounced,
+            ReplyClass::Temporary => return AttemptStatus::Queued,
+            ReplyClass::Throttled { until } => (until, Certainty::Likely),
+            ReplyClass::AccountRefused { until } => (until, Certainty::Certain),
+            ReplyClass::AccountSuspected { until, certainty } => (until, certainty),
         };
-        self.not_before = self.not_before.max(until);
-        let refusal = Some(UpstreamRefusal { words: words(), until, certainty });
+        self.retry_after = self.retry_after.max(until);
+        let refusal = Some(UpstreamRefusal { text: words(), until, certainty });
         match verdict {
-            Verdict::Throttled { .. } => self.throttled = refusal,
-            _ => self.upstream = refusal,
+            ReplyClass::Throttled { .. } => self.throttle_refusal = refusal,
+            _ => self.upstream_refusal = refusal,
         }
-        Standing::Queued
+        AttemptStatus::Queued
     }
 }
 
 /// What it takes to weigh a reply.
 #[derive(Clone, Copy, Debug)]
-pub struct Weights {
+pub struct ReplyContext {
     /// Whose words they are.
     pub provider: Provider,
     /// Whether what was said to this message about the upstream was refuted since.
@@ -503,8 +555,8 @@ pub struct Weights {
 
 /// Those recipients that were too many for one transaction, in turns: one that waits longer holds no other.
 fn crowd<'a>(waiting: &[(u16, &'a Recipient)], attempts: u32) -> Vec<(u16, &'a Recipient)> {
-    let crowded = |words: &Words| words.name != RCPT && is_too_many_recipients(words);
-    let mut crowd: Vec<_> = waiting.iter().filter(|(_, one)| crowded(&one.words)).copied().collect();
+    let crowded = |words: &Diagnostic| words.name != RCPT_TO && is_too_many_recipients(words);
+    let mut crowd: Vec<_> = waiting.iter().filter(|(_, one)| crowded(&one.diagnostic)).copied().collect();
     let turn = attempts as usize % crowd.len().max(1);
     crowd.rotate_left(turn);
     crowd
@@ -512,10 +564,10 @@ fn crowd<'a>(waiting: &[(u16, &'a Recipient)], attempts: u32) -> Vec<(u16, &'a R
 
 /// Those recipients that go together: all, but for those over which the connection broke again and again. Each of these
 /// goes alone, in turns with the others, so that none waits for another.
-fn together<'a>(waiting: &[(u16, &'a Recipient)], attempts: u32) -> Vec<(u16, &'a Recipient)> {
+fn next_recipient_group<'a>(waiting: &[(u16, &'a Recipient)], attempts: u32) -> Vec<(u16, &'a Recipient)> {
     let breaks = |recipient: &Recipient| {
-        let words = &recipient.words;
-        words.name == RCPT && matches!(words.code, None | Some(421)) && attempts >= DOUBTFUL
+        let words = &recipient.diagnostic;
+        words.name == RCPT_TO && matches!(words.code, None | Some(421)) && attempts >= SUSPECT_AFTER_ATTEMPTS
     };
     let (alone, others): (Vec<_>, Vec<_>) = waiting.iter().partition(|(_, recipient)| breaks(recipient));
     let turn = attempts as usize / 2;
@@ -526,57 +578,61 @@ fn together<'a>(waiting: &[(u16, &'a Recipient)], attempts: u32) -> Vec<(u16, &'
 }
 
 /// A recipient that gets no mail, by its place in the envelope, and why.
-pub type Suppressed = (u16, suppression::Verdict);
+pub type SuppressedRecipient = (u16, suppression::SuppressionVerdict);
 
 /// What becomes of those who get no mail.
-fn settled(suppressed: &[Suppressed], recipients: &[Recipient]) -> Vec<Settled> {
-    let one = |(place, verdict): &Suppressed| {
+fn suppressed_results(suppressed: &[SuppressedRecipient], recipients: &[Recipient]) -> Vec<RecipientResult> {
+    let one = |(place, verdict): &SuppressedRecipient| {
         let address = recipients.get(usize::from(*place))?.address.as_str();
-        let words = Words {
-            enhanced: Some(suppression::STATUS.to_owned()),
-            ..said("suppression", &verdict.text(address))
+        let diagnostic = Diagnostic {
+            enhanced_status: Some(suppression::ENHANCED_STATUS.to_owned()),
+            ..local_diagnostic("suppression", &verdict.to_text(address))
         };
-        Some(Settled { recipients: vec![*place], standing: Standing::Suppressed, words })
+        Some(RecipientResult { recipients: vec![*place], status: AttemptStatus::Suppressed, diagnostic })
     };
     suppressed.iter().filter_map(one).collect()
 }
 
 /// What the upstream said at that step.
-fn heard(name: &str, reply: &Response) -> Words {
-    Words {
+fn reply_diagnostic(name: &str, reply: &Response) -> Diagnostic {
+    Diagnostic {
         name: name.to_owned(),
         code: Some(reply.code),
-        enhanced: reply.enhanced.clone(),
-        text: Some(reply.text.chars().take(TEXT).collect()),
+        enhanced_status: reply.enhanced.clone(),
+        text: Some(reply.text.chars().take(MAX_DIAGNOSTIC_CHARS).collect()),
         host: None,
         url: None,
     }
 }
 
 /// Words of our own.
-pub fn said(name: &str, text: &str) -> Words {
-    Words { name: name.to_owned(), text: Some(text.chars().take(TEXT).collect()), ..Words::default() }
+pub fn local_diagnostic(name: &str, text: &str) -> Diagnostic {
+    Diagnostic {
+        name: name.to_owned(),
+        text: Some(text.chars().take(MAX_DIAGNOSTIC_CHARS).collect()),
+        ..Diagnostic::default()
+    }
 }
 
-const DAMAGED: &str = "the message is damaged on disk and cannot be sent";
-const fn name(step: Step) -> &'static str {
+const DAMAGED_TEXT: &str = "the message is damaged on disk and cannot be sent";
+const fn step_name(step: Step) -> &'static str {
     match step {
         Step::Mail => "MAIL",
-        Step::Rcpt { .. } => RCPT,
+        Step::Rcpt { .. } => RCPT_TO,
         Step::Data => "DATA",
-        Step::Message => MESSAGE,
+        Step::Body => MESSAGE_STEP,
         Step::EndOfData => END_OF_DATA,
     }
 }
 
 /// Attempts in vain after which a message, or one of its recipients, may be at fault.
-const DOUBTFUL: u32 = 2;
-const TOO_LARGE: &str = "the message is larger than the upstream takes";
-const NO_SMTPUTF8: &str = "addresses or header need SMTPUTF8, which the upstream does not offer";
-const AS_IT_IS: &str = "sent as it is: it holds 8-bit text, and the upstream does not offer 8BITMIME";
+const SUSPECT_AFTER_ATTEMPTS: u32 = 2;
+const TOO_LARGE_TEXT: &str = "the message is larger than the upstream takes";
+const NO_SMTPUTF8_TEXT: &str = "addresses or header need SMTPUTF8, which the upstream does not offer";
+const NO_8BITMIME_TEXT: &str = "sent as it is: it holds 8-bit text, and the upstream does not offer 8BITMIME";
 /// Where a message was not sent whole.
-const MESSAGE: &str = "message";
+const MESSAGE_STEP: &str = "message";
 /// Bytes of a large message from which its requests to Mailgun are read.
-const HEADER: usize = 256 << 10;
+const MAX_API_HEADER_BYTES: usize = 256 << 10;
 /// Characters of a reply that are kept.
-const TEXT: usize = 512;
+const MAX_DIAGNOSTIC_CHARS: usize = 512;

@@ -11,6 +11,6 @@ mod scheduler;
 mod smtp_worker;
 mod upstream_pool;
 
-pub use retry::Retry;
-pub use scheduler::{Parts, Queue};
-pub use upstream_pool::Outward;
+pub use retry::RetryPolicy;
+pub use scheduler::{Scheduler, SchedulerDeps};
+pub use upstream_pool::UpstreamSpec;

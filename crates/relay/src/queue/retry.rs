@@ -5,13 +5,13 @@ use std::time::Duration;
 
 /// How often and how long a message is tried.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Retry {
+pub struct RetryPolicy {
     /// Pause after the first failure. Default 30 s, 100 ms to 1 day.
-    pub first: Duration,
+    pub initial_backoff: Duration,
     /// What each further pause is multiplied with. Default 2.0, 1.0 to 10.0.
-    pub factor: f64,
+    pub backoff_factor: f64,
     /// Longest pause. Default 30 min, 1 s to 1 day.
-    pub max: Duration,
+    pub max_backoff: Duration,
     /// Share of a pause by which it varies, so that messages that failed together are not tried together.
     /// Default 0.1, 0.0 to 1.0.
     pub jitter: f64,
@@ -22,27 +22,27 @@ pub struct Retry {
     pub unknown_wait: Duration,
     /// Whether another upstream may be sent a message whose end at this one is unknown. Default no: the recipient may
     /// get it twice, and only from one provider will it look like the same mail.
-    pub unknown_elsewhere: bool,
+    pub retry_unknown_elsewhere: bool,
 }
 
-impl Default for Retry {
+impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
-            first: Duration::from_secs(30),
-            factor: 2.0,
-            max: Duration::from_secs(30 * 60),
+            initial_backoff: Duration::from_secs(30),
+            backoff_factor: 2.0,
+            max_backoff: Duration::from_secs(30 * 60),
             jitter: 0.1,
             give_up_after: Duration::from_secs(2 * 86_400),
             unknown_wait: Duration::from_secs(300),
-            unknown_elsewhere: false,
+            retry_unknown_elsewhere: false,
         }
     }
 }
 
-impl Retry {
+impl RetryPolicy {
     /// When to try again after attempt number `attempt` (from 1) failed at `now`, or `None` when the message is
     /// too old by then. `random` is in 0.0..1.0. `not_before` is the upstream's own wish.
-    pub fn next(
+    pub fn next_attempt(
         &self,
         accepted: Timestamp,
         now: Timestamp,
@@ -50,12 +50,12 @@ impl Retry {
         random: f64,
         not_before: Option<Timestamp>,
     ) -> Option<Timestamp> {
-        self.next_within(self.max, accepted, now, attempt, random, not_before)
+        self.next_attempt_within(self.max_backoff, accepted, now, attempt, random, not_before)
     }
 
     /// The same after an attempt whose end is unknown. Each further one may be another copy, so the pauses grow without
     /// a bound of their own.
-    pub fn next_unknown(
+    pub fn next_attempt_after_unknown(
         &self,
         accepted: Timestamp,
         now: Timestamp,
@@ -63,10 +63,10 @@ impl Retry {
         random: f64,
         not_before: Timestamp,
     ) -> Option<Timestamp> {
-        self.next_within(self.give_up_after, accepted, now, attempt, random, Some(not_before))
+        self.next_attempt_within(self.give_up_after, accepted, now, attempt, random, Some(not_before))
     }
 
-    fn next_within(
+    fn next_attempt_within(
         &self,
         longest: Duration,
         accepted: Timestamp,
@@ -76,11 +76,12 @@ impl Retry {
         not_before: Option<Timestamp>,
     ) -> Option<Timestamp> {
         let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
-        let pause = (self.first.as_secs_f64() * self.factor.powi(exponent)).min(longest.as_secs_f64());
+        let pause = (self.initial_backoff.as_secs_f64() * self.backoff_factor.powi(exponent))
+            .min(longest.as_secs_f64());
         let varied = pause * (1.0 + self.jitter * (2.0 * random - 1.0));
-        let due = now.after(Duration::from_secs_f64(varied.max(0.0)));
+        let due = now.saturating_add(Duration::from_secs_f64(varied.max(0.0)));
         let due = not_before.map_or(due, |wish| wish.max(due));
-        let deadline = accepted.after(self.give_up_after);
+        let deadline = accepted.saturating_add(self.give_up_after);
         // The last attempt comes at the deadline, not a pause before it.
         if now >= deadline { None } else { Some(due.min(deadline)) }
     }
@@ -91,42 +92,53 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_at_the_shipped_settings() {
-        let retry = Retry::default();
-        let start = Timestamp::from_seconds(1000);
-        let pause =
-            |attempt| retry.next(start, start, attempt, 0.5, None).map(|due| due.since(start).as_secs());
+    fn backoff_doubles_with_default_policy() {
+        let retry = RetryPolicy::default();
+        let start = Timestamp::from_secs(1000);
+        let pause = |attempt| {
+            retry
+                .next_attempt(start, start, attempt, 0.5, None)
+                .map(|due| due.duration_since(start).as_secs())
+        };
         assert_eq!([1, 2, 3, 7, 8, 1000].map(pause), [30, 60, 120, 1800, 1800, 1800].map(Some));
     }
 
     #[test]
-    fn what_may_have_arrived_is_sent_again_ever_more_seldom() {
-        let retry = Retry::default();
-        let accepted = Timestamp::from_seconds(1000);
+    fn backoff_after_unknown_grows_without_maximum() {
+        let retry = RetryPolicy::default();
+        let accepted = Timestamp::from_secs(1000);
         let (mut now, mut copies) = (accepted, 1);
-        while let Some(due) = retry.next_unknown(accepted, now, copies, 0.5, now.after(retry.unknown_wait)) {
+        while let Some(due) = retry.next_attempt_after_unknown(
+            accepted,
+            now,
+            copies,
+            0.5,
+            now.saturating_add(retry.unknown_wait),
+        ) {
             (now, copies) = (due, copies + 1);
         }
-        assert_eq!((copies, now), (14, accepted.after(retry.give_up_after)));
+        assert_eq!((copies, now), (14, accepted.saturating_add(retry.give_up_after)));
     }
 
     #[test]
-    fn jitter_stays_within_its_share() {
-        let retry = Retry::default();
-        let start = Timestamp::from_seconds(1000);
-        let pause = |random| retry.next(start, start, 1, random, None).unwrap().since(start).as_millis();
+    fn jitter_stays_within_bounds() {
+        let retry = RetryPolicy::default();
+        let start = Timestamp::from_secs(1000);
+        let pause = |random| {
+            retry.next_attempt(start, start, 1, random, None).unwrap().duration_since(start).as_millis()
+        };
         assert_eq!((pause(0.0), pause(0.999_999_9)), (27_000, 32_999));
     }
 
     #[test]
-    fn the_deadline_is_tried_and_then_over() {
-        let retry = Retry::default();
-        let accepted = Timestamp::from_seconds(1000);
-        let deadline = accepted.after(retry.give_up_after);
-        let late = Timestamp::from_millis(deadline.millis() - 1000);
-        assert_eq!(retry.next(accepted, late, 9, 0.5, None), Some(deadline));
-        assert_eq!(retry.next(accepted, deadline, 9, 0.5, None), None);
-        let wish = accepted.after(Duration::from_secs(4000));
-        assert_eq!(retry.next(accepted, accepted, 1, 0.5, Some(wish)), Some(wish));
+    fn last_attempt_is_at_deadline() {
+        let retry = RetryPolicy::default();
+        let accepted = Timestamp::from_secs(1000);
+        let deadline = accepted.saturating_add(retry.give_up_after);
+        let late = Timestamp::from_millis(deadline.as_millis() - 1000);
+        assert_eq!(retry.next_attempt(accepted, late, 9, 0.5, None), Some(deadline));
+        assert_eq!(retry.next_attempt(accepted, deadline, 9, 0.5, None), None);
+        let wish = accepted.saturating_add(Duration::from_secs(4000));
+        assert_eq!(retry.next_attempt(accepted, accepted, 1, 0.5, Some(wish)), Some(wish));
     }
 }

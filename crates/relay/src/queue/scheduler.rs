@@ -2,13 +2,15 @@
 
 use crate::alarms::Alarms;
 use crate::monitoring::Pulse;
-use crate::queue::attempt::said;
-use crate::queue::smtp_worker::SETTLE_AGAIN;
-use crate::queue::upstream_pool::{Office, Outlet, Outward};
+use crate::queue::attempt::local_diagnostic;
+use crate::queue::smtp_worker::STORE_RETRY_INTERVAL;
+use crate::queue::upstream_pool::{QueueDeps, UpstreamPool, UpstreamSpec};
 use mailtrail_mail::{Clock, ClockWatch, Timestamp, TrackingId};
-use mailtrail_net::transport::{Health, Room, Ways};
-use mailtrail_store::{Grip, Queued, ReadError, Store};
-use mailtrail_trail::{Begun, Outcome, Recipient, Settled, Standing, Trail, Waits, suppression};
+use mailtrail_net::transport::{Capacity, UpstreamHealth, UpstreamSelection};
+use mailtrail_store::{MessageLock, QueueId, ReadError, Store};
+use mailtrail_trail::{
+    AttemptOutcome, AttemptStarted, AttemptStatus, QueueKey, Recipient, RecipientResult, Trail, suppression,
+};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +18,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 /// What a queue needs.
-pub struct Parts {
+pub struct SchedulerDeps {
     /// Where the mail is.
     pub store: Store,
     /// The time.
@@ -24,149 +26,177 @@ pub struct Parts {
     /// Our name for EHLO.
     pub hostname: String,
     /// The upstreams, in the order of preference; at least one.
-    pub upstreams: Vec<Outward>,
+    pub upstreams: Vec<UpstreamSpec>,
     /// Which of them mail goes to.
-    pub ways: Ways,
+    pub upstream_selection: UpstreamSelection,
     /// Who gets no mail.
-    pub suppression: suppression::Settings,
+    pub suppression: suppression::SuppressionSettings,
     /// Where trouble is reported.
     pub alarms: Alarms,
     /// Where it is noted what goes out.
-    pub pulse: Pulse,
+    pub activity: Pulse,
     /// What knows whether the clock was set.
-    pub watch: ClockWatch,
+    pub clock_watch: ClockWatch,
     /// Set when we stop.
     pub stopping: CancellationToken,
 }
 
 /// The queue.
-pub struct Queue {
+pub struct Scheduler {
     store: Store,
     clock: Clock,
-    outlets: Vec<Arc<Outlet>>,
-    ways: Ways,
+    pools: Vec<Arc<UpstreamPool>>,
+    upstream_selection: UpstreamSelection,
     /// The queues that held mail when they were looked at last.
-    known: Arc<[Queued]>,
-    looked: Timestamp,
+    queues: Arc<[QueueId]>,
+    refreshed_at: Timestamp,
     /// In which turn each was handed out from last.
-    served: HashMap<Queued, u64>,
-    turn: u64,
+    last_served: HashMap<QueueId, u64>,
+    round_robin: u64,
     next_expiry: Timestamp,
-    shown: Timestamp,
-    watch: ClockWatch,
+    metrics_exported_at: Timestamp,
+    clock_watch: ClockWatch,
     /// The steps of the clock that were seen to.
-    steps: (u64, i64),
+    clock_steps: (u64, i64),
     /// Whether mail may wait whose wait began at a time that is still to come.
-    looks_ahead: bool,
-    next_pull: Timestamp,
+    may_hold_future_messages: bool,
+    next_future_check: Timestamp,
     stopping: CancellationToken,
 }
 
-impl Queue {
+impl Scheduler {
     /// A queue at rest.
-    pub fn new(parts: Parts) -> Self {
-        let Parts { store, clock, hostname, upstreams, ways, suppression, alarms, pulse, watch, stopping } =
-            parts;
-        let office = Office {
+    pub fn new(parts: SchedulerDeps) -> Self {
+        let SchedulerDeps {
+            store,
+            clock,
+            hostname,
+            upstreams,
+            upstream_selection,
+            suppression,
+            alarms,
+            activity,
+            clock_watch,
+            stopping,
+        } = parts;
+        let office = QueueDeps {
             store: store.clone(),
             clock,
             hostname,
-            ways: Arc::new(ways.clone()),
+            upstream_selection: Arc::new(upstream_selection.clone()),
             suppression: Arc::new(suppression),
             alarms,
-            pulse,
-            watch: watch.clone(),
+            activity,
+            clock_watch: clock_watch.clone(),
         };
-        let outlet = |outward| Arc::new(Outlet::new(outward, office.clone(), stopping.clone()));
+        let outlet = |outward| Arc::new(UpstreamPool::new(outward, office.clone(), stopping.clone()));
         Self {
-            outlets: upstreams.into_iter().map(outlet).collect(),
+            pools: upstreams.into_iter().map(outlet).collect(),
             store,
             clock,
-            ways,
-            known: Arc::default(),
-            looked: Timestamp::default(),
-            served: HashMap::new(),
-            turn: 0,
+            upstream_selection,
+            queues: Arc::default(),
+            refreshed_at: Timestamp::default(),
+            last_served: HashMap::new(),
+            round_robin: 0,
             next_expiry: Timestamp::default(),
-            shown: Timestamp::default(),
-            steps: watch.steps(),
-            watch,
-            looks_ahead: true,
-            next_pull: Timestamp::default(),
+            metrics_exported_at: Timestamp::default(),
+            clock_steps: clock_watch.steps(),
+            clock_watch,
+            may_hold_future_messages: true,
+            next_future_check: Timestamp::default(),
             stopping,
         }
     }
 
     /// For looking at the upstreams.
-    pub fn health(&self) -> Vec<Arc<Health>> {
-        self.outlets.iter().map(|outlet| outlet.health.clone()).collect()
+    pub fn upstream_health(&self) -> Vec<Arc<UpstreamHealth>> {
+        self.pools.iter().map(|outlet| outlet.health.clone()).collect()
     }
 
     /// Works until we stop; then lets the attempts under way end.
     pub async fn run(mut self) {
-        self.stopping.run_until_cancelled(self.store.opened()).await;
-        self.outlets.iter().for_each(|outlet| outlet.remember());
-        self.recover().await;
+        self.stopping.run_until_cancelled(self.store.wait_ledger_open()).await;
+        self.pools.iter().for_each(|outlet| outlet.restore_state());
+        self.recover_interrupted().await;
         while !self.stopping.is_cancelled() {
-            self.store.at_rest().await;
-            let pause = self.round().unwrap_or_else(|error| {
+            self.store.wait_idle().await;
+            let pause = self.tick().unwrap_or_else(|error| {
                 tracing::error!(%error, "the queue cannot be read");
-                SETTLE_AGAIN
+                STORE_RETRY_INTERVAL
             });
             tokio::select! {
                 () = self.stopping.cancelled() => break,
-                () = self.store.due_bell().heard(pause) => {}
+                () = self.store.queue_wakeup().wait_timeout(pause) => {}
             }
         }
         // An upstream that hangs does not hold us: what is left is unknown to the next queue, which must find nobody
         // at work.
-        let workers = || futures_util::future::join_all(self.outlets.iter().map(|outlet| outlet.retire()));
-        if timeout(FAREWELL, workers()).await.is_err() {
-            self.outlets.iter().for_each(|outlet| outlet.send_away());
+        let workers = || futures_util::future::join_all(self.pools.iter().map(|outlet| outlet.drain()));
+        if timeout(DRAIN_TIMEOUT, workers()).await.is_err() {
+            self.pools.iter().for_each(|outlet| outlet.abort());
             workers().await;
         }
-        for outlet in &self.outlets {
-            outlet.settled().await;
+        for outlet in &self.pools {
+            outlet.wait_for_outcomes().await;
         }
     }
 
     /// Attempts that the end of the process cut off: nobody knows what became of them.
-    async fn recover(&self) {
-        let Some(interrupted) = self.read(|| self.store.interrupted()).await else { return };
-        for Begun { id, upstream, .. } in interrupted {
-            let Some(grip) = self.wait_for(id).await else { return };
-            let Some(trail) = self.read(|| self.store.trail(id)).await else { return };
+    async fn recover_interrupted(&self) {
+        let Some(interrupted) = self.read_with_retry(|| self.store.interrupted_attempts()).await else {
+            return;
+        };
+        for AttemptStarted { id, upstream, .. } in interrupted {
+            let Some(grip) = self.lock_message(id).await else { return };
+            let Some(trail) = self.read_with_retry(|| self.store.load_trail(id)).await else { return };
             let Some(trail) = trail else { continue };
             let now = self.clock.now();
-            let outlet = self.outlets.iter().find(|outlet| outlet.settings.name == upstream);
-            let Some(outlet) = outlet.or(self.outlets.first()) else { continue };
+            let outlet = self.pools.iter().find(|outlet| outlet.settings.name == upstream);
+            let Some(outlet) = outlet.or(self.pools.first()) else { continue };
             let settled = [
-                settle(&trail, |one| one.waits() && one.is_reported(), Standing::Relayed, TAKEN),
-                settle(&trail, |one| one.waits() && !one.is_reported(), Standing::Unknown, LOST),
+                recipient_results(
+                    &trail,
+                    |one| one.is_pending() && one.has_provider_events(),
+                    AttemptStatus::Relayed,
+                    REPORTED_MEANWHILE,
+                ),
+                recipient_results(
+                    &trail,
+                    |one| one.is_pending() && !one.has_provider_events(),
+                    AttemptStatus::Unknown,
+                    INTERRUPTED,
+                ),
             ];
-            let settled = settled.into_iter().filter(|settled| !settled.recipients.is_empty()).collect();
+            let results = settled.into_iter().filter(|settled| !settled.recipients.is_empty()).collect();
             tracing::warn!(%id, upstream, "an attempt was cut off");
-            outlet.settle_held(
+            outlet.commit_outcome_locked(
                 grip,
-                Outcome { id, at: now, upstream, settled, due: Some(now.after(outlet.unknown_wait)) },
+                AttemptOutcome {
+                    id,
+                    at: now,
+                    upstream,
+                    results,
+                    next_attempt: Some(now.saturating_add(outlet.unknown_wait)),
+                },
             );
-            outlet.settled().await;
+            outlet.wait_for_outcomes().await;
         }
     }
 
     /// Whoever has the send has it for a moment only; `None` when we stop meanwhile.
-    async fn wait_for(&self, id: TrackingId) -> Option<Grip> {
+    async fn lock_message(&self, id: TrackingId) -> Option<MessageLock> {
         loop {
-            if let Some(grip) = self.store.take(id) {
+            if let Some(grip) = self.store.try_lock(id) {
                 return Some(grip);
             }
-            self.stopping.run_until_cancelled(tokio::time::sleep(IN_OTHER_HANDS)).await?;
+            self.stopping.run_until_cancelled(tokio::time::sleep(LOCK_RETRY_INTERVAL)).await?;
         }
     }
 
     /// What `look` finds, however long that takes: a cut-off attempt that is passed over would be made again. `None` when
     /// we stop.
-    async fn read<T>(&self, look: impl Fn() -> Result<T, ReadError>) -> Option<T> {
+    async fn read_with_retry<T>(&self, look: impl Fn() -> Result<T, ReadError>) -> Option<T> {
         loop {
             match look() {
                 Ok(found) => return Some(found),
@@ -174,107 +204,119 @@ impl Queue {
                     tracing::error!(%error, "attempts that were cut off cannot be read; nothing is sent")
                 }
             }
-            self.stopping.run_until_cancelled(tokio::time::sleep(SETTLE_AGAIN)).await?;
+            self.stopping.run_until_cancelled(tokio::time::sleep(STORE_RETRY_INTERVAL)).await?;
         }
     }
 
     /// Hands out what is due, ends what is overdue, and returns how long to wait for more.
-    fn round(&mut self) -> Result<Duration, ReadError> {
+    fn tick(&mut self) -> Result<Duration, ReadError> {
         let now = self.clock.now();
-        self.heed_clock(now)?;
-        let mut rooms: Vec<_> = self.outlets.iter().map(|outlet| outlet.room(now)).collect();
-        let mut wake = now.after(LONGEST_PAUSE);
-        let fresh = now.since(self.looked) >= GLANCE || self.known.is_empty();
+        self.handle_clock_step(now)?;
+        let mut rooms: Vec<_> = self.pools.iter().map(|outlet| outlet.capacity(now)).collect();
+        let mut wake = now.saturating_add(MAX_TICK_INTERVAL);
+        let fresh = now.duration_since(self.refreshed_at) >= MIN_REFRESH_INTERVAL || self.queues.is_empty();
         if fresh {
-            self.look(now)?;
+            self.refresh_queues(now)?;
         }
-        self.hand_out(now, &mut rooms, &mut wake)?;
-        if !fresh && rooms.iter().any(|room| matches!(room, Room::For(_) | Room::Reluctant(_))) {
-            let before = self.known.clone();
-            self.look(now)?;
-            if self.known.iter().any(|queue| !before.contains(queue)) {
-                self.hand_out(now, &mut rooms, &mut wake)?;
+        self.dispatch_all(now, &mut rooms, &mut wake)?;
+        if !fresh && rooms.iter().any(|room| matches!(room, Capacity::Available(_) | Capacity::LastResort(_)))
+        {
+            let before = self.queues.clone();
+            self.refresh_queues(now)?;
+            if self.queues.iter().any(|queue| !before.contains(queue)) {
+                self.dispatch_all(now, &mut rooms, &mut wake)?;
             }
         }
-        if now.since(self.shown) >= BETWEEN_SHOWS {
-            self.outlets.iter().for_each(|outlet| outlet.show());
-            self.shown = now;
+        if now.duration_since(self.metrics_exported_at) >= METRICS_INTERVAL {
+            self.pools.iter().for_each(|outlet| outlet.export_metrics());
+            self.metrics_exported_at = now;
         }
-        if now >= self.next_expiry && self.watch.is_steady() {
-            self.expire(now)?;
-            self.next_expiry = now.after(BETWEEN_EXPIRIES);
+        if now >= self.next_expiry && self.clock_watch.is_steady() {
+            self.expire_overdue(now)?;
+            self.next_expiry = now.saturating_add(EXPIRY_INTERVAL);
         }
-        Ok(wake.since(now).clamp(SHORTEST_PAUSE, LONGEST_PAUSE))
+        Ok(wake.duration_since(now).clamp(MIN_TICK_INTERVAL, MAX_TICK_INTERVAL))
     }
 
     /// What waits does not wait longer because the clock was set back, or was ahead before the start.
-    fn heed_clock(&mut self, now: Timestamp) -> Result<(), ReadError> {
-        let (steps, moved) = self.watch.steps();
-        if steps != self.steps.0 {
-            let back = Duration::from_millis(u64::try_from(self.steps.1 - moved).unwrap_or_default());
-            self.outlets.iter().for_each(|outlet| outlet.health.set_back(back));
-            (self.looked, self.shown, self.next_expiry, self.next_pull) = Default::default();
-            self.steps = (steps, moved);
+    fn handle_clock_step(&mut self, now: Timestamp) -> Result<(), ReadError> {
+        let (steps, moved) = self.clock_watch.steps();
+        if steps != self.clock_steps.0 {
+            let back = Duration::from_millis(u64::try_from(self.clock_steps.1 - moved).unwrap_or_default());
+            self.pools.iter().for_each(|outlet| outlet.health.on_clock_set_back(back));
+            (self.refreshed_at, self.metrics_exported_at, self.next_expiry, self.next_future_check) =
+                Default::default();
+            self.clock_steps = (steps, moved);
         }
         // An attempt that ended before the step may be noted after it.
-        if now >= self.next_pull && (self.looks_ahead || !self.watch.is_steady()) {
-            self.looks_ahead = self.pull_in(now)?;
-            self.next_pull = if self.looks_ahead { now } else { now.after(BETWEEN_EXPIRIES) };
+        if now >= self.next_future_check && (self.may_hold_future_messages || !self.clock_watch.is_steady()) {
+            self.may_hold_future_messages = self.reschedule_future_messages(now)?;
+            self.next_future_check =
+                if self.may_hold_future_messages { now } else { now.saturating_add(EXPIRY_INTERVAL) };
         }
         Ok(())
     }
 
     /// Has mail wait from now on that began to wait at a time that is still to come; true when there may be more.
-    fn pull_in(&self, now: Timestamp) -> Result<bool, ReadError> {
+    fn reschedule_future_messages(&self, now: Timestamp) -> Result<bool, ReadError> {
         let mut may_be_more = false;
-        for queue in self.store.queues()?.into_iter().filter(|queue| queue.waits != Waits::Held) {
-            let outlet = self.ways.of(&queue.waits).first().and_then(|place| self.outlets.get(*place));
-            let Some(outlet) = outlet.or(self.outlets.first()) else { continue };
-            let ahead = self.store.queued_ahead(&queue, now, PULL_IN_AT_ONCE)?;
+        for queue in self.store.queue_ids()?.into_iter().filter(|queue| queue.key != QueueKey::Held) {
+            let outlet = self
+                .upstream_selection
+                .candidates(&queue.key)
+                .first()
+                .and_then(|place| self.pools.get(*place));
+            let Some(outlet) = outlet.or(self.pools.first()) else { continue };
+            let ahead = self.store.queued_in_future(&queue, now, RESCHEDULE_BATCH)?;
             if let Some((first, _)) = ahead.first() {
                 tracing::warn!(%first, mails = ahead.len(), "mail waited longer because the clock was ahead; it waits no longer");
             }
-            may_be_more |= ahead.len() == PULL_IN_AT_ONCE;
+            may_be_more |= ahead.len() == RESCHEDULE_BATCH;
             for (id, wait) in ahead {
-                let Some(grip) = self.store.take(id) else { continue };
-                let (upstream, due) = (outlet.settings.name.clone(), Some(now.after(wait)));
-                outlet.settle_held(grip, Outcome { id, at: now, upstream, settled: Vec::new(), due });
+                let Some(grip) = self.store.try_lock(id) else { continue };
+                let (upstream, next_attempt) = (outlet.settings.name.clone(), Some(now.saturating_add(wait)));
+                outlet.commit_outcome_locked(
+                    grip,
+                    AttemptOutcome { id, at: now, upstream, results: Vec::new(), next_attempt },
+                );
             }
         }
         Ok(may_be_more)
     }
 
     /// Finds out which queues there are. Within a lane the one comes first that was handed out from least lately.
-    fn look(&mut self, now: Timestamp) -> Result<(), ReadError> {
-        let mut known = self.store.queues()?;
-        self.looked = now;
-        known.sort_by_key(|queue| (queue.lane, self.served.get(queue).copied()));
-        self.known = known.into();
+    fn refresh_queues(&mut self, now: Timestamp) -> Result<(), ReadError> {
+        let mut known = self.store.queue_ids()?;
+        self.refreshed_at = now;
+        known.sort_by_key(|queue| (queue.lane, self.last_served.get(queue).copied()));
+        self.queues = known.into();
         Ok(())
     }
 
-    fn hand_out(
+    fn dispatch_all(
         &mut self,
         now: Timestamp,
-        rooms: &mut [Room],
+        rooms: &mut [Capacity],
         wake: &mut Timestamp,
     ) -> Result<(), ReadError> {
         let mut again = Vec::new();
-        for queue in &*self.known.clone() {
+        for queue in &*self.queues.clone() {
             let mut reluctant = None;
-            for place in self.ways.of(&queue.waits) {
+            for place in self.upstream_selection.candidates(&queue.key) {
                 match rooms[place] {
-                    Room::Away(until) => *wake = until.map_or(*wake, |until| until.min(*wake)),
-                    Room::Soon(at) => {
+                    Capacity::Unavailable(until) => *wake = until.map_or(*wake, |until| until.min(*wake)),
+                    Capacity::Busy(at) => {
                         *wake = at.map_or(*wake, |at| at.min(*wake));
                         reluctant = None;
                         break;
                     }
-                    Room::Reluctant(_) => reluctant = reluctant.or(Some(place)),
-                    Room::For(_) => {
-                        let found = self.hand_out_to(place, queue, now, rooms, wake)?;
-                        again.extend(found.again.then(|| (place, queue.clone())));
-                        if found.all || !matches!(rooms[place], Room::Away(_) | Room::Reluctant(_)) {
+                    Capacity::LastResort(_) => reluctant = reluctant.or(Some(place)),
+                    Capacity::Available(_) => {
+                        let found = self.dispatch_to(place, queue, now, rooms, wake)?;
+                        again.extend(found.probe_is_due.then(|| (place, queue.clone())));
+                        if found.took_all_due
+                            || !matches!(rooms[place], Capacity::Unavailable(_) | Capacity::LastResort(_))
+                        {
                             reluctant = None;
                             break;
                         }
@@ -282,94 +324,117 @@ impl Queue {
                 }
             }
             if let Some(place) = reluctant {
-                let found = self.hand_out_to(place, queue, now, rooms, wake)?;
-                again.extend(found.again.then(|| (place, queue.clone())));
+                let found = self.dispatch_to(place, queue, now, rooms, wake)?;
+                again.extend(found.probe_is_due.then(|| (place, queue.clone())));
             }
-            self.hand_out_unable(queue, now, rooms, wake)?;
+            self.dispatch_to_unable(queue, now, rooms, wake)?;
         }
         // Nothing else was due: the message that probed last does so again.
         for (place, queue) in again {
-            if matches!(rooms[place], Room::For(_) | Room::Reluctant(_)) {
-                let (taken, _) = self.store.take_due(&queue, now, 1)?;
-                self.start(place, &queue, taken, now, rooms);
+            if matches!(rooms[place], Capacity::Available(_) | Capacity::LastResort(_)) {
+                let (taken, _) = self.store.lock_due(&queue, now, 1)?;
+                self.assign_to_pool(place, &queue, taken, now, rooms);
             }
         }
         Ok(())
     }
 
     /// Hands mail out to upstreams that were not able to take it, where they may be by now.
-    fn hand_out_unable(
+    fn dispatch_to_unable(
         &mut self,
-        queue: &Queued,
+        queue: &QueueId,
         now: Timestamp,
-        rooms: &mut [Room],
+        rooms: &mut [Capacity],
         wake: &mut Timestamp,
     ) -> Result<(), ReadError> {
-        for place in self.ways.unable(&queue.waits) {
-            let Room::For(room) = rooms[place] else { continue };
-            let outlet = &self.outlets[place];
-            let (taken, next) = self.store.take_due(queue, outlet.offers_again(now), room)?;
-            *wake = next.map_or(*wake, |next| next.after(outlet.retry.max).min(*wake));
+        for place in self.upstream_selection.unable_candidates(&queue.key) {
+            let Capacity::Available(room) = rooms[place] else { continue };
+            let outlet = &self.pools[place];
+            let (taken, next) = self.store.lock_due(queue, outlet.reoffer_cutoff(now), room)?;
+            *wake = next.map_or(*wake, |next| next.saturating_add(outlet.retry.max_backoff).min(*wake));
             if !taken.is_empty() {
-                self.start(place, queue, taken, now, rooms);
+                self.assign_to_pool(place, queue, taken, now, rooms);
             }
         }
         Ok(())
     }
 
     /// Hands out of a queue what an upstream has room for; but not its last probe, which waits until others had a turn.
-    fn hand_out_to(
+    fn dispatch_to(
         &mut self,
         place: usize,
-        queue: &Queued,
+        queue: &QueueId,
         now: Timestamp,
-        rooms: &mut [Room],
+        rooms: &mut [Capacity],
         wake: &mut Timestamp,
-    ) -> Result<Found, ReadError> {
-        let (Room::For(room) | Room::Reluctant(room)) = rooms[place] else { return Ok(Found::default()) };
-        let last = self.outlets[place].last_probe();
+    ) -> Result<DispatchResult, ReadError> {
+        let (Capacity::Available(room) | Capacity::LastResort(room)) = rooms[place] else {
+            return Ok(DispatchResult::default());
+        };
+        let last = self.pools[place].last_probe();
         let (mut taken, next) =
-            self.store.take_due(queue, now, room.saturating_add(usize::from(last.is_some())))?;
+            self.store.lock_due(queue, now, room.saturating_add(usize::from(last.is_some())))?;
         let before = taken.len();
         taken.retain(|grip| Some(grip.id()) != last);
-        let again = taken.len() < before;
+        let probe_is_due = taken.len() < before;
         taken.truncate(room);
-        let all = taken.len() < room;
-        self.start(place, queue, taken, now, rooms);
+        let took_all_due = taken.len() < room;
+        self.assign_to_pool(place, queue, taken, now, rooms);
         *wake = next.map_or(*wake, |next| next.min(*wake));
-        Ok(Found { all, again })
+        Ok(DispatchResult { took_all_due, probe_is_due })
     }
 
-    fn start(&mut self, place: usize, queue: &Queued, taken: Vec<Grip>, now: Timestamp, rooms: &mut [Room]) {
+    fn assign_to_pool(
+        &mut self,
+        place: usize,
+        queue: &QueueId,
+        taken: Vec<MessageLock>,
+        now: Timestamp,
+        rooms: &mut [Capacity],
+    ) {
         if !taken.is_empty() {
-            self.turn += 1;
-            self.served.insert(queue.clone(), self.turn);
-            self.outlets[place].start(taken, now);
-            rooms[place] = self.outlets[place].room(now);
+            self.round_robin += 1;
+            self.last_served.insert(queue.clone(), self.round_robin);
+            self.pools[place].dispatch(taken, now);
+            rooms[place] = self.pools[place].capacity(now);
         }
     }
 
     /// The deadline holds wherever a message waits: for an upstream that is away, or for an operator.
-    fn expire(&self, now: Timestamp) -> Result<(), ReadError> {
-        for queue in self.store.queues()? {
-            let outlet = self.ways.of(&queue.waits).first().map_or(0, |place| *place);
-            let Some(outlet) = self.outlets.get(outlet) else { continue };
+    fn expire_overdue(&self, now: Timestamp) -> Result<(), ReadError> {
+        for queue in self.store.queue_ids()? {
+            let outlet = self.upstream_selection.candidates(&queue.key).first().map_or(0, |place| *place);
+            let Some(outlet) = self.pools.get(outlet) else { continue };
             let age = outlet.retry.give_up_after;
-            let overdue =
-                self.store.queued_since(&queue, |accepted| now.since(accepted) >= age, EXPIRE_AT_ONCE)?;
+            let overdue = self.store.queued_by_acceptance(
+                &queue,
+                |accepted| now.duration_since(accepted) >= age,
+                EXPIRY_BATCH,
+            )?;
             for id in overdue {
-                let Some(grip) = self.store.take(id) else { continue };
-                let Some(trail) = self.store.trail(id)? else { continue };
-                let why =
-                    if queue.waits == Waits::Held { "it was held until then" } else { "no upstream took it" };
+                let Some(grip) = self.store.try_lock(id) else { continue };
+                let Some(trail) = self.store.load_trail(id)? else { continue };
+                let why = if queue.key == QueueKey::Held {
+                    "it was held until then"
+                } else {
+                    "no upstream took it"
+                };
                 let text = format!("given up at its age of {} s: {why}", age.as_secs());
-                let expired = settle(&trail, Recipient::is_open, Standing::Expired, ("deadline", &text));
+                let expired = recipient_results(
+                    &trail,
+                    Recipient::is_open,
+                    AttemptStatus::Expired,
+                    ("deadline", &text),
+                );
                 if expired.recipients.is_empty() {
                     continue;
                 }
-                let settled = vec![expired];
+                let results = vec![expired];
                 let upstream = outlet.settings.name.clone();
-                outlet.settle_held(grip, Outcome { id, at: now, upstream, settled, due: None });
+                outlet.commit_outcome_locked(
+                    grip,
+                    AttemptOutcome { id, at: now, upstream, results, next_attempt: None },
+                );
             }
         }
         Ok(())
@@ -378,59 +443,63 @@ impl Queue {
 
 /// What an upstream was handed of a queue.
 #[derive(Debug, Default)]
-struct Found {
+struct DispatchResult {
     /// Whether that was all that was due.
-    all: bool,
+    took_all_due: bool,
     /// Whether its last probe is due.
-    again: bool,
+    probe_is_due: bool,
 }
 
 /// What becomes of those recipients of a send that `which` tells.
-fn settle(
+fn recipient_results(
     trail: &Trail,
     which: impl Fn(&Recipient) -> bool,
-    standing: Standing,
+    status: AttemptStatus,
     (name, text): (&str, &str),
-) -> Settled {
+) -> RecipientResult {
     let recipients = (0u16..).zip(&trail.recipients).filter(|(_, recipient)| which(recipient));
-    Settled { recipients: recipients.map(|(place, _)| place).collect(), standing, words: said(name, text) }
+    RecipientResult {
+        recipients: recipients.map(|(place, _)| place).collect(),
+        status,
+        diagnostic: local_diagnostic(name, text),
+    }
 }
 
-const TAKEN: (&str, &str) =
+const REPORTED_MEANWHILE: (&str, &str) =
     ("restart", "mailtrail ended meanwhile; the provider's event says that it was taken");
-const LOST: (&str, &str) =
+const INTERRUPTED: (&str, &str) =
     ("restart", "mailtrail ended while the message was being sent: nobody knows whether it arrived");
 /// Longest time without a look into the store: a lost wake-up costs no more.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const MAX_TICK_INTERVAL: Duration = Duration::from_secs(5);
 /// How long attempts under way may take to end when we stop.
-const FAREWELL: Duration = Duration::from_secs(20);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// Pause between two tries to take a send that somebody has.
-const IN_OTHER_HANDS: Duration = Duration::from_millis(50);
-const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(50);
+const MIN_TICK_INTERVAL: Duration = Duration::from_millis(5);
 /// While there is more to do than upstreams take, new queues are looked for no more often than this.
-const GLANCE: Duration = Duration::from_millis(50);
+const MIN_REFRESH_INTERVAL: Duration = Duration::from_millis(50);
 /// Time between two looks for what is overdue.
-const BETWEEN_EXPIRIES: Duration = Duration::from_secs(10);
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(10);
 /// How old the metrics of upstreams may be, beside [`LONGEST_PAUSE`].
-const BETWEEN_SHOWS: Duration = Duration::from_secs(1);
+const METRICS_INTERVAL: Duration = Duration::from_secs(1);
 /// Messages of a queue that expire in one go.
-const EXPIRE_AT_ONCE: usize = 500;
+const EXPIRY_BATCH: usize = 500;
 /// Messages of a queue that are looked after at once when the clock was set back.
-const PULL_IN_AT_ONCE: usize = 500;
+const RESCHEDULE_BATCH: usize = 500;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::retry::Retry;
+    use crate::queue::retry::RetryPolicy;
     use bytes::Bytes;
-    use mailtrail_mail::{Moment, Rate};
+    use mailtrail_mail::{ManualClock, Rate};
     use mailtrail_net::tls;
     use mailtrail_net::transport::{Pipelining, Security, Settings, circuit_breaker};
     use mailtrail_trail::provider::Provider;
-    use mailtrail_trail::{Accepted, Begun, Send, What};
+    use mailtrail_trail::{AcceptedMessage, AttemptStarted, Message, TrailEventKind};
 
     /// An upstream where nobody is.
-    fn outward(rate: Option<Rate>) -> Outward {
+    fn unreachable_upstream(rate: Option<Rate>) -> UpstreamSpec {
         let settings = Settings {
             name: "up".into(),
             provider: Provider::Plain,
@@ -447,93 +516,103 @@ mod tests {
             connection_age: Duration::from_secs(600),
             messages_per_connection: 1000,
             rate,
-            plan: None,
-            breaker: circuit_breaker::Settings::default(),
+            quota_limit: None,
+            breaker: circuit_breaker::BreakerSettings::default(),
             timeouts: Default::default(),
         };
         let tls = tls::connector(None).unwrap();
-        let lists = suppression::Lists::default();
-        Outward { settings, retry: Retry::default(), unknown_wait: Duration::ZERO, tls, lists }
+        let suppression_lists = suppression::ListScope::default();
+        UpstreamSpec {
+            settings,
+            retry: RetryPolicy::default(),
+            unknown_wait: Duration::ZERO,
+            tls,
+            suppression_lists,
+        }
     }
 
-    fn queue(store: &Store, clock: Clock, outward: Outward) -> Queue {
-        let ways = Ways::new(vec![(outward.settings.name.clone(), false)], &[]);
-        Queue::new(Parts {
+    fn test_scheduler(store: &Store, clock: Clock, outward: UpstreamSpec) -> Scheduler {
+        let upstream_selection = UpstreamSelection::new(vec![(outward.settings.name.clone(), false)], &[]);
+        Scheduler::new(SchedulerDeps {
             store: store.clone(),
             clock,
             hostname: "relay.example.com".into(),
             upstreams: vec![outward],
-            ways,
-            suppression: suppression::Settings::default(),
+            upstream_selection,
+            suppression: suppression::SuppressionSettings::default(),
             alarms: Alarms::new(clock),
-            pulse: Pulse::default(),
-            watch: ClockWatch::new(clock),
+            activity: Pulse::default(),
+            clock_watch: ClockWatch::new(clock),
             stopping: CancellationToken::new(),
         })
     }
 
-    async fn accept(store: &Store, clock: Clock, route: Option<&str>) -> TrackingId {
+    async fn put_message(store: &Store, clock: Clock, route: Option<&str>) -> TrackingId {
         let id = TrackingId::new(clock.now(), fastrand::u128(..));
-        let send = Send { route: route.map(Into::into), ..Send::new(id, "test") };
-        let accepted = Accepted { send, recipients: vec!["a@example.net".parse().unwrap()] };
-        store.accept_and_apply(accepted, Bytes::from_static(b"A: b\r\n\r\n")).await.unwrap();
+        let message = Message { route: route.map(Into::into), ..Message::new(id, "test") };
+        let accepted = AcceptedMessage { message, recipients: vec!["a@example.net".parse().unwrap()] };
+        store.put_message_applied(accepted, Bytes::from_static(b"A: b\r\n\r\n")).await.unwrap();
         id
     }
 
     /// A token comes every second; in between other things ring.
     #[tokio::test]
-    async fn the_queues_of_a_lane_take_turns_however_often_they_are_looked_at() {
+    async fn serves_queues_of_a_lane_round_robin() {
         let directory = tempfile::tempdir().unwrap();
         for looks in 1..5 {
-            let moment: &Moment = Box::leak(Box::default());
-            let (clock, begun) = (Clock::Set(moment), Timestamp::from_seconds(1_789_387_200));
-            moment.set(begun);
+            let moment: &ManualClock = Box::leak(Box::default());
+            let (clock, begun) = (Clock::Manual(moment), Timestamp::from_secs(1_789_387_200));
+            moment.advance_to(begun);
             let folder = directory.path().join(looks.to_string());
             std::fs::create_dir(&folder).unwrap();
             let (store, _) = Store::open(&folder, clock).unwrap();
             let mut sends = [Vec::new(), Vec::new(), Vec::new()];
             for (number, sends) in sends.iter_mut().enumerate() {
                 for _ in 0..9 {
-                    sends.push(accept(&store, clock, [None, Some("news"), Some("shop")][number]).await);
+                    sends.push(put_message(&store, clock, [None, Some("news"), Some("shop")][number]).await);
                 }
             }
             let rate = Rate { messages: 1, time: Duration::from_secs(1) };
-            let mut queue = queue(&store, clock, outward(Some(rate)));
+            let mut queue = test_scheduler(&store, clock, unreachable_upstream(Some(rate)));
             for second in 0..9 {
                 for look in 0..looks {
-                    moment.set(begun.after(Duration::from_millis(second * 1000 + look * 200)));
-                    queue.round().unwrap();
+                    moment
+                        .advance_to(begun.saturating_add(Duration::from_millis(second * 1000 + look * 200)));
+                    queue.tick().unwrap();
                 }
             }
-            let begun = sends.map(|ids| ids.iter().filter(|id| store.take(**id).is_none()).count());
+            let begun = sends.map(|ids| ids.iter().filter(|id| store.try_lock(**id).is_none()).count());
             assert_eq!(begun, [3; 3], "{looks} looks a second");
         }
     }
 
     #[tokio::test]
-    async fn an_attempt_that_was_cut_off_is_unknown_whoever_has_its_send() {
+    async fn interrupted_attempt_becomes_unknown_once_unlocked() {
         let directory = tempfile::tempdir().unwrap();
         let clock = Clock::System;
         let (store, _) = Store::open(directory.path(), clock).unwrap();
-        let id = accept(&store, clock, None).await;
-        store.begin(Begun { id, at: clock.now(), upstream: "up".into() }).await.unwrap();
-        store.settle_down().await;
-        let grip = store.take(id).unwrap();
-        let queue = queue(&store, clock, outward(None));
+        let id = put_message(&store, clock, None).await;
+        store
+            .record_attempt_start(AttemptStarted { id, at: clock.now(), upstream: "up".into() })
+            .await
+            .unwrap();
+        store.checkpoint().await;
+        let grip = store.try_lock(id).unwrap();
+        let queue = test_scheduler(&store, clock, unreachable_upstream(None));
         let stopping = queue.stopping.clone();
         let work = tokio::spawn(queue.run());
         tokio::time::sleep(Duration::from_millis(100)).await;
         drop(grip);
         let trail = loop {
-            store.due_bell().ring();
-            let trail = store.trail(id).unwrap().unwrap();
-            if trail.facts.len() > 1 {
+            store.queue_wakeup().notify();
+            let trail = store.load_trail(id).unwrap().unwrap();
+            if trail.events.len() > 1 {
                 break trail;
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         };
         stopping.cancel();
         work.await.unwrap();
-        assert_eq!(trail.facts[1].what, What::Attempted(Standing::Unknown));
+        assert_eq!(trail.events[1].kind, TrailEventKind::Attempted(AttemptStatus::Unknown));
     }
 }

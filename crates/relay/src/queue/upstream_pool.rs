@@ -2,16 +2,24 @@
 
 use crate::alarms::{Alarms, Kind};
 use crate::monitoring::Pulse;
-use crate::queue::attempt::{Attempt, Fallback, Findings, Prepared, Suppressed, UpstreamRefusal};
-use crate::queue::ready_queue::Work;
-use crate::queue::retry::Retry;
-use crate::queue::smtp_worker::{SETTLE_AGAIN, Worker};
+use crate::queue::attempt::{
+    Attempt, AttemptResult, Fallback, Prepared, SuppressedRecipient, UpstreamRefusal,
+};
+use crate::queue::ready_queue::ReadyQueue;
+use crate::queue::retry::RetryPolicy;
+use crate::queue::smtp_worker::{STORE_RETRY_INTERVAL, SmtpWorker};
 use mailtrail_mail::{Clock, ClockWatch, Lane, Mailbox, Timestamp, TrackingId};
-use mailtrail_net::transport::{Certainty, Fault, Health, Load, Quota, Room, Settings, State, Ways};
+use mailtrail_net::transport::{
+    BreakerState, Capacity, Certainty, Load, Quota, Settings, TransportError, UpstreamHealth,
+    UpstreamSelection,
+};
 use mailtrail_smtp::Capabilities;
-use mailtrail_store::{CommitError, Grip, Job, ReadError, Store};
-use mailtrail_trail::suppression::{Change, Listing, Lists, Mark, Policy, Reason, Source};
-use mailtrail_trail::{Outcome, Standing, Waits, Words, suppression};
+use mailtrail_store::{CommitError, DeliveryJob, MessageLock, ReadError, Store};
+use mailtrail_trail::suppression::{
+    EvidenceItem, EvidenceSource, ListScope, Reason, SuppressionChange, SuppressionChangeKind,
+    SuppressionMode,
+};
+use mailtrail_trail::{AttemptOutcome, AttemptStatus, Diagnostic, QueueKey, suppression};
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::pin::pin;
@@ -24,55 +32,55 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// An upstream, as a queue needs it.
-pub struct Outward {
+pub struct UpstreamSpec {
     /// How it is reached.
     pub settings: Settings,
     /// When to try again.
-    pub retry: Retry,
+    pub retry: RetryPolicy,
     /// How long an unknown end waits for an event before the message is sent again; nothing where no events come.
     pub unknown_wait: Duration,
     /// Whom we trust.
     pub tls: TlsConnector,
     /// The suppression lists that count for it.
-    pub lists: Lists,
+    pub suppression_lists: ListScope,
 }
 
 /// What all upstreams have in common.
 #[derive(Clone)]
-pub(super) struct Office {
+pub(super) struct QueueDeps {
     pub(super) store: Store,
     pub(super) clock: Clock,
     pub(super) hostname: String,
-    pub(super) ways: Arc<Ways>,
-    pub(super) suppression: Arc<suppression::Settings>,
+    pub(super) upstream_selection: Arc<UpstreamSelection>,
+    pub(super) suppression: Arc<suppression::SuppressionSettings>,
     pub(super) alarms: Alarms,
-    pub(super) pulse: Pulse,
-    pub(super) watch: ClockWatch,
+    pub(super) activity: Pulse,
+    pub(super) clock_watch: ClockWatch,
 }
 
 /// What the dispatcher and the workers of one upstream share.
-pub(super) struct Outlet {
+pub(super) struct UpstreamPool {
     pub(super) store: Store,
     pub(super) clock: Clock,
     pub(super) hostname: String,
     pub(super) settings: Settings,
     pub(super) tls: TlsConnector,
-    pub(super) work: Work,
-    pub(super) retry: Retry,
+    pub(super) ready_queue: ReadyQueue,
+    pub(super) retry: RetryPolicy,
     pub(super) unknown_wait: Duration,
-    pub(super) health: Arc<Health>,
-    ways: Arc<Ways>,
+    pub(super) health: Arc<UpstreamHealth>,
+    upstream_selection: Arc<UpstreamSelection>,
     /// What it offered on its last connection, and since when it is that.
-    offered: Mutex<(Option<Capabilities>, Timestamp)>,
-    screening: Screening,
+    offered_capabilities: Mutex<(Option<Capabilities>, Timestamp)>,
+    suppression_filter: SuppressionFilter,
     alarms: Alarms,
-    pulse: Pulse,
+    activity: Pulse,
     watch: ClockWatch,
     /// The sends that were handed out and have no outcome yet. One whose worker broke stays here: it may have been
     /// sent, which only a restart takes for unknown.
-    under_way: Mutex<HashMap<TrackingId, Grip>>,
+    in_flight: Mutex<HashMap<TrackingId, MessageLock>>,
     /// The send that was handed out last to find out whether the upstream is well again.
-    probe: Mutex<Option<TrackingId>>,
+    half_open_probe: Mutex<Option<TrackingId>>,
     /// The sends whose answers are long in coming.
     stuck: Mutex<HashSet<TrackingId>>,
     /// The sends whose recipients were too many for one transaction, and how many it may have next. What is forgotten is
@@ -80,71 +88,88 @@ pub(super) struct Outlet {
     smaller: Mutex<HashMap<TrackingId, usize>>,
     is_slow: AtomicBool,
     workers: TaskTracker,
-    settling: TaskTracker,
+    outcome_tasks: TaskTracker,
     /// Set when attempts have had all the time to end that they get.
-    over: CancellationToken,
+    abort_token: CancellationToken,
 }
 
 /// Who gets no mail there.
 #[derive(Clone)]
-struct Screening {
-    settings: Arc<suppression::Settings>,
-    lists: Arc<Lists>,
+struct SuppressionFilter {
+    settings: Arc<suppression::SuppressionSettings>,
+    lists: Arc<ListScope>,
 }
 
-impl Screening {
+impl SuppressionFilter {
     /// Those of a send's waiting recipients that are to get no mail: two lookups each.
-    fn suppressed(&self, store: &Store, job: &Job, now: Timestamp) -> Result<Vec<Suppressed>, ReadError> {
-        if self.settings.policy == Policy::Off {
+    fn find_suppressed(
+        &self,
+        store: &Store,
+        job: &DeliveryJob,
+        now: Timestamp,
+    ) -> Result<Vec<SuppressedRecipient>, ReadError> {
+        if self.settings.mode == SuppressionMode::Off {
             return Ok(Vec::new());
         }
         let mut suppressed = Vec::new();
-        for (place, recipient) in (0u16..).zip(&job.recipients).filter(|(_, recipient)| recipient.waits()) {
+        for (place, recipient) in
+            (0u16..).zip(&job.recipients).filter(|(_, recipient)| recipient.is_pending())
+        {
             let address = recipient.address.folded();
-            let look = |list: &str| store.dossier(&address, list);
-            let verdict = self.lists.judge(&self.settings, job.send.lane, now, look)?;
+            let look = |list: &str| store.suppression_evidence(&address, list);
+            let verdict = self.lists.evaluate(&self.settings, job.message.lane, now, look)?;
             suppressed.extend(verdict.map(|verdict| (place, verdict)));
         }
         Ok(suppressed)
     }
 }
 
-impl Outlet {
-    pub(super) fn new(outward: Outward, office: Office, stopping: CancellationToken) -> Self {
-        let Office { store, clock, hostname, ways, suppression, alarms, pulse, watch } = office;
-        let Outward { settings, retry, unknown_wait, tls, lists } = outward;
-        let screening = Screening { settings: suppression, lists: Arc::new(lists) };
+impl UpstreamPool {
+    pub(super) fn new(outward: UpstreamSpec, office: QueueDeps, stopping: CancellationToken) -> Self {
+        let QueueDeps {
+            store,
+            clock,
+            hostname,
+            upstream_selection,
+            suppression,
+            alarms,
+            activity,
+            clock_watch,
+        } = office;
+        let UpstreamSpec { settings, retry, unknown_wait, tls, suppression_lists } = outward;
+        let suppression_filter =
+            SuppressionFilter { settings: suppression, lists: Arc::new(suppression_lists) };
         Self {
-            health: Arc::new(Health::new(&settings)),
+            health: Arc::new(UpstreamHealth::new(&settings)),
             store,
             clock,
             hostname,
             settings,
             tls,
-            work: Work::new(stopping),
+            ready_queue: ReadyQueue::new(stopping),
             retry,
             unknown_wait,
-            ways,
-            offered: Mutex::default(),
-            screening,
+            upstream_selection,
+            offered_capabilities: Mutex::default(),
+            suppression_filter,
             alarms,
-            pulse,
-            watch,
-            under_way: Mutex::default(),
-            probe: Mutex::default(),
+            activity,
+            watch: clock_watch,
+            in_flight: Mutex::default(),
+            half_open_probe: Mutex::default(),
             stuck: Mutex::default(),
             smaller: Mutex::default(),
             is_slow: AtomicBool::default(),
             workers: TaskTracker::new(),
-            settling: TaskTracker::new(),
-            over: CancellationToken::new(),
+            outcome_tasks: TaskTracker::new(),
+            abort_token: CancellationToken::new(),
         }
     }
 
     /// What was decided and counted before this process.
-    pub(super) fn remember(&self) {
+    pub(super) fn restore_state(&self) {
         let (name, now) = (&self.settings.name, self.clock.now());
-        let forced = self.store.forced_open(name).unwrap_or_else(|error| {
+        let forced = self.store.breaker_override(name).unwrap_or_else(|error| {
             tracing::error!(upstream = name, %error, "whether its breaker is to be kept open cannot be read");
             None
         });
@@ -152,52 +177,53 @@ impl Outlet {
             self.health.breaker().force_open(&reason);
         }
         let used = |period: Range<Timestamp>| {
-            let days = period.start.day()..=period.end.day() - 1;
-            self.store.taken(name, days).unwrap_or_else(|error| {
+            let days = period.start.day_number()..=period.end.day_number() - 1;
+            self.store.relayed_count(name, days).unwrap_or_else(|error| {
                 tracing::error!(upstream = name, %error, "what is used of its quota cannot be read");
                 0
             })
         };
-        *self.health.quota() = self.settings.plan.map(|plan| Quota::new(plan, now, used));
-        self.count(0);
+        *self.health.quota() = self.settings.quota_limit.map(|plan| Quota::new(plan, now, used));
+        self.count_quota(0);
     }
 
     /// What may be handed out now. From one that is away, or becomes slow, everything is taken back that no worker has
     /// begun.
-    pub(super) fn room(self: &Arc<Self>, now: Timestamp) -> Room {
-        if self.work.is_unattended() {
-            self.hire();
+    pub(super) fn capacity(self: &Arc<Self>, now: Timestamp) -> Capacity {
+        if self.ready_queue.has_unclaimed() {
+            self.spawn_worker();
         }
         let load = {
-            let (under_way, probe, stuck) = (self.under_way(), self.probe(), self.stuck());
-            let probing = probe.is_some_and(|id| under_way.contains_key(&id) && !stuck.contains(&id));
-            Load { under_way: under_way.len(), probing, stuck: stuck.len() }
+            let (under_way, probe, stuck) = (self.in_flight(), self.half_open_probe(), self.stuck());
+            let is_probing = probe.is_some_and(|id| under_way.contains_key(&id) && !stuck.contains(&id));
+            Load { in_flight: under_way.len(), is_probing, stuck: stuck.len() }
         };
-        let becomes_slow = self.note_slow(load.stuck);
-        let room = self.health.room(now, load, PER_CONNECTION);
-        let is_away = matches!(room, Room::Away(_)) && self.health.state() != State::HalfOpen;
+        let becomes_slow = self.update_slow(load.stuck);
+        let room = self.health.capacity(now, load, IN_FLIGHT_PER_CONNECTION);
+        let is_away =
+            matches!(room, Capacity::Unavailable(_)) && self.health.breaker_state() != BreakerState::HalfOpen;
         if becomes_slow || is_away && !self.health.is_slow(load.stuck) {
-            let unbegun = self.work.clear();
-            let mut under_way = self.under_way();
+            let unbegun = self.ready_queue.drain();
+            let mut under_way = self.in_flight();
             unbegun.iter().for_each(|id| drop(under_way.remove(id)));
         }
         room
     }
 
     /// Notes whether the upstream is slow; true when it becomes so.
-    fn note_slow(&self, stuck: usize) -> bool {
+    fn update_slow(&self, stuck: usize) -> bool {
         let (is_slow, name) = (self.health.is_slow(stuck), &self.settings.name);
         let was_slow = self.is_slow.swap(is_slow, Ordering::AcqRel);
         if is_slow && !was_slow {
-            let (all, patience) = (self.health.connections(), self.settings.timeouts.patience.as_secs());
+            let (all, patience) = (self.health.connections(), self.settings.timeouts.stuck_after.as_secs());
             let text = format!(
                 "{stuck} of {all} connections wait longer than {patience} s for an answer; mail takes another upstream, \
                  or waits"
             );
-            self.health.set_slow(Some(&text));
+            self.health.set_slow_reason(Some(&text));
             self.alarms.set(Kind::Stuck, name, Some(text));
         } else if was_slow && !is_slow {
-            self.health.set_slow(None);
+            self.health.set_slow_reason(None);
             self.alarms.clear(Kind::Stuck, name);
         }
         is_slow && !was_slow
@@ -205,11 +231,11 @@ impl Outlet {
 
     /// The work's result; while that is long in coming the upstream counts as stuck with this send.
     pub(super) async fn watch<T>(&self, id: TrackingId, work: impl Future<Output = T>) -> T {
-        self.watch_moving(id, &AtomicU64::default(), work).await
+        self.watch_progress(id, &AtomicU64::default(), work).await
     }
 
     /// The same; it is long in coming only while `moved` stays the same.
-    pub(super) async fn watch_moving<T>(
+    pub(super) async fn watch_progress<T>(
         &self,
         id: TrackingId,
         moved: &AtomicU64,
@@ -218,7 +244,7 @@ impl Outlet {
         let mut work = pin!(work);
         loop {
             let before = moved.load(Ordering::Relaxed);
-            if let Ok(done) = timeout(self.settings.timeouts.patience, &mut work).await {
+            if let Ok(done) = timeout(self.settings.timeouts.stuck_after, &mut work).await {
                 return done;
             }
             if moved.load(Ordering::Relaxed) == before {
@@ -229,20 +255,20 @@ impl Outlet {
 
     /// The result of a work that was long in coming already.
     pub(super) async fn watch_stuck<T>(&self, id: TrackingId, work: impl Future<Output = T>) -> T {
-        let _stuck = Stuck::new(self, id);
+        let _stuck = StuckGuard::new(self, id);
         work.await
     }
 
     /// Tells the metrics how the upstream does.
-    pub(super) fn show(&self) {
+    pub(super) fn export_metrics(&self) {
         let upstream = || self.settings.name.clone();
-        let state = match self.health.state() {
-            State::Closed => 0.0,
-            State::HalfOpen => 1.0,
-            State::Open { .. } | State::Forced => 2.0,
+        let state = match self.health.breaker_state() {
+            BreakerState::Closed => 0.0,
+            BreakerState::HalfOpen => 1.0,
+            BreakerState::Open { .. } | BreakerState::ForcedOpen => 2.0,
         };
         metrics::gauge!("mailtrail_breaker_state", "upstream" => upstream()).set(state);
-        let (open, idle) = (self.health.connections(), self.work.idle());
+        let (open, idle) = (self.health.connections(), self.ready_queue.idle_workers());
         let stuck = self.stuck().len();
         for (word, connections) in
             [("busy", open.saturating_sub(idle + stuck)), ("idle", idle), ("stuck", stuck)]
@@ -253,36 +279,36 @@ impl Outlet {
     }
 
     /// Hands sends out.
-    pub(super) fn start(self: &Arc<Self>, grips: Vec<Grip>, now: Timestamp) {
-        self.health.pace().start(grips.len(), now);
-        self.health.breaker().check(now);
-        if self.health.state() == State::HalfOpen {
-            *self.probe() = grips.first().map(Grip::id);
+    pub(super) fn dispatch(self: &Arc<Self>, grips: Vec<MessageLock>, now: Timestamp) {
+        self.health.throttle().consume(grips.len(), now);
+        self.health.breaker().try_early_probe(now);
+        if self.health.breaker_state() == BreakerState::HalfOpen {
+            *self.half_open_probe() = grips.first().map(MessageLock::id);
         }
         for grip in grips {
             let id = grip.id();
-            self.under_way().insert(id, grip);
-            if self.work.add(id) {
-                self.hire();
+            self.in_flight().insert(id, grip);
+            if self.ready_queue.push(id) {
+                self.spawn_worker();
             }
         }
     }
 
     /// One more connection, if there may be one.
-    fn hire(self: &Arc<Self>) {
+    fn spawn_worker(self: &Arc<Self>) {
         if self.health.connections() >= self.settings.connections {
             return;
         }
-        self.health.connecting();
-        self.work.expect();
+        self.health.add_connection();
+        self.ready_queue.reserve_worker();
         let outlet = self.clone();
         self.workers.spawn(async move {
-            outlet.work.arrive();
-            let work = outlet.over.clone().run_until_cancelled_owned(Worker::new(outlet.clone()).run());
+            outlet.ready_queue.worker_started();
+            let work = outlet.abort_token.clone().run_until_cancelled_owned(SmtpWorker::new(outlet.clone()).run());
             let worker = tokio::spawn(work).await;
-            outlet.health.disconnected();
+            outlet.health.remove_connection();
             // Mail that came while it was closing found no room for another.
-            outlet.store.due_bell().ring();
+            outlet.store.queue_wakeup().notify();
             if let Err(panic) = worker {
                 tracing::error!(%panic, "a connection's worker broke; its message is tried again after a restart");
             }
@@ -290,53 +316,55 @@ impl Outlet {
     }
 
     /// Waits until the workers have ended; they do when we stop.
-    pub(super) async fn retire(&self) {
+    pub(super) async fn drain(&self) {
         self.workers.close();
         self.workers.wait().await;
     }
 
     /// Ends the workers at once; what they are at stays without an outcome.
-    pub(super) fn send_away(&self) {
-        self.over.cancel();
+    pub(super) fn abort(&self) {
+        self.abort_token.cancel();
     }
 
     /// Waits until every outcome is kept that is known now.
-    pub(super) async fn settled(&self) {
-        self.settling.close();
-        self.settling.wait().await;
-        self.settling.reopen();
+    pub(super) async fn wait_for_outcomes(&self) {
+        self.outcome_tasks.close();
+        self.outcome_tasks.wait().await;
+        self.outcome_tasks.reopen();
     }
 
-    pub(super) fn may_send(&self) -> bool {
-        self.health.state() == State::Closed
+    pub(super) fn is_breaker_closed(&self) -> bool {
+        self.health.breaker_state() == BreakerState::Closed
     }
 
-    pub(super) fn is_open(&self) -> bool {
-        matches!(self.health.state(), State::Open { .. } | State::Forced)
+    pub(super) fn is_breaker_open(&self) -> bool {
+        matches!(self.health.breaker_state(), BreakerState::Open { .. } | BreakerState::ForcedOpen)
     }
 
     /// Turns findings into an outcome.
-    pub(super) fn conclude(&self, attempt: &Attempt, findings: Findings) -> Outcome {
+    pub(super) fn finish_attempt(&self, attempt: &Attempt, findings: AttemptResult) -> AttemptOutcome {
         let now = self.clock.now();
-        let until = now.after(self.unknown_wait);
+        let until = now.saturating_add(self.unknown_wait);
         // While the clock is not to be trusted nothing is too old.
-        let lenient =
-            (!self.watch.is_steady()).then(|| Retry { give_up_after: Duration::MAX, ..self.retry.clone() });
+        let lenient = (!self.watch.is_steady())
+            .then(|| RetryPolicy { give_up_after: Duration::MAX, ..self.retry.clone() });
         let retry = lenient.as_ref().unwrap_or(&self.retry);
         let too_many = findings.too_many;
-        let outcome = attempt.conclude(findings, &self.settings.name, retry, now, until);
+        let outcome = attempt.build_outcome(findings, &self.settings.name, retry, now, until);
         self.note_too_many(too_many, &outcome);
-        self.note_withheld(attempt.lane, &outcome);
-        if self.screening.settings.policy != Policy::Off {
-            attempt.refused(&outcome).for_each(|(address, words)| self.remember_refusal(address, words, now));
+        self.alarm_on_withheld(attempt.lane, &outcome);
+        if self.suppression_filter.settings.mode != SuppressionMode::Off {
+            attempt
+                .bounced_recipients(&outcome)
+                .for_each(|(address, words)| self.record_bounce_evidence(address, words, now));
         }
         outcome
     }
 
     /// Halves what the next transaction of a send may have where its recipients were too many for one.
-    fn note_too_many(&self, too_many: Option<usize>, outcome: &Outcome) {
+    fn note_too_many(&self, too_many: Option<usize>, outcome: &AttemptOutcome) {
         let mut smaller = self.smaller();
-        if outcome.due.is_none() {
+        if outcome.next_attempt.is_none() {
             smaller.remove(&outcome.id);
         } else if let Some(recipients) = too_many {
             if smaller.len() >= SMALLER
@@ -350,8 +378,8 @@ impl Outlet {
 
     /// Raises an alarm where transactional mail is not sent because of the suppression list: an invoice that does not go
     /// out is to be seen.
-    fn note_withheld(&self, lane: Lane, outcome: &Outcome) {
-        let withheld = outcome.settled.iter().filter(|settled| settled.standing == Standing::Suppressed);
+    fn alarm_on_withheld(&self, lane: Lane, outcome: &AttemptOutcome) {
+        let withheld = outcome.results.iter().filter(|settled| settled.status == AttemptStatus::Suppressed);
         let count: u64 = withheld.map(|settled| settled.recipients.len() as u64).sum();
         if lane == Lane::Bulk || count == 0 {
             return;
@@ -359,30 +387,30 @@ impl Outlet {
         let text = |count| {
             format!("{count} transactional mails were not sent: their recipients are on the suppression list")
         };
-        self.alarms.count(Kind::Withheld, &self.settings.name, count, text, WITHHELD_LASTS);
+        self.alarms.count(Kind::Withheld, &self.settings.name, count, text, WITHHELD_ALARM_DURATION);
     }
 
     /// What an upstream says about an address itself is evidence in a record of its own: the outcome names places in an
     /// envelope that is forgotten before the address may be. Lost with the process, it comes again with the next mail.
-    fn remember_refusal(&self, address: &Mailbox, words: &Words, at: Timestamp) {
+    fn record_bounce_evidence(&self, address: &Mailbox, words: &Diagnostic, at: Timestamp) {
         let reason = Reason::HardBounce;
-        let mark = Mark {
+        let mark = EvidenceItem {
             at,
-            scope: reason.usual_scope(),
-            source: Source::Attempt,
-            expires: None,
-            words: words.in_one_line().unwrap_or_default(),
+            scope: reason.default_scope(),
+            source: EvidenceSource::Attempt,
+            expires_at: None,
+            diagnostic: words.to_line().unwrap_or_default(),
         };
-        let listing = Listing {
+        let listing = SuppressionChange {
             address: address.clone(),
             list: Some(self.settings.name.clone()),
             at,
             operator: String::new(),
-            change: Change::Add { reason, marks: vec![mark] },
+            kind: SuppressionChangeKind::Add { reason, items: vec![mark] },
         };
         let store = self.store.clone();
-        self.settling.spawn(async move {
-            if let Err(error) = store.list(listing).await {
+        self.outcome_tasks.spawn(async move {
+            if let Err(error) = store.change_suppression(listing).await {
                 tracing::warn!(%error, "a refused address could not be put on the suppression list");
             }
         });
@@ -390,165 +418,173 @@ impl Outlet {
 
     /// Keeps the outcome of a send that was handed out, however long that takes: a lost one would send the message
     /// again.
-    pub(super) fn settle(self: &Arc<Self>, outcome: Outcome) {
-        for settled in &outcome.settled {
-            let (upstream, word) = (self.settings.name.clone(), settled.standing.word());
+    pub(super) fn commit_outcome(self: &Arc<Self>, outcome: AttemptOutcome) {
+        for settled in &outcome.results {
+            let (upstream, word) = (self.settings.name.clone(), settled.status.as_str());
             let recipients = settled.recipients.len() as u64;
             metrics::counter!("mailtrail_relay_attempts_total", "upstream" => upstream, "outcome" => word)
                 .increment(recipients);
-            if settled.standing == Standing::Relayed {
-                self.health.breaker().took();
-                self.count(recipients);
-                self.pulse.relayed(&self.settings.name, outcome.id, outcome.at);
+            if settled.status == AttemptStatus::Relayed {
+                self.health.breaker().record_accepted();
+                self.count_quota(recipients);
+                self.activity.relayed(&self.settings.name, outcome.id, outcome.at);
             }
         }
         let outlet = self.clone();
-        self.settling.spawn(async move {
-            while let Err(error) = outlet.store.settle(outcome.clone()).await {
+        self.outcome_tasks.spawn(async move {
+            while let Err(error) = outlet.store.record_attempt_outcome(outcome.clone()).await {
                 tracing::error!(id = %outcome.id, %error, "an attempt's outcome cannot be kept");
                 if matches!(error, CommitError::ReadOnly) {
                     // The store is gone until a restart, which takes the attempt for unknown.
                     return;
                 }
-                tokio::time::sleep(SETTLE_AGAIN).await;
+                tokio::time::sleep(STORE_RETRY_INTERVAL).await;
             }
-            outlet.finished(outcome.id);
+            outlet.release(outcome.id);
         });
     }
 
     /// The same for one that was not handed out.
-    pub(super) fn settle_held(self: &Arc<Self>, grip: Grip, outcome: Outcome) {
-        self.under_way().insert(grip.id(), grip);
-        self.settle(outcome);
+    pub(super) fn commit_outcome_locked(self: &Arc<Self>, grip: MessageLock, outcome: AttemptOutcome) {
+        self.in_flight().insert(grip.id(), grip);
+        self.commit_outcome(outcome);
     }
 
     /// A send left the workers' hands.
-    pub(super) fn finished(&self, id: TrackingId) {
-        self.under_way().remove(&id);
-        self.store.due_bell().ring();
+    pub(super) fn release(&self, id: TrackingId) {
+        self.in_flight().remove(&id);
+        self.store.queue_wakeup().notify();
     }
 
     /// The same, after a pause.
-    pub(super) fn finished_later(self: &Arc<Self>, id: TrackingId) {
+    pub(super) fn release_after_delay(self: &Arc<Self>, id: TrackingId) {
         let outlet = self.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(SETTLE_AGAIN).await;
-            outlet.finished(id);
+            tokio::time::sleep(STORE_RETRY_INTERVAL).await;
+            outlet.release(id);
         });
     }
 
     /// A send that cannot be read now makes room for others.
-    pub(super) fn postpone(self: &Arc<Self>, id: TrackingId, pause: Duration) {
+    pub(super) fn defer(self: &Arc<Self>, id: TrackingId, pause: Duration) {
         let now = self.clock.now();
-        let (upstream, due) = (self.settings.name.clone(), Some(now.after(pause)));
-        self.settle(Outcome { id, at: now, upstream, settled: Vec::new(), due });
+        let (upstream, next_attempt) = (self.settings.name.clone(), Some(now.saturating_add(pause)));
+        self.commit_outcome(AttemptOutcome { id, at: now, upstream, results: Vec::new(), next_attempt });
     }
 
     /// The next message that can go, for at most so many recipients; `None` after the idle timeout or when we stop.
-    pub(super) async fn next(self: &Arc<Self>, most: usize) -> Option<Box<Attempt>> {
+    pub(super) async fn next_attempt(self: &Arc<Self>, most: usize) -> Option<Box<Attempt>> {
         loop {
-            let id = self.work.next(self.settings.idle_timeout).await?;
-            if self.is_open() {
-                self.finished(id);
+            let id = self.ready_queue.next_ready(self.settings.idle_timeout).await?;
+            if self.is_breaker_open() {
+                self.release(id);
                 continue;
             }
-            if let Some(attempt) = self.prepare(id, most).await {
+            if let Some(attempt) = self.prepare_attempt(id, most).await {
                 return Some(attempt);
             }
         }
     }
 
     /// A message for at most so many recipients, unless it is over or cannot be read.
-    pub(super) async fn prepare(self: &Arc<Self>, id: TrackingId, most: usize) -> Option<Box<Attempt>> {
+    pub(super) async fn prepare_attempt(
+        self: &Arc<Self>,
+        id: TrackingId,
+        most: usize,
+    ) -> Option<Box<Attempt>> {
         let now = self.clock.now();
-        let (job, suppressed) = match self.look(id, now).await {
+        let (job, suppressed) = match self.load_job(id, now).await {
             Ok(Some(found)) => found,
             Ok(None) => {
-                self.finished_later(id);
+                self.release_after_delay(id);
                 return None;
             }
             Err(error) if error.is_shortage() => {
                 tracing::debug!(%id, %error, "a queued message cannot be read now");
-                self.finished_later(id);
+                self.release_after_delay(id);
                 return None;
             }
             Err(error) => {
                 tracing::error!(%id, %error, "a queued message cannot be read; it is tried again later");
                 // A ledger that fails is made anew soon, and the message is whole.
                 let pause = match error {
-                    ReadError::Projection(_) | ReadError::Closed(_) => self.retry.first,
-                    ReadError::Journal(_) => self.retry.max,
+                    ReadError::Ledger(_) | ReadError::LedgerClosed(_) => self.retry.initial_backoff,
+                    ReadError::Journal(_) => self.retry.max_backoff,
                 };
-                self.postpone(id, pause);
+                self.defer(id, pause);
                 return None;
             }
         };
         let most = self.smaller().get(&id).map_or(most, |smaller| most.min(*smaller));
         let (provider, upstream) = (self.settings.provider, &self.settings.name);
-        let lane = job.send.lane;
-        let fallback = self.fallback(job.waits.as_ref());
-        let unable = |waits: &Waits| match waits {
-            Waits::ForOthers { unable, .. } => unable.iter().any(|name| **name == *self.settings.name),
+        let lane = job.message.lane;
+        let fallback = self.fallback_for(job.queue_key.as_ref());
+        let unable = |waits: &QueueKey| match waits {
+            QueueKey::RouteExcept { excluded, .. } => {
+                excluded.iter().any(|name| **name == *self.settings.name)
+            }
             _ => false,
         };
-        let afresh = job.waits.as_ref().is_some_and(unable);
+        let afresh = job.queue_key.as_ref().is_some_and(unable);
         match Attempt::prepare(job, &suppressed, provider, upstream, most, fallback, now) {
             Prepared::Ready(mut attempt) => {
-                attempt.afresh = afresh;
+                attempt.needs_new_connection = afresh;
                 Some(attempt)
             }
-            Prepared::Over(outcome) => {
-                self.note_withheld(lane, &outcome);
-                self.settle(outcome);
+            Prepared::Finished(outcome) => {
+                self.alarm_on_withheld(lane, &outcome);
+                self.commit_outcome(outcome);
                 None
             }
         }
     }
 
     /// What becomes of those whom this upstream is not able to take.
-    fn fallback(&self, waits: Option<&Waits>) -> Fallback {
+    fn fallback_for(&self, waits: Option<&QueueKey>) -> Fallback {
         match waits {
-            Some(Waits::ForUpstream { .. }) => Fallback::Wait,
-            Some(waits) if self.ways.has_other(waits, &self.settings.name) => Fallback::Another,
+            Some(QueueKey::Upstream { .. }) => Fallback::SameUpstream,
+            Some(waits) if self.upstream_selection.has_alternative(waits, &self.settings.name) => {
+                Fallback::OtherUpstream
+            }
             _ => Fallback::Fail,
         }
     }
 
     /// What the upstream offers on a new connection.
-    pub(super) fn learn(&self, offers: &Capabilities) {
-        let mut offered = self.offered();
+    pub(super) fn record_capabilities(&self, offers: &Capabilities) {
+        let mut offered = self.offered_capabilities();
         if offered.0 != Some(*offers) {
             *offered = (Some(*offers), self.clock.now());
             drop(offered);
-            self.store.due_bell().ring();
+            self.store.queue_wakeup().notify();
         }
     }
 
     /// Mail that this upstream was not able to take, and that waits for another since then or longer, is offered to it
     /// again: it may offer more by now.
-    pub(super) fn offers_again(&self, now: Timestamp) -> Timestamp {
-        let pause = now.millis().saturating_sub(self.retry.max.as_millis() as u64);
-        Timestamp::from_millis(pause.max(self.offered().1.millis().saturating_sub(1)))
+    pub(super) fn reoffer_cutoff(&self, now: Timestamp) -> Timestamp {
+        let pause = now.as_millis().saturating_sub(self.retry.max_backoff.as_millis() as u64);
+        Timestamp::from_millis(pause.max(self.offered_capabilities().1.as_millis().saturating_sub(1)))
     }
 
-    fn offered(&self) -> MutexGuard<'_, (Option<Capabilities>, Timestamp)> {
-        self.offered.lock().unwrap_or_else(PoisonError::into_inner)
+    fn offered_capabilities(&self) -> MutexGuard<'_, (Option<Capabilities>, Timestamp)> {
+        self.offered_capabilities.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What an attempt needs, and who of them is to get no mail; `None` also where it cannot be had now. What was taken a
     /// moment ago is in memory, so nobody waits for the disk and no thread has to be woken up for it.
-    async fn look(
+    async fn load_job(
         &self,
         id: TrackingId,
         now: Timestamp,
-    ) -> Result<Option<(Job, Vec<Suppressed>)>, ReadError> {
-        let (store, screening) = (self.store.clone(), self.screening.clone());
+    ) -> Result<Option<(DeliveryJob, Vec<SuppressedRecipient>)>, ReadError> {
+        let (store, screening) = (self.store.clone(), self.suppression_filter.clone());
         let look = move || {
-            let Some(job) = store.job(id)? else { return Ok(None) };
-            let suppressed = screening.suppressed(&store, &job, now)?;
+            let Some(job) = store.load_job(id)? else { return Ok(None) };
+            let suppressed = screening.find_suppressed(&store, &job, now)?;
             Ok(Some((job, suppressed)))
         };
-        if now.since(id.timestamp()) < FRESH {
+        if now.duration_since(id.timestamp()) < PAGE_CACHE_WINDOW {
             return look();
         }
         tokio::task::spawn_blocking(look).await.unwrap_or(Ok(None))
@@ -556,31 +592,31 @@ impl Outlet {
 
     /// The message was not tried. It is charged an attempt only while the breaker was closed: a probe's message waits
     /// with all others, until its deadline.
-    pub(super) fn unreachable(self: &Arc<Self>, attempt: Attempt, fault: &Fault) {
-        let charged = self.failed(fault);
-        let age = self.clock.now().since(attempt.id.timestamp());
+    pub(super) fn on_unreachable(self: &Arc<Self>, attempt: Attempt, fault: &TransportError) {
+        let charged = self.on_error(fault);
+        let age = self.clock.now().duration_since(attempt.id.timestamp());
         if charged || age >= self.retry.give_up_after {
-            let mut findings = Findings::default();
-            attempt.give(&mut findings, Standing::Queued, "connection", &fault.to_string());
-            self.settle(self.conclude(&attempt, findings));
+            let mut findings = AttemptResult::default();
+            attempt.fail_open(&mut findings, AttemptStatus::Queued, "connection", &fault.to_string());
+            self.commit_outcome(self.finish_attempt(&attempt, findings));
         } else {
-            self.finished(attempt.id);
+            self.release(attempt.id);
         }
     }
 
     /// The upstream decided about a message.
-    pub(super) fn answered(&self, id: TrackingId, findings: &Findings) {
+    pub(super) fn on_reply(&self, id: TrackingId, findings: &AttemptResult) {
         let now = self.clock.now();
-        if let Some(refusal) = &findings.upstream {
-            self.refused(id, refusal, now);
+        if let Some(refusal) = &findings.upstream_refusal {
+            self.on_refused(id, refusal, now);
             return;
         }
-        if let Some(refusal) = &findings.throttled {
-            self.throttled(id, refusal, now);
+        if let Some(refusal) = &findings.throttle_refusal {
+            self.on_throttled(id, refusal, now);
             return;
         }
-        self.health.pace().taken(now);
-        if self.health.breaker().succeeded(now) {
+        self.health.throttle().accepted(now);
+        if self.health.breaker().record_success(now) {
             self.alarms.clear(Kind::Breaker, &self.settings.name);
             self.alarms.clear(Kind::Account, &self.settings.name);
             tracing::info!(
@@ -591,17 +627,18 @@ impl Outlet {
     }
 
     /// A connection was made as it should be.
-    pub(super) fn connected(&self) {
+    pub(super) fn on_connected(&self) {
         self.alarms.clear(Kind::Tls, &self.settings.name);
     }
 
     /// The upstream wants less mail. A wait that it asks for is short, or the upstream is away for it: mail takes another.
-    fn throttled(&self, id: TrackingId, refusal: &UpstreamRefusal, now: Timestamp) {
-        let long = refusal.until.filter(|until| until.since(now) > self.settings.breaker.pause);
-        let mut pace = self.health.pace();
-        let before = pace.slowed_to();
-        pace.throttled(now, refusal.until.filter(|_| long.is_none()));
-        let slowed_to = pace.slowed_to();
+    fn on_throttled(&self, id: TrackingId, refusal: &UpstreamRefusal, now: Timestamp) {
+        let long =
+            refusal.until.filter(|until| until.duration_since(now) > self.settings.breaker.initial_pause);
+        let mut pace = self.health.throttle();
+        let before = pace.reduced_rate();
+        pace.on_throttled(now, refusal.until.filter(|_| long.is_none()));
+        let slowed_to = pace.reduced_rate();
         drop(pace);
         if slowed_to != before {
             let a_minute = slowed_to.unwrap_or_default() * 60.0;
@@ -611,26 +648,26 @@ impl Outlet {
                 "the upstream says that it is too much; it is sent less"
             );
         }
-        let Some(until) = long else { return self.health.breaker().slowed_by(id) };
-        if self.health.breaker().suspected(now, id, refusal.certainty, until, &refusal.words) {
+        let Some(until) = long else { return self.health.breaker().record_throttled(id) };
+        if self.health.breaker().record_suspected(now, id, refusal.certainty, until, &refusal.text) {
             let text =
-                format!("the upstream wants no mail until {until}, mail waits; it said: {}", refusal.words);
+                format!("the upstream wants no mail until {until}, mail waits; it said: {}", refusal.text);
             self.alarms.raise(Kind::Breaker, &self.settings.name, text);
         }
     }
 
     /// The upstream refuses the account, not the mail; or so it seems.
-    fn refused(&self, id: TrackingId, refusal: &UpstreamRefusal, now: Timestamp) {
-        let UpstreamRefusal { words, certainty, .. } = refusal;
-        let until = refusal.until.unwrap_or_else(|| now.after(self.settings.breaker.longest_pause));
+    fn on_refused(&self, id: TrackingId, refusal: &UpstreamRefusal, now: Timestamp) {
+        let UpstreamRefusal { text: words, certainty, .. } = refusal;
+        let until = refusal.until.unwrap_or_else(|| now.saturating_add(self.settings.breaker.max_pause));
         let mut breaker = self.health.breaker();
         match certainty {
-            Certainty::Certain => _ = breaker.pause_until(now, until, words),
+            Certainty::Certain => _ = breaker.open_until(now, until, words),
             Certainty::Likely | Certainty::Possible => {
-                breaker.suspected(now, id, *certainty, until, words);
+                breaker.record_suspected(now, id, *certainty, until, words);
             }
         }
-        let is_away = matches!(breaker.state(), State::Open { .. });
+        let is_away = matches!(breaker.state(), BreakerState::Open { .. });
         drop(breaker);
         if is_away {
             let text = format!("the upstream refuses the account, mail waits; it said: {words}");
@@ -639,32 +676,34 @@ impl Outlet {
     }
 
     /// The connection broke over a message.
-    pub(super) fn broke(&self, id: TrackingId, fault: &Fault) {
+    pub(super) fn on_connection_lost(&self, id: TrackingId, fault: &TransportError) {
         let reason = fault.to_string();
-        let opened = self.health.breaker().broke_over(self.clock.now(), id, &reason);
-        self.report(fault, opened, &reason);
+        let opened = self.health.breaker().connection_lost_on(self.clock.now(), id, &reason);
+        self.alarm_on_error(fault, opened, &reason);
     }
 
     /// The upstream cannot be reached, or does not serve us; true when the message's attempt counts.
-    fn failed(&self, fault: &Fault) -> bool {
+    fn on_error(&self, fault: &TransportError) -> bool {
         let (mut breaker, now) = (self.health.breaker(), self.clock.now());
-        let (counts, reason) = (breaker.state() == State::Closed, fault.to_string());
+        let (counts, reason) = (breaker.state() == BreakerState::Closed, fault.to_string());
         let opened = match fault {
             // A password does not get better by trying, and providers lock accounts; neither does a certificate.
-            fault if fault.is_for_operator() => {
-                breaker.pause_until(now, now.after(self.settings.breaker.longest_pause), &reason)
+            fault if fault.needs_operator() => {
+                breaker.open_until(now, now.saturating_add(self.settings.breaker.max_pause), &reason)
             }
-            _ => breaker.failed(now, &reason),
+            _ => breaker.record_failure(now, &reason),
         };
         drop(breaker);
-        self.report(fault, opened, &reason);
+        self.alarm_on_error(fault, opened, &reason);
         counts
     }
 
-    fn report(&self, fault: &Fault, opened: bool, reason: &str) {
+    fn alarm_on_error(&self, fault: &TransportError, opened: bool, reason: &str) {
         let kind = match fault {
-            Fault::Login { .. } | Fault::NoAuth => Some(Kind::Account),
-            Fault::NoStartTls | Fault::Certificate(_) | Fault::HostName(_) => Some(Kind::Tls),
+            TransportError::LoginRefused { .. } | TransportError::NoAuthMechanism => Some(Kind::Account),
+            TransportError::NoStartTls
+            | TransportError::Certificate(_)
+            | TransportError::InvalidHostName(_) => Some(Kind::Tls),
             _ => opened.then_some(Kind::Breaker),
         };
         match kind {
@@ -677,12 +716,12 @@ impl Outlet {
     }
 
     /// The upstream took so many recipients: what that leaves of the plan.
-    fn count(&self, recipients: u64) {
+    fn count_quota(&self, recipients: u64) {
         let now = self.clock.now();
         let mut quota = self.health.quota();
         let Some(quota) = quota.as_mut() else { return };
-        quota.count(recipients, now);
-        let percent = quota.percent(now);
+        quota.consume(recipients, now);
+        let percent = quota.percent_used(now);
         let text = match percent {
             100.. => "the quota is used up; mail waits for the next period, or takes another upstream",
             95.. => "the quota is nearly used up: more than 95 %",
@@ -694,8 +733,9 @@ impl Outlet {
 
     /// The message that found out last whether the upstream is well again: others do next.
     pub(super) fn last_probe(&self) -> Option<TrackingId> {
-        let probing = self.health.state() == State::HalfOpen || self.health.breaker().check_at().is_some();
-        self.probe().filter(|_| probing)
+        let probing = self.health.breaker_state() == BreakerState::HalfOpen
+            || self.health.breaker().early_probe_at().is_some();
+        self.half_open_probe().filter(|_| probing)
     }
 
     fn smaller(&self) -> MutexGuard<'_, HashMap<TrackingId, usize>> {
@@ -706,41 +746,41 @@ impl Outlet {
         self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn probe(&self) -> MutexGuard<'_, Option<TrackingId>> {
-        self.probe.lock().unwrap_or_else(PoisonError::into_inner)
+    fn half_open_probe(&self) -> MutexGuard<'_, Option<TrackingId>> {
+        self.half_open_probe.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn under_way(&self) -> MutexGuard<'_, HashMap<TrackingId, Grip>> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    fn in_flight(&self) -> MutexGuard<'_, HashMap<TrackingId, MessageLock>> {
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A send whose answer is long in coming, until it came.
-struct Stuck<'a> {
-    outlet: &'a Outlet,
+struct StuckGuard<'a> {
+    pool: &'a UpstreamPool,
     id: TrackingId,
 }
 
-impl<'a> Stuck<'a> {
-    fn new(outlet: &'a Outlet, id: TrackingId) -> Self {
-        outlet.stuck().insert(id);
-        outlet.store.due_bell().ring();
-        Self { outlet, id }
+impl<'a> StuckGuard<'a> {
+    fn new(pool: &'a UpstreamPool, id: TrackingId) -> Self {
+        pool.stuck().insert(id);
+        pool.store.queue_wakeup().notify();
+        Self { pool, id }
     }
 }
 
-impl Drop for Stuck<'_> {
+impl Drop for StuckGuard<'_> {
     fn drop(&mut self) {
-        self.outlet.stuck().remove(&self.id);
-        self.outlet.store.due_bell().ring();
+        self.pool.stuck().remove(&self.id);
+        self.pool.store.queue_wakeup().notify();
     }
 }
 
 /// Messages in the workers' hands for each connection: the one on its way and the one that rides behind it.
-const PER_CONNECTION: usize = 3;
+const IN_FLIGHT_PER_CONNECTION: usize = 3;
 /// Sends whose next transaction is remembered to be a smaller one.
 const SMALLER: usize = 10_000;
 /// How long after the last such mail the alarm about withheld mail is over.
-const WITHHELD_LASTS: Duration = Duration::from_secs(86_400);
+const WITHHELD_ALARM_DURATION: Duration = Duration::from_secs(86_400);
 /// How long what was taken is surely in memory.
-const FRESH: Duration = Duration::from_secs(5);
+const PAGE_CACHE_WINDOW: Duration = Duration::from_secs(5);

@@ -9,7 +9,7 @@ mod decode;
 mod poll;
 
 use crate::alarms::{Alarms, Kind};
-use crate::reconcile::poll::Round;
+use crate::reconcile::poll::Poll;
 use mailtrail_mail::Clock;
 use mailtrail_net::provider_api::{Account, Fault};
 use mailtrail_store::{CommitError, ReadError, Store};
@@ -19,29 +19,29 @@ use tokio_util::sync::CancellationToken;
 
 /// How a provider is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct PollSettings {
     /// Time from one poll to the next. Default 10 min, 1 min to 1 day.
-    pub every: Duration,
+    pub interval: Duration,
     /// How far back the first poll begins, and any poll at most: what the provider's plan keeps. Default 3 days, 1 h to
     /// 30 days.
-    pub reach: Duration,
+    pub lookback: Duration,
 }
 
-impl Default for Settings {
+impl Default for PollSettings {
     fn default() -> Self {
-        Self { every: Duration::from_secs(600), reach: Duration::from_secs(3 * 86_400) }
+        Self { interval: Duration::from_secs(600), lookback: Duration::from_secs(3 * 86_400) }
     }
 }
 
 /// One provider that is asked.
 #[derive(Debug)]
-pub struct Source {
+pub struct PollSource {
     /// Whom.
-    pub account: Account,
+    pub api: Account,
     /// Whose events they are.
     pub provider: Provider,
     /// How.
-    pub settings: Settings,
+    pub settings: PollSettings,
 }
 
 /// What a reconciler works with.
@@ -53,14 +53,14 @@ pub struct Reconciler {
     /// Where it is said that one cannot be asked.
     pub alarms: Alarms,
     /// Who is asked, each on its own.
-    pub sources: Vec<Source>,
+    pub sources: Vec<PollSource>,
 }
 
 /// A poll broke off. What it took in before stays.
 #[derive(Debug, thiserror::Error)]
-enum Trouble {
+enum PollError {
     #[error(transparent)]
-    Account(#[from] Fault),
+    Api(#[from] Fault),
     /// A page may be whole when it is asked for again.
     #[error("upstream {0}: events: a page cannot be read: its brackets or quotes do not fit together")]
     Torn(String),
@@ -73,18 +73,23 @@ enum Trouble {
 impl Reconciler {
     /// Polls until we stop.
     pub async fn run(self, stopping: CancellationToken) {
-        let all = self.sources.iter().map(|source| self.watch(source));
+        let all = self.sources.iter().map(|source| self.poll_loop(source));
         stopping.run_until_cancelled(futures_util::future::join_all(all)).await;
     }
 
-    async fn watch(&self, source: &Source) {
-        let every = source.settings.every;
+    async fn poll_loop(&self, source: &PollSource) {
+        let every = source.settings.interval;
         let (mut compared, mut failures, mut torn) = (None, 0, 0);
-        let mut pause = FIRST.min(every);
-        let upstream = source.account.upstream();
+        let mut pause = INITIAL_DELAY.min(every);
+        let upstream = source.api.upstream();
         loop {
             tokio::time::sleep(pause).await;
-            let round = Round { store: &self.store, now: self.clock.now(), source, settles: torn >= SEVERAL };
+            let round = Poll {
+                store: &self.store,
+                now: self.clock.now(),
+                source,
+                settles: torn >= ALARM_AFTER_FAILURES,
+            };
             pause = match round.run(&mut compared).await {
                 Ok(is_whole) => {
                     failures = 0;
@@ -103,12 +108,12 @@ impl Reconciler {
                         "the provider's events cannot be asked for; nothing is lost, it is tried again"
                     );
                     failures += 1;
-                    torn += u32::from(matches!(trouble, Trouble::Torn(_)));
-                    if failures >= SEVERAL {
+                    torn += u32::from(matches!(trouble, PollError::Torn(_)));
+                    if failures >= ALARM_AFTER_FAILURES {
                         let text = format!("its events cannot be asked for: {trouble}");
                         self.alarms.set(Kind::Polls, upstream, Some(text));
                     }
-                    patience(failures, every, &trouble)
+                    backoff_after(failures, every, &trouble)
                 }
             };
         }
@@ -116,43 +121,43 @@ impl Reconciler {
 }
 
 /// How long to wait after so many failures in a row, where polls come `every` so often.
-fn patience(failures: u32, every: Duration, trouble: &Trouble) -> Duration {
+fn backoff_after(failures: u32, every: Duration, trouble: &PollError) -> Duration {
     let wish = match trouble {
-        Trouble::Account(fault) => fault.wait().unwrap_or_default().min(LONGEST_WISH),
-        Trouble::Torn(_) | Trouble::Read(_) | Trouble::Commit(_) => Duration::ZERO,
+        PollError::Api(fault) => fault.wait().unwrap_or_default().min(MAX_RETRY_AFTER),
+        PollError::Torn(_) | PollError::Read(_) | PollError::Commit(_) => Duration::ZERO,
     };
-    let grown = AGAIN.min(every).saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
-    grown.min(LONGEST).max(wish)
+    let grown = INITIAL_BACKOFF.min(every).saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
+    grown.min(MAX_BACKOFF).max(wish)
 }
 
 /// The first poll comes when whoever waits has come in, and a process that starts again and again asks little.
-const FIRST: Duration = Duration::from_secs(5);
+const INITIAL_DELAY: Duration = Duration::from_secs(5);
 /// Pause after a failure; doubles with each further one.
-const AGAIN: Duration = Duration::from_secs(30);
+const INITIAL_BACKOFF: Duration = Duration::from_secs(30);
 /// Failures in a row from which on they are no accident.
-const SEVERAL: u32 = 3;
+const ALARM_AFTER_FAILURES: u32 = 3;
 /// The alarm while pages are torn.
 const SETTLED: &str = "pages of its events could not be read whole: what can be read of them was taken in, the rest is a \
                        dead letter; see `mailtrail events dead`";
-const LONGEST: Duration = Duration::from_secs(3600);
+const MAX_BACKOFF: Duration = Duration::from_secs(3600);
 /// What a provider may ask for.
-const LONGEST_WISH: Duration = Duration::from_secs(86_400);
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(86_400);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn patience_grows_and_heeds_the_provider() {
+    fn backoff_grows_and_respects_retry_after() {
         let busy = |wait| {
             let wait = Some(Duration::from_secs(wait));
-            Trouble::Account(Fault::Busy { upstream: "a".into(), what: "events", words: String::new(), wait })
+            PollError::Api(Fault::Busy { upstream: "a".into(), what: "events", words: String::new(), wait })
         };
-        let every = Settings::default().every;
-        let waits = [1, 2, 3, 8, u32::MAX].map(|failures| patience(failures, every, &busy(0)).as_secs());
+        let every = PollSettings::default().interval;
+        let waits = [1, 2, 3, 8, u32::MAX].map(|failures| backoff_after(failures, every, &busy(0)).as_secs());
         assert_eq!(waits, [30, 60, 120, 3600, 3600]);
-        assert_eq!(patience(1, every, &busy(7200)).as_secs(), 7200);
-        assert_eq!(patience(1, every, &busy(u64::MAX)), LONGEST_WISH);
-        assert_eq!(patience(1, every, &Trouble::Commit(CommitError::ReadOnly)), AGAIN);
+        assert_eq!(backoff_after(1, every, &busy(7200)).as_secs(), 7200);
+        assert_eq!(backoff_after(1, every, &busy(u64::MAX)), MAX_RETRY_AFTER);
+        assert_eq!(backoff_after(1, every, &PollError::Commit(CommitError::ReadOnly)), INITIAL_BACKOFF);
     }
 }

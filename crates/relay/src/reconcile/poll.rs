@@ -1,19 +1,19 @@
-use crate::reconcile::{Source, Trouble, decode};
+use crate::reconcile::{PollError, PollSource, decode};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use mailtrail_mail::Timestamp;
 use mailtrail_net::provider_api::{Next, Page, Span, Unread};
 use mailtrail_store::Store;
-use mailtrail_trail::{Dead, Event, Notice, Polled, Via};
+use mailtrail_trail::{DeadLetter, EventSource, PollCursor, ProviderEvent, ReceivedEvent};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// One poll.
-pub(super) struct Round<'a> {
+pub(super) struct Poll<'a> {
     pub(super) store: &'a Store,
     pub(super) now: Timestamp,
-    pub(super) source: &'a Source,
+    pub(super) source: &'a PollSource,
     /// Whether a page that is torn is settled with what can be read of it.
     pub(super) settles: bool,
 }
@@ -26,17 +26,17 @@ struct Walk {
     futile: u32,
     is_over: bool,
     is_whole: bool,
-    counts: Counts,
+    counts: EventCounts,
 }
 
 /// Events by what they say happened: how many the provider has, and how many of them were new to us.
-type Counts = BTreeMap<&'static str, (u64, u64)>;
+type EventCounts = BTreeMap<&'static str, (u64, u64)>;
 
-impl Round<'_> {
+impl Poll<'_> {
     /// Polls; and compares the day before, unless it was `compared` already. The answer is whether all pages were whole.
-    pub(super) async fn run(&self, compared: &mut Option<u16>) -> Result<bool, Trouble> {
-        let upstream = self.source.account.upstream();
-        let walk = self.poll().await?;
+    pub(super) async fn run(&self, compared: &mut Option<u16>) -> Result<bool, PollError> {
+        let upstream = self.source.api.upstream();
+        let walk = self.poll_since_cursor().await?;
         let recovered: u64 = walk.counts.values().map(|(_, new)| new).sum();
         if recovered > 0 {
             tracing::warn!(
@@ -44,68 +44,68 @@ impl Round<'_> {
                 "{recovered} events recovered that no webhook brought; is the webhook registered, and does it reach us?"
             );
         }
-        let yesterday = self.now.before(COMPARE_AFTER).day().saturating_sub(1);
+        let yesterday = self.now.saturating_sub(COMPARISON_DELAY).day_number().saturating_sub(1);
         let mut is_whole = walk.is_whole;
         if *compared != Some(yesterday) {
-            is_whole &= self.compare(yesterday).await?.is_whole;
+            is_whole &= self.compare_day(yesterday).await?.is_whole;
             *compared = Some(yesterday);
         }
         Ok(is_whole)
     }
 
     /// Takes in what happened since the cursor.
-    async fn poll(&self) -> Result<Walk, Trouble> {
-        let upstream = self.source.account.upstream();
+    async fn poll_since_cursor(&self) -> Result<Walk, PollError> {
+        let upstream = self.source.api.upstream();
         // A cursor ahead of time is from a clock that was wrong.
-        let cursor = self.store.polled_until(upstream)?.filter(|cursor| *cursor <= self.now);
-        let earliest = self.earliest();
-        let begin = cursor.map_or(earliest, |cursor| cursor.before(OVERLAP)).max(earliest);
-        let span = Span { begin, end: self.now.before(UNDER_WAY) };
-        let (all, mut cursor) = (self.now.before(LATEST), cursor.unwrap_or_default());
+        let cursor = self.store.poll_cursor(upstream)?.filter(|cursor| *cursor <= self.now);
+        let earliest = self.lookback_start();
+        let begin = cursor.map_or(earliest, |cursor| cursor.saturating_sub(CURSOR_OVERLAP)).max(earliest);
+        let span = Span { begin, end: self.now.saturating_sub(WEBHOOK_GRACE) };
+        let (all, mut cursor) = (self.now.saturating_sub(LATE_EVENT_WINDOW), cursor.unwrap_or_default());
         let mut walk = Walk::through(span);
         loop {
             let complete_until = self.take_page(&mut walk).await?;
             let until = if walk.is_over { all } else { complete_until.unwrap_or_default().min(all) };
             if until > cursor {
                 cursor = until;
-                self.store.polled(Polled { upstream: upstream.to_owned(), until }).await?;
+                self.store.set_poll_cursor(PollCursor { upstream: upstream.to_owned(), until }).await?;
             }
             if walk.is_over {
                 return Ok(walk);
             }
-            tokio::time::sleep(self.source.account.pause()).await;
+            tokio::time::sleep(self.source.api.pause()).await;
         }
     }
 
     /// Walks through a whole day once more, and says what it found.
-    async fn compare(&self, day: u16) -> Result<Walk, Trouble> {
-        let start = Timestamp::from_seconds(u64::from(day) * 86_400);
-        let end = start.after(Duration::from_millis(86_399_999));
-        let span = Span { begin: start.max(self.earliest()), end };
+    async fn compare_day(&self, day: u16) -> Result<Walk, PollError> {
+        let start = Timestamp::from_secs(u64::from(day) * 86_400);
+        let end = start.saturating_add(Duration::from_millis(86_399_999));
+        let span = Span { begin: start.max(self.lookback_start()), end };
         let mut walk = Walk::through(span);
         self.take_page(&mut walk).await?;
         while !walk.is_over {
-            tokio::time::sleep(self.source.account.pause()).await;
+            tokio::time::sleep(self.source.api.pause()).await;
             self.take_page(&mut walk).await?;
         }
-        self.tell(&start.to_string()[..10], &walk.counts);
+        self.log_summary(&start.to_string()[..10], &walk.counts);
         Ok(walk)
     }
 
     /// Takes in the next page; up to when everything is in.
-    async fn take_page(&self, walk: &mut Walk) -> Result<Option<Timestamp>, Trouble> {
-        let page = self.source.account.events(walk.span, walk.next.as_ref()).await?;
-        self.take(&page.events, &mut walk.counts).await?;
+    async fn take_page(&self, walk: &mut Walk) -> Result<Option<Timestamp>, PollError> {
+        let page = self.source.api.events(walk.span, walk.next.as_ref()).await?;
+        self.ingest(&page.events, &mut walk.counts).await?;
         if page.is_torn && !self.settles {
-            return Err(Trouble::Torn(self.source.account.upstream().to_owned()));
+            return Err(PollError::Torn(self.source.api.upstream().to_owned()));
         }
         walk.pass(&page);
-        self.bury(page.unread).await?;
+        self.store_dead_letters(page.unread).await?;
         Ok(page.complete_until)
     }
 
-    fn tell(&self, day: &str, counts: &Counts) {
-        let upstream = self.source.account.upstream();
+    fn log_summary(&self, day: &str, counts: &EventCounts) {
+        let upstream = self.source.api.upstream();
         let all: u64 = counts.values().map(|(all, _)| all).sum();
         let missed: Vec<_> = counts
             .iter()
@@ -129,20 +129,20 @@ impl Round<'_> {
     }
 
     /// Before then the provider keeps nothing.
-    fn earliest(&self) -> Timestamp {
-        self.now.before(self.source.settings.reach)
+    fn lookback_start(&self) -> Timestamp {
+        self.now.saturating_sub(self.source.settings.lookback)
     }
 
     /// Takes in what is new of a page.
-    async fn take(&self, page: &[Value], counts: &mut Counts) -> Result<(), Trouble> {
+    async fn ingest(&self, page: &[Value], counts: &mut EventCounts) -> Result<(), PollError> {
         let mut new = Vec::with_capacity(page.len());
         for data in page {
-            if let Some(event) = decode::read(self.source.provider, data, self.now) {
-                new.push(self.take_one(data, event));
+            if let Some(event) = decode::decode_event(self.source.provider, data, self.now) {
+                new.push(self.ingest_one(data, event));
             }
         }
         // As many at once as one sync serves.
-        let mut taken = stream::iter(new).buffer_unordered(AT_ONCE);
+        let mut taken = stream::iter(new).buffer_unordered(INGEST_CONCURRENCY);
         while let Some((word, new)) = taken.try_next().await? {
             let (all, missed) = counts.entry(word).or_default();
             *all += 1;
@@ -152,41 +152,50 @@ impl Round<'_> {
     }
 
     /// Puts aside what cannot be read, each once however often it is on a page.
-    async fn bury(&self, unread: Vec<Unread>) -> Result<(), Trouble> {
+    async fn store_dead_letters(&self, unread: Vec<Unread>) -> Result<(), PollError> {
         for Unread { raw, reason } in unread {
-            let upstream = self.source.account.upstream();
-            let mut digest = [0; 16];
-            digest.copy_from_slice(&Sha256::digest(&raw)[..16]);
-            let dead = Dead {
+            let upstream = self.source.api.upstream();
+            let mut body_digest = [0; 16];
+            body_digest.copy_from_slice(&Sha256::digest(&raw)[..16]);
+            let dead = DeadLetter {
                 upstream: upstream.to_owned(),
-                at: self.now,
-                via: Via::Poll,
+                received_at: self.now,
+                source: EventSource::Poll,
                 token: None,
-                digest,
+                body_digest,
                 reason: reason.clone(),
             };
-            if !self.store.knows_dead(&dead)? {
+            if !self.store.has_dead_letter(&dead)? {
                 tracing::error!(
                     upstream,
                     reason,
                     "an event of the provider's cannot be understood; `mailtrail events dead` lists it"
                 );
-                self.store.bury(dead, raw).await?;
+                self.store.put_dead_letter(dead, raw).await?;
             }
         }
         Ok(())
     }
 
     /// Takes an event in if it is new; what it says happened, and whether it was new.
-    async fn take_one(&self, data: &Value, event: Event) -> Result<(&'static str, bool), Trouble> {
-        let (upstream, word) = (self.source.account.upstream(), event.kind.word());
-        if self.store.knows_event(upstream, &event)? {
+    async fn ingest_one(
+        &self,
+        data: &Value,
+        event: ProviderEvent,
+    ) -> Result<(&'static str, bool), PollError> {
+        let (upstream, word) = (self.source.api.upstream(), event.kind.as_str());
+        if self.store.has_event(upstream, &event)? {
             return Ok((word, false));
         }
-        let lag = self.now.since(event.at);
-        let notice =
-            Notice { upstream: upstream.to_owned(), at: self.now, via: Via::Poll, token: None, event };
-        self.store.report(notice, decode::raw(self.source.provider, data)).await?;
+        let lag = self.now.duration_since(event.at);
+        let notice = ReceivedEvent {
+            upstream: upstream.to_owned(),
+            received_at: self.now,
+            source: EventSource::Poll,
+            token: None,
+            event,
+        };
+        self.store.put_event(notice, decode::to_webhook_body(self.source.provider, data)).await?;
         let upstream = upstream.to_owned();
         metrics::histogram!("mailtrail_event_lag_seconds").record(lag);
         metrics::counter!("mailtrail_recovered_events_total", "upstream" => upstream.clone()).increment(1);
@@ -197,7 +206,7 @@ impl Round<'_> {
 
 impl Walk {
     fn through(span: Span) -> Self {
-        Self { span, next: None, futile: 0, is_over: false, is_whole: true, counts: Counts::new() }
+        Self { span, next: None, futile: 0, is_over: false, is_whole: true, counts: EventCounts::new() }
     }
 
     /// Finds what comes after a page. Where a torn one does not say it, that is the span from its last event on, or ever
@@ -209,7 +218,7 @@ impl Walk {
             self.is_whole = false;
             self.futile = if page.events.is_empty() { self.futile + 1 } else { 0 };
             if self.is_over {
-                let least = self.span.begin.after(Duration::from_secs(1 << self.futile));
+                let least = self.span.begin.saturating_add(Duration::from_secs(1 << self.futile));
                 self.span.begin = page.complete_until.unwrap_or_default().max(least);
             }
             self.is_over = self.futile == MOST_FUTILE || self.span.begin > self.span.end;
@@ -218,15 +227,15 @@ impl Walk {
 }
 
 /// Events of so short a time ago may still be on their way to us by webhook.
-const UNDER_WAY: Duration = Duration::from_secs(120);
+const WEBHOOK_GRACE: Duration = Duration::from_secs(120);
 /// Events appear as late as this.
-const LATEST: Duration = Duration::from_secs(30 * 60);
+const LATE_EVENT_WINDOW: Duration = Duration::from_secs(30 * 60);
 /// How far before the cursor a poll begins: clocks differ.
-const OVERLAP: Duration = Duration::from_secs(300);
+const CURSOR_OVERLAP: Duration = Duration::from_secs(300);
 /// How long after its end a day is compared.
-const COMPARE_AFTER: Duration = Duration::from_secs(2 * 3600);
+const COMPARISON_DELAY: Duration = Duration::from_secs(2 * 3600);
 /// Torn pages in a row without an event that can be read, after which the rest of the span is left out. The steps of so
 /// many are longer than any span.
 const MOST_FUTILE: u32 = 22;
 /// Events that are taken in at once.
-const AT_ONCE: usize = 64;
+const INGEST_CONCURRENCY: usize = 64;

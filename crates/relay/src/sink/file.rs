@@ -1,5 +1,5 @@
-use crate::sink::Delivery;
-use crate::sink::event::Item;
+use crate::sink::DeliveryResult;
+use crate::sink::event::SinkEvent;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -11,9 +11,9 @@ pub struct FileSettings {
     /// The file.
     pub path: PathBuf,
     /// Bytes from which on it is put aside as `.1`, and those before as `.2` and so on. Default 100 MiB.
-    pub size: u64,
+    pub max_bytes: u64,
     /// How many are kept aside. Default 5.
-    pub keep: u32,
+    pub max_rotated: u32,
 }
 
 pub struct FileSink {
@@ -26,32 +26,35 @@ impl FileSink {
     }
 
     /// All of them, on stable storage, or none.
-    pub async fn deliver(&self, items: &[Item]) -> Delivery {
+    pub async fn deliver(&self, items: &[SinkEvent]) -> DeliveryResult {
         let mut text = String::new();
         for item in items {
-            text.push_str(&item.json());
+            text.push_str(&item.to_json());
             text.push('\n');
         }
         let settings = self.settings.clone();
-        let written = tokio::task::spawn_blocking(move || write(&settings, &text)).await;
+        let written = tokio::task::spawn_blocking(move || append_lines(&settings, &text)).await;
         match written {
-            Ok(Ok(())) => Delivery { done: items.len(), ..Delivery::default() },
+            Ok(Ok(())) => DeliveryResult { processed: items.len(), ..DeliveryResult::default() },
             Ok(Err(error)) => {
                 let why = format!("{} cannot be written: {error}", self.settings.path.display());
-                Delivery { later: Some(why), ..Delivery::default() }
+                DeliveryResult { retry_reason: Some(why), ..DeliveryResult::default() }
             }
-            Err(_) => Delivery { later: Some("the writer broke".to_owned()), ..Delivery::default() },
+            Err(_) => DeliveryResult {
+                retry_reason: Some("the writer broke".to_owned()),
+                ..DeliveryResult::default()
+            },
         }
     }
 }
 
 /// Opens it each time: somebody else may put it aside, too.
-fn write(settings: &FileSettings, text: &str) -> io::Result<()> {
+fn append_lines(settings: &FileSettings, text: &str) -> io::Result<()> {
     let open = || OpenOptions::new().create(true).append(true).mode(0o640).open(&settings.path);
     let mut file = open()?;
     let length = file.metadata()?.len();
-    if length > 0 && length + text.len() as u64 > settings.size {
-        rotate(&settings.path, settings.keep)?;
+    if length > 0 && length + text.len() as u64 > settings.max_bytes {
+        rotate_files(&settings.path, settings.max_rotated)?;
         file = open()?;
     }
     let start = file.metadata()?.len();
@@ -63,7 +66,7 @@ fn write(settings: &FileSettings, text: &str) -> io::Result<()> {
     written
 }
 
-fn rotate(path: &Path, keep: u32) -> io::Result<()> {
+fn rotate_files(path: &Path, keep: u32) -> io::Result<()> {
     let aside = |number: u32| {
         let mut name = path.as_os_str().to_owned();
         name.push(format!(".{number}"));
@@ -83,12 +86,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn full_files_are_put_aside() {
+    fn rotates_full_files() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.jsonl");
-        let settings = FileSettings { path: path.clone(), size: 10, keep: 2 };
+        let settings = FileSettings { path: path.clone(), max_bytes: 10, max_rotated: 2 };
         for line in ["1234567\n", "2234567\n", "3\n", "4234567\n", "a line that is longer than a file\n"] {
-            write(&settings, line).unwrap();
+            append_lines(&settings, line).unwrap();
         }
         let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
         assert_eq!(read("events.jsonl"), "a line that is longer than a file\n");

@@ -1,8 +1,8 @@
 //! Signed JSON by POST, with the headers of Standard Webhooks 1.0: `webhook-id`, `webhook-timestamp`,
 //! `webhook-signature`.
 
-use crate::sink::Delivery;
-use crate::sink::event::Item;
+use crate::sink::DeliveryResult;
+use crate::sink::event::SinkEvent;
 use mailtrail_net::{Endpoint, Settings, webhook_client};
 use reqwest::StatusCode;
 use reqwest::header::CONTENT_TYPE;
@@ -10,9 +10,9 @@ use reqwest::header::CONTENT_TYPE;
 pub struct HttpSink(Endpoint);
 
 /// What an answer means.
-enum Verdict {
-    Taken,
-    Later(String),
+enum PostResult {
+    Accepted,
+    Retry(String),
 }
 
 impl HttpSink {
@@ -21,31 +21,31 @@ impl HttpSink {
     }
 
     /// One after the other; the first that is not taken holds up the others.
-    pub async fn deliver(&mut self, items: &[Item]) -> Delivery {
-        for (done, item) in items.iter().enumerate() {
-            if let Verdict::Later(why) = self.post(item).await {
-                return Delivery { done, later: Some(why), ..Delivery::default() };
+    pub async fn deliver(&mut self, items: &[SinkEvent]) -> DeliveryResult {
+        for (processed, item) in items.iter().enumerate() {
+            if let PostResult::Retry(why) = self.post_event(item).await {
+                return DeliveryResult { processed, retry_reason: Some(why), ..DeliveryResult::default() };
             }
         }
-        Delivery { done: items.len(), ..Delivery::default() }
+        DeliveryResult { processed: items.len(), ..DeliveryResult::default() }
     }
 
-    async fn post(&mut self, item: &Item) -> Verdict {
-        let (id, body) = (item.id(), item.json());
+    async fn post_event(&mut self, item: &SinkEvent) -> PostResult {
+        let (id, body) = (item.id(), item.to_json());
         let mut signing = self.0.sign(&id);
         signing.update(body.as_bytes());
         let request = match self.0.post(signing) {
             Ok(request) => request.header(CONTENT_TYPE, "application/json"),
-            Err(why) => return Verdict::Later(why),
+            Err(why) => return PostResult::Retry(why),
         };
         match request.body(body).send().await {
-            Ok(answer) if answer.status().is_success() => Verdict::Taken,
+            Ok(answer) if answer.status().is_success() => PostResult::Accepted,
             // Its maker says so: nobody wants this any more.
             Ok(answer) if answer.status() == StatusCode::GONE => {
-                Verdict::Later("it answers 410: take the sink out of the configuration".to_owned())
+                PostResult::Retry("it answers 410: take the sink out of the configuration".to_owned())
             }
-            Ok(answer) => Verdict::Later(format!("it answers {}", answer.status())),
-            Err(error) => Verdict::Later(webhook_client::cause(error)),
+            Ok(answer) => PostResult::Retry(format!("it answers {}", answer.status())),
+            Err(error) => PostResult::Retry(webhook_client::cause(error)),
         }
     }
 }

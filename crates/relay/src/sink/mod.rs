@@ -13,31 +13,31 @@ mod worker;
 
 pub use file::FileSettings;
 pub use odoo::OdooSettings;
-pub use worker::Feeder;
+pub use worker::SinkWorker;
 
-use crate::sink::event::Item;
+use crate::sink::event::SinkEvent;
 
 use mailtrail_mail::Clock;
 use mailtrail_net::webhook_client;
-use mailtrail_trail::What;
+use mailtrail_trail::TrailEventKind;
 use std::time::Duration;
 
 /// A sink, as it is configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct SinkSettings {
     /// Its name: a-z, 0-9 and -.
     pub name: String,
     /// What it is.
-    pub kind: Kind,
+    pub kind: SinkKind,
     /// What it wants to hear of.
-    pub wants: Wants,
+    pub filter: SinkFilter,
     /// How long something is offered that it does not take for now; `None`: for ever.
     pub give_up_after: Option<Duration>,
 }
 
 /// Kinds of sinks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum SinkKind {
     /// JSON lines.
     File(FileSettings),
     /// Signed JSON by POST.
@@ -48,16 +48,16 @@ pub enum Kind {
 
 /// What a sink wants to hear of; an empty list is no condition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wants {
+pub struct SinkFilter {
     /// Words of the event vocabulary.
     pub events: Vec<String>,
     /// Clients' labels.
     pub clients: Vec<String>,
 }
 
-impl Wants {
-    fn fits(&self, what: What, client: Option<&str>) -> bool {
-        (self.events.is_empty() || self.events.iter().any(|event| event == what.word()))
+impl SinkFilter {
+    fn matches(&self, what: TrailEventKind, client: Option<&str>) -> bool {
+        (self.events.is_empty() || self.events.iter().any(|event| event == what.as_str()))
             && (self.clients.is_empty()
                 || client.is_some_and(|client| self.clients.iter().any(|wanted| wanted == client)))
     }
@@ -65,34 +65,36 @@ impl Wants {
 
 /// What became of items that were offered in their order.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Delivery {
+struct DeliveryResult {
     /// So many from the front are done with.
-    done: usize,
+    processed: usize,
     /// Those of them that were refused for good, and why.
-    refused: Vec<(usize, String)>,
+    rejected: Vec<(usize, String)>,
     /// Those of them that are to come again, each alone, and why.
     delayed: Vec<(usize, String)>,
     /// Why the next one was not taken, for now.
-    later: Option<String>,
+    retry_reason: Option<String>,
 }
 
 /// A sink at work.
-enum Outlet {
+enum SinkBackend {
     File(file::FileSink),
     Http(http::HttpSink),
     Odoo(Box<odoo::OdooSink>),
 }
 
-impl Outlet {
-    fn new(kind: &Kind, clock: Clock) -> Self {
+impl SinkBackend {
+    fn new(kind: &SinkKind, clock: Clock) -> Self {
         match kind {
-            Kind::File(settings) => Self::File(file::FileSink::new(settings.clone())),
-            Kind::Http(settings) => Self::Http(http::HttpSink::new(settings.clone())),
-            Kind::Odoo(settings) => Self::Odoo(Box::new(odoo::OdooSink::new((**settings).clone(), clock))),
+            SinkKind::File(settings) => Self::File(file::FileSink::new(settings.clone())),
+            SinkKind::Http(settings) => Self::Http(http::HttpSink::new(settings.clone())),
+            SinkKind::Odoo(settings) => {
+                Self::Odoo(Box::new(odoo::OdooSink::new((**settings).clone(), clock)))
+            }
         }
     }
 
-    async fn deliver(&mut self, items: &[Item]) -> Delivery {
+    async fn deliver(&mut self, items: &[SinkEvent]) -> DeliveryResult {
         match self {
             Self::File(sink) => sink.deliver(items).await,
             Self::Http(sink) => sink.deliver(items).await,
@@ -101,22 +103,22 @@ impl Outlet {
     }
 
     /// Whether a newer send of the same mail makes a difference to it.
-    fn heeds_newer_sends(&self) -> bool {
+    fn checks_superseded(&self) -> bool {
         matches!(self, Self::Odoo(_))
     }
 
     /// Does what is due besides deliveries.
-    async fn tend(&mut self) {
+    async fn run_periodic(&mut self) {
         if let Self::Odoo(sink) = self {
             sink.requeue_failed().await;
         }
     }
 
     /// Whether it would take something now, or why not; asked before there is anything to take.
-    async fn probe(&mut self) -> Result<(), String> {
+    async fn check_readiness(&mut self) -> Result<(), String> {
         match self {
             Self::File(_) | Self::Http(_) => Ok(()),
-            Self::Odoo(sink) => sink.probe().await,
+            Self::Odoo(sink) => sink.check_readiness().await,
         }
     }
 }

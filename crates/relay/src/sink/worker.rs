@@ -1,45 +1,45 @@
 use crate::alarms::{Alarms, Kind};
-use crate::sink::event::Item;
-use crate::sink::{Delivery, Outlet, Settings, Wants};
+use crate::sink::event::SinkEvent;
+use crate::sink::{DeliveryResult, SinkBackend, SinkFilter, SinkSettings};
 use mailtrail_mail::{Clock, Timestamp};
 use mailtrail_net::webhook_client;
-use mailtrail_store::{Cursor, Delayed, Entry, Handed, ReadError, Store};
+use mailtrail_store::{DelayedDelivery, LogCursor, LogEntry, ReadError, SinkAck, Store};
 use mailtrail_trail::Trail;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Brings a sink what happens.
-pub struct Feeder {
+pub struct SinkWorker {
     store: Store,
     clock: Clock,
     alarms: Alarms,
-    settings: Settings,
-    outlet: Outlet,
+    settings: SinkSettings,
+    backend: SinkBackend,
     /// Where it stands, which may be behind what is noted.
-    stands: Option<Cursor>,
-    noted: Option<Timestamp>,
+    position: Option<LogCursor>,
+    position_saved_at: Option<Timestamp>,
     /// Why and since when it takes nothing.
-    stuck: Option<(String, Timestamp)>,
-    pause: Duration,
+    down_since: Option<(String, Timestamp)>,
+    backoff: Duration,
     /// Whether it was found ready once.
-    probed: bool,
+    is_ready: bool,
 }
 
-impl Feeder {
+impl SinkWorker {
     /// A feeder at rest.
-    pub fn new(store: Store, clock: Clock, alarms: Alarms, settings: Settings) -> Self {
-        let outlet = Outlet::new(&settings.kind, clock);
+    pub fn new(store: Store, clock: Clock, alarms: Alarms, settings: SinkSettings) -> Self {
+        let backend = SinkBackend::new(&settings.kind, clock);
         Self {
             store,
             clock,
             alarms,
             settings,
-            outlet,
-            stands: None,
-            noted: None,
-            stuck: None,
-            pause: FIRST_PAUSE,
-            probed: false,
+            backend,
+            position: None,
+            position_saved_at: None,
+            down_since: None,
+            backoff: INITIAL_BACKOFF,
+            is_ready: false,
         }
     }
 
@@ -47,7 +47,7 @@ impl Feeder {
     pub async fn run(mut self, stopping: CancellationToken) {
         loop {
             let pause = tokio::select! {
-                pause = self.round() => pause,
+                pause = self.tick() => pause,
                 // Nobody knows then whether the sink has it: it gets it again.
                 () = webhook_client::too_late(&stopping) => return,
             };
@@ -58,129 +58,139 @@ impl Feeder {
     }
 
     /// Offers the next items; says how long to wait for more.
-    async fn round(&mut self) -> Duration {
-        match self.step().await {
+    async fn tick(&mut self) -> Duration {
+        match self.deliver_next().await {
             Ok(pause) => pause,
             Err(error) => {
                 tracing::error!(sink = self.settings.name, %error, "a sink cannot be fed; it is tried again");
-                LONGEST_PAUSE
+                MAX_BACKOFF
             }
         }
     }
 
-    async fn step(&mut self) -> Result<Duration, ReadError> {
+    async fn deliver_next(&mut self) -> Result<Duration, ReadError> {
         let name = self.settings.name.clone();
         if let Some(wished) = self.store.take_rewind(&name) {
-            self.stands = Some(wished);
+            self.position = Some(wished);
         }
-        let from = match (self.stands, self.store.handed(&name)?) {
+        let from = match (self.position, self.store.sink_position(&name)?) {
             (Some(stands), _) => stands,
             (None, Some((handed, _))) => handed,
             (None, None) => {
                 // One that is new hears of what happens from now on.
                 let end = self.store.log_end()?;
-                self.note(Noted::until(end)).await;
+                self.save_position(SinkProgress::until(end)).await;
                 end
             }
         };
-        self.stands = Some(from);
-        if !self.probed {
-            if let Err(why) = self.outlet.probe().await {
-                let waited = self.stick(&why);
-                return Ok(self.ill(&why, waited));
+        self.position = Some(from);
+        if !self.is_ready {
+            if let Err(why) = self.backend.check_readiness().await {
+                let waited = self.mark_stuck(&why);
+                return Ok(self.mark_down(&why, waited));
             }
-            self.probed = true;
-            self.well();
+            self.is_ready = true;
+            self.mark_up();
         }
-        self.outlet.tend().await;
-        let reading = Reading {
+        self.backend.run_periodic().await;
+        let reading = PageReader {
             store: self.store.clone(),
             sink: name.clone(),
-            wants: self.settings.wants.clone(),
-            heeds_newer_sends: self.outlet.heeds_newer_sends(),
+            filter: self.settings.filter.clone(),
+            checks_superseded: self.backend.checks_superseded(),
             now: self.clock.now(),
         };
-        let Ok(page) = tokio::task::spawn_blocking(move || reading.page(from)).await else {
-            return Ok(LONGEST_PAUSE);
+        let Ok(page) = tokio::task::spawn_blocking(move || reading.read_page(from)).await else {
+            return Ok(MAX_BACKOFF);
         };
         let page = page?;
-        let new = page.items.iter().filter(|item| item.delayed.is_none()).count();
+        let new = page.events.iter().filter(|item| item.delayed.is_none()).count();
         metrics::gauge!("mailtrail_sink_backlog", "sink" => name.clone()).set(new as f64);
-        metrics::gauge!("mailtrail_sink_delayed", "sink" => name).set(page.all_delayed as f64);
-        if page.items.is_empty() && page.gone.is_empty() {
-            self.stands = Some(page.end);
+        metrics::gauge!("mailtrail_sink_delayed", "sink" => name).set(page.delayed_count as f64);
+        if page.events.is_empty() && page.missing_delayed.is_empty() {
+            self.position = Some(page.end);
             // Our own notes are records, too: noting that one was passed would make another.
-            if page.passed && self.noted.is_none_or(|noted| self.clock.now().since(noted) >= NOTE_EVERY) {
-                self.note(Noted::until(page.end)).await;
+            if page.has_new
+                && self
+                    .position_saved_at
+                    .is_none_or(|noted| self.clock.now().duration_since(noted) >= SAVE_INTERVAL)
+            {
+                self.save_position(SinkProgress::until(page.end)).await;
             }
-            return Ok(if page.end == from { IDLE } else { Duration::ZERO });
+            return Ok(if page.end == from { POLL_INTERVAL } else { Duration::ZERO });
         }
-        let delivery = self.outlet.deliver(&page.items).await;
-        Ok(self.settle(page, delivery).await)
+        let delivery = self.backend.deliver(&page.events).await;
+        Ok(self.record_delivery(page, delivery).await)
     }
 
     /// Notes how far it got, what of it was refused, and what is to come again alone.
-    async fn settle(&mut self, page: Page, delivery: Delivery) -> Duration {
-        let Delivery { mut done, mut refused, delayed, mut later } = delivery;
+    async fn record_delivery(&mut self, page: EventPage, delivery: DeliveryResult) -> Duration {
+        let DeliveryResult { processed: mut done, rejected: mut refused, delayed, retry_reason: mut later } =
+            delivery;
         let now = self.clock.now();
-        let delayed = self.still_delayed(&page, delayed, &mut refused, &mut done, &mut later);
+        let delayed = self.select_delayed(&page, delayed, &mut refused, &mut done, &mut later);
         let pause = match later {
             None => {
-                self.well();
+                self.mark_up();
                 Duration::ZERO
             }
             Some(why) => {
                 if done > 0 {
-                    self.well();
+                    self.mark_up();
                 }
-                let waited = self.stick(&why);
+                let waited = self.mark_stuck(&why);
                 if self.settings.give_up_after.is_some_and(|patience| waited >= patience) {
                     refused.push((done, format!("given up after {} s: {why}", waited.as_secs())));
                     done += 1;
-                    self.stuck = None;
+                    self.down_since = None;
                     Duration::ZERO
                 } else {
-                    self.ill(&why, waited)
+                    self.mark_down(&why, waited)
                 }
             }
         };
-        self.count(done, &refused, delayed.len());
+        self.count_deliveries(done, &refused, delayed.len());
         // The rest of a record comes again with it.
-        let next = page.items[done..].iter().find(|item| item.delayed.is_none());
+        let next = page.events[done..].iter().find(|item| item.delayed.is_none());
         let until = next.map_or(page.end, |next| next.cursor);
-        let due = |item: &Item| now.after(now.since(item.entry.written).clamp(FIRST_DELAY, LONGEST_DELAY));
-        let delayed = delayed.into_iter().map(|index| &page.items[index]);
+        let due = |item: &SinkEvent| {
+            now.saturating_add(now.duration_since(item.entry.recorded_at).clamp(MIN_DELAY, MAX_DELAY))
+        };
+        let delayed = delayed.into_iter().map(|index| &page.events[index]);
         let delayed = delayed
             .filter(|item| item.cursor < until || item.delayed.is_some())
-            .map(|item| Delayed { due: due(item), cursor: item.cursor, part: item.part });
-        let resumed = page.items[..done].iter().filter_map(Item::as_delayed).chain(page.gone.iter().copied());
-        let noted = Noted {
+            .map(|item| DelayedDelivery { retry_at: due(item), cursor: item.cursor, index: item.index });
+        let resumed = page.events[..done]
+            .iter()
+            .filter_map(SinkEvent::to_delayed)
+            .chain(page.missing_delayed.iter().copied());
+        let noted = SinkProgress {
             until,
-            refused: self.name_refused(&page.items, refused),
+            dead_letters: self.dead_letter_rejected(&page.events, refused),
             delayed: delayed.collect(),
             resumed: resumed.collect(),
         };
-        if done > 0 || !page.gone.is_empty() {
-            self.stands = Some(until);
-            self.note(noted).await;
+        if done > 0 || !page.missing_delayed.is_empty() {
+            self.position = Some(until);
+            self.save_position(noted).await;
         }
         pause
     }
 
     /// Those of the delayed items that are offered again; the rest is refused, or stops the sink.
-    fn still_delayed(
+    fn select_delayed(
         &self,
-        page: &Page,
+        page: &EventPage,
         delayed: Vec<(usize, String)>,
         refused: &mut Vec<(usize, String)>,
         done: &mut usize,
         later: &mut Option<String>,
     ) -> Vec<usize> {
-        let (now, mut room) = (self.clock.now(), MAX_DELAYED.saturating_sub(page.all_delayed));
+        let (now, mut room) = (self.clock.now(), MAX_DELAYED.saturating_sub(page.delayed_count));
         let mut still = Vec::new();
         for (index, why) in delayed {
-            let item = &page.items[index];
-            let waited = now.since(item.entry.written);
+            let item = &page.events[index];
+            let waited = now.duration_since(item.entry.recorded_at);
             if self.settings.give_up_after.is_some_and(|patience| waited >= patience) {
                 refused.push((index, format!("given up after {} s: {why}", waited.as_secs())));
                 continue;
@@ -203,47 +213,51 @@ impl Feeder {
     }
 
     /// The refused items as they are noted; says so.
-    fn name_refused(&self, items: &[Item], refused: Vec<(usize, String)>) -> Vec<(Cursor, u16, String)> {
+    fn dead_letter_rejected(
+        &self,
+        items: &[SinkEvent],
+        refused: Vec<(usize, String)>,
+    ) -> Vec<(LogCursor, u16, String)> {
         let refused = refused.into_iter().map(|(index, why)| {
             let item = &items[index];
             tracing::error!(sink = self.settings.name, item = item.id(), why, "refused for good");
-            (item.cursor, item.part, why)
+            (item.cursor, item.index, why)
         });
         let refused: Vec<_> = refused.collect();
         if !refused.is_empty() {
             let name = &self.settings.name;
             let text = format!("it refused for good what happened; `mailtrail sink dead {name}` lists it");
-            self.alarms.note(Kind::Dead, &format!("sink {name}"), &text, NEW);
+            self.alarms.note(Kind::Dead, &format!("sink {name}"), &text, DEAD_LETTER_ALARM_WINDOW);
         }
         refused
     }
 
-    fn well(&mut self) {
-        self.pause = FIRST_PAUSE;
-        self.stuck = None;
+    fn mark_up(&mut self) {
+        self.backoff = INITIAL_BACKOFF;
+        self.down_since = None;
         self.alarms.clear(Kind::Sink, &self.settings.name);
     }
 
     /// It takes nothing, and that is why; for how long already.
-    fn stick(&mut self, why: &str) -> Duration {
+    fn mark_stuck(&mut self, why: &str) -> Duration {
         let now = self.clock.now();
-        let since = self.stuck.as_ref().map_or(now, |(_, since)| *since);
-        self.stuck = Some((why.to_owned(), since));
-        now.since(since)
+        let since = self.down_since.as_ref().map_or(now, |(_, since)| *since);
+        self.down_since = Some((why.to_owned(), since));
+        now.duration_since(since)
     }
 
-    fn ill(&mut self, why: &str, waited: Duration) -> Duration {
-        if waited >= PATIENCE {
+    fn mark_down(&mut self, why: &str, waited: Duration) -> Duration {
+        if waited >= DOWN_ALARM_AFTER {
             let text = format!("takes nothing: {why}; what happens meanwhile waits in the journal");
             self.alarms.set(Kind::Sink, &self.settings.name, Some(text));
         }
         tracing::warn!(sink = self.settings.name, why, "a sink takes nothing for now");
-        let pause = self.pause.mul_f64(1.0 + fastrand::f64() / 4.0);
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        let pause = self.backoff.mul_f64(1.0 + fastrand::f64() / 4.0);
+        self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
         pause
     }
 
-    fn count(&self, done: usize, refused: &[(usize, String)], delayed: usize) {
+    fn count_deliveries(&self, done: usize, refused: &[(usize, String)], delayed: usize) {
         let taken = done.saturating_sub(refused.len() + delayed);
         for (outcome, count) in [("taken", taken), ("refused", refused.len()), ("delayed", delayed)] {
             let sink = self.settings.name.clone();
@@ -252,94 +266,95 @@ impl Feeder {
         }
     }
 
-    async fn note(&mut self, noted: Noted) {
+    async fn save_position(&mut self, noted: SinkProgress) {
         let at = self.clock.now();
-        let Noted { until, refused, delayed, resumed } = noted;
-        let handed = Handed { sink: self.settings.name.clone(), at, until, refused, delayed, resumed };
-        self.noted = Some(at);
-        if let Err(error) = self.store.hand_over(handed).await {
+        let SinkProgress { until: position, dead_letters, delayed, resumed } = noted;
+        let handed =
+            SinkAck { sink: self.settings.name.clone(), at, position, dead_letters, delayed, resumed };
+        self.position_saved_at = Some(at);
+        if let Err(error) = self.store.ack_sink(handed).await {
             tracing::error!(sink = self.settings.name, %error, "how far a sink got cannot be kept; it hears the same again");
         }
     }
 }
 
 /// What is noted of a delivery.
-struct Noted {
-    until: Cursor,
-    refused: Vec<(Cursor, u16, String)>,
-    delayed: Vec<Delayed>,
-    resumed: Vec<Delayed>,
+struct SinkProgress {
+    until: LogCursor,
+    dead_letters: Vec<(LogCursor, u16, String)>,
+    delayed: Vec<DelayedDelivery>,
+    resumed: Vec<DelayedDelivery>,
 }
 
-impl Noted {
+impl SinkProgress {
     /// Nothing but how far it got.
-    fn until(until: Cursor) -> Self {
-        Self { until, refused: Vec::new(), delayed: Vec::new(), resumed: Vec::new() }
+    fn until(until: LogCursor) -> Self {
+        Self { until, dead_letters: Vec::new(), delayed: Vec::new(), resumed: Vec::new() }
     }
 }
 
 /// What a sink is offered at once: delayed items that are due, and new ones behind them.
-struct Page {
-    items: Vec<Item>,
+struct EventPage {
+    events: Vec<SinkEvent>,
     /// Delayed items that the journal has no longer.
-    gone: Vec<Delayed>,
+    missing_delayed: Vec<DelayedDelivery>,
     /// How many items are delayed, due or not.
-    all_delayed: usize,
+    delayed_count: usize,
     /// Whether there was anything new, wanted or not.
-    passed: bool,
-    end: Cursor,
+    has_new: bool,
+    end: LogCursor,
 }
 
 /// What is needed to read a page.
-struct Reading {
+struct PageReader {
     store: Store,
     sink: String,
-    wants: Wants,
-    heeds_newer_sends: bool,
+    filter: SinkFilter,
+    checks_superseded: bool,
     now: Timestamp,
 }
 
-impl Reading {
-    fn page(&self, from: Cursor) -> Result<Page, ReadError> {
-        let (mut items, mut gone, mut passed) = (Vec::new(), Vec::new(), false);
-        for delayed in self.store.delayed(&self.sink, self.now, PAGE)? {
-            match self.store.entry(delayed.cursor, delayed.part)? {
+impl PageReader {
+    fn read_page(&self, from: LogCursor) -> Result<EventPage, ReadError> {
+        let (mut events, mut missing_delayed, mut has_new) = (Vec::new(), Vec::new(), false);
+        for delayed in self.store.due_deliveries(&self.sink, self.now, RECORDS_PER_PAGE)? {
+            match self.store.log_entry(delayed.cursor, delayed.index)? {
                 Some(entry) => {
-                    let item = self.item(delayed.cursor, delayed.part, entry)?;
-                    items.push(Item { delayed: Some(delayed.due), ..item });
+                    let item = self.build_event(delayed.cursor, delayed.index, entry)?;
+                    events.push(SinkEvent { delayed: Some(delayed.retry_at), ..item });
                 }
-                None => gone.push(delayed),
+                None => missing_delayed.push(delayed),
             }
         }
-        let (parcels, end) = self.store.outbox(from, PAGE)?;
+        let (parcels, end) = self.store.read_from(from, RECORDS_PER_PAGE)?;
         for parcel in parcels {
-            passed |= !parcel.entries.is_empty();
+            has_new |= !parcel.entries.is_empty();
             for (part, entry) in (0u16..).zip(parcel.entries) {
-                let item = self.item(parcel.cursor, part, entry)?;
-                let client = item.trail.as_ref().map(|trail| trail.send.client.as_str());
-                if self.wants.fits(item.entry.fact.what, client) {
-                    items.push(item);
+                let item = self.build_event(parcel.cursor, part, entry)?;
+                let client = item.trail.as_ref().map(|trail| trail.message.client.as_str());
+                if self.filter.matches(item.entry.event.kind, client) {
+                    events.push(item);
                 }
             }
         }
-        let all_delayed = self.store.count_delayed(&self.sink)?;
-        Ok(Page { items, gone, all_delayed, passed, end })
+        let delayed_count = self.store.count_delayed(&self.sink)?;
+        Ok(EventPage { events, missing_delayed, delayed_count, has_new, end })
     }
 
-    fn item(&self, cursor: Cursor, part: u16, entry: Entry) -> Result<Item, ReadError> {
-        let trail = entry.id.map(|id| self.store.trail(id)).transpose()?.flatten();
+    fn build_event(&self, cursor: LogCursor, index: u16, entry: LogEntry) -> Result<SinkEvent, ReadError> {
+        let trail = entry.tracking_id.map(|id| self.store.load_trail(id)).transpose()?.flatten();
         let superseded = match &trail {
-            Some(trail) if self.heeds_newer_sends => self.superseded(trail)?,
+            Some(trail) if self.checks_superseded => self.superseded_recipients(trail)?,
             _ => Vec::new(),
         };
-        Ok(Item { cursor, part, entry, trail, superseded, delayed: None })
+        Ok(SinkEvent { cursor, index, entry, trail, superseded, delayed: None })
     }
 
     /// The recipients of a send that a newer one of the same message went to.
-    fn superseded(&self, trail: &Trail) -> Result<Vec<u16>, ReadError> {
+    fn superseded_recipients(&self, trail: &Trail) -> Result<Vec<u16>, ReadError> {
         let mut superseded = Vec::new();
         for (place, recipient) in (0u16..).zip(&trail.recipients) {
-            if self.store.is_sent_again(&trail.send, &recipient.address)? {
+            if self.store.is_resubmitted(&trail.message, &recipient.address)? {
                 superseded.push(place);
             }
         }
@@ -348,19 +363,19 @@ impl Reading {
 }
 
 /// Records that are read at a time.
-const PAGE: usize = 500;
+const RECORDS_PER_PAGE: usize = 500;
 /// Time between two notes of what a sink did not want to hear of.
-const NOTE_EVERY: Duration = Duration::from_secs(60);
+const SAVE_INTERVAL: Duration = Duration::from_secs(60);
 /// Time between two looks for something new.
-const IDLE: Duration = Duration::from_millis(500);
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(300);
 /// How long an item is delayed: as long as it is old, within these.
-const FIRST_DELAY: Duration = Duration::from_secs(1);
-const LONGEST_DELAY: Duration = Duration::from_secs(300);
+const MIN_DELAY: Duration = Duration::from_secs(1);
+const MAX_DELAY: Duration = Duration::from_secs(300);
 /// Items of one sink that are delayed at a time.
 const MAX_DELAYED: usize = 10_000;
 /// How long a dead letter is new.
-const NEW: Duration = Duration::from_secs(86_400);
+const DEAD_LETTER_ALARM_WINDOW: Duration = Duration::from_secs(86_400);
 /// How long a sink may take nothing before that is an alarm.
-const PATIENCE: Duration = Duration::from_secs(60);
+const DOWN_ALARM_AFTER: Duration = Duration::from_secs(60);

@@ -1,6 +1,8 @@
-use crate::submission::login_throttle::{Admission, Claim, Consequence, Digest, Guard, TRUSTED};
+use crate::submission::login_throttle::{
+    CredentialDigest, LoginAdmission, LoginAttempt, LoginPenalty, LoginThrottle, TRUST_DURATION,
+};
 use crate::submission::password::Password;
-use crate::submission::settings::{Policy, User};
+use crate::submission::settings::{LoginPolicy, User};
 use hmac::{Hmac, KeyInit, Mac};
 use mailtrail_mail::Clock;
 use mailtrail_net::{Fades, RefusalLog, Register, tls};
@@ -25,119 +27,126 @@ use tokio::time::Instant;
 ///
 /// An unknown user takes as long as a known one: its password is checked against a known user's, chosen by the name,
 /// so that the times of unknown names are spread as those of the known ones are.
-pub struct Accounts {
+pub struct Authenticator {
     users: HashMap<String, User>,
-    passwords: Vec<Password>,
+    decoy_passwords: Vec<Password>,
     by_certificate: HashMap<String, Arc<Account>>,
-    guard: Guard,
+    throttle: LoginThrottle,
     refusals: RefusalLog,
-    lockout: Duration,
+    lockout_duration: Duration,
     clock: Clock,
-    key: [u8; 32],
-    proven: Mutex<HashMap<String, Proof>>,
-    refused: Mutex<Register<Digest, Refused>>,
-    window: Duration,
-    hashing: Semaphore,
+    digest_key: [u8; 32],
+    verified_cache: Mutex<HashMap<String, VerifiedPassword>>,
+    rejected_cache: Mutex<Register<CredentialDigest, RejectedCredentials>>,
+    rejected_ttl: Duration,
+    hash_permits: Semaphore,
 }
 
 /// What became of a login.
 #[derive(Debug)]
-pub enum Login {
+pub enum LoginResult {
     /// The credentials are right.
-    Right(Arc<Account>),
+    Accepted(Arc<Account>),
     /// They are not.
-    Wrong,
+    Rejected,
     /// They are not, or not looked at: too many were wrong.
     LockedOut,
 }
 
 /// A password that was right, and when.
 #[derive(Clone, Copy)]
-struct Proof {
-    digest: Digest,
-    at: Instant,
+struct VerifiedPassword {
+    digest: CredentialDigest,
+    verified_at: Instant,
 }
 
 /// Credentials that were wrong; when that is forgotten.
-struct Refused(Instant);
+struct RejectedCredentials(Instant);
 
-impl Fades for Refused {
+impl Fades for RejectedCredentials {
     fn fades(&self) -> Instant {
         self.0
     }
 }
 
-impl Accounts {
+impl Authenticator {
     /// The users as configured.
-    pub fn new(users: Vec<User>, policy: &Policy, clock: Clock) -> Self {
+    pub fn new(users: Vec<User>, policy: &LoginPolicy, clock: Clock) -> Self {
         let mut key = [0; 32];
         getrandom::fill(&mut key).expect("the system has randomness");
-        Self::with(users, policy, (Guard::new(policy), RefusalLog::default()), clock, key)
+        Self::with_state(users, policy, (LoginThrottle::new(policy), RefusalLog::default()), clock, key)
     }
 
     /// Reads from the store which users logged in rightly within [`TRUSTED`] and from where: guesses that come after a
     /// restart and before the user's next login do not lock it out.
     pub fn recall_logins(&self, store: &Store) {
         let (now, begun) = (self.clock.now(), Instant::now());
-        let logins = store.logins(now.before(TRUSTED)..now).unwrap_or_else(|error| {
+        let logins = store.logins(now.saturating_sub(TRUST_DURATION)..now).unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot read the logins of the last day; guesses may lock their users out");
             Default::default()
         });
         for ((peer, user), last) in logins {
-            self.guard.succeeded_before(peer, self.digest(&[&user]), now.since(last), begun);
+            self.throttle.succeeded_before(
+                peer,
+                self.keyed_digest(&[&user]),
+                now.duration_since(last),
+                begun,
+            );
         }
     }
 
     /// The users as they were changed. Failed logins stay in memory, and so does that a password was right if it is the
     /// same as before.
-    pub fn renewed(&self, users: Vec<User>, policy: &Policy) -> Self {
-        let renewed = Self::with(
+    pub fn reconfigured(&self, users: Vec<User>, policy: &LoginPolicy) -> Self {
+        let renewed = Self::with_state(
             users,
             policy,
-            (self.guard.renewed(policy), self.refusals.clone()),
+            (self.throttle.reconfigured(policy), self.refusals.clone()),
             self.clock,
-            self.key,
+            self.digest_key,
         );
         let password =
             |users: &HashMap<String, User>, name: &str| users.get(name).map(|user| user.password.clone());
-        let mut proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut proven = self.verified_cache.lock().unwrap_or_else(PoisonError::into_inner).clone();
         proven.retain(|name, _| password(&self.users, name) == password(&renewed.users, name));
-        Self { proven: Mutex::new(proven), ..renewed }
+        Self { verified_cache: Mutex::new(proven), ..renewed }
     }
 
-    fn with(
+    fn with_state(
         users: Vec<User>,
-        policy: &Policy,
-        (guard, refusals): (Guard, RefusalLog),
+        policy: &LoginPolicy,
+        (throttle, refusals): (LoginThrottle, RefusalLog),
         clock: Clock,
-        key: [u8; 32],
+        digest_key: [u8; 32],
     ) -> Self {
         Self {
             by_certificate: users
                 .iter()
-                .flat_map(|user| user.certificates.iter().map(|mark| (mark.clone(), user.account.clone())))
+                .flat_map(|user| {
+                    user.certificate_identities.iter().map(|mark| (mark.clone(), user.account.clone()))
+                })
                 .collect(),
-            guard,
+            throttle,
             refusals,
-            lockout: policy.login_lockout,
+            lockout_duration: policy.login_lockout,
             clock,
-            passwords: users.iter().filter_map(|user| user.password.clone()).collect(),
+            decoy_passwords: users.iter().filter_map(|user| user.password.clone()).collect(),
             users: users.into_iter().map(|user| (user.account.name.clone(), user)).collect(),
-            key,
-            proven: Mutex::default(),
-            refused: Mutex::default(),
-            window: policy.login_window,
-            hashing: Semaphore::new(HASHES_AT_ONCE),
+            digest_key,
+            verified_cache: Mutex::default(),
+            rejected_cache: Mutex::default(),
+            rejected_ttl: policy.login_window,
+            hash_permits: Semaphore::new(MAX_CONCURRENT_HASHES),
         }
     }
 
     /// The account of that name, for who needs no password.
-    pub fn account(&self, name: &str) -> Option<Arc<Account>> {
+    pub fn find_account(&self, name: &str) -> Option<Arc<Account>> {
         self.users.get(name).map(|user| user.account.clone())
     }
 
     /// The user whose certificate that is. It was verified already.
-    pub fn certified(&self, certificate: &CertificateDer<'_>) -> Option<Arc<Account>> {
+    pub fn find_account_by_certificate(&self, certificate: &CertificateDer<'_>) -> Option<Arc<Account>> {
         if self.by_certificate.is_empty() {
             return None;
         }
@@ -150,44 +159,48 @@ impl Accounts {
     }
 
     /// Checks what a client sent. A refusal takes its time.
-    pub async fn log_in(&self, credentials: Credentials, peer: IpAddr) -> Login {
+    pub async fn log_in(&self, credentials: Credentials, peer: IpAddr) -> LoginResult {
         let begun = Instant::now();
         let name = credentials.user.clone();
-        let attempt = self.digest(&[&name, credentials.password.reveal()]);
-        let claim = Claim { peer, user: self.digest(&[&name]), is_known: self.users.contains_key(&name) };
-        let found = match self.guard.admission(claim, begun) {
-            Admission::Checked => self.authenticate(credentials, attempt).await,
-            Admission::Contested => match self.proof(&name, TRUSTED) {
+        let attempt = self.keyed_digest(&[&name, credentials.password.reveal()]);
+        let claim = LoginAttempt {
+            peer,
+            user: self.keyed_digest(&[&name]),
+            user_exists: self.users.contains_key(&name),
+        };
+        let found = match self.throttle.admit(claim, begun) {
+            LoginAdmission::Verify => self.authenticate(credentials, attempt).await,
+            LoginAdmission::PreferCached => match self.verified_digest(&name, TRUST_DURATION) {
                 // Another password than the right one needs no hash to be wrong.
-                Some(proof) => self.account(&name).filter(|_| bool::from(proof.ct_eq(&attempt))),
+                Some(proof) => self.find_account(&name).filter(|_| bool::from(proof.ct_eq(&attempt))),
                 None => self.authenticate(credentials, attempt).await,
             },
-            Admission::Refused => None,
+            LoginAdmission::Reject => None,
         };
         // Guesses that were under way when the lock fell learn nothing either.
-        let admission = self.guard.admission(claim, Instant::now());
-        if let Some(account) = found.filter(|_| admission != Admission::Refused) {
-            self.guard.succeeded(peer, claim.user, Instant::now());
-            return Login::Right(account);
+        let admission = self.throttle.admit(claim, Instant::now());
+        if let Some(account) = found.filter(|_| admission != LoginAdmission::Reject) {
+            self.throttle.record_success(peer, claim.user, Instant::now());
+            return LoginResult::Accepted(account);
         }
-        let consequence = self.guard.failed(claim, attempt, Instant::now());
-        self.report(&name, peer, consequence);
+        let consequence = self.throttle.record_failure(claim, attempt, Instant::now());
+        self.log_rejection(&name, peer, consequence);
         // Counted from the beginning: whether a password was looked at cannot be seen from the time.
-        tokio::time::sleep_until(begun + consequence.pause).await;
-        if consequence.is_locked { Login::LockedOut } else { Login::Wrong }
+        tokio::time::sleep_until(begun + consequence.delay).await;
+        if consequence.is_locked_out { LoginResult::LockedOut } else { LoginResult::Rejected }
     }
 
-    fn report(&self, name: &str, peer: IpAddr, consequence: Consequence) {
-        let user: String = name.chars().take(LOGGED).collect();
+    fn log_rejection(&self, name: &str, peer: IpAddr, consequence: LoginPenalty) {
+        let user: String = name.chars().take(MAX_LOGGED_USER_CHARS).collect();
         // Of a user that there is a line of its own: another client's wrong password may hide it otherwise.
         let whose = if self.users.contains_key(name) { name } else { "" };
         if self.refusals.admits(peer, format!("wrong password {whose}")) {
             tracing::warn!(%peer, user, "wrong user name or password");
         }
-        let reason = if consequence.is_locked { "locked_out" } else { "credentials" };
+        let reason = if consequence.is_locked_out { "locked_out" } else { "credentials" };
         metrics::counter!("mailtrail_smtp_logins_refused_total", "reason" => reason).increment(1);
-        let Some(failures) = consequence.fell else { return };
-        let until = self.clock.now().after(self.lockout);
+        let Some(failures) = consequence.new_lockout_failures else { return };
+        let until = self.clock.now().saturating_add(self.lockout_duration);
         metrics::counter!("mailtrail_smtp_lockouts_total").increment(1);
         if consequence.is_trusted {
             // Other words than those that a firewall may act upon: it would shut out clients that log in rightly.
@@ -201,66 +214,67 @@ impl Accounts {
     }
 
     /// The account behind the credentials, if they are right; `digest` stands for both of them.
-    async fn authenticate(&self, credentials: Credentials, digest: Digest) -> Option<Arc<Account>> {
+    async fn authenticate(&self, credentials: Credentials, digest: CredentialDigest) -> Option<Arc<Account>> {
         let user = self.users.get(&credentials.user);
         if let Some(user) = user
-            && self.is_proven(&credentials.user, &digest)
+            && self.is_verified(&credentials.user, &digest)
         {
             return Some(user.account.clone());
         }
-        if self.was_refused(&digest) {
+        if self.was_rejected(&digest) {
             return None;
         }
         let own = user.and_then(|user| user.password.as_ref());
-        let password = own.or_else(|| self.stand_in(&credentials.user))?;
-        let right = self.is_right(password, &credentials).await && own.is_some();
+        let password = own.or_else(|| self.decoy_password(&credentials.user))?;
+        let right = self.verify_password(password, &credentials).await && own.is_some();
         let now = Instant::now();
         let Some(user) = user.filter(|_| right) else {
-            let until = now + self.window;
-            let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-            refused.entry(digest, now, || Refused(until)).0 = until;
+            let until = now + self.rejected_ttl;
+            let mut refused = self.rejected_cache.lock().unwrap_or_else(PoisonError::into_inner);
+            refused.entry(digest, now, || RejectedCredentials(until)).0 = until;
             return None;
         };
-        let proof = Proof { digest, at: now };
-        self.proven.lock().unwrap_or_else(PoisonError::into_inner).insert(credentials.user, proof);
+        let proof = VerifiedPassword { digest, verified_at: now };
+        self.verified_cache.lock().unwrap_or_else(PoisonError::into_inner).insert(credentials.user, proof);
         Some(user.account.clone())
     }
 
     /// Whether these credentials were refused lately: what they are compared with has not changed.
-    fn was_refused(&self, digest: &Digest) -> bool {
-        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+    fn was_rejected(&self, digest: &CredentialDigest) -> bool {
+        let refused = self.rejected_cache.lock().unwrap_or_else(PoisonError::into_inner);
         refused.recall(digest).is_some_and(|refused| Instant::now() < refused.0)
     }
 
     /// What the password of a user without one is compared with.
-    fn stand_in(&self, user: &str) -> Option<&Password> {
-        let [first, second, ..] = self.digest(&[user]);
-        let chosen = usize::from(u16::from_be_bytes([first, second])) % self.passwords.len().max(1);
-        self.passwords.get(chosen)
+    fn decoy_password(&self, user: &str) -> Option<&Password> {
+        let [first, second, ..] = self.keyed_digest(&[user]);
+        let chosen = usize::from(u16::from_be_bytes([first, second])) % self.decoy_passwords.len().max(1);
+        self.decoy_passwords.get(chosen)
     }
 
-    async fn is_right(&self, password: &Password, credentials: &Credentials) -> bool {
-        if !password.is_slow() {
-            return password.is(&credentials.password);
+    async fn verify_password(&self, password: &Password, credentials: &Credentials) -> bool {
+        if !password.is_slow_to_verify() {
+            return password.verify(&credentials.password);
         }
-        let Ok(_permit) = self.hashing.acquire().await else { return false };
+        let Ok(_permit) = self.hash_permits.acquire().await else { return false };
         let (password, given) = (password.clone(), credentials.password.clone());
-        tokio::task::spawn_blocking(move || password.is(&given)).await.unwrap_or(false)
+        tokio::task::spawn_blocking(move || password.verify(&given)).await.unwrap_or(false)
     }
 
-    fn is_proven(&self, user: &str, digest: &Digest) -> bool {
-        self.proof(user, REMEMBERED).is_some_and(|proof| bool::from(proof.ct_eq(digest)))
+    fn is_verified(&self, user: &str, digest: &CredentialDigest) -> bool {
+        self.verified_digest(user, VERIFIED_CACHE_TTL).is_some_and(|proof| bool::from(proof.ct_eq(digest)))
     }
 
     /// The digest of the credentials with which the user logged in rightly, if that is not longer ago.
-    fn proof(&self, user: &str, ago: Duration) -> Option<Digest> {
-        let proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
-        let proof = proven.get(user).filter(|proof| proof.at.elapsed() < ago)?;
+    fn verified_digest(&self, user: &str, ago: Duration) -> Option<CredentialDigest> {
+        let proven = self.verified_cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let proof = proven.get(user).filter(|proof| proof.verified_at.elapsed() < ago)?;
         Some(proof.digest)
     }
 
-    fn digest(&self, texts: &[&str]) -> Digest {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes keys of any length");
+    fn keyed_digest(&self, texts: &[&str]) -> CredentialDigest {
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(&self.digest_key).expect("HMAC takes keys of any length");
         for text in texts {
             mac.update(text.as_bytes());
             mac.update(&[0]);
@@ -270,11 +284,11 @@ impl Accounts {
 }
 
 /// How long a password counts as right without being hashed again.
-const REMEMBERED: Duration = Duration::from_secs(600);
+const VERIFIED_CACHE_TTL: Duration = Duration::from_secs(600);
 /// argon2 takes 19 MiB a time with the usual settings.
-const HASHES_AT_ONCE: usize = 2;
+const MAX_CONCURRENT_HASHES: usize = 2;
 /// Characters of a user name in the log.
-const LOGGED: usize = 64;
+const MAX_LOGGED_USER_CHARS: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -283,7 +297,7 @@ mod tests {
     use argon2::password_hash::PasswordHasher;
     use mailtrail_mail::{HeaderCleanup, Secret};
 
-    fn user(name: &str, password: Password) -> User {
+    fn test_user(name: &str, password: Password) -> User {
         let account = Account {
             name: name.into(),
             client: name.into(),
@@ -291,26 +305,26 @@ mod tests {
             request_headers: Vec::new(),
             cleanup: HeaderCleanup::default(),
         };
-        let (account, certificates) = (Arc::new(account), Vec::new());
-        User { account, password: Some(password), certificates, rate: None, quota: None }
+        let (account, certificate_identities) = (Arc::new(account), Vec::new());
+        User { account, password: Some(password), certificate_identities, rate: None, quota: None }
     }
 
-    fn accounts(users: Vec<User>) -> Accounts {
-        Accounts::new(users, &POLICY, Clock::System)
+    fn authenticator_for(users: Vec<User>) -> Authenticator {
+        Authenticator::new(users, &POLICY, Clock::System)
     }
 
-    fn credentials(user: &str, password: &str) -> Credentials {
+    fn credentials_of(user: &str, password: &str) -> Credentials {
         Credentials { user: user.into(), password: Secret::new(password) }
     }
 
     #[tokio::test]
-    async fn only_the_right_password_opens() {
+    async fn accepts_only_the_right_password() {
         let argon2id = Argon2::default().hash_password(b"right").unwrap().to_string();
         let bcrypt = bcrypt::hash("right", 4).unwrap();
-        let accounts = accounts(vec![
-            user("odoo", Password::Hash(argon2id.parse().unwrap())),
-            user("shop", Password::Hash(bcrypt.parse().unwrap())),
-            user("legacy", Password::Plain(Secret::new("also right"))),
+        let accounts = authenticator_for(vec![
+            test_user("odoo", Password::Hash(argon2id.parse().unwrap())),
+            test_user("shop", Password::Hash(bcrypt.parse().unwrap())),
+            test_user("legacy", Password::Plain(Secret::new("also right"))),
         ]);
         for _ in 0..2 {
             for (name, password, expected) in [
@@ -324,8 +338,8 @@ mod tests {
                 ("nobody", "right", false),
                 ("nobody", "also right", false),
             ] {
-                let digest = accounts.digest(&[name, password]);
-                let found = accounts.authenticate(credentials(name, password), digest).await;
+                let digest = accounts.keyed_digest(&[name, password]);
+                let found = accounts.authenticate(credentials_of(name, password), digest).await;
                 assert_eq!(
                     found.map(|account| account.name == name),
                     expected.then_some(true),
@@ -336,122 +350,122 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_proof_is_forgotten_after_a_while() {
-        let accounts = accounts(vec![user("odoo", Password::Plain(Secret::new("right")))]);
-        let digest = accounts.digest(&["odoo", "right"]);
-        assert!(!accounts.is_proven("odoo", &digest));
-        assert!(accounts.authenticate(credentials("odoo", "right"), digest).await.is_some());
-        assert!(accounts.is_proven("odoo", &digest));
-        assert!(!accounts.is_proven("odoo", &accounts.digest(&["odoo", "other"])));
-        tokio::time::advance(REMEMBERED).await;
-        assert!(!accounts.is_proven("odoo", &digest));
+    async fn verified_cache_entry_expires() {
+        let accounts = authenticator_for(vec![test_user("odoo", Password::Plain(Secret::new("right")))]);
+        let digest = accounts.keyed_digest(&["odoo", "right"]);
+        assert!(!accounts.is_verified("odoo", &digest));
+        assert!(accounts.authenticate(credentials_of("odoo", "right"), digest).await.is_some());
+        assert!(accounts.is_verified("odoo", &digest));
+        assert!(!accounts.is_verified("odoo", &accounts.keyed_digest(&["odoo", "other"])));
+        tokio::time::advance(VERIFIED_CACHE_TTL).await;
+        assert!(!accounts.is_verified("odoo", &digest));
     }
 
     #[test]
-    fn unknown_users_cost_what_known_ones_cost() {
+    fn unknown_users_take_as_long_as_known_ones() {
         let bcrypt = bcrypt::hash("right", 4).unwrap();
-        let accounts_of_nobody = accounts(Vec::new());
-        let accounts = accounts(vec![
-            user("shop", Password::Hash(bcrypt.parse().unwrap())),
-            user("legacy", Password::Plain(Secret::new("right"))),
+        let accounts_of_nobody = authenticator_for(Vec::new());
+        let accounts = authenticator_for(vec![
+            test_user("shop", Password::Hash(bcrypt.parse().unwrap())),
+            test_user("legacy", Password::Plain(Secret::new("right"))),
         ]);
         let names: Vec<_> = (0..200).map(|number| format!("nobody{number}")).collect();
-        let slow = |name: &String| accounts.stand_in(name).unwrap().is_slow();
+        let slow = |name: &String| accounts.decoy_password(name).unwrap().is_slow_to_verify();
         assert_eq!(names.iter().map(slow).collect::<Vec<_>>(), names.iter().map(slow).collect::<Vec<_>>());
         let many = names.iter().filter(|name| slow(name)).count();
         assert!((50..150).contains(&many), "{many} of 200 take a hash, with one user of two");
-        assert!(accounts_of_nobody.stand_in("nobody").is_none());
+        assert!(accounts_of_nobody.decoy_password("nobody").is_none());
     }
 
-    async fn log_in(accounts: &Accounts, name: &str, password: &str, from: IpAddr) -> &'static str {
-        match accounts.log_in(credentials(name, password), from).await {
-            Login::Right(_) => "right",
-            Login::Wrong => "wrong",
-            Login::LockedOut => "locked out",
+    async fn log_in(accounts: &Authenticator, name: &str, password: &str, from: IpAddr) -> &'static str {
+        match accounts.log_in(credentials_of(name, password), from).await {
+            LoginResult::Accepted(_) => "right",
+            LoginResult::Rejected => "wrong",
+            LoginResult::LockedOut => "locked out",
         }
     }
 
-    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    const CLIENT_IP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
     #[tokio::test(start_paused = true)]
-    async fn a_guessed_user_is_locked_out_even_with_the_right_password() {
-        let plain = |name: &str| user(name, Password::Plain(Secret::new("right")));
-        let accounts = accounts(vec![plain("odoo"), plain("shop")]);
+    async fn locked_out_user_is_rejected_with_right_password() {
+        let plain = |name: &str| test_user(name, Password::Plain(Secret::new("right")));
+        let accounts = authenticator_for(vec![plain("odoo"), plain("shop")]);
         let there = IpAddr::from([192, 0, 2, 2]);
         for (guess, expected) in [("1", "wrong"), ("1", "wrong"), ("2", "wrong"), ("3", "locked out")] {
-            assert_eq!(log_in(&accounts, "odoo", guess, HERE).await, expected);
+            assert_eq!(log_in(&accounts, "odoo", guess, CLIENT_IP).await, expected);
         }
-        assert_eq!(log_in(&accounts, "odoo", "right", HERE).await, "locked out");
+        assert_eq!(log_in(&accounts, "odoo", "right", CLIENT_IP).await, "locked out");
         assert_eq!(log_in(&accounts, "odoo", "right", there).await, "right");
-        assert_eq!(log_in(&accounts, "shop", "right", HERE).await, "right");
+        assert_eq!(log_in(&accounts, "shop", "right", CLIENT_IP).await, "right");
         tokio::time::advance(Duration::from_secs(600)).await;
-        assert_eq!(log_in(&accounts, "odoo", "right", HERE).await, "right");
+        assert_eq!(log_in(&accounts, "odoo", "right", CLIENT_IP).await, "right");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn guesses_beside_a_client_do_not_lock_it_out_and_cost_no_hash() {
+    async fn guesses_from_client_address_neither_lock_it_out_nor_cost_hashes() {
         let argon2id = Argon2::default().hash_password(b"right").unwrap().to_string();
-        let accounts = accounts(vec![user("odoo", Password::Hash(argon2id.parse().unwrap()))]);
-        assert_eq!(log_in(&accounts, "odoo", "right", HERE).await, "right");
+        let accounts = authenticator_for(vec![test_user("odoo", Password::Hash(argon2id.parse().unwrap()))]);
+        assert_eq!(log_in(&accounts, "odoo", "right", CLIENT_IP).await, "right");
         for guess in ["1", "2", "3"] {
-            log_in(&accounts, "odoo", guess, HERE).await;
+            log_in(&accounts, "odoo", guess, CLIENT_IP).await;
         }
         // Nothing is hashed any more.
-        accounts.hashing.close();
+        accounts.hash_permits.close();
         for guess in 4..40 {
-            assert_eq!(log_in(&accounts, "odoo", &guess.to_string(), HERE).await, "locked out");
-            assert_eq!(log_in(&accounts, &format!("name{guess}"), "x", HERE).await, "locked out");
+            assert_eq!(log_in(&accounts, "odoo", &guess.to_string(), CLIENT_IP).await, "locked out");
+            assert_eq!(log_in(&accounts, &format!("name{guess}"), "x", CLIENT_IP).await, "locked out");
         }
-        assert_eq!(log_in(&accounts, "odoo", "right", HERE).await, "right");
+        assert_eq!(log_in(&accounts, "odoo", "right", CLIENT_IP).await, "right");
         // A reload that does not touch the password changes nothing.
-        let same =
-            accounts.renewed(vec![user("odoo", accounts.users["odoo"].password.clone().unwrap())], &POLICY);
-        same.hashing.close();
-        assert_eq!(log_in(&same, "odoo", "right", HERE).await, "right");
+        let same = accounts
+            .reconfigured(vec![test_user("odoo", accounts.users["odoo"].password.clone().unwrap())], &POLICY);
+        same.hash_permits.close();
+        assert_eq!(log_in(&same, "odoo", "right", CLIENT_IP).await, "right");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_with_a_new_password_is_let_in_while_an_old_one_goes_on_trying() {
-        let with = |password: &str| vec![user("odoo", Password::Plain(Secret::new(password)))];
-        let before = Accounts::new(with("first"), &POLICY, Clock::System);
-        assert_eq!(log_in(&before, "odoo", "first", HERE).await, "right");
-        assert_eq!(log_in(&before, "odoo", "second", HERE).await, "wrong", "it came too early");
-        let after = before.renewed(with("second"), &POLICY);
+    async fn accepts_new_password_while_old_one_is_retried() {
+        let with = |password: &str| vec![test_user("odoo", Password::Plain(Secret::new(password)))];
+        let before = Authenticator::new(with("first"), &POLICY, Clock::System);
+        assert_eq!(log_in(&before, "odoo", "first", CLIENT_IP).await, "right");
+        assert_eq!(log_in(&before, "odoo", "second", CLIENT_IP).await, "wrong", "it came too early");
+        let after = before.reconfigured(with("second"), &POLICY);
         for _ in 0..20 {
-            assert_eq!(log_in(&after, "odoo", "first", HERE).await, "wrong");
+            assert_eq!(log_in(&after, "odoo", "first", CLIENT_IP).await, "wrong");
         }
         for guess in ["1", "2", "3"] {
-            log_in(&after, "odoo", guess, HERE).await;
+            log_in(&after, "odoo", guess, CLIENT_IP).await;
         }
-        assert_eq!(log_in(&after, "odoo", "first", HERE).await, "locked out");
-        assert_eq!(log_in(&after, "odoo", "second", HERE).await, "right");
+        assert_eq!(log_in(&after, "odoo", "first", CLIENT_IP).await, "locked out");
+        assert_eq!(log_in(&after, "odoo", "second", CLIENT_IP).await, "right");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn credentials_that_were_refused_cost_no_second_hash() {
+    async fn rejected_credentials_are_hashed_once() {
         let argon2id = Argon2::default().hash_password(b"right").unwrap().to_string();
-        let accounts = accounts(vec![user("odoo", Password::Hash(argon2id.parse().unwrap()))]);
-        assert_eq!(log_in(&accounts, "odoo", "wrong", HERE).await, "wrong");
-        accounts.hashing.close();
-        assert!(accounts.was_refused(&accounts.digest(&["odoo", "wrong"])));
-        assert_eq!(log_in(&accounts, "odoo", "wrong", HERE).await, "wrong");
+        let accounts = authenticator_for(vec![test_user("odoo", Password::Hash(argon2id.parse().unwrap()))]);
+        assert_eq!(log_in(&accounts, "odoo", "wrong", CLIENT_IP).await, "wrong");
+        accounts.hash_permits.close();
+        assert!(accounts.was_rejected(&accounts.keyed_digest(&["odoo", "wrong"])));
+        assert_eq!(log_in(&accounts, "odoo", "wrong", CLIENT_IP).await, "wrong");
         tokio::time::advance(Duration::from_secs(600)).await;
-        assert!(!accounts.was_refused(&accounts.digest(&["odoo", "wrong"])));
+        assert!(!accounts.was_rejected(&accounts.keyed_digest(&["odoo", "wrong"])));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn changed_users_keep_lockouts_and_no_proofs() {
-        let with = |password: &str| vec![user("odoo", Password::Plain(Secret::new(password)))];
-        let before = Accounts::new(with("first"), &POLICY, Clock::System);
-        let after = before.renewed(with("second"), &POLICY);
-        assert_eq!(log_in(&after, "odoo", "first", HERE).await, "wrong");
-        assert_eq!(log_in(&before, "odoo", "a", HERE).await, "wrong");
-        assert_eq!(log_in(&after, "odoo", "b", HERE).await, "locked out");
-        assert_eq!(log_in(&after, "odoo", "second", HERE).await, "locked out");
-        assert_eq!(log_in(&before, "odoo", "first", HERE).await, "locked out");
+    async fn reconfiguration_preserves_lockouts_and_drops_verified_passwords() {
+        let with = |password: &str| vec![test_user("odoo", Password::Plain(Secret::new(password)))];
+        let before = Authenticator::new(with("first"), &POLICY, Clock::System);
+        let after = before.reconfigured(with("second"), &POLICY);
+        assert_eq!(log_in(&after, "odoo", "first", CLIENT_IP).await, "wrong");
+        assert_eq!(log_in(&before, "odoo", "a", CLIENT_IP).await, "wrong");
+        assert_eq!(log_in(&after, "odoo", "b", CLIENT_IP).await, "locked out");
+        assert_eq!(log_in(&after, "odoo", "second", CLIENT_IP).await, "locked out");
+        assert_eq!(log_in(&before, "odoo", "first", CLIENT_IP).await, "locked out");
     }
 
-    const POLICY: Policy = Policy {
+    const POLICY: LoginPolicy = LoginPolicy {
         login_failures: 3,
         login_window: Duration::from_secs(600),
         login_lockout: Duration::from_secs(600),

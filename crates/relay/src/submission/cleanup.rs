@@ -1,8 +1,8 @@
 //! From what a client sent to what is kept: our header lines in front, forbidden ones out, everything else as it
 //! came; and what the mail says about itself, for the trail.
 
-use crate::submission::rounds::Rounds;
-use crate::submission::strip::{Unwanted, convert_mbox_lines, repair};
+use crate::submission::rounds::RelayHistory;
+use crate::submission::strip::{RemovedFields, convert_mbox_lines, rewrite_list_unsubscribe};
 use bytes::Bytes;
 use mail_parser::{HeaderName, MessageParser};
 use mailtrail_mail::{
@@ -10,13 +10,13 @@ use mailtrail_mail::{
     TrackingId, subject,
 };
 use mailtrail_smtp::{Account, Reply};
-use mailtrail_store::{Message, Spill};
+use mailtrail_store::{MessageBody, SpillFile};
 use mailtrail_trail::provider::{OWN_ID_HEADER, Provider};
-use mailtrail_trail::{Accepted, Routing, Send, Traits};
+use mailtrail_trail::{AcceptedMessage, Message, Routing, Traits};
 use std::net::IpAddr;
 
 /// What is known about a message beside its bytes.
-pub struct Circumstances<'a> {
+pub struct MessageContext<'a> {
     /// The send's new id.
     pub id: TrackingId,
     /// When the message was complete.
@@ -38,39 +38,39 @@ pub struct Circumstances<'a> {
     /// Which mail goes where.
     pub routing: &'a Routing,
     /// Whether senders get reports.
-    pub reports: bool,
+    pub dsn_enabled: bool,
     /// Whether duplicates are looked for.
-    pub fingerprints: bool,
+    pub needs_fingerprint: bool,
     /// Its earlier rounds through this relay.
-    pub rounds: &'a Rounds,
+    pub relay_history: &'a RelayHistory,
 }
 
 /// Bytes that are left free in front of a message while it is read, so that our lines need no second buffer.
-pub const HEADROOM: usize = 2048;
+pub const HEADER_HEADROOM: usize = 2048;
 
 /// Makes the send and its message, or refuses one that cannot be passed on, passed too many servers, or has an author
 /// that the user may not claim to be. `buffer` holds [`HEADROOM`] unused bytes and then the message, or of a large one its first
 /// part with the whole header section; nothing of the `rest` is looked at.
-pub fn accept(
-    circumstances: &Circumstances<'_>,
+pub fn accept_message(
+    circumstances: &MessageContext<'_>,
     envelope: Envelope,
     mut buffer: Vec<u8>,
-    rest: Option<Spill>,
-) -> Result<(Accepted, Message), Reply> {
+    rest: Option<SpillFile>,
+) -> Result<(AcceptedMessage, MessageBody), Reply> {
     let converted = circumstances.cleanup.mbox_line && convert_mbox_lines(&mut buffer);
-    let block = HeaderBlock::of(&buffer[HEADROOM..]);
-    check_form(&block)?;
-    let unwanted = Unwanted::find(circumstances, envelope.sender.is_some(), &block);
-    let (blank_line, end) = (block.is_missing(), block.end() - unwanted.len());
+    let block = HeaderBlock::of(&buffer[HEADER_HEADROOM..]);
+    check_headers(&block)?;
+    let unwanted = RemovedFields::find_in(circumstances, envelope.sender.is_some(), &block);
+    let (blank_line, end) = (block.is_missing(), block.end() - unwanted.total_bytes());
     let header_changes = unwanted.changes(converted);
-    unwanted.take_out(&mut buffer);
-    let saved = repair(circumstances, end, &mut buffer);
-    let block = HeaderBlock::ending(&buffer[HEADROOM..], end - saved.unwrap_or_default());
-    check_author(circumstances, &buffer[HEADROOM..HEADROOM + block.end()])?;
+    unwanted.remove_from(&mut buffer);
+    let saved = rewrite_list_unsubscribe(circumstances, end, &mut buffer);
+    let block = HeaderBlock::ending(&buffer[HEADER_HEADROOM..], end - saved.unwrap_or_default());
+    check_author(circumstances, &buffer[HEADER_HEADROOM..HEADER_HEADROOM + block.end()])?;
     let own_id = block.first("Message-ID").map(|field| MessageId::parse(&field.text()));
-    let mut lines = vec![received(circumstances, &envelope)];
+    let mut lines = vec![received_header(circumstances, &envelope)];
     lines.push(HeaderLine::new(OWN_ID_HEADER, &circumstances.id.to_string()));
-    lines.extend(circumstances.rounds.line());
+    lines.extend(circumstances.relay_history.via_header_line());
     let message_id = match own_id {
         Some(own_id) => own_id,
         None => {
@@ -80,50 +80,51 @@ pub fn accept(
         }
     };
     if block.first("Date").is_none() {
-        lines.push(HeaderLine::new("Date", &circumstances.now.rfc5322()));
+        lines.push(HeaderLine::new("Date", &circumstances.now.to_rfc5322()));
     }
     if let Some(sender) = envelope.sender.as_ref().filter(|_| block.first("From").is_none()) {
-        lines.push(HeaderLine::new("From", &format!("<{}>", plain(sender))));
+        lines.push(HeaderLine::new("From", &format!("<{}>", to_ascii_address(sender))));
     }
-    let records = records(&block, message_id.as_ref());
+    let records = odoo_records(&block, message_id.as_ref());
     let (lane, route) = circumstances.routing.choose(&Traits {
         user: circumstances.account.map(|account| &*account.name),
         sender: envelope.sender.as_ref(),
         recipients: &envelope.recipients,
         header: block,
     });
-    let (subject, tags) = (subject(&buffer[HEADROOM..HEADROOM + block.end()]), tags(&block));
+    let (subject, tags) =
+        (subject(&buffer[HEADER_HEADROOM..HEADER_HEADROOM + block.end()]), parse_tags(&block));
     // Asked for, and needed (RFC 6531 section 3.4): clients ask wherever it is offered. Addresses speak for themselves.
     let smtputf8 = envelope.smtputf8 && !block.bytes().is_ascii();
-    let body = buffer.len() - HEADROOM - block.end();
-    let message = Message::new(prepend(&lines, blank_line, buffer), rest);
-    let send = Send {
-        reports: circumstances.reports && envelope.sender.is_some(),
-        about: None,
+    let body = buffer.len() - HEADER_HEADROOM - block.end();
+    let message = MessageBody::new(prepend_lines(&lines, blank_line, buffer), rest);
+    let send = Message {
+        wants_dsn: circumstances.dsn_enabled && envelope.sender.is_some(),
+        dsn_for: None,
         id: circumstances.id,
         client: circumstances.account.map_or_else(|| circumstances.peer.to_string(), |a| a.client.clone()),
         user: circumstances.account.map(|account| account.name.clone()),
         peer: Some(circumstances.peer),
         sender: envelope.sender,
-        body: if message.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime },
+        body_type: if message.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime },
         smtputf8,
         dsn: envelope.dsn,
         message_id,
         subject,
-        records,
+        odoo_records: records,
         tags,
         size: message.size(),
-        fingerprint: circumstances.fingerprints.then(|| fingerprint(&message, body)),
+        body_fingerprint: circumstances.needs_fingerprint.then(|| body_fingerprint(&message, body)),
         lane,
         route,
-        repaired: saved.is_some(),
+        list_unsubscribe_rewritten: saved.is_some(),
         header_changes,
     };
-    Ok((Accepted { send, recipients: envelope.recipients }, message))
+    Ok((AcceptedMessage { message: send, recipients: envelope.recipients }, message))
 }
 
 /// Refuses what readers would disagree about, and what passed too many servers.
-fn check_form(block: &HeaderBlock<'_>) -> Result<(), Reply> {
+fn check_headers(block: &HeaderBlock<'_>) -> Result<(), Reply> {
     if memchr::memchr(0, block.bytes()).is_some() {
         return Err(Reply::BadMessage("The header holds a NUL character"));
     }
@@ -131,10 +132,10 @@ fn check_form(block: &HeaderBlock<'_>) -> Result<(), Reply> {
     for field in block.fields() {
         fields += 1;
         hops += u32::from(field.name.eq_ignore_ascii_case("Received"));
-        if hops > HOPS {
+        if hops > MAX_RECEIVED_FIELDS {
             return Err(Reply::Loop);
         }
-        if fields > FIELDS {
+        if fields > MAX_HEADER_FIELDS {
             return Err(Reply::BadMessage("The header has too many fields"));
         }
     }
@@ -143,7 +144,7 @@ fn check_form(block: &HeaderBlock<'_>) -> Result<(), Reply> {
 
 /// A user that is bound to some senders may not write others into From and Sender, nor a From that names no address:
 /// readers and providers would find one of their own in it.
-fn check_author(circumstances: &Circumstances<'_>, header: &[u8]) -> Result<(), Reply> {
+fn check_author(circumstances: &MessageContext<'_>, header: &[u8]) -> Result<(), Reply> {
     let senders = circumstances.account.map_or(&[][..], |account| &account.senders);
     if senders.is_empty() {
         return Ok(());
@@ -155,18 +156,18 @@ fn check_author(circumstances: &Circumstances<'_>, header: &[u8]) -> Result<(), 
     for field in HeaderBlock::ending(header, header.len()).fields() {
         let is_from = field.name.eq_ignore_ascii_case("From");
         if is_from || field.name.eq_ignore_ascii_case("Sender") {
-            let addresses = authors(&[b"From:", field.value, b"\r\n\r\n"].concat());
+            let addresses = parse_authors(&[b"From:", field.value, b"\r\n\r\n"].concat());
             if addresses.is_empty() && is_from || !addresses.iter().all(is_allowed) {
                 return Err(Reply::SenderRefused);
             }
         }
     }
     // Another reader of the whole section may find a From where the lines above show none.
-    if authors(header).iter().all(is_allowed) { Ok(()) } else { Err(Reply::SenderRefused) }
+    if parse_authors(header).iter().all(is_allowed) { Ok(()) } else { Err(Reply::SenderRefused) }
 }
 
 /// The addresses in every From of a header section.
-fn authors(header: &[u8]) -> Vec<String> {
+fn parse_authors(header: &[u8]) -> Vec<String> {
     let parsed = MessageParser::new().with_address_headers().default_header_ignore().parse_headers(header);
     let fields =
         parsed.iter().flat_map(|message| message.headers()).filter(|field| field.name == HeaderName::From);
@@ -178,8 +179,8 @@ fn authors(header: &[u8]) -> Vec<String> {
         .collect()
 }
 
-fn received(circumstances: &Circumstances<'_>, envelope: &Envelope) -> HeaderLine {
-    let Circumstances { id, now, hostname, peer, client_name, protocol, .. } = circumstances;
+fn received_header(circumstances: &MessageContext<'_>, envelope: &Envelope) -> HeaderLine {
+    let MessageContext { id, now, hostname, peer, client_name, protocol, .. } = circumstances;
     // RFC 6531 section 4.3: UTF8SMTPSA for ESMTPSA.
     let protocol = match protocol.strip_prefix('E') {
         Some(protocol) if envelope.smtputf8 => format!("UTF8{protocol}"),
@@ -192,23 +193,23 @@ fn received(circumstances: &Circumstances<'_>, envelope: &Envelope) -> HeaderLin
     };
     let by = match &envelope.recipients[..] {
         // With several recipients none is named: it would show a Bcc to the others.
-        [only] => format!("by {hostname} with {protocol} id {id} for <{}>;", plain(only)),
+        [only] => format!("by {hostname} with {protocol} id {id} for <{}>;", to_ascii_address(only)),
         _ => format!("by {hostname} with {protocol} id {id};"),
     };
-    HeaderLine::folded("Received", &[&format!("from {name} ({literal})"), &by, &now.rfc5322()])
+    HeaderLine::folded("Received", &[&format!("from {name} ({literal})"), &by, &now.to_rfc5322()])
 }
 
 /// An address in a header of ours, which asks for SMTPUTF8 only where nothing else helps.
-fn plain(address: &Mailbox) -> Mailbox {
+fn to_ascii_address(address: &Mailbox) -> Mailbox {
     address.to_ascii().unwrap_or_else(|| address.clone())
 }
 
 /// The record of Odoo's Message-ID, which is the one that the mail is about, then those of `X-Odoo-Objects`: a task's
 /// mail names its project, too.
-fn records(block: &HeaderBlock<'_>, message_id: Option<&MessageId>) -> Vec<Record> {
+fn odoo_records(block: &HeaderBlock<'_>, message_id: Option<&MessageId>) -> Vec<Record> {
     let objects = block.first("X-Odoo-Objects").map(|field| field.text()).unwrap_or_default();
     let mut records: Vec<Record> = message_id.and_then(MessageId::odoo_record).into_iter().collect();
-    for record in objects.split(',').filter_map(Record::from_odoo_object).take(RECORDS) {
+    for record in objects.split(',').filter_map(Record::from_odoo_object).take(MAX_ODOO_RECORDS) {
         if !records.contains(&record) {
             records.push(record);
         }
@@ -216,16 +217,16 @@ fn records(block: &HeaderBlock<'_>, message_id: Option<&MessageId>) -> Vec<Recor
     records
 }
 
-fn tags(block: &HeaderBlock<'_>) -> Vec<String> {
+fn parse_tags(block: &HeaderBlock<'_>) -> Vec<String> {
     let is_tag =
         |name: &str| name.eq_ignore_ascii_case("X-Mailgun-Tag") || name.eq_ignore_ascii_case("X-Mailin-Tag");
     let tags = block.fields().filter(|field| is_tag(field.name));
-    tags.map(|field| field.text().chars().take(TAG).collect()).take(TAGS).collect()
+    tags.map(|field| field.text().chars().take(MAX_TAG_CHARS).collect()).take(MAX_TAGS).collect()
 }
 
 /// Puts the lines into the free space in front of the message.
-fn prepend(lines: &[HeaderLine], blank_line: bool, mut buffer: Vec<u8>) -> Bytes {
-    let mut front = String::with_capacity(HEADROOM);
+fn prepend_lines(lines: &[HeaderLine], blank_line: bool, mut buffer: Vec<u8>) -> Bytes {
+    let mut front = String::with_capacity(HEADER_HEADROOM);
     for line in lines {
         front.push_str(line.as_str());
         front.push_str("\r\n");
@@ -233,73 +234,73 @@ fn prepend(lines: &[HeaderLine], blank_line: bool, mut buffer: Vec<u8>) -> Bytes
     if blank_line {
         front.push_str("\r\n");
     }
-    match HEADROOM.checked_sub(front.len()) {
+    match HEADER_HEADROOM.checked_sub(front.len()) {
         Some(start) => {
-            buffer[start..HEADROOM].copy_from_slice(front.as_bytes());
+            buffer[start..HEADER_HEADROOM].copy_from_slice(front.as_bytes());
             Bytes::from(buffer).slice(start..)
         }
-        None => [front.as_bytes(), &buffer[HEADROOM..]].concat().into(),
+        None => [front.as_bytes(), &buffer[HEADER_HEADROOM..]].concat().into(),
     }
 }
 
 /// What a message has again that has the same body: its CRC32 and its length. `body` bytes of it are in memory.
-fn fingerprint(message: &Message, body: usize) -> u64 {
-    let start = message.first().len() - body;
+fn body_fingerprint(message: &MessageBody, body: usize) -> u64 {
+    let start = message.head().len() - body;
     let length = message.size() - start as u64;
     u64::from(message.checksum_from(start)) << 32 | (length & u64::from(u32::MAX))
 }
 
 /// Received fields of a message that nobody passes on any more (RFC 5321 section 6.3 asks for at least 100 to be
 /// taken on the way to a mailbox; this is where mail begins its way).
-const HOPS: u32 = 50;
+const MAX_RECEIVED_FIELDS: u32 = 50;
 /// Header fields of a message.
-const FIELDS: u32 = 2000;
+const MAX_HEADER_FIELDS: u32 = 2000;
 /// Records of one mail that it can be found by.
-const RECORDS: usize = 10;
+const MAX_ODOO_RECORDS: usize = 10;
 /// Characters of a tag; Mailgun allows 128.
-const TAG: usize = 128;
+const MAX_TAG_CHARS: usize = 128;
 /// Tags of one mail; Mailgun takes 3.
-const TAGS: usize = 10;
+const MAX_TAGS: usize = 10;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::sync::LazyLock;
 
-    static NO_RULES: LazyLock<Routing> = LazyLock::new(Routing::default);
-    static ALL: LazyLock<HeaderCleanup> = LazyLock::new(HeaderCleanup::default);
-    static NO_ROUNDS: LazyLock<Rounds> = LazyLock::new(Rounds::default);
+    static NO_ROUTING: LazyLock<Routing> = LazyLock::new(Routing::default);
+    static FULL_CLEANUP: LazyLock<HeaderCleanup> = LazyLock::new(HeaderCleanup::default);
+    static NO_HISTORY: LazyLock<RelayHistory> = LazyLock::new(RelayHistory::default);
 
-    fn circumstances() -> Circumstances<'static> {
-        Circumstances {
+    fn test_context() -> MessageContext<'static> {
+        MessageContext {
             id: "01K54Z8Q3V7N5X9B2C6D8F0GHJ".parse().unwrap(),
-            now: Timestamp::from_seconds(1_789_387_200),
+            now: Timestamp::from_secs(1_789_387_200),
             hostname: "relay.example.com",
             peer: "127.0.0.1".parse().unwrap(),
             client_name: "[127.0.0.1]",
             protocol: "ESMTPSA",
             account: None,
-            cleanup: &ALL,
+            cleanup: &FULL_CLEANUP,
             providers: &[Provider::Mailgun],
-            routing: &NO_RULES,
-            fingerprints: false,
-            reports: true,
-            rounds: &NO_ROUNDS,
+            routing: &NO_ROUTING,
+            needs_fingerprint: false,
+            dsn_enabled: true,
+            relay_history: &NO_HISTORY,
         }
     }
 
-    fn accepted(message: &str, recipients: &[&str]) -> (Accepted, String) {
-        let circumstances = circumstances();
+    fn accept_text(message: &str, recipients: &[&str]) -> (AcceptedMessage, String) {
+        let circumstances = test_context();
         let recipients = recipients.iter().map(|recipient| recipient.parse().unwrap()).collect();
         let envelope = Envelope { recipients, ..Envelope::default() };
-        let mut buffer = vec![0; HEADROOM];
+        let mut buffer = vec![0; HEADER_HEADROOM];
         buffer.extend_from_slice(message.as_bytes());
-        let (accepted, message) = accept(&circumstances, envelope, buffer, None).unwrap();
-        (accepted, String::from_utf8(message.first().to_vec()).unwrap())
+        let (accepted, message) = accept_message(&circumstances, envelope, buffer, None).unwrap();
+        (accepted, String::from_utf8(message.head().to_vec()).unwrap())
     }
 
     #[test]
-    fn odoos_unreadable_unsubscribe_is_written_plainly() {
+    fn decodes_list_unsubscribe_of_odoo() {
         let header = |id: &str| {
             format!(
                 "Message-Id: <{id}>\r\nDate: Mon, 14 Sep 2026 11:59:00 +0000\r\nlist-unsubscribe : =?utf-8?q?=3Chttps=3A//a=2Eb?=\r\n =?utf-8?q?/c=3E?=\r\n\
@@ -310,54 +311,57 @@ mod tests {
             header(id).replacen("=?utf-8?q?=3Chttps=3A//a=2Eb?=\r\n =?utf-8?q?/c=3E?=", "<https://a.b/c>", 1)
         };
         for (id, repaired) in [("1.2-openerp-3-x.y@vm", true), ("1.2@vm", false)] {
-            let (accepted, out) = accepted(&header(id), &["a@example.net"]);
+            let (accepted, out) = accept_text(&header(id), &["a@example.net"]);
             let expected = if repaired { plain(id) } else { header(id) };
             assert!(out.ends_with(&expected), "{out}");
-            assert_eq!((accepted.send.repaired, accepted.send.size), (repaired, out.len() as u64));
+            assert_eq!(
+                (accepted.message.list_unsubscribe_rewritten, accepted.message.size),
+                (repaired, out.len() as u64)
+            );
         }
         let twice = header("1.2-openerp-3-x.y@vm").replacen(
             "Date: Mon, 14 Sep 2026 11:59:00 +0000",
             "List-Unsubscribe: <https://a.b/>",
             1,
         );
-        let (accepted, out) = accepted(&twice, &["a@example.net"]);
-        assert!(out.ends_with(&twice) && !accepted.send.repaired, "{out}");
-        let circumstances = Circumstances { cleanup: &HeaderCleanup::NONE, ..circumstances() };
+        let (accepted, out) = accept_text(&twice, &["a@example.net"]);
+        assert!(out.ends_with(&twice) && !accepted.message.list_unsubscribe_rewritten, "{out}");
+        let circumstances = MessageContext { cleanup: &HeaderCleanup::NONE, ..test_context() };
         let message = header("1.2-openerp-3-x.y@vm");
-        let mut buffer = vec![0; HEADROOM];
+        let mut buffer = vec![0; HEADER_HEADROOM];
         buffer.extend_from_slice(message.as_bytes());
-        let (accepted, kept) = accept(&circumstances, Envelope::default(), buffer, None).unwrap();
-        assert!(kept.first().ends_with(message.as_bytes()) && !accepted.send.repaired);
+        let (accepted, kept) = accept_message(&circumstances, Envelope::default(), buffer, None).unwrap();
+        assert!(kept.head().ends_with(message.as_bytes()) && !accepted.message.list_unsubscribe_rewritten);
     }
 
     #[test]
-    fn only_lines_in_front_are_added() {
+    fn adds_trace_headers_and_changes_nothing_else() {
         let message = "Message-Id: <1.2.3-openerp-2-crm.lead@vm>\r\nDate: Mon, 14 Sep 2026 11:59:00 +0000\r\nSubject: =?utf-8?q?B=C3=BC?=\r\n\r\nhi\r\n";
-        let (accepted, out) = accepted(message, &["a@example.net"]);
+        let (accepted, out) = accept_text(message, &["a@example.net"]);
         assert_eq!(
             out.strip_suffix(message).unwrap(),
             "Received: from [127.0.0.1] ([127.0.0.1])\r\n\tby relay.example.com with ESMTPSA id \
              01K54Z8Q3V7N5X9B2C6D8F0GHJ for <a@example.net>;\r\n\tMon, 14 Sep 2026 12:00:00 +0000\r\n\
              X-Mailtrail-Id: 01K54Z8Q3V7N5X9B2C6D8F0GHJ\r\n"
         );
-        assert_eq!(accepted.send.subject, "Bü");
-        assert_eq!(accepted.send.records, [Record::parse("crm.lead,2").unwrap()]);
-        assert_eq!(accepted.send.size, out.len() as u64);
+        assert_eq!(accepted.message.subject, "Bü");
+        assert_eq!(accepted.message.odoo_records, [Record::parse("crm.lead,2").unwrap()]);
+        assert_eq!(accepted.message.size, out.len() as u64);
     }
 
     #[test]
-    fn what_is_missing_is_added() {
-        let (send, out) = accepted("hello\r\n", &["a@example.net", "b@example.net"]);
+    fn adds_missing_message_id_and_date() {
+        let (send, out) = accept_text("hello\r\n", &["a@example.net", "b@example.net"]);
         assert!(out.contains("\r\nMessage-ID: <01K54Z8Q3V7N5X9B2C6D8F0GHJ@relay.example.com>\r\n"));
         assert!(out.ends_with("\r\nDate: Mon, 14 Sep 2026 12:00:00 +0000\r\n\r\nhello\r\n"));
-        assert!(!out.contains(" for <") && send.send.message_id.is_some());
+        assert!(!out.contains(" for <") && send.message.message_id.is_some());
     }
 
     #[test]
-    fn clients_cannot_speak_to_the_provider_or_take_our_id() {
+    fn strips_provider_headers_and_own_id_header() {
         let message = "X-Mailgun-Archive-To: http://evil.example\r\nX-Mailtrail-Id: 1\r\nX-Mailgun-Variables: {\"a\":1}\r\n\
                        Message-ID: <a@b>\r\nDate: Mon, 14 Sep 2026 11:59:00 +0000\r\n\r\n";
-        let (_, out) = accepted(message, &["a@example.net"]);
+        let (_, out) = accept_text(message, &["a@example.net"]);
         assert!(
             out.ends_with("GHJ\r\nX-Mailgun-Variables: {\"a\":1}\r\nMessage-ID: <a@b>\r\nDate: Mon, 14 Sep 2026 11:59:00 +0000\r\n\r\n"),
             "{out}"
@@ -365,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_author_is_the_sender() {
+    fn adds_missing_from_of_envelope_sender() {
         for (header, sender, added) in [
             ("Subject: a\r\n", Some("a@example.com"), true),
             ("from: x\r\n", Some("a@example.com"), false),
@@ -376,18 +380,18 @@ mod tests {
                 recipients: vec!["b@example.net".parse().unwrap()],
                 ..Envelope::default()
             };
-            let buffer = [&[0; HEADROOM], header.as_bytes(), b"\r\nhi\r\n"].concat();
-            let (_, message) = accept(&circumstances(), envelope, buffer, None).unwrap();
-            let text = String::from_utf8(message.first().to_vec()).unwrap();
+            let buffer = [&[0; HEADER_HEADROOM], header.as_bytes(), b"\r\nhi\r\n"].concat();
+            let (_, message) = accept_message(&test_context(), envelope, buffer, None).unwrap();
+            let text = String::from_utf8(message.head().to_vec()).unwrap();
             assert_eq!(text.contains("\r\nFrom: <a@example.com>\r\n"), added, "{text}");
         }
     }
 
     #[test]
-    fn a_header_stays_one_whatever_is_taken_out_of_it() {
+    fn header_section_stays_valid_after_removals() {
         let message = "X-Mailtrail-Id: 1\r\nno field\r\nSubject: a\r\nDate: Mon, 14 Sep 2026 11:59:00 +0000\r\nMessage-ID: <a@b>\r\n\r\nb\r\n";
-        let (accepted, out) = accepted(message, &["a@example.net"]);
-        assert_eq!(accepted.send.subject, "a");
+        let (accepted, out) = accept_text(message, &["a@example.net"]);
+        assert_eq!(accepted.message.subject, "a");
         assert!(
             out.ends_with("GHJ\r\nno field\r\nSubject: a\r\nDate: Mon, 14 Sep 2026 11:59:00 +0000\r\nMessage-ID: <a@b>\r\n\r\nb\r\n"),
             "{out}"
@@ -395,26 +399,26 @@ mod tests {
     }
 
     #[test]
-    fn loops_and_broken_headers_are_refused() {
+    fn rejects_loops_and_invalid_headers() {
         let received = |hops: u32| "Received: from a by b\r\n".repeat(hops as usize);
         for (header, expected) in [
-            (received(HOPS), None),
-            (received(HOPS + 1), Some(Reply::Loop)),
-            ("A: b\r\n".repeat(FIELDS as usize), None),
+            (received(MAX_RECEIVED_FIELDS), None),
+            (received(MAX_RECEIVED_FIELDS + 1), Some(Reply::Loop)),
+            ("A: b\r\n".repeat(MAX_HEADER_FIELDS as usize), None),
             (
-                "A: b\r\n".repeat(FIELDS as usize + 1),
+                "A: b\r\n".repeat(MAX_HEADER_FIELDS as usize + 1),
                 Some(Reply::BadMessage("The header has too many fields")),
             ),
             ("A: \0\r\n".into(), Some(Reply::BadMessage("The header holds a NUL character"))),
         ] {
             let message = format!("{header}\r\nbody \0 {}", received(60));
-            let refused = check_form(&HeaderBlock::of(message.as_bytes())).err();
+            let refused = check_headers(&HeaderBlock::of(message.as_bytes())).err();
             assert_eq!(refused, expected, "{}", &header[..30.min(header.len())]);
         }
     }
 
     #[test]
-    fn a_bound_user_writes_no_other_author() {
+    fn rejects_from_outside_allowed_senders() {
         let account = Account {
             name: "odoo".into(),
             client: "odoo".into(),
@@ -422,7 +426,7 @@ mod tests {
             request_headers: Vec::new(),
             cleanup: HeaderCleanup::default(),
         };
-        let circumstances = Circumstances { account: Some(&account), ..circumstances() };
+        let circumstances = MessageContext { account: Some(&account), ..test_context() };
         let mut wrong = Vec::new();
         for (from, fine) in [
             ("From: \"Ada\" <ada@example.com>\r\n", true),
@@ -460,21 +464,23 @@ mod tests {
             ("From: \u{fffd}\r\n", false),
             ("A: b\r\njunk\r\nFrom: Eve\r\n", false),
         ] {
-            let mut buffer = vec![0; HEADROOM];
+            let mut buffer = vec![0; HEADER_HEADROOM];
             buffer.extend_from_slice(format!("{from}\r\nhi\r\n").as_bytes());
-            wrong.extend((check_author(&circumstances, &buffer[HEADROOM..]).is_ok() != fine).then_some(from));
+            wrong.extend(
+                (check_author(&circumstances, &buffer[HEADER_HEADROOM..]).is_ok() != fine).then_some(from),
+            );
         }
         assert!(wrong.is_empty(), "{wrong:#?}");
     }
 
     #[test]
-    fn lines_longer_than_the_free_space_fit_too() {
+    fn prepends_lines_longer_than_headroom() {
         let recipient = format!("{}@{}.example", "a".repeat(64), "b".repeat(240));
-        let line = HeaderLine::new("X-Long", &"c".repeat(HEADROOM));
-        let mut buffer = vec![0; HEADROOM];
+        let line = HeaderLine::new("X-Long", &"c".repeat(HEADER_HEADROOM));
+        let mut buffer = vec![0; HEADER_HEADROOM];
         buffer.extend_from_slice(b"A: b\r\n\r\n");
-        let message = prepend(&[line], false, buffer);
+        let message = prepend_lines(&[line], false, buffer);
         assert!(message.ends_with(b"c\r\nA: b\r\n\r\n") && message.starts_with(b"X-Long: c"));
-        assert!(accepted("A: b\r\n\r\n", &[&recipient]).1.contains(&recipient));
+        assert!(accept_text("A: b\r\n\r\n", &[&recipient]).1.contains(&recipient));
     }
 }

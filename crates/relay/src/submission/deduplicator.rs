@@ -5,80 +5,83 @@
 //! window, and that mail has not failed.
 
 use mailtrail_mail::{Timestamp, TrackingId};
-use mailtrail_store::{CommitError, Message, ReadError, Store};
-use mailtrail_trail::{Accepted, Repeated};
+use mailtrail_store::{CommitError, MessageBody, ReadError, Store};
+use mailtrail_trail::{AcceptedMessage, DuplicateSubmission};
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
 
 /// What all listeners share.
-pub struct Duplicates {
+pub struct Deduplicator {
     window: Duration,
     hasher: RandomState,
-    turns: [Mutex<()>; TURNS],
+    locks: [Mutex<()>; LOCK_STRIPES],
 }
 
-impl Duplicates {
+impl Deduplicator {
     /// Looks for messages of at most that age.
     pub fn new(window: Duration) -> Self {
-        Self { window, hasher: RandomState::new(), turns: [const { Mutex::const_new(()) }; TURNS] }
+        Self { window, hasher: RandomState::new(), locks: [const { Mutex::const_new(()) }; LOCK_STRIPES] }
     }
 
     /// Keeps what is new of a message, and notes what is not; the id that the client is to hear.
-    pub async fn accept(
+    pub async fn store_unique(
         &self,
         store: &Store,
-        mut accepted: Accepted,
-        message: Message,
+        mut accepted: AcceptedMessage,
+        message: MessageBody,
         now: Timestamp,
-    ) -> Result<TrackingId, NotKept> {
-        let id = accepted.send.id;
-        let _turn = self.turn(&accepted).await;
+    ) -> Result<TrackingId, EnqueueError> {
+        let id = accepted.message.id;
+        let _turn = self.lock_message_id(&accepted).await;
         let mut first = None;
-        for repeated in self.take_out(store, &mut accepted, now)? {
-            tracing::info!(id = %repeated.id, client = accepted.send.client, "handed in again, not sent again");
+        for repeated in self.remove_duplicates(store, &mut accepted, now)? {
+            tracing::info!(id = %repeated.id, client = accepted.message.client, "handed in again, not sent again");
             first = Some(repeated.id);
-            store.repeat(repeated).await?;
+            store.record_duplicate(repeated).await?;
         }
         match first.filter(|_| accepted.recipients.is_empty()) {
             Some(first) => Ok(first),
-            None => store.accept_and_apply(accepted, message).await.map(|()| id).map_err(NotKept::from),
+            None => {
+                store.put_message_applied(accepted, message).await.map(|()| id).map_err(EnqueueError::from)
+            }
         }
     }
 
     /// Messages of one Message-ID are looked for and kept one after the other.
-    async fn turn(&self, accepted: &Accepted) -> MutexGuard<'_, ()> {
-        let turn = self.hasher.hash_one(accepted.send.message_id.as_ref().map(|id| id.as_str()));
-        self.turns[turn as usize % TURNS].lock().await
+    async fn lock_message_id(&self, accepted: &AcceptedMessage) -> MutexGuard<'_, ()> {
+        let turn = self.hasher.hash_one(accepted.message.message_id.as_ref().map(|id| id.as_str()));
+        self.locks[turn as usize % LOCK_STRIPES].lock().await
     }
 
     /// Takes the recipients that are duplicates out of `accepted`; what they repeat, the newest first.
-    fn take_out(
+    fn remove_duplicates(
         &self,
         store: &Store,
-        accepted: &mut Accepted,
+        accepted: &mut AcceptedMessage,
         now: Timestamp,
-    ) -> Result<Vec<Repeated>, ReadError> {
+    ) -> Result<Vec<DuplicateSubmission>, ReadError> {
         let mut repeated = Vec::new();
-        let Some(message_id) = &accepted.send.message_id else { return Ok(repeated) };
-        for id in store.by_message_id(message_id, LOOKED_AT)? {
-            if accepted.recipients.is_empty() || now.since(id.timestamp()) > self.window {
+        let Some(message_id) = &accepted.message.message_id else { return Ok(repeated) };
+        for id in store.find_by_message_id(message_id, MAX_CANDIDATES)? {
+            if accepted.recipients.is_empty() || now.duration_since(id.timestamp()) > self.window {
                 break;
             }
-            repeated.extend(self.repeats(store, accepted, id, now)?);
+            repeated.extend(self.remove_duplicates_of(store, accepted, id, now)?);
         }
         Ok(repeated)
     }
 
-    fn repeats(
+    fn remove_duplicates_of(
         &self,
         store: &Store,
-        accepted: &mut Accepted,
+        accepted: &mut AcceptedMessage,
         id: TrackingId,
         now: Timestamp,
-    ) -> Result<Option<Repeated>, ReadError> {
-        let Some(trail) = store.trail(id)? else { return Ok(None) };
-        if (&trail.send.client, trail.send.fingerprint) != (&accepted.send.client, accepted.send.fingerprint)
+    ) -> Result<Option<DuplicateSubmission>, ReadError> {
+        let Some(trail) = store.load_trail(id)? else { return Ok(None) };
+        if (&trail.message.client, trail.message.body_fingerprint)
+            != (&accepted.message.client, accepted.message.body_fingerprint)
         {
             return Ok(None);
         }
@@ -89,18 +92,18 @@ impl Duplicates {
                 continue;
             }
             let folded = earlier.address.folded();
-            if accepted.leave_out(|address| address.folded() == folded) {
+            if accepted.remove_recipients(|address| address.folded() == folded) {
                 recipients.push(place);
             }
         }
-        let peer = accepted.send.peer;
-        Ok((!recipients.is_empty()).then_some(Repeated { id, at: now, peer, recipients }))
+        let peer = accepted.message.peer;
+        Ok((!recipients.is_empty()).then_some(DuplicateSubmission { id, at: now, peer, recipients }))
     }
 }
 
 /// Why a message was not kept.
 #[derive(Debug, thiserror::Error)]
-pub enum NotKept {
+pub enum EnqueueError {
     /// It cannot be written.
     #[error(transparent)]
     Commit(#[from] CommitError),
@@ -110,6 +113,6 @@ pub enum NotKept {
 }
 
 /// Message-IDs that may be looked for at once.
-const TURNS: usize = 64;
+const LOCK_STRIPES: usize = 64;
 /// Sends of one Message-ID that are looked at, the newest first.
-const LOOKED_AT: usize = 100;
+const MAX_CANDIDATES: usize = 100;

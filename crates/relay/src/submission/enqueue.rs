@@ -1,18 +1,18 @@
 //! Where a whole message is kept, and the `250` is earned.
 
 use crate::submission::cleanup;
-use crate::submission::cleanup::{Circumstances, HEADROOM};
-use crate::submission::deduplicator::NotKept;
-use crate::submission::listener::Front;
-use crate::submission::rounds::Rounds;
+use crate::submission::cleanup::{HEADER_HEADROOM, MessageContext};
+use crate::submission::deduplicator::EnqueueError;
+use crate::submission::listener::SubmissionService;
+use crate::submission::rounds::RelayHistory;
 use mailtrail_mail::{Envelope, HeaderBlock, Mailbox, Timestamp, TrackingId};
 use mailtrail_smtp::{Account, Reply};
-use mailtrail_store::{CommitError, Message, ReadError, Spill};
-use mailtrail_trail::{Accepted, Outcome, Settled, Standing, Words};
+use mailtrail_store::{CommitError, MessageBody, ReadError, SpillFile};
+use mailtrail_trail::{AcceptedMessage, AttemptOutcome, AttemptStatus, Diagnostic, RecipientResult};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// Whoever hands a message in.
-pub struct Visitor<'a> {
+pub struct ClientInfo<'a> {
     /// Where he is.
     pub peer: IpAddr,
     /// The name he gave.
@@ -22,44 +22,44 @@ pub struct Visitor<'a> {
     /// The user, if logged in.
     pub account: Option<&'a Account>,
     /// Whether the sender may be told what becomes of the mail.
-    pub reports: bool,
+    pub dsn_allowed: bool,
 }
 
-impl Front {
+impl SubmissionService {
     /// Keeps a message of the operator's by the way that clients' mail takes; the sender gets no reports on it.
-    pub async fn hand_in(&self, account: &Account, envelope: Envelope, message: &[u8]) -> Reply {
-        let visitor = Visitor {
+    pub async fn submit_internal(&self, account: &Account, envelope: Envelope, message: &[u8]) -> Reply {
+        let visitor = ClientInfo {
             peer: Ipv4Addr::LOCALHOST.into(),
-            client_name: &self.rules.hostname,
+            client_name: &self.policy.hostname,
             protocol: "HTTP",
             account: Some(account),
             // Whoever follows it sees it.
-            reports: false,
+            dsn_allowed: false,
         };
-        let first = [&[0; HEADROOM], message].concat();
-        self.keep(&visitor, envelope, first, None).await
+        let first = [&[0; HEADER_HEADROOM], message].concat();
+        self.enqueue(&visitor, envelope, first, None).await
     }
 
     /// Keeps a message; `first` holds [`HEADROOM`] unused bytes before it.
-    pub(super) async fn keep(
+    pub(super) async fn enqueue(
         &self,
-        visitor: &Visitor<'_>,
+        visitor: &ClientInfo<'_>,
         envelope: Envelope,
         first: Vec<u8>,
-        rest: Option<Spill>,
+        rest: Option<SpillFile>,
     ) -> Reply {
         let now = self.clock.now();
-        let header = HeaderBlock::behind_mbox_lines(&first[HEADROOM..]);
-        let rounds = Rounds::of(&header, |id| self.recipients(id));
-        if rounds.are_a_loop(&envelope.recipients) {
+        let header = HeaderBlock::behind_mbox_lines(&first[HEADER_HEADROOM..]);
+        let rounds = RelayHistory::from_header(&header, |id| self.load_recipients(id));
+        if rounds.is_loop(&envelope.recipients) {
             return Reply::Loop;
         }
-        let again = envelope.recipients.iter().any(|recipient| rounds.reached(recipient));
-        let id = self.mint.next(now, fastrand::u128(..));
-        let circumstances = Circumstances {
+        let again = envelope.recipients.iter().any(|recipient| rounds.has_recipient(recipient));
+        let id = self.id_generator.generate(now, fastrand::u128(..));
+        let circumstances = MessageContext {
             id,
             now,
-            hostname: &self.rules.hostname,
+            hostname: &self.policy.hostname,
             peer: visitor.peer,
             client_name: visitor.client_name,
             protocol: visitor.protocol,
@@ -67,84 +67,101 @@ impl Front {
             cleanup: visitor.account.map_or(&self.listener.cleanup, |account| &account.cleanup),
             providers: &self.providers,
             routing: &self.routing,
-            reports: self.reports && visitor.reports,
-            fingerprints: self.duplicates.is_some(),
-            rounds: &rounds,
+            dsn_enabled: self.dsn_enabled && visitor.dsn_allowed,
+            needs_fingerprint: self.deduplicator.is_some(),
+            relay_history: &rounds,
         };
-        match cleanup::accept(&circumstances, envelope, first, rest) {
+        match cleanup::accept_message(&circumstances, envelope, first, rest) {
             Ok((accepted, message)) if again => {
                 // In our hands it is not sent before that is noted.
-                let grip = self.store.take(id);
-                let reply = self.count(accepted, message, now, true).await;
+                let grip = self.store.try_lock(id);
+                let reply = self.enqueue_within_quota(accepted, message, now, true).await;
                 if reply == Reply::Queued(id) {
-                    self.end_loops(id, &rounds, now).await;
+                    self.fail_looping_recipients(id, &rounds, now).await;
                 }
                 drop(grip);
-                self.store.due_bell().ring();
+                self.store.queue_wakeup().notify();
                 reply
             }
-            Ok((accepted, message)) => self.count(accepted, message, now, false).await,
+            Ok((accepted, message)) => self.enqueue_within_quota(accepted, message, now, false).await,
             Err(refusal) => refusal,
         }
     }
 
     /// Those of an earlier send; a store that cannot be read says nothing of loops.
-    fn recipients(&self, id: TrackingId) -> Option<Vec<Mailbox>> {
-        let trail = self.store.trail(id).ok()??;
+    fn load_recipients(&self, id: TrackingId) -> Option<Vec<Mailbox>> {
+        let trail = self.store.load_trail(id).ok()??;
         Some(trail.recipients.into_iter().map(|recipient| recipient.address).collect())
     }
 
     /// Gives up the recipients of a send that had the message in an earlier round; the others get it. A note that is
     /// lost costs them a second copy, and the rounds are counted all the same.
-    async fn end_loops(&self, id: TrackingId, rounds: &Rounds, now: Timestamp) {
-        let Ok(Some(trail)) = self.store.trail(id) else { return };
+    async fn fail_looping_recipients(&self, id: TrackingId, rounds: &RelayHistory, now: Timestamp) {
+        let Ok(Some(trail)) = self.store.load_trail(id) else { return };
         let again =
-            (0u16..).zip(&trail.recipients).filter(|(_, recipient)| rounds.reached(&recipient.address));
-        let (name, enhanced) = ("loop".to_owned(), Some("5.4.6".to_owned()));
+            (0u16..).zip(&trail.recipients).filter(|(_, recipient)| rounds.has_recipient(&recipient.address));
+        let (name, enhanced_status) = ("loop".to_owned(), Some("5.4.6".to_owned()));
         let text = Some("The message runs in a loop: the recipient has this mail already".to_owned());
-        let settled = Settled {
+        let settled = RecipientResult {
             recipients: again.map(|(place, _)| place).collect(),
-            standing: Standing::Failed,
-            words: Words { name, enhanced, text, ..Words::default() },
+            status: AttemptStatus::Failed,
+            diagnostic: Diagnostic { name, enhanced_status, text, ..Diagnostic::default() },
         };
-        let outcome =
-            Outcome { id, at: now, upstream: String::new(), settled: vec![settled], due: Some(now) };
-        if let Err(error) = self.store.settle(outcome).await {
+        let outcome = AttemptOutcome {
+            id,
+            at: now,
+            upstream: String::new(),
+            results: vec![settled],
+            next_attempt: Some(now),
+        };
+        if let Err(error) = self.store.record_attempt_outcome(outcome).await {
             tracing::error!(%id, %error, "cannot record a loop; the recipients get the message again");
         }
     }
 
     /// Keeps a message if the user's quota has something left; it counts unless it is not kept, or was kept before.
     /// `applied`: lookups see it at once.
-    async fn count(&self, accepted: Accepted, message: Message, now: Timestamp, applied: bool) -> Reply {
-        let Some(user) = accepted.send.user.clone() else {
-            return self.commit(accepted, message, now, applied).await;
+    async fn enqueue_within_quota(
+        &self,
+        accepted: AcceptedMessage,
+        message: MessageBody,
+        now: Timestamp,
+        applied: bool,
+    ) -> Reply {
+        let Some(user) = accepted.message.user.clone() else {
+            return self.store_message(accepted, message, now, applied).await;
         };
-        let (id, recipients) = (accepted.send.id, accepted.recipients.len() as u64);
-        if let Err(used_up) = self.quotas.take(&user, recipients) {
+        let (id, recipients) = (accepted.message.id, accepted.recipients.len() as u64);
+        if let Err(used_up) = self.quotas.try_consume(&user, recipients) {
             tracing::warn!(user, "a message was refused: the quota is used up");
             return used_up;
         }
-        let reply = self.commit(accepted, message, now, applied).await;
+        let reply = self.store_message(accepted, message, now, applied).await;
         if reply != Reply::Queued(id) {
-            self.quotas.give_back(&user, recipients);
+            self.quotas.refund(&user, recipients);
         }
         reply
     }
 
-    async fn commit(&self, accepted: Accepted, message: Message, now: Timestamp, applied: bool) -> Reply {
-        let (store, id) = (&self.store, accepted.send.id);
+    async fn store_message(
+        &self,
+        accepted: AcceptedMessage,
+        message: MessageBody,
+        now: Timestamp,
+        applied: bool,
+    ) -> Reply {
+        let (store, id) = (&self.store, accepted.message.id);
         // A series for each address that mail comes from would be without bound.
-        let client = match accepted.send.user {
-            Some(_) => accepted.send.client.clone(),
-            None => UNAUTHENTICATED.to_owned(),
+        let client = match accepted.message.user {
+            Some(_) => accepted.message.client.clone(),
+            None => UNAUTHENTICATED_LABEL.to_owned(),
         };
-        let kept = match &self.duplicates {
+        let kept = match &self.deduplicator {
             None if applied => {
-                store.accept_and_apply(accepted, message).await.map(|()| id).map_err(NotKept::from)
+                store.put_message_applied(accepted, message).await.map(|()| id).map_err(EnqueueError::from)
             }
-            None => store.accept(accepted, message).await.map(|()| id).map_err(NotKept::from),
-            Some(duplicates) => duplicates.accept(store, accepted, message, now).await,
+            None => store.put_message(accepted, message).await.map(|()| id).map_err(EnqueueError::from),
+            Some(duplicates) => duplicates.store_unique(store, accepted, message, now).await,
         };
         match kept {
             Ok(kept) => {
@@ -154,9 +171,9 @@ impl Front {
             Err(error) => {
                 tracing::error!(%id, %error, "a message was not taken");
                 match error {
-                    NotKept::Commit(CommitError::Disk(_) | CommitError::Ledger(_))
-                    | NotKept::Read(ReadError::Closed(_)) => Reply::StoreFull,
-                    NotKept::Commit(CommitError::ReadOnly) | NotKept::Read(_) => Reply::LocalError,
+                    EnqueueError::Commit(CommitError::Journal(_) | CommitError::Ledger(_))
+                    | EnqueueError::Read(ReadError::LedgerClosed(_)) => Reply::StoreFull,
+                    EnqueueError::Commit(CommitError::ReadOnly) | EnqueueError::Read(_) => Reply::LocalError,
                 }
             }
         }
@@ -164,4 +181,4 @@ impl Front {
 }
 
 /// The label of clients that do not log in.
-const UNAUTHENTICATED: &str = "unauthenticated";
+const UNAUTHENTICATED_LABEL: &str = "unauthenticated";

@@ -1,22 +1,22 @@
 //! The sockets that clients connect to.
 
-use crate::submission::authenticator::Accounts;
-use crate::submission::connection::{Conversation, End, Stream, tally};
-use crate::submission::deduplicator::Duplicates;
+use crate::submission::authenticator::Authenticator;
+use crate::submission::connection::{ClientStream, Connection, SessionEnd, count_rejection};
+use crate::submission::deduplicator::Deduplicator;
 use crate::submission::proxy_protocol;
-use crate::submission::quota::Quotas;
-use crate::submission::rate_limit::Rates;
+use crate::submission::quota::UserQuotas;
+use crate::submission::rate_limit::RateLimiter;
 use crate::submission::settings::{Listener, ListenerTls};
-use crate::submission::spool::Memory;
+use crate::submission::spool::MemoryBudget;
 use ipnet::IpNet;
-use mailtrail_mail::{Clock, Mint, descriptors};
+use mailtrail_mail::{Clock, TrackingIdGenerator, descriptors};
 use mailtrail_net::tls::Server;
 use mailtrail_net::{Refusal, RefusalLog, tls};
 use mailtrail_smtp::{Account, Limits, Reply, Rules, Session};
 use mailtrail_store::Store;
 use mailtrail_trail::Routing;
 use mailtrail_trail::provider::Provider;
-use mailtrail_trail::suppression::Screen;
+use mailtrail_trail::suppression::RecipientFilter;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -29,66 +29,67 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// What all conversations of one listener share.
-pub struct Front {
+pub struct SubmissionService {
     /// What the listener asks.
-    pub rules: Arc<Rules>,
+    pub policy: Arc<Rules>,
     /// The bounds.
     pub limits: Limits,
     /// Where it is and whom it serves.
     pub listener: Listener,
     /// Who may log in.
-    pub accounts: Arc<Accounts>,
+    pub authenticator: Arc<Authenticator>,
     /// For STARTTLS and implicit TLS.
     pub tls: Option<Arc<Server>>,
     /// How much may be sent.
-    pub rates: Arc<Rates>,
+    pub rate_limiter: Arc<RateLimiter>,
     /// To how many.
-    pub quotas: Arc<Quotas>,
+    pub quotas: Arc<UserQuotas>,
     /// Where mail is kept.
     pub store: Store,
     /// The time.
     pub clock: Clock,
     /// Where ids come from.
-    pub mint: Arc<Mint>,
+    pub id_generator: Arc<TrackingIdGenerator>,
     /// The providers that mail may go to.
     pub providers: Vec<Provider>,
     /// Which mail goes where.
     pub routing: Arc<Routing>,
     /// Which recipients are refused, if any are.
-    pub screen: Option<Arc<Screen>>,
+    pub recipient_filter: Option<Arc<RecipientFilter>>,
     /// Whether senders get reports.
-    pub reports: bool,
+    pub dsn_enabled: bool,
     /// The guard against duplicates, if there is one.
-    pub duplicates: Option<Arc<Duplicates>>,
+    pub deduplicator: Option<Arc<Deduplicator>>,
     /// For messages on their way in.
-    pub memory: Memory,
+    pub memory_budget: MemoryBudget,
     /// What is said of clients that are refused.
     pub refusals: RefusalLog,
     /// Those who are here.
-    pub crowd: Crowd,
+    pub connections: ConnectionLimiter,
     /// Set when we stop.
     pub stopping: CancellationToken,
 }
 
-impl Front {
+impl SubmissionService {
     /// Speaks TLS with a client, and finds out whose certificate it has.
-    pub async fn secure<S: Stream + 'static>(
+    pub async fn accept_tls<S: ClientStream + 'static>(
         &self,
         stream: S,
         peer: IpAddr,
-    ) -> io::Result<(Box<dyn Stream>, Option<Arc<Account>>)> {
+    ) -> io::Result<(Box<dyn ClientStream>, Option<Arc<Account>>)> {
         let Some(tls) = &self.tls else { return Err(io::ErrorKind::Unsupported.into()) };
-        let secured = timeout(HANDSHAKE, tls.acceptor().accept(stream)).await;
+        let secured = timeout(TLS_HANDSHAKE_TIMEOUT, tls.acceptor().accept(stream)).await;
         let secured = secured.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        let secured = secured.inspect_err(|error| self.note_failed_handshake(peer, error))?;
+        let secured = secured.inspect_err(|error| self.log_failed_handshake(peer, error))?;
         let certificates = secured.get_ref().1.peer_certificates().unwrap_or_default();
-        let certified = certificates.first().and_then(|own| self.accounts.certified(own));
+        let certified =
+            certificates.first().and_then(|own| self.authenticator.find_account_by_certificate(own));
         Ok((Box::new(secured), certified))
     }
 }
 
-impl Front {
-    fn note_failed_handshake(&self, peer: IpAddr, error: &io::Error) {
+impl SubmissionService {
+    fn log_failed_handshake(&self, peer: IpAddr, error: &io::Error) {
         let refusal = match tls::classify_failure(error) {
             // That port begins in clear.
             Refusal::ClearOnTlsPort if self.listener.tls != ListenerTls::Implicit => Refusal::TlsHandshake,
@@ -99,11 +100,11 @@ impl Front {
 
     /// Waits for the beginning of TLS; false where none came. A health check connects and leaves; a client without TLS
     /// waits for a greeting.
-    async fn begins_tls(&self, stream: &TcpStream, peer: IpAddr) -> io::Result<bool> {
+    async fn wait_for_client_hello(&self, stream: &TcpStream, peer: IpAddr) -> io::Result<bool> {
         let begun = Instant::now();
-        let peeked = timeout(HANDSHAKE, stream.peek(&mut [0])).await;
+        let peeked = timeout(TLS_HANDSHAKE_TIMEOUT, stream.peek(&mut [0])).await;
         let peeked = peeked.unwrap_or(Ok(0))?;
-        if peeked == 0 && begun.elapsed() >= PROBE {
+        if peeked == 0 && begun.elapsed() >= HEALTH_CHECK_TIMEOUT {
             self.refusals.note(peer, Refusal::TlsTimeout, &"");
         }
         Ok(peeked > 0)
@@ -112,38 +113,38 @@ impl Front {
 
 /// The conversations of all listeners.
 #[derive(Clone, Debug, Default)]
-pub struct Crowd {
-    many: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    conversations: TaskTracker,
+pub struct ConnectionLimiter {
+    per_ip: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    sessions: TaskTracker,
     /// Those of them that began since [`Self::outlast`] was called last.
-    latest: Arc<Mutex<TaskTracker>>,
+    recent_sessions: Arc<Mutex<TaskTracker>>,
     /// Set when we stop and no session may begin another message.
-    pub(super) closing: CancellationToken,
+    pub(super) draining: CancellationToken,
 }
 
 /// A socket with what it serves.
-pub struct Door {
+pub struct BoundListener {
     /// Where clients connect.
     pub socket: TcpListener,
     /// What they find.
-    pub front: Front,
+    pub service: SubmissionService,
     /// Whether the socket outlives this process: whoever waits there when we stop waits for the next one.
-    pub lent: bool,
+    pub inherited: bool,
 }
 
-impl Door {
+impl BoundListener {
     /// Takes connections until `shut`; conversations go on. While we stop, whoever comes is told so; while there is no
     /// descriptor, clients wait for one up to [`SHORTAGE_PATIENCE`].
     pub async fn serve(self, shut: CancellationToken) {
-        let Self { socket, front, lent } = self;
-        let front = Arc::new(front);
+        let Self { socket, service, inherited } = self;
+        let front = Arc::new(service);
         // Since when no connection could be taken for want of a descriptor.
         let mut short_since = None;
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = shut.cancelled() => return,
-                () = front.stopping.cancelled(), if lent => return,
+                () = front.stopping.cancelled(), if inherited => return,
                 accepted = socket.accept() => accepted,
             };
             if accepted.is_ok() {
@@ -151,13 +152,15 @@ impl Door {
             }
             match accepted {
                 Ok((stream, _)) if front.stopping.is_cancelled() => {
-                    front.crowd.begin(turn_away(stream, Reply::Stopping));
+                    front.connections.spawn_session(reject_client(stream, Reply::Stopping));
                 }
-                Ok((stream, peer)) => front.crowd.begin(welcome(stream, peer, front.clone())),
+                Ok((stream, peer)) => {
+                    front.connections.spawn_session(accept_client(stream, peer, front.clone()))
+                }
                 Err(error) => {
                     let is_long = descriptors::is_shortage(&error)
                         && short_since.get_or_insert_with(Instant::now).elapsed() >= SHORTAGE_PATIENCE;
-                    let refuse = |stream| turn_away(stream, Reply::Unavailable);
+                    let refuse = |stream| reject_client(stream, Reply::Unavailable);
                     if !(is_long && descriptors::refuse_one(&socket, refuse).await) {
                         descriptors::pause_listener(&error).await;
                     }
@@ -171,14 +174,14 @@ impl Door {
 pub async fn refuse_clients(socket: TcpListener) {
     loop {
         match socket.accept().await {
-            Ok((stream, _)) => turn_away(stream, Reply::Unavailable).await,
+            Ok((stream, _)) => reject_client(stream, Reply::Unavailable).await,
             Err(error) => descriptors::pause_listener(&error).await,
         }
     }
 }
 
 /// Lets a client in, if it may and there is room.
-async fn welcome(mut stream: TcpStream, peer: SocketAddr, front: Arc<Front>) {
+async fn accept_client(mut stream: TcpStream, peer: SocketAddr, front: Arc<SubmissionService>) {
     let peer = match client_address(&mut stream, peer, &front.listener).await {
         Ok(client) => client,
         Err(error) => {
@@ -186,16 +189,16 @@ async fn welcome(mut stream: TcpStream, peer: SocketAddr, front: Arc<Front>) {
         }
     };
     let ip = peer.ip().to_canonical();
-    if !contains(&front.listener.allow, ip) {
+    if !any_contains(&front.listener.allow, ip) {
         front.refusals.note(ip, Refusal::Network, &"");
-        return turn_away(stream, Reply::NotAllowed).await;
+        return reject_client(stream, Reply::NotAllowed).await;
     }
-    let Some(_place) = front.crowd.enter(ip, &front.limits) else {
+    let Some(_place) = front.connections.acquire(ip, &front.limits) else {
         front.refusals.note(ip, Refusal::Connections, &"");
-        return turn_away(stream, Reply::TooManyConnections).await;
+        return reject_client(stream, Reply::TooManyConnections).await;
     };
     metrics::gauge!("mailtrail_smtp_sessions").increment(1);
-    if let Err(error) = converse(stream, peer, front).await {
+    if let Err(error) = run_session(stream, peer, front).await {
         tracing::debug!(%peer, %error, "a conversation broke off");
     }
     metrics::gauge!("mailtrail_smtp_sessions").decrement(1);
@@ -207,53 +210,58 @@ async fn client_address(
     peer: SocketAddr,
     listener: &Listener,
 ) -> io::Result<SocketAddr> {
-    if !contains(&listener.proxy_protocol_from, peer.ip().to_canonical()) {
+    if !any_contains(&listener.proxy_protocol_from, peer.ip().to_canonical()) {
         return Ok(peer);
     }
-    let client = timeout(HANDSHAKE, proxy_protocol::client(stream)).await;
+    let client = timeout(TLS_HANDSHAKE_TIMEOUT, proxy_protocol::read_client_address(stream)).await;
     Ok(client.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??.unwrap_or(peer))
 }
 
-async fn converse(stream: TcpStream, peer: SocketAddr, front: Arc<Front>) -> io::Result<End> {
+async fn run_session(
+    stream: TcpStream,
+    peer: SocketAddr,
+    front: Arc<SubmissionService>,
+) -> io::Result<SessionEnd> {
     stream.set_nodelay(true)?;
-    let trusted = contains(&front.listener.xclient_from, peer.ip().to_canonical());
-    let mut session = Session::new(front.rules.clone(), false, trusted);
+    let trusted = any_contains(&front.listener.xclient_from, peer.ip().to_canonical());
+    let mut session = Session::new(front.policy.clone(), false, trusted);
     if front.listener.tls != ListenerTls::Implicit {
-        return Conversation::new(Box::new(stream), peer, front, session).run().await;
+        return Connection::new(Box::new(stream), peer, front, session).run().await;
     }
     let ip = peer.ip().to_canonical();
-    if !front.begins_tls(&stream, ip).await? {
-        return Ok(End::Left);
+    if !front.wait_for_client_hello(&stream, ip).await? {
+        return Ok(SessionEnd::ByClient);
     }
-    let (stream, certified) = front.secure(stream, ip).await?;
+    let (stream, certified) = front.accept_tls(stream, ip).await?;
     session.secured();
     certified.into_iter().for_each(|account| session.certified(account));
-    Conversation::new(stream, peer, front, session).run().await
+    Connection::new(stream, peer, front, session).run().await
 }
 
 /// Whether one of the networks holds the address.
-pub fn contains(networks: &[IpNet], ip: IpAddr) -> bool {
+pub fn any_contains(networks: &[IpNet], ip: IpAddr) -> bool {
     networks.iter().any(|network| network.contains(&ip))
 }
 
-async fn turn_away(mut stream: TcpStream, reply: Reply) {
-    tally(&reply);
+async fn reject_client(mut stream: TcpStream, reply: Reply) {
+    count_rejection(&reply);
     let mut words = Vec::new();
     reply.write(&mut words);
     // It is told why, if it listens.
-    let _ = timeout(AFTER_ERROR, stream.write_all(&words)).await;
+    let _ = timeout(REJECT_WRITE_TIMEOUT, stream.write_all(&words)).await;
 }
 
-impl Crowd {
-    fn begin(&self, conversation: impl Future<Output = ()> + Send + 'static) {
-        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.conversations.spawn(latest.track_future(conversation));
+impl ConnectionLimiter {
+    fn spawn_session(&self, conversation: impl Future<Output = ()> + Send + 'static) {
+        let latest = self.recent_sessions.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.sessions.spawn(latest.track_future(conversation));
     }
 
     /// Waits until the sessions that are there now have ended by themselves, but no longer than `longest`. Others may
     /// begin meanwhile, which are not waited for.
-    pub async fn outlast(&self, longest: Duration) {
-        let present = std::mem::take(&mut *self.latest.lock().unwrap_or_else(PoisonError::into_inner));
+    pub async fn wait_for_current(&self, longest: Duration) {
+        let present =
+            std::mem::take(&mut *self.recent_sessions.lock().unwrap_or_else(PoisonError::into_inner));
         present.close();
         // What is left then is for `leave`.
         let _ = timeout(longest, present.wait()).await;
@@ -261,35 +269,35 @@ impl Crowd {
 
     /// Waits, when we stop, until all conversations have ended, but not for ever. Who is in the middle of a series may
     /// go on for a while, and afterwards end the message that it is within.
-    pub async fn leave(&self) {
-        self.conversations.close();
-        if timeout(GRACE, self.conversations.wait()).await.is_err() {
-            self.closing.cancel();
-            let _ = timeout(FAREWELL, self.conversations.wait()).await;
+    pub async fn drain(&self) {
+        self.sessions.close();
+        if timeout(DRAIN_GRACE, self.sessions.wait()).await.is_err() {
+            self.draining.cancel();
+            let _ = timeout(DRAIN_TIMEOUT, self.sessions.wait()).await;
         }
     }
 
-    fn enter(&self, ip: IpAddr, limits: &Limits) -> Option<Place> {
-        let mut crowd = self.many.lock().unwrap_or_else(PoisonError::into_inner);
+    fn acquire(&self, ip: IpAddr, limits: &Limits) -> Option<ConnectionPermit> {
+        let mut crowd = self.per_ip.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = crowd.values().sum();
         let here = crowd.get(&ip).copied().unwrap_or_default();
         if all >= limits.connections || here >= limits.connections_per_ip {
             return None;
         }
         crowd.insert(ip, here + 1);
-        Some(Place { crowd: self.clone(), ip })
+        Some(ConnectionPermit { limiter: self.clone(), ip })
     }
 }
 
 /// One conversation's place in the crowd, given back when it ends however it ends.
-struct Place {
-    crowd: Crowd,
+struct ConnectionPermit {
+    limiter: ConnectionLimiter,
     ip: IpAddr,
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut crowd = self.crowd.many.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut crowd = self.limiter.per_ip.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(here) = crowd.get_mut(&self.ip) {
             *here -= 1;
             if *here == 0 {
@@ -300,13 +308,13 @@ impl Drop for Place {
 }
 
 /// Within which a health check leaves.
-const PROBE: Duration = Duration::from_secs(3);
-const HANDSHAKE: Duration = Duration::from_secs(30);
+const HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(3);
+const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long clients wait for a descriptor before they are refused. Odoo fails a refused mail for good, and gives up by
 /// itself after a minute; idle connections of the HTTP listeners, which may have taken the descriptors, end after 30 s.
 const SHORTAGE_PATIENCE: Duration = Duration::from_secs(45);
-const AFTER_ERROR: Duration = Duration::from_millis(200);
+const REJECT_WRITE_TIMEOUT: Duration = Duration::from_millis(200);
 /// For series that go on while we stop: to Odoo a session that ends in the middle is a mail that failed for good.
-const GRACE: Duration = Duration::from_secs(20);
+const DRAIN_GRACE: Duration = Duration::from_secs(20);
 /// For the messages that sessions are within then.
-const FAREWELL: Duration = Duration::from_secs(3);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);

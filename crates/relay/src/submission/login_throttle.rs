@@ -4,7 +4,7 @@
 //! with one wrong password in its settings, however often it comes, therefore never locks itself out, nor those who
 //! share its address.
 
-use crate::submission::settings::Policy;
+use crate::submission::settings::LoginPolicy;
 use mailtrail_net::{Fades, Origin, Register};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,362 +17,392 @@ use tokio::time::Instant;
 /// address with too many failures is locked for unknown names only, whose passwords cost time and are wrong anyhow. A name
 /// at all addresses only slows down: locking it would shut out the user itself.
 #[derive(Debug)]
-pub struct Guard {
-    failures: u32,
+pub struct LoginThrottle {
+    max_failures: u32,
     window: Duration,
-    lockout: Duration,
-    tallies: Arc<Mutex<Tallies>>,
+    lockout_duration: Duration,
+    state: Arc<Mutex<ThrottleState>>,
 }
 
 /// What stands for a text that is not to be kept.
-pub type Digest = [u8; 32];
+pub type CredentialDigest = [u8; 32];
 
 /// Who logs in from where.
 #[derive(Clone, Copy, Debug)]
-pub struct Claim {
+pub struct LoginAttempt {
     /// The client's address.
     pub peer: IpAddr,
     /// The user name.
-    pub user: Digest,
+    pub user: CredentialDigest,
     /// Whether there is such a user.
-    pub is_known: bool,
+    pub user_exists: bool,
 }
 
 /// Whether a password is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admission {
+pub enum LoginAdmission {
     /// It is.
-    Checked,
+    Verify,
     /// It is, but guesses are under way: one that was right before is recognised, others should cost little.
-    Contested,
+    PreferCached,
     /// It is refused unseen.
-    Refused,
+    Reject,
 }
 
 /// What a failed login brings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Consequence {
+pub struct LoginPenalty {
     /// How long the refusal waits.
-    pub pause: Duration,
+    pub delay: Duration,
     /// Whether the address is over its limit: the client is to come again later.
-    pub is_locked: bool,
+    pub is_locked_out: bool,
     /// Failures so far, if this one was the first over the limit.
-    pub fell: Option<u32>,
+    pub new_lockout_failures: Option<u32>,
     /// Whether a user logged in rightly from the address within [`TRUSTED`].
     pub is_trusted: bool,
 }
 
 #[derive(Debug, Default)]
-struct Tallies {
-    origins: Register<Origin, Tally>,
+struct ThrottleState {
+    by_network: Register<Origin, FailureWindow>,
     /// Of known users only: others have no password that could be guessed.
-    pairs: Register<(Origin, Digest), Tally>,
-    users: Register<Digest, Tally>,
-    trusted: Register<Origin, Trust>,
-    trusted_pairs: Register<(Origin, Digest), Trust>,
+    by_network_and_user: Register<(Origin, CredentialDigest), FailureWindow>,
+    by_user: Register<CredentialDigest, FailureWindow>,
+    trusted_networks: Register<Origin, TrustedLogin>,
+    trusted_logins: Register<(Origin, CredentialDigest), TrustedLogin>,
 }
 
 /// The failures of one window of time.
 #[derive(Debug)]
-struct Tally {
-    count: u32,
-    ends: Instant,
-    locked: bool,
-    recent: [Option<Digest>; RECENT],
+struct FailureWindow {
+    failures: u32,
+    expires_at: Instant,
+    is_locked: bool,
+    recent_passwords: [Option<CredentialDigest>; REMEMBERED_PASSWORDS],
 }
 
 /// A right login; when it is forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Trust(Instant);
+struct TrustedLogin(Instant);
 
-impl Guard {
+impl LoginThrottle {
     /// With what the operator decided.
-    pub fn new(policy: &Policy) -> Self {
+    pub fn new(policy: &LoginPolicy) -> Self {
         Self {
-            failures: policy.login_failures,
+            max_failures: policy.login_failures,
             window: policy.login_window,
-            lockout: policy.login_lockout,
-            tallies: Arc::default(),
+            lockout_duration: policy.login_lockout,
+            state: Arc::default(),
         }
     }
 
     /// With what the operator decided since; both remember the same logins.
-    pub fn renewed(&self, policy: &Policy) -> Self {
-        Self { tallies: self.tallies.clone(), ..Self::new(policy) }
+    pub fn reconfigured(&self, policy: &LoginPolicy) -> Self {
+        Self { state: self.state.clone(), ..Self::new(policy) }
     }
 
     /// Whether a password is checked now.
-    pub fn admission(&self, claim: Claim, now: Instant) -> Admission {
-        let tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
-        let Claim { peer, user, is_known } = claim;
+    pub fn admit(&self, claim: LoginAttempt, now: Instant) -> LoginAdmission {
+        let tallies = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let LoginAttempt { peer, user, user_exists } = claim;
         let (origin, pair) = (Origin::from(peer), (Origin::from(peer), user));
-        let tally = if is_known { tallies.pairs.recall(&pair) } else { tallies.origins.recall(&origin) };
-        if !tally.is_some_and(|tally| tally.locked && now < tally.ends) {
-            Admission::Checked
-        } else if is_known && tallies.trusted_pairs.recall(&pair).is_some_and(|trust| now < trust.0) {
-            Admission::Contested
+        let tally = if user_exists {
+            tallies.by_network_and_user.recall(&pair)
         } else {
-            Admission::Refused
+            tallies.by_network.recall(&origin)
+        };
+        if !tally.is_some_and(|tally| tally.is_locked && now < tally.expires_at) {
+            LoginAdmission::Verify
+        } else if user_exists && tallies.trusted_logins.recall(&pair).is_some_and(|trust| now < trust.0) {
+            LoginAdmission::PreferCached
+        } else {
+            LoginAdmission::Reject
         }
     }
 
     /// A login failed; `attempt` stands for user name and password.
-    pub fn failed(&self, claim: Claim, attempt: Digest, now: Instant) -> Consequence {
-        let mut tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
-        let Tallies { origins, pairs, users, trusted, trusted_pairs: _ } = &mut *tallies;
+    pub fn record_failure(
+        &self,
+        claim: LoginAttempt,
+        attempt: CredentialDigest,
+        now: Instant,
+    ) -> LoginPenalty {
+        let mut tallies = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let ThrottleState {
+            by_network,
+            by_network_and_user,
+            by_user: users,
+            trusted_networks,
+            trusted_logins: _,
+        } = &mut *tallies;
         let origin = Origin::from(claim.peer);
-        let new = || Tally::new(now + self.window);
+        let new = || FailureWindow::new(now + self.window);
         let by_user = users.entry(claim.user, now, new);
-        by_user.add(attempt, now, self.window);
-        let by_origin = origins.entry(origin, now, new);
-        by_origin.add(attempt, now, self.window);
-        let pause = by_user.pause().max(by_origin.pause());
-        let mut fell = self.lock(by_origin, now);
-        if claim.is_known {
-            let by_pair = pairs.entry((origin, claim.user), now, new);
-            by_pair.add(attempt, now, self.window);
-            if let Some(failures) = self.lock(by_pair, now) {
-                fell = Some(failures);
+        by_user.record_failure(attempt, now, self.window);
+        let by_origin = by_network.entry(origin, now, new);
+        by_origin.record_failure(attempt, now, self.window);
+        let delay = by_user.delay().max(by_origin.delay());
+        let mut new_lockout_failures = self.lock_if_over_limit(by_origin, now);
+        if claim.user_exists {
+            let by_pair = by_network_and_user.entry((origin, claim.user), now, new);
+            by_pair.record_failure(attempt, now, self.window);
+            if let Some(failures) = self.lock_if_over_limit(by_pair, now) {
+                new_lockout_failures = Some(failures);
                 // What is answered shows only that the address is over its limit, not which names there are.
-                by_origin.lock_until(by_pair.ends);
+                by_origin.lock_until(by_pair.expires_at);
             }
         }
-        let is_trusted = trusted.recall(&origin).is_some_and(|trust| now < trust.0);
-        Consequence { pause, is_locked: by_origin.locked, fell, is_trusted }
+        let is_trusted = trusted_networks.recall(&origin).is_some_and(|trust| now < trust.0);
+        LoginPenalty { delay, is_locked_out: by_origin.is_locked, new_lockout_failures, is_trusted }
     }
 
     /// Locks what is over the limit for the first time; returns its failures then.
-    fn lock(&self, tally: &mut Tally, now: Instant) -> Option<u32> {
-        let falls = self.failures > 0 && tally.count >= self.failures && !tally.locked;
+    fn lock_if_over_limit(&self, tally: &mut FailureWindow, now: Instant) -> Option<u32> {
+        let falls = self.max_failures > 0 && tally.failures >= self.max_failures && !tally.is_locked;
         if falls {
-            tally.lock_until(now + self.lockout);
+            tally.lock_until(now + self.lockout_duration);
         }
-        falls.then_some(tally.count)
+        falls.then_some(tally.failures)
     }
 
     /// A login succeeded. The address keeps its failures: they may be another client's.
-    pub fn succeeded(&self, peer: IpAddr, user: Digest, now: Instant) {
-        let mut tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
-        tallies.users.forget(&user);
-        tallies.trust(peer, user, now, Trust(now + TRUSTED));
+    pub fn record_success(&self, peer: IpAddr, user: CredentialDigest, now: Instant) {
+        let mut tallies = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        tallies.by_user.forget(&user);
+        tallies.trust(peer, user, now, TrustedLogin(now + TRUST_DURATION));
     }
 
     /// A login succeeded that long ago, in the process before this one.
-    pub fn succeeded_before(&self, peer: IpAddr, user: Digest, ago: Duration, now: Instant) {
-        let mut tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
-        tallies.trust(peer, user, now, Trust(now + TRUSTED.saturating_sub(ago)));
+    pub fn succeeded_before(&self, peer: IpAddr, user: CredentialDigest, ago: Duration, now: Instant) {
+        let mut tallies = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        tallies.trust(peer, user, now, TrustedLogin(now + TRUST_DURATION.saturating_sub(ago)));
     }
 }
 
-impl Tallies {
-    fn trust(&mut self, peer: IpAddr, user: Digest, now: Instant, trust: Trust) {
+impl ThrottleState {
+    fn trust(&mut self, peer: IpAddr, user: CredentialDigest, now: Instant, trust: TrustedLogin) {
         let origin = Origin::from(peer);
-        let known = self.trusted.entry(origin, now, || trust);
+        let known = self.trusted_networks.entry(origin, now, || trust);
         *known = trust.max(*known);
-        let known = self.trusted_pairs.entry((origin, user), now, || trust);
+        let known = self.trusted_logins.entry((origin, user), now, || trust);
         *known = trust.max(*known);
     }
 }
 
-impl Fades for Trust {
+impl Fades for TrustedLogin {
     fn fades(&self) -> Instant {
         self.0
     }
 }
 
-impl Tally {
-    fn new(ends: Instant) -> Self {
-        Self { count: 0, ends, locked: false, recent: [None; RECENT] }
+impl FailureWindow {
+    fn new(expires_at: Instant) -> Self {
+        Self { failures: 0, expires_at, is_locked: false, recent_passwords: [None; REMEMBERED_PASSWORDS] }
     }
 
-    fn add(&mut self, attempt: Digest, now: Instant, window: Duration) {
-        if now >= self.ends {
+    fn record_failure(&mut self, attempt: CredentialDigest, now: Instant, window: Duration) {
+        if now >= self.expires_at {
             *self = Self::new(now + window);
         }
-        if !self.recent.contains(&Some(attempt)) {
-            self.recent.rotate_right(1);
-            self.recent[0] = Some(attempt);
-            self.count = self.count.saturating_add(1);
+        if !self.recent_passwords.contains(&Some(attempt)) {
+            self.recent_passwords.rotate_right(1);
+            self.recent_passwords[0] = Some(attempt);
+            self.failures = self.failures.saturating_add(1);
         }
     }
 
     fn lock_until(&mut self, ends: Instant) {
-        self.ends = if self.locked { self.ends.max(ends) } else { ends };
-        self.locked = true;
+        self.expires_at = if self.is_locked { self.expires_at.max(ends) } else { ends };
+        self.is_locked = true;
     }
 
     /// Doubles with each failure.
-    fn pause(&self) -> Duration {
-        let doubled = 1u32 << self.count.saturating_sub(1).min(DOUBLINGS);
-        (FIRST_PAUSE * doubled).min(LONGEST_PAUSE)
+    fn delay(&self) -> Duration {
+        let doubled = 1u32 << self.failures.saturating_sub(1).min(MAX_DOUBLINGS);
+        (INITIAL_DELAY * doubled).min(MAX_DELAY)
     }
 }
 
-impl Fades for Tally {
+impl Fades for FailureWindow {
     fn fades(&self) -> Instant {
-        self.ends
+        self.expires_at
     }
 }
 
 /// How long a right login counts: the time between two mails of a client that seldom sends.
-pub const TRUSTED: Duration = Duration::from_secs(24 * 3600);
+pub const TRUST_DURATION: Duration = Duration::from_secs(24 * 3600);
 /// Refused passwords that are known again.
-const RECENT: usize = 8;
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const REMEMBERED_PASSWORDS: usize = 8;
+const INITIAL_DELAY: Duration = Duration::from_millis(100);
 /// Short of every client's patience, and of the time that we take to stop.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-const DOUBLINGS: u32 = 10;
+const MAX_DELAY: Duration = Duration::from_secs(5);
+const MAX_DOUBLINGS: u32 = 10;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn guard(failures: u32) -> Guard {
+    fn throttle_with(failures: u32) -> LoginThrottle {
         let (window, lockout) = (Duration::from_secs(600), Duration::from_secs(60));
-        Guard::new(&Policy {
+        LoginThrottle::new(&LoginPolicy {
             login_failures: failures,
             login_window: window,
             login_lockout: lockout,
-            ..Policy::default()
+            ..LoginPolicy::default()
         })
     }
 
     /// That user; those from 100 on are unknown.
-    fn claim(from: u8, user: u8) -> Claim {
-        Claim { peer: [192, 0, 2, from].into(), user: [user; 32], is_known: user < 100 }
+    fn attempt_by(from: u8, user: u8) -> LoginAttempt {
+        LoginAttempt { peer: [192, 0, 2, from].into(), user: [user; 32], user_exists: user < 100 }
     }
 
     /// The password with that number, tried for a user.
-    fn guess(guard: &Guard, from: u8, user: u8, password: u8, now: Instant) -> Consequence {
-        guard.failed(claim(from, user), [password; 32], now)
+    fn record_guess(guard: &LoginThrottle, from: u8, user: u8, password: u8, now: Instant) -> LoginPenalty {
+        guard.record_failure(attempt_by(from, user), [password; 32], now)
     }
 
-    fn admissions(guard: &Guard, from: u8, now: Instant) -> [Admission; 3] {
-        [1, 2, 100].map(|user| guard.admission(claim(from, user), now))
+    fn admissions_from(guard: &LoginThrottle, from: u8, now: Instant) -> [LoginAdmission; 3] {
+        [1, 2, 100].map(|user| guard.admit(attempt_by(from, user), now))
     }
 
-    const LATER: Duration = Duration::from_secs(60);
+    const AFTER_LOCKOUT: Duration = Duration::from_secs(60);
 
     #[test]
-    fn pauses_grow_to_a_bound() {
-        let (guard, now) = (guard(0), Instant::now());
-        let pauses = (0..8).map(|password| guess(&guard, 1, 1, password, now).pause.as_millis());
+    fn delay_doubles_up_to_maximum() {
+        let (guard, now) = (throttle_with(0), Instant::now());
+        let pauses = (0..8).map(|password| record_guess(&guard, 1, 1, password, now).delay.as_millis());
         assert_eq!(pauses.collect::<Vec<_>>(), [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
         for password in 8..255 {
-            let consequence = guess(&guard, 1, 1, password, now);
-            assert_eq!((consequence.pause, consequence.is_locked), (LONGEST_PAUSE, false));
+            let consequence = record_guess(&guard, 1, 1, password, now);
+            assert_eq!((consequence.delay, consequence.is_locked_out), (MAX_DELAY, false));
         }
-        assert_eq!(admissions(&guard, 1, now), [Admission::Checked; 3]);
+        assert_eq!(admissions_from(&guard, 1, now), [LoginAdmission::Verify; 3]);
     }
 
     #[test]
-    fn a_guessed_user_is_locked_for_one_address_and_the_others_there_are_not() {
-        let (guard, now) = (guard(3), Instant::now());
+    fn locks_user_per_address_only() {
+        let (guard, now) = (throttle_with(3), Instant::now());
         for password in 1..=2 {
-            let consequence = guess(&guard, 1, 1, password, now);
-            assert_eq!((consequence.fell, consequence.is_locked), (None, false));
+            let consequence = record_guess(&guard, 1, 1, password, now);
+            assert_eq!((consequence.new_lockout_failures, consequence.is_locked_out), (None, false));
         }
-        assert_eq!(admissions(&guard, 1, now), [Admission::Checked; 3]);
-        let consequence = guess(&guard, 1, 1, 3, now);
-        assert_eq!((consequence.fell, consequence.is_locked, consequence.is_trusted), (Some(3), true, false));
-        assert_eq!(guess(&guard, 1, 1, 4, now).fell, None, "one lockout is said once");
-        assert_eq!(admissions(&guard, 1, now), [Admission::Refused, Admission::Checked, Admission::Refused]);
-        assert_eq!(admissions(&guard, 2, now), [Admission::Checked; 3]);
-        assert_eq!(admissions(&guard, 1, now + LATER), [Admission::Checked; 3]);
+        assert_eq!(admissions_from(&guard, 1, now), [LoginAdmission::Verify; 3]);
+        let consequence = record_guess(&guard, 1, 1, 3, now);
+        assert_eq!(
+            (consequence.new_lockout_failures, consequence.is_locked_out, consequence.is_trusted),
+            (Some(3), true, false)
+        );
+        assert_eq!(record_guess(&guard, 1, 1, 4, now).new_lockout_failures, None, "one lockout is said once");
+        assert_eq!(
+            admissions_from(&guard, 1, now),
+            [LoginAdmission::Reject, LoginAdmission::Verify, LoginAdmission::Reject]
+        );
+        assert_eq!(admissions_from(&guard, 2, now), [LoginAdmission::Verify; 3]);
+        assert_eq!(admissions_from(&guard, 1, now + AFTER_LOCKOUT), [LoginAdmission::Verify; 3]);
         let later = now + Duration::from_secs(600);
-        assert_eq!(guess(&guard, 1, 1, 5, later).pause, FIRST_PAUSE, "from anew, after the lockout");
-        guess(&guard, 1, 1, 6, later);
-        assert_eq!(guess(&guard, 1, 1, 7, later).fell, Some(3));
+        assert_eq!(record_guess(&guard, 1, 1, 5, later).delay, INITIAL_DELAY, "from anew, after the lockout");
+        record_guess(&guard, 1, 1, 6, later);
+        assert_eq!(record_guess(&guard, 1, 1, 7, later).new_lockout_failures, Some(3));
     }
 
     #[test]
-    fn many_names_lock_unknown_names_only_and_the_answers_do_not_tell_which_these_are() {
-        let (guard, now) = (guard(3), Instant::now());
-        let fell: Vec<_> = (0..3).map(|name| guess(&guard, 1, 200 + name, 1 + name, now).fell).collect();
+    fn many_names_lock_unknown_users_without_revealing_them() {
+        let (guard, now) = (throttle_with(3), Instant::now());
+        let fell: Vec<_> = (0..3)
+            .map(|name| record_guess(&guard, 1, 200 + name, 1 + name, now).new_lockout_failures)
+            .collect();
         assert_eq!(fell, [None, None, Some(3)]);
-        assert_eq!(admissions(&guard, 1, now), [Admission::Checked, Admission::Checked, Admission::Refused]);
+        assert_eq!(
+            admissions_from(&guard, 1, now),
+            [LoginAdmission::Verify, LoginAdmission::Verify, LoginAdmission::Reject]
+        );
         for user in [1, 100] {
-            assert!(guess(&guard, 1, user, 50, now).is_locked, "{user}");
+            assert!(record_guess(&guard, 1, user, 50, now).is_locked_out, "{user}");
         }
     }
 
     #[test]
-    fn a_user_with_a_right_login_within_a_day_is_not_locked_there() {
-        let (guard, now) = (guard(3), Instant::now());
-        guard.succeeded(claim(1, 1).peer, [1; 32], now);
-        let consequences: Vec<_> = (1..=3).map(|password| guess(&guard, 1, 1, password, now)).collect();
-        assert!(consequences[2].is_locked && consequences[2].is_trusted);
-        assert_eq!(guard.admission(claim(1, 1), now), Admission::Contested);
-        assert_eq!(guard.admission(claim(1, 100), now), Admission::Refused);
+    fn recently_verified_user_is_not_locked() {
+        let (guard, now) = (throttle_with(3), Instant::now());
+        guard.record_success(attempt_by(1, 1).peer, [1; 32], now);
+        let consequences: Vec<_> =
+            (1..=3).map(|password| record_guess(&guard, 1, 1, password, now)).collect();
+        assert!(consequences[2].is_locked_out && consequences[2].is_trusted);
+        assert_eq!(guard.admit(attempt_by(1, 1), now), LoginAdmission::PreferCached);
+        assert_eq!(guard.admit(attempt_by(1, 100), now), LoginAdmission::Reject);
         for password in 4..7 {
-            guess(&guard, 2, 1, password, now);
+            record_guess(&guard, 2, 1, password, now);
         }
-        assert_eq!(guard.admission(claim(2, 1), now), Admission::Refused, "elsewhere it is");
+        assert_eq!(guard.admit(attempt_by(2, 1), now), LoginAdmission::Reject, "elsewhere it is");
         // Guesses go on for a day in which the user sends nothing more.
-        let later = now + TRUSTED;
-        let [.., last] = [10, 11, 12].map(|password| guess(&guard, 1, 1, password, later));
-        assert!(last.is_locked && !last.is_trusted);
-        assert_eq!(guard.admission(claim(1, 1), later), Admission::Refused);
+        let later = now + TRUST_DURATION;
+        let [.., last] = [10, 11, 12].map(|password| record_guess(&guard, 1, 1, password, later));
+        assert!(last.is_locked_out && !last.is_trusted);
+        assert_eq!(guard.admit(attempt_by(1, 1), later), LoginAdmission::Reject);
     }
 
     #[test]
-    fn right_logins_do_not_hide_wrong_ones() {
-        let (guard, now) = (guard(3), Instant::now());
+    fn successful_logins_do_not_reset_address_failures() {
+        let (guard, now) = (throttle_with(3), Instant::now());
         for name in 0..3 {
-            guess(&guard, 1, 200 + name, name, now);
-            guard.succeeded(claim(1, 1).peer, [1; 32], now);
+            record_guess(&guard, 1, 200 + name, name, now);
+            guard.record_success(attempt_by(1, 1).peer, [1; 32], now);
         }
-        assert_eq!(guard.admission(claim(1, 100), now), Admission::Refused, "a flood costs no hashes");
+        assert_eq!(guard.admit(attempt_by(1, 100), now), LoginAdmission::Reject, "a flood costs no hashes");
     }
 
     #[test]
-    fn a_client_with_one_wrong_password_goes_on() {
-        let (guard, now) = (guard(3), Instant::now());
+    fn repeated_wrong_password_counts_once() {
+        let (guard, now) = (throttle_with(3), Instant::now());
         for second in 0..1000 {
             let now = now + Duration::from_secs(second);
-            let consequence = guess(&guard, 1, 1, 1, now);
-            assert_eq!((consequence.pause, consequence.is_locked), (FIRST_PAUSE, false));
-            assert_eq!(admissions(&guard, 1, now), [Admission::Checked; 3]);
+            let consequence = record_guess(&guard, 1, 1, 1, now);
+            assert_eq!((consequence.delay, consequence.is_locked_out), (INITIAL_DELAY, false));
+            assert_eq!(admissions_from(&guard, 1, now), [LoginAdmission::Verify; 3]);
         }
     }
 
     #[test]
-    fn failures_of_a_window_count() {
-        let (guard, now) = (guard(3), Instant::now());
-        guess(&guard, 1, 1, 1, now);
-        guess(&guard, 1, 1, 2, now);
+    fn failures_expire_with_window() {
+        let (guard, now) = (throttle_with(3), Instant::now());
+        record_guess(&guard, 1, 1, 1, now);
+        record_guess(&guard, 1, 1, 2, now);
         let later = now + Duration::from_secs(600);
-        assert_eq!(guess(&guard, 1, 1, 3, later).pause, FIRST_PAUSE);
+        assert_eq!(record_guess(&guard, 1, 1, 3, later).delay, INITIAL_DELAY);
     }
 
     #[test]
-    fn a_user_guessed_from_many_addresses_is_slow_and_not_locked() {
-        let (guard, now) = (guard(3), Instant::now());
-        let [.., last] = [0, 1, 2, 3, 4, 5, 6].map(|from| guess(&guard, from, 1, from, now));
-        assert!(last.pause == LONGEST_PAUSE && !last.is_locked);
-        assert_eq!(guess(&guard, 9, 2, 1, now).pause, FIRST_PAUSE);
+    fn user_guessed_from_many_addresses_is_delayed_not_locked() {
+        let (guard, now) = (throttle_with(3), Instant::now());
+        let [.., last] = [0, 1, 2, 3, 4, 5, 6].map(|from| record_guess(&guard, from, 1, from, now));
+        assert!(last.delay == MAX_DELAY && !last.is_locked_out);
+        assert_eq!(record_guess(&guard, 9, 2, 1, now).delay, INITIAL_DELAY);
     }
 
     #[test]
-    fn one_network_of_ipv6_counts_as_one() {
-        let (guard, now) = (guard(3), Instant::now());
-        let claim = |last: &str| Claim { peer: format!("2001:db8::{last}").parse().unwrap(), ..claim(1, 1) };
-        guard.succeeded(claim("1").peer, [2; 32], now);
+    fn ipv6_network_counts_as_one_client() {
+        let (guard, now) = (throttle_with(3), Instant::now());
+        let claim = |last: &str| LoginAttempt {
+            peer: format!("2001:db8::{last}").parse().unwrap(),
+            ..attempt_by(1, 1)
+        };
+        guard.record_success(claim("1").peer, [2; 32], now);
         for password in 1..=3 {
-            guard.failed(claim(&password.to_string()), [password; 32], now);
+            guard.record_failure(claim(&password.to_string()), [password; 32], now);
         }
-        assert_eq!(guard.admission(claim("9"), now), Admission::Refused);
-        assert_eq!(guard.admission(Claim { user: [2; 32], ..claim("9") }, now), Admission::Checked);
+        assert_eq!(guard.admit(claim("9"), now), LoginAdmission::Reject);
+        assert_eq!(guard.admit(LoginAttempt { user: [2; 32], ..claim("9") }, now), LoginAdmission::Verify);
     }
 
     #[test]
-    fn another_policy_remembers_the_same_failures() {
-        let (strict, now) = (guard(3), Instant::now());
-        guess(&strict, 1, 1, 1, now);
-        let lenient = strict.renewed(&Policy { login_failures: 4, ..Policy::default() });
-        guess(&lenient, 1, 1, 2, now);
-        assert_eq!(guess(&lenient, 1, 1, 3, now).fell, None);
-        assert_eq!(guess(&lenient, 1, 1, 4, now).fell, Some(4));
-        assert_eq!(strict.admission(claim(1, 1), now), Admission::Refused);
+    fn reconfigured_throttle_shares_failures() {
+        let (strict, now) = (throttle_with(3), Instant::now());
+        record_guess(&strict, 1, 1, 1, now);
+        let lenient = strict.reconfigured(&LoginPolicy { login_failures: 4, ..LoginPolicy::default() });
+        record_guess(&lenient, 1, 1, 2, now);
+        assert_eq!(record_guess(&lenient, 1, 1, 3, now).new_lockout_failures, None);
+        assert_eq!(record_guess(&lenient, 1, 1, 4, now).new_lockout_failures, Some(4));
+        assert_eq!(strict.admit(attempt_by(1, 1), now), LoginAdmission::Reject);
     }
 }

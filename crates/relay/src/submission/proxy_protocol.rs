@@ -8,22 +8,22 @@ use tokio::net::TcpStream;
 
 /// Reads the header in front of everything else, and no byte more. `None`: the proxy's own connection, such as a
 /// check of its own, or one whose client it does not know.
-pub async fn client(stream: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
+pub async fn read_client_address(stream: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
     let mut header = Vec::new();
-    while header.len() < LONGEST {
+    while header.len() < MAX_HEADER_BYTES {
         header.push(stream.read_u8().await?);
         match ProxyHeader::parse(&header, ParseConfig { include_tlvs: false, ..ParseConfig::default() }) {
             Ok((header, _)) => return Ok(header.proxied_address().map(|address| address.source)),
             Err(Error::BufferTooShort) => {}
-            Err(error) => return Err(invalid(&format!("not a PROXY header: {error:?}"))),
+            Err(error) => return Err(invalid_data(&format!("not a PROXY header: {error:?}"))),
         }
     }
-    Err(invalid("the PROXY header is longer than any"))
+    Err(invalid_data("the PROXY header is longer than any"))
 }
 
-fn invalid(why: &str) -> io::Error {
+fn invalid_data(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
 /// Bytes of a header with all that a proxy may add to it.
-const LONGEST: usize = 4096;
+const MAX_HEADER_BYTES: usize = 4096;

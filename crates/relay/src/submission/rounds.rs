@@ -8,56 +8,60 @@ use std::collections::HashSet;
 /// The sends of ours that a header names, and their recipients. A forwarder may keep the id, our `Received` line or
 /// [`VIA_HEADER`]; each is enough. Ids that are not ours count for nothing.
 #[derive(Debug, Default)]
-pub struct Rounds {
-    ids: Vec<TrackingId>,
-    recipients: HashSet<String>,
+pub struct RelayHistory {
+    prior_ids: Vec<TrackingId>,
+    prior_recipients: HashSet<String>,
 }
 
-impl Rounds {
+impl RelayHistory {
     /// Rounds after which a message goes no further.
-    pub const MOST: usize = 3;
+    pub const MAX_PASSES: usize = 3;
 
     /// Looks through a header; `recipients` knows those of a send, `None` for one that is not ours.
-    pub fn of(header: &HeaderBlock<'_>, recipients: impl Fn(TrackingId) -> Option<Vec<Mailbox>>) -> Self {
+    pub fn from_header(
+        header: &HeaderBlock<'_>,
+        recipients: impl Fn(TrackingId) -> Option<Vec<Mailbox>>,
+    ) -> Self {
         let mut named: Vec<TrackingId> = Vec::new();
-        for id in header.fields().flat_map(|field| ids(field.name, &field.text())) {
+        for id in header.fields().flat_map(|field| tracking_ids_in(field.name, &field.text())) {
             if !named.contains(&id) {
                 named.push(id);
             }
-            if named.len() == LOOKED_UP {
+            if named.len() == MAX_ID_LOOKUPS {
                 break;
             }
         }
         let mut rounds = Self::default();
         for id in named {
             if let Some(had) = recipients(id) {
-                rounds.ids.push(id);
-                rounds.recipients.extend(had.iter().map(Mailbox::folded));
+                rounds.prior_ids.push(id);
+                rounds.prior_recipients.extend(had.iter().map(Mailbox::folded));
             }
         }
         rounds
     }
 
     /// Whether a message to these recipients runs in a loop.
-    pub fn are_a_loop(&self, recipients: &[Mailbox]) -> bool {
-        let all_had_it = !recipients.is_empty() && recipients.iter().all(|recipient| self.reached(recipient));
-        self.ids.len() >= Self::MOST || all_had_it
+    pub fn is_loop(&self, recipients: &[Mailbox]) -> bool {
+        let all_had_it =
+            !recipients.is_empty() && recipients.iter().all(|recipient| self.has_recipient(recipient));
+        self.prior_ids.len() >= Self::MAX_PASSES || all_had_it
     }
 
     /// Whether a recipient was one of an earlier round.
-    pub fn reached(&self, recipient: &Mailbox) -> bool {
-        self.recipients.contains(&recipient.folded())
+    pub fn has_recipient(&self, recipient: &Mailbox) -> bool {
+        self.prior_recipients.contains(&recipient.folded())
     }
 
     /// What the next round is known by, beside its own id: ours alone are taken out of the header.
-    pub fn line(&self) -> Option<HeaderLine> {
-        let ids: Vec<_> = self.ids.iter().map(TrackingId::to_string).collect();
+    pub fn via_header_line(&self) -> Option<HeaderLine> {
+        let ids: Vec<_> = self.prior_ids.iter().map(TrackingId::to_string).collect();
         (!ids.is_empty()).then(|| HeaderLine::new(VIA_HEADER, &ids.join(" ")))
     }
 }
 
 /// The tracking ids that a field names.
-fn ids(name: &str, text: &str) -> Vec<TrackingId> {
+fn tracking_ids_in(name: &str, text: &str) -> Vec<TrackingId> {
     let words = || text.split_ascii_whitespace();
     let parsed = |word: &str| word.trim_end_matches(';').parse().ok();
     match name {
@@ -75,91 +79,98 @@ fn ids(name: &str, text: &str) -> Vec<TrackingId> {
 /// The header that carries the ids of earlier rounds.
 const VIA_HEADER: &str = "X-Mailtrail-Via";
 /// Ids of one message that are looked up.
-const LOOKED_UP: usize = 20;
+const MAX_ID_LOOKUPS: usize = 20;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn id(number: u128) -> TrackingId {
-        TrackingId::new(mailtrail_mail::Timestamp::from_seconds(1_789_387_200), number)
+    fn test_id(number: u128) -> TrackingId {
+        TrackingId::new(mailtrail_mail::Timestamp::from_secs(1_789_387_200), number)
     }
 
     /// Send 1 went to a, send 2 to b and c, and so on; sends from 10 on are not ours.
-    fn rounds(header: &str) -> Rounds {
+    fn history_of(header: &str) -> RelayHistory {
         let to = |names: &[&str]| {
             Some(names.iter().map(|name| format!("{name}@example.net").parse().unwrap()).collect())
         };
-        Rounds::of(&HeaderBlock::of(header.as_bytes()), |found| match found {
-            found if found == id(1) => to(&["a"]),
-            found if found == id(2) => to(&["b", "C"]),
-            found if found == id(3) => to(&["d"]),
+        RelayHistory::from_header(&HeaderBlock::of(header.as_bytes()), |found| match found {
+            found if found == test_id(1) => to(&["a"]),
+            found if found == test_id(2) => to(&["b", "C"]),
+            found if found == test_id(3) => to(&["d"]),
             _ => None,
         })
     }
 
     fn is_loop(header: &str, to: &[&str]) -> bool {
         let to: Vec<Mailbox> = to.iter().map(|name| format!("{name}@example.net").parse().unwrap()).collect();
-        rounds(header).are_a_loop(&to)
+        history_of(header).is_loop(&to)
     }
 
     #[test]
-    fn a_recipient_that_comes_again_is_a_loop() {
+    fn repeated_recipient_is_a_loop() {
         let received = |id| {
             format!("Received: from x ([127.0.0.1])\r\n\tby relay.example.com with ESMTP id {id};\r\n\tx\r\n")
         };
         for header in [
-            format!("X-Mailtrail-Id: {}\r\n", id(1)),
-            format!("x-mailtrail-id:\t{} \r\n", id(1)),
-            received(id(1)),
-            format!("Received: by relay.example.com id {} for <x@example.net>; x\r\n", id(1)),
-            format!("X-Mailtrail-Via: {} {}\r\n", id(10), id(1)),
-            format!("{}X-Mailtrail-Id: {}\r\n", received(id(11)), id(1)),
+            format!("X-Mailtrail-Id: {}\r\n", test_id(1)),
+            format!("x-mailtrail-id:\t{} \r\n", test_id(1)),
+            received(test_id(1)),
+            format!("Received: by relay.example.com id {} for <x@example.net>; x\r\n", test_id(1)),
+            format!("X-Mailtrail-Via: {} {}\r\n", test_id(10), test_id(1)),
+            format!("{}X-Mailtrail-Id: {}\r\n", received(test_id(11)), test_id(1)),
         ] {
             assert!(is_loop(&header, &["a"]) && is_loop(&header, &["A"]), "{header}");
             assert!(!is_loop(&header, &["b"]) && !is_loop(&header, &["a", "b"]), "{header}");
             assert_eq!(
-                rounds(&header).line().unwrap().as_str(),
-                format!("X-Mailtrail-Via: {}", id(1)),
+                history_of(&header).via_header_line().unwrap().as_str(),
+                format!("X-Mailtrail-Via: {}", test_id(1)),
                 "{header}"
             );
         }
     }
 
     #[test]
-    fn ids_of_others_and_of_the_body_say_nothing() {
+    fn ignores_foreign_ids_and_body() {
         for header in [
             String::new(),
-            format!("X-Mailtrail-Id: {}\r\n", id(10)),
+            format!("X-Mailtrail-Id: {}\r\n", test_id(10)),
             "X-Mailtrail-Id: 1\r\nX-Mailtrail-Via: \r\nReceived: id\r\n".to_owned(),
-            format!("Subject: id {}\r\nReceived: from {} by x; y\r\n", id(1), id(1)),
-            format!("A: b\r\n\r\nX-Mailtrail-Id: {}\r\n", id(1)),
+            format!("Subject: id {}\r\nReceived: from {} by x; y\r\n", test_id(1), test_id(1)),
+            format!("A: b\r\n\r\nX-Mailtrail-Id: {}\r\n", test_id(1)),
         ] {
             assert!(!is_loop(&header, &["a"]), "{header}");
-            assert!(rounds(&header).line().is_none(), "{header}");
+            assert!(history_of(&header).via_header_line().is_none(), "{header}");
         }
     }
 
     #[test]
-    fn three_rounds_are_enough() {
-        let all = format!("X-Mailtrail-Id: {}\r\nX-Mailtrail-Via: {} {} {}\r\n", id(3), id(1), id(2), id(3));
+    fn third_pass_is_a_loop() {
+        let all = format!(
+            "X-Mailtrail-Id: {}\r\nX-Mailtrail-Via: {} {} {}\r\n",
+            test_id(3),
+            test_id(1),
+            test_id(2),
+            test_id(3)
+        );
         assert!(is_loop(&all, &["e"]));
         let two = format!(
             "X-Mailtrail-Id: {0}\r\nReceived: x id {0}; y\r\nReceived: x id {1}; y\r\n",
-            id(2),
-            id(1)
+            test_id(2),
+            test_id(1)
         );
         assert!(!is_loop(&two, &["e"]) && !is_loop(&two, &["e", "a"]) && is_loop(&two, &["a", "c"]));
     }
 
     #[test]
-    fn few_of_many_ids_are_looked_up() {
-        let many: String = (10..3000).map(|number| format!("X-Mailtrail-Id: {}\r\n", id(number))).collect();
+    fn limits_id_lookups() {
+        let many: String =
+            (10..3000).map(|number| format!("X-Mailtrail-Id: {}\r\n", test_id(number))).collect();
         let asked = std::cell::Cell::new(0);
-        Rounds::of(&HeaderBlock::of(many.as_bytes()), |_| {
+        RelayHistory::from_header(&HeaderBlock::of(many.as_bytes()), |_| {
             asked.set(asked.get() + 1);
             None
         });
-        assert_eq!(asked.get(), LOOKED_UP);
+        assert_eq!(asked.get(), MAX_ID_LOOKUPS);
     }
 }

@@ -1,7 +1,7 @@
 use crate::submission::password::Password;
 use ipnet::IpNet;
 use mailtrail_mail::{HeaderCleanup, Rate};
-use mailtrail_net::transport::Plan;
+use mailtrail_net::transport::QuotaLimit;
 use mailtrail_smtp::{Account, Authentication};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -50,16 +50,16 @@ pub struct User {
     /// How its password is checked; without one it logs in by its certificate only.
     pub password: Option<Password>,
     /// What its certificates are known by, as [`mailtrail_net::tls::mark`] writes it.
-    pub certificates: Vec<String>,
+    pub certificate_identities: Vec<String>,
     /// How many messages it may send; without one all.
     pub rate: Option<Rate>,
     /// How many recipients its mail may have in a time; without one any number.
-    pub quota: Option<Plan>,
+    pub quota: Option<QuotaLimit>,
 }
 
 /// What holds clients back that guess or send too much.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Policy {
+pub struct LoginPolicy {
     /// Different wrong logins from one address within the window that lock their user for it. Default 10, 0 to 10,000; 0:
     /// never.
     pub login_failures: u32,
@@ -71,7 +71,7 @@ pub struct Policy {
     pub rate_per_ip: Option<Rate>,
 }
 
-impl Default for Policy {
+impl Default for LoginPolicy {
     fn default() -> Self {
         Self {
             login_failures: 10,

@@ -7,34 +7,34 @@
 //! The most that so many sessions can hold is therefore [`BUDGET`] and, each, [`HEADROOM`] + [`FREE`] + [`CHUNK`] +
 //! 2 × [`PIECE`], which are 194 KiB.
 
-use crate::submission::cleanup::HEADROOM;
-use crate::submission::connection::READ;
+use crate::submission::cleanup::HEADER_HEADROOM;
+use crate::submission::connection::READ_CHUNK_BYTES;
 use mailtrail_mail::HeaderBlock;
 use mailtrail_smtp::Reply;
-use mailtrail_store::{Spill, Store};
+use mailtrail_store::{SpillFile, Store};
 use std::io;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The memory that all messages of all listeners share, beyond what each has of its own.
 #[derive(Clone, Debug)]
-pub struct Memory(Arc<Semaphore>);
+pub struct MemoryBudget(Arc<Semaphore>);
 
-impl Memory {
+impl MemoryBudget {
     /// So many bytes.
     pub fn new(bytes: usize) -> Self {
         Self(Arc::new(Semaphore::new(bytes)))
     }
 
     /// Memory, until the permit is dropped, or `None` at once.
-    fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    fn try_acquire(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         self.0.clone().try_acquire_many_owned(u32::try_from(bytes).ok()?).ok()
     }
 }
 
-impl Default for Memory {
+impl Default for MemoryBudget {
     fn default() -> Self {
-        Self::new(BUDGET)
+        Self::new(TOTAL_BUDGET_BYTES)
     }
 }
 
@@ -42,38 +42,38 @@ impl Default for Memory {
 pub struct Spool {
     /// What was decoded and is not in the file.
     buffer: Vec<u8>,
-    stage: Stage,
-    taken: Vec<OwnedSemaphorePermit>,
-    memory: Memory,
+    state: SpoolState,
+    permits: Vec<OwnedSemaphorePermit>,
+    budget: MemoryBudget,
     store: Store,
 }
 
-enum Stage {
+enum SpoolState {
     /// The buffer holds the message so far, of which so many bytes may be in memory.
-    Memory { allowed: usize },
+    Memory { limit: usize },
     /// The first part is here, and what the buffer holds belongs behind the file.
-    File { first: Vec<u8>, file: Spill },
+    File { head: Vec<u8>, tail: SpillFile },
     /// It cannot be kept; what comes is dropped.
-    Refused(Reply),
+    Rejected(Reply),
 }
 
 /// A message that came in.
-pub struct Spooled {
+pub struct SpooledMessage {
     /// [`HEADROOM`] unused bytes, then the first part.
-    pub first: Vec<u8>,
+    pub head: Vec<u8>,
     /// The other part of a large message.
-    pub rest: Option<Spill>,
+    pub tail: Option<SpillFile>,
     /// To be held as long as the first part.
-    pub taken: Vec<OwnedSemaphorePermit>,
+    pub permits: Vec<OwnedSemaphorePermit>,
 }
 
 impl Spool {
     /// An empty one.
-    pub fn new(memory: Memory, store: Store) -> Self {
-        let stage = Stage::Memory { allowed: FREE };
-        let mut buffer = Vec::with_capacity(HEADROOM + READ);
-        buffer.resize(HEADROOM, 0);
-        Self { buffer, stage, taken: Vec::new(), memory, store }
+    pub fn new(budget: MemoryBudget, store: Store) -> Self {
+        let state = SpoolState::Memory { limit: PER_MESSAGE_BYTES };
+        let mut buffer = Vec::with_capacity(HEADER_HEADROOM + READ_CHUNK_BYTES);
+        buffer.resize(HEADER_HEADROOM, 0);
+        Self { buffer, state, permits: Vec::new(), budget, store }
     }
 
     /// Where what is decoded next goes.
@@ -82,114 +82,120 @@ impl Spool {
     }
 
     /// Sees to it that there is room for the next piece.
-    pub async fn make_room(mut self) -> Self {
-        self.stage = match self.stage {
-            Stage::Memory { allowed } if self.buffer.len() <= HEADROOM + allowed => self.within(allowed),
-            Stage::Memory { allowed } => match self.more(allowed) {
+    pub async fn reserve(mut self) -> Self {
+        self.state = match self.state {
+            SpoolState::Memory { limit } if self.buffer.len() <= HEADER_HEADROOM + limit => {
+                self.in_memory(limit)
+            }
+            SpoolState::Memory { limit } => match self.acquire_more(limit) {
                 Some(permit) => {
-                    self.taken.push(permit);
-                    self.within(2 * allowed)
+                    self.permits.push(permit);
+                    self.in_memory(2 * limit)
                 }
-                None => self.overflow(allowed).await,
+                None => self.spill_to_file(limit).await,
             },
-            Stage::File { first, file } if self.buffer.len() >= CHUNK => {
-                match append(file, &mut self.buffer).await {
-                    Ok(file) => Stage::File { first, file },
-                    Err(error) => refused(&error),
+            SpoolState::File { head, tail } if self.buffer.len() >= FILE_CHUNK_BYTES => {
+                match append_buffer(tail, &mut self.buffer).await {
+                    Ok(tail) => SpoolState::File { head, tail },
+                    Err(error) => rejected_state(&error),
                 }
             }
-            Stage::File { .. } | Stage::Refused(_) => self.stage,
+            SpoolState::File { .. } | SpoolState::Rejected(_) => self.state,
         };
-        if matches!(self.stage, Stage::Refused(_)) {
+        if matches!(self.state, SpoolState::Rejected(_)) {
             self.buffer.clear();
-            self.buffer.shrink_to(PIECE);
-            self.taken.clear();
+            self.buffer.shrink_to(MAX_DECODED_READ_BYTES);
+            self.permits.clear();
         }
         self
     }
 
     /// The message, once it has come in, or why it cannot be kept.
-    pub async fn finish(mut self) -> Result<Spooled, Reply> {
-        match self.stage {
-            Stage::Memory { .. } => Ok(Spooled { first: self.buffer, rest: None, taken: self.taken }),
-            Stage::File { first, file } => match append(file, &mut self.buffer).await {
-                Ok(file) => Ok(Spooled { first, rest: Some(file), taken: self.taken }),
-                Err(error) => Err(refusal(&error)),
+    pub async fn finish(mut self) -> Result<SpooledMessage, Reply> {
+        match self.state {
+            SpoolState::Memory { .. } => {
+                Ok(SpooledMessage { head: self.buffer, tail: None, permits: self.permits })
+            }
+            SpoolState::File { head, tail } => match append_buffer(tail, &mut self.buffer).await {
+                Ok(file) => Ok(SpooledMessage { head, tail: Some(file), permits: self.permits }),
+                Err(error) => Err(disk_error_reply(&error)),
             },
-            Stage::Refused(reply) => Err(reply),
+            SpoolState::Rejected(reply) => Err(reply),
         }
     }
 
-    fn within(&mut self, allowed: usize) -> Stage {
+    fn in_memory(&mut self, limit: usize) -> SpoolState {
         // Exactly: a vector that grows by itself doubles.
-        self.buffer.reserve_exact(HEADROOM + allowed + PIECE - self.buffer.len());
-        Stage::Memory { allowed }
+        self.buffer.reserve_exact(HEADER_HEADROOM + limit + MAX_DECODED_READ_BYTES - self.buffer.len());
+        SpoolState::Memory { limit }
     }
 
     /// As much again for a message that is allowed to be larger.
-    fn more(&self, allowed: usize) -> Option<OwnedSemaphorePermit> {
-        if allowed < LARGE { self.memory.take(allowed) } else { None }
+    fn acquire_more(&self, allowed: usize) -> Option<OwnedSemaphorePermit> {
+        if allowed < MAX_IN_MEMORY_BYTES { self.budget.try_acquire(allowed) } else { None }
     }
 
     /// Lets the message go on in a file.
-    async fn overflow(&mut self, allowed: usize) -> Stage {
-        if !HeaderBlock::behind_mbox_lines(&self.buffer[HEADROOM..]).is_whole() {
-            if allowed == LARGE {
-                return Stage::Refused(Reply::HeaderTooLarge { limit: LARGE as u64 });
+    async fn spill_to_file(&mut self, allowed: usize) -> SpoolState {
+        if !HeaderBlock::behind_mbox_lines(&self.buffer[HEADER_HEADROOM..]).is_whole() {
+            if allowed == MAX_IN_MEMORY_BYTES {
+                return SpoolState::Rejected(Reply::HeaderTooLarge { limit: MAX_IN_MEMORY_BYTES as u64 });
             }
             tracing::warn!(
                 bytes = allowed,
                 "a long header needs more memory than is free and is refused for now"
             );
-            return Stage::Refused(Reply::StoreFull);
+            return SpoolState::Rejected(Reply::StoreFull);
         }
         let store = self.store.clone();
-        match blocking(move || store.spill()).await {
-            Ok(file) => {
-                let chunk = Vec::with_capacity(CHUNK + PIECE);
-                Stage::File { first: std::mem::replace(&mut self.buffer, chunk), file }
+        match run_blocking(move || store.create_spill_file()).await {
+            Ok(tail) => {
+                let chunk = Vec::with_capacity(FILE_CHUNK_BYTES + MAX_DECODED_READ_BYTES);
+                SpoolState::File { head: std::mem::replace(&mut self.buffer, chunk), tail }
             }
-            Err(error) => refused(&error),
+            Err(error) => rejected_state(&error),
         }
     }
 }
 
 /// Writes what the buffer holds behind the file.
-async fn append(mut file: Spill, buffer: &mut Vec<u8>) -> io::Result<Spill> {
+async fn append_buffer(mut file: SpillFile, buffer: &mut Vec<u8>) -> io::Result<SpillFile> {
     let mut chunk = std::mem::take(buffer);
     let written = move || {
         file.append(&chunk)?;
         chunk.clear();
         Ok((file, chunk))
     };
-    let (file, chunk) = blocking(written).await?;
+    let (file, chunk) = run_blocking(written).await?;
     *buffer = chunk;
     Ok(file)
 }
 
 /// Work with files, off the runtime's threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
-fn refused(error: &io::Error) -> Stage {
-    Stage::Refused(refusal(error))
+fn rejected_state(error: &io::Error) -> SpoolState {
+    SpoolState::Rejected(disk_error_reply(error))
 }
 
-fn refusal(error: &io::Error) -> Reply {
+fn disk_error_reply(error: &io::Error) -> Reply {
     tracing::error!(%error, "a large message cannot be written to disk and is refused");
     Reply::StoreFull
 }
 
 /// Bytes of each message that take nothing from the common memory; the least that is written to a file at a time.
-const FREE: usize = 64 << 10;
-const CHUNK: usize = FREE;
+const PER_MESSAGE_BYTES: usize = 64 << 10;
+const FILE_CHUNK_BYTES: usize = PER_MESSAGE_BYTES;
 /// Bytes of a message, and of its header section, that may be in memory. What may be there doubles from [`FREE`] on.
-const LARGE: usize = 1 << 20;
+const MAX_IN_MEMORY_BYTES: usize = 1 << 20;
 /// Bytes of the common memory: 64 messages of the largest size that goes into it.
-const BUDGET: usize = 64 << 20;
+const TOTAL_BUDGET_BYTES: usize = 64 << 20;
 /// Bytes that one read may decode to: twice what was read, if all are bare line ends, and a dot held back before.
-const PIECE: usize = 2 * READ + 4;
+const MAX_DECODED_READ_BYTES: usize = 2 * READ_CHUNK_BYTES + 4;
 
 #[cfg(test)]
 mod tests {
@@ -197,68 +203,99 @@ mod tests {
     use mailtrail_mail::Clock;
 
     /// What a message comes to when it arrives in pieces of `size`.
-    async fn gather(memory: &Memory, message: &[u8], size: usize) -> Result<Spooled, Reply> {
+    async fn spool_message(
+        memory: &MemoryBudget,
+        message: &[u8],
+        size: usize,
+    ) -> Result<SpooledMessage, Reply> {
         let directory = tempfile::tempdir().unwrap();
         let (store, _) = Store::open(directory.path(), Clock::System).unwrap();
         let mut spool = Spool::new(memory.clone(), store);
         for piece in message.chunks(size) {
             spool.buffer().extend_from_slice(piece);
-            spool = spool.make_room().await;
+            spool = spool.reserve().await;
             let room = spool.buffer.capacity() - spool.buffer.len();
-            assert!(room >= PIECE && spool.buffer.capacity() <= HEADROOM + LARGE + PIECE);
+            assert!(
+                room >= MAX_DECODED_READ_BYTES
+                    && spool.buffer.capacity()
+                        <= HEADER_HEADROOM + MAX_IN_MEMORY_BYTES + MAX_DECODED_READ_BYTES
+            );
         }
         spool.finish().await
     }
 
-    fn message(header: usize, size: usize) -> Vec<u8> {
+    fn test_message(header: usize, size: usize) -> Vec<u8> {
         let mut message = format!("A: {}\r\n\r\n", "b".repeat(header)).into_bytes();
         message.resize(size, b'c');
         message
     }
 
     /// Bytes in memory and in the file.
-    fn parts(spooled: &Spooled) -> (usize, u64) {
-        (spooled.first.len() - HEADROOM, spooled.rest.as_ref().map_or(0, Spill::size))
+    fn part_sizes(spooled: &SpooledMessage) -> (usize, u64) {
+        (spooled.head.len() - HEADER_HEADROOM, spooled.tail.as_ref().map_or(0, SpillFile::size))
     }
 
     #[tokio::test]
-    async fn memory_is_taken_as_a_message_grows_and_given_back() {
-        let memory = Memory::default();
+    async fn acquires_memory_as_message_grows_and_releases_it() {
+        let memory = MemoryBudget::default();
         for (size, taken, in_file) in [
-            (FREE, 0, false),
-            (FREE + 1, FREE, false),
-            (2 * FREE + 1, 3 * FREE, false),
-            (LARGE, LARGE - FREE, false),
-            (LARGE + 1, LARGE - FREE, true),
-            (3 * LARGE, LARGE - FREE, true),
+            (PER_MESSAGE_BYTES, 0, false),
+            (PER_MESSAGE_BYTES + 1, PER_MESSAGE_BYTES, false),
+            (2 * PER_MESSAGE_BYTES + 1, 3 * PER_MESSAGE_BYTES, false),
+            (MAX_IN_MEMORY_BYTES, MAX_IN_MEMORY_BYTES - PER_MESSAGE_BYTES, false),
+            (MAX_IN_MEMORY_BYTES + 1, MAX_IN_MEMORY_BYTES - PER_MESSAGE_BYTES, true),
+            (3 * MAX_IN_MEMORY_BYTES, MAX_IN_MEMORY_BYTES - PER_MESSAGE_BYTES, true),
         ] {
-            let spooled = gather(&memory, &message(100, size), 16 << 10).await.unwrap();
-            assert_eq!(BUDGET - memory.0.available_permits(), taken, "{size}");
-            let (first, rest) = parts(&spooled);
-            assert_eq!((first as u64 + rest, spooled.rest.is_some()), (size as u64, in_file), "{size}");
+            let spooled = spool_message(&memory, &test_message(100, size), 16 << 10).await.unwrap();
+            assert_eq!(TOTAL_BUDGET_BYTES - memory.0.available_permits(), taken, "{size}");
+            let (first, rest) = part_sizes(&spooled);
+            assert_eq!((first as u64 + rest, spooled.tail.is_some()), (size as u64, in_file), "{size}");
             drop(spooled);
-            assert_eq!(memory.0.available_permits(), BUDGET, "{size}");
+            assert_eq!(memory.0.available_permits(), TOTAL_BUDGET_BYTES, "{size}");
         }
     }
 
     #[tokio::test]
-    async fn without_memory_a_message_goes_on_in_a_file() {
-        for (budget, expected) in [(0, FREE), (FREE, 2 * FREE), (2 * FREE, 2 * FREE)] {
-            let memory = Memory::new(budget);
-            let spooled = gather(&memory, &message(100, 10 * FREE), 1 << 10).await.unwrap();
-            let (first, rest) = parts(&spooled);
+    async fn spills_to_file_when_budget_is_exhausted() {
+        for (budget, expected) in [
+            (0, PER_MESSAGE_BYTES),
+            (PER_MESSAGE_BYTES, 2 * PER_MESSAGE_BYTES),
+            (2 * PER_MESSAGE_BYTES, 2 * PER_MESSAGE_BYTES),
+        ] {
+            let memory = MemoryBudget::new(budget);
+            let spooled =
+                spool_message(&memory, &test_message(100, 10 * PER_MESSAGE_BYTES), 1 << 10).await.unwrap();
+            let (first, rest) = part_sizes(&spooled);
             assert_eq!(first, expected + (1 << 10), "{budget}");
-            assert_eq!(rest, (10 * FREE - first) as u64, "{budget}");
+            assert_eq!(rest, (10 * PER_MESSAGE_BYTES - first) as u64, "{budget}");
         }
     }
 
     #[tokio::test]
-    async fn a_header_must_fit_into_memory() {
-        let large = gather(&Memory::default(), &message(LARGE + PIECE, 2 * LARGE), PIECE).await;
-        assert_eq!(large.err(), Some(Reply::HeaderTooLarge { limit: LARGE as u64 }));
-        assert!(gather(&Memory::default(), &message(LARGE - 100, 2 * LARGE), PIECE).await.is_ok());
+    async fn rejects_header_larger_than_memory() {
+        let large = spool_message(
+            &MemoryBudget::default(),
+            &test_message(MAX_IN_MEMORY_BYTES + MAX_DECODED_READ_BYTES, 2 * MAX_IN_MEMORY_BYTES),
+            MAX_DECODED_READ_BYTES,
+        )
+        .await;
+        assert_eq!(large.err(), Some(Reply::HeaderTooLarge { limit: MAX_IN_MEMORY_BYTES as u64 }));
+        assert!(
+            spool_message(
+                &MemoryBudget::default(),
+                &test_message(MAX_IN_MEMORY_BYTES - 100, 2 * MAX_IN_MEMORY_BYTES),
+                MAX_DECODED_READ_BYTES
+            )
+            .await
+            .is_ok()
+        );
         // For now only: there may be memory later.
-        let without_memory = gather(&Memory::new(0), &message(FREE + PIECE, 2 * LARGE), PIECE).await;
+        let without_memory = spool_message(
+            &MemoryBudget::new(0),
+            &test_message(PER_MESSAGE_BYTES + MAX_DECODED_READ_BYTES, 2 * MAX_IN_MEMORY_BYTES),
+            MAX_DECODED_READ_BYTES,
+        )
+        .await;
         assert_eq!(without_memory.err(), Some(Reply::StoreFull));
     }
 }

@@ -17,12 +17,12 @@ mod plan;
 mod run;
 
 use crate::alarms::{Alarms, Kind};
-use crate::suppression_sync::run::Round;
+use crate::suppression_sync::run::SyncRun;
 use mailtrail_mail::Clock;
 use mailtrail_net::provider_api::{Account, Fault};
 use mailtrail_store::{CommitError, ReadError, Store};
-use mailtrail_trail::suppression::{Reason, Settings};
-use mailtrail_trail::{Errand, Ordered};
+use mailtrail_trail::suppression::{Reason, SuppressionSettings};
+use mailtrail_trail::{OperatorAction, OperatorActionData};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, mpsc};
@@ -30,28 +30,28 @@ use tokio_util::sync::CancellationToken;
 
 /// Whoever brings the lists together.
 #[derive(Clone)]
-pub struct Syncer(Arc<Parts>);
+pub struct SuppressionSync(Arc<SyncInner>);
 
-struct Parts {
+struct SyncInner {
     store: Store,
     clock: Clock,
-    settings: Settings,
-    partners: Vec<Partner>,
+    settings: SuppressionSettings,
+    peers: Vec<SyncPeer>,
 }
 
 /// An upstream whose provider has lists.
-pub struct Partner {
+pub struct SyncPeer {
     /// Where they are.
-    pub account: Account,
+    pub api: Account,
     /// Whether they are brought together without being asked.
-    pub by_itself: bool,
+    pub automatic: bool,
     /// Held while they are.
-    pub busy: Mutex<()>,
+    pub sync_lock: Mutex<()>,
 }
 
 /// How a sync is wanted.
 #[derive(Clone, Debug, Default)]
-pub struct Order {
+pub struct SyncOptions {
     /// Who asked; empty where nobody did.
     pub operator: String,
     /// Why; empty where nothing was said.
@@ -62,75 +62,75 @@ pub struct Order {
 
 /// What a sync is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum SyncUpdate {
     /// So many of the provider's entries are read.
-    Read(u64),
+    EntriesRead(u64),
     /// So many of them cannot be: the first of these, and why.
-    Unread(u64, String),
+    EntriesUnreadable(u64, String),
     /// The provider takes no more requests for so long.
-    Waiting(Duration),
+    RateLimited(Duration),
     /// That is done or, where nothing is to be done, would be.
-    Done(Act),
+    Changed(SyncChange),
 }
 
 /// What is done about an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Act {
+pub struct SyncChange {
     /// The address.
     pub address: String,
     /// Why it is on a list.
     pub reason: Reason,
     /// What is done.
-    pub deed: Deed,
+    pub action: SyncAction,
     /// Why it cannot be, where that is so.
-    pub refused: Option<String>,
+    pub rejection: Option<String>,
 }
 
 /// What is done about an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Deed {
+pub enum SyncAction {
     /// The provider lists it: it is put on our list.
-    TakenIn,
+    Imported,
     /// The provider lists it no longer: it is no longer on ours.
-    Ended,
+    Expired,
     /// An operator added it here: it is put on the provider's.
-    Added,
+    Exported,
     /// An operator removed it here: it is taken off the provider's.
-    Removed,
+    RemovedRemotely,
 }
 
-impl Deed {
+impl SyncAction {
     /// The word for tables, JSON and metrics.
-    pub const fn word(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
-            Self::TakenIn => "taken-in",
-            Self::Ended => "ended",
-            Self::Added => "added-there",
-            Self::Removed => "removed-there",
+            Self::Imported => "taken-in",
+            Self::Expired => "ended",
+            Self::Exported => "added-there",
+            Self::RemovedRemotely => "removed-there",
         }
     }
 }
 
 /// A sync did not come to its end. What it did before stays, and the next one goes on from there.
 #[derive(Debug, thiserror::Error)]
-pub enum Trouble {
+pub enum SyncError {
     /// Nobody to ask.
     #[error(
         "upstream {0}: its provider has no lists that could be asked for: that needs provider = \"mailgun\" with domain, \
          or \"brevo\", and the account's api_key"
     )]
-    NoAccount(String),
+    NoProviderApi(String),
     /// One at a time.
     #[error("upstream {0}: a sync is under way already; it is carried out to its end")]
-    UnderWay(String),
+    InProgress(String),
     /// More than anybody has.
     #[error(
-        "upstream {0}: the provider lists more than {ENTRIES} addresses, which are more than are compared"
+        "upstream {0}: the provider lists more than {MAX_REMOTE_ENTRIES} addresses, which are more than are compared"
     )]
-    TooMany(String),
+    TooManyEntries(String),
     /// The provider.
     #[error(transparent)]
-    Account(#[from] Fault),
+    Api(#[from] Fault),
     /// The store cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -139,76 +139,77 @@ pub enum Trouble {
     Commit(#[from] CommitError),
     /// A look at the store broke.
     #[error("the suppression list cannot be looked at: see the daemon's log")]
-    Broken,
+    TaskPanicked,
 }
 
-impl Partner {
+impl SyncPeer {
     /// For an account.
-    pub fn new(account: Account, by_itself: bool) -> Self {
-        Self { account, by_itself, busy: Mutex::default() }
+    pub fn new(api: Account, automatic: bool) -> Self {
+        Self { api, automatic, sync_lock: Mutex::default() }
     }
 }
 
-impl Syncer {
+impl SuppressionSync {
     /// Brings the lists of `partners` together with ours, of which `settings` say what it means.
-    pub fn new(store: Store, clock: Clock, settings: Settings, partners: Vec<Partner>) -> Self {
-        Self(Arc::new(Parts { store, clock, settings, partners }))
+    pub fn new(store: Store, clock: Clock, settings: SuppressionSettings, peers: Vec<SyncPeer>) -> Self {
+        Self(Arc::new(SyncInner { store, clock, settings, peers }))
     }
 
     /// The upstreams that can be asked.
     pub fn upstreams(&self) -> Vec<String> {
-        self.0.partners.iter().map(|partner| partner.account.upstream().to_owned()).collect()
+        self.0.peers.iter().map(|partner| partner.api.upstream().to_owned()).collect()
     }
 
     /// Whether the lists of an upstream are brought together without being asked; `None` where they cannot be at all.
-    pub fn is_by_itself(&self, upstream: &str) -> Option<bool> {
-        let partner = self.0.partners.iter().find(|partner| partner.account.upstream() == upstream);
-        partner.map(|partner| partner.by_itself)
+    pub fn is_automatic(&self, upstream: &str) -> Option<bool> {
+        let partner = self.0.peers.iter().find(|partner| partner.api.upstream() == upstream);
+        partner.map(|partner| partner.automatic)
     }
 
     /// Brings the lists of an upstream together with ours; `steps` hears of it while somebody listens there.
-    pub async fn sync(
+    pub async fn sync_upstream(
         &self,
         upstream: &str,
-        order: &Order,
-        steps: &mpsc::Sender<Step>,
-    ) -> Result<(), Trouble> {
-        let partner = self.0.partners.iter().find(|partner| partner.account.upstream() == upstream);
-        let partner = partner.ok_or_else(|| Trouble::NoAccount(upstream.to_owned()))?;
-        let _busy = partner.busy.try_lock().map_err(|_| Trouble::UnderWay(upstream.to_owned()))?;
-        let Parts { store, clock, settings, .. } = &*self.0;
-        if !order.dry_run && !order.operator.is_empty() {
-            let errand = Errand::SuppressSync { upstream: upstream.to_owned() };
-            let (operator, reason) = (order.operator.clone(), order.reason.clone());
-            store.order(Ordered { at: clock.now(), errand, operator, reason }).await?;
+        options: &SyncOptions,
+        updates: &mpsc::Sender<SyncUpdate>,
+    ) -> Result<(), SyncError> {
+        let partner = self.0.peers.iter().find(|partner| partner.api.upstream() == upstream);
+        let partner = partner.ok_or_else(|| SyncError::NoProviderApi(upstream.to_owned()))?;
+        let _busy = partner.sync_lock.try_lock().map_err(|_| SyncError::InProgress(upstream.to_owned()))?;
+        let SyncInner { store, clock, settings, .. } = &*self.0;
+        if !options.dry_run && !options.operator.is_empty() {
+            let data = OperatorActionData::SuppressSync { upstream: upstream.to_owned() };
+            let (operator, reason) = (options.operator.clone(), options.reason.clone());
+            store.record_operator_action(OperatorAction { at: clock.now(), data, operator, reason }).await?;
         }
-        Round { store, clock: *clock, settings, account: &partner.account, order, steps }.run().await
+        SyncRun { store, clock: *clock, settings, api: &partner.api, options, updates }.run().await
     }
 
     /// Does it for all that want it by themselves, again and again until we stop.
     pub async fn run(self, every: Option<Duration>, alarms: Alarms, stopping: CancellationToken) {
         let Some(every) = every else { return };
-        let wanted = self.0.partners.iter().filter(|partner| partner.by_itself);
-        let all = wanted.map(|partner| self.watch(partner.account.upstream(), every, &alarms));
+        let wanted = self.0.peers.iter().filter(|partner| partner.automatic);
+        let all = wanted.map(|partner| self.schedule_loop(partner.api.upstream(), every, &alarms));
         stopping.run_until_cancelled(futures_util::future::join_all(all)).await;
     }
 
-    async fn watch(&self, upstream: &str, every: Duration, alarms: &Alarms) {
-        let mut pause = FIRST.min(every);
+    async fn schedule_loop(&self, upstream: &str, every: Duration, alarms: &Alarms) {
+        let mut pause = INITIAL_DELAY.min(every);
         loop {
             tokio::time::sleep(pause).await;
             pause = every;
-            let (steps, mut heard) = mpsc::channel(STEPS);
-            let order = Order::default();
+            let (steps, mut heard) = mpsc::channel(UPDATE_CHANNEL_CAPACITY);
+            let order = SyncOptions::default();
             let counted = async {
                 let mut acts = 0_u64;
                 while let Some(step) = heard.recv().await {
-                    acts += u64::from(matches!(step, Step::Done(Act { refused: None, .. })));
+                    acts +=
+                        u64::from(matches!(step, SyncUpdate::Changed(SyncChange { rejection: None, .. })));
                 }
                 acts
             };
             let synced = async {
-                let synced = self.sync(upstream, &order, &steps).await;
+                let synced = self.sync_upstream(upstream, &order, &steps).await;
                 drop(steps);
                 synced
             };
@@ -229,12 +230,12 @@ impl Syncer {
                         "our suppression list and the provider's are not brought together; it is tried again"
                     );
                     // An operator does it, and hears how it ends.
-                    if !matches!(trouble, Trouble::UnderWay(_)) {
+                    if !matches!(trouble, SyncError::InProgress(_)) {
                         let text =
                             format!("its suppression lists are not brought together with ours: {trouble}");
                         alarms.set(Kind::Sync, upstream, Some(text));
                     }
-                    pause = AGAIN.min(every);
+                    pause = RETRY_INTERVAL.min(every);
                 }
             }
         }
@@ -242,10 +243,10 @@ impl Syncer {
 }
 
 /// Entries of a provider's lists; each takes about 100 bytes of memory during a sync.
-const ENTRIES: usize = 2_000_000;
+const MAX_REMOTE_ENTRIES: usize = 2_000_000;
 /// Steps that may wait for whoever listens.
-const STEPS: usize = 256;
+const UPDATE_CHANNEL_CAPACITY: usize = 256;
 /// The first sync waits until whoever waits has come in, and a process that starts again and again asks little.
-const FIRST: Duration = Duration::from_secs(600);
+const INITIAL_DELAY: Duration = Duration::from_secs(600);
 /// Pause after one that did not come to its end.
-const AGAIN: Duration = Duration::from_secs(3600);
+const RETRY_INTERVAL: Duration = Duration::from_secs(3600);

@@ -2,31 +2,33 @@
 
 use mailtrail_mail::Timestamp;
 use mailtrail_net::provider_api::{Entry, List};
-use mailtrail_store::Filed;
-use mailtrail_trail::suppression::{Dossier, Live, Mark, Reason, Scope, Settings, Source};
+use mailtrail_store::AddressEvidence;
+use mailtrail_trail::suppression::{
+    ActiveEvidence, EvidenceItem, EvidenceSource, Reason, Scope, SuppressionEvidence, SuppressionSettings,
+};
 
 /// What becomes of an entry of the provider's.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Fate {
+pub enum RemoteEntryAction {
     /// Nothing.
-    Left,
+    Ignore,
     /// It is evidence here.
-    TakenIn(Mark),
+    Import(EvidenceItem),
     /// It is taken off there.
-    Removed,
+    RemoveRemotely,
 }
 
 /// What is known here of an address that the provider lists.
 #[derive(Clone, Copy, Debug)]
-pub struct Known<'a> {
+pub struct LocalEvidence<'a> {
     /// On the upstream's list.
-    pub own: &'a Dossier,
+    pub upstream: &'a SuppressionEvidence,
     /// On the one that holds for every domain.
-    pub everywhere: &'a Dossier,
+    pub global: &'a SuppressionEvidence,
 }
 
 /// What a list of the provider's is for.
-pub const fn reason(list: List) -> Reason {
+pub const fn reason_of(list: List) -> Reason {
     match list {
         List::Bounces => Reason::HardBounce,
         List::Complaints => Reason::Complaint,
@@ -35,75 +37,87 @@ pub const fn reason(list: List) -> Reason {
 }
 
 /// The provider's list for a reason, if it has one.
-pub fn list(wanted: Reason) -> Option<List> {
-    List::ALL.into_iter().find(|list| reason(*list) == wanted)
+pub fn list_for(wanted: Reason) -> Option<List> {
+    List::ALL.into_iter().find(|list| reason_of(*list) == wanted)
 }
 
 /// Which mail the provider keeps back because of an entry: an unsubscription may be from some tags or senders only.
-pub fn scope(list: List, entry: &Entry) -> Scope {
+pub fn scope_of(list: List, entry: &Entry) -> Scope {
     let some = list == List::Unsubscribes && !entry.tags.iter().any(|tag| tag == "*");
     if some { Scope::Bulk } else { Scope::All }
 }
 
-impl Known<'_> {
+impl LocalEvidence<'_> {
     /// What becomes of an entry of the provider's.
-    pub fn weigh(&self, list: List, entry: &Entry, settings: &Settings, now: Timestamp) -> Fate {
-        let (reason, scope) = (reason(list), scope(list, entry));
-        let live = || [self.own, self.everywhere].into_iter().filter_map(|one| one.live_of(reason));
-        if live().any(|live| settings.holds(reason, live, now) && live.scope() >= scope) {
-            return Fate::Left;
+    pub fn plan_remote_entry(
+        &self,
+        list: List,
+        entry: &Entry,
+        settings: &SuppressionSettings,
+        now: Timestamp,
+    ) -> RemoteEntryAction {
+        let (reason, scope) = (reason_of(list), scope_of(list, entry));
+        let live = || [self.upstream, self.global].into_iter().filter_map(|one| one.active_for(reason));
+        if live().any(|live| settings.is_active(reason, live, now) && live.scope() >= scope) {
+            return RemoteEntryAction::Ignore;
         }
-        let void = self.own.void_until(reason).max(self.everywhere.void_until(reason));
+        let void = self.upstream.cleared_until(reason).max(self.global.cleared_until(reason));
         // One that does not say when is no evidence of anything since a removal.
-        let at = entry.since.map_or(Mark::UNKNOWN, |since| since.min(now));
+        let at = entry.since.map_or(EvidenceItem::UNKNOWN_TIME, |since| since.min(now));
         if void > Timestamp::default() && at <= void {
-            return if live().next().is_none() { Fate::Removed } else { Fate::Left };
+            return if live().next().is_none() {
+                RemoteEntryAction::RemoveRemotely
+            } else {
+                RemoteEntryAction::Ignore
+            };
         }
         // What ended is listed there again: as far as we know since now.
-        let again = |live: &Live| at <= live.last() && live.expires.is_some_and(|expires| expires <= now);
-        let at = if self.own.live_of(reason).is_some_and(again) { now } else { at };
+        let again = |live: &ActiveEvidence| {
+            at <= live.last_seen() && live.expires_at.is_some_and(|expires| expires <= now)
+        };
+        let at = if self.upstream.active_for(reason).is_some_and(again) { now } else { at };
         let words = [entry.code.as_deref(), entry.reason.as_deref()];
-        let words =
+        let diagnostic =
             words.into_iter().flatten().filter(|words| !words.is_empty()).collect::<Vec<_>>().join(" ");
-        let mark = Mark { at, scope, source: Source::Provider, expires: None, words };
-        let mut after = self.own.clone();
+        let mark = EvidenceItem { at, scope, source: EvidenceSource::Provider, expires_at: None, diagnostic };
+        let mut after = self.upstream.clone();
         after.add(reason, &mark);
-        after.under(self.everywhere);
-        if after == *self.own { Fate::Left } else { Fate::TakenIn(mark) }
+        after.apply_global_clear(self.global);
+        if after == *self.upstream { RemoteEntryAction::Ignore } else { RemoteEntryAction::Import(mark) }
     }
 }
 
 /// Evidence from the provider's list as it ends, now that the address is no longer there; `None` for what others said
 /// last, or what ends anyway.
-pub fn ended(live: &Live, now: Timestamp) -> Option<Mark> {
-    let lasts = live.source == Source::Provider && live.expires.is_none();
-    lasts.then(|| Mark {
-        at: live.last(),
+pub fn expire_evidence(live: &ActiveEvidence, now: Timestamp) -> Option<EvidenceItem> {
+    let lasts = live.source == EvidenceSource::Provider && live.expires_at.is_none();
+    lasts.then(|| EvidenceItem {
+        at: live.last_seen(),
         scope: live.scope(),
-        source: Source::Provider,
-        expires: Some(now),
-        words: GONE.to_owned(),
+        source: EvidenceSource::Provider,
+        expires_at: Some(now),
+        diagnostic: NO_LONGER_LISTED.to_owned(),
     })
 }
 
 /// The entry that the provider is to have because of what an operator added here.
-pub fn added(
-    filed: &Filed,
+pub fn export_entry(
+    filed: &AddressEvidence,
     reason: Reason,
-    live: &Live,
-    settings: &Settings,
+    live: &ActiveEvidence,
+    settings: &SuppressionSettings,
     now: Timestamp,
 ) -> Option<(List, Entry)> {
-    let list = list(reason)?;
+    let list = list_for(reason)?;
     // A provider's entry has no end, and knows no lanes.
-    let lasts = live.expires.is_none() && settings.holds(reason, live, now);
-    let wanted = live.source.is_operator() && lasts && settings.scope(reason, live) == Scope::All;
+    let lasts = live.expires_at.is_none() && settings.is_active(reason, live, now);
+    let wanted = live.source.is_operator() && lasts && settings.effective_scope(reason, live) == Scope::All;
     wanted.then(|| {
         let entry = Entry {
             address: filed.address.clone(),
-            since: Some(live.last().min(now)),
+            since: Some(live.last_seen().min(now)),
             code: None,
-            reason: (list == List::Bounces).then(|| live.words.clone()),
+            reason: (list == List::Bounces).then(|| live.diagnostic.clone()),
             tags: if list == List::Unsubscribes { vec!["*".to_owned()] } else { Vec::new() },
         };
         (list, entry)
@@ -111,54 +125,73 @@ pub fn added(
 }
 
 /// The words of what ended.
-const GONE: &str = "no longer on the provider's list";
+const NO_LONGER_LISTED: &str = "no longer on the provider's list";
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::time::Duration;
 
-    const NOW: Timestamp = Timestamp::from_seconds(1_789_387_200);
+    const NOW: Timestamp = Timestamp::from_secs(1_789_387_200);
 
-    fn ago(days: u32) -> Timestamp {
-        NOW.before(Duration::from_secs(86_400) * days)
+    fn days_ago(days: u32) -> Timestamp {
+        NOW.saturating_sub(Duration::from_secs(86_400) * days)
     }
 
-    fn mark(days: u32, scope: Scope, source: Source) -> Mark {
-        Mark { at: ago(days), scope, source, expires: None, words: String::new() }
+    fn evidence_item(days: u32, scope: Scope, source: EvidenceSource) -> EvidenceItem {
+        EvidenceItem { at: days_ago(days), scope, source, expires_at: None, diagnostic: String::new() }
     }
 
-    fn dossier(reason: Reason, marks: &[Mark], removed: Option<u32>) -> Dossier {
-        let mut dossier = Dossier::default();
+    fn suppression_record(
+        reason: Reason,
+        marks: &[EvidenceItem],
+        removed: Option<u32>,
+    ) -> SuppressionEvidence {
+        let mut dossier = SuppressionEvidence::default();
         marks.iter().for_each(|mark| dossier.add(reason, mark));
-        removed.into_iter().for_each(|days| dossier.clear(None, ago(days)));
+        removed.into_iter().for_each(|days| dossier.clear(None, days_ago(days)));
         dossier
     }
 
-    fn entry(days: Option<u32>, tag: &str) -> Entry {
+    fn remote_entry(days: Option<u32>, tag: &str) -> Entry {
         Entry {
             address: "a@example.net".into(),
-            since: days.map(ago),
+            since: days.map(days_ago),
             tags: vec![tag.into()],
             ..Entry::default()
         }
     }
 
-    fn weigh(own: &Dossier, everywhere: &Dossier, entry: &Entry) -> Fate {
-        Known { own, everywhere }.weigh(List::Unsubscribes, entry, &Settings::default(), NOW)
+    fn plan_entry(
+        upstream: &SuppressionEvidence,
+        global: &SuppressionEvidence,
+        entry: &Entry,
+    ) -> RemoteEntryAction {
+        LocalEvidence { upstream, global }.plan_remote_entry(
+            List::Unsubscribes,
+            entry,
+            &SuppressionSettings::default(),
+            NOW,
+        )
     }
 
     #[test]
-    fn what_the_provider_lists_is_taken_in_unless_as_much_is_known() {
-        let of = |marks: &[Mark]| dossier(Reason::Unsubscribe, marks, None);
-        let nothing = Dossier::default();
-        let Fate::TakenIn(taken) = weigh(&nothing, &nothing, &entry(Some(3), "*")) else { unreachable!() };
-        assert_eq!(taken, mark(3, Scope::All, Source::Provider));
+    fn imports_remote_entries_unless_local_evidence_covers_them() {
+        let of = |marks: &[EvidenceItem]| suppression_record(Reason::Unsubscribe, marks, None);
+        let nothing = SuppressionEvidence::default();
+        let RemoteEntryAction::Import(taken) = plan_entry(&nothing, &nothing, &remote_entry(Some(3), "*"))
+        else {
+            unreachable!()
+        };
+        assert_eq!(taken, evidence_item(3, Scope::All, EvidenceSource::Provider));
         let after = of(std::slice::from_ref(&taken));
         for days in [3, 5, 1] {
-            assert_eq!(weigh(&after, &nothing, &entry(Some(days), "*")), Fate::Left);
+            assert_eq!(
+                plan_entry(&after, &nothing, &remote_entry(Some(days), "*")),
+                RemoteEntryAction::Ignore
+            );
         }
-        let bulk = of(&[mark(2, Scope::Bulk, Source::Webhook)]);
+        let bulk = of(&[evidence_item(2, Scope::Bulk, EvidenceSource::Webhook)]);
         for (own, everywhere, tag, taken) in [
             (&bulk, &nothing, "news", false),
             (&bulk, &nothing, "*", true),
@@ -166,73 +199,109 @@ mod tests {
             (&nothing, &bulk, "*", true),
             (&nothing, &after, "*", false),
         ] {
-            let fate = weigh(own, everywhere, &entry(Some(3), tag));
-            assert_eq!(matches!(fate, Fate::TakenIn(_)), taken, "{tag} {fate:?}");
-            if let Fate::TakenIn(mark) = fate {
+            let fate = plan_entry(own, everywhere, &remote_entry(Some(3), tag));
+            assert_eq!(matches!(fate, RemoteEntryAction::Import(_)), taken, "{tag} {fate:?}");
+            if let RemoteEntryAction::Import(mark) = fate {
                 let mut again = own.clone();
                 again.add(Reason::Unsubscribe, &mark);
-                assert_eq!(weigh(&again, everywhere, &entry(Some(3), tag)), Fate::Left, "once is enough");
+                assert_eq!(
+                    plan_entry(&again, everywhere, &remote_entry(Some(3), tag)),
+                    RemoteEntryAction::Ignore,
+                    "once is enough"
+                );
             }
         }
     }
 
     #[test]
-    fn a_removal_here_wins_over_what_is_older_there() {
-        let (nothing, removed) = (Dossier::default(), dossier(Reason::Unsubscribe, &[], Some(5)));
+    fn local_removal_wins_over_older_remote_entry() {
+        let (nothing, removed) =
+            (SuppressionEvidence::default(), suppression_record(Reason::Unsubscribe, &[], Some(5)));
         for (own, everywhere) in [(&removed, &nothing), (&nothing, &removed)] {
-            for (days, expected) in
-                [(Some(6), Some(Fate::Removed)), (Some(5), Some(Fate::Removed)), (Some(4), None)]
-            {
-                let fate = weigh(own, everywhere, &entry(days, "*"));
+            for (days, expected) in [
+                (Some(6), Some(RemoteEntryAction::RemoveRemotely)),
+                (Some(5), Some(RemoteEntryAction::RemoveRemotely)),
+                (Some(4), None),
+            ] {
+                let fate = plan_entry(own, everywhere, &remote_entry(days, "*"));
                 match expected {
                     Some(expected) => assert_eq!(fate, expected),
-                    None => assert!(matches!(fate, Fate::TakenIn(_)), "{fate:?}"),
+                    None => assert!(matches!(fate, RemoteEntryAction::Import(_)), "{fate:?}"),
                 }
             }
-            assert_eq!(weigh(own, everywhere, &entry(None, "*")), Fate::Removed, "nothing is known since");
+            assert_eq!(
+                plan_entry(own, everywhere, &remote_entry(None, "*")),
+                RemoteEntryAction::RemoveRemotely,
+                "nothing is known since"
+            );
         }
-        let Fate::TakenIn(unknown) = weigh(&nothing, &nothing, &entry(None, "*")) else { unreachable!() };
-        assert_eq!(unknown.at, Mark::UNKNOWN);
-        let mut known = Dossier::default();
+        let RemoteEntryAction::Import(unknown) = plan_entry(&nothing, &nothing, &remote_entry(None, "*"))
+        else {
+            unreachable!()
+        };
+        assert_eq!(unknown.at, EvidenceItem::UNKNOWN_TIME);
+        let mut known = SuppressionEvidence::default();
         known.add(Reason::Unsubscribe, &unknown);
-        assert_eq!(weigh(&known, &nothing, &entry(None, "*")), Fate::Left, "once is enough");
-        assert_eq!(weigh(&known, &nothing, &entry(Some(3), "*")), Fate::Left);
-        let since = dossier(Reason::Unsubscribe, &[mark(2, Scope::Bulk, Source::Webhook)], Some(5));
-        assert_eq!(weigh(&since, &nothing, &entry(None, "*")), Fate::Left, "it happened again");
+        assert_eq!(
+            plan_entry(&known, &nothing, &remote_entry(None, "*")),
+            RemoteEntryAction::Ignore,
+            "once is enough"
+        );
+        assert_eq!(plan_entry(&known, &nothing, &remote_entry(Some(3), "*")), RemoteEntryAction::Ignore);
+        let since = suppression_record(
+            Reason::Unsubscribe,
+            &[evidence_item(2, Scope::Bulk, EvidenceSource::Webhook)],
+            Some(5),
+        );
+        assert_eq!(
+            plan_entry(&since, &nothing, &remote_entry(None, "*")),
+            RemoteEntryAction::Ignore,
+            "it happened again"
+        );
         // Who unsubscribed again since then stays where he is.
-        let again = dossier(Reason::Unsubscribe, &[mark(2, Scope::Bulk, Source::Webhook)], Some(5));
-        assert_eq!(weigh(&again, &nothing, &entry(Some(6), "*")), Fate::Left);
+        let again = suppression_record(
+            Reason::Unsubscribe,
+            &[evidence_item(2, Scope::Bulk, EvidenceSource::Webhook)],
+            Some(5),
+        );
+        assert_eq!(plan_entry(&again, &nothing, &remote_entry(Some(6), "*")), RemoteEntryAction::Ignore);
     }
 
     #[test]
-    fn what_ended_and_comes_back_counts_again() {
-        let nothing = Dossier::default();
-        let mut own = dossier(Reason::Unsubscribe, &[mark(3, Scope::All, Source::Provider)], None);
-        let end = ended(own.live_of(Reason::Unsubscribe).unwrap(), ago(1)).unwrap();
+    fn expired_entry_that_returns_is_imported_again() {
+        let nothing = SuppressionEvidence::default();
+        let mut own = suppression_record(
+            Reason::Unsubscribe,
+            &[evidence_item(3, Scope::All, EvidenceSource::Provider)],
+            None,
+        );
+        let end = expire_evidence(own.active_for(Reason::Unsubscribe).unwrap(), days_ago(1)).unwrap();
         own.add(Reason::Unsubscribe, &end);
-        let live = own.live_of(Reason::Unsubscribe).unwrap();
-        assert!(!Settings::default().holds(Reason::Unsubscribe, live, NOW));
-        assert_eq!(ended(live, NOW), None, "it ends once");
+        let live = own.active_for(Reason::Unsubscribe).unwrap();
+        assert!(!SuppressionSettings::default().is_active(Reason::Unsubscribe, live, NOW));
+        assert_eq!(expire_evidence(live, NOW), None, "it ends once");
         for days in [Some(3), Some(1), Some(0)] {
-            let Fate::TakenIn(mark) = weigh(&own, &nothing, &entry(days, "*")) else { unreachable!() };
+            let RemoteEntryAction::Import(mark) = plan_entry(&own, &nothing, &remote_entry(days, "*")) else {
+                unreachable!()
+            };
             let mut again = own.clone();
             again.add(Reason::Unsubscribe, &mark);
-            let live = again.live_of(Reason::Unsubscribe).unwrap();
-            assert!(Settings::default().holds(Reason::Unsubscribe, live, NOW), "{days:?}");
-            assert_eq!(weigh(&again, &nothing, &entry(days, "*")), Fate::Left);
+            let live = again.active_for(Reason::Unsubscribe).unwrap();
+            assert!(SuppressionSettings::default().is_active(Reason::Unsubscribe, live, NOW), "{days:?}");
+            assert_eq!(plan_entry(&again, &nothing, &remote_entry(days, "*")), RemoteEntryAction::Ignore);
         }
     }
 
     #[test]
-    fn only_what_an_operator_added_against_all_mail_goes_there() {
-        let settings = Settings::default();
-        let pushed = |reason: Reason, mark: &Mark| {
-            let filed = Filed {
+    fn exports_only_operator_entries_for_all_mail() {
+        let settings = SuppressionSettings::default();
+        let pushed = |reason: Reason, mark: &EvidenceItem| {
+            let filed = AddressEvidence {
                 address: "a@example.net".into(),
                 list: String::new(),
-                dossier: dossier(reason, std::slice::from_ref(mark), None),
+                evidence: suppression_record(reason, std::slice::from_ref(mark), None),
             };
-            added(&filed, reason, filed.dossier.live_of(reason).unwrap(), &settings, NOW)
+            export_entry(&filed, reason, filed.evidence.active_for(reason).unwrap(), &settings, NOW)
         };
         for (reason, list) in [
             (Reason::HardBounce, Some(List::Bounces)),
@@ -241,19 +310,23 @@ mod tests {
             (Reason::Manual, None),
             (Reason::SoftBounce, None),
         ] {
-            for source in Source::ALL {
-                let found = pushed(reason, &mark(1, Scope::All, source));
-                let expected = list.filter(|_| matches!(source, Source::Operator | Source::Import));
+            for source in EvidenceSource::ALL {
+                let found = pushed(reason, &evidence_item(1, Scope::All, source));
+                let expected =
+                    list.filter(|_| matches!(source, EvidenceSource::Operator | EvidenceSource::Import));
                 assert_eq!(found.as_ref().map(|(list, _)| *list), expected, "{reason:?} {source:?}");
-                assert!(found.is_none_or(|(_, entry)| entry.since == Some(ago(1))));
+                assert!(found.is_none_or(|(_, entry)| entry.since == Some(days_ago(1))));
             }
         }
-        let operator = mark(1, Scope::All, Source::Operator);
-        assert_eq!(pushed(Reason::Unsubscribe, &Mark { scope: Scope::Bulk, ..operator.clone() }), None);
+        let operator = evidence_item(1, Scope::All, EvidenceSource::Operator);
+        assert_eq!(
+            pushed(Reason::Unsubscribe, &EvidenceItem { scope: Scope::Bulk, ..operator.clone() }),
+            None
+        );
         assert_eq!(
             pushed(
                 Reason::HardBounce,
-                &Mark { expires: Some(NOW.after(Duration::from_secs(9))), ..operator }
+                &EvidenceItem { expires_at: Some(NOW.saturating_add(Duration::from_secs(9))), ..operator }
             ),
             None
         );

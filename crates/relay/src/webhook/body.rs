@@ -1,6 +1,6 @@
 //! Bodies, read within bounds of size, time and memory.
 
-use crate::webhook::outcome::Answer;
+use crate::webhook::outcome::RequestOutcome;
 use axum::body::{Body, HttpBody};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_ENCODING;
@@ -12,49 +12,49 @@ use tokio::time::timeout;
 
 /// The memory that all bodies under way share.
 #[derive(Debug)]
-pub struct Room(Semaphore);
+pub struct BodyBudget(Semaphore);
 
 /// A whole body, and the memory it takes.
-pub struct Held<'a> {
+pub struct BufferedBody<'a> {
     /// The body.
     pub bytes: Bytes,
-    _room: Option<SemaphorePermit<'a>>,
+    _permit: Option<SemaphorePermit<'a>>,
 }
 
 /// Why there is none.
 #[derive(Debug, thiserror::Error)]
-pub enum Unread {
+pub enum BodyError {
     /// It is larger than may be.
     #[error("the body is larger than {0} bytes")]
     TooLarge(usize),
     /// The bodies under way take all the memory that there is for them.
-    #[error("the bodies under way take {} MiB already", MEMORY >> 20)]
-    NoRoom,
+    #[error("the bodies under way take {} MiB already", MAX_BUFFERED_BYTES >> 20)]
+    OverBudget,
     /// It did not come to its end in time.
-    #[error("the body did not come within {} s", TIME.as_secs())]
-    TooSlow,
+    #[error("the body did not come within {} s", BODY_TIMEOUT.as_secs())]
+    TimedOut,
     /// The connection broke, or was not HTTP any more.
     #[error("the body broke off, or its framing is no HTTP: {0}")]
-    Broken(#[from] axum::Error),
+    Interrupted(#[from] axum::Error),
     /// It is compressed.
     #[error("the body has a content coding; have the sender, or what is on the way, send it as it is")]
-    Coded,
+    UnsupportedEncoding,
 }
 
-impl Unread {
+impl BodyError {
     /// What is answered.
-    pub fn answer(&self) -> Answer {
+    pub fn outcome(&self) -> RequestOutcome {
         match self {
-            Self::TooLarge(_) => Answer::TooLarge,
-            Self::Broken(_) => Answer::Malformed,
-            Self::Coded => Answer::Coded,
-            Self::NoRoom | Self::TooSlow => Answer::NotNow,
+            Self::TooLarge(_) => RequestOutcome::TooLarge,
+            Self::Interrupted(_) => RequestOutcome::Malformed,
+            Self::UnsupportedEncoding => RequestOutcome::UnsupportedEncoding,
+            Self::OverBudget | Self::TimedOut => RequestOutcome::Unavailable,
         }
     }
 }
 
 /// Whether a body is in a content coding (RFC 9110 section 8.4).
-pub fn is_coded(headers: &HeaderMap) -> bool {
+pub fn has_content_coding(headers: &HeaderMap) -> bool {
     let codings = headers
         .get_all(CONTENT_ENCODING)
         .iter()
@@ -64,31 +64,31 @@ pub fn is_coded(headers: &HeaderMap) -> bool {
         .any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
 }
 
-impl Default for Room {
+impl Default for BodyBudget {
     fn default() -> Self {
-        Self(Semaphore::new(MEMORY))
+        Self(Semaphore::new(MAX_BUFFERED_BYTES))
     }
 }
 
-impl Room {
+impl BodyBudget {
     /// Reads a body of at most `largest` bytes. Only what has come takes room: one that is announced and kept back holds
     /// nobody up.
-    pub async fn read(&self, body: Body, largest: usize) -> Result<Held<'_>, Unread> {
+    pub async fn read_body(&self, body: Body, largest: usize) -> Result<BufferedBody<'_>, BodyError> {
         if body.size_hint().lower() > largest as u64 {
-            return Err(Unread::TooLarge(largest));
+            return Err(BodyError::TooLarge(largest));
         }
-        timeout(TIME, self.gather(body, largest)).await.map_err(|_| Unread::TooSlow)?
+        timeout(BODY_TIMEOUT, self.read_all(body, largest)).await.map_err(|_| BodyError::TimedOut)?
     }
 
-    async fn gather(&self, mut body: Body, largest: usize) -> Result<Held<'_>, Unread> {
+    async fn read_all(&self, mut body: Body, largest: usize) -> Result<BufferedBody<'_>, BodyError> {
         let mut bytes = Vec::new();
         let mut room: Option<SemaphorePermit<'_>> = None;
         while let Some(frame) = body.frame().await {
             let Ok(piece) = frame?.into_data() else { continue };
             if bytes.len() + piece.len() > largest {
-                return Err(Unread::TooLarge(largest));
+                return Err(BodyError::TooLarge(largest));
             }
-            let more = self.take(piece.len())?;
+            let more = self.acquire(piece.len())?;
             match &mut room {
                 Some(room) => room.merge(more),
                 None => room = Some(more),
@@ -97,26 +97,26 @@ impl Room {
             bytes.extend_from_slice(&piece);
         }
         // Neither a form nor JSON begins so.
-        if bytes.starts_with(GZIP) {
-            return Err(Unread::Coded);
+        if bytes.starts_with(GZIP_MAGIC) {
+            return Err(BodyError::UnsupportedEncoding);
         }
-        Ok(Held { bytes: bytes.into(), _room: room })
+        Ok(BufferedBody { bytes: bytes.into(), _permit: room })
     }
 
-    fn take(&self, bytes: usize) -> Result<SemaphorePermit<'_>, Unread> {
-        let bytes = u32::try_from(bytes).map_err(|_| Unread::NoRoom)?;
+    fn acquire(&self, bytes: usize) -> Result<SemaphorePermit<'_>, BodyError> {
+        let bytes = u32::try_from(bytes).map_err(|_| BodyError::OverBudget)?;
         self.0.try_acquire_many(bytes).map_err(|error| match error {
-            TryAcquireError::NoPermits | TryAcquireError::Closed => Unread::NoRoom,
+            TryAcquireError::NoPermits | TryAcquireError::Closed => BodyError::OverBudget,
         })
     }
 }
 
 /// What gzip begins with (RFC 1952 section 2.3.1), though no field says so.
-const GZIP: &[u8] = &[0x1f, 0x8b];
+const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
 /// Bytes of all bodies under way, from their first byte to their answer.
-const MEMORY: usize = 32 << 20;
+const MAX_BUFFERED_BYTES: usize = 32 << 20;
 /// For a whole body.
-const TIME: Duration = Duration::from_secs(30);
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
@@ -124,29 +124,32 @@ mod tests {
     use futures_util::stream;
     use std::convert::Infallible;
 
-    fn pieces(sizes: &[usize]) -> Body {
+    fn body_of_pieces(sizes: &[usize]) -> Body {
         let pieces: Vec<_> = sizes.iter().map(|size| Ok::<_, Infallible>(vec![b'x'; *size])).collect();
         Body::from_stream(stream::iter(pieces))
     }
 
     #[tokio::test]
-    async fn a_body_takes_room_until_it_is_let_go() {
-        let room = Room::default();
+    async fn body_holds_budget_until_dropped() {
+        let room = BodyBudget::default();
         let large = 3 << 20;
         let mut held = Vec::new();
         for _ in 0..10 {
-            held.push(room.read(pieces(&[large / 3; 3]), large).await.unwrap());
+            held.push(room.read_body(body_of_pieces(&[large / 3; 3]), large).await.unwrap());
         }
         assert_eq!(held[0].bytes.len(), large);
-        assert!(matches!(room.read(pieces(&[1 << 20, large - (1 << 20)]), large).await, Err(Unread::NoRoom)));
+        assert!(matches!(
+            room.read_body(body_of_pieces(&[1 << 20, large - (1 << 20)]), large).await,
+            Err(BodyError::OverBudget)
+        ));
         // What was taken of it came back.
-        assert_eq!(room.read(pieces(&[2 << 20]), large).await.unwrap().bytes.len(), 2 << 20);
+        assert_eq!(room.read_body(body_of_pieces(&[2 << 20]), large).await.unwrap().bytes.len(), 2 << 20);
         held.pop();
-        assert!(room.read(pieces(&[large]), large).await.is_ok());
+        assert!(room.read_body(body_of_pieces(&[large]), large).await.is_ok());
     }
 
     #[test]
-    fn codings_are_seen_however_they_are_written() {
+    fn detects_content_codings_in_any_form() {
         for (values, coded) in [
             (&[][..], false),
             (&[""], false),
@@ -161,24 +164,24 @@ mod tests {
             for value in values {
                 headers.append(CONTENT_ENCODING, value.parse().unwrap());
             }
-            assert_eq!(is_coded(&headers), coded, "{values:?}");
+            assert_eq!(has_content_coding(&headers), coded, "{values:?}");
         }
     }
 
     #[tokio::test]
-    async fn a_body_has_an_end() {
-        let room = Room::default();
+    async fn rejects_body_over_limit() {
+        let room = BodyBudget::default();
         for (sizes, fine) in [(&[][..], true), (&[0, 10], true), (&[10, 1], false), (&[11], false)] {
-            let read = room.read(pieces(sizes), 10).await;
+            let read = room.read_body(body_of_pieces(sizes), 10).await;
             assert_eq!(read.is_ok(), fine, "{sizes:?}");
-            assert!(matches!(read, Ok(_) | Err(Unread::TooLarge(10))));
+            assert!(matches!(read, Ok(_) | Err(BodyError::TooLarge(10))));
         }
-        assert!(matches!(room.read(Body::from("x".repeat(11)), 10).await, Err(Unread::TooLarge(10))));
+        assert!(matches!(room.read_body(Body::from("x".repeat(11)), 10).await, Err(BodyError::TooLarge(10))));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_does_not_come_is_waited_for_no_longer() {
+    async fn stalled_body_times_out() {
         let never = Body::from_stream(stream::pending::<Result<Vec<u8>, Infallible>>());
-        assert!(matches!(Room::default().read(never, 10).await, Err(Unread::TooSlow)));
+        assert!(matches!(BodyBudget::default().read_body(never, 10).await, Err(BodyError::TimedOut)));
     }
 }

@@ -1,34 +1,36 @@
 //! Which hints keep bulk mail back.
 
-use crate::webhook::source::Suppressing;
+use crate::webhook::source::HintSuppression;
 use mailtrail_mail::Mailbox;
 use mailtrail_store::{ReadError, Store};
-use mailtrail_trail::Hinted;
-use mailtrail_trail::suppression::{Change, Listing, Mark, Reason, Scope, Source};
+use mailtrail_trail::ReceivedHint;
+use mailtrail_trail::suppression::{
+    EvidenceItem, EvidenceSource, Reason, Scope, SuppressionChange, SuppressionChangeKind,
+};
 
 /// What a hint is to change about the suppression list, if anything: on the list that holds for all upstreams, and about
 /// bulk mail. What others said there for the same reason says more than a hint, and stays as it is.
-pub(super) fn of_hint(
+pub(super) fn suppression_change_for(
     store: &Store,
-    suppress: &[Suppressing],
-    hinted: &Hinted,
-) -> Result<Option<Listing>, ReadError> {
-    let Hinted { source, received, hint, .. } = hinted;
-    let reason: Option<Reason> = suppress.iter().find_map(|rule| rule.reason(hint));
+    suppress: &[HintSuppression],
+    hinted: &ReceivedHint,
+) -> Result<Option<SuppressionChange>, ReadError> {
+    let ReceivedHint { source, received_at, hint, .. } = hinted;
+    let reason: Option<Reason> = suppress.iter().find_map(|rule| rule.suppression_reason(hint));
     let address: Option<Mailbox> = hint.address.as_ref().and_then(|address| address.parse().ok());
     let Some((reason, address)) = reason.zip(address) else { return Ok(None) };
-    let known = store.dossier(&address.folded(), "")?.unwrap_or_default();
-    if known.live_of(reason).is_some_and(|live| live.source != Source::Hint) {
+    let known = store.suppression_evidence(&address.folded(), "")?.unwrap_or_default();
+    if known.active_for(reason).is_some_and(|live| live.source != EvidenceSource::Hint) {
         return Ok(None);
     }
-    let text = hint.words.text.as_ref().map_or_else(String::new, |text| format!(": {text}"));
-    let mark = Mark {
-        at: hint.at.min(*received),
+    let text = hint.diagnostic.text.as_ref().map_or_else(String::new, |text| format!(": {text}"));
+    let mark = EvidenceItem {
+        at: hint.at.min(*received_at),
         scope: Scope::Bulk,
-        source: Source::Hint,
-        expires: None,
-        words: format!("{} at {source}{text}", hint.words.name),
+        source: EvidenceSource::Hint,
+        expires_at: None,
+        diagnostic: format!("{} at {source}{text}", hint.diagnostic.name),
     };
-    let change = Change::Add { reason, marks: vec![mark] };
-    Ok(Some(Listing { address, list: None, at: *received, operator: String::new(), change }))
+    let kind = SuppressionChangeKind::Add { reason, items: vec![mark] };
+    Ok(Some(SuppressionChange { address, list: None, at: *received_at, operator: String::new(), kind }))
 }

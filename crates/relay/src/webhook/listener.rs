@@ -1,8 +1,8 @@
 //! The connections that reports come over.
 
-use crate::webhook::connection_limit::{Crowd, Seat};
-use crate::webhook::settings::Settings;
-use crate::webhook::{Inbox, router};
+use crate::webhook::connection_limit::{HttpConnectionLimiter, HttpConnectionPermit};
+use crate::webhook::settings::WebhookSettings;
+use crate::webhook::{WebhookService, router};
 use axum::Router;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 /// What is spoken within TLS, as ALPN names it (RFC 7301).
-pub const PROTOCOLS: &[&[u8]] = &[b"http/1.1"];
+pub const ALPN_PROTOCOLS: &[&[u8]] = &[b"http/1.1"];
 
 /// Where a request came from.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +34,7 @@ pub struct Peer {
     /// The address of the connection.
     pub address: IpAddr,
     /// Whether there are as many connections as may be: it is told to come again.
-    pub is_one_too_many: bool,
+    pub is_over_limit: bool,
 }
 
 /// Answers what comes over `socket` until it is to be `quiet`, within TLS where there is a server for it; requests under
@@ -43,15 +43,17 @@ pub struct Peer {
 /// Of an address that has as many as it may have by itself, a few more are told so, and the rest is closed at once.
 pub async fn serve(
     socket: TcpListener,
-    inbox: Inbox,
-    settings: Settings,
+    inbox: WebhookService,
+    settings: WebhookSettings,
     tls: Option<Arc<Server>>,
     quiet: CancellationToken,
 ) {
-    let refusals = inbox.log.clone();
-    let host = Host { router: router(inbox), tls, refusals: refusals.clone(), quiet: quiet.clone() };
-    let (places, spare) = (Arc::new(Semaphore::new(settings.connections)), Arc::new(Semaphore::new(SPARE)));
-    let crowd = Arc::new(Crowd::new(settings));
+    let refusals = inbox.refusal_log.clone();
+    let host =
+        ConnectionHandler { router: router(inbox), tls, refusals: refusals.clone(), shutdown: quiet.clone() };
+    let (places, spare) =
+        (Arc::new(Semaphore::new(settings.connections)), Arc::new(Semaphore::new(OVERFLOW_CONNECTIONS)));
+    let crowd = Arc::new(HttpConnectionLimiter::new(settings));
     let conversations = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -66,12 +68,12 @@ pub async fn serve(
                 continue;
             }
         };
-        let Some(seat) = crowd.enter(peer.ip()) else {
+        let Some(seat) = crowd.acquire(peer.ip()) else {
             refusals.note(peer.ip(), Refusal::HttpConnections, &"");
             continue;
         };
-        let place = if seat.is_one_too_many { None } else { places.clone().try_acquire_owned().ok() };
-        let peer = Peer { address: peer.ip(), is_one_too_many: place.is_none() };
+        let place = if seat.is_over_limit { None } else { places.clone().try_acquire_owned().ok() };
+        let peer = Peer { address: peer.ip(), is_over_limit: place.is_none() };
         let place = match place {
             Some(place) => place,
             None => tokio::select! {
@@ -80,7 +82,7 @@ pub async fn serve(
                 Ok(place) = spare.clone().acquire_owned() => place,
             },
         };
-        conversations.spawn(host.clone().converse(stream, peer, (place, seat)));
+        conversations.spawn(host.clone().handle(stream, peer, (place, seat)));
     }
     // Who waits there is not to wait for us.
     drop(socket);
@@ -90,25 +92,30 @@ pub async fn serve(
 
 /// Who converses.
 #[derive(Clone)]
-struct Host {
+struct ConnectionHandler {
     router: Router,
     tls: Option<Arc<Server>>,
     refusals: RefusalLog,
-    quiet: CancellationToken,
+    shutdown: CancellationToken,
 }
 
-impl Host {
-    async fn converse(self, stream: TcpStream, peer: Peer, _place: (OwnedSemaphorePermit, Seat)) {
+impl ConnectionHandler {
+    async fn handle(
+        self,
+        stream: TcpStream,
+        peer: Peer,
+        _place: (OwnedSemaphorePermit, HttpConnectionPermit),
+    ) {
         // No answer waits for the acknowledgement of the one before. A socket that refuses is closed already.
         let _ = stream.set_nodelay(true);
-        let Some(first) = self.first_byte(&stream, peer).await else { return };
+        let Some(first) = self.wait_for_first_byte(&stream, peer).await else { return };
         let ended = match &self.tls {
-            None if first == TLS_RECORD => {
+            None if first == TLS_HANDSHAKE_RECORD => {
                 return self.refusals.note(peer.address, Refusal::TlsOnHttpPort, &"");
             }
-            None => self.answer(stream, peer).await,
-            Some(tls) => match self.secure(tls, stream, peer).await {
-                Some(secured) => self.answer(secured, peer).await,
+            None => self.serve_http(stream, peer).await,
+            Some(tls) => match self.accept_tls(tls, stream, peer).await {
+                Some(secured) => self.serve_http(secured, peer).await,
                 None => return,
             },
         };
@@ -121,27 +128,27 @@ impl Host {
     }
 
     /// The first byte that comes; `None` where none does.
-    async fn first_byte(&self, stream: &TcpStream, peer: Peer) -> Option<u8> {
+    async fn wait_for_first_byte(&self, stream: &TcpStream, peer: Peer) -> Option<u8> {
         let patience = match &self.tls {
-            _ if peer.is_one_too_many => SHORT,
-            Some(_) => HANDSHAKE,
-            None => HEAD,
+            _ if peer.is_over_limit => OVERFLOW_TIMEOUT,
+            Some(_) => TLS_HANDSHAKE_TIMEOUT,
+            None => HEADER_TIMEOUT,
         };
         let mut first = [0];
         tokio::select! {
             peeked = timeout(patience, stream.peek(&mut first)) => {
                 peeked.ok()?.ok().filter(|read| *read > 0).map(|_| first[0])
             }
-            () = self.quiet.cancelled() => None,
+            () = self.shutdown.cancelled() => None,
         }
     }
 
     /// Speaks TLS; `None` where that fails, which is said, or where we are to be quiet: nothing was asked yet.
-    async fn secure(&self, tls: &Server, stream: TcpStream, peer: Peer) -> Option<TlsStream<TcpStream>> {
-        let patience = if peer.is_one_too_many { SHORT } else { HANDSHAKE };
+    async fn accept_tls(&self, tls: &Server, stream: TcpStream, peer: Peer) -> Option<TlsStream<TcpStream>> {
+        let patience = if peer.is_over_limit { OVERFLOW_TIMEOUT } else { TLS_HANDSHAKE_TIMEOUT };
         let secured = tokio::select! {
             secured = timeout(patience, tls.acceptor().accept(stream)) => secured,
-            () = self.quiet.cancelled() => return None,
+            () = self.shutdown.cancelled() => return None,
         };
         let failed = |error: &io::Error| match classify_failure(error) {
             Refusal::ClearOnTlsPort => Refusal::HttpOnTlsPort,
@@ -152,7 +159,7 @@ impl Host {
         secured.inspect_err(|error| self.refusals.note(peer.address, failed(error), error)).ok()
     }
 
-    async fn answer(
+    async fn serve_http(
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
         peer: Peer,
@@ -162,12 +169,16 @@ impl Host {
             self.router.clone().oneshot(request)
         });
         let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(if peer.is_one_too_many { SHORT } else { HEAD });
-        builder.max_buf_size(BUFFER).keep_alive(!peer.is_one_too_many);
+        builder.timer(TokioTimer::new()).header_read_timeout(if peer.is_over_limit {
+            OVERFLOW_TIMEOUT
+        } else {
+            HEADER_TIMEOUT
+        });
+        builder.max_buf_size(READ_BUFFER_BYTES).keep_alive(!peer.is_over_limit);
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         tokio::select! {
             ended = connection.as_mut() => ended,
-            () = self.quiet.cancelled() => {
+            () = self.shutdown.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -176,15 +187,15 @@ impl Host {
 }
 
 /// Connections beyond those that may be, which are told so.
-pub const SPARE: usize = 64;
+pub const OVERFLOW_CONNECTIONS: usize = 64;
 /// The first byte of TLS, a handshake record (RFC 8446 section 5.1).
-const TLS_RECORD: u8 = 0x16;
+const TLS_HANDSHAKE_RECORD: u8 = 0x16;
 /// For the beginning of TLS.
-const HANDSHAKE: Duration = Duration::from_secs(30);
+const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// For the head of a request, and between two requests: longer than web servers keep connections to us (nginx: 60 s),
 /// so that none of their requests meets a closing one.
-const HEAD: Duration = Duration::from_secs(75);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 /// The same, both, for those that are told to come again.
-const SHORT: Duration = Duration::from_secs(5);
+const OVERFLOW_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of a connection's buffer; a request's head may have no more, or as much again where it comes in one piece.
-const BUFFER: usize = 16 << 10;
+const READ_BUFFER_BYTES: usize = 16 << 10;

@@ -1,7 +1,7 @@
 //! What `doctor` asks itself through an address that a provider was given.
 
-use crate::loopback_probe::Probe;
-use crate::webhook::Inbox;
+use crate::loopback_probe::LoopbackProbe;
+use crate::webhook::WebhookService;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::middleware::Next;
@@ -10,15 +10,21 @@ use std::sync::Arc;
 
 /// Answers a question of ours; no body is read for it, and whoever asks anything else is not counted as a stranger with
 /// a bad signature.
-pub async fn answer(State(inbox): State<Arc<Inbox>>, request: Request, next: Next) -> Response {
-    let Some(question) = request.headers().get(Probe::HEADER) else { return next.run(request).await };
+pub async fn respond_to_probe(
+    State(inbox): State<Arc<WebhookService>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let Some(question) = request.headers().get(LoopbackProbe::HEADER_NAME) else {
+        return next.run(request).await;
+    };
     let path = request.uri().path();
     let is_source = path
         .strip_prefix("/webhooks/")
         .map(|name| name.strip_suffix('/').unwrap_or(name))
         .is_some_and(|name| inbox.sources.iter().any(|source| source.name == name));
     let answer = question.to_str().ok().filter(|_| is_source);
-    match answer.and_then(|question| inbox.probe.answer(question, path)) {
+    match answer.and_then(|question| inbox.loopback_probe.respond(question, path)) {
         Some(answer) => answer.into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
     }

@@ -16,19 +16,19 @@ mod outcome;
 mod settings;
 mod source;
 
-pub use inbound::MailRules;
-pub use listener::{PROTOCOLS, SPARE, serve};
-pub use settings::Settings;
-pub use source::{Kind, Source, Suppressing};
+pub use inbound::InboundRules;
+pub use listener::{ALPN_PROTOCOLS, OVERFLOW_CONNECTIONS, serve};
+pub use settings::WebhookSettings;
+pub use source::{HintSuppression, SourceKind, WebhookSource};
 
-use crate::webhook::inbound::Intake;
+use crate::webhook::inbound::InboundReceiver;
 
-use crate::loopback_probe::Probe;
+use crate::loopback_probe::LoopbackProbe;
 use crate::monitoring::Pulse;
-use crate::webhook::body::{Room, Unread, is_coded};
-use crate::webhook::client_address::{Client, Refusals};
+use crate::webhook::body::{BodyBudget, BodyError, has_content_coding};
+use crate::webhook::client_address::{ClientAddress, RejectionCounter};
 use crate::webhook::listener::Peer;
-use crate::webhook::outcome::Answer;
+use crate::webhook::outcome::RequestOutcome;
 use axum::extract::{Path, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode};
@@ -41,7 +41,7 @@ use mailtrail_mail::{Clock, ClockWatch, Secret, Timestamp};
 use mailtrail_net::{Refusal, RefusalLog};
 use mailtrail_store::{CommitError, ReadError, Store};
 use mailtrail_trail::provider::{Form, activecampaign, brevo, generic, mailgun};
-use mailtrail_trail::{Dead, Event, Hinted, Notice, Via, provider};
+use mailtrail_trail::{DeadLetter, EventSource, ProviderEvent, ReceivedEvent, ReceivedHint, provider};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::fmt::Display;
@@ -50,64 +50,70 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 /// Where reports go.
-pub struct Inbox {
-    sources: Vec<Source>,
+pub struct WebhookService {
+    sources: Vec<WebhookSource>,
     /// Whose `X-Forwarded-For` is believed.
     proxies: Vec<IpNet>,
     store: Store,
     clock: Clock,
-    watch: ClockWatch,
-    pulse: Pulse,
-    probe: Probe,
-    room: Room,
-    refusals: Refusals,
-    log: RefusalLog,
+    clock_watch: ClockWatch,
+    activity: Pulse,
+    loopback_probe: LoopbackProbe,
+    body_budget: BodyBudget,
+    rejections: RejectionCounter,
+    refusal_log: RefusalLog,
     /// What takes in mail from outside, if somebody wants it.
-    intake: Option<Intake>,
+    inbound: Option<InboundReceiver>,
 }
 
-impl Inbox {
+impl WebhookService {
     /// For reports of `sources`, who are where the connection comes from or, if that is one of `proxies`, where its
     /// `X-Forwarded-For` says.
-    pub fn new(sources: Vec<Source>, proxies: Vec<IpNet>, store: Store, clock: Clock, pulse: Pulse) -> Self {
+    pub fn new(
+        sources: Vec<WebhookSource>,
+        proxies: Vec<IpNet>,
+        store: Store,
+        clock: Clock,
+        activity: Pulse,
+    ) -> Self {
         Self {
             sources,
             proxies,
             store,
             clock,
-            watch: ClockWatch::new(clock),
-            pulse,
-            probe: Probe::default(),
-            room: Room::default(),
-            refusals: Refusals::default(),
-            log: RefusalLog::default(),
-            intake: None,
+            clock_watch: ClockWatch::new(clock),
+            activity,
+            loopback_probe: LoopbackProbe::default(),
+            body_budget: BodyBudget::default(),
+            rejections: RejectionCounter::default(),
+            refusal_log: RefusalLog::default(),
+            inbound: None,
         }
     }
 
     /// It knows what `watch` knows of the clock.
-    pub fn with_watch(self, watch: ClockWatch) -> Self {
-        Self { watch, ..self }
+    pub fn with_clock_watch(self, clock_watch: ClockWatch) -> Self {
+        Self { clock_watch, ..self }
     }
 
     /// It answers the questions of `probe`.
-    pub fn with_probe(self, probe: Probe) -> Self {
-        Self { probe, ..self }
+    pub fn with_loopback_probe(self, loopback_probe: LoopbackProbe) -> Self {
+        Self { loopback_probe, ..self }
     }
 
     /// It takes in mail from outside, too.
-    pub fn with_mail(self, intake: Intake) -> Self {
-        Self { intake: Some(intake), ..self }
+    pub fn with_inbound(self, intake: InboundReceiver) -> Self {
+        Self { inbound: Some(intake), ..self }
     }
 }
 
 /// `POST /webhooks/<source>`, `POST /webhooks/<source>/<secret>`, `POST /inbound/<upstream>`, `POST
 /// /inbound/<upstream>/mime`, `GET /healthz`, `GET /readyz`, each with or without a final slash.
-fn router(inbox: Inbox) -> Router {
+fn router(inbox: WebhookService) -> Router {
     let (inbox, mut router) = (Arc::new(inbox), Router::new());
     for (path, method) in [
-        ("/webhooks/{source}", post(receive)),
-        ("/webhooks/{source}/{secret}", post(receive_with_secret)),
+        ("/webhooks/{source}", post(receive_webhook)),
+        ("/webhooks/{source}/{secret}", post(receive_webhook_with_secret)),
         ("/inbound/{source}", post(receive_mail)),
         ("/inbound/{source}/mime", post(receive_raw_mail)),
         ("/healthz", get(|| async { "ok\n" })),
@@ -116,178 +122,191 @@ fn router(inbox: Inbox) -> Router {
         router = router.route(path, method.clone()).route(&format!("{path}/"), method);
     }
     router
-        .route_layer(middleware::from_fn_with_state(inbox.clone(), loopback_probe::answer))
-        .method_not_allowed_fallback(refuse_method)
-        .fallback(refuse_path)
+        .route_layer(middleware::from_fn_with_state(inbox.clone(), loopback_probe::respond_to_probe))
+        .method_not_allowed_fallback(reject_method)
+        .fallback(reject_path)
         .with_state(inbox)
 }
 
-async fn refuse_method(State(inbox): State<Arc<Inbox>>, request: Request) -> StatusCode {
-    inbox.refuse_path(Refusal::Method, &request);
+async fn reject_method(State(inbox): State<Arc<WebhookService>>, request: Request) -> StatusCode {
+    inbox.reject_path(Refusal::Method, &request);
     StatusCode::METHOD_NOT_ALLOWED
 }
 
-async fn refuse_path(State(inbox): State<Arc<Inbox>>, request: Request) -> StatusCode {
-    inbox.refuse_path(Refusal::Path, &request);
+async fn reject_path(State(inbox): State<Arc<WebhookService>>, request: Request) -> StatusCode {
+    inbox.reject_path(Refusal::Path, &request);
     StatusCode::NOT_FOUND
 }
 
-async fn receive(State(inbox): State<Arc<Inbox>>, Path(name): Path<String>, request: Request) -> StatusCode {
-    inbox.answer(&name, Errand::Report(None), request).await
+async fn receive_webhook(
+    State(inbox): State<Arc<WebhookService>>,
+    Path(name): Path<String>,
+    request: Request,
+) -> StatusCode {
+    inbox.handle(&name, RequestKind::Event(None), request).await
 }
 
-async fn receive_with_secret(
-    State(inbox): State<Arc<Inbox>>,
+async fn receive_webhook_with_secret(
+    State(inbox): State<Arc<WebhookService>>,
     Path((name, secret)): Path<(String, String)>,
     request: Request,
 ) -> StatusCode {
-    inbox.answer(&name, Errand::Report(Some(Secret::new(secret))), request).await
+    inbox.handle(&name, RequestKind::Event(Some(Secret::new(secret))), request).await
 }
 
 async fn receive_mail(
-    State(inbox): State<Arc<Inbox>>,
+    State(inbox): State<Arc<WebhookService>>,
     Path(name): Path<String>,
     request: Request,
 ) -> StatusCode {
-    inbox.answer(&name, Errand::Mail { raw_path: false }, request).await
+    inbox.handle(&name, RequestKind::InboundMail { is_raw: false }, request).await
 }
 
 async fn receive_raw_mail(
-    State(inbox): State<Arc<Inbox>>,
+    State(inbox): State<Arc<WebhookService>>,
     Path(name): Path<String>,
     request: Request,
 ) -> StatusCode {
-    inbox.answer(&name, Errand::Mail { raw_path: true }, request).await
+    inbox.handle(&name, RequestKind::InboundMail { is_raw: true }, request).await
 }
 
 /// What somebody comes with, by the path.
-enum Errand {
+enum RequestKind {
     /// A report, perhaps with a secret.
-    Report(Option<Secret>),
+    Event(Option<Secret>),
     /// A mail from outside.
-    Mail {
+    InboundMail {
         /// Whether the path is that for raw mail.
-        raw_path: bool,
+        is_raw: bool,
     },
 }
 
-impl Errand {
+impl RequestKind {
     /// Whether there is such a path for that source.
-    fn suits(&self, kind: &Kind) -> bool {
+    fn is_supported_by(&self, kind: &SourceKind) -> bool {
         match self {
-            Self::Report(secret) => secret.is_none() || kind.has_secret_path(),
-            Self::Mail { .. } => kind.brings_mail(),
+            Self::Event(secret) => secret.is_none() || kind.has_secret_path(),
+            Self::InboundMail { .. } => kind.has_inbound_mail(),
         }
     }
 }
 
 /// A request at a source.
-struct Call<'a> {
-    source: &'a Source,
-    place: usize,
-    client: Client,
+struct RequestContext<'a> {
+    source: &'a WebhookSource,
+    source_index: usize,
+    client: ClientAddress,
     secret: Option<Secret>,
     headers: HeaderMap,
     now: Timestamp,
 }
 
-impl Inbox {
-    async fn answer(&self, name: &str, errand: Errand, request: Request) -> StatusCode {
+impl WebhookService {
+    async fn handle(&self, name: &str, errand: RequestKind, request: Request) -> StatusCode {
         let found = self.sources.iter().enumerate().find(|(_, source)| source.name == name);
-        let found = found.filter(|(_, source)| errand.suits(&source.kind));
-        let Some((place, source)) = found else {
-            self.refuse_path(Refusal::Path, &request);
+        let found = found.filter(|(_, source)| errand.is_supported_by(&source.kind));
+        let Some((source_index, source)) = found else {
+            self.reject_path(Refusal::Path, &request);
             return StatusCode::NOT_FOUND;
         };
-        let peer = peer(&request);
+        let peer = peer_of(&request);
         let (Parts { headers, .. }, body) = request.into_parts();
-        let client = Client::of(peer.address, &headers, &self.proxies);
+        let client = ClientAddress::resolve(peer.address, &headers, &self.proxies);
         let (secret, mail) = match errand {
-            Errand::Report(secret) => (secret, None),
-            Errand::Mail { raw_path } => (None, Some(raw_path)),
+            RequestKind::Event(secret) => (secret, None),
+            RequestKind::InboundMail { is_raw } => (None, Some(is_raw)),
         };
-        let call = Call { source, place, client, secret, headers, now: self.clock.now() };
-        let answer = if peer.is_one_too_many {
-            self.turn_away(
+        let call = RequestContext { source, source_index, client, secret, headers, now: self.clock.now() };
+        let answer = if peer.is_over_limit {
+            self.reject(
                 &call,
                 "there are as many connections as may be; see `connections` and `connections_per_ip` in [http]",
-                Answer::NotNow,
+                RequestOutcome::Unavailable,
             )
         } else {
             match mail {
-                Some(raw_path) => self.take_mail(&call, raw_path, body).await,
-                None => self.take(&call, body).await,
+                Some(raw_path) => self.receive_mail(&call, raw_path, body).await,
+                None => self.receive_events(&call, body).await,
             }
         };
-        count(&source.name, answer.word());
-        source.kind.status(answer)
+        count_request(&source.name, answer.as_str());
+        source.kind.status_code(answer)
     }
 
-    async fn take(&self, call: &Call<'_>, body: axum::body::Body) -> Answer {
+    async fn receive_events(&self, call: &RequestContext<'_>, body: axum::body::Body) -> RequestOutcome {
         let kind = &call.source.kind;
-        if kind.is_known_by_body() && self.refusals.turn_away(call.client, call.place, Instant::now()) {
-            return Answer::Limited;
+        if kind.is_verified_by_body()
+            && self.rejections.is_blocked(call.client, call.source_index, Instant::now())
+        {
+            return RequestOutcome::RateLimited;
         }
-        if let Err(answer) = self.admit(call) {
+        if let Err(answer) = self.check_credentials(call) {
             return answer;
         }
         let read = async {
-            if is_coded(&call.headers) {
-                Err(Unread::Coded)
+            if has_content_coding(&call.headers) {
+                Err(BodyError::UnsupportedEncoding)
             } else {
-                self.room.read(body, kind.largest_body()).await
+                self.body_budget.read_body(body, kind.max_body_bytes()).await
             }
         };
         let held = match read.await {
             Ok(held) => held,
             Err(unread) => {
-                let answer = unread.answer();
-                return self.turn_away(call, unread, answer);
+                let answer = unread.outcome();
+                return self.reject(call, unread, answer);
             }
         };
         let taken = match kind {
-            Kind::Mailgun { keys } => self.take_mailgun(call, keys, &held.bytes).await,
-            Kind::Brevo(_) => {
-                self.pulse.heard(call.source.upstream());
+            SourceKind::Mailgun { keys } => self.receive_mailgun(call, keys, &held.bytes).await,
+            SourceKind::Brevo(_) => {
+                self.activity.heard(call.source.upstream());
                 let decode = |event: &Value, _: usize| brevo::decode(event, call.now);
-                self.take_batch(call, &held.bytes, decode).await
+                self.receive_batch(call, &held.bytes, decode).await
             }
-            Kind::Generic { secrets, .. } => self.take_generic(call, secrets, &held.bytes).await,
-            Kind::ActiveCampaign { suppress, .. } => self.take_hint(call, suppress, &held.bytes).await,
+            SourceKind::Generic { secrets, .. } => self.receive_generic(call, secrets, &held.bytes).await,
+            SourceKind::ActiveCampaign { suppress, .. } => {
+                self.receive_hint(call, suppress, &held.bytes).await
+            }
         };
         taken.unwrap_or_else(|trouble| {
             let trouble = format!("a report cannot be kept, its sender is asked to repeat it: {trouble}");
-            self.turn_away(call, trouble, Answer::NotNow)
+            self.reject(call, trouble, RequestOutcome::Unavailable)
         })
     }
 
     /// Checks what is to be checked before a body is read.
-    fn admit(&self, call: &Call<'_>) -> Result<(), Answer> {
+    fn check_credentials(&self, call: &RequestContext<'_>) -> Result<(), RequestOutcome> {
         match &call.source.kind {
-            Kind::Brevo(credentials) if credentials.is_empty() => {
+            SourceKind::Brevo(credentials) if credentials.is_empty() => {
                 let why = "no webhook_token or webhook_username is configured for this upstream";
-                Err(self.turn_away(call, why, Answer::NotNow))
+                Err(self.reject(call, why, RequestOutcome::Unavailable))
             }
-            Kind::Brevo(credentials)
+            SourceKind::Brevo(credentials)
                 if !credentials.admit(|name| Some(call.headers.get(name)?.as_bytes())) =>
             {
                 let why = "the credentials do not match: were webhook_token, webhook_header or webhook_username, and \
                            webhook_password given to Brevo as they are here?";
-                self.pulse.refused(call.source.upstream(), call.now);
-                Err(self.turn_away(call, why, Answer::Refused))
+                self.activity.refused(call.source.upstream(), call.now);
+                Err(self.reject(call, why, RequestOutcome::Rejected))
             }
-            Kind::ActiveCampaign { secrets, .. } => {
+            SourceKind::ActiveCampaign { secrets, .. } => {
                 let named = call.secret.as_ref().map(|secret| secret.reveal().as_bytes()).unwrap_or_default();
                 let why = "the last part of the path is not the source's secret";
                 let good = secrets.iter().any(|secret| secret.is(named));
-                if good { Ok(()) } else { Err(self.turn_away(call, why, Answer::Refused)) }
+                if good { Ok(()) } else { Err(self.reject(call, why, RequestOutcome::Rejected)) }
             }
-            Kind::Brevo(_) | Kind::Mailgun { .. } | Kind::Generic { .. } => Ok(()),
+            SourceKind::Brevo(_) | SourceKind::Mailgun { .. } | SourceKind::Generic { .. } => Ok(()),
         }
     }
 
-    async fn take_mailgun(&self, call: &Call<'_>, keys: &[Secret], body: &Bytes) -> Result<Answer, Trouble> {
-        let digest = digest(body);
+    async fn receive_mailgun(
+        &self,
+        call: &RequestContext<'_>,
+        keys: &[Secret],
+        body: &Bytes,
+    ) -> Result<RequestOutcome, IngestError> {
+        let digest = body_digest(body);
         let (token, signed_at, event) = match mailgun::receive(body, keys, call.now) {
             Ok(mailgun::Notice { token, signed_at, event }) => (token, signed_at, Ok(event)),
             Err(mailgun::Refused::Eventless { token, signed_at }) => {
@@ -296,179 +315,203 @@ impl Inbox {
             Err(mailgun::Refused::Unreadable { token, signed_at, error }) => {
                 (token, signed_at, Err(format!("it is signed and cannot be read: {error}")))
             }
-            Err(refused) => return Ok(self.refuse_mailgun(call, refused)),
+            Err(refused) => return Ok(self.reject_mailgun(call, refused)),
         };
-        self.heard(call, signed_at);
+        self.record_verified(call, signed_at);
         // The signature covers no body, so a token that comes back with another body is somebody else's.
-        match self.store.token(call.source.upstream(), &token, signed_at)? {
-            Some(used) if used == digest => return Ok(Answer::Known),
+        match self.store.webhook_token(call.source.upstream(), &token, signed_at)? {
+            Some(used) if used == digest => return Ok(RequestOutcome::Duplicate),
             Some(_) => {
                 let why = "the signature was used before with another body: a replay";
-                return Ok(self.turn_away(call, why, Answer::Refused));
+                return Ok(self.reject(call, why, RequestOutcome::Rejected));
             }
             None => {}
         }
         let token = Some((token, signed_at, digest));
         match event {
-            Ok(event) => self.keep(call, event, token, body.clone()).await,
-            Err(reason) => self.bury(call, reason, token, body.clone()).await,
+            Ok(event) => self.store_event(call, event, token, body.clone()).await,
+            Err(reason) => self.store_dead_letter(call, reason, token, body.clone()).await,
         }
     }
 
-    fn refuse_mailgun(&self, call: &Call<'_>, refused: mailgun::Refused) -> Answer {
+    fn reject_mailgun(&self, call: &RequestContext<'_>, refused: mailgun::Refused) -> RequestOutcome {
         let upstream = call.source.upstream();
         match refused {
-            mailgun::Refused::BadSignature => self.pulse.refused(upstream, call.now),
-            mailgun::Refused::Ahead { signed_at } => self.pulse.signed(upstream, call.now, signed_at),
+            mailgun::Refused::BadSignature => self.activity.refused(upstream, call.now),
+            mailgun::Refused::Ahead { signed_at } => self.activity.signed(upstream, call.now, signed_at),
             _ => {}
         }
         let is_final = match refused {
             // By a clock that was set lately nothing is too old for good.
-            mailgun::Refused::Stale { .. } => self.watch.is_steady(),
+            mailgun::Refused::Stale { .. } => self.clock_watch.is_steady(),
             _ => refused.is_final(),
         };
-        self.turn_away(call, refused, if is_final { Answer::Refused } else { Answer::NotNow })
+        self.reject(
+            call,
+            refused,
+            if is_final { RequestOutcome::Rejected } else { RequestOutcome::Unavailable },
+        )
     }
 
     /// Notes a genuine report.
-    fn heard(&self, call: &Call<'_>, signed_at: Timestamp) {
-        self.pulse.heard(call.source.upstream());
-        self.pulse.signed(call.source.upstream(), call.now, signed_at);
+    fn record_verified(&self, call: &RequestContext<'_>, signed_at: Timestamp) {
+        self.activity.heard(call.source.upstream());
+        self.activity.signed(call.source.upstream(), call.now, signed_at);
     }
 
-    async fn take_generic(
+    async fn receive_generic(
         &self,
-        call: &Call<'_>,
+        call: &RequestContext<'_>,
         secrets: &[Secret],
         body: &Bytes,
-    ) -> Result<Answer, Trouble> {
+    ) -> Result<RequestOutcome, IngestError> {
         let field = |name| call.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let [id, timestamp, signatures] = ["webhook-id", "webhook-timestamp", "webhook-signature"].map(field);
         let signed_at = match (generic::Signed { id, timestamp, signatures }).verify(secrets, body, call.now)
         {
             Ok(signed_at) => signed_at,
             Err(refused @ (generic::Refused::NoKey | generic::Refused::Ahead { .. })) => {
-                return Ok(self.turn_away(call, refused, Answer::NotNow));
+                return Ok(self.reject(call, refused, RequestOutcome::Unavailable));
             }
-            Err(refused @ generic::Refused::Stale { .. }) if !self.watch.is_steady() => {
-                return Ok(self.turn_away(call, refused, Answer::NotNow));
+            Err(refused @ generic::Refused::Stale { .. }) if !self.clock_watch.is_steady() => {
+                return Ok(self.reject(call, refused, RequestOutcome::Unavailable));
             }
             Err(refused) => {
                 if matches!(refused, generic::Refused::BadSignature) {
-                    self.pulse.refused(call.source.upstream(), call.now);
+                    self.activity.refused(call.source.upstream(), call.now);
                 }
-                return Ok(self.turn_away(call, refused, Answer::Refused));
+                return Ok(self.reject(call, refused, RequestOutcome::Rejected));
             }
         };
-        self.heard(call, signed_at);
+        self.record_verified(call, signed_at);
         let decode =
             |event: &Value, number: usize| generic::decode(event, &format!("{id}/{number}"), signed_at);
-        self.take_batch(call, body, decode).await
+        self.receive_batch(call, body, decode).await
     }
 
     /// Keeps every event of a body before it is answered. What is kept of a batch that cannot be kept as a whole is known
     /// when it comes again.
-    async fn take_batch(
+    async fn receive_batch(
         &self,
-        call: &Call<'_>,
+        call: &RequestContext<'_>,
         body: &Bytes,
-        decode: impl Fn(&Value, usize) -> Option<Event>,
-    ) -> Result<Answer, Trouble> {
+        decode: impl Fn(&Value, usize) -> Option<ProviderEvent>,
+    ) -> Result<RequestOutcome, IngestError> {
         let events = match provider::events(body) {
             Ok(events) => events,
-            Err(error) => return self.bury(call, error, None, body.clone()).await,
+            Err(error) => return self.store_dead_letter(call, error, None, body.clone()).await,
         };
         let kept =
             events.into_iter().enumerate().map(async |(number, raw)| {
                 match provider::lenient::value(&raw).map(|event| decode(&event, number)) {
-                    Ok(Some(event)) => self.keep(call, event, None, raw).await,
-                    Ok(None) => self.bury(call, "it is no event", None, raw).await,
-                    Err(error) => self.bury(call, format!("it is not JSON: {error}"), None, raw).await,
+                    Ok(Some(event)) => self.store_event(call, event, None, raw).await,
+                    Ok(None) => self.store_dead_letter(call, "it is no event", None, raw).await,
+                    Err(error) => {
+                        self.store_dead_letter(call, format!("it is not JSON: {error}"), None, raw).await
+                    }
                 }
             });
         let answers = join_all(kept).await.into_iter().collect::<Result<Vec<_>, _>>()?;
-        let gravest = [Answer::Buried, Answer::Kept].into_iter().find(|answer| answers.contains(answer));
-        Ok(gravest.unwrap_or(Answer::Known))
+        let gravest = [RequestOutcome::DeadLettered, RequestOutcome::Stored]
+            .into_iter()
+            .find(|answer| answers.contains(answer));
+        Ok(gravest.unwrap_or(RequestOutcome::Duplicate))
     }
 
-    async fn keep(
+    async fn store_event(
         &self,
-        call: &Call<'_>,
-        event: Event,
+        call: &RequestContext<'_>,
+        event: ProviderEvent,
         token: Option<(String, Timestamp, [u8; 16])>,
         raw: Bytes,
-    ) -> Result<Answer, Trouble> {
+    ) -> Result<RequestOutcome, IngestError> {
         let upstream = call.source.upstream();
-        if self.store.knows_event(upstream, &event)? {
-            return Ok(Answer::Known);
+        if self.store.has_event(upstream, &event)? {
+            return Ok(RequestOutcome::Duplicate);
         }
-        let (kind, lag) = (event.kind.word(), call.now.since(event.at));
-        let notice = Notice { upstream: upstream.to_owned(), at: call.now, via: Via::Webhook, token, event };
-        self.store.report(notice, raw).await?;
+        let (kind, lag) = (event.kind.as_str(), call.now.duration_since(event.at));
+        let notice = ReceivedEvent {
+            upstream: upstream.to_owned(),
+            received_at: call.now,
+            source: EventSource::Webhook,
+            token,
+            event,
+        };
+        self.store.put_event(notice, raw).await?;
         metrics::histogram!("mailtrail_event_lag_seconds").record(lag);
         metrics::counter!("mailtrail_events_total", "upstream" => upstream.to_owned(), "event" => kind)
             .increment(1);
-        Ok(Answer::Kept)
+        Ok(RequestOutcome::Stored)
     }
 
-    async fn take_hint(
+    async fn receive_hint(
         &self,
-        call: &Call<'_>,
-        suppress: &[Suppressing],
+        call: &RequestContext<'_>,
+        suppress: &[HintSuppression],
         body: &Bytes,
-    ) -> Result<Answer, Trouble> {
+    ) -> Result<RequestOutcome, IngestError> {
         let Some(hint) = Form::parse(body).and_then(|form| activecampaign::decode(&form, call.now)) else {
-            return self.bury(call, "it is no webhook of ActiveCampaign's", None, body.clone()).await;
+            return self
+                .store_dead_letter(call, "it is no webhook of ActiveCampaign's", None, body.clone())
+                .await;
         };
-        let identity = digest(body).iter().map(|byte| format!("{byte:02x}")).collect();
-        let hinted = Hinted { source: call.source.name.clone(), received: call.now, identity, hint };
-        if self.store.knows_hint(&hinted)? {
-            return Ok(Answer::Known);
+        let dedup_key = body_digest(body).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hinted =
+            ReceivedHint { source: call.source.name.clone(), received_at: call.now, dedup_key, hint };
+        if self.store.has_hint(&hinted)? {
+            return Ok(RequestOutcome::Duplicate);
         }
         // First: what is known is not looked at again.
-        if let Some(listing) = hint_suppression::of_hint(&self.store, suppress, &hinted)? {
-            self.store.list(listing).await?;
+        if let Some(listing) = hint_suppression::suppression_change_for(&self.store, suppress, &hinted)? {
+            self.store.change_suppression(listing).await?;
         }
-        self.store.hint(hinted, body.clone()).await?;
-        Ok(Answer::Kept)
+        self.store.put_hint(hinted, body.clone()).await?;
+        Ok(RequestOutcome::Stored)
     }
 
     /// Puts aside what is genuine and cannot be understood: a repetition would be no better, so none is asked for.
-    async fn bury(
+    async fn store_dead_letter(
         &self,
-        call: &Call<'_>,
+        call: &RequestContext<'_>,
         reason: impl Display,
         token: Option<(String, Timestamp, [u8; 16])>,
         raw: Bytes,
-    ) -> Result<Answer, Trouble> {
+    ) -> Result<RequestOutcome, IngestError> {
         let (upstream, reason) = (call.source.upstream().to_owned(), reason.to_string());
         tracing::error!(
             source = call.source.name,
             reason,
             "a genuine report cannot be understood; `mailtrail events dead` lists it"
         );
-        let digest = digest(&raw);
-        let dead = Dead { upstream, at: call.now, via: Via::Webhook, token, digest, reason };
-        self.store.bury(dead, raw).await?;
-        Ok(Answer::Buried)
+        let digest = body_digest(&raw);
+        let dead = DeadLetter {
+            upstream,
+            received_at: call.now,
+            source: EventSource::Webhook,
+            token,
+            body_digest: digest,
+            reason,
+        };
+        self.store.put_dead_letter(dead, raw).await?;
+        Ok(RequestOutcome::DeadLettered)
     }
 
     /// Counts a request that no path fits, and says which would. Whoever looks around with GET is not worth a line.
-    fn refuse_path(&self, refusal: Refusal, request: &Request) {
-        count("", "nobody");
+    fn reject_path(&self, refusal: Refusal, request: &Request) {
+        count_request("", "nobody");
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let client = Client::of(peer(request).address, request.headers(), &self.proxies);
-            self.log.note(client.address, refusal, &self.right_path(request.uri().path()));
+            let client = ClientAddress::resolve(peer_of(request).address, request.headers(), &self.proxies);
+            self.refusal_log.note(client.address, refusal, &self.suggest_path(request.uri().path()));
         }
     }
 
     /// The path that was meant, or all that there are. What was asked for is not repeated: it may hold a secret.
-    fn right_path(&self, asked: &str) -> String {
+    fn suggest_path(&self, asked: &str) -> String {
         let asked = asked.to_ascii_lowercase();
         let has = |word: &str| asked.split(['/', '.', '%']).any(|part| part == word);
-        let path = |source: &Source| {
+        let path = |source: &WebhookSource| {
             let (name, secret) = (&source.name, if source.kind.has_secret_path() { "/<secret>" } else { "" });
-            match has("inbound") && source.kind.brings_mail() {
+            match has("inbound") && source.kind.has_inbound_mail() {
                 true if has("mime") => format!("/inbound/{name}/mime"),
                 true => format!("/inbound/{name}"),
                 false => format!("/webhooks/{name}{secret}"),
@@ -483,14 +526,19 @@ impl Inbox {
 
     /// Answers somebody who is not served. Of all of an address's in a minute the log hears of the first of a kind, and of
     /// the one from which on it is not looked at any more.
-    fn turn_away(&self, call: &Call<'_>, reason: impl Display, answer: Answer) -> Answer {
-        let Call { source, place, client, .. } = call;
-        let counts = answer == Answer::Refused;
-        let said = self.refusals.note(*client, *place, counts, Instant::now());
+    fn reject(
+        &self,
+        call: &RequestContext<'_>,
+        reason: impl Display,
+        answer: RequestOutcome,
+    ) -> RequestOutcome {
+        let RequestContext { source, source_index, client, .. } = call;
+        let counts = answer == RequestOutcome::Rejected;
+        let said = self.rejections.record_rejection(*client, *source_index, counts, Instant::now());
         let (source, address) = (&source.name, client.address);
-        let first = self.log.admits(client.address, format!("{source}: {}", answer.word()));
+        let first = self.refusal_log.admits(client.address, format!("{source}: {}", answer.as_str()));
         match (first, answer) {
-            (true, Answer::NotNow) => {
+            (true, RequestOutcome::Unavailable) => {
                 tracing::error!(source, %address, %reason, "a webhook is not taken now")
             }
             (true, _) => tracing::warn!(source, %address, %reason, "a webhook was refused"),
@@ -498,8 +546,8 @@ impl Inbox {
                 tracing::debug!(source, %address, %reason, "a webhook was not taken, as others before")
             }
         }
-        if let Some(refused) = said.limit {
-            let hidden = client.is_hidden;
+        if let Some(refused) = said.limit_reached {
+            let hidden = client.is_proxy;
             tracing::warn!(source, %address, refused, hidden, "so many webhooks of one address were refused within a minute");
         }
         answer
@@ -508,7 +556,7 @@ impl Inbox {
 
 /// Why something cannot be kept now.
 #[derive(Debug, thiserror::Error)]
-enum Trouble {
+enum IngestError {
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(transparent)]
@@ -516,17 +564,17 @@ enum Trouble {
 }
 
 /// Where a request came from.
-fn peer(request: &Request) -> Peer {
-    let nowhere = Peer { address: Ipv4Addr::UNSPECIFIED.into(), is_one_too_many: false };
+fn peer_of(request: &Request) -> Peer {
+    let nowhere = Peer { address: Ipv4Addr::UNSPECIFIED.into(), is_over_limit: false };
     request.extensions().get().copied().unwrap_or(nowhere)
 }
 
-fn count(source: &str, outcome: &'static str) {
+fn count_request(source: &str, outcome: &'static str) {
     metrics::counter!("mailtrail_webhook_requests_total", "upstream" => source.to_owned(), "outcome" => outcome)
         .increment(1);
 }
 
-fn digest(body: &[u8]) -> [u8; 16] {
+fn body_digest(body: &[u8]) -> [u8; 16] {
     let mut digest = [0; 16];
     digest.copy_from_slice(&Sha256::digest(body)[..16]);
     digest

@@ -1,39 +1,39 @@
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum RequestOutcome {
     /// Kept.
-    Kept,
+    Stored,
     /// Known already; nothing changed.
-    Known,
+    Duplicate,
     /// Genuine, and nobody understands it: it is put aside.
-    Buried,
+    DeadLettered,
     /// Nobody proves himself so.
-    Refused,
+    Rejected,
     /// Larger than anything that is reported.
     TooLarge,
     /// Its framing is no HTTP.
     Malformed,
     /// In a content coding.
-    Coded,
+    UnsupportedEncoding,
     /// From an address that was refused too often.
-    Limited,
+    RateLimited,
     /// Not now, through our own fault.
-    NotNow,
+    Unavailable,
 }
 
-impl Answer {
+impl RequestOutcome {
     /// The word for metrics.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
-            Self::Kept => "kept",
-            Self::Known => "known",
-            Self::Buried => "dead",
-            Self::Refused => "refused",
+            Self::Stored => "kept",
+            Self::Duplicate => "known",
+            Self::DeadLettered => "dead",
+            Self::Rejected => "refused",
             Self::TooLarge => "too-large",
             Self::Malformed => "malformed",
-            Self::Coded => "coded",
-            Self::Limited => "limited",
-            Self::NotNow => "not-now",
+            Self::UnsupportedEncoding => "coded",
+            Self::RateLimited => "limited",
+            Self::Unavailable => "not-now",
         }
     }
 }

@@ -3,7 +3,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Whom the listener serves, and how many at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct WebhookSettings {
     /// Web servers in front of it, whose `X-Forwarded-For` is believed. Default: this machine's.
     pub proxies: Vec<IpNet>,
     /// Connections at once. Default 1000.
@@ -12,7 +12,7 @@ pub struct Settings {
     pub connections_per_ip: usize,
 }
 
-impl Default for Settings {
+impl Default for WebhookSettings {
     fn default() -> Self {
         let loopback = [
             IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),

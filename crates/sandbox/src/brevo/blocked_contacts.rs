@@ -1,9 +1,9 @@
 //! `/v3/smtp/blockedContacts`. No call adds one.
 
-use crate::brevo::router::{absent, days, paging};
+use crate::brevo::router::{not_found, parse_date_range, parse_paging};
 use crate::brevo::time_zone;
-use crate::mailgun::{Answer, Form, List, Refusal};
-use crate::state::House;
+use crate::mailgun::{ApiError, ApiResult, Form, SuppressionList};
+use crate::state::SandboxState;
 use axum::Json;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
@@ -11,19 +11,22 @@ use mailtrail_mail::Timestamp;
 use serde_json::json;
 use std::sync::Arc;
 
-pub(super) async fn page(State(house): State<Arc<House>>, RawQuery(query): RawQuery) -> Answer {
-    let form = Form::of(&query.unwrap_or_default());
-    let (limit, offset) = paging(&form, 50, 100)?;
-    let span = days(&form)?;
+pub(super) async fn list_blocked_contacts(
+    State(house): State<Arc<SandboxState>>,
+    RawQuery(query): RawQuery,
+) -> ApiResult {
+    let form = Form::from_urlencoded(&query.unwrap_or_default());
+    let (limit, offset) = parse_paging(&form, 50, 100)?;
+    let span = parse_date_range(&form)?;
     let mut contacts = Vec::new();
-    for (list, code, message) in REASONS {
-        for (email, entry) in house.suppressions.page(list, None, false, "", usize::MAX) {
+    for (list, code, message) in BLOCK_REASONS {
+        for (email, entry) in house.suppressions.read_page(list, None, false, "", usize::MAX) {
             let since = entry["created_at"].as_str().and_then(Timestamp::parse_rfc5322).unwrap_or_default();
             let contact = json!({
                 "email": email,
                 // Blocked for all senders.
                 "senderEmail": "",
-                "blockedAt": time_zone::iso(since),
+                "blockedAt": time_zone::format_iso8601(since),
                 "reason": { "code": code, "message": message },
             });
             contacts.push((since, contact));
@@ -39,16 +42,16 @@ pub(super) async fn page(State(house): State<Arc<House>>, RawQuery(query): RawQu
     Ok(Json(json!({ "count": count, "contacts": page })))
 }
 
-pub(super) async fn remove(
-    State(house): State<Arc<House>>,
+pub(super) async fn unblock_contact(
+    State(house): State<Arc<SandboxState>>,
     Path(email): Path<String>,
-) -> Result<StatusCode, Refusal> {
-    let removed = REASONS.iter().filter(|(list, ..)| house.suppressions.remove(*list, &email)).count();
-    if removed > 0 { Ok(StatusCode::NO_CONTENT) } else { Err(absent("Contact not found")) }
+) -> Result<StatusCode, ApiError> {
+    let removed = BLOCK_REASONS.iter().filter(|(list, ..)| house.suppressions.remove(*list, &email)).count();
+    if removed > 0 { Ok(StatusCode::NO_CONTENT) } else { Err(not_found("Contact not found")) }
 }
 
-const REASONS: [(List, &str, &str); 3] = [
-    (List::Bounces, "hardBounce", "Hard bounce"),
-    (List::Unsubscribes, "unsubscribedViaEmail", "Unsubscribed via email"),
-    (List::Complaints, "contactFlaggedAsSpam", "Contact flagged as spam"),
+const BLOCK_REASONS: [(SuppressionList, &str, &str); 3] = [
+    (SuppressionList::Bounces, "hardBounce", "Hard bounce"),
+    (SuppressionList::Unsubscribes, "unsubscribedViaEmail", "Unsubscribed via email"),
+    (SuppressionList::Complaints, "contactFlaggedAsSpam", "Contact flagged as spam"),
 ];

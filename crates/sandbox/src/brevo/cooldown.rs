@@ -1,4 +1,4 @@
-use crate::webhook_client::Target;
+use crate::webhook_client::WebhookTarget;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -6,60 +6,60 @@ use tokio::time::Instant;
 
 /// To whom nothing goes for a while, because there was no answer.
 #[derive(Debug, Default)]
-pub(crate) struct Quiet(Mutex<HashMap<Target, Instant>>);
+pub(crate) struct Cooldowns(Mutex<HashMap<WebhookTarget, Instant>>);
 
-impl Quiet {
-    pub(crate) fn begin(&self, target: &Target, pause: Duration) {
+impl Cooldowns {
+    pub(crate) fn start(&self, target: &WebhookTarget, pause: Duration) {
         // Longer than any clock counts is for ever.
         let now = Instant::now();
-        let end = now.checked_add(pause).unwrap_or(now + FOR_EVER);
-        self.all().insert(target.clone(), end);
+        let end = now.checked_add(pause).unwrap_or(now + MAX_COOLDOWN);
+        self.lock().insert(target.clone(), end);
     }
 
-    pub(crate) fn lasts(&self, target: &Target) -> bool {
-        self.end(target).is_some()
+    pub(crate) fn is_active(&self, target: &WebhookTarget) -> bool {
+        self.active_until(target).is_some()
     }
 
     /// Returns when it is over, however often it is begun anew meanwhile.
-    pub(crate) async fn ends(&self, target: &Target) {
-        while let Some(end) = self.end(target) {
+    pub(crate) async fn wait(&self, target: &WebhookTarget) {
+        while let Some(end) = self.active_until(target) {
             tokio::time::sleep_until(end).await;
         }
     }
 
-    fn end(&self, target: &Target) -> Option<Instant> {
-        let mut all = self.all();
+    fn active_until(&self, target: &WebhookTarget) -> Option<Instant> {
+        let mut all = self.lock();
         all.retain(|_, end| *end > Instant::now());
         all.get(target).copied()
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<Target, Instant>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<WebhookTarget, Instant>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-const FOR_EVER: Duration = Duration::from_secs(365 * 86_400);
+const MAX_COOLDOWN: Duration = Duration::from_secs(365 * 86_400);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_each_targets_own_and_may_begin_anew() {
-        let quiet = Quiet::default();
-        let (one, other) = (Target::Brevo(1), Target::Brevo(2));
-        quiet.begin(&one, Duration::from_secs(600));
-        assert_eq!([quiet.lasts(&one), quiet.lasts(&other)], [true, false]);
+    async fn cooldown_is_per_target_and_can_be_extended() {
+        let quiet = Cooldowns::default();
+        let (one, other) = (WebhookTarget::Brevo(1), WebhookTarget::Brevo(2));
+        quiet.start(&one, Duration::from_secs(600));
+        assert_eq!([quiet.is_active(&one), quiet.is_active(&other)], [true, false]);
         let began = Instant::now();
-        quiet.ends(&other).await;
+        quiet.wait(&other).await;
         assert_eq!(began.elapsed(), Duration::ZERO);
-        tokio::join!(quiet.ends(&one), async {
+        tokio::join!(quiet.wait(&one), async {
             tokio::time::sleep(Duration::from_secs(300)).await;
-            quiet.begin(&one, Duration::from_secs(600));
+            quiet.start(&one, Duration::from_secs(600));
         });
         assert_eq!(began.elapsed().as_secs(), 900);
-        quiet.begin(&one, Duration::MAX);
+        quiet.start(&one, Duration::MAX);
         tokio::time::advance(Duration::from_secs(86_400)).await;
-        assert!(quiet.lasts(&one));
+        assert!(quiet.is_active(&one));
     }
 }

@@ -1,15 +1,19 @@
 //! Events as Brevo's webhooks write them, each with the fields that its kind has and no others.
 
 use crate::brevo::time_zone;
-use crate::lifecycle::Story;
-use crate::mailgun::Happening;
+use crate::lifecycle::RecipientLifecycle;
+use crate::mailgun::SandboxEvent;
 use mailtrail_mail::Timestamp;
 use serde_json::{Map, Value, json};
 
 /// An event. Its times but one are those of the account's zone. The tag stands in `tag`, as for all mail that comes over
 /// SMTP; `tags` is for the API's.
-pub(crate) fn data(story: &Story, happening: Happening, at: Timestamp) -> Map<String, Value> {
-    let (word, reason) = words(happening);
+pub(crate) fn build_webhook_event(
+    story: &RecipientLifecycle,
+    happening: SandboxEvent,
+    at: Timestamp,
+) -> Map<String, Value> {
+    let (word, reason) = event_and_reason(happening);
     let facts = &story.facts;
     let mut data = Map::new();
     let mut put = |name: &str, value: Value| drop(data.insert(name.to_owned(), value));
@@ -17,7 +21,7 @@ pub(crate) fn data(story: &Story, happening: Happening, at: Timestamp) -> Map<St
     put("id", json!(1_048_577));
     put("email", story.recipient.as_str().into());
     put("message-id", format!("<{}>", facts.message_id.as_str()).into());
-    put("date", time_zone::date(at).into());
+    put("date", time_zone::format_local(at).into());
     if let Some(tag) = &facts.mailin_tag {
         put("tag", tag.as_str().into());
     }
@@ -26,32 +30,32 @@ pub(crate) fn data(story: &Story, happening: Happening, at: Timestamp) -> Map<St
     if let Some(reason) = reason {
         put("reason", reason.into());
     }
-    if is_by_hand(happening) {
-        let link = if happening == Happening::Clicked { facts.link.as_str() } else { "" };
+    if is_by_person(happening) {
+        let link = if happening == SandboxEvent::Clicked { facts.first_link.as_str() } else { "" };
         put("link", link.into());
         put("contact_id", json!(42));
         put("user_agent", "Mozilla/5.0 (X11; Linux x86_64; rv:143.0) Gecko/20100101 Firefox/143.0".into());
         put("device_used", "DESKTOP".into());
     }
     match happening {
-        Happening::OpenedAgain => put("mirror_link", "https://r.example.com/mk/mr/abc".into()),
-        Happening::Unsubscribed => put("is_returnpath", true.into()),
+        SandboxEvent::OpenedAgain => put("mirror_link", "https://r.example.com/mk/mr/abc".into()),
+        SandboxEvent::Unsubscribed => put("is_returnpath", true.into()),
         _ => {}
     }
-    if was_sent(happening) {
+    if has_sending_ip(happening) {
         put("sending_ip", SENDING_IP.into());
     }
     if let Some(custom) = &facts.mailin_custom {
         put("X-Mailin-custom", custom.as_str().into());
     }
-    put("ts_event", time_zone::seconds(at).into());
-    put("ts", time_zone::seconds(at).into());
-    put("ts_epoch", at.millis().into());
+    put("ts_event", time_zone::local_seconds(at).into());
+    put("ts", time_zone::local_seconds(at).into());
+    put("ts_epoch", at.as_millis().into());
     data
 }
 
 /// The same with what only the statistics tell.
-pub(crate) fn logged(story: &Story, data: &Map<String, Value>) -> Map<String, Value> {
+pub(crate) fn to_log_entry(story: &RecipientLifecycle, data: &Map<String, Value>) -> Map<String, Value> {
     let mut logged = data.clone();
     logged.insert("sender_email".into(), story.facts.author.as_str().into());
     logged
@@ -59,13 +63,13 @@ pub(crate) fn logged(story: &Story, data: &Map<String, Value>) -> Map<String, Va
 
 /// An event of the statistics. They have other words, whole seconds, and neither what stamped the mail nor, where it
 /// failed, the address it was sent from.
-pub(super) fn statistics(event: &Value) -> Value {
+pub(super) fn to_statistics_event(event: &Value) -> Value {
     let at = Timestamp::from_millis(event["ts_epoch"].as_u64().unwrap_or_default());
     let mut written = json!({
         "email": event["email"],
-        "date": time_zone::iso(at),
+        "date": time_zone::format_iso8601(at),
         "messageId": event["message-id"],
-        "event": statistics_word(event["event"].as_str().unwrap_or_default()),
+        "event": statistics_event_name(event["event"].as_str().unwrap_or_default()),
         "subject": event["subject"],
         "from": event["sender_email"],
     });
@@ -84,33 +88,33 @@ pub(super) fn statistics(event: &Value) -> Value {
 }
 
 /// The webhooks' word, and a reason where there is one.
-fn words(happening: Happening) -> (&'static str, Option<&'static str>) {
+fn event_and_reason(happening: SandboxEvent) -> (&'static str, Option<&'static str>) {
     match happening {
-        Happening::Accepted => ("request", Some("sent")),
-        Happening::Delivered | Happening::DeliveredInTestMode => ("delivered", Some("sent")),
-        Happening::Bounced | Happening::BouncedLate => (
+        SandboxEvent::Accepted => ("request", Some("sent")),
+        SandboxEvent::Delivered | SandboxEvent::DeliveredInTestMode => ("delivered", Some("sent")),
+        SandboxEvent::Bounced | SandboxEvent::BouncedLate => (
             "hard_bounce",
             Some("550-5.1.1 The mailbox does not exist.\n550 5.1.1 Recipient address rejected: User unknown"),
         ),
-        Happening::MailboxFull => ("soft_bounce", Some("452 4.2.2 mailbox over quota")),
-        Happening::Greylisted => ("deferred", Some("4.7.0 Try again later")),
-        Happening::Suppressed => ("blocked", Some("blocked : due to blacklist user")),
-        Happening::SuppressedUnsubscribed => ("blocked", Some("blocked : due to unsubscribed user")),
-        Happening::SuppressedComplained => ("blocked", Some("blocked : due to spam complaint")),
-        Happening::Opened => ("unique_opened", None),
-        Happening::OpenedAgain => ("opened", None),
-        Happening::OpenedByBot => ("proxy_open", None),
-        Happening::Clicked => ("click", None),
+        SandboxEvent::MailboxFull => ("soft_bounce", Some("452 4.2.2 mailbox over quota")),
+        SandboxEvent::Greylisted => ("deferred", Some("4.7.0 Try again later")),
+        SandboxEvent::Suppressed => ("blocked", Some("blocked : due to blacklist user")),
+        SandboxEvent::SuppressedUnsubscribed => ("blocked", Some("blocked : due to unsubscribed user")),
+        SandboxEvent::SuppressedComplained => ("blocked", Some("blocked : due to spam complaint")),
+        SandboxEvent::Opened => ("unique_opened", None),
+        SandboxEvent::OpenedAgain => ("opened", None),
+        SandboxEvent::OpenedByBot => ("proxy_open", None),
+        SandboxEvent::Clicked => ("click", None),
         // The documentation says `spam`; this is what was seen.
-        Happening::Complained => ("complaint", None),
-        Happening::Unsubscribed => ("unsubscribed", None),
-        Happening::Invalid => ("invalid_email", None),
-        Happening::SenderUnverified => ("error", Some("Invalid sender")),
+        SandboxEvent::Complained => ("complaint", None),
+        SandboxEvent::Unsubscribed => ("unsubscribed", None),
+        SandboxEvent::InvalidAddress => ("invalid_email", None),
+        SandboxEvent::SenderUnverified => ("error", Some("Invalid sender")),
     }
 }
 
 /// The statistics' word for a webhook's.
-pub(super) fn statistics_word(word: &str) -> &str {
+pub(super) fn statistics_event_name(word: &str) -> &str {
     match word {
         "request" => "requests",
         "soft_bounce" => "softBounces",
@@ -124,23 +128,23 @@ pub(super) fn statistics_word(word: &str) -> &str {
     }
 }
 
-fn is_by_hand(happening: Happening) -> bool {
-    matches!(happening, Happening::Opened | Happening::OpenedAgain | Happening::Clicked)
+fn is_by_person(happening: SandboxEvent) -> bool {
+    matches!(happening, SandboxEvent::Opened | SandboxEvent::OpenedAgain | SandboxEvent::Clicked)
 }
 
 /// Whether it tells the address that the mail was sent from.
-fn was_sent(happening: Happening) -> bool {
+fn has_sending_ip(happening: SandboxEvent) -> bool {
     matches!(
         happening,
-        Happening::Accepted
-            | Happening::Delivered
-            | Happening::DeliveredInTestMode
-            | Happening::Bounced
-            | Happening::BouncedLate
-            | Happening::MailboxFull
-            | Happening::Greylisted
-            | Happening::OpenedByBot
-    ) || is_by_hand(happening)
+        SandboxEvent::Accepted
+            | SandboxEvent::Delivered
+            | SandboxEvent::DeliveredInTestMode
+            | SandboxEvent::Bounced
+            | SandboxEvent::BouncedLate
+            | SandboxEvent::MailboxFull
+            | SandboxEvent::Greylisted
+            | SandboxEvent::OpenedByBot
+    ) || is_by_person(happening)
 }
 
 /// An address of RFC 5737: nothing is sent from anywhere.
@@ -149,29 +153,29 @@ const SENDING_IP: &str = "192.0.2.80";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message_facts::{Facts, Origin};
+    use crate::message_facts::{MessageFacts, SubmissionOrigin};
     use mailtrail_mail::Envelope;
     use mailtrail_trail::provider::brevo;
     use std::collections::BTreeSet;
     use std::sync::Arc;
     use tokio::sync::Semaphore;
 
-    const MESSAGE: &[u8] = b"Message-ID: <1789387199.4711.mt0001@mg.example.com>\r\n\
+    const SAMPLE_MESSAGE: &[u8] = b"Message-ID: <1789387199.4711.mt0001@mg.example.com>\r\n\
         From: Sales <sales@example.com>\r\nTo: ada@example.net\r\nSubject: Quotation S00042\r\n\
         X-Mailin-Tag: odoo\r\nX-Mailin-custom: {\"mailtrail\": \"01K54Z8Q3V7N5X9B2C6D8F0GHJ\", \"odoo_db\": \"prod\"}\r\n\
         Content-Type: text/html\r\n\r\n<a href=\"https://www.example.com/my/orders/42\">42</a>\r\n";
 
-    fn story(recipient: &str) -> Story {
+    fn sample_lifecycle(recipient: &str) -> RecipientLifecycle {
         let recipient: mailtrail_mail::Mailbox = recipient.parse().unwrap();
-        let facts = Facts::read(
+        let facts = MessageFacts::from_message(
             &Envelope::default(),
-            MESSAGE,
-            Origin::Smtp([127, 0, 0, 1].into()),
+            SAMPLE_MESSAGE,
+            SubmissionOrigin::Smtp([127, 0, 0, 1].into()),
             "example.com",
             "made-up@example.com",
         );
         let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        Story::new(Arc::new(facts), recipient, place)
+        RecipientLifecycle::new(Arc::new(facts), recipient, place)
     }
 
     macro_rules! recorded {
@@ -182,24 +186,24 @@ mod tests {
 
     /// Every event, the recorded one, and the values that are ours to choose: what servers say.
     #[test]
-    fn events_are_the_recorded_ones_field_by_field() {
+    fn webhook_events_match_recordings() {
         for (happening, recorded) in [
-            (Happening::Accepted, recorded!("request")),
-            (Happening::Delivered, recorded!("delivered")),
-            (Happening::Bounced, recorded!("hard_bounce")),
-            (Happening::BouncedLate, recorded!("hard_bounce")),
-            (Happening::MailboxFull, recorded!("soft_bounce")),
-            (Happening::Greylisted, recorded!("deferred")),
-            (Happening::Suppressed, recorded!("blocked_hard_bounce")),
-            (Happening::SuppressedUnsubscribed, recorded!("blocked")),
-            (Happening::Opened, recorded!("unique_opened")),
-            (Happening::OpenedAgain, recorded!("opened")),
-            (Happening::OpenedByBot, recorded!("proxy_open")),
-            (Happening::Clicked, recorded!("click")),
-            (Happening::Complained, recorded!("complaint")),
-            (Happening::Unsubscribed, recorded!("unsubscribed")),
-            (Happening::Invalid, recorded!("invalid_email")),
-            (Happening::SenderUnverified, recorded!("error")),
+            (SandboxEvent::Accepted, recorded!("request")),
+            (SandboxEvent::Delivered, recorded!("delivered")),
+            (SandboxEvent::Bounced, recorded!("hard_bounce")),
+            (SandboxEvent::BouncedLate, recorded!("hard_bounce")),
+            (SandboxEvent::MailboxFull, recorded!("soft_bounce")),
+            (SandboxEvent::Greylisted, recorded!("deferred")),
+            (SandboxEvent::Suppressed, recorded!("blocked_hard_bounce")),
+            (SandboxEvent::SuppressedUnsubscribed, recorded!("blocked")),
+            (SandboxEvent::Opened, recorded!("unique_opened")),
+            (SandboxEvent::OpenedAgain, recorded!("opened")),
+            (SandboxEvent::OpenedByBot, recorded!("proxy_open")),
+            (SandboxEvent::Clicked, recorded!("click")),
+            (SandboxEvent::Complained, recorded!("complaint")),
+            (SandboxEvent::Unsubscribed, recorded!("unsubscribed")),
+            (SandboxEvent::InvalidAddress, recorded!("invalid_email")),
+            (SandboxEvent::SenderUnverified, recorded!("error")),
         ] {
             let mut recorded: Map<String, Value> = serde_json::from_str(recorded).unwrap();
             let at = Timestamp::from_millis(recorded["ts_epoch"].as_u64().unwrap());
@@ -208,43 +212,46 @@ mod tests {
             recorded.insert("tag".into(), "odoo".into());
             for name in ["ts", "ts_event"] {
                 assert_eq!(
-                    recorded.insert(name.into(), time_zone::seconds(at).into()).unwrap(),
-                    at.seconds()
+                    recorded.insert(name.into(), time_zone::local_seconds(at).into()).unwrap(),
+                    at.as_secs()
                 );
             }
-            let mut got = data(&story("ada@example.net"), happening, at);
-            if happening == Happening::Bounced || happening == Happening::BouncedLate {
+            let mut got = build_webhook_event(&sample_lifecycle("ada@example.net"), happening, at);
+            if happening == SandboxEvent::Bounced || happening == SandboxEvent::BouncedLate {
                 recorded.insert("reason".into(), got["reason"].clone());
             }
             assert_eq!(Value::Object(got.clone()), Value::Object(recorded.clone()), "{happening:?}");
             // The statistics tell the same event.
             got.insert("sender_email".into(), "sales@example.com".into());
             let event = brevo::decode(&Value::Object(got.clone()), at).unwrap();
-            let statistics = statistics(&Value::Object(got));
+            let statistics = to_statistics_event(&Value::Object(got));
             let mut told = json!({ "event": statistics["event"], "email": statistics["email"] });
             told["message-id"] = statistics["messageId"].clone();
             told["link"] = statistics.get("link").cloned().unwrap_or_default();
             let date = Timestamp::parse_rfc3339(statistics["date"].as_str().unwrap()).unwrap();
-            told["ts_epoch"] = date.millis().into();
-            assert_eq!(brevo::decode(&told, at).unwrap().identity, event.identity, "{happening:?}");
+            told["ts_epoch"] = date.as_millis().into();
+            assert_eq!(brevo::decode(&told, at).unwrap().dedup_key, event.dedup_key, "{happening:?}");
         }
     }
 
     #[test]
-    fn statistics_are_the_recorded_ones_field_by_field() {
+    fn statistics_events_match_recordings() {
         let recorded: Value = serde_json::from_str(recorded!("api_statistics_events")).unwrap();
         for (happening, to, recorded, without) in [
-            (Happening::Delivered, "ada@example.net", &recorded["events"][0], ""),
+            (SandboxEvent::Delivered, "ada@example.net", &recorded["events"][0], ""),
             // Its reason is a server's, and its mail had no tag.
-            (Happening::Bounced, "bob@example.org", &recorded["events"][1], "tag"),
+            (SandboxEvent::Bounced, "bob@example.org", &recorded["events"][1], "tag"),
         ] {
             let at = Timestamp::parse_rfc3339(recorded["date"].as_str().unwrap()).unwrap();
-            let story = story(to);
-            let logged = logged(&story, &data(&story, happening, Timestamp::from_millis(at.millis() + 179)));
-            let mut got = statistics(&Value::Object(logged));
+            let story = sample_lifecycle(to);
+            let logged = to_log_entry(
+                &story,
+                &build_webhook_event(&story, happening, Timestamp::from_millis(at.as_millis() + 179)),
+            );
+            let mut got = to_statistics_event(&Value::Object(logged));
             got.as_object_mut().unwrap().remove(without);
             let mut expected = recorded.clone();
-            if happening == Happening::Bounced {
+            if happening == SandboxEvent::Bounced {
                 expected["reason"] = got["reason"].clone();
             }
             assert_eq!(got, expected);
@@ -252,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn statistics_words_are_brevos() {
+    fn statistics_event_names_are_valid_filters() {
         let all: BTreeSet<_> = [
             "request",
             "delivered",
@@ -269,8 +276,8 @@ mod tests {
             "invalid_email",
             "error",
         ]
-        .map(statistics_word)
+        .map(statistics_event_name)
         .into();
-        assert!(all.iter().all(|word| crate::brevo::statistics::EVENTS.contains(word)), "{all:?}");
+        assert!(all.iter().all(|word| crate::brevo::statistics::EVENT_NAMES.contains(word)), "{all:?}");
     }
 }

@@ -3,8 +3,8 @@
 
 use crate::brevo::{blocked_contacts, statistics, time_zone, webhooks};
 use crate::control_api;
-use crate::mailgun::{Form, Refusal};
-use crate::state::House;
+use crate::mailgun::{ApiError, Form};
+use crate::state::SandboxState;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, StatusCode};
 use axum::middleware::{self, Next};
@@ -17,50 +17,53 @@ use std::sync::Arc;
 use std::time::Duration;
 use subtle::ConstantTimeEq;
 
-pub(crate) fn router(house: Arc<House>) -> Router {
+pub(crate) fn router(house: Arc<SandboxState>) -> Router {
     Router::new()
-        .route("/v3/account", get(account))
-        .route("/v3/senders/domains", get(domains))
-        .route("/v3/smtp/statistics/events", get(statistics::page))
-        .route("/v3/smtp/blockedContacts", get(blocked_contacts::page))
-        .route("/v3/smtp/blockedContacts/{email}", delete(blocked_contacts::remove))
-        .route("/v3/webhooks", get(webhooks::all).post(webhooks::create))
-        .route("/v3/webhooks/{id}", get(webhooks::one).put(webhooks::change).delete(webhooks::remove))
-        .layer(middleware::from_fn_with_state(house.clone(), limit))
-        .merge(control_api::routes())
-        .layer(middleware::from_fn_with_state(house.clone(), admit))
-        .fallback(|| async { absent("Unable to find the requested path") })
+        .route("/v3/account", get(show_account))
+        .route("/v3/senders/domains", get(list_domains))
+        .route("/v3/smtp/statistics/events", get(statistics::list_events))
+        .route("/v3/smtp/blockedContacts", get(blocked_contacts::list_blocked_contacts))
+        .route("/v3/smtp/blockedContacts/{email}", delete(blocked_contacts::unblock_contact))
+        .route("/v3/webhooks", get(webhooks::list_webhooks).post(webhooks::create_webhook))
+        .route(
+            "/v3/webhooks/{id}",
+            get(webhooks::show_webhook).put(webhooks::update_webhook).delete(webhooks::delete_webhook),
+        )
+        .layer(middleware::from_fn_with_state(house.clone(), limit_requests))
+        .merge(control_api::control_routes())
+        .layer(middleware::from_fn_with_state(house.clone(), require_api_key))
+        .fallback(|| async { not_found("Unable to find the requested path") })
         .with_state(house)
 }
 
 /// Only who knows the key.
-async fn admit(State(house): State<Arc<House>>, request: Request, next: Next) -> Response {
+async fn require_api_key(State(house): State<Arc<SandboxState>>, request: Request, next: Next) -> Response {
     let given = request.headers().get("api-key").map(|key| key.as_bytes()).unwrap_or_default();
     if given.ct_eq(house.api_key.reveal().as_bytes()).into() {
         return next.run(request).await;
     }
-    refusal(StatusCode::UNAUTHORIZED, "unauthorized", "Key not found").into_response()
+    api_error(StatusCode::UNAUTHORIZED, "unauthorized", "Key not found").into_response()
 }
 
 /// Only so many in an hour. Each answer says how many are left.
-async fn limit(State(house): State<Arc<House>>, request: Request, next: Next) -> Response {
-    let most = house.sky.now().requests;
-    let seen = house.limiter.count(HOUR);
+async fn limit_requests(State(house): State<Arc<SandboxState>>, request: Request, next: Next) -> Response {
+    let most = house.faults.current().requests;
+    let seen = house.request_counter.count_request(RATE_LIMIT_WINDOW);
     let answer = if seen.count <= most {
         next.run(request).await
     } else {
-        refusal(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", "Too many requests").into_response()
+        api_error(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", "Too many requests").into_response()
     };
     let field = |name, value: u64| (HeaderName::from_static(name), value.to_string());
     let fields = [
         field("x-sib-ratelimit-limit", most.into()),
         field("x-sib-ratelimit-remaining", most.saturating_sub(seen.count).into()),
-        field("x-sib-ratelimit-reset", seen.ends.as_secs()),
+        field("x-sib-ratelimit-reset", seen.resets_in.as_secs()),
     ];
     (fields, answer).into_response()
 }
 
-async fn account(State(house): State<Arc<House>>) -> Json<Value> {
+async fn show_account(State(house): State<Arc<SandboxState>>) -> Json<Value> {
     Json(json!({
         "organization_id": "5f0000000000000000000001",
         "email": format!("owner@{}", house.domain),
@@ -71,7 +74,7 @@ async fn account(State(house): State<Arc<House>>) -> Json<Value> {
         "relay": {
             "enabled": true,
             "data": {
-                "userName": house.login.username(),
+                "userName": house.credentials.username(),
                 "relay": "smtp-relay.brevo.com",
                 "port": 587,
             },
@@ -79,7 +82,7 @@ async fn account(State(house): State<Arc<House>>) -> Json<Value> {
     }))
 }
 
-async fn domains(State(house): State<Arc<House>>) -> Json<Value> {
+async fn list_domains(State(house): State<Arc<SandboxState>>) -> Json<Value> {
     Json(json!({
         "domains": [{
             "id": 1,
@@ -90,38 +93,40 @@ async fn domains(State(house): State<Arc<House>>) -> Json<Value> {
     }))
 }
 
-fn refusal(status: StatusCode, code: &str, message: &str) -> Refusal {
-    Refusal(status, json!({ "code": code, "message": message }))
+fn api_error(status: StatusCode, code: &str, message: &str) -> ApiError {
+    ApiError(status, json!({ "code": code, "message": message }))
 }
 
-pub(super) fn bad(message: &str) -> Refusal {
-    refusal(StatusCode::BAD_REQUEST, "invalid_parameter", message)
+pub(super) fn invalid_parameter(message: &str) -> ApiError {
+    api_error(StatusCode::BAD_REQUEST, "invalid_parameter", message)
 }
 
-pub(super) fn absent(message: &str) -> Refusal {
-    refusal(StatusCode::NOT_FOUND, "document_not_found", message)
+pub(super) fn not_found(message: &str) -> ApiError {
+    api_error(StatusCode::NOT_FOUND, "document_not_found", message)
 }
 
 /// `limit` and `offset`.
-pub(super) fn paging(form: &Form, usual: usize, most: usize) -> Result<(usize, usize), Refusal> {
-    let limit = form.limit(usual, most).map_err(|_| bad("limit is not valid"))?;
+pub(super) fn parse_paging(form: &Form, usual: usize, most: usize) -> Result<(usize, usize), ApiError> {
+    let limit = form.parse_limit(usual, most).map_err(|_| invalid_parameter("limit is not valid"))?;
     let offset = form.get("offset").map_or(Some(0), |offset| offset.parse().ok());
-    Ok((limit, offset.ok_or_else(|| bad("offset is not valid"))?))
+    Ok((limit, offset.ok_or_else(|| invalid_parameter("offset is not valid"))?))
 }
 
 /// From the beginning of `startDate` to the end of `endDate`, days of the account; both or neither.
-pub(super) fn days(form: &Form) -> Result<Option<(Timestamp, Timestamp)>, Refusal> {
+pub(super) fn parse_date_range(form: &Form) -> Result<Option<(Timestamp, Timestamp)>, ApiError> {
     let day = |name: &str| {
-        let date = form.get(name).map(time_zone::day);
-        date.map_or(Ok(None), |date| date.map(Some).ok_or_else(|| bad(&format!("{name} is not valid"))))
+        let date = form.get(name).map(time_zone::parse_day_start);
+        date.map_or(Ok(None), |date| {
+            date.map(Some).ok_or_else(|| invalid_parameter(&format!("{name} is not valid")))
+        })
     };
     match (day("startDate")?, day("endDate")?) {
-        (Some(from), Some(to)) if from <= to => Ok(Some((from, to.after(DAY)))),
-        (Some(_), Some(_)) => Err(bad("endDate is before startDate")),
+        (Some(from), Some(to)) if from <= to => Ok(Some((from, to.saturating_add(ONE_DAY)))),
+        (Some(_), Some(_)) => Err(invalid_parameter("endDate is before startDate")),
         (None, None) => Ok(None),
-        _ => Err(bad("startDate and endDate belong together")),
+        _ => Err(invalid_parameter("startDate and endDate belong together")),
     }
 }
 
-const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(86_400);
+const RATE_LIMIT_WINDOW: Duration = Duration::from_secs(3600);
+const ONE_DAY: Duration = Duration::from_secs(86_400);

@@ -1,4 +1,4 @@
-use crate::webhook_client::Address;
+use crate::webhook_client::WebhookEndpoint;
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::Url;
@@ -8,81 +8,84 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The transactional webhooks that were made, by their numbers.
 #[derive(Debug, Default)]
-pub(crate) struct Hooks(Mutex<BTreeMap<u64, Hook>>);
+pub(crate) struct BrevoWebhookRegistry(Mutex<BTreeMap<u64, RegisteredWebhook>>);
 
 /// One of them.
 #[derive(Clone, Debug)]
-pub(super) struct Hook {
+pub(super) struct RegisteredWebhook {
     url: Arc<str>,
     description: String,
     events: Vec<&'static str>,
     batched: bool,
     /// What each request shows.
-    fields: HeaderMap,
+    headers: HeaderMap,
     /// The same as it was given, under `auth` and `headers`.
-    proofs: [Value; 2],
-    created: String,
-    modified: String,
+    auth_json: [Value; 2],
+    created_at: String,
+    modified_at: String,
 }
 
-impl Hooks {
+impl BrevoWebhookRegistry {
     /// Those that are told an event, and whether they take many at once.
-    pub(super) fn of(&self, word: &str) -> Vec<(u64, bool)> {
-        let all = self.all();
-        all.iter().filter(|(_, hook)| hook.wants(word)).map(|(id, hook)| (*id, hook.batched)).collect()
+    pub(super) fn subscribers_of(&self, word: &str) -> Vec<(u64, bool)> {
+        let all = self.lock();
+        all.iter()
+            .filter(|(_, hook)| hook.is_subscribed_to(word))
+            .map(|(id, hook)| (*id, hook.batched))
+            .collect()
     }
 
     /// Where one leads, and what it shows.
-    pub(crate) fn address(&self, id: u64) -> Option<Address> {
-        let all = self.all();
+    pub(crate) fn endpoint_of(&self, id: u64) -> Option<WebhookEndpoint> {
+        let all = self.lock();
         let hook = all.get(&id)?;
-        Some(Address { url: hook.url.clone(), fields: hook.fields.clone() })
+        Some(WebhookEndpoint { url: hook.url.clone(), headers: hook.headers.clone() })
     }
 
     /// Adds one and says its number; `None` when there are as many as may be.
-    pub(super) fn add(&self, hook: Hook) -> Option<u64> {
-        let mut all = self.all();
+    pub(super) fn register(&self, hook: RegisteredWebhook) -> Option<u64> {
+        let mut all = self.lock();
         let id = all.last_key_value().map_or(1, |(last, _)| last + 1);
-        (all.len() < MOST).then(|| all.insert(id, hook)).map(|_| id)
+        (all.len() < MAX_WEBHOOKS).then(|| all.insert(id, hook)).map(|_| id)
     }
 
-    pub(super) fn get(&self, id: u64) -> Option<Hook> {
-        self.all().get(&id).cloned()
+    pub(super) fn get(&self, id: u64) -> Option<RegisteredWebhook> {
+        self.lock().get(&id).cloned()
     }
 
-    pub(super) fn replace(&self, id: u64, hook: Hook) {
-        self.all().entry(id).and_modify(|known| *known = hook);
+    pub(super) fn replace(&self, id: u64, hook: RegisteredWebhook) {
+        self.lock().entry(id).and_modify(|known| *known = hook);
     }
 
     /// Whether there was one.
     pub(super) fn remove(&self, id: u64) -> bool {
-        self.all().remove(&id).is_some()
+        self.lock().remove(&id).is_some()
     }
 
     /// All of them as the API writes them.
-    pub(super) fn written(&self) -> Vec<Value> {
-        self.all().iter().map(|(id, hook)| hook.written(*id)).collect()
+    pub(super) fn to_json(&self) -> Vec<Value> {
+        self.lock().iter().map(|(id, hook)| hook.to_json(*id)).collect()
     }
 
-    fn all(&self) -> MutexGuard<'_, BTreeMap<u64, Hook>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, RegisteredWebhook>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Hook {
+impl RegisteredWebhook {
     /// As a request describes it: a new one, or what it changes of one that is `known`.
-    pub(super) fn read(asked: &Value, known: Option<Self>, now: String) -> Result<Self, String> {
+    pub(super) fn from_json(asked: &Value, known: Option<Self>, now: String) -> Result<Self, String> {
         let mut hook = known.unwrap_or_else(|| Self {
             url: "".into(),
             description: String::new(),
             events: Vec::new(),
             batched: false,
-            fields: HeaderMap::new(),
-            proofs: [Value::Null, Value::Null],
-            created: now.clone(),
-            modified: String::new(),
+            headers: HeaderMap::new(),
+            auth_json: [Value::Null, Value::Null],
+            created_at: now.clone(),
+            modified_at: String::new(),
         });
-        hook.modified = now;
+        hook.modified_at = now;
         if asked["type"].as_str().is_some_and(|kind| kind != "transactional") {
             return Err("the sandbox has transactional webhooks only".into());
         }
@@ -93,17 +96,17 @@ impl Hook {
             description.clone_into(&mut hook.description);
         }
         if let Some(events) = asked["events"].as_array() {
-            hook.events = events.iter().map(event).collect::<Result<_, _>>()?;
+            hook.events = events.iter().map(parse_event_name).collect::<Result<_, _>>()?;
         }
         if let Some(batched) = asked["batched"].as_bool() {
             hook.batched = batched;
         }
         for (place, name) in ["auth", "headers"].into_iter().enumerate() {
             if !asked[name].is_null() {
-                hook.proofs[place] = asked[name].clone();
+                hook.auth_json[place] = asked[name].clone();
             }
         }
-        hook.fields = fields(&hook.proofs).ok_or("auth or headers is not valid")?;
+        hook.headers = auth_headers(&hook.auth_json).ok_or("auth or headers is not valid")?;
         let leads_somewhere = Url::parse(&hook.url).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
         match (leads_somewhere, hook.events.is_empty()) {
             (false, _) => Err("url is not valid".into()),
@@ -113,7 +116,7 @@ impl Hook {
     }
 
     /// Errors are not to be asked for: everybody is told.
-    fn wants(&self, word: &str) -> bool {
+    fn is_subscribed_to(&self, word: &str) -> bool {
         let asked: &[&str] = match word {
             "request" => &["request", "sent"],
             "soft_bounce" => &["softBounce"],
@@ -128,7 +131,7 @@ impl Hook {
         asked.iter().any(|asked| self.events.contains(asked))
     }
 
-    pub(super) fn written(&self, id: u64) -> Value {
+    pub(super) fn to_json(&self, id: u64) -> Value {
         let mut written = json!({
             "id": id,
             "url": &*self.url,
@@ -136,10 +139,10 @@ impl Hook {
             "type": "transactional",
             "events": self.events,
             "batched": self.batched,
-            "createdAt": self.created,
-            "modifiedAt": self.modified,
+            "createdAt": self.created_at,
+            "modifiedAt": self.modified_at,
         });
-        for (name, proof) in ["auth", "headers"].into_iter().zip(&self.proofs) {
+        for (name, proof) in ["auth", "headers"].into_iter().zip(&self.auth_json) {
             if !proof.is_null() {
                 written[name] = proof.clone();
             }
@@ -148,13 +151,13 @@ impl Hook {
     }
 }
 
-fn event(name: &Value) -> Result<&'static str, String> {
-    let known = EVENTS.into_iter().find(|known| name == known);
+fn parse_event_name(name: &Value) -> Result<&'static str, String> {
+    let known = SUBSCRIBABLE_EVENTS.into_iter().find(|known| name == known);
     known.ok_or_else(|| format!("events has {name}, which is not valid"))
 }
 
 /// `{"type": "bearer", "token"}`, and `[{"key", "value"}]`.
-fn fields([auth, headers]: &[Value; 2]) -> Option<HeaderMap> {
+fn auth_headers([auth, headers]: &[Value; 2]) -> Option<HeaderMap> {
     let mut fields = HeaderMap::new();
     if !auth.is_null() {
         let token = auth["token"].as_str().filter(|_| auth["type"] == "bearer")?;
@@ -168,7 +171,7 @@ fn fields([auth, headers]: &[Value; 2]) -> Option<HeaderMap> {
 }
 
 /// What can be asked for.
-const EVENTS: [&str; 13] = [
+const SUBSCRIBABLE_EVENTS: [&str; 13] = [
     "sent",
     "request",
     "delivered",
@@ -184,4 +187,4 @@ const EVENTS: [&str; 13] = [
     "unsubscribed",
 ];
 /// Webhooks of one account.
-const MOST: usize = 40;
+const MAX_WEBHOOKS: usize = 40;

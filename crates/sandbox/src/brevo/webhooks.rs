@@ -1,10 +1,10 @@
 //! `/v3/webhooks`: the transactional ones; others are not here.
 
-use crate::brevo::router::{absent, bad};
+use crate::brevo::router::{invalid_parameter, not_found};
 use crate::brevo::time_zone;
-use crate::brevo::webhook_registry::Hook;
-use crate::mailgun::{Answer, Form, Refusal};
-use crate::state::House;
+use crate::brevo::webhook_registry::RegisteredWebhook;
+use crate::mailgun::{ApiError, ApiResult, Form};
+use crate::state::SandboxState;
 use axum::Json;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
@@ -12,49 +12,61 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-pub(super) async fn all(State(house): State<Arc<House>>, RawQuery(query): RawQuery) -> Answer {
-    let form = Form::of(&query.unwrap_or_default());
+pub(super) async fn list_webhooks(
+    State(house): State<Arc<SandboxState>>,
+    RawQuery(query): RawQuery,
+) -> ApiResult {
+    let form = Form::from_urlencoded(&query.unwrap_or_default());
     let transactional = form.get("type").is_none_or(|kind| kind == "transactional");
-    let webhooks = if transactional { house.brevo.hooks.written() } else { Vec::new() };
+    let webhooks = if transactional { house.brevo.webhooks.to_json() } else { Vec::new() };
     Ok(Json(json!({ "webhooks": webhooks })))
 }
 
-pub(super) async fn one(State(house): State<Arc<House>>, Path(id): Path<u64>) -> Answer {
-    let hook = house.brevo.hooks.get(id).ok_or_else(unknown)?;
-    Ok(Json(hook.written(id)))
+pub(super) async fn show_webhook(State(house): State<Arc<SandboxState>>, Path(id): Path<u64>) -> ApiResult {
+    let hook = house.brevo.webhooks.get(id).ok_or_else(webhook_not_found)?;
+    Ok(Json(hook.to_json(id)))
 }
 
-pub(super) async fn create(
-    State(house): State<Arc<House>>,
+pub(super) async fn create_webhook(
+    State(house): State<Arc<SandboxState>>,
     body: Bytes,
-) -> Result<(StatusCode, Json<Value>), Refusal> {
-    let hook = read(&house, &body, None)?;
-    let id = house.brevo.hooks.add(hook).ok_or_else(|| bad("the account has 40 webhooks already"))?;
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let hook = parse_webhook(&house, &body, None)?;
+    let id = house
+        .brevo
+        .webhooks
+        .register(hook)
+        .ok_or_else(|| invalid_parameter("the account has 40 webhooks already"))?;
     Ok((StatusCode::CREATED, Json(json!({ "id": id }))))
 }
 
-pub(super) async fn change(
-    State(house): State<Arc<House>>,
+pub(super) async fn update_webhook(
+    State(house): State<Arc<SandboxState>>,
     Path(id): Path<u64>,
     body: Bytes,
-) -> Result<StatusCode, Refusal> {
-    let known = house.brevo.hooks.get(id).ok_or_else(unknown)?;
-    house.brevo.hooks.replace(id, read(&house, &body, Some(known))?);
+) -> Result<StatusCode, ApiError> {
+    let known = house.brevo.webhooks.get(id).ok_or_else(webhook_not_found)?;
+    house.brevo.webhooks.replace(id, parse_webhook(&house, &body, Some(known))?);
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(super) async fn remove(
-    State(house): State<Arc<House>>,
+pub(super) async fn delete_webhook(
+    State(house): State<Arc<SandboxState>>,
     Path(id): Path<u64>,
-) -> Result<StatusCode, Refusal> {
-    if house.brevo.hooks.remove(id) { Ok(StatusCode::NO_CONTENT) } else { Err(unknown()) }
+) -> Result<StatusCode, ApiError> {
+    if house.brevo.webhooks.remove(id) { Ok(StatusCode::NO_CONTENT) } else { Err(webhook_not_found()) }
 }
 
-fn read(house: &House, body: &[u8], known: Option<Hook>) -> Result<Hook, Refusal> {
-    let asked = serde_json::from_slice(body).map_err(|_| bad("the body is not JSON"))?;
-    Hook::read(&asked, known, time_zone::iso(house.clock.now())).map_err(|fault| bad(&fault))
+fn parse_webhook(
+    house: &SandboxState,
+    body: &[u8],
+    known: Option<RegisteredWebhook>,
+) -> Result<RegisteredWebhook, ApiError> {
+    let asked = serde_json::from_slice(body).map_err(|_| invalid_parameter("the body is not JSON"))?;
+    RegisteredWebhook::from_json(&asked, known, time_zone::format_iso8601(house.clock.now()))
+        .map_err(|fault| invalid_parameter(&fault))
 }
 
-fn unknown() -> Refusal {
-    absent("Webhook not found")
+fn webhook_not_found() -> ApiError {
+    not_found("Webhook not found")
 }

@@ -1,14 +1,17 @@
 //! The domain: its state, tracking, queues; and the account's signing key.
 
-use crate::mailgun::router::{Answer, Refusal, own};
-use crate::state::House;
+use crate::mailgun::router::{ApiError, ApiResult, check_domain};
+use crate::state::SandboxState;
 use axum::Json;
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-pub(super) async fn state(State(house): State<Arc<House>>, Path(domain): Path<String>) -> Answer {
-    own(&house, &domain).map_err(|_| Refusal::not_found("Domain not found"))?;
+pub(super) async fn show_domain(
+    State(house): State<Arc<SandboxState>>,
+    Path(domain): Path<String>,
+) -> ApiResult {
+    check_domain(&house, &domain).map_err(|_| ApiError::not_found("Domain not found"))?;
     let name = &house.domain;
     Ok(Json(json!({
         "domain": {
@@ -16,7 +19,7 @@ pub(super) async fn state(State(house): State<Arc<House>>, Path(domain): Path<St
             "name": name,
             "state": "active",
             "type": "custom",
-            "smtp_login": house.login.username(),
+            "smtp_login": house.credentials.username(),
             "spam_action": "disabled",
             "require_tls": false,
             "skip_verification": false,
@@ -26,30 +29,33 @@ pub(super) async fn state(State(house): State<Arc<House>>, Path(domain): Path<St
             "use_automatic_sender_security": false,
             "created_at": "Thu, 10 Sep 2026 09:00:00 GMT",
         },
-        "receiving_dns_records": [exchange("mxa.mailgun.org"), exchange("mxb.mailgun.org")],
+        "receiving_dns_records": [mx_record("mxa.mailgun.org"), mx_record("mxb.mailgun.org")],
         "sending_dns_records": [
-            record("TXT", name.clone(), "v=spf1 include:mailgun.org ~all"),
-            record("TXT", format!("pic._domainkey.{name}"), "k=rsa; p=MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQC0example"),
-            record("CNAME", format!("email.{name}"), "mailgun.org"),
+            dns_record("TXT", name.clone(), "v=spf1 include:mailgun.org ~all"),
+            dns_record("TXT", format!("pic._domainkey.{name}"), "k=rsa; p=MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQC0example"),
+            dns_record("CNAME", format!("email.{name}"), "mailgun.org"),
         ],
     })))
 }
 
-fn exchange(host: &str) -> Value {
+fn mx_record(host: &str) -> Value {
     json!({
         "record_type": "MX", "priority": "10", "value": host, "valid": "valid", "is_active": true,
         "cached": [format!("10 {host}")],
     })
 }
 
-fn record(kind: &str, name: String, value: &str) -> Value {
+fn dns_record(kind: &str, name: String, value: &str) -> Value {
     json!({
         "record_type": kind, "name": name, "value": value, "valid": "valid", "is_active": true, "cached": [],
     })
 }
 
-pub(super) async fn tracking(State(house): State<Arc<House>>, Path(domain): Path<String>) -> Answer {
-    own(&house, &domain)?;
+pub(super) async fn show_tracking(
+    State(house): State<Arc<SandboxState>>,
+    Path(domain): Path<String>,
+) -> ApiResult {
+    check_domain(&house, &domain)?;
     Ok(Json(json!({
         "tracking": {
             "open": { "active": true, "place_at_the_top": false },
@@ -60,11 +66,14 @@ pub(super) async fn tracking(State(house): State<Arc<House>>, Path(domain): Path
     })))
 }
 
-pub(super) async fn queues(State(house): State<Arc<House>>, Path(domain): Path<String>) -> Answer {
-    own(&house, &domain)?;
+pub(super) async fn show_sending_queues(
+    State(house): State<Arc<SandboxState>>,
+    Path(domain): Path<String>,
+) -> ApiResult {
+    check_domain(&house, &domain)?;
     Ok(Json(json!({ "regular": { "is_disabled": false }, "scheduled": { "is_disabled": false } })))
 }
 
-pub(super) async fn signing_key(State(house): State<Arc<House>>) -> Json<Value> {
+pub(super) async fn show_signing_key(State(house): State<Arc<SandboxState>>) -> Json<Value> {
     Json(json!({ "message": "success", "http_signing_key": house.signing_key.reveal() }))
 }

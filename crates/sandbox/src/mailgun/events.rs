@@ -1,9 +1,9 @@
 //! `GET /v3/<domain>/events`.
 
 use crate::mailgun::form::Form;
-use crate::mailgun::paging::{Span, Start};
-use crate::mailgun::router::{Answer, Refusal, own};
-use crate::state::House;
+use crate::mailgun::paging::{PageStart, TimeSpan};
+use crate::mailgun::router::{ApiError, ApiResult, check_domain};
+use crate::state::SandboxState;
 use axum::Json;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::HeaderMap;
@@ -12,78 +12,83 @@ use mailtrail_mail::Timestamp;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-pub(super) async fn first(
-    State(house): State<Arc<House>>,
+pub(super) async fn list_events(
+    State(house): State<Arc<SandboxState>>,
     Path(domain): Path<String>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
-) -> Answer {
-    own(&house, &domain)?;
+) -> ApiResult {
+    check_domain(&house, &domain)?;
     let query = query.unwrap_or_default();
     // What begins now goes on from now, however late its next page is asked for.
-    let query = format!("{query}&now={}", house.now());
-    answer(&house, &headers, Start::First, &query)
+    let query = format!("{query}&now={}", house.current_micros());
+    render_page(&house, &headers, PageStart::First, &query)
 }
 
-pub(super) async fn other(
-    State(house): State<Arc<House>>,
+pub(super) async fn list_events_page(
+    State(house): State<Arc<SandboxState>>,
     Path((domain, page)): Path<(String, String)>,
     headers: HeaderMap,
-) -> Answer {
-    own(&house, &domain)?;
-    let (start, query) = Start::read(&page).ok_or_else(|| Refusal::bad("invalid page"))?;
-    answer(&house, &headers, start, &query)
+) -> ApiResult {
+    check_domain(&house, &domain)?;
+    let (start, query) = PageStart::decode(&page).ok_or_else(|| ApiError::bad_request("invalid page"))?;
+    render_page(&house, &headers, start, &query)
 }
 
-fn answer(house: &House, headers: &HeaderMap, start: Start, query: &str) -> Answer {
-    let form = Form::of(query);
-    let limit = form.limit(100, PAGE)?;
-    let (items, next, previous) = span(&form)?.page(house, start, limit, |event| wanted(&form, event));
+fn render_page(house: &SandboxState, headers: &HeaderMap, start: PageStart, query: &str) -> ApiResult {
+    let form = Form::from_urlencoded(query);
+    let limit = form.parse_limit(100, MAX_EVENTS_PER_PAGE)?;
+    let (items, next, previous) =
+        parse_time_span(&form)?.read_page(house, start, limit, |event| matches_filters(&form, event));
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let url = |start: Start| format!("http://{host}/v3/{}/events/{}", house.domain, start.write(query));
+    let url = |start: PageStart| format!("http://{host}/v3/{}/events/{}", house.domain, start.encode(query));
     Ok(Json(json!({ "items": items, "paging": { "next": url(next), "previous": url(previous) } })))
 }
 
 /// `begin` and `end` are where the reading begins and ends; without an end `ascending` says the direction.
-fn span(form: &Form) -> Result<Span, Refusal> {
+fn parse_time_span(form: &Form) -> Result<TimeSpan, ApiError> {
     let time = |name: &str| match form.get(name) {
         None => Ok(None),
-        Some(text) => micros(text)
-            .map(Some)
-            .ok_or_else(|| Refusal::bad(format!("'{name}' parameter is not a RFC-2822 compliant date"))),
+        Some(text) => parse_time_micros(text).map(Some).ok_or_else(|| {
+            ApiError::bad_request(format!("'{name}' parameter is not a RFC-2822 compliant date"))
+        }),
     };
     let (begin, end) = (time("begin")?, time("end")?);
     let ascending = match form.get("ascending") {
         Some("yes" | "true") => Some(true),
         Some("no" | "false") => Some(false),
-        Some(_) => return Err(Refusal::bad("'ascending' parameter must be yes or no")),
+        Some(_) => return Err(ApiError::bad_request("'ascending' parameter must be yes or no")),
         None => None,
     };
     let now = form.get("now").and_then(|now| now.parse().ok()).unwrap_or_default();
     match (begin, end, ascending) {
-        (Some(_), None, None) => Err(Refusal::bad("'ascending' parameter is required without 'end'")),
+        (Some(_), None, None) => {
+            Err(ApiError::bad_request("'ascending' parameter is required without 'end'"))
+        }
         (Some(begin), Some(end), Some(ascending)) if (begin <= end) != ascending && begin != end => {
-            Err(Refusal::bad("'ascending' parameter contradicts 'begin' and 'end'"))
+            Err(ApiError::bad_request("'ascending' parameter contradicts 'begin' and 'end'"))
         }
         (Some(begin), Some(end), _) => {
-            Ok(Span { low: begin.min(end), high: begin.max(end), ascending: begin <= end })
+            Ok(TimeSpan { low: begin.min(end), high: begin.max(end), ascending: begin <= end })
         }
         (begin, end, Some(true)) => {
-            Ok(Span { low: begin.unwrap_or(now), high: end.unwrap_or(u64::MAX), ascending: true })
+            Ok(TimeSpan { low: begin.unwrap_or(now), high: end.unwrap_or(u64::MAX), ascending: true })
         }
-        (begin, end, _) => Ok(Span { low: end.unwrap_or(0), high: begin.unwrap_or(now), ascending: false }),
+        (begin, end, _) => {
+            Ok(TimeSpan { low: end.unwrap_or(0), high: begin.unwrap_or(now), ascending: false })
+        }
     }
 }
 
 /// Seconds since 1970, or a date (RFC 2822).
-fn micros(text: &str) -> Option<u64> {
+fn parse_time_micros(text: &str) -> Option<u64> {
     let seconds = text.parse::<f64>().ok().filter(|seconds| (0.0..1e12).contains(seconds));
-    let date = || Timestamp::parse_rfc5322(text).map(|at| at.millis() * 1000);
+    let date = || Timestamp::parse_rfc5322(text).map(|at| at.as_millis() * 1000);
     seconds.map(|seconds| (seconds * 1e6) as u64).or_else(date)
 }
 
 /// Whether an event is what each filter asks for; `a OR b` asks for one of several.
-fn wanted(form: &Form, event: &Value) -> bool {
+fn matches_filters(form: &Form, event: &Value) -> bool {
     let fields = [
         ("event", "/event"),
         ("recipient", "/recipient"),
@@ -101,4 +106,4 @@ fn wanted(form: &Form, event: &Value) -> bool {
 }
 
 /// Events of one page at most.
-const PAGE: usize = 300;
+const MAX_EVENTS_PER_PAGE: usize = 300;

@@ -1,65 +1,72 @@
 //! `POST /v1/analytics/logs`, the successor of the Events API: account-wide, with tokens for pages and events of a
 //! slightly different shape.
 
-use crate::mailgun::paging::{Span, Start};
-use crate::mailgun::router::{Answer, Refusal};
-use crate::state::House;
+use crate::mailgun::paging::{PageStart, TimeSpan};
+use crate::mailgun::router::{ApiError, ApiResult};
+use crate::state::SandboxState;
 use axum::Json;
 use axum::extract::State;
 use mailtrail_mail::Timestamp;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-pub(super) async fn page(State(house): State<Arc<House>>, Json(request): Json<Value>) -> Answer {
+pub(super) async fn query_logs(
+    State(house): State<Arc<SandboxState>>,
+    Json(request): Json<Value>,
+) -> ApiResult {
     let time = |name: &str| {
         let written = request[name].as_str().unwrap_or_default();
         Timestamp::parse_rfc5322(written)
             .map(|at| (at, written.to_owned()))
-            .ok_or_else(|| Refusal::bad(format!("{name}: a RFC-2822 compliant date is required")))
+            .ok_or_else(|| ApiError::bad_request(format!("{name}: a RFC-2822 compliant date is required")))
     };
     let ((start, start_text), (end, end_text)) = (time("start")?, time("end")?);
     let paging = &request["pagination"];
     let ascending = match paging["sort"].as_str() {
         Some("timestamp:asc") => true,
         Some("timestamp:desc") | None => false,
-        Some(_) => return Err(Refusal::bad("pagination.sort: unknown sort")),
+        Some(_) => return Err(ApiError::bad_request("pagination.sort: unknown sort")),
     };
     let limit = paging["limit"].as_u64().unwrap_or(100);
-    if !(1..=PAGE).contains(&limit) {
-        return Err(Refusal::bad(format!("pagination.limit: must be from 1 to {PAGE}")));
+    if !(1..=MAX_EVENTS_PER_PAGE).contains(&limit) {
+        return Err(ApiError::bad_request(format!(
+            "pagination.limit: must be from 1 to {MAX_EVENTS_PER_PAGE}"
+        )));
     }
     let from = match paging["token"].as_str() {
-        None | Some("") => Start::First,
-        Some(token) => Start::read(token).ok_or_else(|| Refusal::bad("pagination.token: invalid"))?.0,
+        None | Some("") => PageStart::First,
+        Some(token) => {
+            PageStart::decode(token).ok_or_else(|| ApiError::bad_request("pagination.token: invalid"))?.0
+        }
     };
-    let span = Span { low: start.millis() * 1000, high: end.millis() * 1000, ascending };
-    let wanted = |event: &Value| wanted(&request, event);
-    let (items, next, previous) = span.page(&house, from, limit as usize, wanted);
-    let total = span.page(&house, Start::First, usize::MAX, wanted).0.len();
+    let span = TimeSpan { low: start.as_millis() * 1000, high: end.as_millis() * 1000, ascending };
+    let wanted = |event: &Value| matches_query(&request, event);
+    let (items, next, previous) = span.read_page(&house, from, limit as usize, wanted);
+    let total = span.read_page(&house, PageStart::First, usize::MAX, wanted).0.len();
     Ok(Json(json!({
         "start": start_text,
         "end": end_text,
-        "items": items.into_iter().map(reshaped).collect::<Vec<_>>(),
+        "items": items.into_iter().map(to_log_event).collect::<Vec<_>>(),
         "pagination": {
-            "previous": previous.write(""),
-            "next": next.write(""),
-            "first": Start::First.write(""),
-            "last": Start::Before(u64::MAX).write(""),
+            "previous": previous.encode(""),
+            "next": next.encode(""),
+            "first": PageStart::First.encode(""),
+            "last": PageStart::Before(u64::MAX).encode(""),
             "total": total,
         },
         "aggregates": {},
     })))
 }
 
-fn wanted(request: &Value, event: &Value) -> bool {
+fn matches_query(request: &Value, event: &Value) -> bool {
     let kinds = request["events"].as_array().filter(|kinds| !kinds.is_empty());
     let conditions = request["filter"]["AND"].as_array();
     kinds.is_none_or(|kinds| kinds.contains(&event["event"]))
-        && conditions.into_iter().flatten().all(|condition| meets(condition, event))
+        && conditions.into_iter().flatten().all(|condition| matches_condition(condition, event))
 }
 
 /// Whether an event meets `{"attribute", "comparator", "values": [{"value"}]}`.
-fn meets(condition: &Value, event: &Value) -> bool {
+fn matches_condition(condition: &Value, event: &Value) -> bool {
     let value = match condition["attribute"].as_str() {
         Some("domain") => &event["domain"]["name"],
         Some("recipient") => &event["recipient"],
@@ -71,7 +78,7 @@ fn meets(condition: &Value, event: &Value) -> bool {
 }
 
 /// `@timestamp` in milliseconds, the variables as JSON in a string, and a list of storage URLs.
-fn reshaped(mut event: Value) -> Value {
+fn to_log_event(mut event: Value) -> Value {
     let at = event["timestamp"].as_f64().unwrap_or_default();
     event["@timestamp"] = Timestamp::from_millis((at * 1e3) as u64).to_string().into();
     event["user-variables"] = event["user-variables"].to_string().into();
@@ -85,4 +92,4 @@ fn reshaped(mut event: Value) -> Value {
 }
 
 /// Events of one page at most.
-const PAGE: u64 = 100;
+const MAX_EVENTS_PER_PAGE: u64 = 100;

@@ -1,11 +1,11 @@
 //! Mailgun's side of `POST /v3/<domain>/messages.mime`, with the words of its documentation. The fates that SMTP decides
 //! at RCPT and DATA are decided for the whole request here: HTTP has one answer.
 
-use crate::message_facts::Origin;
-use crate::profile::Face;
-use crate::scenario::Fate;
-use crate::smtp::{MESSAGE_SIZE, SLOW};
-use crate::state::House;
+use crate::message_facts::SubmissionOrigin;
+use crate::profile::ProviderProfile;
+use crate::scenario::Scenario;
+use crate::smtp::{MAX_MESSAGE_BYTES, SLOW_REPLY_SECONDS};
+use crate::state::SandboxState;
 use axum::Router;
 use axum::body::Body;
 use base64::Engine as _;
@@ -28,14 +28,18 @@ use subtle::ConstantTimeEq;
 use tokio::net::TcpStream;
 
 /// Answers on one connection. An error cuts it, as the fates that lose an answer ask for.
-pub(crate) async fn serve(house: Arc<House>, management: Router, stream: TcpStream) -> io::Result<()> {
+pub(crate) async fn serve_http(
+    house: Arc<SandboxState>,
+    management: Router,
+    stream: TcpStream,
+) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let management = TowerToHyperService::new(management);
     let service = service_fn(|request: Request<Incoming>| {
         let (house, management) = (house.clone(), management.clone());
         async move {
-            if house.face == Face::Mailgun && is_message(&request) {
-                return answer(house, request).await;
+            if house.profile == ProviderProfile::Mailgun && is_send_request(&request) {
+                return handle_send_request(house, request).await;
             }
             management.call(request).await.map_err(|never| match never {})
         }
@@ -43,49 +47,55 @@ pub(crate) async fn serve(house: Arc<House>, management: Router, stream: TcpStre
     http1::Builder::new().serve_connection(TokioIo::new(stream), service).await.map_err(io::Error::other)
 }
 
-fn is_message(request: &Request<Incoming>) -> bool {
+fn is_send_request(request: &Request<Incoming>) -> bool {
     let path: Vec<_> = request.uri().path().split('/').collect();
     request.method() == Method::POST && matches!(path[..], ["", "v3", _, "messages.mime"])
 }
 
-async fn answer(house: Arc<House>, request: Request<Incoming>) -> io::Result<Response<Body>> {
+async fn handle_send_request(
+    house: Arc<SandboxState>,
+    request: Request<Incoming>,
+) -> io::Result<Response<Body>> {
     let domain = request.uri().path().split('/').nth(2).unwrap_or_default();
-    if !is_known(&house, request.headers()) {
-        return Ok(plain(StatusCode::UNAUTHORIZED, "Forbidden"));
+    if !is_authorized(&house, request.headers()) {
+        return Ok(plain_text(StatusCode::UNAUTHORIZED, "Forbidden"));
     }
     if domain != house.domain {
-        return Ok(message(StatusCode::NOT_FOUND, &format!("Domain not found: {domain}")));
+        return Ok(json_message(StatusCode::NOT_FOUND, &format!("Domain not found: {domain}")));
     }
-    match Form::read(&house, request).await? {
-        Ok(form) => take(&house, form).await,
-        Err((status, text)) => Ok(message(status, text)),
+    match MessageForm::from_request(&house, request).await? {
+        Ok(form) => accept_message(&house, form).await,
+        Err((status, text)) => Ok(json_message(status, text)),
     }
 }
 
-pub(crate) fn is_known(house: &House, headers: &HeaderMap) -> bool {
+pub(crate) fn is_authorized(house: &SandboxState, headers: &HeaderMap) -> bool {
     let given = headers.get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
     let login = BASE64_STANDARD.encode(format!("api:{}", house.api_key.reveal()));
     given.strip_prefix(b"Basic ").unwrap_or_default().ct_eq(login.as_bytes()).into()
 }
 
 /// What was posted.
-struct Form {
+struct MessageForm {
     envelope: Envelope,
     parameters: Vec<(String, String)>,
     raw: Bytes,
 }
 
 /// A status and Mailgun's words.
-type Refusal = (StatusCode, &'static str);
+type SendError = (StatusCode, &'static str);
 
-impl Form {
-    async fn read(house: &House, request: Request<Incoming>) -> io::Result<Result<Self, Refusal>> {
+impl MessageForm {
+    async fn from_request(
+        house: &SandboxState,
+        request: Request<Incoming>,
+    ) -> io::Result<Result<Self, SendError>> {
         let kind =
             request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let Ok(boundary) = multer::parse_boundary(kind) else {
-            return Ok(Err(bad("Invalid request content type")));
+            return Ok(Err(bad_request("Invalid request content type")));
         };
-        let limit = Constraints::new().size_limit(SizeLimit::new().whole_stream(MESSAGE_SIZE));
+        let limit = Constraints::new().size_limit(SizeLimit::new().whole_stream(MAX_MESSAGE_BYTES));
         let stream = Body::new(request.into_body()).into_data_stream();
         let mut parts = Multipart::with_constraints(stream, boundary, limit);
         let sender = format!("postmaster@{}", house.domain).parse().ok();
@@ -96,31 +106,35 @@ impl Form {
         };
         loop {
             match parts.next_field().await {
-                Ok(Some(field)) => match form.part(house, field).await? {
+                Ok(Some(field)) => match form.read_field(house, field).await? {
                     Ok(()) => {}
                     Err(refusal) => return Ok(Err(refusal)),
                 },
-                Ok(None) => return Ok(form.checked()),
-                Err(error) => return Ok(Err(refusal(&error))),
+                Ok(None) => return Ok(form.validate()),
+                Err(error) => return Ok(Err(multipart_error(&error))),
             }
         }
     }
 
-    async fn part(&mut self, house: &House, mut field: multer::Field<'_>) -> io::Result<Result<(), Refusal>> {
+    async fn read_field(
+        &mut self,
+        house: &SandboxState,
+        mut field: multer::Field<'_>,
+    ) -> io::Result<Result<(), SendError>> {
         let name = field.name().unwrap_or_default().to_owned();
         if name == "message" && field.file_name().is_none() {
-            return Ok(Err(bad("'message' parameter is not a file")));
+            return Ok(Err(bad_request("'message' parameter is not a file")));
         }
         let (mut value, mut may_drop) = (Vec::new(), name == "message");
         loop {
             match field.chunk().await {
                 Ok(Some(piece)) => value.extend_from_slice(&piece),
                 Ok(None) => break,
-                Err(error) => return Ok(Err(refusal(&error))),
+                Err(error) => return Ok(Err(multipart_error(&error))),
             }
             if may_drop && memmem::find(&value, b"\r\n\r\n").is_some() {
                 may_drop = false;
-                if house.is_first(&self.envelope, &value, Fate::DropBeforeDot) {
+                if house.is_first_attempt(&self.envelope, &value, Scenario::DropBeforeDot) {
                     return Err(io::ErrorKind::ConnectionAborted.into());
                 }
             }
@@ -130,16 +144,16 @@ impl Form {
             return Ok(Ok(()));
         }
         let value = String::from_utf8_lossy(&value).into_owned();
-        if name == "to" { Ok(self.to(&value)) } else { Ok(self.parameter(name, value)) }
+        if name == "to" { Ok(self.add_recipients(&value)) } else { Ok(self.add_parameter(name, value)) }
     }
 
     /// One address, or a list.
-    fn to(&mut self, value: &str) -> Result<(), Refusal> {
+    fn add_recipients(&mut self, value: &str) -> Result<(), SendError> {
         let whole = value.parse::<Mailbox>().map(|only| vec![only]);
-        let list = whole.or_else(|_| value.split(',').map(|one| bare(one).parse()).collect());
-        for recipient in list.map_err(|_| bad(NOT_AN_ADDRESS))? {
-            if Fate::of(&recipient) == Fate::Reject {
-                return Err(bad(NOT_AN_ADDRESS));
+        let list = whole.or_else(|_| value.split(',').map(|one| strip_display_name(one).parse()).collect());
+        for recipient in list.map_err(|_| bad_request(INVALID_TO_ADDRESS))? {
+            if Scenario::for_recipient(&recipient) == Scenario::Reject {
+                return Err(bad_request(INVALID_TO_ADDRESS));
             }
             if !self.envelope.recipients.contains(&recipient) {
                 self.envelope.recipients.push(recipient);
@@ -148,82 +162,82 @@ impl Form {
         Ok(())
     }
 
-    fn parameter(&mut self, name: String, value: String) -> Result<(), Refusal> {
+    fn add_parameter(&mut self, name: String, value: String) -> Result<(), SendError> {
         self.parameters.push((name, value));
         let size: usize = self.parameters.iter().map(|(name, value)| name.len() + value.len()).sum();
-        if size > PARAMETERS {
+        if size > MAX_PARAMETER_BYTES {
             let text = "Send options (parameters starting with o:, h:, or v:) are limited to 16 kB total";
-            return Err(bad(text));
+            return Err(bad_request(text));
         }
         Ok(())
     }
 
-    fn checked(self) -> Result<Self, Refusal> {
+    fn validate(self) -> Result<Self, SendError> {
         match self.envelope.recipients.len() {
-            0 => Err(bad("to parameter is missing")),
-            1..=RECIPIENTS if self.raw.is_empty() => Err(bad("message parameter is missing")),
-            1..=RECIPIENTS => Ok(self),
-            _ => Err(bad("Too many recipients, max is 1000")),
+            0 => Err(bad_request("to parameter is missing")),
+            1..=MAX_RECIPIENTS if self.raw.is_empty() => Err(bad_request("message parameter is missing")),
+            1..=MAX_RECIPIENTS => Ok(self),
+            _ => Err(bad_request("Too many recipients, max is 1000")),
         }
     }
 }
 
 /// Takes a message, or refuses it for now, as its recipients' fates have it.
-async fn take(house: &Arc<House>, form: Form) -> io::Result<Response<Body>> {
-    let Form { envelope, parameters, raw } = form;
+async fn accept_message(house: &Arc<SandboxState>, form: MessageForm) -> io::Result<Response<Body>> {
+    let MessageForm { envelope, parameters, raw } = form;
     // Every one is counted, so that several in one message do not have it refused several times.
-    let among = |fate| envelope.recipients.iter().filter(move |to| Fate::of(to) == fate);
-    let seen = |to: &Mailbox| house.memory.count(format!("messages.mime {}", to.folded()));
-    if among(Fate::DeferSmtp).filter(|to| seen(to) % 3 < 2).count() > 0 {
+    let among = |fate| envelope.recipients.iter().filter(move |to| Scenario::for_recipient(to) == fate);
+    let seen = |to: &Mailbox| house.seen_counter.record_seen(format!("messages.mime {}", to.folded()));
+    if among(Scenario::DeferSmtp).filter(|to| seen(to) % 3 < 2).count() > 0 {
         // A clear no for now; an error of its own (5xx) would leave open whether it has the message.
-        return Ok(message(StatusCode::REQUEST_TIMEOUT, "Request Timeout"));
+        return Ok(json_message(StatusCode::REQUEST_TIMEOUT, "Request Timeout"));
     }
-    if among(Fate::RateLimit).filter(|to| seen(to).is_multiple_of(2)).count() > 0 {
-        return Ok(message(StatusCode::TOO_MANY_REQUESTS, &house.rate_limited()));
+    if among(Scenario::RateLimit).filter(|to| seen(to).is_multiple_of(2)).count() > 0 {
+        return Ok(json_message(StatusCode::TOO_MANY_REQUESTS, &house.rate_limit_message()));
     }
-    let slow = among(Fate::Slow).count() > 0;
-    let cut = house.is_first(&envelope, &raw, Fate::DropAtDot);
-    let Some(id) = house.take(envelope, raw, Origin::Http(parameters)) else {
-        return Ok(message(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error"));
+    let slow = among(Scenario::Slow).count() > 0;
+    let cut = house.is_first_attempt(&envelope, &raw, Scenario::DropAtDot);
+    let Some(id) = house.accept_message(envelope, raw, SubmissionOrigin::Http(parameters)) else {
+        return Ok(json_message(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error"));
     };
     if cut {
         return Err(io::ErrorKind::ConnectionAborted.into());
     }
     if slow {
-        house.pace.wait(SLOW).await;
+        house.time_scale.sleep(SLOW_REPLY_SECONDS).await;
     }
     let taken = json!({ "id": format!("<{}>", id.as_str()), "message": "Queued. Thank you." });
-    Ok(response(StatusCode::OK, "application/json", taken.to_string()))
+    Ok(build_response(StatusCode::OK, "application/json", taken.to_string()))
 }
 
 /// The address in `Name <address>`.
-fn bare(text: &str) -> &str {
+fn strip_display_name(text: &str) -> &str {
     let text = text.trim();
     text.strip_suffix('>').and_then(|text| text.rsplit_once('<')).map_or(text, |(_, address)| address)
 }
 
-fn bad(text: &'static str) -> Refusal {
+fn bad_request(text: &'static str) -> SendError {
     (StatusCode::BAD_REQUEST, text)
 }
 
-fn refusal(error: &multer::Error) -> Refusal {
+fn multipart_error(error: &multer::Error) -> SendError {
     match error {
         multer::Error::StreamSizeExceeded { .. } => {
             (StatusCode::PAYLOAD_TOO_LARGE, "request size exceeds 52.4MiB limit")
         }
-        _ => bad("malformed multipart/form-data request"),
+        _ => bad_request("malformed multipart/form-data request"),
     }
 }
 
-fn message(status: StatusCode, text: &str) -> Response<Body> {
-    response(status, "application/json", json!({ "message": text }).to_string())
+fn json_message(status: StatusCode, text: &str) -> Response<Body> {
+    build_response(status, "application/json", json!({ "message": text }).to_string())
 }
 
-fn plain(status: StatusCode, text: &str) -> Response<Body> {
-    response(status, "text/plain; charset=utf-8", text.to_owned())
+fn plain_text(status: StatusCode, text: &str) -> Response<Body> {
+    build_response(status, "text/plain; charset=utf-8", text.to_owned())
 }
 
-fn response(status: StatusCode, kind: &'static str, body: String) -> Response<Body> {
+fn build_response(status: StatusCode, kind: &'static str, body: String) -> Response<Body> {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, kind.parse().expect("the kinds above are fit for a header"));
@@ -231,9 +245,9 @@ fn response(status: StatusCode, kind: &'static str, body: String) -> Response<Bo
 }
 
 /// What a path that leads nowhere says, with 200.
-pub(crate) const MAGNIFICENT: &str = "Mailgun Magnificent API";
-const NOT_AN_ADDRESS: &str = "'to' parameter is not a valid address. please check documentation";
+pub(crate) const NOT_FOUND_BODY: &str = "Mailgun Magnificent API";
+const INVALID_TO_ADDRESS: &str = "'to' parameter is not a valid address. please check documentation";
 /// Recipients of one request.
-const RECIPIENTS: usize = 1000;
+const MAX_RECIPIENTS: usize = 1000;
 /// Bytes of all parameters.
-const PARAMETERS: usize = 16 << 10;
+const MAX_PARAMETER_BYTES: usize = 16 << 10;

@@ -13,9 +13,9 @@ mod suppressions;
 pub(crate) mod webhook_registry;
 mod webhooks;
 
-pub(crate) use event::Happening;
+pub(crate) use event::SandboxEvent;
 pub(crate) use form::Form;
-pub(crate) use messages::serve;
-pub(crate) use router::{Answer, Refusal, router};
-pub(crate) use suppression_lists::{List, Suppressions};
-pub(crate) use webhook_registry::Hooks;
+pub(crate) use messages::serve_http;
+pub(crate) use router::{ApiError, ApiResult, router};
+pub(crate) use suppression_lists::{SuppressionList, SuppressionLists};
+pub(crate) use webhook_registry::MailgunWebhookRegistry;

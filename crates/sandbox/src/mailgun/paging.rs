@@ -1,7 +1,7 @@
 //! A place in the event log, and the events around it.
 
-use crate::event_log::Range;
-use crate::state::House;
+use crate::event_log::TimeRange;
+use crate::state::SandboxState;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::Value;
@@ -9,42 +9,42 @@ use std::ops::Bound::{self, Excluded, Included, Unbounded};
 
 /// Where a page begins, seen in the direction of its query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Start {
+pub(super) enum PageStart {
     /// At the query's beginning.
     First,
     /// Behind an event.
-    Behind(u64),
+    After(u64),
     /// Before an event: the page ends there.
     Before(u64),
 }
 
 /// The events from `low` to `high`, in microseconds.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Span {
+pub(super) struct TimeSpan {
     pub(super) low: u64,
     pub(super) high: u64,
     pub(super) ascending: bool,
 }
 
-impl Start {
+impl PageStart {
     /// As it stands in a URL, in front of what it belongs to.
-    pub(super) fn write(self, query: &str) -> String {
+    pub(super) fn encode(self, query: &str) -> String {
         let (direction, at) = match self {
             Self::First => ('f', 0),
-            Self::Behind(at) => ('n', at),
+            Self::After(at) => ('n', at),
             Self::Before(at) => ('p', at),
         };
         BASE64_URL_SAFE_NO_PAD.encode(format!("{direction}{at} {query}"))
     }
 
     /// The inverse of [`Start::write`].
-    pub(super) fn read(text: &str) -> Option<(Self, String)> {
+    pub(super) fn decode(text: &str) -> Option<(Self, String)> {
         let text = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
         let (place, query) = text.split_once(' ')?;
         let at = place.get(1..)?.parse().ok()?;
         let start = match place.get(..1)? {
             "f" => Self::First,
-            "n" => Self::Behind(at),
+            "n" => Self::After(at),
             "p" => Self::Before(at),
             _ => return None,
         };
@@ -52,26 +52,27 @@ impl Start {
     }
 }
 
-impl Span {
+impl TimeSpan {
     /// A page in the order of the query, with the starts of the pages behind and before it.
-    pub(super) fn page(
+    pub(super) fn read_page(
         self,
-        house: &House,
-        start: Start,
+        house: &SandboxState,
+        start: PageStart,
         limit: usize,
         wanted: impl Fn(&Value) -> bool,
-    ) -> (Vec<Value>, Start, Start) {
-        let whole: Range = (Included(self.low), Included(self.high));
+    ) -> (Vec<Value>, PageStart, PageStart) {
+        let whole: TimeRange = (Included(self.low), Included(self.high));
         let (above, below) = (|at: u64| (Excluded(at), whole.1), |at: u64| (whole.0, Excluded(at)));
         let (range, back) = match (start, self.ascending) {
-            (Start::First, ascending) => (whole, !ascending),
-            (Start::Behind(at), true) => (above(at), false),
-            (Start::Behind(at), false) => (below(at), true),
-            (Start::Before(at), true) => (below(at), true),
-            (Start::Before(at), false) => (above(at), false),
+            (PageStart::First, ascending) => (whole, !ascending),
+            (PageStart::After(at), true) => (above(at), false),
+            (PageStart::After(at), false) => (below(at), true),
+            (PageStart::Before(at), true) => (below(at), true),
+            (PageStart::Before(at), false) => (above(at), false),
         };
-        let mut page = house.log.page(clip(range, whole), back, limit, house.clock.now(), wanted);
-        if matches!(start, Start::Before(_)) {
+        let mut page =
+            house.event_log.read_page(clip_range(range, whole), back, limit, house.clock.now(), wanted);
+        if matches!(start, PageStart::Before(_)) {
             page.reverse();
         }
         // An empty page lies between those around it.
@@ -79,17 +80,17 @@ impl Span {
             if on == self.ascending { at.saturating_add(1) } else { at.saturating_sub(1) }
         };
         let (next, previous) = match (page.first(), page.last(), start) {
-            (Some((first, _)), Some((last, _)), _) => (Start::Behind(*last), Start::Before(*first)),
-            (_, _, Start::Behind(at)) => (start, Start::Before(beside(at, true))),
-            (_, _, Start::Before(at)) => (Start::Behind(beside(at, false)), start),
-            (_, _, Start::First) => (start, start),
+            (Some((first, _)), Some((last, _)), _) => (PageStart::After(*last), PageStart::Before(*first)),
+            (_, _, PageStart::After(at)) => (start, PageStart::Before(beside(at, true))),
+            (_, _, PageStart::Before(at)) => (PageStart::After(beside(at, false)), start),
+            (_, _, PageStart::First) => (start, start),
         };
         (page.into_iter().map(|(_, event)| event).collect(), next, previous)
     }
 }
 
 /// A place that somebody made up does not lead out of the span.
-fn clip(range: Range, whole: Range) -> Range {
+fn clip_range(range: TimeRange, whole: TimeRange) -> TimeRange {
     let value = |bound: Bound<u64>| match bound {
         Included(at) | Excluded(at) => at,
         Unbounded => 0,

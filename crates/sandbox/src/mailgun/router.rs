@@ -4,7 +4,7 @@
 
 use crate::control_api;
 use crate::mailgun::messages;
-use crate::state::House;
+use crate::state::SandboxState;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
@@ -16,56 +16,56 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Everything but messages.
-pub(crate) fn router(house: Arc<House>) -> Router {
+pub(crate) fn router(house: Arc<SandboxState>) -> Router {
     Router::new()
-        .route("/v3/{domain}/events", get(crate::mailgun::events::first))
-        .route("/v3/{domain}/events/{page}", get(crate::mailgun::events::other))
-        .route("/v1/analytics/logs", post(crate::mailgun::logs::page))
+        .route("/v3/{domain}/events", get(crate::mailgun::events::list_events))
+        .route("/v3/{domain}/events/{page}", get(crate::mailgun::events::list_events_page))
+        .route("/v1/analytics/logs", post(crate::mailgun::logs::query_logs))
         .route(
             "/v3/{domain}/{list}",
-            get(crate::mailgun::suppressions::page)
-                .post(crate::mailgun::suppressions::add)
-                .delete(crate::mailgun::suppressions::clear),
+            get(crate::mailgun::suppressions::list_entries)
+                .post(crate::mailgun::suppressions::add_entries)
+                .delete(crate::mailgun::suppressions::clear_list),
         )
         .route(
             "/v3/{domain}/{list}/{address}",
-            get(crate::mailgun::suppressions::one).delete(crate::mailgun::suppressions::remove),
+            get(crate::mailgun::suppressions::show_entry).delete(crate::mailgun::suppressions::delete_entry),
         )
         .route(
             "/v3/domains/{domain}/webhooks",
-            get(crate::mailgun::webhooks::all).post(crate::mailgun::webhooks::create),
+            get(crate::mailgun::webhooks::list_webhooks).post(crate::mailgun::webhooks::create_webhook),
         )
         .route(
             "/v3/domains/{domain}/webhooks/{kind}",
-            get(crate::mailgun::webhooks::one)
-                .put(crate::mailgun::webhooks::replace)
-                .delete(crate::mailgun::webhooks::remove),
+            get(crate::mailgun::webhooks::show_webhook)
+                .put(crate::mailgun::webhooks::replace_webhook)
+                .delete(crate::mailgun::webhooks::delete_webhook),
         )
         .route(
             "/v4/domains/{domain}/webhooks",
-            post(crate::mailgun::webhooks::register)
-                .put(crate::mailgun::webhooks::register)
-                .delete(crate::mailgun::webhooks::unregister),
+            post(crate::mailgun::webhooks::register_url)
+                .put(crate::mailgun::webhooks::register_url)
+                .delete(crate::mailgun::webhooks::unregister_url),
         )
-        .route("/v4/domains/{domain}", get(crate::mailgun::domain::state))
-        .route("/v4/domains/{domain}/verify", put(crate::mailgun::domain::state))
-        .route("/v3/domains/{domain}/tracking", get(crate::mailgun::domain::tracking))
-        .route("/v3/domains/{domain}/sending_queues", get(crate::mailgun::domain::queues))
-        .route("/v5/accounts/http_signing_key", get(crate::mailgun::domain::signing_key))
-        .layer(middleware::from_fn_with_state(house.clone(), limit))
-        .merge(control_api::routes())
-        .layer(middleware::from_fn_with_state(house.clone(), admit))
-        .fallback(|| async { messages::MAGNIFICENT })
-        .method_not_allowed_fallback(|| async { messages::MAGNIFICENT })
+        .route("/v4/domains/{domain}", get(crate::mailgun::domain::show_domain))
+        .route("/v4/domains/{domain}/verify", put(crate::mailgun::domain::show_domain))
+        .route("/v3/domains/{domain}/tracking", get(crate::mailgun::domain::show_tracking))
+        .route("/v3/domains/{domain}/sending_queues", get(crate::mailgun::domain::show_sending_queues))
+        .route("/v5/accounts/http_signing_key", get(crate::mailgun::domain::show_signing_key))
+        .layer(middleware::from_fn_with_state(house.clone(), limit_requests))
+        .merge(control_api::control_routes())
+        .layer(middleware::from_fn_with_state(house.clone(), require_api_key))
+        .fallback(|| async { messages::NOT_FOUND_BODY })
+        .method_not_allowed_fallback(|| async { messages::NOT_FOUND_BODY })
         .with_state(house)
 }
 
 /// An answer that is no success: a status and its body.
 #[derive(Debug)]
-pub(crate) struct Refusal(pub(crate) StatusCode, pub(crate) Value);
+pub(crate) struct ApiError(pub(crate) StatusCode, pub(crate) Value);
 
-impl Refusal {
-    pub(crate) fn bad(text: impl Into<String>) -> Self {
+impl ApiError {
+    pub(crate) fn bad_request(text: impl Into<String>) -> Self {
         Self(StatusCode::BAD_REQUEST, json!({ "message": text.into() }))
     }
 
@@ -74,37 +74,37 @@ impl Refusal {
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         (self.0, Json(self.1)).into_response()
     }
 }
 
-pub(crate) type Answer = Result<Json<Value>, Refusal>;
+pub(crate) type ApiResult = Result<Json<Value>, ApiError>;
 
 /// Only who knows the key.
-async fn admit(State(house): State<Arc<House>>, request: Request, next: Next) -> Response {
-    if messages::is_known(&house, request.headers()) {
+async fn require_api_key(State(house): State<Arc<SandboxState>>, request: Request, next: Next) -> Response {
+    if messages::is_authorized(&house, request.headers()) {
         return next.run(request).await;
     }
-    Refusal(StatusCode::UNAUTHORIZED, json!({ "message": "Invalid private key" })).into_response()
+    ApiError(StatusCode::UNAUTHORIZED, json!({ "message": "Invalid private key" })).into_response()
 }
 
 /// Only so many in a minute.
-async fn limit(State(house): State<Arc<House>>, request: Request, next: Next) -> Response {
-    if house.limiter.count(MINUTE).count <= house.sky.now().requests {
+async fn limit_requests(State(house): State<Arc<SandboxState>>, request: Request, next: Next) -> Response {
+    if house.request_counter.count_request(RATE_LIMIT_WINDOW).count <= house.faults.current().requests {
         return next.run(request).await;
     }
-    Refusal(StatusCode::TOO_MANY_REQUESTS, json!({ "retry-seconds": 60 })).into_response()
+    ApiError(StatusCode::TOO_MANY_REQUESTS, json!({ "retry-seconds": 60 })).into_response()
 }
 
 /// The domain in a path is the sandbox's.
-pub(crate) fn own(house: &House, domain: &str) -> Result<(), Refusal> {
+pub(crate) fn check_domain(house: &SandboxState, domain: &str) -> Result<(), ApiError> {
     if domain.eq_ignore_ascii_case(&house.domain) {
         Ok(())
     } else {
-        Err(Refusal::not_found(format!("Domain not found: {domain}")))
+        Err(ApiError::not_found(format!("Domain not found: {domain}")))
     }
 }
 
-const MINUTE: Duration = Duration::from_secs(60);
+const RATE_LIMIT_WINDOW: Duration = Duration::from_secs(60);

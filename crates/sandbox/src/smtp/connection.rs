@@ -1,10 +1,10 @@
 //! The sockets: reads lines and messages, writes replies together when nothing is left to read, switches to TLS.
 
-use crate::message_facts::Origin;
-use crate::scenario::Fate;
+use crate::message_facts::SubmissionOrigin;
+use crate::scenario::Scenario;
 use crate::smtp::session;
-use crate::smtp::session::{Dialogue, Step};
-use crate::state::House;
+use crate::smtp::session::{SessionAction, SmtpSession};
+use crate::state::SandboxState;
 use bytes::{Buf, Bytes, BytesMut};
 use mailtrail_mail::Envelope;
 use mailtrail_smtp::{Decoder, Fed, Limits};
@@ -20,14 +20,14 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 /// Accepts connections for as long as the sandbox runs.
-pub(crate) async fn listen<S>(
-    house: Arc<House>,
+pub(crate) async fn accept_connections<S>(
+    house: Arc<SandboxState>,
     listener: TcpListener,
     session: impl Fn(TcpStream, IpAddr) -> S + Send,
 ) where
     S: Future<Output = io::Result<()>> + Send + 'static,
 {
-    let seats = Arc::new(Semaphore::new(CONNECTIONS));
+    let seats = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     while let Ok(seat) = seats.clone().acquire_owned().await {
         match listener.accept().await {
             Ok((stream, peer)) => {
@@ -49,25 +49,25 @@ pub(crate) async fn listen<S>(
 }
 
 /// Speaks SMTP on one connection.
-pub(crate) async fn serve(
-    house: Arc<House>,
+pub(crate) async fn serve_smtp(
+    house: Arc<SandboxState>,
     stream: TcpStream,
     peer: IpAddr,
     acceptor: TlsAcceptor,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut plain = Connection::new(house.clone(), stream, peer, false);
-    plain.say(house.face.texts().greeting);
-    if let Ended::StartTls = plain.run().await? {
+    plain.queue_reply(house.profile.smtp_texts().greeting);
+    if let SessionEnd::StartTls = plain.run_session().await? {
         // What was sent in clear behind STARTTLS goes away with its buffer.
-        let stream = timeout(IDLE, acceptor.accept(plain.stream)).await??;
-        Connection::new(house, stream, peer, true).run().await?;
+        let stream = timeout(IDLE_TIMEOUT, acceptor.accept(plain.stream)).await??;
+        Connection::new(house, stream, peer, true).run_session().await?;
     }
     Ok(())
 }
 
 /// Why a session ended.
-enum Ended {
+enum SessionEnd {
     Closed,
     StartTls,
 }
@@ -75,44 +75,44 @@ enum Ended {
 /// Whether a session goes on.
 #[derive(PartialEq, Eq)]
 enum Flow {
-    On,
+    Continue,
     Close,
 }
 
 struct Connection<S> {
-    house: Arc<House>,
+    state: Arc<SandboxState>,
     stream: S,
     peer: IpAddr,
-    dialogue: Dialogue,
-    input: BytesMut,
-    output: Vec<u8>,
+    session: SmtpSession,
+    read_buffer: BytesMut,
+    write_buffer: Vec<u8>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    fn new(house: Arc<House>, stream: S, peer: IpAddr, secured: bool) -> Self {
-        let dialogue = Dialogue::new(house.face.texts(), house.login.clone(), secured);
-        Self { house, stream, peer, dialogue, input: BytesMut::new(), output: Vec::new() }
+    fn new(state: Arc<SandboxState>, stream: S, peer: IpAddr, secured: bool) -> Self {
+        let session = SmtpSession::new(state.profile.smtp_texts(), state.credentials.clone(), secured);
+        Self { state, stream, peer, session, read_buffer: BytesMut::new(), write_buffer: Vec::new() }
     }
 
-    async fn run(&mut self) -> io::Result<Ended> {
-        while let Some(line) = self.line().await? {
-            let flow = match self.dialogue.line(&line, &self.house.memory) {
-                Step::Say(text) => {
-                    self.say(&text);
-                    Flow::On
+    async fn run_session(&mut self) -> io::Result<SessionEnd> {
+        while let Some(line) = self.read_line().await? {
+            let flow = match self.session.handle_line(&line, &self.state.seen_counter) {
+                SessionAction::Reply(text) => {
+                    self.queue_reply(&text);
+                    Flow::Continue
                 }
-                Step::StartTls(text) => {
-                    self.say(text);
+                SessionAction::StartTls(text) => {
+                    self.queue_reply(text);
                     self.flush().await?;
-                    return Ok(Ended::StartTls);
+                    return Ok(SessionEnd::StartTls);
                 }
-                Step::Receive(text, envelope) => {
-                    self.say(text);
-                    self.receive(envelope).await?
+                SessionAction::ReceiveMessage(text, envelope) => {
+                    self.queue_reply(text);
+                    self.receive_message(envelope).await?
                 }
-                Step::RateLimited => self.close(&self.house.rate_limited_reply()).await?,
-                Step::Close(text) => self.close(text).await?,
-                Step::Drop => {
+                SessionAction::RateLimited => self.close_with_reply(&self.state.rate_limit_reply()).await?,
+                SessionAction::Close(text) => self.close_with_reply(text).await?,
+                SessionAction::Disconnect => {
                     self.flush().await?;
                     Flow::Close
                 }
@@ -121,65 +121,67 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 break;
             }
         }
-        Ok(Ended::Closed)
+        Ok(SessionEnd::Closed)
     }
 
     /// The next line without its line end; `None` when no more will come.
-    async fn line(&mut self) -> io::Result<Option<Bytes>> {
+    async fn read_line(&mut self) -> io::Result<Option<Bytes>> {
         loop {
-            if let Some(end) = memchr(b'\n', &self.input) {
-                let line = self.input.split_to(end + 1).freeze();
+            if let Some(end) = memchr(b'\n', &self.read_buffer) {
+                let line = self.read_buffer.split_to(end + 1).freeze();
                 let text = line.trim_ascii_end().len();
                 return Ok(Some(line.slice(..text)));
             }
-            if self.input.len() > Limits::COMMAND_LINE {
-                self.close(session::LINE_TOO_LONG).await?;
+            if self.read_buffer.len() > Limits::COMMAND_LINE {
+                self.close_with_reply(session::LINE_TOO_LONG).await?;
                 return Ok(None);
             }
-            if !self.fill().await? {
+            if !self.read_more().await? {
                 return Ok(None);
             }
         }
     }
 
     /// Reads a message, and answers it as its recipients' fates have it.
-    async fn receive(&mut self, envelope: Envelope) -> io::Result<Flow> {
-        let (mut decoder, mut raw) = (Decoder::new(self.house.face.texts().message_size), Vec::new());
-        let mut may_drop = has(&envelope, Fate::DropBeforeDot);
+    async fn receive_message(&mut self, envelope: Envelope) -> io::Result<Flow> {
+        let (mut decoder, mut raw) =
+            (Decoder::new(self.state.profile.smtp_texts().max_message_bytes), Vec::new());
+        let mut may_drop = has_scenario(&envelope, Scenario::DropBeforeDot);
         loop {
-            let fed = decoder.feed(&self.input, &mut raw);
+            let fed = decoder.feed(&self.read_buffer, &mut raw);
             let ended = fed != Fed::All;
             if may_drop && (ended || memmem::find(&raw, b"\r\n\r\n").is_some()) {
                 may_drop = false;
-                if self.house.is_first(&envelope, &raw, Fate::DropBeforeDot) {
+                if self.state.is_first_attempt(&envelope, &raw, Scenario::DropBeforeDot) {
                     self.flush().await?;
                     return Ok(Flow::Close);
                 }
             }
             match fed {
                 Fed::End(used) => {
-                    self.input.advance(used);
+                    self.read_buffer.advance(used);
                     break;
                 }
-                Fed::All => self.input.clear(),
+                Fed::All => self.read_buffer.clear(),
             }
-            if !self.fill().await? {
+            if !self.read_more().await? {
                 return Ok(Flow::Close);
             }
         }
         if decoder.overflowed() {
-            self.say(self.house.face.texts().too_large);
-            return Ok(Flow::On);
+            self.queue_reply(self.state.profile.smtp_texts().message_too_large);
+            return Ok(Flow::Continue);
         }
-        self.take(envelope, raw).await
+        self.accept_message(envelope, raw).await
     }
 
-    async fn take(&mut self, envelope: Envelope, raw: Vec<u8>) -> io::Result<Flow> {
-        let slow = has(&envelope, Fate::Slow);
-        let drop_at_dot = self.house.is_first(&envelope, &raw, Fate::DropAtDot);
-        let Some(id) = self.house.take(envelope, raw.into(), Origin::Smtp(self.peer)) else {
-            self.say(session::BUSY);
-            return Ok(Flow::On);
+    async fn accept_message(&mut self, envelope: Envelope, raw: Vec<u8>) -> io::Result<Flow> {
+        let slow = has_scenario(&envelope, Scenario::Slow);
+        let drop_at_dot = self.state.is_first_attempt(&envelope, &raw, Scenario::DropAtDot);
+        let Some(id) = self.state.accept_message(envelope, raw.into(), SubmissionOrigin::Smtp(self.peer))
+        else {
+            self.queue_reply(session::TEMPORARILY_UNAVAILABLE);
+            return Ok(Flow::Continue);
         };
         // What was said to earlier commands is not taken back.
         if drop_at_dot {
@@ -188,60 +190,60 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         if slow {
             self.flush().await?;
-            self.house.pace.wait(SLOW).await;
+            self.state.time_scale.sleep(SLOW_REPLY_SECONDS).await;
         }
-        self.say(&self.house.face.texts().taken.replace("{}", id.as_str()));
-        Ok(Flow::On)
+        self.queue_reply(&self.state.profile.smtp_texts().message_accepted.replace("{}", id.as_str()));
+        Ok(Flow::Continue)
     }
 
-    fn say(&mut self, text: &str) {
-        self.output.extend_from_slice(text.as_bytes());
-        self.output.extend_from_slice(b"\r\n");
+    fn queue_reply(&mut self, text: &str) {
+        self.write_buffer.extend_from_slice(text.as_bytes());
+        self.write_buffer.extend_from_slice(b"\r\n");
     }
 
-    async fn close(&mut self, text: &str) -> io::Result<Flow> {
-        self.say(text);
+    async fn close_with_reply(&mut self, text: &str) -> io::Result<Flow> {
+        self.queue_reply(text);
         self.flush().await?;
-        timeout(IDLE, self.stream.shutdown()).await??;
+        timeout(IDLE_TIMEOUT, self.stream.shutdown()).await??;
         // A socket closed over unread bytes is reset, and the client may never see what was said last.
-        self.input.clear();
+        self.read_buffer.clear();
         let drain = async {
-            while self.stream.read_buf(&mut self.input).await.is_ok_and(|read| read > 0) {
-                self.input.clear();
+            while self.stream.read_buf(&mut self.read_buffer).await.is_ok_and(|read| read > 0) {
+                self.read_buffer.clear();
             }
         };
-        timeout(LINGER, drain).await.ok();
+        timeout(LINGER_TIMEOUT, drain).await.ok();
         Ok(Flow::Close)
     }
 
     /// Writes what is to be said, then reads more; false at the end.
-    async fn fill(&mut self) -> io::Result<bool> {
+    async fn read_more(&mut self) -> io::Result<bool> {
         self.flush().await?;
-        self.input.reserve(READ);
-        Ok(timeout(IDLE, self.stream.read_buf(&mut self.input)).await?? > 0)
+        self.read_buffer.reserve(READ_CHUNK_BYTES);
+        Ok(timeout(IDLE_TIMEOUT, self.stream.read_buf(&mut self.read_buffer)).await?? > 0)
     }
 
     async fn flush(&mut self) -> io::Result<()> {
-        if !self.output.is_empty() {
-            timeout(IDLE, self.stream.write_all(&self.output)).await??;
-            timeout(IDLE, self.stream.flush()).await??;
-            self.output.clear();
+        if !self.write_buffer.is_empty() {
+            timeout(IDLE_TIMEOUT, self.stream.write_all(&self.write_buffer)).await??;
+            timeout(IDLE_TIMEOUT, self.stream.flush()).await??;
+            self.write_buffer.clear();
         }
         Ok(())
     }
 }
 
-fn has(envelope: &Envelope, fate: Fate) -> bool {
-    envelope.recipients.iter().any(|recipient| Fate::of(recipient) == fate)
+fn has_scenario(envelope: &Envelope, fate: Scenario) -> bool {
+    envelope.recipients.iter().any(|recipient| Scenario::for_recipient(recipient) == fate)
 }
 
 /// Sessions at once; more wait in the listener's backlog.
-const CONNECTIONS: usize = 256;
+const MAX_CONNECTIONS: usize = 256;
 /// Longest pause of a client.
-const IDLE: Duration = Duration::from_secs(600);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 /// Longest wait for a client to close its side.
-const LINGER: Duration = Duration::from_secs(1);
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes asked for in one read.
-const READ: usize = 16 << 10;
+const READ_CHUNK_BYTES: usize = 16 << 10;
 /// Mailgun's seconds that the reply to a slow message takes.
-pub(crate) const SLOW: u32 = 30;
+pub(crate) const SLOW_REPLY_SECONDS: u32 = 30;

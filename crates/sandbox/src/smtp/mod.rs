@@ -3,5 +3,5 @@
 mod connection;
 mod session;
 
-pub(crate) use connection::{SLOW, listen, serve};
-pub(crate) use session::{Login, MESSAGE_SIZE};
+pub(crate) use connection::{SLOW_REPLY_SECONDS, accept_connections, serve_smtp};
+pub(crate) use session::{Credentials, MAX_MESSAGE_BYTES};

@@ -1,10 +1,10 @@
 //! The provider's side of SMTP without the socket: lines in, steps out. The texts are the observed ones; where nobody has
 //! seen the provider answer, the text is a plain one of RFC 5321.
 
-use crate::profile::Texts;
-use crate::scenario::Fate;
-use crate::seen::Memory;
-use crate::webhook_client::{hex, random};
+use crate::profile::SmtpTexts;
+use crate::scenario::Scenario;
+use crate::seen::SeenCounter;
+use crate::webhook_client::{encode_hex, random_bytes};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
@@ -18,40 +18,40 @@ use subtle::ConstantTimeEq;
 
 /// The login that the provider knows.
 #[derive(Debug)]
-pub(crate) struct Login {
+pub(crate) struct Credentials {
     username: String,
     password: Secret,
     /// Whether the next one is refused because of the address it comes from.
-    shut: AtomicBool,
+    refuse_next: AtomicBool,
 }
 
-impl Login {
+impl Credentials {
     pub(crate) fn new(username: String, password: Secret) -> Self {
-        Self { username, password, shut: AtomicBool::new(false) }
+        Self { username, password, refuse_next: AtomicBool::new(false) }
     }
 
     pub(crate) fn username(&self) -> &str {
         &self.username
     }
 
-    fn shut_out(&self) {
-        self.shut.store(true, Ordering::Relaxed);
+    fn refuse_next_login(&self) {
+        self.refuse_next.store(true, Ordering::Relaxed);
     }
 
-    fn is_shut_out(&self) -> bool {
-        self.shut.swap(false, Ordering::Relaxed)
+    fn take_refusal(&self) -> bool {
+        self.refuse_next.swap(false, Ordering::Relaxed)
     }
 
-    fn is(&self, user: &str, password: &str) -> bool {
+    fn matches(&self, user: &str, password: &str) -> bool {
         let right = user.as_bytes().ct_eq(self.username.as_bytes())
             & password.as_bytes().ct_eq(self.password.reveal().as_bytes());
         right.into()
     }
 
     /// Whether a response to a challenge (RFC 2195) is this login's.
-    fn is_signed(&self, challenge: &str, response: &str) -> bool {
+    fn matches_cram_md5(&self, challenge: &str, response: &str) -> bool {
         let Ok(mac) = Hmac::<Md5>::new_from_slice(self.password.reveal().as_bytes()) else { return false };
-        let digest = hex(&mac.chain_update(challenge).finalize().into_bytes());
+        let digest = encode_hex(&mac.chain_update(challenge).finalize().into_bytes());
         let expected = format!("{} {digest}", self.username);
         response.as_bytes().ct_eq(expected.as_bytes()).into()
     }
@@ -59,234 +59,247 @@ impl Login {
 
 /// What to do next. A text may have several lines; none has its final CRLF.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum SessionAction {
     /// Say this and read on.
-    Say(Cow<'static, str>),
+    Reply(Cow<'static, str>),
     /// Say this, then speak TLS and start anew.
     StartTls(&'static str),
     /// Say this, then read a message for this envelope.
-    Receive(&'static str, Envelope),
+    ReceiveMessage(&'static str, Envelope),
     /// Say that the domain has to wait, then close.
     RateLimited,
     /// Say this and close.
     Close(&'static str),
     /// Close without a word.
-    Drop,
+    Disconnect,
 }
 
 /// One session's state.
 #[derive(Debug)]
-pub(crate) struct Dialogue {
-    texts: &'static Texts,
-    login: Arc<Login>,
-    secured: bool,
-    logged_in: bool,
-    phase: Phase,
+pub(crate) struct SmtpSession {
+    texts: &'static SmtpTexts,
+    credentials: Arc<Credentials>,
+    is_tls: bool,
+    is_authenticated: bool,
+    state: SessionState,
 }
 
 #[derive(Debug)]
-enum Phase {
+enum SessionState {
     Idle,
-    Plain,
-    User,
-    Password {
+    AuthPlain,
+    AuthLoginUser,
+    AuthLoginPassword {
         user: String,
     },
     /// CRAM-MD5 (RFC 2195): what is to be signed.
-    Challenge(String),
-    Mail(Envelope),
+    AuthCramMd5(String),
+    Transaction(Envelope),
 }
 
-impl Dialogue {
-    pub(crate) fn new(texts: &'static Texts, login: Arc<Login>, secured: bool) -> Self {
-        Self { texts, login, secured, logged_in: false, phase: Phase::Idle }
+impl SmtpSession {
+    pub(crate) fn new(texts: &'static SmtpTexts, credentials: Arc<Credentials>, is_tls: bool) -> Self {
+        Self { texts, credentials, is_tls, is_authenticated: false, state: SessionState::Idle }
     }
 
     /// Answers one line, given without its line end.
-    pub(crate) fn line(&mut self, line: &[u8], memory: &Memory) -> Step {
-        match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Plain => self.plain(line),
-            Phase::User => match decode(line) {
-                Some(user) => self.ask_password(user),
-                None => say(self.texts.undecodable),
+    pub(crate) fn handle_line(&mut self, line: &[u8], memory: &SeenCounter) -> SessionAction {
+        match std::mem::replace(&mut self.state, SessionState::Idle) {
+            SessionState::AuthPlain => self.check_plain(line),
+            SessionState::AuthLoginUser => match decode_base64(line) {
+                Some(user) => self.prompt_password(user),
+                None => static_reply(self.texts.invalid_base64),
             },
-            Phase::Password { user } => match decode(line) {
-                Some(password) => self.check(&user, &password),
-                None => say(self.texts.undecodable),
+            SessionState::AuthLoginPassword { user } => match decode_base64(line) {
+                Some(password) => self.check_password(&user, &password),
+                None => static_reply(self.texts.invalid_base64),
             },
-            Phase::Challenge(challenge) => match decode(line) {
-                Some(response) => self.check_signed(&challenge, &response),
-                None => say(self.texts.undecodable),
+            SessionState::AuthCramMd5(challenge) => match decode_base64(line) {
+                Some(response) => self.check_cram_md5(&challenge, &response),
+                None => static_reply(self.texts.invalid_base64),
             },
-            phase if self.texts.cram_md5 && !self.logged_in && is_cram_md5(line) => {
+            phase if self.texts.supports_cram_md5 && !self.is_authenticated && is_auth_cram_md5(line) => {
                 drop(phase);
-                self.challenge()
+                self.send_challenge()
             }
             phase => {
-                self.phase = phase;
+                self.state = phase;
                 match Command::parse(line) {
-                    Ok(command) => self.command(command, memory),
-                    Err(fault) => say(self.refusal(fault)),
+                    Ok(command) => self.handle_command(command, memory),
+                    Err(fault) => static_reply(self.syntax_error_reply(fault)),
                 }
             }
         }
     }
 
-    fn command(&mut self, command: Command<'_>, memory: &Memory) -> Step {
+    fn handle_command(&mut self, command: Command<'_>, memory: &SeenCounter) -> SessionAction {
         match command {
             Command::Ehlo(name) => {
-                self.phase = Phase::Idle;
-                fill(if self.secured { self.texts.secured_hello } else { self.texts.hello }, &name)
+                self.state = SessionState::Idle;
+                fill_placeholder(if self.is_tls { self.texts.ehlo_over_tls } else { self.texts.ehlo }, &name)
             }
             Command::Helo(name) => {
-                self.phase = Phase::Idle;
-                fill(self.texts.helo, &name)
+                self.state = SessionState::Idle;
+                fill_placeholder(self.texts.helo, &name)
             }
-            Command::StartTls if self.secured => say(self.texts.tls_is_on),
-            Command::StartTls => Step::StartTls(self.texts.starttls),
-            Command::Auth { .. } if self.logged_in => say(self.texts.authenticated_already),
-            Command::Auth { mechanism, initial } => self.auth(mechanism, initial),
-            Command::Mail { .. } if matches!(self.phase, Phase::Mail(_)) => say("503 Nested MAIL command"),
-            Command::Mail { .. } if self.texts.login_before_mail && !self.logged_in => {
-                say(self.texts.no_login)
+            Command::StartTls if self.is_tls => static_reply(self.texts.tls_already_active),
+            Command::StartTls => SessionAction::StartTls(self.texts.starttls),
+            Command::Auth { .. } if self.is_authenticated => static_reply(self.texts.already_authenticated),
+            Command::Auth { mechanism, initial } => self.handle_auth(mechanism, initial),
+            Command::Mail { .. } if matches!(self.state, SessionState::Transaction(_)) => {
+                static_reply("503 Nested MAIL command")
             }
-            Command::Mail { size: Some(size), .. } if size > self.texts.message_size => {
-                say(self.texts.too_large)
+            Command::Mail { .. } if self.texts.requires_auth_at_mail && !self.is_authenticated => {
+                static_reply(self.texts.auth_required)
+            }
+            Command::Mail { size: Some(size), .. } if size > self.texts.max_message_bytes => {
+                static_reply(self.texts.message_too_large)
             }
             Command::Mail { envelope, .. } => {
                 let sender = envelope.sender.as_ref().map_or("", Mailbox::as_str);
-                let step = fill(self.texts.sender, sender);
-                self.phase = Phase::Mail(envelope);
+                let step = fill_placeholder(self.texts.sender_accepted, sender);
+                self.state = SessionState::Transaction(envelope);
                 step
             }
-            Command::Rcpt { recipient, .. } => self.recipient(recipient, memory),
-            Command::Data => self.data(memory),
+            Command::Rcpt { recipient, .. } => self.handle_rcpt(recipient, memory),
+            Command::Data => self.handle_data(memory),
             Command::Rset => {
-                self.phase = Phase::Idle;
-                say(self.texts.reset)
+                self.state = SessionState::Idle;
+                static_reply(self.texts.rset)
             }
-            Command::Noop => say(self.texts.noop),
-            Command::Vrfy => say(self.texts.verify),
+            Command::Noop => static_reply(self.texts.noop),
+            Command::Vrfy => static_reply(self.texts.vrfy),
             Command::NotImplemented | Command::Bdat { .. } | Command::XClient(_) => {
-                say(self.texts.not_implemented)
+                static_reply(self.texts.not_implemented)
             }
-            Command::Help => say(self.texts.help),
-            Command::Quit => Step::Close(self.texts.quit),
+            Command::Help => static_reply(self.texts.help),
+            Command::Quit => SessionAction::Close(self.texts.quit),
         }
     }
 
-    fn auth(&mut self, mechanism: Mechanism, initial: Option<&str>) -> Step {
+    fn handle_auth(&mut self, mechanism: Mechanism, initial: Option<&str>) -> SessionAction {
         match (mechanism, initial) {
-            (Mechanism::Plain, Some(initial)) => self.plain(initial.as_bytes()),
+            (Mechanism::Plain, Some(initial)) => self.check_plain(initial.as_bytes()),
             (Mechanism::Plain, None) => {
-                self.phase = Phase::Plain;
-                say(self.texts.plain)
+                self.state = SessionState::AuthPlain;
+                static_reply(self.texts.auth_plain_prompt)
             }
-            (Mechanism::Login, Some(initial)) => match decode(initial.as_bytes()) {
-                Some(user) => self.ask_password(user),
-                None => say(self.texts.undecodable),
+            (Mechanism::Login, Some(initial)) => match decode_base64(initial.as_bytes()) {
+                Some(user) => self.prompt_password(user),
+                None => static_reply(self.texts.invalid_base64),
             },
             (Mechanism::Login, None) => {
-                self.phase = Phase::User;
-                say("334 VXNlcm5hbWU6")
+                self.state = SessionState::AuthLoginUser;
+                static_reply("334 VXNlcm5hbWU6")
             }
-            (Mechanism::External, _) => say(self.refusal(Syntax::Mechanism)),
+            (Mechanism::External, _) => static_reply(self.syntax_error_reply(Syntax::Mechanism)),
         }
     }
 
-    fn ask_password(&mut self, user: String) -> Step {
-        self.phase = Phase::Password { user };
-        say("334 UGFzc3dvcmQ6")
+    fn prompt_password(&mut self, user: String) -> SessionAction {
+        self.state = SessionState::AuthLoginPassword { user };
+        static_reply("334 UGFzc3dvcmQ6")
     }
 
-    fn plain(&mut self, response: &[u8]) -> Step {
-        let Some(text) = decode(response) else { return say(self.texts.undecodable) };
+    fn check_plain(&mut self, response: &[u8]) -> SessionAction {
+        let Some(text) = decode_base64(response) else { return static_reply(self.texts.invalid_base64) };
         let mut parts = text.splitn(3, '\0');
         match (parts.next(), parts.next(), parts.next()) {
-            (Some(_), Some(user), Some(password)) => self.check(user, password),
-            _ => say(self.texts.undecodable),
+            (Some(_), Some(user), Some(password)) => self.check_password(user, password),
+            _ => static_reply(self.texts.invalid_base64),
         }
     }
 
-    fn challenge(&mut self) -> Step {
-        let challenge = format!("<{}@smtp-relay.brevo.com>", hex(&random::<12>()));
+    fn send_challenge(&mut self) -> SessionAction {
+        let challenge = format!("<{}@smtp-relay.brevo.com>", encode_hex(&random_bytes::<12>()));
         let said = format!("334 {}", BASE64_STANDARD.encode(&challenge));
-        self.phase = Phase::Challenge(challenge);
-        Step::Say(said.into())
+        self.state = SessionState::AuthCramMd5(challenge);
+        SessionAction::Reply(said.into())
     }
 
-    fn check(&mut self, user: &str, password: &str) -> Step {
-        let is_known = self.login.is(user, password);
-        self.let_in(is_known)
+    fn check_password(&mut self, user: &str, password: &str) -> SessionAction {
+        let is_known = self.credentials.matches(user, password);
+        self.authenticate(is_known)
     }
 
-    fn check_signed(&mut self, challenge: &str, response: &str) -> Step {
-        let is_known = self.login.is_signed(challenge, response);
-        self.let_in(is_known)
+    fn check_cram_md5(&mut self, challenge: &str, response: &str) -> SessionAction {
+        let is_known = self.credentials.matches_cram_md5(challenge, response);
+        self.authenticate(is_known)
     }
 
-    fn let_in(&mut self, is_known: bool) -> Step {
-        if self.login.is_shut_out() {
-            return say(UNAUTHORIZED_ADDRESS);
+    fn authenticate(&mut self, is_known: bool) -> SessionAction {
+        if self.credentials.take_refusal() {
+            return static_reply(UNAUTHORIZED_IP);
         }
-        self.logged_in = is_known;
-        if self.logged_in {
-            say(self.texts.authenticated)
-        } else if self.texts.closes {
-            Step::Close(self.texts.wrong_login)
+        self.is_authenticated = is_known;
+        if self.is_authenticated {
+            static_reply(self.texts.auth_succeeded)
+        } else if self.texts.closes_after_auth_failure {
+            SessionAction::Close(self.texts.auth_failed)
         } else {
-            say(self.texts.wrong_login)
+            static_reply(self.texts.auth_failed)
         }
     }
 
-    fn recipient(&mut self, recipient: Mailbox, memory: &Memory) -> Step {
-        let Phase::Mail(envelope) = &mut self.phase else { return say(self.texts.mail_first) };
-        if !self.logged_in {
-            return say(self.texts.no_login);
+    fn handle_rcpt(&mut self, recipient: Mailbox, memory: &SeenCounter) -> SessionAction {
+        let SessionState::Transaction(envelope) = &mut self.state else {
+            return static_reply(self.texts.mail_required);
+        };
+        if !self.is_authenticated {
+            return static_reply(self.texts.auth_required);
         }
-        if envelope.recipients.len() >= RECIPIENTS {
-            return say(self.texts.too_many_recipients);
+        if envelope.recipients.len() >= MAX_RECIPIENTS {
+            return static_reply(self.texts.too_many_recipients);
         }
-        match Fate::of(&recipient) {
-            Fate::Reject => {
-                return Step::Say(format!("550 5.1.1 <{recipient}>: Recipient address rejected").into());
+        match Scenario::for_recipient(&recipient) {
+            Scenario::Reject => {
+                return SessionAction::Reply(
+                    format!("550 5.1.1 <{recipient}>: Recipient address rejected").into(),
+                );
             }
-            Fate::DeferSmtp if memory.count(key("RCPT", envelope, &recipient)) % 3 < 2 => {
-                return Step::Say(
+            Scenario::DeferSmtp if memory.record_seen(attempt_key("RCPT", envelope, &recipient)) % 3 < 2 => {
+                return SessionAction::Reply(
                     format!("451 4.3.0 <{recipient}>: Temporary failure, try again later").into(),
                 );
             }
-            Fate::UnauthorizedIp
-                if self.texts.login_before_mail
-                    && memory.count(key("RCPT", envelope, &recipient)).is_multiple_of(2) =>
+            Scenario::UnauthorizedIp
+                if self.texts.requires_auth_at_mail
+                    && memory.record_seen(attempt_key("RCPT", envelope, &recipient)).is_multiple_of(2) =>
             {
-                self.login.shut_out();
-                return Step::Drop;
+                self.credentials.refuse_next_login();
+                return SessionAction::Disconnect;
             }
             _ => {}
         }
-        let step = fill(self.texts.recipient, recipient.as_str());
+        let step = fill_placeholder(self.texts.recipient_accepted, recipient.as_str());
         envelope.recipients.push(recipient);
         step
     }
 
-    fn data(&mut self, memory: &Memory) -> Step {
-        let envelope = match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Mail(envelope) if !envelope.recipients.is_empty() => envelope,
+    fn handle_data(&mut self, memory: &SeenCounter) -> SessionAction {
+        let envelope = match std::mem::replace(&mut self.state, SessionState::Idle) {
+            SessionState::Transaction(envelope) if !envelope.recipients.is_empty() => envelope,
             phase => {
-                self.phase = phase;
-                return say(self.texts.recipient_first);
+                self.state = phase;
+                return static_reply(self.texts.recipient_required);
             }
         };
-        let limited = envelope.recipients.iter().filter(|to| Fate::of(to) == Fate::RateLimit);
+        let limited =
+            envelope.recipients.iter().filter(|to| Scenario::for_recipient(to) == Scenario::RateLimit);
         // Every one is counted, so that several in one message do not have it refused several times.
-        let refused = limited.filter(|to| memory.count(key("DATA", &envelope, to)).is_multiple_of(2)).count();
-        if refused > 0 { Step::RateLimited } else { Step::Receive(self.texts.data, envelope) }
+        let refused = limited
+            .filter(|to| memory.record_seen(attempt_key("DATA", &envelope, to)).is_multiple_of(2))
+            .count();
+        if refused > 0 {
+            SessionAction::RateLimited
+        } else {
+            SessionAction::ReceiveMessage(self.texts.start_mail_input, envelope)
+        }
     }
 
-    fn refusal(&self, fault: Syntax) -> &'static str {
+    fn syntax_error_reply(&self, fault: Syntax) -> &'static str {
         match fault {
-            Syntax::Unknown | Syntax::Foreign => self.texts.unknown,
+            Syntax::Unknown | Syntax::Foreign => self.texts.unknown_command,
             Syntax::Arguments(_) => "501 Syntax error in parameters",
             Syntax::Sender => "501 Invalid sender address",
             Syntax::Recipient => "501 Invalid recipient address",
@@ -296,58 +309,63 @@ impl Dialogue {
     }
 }
 
-fn key(command: &str, envelope: &Envelope, recipient: &Mailbox) -> String {
+fn attempt_key(command: &str, envelope: &Envelope, recipient: &Mailbox) -> String {
     let sender = envelope.sender.as_ref().map_or("", Mailbox::as_str);
     format!("{command} {sender} {}", recipient.folded())
 }
 
-fn is_cram_md5(line: &[u8]) -> bool {
+fn is_auth_cram_md5(line: &[u8]) -> bool {
     line.trim_ascii().eq_ignore_ascii_case(b"AUTH CRAM-MD5")
 }
 
-fn decode(base64: &[u8]) -> Option<String> {
+fn decode_base64(base64: &[u8]) -> Option<String> {
     let bytes = BASE64_STANDARD.decode(base64.trim_ascii()).ok()?;
     String::from_utf8(bytes).ok()
 }
 
-fn say(text: &'static str) -> Step {
-    Step::Say(Cow::Borrowed(text))
+fn static_reply(text: &'static str) -> SessionAction {
+    SessionAction::Reply(Cow::Borrowed(text))
 }
 
 /// A text with what belongs into it.
-fn fill(text: &'static str, what: &str) -> Step {
-    if text.contains("{}") { Step::Say(text.replace("{}", what).into()) } else { say(text) }
+fn fill_placeholder(text: &'static str, what: &str) -> SessionAction {
+    if text.contains("{}") {
+        SessionAction::Reply(text.replace("{}", what).into())
+    } else {
+        static_reply(text)
+    }
 }
 
 pub(crate) const LINE_TOO_LONG: &str = "500 Line too long";
 /// When more events wait than the sandbox keeps; nobody has seen Mailgun say it.
-pub(crate) const BUSY: &str = "451 Temporarily unavailable, try again later";
+pub(crate) const TEMPORARILY_UNAVAILABLE: &str = "451 Temporarily unavailable, try again later";
 
 /// Where only some addresses may log in, at Brevo.
-const UNAUTHORIZED_ADDRESS: &str = "525 5.7.1 Unauthorized IP address";
+const UNAUTHORIZED_IP: &str = "525 5.7.1 Unauthorized IP address";
 
 /// Bytes of a message that Mailgun takes.
-pub(crate) const MESSAGE_SIZE: u64 = 52_428_800;
+pub(crate) const MAX_MESSAGE_BYTES: u64 = 52_428_800;
 /// Recipients of one transaction; Mailgun's number is not published, its batches end here.
-const RECIPIENTS: usize = 1000;
+const MAX_RECIPIENTS: usize = 1000;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::Face;
+    use crate::profile::ProviderProfile;
 
-    fn answers(lines: &[&str]) -> Vec<Step> {
-        answers_of(Face::Mailgun, lines)
+    fn mailgun_actions(lines: &[&str]) -> Vec<SessionAction> {
+        session_actions(ProviderProfile::Mailgun, lines)
     }
 
-    fn answers_of(face: Face, lines: &[&str]) -> Vec<Step> {
-        let login = Login::new("u@mg.example.com".into(), Secret::new("pw"));
-        let (mut dialogue, memory) = (Dialogue::new(face.texts(), Arc::new(login), true), Memory::default());
-        lines.iter().map(|line| dialogue.line(line.as_bytes(), &memory)).collect()
+    fn session_actions(face: ProviderProfile, lines: &[&str]) -> Vec<SessionAction> {
+        let login = Credentials::new("u@mg.example.com".into(), Secret::new("pw"));
+        let (mut dialogue, memory) =
+            (SmtpSession::new(face.smtp_texts(), Arc::new(login), true), SeenCounter::default());
+        lines.iter().map(|line| dialogue.handle_line(line.as_bytes(), &memory)).collect()
     }
 
     #[test]
-    fn both_mechanisms_in_both_forms() {
+    fn accepts_auth_plain_and_login_with_or_without_initial_response() {
         let (user, password) = (BASE64_STANDARD.encode("u@mg.example.com"), BASE64_STANDARD.encode("pw"));
         let plain = BASE64_STANDARD.encode("\0u@mg.example.com\0pw");
         for lines in [
@@ -356,78 +374,95 @@ mod tests {
             &["AUTH LOGIN", &user, &password],
             &[&format!("AUTH LOGIN {user}"), &password],
         ] {
-            assert_eq!(answers(lines).last(), Some(&say("235 Authentication successful")), "{lines:?}");
+            assert_eq!(
+                mailgun_actions(lines).last(),
+                Some(&static_reply("235 Authentication successful")),
+                "{lines:?}"
+            );
         }
-        assert_eq!(answers(&["AUTH PLAIN", "*"])[1], say("501 Invalid response encoding"));
-        assert_eq!(answers(&["AUTH LOGIN", &user, &user])[2], Step::Close("535 Authentication failed"));
+        assert_eq!(mailgun_actions(&["AUTH PLAIN", "*"])[1], static_reply("501 Invalid response encoding"));
+        assert_eq!(
+            mailgun_actions(&["AUTH LOGIN", &user, &user])[2],
+            SessionAction::Close("535 Authentication failed")
+        );
     }
 
     #[test]
-    fn some_fates_are_decided_before_the_message() {
+    fn applies_rcpt_and_data_scenarios_before_message() {
         let login = format!("AUTH PLAIN {}", BASE64_STANDARD.encode("\0u@mg.example.com\0pw"));
-        let text = |step: &Step| match step {
-            Step::Say(text) => text[..3].to_owned(),
+        let text = |step: &SessionAction| match step {
+            SessionAction::Reply(text) => text[..3].to_owned(),
             step => format!("{step:?}").chars().take_while(|c| c.is_alphabetic()).collect(),
         };
         let mail = "MAIL FROM:<a@b.c>";
         let defer = "RCPT TO:<defer-smtp@b.c>";
-        let steps = answers(&[&login, mail, defer, defer, defer, "RCPT TO:<reject@b.c>", "DATA"]);
+        let steps = mailgun_actions(&[&login, mail, defer, defer, defer, "RCPT TO:<reject@b.c>", "DATA"]);
         let texts: Vec<_> = steps.iter().map(text).collect();
         assert_eq!(texts, ["235", "250", "451", "451", "250", "550", "Receive"]);
         let limit = "RCPT TO:<rate-limit@b.c>";
-        let steps = answers(&[&login, mail, limit, "DATA", "DATA", mail, limit, "DATA"]);
+        let steps = mailgun_actions(&[&login, mail, limit, "DATA", "DATA", mail, limit, "DATA"]);
         let texts: Vec<_> = steps.iter().map(text).collect();
         assert_eq!(texts, ["235", "250", "250", "RateLimited", "503", "250", "250", "Receive"]);
     }
 
     #[test]
-    fn brevo_wants_a_login_first_and_may_shut_an_address_out() {
+    fn brevo_requires_auth_before_mail_and_refuses_unauthorized_ip() {
         let login = format!("AUTH PLAIN {}", BASE64_STANDARD.encode("\0u@mg.example.com\0pw"));
         let (mail, recipient) = ("MAIL FROM:<a@b.c>", "RCPT TO:<unauthorized-ip@b.c>");
-        let steps =
-            answers_of(Face::Brevo, &[mail, &login, mail, recipient, "RSET", "NOOP", "BDAT 1", "hm", "DATA"]);
+        let steps = session_actions(
+            ProviderProfile::Brevo,
+            &[mail, &login, mail, recipient, "RSET", "NOOP", "BDAT 1", "hm", "DATA"],
+        );
         let expected = [
-            say("502 5.7.0 Please authenticate first"),
-            say("235 2.0.0 Authentication succeeded"),
-            say("250 2.0.0 Roger, accepting mail from <a@b.c>"),
-            Step::Drop,
-            say("250 2.0.0 Session reset"),
-            say("250 2.0.0 I have sucessfully done nothing"),
-            say("502 5.5.1 Command not implemented"),
-            say("500 5.5.2 Syntax errors, command unrecognized"),
-            say("502 5.5.1 Missing RCPT TO command."),
+            static_reply("502 5.7.0 Please authenticate first"),
+            static_reply("235 2.0.0 Authentication succeeded"),
+            static_reply("250 2.0.0 Roger, accepting mail from <a@b.c>"),
+            SessionAction::Disconnect,
+            static_reply("250 2.0.0 Session reset"),
+            static_reply("250 2.0.0 I have sucessfully done nothing"),
+            static_reply("502 5.5.1 Command not implemented"),
+            static_reply("500 5.5.2 Syntax errors, command unrecognized"),
+            static_reply("502 5.5.1 Missing RCPT TO command."),
         ];
         assert_eq!(steps, expected);
-        let login_elsewhere = Login::new("u".into(), Secret::new("pw"));
-        login_elsewhere.shut_out();
-        let (login, memory) = (Arc::new(login_elsewhere), Memory::default());
+        let login_elsewhere = Credentials::new("u".into(), Secret::new("pw"));
+        login_elsewhere.refuse_next_login();
+        let (login, memory) = (Arc::new(login_elsewhere), SeenCounter::default());
         let attempt = format!("AUTH PLAIN {}", BASE64_STANDARD.encode("\0u\0pw"));
         let said = [0; 2].map(|_| {
-            Dialogue::new(Face::Brevo.texts(), login.clone(), true).line(attempt.as_bytes(), &memory)
+            SmtpSession::new(ProviderProfile::Brevo.smtp_texts(), login.clone(), true)
+                .handle_line(attempt.as_bytes(), &memory)
         });
-        assert_eq!(said, [say(UNAUTHORIZED_ADDRESS), say("235 2.0.0 Authentication succeeded")]);
+        assert_eq!(said, [static_reply(UNAUTHORIZED_IP), static_reply("235 2.0.0 Authentication succeeded")]);
     }
 
     /// The example of RFC 2195 section 2.
     #[test]
-    fn a_challenge_is_signed_with_the_password() {
-        let login = Login::new("tim".into(), Secret::new("tanstaaftanstaaf"));
+    fn cram_md5_response_is_checked_against_password() {
+        let login = Credentials::new("tim".into(), Secret::new("tanstaaftanstaaf"));
         let challenge = "<1896.697170952@postoffice.reston.mci.net>";
-        assert!(login.is_signed(challenge, "tim b913a602c7eda7a495b4e6e7334d3890"));
+        assert!(login.matches_cram_md5(challenge, "tim b913a602c7eda7a495b4e6e7334d3890"));
         for wrong in
             ["tim b913a602c7eda7a495b4e6e7334d3891", "tom b913a602c7eda7a495b4e6e7334d3890", "tim", ""]
         {
-            assert!(!login.is_signed(challenge, wrong), "{wrong}");
+            assert!(!login.matches_cram_md5(challenge, wrong), "{wrong}");
         }
-        let (mut dialogue, memory) =
-            (Dialogue::new(Face::Brevo.texts(), Arc::new(login), true), Memory::default());
-        let Step::Say(said) = dialogue.line(b"AUTH CRAM-MD5", &memory) else { unreachable!() };
-        let challenge = decode(said.strip_prefix("334 ").unwrap().as_bytes()).unwrap();
+        let (mut dialogue, memory) = (
+            SmtpSession::new(ProviderProfile::Brevo.smtp_texts(), Arc::new(login), true),
+            SeenCounter::default(),
+        );
+        let SessionAction::Reply(said) = dialogue.handle_line(b"AUTH CRAM-MD5", &memory) else {
+            unreachable!()
+        };
+        let challenge = decode_base64(said.strip_prefix("334 ").unwrap().as_bytes()).unwrap();
         let mac = Hmac::<Md5>::new_from_slice(b"tanstaaftanstaaf").unwrap();
-        let signed = hex(&mac.chain_update(&challenge).finalize().into_bytes());
+        let signed = encode_hex(&mac.chain_update(&challenge).finalize().into_bytes());
         let response = BASE64_STANDARD.encode(format!("tim {signed}"));
-        let step = dialogue.line(response.as_bytes(), &memory);
-        assert_eq!(step, say("235 2.0.0 Authentication succeeded"));
-        assert_eq!(answers(&["AUTH CRAM-MD5"]), [say("504 Authentication mechanism not supported")]);
+        let step = dialogue.handle_line(response.as_bytes(), &memory);
+        assert_eq!(step, static_reply("235 2.0.0 Authentication succeeded"));
+        assert_eq!(
+            mailgun_actions(&["AUTH CRAM-MD5"]),
+            [static_reply("504 Authentication mechanism not supported")]
+        );
     }
 }

@@ -14,16 +14,18 @@
 mod address_matcher;
 
 use crate::erase::address_matcher::Mention;
-use crate::group_commit::{CommitError, Committer};
-use crate::journal::{Frame, Keep, RewriteError, Segment, lost_with_header, rewrite, segment_path};
-use crate::log_reader::Entry;
+use crate::group_commit::{CommitError, CommitPipeline};
+use crate::journal::{
+    Frame, Retain, RewriteError, Segment, rewrite_segment, segment_path, unreadable_segment_bytes,
+};
+use crate::log_reader::LogEntry;
 use crate::rebuild::RebuildError;
 use crate::record::Record;
-use crate::replay::{Chain, Progress, chain, is_unreadable, up_to};
+use crate::replay::{Progress, SegmentChain, is_corrupt, segment_chain, truncate_at};
 use crate::{ReadError, Store};
 use mailtrail_mail::{Mailbox, Pseudonym, Timestamp, TrackingId};
-use mailtrail_trail::suppression::{Change, Listing, Mark};
-use mailtrail_trail::{Erased, Inbound, Leg};
+use mailtrail_trail::suppression::{EvidenceItem, SuppressionChange, SuppressionChangeKind};
+use mailtrail_trail::{Erasure, InboundRecord, InboundState};
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -34,43 +36,43 @@ use std::time::Duration;
 
 /// What mentions an address.
 #[derive(Clone, Debug, Default)]
-pub struct Mentioned {
+pub struct ErasureMatches {
     /// Records of the journal.
     pub records: u64,
     /// Messages and raw payloads: those of such records, and those that mention it themselves.
     pub bodies: u64,
     /// Sends from it, to it, or with it in their trail.
-    pub sends: BTreeSet<TrackingId>,
+    pub messages: BTreeSet<TrackingId>,
     /// Reports of providers.
-    pub reports: BTreeSet<TrackingId>,
+    pub events: BTreeSet<TrackingId>,
     /// Mail from outside.
     pub inbound: BTreeSet<TrackingId>,
     /// What else the log says.
-    pub others: Vec<Entry>,
+    pub log_entries: Vec<LogEntry>,
     /// What waits.
-    pub waiting: InTheWay,
+    pub pending: PendingReferences,
     /// The segments in which all that lies.
     segments: BTreeSet<u32>,
 }
 
 /// Mail that waits and mentions an address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct InTheWay {
+pub struct PendingReferences {
     /// Sends; also those of which the ledger knows nothing.
-    pub sends: BTreeSet<TrackingId>,
+    pub messages: BTreeSet<TrackingId>,
     /// Mail from outside.
     pub inbound: BTreeSet<TrackingId>,
 }
 
-impl InTheWay {
+impl PendingReferences {
     fn is_empty(&self) -> bool {
-        self.sends.is_empty() && self.inbound.is_empty()
+        self.messages.is_empty() && self.inbound.is_empty()
     }
 }
 
 /// An address that is to be erased.
 #[derive(Clone, Copy, Debug)]
-pub struct Erasing<'a> {
+pub struct ErasureRequest<'a> {
     /// Which.
     pub address: &'a Mailbox,
     /// Who wants that.
@@ -86,10 +88,10 @@ pub struct Erasing<'a> {
 pub enum EraseError {
     /// It has no domain.
     #[error("{0} has no domain, so it is everybody's; name a whole address")]
-    Nobody(String),
+    NoDomain(String),
     /// The message would be sent without its body, or with the address.
-    #[error("{}", waits(.0))]
-    Waits(InTheWay),
+    #[error("{}", describe_pending(.0))]
+    Pending(PendingReferences),
     /// What cannot be read cannot be searched.
     #[error(
         "the journal is damaged, so it cannot be searched for the address; `mailtrail store verify` names the places. A \
@@ -101,7 +103,7 @@ pub enum EraseError {
         "the erasure of another address, {pseudonym}, was cut off: run that one again first, or remove {path} where nobody \
          knows any more which it was"
     )]
-    Another {
+    OtherInProgress {
         /// What stands in the other's place.
         pseudonym: String,
         /// Where that is noted.
@@ -135,18 +137,18 @@ impl From<::sled::Error> for EraseError {
     }
 }
 
-fn waits(waiting: &InTheWay) -> String {
+fn describe_pending(waiting: &PendingReferences) -> String {
     let named = |ids: &BTreeSet<TrackingId>| {
-        let named: Vec<_> = ids.iter().take(NAMED).map(ToString::to_string).collect();
-        let more = if ids.len() > NAMED { ", …" } else { "" };
+        let named: Vec<_> = ids.iter().take(MAX_LISTED_IDS).map(ToString::to_string).collect();
+        let more = if ids.len() > MAX_LISTED_IDS { ", …" } else { "" };
         format!("{}{more}", named.join(", "))
     };
-    let sends = (!waiting.sends.is_empty()).then(|| {
+    let sends = (!waiting.messages.is_empty()).then(|| {
         format!(
             "{} messages that wait mention it: let them be sent, or take them out with `mailtrail queue delete \
              --reason WHY`: {}",
-            waiting.sends.len(),
-            named(&waiting.sends)
+            waiting.messages.len(),
+            named(&waiting.messages)
         )
     });
     let inbound = (!waiting.inbound.is_empty()).then(|| {
@@ -162,100 +164,105 @@ fn waits(waiting: &InTheWay) -> String {
 
 impl Store {
     /// All that mentions an address. Reads everything that was kept so far. Blocks. Traffic goes on, upkeep waits.
-    pub fn mentions(
+    pub fn find_mentions(
         &self,
         address: &Mailbox,
         progress: &mut dyn FnMut(Progress),
-    ) -> Result<Mentioned, EraseError> {
-        let mention = mention(address)?;
-        let _upkeep = self.0.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(committer) = &self.0.committer {
+    ) -> Result<ErasureMatches, EraseError> {
+        let mention = address_matcher(address)?;
+        let _upkeep = self.0.compaction.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(committer) = &self.0.commit_pipeline {
             committer.drain_blocking()?;
         }
-        let position = self.projection()?.position()?.unwrap_or_default();
-        let chain = up_to(chain(&self.0.journal).map_err(ReadError::from)?, position);
+        let position = self.ledger()?.position()?.unwrap_or_default();
+        let chain = truncate_at(segment_chain(&self.0.journal_dir).map_err(ReadError::from)?, position);
         // Whatever would stand there has this form.
         let name = Pseudonym::Trail.of(mention.address(), &[0; 16]);
-        let look = Look { mention: &mention, name: &name };
-        self.search(&chain, &look, &mut |done, total| progress(Progress { done, total }))
+        let look = RecordMatcher { matcher: &mention, pseudonym: &name };
+        self.search_segments(&chain, &look, &mut |done, total| progress(Progress { done, total }))
     }
 
     /// Erases an address from everything that was kept so far; returns what mentioned it, and its pseudonym. Blocks.
     /// Traffic goes on, upkeep waits. An end of the process in the middle loses nothing, and a second run goes on.
     pub fn erase(
         &self,
-        erasing: &Erasing<'_>,
+        erasing: &ErasureRequest<'_>,
         progress: &mut dyn FnMut(Progress),
-    ) -> Result<(Mentioned, String), EraseError> {
-        let mention = mention(erasing.address)?;
-        let committer = self.committer()?;
-        let _upkeep = self.0.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
-        let notebook = Notebook::open(&self.0.journal, mention.address())?;
-        let look = Look { mention: &mention, name: &notebook.pseudonym };
-        let chain = self.sealed(committer)?;
+    ) -> Result<(ErasureMatches, String), EraseError> {
+        let mention = address_matcher(erasing.address)?;
+        let committer = self.commit_pipeline()?;
+        let _upkeep = self.0.compaction.lock().unwrap_or_else(PoisonError::into_inner);
+        let notebook = ErasureState::load_or_create(&self.0.journal_dir, mention.address())?;
+        let look = RecordMatcher { matcher: &mention, pseudonym: &notebook.pseudonym };
+        let chain = self.seal_all(committer)?;
         // Searched, written anew, read into the new ledger.
         let mut step = |pass: u64, done: u64, total: u64| {
-            progress(Progress { done: pass * PARTS + done * PARTS / total.max(1), total: 3 * PARTS });
+            progress(Progress {
+                done: pass * PROGRESS_STEPS + done * PROGRESS_STEPS / total.max(1),
+                total: 3 * PROGRESS_STEPS,
+            });
         };
-        let found = self.search(&chain, &look, &mut |done, total| step(0, done, total))?;
-        if !found.waiting.is_empty() {
-            return Err(EraseError::Waits(found.waiting));
+        let found = self.search_segments(&chain, &look, &mut |done, total| step(0, done, total))?;
+        if !found.pending.is_empty() {
+            return Err(EraseError::Pending(found.pending));
         }
-        notebook.keep()?;
-        self.note(committer, erasing, &look, &found)?;
+        notebook.save()?;
+        self.record_erasure(committer, erasing, &look, &found)?;
         for (index, (number, end)) in chain.iter().enumerate() {
             if found.segments.contains(number) {
-                self.rewrite(*number, *end, &look)?;
+                self.rewrite_segment(*number, *end, &look)?;
             }
             step(1, index as u64, chain.len() as u64);
         }
-        self.sync(&chain)?;
-        self.renew(false, &mut |read| step(2, read.done, read.total))?;
+        self.sync_segments(&chain)?;
+        self.rebuild_locked(false, &mut |read| step(2, read.done, read.total))?;
         self.remove_other_ledgers()?;
-        notebook.discard()?;
+        notebook.remove()?;
         Ok((found, notebook.pseudonym))
     }
 
     /// Everything that was kept so far, in segments that nobody writes to any more.
-    fn sealed(&self, committer: &Committer) -> Result<Chain, EraseError> {
+    fn seal_all(&self, committer: &CommitPipeline) -> Result<SegmentChain, EraseError> {
         committer.drain_blocking()?;
-        let position = self.projection()?.position()?.unwrap_or_default();
-        committer.seal(Duration::ZERO);
+        let position = self.ledger()?.position()?.unwrap_or_default();
+        committer.seal_segment(Duration::ZERO);
         committer.drain_blocking()?;
-        let mut chain = chain(&self.0.journal).map_err(ReadError::from)?;
+        let mut chain = segment_chain(&self.0.journal_dir).map_err(ReadError::from)?;
         let active = chain.pop();
-        let used = active.is_some_and(|(number, _)| number == position.segment && position.offset > EMPTY);
+        let used = active
+            .is_some_and(|(number, _)| number == position.segment && position.offset > EMPTY_SEGMENT_BYTES);
         if used {
-            let path = segment_path(&self.0.journal, position.segment + 1);
+            let path = segment_path(&self.0.journal_dir, position.segment + 1);
             return Err(EraseError::Io { path, source: io::Error::other("no new segment can be made") });
         }
         Ok(chain)
     }
 
-    fn search(
+    fn search_segments(
         &self,
-        chain: &Chain,
-        look: &Look<'_>,
+        chain: &SegmentChain,
+        look: &RecordMatcher<'_>,
         progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<Mentioned, EraseError> {
+    ) -> Result<ErasureMatches, EraseError> {
         let mut segments = Vec::with_capacity(chain.len());
         for (number, end) in chain {
-            match Segment::open(&self.0.journal, *number, *end) {
+            match Segment::open(&self.0.journal_dir, *number, *end) {
                 Ok(segment) => segments.push((*number, segment)),
-                Err(error) if is_unreadable(&error) => {
-                    let lost = lost_with_header(&self.0.journal, *number, *end).map_err(ReadError::from)?;
+                Err(error) if is_corrupt(&error) => {
+                    let lost = unreadable_segment_bytes(&self.0.journal_dir, *number, *end)
+                        .map_err(ReadError::from)?;
                     lost.map_or(Ok(()), |_| Err(EraseError::Damaged))?;
                 }
                 Err(error) => return Err(ReadError::from(error).into()),
             }
         }
         let total: u64 = segments.iter().map(|(_, segment)| segment.length()).sum();
-        let (mut found, mut done) = (Mentioned::default(), 0);
+        let (mut found, mut done) = (ErasureMatches::default(), 0);
         for (number, segment) in segments {
             let (mut failed, mut damaged) = (None, false);
             let each = |frame: Frame| {
-                progress(done + frame.at(), total);
-                self.weigh(&frame, &segment, look, &mut found).map_err(|error| {
+                progress(done + frame.file_offset(), total);
+                self.classify_record(&frame, &segment, look, &mut found).map_err(|error| {
                     failed = Some(error);
                     io::Error::other("stopped")
                 })
@@ -269,7 +276,7 @@ impl Store {
                 return Err(EraseError::Damaged);
             }
             // What a failed write left behind its end is nothing, but may be bytes of such a record.
-            let path = segment_path(&self.0.journal, number);
+            let path = segment_path(&self.0.journal_dir, number);
             if std::fs::metadata(path).map_err(ReadError::from)?.len() > segment.length() {
                 found.segments.insert(number);
             }
@@ -279,105 +286,114 @@ impl Store {
     }
 
     /// Takes up a record that mentions the address.
-    fn weigh(
+    fn classify_record(
         &self,
         frame: &Frame,
         segment: &Segment,
-        look: &Look<'_>,
-        found: &mut Mentioned,
+        look: &RecordMatcher<'_>,
+        found: &mut ErasureMatches,
     ) -> Result<(), ReadError> {
-        if look.at(frame, segment)? == Keep::All {
+        if look.evaluate_frame(frame, segment)? == Retain::All {
             return Ok(());
         }
-        found.segments.insert(frame.place.segment);
+        found.segments.insert(frame.position.segment);
         found.records += 1;
         found.bodies += u64::from(frame.body_length > 0);
-        let projection = self.projection()?;
-        let Ok(record) = Record::decode(frame.kind, frame.version, &frame.head) else { return Ok(()) };
+        let projection = self.ledger()?;
+        let Ok(record) = Record::decode(frame.kind, frame.version, &frame.payload) else { return Ok(()) };
         match record {
-            Record::Accepted(accepted) => {
-                let id = accepted.send.id;
-                let open = match projection.send(id)? {
-                    Some((_, row)) => row.queued.is_some() || projection.is_sending(id)?,
+            Record::AcceptedMessage(accepted) => {
+                let id = accepted.message.id;
+                let open = match projection.load_message(id)? {
+                    Some((_, row)) => row.queue_entry.is_some() || projection.is_sending(id)?,
                     None => frame.body_length > 0,
                 };
-                found.waiting.sends.extend(open.then_some(id));
-                found.sends.insert(id);
+                found.pending.messages.extend(open.then_some(id));
+                found.messages.insert(id);
             }
-            Record::Outcome(outcome) => drop(found.sends.insert(outcome.id)),
-            Record::Action(action) => drop(found.sends.insert(action.id)),
-            Record::Notice(notice) => drop(found.reports.insert(notice.id())),
-            Record::Dead(dead) => drop(found.reports.insert(dead.id())),
-            Record::Hint(hinted) => drop(found.reports.insert(hinted.id())),
+            Record::AttemptOutcome(outcome) => drop(found.messages.insert(outcome.id)),
+            Record::QueueAction(action) => drop(found.messages.insert(action.id)),
+            Record::ReceivedEvent(notice) => drop(found.events.insert(notice.id())),
+            Record::DeadLetter(dead) => drop(found.events.insert(dead.id())),
+            Record::ReceivedHint(hinted) => drop(found.events.insert(hinted.id())),
             Record::Inbound(inbound) => {
                 let id = match &*inbound {
-                    Inbound::Arrived(arrival) => arrival.id,
-                    Inbound::Moved(moved) => moved.id,
+                    InboundRecord::Received(arrival) => arrival.id,
+                    InboundRecord::Transitioned(moved) => moved.id,
                 };
                 let mail = projection.inbound_mail(id)?;
-                let open = mail.is_some_and(|(mail, _)| mail.leg == Leg::Waiting);
-                found.waiting.inbound.extend(open.then_some(id));
+                let open = mail.is_some_and(|(mail, _)| mail.state == InboundState::Waiting);
+                found.pending.inbound.extend(open.then_some(id));
                 found.inbound.insert(id);
             }
-            other => self.entries(other, &mut found.others)?,
+            other => self.append_entries(other, &mut found.log_entries)?,
         }
         Ok(())
     }
 
     /// Notes what is done, and puts what the suppression list knows under another name.
-    fn note(
+    fn record_erasure(
         &self,
-        committer: &Committer,
-        erasing: &Erasing<'_>,
-        look: &Look<'_>,
-        found: &Mentioned,
+        committer: &CommitPipeline,
+        erasing: &ErasureRequest<'_>,
+        look: &RecordMatcher<'_>,
+        found: &ErasureMatches,
     ) -> Result<(), EraseError> {
-        let said = |text: &str| look.mention.replaced(text, look.name).unwrap_or_else(|| text.to_owned());
-        let projection = self.projection()?;
-        let salt = projection.salt()?.unwrap_or_else(random);
-        let listed: Option<Mailbox> = Pseudonym::Listed.of(look.mention.address(), &salt).parse().ok();
-        let filed = projection.dossiers_of(look.mention.address())?;
-        let known = filed.iter().filter(|filed| filed.dossier.is_listed());
+        let said =
+            |text: &str| look.matcher.replaced(text, look.pseudonym).unwrap_or_else(|| text.to_owned());
+        let projection = self.ledger()?;
+        let salt = projection.erasure_salt()?.unwrap_or_else(random_salt);
+        let listed: Option<Mailbox> = Pseudonym::Listed.of(look.matcher.address(), &salt).parse().ok();
+        let filed = projection.evidence_for_address(look.matcher.address())?;
+        let known = filed.iter().filter(|filed| filed.evidence.is_listed());
         for (one, address) in known.zip(std::iter::repeat(listed).flatten()) {
-            for (reason, live) in one.dossier.live() {
-                let marks = live.marks().map(|mark| Mark { words: said(&mark.words), ..mark }).collect();
-                let listing = Listing {
+            for (reason, live) in one.evidence.active() {
+                let items = live
+                    .items()
+                    .map(|mark| EvidenceItem { diagnostic: said(&mark.diagnostic), ..mark })
+                    .collect();
+                let listing = SuppressionChange {
                     address: address.clone(),
                     list: Some(one.list.clone()).filter(|list| !list.is_empty()),
                     at: erasing.at,
                     operator: said(erasing.operator),
-                    change: Change::Add { reason, marks },
+                    kind: SuppressionChangeKind::Add { reason, items },
                 };
-                committer.commit_blocking(Record::Listing(Box::new(listing)))?;
+                committer.commit_blocking(Record::SuppressionChange(Box::new(listing)))?;
             }
         }
         if found.records > 0 || !filed.is_empty() {
-            let erased = Erased {
+            let erased = Erasure {
                 at: erasing.at,
                 operator: said(erasing.operator),
                 reason: said(erasing.reason),
-                pseudonym: look.name.to_owned(),
+                pseudonym: look.pseudonym.to_owned(),
                 salt,
             };
-            committer.commit_blocking(Record::Erased(Box::new(erased)))?;
+            committer.commit_blocking(Record::Erasure(Box::new(erased)))?;
         }
         Ok(())
     }
 
-    fn rewrite(&self, number: u32, end: Option<u64>, look: &Look<'_>) -> Result<(), EraseError> {
-        let segment = Segment::open(&self.0.journal, number, end).map_err(ReadError::from)?;
+    fn rewrite_segment(
+        &self,
+        number: u32,
+        end: Option<u64>,
+        look: &RecordMatcher<'_>,
+    ) -> Result<(), EraseError> {
+        let segment = Segment::open(&self.0.journal_dir, number, end).map_err(ReadError::from)?;
         // Upkeep has not looked through it because of this.
-        let since = segment.rewritten().unwrap_or_default();
-        let keep = |frame: &Frame| look.at(frame, &segment);
-        rewrite(&*self.0.disk, &self.0.journal, &segment, false, since, keep)?;
-        self.0.segments.forget(number);
+        let since = segment.rewritten_at().unwrap_or_default();
+        let keep = |frame: &Frame| look.evaluate_frame(frame, &segment);
+        rewrite_segment(&*self.0.disk, &self.0.journal_dir, &segment, false, since, keep)?;
+        self.0.segment_cache.evict(number);
         Ok(())
     }
 
     /// Has it on stable storage where segments end: behind that may have been what a failed write left.
-    fn sync(&self, chain: &Chain) -> Result<(), EraseError> {
+    fn sync_segments(&self, chain: &SegmentChain) -> Result<(), EraseError> {
         for (number, _) in chain {
-            let path = segment_path(&self.0.journal, *number);
+            let path = segment_path(&self.0.journal_dir, *number);
             let synced = File::open(&path).and_then(|segment| segment.sync_all());
             synced.map_err(|source| EraseError::Io { path, source })?;
         }
@@ -386,66 +402,67 @@ impl Store {
 
     /// Removes what lies beside the present ledger: one that was damaged and put aside.
     fn remove_other_ledgers(&self) -> Result<(), EraseError> {
-        let present = self.projection()?.directory().to_owned();
+        let present = self.ledger()?.directory().to_owned();
         let failed = |path: &Path, source| EraseError::Io { path: path.to_owned(), source };
-        let entries = std::fs::read_dir(&self.0.ledger).map_err(|error| failed(&self.0.ledger, error))?;
+        let entries =
+            std::fs::read_dir(&self.0.ledger_dir).map_err(|error| failed(&self.0.ledger_dir, error))?;
         for entry in entries {
-            let path = entry.map_err(|error| failed(&self.0.ledger, error))?.path();
+            let path = entry.map_err(|error| failed(&self.0.ledger_dir, error))?.path();
             if path != present {
                 std::fs::remove_dir_all(&path).map_err(|error| failed(&path, error))?;
             }
         }
-        let synced = File::open(&self.0.ledger).and_then(|ledger| ledger.sync_all());
-        synced.map_err(|error| failed(&self.0.ledger, error))
+        let synced = File::open(&self.0.ledger_dir).and_then(|ledger| ledger.sync_all());
+        synced.map_err(|error| failed(&self.0.ledger_dir, error))
     }
 }
 
-fn mention(address: &Mailbox) -> Result<Mention, EraseError> {
-    Mention::of(address).ok_or_else(|| EraseError::Nobody(address.to_string()))
+fn address_matcher(address: &Mailbox) -> Result<Mention, EraseError> {
+    Mention::of(address).ok_or_else(|| EraseError::NoDomain(address.to_string()))
 }
 
 /// What is looked for, and what takes its place.
-struct Look<'a> {
-    mention: &'a Mention,
-    name: &'a str,
+struct RecordMatcher<'a> {
+    matcher: &'a Mention,
+    pseudonym: &'a str,
 }
 
-impl Look<'_> {
+impl RecordMatcher<'_> {
     /// What stays of a record.
-    fn at(&self, frame: &Frame, segment: &Segment) -> io::Result<Keep> {
-        if self.mention.may_be_in(&frame.head)
-            && let Some(kept) = self.in_record(frame)?
+    fn evaluate_frame(&self, frame: &Frame, segment: &Segment) -> io::Result<Retain> {
+        if self.matcher.may_be_in(&frame.payload)
+            && let Some(kept) = self.rewrite_record(frame)?
         {
             return Ok(kept);
         }
         if frame.body_length == 0 {
-            return Ok(Keep::All);
+            return Ok(Retain::All);
         }
-        let body = frame.body();
+        let body = frame.body_extent();
         let mut bytes = vec![0; body.length as usize];
         segment.read_exact_at(&mut bytes, body.start)?;
-        Ok(if self.mention.is_in(&bytes) { Keep::Head } else { Keep::All })
+        Ok(if self.matcher.is_in(&bytes) { Retain::DropBody } else { Retain::All })
     }
 
-    fn in_record(&self, frame: &Frame) -> io::Result<Option<Keep>> {
-        let record = Record::decode(frame.kind, frame.version, &frame.head).map_err(io::Error::other)?;
-        let changed = record.with_texts(&mut |text| self.mention.replaced(text, self.name));
+    fn rewrite_record(&self, frame: &Frame) -> io::Result<Option<Retain>> {
+        let record = Record::decode(frame.kind, frame.version, &frame.payload).map_err(io::Error::other)?;
+        let changed = record.map_strings(&mut |text| self.matcher.replaced(text, self.pseudonym));
         let changed = changed.map_err(io::Error::other)?;
-        Ok(changed.map(|head| Keep::Changed { version: record.version(), head }))
+        Ok(changed.map(|payload| Retain::Replace { version: record.version(), payload }))
     }
 }
 
 /// Where the key of the pseudonym is kept until everything is done.
-struct Notebook {
+struct ErasureState {
     path: PathBuf,
     key: [u8; 16],
     pseudonym: String,
 }
 
-impl Notebook {
+impl ErasureState {
     /// The one of an erasure of the same address that was cut off, or a new one.
-    fn open(journal: &Path, address: &str) -> Result<Self, EraseError> {
-        let path = journal.parent().unwrap_or(journal).join(NOTEBOOK);
+    fn load_or_create(journal: &Path, address: &str) -> Result<Self, EraseError> {
+        let path = journal.parent().unwrap_or(journal).join(STATE_FILE);
         let known = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
@@ -457,40 +474,40 @@ impl Notebook {
             Pseudonym::Trail.fits(name).then(|| (key, name.to_owned()))
         });
         let (key, pseudonym) = noted.unwrap_or_else(|| {
-            let key = random();
+            let key = random_salt();
             (key, Pseudonym::Trail.of(address, &key))
         });
         if Pseudonym::Trail.of(address, &key) != pseudonym {
-            return Err(EraseError::Another { pseudonym, path });
+            return Err(EraseError::OtherInProgress { pseudonym, path });
         }
         Ok(Self { path, key, pseudonym })
     }
 
     /// Has it on stable storage.
-    fn keep(&self) -> Result<(), EraseError> {
+    fn save(&self) -> Result<(), EraseError> {
         let written = || {
             let mut options = OpenOptions::new();
             let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&self.path)?;
             writeln!(file, "{:032x} {}", u128::from_be_bytes(self.key), self.pseudonym)?;
             file.sync_all()?;
-            self.sync()
+            self.sync_directory()
         };
         written().map_err(|source| EraseError::Io { path: self.path.clone(), source })
     }
 
-    fn discard(&self) -> Result<(), EraseError> {
-        let removed = std::fs::remove_file(&self.path).and_then(|()| self.sync());
+    fn remove(&self) -> Result<(), EraseError> {
+        let removed = std::fs::remove_file(&self.path).and_then(|()| self.sync_directory());
         removed.map_err(|source| EraseError::Io { path: self.path.clone(), source })
     }
 
-    fn sync(&self) -> io::Result<()> {
+    fn sync_directory(&self) -> io::Result<()> {
         File::open(self.path.parent().unwrap_or(&self.path))?.sync_all()
     }
 }
 
 /// Says so if an erasure in this data directory was cut off.
-pub fn remind(data_dir: &Path) {
-    if data_dir.join(NOTEBOOK).exists() {
+pub fn warn_if_interrupted(data_dir: &Path) {
+    if data_dir.join(STATE_FILE).exists() {
         tracing::warn!(
             "an erasure of an address was cut off: run `mailtrail erase` with the same address again"
         );
@@ -498,125 +515,158 @@ pub fn remind(data_dir: &Path) {
 }
 
 /// From the system's source: nobody may work it out.
-fn random() -> [u8; 16] {
+fn random_salt() -> [u8; 16] {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).expect("the system has randomness");
     bytes
 }
 
 /// Ids that an error names.
-const NAMED: usize = 20;
+const MAX_LISTED_IDS: usize = 20;
 /// Bytes of a segment without any record.
-const EMPTY: u64 = 60;
+const EMPTY_SEGMENT_BYTES: u64 = 60;
 /// Parts in which the progress of each of the three passes is told.
-const PARTS: u64 = 1000;
-const NOTEBOOK: &str = "erasing";
+const PROGRESS_STEPS: u64 = 1000;
+const STATE_FILE: &str = "erasing";
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use mailtrail_mail::{Dsn, DsnRecipient, MessageId, Notify, Record as OdooRecord, Ret};
     use mailtrail_trail::{
-        Accepted, Errand, Event, Fate, Kind, Move, Notice, Ordered, Outcome, Replay, Send, Settled, Standing,
-        Via, Words,
+        AcceptedMessage, AttemptOutcome, AttemptStatus, Diagnostic, EventKind, EventReplay, EventSource,
+        InboundOutcome, InboundTransition, Message, OperatorAction, OperatorActionData, ProviderEvent,
+        ReceivedEvent, RecipientResult,
     };
 
-    const ADA: &str = "ada@example.net";
+    const ADDRESS: &str = "ada@example.net";
 
-    fn words() -> Words {
-        let text = |text: &str| Some(format!("{text} {ADA}"));
-        let (enhanced, host) = (Some("5.1.1".to_owned()), text("host"));
-        Words { name: "RCPT".into(), code: Some(550), enhanced, text: text("no"), host, url: text("at") }
+    fn diagnostic() -> Diagnostic {
+        let text = |text: &str| Some(format!("{text} {ADDRESS}"));
+        let (enhanced_status, host) = (Some("5.1.1".to_owned()), text("host"));
+        Diagnostic {
+            name: "RCPT".into(),
+            code: Some(550),
+            enhanced_status,
+            text: text("no"),
+            host,
+            url: text("at"),
+        }
     }
 
-    fn records() -> Vec<Record> {
-        let at = Timestamp::from_millis(u64::MAX >> 16);
-        let id = TrackingId::new(at, u128::MAX);
-        let orcpt = Some(format!("rfc822;{ADA}").into());
+    fn sample_records() -> Vec<Record> {
+        let received_at = Timestamp::from_millis(u64::MAX >> 16);
+        let id = TrackingId::new(received_at, u128::MAX);
+        let orcpt = Some(format!("rfc822;{ADDRESS}").into());
         let notify = Some(Notify { success: true, failure: false, delay: true });
-        let send = Send {
-            user: Some(ADA.into()),
+        let message = Message {
+            user: Some(ADDRESS.into()),
             peer: "2001:db8::1".parse().ok(),
-            sender: ADA.parse().ok(),
-            message_id: MessageId::parse(&format!("<{ADA}>")),
-            subject: format!("\u{1f600} \"{ADA}\"\\"),
-            records: OdooRecord::parse("sale.order,42").into_iter().collect(),
-            tags: vec![ADA.into(), "x".into()],
+            sender: ADDRESS.parse().ok(),
+            message_id: MessageId::parse(&format!("<{ADDRESS}>")),
+            subject: format!("\u{1f600} \"{ADDRESS}\"\\"),
+            odoo_records: OdooRecord::parse("sale.order,42").into_iter().collect(),
+            tags: vec![ADDRESS.into(), "x".into()],
             size: u64::MAX,
             dsn: Dsn {
                 ret: Some(Ret::Headers),
-                envid: Some(ADA.into()),
+                envid: Some(ADDRESS.into()),
                 recipients: [(7, DsnRecipient { notify, orcpt })].into_iter().collect(),
             },
-            fingerprint: Some(u64::MAX),
+            body_fingerprint: Some(u64::MAX),
             route: Some("mailgun".into()),
-            ..Send::new(id, "odoo")
+            ..Message::new(id, "odoo")
         };
-        let recipients = vec!["bob@example.org".parse().unwrap(), ADA.parse().unwrap()];
-        let settled = Settled { recipients: vec![0, u16::MAX], standing: Standing::Bounced, words: words() };
-        let event = Event {
-            kind: Kind::Bounced,
-            at,
-            identity: "mailgun/1".into(),
-            recipient: Some(ADA.into()),
-            tracking: Some(id),
+        let recipients = vec!["bob@example.org".parse().unwrap(), ADDRESS.parse().unwrap()];
+        let settled = RecipientResult {
+            recipients: vec![0, u16::MAX],
+            status: AttemptStatus::Bounced,
+            diagnostic: diagnostic(),
+        };
+        let event = ProviderEvent {
+            kind: EventKind::Bounced,
+            at: received_at,
+            dedup_key: "mailgun/1".into(),
+            recipient: Some(ADDRESS.into()),
+            tracking_id: Some(id),
             message_id: None,
-            by_machine: true,
+            automated: true,
             test_mode: false,
-            words: words(),
+            diagnostic: diagnostic(),
         };
-        let token = Some(("token".to_owned(), at, [255; 16]));
-        let (operator, reason) = (ADA.to_owned(), format!("{ADA} asked"));
-        let fate = Fate::Released { operator: operator.clone(), reason: reason.clone() };
+        let token = Some(("token".to_owned(), received_at, [255; 16]));
+        let (operator, reason) = (ADDRESS.to_owned(), format!("{ADDRESS} asked"));
+        let outcome = InboundOutcome::Released { operator: operator.clone(), reason: reason.clone() };
         let errands = [
-            Errand::SinkReplay { sink: "hook".into(), since: at },
-            Errand::StoreBackup { directory: format!("/{ADA}").into() },
-            Errand::SendTest { id },
+            OperatorActionData::SinkReplay { sink: "hook".into(), since: received_at },
+            OperatorActionData::StoreBackup { directory: format!("/{ADDRESS}").into() },
+            OperatorActionData::SendTest { id },
         ];
-        let ordered = |errand| Ordered { at, errand, operator: operator.clone(), reason: reason.clone() };
-        let removal = Listing {
+        let ordered = |data| OperatorAction {
+            at: received_at,
+            data,
+            operator: operator.clone(),
+            reason: reason.clone(),
+        };
+        let removal = SuppressionChange {
             address: "bob@example.org".parse().unwrap(),
             list: None,
-            at,
+            at: received_at,
             operator: operator.clone(),
-            change: Change::Remove { reason: None, words: reason.clone() },
+            kind: SuppressionChangeKind::Remove { reason: None, comment: reason.clone() },
         };
-        let replay = Replay {
+        let replay = EventReplay {
             id,
-            at,
+            at: received_at,
             operator: operator.clone(),
             reason: reason.clone(),
             upstream: "up".into(),
-            via: Via::Poll,
-            before: None,
+            source: EventSource::Poll,
+            previous: None,
             event: event.clone(),
         };
-        let orders = errands.map(|errand| Record::Ordered(Box::new(ordered(errand))));
+        let orders = errands.map(|errand| Record::OperatorAction(Box::new(ordered(errand))));
         let others = vec![
-            Record::from(Accepted { send, recipients }),
-            Record::Outcome(Outcome { id, at, upstream: "up".into(), settled: vec![settled], due: Some(at) }),
-            Record::Notice(Box::new(Notice { upstream: "up".into(), at, via: Via::Poll, token, event })),
-            Record::Replay(Box::new(replay)),
-            Record::Inbound(Box::new(Inbound::Moved(Move { id, at, fate }))),
-            Record::Listing(Box::new(removal)),
+            Record::from(AcceptedMessage { message, recipients }),
+            Record::AttemptOutcome(AttemptOutcome {
+                id,
+                at: received_at,
+                upstream: "up".into(),
+                results: vec![settled],
+                next_attempt: Some(received_at),
+            }),
+            Record::ReceivedEvent(Box::new(ReceivedEvent {
+                upstream: "up".into(),
+                received_at,
+                source: EventSource::Poll,
+                token,
+                event,
+            })),
+            Record::EventReplay(Box::new(replay)),
+            Record::Inbound(Box::new(InboundRecord::Transitioned(InboundTransition {
+                id,
+                at: received_at,
+                outcome,
+            }))),
+            Record::SuppressionChange(Box::new(removal)),
         ];
         orders.into_iter().chain(others).collect()
     }
 
     #[test]
-    fn nothing_but_the_address_changes_and_all_of_it() {
-        let (ada, name) = (Mention::of(&ADA.parse().unwrap()).unwrap(), "erased@invalid");
+    fn replaces_every_occurrence_of_the_address_and_nothing_else() {
+        let (ada, name) = (Mention::of(&ADDRESS.parse().unwrap()).unwrap(), "erased@invalid");
         let back = Mention::of(&name.parse().unwrap()).unwrap();
-        for record in records() {
-            let head = record.with_texts(&mut |text| ada.replaced(text, name)).unwrap().unwrap();
-            assert!(memchr::memmem::find(&head, ADA.as_bytes()).is_none(), "{record:?}");
+        for record in sample_records() {
+            let head = record.map_strings(&mut |text| ada.replaced(text, name)).unwrap().unwrap();
+            assert!(memchr::memmem::find(&head, ADDRESS.as_bytes()).is_none(), "{record:?}");
             let changed = Record::decode(record.kind(), record.version(), &head).unwrap();
-            assert_eq!(changed.with_texts(&mut |text| ada.replaced(text, name)), Ok(None));
-            let again = changed.with_texts(&mut |text| back.replaced(text, ADA)).unwrap().unwrap();
+            assert_eq!(changed.map_strings(&mut |text| ada.replaced(text, name)), Ok(None));
+            let again = changed.map_strings(&mut |text| back.replaced(text, ADDRESS)).unwrap().unwrap();
             assert_eq!(again, record.encode(), "{record:?}");
             // What could not be read any more is not written.
-            let nameless = record.with_texts(&mut |text| ada.replaced(text, ""));
-            assert_eq!(nameless.is_err(), matches!(record, Record::Accepted(_)));
+            let nameless = record.map_strings(&mut |text| ada.replaced(text, ""));
+            assert_eq!(nameless.is_err(), matches!(record, Record::AcceptedMessage(_)));
         }
     }
 }

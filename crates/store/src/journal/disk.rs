@@ -1,6 +1,6 @@
 //! The file operations whose order decides what survives a power cut. Reading needs no seam.
 
-use crate::disk_space::Free;
+use crate::disk_space::FreeSpace;
 use std::fmt::Debug;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, Write};
@@ -11,17 +11,17 @@ use std::sync::{Mutex, PoisonError};
 /// A disk that the journal is written to.
 pub trait Disk: Debug + Send + Sync {
     /// Makes an empty file, in the place of one that is there.
-    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+    fn create_file(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
     /// Opens a file that is being written once more, to sync it: each opening hears of a failed write for itself.
     fn reopen(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
     /// Gives a file another name, in the place of one that has it.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
-    fn remove(&self, path: &Path) -> io::Result<()>;
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
     /// Returns when the names in a directory are on stable storage.
     fn sync_directory(&self, path: &Path) -> io::Result<()>;
     /// What may still be written.
-    fn free(&self, directory: &Path) -> io::Result<Free>;
+    fn free_space(&self, directory: &Path) -> io::Result<FreeSpace>;
 }
 
 /// A file that is being written.
@@ -36,11 +36,11 @@ pub trait DiskFile: Debug + Write + Seek + Send {
 #[derive(Debug, Default)]
 pub struct LocalDisk {
     /// The directory that was synced last, held open: there may be no descriptor left when it is to be synced again.
-    synced: Mutex<Option<(PathBuf, File)>>,
+    last_synced_dir: Mutex<Option<(PathBuf, File)>>,
 }
 
 impl Disk for LocalDisk {
-    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+    fn create_file(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
         Ok(Box::new(file))
     }
@@ -53,20 +53,20 @@ impl Disk for LocalDisk {
         std::fs::rename(from, to)
     }
 
-    fn remove(&self, path: &Path) -> io::Result<()> {
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
         std::fs::remove_file(path)
     }
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut synced = self.last_synced_dir.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *synced {
             Some((known, directory)) if known == path => directory.sync_all(),
             other => other.insert((path.to_owned(), File::open(path)?)).1.sync_all(),
         }
     }
 
-    fn free(&self, directory: &Path) -> io::Result<Free> {
-        Ok(Free::of(&rustix::fs::statvfs(directory)?))
+    fn free_space(&self, directory: &Path) -> io::Result<FreeSpace> {
+        Ok(FreeSpace::from_statvfs(&rustix::fs::statvfs(directory)?))
     }
 }
 

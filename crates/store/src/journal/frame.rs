@@ -1,32 +1,32 @@
-use crate::body::Message;
-use crate::journal::Place;
+use crate::body::MessageBody;
+use crate::journal::Position;
 
 /// A record on its way into the journal.
 #[derive(Debug)]
-pub struct Draft {
+pub struct EncodedRecord {
     pub(super) header: FrameHeader,
-    pub(super) head: Vec<u8>,
-    pub(super) body: Message,
+    pub(super) payload: Vec<u8>,
+    pub(super) body: MessageBody,
 }
 
-impl Draft {
+impl EncodedRecord {
     /// Frames a record; the checksums are worked out here, on the caller's thread.
-    pub fn new(kind: u8, version: u8, head: Vec<u8>, body: Message) -> Self {
+    pub fn new(kind: u8, version: u8, payload: Vec<u8>, body: MessageBody) -> Self {
         let header = FrameHeader {
             kind,
             version,
-            body_is_gone: false,
-            head_length: head.len() as u32,
+            body_dropped: false,
+            payload_length: payload.len() as u32,
             body_length: body.size() as u32,
             body_checksum: body.checksum(),
-            head_checksum: 0,
+            payload_checksum: 0,
         };
-        Self { header: header.checked(&head), head, body }
+        Self { header: header.with_checksum(&payload), payload, body }
     }
 
     /// Bytes in the journal.
     pub fn size(&self) -> u64 {
-        self.header.size()
+        self.header.logical_size()
     }
 
     /// Bytes of the body.
@@ -39,18 +39,18 @@ impl Draft {
 #[derive(Clone, Debug)]
 pub struct Frame {
     /// Where it is.
-    pub place: Place,
+    pub position: Position,
     /// The record's kind.
     pub kind: u8,
     /// The record's version.
     pub version: u8,
     /// The record without its body.
-    pub head: Vec<u8>,
+    pub payload: Vec<u8>,
     /// Bytes of the body that are here.
     pub body_length: u32,
     pub(super) header: FrameHeader,
     /// Byte of the file where it starts.
-    pub(super) at: u64,
+    pub(super) file_offset: u64,
 }
 
 /// What stands in front of a record.
@@ -59,99 +59,99 @@ pub struct FrameHeader {
     pub kind: u8,
     pub version: u8,
     /// The body was there once, and its bytes count for the offsets behind it.
-    pub body_is_gone: bool,
-    pub head_length: u32,
+    pub body_dropped: bool,
+    pub payload_length: u32,
     pub body_length: u32,
     pub body_checksum: u32,
     /// Of everything above and the head.
-    pub head_checksum: u32,
+    pub payload_checksum: u32,
 }
 
 impl FrameHeader {
-    pub const LENGTH: usize = 32;
+    pub const ENCODED_LEN: usize = 32;
     pub const MAGIC: &[u8; 4] = b"\xf5mt\x02";
 
     /// Bytes that the frame takes in the numbering of places.
-    pub fn size(&self) -> u64 {
-        Self::LENGTH as u64 + u64::from(self.head_length) + u64::from(self.body_length)
+    pub fn logical_size(&self) -> u64 {
+        Self::ENCODED_LEN as u64 + u64::from(self.payload_length) + u64::from(self.body_length)
     }
 
     /// Bytes that the frame takes in the file.
     pub fn stored_size(&self) -> u64 {
-        Self::LENGTH as u64 + u64::from(self.head_length) + u64::from(self.stored_body())
+        Self::ENCODED_LEN as u64 + u64::from(self.payload_length) + u64::from(self.stored_body_length())
     }
 
     /// Bytes of the body in the file.
-    pub fn stored_body(&self) -> u32 {
-        if self.body_is_gone { 0 } else { self.body_length }
+    pub fn stored_body_length(&self) -> u32 {
+        if self.body_dropped { 0 } else { self.body_length }
     }
 
     /// The same for a frame whose body is left out.
     pub fn without_body(self, head: &[u8]) -> Self {
-        Self { body_is_gone: self.body_length > 0, ..self }.checked(head)
+        Self { body_dropped: self.body_length > 0, ..self }.with_checksum(head)
     }
 
     /// The same for another record in its place, without a body. It may be longer: the frames of a rewritten segment
     /// follow each other in the file, and their places stay.
-    pub fn with_head(self, version: u8, head: &[u8]) -> Self {
-        Self { version, head_length: head.len() as u32, ..self }.without_body(head)
+    pub fn with_payload(self, version: u8, head: &[u8]) -> Self {
+        Self { version, payload_length: head.len() as u32, ..self }.without_body(head)
     }
 
     /// With the checksum that belongs to this head.
-    pub fn checked(self, head: &[u8]) -> Self {
+    pub fn with_checksum(self, head: &[u8]) -> Self {
         let mut checksum = crc32fast::Hasher::new();
-        checksum.update(&self.words());
+        checksum.update(&self.checksummed_bytes());
         checksum.update(head);
-        Self { head_checksum: checksum.finalize(), ..self }
+        Self { payload_checksum: checksum.finalize(), ..self }
     }
 
     /// Its bytes in a segment with that salt, at that offset.
-    pub fn encode(&self, salt: u32, offset: u64) -> [u8; Self::LENGTH] {
-        let mask = mask(salt, offset);
-        let mut bytes = [0; Self::LENGTH];
-        bytes[..20].copy_from_slice(&self.words());
+    pub fn encode(&self, salt: u32, offset: u64) -> [u8; Self::ENCODED_LEN] {
+        let mask = checksum_mask(salt, offset);
+        let mut bytes = [0; Self::ENCODED_LEN];
+        bytes[..20].copy_from_slice(&self.checksummed_bytes());
         bytes[16..20].copy_from_slice(&(self.body_checksum ^ mask).to_le_bytes());
-        bytes[20..24].copy_from_slice(&(self.head_checksum ^ mask).to_le_bytes());
+        bytes[20..24].copy_from_slice(&(self.payload_checksum ^ mask).to_le_bytes());
         bytes[24..].copy_from_slice(&offset.to_le_bytes());
         bytes
     }
 
     /// The header and its offset, where there may be one.
-    pub fn decode(bytes: &[u8; Self::LENGTH], salt: u32) -> Option<(Self, u64)> {
-        let offset = u64_at(bytes, 24);
-        let mask = mask(salt, offset);
+    pub fn decode(bytes: &[u8; Self::ENCODED_LEN], salt: u32) -> Option<(Self, u64)> {
+        let offset = read_u64_le(bytes, 24);
+        let mask = checksum_mask(salt, offset);
         let header = Self {
             kind: bytes[4],
             version: bytes[5],
-            body_is_gone: bytes[6] == 1,
-            head_length: u32_at(bytes, 8),
-            body_length: u32_at(bytes, 12),
-            body_checksum: u32_at(bytes, 16) ^ mask,
-            head_checksum: u32_at(bytes, 20) ^ mask,
+            body_dropped: bytes[6] == 1,
+            payload_length: read_u32_le(bytes, 8),
+            body_length: read_u32_le(bytes, 12),
+            body_checksum: read_u32_le(bytes, 16) ^ mask,
+            payload_checksum: read_u32_le(bytes, 20) ^ mask,
         };
         let whole = header.encode(salt, offset) == *bytes;
         whole.then_some((header, offset))
     }
 
-    fn words(&self) -> [u8; 20] {
+    fn checksummed_bytes(&self) -> [u8; 20] {
         let mut words = [0; 20];
         words[..4].copy_from_slice(Self::MAGIC);
-        words[4..7].copy_from_slice(&[self.kind, self.version, u8::from(self.body_is_gone)]);
-        words[8..12].copy_from_slice(&self.head_length.to_le_bytes());
+        words[4..7].copy_from_slice(&[self.kind, self.version, u8::from(self.body_dropped)]);
+        words[8..12].copy_from_slice(&self.payload_length.to_le_bytes());
         words[12..16].copy_from_slice(&self.body_length.to_le_bytes());
         words[16..].copy_from_slice(&self.body_checksum.to_le_bytes());
         words
     }
 }
 
-fn mask(salt: u32, offset: u64) -> u32 {
+fn checksum_mask(salt: u32, offset: u64) -> u32 {
     salt ^ crc32fast::hash(&offset.to_le_bytes())
 }
 
-pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub fn read_u32_le(bytes: &[u8], at: usize) -> u32 {
     bytes[at..at + 4].iter().rev().fold(0, |number, byte| number << 8 | u32::from(*byte))
 }
 
-pub fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+pub fn read_u64_le(bytes: &[u8], at: usize) -> u64 {
+    u64::from(read_u32_le(bytes, at)) | u64::from(read_u32_le(bytes, at + 4)) << 32
 }

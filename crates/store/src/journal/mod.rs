@@ -20,13 +20,14 @@ mod segment;
 mod tests;
 mod writer;
 
-pub(crate) use compact::{Keep, RewriteError, rewrite};
+pub(crate) use compact::{Retain, RewriteError, rewrite_segment};
 #[cfg(test)]
 pub(crate) use disk::DiskFile;
 pub(crate) use disk::{Disk, LocalDisk};
-pub(crate) use frame::{Draft, Frame};
+pub(crate) use frame::{EncodedRecord, Frame};
 pub(crate) use segment::{
-    Damage, Extent, Segment, lost_with_header, remove_unfinished, segment_path, segments,
+    CorruptRange, Extent, Segment, list_segments, remove_unfinished_files, segment_path,
+    unreadable_segment_bytes,
 };
 pub(crate) use writer::Writer;
 
@@ -34,7 +35,7 @@ pub(crate) use writer::Writer;
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
-pub struct Place {
+pub struct Position {
     /// Number of the segment, from 1.
     pub segment: u32,
     /// Byte in the segment as it was first written.

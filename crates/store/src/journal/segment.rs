@@ -1,6 +1,6 @@
-use crate::journal::Place;
+use crate::journal::Position;
 use crate::journal::disk::Disk;
-use crate::journal::frame::{Frame, FrameHeader, u32_at, u64_at};
+use crate::journal::frame::{Frame, FrameHeader, read_u32_le, read_u64_le};
 use mailtrail_mail::Timestamp;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -14,12 +14,12 @@ pub struct Segment {
     file: File,
     header: SegmentHeader,
     /// Byte of the file up to where it is trusted.
-    end: u64,
+    trusted_end: u64,
     /// Whether anybody said so, or it is just the file's end.
     is_sealed: bool,
     /// Offset and byte of each frame of a rewritten segment that still has a body (no message is empty: it begins with
     /// our own lines); worked out when first asked for.
-    bodies: OnceLock<Vec<(u64, u64)>>,
+    body_index: OnceLock<Vec<(u64, u64)>>,
 }
 
 /// Where the body of a record lies in its segment's file.
@@ -35,11 +35,11 @@ pub struct Extent {
 
 /// What a scan met that is no frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Damage {
+pub struct CorruptRange {
     /// Which segment.
     pub segment: u32,
     /// Byte of its file where the bad bytes start.
-    pub at: u64,
+    pub file_offset: u64,
     /// How many there are up to the next good frame or the segment's end.
     pub bytes: u64,
 }
@@ -48,20 +48,20 @@ impl Segment {
     /// Opens segment `number`. `end` is what its successor says; without one, the file's length.
     pub fn open(directory: &Path, number: u32, end: Option<u64>) -> io::Result<Self> {
         let file = File::open(segment_path(directory, number))?;
-        let mut bytes = [0; SegmentHeader::LENGTH];
+        let mut bytes = [0; SegmentHeader::ENCODED_LEN];
         file.read_exact_at(&mut bytes, 0)?;
         let header = SegmentHeader::decode(&bytes, number).ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidData, format!("segment {number} has a bad header"))
         })?;
         let said = match header.origin {
-            Origin::Written => end,
-            Origin::Rewritten { length, .. } => Some(length),
+            SegmentOrigin::Appended => end,
+            SegmentOrigin::Rewritten { length, .. } => Some(length),
         };
-        let end = match said {
+        let trusted_end = match said {
             Some(end) => end,
             None => file.metadata()?.len(),
         };
-        Ok(Self { file, header, end, is_sealed: said.is_some(), bodies: OnceLock::new() })
+        Ok(Self { file, header, trusted_end, is_sealed: said.is_some(), body_index: OnceLock::new() })
     }
 
     /// Where the segment before this one ends.
@@ -70,21 +70,21 @@ impl Segment {
     }
 
     /// When it was made.
-    pub fn made(&self) -> Timestamp {
-        self.header.made
+    pub fn created_at(&self) -> Timestamp {
+        self.header.created_at
     }
 
     /// When it was rewritten, if it was.
-    pub fn rewritten(&self) -> Option<Timestamp> {
+    pub fn rewritten_at(&self) -> Option<Timestamp> {
         match self.header.origin {
-            Origin::Written => None,
-            Origin::Rewritten { at, .. } => Some(at),
+            SegmentOrigin::Appended => None,
+            SegmentOrigin::Rewritten { at, .. } => Some(at),
         }
     }
 
     /// Bytes of the file that are trusted.
     pub fn length(&self) -> u64 {
-        self.end
+        self.trusted_end
     }
 
     /// Reads on from the record at `offset`: the frames to `each`, the gaps to `damaged`. Bodies are checked when
@@ -96,55 +96,59 @@ impl Segment {
         offset: u64,
         bodies: bool,
         mut each: impl FnMut(Frame) -> io::Result<()>,
-        mut damaged: impl FnMut(Damage),
+        mut damaged: impl FnMut(CorruptRange),
     ) -> io::Result<u64> {
-        let start = SegmentHeader::LENGTH as u64;
+        let start = SegmentHeader::ENCODED_LEN as u64;
         let (mut at, mut done) = match self.header.origin {
-            Origin::Written => (offset.max(start), offset.max(start)),
+            SegmentOrigin::Appended => (offset.max(start), offset.max(start)),
             // Offsets say nothing about bytes there.
-            Origin::Rewritten { .. } => (start, offset.max(start)),
+            SegmentOrigin::Rewritten { .. } => (start, offset.max(start)),
         };
-        let mut reader = self.reader(at, SCAN);
-        let available = self.end.min(self.file.metadata()?.len());
-        let gap = |at, next| Damage { segment: self.header.number, at, bytes: next - at };
+        let mut reader = self.reader_at(at, SCAN_BUFFER_BYTES);
+        let available = self.trusted_end.min(self.file.metadata()?.len());
+        let gap = |file_offset, next| CorruptRange {
+            segment: self.header.number,
+            file_offset,
+            bytes: next - file_offset,
+        };
         while at < available {
             if let Some(frame) = self.read_frame(&mut reader, at, available, bodies)? {
                 at += frame.header.stored_size();
-                if frame.place.offset >= offset {
-                    done = frame.place.offset + frame.header.size();
+                if frame.position.offset >= offset {
+                    done = frame.position.offset + frame.header.logical_size();
                     each(frame)?;
                 }
                 continue;
             }
-            let next = self.next_frame(at + 1, available)?;
+            let next = self.find_next_frame(at + 1, available)?;
             // Space that was laid out ahead and not used.
-            if next.is_none() && !self.is_sealed && self.is_blank(at, available)? {
+            if next.is_none() && !self.is_sealed && self.is_zeroed(at, available)? {
                 return Ok(done);
             }
-            damaged(gap(at, next.unwrap_or(self.end)));
+            damaged(gap(at, next.unwrap_or(self.trusted_end)));
             let Some(next) = next else { return Ok(done) };
             at = next;
-            reader = self.reader(at, SCAN);
+            reader = self.reader_at(at, SCAN_BUFFER_BYTES);
         }
-        if available < self.end {
-            damaged(gap(at, self.end));
+        if available < self.trusted_end {
+            damaged(gap(at, self.trusted_end));
         }
         match self.header.origin {
             // Its last record may be longer than the one that was there.
-            Origin::Rewritten { end, .. } => Ok(end.max(offset)),
-            Origin::Written => Ok(done),
+            SegmentOrigin::Rewritten { end, .. } => Ok(end.max(offset)),
+            SegmentOrigin::Appended => Ok(done),
         }
     }
 
     /// Where the body of the record at `offset` lies; `None` where no good frame starts, or where the body is gone. The
     /// body is not checked.
-    pub fn body(&self, offset: u64) -> io::Result<Option<Extent>> {
-        let Some(at) = self.byte_of(offset)? else { return Ok(None) };
+    pub fn body_extent(&self, offset: u64) -> io::Result<Option<Extent>> {
+        let Some(at) = self.file_offset_of(offset)? else { return Ok(None) };
         // The file may have grown since it was opened.
         let length = self.file.metadata()?.len();
-        let frame = self.read_frame(&mut self.reader(at, READ), at, length, false)?;
-        let frame = frame.filter(|frame| frame.place.offset == offset && !frame.header.body_is_gone);
-        Ok(frame.map(|frame| frame.body()))
+        let frame = self.read_frame(&mut self.reader_at(at, READ_BUFFER_BYTES), at, length, false)?;
+        let frame = frame.filter(|frame| frame.position.offset == offset && !frame.header.body_dropped);
+        Ok(frame.map(|frame| frame.body_extent()))
     }
 
     /// Reads bytes of a body.
@@ -153,22 +157,22 @@ impl Segment {
     }
 
     /// Where the record at `offset` starts in the file.
-    fn byte_of(&self, offset: u64) -> io::Result<Option<u64>> {
-        if self.header.origin == Origin::Written {
+    fn file_offset_of(&self, offset: u64) -> io::Result<Option<u64>> {
+        if self.header.origin == SegmentOrigin::Appended {
             return Ok(Some(offset));
         }
-        let bodies = match self.bodies.get() {
+        let bodies = match self.body_index.get() {
             Some(bodies) => bodies,
             None => {
                 let mut bodies = Vec::new();
                 let keep = |frame: Frame| {
                     if frame.body_length > 0 {
-                        bodies.push((frame.place.offset, frame.at));
+                        bodies.push((frame.position.offset, frame.file_offset));
                     }
                     Ok(())
                 };
                 self.scan(0, false, keep, |_| {})?;
-                self.bodies.get_or_init(|| bodies)
+                self.body_index.get_or_init(|| bodies)
             }
         };
         let found = bodies.binary_search_by_key(&offset, |(offset, _)| *offset);
@@ -179,45 +183,45 @@ impl Segment {
     fn read_frame(
         &self,
         reader: &mut (impl Read + Seek),
-        at: u64,
+        file_offset: u64,
         end: u64,
         check_body: bool,
     ) -> io::Result<Option<Frame>> {
-        let mut bytes = [0; FrameHeader::LENGTH];
-        if at + FrameHeader::LENGTH as u64 > end {
+        let mut bytes = [0; FrameHeader::ENCODED_LEN];
+        if file_offset + FrameHeader::ENCODED_LEN as u64 > end {
             return Ok(None);
         }
         reader.read_exact(&mut bytes)?;
         let Some((header, offset)) = FrameHeader::decode(&bytes, self.header.salt) else { return Ok(None) };
-        if at + header.stored_size() > end {
+        if file_offset + header.stored_size() > end {
             return Ok(None);
         }
-        let mut head = vec![0; header.head_length as usize];
-        reader.read_exact(&mut head)?;
-        if header.checked(&head).head_checksum != header.head_checksum {
+        let mut payload = vec![0; header.payload_length as usize];
+        reader.read_exact(&mut payload)?;
+        if header.with_checksum(&payload).payload_checksum != header.payload_checksum {
             return Ok(None);
         }
-        let body_length = header.stored_body();
+        let body_length = header.stored_body_length();
         if !check_body {
             reader.seek_relative(i64::from(body_length))?;
         } else if body_length > 0 && body_checksum(reader, body_length)? != header.body_checksum {
             return Ok(None);
         }
-        let place = Place { segment: self.header.number, offset };
+        let position = Position { segment: self.header.number, offset };
         let (kind, version) = (header.kind, header.version);
-        Ok(Some(Frame { place, kind, version, head, body_length, header, at }))
+        Ok(Some(Frame { position, kind, version, payload, body_length, header, file_offset }))
     }
 
     /// The next byte from `from` on where a whole good frame starts.
-    fn next_frame(&self, from: u64, end: u64) -> io::Result<Option<u64>> {
+    fn find_next_frame(&self, from: u64, end: u64) -> io::Result<Option<u64>> {
         let mut window = vec![0; 1 << 20];
         let mut base = from;
-        while base + FrameHeader::LENGTH as u64 <= end {
+        while base + FrameHeader::ENCODED_LEN as u64 <= end {
             let length = (end - base).min(window.len() as u64) as usize;
             self.file.read_exact_at(&mut window[..length], base)?;
             for hit in memchr::memmem::find_iter(&window[..length], FrameHeader::MAGIC) {
                 let at = base + hit as u64;
-                if self.read_frame(&mut self.reader(at, READ), at, end, true)?.is_some() {
+                if self.read_frame(&mut self.reader_at(at, READ_BUFFER_BYTES), at, end, true)?.is_some() {
                     return Ok(Some(at));
                 }
             }
@@ -227,8 +231,8 @@ impl Segment {
         Ok(None)
     }
 
-    fn is_blank(&self, from: u64, end: u64) -> io::Result<bool> {
-        let mut window = vec![0; READ];
+    fn is_zeroed(&self, from: u64, end: u64) -> io::Result<bool> {
+        let mut window = vec![0; READ_BUFFER_BYTES];
         let mut at = from;
         while at < end {
             let length = (end - at).min(window.len() as u64) as usize;
@@ -241,8 +245,8 @@ impl Segment {
         Ok(true)
     }
 
-    fn reader(&self, at: u64, buffer: usize) -> io::BufReader<Reader<'_>> {
-        io::BufReader::with_capacity(buffer, Reader { file: &self.file, at })
+    fn reader_at(&self, offset: u64, buffer: usize) -> io::BufReader<SegmentReader<'_>> {
+        io::BufReader::with_capacity(buffer, SegmentReader { file: &self.file, offset })
     }
 
     pub(super) fn header(&self) -> SegmentHeader {
@@ -251,51 +255,52 @@ impl Segment {
 }
 
 /// Reads on from a byte. The file's own position is everybody's, so it is not used.
-struct Reader<'a> {
+struct SegmentReader<'a> {
     file: &'a File,
-    at: u64,
+    offset: u64,
 }
 
-impl Read for Reader<'_> {
+impl Read for SegmentReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read_at(buffer, self.at)?;
-        self.at += read as u64;
+        let read = self.file.read_at(buffer, self.offset)?;
+        self.offset += read as u64;
         Ok(read)
     }
 }
 
-impl Seek for Reader<'_> {
+impl Seek for SegmentReader<'_> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let target = match to {
             SeekFrom::Start(at) => Some(at),
-            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+            SeekFrom::Current(by) => self.offset.checked_add_signed(by),
             SeekFrom::End(_) => None,
         };
-        self.at = target.ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(self.at)
+        self.offset = target.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.offset)
     }
 }
 
 impl Frame {
     /// Byte of the file where it starts.
-    pub fn at(&self) -> u64 {
-        self.at
+    pub fn file_offset(&self) -> u64 {
+        self.file_offset
     }
 
     /// Byte of the file behind it, and the least offset that a record behind it can have.
-    pub fn end(&self) -> (u64, u64) {
-        (self.at + self.header.stored_size(), self.place.offset + 1)
+    pub fn end_offsets(&self) -> (u64, u64) {
+        (self.file_offset + self.header.stored_size(), self.position.offset + 1)
     }
 
     /// Where the body lies.
-    pub fn body(&self) -> Extent {
-        let start = self.at + FrameHeader::LENGTH as u64 + u64::from(self.header.head_length);
+    pub fn body_extent(&self) -> Extent {
+        let start =
+            self.file_offset + FrameHeader::ENCODED_LEN as u64 + u64::from(self.header.payload_length);
         Extent { start, length: self.body_length, checksum: self.header.body_checksum }
     }
 }
 
 /// The numbers of the segments in a directory, ascending.
-pub fn segments(directory: &Path) -> io::Result<Vec<u32>> {
+pub fn list_segments(directory: &Path) -> io::Result<Vec<u32>> {
     let mut numbers = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let name = entry?.file_name();
@@ -308,19 +313,19 @@ pub fn segments(directory: &Path) -> io::Result<Vec<u32>> {
 
 /// Bytes of a segment without a readable header, whose successor says that it ends at `end`; `None` where its creation
 /// was cut off: the header is on stable storage before anything else is written.
-pub fn lost_with_header(directory: &Path, number: u32, end: Option<u64>) -> io::Result<Option<u64>> {
-    let header = SegmentHeader::LENGTH as u64;
+pub fn unreadable_segment_bytes(directory: &Path, number: u32, end: Option<u64>) -> io::Result<Option<u64>> {
+    let header = SegmentHeader::ENCODED_LEN as u64;
     let bytes = std::fs::metadata(segment_path(directory, number))?.len();
     let was_used = bytes > header || end.is_some_and(|end| end > header);
     Ok(was_used.then_some(bytes))
 }
 
 /// Removes what a rewriting that was cut off left behind.
-pub fn remove_unfinished(disk: &dyn Disk, directory: &Path) -> io::Result<()> {
+pub fn remove_unfinished_files(disk: &dyn Disk, directory: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == UNFINISHED) {
-            disk.remove(&path)?;
+        if path.extension().is_some_and(|extension| extension == UNFINISHED_EXTENSION) {
+            disk.remove_file(&path)?;
         }
     }
     Ok(())
@@ -332,53 +337,53 @@ pub struct SegmentHeader {
     pub number: u32,
     pub salt: u32,
     pub previous_end: u64,
-    pub made: Timestamp,
-    pub origin: Origin,
+    pub created_at: Timestamp,
+    pub origin: SegmentOrigin,
 }
 
 /// How a segment came to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum SegmentOrigin {
     /// By the records that were appended to it.
-    Written,
+    Appended,
     /// From the one that was written, which ended at `end`. The file has `length` bytes.
     Rewritten { at: Timestamp, end: u64, length: u64 },
 }
 
 impl SegmentHeader {
-    pub const LENGTH: usize = 60;
+    pub const ENCODED_LEN: usize = 60;
     const MAGIC: &[u8; 8] = b"MTRAIL02";
-    const CHECKED: usize = Self::LENGTH - 4;
+    const CHECKSUMMED_LEN: usize = Self::ENCODED_LEN - 4;
 
-    pub fn encode(self) -> [u8; Self::LENGTH] {
+    pub fn encode(self) -> [u8; Self::ENCODED_LEN] {
         let (at, end, length) = match self.origin {
-            Origin::Written => (Timestamp::default(), 0, 0),
-            Origin::Rewritten { at, end, length } => (at, end, length),
+            SegmentOrigin::Appended => (Timestamp::default(), 0, 0),
+            SegmentOrigin::Rewritten { at, end, length } => (at, end, length),
         };
-        let mut bytes = [0; Self::LENGTH];
+        let mut bytes = [0; Self::ENCODED_LEN];
         bytes[..8].copy_from_slice(Self::MAGIC);
         bytes[8..12].copy_from_slice(&self.number.to_le_bytes());
         bytes[12..16].copy_from_slice(&self.salt.to_le_bytes());
-        let numbers = [self.previous_end, self.made.millis(), at.millis(), end, length];
-        for (place, number) in bytes[16..Self::CHECKED].chunks_exact_mut(8).zip(numbers) {
+        let numbers = [self.previous_end, self.created_at.as_millis(), at.as_millis(), end, length];
+        for (place, number) in bytes[16..Self::CHECKSUMMED_LEN].chunks_exact_mut(8).zip(numbers) {
             place.copy_from_slice(&number.to_le_bytes());
         }
-        let checksum = crc32fast::hash(&bytes[..Self::CHECKED]);
-        bytes[Self::CHECKED..].copy_from_slice(&checksum.to_le_bytes());
+        let checksum = crc32fast::hash(&bytes[..Self::CHECKSUMMED_LEN]);
+        bytes[Self::CHECKSUMMED_LEN..].copy_from_slice(&checksum.to_le_bytes());
         bytes
     }
 
-    fn decode(bytes: &[u8; Self::LENGTH], number: u32) -> Option<Self> {
+    fn decode(bytes: &[u8; Self::ENCODED_LEN], number: u32) -> Option<Self> {
         let good = &bytes[..8] == Self::MAGIC
-            && crc32fast::hash(&bytes[..Self::CHECKED]) == u32_at(bytes, Self::CHECKED)
-            && u32_at(bytes, 8) == number;
-        let time = |at| Timestamp::from_millis(u64_at(bytes, at));
-        let origin = match u64_at(bytes, 48) {
-            0 => Origin::Written,
-            length => Origin::Rewritten { at: time(32), end: u64_at(bytes, 40), length },
+            && crc32fast::hash(&bytes[..Self::CHECKSUMMED_LEN]) == read_u32_le(bytes, Self::CHECKSUMMED_LEN)
+            && read_u32_le(bytes, 8) == number;
+        let time = |at| Timestamp::from_millis(read_u64_le(bytes, at));
+        let origin = match read_u64_le(bytes, 48) {
+            0 => SegmentOrigin::Appended,
+            length => SegmentOrigin::Rewritten { at: time(32), end: read_u64_le(bytes, 40), length },
         };
-        let (salt, previous_end) = (u32_at(bytes, 12), u64_at(bytes, 16));
-        good.then(|| Self { number, salt, previous_end, made: time(24), origin })
+        let (salt, previous_end) = (read_u32_le(bytes, 12), read_u64_le(bytes, 16));
+        good.then(|| Self { number, salt, previous_end, created_at: time(24), origin })
     }
 }
 
@@ -389,15 +394,15 @@ pub fn segment_path(directory: &Path, number: u32) -> PathBuf {
 
 /// The name of a segment while it is rewritten.
 pub fn unfinished_path(directory: &Path, number: u32) -> PathBuf {
-    segment_path(directory, number).with_extension(UNFINISHED)
+    segment_path(directory, number).with_extension(UNFINISHED_EXTENSION)
 }
 
 pub fn body_checksum(reader: &mut impl Read, length: u32) -> io::Result<u32> {
     let mut checksum = crc32fast::Hasher::new();
     let mut rest = length as usize;
-    let mut buffer = [0; READ];
+    let mut buffer = [0; READ_BUFFER_BYTES];
     while rest > 0 {
-        let part = &mut buffer[..rest.min(READ)];
+        let part = &mut buffer[..rest.min(READ_BUFFER_BYTES)];
         reader.read_exact(part)?;
         checksum.update(part);
         rest -= part.len();
@@ -405,8 +410,8 @@ pub fn body_checksum(reader: &mut impl Read, length: u32) -> io::Result<u32> {
     Ok(checksum.finalize())
 }
 
-const UNFINISHED: &str = "new";
+const UNFINISHED_EXTENSION: &str = "new";
 /// Bytes read at a time.
-const READ: usize = 8192;
+const READ_BUFFER_BYTES: usize = 8192;
 /// Bytes read at a time by who reads everything.
-const SCAN: usize = 256 << 10;
+const SCAN_BUFFER_BYTES: usize = 256 << 10;

@@ -1,215 +1,252 @@
 //! What each record of the journal changes. Applying is a pure function of the rows and the record, so replaying
 //! the journal always ends in the same rows.
 
-use crate::journal::Place;
-use crate::ledger::replay_event::replay;
+use crate::journal::Position;
+use crate::ledger::replay_event::apply_event_replay;
 use crate::ledger::rows::{
-    DeadRow, FactRow, OrphanRow, QueuedRow, RecipientRow, SendRow, WaitsRow, decode, encode,
+    DeadLetterRow, MessageRow, OrphanRow, QueueEntryRow, QueueKeyRow, RecipientRow, TrailEventRow,
+    decode_row, encode_row,
 };
-use crate::ledger::write_batch::Overlay;
+use crate::ledger::write_batch::WriteBatch;
 use crate::ledger::{contact_hints, inbound, keys, suppressions};
-use crate::record::{EventV1, Record, SendV5, via};
-use crate::sink_cursor::Handed;
+use crate::record::{MessageV5, ProviderEventV1, Record, event_source_from_flag};
+use crate::sink_cursor::SinkAck;
 use mailtrail_mail::{Mailbox, MessageId, Pseudonym, Timestamp, TrackingId, fold_address, is_alike};
 use mailtrail_trail::{
-    About, Accepted, Action, Dead, Event, Fact, Notice, Occasion, Outcome, Polled, Recipient, Rung, Send,
-    Settled, Standing, State, Switch, Verb, Via, Words, step,
+    AcceptedMessage, AttemptOutcome, AttemptStatus, BreakerOverride, CorrelatedBy, DeadLetter, Diagnostic,
+    DsnAction, EventSource, Message, PollCursor, ProviderEvent, QueueAction, QueueVerb, ReceivedEvent,
+    Recipient, RecipientResult, RecipientState, ReportedRecipient, TrailEvent, step,
 };
 use std::time::Duration;
 
 /// Applies one record that lies at `place` with `body` bytes of body.
-pub fn apply(rows: &mut Overlay<'_>, record: &Record, place: Place, body: u32) -> sled::Result<()> {
+pub fn apply_record(
+    rows: &mut WriteBatch<'_>,
+    record: &Record,
+    place: Position,
+    body: u32,
+) -> sled::Result<()> {
     match record {
-        Record::Accepted(record) => accepted(rows, record, place, body),
-        Record::Begun(begun) => {
-            let key = keys::sending(begun.id);
+        Record::AcceptedMessage(record) => apply_accepted(rows, record, place, body),
+        Record::AttemptStarted(begun) => {
+            let key = keys::attempt_key(begun.id);
             if rows.get(&key)?.is_none() {
-                rows.put_new(key, encode(&(begun.at.millis(), &begun.upstream)));
+                rows.put_new(key, encode_row(&(begun.at.as_millis(), &begun.upstream)));
             }
             Ok(())
         }
-        Record::Action(record) => action(rows, record, place),
-        Record::Switch(record) => {
-            switch(rows, record);
+        Record::QueueAction(record) => apply_queue_action(rows, record, place),
+        Record::BreakerOverride(record) => {
+            apply_breaker_override(rows, record);
             Ok(())
         }
-        Record::Handed(record) => {
-            handed(rows, record);
+        Record::SinkAck(record) => {
+            apply_sink_ack(rows, record);
             Ok(())
         }
-        Record::Listing(record) => suppressions::listing(rows, record),
-        Record::Outcome(record) => outcome(rows, record, place),
-        Record::Hint(record) => contact_hints::apply(rows, record),
-        Record::Polled(Polled { upstream, until }) => {
-            rows.put(keys::polled(upstream), encode(&until.millis()));
+        Record::SuppressionChange(record) => suppressions::apply_suppression_change(rows, record),
+        Record::AttemptOutcome(record) => apply_outcome(rows, record, place),
+        Record::ReceivedHint(record) => contact_hints::apply_hint(rows, record),
+        Record::PollCursor(PollCursor { upstream, until }) => {
+            rows.put(keys::poll_cursor_key(upstream), encode_row(&until.as_millis()));
             Ok(())
         }
-        Record::Notice(record) => notice(rows, record),
-        Record::Dead(record) => dead(rows, record),
-        Record::Replay(record) => replay(rows, record),
-        Record::Inbound(record) => inbound::apply(rows, record, place, body),
-        Record::Erased(erased) => {
-            if rows.get(keys::SALT)?.is_none() {
-                rows.put(keys::SALT.to_vec(), erased.salt.to_vec());
+        Record::ReceivedEvent(record) => apply_received_event(rows, record),
+        Record::DeadLetter(record) => apply_dead_letter(rows, record),
+        Record::EventReplay(record) => apply_event_replay(rows, record),
+        Record::Inbound(record) => inbound::apply_inbound(rows, record, place, body),
+        Record::Erasure(erased) => {
+            if rows.get(keys::ERASURE_SALT)?.is_none() {
+                rows.put(keys::ERASURE_SALT.to_vec(), erased.salt.to_vec());
             }
             Ok(())
         }
         // They are for the log, which is read from the journal.
-        Record::Ordered(_) => Ok(()),
-        Record::Repeated(record) => {
-            if send_row(rows, record.id)?.is_some() {
-                let fact = FactRow::from(&Fact::of_repetition(record));
-                rows.put(keys::attempted(record.id, record.at, place, 0), encode(&fact));
+        Record::OperatorAction(_) => Ok(()),
+        Record::DuplicateSubmission(record) => {
+            if load_message_row(rows, record.id)?.is_some() {
+                let fact = TrailEventRow::from(&TrailEvent::from_duplicate(record));
+                rows.put(keys::attempt_event_key(record.id, record.at, place, 0), encode_row(&fact));
             }
             Ok(())
         }
     }
 }
 
-fn accepted(rows: &mut Overlay<'_>, accepted: &Accepted, place: Place, body: u32) -> sled::Result<()> {
-    let (send, id) = (&accepted.send, accepted.send.id);
+fn apply_accepted(
+    rows: &mut WriteBatch<'_>,
+    accepted: &AcceptedMessage,
+    position: Position,
+    body_length: u32,
+) -> sled::Result<()> {
+    let (send, id) = (&accepted.message, accepted.message.id);
     let due = id.timestamp();
-    let waits = WaitsRow::ForRoute(send.route.clone());
-    rows.put_new(keys::due(keys::queue(send.lane, &waits), due, id), encode(&waits));
-    let only = match &accepted.recipients[..] {
+    let waits = QueueKeyRow::Route(send.route.clone());
+    rows.put_new(keys::queue_key(keys::queue_prefix(send.lane, &waits), due, id), encode_row(&waits));
+    let only_recipient = match &accepted.recipients[..] {
         [only] => Some(RecipientRow::from(&Recipient::new(only.clone()))),
         _ => None,
     };
-    let row = SendRow {
-        send: SendV5::from(send),
-        recipients: u16::try_from(accepted.recipients.len()).unwrap_or(u16::MAX),
+    let row = MessageRow {
+        message: MessageV5::from(send),
+        recipient_count: u16::try_from(accepted.recipients.len()).unwrap_or(u16::MAX),
         attempts: 0,
-        queued: Some(QueuedRow { due: due.millis(), waits }),
-        unknown_at: None,
-        unable: Vec::new(),
-        changed: due.millis(),
-        place,
-        body,
-        only,
+        queue_entry: Some(QueueEntryRow { next_attempt: due.as_millis(), queue_key: waits }),
+        uncertain_upstream: None,
+        excluded_upstreams: Vec::new(),
+        changed_at: due.as_millis(),
+        position,
+        body_length,
+        only_recipient,
     };
-    rows.put_new(keys::send(id), encode(&row));
+    rows.put_new(keys::message_key(id), encode_row(&row));
     for (number, address) in (0u16..).zip(&accepted.recipients) {
-        if row.only.is_none() {
+        if row.only_recipient.is_none() {
             let recipient = RecipientRow::from(&Recipient::new(address.clone()));
-            rows.put_new(keys::recipient(id, number), encode(&recipient));
+            rows.put_new(keys::recipient_key(id, number), encode_row(&recipient));
         }
-        rows.put_new(keys::indexed(keys::address(&address.folded()), id), Vec::new());
+        rows.put_new(keys::index_key(keys::address_prefix(&address.folded()), id), Vec::new());
     }
-    for record in &send.records {
-        rows.put_new(keys::indexed(keys::record(&record.to_string()), id), Vec::new());
+    for record in &send.odoo_records {
+        rows.put_new(keys::index_key(keys::odoo_record_prefix(&record.to_string()), id), Vec::new());
     }
-    adopt_orphans(rows, &id.to_string())?;
+    correlate_orphans(rows, &id.to_string())?;
     if let Some(message_id) = &send.message_id {
-        rows.put_new(keys::indexed(keys::message_id(message_id.as_str()), id), Vec::new());
-        adopt_orphans(rows, message_id.as_str())?;
+        rows.put_new(keys::index_key(keys::message_id_prefix(message_id.as_str()), id), Vec::new());
+        correlate_orphans(rows, message_id.as_str())?;
     }
-    if let Some(about) = &send.about {
-        told(rows, about, send, place)?;
+    if let Some(about) = &send.dsn_for {
+        record_dsn(rows, about, send, position)?;
     }
     Ok(())
 }
 
 /// A send that is a report: it is made, and the trail of what it is about says so.
-fn told(rows: &mut Overlay<'_>, about: &About, report: &Send, place: Place) -> sled::Result<()> {
-    rows.delete(keys::unreported(about));
-    if send_row(rows, about.id)?.is_some() {
-        let fact = Fact::of_report(about, report.id);
-        rows.put(keys::attempted(about.id, fact.at, place, about.recipient), encode(&FactRow::from(&fact)));
+fn record_dsn(
+    rows: &mut WriteBatch<'_>,
+    about: &ReportedRecipient,
+    report: &Message,
+    place: Position,
+) -> sled::Result<()> {
+    rows.delete(keys::pending_dsn_key(about));
+    if load_message_row(rows, about.tracking_id)?.is_some() {
+        let fact = TrailEvent::from_dsn(about, report.id);
+        rows.put(
+            keys::attempt_event_key(about.tracking_id, fact.at, place, about.recipient_index),
+            encode_row(&TrailEventRow::from(&fact)),
+        );
     }
     Ok(())
 }
 
 /// Notes that the sender is to get a report on a recipient, if that is so now and was not so before.
-fn tell(rows: &mut Overlay<'_>, row: &SendRow, place: u16, recipient: &mut Recipient) {
-    let told = |occasion| recipient.told == Some(Occasion::Failure) || recipient.told == Some(occasion);
-    if let Some(occasion) = row.send.occasion(place, recipient.state()).filter(|occasion| !told(*occasion)) {
-        recipient.told = Some(occasion);
-        let about = About { id: row.send.id(), recipient: place, occasion };
-        rows.put(keys::unreported(&about), Vec::new());
+fn schedule_dsn(
+    rows: &mut WriteBatch<'_>,
+    row: &MessageRow,
+    recipient_index: u16,
+    recipient: &mut Recipient,
+) {
+    let told =
+        |occasion| recipient.dsn_sent == Some(DsnAction::Failed) || recipient.dsn_sent == Some(occasion);
+    if let Some(action) =
+        row.message.dsn_action(recipient_index, recipient.state()).filter(|occasion| !told(*occasion))
+    {
+        recipient.dsn_sent = Some(action);
+        let about = ReportedRecipient { tracking_id: row.message.id(), recipient_index, action };
+        rows.put(keys::pending_dsn_key(&about), Vec::new());
     }
 }
 
 /// Events that came before their send join it now.
-fn adopt_orphans(rows: &mut Overlay<'_>, waits_for: &str) -> sled::Result<()> {
-    for (key, value) in rows.scan(&keys::orphans(waits_for), ORPHANS)? {
-        let Some(orphan) = decode::<OrphanRow>(&value) else { continue };
-        let event = Event::from(orphan.event);
-        if let Some(found) = find(rows, &event)? {
-            join(rows, &orphan.upstream, via(orphan.polled), &event, found)?;
+fn correlate_orphans(rows: &mut WriteBatch<'_>, waits_for: &str) -> sled::Result<()> {
+    for (key, value) in rows.scan_prefix(&keys::orphan_prefix(waits_for), MAX_ORPHANS)? {
+        let Some(orphan) = decode_row::<OrphanRow>(&value) else { continue };
+        let event = ProviderEvent::from(orphan.event);
+        if let Some(found) = correlate(rows, &event)? {
+            attach_event(rows, &orphan.upstream, event_source_from_flag(orphan.from_poll), &event, found)?;
             rows.delete(key);
         }
     }
     Ok(())
 }
 
-fn outcome(rows: &mut Overlay<'_>, outcome: &Outcome, place: Place) -> sled::Result<()> {
-    rows.delete(keys::sending(outcome.id));
-    let Some(mut row) = send_row(rows, outcome.id)? else { return Ok(()) };
+fn apply_outcome(rows: &mut WriteBatch<'_>, outcome: &AttemptOutcome, place: Position) -> sled::Result<()> {
+    rows.delete(keys::attempt_key(outcome.id));
+    let Some(mut row) = load_message_row(rows, outcome.id)? else { return Ok(()) };
     row.attempts += 1;
-    row.changed = outcome.at.millis();
-    let taken = |settled: &&Settled| settled.standing == Standing::Relayed;
-    let taken: usize = outcome.settled.iter().filter(taken).map(|settled| settled.recipients.len()).sum();
+    row.changed_at = outcome.at.as_millis();
+    let taken = |settled: &&RecipientResult| settled.status == AttemptStatus::Relayed;
+    let taken: usize = outcome.results.iter().filter(taken).map(|settled| settled.recipients.len()).sum();
     if taken > 0 {
-        count(rows, keys::taken(&outcome.upstream, outcome.at.day()), taken as u64)?;
+        add_to_counter(
+            rows,
+            keys::relayed_count_key(&outcome.upstream, outcome.at.day_number()),
+            taken as u64,
+        )?;
     }
-    row.unable.retain(|upstream| **upstream != *outcome.upstream);
-    if outcome.settled.iter().any(|settled| settled.words.name == step::CAPABILITIES) {
-        row.unable.push(outcome.upstream.clone().into());
+    row.excluded_upstreams.retain(|upstream| **upstream != *outcome.upstream);
+    if outcome.results.iter().any(|settled| settled.diagnostic.name == step::CAPABILITY_CHECK) {
+        row.excluded_upstreams.push(outcome.upstream.clone().into());
     }
-    for (part, settled) in (0u16..).zip(&outcome.settled) {
+    for (part, settled) in (0u16..).zip(&outcome.results) {
         for number in &settled.recipients {
-            let Some(mut recipient) = recipient(rows, &row, *number)? else { continue };
-            recipient.attempted(settled.standing, &settled.words);
-            if settled.standing == Standing::Unknown {
-                row.unknown_at = Some(outcome.upstream.clone().into());
+            let Some(mut recipient) = load_recipient(rows, &row, *number)? else { continue };
+            recipient.apply_attempt(settled.status, &settled.diagnostic);
+            if settled.status == AttemptStatus::Unknown {
+                row.uncertain_upstream = Some(outcome.upstream.clone().into());
             }
-            tell(rows, &row, *number, &mut recipient);
+            schedule_dsn(rows, &row, *number, &mut recipient);
             put_recipient(rows, &mut row, *number, &recipient);
         }
-        let fact = Fact::of_attempt(outcome, settled);
-        rows.put_new(keys::attempted(outcome.id, outcome.at, place, part), encode(&FactRow::from(&fact)));
+        let fact = TrailEvent::from_attempt(outcome, settled);
+        rows.put_new(
+            keys::attempt_event_key(outcome.id, outcome.at, place, part),
+            encode_row(&TrailEventRow::from(&fact)),
+        );
     }
-    schedule(rows, &mut row, outcome.due)?;
-    rows.put(keys::send(outcome.id), encode(&row));
+    reschedule(rows, &mut row, outcome.next_attempt)?;
+    rows.put(keys::message_key(outcome.id), encode_row(&row));
     Ok(())
 }
 
 /// Counts on a row that holds a number.
-pub fn count(rows: &mut Overlay<'_>, key: Vec<u8>, more: u64) -> sled::Result<()> {
-    let known: u64 = rows.get(&key)?.as_deref().and_then(decode).unwrap_or_default();
-    rows.put(key, encode(&(known + more)));
+pub fn add_to_counter(rows: &mut WriteBatch<'_>, key: Vec<u8>, more: u64) -> sled::Result<()> {
+    let known: u64 = rows.get(&key)?.as_deref().and_then(decode_row).unwrap_or_default();
+    rows.put(key, encode_row(&(known + more)));
     Ok(())
 }
 
-fn action(rows: &mut Overlay<'_>, action: &Action, place: Place) -> sled::Result<()> {
-    let Some(mut row) = send_row(rows, action.id)? else { return Ok(()) };
-    let Some(due) = row.due() else { return Ok(()) };
-    let words = action.words();
+fn apply_queue_action(rows: &mut WriteBatch<'_>, action: &QueueAction, place: Position) -> sled::Result<()> {
+    let Some(mut row) = load_message_row(rows, action.id)? else { return Ok(()) };
+    let Some(due) = row.next_attempt() else { return Ok(()) };
+    let words = action.to_diagnostic();
     let (mut concerned, mut unknown) = (Vec::new(), false);
-    for number in 0..row.recipients {
-        let Some(mut recipient) = recipient(rows, &row, number)?.filter(Recipient::is_open) else { continue };
-        unknown |= recipient.standing == Standing::Unknown;
-        recipient.act(action.verb, &words);
-        tell(rows, &row, number, &mut recipient);
+    for number in 0..row.recipient_count {
+        let Some(mut recipient) = load_recipient(rows, &row, number)?.filter(Recipient::is_open) else {
+            continue;
+        };
+        unknown |= recipient.attempt_status == AttemptStatus::Unknown;
+        recipient.apply_action(action.verb, &words);
+        schedule_dsn(rows, &row, number, &mut recipient);
         put_recipient(rows, &mut row, number, &recipient);
         concerned.push(number);
     }
-    let fact = FactRow::from(&Fact::of_action(action, concerned));
-    rows.put(keys::attempted(action.id, action.at, place, 0), encode(&fact));
-    row.changed = row.changed.max(action.at.millis());
+    let fact = TrailEventRow::from(&TrailEvent::from_queue_action(action, concerned));
+    rows.put(keys::attempt_event_key(action.id, action.at, place, 0), encode_row(&fact));
+    row.changed_at = row.changed_at.max(action.at.as_millis());
     let due = match action.verb {
         // What may have arrived keeps waiting for its event.
-        Verb::Release if unknown => due.max(action.at),
-        Verb::Retry | Verb::Release => action.at,
-        Verb::Hold | Verb::Bounce | Verb::Delete => due,
+        QueueVerb::Release if unknown => due.max(action.at),
+        QueueVerb::Retry | QueueVerb::Release => action.at,
+        QueueVerb::Hold | QueueVerb::Bounce | QueueVerb::Delete => due,
     };
-    schedule(rows, &mut row, Some(due))?;
-    rows.put(keys::send(action.id), encode(&row));
+    reschedule(rows, &mut row, Some(due))?;
+    rows.put(keys::message_key(action.id), encode_row(&row));
     Ok(())
 }
 
-fn switch(rows: &mut Overlay<'_>, switch: &Switch) {
-    let key = keys::forced_open(&switch.upstream);
+fn apply_breaker_override(rows: &mut WriteBatch<'_>, switch: &BreakerOverride) {
+    let key = keys::breaker_override_key(&switch.upstream);
     if switch.open {
         rows.put(key, switch.reason.clone().into_bytes());
     } else {
@@ -217,78 +254,85 @@ fn switch(rows: &mut Overlay<'_>, switch: &Switch) {
     }
 }
 
-fn handed(rows: &mut Overlay<'_>, handed: &Handed) {
-    rows.put(keys::sink(&handed.sink), encode(&(handed.until.0, handed.at.millis())));
-    for (cursor, part, why) in &handed.refused {
-        rows.put(keys::refused(&handed.sink, *cursor, *part), encode(&(handed.at.millis(), why)));
+fn apply_sink_ack(rows: &mut WriteBatch<'_>, handed: &SinkAck) {
+    rows.put(keys::sink_cursor_key(&handed.sink), encode_row(&(handed.position.0, handed.at.as_millis())));
+    for (cursor, part, why) in &handed.dead_letters {
+        rows.put(
+            keys::sink_dead_letter_key(&handed.sink, *cursor, *part),
+            encode_row(&(handed.at.as_millis(), why)),
+        );
     }
     for resumed in &handed.resumed {
-        rows.delete(keys::delayed(&handed.sink, *resumed));
+        rows.delete(keys::delayed_delivery_key(&handed.sink, *resumed));
     }
     for delayed in &handed.delayed {
-        rows.put(keys::delayed(&handed.sink, *delayed), Vec::new());
+        rows.put(keys::delayed_delivery_key(&handed.sink, *delayed), Vec::new());
     }
 }
 
 /// Sets when a send is tried next: when `due` says, if anybody still waits. One that is held stays in the queue.
-fn schedule(rows: &mut Overlay<'_>, row: &mut SendRow, due: Option<Timestamp>) -> sled::Result<()> {
-    let id = row.send.id();
+fn reschedule(rows: &mut WriteBatch<'_>, row: &mut MessageRow, due: Option<Timestamp>) -> sled::Result<()> {
+    let id = row.message.id();
     let (mut open, mut held, mut unknown, mut passed) = (false, false, false, false);
-    for number in 0..row.recipients {
-        let Some(recipient) = recipient(rows, row, number)? else { continue };
+    for number in 0..row.recipient_count {
+        let Some(recipient) = load_recipient(rows, row, number)? else { continue };
         open |= recipient.is_open();
-        held |= recipient.state() == State::Held;
-        unknown |= recipient.state() == State::Unknown;
-        passed |= recipient.is_open() && recipient.words.name == step::CAPABILITIES;
+        held |= recipient.state() == RecipientState::Held;
+        unknown |= recipient.state() == RecipientState::Unknown;
+        passed |= recipient.is_open() && recipient.diagnostic.name == step::CAPABILITY_CHECK;
     }
-    let route = row.send.route();
-    let waits = match &row.unknown_at {
-        _ if held => WaitsRow::Held,
-        Some(name) if unknown => WaitsRow::ForUpstream { name: name.clone(), route },
-        _ if passed => WaitsRow::ForOthers { route, unable: row.unable.clone() },
-        _ => WaitsRow::ForRoute(route),
+    let route = row.message.route();
+    let queue_key = match &row.uncertain_upstream {
+        _ if held => QueueKeyRow::Held,
+        Some(name) if unknown => QueueKeyRow::Upstream { name: name.clone(), route },
+        _ if passed => QueueKeyRow::RouteExcept { route, excluded: row.excluded_upstreams.clone() },
+        _ => QueueKeyRow::Route(route),
     };
-    let queued = due.filter(|_| open).map(|due| QueuedRow { due: due.millis(), waits });
-    if queued == row.queued {
+    let queued = due.filter(|_| open).map(|due| QueueEntryRow { next_attempt: due.as_millis(), queue_key });
+    if queued == row.queue_entry {
         return Ok(());
     }
-    let lane = row.send.lane();
-    if let Some(earlier) = &row.queued {
+    let lane = row.message.lane();
+    if let Some(earlier) = &row.queue_entry {
         rows.delete(earlier.key(lane, id));
     }
     match &queued {
-        Some(queued) => rows.put_new(queued.key(lane, id), encode(&queued.waits)),
-        None => count(rows, keys::garbage(row.place.segment), u64::from(row.body))?,
+        Some(queued) => rows.put_new(queued.key(lane, id), encode_row(&queued.queue_key)),
+        None => add_to_counter(rows, keys::garbage_key(row.position.segment), u64::from(row.body_length))?,
     }
-    row.queued = queued;
+    row.queue_entry = queued;
     Ok(())
 }
 
-fn notice(rows: &mut Overlay<'_>, notice: &Notice) -> sled::Result<()> {
-    if is_first_use(rows, &notice.upstream, notice.token.as_ref())? {
-        arrive(rows, notice.id(), &notice.upstream, notice.via, &notice.event)?;
+fn apply_received_event(rows: &mut WriteBatch<'_>, notice: &ReceivedEvent) -> sled::Result<()> {
+    if claim_token(rows, &notice.upstream, notice.token.as_ref())? {
+        apply_event(rows, notice.id(), &notice.upstream, notice.source, &notice.event)?;
     }
     Ok(())
 }
 
-fn dead(rows: &mut Overlay<'_>, dead: &Dead) -> sled::Result<()> {
-    if is_first_use(rows, &dead.upstream, dead.token.as_ref())? {
-        let reason = cut(&dead.reason);
-        let row = DeadRow { upstream: dead.upstream.clone(), polled: dead.via == Via::Poll, reason };
-        rows.put(keys::dead(dead.id()), encode(&row));
+fn apply_dead_letter(rows: &mut WriteBatch<'_>, dead: &DeadLetter) -> sled::Result<()> {
+    if claim_token(rows, &dead.upstream, dead.token.as_ref())? {
+        let reason = truncate(&dead.reason);
+        let row = DeadLetterRow {
+            upstream: dead.upstream.clone(),
+            from_poll: dead.source == EventSource::Poll,
+            reason,
+        };
+        rows.put(keys::dead_letter_key(dead.id()), encode_row(&row));
     }
     Ok(())
 }
 
 /// Notes the use of a token. False where the same came with another body before: somebody else's use of a signature
 /// that covers no body.
-pub fn is_first_use(
-    rows: &mut Overlay<'_>,
+pub fn claim_token(
+    rows: &mut WriteBatch<'_>,
     upstream: &str,
     token: Option<&(String, Timestamp, [u8; 16])>,
 ) -> sled::Result<bool> {
     let Some((token, signed_at, digest)) = token else { return Ok(true) };
-    let key = keys::token(upstream, token, *signed_at);
+    let key = keys::token_key(upstream, token, *signed_at);
     let known = rows.get(&key)?;
     if known.is_none() {
         rows.put(key, digest.to_vec());
@@ -297,69 +341,69 @@ pub fn is_first_use(
 }
 
 /// Brings the event of a report to its send, or keeps it until there is one.
-pub fn arrive(
-    rows: &mut Overlay<'_>,
+pub fn apply_event(
+    rows: &mut WriteBatch<'_>,
     report: TrackingId,
     upstream: &str,
-    via: Via,
-    event: &Event,
+    via: EventSource,
+    event: &ProviderEvent,
 ) -> sled::Result<()> {
-    if is_known(rows, upstream, event)? {
+    if has_event(rows, upstream, event)? {
         return Ok(());
     }
-    let found = find(rows, event)?;
-    suppressions::report(rows, upstream, via, event)?;
-    if found.as_ref().is_none_or(|found| found.rung != Rung::Tracking) {
-        rows.put(keys::event(upstream, &event.identity, event.at), Vec::new());
+    let found = correlate(rows, event)?;
+    suppressions::apply_event_evidence(rows, upstream, via, event)?;
+    if found.as_ref().is_none_or(|found| found.correlated_by != CorrelatedBy::TrackingId) {
+        rows.put(keys::event_dedup_key(upstream, &event.dedup_key, event.at), Vec::new());
     }
     match found {
-        Some(found) => join(rows, upstream, via, event, found),
+        Some(found) => attach_event(rows, upstream, via, event, found),
         None => {
             let row = OrphanRow {
                 upstream: upstream.to_owned(),
-                polled: via == Via::Poll,
-                event: EventV1::from(event),
+                from_poll: via == EventSource::Poll,
+                event: ProviderEventV1::from(event),
             };
-            rows.put(keys::orphan(&waits_for(event), report), encode(&row));
+            rows.put(keys::orphan_key(&orphan_key(event), report), encode_row(&row));
             Ok(())
         }
     }
 }
 
 /// What brings an event without a send to one: the acceptance of a send with that id or Message-ID.
-pub fn waits_for(event: &Event) -> String {
+pub fn orphan_key(event: &ProviderEvent) -> String {
     let message_id = || event.message_id.as_ref().map(ToString::to_string);
-    event.tracking.map(|id| id.to_string()).or_else(message_id).unwrap_or_default()
+    event.tracking_id.map(|id| id.to_string()).or_else(message_id).unwrap_or_default()
 }
 
 /// Where an event belongs.
-pub struct Found {
+pub struct Correlation {
     /// The send.
     pub id: TrackingId,
     /// Its recipients that are meant.
     pub recipients: Vec<u16>,
     /// How it was found.
-    pub rung: Rung,
-    row: SendRow,
+    pub correlated_by: CorrelatedBy,
+    message_row: MessageRow,
 }
 
 /// Whether an event was taken already. One that names its send stands in that send's trail; of others, which may
 /// find another send the second time, it is noted. What a webhook brought with a name may come again without: a poll
 /// of Brevo's does not say the name.
-pub fn is_known(rows: &Overlay<'_>, upstream: &str, event: &Event) -> sled::Result<bool> {
+pub fn has_event(rows: &WriteBatch<'_>, upstream: &str, event: &ProviderEvent) -> sled::Result<bool> {
     let stands_at = |id| -> sled::Result<bool> {
-        Ok(rows.get(&keys::reported(id, event.at, upstream, &event.identity))?.is_some())
+        Ok(rows.get(&keys::provider_event_key(id, event.at, upstream, &event.dedup_key))?.is_some())
     };
-    if event.tracking.map_or(Ok(false), stands_at)?
-        || rows.get(&keys::event(upstream, &event.identity, event.at))?.is_some()
+    if event.tracking_id.map_or(Ok(false), stands_at)?
+        || rows.get(&keys::event_dedup_key(upstream, &event.dedup_key, event.at))?.is_some()
     {
         return Ok(true);
     }
-    let Some(message_id) = event.message_id.as_ref().filter(|_| event.tracking.is_none()) else {
+    let Some(message_id) = event.message_id.as_ref().filter(|_| event.tracking_id.is_none()) else {
         return Ok(false);
     };
-    for (key, _) in rows.scan(&keys::message_id(message_id.as_str()), SAME_MESSAGE_ID)? {
-        if keys::read_id(&key).map_or(Ok(false), stands_at)? {
+    for (key, _) in rows.scan_prefix(&keys::message_id_prefix(message_id.as_str()), MAX_SAME_MESSAGE_ID)? {
+        if keys::parse_tracking_id(&key).map_or(Ok(false), stands_at)? {
             return Ok(true);
         }
     }
@@ -367,25 +411,34 @@ pub fn is_known(rows: &Overlay<'_>, upstream: &str, event: &Event) -> sled::Resu
 }
 
 /// Brings an event to its send.
-fn join(rows: &mut Overlay<'_>, upstream: &str, via: Via, event: &Event, found: Found) -> sled::Result<()> {
-    let Found { id, recipients: numbers, rung, mut row } = found;
-    let event = &Event { words: shortened(&event.words), ..event.clone() };
+fn attach_event(
+    rows: &mut WriteBatch<'_>,
+    upstream: &str,
+    via: EventSource,
+    event: &ProviderEvent,
+    found: Correlation,
+) -> sled::Result<()> {
+    let Correlation { id, recipients: numbers, correlated_by, message_row: mut row } = found;
+    let event = &ProviderEvent { diagnostic: truncate_diagnostic(&event.diagnostic), ..event.clone() };
     let mut settles = false;
     for number in &numbers {
-        let Some(mut recipient) = recipient(rows, &row, *number)? else { continue };
+        let Some(mut recipient) = load_recipient(rows, &row, *number)? else { continue };
         let waited = recipient.is_open();
-        recipient.report(event, rung);
+        recipient.apply_event(event, correlated_by);
         settles |= waited && !recipient.is_open();
-        tell(rows, &row, *number, &mut recipient);
+        schedule_dsn(rows, &row, *number, &mut recipient);
         put_recipient(rows, &mut row, *number, &recipient);
     }
-    let fact = Fact::of_event(event, upstream, via, numbers, Some(rung));
-    rows.put(keys::reported(id, event.at, upstream, &event.identity), encode(&FactRow::from(&fact)));
+    let fact = TrailEvent::from_provider_event(event, upstream, via, numbers, Some(correlated_by));
+    rows.put(
+        keys::provider_event_key(id, event.at, upstream, &event.dedup_key),
+        encode_row(&TrailEventRow::from(&fact)),
+    );
     if settles {
-        let due = row.due();
-        schedule(rows, &mut row, due)?;
+        let due = row.next_attempt();
+        reschedule(rows, &mut row, due)?;
     }
-    rows.put(keys::send(id), encode(&row));
+    rows.put(keys::message_key(id), encode_row(&row));
     Ok(())
 }
 
@@ -395,21 +448,23 @@ fn join(rows: &mut Overlay<'_>, upstream: &str, via: Via, event: &Event, found: 
 /// is meant, so the order in which events come does not matter. One thing is left to it: where an event happened
 /// after two such sends and is applied between their records, it stays with the first, since it came before the
 /// second was sent.
-pub fn find(rows: &Overlay<'_>, event: &Event) -> sled::Result<Option<Found>> {
-    if let Some(id) = event.tracking {
+pub fn correlate(rows: &WriteBatch<'_>, event: &ProviderEvent) -> sled::Result<Option<Correlation>> {
+    if let Some(id) = event.tracking_id {
         // An id that is not ours is somebody else's, and its event too.
-        return named(rows, id, event, Rung::Tracking);
+        return match_recipients(rows, id, event, CorrelatedBy::TrackingId);
     }
     let Some(message_id) = &event.message_id else { return Ok(None) };
     let mut nearest = None;
-    for id in with_message_id(rows, message_id)? {
-        if id.timestamp() > event.at.after(CLOCK_SKEW) {
+    for id in find_by_message_id(rows, message_id)? {
+        if id.timestamp() > event.at.saturating_add(MAX_CLOCK_SKEW) {
             // Nothing happens to a mail before it is sent: this is about an earlier one.
             continue;
         }
-        let found = named(rows, id, event, Rung::MessageId)?;
-        let Some(found) = found.filter(|found| found.row.has_message_id(message_id)) else { continue };
-        if id.timestamp() < event.at.after(TICK) {
+        let found = match_recipients(rows, id, event, CorrelatedBy::MessageId)?;
+        let Some(found) = found.filter(|found| found.message_row.has_message_id(message_id)) else {
+            continue;
+        };
+        if id.timestamp() < event.at.saturating_add(TIMESTAMP_RESOLUTION) {
             return Ok(Some(found));
         }
         // By a clock that is behind ours: the oldest of these, if there is no older one.
@@ -419,28 +474,40 @@ pub fn find(rows: &Overlay<'_>, event: &Event) -> sled::Result<Option<Found>> {
 }
 
 /// Sends that may have that Message-ID, newest first.
-pub fn with_message_id(rows: &Overlay<'_>, message_id: &MessageId) -> sled::Result<Vec<TrackingId>> {
-    let rows = rows.scan(&keys::message_id(message_id.as_str()), SAME_MESSAGE_ID)?;
-    Ok(rows.iter().rev().filter_map(|(key, _)| keys::read_id(key)).collect())
+pub fn find_by_message_id(rows: &WriteBatch<'_>, message_id: &MessageId) -> sled::Result<Vec<TrackingId>> {
+    let rows = rows.scan_prefix(&keys::message_id_prefix(message_id.as_str()), MAX_SAME_MESSAGE_ID)?;
+    Ok(rows.iter().rev().filter_map(|(key, _)| keys::parse_tracking_id(key)).collect())
 }
 
 /// The recipients of a send that an event speaks of: the one it names, or all when it names none. A name that is no
 /// address (providers can be told to hide them) means the only one. So does one that is like it where the send was found
 /// by our own id: providers and servers on the way rewrite addresses.
-fn named(rows: &Overlay<'_>, id: TrackingId, event: &Event, rung: Rung) -> sled::Result<Option<Found>> {
-    let Some(row) = send_row(rows, id)? else { return Ok(None) };
+fn match_recipients(
+    rows: &WriteBatch<'_>,
+    id: TrackingId,
+    event: &ProviderEvent,
+    correlated_by: CorrelatedBy,
+) -> sled::Result<Option<Correlation>> {
+    let Some(message_row) = load_message_row(rows, id)? else { return Ok(None) };
     let hidden = event.recipient.as_ref().is_some_and(|named| named.parse::<Mailbox>().is_err());
-    let named = event.recipient.as_deref().filter(|_| !(hidden && row.recipients == 1)).map(fold_address);
+    let named = event
+        .recipient
+        .as_deref()
+        .filter(|_| !(hidden && message_row.recipient_count == 1))
+        .map(fold_address);
     let is_meant = |named: &str, address: &str| {
-        named == address || (row.recipients == 1 && rung == Rung::Tracking && is_alike(named, address))
+        named == address
+            || (message_row.recipient_count == 1
+                && correlated_by == CorrelatedBy::TrackingId
+                && is_alike(named, address))
     };
     let (mut recipients, mut erased) = (Vec::new(), Vec::new());
-    for number in 0..row.recipients {
-        let Some(recipient) = recipient(rows, &row, number)? else { continue };
+    for number in 0..message_row.recipient_count {
+        let Some(recipient) = load_recipient(rows, &message_row, number)? else { continue };
         let address = recipient.address.folded();
         if named.as_ref().is_none_or(|named| is_meant(named, &address)) {
             recipients.push(number);
-        } else if rung == Rung::Tracking
+        } else if correlated_by == CorrelatedBy::TrackingId
             && named.iter().chain([&address]).any(|address| Pseudonym::Trail.fits(address))
         {
             erased.push(number);
@@ -450,49 +517,53 @@ fn named(rows: &Overlay<'_>, id: TrackingId, event: &Event, rung: Rung) -> sled:
     if recipients.is_empty() && erased.len() == 1 {
         recipients = erased;
     }
-    Ok((!recipients.is_empty()).then_some(Found { id, recipients, rung, row }))
+    Ok((!recipients.is_empty()).then_some(Correlation { id, recipients, correlated_by, message_row }))
 }
 
-pub fn send_row(rows: &Overlay<'_>, id: TrackingId) -> sled::Result<Option<SendRow>> {
-    Ok(rows.get(&keys::send(id))?.as_deref().and_then(decode))
+pub fn load_message_row(rows: &WriteBatch<'_>, id: TrackingId) -> sled::Result<Option<MessageRow>> {
+    Ok(rows.get(&keys::message_key(id))?.as_deref().and_then(decode_row))
 }
 
-pub fn recipient(rows: &Overlay<'_>, row: &SendRow, number: u16) -> sled::Result<Option<Recipient>> {
-    if let Some(only) = &row.only {
-        return Ok(only.clone().restore());
+pub fn load_recipient(
+    rows: &WriteBatch<'_>,
+    row: &MessageRow,
+    number: u16,
+) -> sled::Result<Option<Recipient>> {
+    if let Some(only) = &row.only_recipient {
+        return Ok(only.clone().into_domain());
     }
-    let found = rows.get(&keys::recipient(row.send.id(), number))?;
-    Ok(found.as_deref().and_then(decode).and_then(RecipientRow::restore))
+    let found = rows.get(&keys::recipient_key(row.message.id(), number))?;
+    Ok(found.as_deref().and_then(decode_row).and_then(RecipientRow::into_domain))
 }
 
 /// Notes what became of a recipient; the send's row is to be put afterwards.
-pub fn put_recipient(rows: &mut Overlay<'_>, row: &mut SendRow, number: u16, recipient: &Recipient) {
+pub fn put_recipient(rows: &mut WriteBatch<'_>, row: &mut MessageRow, number: u16, recipient: &Recipient) {
     let changed = RecipientRow::from(recipient);
-    match &mut row.only {
+    match &mut row.only_recipient {
         Some(only) => *only = changed,
         None => {
-            rows.put(keys::recipient(row.send.id(), number), encode(&changed));
+            rows.put(keys::recipient_key(row.message.id(), number), encode_row(&changed));
         }
     }
 }
 
 /// Words that fit a row; the whole payload stays in the journal.
-fn shortened(words: &Words) -> Words {
-    let cut = |text: &Option<String>| text.as_deref().map(cut);
-    Words { text: cut(&words.text), url: cut(&words.url), ..words.clone() }
+fn truncate_diagnostic(words: &Diagnostic) -> Diagnostic {
+    let cut = |text: &Option<String>| text.as_deref().map(truncate);
+    Diagnostic { text: cut(&words.text), url: cut(&words.url), ..words.clone() }
 }
 
-pub fn cut(text: &str) -> String {
-    text.chars().take(WORDS).collect()
+pub fn truncate(text: &str) -> String {
+    text.chars().take(MAX_TEXT_CHARS).collect()
 }
 
 /// How far a provider's clock may be behind ours.
-const CLOCK_SKEW: Duration = Duration::from_secs(300);
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(300);
 /// Some providers write whole seconds.
-const TICK: Duration = Duration::from_secs(1);
+const TIMESTAMP_RESOLUTION: Duration = Duration::from_secs(1);
 /// Characters of a text in a row.
-const WORDS: usize = 512;
+const MAX_TEXT_CHARS: usize = 512;
 /// Sends of one Message-ID that the ladder looks at, newest first.
-const SAME_MESSAGE_ID: usize = 2000;
+const MAX_SAME_MESSAGE_ID: usize = 2000;
 /// Orphans of one Message-ID that are looked at when a send appears.
-const ORPHANS: usize = 5000;
+const MAX_ORPHANS: usize = 5000;

@@ -1,41 +1,42 @@
 //! What retention takes out, and what the journal may drop with it.
 
-use crate::journal::Place;
-use crate::ledger::database::Projection;
+use crate::journal::Position;
+use crate::ledger::database::Ledger;
 use crate::ledger::keys;
-use crate::ledger::memtable::starting_with;
-use crate::ledger::rows::{SendRow, decode, encode};
-use crate::ledger::write_batch::Overlay;
+use crate::ledger::memtable::prefix_range;
+use crate::ledger::rows::{MessageRow, decode_row, encode_row};
+use crate::ledger::write_batch::WriteBatch;
 use mailtrail_mail::{Timestamp, TrackingId};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-impl Projection {
+impl Ledger {
     /// Sends from `from` on that were accepted, and last tried, before `before`, that nobody waits for, and whose
     /// message `is_gone` from its place in the journal since; and where to go on after `limit` sends, if there is more.
-    pub fn expired_sends(
+    pub fn expired_messages(
         &self,
         from: Option<TrackingId>,
         before: Timestamp,
         limit: usize,
-        is_gone: &mut dyn FnMut(Place, Timestamp) -> bool,
+        is_gone: &mut dyn FnMut(Position, Timestamp) -> bool,
     ) -> sled::Result<(Vec<TrackingId>, Option<TrackingId>)> {
-        let start = from.map_or_else(|| vec![b'm'], keys::send);
+        let start = from.map_or_else(|| vec![b'm'], keys::message_key);
         let mut expired = Vec::new();
         for (number, row) in
-            self.rows().range((Bound::Included(start.into()), starting_with(b"m").1)).enumerate()
+            self.memtable().range((Bound::Included(start.into()), prefix_range(b"m").1)).enumerate()
         {
             let (key, value) = row?;
-            let Some(id) = keys::read_id(&key) else { continue };
+            let Some(id) = keys::parse_tracking_id(&key) else { continue };
             if id.timestamp() >= before {
                 break;
             }
             if number == limit {
                 return Ok((expired, Some(id)));
             }
-            let mut may_go =
-                |row: SendRow| row.is_over(before) && (row.body == 0 || is_gone(row.place, row.touched()));
-            if decode(&value).is_some_and(&mut may_go) {
+            let mut may_go = |row: MessageRow| {
+                row.is_expired(before) && (row.body_length == 0 || is_gone(row.position, row.last_changed()))
+            };
+            if decode_row(&value).is_some_and(&mut may_go) {
                 expired.push(id);
             }
         }
@@ -43,43 +44,47 @@ impl Projection {
     }
 
     /// Takes out everything about those of the sends that are over since before `before`.
-    pub fn forget(&self, sends: &[TrackingId], before: Timestamp) -> sled::Result<()> {
-        let mut rows = Overlay::new(self.rows());
+    pub fn expire_messages(&self, sends: &[TrackingId], before: Timestamp) -> sled::Result<()> {
+        let mut rows = WriteBatch::new(self.memtable());
         for &id in sends {
-            let Some(value) = rows.get(&keys::send(id))? else { continue };
-            let Some(row) = decode::<SendRow>(&value).filter(|row| row.is_over(before)) else { continue };
-            for (number, recipient) in (0u16..).zip(self.recipients(id, &row).unwrap_or_default()) {
-                rows.delete(keys::indexed(keys::address(&recipient.address.folded()), id));
-                if row.only.is_none() {
-                    rows.delete(keys::recipient(id, number));
+            let Some(value) = rows.get(&keys::message_key(id))? else { continue };
+            let Some(row) = decode_row::<MessageRow>(&value).filter(|row| row.is_expired(before)) else {
+                continue;
+            };
+            for (number, recipient) in (0u16..).zip(self.load_recipients(id, &row).unwrap_or_default()) {
+                rows.delete(keys::index_key(keys::address_prefix(&recipient.address.folded()), id));
+                if row.only_recipient.is_none() {
+                    rows.delete(keys::recipient_key(id, number));
                 }
             }
-            for prefix in [keys::facts(id), keys::unreported_of(id)] {
-                for row in self.rows().prefixed(&prefix) {
+            for prefix in [keys::trail_prefix(id), keys::pending_dsn_prefix(id)] {
+                for row in self.memtable().scan_prefix(&prefix) {
                     rows.delete(row?.0);
                 }
             }
-            if let Some(send) = row.send.restore() {
-                for record in &send.records {
-                    rows.delete(keys::indexed(keys::record(&record.to_string()), id));
+            if let Some(send) = row.message.into_domain() {
+                for record in &send.odoo_records {
+                    rows.delete(keys::index_key(keys::odoo_record_prefix(&record.to_string()), id));
                 }
                 if let Some(message_id) = &send.message_id {
-                    rows.delete(keys::indexed(keys::message_id(message_id.as_str()), id));
+                    rows.delete(keys::index_key(keys::message_id_prefix(message_id.as_str()), id));
                 }
             }
-            rows.delete(keys::send(id));
+            rows.delete(keys::message_key(id));
         }
         rows.commit(None);
         Ok(())
     }
 
     /// Keys of rows that only tell what was seen on days before `before`'s, at most `limit`.
-    pub fn expired_days(&self, before: Timestamp, limit: usize) -> sled::Result<Vec<Vec<u8>>> {
+    pub fn expired_dated_keys(&self, before: Timestamp, limit: usize) -> sled::Result<Vec<Vec<u8>>> {
         let mut expired = Vec::new();
-        for prefix in keys::BY_DAY {
-            for row in self.rows().prefixed(&[prefix]) {
+        for prefix in keys::DATED_PREFIXES {
+            for row in self.memtable().scan_prefix(&[prefix]) {
                 let (key, _) = row?;
-                if expired.len() == limit || keys::read_day(&key).is_none_or(|day| day >= before.day()) {
+                if expired.len() == limit
+                    || keys::parse_day(&key).is_none_or(|day| day >= before.day_number())
+                {
                     break;
                 }
                 expired.push(key.to_vec());
@@ -91,9 +96,9 @@ impl Projection {
     /// Keys of events without a send that came before `before`, at most `limit`.
     pub fn expired_orphans(&self, before: Timestamp, limit: usize) -> sled::Result<Vec<Vec<u8>>> {
         let mut expired = Vec::new();
-        for row in self.rows().prefixed(b"u") {
+        for row in self.memtable().scan_prefix(b"u") {
             let (key, _) = row?;
-            if keys::read_id(&key).is_none_or(|report| report.timestamp() < before) {
+            if keys::parse_tracking_id(&key).is_none_or(|report| report.timestamp() < before) {
                 expired.push(key.to_vec());
             }
             if expired.len() == limit {
@@ -104,12 +109,14 @@ impl Projection {
     }
 
     /// Keys of dead letters, and of what replayed reports say, that came before `before`, at most `limit`.
-    pub fn expired_letters(&self, before: Timestamp, limit: usize) -> sled::Result<Vec<Vec<u8>>> {
+    pub fn expired_dead_letters(&self, before: Timestamp, limit: usize) -> sled::Result<Vec<Vec<u8>>> {
         let mut expired = Vec::new();
-        for prefix in keys::LETTERS {
-            for row in self.rows().prefixed(prefix) {
+        for prefix in keys::DEAD_LETTER_PREFIXES {
+            for row in self.memtable().scan_prefix(prefix) {
                 let (key, _) = row?;
-                if expired.len() == limit || keys::read_id(&key).is_none_or(|id| id.timestamp() >= before) {
+                if expired.len() == limit
+                    || keys::parse_tracking_id(&key).is_none_or(|id| id.timestamp() >= before)
+                {
                     break;
                 }
                 expired.push(key.to_vec());
@@ -119,30 +126,30 @@ impl Projection {
     }
 
     /// Takes rows out.
-    pub fn delete(&self, keys: Vec<Vec<u8>>) {
-        let mut rows = Overlay::new(self.rows());
+    pub fn delete_keys(&self, keys: Vec<Vec<u8>>) {
+        let mut rows = WriteBatch::new(self.memtable());
         keys.into_iter().for_each(|key| rows.delete(key));
         rows.commit(None);
     }
 
     /// Bytes of finished messages in each segment of the journal.
-    pub fn garbage(&self) -> sled::Result<BTreeMap<u32, u64>> {
-        let rows = self.rows().prefixed(b"g").map(|row| {
+    pub fn garbage_by_segment(&self) -> sled::Result<BTreeMap<u32, u64>> {
+        let rows = self.memtable().scan_prefix(b"g").map(|row| {
             let (key, value) = row?;
             let segment = key.get(1..5).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);
-            Ok(segment.zip(decode(&value)))
+            Ok(segment.zip(decode_row(&value)))
         });
         rows.filter_map(Result::transpose).collect()
     }
 
     /// The journal dropped that many of them.
-    pub fn dropped(&self, segment: u32, bytes: u64) -> sled::Result<()> {
-        let mut rows = Overlay::new(self.rows());
-        let key = keys::garbage(segment);
-        let known: u64 = rows.get(&key)?.as_deref().and_then(decode).unwrap_or_default();
+    pub fn subtract_garbage(&self, segment: u32, bytes: u64) -> sled::Result<()> {
+        let mut rows = WriteBatch::new(self.memtable());
+        let key = keys::garbage_key(segment);
+        let known: u64 = rows.get(&key)?.as_deref().and_then(decode_row).unwrap_or_default();
         match known.saturating_sub(bytes) {
             0 => rows.delete(key),
-            rest => rows.put(key, encode(&rest)),
+            rest => rows.put(key, encode_row(&rest)),
         }
         rows.commit(None);
         Ok(())
@@ -151,7 +158,7 @@ impl Projection {
     /// Bytes of all rows. Reads them all: a second or more a million sends.
     pub fn live_bytes(&self) -> sled::Result<u64> {
         let mut bytes = 0;
-        for row in self.rows().prefixed(b"") {
+        for row in self.memtable().scan_prefix(b"") {
             let (key, value) = row?;
             bytes += (key.len() + value.len()) as u64;
         }
@@ -159,14 +166,14 @@ impl Projection {
     }
 }
 
-impl SendRow {
+impl MessageRow {
     /// Whether nobody waits for it, and it was last touched before `before`.
-    pub fn is_over(&self, before: Timestamp) -> bool {
-        self.queued.is_none() && self.touched() < before
+    pub fn is_expired(&self, before: Timestamp) -> bool {
+        self.queue_entry.is_none() && self.last_changed() < before
     }
 
     /// When it was accepted or last tried.
-    fn touched(&self) -> Timestamp {
-        self.send.id().timestamp().max(Timestamp::from_millis(self.changed))
+    fn last_changed(&self) -> Timestamp {
+        self.message.id().timestamp().max(Timestamp::from_millis(self.changed_at))
     }
 }

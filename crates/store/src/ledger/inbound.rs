@@ -1,155 +1,170 @@
 //! Mail from outside: a row for each, a place among those that wait, and what duplicates are recognised by.
 
-use crate::journal::Place;
-use crate::ledger::apply::{count, cut, is_first_use};
-use crate::ledger::database::Projection;
+use crate::journal::Position;
+use crate::ledger::apply::{add_to_counter, claim_token, truncate};
+use crate::ledger::database::Ledger;
 use crate::ledger::keys;
-use crate::ledger::rows::{decode, encode};
-use crate::ledger::write_batch::Overlay;
-use crate::record::{ArrivalV1, LegV1};
+use crate::ledger::rows::{decode_row, encode_row};
+use crate::ledger::write_batch::WriteBatch;
+use crate::record::{InboundReceivedV1, InboundStateV1};
 use mailtrail_mail::{Mailbox, Timestamp, TrackingId};
-use mailtrail_trail::{Arrival, Fate, Inbound, InboundMail, Leg, Move};
+use mailtrail_trail::{
+    InboundMail, InboundOutcome, InboundReceived, InboundRecord, InboundState, InboundTransition,
+};
 use serde::{Deserialize, Serialize};
 
 /// A mail from outside as its row holds it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct InboundRow {
-    arrival: ArrivalV1,
-    leg: LegV1,
-    since: u64,
-    due: u64,
-    attempts: u32,
-    target: String,
-    words: String,
-    place: Place,
+    received: InboundReceivedV1,
+    state: InboundStateV1,
+    state_since: u64,
+    next_attempt: u64,
+    deferrals: u32,
+    last_target: String,
+    diagnostic: String,
+    position: Position,
     /// Bytes of the message in the journal.
-    body: u32,
+    body_length: u32,
     missing_files: u32,
 }
 
-pub fn apply(rows: &mut Overlay<'_>, inbound: &Inbound, place: Place, body: u32) -> sled::Result<()> {
+pub fn apply_inbound(
+    rows: &mut WriteBatch<'_>,
+    inbound: &InboundRecord,
+    place: Position,
+    body: u32,
+) -> sled::Result<()> {
     match inbound {
-        Inbound::Arrived(arrival) => arrive(rows, arrival, place, body),
-        Inbound::Moved(moved) => go_on(rows, moved),
+        InboundRecord::Received(arrival) => apply_received(rows, arrival, place, body),
+        InboundRecord::Transitioned(moved) => apply_transition(rows, moved),
     }
 }
 
-fn arrive(rows: &mut Overlay<'_>, arrival: &Arrival, place: Place, body: u32) -> sled::Result<()> {
-    if !is_first_use(rows, &arrival.upstream, arrival.token.as_ref())? {
+fn apply_received(
+    rows: &mut WriteBatch<'_>,
+    arrival: &InboundReceived,
+    position: Position,
+    body_length: u32,
+) -> sled::Result<()> {
+    if !claim_token(rows, &arrival.upstream, arrival.token.as_ref())? {
         return Ok(());
     }
-    let same = same(rows, arrival)?;
-    let (leg, words) = match (&arrival.held, same) {
-        (Some(why), _) => (LegV1::Dead, cut(why)),
-        (None, Some(other)) => (LegV1::Duplicate, format!("the same as {other}")),
-        (None, None) => (LegV1::Waiting, String::new()),
+    let same = find_duplicate(rows, arrival)?;
+    let (state, diagnostic) = match (&arrival.quarantine_reason, same) {
+        (Some(why), _) => (InboundStateV1::DeadLetter, truncate(why)),
+        (None, Some(other)) => (InboundStateV1::Duplicate, format!("the same as {other}")),
+        (None, None) => (InboundStateV1::Waiting, String::new()),
     };
-    let at = arrival.id.timestamp().millis();
+    let at = arrival.id.timestamp().as_millis();
     let row = InboundRow {
-        arrival: ArrivalV1::from(arrival),
-        leg,
-        since: at,
-        due: at,
-        attempts: 0,
-        target: String::new(),
-        words,
-        place,
-        body,
+        received: InboundReceivedV1::from(arrival),
+        state,
+        state_since: at,
+        next_attempt: at,
+        deferrals: 0,
+        last_target: String::new(),
+        diagnostic,
+        position,
+        body_length,
         missing_files: arrival.missing_files,
     };
-    put(rows, arrival.id, &row);
+    put_row(rows, arrival.id, &row);
     Ok(())
 }
 
 /// The mail that this one is a duplicate of; where it is none, those to come are compared with it.
-fn same(rows: &mut Overlay<'_>, arrival: &Arrival) -> sled::Result<Option<TrackingId>> {
-    let Some(message_id) = arrival.message_id.as_ref().filter(|_| arrival.held.is_none()) else {
+fn find_duplicate(rows: &mut WriteBatch<'_>, arrival: &InboundReceived) -> sled::Result<Option<TrackingId>> {
+    let Some(message_id) = arrival.message_id.as_ref().filter(|_| arrival.quarantine_reason.is_none()) else {
         return Ok(None);
     };
-    let key = keys::inbound_same(message_id.as_str(), &arrival.recipient.folded());
-    let known = rows.get(&key)?.as_deref().and_then(decode::<[u8; 16]>).map(TrackingId::from_bytes);
-    let fresh = |other: &TrackingId| arrival.id.timestamp().since(other.timestamp()) <= arrival.window;
+    let key = keys::inbound_dedup_key(message_id.as_str(), &arrival.recipient.folded());
+    let known = rows.get(&key)?.as_deref().and_then(decode_row::<[u8; 16]>).map(TrackingId::from_bytes);
+    let fresh =
+        |other: &TrackingId| arrival.id.timestamp().duration_since(other.timestamp()) <= arrival.dedup_window;
     if let Some(other) =
-        known.filter(|other| *other != arrival.id && !arrival.window.is_zero() && fresh(other))
+        known.filter(|other| *other != arrival.id && !arrival.dedup_window.is_zero() && fresh(other))
     {
         return Ok(Some(other));
     }
-    rows.put(key, encode(&arrival.id.to_bytes()));
+    rows.put(key, encode_row(&arrival.id.to_bytes()));
     Ok(None)
 }
 
-fn go_on(rows: &mut Overlay<'_>, moved: &Move) -> sled::Result<()> {
-    let found = rows.get(&keys::inbound(moved.id))?;
-    let Some(mut row) = found.as_deref().and_then(decode::<InboundRow>) else { return Ok(()) };
-    let at = moved.at.millis();
-    match (&moved.fate, row.leg) {
-        (Fate::Released { .. }, LegV1::Dead | LegV1::Duplicate) => {
-            (row.leg, row.since, row.due, row.attempts) = (LegV1::Waiting, at, at, 0);
-            (row.target, row.words) = (String::new(), String::new());
+fn apply_transition(rows: &mut WriteBatch<'_>, moved: &InboundTransition) -> sled::Result<()> {
+    let found = rows.get(&keys::inbound_key(moved.id))?;
+    let Some(mut row) = found.as_deref().and_then(decode_row::<InboundRow>) else { return Ok(()) };
+    let at = moved.at.as_millis();
+    match (&moved.outcome, row.state) {
+        (InboundOutcome::Released { .. }, InboundStateV1::DeadLetter | InboundStateV1::Duplicate) => {
+            (row.state, row.state_since, row.next_attempt, row.deferrals) =
+                (InboundStateV1::Waiting, at, at, 0);
+            (row.last_target, row.diagnostic) = (String::new(), String::new());
         }
-        (Fate::Delivered { target, words }, LegV1::Waiting) => {
-            (row.leg, row.since) = (LegV1::Delivered, at);
-            (row.target, row.words) = (target.clone(), cut(words));
-            count(rows, keys::garbage(row.place.segment), u64::from(row.body))?;
+        (InboundOutcome::Delivered { target, reply }, InboundStateV1::Waiting) => {
+            (row.state, row.state_since) = (InboundStateV1::Delivered, at);
+            (row.last_target, row.diagnostic) = (target.clone(), truncate(reply));
+            add_to_counter(rows, keys::garbage_key(row.position.segment), u64::from(row.body_length))?;
         }
-        (Fate::Deferred { target, why, due }, LegV1::Waiting) => {
-            (row.due, row.attempts) = (due.millis(), row.attempts.saturating_add(1));
-            (row.target, row.words) = (target.clone(), cut(why));
+        (InboundOutcome::Deferred { target, reason, next_attempt }, InboundStateV1::Waiting) => {
+            (row.next_attempt, row.deferrals) = (next_attempt.as_millis(), row.deferrals.saturating_add(1));
+            (row.last_target, row.diagnostic) = (target.clone(), truncate(reason));
         }
-        (Fate::Dead { target, why }, LegV1::Waiting) => {
-            (row.leg, row.since) = (LegV1::Dead, at);
-            (row.target, row.words) = (target.clone(), cut(why));
+        (InboundOutcome::DeadLettered { target, reason }, InboundStateV1::Waiting) => {
+            (row.state, row.state_since) = (InboundStateV1::DeadLetter, at);
+            (row.last_target, row.diagnostic) = (target.clone(), truncate(reason));
         }
         _ => return Ok(()),
     }
-    put(rows, moved.id, &row);
+    put_row(rows, moved.id, &row);
     Ok(())
 }
 
-fn put(rows: &mut Overlay<'_>, id: TrackingId, row: &InboundRow) {
-    let waits = keys::inbound_waits(id);
-    match row.leg {
-        LegV1::Waiting => rows.put(waits, encode(&(row.due, row.arrival.recipient()))),
+fn put_row(rows: &mut WriteBatch<'_>, id: TrackingId, row: &InboundRow) {
+    let waits = keys::inbound_queue_key(id);
+    match row.state {
+        InboundStateV1::Waiting => rows.put(waits, encode_row(&(row.next_attempt, row.received.recipient()))),
         _ => rows.delete(waits),
     }
-    rows.put(keys::inbound(id), encode(row));
+    rows.put(keys::inbound_key(id), encode_row(row));
 }
 
 impl InboundRow {
-    fn restore(self) -> Option<(InboundMail, Place)> {
+    fn into_domain(self) -> Option<(InboundMail, Position)> {
         let mail = InboundMail {
-            arrival: Arrival { missing_files: self.missing_files, ..self.arrival.restore()? },
-            leg: Leg::from(self.leg),
-            since: Timestamp::from_millis(self.since),
-            due: Timestamp::from_millis(self.due),
-            attempts: self.attempts,
-            target: self.target,
-            words: self.words,
+            received: InboundReceived { missing_files: self.missing_files, ..self.received.into_domain()? },
+            state: InboundState::from(self.state),
+            state_since: Timestamp::from_millis(self.state_since),
+            next_attempt: Timestamp::from_millis(self.next_attempt),
+            deferrals: self.deferrals,
+            last_target: self.last_target,
+            diagnostic: self.diagnostic,
         };
-        Some((mail, self.place))
+        Some((mail, self.position))
     }
 }
 
-impl Projection {
+impl Ledger {
     /// One mail from outside, and where its message lies.
-    pub fn inbound_mail(&self, id: TrackingId) -> sled::Result<Option<(InboundMail, Place)>> {
-        let row = self.rows().get(&keys::inbound(id))?;
-        Ok(row.as_deref().and_then(decode::<InboundRow>).and_then(InboundRow::restore))
+    pub fn inbound_mail(&self, id: TrackingId) -> sled::Result<Option<(InboundMail, Position)>> {
+        let row = self.memtable().get(&keys::inbound_key(id))?;
+        Ok(row.as_deref().and_then(decode_row::<InboundRow>).and_then(InboundRow::into_domain))
     }
 
     /// The first to come of those that wait, are due by `now` and to a recipient that is `wanted`.
-    pub fn next_inbound(
+    pub fn next_due_inbound(
         &self,
         now: Timestamp,
         wanted: impl Fn(&Mailbox) -> bool,
     ) -> sled::Result<Option<InboundMail>> {
-        for row in self.rows().prefixed(keys::INBOUND_WAITS) {
+        for row in self.memtable().scan_prefix(keys::INBOUND_QUEUE_PREFIX) {
             let (key, value) = row?;
-            let Some((id, (due, recipient))) = keys::read_id(&key).zip(decode::<(u64, String)>(&value))
+            let Some((id, (due, recipient))) =
+                keys::parse_tracking_id(&key).zip(decode_row::<(u64, String)>(&value))
             else {
                 continue;
             };
-            if due <= now.millis() && recipient.parse().is_ok_and(|recipient| wanted(&recipient)) {
+            if due <= now.as_millis() && recipient.parse().is_ok_and(|recipient| wanted(&recipient)) {
                 return Ok(self.inbound_mail(id)?.map(|(mail, _)| mail));
             }
         }
@@ -157,14 +172,15 @@ impl Projection {
     }
 
     /// Those that are `wanted`, newest first.
-    pub fn inbound(
+    pub fn find_inbound(
         &self,
         limit: usize,
         wanted: impl Fn(&InboundMail) -> bool,
     ) -> sled::Result<Vec<InboundMail>> {
         let mut found = Vec::new();
-        for row in self.rows().prefixed_back(keys::INBOUND) {
-            let mail = decode::<InboundRow>(&row?.1).and_then(InboundRow::restore).map(|(mail, _)| mail);
+        for row in self.memtable().scan_prefix_rev(keys::INBOUND_PREFIX) {
+            let mail =
+                decode_row::<InboundRow>(&row?.1).and_then(InboundRow::into_domain).map(|(mail, _)| mail);
             found.extend(mail.filter(&wanted));
             if found.len() >= limit {
                 break;
@@ -177,19 +193,21 @@ impl Projection {
     /// by; at most `limit`.
     pub fn expired_inbound(&self, before: Timestamp, limit: usize) -> sled::Result<Vec<Vec<u8>>> {
         let mut expired = Vec::new();
-        for row in self.rows().prefixed(keys::INBOUND) {
+        for row in self.memtable().scan_prefix(keys::INBOUND_PREFIX) {
             let (key, value) = row?;
-            if expired.len() >= limit || keys::read_id(&key).is_none_or(|id| id.timestamp() >= before) {
+            if expired.len() >= limit
+                || keys::parse_tracking_id(&key).is_none_or(|id| id.timestamp() >= before)
+            {
                 break;
             }
-            if decode(&value).is_none_or(|row: InboundRow| row.leg != LegV1::Waiting) {
+            if decode_row(&value).is_none_or(|row: InboundRow| row.state != InboundStateV1::Waiting) {
                 expired.push(key.to_vec());
             }
         }
-        for row in self.rows().prefixed(keys::INBOUND_SAME) {
+        for row in self.memtable().scan_prefix(keys::INBOUND_DEDUP_PREFIX) {
             let (key, value) = row?;
             let old = |id: [u8; 16]| TrackingId::from_bytes(id).timestamp() < before;
-            if expired.len() < limit && decode(&value).is_none_or(old) {
+            if expired.len() < limit && decode_row(&value).is_none_or(old) {
                 expired.push(key.to_vec());
             }
         }

@@ -32,287 +32,290 @@
 //! | `f` | what the suppression list knows erased addresses by: a salt |
 //! | `k` name | the journal's position, the schema's version |
 
-use crate::journal::Place;
-use crate::ledger::rows::{WaitsRow, encode};
-use crate::log_reader::Cursor;
-use crate::record::occasion;
-use crate::sink_cursor::Delayed;
+use crate::journal::Position;
+use crate::ledger::rows::{QueueKeyRow, encode_row};
+use crate::log_reader::LogCursor;
+use crate::record::dsn_action_from_flag;
+use crate::sink_cursor::DelayedDelivery;
 use mailtrail_mail::{Lane, Timestamp, TrackingId};
-use mailtrail_trail::{About, Occasion};
+use mailtrail_trail::{DsnAction, ReportedRecipient};
 use sha2::{Digest, Sha256};
 
 /// What does not come from the journal's records.
-pub const OF_THE_LEDGER: &[u8] = b"k";
-pub const SALT: &[u8] = b"f";
-pub const POSITION: &[u8] = b"kposition";
-pub const SCHEMA: &[u8] = b"kschema";
+pub const META_PREFIX: &[u8] = b"k";
+pub const ERASURE_SALT: &[u8] = b"f";
+pub const POSITION_KEY: &[u8] = b"kposition";
+pub const SCHEMA_KEY: &[u8] = b"kschema";
 
-pub fn send(id: TrackingId) -> Vec<u8> {
-    join(b'm', &[&id.to_bytes()])
+pub fn message_key(id: TrackingId) -> Vec<u8> {
+    concat_key(b'm', &[&id.to_bytes()])
 }
 
-pub fn recipient(id: TrackingId, place: u16) -> Vec<u8> {
-    join(b's', &[&id.to_bytes(), &place.to_be_bytes()])
+pub fn recipient_key(id: TrackingId, place: u16) -> Vec<u8> {
+    concat_key(b's', &[&id.to_bytes(), &place.to_be_bytes()])
 }
 
-pub fn facts(id: TrackingId) -> Vec<u8> {
-    join(b'e', &[&id.to_bytes()])
+pub fn trail_prefix(id: TrackingId) -> Vec<u8> {
+    concat_key(b'e', &[&id.to_bytes()])
 }
 
 /// The fact of an attempt's outcome, one for each part of it.
-pub fn attempted(id: TrackingId, at: Timestamp, place: Place, part: u16) -> Vec<u8> {
-    join(b'e', &[&id.to_bytes(), &at.millis().to_be_bytes(), &place_bytes(place), &part.to_be_bytes()])
+pub fn attempt_event_key(id: TrackingId, at: Timestamp, place: Position, part: u16) -> Vec<u8> {
+    concat_key(
+        b'e',
+        &[&id.to_bytes(), &at.as_millis().to_be_bytes(), &position_bytes(place), &part.to_be_bytes()],
+    )
 }
 
 /// The fact of a report. The same report has the same key, however precisely whoever brought it says when it was: it
 /// lies at the start of its day.
-pub fn reported(id: TrackingId, at: Timestamp, upstream: &str, identity: &str) -> Vec<u8> {
-    let day = Timestamp::from_seconds(u64::from(at.day()) * 86_400);
-    join(b'e', &[&id.to_bytes(), &day.millis().to_be_bytes(), &hash(&[upstream, identity])])
+pub fn provider_event_key(id: TrackingId, at: Timestamp, upstream: &str, identity: &str) -> Vec<u8> {
+    let day = Timestamp::from_secs(u64::from(at.day_number()) * 86_400);
+    concat_key(b'e', &[&id.to_bytes(), &day.as_millis().to_be_bytes(), &hash_parts(&[upstream, identity])])
 }
 
 /// What the rows of one queue begin with: the mail of a lane that waits for the same.
-pub fn queue(lane: Lane, waits: &WaitsRow) -> Vec<u8> {
+pub fn queue_prefix(lane: Lane, waits: &QueueKeyRow) -> Vec<u8> {
     let lane = u8::from(lane == Lane::Bulk);
-    join(b'q', &[&[lane], &Sha256::digest(encode(waits))[..8]])
+    concat_key(b'q', &[&[lane], &Sha256::digest(encode_row(waits))[..8]])
 }
 
-pub fn due(mut queue: Vec<u8>, at: Timestamp, id: TrackingId) -> Vec<u8> {
-    queue.extend_from_slice(&at.millis().to_be_bytes());
+pub fn queue_key(mut queue: Vec<u8>, at: Timestamp, id: TrackingId) -> Vec<u8> {
+    queue.extend_from_slice(&at.as_millis().to_be_bytes());
     queue.extend_from_slice(&id.to_bytes());
     queue
 }
 
 /// The queue, when and what, from a key made by [`due`].
-pub fn read_due(key: &[u8]) -> Option<(&[u8], Timestamp, TrackingId)> {
+pub fn parse_queue_key(key: &[u8]) -> Option<(&[u8], Timestamp, TrackingId)> {
     let at = u64::from_be_bytes(key.get(10..18)?.try_into().ok()?);
-    Some((&key[..10], Timestamp::from_millis(at), read_id(key)?))
+    Some((&key[..10], Timestamp::from_millis(at), parse_tracking_id(key)?))
 }
 
 /// The lane in a queue's beginning.
-pub fn read_lane(queue: &[u8]) -> Lane {
+pub fn parse_lane(queue: &[u8]) -> Lane {
     if queue.get(1) == Some(&0) { Lane::Transactional } else { Lane::Bulk }
 }
 
-pub fn sending(id: TrackingId) -> Vec<u8> {
-    join(b'w', &[&id.to_bytes()])
+pub fn attempt_key(id: TrackingId) -> Vec<u8> {
+    concat_key(b'w', &[&id.to_bytes()])
 }
 
-pub fn message_id(text: &str) -> Vec<u8> {
-    join(b'i', &[&hash(&[text])[..8]])
+pub fn message_id_prefix(text: &str) -> Vec<u8> {
+    concat_key(b'i', &[&hash_parts(&[text])[..8]])
 }
 
-pub fn address(folded: &str) -> Vec<u8> {
-    join(b'r', &[&hash(&[folded])[..8]])
+pub fn address_prefix(folded: &str) -> Vec<u8> {
+    concat_key(b'r', &[&hash_parts(&[folded])[..8]])
 }
 
-pub fn record(written: &str) -> Vec<u8> {
-    join(b'o', &[&hash(&[written])[..8]])
+pub fn odoo_record_prefix(written: &str) -> Vec<u8> {
+    concat_key(b'o', &[&hash_parts(&[written])[..8]])
 }
 
 /// The key of an index row: the index's prefix and the send it leads to.
-pub fn indexed(mut prefix: Vec<u8>, id: TrackingId) -> Vec<u8> {
+pub fn index_key(mut prefix: Vec<u8>, id: TrackingId) -> Vec<u8> {
     prefix.extend_from_slice(&id.to_bytes());
     prefix
 }
 
 /// The send that a key ends with.
-pub fn read_id(key: &[u8]) -> Option<TrackingId> {
+pub fn parse_tracking_id(key: &[u8]) -> Option<TrackingId> {
     let start = key.len().checked_sub(16)?;
     key[start..].try_into().ok().map(TrackingId::from_bytes)
 }
 
-pub fn event(upstream: &str, identity: &str, at: Timestamp) -> Vec<u8> {
-    join(b'd', &[&at.day().to_be_bytes(), &hash(&[upstream, identity])])
+pub fn event_dedup_key(upstream: &str, identity: &str, at: Timestamp) -> Vec<u8> {
+    concat_key(b'd', &[&at.day_number().to_be_bytes(), &hash_parts(&[upstream, identity])])
 }
 
-pub fn token(upstream: &str, token: &str, signed_at: Timestamp) -> Vec<u8> {
-    join(b't', &[&signed_at.millis().to_be_bytes(), &hash(&[upstream, token])])
+pub fn token_key(upstream: &str, token: &str, signed_at: Timestamp) -> Vec<u8> {
+    concat_key(b't', &[&signed_at.as_millis().to_be_bytes(), &hash_parts(&[upstream, token])])
 }
 
-pub fn orphans(waits_for: &str) -> Vec<u8> {
-    join(b'u', &[&hash(&[waits_for])])
+pub fn orphan_prefix(waits_for: &str) -> Vec<u8> {
+    concat_key(b'u', &[&hash_parts(&[waits_for])])
 }
 
-pub fn orphan(waits_for: &str, report: TrackingId) -> Vec<u8> {
-    indexed(orphans(waits_for), report)
+pub fn orphan_key(waits_for: &str, report: TrackingId) -> Vec<u8> {
+    index_key(orphan_prefix(waits_for), report)
 }
 
-pub fn hints(folded: &str) -> Vec<u8> {
-    join(b'h', &[&hash(&[folded])[..8]])
+pub fn hint_prefix(folded: &str) -> Vec<u8> {
+    concat_key(b'h', &[&hash_parts(&[folded])[..8]])
 }
 
-pub fn hint(folded: &str, received: Timestamp, source: &str, identity: &str) -> Vec<u8> {
-    let mut key = hints(folded);
-    key.extend_from_slice(&received.millis().to_be_bytes());
-    key.extend_from_slice(&hash(&[source, identity]));
+pub fn hint_key(folded: &str, received: Timestamp, source: &str, identity: &str) -> Vec<u8> {
+    let mut key = hint_prefix(folded);
+    key.extend_from_slice(&received.as_millis().to_be_bytes());
+    key.extend_from_slice(&hash_parts(&[source, identity]));
     key
 }
 
-pub fn dead(report: TrackingId) -> Vec<u8> {
-    join(b'y', &[&[0], &report.to_bytes()])
+pub fn dead_letter_key(report: TrackingId) -> Vec<u8> {
+    concat_key(b'y', &[&[0], &report.to_bytes()])
 }
 
-pub fn reread(report: TrackingId) -> Vec<u8> {
-    join(b'y', &[&[1], &report.to_bytes()])
+pub fn replayed_event_key(report: TrackingId) -> Vec<u8> {
+    concat_key(b'y', &[&[1], &report.to_bytes()])
 }
 
 /// What the rows of all dead letters begin with, and those of what replayed reports say.
-pub const LETTERS: [&[u8]; 2] = [DEAD, &[b'y', 1]];
-pub const DEAD: &[u8] = &[b'y', 0];
+pub const DEAD_LETTER_PREFIXES: [&[u8]; 2] = [DEAD_LETTER_PREFIX, &[b'y', 1]];
+pub const DEAD_LETTER_PREFIX: &[u8] = &[b'y', 0];
 
 /// What the rows of mail from outside begin with, those that say it waits, and what duplicates are recognised by.
-pub const INBOUND: &[u8] = &[b'v', 0];
-pub const INBOUND_WAITS: &[u8] = &[b'v', 1];
-pub const INBOUND_SAME: &[u8] = &[b'v', 2];
+pub const INBOUND_PREFIX: &[u8] = &[b'v', 0];
+pub const INBOUND_QUEUE_PREFIX: &[u8] = &[b'v', 1];
+pub const INBOUND_DEDUP_PREFIX: &[u8] = &[b'v', 2];
 
-pub fn inbound(id: TrackingId) -> Vec<u8> {
-    join(b'v', &[&[0], &id.to_bytes()])
+pub fn inbound_key(id: TrackingId) -> Vec<u8> {
+    concat_key(b'v', &[&[0], &id.to_bytes()])
 }
 
-pub fn inbound_waits(id: TrackingId) -> Vec<u8> {
-    join(b'v', &[&[1], &id.to_bytes()])
+pub fn inbound_queue_key(id: TrackingId) -> Vec<u8> {
+    concat_key(b'v', &[&[1], &id.to_bytes()])
 }
 
-pub fn inbound_same(message_id: &str, recipient: &str) -> Vec<u8> {
-    join(b'v', &[&[2], &hash(&[message_id, recipient])])
+pub fn inbound_dedup_key(message_id: &str, recipient: &str) -> Vec<u8> {
+    concat_key(b'v', &[&[2], &hash_parts(&[message_id, recipient])])
 }
 
-pub fn unreported(about: &About) -> Vec<u8> {
-    let occasion = u8::from(about.occasion == Occasion::Failure);
-    join(b'n', &[&about.id.to_bytes(), &about.recipient.to_be_bytes(), &[occasion]])
+pub fn pending_dsn_key(about: &ReportedRecipient) -> Vec<u8> {
+    let occasion = u8::from(about.action == DsnAction::Failed);
+    concat_key(b'n', &[&about.tracking_id.to_bytes(), &about.recipient_index.to_be_bytes(), &[occasion]])
 }
 
 /// All that are to be made on one send.
-pub fn unreported_of(id: TrackingId) -> Vec<u8> {
-    join(b'n', &[&id.to_bytes()])
+pub fn pending_dsn_prefix(id: TrackingId) -> Vec<u8> {
+    concat_key(b'n', &[&id.to_bytes()])
 }
 
 /// The inverse of [`unreported`].
-pub fn read_unreported(key: &[u8]) -> Option<About> {
-    Some(About {
-        id: TrackingId::from_bytes(key.get(1..17)?.try_into().ok()?),
-        recipient: u16::from_be_bytes(key.get(17..19)?.try_into().ok()?),
-        occasion: occasion(*key.get(19)? == 1),
+pub fn parse_pending_dsn_key(key: &[u8]) -> Option<ReportedRecipient> {
+    Some(ReportedRecipient {
+        tracking_id: TrackingId::from_bytes(key.get(1..17)?.try_into().ok()?),
+        recipient_index: u16::from_be_bytes(key.get(17..19)?.try_into().ok()?),
+        action: dsn_action_from_flag(*key.get(19)? == 1),
     })
 }
 
-pub fn forced_open(upstream: &str) -> Vec<u8> {
-    join(b'b', &[upstream.as_bytes()])
+pub fn breaker_override_key(upstream: &str) -> Vec<u8> {
+    concat_key(b'b', &[upstream.as_bytes()])
 }
 
-pub fn polled(upstream: &str) -> Vec<u8> {
-    join(b'p', &[upstream.as_bytes()])
+pub fn poll_cursor_key(upstream: &str) -> Vec<u8> {
+    concat_key(b'p', &[upstream.as_bytes()])
 }
 
-pub fn taken(upstream: &str, day: u16) -> Vec<u8> {
-    join(b'c', &[&hash(&[upstream])[..8], &day.to_be_bytes()])
+pub fn relayed_count_key(upstream: &str, day: u16) -> Vec<u8> {
+    concat_key(b'c', &[&hash_parts(&[upstream])[..8], &day.to_be_bytes()])
 }
 
-pub fn sink(name: &str) -> Vec<u8> {
-    join(b'z', &[name.as_bytes()])
+pub fn sink_cursor_key(name: &str) -> Vec<u8> {
+    concat_key(b'z', &[name.as_bytes()])
 }
 
-pub fn refused(sink: &str, cursor: Cursor, part: u16) -> Vec<u8> {
-    let mut key = refused_by(sink);
-    key.extend_from_slice(&place_bytes(cursor.0));
+pub fn sink_dead_letter_key(sink: &str, cursor: LogCursor, part: u16) -> Vec<u8> {
+    let mut key = sink_dead_letter_prefix(sink);
+    key.extend_from_slice(&position_bytes(cursor.0));
     key.extend_from_slice(&part.to_be_bytes());
     key
 }
 
 /// All that a sink refused.
-pub fn refused_by(sink: &str) -> Vec<u8> {
-    join(b'a', &[&hash(&[sink])[..8]])
+pub fn sink_dead_letter_prefix(sink: &str) -> Vec<u8> {
+    concat_key(b'a', &[&hash_parts(&[sink])[..8]])
 }
 
 /// The record and its part in a key made by [`refused`].
-pub fn read_refused(key: &[u8]) -> Option<(Cursor, u16)> {
-    read_place(key.get(9..)?)
+pub fn parse_sink_dead_letter_key(key: &[u8]) -> Option<(LogCursor, u16)> {
+    parse_log_position(key.get(9..)?)
 }
 
-pub fn delayed(sink: &str, delayed: Delayed) -> Vec<u8> {
-    let mut key = delayed_by(sink);
-    key.extend_from_slice(&delayed.due.millis().to_be_bytes());
-    key.extend_from_slice(&place_bytes(delayed.cursor.0));
-    key.extend_from_slice(&delayed.part.to_be_bytes());
+pub fn delayed_delivery_key(sink: &str, delayed: DelayedDelivery) -> Vec<u8> {
+    let mut key = delayed_delivery_prefix(sink);
+    key.extend_from_slice(&delayed.retry_at.as_millis().to_be_bytes());
+    key.extend_from_slice(&position_bytes(delayed.cursor.0));
+    key.extend_from_slice(&delayed.index.to_be_bytes());
     key
 }
 
 /// All that a sink delayed.
-pub fn delayed_by(sink: &str) -> Vec<u8> {
-    join(b'l', &[&hash(&[sink])[..8]])
+pub fn delayed_delivery_prefix(sink: &str) -> Vec<u8> {
+    concat_key(b'l', &[&hash_parts(&[sink])[..8]])
 }
 
 /// What was delayed, from a key made by [`delayed`].
-pub fn read_delayed(key: &[u8]) -> Option<Delayed> {
+pub fn parse_delayed_delivery_key(key: &[u8]) -> Option<DelayedDelivery> {
     let due = u64::from_be_bytes(key.get(9..17)?.try_into().ok()?);
-    let (cursor, part) = read_place(key.get(17..)?)?;
-    Some(Delayed { due: Timestamp::from_millis(due), cursor, part })
+    let (cursor, index) = parse_log_position(key.get(17..)?)?;
+    Some(DelayedDelivery { retry_at: Timestamp::from_millis(due), cursor, index })
 }
 
 /// A record and its part at the end of a key.
-fn read_place(bytes: &[u8]) -> Option<(Cursor, u16)> {
+fn parse_log_position(bytes: &[u8]) -> Option<(LogCursor, u16)> {
     let segment = u32::from_be_bytes(bytes.get(..4)?.try_into().ok()?);
     let offset = u64::from_be_bytes(bytes.get(4..12)?.try_into().ok()?);
-    Some((Cursor(Place { segment, offset }), u16::from_be_bytes(bytes.get(12..14)?.try_into().ok()?)))
+    Some((LogCursor(Position { segment, offset }), u16::from_be_bytes(bytes.get(12..14)?.try_into().ok()?)))
 }
 
-pub fn garbage(segment: u32) -> Vec<u8> {
-    join(b'g', &[&segment.to_be_bytes()])
+pub fn garbage_key(segment: u32) -> Vec<u8> {
+    concat_key(b'g', &[&segment.to_be_bytes()])
 }
 
 /// How many addresses are listed; what the rows of all of them begin with.
-pub fn listed() -> Vec<u8> {
+pub fn suppression_table_prefix() -> Vec<u8> {
     vec![b'x']
 }
 
 /// What the rows of one address begin with. Neither it nor the name of a list holds a 0.
-pub fn dossiers(folded: &str) -> Vec<u8> {
-    join(b'x', &[folded.as_bytes(), &[0]])
+pub fn suppression_address_prefix(folded: &str) -> Vec<u8> {
+    concat_key(b'x', &[folded.as_bytes(), &[0]])
 }
 
-pub fn dossier(folded: &str, list: &str) -> Vec<u8> {
-    join(b'x', &[folded.as_bytes(), &[0], list.as_bytes()])
+pub fn suppression_key(folded: &str, list: &str) -> Vec<u8> {
+    concat_key(b'x', &[folded.as_bytes(), &[0], list.as_bytes()])
 }
 
 /// The address and the list, from a key made by [`dossier`].
-pub fn read_dossier(key: &[u8]) -> Option<(&str, &str)> {
+pub fn parse_suppression_key(key: &[u8]) -> Option<(&str, &str)> {
     std::str::from_utf8(key.get(1..)?).ok()?.split_once('\0')
 }
 
 /// The rows of which some are asked for with every mail, and few are there.
-pub const SPARSE: [u8; 2] = [SALT[0], b'x'];
+pub const NEGATIVE_CACHED: [u8; 2] = [ERASURE_SALT[0], b'x'];
 
-pub fn is_sparse(key: &[u8]) -> bool {
-    key.first().is_some_and(|class| SPARSE.contains(class))
+pub fn is_negative_cached(key: &[u8]) -> bool {
+    key.first().is_some_and(|class| NEGATIVE_CACHED.contains(class))
 }
 
 /// The rows that lie in the order of their days: of events and of tokens.
-pub const BY_DAY: [u8; 2] = [b'd', b't'];
+pub const DATED_PREFIXES: [u8; 2] = [b'd', b't'];
 
 /// The day in a key made by [`event`] or [`token`].
-pub fn read_day(key: &[u8]) -> Option<u16> {
+pub fn parse_day(key: &[u8]) -> Option<u16> {
     match key.first()? {
         b'd' => Some(u16::from_be_bytes(key.get(1..3)?.try_into().ok()?)),
-        _ => Some(Timestamp::from_millis(u64::from_be_bytes(key.get(1..9)?.try_into().ok()?)).day()),
+        _ => Some(Timestamp::from_millis(u64::from_be_bytes(key.get(1..9)?.try_into().ok()?)).day_number()),
     }
 }
 
-fn place_bytes(place: Place) -> [u8; 12] {
+fn position_bytes(place: Position) -> [u8; 12] {
     let mut bytes = [0; 12];
     bytes[..4].copy_from_slice(&place.segment.to_be_bytes());
     bytes[4..].copy_from_slice(&place.offset.to_be_bytes());
     bytes
 }
 
-fn join(prefix: u8, parts: &[&[u8]]) -> Vec<u8> {
+fn concat_key(prefix: u8, parts: &[&[u8]]) -> Vec<u8> {
     let mut key = Vec::with_capacity(48);
     key.push(prefix);
     parts.iter().for_each(|part| key.extend_from_slice(part));
     key
 }
 
-fn hash(parts: &[&str]) -> [u8; 16] {
+fn hash_parts(parts: &[&str]) -> [u8; 16] {
     let mut digest = Sha256::new();
     for part in parts {
         digest.update((part.len() as u64).to_be_bytes());

@@ -6,7 +6,7 @@
 //! position and rows afterwards finds every row up to it. One thread changes rows, any number read them; no lock is
 //! held while sled is read.
 
-use crate::journal::Place;
+use crate::journal::Position;
 use crate::ledger::{keys, rows};
 use sled::IVec;
 use std::collections::btree_map::Entry;
@@ -21,176 +21,177 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// The rows.
-pub struct Window {
+pub struct Memtable {
     tree: sled::Tree,
-    changes: RwLock<Changes>,
-    sparse: Sparse,
+    pending: RwLock<Pending>,
+    negative_cache: NegativeCache,
     /// Whether a batch is being written.
-    writing: watch::Sender<bool>,
+    is_flushing: watch::Sender<bool>,
 }
 
 /// Hashes of the keys of [`keys::SPARSE`] rows that sled or the window may hold: most of those that are asked for are
 /// not there, and nobody waits for sled to say so. What is taken out stays here until the next start.
 #[derive(Default)]
-struct Sparse {
+struct NegativeCache {
     hasher: RandomState,
     hashes: RwLock<HashSet<u64>>,
 }
 
 /// Rows that changed, by their keys.
-pub type Changed = BTreeMap<IVec, Change>;
+pub type RowChanges = BTreeMap<IVec, RowChange>;
 
 /// What a row became.
 #[derive(Clone, Debug)]
-pub struct Change {
+pub struct RowChange {
     /// `None` when it was taken out.
     pub value: Option<IVec>,
     /// What lies below has no such row: when it is taken out again, nothing is left to do there.
-    pub new: bool,
+    pub is_insert: bool,
 }
 
 #[derive(Default)]
-struct Changes {
-    rows: Changed,
+struct Pending {
+    rows: RowChanges,
     /// Of keys and values.
     bytes: usize,
     /// Rows that are not [`Change::new`].
-    known: usize,
-    position: Option<Place>,
+    updates: usize,
+    position: Option<Position>,
     /// When the first of them came.
-    since: Option<Instant>,
+    oldest_change: Option<Instant>,
 }
 
 /// Part of the keys.
-pub type Range = (Bound<IVec>, Bound<IVec>);
+pub type KeyRange = (Bound<IVec>, Bound<IVec>);
 
-impl Window {
+impl Memtable {
     /// Nothing changed yet.
     pub fn new(tree: sled::Tree) -> sled::Result<Self> {
-        let sparse = Sparse::default();
-        for prefix in keys::SPARSE {
+        let negative_cache = NegativeCache::default();
+        for prefix in keys::NEGATIVE_CACHED {
             for row in tree.scan_prefix([prefix]).keys() {
-                sparse.add(&row?);
+                negative_cache.add(&row?);
             }
         }
-        Ok(Self { tree, changes: RwLock::default(), sparse, writing: watch::Sender::new(false) })
+        Ok(Self { tree, pending: RwLock::default(), negative_cache, is_flushing: watch::Sender::new(false) })
     }
 
     pub fn get(&self, key: &[u8]) -> sled::Result<Option<IVec>> {
-        if let Some(change) = self.read().rows.get(key) {
+        if let Some(change) = self.read_pending().rows.get(key) {
             return Ok(change.value.clone());
         }
-        if self.sparse.lacks(key) { Ok(None) } else { self.tree.get(key) }
+        if self.negative_cache.is_absent(key) { Ok(None) } else { self.tree.get(key) }
     }
 
     /// Returns when sled writes no batch: who looks then hardly waits.
-    pub async fn at_rest(&self) {
+    pub async fn wait_idle(&self) {
         // The sender is here.
-        let _ = self.writing.subscribe().wait_for(|writing| !writing).await;
+        let _ = self.is_flushing.subscribe().wait_for(|writing| !writing).await;
     }
 
-    pub fn has(&self, key: &[u8]) -> sled::Result<bool> {
+    pub fn contains_key(&self, key: &[u8]) -> sled::Result<bool> {
         Ok(self.get(key)?.is_some())
     }
 
     /// The place in the journal that the rows belong to.
-    pub fn position(&self) -> sled::Result<Option<Place>> {
-        if let Some(position) = self.read().position {
+    pub fn position(&self) -> sled::Result<Option<Position>> {
+        if let Some(position) = self.read_pending().position {
             return Ok(Some(position));
         }
-        Ok(self.tree.get(keys::POSITION)?.as_deref().and_then(rows::decode))
+        Ok(self.tree.get(keys::POSITION_KEY)?.as_deref().and_then(rows::decode_row))
     }
 
     /// The rows of a range, in order.
-    pub fn range(&self, range: Range) -> Rows<'_> {
-        Rows::new(self, range, false)
+    pub fn range(&self, range: KeyRange) -> MergedRows<'_> {
+        MergedRows::new(self, range, false)
     }
 
     /// The rows of a range, the last first.
-    pub fn range_back(&self, range: Range) -> Rows<'_> {
-        Rows::new(self, range, true)
+    pub fn range_rev(&self, range: KeyRange) -> MergedRows<'_> {
+        MergedRows::new(self, range, true)
     }
 
     /// Those whose keys start with `prefix`, in order.
-    pub fn prefixed(&self, prefix: &[u8]) -> Rows<'_> {
-        self.range(starting_with(prefix))
+    pub fn scan_prefix(&self, prefix: &[u8]) -> MergedRows<'_> {
+        self.range(prefix_range(prefix))
     }
 
     /// Those whose keys start with `prefix`, the last first.
-    pub fn prefixed_back(&self, prefix: &[u8]) -> Rows<'_> {
-        self.range_back(starting_with(prefix))
+    pub fn scan_prefix_rev(&self, prefix: &[u8]) -> MergedRows<'_> {
+        self.range_rev(prefix_range(prefix))
     }
 
     /// Takes changes in; with a position the journal is applied up to there then.
-    pub fn change(&self, changed: Changed, position: Option<Place>) {
-        let mut changes = self.write();
+    pub fn apply_changes(&self, changed: RowChanges, position: Option<Position>) {
+        let mut changes = self.write_pending();
         changes.position = position.or(changes.position);
-        changes.since.get_or_insert_with(Instant::now);
+        changes.oldest_change.get_or_insert_with(Instant::now);
         for (key, change) in changed {
-            self.sparse.add(&key);
-            changes.bytes += size(&key, &change);
-            changes.known += usize::from(merge(&mut changes.rows, key, change));
+            self.negative_cache.add(&key);
+            changes.bytes += change_size(&key, &change);
+            changes.updates += usize::from(merge_change(&mut changes.rows, key, change));
         }
     }
 
     /// Whether it holds so much that it is to be written. New rows may wait longer: those of a send change once more, or
     /// go, as soon as it is relayed.
     pub fn is_full(&self) -> bool {
-        let changes = self.read();
-        changes.known >= KNOWN_ROWS || changes.rows.len() >= ROWS || changes.bytes >= BYTES
+        let changes = self.read_pending();
+        changes.updates >= MAX_UPDATES || changes.rows.len() >= MAX_ROWS || changes.bytes >= MAX_BYTES
     }
 
     /// When it is to be written at the latest, if it holds anything.
-    pub fn due(&self) -> Option<Instant> {
-        self.read().since.map(|since| since + AGE)
+    pub fn flush_due(&self) -> Option<Instant> {
+        self.read_pending().oldest_change.map(|since| since + MAX_AGE)
     }
 
     /// Writes it to sled. Lookups wait while sled applies the batch.
     pub fn flush(&self) -> sled::Result<()> {
         let mut batch = sled::Batch::default();
         {
-            let changes = self.read();
-            if changes.since.is_none() {
+            let changes = self.read_pending();
+            if changes.oldest_change.is_none() {
                 return Ok(());
             }
-            for (key, Change { value, .. }) in &changes.rows {
+            for (key, RowChange { value, .. }) in &changes.rows {
                 match value {
                     Some(value) => batch.insert(key, value),
                     None => batch.remove(key),
                 }
             }
             if let Some(position) = changes.position {
-                batch.insert(keys::POSITION, rows::encode(&position));
+                batch.insert(keys::POSITION_KEY, rows::encode_row(&position));
             }
         }
-        self.writing.send_replace(true);
+        self.is_flushing.send_replace(true);
         let written = self.tree.apply_batch(batch);
-        self.writing.send_replace(false);
+        self.is_flushing.send_replace(false);
         written?;
         // Dropped behind the lock.
-        let _rows = std::mem::take(&mut *self.write());
+        let _rows = std::mem::take(&mut *self.write_pending());
         collect_garbage();
         Ok(())
     }
 
     /// Writes the rows from `threads` threads and not as one, and keeps the position back: for an unfinished tree, which
     /// is worth nothing before its position is there. Lookups do not wait.
-    pub fn spread(&self, threads: usize) -> sled::Result<()> {
-        let copy = |(key, change): (&IVec, &Change)| (key.clone(), change.value.clone());
-        let rows: Vec<_> = self.read().rows.iter().map(copy).collect();
+    pub fn bulk_flush(&self, threads: usize) -> sled::Result<()> {
+        let copy = |(key, change): (&IVec, &RowChange)| (key.clone(), change.value.clone());
+        let rows: Vec<_> = self.read_pending().rows.iter().map(copy).collect();
         let part = rows.len().div_ceil(threads).max(1);
         std::thread::scope(|scope| {
-            let parts: Vec<_> = rows.chunks(part).map(|part| scope.spawn(|| self.insert(part))).collect();
+            let parts: Vec<_> =
+                rows.chunks(part).map(|part| scope.spawn(|| self.insert_rows(part))).collect();
             parts.into_iter().try_for_each(|part| part.join().unwrap_or_else(|panic| resume_unwind(panic)))
         })?;
-        let mut changes = self.write();
-        (changes.bytes, changes.known) = (0, 0);
+        let mut changes = self.write_pending();
+        (changes.bytes, changes.updates) = (0, 0);
         changes.rows.clear();
         Ok(())
     }
 
-    fn insert(&self, rows: &[(IVec, Option<IVec>)]) -> sled::Result<()> {
-        for some in rows.chunks(GARBAGE) {
+    fn insert_rows(&self, rows: &[(IVec, Option<IVec>)]) -> sled::Result<()> {
+        for some in rows.chunks(GC_EVERY) {
             for (key, value) in some {
                 match value {
                     Some(value) => self.tree.insert(key, value)?,
@@ -202,27 +203,27 @@ impl Window {
         Ok(())
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Changes> {
-        self.changes.read().unwrap_or_else(PoisonError::into_inner)
+    fn read_pending(&self) -> RwLockReadGuard<'_, Pending> {
+        self.pending.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Changes> {
-        self.changes.write().unwrap_or_else(PoisonError::into_inner)
+    fn write_pending(&self) -> RwLockWriteGuard<'_, Pending> {
+        self.pending.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Sparse {
+impl NegativeCache {
     fn add(&self, key: &[u8]) {
-        if keys::is_sparse(key) {
+        if keys::is_negative_cached(key) {
             let hash = self.hasher.hash_one(key);
             self.hashes.write().unwrap_or_else(PoisonError::into_inner).insert(hash);
         }
     }
 
     /// Whether there is surely no such row.
-    fn lacks(&self, key: &[u8]) -> bool {
+    fn is_absent(&self, key: &[u8]) -> bool {
         let known = || self.hashes.read().unwrap_or_else(PoisonError::into_inner);
-        keys::is_sparse(key) && !known().contains(&self.hasher.hash_one(key))
+        keys::is_negative_cached(key) && !known().contains(&self.hasher.hash_one(key))
     }
 }
 
@@ -234,12 +235,12 @@ fn collect_garbage() {
 }
 
 /// Puts a change over those that were there; true if it is the first of a row that is not [`Change::new`].
-pub fn merge(changed: &mut Changed, key: IVec, change: Change) -> bool {
+pub fn merge_change(changed: &mut RowChanges, key: IVec, change: RowChange) -> bool {
     match changed.entry(key) {
-        Entry::Occupied(known) if known.get().new && change.value.is_none() => drop(known.remove()),
+        Entry::Occupied(known) if known.get().is_insert && change.value.is_none() => drop(known.remove()),
         Entry::Occupied(mut known) => known.get_mut().value = change.value,
         Entry::Vacant(place) => {
-            let known = !change.new;
+            let known = !change.is_insert;
             if known || change.value.is_some() {
                 place.insert(change);
             }
@@ -249,12 +250,12 @@ pub fn merge(changed: &mut Changed, key: IVec, change: Change) -> bool {
     false
 }
 
-fn size(key: &IVec, change: &Change) -> usize {
+fn change_size(key: &IVec, change: &RowChange) -> usize {
     key.len() + change.value.as_ref().map_or(0, |value| value.len())
 }
 
 /// The keys that start so.
-pub fn starting_with(prefix: &[u8]) -> Range {
+pub fn prefix_range(prefix: &[u8]) -> KeyRange {
     let mut end = prefix.to_vec();
     while end.last() == Some(&u8::MAX) {
         end.pop();
@@ -271,110 +272,111 @@ pub fn starting_with(prefix: &[u8]) -> Range {
 
 /// The rows of a range. The window's part is copied in pieces, each before sled is asked for the same keys: a row
 /// that moves from the one to the other meanwhile is seen.
-pub struct Rows<'a> {
-    window: &'a Window,
-    back: bool,
+pub struct MergedRows<'a> {
+    memtable: &'a Memtable,
+    reverse: bool,
     /// What was not looked at yet.
-    rest: Option<Range>,
-    changed: Peekable<std::vec::IntoIter<(IVec, Option<IVec>)>>,
-    stored: Peekable<Stored>,
+    remaining: Option<KeyRange>,
+    changes: Peekable<std::vec::IntoIter<(IVec, Option<IVec>)>>,
+    disk_rows: Peekable<DiskRows>,
 }
 
 /// sled's rows of a range, from either end.
-enum Stored {
-    Nothing,
+enum DiskRows {
+    Empty,
     Forward(sled::Iter),
-    Back(std::iter::Rev<sled::Iter>),
+    Reverse(std::iter::Rev<sled::Iter>),
 }
 
-impl Iterator for Stored {
+impl Iterator for DiskRows {
     type Item = sled::Result<(IVec, IVec)>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let next = match self {
-            Self::Nothing => None,
+            Self::Empty => None,
             Self::Forward(rows) => rows.next(),
-            Self::Back(rows) => rows.next(),
+            Self::Reverse(rows) => rows.next(),
         };
         if next.is_none() {
-            *self = Self::Nothing;
+            *self = Self::Empty;
         }
         next
     }
 }
 
-impl<'a> Rows<'a> {
-    fn new(window: &'a Window, range: Range, back: bool) -> Self {
-        let rest = Some(range).filter(|range| !is_empty(range));
+impl<'a> MergedRows<'a> {
+    fn new(memtable: &'a Memtable, range: KeyRange, reverse: bool) -> Self {
+        let remaining = Some(range).filter(|range| !is_empty_range(range));
         Self {
-            window,
-            back,
-            rest,
-            changed: Vec::new().into_iter().peekable(),
-            stored: Stored::Nothing.peekable(),
+            memtable,
+            reverse,
+            remaining,
+            changes: Vec::new().into_iter().peekable(),
+            disk_rows: DiskRows::Empty.peekable(),
         }
     }
 
     /// Looks at the next piece; false when there is none.
-    fn advance(&mut self) -> bool {
-        let Some(range) = self.rest.take() else { return false };
-        let copy = |(key, change): (&IVec, &Change)| (key.clone(), change.value.clone());
+    fn load_next_chunk(&mut self) -> bool {
+        let Some(range) = self.remaining.take() else { return false };
+        let copy = |(key, change): (&IVec, &RowChange)| (key.clone(), change.value.clone());
         let changed: Vec<_> = {
-            let changes = self.window.read();
-            let rows = changes.rows.range::<[u8], _>((as_bytes(&range.0), as_bytes(&range.1)));
-            if self.back {
-                rows.rev().take(PIECE).map(copy).collect()
+            let changes = self.memtable.read_pending();
+            let rows = changes.rows.range::<[u8], _>((bound_as_bytes(&range.0), bound_as_bytes(&range.1)));
+            if self.reverse {
+                rows.rev().take(CHUNK_ROWS).map(copy).collect()
             } else {
-                rows.take(PIECE).map(copy).collect()
+                rows.take(CHUNK_ROWS).map(copy).collect()
             }
         };
         let (piece, rest) = match changed.last() {
-            Some((last, _)) if changed.len() == PIECE && self.back => {
+            Some((last, _)) if changed.len() == CHUNK_ROWS && self.reverse => {
                 ((Included(last.clone()), range.1), Some((range.0, Excluded(last.clone()))))
             }
-            Some((last, _)) if changed.len() == PIECE => {
+            Some((last, _)) if changed.len() == CHUNK_ROWS => {
                 ((range.0, Included(last.clone())), Some((Excluded(last.clone()), range.1)))
             }
             _ => (range, None),
         };
-        self.rest = rest.filter(|range| !is_empty(range));
-        self.changed = changed.into_iter().peekable();
-        let stored = self.window.tree.range(piece);
-        self.stored = if self.back { Stored::Back(stored.rev()) } else { Stored::Forward(stored) }.peekable();
+        self.remaining = rest.filter(|range| !is_empty_range(range));
+        self.changes = changed.into_iter().peekable();
+        let stored = self.memtable.tree.range(piece);
+        self.disk_rows =
+            if self.reverse { DiskRows::Reverse(stored.rev()) } else { DiskRows::Forward(stored) }.peekable();
         true
     }
 
     /// Whether the next change comes before, with or behind the next row of sled's.
-    fn order(&mut self) -> Option<std::cmp::Ordering> {
+    fn compare_heads(&mut self) -> Option<std::cmp::Ordering> {
         use std::cmp::Ordering::{Greater, Less};
-        match (self.changed.peek(), self.stored.peek()) {
+        match (self.changes.peek(), self.disk_rows.peek()) {
             (None, None) => None,
             (Some(_), None) => Some(Less),
             (None, Some(_)) | (_, Some(Err(_))) => Some(Greater),
-            (Some((changed, _)), Some(Ok((stored, _)))) if self.back => Some(stored.cmp(changed)),
+            (Some((changed, _)), Some(Ok((stored, _)))) if self.reverse => Some(stored.cmp(changed)),
             (Some((changed, _)), Some(Ok((stored, _)))) => Some(changed.cmp(stored)),
         }
     }
 }
 
-impl Iterator for Rows<'_> {
+impl Iterator for MergedRows<'_> {
     type Item = sled::Result<(IVec, IVec)>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let Some(order) = self.order() else {
-                if self.advance() {
+            let Some(order) = self.compare_heads() else {
+                if self.load_next_chunk() {
                     continue;
                 }
                 return None;
             };
             if order.is_gt() {
-                return self.stored.next();
+                return self.disk_rows.next();
             }
             if order.is_eq() {
-                self.stored.next();
+                self.disk_rows.next();
             }
-            if let Some((key, Some(value))) = self.changed.next() {
+            if let Some((key, Some(value))) = self.changes.next() {
                 return Some(Ok((key, value)));
             }
         }
@@ -382,7 +384,7 @@ impl Iterator for Rows<'_> {
 }
 
 /// Whether no key can lie in it; `BTreeMap` panics on some of these.
-fn is_empty((from, to): &Range) -> bool {
+fn is_empty_range((from, to): &KeyRange) -> bool {
     match (from, to) {
         (Included(from), Included(to)) => from > to,
         (Included(from) | Excluded(from), Included(to) | Excluded(to)) => from >= to,
@@ -390,20 +392,20 @@ fn is_empty((from, to): &Range) -> bool {
     }
 }
 
-fn as_bytes(bound: &Bound<IVec>) -> Bound<&[u8]> {
+fn bound_as_bytes(bound: &Bound<IVec>) -> Bound<&[u8]> {
     bound.as_ref().map(|key| &**key)
 }
 
 /// Rows at which the window is written: at most this and what one group changes, a few thousand rows more. While sled
 /// applies the batch its garbage takes some 5 KiB a row, and lookups wait some 6 µs a row.
-const ROWS: usize = 4096;
+const MAX_ROWS: usize = 4096;
 /// Rows that are not new, at which it is written: who reports what became of sends waits while it is.
-const KNOWN_ROWS: usize = 512;
+const MAX_UPDATES: usize = 512;
 /// Bytes of keys and values at which it is written; a row that changes several times counts each time.
-const BYTES: usize = 8 << 20;
+const MAX_BYTES: usize = 8 << 20;
 /// Age at which it is written.
-const AGE: Duration = Duration::from_secs(1);
+const MAX_AGE: Duration = Duration::from_secs(1);
 /// Rows that a thread inserts before it collects sled's garbage.
-const GARBAGE: usize = 1000;
+const GC_EVERY: usize = 1000;
 /// Rows of the window that are copied at a time.
-const PIECE: usize = 64;
+const CHUNK_ROWS: usize = 64;

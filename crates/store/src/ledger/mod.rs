@@ -23,4 +23,4 @@ mod suppressions;
 mod tests;
 mod write_batch;
 
-pub(crate) use database::{Current, Projection, ProjectionError};
+pub(crate) use database::{Ledger, LedgerError, LedgerHandle};

@@ -1,66 +1,78 @@
 //! Where reports stand, and what becomes of one that is read anew.
 
-use crate::ledger::apply::{arrive, put_recipient, recipient, send_row, waits_for, with_message_id};
-use crate::ledger::database::Projection;
+use crate::ledger::apply::{
+    apply_event, find_by_message_id, load_message_row, load_recipient, orphan_key, put_recipient,
+};
+use crate::ledger::database::Ledger;
 use crate::ledger::keys;
-use crate::ledger::rows::{DeadRow, FactRow, OrphanRow, decode, encode};
-use crate::ledger::write_batch::Overlay;
-use crate::provider_events::{Content, Report, Stand};
-use crate::record::{EventV1, via};
+use crate::ledger::rows::{DeadLetterRow, OrphanRow, TrailEventRow, decode_row, encode_row};
+use crate::ledger::write_batch::WriteBatch;
+use crate::provider_events::{EventContent, EventState, StoredEvent};
+use crate::record::{ProviderEventV1, event_source_from_flag};
 use mailtrail_mail::TrackingId;
-use mailtrail_trail::{Event, Fact, Marks, Recipient, Replay, Via, What};
+use mailtrail_trail::{
+    EventMarks, EventReplay, EventSource, ProviderEvent, Recipient, TrailEvent, TrailEventKind,
+};
 
 /// Applies an event in the place of what its report said before.
 ///
 /// What an event has ended stays ended: its message may be gone from the journal by now.
-pub fn replay(rows: &mut Overlay<'_>, replay: &Replay) -> sled::Result<()> {
-    let Replay { id, upstream, before, event, .. } = replay;
-    rows.delete(keys::dead(*id));
-    let again = reread(rows, *id)?;
-    let withdrawn = match again.as_ref().or(before.as_ref()) {
-        Some(before) => withdraw(rows, *id, upstream, before)?,
+pub fn apply_event_replay(rows: &mut WriteBatch<'_>, replay: &EventReplay) -> sled::Result<()> {
+    let EventReplay { id, upstream, previous, event, .. } = replay;
+    rows.delete(keys::dead_letter_key(*id));
+    let again = replayed_event(rows, *id)?;
+    let withdrawn = match again.as_ref().or(previous.as_ref()) {
+        Some(before) => retract(rows, *id, upstream, before)?,
         None => None,
     };
-    arrive(rows, *id, upstream, replay.via, event)?;
-    rows.put(keys::reread(*id), encode(&EventV1::from(event)));
+    apply_event(rows, *id, upstream, replay.source, event)?;
+    rows.put(keys::replayed_event_key(*id), encode_row(&ProviderEventV1::from(event)));
     match withdrawn {
-        Some((send, fact)) => recount(rows, send, &fact.recipients),
+        Some((send, fact)) => recompute_marks(rows, send, &fact.recipients),
         None => Ok(()),
     }
 }
 
 /// What a report says since it was read anew, if it was.
-fn reread(rows: &Overlay<'_>, report: TrackingId) -> sled::Result<Option<Event>> {
-    Ok(rows.get(&keys::reread(report))?.as_deref().and_then(decode::<EventV1>).map(Event::from))
+fn replayed_event(rows: &WriteBatch<'_>, report: TrackingId) -> sled::Result<Option<ProviderEvent>> {
+    Ok(rows
+        .get(&keys::replayed_event_key(report))?
+        .as_deref()
+        .and_then(decode_row::<ProviderEventV1>)
+        .map(ProviderEvent::from))
 }
 
 /// Takes an event out, as if it had not come; but for the marks that it left on the recipients of the send that is
 /// given back.
-fn withdraw(
-    rows: &mut Overlay<'_>,
+fn retract(
+    rows: &mut WriteBatch<'_>,
     report: TrackingId,
     upstream: &str,
-    event: &Event,
-) -> sled::Result<Option<(TrackingId, Fact)>> {
-    rows.delete(keys::orphan(&waits_for(event), report));
-    rows.delete(keys::event(upstream, &event.identity, event.at));
-    let holder = holder(rows, upstream, event)?;
+    event: &ProviderEvent,
+) -> sled::Result<Option<(TrackingId, TrailEvent)>> {
+    rows.delete(keys::orphan_key(&orphan_key(event), report));
+    rows.delete(keys::event_dedup_key(upstream, &event.dedup_key, event.at));
+    let holder = owner_of(rows, upstream, event)?;
     if let Some((send, _)) = &holder {
-        rows.delete(keys::reported(*send, event.at, upstream, &event.identity));
+        rows.delete(keys::provider_event_key(*send, event.at, upstream, &event.dedup_key));
     }
     Ok(holder)
 }
 
 /// The send that an event was brought to, and what its trail says of it.
-fn holder(rows: &Overlay<'_>, upstream: &str, event: &Event) -> sled::Result<Option<(TrackingId, Fact)>> {
-    let sends = match (event.tracking, &event.message_id) {
+fn owner_of(
+    rows: &WriteBatch<'_>,
+    upstream: &str,
+    event: &ProviderEvent,
+) -> sled::Result<Option<(TrackingId, TrailEvent)>> {
+    let sends = match (event.tracking_id, &event.message_id) {
         (Some(id), _) => vec![id],
-        (None, Some(message_id)) => with_message_id(rows, message_id)?,
+        (None, Some(message_id)) => find_by_message_id(rows, message_id)?,
         (None, None) => Vec::new(),
     };
     for send in sends {
-        let fact = rows.get(&keys::reported(send, event.at, upstream, &event.identity))?;
-        if let Some(fact) = fact.as_deref().and_then(decode::<FactRow>) {
+        let fact = rows.get(&keys::provider_event_key(send, event.at, upstream, &event.dedup_key))?;
+        if let Some(fact) = fact.as_deref().and_then(decode_row::<TrailEventRow>) {
             return Ok(Some((send, fact.into())));
         }
     }
@@ -68,76 +80,106 @@ fn holder(rows: &Overlay<'_>, upstream: &str, event: &Event) -> sled::Result<Opt
 }
 
 /// Marks recipients anew by what the trail of their send says.
-fn recount(rows: &mut Overlay<'_>, send: TrackingId, numbers: &[u16]) -> sled::Result<()> {
-    let Some(mut row) = send_row(rows, send)? else { return Ok(()) };
-    let trail = rows.scan(&keys::facts(send), usize::MAX)?;
-    let facts: Vec<_> =
-        trail.iter().filter_map(|(_, fact)| decode::<FactRow>(fact)).map(Fact::from).collect();
+fn recompute_marks(rows: &mut WriteBatch<'_>, send: TrackingId, numbers: &[u16]) -> sled::Result<()> {
+    let Some(mut row) = load_message_row(rows, send)? else { return Ok(()) };
+    let trail = rows.scan_prefix(&keys::trail_prefix(send), usize::MAX)?;
+    let facts: Vec<_> = trail
+        .iter()
+        .filter_map(|(_, fact)| decode_row::<TrailEventRow>(fact))
+        .map(TrailEvent::from)
+        .collect();
     for &number in numbers {
-        let Some(known) = recipient(rows, &row, number)? else { continue };
-        let mut anew = Recipient { marks: Marks::default(), failure: None, traced: false, ..known.clone() };
+        let Some(known) = load_recipient(rows, &row, number)? else { continue };
+        let mut anew = Recipient {
+            marks: EventMarks::default(),
+            reported_failure: None,
+            tracking_confirmed: false,
+            ..known.clone()
+        };
         for fact in facts.iter().filter(|fact| fact.recipients.contains(&number)) {
-            if let (What::Reported(kind), Some(rung)) = (fact.what, fact.rung) {
-                anew.mark(kind, fact.by_machine, fact.at, &fact.words, rung);
+            if let (TrailEventKind::EventReceived(kind), Some(rung)) = (fact.kind, fact.correlated_by) {
+                anew.add_mark(kind, fact.automated, fact.at, &fact.diagnostic, rung);
             }
         }
         if known.is_open() || !anew.is_open() {
             put_recipient(rows, &mut row, number, &anew);
         }
     }
-    rows.put(keys::send(send), encode(&row));
+    rows.put(keys::message_key(send), encode_row(&row));
     Ok(())
 }
 
-impl Projection {
+impl Ledger {
     /// What a report says by now.
-    pub fn reread(&self, report: TrackingId) -> sled::Result<Option<Event>> {
-        reread(&Overlay::new(self.rows()), report)
+    pub fn replayed_event(&self, report: TrackingId) -> sled::Result<Option<ProviderEvent>> {
+        replayed_event(&WriteBatch::new(self.memtable()), report)
     }
 
     /// Where a report stands.
-    pub fn stand(&self, report: TrackingId, upstream: &str, content: &Content) -> sled::Result<Stand> {
-        let rows = Overlay::new(self.rows());
+    pub fn event_state(
+        &self,
+        report: TrackingId,
+        upstream: &str,
+        content: &EventContent,
+    ) -> sled::Result<EventState> {
+        let rows = WriteBatch::new(self.memtable());
         let there = |key: Vec<u8>| Ok::<_, sled::Error>(rows.get(&key)?.is_some());
         Ok(match content {
-            Content::Dead { .. } if there(keys::dead(report))? => Stand::Dead,
-            Content::Dead { .. } => Stand::Gone,
-            Content::Hint(_) => Stand::Hint,
-            Content::Event(event) => match holder(&rows, upstream, event)? {
-                Some((send, Fact { rung: Some(rung), .. })) => Stand::Joined { send, rung },
-                _ if there(keys::orphan(&waits_for(event), report))? => Stand::Orphan,
-                _ => Stand::Gone,
+            EventContent::DeadLetter { .. } if there(keys::dead_letter_key(report))? => {
+                EventState::DeadLetter
+            }
+            EventContent::DeadLetter { .. } => EventState::Unreferenced,
+            EventContent::Hint(_) => EventState::Hint,
+            EventContent::Event(event) => match owner_of(&rows, upstream, event)? {
+                Some((tracking_id, TrailEvent { correlated_by: Some(correlated_by), .. })) => {
+                    EventState::Correlated { tracking_id, correlated_by }
+                }
+                _ if there(keys::orphan_key(&orphan_key(event), report))? => EventState::Orphan,
+                _ => EventState::Unreferenced,
             },
         })
     }
 
     /// Events without a send, in no order.
-    pub fn orphans(&self) -> impl Iterator<Item = sled::Result<Report>> {
+    pub fn orphans(&self) -> impl Iterator<Item = sled::Result<StoredEvent>> {
         let row = |(key, value): (sled::IVec, sled::IVec)| {
-            let row = decode::<OrphanRow>(&value)?;
-            let event = Event::from(row.event);
-            Some(report(keys::read_id(&key)?, row.upstream, via(row.polled), event.into()))
+            let row = decode_row::<OrphanRow>(&value)?;
+            let event = ProviderEvent::from(row.event);
+            Some(stored_event(
+                keys::parse_tracking_id(&key)?,
+                row.upstream,
+                event_source_from_flag(row.from_poll),
+                event.into(),
+            ))
         };
-        self.rows().prefixed(b"u").filter_map(move |found| found.map(row).transpose())
+        self.memtable().scan_prefix(b"u").filter_map(move |found| found.map(row).transpose())
     }
 
     /// Dead letters, newest first.
-    pub fn dead(&self) -> impl Iterator<Item = sled::Result<Report>> {
+    pub fn dead_letters(&self) -> impl Iterator<Item = sled::Result<StoredEvent>> {
         let row = |(key, value): (sled::IVec, sled::IVec)| {
-            let row = decode::<DeadRow>(&value)?;
-            let content = Content::Dead { reason: row.reason };
-            Some(report(keys::read_id(&key)?, row.upstream, via(row.polled), content))
+            let row = decode_row::<DeadLetterRow>(&value)?;
+            let content = EventContent::DeadLetter { reason: row.reason };
+            Some(stored_event(
+                keys::parse_tracking_id(&key)?,
+                row.upstream,
+                event_source_from_flag(row.from_poll),
+                content,
+            ))
         };
-        self.rows().prefixed_back(keys::DEAD).filter_map(move |found| found.map(row).transpose())
+        self.memtable()
+            .scan_prefix_rev(keys::DEAD_LETTER_PREFIX)
+            .filter_map(move |found| found.map(row).transpose())
     }
 
     /// Events without a send, and dead letters. Reads all of them.
-    pub fn count_letters(&self) -> sled::Result<(u64, u64)> {
-        let count = |prefix| self.rows().prefixed(prefix).try_fold(0, |count, row| row.map(|_| count + 1));
-        Ok((count(b"u")?, count(keys::DEAD)?))
+    pub fn count_unmatched(&self) -> sled::Result<(u64, u64)> {
+        let count =
+            |prefix| self.memtable().scan_prefix(prefix).try_fold(0, |count, row| row.map(|_| count + 1));
+        Ok((count(b"u")?, count(keys::DEAD_LETTER_PREFIX)?))
     }
 }
 
-fn report(id: TrackingId, upstream: String, via: Via, content: Content) -> Report {
-    Report { id, upstream, via, content, body: None }
+fn stored_event(id: TrackingId, upstream: String, source: EventSource, content: EventContent) -> StoredEvent {
+    StoredEvent { id, upstream, source, content, body_position: None }
 }

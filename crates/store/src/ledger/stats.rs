@@ -1,31 +1,31 @@
-use crate::ledger::database::Projection;
+use crate::ledger::database::Ledger;
 use crate::ledger::keys;
-use crate::ledger::rows::{FactRow, SendRow, decode};
+use crate::ledger::rows::{MessageRow, TrailEventRow, decode_row};
 use mailtrail_mail::{Timestamp, TrackingId, fold_domain};
-use mailtrail_trail::{Fact, Grouping, Recipient, Send, Tally, What};
+use mailtrail_trail::{DeliveryStats, Message, Recipient, StatsGroup, TrailEvent, TrailEventKind};
 use sled::IVec;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::Bound::{self, Excluded, Included};
 use std::ops::Range;
 
-impl Projection {
+impl Ledger {
     /// Counts the recipients of sends accepted from `since` to `until`: all, and in groups.
-    pub fn tally(
+    pub fn delivery_stats(
         &self,
         since: Timestamp,
         until: Timestamp,
-        grouping: Grouping,
-    ) -> sled::Result<(Tally, BTreeMap<String, Tally>)> {
+        grouping: StatsGroup,
+    ) -> sled::Result<(DeliveryStats, BTreeMap<String, DeliveryStats>)> {
         let (low, high) = (TrackingId::new(since, 0), TrackingId::new(until, u128::MAX));
-        let range = (Included(keys::send(low).into()), Included(keys::send(high).into()));
-        let (mut all, mut groups) = (Tally::default(), BTreeMap::<String, Tally>::new());
-        for row in self.rows().range(range) {
-            let Some(row) = decode::<SendRow>(&row?.1) else { continue };
-            let recipients = self.recipients(row.send.id(), &row)?;
-            let Some(send) = row.send.restore() else { continue };
+        let range = (Included(keys::message_key(low).into()), Included(keys::message_key(high).into()));
+        let (mut all, mut groups) = (DeliveryStats::default(), BTreeMap::<String, DeliveryStats>::new());
+        for row in self.memtable().range(range) {
+            let Some(row) = decode_row::<MessageRow>(&row?.1) else { continue };
+            let recipients = self.load_recipients(row.message.id(), &row)?;
+            let Some(send) = row.message.into_domain() else { continue };
             recipients.iter().for_each(|recipient| all.add(recipient));
-            for (group, recipients) in self.groups(&send, &recipients, grouping)? {
+            for (group, recipients) in self.group_recipients(&send, &recipients, grouping)? {
                 let tally = groups.entry(group).or_default();
                 recipients.into_iter().for_each(|recipient| tally.add(recipient));
             }
@@ -36,54 +36,55 @@ impl Projection {
     /// Returns the users whose mail was accepted in `period`, the address it came from, and when it did so last.
     pub fn logins(&self, period: Range<Timestamp>) -> sled::Result<BTreeMap<(IpAddr, String), Timestamp>> {
         let mut logins = BTreeMap::new();
-        for row in self.rows().range(accepted_in(&period)) {
-            let Some(row) = decode::<SendRow>(&row?.1) else { continue };
-            if let (Some(peer), Some(user)) = (row.send.peer(), row.send.user()) {
+        for row in self.memtable().range(accepted_in(&period)) {
+            let Some(row) = decode_row::<MessageRow>(&row?.1) else { continue };
+            if let (Some(peer), Some(user)) = (row.message.peer(), row.message.user()) {
                 // Rows are in the order of their times.
-                logins.insert((peer, user.to_owned()), row.send.id().timestamp());
+                logins.insert((peer, user.to_owned()), row.message.id().timestamp());
             }
         }
         Ok(logins)
     }
 
     /// Counts the recipients of sends accepted in `period` by user; who logged in nowhere is none.
-    pub fn handed_in(&self, period: Range<Timestamp>) -> sled::Result<BTreeMap<String, u64>> {
+    pub fn submitted_by_user(&self, period: Range<Timestamp>) -> sled::Result<BTreeMap<String, u64>> {
         let mut users = BTreeMap::new();
-        for row in self.rows().range(accepted_in(&period)) {
-            let Some(row) = decode::<SendRow>(&row?.1) else { continue };
-            if let Some(user) = row.send.user() {
-                *users.entry(user.to_owned()).or_default() += u64::from(row.recipients);
+        for row in self.memtable().range(accepted_in(&period)) {
+            let Some(row) = decode_row::<MessageRow>(&row?.1) else { continue };
+            if let Some(user) = row.message.user() {
+                *users.entry(user.to_owned()).or_default() += u64::from(row.recipient_count);
             }
         }
         Ok(users)
     }
 
-    fn groups<'a>(
+    fn group_recipients<'a>(
         &self,
-        send: &Send,
+        send: &Message,
         recipients: &'a [Recipient],
-        grouping: Grouping,
+        grouping: StatsGroup,
     ) -> sled::Result<Vec<(String, Vec<&'a Recipient>)>> {
         let everybody = || recipients.iter().collect::<Vec<_>>();
-        let domain = || send.sender.as_ref().map_or(NOBODY, |sender| sender.domain());
+        let domain = || send.sender.as_ref().map_or(NO_GROUP, |sender| sender.domain());
         Ok(match grouping {
-            Grouping::Day => vec![(send.id.timestamp().to_string()[..DATE].to_owned(), everybody())],
-            Grouping::Tag => send.tags.iter().map(|tag| (tag.clone(), everybody())).collect(),
-            Grouping::Client => vec![(send.client.clone(), everybody())],
-            Grouping::Domain => vec![(fold_domain(domain()), everybody())],
-            Grouping::Upstream => {
-                let upstreams = self.upstreams(send.id, recipients.len())?;
+            StatsGroup::Day => vec![(send.id.timestamp().to_string()[..DATE_CHARS].to_owned(), everybody())],
+            StatsGroup::Tag => send.tags.iter().map(|tag| (tag.clone(), everybody())).collect(),
+            StatsGroup::Client => vec![(send.client.clone(), everybody())],
+            StatsGroup::Domain => vec![(fold_domain(domain()), everybody())],
+            StatsGroup::Upstream => {
+                let upstreams = self.last_upstreams(send.id, recipients.len())?;
                 upstreams.into_iter().zip(recipients).map(|(name, one)| (name, vec![one])).collect()
             }
         })
     }
 
     /// The upstream of each recipient: of the last attempt that is known.
-    fn upstreams(&self, id: TrackingId, recipients: usize) -> sled::Result<Vec<String>> {
-        let mut upstreams = vec![NOBODY.to_owned(); recipients];
-        for row in self.rows().prefixed(&keys::facts(id)) {
-            let Some(fact) = decode::<FactRow>(&row?.1).map(Fact::from) else { continue };
-            let Some(upstream) = fact.upstream.filter(|_| matches!(fact.what, What::Attempted(_))) else {
+    fn last_upstreams(&self, id: TrackingId, recipients: usize) -> sled::Result<Vec<String>> {
+        let mut upstreams = vec![NO_GROUP.to_owned(); recipients];
+        for row in self.memtable().scan_prefix(&keys::trail_prefix(id)) {
+            let Some(fact) = decode_row::<TrailEventRow>(&row?.1).map(TrailEvent::from) else { continue };
+            let Some(upstream) = fact.upstream.filter(|_| matches!(fact.kind, TrailEventKind::Attempted(_)))
+            else {
                 continue;
             };
             for place in fact.recipients {
@@ -98,11 +99,11 @@ impl Projection {
 
 /// The keys of the sends that were accepted in `period`.
 fn accepted_in(period: &Range<Timestamp>) -> (Bound<IVec>, Bound<IVec>) {
-    let [low, high] = [period.start, period.end].map(|at| keys::send(TrackingId::new(at, 0)));
+    let [low, high] = [period.start, period.end].map(|at| keys::message_key(TrackingId::new(at, 0)));
     (Included(low.into()), Excluded(high.into()))
 }
 
 /// The group of those that have none.
-const NOBODY: &str = "-";
+const NO_GROUP: &str = "-";
 /// Characters of a date in a time.
-const DATE: usize = "2026-11-21".len();
+const DATE_CHARS: usize = "2026-11-21".len();

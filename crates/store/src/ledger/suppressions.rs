@@ -1,99 +1,112 @@
 //! The rows of the suppression list: a dossier for each address and list, and how many of them speak against their
 //! address. They follow from the journal alone, whatever is configured.
 
-use crate::ledger::database::Projection;
+use crate::ledger::database::Ledger;
 use crate::ledger::keys;
-use crate::ledger::memtable::starting_with;
-use crate::ledger::rows::{decode, encode};
-use crate::ledger::write_batch::Overlay;
-use crate::record::DossierRow;
-use crate::suppressions::Filed;
+use crate::ledger::memtable::prefix_range;
+use crate::ledger::rows::{decode_row, encode_row};
+use crate::ledger::write_batch::WriteBatch;
+use crate::record::SuppressionEvidenceRow;
+use crate::suppressions::AddressEvidence;
 use mailtrail_mail::{Mailbox, Pseudonym, Timestamp};
-use mailtrail_trail::suppression::{Dossier, Listing, Mark, Reason, Source, of_event};
-use mailtrail_trail::{Event, Notice, Via};
+use mailtrail_trail::suppression::{
+    EvidenceItem, EvidenceSource, Reason, SuppressionChange, SuppressionEvidence, evidence_from_event,
+};
+use mailtrail_trail::{EventSource, ProviderEvent, ReceivedEvent};
 use sled::IVec;
 use std::ops::Bound::Excluded;
 
 /// Takes in what a provider's report says against its recipient.
-pub fn report(rows: &mut Overlay<'_>, upstream: &str, via: Via, event: &Event) -> sled::Result<()> {
+pub fn apply_event_evidence(
+    rows: &mut WriteBatch<'_>,
+    upstream: &str,
+    via: EventSource,
+    event: &ProviderEvent,
+) -> sled::Result<()> {
     let source = match via {
-        Via::Webhook => Source::Webhook,
-        Via::Poll => Source::Poll,
+        EventSource::Webhook => EvidenceSource::Webhook,
+        EventSource::Poll => EvidenceSource::Poll,
     };
-    let Some((address, reason, mark)) = evidence(event, source) else { return Ok(()) };
-    change(rows, &address, upstream, |dossier| dossier.add(reason, &mark))
+    let Some((address, reason, mark)) = evidence_of(event, source) else { return Ok(()) };
+    edit_evidence(rows, &address, upstream, |dossier| dossier.add(reason, &mark))
 }
 
 /// Does as somebody wants the list to be.
-pub fn listing(rows: &mut Overlay<'_>, listing: &Listing) -> sled::Result<()> {
+pub fn apply_suppression_change(rows: &mut WriteBatch<'_>, listing: &SuppressionChange) -> sled::Result<()> {
     let address = listing.address.folded();
     // What was listed stands there under another name.
     if Pseudonym::Trail.fits(&address) {
         return Ok(());
     }
-    let edit = |dossier: &mut Dossier| dossier.change(&listing.change, listing.at);
+    let edit = |dossier: &mut SuppressionEvidence| dossier.apply_change(&listing.kind, listing.at);
     if let Some(list) = &listing.list {
-        return change(rows, &address, list, edit);
+        return edit_evidence(rows, &address, list, edit);
     }
-    let mut everywhere = read(rows, &keys::dossier(&address, EVERYWHERE))?;
+    let mut everywhere = load_evidence(rows, &keys::suppression_key(&address, GLOBAL_LIST))?;
     let before = everywhere.clone();
     edit(&mut everywhere);
-    everywhere.tidy();
-    put(rows, keys::dossier(&address, EVERYWHERE), &before, &everywhere)?;
-    for (key, value) in rows.scan(&keys::dossiers(&address), usize::MAX)? {
-        if keys::read_dossier(&key).is_some_and(|(_, list)| list != EVERYWHERE) {
-            let before = restore(&value);
+    everywhere.prune();
+    put_evidence(rows, keys::suppression_key(&address, GLOBAL_LIST), &before, &everywhere)?;
+    for (key, value) in rows.scan_prefix(&keys::suppression_address_prefix(&address), usize::MAX)? {
+        if keys::parse_suppression_key(&key).is_some_and(|(_, list)| list != GLOBAL_LIST) {
+            let before = decode_evidence(&value);
             let mut own = before.clone();
-            own.under(&everywhere);
-            put(rows, key.to_vec(), &before, &own)?;
+            own.apply_global_clear(&everywhere);
+            put_evidence(rows, key.to_vec(), &before, &own)?;
         }
     }
     Ok(())
 }
 
-fn change(
-    rows: &mut Overlay<'_>,
+fn edit_evidence(
+    rows: &mut WriteBatch<'_>,
     address: &str,
     list: &str,
-    edit: impl FnOnce(&mut Dossier),
+    edit: impl FnOnce(&mut SuppressionEvidence),
 ) -> sled::Result<()> {
-    let key = keys::dossier(address, list);
-    let before = read(rows, &key)?;
+    let key = keys::suppression_key(address, list);
+    let before = load_evidence(rows, &key)?;
     let mut own = before.clone();
     edit(&mut own);
-    own.under(&read(rows, &keys::dossier(address, EVERYWHERE))?);
-    put(rows, key, &before, &own)
+    own.apply_global_clear(&load_evidence(rows, &keys::suppression_key(address, GLOBAL_LIST))?);
+    put_evidence(rows, key, &before, &own)
 }
 
-fn read(rows: &Overlay<'_>, key: &[u8]) -> sled::Result<Dossier> {
-    Ok(rows.get(key)?.map_or_else(Dossier::default, |value| restore(&value)))
+fn load_evidence(rows: &WriteBatch<'_>, key: &[u8]) -> sled::Result<SuppressionEvidence> {
+    Ok(rows.get(key)?.map_or_else(SuppressionEvidence::default, |value| decode_evidence(&value)))
 }
 
-fn restore(value: &IVec) -> Dossier {
-    decode::<DossierRow>(value).map_or_else(Dossier::default, Dossier::from)
+fn decode_evidence(value: &IVec) -> SuppressionEvidence {
+    decode_row::<SuppressionEvidenceRow>(value)
+        .map_or_else(SuppressionEvidence::default, SuppressionEvidence::from)
 }
 
-fn put(rows: &mut Overlay<'_>, key: Vec<u8>, before: &Dossier, after: &Dossier) -> sled::Result<()> {
+fn put_evidence(
+    rows: &mut WriteBatch<'_>,
+    key: Vec<u8>,
+    before: &SuppressionEvidence,
+    after: &SuppressionEvidence,
+) -> sled::Result<()> {
     if before == after {
         return Ok(());
     }
     if before.is_listed() != after.is_listed() {
-        let key = keys::listed();
-        let known: u64 = rows.get(&key)?.as_deref().and_then(decode).unwrap_or_default();
+        let key = keys::suppression_table_prefix();
+        let known: u64 = rows.get(&key)?.as_deref().and_then(decode_row).unwrap_or_default();
         let listed = if after.is_listed() { known + 1 } else { known.saturating_sub(1) };
-        rows.put(key, encode(&listed));
+        rows.put(key, encode_row(&listed));
     }
     if after.is_empty() {
         rows.delete(key);
     } else {
-        rows.put(key, encode(&DossierRow::from(after)));
+        rows.put(key, encode_row(&SuppressionEvidenceRow::from(after)));
     }
     Ok(())
 }
 
 /// An event counts by the address that it names itself: the send that it may find later changes nothing about that.
-fn evidence(event: &Event, source: Source) -> Option<(String, Reason, Mark)> {
-    let (reason, mark) = of_event(event, source)?;
+fn evidence_of(event: &ProviderEvent, source: EvidenceSource) -> Option<(String, Reason, EvidenceItem)> {
+    let (reason, mark) = evidence_from_event(event, source)?;
     let address: Mailbox = event.recipient.as_ref()?.parse().ok()?;
     if Pseudonym::Trail.fits(address.as_str()) {
         return None;
@@ -101,50 +114,67 @@ fn evidence(event: &Event, source: Source) -> Option<(String, Reason, Mark)> {
     Some((address.folded(), reason, mark))
 }
 
-impl Projection {
+impl Ledger {
     /// What is known of an address (in lower case) on a list.
-    pub fn dossier(&self, address: &str, list: &str) -> sled::Result<Option<Dossier>> {
-        Ok(self.rows().get(&keys::dossier(address, list))?.map(|value| restore(&value)))
+    pub fn suppression_evidence(
+        &self,
+        address: &str,
+        list: &str,
+    ) -> sled::Result<Option<SuppressionEvidence>> {
+        Ok(self.memtable().get(&keys::suppression_key(address, list))?.map(|value| decode_evidence(&value)))
     }
 
     /// Dossiers behind `after`, in the order of addresses and lists, at most `limit`.
-    pub fn dossiers(&self, after: Option<(&str, &str)>, limit: usize) -> sled::Result<Vec<Filed>> {
-        let start = after.map_or_else(keys::listed, |(address, list)| keys::dossier(address, list));
-        let rows = self.rows().range((Excluded(start.into()), starting_with(&keys::listed()).1));
-        filed(rows, limit)
+    pub fn list_evidence(
+        &self,
+        after: Option<(&str, &str)>,
+        limit: usize,
+    ) -> sled::Result<Vec<AddressEvidence>> {
+        let start = after.map_or_else(keys::suppression_table_prefix, |(address, list)| {
+            keys::suppression_key(address, list)
+        });
+        let rows = self
+            .memtable()
+            .range((Excluded(start.into()), prefix_range(&keys::suppression_table_prefix()).1));
+        collect_evidence(rows, limit)
     }
 
     /// Those of one address (in lower case).
-    pub fn dossiers_of(&self, address: &str) -> sled::Result<Vec<Filed>> {
-        filed(self.rows().prefixed(&keys::dossiers(address)), usize::MAX)
+    pub fn evidence_for_address(&self, address: &str) -> sled::Result<Vec<AddressEvidence>> {
+        collect_evidence(self.memtable().scan_prefix(&keys::suppression_address_prefix(address)), usize::MAX)
     }
 
     /// What erased addresses are known by, once there is one.
-    pub fn salt(&self) -> sled::Result<Option<[u8; 16]>> {
-        Ok(self.rows().get(keys::SALT)?.and_then(|salt| salt.as_ref().try_into().ok()))
+    pub fn erasure_salt(&self) -> sled::Result<Option<[u8; 16]>> {
+        Ok(self.memtable().get(keys::ERASURE_SALT)?.and_then(|salt| salt.as_ref().try_into().ok()))
     }
 
     /// Dossiers that speak against their address.
-    pub fn listed(&self) -> sled::Result<u64> {
-        Ok(self.rows().get(&keys::listed())?.as_deref().and_then(decode).unwrap_or_default())
+    pub fn count_suppressed(&self) -> sled::Result<u64> {
+        Ok(self
+            .memtable()
+            .get(&keys::suppression_table_prefix())?
+            .as_deref()
+            .and_then(decode_row)
+            .unwrap_or_default())
     }
 
     /// Whether a dossier rests on that report.
-    pub fn rests_on(&self, notice: &Notice) -> sled::Result<bool> {
-        let Some((address, reason, mark)) = evidence(&notice.event, Source::Webhook) else {
+    pub fn is_evidence_source(&self, notice: &ReceivedEvent) -> sled::Result<bool> {
+        let Some((address, reason, mark)) = evidence_of(&notice.event, EvidenceSource::Webhook) else {
             return Ok(false);
         };
-        let dossier = self.dossier(&address, &notice.upstream)?;
-        let live = dossier.as_ref().and_then(|dossier| dossier.live_of(reason));
-        Ok(live.is_some_and(|live| live.times.contains(&mark.at) || live.all_mail == Some(mark.at)))
+        let dossier = self.suppression_evidence(&address, &notice.upstream)?;
+        let live = dossier.as_ref().and_then(|dossier| dossier.active_for(reason));
+        Ok(live.is_some_and(|live| live.times.contains(&mark.at) || live.all_mail_at == Some(mark.at)))
     }
 
     /// Dossiers of which nothing is needed any more since before `before`, at most `limit`.
-    pub fn expired_dossiers(&self, before: Timestamp, limit: usize) -> sled::Result<Vec<Vec<u8>>> {
+    pub fn expired_evidence(&self, before: Timestamp, limit: usize) -> sled::Result<Vec<Vec<u8>>> {
         let mut expired = Vec::new();
-        for row in self.rows().prefixed(&keys::listed()) {
+        for row in self.memtable().scan_prefix(&keys::suppression_table_prefix()) {
             let (key, value) = row?;
-            if keys::read_dossier(&key).is_some() && restore(&value).is_over(before) {
+            if keys::parse_suppression_key(&key).is_some() && decode_evidence(&value).is_expired(before) {
                 expired.push(key.to_vec());
             }
             if expired.len() == limit {
@@ -155,10 +185,10 @@ impl Projection {
     }
 
     /// Takes those of them out that are still over.
-    pub fn forget_dossiers(&self, expired: Vec<Vec<u8>>, before: Timestamp) -> sled::Result<()> {
-        let mut rows = Overlay::new(self.rows());
+    pub fn expire_evidence(&self, expired: Vec<Vec<u8>>, before: Timestamp) -> sled::Result<()> {
+        let mut rows = WriteBatch::new(self.memtable());
         for key in expired {
-            if read(&rows, &key)?.is_over(before) {
+            if load_evidence(&rows, &key)?.is_expired(before) {
                 rows.delete(key);
             }
         }
@@ -167,19 +197,22 @@ impl Projection {
     }
 }
 
-fn filed(rows: impl Iterator<Item = sled::Result<(IVec, IVec)>>, limit: usize) -> sled::Result<Vec<Filed>> {
+fn collect_evidence(
+    rows: impl Iterator<Item = sled::Result<(IVec, IVec)>>,
+    limit: usize,
+) -> sled::Result<Vec<AddressEvidence>> {
     let mut found = Vec::new();
     for row in rows.take(limit) {
         let (key, value) = row?;
-        let file = |(address, list): (&str, &str)| Filed {
+        let file = |(address, list): (&str, &str)| AddressEvidence {
             address: address.to_owned(),
             list: list.to_owned(),
-            dossier: restore(&value),
+            evidence: decode_evidence(&value),
         };
-        found.extend(keys::read_dossier(&key).map(file));
+        found.extend(keys::parse_suppression_key(&key).map(file));
     }
     Ok(found)
 }
 
 /// The name of the list that holds for every domain.
-const EVERYWHERE: &str = "";
+const GLOBAL_LIST: &str = "";

@@ -1,18 +1,19 @@
 //! The window in front of sled: nothing that can be asked tells whether a row waits there or was written.
 
 use crate::Store;
-use crate::journal::Place;
-use crate::ledger::database::Projection;
+use crate::journal::Position;
+use crate::ledger::database::Ledger;
 use crate::ledger::keys;
-use crate::ledger::memtable::{Change, Changed, Window, starting_with};
-use crate::ledger::rows::WaitsRow;
-use crate::ledger::write_batch::Overlay;
-use crate::record::{Kept, Record};
+use crate::ledger::memtable::{Memtable, RowChange, RowChanges, prefix_range};
+use crate::ledger::rows::QueueKeyRow;
+use crate::ledger::write_batch::WriteBatch;
+use crate::record::{JournalRecord, Record};
 use crate::retention::Retention;
 use fastrand::Rng;
 use mailtrail_mail::{Clock, Lane, MessageId, Record as OdooRecord, Timestamp, TrackingId};
 use mailtrail_trail::{
-    Accepted, Action, Begun, Event, Kind, Notice, Outcome, Send, Settled, Standing, Verb, Via, Words,
+    AcceptedMessage, AttemptOutcome, AttemptStarted, AttemptStatus, Diagnostic, EventKind, EventSource,
+    Message, ProviderEvent, QueueAction, QueueVerb, ReceivedEvent, RecipientResult,
 };
 use sled::IVec;
 use std::collections::{BTreeMap, HashSet};
@@ -23,16 +24,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Random changes and flushes beside a plain map; every way to read gives the same.
 #[test]
-fn rows_in_memory_and_rows_in_sled_are_one() {
+fn memtable_and_disk_rows_merge_into_one_view() {
     for seed in 0..30 {
         let mut random = Rng::with_seed(seed);
         let db = sled::Config::new().temporary(true).open().unwrap();
-        let mut window = Window::new((*db).clone()).unwrap();
+        let mut window = Memtable::new((*db).clone()).unwrap();
         let mut model: BTreeMap<IVec, IVec> = BTreeMap::new();
         for _ in 0..12 {
-            let mut rows = Overlay::new(&window);
+            let mut rows = WriteBatch::new(&window);
             for _ in 0..random.usize(..200) {
-                let key = key(&mut random);
+                let key = random_key(&mut random);
                 if random.bool() {
                     let value = vec![random.u8(..); random.usize(..40)];
                     if model.contains_key(&*key) || random.bool() {
@@ -46,38 +47,38 @@ fn rows_in_memory_and_rows_in_sled_are_one() {
                     model.remove(&*key);
                 }
             }
-            let prefix = &key(&mut random)[..1];
+            let prefix = &random_key(&mut random)[..1];
             let within = |key: &IVec| key.starts_with(prefix);
             assert!(
-                rows.scan(prefix, usize::MAX)
+                rows.scan_prefix(prefix, usize::MAX)
                     .unwrap()
                     .iter()
-                    .map(pair)
+                    .map(as_pair)
                     .eq(model.iter().filter(|(key, _)| within(key)))
             );
             rows.commit(None);
             if random.u8(..3) == 0 {
                 window.flush().unwrap();
                 if random.bool() {
-                    window = Window::new((*db).clone()).unwrap();
+                    window = Memtable::new((*db).clone()).unwrap();
                 }
             }
-            compare(&window, &model, &mut random);
+            assert_reads_match(&window, &model, &mut random);
         }
     }
 }
 
-fn compare(window: &Window, model: &BTreeMap<IVec, IVec>, random: &mut Rng) {
-    let all = window.prefixed(b"").collect::<sled::Result<Vec<_>>>().unwrap();
-    assert!(all.iter().map(pair).eq(model));
+fn assert_reads_match(window: &Memtable, model: &BTreeMap<IVec, IVec>, random: &mut Rng) {
+    let all = window.scan_prefix(b"").collect::<sled::Result<Vec<_>>>().unwrap();
+    assert!(all.iter().map(as_pair).eq(model));
     for _ in 0..20 {
-        let (one, other) = (key(random), key(random));
+        let (one, other) = (random_key(random), random_key(random));
         assert_eq!(window.get(&one).unwrap().as_ref(), model.get(&*one));
         let bounds = [
             (Included(one.clone().into()), Included(other.clone().into())),
             (Excluded(one.clone().into()), Excluded(other.clone().into())),
             (Included(one.clone().into()), Unbounded),
-            starting_with(&one[..1]),
+            prefix_range(&one[..1]),
         ];
         for range in bounds {
             let within = |key: &IVec| {
@@ -95,35 +96,35 @@ fn compare(window: &Window, model: &BTreeMap<IVec, IVec>, random: &mut Rng) {
             };
             let expected: Vec<_> = model.iter().filter(|(key, _)| within(key)).collect();
             let found = window.range(range.clone()).collect::<sled::Result<Vec<_>>>().unwrap();
-            assert!(found.iter().map(pair).eq(expected.iter().copied()), "{range:?}");
-            let found = window.range_back(range.clone()).collect::<sled::Result<Vec<_>>>().unwrap();
-            assert!(found.iter().map(pair).eq(expected.iter().rev().copied()), "{range:?} backward");
+            assert!(found.iter().map(as_pair).eq(expected.iter().copied()), "{range:?}");
+            let found = window.range_rev(range.clone()).collect::<sled::Result<Vec<_>>>().unwrap();
+            assert!(found.iter().map(as_pair).eq(expected.iter().rev().copied()), "{range:?} backward");
         }
     }
 }
 
 /// Rows that move from the window to sled while they are scanned are seen, and seen once.
 #[test]
-fn a_scan_beside_a_flush_misses_nothing() {
+fn scan_during_flush_sees_every_row() {
     let db = sled::Config::new().temporary(true).open().unwrap();
-    let window = Window::new((*db).clone()).unwrap();
+    let window = Memtable::new((*db).clone()).unwrap();
     let there = AtomicU32::new(0);
-    let rows = |numbers: Range<u32>| -> Changed {
-        let row = Change { value: Some((&[1]).into()), new: true };
+    let rows = |numbers: Range<u32>| -> RowChanges {
+        let row = RowChange { value: Some((&[1]).into()), is_insert: true };
         numbers.map(|number| ((&number.to_be_bytes()).into(), row.clone())).collect()
     };
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            for round in 0..ROUNDS {
-                window.change(rows(round * 100..round * 100 + 100), None);
+            for round in 0..FLUSH_ROUNDS {
+                window.apply_changes(rows(round * 100..round * 100 + 100), None);
                 there.store(round * 100 + 100, Ordering::Release);
-                if round % 2 == 0 { window.flush() } else { window.spread(2) }.unwrap();
+                if round % 2 == 0 { window.flush() } else { window.bulk_flush(2) }.unwrap();
             }
         });
-        while there.load(Ordering::Acquire) < ROUNDS * 100 {
+        while there.load(Ordering::Acquire) < FLUSH_ROUNDS * 100 {
             for back in [false, true] {
                 let least = there.load(Ordering::Acquire) as usize;
-                let rows = if back { window.prefixed_back(b"") } else { window.prefixed(b"") };
+                let rows = if back { window.scan_prefix_rev(b"") } else { window.scan_prefix(b"") };
                 let mut found: Vec<_> = rows.map(|row| row.unwrap().0).collect();
                 if back {
                     found.reverse();
@@ -140,31 +141,32 @@ fn a_scan_beside_a_flush_misses_nothing() {
 
 /// What came and went between two flushes leaves nothing in sled; what changed often is written once.
 #[test]
-fn what_comes_and_goes_in_the_window_is_never_written() {
+fn short_lived_rows_are_never_written() {
     let directory = tempfile::tempdir().unwrap();
-    let projection = Projection::open(directory.path()).unwrap();
-    projection.apply(&history()[..4], place(4)).unwrap();
+    let projection = Ledger::open(directory.path()).unwrap();
+    projection.apply_records(&sample_records()[..4], position(4)).unwrap();
     projection.flush().unwrap();
-    let (queue, sending) = (keys::due(any_route(), id(0).timestamp(), id(0)), keys::sending(id(0)));
+    let (queue, sending) =
+        (keys::queue_key(default_queue_prefix(), id(0).timestamp(), id(0)), keys::attempt_key(id(0)));
     for key in [queue, sending] {
-        assert!(!projection.rows().has(&key).unwrap());
-        assert!(!stored(&projection).contains_key(&*key));
+        assert!(!projection.memtable().contains_key(&key).unwrap());
+        assert!(!disk_rows(&projection).contains_key(&*key));
     }
-    assert!(stored(&projection).contains_key(&*keys::send(id(0))));
+    assert!(disk_rows(&projection).contains_key(&*keys::message_key(id(0))));
 }
 
 /// New rows may gather, since most change once more or go; what sled knows is written soon.
 #[test]
-fn a_window_of_new_rows_holds_more_than_one_of_known_rows() {
+fn memtable_holds_more_inserts_than_updates() {
     let db = sled::Config::new().temporary(true).open().unwrap();
-    let filled_at = |new: bool| {
-        let window = Window::new((*db).clone()).unwrap();
+    let filled_at = |is_insert: bool| {
+        let window = Memtable::new((*db).clone()).unwrap();
         let full = (0u32..).find(|number| {
-            let change = Change { value: Some(b"value".into()), new };
-            window.change(Changed::from([(number.to_be_bytes().as_slice().into(), change)]), None);
+            let change = RowChange { value: Some(b"value".into()), is_insert };
+            window.apply_changes(RowChanges::from([(number.to_be_bytes().as_slice().into(), change)]), None);
             // One that changes again takes no more room.
-            let change = Change { value: Some(b"other".into()), new: false };
-            window.change(Changed::from([(0u32.to_be_bytes().as_slice().into(), change)]), None);
+            let change = RowChange { value: Some(b"other".into()), is_insert: false };
+            window.apply_changes(RowChanges::from([(0u32.to_be_bytes().as_slice().into(), change)]), None);
             window.is_full()
         });
         full.unwrap()
@@ -175,139 +177,146 @@ fn a_window_of_new_rows_holds_more_than_one_of_known_rows() {
 /// The process ends with anything between the last flush and now in memory: what is left says where to go on, and
 /// the rest of the journal makes the same rows of it.
 #[test]
-fn a_crash_behind_any_flush_ends_in_the_same_rows() {
-    let history = history();
+fn crash_after_any_flush_recovers_the_same_rows() {
+    let history = sample_records();
     let whole = tempfile::tempdir().unwrap();
     let expected = {
-        let projection = Projection::open(whole.path()).unwrap();
-        projection.apply(&history, place(history.len())).unwrap();
-        let in_memory = picture(&projection);
+        let projection = Ledger::open(whole.path()).unwrap();
+        projection.apply_records(&history, position(history.len())).unwrap();
+        let in_memory = dump_queries(&projection);
         projection.flush().unwrap();
-        assert_eq!(picture(&projection), in_memory);
-        (in_memory, stored(&projection))
+        assert_eq!(dump_queries(&projection), in_memory);
+        (in_memory, disk_rows(&projection))
     };
     for border in 0..=history.len() {
         let directory = tempfile::tempdir().unwrap();
         let (before, behind) = history.split_at(border);
         {
-            let projection = Projection::open(directory.path()).unwrap();
-            projection.apply(before, place(border)).unwrap();
+            let projection = Ledger::open(directory.path()).unwrap();
+            projection.apply_records(before, position(border)).unwrap();
             projection.flush().unwrap();
             for (number, kept) in (border + 1..).zip(behind) {
-                projection.apply([kept], place(number)).unwrap();
-                assert_eq!(projection.position().unwrap(), Some(place(number)));
+                projection.apply_records([kept], position(number)).unwrap();
+                assert_eq!(projection.position().unwrap(), Some(position(number)));
             }
-            assert_eq!(picture(&projection), expected.0, "flushed behind {border}");
+            assert_eq!(dump_queries(&projection), expected.0, "flushed behind {border}");
         }
-        let projection = Projection::open(directory.path()).unwrap();
-        assert_eq!(projection.position().unwrap(), Some(place(border)));
-        projection.apply(behind, place(history.len())).unwrap();
-        assert_eq!(picture(&projection), expected.0, "crashed behind {border}");
+        let projection = Ledger::open(directory.path()).unwrap();
+        assert_eq!(projection.position().unwrap(), Some(position(border)));
+        projection.apply_records(behind, position(history.len())).unwrap();
+        assert_eq!(dump_queries(&projection), expected.0, "crashed behind {border}");
         projection.flush().unwrap();
-        assert_eq!(stored(&projection), expected.1, "crashed behind {border}");
+        assert_eq!(disk_rows(&projection), expected.1, "crashed behind {border}");
     }
 }
 
 /// Made by several threads from nothing it has the same rows, and until it is finished it says that it is not.
 #[test]
-fn a_projection_that_was_not_finished_is_known_by_it() {
-    let (history, whole) = (history(), tempfile::tempdir().unwrap());
+fn detects_an_unfinished_bulk_load() {
+    let (history, whole) = (sample_records(), tempfile::tempdir().unwrap());
     let expected = {
-        let projection = Projection::open(whole.path()).unwrap();
-        assert!(!projection.is_unfinished().unwrap());
-        projection.apply(&history, place(history.len())).unwrap();
+        let projection = Ledger::open(whole.path()).unwrap();
+        assert!(!projection.is_incomplete().unwrap());
+        projection.apply_records(&history, position(history.len())).unwrap();
         projection.flush().unwrap();
-        (picture(&projection), stored(&projection))
+        (dump_queries(&projection), disk_rows(&projection))
     };
     for (border, threads) in (0..=history.len()).zip([1, 2, 3].into_iter().cycle()) {
         let directory = tempfile::tempdir().unwrap();
         let (before, behind) = history.split_at(border);
         {
-            let projection = Projection::open(directory.path()).unwrap();
-            projection.apply(before, place(border)).unwrap();
-            projection.spread(threads).unwrap();
-            projection.apply(behind, place(history.len())).unwrap();
-            assert_eq!(picture(&projection), expected.0, "{border} and the rest");
+            let projection = Ledger::open(directory.path()).unwrap();
+            projection.apply_records(before, position(border)).unwrap();
+            projection.bulk_flush(threads).unwrap();
+            projection.apply_records(behind, position(history.len())).unwrap();
+            assert_eq!(dump_queries(&projection), expected.0, "{border} and the rest");
         }
         {
-            let projection = Projection::open(directory.path()).unwrap();
+            let projection = Ledger::open(directory.path()).unwrap();
             assert_eq!(projection.position().unwrap(), None);
-            assert_eq!(projection.is_unfinished().unwrap(), border > 0);
+            assert_eq!(projection.is_incomplete().unwrap(), border > 0);
         }
         let directory = tempfile::tempdir().unwrap();
         {
-            let projection = Projection::open(directory.path()).unwrap();
-            projection.apply(before, place(border)).unwrap();
-            projection.spread(threads).unwrap();
-            projection.apply(behind, place(history.len())).unwrap();
-            projection.finish(threads).unwrap();
+            let projection = Ledger::open(directory.path()).unwrap();
+            projection.apply_records(before, position(border)).unwrap();
+            projection.bulk_flush(threads).unwrap();
+            projection.apply_records(behind, position(history.len())).unwrap();
+            projection.finish_bulk_load(threads).unwrap();
         }
-        let projection = Projection::open(directory.path()).unwrap();
-        assert!(!projection.is_unfinished().unwrap());
-        assert_eq!((picture(&projection), stored(&projection)), expected);
+        let projection = Ledger::open(directory.path()).unwrap();
+        assert!(!projection.is_incomplete().unwrap());
+        assert_eq!((dump_queries(&projection), disk_rows(&projection)), expected);
     }
 }
 
 /// Upkeep's changes go the same way.
 #[test]
-fn what_is_forgotten_is_gone_wherever_it_was() {
+fn expiry_removes_all_rows_of_a_message() {
     let horizon = at(1_000_000);
     for flushed in [false, true] {
         let directory = tempfile::tempdir().unwrap();
-        let projection = Projection::open(directory.path()).unwrap();
-        projection.apply(&history(), place(99)).unwrap();
+        let projection = Ledger::open(directory.path()).unwrap();
+        projection.apply_records(&sample_records(), position(99)).unwrap();
         if flushed {
             projection.flush().unwrap();
         }
-        let (expired, _) = projection.expired_sends(None, horizon, 99, &mut |_, _| true).unwrap();
+        let (expired, _) = projection.expired_messages(None, horizon, 99, &mut |_, _| true).unwrap();
         assert_eq!(expired, [id(0), id(1)]);
-        projection.forget(&expired, horizon).unwrap();
-        projection.delete(projection.expired_days(horizon.after(DAY), 99).unwrap());
-        projection.delete(projection.expired_orphans(horizon, 99).unwrap());
-        for (segment, bytes) in projection.garbage().unwrap() {
-            projection.dropped(segment, bytes).unwrap();
+        projection.expire_messages(&expired, horizon).unwrap();
+        projection.delete_keys(projection.expired_dated_keys(horizon.saturating_add(ONE_DAY), 99).unwrap());
+        projection.delete_keys(projection.expired_orphans(horizon, 99).unwrap());
+        for (segment, bytes) in projection.garbage_by_segment().unwrap() {
+            projection.subtract_garbage(segment, bytes).unwrap();
         }
-        let left = picture(&projection);
+        let left = dump_queries(&projection);
         assert!(!left.contains(&id(0).to_string()) && left.contains(&id(2).to_string()), "{left}");
         projection.flush().unwrap();
-        let kinds: HashSet<u8> = stored(&projection).keys().map(|key| key[0]).collect();
+        let kinds: HashSet<u8> = disk_rows(&projection).keys().map(|key| key[0]).collect();
         assert_eq!(kinds, b"kmqiroce".iter().copied().collect(), "flushed: {flushed}");
     }
 }
 
 /// Two Message-IDs may have the same hash in the index; their mails have nothing to do with each other.
 #[test]
-fn a_message_id_with_the_hash_of_another_joins_nothing() {
+fn colliding_message_id_hash_matches_nothing() {
     for flushed in [false, true] {
         let directory = tempfile::tempdir().unwrap();
-        let projection = Projection::open(directory.path()).unwrap();
-        projection.apply(&history(), place(99)).unwrap();
-        let mut rows = Overlay::new(projection.rows());
-        rows.put(keys::indexed(keys::message_id("8@example.com"), id(2)), Vec::new());
-        rows.put(keys::indexed(keys::message_id("0@example.com"), id(2)), Vec::new());
+        let projection = Ledger::open(directory.path()).unwrap();
+        projection.apply_records(&sample_records(), position(99)).unwrap();
+        let mut rows = WriteBatch::new(projection.memtable());
+        rows.put(keys::index_key(keys::message_id_prefix("8@example.com"), id(2)), Vec::new());
+        rows.put(keys::index_key(keys::message_id_prefix("0@example.com"), id(2)), Vec::new());
         rows.commit(None);
         if flushed {
             projection.flush().unwrap();
         }
-        assert!(projection.by_message_id(&message_id(8), 9).unwrap().is_empty());
-        assert_eq!(projection.by_message_id(&message_id(0), 1).unwrap(), [id(0)]);
-        assert_eq!(projection.find(&event(8, None)).unwrap(), None);
-        let found = projection.find(&Event { at: at(9), ..event(0, None) }).unwrap();
+        assert!(projection.find_by_message_id(&message_id(8), 9).unwrap().is_empty());
+        assert_eq!(projection.find_by_message_id(&message_id(0), 1).unwrap(), [id(0)]);
+        assert_eq!(projection.correlate(&provider_event(8, None)).unwrap(), None);
+        let found = projection.correlate(&ProviderEvent { at: at(9), ..provider_event(0, None) }).unwrap();
         assert_eq!(found.map(|(id, ..)| id), Some(id(0)));
         projection
-            .apply(&[Kept { record: notice(8, None), place: place(100), body: 0 }], place(101))
+            .apply_records(
+                &[JournalRecord {
+                    record: received_event_record(8, None),
+                    position: position(100),
+                    body_length: 0,
+                }],
+                position(101),
+            )
             .unwrap();
-        assert_eq!(projection.trail(id(2)).unwrap().unwrap().facts.len(), 3);
+        assert_eq!(projection.load_trail(id(2)).unwrap().unwrap().events.len(), 3);
     }
 }
 
 /// How far it looked is told.
 #[test]
-fn subjects_are_searched_from_the_newest() {
+fn searches_subjects_newest_first() {
     let directory = tempfile::tempdir().unwrap();
-    let projection = Projection::open(directory.path()).unwrap();
-    projection.apply(&history(), place(99)).unwrap();
-    let found = |part, limit, searched| projection.by_subject(part, limit, searched).unwrap();
+    let projection = Ledger::open(directory.path()).unwrap();
+    projection.apply_records(&sample_records(), position(99)).unwrap();
+    let found = |part, limit, searched| projection.find_by_subject(part, limit, searched).unwrap();
     assert_eq!(found("order s", 9, 3), (vec![id(2), id(1), id(0)], false));
     assert_eq!(found("ORDER", 9, 2), (vec![id(2), id(1)], true));
     assert_eq!(found("S0", 9, 2), (vec![], true));
@@ -317,168 +326,185 @@ fn subjects_are_searched_from_the_newest() {
 
 /// What a row lost is told, and what is in it again after the ledger is made anew.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ledger_that_lacks_a_send_of_the_journal_is_told() {
+async fn verify_reports_messages_missing_in_the_ledger() {
     let directory = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(directory.path(), Clock::System).unwrap();
-    let send = Send::new(id(1), "test");
-    let accepted = Accepted { send, recipients: vec!["a@example.net".parse().unwrap()] };
-    store.accept_and_apply(accepted, bytes::Bytes::from("A: b\r\n\r\n")).await.unwrap();
-    store.settle_down().await;
+    let message = Message::new(id(1), "test");
+    let accepted = AcceptedMessage { message, recipients: vec!["a@example.net".parse().unwrap()] };
+    store.put_message_applied(accepted, bytes::Bytes::from("A: b\r\n\r\n")).await.unwrap();
+    store.checkpoint().await;
     let retention = Retention::default();
     let verify = |now| {
         let look = || store.verify(Some(&retention), now, &mut |_| Ok(())).unwrap();
         tokio::task::block_in_place(look)
     };
-    assert!(verify(at(1)).is_whole());
-    store.projection().unwrap().tree().remove(keys::send(id(1))).unwrap();
-    let found = verify(at(1)).contradictions;
+    assert!(verify(at(1)).is_intact());
+    store.ledger().unwrap().tree().remove(keys::message_key(id(1))).unwrap();
+    let found = verify(at(1)).inconsistencies;
     assert_eq!(found.len(), 2, "{found:?}");
     assert!(found[0].contains("1 sends of the journal") && found[1].contains("in the queue"), "{found:?}");
     // What may be forgotten is not missed; its place in the queue is.
-    assert_eq!(verify(at(40 * 86_400)).contradictions.len(), 1);
+    assert_eq!(verify(at(40 * 86_400)).inconsistencies.len(), 1);
     tokio::task::block_in_place(|| store.rebuild(false, &mut |_| {})).unwrap();
-    assert!(verify(at(1)).is_whole());
+    assert!(verify(at(1)).is_intact());
 }
 
 /// Three sends: relayed and reported; relayed later and reported by its Message-ID, early; waiting. And an event that
 /// nobody waits for.
-fn history() -> Vec<Kept> {
+fn sample_records() -> Vec<JournalRecord> {
     let records = [
-        accepted(0),
-        begun(0),
-        relayed(0, None),
-        notice(0, Some(id(0))),
-        notice(1, None),
-        accepted(1),
-        begun(1),
-        relayed(1, Some(at(50))),
-        begun(1),
-        relayed(1, None),
-        notice(0, Some(id(0))),
-        notice(7, None),
-        accepted(2),
-        action(2, Verb::Hold),
-        action(2, Verb::Release),
+        accepted_record(0),
+        attempt_started_record(0),
+        outcome_record(0, None),
+        received_event_record(0, Some(id(0))),
+        received_event_record(1, None),
+        accepted_record(1),
+        attempt_started_record(1),
+        outcome_record(1, Some(at(50))),
+        attempt_started_record(1),
+        outcome_record(1, None),
+        received_event_record(0, Some(id(0))),
+        received_event_record(7, None),
+        accepted_record(2),
+        queue_action_record(2, QueueVerb::Hold),
+        queue_action_record(2, QueueVerb::Release),
     ];
-    (0..).zip(records).map(|(number, record)| Kept { record, place: place(number), body: 10 }).collect()
+    (0..)
+        .zip(records)
+        .map(|(number, record)| JournalRecord { record, position: position(number), body_length: 10 })
+        .collect()
 }
 
 /// The queue of what may take any upstream.
-fn any_route() -> Vec<u8> {
-    keys::queue(Lane::Transactional, &WaitsRow::ForRoute(None))
+fn default_queue_prefix() -> Vec<u8> {
+    keys::queue_prefix(Lane::Transactional, &QueueKeyRow::Route(None))
 }
 
 /// Everything that can be asked.
-fn picture(projection: &Projection) -> String {
+fn dump_queries(projection: &Ledger) -> String {
     let mut text = String::new();
     let (low, high) = (TrackingId::from_bytes([0; 16]), TrackingId::from_bytes([255; 16]));
-    let sends = projection.between(low, high, 99).unwrap();
+    let sends = projection.ids_in_range(low, high, 99).unwrap();
     writeln!(text, "{sends:?}").unwrap();
-    for queue in projection.queues().unwrap() {
-        let due = projection.due(&queue, at(99), 99, |_| true).unwrap();
-        writeln!(text, "{queue:?} {due:?} {:?}", projection.queued(&queue, |_| true, 99).unwrap()).unwrap();
-    }
-    writeln!(text, "{:?}", projection.interrupted().unwrap()).unwrap();
-    writeln!(text, "{:?}", projection.garbage().unwrap()).unwrap();
-    writeln!(text, "{:?}", projection.by_recipient("Ada@example.net", 99).unwrap()).unwrap();
-    writeln!(text, "{:?}", projection.by_record(&OdooRecord::parse("sale.order,42").unwrap(), 99).unwrap())
-        .unwrap();
-    for number in 0..9 {
-        let event = event(number, None);
-        writeln!(text, "{:?}", projection.by_message_id(&message_id(number), 99).unwrap()).unwrap();
-        writeln!(text, "{:?}", projection.knows_event("mailgun", &event).unwrap()).unwrap();
-        writeln!(text, "{:?}", projection.find(&event).unwrap()).unwrap();
-        writeln!(text, "{:?}", projection.token("mailgun", &number.to_string(), at(number)).unwrap())
+    for queue in projection.queue_ids().unwrap() {
+        let due = projection.due_messages(&queue, at(99), 99, |_| true).unwrap();
+        writeln!(text, "{queue:?} {due:?} {:?}", projection.queued_messages(&queue, |_| true, 99).unwrap())
             .unwrap();
-        writeln!(text, "{:?}", projection.trail(id(number)).unwrap()).unwrap();
+    }
+    writeln!(text, "{:?}", projection.interrupted_attempts().unwrap()).unwrap();
+    writeln!(text, "{:?}", projection.garbage_by_segment().unwrap()).unwrap();
+    writeln!(text, "{:?}", projection.find_by_recipient("Ada@example.net", 99).unwrap()).unwrap();
+    writeln!(
+        text,
+        "{:?}",
+        projection.find_by_odoo_record(&OdooRecord::parse("sale.order,42").unwrap(), 99).unwrap()
+    )
+    .unwrap();
+    for number in 0..9 {
+        let event = provider_event(number, None);
+        writeln!(text, "{:?}", projection.find_by_message_id(&message_id(number), 99).unwrap()).unwrap();
+        writeln!(text, "{:?}", projection.has_event("mailgun", &event).unwrap()).unwrap();
+        writeln!(text, "{:?}", projection.correlate(&event).unwrap()).unwrap();
+        writeln!(text, "{:?}", projection.webhook_token("mailgun", &number.to_string(), at(number)).unwrap())
+            .unwrap();
+        writeln!(text, "{:?}", projection.load_trail(id(number)).unwrap()).unwrap();
         writeln!(text, "{:?}", projection.is_sending(id(number)).unwrap()).unwrap();
     }
     text
 }
 
-fn stored(projection: &Projection) -> BTreeMap<Vec<u8>, Vec<u8>> {
+fn disk_rows(projection: &Ledger) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let rows = projection.tree().iter().map(|row| row.map(|(key, value)| (key.to_vec(), value.to_vec())));
     rows.collect::<sled::Result<_>>().unwrap()
 }
 
-fn key(random: &mut Rng) -> Vec<u8> {
-    let class = [b'a', b'b', keys::SPARSE[1]][random.usize(..3)];
+fn random_key(random: &mut Rng) -> Vec<u8> {
+    let class = [b'a', b'b', keys::NEGATIVE_CACHED[1]][random.usize(..3)];
     vec![class, random.u8(..4) * 85, random.u8(..40)]
 }
 
-fn pair((key, value): &(IVec, IVec)) -> (&IVec, &IVec) {
+fn as_pair((key, value): &(IVec, IVec)) -> (&IVec, &IVec) {
     (key, value)
 }
 
 fn at(seconds: u64) -> Timestamp {
-    Timestamp::from_seconds(1_789_387_200 + seconds)
+    Timestamp::from_secs(1_789_387_200 + seconds)
 }
 
 fn id(number: u64) -> TrackingId {
     TrackingId::new(at(number), u128::from(number))
 }
 
-fn place(number: usize) -> Place {
-    Place { segment: 1, offset: number as u64 * 100 }
+fn position(number: usize) -> Position {
+    Position { segment: 1, offset: number as u64 * 100 }
 }
 
 fn message_id(number: u64) -> MessageId {
     MessageId::parse(&format!("{number}@example.com")).unwrap()
 }
 
-fn accepted(number: u64) -> Record {
-    let send = Send {
+fn accepted_record(number: u64) -> Record {
+    let message = Message {
         message_id: Some(message_id(number)),
-        records: vec![OdooRecord::parse("sale.order,42").unwrap()],
+        odoo_records: vec![OdooRecord::parse("sale.order,42").unwrap()],
         subject: format!("Your Order S{number}"),
         size: number,
-        ..Send::new(id(number), "odoo")
+        ..Message::new(id(number), "odoo")
     };
-    Record::Accepted(Box::new(Accepted { send, recipients: vec!["ada@example.net".parse().unwrap()] }))
+    Record::AcceptedMessage(Box::new(AcceptedMessage {
+        message,
+        recipients: vec!["ada@example.net".parse().unwrap()],
+    }))
 }
 
-fn action(number: u64, verb: Verb) -> Record {
+fn queue_action_record(number: u64, verb: QueueVerb) -> Record {
     let (operator, reason) = ("uid 0".to_owned(), "why not".to_owned());
-    Record::Action(Action { id: id(number), at: at(number), verb, operator, reason })
+    Record::QueueAction(QueueAction { id: id(number), at: at(number), verb, operator, reason })
 }
 
-fn begun(number: u64) -> Record {
-    Record::Begun(Begun { id: id(number), at: at(number), upstream: "mailgun".into() })
+fn attempt_started_record(number: u64) -> Record {
+    Record::AttemptStarted(AttemptStarted { id: id(number), at: at(number), upstream: "mailgun".into() })
 }
 
-fn relayed(number: u64, due: Option<Timestamp>) -> Record {
-    let standing = if due.is_some() { Standing::Queued } else { Standing::Relayed };
-    let settled = Settled { recipients: vec![0], standing, words: Words::default() };
+fn outcome_record(number: u64, next_attempt: Option<Timestamp>) -> Record {
+    let status = if next_attempt.is_some() { AttemptStatus::Queued } else { AttemptStatus::Relayed };
+    let settled = RecipientResult { recipients: vec![0], status, diagnostic: Diagnostic::default() };
     let (id, at) = (id(number), at(number));
-    Record::Outcome(Outcome { id, at, upstream: "mailgun".into(), settled: vec![settled], due })
+    Record::AttemptOutcome(AttemptOutcome {
+        id,
+        at,
+        upstream: "mailgun".into(),
+        results: vec![settled],
+        next_attempt,
+    })
 }
 
-fn notice(number: u64, tracking: Option<TrackingId>) -> Record {
+fn received_event_record(number: u64, tracking: Option<TrackingId>) -> Record {
     let token = Some((number.to_string(), at(number), [number as u8; 16]));
-    let event = event(number, tracking);
-    Record::Notice(Box::new(Notice {
+    let event = provider_event(number, tracking);
+    Record::ReceivedEvent(Box::new(ReceivedEvent {
         upstream: "mailgun".into(),
-        at: at(number),
-        via: Via::Webhook,
+        received_at: at(number),
+        source: EventSource::Webhook,
         token,
         event,
     }))
 }
 
-fn event(number: u64, tracking: Option<TrackingId>) -> Event {
-    Event {
-        kind: Kind::Delivered,
+fn provider_event(number: u64, tracking_id: Option<TrackingId>) -> ProviderEvent {
+    ProviderEvent {
+        kind: EventKind::Delivered,
         at: at(number),
-        identity: format!("event {number}"),
+        dedup_key: format!("event {number}"),
         recipient: Some("ada@example.net".into()),
-        tracking,
+        tracking_id,
         message_id: Some(message_id(number)),
-        by_machine: false,
+        automated: false,
         test_mode: false,
-        words: Words::default(),
+        diagnostic: Diagnostic::default(),
     }
 }
 
 /// Flushes beside a scan.
-const ROUNDS: u32 = 60;
-const DAY: std::time::Duration = std::time::Duration::from_secs(86_400);
+const FLUSH_ROUNDS: u32 = 60;
+const ONE_DAY: std::time::Duration = std::time::Duration::from_secs(86_400);

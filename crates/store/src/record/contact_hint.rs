@@ -1,58 +1,58 @@
 //! The stored form of a hint, in the journal and in a row.
 
-use crate::record::WordsV1;
+use crate::record::DiagnosticV1;
 use mailtrail_mail::Timestamp;
-use mailtrail_trail::{Hint, HintKind, Hinted};
+use mailtrail_trail::{ContactHint, ContactHintKind, ReceivedHint};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct HintedV1 {
+pub(crate) struct ReceivedHintV1 {
     source: String,
-    received: u64,
-    identity: String,
+    received_at: u64,
+    dedup_key: String,
     kind: u8,
     at: u64,
     address: Option<String>,
     lists: Vec<String>,
-    words: WordsV1,
+    diagnostic: DiagnosticV1,
 }
 
-impl From<&Hinted> for HintedV1 {
-    fn from(hinted: &Hinted) -> Self {
-        let Hinted { source, received, identity, hint } = hinted.clone();
+impl From<&ReceivedHint> for ReceivedHintV1 {
+    fn from(hinted: &ReceivedHint) -> Self {
+        let ReceivedHint { source, received_at, dedup_key, hint } = hinted.clone();
         // To that list kinds are only ever added at the end.
-        let kind = HintKind::ALL.iter().position(|known| *known == hint.kind);
+        let kind = ContactHintKind::ALL.iter().position(|known| *known == hint.kind);
         Self {
             source,
-            received: received.millis(),
-            identity,
+            received_at: received_at.as_millis(),
+            dedup_key,
             kind: kind.map_or(u8::MAX, |place| place as u8),
-            at: hint.at.millis(),
+            at: hint.at.as_millis(),
             address: hint.address,
             lists: hint.lists,
-            words: WordsV1::from(&hint.words),
+            diagnostic: DiagnosticV1::from(&hint.diagnostic),
         }
     }
 }
 
-impl HintedV1 {
-    pub fn restore(self) -> Hinted {
-        let kind = HintKind::ALL.get(usize::from(self.kind)).copied();
-        Hinted {
+impl ReceivedHintV1 {
+    pub fn into_domain(self) -> ReceivedHint {
+        let kind = ContactHintKind::ALL.get(usize::from(self.kind)).copied();
+        ReceivedHint {
             source: self.source,
-            received: Timestamp::from_millis(self.received),
-            identity: self.identity,
-            hint: Hint {
-                kind: kind.unwrap_or(HintKind::Unknown),
+            received_at: Timestamp::from_millis(self.received_at),
+            dedup_key: self.dedup_key,
+            hint: ContactHint {
+                kind: kind.unwrap_or(ContactHintKind::Unknown),
                 at: Timestamp::from_millis(self.at),
                 address: self.address,
                 lists: self.lists,
-                words: self.words.into(),
+                diagnostic: self.diagnostic.into(),
             },
         }
     }
 
-    pub fn received(&self) -> Timestamp {
-        Timestamp::from_millis(self.received)
+    pub fn received_at(&self) -> Timestamp {
+        Timestamp::from_millis(self.received_at)
     }
 }

@@ -1,13 +1,15 @@
 //! Mail from outside, on its way in: what is kept of it, and where each stands.
 
-use crate::body::Message;
-use crate::group_commit::{CommitError, Wish};
+use crate::body::MessageBody;
+use crate::group_commit::{CommitError, CommitOptions};
 use crate::record::Record;
-use crate::stored_body::Stored;
+use crate::stored_body::StoredBody;
 use crate::{ReadError, Store};
 use bytes::Bytes;
 use mailtrail_mail::{Mailbox, MessageId, Timestamp, TrackingId};
-use mailtrail_trail::{Arrival, Fate, Inbound, InboundMail, Leg, Move};
+use mailtrail_trail::{
+    InboundMail, InboundOutcome, InboundReceived, InboundRecord, InboundState, InboundTransition,
+};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::time::Duration;
@@ -15,83 +17,87 @@ use std::time::Duration;
 impl Store {
     /// Keeps a mail from outside with its message; lookups see it on return. One whose token came with another body
     /// before is not looked at any more, and one that is the same as another is kept as its duplicate.
-    pub async fn take_in(&self, arrival: Arrival, message: impl Into<Message>) -> Result<(), CommitError> {
-        let wish = Wish { urgent: true, applied: true };
-        let record = Record::Inbound(Box::new(Inbound::Arrived(Box::new(arrival))));
-        self.committer()?.commit(record, message, wish).await
+    pub async fn put_inbound(
+        &self,
+        arrival: InboundReceived,
+        message: impl Into<MessageBody>,
+    ) -> Result<(), CommitError> {
+        let wish = CommitOptions { urgent: true, wait_applied: true };
+        let record = Record::Inbound(Box::new(InboundRecord::Received(Box::new(arrival))));
+        self.commit_pipeline()?.commit(record, message, wish).await
     }
 
     /// Notes what became of a mail from outside; lookups see it on return.
-    pub async fn move_inbound(&self, moved: Move) -> Result<(), CommitError> {
-        let wish = Wish { urgent: false, applied: true };
-        let record = Record::Inbound(Box::new(Inbound::Moved(moved)));
-        self.committer()?.commit(record, Bytes::new(), wish).await
+    pub async fn record_inbound(&self, moved: InboundTransition) -> Result<(), CommitError> {
+        let wish = CommitOptions { urgent: false, wait_applied: true };
+        let record = Record::Inbound(Box::new(InboundRecord::Transitioned(moved)));
+        self.commit_pipeline()?.commit(record, Bytes::new(), wish).await
     }
 
     /// The first mail from outside to come that is due by `now` and to a recipient that is `wanted`.
-    pub fn next_inbound(
+    pub fn next_due_inbound(
         &self,
         now: Timestamp,
         wanted: impl Fn(&Mailbox) -> bool,
     ) -> Result<Option<InboundMail>, ReadError> {
-        Ok(self.projection()?.next_inbound(now, wanted)?)
+        Ok(self.ledger()?.next_due_inbound(now, wanted)?)
     }
 
     /// Mail from outside, newest first, at most `limit` of those that `wanted` asks for. Reads all of it.
-    pub fn inbound(
+    pub fn find_inbound(
         &self,
         limit: usize,
         wanted: impl Fn(&InboundMail) -> bool,
     ) -> Result<Vec<InboundMail>, ReadError> {
-        Ok(self.projection()?.inbound(limit, wanted)?)
+        Ok(self.ledger()?.find_inbound(limit, wanted)?)
     }
 
     /// One mail from outside.
     pub fn inbound_mail(&self, id: TrackingId) -> Result<Option<InboundMail>, ReadError> {
-        Ok(self.projection()?.inbound_mail(id)?.map(|(mail, _)| mail))
+        Ok(self.ledger()?.inbound_mail(id)?.map(|(mail, _)| mail))
     }
 
     /// Its message; `None` when that is no longer kept, or seen to be damaged.
-    pub fn inbound_message(&self, id: TrackingId) -> Result<Option<Stored>, ReadError> {
-        let Some((_, place)) = self.projection()?.inbound_mail(id)? else { return Ok(None) };
-        match self.0.segments.segment(place.segment) {
-            Ok(segment) => Ok(Stored::find(segment, place.offset)?),
+    pub fn load_inbound_body(&self, id: TrackingId) -> Result<Option<StoredBody>, ReadError> {
+        let Some((_, place)) = self.ledger()?.inbound_mail(id)? else { return Ok(None) };
+        match self.0.segment_cache.get_or_open(place.segment) {
+            Ok(segment) => Ok(StoredBody::load(segment, place.offset)?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
     /// The same, all of it in memory. It blocks.
-    pub fn inbound_whole(&self, id: TrackingId) -> Result<Option<Bytes>, ReadError> {
-        match self.inbound_message(id)? {
-            Some(stored) => Ok(stored.whole()?),
+    pub fn read_inbound_body(&self, id: TrackingId) -> Result<Option<Bytes>, ReadError> {
+        match self.load_inbound_body(id)? {
+            Some(stored) => Ok(stored.read_all()?),
             None => Ok(None),
         }
     }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) enum InboundV1 {
-    Arrived(ArrivalV1),
-    Moved(MoveV1),
+pub(crate) enum InboundRecordV1 {
+    Received(InboundReceivedV1),
+    Transitioned(InboundTransitionV1),
 }
 
 /// With the reason of a release; of all else it is empty.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct InboundV2 {
-    inbound: InboundV1,
+pub(crate) struct InboundRecordV2 {
+    inbound: InboundRecordV1,
     reason: String,
 }
 
 /// With the number of files that are missing; of all else than arrivals it is 0.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct InboundV3 {
-    inbound: InboundV2,
+pub(crate) struct InboundRecordV3 {
+    inbound: InboundRecordV2,
     missing_files: u32,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct ArrivalV1 {
+pub(crate) struct InboundReceivedV1 {
     id: [u8; 16],
     upstream: String,
     token: Option<(String, u64, [u8; 16])>,
@@ -101,141 +107,148 @@ pub(crate) struct ArrivalV1 {
     subject: String,
     size: u64,
     /// Milliseconds.
-    window: u64,
-    held: Option<String>,
+    dedup_window_ms: u64,
+    quarantine_reason: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct MoveV1 {
+pub(crate) struct InboundTransitionV1 {
     id: [u8; 16],
     at: u64,
-    fate: FateV1,
+    outcome: InboundOutcomeV1,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-enum FateV1 {
-    Delivered { target: String, words: String },
-    Deferred { target: String, why: String, due: u64 },
-    Dead { target: String, why: String },
+enum InboundOutcomeV1 {
+    Delivered { target: String, reply: String },
+    Deferred { target: String, reason: String, next_attempt: u64 },
+    DeadLettered { target: String, reason: String },
     Released { operator: String },
 }
 
 /// Where it stands, in its stored form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum LegV1 {
+pub(crate) enum InboundStateV1 {
     Waiting,
     Delivered,
-    Dead,
+    DeadLetter,
     Duplicate,
 }
 
-impl From<Leg> for LegV1 {
-    fn from(leg: Leg) -> Self {
+impl From<InboundState> for InboundStateV1 {
+    fn from(leg: InboundState) -> Self {
         match leg {
-            Leg::Waiting => Self::Waiting,
-            Leg::Delivered => Self::Delivered,
-            Leg::Dead => Self::Dead,
-            Leg::Duplicate => Self::Duplicate,
+            InboundState::Waiting => Self::Waiting,
+            InboundState::Delivered => Self::Delivered,
+            InboundState::DeadLetter => Self::DeadLetter,
+            InboundState::Duplicate => Self::Duplicate,
         }
     }
 }
 
-impl From<LegV1> for Leg {
-    fn from(stored: LegV1) -> Self {
+impl From<InboundStateV1> for InboundState {
+    fn from(stored: InboundStateV1) -> Self {
         match stored {
-            LegV1::Waiting => Self::Waiting,
-            LegV1::Delivered => Self::Delivered,
-            LegV1::Dead => Self::Dead,
-            LegV1::Duplicate => Self::Duplicate,
+            InboundStateV1::Waiting => Self::Waiting,
+            InboundStateV1::Delivered => Self::Delivered,
+            InboundStateV1::DeadLetter => Self::DeadLetter,
+            InboundStateV1::Duplicate => Self::Duplicate,
         }
     }
 }
 
-impl From<&Inbound> for InboundV1 {
-    fn from(inbound: &Inbound) -> Self {
+impl From<&InboundRecord> for InboundRecordV1 {
+    fn from(inbound: &InboundRecord) -> Self {
         match inbound {
-            Inbound::Arrived(arrival) => Self::Arrived(ArrivalV1::from(&**arrival)),
-            Inbound::Moved(moved) => Self::Moved(MoveV1::from(moved)),
+            InboundRecord::Received(arrival) => Self::Received(InboundReceivedV1::from(&**arrival)),
+            InboundRecord::Transitioned(moved) => Self::Transitioned(InboundTransitionV1::from(moved)),
         }
     }
 }
 
-impl InboundV1 {
-    pub fn restore(self) -> Option<Inbound> {
+impl InboundRecordV1 {
+    pub fn into_domain(self) -> Option<InboundRecord> {
         Some(match self {
-            Self::Arrived(arrival) => Inbound::Arrived(Box::new(arrival.restore()?)),
-            Self::Moved(moved) => Inbound::Moved(moved.restore()),
+            Self::Received(arrival) => InboundRecord::Received(Box::new(arrival.into_domain()?)),
+            Self::Transitioned(moved) => InboundRecord::Transitioned(moved.into_domain()),
         })
     }
 }
 
-impl From<&Inbound> for InboundV2 {
-    fn from(inbound: &Inbound) -> Self {
+impl From<&InboundRecord> for InboundRecordV2 {
+    fn from(inbound: &InboundRecord) -> Self {
         let reason = match inbound {
-            Inbound::Moved(Move { fate: Fate::Released { reason, .. }, .. }) => reason.clone(),
-            Inbound::Moved(_) | Inbound::Arrived(_) => String::new(),
+            InboundRecord::Transitioned(InboundTransition {
+                outcome: InboundOutcome::Released { reason, .. },
+                ..
+            }) => reason.clone(),
+            InboundRecord::Transitioned(_) | InboundRecord::Received(_) => String::new(),
         };
-        Self { inbound: InboundV1::from(inbound), reason }
+        Self { inbound: InboundRecordV1::from(inbound), reason }
     }
 }
 
-impl InboundV2 {
-    pub fn restore(self) -> Option<Inbound> {
-        let mut inbound = self.inbound.restore()?;
-        if let Inbound::Moved(Move { fate: Fate::Released { reason, .. }, .. }) = &mut inbound {
+impl InboundRecordV2 {
+    pub fn into_domain(self) -> Option<InboundRecord> {
+        let mut inbound = self.inbound.into_domain()?;
+        if let InboundRecord::Transitioned(InboundTransition {
+            outcome: InboundOutcome::Released { reason, .. },
+            ..
+        }) = &mut inbound
+        {
             *reason = self.reason;
         }
         Some(inbound)
     }
 }
 
-impl From<&Inbound> for InboundV3 {
-    fn from(inbound: &Inbound) -> Self {
+impl From<&InboundRecord> for InboundRecordV3 {
+    fn from(inbound: &InboundRecord) -> Self {
         let missing_files = match inbound {
-            Inbound::Arrived(arrival) => arrival.missing_files,
-            Inbound::Moved(_) => 0,
+            InboundRecord::Received(arrival) => arrival.missing_files,
+            InboundRecord::Transitioned(_) => 0,
         };
-        Self { inbound: InboundV2::from(inbound), missing_files }
+        Self { inbound: InboundRecordV2::from(inbound), missing_files }
     }
 }
 
-impl InboundV3 {
-    pub fn restore(self) -> Option<Inbound> {
-        let mut inbound = self.inbound.restore()?;
-        if let Inbound::Arrived(arrival) = &mut inbound {
+impl InboundRecordV3 {
+    pub fn into_domain(self) -> Option<InboundRecord> {
+        let mut inbound = self.inbound.into_domain()?;
+        if let InboundRecord::Received(arrival) = &mut inbound {
             arrival.missing_files = self.missing_files;
         }
         Some(inbound)
     }
 }
 
-impl From<&Arrival> for ArrivalV1 {
-    fn from(arrival: &Arrival) -> Self {
+impl From<&InboundReceived> for InboundReceivedV1 {
+    fn from(arrival: &InboundReceived) -> Self {
         let token = arrival.token.as_ref();
         Self {
             id: arrival.id.to_bytes(),
             upstream: arrival.upstream.clone(),
-            token: token.map(|(token, signed_at, digest)| (token.clone(), signed_at.millis(), *digest)),
+            token: token.map(|(token, signed_at, digest)| (token.clone(), signed_at.as_millis(), *digest)),
             sender: arrival.sender.as_ref().map(ToString::to_string),
             recipient: arrival.recipient.to_string(),
             message_id: arrival.message_id.as_ref().map(ToString::to_string),
             subject: arrival.subject.clone(),
             size: arrival.size,
-            window: u64::try_from(arrival.window.as_millis()).unwrap_or(u64::MAX),
-            held: arrival.held.clone(),
+            dedup_window_ms: u64::try_from(arrival.dedup_window.as_millis()).unwrap_or(u64::MAX),
+            quarantine_reason: arrival.quarantine_reason.clone(),
         }
     }
 }
 
-impl ArrivalV1 {
+impl InboundReceivedV1 {
     /// The envelope's recipient.
     pub fn recipient(&self) -> &str {
         &self.recipient
     }
 
-    pub fn restore(self) -> Option<Arrival> {
+    pub fn into_domain(self) -> Option<InboundReceived> {
         let token = self.token;
-        Some(Arrival {
+        Some(InboundReceived {
             id: TrackingId::from_bytes(self.id),
             upstream: self.upstream,
             token: token.map(|(token, signed_at, digest)| (token, Timestamp::from_millis(signed_at), digest)),
@@ -244,35 +257,49 @@ impl ArrivalV1 {
             message_id: self.message_id.as_deref().and_then(MessageId::parse),
             subject: self.subject,
             size: self.size,
-            window: Duration::from_millis(self.window),
-            held: self.held,
+            dedup_window: Duration::from_millis(self.dedup_window_ms),
+            quarantine_reason: self.quarantine_reason,
             missing_files: 0,
         })
     }
 }
 
-impl From<&Move> for MoveV1 {
-    fn from(moved: &Move) -> Self {
-        let fate = match moved.fate.clone() {
-            Fate::Delivered { target, words } => FateV1::Delivered { target, words },
-            Fate::Deferred { target, why, due } => FateV1::Deferred { target, why, due: due.millis() },
-            Fate::Dead { target, why } => FateV1::Dead { target, why },
-            Fate::Released { operator, reason: _ } => FateV1::Released { operator },
+impl From<&InboundTransition> for InboundTransitionV1 {
+    fn from(moved: &InboundTransition) -> Self {
+        let outcome = match moved.outcome.clone() {
+            InboundOutcome::Delivered { target, reply } => InboundOutcomeV1::Delivered { target, reply },
+            InboundOutcome::Deferred { target, reason, next_attempt } => {
+                InboundOutcomeV1::Deferred { target, reason, next_attempt: next_attempt.as_millis() }
+            }
+            InboundOutcome::DeadLettered { target, reason } => {
+                InboundOutcomeV1::DeadLettered { target, reason }
+            }
+            InboundOutcome::Released { operator, reason: _ } => InboundOutcomeV1::Released { operator },
         };
-        Self { id: moved.id.to_bytes(), at: moved.at.millis(), fate }
+        Self { id: moved.id.to_bytes(), at: moved.at.as_millis(), outcome }
     }
 }
 
-impl MoveV1 {
-    fn restore(self) -> Move {
-        let fate = match self.fate {
-            FateV1::Delivered { target, words } => Fate::Delivered { target, words },
-            FateV1::Deferred { target, why, due } => {
-                Fate::Deferred { target, why, due: Timestamp::from_millis(due) }
+impl InboundTransitionV1 {
+    fn into_domain(self) -> InboundTransition {
+        let outcome = match self.outcome {
+            InboundOutcomeV1::Delivered { target, reply } => InboundOutcome::Delivered { target, reply },
+            InboundOutcomeV1::Deferred { target, reason, next_attempt } => InboundOutcome::Deferred {
+                target,
+                reason,
+                next_attempt: Timestamp::from_millis(next_attempt),
+            },
+            InboundOutcomeV1::DeadLettered { target, reason } => {
+                InboundOutcome::DeadLettered { target, reason }
             }
-            FateV1::Dead { target, why } => Fate::Dead { target, why },
-            FateV1::Released { operator } => Fate::Released { operator, reason: String::new() },
+            InboundOutcomeV1::Released { operator } => {
+                InboundOutcome::Released { operator, reason: String::new() }
+            }
         };
-        Move { id: TrackingId::from_bytes(self.id), at: Timestamp::from_millis(self.at), fate }
+        InboundTransition {
+            id: TrackingId::from_bytes(self.id),
+            at: Timestamp::from_millis(self.at),
+            outcome,
+        }
     }
 }

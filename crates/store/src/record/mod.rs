@@ -6,24 +6,26 @@ mod inbound;
 mod operator_action;
 mod suppression;
 
-pub(crate) use contact_hint::HintedV1;
-pub(crate) use inbound::{ArrivalV1, LegV1};
-pub(crate) use suppression::DossierRow;
+pub(crate) use contact_hint::ReceivedHintV1;
+pub(crate) use inbound::{InboundReceivedV1, InboundStateV1};
+pub(crate) use suppression::SuppressionEvidenceRow;
 
-use crate::journal::Place;
-use crate::log_reader::Cursor;
-use crate::record::inbound::{InboundV1, InboundV2, InboundV3};
-use crate::record::operator_action::OrderedV1;
-use crate::record::suppression::{ListingV1, ListingV2};
-use crate::sink_cursor::{Delayed, Handed};
+use crate::journal::Position;
+use crate::log_reader::LogCursor;
+use crate::record::inbound::{InboundRecordV1, InboundRecordV2, InboundRecordV3};
+use crate::record::operator_action::OperatorActionV1;
+use crate::record::suppression::{SuppressionChangeV1, SuppressionChangeV2};
+use crate::sink_cursor::{DelayedDelivery, SinkAck};
 use mailtrail_mail::{
     BodyType, Dsn, DsnRecipient, Lane, Mailbox, MessageId, Notify, Record as OdooRecord, Ret, Timestamp,
     TrackingId,
 };
-use mailtrail_trail::suppression::Listing;
+use mailtrail_trail::suppression::SuppressionChange;
 use mailtrail_trail::{
-    About, Accepted, Action, Begun, Dead, Erased, Event, Hinted, Inbound, Kind, Notice, Occasion, Ordered,
-    Outcome, Polled, Repeated, Replay, Send, Settled, Standing, State, Switch, Verb, Via, Words,
+    AcceptedMessage, AttemptOutcome, AttemptStarted, AttemptStatus, BreakerOverride, DeadLetter, Diagnostic,
+    DsnAction, DuplicateSubmission, Erasure, EventKind, EventReplay, EventSource, InboundRecord, Message,
+    OperatorAction, PollCursor, ProviderEvent, QueueAction, QueueVerb, ReceivedEvent, ReceivedHint,
+    RecipientResult, RecipientState, ReportedRecipient,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -33,48 +35,48 @@ use serde_json::Value;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Record {
     /// A send was accepted; its message is the record's body.
-    Accepted(Box<Accepted>),
+    AcceptedMessage(Box<AcceptedMessage>),
     /// An attempt is about to send the message.
-    Begun(Begun),
+    AttemptStarted(AttemptStarted),
     /// An attempt ended.
-    Outcome(Outcome),
+    AttemptOutcome(AttemptOutcome),
     /// A provider's report came; its raw form is the record's body.
-    Notice(Box<Notice>),
+    ReceivedEvent(Box<ReceivedEvent>),
     /// A client handed a send in again.
-    Repeated(Repeated),
+    DuplicateSubmission(DuplicateSubmission),
     /// An operator changed what becomes of a send.
-    Action(Action),
+    QueueAction(QueueAction),
     /// An operator opened or closed a breaker.
-    Switch(Switch),
+    BreakerOverride(BreakerOverride),
     /// A sink took what the journal has for it.
-    Handed(Box<Handed>),
+    SinkAck(Box<SinkAck>),
     /// A provider was asked for its events.
-    Polled(Polled),
+    PollCursor(PollCursor),
     /// A hint about a contact came; its raw form is the record's body.
-    Hint(Box<Hinted>),
+    ReceivedHint(Box<ReceivedHint>),
     /// A provider's report came that cannot be understood; its raw form is the record's body.
-    Dead(Box<Dead>),
+    DeadLetter(Box<DeadLetter>),
     /// An operator had a report read anew.
-    Replay(Box<Replay>),
+    EventReplay(Box<EventReplay>),
     /// An address was put on a suppression list, or taken off.
-    Listing(Box<Listing>),
+    SuppressionChange(Box<SuppressionChange>),
     /// A mail from outside came, with its message as the record's body; or it went on.
-    Inbound(Box<Inbound>),
+    Inbound(Box<InboundRecord>),
     /// An operator had an address erased.
-    Erased(Box<Erased>),
+    Erasure(Box<Erasure>),
     /// An operator had the relay do something.
-    Ordered(Box<Ordered>),
+    OperatorAction(Box<OperatorAction>),
 }
 
 /// A record in the journal.
 #[derive(Clone, Debug)]
-pub struct Kept {
+pub struct JournalRecord {
     /// What it says.
     pub record: Record,
     /// Where it is.
-    pub place: Place,
+    pub position: Position,
     /// Bytes of its body there.
-    pub body: u32,
+    pub body_length: u32,
 }
 
 /// A record that cannot be read: written by a newer version, or damaged in a way its checksum did not show.
@@ -91,102 +93,104 @@ impl Record {
     /// The kind byte of the frame.
     pub fn kind(&self) -> u8 {
         match self {
-            Self::Accepted(_) => 1,
-            Self::Begun(_) => 2,
-            Self::Outcome(_) => 3,
-            Self::Notice(_) => 4,
-            Self::Repeated(_) => 5,
-            Self::Action(_) => 6,
-            Self::Switch(_) => 7,
-            Self::Handed(_) => 13,
-            Self::Polled(_) => 11,
-            Self::Hint(_) => 9,
-            Self::Dead(_) => 10,
-            Self::Replay(_) => 12,
-            Self::Listing(_) => 8,
+            Self::AcceptedMessage(_) => 1,
+            Self::AttemptStarted(_) => 2,
+            Self::AttemptOutcome(_) => 3,
+            Self::ReceivedEvent(_) => 4,
+            Self::DuplicateSubmission(_) => 5,
+            Self::QueueAction(_) => 6,
+            Self::BreakerOverride(_) => 7,
+            Self::SinkAck(_) => 13,
+            Self::PollCursor(_) => 11,
+            Self::ReceivedHint(_) => 9,
+            Self::DeadLetter(_) => 10,
+            Self::EventReplay(_) => 12,
+            Self::SuppressionChange(_) => 8,
             Self::Inbound(_) => 14,
-            Self::Erased(_) => 15,
-            Self::Ordered(_) => 16,
+            Self::Erasure(_) => 15,
+            Self::OperatorAction(_) => 16,
         }
     }
 
     /// The version in which the kind is written.
     pub fn version(&self) -> u8 {
         match self {
-            Self::Accepted(_) => 5,
+            Self::AcceptedMessage(_) => 5,
             Self::Inbound(_) => 3,
-            Self::Notice(_) | Self::Listing(_) | Self::Replay(_) | Self::Handed(_) => 2,
-            Self::Begun(_)
-            | Self::Outcome(_)
-            | Self::Repeated(_)
-            | Self::Action(_)
-            | Self::Switch(_)
-            | Self::Hint(_)
-            | Self::Dead(_)
-            | Self::Polled(_)
-            | Self::Erased(_)
-            | Self::Ordered(_) => 1,
+            Self::ReceivedEvent(_) | Self::SuppressionChange(_) | Self::EventReplay(_) | Self::SinkAck(_) => {
+                2
+            }
+            Self::AttemptStarted(_)
+            | Self::AttemptOutcome(_)
+            | Self::DuplicateSubmission(_)
+            | Self::QueueAction(_)
+            | Self::BreakerOverride(_)
+            | Self::ReceivedHint(_)
+            | Self::DeadLetter(_)
+            | Self::PollCursor(_)
+            | Self::Erasure(_)
+            | Self::OperatorAction(_) => 1,
         }
     }
 
     /// Whether there may be a next attempt because of it.
-    pub fn may_be_due(&self) -> bool {
+    pub fn may_schedule_attempt(&self) -> bool {
         match self {
-            Self::Accepted(_) | Self::Action(_) => true,
-            Self::Outcome(outcome) => outcome.due.is_some(),
-            Self::Begun(_)
-            | Self::Notice(_)
-            | Self::Repeated(_)
-            | Self::Switch(_)
-            | Self::Hint(_)
-            | Self::Listing(_)
-            | Self::Dead(_)
-            | Self::Replay(_)
-            | Self::Handed(_)
-            | Self::Polled(_)
+            Self::AcceptedMessage(_) | Self::QueueAction(_) => true,
+            Self::AttemptOutcome(outcome) => outcome.next_attempt.is_some(),
+            Self::AttemptStarted(_)
+            | Self::ReceivedEvent(_)
+            | Self::DuplicateSubmission(_)
+            | Self::BreakerOverride(_)
+            | Self::ReceivedHint(_)
+            | Self::SuppressionChange(_)
+            | Self::DeadLetter(_)
+            | Self::EventReplay(_)
+            | Self::SinkAck(_)
+            | Self::PollCursor(_)
             | Self::Inbound(_)
-            | Self::Erased(_)
-            | Self::Ordered(_) => false,
+            | Self::Erasure(_)
+            | Self::OperatorAction(_) => false,
         }
     }
 
     /// The stored form, without the body.
     pub fn encode(&self) -> Vec<u8> {
-        self.write(&mut AsItIs)
+        self.write_with(&mut PlainWriter)
     }
 
     /// The stored form with other texts in it, wherever they stand; `text` says which, and nothing for those that stay.
     /// `None` when none is another, an error when the record could not be read any more.
-    pub fn with_texts(
+    pub fn map_strings(
         &self,
-        text: &mut dyn FnMut(&str) -> Option<String>,
+        replacement: &mut dyn FnMut(&str) -> Option<String>,
     ) -> Result<Option<Vec<u8>>, UnknownRecord> {
-        let mut pen = Changing { text, changed: false };
-        let head = self.write(&mut pen);
+        let mut pen = RewritingWriter { replacement, changed: false };
+        let head = self.write_with(&mut pen);
         if !pen.changed {
             return Ok(None);
         }
         Self::decode(self.kind(), self.version(), &head).map(|_| Some(head))
     }
 
-    fn write(&self, pen: &mut impl Pen) -> Vec<u8> {
+    fn write_with(&self, pen: &mut impl RecordWriter) -> Vec<u8> {
         match self {
-            Self::Accepted(accepted) => pen.write(AcceptedV5::from(&**accepted)),
-            Self::Begun(begun) => pen.write(BegunV1::from(begun)),
-            Self::Outcome(outcome) => pen.write(OutcomeV1::from(outcome)),
-            Self::Notice(notice) => pen.write(NoticeV2::from(&**notice)),
-            Self::Repeated(repeated) => pen.write(RepeatedV1::from(repeated)),
-            Self::Action(action) => pen.write(ActionV1::from(action)),
-            Self::Switch(switch) => pen.write(SwitchV1::from(switch)),
-            Self::Handed(handed) => pen.write(HandedV2::from(&**handed)),
-            Self::Polled(polled) => pen.write(PolledV1::from(polled)),
-            Self::Hint(hinted) => pen.write(HintedV1::from(&**hinted)),
-            Self::Dead(dead) => pen.write(DeadV1::from(&**dead)),
-            Self::Replay(replay) => pen.write(ReplayV2::from(&**replay)),
-            Self::Listing(listing) => pen.write(ListingV2::from(&**listing)),
-            Self::Inbound(inbound) => pen.write(InboundV3::from(&**inbound)),
-            Self::Erased(erased) => pen.write(ErasedV1::from(&**erased)),
-            Self::Ordered(ordered) => pen.write(OrderedV1::from(&**ordered)),
+            Self::AcceptedMessage(accepted) => pen.write(AcceptedMessageV5::from(&**accepted)),
+            Self::AttemptStarted(begun) => pen.write(AttemptStartedV1::from(begun)),
+            Self::AttemptOutcome(outcome) => pen.write(AttemptOutcomeV1::from(outcome)),
+            Self::ReceivedEvent(notice) => pen.write(ReceivedEventV2::from(&**notice)),
+            Self::DuplicateSubmission(repeated) => pen.write(DuplicateSubmissionV1::from(repeated)),
+            Self::QueueAction(action) => pen.write(QueueActionV1::from(action)),
+            Self::BreakerOverride(switch) => pen.write(BreakerOverrideV1::from(switch)),
+            Self::SinkAck(handed) => pen.write(SinkAckV2::from(&**handed)),
+            Self::PollCursor(polled) => pen.write(PollCursorV1::from(polled)),
+            Self::ReceivedHint(hinted) => pen.write(ReceivedHintV1::from(&**hinted)),
+            Self::DeadLetter(dead) => pen.write(DeadLetterV1::from(&**dead)),
+            Self::EventReplay(replay) => pen.write(EventReplayV2::from(&**replay)),
+            Self::SuppressionChange(listing) => pen.write(SuppressionChangeV2::from(&**listing)),
+            Self::Inbound(inbound) => pen.write(InboundRecordV3::from(&**inbound)),
+            Self::Erasure(erased) => pen.write(ErasureV1::from(&**erased)),
+            Self::OperatorAction(ordered) => pen.write(OperatorActionV1::from(&**ordered)),
         }
     }
 
@@ -194,105 +198,133 @@ impl Record {
     pub fn decode(kind: u8, version: u8, head: &[u8]) -> Result<Self, UnknownRecord> {
         let unknown = |is_newer| UnknownRecord { kind, version, is_newer };
         match (kind, version) {
-            (1, 1) => read::<AcceptedV1>(head).and_then(AcceptedV1::restore).map(Self::from),
-            (1, 2) => read::<AcceptedV2>(head).and_then(AcceptedV2::restore).map(Self::from),
-            (1, 3) => read::<AcceptedV3>(head).and_then(AcceptedV3::restore).map(Self::from),
-            (1, 4) => read::<AcceptedV4>(head).and_then(AcceptedV4::restore).map(Self::from),
-            (1, 5) => read::<AcceptedV5>(head).and_then(AcceptedV5::restore).map(Self::from),
-            (2, 1) => read::<BegunV1>(head).map(|v| Self::Begun(v.restore())),
-            (3, 1) => read::<OutcomeV1>(head).map(|v| Self::Outcome(v.restore())),
-            (4, 1) => read::<NoticeV1>(head).map(|v| Self::Notice(Box::new(v.restore()))),
-            (4, 2) => read::<NoticeV2>(head).map(|v| Self::Notice(Box::new(v.restore()))),
-            (5, 1) => read::<RepeatedV1>(head).map(|v| Self::Repeated(v.restore())),
-            (6, 1) => read::<ActionV1>(head).map(|v| Self::Action(v.restore())),
-            (13, 1) => read::<HandedV1>(head).map(|v| Self::Handed(Box::new(v.restore()))),
-            (13, 2) => read::<HandedV2>(head).map(|v| Self::Handed(Box::new(v.restore()))),
-            (7, 1) => read::<SwitchV1>(head).map(|v| Self::Switch(v.restore())),
-            (11, 1) => read::<PolledV1>(head).map(|v| Self::Polled(v.restore())),
-            (9, 1) => read::<HintedV1>(head).map(|v| Self::Hint(Box::new(v.restore()))),
-            (10, 1) => read::<DeadV1>(head).map(|v| Self::Dead(Box::new(v.restore()))),
-            (12, 1) => read::<ReplayV1>(head).map(|v| Self::Replay(Box::new(v.restore()))),
-            (12, 2) => read::<ReplayV2>(head).map(|v| Self::Replay(Box::new(v.restore()))),
-            (8, 1) => read::<ListingV1>(head)
-                .and_then(ListingV1::restore)
-                .map(|listing| Self::Listing(Box::new(listing))),
-            (8, 2) => read::<ListingV2>(head)
-                .and_then(ListingV2::restore)
-                .map(|listing| Self::Listing(Box::new(listing))),
-            (14, 1) => read::<InboundV1>(head)
-                .and_then(InboundV1::restore)
+            (1, 1) => decode_postcard::<AcceptedMessageV1>(head)
+                .and_then(AcceptedMessageV1::into_domain)
+                .map(Self::from),
+            (1, 2) => decode_postcard::<AcceptedMessageV2>(head)
+                .and_then(AcceptedMessageV2::into_domain)
+                .map(Self::from),
+            (1, 3) => decode_postcard::<AcceptedMessageV3>(head)
+                .and_then(AcceptedMessageV3::into_domain)
+                .map(Self::from),
+            (1, 4) => decode_postcard::<AcceptedMessageV4>(head)
+                .and_then(AcceptedMessageV4::into_domain)
+                .map(Self::from),
+            (1, 5) => decode_postcard::<AcceptedMessageV5>(head)
+                .and_then(AcceptedMessageV5::into_domain)
+                .map(Self::from),
+            (2, 1) => {
+                decode_postcard::<AttemptStartedV1>(head).map(|v| Self::AttemptStarted(v.into_domain()))
+            }
+            (3, 1) => {
+                decode_postcard::<AttemptOutcomeV1>(head).map(|v| Self::AttemptOutcome(v.into_domain()))
+            }
+            (4, 1) => decode_postcard::<ReceivedEventV1>(head)
+                .map(|v| Self::ReceivedEvent(Box::new(v.into_domain()))),
+            (4, 2) => decode_postcard::<ReceivedEventV2>(head)
+                .map(|v| Self::ReceivedEvent(Box::new(v.into_domain()))),
+            (5, 1) => decode_postcard::<DuplicateSubmissionV1>(head)
+                .map(|v| Self::DuplicateSubmission(v.into_domain())),
+            (6, 1) => decode_postcard::<QueueActionV1>(head).map(|v| Self::QueueAction(v.into_domain())),
+            (13, 1) => decode_postcard::<SinkAckV1>(head).map(|v| Self::SinkAck(Box::new(v.into_domain()))),
+            (13, 2) => decode_postcard::<SinkAckV2>(head).map(|v| Self::SinkAck(Box::new(v.into_domain()))),
+            (7, 1) => {
+                decode_postcard::<BreakerOverrideV1>(head).map(|v| Self::BreakerOverride(v.into_domain()))
+            }
+            (11, 1) => decode_postcard::<PollCursorV1>(head).map(|v| Self::PollCursor(v.into_domain())),
+            (9, 1) => {
+                decode_postcard::<ReceivedHintV1>(head).map(|v| Self::ReceivedHint(Box::new(v.into_domain())))
+            }
+            (10, 1) => {
+                decode_postcard::<DeadLetterV1>(head).map(|v| Self::DeadLetter(Box::new(v.into_domain())))
+            }
+            (12, 1) => {
+                decode_postcard::<EventReplayV1>(head).map(|v| Self::EventReplay(Box::new(v.into_domain())))
+            }
+            (12, 2) => {
+                decode_postcard::<EventReplayV2>(head).map(|v| Self::EventReplay(Box::new(v.into_domain())))
+            }
+            (8, 1) => decode_postcard::<SuppressionChangeV1>(head)
+                .and_then(SuppressionChangeV1::into_domain)
+                .map(|listing| Self::SuppressionChange(Box::new(listing))),
+            (8, 2) => decode_postcard::<SuppressionChangeV2>(head)
+                .and_then(SuppressionChangeV2::into_domain)
+                .map(|listing| Self::SuppressionChange(Box::new(listing))),
+            (14, 1) => decode_postcard::<InboundRecordV1>(head)
+                .and_then(InboundRecordV1::into_domain)
                 .map(|inbound| Self::Inbound(Box::new(inbound))),
-            (14, 2) => read::<InboundV2>(head)
-                .and_then(InboundV2::restore)
+            (14, 2) => decode_postcard::<InboundRecordV2>(head)
+                .and_then(InboundRecordV2::into_domain)
                 .map(|inbound| Self::Inbound(Box::new(inbound))),
-            (14, 3) => read::<InboundV3>(head)
-                .and_then(InboundV3::restore)
+            (14, 3) => decode_postcard::<InboundRecordV3>(head)
+                .and_then(InboundRecordV3::into_domain)
                 .map(|inbound| Self::Inbound(Box::new(inbound))),
-            (15, 1) => read::<ErasedV1>(head).map(|v| Self::Erased(Box::new(v.restore()))),
-            (16, 1) => read::<OrderedV1>(head).map(|v| Self::Ordered(Box::new(v.restore()))),
+            (15, 1) => decode_postcard::<ErasureV1>(head).map(|v| Self::Erasure(Box::new(v.into_domain()))),
+            (16, 1) => decode_postcard::<OperatorActionV1>(head)
+                .map(|v| Self::OperatorAction(Box::new(v.into_domain()))),
             _ => return Err(unknown(true)),
         }
         .ok_or(unknown(false))
     }
 }
 
-impl From<Accepted> for Record {
-    fn from(accepted: Accepted) -> Self {
-        Self::Accepted(Box::new(accepted))
+impl From<AcceptedMessage> for Record {
+    fn from(accepted: AcceptedMessage) -> Self {
+        Self::AcceptedMessage(Box::new(accepted))
     }
 }
 
 /// Writes stored forms.
-trait Pen {
+trait RecordWriter {
     fn write<T: Serialize + DeserializeOwned>(&mut self, stored: T) -> Vec<u8>;
 }
 
-struct AsItIs;
+struct PlainWriter;
 
-impl Pen for AsItIs {
+impl RecordWriter for PlainWriter {
     fn write<T: Serialize + DeserializeOwned>(&mut self, stored: T) -> Vec<u8> {
         postcard::to_stdvec(&stored).expect("plain data in memory always encodes")
     }
 }
 
-struct Changing<'a> {
-    text: &'a mut dyn FnMut(&str) -> Option<String>,
+struct RewritingWriter<'a> {
+    replacement: &'a mut dyn FnMut(&str) -> Option<String>,
     changed: bool,
 }
 
-impl Changing<'_> {
-    fn change(&mut self, value: &mut Value) {
+impl RewritingWriter<'_> {
+    fn rewrite_strings(&mut self, value: &mut Value) {
         match value {
             Value::String(text) => {
-                if let Some(other) = (self.text)(text) {
+                if let Some(other) = (self.replacement)(text) {
                     *text = other;
                     self.changed = true;
                 }
             }
-            Value::Array(values) => values.iter_mut().for_each(|value| self.change(value)),
-            Value::Object(fields) => fields.values_mut().for_each(|value| self.change(value)),
+            Value::Array(values) => values.iter_mut().for_each(|value| self.rewrite_strings(value)),
+            Value::Object(fields) => fields.values_mut().for_each(|value| self.rewrite_strings(value)),
             Value::Null | Value::Bool(_) | Value::Number(_) => {}
         }
     }
 }
 
-impl Pen for Changing<'_> {
+impl RecordWriter for RewritingWriter<'_> {
     /// By way of a tree of values, which finds the texts of every form, also of those to come.
     fn write<T: Serialize + DeserializeOwned>(&mut self, stored: T) -> Vec<u8> {
         let mut value = serde_json::to_value(&stored).unwrap_or_default();
-        self.change(&mut value);
+        self.rewrite_strings(&mut value);
         // What cannot be taken back from the tree is no record, and is found not to be one.
         let changed = serde_json::from_value::<T>(value).ok();
         changed.and_then(|changed| postcard::to_stdvec(&changed).ok()).unwrap_or_default()
     }
 }
 
-fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
+fn decode_postcard<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
     postcard::from_bytes(bytes).ok()
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct SendV1 {
+struct MessageV1 {
     id: [u8; 16],
     client: String,
     user: Option<String>,
@@ -302,213 +334,220 @@ struct SendV1 {
     smtputf8: bool,
     message_id: Option<String>,
     subject: String,
-    records: Vec<String>,
+    odoo_records: Vec<String>,
     tags: Vec<String>,
     size: u64,
 }
 
-impl From<&Send> for SendV1 {
-    fn from(send: &Send) -> Self {
+impl From<&Message> for MessageV1 {
+    fn from(send: &Message) -> Self {
         Self {
             id: send.id.to_bytes(),
             client: send.client.clone(),
             user: send.user.clone(),
             peer: send.peer,
             sender: send.sender.as_ref().map(ToString::to_string),
-            eight_bit: send.body == BodyType::EightBitMime,
+            eight_bit: send.body_type == BodyType::EightBitMime,
             smtputf8: send.smtputf8,
             message_id: send.message_id.as_ref().map(ToString::to_string),
             subject: send.subject.clone(),
-            records: send.records.iter().map(ToString::to_string).collect(),
+            odoo_records: send.odoo_records.iter().map(ToString::to_string).collect(),
             tags: send.tags.clone(),
             size: send.size,
         }
     }
 }
 
-impl SendV1 {
-    fn restore(self) -> Option<Send> {
-        Some(Send {
+impl MessageV1 {
+    fn into_domain(self) -> Option<Message> {
+        Some(Message {
             user: self.user,
             peer: self.peer,
             sender: self.sender.map(|sender| sender.parse()).transpose().ok()?,
-            body: if self.eight_bit { BodyType::EightBitMime } else { BodyType::SevenBit },
+            body_type: if self.eight_bit { BodyType::EightBitMime } else { BodyType::SevenBit },
             smtputf8: self.smtputf8,
             message_id: self.message_id.as_deref().and_then(MessageId::parse),
             subject: self.subject,
-            records: self.records.iter().filter_map(|record| OdooRecord::parse(record)).collect(),
+            odoo_records: self.odoo_records.iter().filter_map(|record| OdooRecord::parse(record)).collect(),
             tags: self.tags,
             size: self.size,
-            ..Send::new(TrackingId::from_bytes(self.id), self.client)
+            ..Message::new(TrackingId::from_bytes(self.id), self.client)
         })
     }
 }
 
 /// With what there is to say about reports, and what duplicates are recognised by.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct SendV2 {
-    send: SendV1,
+struct MessageV2 {
+    message: MessageV1,
     dsn: DsnV1,
-    reports: bool,
-    about: Option<AboutV1>,
-    fingerprint: Option<u64>,
+    wants_dsn: bool,
+    dsn_for: Option<ReportedRecipientV1>,
+    body_fingerprint: Option<u64>,
 }
 
-impl From<&Send> for SendV2 {
-    fn from(send: &Send) -> Self {
+impl From<&Message> for MessageV2 {
+    fn from(send: &Message) -> Self {
         Self {
-            send: SendV1::from(send),
+            message: MessageV1::from(send),
             dsn: DsnV1::from(&send.dsn),
-            reports: send.reports,
-            about: send.about.map(AboutV1::from),
-            fingerprint: send.fingerprint,
+            wants_dsn: send.wants_dsn,
+            dsn_for: send.dsn_for.map(ReportedRecipientV1::from),
+            body_fingerprint: send.body_fingerprint,
         }
     }
 }
 
-impl SendV2 {
-    fn restore(self) -> Option<Send> {
-        Some(Send {
+impl MessageV2 {
+    fn into_domain(self) -> Option<Message> {
+        Some(Message {
             dsn: self.dsn.into(),
-            reports: self.reports,
-            about: self.about.map(About::from),
-            fingerprint: self.fingerprint,
-            ..self.send.restore()?
+            wants_dsn: self.wants_dsn,
+            dsn_for: self.dsn_for.map(ReportedRecipient::from),
+            body_fingerprint: self.body_fingerprint,
+            ..self.message.into_domain()?
         })
     }
 }
 
 /// With its lane and its route.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct SendV3 {
-    send: SendV2,
+struct MessageV3 {
+    message: MessageV2,
     bulk: bool,
     route: Option<Box<str>>,
 }
 
-impl From<&Send> for SendV3 {
-    fn from(send: &Send) -> Self {
-        Self { send: SendV2::from(send), bulk: send.lane == Lane::Bulk, route: send.route.clone() }
+impl From<&Message> for MessageV3 {
+    fn from(send: &Message) -> Self {
+        Self { message: MessageV2::from(send), bulk: send.lane == Lane::Bulk, route: send.route.clone() }
     }
 }
 
-impl SendV3 {
+impl MessageV3 {
     fn lane(&self) -> Lane {
         if self.bulk { Lane::Bulk } else { Lane::Transactional }
     }
 
-    fn restore(self) -> Option<Send> {
-        Some(Send { lane: self.lane(), route: self.route, ..self.send.restore()? })
+    fn into_domain(self) -> Option<Message> {
+        Some(Message { lane: self.lane(), route: self.route, ..self.message.into_domain()? })
     }
 }
 
 /// With what was done to its `List-Unsubscribe`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct SendV4 {
-    send: SendV3,
-    repaired: bool,
+struct MessageV4 {
+    message: MessageV3,
+    list_unsubscribe_rewritten: bool,
 }
 
-impl From<&Send> for SendV4 {
-    fn from(send: &Send) -> Self {
-        Self { send: SendV3::from(send), repaired: send.repaired }
+impl From<&Message> for MessageV4 {
+    fn from(send: &Message) -> Self {
+        Self { message: MessageV3::from(send), list_unsubscribe_rewritten: send.list_unsubscribe_rewritten }
     }
 }
 
-impl SendV4 {
-    fn restore(self) -> Option<Send> {
-        Some(Send { repaired: self.repaired, ..self.send.restore()? })
+impl MessageV4 {
+    fn into_domain(self) -> Option<Message> {
+        Some(Message {
+            list_unsubscribe_rewritten: self.list_unsubscribe_rewritten,
+            ..self.message.into_domain()?
+        })
     }
 }
 
 /// With what else was done to its header.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct SendV5 {
-    send: SendV4,
+pub(crate) struct MessageV5 {
+    message: MessageV4,
     header_changes: Vec<String>,
 }
 
-impl From<&Send> for SendV5 {
-    fn from(send: &Send) -> Self {
-        Self { send: SendV4::from(send), header_changes: send.header_changes.clone() }
+impl From<&Message> for MessageV5 {
+    fn from(send: &Message) -> Self {
+        Self { message: MessageV4::from(send), header_changes: send.header_changes.clone() }
     }
 }
 
-impl SendV5 {
+impl MessageV5 {
     /// On what occasion the sender is to hear of a recipient in that state, if it is one.
-    pub(crate) fn occasion(&self, place: u16, state: State) -> Option<Occasion> {
-        let SendV2 { dsn, reports, .. } = &self.send.send.send;
-        let wish = dsn.recipients.iter().find(|wish| wish.place == place);
-        Occasion::of(state, wish.and_then(DsnRecipientV1::notify)).filter(|_| *reports)
+    pub(crate) fn dsn_action(&self, place: u16, state: RecipientState) -> Option<DsnAction> {
+        let MessageV2 { dsn, wants_dsn, .. } = &self.message.message.message;
+        let wish = dsn.recipients.iter().find(|wish| wish.recipient_index == place);
+        DsnAction::for_state(state, wish.and_then(DsnRecipientV1::notify)).filter(|_| *wants_dsn)
     }
 
     /// The Message-ID without brackets.
     pub(crate) fn message_id(&self) -> Option<&str> {
-        self.first().message_id.as_deref()
+        self.base().message_id.as_deref()
     }
 
     /// The tracking id.
     pub(crate) fn id(&self) -> TrackingId {
-        TrackingId::from_bytes(self.first().id)
+        TrackingId::from_bytes(self.base().id)
     }
 
     /// Who handed it in, if logged in.
     pub(crate) fn user(&self) -> Option<&str> {
-        self.first().user.as_deref()
+        self.base().user.as_deref()
     }
 
     /// The address it came from.
     pub(crate) fn peer(&self) -> Option<std::net::IpAddr> {
-        self.first().peer
+        self.base().peer
     }
 
     /// Its subject, decoded.
     pub(crate) fn subject(&self) -> &str {
-        &self.first().subject
+        &self.base().subject
     }
 
     pub(crate) fn lane(&self) -> Lane {
-        self.send.send.lane()
+        self.message.message.lane()
     }
 
     pub(crate) fn route(&self) -> Option<Box<str>> {
-        self.send.send.route.clone()
+        self.message.message.route.clone()
     }
 
-    pub(crate) fn restore(self) -> Option<Send> {
-        Some(Send { header_changes: self.header_changes, ..self.send.restore()? })
+    pub(crate) fn into_domain(self) -> Option<Message> {
+        Some(Message { header_changes: self.header_changes, ..self.message.into_domain()? })
     }
 
     /// What the first version has.
-    fn first(&self) -> &SendV1 {
-        &self.send.send.send.send
+    fn base(&self) -> &MessageV1 {
+        &self.message.message.message.message
     }
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-struct AboutV1 {
-    id: [u8; 16],
-    recipient: u16,
-    failure: bool,
+struct ReportedRecipientV1 {
+    tracking_id: [u8; 16],
+    recipient_index: u16,
+    is_failure: bool,
 }
 
-impl From<About> for AboutV1 {
-    fn from(about: About) -> Self {
-        let failure = about.occasion == Occasion::Failure;
-        Self { id: about.id.to_bytes(), recipient: about.recipient, failure }
+impl From<ReportedRecipient> for ReportedRecipientV1 {
+    fn from(about: ReportedRecipient) -> Self {
+        let is_failure = about.action == DsnAction::Failed;
+        Self { tracking_id: about.tracking_id.to_bytes(), recipient_index: about.recipient_index, is_failure }
     }
 }
 
-impl From<AboutV1> for About {
-    fn from(about: AboutV1) -> Self {
-        let id = TrackingId::from_bytes(about.id);
-        Self { id, recipient: about.recipient, occasion: occasion(about.failure) }
+impl From<ReportedRecipientV1> for ReportedRecipient {
+    fn from(about: ReportedRecipientV1) -> Self {
+        let tracking_id = TrackingId::from_bytes(about.tracking_id);
+        Self {
+            tracking_id,
+            recipient_index: about.recipient_index,
+            action: dsn_action_from_flag(about.is_failure),
+        }
     }
 }
 
 /// The inverse of comparing it with a failure.
-pub(crate) fn occasion(failure: bool) -> Occasion {
-    if failure { Occasion::Failure } else { Occasion::Success }
+pub(crate) fn dsn_action_from_flag(failure: bool) -> DsnAction {
+    if failure { DsnAction::Failed } else { DsnAction::Delivered }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -520,7 +559,7 @@ struct DsnV1 {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct DsnRecipientV1 {
-    place: u16,
+    recipient_index: u16,
     /// Success, failure, delay.
     notify: Option<[bool; 3]>,
     orcpt: Option<Box<str>>,
@@ -536,7 +575,7 @@ impl From<&Dsn> for DsnV1 {
     fn from(dsn: &Dsn) -> Self {
         let recipients = dsn.recipients.iter().map(|(place, wish)| {
             let notify = wish.notify.map(|notify| [notify.success, notify.failure, notify.delay]);
-            DsnRecipientV1 { place: *place, notify, orcpt: wish.orcpt.clone() }
+            DsnRecipientV1 { recipient_index: *place, notify, orcpt: wish.orcpt.clone() }
         });
         Self {
             full: dsn.ret.map(|ret| ret == Ret::Full),
@@ -548,8 +587,9 @@ impl From<&Dsn> for DsnV1 {
 
 impl From<DsnV1> for Dsn {
     fn from(dsn: DsnV1) -> Self {
-        let wish =
-            |wish: DsnRecipientV1| (wish.place, DsnRecipient { notify: wish.notify(), orcpt: wish.orcpt });
+        let wish = |wish: DsnRecipientV1| {
+            (wish.recipient_index, DsnRecipient { notify: wish.notify(), orcpt: wish.orcpt })
+        };
         let recipients = dsn.recipients.into_iter().map(wish);
         Self {
             ret: dsn.full.map(|full| if full { Ret::Full } else { Ret::Headers }),
@@ -560,92 +600,107 @@ impl From<DsnV1> for Dsn {
 }
 
 #[derive(Serialize, Deserialize)]
-struct AcceptedV1 {
-    send: SendV1,
+struct AcceptedMessageV1 {
+    message: MessageV1,
     recipients: Vec<String>,
 }
 
-impl AcceptedV1 {
-    fn restore(self) -> Option<Accepted> {
-        Some(Accepted { send: self.send.restore()?, recipients: mailboxes(&self.recipients)? })
+impl AcceptedMessageV1 {
+    fn into_domain(self) -> Option<AcceptedMessage> {
+        Some(AcceptedMessage {
+            message: self.message.into_domain()?,
+            recipients: parse_mailboxes(&self.recipients)?,
+        })
     }
 }
 
 #[derive(Serialize, Deserialize)]
-struct AcceptedV2 {
-    send: SendV2,
+struct AcceptedMessageV2 {
+    message: MessageV2,
     recipients: Vec<String>,
 }
 
-impl AcceptedV2 {
-    fn restore(self) -> Option<Accepted> {
-        Some(Accepted { send: self.send.restore()?, recipients: mailboxes(&self.recipients)? })
+impl AcceptedMessageV2 {
+    fn into_domain(self) -> Option<AcceptedMessage> {
+        Some(AcceptedMessage {
+            message: self.message.into_domain()?,
+            recipients: parse_mailboxes(&self.recipients)?,
+        })
     }
 }
 
 #[derive(Serialize, Deserialize)]
-struct AcceptedV3 {
-    send: SendV3,
+struct AcceptedMessageV3 {
+    message: MessageV3,
     recipients: Vec<String>,
 }
 
-impl AcceptedV3 {
-    fn restore(self) -> Option<Accepted> {
-        Some(Accepted { send: self.send.restore()?, recipients: mailboxes(&self.recipients)? })
+impl AcceptedMessageV3 {
+    fn into_domain(self) -> Option<AcceptedMessage> {
+        Some(AcceptedMessage {
+            message: self.message.into_domain()?,
+            recipients: parse_mailboxes(&self.recipients)?,
+        })
     }
 }
 
 #[derive(Serialize, Deserialize)]
-struct AcceptedV4 {
-    send: SendV4,
+struct AcceptedMessageV4 {
+    message: MessageV4,
     recipients: Vec<String>,
 }
 
-impl AcceptedV4 {
-    fn restore(self) -> Option<Accepted> {
-        Some(Accepted { send: self.send.restore()?, recipients: mailboxes(&self.recipients)? })
+impl AcceptedMessageV4 {
+    fn into_domain(self) -> Option<AcceptedMessage> {
+        Some(AcceptedMessage {
+            message: self.message.into_domain()?,
+            recipients: parse_mailboxes(&self.recipients)?,
+        })
     }
 }
 
 #[derive(Serialize, Deserialize)]
-struct AcceptedV5 {
-    send: SendV5,
+struct AcceptedMessageV5 {
+    message: MessageV5,
     recipients: Vec<String>,
 }
 
-impl From<&Accepted> for AcceptedV5 {
-    fn from(accepted: &Accepted) -> Self {
+impl From<&AcceptedMessage> for AcceptedMessageV5 {
+    fn from(accepted: &AcceptedMessage) -> Self {
         let recipients = accepted.recipients.iter().map(ToString::to_string).collect();
-        Self { send: SendV5::from(&accepted.send), recipients }
+        Self { message: MessageV5::from(&accepted.message), recipients }
     }
 }
 
-impl AcceptedV5 {
-    fn restore(self) -> Option<Accepted> {
-        Some(Accepted { send: self.send.restore()?, recipients: mailboxes(&self.recipients)? })
+impl AcceptedMessageV5 {
+    fn into_domain(self) -> Option<AcceptedMessage> {
+        Some(AcceptedMessage {
+            message: self.message.into_domain()?,
+            recipients: parse_mailboxes(&self.recipients)?,
+        })
     }
 }
 
-fn mailboxes(texts: &[String]) -> Option<Vec<Mailbox>> {
+fn parse_mailboxes(texts: &[String]) -> Option<Vec<Mailbox>> {
     texts.iter().map(|text| text.parse().ok()).collect()
 }
 
 #[derive(Serialize, Deserialize)]
-struct BegunV1 {
+struct AttemptStartedV1 {
     id: [u8; 16],
     at: u64,
     upstream: String,
 }
 
-impl From<&Begun> for BegunV1 {
-    fn from(begun: &Begun) -> Self {
-        Self { id: begun.id.to_bytes(), at: begun.at.millis(), upstream: begun.upstream.clone() }
+impl From<&AttemptStarted> for AttemptStartedV1 {
+    fn from(begun: &AttemptStarted) -> Self {
+        Self { id: begun.id.to_bytes(), at: begun.at.as_millis(), upstream: begun.upstream.clone() }
     }
 }
 
-impl BegunV1 {
-    fn restore(self) -> Begun {
-        Begun {
+impl AttemptStartedV1 {
+    fn into_domain(self) -> AttemptStarted {
+        AttemptStarted {
             id: TrackingId::from_bytes(self.id),
             at: Timestamp::from_millis(self.at),
             upstream: self.upstream,
@@ -654,27 +709,27 @@ impl BegunV1 {
 }
 
 #[derive(Serialize, Deserialize)]
-struct RepeatedV1 {
+struct DuplicateSubmissionV1 {
     id: [u8; 16],
     at: u64,
     peer: Option<std::net::IpAddr>,
     recipients: Vec<u16>,
 }
 
-impl From<&Repeated> for RepeatedV1 {
-    fn from(repeated: &Repeated) -> Self {
+impl From<&DuplicateSubmission> for DuplicateSubmissionV1 {
+    fn from(repeated: &DuplicateSubmission) -> Self {
         Self {
             id: repeated.id.to_bytes(),
-            at: repeated.at.millis(),
+            at: repeated.at.as_millis(),
             peer: repeated.peer,
             recipients: repeated.recipients.clone(),
         }
     }
 }
 
-impl RepeatedV1 {
-    fn restore(self) -> Repeated {
-        Repeated {
+impl DuplicateSubmissionV1 {
+    fn into_domain(self) -> DuplicateSubmission {
+        DuplicateSubmission {
             id: TrackingId::from_bytes(self.id),
             at: Timestamp::from_millis(self.at),
             peer: self.peer,
@@ -684,19 +739,19 @@ impl RepeatedV1 {
 }
 
 #[derive(Serialize, Deserialize)]
-struct ActionV1 {
+struct QueueActionV1 {
     id: [u8; 16],
     at: u64,
-    verb: VerbV1,
+    verb: QueueVerbV1,
     operator: String,
     reason: String,
 }
 
-impl From<&Action> for ActionV1 {
-    fn from(action: &Action) -> Self {
+impl From<&QueueAction> for QueueActionV1 {
+    fn from(action: &QueueAction) -> Self {
         Self {
             id: action.id.to_bytes(),
-            at: action.at.millis(),
+            at: action.at.as_millis(),
             verb: action.verb.into(),
             operator: action.operator.clone(),
             reason: action.reason.clone(),
@@ -704,9 +759,9 @@ impl From<&Action> for ActionV1 {
     }
 }
 
-impl ActionV1 {
-    fn restore(self) -> Action {
-        Action {
+impl QueueActionV1 {
+    fn into_domain(self) -> QueueAction {
+        QueueAction {
             id: TrackingId::from_bytes(self.id),
             at: Timestamp::from_millis(self.at),
             verb: self.verb.into(),
@@ -717,7 +772,7 @@ impl ActionV1 {
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) enum VerbV1 {
+pub(crate) enum QueueVerbV1 {
     Retry,
     Hold,
     Release,
@@ -725,32 +780,32 @@ pub(crate) enum VerbV1 {
     Delete,
 }
 
-impl From<Verb> for VerbV1 {
-    fn from(verb: Verb) -> Self {
+impl From<QueueVerb> for QueueVerbV1 {
+    fn from(verb: QueueVerb) -> Self {
         match verb {
-            Verb::Retry => Self::Retry,
-            Verb::Hold => Self::Hold,
-            Verb::Release => Self::Release,
-            Verb::Bounce => Self::Bounce,
-            Verb::Delete => Self::Delete,
+            QueueVerb::Retry => Self::Retry,
+            QueueVerb::Hold => Self::Hold,
+            QueueVerb::Release => Self::Release,
+            QueueVerb::Bounce => Self::Bounce,
+            QueueVerb::Delete => Self::Delete,
         }
     }
 }
 
-impl From<VerbV1> for Verb {
-    fn from(stored: VerbV1) -> Self {
+impl From<QueueVerbV1> for QueueVerb {
+    fn from(stored: QueueVerbV1) -> Self {
         match stored {
-            VerbV1::Retry => Self::Retry,
-            VerbV1::Hold => Self::Hold,
-            VerbV1::Release => Self::Release,
-            VerbV1::Bounce => Self::Bounce,
-            VerbV1::Delete => Self::Delete,
+            QueueVerbV1::Retry => Self::Retry,
+            QueueVerbV1::Hold => Self::Hold,
+            QueueVerbV1::Release => Self::Release,
+            QueueVerbV1::Bounce => Self::Bounce,
+            QueueVerbV1::Delete => Self::Delete,
         }
     }
 }
 
 #[derive(Serialize, Deserialize)]
-struct SwitchV1 {
+struct BreakerOverrideV1 {
     upstream: String,
     at: u64,
     open: bool,
@@ -758,72 +813,73 @@ struct SwitchV1 {
     reason: String,
 }
 
-impl From<&Switch> for SwitchV1 {
-    fn from(switch: &Switch) -> Self {
-        let Switch { upstream, at, open, operator, reason } = switch.clone();
-        Self { upstream, at: at.millis(), open, operator, reason }
+impl From<&BreakerOverride> for BreakerOverrideV1 {
+    fn from(switch: &BreakerOverride) -> Self {
+        let BreakerOverride { upstream, at, open, operator, reason } = switch.clone();
+        Self { upstream, at: at.as_millis(), open, operator, reason }
     }
 }
 
-impl SwitchV1 {
-    fn restore(self) -> Switch {
+impl BreakerOverrideV1 {
+    fn into_domain(self) -> BreakerOverride {
         let Self { upstream, at, open, operator, reason } = self;
-        Switch { upstream, at: Timestamp::from_millis(at), open, operator, reason }
+        BreakerOverride { upstream, at: Timestamp::from_millis(at), open, operator, reason }
     }
 }
 
 #[derive(Serialize, Deserialize)]
-struct HandedV1 {
+struct SinkAckV1 {
     sink: String,
     at: u64,
-    until: Place,
-    refused: Vec<(Place, u16, String)>,
+    position: Position,
+    dead_letters: Vec<(Position, u16, String)>,
 }
 
-impl HandedV1 {
-    fn restore(self) -> Handed {
-        HandedV2 { first: self, delayed: Vec::new(), resumed: Vec::new() }.restore()
+impl SinkAckV1 {
+    fn into_domain(self) -> SinkAck {
+        SinkAckV2 { base: self, delayed: Vec::new(), resumed: Vec::new() }.into_domain()
     }
 }
 
 #[derive(Serialize, Deserialize)]
-struct HandedV2 {
-    first: HandedV1,
+struct SinkAckV2 {
+    base: SinkAckV1,
     /// When each is due, its place and its part.
-    delayed: Vec<(u64, Place, u16)>,
-    resumed: Vec<(u64, Place, u16)>,
+    delayed: Vec<(u64, Position, u16)>,
+    resumed: Vec<(u64, Position, u16)>,
 }
 
-impl From<&Handed> for HandedV2 {
-    fn from(handed: &Handed) -> Self {
-        let refused = handed.refused.iter();
-        let refused = refused.map(|(Cursor(place), part, why)| (*place, *part, why.clone())).collect();
-        let at = handed.at.millis();
-        let first = HandedV1 { sink: handed.sink.clone(), at, until: handed.until.0, refused };
-        let write = |delayed: &[Delayed]| {
-            delayed.iter().map(|one| (one.due.millis(), one.cursor.0, one.part)).collect()
+impl From<&SinkAck> for SinkAckV2 {
+    fn from(handed: &SinkAck) -> Self {
+        let refused = handed.dead_letters.iter();
+        let dead_letters =
+            refused.map(|(LogCursor(place), part, why)| (*place, *part, why.clone())).collect();
+        let at = handed.at.as_millis();
+        let base = SinkAckV1 { sink: handed.sink.clone(), at, position: handed.position.0, dead_letters };
+        let write = |delayed: &[DelayedDelivery]| {
+            delayed.iter().map(|one| (one.retry_at.as_millis(), one.cursor.0, one.index)).collect()
         };
-        Self { first, delayed: write(&handed.delayed), resumed: write(&handed.resumed) }
+        Self { base, delayed: write(&handed.delayed), resumed: write(&handed.resumed) }
     }
 }
 
-impl HandedV2 {
-    fn restore(self) -> Handed {
-        let HandedV1 { sink, at, until, refused } = self.first;
-        let refused = refused.into_iter();
-        let read = |delayed: Vec<(u64, Place, u16)>| {
-            let read = |(due, place, part)| Delayed {
-                due: Timestamp::from_millis(due),
-                cursor: Cursor(place),
-                part,
+impl SinkAckV2 {
+    fn into_domain(self) -> SinkAck {
+        let SinkAckV1 { sink, at, position, dead_letters } = self.base;
+        let refused = dead_letters.into_iter();
+        let read = |delayed: Vec<(u64, Position, u16)>| {
+            let read = |(due, place, index)| DelayedDelivery {
+                retry_at: Timestamp::from_millis(due),
+                cursor: LogCursor(place),
+                index,
             };
             delayed.into_iter().map(read).collect()
         };
-        Handed {
+        SinkAck {
             sink,
             at: Timestamp::from_millis(at),
-            until: Cursor(until),
-            refused: refused.map(|(place, part, why)| (Cursor(place), part, why)).collect(),
+            position: LogCursor(position),
+            dead_letters: refused.map(|(place, part, why)| (LogCursor(place), part, why)).collect(),
             delayed: read(self.delayed),
             resumed: read(self.resumed),
         }
@@ -831,7 +887,7 @@ impl HandedV2 {
 }
 
 #[derive(Serialize, Deserialize)]
-struct ErasedV1 {
+struct ErasureV1 {
     at: u64,
     operator: String,
     reason: String,
@@ -839,102 +895,104 @@ struct ErasedV1 {
     salt: [u8; 16],
 }
 
-impl From<&Erased> for ErasedV1 {
-    fn from(erased: &Erased) -> Self {
-        let Erased { at, operator, reason, pseudonym, salt } = erased.clone();
-        Self { at: at.millis(), operator, reason, pseudonym, salt }
+impl From<&Erasure> for ErasureV1 {
+    fn from(erased: &Erasure) -> Self {
+        let Erasure { at, operator, reason, pseudonym, salt } = erased.clone();
+        Self { at: at.as_millis(), operator, reason, pseudonym, salt }
     }
 }
 
-impl ErasedV1 {
-    fn restore(self) -> Erased {
+impl ErasureV1 {
+    fn into_domain(self) -> Erasure {
         let Self { at, operator, reason, pseudonym, salt } = self;
-        Erased { at: Timestamp::from_millis(at), operator, reason, pseudonym, salt }
+        Erasure { at: Timestamp::from_millis(at), operator, reason, pseudonym, salt }
     }
 }
 
 #[derive(Serialize, Deserialize)]
-struct PolledV1 {
+struct PollCursorV1 {
     upstream: String,
     until: u64,
 }
 
-impl From<&Polled> for PolledV1 {
-    fn from(polled: &Polled) -> Self {
-        Self { upstream: polled.upstream.clone(), until: polled.until.millis() }
+impl From<&PollCursor> for PollCursorV1 {
+    fn from(polled: &PollCursor) -> Self {
+        Self { upstream: polled.upstream.clone(), until: polled.until.as_millis() }
     }
 }
 
-impl PolledV1 {
-    fn restore(self) -> Polled {
-        Polled { upstream: self.upstream, until: Timestamp::from_millis(self.until) }
+impl PollCursorV1 {
+    fn into_domain(self) -> PollCursor {
+        PollCursor { upstream: self.upstream, until: Timestamp::from_millis(self.until) }
     }
 }
 
 #[derive(Serialize, Deserialize)]
-struct OutcomeV1 {
+struct AttemptOutcomeV1 {
     id: [u8; 16],
     at: u64,
     upstream: String,
-    settled: Vec<(Vec<u16>, StandingV1, WordsV1)>,
-    due: Option<u64>,
+    results: Vec<(Vec<u16>, AttemptStatusV1, DiagnosticV1)>,
+    next_attempt: Option<u64>,
 }
 
-impl From<&Outcome> for OutcomeV1 {
-    fn from(outcome: &Outcome) -> Self {
-        let settled = outcome.settled.iter();
+impl From<&AttemptOutcome> for AttemptOutcomeV1 {
+    fn from(outcome: &AttemptOutcome) -> Self {
+        let results = outcome.results.iter();
         Self {
             id: outcome.id.to_bytes(),
-            at: outcome.at.millis(),
+            at: outcome.at.as_millis(),
             upstream: outcome.upstream.clone(),
-            settled: settled.map(|s| (s.recipients.clone(), s.standing.into(), (&s.words).into())).collect(),
-            due: outcome.due.map(Timestamp::millis),
+            results: results
+                .map(|s| (s.recipients.clone(), s.status.into(), (&s.diagnostic).into()))
+                .collect(),
+            next_attempt: outcome.next_attempt.map(Timestamp::as_millis),
         }
     }
 }
 
-impl OutcomeV1 {
-    fn restore(self) -> Outcome {
-        let settled = self.settled.into_iter().map(|(recipients, standing, words)| Settled {
+impl AttemptOutcomeV1 {
+    fn into_domain(self) -> AttemptOutcome {
+        let settled = self.results.into_iter().map(|(recipients, standing, words)| RecipientResult {
             recipients,
-            standing: standing.into(),
-            words: words.into(),
+            status: standing.into(),
+            diagnostic: words.into(),
         });
-        Outcome {
+        AttemptOutcome {
             id: TrackingId::from_bytes(self.id),
             at: Timestamp::from_millis(self.at),
             upstream: self.upstream,
-            settled: settled.collect(),
-            due: self.due.map(Timestamp::from_millis),
+            results: settled.collect(),
+            next_attempt: self.next_attempt.map(Timestamp::from_millis),
         }
     }
 }
 
 #[derive(Serialize, Deserialize)]
-struct NoticeV1 {
+struct ReceivedEventV1 {
     upstream: String,
-    at: u64,
+    received_at: u64,
     token: Option<(String, u64, [u8; 16])>,
-    event: EventV1,
+    event: ProviderEventV1,
 }
 
-impl From<&Notice> for NoticeV1 {
-    fn from(notice: &Notice) -> Self {
+impl From<&ReceivedEvent> for ReceivedEventV1 {
+    fn from(notice: &ReceivedEvent) -> Self {
         Self {
             upstream: notice.upstream.clone(),
-            at: notice.at.millis(),
-            token: notice.token.as_ref().map(|(token, at, digest)| (token.clone(), at.millis(), *digest)),
-            event: EventV1::from(&notice.event),
+            received_at: notice.received_at.as_millis(),
+            token: notice.token.as_ref().map(|(token, at, digest)| (token.clone(), at.as_millis(), *digest)),
+            event: ProviderEventV1::from(&notice.event),
         }
     }
 }
 
-impl NoticeV1 {
-    fn restore(self) -> Notice {
-        Notice {
+impl ReceivedEventV1 {
+    fn into_domain(self) -> ReceivedEvent {
+        ReceivedEvent {
             upstream: self.upstream,
-            at: Timestamp::from_millis(self.at),
-            via: Via::Webhook,
+            received_at: Timestamp::from_millis(self.received_at),
+            source: EventSource::Webhook,
             token: self.token.map(|(token, at, digest)| (token, Timestamp::from_millis(at), digest)),
             event: self.event.into(),
         }
@@ -943,94 +1001,94 @@ impl NoticeV1 {
 
 /// With the way it came.
 #[derive(Serialize, Deserialize)]
-struct NoticeV2 {
-    notice: NoticeV1,
-    polled: bool,
+struct ReceivedEventV2 {
+    base: ReceivedEventV1,
+    from_poll: bool,
 }
 
-impl From<&Notice> for NoticeV2 {
-    fn from(notice: &Notice) -> Self {
-        Self { notice: NoticeV1::from(notice), polled: notice.via == Via::Poll }
+impl From<&ReceivedEvent> for ReceivedEventV2 {
+    fn from(notice: &ReceivedEvent) -> Self {
+        Self { base: ReceivedEventV1::from(notice), from_poll: notice.source == EventSource::Poll }
     }
 }
 
-impl NoticeV2 {
-    fn restore(self) -> Notice {
-        Notice { via: via(self.polled), ..self.notice.restore() }
+impl ReceivedEventV2 {
+    fn into_domain(self) -> ReceivedEvent {
+        ReceivedEvent { source: event_source_from_flag(self.from_poll), ..self.base.into_domain() }
     }
 }
 
 #[derive(Serialize, Deserialize)]
-struct DeadV1 {
+struct DeadLetterV1 {
     upstream: String,
-    at: u64,
-    polled: bool,
+    received_at: u64,
+    from_poll: bool,
     token: Option<(String, u64, [u8; 16])>,
-    digest: [u8; 16],
+    body_digest: [u8; 16],
     reason: String,
 }
 
-impl From<&Dead> for DeadV1 {
-    fn from(dead: &Dead) -> Self {
+impl From<&DeadLetter> for DeadLetterV1 {
+    fn from(dead: &DeadLetter) -> Self {
         Self {
             upstream: dead.upstream.clone(),
-            at: dead.at.millis(),
-            polled: dead.via == Via::Poll,
-            token: dead.token.as_ref().map(|(token, at, digest)| (token.clone(), at.millis(), *digest)),
-            digest: dead.digest,
+            received_at: dead.received_at.as_millis(),
+            from_poll: dead.source == EventSource::Poll,
+            token: dead.token.as_ref().map(|(token, at, digest)| (token.clone(), at.as_millis(), *digest)),
+            body_digest: dead.body_digest,
             reason: dead.reason.clone(),
         }
     }
 }
 
-impl DeadV1 {
-    fn restore(self) -> Dead {
-        Dead {
+impl DeadLetterV1 {
+    fn into_domain(self) -> DeadLetter {
+        DeadLetter {
             upstream: self.upstream,
-            at: Timestamp::from_millis(self.at),
-            via: via(self.polled),
+            received_at: Timestamp::from_millis(self.received_at),
+            source: event_source_from_flag(self.from_poll),
             token: self.token.map(|(token, at, digest)| (token, Timestamp::from_millis(at), digest)),
-            digest: self.digest,
+            body_digest: self.body_digest,
             reason: self.reason,
         }
     }
 }
 
 #[derive(Serialize, Deserialize)]
-struct ReplayV1 {
+struct EventReplayV1 {
     id: [u8; 16],
     at: u64,
     operator: String,
     upstream: String,
-    polled: bool,
-    before: Option<EventV1>,
-    event: EventV1,
+    from_poll: bool,
+    previous: Option<ProviderEventV1>,
+    event: ProviderEventV1,
 }
 
-impl From<&Replay> for ReplayV1 {
-    fn from(replay: &Replay) -> Self {
+impl From<&EventReplay> for EventReplayV1 {
+    fn from(replay: &EventReplay) -> Self {
         Self {
             id: replay.id.to_bytes(),
-            at: replay.at.millis(),
+            at: replay.at.as_millis(),
             operator: replay.operator.clone(),
             upstream: replay.upstream.clone(),
-            polled: replay.via == Via::Poll,
-            before: replay.before.as_ref().map(EventV1::from),
-            event: EventV1::from(&replay.event),
+            from_poll: replay.source == EventSource::Poll,
+            previous: replay.previous.as_ref().map(ProviderEventV1::from),
+            event: ProviderEventV1::from(&replay.event),
         }
     }
 }
 
-impl ReplayV1 {
-    fn restore(self) -> Replay {
-        Replay {
+impl EventReplayV1 {
+    fn into_domain(self) -> EventReplay {
+        EventReplay {
             id: TrackingId::from_bytes(self.id),
             at: Timestamp::from_millis(self.at),
             operator: self.operator,
             reason: String::new(),
             upstream: self.upstream,
-            via: via(self.polled),
-            before: self.before.map(Event::from),
+            source: event_source_from_flag(self.from_poll),
+            previous: self.previous.map(ProviderEvent::from),
             event: self.event.into(),
         }
     }
@@ -1038,99 +1096,99 @@ impl ReplayV1 {
 
 /// With the reason.
 #[derive(Serialize, Deserialize)]
-struct ReplayV2 {
-    replay: ReplayV1,
+struct EventReplayV2 {
+    base: EventReplayV1,
     reason: String,
 }
 
-impl From<&Replay> for ReplayV2 {
-    fn from(replay: &Replay) -> Self {
-        Self { replay: ReplayV1::from(replay), reason: replay.reason.clone() }
+impl From<&EventReplay> for EventReplayV2 {
+    fn from(replay: &EventReplay) -> Self {
+        Self { base: EventReplayV1::from(replay), reason: replay.reason.clone() }
     }
 }
 
-impl ReplayV2 {
-    fn restore(self) -> Replay {
-        Replay { reason: self.reason, ..self.replay.restore() }
+impl EventReplayV2 {
+    fn into_domain(self) -> EventReplay {
+        EventReplay { reason: self.reason, ..self.base.into_domain() }
     }
 }
 
 /// The inverse of comparing it with a poll.
-pub(crate) fn via(polled: bool) -> Via {
-    if polled { Via::Poll } else { Via::Webhook }
+pub(crate) fn event_source_from_flag(polled: bool) -> EventSource {
+    if polled { EventSource::Poll } else { EventSource::Webhook }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct EventV1 {
+pub(crate) struct ProviderEventV1 {
     kind: u8,
     at: u64,
-    identity: String,
+    dedup_key: String,
     recipient: Option<String>,
-    tracking: Option<[u8; 16]>,
+    tracking_id: Option<[u8; 16]>,
     message_id: Option<String>,
-    by_machine: bool,
+    automated: bool,
     test_mode: bool,
-    words: WordsV1,
+    diagnostic: DiagnosticV1,
 }
 
-impl From<&Event> for EventV1 {
-    fn from(event: &Event) -> Self {
+impl From<&ProviderEvent> for ProviderEventV1 {
+    fn from(event: &ProviderEvent) -> Self {
         Self {
-            kind: kind_code(event.kind),
-            at: event.at.millis(),
-            identity: event.identity.clone(),
+            kind: event_kind_code(event.kind),
+            at: event.at.as_millis(),
+            dedup_key: event.dedup_key.clone(),
             recipient: event.recipient.clone(),
-            tracking: event.tracking.map(TrackingId::to_bytes),
+            tracking_id: event.tracking_id.map(TrackingId::to_bytes),
             message_id: event.message_id.as_ref().map(ToString::to_string),
-            by_machine: event.by_machine,
+            automated: event.automated,
             test_mode: event.test_mode,
-            words: WordsV1::from(&event.words),
+            diagnostic: DiagnosticV1::from(&event.diagnostic),
         }
     }
 }
 
-impl From<EventV1> for Event {
-    fn from(stored: EventV1) -> Self {
+impl From<ProviderEventV1> for ProviderEvent {
+    fn from(stored: ProviderEventV1) -> Self {
         Self {
-            kind: kind_of(stored.kind),
+            kind: event_kind_from_code(stored.kind),
             at: Timestamp::from_millis(stored.at),
-            identity: stored.identity,
+            dedup_key: stored.dedup_key,
             recipient: stored.recipient,
-            tracking: stored.tracking.map(TrackingId::from_bytes),
+            tracking_id: stored.tracking_id.map(TrackingId::from_bytes),
             message_id: stored.message_id.as_deref().and_then(MessageId::parse),
-            by_machine: stored.by_machine,
+            automated: stored.automated,
             test_mode: stored.test_mode,
-            words: stored.words.into(),
+            diagnostic: stored.diagnostic.into(),
         }
     }
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct WordsV1 {
+pub(crate) struct DiagnosticV1 {
     name: String,
     code: Option<u16>,
-    enhanced: Option<String>,
+    enhanced_status: Option<String>,
     text: Option<String>,
     host: Option<String>,
     url: Option<String>,
 }
 
-impl From<&Words> for WordsV1 {
-    fn from(words: &Words) -> Self {
-        let Words { name, code, enhanced, text, host, url } = words.clone();
-        Self { name, code, enhanced, text, host, url }
+impl From<&Diagnostic> for DiagnosticV1 {
+    fn from(words: &Diagnostic) -> Self {
+        let Diagnostic { name, code, enhanced_status, text, host, url } = words.clone();
+        Self { name, code, enhanced_status, text, host, url }
     }
 }
 
-impl From<WordsV1> for Words {
-    fn from(stored: WordsV1) -> Self {
-        let WordsV1 { name, code, enhanced, text, host, url } = stored;
-        Self { name, code, enhanced, text, host, url }
+impl From<DiagnosticV1> for Diagnostic {
+    fn from(stored: DiagnosticV1) -> Self {
+        let DiagnosticV1 { name, code, enhanced_status, text, host, url } = stored;
+        Self { name, code, enhanced_status, text, host, url }
     }
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) enum StandingV1 {
+pub(crate) enum AttemptStatusV1 {
     Queued,
     Relayed,
     Bounced,
@@ -1141,41 +1199,41 @@ pub(crate) enum StandingV1 {
     Suppressed,
 }
 
-impl From<Standing> for StandingV1 {
-    fn from(standing: Standing) -> Self {
+impl From<AttemptStatus> for AttemptStatusV1 {
+    fn from(standing: AttemptStatus) -> Self {
         match standing {
-            Standing::Queued => Self::Queued,
-            Standing::Relayed => Self::Relayed,
-            Standing::Bounced => Self::Bounced,
-            Standing::Failed => Self::Failed,
-            Standing::Expired => Self::Expired,
-            Standing::Unknown => Self::Unknown,
-            Standing::Cancelled => Self::Cancelled,
-            Standing::Suppressed => Self::Suppressed,
+            AttemptStatus::Queued => Self::Queued,
+            AttemptStatus::Relayed => Self::Relayed,
+            AttemptStatus::Bounced => Self::Bounced,
+            AttemptStatus::Failed => Self::Failed,
+            AttemptStatus::Expired => Self::Expired,
+            AttemptStatus::Unknown => Self::Unknown,
+            AttemptStatus::Cancelled => Self::Cancelled,
+            AttemptStatus::Suppressed => Self::Suppressed,
         }
     }
 }
 
-impl From<StandingV1> for Standing {
-    fn from(stored: StandingV1) -> Self {
+impl From<AttemptStatusV1> for AttemptStatus {
+    fn from(stored: AttemptStatusV1) -> Self {
         match stored {
-            StandingV1::Queued => Self::Queued,
-            StandingV1::Relayed => Self::Relayed,
-            StandingV1::Bounced => Self::Bounced,
-            StandingV1::Failed => Self::Failed,
-            StandingV1::Expired => Self::Expired,
-            StandingV1::Unknown => Self::Unknown,
-            StandingV1::Cancelled => Self::Cancelled,
-            StandingV1::Suppressed => Self::Suppressed,
+            AttemptStatusV1::Queued => Self::Queued,
+            AttemptStatusV1::Relayed => Self::Relayed,
+            AttemptStatusV1::Bounced => Self::Bounced,
+            AttemptStatusV1::Failed => Self::Failed,
+            AttemptStatusV1::Expired => Self::Expired,
+            AttemptStatusV1::Unknown => Self::Unknown,
+            AttemptStatusV1::Cancelled => Self::Cancelled,
+            AttemptStatusV1::Suppressed => Self::Suppressed,
         }
     }
 }
 
 /// The place of a kind in [`Kind::ALL`], to which kinds are only ever added at the end.
-pub(crate) fn kind_code(kind: Kind) -> u8 {
-    Kind::ALL.iter().position(|known| *known == kind).map_or(u8::MAX, |place| place as u8)
+pub(crate) fn event_kind_code(kind: EventKind) -> u8 {
+    EventKind::ALL.iter().position(|known| *known == kind).map_or(u8::MAX, |place| place as u8)
 }
 
-pub(crate) fn kind_of(code: u8) -> Kind {
-    Kind::ALL.get(usize::from(code)).copied().unwrap_or(Kind::Unknown)
+pub(crate) fn event_kind_from_code(code: u8) -> EventKind {
+    EventKind::ALL.get(usize::from(code)).copied().unwrap_or(EventKind::Unknown)
 }

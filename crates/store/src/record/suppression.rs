@@ -1,38 +1,41 @@
 //! How the journal and the rows write what the suppression list is made of.
 
 use mailtrail_mail::Timestamp;
-use mailtrail_trail::suppression::{Change, Dossier, Evidence, Listing, Live, Mark, Reason, Scope, Source};
+use mailtrail_trail::suppression::{
+    ActiveEvidence, EvidenceItem, EvidenceSource, Reason, ReasonEvidence, Scope, SuppressionChange,
+    SuppressionChangeKind, SuppressionEvidence,
+};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct ListingV1 {
+pub(crate) struct SuppressionChangeV1 {
     address: String,
     list: Option<String>,
     at: u64,
     operator: String,
-    change: ChangeV1,
+    kind: SuppressionChangeKindV1,
 }
 
 /// With why somebody took the address off; where he put it on the marks say it.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct ListingV2 {
-    listing: ListingV1,
-    words: String,
+pub(crate) struct SuppressionChangeV2 {
+    change: SuppressionChangeV1,
+    comment: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-enum ChangeV1 {
-    Add { reason: ReasonV1, marks: Vec<MarkV1> },
+enum SuppressionChangeKindV1 {
+    Add { reason: ReasonV1, items: Vec<EvidenceItemV1> },
     Remove { reason: Option<ReasonV1> },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct MarkV1 {
+struct EvidenceItemV1 {
     at: u64,
-    all: bool,
-    source: SourceV1,
-    expires: Option<u64>,
-    words: String,
+    all_mail: bool,
+    source: EvidenceSourceV1,
+    expires_at: Option<u64>,
+    diagnostic: String,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -45,7 +48,7 @@ enum ReasonV1 {
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-enum SourceV1 {
+enum EvidenceSourceV1 {
     Webhook,
     Poll,
     Provider,
@@ -57,129 +60,138 @@ enum SourceV1 {
 
 /// A dossier, as its row has it.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct DossierRow(Vec<(ReasonV1, u64, Option<LiveRow>)>);
+pub(crate) struct SuppressionEvidenceRow(Vec<(ReasonV1, u64, Option<ActiveEvidenceRow>)>);
 
 #[derive(Debug, Serialize, Deserialize)]
-struct LiveRow {
+struct ActiveEvidenceRow {
     times: Vec<u64>,
-    all_mail: Option<u64>,
-    source: SourceV1,
-    expires: Option<u64>,
-    words: String,
+    all_mail_at: Option<u64>,
+    source: EvidenceSourceV1,
+    expires_at: Option<u64>,
+    diagnostic: String,
 }
 
-impl From<&Listing> for ListingV1 {
-    fn from(listing: &Listing) -> Self {
-        let change = match &listing.change {
-            Change::Add { reason, marks } => {
-                ChangeV1::Add { reason: (*reason).into(), marks: marks.iter().map(MarkV1::from).collect() }
+impl From<&SuppressionChange> for SuppressionChangeV1 {
+    fn from(listing: &SuppressionChange) -> Self {
+        let kind = match &listing.kind {
+            SuppressionChangeKind::Add { reason, items } => SuppressionChangeKindV1::Add {
+                reason: (*reason).into(),
+                items: items.iter().map(EvidenceItemV1::from).collect(),
+            },
+            SuppressionChangeKind::Remove { reason, comment: _ } => {
+                SuppressionChangeKindV1::Remove { reason: reason.map(ReasonV1::from) }
             }
-            Change::Remove { reason, words: _ } => ChangeV1::Remove { reason: reason.map(ReasonV1::from) },
         };
         Self {
             address: listing.address.to_string(),
             list: listing.list.clone(),
-            at: listing.at.millis(),
+            at: listing.at.as_millis(),
             operator: listing.operator.clone(),
-            change,
+            kind,
         }
     }
 }
 
-impl ListingV1 {
-    pub(crate) fn restore(self) -> Option<Listing> {
-        let change = match self.change {
-            ChangeV1::Add { reason, marks } => {
-                Change::Add { reason: reason.into(), marks: marks.into_iter().map(Mark::from).collect() }
-            }
-            ChangeV1::Remove { reason } => {
-                Change::Remove { reason: reason.map(Reason::from), words: String::new() }
+impl SuppressionChangeV1 {
+    pub(crate) fn into_domain(self) -> Option<SuppressionChange> {
+        let kind = match self.kind {
+            SuppressionChangeKindV1::Add { reason, items } => SuppressionChangeKind::Add {
+                reason: reason.into(),
+                items: items.into_iter().map(EvidenceItem::from).collect(),
+            },
+            SuppressionChangeKindV1::Remove { reason } => {
+                SuppressionChangeKind::Remove { reason: reason.map(Reason::from), comment: String::new() }
             }
         };
-        Some(Listing {
+        Some(SuppressionChange {
             address: self.address.parse().ok()?,
             list: self.list,
             at: Timestamp::from_millis(self.at),
             operator: self.operator,
-            change,
+            kind,
         })
     }
 }
 
-impl From<&Listing> for ListingV2 {
-    fn from(listing: &Listing) -> Self {
-        let words = match &listing.change {
-            Change::Add { .. } => String::new(),
-            Change::Remove { words, .. } => words.clone(),
+impl From<&SuppressionChange> for SuppressionChangeV2 {
+    fn from(listing: &SuppressionChange) -> Self {
+        let comment = match &listing.kind {
+            SuppressionChangeKind::Add { .. } => String::new(),
+            SuppressionChangeKind::Remove { comment, .. } => comment.clone(),
         };
-        Self { listing: ListingV1::from(listing), words }
+        Self { change: SuppressionChangeV1::from(listing), comment }
     }
 }
 
-impl ListingV2 {
-    pub(crate) fn restore(self) -> Option<Listing> {
-        let mut listing = self.listing.restore()?;
-        if let Change::Remove { words, .. } = &mut listing.change {
-            *words = self.words;
+impl SuppressionChangeV2 {
+    pub(crate) fn into_domain(self) -> Option<SuppressionChange> {
+        let mut listing = self.change.into_domain()?;
+        if let SuppressionChangeKind::Remove { comment, .. } = &mut listing.kind {
+            *comment = self.comment;
         }
         Some(listing)
     }
 }
 
-impl From<&Mark> for MarkV1 {
-    fn from(mark: &Mark) -> Self {
+impl From<&EvidenceItem> for EvidenceItemV1 {
+    fn from(mark: &EvidenceItem) -> Self {
         Self {
-            at: mark.at.millis(),
-            all: mark.scope == Scope::All,
+            at: mark.at.as_millis(),
+            all_mail: mark.scope == Scope::All,
             source: mark.source.into(),
-            expires: mark.expires.map(Timestamp::millis),
-            words: mark.words.clone(),
+            expires_at: mark.expires_at.map(Timestamp::as_millis),
+            diagnostic: mark.diagnostic.clone(),
         }
     }
 }
 
-impl From<MarkV1> for Mark {
-    fn from(stored: MarkV1) -> Self {
+impl From<EvidenceItemV1> for EvidenceItem {
+    fn from(stored: EvidenceItemV1) -> Self {
         Self {
             at: Timestamp::from_millis(stored.at),
-            scope: if stored.all { Scope::All } else { Scope::Bulk },
+            scope: if stored.all_mail { Scope::All } else { Scope::Bulk },
             source: stored.source.into(),
-            expires: stored.expires.map(Timestamp::from_millis),
-            words: stored.words,
+            expires_at: stored.expires_at.map(Timestamp::from_millis),
+            diagnostic: stored.diagnostic,
         }
     }
 }
 
-impl From<&Dossier> for DossierRow {
-    fn from(dossier: &Dossier) -> Self {
-        let row = |live: &Live| LiveRow {
-            times: live.times.iter().map(|at| at.millis()).collect(),
-            all_mail: live.all_mail.map(Timestamp::millis),
+impl From<&SuppressionEvidence> for SuppressionEvidenceRow {
+    fn from(dossier: &SuppressionEvidence) -> Self {
+        let row = |live: &ActiveEvidence| ActiveEvidenceRow {
+            times: live.times.iter().map(|at| at.as_millis()).collect(),
+            all_mail_at: live.all_mail_at.map(Timestamp::as_millis),
             source: live.source.into(),
-            expires: live.expires.map(Timestamp::millis),
-            words: live.words.clone(),
+            expires_at: live.expires_at.map(Timestamp::as_millis),
+            diagnostic: live.diagnostic.clone(),
         };
         let evidence = dossier.iter();
         Self(
             evidence
-                .map(|(reason, one)| (reason.into(), one.void_until.millis(), one.live.as_ref().map(row)))
+                .map(|(reason, one)| {
+                    (reason.into(), one.cleared_until.as_millis(), one.active.as_ref().map(row))
+                })
                 .collect(),
         )
     }
 }
 
-impl From<DossierRow> for Dossier {
-    fn from(row: DossierRow) -> Self {
-        let live = |row: LiveRow| Live {
+impl From<SuppressionEvidenceRow> for SuppressionEvidence {
+    fn from(row: SuppressionEvidenceRow) -> Self {
+        let live = |row: ActiveEvidenceRow| ActiveEvidence {
             times: row.times.into_iter().map(Timestamp::from_millis).collect(),
-            all_mail: row.all_mail.map(Timestamp::from_millis),
+            all_mail_at: row.all_mail_at.map(Timestamp::from_millis),
             source: row.source.into(),
-            expires: row.expires.map(Timestamp::from_millis),
-            words: row.words,
+            expires_at: row.expires_at.map(Timestamp::from_millis),
+            diagnostic: row.diagnostic,
         };
         let evidence = row.0.into_iter();
         Self::new(evidence.map(|(reason, void_until, row)| {
-            (reason.into(), Evidence { void_until: Timestamp::from_millis(void_until), live: row.map(live) })
+            (
+                reason.into(),
+                ReasonEvidence { cleared_until: Timestamp::from_millis(void_until), active: row.map(live) },
+            )
         }))
     }
 }
@@ -208,30 +220,30 @@ impl From<ReasonV1> for Reason {
     }
 }
 
-impl From<Source> for SourceV1 {
-    fn from(source: Source) -> Self {
+impl From<EvidenceSource> for EvidenceSourceV1 {
+    fn from(source: EvidenceSource) -> Self {
         match source {
-            Source::Webhook => Self::Webhook,
-            Source::Poll => Self::Poll,
-            Source::Provider => Self::Provider,
-            Source::Attempt => Self::Attempt,
-            Source::Operator => Self::Operator,
-            Source::Import => Self::Import,
-            Source::Hint => Self::Hint,
+            EvidenceSource::Webhook => Self::Webhook,
+            EvidenceSource::Poll => Self::Poll,
+            EvidenceSource::Provider => Self::Provider,
+            EvidenceSource::Attempt => Self::Attempt,
+            EvidenceSource::Operator => Self::Operator,
+            EvidenceSource::Import => Self::Import,
+            EvidenceSource::Hint => Self::Hint,
         }
     }
 }
 
-impl From<SourceV1> for Source {
-    fn from(stored: SourceV1) -> Self {
+impl From<EvidenceSourceV1> for EvidenceSource {
+    fn from(stored: EvidenceSourceV1) -> Self {
         match stored {
-            SourceV1::Webhook => Self::Webhook,
-            SourceV1::Poll => Self::Poll,
-            SourceV1::Provider => Self::Provider,
-            SourceV1::Attempt => Self::Attempt,
-            SourceV1::Operator => Self::Operator,
-            SourceV1::Import => Self::Import,
-            SourceV1::Hint => Self::Hint,
+            EvidenceSourceV1::Webhook => Self::Webhook,
+            EvidenceSourceV1::Poll => Self::Poll,
+            EvidenceSourceV1::Provider => Self::Provider,
+            EvidenceSourceV1::Attempt => Self::Attempt,
+            EvidenceSourceV1::Operator => Self::Operator,
+            EvidenceSourceV1::Import => Self::Import,
+            EvidenceSourceV1::Hint => Self::Hint,
         }
     }
 }

@@ -18,7 +18,7 @@ pub use batch::{Salvage, Split, events, list_start, salvage, split};
 pub use form::Form;
 pub use retry_after::try_again_after;
 
-use crate::provider_event::Event;
+use crate::provider_event::ProviderEvent;
 use mailtrail_mail::{Header, HeaderLine, Timestamp, TrackingId};
 use serde_json::Value;
 use std::fmt;
@@ -101,8 +101,13 @@ impl Provider {
 
     /// What the raw form of one report says by the rules of this version; whoever kept it has made sure that it is
     /// genuine. It was `kept` then, which stands in for a time that it does not tell, and said that `before`, if anything.
-    pub fn reread(self, raw: &[u8], kept: Timestamp, before: Option<&Event>) -> Result<Event, Unreadable> {
-        let known = before.map(|event| event.identity.as_str()).unwrap_or_default();
+    pub fn reread(
+        self,
+        raw: &[u8],
+        kept: Timestamp,
+        before: Option<&ProviderEvent>,
+    ) -> Result<ProviderEvent, Unreadable> {
+        let known = before.map(|event| event.dedup_key.as_str()).unwrap_or_default();
         if let Some(id) = known.strip_prefix(generic::IDENTITY) {
             return json(raw, |data| generic::decode(data, id, kept));
         }
@@ -114,7 +119,10 @@ impl Provider {
     }
 }
 
-fn json(raw: &[u8], decode: impl FnOnce(&Value) -> Option<Event>) -> Result<Event, Unreadable> {
+fn json(
+    raw: &[u8],
+    decode: impl FnOnce(&Value) -> Option<ProviderEvent>,
+) -> Result<ProviderEvent, Unreadable> {
     let data = lenient::value(raw).map_err(Unreadable::Malformed)?;
     decode(&data).ok_or(Unreadable::Eventless)
 }
@@ -237,7 +245,7 @@ mod tests {
     fn our_own_id_is_never_taken_from_a_client() {
         let message = b"X-Mailgun-Tag: a\r\nx-mailtrail-ID: b\r\n c\r\nTo: d\r\nX-Mailgun-Dkim: no\r\n\r\n";
         let block = HeaderBlock::of(message);
-        let now = Timestamp::from_seconds(1_789_387_200);
+        let now = Timestamp::from_secs(1_789_387_200);
         let stripped = |provider: Provider| -> Vec<_> {
             let foreign = block.fields().filter(|field| provider.is_foreign(field, &[], now));
             foreign.map(|field| message[field.span][..12].to_vec()).collect()

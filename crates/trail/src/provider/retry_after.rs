@@ -7,7 +7,7 @@ pub fn try_again_after(text: &str, now: Timestamp) -> Option<Timestamp> {
     let at = text.to_ascii_lowercase().find(WISH)? + WISH.len();
     let wish = text[at..].trim_end_matches('.');
     if let Some((number, "seconds" | "second")) = wish.split_once(' ') {
-        return number.parse().ok().map(|seconds| now.after(Duration::from_secs(seconds)));
+        return number.parse().ok().map(|seconds| now.saturating_add(Duration::from_secs(seconds)));
     }
     Timestamp::parse_rfc5322(wish)
 }

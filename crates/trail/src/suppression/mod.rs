@@ -21,7 +21,12 @@ mod evidence;
 mod policy;
 mod reason;
 
-pub use change::{Change, Listing};
-pub use evidence::{Dossier, Evidence, Live};
-pub use policy::{End, Lists, Policy, STATUS, Screen, Settings, Unsubscribes, Verdict};
-pub use reason::{Mark, Reason, Scope, Source, is_of_the_address, of_event, of_refusal};
+pub use change::{SuppressionChange, SuppressionChangeKind};
+pub use evidence::{ActiveEvidence, ReasonEvidence, SuppressionEvidence};
+pub use policy::{
+    ENHANCED_STATUS, Expiry, ListScope, RecipientFilter, SuppressionMode, SuppressionSettings,
+    SuppressionVerdict, UnsubscribeScope,
+};
+pub use reason::{
+    EvidenceItem, EvidenceSource, Reason, Scope, evidence_from_event, is_address_refusal, is_address_status,
+};

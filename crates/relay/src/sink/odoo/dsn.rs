@@ -1,42 +1,46 @@
-use crate::sink::event::Item;
-use crate::sink::odoo::status::{concerned, is_turn};
-use crate::sink::odoo::{OdooSink, Tally, connected, unknown};
+use crate::sink::event::SinkEvent;
+use crate::sink::odoo::status::{affected_recipients, changes_status};
+use crate::sink::odoo::{BatchResult, OdooSink, client_or_connect, unknown_message_text};
 use bytes::Bytes;
 use futures_util::stream;
 use mailtrail_mail::{Mailbox, TrackingId, fold_address, in_unicode};
 use mailtrail_net::odoo::{Client, Fault};
-use mailtrail_trail::{About, Occasion, Recipient, Report, State, Trail};
+use mailtrail_trail::{DsnAction, DsnMessage, Recipient, RecipientState, ReportedRecipient, Trail};
 use serde_json::{Value, json};
 
 /// What Odoo says before it is told of a failure.
-enum Known {
+enum OdooKnowledge {
     /// It has it already.
     Bounced,
     /// It knows the mail.
-    Mail,
+    Message,
     /// It shows no such mail.
-    Nothing,
+    Unknown,
 }
 
 impl OdooSink {
     /// One report for each recipient that failed for good.
-    pub(super) async fn report(&mut self, items: &[Item], tally: &mut Tally) {
-        for (place, item) in items.iter().enumerate().filter(|(_, item)| is_turn(item.entry.fact.what)) {
-            let young = self.is_young(item);
-            for (number, trail, recipient) in concerned(item, &self.settings) {
-                let effects = &self.settings.effects;
+    pub(super) async fn send_dsns(&mut self, items: &[SinkEvent], tally: &mut BatchResult) {
+        for (place, item) in
+            items.iter().enumerate().filter(|(_, item)| changes_status(item.entry.event.kind))
+        {
+            let young = self.is_recent(item);
+            for (number, trail, recipient) in affected_recipients(item, &self.settings) {
+                let effects = &self.settings.status_options;
                 let wanted = match recipient.state() {
-                    State::Bounced => effects.bounced,
+                    RecipientState::Bounced => effects.bounced,
                     state => state.is_failure() && effects.failed,
                 };
                 if !wanted || item.superseded.contains(&number) {
                     continue;
                 }
-                match self.report_one(number, trail, recipient).await {
-                    Ok(Known::Nothing) if young => tally.delay(place, unknown(&message_id(trail))),
-                    Ok(Known::Nothing) => tally.refused.push((place, self.unseen(trail))),
+                match self.send_dsn(number, trail, recipient).await {
+                    Ok(OdooKnowledge::Unknown) if young => {
+                        tally.delay_event(place, unknown_message_text(&bracketed_message_id(trail)))
+                    }
+                    Ok(OdooKnowledge::Unknown) => tally.rejected.push((place, self.not_visible_text(trail))),
                     Ok(_) => {}
-                    Err(fault) if self.is_own(place, &fault, tally).await => {}
+                    Err(fault) if self.is_event_error(place, &fault, tally).await => {}
                     Err(_) => return,
                 }
             }
@@ -45,39 +49,53 @@ impl OdooSink {
 
     /// Odoo counts a report that comes twice twice. So it is asked first: what it has is not reported again, also after
     /// a call whose end is unknown, and what it shows this user no mail for would be counted and not be shown.
-    async fn report_one(&mut self, place: u16, trail: &Trail, recipient: &Recipient) -> Result<Known, Fault> {
-        let mailings = self.ready.as_ref().is_some_and(|ready| ready.mailings);
-        let client = connected(&mut self.client, &self.settings).map_err(Fault::Setup)?;
-        let known = ask(client, &message_id(trail), &recipient.address, mailings).await?;
-        if let Known::Mail = known {
+    async fn send_dsn(
+        &mut self,
+        recipient_index: u16,
+        trail: &Trail,
+        recipient: &Recipient,
+    ) -> Result<OdooKnowledge, Fault> {
+        let mailings = self.readiness.as_ref().is_some_and(|ready| ready.has_mailings);
+        let client = client_or_connect(&mut self.client, &self.settings).map_err(Fault::Setup)?;
+        let known = query_odoo(client, &bracketed_message_id(trail), &recipient.address, mailings).await?;
+        if let OdooKnowledge::Message = known {
             let now = self.clock.now();
-            let report = Report {
+            let report = DsnMessage {
                 id: TrackingId::new(now, fastrand::u128(..)),
                 now,
                 hostname: &self.settings.hostname,
-                about: About { id: trail.send.id, recipient: place, occasion: Occasion::Failure },
-                send: &trail.send,
+                reported: ReportedRecipient {
+                    tracking_id: trail.message.id,
+                    recipient_index,
+                    action: DsnAction::Failed,
+                },
+                message: &trail.message,
                 recipient,
             };
             // Odoo goes by the report's form; this address is its own where the envelope has it.
-            let to = trail.send.sender.as_ref().unwrap_or(&recipient.address);
+            let to = trail.message.sender.as_ref().unwrap_or(&recipient.address);
             let message = Bytes::from(report.compose(to));
             client.process_message(message.len() as u64, stream::iter([Ok(message)])).await?;
         }
         Ok(known)
     }
 
-    fn unseen(&self, trail: &Trail) -> String {
+    fn not_visible_text(&self, trail: &Trail) -> String {
         format!(
             "Odoo shows {:?} no message {}: it is deleted, or the user may not read the document it is about; give it \
              the rights of that application, or use way = \"action\"",
             self.settings.login.username,
-            message_id(trail)
+            bracketed_message_id(trail)
         )
     }
 }
 
-async fn ask(client: &mut Client, message_id: &str, to: &Mailbox, mailings: bool) -> Result<Known, Fault> {
+async fn query_odoo(
+    client: &mut Client,
+    message_id: &str,
+    to: &Mailbox,
+    mailings: bool,
+) -> Result<OdooKnowledge, Fault> {
     let search = async |client: &mut Client, model: &str, domain: Value| {
         let found = client.call(model, "search", json!([domain]), json!({ "limit": 1 })).await?;
         Ok::<_, Fault>(found.as_array().is_some_and(|found| !found.is_empty()))
@@ -91,7 +109,7 @@ async fn ask(client: &mut Client, message_id: &str, to: &Mailbox, mailings: bool
         ["notification_status", "=", "bounce"],
     ]);
     if search(client, "mail.notification", bounced).await? {
-        return Ok(Known::Bounced);
+        return Ok(OdooKnowledge::Bounced);
     }
     let mut known = search(client, "mail.message", json!([["message_id", "=", message_id]])).await?;
     if mailings {
@@ -102,14 +120,14 @@ async fn ask(client: &mut Client, message_id: &str, to: &Mailbox, mailings: bool
             if trace["email"].as_str().is_some_and(|trace| fold_address(trace.trim()) == folded) {
                 known = true;
                 if trace["trace_status"] == "bounce" {
-                    return Ok(Known::Bounced);
+                    return Ok(OdooKnowledge::Bounced);
                 }
             }
         }
     }
-    Ok(if known { Known::Mail } else { Known::Nothing })
+    Ok(if known { OdooKnowledge::Message } else { OdooKnowledge::Unknown })
 }
 
-fn message_id(trail: &Trail) -> String {
-    format!("<{}>", trail.send.message_id.as_ref().map(|id| id.as_str()).unwrap_or_default())
+fn bracketed_message_id(trail: &Trail) -> String {
+    format!("<{}>", trail.message.message_id.as_ref().map(|id| id.as_str()).unwrap_or_default())
 }

@@ -17,13 +17,13 @@ mod dsn;
 mod preflight;
 mod status;
 
-pub use preflight::preflight;
-pub use status::{Effects, Unsubscribed};
+pub use preflight::run_preflight;
+pub use status::{OdooStatusOptions, UnsubscribeAction};
 
-use crate::sink::Delivery;
-use crate::sink::event::Item;
+use crate::sink::DeliveryResult;
+use crate::sink::event::SinkEvent;
 use crate::sink::odoo::preflight::Readiness;
-use crate::sink::odoo::status::Event;
+use crate::sink::odoo::status::OdooEvent;
 use mailtrail_mail::{Clock, Timestamp};
 use mailtrail_net::odoo::{Action, Client, Fault, Place, run};
 use mailtrail_net::{odoo, webhook_client};
@@ -37,28 +37,28 @@ pub struct OdooSettings {
     /// Where it is, and who logs in.
     pub login: odoo::Settings,
     /// Which mail is its own.
-    pub place: Place,
+    pub instance: Place,
     /// How it is told.
-    pub way: Way,
+    pub mode: OdooMode,
     /// The server action's number; `None`: it is looked for by its name.
-    pub action: Option<u64>,
+    pub action_id: Option<u64>,
     /// What is shown.
-    pub effects: Effects,
+    pub status_options: OdooStatusOptions,
     /// Our name, for reports.
     pub hostname: String,
 }
 
 /// How Odoo is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum OdooMode {
     /// By the server action.
     Action,
     /// By reports through the mail gateway: of failures only.
-    Report,
+    Dsn,
 }
 
 /// The server action that shows events.
-pub const EVENTS: Action = Action {
+pub const EVENTS_ACTION: Action = Action {
     key: "events",
     name: "mailtrail: what became of the mail",
     code: include_str!("action.py"),
@@ -69,51 +69,55 @@ pub(super) struct OdooSink {
     settings: OdooSettings,
     clock: Clock,
     client: Option<Client>,
-    ready: Option<Readiness>,
-    requeue: Requeue,
+    readiness: Option<Readiness>,
+    requeue: RequeueSchedule,
 }
 
 /// When failed mails are made outgoing again next, and how often that is still done.
-struct Requeue {
+struct RequeueSchedule {
     due: Timestamp,
-    left: u32,
+    remaining: u32,
 }
 
 /// What became of items, each by its place.
 #[derive(Default)]
-struct Tally {
-    refused: Vec<(usize, String)>,
+struct BatchResult {
+    rejected: Vec<(usize, String)>,
     delayed: Vec<(usize, String)>,
-    stopped: Option<(usize, String)>,
+    first_deferred: Option<(usize, String)>,
 }
 
 /// What the server action did with an event.
 #[derive(Clone, Copy)]
-enum Applied {
+enum EventResult {
     /// All that there was to do.
-    Whole,
+    Applied,
     /// Nothing: Odoo has no such message.
-    Unknown,
+    UnknownMessage,
     /// Nothing: Odoo may still be sending the mail.
-    Later,
+    StillSending,
 }
 
 impl OdooSink {
     pub(super) fn new(settings: OdooSettings, clock: Clock) -> Self {
-        let requeue = Requeue { due: clock.now(), left: REQUEUES };
-        Self { settings, clock, client: None, ready: None, requeue }
+        let requeue = RequeueSchedule { due: clock.now(), remaining: MAX_REQUEUES };
+        Self { settings, clock, client: None, readiness: None, requeue }
     }
 
     /// Whether Odoo would do as it is told; asks once.
-    pub(super) async fn probe(&mut self) -> Result<(), String> {
-        if self.ready.is_none() {
-            let ready = preflight::look(&self.settings, connected(&mut self.client, &self.settings)?).await?;
+    pub(super) async fn check_readiness(&mut self) -> Result<(), String> {
+        if self.readiness.is_none() {
+            let ready = preflight::check_readiness(
+                &self.settings,
+                client_or_connect(&mut self.client, &self.settings)?,
+            )
+            .await?;
             tracing::info!(
                 database = self.settings.login.database,
                 version = ready.version,
                 "Odoo can be told"
             );
-            self.ready = Some(ready);
+            self.readiness = Some(ready);
         }
         Ok(())
     }
@@ -122,12 +126,15 @@ impl OdooSink {
     /// relay is back, so this is done some times.
     pub(super) async fn requeue_failed(&mut self) {
         let now = self.clock.now();
-        let Some(action) = self.ready.as_ref().and_then(|ready| ready.action) else { return };
-        if self.requeue.left == 0 || now < self.requeue.due {
+        let Some(action) = self.readiness.as_ref().and_then(|ready| ready.action_id) else { return };
+        if self.requeue.remaining == 0 || now < self.requeue.due {
             return;
         }
-        self.requeue = Requeue { due: now.after(REQUEUE_EVERY), left: self.requeue.left - 1 };
-        let Ok(client) = connected(&mut self.client, &self.settings) else { return };
+        self.requeue = RequeueSchedule {
+            due: now.saturating_add(REQUEUE_INTERVAL),
+            remaining: self.requeue.remaining - 1,
+        };
+        let Ok(client) = client_or_connect(&mut self.client, &self.settings) else { return };
         let answer = run(client, action, json!({ "mailtrail_refusal": Reply::Stopping.text() })).await;
         match answer.map(|answer| answer["requeued"].as_u64()) {
             Ok(Some(0) | None) => {}
@@ -137,40 +144,40 @@ impl OdooSink {
     }
 
     /// Delivers all of them.
-    pub(super) async fn deliver(&mut self, items: &[Item]) -> Delivery {
-        let mut tally = Tally::default();
-        if let Err(why) = self.probe().await {
-            tally.stop(0, why);
-            return tally.close(items.len());
+    pub(super) async fn deliver(&mut self, items: &[SinkEvent]) -> DeliveryResult {
+        let mut tally = BatchResult::default();
+        if let Err(why) = self.check_readiness().await {
+            tally.defer_from(0, why);
+            return tally.into_delivery(items.len());
         }
-        match self.settings.way {
-            Way::Action => self.act(items, &mut tally).await,
-            Way::Report => self.report(items, &mut tally).await,
+        match self.settings.mode {
+            OdooMode::Action => self.run_action(items, &mut tally).await,
+            OdooMode::Dsn => self.send_dsns(items, &mut tally).await,
         }
-        tally.close(items.len())
+        tally.into_delivery(items.len())
     }
 
-    async fn act(&mut self, items: &[Item], tally: &mut Tally) {
+    async fn run_action(&mut self, items: &[SinkEvent], tally: &mut BatchResult) {
         let events = |(place, item)| {
-            let young = self.is_young(item);
-            status::of(item, &self.settings, young).into_iter().map(move |event| (place, event))
+            let young = self.is_recent(item);
+            status::status_events(item, &self.settings, young).into_iter().map(move |event| (place, event))
         };
-        let work: Vec<(usize, Event)> = items.iter().enumerate().flat_map(events).collect();
-        for batch in work.chunks(AT_ONCE) {
-            match self.tell(batch).await {
-                Ok(applied) => self.note(items, batch, &applied, tally),
+        let work: Vec<(usize, OdooEvent)> = items.iter().enumerate().flat_map(events).collect();
+        for batch in work.chunks(EVENTS_PER_CALL) {
+            match self.send_events(batch).await {
+                Ok(applied) => self.record_results(items, batch, &applied, tally),
                 Err(fault) if fault.is_final() => {
                     // One of them is poison, or all of them are.
                     for single in batch.chunks(1) {
-                        match self.tell(single).await {
-                            Ok(applied) => self.note(items, single, &applied, tally),
-                            Err(fault) if self.is_own(single[0].0, &fault, tally).await => {}
+                        match self.send_events(single).await {
+                            Ok(applied) => self.record_results(items, single, &applied, tally),
+                            Err(fault) if self.is_event_error(single[0].0, &fault, tally).await => {}
                             Err(_) => return,
                         }
                     }
                 }
                 Err(fault) => {
-                    self.is_own(batch[0].0, &fault, tally).await;
+                    self.is_event_error(batch[0].0, &fault, tally).await;
                     return;
                 }
             }
@@ -178,9 +185,11 @@ impl OdooSink {
     }
 
     /// Sends some events; returns what the action did with each.
-    async fn tell(&mut self, batch: &[(usize, Event)]) -> Result<Vec<Applied>, Fault> {
-        let Some(action) = self.ready.as_ref().and_then(|ready| ready.action) else { return Ok(Vec::new()) };
-        let client = connected(&mut self.client, &self.settings).map_err(Fault::Setup)?;
+    async fn send_events(&mut self, batch: &[(usize, OdooEvent)]) -> Result<Vec<EventResult>, Fault> {
+        let Some(action) = self.readiness.as_ref().and_then(|ready| ready.action_id) else {
+            return Ok(Vec::new());
+        };
+        let client = client_or_connect(&mut self.client, &self.settings).map_err(Fault::Setup)?;
         let events: Vec<_> = batch.iter().map(|(_, event)| event).collect();
         let answer = run(client, action, json!({ "mailtrail_events": events })).await?;
         let results = answer["results"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -190,99 +199,113 @@ impl OdooSink {
             return Err(Fault::Missing { what: "the server action".to_owned(), text });
         }
         let applied = results.iter().map(|result| match result.as_str() {
-            Some("unknown") => Applied::Unknown,
-            Some("later") => Applied::Later,
-            _ => Applied::Whole,
+            Some("unknown") => EventResult::UnknownMessage,
+            Some("later") => EventResult::StillSending,
+            _ => EventResult::Applied,
         });
         Ok(applied.collect())
     }
 
-    fn note(&self, items: &[Item], batch: &[(usize, Event)], applied: &[Applied], tally: &mut Tally) {
+    fn record_results(
+        &self,
+        items: &[SinkEvent],
+        batch: &[(usize, OdooEvent)],
+        applied: &[EventResult],
+        tally: &mut BatchResult,
+    ) {
         for ((place, event), applied) in batch.iter().zip(applied) {
             let item = &items[*place];
             match applied {
-                Applied::Unknown if self.is_young(item) => tally.delay(*place, unknown(&event.message_id)),
-                Applied::Later if self.clock.now().since(item.entry.written) < LONGEST_SENDING => {
-                    tally.delay(*place, format!("Odoo still sends {}", event.message_id));
+                EventResult::UnknownMessage if self.is_recent(item) => {
+                    tally.delay_event(*place, unknown_message_text(&event.message_id))
                 }
-                Applied::Later => {
+                EventResult::StillSending
+                    if self.clock.now().duration_since(item.entry.recorded_at) < MAX_SENDING_DELAY =>
+                {
+                    tally.delay_event(*place, format!("Odoo still sends {}", event.message_id));
+                }
+                EventResult::StillSending => {
                     let why = "given up: Odoo still sends that mail; look at its outgoing mails";
-                    tally.refused.push((*place, why.to_owned()));
+                    tally.rejected.push((*place, why.to_owned()));
                 }
-                Applied::Unknown | Applied::Whole => {}
+                EventResult::UnknownMessage | EventResult::Applied => {}
             }
         }
     }
 
     /// Notes a fault with an item: whether it is the item's own, and Odoo still does as it is told otherwise.
-    async fn is_own(&mut self, place: usize, fault: &Fault, tally: &mut Tally) -> bool {
+    async fn is_event_error(&mut self, place: usize, fault: &Fault, tally: &mut BatchResult) -> bool {
         let rights = matches!(fault, Fault::Denied { .. } | Fault::Missing { .. } | Fault::Login(_));
         if rights || fault.is_final() {
-            self.ready = None;
+            self.readiness = None;
         }
-        let own = fault.is_final() && self.probe().await.is_ok();
+        let own = fault.is_final() && self.check_readiness().await.is_ok();
         if own {
-            tally.refused.push((place, fault.to_string()));
+            tally.rejected.push((place, fault.to_string()));
         } else {
-            tally.stop(place, fault.to_string());
+            tally.defer_from(place, fault.to_string());
         }
         own
     }
 
-    fn is_young(&self, item: &Item) -> bool {
-        let accepted = item.trail.as_ref().map(|trail| trail.send.id.timestamp());
-        accepted.is_some_and(|accepted| self.clock.now().since(accepted) < UNCOMMITTED)
+    fn is_recent(&self, item: &SinkEvent) -> bool {
+        let accepted = item.trail.as_ref().map(|trail| trail.message.id.timestamp());
+        accepted.is_some_and(|accepted| self.clock.now().duration_since(accepted) < MAX_COMMIT_DELAY)
     }
 }
 
-impl Tally {
+impl BatchResult {
     /// Odoo takes nothing for now, from the item at that place on.
-    fn stop(&mut self, place: usize, why: String) {
-        if self.stopped.as_ref().is_none_or(|(first, _)| place < *first) {
-            self.stopped = Some((place, why));
+    fn defer_from(&mut self, place: usize, why: String) {
+        if self.first_deferred.as_ref().is_none_or(|(first, _)| place < *first) {
+            self.first_deferred = Some((place, why));
         }
     }
 
     /// The item at that place, and no other, is not taken for now.
-    fn delay(&mut self, place: usize, why: String) {
+    fn delay_event(&mut self, place: usize, why: String) {
         self.delayed.push((place, why));
     }
 
-    fn close(mut self, all: usize) -> Delivery {
-        let done = self.stopped.as_ref().map_or(all, |(place, _)| *place);
-        self.delayed.retain(|(place, _)| *place < done);
+    fn into_delivery(mut self, all: usize) -> DeliveryResult {
+        let processed = self.first_deferred.as_ref().map_or(all, |(place, _)| *place);
+        self.delayed.retain(|(place, _)| *place < processed);
         self.delayed.dedup_by_key(|(place, _)| *place);
-        let comes_again = |place| place >= done || self.delayed.iter().any(|(delayed, _)| *delayed == place);
+        let comes_again =
+            |place| place >= processed || self.delayed.iter().any(|(delayed, _)| *delayed == place);
         // An item that comes again is refused again.
-        self.refused.retain(|(place, _)| !comes_again(*place));
-        self.refused.dedup_by_key(|(place, _)| *place);
-        Delivery {
-            done,
-            refused: self.refused,
+        self.rejected.retain(|(place, _)| !comes_again(*place));
+        self.rejected.dedup_by_key(|(place, _)| *place);
+        DeliveryResult {
+            processed,
+            rejected: self.rejected,
             delayed: self.delayed,
-            later: self.stopped.map(|(_, why)| why),
+            retry_reason: self.first_deferred.map(|(_, why)| why),
         }
     }
 }
 
 /// The client, made when it is needed first.
-fn connected<'a>(client: &'a mut Option<Client>, settings: &OdooSettings) -> Result<&'a mut Client, String> {
+fn client_or_connect<'a>(
+    client: &'a mut Option<Client>,
+    settings: &OdooSettings,
+) -> Result<&'a mut Client, String> {
     if client.is_none() {
         *client = Some(webhook_client::odoo(&settings.login)?);
     }
     client.as_mut().ok_or_else(|| "no connection to Odoo can be made".to_owned())
 }
 
-fn unknown(message_id: &str) -> String {
+fn unknown_message_text(message_id: &str) -> String {
     format!("Odoo does not know {message_id} yet")
 }
 
 /// Events in one call.
-const AT_ONCE: usize = 50;
+const EVENTS_PER_CALL: usize = 50;
 /// How long after a mail was accepted Odoo may still have to commit it.
-const UNCOMMITTED: Duration = Duration::from_secs(600);
+const MAX_COMMIT_DELAY: Duration = Duration::from_secs(600);
 /// How long an event is delayed because Odoo still sends its mail.
-const LONGEST_SENDING: Duration = Duration::from_secs(86_400);
+const MAX_SENDING_DELAY: Duration = Duration::from_secs(86_400);
 /// Calls for failed mails after a start, and the time between two.
-const REQUEUES: u32 = 10;
-const REQUEUE_EVERY: Duration = Duration::from_secs(60);
+const MAX_REQUEUES: u32 = 10;
+const REQUEUE_INTERVAL: Duration = Duration::from_secs(60);

@@ -1,12 +1,14 @@
-use crate::sink::event::Item;
+use crate::sink::event::SinkEvent;
 use crate::sink::odoo::OdooSettings;
 use mailtrail_mail::{Timestamp, in_unicode};
-use mailtrail_trail::{Kind, Recipient, Standing, State, Trail, Verb, What};
+use mailtrail_trail::{
+    AttemptStatus, EventKind, QueueVerb, Recipient, RecipientState, Trail, TrailEventKind,
+};
 use serde::Serialize;
 
 /// What is shown in Odoo.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Effects {
+pub struct OdooStatusOptions {
     /// Mail that the provider took is `pending`, which Odoo calls "Sent".
     pub relayed: bool,
     /// Mail that arrived is `sent`, which Odoo calls "Delivered".
@@ -22,21 +24,21 @@ pub struct Effects {
     /// Who complains is blacklisted.
     pub complained: bool,
     /// What becomes of who unsubscribes.
-    pub unsubscribed: Option<Unsubscribed>,
+    pub unsubscribed: Option<UnsubscribeAction>,
     /// Failures, complaints and unsubscriptions make a note on the record.
     pub note: bool,
 }
 
 /// What becomes of who unsubscribes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unsubscribed {
+pub enum UnsubscribeAction {
     /// No more of the mailing's lists; where the mail was to none, as the other.
     OptOut,
     /// No mailing at all.
     Blacklist,
 }
 
-impl Default for Effects {
+impl Default for OdooStatusOptions {
     /// Everything but notes.
     fn default() -> Self {
         Self {
@@ -47,7 +49,7 @@ impl Default for Effects {
             opened: true,
             clicked: true,
             complained: true,
-            unsubscribed: Some(Unsubscribed::OptOut),
+            unsubscribed: Some(UnsubscribeAction::OptOut),
             note: false,
         }
     }
@@ -55,7 +57,7 @@ impl Default for Effects {
 
 /// What the server action is told about one recipient.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Event {
+pub struct OdooEvent {
     /// With its brackets, as Odoo keeps it.
     pub message_id: String,
     email: String,
@@ -79,83 +81,90 @@ pub struct Event {
 }
 
 /// The recipients that an item is about, if it is about mail that Odoo made and is to know of.
-pub fn concerned<'a>(item: &'a Item, settings: &OdooSettings) -> Vec<(u16, &'a Trail, &'a Recipient)> {
+pub fn affected_recipients<'a>(
+    item: &'a SinkEvent,
+    settings: &OdooSettings,
+) -> Vec<(u16, &'a Trail, &'a Recipient)> {
     let ours = |trail: &&Trail| {
-        let send = &trail.send;
-        send.about.is_none()
+        let send = &trail.message;
+        send.dsn_for.is_none()
             && send.message_id.as_ref().is_some_and(|id| id.is_odoo())
-            && settings.place.selects(send)
+            && settings.instance.selects(send)
     };
     let Some(trail) = item.trail.as_ref().filter(ours) else { return Vec::new() };
-    let named = &item.entry.fact.recipients;
+    let named = &item.entry.event.recipients;
     let recipients = (0u16..).zip(&trail.recipients);
     let meant = recipients.filter(|(place, _)| named.is_empty() || named.contains(place));
     meant.map(|(place, recipient)| (place, trail, recipient)).collect()
 }
 
 /// What the action is told because of an item; `young`: Odoo may have sent the mail without committing that yet.
-pub fn of(item: &Item, settings: &OdooSettings, young: bool) -> Vec<Event> {
-    let events = concerned(item, settings).into_iter();
+pub fn status_events(item: &SinkEvent, settings: &OdooSettings, young: bool) -> Vec<OdooEvent> {
+    let events = affected_recipients(item, settings).into_iter();
     let events = events.filter_map(|(place, trail, recipient)| {
         let superseded = item.superseded.contains(&place);
-        event(item, trail, recipient, superseded, &settings.effects)
+        status_event(item, trail, recipient, superseded, &settings.status_options)
     });
-    events.map(|event| Event { young, ..event }).collect()
+    events.map(|event| OdooEvent { young, ..event }).collect()
 }
 
 /// Whether an item may have changed what its recipients have come to.
-pub fn is_turn(what: What) -> bool {
+pub fn changes_status(what: TrailEventKind) -> bool {
     match what {
-        What::Attempted(standing) => {
-            !matches!(standing, Standing::Queued | Standing::Unknown | Standing::Cancelled)
+        TrailEventKind::Attempted(standing) => {
+            !matches!(standing, AttemptStatus::Queued | AttemptStatus::Unknown | AttemptStatus::Cancelled)
         }
-        What::Reported(kind) => {
-            matches!(kind, Kind::Accepted | Kind::Delivered) || kind.is_permanent_failure()
+        TrailEventKind::EventReceived(kind) => {
+            matches!(kind, EventKind::Accepted | EventKind::Delivered) || kind.is_permanent_failure()
         }
-        What::Acted(verb) => verb == Verb::Bounce,
+        TrailEventKind::QueueAction(verb) => verb == QueueVerb::Bounce,
         _ => false,
     }
 }
 
 /// A newer send of the same mail supersedes this one: what became of this one is no longer shown. What its recipient
 /// wants of other mail is.
-fn event(
-    item: &Item,
+fn status_event(
+    item: &SinkEvent,
     trail: &Trail,
     recipient: &Recipient,
     superseded: bool,
-    effects: &Effects,
-) -> Option<Event> {
-    let fact = &item.entry.fact;
-    let first = |kind| recipient.marks.of(kind).map(|mark| odoo_time(mark.first));
-    let by_person = |kind, wanted| wanted && fact.what == What::Reported(kind) && !fact.by_machine;
+    effects: &OdooStatusOptions,
+) -> Option<OdooEvent> {
+    let fact = &item.entry.event;
+    let first = |kind| recipient.marks.get(kind).map(|mark| format_odoo_time(mark.first));
+    let by_person =
+        |kind, wanted| wanted && fact.kind == TrailEventKind::EventReceived(kind) && !fact.automated;
     // Where our own attempt ended well, the provider's word for that adds nothing.
-    let known = fact.what == What::Reported(Kind::Accepted) && recipient.standing == Standing::Relayed;
-    let turns = is_turn(fact.what) && !known && !superseded;
-    let status = turns.then(|| status(recipient.state(), effects)).flatten();
-    let event = Event {
+    let known = fact.kind == TrailEventKind::EventReceived(EventKind::Accepted)
+        && recipient.attempt_status == AttemptStatus::Relayed;
+    let turns = changes_status(fact.kind) && !known && !superseded;
+    let status = turns.then(|| notification_status(recipient.state(), effects)).flatten();
+    let event = OdooEvent {
         status,
-        opened: by_person(Kind::Opened, effects.opened && !superseded).then(|| first(Kind::Opened)).flatten(),
-        clicked: by_person(Kind::Clicked, effects.clicked && !superseded)
-            .then(|| first(Kind::Clicked))
+        opened: by_person(EventKind::Opened, effects.opened && !superseded)
+            .then(|| first(EventKind::Opened))
             .flatten(),
-        complained: by_person(Kind::Complained, effects.complained),
+        clicked: by_person(EventKind::Clicked, effects.clicked && !superseded)
+            .then(|| first(EventKind::Clicked))
+            .flatten(),
+        complained: by_person(EventKind::Complained, effects.complained),
         unsubscribed: effects
             .unsubscribed
-            .filter(|_| by_person(Kind::Unsubscribed, true))
-            .map(Unsubscribed::word),
-        ..Event::default()
+            .filter(|_| by_person(EventKind::Unsubscribed, true))
+            .map(UnsubscribeAction::as_str),
+        ..OdooEvent::default()
     };
-    if event == Event::default() {
+    if event == OdooEvent::default() {
         return None;
     }
-    let said = if status.is_some() { recipient.explanation() } else { fact.words.in_one_line() };
-    let reason = said.or_else(|| recipient.state().is_failure().then(|| recipient.state().word().into()));
-    Some(Event {
-        message_id: format!("<{}>", trail.send.message_id.as_ref()?.as_str()),
+    let said = if status.is_some() { recipient.explanation() } else { fact.diagnostic.to_line() };
+    let reason = said.or_else(|| recipient.state().is_failure().then(|| recipient.state().as_str().into()));
+    Some(OdooEvent {
+        message_id: format!("<{}>", trail.message.message_id.as_ref()?.as_str()),
         // Odoo keeps domains in Unicode and sends A-labels.
         email: in_unicode(&recipient.address.folded()).into_owned(),
-        at: odoo_time(fact.at),
+        at: format_odoo_time(fact.at),
         reason,
         note: effects.note,
         ..event
@@ -163,20 +172,26 @@ fn event(
 }
 
 /// The notification's status, by what is known now. What is switched off is shown as what came before it.
-fn status(state: State, effects: &Effects) -> Option<&'static str> {
+fn notification_status(state: RecipientState, effects: &OdooStatusOptions) -> Option<&'static str> {
     let relayed = effects.relayed.then_some("pending");
     match state {
-        State::Relayed => relayed,
-        State::Delivered => effects.delivered.then_some("sent").or(relayed),
-        State::Bounced => effects.bounced.then_some("bounce"),
-        State::Failed | State::Expired | State::Suppressed => effects.failed.then_some("exception"),
-        State::Queued | State::Sending | State::Unknown | State::Held | State::Cancelled => None,
+        RecipientState::Relayed => relayed,
+        RecipientState::Delivered => effects.delivered.then_some("sent").or(relayed),
+        RecipientState::Bounced => effects.bounced.then_some("bounce"),
+        RecipientState::Failed | RecipientState::Expired | RecipientState::Suppressed => {
+            effects.failed.then_some("exception")
+        }
+        RecipientState::Queued
+        | RecipientState::Sending
+        | RecipientState::Unknown
+        | RecipientState::Held
+        | RecipientState::Cancelled => None,
     }
 }
 
-impl Unsubscribed {
+impl UnsubscribeAction {
     /// The word for the configuration, and for the action.
-    pub const fn word(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::OptOut => "opt-out",
             Self::Blacklist => "blacklist",
@@ -185,7 +200,7 @@ impl Unsubscribed {
 }
 
 /// As Odoo writes times: `2026-09-14 12:00:00`, in UTC.
-fn odoo_time(time: Timestamp) -> String {
+fn format_odoo_time(time: Timestamp) -> String {
     time.to_string().chars().take(19).map(|c| if c == 'T' { ' ' } else { c }).collect()
 }
 
@@ -199,26 +214,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_off_is_shown_as_what_came_before() {
-        let all = Effects::default();
+    fn disabled_status_falls_back_to_previous_one() {
+        let all = OdooStatusOptions::default();
         for (state, word) in [
-            (State::Queued, None),
-            (State::Relayed, Some("pending")),
-            (State::Delivered, Some("sent")),
-            (State::Bounced, Some("bounce")),
-            (State::Expired, Some("exception")),
-            (State::Suppressed, Some("exception")),
-            (State::Cancelled, None),
+            (RecipientState::Queued, None),
+            (RecipientState::Relayed, Some("pending")),
+            (RecipientState::Delivered, Some("sent")),
+            (RecipientState::Bounced, Some("bounce")),
+            (RecipientState::Expired, Some("exception")),
+            (RecipientState::Suppressed, Some("exception")),
+            (RecipientState::Cancelled, None),
         ] {
-            assert_eq!(status(state, &all), word, "{state:?}");
+            assert_eq!(notification_status(state, &all), word, "{state:?}");
         }
-        let some = Effects { delivered: false, bounced: false, ..all };
-        assert_eq!(status(State::Delivered, &some), Some("pending"));
-        assert_eq!(status(State::Bounced, &some), None);
+        let some = OdooStatusOptions { delivered: false, bounced: false, ..all };
+        assert_eq!(notification_status(RecipientState::Delivered, &some), Some("pending"));
+        assert_eq!(notification_status(RecipientState::Bounced, &some), None);
     }
 
     #[test]
-    fn times_are_written_as_odoo_does() {
-        assert_eq!(odoo_time(Timestamp::from_millis(1_789_387_200_999)), "2026-09-14 12:00:00");
+    fn formats_times_like_odoo() {
+        assert_eq!(format_odoo_time(Timestamp::from_millis(1_789_387_200_999)), "2026-09-14 12:00:00");
     }
 }

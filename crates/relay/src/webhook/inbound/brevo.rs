@@ -1,10 +1,10 @@
 //! Brevo's inbound parsing: `{"items": [...]}`, each with its header, its texts, and tokens that its files are fetched by.
 //! There is no signature; whoever posts proves himself as with events.
 
-use crate::webhook::inbound::mime_builder::{Attachment, Parsed};
-use crate::webhook::inbound::{Intake, Mail, Snag, mailboxes, make};
-use crate::webhook::outcome::Answer;
-use crate::webhook::{Call, Inbox, Trouble};
+use crate::webhook::inbound::mime_builder::{Attachment, MailParts};
+use crate::webhook::inbound::{InboundReceiver, IntakeError, ParsedMail, assemble_message, parse_mailboxes};
+use crate::webhook::outcome::RequestOutcome;
+use crate::webhook::{IngestError, RequestContext, WebhookService};
 use axum::body::Body;
 use mail_parser::MessageParser;
 use mailtrail_mail::Mailbox;
@@ -16,7 +16,7 @@ use serde_json::Value;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Item {
+struct InboundItem {
     /// Names with a value, or several.
     headers: serde_json::Map<String, Value>,
     #[serde(default)]
@@ -29,7 +29,7 @@ struct Item {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct File {
+struct InboundFile {
     #[serde(default)]
     name: Option<String>,
     #[serde(default)]
@@ -41,91 +41,100 @@ struct File {
     download_token: String,
 }
 
-impl Inbox {
+impl WebhookService {
     /// Keeps every mail of a body. What is kept of a body that cannot be kept as a whole is a duplicate when it comes again.
-    pub(super) async fn take_parsed(
+    pub(super) async fn receive_brevo_mail(
         &self,
-        call: &Call<'_>,
-        intake: &Intake,
+        call: &RequestContext<'_>,
+        intake: &InboundReceiver,
         body: Body,
-    ) -> Result<Answer, Trouble> {
-        let held = match self.room.read(body, LARGEST).await {
+    ) -> Result<RequestOutcome, IngestError> {
+        let held = match self.body_budget.read_body(body, MAX_BODY_BYTES).await {
             Ok(held) => held,
             Err(unheld) => {
-                let answer = unheld.answer();
-                return Ok(self.turn_away(call, unheld, answer));
+                let answer = unheld.outcome();
+                return Ok(self.reject(call, unheld, answer));
             }
         };
-        self.pulse.proved(call.source.upstream());
+        self.activity.proved(call.source.upstream());
         let items = match provider::events(&held.bytes) {
             Ok(items) if !items.is_empty() => items,
-            Ok(_) => return self.bury(call, "it holds no mail", None, held.bytes.clone()).await,
-            Err(error) => return self.bury(call, error, None, held.bytes.clone()).await,
+            Ok(_) => return self.store_dead_letter(call, "it holds no mail", None, held.bytes.clone()).await,
+            Err(error) => return self.store_dead_letter(call, error, None, held.bytes.clone()).await,
         };
-        let mut gravest = Answer::Kept;
+        let mut gravest = RequestOutcome::Stored;
         for raw in items {
-            let mail = match lenient::value(&raw).and_then(serde_json::from_value::<Item>) {
-                Ok(item) => self.mail_of(call, intake, item).await,
-                Err(error) => Err(Snag::Never(format!("it is no mail: {error}"))),
+            let mail = match lenient::value(&raw).and_then(serde_json::from_value::<InboundItem>) {
+                Ok(item) => self.parse_item(call, intake, item).await,
+                Err(error) => Err(IntakeError::Permanent(format!("it is no mail: {error}"))),
             };
             match mail {
-                Ok(mail) => self.keep_mail(call, intake, mail).await?,
-                Err(Snag::Never(why)) => {
-                    gravest = Answer::Buried;
-                    self.bury(call, why, None, raw).await?
+                Ok(mail) => self.store_mail(call, intake, mail).await?,
+                Err(IntakeError::Permanent(why)) => {
+                    gravest = RequestOutcome::DeadLettered;
+                    self.store_dead_letter(call, why, None, raw).await?
                 }
-                Err(Snag::Later(why)) => return Ok(self.turn_away(call, why, Answer::NotNow)),
+                Err(IntakeError::Temporary(why)) => {
+                    return Ok(self.reject(call, why, RequestOutcome::Unavailable));
+                }
             };
         }
         Ok(gravest)
     }
 
-    async fn mail_of(&self, call: &Call<'_>, intake: &Intake, item: Item) -> Result<Mail, Snag> {
-        let headers = fields(item.headers);
+    async fn parse_item(
+        &self,
+        call: &RequestContext<'_>,
+        intake: &InboundReceiver,
+        item: InboundItem,
+    ) -> Result<ParsedMail, IntakeError> {
+        let headers = header_fields(item.headers);
         let first = |name: &str| headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
         let path = |name| first(name).map(|(_, value)| value.trim().trim_matches(['<', '>']).to_owned());
-        let mut recipients = path("Delivered-To").map(|to| mailboxes(&to)).unwrap_or_default();
+        let mut recipients = path("Delivered-To").map(|to| parse_mailboxes(&to)).unwrap_or_default();
         if recipients.is_empty() {
-            recipients = first("To").map(|(_, value)| named(value)).unwrap_or_default();
+            recipients = first("To").map(|(_, value)| parse_addresses(value)).unwrap_or_default();
         }
         if recipients.is_empty() {
-            return Err(Snag::Never("it names no recipient".to_owned()));
+            return Err(IntakeError::Permanent("it names no recipient".to_owned()));
         }
         let sender = path("Return-Path").and_then(|sender| sender.parse().ok());
-        let _alone = intake.making.acquire().await;
+        let _alone = intake.assembly_permits.acquire().await;
         let files = item.attachments.unwrap_or_default();
-        let (attachments, missing_files) = fetch_files(call, intake, files).await?;
+        let (attachments, missing_files) = fetch_attachments(call, intake, files).await?;
         // What the envelope said is said anew to whoever gets the mail.
         let envelope = |name: &str| ["delivered-to", "return-path"].contains(&&*name.to_ascii_lowercase());
         let headers = headers.into_iter().filter(|(name, _)| !envelope(name)).collect();
         let (plain, html) = (item.raw_text_body, item.raw_html_body);
         let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
-        let parsed = Parsed { headers, plain: filled(plain), html: filled(html), attachments };
-        let message = make(&self.store, parsed).await?;
-        Ok(Mail { sender, recipients, token: None, message, missing_files })
+        let parsed = MailParts { headers, plain: filled(plain), html: filled(html), attachments };
+        let message = assemble_message(&self.store, parsed).await?;
+        Ok(ParsedMail { sender, recipients, token: None, message, missing_files })
     }
 }
 
 /// Fetches the files of a mail; of those that can never be had it returns the number.
-async fn fetch_files(
-    call: &Call<'_>,
-    intake: &Intake,
+async fn fetch_attachments(
+    call: &RequestContext<'_>,
+    intake: &InboundReceiver,
     files: Vec<Value>,
-) -> Result<(Vec<Attachment>, u32), Snag> {
-    let (mut attachments, mut missing, mut room) = (Vec::new(), 0, intake.most());
+) -> Result<(Vec<Attachment>, u32), IntakeError> {
+    let (mut attachments, mut missing, mut room) = (Vec::new(), 0, intake.max_bytes());
     for file in files {
-        let Some(account) = intake.accounts.get(call.source.upstream()) else {
-            return Err(Snag::Later("a file is to be fetched, and this upstream has no api_key".to_owned()));
+        let Some(account) = intake.provider_apis.get(call.source.upstream()) else {
+            return Err(IntakeError::Temporary(
+                "a file is to be fetched, and this upstream has no api_key".to_owned(),
+            ));
         };
-        let length = |file: &File| file.content_length.as_ref().and_then(Value::as_u64);
-        let fits = |file: &File| length(file).is_none_or(|length| length <= room as u64);
-        let Some(file) = serde_json::from_value::<File>(file).ok().filter(fits) else {
+        let length = |file: &InboundFile| file.content_length.as_ref().and_then(Value::as_u64);
+        let fits = |file: &InboundFile| length(file).is_none_or(|length| length <= room as u64);
+        let Some(file) = serde_json::from_value::<InboundFile>(file).ok().filter(fits) else {
             missing += 1;
             continue;
         };
         let bytes = match account.attachment(&file.download_token, room).await {
             Ok(bytes) => bytes,
-            Err(fault) if is_permanent(&fault) => {
+            Err(fault) if is_permanent_error(&fault) => {
                 missing += 1;
                 continue;
             }
@@ -143,7 +152,7 @@ async fn fetch_files(
 }
 
 /// Whether asking for that file again cannot help: it is gone, or larger than may be. The mail is worth more without it.
-fn is_permanent(fault: &Fault) -> bool {
+fn is_permanent_error(fault: &Fault) -> bool {
     match fault {
         Fault::Unknown { .. } | Fault::Strange { .. } => true,
         Fault::Refused { status, .. } => (400..500).contains(status),
@@ -151,7 +160,7 @@ fn is_permanent(fault: &Fault) -> bool {
     }
 }
 
-fn fields(headers: serde_json::Map<String, Value>) -> Vec<(String, String)> {
+fn header_fields(headers: serde_json::Map<String, Value>) -> Vec<(String, String)> {
     let values = |value: Value| match value {
         Value::Array(values) => values,
         value => vec![value],
@@ -163,7 +172,7 @@ fn fields(headers: serde_json::Map<String, Value>) -> Vec<(String, String)> {
 }
 
 /// The addresses of a `To`.
-fn named(value: &str) -> Vec<Mailbox> {
+fn parse_addresses(value: &str) -> Vec<Mailbox> {
     let field = format!("To: {value}\r\n\r\n");
     let parsed = MessageParser::new().with_address_headers().parse_headers(field.as_bytes());
     let to = parsed.as_ref().and_then(|message| message.to());
@@ -171,4 +180,4 @@ fn named(value: &str) -> Vec<Mailbox> {
 }
 
 /// Bytes of a body: it holds texts, and no files.
-const LARGEST: usize = 16 << 20;
+const MAX_BODY_BYTES: usize = 16 << 20;

@@ -8,18 +8,18 @@ use std::borrow::Cow;
 
 /// The `Content-Disposition` of a part.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Disposition {
+pub struct ContentDisposition {
     /// The name of the form's field.
     pub name: Option<String>,
     /// The name of the file; empty where there is a parameter for it that says nothing.
     pub file_name: Option<String>,
 }
 
-impl Disposition {
+impl ContentDisposition {
     /// Reads it; what it does not say is absent.
-    pub fn of(headers: &HeaderMap) -> Self {
+    pub fn from_headers(headers: &HeaderMap) -> Self {
         let Some(value) = headers.get("content-disposition") else { return Self::default() };
-        let field = format!("Content-Disposition: {}\r\n\r\n", text(value.as_bytes()));
+        let field = format!("Content-Disposition: {}\r\n\r\n", decode_text(value.as_bytes()));
         let parser = MessageParser::new().with_mime_headers().default_header_ignore();
         let parsed = parser.parse_headers(field.as_bytes());
         let Some(disposition) = parsed.as_ref().and_then(|message| message.content_disposition()) else {
@@ -38,7 +38,7 @@ impl Disposition {
 }
 
 /// What is not UTF-8 is Latin-1, with the characters that Windows has beside it.
-fn text(bytes: &[u8]) -> Cow<'_, str> {
+fn decode_text(bytes: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(bytes) {
         Ok(text) => text.into(),
         Err(_) => WINDOWS_1252.decode_without_bom_handling(bytes).0,
@@ -51,7 +51,7 @@ mod tests {
     use axum::http::HeaderValue;
 
     #[test]
-    fn names_are_read_in_every_form() {
+    fn parses_names_in_every_encoding() {
         let cases: [(&[u8], Option<&str>, Option<&str>); 17] = [
             (b"form-data; name=\"a\"", Some("a"), None),
             (b"form-data; name=a; filename=b.txt", Some("a"), Some("b.txt")),
@@ -82,9 +82,10 @@ mod tests {
         for (value, name, file_name) in cases {
             let value = HeaderValue::from_bytes(value).unwrap();
             let headers = HeaderMap::from_iter([("content-disposition".parse().unwrap(), value.clone())]);
-            let Disposition { name: read, file_name: file } = Disposition::of(&headers);
+            let ContentDisposition { name: read, file_name: file } =
+                ContentDisposition::from_headers(&headers);
             assert_eq!((read.as_deref(), file.as_deref()), (name, file_name), "{value:?}");
         }
-        assert_eq!(Disposition::of(&HeaderMap::new()), Disposition::default());
+        assert_eq!(ContentDisposition::from_headers(&HeaderMap::new()), ContentDisposition::default());
     }
 }

@@ -5,14 +5,15 @@ use mailtrail_mail::{HeaderBlock, Mailbox, fold_address};
 
 /// Why a mail to `recipient` with that header is kept back; `None` for nearly all. `auto_replies` says whether answers
 /// of machines are let through.
-pub fn against(header: &HeaderBlock<'_>, recipient: &Mailbox, auto_replies: bool) -> Option<String> {
+pub fn hold_reason(header: &HeaderBlock<'_>, recipient: &Mailbox, auto_replies: bool) -> Option<String> {
     let text = |name: &str| header.first(name).map(|field| field.text().to_lowercase()).unwrap_or_default();
     let all = |name: &'static str| header.fields().filter(move |field| field.name.eq_ignore_ascii_case(name));
     let hops = all("Received").count();
-    if hops > HOPS {
+    if hops > MAX_RECEIVED_FIELDS {
         return Some(format!("it runs in circles: {hops} servers have passed it on"));
     }
-    let names = |name: &'static str| all(name).any(|field| bare(&field.text()) == recipient.folded());
+    let names =
+        |name: &'static str| all(name).any(|field| strip_brackets(&field.text()) == recipient.folded());
     if names("Delivered-To") || names("X-Loop") {
         return Some(format!("it runs in circles: it was delivered to {recipient} before"));
     }
@@ -20,7 +21,7 @@ pub fn against(header: &HeaderBlock<'_>, recipient: &Mailbox, auto_replies: bool
         return None;
     }
     let answers = text("Auto-Submitted").starts_with("auto-replied") || text("Precedence") == "auto_reply";
-    let marked = MARKS.iter().any(|name| header.first(name).is_some());
+    let marked = AUTOREPLY_HEADERS.iter().any(|name| header.first(name).is_some());
     if answers || marked {
         return Some(
             "an answer that a machine gave; `auto_replies` in [inbound] lets such mail through".to_owned(),
@@ -34,27 +35,27 @@ pub fn against(header: &HeaderBlock<'_>, recipient: &Mailbox, auto_replies: bool
         .then(|| "a machine wrote to the catchall address, and Odoo would write back to it".to_owned())
 }
 
-fn bare(text: &str) -> String {
+fn strip_brackets(text: &str) -> String {
     fold_address(text.trim().trim_start_matches('<').trim_end_matches('>'))
 }
 
 /// Servers that a mail may pass (RFC 5321 section 6.3 allows as few as 100 header lines for all of them).
-const HOPS: usize = 50;
+const MAX_RECEIVED_FIELDS: usize = 50;
 /// What programs mark their answers with that know nothing of RFC 3834.
-const MARKS: [&str; 3] = ["X-Autoreply", "X-Autorespond", "X-Auto-Reply"];
+const AUTOREPLY_HEADERS: [&str; 3] = ["X-Autoreply", "X-Autorespond", "X-Auto-Reply"];
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn kept(header: &str, recipient: &str, auto_replies: bool) -> bool {
+    fn is_held(header: &str, recipient: &str, auto_replies: bool) -> bool {
         let message = format!("{header}\r\n\r\nReceived: x\r\n");
         let recipient = recipient.parse().unwrap();
-        against(&HeaderBlock::of(message.as_bytes()), &recipient, auto_replies).is_some()
+        hold_reason(&HeaderBlock::of(message.as_bytes()), &recipient, auto_replies).is_some()
     }
 
     #[test]
-    fn people_and_reports_get_through() {
+    fn delivers_personal_mail_and_dsns() {
         for header in [
             "Subject: hello",
             "Auto-Submitted: no",
@@ -66,14 +67,18 @@ mod tests {
             "From: MAILER-DAEMON@x\r\nAuto-Submitted: auto-replied\r\nContent-Type: Multipart/Report; boundary=b",
             &"Received: x\r\n".repeat(50),
         ] {
-            assert!(!kept(header.trim_end(), "Info@Example.com", false), "{header}");
+            assert!(!is_held(header.trim_end(), "Info@Example.com", false), "{header}");
         }
-        assert!(!kept("Subject: a person", "catchall@example.com", false));
-        assert!(!kept("Auto-Submitted: auto-generated\r\nReferences: <a@b>", "catchall@example.com", false));
+        assert!(!is_held("Subject: a person", "catchall@example.com", false));
+        assert!(!is_held(
+            "Auto-Submitted: auto-generated\r\nReferences: <a@b>",
+            "catchall@example.com",
+            false
+        ));
     }
 
     #[test]
-    fn circles_and_machines_answers_do_not() {
+    fn holds_loops_and_automatic_replies() {
         for (header, always) in [
             (&*"Received: x\r\n".repeat(51), true),
             ("Delivered-To: <info@example.com>", true),
@@ -83,9 +88,9 @@ mod tests {
             ("Precedence: auto_reply", false),
             ("X-Autoreply: yes", false),
         ] {
-            assert!(kept(header.trim_end(), "Info@Example.com", false), "{header}");
-            assert_eq!(kept(header.trim_end(), "Info@Example.com", true), always, "{header}");
+            assert!(is_held(header.trim_end(), "Info@Example.com", false), "{header}");
+            assert_eq!(is_held(header.trim_end(), "Info@Example.com", true), always, "{header}");
         }
-        assert!(kept("Auto-Submitted: auto-generated", "Catchall@example.com", false));
+        assert!(is_held("Auto-Submitted: auto-generated", "Catchall@example.com", false));
     }
 }

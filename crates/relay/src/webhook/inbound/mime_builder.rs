@@ -11,7 +11,7 @@ use mail_parser::{Addr, MessageParser};
 
 /// The parts of a mail.
 #[derive(Debug, Default)]
-pub struct Parsed {
+pub struct MailParts {
     /// Its header fields in their order, decoded or as they came.
     pub headers: Vec<(String, String)>,
     /// Its text.
@@ -36,13 +36,13 @@ pub struct Attachment {
 }
 
 /// The mail, with CRLF line ends.
-pub fn rebuild(parsed: Parsed) -> Vec<u8> {
-    let Parsed { headers, plain, html, attachments } = parsed;
+pub fn build_mime(parsed: MailParts) -> Vec<u8> {
+    let MailParts { headers, plain, html, attachments } = parsed;
     let mut mail = Vec::new();
-    for (name, value) in headers.iter().filter(|(name, _)| is_kept(name)) {
+    for (name, value) in headers.iter().filter(|(name, _)| is_copied_header(name)) {
         mail.extend_from_slice(name.as_bytes());
         mail.extend_from_slice(b": ");
-        written(name, value).write_header(&mut mail, name.len() + 2);
+        header_value(name, value).write_header(&mut mail, name.len() + 2);
     }
     mail.extend_from_slice(b"MIME-Version: 1.0\r\n");
     let shown = |attachment: &Attachment| {
@@ -52,27 +52,27 @@ pub fn rebuild(parsed: Parsed) -> Vec<u8> {
     let (inline, files): (Vec<_>, Vec<_>) = attachments.into_iter().partition(shown);
     let text = plain.map(|text| MimePart::new("text/plain", text));
     let html = html.map(|html| {
-        let inline: Vec<_> = inline.into_iter().map(|inline| part(inline, true)).collect();
-        together("multipart/related", MimePart::new("text/html", html), inline)
+        let inline: Vec<_> = inline.into_iter().map(|inline| attachment_part(inline, true)).collect();
+        multipart("multipart/related", MimePart::new("text/html", html), inline)
     });
     let body = match (text, html) {
-        (Some(text), Some(html)) => together("multipart/alternative", text, vec![html]),
+        (Some(text), Some(html)) => multipart("multipart/alternative", text, vec![html]),
         (Some(one), None) | (None, Some(one)) => one,
         (None, None) => MimePart::new("text/plain", String::new()),
     };
-    let files = files.into_iter().map(|file| part(file, false)).collect();
-    together("multipart/mixed", body, files).write_part(&mut mail);
+    let files = files.into_iter().map(|file| attachment_part(file, false)).collect();
+    multipart("multipart/mixed", body, files).write_part(&mut mail);
     mail
 }
 
-fn together<'x>(kind: &'static str, first: MimePart<'x>, others: Vec<MimePart<'x>>) -> MimePart<'x> {
+fn multipart<'x>(kind: &'static str, first: MimePart<'x>, others: Vec<MimePart<'x>>) -> MimePart<'x> {
     if others.is_empty() {
         return first;
     }
     MimePart::new(kind, std::iter::once(first).chain(others).collect::<Vec<_>>())
 }
 
-fn part(attachment: Attachment, inline: bool) -> MimePart<'static> {
+fn attachment_part(attachment: Attachment, inline: bool) -> MimePart<'static> {
     let Attachment { name, content_type, content_id, bytes } = attachment;
     let plain = content_type.contains('/') && content_type.bytes().all(|byte| (32..127).contains(&byte));
     let content_type = if plain { content_type } else { "application/octet-stream".to_owned() };
@@ -97,28 +97,28 @@ fn part(attachment: Attachment, inline: bool) -> MimePart<'static> {
 }
 
 /// What says how the body was written does not hold for the new one.
-fn is_kept(name: &str) -> bool {
+fn is_copied_header(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
     let plain = !name.is_empty() && name.bytes().all(|byte| (33..127).contains(&byte) && byte != b':');
     plain && !lower.starts_with("content-") && lower != "mime-version"
 }
 
 /// A value as it is to be written: what is ASCII stays as it came.
-fn written(name: &str, value: &str) -> HeaderType<'static> {
+fn header_value(name: &str, value: &str) -> HeaderType<'static> {
     let value: String =
         value.replace("\r\n", "").chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     if value.is_ascii() {
         return HeaderType::Raw(Raw::new(value));
     }
-    let named = ADDRESSES.iter().any(|known| name.eq_ignore_ascii_case(known));
-    match addresses(&value).filter(|_| named) {
+    let named = ADDRESS_HEADERS.iter().any(|known| name.eq_ignore_ascii_case(known));
+    match parse_address_list(&value).filter(|_| named) {
         Some(addresses) => HeaderType::Address(addresses),
         None => HeaderType::Text(Text::new(value)),
     }
 }
 
 /// The mailboxes that a decoded field names; `None` where one has no address.
-fn addresses(value: &str) -> Option<Address<'static>> {
+fn parse_address_list(value: &str) -> Option<Address<'static>> {
     let field = format!("To: {value}\r\n\r\n");
     let parsed = MessageParser::new().with_address_headers().parse_headers(field.as_bytes())?;
     let all = parsed.to()?;
@@ -130,7 +130,7 @@ fn addresses(value: &str) -> Option<Address<'static>> {
     (!list.is_empty()).then(|| Address::new_list(list))
 }
 
-const ADDRESSES: [&str; 8] =
+const ADDRESS_HEADERS: [&str; 8] =
     ["From", "To", "Cc", "Reply-To", "Sender", "Resent-From", "Resent-To", "Resent-Cc"];
 
 #[cfg(test)]
@@ -138,18 +138,18 @@ mod tests {
     use super::*;
     use mail_parser::{Message, MimeHeaders, PartType};
 
-    fn pairs(headers: &[(&str, &str)]) -> Vec<(String, String)> {
+    fn header_pairs(headers: &[(&str, &str)]) -> Vec<(String, String)> {
         headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
-    fn read(mail: &[u8]) -> Message<'_> {
+    fn parse_mail(mail: &[u8]) -> Message<'_> {
         let lines = mail.split(|byte| *byte == b'\n');
         assert!(lines.clone().all(|line| line.len() <= 998), "a line is too long");
         MessageParser::default().parse(mail).unwrap()
     }
 
     #[test]
-    fn everything_comes_back_out() {
+    fn round_trips_all_parts() {
         let picture = Attachment {
             name: Some("logo.png".into()),
             content_type: "image/png".into(),
@@ -170,7 +170,7 @@ mod tests {
         };
         let plain = format!("Grüße\r\n.\r\n{}\r\n", "long ".repeat(500));
         let html = "<p>Grüße <img src=\"cid:logo@x\"></p>".to_owned();
-        let headers = pairs(&[
+        let headers = header_pairs(&[
             ("Received", "from a by b"),
             ("From", "Jörg Müller <joerg@example.net>, \"Ü, V\" <uv@example.net>"),
             ("To", "reply@mg.example.com"),
@@ -183,9 +183,13 @@ mod tests {
             ("Bad Name", "x"),
         ]);
         let attachments = vec![picture, file, inner];
-        let mail =
-            rebuild(Parsed { headers, plain: Some(plain.clone()), html: Some(html.clone()), attachments });
-        let message = read(&mail);
+        let mail = build_mime(MailParts {
+            headers,
+            plain: Some(plain.clone()),
+            html: Some(html.clone()),
+            attachments,
+        });
+        let message = parse_mail(&mail);
         let from: Vec<_> = message
             .from()
             .unwrap()
@@ -212,13 +216,13 @@ mod tests {
     }
 
     #[test]
-    fn little_is_enough() {
-        let mail = rebuild(Parsed::default());
-        assert_eq!(read(&mail).body_text(0).unwrap().trim(), "");
-        let parsed = Parsed { html: Some("<p>x</p>".into()), ..Parsed::default() };
-        assert_eq!(read(&rebuild(parsed)).body_html(0).unwrap(), "<p>x</p>");
+    fn builds_mail_of_minimal_parts() {
+        let mail = build_mime(MailParts::default());
+        assert_eq!(parse_mail(&mail).body_text(0).unwrap().trim(), "");
+        let parsed = MailParts { html: Some("<p>x</p>".into()), ..MailParts::default() };
+        assert_eq!(parse_mail(&build_mime(parsed)).body_html(0).unwrap(), "<p>x</p>");
         let odd = Attachment { name: None, content_type: "ü".into(), content_id: None, bytes: vec![1, 2] };
-        let mail = rebuild(Parsed { attachments: vec![odd], ..Parsed::default() });
-        assert_eq!(read(&mail).attachments().next().unwrap().contents(), [1, 2]);
+        let mail = build_mime(MailParts { attachments: vec![odd], ..MailParts::default() });
+        assert_eq!(parse_mail(&mail).attachments().next().unwrap().contents(), [1, 2]);
     }
 }

@@ -1,13 +1,13 @@
-use crate::contact_hint::{Hint, HintKind};
+use crate::contact_hint::{ContactHint, ContactHintKind};
 use crate::provider::form::Form;
 use crate::provider::sanitize;
 use crate::provider::sanitize::{MAX_TEXT, MAX_URL, MAX_WORD};
-use crate::provider_event::Words;
+use crate::provider_event::Diagnostic;
 use mailtrail_mail::Timestamp;
 
 /// Reads a webhook, or the request of an automation, which names neither what happened nor when; `None` for what is
 /// neither. Without a time it happened when it was `reported`.
-pub fn decode(form: &Form, reported: Timestamp) -> Option<Hint> {
+pub fn decode(form: &Form, reported: Timestamp) -> Option<ContactHint> {
     let line = |name: &str, cap: usize| form.first(name).and_then(|value| sanitize::line(value, cap));
     let address = form.first("contact[email]").and_then(sanitize::address);
     let word = line("type", MAX_WORD);
@@ -17,15 +17,15 @@ pub fn decode(form: &Form, reported: Timestamp) -> Option<Hint> {
     let word = word.unwrap_or_else(|| "automation".into());
     let described = ["bounce[description]", "unsubscribe[reason]", "message"];
     let code = form.first("bounce[code]").unwrap_or_default();
-    Some(Hint {
+    Some(ContactHint {
         kind: kind(&word),
         at: form.first("date_time").and_then(Timestamp::parse_any).unwrap_or(reported),
         address,
         lists: lists(form),
-        words: Words {
+        diagnostic: Diagnostic {
             name: line("bounce[type]", MAX_WORD).map_or(word.clone(), |bounce| format!("{word}/{bounce}")),
             code: sanitize::reply_code(code),
-            enhanced: sanitize::enhanced_status(code),
+            enhanced_status: sanitize::enhanced_status(code),
             text: described.into_iter().find_map(|name| line(name, MAX_TEXT)),
             host: None,
             url: line("link[url]", MAX_URL),
@@ -33,16 +33,16 @@ pub fn decode(form: &Form, reported: Timestamp) -> Option<Hint> {
     })
 }
 
-fn kind(word: &str) -> HintKind {
+fn kind(word: &str) -> ContactHintKind {
     match word {
-        "bounce" => HintKind::Bounced,
-        "unsubscribe" => HintKind::Unsubscribed,
-        "open" => HintKind::Opened,
-        "click" => HintKind::Clicked,
-        "reply" => HintKind::Replied,
-        "forward" => HintKind::Forwarded,
-        "sent" => HintKind::CampaignStarted,
-        _ => HintKind::Unknown,
+        "bounce" => ContactHintKind::Bounced,
+        "unsubscribe" => ContactHintKind::Unsubscribed,
+        "open" => ContactHintKind::Opened,
+        "click" => ContactHintKind::Clicked,
+        "reply" => ContactHintKind::Replied,
+        "forward" => ContactHintKind::Forwarded,
+        "sent" => ContactHintKind::CampaignStarted,
+        _ => ContactHintKind::Unknown,
     }
 }
 
@@ -68,9 +68,9 @@ const LISTS: usize = 20;
 mod tests {
     use super::*;
 
-    const REPORTED: Timestamp = Timestamp::from_seconds(1_789_387_300);
+    const REPORTED: Timestamp = Timestamp::from_secs(1_789_387_300);
 
-    fn hint(body: &str) -> Option<Hint> {
+    fn hint(body: &str) -> Option<ContactHint> {
         decode(&Form::parse(body.as_bytes()).unwrap(), REPORTED)
     }
 
@@ -79,9 +79,9 @@ mod tests {
         let hint = hint(
             "type=bounce&contact[email]=ada@example.net&bounce[type]=hard&bounce[code]=5.1.1&bounce[description]=a+b",
         );
-        let words = hint.unwrap().words;
+        let words = hint.unwrap().diagnostic;
         assert_eq!(
-            (words.name.as_str(), words.code, words.enhanced.as_deref()),
+            (words.name.as_str(), words.code, words.enhanced_status.as_deref()),
             ("bounce/hard", None, Some("5.1.1"))
         );
         assert_eq!(words.text.as_deref(), Some("a b"));
@@ -99,13 +99,13 @@ mod tests {
     #[test]
     fn automations_name_neither_event_nor_time() {
         let automation = hint("contact[email]=ada@example.net&seriesid=9").unwrap();
-        assert_eq!((automation.kind, automation.at), (HintKind::Unknown, REPORTED));
-        assert_eq!(automation.words.name, "automation");
+        assert_eq!((automation.kind, automation.at), (ContactHintKind::Unknown, REPORTED));
+        assert_eq!(automation.diagnostic.name, "automation");
         assert_eq!(hint("contact[id]=7&date_time=2026-09-14T07:00:00-05:00"), None);
         let sent = hint("type=sent&date_time=2026-09-14T07:00:00-05:00").unwrap();
         assert_eq!(
-            (sent.kind, sent.address, sent.at.seconds()),
-            (HintKind::CampaignStarted, None, 1_789_387_200)
+            (sent.kind, sent.address, sent.at.as_secs()),
+            (ContactHintKind::CampaignStarted, None, 1_789_387_200)
         );
     }
 }

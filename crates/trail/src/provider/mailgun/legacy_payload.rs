@@ -5,41 +5,41 @@ use crate::provider::mailgun::payload::{SUPPRESSED, TEST_MODE};
 use crate::provider::mailgun::tracking_header::VARIABLE;
 use crate::provider::sanitize;
 use crate::provider::sanitize::{MAX_TEXT, MAX_URL, MAX_WORD};
-use crate::provider_event::{Event, Kind, Words};
+use crate::provider_event::{Diagnostic, EventKind, ProviderEvent};
 use mailtrail_mail::{MessageId, Timestamp};
 
 /// Reads an event; `None` for a form without one. Users' variables stand among Mailgun's own fields, of which the first
 /// of a name is the true one.
-pub fn decode(form: &Form, signed_at: Timestamp) -> Option<Event> {
+pub fn decode(form: &Form, signed_at: Timestamp) -> Option<ProviderEvent> {
     let fields = Fields(form);
     let word = fields.line("event", MAX_WORD)?;
     let code = fields.code();
     let kind = match word.as_str() {
-        "delivered" => Kind::Delivered,
-        "bounced" => Kind::Bounced,
-        "dropped" if code.is_some_and(|code| SUPPRESSED.contains(&code)) => Kind::Suppressed,
-        "dropped" => Kind::Bounced,
-        "complained" => Kind::Complained,
-        "unsubscribed" => Kind::Unsubscribed,
-        "opened" => Kind::Opened,
-        "clicked" => Kind::Clicked,
-        _ => Kind::Unknown,
+        "delivered" => EventKind::Delivered,
+        "bounced" => EventKind::Bounced,
+        "dropped" if code.is_some_and(|code| SUPPRESSED.contains(&code)) => EventKind::Suppressed,
+        "dropped" => EventKind::Bounced,
+        "complained" => EventKind::Complained,
+        "unsubscribed" => EventKind::Unsubscribed,
+        "opened" => EventKind::Opened,
+        "clicked" => EventKind::Clicked,
+        _ => EventKind::Unknown,
     };
     let reason = fields.line("reason", MAX_WORD).filter(|_| kind.is_permanent_failure());
-    Some(Event {
+    Some(ProviderEvent {
         kind,
         at: signed_at,
-        identity: fields.identity(signed_at),
+        dedup_key: fields.identity(signed_at),
         recipient: form.first("recipient").map(|named| sanitize::address(named).unwrap_or_default()),
-        tracking: form.all(VARIABLE).find_map(|id| id.trim().parse().ok()),
+        tracking_id: form.all(VARIABLE).find_map(|id| id.trim().parse().ok()),
         message_id: fields.message_id(),
-        by_machine: matches!(kind, Kind::Opened | Kind::Clicked)
+        automated: matches!(kind, EventKind::Opened | EventKind::Clicked)
             && form.first("client-type") == Some("robot"),
         test_mode: code == Some(TEST_MODE),
-        words: Words {
+        diagnostic: Diagnostic {
             name: reason.map_or(word.clone(), |reason| format!("{word}/{reason}")),
             code,
-            enhanced: fields.enhanced(),
+            enhanced_status: fields.enhanced(),
             text: ["error", "description"].into_iter().find_map(|name| fields.line(name, MAX_TEXT)),
             host: None,
             url: fields.line("url", MAX_URL),
@@ -75,7 +75,7 @@ impl Fields<'_> {
         let parts: Vec<_> = fields.flat_map(|(name, value)| [name, value]).collect();
         let domain = self.0.first("domain").and_then(sanitize::address);
         let domain = domain.as_deref().unwrap_or("-");
-        format!("mailgun/{domain}/{}/{}", signed_at.day(), sanitize::digest(&parts))
+        format!("mailgun/{domain}/{}/{}", signed_at.day_number(), sanitize::digest(&parts))
     }
 
     /// With brackets or without, and of a complaint among the message's header fields only.
@@ -97,23 +97,26 @@ const INBOUND: [&str; 4] = ["body-mime", "body-plain", "stripped-text", "message
 mod tests {
     use super::*;
 
-    fn event(form: &str) -> Event {
-        decode(&Form::parse(form.as_bytes()).unwrap(), Timestamp::from_seconds(1_789_387_201)).unwrap()
+    fn event(form: &str) -> ProviderEvent {
+        decode(&Form::parse(form.as_bytes()).unwrap(), Timestamp::from_secs(1_789_387_201)).unwrap()
     }
 
     #[test]
     fn failures_are_told_apart() {
         let bounced = event("event=bounced&code=5.1.1&error=550+5.1.1+User+unknown&reason=mine");
-        assert_eq!((bounced.kind, bounced.words.name.as_str()), (Kind::Bounced, "bounced/mine"));
-        assert_eq!((bounced.words.code, bounced.words.enhanced.as_deref()), (Some(550), Some("5.1.1")));
+        assert_eq!((bounced.kind, bounced.diagnostic.name.as_str()), (EventKind::Bounced, "bounced/mine"));
+        assert_eq!(
+            (bounced.diagnostic.code, bounced.diagnostic.enhanced_status.as_deref()),
+            (Some(550), Some("5.1.1"))
+        );
         let dropped =
             |code: &str| event(&format!("event=dropped&reason=hardfail&code={code}&description=x")).kind;
         assert_eq!(["605", "606", "607", "499", ""].map(dropped), {
-            use Kind::{Bounced, Suppressed};
+            use EventKind::{Bounced, Suppressed};
             [Suppressed, Suppressed, Suppressed, Bounced, Bounced]
         });
-        assert_eq!(event("event=delivered&reason=mine").words.name, "delivered");
-        assert_eq!(event("event=stored").kind, Kind::Unknown);
+        assert_eq!(event("event=delivered&reason=mine").diagnostic.name, "delivered");
+        assert_eq!(event("event=stored").kind, EventKind::Unknown);
     }
 
     #[test]
@@ -121,7 +124,10 @@ mod tests {
         let clicked = event(
             "event=clicked&recipient=ada@example.net&url=https://a&event=bounced&recipient=eve@example.net",
         );
-        assert_eq!((clicked.kind, clicked.recipient.as_deref()), (Kind::Clicked, Some("ada@example.net")));
+        assert_eq!(
+            (clicked.kind, clicked.recipient.as_deref()),
+            (EventKind::Clicked, Some("ada@example.net"))
+        );
     }
 
     #[test]
@@ -140,15 +146,15 @@ mod tests {
 
     #[test]
     fn the_same_event_signed_anew_is_the_same() {
-        let identity = |rest: &str| event(&format!("event=opened&domain=mg.example.com{rest}")).identity;
+        let identity = |rest: &str| event(&format!("event=opened&domain=mg.example.com{rest}")).dedup_key;
         assert_eq!(identity("&token=1&signature=1"), identity("&token=2&signature=2"));
         assert_ne!(identity("&timestamp=1"), identity("&timestamp=2"));
     }
 
     #[test]
     fn robots_are_no_people() {
-        assert!(event("event=opened&client-type=robot").by_machine);
-        assert!(!event("event=opened&client-type=browser").by_machine);
-        assert!(!event("event=delivered&client-type=robot").by_machine);
+        assert!(event("event=opened&client-type=robot").automated);
+        assert!(!event("event=opened&client-type=browser").automated);
+        assert!(!event("event=delivered&client-type=robot").automated);
     }
 }

@@ -1,7 +1,7 @@
 use crate::provider::mailgun::tracking_header::VARIABLE;
 use crate::provider::sanitize;
 use crate::provider::sanitize::{MAX_KEY, MAX_TEXT, MAX_URL, MAX_WORD};
-use crate::provider_event::{Event, Kind, Words};
+use crate::provider_event::{Diagnostic, EventKind, ProviderEvent};
 use mailtrail_mail::{MessageId, Timestamp, TrackingId};
 use serde_json_borrow::Value;
 use sha2::{Digest, Sha256};
@@ -10,23 +10,23 @@ use std::borrow::Cow;
 /// Reads an event as webhooks and the Events API write it. Nothing in it can be wrong enough to be an error:
 /// a field of an unexpected shape counts as absent, an unknown word is [`Kind::Unknown`], and an event
 /// without a time happened when it was `reported`.
-pub fn decode(data: &Value<'_>, reported: Timestamp) -> Event {
+pub fn decode(data: &Value<'_>, reported: Timestamp) -> ProviderEvent {
     let payload = Payload(data);
     let at = payload.at().unwrap_or(reported);
-    let words = payload.words();
-    let kind = payload.kind(words.code);
+    let diagnostic = payload.words();
+    let kind = payload.kind(diagnostic.code);
     // What names nobody and happened to one recipient did not happen to all.
     let hidden = || is_about_one(kind).then(String::new);
-    Event {
+    ProviderEvent {
         kind,
         at,
-        identity: payload.identity(at),
+        dedup_key: payload.identity(at),
         recipient: payload.recipient().or_else(hidden),
-        tracking: payload.tracking(),
+        tracking_id: payload.tracking(),
         message_id: payload.str("message/headers/message-id").and_then(MessageId::parse),
-        by_machine: matches!(kind, Kind::Opened | Kind::Clicked) && payload.is_machine(),
-        test_mode: words.code == Some(TEST_MODE) || payload.is_flagged("is-test-mode"),
-        words,
+        automated: matches!(kind, EventKind::Opened | EventKind::Clicked) && payload.is_machine(),
+        test_mode: diagnostic.code == Some(TEST_MODE) || payload.is_flagged("is-test-mode"),
+        diagnostic,
     }
 }
 
@@ -40,8 +40,8 @@ pub fn fault(data: &Value<'_>) -> Option<&'static str> {
     }
 }
 
-const fn is_about_one(kind: Kind) -> bool {
-    !matches!(kind, Kind::Accepted | Kind::Rejected | Kind::Stored | Kind::Unknown)
+const fn is_about_one(kind: EventKind) -> bool {
+    !matches!(kind, EventKind::Accepted | EventKind::Rejected | EventKind::Stored | EventKind::Unknown)
 }
 
 /// The `event-data` object, read by paths: a step into what is no object finds nothing, so `null` and `[]` in an
@@ -49,29 +49,29 @@ const fn is_about_one(kind: Kind) -> bool {
 struct Payload<'a>(&'a Value<'a>);
 
 impl<'a> Payload<'a> {
-    fn kind(&self, code: Option<u16>) -> Kind {
+    fn kind(&self, code: Option<u16>) -> EventKind {
         match self.str("event").unwrap_or_default() {
-            "accepted" => Kind::Accepted,
-            "delivered" => Kind::Delivered,
+            "accepted" => EventKind::Accepted,
+            "delivered" => EventKind::Delivered,
             "failed" => self.failure(code),
-            "rejected" => Kind::Rejected,
-            "opened" => Kind::Opened,
-            "clicked" => Kind::Clicked,
-            "unsubscribed" => Kind::Unsubscribed,
-            "complained" => Kind::Complained,
-            "stored" => Kind::Stored,
-            _ => Kind::Unknown,
+            "rejected" => EventKind::Rejected,
+            "opened" => EventKind::Opened,
+            "clicked" => EventKind::Clicked,
+            "unsubscribed" => EventKind::Unsubscribed,
+            "complained" => EventKind::Complained,
+            "stored" => EventKind::Stored,
+            _ => EventKind::Unknown,
         }
     }
 
-    fn failure(&self, code: Option<u16>) -> Kind {
+    fn failure(&self, code: Option<u16>) -> EventKind {
         let by_reason = self.str("reason").is_some_and(|reason| reason.starts_with("suppress-"));
         let suppressed = by_reason || code.is_some_and(|code| SUPPRESSED.contains(&code));
         match self.str("severity").unwrap_or_default() {
-            "permanent" if suppressed => Kind::Suppressed,
-            "permanent" => Kind::Bounced,
-            "temporary" => Kind::Deferred,
-            _ => Kind::Unknown,
+            "permanent" if suppressed => EventKind::Suppressed,
+            "permanent" => EventKind::Bounced,
+            "temporary" => EventKind::Deferred,
+            _ => EventKind::Unknown,
         }
     }
 
@@ -91,7 +91,7 @@ impl<'a> Payload<'a> {
         let account = ["domain/name", "account/id"].into_iter().find_map(|path| self.key(path));
         let account = account.unwrap_or("-");
         let id = self.key("id").map_or_else(|| self.hash(), str::to_owned);
-        format!("mailgun/{account}/{}/{id}", at.day())
+        format!("mailgun/{account}/{}/{id}", at.day_number())
     }
 
     /// The members keep their order, so the same event gives the same hash whatever signature it came with.
@@ -126,12 +126,12 @@ impl<'a> Payload<'a> {
         self.at_path("flags").and_then(|flags| member(flags, flag)?.as_bool()).unwrap_or(false)
     }
 
-    fn words(&self) -> Words {
+    fn words(&self) -> Diagnostic {
         let texts = ["delivery-status/message", "delivery-status/description", "reject/description"];
-        Words {
+        Diagnostic {
             name: self.name(),
             code: self.code(),
-            enhanced: self.enhanced(),
+            enhanced_status: self.enhanced(),
             text: texts.into_iter().find_map(|path| self.text(path, MAX_TEXT)),
             host: self.text("delivery-status/mx-host", MAX_WORD),
             url: self.text("url", MAX_URL),
@@ -211,15 +211,15 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    const REPORTED: Timestamp = Timestamp::from_seconds(1_789_387_200);
+    const REPORTED: Timestamp = Timestamp::from_secs(1_789_387_200);
 
-    fn event(data: Value) -> Event {
+    fn event(data: Value) -> ProviderEvent {
         decode(&(&data).into(), REPORTED)
     }
 
     #[test]
     fn times_are_decimals() {
-        let at = |timestamp: Value| event(json!({"timestamp": timestamp})).at.millis();
+        let at = |timestamp: Value| event(json!({"timestamp": timestamp})).at.as_millis();
         assert_eq!(at(json!(1_789_387_202)), 1_789_387_202_000);
         assert_eq!(at(json!("1789387202.5")), 1_789_387_202_500);
         assert_eq!(at(json!(" 1789387202.9999 ")), 1_789_387_202_999);
@@ -228,7 +228,7 @@ mod tests {
         for micros in (0..1_000_000).step_by(997) {
             let text = format!("{{\"timestamp\":1529006854.{micros:06}}}");
             let data = serde_json::from_str(&text).unwrap();
-            assert_eq!(decode(&data, REPORTED).at.millis(), 1_529_006_854_000 + micros / 1000, "{text}");
+            assert_eq!(decode(&data, REPORTED).at.as_millis(), 1_529_006_854_000 + micros / 1000, "{text}");
         }
         for odd in [
             json!(null),
@@ -240,7 +240,7 @@ mod tests {
             json!("é.1"),
             json!([]),
         ] {
-            assert_eq!(at(odd.clone()), REPORTED.millis(), "{odd}");
+            assert_eq!(at(odd.clone()), REPORTED.as_millis(), "{odd}");
         }
     }
 
@@ -252,21 +252,21 @@ mod tests {
             }))
             .kind
         };
-        assert_eq!(kind("permanent", "bounce", 550), Kind::Bounced);
-        assert_eq!(kind("permanent", "old", 607), Kind::Suppressed);
-        assert_eq!(kind("permanent", "suppress-something-new", 0), Kind::Suppressed);
-        assert_eq!(kind("temporary", "generic", 452), Kind::Deferred);
-        assert_eq!(kind("internal", "generic", 452), Kind::Unknown);
+        assert_eq!(kind("permanent", "bounce", 550), EventKind::Bounced);
+        assert_eq!(kind("permanent", "old", 607), EventKind::Suppressed);
+        assert_eq!(kind("permanent", "suppress-something-new", 0), EventKind::Suppressed);
+        assert_eq!(kind("temporary", "generic", 452), EventKind::Deferred);
+        assert_eq!(kind("internal", "generic", 452), EventKind::Unknown);
         let late = event(
             json!({"event": "failed", "severity": "permanent", "envelope": {}, "delivery-status": null}),
         );
-        assert_eq!(late.kind, Kind::Bounced);
+        assert_eq!(late.kind, EventKind::Bounced);
     }
 
     #[test]
     fn our_variable_comes_back_in_many_shapes() {
         let id = "01K54Z8Q3V7N5X9B2C6D8F0GHJ";
-        let tracking = |variables: Value| event(json!({"user-variables": variables})).tracking;
+        let tracking = |variables: Value| event(json!({"user-variables": variables})).tracking_id;
         assert_eq!(tracking(json!({"mailtrail": id})), id.parse().ok());
         assert_eq!(tracking(json!(format!("{{\"mailtrail\": \"{id}\"}}"))), id.parse().ok());
         for odd in
@@ -280,10 +280,10 @@ mod tests {
     fn identity_is_account_day_and_id() {
         let whole =
             event(json!({"id": "abc", "timestamp": 86_400, "domain": {"name": "d"}, "account": {"id": "a"}}));
-        assert_eq!(whole.identity, "mailgun/d/1/abc");
+        assert_eq!(whole.dedup_key, "mailgun/d/1/abc");
         let plain = event(json!({"id": "abc", "timestamp": 86_399.999, "domain": []}));
-        assert_eq!(plain.identity, "mailgun/-/0/abc");
-        let anonymous = |event_word: &str| event(json!({"event": event_word, "id": ""})).identity;
+        assert_eq!(plain.dedup_key, "mailgun/-/0/abc");
+        let anonymous = |event_word: &str| event(json!({"event": event_word, "id": ""})).dedup_key;
         assert_eq!(anonymous("opened"), anonymous("opened"));
         assert_ne!(anonymous("opened"), anonymous("clicked"));
     }
@@ -296,17 +296,17 @@ mod tests {
             "delivery-status": {"code": "5.1.1", "message": "no\r\nsuch\u{7} user",
                 "mx-host": "mx1", "enhanced-code": null}
         }))
-        .words;
+        .diagnostic;
         assert_eq!(words.name, "failed/permanent/bounce");
-        assert_eq!((words.code, words.enhanced.as_deref()), (None, Some("5.1.1")));
+        assert_eq!((words.code, words.enhanced_status.as_deref()), (None, Some("5.1.1")));
         assert_eq!(words.text.as_deref(), Some("no  such  user"));
         assert_eq!(words.host.as_deref(), Some("mx1"));
         assert_eq!(words.url.map(|url| url.len()), Some(2048));
         let long = event(
             json!({"delivery-status": {"code": "421", "message": "", "description": "é".repeat(600) + "x"}}),
         );
-        assert_eq!(long.words.code, Some(421));
-        assert_eq!(long.words.text, Some("é".repeat(512)));
+        assert_eq!(long.diagnostic.code, Some(421));
+        assert_eq!(long.diagnostic.text, Some("é".repeat(512)));
     }
 
     #[test]
@@ -332,9 +332,9 @@ mod tests {
             }))
         };
         let one = rejected(json!(["ada@example.net"]));
-        assert_eq!((one.kind, one.recipient.as_deref()), (Kind::Rejected, Some("ada@example.net")));
+        assert_eq!((one.kind, one.recipient.as_deref()), (EventKind::Rejected, Some("ada@example.net")));
         assert_eq!(
-            (one.words.name.as_str(), one.words.text.as_deref()),
+            (one.diagnostic.name.as_str(), one.diagnostic.text.as_deref()),
             ("rejected/Sandbox", Some("not allowed"))
         );
         assert_eq!(rejected(json!(["a@example.net", "b@example.net"])).recipient, None);
@@ -343,7 +343,7 @@ mod tests {
     #[test]
     fn machines_are_told_from_people() {
         let by_machine =
-            |word: &str, client: Value| event(json!({"event": word, "client-info": client})).by_machine;
+            |word: &str, client: Value| event(json!({"event": word, "client-info": client})).automated;
         for bot in ["apple", "gmail", "generic"] {
             assert!(by_machine("opened", json!({"bot": bot})) && by_machine("clicked", json!({"bot": bot})));
         }

@@ -39,7 +39,7 @@ fn is_safe(request: &str, value: &str, now: Timestamp) -> bool {
         () if is("Track-Opens") => one_of(&["yes", "no", "true", "false"]),
         () if is("Dkim") || is("Require-TLS") => one_of(&["yes", "true"]),
         () if is("Deliver-By") => {
-            Timestamp::parse_rfc5322(value).is_some_and(|at| at.since(now) <= LONGEST_DELAY)
+            Timestamp::parse_rfc5322(value).is_some_and(|at| at.duration_since(now) <= LONGEST_DELAY)
         }
         () => false,
     }
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
     use mailtrail_mail::HeaderBlock;
 
-    const NOW: Timestamp = Timestamp::from_seconds(1_789_387_200);
+    const NOW: Timestamp = Timestamp::from_secs(1_789_387_200);
 
     fn stripped(fields: &str, allowed: &[&str]) -> Vec<String> {
         let message = format!("{fields}\r\nX-Mailgun-Tag: in the body\r\n");

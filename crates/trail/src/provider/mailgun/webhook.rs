@@ -2,7 +2,7 @@ use crate::provider::form::Form;
 use crate::provider::mailgun::payload::member;
 use crate::provider::mailgun::{legacy_payload, payload, signature};
 use crate::provider::{Unreadable, lenient};
-use crate::provider_event::Event;
+use crate::provider_event::ProviderEvent;
 use mailtrail_mail::{Secret, Timestamp};
 use serde_json_borrow::Value;
 use std::time::Duration;
@@ -15,7 +15,7 @@ pub struct Notice {
     /// When Mailgun signed it. A retry may carry the time of the first attempt.
     pub signed_at: Timestamp,
     /// What happened.
-    pub event: Event,
+    pub event: ProviderEvent,
 }
 
 /// Reads the body of a webhook, JSON or a form of before 2018, and checks its signature against `keys`: our own, the
@@ -70,15 +70,14 @@ pub fn authenticate(
 
 /// Reads the body of a webhook, or an event as the Events API writes it, again; whoever kept it, and when, has checked
 /// its signature.
-pub fn reread(body: &[u8], kept: Timestamp) -> Result<Event, Unreadable> {
+pub fn reread(body: &[u8], kept: Timestamp) -> Result<ProviderEvent, Unreadable> {
     let mut mended = String::new();
     let body = match Body::read(body, &mut mended) {
         Ok(body) => body,
         Err(Refused::Malformed(error)) => return Err(Unreadable::Malformed(error)),
         Err(_) => return Err(Unreadable::Eventless),
     };
-    let signed_at =
-        body.claim().and_then(|claim| Some(Timestamp::from_seconds(claim.timestamp.parse().ok()?)));
+    let signed_at = body.claim().and_then(|claim| Some(Timestamp::from_secs(claim.timestamp.parse().ok()?)));
     if let Some(event) = body.event(signed_at.unwrap_or(kept)) {
         return Ok(event);
     }
@@ -183,7 +182,7 @@ impl<'a> Body<'a> {
         }
     }
 
-    fn event(&self, signed_at: Timestamp) -> Option<Event> {
+    fn event(&self, signed_at: Timestamp) -> Option<ProviderEvent> {
         match self {
             Self::Json(body) => {
                 let data = member(body, "event-data").filter(|data| data.is_object())?;
@@ -253,11 +252,11 @@ impl Claim {
     fn fresh(&self, now: Timestamp) -> Result<Timestamp, Refused> {
         let digits = self.timestamp.bytes().all(|b| b.is_ascii_digit());
         let seconds = self.timestamp.parse().ok().filter(|_| digits).ok_or(Refused::Unsigned)?;
-        let signed_at = Timestamp::from_seconds(seconds);
-        if now.since(signed_at) > MAX_AGE {
+        let signed_at = Timestamp::from_secs(seconds);
+        if now.duration_since(signed_at) > MAX_AGE {
             return Err(Refused::Stale { signed_at });
         }
-        if signed_at.since(now) > MAX_AHEAD {
+        if signed_at.duration_since(now) > MAX_AHEAD {
             return Err(Refused::Ahead { signed_at });
         }
         Ok(signed_at)
@@ -287,7 +286,7 @@ mod tests {
     }
 
     fn receive_at(body: &[u8], seconds: u64) -> Result<Notice, Refused> {
-        receive(body, &[key()], Timestamp::from_seconds(seconds))
+        receive(body, &[key()], Timestamp::from_secs(seconds))
     }
 
     #[test]
@@ -295,7 +294,7 @@ mod tests {
         for timestamp in [json!(SIGNED.to_string()), json!(SIGNED)] {
             let body = body(timestamp, "token");
             for fresh in [SIGNED, SIGNED + 86_400, SIGNED - 600] {
-                assert_eq!(receive_at(&body, fresh).unwrap().signed_at, Timestamp::from_seconds(SIGNED));
+                assert_eq!(receive_at(&body, fresh).unwrap().signed_at, Timestamp::from_secs(SIGNED));
             }
             let stale = receive_at(&body, SIGNED + 86_401).unwrap_err();
             assert!(matches!(stale, Refused::Stale { .. }) && stale.is_final(), "{stale}");
@@ -327,7 +326,7 @@ mod tests {
         let notice = receive_at(form(variables).as_bytes(), SIGNED).unwrap();
         assert_eq!(
             (notice.token.as_str(), notice.event.kind),
-            ("token", crate::provider_event::Kind::Delivered)
+            ("token", crate::provider_event::EventKind::Delivered)
         );
         let refused = receive_at(format!("{}&token=other", form("event=delivered")).as_bytes(), SIGNED);
         assert!(matches!(refused, Err(Refused::BadSignature)));
@@ -343,24 +342,24 @@ mod tests {
 
     #[test]
     fn what_is_read_again_is_the_same() {
-        let kept = Timestamp::from_seconds(SIGNED + 99);
+        let kept = Timestamp::from_secs(SIGNED + 99);
         let body = body(json!(SIGNED), "token");
         let event = receive_at(&body, SIGNED).unwrap().event;
-        assert_eq!((event.at, &reread(&body, kept).unwrap()), (Timestamp::from_seconds(SIGNED), &event));
+        assert_eq!((event.at, &reread(&body, kept).unwrap()), (Timestamp::from_secs(SIGNED), &event));
         let data: Value = serde_json::from_slice(&body).unwrap();
         let polled = reread(data["event-data"].to_string().as_bytes(), event.at).unwrap();
         assert_eq!(polled, event);
         for eventless in ["{}", "[]", r#"{"event-data": null, "event": "opened"}"#] {
             assert!(matches!(reread(eventless.as_bytes(), kept), Err(Unreadable::Eventless)), "{eventless}");
         }
-        assert_eq!(reread(b"event=opened", kept).unwrap().kind, crate::provider_event::Kind::Opened);
+        assert_eq!(reread(b"event=opened", kept).unwrap().kind, crate::provider_event::EventKind::Opened);
         assert!(matches!(reread(b"{event", kept), Err(Unreadable::Malformed(_))));
     }
 
     #[test]
     fn each_refusal_says_why() {
         let good = body(json!(SIGNED.to_string()), "token");
-        let now = Timestamp::from_seconds(SIGNED);
+        let now = Timestamp::from_secs(SIGNED);
         assert!(matches!(receive(b"nonsense", &[key()], now), Err(Refused::Malformed(_))));
         assert!(matches!(receive(b"event=bounced", &[key()], now), Err(Refused::Unsigned)));
         assert!(matches!(receive(b"[]", &[key()], now), Err(Refused::Unsigned)));
