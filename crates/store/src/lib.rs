@@ -1,8 +1,8 @@
-//! What mailtrail keeps: the journal is the truth, the projection answers questions.
+//! Durable storage: the journal is the source of truth, the ledger is a projection that serves lookups.
 //!
-//! A verb is one durable commit: when it returns `Ok` its record is on stable storage, when it fails the record will
-//! never be read. One thread writes the journal and serves many writers with one sync; another applies what was
-//! written to the projection. A store belongs to one process.
+//! Each write method is one durable commit. After `Ok` its record is on stable storage; after an error the
+//! record is never read. One thread writes the journal and covers many writers with one sync. Another applies
+//! the written records to the ledger. A store belongs to one process.
 
 mod backup;
 mod body;
@@ -77,7 +77,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// The store of one data directory.
+/// Store of one data directory.
 #[derive(Clone)]
 pub struct Store(Arc<StoreInner>);
 
@@ -91,27 +91,27 @@ struct StoreInner {
     compaction: Mutex<CompactionState>,
     queue_wakeup: Wakeup,
     message_locks: MessageLocks,
-    /// Where sinks are to begin again.
+    /// Position from which each named sink must read again.
     rewind_requests: Mutex<BTreeMap<String, LogCursor>>,
     _lock: Arc<data_dir_lock::DataDirLock>,
 }
 
-/// A lookup failed: the disk does, or the projection is damaged.
+/// Failed lookup: a disk error or a damaged ledger.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// In the projection.
+    /// Error of the ledger.
     #[error("the ledger cannot be read; `mailtrail store rebuild` makes it anew from the journal")]
     Ledger(#[source] ::sled::Error),
-    /// The projection is closed, and why; it is opened again by itself.
+    /// The ledger is closed, with the reason; it reopens automatically.
     #[error("the ledger cannot be read now: {0}")]
     LedgerClosed(String),
-    /// In the journal.
+    /// Error of the journal.
     #[error("the journal cannot be read")]
     Journal(#[from] std::io::Error),
 }
 
 impl ReadError {
-    /// Whether the same may be read in a moment: for want of a descriptor, or while the ledger is closed.
+    /// Returns whether the read may succeed later: no file descriptor is free, or the ledger is closed.
     pub fn is_shortage(&self) -> bool {
         match self {
             Self::LedgerClosed(_) => true,
@@ -124,48 +124,48 @@ impl ReadError {
 impl From<::sled::Error> for ReadError {
     fn from(error: ::sled::Error) -> Self {
         match error {
-            // Only a closed projection says so.
+            // Only a closed ledger returns this error.
             ::sled::Error::Unsupported(reason) => Self::LedgerClosed(reason),
             error => Self::Ledger(error),
         }
     }
 }
 
-/// The queue's mail of one lane that waits for the same.
+/// Queued messages of one lane that wait for the same key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct QueueId {
-    /// Its lane.
+    /// Lane.
     pub lane: Lane,
-    /// What it waits for.
+    /// Upstream or condition that the messages wait for.
     pub key: QueueKey,
 }
 
-/// What an audit of the rows found.
+/// Result of a consistency check of the ledger's rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckReport {
-    /// Sends in the queue.
+    /// Number of queued messages.
     pub queued: u64,
-    /// Those of them that were accepted too long ago.
+    /// Queued messages that were accepted before the given limit.
     pub overdue: Vec<TrackingId>,
-    /// Attempts that began too long ago and have not ended.
+    /// Attempts that began before the given limit and have not ended.
     pub stuck: Vec<TrackingId>,
-    /// What does not fit together.
+    /// Messages with contradictory rows.
     pub inconsistencies: Vec<Inconsistency>,
 }
 
-/// A send whose rows do not fit together.
+/// A message with contradictory rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inconsistency {
-    /// It is open, and not in the queue.
+    /// Open message without a queue row.
     MissingFromQueue(TrackingId),
-    /// It is in the queue where its row does not say so.
+    /// Queue row that the message's row does not refer to.
     UnexpectedInQueue(TrackingId),
-    /// Its row cannot be read.
+    /// Message row that cannot be decoded.
     Unreadable(TrackingId),
 }
 
 impl Inconsistency {
-    /// Which send.
+    /// Returns the message's tracking id.
     pub const fn id(&self) -> TrackingId {
         match self {
             Self::MissingFromQueue(id) | Self::UnexpectedInQueue(id) | Self::Unreadable(id) => *id,
@@ -173,18 +173,18 @@ impl Inconsistency {
     }
 }
 
-/// A send with what an attempt needs.
+/// A message with all data that an attempt needs.
 #[derive(Clone, Debug)]
 pub struct DeliveryJob {
-    /// The send.
+    /// The message's metadata.
     pub message: Message,
-    /// All its recipients.
+    /// All recipients.
     pub recipients: Vec<Recipient>,
     /// Attempts made so far.
     pub attempts: u32,
-    /// What it waits for, while it is open.
+    /// Queue of the message while it is open.
     pub queue_key: Option<QueueKey>,
-    /// The message, or `None` when it is seen to be damaged on disk.
+    /// Body, or `None` if it is found to be damaged on disk.
     pub body: Option<StoredBody>,
 }
 
@@ -194,7 +194,7 @@ impl Store {
         Self::open_with_progress(data_dir, clock, &mut |_| {})
     }
 
-    /// The same; `progress` hears how far the replay of the journal is.
+    /// Opens the store like [`Self::open`] and reports the progress of the journal replay to `progress`.
     pub fn open_with_progress(
         data_dir: &Path,
         clock: Clock,
@@ -203,7 +203,7 @@ impl Store {
         OpenOptions { data_dir, clock, writable: true, disk: Arc::<LocalDisk>::default(), on_progress }.open()
     }
 
-    /// Opens it for lookups only; the journal is not written.
+    /// Opens the store for lookups only; the journal is not written.
     pub fn open_read_only(data_dir: &Path, clock: Clock) -> Result<(Self, OpenReport), OpenError> {
         OpenOptions {
             data_dir,
@@ -215,7 +215,7 @@ impl Store {
         .open()
     }
 
-    /// Keeps a send and its message.
+    /// Stores a message and its body.
     pub async fn put_message(
         &self,
         accepted: AcceptedMessage,
@@ -225,7 +225,7 @@ impl Store {
         self.commit_pipeline()?.commit(accepted.into(), message, wish).await
     }
 
-    /// The same; lookups see it on return.
+    /// Stores a message like [`Self::put_message`]; lookups see it on return.
     pub async fn put_message_applied(
         &self,
         accepted: AcceptedMessage,
@@ -235,13 +235,13 @@ impl Store {
         self.commit_pipeline()?.commit(accepted.into(), message, wish).await
     }
 
-    /// Notes that a send was handed in again.
+    /// Records that a client submitted a message again.
     pub async fn record_duplicate(&self, repeated: DuplicateSubmission) -> Result<(), CommitError> {
         let wish = CommitOptions { urgent: true, wait_applied: false };
         self.commit_pipeline()?.commit(Record::DuplicateSubmission(repeated), Bytes::new(), wish).await
     }
 
-    /// Whether there is room for a message of `size` bytes; not knowing it is none.
+    /// Returns whether the disk has space for a message of `size` bytes. Unknown free space counts as none.
     pub fn has_free_space(&self, size: u64) -> bool {
         if self.ledger_closed().is_some_and(|closed| closed.borrow().is_some()) {
             return false;
@@ -249,63 +249,65 @@ impl Store {
         self.0.disk.free_space(&self.0.journal_dir).and_then(|free| free.check_available(size)).is_ok()
     }
 
-    /// A place on the store's disk for the part of a message that is not to be held in memory. It may block.
+    /// Creates a temporary file on the store's disk for the part of a body that is not held in memory. May
+    /// block.
     pub fn create_spill_file(&self) -> io::Result<SpillFile> {
         SpillFile::new(&self.0.journal_dir)
     }
 
-    /// Notes that a message is about to be sent.
+    /// Records that an attempt is about to send a message.
     pub async fn record_attempt_start(&self, begun: AttemptStarted) -> Result<(), CommitError> {
         let wish = CommitOptions { urgent: false, wait_applied: false };
         self.commit_pipeline()?.commit(Record::AttemptStarted(begun), Bytes::new(), wish).await
     }
 
-    /// Notes what an attempt came to; lookups see it on return.
+    /// Records the outcome of an attempt; lookups see it on return.
     pub async fn record_attempt_outcome(&self, outcome: AttemptOutcome) -> Result<(), CommitError> {
         let wish = CommitOptions { urgent: false, wait_applied: true };
         self.commit_pipeline()?.commit(Record::AttemptOutcome(outcome), Bytes::new(), wish).await
     }
 
-    /// Notes what an operator wants of a send; lookups see it on return.
+    /// Records an operator's action on a queued message; lookups see it on return.
     pub async fn record_queue_action(&self, action: QueueAction) -> Result<(), CommitError> {
         let wish = CommitOptions { urgent: true, wait_applied: true };
         self.commit_pipeline()?.commit(Record::QueueAction(action), Bytes::new(), wish).await
     }
 
-    /// Notes that an operator opened or closed a breaker; lookups see it on return.
+    /// Records that an operator opened or closed a circuit breaker; lookups see it on return.
     pub async fn set_breaker_override(&self, switch: BreakerOverride) -> Result<(), CommitError> {
         let wish = CommitOptions { urgent: true, wait_applied: true };
         self.commit_pipeline()?.commit(Record::BreakerOverride(switch), Bytes::new(), wish).await
     }
 
-    /// Notes up to when a provider's events are all in; lookups see it on return. The last time counts.
+    /// Records the time up to which a provider's events are complete; lookups see it on return. The last
+    /// record counts.
     pub async fn set_poll_cursor(&self, polled: PollCursor) -> Result<(), CommitError> {
         let wish = CommitOptions { urgent: false, wait_applied: true };
         self.commit_pipeline()?.commit(Record::PollCursor(polled), Bytes::new(), wish).await
     }
 
-    /// Keeps a provider's report in its raw form; it is joined to its send on return.
+    /// Stores a provider event in its raw form. On return it is correlated with its message.
     pub async fn put_event(&self, notice: ReceivedEvent, raw: Bytes) -> Result<(), CommitError> {
         let wish = CommitOptions { urgent: true, wait_applied: true };
         self.commit_pipeline()?.commit(Record::ReceivedEvent(Box::new(notice)), raw, wish).await
     }
 
-    /// Keeps a hint about a contact in its raw form; lookups see it on return. One that is known changes nothing.
+    /// Stores a contact hint in its raw form; lookups see it on return. A duplicate hint changes nothing.
     pub async fn put_hint(&self, hinted: ReceivedHint, raw: Bytes) -> Result<(), CommitError> {
         let wish = CommitOptions { urgent: true, wait_applied: true };
         self.commit_pipeline()?.commit(Record::ReceivedHint(Box::new(hinted)), raw, wish).await
     }
 
-    /// Waits until everything committed is applied and survives a power cut without replay.
+    /// Waits until every committed record is applied and survives a power cut without replay.
     pub async fn checkpoint(&self) {
         if let Some(committer) = &self.0.commit_pipeline {
-            // An end of the threads is an end, too.
+            // If the threads have ended, nothing more is pending.
             let _ = committer.drain().await;
         }
     }
 
-    /// Whether the threads that write journal and ledger still work: returns when both have answered, and the disk with
-    /// them. That the ledger cannot be written now is an answer.
+    /// Checks that the journal and ledger threads respond, and so the disk. A ledger that cannot be written
+    /// now counts as a response.
     pub async fn ping(&self) -> Result<(), CommitError> {
         match self.commit_pipeline()?.drain().await {
             Err(CommitError::Ledger(_)) => Ok(()),
@@ -313,8 +315,8 @@ impl Store {
         }
     }
 
-    /// Follows why the ledger is closed, which it is while it cannot be written; `None` while it is open. Nothing where
-    /// the store is open for reading.
+    /// Returns a watch of the reason why the ledger is closed, `None` while it is open. The ledger is closed
+    /// while it cannot be written. Returns `None` for a read-only store.
     pub fn ledger_closed(&self) -> Option<watch::Receiver<Option<String>>> {
         self.0.commit_pipeline.as_ref().map(CommitPipeline::ledger_closed)
     }
@@ -322,12 +324,12 @@ impl Store {
     /// Waits until the ledger is open.
     pub async fn wait_ledger_open(&self) {
         if let Some(mut closed) = self.ledger_closed() {
-            // Where its thread has ended, lookups say so.
+            // If the ledger thread has ended, lookups return the error.
             let _ = closed.wait_for(Option::is_none).await;
         }
     }
 
-    /// Waits until the store can take nothing any more because the projection failed; says why.
+    /// Waits until the store accepts no more records because the ledger failed; returns the reason.
     pub async fn wait_failed(&self) -> String {
         match &self.0.commit_pipeline {
             Some(committer) => committer.wait_failed().await,
@@ -335,31 +337,31 @@ impl Store {
         }
     }
 
-    /// Follows whether the journal can be written: why the last group of records was not, or `None`. Nothing where it is
-    /// open for reading.
+    /// Returns a watch of the last write error: why the last group of records was not written, or `None`.
+    /// Returns `None` for a read-only store.
     pub fn write_errors(&self) -> Option<watch::Receiver<Option<String>>> {
         self.0.commit_pipeline.as_ref().map(CommitPipeline::write_errors)
     }
 
-    /// Rings when there may be something due.
+    /// Returns the wake-up signal for messages that may be due.
     pub fn queue_wakeup(&self) -> &Wakeup {
         &self.0.queue_wakeup
     }
 
-    /// Returns when the ledger is not just being written, which keeps its readers and their threads waiting for some ms.
+    /// Waits while the ledger is being written, which blocks its readers and their threads for some ms.
     pub async fn wait_idle(&self) {
         if let Ok(projection) = self.ledger() {
             projection.wait_idle().await;
         }
     }
 
-    /// The queues that hold mail, those of the first lane first.
+    /// Returns the queues that hold messages, those of the first lane first.
     pub fn queue_ids(&self) -> Result<Vec<QueueId>, ReadError> {
         Ok(self.ledger()?.queue_ids()?)
     }
 
-    /// Takes sends of a queue into the caller's hands that are due by `now` and in nobody's, at most `limit`; and says
-    /// when the next one behind them is due.
+    /// Locks up to `limit` messages of a queue that are due by `now` and not locked. Also returns when the
+    /// next message after them is due.
     pub fn lock_due(
         &self,
         queue: &QueueId,
@@ -377,13 +379,14 @@ impl Store {
         Ok((taken, next))
     }
 
-    /// Takes a send into the caller's hands, unless it is in somebody's: nobody else tries or changes it then.
+    /// Locks a message, unless it is locked. While the lock is held, no other task attempts or changes the
+    /// message.
     pub fn try_lock(&self, id: TrackingId) -> Option<MessageLock> {
         self.0.message_locks.try_lock(id)
     }
 
-    /// Looks at all that waits: sends accepted before `accepted`, attempts begun before `begun`, and places in the queue
-    /// that should not be. It reads every row of the queue.
+    /// Checks all queued messages: those accepted before `accepted`, attempts begun before `begun`, and
+    /// unexpected queue rows. Reads every row of the queue.
     pub fn check_queue(&self, accepted: Timestamp, begun: Timestamp) -> Result<CheckReport, ReadError> {
         let projection = self.ledger()?;
         let mut audit = CheckReport::default();
@@ -393,8 +396,8 @@ impl Store {
         Ok(audit)
     }
 
-    /// Looks whether `limit` sends behind `from` are in the queue where they should be, and says where to go on: `None`
-    /// at the end.
+    /// Checks that `limit` messages after `from` have the queue rows that they need. Returns the id to
+    /// continue from, or `None` at the end.
     pub fn check_messages(
         &self,
         from: Option<TrackingId>,
@@ -405,14 +408,14 @@ impl Store {
         Ok((audit, next))
     }
 
-    /// What an attempt needs, or `None` for an unknown send.
+    /// Returns all data that an attempt needs, or `None` for an unknown message.
     pub fn load_job(&self, id: TrackingId) -> Result<Option<DeliveryJob>, ReadError> {
         let projection = self.ledger()?;
         let Some((send, row)) = projection.load_message(id)? else { return Ok(None) };
         let recipients = projection.load_recipients(id, &row)?;
         let body = match self.0.segment_cache.get_or_open(row.position.segment) {
             Ok(segment) => StoredBody::load(segment, row.position.offset)?,
-            // Nothing of it was needed any more.
+            // Compaction removed the segment: no record in it was needed any more.
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error.into()),
         };
@@ -420,33 +423,33 @@ impl Store {
         Ok(Some(DeliveryJob { message: send, recipients, attempts: row.attempts, queue_key, body }))
     }
 
-    /// One send.
+    /// Returns the metadata of one message.
     pub fn load_message(&self, id: TrackingId) -> Result<Option<Message>, ReadError> {
         Ok(self.ledger()?.load_message(id)?.map(|(send, _)| send))
     }
 
-    /// Sends whose attempt was cut off by the end of the process.
+    /// Returns the attempts that were interrupted by the end of the process.
     pub fn interrupted_attempts(&self) -> Result<Vec<AttemptStarted>, ReadError> {
         Ok(self.ledger()?.interrupted_attempts()?)
     }
 
-    /// Whether an attempt sends it right now, or was cut off and its end is not noted yet.
+    /// Returns whether an attempt is in progress, or was interrupted and its outcome is not recorded yet.
     pub fn is_sending(&self, id: TrackingId) -> Result<bool, ReadError> {
         Ok(self.ledger()?.is_sending(id)?)
     }
 
-    /// What a send waits for, while it is open.
+    /// Returns the queue key of a message while it is open.
     pub fn queue_key(&self, id: TrackingId) -> Result<Option<QueueKey>, ReadError> {
         let row = self.ledger()?.load_message(id)?.and_then(|(_, row)| row.queue_entry);
         Ok(row.map(|queued| queued.queue_key.into()))
     }
 
-    /// Everything about one send.
+    /// Returns the full trail of one message.
     pub fn load_trail(&self, id: TrackingId) -> Result<Option<Trail>, ReadError> {
         Ok(self.ledger()?.load_trail(id)?)
     }
 
-    /// The open sends, the earliest due first.
+    /// Returns the open messages, the earliest due first.
     pub fn queued_ids(&self, limit: usize) -> Result<Vec<TrackingId>, ReadError> {
         let projection = self.ledger()?;
         let mut queued = Vec::new();
@@ -457,7 +460,7 @@ impl Store {
         Ok(queued.into_iter().map(|(_, id)| id).take(limit).collect())
     }
 
-    /// The sends of a queue that were accepted at a time that `wanted` asks for.
+    /// Returns the messages of a queue whose acceptance time satisfies `wanted`.
     pub fn queued_by_acceptance(
         &self,
         queue: &QueueId,
@@ -468,8 +471,8 @@ impl Store {
         Ok(queued.into_iter().map(|(_, id)| id).collect())
     }
 
-    /// The sends of a queue that began to wait at a time that is still to come, because the clock was ahead: at most
-    /// `limit`, each with how long it was to wait.
+    /// Returns up to `limit` messages of a queue whose wait began in the future because the clock was ahead.
+    /// Each comes with its intended delay.
     pub fn queued_in_future(
         &self,
         queue: &QueueId,
@@ -479,29 +482,30 @@ impl Store {
         Ok(self.ledger()?.queued_in_future(queue, now, limit)?)
     }
 
-    /// When the last send was accepted.
+    /// Returns when the newest message was accepted.
     pub fn newest_acceptance(&self) -> Result<Option<Timestamp>, ReadError> {
         let last = TrackingId::new(Timestamp::from_millis((1 << 48) - 1), u128::MAX);
         let newest = self.ids_in_range(TrackingId::new(Timestamp::default(), 0), last, 1)?;
         Ok(newest.first().map(|newest| newest.timestamp()))
     }
 
-    /// Why an operator keeps the breaker of an upstream open, if that is so.
+    /// Returns the operator's reason for keeping the breaker of an upstream open, if it is overridden.
     pub fn breaker_override(&self, upstream: &str) -> Result<Option<String>, ReadError> {
         Ok(self.ledger()?.breaker_override(upstream)?)
     }
 
-    /// Up to when the events of an upstream's provider are all in, as far as it was ever asked.
+    /// Returns the time up to which the events of an upstream's provider are complete, if it was ever polled.
     pub fn poll_cursor(&self, upstream: &str) -> Result<Option<Timestamp>, ReadError> {
         Ok(self.ledger()?.poll_cursor(upstream)?)
     }
 
-    /// Recipients that an upstream took on `days` (UTC, since the epoch), as far as the ledger goes back.
+    /// Counts recipients that an upstream accepted on `days` (UTC days since the epoch), as far as the ledger
+    /// reaches back.
     pub fn relayed_count(&self, upstream: &str, days: RangeInclusive<u16>) -> Result<u64, ReadError> {
         Ok(self.ledger()?.relayed_count(upstream, days)?)
     }
 
-    /// Sends with that Message-ID, newest first.
+    /// Returns messages with the given Message-ID, newest first.
     pub fn find_by_message_id(
         &self,
         message_id: &MessageId,
@@ -510,17 +514,18 @@ impl Store {
         Ok(self.ledger()?.find_by_message_id(message_id, limit)?)
     }
 
-    /// Whether a newer send of the same message went to that recipient: a client sent it again, with its Message-ID.
+    /// Returns whether a newer message with the same Message-ID went to that recipient: the client submitted
+    /// it again.
     pub fn is_resubmitted(&self, send: &Message, recipient: &Mailbox) -> Result<bool, ReadError> {
         Ok(self.ledger()?.is_resubmitted(send, recipient)?)
     }
 
-    /// Sends to that recipient, newest first.
+    /// Returns messages to the given recipient, newest first.
     pub fn find_by_recipient(&self, address: &str, limit: usize) -> Result<Vec<TrackingId>, ReadError> {
         Ok(self.ledger()?.find_by_recipient(address, limit)?)
     }
 
-    /// Sends about that record of Odoo's, newest first.
+    /// Returns messages about the given Odoo record, newest first.
     pub fn find_by_odoo_record(
         &self,
         record: &OdooRecord,
@@ -529,8 +534,8 @@ impl Store {
         Ok(self.ledger()?.find_by_odoo_record(record, limit)?)
     }
 
-    /// Of the newest `searched` sends those whose subject contains `part`, in upper or lower case, newest first, at most
-    /// `limit`; and whether the search ended before the oldest send.
+    /// Searches the newest `searched` messages for a subject that contains `part`, ignoring case. Returns at
+    /// most `limit`, newest first, and whether the search ended before the oldest message.
     pub fn find_by_subject(
         &self,
         part: &str,
@@ -540,7 +545,7 @@ impl Store {
         Ok(self.ledger()?.find_by_subject(part, limit, searched)?)
     }
 
-    /// Sends with ids from `low` to `high`, newest first.
+    /// Returns messages with ids from `low` to `high`, newest first.
     pub fn ids_in_range(
         &self,
         low: TrackingId,
@@ -550,8 +555,8 @@ impl Store {
         Ok(self.ledger()?.ids_in_range(low, high, limit)?)
     }
 
-    /// Counts the recipients of all sends accepted from `since` to `until`: all of them, and in groups. It reads every
-    /// send of that time.
+    /// Counts the recipients of all messages accepted from `since` to `until`, in total and by group. Reads
+    /// every message of that period.
     pub fn delivery_stats(
         &self,
         since: Timestamp,
@@ -561,8 +566,8 @@ impl Store {
         Ok(self.ledger()?.delivery_stats(since, until, grouping)?)
     }
 
-    /// The users whose mail was accepted in `period`, each with an address it came from and when it did so last. It reads
-    /// every send of that time.
+    /// Returns the users that submitted messages in `period`, each with a client address and the time of its
+    /// last message. Reads every message of that period.
     pub fn logins(
         &self,
         period: Range<Timestamp>,
@@ -570,33 +575,33 @@ impl Store {
         Ok(self.ledger()?.logins(period)?)
     }
 
-    /// Recipients of the sends that were accepted in `period`, by the user who handed them in. It reads every send of
-    /// that time.
+    /// Counts the recipients of messages accepted in `period` by submitting user. Reads every message of that
+    /// period.
     pub fn submitted_by_user(&self, period: Range<Timestamp>) -> Result<BTreeMap<String, u64>, ReadError> {
         Ok(self.ledger()?.submitted_by_user(period)?)
     }
 
-    /// Reports to senders that are to be made, at most `limit`.
+    /// Returns up to `limit` recipients for which a DSN is pending.
     pub fn pending_dsns(&self, limit: usize) -> Result<Vec<ReportedRecipient>, ReadError> {
         Ok(self.ledger()?.pending_dsns(limit)?)
     }
 
-    /// Whether this event was taken already.
+    /// Returns whether this event was already stored.
     pub fn has_event(&self, upstream: &str, event: &ProviderEvent) -> Result<bool, ReadError> {
         Ok(self.ledger()?.has_event(upstream, event)?)
     }
 
-    /// Whether this hint was taken already.
+    /// Returns whether this hint was already stored.
     pub fn has_hint(&self, hinted: &ReceivedHint) -> Result<bool, ReadError> {
         Ok(self.ledger()?.has_hint(hinted)?)
     }
 
-    /// Hints about the contact with that address, the last to come first.
+    /// Returns hints about the contact with that address, the latest received first.
     pub fn find_hints(&self, address: &str, limit: usize) -> Result<Vec<ReceivedHint>, ReadError> {
         Ok(self.ledger()?.find_hints(address, limit)?)
     }
 
-    /// The digest of the body that a webhook's token came with, if it was used.
+    /// Returns the digest of the body that came with a webhook's token, if the token was used.
     pub fn webhook_token(
         &self,
         upstream: &str,
@@ -610,7 +615,7 @@ impl Store {
         self.0.commit_pipeline.as_ref().ok_or(CommitError::ReadOnly)
     }
 
-    /// An error while the ledger is closed.
+    /// Returns the ledger, or an error while it is closed.
     fn ledger(&self) -> ::sled::Result<Arc<Ledger>> {
         self.0.handle.load()
     }
