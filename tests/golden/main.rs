@@ -1,0 +1,31 @@
+//! What others can see of mailtrail, byte for byte: stored files, configuration, command line, HTTP, mail, metrics, and names
+//! that other systems look up. A difference is a change that users, scripts or stored files would notice.
+//!
+//! The tests run the real program and name nothing of its code, so that they survive a rename or a move of all of it.
+//!
+//! `MAILTRAIL_GOLDEN=rewrite cargo test --test golden` writes the files anew whose text differs; a test whose file was rewritten fails in that run. Nothing writes `journal.txt`: it
+//! stands for the stores of all versions.
+//!
+//! Pinned elsewhere:
+//! - replies that carry a text of their own, and whole SMTP dialogues: `tests/dialogues`
+//! - the configuration's faults with their words: `tests/fixtures/config-faults.txt` (here: keys and lines)
+//! - the routes and answers of the API against `docs/openapi.json`: `tests/openapi.rs` (here: the document's names)
+//! - the metrics of the code against `docs/metrics.md`: `tests/metrics.rs` (here: the document's names and values)
+//! - the fields of every list under `--json`: `tests/json_lines.rs` (here: whole lines of a fixed store)
+//! - the states in stores of earlier versions: `tests/upgrade.rs` (here: whole lines)
+//! - events of the providers, in their own payloads: `tests/mailgun_payloads.rs`, `tests/brevo.rs`, `tests/sources.rs`
+//! - signatures of sinks and alarms: `tests/sinks.rs`, `tests/alarms.rs`
+//! - fields of entries in journald: `tests/journald.rs`
+//! - the sandbox's own paths: `tests/sandbox_api.rs`, `tests/sandbox_contacts.rs` (here: their names)
+//! - Odoo's calls, and the action run by Odoo's own code: `tests/sink_odoo.rs` (here: the action's bytes)
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+mod check;
+mod cli;
+mod config;
+mod documents;
+mod live;
+mod program;
+mod relay;
+mod store;
