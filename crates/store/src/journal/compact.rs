@@ -5,46 +5,46 @@ use mailtrail_mail::Timestamp;
 use std::io::{self, SeekFrom, Write};
 use std::path::Path;
 
-/// What stays of a record.
+/// Part of a record that a rewrite retains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Retain {
-    /// All of it.
+    /// The whole record.
     All,
-    /// All but its body.
+    /// The record without its body.
     DropBody,
     /// Nothing.
     Drop,
-    /// All but its body, and that without its body in the place of the rest.
+    /// The record without its body and with a new payload.
     Replace {
-        /// The record's version.
+        /// New version of the record.
         version: u8,
-        /// The record.
+        /// New payload.
         payload: Vec<u8>,
     },
 }
 
-/// What a rewriting did.
+/// Result of a rewrite.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CompactionResult {
-    /// Bytes of the file before.
+    /// File size before, in bytes.
     pub bytes_before: u64,
-    /// Bytes of it now; nothing when the segment is gone.
+    /// File size after, in bytes; 0 if the segment was removed.
     pub bytes_after: u64,
 }
 
-/// Why a segment was not rewritten.
+/// Reason why a segment was not rewritten.
 #[derive(Debug, thiserror::Error)]
 pub enum RewriteError {
-    /// Some of its bytes are no record: it is left as it is, for whoever wants to look.
+    /// Some bytes are no record. The segment is left as it is, for inspection.
     #[error("segment {0} of the journal is damaged and stays as it is")]
     Damaged(u32),
-    /// The disk.
+    /// I/O error.
     #[error("segment {0} of the journal cannot be rewritten: {1}")]
     Io(u32, #[source] io::Error),
 }
 
-/// Writes a sealed segment anew with what `keep` says of each record, and puts it in the place of the old one in one
-/// step. An empty one is removed when it `may_go`: no segment before it may need to hear from it where it ends.
+/// Rewrites a sealed segment: retains what `keep` returns for each record, and replaces the file atomically.
+/// An empty segment is removed if `may_go`: no segment before it may depend on it for its end.
 pub fn rewrite_segment(
     disk: &dyn Disk,
     directory: &Path,
@@ -90,7 +90,7 @@ struct SegmentCopy<'a> {
 impl<'a> SegmentCopy<'a> {
     fn create(disk: &dyn Disk, path: &Path, segment: &'a Segment) -> io::Result<Self> {
         let mut file = io::BufWriter::with_capacity(COPY_CHUNK_BYTES, disk.create_file(path)?);
-        // Its place is taken until the length is known.
+        // Space for the header, which is written once the length is known.
         file.write_all(&[0; SegmentHeader::ENCODED_LEN])?;
         let length = SegmentHeader::ENCODED_LEN as u64;
         Ok(Self { segment, file, salt: fastrand::u32(..), length, damaged: false })
@@ -132,7 +132,7 @@ impl<'a> SegmentCopy<'a> {
         Ok(())
     }
 
-    /// Everything is on stable storage when it returns the file's length.
+    /// Writes the header and returns the file's length once everything is on stable storage.
     fn finish(self, at: Timestamp, end: u64) -> io::Result<u64> {
         let length = self.length;
         let origin = SegmentOrigin::Rewritten { at, end, length };
@@ -145,5 +145,5 @@ impl<'a> SegmentCopy<'a> {
     }
 }
 
-/// Bytes of a body that are copied at a time.
+/// Bytes of a body copied at a time.
 const COPY_CHUNK_BYTES: usize = 256 << 10;

@@ -1,4 +1,4 @@
-//! The file operations whose order decides what survives a power cut. Reading needs no seam.
+//! File operations whose order decides what survives a power cut. Reads need no abstraction.
 
 use crate::disk_space::FreeSpace;
 use std::fmt::Debug;
@@ -10,32 +10,33 @@ use std::sync::{Mutex, PoisonError};
 
 /// A disk that the journal is written to.
 pub trait Disk: Debug + Send + Sync {
-    /// Makes an empty file, in the place of one that is there.
+    /// Creates an empty file and replaces an existing one.
     fn create_file(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
-    /// Opens a file that is being written once more, to sync it: each opening hears of a failed write for itself.
+    /// Opens a file again that is being written, in order to sync it. Each file description reports a failed
+    /// write on its own.
     fn reopen(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
-    /// Gives a file another name, in the place of one that has it.
+    /// Renames a file and replaces an existing one.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
-    /// Returns when the names in a directory are on stable storage.
+    /// Returns when the entries of a directory are on stable storage.
     fn sync_directory(&self, path: &Path) -> io::Result<()>;
-    /// What may still be written.
+    /// Returns the free space of the disk.
     fn free_space(&self, directory: &Path) -> io::Result<FreeSpace>;
 }
 
 /// A file that is being written.
 pub trait DiskFile: Debug + Write + Seek + Send {
-    /// Returns when its bytes are on stable storage.
+    /// Returns when the file's bytes are on stable storage.
     fn sync(&mut self) -> io::Result<()>;
-    /// Cuts it off.
+    /// Truncates the file.
     fn truncate(&mut self, length: u64) -> io::Result<()>;
 }
 
-/// The machine's own.
+/// The local file system.
 #[derive(Debug, Default)]
 pub struct LocalDisk {
-    /// The directory that was synced last, held open: there may be no descriptor left when it is to be synced again.
+    /// The directory that was synced last, held open: at the next sync there may be no free descriptor.
     last_synced_dir: Mutex<Option<(PathBuf, File)>>,
 }
 

@@ -1,7 +1,7 @@
 use crate::body::MessageBody;
 use crate::journal::Position;
 
-/// A record on its way into the journal.
+/// An encoded record, ready for the journal.
 #[derive(Debug)]
 pub struct EncodedRecord {
     pub(super) header: FrameHeader,
@@ -10,7 +10,7 @@ pub struct EncodedRecord {
 }
 
 impl EncodedRecord {
-    /// Frames a record; the checksums are worked out here, on the caller's thread.
+    /// Frames a record. Computes the checksums here, on the caller's thread.
     pub fn new(kind: u8, version: u8, payload: Vec<u8>, body: MessageBody) -> Self {
         let header = FrameHeader {
             kind,
@@ -24,46 +24,46 @@ impl EncodedRecord {
         Self { header: header.with_checksum(&payload), payload, body }
     }
 
-    /// Bytes in the journal.
+    /// Returns the size in the journal, in bytes.
     pub fn size(&self) -> u64 {
         self.header.logical_size()
     }
 
-    /// Bytes of the body.
+    /// Returns the length of the body, in bytes.
     pub fn body_length(&self) -> u32 {
         self.header.body_length
     }
 }
 
-/// A frame that was found in a segment.
+/// A frame found in a segment.
 #[derive(Clone, Debug)]
 pub struct Frame {
-    /// Where it is.
+    /// Position of the frame.
     pub position: Position,
-    /// The record's kind.
+    /// Kind of the record.
     pub kind: u8,
-    /// The record's version.
+    /// Version of the record.
     pub version: u8,
-    /// The record without its body.
+    /// Record without its body.
     pub payload: Vec<u8>,
-    /// Bytes of the body that are here.
+    /// Length of the body that is present, in bytes.
     pub body_length: u32,
     pub(super) header: FrameHeader,
-    /// Byte of the file where it starts.
+    /// File offset of the frame.
     pub(super) file_offset: u64,
 }
 
-/// What stands in front of a record.
+/// Header of a frame.
 #[derive(Clone, Copy, Debug)]
 pub struct FrameHeader {
     pub kind: u8,
     pub version: u8,
-    /// The body was there once, and its bytes count for the offsets behind it.
+    /// Whether the body was dropped; its bytes still count for the offsets after it.
     pub body_dropped: bool,
     pub payload_length: u32,
     pub body_length: u32,
     pub body_checksum: u32,
-    /// Of everything above and the head.
+    /// Checksum of all fields above and of the payload.
     pub payload_checksum: u32,
 }
 
@@ -71,33 +71,33 @@ impl FrameHeader {
     pub const ENCODED_LEN: usize = 32;
     pub const MAGIC: &[u8; 4] = b"\xf5mt\x02";
 
-    /// Bytes that the frame takes in the numbering of places.
+    /// Returns the bytes that the frame takes in logical offsets.
     pub fn logical_size(&self) -> u64 {
         Self::ENCODED_LEN as u64 + u64::from(self.payload_length) + u64::from(self.body_length)
     }
 
-    /// Bytes that the frame takes in the file.
+    /// Returns the bytes that the frame takes in the file.
     pub fn stored_size(&self) -> u64 {
         Self::ENCODED_LEN as u64 + u64::from(self.payload_length) + u64::from(self.stored_body_length())
     }
 
-    /// Bytes of the body in the file.
+    /// Returns the bytes of the body in the file.
     pub fn stored_body_length(&self) -> u32 {
         if self.body_dropped { 0 } else { self.body_length }
     }
 
-    /// The same for a frame whose body is left out.
+    /// Returns the header of this frame without its body.
     pub fn without_body(self, head: &[u8]) -> Self {
         Self { body_dropped: self.body_length > 0, ..self }.with_checksum(head)
     }
 
-    /// The same for another record in its place, without a body. It may be longer: the frames of a rewritten segment
-    /// follow each other in the file, and their places stay.
+    /// Returns the header for another record at this offset, without a body. That record may be longer: the
+    /// frames of a rewritten segment are contiguous in the file, and their logical offsets stay.
     pub fn with_payload(self, version: u8, head: &[u8]) -> Self {
         Self { version, payload_length: head.len() as u32, ..self }.without_body(head)
     }
 
-    /// With the checksum that belongs to this head.
+    /// Returns the header with the checksum for this payload.
     pub fn with_checksum(self, head: &[u8]) -> Self {
         let mut checksum = crc32fast::Hasher::new();
         checksum.update(&self.checksummed_bytes());
@@ -105,7 +105,7 @@ impl FrameHeader {
         Self { payload_checksum: checksum.finalize(), ..self }
     }
 
-    /// Its bytes in a segment with that salt, at that offset.
+    /// Encodes the header for a segment with the given salt, at the given offset.
     pub fn encode(&self, salt: u32, offset: u64) -> [u8; Self::ENCODED_LEN] {
         let mask = checksum_mask(salt, offset);
         let mut bytes = [0; Self::ENCODED_LEN];
@@ -116,7 +116,7 @@ impl FrameHeader {
         bytes
     }
 
-    /// The header and its offset, where there may be one.
+    /// Decodes a header and its offset, if the bytes can be one.
     pub fn decode(bytes: &[u8; Self::ENCODED_LEN], salt: u32) -> Option<(Self, u64)> {
         let offset = read_u64_le(bytes, 24);
         let mask = checksum_mask(salt, offset);

@@ -1,16 +1,19 @@
-//! The journal on disk: segments of frames, the truth of the store.
+//! Journal on disk: segments of frames. It is the source of truth of the store.
 //!
-//! A segment starts with a header: magic, its number, a random salt, **where the segment before it ends**, when it
-//! was made. Frames follow: magic, kind, version, lengths and checksums of head and body, the frame's own offset;
-//! head; body. A segment is trusted up to the end that its successor names, so bytes of a failed or torn write are
-//! never read again; the last segment is trusted up to its last good frame, and zeros behind it are space that was
-//! laid out ahead. Salt and offset are mixed into the checksums: a message that happens to (or means to) contain
-//! frames is never taken for them, nor is a frame at another place.
+//! A segment starts with a header: magic, its number, a random salt, **where the previous segment ends**, and
+//! its creation time. Frames follow, each made of a header, the record's payload and its body. The frame
+//! header holds magic, kind, version, lengths and checksums of payload and body, and the frame's own offset.
+//!
+//! A segment is trusted up to the end that its successor names, so bytes of a failed or torn write are never
+//! read again. The last segment is trusted up to its last good frame; zeros after it are preallocated space.
+//! Salt and offset are mixed into the checksums. A message that contains frames, by accident or on purpose,
+//! is therefore never mistaken for them, nor is a frame at a different offset.
 //!
 //! A write error or a failed sync is final for a segment: the next batch goes to a new one.
 //!
-//! A sealed segment may be rewritten without what nobody needs any more. The frames that stay keep their offsets, so
-//! a [`Place`] means the same record for ever, and the header says where the segment ended and how long the file is.
+//! A sealed segment may be rewritten without the records that are no longer needed. The remaining frames keep
+//! their offsets, so a [`Position`] always means the same record. The header of a rewritten segment holds the
+//! segment's original end and the file's length.
 
 mod compact;
 mod disk;
@@ -31,13 +34,13 @@ pub(crate) use segment::{
 };
 pub(crate) use writer::Writer;
 
-/// A place in the journal: segment and byte.
+/// Position in the journal: segment and byte.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
 pub struct Position {
     /// Number of the segment, from 1.
     pub segment: u32,
-    /// Byte in the segment as it was first written.
+    /// Byte offset in the segment as it was first written.
     pub offset: u64,
 }

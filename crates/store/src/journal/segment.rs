@@ -8,44 +8,45 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// The reading end of one segment.
+/// Reader of one segment.
 #[derive(Debug)]
 pub struct Segment {
     file: File,
     header: SegmentHeader,
-    /// Byte of the file up to where it is trusted.
+    /// File offset up to which the segment is trusted.
     trusted_end: u64,
-    /// Whether anybody said so, or it is just the file's end.
+    /// Whether `trusted_end` was given by a successor; otherwise it is the end of the file.
     is_sealed: bool,
-    /// Offset and byte of each frame of a rewritten segment that still has a body (no message is empty: it begins with
-    /// our own lines); worked out when first asked for.
+    /// Logical offset and file offset of each frame of a rewritten segment that still has a body. No body is
+    /// empty, since it begins with the relay's own header lines. Built on first use.
     body_index: OnceLock<Vec<(u64, u64)>>,
 }
 
-/// Where the body of a record lies in its segment's file.
+/// Location of a record's body in its segment's file.
 #[derive(Clone, Copy, Debug)]
 pub struct Extent {
-    /// Its first byte.
+    /// File offset of the first byte.
     pub start: u64,
-    /// How many bytes it has.
+    /// Length in bytes.
     pub length: u32,
-    /// The CRC32 that they should have.
+    /// Expected CRC32.
     pub checksum: u32,
 }
 
-/// What a scan met that is no frame.
+/// Bytes that a scan found not to be a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CorruptRange {
-    /// Which segment.
+    /// Number of the segment.
     pub segment: u32,
-    /// Byte of its file where the bad bytes start.
+    /// File offset of the first bad byte.
     pub file_offset: u64,
-    /// How many there are up to the next good frame or the segment's end.
+    /// Number of bad bytes up to the next good frame or the segment's end.
     pub bytes: u64,
 }
 
 impl Segment {
-    /// Opens segment `number`. `end` is what its successor says; without one, the file's length.
+    /// Opens segment `number`. `end` is the end that its successor names; without one, the file's length is
+    /// used.
     pub fn open(directory: &Path, number: u32, end: Option<u64>) -> io::Result<Self> {
         let file = File::open(segment_path(directory, number))?;
         let mut bytes = [0; SegmentHeader::ENCODED_LEN];
@@ -64,17 +65,17 @@ impl Segment {
         Ok(Self { file, header, trusted_end, is_sealed: said.is_some(), body_index: OnceLock::new() })
     }
 
-    /// Where the segment before this one ends.
+    /// Returns the end of the previous segment.
     pub fn previous_end(&self) -> u64 {
         self.header.previous_end
     }
 
-    /// When it was made.
+    /// Returns the creation time.
     pub fn created_at(&self) -> Timestamp {
         self.header.created_at
     }
 
-    /// When it was rewritten, if it was.
+    /// Returns when the segment was rewritten, if it was.
     pub fn rewritten_at(&self) -> Option<Timestamp> {
         match self.header.origin {
             SegmentOrigin::Appended => None,
@@ -82,15 +83,15 @@ impl Segment {
         }
     }
 
-    /// Bytes of the file that are trusted.
+    /// Returns the number of trusted bytes of the file.
     pub fn length(&self) -> u64 {
         self.trusted_end
     }
 
-    /// Reads on from the record at `offset`: the frames to `each`, the gaps to `damaged`. Bodies are checked when
-    /// `bodies` says so, else skipped. Behind a bad frame the scan goes on at the next good one: a whole record that
-    /// nobody was told of does no harm, a lost one that somebody was told of would. Returns the offset behind the
-    /// last good frame.
+    /// Reads from the record at `offset` on: passes frames to `each` and gaps to `damaged`. Bodies are
+    /// verified if `bodies` is set, and skipped otherwise. After a bad frame the scan continues at the next
+    /// good one: a whole record that was never acknowledged does no harm, but the loss of an acknowledged one
+    /// would. Returns the offset after the last good frame.
     pub fn scan(
         &self,
         offset: u64,
@@ -101,7 +102,7 @@ impl Segment {
         let start = SegmentHeader::ENCODED_LEN as u64;
         let (mut at, mut done) = match self.header.origin {
             SegmentOrigin::Appended => (offset.max(start), offset.max(start)),
-            // Offsets say nothing about bytes there.
+            // Offsets do not determine file positions in a rewritten segment.
             SegmentOrigin::Rewritten { .. } => (start, offset.max(start)),
         };
         let mut reader = self.reader_at(at, SCAN_BUFFER_BYTES);
@@ -121,7 +122,7 @@ impl Segment {
                 continue;
             }
             let next = self.find_next_frame(at + 1, available)?;
-            // Space that was laid out ahead and not used.
+            // Preallocated space that was not used.
             if next.is_none() && !self.is_sealed && self.is_zeroed(at, available)? {
                 return Ok(done);
             }
@@ -134,14 +135,14 @@ impl Segment {
             damaged(gap(at, self.trusted_end));
         }
         match self.header.origin {
-            // Its last record may be longer than the one that was there.
+            // Its last record may be longer than the original one.
             SegmentOrigin::Rewritten { end, .. } => Ok(end.max(offset)),
             SegmentOrigin::Appended => Ok(done),
         }
     }
 
-    /// Where the body of the record at `offset` lies; `None` where no good frame starts, or where the body is gone. The
-    /// body is not checked.
+    /// Returns the location of the body of the record at `offset`; `None` if no good frame starts there, or
+    /// if its body was dropped. Does not verify the body.
     pub fn body_extent(&self, offset: u64) -> io::Result<Option<Extent>> {
         let Some(at) = self.file_offset_of(offset)? else { return Ok(None) };
         // The file may have grown since it was opened.
@@ -156,7 +157,7 @@ impl Segment {
         self.file.read_exact_at(bytes, at)
     }
 
-    /// Where the record at `offset` starts in the file.
+    /// Returns the file offset of the record at `offset`.
     fn file_offset_of(&self, offset: u64) -> io::Result<Option<u64>> {
         if self.header.origin == SegmentOrigin::Appended {
             return Ok(Some(offset));
@@ -179,7 +180,8 @@ impl Segment {
         Ok(found.ok().map(|index| bodies[index].1))
     }
 
-    /// The frame that starts at byte `at`, or `None` if none does that ends before `end`.
+    /// Reads the frame that starts at file offset `at`; `None` if no frame starts there and ends before
+    /// `end`.
     fn read_frame(
         &self,
         reader: &mut (impl Read + Seek),
@@ -212,7 +214,7 @@ impl Segment {
         Ok(Some(Frame { position, kind, version, payload, body_length, header, file_offset }))
     }
 
-    /// The next byte from `from` on where a whole good frame starts.
+    /// Finds the first file offset at or after `from` at which a whole good frame starts.
     fn find_next_frame(&self, from: u64, end: u64) -> io::Result<Option<u64>> {
         let mut window = vec![0; 1 << 20];
         let mut base = from;
@@ -225,7 +227,7 @@ impl Segment {
                     return Ok(Some(at));
                 }
             }
-            // A magic may lie across two windows.
+            // A magic may span two windows.
             base += (length - (FrameHeader::MAGIC.len() - 1).min(length - 1)) as u64;
         }
         Ok(None)
@@ -254,7 +256,7 @@ impl Segment {
     }
 }
 
-/// Reads on from a byte. The file's own position is everybody's, so it is not used.
+/// Sequential reader from a file offset. It does not use the file's own position, which other readers share.
 struct SegmentReader<'a> {
     file: &'a File,
     offset: u64,
@@ -281,17 +283,18 @@ impl Seek for SegmentReader<'_> {
 }
 
 impl Frame {
-    /// Byte of the file where it starts.
+    /// Returns the file offset of the frame's first byte.
     pub fn file_offset(&self) -> u64 {
         self.file_offset
     }
 
-    /// Byte of the file behind it, and the least offset that a record behind it can have.
+    /// Returns the file offset after the frame, and the lowest logical offset that a following record can
+    /// have.
     pub fn end_offsets(&self) -> (u64, u64) {
         (self.file_offset + self.header.stored_size(), self.position.offset + 1)
     }
 
-    /// Where the body lies.
+    /// Returns the location of the body.
     pub fn body_extent(&self) -> Extent {
         let start =
             self.file_offset + FrameHeader::ENCODED_LEN as u64 + u64::from(self.header.payload_length);
@@ -299,7 +302,7 @@ impl Frame {
     }
 }
 
-/// The numbers of the segments in a directory, ascending.
+/// Lists the numbers of the segments in a directory, ascending.
 pub fn list_segments(directory: &Path) -> io::Result<Vec<u32>> {
     let mut numbers = Vec::new();
     for entry in std::fs::read_dir(directory)? {
@@ -311,8 +314,9 @@ pub fn list_segments(directory: &Path) -> io::Result<Vec<u32>> {
     Ok(numbers)
 }
 
-/// Bytes of a segment without a readable header, whose successor says that it ends at `end`; `None` where its creation
-/// was cut off: the header is on stable storage before anything else is written.
+/// Returns the size of a segment with an unreadable header, for which the successor names the end `end`.
+/// Returns `None` if its creation was interrupted: the header is on stable storage before anything else is
+/// written.
 pub fn unreadable_segment_bytes(directory: &Path, number: u32, end: Option<u64>) -> io::Result<Option<u64>> {
     let header = SegmentHeader::ENCODED_LEN as u64;
     let bytes = std::fs::metadata(segment_path(directory, number))?.len();
@@ -320,7 +324,7 @@ pub fn unreadable_segment_bytes(directory: &Path, number: u32, end: Option<u64>)
     Ok(was_used.then_some(bytes))
 }
 
-/// Removes what a rewriting that was cut off left behind.
+/// Removes the files of an interrupted rewrite.
 pub fn remove_unfinished_files(disk: &dyn Disk, directory: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
@@ -331,7 +335,7 @@ pub fn remove_unfinished_files(disk: &dyn Disk, directory: &Path) -> io::Result<
     Ok(())
 }
 
-/// What a segment starts with.
+/// Header of a segment.
 #[derive(Clone, Copy, Debug)]
 pub struct SegmentHeader {
     pub number: u32,
@@ -341,12 +345,12 @@ pub struct SegmentHeader {
     pub origin: SegmentOrigin,
 }
 
-/// How a segment came to be.
+/// Origin of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SegmentOrigin {
-    /// By the records that were appended to it.
+    /// Written by appending records.
     Appended,
-    /// From the one that was written, which ended at `end`. The file has `length` bytes.
+    /// Rewritten from an appended segment that ended at `end`. The file has `length` bytes.
     Rewritten { at: Timestamp, end: u64, length: u64 },
 }
 
@@ -387,12 +391,12 @@ impl SegmentHeader {
     }
 }
 
-/// Where a segment is.
+/// Returns the path of a segment.
 pub fn segment_path(directory: &Path, number: u32) -> PathBuf {
     directory.join(format!("{number:010}.seg"))
 }
 
-/// The name of a segment while it is rewritten.
+/// Returns the path of a segment while it is being rewritten.
 pub fn unfinished_path(directory: &Path, number: u32) -> PathBuf {
     segment_path(directory, number).with_extension(UNFINISHED_EXTENSION)
 }
@@ -411,7 +415,7 @@ pub fn body_checksum(reader: &mut impl Read, length: u32) -> io::Result<u32> {
 }
 
 const UNFINISHED_EXTENSION: &str = "new";
-/// Bytes read at a time.
+/// Read buffer size, in bytes.
 const READ_BUFFER_BYTES: usize = 8192;
-/// Bytes read at a time by who reads everything.
+/// Read buffer size of a full scan, in bytes.
 const SCAN_BUFFER_BYTES: usize = 256 << 10;

@@ -9,7 +9,7 @@ use std::io::{self, IoSlice, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The writing end: one per journal.
+/// Writer of the journal. There is one per journal.
 #[derive(Debug)]
 pub struct Writer {
     disk: Arc<dyn Disk>,
@@ -19,18 +19,19 @@ pub struct Writer {
     open_segment: Option<OpenSegment>,
 }
 
-/// The segment that is written to.
+/// The segment being written.
 #[derive(Debug)]
 struct OpenSegment {
     file: Box<dyn DiskFile>,
     salt: u32,
     created_at: Timestamp,
-    /// Up to where zeros are laid out: a sync of bytes below it changes no metadata, which halves its time.
+    /// Offset up to which zeros are preallocated. A sync of bytes below it changes no metadata, which halves
+    /// its time.
     preallocated: u64,
 }
 
 impl Writer {
-    /// Starts a new segment behind segment `last`, which is trusted up to `end`.
+    /// Starts a new segment after segment `last`, which is trusted up to `end`.
     pub fn start(
         disk: Arc<dyn Disk>,
         directory: &Path,
@@ -41,7 +42,7 @@ impl Writer {
         let mut writer =
             Self { disk, directory: directory.to_owned(), segment_number: last, end, open_segment: None };
         match writer.rotate(now) {
-            // The first record that is written makes the segment.
+            // The first record that is written creates the segment.
             Err(error) if is_shortage(&error) => {
                 tracing::error!(%error, "the journal cannot be written now; it is tried again");
             }
@@ -50,38 +51,39 @@ impl Writer {
         Ok(writer)
     }
 
-    /// What may still be written to the disk.
+    /// Returns the free space of the disk.
     pub fn free_space(&self) -> io::Result<FreeSpace> {
         self.disk.free_space(&self.directory)
     }
 
-    /// Where the next record goes.
+    /// Returns the position of the next record.
     pub fn position(&self) -> Position {
         Position { segment: self.segment_number, offset: self.end }
     }
 
-    /// When the segment that is written to was made.
+    /// Returns when the current segment was created.
     pub fn created_at(&self) -> Option<Timestamp> {
         self.open_segment.as_ref().map(|open| open.created_at)
     }
 
-    /// Whether that segment holds any record.
+    /// Returns whether the current segment holds any record.
     pub fn is_nonempty(&self) -> bool {
         self.end > SegmentHeader::ENCODED_LEN as u64
     }
 
-    /// Whether the next records go to the segment that is written to, and not to a new one.
+    /// Returns whether the next records go to the current segment, not to a new one.
     pub fn has_open_segment(&self) -> bool {
         self.open_segment.is_some() && self.end < MAX_SEGMENT_BYTES
     }
 
-    /// Another opening of the segment that the next records go to. Its sync covers what is written from now on.
+    /// Opens the segment of the next records again. A sync of the returned file covers everything written
+    /// from then on.
     pub fn reopen(&mut self, now: Timestamp) -> io::Result<Box<dyn DiskFile>> {
         self.ensure_segment(now)?;
         self.disk.reopen(&segment_path(&self.directory, self.segment_number))
     }
 
-    /// Appends the drafts: once they are synced they are on stable storage. When it fails none of them will ever be
+    /// Appends the drafts; they are on stable storage after the next sync. On an error none of them is ever
     /// read.
     pub fn append(&mut self, drafts: &[EncodedRecord], now: Timestamp) -> io::Result<Vec<Position>> {
         self.ensure_segment(now)?;
@@ -104,12 +106,12 @@ impl Writer {
         Ok(places)
     }
 
-    /// Returns when what was written is on stable storage.
+    /// Returns when all written bytes are on stable storage.
     pub fn sync(&mut self) -> io::Result<()> {
         self.open_segment.as_mut().map_or(Ok(()), |open| open.file.sync())
     }
 
-    /// Takes back what was written to the segment from `start` on; what comes next goes to a new one.
+    /// Discards what was written to the segment from `start` on; later records go to a new segment.
     pub fn abandon_segment(&mut self, start: Position) {
         self.end = start.offset;
         if let Some(mut open) = self.open_segment.take() {
@@ -122,7 +124,7 @@ impl Writer {
         if self.has_open_segment() { Ok(()) } else { self.rotate(now) }
     }
 
-    /// Goes on with a new segment.
+    /// Continues in a new segment.
     pub fn rotate(&mut self, now: Timestamp) -> io::Result<()> {
         let sealed = self.open_segment.take();
         let number =
@@ -135,7 +137,7 @@ impl Writer {
             created_at: now,
             origin: SegmentOrigin::Appended,
         };
-        // A left-over of a creation that failed half way was never written to by anybody.
+        // A file left by an interrupted creation was never written to.
         let mut file = self.disk.create_file(&segment_path(&self.directory, number))?;
         file.write_all(&header.encode())?;
         file.sync()?;
@@ -158,7 +160,7 @@ impl Drop for Writer {
 }
 
 impl OpenSegment {
-    /// Gives back what was laid out in vain; nothing reads it, so it does not matter if that fails.
+    /// Releases unused preallocated space. Nothing reads it, so a failure is harmless.
     fn trim_preallocated(mut self, end: u64) {
         if self.preallocated > end {
             let _ = self.file.truncate(end);
@@ -183,13 +185,13 @@ impl OpenSegment {
         write_all_vectored(&mut self.file, &mut parts)
     }
 
-    /// Lays out space for small batches to come. Large ones write most of the time anyway.
+    /// Preallocates space for small batches to come. Large batches spend most of their time writing anyway.
     fn preallocate(&mut self, start: u64, end: u64) -> io::Result<()> {
         if end <= self.preallocated || end - start > MAX_PREALLOCATED_BATCH_BYTES || end >= MAX_SEGMENT_BYTES
         {
             return Ok(());
         }
-        // Without space for it the records are whole all the same.
+        // Without preallocated space the records are still whole.
         if self.file.write_all(&PREALLOCATION_BLOCK).is_ok() {
             self.preallocated = end + PREALLOCATION_BLOCK.len() as u64;
         }
@@ -213,11 +215,11 @@ fn write_all_vectored(file: &mut impl Write, parts: &mut [IoSlice<'_>]) -> io::R
     Ok(())
 }
 
-/// Bytes after which a new segment starts.
+/// Size at which a new segment starts, in bytes.
 const MAX_SEGMENT_BYTES: u64 = 64 << 20;
-/// Bytes of a batch for which laying out ahead pays.
+/// Largest batch for which preallocation pays, in bytes.
 const MAX_PREALLOCATED_BATCH_BYTES: u64 = 12 << 10;
-/// What is laid out at a time.
+/// Zeros preallocated at a time.
 static PREALLOCATION_BLOCK: [u8; 512 << 10] = [0; 512 << 10];
-/// IOV_MAX of Linux.
+/// Linux's IOV_MAX.
 const MAX_IO_SLICES: usize = 1024;

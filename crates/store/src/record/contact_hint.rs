@@ -1,4 +1,4 @@
-//! The stored form of a hint, in the journal and in a row.
+//! The stored form of a contact hint, in the journal and in a ledger row.
 
 use crate::record::DiagnosticV1;
 use mailtrail_mail::Timestamp;
@@ -20,7 +20,7 @@ pub(crate) struct ReceivedHintV1 {
 impl From<&ReceivedHint> for ReceivedHintV1 {
     fn from(hinted: &ReceivedHint) -> Self {
         let ReceivedHint { source, received_at, dedup_key, hint } = hinted.clone();
-        // To that list kinds are only ever added at the end.
+        // New kinds are only ever appended to that list.
         let kind = ContactHintKind::ALL.iter().position(|known| *known == hint.kind);
         Self {
             source,

@@ -1,4 +1,4 @@
-//! Mail from outside, on its way in: what is kept of it, and where each stands.
+//! Stored forms of inbound messages and their states.
 
 use crate::body::MessageBody;
 use crate::group_commit::{CommitError, CommitOptions};
@@ -15,8 +15,8 @@ use std::io;
 use std::time::Duration;
 
 impl Store {
-    /// Keeps a mail from outside with its message; lookups see it on return. One whose token came with another body
-    /// before is not looked at any more, and one that is the same as another is kept as its duplicate.
+    /// Stores an inbound message and its body; lookups see it on return. If its token came with another body
+    /// before, the message is ignored. If it equals another message, it is stored as a duplicate of that.
     pub async fn put_inbound(
         &self,
         arrival: InboundReceived,
@@ -27,14 +27,15 @@ impl Store {
         self.commit_pipeline()?.commit(record, message, wish).await
     }
 
-    /// Notes what became of a mail from outside; lookups see it on return.
+    /// Records a state change of an inbound message; lookups see it on return.
     pub async fn record_inbound(&self, moved: InboundTransition) -> Result<(), CommitError> {
         let wish = CommitOptions { urgent: false, wait_applied: true };
         let record = Record::Inbound(Box::new(InboundRecord::Transitioned(moved)));
         self.commit_pipeline()?.commit(record, Bytes::new(), wish).await
     }
 
-    /// The first mail from outside to come that is due by `now` and to a recipient that is `wanted`.
+    /// Returns the earliest received inbound message that is due by `now` and to a recipient that satisfies
+    /// `wanted`.
     pub fn next_due_inbound(
         &self,
         now: Timestamp,
@@ -43,7 +44,7 @@ impl Store {
         Ok(self.ledger()?.next_due_inbound(now, wanted)?)
     }
 
-    /// Mail from outside, newest first, at most `limit` of those that `wanted` asks for. Reads all of it.
+    /// Returns up to `limit` inbound messages that satisfy `wanted`, newest first. Reads all of them.
     pub fn find_inbound(
         &self,
         limit: usize,
@@ -52,12 +53,12 @@ impl Store {
         Ok(self.ledger()?.find_inbound(limit, wanted)?)
     }
 
-    /// One mail from outside.
+    /// Returns one inbound message.
     pub fn inbound_mail(&self, id: TrackingId) -> Result<Option<InboundMail>, ReadError> {
         Ok(self.ledger()?.inbound_mail(id)?.map(|(mail, _)| mail))
     }
 
-    /// Its message; `None` when that is no longer kept, or seen to be damaged.
+    /// Returns the body of an inbound message; `None` if it is no longer stored, or found to be damaged.
     pub fn load_inbound_body(&self, id: TrackingId) -> Result<Option<StoredBody>, ReadError> {
         let Some((_, place)) = self.ledger()?.inbound_mail(id)? else { return Ok(None) };
         match self.0.segment_cache.get_or_open(place.segment) {
@@ -67,7 +68,7 @@ impl Store {
         }
     }
 
-    /// The same, all of it in memory. It blocks.
+    /// Returns the whole body of an inbound message in memory. Blocks.
     pub fn read_inbound_body(&self, id: TrackingId) -> Result<Option<Bytes>, ReadError> {
         match self.load_inbound_body(id)? {
             Some(stored) => Ok(stored.read_all()?),
@@ -82,14 +83,14 @@ pub(crate) enum InboundRecordV1 {
     Transitioned(InboundTransitionV1),
 }
 
-/// With the reason of a release; of all else it is empty.
+/// Version 2: adds the reason of a release; empty for all other records.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct InboundRecordV2 {
     inbound: InboundRecordV1,
     reason: String,
 }
 
-/// With the number of files that are missing; of all else than arrivals it is 0.
+/// Version 3: adds the number of missing files; 0 for all records but arrivals.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct InboundRecordV3 {
     inbound: InboundRecordV2,
@@ -106,7 +107,7 @@ pub(crate) struct InboundReceivedV1 {
     message_id: Option<String>,
     subject: String,
     size: u64,
-    /// Milliseconds.
+    /// Window in which duplicates are recognised, in milliseconds.
     dedup_window_ms: u64,
     quarantine_reason: Option<String>,
 }
@@ -126,7 +127,7 @@ enum InboundOutcomeV1 {
     Released { operator: String },
 }
 
-/// Where it stands, in its stored form.
+/// Stored form of the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum InboundStateV1 {
     Waiting,
@@ -241,7 +242,7 @@ impl From<&InboundReceived> for InboundReceivedV1 {
 }
 
 impl InboundReceivedV1 {
-    /// The envelope's recipient.
+    /// Returns the recipient of the envelope.
     pub fn recipient(&self) -> &str {
         &self.recipient
     }

@@ -1,5 +1,5 @@
-//! What the journal holds, in its own types. A shape that is written once stays readable: a change makes a new
-//! version beside it.
+//! Record types of the journal and their stored forms. A stored form that was ever written stays readable:
+//! each change adds a new version.
 
 mod contact_hint;
 mod inbound;
@@ -34,63 +34,63 @@ use serde_json::Value;
 /// One record of the journal.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Record {
-    /// A send was accepted; its message is the record's body.
+    /// A message was accepted; its body is the record's body.
     AcceptedMessage(Box<AcceptedMessage>),
     /// An attempt is about to send the message.
     AttemptStarted(AttemptStarted),
     /// An attempt ended.
     AttemptOutcome(AttemptOutcome),
-    /// A provider's report came; its raw form is the record's body.
+    /// A provider event was received; its raw form is the record's body.
     ReceivedEvent(Box<ReceivedEvent>),
-    /// A client handed a send in again.
+    /// A client submitted a message again.
     DuplicateSubmission(DuplicateSubmission),
-    /// An operator changed what becomes of a send.
+    /// An operator acted on a queued message.
     QueueAction(QueueAction),
-    /// An operator opened or closed a breaker.
+    /// An operator opened or closed a circuit breaker.
     BreakerOverride(BreakerOverride),
-    /// A sink took what the journal has for it.
+    /// A sink acknowledged its position in the journal.
     SinkAck(Box<SinkAck>),
-    /// A provider was asked for its events.
+    /// A provider was polled for its events.
     PollCursor(PollCursor),
-    /// A hint about a contact came; its raw form is the record's body.
+    /// A contact hint was received; its raw form is the record's body.
     ReceivedHint(Box<ReceivedHint>),
-    /// A provider's report came that cannot be understood; its raw form is the record's body.
+    /// An undecodable provider event was received; its raw form is the record's body.
     DeadLetter(Box<DeadLetter>),
-    /// An operator had a report read anew.
+    /// An operator had a provider event decoded again.
     EventReplay(Box<EventReplay>),
-    /// An address was put on a suppression list, or taken off.
+    /// An address was added to a suppression list or removed from it.
     SuppressionChange(Box<SuppressionChange>),
-    /// A mail from outside came, with its message as the record's body; or it went on.
+    /// An inbound message was received, with its message as the record's body, or changed its state.
     Inbound(Box<InboundRecord>),
-    /// An operator had an address erased.
+    /// An operator erased an address.
     Erasure(Box<Erasure>),
-    /// An operator had the relay do something.
+    /// An audit record of an operator action.
     OperatorAction(Box<OperatorAction>),
 }
 
-/// A record in the journal.
+/// A record with its position in the journal.
 #[derive(Clone, Debug)]
 pub struct JournalRecord {
-    /// What it says.
+    /// Decoded record.
     pub record: Record,
-    /// Where it is.
+    /// Position of the record.
     pub position: Position,
-    /// Bytes of its body there.
+    /// Length of the record's body in the journal, in bytes.
     pub body_length: u32,
 }
 
-/// A record that cannot be read: written by a newer version, or damaged in a way its checksum did not show.
+/// Unreadable record: written by a newer version, or damaged in a way that its checksum did not detect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("journal record of kind {kind}, version {version} cannot be read by this version of mailtrail")]
 pub struct UnknownRecord {
     kind: u8,
     version: u8,
-    /// Whether this version knows no such kind in that version.
+    /// Whether this version lacks the kind or its version.
     pub is_newer: bool,
 }
 
 impl Record {
-    /// The kind byte of the frame.
+    /// Returns the kind byte of the frame.
     pub fn kind(&self) -> u8 {
         match self {
             Self::AcceptedMessage(_) => 1,
@@ -112,7 +112,7 @@ impl Record {
         }
     }
 
-    /// The version in which the kind is written.
+    /// Returns the version in which the kind is written.
     pub fn version(&self) -> u8 {
         match self {
             Self::AcceptedMessage(_) => 5,
@@ -133,7 +133,7 @@ impl Record {
         }
     }
 
-    /// Whether there may be a next attempt because of it.
+    /// Returns whether the record may lead to a next attempt.
     pub fn may_schedule_attempt(&self) -> bool {
         match self {
             Self::AcceptedMessage(_) | Self::QueueAction(_) => true,
@@ -154,13 +154,14 @@ impl Record {
         }
     }
 
-    /// The stored form, without the body.
+    /// Encodes the record without its body.
     pub fn encode(&self) -> Vec<u8> {
         self.write_with(&mut PlainWriter)
     }
 
-    /// The stored form with other texts in it, wherever they stand; `text` says which, and nothing for those that stay.
-    /// `None` when none is another, an error when the record could not be read any more.
+    /// Encodes the record with strings replaced wherever they occur; `text` returns the replacement, or
+    /// nothing for strings that stay. Returns `None` if no string changes, and an error if the result could
+    /// not be decoded.
     pub fn map_strings(
         &self,
         replacement: &mut dyn FnMut(&str) -> Option<String>,
@@ -194,7 +195,7 @@ impl Record {
         }
     }
 
-    /// The inverse of [`Record::encode`].
+    /// Decodes a record; the inverse of [`Record::encode`].
     pub fn decode(kind: u8, version: u8, head: &[u8]) -> Result<Self, UnknownRecord> {
         let unknown = |is_newer| UnknownRecord { kind, version, is_newer };
         match (kind, version) {
@@ -274,7 +275,7 @@ impl From<AcceptedMessage> for Record {
     }
 }
 
-/// Writes stored forms.
+/// Writer of stored forms.
 trait RecordWriter {
     fn write<T: Serialize + DeserializeOwned>(&mut self, stored: T) -> Vec<u8>;
 }
@@ -309,11 +310,11 @@ impl RewritingWriter<'_> {
 }
 
 impl RecordWriter for RewritingWriter<'_> {
-    /// By way of a tree of values, which finds the texts of every form, also of those to come.
+    /// Converts through a tree of values, which reaches the strings of every form, including future ones.
     fn write<T: Serialize + DeserializeOwned>(&mut self, stored: T) -> Vec<u8> {
         let mut value = serde_json::to_value(&stored).unwrap_or_default();
         self.rewrite_strings(&mut value);
-        // What cannot be taken back from the tree is no record, and is found not to be one.
+        // A tree that cannot be converted back is no record; decoding detects that.
         let changed = serde_json::from_value::<T>(value).ok();
         changed.and_then(|changed| postcard::to_stdvec(&changed).ok()).unwrap_or_default()
     }
@@ -376,7 +377,7 @@ impl MessageV1 {
     }
 }
 
-/// With what there is to say about reports, and what duplicates are recognised by.
+/// Version 2: adds the DSN parameters and the data for recognising duplicates.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct MessageV2 {
     message: MessageV1,
@@ -410,7 +411,7 @@ impl MessageV2 {
     }
 }
 
-/// With its lane and its route.
+/// Version 3: adds the lane and the route.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct MessageV3 {
     message: MessageV2,
@@ -434,7 +435,7 @@ impl MessageV3 {
     }
 }
 
-/// With what was done to its `List-Unsubscribe`.
+/// Version 4: adds the changes to the message's `List-Unsubscribe`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct MessageV4 {
     message: MessageV3,
@@ -456,7 +457,7 @@ impl MessageV4 {
     }
 }
 
-/// With what else was done to its header.
+/// Version 5: adds the other changes to the header section.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct MessageV5 {
     message: MessageV4,
@@ -470,34 +471,34 @@ impl From<&Message> for MessageV5 {
 }
 
 impl MessageV5 {
-    /// On what occasion the sender is to hear of a recipient in that state, if it is one.
+    /// Returns the DSN action that the sender is due for a recipient in that state, if any.
     pub(crate) fn dsn_action(&self, place: u16, state: RecipientState) -> Option<DsnAction> {
         let MessageV2 { dsn, wants_dsn, .. } = &self.message.message.message;
         let wish = dsn.recipients.iter().find(|wish| wish.recipient_index == place);
         DsnAction::for_state(state, wish.and_then(DsnRecipientV1::notify)).filter(|_| *wants_dsn)
     }
 
-    /// The Message-ID without brackets.
+    /// Returns the Message-ID without brackets.
     pub(crate) fn message_id(&self) -> Option<&str> {
         self.base().message_id.as_deref()
     }
 
-    /// The tracking id.
+    /// Returns the tracking id.
     pub(crate) fn id(&self) -> TrackingId {
         TrackingId::from_bytes(self.base().id)
     }
 
-    /// Who handed it in, if logged in.
+    /// Returns the submitting user, if the client was logged in.
     pub(crate) fn user(&self) -> Option<&str> {
         self.base().user.as_deref()
     }
 
-    /// The address it came from.
+    /// Returns the client's IP address.
     pub(crate) fn peer(&self) -> Option<std::net::IpAddr> {
         self.base().peer
     }
 
-    /// Its subject, decoded.
+    /// Returns the decoded subject.
     pub(crate) fn subject(&self) -> &str {
         &self.base().subject
     }
@@ -514,7 +515,7 @@ impl MessageV5 {
         Some(Message { header_changes: self.header_changes, ..self.message.into_domain()? })
     }
 
-    /// What the first version has.
+    /// Returns the fields of version 1.
     fn base(&self) -> &MessageV1 {
         &self.message.message.message.message
     }
@@ -545,7 +546,7 @@ impl From<ReportedRecipientV1> for ReportedRecipient {
     }
 }
 
-/// The inverse of comparing it with a failure.
+/// Decodes the DSN action from the stored flag "is a failure".
 pub(crate) fn dsn_action_from_flag(failure: bool) -> DsnAction {
     if failure { DsnAction::Failed } else { DsnAction::Delivered }
 }
@@ -844,7 +845,7 @@ impl SinkAckV1 {
 #[derive(Serialize, Deserialize)]
 struct SinkAckV2 {
     base: SinkAckV1,
-    /// When each is due, its place and its part.
+    /// Due time, position and index of each entry.
     delayed: Vec<(u64, Position, u16)>,
     resumed: Vec<(u64, Position, u16)>,
 }
@@ -999,7 +1000,7 @@ impl ReceivedEventV1 {
     }
 }
 
-/// With the way it came.
+/// Version 2: adds the source of the event.
 #[derive(Serialize, Deserialize)]
 struct ReceivedEventV2 {
     base: ReceivedEventV1,
@@ -1094,7 +1095,7 @@ impl EventReplayV1 {
     }
 }
 
-/// With the reason.
+/// Version 2: adds the reason.
 #[derive(Serialize, Deserialize)]
 struct EventReplayV2 {
     base: EventReplayV1,
@@ -1113,7 +1114,7 @@ impl EventReplayV2 {
     }
 }
 
-/// The inverse of comparing it with a poll.
+/// Decodes the event source from the stored flag "was polled".
 pub(crate) fn event_source_from_flag(polled: bool) -> EventSource {
     if polled { EventSource::Poll } else { EventSource::Webhook }
 }
@@ -1229,7 +1230,7 @@ impl From<AttemptStatusV1> for AttemptStatus {
     }
 }
 
-/// The place of a kind in [`Kind::ALL`], to which kinds are only ever added at the end.
+/// Returns the index of a kind in [`EventKind::ALL`]. New kinds are only ever appended to that list.
 pub(crate) fn event_kind_code(kind: EventKind) -> u8 {
     EventKind::ALL.iter().position(|known| *known == kind).map_or(u8::MAX, |place| place as u8)
 }

@@ -1,4 +1,4 @@
-//! What operators have the relay do, in the journal's own types.
+//! Stored forms of operator actions in the journal.
 
 use crate::Store;
 use crate::group_commit::{CommitError, CommitOptions};
@@ -9,7 +9,7 @@ use mailtrail_trail::{OperatorAction, OperatorActionData};
 use serde::{Deserialize, Serialize};
 
 impl Store {
-    /// Notes what an operator has the relay do; lookups see it on return.
+    /// Records an operator action; lookups see it on return.
     pub async fn record_operator_action(&self, ordered: OperatorAction) -> Result<(), CommitError> {
         let wish = CommitOptions { urgent: true, wait_applied: true };
         self.commit_pipeline()?.commit(Record::OperatorAction(Box::new(ordered)), Bytes::new(), wish).await

@@ -1,4 +1,4 @@
-//! How the journal and the rows write what the suppression list is made of.
+//! Stored forms of suppression changes and evidence, in the journal and in ledger rows.
 
 use mailtrail_mail::Timestamp;
 use mailtrail_trail::suppression::{
@@ -16,7 +16,7 @@ pub(crate) struct SuppressionChangeV1 {
     kind: SuppressionChangeKindV1,
 }
 
-/// With why somebody took the address off; where he put it on the marks say it.
+/// Version 2: adds the reason why an operator removed the address. For an addition the marks hold the reason.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SuppressionChangeV2 {
     change: SuppressionChangeV1,
@@ -58,7 +58,7 @@ enum EvidenceSourceV1 {
     Hint,
 }
 
-/// A dossier, as its row has it.
+/// Suppression evidence as stored in its row.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SuppressionEvidenceRow(Vec<(ReasonV1, u64, Option<ActiveEvidenceRow>)>);
 
