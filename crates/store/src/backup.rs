@@ -1,8 +1,9 @@
-//! A copy of the journal while it is written to.
+//! Copies the journal while it is being written.
 //!
-//! The journal is the truth, so a copy of it is a copy of the store: the ledger is made anew when it is opened. The copy
-//! holds everything up to one place, which lies behind all that was promised before the copying began. Upkeep waits
-//! meanwhile: it would drop the message of a send whose end lies behind that place.
+//! The journal is the source of truth, so a copy of it is a copy of the store: the ledger is rebuilt when the
+//! copy is opened. The copy holds everything up to one position, which lies after every record that was
+//! acknowledged before the copy began. Maintenance waits in the meantime: it could drop the body of a message
+//! that finishes after that position.
 
 use crate::group_commit::CommitError;
 use crate::journal::{Segment, segment_path};
@@ -15,35 +16,35 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
-/// What was copied.
+/// Result of a backup.
 #[derive(Clone, Copy, Debug)]
 pub struct BackupReport {
-    /// Segments of the journal.
+    /// Copied segments.
     pub segments: u64,
-    /// Bytes of them.
+    /// Copied bytes.
     pub bytes: u64,
-    /// The copy has everything before.
+    /// Position up to which the copy is complete.
     pub until: LogCursor,
 }
 
-/// Why there is no copy; nothing is left of one that failed.
+/// Reason why a backup failed; a failed copy is removed.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    /// Something is there.
+    /// The target exists already.
     #[error("{0} is there already and is no empty directory; name one that does not exist")]
     TargetOccupied(PathBuf),
-    /// It would lie among the store's own files.
+    /// The target lies among the store's own files.
     #[error("{0} lies within the store's own files; name another place, best on another disk")]
     InsideStore(PathBuf),
-    /// The disk or its permissions.
+    /// I/O or permission error.
     #[error("{path} cannot be used: {source}; the relay's user must be able to write there")]
     Io {
-        /// What was tried.
+        /// Path of the failed operation.
         path: PathBuf,
-        /// Why it failed.
+        /// Cause.
         source: io::Error,
     },
-    /// The store's side.
+    /// Read error of the store.
     #[error(transparent)]
     Read(#[from] ReadError),
     /// The store has failed.
@@ -58,9 +59,9 @@ impl From<::sled::Error> for BackupError {
 }
 
 impl Store {
-    /// Copies the journal, and the certificate that the relay made for itself, into a new directory that can stand in
-    /// the data directory's place. `target` is absolute, and is there only when the copy is whole and on stable storage.
-    /// `progress` ends it by an error. Blocks. Traffic goes on, upkeep waits.
+    /// Copies the journal and the relay's self-signed certificate into a new directory that can replace the
+    /// data directory. `target` is absolute. It exists only once the copy is complete and on stable storage.
+    /// An error from `progress` stops the copy. Blocks. Traffic continues; maintenance waits.
     pub fn back_up(
         &self,
         target: &Path,
@@ -95,12 +96,12 @@ impl Store {
         copy.copy_all(&self.0.journal_dir, &sources).map_err(failed(unfinished.path()))?;
         let placed = std::fs::rename(unfinished.path(), target).and_then(|()| sync_directory(&parent));
         placed.map_err(failed(target))?;
-        // It has another name now.
+        // The copy was renamed.
         let _ = unfinished.keep();
         Ok(BackupReport { segments: sources.len() as u64, bytes: total, until: LogCursor(position) })
     }
 
-    /// The directory and the name of the copy, where it may lie.
+    /// Returns the parent directory and the name of the copy, if the target is allowed.
     fn resolve_backup_target(&self, target: &Path) -> Result<(PathBuf, String), BackupError> {
         let failed = |path: &Path, source| BackupError::Io { path: path.to_owned(), source };
         let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
@@ -126,7 +127,7 @@ impl Store {
     }
 }
 
-/// A segment, and how much of it is copied.
+/// A segment and the range to copy.
 struct BackupSource {
     number: u32,
     file: File,
@@ -134,7 +135,7 @@ struct BackupSource {
 }
 
 impl BackupSource {
-    /// What is damaged is copied as it is.
+    /// Damaged bytes are copied as they are.
     fn open(journal: &Path, number: u32, end: Option<u64>) -> io::Result<Self> {
         let file = File::open(segment_path(journal, number))?;
         let there = file.metadata()?.len();
@@ -150,7 +151,7 @@ struct BackupCopy<'a> {
 }
 
 impl BackupCopy<'_> {
-    /// Everything is on stable storage when it returns.
+    /// Returns when everything is on stable storage.
     fn copy_all(mut self, journal: &Path, sources: &[BackupSource]) -> io::Result<()> {
         let to = create_private_dir(&self.directory.join("journal"))?;
         for source in sources {
@@ -178,7 +179,7 @@ impl BackupCopy<'_> {
     }
 }
 
-/// Copies the certificate that the relay made for itself, if it did: programs may trust it by name.
+/// Copies the relay's self-signed certificate, if there is one: clients may have pinned it.
 fn copy_certificate(from: &Path, to: &Path) -> io::Result<()> {
     let entries = match std::fs::read_dir(from) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -196,14 +197,14 @@ fn copy_certificate(from: &Path, to: &Path) -> io::Result<()> {
     sync_directory(to)
 }
 
-/// Makes a directory for this user only.
+/// Creates a directory that only this user can access.
 fn create_private_dir(directory: &Path) -> io::Result<PathBuf> {
     std::fs::create_dir(directory)?;
     std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))?;
     Ok(directory.to_owned())
 }
 
-/// Makes a file for this user only.
+/// Creates a file that only this user can access.
 fn create_private_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
@@ -212,7 +213,7 @@ fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-/// Where the relay's own certificate and key are in a data directory.
+/// Directory of the relay's self-signed certificate and key within a data directory.
 const TLS_DIR: &str = "tls";
-/// Bytes copied between two words about how far it is.
+/// Bytes copied between two progress reports.
 const COPY_CHUNK_BYTES: u64 = 4 << 20;

@@ -8,14 +8,14 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A message on its way into the journal: its first part in memory, the rest of a large one in a file.
+/// A message body on its way into the journal: the first part in memory, the rest of a large one in a file.
 #[derive(Clone, Debug)]
 pub struct MessageBody {
     head: Bytes,
     tail: Option<Arc<SpillFile>>,
 }
 
-/// A part of a message that is not held in memory. The file has no name: nothing is left of it, whatever happens.
+/// The part of a body that is not held in memory. The file has no name, so it never outlives the process.
 #[derive(Debug)]
 pub struct SpillFile {
     file: File,
@@ -25,37 +25,37 @@ pub struct SpillFile {
 }
 
 impl MessageBody {
-    /// A message of two parts.
+    /// Creates a body of two parts.
     pub fn new(head: Bytes, rest: Option<SpillFile>) -> Self {
         Self { head, tail: rest.map(Arc::new) }
     }
 
-    /// Bytes of both parts.
+    /// Returns the size of both parts, in bytes.
     pub fn size(&self) -> u64 {
         self.head.len() as u64 + self.tail.as_ref().map_or(0, |rest| rest.length)
     }
 
-    /// Whether it holds nothing but ASCII.
+    /// Returns whether the body holds only ASCII.
     pub fn is_ascii(&self) -> bool {
         self.head.is_ascii() && self.tail.as_ref().is_none_or(|rest| rest.is_ascii)
     }
 
-    /// The part in memory.
+    /// Returns the part in memory.
     pub fn head(&self) -> &Bytes {
         &self.head
     }
 
-    /// The other part.
+    /// Returns the part in a file.
     pub fn tail(&self) -> Option<&SpillFile> {
         self.tail.as_deref()
     }
 
-    /// The CRC32 of both parts as one; what lies in the file is not read for it.
+    /// Returns the CRC32 of both parts as one, without reading the file.
     pub(crate) fn checksum(&self) -> u32 {
         self.checksum_from(0)
     }
 
-    /// The same, without the first `start` bytes, which must be in memory.
+    /// Returns the CRC32 without the first `start` bytes, which must be in memory.
     pub fn checksum_from(&self, start: usize) -> u32 {
         let mut checksum = Hasher::new();
         checksum.update(&self.head[start..]);
@@ -73,7 +73,7 @@ impl From<Bytes> for MessageBody {
 }
 
 impl SpillFile {
-    /// An empty one, on the disk of `directory`.
+    /// Creates an empty file on the disk of `directory`.
     pub(crate) fn new(directory: &Path) -> io::Result<Self> {
         Ok(Self {
             file: tempfile::tempfile_in(directory)?,
@@ -83,12 +83,13 @@ impl SpillFile {
         })
     }
 
-    /// Bytes it holds.
+    /// Returns the size in bytes.
     pub fn size(&self) -> u64 {
         self.length
     }
 
-    /// Appends to it; fails like the journal where the disk has too little space. It is of no use after an error.
+    /// Appends bytes. Fails like the journal if the disk has too little space. After an error the file is
+    /// unusable.
     pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         FreeSpace::from_statvfs(&rustix::fs::fstatvfs(&self.file)?).check_available(bytes.len() as u64)?;
         self.file.write_all(bytes)?;
@@ -98,14 +99,14 @@ impl SpillFile {
         Ok(())
     }
 
-    /// Some of what was appended; it must be there. It blocks.
+    /// Reads a range of the appended bytes; it must exist. Blocks.
     pub fn read_range(&self, part: Range<u64>) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; part.end.saturating_sub(part.start) as usize];
         self.file.read_exact_at(&mut bytes, part.start)?;
         Ok(bytes)
     }
 
-    /// Writes all of it to `target`, in pieces; fails when it is not what was appended.
+    /// Copies all bytes to `target` in chunks. Fails if they differ from the appended ones.
     pub(crate) fn copy_to(&self, target: &mut impl Write) -> io::Result<()> {
         let mut buffer = vec![0; COPY_CHUNK_BYTES];
         let (mut at, mut checksum) = (0, Hasher::new());

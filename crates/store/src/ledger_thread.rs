@@ -1,7 +1,8 @@
-//! The ledger thread: applies what was written, and is the only one that changes the projection.
+//! The ledger thread: applies committed records. It is the only writer of the ledger.
 //!
-//! Where the projection cannot be written for now, it is closed: nothing is taken, lookups say why, and it is opened
-//! again as soon as it can be. The journal has all that was applied, so nothing is lost with what was in memory.
+//! If the ledger cannot be written for now, it is closed: lookups return the reason, and it is reopened as
+//! soon as possible. The journal has everything that was applied, so losing the in-memory changes loses no
+//! data.
 
 use crate::disk_space::RESERVED_BYTES;
 use crate::group_commit::{CommitError, CommittedGroup, LedgerCommand};
@@ -20,31 +21,31 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout_at;
 
-/// The ledger thread's work.
+/// State of the ledger thread.
 pub struct LedgerThread {
     paths: LedgerPaths,
-    /// Up to where the journal is applied, or is to be when the projection is opened again.
+    /// Position up to which the journal is applied, or must be applied when the ledger is reopened.
     position: Position,
     handle: Arc<LedgerHandle>,
     queue_wakeup: Wakeup,
-    /// Why the projection is closed, if it is.
+    /// Reason why the ledger is closed, if it is.
     closed_reason: watch::Sender<Option<String>>,
-    /// Came while groups were gathered.
+    /// Command that was received while groups were gathered.
     held_command: Option<LedgerCommand>,
     runtime: Runtime,
 }
 
-/// How work on a projection came to its end.
+/// Reason why work on a ledger ended.
 enum LoopEnd {
-    /// Nobody can hand anything over any more.
+    /// All senders are gone.
     Finished,
-    /// The projection cannot be written now, for that reason.
+    /// The ledger cannot be written now, with the reason.
     Unwritable(String),
 }
 
 impl LedgerThread {
-    /// One that changes the projection in use, to which the journal is applied up to `end`; what it waits for, it waits
-    /// for on `waiting`.
+    /// Creates the thread's state for the open ledger, to which the journal is applied up to `position`. It waits
+    /// on the runtime `waiting`.
     pub fn new(
         paths: LedgerPaths,
         position: Position,
@@ -56,7 +57,7 @@ impl LedgerThread {
         Self { paths, position, handle, queue_wakeup, closed_reason, held_command: None, runtime }
     }
 
-    /// Works until nobody can hand it anything; then everything is durable.
+    /// Runs until all senders are gone; then everything is durable.
     pub fn run(&mut self, mut tasks: mpsc::Receiver<LedgerCommand>) -> Result<(), String> {
         loop {
             if let Ok(ledger) = self.handle.load() {
@@ -73,7 +74,7 @@ impl LedgerThread {
         }
     }
 
-    /// Lets go of the projection: sled does nothing more after a write that failed.
+    /// Closes the ledger: sled does nothing more after a failed write.
     fn close_ledger(&self, reason: &str) {
         tracing::error!(
             reason,
@@ -82,11 +83,11 @@ impl LedgerThread {
         let projection =
             self.handle.close(format!("it is closed, because it could not be written: {reason}"));
         self.closed_reason.send_replace(Some(reason.to_owned()));
-        // sled may panic on its way out.
+        // sled may panic while it closes.
         let _ = std::thread::spawn(move || drop(projection)).join();
     }
 
-    /// Waits until the projection is open again; ends where nobody can hand anything over any more.
+    /// Waits until the ledger is open again, or until all senders are gone.
     fn wait_closed(&mut self, tasks: &mut mpsc::Receiver<LedgerCommand>) -> Result<ControlFlow<()>, String> {
         let mut next_try = Instant::now() + REOPEN_INTERVAL;
         loop {
@@ -107,8 +108,8 @@ impl LedgerThread {
         }
     }
 
-    /// What is handed over while the projection is closed. Records are kept, and applied when it is open; upkeep is done
-    /// again later.
+    /// Handles a command while the ledger is closed. Records stay in the journal and are applied after
+    /// reopening; maintenance is repeated later.
     fn handle_while_closed(&mut self, task: LedgerCommand) {
         match task {
             LedgerCommand::Apply(group, _room) => {
@@ -127,7 +128,7 @@ impl LedgerThread {
         }
     }
 
-    /// False while it cannot be opened for the reason that it was closed for, or another that passes.
+    /// Tries to reopen the ledger; returns false if a temporary reason prevents it.
     fn try_reopen(&self) -> Result<bool, String> {
         let opened = check_writable(&self.paths.ledger_dir, RESERVED_BYTES)
             .map_err(|error| OpenError::Shortage {
@@ -162,14 +163,14 @@ impl LedgerThread {
     }
 }
 
-/// A projection that is worked on.
+/// Work on an open ledger.
 struct OpenLedger<'a> {
     thread: &'a mut LedgerThread,
     ledger: Arc<Ledger>,
 }
 
 impl OpenLedger<'_> {
-    /// Works until nobody can hand it anything, and everything is durable, or until the projection cannot be written.
+    /// Runs until all senders are gone and everything is durable, or until the ledger cannot be written.
     fn run(&mut self, tasks: &mut mpsc::Receiver<LedgerCommand>) -> Result<LoopEnd, LedgerError> {
         match self.process_commands(tasks) {
             Ok(()) => Ok(LoopEnd::Finished),
@@ -211,7 +212,7 @@ impl OpenLedger<'_> {
         self.checkpoint()
     }
 
-    /// The next thing to do; groups that wait already are done together.
+    /// Returns the next command; groups that are already waiting are merged.
     fn next_command(
         &mut self,
         tasks: &mut mpsc::Receiver<LedgerCommand>,
@@ -235,7 +236,7 @@ impl OpenLedger<'_> {
         Ok(task)
     }
 
-    /// Waits for something to do; what was applied is not kept waiting.
+    /// Waits for a command; applied changes are still flushed on time.
     fn wait_for_command(
         &self,
         tasks: &mut mpsc::Receiver<LedgerCommand>,
@@ -250,7 +251,7 @@ impl OpenLedger<'_> {
         Ok(tasks.blocking_recv())
     }
 
-    /// Not on a disk that is nearly full: what sled cannot write whole, it may not be able to read.
+    /// Refuses a nearly full disk: sled may be unable to read what it could not write completely.
     fn flush(&self) -> Result<(), LedgerError> {
         check_free_space(&self.thread.paths.ledger_dir, MIN_FREE_BYTES)?;
         Ok(self.ledger.flush()?)
@@ -272,12 +273,12 @@ impl OpenLedger<'_> {
         if group.records.iter().any(|kept| kept.record.may_schedule_attempt()) {
             self.thread.queue_wakeup.notify();
         }
-        // They are kept, and lookups see them as soon as there are any.
+        // The records are durable; lookups see them once the ledger can be read.
         acknowledge(group);
         applied
     }
 
-    /// One that cannot be brought up to date is left, and the present one goes on.
+    /// Discards a ledger that cannot be brought up to date; the present one stays in use.
     fn replace_ledger(&mut self, projection: Ledger) {
         match self.catch_up(&projection) {
             Ok(()) => {
@@ -313,11 +314,11 @@ fn acknowledge(group: CommittedGroup) {
     }
 }
 
-/// Records applied in one batch, from which on no further group is added.
+/// Records applied in one batch, after which no further group is added.
 const MAX_APPLY_RECORDS: usize = 200;
-/// How much replay a restart may cost.
+/// Interval of checkpoints; it bounds the replay after a restart.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(2);
-/// Time between two tries to open a projection again.
+/// Interval between attempts to reopen a ledger.
 const REOPEN_INTERVAL: Duration = Duration::from_millis(500);
-/// Threads that write one that is made from nothing.
+/// Threads that write a ledger built from nothing.
 const REBUILD_THREADS: usize = 2;

@@ -1,4 +1,4 @@
-//! The journal read as a log: every fact in the order it was written.
+//! Reads the journal as a log: all trail events in the order in which they were written.
 
 use crate::journal::{Frame, Position, Segment};
 use crate::record::Record;
@@ -12,7 +12,7 @@ use mailtrail_trail::{
 };
 use std::io;
 
-/// Where a reader of the log stands.
+/// Position of a log reader.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LogCursor(pub(crate) Position);
 
@@ -22,7 +22,7 @@ impl std::fmt::Display for LogCursor {
     }
 }
 
-/// The text is no cursor.
+/// The text is no log cursor.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("a cursor is two numbers with a dot between them")]
 pub struct ParseLogCursorError;
@@ -43,21 +43,21 @@ impl std::str::FromStr for LogCursor {
 /// One line of the log.
 #[derive(Clone, Debug)]
 pub struct LogEntry {
-    /// The send it belongs to; `None` for an event that found none.
+    /// Message that the event belongs to; `None` for an unmatched event.
     pub tracking_id: Option<TrackingId>,
-    /// When it was written.
+    /// Time at which the event was written.
     pub recorded_at: Timestamp,
-    /// What it says.
+    /// The event.
     pub event: TrailEvent,
 }
 
 impl Store {
-    /// The end of the log as it is now.
+    /// Returns the present end of the log.
     pub fn log_end(&self) -> Result<LogCursor, ReadError> {
         Ok(LogCursor(self.ledger()?.position()?.unwrap_or_default()))
     }
 
-    /// The log's segments, each with when it begins, oldest first.
+    /// Returns the segments of the log with their start times, oldest first.
     pub fn log_segments(&self) -> Result<Vec<(u32, Timestamp)>, ReadError> {
         let numbers = journal::list_segments(&self.0.journal_dir)?;
         let made = numbers.into_iter().filter_map(|number| {
@@ -67,13 +67,13 @@ impl Store {
         Ok(made.collect())
     }
 
-    /// All entries of one segment that lookups can see.
+    /// Returns all entries of one segment that lookups can see.
     pub fn log_in_segment(&self, segment: u32) -> Result<Vec<LogEntry>, ReadError> {
         let from = Position { segment, offset: 0 };
         Ok(self.read_entries(from)?.0)
     }
 
-    /// The entries behind `cursor`, and where they end. Moves over at most one segment.
+    /// Returns the entries after `cursor`, and their end. Advances by at most one segment.
     pub fn log_after(&self, cursor: LogCursor) -> Result<(Vec<LogEntry>, LogCursor), ReadError> {
         let (entries, end) = self.read_entries(cursor.0)?;
         let next = Position { segment: end.segment + 1, offset: 0 };
@@ -86,7 +86,8 @@ impl Store {
         Ok((parcels.into_iter().flat_map(|parcel| parcel.entries).collect(), end))
     }
 
-    /// What the first `limit` records of a segment behind `from` say, and the place behind them.
+    /// Returns the log entries of the first `limit` records of a segment after `from`, and the position after
+    /// them.
     pub(crate) fn logged_records(
         &self,
         from: Position,
@@ -104,7 +105,8 @@ impl Store {
         Ok((parcels, end))
     }
 
-    /// The first `limit` records of a segment behind `from` that lookups can see, and the place behind them.
+    /// Returns the first `limit` records of a segment after `from` that lookups can see, and the position
+    /// after them.
     pub(crate) fn read_frames(
         &self,
         from: Position,
@@ -140,7 +142,7 @@ impl Store {
     ) -> Result<(), ReadError> {
         match record {
             Record::AcceptedMessage(accepted) => entries.push(entry_from_acceptance(&accepted)),
-            // The log tells of mail, and these of none.
+            // These records belong to no message, so the log omits them.
             Record::AttemptStarted(_)
             | Record::SinkAck(_)
             | Record::ReceivedHint(_)

@@ -1,15 +1,15 @@
-//! Who works on which send: one at a time.
+//! Per-message locks: at most one task processes a message.
 
 use mailtrail_mail::TrackingId;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The sends that somebody works on.
+/// Set of locked messages.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MessageLocks(Arc<Mutex<HashSet<TrackingId>>>);
 
 impl MessageLocks {
-    /// Takes a send, unless somebody has it.
+    /// Locks a message, unless it is locked.
     pub(crate) fn try_lock(&self, id: TrackingId) -> Option<MessageLock> {
         self.locked_ids().insert(id).then(|| MessageLock { id, locks: self.clone() })
     }
@@ -19,7 +19,7 @@ impl MessageLocks {
     }
 }
 
-/// A send in somebody's hands, until this is dropped.
+/// Lock on a message, released when dropped.
 #[derive(Debug)]
 pub struct MessageLock {
     id: TrackingId,
@@ -27,7 +27,7 @@ pub struct MessageLock {
 }
 
 impl MessageLock {
-    /// Which one.
+    /// Returns the message's tracking id.
     pub const fn id(&self) -> TrackingId {
         self.id
     }

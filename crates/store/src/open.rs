@@ -1,4 +1,5 @@
-//! Opening a store: the lock, the projection (rebuilt where it must be), the tail of the journal.
+//! Opens a store: takes the lock, opens the ledger (rebuilding it if necessary) and replays the tail of the
+//! journal.
 
 use crate::data_dir_lock::DataDirLock;
 use crate::group_commit::{CommitPipeline, PipelineParts};
@@ -17,59 +18,59 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-/// Why a store cannot be opened.
+/// Reason why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process has it.
+    /// Another process holds the lock.
     #[error("{0} is in use by another mailtrail; stop it first, or give this one another data_dir")]
     Locked(PathBuf),
-    /// The disk or its permissions.
+    /// I/O or permission error.
     #[error("{path} cannot be used: {source}; it must be a directory that this user may write to")]
     Io {
-        /// What was tried.
+        /// Path of the failed operation.
         path: PathBuf,
-        /// Why it failed.
+        /// Cause.
         source: io::Error,
     },
-    /// Nothing was ever kept there.
+    /// The directory never held a store.
     #[error("there is no store in {0}; name the relay's configuration with --config, or ask where it runs")]
     Missing(PathBuf),
-    /// Even an empty projection cannot be made.
+    /// Not even an empty ledger can be created.
     #[error("the ledger in {path} cannot be made: {source}")]
     Ledger {
-        /// Where.
+        /// Directory of the ledger.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: LedgerError,
     },
-    /// It cannot be opened or written now, and is as it was.
+    /// The path cannot be opened or written now, and is unchanged.
     #[error("{path} cannot be written now: {reason}; make room, or mend what the cause says")]
     Shortage {
-        /// What was tried.
+        /// Path of the failed operation.
         path: PathBuf,
-        /// Why it failed.
+        /// Cause.
         reason: String,
     },
     /// The journal holds records of a newer version.
     #[error("the journal was written by a newer version of mailtrail: {0}; install that version again")]
     NewerVersion(UnknownRecord),
-    /// The journal holds a record that its checksum vouches for and nobody can read.
+    /// The journal holds an undecodable record whose checksum is good.
     #[error(
         "{path}, byte {offset}: {record}, though its checksum is good; put a copy that `mailtrail store backup` made in the \
          place of data_dir, or move that file away, which loses all that is in it"
     )]
     UnreadableRecord {
-        /// The segment's file.
+        /// File of the segment.
         path: PathBuf,
-        /// Where the record begins in it.
+        /// File offset of the record.
         offset: u64,
-        /// Which.
+        /// Kind and version of the record.
         record: UnknownRecord,
     },
 }
 
 impl OpenError {
-    /// Whether the same store may be opened later: there is no room, no descriptor or no permission now.
+    /// Returns whether the same store may be opened later: space, a descriptor or permission is missing now.
     pub fn is_shortage(&self) -> bool {
         match self {
             Self::Shortage { .. } => true,
@@ -82,33 +83,34 @@ impl OpenError {
     }
 }
 
-/// What was found and done while opening.
+/// Findings and actions of opening a store.
 #[derive(Clone, Debug, Default)]
 pub struct OpenReport {
-    /// Why the projection was rebuilt, if it was.
+    /// Reason for rebuilding the ledger, if it was rebuilt.
     pub rebuild_reason: Option<String>,
     /// Records applied from the journal.
     pub replayed_records: u64,
-    /// Bytes of the journal that are no records, torn tails and damage: segment, byte of its file, how many.
+    /// Bytes of the journal that are no records (torn tails and damage): segment, file offset, number of
+    /// bytes.
     pub corrupt_ranges: Vec<(u32, u64, u64)>,
 }
 
-/// How a store is opened.
+/// Options for opening a store.
 pub struct OpenOptions<'a> {
-    /// The data directory.
+    /// Data directory.
     pub data_dir: &'a Path,
-    /// The time.
+    /// Source of the time.
     pub clock: Clock,
-    /// Whether anything may be written.
+    /// Whether files may be written.
     pub writable: bool,
-    /// What the journal is written to.
+    /// Disk that the journal is written to.
     pub disk: Arc<dyn Disk>,
-    /// Hears how far a replay is.
+    /// Callback for the progress of a replay.
     pub on_progress: &'a mut dyn FnMut(Progress),
 }
 
 impl OpenOptions<'_> {
-    /// Opens it.
+    /// Opens the store.
     pub fn open(self) -> Result<(Store, OpenReport), OpenError> {
         let Self { data_dir, clock, writable, disk, on_progress } = self;
         let (journal_dir, ledger_dir) = (data_dir.join("journal"), data_dir.join("ledger"));
@@ -183,7 +185,7 @@ fn io_error(path: &Path) -> impl Fn(io::Error) -> OpenError {
     move |source| OpenError::Io { path: path.clone(), source }
 }
 
-/// Makes the directories, for this user only, and makes them survive a power cut.
+/// Creates the directories, accessible by this user only, and syncs them so that they survive a power cut.
 fn create_directories(data_dir: &Path, journal: &Path, ledger: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     for directory in [data_dir, journal, ledger] {
@@ -198,20 +200,21 @@ fn create_directories(data_dir: &Path, journal: &Path, ledger: &Path) -> io::Res
         .try_for_each(|directory| File::open(directory)?.sync_all())
 }
 
-/// Where a ledger and its journal are.
+/// Directories of a ledger and its journal.
 #[derive(Clone)]
 pub struct LedgerPaths {
-    /// The journal's directory.
+    /// Directory of the journal.
     pub journal_dir: PathBuf,
-    /// That of the projections.
+    /// Directory of the ledger generations.
     pub ledger_dir: PathBuf,
-    /// The time.
+    /// Source of the time.
     pub clock: Clock,
 }
 
 impl LedgerPaths {
-    /// Opens the ledger, and applies to it what it lacks of the journal; returns where that ends. A damaged one is set
-    /// aside and made anew. What cannot be opened or written for now ([`OpenError::is_shortage`]) is left as it is.
+    /// Opens the ledger and applies the missing records of the journal; returns the end of the journal. A
+    /// damaged ledger is set aside and rebuilt. A ledger that cannot be opened or written for now
+    /// ([`OpenError::is_shortage`]) is left unchanged.
     pub fn open_and_replay(
         &self,
         chain: &SegmentChain,
@@ -246,7 +249,8 @@ impl LedgerPaths {
         Ok((projection, end))
     }
 
-    /// The newest projection that fits the journal, else an empty one. Another one is a left-over of its making.
+    /// Selects the newest ledger that fits the journal, or an empty one. Any other ledger is left from an
+    /// interrupted rebuild.
     fn select_ledger(&self, chain: &SegmentChain, report: &mut OpenReport) -> Result<Ledger, OpenError> {
         let ledger = &self.ledger_dir;
         let (mut best, mut problem): (Option<Ledger>, Option<String>) = (None, None);
@@ -283,7 +287,7 @@ impl LedgerPaths {
         }
     }
 
-    /// A damaged projection is kept aside for whoever wants to look; only the last one.
+    /// Moves a damaged ledger aside for inspection. Only the latest one is kept.
     fn quarantine(&self, directory: &Path) -> io::Result<()> {
         for entry in std::fs::read_dir(&self.ledger_dir)? {
             let path = entry?.path();
@@ -300,11 +304,11 @@ impl LedgerPaths {
     }
 }
 
-/// Why a projection is not used.
+/// Reason why a ledger is not used.
 enum UnusableLedger {
     /// It cannot be opened now.
     Shortage(String),
-    /// It cannot be used any more.
+    /// It is permanently unusable.
     Damaged(String),
 }
 
@@ -320,11 +324,11 @@ impl From<::sled::Error> for UnusableLedger {
     }
 }
 
-/// `None` for one that was not finished.
+/// Opens a ledger generation; returns `None` if it was not finished.
 fn open_if_current(directory: &Path, chain: &SegmentChain) -> Result<Option<Ledger>, UnusableLedger> {
     let opened = Ledger::open(directory);
     if matches!(opened, Err(LedgerError::Panicked)) {
-        // sled panics on damaged files, and now and then where it cannot write.
+        // sled panics on damaged files, and occasionally where it cannot write.
         check_writable(directory, MIN_FREE_BYTES)
             .map_err(|error| UnusableLedger::Shortage(error.to_string()))?;
     }
@@ -338,7 +342,7 @@ fn open_if_current(directory: &Path, chain: &SegmentChain) -> Result<Option<Ledg
     }
 }
 
-/// The numbers of the projections that are there.
+/// Lists the numbers of the existing ledger generations.
 pub fn ledger_generations(ledger: &Path) -> io::Result<Vec<u32>> {
     if !ledger.is_dir() {
         return Ok(Vec::new());
@@ -350,7 +354,7 @@ pub fn ledger_generations(ledger: &Path) -> io::Result<Vec<u32>> {
     Ok(numbers)
 }
 
-/// An empty projection under the next number.
+/// Creates an empty ledger under the next number.
 pub fn create_empty_ledger(ledger: &Path) -> Result<Ledger, OpenError> {
     let number =
         ledger_generations(ledger).map_err(io_error(ledger))?.into_iter().max().unwrap_or_default() + 1;
@@ -364,8 +368,9 @@ fn create_for_rebuild(ledger: &Path, problem: String, report: &mut OpenReport) -
     create_empty_ledger(ledger)
 }
 
-/// Bytes of the disk that must be left free for the ledger to be written to: sled does not go on after a write that failed.
+/// Bytes of the disk that must be free before the ledger is written: sled does not recover from a failed
+/// write.
 pub const MIN_FREE_BYTES: u64 = 4 << 20;
-/// Threads that write an empty projection.
+/// Threads that write an empty ledger.
 const REPLAY_THREADS: usize = 2;
 const DAMAGED_EXTENSION: &str = "damaged";

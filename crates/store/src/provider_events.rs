@@ -1,4 +1,4 @@
-//! The providers' reports as they came, and where each of them stands.
+//! Provider events as received, and their correlation state.
 
 use crate::group_commit::{CommitError, CommitOptions};
 use crate::journal::{Frame, Position};
@@ -11,69 +11,69 @@ use mailtrail_trail::{ContactHint, CorrelatedBy, DeadLetter, EventReplay, EventS
 use std::collections::BTreeMap;
 use std::io;
 
-/// A provider's report as it is kept.
+/// A stored provider event.
 #[derive(Clone, Debug)]
 pub struct StoredEvent {
-    /// What names it; also says when it came.
+    /// Id of the event; also holds its time of receipt.
     pub id: TrackingId,
-    /// The upstream whose provider sent it.
+    /// Upstream of the sending provider.
     pub upstream: String,
-    /// Which way it came.
+    /// Source of the event.
     pub source: EventSource,
-    /// What it says.
+    /// Decoded content.
     pub content: EventContent,
-    /// Where its raw form lies, as far as that is known.
+    /// Position of the raw form, if known.
     pub(crate) body_position: Option<Position>,
 }
 
-/// What a report says.
+/// Content of a provider event.
 #[derive(Clone, Debug, PartialEq)]
 pub enum EventContent {
-    /// That happened.
+    /// A decoded event.
     Event(Box<ProviderEvent>),
-    /// It cannot be understood.
+    /// An undecodable event.
     DeadLetter {
-        /// Why.
+        /// Reason of the decoding failure.
         reason: String,
     },
-    /// Something about a contact, from somebody who sent none of our mail.
+    /// A contact hint, from a service that sent none of our messages.
     Hint(Box<ContactHint>),
 }
 
-/// Where a report stands.
+/// Correlation state of a provider event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventState {
-    /// It was brought to a send.
+    /// Correlated with a message.
     Correlated {
-        /// Which.
+        /// Tracking id of the message.
         tracking_id: TrackingId,
-        /// How it was found.
+        /// Key by which the message was found.
         correlated_by: CorrelatedBy,
     },
-    /// It found no send and waits for one.
+    /// Orphan: not correlated yet.
     Orphan,
-    /// It cannot be understood.
+    /// Undecodable.
     DeadLetter,
-    /// It is about a contact, and belongs to no send.
+    /// Contact hint; belongs to no message.
     Hint,
-    /// Nothing is known of it but the journal's record: its send was forgotten, it aged out, or it repeats another.
+    /// Only the journal's record is left: the message or the event is past retention, or it is a duplicate.
     Unreferenced,
 }
 
 impl Store {
-    /// Keeps a report that cannot be understood, in its raw form; lookups see it on return.
+    /// Stores an undecodable event in its raw form; lookups see it on return.
     pub async fn put_dead_letter(&self, dead: DeadLetter, raw: Bytes) -> Result<(), CommitError> {
         let wish = CommitOptions { urgent: true, wait_applied: true };
         self.commit_pipeline()?.commit(Record::DeadLetter(Box::new(dead)), raw, wish).await
     }
 
-    /// Applies what a report says now that it was read anew; lookups see it on return.
+    /// Applies the result of decoding an event again; lookups see it on return.
     pub async fn replay_event(&self, replay: EventReplay) -> Result<(), CommitError> {
         let wish = CommitOptions { urgent: true, wait_applied: true };
         self.commit_pipeline()?.commit(Record::EventReplay(Box::new(replay)), Bytes::new(), wish).await
     }
 
-    /// Events that found no send, newest first, at most `limit` of those that `wanted` asks for. Reads all of them.
+    /// Returns up to `limit` orphaned events that satisfy `wanted`, newest first. Reads all orphans.
     pub fn find_orphans(
         &self,
         limit: usize,
@@ -92,7 +92,7 @@ impl Store {
         Ok(newest.into_values().rev().collect())
     }
 
-    /// Reports that cannot be understood, newest first, at most `limit` of those that `wanted` asks for.
+    /// Returns up to `limit` undecodable events that satisfy `wanted`, newest first.
     pub fn find_dead_letters(
         &self,
         limit: usize,
@@ -103,18 +103,18 @@ impl Store {
         Ok(dead.take(limit).collect::<Result<_, _>>()?)
     }
 
-    /// Whether a report of the same body is among those that cannot be understood. Reads all of them.
+    /// Returns whether an undecodable event with the same body is stored. Reads all of them.
     pub fn has_dead_letter(&self, dead: &DeadLetter) -> Result<bool, ReadError> {
         let known = |report: &StoredEvent| report.upstream == dead.upstream && dead.has_same_body(report.id);
         Ok(!self.find_dead_letters(1, known)?.is_empty())
     }
 
-    /// How many events found no send, and how many reports cannot be understood. Reads all of them.
+    /// Counts orphaned and undecodable events. Reads all of them.
     pub fn count_unmatched(&self) -> Result<(u64, u64), ReadError> {
         Ok(self.ledger()?.count_unmatched()?)
     }
 
-    /// All reports in one of [`Store::log_segments`] that lookups can see, in the order of their arrival.
+    /// Returns all events in one of [`Store::log_segments`] that lookups can see, in order of arrival.
     pub fn events_in_segment(&self, segment: u32) -> Result<Vec<StoredEvent>, ReadError> {
         let projection = self.ledger()?;
         let mut reports = Vec::new();
@@ -129,7 +129,7 @@ impl Store {
         Ok(reports)
     }
 
-    /// One report, if the journal still has it.
+    /// Returns one event if the journal still has it.
     pub fn find_event(&self, id: TrackingId) -> Result<Option<StoredEvent>, ReadError> {
         let segments = self.segments_since(id.timestamp())?;
         for segment in segments {
@@ -141,15 +141,15 @@ impl Store {
         Ok(None)
     }
 
-    /// The segments in which reports may lie that came then or later, oldest first.
+    /// Returns the segments that may hold events received at or after that time, oldest first.
     pub fn segments_since(&self, since: Timestamp) -> Result<Vec<u32>, ReadError> {
         let segments = self.log_segments()?;
-        // A segment ends where its successor begins.
+        // A segment ends at the start of its successor.
         let ended = segments.iter().skip(1).take_while(|(_, made)| *made < since).count();
         Ok(segments.into_iter().skip(ended).map(|(number, _)| number).collect())
     }
 
-    /// The raw form of a report; `None` when it is no longer kept, or damaged.
+    /// Returns the raw form of an event; `None` if it is no longer stored, or damaged.
     pub fn raw_event(&self, report: &StoredEvent) -> Result<Option<Bytes>, ReadError> {
         let Some(place) = report.body_position else { return Ok(None) };
         let segment = match self.0.segment_cache.get_or_open(place.segment) {
@@ -163,19 +163,19 @@ impl Store {
         }
     }
 
-    /// Where a report stands.
+    /// Returns the correlation state of an event.
     pub fn event_state(&self, report: &StoredEvent) -> Result<EventState, ReadError> {
         Ok(self.ledger()?.event_state(report.id, &report.upstream, &report.content)?)
     }
 
-    /// The send that an event would be brought to, were it new.
+    /// Returns the message with which a new event would be correlated.
     pub fn correlate(&self, event: &ProviderEvent) -> Result<Option<TrackingId>, ReadError> {
         Ok(self.ledger()?.correlate(event)?.map(|(id, ..)| id))
     }
 }
 
 impl EventContent {
-    /// What happened, where that is understood.
+    /// Returns the event, if it was decoded.
     pub fn event(&self) -> Option<&ProviderEvent> {
         match self {
             Self::Event(event) => Some(event),
@@ -183,7 +183,7 @@ impl EventContent {
         }
     }
 
-    /// What it says about a contact, where it is no event.
+    /// Returns the contact hint, if it is one.
     pub fn hint(&self) -> Option<&ContactHint> {
         match self {
             Self::Hint(hint) => Some(hint),

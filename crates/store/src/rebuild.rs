@@ -1,4 +1,4 @@
-//! Makes the ledger anew from the journal because somebody wants it.
+//! Rebuilds the ledger from the journal on request.
 
 use crate::compaction::MaintenanceError;
 use crate::group_commit::{CommitError, CommitPipeline, LedgerCommand};
@@ -11,34 +11,35 @@ use std::path::Path;
 use std::sync::PoisonError;
 use tokio::sync::oneshot;
 
-/// Why there is no new ledger; the one before is in use on.
+/// Reason why the ledger was not rebuilt; the previous one stays in use.
 #[derive(Debug, thiserror::Error)]
 pub enum RebuildError {
-    /// It would know less than the one before.
+    /// The new ledger would hold less than the previous one.
     #[error(
         "the journal is damaged, and the present ledger knows more than what is left of it: {damaged} places of the \
          journal hold no record, and {lost} sends would be forgotten. The present ledger stays. `mailtrail store verify` \
          names the places; `--despite-damage` takes the new ledger all the same"
     )]
     Damaged {
-        /// Places of the journal.
+        /// Damaged regions of the journal.
         damaged: usize,
-        /// Sends that the present ledger knows and the new one does not.
+        /// Messages that the present ledger holds and the new one lacks.
         lost: u64,
     },
-    /// It could not be brought up to what came meanwhile.
+    /// The new ledger could not be brought up to date with the records written in the meantime.
     #[error(
         "the new ledger could not take the old one's place, which is in use on; the daemon's log says why"
     )]
     NotReplaced,
-    /// The making.
+    /// Error of the rebuild itself.
     #[error(transparent)]
     Failed(#[from] MaintenanceError),
 }
 
 impl Store {
-    /// Makes the ledger anew and goes on with that; returns how many records of the journal are in it. One that knows
-    /// less than the present one is taken only `despite_damage`. Blocks. Traffic goes on, upkeep waits.
+    /// Rebuilds the ledger from the journal and switches to it; returns the number of applied records. A
+    /// ledger that holds less than the present one is used only with `despite_damage`. Blocks. Traffic
+    /// continues; maintenance waits.
     pub fn rebuild(
         &self,
         despite_damage: bool,
@@ -48,7 +49,7 @@ impl Store {
         self.rebuild_locked(despite_damage, progress)
     }
 
-    /// The same for who holds upkeep back already.
+    /// Rebuilds the ledger for a caller that holds the maintenance lock already.
     pub(crate) fn rebuild_locked(
         &self,
         despite_damage: bool,
@@ -80,7 +81,7 @@ impl Store {
         }
     }
 
-    /// A new ledger of the journal up to `until`.
+    /// Builds a new ledger from the journal up to `until`.
     pub(crate) fn build_ledger(
         &self,
         until: Position,
@@ -89,7 +90,7 @@ impl Store {
         let chain = truncate_at(segment_chain(&self.0.journal_dir)?, until);
         let fresh = create_empty_ledger(&self.0.ledger_dir)?;
         let mut report = OpenReport::default();
-        // Traffic goes on beside one thread.
+        // Traffic needs the other processor.
         let threads = if self.0.commit_pipeline.is_some() { 1 } else { 2 };
         match replay::replay_journal(&self.0.journal_dir, &chain, &fresh, threads, &mut report, progress) {
             Ok(_) => Ok((fresh, report)),
@@ -101,8 +102,8 @@ impl Store {
     }
 }
 
-/// Sends accepted before `until` that the present ledger knows and that one does not. What cannot be read of it counts as
-/// nothing: it is no reason to keep it.
+/// Counts messages accepted before `until` that the present ledger holds and the new one lacks. Unreadable
+/// rows of the present ledger are not counted: they are no reason to keep it.
 fn count_lost_messages(present: &Ledger, fresh: &Ledger, until: Position) -> u64 {
     let mut lost = 0;
     let counted = present.for_each_message(|id, place, _| {
@@ -114,7 +115,7 @@ fn count_lost_messages(present: &Ledger, fresh: &Ledger, until: Position) -> u64
     lost
 }
 
-/// Waits until the ledger thread goes on with another one, or with the one it has.
+/// Waits until the ledger thread has switched to the new ledger, or has kept the present one.
 fn replace_ledger(committer: &CommitPipeline, fresh: Ledger) -> Result<(), CommitError> {
     committer.send_to_ledger(LedgerCommand::ReplaceLedger(Box::new(fresh)))?;
     let (answer, answered) = oneshot::channel();
@@ -122,14 +123,14 @@ fn replace_ledger(committer: &CommitPipeline, fresh: Ledger) -> Result<(), Commi
     answered.blocking_recv().unwrap_or(Err(CommitError::ReadOnly))
 }
 
-/// Lets go of a ledger that is not to be used, and removes it.
+/// Closes a ledger that will not be used, and removes it.
 pub fn discard_ledger(projection: Ledger) {
     let directory = projection.directory().to_owned();
     drop(projection);
     remove_ledger_dir(&directory);
 }
 
-/// Removes a ledger that nobody needs.
+/// Removes the directory of an unused ledger.
 pub fn remove_ledger_dir(directory: &Path) {
     if let Err(error) = std::fs::remove_dir_all(directory) {
         tracing::warn!(%error, directory = %directory.display(), "an old ledger cannot be removed");

@@ -1,4 +1,4 @@
-//! How much there is: what waits, and what the files take.
+//! Sizes: queue depths, file sizes and free space.
 
 use crate::disk_space::FreeSpace;
 use crate::{ReadError, Store};
@@ -8,38 +8,38 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-/// Mails that wait for the same.
+/// Queued messages with the same queue key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueDepth {
-    /// How many.
+    /// Number of messages.
     pub messages: u64,
-    /// When the oldest was accepted.
+    /// Acceptance time of the oldest message.
     pub oldest: Timestamp,
 }
 
-/// What the files take, in bytes.
+/// Size of the store's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskUsage {
-    /// The journal's.
+    /// Size of the journal, in bytes.
     pub journal_bytes: u64,
-    /// The ledger's.
+    /// Size of the ledger, in bytes.
     pub ledger_bytes: u64,
-    /// What the disk has left.
+    /// Free space of the disk.
     pub free_bytes: u64,
 }
 
 impl Store {
-    /// What waits, by what it waits for. It reads each place in the queue: about a second a million mails.
+    /// Returns the queue depths by queue key. Reads every row of the queue: about 1 s per million messages.
     pub fn queue_depths(&self) -> Result<Vec<(QueueKey, QueueDepth)>, ReadError> {
         Ok(self.ledger()?.queue_depths()?)
     }
 
-    /// What may still be written to the store's disk.
+    /// Returns the free space of the store's disk.
     pub fn free_space(&self) -> io::Result<FreeSpace> {
         self.0.disk.free_space(&self.0.journal_dir)
     }
 
-    /// What the files take. It looks at each file's entry.
+    /// Returns the sizes of the store's files. Reads the metadata of each file.
     pub fn disk_usage(&self) -> io::Result<DiskUsage> {
         Ok(DiskUsage {
             journal_bytes: directory_bytes(&self.0.journal_dir)?,
@@ -49,7 +49,7 @@ impl Store {
     }
 }
 
-/// The sum of a directory's files; those that go meanwhile count nothing.
+/// Sums the sizes of a directory's files; files that disappear in the meantime count 0.
 fn directory_bytes(directory: &Path) -> io::Result<u64> {
     let mut bytes = 0;
     for entry in fs::read_dir(directory)? {

@@ -1,7 +1,7 @@
-//! Reads all of the journal and compares the ledger with it. Nothing is changed.
+//! Reads the whole journal and compares the ledger with it. Changes nothing.
 //!
-//! Everything up to the ledger's position was promised to somebody, so every byte up to there has to be a whole record;
-//! what a crash tore off lies behind it.
+//! Everything up to the ledger's position was acknowledged, so every byte up to there must belong to a whole
+//! record. A tail that was torn by a crash lies after that position.
 
 use crate::journal::{Frame, Position, Segment, unreadable_segment_bytes};
 use crate::ledger::Ledger;
@@ -16,55 +16,55 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::PoisonError;
 
-/// What a store was found to be.
+/// Result of verifying a store.
 #[derive(Clone, Debug, Default)]
 pub struct VerifyReport {
     /// Segments of the journal.
     pub segments: u64,
     /// Bytes of the journal.
     pub bytes: u64,
-    /// Whole records in it.
+    /// Whole records of the journal.
     pub records: u64,
-    /// Sends in the ledger.
+    /// Messages in the ledger.
     pub messages: u64,
-    /// Those of them that wait.
+    /// Queued messages among them.
     pub queued: u64,
-    /// Damaged places of the journal.
+    /// Damaged regions of the journal.
     pub corrupt_regions: Vec<CorruptRegion>,
-    /// Where the ledger and the journal, or two rows of the ledger, say different things.
+    /// Contradictions between ledger and journal, or between two rows of the ledger.
     pub inconsistencies: Vec<String>,
 }
 
 impl VerifyReport {
-    /// Whether nothing is wrong.
+    /// Returns whether the store has no faults.
     pub fn is_intact(&self) -> bool {
         self.corrupt_regions.is_empty() && self.inconsistencies.is_empty()
     }
 }
 
-/// A damaged place of the journal.
+/// A damaged region of the journal.
 #[derive(Clone, Debug)]
 pub struct CorruptRegion {
-    /// Which segment.
+    /// Number of the segment.
     pub segment: u32,
-    /// Byte of its file where the damage begins.
+    /// File offset of the damage.
     pub file_offset: u64,
-    /// Bytes up to the next whole record or the segment's end; 0 where that is not known.
+    /// Bytes up to the next whole record or the segment's end; 0 if unknown.
     pub bytes: u64,
-    /// What is wrong with them.
+    /// Description of the damage.
     pub description: String,
-    /// Sends that the ledger knows and whose acceptance and message lay there.
+    /// Messages in the ledger whose accepted record, with the body, was in this region.
     pub lost_messages: u64,
-    /// Those of them that still wait.
+    /// Queued messages among them.
     pub lost_queued: u64,
-    /// The first of them, at most [`Hole::NAMED`].
+    /// The first of them, at most [`Self::MAX_LISTED_IDS`].
     pub tracking_ids: Vec<TrackingId>,
-    /// Offsets of the records that may have been there.
+    /// Offsets of the records that may have been in the region.
     offsets: Range<u64>,
 }
 
 impl CorruptRegion {
-    /// Sends that are named.
+    /// Maximum number of listed messages.
     pub const MAX_LISTED_IDS: usize = 100;
 
     fn new(
@@ -85,7 +85,7 @@ impl CorruptRegion {
         }
     }
 
-    /// All of a segment.
+    /// Creates a region that spans a whole segment.
     fn whole_segment(segment: u32, bytes: u64, what: impl Into<String>) -> Self {
         Self::new(segment, (0, bytes), what, 0..u64::MAX)
     }
@@ -104,8 +104,9 @@ impl CorruptRegion {
 }
 
 impl Store {
-    /// Reads and checks everything that was kept so far, and compares the ledger with it; with `retention` also whether
-    /// it knows all that it should know at `now`. `progress` ends it by an error. Blocks. Traffic goes on, upkeep waits.
+    /// Reads and checks all committed records and compares the ledger with them. With `retention`, also
+    /// checks that the ledger holds everything it must hold at `now`. An error from `progress` stops the run.
+    /// Blocks. Traffic continues; maintenance waits.
     pub fn verify(
         &self,
         retention: Option<&Retention>,
@@ -127,7 +128,7 @@ impl Store {
 
 struct VerifyReader<'a> {
     ledger: &'a Ledger,
-    /// Sends accepted from then on are not yet forgotten.
+    /// Messages accepted from then on are within retention.
     horizon: Option<Timestamp>,
     on_progress: &'a mut dyn FnMut(Progress) -> io::Result<()>,
     state: Progress,
@@ -135,14 +136,14 @@ struct VerifyReader<'a> {
     counts: MessageCounts,
 }
 
-/// What the journal says of sends, and the ledger of the same.
+/// Comparison of the messages in journal and ledger.
 #[derive(Default)]
 struct MessageCounts {
-    /// In both.
+    /// Messages in both.
     matched: u64,
-    /// In the journal alone, although retention keeps them.
+    /// Messages in the journal only, although they are within retention.
     missing_in_ledger: u64,
-    /// Waiting, and the journal has no message.
+    /// Queued messages without a body in the journal.
     without_body: u64,
 }
 
@@ -171,7 +172,7 @@ impl VerifyReader<'_> {
                     self.report.corrupt_regions.push(CorruptRegion::whole_segment(*number, 0, what));
                 }
             }
-            // Upkeep takes a segment away only behind one that was rewritten, which needs nobody to say where it ends.
+            // Maintenance removes a segment only after a rewritten one, whose header holds its own end.
             let next = segments.get(index + 1).map(|(next, ..)| *next);
             let is_original = segment.as_ref().is_ok_and(|segment| segment.rewritten_at().is_none());
             if next != Some(number + 1) && *number < position.segment && (next.is_none() || is_original) {
@@ -187,7 +188,8 @@ impl VerifyReader<'_> {
 
     fn verify_segment(&mut self, number: u32, segment: &Segment) -> Result<(), ReadError> {
         let (mut gaps, mut stopped) = (Vec::new(), None);
-        // For each byte of the file at which a record follows none: the offset behind the one before, and its own.
+        // For each file offset at which a record does not follow the previous one directly: the logical
+        // offset after the previous record, and its own.
         let (mut jumps, mut behind) = (HashMap::new(), (0, 0));
         let start = self.state.done;
         let each = |frame: Frame| {
@@ -257,7 +259,7 @@ impl VerifyReader<'_> {
         Ok(())
     }
 
-    /// What the ledger says by itself, and what of it the journal lacks.
+    /// Checks the ledger's rows, and compares them with the journal.
     fn verify_ledger(&mut self, position: Position) -> Result<(), ReadError> {
         let (mut sends, mut lost) = (0, 0);
         let holes = &mut self.report.corrupt_regions;
@@ -285,7 +287,8 @@ impl VerifyReader<'_> {
         Ok(())
     }
 
-    /// Rows that contradict each other twice: what moves may look so once. And how many sends wait.
+    /// Counts queued messages and finds rows that contradict each other in two reads: rows that are changing
+    /// may contradict each other once.
     fn find_inconsistencies(&self) -> Result<(Vec<Inconsistency>, u64), ReadError> {
         let look = || {
             let mut audit = CheckReport::default();
@@ -312,5 +315,5 @@ fn describe_inconsistency(stray: &Inconsistency) -> String {
     }
 }
 
-/// Bytes read between two words about how far it is.
+/// Bytes read between two progress reports.
 const PROGRESS_INTERVAL_BYTES: u64 = 4 << 20;
