@@ -1,9 +1,9 @@
-//! Keeps the store small: forgets what is past retention, rewrites segments of the journal that hold much that nobody
-//! needs, and builds the projection anew when it has grown.
+//! Keeps the store small: removes rows past retention, rewrites segments that hold much garbage, and rebuilds
+//! the ledger when it has grown.
 //!
-//! The journal is the truth and the projection is not, so nothing is dropped on the projection's silence alone: a
-//! message leaves only when a row says that it is finished, and a record that has no row only when it is past
-//! retention by its own time.
+//! The journal is the source of truth and the ledger is not, so a missing row alone never justifies dropping
+//! data. A body is dropped only if a row marks the message as finished. A record without a row is dropped
+//! only if it is past retention by its own time.
 
 use crate::group_commit::{CommitError, CommitPipeline, LedgerCommand};
 use crate::journal::{Frame, Position, Retain, RewriteError, Segment, rewrite_segment};
@@ -22,39 +22,39 @@ use std::sync::TryLockError;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// What upkeep remembers between its steps.
+/// State of maintenance between its steps.
 #[derive(Debug, Default)]
 pub struct CompactionState {
-    /// Where the search for sends past retention goes on.
+    /// Message from which the search for expired messages continues.
     expiry_cursor: Option<TrackingId>,
-    /// When the next search through everything is due.
+    /// Time of the next full pass.
     next_pass: Timestamp,
-    /// Damaged segments, which stay as they are.
+    /// Damaged segments, which are left as they are.
     corrupt_segments: HashSet<u32>,
-    /// Bytes at which the rows of the projection are counted again.
+    /// Size of the ledger, in bytes, at which its rows are counted again.
     measure_at_bytes: u64,
-    /// When they are counted again in any case.
+    /// Time at which the rows are counted again in any case.
     next_measure: Timestamp,
-    /// Bytes of a new projection's files for each byte of its rows.
+    /// File bytes of a new ledger per byte of its rows.
     overhead: f64,
 }
 
-/// Upkeep could not go on; it tries again later.
+/// Maintenance failed; it is tried again later.
 #[derive(Debug, thiserror::Error)]
 pub enum MaintenanceError {
-    /// A lookup.
+    /// Error of a lookup.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// A segment.
+    /// Error of a rewrite.
     #[error(transparent)]
     Rewrite(#[from] RewriteError),
-    /// The projection that was to take the place of the grown one.
+    /// Error of the replay into a new ledger.
     #[error("the ledger cannot be built anew: {0}")]
     Rebuild(#[from] ReplayError),
-    /// The same.
+    /// Error of opening a new ledger.
     #[error("the ledger cannot be built anew: {0}")]
     Open(#[from] OpenError),
-    /// The store's threads are gone.
+    /// The store's threads have ended.
     #[error(transparent)]
     Commit(#[from] CommitError),
 }
@@ -72,8 +72,8 @@ impl From<io::Error> for MaintenanceError {
 }
 
 impl Store {
-    /// Does one piece of upkeep, of about a second at most but for the building of a new projection; true when there
-    /// is more to do at once. Blocks. Traffic goes on meanwhile.
+    /// Runs one step of maintenance. A step takes at most about 1 s, unless it rebuilds the ledger. Returns
+    /// true if more work is due at once. Blocks. Traffic continues.
     pub fn run_maintenance_step(
         &self,
         retention: &Retention,
@@ -83,10 +83,10 @@ impl Store {
         let mut upkeep = match self.0.compaction.try_lock() {
             Ok(upkeep) => upkeep,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            // Somebody reads all of the journal; it holds still meanwhile.
+            // A full read of the journal is in progress, which must not change.
             Err(TryLockError::WouldBlock) => return Ok(false),
         };
-        // A closed ledger is looked after when it is open again.
+        // A closed ledger is maintained once it is open again.
         let Ok(projection) = self.ledger() else { return Ok(false) };
         let step = MaintenanceStep { store: self, commit_pipeline, ledger: &projection, retention, now };
         Ok(step.compact_next_segment(&mut upkeep)?
@@ -104,7 +104,7 @@ struct MaintenanceStep<'a> {
 }
 
 impl MaintenanceStep<'_> {
-    /// Rewrites the first segment that it pays for.
+    /// Rewrites the first segment that is worth it.
     fn compact_next_segment(&self, upkeep: &mut CompactionState) -> Result<bool, MaintenanceError> {
         let Some(position) = self.ledger.position()? else { return Ok(false) };
         let garbage = self.ledger.garbage_by_segment()?;
@@ -112,7 +112,7 @@ impl MaintenanceStep<'_> {
         let chain = segment_chain(&self.store.0.journal_dir)?;
         for pair in chain.windows(2) {
             let ((number, end), (next, _)) = (pair[0], pair[1]);
-            // What is not applied yet is not judged. The last one is written to.
+            // Records that are not applied yet are not judged. The last segment is still written to.
             if position < (Position { segment: number, offset: end.unwrap_or(u64::MAX) }) {
                 break;
             }
@@ -130,15 +130,15 @@ impl MaintenanceStep<'_> {
         Ok(false)
     }
 
-    /// Whether a segment that was written to until then holds enough that may go.
+    /// Returns whether a segment that was written until `until` holds enough garbage.
     fn is_worth_compacting(&self, segment: &Segment, until: Timestamp, waste: u64) -> bool {
         let rewritten = segment.rewritten_at().unwrap_or_default();
         let bodies_may_go = waste > 0 && until <= self.retention.bodies_horizon(self.now);
         let much = waste * 3 >= segment.length();
         let settled = self.now.duration_since(rewritten.max(until)) >= COLD_AFTER;
-        // Once for each age at which something may go.
+        // Once for each age at which data expires.
         let reached = |age| until.saturating_add(age) <= self.now && rewritten < until.saturating_add(age);
-        // And from time to time for what was still in use then.
+        // And periodically for data that was still in use then.
         let leftover = until <= self.retention.overall_horizon(self.now)
             && self.now.duration_since(rewritten) >= RECHECK_INTERVAL;
         (bodies_may_go && (much || settled))
@@ -170,7 +170,7 @@ impl MaintenanceStep<'_> {
         match done {
             Ok(done) => {
                 self.store.0.segment_cache.evict(number);
-                // What finished meanwhile counts on.
+                // Messages that finished in the meantime still count.
                 self.run_ledger_command(LedgerCommand::AccountGarbage(number, waste))?;
                 upkeep.next_pass = Timestamp::default();
                 tracing::debug!(
@@ -190,7 +190,7 @@ impl MaintenanceStep<'_> {
         }
     }
 
-    /// What stays of a record.
+    /// Returns the part of a record to retain.
     fn retain_record(&self, frame: &Frame) -> ::sled::Result<Retain> {
         let Ok(record) = Record::decode(frame.kind, frame.version, &frame.payload) else {
             return Ok(Retain::All);
@@ -208,19 +208,20 @@ impl MaintenanceStep<'_> {
             Record::AttemptOutcome(_) | Record::DuplicateSubmission(_) | Record::QueueAction(_) => {
                 Retain::All
             }
-            // Few and small, and a rebuild needs the last of each upstream.
+            // Few and small; a rebuild needs the last one of each upstream.
             Record::BreakerOverride(_) => Retain::All,
             Record::SinkAck(handed) if self.ledger.is_latest_ack(&handed)? => Retain::All,
             Record::SinkAck(handed) if handed.at >= horizon => Retain::All,
             Record::SinkAck(handed) if self.ledger.has_pending_delay(&handed)? => Retain::All,
             Record::SinkAck(_) => Retain::Drop,
-            // Each is followed by another; one that old begins no poll any more.
+            // Each is followed by a later one; one that old starts no poll any more.
             Record::PollCursor(polled) if polled.until >= horizon => Retain::All,
             Record::PollCursor(_) => Retain::Drop,
-            // A removal must outlive what it made void, and segments are rewritten in no order; nothing is written that
-            // changes nothing, so there are few.
+            // A removal must outlive the evidence that it invalidated, and segments are rewritten in any
+            // order. A change without effect is never written, so there are few.
             Record::SuppressionChange(_) => Retain::All,
-            // They say who did it, and what the suppression list knows the addresses by.
+            // They record the operator, and hold the salt by which the suppression list recognises erased
+            // addresses.
             Record::Erasure(_) => Retain::All,
             Record::OperatorAction(ordered) if ordered.at >= horizon => Retain::All,
             Record::OperatorAction(_) => Retain::Drop,
@@ -242,7 +243,7 @@ impl MaintenanceStep<'_> {
             Record::DeadLetter(dead) if dead.received_at >= self.retention.events_horizon(self.now) => {
                 Retain::All
             }
-            // Its token is known as long as those of other reports.
+            // Its token is remembered as long as those of other events.
             Record::DeadLetter(dead) if dead.received_at >= horizon => Retain::DropBody,
             Record::DeadLetter(_) => Retain::Drop,
             Record::EventReplay(replay) if replay.at >= horizon => Retain::All,
@@ -252,8 +253,9 @@ impl MaintenanceStep<'_> {
         })
     }
 
-    /// A mail that waits stays. What became of mail is known for longer than any may wait: so none that comes up once
-    /// more, when the rows are made anew, is taken for one that waits.
+    /// Returns the part of an inbound record to retain. A waiting message is retained. Its outcome is
+    /// retained for longer than any message may wait, so that a rebuild never takes a message that it finds
+    /// again for a waiting one.
     fn retain_inbound(&self, inbound: &InboundRecord, frame: &Frame) -> ::sled::Result<Retain> {
         let horizon = self.retention.overall_horizon(self.now);
         let (id, body_until) = match inbound {
@@ -287,15 +289,15 @@ impl MaintenanceStep<'_> {
             Some(_) if id.timestamp() > self.retention.bodies_horizon(self.now) => Ok(Retain::All),
             Some(_) if has_body => Ok(Retain::DropBody),
             Some(_) => Ok(Retain::All),
-            // Nothing waits that long: give_up_after ends at 30 days.
+            // No message waits that long: give_up_after is at most 30 days.
             None if has_body && age < self.retention.ledger + MAX_QUEUE_TIME => Ok(Retain::All),
             None if id.timestamp() >= self.retention.overall_horizon(self.now) => Ok(Retain::All),
             None => Ok(Retain::Drop),
         }
     }
 
-    /// Takes a few rows out that are past retention. A send goes after its message has gone: its row is what says
-    /// that the message may.
+    /// Removes some rows past retention. A message's row is removed after its body: the row is what allows
+    /// the body to be dropped.
     fn expire_rows(&self, upkeep: &mut CompactionState) -> Result<bool, MaintenanceError> {
         if self.now < upkeep.next_pass {
             return Ok(false);
@@ -341,7 +343,7 @@ impl MaintenanceStep<'_> {
         Ok(false)
     }
 
-    /// Has the ledger thread do something, and waits until that is durable.
+    /// Sends a command to the ledger thread and waits until its effect is durable.
     fn run_ledger_command(&self, task: LedgerCommand) -> Result<(), MaintenanceError> {
         self.commit_pipeline.send_to_ledger(task)?;
         let (answer, answered) = oneshot::channel();
@@ -349,7 +351,7 @@ impl MaintenanceStep<'_> {
         Ok(answered.blocking_recv().unwrap_or(Err(CommitError::ReadOnly))?)
     }
 
-    /// Builds the projection anew when its files have grown past three times its rows: sled gives no space back.
+    /// Rebuilds the ledger when its files exceed three times its rows: sled never releases space.
     fn rebuild_if_grown(&self, upkeep: &mut CompactionState) -> Result<bool, MaintenanceError> {
         let size = self.ledger.size_on_disk()?;
         let grown = size >= upkeep.measure_at_bytes;
@@ -381,22 +383,22 @@ impl MaintenanceStep<'_> {
     }
 }
 
-/// Age at which soft bounces and removals need not be known any more: longer than any of them counts, or any event takes
-/// to come.
+/// Age at which soft bounces and removals are dropped: longer than any of them counts, and longer than any
+/// event is delayed.
 const EVIDENCE_RETENTION: Duration = Duration::from_secs(90 * 86_400);
-/// Sends forgotten at a time.
+/// Messages removed per step.
 const MESSAGES_PER_STEP: usize = 100;
-/// Rows of other kinds taken out at a time.
+/// Other rows removed per step.
 const ROWS_PER_STEP: usize = 1000;
-/// Time between two rounds, and age at which the segment that is written to is sealed.
+/// Interval between passes, and age at which the current segment is sealed.
 const PASS_INTERVAL: Duration = Duration::from_secs(3600);
-/// Time after which a segment is rewritten for little.
+/// Interval after which a segment is rewritten even for little garbage.
 const COLD_AFTER: Duration = Duration::from_secs(86_400);
-/// Time between two looks at a segment that is past retention.
+/// Interval between checks of a segment that is past retention.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(7 * 86_400);
-/// Longest time that a message may wait, and more.
+/// Upper bound of the time that a message may wait, with margin.
 const MAX_QUEUE_TIME: Duration = Duration::from_secs(31 * 86_400);
-/// Bytes up to which a projection is left alone.
+/// Ledger size up to which no rebuild happens, in bytes.
 const MIN_REBUILD_BYTES: u64 = 64 << 20;
-/// Times its rows that a projection may take.
+/// Maximum ratio of the ledger's files to its rows.
 const REBUILD_RATIO: u64 = 3;

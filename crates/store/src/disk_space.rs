@@ -1,26 +1,26 @@
-//! New mail stops before the disk is full: what is left is for the outcomes of the mail that is here, and for the
-//! ledger, which cannot go on once it could not write.
+//! Free-space limits. New messages are rejected before the disk is full: the rest is reserved for the
+//! outcomes of queued messages, and for the ledger, which does not recover from a failed write.
 
 use rustix::fs::StatVfs;
 use std::io;
 
-/// What may still be written to a disk.
+/// Free space of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FreeSpace {
-    /// Bytes.
+    /// Free bytes.
     pub bytes: u64,
-    /// Files, where the file system counts them.
+    /// Free inodes, if the file system counts them.
     pub inodes: Option<u64>,
 }
 
 impl FreeSpace {
-    /// Of a disk.
+    /// Reads the free space from a disk's statistics.
     pub fn from_statvfs(disk: &StatVfs) -> Self {
         let inodes = (disk.f_files > 0).then_some(disk.f_favail);
         Self { bytes: disk.f_bavail.saturating_mul(disk.f_frsize), inodes }
     }
 
-    /// Whether new mail may take `bytes` more of it.
+    /// Returns an error if new messages may not take another `bytes`.
     pub fn check_available(self, bytes: u64) -> io::Result<()> {
         let text = if self.bytes < bytes.saturating_add(RESERVED_BYTES) {
             format!("less than {} MiB would be left free", RESERVED_BYTES >> 20)
@@ -32,17 +32,18 @@ impl FreeSpace {
         Err(io::Error::new(io::ErrorKind::StorageFull, text))
     }
 
-    /// Whether somebody should make room: less than `bytes` are left, or less than [`FEW_INODES`].
+    /// Returns whether an operator should free space: less than `bytes` or fewer than [`LOW_INODES`] are
+    /// left.
     pub fn is_low(self, bytes: u64) -> bool {
         self.bytes < bytes || self.inodes.is_some_and(|inodes| inodes < LOW_INODES)
     }
 }
 
-/// Bytes of the disk that new mail leaves free.
+/// Bytes of the disk that new messages leave free.
 pub const RESERVED_BYTES: u64 = 16 << 20;
-/// Inodes that it leaves free: for a segment, the projection's files and those that replace them.
+/// Inodes that new messages leave free: for a segment, the ledger's files and their replacements.
 pub const RESERVED_INODES: u64 = 100;
-/// Bytes of the disk below which somebody should make room, unless told otherwise.
+/// Free bytes below which an operator should free space. Default; configurable.
 pub const LOW_BYTES: u64 = 1 << 30;
-/// Inodes below which somebody should.
+/// Free inodes below which an operator should free space.
 pub const LOW_INODES: u64 = 10_000;

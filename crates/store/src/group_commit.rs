@@ -1,5 +1,5 @@
-//! Group commit: one thread, the [`Scribe`], writes the journal, one, the [`Applier`], applies what was written. What
-//! waits between them is bounded, so a slow projection slows the writers down instead of filling the memory.
+//! Group commit: the journal thread writes the journal, and the ledger thread applies the written records.
+//! The queue between them is bounded, so a slow ledger slows the writers down instead of filling the memory.
 
 use crate::body::MessageBody;
 use crate::data_dir_lock::DataDirLock;
@@ -17,16 +17,16 @@ use std::time::Duration;
 use tokio::runtime::Builder;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
-/// Why a record was not kept.
+/// Reason why a record was not committed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CommitError {
-    /// The disk refused.
+    /// Write error of the journal.
     #[error("the journal cannot be written: {0}")]
     Journal(String),
     /// The ledger cannot be written now.
     #[error("the ledger cannot be written: {0}")]
     Ledger(String),
-    /// The store was opened for reading, or has failed.
+    /// The store is read-only, or has failed.
     #[error("the store takes nothing: it was opened for reading, or it has failed")]
     ReadOnly,
 }
@@ -40,10 +40,10 @@ pub struct CommitPipeline {
     ledger_closed: watch::Receiver<Option<String>>,
 }
 
-/// What a committer works with.
+/// Inputs of a commit pipeline.
 pub struct PipelineParts {
     pub writer: Writer,
-    /// Where the journal ended when it was opened.
+    /// End of the journal when it was opened.
     pub end_position: Position,
     pub paths: LedgerPaths,
     pub handle: Arc<LedgerHandle>,
@@ -52,67 +52,67 @@ pub struct PipelineParts {
     pub lock: Arc<DataDirLock>,
 }
 
-/// How a record is to be committed.
+/// Durability and visibility options of a commit.
 #[derive(Clone, Copy, Debug)]
 pub struct CommitOptions {
-    /// Whether it is written at once, or with the next that is.
+    /// Whether the record is written at once, or together with the next urgent one.
     pub urgent: bool,
-    /// Whether lookups must see it before anybody is told.
+    /// Whether lookups must see the record before it is acknowledged.
     pub wait_applied: bool,
 }
 
-/// What the journal thread does.
+/// Commands to the journal thread.
 pub enum JournalCommand {
-    /// Keeps a record.
+    /// Appends a record.
     Append {
-        /// What it says.
+        /// The record.
         record: Record,
-        /// What is written.
+        /// Its encoded form.
         encoded: EncodedRecord,
-        /// How.
+        /// Options of the commit.
         options: CommitOptions,
-        /// Who waits.
+        /// Acknowledgement.
         ack: Ack,
     },
-    /// A new segment, if the present one holds anything and is at least that old.
+    /// Starts a new segment if the present one holds any record and is at least that old.
     Seal(Duration),
-    /// Everything before is to be applied and durable.
+    /// Acknowledges once everything before is applied and durable.
     Drain(Ack),
 }
 
-/// Who waits for a record.
+/// Channel on which a caller waits for a record.
 pub type Ack = oneshot::Sender<Result<(), CommitError>>;
 
-/// What the ledger thread does, in order.
+/// Commands to the ledger thread, executed in order.
 pub enum LedgerCommand {
-    /// Applies records that are on stable storage, and gives their room back.
+    /// Applies durable records and then releases their permits.
     Apply(CommittedGroup, OwnedSemaphorePermit),
-    /// Takes out sends that are over since before that time.
+    /// Removes messages that finished before that time.
     ExpireMessages(Vec<TrackingId>, Timestamp),
-    /// Takes out rows.
+    /// Removes rows.
     DeleteKeys(Vec<Vec<u8>>),
-    /// Takes out dossiers of which nothing is needed any more since before that time.
+    /// Removes suppression evidence that has been obsolete since before that time.
     ExpireEvidence(Vec<Vec<u8>>, Timestamp),
-    /// That many bytes of finished messages left that segment of the journal.
+    /// Subtracts bytes of finished messages that were dropped from a segment of the journal.
     AccountGarbage(u32, u64),
-    /// Goes on with another projection, once it is brought up to this one.
+    /// Switches to another ledger once it is brought up to this one.
     ReplaceLedger(Box<Ledger>),
-    /// Makes everything so far durable and says so.
+    /// Makes everything so far durable and acknowledges.
     Checkpoint(Ack),
 }
 
 /// Records that are on stable storage.
 pub struct CommittedGroup {
     pub records: Vec<JournalRecord>,
-    /// Who waits until they are applied.
+    /// Callers that wait until the records are applied.
     pub acks: Vec<Ack>,
-    /// The journal's end behind them.
+    /// End of the journal after the records.
     pub position: Position,
 }
 
 impl CommitPipeline {
-    /// Starts both threads. They let go of the projection after the last [`Committer`] is gone, and of the lock after
-    /// that: whoever gets the lock next can open the projection.
+    /// Starts both threads. They release the ledger after the last [`CommitPipeline`] is dropped, and the
+    /// lock after that. The next holder of the lock can therefore open the ledger.
     pub fn start(parts: PipelineParts) -> io::Result<Self> {
         let (journal_commands, incoming) = mpsc::channel(JOURNAL_QUEUE_CAPACITY);
         let (ledger_commands, written) = mpsc::channel(LEDGER_QUEUE_CAPACITY);
@@ -128,7 +128,7 @@ impl CommitPipeline {
         let (over_journal, over_ledger) = (witness("journal"), witness("ledger"));
         std::thread::Builder::new().name("journal".into()).spawn(move || {
             let _witness = over_journal;
-            // Without the ledger's thread, which says why it ended, there is nothing to do.
+            // If the ledger thread ended, it has published the reason; there is nothing left to do.
             let _ = runtime.block_on(scribe.run(incoming));
         })?;
         std::thread::Builder::new().name("ledger".into()).spawn(move || {
@@ -144,7 +144,7 @@ impl CommitPipeline {
         Ok(Self { journal_commands, ledger_commands, fatal_error, write_errors, ledger_closed })
     }
 
-    /// Returns when the record is kept as wished.
+    /// Commits a record with the given options.
     pub async fn commit(
         &self,
         record: Record,
@@ -158,7 +158,7 @@ impl CommitPipeline {
         answered.await.unwrap_or(Err(CommitError::ReadOnly))
     }
 
-    /// The same on a thread that may wait: returns when lookups see the record.
+    /// Commits a record from a thread that may block; returns when lookups see it.
     pub fn commit_blocking(&self, record: Record) -> Result<(), CommitError> {
         let encoded =
             EncodedRecord::new(record.kind(), record.version(), record.encode(), bytes::Bytes::new().into());
@@ -169,25 +169,25 @@ impl CommitPipeline {
         answered.blocking_recv().unwrap_or(Err(CommitError::ReadOnly))
     }
 
-    /// Goes on with a new segment soon, if the present one holds anything and is at least `age` old.
+    /// Starts a new segment soon, if the present one holds any record and is at least `age` old.
     pub fn seal_segment(&self, age: Duration) {
-        // When the threads are gone there is nothing to seal.
+        // If the threads have ended, there is nothing to seal.
         let _ = self.journal_commands.blocking_send(JournalCommand::Seal(age));
     }
 
-    /// Hands the ledger thread something to do; it waits while there is much.
+    /// Sends a command to the ledger thread; blocks while its queue is full.
     pub fn send_to_ledger(&self, task: LedgerCommand) -> Result<(), CommitError> {
         self.ledger_commands.blocking_send(task).map_err(|_| CommitError::ReadOnly)
     }
 
-    /// Returns when everything sent before is applied and the projection is on stable storage.
+    /// Returns when everything sent before is applied and the ledger is on stable storage.
     pub async fn drain(&self) -> Result<(), CommitError> {
         let (answer, answered) = oneshot::channel();
         self.journal_commands.send(JournalCommand::Drain(answer)).await.map_err(|_| CommitError::ReadOnly)?;
         answered.await.unwrap_or(Err(CommitError::ReadOnly))
     }
 
-    /// The same on a thread that may wait.
+    /// Drains like [`Self::drain`], from a thread that may block.
     pub fn drain_blocking(&self) -> Result<(), CommitError> {
         let (answer, answered) = oneshot::channel();
         self.journal_commands
@@ -196,17 +196,17 @@ impl CommitPipeline {
         answered.blocking_recv().unwrap_or(Err(CommitError::ReadOnly))
     }
 
-    /// Follows why the last group of records could not be written and synced; `None` when it could.
+    /// Returns a watch of the last write or sync error; `None` after a success.
     pub fn write_errors(&self) -> watch::Receiver<Option<String>> {
         self.write_errors.clone()
     }
 
-    /// Follows why the ledger is closed; `None` while it is open.
+    /// Returns a watch of the reason why the ledger is closed; `None` while it is open.
     pub fn ledger_closed(&self) -> watch::Receiver<Option<String>> {
         self.ledger_closed.clone()
     }
 
-    /// Waits for the projection to fail, or for a thread to break.
+    /// Waits until the ledger fails or a thread panics; returns the reason.
     pub async fn wait_failed(&self) -> String {
         let mut failure = self.fatal_error.clone();
         let reason = failure.wait_for(Option::is_some).await;
@@ -214,7 +214,7 @@ impl CommitPipeline {
     }
 }
 
-/// Tells of a thread that broke.
+/// Reports a panicked thread.
 struct PanicReporter {
     thread_name: &'static str,
     fatal_error: watch::Sender<Option<String>>,
@@ -229,7 +229,7 @@ impl Drop for PanicReporter {
 }
 
 impl CommittedGroup {
-    /// Adds the one behind it.
+    /// Appends the next group.
     pub fn merge(&mut self, next: Self) {
         self.records.extend(next.records);
         self.acks.extend(next.acks);
@@ -237,7 +237,7 @@ impl CommittedGroup {
     }
 }
 
-/// Records that may wait for the journal thread.
+/// Commands that may wait for the journal thread.
 const JOURNAL_QUEUE_CAPACITY: usize = 1024;
-/// Tasks that may wait for the ledger thread.
+/// Commands that may wait for the ledger thread.
 const LEDGER_QUEUE_CAPACITY: usize = 1024;

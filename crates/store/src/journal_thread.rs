@@ -1,9 +1,10 @@
-//! The journal thread: writes what comes in groups, and syncs each.
+//! The journal thread: writes records in groups and syncs each group.
 //!
-//! While a sync runs, the next group gathers. A record that somebody waits for is written at once; one that nobody
-//! waits for rides with the next, if that comes soon: a lone client pays one sync a message, not three. Where many write
-//! at once, those who were just answered are about to come again, and a short pause takes them along. On a slow disk the
-//! next group does not wait for the last one's sync: several run side by side, and are answered in their order.
+//! While a sync runs, the next group gathers. Urgent records, for which a caller waits, are written at once.
+//! Other records join the next group if one follows soon, so a lone client costs one sync per message, not
+//! three. Under load, clients that were just answered are about to send again, and a short pause includes
+//! their records. On a slow disk the next group does not wait for the previous sync: several syncs run in
+//! parallel, and are acknowledged in order.
 
 use crate::group_commit::{Ack, CommitError, CommitOptions, CommittedGroup, JournalCommand, LedgerCommand};
 use crate::journal::{EncodedRecord, Position, Writer};
@@ -20,23 +21,23 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout_at;
 
-/// The journal thread's work.
+/// State of the journal thread.
 pub struct JournalThread {
     writer: Writer,
     ledger_commands: mpsc::Sender<LedgerCommand>,
     apply_permits: Arc<Semaphore>,
     clock: Clock,
-    /// Why the last group could not be written.
+    /// Reason why the last group was not written.
     write_errors: watch::Sender<Option<String>>,
-    /// Why the ledger is closed, if it is.
+    /// Reason why the ledger is closed, if it is.
     ledger_closed: watch::Receiver<Option<String>>,
-    /// Groups that were written and are being synced, oldest first.
+    /// Groups that are written and being synced, oldest first.
     in_flight_syncs: VecDeque<(WrittenBatch, JoinHandle<io::Result<()>>)>,
-    /// How long the last group took.
+    /// Time that the last group took.
     last_commit_latency: Duration,
 }
 
-/// What goes into one sync.
+/// Records of one sync.
 #[derive(Default)]
 struct Batch {
     records: Vec<(Record, CommitOptions, Ack)>,
@@ -47,7 +48,7 @@ struct Batch {
     is_urgent: bool,
 }
 
-/// A group that is kept once it is synced.
+/// A written group; its records are durable once it is synced.
 struct WrittenBatch {
     records: Vec<JournalRecord>,
     acks: Vec<(CommitOptions, Ack)>,
@@ -60,7 +61,8 @@ struct WrittenBatch {
 pub struct LedgerThreadStopped;
 
 impl JournalThread {
-    /// One that writes there, hands on what is kept, and tells why the last group could not be.
+    /// Creates the state of a thread that writes with `writer`, passes durable groups on and publishes write
+    /// errors.
     pub fn new(
         writer: Writer,
         clock: Clock,
@@ -81,7 +83,7 @@ impl JournalThread {
         }
     }
 
-    /// Works until nobody can ask for anything, or nobody takes what was kept.
+    /// Runs until all senders are gone, or until the ledger thread has ended.
     pub async fn run(
         mut self,
         mut incoming: mpsc::Receiver<JournalCommand>,
@@ -104,7 +106,7 @@ impl JournalThread {
         self.finish_all_syncs().await
     }
 
-    /// Waits for something; groups whose syncs end meanwhile are handed on.
+    /// Waits for `wanted`; groups whose syncs end in the meantime are passed on.
     async fn while_syncing<T>(&mut self, wanted: impl Future<Output = T>) -> Result<T, LedgerThreadStopped> {
         let mut wanted = pin!(wanted);
         loop {
@@ -117,7 +119,7 @@ impl JournalThread {
         }
     }
 
-    /// Takes along what waits already, and what comes while nobody is in a hurry.
+    /// Adds waiting commands to the batch, and those that arrive while no record is urgent.
     async fn collect_batch(
         &mut self,
         batch: &mut Batch,
@@ -148,7 +150,8 @@ impl JournalThread {
         let Batch { records, encoded, drain_acks, seal_after, bytes, .. } = batch;
         let closed = self.ledger_closed.borrow().clone();
         if let Some(why) = closed {
-            // What is written now could not be looked up. Their syncs end, and the ledger takes them up when it is open.
+            // Lookups would not see records written now. Their syncs complete, and the ledger applies them
+            // after reopening.
             self.finish_all_syncs().await?;
             let answers = records.into_iter().map(|(.., answer)| answer).chain(drain_acks);
             answers.for_each(|answer| drop(answer.send(Err(CommitError::Ledger(why.clone())))));
@@ -172,21 +175,22 @@ impl JournalThread {
         Ok(())
     }
 
-    /// Writes a group and syncs it: here where syncs are fast, else beside the next groups.
+    /// Writes a group and syncs it: in this thread if syncs are fast, otherwise in parallel with the next
+    /// groups.
     async fn write_and_sync(
         &mut self,
         records: Vec<(Record, CommitOptions, Ack)>,
         drafts: Vec<EncodedRecord>,
     ) -> Result<(), LedgerThreadStopped> {
         let is_slow = self.last_commit_latency >= SLOW_SYNC;
-        // A new segment says how much of the one before is good.
+        // A new segment's header names the end of the previous one, so its syncs must be complete.
         if !is_slow || !self.writer.has_open_segment() {
             self.finish_all_syncs().await?;
         }
         let (began, now) = (Instant::now(), self.clock.now());
         let beside = if is_slow { self.writer.reopen(now).ok() } else { None };
         if is_slow && beside.is_none() {
-            // Without another descriptor it is synced here, behind those that are being synced.
+            // Without another descriptor the group is synced here, after the pending syncs.
             self.finish_all_syncs().await?;
         }
         let places = match self.writer.append(&drafts, now) {
@@ -227,7 +231,7 @@ impl JournalThread {
         Ok(())
     }
 
-    /// Hands on what is kept now. A sync that failed takes what lies behind it along, and the segment is given up.
+    /// Passes a synced group on. A failed sync also fails the groups after it, and the segment is abandoned.
     async fn finish_batch(
         &mut self,
         written: WrittenBatch,
@@ -244,7 +248,7 @@ impl JournalThread {
         let start = written.start;
         let mut lost = vec![written];
         for (behind, sync) in self.in_flight_syncs.drain(..) {
-            // Whether that succeeded does not matter.
+            // The result does not matter.
             let _ = sync.await;
             lost.push(behind);
         }
@@ -253,7 +257,7 @@ impl JournalThread {
         Ok(())
     }
 
-    /// Notes how long a group took, and what went wrong.
+    /// Records how long a group took, and its error.
     fn record_latency(&self, began: Instant, error: Option<&io::Error>) {
         metrics::histogram!("mailtrail_commit_seconds").record(began.elapsed());
         let why = error.map(ToString::to_string);
@@ -268,7 +272,7 @@ impl JournalThread {
         self.ledger_commands.send(task).await.map_err(|_| LedgerThreadStopped)
     }
 
-    /// Waits until the ledger thread has room for that many records.
+    /// Waits until the ledger thread has capacity for that many records.
     async fn apply_permits(&self, records: usize) -> OwnedSemaphorePermit {
         let records = u32::try_from(records.min(MAX_UNAPPLIED_RECORDS)).unwrap_or(u32::MAX);
         self.apply_permits.clone().acquire_many_owned(records).await.expect("nobody closes it")
@@ -285,7 +289,7 @@ impl JournalThread {
         }
     }
 
-    /// Only what grows the store is held back.
+    /// Rejects only records that grow the store.
     fn check_free_space(&self, records: &[(Record, CommitOptions, Ack)], bytes: u64) -> io::Result<()> {
         let grows = |record: &Record| match record {
             Record::AcceptedMessage(_)
@@ -353,14 +357,14 @@ impl WrittenBatch {
 }
 
 impl From<WrittenBatch> for CommittedGroup {
-    /// Answers who waited for the sync only.
+    /// Acknowledges callers that waited for the sync only.
     fn from(written: WrittenBatch) -> Self {
         let mut acks = Vec::new();
         for (wish, answer) in written.acks {
             if wish.wait_applied {
                 acks.push(answer);
             } else {
-                // Who went away does not mind.
+                // The caller may have gone away.
                 let _ = answer.send(Ok(()));
             }
         }
@@ -368,7 +372,7 @@ impl From<WrittenBatch> for CommittedGroup {
     }
 }
 
-/// Waits for the oldest sync; never ends where there is none.
+/// Waits for the oldest sync; never completes if there is none.
 async fn wait_oldest_sync(
     syncing: &mut VecDeque<(WrittenBatch, JoinHandle<io::Result<()>>)>,
 ) -> io::Result<()> {
@@ -384,25 +388,27 @@ fn reject_all(answers: impl Iterator<Item = Ack>, error: &io::Error) {
     tracing::error!(%error, records, "the journal cannot be written: nothing is accepted until it can");
 }
 
-/// Records of one sync.
+/// Maximum records of one sync.
 const MAX_BATCH_RECORDS: usize = 256;
-/// Bytes of one sync.
+/// Maximum bytes of one sync.
 const MAX_BATCH_BYTES: u64 = 8 << 20;
-/// How long a record that nobody waits for waits for company.
+/// Maximum delay of a non-urgent record, so that it can share a sync.
 const NON_URGENT_DELAY: Duration = Duration::from_millis(1);
-/// Records that nobody waits for, from which on they wait no longer.
+/// Number of non-urgent records that triggers a write.
 const MAX_NON_URGENT_RECORDS: usize = 16;
-/// Records of a sync from which on the next one waits for as many.
+/// Number of records in a sync from which on the next one waits for as many.
 const COMMIT_SIBLINGS: usize = 4;
-/// That part of the time that the last group took is waited: less than the sync that it saves.
+/// Divisor of the last group's time: the pause must be shorter than the sync that it saves.
 const COMMIT_DELAY_DIVISOR: u32 = 4;
-/// The longest such pause.
+/// Maximum pause.
 const MAX_COMMIT_DELAY: Duration = Duration::from_millis(2);
-/// A group that takes so long is not waited for by the next: they are synced side by side.
+/// Duration from which on syncs run in parallel: the next group does not wait for a sync that takes this
+/// long.
 const SLOW_SYNC: Duration = Duration::from_millis(1);
-/// Groups that are synced at the same time, at most.
+/// Maximum number of parallel syncs.
 const MAX_PARALLEL_SYNCS: usize = 8;
-/// Groups that are being synced, from which on the next one waits for no company.
+/// Number of running syncs from which on the next group is written without a pause.
 const BUSY_SYNCS: usize = 2;
-/// Records that may wait for it: as many as come while it writes a window to sled. A few KiB each, without messages.
+/// Records that may wait for the ledger thread: as many as arrive while it writes a memtable to sled. Each
+/// takes a few KiB, without the body.
 const MAX_UNAPPLIED_RECORDS: usize = 4096;

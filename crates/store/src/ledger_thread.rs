@@ -45,7 +45,7 @@ enum LoopEnd {
 
 impl LedgerThread {
     /// Creates the thread's state for the open ledger, to which the journal is applied up to `position`. It waits
-    /// on the runtime `waiting`.
+    /// on `runtime`.
     pub fn new(
         paths: LedgerPaths,
         position: Position,

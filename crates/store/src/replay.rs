@@ -1,4 +1,4 @@
-//! Brings a projection up to the journal.
+//! Brings a ledger up to date with the journal.
 
 use crate::journal;
 use crate::journal::{CorruptRange, Frame, Position, Segment};
@@ -9,29 +9,29 @@ use std::io;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-/// The segments of a journal, ascending, each with where its records end as far as that is known.
+/// Segments of a journal, ascending, each with the end of its records if known.
 pub type SegmentChain = Vec<(u32, Option<u64>)>;
 
-/// Why a replay stopped.
+/// Reason why a replay stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    /// The projection is damaged; an empty one may do.
+    /// The ledger is damaged; an empty one may work.
     #[error("the ledger cannot be written: {0}")]
     Ledger(String),
-    /// It cannot be written now.
+    /// The ledger cannot be written now.
     #[error("the ledger cannot be written now: {0}")]
     Shortage(String),
     /// The journal holds a record that this version cannot read.
     #[error("{record}: segment {segment}, byte {offset}")]
     UnreadableRecord {
-        /// Why.
+        /// Kind and version of the record.
         record: UnknownRecord,
-        /// Which segment.
+        /// Number of the segment.
         segment: u32,
-        /// Byte of its file where the record begins.
+        /// File offset of the record.
         offset: u64,
     },
-    /// The disk.
+    /// I/O error.
     #[error("the journal cannot be read")]
     Io(#[from] io::Error),
 }
@@ -42,19 +42,19 @@ impl From<LedgerError> for ReplayError {
     }
 }
 
-/// How far a replay is, in bytes of the journal.
+/// Progress of a replay, in bytes of the journal.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
-    /// Read.
+    /// Bytes read.
     pub done: u64,
-    /// To read in all.
+    /// Bytes to read in total.
     pub total: u64,
 }
 
-/// The segments with the end that each one's successor says.
+/// Lists the segments, each with the end that its successor names.
 pub fn segment_chain(journal: &Path) -> io::Result<SegmentChain> {
     let mut numbers = journal::list_segments(journal)?;
-    // A last one that is shorter than its header was never written to; its number is used again.
+    // A last segment shorter than its header was never written to; its number is reused.
     if let Some(last) = numbers.last()
         && matches!(Segment::open(journal, *last, None), Err(error) if error.kind() == io::ErrorKind::UnexpectedEof)
     {
@@ -65,7 +65,7 @@ pub fn segment_chain(journal: &Path) -> io::Result<SegmentChain> {
         let end = match numbers.get(index + 1) {
             Some(next) if *next == number + 1 => match Segment::open(journal, *next, None) {
                 Ok(next) => Some(next.previous_end()),
-                // A successor whose creation was cut off says nothing, and holds nothing.
+                // A successor whose creation was interrupted names no end and holds no record.
                 Err(error) if is_corrupt(&error) => None,
                 Err(error) => return Err(error),
             },
@@ -76,7 +76,7 @@ pub fn segment_chain(journal: &Path) -> io::Result<SegmentChain> {
     Ok(chain)
 }
 
-/// The part of a chain that lies before `until`.
+/// Returns the part of a chain before `until`.
 pub fn truncate_at(chain: SegmentChain, until: Position) -> SegmentChain {
     let before = chain.into_iter().take_while(|(number, _)| *number <= until.segment);
     before
@@ -84,7 +84,7 @@ pub fn truncate_at(chain: SegmentChain, until: Position) -> SegmentChain {
         .collect()
 }
 
-/// Where the records of a journal end, of which nothing is applied.
+/// Returns the end of a journal's records without applying any.
 pub fn journal_end(journal: &Path, chain: &SegmentChain) -> io::Result<u64> {
     let Some((number, end)) = chain.last() else { return Ok(0) };
     match Segment::open(journal, *number, *end) {
@@ -94,8 +94,8 @@ pub fn journal_end(journal: &Path, chain: &SegmentChain) -> io::Result<u64> {
     }
 }
 
-/// Applies what the projection does not have yet; returns the end of the last segment. An empty projection is written
-/// from `threads` threads, and has a position only when it is complete: one whose making was cut off is begun anew.
+/// Applies the records that the ledger lacks; returns the end of the last segment. An empty ledger is written
+/// by `threads` threads and gets its position only when it is complete, so an interrupted build starts again.
 pub fn replay_journal(
     journal: &Path,
     chain: &SegmentChain,
@@ -147,10 +147,10 @@ pub fn replay_journal(
     })
 }
 
-/// Records, and the place up to which the journal is applied with them.
+/// Records, and the position up to which the journal is applied with them.
 type ReplayBatch = (Vec<JournalRecord>, Position);
 
-/// Applies groups until there are no more; returns how many records they had.
+/// Applies batches until the channel closes; returns the number of records.
 fn apply_batches(projection: &Ledger, groups: Receiver<ReplayBatch>) -> Result<u64, LedgerError> {
     let mut records = 0;
     for (group, position) in groups {
@@ -164,7 +164,7 @@ fn apply_batches(projection: &Ledger, groups: Receiver<ReplayBatch>) -> Result<u
     Ok(records)
 }
 
-/// The same for an empty projection. Its batches need not be whole, so both processors write.
+/// Applies batches to an empty ledger. Its batches need not be atomic, so both processors write.
 fn bulk_load(projection: &Ledger, groups: Receiver<ReplayBatch>, threads: usize) -> Result<u64, LedgerError> {
     let mut records = 0;
     for (group, position) in groups {
@@ -178,7 +178,7 @@ fn bulk_load(projection: &Ledger, groups: Receiver<ReplayBatch>, threads: usize)
     Ok(records)
 }
 
-/// Reads the journal while what was read before is applied.
+/// Reads the journal ahead while earlier batches are applied.
 struct ReplayReader<'a> {
     batches: SyncSender<ReplayBatch>,
     batch: Vec<JournalRecord>,
@@ -189,7 +189,7 @@ struct ReplayReader<'a> {
 }
 
 impl ReplayReader<'_> {
-    /// Returns the end of the last one.
+    /// Reads all segments; returns the end of the last one.
     fn read_segments(
         &mut self,
         segments: Vec<(u32, Option<Segment>)>,
@@ -247,7 +247,7 @@ impl ReplayReader<'_> {
 
     fn send_batch(&mut self, position: Position) -> Result<(), ReplayError> {
         let group = std::mem::replace(&mut self.batch, Vec::with_capacity(REPLAY_BATCH_RECORDS));
-        // The other side says itself why it ended.
+        // The applying thread reports its own error.
         let ended = |_| ReplayError::Ledger("it takes nothing more".to_owned());
         self.batches.send((group, position)).map_err(ended)?;
         (self.on_progress)(Progress { done: self.done, total: self.total });
@@ -261,5 +261,5 @@ pub fn is_corrupt(error: &io::Error) -> bool {
 
 /// Records applied in one batch.
 const REPLAY_BATCH_RECORDS: usize = 1000;
-/// Batches that are read ahead.
+/// Batches read ahead.
 const READ_AHEAD_BATCHES: usize = 2;

@@ -1,14 +1,15 @@
 use mailtrail_mail::Timestamp;
 use std::time::Duration;
 
-/// How long things are kept.
+/// Retention periods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// A finished send with everything known about it, from its last attempt on. Default 30 days, 0 to 10 years.
+    /// Finished messages and their trails, from the last attempt on. Default: 30 days. Range: 0 to 10 years.
     pub ledger: Duration,
-    /// The message of a finished send, from its acceptance on. Default 0: until it is finished. 0 to 10 years.
+    /// Bodies of finished messages, from acceptance on. Default: 0, until the message is finished. Range: 0
+    /// to 10 years.
     pub bodies: Duration,
-    /// The raw form of a provider's report, and events that find no send. Default 30 days, 0 to 10 years.
+    /// Raw forms of provider events, and orphaned events. Default: 30 days. Range: 0 to 10 years.
     pub events: Duration,
 }
 
@@ -19,27 +20,28 @@ impl Default for Retention {
 }
 
 impl Retention {
-    /// Sends that were over by then are forgotten.
+    /// Returns the time before which finished messages are past retention.
     pub fn ledger_horizon(&self, now: Timestamp) -> Timestamp {
         now.saturating_sub(self.ledger)
     }
 
-    /// Messages that were accepted after then are kept.
+    /// Returns the acceptance time after which bodies are retained.
     pub fn bodies_horizon(&self, now: Timestamp) -> Timestamp {
         now.saturating_sub(self.bodies)
     }
 
-    /// Raw reports and orphans from before are forgotten.
+    /// Returns the time before which raw events and orphans are past retention.
     pub fn events_horizon(&self, now: Timestamp) -> Timestamp {
         now.saturating_sub(self.events)
     }
 
-    /// Nothing that was written before is needed any more, but by mail that still waits.
+    /// Returns the time before which no record is needed, except those of queued messages.
     pub fn overall_horizon(&self, now: Timestamp) -> Timestamp {
         now.saturating_sub(self.max_age())
     }
 
-    /// Age at which nothing is needed any more. A day of grace: reports come later than the sends they are about.
+    /// Returns the age at which nothing is needed any more. It includes one day of grace, since events arrive
+    /// later than their messages.
     pub fn max_age(&self) -> Duration {
         self.ledger.max(self.events) + ONE_DAY
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The segments that messages were read from lately.
+/// Cache of the segments that bodies were read from recently.
 #[derive(Debug)]
 pub struct SegmentCache {
     journal_dir: PathBuf,
@@ -12,12 +12,12 @@ pub struct SegmentCache {
 }
 
 impl SegmentCache {
-    /// None yet.
+    /// Creates an empty cache.
     pub fn new(journal_dir: PathBuf) -> Self {
         Self { journal_dir, open: Mutex::default() }
     }
 
-    /// Segment `number`, opened if it must be.
+    /// Returns segment `number`, opening it if necessary.
     pub fn get_or_open(&self, number: u32) -> io::Result<Arc<Segment>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, segment)) = open.iter().find(|(known, _)| *known == number) {
@@ -31,11 +31,11 @@ impl SegmentCache {
         Ok(segment)
     }
 
-    /// That one was rewritten or is gone; holding it open would keep its space.
+    /// Removes a segment that was rewritten or deleted; an open file would keep its disk space.
     pub fn evict(&self, number: u32) {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).retain(|(known, _)| *known != number);
     }
 }
 
-/// Segments held open.
+/// Maximum number of open segments.
 const MAX_OPEN_SEGMENTS: usize = 16;

@@ -1,5 +1,6 @@
-//! What sinks are handed: the journal itself, read from where each of them stands. Nothing is kept twice, nothing is lost
-//! that the journal still has, and the order is the order in which it was written.
+//! Positions of sinks in the journal. Sinks read the journal itself, each from its own stored position; there
+//! is no separate queue. Nothing is stored twice, nothing is lost that the journal still has, and the order
+//! is the order of writing.
 
 use crate::group_commit::{CommitError, CommitOptions};
 use crate::journal::{Position, list_segments};
@@ -10,56 +11,57 @@ use bytes::Bytes;
 use mailtrail_mail::Timestamp;
 use std::sync::PoisonError;
 
-/// How far a sink got.
+/// Progress of a sink.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SinkAck {
-    /// Which sink.
+    /// Name of the sink.
     pub sink: String,
-    /// When.
+    /// Time of the acknowledgement.
     pub at: Timestamp,
-    /// It has, or refused, everything in front of this.
+    /// Position before which the sink accepted or rejected everything.
     pub position: LogCursor,
-    /// What it refused for good since it was noted last: the record, which of its entries, and why.
+    /// Entries permanently rejected since the last acknowledgement: record, index of the entry, and reason.
     pub dead_letters: Vec<(LogCursor, u16, String)>,
-    /// What it is to be offered again since then, alone.
+    /// Entries delayed since the last acknowledgement; each is offered again on its own.
     pub delayed: Vec<DelayedDelivery>,
-    /// Delays that are over since then.
+    /// Delays that ended since the last acknowledgement.
     pub resumed: Vec<DelayedDelivery>,
 }
 
-/// Something that a sink takes later than what follows it.
+/// An entry that a sink receives later than the entries after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DelayedDelivery {
-    /// When it is offered again.
+    /// Time at which the entry is offered again.
     pub retry_at: Timestamp,
-    /// The record.
+    /// Position of the record.
     pub cursor: LogCursor,
-    /// Which of its entries.
+    /// Index of the entry within the record.
     pub index: u16,
 }
 
-/// Something that a sink refused for good.
+/// An entry that a sink rejected permanently.
 #[derive(Clone, Debug)]
 pub struct SinkDeadLetter {
-    /// When.
+    /// Time of the rejection.
     pub at: Timestamp,
-    /// Why.
+    /// Reason of the rejection.
     pub reason: String,
-    /// What it was, as far as the journal still has it.
+    /// The entry, if the journal still has it.
     pub entry: Option<LogEntry>,
 }
 
-/// What one record says.
+/// Log entries of one record.
 #[derive(Clone, Debug)]
 pub struct LoggedRecord {
-    /// The record.
+    /// Position of the record.
     pub cursor: LogCursor,
-    /// What it says; several where an attempt came to several ends.
+    /// Entries of the record; several if an attempt had several outcomes.
     pub entries: Vec<LogEntry>,
 }
 
 impl Store {
-    /// What at most `limit` records from `from` on say, in the order in which they were written, and where to go on.
+    /// Returns the log entries of up to `limit` records from `from` on, in the order of writing, and the
+    /// position to continue from.
     pub fn read_from(
         &self,
         from: LogCursor,
@@ -69,7 +71,7 @@ impl Store {
         loop {
             let applied = self.ledger()?.position()?.unwrap_or_default();
             let (parcels, end) = match self.logged_records(from, limit) {
-                // It was past retention.
+                // The segment was past retention.
                 Err(ReadError::Journal(error)) if error.kind() == std::io::ErrorKind::NotFound => {
                     (Vec::new(), from)
                 }
@@ -89,7 +91,7 @@ impl Store {
         Ok(later.map(|segment| Position { segment, offset: 0 }))
     }
 
-    /// Where the journal was at that time, or a little before.
+    /// Returns the end of the journal at that time, or a slightly earlier position.
     pub fn cursor_at(&self, time: Timestamp) -> Result<LogCursor, ReadError> {
         let before = self.log_segments()?.into_iter().rev().find(|(_, made)| *made <= time);
         let first = || Ok::<_, ReadError>(self.next_segment_start(Position::default())?.unwrap_or_default());
@@ -99,28 +101,28 @@ impl Store {
         }))
     }
 
-    /// Notes how far a sink got.
+    /// Records a sink's progress.
     pub async fn ack_sink(&self, handed: SinkAck) -> Result<(), CommitError> {
         let wish = CommitOptions { urgent: false, wait_applied: true };
         self.commit_pipeline()?.commit(Record::SinkAck(Box::new(handed)), Bytes::new(), wish).await
     }
 
-    /// Has a sink begin again there as soon as it can; a wish that a restart forgets.
+    /// Requests that a sink read again from `cursor` as soon as it can. A restart discards the request.
     pub fn request_rewind(&self, sink: &str, cursor: LogCursor) {
         self.0.rewind_requests.lock().unwrap_or_else(PoisonError::into_inner).insert(sink.to_owned(), cursor);
     }
 
-    /// Where a sink is to begin again, if somebody wished that since it was asked last.
+    /// Returns the pending rewind of a sink and clears it.
     pub fn take_rewind(&self, sink: &str) -> Option<LogCursor> {
         self.0.rewind_requests.lock().unwrap_or_else(PoisonError::into_inner).remove(sink)
     }
 
-    /// How far a sink got, and when that was noted; `None` for one that is new.
+    /// Returns a sink's position and the time of its acknowledgement; `None` for a new sink.
     pub fn sink_position(&self, sink: &str) -> Result<Option<(LogCursor, Timestamp)>, ReadError> {
         Ok(self.ledger()?.sink_position(sink)?)
     }
 
-    /// What a sink is to be offered again at `now`, the first `limit` by when they are due.
+    /// Returns the first `limit` delayed entries of a sink that are due by `now`, ordered by due time.
     pub fn due_deliveries(
         &self,
         sink: &str,
@@ -130,18 +132,18 @@ impl Store {
         Ok(self.ledger()?.due_deliveries(sink, now, limit)?)
     }
 
-    /// How much a sink is to be offered again, now or later.
+    /// Counts a sink's delayed entries, due or not.
     pub fn count_delayed(&self, sink: &str) -> Result<usize, ReadError> {
         Ok(self.ledger()?.count_delayed(sink)?)
     }
 
-    /// The entry of a record, as far as the journal still has it.
+    /// Returns an entry of a record, if the journal still has it.
     pub fn log_entry(&self, cursor: LogCursor, part: u16) -> Result<Option<LogEntry>, ReadError> {
         let parcel = self.read_from(cursor, 1)?.0.into_iter().find(|parcel| parcel.cursor == cursor);
         Ok(parcel.and_then(|parcel| parcel.entries.into_iter().nth(usize::from(part))))
     }
 
-    /// What a sink refused for good, the oldest first.
+    /// Returns the entries that a sink rejected permanently, oldest first.
     pub fn sink_dead_letters(&self, sink: &str, limit: usize) -> Result<Vec<SinkDeadLetter>, ReadError> {
         let refused = self.ledger()?.sink_dead_letters(sink, limit)?.into_iter();
         let refused = refused.map(|(cursor, part, at, reason)| {

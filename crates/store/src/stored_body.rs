@@ -5,16 +5,16 @@ use futures_util::{Stream, stream};
 use std::io;
 use std::sync::Arc;
 
-/// A message as it is kept. A large one stays on disk and costs [`Stored::PIECE`] bytes of memory while it is read.
+/// A stored body. A large one stays on disk and takes [`Self::CHUNK_BYTES`] of memory while it is read.
 #[derive(Clone, Debug)]
 pub enum StoredBody {
-    /// Of at most [`Stored::SMALL`] bytes, already checked.
+    /// Body of at most [`Self::MAX_INLINE_BYTES`], already verified.
     InMemory(Bytes),
-    /// Of more, not checked yet.
+    /// Larger body, not verified yet.
     OnDisk(OnDisk),
 }
 
-/// Where a large message lies.
+/// Location of a large body.
 #[derive(Clone, Debug)]
 pub struct OnDisk {
     segment: Arc<Segment>,
@@ -22,12 +22,12 @@ pub struct OnDisk {
 }
 
 impl StoredBody {
-    /// Bytes up to which a message is read into memory.
+    /// Largest body that is read into memory, in bytes.
     pub const MAX_INLINE_BYTES: u32 = 1 << 20;
-    /// Bytes of a large message in memory at a time.
+    /// Bytes of a large body in memory at a time.
     pub const CHUNK_BYTES: u32 = 32 << 10;
 
-    /// Finds the message of the frame at `offset`; `None` where it is seen to be damaged.
+    /// Loads the body of the frame at `offset`; `None` if it is found to be damaged.
     pub(crate) fn load(segment: Arc<Segment>, offset: u64) -> io::Result<Option<Self>> {
         let Some(body) = segment.body_extent(offset)? else { return Ok(None) };
         if body.length > Self::MAX_INLINE_BYTES {
@@ -36,7 +36,7 @@ impl StoredBody {
         Ok(read_body(&segment, body)?.map(Self::InMemory))
     }
 
-    /// Bytes of the message.
+    /// Returns the size of the body, in bytes.
     pub fn size(&self) -> u64 {
         match self {
             Self::InMemory(bytes) => bytes.len() as u64,
@@ -44,7 +44,7 @@ impl StoredBody {
         }
     }
 
-    /// All of it in memory; `None` where it is damaged. It blocks.
+    /// Reads the whole body into memory; `None` if it is damaged. Blocks.
     pub(crate) fn read_all(&self) -> io::Result<Option<Bytes>> {
         match self {
             Self::InMemory(bytes) => Ok(Some(bytes.clone())),
@@ -52,14 +52,16 @@ impl StoredBody {
         }
     }
 
-    /// The message from its start, read off the runtime's threads. Its last piece comes only when all of it was
-    /// found to be whole; where it is damaged, an error of the kind [`io::ErrorKind::InvalidData`] comes instead.
+    /// Streams the body from its start, read off the runtime's threads. The last chunk is returned only after
+    /// the whole body was verified. A damaged body ends in an error of kind [`io::ErrorKind::InvalidData`]
+    /// instead.
     pub fn chunks(&self) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
         match self {
             Self::InMemory(bytes) => Either::Left(stream::once(ready(Ok(bytes.clone())))),
             Self::OnDisk(large) => {
                 Either::Right(stream::try_unfold(BodyReader::new(large), |reader| async {
-                    // Made and freed by the runtime's few threads: what others make, each of them keeps some of.
+                    // Allocated and freed by the runtime's few threads: the allocator keeps some memory for
+                    // each thread that allocates.
                     let piece = vec![0; reader.remaining.length.min(Self::CHUNK_BYTES) as usize];
                     if piece.is_empty() {
                         return Ok(None);
@@ -72,7 +74,7 @@ impl StoredBody {
     }
 }
 
-/// A body, unless it is damaged.
+/// Reads a body, unless it is damaged.
 fn read_body(segment: &Segment, body: Extent) -> io::Result<Option<Bytes>> {
     let mut bytes = vec![0; body.length as usize];
     segment.read_exact_at(&mut bytes, body.start)?;
@@ -80,7 +82,7 @@ fn read_body(segment: &Segment, body: Extent) -> io::Result<Option<Bytes>> {
     Ok(whole.then(|| bytes.into()))
 }
 
-/// A large message of which some is read.
+/// A large body that is being read.
 struct BodyReader {
     segment: Arc<Segment>,
     remaining: Extent,
@@ -92,7 +94,7 @@ impl BodyReader {
         Self { segment: large.segment.clone(), remaining: large.body, checksum: crc32fast::Hasher::new() }
     }
 
-    /// Fills the next piece.
+    /// Reads the next chunk.
     fn read_chunk(mut self, mut piece: Vec<u8>) -> io::Result<(Bytes, Self)> {
         self.segment.read_exact_at(&mut piece, self.remaining.start)?;
         self.checksum.update(&piece);

@@ -6,27 +6,27 @@ use mailtrail_mail::{Pseudonym, fold_address, in_unicode};
 use mailtrail_trail::suppression::{SuppressionChange, SuppressionChangeKind, SuppressionEvidence};
 use std::borrow::Cow;
 
-/// A dossier with where it belongs.
+/// Suppression evidence with its address and list.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AddressEvidence {
-    /// The address, folded.
+    /// Address, folded.
     pub address: String,
-    /// The list, by its upstream's name; empty: the one that holds for every domain.
+    /// List, by its upstream's name; empty for the list that applies to every domain.
     pub list: String,
-    /// What is known.
+    /// Evidence.
     pub evidence: SuppressionEvidence,
 }
 
 impl AddressEvidence {
-    /// Whether its address was erased: it can only be recognised, and nobody else can be told of it.
+    /// Returns whether the address was erased. An erased address can only be recognised, not shown.
     pub fn is_erased(&self) -> bool {
         Pseudonym::Listed.fits(&self.address)
     }
 }
 
 impl Store {
-    /// Notes that an address is to be put on a suppression list or taken off; lookups see it on return. One that was
-    /// erased is taken off, too.
+    /// Records that an address is added to a suppression list or removed from it; lookups see it on return. A
+    /// removal also covers the entry of the erased address.
     pub async fn change_suppression(&self, listing: SuppressionChange) -> Result<(), CommitError> {
         let erased = match &listing.kind {
             SuppressionChangeKind::Remove { .. } => {
@@ -45,8 +45,8 @@ impl Store {
         self.commit_pipeline()?.commit(Record::SuppressionChange(Box::new(listing)), Bytes::new(), wish).await
     }
 
-    /// What is known of a folded address on a list: an upstream's, or the one that holds for every domain,
-    /// which has no name. What is known from before it was erased belongs to it.
+    /// Returns the evidence for a folded address on a list: an upstream's, or the unnamed list that applies
+    /// to every domain. Evidence from before an erasure of the address is included.
     pub fn suppression_evidence(
         &self,
         address: &str,
@@ -63,7 +63,7 @@ impl Store {
         Ok(known)
     }
 
-    /// All that is known of an address, with what is known from before it was erased.
+    /// Returns all evidence for an address, including that from before its erasure.
     pub fn evidence_for_address(&self, address: &str) -> Result<Vec<AddressEvidence>, ReadError> {
         let address = fold_address(address);
         let mut filed = self.ledger()?.evidence_for_address(&address)?;
@@ -73,8 +73,8 @@ impl Store {
         Ok(filed)
     }
 
-    /// What a folded address stands under on the suppression list once it was erased, where any was: earlier versions
-    /// erased it with its domain as it was written.
+    /// Returns the suppression list's names for a folded address that was erased, if any address was. There
+    /// are several, since earlier versions erased an address with its domain as written.
     fn erased_keys(&self, address: &str) -> Result<Vec<String>, ReadError> {
         let Some(salt) = self.ledger()?.erasure_salt()? else { return Ok(Vec::new()) };
         let mut spellings = vec![Cow::Borrowed(address)];
@@ -82,7 +82,7 @@ impl Store {
         Ok(spellings.iter().map(|address| Pseudonym::Listed.of(address, &salt)).collect())
     }
 
-    /// What is known of addresses, in their order, behind an address and a list; at most `limit`.
+    /// Returns up to `limit` pieces of evidence after an address and a list, ordered by address.
     pub fn list_evidence(
         &self,
         after: Option<(&str, &str)>,
@@ -91,7 +91,7 @@ impl Store {
         Ok(self.ledger()?.list_evidence(after, limit)?)
     }
 
-    /// Dossiers that speak against their address; soft bounces alone do not.
+    /// Counts the evidence that suppresses its address; soft bounces alone do not.
     pub fn count_suppressed(&self) -> Result<u64, ReadError> {
         Ok(self.ledger()?.count_suppressed()?)
     }
