@@ -1,5 +1,5 @@
-//! What each record of the journal changes. Applying is a pure function of the rows and the record, so replaying
-//! the journal always ends in the same rows.
+//! Applies journal records to the ledger. Applying is a pure function of the rows and the record, so
+//! replaying the journal always results in the same rows.
 
 use crate::journal::Position;
 use crate::ledger::replay_event::apply_event_replay;
@@ -19,7 +19,7 @@ use mailtrail_trail::{
 };
 use std::time::Duration;
 
-/// Applies one record that lies at `place` with `body` bytes of body.
+/// Applies one record that lies at `place` and has `body` bytes of body.
 pub fn apply_record(
     rows: &mut WriteBatch<'_>,
     record: &Record,
@@ -61,7 +61,7 @@ pub fn apply_record(
             }
             Ok(())
         }
-        // They are for the log, which is read from the journal.
+        // Only the log shows them, and it is read from the journal.
         Record::OperatorAction(_) => Ok(()),
         Record::DuplicateSubmission(record) => {
             if load_message_row(rows, record.id)?.is_some() {
@@ -121,7 +121,7 @@ fn apply_accepted(
     Ok(())
 }
 
-/// A send that is a report: it is made, and the trail of what it is about says so.
+/// Handles an accepted DSN: it is no longer pending, and the trail of the reported message records it.
 fn record_dsn(
     rows: &mut WriteBatch<'_>,
     about: &ReportedRecipient,
@@ -139,7 +139,7 @@ fn record_dsn(
     Ok(())
 }
 
-/// Notes that the sender is to get a report on a recipient, if that is so now and was not so before.
+/// Schedules a DSN for a recipient if it became due with this change.
 fn schedule_dsn(
     rows: &mut WriteBatch<'_>,
     row: &MessageRow,
@@ -157,7 +157,7 @@ fn schedule_dsn(
     }
 }
 
-/// Events that came before their send join it now.
+/// Correlates orphaned events with a message that was accepted after them.
 fn correlate_orphans(rows: &mut WriteBatch<'_>, waits_for: &str) -> sled::Result<()> {
     for (key, value) in rows.scan_prefix(&keys::orphan_prefix(waits_for), MAX_ORPHANS)? {
         let Some(orphan) = decode_row::<OrphanRow>(&value) else { continue };
@@ -209,7 +209,7 @@ fn apply_outcome(rows: &mut WriteBatch<'_>, outcome: &AttemptOutcome, place: Pos
     Ok(())
 }
 
-/// Counts on a row that holds a number.
+/// Adds to a counter row.
 pub fn add_to_counter(rows: &mut WriteBatch<'_>, key: Vec<u8>, more: u64) -> sled::Result<()> {
     let known: u64 = rows.get(&key)?.as_deref().and_then(decode_row).unwrap_or_default();
     rows.put(key, encode_row(&(known + more)));
@@ -235,7 +235,7 @@ fn apply_queue_action(rows: &mut WriteBatch<'_>, action: &QueueAction, place: Po
     rows.put(keys::attempt_event_key(action.id, action.at, place, 0), encode_row(&fact));
     row.changed_at = row.changed_at.max(action.at.as_millis());
     let due = match action.verb {
-        // What may have arrived keeps waiting for its event.
+        // A message that may have been delivered keeps waiting for its event.
         QueueVerb::Release if unknown => due.max(action.at),
         QueueVerb::Retry | QueueVerb::Release => action.at,
         QueueVerb::Hold | QueueVerb::Bounce | QueueVerb::Delete => due,
@@ -270,7 +270,7 @@ fn apply_sink_ack(rows: &mut WriteBatch<'_>, handed: &SinkAck) {
     }
 }
 
-/// Sets when a send is tried next: when `due` says, if anybody still waits. One that is held stays in the queue.
+/// Schedules the next attempt at `due` if any recipient is still open. A held message stays in the queue.
 fn reschedule(rows: &mut WriteBatch<'_>, row: &mut MessageRow, due: Option<Timestamp>) -> sled::Result<()> {
     let id = row.message.id();
     let (mut open, mut held, mut unknown, mut passed) = (false, false, false, false);
@@ -324,8 +324,8 @@ fn apply_dead_letter(rows: &mut WriteBatch<'_>, dead: &DeadLetter) -> sled::Resu
     Ok(())
 }
 
-/// Notes the use of a token. False where the same came with another body before: somebody else's use of a signature
-/// that covers no body.
+/// Records the use of a token. Returns false if the token came with another body before: a signature that
+/// does not cover the body was reused by a third party.
 pub fn claim_token(
     rows: &mut WriteBatch<'_>,
     upstream: &str,
@@ -340,7 +340,7 @@ pub fn claim_token(
     Ok(known.is_none_or(|known| known == digest))
 }
 
-/// Brings the event of a report to its send, or keeps it until there is one.
+/// Correlates an event with its message, or stores it as an orphan.
 pub fn apply_event(
     rows: &mut WriteBatch<'_>,
     report: TrackingId,
@@ -370,26 +370,27 @@ pub fn apply_event(
     }
 }
 
-/// What brings an event without a send to one: the acceptance of a send with that id or Message-ID.
+/// Returns the key under which an orphan waits: the tracking id or Message-ID of a message to come.
 pub fn orphan_key(event: &ProviderEvent) -> String {
     let message_id = || event.message_id.as_ref().map(ToString::to_string);
     event.tracking_id.map(|id| id.to_string()).or_else(message_id).unwrap_or_default()
 }
 
-/// Where an event belongs.
+/// Correlation of an event with a message.
 pub struct Correlation {
-    /// The send.
+    /// Tracking id of the message.
     pub id: TrackingId,
-    /// Its recipients that are meant.
+    /// Indexes of the recipients.
     pub recipients: Vec<u16>,
-    /// How it was found.
+    /// Key by which the message was found.
     pub correlated_by: CorrelatedBy,
     message_row: MessageRow,
 }
 
-/// Whether an event was taken already. One that names its send stands in that send's trail; of others, which may
-/// find another send the second time, it is noted. What a webhook brought with a name may come again without: a poll
-/// of Brevo's does not say the name.
+/// Returns whether an event was already applied. An event that names its message is recorded in that
+/// message's trail. Other events could match another message the second time, so they are recorded
+/// separately. An event that a webhook brought with a tracking id may come again without one: Brevo's polling
+/// API omits it.
 pub fn has_event(rows: &WriteBatch<'_>, upstream: &str, event: &ProviderEvent) -> sled::Result<bool> {
     let stands_at = |id| -> sled::Result<bool> {
         Ok(rows.get(&keys::provider_event_key(id, event.at, upstream, &event.dedup_key))?.is_some())
@@ -410,7 +411,7 @@ pub fn has_event(rows: &WriteBatch<'_>, upstream: &str, event: &ProviderEvent) -
     Ok(false)
 }
 
-/// Brings an event to its send.
+/// Attaches an event to its message.
 fn attach_event(
     rows: &mut WriteBatch<'_>,
     upstream: &str,
@@ -442,22 +443,22 @@ fn attach_event(
     Ok(())
 }
 
-/// The join ladder: the tracking id, then Message-ID and recipient.
+/// Correlates an event: first by tracking id, then by Message-ID and recipient.
 ///
-/// A Message-ID may have several sends to one recipient. Then the newest that was accepted before the event happened
-/// is meant, so the order in which events come does not matter. One thing is left to it: where an event happened
-/// after two such sends and is applied between their records, it stays with the first, since it came before the
-/// second was sent.
+/// Several messages to one recipient may share a Message-ID. The event then belongs to the newest one
+/// accepted before the event happened, so the order of arrival does not matter. There is one exception. An
+/// event that happened after two such messages, but is applied between their records, stays with the first:
+/// it arrived before the second was sent.
 pub fn correlate(rows: &WriteBatch<'_>, event: &ProviderEvent) -> sled::Result<Option<Correlation>> {
     if let Some(id) = event.tracking_id {
-        // An id that is not ours is somebody else's, and its event too.
+        // An id that is not ours is another system's, and so is its event.
         return match_recipients(rows, id, event, CorrelatedBy::TrackingId);
     }
     let Some(message_id) = &event.message_id else { return Ok(None) };
     let mut nearest = None;
     for id in find_by_message_id(rows, message_id)? {
         if id.timestamp() > event.at.saturating_add(MAX_CLOCK_SKEW) {
-            // Nothing happens to a mail before it is sent: this is about an earlier one.
+            // No event precedes the acceptance of its message, so this one is about an earlier message.
             continue;
         }
         let found = match_recipients(rows, id, event, CorrelatedBy::MessageId)?;
@@ -467,21 +468,22 @@ pub fn correlate(rows: &WriteBatch<'_>, event: &ProviderEvent) -> sled::Result<O
         if id.timestamp() < event.at.saturating_add(TIMESTAMP_RESOLUTION) {
             return Ok(Some(found));
         }
-        // By a clock that is behind ours: the oldest of these, if there is no older one.
+        // The provider's clock may be behind ours: take the oldest of these if there is no older message.
         nearest = Some(found);
     }
     Ok(nearest)
 }
 
-/// Sends that may have that Message-ID, newest first.
+/// Returns messages that may have that Message-ID, newest first.
 pub fn find_by_message_id(rows: &WriteBatch<'_>, message_id: &MessageId) -> sled::Result<Vec<TrackingId>> {
     let rows = rows.scan_prefix(&keys::message_id_prefix(message_id.as_str()), MAX_SAME_MESSAGE_ID)?;
     Ok(rows.iter().rev().filter_map(|(key, _)| keys::parse_tracking_id(key)).collect())
 }
 
-/// The recipients of a send that an event speaks of: the one it names, or all when it names none. A name that is no
-/// address (providers can be told to hide them) means the only one. So does one that is like it where the send was found
-/// by our own id: providers and servers on the way rewrite addresses.
+/// Returns the recipients that an event is about: the named one, or all if it names none. A name that is no
+/// address means the only recipient, since providers can be configured to hide addresses. A similar address
+/// also means the only recipient if the message was found by tracking id: providers and servers on the path
+/// rewrite addresses.
 fn match_recipients(
     rows: &WriteBatch<'_>,
     id: TrackingId,
@@ -513,7 +515,7 @@ fn match_recipients(
             erased.push(number);
         }
     }
-    // It names somebody who was erased, here or there: where only one can be meant, it is that one.
+    // The event names an erased address: if only one erased recipient is possible, it is that one.
     if recipients.is_empty() && erased.len() == 1 {
         recipients = erased;
     }
@@ -536,7 +538,7 @@ pub fn load_recipient(
     Ok(found.as_deref().and_then(decode_row).and_then(RecipientRow::into_domain))
 }
 
-/// Notes what became of a recipient; the send's row is to be put afterwards.
+/// Stores a recipient's state; the caller must store the message's row afterwards.
 pub fn put_recipient(rows: &mut WriteBatch<'_>, row: &mut MessageRow, number: u16, recipient: &Recipient) {
     let changed = RecipientRow::from(recipient);
     match &mut row.only_recipient {
@@ -547,7 +549,7 @@ pub fn put_recipient(rows: &mut WriteBatch<'_>, row: &mut MessageRow, number: u1
     }
 }
 
-/// Words that fit a row; the whole payload stays in the journal.
+/// Shortens a diagnostic to fit a row; the full payload stays in the journal.
 fn truncate_diagnostic(words: &Diagnostic) -> Diagnostic {
     let cut = |text: &Option<String>| text.as_deref().map(truncate);
     Diagnostic { text: cut(&words.text), url: cut(&words.url), ..words.clone() }
@@ -557,13 +559,13 @@ pub fn truncate(text: &str) -> String {
     text.chars().take(MAX_TEXT_CHARS).collect()
 }
 
-/// How far a provider's clock may be behind ours.
+/// Maximum lag of a provider's clock.
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(300);
-/// Some providers write whole seconds.
+/// Some providers round to whole seconds.
 const TIMESTAMP_RESOLUTION: Duration = Duration::from_secs(1);
-/// Characters of a text in a row.
+/// Maximum characters of a text in a row.
 const MAX_TEXT_CHARS: usize = 512;
-/// Sends of one Message-ID that the ladder looks at, newest first.
+/// Messages with one Message-ID that are examined for a correlation, newest first.
 const MAX_SAME_MESSAGE_ID: usize = 2000;
-/// Orphans of one Message-ID that are looked at when a send appears.
+/// Orphans of one Message-ID that are examined when a message is accepted.
 const MAX_ORPHANS: usize = 5000;

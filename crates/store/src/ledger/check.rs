@@ -1,4 +1,4 @@
-//! What has to be true of the rows, looked at without trusting who keeps it so.
+//! Checks invariants of the rows, independently of the code that maintains them.
 
 use crate::journal::Position;
 use crate::ledger::database::Ledger;
@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::ops::Bound::{Excluded, Included};
 
 impl Ledger {
-    /// Looks at the queue: what is in it although it should not be, or was accepted before `before`.
+    /// Checks the queue for unexpected entries and for messages accepted before `before`.
     pub fn check_queue(&self, before: Timestamp, audit: &mut CheckReport) -> sled::Result<()> {
         for row in self.memtable().scan_prefix(b"q") {
             let (key, value) = row?;
@@ -26,7 +26,7 @@ impl Ledger {
                 .map(|queue_key| QueueEntryRow { next_attempt: at.as_millis(), queue_key });
             let known =
                 self.memtable().get(&keys::message_key(id))?.and_then(|row| decode_row::<MessageRow>(&row));
-            // Between two looks a send may have moved on.
+            // The message may have changed between two reads.
             if known.is_none_or(|row| row.queue_entry != place) && self.memtable().contains_key(&key)? {
                 audit.inconsistencies.push(Inconsistency::UnexpectedInQueue(id));
             }
@@ -34,7 +34,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// What waits, by what it waits for.
+    /// Returns the queue depths by queue key.
     pub fn queue_depths(&self) -> sled::Result<Vec<(QueueKey, QueueDepth)>> {
         let mut waiting = HashMap::<sled::IVec, QueueDepth>::new();
         for row in self.memtable().scan_prefix(b"q") {
@@ -48,8 +48,8 @@ impl Ledger {
         Ok(waiting.into_iter().filter_map(waits).collect())
     }
 
-    /// Looks at `limit` sends behind `from`: those that are open and not in the queue. Says where to go on, or `None` at
-    /// the end.
+    /// Checks `limit` messages after `from` for open ones without a queue row. Returns the id to continue
+    /// from, or `None` at the end.
     pub fn check_messages(
         &self,
         from: Option<TrackingId>,
@@ -64,7 +64,7 @@ impl Ledger {
             last = Some(id);
             match decode_row::<MessageRow>(&value) {
                 None => audit.inconsistencies.push(Inconsistency::Unreadable(id)),
-                // Between two looks a send may have moved on.
+                // The message may have changed between two reads.
                 Some(row) if !self.is_consistent(id, &row)? => {
                     let again =
                         self.load_message(id)?.map(|(_, row)| self.is_consistent(id, &row)).transpose()?;
@@ -78,7 +78,7 @@ impl Ledger {
         Ok(last)
     }
 
-    /// Tells of every send whose row can be read: where its record lies, and whether it waits.
+    /// Passes every message with a readable row to `each`: its record's position, and whether it is queued.
     pub fn for_each_message(&self, mut each: impl FnMut(TrackingId, Position, bool)) -> sled::Result<()> {
         for row in self.memtable().scan_prefix(b"m") {
             if let Some(row) = decode_row::<MessageRow>(&row?.1) {
@@ -88,7 +88,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Whether a send is in the queue where its row says so, or has come to its end.
+    /// Returns whether a message is in the queue as its row states, or is finished.
     fn is_consistent(&self, id: TrackingId, row: &MessageRow) -> sled::Result<bool> {
         match &row.queue_entry {
             Some(queued) => self.memtable().contains_key(&queued.key(row.message.lane(), id)),

@@ -1,4 +1,4 @@
-//! Hints about contacts: rows by address, which no send's rows know of.
+//! Contact hints: rows by address, unrelated to the rows of messages.
 
 use crate::ledger::database::Ledger;
 use crate::ledger::keys;
@@ -8,10 +8,10 @@ use crate::record::ReceivedHintV1;
 use mailtrail_mail::{Timestamp, fold_address};
 use mailtrail_trail::ReceivedHint;
 
-/// A hint as its row holds it: as the journal does.
+/// Row of a hint; the same form as in the journal.
 pub type ReceivedHintRow = ReceivedHintV1;
 
-/// Keeps a hint that is not known. One without an address is noted as known only.
+/// Stores a new hint. For a hint without an address, only the deduplication row is written.
 pub fn apply_hint(rows: &mut WriteBatch<'_>, hinted: &ReceivedHint) -> sled::Result<()> {
     let known = dedup_row_key(hinted);
     if rows.get(&known)?.is_some() {
@@ -26,18 +26,19 @@ pub fn apply_hint(rows: &mut WriteBatch<'_>, hinted: &ReceivedHint) -> sled::Res
     Ok(())
 }
 
-/// Of the day on which it happened, which the same request names again.
+/// Returns the deduplication key. It contains the day of the event, which a repeated request names again.
 fn dedup_row_key(hinted: &ReceivedHint) -> Vec<u8> {
     keys::event_dedup_key(&hinted.source, &hinted.dedup_key, hinted.hint.at)
 }
 
 impl Ledger {
-    /// Whether this hint was taken already.
+    /// Returns whether this hint was already stored.
     pub fn has_hint(&self, hinted: &ReceivedHint) -> sled::Result<bool> {
         self.memtable().contains_key(&dedup_row_key(hinted))
     }
 
-    /// Hints about an address, the last to come first. The key has a short hash of it only.
+    /// Returns hints about an address, the latest received first. The key has only a short hash of the
+    /// address, so the rows are compared.
     pub fn find_hints(&self, address: &str, limit: usize) -> sled::Result<Vec<ReceivedHint>> {
         let folded = fold_address(address);
         let rows = self.memtable().scan_prefix_rev(&keys::hint_prefix(&folded));
@@ -53,7 +54,7 @@ impl Ledger {
             .collect()
     }
 
-    /// Keys of hints that came before `before`, at most `limit`.
+    /// Returns up to `limit` keys of hints received before `before`.
     pub fn expired_hints(&self, before: Timestamp, limit: usize) -> sled::Result<Vec<Vec<u8>>> {
         let mut expired = Vec::new();
         for row in self.memtable().scan_prefix(b"h") {

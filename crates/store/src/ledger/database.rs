@@ -10,41 +10,41 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-/// The projection on disk.
+/// The ledger on disk.
 pub struct Ledger {
     db: sled::Db,
-    /// sled's file once more, held open to be synced: there may be no descriptor left when it is to be.
+    /// A second descriptor of sled's log, held open for syncs: there may be no free descriptor at that time.
     sled_log: File,
     memtable: Memtable,
     directory: PathBuf,
 }
 
-/// The projection in use. One that was built anew takes its place while lookups go on.
+/// Handle to the ledger in use. A rebuilt ledger can replace it while lookups continue.
 pub struct LedgerHandle(RwLock<Result<Arc<Ledger>, String>>);
 
 impl LedgerHandle {
-    /// Starts with that one.
+    /// Creates a handle to an open ledger.
     pub fn new(projection: Ledger) -> Self {
         Self(RwLock::new(Ok(Arc::new(projection))))
     }
 
-    /// Starts with none, and why.
+    /// Creates a handle without a ledger, with the reason.
     pub fn closed(reason: String) -> Self {
         Self(RwLock::new(Err(reason)))
     }
 
-    /// The one to ask now; where there is none, an error that says why.
+    /// Returns the ledger in use, or an error with the reason why it is closed.
     pub fn load(&self) -> sled::Result<Arc<Ledger>> {
         let current = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
         current.map_err(sled::Error::Unsupported)
     }
 
-    /// Puts another in its place; gives back the one before.
+    /// Replaces the ledger; returns the previous one.
     pub fn replace(&self, projection: Ledger) -> Option<Arc<Ledger>> {
         self.swap(Ok(Arc::new(projection)))
     }
 
-    /// Leaves none in its place until another is put there; gives back the one before.
+    /// Closes the ledger until another one is set; returns the previous one.
     pub fn close(&self, reason: String) -> Option<Arc<Ledger>> {
         self.swap(Err(reason))
     }
@@ -55,16 +55,16 @@ impl LedgerHandle {
     }
 }
 
-/// Why a projection cannot be opened; it is rebuilt then.
+/// Reason why a ledger cannot be opened; it is then rebuilt.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
-    /// sled says so.
+    /// Error of sled.
     #[error("sled cannot open it: {0}")]
     Sled(#[from] sled::Error),
     /// sled panicked on damaged files.
     #[error("sled panicked while opening it: its files are damaged")]
     Panicked,
-    /// Made by another version.
+    /// Written by another version.
     #[error("it was made by another version of mailtrail")]
     SchemaMismatch,
     /// Left-over files cannot be removed.
@@ -73,7 +73,7 @@ pub enum LedgerError {
 }
 
 impl LedgerError {
-    /// Whether it may be opened later as it is.
+    /// Returns whether the same ledger may be opened later.
     pub fn is_shortage(&self) -> bool {
         match self {
             Self::Sled(error) => is_sled_shortage(error),
@@ -84,14 +84,14 @@ impl LedgerError {
 }
 
 impl Ledger {
-    /// Opens it, or makes an empty one.
+    /// Opens a ledger, or creates an empty one.
     pub fn open(directory: &Path) -> Result<Self, LedgerError> {
         remove_unfinished_snapshots(directory)?;
         let config = sled::Config::new()
             .path(directory)
             .cache_capacity(CACHE_BYTES)
             .flush_every_ms(Some(FLUSH_INTERVAL_MS));
-        // Damaged files make sled panic, so it opens on a thread of its own.
+        // sled panics on damaged files, so it is opened on a separate thread.
         let db = std::thread::spawn(move || open_when_unlocked(&config))
             .join()
             .map_err(|_| LedgerError::Panicked)??;
@@ -105,13 +105,13 @@ impl Ledger {
         Ok(Self { db, sled_log, memtable, directory: directory.to_owned() })
     }
 
-    /// The place in the journal up to which it is complete.
+    /// Returns the journal position up to which the ledger is complete.
     pub fn position(&self) -> sled::Result<Option<Position>> {
         self.memtable.position()
     }
 
-    /// Applies a group of records; the journal is applied up to `position` then. Lookups see it on return; it is in
-    /// memory until the next flush.
+    /// Applies a group of records, after which the journal is applied up to `position`. Lookups see it on
+    /// return. It stays in memory until the next flush.
     pub fn apply_records<'a>(
         &self,
         records: impl IntoIterator<Item = &'a JournalRecord>,
@@ -125,34 +125,35 @@ impl Ledger {
         Ok(())
     }
 
-    /// Whether so much was applied that it is to be written before more is.
+    /// Returns whether the applied changes must be flushed before more are applied.
     pub fn is_full(&self) -> bool {
         self.memtable.is_full()
     }
 
-    /// When what was applied is to be written at the latest; `None` when all of it is.
+    /// Returns when the applied changes must be flushed; `None` if there are none.
     pub fn flush_due(&self) -> Option<Instant> {
         self.memtable.flush_due()
     }
 
-    /// Returns when nothing is being handed to sled: who looks then hardly waits.
+    /// Returns when no batch is being written to sled, so that a lookup hardly waits.
     pub async fn wait_idle(&self) {
         self.memtable.wait_idle().await;
     }
 
-    /// Hands what was applied to sled. What is handed over survives the end of the process a little later, a power cut
-    /// with the next checkpoint.
+    /// Writes the applied changes to sled. They survive the end of the process shortly afterwards, and a
+    /// power cut after the next checkpoint.
     pub fn flush(&self) -> sled::Result<()> {
         self.memtable.flush()
     }
 
-    /// Makes everything applied so far survive a power cut: sled's flush alone does not.
+    /// Makes all applied changes survive a power cut; sled's flush alone does not.
     pub fn checkpoint(&self) -> Result<(), LedgerError> {
         self.memtable.flush()?;
         self.sync_to_disk()
     }
 
-    /// Whether it has rows and no position: its making was cut off, and nobody knows what is missing.
+    /// Returns whether the ledger has rows but no position: its build was interrupted, and the missing rows
+    /// are unknown.
     pub fn is_incomplete(&self) -> sled::Result<bool> {
         let of_the_journal = |row: &sled::Result<(IVec, IVec)>| {
             row.as_ref().map_or(true, |(key, _)| !key.starts_with(keys::META_PREFIX))
@@ -161,12 +162,12 @@ impl Ledger {
         Ok(first.is_some() && self.memtable.position()?.is_none())
     }
 
-    /// Writes what was applied to a projection that is being made from nothing, from `threads` threads.
+    /// Writes the applied changes to a ledger that is built from nothing, from `threads` threads.
     pub fn bulk_flush(&self, threads: usize) -> sled::Result<()> {
         self.memtable.bulk_flush(threads)
     }
 
-    /// Ends the making: the position comes when everything else is on stable storage.
+    /// Ends a build: writes the position once everything else is on stable storage.
     pub fn finish_bulk_load(&self, threads: usize) -> Result<(), LedgerError> {
         self.memtable.bulk_flush(threads)?;
         self.sync_to_disk()?;
@@ -179,12 +180,12 @@ impl Ledger {
         Ok(())
     }
 
-    /// Where it is.
+    /// Returns the ledger's directory.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Bytes of its files.
+    /// Returns the size of the ledger's files, in bytes.
     pub fn size_on_disk(&self) -> sled::Result<u64> {
         self.db.size_on_disk()
     }
@@ -199,7 +200,8 @@ impl Ledger {
     }
 }
 
-/// The store's own lock is ours, so whoever still has sled's is a thread of sled's that is about to let go of it.
+/// Opens sled. The process holds the store's own lock, so a locked sled means that one of its threads is
+/// about to release it.
 fn open_when_unlocked(config: &sled::Config) -> sled::Result<sled::Db> {
     let deadline = Instant::now() + UNLOCK_TIMEOUT;
     loop {
@@ -214,7 +216,7 @@ fn open_when_unlocked(config: &sled::Config) -> sled::Result<sled::Db> {
     }
 }
 
-/// A snapshot that was being written when the process ended makes `open` fail; it is worth nothing.
+/// Removes unfinished snapshots: they make `open` fail after an interrupted write, and are worthless.
 fn remove_unfinished_snapshots(directory: &Path) -> std::io::Result<()> {
     let Ok(entries) = std::fs::read_dir(directory) else { return Ok(()) };
     for entry in entries {
@@ -226,9 +228,9 @@ fn remove_unfinished_snapshots(directory: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// How long sled may take to let go of its files.
+/// Maximum time for sled to release its files.
 const UNLOCK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of sled's page cache.
+/// Size of sled's page cache, in bytes.
 const CACHE_BYTES: u64 = 16 << 20;
-/// sled's own background flush, which also collects its garbage.
+/// Interval of sled's own background flush, which also collects its garbage.
 const FLUSH_INTERVAL_MS: u64 = 500;

@@ -1,4 +1,4 @@
-//! What retention takes out, and what the journal may drop with it.
+//! Removes rows past retention, and accounts for the data that the journal may drop with them.
 
 use crate::journal::Position;
 use crate::ledger::database::Ledger;
@@ -11,8 +11,9 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 impl Ledger {
-    /// Sends from `from` on that were accepted, and last tried, before `before`, that nobody waits for, and whose
-    /// message `is_gone` from its place in the journal since; and where to go on after `limit` sends, if there is more.
+    /// Returns finished messages from `from` on that were accepted and last attempted before `before`, and
+    /// whose body `is_gone` from its position in the journal. Also returns the id to continue from after
+    /// `limit` messages.
     pub fn expired_messages(
         &self,
         from: Option<TrackingId>,
@@ -43,7 +44,7 @@ impl Ledger {
         Ok((expired, None))
     }
 
-    /// Takes out everything about those of the sends that are over since before `before`.
+    /// Removes all rows of those messages that have been finished since before `before`.
     pub fn expire_messages(&self, sends: &[TrackingId], before: Timestamp) -> sled::Result<()> {
         let mut rows = WriteBatch::new(self.memtable());
         for &id in sends {
@@ -76,7 +77,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Keys of rows that only tell what was seen on days before `before`'s, at most `limit`.
+    /// Returns up to `limit` keys of deduplication rows from days before `before`'s.
     pub fn expired_dated_keys(&self, before: Timestamp, limit: usize) -> sled::Result<Vec<Vec<u8>>> {
         let mut expired = Vec::new();
         for prefix in keys::DATED_PREFIXES {
@@ -93,7 +94,7 @@ impl Ledger {
         Ok(expired)
     }
 
-    /// Keys of events without a send that came before `before`, at most `limit`.
+    /// Returns up to `limit` keys of orphaned events received before `before`.
     pub fn expired_orphans(&self, before: Timestamp, limit: usize) -> sled::Result<Vec<Vec<u8>>> {
         let mut expired = Vec::new();
         for row in self.memtable().scan_prefix(b"u") {
@@ -108,7 +109,7 @@ impl Ledger {
         Ok(expired)
     }
 
-    /// Keys of dead letters, and of what replayed reports say, that came before `before`, at most `limit`.
+    /// Returns up to `limit` keys of dead letters and of replayed events received before `before`.
     pub fn expired_dead_letters(&self, before: Timestamp, limit: usize) -> sled::Result<Vec<Vec<u8>>> {
         let mut expired = Vec::new();
         for prefix in keys::DEAD_LETTER_PREFIXES {
@@ -125,14 +126,14 @@ impl Ledger {
         Ok(expired)
     }
 
-    /// Takes rows out.
+    /// Deletes rows.
     pub fn delete_keys(&self, keys: Vec<Vec<u8>>) {
         let mut rows = WriteBatch::new(self.memtable());
         keys.into_iter().for_each(|key| rows.delete(key));
         rows.commit(None);
     }
 
-    /// Bytes of finished messages in each segment of the journal.
+    /// Returns the bytes of finished messages in each segment of the journal.
     pub fn garbage_by_segment(&self) -> sled::Result<BTreeMap<u32, u64>> {
         let rows = self.memtable().scan_prefix(b"g").map(|row| {
             let (key, value) = row?;
@@ -142,7 +143,7 @@ impl Ledger {
         rows.filter_map(Result::transpose).collect()
     }
 
-    /// The journal dropped that many of them.
+    /// Subtracts bytes that the journal dropped.
     pub fn subtract_garbage(&self, segment: u32, bytes: u64) -> sled::Result<()> {
         let mut rows = WriteBatch::new(self.memtable());
         let key = keys::garbage_key(segment);
@@ -155,7 +156,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Bytes of all rows. Reads them all: a second or more a million sends.
+    /// Returns the size of all rows, in bytes. Reads all of them: 1 s or more per million messages.
     pub fn live_bytes(&self) -> sled::Result<u64> {
         let mut bytes = 0;
         for row in self.memtable().scan_prefix(b"") {
@@ -167,12 +168,12 @@ impl Ledger {
 }
 
 impl MessageRow {
-    /// Whether nobody waits for it, and it was last touched before `before`.
+    /// Returns whether the message is finished and was last changed before `before`.
     pub fn is_expired(&self, before: Timestamp) -> bool {
         self.queue_entry.is_none() && self.last_changed() < before
     }
 
-    /// When it was accepted or last tried.
+    /// Returns the time of acceptance or of the last attempt.
     fn last_changed(&self) -> Timestamp {
         self.message.id().timestamp().max(Timestamp::from_millis(self.changed_at))
     }

@@ -1,4 +1,5 @@
-//! Mail from outside: a row for each, a place among those that wait, and what duplicates are recognised by.
+//! Rows of inbound messages: a row for each, a queue row while it waits, and a row for recognising
+//! duplicates.
 
 use crate::journal::Position;
 use crate::ledger::apply::{add_to_counter, claim_token, truncate};
@@ -13,7 +14,7 @@ use mailtrail_trail::{
 };
 use serde::{Deserialize, Serialize};
 
-/// A mail from outside as its row holds it.
+/// Row of an inbound message.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct InboundRow {
     received: InboundReceivedV1,
@@ -24,7 +25,7 @@ pub struct InboundRow {
     last_target: String,
     diagnostic: String,
     position: Position,
-    /// Bytes of the message in the journal.
+    /// Length of the body in the journal, in bytes.
     body_length: u32,
     missing_files: u32,
 }
@@ -73,7 +74,7 @@ fn apply_received(
     Ok(())
 }
 
-/// The mail that this one is a duplicate of; where it is none, those to come are compared with it.
+/// Returns the message that this one duplicates. Without one, later messages are compared with this one.
 fn find_duplicate(rows: &mut WriteBatch<'_>, arrival: &InboundReceived) -> sled::Result<Option<TrackingId>> {
     let Some(message_id) = arrival.message_id.as_ref().filter(|_| arrival.quarantine_reason.is_none()) else {
         return Ok(None);
@@ -145,13 +146,14 @@ impl InboundRow {
 }
 
 impl Ledger {
-    /// One mail from outside, and where its message lies.
+    /// Returns one inbound message and the position of its body.
     pub fn inbound_mail(&self, id: TrackingId) -> sled::Result<Option<(InboundMail, Position)>> {
         let row = self.memtable().get(&keys::inbound_key(id))?;
         Ok(row.as_deref().and_then(decode_row::<InboundRow>).and_then(InboundRow::into_domain))
     }
 
-    /// The first to come of those that wait, are due by `now` and to a recipient that is `wanted`.
+    /// Returns the earliest received waiting message that is due by `now` and to a recipient that satisfies
+    /// `wanted`.
     pub fn next_due_inbound(
         &self,
         now: Timestamp,
@@ -171,7 +173,7 @@ impl Ledger {
         Ok(None)
     }
 
-    /// Those that are `wanted`, newest first.
+    /// Returns the messages that satisfy `wanted`, newest first.
     pub fn find_inbound(
         &self,
         limit: usize,
@@ -189,8 +191,8 @@ impl Ledger {
         Ok(found)
     }
 
-    /// Keys of mail from outside that came before `before` and does not wait, and of what its duplicates are recognised
-    /// by; at most `limit`.
+    /// Returns up to `limit` keys of inbound messages that were received before `before` and are not waiting,
+    /// and of their deduplication rows.
     pub fn expired_inbound(&self, before: Timestamp, limit: usize) -> sled::Result<Vec<Vec<u8>>> {
         let mut expired = Vec::new();
         for row in self.memtable().scan_prefix(keys::INBOUND_PREFIX) {

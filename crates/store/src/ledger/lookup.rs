@@ -1,4 +1,4 @@
-//! Lookups.
+//! Lookups in the ledger.
 
 use crate::QueueId;
 use crate::ledger::database::Ledger;
@@ -15,24 +15,24 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 impl Ledger {
-    /// One send with where its record lies.
+    /// Returns one message and its row.
     pub fn load_message(&self, id: TrackingId) -> sled::Result<Option<(Message, MessageRow)>> {
         let row =
             self.memtable().get(&keys::message_key(id))?.and_then(|value| decode_row::<MessageRow>(&value));
         Ok(row.and_then(|row| Some((row.message.clone().into_domain()?, row))))
     }
 
-    /// Whether there is such a send.
+    /// Returns whether the message exists.
     pub fn has_message(&self, id: TrackingId) -> sled::Result<bool> {
         self.memtable().contains_key(&keys::message_key(id))
     }
 
-    /// Whether an attempt sends it right now, or was cut off.
+    /// Returns whether an attempt is in progress, or was interrupted.
     pub fn is_sending(&self, id: TrackingId) -> sled::Result<bool> {
         self.memtable().contains_key(&keys::attempt_key(id))
     }
 
-    /// The recipients of a send in the order of the envelope.
+    /// Returns the recipients of a message in the order of the envelope.
     pub fn load_recipients(&self, id: TrackingId, row: &MessageRow) -> sled::Result<Vec<Recipient>> {
         let mut recipients = Vec::with_capacity(usize::from(row.recipient_count));
         for number in 0..row.recipient_count {
@@ -43,14 +43,14 @@ impl Ledger {
                     .get(&keys::recipient_key(id, number))?
                     .and_then(|value| decode_row(&value)),
             };
-            // Passing one over would give its place to the next.
+            // Skipping a damaged row would shift the index of the next recipient.
             let damaged = || sled::Error::ReportableBug(format!("recipient {number} of {id} cannot be read"));
             recipients.push(found.and_then(RecipientRow::into_domain).ok_or_else(damaged)?);
         }
         Ok(recipients)
     }
 
-    /// Everything about one send, as it was at one time: it is read again where it changed meanwhile.
+    /// Returns a consistent snapshot of one message's trail: it is read again if it changed in the meantime.
     pub fn load_trail(&self, id: TrackingId) -> sled::Result<Option<Trail>> {
         let key = keys::message_key(id);
         for _ in 0..MAX_TRAIL_READS {
@@ -81,7 +81,7 @@ impl Ledger {
         }))
     }
 
-    /// The queues that hold mail, those of the first lane first.
+    /// Returns the queues that hold messages, those of the first lane first.
     pub fn queue_ids(&self) -> sled::Result<Vec<QueueId>> {
         let (mut from, end) = prefix_range(b"q");
         let mut queues = Vec::new();
@@ -91,7 +91,7 @@ impl Ledger {
             if let Some(waits) = decode_row::<QueueKeyRow>(&value) {
                 queues.push(QueueId { lane: keys::parse_lane(queue), key: waits.into() });
             }
-            // The next begins where this one ends.
+            // The next queue begins where this one ends.
             from = match prefix_range(queue).1 {
                 Excluded(end) => Included(end),
                 end => end,
@@ -100,8 +100,8 @@ impl Ledger {
         Ok(queues)
     }
 
-    /// Sends of a queue that are due by `now` and that `free` lets through, earliest first, at most `limit`; and when
-    /// the next one behind them is due.
+    /// Returns up to `limit` messages of a queue that are due by `now` and pass `free`, earliest first. Also
+    /// returns when the next message after them is due.
     pub fn due_messages(
         &self,
         queue: &QueueId,
@@ -123,7 +123,7 @@ impl Ledger {
         Ok((due, None))
     }
 
-    /// The sends of a queue that `wanted` asks for, each with when it is due, the earliest first.
+    /// Returns the messages of a queue that satisfy `wanted`, each with its due time, earliest first.
     pub fn queued_messages(
         &self,
         queue: &QueueId,
@@ -137,7 +137,7 @@ impl Ledger {
         due.filter(|due| due.as_ref().map_or(true, |(_, id)| wanted(*id))).take(limit).collect()
     }
 
-    /// The sends of a queue whose wait began behind `now`, at most `limit`: each with how long it was to be.
+    /// Returns up to `limit` messages of a queue whose wait began after `now`, each with its intended delay.
     pub fn queued_in_future(
         &self,
         queue: &QueueId,
@@ -162,7 +162,7 @@ impl Ledger {
         Ok(ahead)
     }
 
-    /// Attempts that are under way, or were cut off.
+    /// Returns attempts that are in progress or were interrupted.
     pub fn interrupted_attempts(&self) -> sled::Result<Vec<AttemptStarted>> {
         let rows = self.memtable().scan_prefix(b"w").map(|row| {
             let (key, value) = row?;
@@ -178,19 +178,19 @@ impl Ledger {
         rows.filter_map(Result::transpose).collect()
     }
 
-    /// Why an operator keeps the breaker of an upstream open, if that is so.
+    /// Returns the operator's reason for keeping the breaker of an upstream open, if it is overridden.
     pub fn breaker_override(&self, upstream: &str) -> sled::Result<Option<String>> {
         let reason = self.memtable().get(&keys::breaker_override_key(upstream))?;
         Ok(reason.map(|reason| String::from_utf8_lossy(&reason).into_owned()))
     }
 
-    /// Up to when the events of an upstream's provider are all in.
+    /// Returns the time up to which the events of an upstream's provider are complete.
     pub fn poll_cursor(&self, upstream: &str) -> sled::Result<Option<Timestamp>> {
         let until = self.memtable().get(&keys::poll_cursor_key(upstream))?;
         Ok(until.and_then(|until| decode_row(&until)).map(Timestamp::from_millis))
     }
 
-    /// Recipients that an upstream took on `days`.
+    /// Counts recipients that an upstream accepted on `days`.
     pub fn relayed_count(&self, upstream: &str, days: RangeInclusive<u16>) -> sled::Result<u64> {
         let range = (
             Included(keys::relayed_count_key(upstream, *days.start()).into()),
@@ -203,7 +203,7 @@ impl Ledger {
         Ok(taken)
     }
 
-    /// Reports that are to be made, at most `limit`.
+    /// Returns up to `limit` pending DSNs.
     pub fn pending_dsns(&self, limit: usize) -> sled::Result<Vec<ReportedRecipient>> {
         let rows = self.memtable().scan_prefix(b"n").take(limit);
         rows.map(|row| row.map(|(key, _)| keys::parse_pending_dsn_key(&key)))
@@ -211,12 +211,12 @@ impl Ledger {
             .collect()
     }
 
-    /// Whether this event was taken already.
+    /// Returns whether this event was already stored.
     pub fn has_event(&self, upstream: &str, event: &ProviderEvent) -> sled::Result<bool> {
         apply::has_event(&WriteBatch::new(self.memtable()), upstream, event)
     }
 
-    /// The digest of the body that a webhook's token came with.
+    /// Returns the digest of the body that came with a webhook's token.
     pub fn webhook_token(
         &self,
         upstream: &str,
@@ -226,7 +226,7 @@ impl Ledger {
         Ok(self.memtable().get(&keys::token_key(upstream, token, signed_at))?.map(|value| value.to_vec()))
     }
 
-    /// Sends with that Message-ID, newest first.
+    /// Returns messages with the given Message-ID, newest first.
     pub fn find_by_message_id(&self, message_id: &MessageId, limit: usize) -> sled::Result<Vec<TrackingId>> {
         let mut found = Vec::new();
         for id in ids_of_rows(self.memtable().scan_prefix_rev(&keys::message_id_prefix(message_id.as_str())))
@@ -242,12 +242,13 @@ impl Ledger {
         Ok(found)
     }
 
-    /// Whether a newer send has the same Message-ID and recipient.
+    /// Returns whether a newer message has the same Message-ID and recipient.
     pub fn is_resubmitted(&self, send: &Message, recipient: &Mailbox) -> sled::Result<bool> {
         let Some(message_id) = &send.message_id else { return Ok(false) };
         let to_recipient = keys::address_prefix(&recipient.folded());
         let with_message_id = keys::message_id_prefix(message_id.as_str());
-        // A recipient seldom gets much meanwhile; where one does, the message has fewer sends.
+        // A recipient rarely receives many messages in the meantime; if one does, few messages share the
+        // Message-ID.
         let newer = self.newer_ids(&to_recipient, send.id, MAX_NEWER_TO_RECIPIENT)?;
         let (newer, other) = match newer.len() {
             MAX_NEWER_TO_RECIPIENT => {
@@ -263,24 +264,25 @@ impl Ledger {
         Ok(false)
     }
 
-    /// The first sends after `id` in an index.
+    /// Returns the first messages after `id` in an index.
     fn newer_ids(&self, prefix: &[u8], id: TrackingId, limit: usize) -> sled::Result<Vec<TrackingId>> {
         let after = Excluded(keys::index_key(prefix.to_vec(), id).into());
         let (_, end) = prefix_range(prefix);
         ids_of_rows(self.memtable().range((after, end))).take(limit).collect()
     }
 
-    /// Sends to that recipient, newest first.
+    /// Returns messages to the given recipient, newest first.
     pub fn find_by_recipient(&self, address: &str, limit: usize) -> sled::Result<Vec<TrackingId>> {
         self.indexed_ids(&keys::address_prefix(&fold_address(address)), limit)
     }
 
-    /// Sends about that record of Odoo's, newest first.
+    /// Returns messages about the given Odoo record, newest first.
     pub fn find_by_odoo_record(&self, record: &Record, limit: usize) -> sled::Result<Vec<TrackingId>> {
         self.indexed_ids(&keys::odoo_record_prefix(&record.to_string()), limit)
     }
 
-    /// Of the newest `searched` sends those whose subject contains `part`, newest first; and whether there are others.
+    /// Searches the newest `searched` messages for a subject that contains `part`, newest first. Also returns
+    /// whether there are older messages.
     pub fn find_by_subject(
         &self,
         part: &str,
@@ -301,7 +303,7 @@ impl Ledger {
         Ok((found, newest.next().is_some()))
     }
 
-    /// Sends from `low` to `high`, newest first.
+    /// Returns messages from `low` to `high`, newest first.
     pub fn ids_in_range(
         &self,
         low: TrackingId,
@@ -312,7 +314,7 @@ impl Ledger {
         ids_of_rows(self.memtable().range_rev(range)).take(limit).collect()
     }
 
-    /// The send that an event belongs to.
+    /// Returns the message that an event belongs to.
     pub fn correlate(
         &self,
         event: &ProviderEvent,
@@ -332,13 +334,13 @@ impl QueueId {
     }
 }
 
-/// Newer sends to one recipient, and of one message, that are looked at for one of both.
+/// Newer messages to one recipient, and with one Message-ID, that are compared to find one with both.
 const MAX_NEWER_TO_RECIPIENT: usize = 64;
 const MAX_NEWER_OF_MESSAGE: usize = 2000;
-/// How often a trail that changes while it is read is read again.
+/// Maximum reads of a trail that changes while it is read.
 const MAX_TRAIL_READS: usize = 5;
 
-/// The sends that rows lead to.
+/// Returns the messages that index rows refer to.
 fn ids_of_rows(rows: MergedRows<'_>) -> impl Iterator<Item = sled::Result<TrackingId>> {
     rows.filter_map(|row| row.map(|(key, _)| keys::parse_tracking_id(&key)).transpose())
 }

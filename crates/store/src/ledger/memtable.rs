@@ -1,10 +1,10 @@
-//! What lookups and changes read: sled's rows, and in front of them a window of rows that were changed lately.
+//! Row storage for lookups and changes: sled's rows, overlaid by a memtable of recent changes.
 //!
-//! Every change goes into the window first. It is written to sled in one batch together with the journal's position
-//! that belongs to it, so sled never sees rows that came and went meanwhile, and a row that changed often only once.
-//! A crash loses the window, and the journal has it. The window and its position change in one step: who reads the
-//! position and rows afterwards finds every row up to it. One thread changes rows, any number read them; no lock is
-//! held while sled is read.
+//! Every change enters the memtable first. The memtable is written to sled in one batch together with its
+//! journal position. Rows that are inserted and removed in the meantime never reach sled, and a row that
+//! changed often reaches it once. A crash loses the memtable, which the journal can replay. Memtable and
+//! position change in one step: a reader of the position finds every row up to it afterwards. One thread
+//! changes rows, any number read them. No lock is held while sled is read.
 
 use crate::journal::Position;
 use crate::ledger::{keys, rows};
@@ -20,7 +20,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// The rows.
+/// The rows, in memory and on disk.
 pub struct Memtable {
     tree: sled::Tree,
     pending: RwLock<Pending>,
@@ -29,43 +29,43 @@ pub struct Memtable {
     is_flushing: watch::Sender<bool>,
 }
 
-/// Hashes of the keys of [`keys::SPARSE`] rows that sled or the window may hold: most of those that are asked for are
-/// not there, and nobody waits for sled to say so. What is taken out stays here until the next start.
+/// Key hashes of [`keys::NEGATIVE_CACHED`] rows that sled or the memtable may hold, so that most misses skip
+/// sled. Removed keys stay until the next start.
 #[derive(Default)]
 struct NegativeCache {
     hasher: RandomState,
     hashes: RwLock<HashSet<u64>>,
 }
 
-/// Rows that changed, by their keys.
+/// Changed rows by key.
 pub type RowChanges = BTreeMap<IVec, RowChange>;
 
-/// What a row became.
+/// Change of a row.
 #[derive(Clone, Debug)]
 pub struct RowChange {
-    /// `None` when it was taken out.
+    /// New value; `None` for a removed row.
     pub value: Option<IVec>,
-    /// What lies below has no such row: when it is taken out again, nothing is left to do there.
+    /// The layer below has no such row, so removing it again leaves nothing to do there.
     pub is_insert: bool,
 }
 
 #[derive(Default)]
 struct Pending {
     rows: RowChanges,
-    /// Of keys and values.
+    /// Bytes of keys and values.
     bytes: usize,
-    /// Rows that are not [`Change::new`].
+    /// Rows that are not [`RowChange::is_insert`].
     updates: usize,
     position: Option<Position>,
-    /// When the first of them came.
+    /// Time of the first change.
     oldest_change: Option<Instant>,
 }
 
-/// Part of the keys.
+/// Range of keys.
 pub type KeyRange = (Bound<IVec>, Bound<IVec>);
 
 impl Memtable {
-    /// Nothing changed yet.
+    /// Creates an empty memtable over a tree.
     pub fn new(tree: sled::Tree) -> sled::Result<Self> {
         let negative_cache = NegativeCache::default();
         for prefix in keys::NEGATIVE_CACHED {
@@ -83,9 +83,9 @@ impl Memtable {
         if self.negative_cache.is_absent(key) { Ok(None) } else { self.tree.get(key) }
     }
 
-    /// Returns when sled writes no batch: who looks then hardly waits.
+    /// Returns when no batch is being written to sled, so that a lookup hardly waits.
     pub async fn wait_idle(&self) {
-        // The sender is here.
+        // `self` holds the sender.
         let _ = self.is_flushing.subscribe().wait_for(|writing| !writing).await;
     }
 
@@ -93,7 +93,7 @@ impl Memtable {
         Ok(self.get(key)?.is_some())
     }
 
-    /// The place in the journal that the rows belong to.
+    /// Returns the journal position that the rows correspond to.
     pub fn position(&self) -> sled::Result<Option<Position>> {
         if let Some(position) = self.read_pending().position {
             return Ok(Some(position));
@@ -101,27 +101,27 @@ impl Memtable {
         Ok(self.tree.get(keys::POSITION_KEY)?.as_deref().and_then(rows::decode_row))
     }
 
-    /// The rows of a range, in order.
+    /// Returns the rows of a range in ascending order.
     pub fn range(&self, range: KeyRange) -> MergedRows<'_> {
         MergedRows::new(self, range, false)
     }
 
-    /// The rows of a range, the last first.
+    /// Returns the rows of a range in descending order.
     pub fn range_rev(&self, range: KeyRange) -> MergedRows<'_> {
         MergedRows::new(self, range, true)
     }
 
-    /// Those whose keys start with `prefix`, in order.
+    /// Returns the rows with the given key prefix in ascending order.
     pub fn scan_prefix(&self, prefix: &[u8]) -> MergedRows<'_> {
         self.range(prefix_range(prefix))
     }
 
-    /// Those whose keys start with `prefix`, the last first.
+    /// Returns the rows with the given key prefix in descending order.
     pub fn scan_prefix_rev(&self, prefix: &[u8]) -> MergedRows<'_> {
         self.range_rev(prefix_range(prefix))
     }
 
-    /// Takes changes in; with a position the journal is applied up to there then.
+    /// Adds changes; with a position, the journal is applied up to there.
     pub fn apply_changes(&self, changed: RowChanges, position: Option<Position>) {
         let mut changes = self.write_pending();
         changes.position = position.or(changes.position);
@@ -133,19 +133,19 @@ impl Memtable {
         }
     }
 
-    /// Whether it holds so much that it is to be written. New rows may wait longer: those of a send change once more, or
-    /// go, as soon as it is relayed.
+    /// Returns whether the memtable must be flushed. New rows may wait longer: a message's rows change again,
+    /// or are removed, as soon as it is relayed.
     pub fn is_full(&self) -> bool {
         let changes = self.read_pending();
         changes.updates >= MAX_UPDATES || changes.rows.len() >= MAX_ROWS || changes.bytes >= MAX_BYTES
     }
 
-    /// When it is to be written at the latest, if it holds anything.
+    /// Returns when the memtable must be flushed, if it holds anything.
     pub fn flush_due(&self) -> Option<Instant> {
         self.read_pending().oldest_change.map(|since| since + MAX_AGE)
     }
 
-    /// Writes it to sled. Lookups wait while sled applies the batch.
+    /// Writes the memtable to sled. Lookups wait while sled applies the batch.
     pub fn flush(&self) -> sled::Result<()> {
         let mut batch = sled::Batch::default();
         {
@@ -167,14 +167,14 @@ impl Memtable {
         let written = self.tree.apply_batch(batch);
         self.is_flushing.send_replace(false);
         written?;
-        // Dropped behind the lock.
+        // Dropped after the lock is released.
         let _rows = std::mem::take(&mut *self.write_pending());
         collect_garbage();
         Ok(())
     }
 
-    /// Writes the rows from `threads` threads and not as one, and keeps the position back: for an unfinished tree, which
-    /// is worth nothing before its position is there. Lookups do not wait.
+    /// Writes the rows from `threads` threads, without atomicity and without the position. Only for an
+    /// unfinished tree, which is worthless before its position is written. Lookups do not wait.
     pub fn bulk_flush(&self, threads: usize) -> sled::Result<()> {
         let copy = |(key, change): (&IVec, &RowChange)| (key.clone(), change.value.clone());
         let rows: Vec<_> = self.read_pending().rows.iter().map(copy).collect();
@@ -220,21 +220,23 @@ impl NegativeCache {
         }
     }
 
-    /// Whether there is surely no such row.
+    /// Returns whether the row is certainly absent.
     fn is_absent(&self, key: &[u8]) -> bool {
         let known = || self.hashes.read().unwrap_or_else(PoisonError::into_inner);
         keys::is_negative_cached(key) && !known().contains(&self.hasher.hash_one(key))
     }
 }
 
-/// sled's garbage outruns its collector otherwise (500,000 rows in batches took 2.4 GB instead of 84 MB).
+/// Collects sled's garbage, which otherwise grows faster than its collector runs: 500,000 rows in batches
+/// took 2.4 GB instead of 84 MB.
 fn collect_garbage() {
     for _ in 0..4 {
         crossbeam_epoch::pin().flush();
     }
 }
 
-/// Puts a change over those that were there; true if it is the first of a row that is not [`Change::new`].
+/// Merges a change over earlier ones; returns true if it is the first change of a row that is not
+/// [`RowChange::is_insert`].
 pub fn merge_change(changed: &mut RowChanges, key: IVec, change: RowChange) -> bool {
     match changed.entry(key) {
         Entry::Occupied(known) if known.get().is_insert && change.value.is_none() => drop(known.remove()),
@@ -254,7 +256,7 @@ fn change_size(key: &IVec, change: &RowChange) -> usize {
     key.len() + change.value.as_ref().map_or(0, |value| value.len())
 }
 
-/// The keys that start so.
+/// Returns the range of keys with the given prefix.
 pub fn prefix_range(prefix: &[u8]) -> KeyRange {
     let mut end = prefix.to_vec();
     while end.last() == Some(&u8::MAX) {
@@ -270,12 +272,12 @@ pub fn prefix_range(prefix: &[u8]) -> KeyRange {
     (Included(prefix.into()), behind)
 }
 
-/// The rows of a range. The window's part is copied in pieces, each before sled is asked for the same keys: a row
-/// that moves from the one to the other meanwhile is seen.
+/// Rows of a range. The memtable's part is copied in chunks, each before sled is read for the same keys, so a
+/// row that moves from memtable to sled in the meantime is seen.
 pub struct MergedRows<'a> {
     memtable: &'a Memtable,
     reverse: bool,
-    /// What was not looked at yet.
+    /// Part of the range that was not read yet.
     remaining: Option<KeyRange>,
     changes: Peekable<std::vec::IntoIter<(IVec, Option<IVec>)>>,
     disk_rows: Peekable<DiskRows>,
@@ -316,7 +318,7 @@ impl<'a> MergedRows<'a> {
         }
     }
 
-    /// Looks at the next piece; false when there is none.
+    /// Loads the next chunk; false if there is none.
     fn load_next_chunk(&mut self) -> bool {
         let Some(range) = self.remaining.take() else { return false };
         let copy = |(key, change): (&IVec, &RowChange)| (key.clone(), change.value.clone());
@@ -346,7 +348,7 @@ impl<'a> MergedRows<'a> {
         true
     }
 
-    /// Whether the next change comes before, with or behind the next row of sled's.
+    /// Compares the keys of the next change and of sled's next row in iteration order.
     fn compare_heads(&mut self) -> Option<std::cmp::Ordering> {
         use std::cmp::Ordering::{Greater, Less};
         match (self.changes.peek(), self.disk_rows.peek()) {
@@ -383,7 +385,7 @@ impl Iterator for MergedRows<'_> {
     }
 }
 
-/// Whether no key can lie in it; `BTreeMap` panics on some of these.
+/// Returns whether no key can lie in the range; `BTreeMap` panics on some of these ranges.
 fn is_empty_range((from, to): &KeyRange) -> bool {
     match (from, to) {
         (Included(from), Included(to)) => from > to,
@@ -396,16 +398,18 @@ fn bound_as_bytes(bound: &Bound<IVec>) -> Bound<&[u8]> {
     bound.as_ref().map(|key| &**key)
 }
 
-/// Rows at which the window is written: at most this and what one group changes, a few thousand rows more. While sled
-/// applies the batch its garbage takes some 5 KiB a row, and lookups wait some 6 µs a row.
+/// Rows at which the memtable is flushed. It holds at most this number and the changes of one group, a few
+/// thousand rows. While sled applies the batch, its garbage takes about 5 KiB per row, and lookups wait about
+/// 6 µs per row.
 const MAX_ROWS: usize = 4096;
-/// Rows that are not new, at which it is written: who reports what became of sends waits while it is.
+/// Changes to existing rows at which the memtable is flushed: the recording of outcomes waits during a flush.
 const MAX_UPDATES: usize = 512;
-/// Bytes of keys and values at which it is written; a row that changes several times counts each time.
+/// Bytes of keys and values at which the memtable is flushed; a row that changes several times counts each
+/// time.
 const MAX_BYTES: usize = 8 << 20;
-/// Age at which it is written.
+/// Age at which the memtable is flushed.
 const MAX_AGE: Duration = Duration::from_secs(1);
-/// Rows that a thread inserts before it collects sled's garbage.
+/// Rows that a thread inserts between two collections of sled's garbage.
 const GC_EVERY: usize = 1000;
-/// Rows of the window that are copied at a time.
+/// Rows of the memtable copied at a time.
 const CHUNK_ROWS: usize = 64;

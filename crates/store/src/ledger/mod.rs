@@ -1,9 +1,10 @@
-//! The projection of the journal that lookups are served from: one sled tree with prefixed keys.
+//! Projection of the journal that serves lookups: one sled tree with prefixed keys.
 //!
-//! Groups of records are gathered in memory ([`window`]) and written in one batch **together with the journal's
-//! position behind them**, so recovery knows exactly where to go on; only one that is made from nothing is written
-//! piecemeal, and its position last. Nothing here is truth: a damaged, missing or outdated projection is rebuilt from
-//! the journal. No row is larger than a few KiB (sled keeps larger ones in files that it never syncs).
+//! Groups of records are gathered in memory ([`memtable`]) and written in one batch **together with the
+//! journal position after them**, so recovery always continues at the right record. Only a ledger that is
+//! built from nothing is written in parts, and its position last. The ledger is never the source of truth: a
+//! damaged, missing or outdated one is rebuilt from the journal. No row is larger than a few KiB, since sled
+//! keeps larger ones in files that it never syncs.
 
 mod apply;
 mod check;

@@ -1,4 +1,4 @@
-//! Where reports stand, and what becomes of one that is read anew.
+//! State of provider events, and the replay of events that are decoded again.
 
 use crate::ledger::apply::{
     apply_event, find_by_message_id, load_message_row, load_recipient, orphan_key, put_recipient,
@@ -14,9 +14,9 @@ use mailtrail_trail::{
     EventMarks, EventReplay, EventSource, ProviderEvent, Recipient, TrailEvent, TrailEventKind,
 };
 
-/// Applies an event in the place of what its report said before.
+/// Applies a replayed event in place of the previous one.
 ///
-/// What an event has ended stays ended: its message may be gone from the journal by now.
+/// A message that was finished by an event stays finished: its body may already be gone from the journal.
 pub fn apply_event_replay(rows: &mut WriteBatch<'_>, replay: &EventReplay) -> sled::Result<()> {
     let EventReplay { id, upstream, previous, event, .. } = replay;
     rows.delete(keys::dead_letter_key(*id));
@@ -33,7 +33,7 @@ pub fn apply_event_replay(rows: &mut WriteBatch<'_>, replay: &EventReplay) -> sl
     }
 }
 
-/// What a report says since it was read anew, if it was.
+/// Returns the replayed form of an event, if it was replayed.
 fn replayed_event(rows: &WriteBatch<'_>, report: TrackingId) -> sled::Result<Option<ProviderEvent>> {
     Ok(rows
         .get(&keys::replayed_event_key(report))?
@@ -42,8 +42,8 @@ fn replayed_event(rows: &WriteBatch<'_>, report: TrackingId) -> sled::Result<Opt
         .map(ProviderEvent::from))
 }
 
-/// Takes an event out, as if it had not come; but for the marks that it left on the recipients of the send that is
-/// given back.
+/// Removes an event as if it had never arrived, except for its marks on the recipients of the returned
+/// message.
 fn retract(
     rows: &mut WriteBatch<'_>,
     report: TrackingId,
@@ -59,7 +59,7 @@ fn retract(
     Ok(holder)
 }
 
-/// The send that an event was brought to, and what its trail says of it.
+/// Returns the message that an event was correlated with, and the trail event.
 fn owner_of(
     rows: &WriteBatch<'_>,
     upstream: &str,
@@ -79,7 +79,7 @@ fn owner_of(
     Ok(None)
 }
 
-/// Marks recipients anew by what the trail of their send says.
+/// Recomputes the marks of recipients from the trail of their message.
 fn recompute_marks(rows: &mut WriteBatch<'_>, send: TrackingId, numbers: &[u16]) -> sled::Result<()> {
     let Some(mut row) = load_message_row(rows, send)? else { return Ok(()) };
     let trail = rows.scan_prefix(&keys::trail_prefix(send), usize::MAX)?;
@@ -110,12 +110,12 @@ fn recompute_marks(rows: &mut WriteBatch<'_>, send: TrackingId, numbers: &[u16])
 }
 
 impl Ledger {
-    /// What a report says by now.
+    /// Returns the current content of a replayed event.
     pub fn replayed_event(&self, report: TrackingId) -> sled::Result<Option<ProviderEvent>> {
         replayed_event(&WriteBatch::new(self.memtable()), report)
     }
 
-    /// Where a report stands.
+    /// Returns the correlation state of an event.
     pub fn event_state(
         &self,
         report: TrackingId,
@@ -140,7 +140,7 @@ impl Ledger {
         })
     }
 
-    /// Events without a send, in no order.
+    /// Returns orphaned events, in no particular order.
     pub fn orphans(&self) -> impl Iterator<Item = sled::Result<StoredEvent>> {
         let row = |(key, value): (sled::IVec, sled::IVec)| {
             let row = decode_row::<OrphanRow>(&value)?;
@@ -155,7 +155,7 @@ impl Ledger {
         self.memtable().scan_prefix(b"u").filter_map(move |found| found.map(row).transpose())
     }
 
-    /// Dead letters, newest first.
+    /// Returns dead letters, newest first.
     pub fn dead_letters(&self) -> impl Iterator<Item = sled::Result<StoredEvent>> {
         let row = |(key, value): (sled::IVec, sled::IVec)| {
             let row = decode_row::<DeadLetterRow>(&value)?;
@@ -172,7 +172,7 @@ impl Ledger {
             .filter_map(move |found| found.map(row).transpose())
     }
 
-    /// Events without a send, and dead letters. Reads all of them.
+    /// Counts orphaned events and dead letters. Reads all of them.
     pub fn count_unmatched(&self) -> sled::Result<(u64, u64)> {
         let count =
             |prefix| self.memtable().scan_prefix(prefix).try_fold(0, |count, row| row.map(|_| count + 1));

@@ -1,4 +1,4 @@
-//! The rows in their own types. They are rebuilt from the journal when [`SCHEMA`] changes, so no old shape is kept.
+//! Row types. The rows are rebuilt from the journal when [`SCHEMA_VERSION`] changes, so no old form is kept.
 
 use crate::journal::Position;
 use crate::ledger::keys;
@@ -13,8 +13,9 @@ use mailtrail_trail::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// Version of everything in this file and in the keys. A journal that older versions cannot read makes a new one, too:
-/// they would not notice while the ledger is up to date, and read the journal from its beginning so.
+/// Version of all row types and keys. A journal that older versions cannot read requires a new version, too.
+/// Without it, an older version would not notice while the ledger is up to date; with it, it reads the
+/// journal from the beginning.
 pub const SCHEMA_VERSION: u32 = 14;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -22,31 +23,31 @@ pub struct MessageRow {
     pub message: MessageV5,
     pub recipient_count: u16,
     pub attempts: u32,
-    /// Its place in the queue, while it is open.
+    /// Queue entry, while the message is open.
     pub queue_entry: Option<QueueEntryRow>,
-    /// The upstream that may have the message: one that was sent it and did not answer.
+    /// Upstream that may have accepted the message: it was sent the message and did not reply.
     pub uncertain_upstream: Option<Box<str>>,
-    /// The upstreams that were found unable to take it when they were asked last.
+    /// Upstreams that could not accept the message when they were last tried.
     pub excluded_upstreams: Vec<Box<str>>,
-    /// When the last attempt ended, or it was accepted.
+    /// Time at which the last attempt ended, or of acceptance.
     pub changed_at: u64,
     pub position: Position,
-    /// Bytes of the message in the journal.
+    /// Length of the body in the journal, in bytes.
     pub body_length: u32,
-    /// The recipient, where there is one; several have rows of their own.
+    /// The recipient if there is only one; several recipients have rows of their own.
     pub only_recipient: Option<RecipientRow>,
 }
 
-/// A place in the queue.
+/// Entry in the queue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueEntryRow {
-    /// When the next attempt is due, or was to be when it was held.
+    /// Time of the next attempt; for a held message, the time before it was held.
     pub next_attempt: u64,
-    /// What it waits for.
+    /// Queue key of the message.
     pub queue_key: QueueKeyRow,
 }
 
-/// Also the value of a row of the queue.
+/// Stored form of a queue key; also the value of a queue row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum QueueKeyRow {
     Route(Option<Box<str>>),
@@ -63,9 +64,9 @@ pub struct RecipientRow {
     marks: Vec<(u8, bool, u64, u64, u32)>,
     diagnostic: DiagnosticV1,
     reported_failure: Option<(u8, u64, DiagnosticV1)>,
-    /// Of a failure, or else of the arrival.
+    /// DSN sent: true for a failure, false for a delivery.
     dsn_sent: Option<bool>,
-    /// By its place in [`SENT`].
+    /// Index in the list of transmission states.
     transmission: u8,
     tracking_confirmed: bool,
 }
@@ -106,17 +107,17 @@ enum TrailEventKindRow {
     Attempted(AttemptStatusV1),
     EventReceived(u8),
     Resubmitted,
-    /// Of a failure, or else of the arrival.
+    /// DSN sent: true for a failure, false for a delivery.
     DsnSent(bool),
     QueueAction(QueueVerbV1),
     BreakerSwitched(bool),
     DeadLettered,
     EventReplayed,
     SuppressionChanged(bool),
-    /// By its place in [`Step::ALL`].
+    /// Index in [`Step::ALL`].
     Inbound(u8),
     AddressErased,
-    /// By its place in [`Chore::ALL`].
+    /// Index in the list of operator action kinds.
     OperatorAction(u8),
 }
 
@@ -142,18 +143,18 @@ impl From<QueueKeyRow> for QueueKey {
     }
 }
 
-/// The stored form of a row.
+/// Encodes a row.
 pub fn encode_row(row: &impl Serialize) -> Vec<u8> {
     postcard::to_stdvec(row).expect("plain data in memory always encodes")
 }
 
-/// The inverse of [`encode`]; `None` for a damaged row.
+/// Decodes a row; the inverse of [`encode_row`]. `None` for a damaged row.
 pub fn decode_row<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     postcard::from_bytes(bytes).ok()
 }
 
 impl QueueEntryRow {
-    /// The key of its row in the queue.
+    /// Returns the key of the entry's queue row.
     pub fn key(&self, lane: Lane, id: TrackingId) -> Vec<u8> {
         keys::queue_key(
             keys::queue_prefix(lane, &self.queue_key),
@@ -164,12 +165,12 @@ impl QueueEntryRow {
 }
 
 impl MessageRow {
-    /// When its next attempt is due, while it is open.
+    /// Returns the time of the next attempt while the message is open.
     pub fn next_attempt(&self) -> Option<Timestamp> {
         self.queue_entry.as_ref().map(|queued| Timestamp::from_millis(queued.next_attempt))
     }
 
-    /// Whether that is its Message-ID; the index knows only a short hash.
+    /// Compares the full Message-ID; the index has only a short hash.
     pub fn has_message_id(&self, message_id: &MessageId) -> bool {
         self.message.message_id().and_then(MessageId::parse).as_ref() == Some(message_id)
     }
@@ -228,12 +229,12 @@ impl RecipientRow {
     }
 }
 
-/// A word by its place in the list of all, to which words are only ever added at the end.
+/// Returns the index of a value in the list of all values, which is append-only.
 fn index_in<T: PartialEq>(all: &[T], word: &T) -> u8 {
     all.iter().position(|known| known == word).map_or(0, |place| place as u8)
 }
 
-/// The inverse of [`code_in`]; the first for a damaged code.
+/// Returns the value at an index; the inverse of [`index_in`]. Returns the first value for a damaged index.
 fn value_at<T: Copy, const N: usize>(all: [T; N], code: u8) -> T {
     *all.get(usize::from(code)).unwrap_or(&all[0])
 }

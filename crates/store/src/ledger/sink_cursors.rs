@@ -7,7 +7,7 @@ use crate::sink_cursor::{DelayedDelivery, SinkAck};
 use mailtrail_mail::Timestamp;
 
 impl Ledger {
-    /// How far a sink got, and when.
+    /// Returns a sink's position and the time of its acknowledgement.
     pub fn sink_position(&self, sink: &str) -> sled::Result<Option<(LogCursor, Timestamp)>> {
         let row = self
             .memtable()
@@ -17,12 +17,12 @@ impl Ledger {
         Ok(row.map(|(place, at)| (LogCursor(place), Timestamp::from_millis(at))))
     }
 
-    /// Whether that is the last that is known of its sink.
+    /// Returns whether this is the last acknowledgement of its sink.
     pub fn is_latest_ack(&self, handed: &SinkAck) -> sled::Result<bool> {
         Ok(self.sink_position(&handed.sink)? == Some((handed.position, handed.at)))
     }
 
-    /// Whether something that was delayed then still is.
+    /// Returns whether any delivery that was delayed by this acknowledgement is still pending.
     pub fn has_pending_delay(&self, handed: &SinkAck) -> sled::Result<bool> {
         for delayed in &handed.delayed {
             if self.memtable().get(&keys::delayed_delivery_key(&handed.sink, *delayed))?.is_some() {
@@ -32,7 +32,7 @@ impl Ledger {
         Ok(false)
     }
 
-    /// What a sink is to be offered again at `now`, by when it is due.
+    /// Returns a sink's delayed deliveries that are due at `now`, ordered by due time.
     pub fn due_deliveries(
         &self,
         sink: &str,
@@ -49,14 +49,14 @@ impl Ledger {
         Ok(found)
     }
 
-    /// How much a sink is to be offered again.
+    /// Counts a sink's delayed deliveries.
     pub fn count_delayed(&self, sink: &str) -> sled::Result<usize> {
         self.memtable()
             .scan_prefix(&keys::delayed_delivery_prefix(sink))
             .try_fold(0, |count, row| row.map(|_| count + 1))
     }
 
-    /// What a sink refused: the record, which of its entries, when and why.
+    /// Returns a sink's rejected entries: record, index of the entry, time and reason.
     pub fn sink_dead_letters(
         &self,
         sink: &str,

@@ -10,7 +10,7 @@ use std::ops::Bound::{self, Excluded, Included};
 use std::ops::Range;
 
 impl Ledger {
-    /// Counts the recipients of sends accepted from `since` to `until`: all, and in groups.
+    /// Counts the recipients of messages accepted from `since` to `until`, in total and by group.
     pub fn delivery_stats(
         &self,
         since: Timestamp,
@@ -33,20 +33,22 @@ impl Ledger {
         Ok((all, groups))
     }
 
-    /// Returns the users whose mail was accepted in `period`, the address it came from, and when it did so last.
+    /// Returns the users that submitted messages in `period`, each with a client address and the time of the
+    /// last message.
     pub fn logins(&self, period: Range<Timestamp>) -> sled::Result<BTreeMap<(IpAddr, String), Timestamp>> {
         let mut logins = BTreeMap::new();
         for row in self.memtable().range(accepted_in(&period)) {
             let Some(row) = decode_row::<MessageRow>(&row?.1) else { continue };
             if let (Some(peer), Some(user)) = (row.message.peer(), row.message.user()) {
-                // Rows are in the order of their times.
+                // Rows are ordered by time.
                 logins.insert((peer, user.to_owned()), row.message.id().timestamp());
             }
         }
         Ok(logins)
     }
 
-    /// Counts the recipients of sends accepted in `period` by user; who logged in nowhere is none.
+    /// Counts the recipients of messages accepted in `period` by user; unauthenticated submissions do not
+    /// count.
     pub fn submitted_by_user(&self, period: Range<Timestamp>) -> sled::Result<BTreeMap<String, u64>> {
         let mut users = BTreeMap::new();
         for row in self.memtable().range(accepted_in(&period)) {
@@ -78,7 +80,7 @@ impl Ledger {
         })
     }
 
-    /// The upstream of each recipient: of the last attempt that is known.
+    /// Returns the upstream of each recipient's last known attempt.
     fn last_upstreams(&self, id: TrackingId, recipients: usize) -> sled::Result<Vec<String>> {
         let mut upstreams = vec![NO_GROUP.to_owned(); recipients];
         for row in self.memtable().scan_prefix(&keys::trail_prefix(id)) {
@@ -97,13 +99,13 @@ impl Ledger {
     }
 }
 
-/// The keys of the sends that were accepted in `period`.
+/// Returns the key range of the messages accepted in `period`.
 fn accepted_in(period: &Range<Timestamp>) -> (Bound<IVec>, Bound<IVec>) {
     let [low, high] = [period.start, period.end].map(|at| keys::message_key(TrackingId::new(at, 0)));
     (Included(low.into()), Excluded(high.into()))
 }
 
-/// The group of those that have none.
+/// Name of the group for messages without one.
 const NO_GROUP: &str = "-";
-/// Characters of a date in a time.
+/// Number of characters of the date in a timestamp.
 const DATE_CHARS: usize = "2026-11-21".len();

@@ -1,5 +1,5 @@
-//! The rows of the suppression list: a dossier for each address and list, and how many of them speak against their
-//! address. They follow from the journal alone, whatever is configured.
+//! Rows of the suppression list: one evidence row per address and list, and the number of suppressed ones.
+//! They follow from the journal alone, independently of the configuration.
 
 use crate::ledger::database::Ledger;
 use crate::ledger::keys;
@@ -16,7 +16,7 @@ use mailtrail_trail::{EventSource, ProviderEvent, ReceivedEvent};
 use sled::IVec;
 use std::ops::Bound::Excluded;
 
-/// Takes in what a provider's report says against its recipient.
+/// Adds the evidence of a provider event against its recipient.
 pub fn apply_event_evidence(
     rows: &mut WriteBatch<'_>,
     upstream: &str,
@@ -31,10 +31,10 @@ pub fn apply_event_evidence(
     edit_evidence(rows, &address, upstream, |dossier| dossier.add(reason, &mark))
 }
 
-/// Does as somebody wants the list to be.
+/// Applies a requested change of the list.
 pub fn apply_suppression_change(rows: &mut WriteBatch<'_>, listing: &SuppressionChange) -> sled::Result<()> {
     let address = listing.address.folded();
-    // What was listed stands there under another name.
+    // The evidence of an erased address is stored under a different pseudonym.
     if Pseudonym::Trail.fits(&address) {
         return Ok(());
     }
@@ -104,7 +104,8 @@ fn put_evidence(
     Ok(())
 }
 
-/// An event counts by the address that it names itself: the send that it may find later changes nothing about that.
+/// Derives evidence from an event. The address in the event counts; a later correlation with a message
+/// changes nothing.
 fn evidence_of(event: &ProviderEvent, source: EvidenceSource) -> Option<(String, Reason, EvidenceItem)> {
     let (reason, mark) = evidence_from_event(event, source)?;
     let address: Mailbox = event.recipient.as_ref()?.parse().ok()?;
@@ -115,7 +116,7 @@ fn evidence_of(event: &ProviderEvent, source: EvidenceSource) -> Option<(String,
 }
 
 impl Ledger {
-    /// What is known of an address (in lower case) on a list.
+    /// Returns the evidence for an address (in lower case) on a list.
     pub fn suppression_evidence(
         &self,
         address: &str,
@@ -124,7 +125,7 @@ impl Ledger {
         Ok(self.memtable().get(&keys::suppression_key(address, list))?.map(|value| decode_evidence(&value)))
     }
 
-    /// Dossiers behind `after`, in the order of addresses and lists, at most `limit`.
+    /// Returns up to `limit` evidence rows after `after`, ordered by address and list.
     pub fn list_evidence(
         &self,
         after: Option<(&str, &str)>,
@@ -139,17 +140,17 @@ impl Ledger {
         collect_evidence(rows, limit)
     }
 
-    /// Those of one address (in lower case).
+    /// Returns the evidence for one address (in lower case).
     pub fn evidence_for_address(&self, address: &str) -> sled::Result<Vec<AddressEvidence>> {
         collect_evidence(self.memtable().scan_prefix(&keys::suppression_address_prefix(address)), usize::MAX)
     }
 
-    /// What erased addresses are known by, once there is one.
+    /// Returns the salt by which erased addresses are recognised, if there is one.
     pub fn erasure_salt(&self) -> sled::Result<Option<[u8; 16]>> {
         Ok(self.memtable().get(keys::ERASURE_SALT)?.and_then(|salt| salt.as_ref().try_into().ok()))
     }
 
-    /// Dossiers that speak against their address.
+    /// Counts the evidence rows that suppress their address.
     pub fn count_suppressed(&self) -> sled::Result<u64> {
         Ok(self
             .memtable()
@@ -159,7 +160,7 @@ impl Ledger {
             .unwrap_or_default())
     }
 
-    /// Whether a dossier rests on that report.
+    /// Returns whether any evidence is based on that event.
     pub fn is_evidence_source(&self, notice: &ReceivedEvent) -> sled::Result<bool> {
         let Some((address, reason, mark)) = evidence_of(&notice.event, EvidenceSource::Webhook) else {
             return Ok(false);
@@ -169,7 +170,7 @@ impl Ledger {
         Ok(live.is_some_and(|live| live.times.contains(&mark.at) || live.all_mail_at == Some(mark.at)))
     }
 
-    /// Dossiers of which nothing is needed any more since before `before`, at most `limit`.
+    /// Returns up to `limit` evidence rows that have been obsolete since before `before`.
     pub fn expired_evidence(&self, before: Timestamp, limit: usize) -> sled::Result<Vec<Vec<u8>>> {
         let mut expired = Vec::new();
         for row in self.memtable().scan_prefix(&keys::suppression_table_prefix()) {
@@ -184,7 +185,7 @@ impl Ledger {
         Ok(expired)
     }
 
-    /// Takes those of them out that are still over.
+    /// Removes those evidence rows that are still obsolete.
     pub fn expire_evidence(&self, expired: Vec<Vec<u8>>, before: Timestamp) -> sled::Result<()> {
         let mut rows = WriteBatch::new(self.memtable());
         for key in expired {
@@ -214,5 +215,5 @@ fn collect_evidence(
     Ok(found)
 }
 
-/// The name of the list that holds for every domain.
+/// Name of the list that applies to every domain.
 const GLOBAL_LIST: &str = "";

@@ -4,7 +4,7 @@ use sled::IVec;
 use std::collections::BTreeMap;
 use std::ops::Bound::{Included, Unbounded};
 
-/// The rows as they will be once the changes of a group are taken in: records of one group see each other.
+/// Rows as they will be after a group of records: records of one group see each other's changes.
 pub struct WriteBatch<'a> {
     memtable: &'a Memtable,
     changes: RowChanges,
@@ -26,7 +26,7 @@ impl<'a> WriteBatch<'a> {
         self.record_change(key, Some(value.into()), false);
     }
 
-    /// Puts a row that cannot be there yet.
+    /// Inserts a row that cannot exist yet.
     pub fn put_new(&mut self, key: Vec<u8>, value: Vec<u8>) {
         self.record_change(key, Some(value.into()), true);
     }
@@ -39,7 +39,8 @@ impl<'a> WriteBatch<'a> {
         merge_change(&mut self.changes, key.into(), RowChange { value, is_insert });
     }
 
-    /// All rows whose key starts with `prefix`, in order; at most the last `limit` of those from before the group.
+    /// Returns all rows whose key starts with `prefix`, in order, but only the last `limit` of those from
+    /// before the group.
     pub fn scan_prefix(&self, prefix: &[u8], limit: usize) -> sled::Result<Vec<(IVec, IVec)>> {
         let before = self.memtable.scan_prefix_rev(prefix).take(limit);
         let mut rows = before.collect::<sled::Result<BTreeMap<_, _>>>()?;
@@ -53,7 +54,7 @@ impl<'a> WriteBatch<'a> {
         Ok(rows.into_iter().collect())
     }
 
-    /// Hands everything to the window at once, with the journal's position behind it if that changed.
+    /// Moves all changes into the memtable at once, with the new journal position if it changed.
     pub fn commit(self, position: Option<Position>) {
         self.memtable.apply_changes(self.changes, position);
     }
