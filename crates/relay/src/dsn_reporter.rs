@@ -1,8 +1,8 @@
-//! Tells senders what became of their mail: one report (RFC 3464) for each recipient that failed for good, or that
-//! arrived where the client asked for that (`NOTIFY=SUCCESS`). A report is a send of its own, so it is kept, tried
-//! again and traced as any other; the record that accepts it is also what says that it was made.
+//! Sends delivery status notifications (RFC 3464) to senders. One DSN is made for each recipient that failed
+//! permanently, or that was delivered where the client requested it (`NOTIFY=SUCCESS`). A DSN is a message of its
+//! own, so it is stored, retried and traced like any other. The record that accepts it also proves that it was made.
 //!
-//! Nobody gets a report on a report: they have no sender.
+//! A DSN never causes another DSN: it has no sender.
 
 use bytes::Bytes;
 use mailtrail_mail::{BodyType, Clock, Mailbox, MessageId, Timestamp, TrackingIdGenerator};
@@ -13,19 +13,19 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// What a reporter works with.
+/// Generates the DSNs of the store's messages.
 pub struct DsnReporter {
-    /// Where sends are.
+    /// The store.
     pub store: Store,
-    /// The time.
+    /// Clock.
     pub clock: Clock,
-    /// Where ids come from.
+    /// Generator of tracking ids.
     pub id_generator: Arc<TrackingIdGenerator>,
-    /// Our name.
+    /// Our host name.
     pub hostname: String,
 }
 
-/// A report was not made; it is tried again.
+/// Error that prevents a DSN; it is retried.
 #[derive(Debug, thiserror::Error)]
 enum DsnError {
     #[error(transparent)]
@@ -35,7 +35,7 @@ enum DsnError {
 }
 
 impl DsnReporter {
-    /// Makes reports until we stop.
+    /// Generates DSNs until shutdown.
     pub async fn run(self, stopping: CancellationToken) {
         let mut quota = PerSenderLimit::default();
         while stopping.run_until_cancelled(tokio::time::sleep(POLL_INTERVAL)).await.is_some() {
@@ -88,7 +88,8 @@ impl DsnReporter {
     }
 }
 
-/// Bounds the storm when a whole mailing fails: a sender's reports that are over [`QUOTA`] wait for the next minute.
+/// Limits the burst when a whole mailing fails: DSNs to one sender beyond `MAX_DSNS_PER_MINUTE` wait for the next
+/// minute.
 #[derive(Default)]
 struct PerSenderLimit {
     minute: u64,
@@ -107,12 +108,12 @@ impl PerSenderLimit {
     }
 }
 
-/// The client's label of reports.
+/// Client label of DSNs.
 const CLIENT_LABEL: &str = "mailtrail";
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// Reports that are looked at in a round.
+/// Maximum number of DSNs examined in a pass.
 const MAX_DSNS_PER_PASS: usize = 1000;
-/// Reports to one sender in a minute.
+/// Maximum number of DSNs to one sender per minute.
 const MAX_DSNS_PER_MINUTE: u32 = 100;
 
 #[cfg(test)]

@@ -1,16 +1,16 @@
-//! Mail of our own that goes the way of clients' mail, to see whether it arrives: test mail and heartbeats.
+//! Internal mail that takes the path of client mail to verify delivery: test mail and heartbeats.
 
 use futures_util::future::BoxFuture;
 use mailtrail_mail::{Envelope, Mailbox, TrackingId};
 use std::sync::Arc;
 
-/// What hands a message in by the way that clients' mail takes: the id under which it is kept, or what a client would be
-/// told.
+/// Function that submits a message on the path of client mail. Returns the tracking id of the stored message, or the
+/// refusal that a client would receive.
 pub type HandIn =
     Arc<dyn Fn(Envelope, Vec<u8>) -> BoxFuture<'static, Result<TrackingId, String>> + Send + Sync>;
 
-/// A mail with that subject and that line of text, both ASCII, for one recipient. Date, Message-ID and the rest are added
-/// where it is taken in.
+/// Composes a message with that subject and that line of text, both ASCII, for one recipient. Date, Message-ID and
+/// other fields are added at submission.
 pub fn compose(from: &Mailbox, to: &Mailbox, subject: &str, text: &str) -> (Envelope, Vec<u8>) {
     let envelope = Envelope {
         smtputf8: !from.is_ascii() || !to.is_ascii(),

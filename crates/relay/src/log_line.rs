@@ -1,4 +1,4 @@
-//! What happened, a line a fact, as JSON has it: in the log, in a trail's timeline, and for whoever is told. Fields are only
+//! JSON form of trail events, one line per event: in the log, in a trail's timeline, and for sinks. Fields are only
 //! ever added.
 
 use mailtrail_store::LogEntry;
@@ -8,63 +8,63 @@ use serde::{Deserialize, Serialize};
 /// One line of a timeline.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TimelineEntry {
-    /// When, RFC 3339.
+    /// Time of the event, RFC 3339.
     pub at: String,
-    /// What, in the event vocabulary.
+    /// Kind, in the event vocabulary.
     pub event: String,
-    /// How we know: `client`, `smtp`, `webhook`, `mailtrail` or `operator`.
+    /// Source: `client`, `smtp`, `webhook`, `mailtrail` or `operator`.
     pub source: String,
-    /// The upstream it has to do with.
+    /// Upstream involved.
     pub upstream: Option<String>,
-    /// Whom it concerns; empty: all recipients.
+    /// Recipients concerned; empty: all.
     pub recipients: Vec<String>,
-    /// The provider's name for it, or the SMTP step.
+    /// The provider's name of the event, or the SMTP step.
     pub name: Option<String>,
-    /// The code that came with it.
+    /// Reply or status code.
     pub code: Option<u16>,
-    /// The enhanced status that came with it.
+    /// Enhanced status code.
     pub enhanced: Option<String>,
-    /// The words that came with it.
+    /// Diagnostic text.
     pub text: Option<String>,
-    /// The host it is about.
+    /// Host concerned.
     pub host: Option<String>,
-    /// The link that was clicked.
+    /// Clicked link.
     pub url: Option<String>,
-    /// How an event found its send: `tracking-id` or `message-id`.
+    /// Correlation of the event with its message: `tracking-id` or `message-id`.
     pub joined_by: Option<String>,
-    /// Whether software did it, not a person.
+    /// Whether software caused the event rather than a person.
     pub by_machine: bool,
-    /// When the next attempt is due because of it, RFC 3339.
+    /// Time of the next attempt that follows from it, RFC 3339.
     pub next_attempt: Option<String>,
 }
 
 /// One line of the log.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LogLine {
-    /// The tracking id; absent for an event that found no send.
+    /// Tracking id; absent for an unmatched event.
     pub id: Option<String>,
-    /// The client's label.
+    /// Client label.
     pub client: Option<String>,
-    /// The envelope's sender.
+    /// Sender of the envelope.
     pub from: Option<String>,
-    /// The Message-ID without brackets.
+    /// Message-ID without brackets.
     pub message_id: Option<String>,
-    /// Odoo's record, `model,id`.
+    /// Odoo record, `model,id`.
     pub record: Option<String>,
-    /// Where Odoo shows it, if a sink says which Odoo it is.
+    /// URL of the record in Odoo, if a sink configures which Odoo it is.
     #[serde(default)]
     pub record_url: Option<String>,
-    /// The subject.
+    /// Subject.
     pub subject: Option<String>,
-    /// The mail's tags.
+    /// Tags of the message.
     pub tags: Vec<String>,
-    /// What happened.
+    /// The event.
     #[serde(flatten)]
     pub entry: TimelineEntry,
 }
 
 impl LogLine {
-    /// A line with what is known about its send.
+    /// Creates a line with the fields of its message.
     pub fn new(entry: &LogEntry, trail: Option<&Trail>) -> Self {
         let send = trail.map(|trail| &trail.message);
         let mut fact = TimelineEntry::new(&entry.event, trail);
@@ -86,11 +86,11 @@ impl LogLine {
     }
 }
 
-/// Recipients that a log line about all of them names.
+/// Maximum number of recipients listed in a line about all of them.
 const MAX_LISTED_RECIPIENTS: usize = 10;
 
 impl TimelineEntry {
-    /// A fact; the trail names its recipients.
+    /// Creates an entry from an event; the trail resolves its recipients.
     pub fn new(fact: &TrailEvent, trail: Option<&Trail>) -> Self {
         let words = &fact.diagnostic;
         let known = trail.map_or(&[][..], |trail| &trail.recipients);

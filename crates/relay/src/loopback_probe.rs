@@ -1,5 +1,5 @@
-//! A question that only this process can put and answer: whether a request to an address of ours comes here. Whoever asks
-//! anything else learns nothing, not even that there is such a question.
+//! Challenge that only this process can issue and answer: whether a request to one of our addresses arrives here. Any
+//! other request reveals nothing, not even the existence of the challenge.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -7,15 +7,15 @@ use std::fmt::Write;
 use std::sync::Arc;
 use subtle::ConstantTimeEq;
 
-/// Whoever asks and answers. Clones share a key that nobody else has and that ends with the process.
+/// Issuer and verifier of challenges. Clones share a secret key that ends with the process.
 #[derive(Clone)]
 pub struct LoopbackProbe(Arc<[u8; 32]>);
 
 impl LoopbackProbe {
-    /// The header field that carries a question.
+    /// Header field that carries a challenge.
     pub const HEADER_NAME: &str = "x-mailtrail-probe";
 
-    /// A question, and what it is answered at a path.
+    /// Returns a challenge and its expected answer at a path.
     pub fn challenge(&self, path: &str) -> (String, String) {
         let mut nonce = [0; 16];
         getrandom::fill(&mut nonce).expect("the system has randomness");
@@ -24,7 +24,7 @@ impl LoopbackProbe {
         (question, self.compute_mac("answer", &format!("{nonce} {path}")))
     }
 
-    /// The answer to a question that was put here; `None` to any other.
+    /// Returns the answer to a challenge issued here; `None` for any other.
     pub fn respond(&self, question: &str, path: &str) -> Option<String> {
         let (nonce, mark) = question.split_once('.')?;
         let ours: bool = self.compute_mac("question", nonce).as_bytes().ct_eq(mark.as_bytes()).into();
@@ -41,7 +41,7 @@ impl LoopbackProbe {
 }
 
 impl Default for LoopbackProbe {
-    /// With a key of its own.
+    /// Creates a probe with its own random key.
     fn default() -> Self {
         let mut key = [0; 32];
         getrandom::fill(&mut key).expect("the system has randomness");
@@ -71,7 +71,7 @@ mod tests {
         for foreign in ["", ".", nonce, &format!("{nonce}."), &format!("x{nonce}.{mark}"), &answer] {
             assert_eq!(ours.respond(foreign, "/webhooks/up"), None, "{foreign}");
         }
-        // An answer is no question: whoever has seen one cannot go on asking with it.
+        // An answer is no challenge: a client that has seen one cannot reuse it as a challenge.
         assert_eq!(ours.respond(&format!("{nonce} /webhooks/up.{answer}"), "/webhooks/up"), None);
         assert_ne!(ours.challenge("/webhooks/up").0, question);
     }

@@ -1,4 +1,4 @@
-//! Messages over an upstream's HTTP API, one request at a time.
+//! Sends messages over an upstream's HTTP API, one request at a time.
 
 use crate::queue::attempt::{Attempt, AttemptResult, local_diagnostic};
 use crate::queue::smtp_worker::ATTEMPT_NOT_RECORDED;
@@ -12,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 use tokio::time::Instant;
 
-/// Carries messages until there is nothing to do for a while.
+/// Worker that sends messages through one HTTP API until it has been idle for a while.
 pub struct ApiWorker {
     pool: Arc<UpstreamPool>,
     api: Api,
@@ -20,12 +20,12 @@ pub struct ApiWorker {
 }
 
 impl ApiWorker {
-    /// A courier without connection.
+    /// Creates a worker without a connection.
     pub fn new(pool: Arc<UpstreamPool>, api: Api) -> Self {
         Self { pool, api, client: None }
     }
 
-    /// Works until idle for too long, or until we stop.
+    /// Runs until the idle timeout or shutdown.
     pub async fn run(mut self) {
         while let Some(mut attempt) = self.pool.next_attempt(MailgunClient::MAX_RECIPIENTS).await {
             attempt.adapt_to(&MailgunClient::capabilities());
@@ -37,8 +37,8 @@ impl ApiWorker {
         }
     }
 
-    /// Carries a message in one request; in several only where an address is at fault and has to be found. The error is
-    /// an upstream that could not be reached, before anything was said.
+    /// Sends a message in one request. Splits it into several only where an address is at fault and has to be found.
+    /// Returns an error if the upstream could not be reached before any byte was sent.
     async fn deliver(
         &mut self,
         attempt: &Attempt,
@@ -98,8 +98,9 @@ impl ApiWorker {
         answer
     }
 
-    /// The message. Behind its last byte a lost answer leaves the end unknown, so that it goes out is noted before its
-    /// first one, and on a connection that stands: who cannot be reached leaves nothing unknown.
+    /// Returns the message as a body stream. After its last byte a lost answer leaves the delivery status unknown. So
+    /// the attempt is recorded before the first byte, and only on an established connection: an unreachable upstream
+    /// leaves nothing unknown.
     fn body_stream(&self, attempt: &Attempt) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
         let (store, upstream) = (self.pool.store.clone(), self.pool.settings.name.clone());
         let begun = AttemptStarted { id: attempt.id, at: self.pool.clock.now(), upstream };
@@ -109,7 +110,7 @@ impl ApiWorker {
         stream::once(noted).try_flatten()
     }
 
-    /// What an answer says about the upstream itself.
+    /// Records the effect of an answer on the upstream's health.
     fn record_upstream_health(&self, attempt: &Attempt, answer: &ApiResponse, findings: &AttemptResult) {
         match answer.upstream_failure() {
             Some(fault) => self.pool.on_connection_lost(attempt.id, &fault),
@@ -117,7 +118,7 @@ impl ApiWorker {
         }
     }
 
-    /// No answer came about those in `group`; nobody else was tried.
+    /// Records that no answer came for the recipients in `group`; no other recipient was tried.
     fn record_failure(
         &self,
         attempt: &Attempt,
@@ -129,7 +130,7 @@ impl ApiWorker {
         match unanswered {
             RequestError::BodyUnreadable(error) => {
                 tracing::error!(id = %attempt.id, %error, "a message cannot be sent to its end");
-                // The upstream did nothing wrong.
+                // The upstream is not at fault.
                 outlet.on_reply(attempt.id, findings);
                 if error.get_ref().is_some_and(|cause| cause.is::<CommitError>()) {
                     attempt.fail_open(findings, AttemptStatus::Queued, "store", ATTEMPT_NOT_RECORDED);

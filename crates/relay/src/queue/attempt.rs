@@ -1,4 +1,4 @@
-//! One message on its way to an upstream: what is said, and what the answers mean for each recipient.
+//! One message on its way to an upstream: the envelope sent, and the effect of the replies on each recipient.
 
 use crate::queue::retry::RetryPolicy;
 use bytes::Bytes;
@@ -19,94 +19,95 @@ use mailtrail_trail::{
 };
 use std::io;
 
-/// A message that is ready to go.
+/// A message that is ready to send.
 #[derive(Debug)]
 pub struct Attempt {
-    /// Which send.
+    /// Tracking id of the message.
     pub id: TrackingId,
-    /// What is said to the upstream: from and to those whom it can be sent by it, once it is [fitted](Self::fit).
+    /// Envelope for the upstream: the sender and the recipients that the upstream supports, once the attempt is
+    /// [adapted](Self::adapt_to).
     pub envelope: Envelope,
-    /// The places of those recipients in the send.
+    /// Indices of those recipients in the message.
     pub recipient_indices: Vec<u16>,
-    /// The sender and those recipients it still has to go to, as they were written.
+    /// The sender and the recipients that are still open, as the client wrote them.
     sender: Option<Mailbox>,
     pending_recipients: Vec<(u16, Mailbox)>,
-    /// Those of them whom this upstream is not able to take, and why.
+    /// Recipients that this upstream does not support, each with the reason.
     unsupported: Vec<(u16, &'static str)>,
-    /// What becomes of these.
+    /// Handling of the unsupported recipients.
     fallback: Fallback,
-    /// Whether this upstream was not able to take it before: only a new connection shows whether it is now.
+    /// Whether this upstream did not support the message before; only a new connection shows whether it does now.
     pub needs_new_connection: bool,
-    /// Whether the header needs SMTPUTF8, whatever the addresses are.
+    /// Whether the header needs SMTPUTF8, independently of the addresses.
     header_needs_smtputf8: bool,
-    /// Whether 8-bit text goes out although the upstream does not offer 8BITMIME.
+    /// Whether 8-bit text is sent although the upstream does not offer 8BITMIME.
     sends_8bit_unannounced: bool,
-    /// The provider's stamps, to stand in front of the message.
+    /// The provider's tracking headers, prepended to the message.
     tracking_headers: Bytes,
-    /// The message as it is kept.
+    /// The message as stored.
     message: StoredBody,
     attempts: u32,
-    /// The lane it came in.
+    /// Lane of the message.
     pub lane: Lane,
-    /// Whether others wait whom this attempt has no room for.
+    /// Whether open recipients remain that do not fit into this attempt.
     has_more_recipients: bool,
-    /// Whether some of them wait for a transaction with fewer recipients than they were refused in.
+    /// Whether some recipients wait for a transaction with fewer recipients than the one that refused them.
     leaves_crowd: bool,
-    /// What becomes of those who get no mail.
+    /// Results of the suppressed recipients.
     suppressed_results: Vec<RecipientResult>,
 }
 
-/// What becomes of recipients that an upstream is not able to take.
+/// Handling of recipients that an upstream does not support.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fallback {
-    /// Another upstream may be able: it is tried next.
+    /// Another upstream may support them: it is tried next.
     OtherUpstream,
-    /// They wait for this one, which may have the message already.
+    /// They wait for this upstream, which may have the message already.
     SameUpstream,
-    /// They fail: no upstream of the route is able to take them.
+    /// They fail: no upstream of the route supports them.
     Fail,
 }
 
-/// What an attempt knows so far about each of its recipients.
+/// Result of an attempt so far, for each of its recipients.
 #[derive(Debug, Default)]
 pub struct AttemptResult {
     recipients: Vec<(u16, AttemptStatus, Diagnostic)>,
     retry_after: Option<Timestamp>,
-    /// Whether some had no place in this transaction and go in another.
+    /// Whether some recipients did not fit into this transaction and go in another.
     has_overflow: bool,
-    /// The number of recipients that were too many for one transaction.
+    /// Number of recipients that were too many for one transaction.
     pub too_many: Option<usize>,
-    /// Whether another upstream is to be tried next, for a limit of this one.
+    /// Whether another upstream is tried next because of a limit of this one.
     try_other_upstream: bool,
-    /// What the upstream said about itself, not about this mail.
+    /// Reply of the upstream about itself, independent of this message.
     pub upstream_refusal: Option<UpstreamRefusal>,
-    /// Whether it said that it is too much.
+    /// Throttling reply of the upstream.
     pub throttle_refusal: Option<UpstreamRefusal>,
 }
 
-/// The upstream takes nothing, or less, for now.
+/// A reply by which the upstream accepts nothing, or less, for now.
 #[derive(Clone, Debug)]
 pub struct UpstreamRefusal {
-    /// Its words.
+    /// Text of the reply.
     pub text: String,
-    /// When it wants to be asked again.
+    /// Earliest time of the next attempt that the upstream asks for.
     pub until: Option<Timestamp>,
-    /// How much that shows.
+    /// Strength of the evidence.
     pub certainty: Certainty,
 }
 
-/// Who decides about a message that is over or damaged.
+/// Result of preparing a message for an attempt.
 #[derive(Debug)]
 pub enum Prepared {
-    /// It can go.
+    /// Ready to send.
     Ready(Box<Attempt>),
-    /// It cannot; this settles it.
+    /// Not sent; this outcome settles the message.
     Finished(AttemptOutcome),
 }
 
 impl Attempt {
-    /// Makes a send ready for at most so many recipients; one whose message cannot be read any more, or that nobody
-    /// waits for but those who get no mail, is over. `suppressed` are these, by their places.
+    /// Prepares a message for at most `most` recipients. A message is finished if it is unreadable, or if only
+    /// suppressed recipients are open. `suppressed` lists these by their indices.
     pub fn prepare(
         job: DeliveryJob,
         suppressed: &[SuppressedRecipient],
@@ -177,29 +178,29 @@ impl Attempt {
         }))
     }
 
-    /// Whether it failed before, again and again: its envelope is said one command at a time, so that each reply is
-    /// surely its command's.
+    /// Returns whether the message failed repeatedly. Its envelope is then sent one command at a time, so that each
+    /// reply belongs to its command with certainty.
     pub fn is_suspect(&self) -> bool {
         self.attempts >= SUSPECT_AFTER_ATTEMPTS
     }
 
-    /// Bytes that go out.
+    /// Returns the number of bytes sent.
     pub fn size(&self) -> u64 {
         self.tracking_headers.len() as u64 + self.message.size()
     }
 
-    /// What goes out: the stamps, then the message.
+    /// Returns the bytes sent: the tracking headers, then the message.
     pub fn pieces(&self) -> impl Stream<Item = io::Result<Bytes>> + use<> {
         stream::once(ready(Ok(self.tracking_headers.clone()))).chain(self.message.chunks())
     }
 
-    /// The recipients at those places.
+    /// Returns the recipients at the given indices.
     pub fn recipients_at(&self, places: &[u16]) -> Vec<&Mailbox> {
         let all = self.recipient_indices.iter().zip(&self.envelope.recipients);
         all.filter(|(place, _)| places.contains(place)).map(|(_, recipient)| recipient).collect()
     }
 
-    /// Those whom the upstream refused because there is no such address, with its words.
+    /// Returns the recipients that the upstream refused because the address does not exist, with its diagnostic.
     pub fn bounced_recipients<'a>(
         &'a self,
         outcome: &'a AttemptOutcome,
@@ -215,13 +216,13 @@ impl Attempt {
         })
     }
 
-    /// Whether something is still to be found out about somebody.
+    /// Returns whether the result of a recipient is still open.
     pub fn has_open_recipients(&self, findings: &AttemptResult) -> bool {
         !findings.open_recipients(&self.recipient_indices).is_empty()
     }
 
-    /// What the message asks Mailgun for, as parameters of its API. Of a large message's header only the first
-    /// [`HEADER`] bytes count.
+    /// Returns the message's options for Mailgun as parameters of its API. Of a large message's header only the first
+    /// `MAX_API_HEADER_BYTES` count.
     pub async fn api_parameters(&self) -> io::Result<Vec<(String, String)>> {
         let (mut pieces, mut message) = (self.message.chunks().boxed(), Vec::new());
         while let Some(piece) = pieces.next().await.transpose()? {
@@ -234,8 +235,9 @@ impl Attempt {
         Ok(mailgun::parameters(stamps.fields().chain(message.fields())))
     }
 
-    /// Fits it to what the upstream of a connection offers: what it needs is what addresses and header hold (RFC 6531
-    /// section 3.4). Without SMTPUTF8 domains go out in A-labels; recipients for whom that is not enough are left out.
+    /// Adapts the attempt to the capabilities of a connection. The requirements follow from addresses and header (RFC
+    /// 6531 section 3.4). Without SMTPUTF8 domains are sent as A-labels; recipients for which that does not suffice
+    /// are left out.
     pub fn adapt_to(&mut self, capabilities: &Capabilities) {
         let form = |address: &Mailbox| {
             if capabilities.smtputf8 { Some(address.clone()) } else { address.to_ascii() }
@@ -267,12 +269,12 @@ impl Attempt {
         (self.envelope.sender, self.envelope.recipients) = (sender, recipients);
     }
 
-    /// Whether the upstream that it was fitted to is able to take it for everybody.
+    /// Returns whether the upstream supports the message for all recipients.
     pub fn is_fully_supported(&self) -> bool {
         self.unsupported.is_empty()
     }
 
-    /// What the answers to the envelope mean. Recipients that were taken stay open until the message is.
+    /// Classifies the replies to the envelope. Accepted recipients stay open until the message is accepted.
     pub fn classify_envelope(&self, replies: &EnvelopeReplies, weights: ReplyContext) -> AttemptResult {
         let mut findings = AttemptResult::default();
         if !replies.mail.is_positive() {
@@ -298,7 +300,7 @@ impl Attempt {
             && !data.is_intermediate()
         {
             self.classify_data_reply(&mut findings, Step::Data, data, weights);
-            // A farewell stands for all answers that did not come, and came at the first of these.
+            // A closing reply (421) replaces all missing replies; it arrived in place of the first of them.
             let unanswered = self.first_unanswered(replies);
             let mut decided = findings.recipients.iter_mut();
             if let Some((.., words)) = decided.find(|(place, ..)| Some(*place) == unanswered) {
@@ -308,8 +310,8 @@ impl Attempt {
         findings
     }
 
-    /// What a refusal of DATA, or the answer to the final dot or to what was sent of the message before, means for those
-    /// still open. Several that are too many for one transaction go in smaller ones; a single one never is.
+    /// Classifies, for the recipients still open, a refusal of DATA or the reply to the message, complete or partial.
+    /// Recipients that are too many for one transaction go in smaller ones; a single recipient never is too many.
     pub fn classify_data_reply(
         &self,
         findings: &mut AttemptResult,
@@ -327,7 +329,8 @@ impl Attempt {
         }
     }
 
-    /// Passes recipients on to another upstream where this one refuses the message for a limit of its own; whether it did.
+    /// Passes recipients on to another upstream if this one refuses the message for a limit of its own. Returns
+    /// whether it did.
     fn try_pass_on(&self, findings: &mut AttemptResult, places: &[u16], reply: &Response) -> bool {
         let passes =
             self.fallback == Fallback::OtherUpstream && reply.code >= 500 && is_upstream_limit(reply);
@@ -337,8 +340,8 @@ impl Attempt {
         passes
     }
 
-    /// The connection broke behind these answers. It broke over the recipient whose RCPT got none, which is noted: where
-    /// that happens again the others go without it.
+    /// Records that the connection broke after these replies. It broke at the first recipient without a reply to its
+    /// RCPT, which is recorded. If that recipient breaks the connection again, the others are sent without it.
     pub fn fail_disconnected(
         &self,
         findings: &mut AttemptResult,
@@ -352,13 +355,13 @@ impl Attempt {
         self.fail_open(findings, AttemptStatus::Queued, "connection", &text);
     }
 
-    /// The recipient whose RCPT is the first without an answer of its own.
+    /// Returns the first recipient without its own reply to RCPT.
     fn first_unanswered(&self, replies: &EnvelopeReplies) -> Option<u16> {
         self.recipient_indices.get(replies.recipients.len()).copied().filter(|_| replies.mail.is_positive())
     }
 
-    /// What the answer to a request over HTTP means for those at `places`; true when each half of them is to be tried on
-    /// its own. An answer that decides about nobody is about all that are still open.
+    /// Classifies the answer to an HTTP request for the recipients at `places`. Returns true if each half of them has
+    /// to be tried separately. An answer about no particular recipient applies to all open ones.
     pub fn classify_api_response(
         &self,
         findings: &mut AttemptResult,
@@ -402,7 +405,7 @@ impl Attempt {
         false
     }
 
-    /// The attempt failed for those still open, for a reason that no reply gives.
+    /// Fails the open recipients for a reason that no reply gives.
     pub fn fail_open(&self, findings: &mut AttemptResult, standing: AttemptStatus, name: &str, text: &str) {
         findings.set_status(
             &findings.open_recipients(&self.recipient_indices),
@@ -411,7 +414,8 @@ impl Attempt {
         );
     }
 
-    /// The message could not be read to its end: nobody gets a damaged one, one on a disk that failed is tried again.
+    /// Records that the message could not be read to its end. A damaged message is never delivered; after a disk
+    /// error it is tried again.
     pub fn fail_unreadable(&self, findings: &mut AttemptResult, error: &io::Error) {
         match error.kind() {
             io::ErrorKind::InvalidData => {
@@ -426,8 +430,9 @@ impl Attempt {
         }
     }
 
-    /// Puts the findings into a record: equal ones together, each that waits with its next time or, when the mail
-    /// is too old, expired. An unknown end waits at least until `unknown_until` for an event to settle it.
+    /// Converts the result into an outcome record. Equal results are combined. Each waiting recipient gets its next
+    /// attempt time or, when the message is too old, expires. An unknown delivery waits at least until
+    /// `unknown_until` for an event that settles it.
     pub fn build_outcome(
         &self,
         findings: AttemptResult,
@@ -444,7 +449,7 @@ impl Attempt {
         } else {
             retry.next_attempt(accepted, now, attempts, random, not_before)
         };
-        // By another transaction, or by another upstream.
+        // Passed on to another transaction or to another upstream.
         let passed_on = findings.try_other_upstream
             || (self.fallback == Fallback::OtherUpstream && !self.unsupported.is_empty());
         let at_once = due.is_some() && !unknown;
@@ -474,7 +479,7 @@ impl Attempt {
         }
         let waits =
             results.iter().any(|s| matches!(s.status, AttemptStatus::Queued | AttemptStatus::Unknown));
-        // Those that this attempt had no room for come next.
+        // The recipients that did not fit into this attempt come next.
         let next_attempt = if waits { due } else { self.has_more_recipients.then_some(now) };
         AttemptOutcome { id: self.id, at: now, upstream: upstream.to_owned(), results, next_attempt }
     }
@@ -490,20 +495,20 @@ impl AttemptResult {
         let ReplyContext { provider, is_refuted, now } = weights;
         let verdict = classify_reply(step, reply, provider, is_refuted, now);
         let standing = match self.apply_reply_class(verdict, || reply.to_string()) {
-            // A server that says yes where nothing was sent is out of step.
+            // A server that accepts a message before any was sent is out of step.
             AttemptStatus::Relayed if step != Step::EndOfData => AttemptStatus::Queued,
             standing => standing,
         };
         self.set_status(places, standing, &reply_diagnostic(step_name(step), reply));
     }
 
-    /// Another upstream takes these, for a limit of this one that `words` tell.
+    /// Passes recipients on to another upstream because of a limit of this one, given in `words`.
     fn pass_to_other_upstream(&mut self, places: &[u16], words: Diagnostic) {
         self.try_other_upstream = true;
         self.set_status(places, AttemptStatus::Queued, &words);
     }
 
-    /// Whether the transaction brought some to an end, so that those without a place in it may follow at once.
+    /// Returns whether the transaction settled some recipients, so that those that did not fit may follow at once.
     fn has_ended(&self) -> bool {
         let ended = |(_, standing, words): &(u16, AttemptStatus, Diagnostic)| {
             words.name == END_OF_DATA && matches!(standing, AttemptStatus::Relayed | AttemptStatus::Bounced)
@@ -511,18 +516,18 @@ impl AttemptResult {
         self.recipients.iter().any(ended)
     }
 
-    /// Whether each recipient got a reply of its own, which says nothing about others.
+    /// Returns whether each recipient got its own reply, which is no evidence about the others.
     fn is_about_each(&self) -> bool {
         let own = |words: &Diagnostic| words.name == RCPT_TO && words.code.is_some_and(|code| code != 421);
         self.recipients.iter().all(|(.., words)| own(words))
     }
 
-    /// Notes where those at `places` stand.
+    /// Sets the status of the recipients at the given indices.
     pub fn set_status(&mut self, places: &[u16], standing: AttemptStatus, words: &Diagnostic) {
         self.recipients.extend(places.iter().map(|place| (*place, standing, words.clone())));
     }
 
-    /// What a verdict means for those it is about; what it means for the upstream is noted.
+    /// Returns the status that a reply class gives its recipients, and records its effect on the upstream.
     fn apply_reply_class(&mut self, verdict: ReplyClass, words: impl FnOnce() -> String) -> AttemptStatus {
         let (until, certainty) = match verdict {
             ReplyClass::Accepted => return AttemptStatus::Relayed,
@@ -542,18 +547,18 @@ impl AttemptResult {
     }
 }
 
-/// What it takes to weigh a reply.
+/// Context for classifying a reply.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplyContext {
-    /// Whose words they are.
+    /// Provider that sent the reply.
     pub provider: Provider,
-    /// Whether what was said to this message about the upstream was refuted since.
+    /// Whether the upstream-wide verdict of this message's replies has been refuted since.
     pub is_refuted: bool,
-    /// The time.
+    /// Current time.
     pub now: Timestamp,
 }
 
-/// Those recipients that were too many for one transaction, in turns: one that waits longer holds no other.
+/// Returns the recipients that were too many for one transaction, in rotation: a slow one delays no other.
 fn crowd<'a>(waiting: &[(u16, &'a Recipient)], attempts: u32) -> Vec<(u16, &'a Recipient)> {
     let crowded = |words: &Diagnostic| words.name != RCPT_TO && is_too_many_recipients(words);
     let mut crowd: Vec<_> = waiting.iter().filter(|(_, one)| crowded(&one.diagnostic)).copied().collect();
@@ -562,8 +567,8 @@ fn crowd<'a>(waiting: &[(u16, &'a Recipient)], attempts: u32) -> Vec<(u16, &'a R
     crowd
 }
 
-/// Those recipients that go together: all, but for those over which the connection broke again and again. Each of these
-/// goes alone, in turns with the others, so that none waits for another.
+/// Returns the recipients of the next transaction: all except those at which the connection broke repeatedly. Each of
+/// these goes alone, in rotation with the others, so that none waits for another.
 fn next_recipient_group<'a>(waiting: &[(u16, &'a Recipient)], attempts: u32) -> Vec<(u16, &'a Recipient)> {
     let breaks = |recipient: &Recipient| {
         let words = &recipient.diagnostic;
@@ -577,10 +582,10 @@ fn next_recipient_group<'a>(waiting: &[(u16, &'a Recipient)], attempts: u32) -> 
     }
 }
 
-/// A recipient that gets no mail, by its place in the envelope, and why.
+/// A suppressed recipient, by its index in the envelope, and the verdict.
 pub type SuppressedRecipient = (u16, suppression::SuppressionVerdict);
 
-/// What becomes of those who get no mail.
+/// Returns the results of the suppressed recipients.
 fn suppressed_results(suppressed: &[SuppressedRecipient], recipients: &[Recipient]) -> Vec<RecipientResult> {
     let one = |(place, verdict): &SuppressedRecipient| {
         let address = recipients.get(usize::from(*place))?.address.as_str();
@@ -593,7 +598,7 @@ fn suppressed_results(suppressed: &[SuppressedRecipient], recipients: &[Recipien
     suppressed.iter().filter_map(one).collect()
 }
 
-/// What the upstream said at that step.
+/// Returns the diagnostic of the upstream's reply at a step.
 fn reply_diagnostic(name: &str, reply: &Response) -> Diagnostic {
     Diagnostic {
         name: name.to_owned(),
@@ -605,7 +610,7 @@ fn reply_diagnostic(name: &str, reply: &Response) -> Diagnostic {
     }
 }
 
-/// Words of our own.
+/// Returns a diagnostic with our own text.
 pub fn local_diagnostic(name: &str, text: &str) -> Diagnostic {
     Diagnostic {
         name: name.to_owned(),
@@ -625,14 +630,14 @@ const fn step_name(step: Step) -> &'static str {
     }
 }
 
-/// Attempts in vain after which a message, or one of its recipients, may be at fault.
+/// Failed attempts after which a message, or one of its recipients, may be at fault.
 const SUSPECT_AFTER_ATTEMPTS: u32 = 2;
 const TOO_LARGE_TEXT: &str = "the message is larger than the upstream takes";
 const NO_SMTPUTF8_TEXT: &str = "addresses or header need SMTPUTF8, which the upstream does not offer";
 const NO_8BITMIME_TEXT: &str = "sent as it is: it holds 8-bit text, and the upstream does not offer 8BITMIME";
-/// Where a message was not sent whole.
+/// Name of the step at which a message was not sent completely.
 const MESSAGE_STEP: &str = "message";
-/// Bytes of a large message from which its requests to Mailgun are read.
+/// Bytes of a large message from which its Mailgun parameters are read.
 const MAX_API_HEADER_BYTES: usize = 256 << 10;
-/// Characters of a reply that are kept.
+/// Maximum stored length of a reply in characters.
 const MAX_DIAGNOSTIC_CHARS: usize = 512;

@@ -1,7 +1,7 @@
-//! From the store to the upstream: what is due is tried, what failed for now is tried again.
+//! Relaying from the store to the upstreams: due messages are attempted, and temporary failures are retried.
 //!
-//! The dispatcher asks the store what is due and hands out ids, never more than the connections can take; the rest
-//! of the queue lies in the store only. An attempt that may have succeeded without our hearing of it is `unknown`.
+//! The scheduler queries the store for due messages and dispatches ids, never more than the connections can take. The
+//! rest of the queue is in the store only. An attempt that may have succeeded without a reply is `unknown`.
 
 mod api_worker;
 mod attempt;

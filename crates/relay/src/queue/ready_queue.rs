@@ -6,7 +6,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-/// The sends that workers may take, in order. It holds ids only and never more than the dispatcher puts in.
+/// Ordered queue of messages ready for workers. It holds ids only, and never more than the scheduler adds.
 #[derive(Debug)]
 pub struct ReadyQueue {
     state: Mutex<ReadyState>,
@@ -14,8 +14,8 @@ pub struct ReadyQueue {
     stopping: CancellationToken,
 }
 
-/// Sends and the workers that wait for them, under one lock: a worker that gives up waiting is not counted on for a
-/// send that comes at that moment.
+/// Messages and idle workers, under one lock: a worker that stops waiting is not counted for a message that arrives
+/// at that moment.
 #[derive(Debug, Default)]
 struct ReadyState {
     ready: VecDeque<TrackingId>,
@@ -24,61 +24,61 @@ struct ReadyState {
 }
 
 impl ReadyState {
-    /// Whether there is more to do than workers wait for.
+    /// Returns whether the messages outnumber the idle workers.
     fn needs_worker(&self) -> bool {
         self.ready.len() > self.idle_workers + self.starting_workers
     }
 }
 
 impl ReadyQueue {
-    /// No work yet.
+    /// Creates an empty queue.
     pub fn new(stopping: CancellationToken) -> Self {
         Self { state: Mutex::default(), notify: Notify::new(), stopping }
     }
 
-    /// Adds a send; true when no worker waits for it.
+    /// Adds a message; returns true if no worker is idle for it.
     pub fn push(&self, id: TrackingId) -> bool {
-        let mut desk = self.state();
-        desk.ready.push_back(id);
-        let nobody = desk.needs_worker();
-        drop(desk);
+        let mut state = self.state();
+        state.ready.push_back(id);
+        let nobody = state.needs_worker();
+        drop(state);
         self.notify.notify_one();
         nobody
     }
 
-    /// Puts a send back in front.
+    /// Puts a message back at the front.
     pub fn push_front(&self, id: TrackingId) {
         self.state().ready.push_front(id);
         self.notify.notify_one();
     }
 
-    /// A worker is on its way, and is counted on.
+    /// Reserves a worker that is starting.
     pub fn reserve_worker(&self) {
         self.state().starting_workers += 1;
     }
 
-    /// It is there; it asks for work at once.
+    /// Records the start of a reserved worker; it asks for work immediately.
     pub fn worker_started(&self) {
         self.state().starting_workers -= 1;
     }
 
-    /// Workers that wait for work.
+    /// Returns the number of idle workers.
     pub fn idle_workers(&self) -> usize {
         self.state().idle_workers
     }
 
-    /// Whether a send lies here that no worker waits for.
+    /// Returns whether a message waits without an idle worker.
     pub fn has_unclaimed(&self) -> bool {
         self.state().needs_worker()
     }
 
-    /// The next send, unless an idle worker will take it.
+    /// Returns the next message, unless an idle worker will take it.
     pub fn try_pop(&self) -> Option<TrackingId> {
-        let mut desk = self.state();
-        if desk.needs_worker() { desk.ready.pop_front() } else { None }
+        let mut state = self.state();
+        if state.needs_worker() { state.ready.pop_front() } else { None }
     }
 
-    /// The next send, or `None` after `idle_timeout` without one or when we stop.
+    /// Returns the next message, or `None` after `idle_timeout` without one or on shutdown.
     pub async fn next_ready(&self, idle_timeout: Duration) -> Option<TrackingId> {
         let deadline = Instant::now() + idle_timeout;
         self.state().idle_workers += 1;
@@ -96,21 +96,21 @@ impl ReadyQueue {
         }
     }
 
-    /// Takes a send and with it leaves the idle, or just leaves when it is time to; `None`: go on waiting.
+    /// Takes a message and leaves the idle workers, or only leaves them if `leave`. `None`: keep waiting.
     fn pop_or_leave(&self, leave: bool) -> Option<Option<TrackingId>> {
-        let mut desk = self.state();
-        let next = if self.stopping.is_cancelled() { None } else { desk.ready.pop_front() };
+        let mut state = self.state();
+        let next = if self.stopping.is_cancelled() { None } else { state.ready.pop_front() };
         if next.is_none() && !leave {
             return None;
         }
-        desk.idle_workers -= 1;
-        drop(desk);
-        // A ring may have been for several.
+        state.idle_workers -= 1;
+        drop(state);
+        // One notification may cover several messages.
         self.notify.notify_one();
         Some(next)
     }
 
-    /// Takes everything out that no worker has begun.
+    /// Removes all messages that no worker has taken.
     pub fn drain(&self) -> Vec<TrackingId> {
         self.state().ready.drain(..).collect()
     }
