@@ -1,9 +1,9 @@
-//! What is left when the power goes, and what becomes of a store whose disk fails at any call.
+//! Tests of power cuts, and of disk faults at every call.
 //!
-//! [`Recorder`] is a disk that notes every write, sync, rename and directory entry. [`Recorder::remains`] makes one of
-//! the states that a power cut may leave behind: what was synced is there, everything else is there, lost or torn,
-//! sector by sector and name by name. The ledger is gone, as old as its last checkpoint, or damaged. The store opens on
-//! that and must know all it ever promised.
+//! [`RecordingDisk`] records every write, sync, rename and directory entry. [`RecordingDisk::crash_state`]
+//! creates one of the states that a power cut may leave. Synced data is present; everything else is present,
+//! lost or torn, by sector and by name. The ledger is missing, as old as its last checkpoint, or damaged. The
+//! store opens on that state and must still have everything that it ever acknowledged.
 
 use crate::Store;
 use crate::body::MessageBody;
@@ -32,11 +32,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Seeds of the suite; more with `MAILTRAIL_TEST_SEEDS`.
+/// Default number of seeds; set by `MAILTRAIL_TEST_SEEDS`.
 const DEFAULT_SEEDS: u64 = 1000;
-/// A sync that is not waited for by the next group.
+/// Duration of a sync that the next group does not wait for.
 const SLOW_SYNC_TIME: Duration = Duration::from_micros(1500);
-/// Seeds that share one history.
+/// Seeds that share one workload.
 const CUTS_PER_WORKLOAD: u64 = 25;
 
 #[test]
@@ -82,7 +82,7 @@ fn disk_failure_at_any_call_loses_no_committed_record() {
             recorder.state().sync_time = sync_time;
             let past = Workload::run(call, 2, &recorder);
             tally.refused += past.refused;
-            // The power goes, too, right behind the last operation.
+            // The power also fails directly after the last operation.
             let (at, remains) = (recorder.operations(), scratch_dir());
             recorder.crash_state(at, past.directory.path(), remains.path(), &mut Rng::with_seed(call));
             for what_is_left in [remains.path(), past.directory.path()] {
@@ -117,7 +117,7 @@ async fn reports_a_failed_sync_until_a_write_succeeds() {
     assert_eq!(seen, [(true, false), (false, true), (true, false), (true, false)]);
 }
 
-/// The check itself: it notices a disk whose syncs do nothing.
+/// Checks the test itself: it detects a disk with no-op syncs.
 #[test]
 fn detects_a_disk_that_ignores_syncs() {
     let recorder = RecordingDisk::default();
@@ -131,7 +131,8 @@ fn detects_a_disk_that_ignores_syncs() {
     assert!(found_out.count() > 10);
 }
 
-/// A thread that breaks takes nothing any more, and says so: the daemon ends, and what supervises it starts it again.
+/// A panicked thread accepts nothing any more and is reported: the daemon ends, and its supervisor restarts
+/// it.
 #[tokio::test]
 async fn reports_a_panicked_journal_thread() {
     let directory = scratch_dir();
@@ -140,7 +141,7 @@ async fn reports_a_panicked_journal_thread() {
     assert_eq!(store.wait_failed().await, "the journal's thread broke");
 }
 
-/// A disk that nobody may ask for its room.
+/// A disk that panics when it is asked for its free space.
 #[derive(Debug)]
 struct PanickingDisk;
 
@@ -170,7 +171,7 @@ impl Disk for PanickingDisk {
     }
 }
 
-/// What the checks met, to see that they had something to check.
+/// Counters of the checks, to prove that they had something to check.
 #[derive(Debug, Default)]
 struct CheckCounts {
     opened: u64,
@@ -183,14 +184,14 @@ struct CheckCounts {
     parallel_syncs: u64,
 }
 
-/// A few busy hours of a store, and what it promised.
+/// A few busy hours of a store, and its guarantees.
 struct Workload {
     directory: TempDir,
-    /// Behind which operation of the disk it holds, and what.
+    /// Guarantees, each with the disk operation after which it holds.
     guarantees: Vec<(usize, Guarantee)>,
-    /// Messages that were handed in, kept or not.
+    /// Submitted messages, accepted or not.
     messages: BTreeMap<u64, Bytes>,
-    /// Copies of the ledger as its checkpoints left it.
+    /// Copies of the ledger at its checkpoints.
     ledgers: Vec<(usize, TempDir)>,
     refused: u64,
 }
@@ -201,14 +202,14 @@ enum Guarantee {
     AttemptStarted(u64),
     EventStored(u64),
     Finished(u64),
-    /// By an operator, so many hours after the beginning.
+    /// By an operator, the given number of hours after the start.
     OperatorAction(u64),
-    /// Of the address of all mail that was finished.
+    /// Erasure of the address of all finished messages.
     Erased,
 }
 
 impl Workload {
-    /// Mail in several sizes, attempts, reports, upkeep and restarts.
+    /// Runs messages of several sizes, attempts, events, maintenance and restarts.
     fn run(seed: u64, hours: u64, recorder: &RecordingDisk) -> Self {
         let mut random = Rng::with_seed(seed);
         let mut past = Self {
@@ -237,13 +238,13 @@ impl Workload {
             runtime.block_on(store.checkpoint());
             past.ledgers
                 .push((recorder.operations(), copy_to_scratch(&past.directory.path().join("ledger"))));
-            // Nothing to it comes afterwards.
+            // No record about this message follows.
             if hour + 1 == hours && random.bool() {
                 let done = erase_bob(&store).then(|| (recorder.operations(), Guarantee::Erased));
                 past.refused += u64::from(done.is_none());
                 past.guarantees.extend(done);
             }
-            // A disk that fails may fail here, too.
+            // A faulty disk may fail here, too.
             while store.run_maintenance_step(&RETENTION, at((hour + 2) * SECONDS_PER_HOUR)).unwrap_or(false) {
             }
         }
@@ -262,7 +263,7 @@ impl Workload {
             let length = [1, 100, 3000, 40_000, 150_000][random.usize(..5)];
             let message: Bytes = std::iter::repeat_with(|| random.u8(..)).take(length).collect();
             self.messages.insert(number, message.clone());
-            // The rest of some lies in a file.
+            // Part of some messages is in a file.
             let mut message = MessageBody::from(message);
             if length > 10_000 && random.bool() {
                 let mut rest = store.create_spill_file().unwrap();
@@ -277,7 +278,7 @@ impl Workload {
         }
     }
 
-    /// The ledger is not written through the recorder: here is what may be left of it.
+    /// Restores a possible state of the ledger, which is not written through the recording disk.
     fn restore_ledger(&self, at: usize, remains: &Path, random: &mut Rng) {
         let usable = self.ledgers.iter().rev().find(|(when, _)| *when <= at);
         let Some((_, ledger)) = usable else { return };
@@ -298,7 +299,8 @@ impl Workload {
         }
     }
 
-    /// Opens what is left, asks for everything that was promised before the cut, and says what does not hold.
+    /// Opens the crash state, queries everything that was acknowledged before the cut, and returns the
+    /// violations.
     fn check(&self, cut: usize, directory: &Path, tally: &mut CheckCounts) -> Vec<String> {
         let (store, report) =
             open_store(directory, at(9 * SECONDS_PER_HOUR), Arc::<LocalDisk>::default()).unwrap();
@@ -311,14 +313,14 @@ impl Workload {
         tally.guarantees += promised.len() as u64;
         let mut broken: Vec<String> = Vec::new();
         broken.extend(promised.iter().filter(|p| !self.is_upheld(&store, **p)).map(|p| format!("{p:?}")));
-        // An erasure that was cut off goes on, and one that was not does no harm.
+        // An interrupted erasure continues, and a new one does no harm.
         if cut.is_multiple_of(8) && erase_bob(&store) {
             tally.erased += 1;
             let now: Vec<_> = promised.iter().filter(|p| !self.is_upheld(&store, **p)).collect();
             broken.extend(now.iter().map(|p| format!("{p:?} when erased again")));
             broken.extend(mentions_bob(directory).then(|| "not all is erased".to_owned()));
         }
-        // What is delivered is whole, promised or not.
+        // Delivered bodies are whole, acknowledged or not.
         for id in store.queued_ids(999).unwrap() {
             let number = id.timestamp().duration_since(at(0)).as_secs();
             let whole = read_message(&store, id).as_ref() == self.messages.get(&number);
@@ -335,7 +337,7 @@ impl Workload {
             | Guarantee::Finished(number) => number,
             Guarantee::OperatorAction(hour) => return is_logged(store, hour),
             Guarantee::Erased => {
-                // Bytes that a failed write left are no record, and nobody was promised anything about them.
+                // Bytes of a failed write are no record, and were never acknowledged.
                 let bob = "bob@example.net".parse().unwrap();
                 return store.find_mentions(&bob, &mut |_| {}).is_ok_and(|found| found.records == 0);
             }
@@ -357,7 +359,7 @@ impl Workload {
     }
 }
 
-/// Everything about one mail, with what was promised and how much was refused.
+/// Runs one message through its life, recording guarantees and rejections.
 async fn process_message(
     store: &Store,
     number: u64,
@@ -390,7 +392,7 @@ async fn process_message(
     (promises, refused)
 }
 
-/// A disk that notes what is done to it, and fails when it is told to.
+/// A disk that records its operations and can inject faults.
 #[derive(Clone, Debug, Default)]
 struct RecordingDisk(Arc<Mutex<DiskState>>);
 
@@ -398,17 +400,17 @@ struct RecordingDisk(Arc<Mutex<DiskState>>);
 struct DiskState {
     operations: Vec<Operation>,
     files: usize,
-    /// How the call with that number fails.
+    /// Fault to inject, and the number of its call.
     fault: Option<(Fault, u64)>,
     calls: u64,
     failed: bool,
-    /// Syncs do nothing.
+    /// Whether syncs do nothing.
     ignores_syncs: bool,
-    /// How long a sync takes.
+    /// Duration of a sync.
     sync_time: Duration,
-    /// Syncs under way.
+    /// Syncs in progress.
     syncing: u64,
-    /// Syncs that were begun while another was under way.
+    /// Syncs that started while another was in progress.
     parallel_syncs: u64,
 }
 
@@ -427,7 +429,7 @@ enum Operation {
         file: usize,
         length: u64,
     },
-    /// Of what was done before operation `of`: another sync may have been waited for meanwhile.
+    /// Sync of the operations before `of`; another sync may have completed in the meantime.
     Sync {
         file: usize,
         until_operation: usize,
@@ -442,16 +444,16 @@ enum Operation {
     SyncDirectory,
 }
 
-/// How a call fails.
+/// Kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
-    /// EIO from anything.
+    /// EIO from any call.
     Io,
-    /// ENOSPC from a write, some of which was done.
+    /// ENOSPC from a partial write.
     Full,
-    /// A write does less than was asked for.
+    /// A write that is shorter than requested.
     Short,
-    /// EIO from a sync: what was written may be there or not.
+    /// EIO from a sync: the written data may be present or not.
     Sync,
 }
 
@@ -483,7 +485,7 @@ impl RecordingDisk {
         self.state().operations.push(operation);
     }
 
-    /// Whether this call fails, and how.
+    /// Returns the fault of this call, if any.
     fn next_fault(&self, call: CallKind) -> Option<Fault> {
         let mut record = self.state();
         let (fault, number) = record.fault?;
@@ -508,7 +510,8 @@ impl RecordingDisk {
         }
     }
 
-    /// One of the states in which a power cut behind operation `cut` may leave the journal of `data_dir`.
+    /// Creates one of the states in which a power cut after operation `cut` may leave the journal of
+    /// `data_dir`.
     fn crash_state(&self, cut: usize, data_dir: &Path, remains: &Path, random: &mut Rng) {
         let record = self.state();
         let mut files: BTreeMap<usize, Inode> = BTreeMap::new();
@@ -546,7 +549,7 @@ impl RecordingDisk {
     }
 }
 
-/// A file as the model knows it.
+/// Model of a file.
 #[derive(Default)]
 struct Inode {
     durable: Vec<u8>,
@@ -570,7 +573,8 @@ impl Inode {
         }
     }
 
-    /// Sectors of unsynced writes are there or not; a length that grew may be any in between.
+    /// Returns the content after a power cut. Each sector of an unsynced write is present or not; a grown
+    /// length may have any value in between.
     fn after_power_cut(&self, random: &mut Rng) -> Vec<u8> {
         let mut bytes = self.durable.clone();
         let share = [0.0, 0.5, 0.9, 1.0][random.usize(..4)];
@@ -605,7 +609,7 @@ fn write_at(file: &mut Vec<u8>, at: usize, bytes: &[u8]) {
     file[at..at + bytes.len()].copy_from_slice(bytes);
 }
 
-/// The names in the directory.
+/// Entries of a directory.
 #[derive(Default)]
 struct DirectoryState {
     current: BTreeMap<PathBuf, usize>,
@@ -644,7 +648,7 @@ impl DirectoryState {
         self.unsynced.clear();
     }
 
-    /// Each change since the last sync is there or not.
+    /// Returns the entries after a power cut: each change since the last sync is present or not.
     fn after_power_cut(&self, random: &mut Rng) -> BTreeMap<PathBuf, usize> {
         let mut names = self.durable.clone();
         for change in &self.unsynced {
@@ -765,7 +769,7 @@ impl DiskFile for RecordedFile {
     }
 }
 
-/// The message of a send; none of them is large.
+/// Reads the body of a message; none of them is large.
 fn read_message(store: &Store, id: TrackingId) -> Option<Bytes> {
     match store.load_job(id).unwrap()?.body? {
         StoredBody::InMemory(message) => Some(message),
@@ -773,7 +777,7 @@ fn read_message(store: &Store, id: TrackingId) -> Option<Bytes> {
     }
 }
 
-/// Opens a store; the threads of the one before may need a moment to let go.
+/// Opens a store; the threads of the previous one may need a moment to release it.
 fn open_store(
     data_dir: &Path,
     now: Timestamp,
@@ -793,7 +797,7 @@ fn open_store(
     }
 }
 
-/// Where syncs cost nothing, if there is such a place: the model does not need them.
+/// Returns a directory on a file system where syncs are free, if there is one: the model does not need them.
 fn scratch_dir() -> TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { TempDir::new_in(memory).unwrap() } else { TempDir::new().unwrap() }

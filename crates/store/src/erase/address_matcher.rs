@@ -5,20 +5,21 @@ use mailtrail_mail::{Mailbox, in_unicode};
 use regex::bytes::{Captures, Regex, RegexBuilder};
 use std::fmt::Write;
 
-/// Finds an address wherever and however it is written: in any case and in any spelling of [`mailtrail_mail::fold_address`],
-/// within text, in the ways of URLs, JSON, quoted-printable (RFC 2045), xtext (RFC 3461) and UTF-16, in base64, and with
-/// `=` for its `@` as return paths have it.
+/// Finds an address in every spelling and encoding. It matches any case, any spelling of
+/// [`mailtrail_mail::fold_address`], and the address within text. It also matches the encodings of URLs,
+/// JSON, quoted-printable (RFC 2045), xtext (RFC 3461), UTF-16 and base64, and `=` for `@` as in return
+/// paths.
 #[derive(Debug)]
 pub struct Mention {
     address: String,
-    /// The address in all these ways but base64; its group is the `@`.
+    /// Matches the address in all encodings but base64; the group is the `@`.
     written: Regex,
-    /// What may be base64, over several lines.
+    /// Matches possible base64, over several lines.
     encoded: Regex,
 }
 
 impl Mention {
-    /// Of that address; `None` for one without a domain: it is everybody's.
+    /// Creates a matcher; `None` for an address without a domain, which identifies no single person.
     pub fn of(address: &Mailbox) -> Option<Self> {
         let address = address.folded();
         let (local, domain) = address.rsplit_once('@')?;
@@ -31,7 +32,7 @@ impl Mention {
                 None => spelled(label, ""),
             })
             .collect();
-        // The return path of a list: bounces+ada=example.net@…
+        // Return path of a mailing list: bounces+ada=example.net@…
         let pattern = format!(
             "(?i){}{GAP}({}|=|=3D|%3D){GAP}{}",
             local_pattern(local),
@@ -43,17 +44,17 @@ impl Mention {
         Some(Self { address, written, encoded })
     }
 
-    /// Whether these bytes mention it.
+    /// Returns whether the bytes mention the address.
     pub fn is_in(&self, bytes: &[u8]) -> bool {
         self.written.captures_iter(bytes).any(|found| is_whole(bytes, &found)) || self.is_encoded_in(bytes)
     }
 
-    /// Whether there may be a text in these bytes that mentions it; true also where there is none.
+    /// Returns whether the bytes may contain a text that mentions the address; has false positives.
     pub fn may_be_in(&self, bytes: &[u8]) -> bool {
         self.written.is_match(bytes) || self.is_encoded_in(bytes)
     }
 
-    /// A text with `name` in its place; `None` when it does not mention it.
+    /// Replaces the address in a text with `name`; `None` if the text does not mention it.
     pub fn replaced(&self, text: &str, name: &str) -> Option<String> {
         let bytes = text.as_bytes();
         let (mut changed, mut done) = (Vec::with_capacity(bytes.len()), 0);
@@ -79,7 +80,7 @@ impl Mention {
         Some(String::from_utf8_lossy(&changed).into_owned())
     }
 
-    /// The address, folded.
+    /// Returns the folded address.
     pub fn address(&self) -> &str {
         &self.address
     }
@@ -88,7 +89,8 @@ impl Mention {
         self.encoded.find_iter(bytes).any(|run| self.is_behind(run.as_bytes()))
     }
 
-    /// Whether it stands in what a run of base64 says. Where that begins is not known: a path may go before it.
+    /// Returns whether a run of base64 decodes to a text with the address. The start of the base64 is
+    /// unknown, since a path may precede it.
     fn is_behind(&self, run: &[u8]) -> bool {
         let alike = |byte: &u8| match byte {
             b'-' => Some(b'+'),
@@ -99,7 +101,7 @@ impl Mention {
         let run: Vec<u8> = run.iter().filter_map(alike).collect();
         (0..4.min(run.len())).any(|start| {
             let rest = &run[start..];
-            // A single character of four says nothing.
+            // A single remaining character of a group of four encodes nothing.
             let whole = rest.len() - usize::from(rest.len() % 4 == 1);
             let plain = LENIENT.decode(&rest[..whole]).unwrap_or_default();
             self.written.captures_iter(&plain).any(|found| is_whole(&plain, &found))
@@ -107,7 +109,7 @@ impl Mention {
     }
 }
 
-/// How a local part may be written: as it is, or in quotes and with backslashes that it does not need.
+/// Returns the pattern of a local part: as it is, or in quotes and with unnecessary backslashes.
 fn local_pattern(local: &str) -> String {
     let quoted = local.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     let bare = match quoted {
@@ -120,7 +122,7 @@ fn local_pattern(local: &str) -> String {
     if quoted.is_some() { in_quotes } else { format!("(?:{}|{in_quotes})", composed_or_not(local, "")) }
 }
 
-/// A text as it is, or decomposed (NFD).
+/// Returns the pattern of a text as it is, or decomposed (NFD).
 fn composed_or_not(text: &str, before_each: &str) -> String {
     let decomposed = DecomposingNormalizerBorrowed::new_nfd().normalize(text);
     if decomposed == text {
@@ -136,7 +138,8 @@ fn spelled(text: &str, before_each: &str) -> String {
     characters.join(GAP)
 }
 
-/// A dot between labels, or one of those that IDNA takes for it (RFC 3490 section 3.1).
+/// Returns the pattern of a dot between labels, including those that IDNA treats as one (RFC 3490 section
+/// 3.1).
 fn spelled_dot(is_ascii: bool) -> String {
     if is_ascii {
         return spelled(".", "");
@@ -145,7 +148,7 @@ fn spelled_dot(is_ascii: bool) -> String {
     format!("(?:{})", dots.join("|"))
 }
 
-/// How a character may be written.
+/// Returns the pattern of all encodings of a character.
 fn ways(character: char) -> String {
     let mut ways = regex::escape(&character.to_string());
     for one in character.to_lowercase().chain(character.to_uppercase()) {
@@ -167,7 +170,7 @@ fn ways(character: char) -> String {
     ways
 }
 
-/// Whether what was found is an address by itself, not the end or the beginning of another.
+/// Returns whether a match is a whole address, not the end or the beginning of another.
 fn is_whole(bytes: &[u8], found: &Captures<'_>) -> bool {
     let Some(all) = found.get(0) else { return false };
     let in_path = is_in_path(found);
@@ -184,12 +187,12 @@ fn is_whole(bytes: &[u8], found: &Captures<'_>) -> bool {
     !last(before).is_some_and(part_of_local) && !goes_on
 }
 
-/// Whether it has `=` for its `@`.
+/// Returns whether the match has `=` for `@`.
 fn is_in_path(found: &Captures<'_>) -> bool {
     found.get(1).is_some_and(|at| matches!(at.as_bytes(), b"=" | b"=3D" | b"%3D" | b"=3d" | b"%3d"))
 }
 
-/// The last character of what may be written in some code.
+/// Returns the last character, which may be encoded.
 fn last(before: &[u8]) -> Option<u8> {
     let hex = |digits: &[u8]| {
         std::str::from_utf8(digits).ok().and_then(|digits| u8::from_str_radix(digits, 16).ok())
@@ -197,16 +200,16 @@ fn last(before: &[u8]) -> Option<u8> {
     match before {
         [.., b'%' | b'=', high, low] if hex(&[*high, *low]).is_some() => hex(&[*high, *low]),
         [.., b'\\', b'u', b'0', b'0', high, low] if hex(&[*high, *low]).is_some() => hex(&[*high, *low]),
-        // A line's end and the like in JSON.
+        // Escapes in JSON, such as the end of a line.
         [.., b'\\', b'n' | b'r' | b't' | b'b' | b'f'] => Some(b'\n'),
         [.., byte] => Some(*byte),
         [] => None,
     }
 }
 
-/// Between two characters: a soft line break; the other half of UTF-16.
+/// Pattern between two characters: a soft line break, or the other half of UTF-16.
 const GAP: &str = r"(?:=\r?\n|\x00)?";
-/// Bytes of the compiled pattern at most: the longest address in all its spellings.
+/// Maximum size of the compiled pattern, in bytes: the longest address in all its spellings.
 const PROGRAM: usize = 64 << 20;
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,

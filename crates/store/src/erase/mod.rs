@@ -1,15 +1,17 @@
-//! Takes an address out of everything that the store keeps; what it took part in stays, under a pseudonym.
+//! Erases an address from all stored data; the related records stay, under a pseudonym.
 //!
-//! The active segment is sealed, and every sealed one that mentions the address is written anew: the pseudonym stands in
-//! its place, in the recipient as in an error's words, and messages and raw payloads that mention it are left out. Then
-//! the ledger is made anew from that, and the one before is removed with all its files, since sled forgets nothing. What
-//! the suppression list knows stands there under a name that only the address itself leads to.
+//! The active segment is sealed, and every sealed segment that mentions the address is rewritten. The
+//! pseudonym replaces the address in recipients as well as in error texts, and message bodies and raw
+//! payloads that mention it are dropped. The ledger is then rebuilt from the journal, and the old one is
+//! removed with all its files, since sled erases nothing. Suppression evidence is stored under a name that
+//! can only be derived from the address itself.
 //!
-//! Nothing is touched before it is known that no message that waits mentions the address and that the journal is whole.
-//! Each segment changes in one step, and places stay, so the old ledger fits at every moment; a crash leaves some segments
-//! behind that still mention it. The key that makes the pseudonym lies in a file until the end: a second run goes on with
-//! the same one, so what belongs together joins again. In between, should the ledger be lost as well, an event that names
-//! its send by Message-ID and address may find it only after the second run.
+//! Nothing is changed before two checks: no queued message mentions the address, and the journal is
+//! undamaged. Each segment changes atomically and positions stay, so the old ledger remains valid at every
+//! moment; a crash leaves some segments that still mention the address. The key of the pseudonym is stored in
+//! a file until the end. A second run continues with the same key, so that related records stay related. If
+//! the ledger is also lost in between, an event that names its message by Message-ID and address may be
+//! correlated only after the second run.
 
 mod address_matcher;
 
@@ -34,33 +36,33 @@ use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::time::Duration;
 
-/// What mentions an address.
+/// Data that mentions an address.
 #[derive(Clone, Debug, Default)]
 pub struct ErasureMatches {
     /// Records of the journal.
     pub records: u64,
-    /// Messages and raw payloads: those of such records, and those that mention it themselves.
+    /// Bodies and raw payloads: those of the matching records, and those that mention the address themselves.
     pub bodies: u64,
-    /// Sends from it, to it, or with it in their trail.
+    /// Messages from or to the address, or with the address in their trail.
     pub messages: BTreeSet<TrackingId>,
-    /// Reports of providers.
+    /// Provider events.
     pub events: BTreeSet<TrackingId>,
-    /// Mail from outside.
+    /// Inbound messages.
     pub inbound: BTreeSet<TrackingId>,
-    /// What else the log says.
+    /// Other log entries.
     pub log_entries: Vec<LogEntry>,
-    /// What waits.
+    /// Queued messages.
     pub pending: PendingReferences,
-    /// The segments in which all that lies.
+    /// Segments with matches.
     segments: BTreeSet<u32>,
 }
 
-/// Mail that waits and mentions an address.
+/// Queued messages that mention an address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PendingReferences {
-    /// Sends; also those of which the ledger knows nothing.
+    /// Messages, including those that the ledger lacks.
     pub messages: BTreeSet<TrackingId>,
-    /// Mail from outside.
+    /// Inbound messages.
     pub inbound: BTreeSet<TrackingId>,
 }
 
@@ -70,63 +72,63 @@ impl PendingReferences {
     }
 }
 
-/// An address that is to be erased.
+/// Request to erase an address.
 #[derive(Clone, Copy, Debug)]
 pub struct ErasureRequest<'a> {
-    /// Which.
+    /// Address to erase.
     pub address: &'a Mailbox,
-    /// Who wants that.
+    /// Requesting operator.
     pub operator: &'a str,
-    /// Why.
+    /// Reason for the erasure.
     pub reason: &'a str,
-    /// When.
+    /// Time of the request.
     pub at: Timestamp,
 }
 
-/// Why an address was not erased. Where nothing else is said, nothing was changed.
+/// Reason why an address was not erased. Unless stated otherwise, nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum EraseError {
-    /// It has no domain.
+    /// The address has no domain.
     #[error("{0} has no domain, so it is everybody's; name a whole address")]
     NoDomain(String),
-    /// The message would be sent without its body, or with the address.
+    /// Queued messages mention it: they would be sent without their body, or with the address.
     #[error("{}", describe_pending(.0))]
     Pending(PendingReferences),
-    /// What cannot be read cannot be searched.
+    /// The journal is damaged, and damaged bytes cannot be searched.
     #[error(
         "the journal is damaged, so it cannot be searched for the address; `mailtrail store verify` names the places. A \
          backup that is whole may take its place"
     )]
     Damaged,
-    /// An erasure that was cut off is to be ended first.
+    /// An interrupted erasure of another address must be completed first.
     #[error(
         "the erasure of another address, {pseudonym}, was cut off: run that one again first, or remove {path} where nobody \
          knows any more which it was"
     )]
     OtherInProgress {
-        /// What stands in the other's place.
+        /// Pseudonym of the other address.
         pseudonym: String,
-        /// Where that is noted.
+        /// State file of the interrupted erasure.
         path: PathBuf,
     },
-    /// A file; run again, it goes on.
+    /// I/O error; another run continues.
     #[error("{path} cannot be used: {source}; once that is mended, run the erasure again, and it goes on")]
     Io {
-        /// Which.
+        /// Path of the failed operation.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
-    /// The same.
+    /// Read error.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The same.
+    /// Rewrite error; another run continues.
     #[error("{0}; once that is mended, run the erasure again, and it goes on")]
     Rewrite(#[from] RewriteError),
-    /// The same.
+    /// Rebuild error; another run continues.
     #[error("{0}; once that is mended, run the erasure again, and it goes on")]
     Rebuild(#[from] RebuildError),
-    /// The store has failed, or was opened for reading.
+    /// The store has failed, or is read-only.
     #[error(transparent)]
     Commit(#[from] CommitError),
 }
@@ -163,7 +165,8 @@ fn describe_pending(waiting: &PendingReferences) -> String {
 }
 
 impl Store {
-    /// All that mentions an address. Reads everything that was kept so far. Blocks. Traffic goes on, upkeep waits.
+    /// Finds everything that mentions an address. Reads all committed data. Blocks. Traffic continues;
+    /// maintenance waits.
     pub fn find_mentions(
         &self,
         address: &Mailbox,
@@ -176,14 +179,14 @@ impl Store {
         }
         let position = self.ledger()?.position()?.unwrap_or_default();
         let chain = truncate_at(segment_chain(&self.0.journal_dir).map_err(ReadError::from)?, position);
-        // Whatever would stand there has this form.
+        // Every pseudonym has this form.
         let name = Pseudonym::Trail.of(mention.address(), &[0; 16]);
         let look = RecordMatcher { matcher: &mention, pseudonym: &name };
         self.search_segments(&chain, &look, &mut |done, total| progress(Progress { done, total }))
     }
 
-    /// Erases an address from everything that was kept so far; returns what mentioned it, and its pseudonym. Blocks.
-    /// Traffic goes on, upkeep waits. An end of the process in the middle loses nothing, and a second run goes on.
+    /// Erases an address from all committed data; returns the matches and the pseudonym. Blocks. Traffic
+    /// continues; maintenance waits. An interruption loses no data, and a second run continues.
     pub fn erase(
         &self,
         erasing: &ErasureRequest<'_>,
@@ -195,7 +198,7 @@ impl Store {
         let notebook = ErasureState::load_or_create(&self.0.journal_dir, mention.address())?;
         let look = RecordMatcher { matcher: &mention, pseudonym: &notebook.pseudonym };
         let chain = self.seal_all(committer)?;
-        // Searched, written anew, read into the new ledger.
+        // Three passes: search, rewrite, rebuild of the ledger.
         let mut step = |pass: u64, done: u64, total: u64| {
             progress(Progress {
                 done: pass * PROGRESS_STEPS + done * PROGRESS_STEPS / total.max(1),
@@ -221,7 +224,7 @@ impl Store {
         Ok((found, notebook.pseudonym))
     }
 
-    /// Everything that was kept so far, in segments that nobody writes to any more.
+    /// Returns all committed data as sealed segments, which are no longer written to.
     fn seal_all(&self, committer: &CommitPipeline) -> Result<SegmentChain, EraseError> {
         committer.drain_blocking()?;
         let position = self.ledger()?.position()?.unwrap_or_default();
@@ -275,7 +278,7 @@ impl Store {
             if damaged {
                 return Err(EraseError::Damaged);
             }
-            // What a failed write left behind its end is nothing, but may be bytes of such a record.
+            // Bytes of a failed write after the segment's end are no record, but may contain parts of one.
             let path = segment_path(&self.0.journal_dir, number);
             if std::fs::metadata(path).map_err(ReadError::from)?.len() > segment.length() {
                 found.segments.insert(number);
@@ -285,7 +288,7 @@ impl Store {
         Ok(found)
     }
 
-    /// Takes up a record that mentions the address.
+    /// Adds a record that mentions the address to the matches.
     fn classify_record(
         &self,
         frame: &Frame,
@@ -331,7 +334,7 @@ impl Store {
         Ok(())
     }
 
-    /// Notes what is done, and puts what the suppression list knows under another name.
+    /// Records the erasure, and moves the suppression evidence to another name.
     fn record_erasure(
         &self,
         committer: &CommitPipeline,
@@ -382,7 +385,7 @@ impl Store {
         look: &RecordMatcher<'_>,
     ) -> Result<(), EraseError> {
         let segment = Segment::open(&self.0.journal_dir, number, end).map_err(ReadError::from)?;
-        // Upkeep has not looked through it because of this.
+        // The rewrite for an erasure is no pass of maintenance, so the time of the last one is kept.
         let since = segment.rewritten_at().unwrap_or_default();
         let keep = |frame: &Frame| look.evaluate_frame(frame, &segment);
         rewrite_segment(&*self.0.disk, &self.0.journal_dir, &segment, false, since, keep)?;
@@ -390,7 +393,7 @@ impl Store {
         Ok(())
     }
 
-    /// Has it on stable storage where segments end: behind that may have been what a failed write left.
+    /// Syncs the ends of the segments: bytes of a failed write may have followed them.
     fn sync_segments(&self, chain: &SegmentChain) -> Result<(), EraseError> {
         for (number, _) in chain {
             let path = segment_path(&self.0.journal_dir, *number);
@@ -400,7 +403,7 @@ impl Store {
         Ok(())
     }
 
-    /// Removes what lies beside the present ledger: one that was damaged and put aside.
+    /// Removes other ledgers in the directory, such as a damaged one that was set aside.
     fn remove_other_ledgers(&self) -> Result<(), EraseError> {
         let present = self.ledger()?.directory().to_owned();
         let failed = |path: &Path, source| EraseError::Io { path: path.to_owned(), source };
@@ -421,14 +424,14 @@ fn address_matcher(address: &Mailbox) -> Result<Mention, EraseError> {
     Mention::of(address).ok_or_else(|| EraseError::NoDomain(address.to_string()))
 }
 
-/// What is looked for, and what takes its place.
+/// Matcher and replacement.
 struct RecordMatcher<'a> {
     matcher: &'a Mention,
     pseudonym: &'a str,
 }
 
 impl RecordMatcher<'_> {
-    /// What stays of a record.
+    /// Returns the part of a record to retain.
     fn evaluate_frame(&self, frame: &Frame, segment: &Segment) -> io::Result<Retain> {
         if self.matcher.may_be_in(&frame.payload)
             && let Some(kept) = self.rewrite_record(frame)?
@@ -452,7 +455,7 @@ impl RecordMatcher<'_> {
     }
 }
 
-/// Where the key of the pseudonym is kept until everything is done.
+/// Key of the pseudonym, stored in a file until the erasure is complete.
 struct ErasureState {
     path: PathBuf,
     key: [u8; 16],
@@ -460,7 +463,7 @@ struct ErasureState {
 }
 
 impl ErasureState {
-    /// The one of an erasure of the same address that was cut off, or a new one.
+    /// Loads the state of an interrupted erasure of the same address, or creates a new one.
     fn load_or_create(journal: &Path, address: &str) -> Result<Self, EraseError> {
         let path = journal.parent().unwrap_or(journal).join(STATE_FILE);
         let known = match std::fs::read_to_string(&path) {
@@ -468,7 +471,7 @@ impl ErasureState {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(source) => return Err(EraseError::Io { path, source }),
         };
-        // One that is not whole was cut off before anything was changed.
+        // An incomplete file was interrupted before anything was changed.
         let noted = known.trim_end().split_once(' ').and_then(|(key, name)| {
             let key = u128::from_str_radix(key, 16).ok()?.to_be_bytes();
             Pseudonym::Trail.fits(name).then(|| (key, name.to_owned()))
@@ -483,7 +486,7 @@ impl ErasureState {
         Ok(Self { path, key, pseudonym })
     }
 
-    /// Has it on stable storage.
+    /// Writes the state to stable storage.
     fn save(&self) -> Result<(), EraseError> {
         let written = || {
             let mut options = OpenOptions::new();
@@ -505,7 +508,7 @@ impl ErasureState {
     }
 }
 
-/// Says so if an erasure in this data directory was cut off.
+/// Logs a warning if an erasure in this data directory was interrupted.
 pub fn warn_if_interrupted(data_dir: &Path) {
     if data_dir.join(STATE_FILE).exists() {
         tracing::warn!(
@@ -514,18 +517,18 @@ pub fn warn_if_interrupted(data_dir: &Path) {
     }
 }
 
-/// From the system's source: nobody may work it out.
+/// Returns a salt from the operating system's random source; it must be unpredictable.
 fn random_salt() -> [u8; 16] {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).expect("the system has randomness");
     bytes
 }
 
-/// Ids that an error names.
+/// Maximum number of ids in an error.
 const MAX_LISTED_IDS: usize = 20;
-/// Bytes of a segment without any record.
+/// Size of a segment without any record, in bytes.
 const EMPTY_SEGMENT_BYTES: u64 = 60;
-/// Parts in which the progress of each of the three passes is told.
+/// Number of progress reports in each of the three passes.
 const PROGRESS_STEPS: u64 = 1000;
 const STATE_FILE: &str = "erasing";
 
@@ -664,7 +667,7 @@ mod tests {
             assert_eq!(changed.map_strings(&mut |text| ada.replaced(text, name)), Ok(None));
             let again = changed.map_strings(&mut |text| back.replaced(text, ADDRESS)).unwrap().unwrap();
             assert_eq!(again, record.encode(), "{record:?}");
-            // What could not be read any more is not written.
+            // A record that would not decode again is not written.
             let nameless = record.map_strings(&mut |text| ada.replaced(text, ""));
             assert_eq!(nameless.is_err(), matches!(record, Record::AcceptedMessage(_)));
         }

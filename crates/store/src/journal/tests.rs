@@ -26,7 +26,7 @@ fn encoded_record(number: u8, body: &'static [u8]) -> EncodedRecord {
     EncodedRecord::new(number, 1, vec![number; 3], Bytes::from_static(body).into())
 }
 
-/// Kinds, gaps and the end of what is in a segment.
+/// Returns kinds, gaps and the end of a segment's content.
 fn scan_segment(directory: &Path, number: u32, end: Option<u64>) -> (Vec<u8>, Vec<u64>, u64) {
     let (mut kinds, mut gaps) = (Vec::new(), Vec::new());
     let segment = Segment::open(directory, number, end).unwrap();
@@ -55,7 +55,7 @@ fn reads_back_appended_records() {
         &[encoded_record(1, b"one"), encoded_record(2, b""), encoded_record(3, b"three")],
     );
     let (kinds, gaps, end) = scan_segment(directory.path(), 1, None);
-    // The space that is laid out ahead is no damage.
+    // Preallocated space is no damage.
     assert_eq!((kinds, gaps, end), (vec![1, 2, 3], vec![], writer.position().offset));
     let segment = Segment::open(directory.path(), 1, None).unwrap();
     assert_eq!(read_body(&segment, places[2].offset).unwrap(), b"three");
@@ -75,7 +75,7 @@ fn torn_tail_ends_the_last_segment() {
         std::fs::write(&path, &whole[..cut as usize]).unwrap();
         let (kinds, gaps, found_end) = scan_segment(directory.path(), 1, None);
         assert_eq!((kinds, gaps.len(), found_end), (vec![1], 1, one_end), "cut at {cut}");
-        // Somebody who knows its end misses the rest.
+        // With a known end, the missing bytes are reported.
         assert_eq!(scan_segment(directory.path(), 1, Some(end)).1, [end - one_end], "cut at {cut}");
     }
     let mut next = open_writer(&directory, 1, one_end);
@@ -152,9 +152,9 @@ fn rewrite_keeps_positions() {
         assert_eq!(frames, [(1, places[0], 0), (3, places[2], 5)]);
         assert!(read_body(&new, places[0].offset).is_none() && read_body(&new, places[1].offset).is_none());
         assert_eq!(read_body(&new, places[2].offset).unwrap(), b"three");
-        // A scan from a place inside begins there.
+        // A scan from a position inside begins there.
         assert_eq!(scan_kinds_from(&new, places[1].offset), [3]);
-        // Whoever has the old file open still reads it whole.
+        // A reader that has the old file open still reads it whole.
         assert_eq!(read_body(&old, places[2].offset).unwrap(), b"three");
     }
     assert_eq!(list_segments(directory.path()).unwrap(), [1, 2]);

@@ -38,7 +38,7 @@ impl Ledger {
     }
 
     /// Returns hints about an address, the latest received first. The key has only a short hash of the
-    /// address, so the rows are compared.
+    /// address.
     pub fn find_hints(&self, address: &str, limit: usize) -> sled::Result<Vec<ReceivedHint>> {
         let folded = fold_address(address);
         let rows = self.memtable().scan_prefix_rev(&keys::hint_prefix(&folded));

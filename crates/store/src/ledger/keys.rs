@@ -1,36 +1,37 @@
-//! The keys, by their first byte; numbers are big-endian, so that rows lie in order.
+//! Keys of the rows, by their first byte. Numbers are big-endian, so that rows are ordered. Empty values are
+//! written as –.
 //!
 //! | key | value |
 //! |---|---|
-//! | `m` id | the send ([`crate::ledger::rows::SendRow`]) |
-//! | `s` id place(2) | a recipient ([`crate::ledger::rows::RecipientRow`]) of a send with several |
-//! | `e` id at(8) journal place(12) part(2), or id start of the day(8) hash(16) of an event's identity | a fact ([`crate::ledger::rows::FactRow`]) |
-//! | `q` lane(1) hash(8) of what it waits for, due(8) id | an open send's place in the queue ([`crate::ledger::rows::WaitsRow`]) |
-//! | `w` id | when and to which upstream an attempt began to send the message |
-//! | `i` hash(8) of the Message-ID, id | – what has the hash of another is told apart by the send's row |
+//! | `m` id | a message ([`crate::ledger::rows::MessageRow`]) |
+//! | `s` id index(2) | a recipient ([`crate::ledger::rows::RecipientRow`]) of a message with several |
+//! | `e` id at(8) journal position(12) part(2), or id start of the day(8) hash(16) of an event's identity | a trail event ([`crate::ledger::rows::TrailEventRow`]) |
+//! | `q` lane(1) hash(8) of the queue key, due(8) id | queue entry of an open message ([`crate::ledger::rows::QueueKeyRow`]) |
+//! | `w` id | time and upstream of an attempt that began to send the message |
+//! | `i` hash(8) of the Message-ID, id | – the message's row distinguishes equal hashes |
 //! | `r` hash(8) of the recipient, id | – |
-//! | `o` hash(8) of Odoo's record, id | – |
-//! | `d` day(2) hash(16) of an event's identity | – an event that names no send was applied |
-//! | `t` signed at(8) hash(16) of a webhook's token | digest of the body it came with |
-//! | `u` hash(16) of what it waits for, report's id | an event without a send ([`crate::ledger::rows::OrphanRow`]) |
-//! | `y` 0(1) report's id | a dead letter ([`crate::ledger::rows::DeadRow`]) |
-//! | `y` 1(1) report's id | what a report says since it was read anew ([`crate::record::EventV1`]) |
-//! | `h` hash(8) of an address, received(8) hash(16) of a hint's identity | a hint about it ([`crate::ledger::contact_hints::HintRow`]) |
-//! | `n` id place(2) occasion(1) | – a report on a recipient that is to be made |
-//! | `b` upstream | why an operator keeps its breaker open |
-//! | `p` upstream | up to when its provider's events are all in |
-//! | `c` hash(8) of the upstream, day(2) | recipients that it took on that day (UTC) |
-//! | `z` sink | up to where in the journal it has everything, and since when |
-//! | `a` hash(8) of the sink, journal place(12) part(2) | when and why it refused that |
-//! | `l` hash(8) of the sink, due(8) journal place(12) part(2) | – the sink is offered that again then |
+//! | `o` hash(8) of the Odoo record, id | – |
+//! | `d` day(2) hash(16) of an event's identity | – an event without a tracking id was applied |
+//! | `t` signed at(8) hash(16) of a webhook's token | digest of the body that came with it |
+//! | `u` hash(16) of the awaited message's id or Message-ID, event's id | an orphaned event ([`crate::ledger::rows::OrphanRow`]) |
+//! | `y` 0(1) event's id | a dead letter ([`crate::ledger::rows::DeadLetterRow`]) |
+//! | `y` 1(1) event's id | the replayed event ([`crate::record::EventV1`]) |
+//! | `h` hash(8) of an address, received(8) hash(16) of a hint's identity | a contact hint ([`crate::ledger::contact_hints::ReceivedHintRow`]) |
+//! | `n` id index(2) action(1) | – a pending DSN for a recipient |
+//! | `b` upstream | the operator's reason for keeping its breaker open |
+//! | `p` upstream | time up to which its provider's events are complete |
+//! | `c` hash(8) of the upstream, day(2) | number of recipients that it accepted on that day (UTC) |
+//! | `z` sink | position in the journal up to which it has everything, and the time of that |
+//! | `a` hash(8) of the sink, journal position(12) part(2) | time and reason of its permanent rejection |
+//! | `l` hash(8) of the sink, due(8) journal position(12) part(2) | – a delayed delivery to the sink |
 //! | `g` segment(4) | bytes of finished messages in that segment of the journal |
-//! | `x` address (in lower case), 0, list | what speaks against it ([`crate::record::DossierRow`]) |
-//! | `x` | dossiers that speak against their address |
-//! | `v` 0(1) id | a mail from outside ([`crate::ledger::inbound::InboundRow`]) |
-//! | `v` 1(1) id | it waits: until when, to whom |
-//! | `v` 2(1) hash(16) of Message-ID and recipient | the last mail from outside with these |
-//! | `f` | what the suppression list knows erased addresses by: a salt |
-//! | `k` name | the journal's position, the schema's version |
+//! | `x` address (in lower case), 0, list | suppression evidence ([`crate::record::SuppressionEvidenceRow`]) |
+//! | `x` | number of suppressed addresses |
+//! | `v` 0(1) id | an inbound message ([`crate::ledger::inbound::InboundRow`]) |
+//! | `v` 1(1) id | it waits: due time and recipient |
+//! | `v` 2(1) hash(16) of Message-ID and recipient | the last inbound message with both |
+//! | `f` | the salt by which the suppression list recognises erased addresses |
+//! | `k` name | the journal position, the schema version |
 
 use crate::journal::Position;
 use crate::ledger::rows::{QueueKeyRow, encode_row};
@@ -41,7 +42,7 @@ use mailtrail_mail::{Lane, Timestamp, TrackingId};
 use mailtrail_trail::{DsnAction, ReportedRecipient};
 use sha2::{Digest, Sha256};
 
-/// What does not come from the journal's records.
+/// Rows that are not derived from the journal's records.
 pub const META_PREFIX: &[u8] = b"k";
 pub const ERASURE_SALT: &[u8] = b"f";
 pub const POSITION_KEY: &[u8] = b"kposition";
@@ -59,7 +60,7 @@ pub fn trail_prefix(id: TrackingId) -> Vec<u8> {
     concat_key(b'e', &[&id.to_bytes()])
 }
 
-/// The fact of an attempt's outcome, one for each part of it.
+/// Returns the key of the trail event of an attempt's outcome; there is one for each part of the outcome.
 pub fn attempt_event_key(id: TrackingId, at: Timestamp, place: Position, part: u16) -> Vec<u8> {
     concat_key(
         b'e',
@@ -67,14 +68,14 @@ pub fn attempt_event_key(id: TrackingId, at: Timestamp, place: Position, part: u
     )
 }
 
-/// The fact of a report. The same report has the same key, however precisely whoever brought it says when it was: it
-/// lies at the start of its day.
+/// Returns the key of a provider event in the trail. Its time is the start of the day. Copies of an event
+/// therefore have the same key, whatever the precision of their timestamps.
 pub fn provider_event_key(id: TrackingId, at: Timestamp, upstream: &str, identity: &str) -> Vec<u8> {
     let day = Timestamp::from_secs(u64::from(at.day_number()) * 86_400);
     concat_key(b'e', &[&id.to_bytes(), &day.as_millis().to_be_bytes(), &hash_parts(&[upstream, identity])])
 }
 
-/// What the rows of one queue begin with: the mail of a lane that waits for the same.
+/// Returns the key prefix of one queue: the messages of a lane with the same queue key.
 pub fn queue_prefix(lane: Lane, waits: &QueueKeyRow) -> Vec<u8> {
     let lane = u8::from(lane == Lane::Bulk);
     concat_key(b'q', &[&[lane], &Sha256::digest(encode_row(waits))[..8]])
@@ -86,13 +87,13 @@ pub fn queue_key(mut queue: Vec<u8>, at: Timestamp, id: TrackingId) -> Vec<u8> {
     queue
 }
 
-/// The queue, when and what, from a key made by [`due`].
+/// Splits a key made by [`queue_key`] into queue, due time and message.
 pub fn parse_queue_key(key: &[u8]) -> Option<(&[u8], Timestamp, TrackingId)> {
     let at = u64::from_be_bytes(key.get(10..18)?.try_into().ok()?);
     Some((&key[..10], Timestamp::from_millis(at), parse_tracking_id(key)?))
 }
 
-/// The lane in a queue's beginning.
+/// Returns the lane in a queue prefix.
 pub fn parse_lane(queue: &[u8]) -> Lane {
     if queue.get(1) == Some(&0) { Lane::Transactional } else { Lane::Bulk }
 }
@@ -113,13 +114,13 @@ pub fn odoo_record_prefix(written: &str) -> Vec<u8> {
     concat_key(b'o', &[&hash_parts(&[written])[..8]])
 }
 
-/// The key of an index row: the index's prefix and the send it leads to.
+/// Returns the key of an index row: the prefix of the index and the message that it refers to.
 pub fn index_key(mut prefix: Vec<u8>, id: TrackingId) -> Vec<u8> {
     prefix.extend_from_slice(&id.to_bytes());
     prefix
 }
 
-/// The send that a key ends with.
+/// Returns the message at the end of a key.
 pub fn parse_tracking_id(key: &[u8]) -> Option<TrackingId> {
     let start = key.len().checked_sub(16)?;
     key[start..].try_into().ok().map(TrackingId::from_bytes)
@@ -160,11 +161,11 @@ pub fn replayed_event_key(report: TrackingId) -> Vec<u8> {
     concat_key(b'y', &[&[1], &report.to_bytes()])
 }
 
-/// What the rows of all dead letters begin with, and those of what replayed reports say.
+/// Prefixes of the rows of dead letters and of replayed events.
 pub const DEAD_LETTER_PREFIXES: [&[u8]; 2] = [DEAD_LETTER_PREFIX, &[b'y', 1]];
 pub const DEAD_LETTER_PREFIX: &[u8] = &[b'y', 0];
 
-/// What the rows of mail from outside begin with, those that say it waits, and what duplicates are recognised by.
+/// Prefixes of the rows of inbound messages, of their queue, and of their deduplication.
 pub const INBOUND_PREFIX: &[u8] = &[b'v', 0];
 pub const INBOUND_QUEUE_PREFIX: &[u8] = &[b'v', 1];
 pub const INBOUND_DEDUP_PREFIX: &[u8] = &[b'v', 2];
@@ -186,12 +187,12 @@ pub fn pending_dsn_key(about: &ReportedRecipient) -> Vec<u8> {
     concat_key(b'n', &[&about.tracking_id.to_bytes(), &about.recipient_index.to_be_bytes(), &[occasion]])
 }
 
-/// All that are to be made on one send.
+/// Returns the key prefix of all pending DSNs of one message.
 pub fn pending_dsn_prefix(id: TrackingId) -> Vec<u8> {
     concat_key(b'n', &[&id.to_bytes()])
 }
 
-/// The inverse of [`unreported`].
+/// Decodes a key; the inverse of [`pending_dsn_key`].
 pub fn parse_pending_dsn_key(key: &[u8]) -> Option<ReportedRecipient> {
     Some(ReportedRecipient {
         tracking_id: TrackingId::from_bytes(key.get(1..17)?.try_into().ok()?),
@@ -223,12 +224,12 @@ pub fn sink_dead_letter_key(sink: &str, cursor: LogCursor, part: u16) -> Vec<u8>
     key
 }
 
-/// All that a sink refused.
+/// Returns the key prefix of all entries that a sink rejected.
 pub fn sink_dead_letter_prefix(sink: &str) -> Vec<u8> {
     concat_key(b'a', &[&hash_parts(&[sink])[..8]])
 }
 
-/// The record and its part in a key made by [`refused`].
+/// Returns the record and the index of its entry in a key made by [`sink_dead_letter_key`].
 pub fn parse_sink_dead_letter_key(key: &[u8]) -> Option<(LogCursor, u16)> {
     parse_log_position(key.get(9..)?)
 }
@@ -241,19 +242,19 @@ pub fn delayed_delivery_key(sink: &str, delayed: DelayedDelivery) -> Vec<u8> {
     key
 }
 
-/// All that a sink delayed.
+/// Returns the key prefix of all delayed deliveries of a sink.
 pub fn delayed_delivery_prefix(sink: &str) -> Vec<u8> {
     concat_key(b'l', &[&hash_parts(&[sink])[..8]])
 }
 
-/// What was delayed, from a key made by [`delayed`].
+/// Decodes a key made by [`delayed_delivery_key`].
 pub fn parse_delayed_delivery_key(key: &[u8]) -> Option<DelayedDelivery> {
     let due = u64::from_be_bytes(key.get(9..17)?.try_into().ok()?);
     let (cursor, index) = parse_log_position(key.get(17..)?)?;
     Some(DelayedDelivery { retry_at: Timestamp::from_millis(due), cursor, index })
 }
 
-/// A record and its part at the end of a key.
+/// Decodes a record's position and the index of its entry at the end of a key.
 fn parse_log_position(bytes: &[u8]) -> Option<(LogCursor, u16)> {
     let segment = u32::from_be_bytes(bytes.get(..4)?.try_into().ok()?);
     let offset = u64::from_be_bytes(bytes.get(4..12)?.try_into().ok()?);
@@ -264,12 +265,13 @@ pub fn garbage_key(segment: u32) -> Vec<u8> {
     concat_key(b'g', &[&segment.to_be_bytes()])
 }
 
-/// How many addresses are listed; what the rows of all of them begin with.
+/// Returns the prefix of all suppression rows. The row with exactly this key holds the number of suppressed
+/// addresses.
 pub fn suppression_table_prefix() -> Vec<u8> {
     vec![b'x']
 }
 
-/// What the rows of one address begin with. Neither it nor the name of a list holds a 0.
+/// Returns the key prefix of one address. Neither an address nor the name of a list contains a 0 byte.
 pub fn suppression_address_prefix(folded: &str) -> Vec<u8> {
     concat_key(b'x', &[folded.as_bytes(), &[0]])
 }
@@ -278,22 +280,22 @@ pub fn suppression_key(folded: &str, list: &str) -> Vec<u8> {
     concat_key(b'x', &[folded.as_bytes(), &[0], list.as_bytes()])
 }
 
-/// The address and the list, from a key made by [`dossier`].
+/// Splits a key made by [`suppression_key`] into address and list.
 pub fn parse_suppression_key(key: &[u8]) -> Option<(&str, &str)> {
     std::str::from_utf8(key.get(1..)?).ok()?.split_once('\0')
 }
 
-/// The rows of which some are asked for with every mail, and few are there.
+/// Prefixes of rows that are looked up for every message and rarely exist.
 pub const NEGATIVE_CACHED: [u8; 2] = [ERASURE_SALT[0], b'x'];
 
 pub fn is_negative_cached(key: &[u8]) -> bool {
     key.first().is_some_and(|class| NEGATIVE_CACHED.contains(class))
 }
 
-/// The rows that lie in the order of their days: of events and of tokens.
+/// Prefixes of rows that are ordered by day: deduplication of events, and tokens.
 pub const DATED_PREFIXES: [u8; 2] = [b'd', b't'];
 
-/// The day in a key made by [`event`] or [`token`].
+/// Returns the day in a key made by [`event_dedup_key`] or [`token_key`].
 pub fn parse_day(key: &[u8]) -> Option<u16> {
     match key.first()? {
         b'd' => Some(u16::from_be_bytes(key.get(1..3)?.try_into().ok()?)),

@@ -1,4 +1,4 @@
-//! The window in front of sled: nothing that can be asked tells whether a row waits there or was written.
+//! Tests of the memtable over sled: no query shows whether a row is in memory or was written.
 
 use crate::Store;
 use crate::journal::Position;
@@ -22,7 +22,7 @@ use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Random changes and flushes beside a plain map; every way to read gives the same.
+/// Compares random changes and flushes with a plain map; every way of reading gives the same result.
 #[test]
 fn memtable_and_disk_rows_merge_into_one_view() {
     for seed in 0..30 {
@@ -103,7 +103,7 @@ fn assert_reads_match(window: &Memtable, model: &BTreeMap<IVec, IVec>, random: &
     }
 }
 
-/// Rows that move from the window to sled while they are scanned are seen, and seen once.
+/// Rows that move from the memtable to sled during a scan are seen exactly once.
 #[test]
 fn scan_during_flush_sees_every_row() {
     let db = sled::Config::new().temporary(true).open().unwrap();
@@ -130,7 +130,7 @@ fn scan_during_flush_sees_every_row() {
                     found.reverse();
                 }
                 assert!(found.len() >= least, "{} of {least}, back: {back}", found.len());
-                // Later rows come one by one where they are spread, and so in any order.
+                // Later rows arrive one by one where they are spread, and therefore in any order.
                 let expected = (0u32..).map(|number| IVec::from(&number.to_be_bytes()));
                 assert!(found.iter().take(least).cloned().eq(expected.take(least)), "back: {back}");
                 assert!(found.is_sorted_by(|one, next| one < next), "back: {back}");
@@ -139,7 +139,8 @@ fn scan_during_flush_sees_every_row() {
     });
 }
 
-/// What came and went between two flushes leaves nothing in sled; what changed often is written once.
+/// Rows inserted and removed between two flushes leave nothing in sled; rows that changed often are written
+/// once.
 #[test]
 fn short_lived_rows_are_never_written() {
     let directory = tempfile::tempdir().unwrap();
@@ -155,7 +156,8 @@ fn short_lived_rows_are_never_written() {
     assert!(disk_rows(&projection).contains_key(&*keys::message_key(id(0))));
 }
 
-/// New rows may gather, since most change once more or go; what sled knows is written soon.
+/// New rows may accumulate, since most change again or are removed; changes of existing rows are flushed
+/// soon.
 #[test]
 fn memtable_holds_more_inserts_than_updates() {
     let db = sled::Config::new().temporary(true).open().unwrap();
@@ -164,7 +166,7 @@ fn memtable_holds_more_inserts_than_updates() {
         let full = (0u32..).find(|number| {
             let change = RowChange { value: Some(b"value".into()), is_insert };
             window.apply_changes(RowChanges::from([(number.to_be_bytes().as_slice().into(), change)]), None);
-            // One that changes again takes no more room.
+            // A second change of the same row takes no more space.
             let change = RowChange { value: Some(b"other".into()), is_insert: false };
             window.apply_changes(RowChanges::from([(0u32.to_be_bytes().as_slice().into(), change)]), None);
             window.is_full()
@@ -174,8 +176,8 @@ fn memtable_holds_more_inserts_than_updates() {
     assert_eq!((filled_at(false), filled_at(true)), (511, 4095));
 }
 
-/// The process ends with anything between the last flush and now in memory: what is left says where to go on, and
-/// the rest of the journal makes the same rows of it.
+/// The process ends with any changes since the last flush in memory. The stored position tells where to
+/// continue, and the rest of the journal results in the same rows.
 #[test]
 fn crash_after_any_flush_recovers_the_same_rows() {
     let history = sample_records();
@@ -210,7 +212,8 @@ fn crash_after_any_flush_recovers_the_same_rows() {
     }
 }
 
-/// Made by several threads from nothing it has the same rows, and until it is finished it says that it is not.
+/// A ledger that several threads build from nothing has the same rows, and is marked as incomplete until it
+/// is finished.
 #[test]
 fn detects_an_unfinished_bulk_load() {
     let (history, whole) = (sample_records(), tempfile::tempdir().unwrap());
@@ -250,7 +253,7 @@ fn detects_an_unfinished_bulk_load() {
     }
 }
 
-/// Upkeep's changes go the same way.
+/// Changes by maintenance take the same path.
 #[test]
 fn expiry_removes_all_rows_of_a_message() {
     let horizon = at(1_000_000);
@@ -277,7 +280,7 @@ fn expiry_removes_all_rows_of_a_message() {
     }
 }
 
-/// Two Message-IDs may have the same hash in the index; their mails have nothing to do with each other.
+/// Two Message-IDs may have the same hash in the index; their messages are unrelated.
 #[test]
 fn colliding_message_id_hash_matches_nothing() {
     for flushed in [false, true] {
@@ -310,7 +313,7 @@ fn colliding_message_id_hash_matches_nothing() {
     }
 }
 
-/// How far it looked is told.
+/// The extent of the search is returned.
 #[test]
 fn searches_subjects_newest_first() {
     let directory = tempfile::tempdir().unwrap();
@@ -324,7 +327,7 @@ fn searches_subjects_newest_first() {
     assert_eq!(found("order", 1, 2), (vec![id(2)], false));
 }
 
-/// What a row lost is told, and what is in it again after the ledger is made anew.
+/// A lost row is reported, and present again after a rebuild of the ledger.
 #[tokio::test(flavor = "multi_thread")]
 async fn verify_reports_messages_missing_in_the_ledger() {
     let directory = tempfile::tempdir().unwrap();
@@ -343,14 +346,14 @@ async fn verify_reports_messages_missing_in_the_ledger() {
     let found = verify(at(1)).inconsistencies;
     assert_eq!(found.len(), 2, "{found:?}");
     assert!(found[0].contains("1 sends of the journal") && found[1].contains("in the queue"), "{found:?}");
-    // What may be forgotten is not missed; its place in the queue is.
+    // A message past retention is not missed, but its queue entry is.
     assert_eq!(verify(at(40 * 86_400)).inconsistencies.len(), 1);
     tokio::task::block_in_place(|| store.rebuild(false, &mut |_| {})).unwrap();
     assert!(verify(at(1)).is_intact());
 }
 
-/// Three sends: relayed and reported; relayed later and reported by its Message-ID, early; waiting. And an event that
-/// nobody waits for.
+/// Three messages: relayed, with an event; relayed later, with an early event matched by Message-ID; queued.
+/// Also an orphaned event.
 fn sample_records() -> Vec<JournalRecord> {
     let records = [
         accepted_record(0),
@@ -375,12 +378,12 @@ fn sample_records() -> Vec<JournalRecord> {
         .collect()
 }
 
-/// The queue of what may take any upstream.
+/// Returns the queue of messages for any upstream.
 fn default_queue_prefix() -> Vec<u8> {
     keys::queue_prefix(Lane::Transactional, &QueueKeyRow::Route(None))
 }
 
-/// Everything that can be asked.
+/// Returns the results of all queries as text.
 fn dump_queries(projection: &Ledger) -> String {
     let mut text = String::new();
     let (low, high) = (TrackingId::from_bytes([0; 16]), TrackingId::from_bytes([255; 16]));
@@ -505,6 +508,6 @@ fn provider_event(number: u64, tracking_id: Option<TrackingId>) -> ProviderEvent
     }
 }
 
-/// Flushes beside a scan.
+/// Flushes during a scan.
 const FLUSH_ROUNDS: u32 = 60;
 const ONE_DAY: std::time::Duration = std::time::Duration::from_secs(86_400);
