@@ -29,6 +29,9 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod doctor;
+#[cfg(test)]
+#[path = "../tests/golden/check.rs"]
+mod golden;
 pub mod logging;
 pub mod metrics;
 

@@ -384,4 +384,64 @@ mod tests {
     fn clap_definition_is_valid() {
         Cli::command().debug_assert();
     }
+
+    /// All that scripts can rely on: everything but the help texts.
+    #[test]
+    fn commands_and_options_are_as_ever() {
+        let mut whole = Cli::command();
+        whole.build();
+        let mut said = String::new();
+        for (words, command) in all_commands(&whole, "") {
+            if words.contains(" help") {
+                continue;
+            }
+            let aliases: Vec<_> = command.get_all_aliases().collect();
+            said += &format!("{words}{}\n", listed(" aliases", &aliases));
+            let mut arguments: Vec<_> = command.get_arguments().map(argument).collect();
+            arguments.sort();
+            said.extend(arguments.into_iter().map(|argument| format!("    {argument}\n")));
+        }
+        crate::golden::check("cli.txt", &said);
+    }
+
+    /// An argument without its help text.
+    fn argument(argument: &clap::Arg) -> String {
+        let mut said = String::new();
+        said += &argument.get_long().map(|long| format!("--{long}")).unwrap_or_default();
+        said += &argument.get_short().map(|short| format!(" -{short}")).unwrap_or_default();
+        let takes = argument.get_num_args().unwrap_or_default();
+        if takes.takes_values() {
+            let names: Vec<_> =
+                argument.get_value_names().into_iter().flatten().map(|name| name.as_str()).collect();
+            said += &format!(" <{}>", names.join("> <"));
+        }
+        said += &format!(" {:?} {takes}", argument.get_action());
+        let texts = |values: &[clap::builder::OsStr]| -> Vec<String> {
+            values.iter().map(|value| value.to_string_lossy().into_owned()).collect()
+        };
+        let values: Vec<_> =
+            argument.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
+        said += &listed(" values", &values);
+        said += &listed(" default", &texts(argument.get_default_values()));
+        said += &listed(" aliases", &argument.get_all_aliases().unwrap_or_default());
+        said +=
+            &argument.get_env().map(|name| format!(" env {}", name.to_string_lossy())).unwrap_or_default();
+        for (is_set, word) in [
+            (argument.is_required_set(), "required"),
+            (argument.is_global_set(), "global"),
+            (argument.is_hide_set(), "hidden"),
+            (argument.is_last_set(), "last"),
+            (argument.is_trailing_var_arg_set(), "trailing"),
+            (argument.is_allow_hyphen_values_set(), "hyphens"),
+            (argument.is_require_equals_set(), "equals"),
+        ] {
+            said += &if is_set { format!(" {word}") } else { String::new() };
+        }
+        said.trim_start().to_owned()
+    }
+
+    fn listed(word: &str, values: &[impl AsRef<str>]) -> String {
+        let values: Vec<_> = values.iter().map(AsRef::as_ref).collect();
+        if values.is_empty() { String::new() } else { format!("{word} {}", values.join(",")) }
+    }
 }

@@ -1,9 +1,19 @@
 //! What others can see of mailtrail, byte for byte: stored files, configuration, command line, HTTP, mail, metrics, and names
 //! that other systems look up. A difference is a change that users, scripts or stored files would notice.
 //!
-//! The tests run the real program and name nothing of its code, so that they survive a rename or a move of all of it.
+//! The tests run the real program and name nothing of its code, so that they survive a rename or a move of all of it. What
+//! only code can see is pinned by unit tests beside it, with golden files from here:
 //!
-//! `MAILTRAIL_GOLDEN=rewrite cargo test --test golden` writes the files anew whose text differs; a test whose file was rewritten fails in that run. Nothing writes `journal.txt`: it
+//! | golden file | what | test |
+//! |---|---|---|
+//! | `journal-written.txt` | records, as they are written and with other texts in them | `every_record_is_written_as_ever` |
+//! | `journal-rewritten.txt` | headers of segments and frames | `headers_are_written_as_ever` |
+//! | `cli.txt` | commands, options, values, defaults, variables of the environment | `commands_and_options_are_as_ever` |
+//! | `replies.txt` | SMTP replies | `every_reply_is_as_ever` |
+//! | `alarm-words.txt` | words of the alarms | `words_are_as_ever` |
+//!
+//! `MAILTRAIL_GOLDEN=rewrite cargo test --test golden` writes the files anew whose text differs, `MAILTRAIL_GOLDEN=rewrite cargo
+//! test as_ever` those of the unit tests; a test whose file was rewritten fails in that run. Nothing writes `journal.txt`: it
 //! stands for the stores of all versions.
 //!
 //! Pinned elsewhere:

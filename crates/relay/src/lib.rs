@@ -13,6 +13,9 @@
 pub mod admin;
 pub mod alarms;
 mod dsn_reporter;
+#[cfg(test)]
+#[path = "../../../tests/golden/check.rs"]
+mod golden;
 pub mod inbound;
 mod internal_mail;
 mod log_line;

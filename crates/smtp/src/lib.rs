@@ -5,6 +5,9 @@
 
 mod command;
 mod data;
+#[cfg(test)]
+#[path = "../../../tests/golden/check.rs"]
+mod golden;
 mod limits;
 mod reply;
 mod response;

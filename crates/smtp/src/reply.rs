@@ -292,4 +292,70 @@ mod tests {
             assert_eq!(char::from_digit(u32::from(code / 100), 10), enhanced.chars().next(), "{reply:?}");
         }
     }
+
+    /// Every reply as it goes over the wire. Those that carry a text of their own are in `tests/dialogues`.
+    #[test]
+    fn every_reply_is_as_ever() {
+        let replies = [
+            Reply::Ready { hostname: "relay.example.com".into() },
+            Reply::Hello {
+                hostname: "relay.example.com".into(),
+                extensions: vec!["SIZE 1".into(), "HELP".into()],
+            },
+            Reply::Hello { hostname: "relay.example.com".into(), extensions: Vec::new() },
+            Reply::Ok,
+            Reply::SenderOk,
+            Reply::RecipientOk,
+            Reply::StartData,
+            Reply::Queued(TrackingId::from_bytes([1; 16])),
+            Reply::StartTls,
+            Reply::LoggedIn,
+            Reply::Continue("VXNlcm5hbWU6"),
+            Reply::ChunkOk,
+            Reply::CannotVerify,
+            Reply::Help,
+            Reply::Bye,
+            Reply::NotSmtp,
+            Reply::TooManyCommands,
+            Reply::SessionTooLong,
+            Reply::TooManyConnections,
+            Reply::NotAllowed,
+            Reply::TimedOut,
+            Reply::TooManyErrors,
+            Reply::LockedOut,
+            Reply::Stopping,
+            Reply::Unavailable,
+            Reply::StoreFull,
+            Reply::LocalError,
+            Reply::TooFast,
+            Reply::OverQuota("TEXT"),
+            Reply::UnknownCommand,
+            Reply::NotImplemented,
+            Reply::NotTrusted,
+            Reply::BadParameters("TEXT"),
+            Reply::BadSender,
+            Reply::BadRecipient,
+            Reply::BadSequence("TEXT"),
+            Reply::UnknownParameter,
+            Reply::LineTooLong,
+            Reply::TlsRequired,
+            Reply::AuthRequired,
+            Reply::EncryptionRequired,
+            Reply::AuthFailed,
+            Reply::AuthCancelled,
+            Reply::AuthMalformed,
+            Reply::UnknownMechanism,
+            Reply::AuthNotOffered,
+            Reply::TlsNotOffered,
+            Reply::SenderRefused,
+            Reply::TooManyRecipients,
+            Reply::TooLarge { limit: 1234 },
+            Reply::HeaderTooLarge { limit: 1234 },
+            Reply::Suppressed("TEXT"),
+            Reply::Loop,
+            Reply::BadMessage("TEXT"),
+        ];
+        let said: String = replies.iter().map(|reply| written(reply).replace("\r\n", "\\r\\n\n")).collect();
+        crate::golden::check("replies.txt", &said);
+    }
 }

@@ -10,6 +10,9 @@ mod compaction;
 mod data_dir_lock;
 mod disk_space;
 mod erase;
+#[cfg(test)]
+#[path = "../../../tests/golden/check.rs"]
+mod golden;
 mod group_commit;
 mod journal;
 mod journal_thread;

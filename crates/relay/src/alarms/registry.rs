@@ -336,4 +336,40 @@ mod tests {
         alarms.retain(Kind::Quota, |name| name == "brevo");
         assert_eq!(alarms.list(), []);
     }
+
+    /// Logs, metrics, JSON and operators' rules know the alarms by them.
+    #[test]
+    fn words_are_as_ever() {
+        let kinds = [
+            Kind::Breaker,
+            Kind::Account,
+            Kind::Tls,
+            Kind::Quota,
+            Kind::Overdue,
+            Kind::Ledger,
+            Kind::Heartbeat,
+            Kind::Silence,
+            Kind::Signature,
+            Kind::Clock,
+            Kind::Backlog,
+            Kind::Slow,
+            Kind::Stuck,
+            Kind::Bounces,
+            Kind::Complaints,
+            Kind::Deliveries,
+            Kind::Sink,
+            Kind::Inbound,
+            Kind::Disk,
+            Kind::Certificate,
+            Kind::Journal,
+            Kind::Dead,
+            Kind::Sync,
+            Kind::Polls,
+            Kind::Descriptors,
+            Kind::Listener,
+            Kind::Withheld,
+        ];
+        let words: String = kinds.iter().map(|kind| format!("{}\n", kind.word())).collect();
+        crate::golden::check("alarm-words.txt", &words);
+    }
 }

@@ -1,8 +1,9 @@
+use crate::golden;
 use crate::journal::Position;
 use crate::journal::compact::{Retain, RewriteError, rewrite_segment};
 use crate::journal::disk::LocalDisk;
 use crate::journal::frame::{EncodedRecord, Frame, FrameHeader};
-use crate::journal::segment::{Segment, SegmentHeader, list_segments, segment_path};
+use crate::journal::segment::{Segment, SegmentHeader, SegmentOrigin, list_segments, segment_path};
 use crate::journal::writer::Writer;
 use bytes::Bytes;
 use mailtrail_mail::Timestamp;
@@ -205,4 +206,45 @@ fn refuses_to_rewrite_a_corrupt_segment() {
         assert_eq!(std::fs::read(&path).unwrap(), flipped);
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
     }
+}
+
+/// The segment that `tests/golden/journal.txt` has; the test program of that name reads it.
+#[test]
+fn headers_are_written_as_ever() {
+    let lines = golden::journal();
+    let header = SegmentHeader {
+        number: 1,
+        salt: 0x5eed_1234,
+        previous_end: 0,
+        created_at: Timestamp::from_secs(1_600_084_800),
+        origin: SegmentOrigin::Appended,
+    };
+    assert_eq!(golden::hex(&header.encode()), lines[0][1]);
+    let mut offset = SegmentHeader::ENCODED_LEN as u64;
+    for line in &lines[1..] {
+        let [_, kind, version, frame, head, body] = &line[..] else { panic!("{line:?}") };
+        let body = Bytes::from(golden::bytes(body));
+        let draft = EncodedRecord::new(
+            kind.parse().unwrap(),
+            version.parse().unwrap(),
+            golden::bytes(head),
+            body.into(),
+        );
+        assert_eq!(golden::hex(&draft.header.encode(header.salt, offset)), *frame, "{line:?}");
+        offset += draft.size();
+    }
+    let first = EncodedRecord::new(1, 5, vec![7; 9], Bytes::from_static(b"body").into()).header;
+    let rewritten = SegmentHeader {
+        number: 2,
+        previous_end: offset,
+        origin: SegmentOrigin::Rewritten { at: Timestamp::from_millis(77), end: 88, length: 99 },
+        ..header
+    };
+    let written = format!(
+        "segment, rewritten: {}\nframe without its body: {}\nframe with another record: {}\n",
+        golden::hex(&rewritten.encode()),
+        golden::hex(&first.without_body(&[7; 9]).encode(header.salt, 60)),
+        golden::hex(&first.with_payload(6, &[8; 20]).encode(header.salt, 60)),
+    );
+    golden::check("journal-rewritten.txt", &written);
 }

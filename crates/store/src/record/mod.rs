@@ -2,6 +2,8 @@
 //! each change adds a new version.
 
 mod contact_hint;
+#[cfg(test)]
+mod golden;
 mod inbound;
 mod operator_action;
 mod suppression;
