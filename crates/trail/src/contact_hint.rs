@@ -1,44 +1,46 @@
 use crate::provider_event::Diagnostic;
 use mailtrail_mail::Timestamp;
 
-/// What somebody who did not send our mail says about a contact of ours. It can be joined to no send, and changes none.
+/// Report about a contact from a service that did not send our messages. It matches no message, and changes
+/// none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContactHint {
-    /// What happened.
+    /// Kind of the hint.
     pub kind: ContactHintKind,
-    /// When it happened, by the reporter's clock.
+    /// Time of the event by the reporter's clock.
     pub at: Timestamp,
-    /// Whom it happened to; absent where it concerns nobody alone.
+    /// Address of the contact; absent if the event concerns no single contact.
     pub address: Option<String>,
-    /// The reporter's lists that it concerns. ActiveCampaign's `0` is the whole account.
+    /// Lists of the reporter that are concerned. ActiveCampaign's `0` is the whole account.
     pub lists: Vec<String>,
-    /// The reporter's own words: with a bounce its type behind the name, and code, status and description.
+    /// The reporter's own description. A bounce has its type after the name, and code, status and
+    /// description.
     pub diagnostic: Diagnostic,
 }
 
-/// What happened to a contact.
+/// Kind of event of a contact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ContactHintKind {
-    /// The address bounced there.
+    /// The address bounced at the reporter.
     Bounced,
-    /// The contact wants no more of a list.
+    /// The contact unsubscribed from a list.
     Unsubscribed,
-    /// It opened a campaign's mail.
+    /// The contact opened a campaign's message.
     Opened,
-    /// It clicked a link there.
+    /// The contact clicked a link in a campaign's message.
     Clicked,
-    /// It answered.
+    /// The contact replied.
     Replied,
-    /// It passed the mail on.
+    /// The contact forwarded the message.
     Forwarded,
     /// A campaign was started.
     CampaignStarted,
-    /// A word that this version does not know; kept.
+    /// A kind that this version does not support; stored.
     Unknown,
 }
 
 impl ContactHintKind {
-    /// Every kind.
+    /// All kinds.
     pub const ALL: [Self; 8] = [
         Self::Bounced,
         Self::Unsubscribed,
@@ -50,7 +52,7 @@ impl ContactHintKind {
         Self::Unknown,
     ];
 
-    /// The word for tables and JSON.
+    /// Returns the keyword for tables and JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Bounced => "bounced",

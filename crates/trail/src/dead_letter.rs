@@ -4,77 +4,79 @@ use crate::provider_event::ProviderEvent;
 use mailtrail_mail::{Timestamp, TrackingId};
 use sha2::{Digest, Sha256};
 
-/// A provider's report that is genuine and cannot be understood.
+/// An authentic provider event that cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// The upstream whose provider sent it.
+    /// Upstream of the sending provider.
     pub upstream: String,
-    /// When it came.
+    /// Time of receipt.
     pub received_at: Timestamp,
-    /// Which way it came.
+    /// Source of the event.
     pub source: EventSource,
-    /// As in [`Notice::token`].
+    /// One-time token, as in [`ReceivedEvent::token`].
     pub token: Option<(String, Timestamp, [u8; 16])>,
-    /// A digest of its body.
+    /// Digest of the body.
     pub body_digest: [u8; 16],
-    /// What is wrong with it.
+    /// Reason why it cannot be decoded.
     pub reason: String,
 }
 
-/// An operator had a report read anew, and it says something else now, or finds a send that it did not find.
+/// Replay of an event on an operator's request. The event has new content now, or matches a message that it
+/// did not match.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EventReplay {
-    /// The report.
+    /// Id of the event.
     pub id: TrackingId,
-    /// When it was read anew.
+    /// Time of the replay.
     pub at: Timestamp,
-    /// Who asked.
+    /// Requesting operator.
     pub operator: String,
-    /// Why; empty where nothing was said.
+    /// Reason of the request; may be empty.
     pub reason: String,
-    /// The upstream whose provider sent it.
+    /// Upstream of the sending provider.
     pub upstream: String,
-    /// Which way it came.
+    /// Source of the event.
     pub source: EventSource,
-    /// What it said so far; nothing for a dead letter.
+    /// Previous content; `None` for a dead letter.
     pub previous: Option<ProviderEvent>,
-    /// What it says now.
+    /// New content.
     pub event: ProviderEvent,
 }
 
 impl ReceivedEvent {
-    /// What names the report: an id of the time when it came.
+    /// Returns the event's id, which holds its time of receipt.
     pub fn id(&self) -> TrackingId {
         event_id(self.received_at, &self.upstream, self.event.dedup_key.as_bytes())
     }
 }
 
 impl DeadLetter {
-    /// What names the report: an id of the time when it came.
+    /// Returns the event's id, which holds its time of receipt.
     pub fn id(&self) -> TrackingId {
         event_id(self.received_at, &self.upstream, &self.body_digest)
     }
 }
 
 impl DeadLetter {
-    /// Whether a report is of the same body, whenever it came.
+    /// Returns whether an event has the same body, at whatever time it was received.
     pub fn has_same_body(&self, report: TrackingId) -> bool {
         let of_body = |id: TrackingId| u128::from_be_bytes(id.to_bytes()) & BODY_DIGEST_MASK;
         of_body(report) == of_body(self.id())
     }
 }
 
-/// The part of a report's id that does not follow from the time.
+/// Bits of an event's id that do not derive from the time.
 const BODY_DIGEST_MASK: u128 = (1 << 80) - 1;
 
 impl ReceivedHint {
-    /// What names it among reports: an id of the time when it came.
+    /// Returns the hint's id among events, which holds its time of receipt.
     pub fn id(&self) -> TrackingId {
         event_id(self.received_at, &self.source, self.dedup_key.as_bytes())
     }
 }
 
-/// It follows from the report alone: whoever finds the report in the journal again gets the same one.
+/// Derives an id from the event alone, so that the event has the same id whenever it is read from the
+/// journal.
 fn event_id(at: Timestamp, upstream: &str, identity: &[u8]) -> TrackingId {
     let mut digest = Sha256::new();
     digest.update((upstream.len() as u64).to_be_bytes());

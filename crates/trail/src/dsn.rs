@@ -1,4 +1,5 @@
-//! Reports on mail (RFC 3464), in the form that Odoo's mail gateway understands: one recipient in each.
+//! Delivery status notifications (RFC 3464) in the form that Odoo's mail gateway parses: one recipient in
+//! each.
 
 use crate::message::{DsnAction, Message, ReportedRecipient};
 use crate::provider::OWN_ID_HEADER;
@@ -10,28 +11,28 @@ use mail_builder::headers::raw::Raw;
 use mail_builder::mime::{BodyPart, MimePart};
 use mailtrail_mail::{HeaderLine, Mailbox, Timestamp, TrackingId};
 
-/// What a report says, and of whom.
+/// Content of a DSN.
 pub struct DsnMessage<'a> {
-    /// The report's own id.
+    /// Tracking id of the DSN.
     pub id: TrackingId,
-    /// Now.
+    /// Current time.
     pub now: Timestamp,
-    /// Our name.
+    /// Name of the relay.
     pub hostname: &'a str,
-    /// Why there is a report.
+    /// Reported recipient and reason.
     pub reported: ReportedRecipient,
-    /// The mail.
+    /// The reported message.
     pub message: &'a Message,
-    /// What became of it.
+    /// The recipient's state.
     pub recipient: &'a Recipient,
 }
 
-/// Of all reports on failures; Postfix's, which filters know.
+/// Subject of all failure DSNs; it is Postfix's, which filters recognise.
 pub const FAILURE_SUBJECT: &str = "Undelivered Mail Returned to Sender";
 
 impl DsnMessage<'_> {
-    /// The message: first the reason in words (Odoo shows it to its user), then the machine's part with the one
-    /// recipient, then of the mail what identifies it.
+    /// Composes the message: the reason as text, which Odoo shows to its user; the machine-readable part with
+    /// the one recipient; the header fields that identify the original message.
     pub fn compose(&self, to: &Mailbox) -> Vec<u8> {
         let parts = vec![
             MimePart::new("text/plain", self.reason_text() + "\r\n"),
@@ -74,7 +75,7 @@ impl DsnMessage<'_> {
         }
     }
 
-    /// RFC 3464 section 2: what is about the message, an empty line, what is about the recipient.
+    /// Returns the fields per message, an empty line, and the fields per recipient (RFC 3464 section 2).
     fn delivery_status(&self) -> String {
         let Message { dsn, .. } = self.message;
         let words = self.recipient.effective_diagnostic();
@@ -90,7 +91,7 @@ impl DsnMessage<'_> {
             about.extend(
                 words.host.as_ref().map(|host| HeaderLine::new("Remote-MTA", &format!("dns; {host}"))),
             );
-            // Section 2.3.6: the type is of the words, and what no server said is no reply.
+            // Section 2.3.6: the type describes the text, and a text that no server sent is no SMTP reply.
             let kind = if words.code.is_some() { "smtp" } else { "x-mailtrail" };
             let diagnosis = self.recipient.explanation().map(|said| format!("{kind}; {said}"));
             about.extend(diagnosis.map(|diagnosis| HeaderLine::new("Diagnostic-Code", &diagnosis)));
@@ -98,7 +99,7 @@ impl DsnMessage<'_> {
         [lines, about].map(|lines| join_lines(&lines)).join("\r\n")
     }
 
-    /// The status (RFC 3463), in the class that the report's action asks for.
+    /// Returns the status (RFC 3463) in the class that the DSN's action requires.
     fn status_code(&self) -> String {
         if !self.is_failure() {
             return "2.0.0".to_owned();
@@ -130,13 +131,13 @@ fn join_lines(lines: &[HeaderLine]) -> String {
     lines.iter().map(|line| format!("{line}\r\n")).collect()
 }
 
-/// A part whose form is fixed: no encoding but eight bits.
+/// Returns a part with a fixed encoding: 8bit.
 fn mime_part(kind: &'static str, text: String) -> MimePart<'static> {
     let encoding = if text.is_ascii() { "7bit" } else { "8bit" };
     MimePart::new(kind, text).transfer_encoding(encoding)
 }
 
-/// `rfc822; a@b`, or RFC 6533's form.
+/// Returns `rfc822; a@b`, or the form of RFC 6533.
 fn typed_address(address: &Mailbox) -> String {
     format!("{}; {address}", if address.is_ascii() { "rfc822" } else { "utf-8" })
 }

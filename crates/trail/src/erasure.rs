@@ -1,17 +1,18 @@
 use mailtrail_mail::Timestamp;
 
-/// An operator had an address erased.
+/// Erasure of an address by an operator.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Erasure {
-    /// When.
+    /// Time of the erasure.
     pub at: Timestamp,
-    /// Who.
+    /// The operator.
     pub operator: String,
-    /// Why.
+    /// Reason of the erasure.
     pub reason: String,
-    /// What stands in its place now.
+    /// Pseudonym that replaces the address.
     pub pseudonym: String,
-    /// By which the suppression list knows erased addresses again; the first one of a store is that of all to come.
+    /// Salt by which the suppression list recognises erased addresses; the first erasure of a store
+    /// determines it for all later ones.
     pub salt: [u8; 16],
 }
 

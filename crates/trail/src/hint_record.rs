@@ -1,15 +1,15 @@
 use crate::contact_hint::ContactHint;
 use mailtrail_mail::Timestamp;
 
-/// A hint about a contact, as it came. It belongs to an address and to no send.
+/// A received contact hint. It belongs to an address, not to a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReceivedHint {
-    /// The source that gave it.
+    /// Source of the hint.
     pub source: String,
-    /// When it came.
+    /// Time of receipt.
     pub received_at: Timestamp,
-    /// What stands for the request that brought it: hints have no ids, and the same request is the same hint.
+    /// Key of the request: hints have no ids, and the same request is the same hint.
     pub dedup_key: String,
-    /// What it says.
+    /// The hint.
     pub hint: ContactHint,
 }

@@ -1,43 +1,43 @@
 use mailtrail_mail::{Mailbox, MessageId, Timestamp, TrackingId};
 use std::time::Duration;
 
-/// Something about a mail that comes in from outside.
+/// Record about an inbound message.
 #[derive(Clone, Debug, PartialEq)]
 pub enum InboundRecord {
-    /// It came.
+    /// The message was received.
     Received(Box<InboundReceived>),
-    /// It went on, or did not.
+    /// The message changed its state, or a delivery was deferred.
     Transitioned(InboundTransition),
 }
 
-/// A mail from outside, as it came; its message is kept beside it.
+/// A received inbound message; its body is stored separately.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InboundReceived {
-    /// What names it; also says when it came.
+    /// Id of the message; also holds its time of receipt.
     pub id: TrackingId,
-    /// The upstream whose provider brought it.
+    /// Upstream of the provider that sent it.
     pub upstream: String,
-    /// As in [`crate::message::Notice::token`].
+    /// One-time token, as in [`crate::message::ReceivedEvent::token`].
     pub token: Option<(String, Timestamp, [u8; 16])>,
-    /// The envelope's sender; `None` is `<>`.
+    /// Envelope sender; `None` is `<>`.
     pub sender: Option<Mailbox>,
-    /// The envelope's recipient.
+    /// Envelope recipient.
     pub recipient: Mailbox,
-    /// Its Message-ID.
+    /// Message-ID.
     pub message_id: Option<MessageId>,
-    /// The subject, decoded and shortened.
+    /// Subject, decoded and shortened.
     pub subject: String,
-    /// Bytes of the message.
+    /// Size of the message in bytes.
     pub size: u64,
-    /// A mail with the same Message-ID and recipient that came so shortly before is the same one.
+    /// Window in which a message with the same Message-ID and recipient is a duplicate.
     pub dedup_window: Duration,
-    /// Why it is kept back, if it is.
+    /// Reason why the message is quarantined, if it is.
     pub quarantine_reason: Option<String>,
-    /// Files that the provider announced and did not hand over.
+    /// Number of files that the provider announced but did not send.
     pub missing_files: u32,
 }
 
-/// The text about files that are missing from a mail, if any are.
+/// Returns the text about missing files, if there are any.
 pub fn missing_files_text(count: u32) -> Option<String> {
     match count {
         0 => None,
@@ -46,67 +46,67 @@ pub fn missing_files_text(count: u32) -> Option<String> {
     }
 }
 
-/// What became of a mail from outside.
+/// Outcome of an inbound message's processing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InboundTransition {
-    /// Which mail.
+    /// The message.
     pub id: TrackingId,
-    /// When.
+    /// Time of the outcome.
     pub at: Timestamp,
-    /// What.
+    /// The outcome.
     pub outcome: InboundOutcome,
 }
 
-/// What became of it.
+/// Outcome of a delivery or an operator's decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InboundOutcome {
-    /// A target took it.
+    /// Accepted by a target.
     Delivered {
-        /// Which.
+        /// The target.
         target: String,
-        /// What it said.
+        /// Reply of the target.
         reply: String,
     },
-    /// A target did not take it, for now.
+    /// Temporarily refused by a target.
     Deferred {
-        /// Which.
+        /// The target.
         target: String,
-        /// Why.
+        /// Reason of the refusal.
         reason: String,
-        /// When it is tried again.
+        /// Time of the next attempt.
         next_attempt: Timestamp,
     },
-    /// It is a dead letter.
+    /// Moved to the dead letters.
     DeadLettered {
-        /// The target that refused it, if one was asked.
+        /// Target that refused it; empty if none was contacted.
         target: String,
-        /// Why.
+        /// Reason of the refusal.
         reason: String,
     },
-    /// An operator wants it delivered.
+    /// Released for delivery by an operator.
     Released {
-        /// Who.
+        /// The operator.
         operator: String,
-        /// Why; empty where nothing was said.
+        /// Reason of the release; may be empty.
         reason: String,
     },
 }
 
-/// Where a mail from outside stands.
+/// State of an inbound message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum InboundState {
-    /// It came and is to be delivered.
+    /// Received and waiting for delivery.
     Waiting,
-    /// A target has it.
+    /// Accepted by a target.
     Delivered,
-    /// It is not delivered unless an operator wants it.
+    /// Not delivered unless an operator releases it.
     DeadLetter,
-    /// It is the same as another, and not delivered unless an operator wants it.
+    /// Duplicate of another message; not delivered unless an operator releases it.
     Duplicate,
 }
 
 impl InboundState {
-    /// The word for tables and JSON.
+    /// Returns the keyword for tables and JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
@@ -117,21 +117,21 @@ impl InboundState {
     }
 }
 
-/// Everything about a mail from outside but its message.
+/// All data about an inbound message, except its body.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InboundMail {
-    /// As it came.
+    /// The message as received.
     pub received: InboundReceived,
-    /// Where it stands.
+    /// Current state.
     pub state: InboundState,
-    /// When that began; of one that waits: when it came, or was last released.
+    /// Start of the state; for a waiting message, the time of receipt or of the last release.
     pub state_since: Timestamp,
-    /// When it is tried next, if it waits.
+    /// Time of the next attempt of a waiting message.
     pub next_attempt: Timestamp,
-    /// How often a target was asked and did not take it for now.
+    /// Number of temporary refusals by targets.
     pub deferrals: u32,
-    /// The target that was asked last; empty: none was.
+    /// Target that was contacted last; empty if none was.
     pub last_target: String,
-    /// What is to be said about where it stands: the target's words, or why it is not delivered.
+    /// Explanation of the state: the target's reply, or the reason why the message is not delivered.
     pub diagnostic: String,
 }

@@ -1,8 +1,8 @@
-//! What is known about a send, as pure rules: the state of each recipient and how facts change it.
+//! Trail of a message, as pure rules: the state of each recipient and how events change it.
 //!
-//! Two halves make up a recipient's state. Its [`Standing`] is what we ourselves know, written in order by our own
-//! attempts. Its [`Marks`] are what the provider reported; they join in any order, any number of times, to the same
-//! result. [`Recipient::state`] reads both.
+//! A recipient's state has two parts. Its [`AttemptStatus`] results from the relay's own attempts, in order.
+//! Its [`EventMarks`] result from provider events, which give the same result in any order and any number of
+//! times. [`Recipient::state`] combines both.
 
 mod contact_hint;
 mod dead_letter;

@@ -4,53 +4,56 @@ use crate::trail_event::TrailEvent;
 use mailtrail_mail::{BodyType, Dsn, Lane, Mailbox, MessageId, Notify, Record, Timestamp, TrackingId};
 use std::net::IpAddr;
 
-/// One SMTP transaction that we took.
+/// One accepted SMTP transaction.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Message {
-    /// Its identity; also says when it was accepted.
+    /// Tracking id; also holds the time of acceptance.
     pub id: TrackingId,
-    /// The label of the client it came from.
+    /// Label of the submitting client.
     pub client: String,
-    /// The user that sent it, if it logged in.
+    /// Submitting user, if the client was logged in.
     pub user: Option<String>,
-    /// Where it came from.
+    /// IP address of the client.
     pub peer: Option<IpAddr>,
-    /// The envelope's sender; `None` is `<>`.
+    /// Envelope sender; `None` is `<>`.
     pub sender: Option<Mailbox>,
-    /// Whether it holds 8-bit text.
+    /// Whether the body holds 8-bit text.
     pub body_type: BodyType,
-    /// Whether its header needs SMTPUTF8 and the client asked for it; addresses speak for themselves.
+    /// Whether the header section needs SMTPUTF8 and the client asked for it. Addresses are judged on their
+    /// own.
     pub smtputf8: bool,
-    /// What the client asked about reports.
+    /// DSN parameters of the client.
     pub dsn: Dsn,
-    /// Whether the sender hears of recipients that failed: there is one, and reports were on when it was accepted.
+    /// Whether the sender gets DSNs for failed recipients: there is a sender, and DSNs were enabled at
+    /// acceptance.
     pub wants_dsn: bool,
-    /// What this send reports on, if it is a report.
+    /// Recipient that this message reports on, if it is a DSN.
     pub dsn_for: Option<ReportedRecipient>,
-    /// The Message-ID that it goes out with.
+    /// Message-ID of the relayed message.
     pub message_id: Option<MessageId>,
-    /// The subject, decoded and shortened.
+    /// Subject, decoded and shortened.
     pub subject: String,
-    /// Odoo's records, where the mail names some; the one it was sent about first.
+    /// Odoo records that the message refers to; the primary one first.
     pub odoo_records: Vec<Record>,
-    /// Tags that the client gave the mail.
+    /// Tags set by the client.
     pub tags: Vec<String>,
-    /// Bytes, our header lines included.
+    /// Size in bytes, including our header lines.
     pub size: u64,
-    /// What the same message has again, where duplicates are looked for: of its body, behind the header.
+    /// Fingerprint of the body after the header section, for recognising duplicates; `None` if deduplication
+    /// is off.
     pub body_fingerprint: Option<u64>,
-    /// Who waits for whom.
+    /// Lane: priority class of the message.
     pub lane: Lane,
-    /// The name of the route it takes; `None`: the upstreams in their order.
+    /// Name of the route; `None` for all upstreams in their order.
     pub route: Option<Box<str>>,
-    /// Whether its `List-Unsubscribe`, which nobody could read, was written plainly.
+    /// Whether an unreadable `List-Unsubscribe` was rewritten in plain form.
     pub list_unsubscribe_rewritten: bool,
-    /// What else was changed in its header, each in some words.
+    /// Descriptions of the other changes to the header section.
     pub header_changes: Vec<String>,
 }
 
 impl Message {
-    /// A send about which nothing else is known: from nobody, without a header.
+    /// Creates a message with default values: null sender, no header data.
     pub fn new(id: TrackingId, client: impl Into<String>) -> Self {
         Self {
             id,
@@ -77,51 +80,52 @@ impl Message {
     }
 }
 
-/// What an open send waits for.
+/// Condition that an open message waits for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum QueueKey {
-    /// An upstream of its route; `None`: any, in their order.
+    /// Any upstream of the route; `None`: any upstream, in their order.
     Route(Option<Box<str>>),
-    /// An upstream of its route that is none of these: they are not able to take it.
+    /// Any upstream of the route, except those that cannot accept the message.
     RouteExcept {
         /// The route.
         route: Option<Box<str>>,
-        /// The upstreams that were found unable.
+        /// Upstreams that could not accept the message.
         excluded: Vec<Box<str>>,
     },
-    /// That upstream: it may have the message already, so no other gets it. Where it is no more, its route.
+    /// One upstream only: it may have the message already, so no other one gets it. If it no longer exists,
+    /// its route.
     Upstream {
-        /// The upstream.
+        /// Name of the upstream.
         name: Box<str>,
-        /// The route.
+        /// Route of the message.
         route: Option<Box<str>>,
     },
-    /// An operator.
+    /// Held by an operator.
     Held,
 }
 
-/// What a report is about.
+/// Recipient that a DSN is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReportedRecipient {
-    /// The send.
+    /// The reported message.
     pub tracking_id: TrackingId,
-    /// Its recipient, by the place in the envelope.
+    /// Index of the recipient in the envelope.
     pub recipient_index: u16,
-    /// Why there is a report.
+    /// Reason for the DSN.
     pub action: DsnAction,
 }
 
-/// Why a sender gets a report.
+/// Reason why a sender gets a DSN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DsnAction {
-    /// The mail cannot arrive.
+    /// The message cannot be delivered.
     Failed,
-    /// The mail arrived, and the client wanted to know.
+    /// The message was delivered, and the client requested a DSN for that.
     Delivered,
 }
 
 impl DsnAction {
-    /// The occasion that a recipient in that state is, if its sender is to hear of it (RFC 3461 section 4.1).
+    /// Returns the DSN action for a recipient in that state, if its sender gets a DSN (RFC 3461 section 4.1).
     pub fn for_state(state: RecipientState, notify: Option<Notify>) -> Option<Self> {
         let (occasion, wanted) = match state {
             RecipientState::Delivered => (Self::Delivered, notify.is_some_and(|notify| notify.success)),
@@ -132,17 +136,18 @@ impl DsnAction {
     }
 }
 
-/// A send as it enters the store.
+/// A message as it enters the store.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AcceptedMessage {
-    /// What it is.
+    /// The message.
     pub message: Message,
-    /// To whom; at least one.
+    /// Recipients; at least one.
     pub recipients: Vec<Mailbox>,
 }
 
 impl AcceptedMessage {
-    /// Leaves the recipients out that `which` tells, with what was asked about them; whether there were any.
+    /// Removes the recipients that `which` selects, with their DSN parameters. Returns whether there were
+    /// any.
     pub fn remove_recipients(&mut self, which: impl Fn(&Mailbox) -> bool) -> bool {
         let before = self.recipients.len();
         let mut wishes = std::mem::take(&mut self.message.dsn.recipients);
@@ -161,99 +166,99 @@ impl AcceptedMessage {
     }
 }
 
-/// A client handed in again what it had handed in before; it was not sent again.
+/// Repeated submission of a message, which was not sent again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DuplicateSubmission {
-    /// The send that it repeats.
+    /// The message that is repeated.
     pub id: TrackingId,
-    /// When.
+    /// Time of the submission.
     pub at: Timestamp,
-    /// Where it came from.
+    /// IP address of the client.
     pub peer: Option<IpAddr>,
-    /// The recipients it was for, by their places in that send's envelope.
+    /// Recipients of the submission, by their index in the original envelope.
     pub recipients: Vec<u16>,
 }
 
-/// An attempt goes past the point behind which its end may be unknown: the message follows.
+/// Start of an attempt's transmission. From here on its outcome may become unknown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttemptStarted {
-    /// Which send.
+    /// The message.
     pub id: TrackingId,
-    /// When.
+    /// Time of the start.
     pub at: Timestamp,
-    /// To which upstream.
+    /// The upstream.
     pub upstream: String,
 }
 
-/// What an attempt came to.
+/// Outcome of an attempt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttemptOutcome {
-    /// Which send.
+    /// The message.
     pub id: TrackingId,
-    /// When.
+    /// Time of the outcome.
     pub at: Timestamp,
-    /// With which upstream; empty where none was asked.
+    /// The upstream; empty if none was contacted.
     pub upstream: String,
-    /// What became of whom.
+    /// Results by recipients.
     pub results: Vec<RecipientResult>,
-    /// When to try those again that wait.
+    /// Time of the next attempt for recipients that are still open.
     pub next_attempt: Option<Timestamp>,
 }
 
-/// What an attempt came to for some recipients.
+/// Result of an attempt for some recipients.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RecipientResult {
-    /// Their places in the envelope.
+    /// Indexes of the recipients in the envelope.
     pub recipients: Vec<u16>,
-    /// Where they stand now.
+    /// New status of the recipients.
     pub status: AttemptStatus,
-    /// What the upstream said, or why there was nothing to hear.
+    /// Reply of the upstream, or the reason why there is none.
     pub diagnostic: Diagnostic,
 }
 
-/// An operator changed what becomes of a send.
+/// Operator action on a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueAction {
-    /// Which send.
+    /// The message.
     pub id: TrackingId,
-    /// When.
+    /// Time of the action.
     pub at: Timestamp,
-    /// What was asked for.
+    /// Requested action.
     pub verb: QueueVerb,
-    /// Who asked.
+    /// Requesting operator.
     pub operator: String,
-    /// Why.
+    /// Reason of the action.
     pub reason: String,
 }
 
 impl QueueAction {
-    /// Who and why.
+    /// Returns the operator and the reason as a diagnostic.
     pub fn to_diagnostic(&self) -> Diagnostic {
         let Self { operator, reason, .. } = self;
         Diagnostic { name: operator.clone(), text: Some(reason.clone()), ..Diagnostic::default() }
     }
 }
 
-/// What an operator may ask for, for all open recipients of a send.
+/// Action of an operator on all open recipients of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueVerb {
-    /// To try it now.
+    /// Attempts delivery now.
     Retry,
-    /// To keep it back.
+    /// Holds the message.
     Hold,
-    /// To let it go again.
+    /// Releases a held message.
     Release,
-    /// To give it up; the sender is told.
+    /// Bounces the message; the sender gets a DSN.
     Bounce,
-    /// To take it out; nobody is told.
+    /// Deletes the message without a DSN.
     Delete,
 }
 
 impl QueueVerb {
-    /// Every verb.
+    /// All verbs.
     pub const ALL: [Self; 5] = [Self::Retry, Self::Hold, Self::Release, Self::Bounce, Self::Delete];
 
-    /// The word for commands, tables and JSON.
+    /// Returns the keyword for commands, tables and JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Retry => "retry",
@@ -264,7 +269,7 @@ impl QueueVerb {
         }
     }
 
-    /// What the trail calls it.
+    /// Returns the past tense, which trails use.
     pub const fn past_tense(self) -> &'static str {
         match self {
             Self::Retry => "retried",
@@ -276,60 +281,60 @@ impl QueueVerb {
     }
 }
 
-/// An operator opened or closed an upstream's breaker.
+/// Operator override of an upstream's circuit breaker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BreakerOverride {
     /// The upstream.
     pub upstream: String,
-    /// When.
+    /// Time of the override.
     pub at: Timestamp,
-    /// Whether it is kept open from now on, until an operator closes it.
+    /// Whether the breaker is kept open until an operator closes it.
     pub open: bool,
-    /// Who asked.
+    /// Requesting operator.
     pub operator: String,
-    /// Why.
+    /// Reason of the override.
     pub reason: String,
 }
 
-/// A provider's report, verified.
+/// A verified provider event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReceivedEvent {
-    /// The upstream whose provider sent it.
+    /// Upstream of the sending provider.
     pub upstream: String,
-    /// When it came.
+    /// Time of receipt.
     pub received_at: Timestamp,
-    /// Which way it came.
+    /// Source of the event.
     pub source: EventSource,
-    /// The signature's one-time token, when it was signed, and a digest of the body it came with.
+    /// One-time token and time of the signature, if signed, and a digest of the body that came with it.
     pub token: Option<(String, Timestamp, [u8; 16])>,
-    /// What it reports.
+    /// The decoded event.
     pub event: ProviderEvent,
 }
 
-/// Which way a provider's report came.
+/// Source of a provider event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventSource {
-    /// The provider posted it.
+    /// A webhook request of the provider.
     Webhook,
-    /// We asked the provider for what its webhooks did not bring.
+    /// Polling: fetched by the relay because no webhook delivered it.
     Poll,
 }
 
-/// Everything that is known about one send.
+/// All data about one message.
 #[derive(Clone, Debug)]
 pub struct Trail {
-    /// The send.
+    /// The message.
     pub message: Message,
-    /// Its recipients in the order of the envelope.
+    /// Recipients in the order of the envelope.
     pub recipients: Vec<Recipient>,
-    /// What happened, oldest first.
+    /// Events, oldest first.
     pub events: Vec<TrailEvent>,
     /// Attempts made.
     pub attempts: u32,
-    /// When the next attempt is due, or was to be when it was held.
+    /// Time of the next attempt; for a held message, the time before it was held.
     pub next_attempt: Option<Timestamp>,
-    /// What it waits for, while it is open.
+    /// Queue of the message while it is open.
     pub queue_key: Option<QueueKey>,
-    /// Whether an attempt is under way.
+    /// Whether an attempt is in progress.
     pub is_sending: bool,
 }

@@ -1,68 +1,68 @@
 use mailtrail_mail::{Timestamp, TrackingId};
 use std::path::PathBuf;
 
-/// An operator had the relay do something that changes no single mail and no list.
+/// Operator action that changes neither a single message nor a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OperatorAction {
-    /// When.
+    /// Time of the action.
     pub at: Timestamp,
-    /// What.
+    /// The action.
     pub data: OperatorActionData,
-    /// Who.
+    /// The operator.
     pub operator: String,
-    /// Why; empty where nothing was said.
+    /// Reason of the action; may be empty.
     pub reason: String,
 }
 
-/// What an operator may have the relay do.
+/// Action with its parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OperatorActionData {
-    /// To tell a sink again.
+    /// Sends past events to a sink again.
     SinkReplay {
-        /// Which.
+        /// The sink.
         sink: String,
-        /// What was noted then or later.
+        /// Start of the replayed period.
         since: Timestamp,
     },
-    /// To make the ledger anew from the journal.
+    /// Rebuilds the ledger from the journal.
     StoreRebuild {
-        /// Also where it would know less than the one before.
+        /// Whether a ledger that holds less than the previous one is accepted.
         despite_damage: bool,
     },
-    /// To copy the store.
+    /// Backs up the store.
     StoreBackup {
-        /// Where to.
+        /// Target directory.
         directory: PathBuf,
     },
-    /// To bring the suppression list and a provider's together.
+    /// Synchronises the suppression list with a provider's list.
     SuppressSync {
-        /// The upstream whose provider it is.
+        /// Upstream of the provider.
         upstream: String,
     },
-    /// To send a test mail.
+    /// Sends a test message.
     SendTest {
-        /// The send that it is.
+        /// Tracking id of the test message.
         id: TrackingId,
     },
 }
 
-/// A kind of errand.
+/// Kind of operator action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OperatorActionKind {
-    /// [`Errand::SinkReplay`]
+    /// [`OperatorActionData::SinkReplay`]
     SinkReplay,
-    /// [`Errand::StoreRebuild`]
+    /// [`OperatorActionData::StoreRebuild`]
     StoreRebuild,
-    /// [`Errand::StoreBackup`]
+    /// [`OperatorActionData::StoreBackup`]
     StoreBackup,
-    /// [`Errand::SuppressSync`]
+    /// [`OperatorActionData::SuppressSync`]
     SuppressSync,
-    /// [`Errand::SendTest`]
+    /// [`OperatorActionData::SendTest`]
     SendTest,
 }
 
 impl OperatorActionData {
-    /// Its kind.
+    /// Returns the kind of the action.
     pub const fn kind(&self) -> OperatorActionKind {
         match self {
             Self::SinkReplay { .. } => OperatorActionKind::SinkReplay,
@@ -75,11 +75,11 @@ impl OperatorActionData {
 }
 
 impl OperatorActionKind {
-    /// Every kind.
+    /// All kinds.
     pub const ALL: [Self; 5] =
         [Self::SinkReplay, Self::StoreRebuild, Self::StoreBackup, Self::SuppressSync, Self::SendTest];
 
-    /// The word for log and JSON: that of the command.
+    /// Returns the keyword for log and JSON, which is the command's name.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::SinkReplay => "sink-replay",

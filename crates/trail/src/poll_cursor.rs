@@ -1,10 +1,10 @@
 use mailtrail_mail::Timestamp;
 
-/// A provider was asked for its events, and everything up to a time is in.
+/// Progress of polling a provider for events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PollCursor {
-    /// The upstream whose provider was asked.
+    /// Upstream of the provider.
     pub upstream: String,
-    /// No event from before appears any more that was not taken.
+    /// Time up to which all events are received; no new event from before appears any more.
     pub until: Timestamp,
 }

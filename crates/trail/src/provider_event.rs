@@ -1,50 +1,50 @@
-//! What a provider says happened to one recipient, in mailtrail's words.
+//! Provider events about one recipient, in mailtrail's vocabulary.
 
 use mailtrail_mail::{MessageId, Timestamp, TrackingId};
 
-/// One thing that happened to one recipient of one send, as a provider reported it.
+/// One event of one recipient of one message, as reported by a provider.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProviderEvent {
-    /// What happened.
+    /// Kind of the event.
     pub kind: EventKind,
-    /// When it happened, by the provider's clock.
+    /// Time of the event by the provider's clock.
     pub at: Timestamp,
-    /// What makes the event the same event when it is reported again, whatever carried it.
+    /// Key that is equal for every copy of the event, whatever carried it.
     pub dedup_key: String,
-    /// Whom it happened to, as the provider wrote it: absent where it concerns everybody, empty where the provider hides
-    /// whom it means.
+    /// Recipient as written by the provider. Absent if the event concerns all recipients; empty if the
+    /// provider hides the address.
     pub recipient: Option<String>,
-    /// The tracking id that we stamped and the provider carried back.
+    /// Our tracking id, as returned by the provider.
     pub tracking_id: Option<TrackingId>,
-    /// The Message-ID the provider reports.
+    /// Message-ID in the event.
     pub message_id: Option<MessageId>,
-    /// Whether software, not a person, did it (image proxies, link scanners).
+    /// Whether software caused it, not a person (image proxies, link scanners).
     pub automated: bool,
-    /// Whether the provider only pretended to send (test mode).
+    /// Whether the provider only simulated sending (test mode).
     pub test_mode: bool,
-    /// The provider's own words.
+    /// The provider's own description.
     pub diagnostic: Diagnostic,
 }
 
-/// The provider's own words beside ours.
+/// The provider's own description, which supplements our vocabulary.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// Its name for the event, with severity or reason where it has them: `failed/permanent/bounce`.
+    /// Provider's name of the event, with severity or reason if given: `failed/permanent/bounce`.
     pub name: String,
-    /// An SMTP code, or the provider's own.
+    /// SMTP code, or the provider's own code.
     pub code: Option<u16>,
-    /// The enhanced status (RFC 3463), as far as given.
+    /// Enhanced status code (RFC 3463), if given.
     pub enhanced_status: Option<String>,
-    /// The remote server's text, or the provider's description.
+    /// Text of the remote server, or the provider's description.
     pub text: Option<String>,
-    /// The host that said so.
+    /// Host that gave the reply.
     pub host: Option<String>,
-    /// The link that was clicked.
+    /// Clicked link.
     pub url: Option<String>,
 }
 
 impl Diagnostic {
-    /// Code, status and text, as the other side wrote them.
+    /// Returns code, status and text as received.
     pub fn to_line(&self) -> Option<String> {
         let code = self.code.map(|code| code.to_string());
         let parts = [code.as_deref(), self.enhanced_status.as_deref(), self.text_without_status()];
@@ -52,7 +52,7 @@ impl Diagnostic {
         (!said.is_empty()).then(|| said.join(" "))
     }
 
-    /// The text without the status that remote servers like to begin it with.
+    /// Returns the text without the status that remote servers often put in front of it.
     pub fn text_without_status(&self) -> Option<&str> {
         let text = self.text.as_deref()?;
         let rest = self.enhanced_status.as_deref().and_then(|enhanced| text.strip_prefix(enhanced));
@@ -60,18 +60,18 @@ impl Diagnostic {
     }
 }
 
-/// What happened.
+/// Kind of a provider event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum EventKind {
-    /// The provider took the message.
+    /// The provider accepted the message.
     Accepted,
-    /// The remote server took the message.
+    /// The remote server accepted the message.
     Delivered,
     /// A temporary failure; the provider tries again.
     Deferred,
     /// A permanent failure.
     Bounced,
-    /// The provider did not try: the address is on its suppression list.
+    /// The provider did not attempt delivery: the address is on its suppression list.
     Suppressed,
     /// The provider refused the message itself.
     Rejected,
@@ -85,12 +85,12 @@ pub enum EventKind {
     Complained,
     /// The provider stored a message.
     Stored,
-    /// A word that this version does not know; kept, changes nothing.
+    /// A kind that this version does not support; stored without effect.
     Unknown,
 }
 
 impl EventKind {
-    /// Every kind.
+    /// All kinds.
     pub const ALL: [Self; 12] = [
         Self::Accepted,
         Self::Delivered,
@@ -106,12 +106,12 @@ impl EventKind {
         Self::Unknown,
     ];
 
-    /// Whether the mail cannot arrive because of it.
+    /// Returns whether the event rules out a delivery.
     pub const fn is_permanent_failure(self) -> bool {
         matches!(self, Self::Bounced | Self::Suppressed | Self::Rejected)
     }
 
-    /// The word of the event vocabulary.
+    /// Returns the keyword of the event vocabulary.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",

@@ -4,82 +4,83 @@ use crate::step;
 use crate::trail_event::CorrelatedBy;
 use mailtrail_mail::{Mailbox, Timestamp};
 
-/// One recipient of one send.
+/// One recipient of one message.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recipient {
-    /// The envelope's address.
+    /// Address in the envelope.
     pub address: Mailbox,
-    /// What our own attempts came to.
+    /// Result of the relay's own attempts.
     pub attempt_status: AttemptStatus,
-    /// Whether an operator holds it back.
+    /// Whether an operator holds the message for this recipient.
     pub held: bool,
-    /// What the provider reported.
+    /// Marks of provider events.
     pub marks: EventMarks,
-    /// What our last attempt heard.
+    /// Diagnostic of the last attempt.
     pub diagnostic: Diagnostic,
-    /// The provider's report of a permanent failure; of several the one that every order of arrival ends with.
+    /// Permanent failure reported by the provider. Of several, the one that every order of arrival results
+    /// in.
     pub reported_failure: Option<ReportedFailure>,
-    /// The gravest occasion on which the sender was, or is about to be, told.
+    /// Most severe DSN that was sent or is pending.
     pub dsn_sent: Option<DsnAction>,
-    /// How far our attempts came that did not end with a clear answer.
+    /// Furthest transmission of the attempts without a definite reply.
     pub transmission: Transmission,
-    /// Whether an event that names our tracking id shows that the provider has the message.
+    /// Whether an event with our tracking id shows that the provider has the message.
     pub tracking_confirmed: bool,
 }
 
-/// How far the attempts came that had no clear end; the furthest counts.
+/// Furthest transmission of the attempts without a definite outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Transmission {
-    /// No message was sent whole.
+    /// No message was sent completely.
     #[default]
     Incomplete,
-    /// A message was sent whole, and refused for now.
+    /// A message was sent completely and refused temporarily.
     Deferred,
-    /// A message was sent whole, and no answer came: a copy may have arrived.
+    /// A message was sent completely, without a reply: a copy may have been delivered.
     Unanswered,
 }
 
-/// A provider's report of a permanent failure.
+/// Permanent failure reported by a provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReportedFailure {
     /// Bounced, suppressed or rejected.
     pub kind: EventKind,
-    /// When.
+    /// Time of the failure.
     pub at: Timestamp,
-    /// In its words.
+    /// The provider's diagnostic.
     pub diagnostic: Diagnostic,
 }
 
 impl ReportedFailure {
-    /// The graver kind first, then the earlier, then by its words.
+    /// Returns the sort key: the more severe kind first, then the earlier time, then the text.
     fn sort_key(&self) -> (EventKind, Timestamp, &str, Option<&str>) {
         (self.kind, self.at, &self.diagnostic.name, self.diagnostic.text.as_deref())
     }
 }
 
-/// What we ourselves know about a recipient.
+/// Status of a recipient after the relay's own attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttemptStatus {
-    /// Waits for its next attempt.
+    /// Waiting for the next attempt.
     Queued,
-    /// The upstream took it.
+    /// Accepted by the upstream.
     Relayed,
-    /// The upstream refused it for good.
+    /// Permanently refused by the upstream.
     Bounced,
-    /// Given up here.
+    /// Given up by the relay.
     Failed,
-    /// Given up here because of its age.
+    /// Given up by the relay because of the message's age.
     Expired,
-    /// The message was sent and no answer came: settled by an event, or tried again when due.
+    /// Sent without a reply: settled by an event, or tried again when due.
     Unknown,
-    /// Taken out by an operator.
+    /// Deleted by an operator.
     Cancelled,
     /// Not sent: the address is on the suppression list.
     Suppressed,
 }
 
 impl AttemptStatus {
-    /// Every standing.
+    /// All statuses.
     pub const ALL: [Self; 7] = [
         Self::Queued,
         Self::Relayed,
@@ -90,7 +91,7 @@ impl AttemptStatus {
         Self::Cancelled,
     ];
 
-    /// The word for tables and JSON.
+    /// Returns the keyword for tables and JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Queued => "queued",
@@ -105,35 +106,35 @@ impl AttemptStatus {
     }
 }
 
-/// What became of a recipient, all things considered.
+/// Overall state of a recipient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RecipientState {
-    /// Waits for its next attempt.
+    /// Waiting for the next attempt.
     Queued,
-    /// An attempt is under way.
+    /// An attempt is in progress.
     Sending,
-    /// The provider took it; its further way is not known yet.
+    /// Accepted by the provider; the further outcome is not known yet.
     Relayed,
-    /// It reached the recipient's server.
+    /// Accepted by the recipient's server.
     Delivered,
-    /// Refused for good.
+    /// Permanently refused.
     Bounced,
     /// Given up.
     Failed,
-    /// Given up because of its age.
+    /// Given up because of the message's age.
     Expired,
-    /// Not tried, by the provider or by us: the address is on a suppression list.
+    /// Not attempted by the provider or the relay: the address is on a suppression list.
     Suppressed,
-    /// Sent, and no answer came.
+    /// Sent without a reply.
     Unknown,
-    /// An operator holds it back.
+    /// Held by an operator.
     Held,
-    /// An operator took it out.
+    /// Deleted by an operator.
     Cancelled,
 }
 
 impl RecipientState {
-    /// Every state.
+    /// All states.
     pub const ALL: [Self; 11] = [
         Self::Queued,
         Self::Sending,
@@ -148,12 +149,12 @@ impl RecipientState {
         Self::Cancelled,
     ];
 
-    /// Whether the mail does not arrive, as far as is known.
+    /// Returns whether the message is not delivered, as far as is known.
     pub const fn is_failure(self) -> bool {
         matches!(self, Self::Bounced | Self::Failed | Self::Expired | Self::Suppressed)
     }
 
-    /// The word for tables and JSON.
+    /// Returns the keyword for tables and JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Queued => "queued",
@@ -171,49 +172,48 @@ impl RecipientState {
     }
 }
 
-/// Which mark an event leaves; people and software apart.
+/// Kind of mark, which separates people from software.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MarkKind {
-    /// An event of that kind.
+    /// Event of that kind, caused by a person.
     Person(EventKind),
-    /// An event of that kind that software caused.
+    /// Event of that kind, caused by software.
     Automated(EventKind),
 }
 
-/// First, last and number of one kind of event.
+/// First time, last time and number of events of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventMark {
-    /// The earliest.
+    /// Time of the earliest event.
     pub first: Timestamp,
-    /// The latest.
+    /// Time of the latest event.
     pub last: Timestamp,
-    /// How many.
+    /// Number of events.
     pub count: u32,
 }
 
-/// The marks that a provider's events left, in the order of their kinds: the same events in any order leave equal
-/// marks.
+/// Marks of a provider's events, ordered by kind. The same events result in equal marks in any order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventMarks(Vec<(MarkKind, EventMark)>);
 
 impl EventMarks {
-    /// Marks as they were stored.
+    /// Restores stored marks.
     pub fn new(mut marks: Vec<(MarkKind, EventMark)>) -> Self {
         marks.sort_by_key(|(kind, _)| *kind);
         Self(marks)
     }
 
-    /// All of them.
+    /// Returns all marks.
     pub fn iter(&self) -> impl Iterator<Item = &(MarkKind, EventMark)> {
         self.0.iter()
     }
 
-    /// The mark of one kind, by people.
+    /// Returns the mark of one kind, for events caused by people.
     pub fn get(&self, kind: EventKind) -> Option<EventMark> {
         self.search(MarkKind::Person(kind)).ok().map(|index| self.0[index].1)
     }
 
-    /// Whether software caused any of them.
+    /// Returns whether software caused any event.
     pub fn has_automated(&self) -> bool {
         self.0.iter().any(|(kind, _)| matches!(kind, MarkKind::Automated(_)))
     }
@@ -240,7 +240,7 @@ impl EventMarks {
 }
 
 impl Recipient {
-    /// A recipient of a send that was just accepted.
+    /// Creates a recipient of a newly accepted message.
     pub fn new(address: Mailbox) -> Self {
         Self {
             address,
@@ -255,8 +255,8 @@ impl Recipient {
         }
     }
 
-    /// Takes what an attempt came to, and its words. One that failed for now does not tell how an earlier one ended:
-    /// what may have arrived still may have.
+    /// Applies the result and the diagnostic of an attempt. A temporary failure does not settle an earlier
+    /// attempt without a reply: its copy may still have been delivered.
     pub fn apply_attempt(&mut self, standing: AttemptStatus, words: &Diagnostic) {
         let sent = match standing {
             AttemptStatus::Unknown => Transmission::Unanswered,
@@ -272,12 +272,12 @@ impl Recipient {
         self.diagnostic = words.clone();
     }
 
-    /// Takes a provider's event, which found the send by `rung`; the caller has made sure that it is no repetition.
+    /// Applies a provider event that was correlated by `rung`. The caller must have excluded duplicates.
     pub fn apply_event(&mut self, event: &ProviderEvent, rung: CorrelatedBy) {
         self.add_mark(event.kind, event.automated, event.at, &event.diagnostic, rung);
     }
 
-    /// The same, of what a trail keeps of an event.
+    /// Applies an event from the data that a trail keeps of it.
     pub fn add_mark(
         &mut self,
         kind: EventKind,
@@ -286,7 +286,7 @@ impl Recipient {
         words: &Diagnostic,
         rung: CorrelatedBy,
     ) {
-        // What the provider refused, it does not have.
+        // A provider does not have a message that it refused.
         self.tracking_confirmed |=
             rung == CorrelatedBy::TrackingId && !matches!(kind, EventKind::Rejected | EventKind::Unknown);
         self.marks.add_event(if by_machine { MarkKind::Automated(kind) } else { MarkKind::Person(kind) }, at);
@@ -298,7 +298,7 @@ impl Recipient {
         }
     }
 
-    /// The words behind the state.
+    /// Returns the diagnostic that explains the state.
     pub fn effective_diagnostic(&self) -> &Diagnostic {
         match &self.reported_failure {
             Some(failure) if self.attempt_status != AttemptStatus::Bounced => &failure.diagnostic,
@@ -306,7 +306,8 @@ impl Recipient {
         }
     }
 
-    /// The reason in one line; it also says when a copy may have arrived although an attempt failed.
+    /// Returns the reason in one line. It includes that a copy may have been delivered although an attempt
+    /// failed.
     pub fn explanation(&self) -> Option<String> {
         let said = self.effective_diagnostic().to_line();
         let copy = self.may_have_arrived().then(|| POSSIBLE_COPY_TEXT.to_owned());
@@ -316,22 +317,24 @@ impl Recipient {
         }
     }
 
-    /// Whether an attempt failed for good and an earlier one, which got no answer, may have delivered a copy.
+    /// Returns whether an attempt failed permanently and an earlier one without a reply may have delivered a
+    /// copy.
     pub fn may_have_arrived(&self) -> bool {
         self.transmission == Transmission::Unanswered
             && self.state().is_failure()
             && !self.has_provider_events()
     }
 
-    /// Whether the provider has a copy that was sent whole: an event that names our tracking id speaks of it.
+    /// Returns whether the provider has a completely sent copy: an event with our tracking id refers to it.
     fn is_confirmed(&self) -> bool {
         self.tracking_confirmed && self.transmission != Transmission::Incomplete
     }
 
-    /// What became of it. A permanent failure is never hidden by a delivery, early or late; a provider that reports
-    /// anything has the message, whatever our own attempts came to. One that waits for its attempt, or was refused,
-    /// stays so unless a message was sent whole before and the event names our id: an event cannot speak of what was
-    /// not sent, and by Message-ID it may speak of another send.
+    /// Returns the overall state. A permanent failure is never hidden by a delivery, early or late. A
+    /// provider that reports any event has the message, whatever the relay's own attempts resulted in. A
+    /// recipient that is waiting, or was refused, keeps that state, unless a message was sent completely
+    /// before and the event has our tracking id. An event cannot refer to a message that was not sent, and by
+    /// Message-ID it may refer to another message.
     pub fn state(&self) -> RecipientState {
         match self.attempt_status {
             AttemptStatus::Queued if self.held && !self.is_confirmed() => RecipientState::Held,
@@ -353,22 +356,22 @@ impl Recipient {
         }
     }
 
-    /// Whether the provider reported anything about it.
+    /// Returns whether the provider reported any event.
     pub fn has_provider_events(&self) -> bool {
         self.marks.iter().any(|(kind, _)| !matches!(kind, MarkKind::Person(EventKind::Unknown)))
     }
 
-    /// Whether an attempt is still to be made.
+    /// Returns whether an attempt is still pending.
     pub fn is_pending(&self) -> bool {
         matches!(self.state(), RecipientState::Queued | RecipientState::Unknown)
     }
 
-    /// Whether it has not come to an end yet: it waits, or is held back.
+    /// Returns whether the recipient is not finished: waiting or held.
     pub fn is_open(&self) -> bool {
         self.is_pending() || self.state() == RecipientState::Held
     }
 
-    /// Does as an operator says, if it is still open.
+    /// Applies an operator's action if the recipient is still open.
     pub fn apply_action(&mut self, verb: QueueVerb, words: &Diagnostic) {
         if !self.is_open() {
             return;
@@ -384,7 +387,7 @@ impl Recipient {
     }
 }
 
-/// What is said of a copy that may have arrived.
+/// Text about a copy that may have been delivered.
 const POSSIBLE_COPY_TEXT: &str =
     "an earlier attempt was sent whole and got no answer, so a copy may have arrived";
 
@@ -440,7 +443,7 @@ mod tests {
         }
     }
 
-    /// An event proves something where a message was sent whole and the event names our tracking id.
+    /// An event proves delivery to the provider only after a complete transmission and with our tracking id.
     #[test]
     fn tracking_id_confirms_a_full_transmission() {
         use AttemptStatus::{Bounced, Queued, Unknown};

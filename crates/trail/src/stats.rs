@@ -1,34 +1,34 @@
 use crate::provider_event::EventKind;
 use crate::recipient::{Recipient, RecipientState};
 
-/// Recipients counted by what became of them, each in exactly one of the groups from `open` to `cancelled`, and by what
-/// the provider reported beside it.
+/// Recipients counted by state, each in exactly one of the groups from `open` to `cancelled`, and
+/// additionally by provider events.
 ///
-/// It is made anew from what is known now, so a late event changes the figures of the day on which the mail was
-/// accepted, and no order of events gives others.
+/// The figures are recomputed from the current data. A late event therefore changes the figures of the day of
+/// acceptance, and the order of events has no effect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeliveryStats {
-    /// All of them.
+    /// All recipients.
     pub recipients: u64,
     /// Queued, sending, held or unknown.
     pub open: u64,
-    /// The provider took the mail; nothing else is known.
+    /// Accepted by the provider, without a further event.
     pub relayed: u64,
-    /// It reached their server: the provider says so, or somebody opened it, clicked, unsubscribed or complained.
+    /// Delivered to the recipient's server: reported as such, or opened, clicked, unsubscribed or complained.
     pub delivered: u64,
-    /// Refused for good, by the upstream or behind it: hard bounces.
+    /// Permanently refused, by the upstream or a later server: hard bounces.
     pub bounced: u64,
-    /// Given up here, or by the provider for the sake of the message itself.
+    /// Given up by the relay, or by the provider because of the message itself.
     pub failed: u64,
-    /// Not tried, because the address is suppressed.
+    /// Not attempted, because the address is suppressed.
     pub suppressed: u64,
-    /// Taken out by an operator.
+    /// Deleted by an operator.
     pub cancelled: u64,
-    /// With a temporary failure behind the provider, whatever came afterwards: soft bounces.
+    /// With a temporary failure after the provider's acceptance, whatever followed: soft bounces.
     pub deferred: u64,
-    /// Opened by a person, once or often. Who shows no images opens unseen, so this is the least it was.
+    /// Opened by a person, once or more. Opens without images are invisible, so this is a lower bound.
     pub opened: u64,
-    /// Clicked by a person, once or often.
+    /// Clicked by a person, once or more.
     pub clicked: u64,
     /// Opened or clicked by software.
     pub automated: u64,
@@ -39,7 +39,7 @@ pub struct DeliveryStats {
 }
 
 impl DeliveryStats {
-    /// Counts one recipient.
+    /// Adds one recipient.
     pub fn add(&mut self, recipient: &Recipient) {
         let has = |kind| recipient.marks.get(kind).is_some();
         let arrived = IMPLIES_DELIVERY.into_iter().any(has);
@@ -66,43 +66,43 @@ impl DeliveryStats {
         self.automated += u64::from(recipient.marks.has_automated());
     }
 
-    /// Delivered among those whose end is known: delivered, bounced or failed.
+    /// Returns the share of delivered recipients among finished ones: delivered, bounced or failed.
     pub fn delivery_rate(&self) -> Option<f64> {
         ratio(self.delivered, self.delivered + self.bounced + self.failed)
     }
 
-    /// Bounced among those whose mail left.
+    /// Returns the share of bounced recipients among sent ones.
     pub fn bounce_rate(&self) -> Option<f64> {
         ratio(self.bounced, self.sent())
     }
 
-    /// Deferred among those whose mail left.
+    /// Returns the share of deferred recipients among sent ones.
     pub fn soft_bounce_rate(&self) -> Option<f64> {
         ratio(self.deferred, self.sent())
     }
 
-    /// Complained among the delivered.
+    /// Returns the share of complaints among delivered recipients.
     pub fn complaint_rate(&self) -> Option<f64> {
         ratio(self.complained, self.delivered)
     }
 
-    /// Opened among the delivered: an undercount, as [`Tally::opened`] is.
+    /// Returns the share of opens among delivered recipients: a lower bound, as [`DeliveryStats::opened`] is.
     pub fn open_rate(&self) -> Option<f64> {
         ratio(self.opened, self.delivered)
     }
 
-    /// Clicked among the delivered.
+    /// Returns the share of clicks among delivered recipients.
     pub fn click_rate(&self) -> Option<f64> {
         ratio(self.clicked, self.delivered)
     }
 
-    /// Those whose mail left: relayed, delivered or bounced.
+    /// Returns the number of sent recipients: relayed, delivered or bounced.
     pub fn sent(&self) -> u64 {
         self.relayed + self.delivered + self.bounced
     }
 }
 
-/// What only happens to a mail that arrived.
+/// Events that can only follow a delivery.
 const IMPLIES_DELIVERY: [EventKind; 4] =
     [EventKind::Opened, EventKind::Clicked, EventKind::Unsubscribed, EventKind::Complained];
 
@@ -110,26 +110,26 @@ fn ratio(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
 }
 
-/// How recipients are grouped to be counted.
+/// Grouping of recipients for statistics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatsGroup {
-    /// By the day (UTC) on which the mail was accepted.
+    /// Day (UTC) on which the message was accepted.
     Day,
-    /// By tag; a mail with several counts with each, one without any with none.
+    /// Tag. A message with several tags counts with each; one without tags counts with none.
     Tag,
-    /// By the client's label.
+    /// Label of the client.
     Client,
-    /// By the domain of the sender's address.
+    /// Domain of the sender's address.
     Domain,
-    /// By the upstream that took the mail, or was the last to be tried.
+    /// Upstream that accepted the message, or was tried last.
     Upstream,
 }
 
 impl StatsGroup {
-    /// Every grouping.
+    /// All groupings.
     pub const ALL: [Self; 5] = [Self::Day, Self::Tag, Self::Client, Self::Domain, Self::Upstream];
 
-    /// The word for commands.
+    /// Returns the keyword for commands.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Day => "day",

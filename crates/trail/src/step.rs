@@ -1,12 +1,12 @@
-//! The steps of an attempt, by the names that its words carry in trails and in the journal.
+//! Steps of an attempt, by their names in diagnostics of trails and of the journal.
 
-/// The message is compared with what the upstream is able to take.
+/// Comparison of the message with the upstream's capabilities.
 pub const CAPABILITY_CHECK: &str = "capabilities";
-/// One recipient is named.
+/// Transmission of one recipient.
 pub const RCPT_TO: &str = "RCPT";
-/// The final dot was said.
+/// Transmission of the final dot.
 pub const END_OF_DATA: &str = "end of data";
-/// The request was made that a message goes out with over HTTP.
+/// HTTP request that sends a message.
 pub const MESSAGES_MIME: &str = "messages.mime";
-/// The steps behind which the upstream had the whole message.
+/// Steps after which the upstream had the whole message.
 pub const FULL_TRANSMISSIONS: [&str; 2] = [END_OF_DATA, MESSAGES_MIME];

@@ -11,31 +11,31 @@ use crate::recipient::AttemptStatus;
 use mailtrail_mail::{Timestamp, TrackingId};
 use std::collections::BTreeSet;
 
-/// One line of a trail: something that happened, and how we know.
+/// One line of a trail: an event and its source.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrailEvent {
-    /// When it happened.
+    /// Time of the event.
     pub at: Timestamp,
-    /// What.
+    /// Kind of the event.
     pub kind: TrailEventKind,
-    /// How we know.
+    /// Source of the event.
     pub source: TrailSource,
-    /// The upstream it has to do with.
+    /// Upstream involved.
     pub upstream: Option<String>,
-    /// Whom it concerns, by their places in the envelope; empty: all of them.
+    /// Indexes of the recipients in the envelope; empty for all.
     pub recipients: Vec<u16>,
-    /// The words of whoever told us.
+    /// Diagnostic from the source.
     pub diagnostic: Diagnostic,
-    /// When the next attempt is due because of it.
+    /// Time of the next attempt that the event causes.
     pub next_attempt: Option<Timestamp>,
-    /// How an event found its send.
+    /// Key by which the event was correlated with its message.
     pub correlated_by: Option<CorrelatedBy>,
-    /// Whether software did it, not a person.
+    /// Whether software caused it, not a person.
     pub automated: bool,
 }
 
 impl TrailEvent {
-    /// Something about everybody, of which nothing else is known.
+    /// Creates an event about all recipients, without further data.
     pub fn new(at: Timestamp, kind: TrailEventKind, source: TrailSource) -> Self {
         Self {
             at,
@@ -50,7 +50,7 @@ impl TrailEvent {
         }
     }
 
-    /// The first fact of every trail.
+    /// Returns the first event of every trail.
     pub fn from_acceptance(send: &Message) -> Self {
         let repaired = send.list_unsubscribe_rewritten.then_some(LIST_UNSUBSCRIBE_REWRITTEN);
         let changes: Vec<_> =
@@ -61,10 +61,10 @@ impl TrailEvent {
         Self { diagnostic, ..Self::new(send.id.timestamp(), TrailEventKind::Accepted, TrailSource::Client) }
     }
 
-    /// What a trail says about a part of an attempt's outcome.
+    /// Returns the trail event of a part of an attempt's outcome.
     pub fn from_attempt(outcome: &AttemptOutcome, settled: &RecipientResult) -> Self {
         let source = match settled.status {
-            // No upstream was asked.
+            // No upstream was contacted.
             AttemptStatus::Suppressed => TrailSource::Relay,
             _ if outcome.upstream.is_empty() => TrailSource::Relay,
             _ => TrailSource::Attempt,
@@ -78,7 +78,7 @@ impl TrailEvent {
         }
     }
 
-    /// What a trail says about a provider's event that found its send by `rung`, if it did.
+    /// Returns the trail event of a provider event that was correlated by `rung`, if it was.
     pub fn from_provider_event(
         event: &ProviderEvent,
         upstream: &str,
@@ -96,7 +96,7 @@ impl TrailEvent {
         }
     }
 
-    /// What the log says about a report that cannot be understood.
+    /// Returns the log entry of an undecodable event.
     pub fn from_dead_letter(dead: &DeadLetter) -> Self {
         let diagnostic = Diagnostic {
             name: dead.id().to_string(),
@@ -110,7 +110,7 @@ impl TrailEvent {
         }
     }
 
-    /// What the log says about a report that was read anew.
+    /// Returns the log entry of a replayed event.
     pub fn from_event_replay(replay: &EventReplay) -> Self {
         let EventReplay { id, at, operator, reason, upstream, event, .. } = replay;
         let text = Some(append_reason(format!("{id} is read as {}", event.kind.as_str()), reason));
@@ -122,7 +122,7 @@ impl TrailEvent {
         }
     }
 
-    /// What a trail says about a repetition.
+    /// Returns the trail event of a duplicate submission.
     pub fn from_duplicate(repeated: &DuplicateSubmission) -> Self {
         Self {
             recipients: repeated.recipients.clone(),
@@ -134,7 +134,7 @@ impl TrailEvent {
         }
     }
 
-    /// What a trail says about an operator's action on some recipients.
+    /// Returns the trail event of an operator's action on some recipients.
     pub fn from_queue_action(action: &QueueAction, recipients: Vec<u16>) -> Self {
         let diagnostic = action.to_diagnostic();
         Self {
@@ -144,7 +144,7 @@ impl TrailEvent {
         }
     }
 
-    /// What the log says about a breaker that an operator opened or closed.
+    /// Returns the log entry of a breaker that an operator opened or closed.
     pub fn from_breaker_override(switch: BreakerOverride) -> Self {
         let BreakerOverride { upstream, at, open, operator, reason } = switch;
         Self {
@@ -154,7 +154,7 @@ impl TrailEvent {
         }
     }
 
-    /// What the log says about a mail from outside that came: where it stood then.
+    /// Returns the log entry of a received inbound message, with its initial state.
     pub fn from_inbound_received(arrival: &InboundReceived, leg: InboundState) -> Self {
         let InboundReceived { id, upstream, sender, recipient, subject, size, .. } = arrival;
         let sender = sender.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -174,7 +174,7 @@ impl TrailEvent {
         }
     }
 
-    /// What the log says about a mail from outside that went on, or did not.
+    /// Returns the log entry of an inbound message's state change.
     pub fn from_inbound_transition(moved: &InboundTransition) -> Self {
         let (step, host, text, next_attempt) = match moved.outcome.clone() {
             InboundOutcome::Delivered { target, reply } => (InboundStep::Delivered, target, reply, None),
@@ -197,7 +197,7 @@ impl TrailEvent {
         }
     }
 
-    /// What the log says about an address that an operator had erased: its pseudonym, and why.
+    /// Returns the log entry of an erasure: the pseudonym and the reason.
     pub fn from_erasure(erased: Erasure) -> Self {
         let Erasure { at, operator, reason, pseudonym, salt: _ } = erased;
         let text = Some(append_reason(pseudonym, &reason));
@@ -207,7 +207,7 @@ impl TrailEvent {
         }
     }
 
-    /// What the log says about something that an operator had the relay do.
+    /// Returns the log entry of an operator action.
     pub fn from_operator_action(ordered: OperatorAction) -> Self {
         let OperatorAction { at, data, operator, reason } = ordered;
         let what = TrailEventKind::OperatorAction(data.kind());
@@ -227,7 +227,7 @@ impl TrailEvent {
         }
     }
 
-    /// What a trail says about a report on one of its recipients.
+    /// Returns the trail event of a DSN about a recipient.
     pub fn from_dsn(about: &ReportedRecipient, report: TrackingId) -> Self {
         Self {
             recipients: vec![about.recipient_index],
@@ -237,7 +237,7 @@ impl TrailEvent {
     }
 }
 
-/// What was done, with the reason where there is one.
+/// Appends the reason to a description, if there is one.
 fn append_reason(what: String, reason: &str) -> String {
     match (what.is_empty(), reason.is_empty()) {
         (_, true) => what,
@@ -249,62 +249,62 @@ fn append_reason(what: String, reason: &str) -> String {
 const LIST_UNSUBSCRIBE_REWRITTEN: &str = "List-Unsubscribe repaired";
 const DESPITE_DAMAGE: &str = "despite damage";
 
-/// What happened.
+/// Kind of a trail event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrailEventKind {
-    /// We took the mail.
+    /// The message was accepted.
     Accepted,
-    /// An attempt ended, and this is where the recipients stand.
+    /// An attempt ended with this status of the recipients.
     Attempted(AttemptStatus),
-    /// The provider reported this.
+    /// The provider reported an event.
     EventReceived(EventKind),
-    /// The client handed it in again.
+    /// The client submitted the message again.
     Resubmitted,
-    /// The sender was told, by a send of its own.
+    /// A DSN was sent to the sender, as a message of its own.
     DsnSent(DsnAction),
-    /// An operator did this.
+    /// An operator acted on the message.
     QueueAction(QueueVerb),
     /// An operator opened or closed the upstream's breaker.
     BreakerSwitched {
-        /// Or else closed.
+        /// Whether it was opened; otherwise it was closed.
         open: bool,
     },
-    /// A provider's report could not be understood.
+    /// A provider event could not be decoded.
     DeadLettered,
-    /// An operator had a report read anew.
+    /// An operator had an event decoded again.
     EventReplayed,
-    /// An address was put on a suppression list.
+    /// The suppression list was changed.
     SuppressionChanged {
-        /// Or else taken off.
+        /// Whether an address was added; otherwise it was removed.
         added: bool,
     },
-    /// A mail from outside went a step.
+    /// An inbound message advanced by a step.
     Inbound(InboundStep),
-    /// An operator had an address erased.
+    /// An operator erased an address.
     AddressErased,
-    /// An operator had the relay do this.
+    /// An operator had the relay perform an action.
     OperatorAction(OperatorActionKind),
 }
 
-/// A step of a mail from outside.
+/// Step of an inbound message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InboundStep {
-    /// It came.
+    /// Received.
     Received,
-    /// It came, and is the same as another.
+    /// Received as a duplicate of another message.
     Duplicate,
-    /// A target took it.
+    /// Accepted by a target.
     Delivered,
-    /// A target did not take it, for now.
+    /// Temporarily refused by a target.
     Deferred,
-    /// It is a dead letter.
+    /// Moved to the dead letters.
     DeadLettered,
-    /// An operator wants it delivered.
+    /// Released for delivery by an operator.
     Released,
 }
 
 impl InboundStep {
-    /// Every step.
+    /// All steps.
     pub const ALL: [Self; 6] = [
         Self::Received,
         Self::Duplicate,
@@ -316,7 +316,7 @@ impl InboundStep {
 }
 
 impl TrailEventKind {
-    /// The words of all facts.
+    /// Returns the keywords of all kinds.
     pub fn all_names() -> BTreeSet<&'static str> {
         let told = [DsnAction::Failed, DsnAction::Delivered].map(Self::DsnSent);
         let own =
@@ -341,7 +341,7 @@ impl TrailEventKind {
             .collect()
     }
 
-    /// The word of the event vocabulary.
+    /// Returns the keyword of the event vocabulary.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
@@ -371,18 +371,18 @@ impl TrailEventKind {
     }
 }
 
-/// How we know.
+/// Source of a trail event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrailSource {
-    /// A client handed the mail to us.
+    /// A client that submitted the message.
     Client,
-    /// An upstream answered us, or did not.
+    /// An attempt: a reply of an upstream, or its absence.
     Attempt,
     /// A provider's webhook.
     Webhook,
-    /// A provider, when we asked it.
+    /// A poll of a provider.
     Poll,
-    /// Our own doing.
+    /// The relay itself.
     Relay,
     /// An operator.
     Operator,
@@ -398,7 +398,7 @@ impl From<EventSource> for TrailSource {
 }
 
 impl TrailSource {
-    /// The word for tables and JSON.
+    /// Returns the keyword for tables and JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Client => "client",
@@ -411,17 +411,17 @@ impl TrailSource {
     }
 }
 
-/// How an event found its send: the rungs of the join ladder, surest first.
+/// Key by which an event was correlated with its message, most reliable first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CorrelatedBy {
-    /// By the tracking id that we stamped.
+    /// Our tracking id.
     TrackingId,
-    /// By Message-ID and recipient.
+    /// Message-ID and recipient.
     MessageId,
 }
 
 impl CorrelatedBy {
-    /// The word for tables and JSON.
+    /// Returns the keyword for tables and JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::TrackingId => "tracking-id",

@@ -15,7 +15,7 @@
 //! | `t` signed at(8) hash(16) of a webhook's token | digest of the body that came with it |
 //! | `u` hash(16) of the awaited message's id or Message-ID, event's id | an orphaned event ([`crate::ledger::rows::OrphanRow`]) |
 //! | `y` 0(1) event's id | a dead letter ([`crate::ledger::rows::DeadLetterRow`]) |
-//! | `y` 1(1) event's id | the replayed event ([`crate::record::EventV1`]) |
+//! | `y` 1(1) event's id | the replayed event ([`crate::record::ProviderEventV1`]) |
 //! | `h` hash(8) of an address, received(8) hash(16) of a hint's identity | a contact hint ([`crate::ledger::contact_hints::ReceivedHintRow`]) |
 //! | `n` id index(2) action(1) | – a pending DSN for a recipient |
 //! | `b` upstream | the operator's reason for keeping its breaker open |
