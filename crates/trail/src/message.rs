@@ -42,7 +42,7 @@ pub struct Message {
     /// Fingerprint of the body after the header section, for recognising duplicates; `None` if deduplication
     /// is off.
     pub body_fingerprint: Option<u64>,
-    /// Lane: priority class of the message.
+    /// Lane: priority class, transactional before bulk.
     pub lane: Lane,
     /// Name of the route; `None` for all upstreams in their order.
     pub route: Option<Box<str>>,

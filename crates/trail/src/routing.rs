@@ -1,72 +1,73 @@
-//! Which mail goes where, and which goes first. Pure rules, decided once: when a mail is accepted.
+//! Routes and lanes of messages, as pure rules. They are applied once, when a message is accepted.
 
 use mailtrail_mail::{HeaderBlock, Lane, Mailbox};
 
-/// The rules of a configuration.
+/// Routing rules of a configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Routing {
-    /// The first that fits decides. Mail that fits none may go to every upstream, in their order.
+    /// Routes; the first match decides. A message without a match may go to every upstream, in their order.
     pub routes: Vec<Route>,
-    /// What goes into the bulk lane: what fits one of these in one way.
+    /// Criteria of the bulk lane: one match of one criterion is enough.
     pub bulk: Pattern,
-    /// A mail to so many recipients, or more, goes there, too; 0: never because of that.
+    /// Number of recipients from which on a message belongs to the bulk lane; 0: no such limit.
     pub bulk_recipients: usize,
 }
 
-/// Where some mail goes.
+/// Route of some messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// Its name in trails. The configuration may change behind it: it is looked up at each attempt.
+    /// Name in trails. It is looked up at each attempt, since the configuration may have changed.
     pub name: Box<str>,
-    /// Which mail: what fits in each way that is given.
+    /// Criteria of the route: every given criterion must match.
     pub pattern: Pattern,
-    /// The names of its upstreams, in the order of preference; at least one.
+    /// Names of the upstreams, in order of preference; at least one.
     pub upstreams: Vec<String>,
 }
 
-/// Ways in which a mail may fit; a way that names nothing is not given.
+/// Criteria that a message may match. An empty criterion is not given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pattern {
-    /// Names of users that sent it.
+    /// Names of submitting users.
     pub users: Vec<String>,
-    /// Patterns of the envelope's sender.
+    /// Patterns of the envelope sender.
     pub senders: Vec<String>,
-    /// Patterns of recipients: each recipient fits one.
+    /// Patterns of recipients: each recipient must match one.
     pub recipients: Vec<String>,
-    /// Header fields: it has one of them.
+    /// Header fields: the message must have one of them.
     pub headers: Vec<Field>,
 }
 
-/// A header field that a mail may have.
+/// A header field that a message may have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Field {
-    /// Its name, in any case.
+    /// Name, case-insensitive.
     pub name: String,
-    /// Its value, in any case; `None`: any.
+    /// Value, case-insensitive; `None`: any.
     pub value: Option<String>,
 }
 
-/// The route by which mail goes to that upstream first, and to all others in their order where that one is away. There
-/// is one for each upstream; no route of the configuration has such a name.
+/// Returns the name of the synthetic route that prefers an upstream. If that is unavailable, all others
+/// follow in their order. There is one such route for each upstream; no configured route can have such a
+/// name.
 pub fn first(upstream: &str) -> Box<str> {
     format!("first {upstream}").into()
 }
 
-/// What rules look at.
+/// Attributes of a message that rules match.
 #[derive(Clone, Copy, Debug)]
 pub struct Traits<'a> {
-    /// Who sent it.
+    /// Submitting user.
     pub user: Option<&'a str>,
-    /// The envelope's sender.
+    /// Envelope sender.
     pub sender: Option<&'a Mailbox>,
-    /// The envelope's recipients.
+    /// Envelope recipients.
     pub recipients: &'a [Mailbox],
-    /// The header section.
+    /// Header section.
     pub header: HeaderBlock<'a>,
 }
 
 impl Routing {
-    /// The lane and the route of a mail.
+    /// Returns the lane and the route of a message.
     pub fn choose(&self, traits: &Traits<'_>) -> (Lane, Option<Box<str>>) {
         let crowd = self.bulk_recipients > 0 && traits.recipients.len() >= self.bulk_recipients;
         let bulk = crowd || self.bulk.ways(traits).contains(&Some(true));
@@ -77,7 +78,7 @@ impl Routing {
 }
 
 impl Pattern {
-    /// Whether the mail fits in each way; `None` for those that are not given.
+    /// Returns whether the message matches each criterion; `None` for criteria that are not given.
     fn ways(&self, traits: &Traits<'_>) -> [Option<bool>; 4] {
         let given = |patterns: &[String], fits: &dyn Fn(&[String]) -> bool| {
             (!patterns.is_empty()).then(|| fits(patterns))

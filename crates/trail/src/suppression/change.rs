@@ -1,37 +1,37 @@
 use crate::suppression::reason::{EvidenceItem, Reason};
 use mailtrail_mail::{Mailbox, Timestamp};
 
-/// Somebody put an address on a list, or took it off.
+/// Addition of an address to a list, or its removal.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SuppressionChange {
     /// The address.
     pub address: Mailbox,
-    /// The list, by its upstream's name; `None`: the one that holds for every domain. Who is taken off that one is taken
-    /// off all.
+    /// List, by its upstream's name; `None`: the list that applies to every domain. A removal from that one
+    /// is a removal from all.
     pub list: Option<String>,
-    /// When.
+    /// Time of the change.
     pub at: Timestamp,
-    /// Who asked; empty where nobody did.
+    /// Requesting operator; empty for automatic changes.
     pub operator: String,
-    /// What changes.
+    /// Kind of the change.
     pub kind: SuppressionChangeKind,
 }
 
-/// What changes about an address.
+/// Kind of a change of the suppression list.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SuppressionChangeKind {
-    /// This speaks against it.
+    /// Adds evidence against the address.
     Add {
-        /// Why.
+        /// Reason of the evidence.
         reason: Reason,
-        /// Each time; at least one.
+        /// Each occurrence; at least one.
         items: Vec<EvidenceItem>,
     },
-    /// What happened up to the listing's time is void.
+    /// Invalidates the evidence up to the time of the change.
     Remove {
-        /// For that reason; `None`: for any.
+        /// Reason to clear; `None`: all reasons.
         reason: Option<Reason>,
-        /// Why it is taken off; empty where nothing was said.
+        /// Comment of the operator; may be empty.
         comment: String,
     },
 }

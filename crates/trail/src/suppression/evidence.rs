@@ -3,55 +3,56 @@ use crate::suppression::reason::{EvidenceItem, EvidenceSource, Reason, Scope};
 use mailtrail_mail::Timestamp;
 use std::collections::BTreeMap;
 
-/// What speaks against one address on one list, by reason. The same evidence in any order ends in equal dossiers.
+/// Evidence against one address on one list, by reason. The same evidence in any order results in equal
+/// values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SuppressionEvidence(BTreeMap<Reason, ReasonEvidence>);
 
-/// What is known of one reason.
+/// Evidence of one reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReasonEvidence {
-    /// What happened up to then is void.
+    /// Time up to which evidence is invalid.
     pub cleared_until: Timestamp,
-    /// What happened since.
+    /// Evidence since then.
     pub active: Option<ActiveEvidence>,
 }
 
-/// Evidence that is not void.
+/// Valid evidence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActiveEvidence {
-    /// When something happened, ascending; at least one time, and the latest [`Live::TIMES`] of many. The first may be
-    /// [`Mark::UNKNOWN`].
+    /// Times of the occurrences, ascending: at least one, and at most the latest [`Self::MAX_TIMES`]. The
+    /// first may be [`EvidenceItem::UNKNOWN_TIME`].
     pub times: Vec<Timestamp>,
-    /// The last time that it was about all mail, if it ever was.
+    /// Latest occurrence that concerned all messages, if any did.
     pub all_mail_at: Option<Timestamp>,
-    /// Who said so the last time.
+    /// Source of the latest occurrence.
     pub source: EvidenceSource,
-    /// When it ends, where that was said the last time.
+    /// Expiry given by the latest occurrence, if any.
     pub expires_at: Option<Timestamp>,
-    /// The words of the last time.
+    /// Text of the latest occurrence.
     pub diagnostic: String,
 }
 
 impl ActiveEvidence {
-    /// Times that are remembered: more than any count in the settings asks for.
+    /// Maximum number of times: more than any count in the settings requires.
     pub const MAX_TIMES: usize = 16;
 
-    /// The earliest time that is remembered.
+    /// Returns the earliest time.
     pub fn first_seen(&self) -> Timestamp {
         self.times.first().copied().unwrap_or_default()
     }
 
-    /// The latest.
+    /// Returns the latest time.
     pub fn last_seen(&self) -> Timestamp {
         self.times.last().copied().unwrap_or_default()
     }
 
-    /// Whether nobody says of anything when it was.
+    /// Returns whether no occurrence has a known time.
     pub fn is_undated(&self) -> bool {
         self.last_seen() == EvidenceItem::UNKNOWN_TIME
     }
 
-    /// What says the same when it is taken in.
+    /// Returns items that result in the same evidence when they are added.
     pub fn items(&self) -> impl Iterator<Item = EvidenceItem> {
         let beyond = self.all_mail_at.filter(|at| !self.times.contains(at));
         beyond.into_iter().chain(self.times.iter().copied()).map(|at| EvidenceItem {
@@ -63,14 +64,14 @@ impl ActiveEvidence {
         })
     }
 
-    /// Which mail it is about.
+    /// Returns the scope of the evidence.
     pub fn scope(&self) -> Scope {
         if self.all_mail_at.is_some() { Scope::All } else { Scope::Bulk }
     }
 
     fn add(&mut self, mark: &EvidenceItem) {
         let words: String = mark.diagnostic.chars().take(EvidenceItem::MAX_DIAGNOSTIC_CHARS).collect();
-        // What is said of one time by several is decided the same way in every order.
+        // Several sources for the same time are ordered by a fixed rule, independent of arrival.
         let said = (self.last_seen(), self.source, self.expires_at, self.diagnostic.as_str());
         if (mark.at, mark.source, mark.expires_at, words.as_str()) > said {
             (self.source, self.expires_at, self.diagnostic) = (mark.source, mark.expires_at, words);
@@ -112,7 +113,7 @@ impl ReasonEvidence {
 
     fn clear(&mut self, until: Timestamp) {
         if until == Timestamp::default() {
-            // Nobody cleared anything.
+            // Nothing was cleared.
             return;
         }
         self.cleared_until = self.cleared_until.max(until);
@@ -125,68 +126,68 @@ impl ReasonEvidence {
 }
 
 impl SuppressionEvidence {
-    /// One as it was stored.
+    /// Restores stored evidence.
     pub fn new(evidence: impl IntoIterator<Item = (Reason, ReasonEvidence)>) -> Self {
         Self(evidence.into_iter().collect())
     }
 
-    /// All of it, void or not.
+    /// Returns all evidence, valid or not.
     pub fn iter(&self) -> impl Iterator<Item = (Reason, &ReasonEvidence)> {
         self.0.iter().map(|(reason, evidence)| (*reason, evidence))
     }
 
-    /// What is not void, the gravest first.
+    /// Returns the valid evidence, the most severe reason first.
     pub fn active(&self) -> impl Iterator<Item = (Reason, &ActiveEvidence)> {
         self.iter().filter_map(|(reason, evidence)| Some((reason, evidence.active.as_ref()?)))
     }
 
-    /// What is not void of one reason.
+    /// Returns the valid evidence of one reason.
     pub fn active_for(&self, reason: Reason) -> Option<&ActiveEvidence> {
         self.0.get(&reason)?.active.as_ref()
     }
 
-    /// Up to when what happened is void for a reason: 1970 where nobody cleared it.
+    /// Returns the time up to which evidence of a reason is invalid: 1970 if it was never cleared.
     pub fn cleared_until(&self, reason: Reason) -> Timestamp {
         self.0.get(&reason).map_or_else(Timestamp::default, |evidence| evidence.cleared_until)
     }
 
-    /// Whether there is nothing to know.
+    /// Returns whether there is no data at all.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether it speaks against the address: a bounce that may pass does not yet.
+    /// Returns whether the evidence is against the address; soft bounces alone are not yet.
     pub fn is_listed(&self) -> bool {
         self.active().any(|(reason, _)| reason != Reason::SoftBounce)
     }
 
-    /// Whether nothing of it is needed any more: it is void, or may pass, and is from before `before`.
+    /// Returns whether the evidence is obsolete: it is invalid or temporary, and from before `before`.
     pub fn is_expired(&self, before: Timestamp) -> bool {
         let over = |live: &ActiveEvidence| live.last_seen() < before;
         !self.is_listed()
             && self.iter().all(|(_, one)| one.cleared_until < before && one.active.as_ref().is_none_or(over))
     }
 
-    /// Takes evidence in.
+    /// Adds an item.
     pub fn add(&mut self, reason: Reason, mark: &EvidenceItem) {
         self.0.entry(reason).or_default().add(mark);
     }
 
-    /// Makes void what happened up to `until`, for one reason or for all.
+    /// Invalidates the evidence up to `until`, for one reason or for all.
     pub fn clear(&mut self, reason: Option<Reason>, until: Timestamp) {
         for known in Reason::ALL.into_iter().filter(|known| reason.is_none_or(|reason| reason == *known)) {
             self.0.entry(known).or_default().clear(until);
         }
     }
 
-    /// Takes in what is not void of another.
+    /// Adds the valid evidence of another value.
     pub fn merge(&mut self, other: &Self) {
         for (reason, live) in other.active() {
             live.items().for_each(|mark| self.add(reason, &mark));
         }
     }
 
-    /// Does as a listing says at that time.
+    /// Applies a change of the list at that time.
     pub fn apply_change(&mut self, change: &SuppressionChangeKind, at: Timestamp) {
         match change {
             SuppressionChangeKind::Add { reason, items } => {
@@ -196,7 +197,7 @@ impl SuppressionEvidence {
         }
     }
 
-    /// What was cleared everywhere is void on this list, too; what says no more than that is left out.
+    /// Invalidates evidence that was cleared on the global list, and drops entries that add nothing to that.
     pub fn apply_global_clear(&mut self, everywhere: &Self) {
         for (reason, evidence) in &mut self.0 {
             let until = everywhere.0.get(reason).map_or_else(Timestamp::default, |above| above.cleared_until);
@@ -207,7 +208,7 @@ impl SuppressionEvidence {
         self.0.retain(|_, evidence| *evidence != ReasonEvidence::default());
     }
 
-    /// The same for the list that holds everywhere.
+    /// Drops entries of the global list without content.
     pub fn prune(&mut self) {
         self.0.retain(|_, evidence| *evidence != ReasonEvidence::default());
     }
@@ -217,7 +218,7 @@ impl SuppressionEvidence {
 mod tests {
     use super::*;
 
-    /// As the store does it.
+    /// Lists as the store maintains them.
     #[derive(Clone, Debug, Default, PartialEq)]
     struct TestLists {
         own: SuppressionEvidence,

@@ -1,20 +1,19 @@
-//! Which addresses get no mail, and why: pure rules over evidence.
+//! Suppression of addresses, as pure rules over evidence.
 //!
-//! **Evidence is kept, not verdicts.** What speaks against an address stands in a [`Dossier`]; whether that keeps a mail
-//! back follows from it, the [`Settings`], the mail's lane and the time, each time anew. A changed setting therefore
-//! applies to everything that is known.
+//! **Evidence is stored, not verdicts.** A [`SuppressionEvidence`] holds the evidence against an address.
+//! Whether that suppresses a message is derived each time from the evidence, the [`SuppressionSettings`], the
+//! message's lane and the time. A changed setting therefore applies to all existing evidence.
 //!
-//! A dossier belongs to one address and one **list**. A list is that of one sending domain, and goes by the name of the
-//! upstream that reported: an upstream has one domain, a provider's report names no other, and what stands in the
-//! journal must not depend on a configuration that changes. Upstreams of one provider and one domain share what they
-//! know when it is looked at ([`Lists`]). One more list holds for every domain.
+//! Evidence belongs to one address and one **list**. A list is that of one sending domain, and is named after
+//! the reporting upstream. An upstream has one domain, a provider event names no other, and data in the
+//! journal must not depend on a configuration that changes. Upstreams with the same provider and domain share
+//! their evidence at evaluation ([`ListScope`]). One more list applies to every domain.
 //!
-//! Evidence joins **in any order and any number of times to the same dossier**: what happened at one time is one thing,
-//! the latest of it speaks, and what was cleared at a time is void up to that time, whether it came before the clearing
-//! or comes after it.
+//! Evidence merges **in any order and any number of times to the same result**. Occurrences with the same
+//! time count once, the latest occurrence determines the details, and a clearing invalidates everything up to
+//! its time, whether that arrived earlier or arrives later.
 //!
-//! An event needs no send to be evidence: the provider keeps mail to that address back all the same, whoever it came
-//! from.
+//! An event needs no matching message to be evidence: the provider suppresses the address for every client.
 
 mod change;
 mod evidence;

@@ -3,24 +3,25 @@ use crate::suppression::reason::{EvidenceItem, EvidenceSource, Reason, Scope};
 use mailtrail_mail::{Lane, Timestamp};
 use std::time::Duration;
 
-/// What is to become of mail to addresses that speak against it.
+/// Handling of messages to suppressed addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SuppressionSettings {
-    /// What is done about them. Default report.
+    /// Action for suppressed recipients. Default: report.
     pub mode: SuppressionMode,
-    /// How long a hard bounce counts; `None`: until it is removed. Default so: a provider keeps it for ever as well. 1 day
-    /// to 10 years.
+    /// Validity of a hard bounce; `None`: until it is removed. Default: `None`, since providers keep it
+    /// permanently as well. Range: 1 day to 10 years.
     pub hard_bounce_expiry: Option<Duration>,
-    /// The same of a complaint. Default until it is removed.
+    /// Validity of a complaint, with the same range. Default: `None`, until it is removed.
     pub complaint_expiry: Option<Duration>,
-    /// What an unsubscription keeps back. Default what the provider keeps back.
+    /// Messages that an unsubscription suppresses. Default: those that the provider suppresses.
     pub unsubscribe_scope: UnsubscribeScope,
-    /// Soft bounces within the window that are too many. Default 5, 0 to 10; 0: never.
+    /// Number of soft bounces within the window that suppresses an address. Default: 5. Range: 0 to 10; 0:
+    /// never.
     pub soft_bounce_limit: usize,
-    /// How long a soft bounce counts. Default 14 days, 1 to 60.
+    /// Validity of a soft bounce. Default: 14 days. Range: 1 to 60 days.
     pub soft_bounce_window: Duration,
-    /// How long mail is kept back after one too many; each further one doubles it, up to the window. Default 1 day, 1 h to
-    /// 30 days.
+    /// Duration of a suppression at the limit; each further soft bounce doubles it, up to the window.
+    /// Default: 1 day. Range: 1 h to 30 days.
     pub soft_bounce_pause: Duration,
 }
 
@@ -38,60 +39,62 @@ impl Default for SuppressionSettings {
     }
 }
 
-/// What is done about mail to an address that is suppressed.
+/// Action for messages to a suppressed address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SuppressionMode {
-    /// Nothing: the provider decides.
+    /// None: the provider decides.
     Off,
-    /// It is taken, not sent, and the sender is told.
+    /// The message is accepted and not sent; the sender gets a DSN.
     Report,
-    /// It is refused at RCPT where no upstream could be sent it; otherwise as with [`Policy::Report`].
+    /// The recipient is rejected at RCPT if no upstream could be sent the message; otherwise as with
+    /// [`SuppressionMode::Report`].
     Reject,
 }
 
-/// What an unsubscription keeps back.
+/// Messages that an unsubscription suppresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnsubscribeScope {
-    /// Bulk mail; and all mail from the first that the provider itself kept back because of it. An unsubscription at
-    /// Mailgun may be from one tag only, which its event does not show, and an invoice that would have gone through must
-    /// not be lost to that; its suppressing a mail (606) is what shows that it goes no further.
+    /// Bulk messages, and all messages from the first one that the provider itself suppressed for this
+    /// reason. An unsubscription at Mailgun may concern one tag only, which its event does not show. An
+    /// invoice that would have been delivered must not be lost to that. Only a suppression by Mailgun (606)
+    /// shows that it applies to all messages.
     AsProvider,
-    /// Bulk mail, whatever the provider does.
+    /// Bulk messages, whatever the provider does.
     Bulk,
-    /// All mail.
+    /// All messages.
     All,
 }
 
-/// When something ends.
+/// End of a suppression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expiry {
-    /// When it is removed.
+    /// Valid until it is removed.
     Never,
-    /// Then.
+    /// Valid until that time.
     At(Timestamp),
 }
 
-/// Why an address is sent no mail.
+/// Suppression of an address, with its reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SuppressionVerdict {
-    /// The gravest reason.
+    /// The most severe reason.
     pub reason: Reason,
-    /// The list that it stands on: an upstream's name, or nothing for the one that holds everywhere.
+    /// List with the evidence: an upstream's name; empty for the list that applies to every domain.
     pub list: String,
-    /// Since when.
+    /// Start of the suppression.
     pub since: Timestamp,
-    /// Until when.
+    /// End of the suppression.
     pub expiry: Expiry,
-    /// Who said so last.
+    /// Source of the latest occurrence.
     pub source: EvidenceSource,
-    /// In whose words.
+    /// Text of the latest occurrence.
     pub diagnostic: String,
 }
 
 impl SuppressionSettings {
-    /// Until when evidence keeps mail back, if it is enough to.
+    /// Returns the end of the suppression by this evidence, if it is sufficient for one.
     pub fn expiry(&self, reason: Reason, live: &ActiveEvidence) -> Option<Expiry> {
-        // What nobody knows the beginning of has no end either.
+        // Evidence with an unknown start has no end either.
         let counted = |expiry: Option<Duration>| expiry.filter(|_| !live.is_undated());
         let after = |expiry: Option<Duration>| {
             counted(expiry)
@@ -108,7 +111,8 @@ impl SuppressionSettings {
         }
     }
 
-    /// Which mail evidence keeps back. A hint is never about more than it says: who leaves a campaign gets invoices.
+    /// Returns which messages the evidence suppresses. A hint never covers more than its own scope: a contact
+    /// that leaves a campaign still gets invoices.
     pub fn effective_scope(&self, reason: Reason, live: &ActiveEvidence) -> Scope {
         match (reason, self.unsubscribe_scope) {
             _ if live.source == EvidenceSource::Hint => live.scope(),
@@ -118,7 +122,7 @@ impl SuppressionSettings {
         }
     }
 
-    /// Whether evidence keeps mail back now.
+    /// Returns whether the evidence suppresses messages now.
     pub fn is_active(&self, reason: Reason, live: &ActiveEvidence, now: Timestamp) -> bool {
         match self.expiry(reason, live) {
             Some(Expiry::Never) => true,
@@ -137,7 +141,7 @@ impl SuppressionSettings {
         Some(self.soft_bounce_pause.saturating_mul(1 << doublings).min(longest))
     }
 
-    /// Why a dossier keeps mail of that lane back now, if it does.
+    /// Returns why evidence suppresses messages of that lane now, if it does.
     fn evaluate(
         &self,
         list: &str,
@@ -161,17 +165,18 @@ impl SuppressionSettings {
     }
 }
 
-/// The lists that count for one upstream, by name: its own, and those of the same provider and domain.
+/// Lists that apply to one upstream, by name: its own, and those of the same provider and domain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListScope(Vec<String>);
 
 impl ListScope {
-    /// Those of these names.
+    /// Creates a scope of these lists.
     pub fn new(names: Vec<String>) -> Self {
         Self(names)
     }
 
-    /// Why an address is sent no mail of that lane now, if that is so; `look` finds what is known of it on a list.
+    /// Returns why messages of that lane to an address are suppressed now, if they are. `look` returns the
+    /// evidence for the address on a list.
     pub fn evaluate<E>(
         &self,
         settings: &SuppressionSettings,
@@ -191,18 +196,19 @@ impl ListScope {
     }
 }
 
-/// What a front door asks about recipients.
+/// Check of recipients at SMTP submission.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecipientFilter {
-    /// The rules.
+    /// Suppression settings.
     pub settings: SuppressionSettings,
-    /// The lists of each upstream, those that count alike once.
+    /// List scopes of the upstreams, without duplicates.
     pub list_scopes: Vec<ListScope>,
 }
 
 impl RecipientFilter {
-    /// Why no upstream could be sent any mail for an address, if that is so. Which lane and route a mail takes is not
-    /// known when its recipients are named, so what keeps back bulk mail only, or at some upstreams only, is none.
+    /// Returns why no upstream could be sent any message for an address, if that is so. Lane and route of a
+    /// message are unknown at RCPT, so a suppression of bulk messages only, or at some upstreams only, does
+    /// not count.
     pub fn evaluate<E>(
         &self,
         now: Timestamp,
@@ -220,7 +226,7 @@ impl RecipientFilter {
 }
 
 impl SuppressionVerdict {
-    /// For people: why, since when, who says so, and what is to be done about it.
+    /// Returns a text for people: reason, start, source and remedy.
     pub fn to_text(&self, address: &str) -> String {
         let Self { reason, list, since, source, diagnostic, .. } = self;
         let from = if list.is_empty() {
@@ -246,10 +252,10 @@ impl SuppressionVerdict {
     }
 }
 
-/// The name of the list that holds for every domain.
+/// Name of the list that applies to every domain.
 const GLOBAL_LIST: &str = "";
 
-/// The status of what is not sent: refused because of a rule about the recipient (RFC 3463 section 3.8).
+/// Enhanced status of suppressed recipients: refused by a policy about the recipient (RFC 3463 section 3.8).
 pub const ENHANCED_STATUS: &str = "5.7.1";
 
 const ONE_DAY: Duration = Duration::from_secs(86_400);

@@ -2,27 +2,27 @@ use crate::provider_event::{Diagnostic, EventKind, ProviderEvent};
 use mailtrail_mail::Timestamp;
 use std::str::FromStr;
 
-/// What speaks against an address, the gravest first.
+/// Reason for a suppression, the most severe first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
-    /// Somebody there called our mail spam.
+    /// A recipient reported our message as spam.
     Complaint,
-    /// The address takes no mail.
+    /// The address accepts no mail.
     HardBounce,
-    /// An operator says so.
+    /// Added by an operator.
     Manual,
-    /// Somebody there does not want our mailings.
+    /// A recipient unsubscribed from our mailings.
     Unsubscribe,
-    /// Mail did not arrive, for a reason that may pass.
+    /// A message was not delivered for a temporary reason.
     SoftBounce,
 }
 
 impl Reason {
-    /// Every reason.
+    /// All reasons.
     pub const ALL: [Self; 5] =
         [Self::Complaint, Self::HardBounce, Self::Manual, Self::Unsubscribe, Self::SoftBounce];
 
-    /// The word for commands, tables, CSV and JSON.
+    /// Returns the keyword for commands, tables, CSV and JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Complaint => "complaint",
@@ -33,7 +33,7 @@ impl Reason {
         }
     }
 
-    /// What it keeps back where nothing else is said: an unsubscription is from mailings.
+    /// Returns the scope of the reason unless stated otherwise: an unsubscription concerns bulk messages.
     pub const fn default_scope(self) -> Scope {
         match self {
             Self::Unsubscribe => Scope::Bulk,
@@ -50,17 +50,17 @@ impl FromStr for Reason {
     }
 }
 
-/// Which mail is kept back.
+/// Messages that are suppressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scope {
-    /// That of the bulk lane.
+    /// Messages of the bulk lane.
     Bulk,
-    /// All.
+    /// All messages.
     All,
 }
 
 impl Scope {
-    /// The word for commands, tables, CSV and JSON.
+    /// Returns the keyword for commands, tables, CSV and JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Bulk => "bulk",
@@ -77,31 +77,31 @@ impl FromStr for Scope {
     }
 }
 
-/// Who said so.
+/// Source of evidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EvidenceSource {
     /// A provider's webhook.
     Webhook,
-    /// A provider, when we asked it for events.
+    /// A poll of a provider's events.
     Poll,
     /// A provider's own list.
     Provider,
-    /// An upstream, when we sent mail there.
+    /// An upstream's reply to an attempt.
     Attempt,
-    /// An operator, about one address.
+    /// An operator, for one address.
     Operator,
-    /// An operator's file.
+    /// A file imported by an operator.
     Import,
-    /// Somebody who knows the same contacts, and sent none of our mail.
+    /// A service with the same contacts that sent none of our messages.
     Hint,
 }
 
 impl EvidenceSource {
-    /// Every source.
+    /// All sources.
     pub const ALL: [Self; 7] =
         [Self::Webhook, Self::Poll, Self::Provider, Self::Attempt, Self::Operator, Self::Import, Self::Hint];
 
-    /// The word for tables, CSV and JSON.
+    /// Returns the keyword for tables, CSV and JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Webhook => "webhook",
@@ -114,7 +114,7 @@ impl EvidenceSource {
         }
     }
 
-    /// Whether an operator said so.
+    /// Returns whether the source is an operator.
     pub const fn is_operator(self) -> bool {
         matches!(self, Self::Operator | Self::Import)
     }
@@ -128,35 +128,36 @@ impl FromStr for EvidenceSource {
     }
 }
 
-/// The text is none of the words.
+/// Error for a text that is none of the keywords.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no such word")]
 pub struct ParseKeywordError;
 
-/// One thing that speaks against an address.
+/// One piece of evidence against an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EvidenceItem {
-    /// When it happened; [`Mark::UNKNOWN`] where nobody says.
+    /// Time of the occurrence; [`Self::UNKNOWN_TIME`] if unknown.
     pub at: Timestamp,
-    /// Which mail it is about.
+    /// Messages that it concerns.
     pub scope: Scope,
-    /// Who said so.
+    /// Source of the evidence.
     pub source: EvidenceSource,
-    /// When it ends, where that is said; otherwise the settings decide.
+    /// Expiry, if given; otherwise the settings decide.
     pub expires_at: Option<Timestamp>,
-    /// In whose words; at most [`Mark::WORDS`] characters count.
+    /// Text of the source; at most [`Self::MAX_DIAGNOSTIC_CHARS`] characters count.
     pub diagnostic: String,
 }
 
 impl EvidenceItem {
-    /// Characters of words that are kept.
+    /// Maximum length of the text, in characters.
     pub const MAX_DIAGNOSTIC_CHARS: usize = 120;
-    /// When something happened of which nobody says when: before everything of which that is known.
+    /// Time of an occurrence with an unknown time: before every known time.
     pub const UNKNOWN_TIME: Timestamp = Timestamp::from_millis(0);
 }
 
-/// What an event says against its recipient, if it does; `source` is the way it came. What a provider only pretends to
-/// send says nothing, and neither does a deferral: the provider tries again, and one mail may be deferred many times.
+/// Returns the evidence of an event against its recipient, if any; `source` is the source of the event.
+/// Simulated sending is no evidence. Neither is a deferral: the provider tries again, and one message may be
+/// deferred many times.
 pub fn evidence_from_event(event: &ProviderEvent, source: EvidenceSource) -> Option<(Reason, EvidenceItem)> {
     if event.test_mode {
         return None;
@@ -166,7 +167,7 @@ pub fn evidence_from_event(event: &ProviderEvent, source: EvidenceSource) -> Opt
         EventKind::Suppressed => classify_suppression(&event.diagnostic),
         EventKind::Complained => Reason::Complaint,
         EventKind::Unsubscribed => Reason::Unsubscribe,
-        // A refused message says nothing of whom it was for.
+        // A refusal of the message is no evidence against its recipient.
         EventKind::Rejected => return None,
         EventKind::Accepted
         | EventKind::Delivered
@@ -175,26 +176,28 @@ pub fn evidence_from_event(event: &ProviderEvent, source: EvidenceSource) -> Opt
         | EventKind::Clicked => return None,
         EventKind::Stored | EventKind::Unknown => return None,
     };
-    // A provider that kept a mail back does so with any other: it does not know our lanes.
+    // A provider that suppresses one message suppresses all others, since it does not distinguish our lanes.
     let scope = if event.kind == EventKind::Suppressed { Scope::All } else { reason.default_scope() };
     let diagnostic = event.diagnostic.to_line().unwrap_or_else(|| event.diagnostic.name.clone());
     Some((reason, EvidenceItem { at: event.at, scope, source, expires_at: None, diagnostic }))
 }
 
-/// Whether an upstream's refusal of a recipient is about the address, not about us or the mail.
+/// Returns whether an upstream's refusal of a recipient is about the address, not about us or the message.
 pub fn is_address_refusal(words: &Diagnostic) -> bool {
     words.code.is_some_and(|code| code >= 500)
         && words.enhanced_status.as_deref().is_some_and(is_address_status)
 }
 
-/// Whether an enhanced status says that the address takes no mail. All others are about the sender (5.1.7, 5.1.8), the
-/// message or its security (5.6, 5.7), something that passes (5.2.2, 5.3, 5.4), or nothing in particular (5.0.0).
+/// Returns whether an enhanced status means that the address accepts no mail. All others are about the sender
+/// (5.1.7, 5.1.8), the message or its security (5.6, 5.7), a temporary condition (5.2.2, 5.3, 5.4), or
+/// unspecific (5.0.0).
 pub fn is_address_status(status: &str) -> bool {
     ADDRESS_STATUSES.contains(&status)
 }
 
-/// A permanent failure is the address's fault only where a status says so. A provider's own word that it sends no more
-/// there counts where no server said anything else; without either nobody knows.
+/// Classifies a permanent failure. It counts against the address only if a status shows that. A provider's
+/// own statement that it no longer sends to the address counts if no server gave a different status. Without
+/// either, the cause is unknown.
 fn classify_bounce(words: &Diagnostic) -> Reason {
     let mut name = words.name.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     let passing = name.clone().any(|part| TRANSIENT_REASONS.contains(&part));
@@ -208,8 +211,9 @@ fn classify_bounce(words: &Diagnostic) -> Reason {
     if hard { Reason::HardBounce } else { Reason::SoftBounce }
 }
 
-/// Why a provider keeps mail back: Mailgun by its own codes, others in words. That it does so is its own word against the
-/// address, unless a remote server's answer comes with it, or its words are about the sender or the message.
+/// Classifies a provider's suppression: Mailgun's by its own codes, others by text. The suppression is the
+/// provider's own evidence against the address, unless it contains a remote server's reply, or its text is
+/// about the sender or the message.
 fn classify_suppression(words: &Diagnostic) -> Reason {
     match words.code {
         Some(605) => return Reason::HardBounce,
@@ -232,19 +236,19 @@ fn classify_suppression(words: &Diagnostic) -> Reason {
     if hard { Reason::HardBounce } else { Reason::SoftBounce }
 }
 
-/// RFC 3463 sections 3.2 and 3.3, RFC 7505: bad mailbox, bad domain, bad syntax, moved without a new address, a domain that
-/// takes no mail, a mailbox that is disabled.
+/// RFC 3463 sections 3.2 and 3.3, RFC 7505: bad mailbox, bad domain, bad syntax, moved without a new address,
+/// a domain that accepts no mail, a disabled mailbox.
 const ADDRESS_STATUSES: [&str; 6] = ["5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1"];
 /// Mailgun's reasons (`old`: it has tried for hours), and Brevo's soft bounce.
 const TRANSIENT_REASONS: [&str; 6] = ["soft", "soft_bounce", "old", "espblock", "greylisted", "blacklisted"];
-/// Brevo's words for what is no address, and for one that it blocks from then on.
+/// Brevo's names for an invalid address, and for one that it blocks from then on.
 const INVALID_ADDRESS_WORDS: [&str; 2] = ["invalid_email", "invalid"];
 const HARD_BOUNCE_WORD: &str = "hard_bounce";
-/// What providers say of addresses that they keep mail back from.
+/// Texts of providers about unsubscribed addresses.
 const UNSUBSCRIBED_WORDS: [&str; 1] = ["unsubscri"];
 const COMPLAINT_WORDS: [&str; 5] = ["complain", "marked", "flagged", "reported", "spam user"];
 const LISTED_WORDS: [&str; 4] = ["bounce", "blacklist", "blocklist", "suppress"];
-/// What they say where the mail or its sender is at fault.
+/// Texts of providers that blame the message or its sender.
 const SENDER_FAULT_WORDS: [&str; 9] =
     ["sender", "spam", "dmarc", "dkim", "spf", "policy", "reputation", "content", "quota"];
 
