@@ -40,10 +40,10 @@ impl ReadyQueue {
     pub fn push(&self, id: TrackingId) -> bool {
         let mut state = self.state();
         state.ready.push_back(id);
-        let nobody = state.needs_worker();
+        let needs_worker = state.needs_worker();
         drop(state);
         self.notify.notify_one();
-        nobody
+        needs_worker
     }
 
     /// Puts a message back at the front.

@@ -1,27 +1,27 @@
-//! When a message is tried again. All of this policy is here.
+//! Retry policy: the time of a message's next attempt. The policy is defined only here.
 
 use mailtrail_mail::Timestamp;
 use std::time::Duration;
 
-/// How often and how long a message is tried.
+/// Number and spacing of a message's attempts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RetryPolicy {
-    /// Pause after the first failure. Default 30 s, 100 ms to 1 day.
+    /// Backoff after the first failure. Default: 30 s; range 100 ms..=1 day.
     pub initial_backoff: Duration,
-    /// What each further pause is multiplied with. Default 2.0, 1.0 to 10.0.
+    /// Multiplier of each further backoff. Default: 2.0; range 1.0..=10.0.
     pub backoff_factor: f64,
-    /// Longest pause. Default 30 min, 1 s to 1 day.
+    /// Longest backoff. Default: 30 min; range 1 s..=1 day.
     pub max_backoff: Duration,
-    /// Share of a pause by which it varies, so that messages that failed together are not tried together.
-    /// Default 0.1, 0.0 to 1.0.
+    /// Fraction by which a backoff varies, so that messages that failed together are not retried together. Default:
+    /// 0.1; range 0.0..=1.0.
     pub jitter: f64,
-    /// Age at which a message expires. Default 2 days, 1 min to 30 days.
+    /// Age at which a message expires. Default: 2 days; range 1 min..=30 days.
     pub give_up_after: Duration,
-    /// How long a message whose end is unknown waits for a provider's event before it is sent again. Default 5 min,
-    /// 0 s to 1 day; nothing where no events come.
+    /// Time that a message of unknown delivery status waits for a provider's event before it is sent again. Default:
+    /// 5 min; range 0 s..=1 day; zero for upstreams without events.
     pub unknown_wait: Duration,
-    /// Whether another upstream may be sent a message whose end at this one is unknown. Default no: the recipient may
-    /// get it twice, and only from one provider will it look like the same mail.
+    /// Whether a message of unknown delivery status at this upstream may be sent by another. Default: no. The
+    /// recipient may get it twice, and only copies from one provider look like the same mail.
     pub retry_unknown_elsewhere: bool,
 }
 
@@ -40,8 +40,8 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// When to try again after attempt number `attempt` (from 1) failed at `now`, or `None` when the message is
-    /// too old by then. `random` is in 0.0..1.0. `not_before` is the upstream's own wish.
+    /// Returns the time of the next attempt after attempt number `attempt` (from 1) failed at `now`, or `None` if the
+    /// message is too old by then. `random` is in 0.0..1.0. `not_before` is the time requested by the upstream.
     pub fn next_attempt(
         &self,
         accepted: Timestamp,
@@ -53,8 +53,8 @@ impl RetryPolicy {
         self.next_attempt_within(self.max_backoff, accepted, now, attempt, random, not_before)
     }
 
-    /// The same after an attempt whose end is unknown. Each further one may be another copy, so the pauses grow without
-    /// a bound of their own.
+    /// Returns the time of the next attempt after one of unknown delivery status. Each further attempt may deliver
+    /// another copy, so these backoffs grow without their own bound.
     pub fn next_attempt_after_unknown(
         &self,
         accepted: Timestamp,
@@ -82,7 +82,7 @@ impl RetryPolicy {
         let due = now.saturating_add(Duration::from_secs_f64(varied.max(0.0)));
         let due = not_before.map_or(due, |wish| wish.max(due));
         let deadline = accepted.saturating_add(self.give_up_after);
-        // The last attempt comes at the deadline, not a pause before it.
+        // The last attempt comes at the deadline, not one backoff before it.
         if now >= deadline { None } else { Some(due.min(deadline)) }
     }
 }

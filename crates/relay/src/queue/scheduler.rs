@@ -1,4 +1,5 @@
-//! Brings what is due to the workers: the first lane first, to the first upstream of its route that takes mail.
+//! Dispatches due messages to the workers: the higher lane first, to the first upstream of the route that accepts
+//! mail.
 
 use crate::alarms::Alarms;
 use crate::monitoring::Pulse;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// What a queue needs.
+/// Dependencies of a scheduler.
 pub struct SchedulerDeps {
     /// Where the mail is.
     pub store: Store,
@@ -41,31 +42,31 @@ pub struct SchedulerDeps {
     pub stopping: CancellationToken,
 }
 
-/// The queue.
+/// Scheduler of the queue.
 pub struct Scheduler {
     store: Store,
     clock: Clock,
     pools: Vec<Arc<UpstreamPool>>,
     upstream_selection: UpstreamSelection,
-    /// The queues that held mail when they were looked at last.
+    /// Queues that held messages at the last refresh.
     queues: Arc<[QueueId]>,
     refreshed_at: Timestamp,
-    /// In which turn each was handed out from last.
+    /// Turn in which each queue was served last.
     last_served: HashMap<QueueId, u64>,
     round_robin: u64,
     next_expiry: Timestamp,
     metrics_exported_at: Timestamp,
     clock_watch: ClockWatch,
-    /// The steps of the clock that were seen to.
+    /// Clock steps handled so far.
     clock_steps: (u64, i64),
-    /// Whether mail may wait whose wait began at a time that is still to come.
+    /// Whether messages may wait since a time that is still in the future.
     may_hold_future_messages: bool,
     next_future_check: Timestamp,
     stopping: CancellationToken,
 }
 
 impl Scheduler {
-    /// A queue at rest.
+    /// Creates a scheduler that has not started.
     pub fn new(parts: SchedulerDeps) -> Self {
         let SchedulerDeps {
             store,
@@ -109,12 +110,12 @@ impl Scheduler {
         }
     }
 
-    /// For looking at the upstreams.
+    /// Returns the health of the upstreams.
     pub fn upstream_health(&self) -> Vec<Arc<UpstreamHealth>> {
         self.pools.iter().map(|outlet| outlet.health.clone()).collect()
     }
 
-    /// Works until we stop; then lets the attempts under way end.
+    /// Runs until shutdown; then drains the attempts in progress.
     pub async fn run(mut self) {
         self.stopping.run_until_cancelled(self.store.wait_ledger_open()).await;
         self.pools.iter().for_each(|outlet| outlet.restore_state());
@@ -130,8 +131,8 @@ impl Scheduler {
                 () = self.store.queue_wakeup().wait_timeout(pause) => {}
             }
         }
-        // An upstream that hangs does not hold us: what is left is unknown to the next queue, which must find nobody
-        // at work.
+        // An upstream that hangs does not delay shutdown. Its attempts are unknown to the next queue, which must find
+        // no worker in progress.
         let workers = || futures_util::future::join_all(self.pools.iter().map(|outlet| outlet.drain()));
         if timeout(DRAIN_TIMEOUT, workers()).await.is_err() {
             self.pools.iter().for_each(|outlet| outlet.abort());
@@ -142,7 +143,7 @@ impl Scheduler {
         }
     }
 
-    /// Attempts that the end of the process cut off: nobody knows what became of them.
+    /// Recovers attempts cut off by the end of the process; their result is unknown.
     async fn recover_interrupted(&self) {
         let Some(interrupted) = self.read_with_retry(|| self.store.interrupted_attempts()).await else {
             return;
@@ -184,7 +185,7 @@ impl Scheduler {
         }
     }
 
-    /// Whoever has the send has it for a moment only; `None` when we stop meanwhile.
+    /// Locks a message. Other holders keep the lock for a moment only; `None` on shutdown.
     async fn lock_message(&self, id: TrackingId) -> Option<MessageLock> {
         loop {
             if let Some(grip) = self.store.try_lock(id) {
@@ -194,8 +195,8 @@ impl Scheduler {
         }
     }
 
-    /// What `look` finds, however long that takes: a cut-off attempt that is passed over would be made again. `None` when
-    /// we stop.
+    /// Retries a read until it succeeds, however long that takes: a cut-off attempt that was skipped would be
+    /// repeated. `None` on shutdown.
     async fn read_with_retry<T>(&self, look: impl Fn() -> Result<T, ReadError>) -> Option<T> {
         loop {
             match look() {
@@ -208,7 +209,7 @@ impl Scheduler {
         }
     }
 
-    /// Hands out what is due, ends what is overdue, and returns how long to wait for more.
+    /// Dispatches due messages, ends overdue ones, and returns the time until the next tick.
     fn tick(&mut self) -> Result<Duration, ReadError> {
         let now = self.clock.now();
         self.handle_clock_step(now)?;
@@ -238,7 +239,7 @@ impl Scheduler {
         Ok(wake.duration_since(now).clamp(MIN_TICK_INTERVAL, MAX_TICK_INTERVAL))
     }
 
-    /// What waits does not wait longer because the clock was set back, or was ahead before the start.
+    /// Prevents longer waits of queued messages after the clock was set back, or if it was ahead before the start.
     fn handle_clock_step(&mut self, now: Timestamp) -> Result<(), ReadError> {
         let (steps, moved) = self.clock_watch.steps();
         if steps != self.clock_steps.0 {
@@ -248,7 +249,7 @@ impl Scheduler {
                 Default::default();
             self.clock_steps = (steps, moved);
         }
-        // An attempt that ended before the step may be noted after it.
+        // An attempt that ended before the step may be recorded after it.
         if now >= self.next_future_check && (self.may_hold_future_messages || !self.clock_watch.is_steady()) {
             self.may_hold_future_messages = self.reschedule_future_messages(now)?;
             self.next_future_check =
@@ -257,7 +258,7 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Has mail wait from now on that began to wait at a time that is still to come; true when there may be more.
+    /// Reschedules to now the messages that wait since a time in the future; returns true if there may be more.
     fn reschedule_future_messages(&self, now: Timestamp) -> Result<bool, ReadError> {
         let mut may_be_more = false;
         for queue in self.store.queue_ids()?.into_iter().filter(|queue| queue.key != QueueKey::Held) {
@@ -284,7 +285,7 @@ impl Scheduler {
         Ok(may_be_more)
     }
 
-    /// Finds out which queues there are. Within a lane the one comes first that was handed out from least lately.
+    /// Refreshes the list of queues. Within a lane the least recently served queue comes first.
     fn refresh_queues(&mut self, now: Timestamp) -> Result<(), ReadError> {
         let mut known = self.store.queue_ids()?;
         self.refreshed_at = now;
@@ -329,7 +330,7 @@ impl Scheduler {
             }
             self.dispatch_to_unable(queue, now, rooms, wake)?;
         }
-        // Nothing else was due: the message that probed last does so again.
+        // Nothing else was due: the message of the last probe is sent again.
         for (place, queue) in again {
             if matches!(rooms[place], Capacity::Available(_) | Capacity::LastResort(_)) {
                 let (taken, _) = self.store.lock_due(&queue, now, 1)?;
@@ -339,7 +340,7 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Hands mail out to upstreams that were not able to take it, where they may be by now.
+    /// Dispatches messages to upstreams that did not support them, once these may do so.
     fn dispatch_to_unable(
         &mut self,
         queue: &QueueId,
@@ -359,7 +360,8 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Hands out of a queue what an upstream has room for; but not its last probe, which waits until others had a turn.
+    /// Dispatches from a queue up to an upstream's capacity. The message of its last probe waits until others had a
+    /// turn.
     fn dispatch_to(
         &mut self,
         place: usize,
@@ -400,7 +402,8 @@ impl Scheduler {
         }
     }
 
-    /// The deadline holds wherever a message waits: for an upstream that is away, or for an operator.
+    /// Expires overdue messages. The deadline holds wherever a message waits: for an unavailable upstream or for an
+    /// operator.
     fn expire_overdue(&self, now: Timestamp) -> Result<(), ReadError> {
         for queue in self.store.queue_ids()? {
             let outlet = self.upstream_selection.candidates(&queue.key).first().map_or(0, |place| *place);
@@ -441,16 +444,16 @@ impl Scheduler {
     }
 }
 
-/// What an upstream was handed of a queue.
+/// Result of dispatching a queue to an upstream.
 #[derive(Debug, Default)]
 struct DispatchResult {
-    /// Whether that was all that was due.
+    /// Whether all due messages were dispatched.
     took_all_due: bool,
-    /// Whether its last probe is due.
+    /// Whether the message of the last probe is due.
     probe_is_due: bool,
 }
 
-/// What becomes of those recipients of a send that `which` tells.
+/// Returns the results of the recipients of a message that `which` selects.
 fn recipient_results(
     trail: &Trail,
     which: impl Fn(&Recipient) -> bool,
@@ -469,22 +472,22 @@ const REPORTED_MEANWHILE: (&str, &str) =
     ("restart", "mailtrail ended meanwhile; the provider's event says that it was taken");
 const INTERRUPTED: (&str, &str) =
     ("restart", "mailtrail ended while the message was being sent: nobody knows whether it arrived");
-/// Longest time without a look into the store: a lost wake-up costs no more.
+/// Longest time between two ticks; a lost wake-up costs no more.
 const MAX_TICK_INTERVAL: Duration = Duration::from_secs(5);
-/// How long attempts under way may take to end when we stop.
+/// Time that attempts in progress may take to end on shutdown.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
-/// Pause between two tries to take a send that somebody has.
+/// Interval between two attempts to lock a message.
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 const MIN_TICK_INTERVAL: Duration = Duration::from_millis(5);
-/// While there is more to do than upstreams take, new queues are looked for no more often than this.
+/// Shortest interval between two refreshes of the queues while there is more to do than upstreams accept.
 const MIN_REFRESH_INTERVAL: Duration = Duration::from_millis(50);
-/// Time between two looks for what is overdue.
+/// Interval between two checks for overdue messages.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(10);
-/// How old the metrics of upstreams may be, beside [`LONGEST_PAUSE`].
+/// Maximum age of the upstreams' metrics, in addition to `MAX_TICK_INTERVAL`.
 const METRICS_INTERVAL: Duration = Duration::from_secs(1);
-/// Messages of a queue that expire in one go.
+/// Messages of a queue that expire in one batch.
 const EXPIRY_BATCH: usize = 500;
-/// Messages of a queue that are looked after at once when the clock was set back.
+/// Messages of a queue rescheduled in one batch after the clock was set back.
 const RESCHEDULE_BATCH: usize = 500;
 
 #[cfg(test)]
@@ -498,7 +501,7 @@ mod tests {
     use mailtrail_trail::provider::Provider;
     use mailtrail_trail::{AcceptedMessage, AttemptStarted, Message, TrailEventKind};
 
-    /// An upstream where nobody is.
+    /// An upstream whose address no server listens on.
     fn unreachable_upstream(rate: Option<Rate>) -> UpstreamSpec {
         let settings = Settings {
             name: "up".into(),
@@ -555,7 +558,7 @@ mod tests {
         id
     }
 
-    /// A token comes every second; in between other things ring.
+    /// One token comes every second; other wake-ups arrive in between.
     #[tokio::test]
     async fn serves_queues_of_a_lane_round_robin() {
         let directory = tempfile::tempdir().unwrap();

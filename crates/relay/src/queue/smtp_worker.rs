@@ -1,4 +1,4 @@
-//! One connection to the upstream and the messages that go over it.
+//! One connection to the upstream and the messages sent over it.
 
 use crate::queue::api_worker::ApiWorker;
 use crate::queue::attempt::{Attempt, AttemptResult, ReplyContext};
@@ -15,13 +15,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
-/// Carries messages over one connection until there is nothing to do for a while.
+/// Worker that sends messages over one connection until it has been idle for a while.
 pub struct SmtpWorker {
     pool: Arc<UpstreamPool>,
     connection: Option<PooledConnection>,
 }
 
-/// A connection with what it has carried.
+/// A connection with its usage.
 struct PooledConnection {
     connection: Connection,
     messages_sent: u32,
@@ -31,8 +31,8 @@ struct PooledConnection {
 }
 
 impl PooledConnection {
-    /// Says the envelope, unless it rode behind the last dot, and hears the answers. Where no message is to follow, the
-    /// transaction is ended, which also shows answers that were none to this envelope.
+    /// Sends the envelope, unless it was pipelined after the last dot, and reads the replies. If no message is to
+    /// follow, the transaction is reset, which also reveals replies that did not belong to this envelope.
     async fn exchange_envelope(
         &mut self,
         attempt: &Attempt,
@@ -59,23 +59,23 @@ impl PooledConnection {
     }
 }
 
-/// How a message left the worker's hands.
+/// End of a worker's attempt.
 enum AttemptEnd {
-    /// With an outcome; the connection goes on, maybe with the next message's envelope already on it.
+    /// Ended with an outcome. The connection continues, possibly with the next message's envelope already sent.
     Done { outcome: AttemptOutcome, next: Option<Box<Attempt>> },
-    /// A connection that had carried others was found dead before the message: no attempt was made.
+    /// A reused connection was found dead before the message: no attempt was made.
     StaleConnection,
-    /// The upstream cannot be reached or does not serve us.
+    /// The upstream cannot be reached or refuses service.
     Unreachable(TransportError),
 }
 
 impl SmtpWorker {
-    /// A worker without connection.
+    /// Creates a worker without a connection.
     pub fn new(pool: Arc<UpstreamPool>) -> Self {
         Self { pool, connection: None }
     }
 
-    /// Works until idle for too long, or until we stop; by a [`Courier`] where mail goes over HTTP.
+    /// Runs until the idle timeout or shutdown; delegates to an [`ApiWorker`] for an HTTP API.
     pub async fn run(self) {
         match self.pool.settings.api.clone() {
             Some(api) => ApiWorker::new(self.pool, api).run().await,
@@ -106,7 +106,7 @@ impl SmtpWorker {
         }
     }
 
-    /// Carries one message; a stale connection is replaced without counting as an attempt.
+    /// Sends one message; a stale connection is replaced without counting as an attempt.
     async fn deliver(&mut self, mut attempt: Box<Attempt>, mut said: bool) -> Option<Box<Attempt>> {
         loop {
             match self.try_deliver(&mut attempt, said).await {
@@ -146,7 +146,7 @@ impl SmtpWorker {
                 next: None,
             };
         }
-        // What was said went with the connection it was said on.
+        // An envelope sent earlier is lost with its connection.
         let chained = said && reused;
         let replies = outlet.watch(attempt.id, link.exchange_envelope(attempt, chained)).await;
         self.adapt_pipelining(attempt, &link, chained, reused, &replies);
@@ -154,7 +154,7 @@ impl SmtpWorker {
             Ok(replies) if reused && replies.is_stale_connection() => return AttemptEnd::StaleConnection,
             Ok(replies) => replies,
             Err(_) if reused => return AttemptEnd::StaleConnection,
-            // The upstream was there: what happened then is an attempt of this message, whatever the breaker's state.
+            // The upstream was reachable: a failure from here on counts as an attempt, whatever the breaker's state.
             Err(fault) => {
                 let mut findings = AttemptResult::default();
                 outlet.on_connection_lost(attempt.id, &fault);
@@ -188,7 +188,8 @@ impl SmtpWorker {
         }
     }
 
-    /// Sends the message itself. Behind its dot a lost answer leaves the end unknown, so that is noted before.
+    /// Sends the message itself. After its dot a lost reply leaves the delivery status unknown, so the attempt is
+    /// recorded before.
     async fn send_message(
         &mut self,
         attempt: &Attempt,
@@ -221,7 +222,7 @@ impl SmtpWorker {
             }
             Err(fault) => Err(fault),
         };
-        // An envelope that was said and is in no hands any more leaves the connection in its middle.
+        // An envelope sent for a message that is no longer held leaves the connection in mid-transaction.
         let is_sound = is_said == next.is_some();
         match sent {
             Ok(reply) => {
@@ -240,7 +241,7 @@ impl SmtpWorker {
             }
             Err(DataError::BodyUnreadable(error)) => {
                 tracing::error!(id = %attempt.id, %error, "a message cannot be read to its end and is not sent");
-                // The upstream did nothing wrong; the connection in the middle of a message is of no more use.
+                // The upstream is not at fault; the connection in mid-message is unusable.
                 outlet.on_reply(attempt.id, &findings);
                 attempt.fail_unreadable(&mut findings, &error);
             }
@@ -265,8 +266,8 @@ impl SmtpWorker {
         AttemptEnd::Done { outcome: outlet.finish_attempt(attempt, findings), next }
     }
 
-    /// Says the dot and hears the answer. Where that is long in coming the message that rides behind goes another way:
-    /// `next` is taken out then.
+    /// Sends the dot and reads the reply. If the reply is slow, the pipelined message is released to take another
+    /// connection: `next` is cleared then.
     async fn finish_data(
         &self,
         attempt: &Attempt,
@@ -290,7 +291,7 @@ impl SmtpWorker {
         ended
     }
 
-    /// What an answer says about the upstream itself: a goodbye (421) is no sign of health.
+    /// Records the effect of a reply on the upstream's health: a closing reply (421) is no sign of health.
     fn record_upstream_health(
         &self,
         attempt: &Attempt,
@@ -309,7 +310,7 @@ impl SmtpWorker {
         }
     }
 
-    /// A message that waits already and can ride behind this one.
+    /// Returns a queued message that can be pipelined after this one.
     async fn pipelined_next(&self, link: &PooledConnection) -> Option<Box<Attempt>> {
         let settings = &self.pool.settings;
         let last = link.messages_sent + 2 > settings.messages_per_connection
@@ -340,8 +341,8 @@ impl SmtpWorker {
         Ok(PooledConnection { connection, messages_sent: 0, opened_at: Instant::now(), is_reusable: true })
     }
 
-    /// Learns how the upstream takes commands that come together. A connection that broke while it rested, or a
-    /// farewell to an envelope of its own, says nothing about that.
+    /// Adapts the pipelining level to the upstream's behaviour. A connection that broke while idle, or a closing
+    /// reply to an envelope sent alone, is no evidence.
     fn adapt_pipelining(
         &self,
         attempt: &Attempt,
@@ -381,7 +382,7 @@ impl SmtpWorker {
         }
     }
 
-    /// Closes a connection that carried enough or is old.
+    /// Closes a connection that has reached its message limit or its age limit.
     fn close_if_used_up(&mut self) {
         let settings = &self.pool.settings;
         let worn = |link: &PooledConnection| {
@@ -396,9 +397,10 @@ impl SmtpWorker {
     }
 }
 
-/// What is said where the store does not take that an attempt begins.
+/// Diagnostic if the store cannot record the start of an attempt.
 pub const ATTEMPT_NOT_RECORDED: &str = "the attempt could not be noted on disk";
-/// Recipients of an envelope that may ride behind a final dot: its commands and answers fit any buffer between us.
+/// Recipients of an envelope that may be pipelined after a final dot: its commands and replies fit into any buffer on
+/// the path.
 const MAX_PIPELINED_RECIPIENTS: usize = 50;
-/// Pause before an outcome that could not be kept is tried to be kept again.
+/// Delay before an outcome that could not be stored is stored again.
 pub const STORE_RETRY_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! One upstream with its connections, and what its answers mean for all mail.
+//! One upstream with its connections, and the effect of its replies on all mail.
 
 use crate::alarms::{Alarms, Kind};
 use crate::monitoring::Pulse;
@@ -31,21 +31,21 @@ use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// An upstream, as a queue needs it.
+/// Specification of an upstream for a queue.
 pub struct UpstreamSpec {
-    /// How it is reached.
+    /// Connection settings.
     pub settings: Settings,
-    /// When to try again.
+    /// Retry policy.
     pub retry: RetryPolicy,
-    /// How long an unknown end waits for an event before the message is sent again; nothing where no events come.
+    /// Time that an unknown delivery waits for an event before the message is sent again; zero if no events come.
     pub unknown_wait: Duration,
-    /// Whom we trust.
+    /// TLS connector with the trusted roots.
     pub tls: TlsConnector,
-    /// The suppression lists that count for it.
+    /// Suppression lists that apply to the upstream.
     pub suppression_lists: ListScope,
 }
 
-/// What all upstreams have in common.
+/// Dependencies shared by all upstreams.
 #[derive(Clone)]
 pub(super) struct QueueDeps {
     pub(super) store: Store,
@@ -58,7 +58,7 @@ pub(super) struct QueueDeps {
     pub(super) clock_watch: ClockWatch,
 }
 
-/// What the dispatcher and the workers of one upstream share.
+/// State shared by the scheduler and the workers of one upstream.
 pub(super) struct UpstreamPool {
     pub(super) store: Store,
     pub(super) clock: Clock,
@@ -70,30 +70,30 @@ pub(super) struct UpstreamPool {
     pub(super) unknown_wait: Duration,
     pub(super) health: Arc<UpstreamHealth>,
     upstream_selection: Arc<UpstreamSelection>,
-    /// What it offered on its last connection, and since when it is that.
+    /// Capabilities offered on the last connection, and the time since which they are unchanged.
     offered_capabilities: Mutex<(Option<Capabilities>, Timestamp)>,
     suppression_filter: SuppressionFilter,
     alarms: Alarms,
     activity: Pulse,
     watch: ClockWatch,
-    /// The sends that were handed out and have no outcome yet. One whose worker broke stays here: it may have been
-    /// sent, which only a restart takes for unknown.
+    /// Dispatched messages without an outcome. A message stays here if its worker panicked: it may have been sent,
+    /// and only a restart treats it as unknown.
     in_flight: Mutex<HashMap<TrackingId, MessageLock>>,
-    /// The send that was handed out last to find out whether the upstream is well again.
+    /// Message dispatched last as the breaker's half-open probe.
     half_open_probe: Mutex<Option<TrackingId>>,
-    /// The sends whose answers are long in coming.
+    /// Messages with a slow reply.
     stuck: Mutex<HashSet<TrackingId>>,
-    /// The sends whose recipients were too many for one transaction, and how many it may have next. What is forgotten is
-    /// found out again.
+    /// Messages whose recipients were too many for one transaction, with the limit of the next one. A forgotten limit
+    /// is discovered again.
     smaller: Mutex<HashMap<TrackingId, usize>>,
     is_slow: AtomicBool,
     workers: TaskTracker,
     outcome_tasks: TaskTracker,
-    /// Set when attempts have had all the time to end that they get.
+    /// Cancelled when attempts have used up their drain timeout.
     abort_token: CancellationToken,
 }
 
-/// Who gets no mail there.
+/// Filter of suppressed recipients for one upstream.
 #[derive(Clone)]
 struct SuppressionFilter {
     settings: Arc<suppression::SuppressionSettings>,
@@ -101,7 +101,7 @@ struct SuppressionFilter {
 }
 
 impl SuppressionFilter {
-    /// Those of a send's waiting recipients that are to get no mail: two lookups each.
+    /// Returns the suppressed ones among a message's waiting recipients; costs two lookups each.
     fn find_suppressed(
         &self,
         store: &Store,
@@ -166,7 +166,7 @@ impl UpstreamPool {
         }
     }
 
-    /// What was decided and counted before this process.
+    /// Restores breaker overrides and quota counts from before this process.
     pub(super) fn restore_state(&self) {
         let (name, now) = (&self.settings.name, self.clock.now());
         let forced = self.store.breaker_override(name).unwrap_or_else(|error| {
@@ -187,8 +187,8 @@ impl UpstreamPool {
         self.count_quota(0);
     }
 
-    /// What may be handed out now. From one that is away, or becomes slow, everything is taken back that no worker has
-    /// begun.
+    /// Returns the capacity for dispatching now. If the upstream is unavailable or becomes slow, all messages that no
+    /// worker has begun are taken back.
     pub(super) fn capacity(self: &Arc<Self>, now: Timestamp) -> Capacity {
         if self.ready_queue.has_unclaimed() {
             self.spawn_worker();
@@ -210,7 +210,7 @@ impl UpstreamPool {
         room
     }
 
-    /// Notes whether the upstream is slow; true when it becomes so.
+    /// Records whether the upstream is slow; returns true when it becomes so.
     fn update_slow(&self, stuck: usize) -> bool {
         let (is_slow, name) = (self.health.is_slow(stuck), &self.settings.name);
         let was_slow = self.is_slow.swap(is_slow, Ordering::AcqRel);
@@ -229,12 +229,12 @@ impl UpstreamPool {
         is_slow && !was_slow
     }
 
-    /// The work's result; while that is long in coming the upstream counts as stuck with this send.
+    /// Returns the result of `work`. While it is slow, the upstream counts as stuck with this message.
     pub(super) async fn watch<T>(&self, id: TrackingId, work: impl Future<Output = T>) -> T {
         self.watch_progress(id, &AtomicU64::default(), work).await
     }
 
-    /// The same; it is long in coming only while `moved` stays the same.
+    /// Like [`watch`](Self::watch), but `work` is slow only while `moved` does not change.
     pub(super) async fn watch_progress<T>(
         &self,
         id: TrackingId,
@@ -253,13 +253,13 @@ impl UpstreamPool {
         }
     }
 
-    /// The result of a work that was long in coming already.
+    /// Returns the result of work that is slow already.
     pub(super) async fn watch_stuck<T>(&self, id: TrackingId, work: impl Future<Output = T>) -> T {
         let _stuck = StuckGuard::new(self, id);
         work.await
     }
 
-    /// Tells the metrics how the upstream does.
+    /// Exports the upstream's state to the metrics.
     pub(super) fn export_metrics(&self) {
         let upstream = || self.settings.name.clone();
         let state = match self.health.breaker_state() {
@@ -278,7 +278,7 @@ impl UpstreamPool {
         }
     }
 
-    /// Hands sends out.
+    /// Dispatches messages.
     pub(super) fn dispatch(self: &Arc<Self>, grips: Vec<MessageLock>, now: Timestamp) {
         self.health.throttle().consume(grips.len(), now);
         self.health.breaker().try_early_probe(now);
@@ -294,7 +294,7 @@ impl UpstreamPool {
         }
     }
 
-    /// One more connection, if there may be one.
+    /// Starts one more connection if the limits allow it.
     fn spawn_worker(self: &Arc<Self>) {
         if self.health.connections() >= self.settings.connections {
             return;
@@ -307,7 +307,7 @@ impl UpstreamPool {
             let work = outlet.abort_token.clone().run_until_cancelled_owned(SmtpWorker::new(outlet.clone()).run());
             let worker = tokio::spawn(work).await;
             outlet.health.remove_connection();
-            // Mail that came while it was closing found no room for another.
+            // Messages that arrived while it was closing found no capacity for another.
             outlet.store.queue_wakeup().notify();
             if let Err(panic) = worker {
                 tracing::error!(%panic, "a connection's worker broke; its message is tried again after a restart");
@@ -315,18 +315,18 @@ impl UpstreamPool {
         });
     }
 
-    /// Waits until the workers have ended; they do when we stop.
+    /// Waits until the workers have ended, which they do on shutdown.
     pub(super) async fn drain(&self) {
         self.workers.close();
         self.workers.wait().await;
     }
 
-    /// Ends the workers at once; what they are at stays without an outcome.
+    /// Aborts the workers at once; their attempts stay without an outcome.
     pub(super) fn abort(&self) {
         self.abort_token.cancel();
     }
 
-    /// Waits until every outcome is kept that is known now.
+    /// Waits until all outcomes known now are stored.
     pub(super) async fn wait_for_outcomes(&self) {
         self.outcome_tasks.close();
         self.outcome_tasks.wait().await;
@@ -341,11 +341,11 @@ impl UpstreamPool {
         matches!(self.health.breaker_state(), BreakerState::Open { .. } | BreakerState::ForcedOpen)
     }
 
-    /// Turns findings into an outcome.
+    /// Converts an attempt's result into an outcome.
     pub(super) fn finish_attempt(&self, attempt: &Attempt, findings: AttemptResult) -> AttemptOutcome {
         let now = self.clock.now();
         let until = now.saturating_add(self.unknown_wait);
-        // While the clock is not to be trusted nothing is too old.
+        // While the clock is not reliable, no message is too old.
         let lenient = (!self.watch.is_steady())
             .then(|| RetryPolicy { give_up_after: Duration::MAX, ..self.retry.clone() });
         let retry = lenient.as_ref().unwrap_or(&self.retry);
@@ -361,7 +361,7 @@ impl UpstreamPool {
         outcome
     }
 
-    /// Halves what the next transaction of a send may have where its recipients were too many for one.
+    /// Halves the recipient limit of a message's next transaction if its recipients were too many for one.
     fn note_too_many(&self, too_many: Option<usize>, outcome: &AttemptOutcome) {
         let mut smaller = self.smaller();
         if outcome.next_attempt.is_none() {
@@ -376,8 +376,7 @@ impl UpstreamPool {
         }
     }
 
-    /// Raises an alarm where transactional mail is not sent because of the suppression list: an invoice that does not go
-    /// out is to be seen.
+    /// Raises an alarm if transactional mail is suppressed: an invoice that is not sent must be noticed.
     fn alarm_on_withheld(&self, lane: Lane, outcome: &AttemptOutcome) {
         let withheld = outcome.results.iter().filter(|settled| settled.status == AttemptStatus::Suppressed);
         let count: u64 = withheld.map(|settled| settled.recipients.len() as u64).sum();
@@ -390,8 +389,9 @@ impl UpstreamPool {
         self.alarms.count(Kind::Withheld, &self.settings.name, count, text, WITHHELD_ALARM_DURATION);
     }
 
-    /// What an upstream says about an address itself is evidence in a record of its own: the outcome names places in an
-    /// envelope that is forgotten before the address may be. Lost with the process, it comes again with the next mail.
+    /// Records a refusal of an address as suppression evidence. It needs its own record: the outcome holds indices
+    /// into an envelope that may be forgotten before the address. If lost with the process, it recurs with the next
+    /// mail.
     fn record_bounce_evidence(&self, address: &Mailbox, words: &Diagnostic, at: Timestamp) {
         let reason = Reason::HardBounce;
         let mark = EvidenceItem {
@@ -416,8 +416,7 @@ impl UpstreamPool {
         });
     }
 
-    /// Keeps the outcome of a send that was handed out, however long that takes: a lost one would send the message
-    /// again.
+    /// Commits the outcome of a dispatched message, however long that takes: losing it would send the message again.
     pub(super) fn commit_outcome(self: &Arc<Self>, outcome: AttemptOutcome) {
         for settled in &outcome.results {
             let (upstream, word) = (self.settings.name.clone(), settled.status.as_str());
@@ -435,7 +434,7 @@ impl UpstreamPool {
             while let Err(error) = outlet.store.record_attempt_outcome(outcome.clone()).await {
                 tracing::error!(id = %outcome.id, %error, "an attempt's outcome cannot be kept");
                 if matches!(error, CommitError::ReadOnly) {
-                    // The store is gone until a restart, which takes the attempt for unknown.
+                    // The store is unavailable until a restart, which treats the attempt as unknown.
                     return;
                 }
                 tokio::time::sleep(STORE_RETRY_INTERVAL).await;
@@ -444,19 +443,19 @@ impl UpstreamPool {
         });
     }
 
-    /// The same for one that was not handed out.
+    /// Like [`commit_outcome`](Self::commit_outcome), for a message that was not dispatched.
     pub(super) fn commit_outcome_locked(self: &Arc<Self>, grip: MessageLock, outcome: AttemptOutcome) {
         self.in_flight().insert(grip.id(), grip);
         self.commit_outcome(outcome);
     }
 
-    /// A send left the workers' hands.
+    /// Releases a message from the workers.
     pub(super) fn release(&self, id: TrackingId) {
         self.in_flight().remove(&id);
         self.store.queue_wakeup().notify();
     }
 
-    /// The same, after a pause.
+    /// Like [`release`](Self::release), after a delay.
     pub(super) fn release_after_delay(self: &Arc<Self>, id: TrackingId) {
         let outlet = self.clone();
         tokio::spawn(async move {
@@ -465,14 +464,15 @@ impl UpstreamPool {
         });
     }
 
-    /// A send that cannot be read now makes room for others.
+    /// Defers a message that cannot be read now, to make way for others.
     pub(super) fn defer(self: &Arc<Self>, id: TrackingId, pause: Duration) {
         let now = self.clock.now();
         let (upstream, next_attempt) = (self.settings.name.clone(), Some(now.saturating_add(pause)));
         self.commit_outcome(AttemptOutcome { id, at: now, upstream, results: Vec::new(), next_attempt });
     }
 
-    /// The next message that can go, for at most so many recipients; `None` after the idle timeout or when we stop.
+    /// Returns the next message that is ready, for at most `most` recipients; `None` after the idle timeout or on
+    /// shutdown.
     pub(super) async fn next_attempt(self: &Arc<Self>, most: usize) -> Option<Box<Attempt>> {
         loop {
             let id = self.ready_queue.next_ready(self.settings.idle_timeout).await?;
@@ -486,7 +486,7 @@ impl UpstreamPool {
         }
     }
 
-    /// A message for at most so many recipients, unless it is over or cannot be read.
+    /// Prepares a message for at most `most` recipients; `None` if it is finished or cannot be read.
     pub(super) async fn prepare_attempt(
         self: &Arc<Self>,
         id: TrackingId,
@@ -506,7 +506,7 @@ impl UpstreamPool {
             }
             Err(error) => {
                 tracing::error!(%id, %error, "a queued message cannot be read; it is tried again later");
-                // A ledger that fails is made anew soon, and the message is whole.
+                // A failing ledger is rebuilt soon, and the message is intact.
                 let pause = match error {
                     ReadError::Ledger(_) | ReadError::LedgerClosed(_) => self.retry.initial_backoff,
                     ReadError::Journal(_) => self.retry.max_backoff,
@@ -539,7 +539,7 @@ impl UpstreamPool {
         }
     }
 
-    /// What becomes of those whom this upstream is not able to take.
+    /// Returns the handling of recipients that this upstream does not support.
     fn fallback_for(&self, waits: Option<&QueueKey>) -> Fallback {
         match waits {
             Some(QueueKey::Upstream { .. }) => Fallback::SameUpstream,
@@ -550,7 +550,7 @@ impl UpstreamPool {
         }
     }
 
-    /// What the upstream offers on a new connection.
+    /// Records the capabilities that the upstream offers on a new connection.
     pub(super) fn record_capabilities(&self, offers: &Capabilities) {
         let mut offered = self.offered_capabilities();
         if offered.0 != Some(*offers) {
@@ -560,8 +560,8 @@ impl UpstreamPool {
         }
     }
 
-    /// Mail that this upstream was not able to take, and that waits for another since then or longer, is offered to it
-    /// again: it may offer more by now.
+    /// Returns the cutoff for offering unsupported messages again. Messages that have waited for another upstream
+    /// since then or longer are offered to this one: its capabilities may have grown.
     pub(super) fn reoffer_cutoff(&self, now: Timestamp) -> Timestamp {
         let pause = now.as_millis().saturating_sub(self.retry.max_backoff.as_millis() as u64);
         Timestamp::from_millis(pause.max(self.offered_capabilities().1.as_millis().saturating_sub(1)))
@@ -571,8 +571,8 @@ impl UpstreamPool {
         self.offered_capabilities.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What an attempt needs, and who of them is to get no mail; `None` also where it cannot be had now. What was taken a
-    /// moment ago is in memory, so nobody waits for the disk and no thread has to be woken up for it.
+    /// Loads an attempt's message and its suppressed recipients; `None` also if it cannot be read now. A recently
+    /// accepted message is in memory, so reading it needs neither disk nor a blocking thread.
     async fn load_job(
         &self,
         id: TrackingId,
@@ -590,8 +590,8 @@ impl UpstreamPool {
         tokio::task::spawn_blocking(look).await.unwrap_or(Ok(None))
     }
 
-    /// The message was not tried. It is charged an attempt only while the breaker was closed: a probe's message waits
-    /// with all others, until its deadline.
+    /// Records that the message was not attempted. It is charged an attempt only while the breaker was closed: a
+    /// probe's message waits with all others, until its deadline.
     pub(super) fn on_unreachable(self: &Arc<Self>, attempt: Attempt, fault: &TransportError) {
         let charged = self.on_error(fault);
         let age = self.clock.now().duration_since(attempt.id.timestamp());
@@ -604,7 +604,7 @@ impl UpstreamPool {
         }
     }
 
-    /// The upstream decided about a message.
+    /// Records that the upstream decided about a message.
     pub(super) fn on_reply(&self, id: TrackingId, findings: &AttemptResult) {
         let now = self.clock.now();
         if let Some(refusal) = &findings.upstream_refusal {
@@ -626,12 +626,13 @@ impl UpstreamPool {
         }
     }
 
-    /// A connection was made as it should be.
+    /// Records a successful connection.
     pub(super) fn on_connected(&self) {
         self.alarms.clear(Kind::Tls, &self.settings.name);
     }
 
-    /// The upstream wants less mail. A wait that it asks for is short, or the upstream is away for it: mail takes another.
+    /// Throttles the upstream. A delay that it asks for is honoured if short; otherwise the upstream is unavailable
+    /// for it, and mail takes another.
     fn on_throttled(&self, id: TrackingId, refusal: &UpstreamRefusal, now: Timestamp) {
         let long =
             refusal.until.filter(|until| until.duration_since(now) > self.settings.breaker.initial_pause);
@@ -656,7 +657,7 @@ impl UpstreamPool {
         }
     }
 
-    /// The upstream refuses the account, not the mail; or so it seems.
+    /// Handles a reply that refuses the account, not the message, or appears to.
     fn on_refused(&self, id: TrackingId, refusal: &UpstreamRefusal, now: Timestamp) {
         let UpstreamRefusal { text: words, certainty, .. } = refusal;
         let until = refusal.until.unwrap_or_else(|| now.saturating_add(self.settings.breaker.max_pause));
@@ -675,19 +676,19 @@ impl UpstreamPool {
         }
     }
 
-    /// The connection broke over a message.
+    /// Records that the connection broke during a message.
     pub(super) fn on_connection_lost(&self, id: TrackingId, fault: &TransportError) {
         let reason = fault.to_string();
         let opened = self.health.breaker().connection_lost_on(self.clock.now(), id, &reason);
         self.alarm_on_error(fault, opened, &reason);
     }
 
-    /// The upstream cannot be reached, or does not serve us; true when the message's attempt counts.
+    /// Handles an upstream that cannot be reached or refuses service; returns true if the message's attempt counts.
     fn on_error(&self, fault: &TransportError) -> bool {
         let (mut breaker, now) = (self.health.breaker(), self.clock.now());
         let (counts, reason) = (breaker.state() == BreakerState::Closed, fault.to_string());
         let opened = match fault {
-            // A password does not get better by trying, and providers lock accounts; neither does a certificate.
+            // A wrong password is not cured by retrying, and providers lock accounts; nor is a wrong certificate.
             fault if fault.needs_operator() => {
                 breaker.open_until(now, now.saturating_add(self.settings.breaker.max_pause), &reason)
             }
@@ -715,7 +716,7 @@ impl UpstreamPool {
         }
     }
 
-    /// The upstream took so many recipients: what that leaves of the plan.
+    /// Counts accepted recipients against the quota.
     fn count_quota(&self, recipients: u64) {
         let now = self.clock.now();
         let mut quota = self.health.quota();
@@ -731,7 +732,7 @@ impl UpstreamPool {
         self.alarms.raise(Kind::Quota, &self.settings.name, text);
     }
 
-    /// The message that found out last whether the upstream is well again: others do next.
+    /// Returns the message of the last half-open probe; others are used next.
     pub(super) fn last_probe(&self) -> Option<TrackingId> {
         let probing = self.health.breaker_state() == BreakerState::HalfOpen
             || self.health.breaker().early_probe_at().is_some();
@@ -755,7 +756,7 @@ impl UpstreamPool {
     }
 }
 
-/// A send whose answer is long in coming, until it came.
+/// Guard that marks a message as slow until its reply arrives.
 struct StuckGuard<'a> {
     pool: &'a UpstreamPool,
     id: TrackingId,
@@ -776,11 +777,11 @@ impl Drop for StuckGuard<'_> {
     }
 }
 
-/// Messages in the workers' hands for each connection: the one on its way and the one that rides behind it.
+/// Dispatched messages per connection, including the one being sent and the pipelined one.
 const IN_FLIGHT_PER_CONNECTION: usize = 3;
-/// Sends whose next transaction is remembered to be a smaller one.
+/// Messages for which a smaller recipient limit is remembered.
 const SMALLER: usize = 10_000;
-/// How long after the last such mail the alarm about withheld mail is over.
+/// Time after the last withheld transactional message at which the alarm ends.
 const WITHHELD_ALARM_DURATION: Duration = Duration::from_secs(86_400);
-/// How long what was taken is surely in memory.
+/// Time for which an accepted message is certainly in memory.
 const PAGE_CACHE_WINDOW: Duration = Duration::from_secs(5);

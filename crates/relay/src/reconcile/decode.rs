@@ -1,4 +1,4 @@
-//! What a provider's answer says, as its webhooks would have said it.
+//! Decodes events of a provider's API into the form of its webhooks.
 
 use bytes::Bytes;
 use mailtrail_mail::Timestamp;
@@ -6,8 +6,8 @@ use mailtrail_trail::provider::{Provider, brevo, mailgun};
 use mailtrail_trail::{EventKind, ProviderEvent};
 use serde_json::{Value, json};
 
-/// An event of a page, unless it is about no mail of ours: what was received, and lists of members, no webhook brings
-/// either. One with our id is about mail of ours, whatever it says.
+/// Returns an event of a page. Returns `None` for events that webhooks never bring: received mail and list members.
+/// An event with our tracking id is about our mail, whatever its kind.
 pub(super) fn decode_event(provider: Provider, data: &Value, now: Timestamp) -> Option<ProviderEvent> {
     let event = match provider {
         Provider::Mailgun => mailgun::decode(&data.into(), now),
@@ -19,7 +19,7 @@ pub(super) fn decode_event(provider: Provider, data: &Value, now: Timestamp) -> 
     is_ours.then_some(event)
 }
 
-/// Its raw form: a webhook's, without a signature.
+/// Returns the raw form: a webhook body without a signature.
 pub(super) fn to_webhook_body(provider: Provider, data: &Value) -> Bytes {
     match provider {
         Provider::Mailgun => json!({ "event-data": data }).to_string().into(),

@@ -1,9 +1,9 @@
-//! Asks the providers for what their webhooks did not bring.
+//! Polls the providers for events that their webhooks did not deliver.
 //!
-//! A cursor for each upstream says up to when everything is in. It never passes half an hour ago, because events appear
-//! late; each poll begins a little before it and takes every page in at once: an event that is known changes nothing. So
-//! a poll that breaks off, and a process that ends, cost requests and no event. Once a day the events of the day before
-//! are compared as a whole.
+//! A cursor for each upstream marks the time up to which all events are recorded. It never advances beyond half an
+//! hour ago, because events appear late. Each poll begins a little before the cursor and ingests every page at once:
+//! a known event changes nothing. So an interrupted poll and a terminated process cost requests but no event. Once a
+//! day the events of the previous day are compared as a whole.
 
 mod decode;
 mod poll;
@@ -17,13 +17,13 @@ use mailtrail_trail::provider::Provider;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// How a provider is asked.
+/// Settings of polling a provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PollSettings {
-    /// Time from one poll to the next. Default 10 min, 1 min to 1 day.
+    /// Interval between polls. Default: 10 min; range 1 min..=1 day.
     pub interval: Duration,
-    /// How far back the first poll begins, and any poll at most: what the provider's plan keeps. Default 3 days, 1 h to
-    /// 30 days.
+    /// Time span of the first poll, and the maximum of any poll: the retention of the provider's plan. Default: 3
+    /// days; range 1 h..=30 days.
     pub lookback: Duration,
 }
 
@@ -33,18 +33,18 @@ impl Default for PollSettings {
     }
 }
 
-/// One provider that is asked.
+/// A polled provider.
 #[derive(Debug)]
 pub struct PollSource {
-    /// Whom.
+    /// API client.
     pub api: Account,
-    /// Whose events they are.
+    /// Provider of the events.
     pub provider: Provider,
-    /// How.
+    /// Poll settings.
     pub settings: PollSettings,
 }
 
-/// What a reconciler works with.
+/// Reconciles the store with the providers' events.
 pub struct Reconciler {
     /// Where events are kept.
     pub store: Store,
@@ -56,12 +56,12 @@ pub struct Reconciler {
     pub sources: Vec<PollSource>,
 }
 
-/// A poll broke off. What it took in before stays.
+/// Error that interrupts a poll. Events ingested before stay recorded.
 #[derive(Debug, thiserror::Error)]
 enum PollError {
     #[error(transparent)]
     Api(#[from] Fault),
-    /// A page may be whole when it is asked for again.
+    /// A torn page; it may be complete when it is requested again.
     #[error("upstream {0}: events: a page cannot be read: its brackets or quotes do not fit together")]
     Torn(String),
     #[error(transparent)]
@@ -71,7 +71,7 @@ enum PollError {
 }
 
 impl Reconciler {
-    /// Polls until we stop.
+    /// Polls until shutdown.
     pub async fn run(self, stopping: CancellationToken) {
         let all = self.sources.iter().map(|source| self.poll_loop(source));
         stopping.run_until_cancelled(futures_util::future::join_all(all)).await;
@@ -120,7 +120,7 @@ impl Reconciler {
     }
 }
 
-/// How long to wait after so many failures in a row, where polls come `every` so often.
+/// Returns the delay after `failures` failures in a row, for a poll interval of `every`.
 fn backoff_after(failures: u32, every: Duration, trouble: &PollError) -> Duration {
     let wish = match trouble {
         PollError::Api(fault) => fault.wait().unwrap_or_default().min(MAX_RETRY_AFTER),
@@ -130,17 +130,17 @@ fn backoff_after(failures: u32, every: Duration, trouble: &PollError) -> Duratio
     grown.min(MAX_BACKOFF).max(wish)
 }
 
-/// The first poll comes when whoever waits has come in, and a process that starts again and again asks little.
+/// Initial delay: lets queued work drain first and limits API calls during crash loops.
 const INITIAL_DELAY: Duration = Duration::from_secs(5);
-/// Pause after a failure; doubles with each further one.
+/// Delay after the first failure; doubles with each further one.
 const INITIAL_BACKOFF: Duration = Duration::from_secs(30);
-/// Failures in a row from which on they are no accident.
+/// Number of failures in a row that raises the alarm.
 const ALARM_AFTER_FAILURES: u32 = 3;
-/// The alarm while pages are torn.
+/// Alarm text while pages are torn.
 const SETTLED: &str = "pages of its events could not be read whole: what can be read of them was taken in, the rest is a \
                        dead letter; see `mailtrail events dead`";
 const MAX_BACKOFF: Duration = Duration::from_secs(3600);
-/// What a provider may ask for.
+/// Longest delay accepted from a provider's Retry-After.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(86_400);
 
 #[cfg(test)]

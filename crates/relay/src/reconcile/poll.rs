@@ -14,26 +14,26 @@ pub(super) struct Poll<'a> {
     pub(super) store: &'a Store,
     pub(super) now: Timestamp,
     pub(super) source: &'a PollSource,
-    /// Whether a page that is torn is settled with what can be read of it.
+    /// Whether a torn page is settled with its readable part.
     pub(super) settles: bool,
 }
 
-/// A way through the pages of a span.
+/// Position in the pages of a time range.
 struct Walk {
     span: Span,
     next: Option<Next>,
-    /// Torn pages in a row of which nothing could be read.
+    /// Consecutive torn pages without a readable event.
     futile: u32,
     is_over: bool,
     is_whole: bool,
     counts: EventCounts,
 }
 
-/// Events by what they say happened: how many the provider has, and how many of them were new to us.
+/// Counts by event kind: the provider's events, and those new to us.
 type EventCounts = BTreeMap<&'static str, (u64, u64)>;
 
 impl Poll<'_> {
-    /// Polls; and compares the day before, unless it was `compared` already. The answer is whether all pages were whole.
+    /// Polls; compares the previous day unless `compared` has it already. Returns whether all pages were complete.
     pub(super) async fn run(&self, compared: &mut Option<u16>) -> Result<bool, PollError> {
         let upstream = self.source.api.upstream();
         let walk = self.poll_since_cursor().await?;
@@ -53,10 +53,10 @@ impl Poll<'_> {
         Ok(is_whole)
     }
 
-    /// Takes in what happened since the cursor.
+    /// Ingests the events since the cursor.
     async fn poll_since_cursor(&self) -> Result<Walk, PollError> {
         let upstream = self.source.api.upstream();
-        // A cursor ahead of time is from a clock that was wrong.
+        // A cursor in the future comes from a wrong clock.
         let cursor = self.store.poll_cursor(upstream)?.filter(|cursor| *cursor <= self.now);
         let earliest = self.lookback_start();
         let begin = cursor.map_or(earliest, |cursor| cursor.saturating_sub(CURSOR_OVERLAP)).max(earliest);
@@ -77,7 +77,7 @@ impl Poll<'_> {
         }
     }
 
-    /// Walks through a whole day once more, and says what it found.
+    /// Reads a whole day again and logs the result.
     async fn compare_day(&self, day: u16) -> Result<Walk, PollError> {
         let start = Timestamp::from_secs(u64::from(day) * 86_400);
         let end = start.saturating_add(Duration::from_millis(86_399_999));
@@ -92,7 +92,7 @@ impl Poll<'_> {
         Ok(walk)
     }
 
-    /// Takes in the next page; up to when everything is in.
+    /// Ingests the next page; returns the time up to which everything is recorded.
     async fn take_page(&self, walk: &mut Walk) -> Result<Option<Timestamp>, PollError> {
         let page = self.source.api.events(walk.span, walk.next.as_ref()).await?;
         self.ingest(&page.events, &mut walk.counts).await?;
@@ -128,12 +128,12 @@ impl Poll<'_> {
         }
     }
 
-    /// Before then the provider keeps nothing.
+    /// Returns the time before which the provider keeps no events.
     fn lookback_start(&self) -> Timestamp {
         self.now.saturating_sub(self.source.settings.lookback)
     }
 
-    /// Takes in what is new of a page.
+    /// Ingests the new events of a page.
     async fn ingest(&self, page: &[Value], counts: &mut EventCounts) -> Result<(), PollError> {
         let mut new = Vec::with_capacity(page.len());
         for data in page {
@@ -141,7 +141,7 @@ impl Poll<'_> {
                 new.push(self.ingest_one(data, event));
             }
         }
-        // As many at once as one sync serves.
+        // As many at once as one fsync serves.
         let mut taken = stream::iter(new).buffer_unordered(INGEST_CONCURRENCY);
         while let Some((word, new)) = taken.try_next().await? {
             let (all, missed) = counts.entry(word).or_default();
@@ -151,7 +151,7 @@ impl Poll<'_> {
         Ok(())
     }
 
-    /// Puts aside what cannot be read, each once however often it is on a page.
+    /// Stores unreadable events as dead letters, each once however often it is on a page.
     async fn store_dead_letters(&self, unread: Vec<Unread>) -> Result<(), PollError> {
         for Unread { raw, reason } in unread {
             let upstream = self.source.api.upstream();
@@ -177,7 +177,7 @@ impl Poll<'_> {
         Ok(())
     }
 
-    /// Takes an event in if it is new; what it says happened, and whether it was new.
+    /// Ingests an event if it is new; returns its kind and whether it was new.
     async fn ingest_one(
         &self,
         data: &Value,
@@ -209,8 +209,8 @@ impl Walk {
         Self { span, next: None, futile: 0, is_over: false, is_whole: true, counts: EventCounts::new() }
     }
 
-    /// Finds what comes after a page. Where a torn one does not say it, that is the span from its last event on, or ever
-    /// longer steps from its begin.
+    /// Advances past a page. If a torn page has no link to the next, continues from its last event, or from the start
+    /// in ever longer steps.
     fn pass(&mut self, page: &Page) {
         self.next.clone_from(&page.next);
         self.is_over = page.next.is_none();
@@ -226,16 +226,16 @@ impl Walk {
     }
 }
 
-/// Events of so short a time ago may still be on their way to us by webhook.
+/// Age below which an event may still arrive by webhook.
 const WEBHOOK_GRACE: Duration = Duration::from_secs(120);
-/// Events appear as late as this.
+/// Longest delay with which events appear.
 const LATE_EVENT_WINDOW: Duration = Duration::from_secs(30 * 60);
-/// How far before the cursor a poll begins: clocks differ.
+/// Time before the cursor at which a poll begins, because clocks differ.
 const CURSOR_OVERLAP: Duration = Duration::from_secs(300);
-/// How long after its end a day is compared.
+/// Time after the end of a day at which it is compared.
 const COMPARISON_DELAY: Duration = Duration::from_secs(2 * 3600);
-/// Torn pages in a row without an event that can be read, after which the rest of the span is left out. The steps of so
-/// many are longer than any span.
+/// Consecutive torn pages without a readable event after which the rest of the range is skipped. The steps of this
+/// number of pages are longer than any range.
 const MOST_FUTILE: u32 = 22;
-/// Events that are taken in at once.
+/// Events ingested at once.
 const INGEST_CONCURRENCY: usize = 64;

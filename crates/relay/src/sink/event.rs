@@ -4,25 +4,25 @@ use mailtrail_store::{DelayedDelivery, LogCursor, LogEntry};
 use mailtrail_trail::Trail;
 use serde::Serialize;
 
-/// One thing that a sink is told.
+/// An event for a sink.
 #[derive(Clone, Debug)]
 pub struct SinkEvent {
-    /// The record it comes from.
+    /// Position of its record in the journal.
     pub cursor: LogCursor,
-    /// Which of the record's entries it is.
+    /// Index of the entry in the record.
     pub index: u16,
-    /// What happened.
+    /// The event.
     pub entry: LogEntry,
-    /// Its send as it is now; absent for an event that found none.
+    /// Current trail of its message; absent for an unmatched event.
     pub trail: Option<Trail>,
-    /// Recipients, by their places in the envelope, that a newer send of the same mail went to. Only looked for where
-    /// the sink cares.
+    /// Recipients, by their indices in the envelope, that a newer message with the same Message-ID went to. Only
+    /// determined if the sink uses them.
     pub superseded: Vec<u16>,
-    /// Until when the sink delayed it, if it did.
+    /// Time until which the sink delayed the event, if it did.
     pub delayed: Option<Timestamp>,
 }
 
-/// An item as JSON.
+/// JSON form of an event.
 #[derive(Serialize)]
 struct SinkPayload {
     id: String,
@@ -33,19 +33,19 @@ struct SinkPayload {
 }
 
 impl SinkEvent {
-    /// The same for the same thing, whenever it is told.
+    /// Returns the event's id, identical in every delivery.
     pub fn id(&self) -> String {
         format!("{}.{}", self.cursor, self.index)
     }
 
-    /// The delay that it comes from, if it was delayed.
+    /// Returns the delay that the event comes from, if it was delayed.
     pub fn to_delayed(&self) -> Option<DelayedDelivery> {
         let retry_at = self.delayed?;
         Some(DelayedDelivery { retry_at, cursor: self.cursor, index: self.index })
     }
 
-    /// One JSON object in one line: `id`, `type` (`mail.` and the event's word), `timestamp` (when it was noted), and `data`
-    /// with the fields of `mailtrail --json log`.
+    /// Returns the event as one line of JSON: `id`, `type` (`mail.` and the event's word), `timestamp` (when it was
+    /// recorded), and `data` with the fields of `mailtrail --json log`.
     pub fn to_json(&self) -> String {
         let message = SinkPayload {
             id: self.id(),

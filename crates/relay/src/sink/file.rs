@@ -5,14 +5,14 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Where JSON lines go.
+/// Settings of a file sink.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileSettings {
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Bytes from which on it is put aside as `.1`, and those before as `.2` and so on. Default 100 MiB.
+    /// Size in bytes at which the file is rotated to `.1`, earlier ones to `.2` and so on. Default: 100 MiB.
     pub max_bytes: u64,
-    /// How many are kept aside. Default 5.
+    /// Number of rotated files. Default: 5.
     pub max_rotated: u32,
 }
 
@@ -25,7 +25,7 @@ impl FileSink {
         Self { settings }
     }
 
-    /// All of them, on stable storage, or none.
+    /// Writes all events to stable storage, or none.
     pub async fn deliver(&self, items: &[SinkEvent]) -> DeliveryResult {
         let mut text = String::new();
         for item in items {
@@ -48,7 +48,7 @@ impl FileSink {
     }
 }
 
-/// Opens it each time: somebody else may put it aside, too.
+/// Appends lines. Opens the file each time: another program may rotate it, too.
 fn append_lines(settings: &FileSettings, text: &str) -> io::Result<()> {
     let open = || OpenOptions::new().create(true).append(true).mode(0o640).open(&settings.path);
     let mut file = open()?;
@@ -60,7 +60,7 @@ fn append_lines(settings: &FileSettings, text: &str) -> io::Result<()> {
     let start = file.metadata()?.len();
     let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_data());
     if written.is_err() {
-        // Half a line would spoil the next one.
+        // A partial line would corrupt the next one.
         let _ = file.set_len(start);
     }
     written

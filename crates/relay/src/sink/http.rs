@@ -9,7 +9,7 @@ use reqwest::header::CONTENT_TYPE;
 
 pub struct HttpSink(Endpoint);
 
-/// What an answer means.
+/// Meaning of a response.
 enum PostResult {
     Accepted,
     Retry(String),
@@ -20,7 +20,7 @@ impl HttpSink {
         Self(Endpoint::new(settings))
     }
 
-    /// One after the other; the first that is not taken holds up the others.
+    /// Posts events one after the other; the first one not accepted delays the others.
     pub async fn deliver(&mut self, items: &[SinkEvent]) -> DeliveryResult {
         for (processed, item) in items.iter().enumerate() {
             if let PostResult::Retry(why) = self.post_event(item).await {
@@ -40,7 +40,7 @@ impl HttpSink {
         };
         match request.body(body).send().await {
             Ok(answer) if answer.status().is_success() => PostResult::Accepted,
-            // Its maker says so: nobody wants this any more.
+            // 410: the endpoint has been removed by its operator.
             Ok(answer) if answer.status() == StatusCode::GONE => {
                 PostResult::Retry("it answers 410: take the sink out of the configuration".to_owned())
             }

@@ -1,9 +1,9 @@
-//! Whoever is told what becomes of the mail: a file, an HTTP endpoint, Odoo.
+//! Event sinks: a file, an HTTP endpoint, Odoo.
 //!
-//! A sink has no queue of its own: it reads the journal from where it stands, in the order in which it was written, and
-//! notes how far it got. So nothing is lost while it is down, as long as the journal keeps it (`[retention]`), and
-//! everything comes at least once: again after a crash, with the same id. An item that a sink takes later is delayed
-//! alone: the following ones go on, and the journal notes when it is due.
+//! A sink has no queue of its own. It reads the journal in write order from its stored position. So no event is lost
+//! while the sink is down, as long as the journal keeps it (`[retention]`). Delivery is at least once: after a crash
+//! an event comes again, with the same id. An event that a sink cannot accept yet is delayed alone: the following
+//! ones go on, and the journal records when it is due.
 
 mod event;
 mod file;
@@ -22,36 +22,36 @@ use mailtrail_net::webhook_client;
 use mailtrail_trail::TrailEventKind;
 use std::time::Duration;
 
-/// A sink, as it is configured.
+/// Configuration of a sink.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SinkSettings {
-    /// Its name: a-z, 0-9 and -.
+    /// Name of the sink: a-z, 0-9 and -.
     pub name: String,
-    /// What it is.
+    /// Kind and its settings.
     pub kind: SinkKind,
-    /// What it wants to hear of.
+    /// Filter of events.
     pub filter: SinkFilter,
-    /// How long something is offered that it does not take for now; `None`: for ever.
+    /// Time for which a deferred event is offered; `None`: without limit.
     pub give_up_after: Option<Duration>,
 }
 
-/// Kinds of sinks.
+/// Kind of a sink.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SinkKind {
-    /// JSON lines.
+    /// JSON lines in a file.
     File(FileSettings),
-    /// Signed JSON by POST.
+    /// Signed JSON by HTTP POST.
     Http(webhook_client::Settings),
-    /// Odoo.
+    /// Odoo database.
     Odoo(Box<OdooSettings>),
 }
 
-/// What a sink wants to hear of; an empty list is no condition.
+/// Filter of a sink's events; an empty list is no condition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SinkFilter {
     /// Words of the event vocabulary.
     pub events: Vec<String>,
-    /// Clients' labels.
+    /// Client labels.
     pub clients: Vec<String>,
 }
 
@@ -63,20 +63,20 @@ impl SinkFilter {
     }
 }
 
-/// What became of items that were offered in their order.
+/// Result of offering events in order.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct DeliveryResult {
-    /// So many from the front are done with.
+    /// Number of events processed from the front.
     processed: usize,
-    /// Those of them that were refused for good, and why.
+    /// Permanently rejected events among these, each with its reason.
     rejected: Vec<(usize, String)>,
-    /// Those of them that are to come again, each alone, and why.
+    /// Delayed events among these, each with its reason; each comes again alone.
     delayed: Vec<(usize, String)>,
-    /// Why the next one was not taken, for now.
+    /// Reason for which the next event was not accepted for now.
     retry_reason: Option<String>,
 }
 
-/// A sink at work.
+/// Running sink.
 enum SinkBackend {
     File(file::FileSink),
     Http(http::HttpSink),
@@ -102,19 +102,19 @@ impl SinkBackend {
         }
     }
 
-    /// Whether a newer send of the same mail makes a difference to it.
+    /// Returns whether a newer message with the same Message-ID makes a difference to the sink.
     fn checks_superseded(&self) -> bool {
         matches!(self, Self::Odoo(_))
     }
 
-    /// Does what is due besides deliveries.
+    /// Runs due work other than deliveries.
     async fn run_periodic(&mut self) {
         if let Self::Odoo(sink) = self {
             sink.requeue_failed().await;
         }
     }
 
-    /// Whether it would take something now, or why not; asked before there is anything to take.
+    /// Checks whether the sink would accept events now; called before there are any.
     async fn check_readiness(&mut self) -> Result<(), String> {
         match self {
             Self::File(_) | Self::Http(_) => Ok(()),

@@ -8,25 +8,25 @@ use mailtrail_trail::Trail;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// Brings a sink what happens.
+/// Worker that delivers events to one sink.
 pub struct SinkWorker {
     store: Store,
     clock: Clock,
     alarms: Alarms,
     settings: SinkSettings,
     backend: SinkBackend,
-    /// Where it stands, which may be behind what is noted.
+    /// Position in the journal; the stored one may be older.
     position: Option<LogCursor>,
     position_saved_at: Option<Timestamp>,
-    /// Why and since when it takes nothing.
+    /// Reason and start of the sink's outage.
     down_since: Option<(String, Timestamp)>,
     backoff: Duration,
-    /// Whether it was found ready once.
+    /// Whether the sink has been found ready once.
     is_ready: bool,
 }
 
 impl SinkWorker {
-    /// A feeder at rest.
+    /// Creates a worker that has not started.
     pub fn new(store: Store, clock: Clock, alarms: Alarms, settings: SinkSettings) -> Self {
         let backend = SinkBackend::new(&settings.kind, clock);
         Self {
@@ -43,12 +43,12 @@ impl SinkWorker {
         }
     }
 
-    /// Feeds until we stop.
+    /// Delivers events until shutdown.
     pub async fn run(mut self, stopping: CancellationToken) {
         loop {
             let pause = tokio::select! {
                 pause = self.tick() => pause,
-                // Nobody knows then whether the sink has it: it gets it again.
+                // Whether the sink has the events is unknown then: they are delivered again.
                 () = webhook_client::too_late(&stopping) => return,
             };
             if stopping.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
@@ -57,7 +57,7 @@ impl SinkWorker {
         }
     }
 
-    /// Offers the next items; says how long to wait for more.
+    /// Delivers the next events; returns the delay before the next tick.
     async fn tick(&mut self) -> Duration {
         match self.deliver_next().await {
             Ok(pause) => pause,
@@ -77,7 +77,7 @@ impl SinkWorker {
             (Some(stands), _) => stands,
             (None, Some((handed, _))) => handed,
             (None, None) => {
-                // One that is new hears of what happens from now on.
+                // A new sink receives events from now on.
                 let end = self.store.log_end()?;
                 self.save_position(SinkProgress::until(end)).await;
                 end
@@ -109,7 +109,7 @@ impl SinkWorker {
         metrics::gauge!("mailtrail_sink_delayed", "sink" => name).set(page.delayed_count as f64);
         if page.events.is_empty() && page.missing_delayed.is_empty() {
             self.position = Some(page.end);
-            // Our own notes are records, too: noting that one was passed would make another.
+            // Saved positions are journal records, too: recording that one was passed would add another.
             if page.has_new
                 && self
                     .position_saved_at
@@ -123,7 +123,7 @@ impl SinkWorker {
         Ok(self.record_delivery(page, delivery).await)
     }
 
-    /// Notes how far it got, what of it was refused, and what is to come again alone.
+    /// Records the new position, the rejected events and the delayed ones.
     async fn record_delivery(&mut self, page: EventPage, delivery: DeliveryResult) -> Duration {
         let DeliveryResult { processed: mut done, rejected: mut refused, delayed, retry_reason: mut later } =
             delivery;
@@ -177,7 +177,7 @@ impl SinkWorker {
         pause
     }
 
-    /// Those of the delayed items that are offered again; the rest is refused, or stops the sink.
+    /// Selects the delayed events that are offered again; the rest is rejected, or stops the sink.
     fn select_delayed(
         &self,
         page: &EventPage,
@@ -197,7 +197,7 @@ impl SinkWorker {
             }
             if item.delayed.is_none() {
                 if room == 0 {
-                    // It and everything after it come again together.
+                    // This event and all later ones come again together.
                     *done = index;
                     *later = Some(format!("{MAX_DELAYED} items are delayed already: {why}"));
                     refused.retain(|(refused, _)| *refused < index);
@@ -212,7 +212,7 @@ impl SinkWorker {
         still
     }
 
-    /// The refused items as they are noted; says so.
+    /// Returns the rejected events as dead letters, and logs them.
     fn dead_letter_rejected(
         &self,
         items: &[SinkEvent],
@@ -238,7 +238,7 @@ impl SinkWorker {
         self.alarms.clear(Kind::Sink, &self.settings.name);
     }
 
-    /// It takes nothing, and that is why; for how long already.
+    /// Marks the sink as down for this reason; returns the duration of the outage.
     fn mark_stuck(&mut self, why: &str) -> Duration {
         let now = self.clock.now();
         let since = self.down_since.as_ref().map_or(now, |(_, since)| *since);
@@ -278,7 +278,7 @@ impl SinkWorker {
     }
 }
 
-/// What is noted of a delivery.
+/// Progress recorded after a delivery.
 struct SinkProgress {
     until: LogCursor,
     dead_letters: Vec<(LogCursor, u16, String)>,
@@ -287,25 +287,25 @@ struct SinkProgress {
 }
 
 impl SinkProgress {
-    /// Nothing but how far it got.
+    /// Progress that consists of a new position only.
     fn until(until: LogCursor) -> Self {
         Self { until, dead_letters: Vec::new(), delayed: Vec::new(), resumed: Vec::new() }
     }
 }
 
-/// What a sink is offered at once: delayed items that are due, and new ones behind them.
+/// Events offered to a sink at once: delayed ones that are due, then new ones.
 struct EventPage {
     events: Vec<SinkEvent>,
-    /// Delayed items that the journal has no longer.
+    /// Delayed events that are no longer in the journal.
     missing_delayed: Vec<DelayedDelivery>,
-    /// How many items are delayed, due or not.
+    /// Number of delayed events, due or not.
     delayed_count: usize,
-    /// Whether there was anything new, wanted or not.
+    /// Whether the page has new events, filtered or not.
     has_new: bool,
     end: LogCursor,
 }
 
-/// What is needed to read a page.
+/// Inputs for reading a page.
 struct PageReader {
     store: Store,
     sink: String,
@@ -350,7 +350,7 @@ impl PageReader {
         Ok(SinkEvent { cursor, index, entry, trail, superseded, delayed: None })
     }
 
-    /// The recipients of a send that a newer one of the same message went to.
+    /// Returns the recipients of a message that a newer one with the same Message-ID went to.
     fn superseded_recipients(&self, trail: &Trail) -> Result<Vec<u16>, ReadError> {
         let mut superseded = Vec::new();
         for (place, recipient) in (0u16..).zip(&trail.recipients) {
@@ -362,20 +362,20 @@ impl PageReader {
     }
 }
 
-/// Records that are read at a time.
+/// Records read at a time.
 const RECORDS_PER_PAGE: usize = 500;
-/// Time between two notes of what a sink did not want to hear of.
+/// Interval between saved positions while all events are filtered out.
 const SAVE_INTERVAL: Duration = Duration::from_secs(60);
-/// Time between two looks for something new.
+/// Interval between two checks for new events.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(300);
-/// How long an item is delayed: as long as it is old, within these.
+/// Bounds of an event's delay, which equals the event's age.
 const MIN_DELAY: Duration = Duration::from_secs(1);
 const MAX_DELAY: Duration = Duration::from_secs(300);
-/// Items of one sink that are delayed at a time.
+/// Maximum number of delayed events of one sink.
 const MAX_DELAYED: usize = 10_000;
-/// How long a dead letter is new.
+/// Age up to which a dead letter raises the alarm.
 const DEAD_LETTER_ALARM_WINDOW: Duration = Duration::from_secs(86_400);
-/// How long a sink may take nothing before that is an alarm.
+/// Duration of an outage that raises an alarm.
 const DOWN_ALARM_AFTER: Duration = Duration::from_secs(60);

@@ -8,18 +8,18 @@ use mailtrail_net::odoo::{Client, Fault};
 use mailtrail_trail::{DsnAction, DsnMessage, Recipient, RecipientState, ReportedRecipient, Trail};
 use serde_json::{Value, json};
 
-/// What Odoo says before it is told of a failure.
+/// State of a message in Odoo before a failure is reported.
 enum OdooKnowledge {
-    /// It has it already.
+    /// The bounce is recorded already.
     Bounced,
-    /// It knows the mail.
+    /// The mail is known.
     Message,
-    /// It shows no such mail.
+    /// The mail is not visible.
     Unknown,
 }
 
 impl OdooSink {
-    /// One report for each recipient that failed for good.
+    /// Sends one DSN for each recipient that failed permanently.
     pub(super) async fn send_dsns(&mut self, items: &[SinkEvent], tally: &mut BatchResult) {
         for (place, item) in
             items.iter().enumerate().filter(|(_, item)| changes_status(item.entry.event.kind))
@@ -47,8 +47,9 @@ impl OdooSink {
         }
     }
 
-    /// Odoo counts a report that comes twice twice. So it is asked first: what it has is not reported again, also after
-    /// a call whose end is unknown, and what it shows this user no mail for would be counted and not be shown.
+    /// Sends a DSN. Odoo counts a repeated DSN twice, so Odoo is queried first. A recorded bounce is not reported
+    /// again, even after a call with an unknown result. A bounce of mail not visible to this user would be counted
+    /// but not shown.
     async fn send_dsn(
         &mut self,
         recipient_index: u16,
@@ -72,7 +73,7 @@ impl OdooSink {
                 message: &trail.message,
                 recipient,
             };
-            // Odoo goes by the report's form; this address is its own where the envelope has it.
+            // Odoo matches on the DSN's form; this address is its own if the envelope has it.
             let to = trail.message.sender.as_ref().unwrap_or(&recipient.address);
             let message = Bytes::from(report.compose(to));
             client.process_message(message.len() as u64, stream::iter([Ok(message)])).await?;
@@ -100,7 +101,7 @@ async fn query_odoo(
         let found = client.call(model, "search", json!([domain]), json!({ "limit": 1 })).await?;
         Ok::<_, Fault>(found.as_array().is_some_and(|found| !found.is_empty()))
     };
-    // Odoo keeps domains in Unicode and sends A-labels.
+    // Odoo stores domains in Unicode and sends A-labels.
     let folded = to.folded();
     let email = in_unicode(&folded);
     let bounced = json!([

@@ -1,16 +1,17 @@
-//! Shows in Odoo what became of its mail, without a module there.
+//! Shows the delivery status of Odoo's mail in Odoo, without a module there.
 //!
-//! The usual way is a server action that `mailtrail setup odoo` stores in the database (`action.py` beside this file):
-//! it takes up to fifty events at once and needs no rights but its own group. The other way needs no set-up: a report
-//! (RFC 3464) through Odoo's mail gateway for each recipient that failed for good.
+//! The usual mode is a server action that `mailtrail setup odoo` stores in the database (`action.py` in this
+//! directory). It accepts up to fifty events per call and needs no rights but its own group. The other mode needs no
+//! set-up: a DSN (RFC 3464) through Odoo's mail gateway for each recipient that failed permanently.
 //!
-//! An event carries the current state of its recipient, and the action never goes back to an earlier one: a delayed event
-//! cannot hide a later one. A call without an answer counts as not done and is repeated: the action changes nothing
-//! twice, and before a report is repeated Odoo is asked whether it has it already.
+//! An event carries the current state of its recipient, and the action never returns to an earlier one: a delayed
+//! event cannot hide a later one. A call without a response counts as failed and is repeated. The action is
+//! idempotent, and before a DSN is repeated Odoo is queried for it.
 //!
-//! Odoo sends mail in a transaction that it commits afterwards. Until then it does not know the message, or holds the
-//! rows that are to be written; such an event is delayed alone, and the following ones go on. An event of a send that
-//! Odoo repeated (*Resend* keeps the Message-ID) changes nothing any more: Odoo shows one state, which is the last
+//! Odoo sends mail in a transaction that it commits afterwards. Until then the message is not visible, or the rows to
+//! be written are locked. Such an event is delayed alone, and the following ones go on. An event of a message that
+//! Odoo has sent again (*Resend* keeps the Message-ID) changes nothing any more: Odoo shows one state, which is that
+//! of the last message.
 //! send's.
 
 mod dsn;
@@ -31,33 +32,33 @@ use mailtrail_smtp::Reply;
 use serde_json::json;
 use std::time::Duration;
 
-/// A database that is told, and how.
+/// Settings of an Odoo sink.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OdooSettings {
-    /// Where it is, and who logs in.
+    /// URL and credentials.
     pub login: odoo::Settings,
-    /// Which mail is its own.
+    /// Odoo instance whose mail is reported.
     pub instance: Place,
-    /// How it is told.
+    /// Reporting mode.
     pub mode: OdooMode,
-    /// The server action's number; `None`: it is looked for by its name.
+    /// Id of the server action; `None`: it is found by its name.
     pub action_id: Option<u64>,
-    /// What is shown.
+    /// Reported statuses.
     pub status_options: OdooStatusOptions,
-    /// Our name, for reports.
+    /// Our host name, for DSNs.
     pub hostname: String,
 }
 
-/// How Odoo is told.
+/// Mode of reporting to Odoo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OdooMode {
-    /// By the server action.
+    /// Server action.
     Action,
-    /// By reports through the mail gateway: of failures only.
+    /// DSNs through the mail gateway, for failures only.
     Dsn,
 }
 
-/// The server action that shows events.
+/// Server action that shows events.
 pub const EVENTS_ACTION: Action = Action {
     key: "events",
     name: "mailtrail: what became of the mail",
@@ -73,13 +74,13 @@ pub(super) struct OdooSink {
     requeue: RequeueSchedule,
 }
 
-/// When failed mails are made outgoing again next, and how often that is still done.
+/// Schedule of requeuing failed mail: next time and number of calls left.
 struct RequeueSchedule {
     due: Timestamp,
     remaining: u32,
 }
 
-/// What became of items, each by its place.
+/// Result of a batch, by index of the event.
 #[derive(Default)]
 struct BatchResult {
     rejected: Vec<(usize, String)>,
@@ -87,14 +88,14 @@ struct BatchResult {
     first_deferred: Option<(usize, String)>,
 }
 
-/// What the server action did with an event.
+/// Effect of the server action on an event.
 #[derive(Clone, Copy)]
 enum EventResult {
-    /// All that there was to do.
+    /// Applied completely.
     Applied,
-    /// Nothing: Odoo has no such message.
+    /// No effect: Odoo has no such message.
     UnknownMessage,
-    /// Nothing: Odoo may still be sending the mail.
+    /// No effect: Odoo may still be sending the mail.
     StillSending,
 }
 
@@ -104,7 +105,7 @@ impl OdooSink {
         Self { settings, clock, client: None, readiness: None, requeue }
     }
 
-    /// Whether Odoo would do as it is told; asks once.
+    /// Checks whether Odoo is ready; queries it once.
     pub(super) async fn check_readiness(&mut self) -> Result<(), String> {
         if self.readiness.is_none() {
             let ready = preflight::check_readiness(
@@ -122,8 +123,8 @@ impl OdooSink {
         Ok(())
     }
 
-    /// Has Odoo send again what failed because the relay was stopping. Odoo may note the failure some time after the
-    /// relay is back, so this is done some times.
+    /// Has Odoo send again mail that failed because the relay was stopping. Odoo may record the failure some time
+    /// after the relay is back, so this is repeated a few times.
     pub(super) async fn requeue_failed(&mut self) {
         let now = self.clock.now();
         let Some(action) = self.readiness.as_ref().and_then(|ready| ready.action_id) else { return };
@@ -143,7 +144,7 @@ impl OdooSink {
         }
     }
 
-    /// Delivers all of them.
+    /// Delivers all events.
     pub(super) async fn deliver(&mut self, items: &[SinkEvent]) -> DeliveryResult {
         let mut tally = BatchResult::default();
         if let Err(why) = self.check_readiness().await {
@@ -167,7 +168,7 @@ impl OdooSink {
             match self.send_events(batch).await {
                 Ok(applied) => self.record_results(items, batch, &applied, tally),
                 Err(fault) if fault.is_final() => {
-                    // One of them is poison, or all of them are.
+                    // One of them is invalid, or all of them are.
                     for single in batch.chunks(1) {
                         match self.send_events(single).await {
                             Ok(applied) => self.record_results(items, single, &applied, tally),
@@ -184,7 +185,7 @@ impl OdooSink {
         }
     }
 
-    /// Sends some events; returns what the action did with each.
+    /// Sends a batch of events; returns the action's effect on each.
     async fn send_events(&mut self, batch: &[(usize, OdooEvent)]) -> Result<Vec<EventResult>, Fault> {
         let Some(action) = self.readiness.as_ref().and_then(|ready| ready.action_id) else {
             return Ok(Vec::new());
@@ -233,7 +234,7 @@ impl OdooSink {
         }
     }
 
-    /// Notes a fault with an item: whether it is the item's own, and Odoo still does as it is told otherwise.
+    /// Records an error of an event. Returns whether it is the event's own, so that Odoo still accepts others.
     async fn is_event_error(&mut self, place: usize, fault: &Fault, tally: &mut BatchResult) -> bool {
         let rights = matches!(fault, Fault::Denied { .. } | Fault::Missing { .. } | Fault::Login(_));
         if rights || fault.is_final() {
@@ -255,14 +256,14 @@ impl OdooSink {
 }
 
 impl BatchResult {
-    /// Odoo takes nothing for now, from the item at that place on.
+    /// Defers the event at that index and all later ones: Odoo accepts nothing for now.
     fn defer_from(&mut self, place: usize, why: String) {
         if self.first_deferred.as_ref().is_none_or(|(first, _)| place < *first) {
             self.first_deferred = Some((place, why));
         }
     }
 
-    /// The item at that place, and no other, is not taken for now.
+    /// Delays only the event at that index.
     fn delay_event(&mut self, place: usize, why: String) {
         self.delayed.push((place, why));
     }
@@ -273,7 +274,7 @@ impl BatchResult {
         self.delayed.dedup_by_key(|(place, _)| *place);
         let comes_again =
             |place| place >= processed || self.delayed.iter().any(|(delayed, _)| *delayed == place);
-        // An item that comes again is refused again.
+        // An event that comes again is rejected again.
         self.rejected.retain(|(place, _)| !comes_again(*place));
         self.rejected.dedup_by_key(|(place, _)| *place);
         DeliveryResult {
@@ -285,7 +286,7 @@ impl BatchResult {
     }
 }
 
-/// The client, made when it is needed first.
+/// Returns the client, created on first use.
 fn client_or_connect<'a>(
     client: &'a mut Option<Client>,
     settings: &OdooSettings,
@@ -300,12 +301,12 @@ fn unknown_message_text(message_id: &str) -> String {
     format!("Odoo does not know {message_id} yet")
 }
 
-/// Events in one call.
+/// Events per call.
 const EVENTS_PER_CALL: usize = 50;
-/// How long after a mail was accepted Odoo may still have to commit it.
+/// Time after acceptance of a mail within which Odoo may still have to commit it.
 const MAX_COMMIT_DELAY: Duration = Duration::from_secs(600);
-/// How long an event is delayed because Odoo still sends its mail.
+/// Time for which an event is delayed because Odoo is still sending its mail.
 const MAX_SENDING_DELAY: Duration = Duration::from_secs(86_400);
-/// Calls for failed mails after a start, and the time between two.
+/// Number of calls for failed mail after a start, and the interval between two.
 const MAX_REQUEUES: u32 = 10;
 const REQUEUE_INTERVAL: Duration = Duration::from_secs(60);

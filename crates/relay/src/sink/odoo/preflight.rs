@@ -2,20 +2,20 @@ use crate::sink::odoo::{EVENTS_ACTION, OdooMode, OdooSettings, client_or_connect
 use mailtrail_net::odoo::{Client, Fault, find_number, run};
 use serde_json::{Value, json};
 
-/// What is known of a database that can be told.
+/// State of an Odoo database that is ready.
 #[derive(Clone, Debug)]
 pub struct Readiness {
     /// Odoo's version.
     pub version: String,
-    /// The server action's number; none where reports are sent.
+    /// Id of the server action; none for DSNs.
     pub action_id: Option<u64>,
-    /// Whether there are mailings.
+    /// Whether the mailing module is installed.
     pub has_mailings: bool,
 }
 
-/// Looks whether Odoo would do as it is told: that the login works, the rights suffice, and the server action is there
-/// in our version. It changes nothing. What is wrong comes with its remedy, because Odoo itself would keep silent: a
-/// user without rights finds nothing and hears of no error.
+/// Checks that Odoo is ready: the login works, the rights suffice, and the server action has our version. Changes
+/// nothing. Each error includes its remedy, because Odoo reports none: a user without rights finds nothing and gets
+/// no error.
 pub async fn run_preflight(settings: &OdooSettings) -> Result<String, String> {
     let mut client = None;
     let ready = check_readiness(settings, client_or_connect(&mut client, settings)?).await?;
@@ -41,7 +41,7 @@ pub async fn check_readiness(settings: &OdooSettings, client: &mut Client) -> Re
     }
 }
 
-/// Finds the action and has it search for a message that does not exist.
+/// Finds the action and runs it with a search for a message that does not exist.
 async fn find_action(settings: &OdooSettings, client: &mut Client) -> Result<u64, String> {
     let user = &settings.login.username;
     let set_up = format!("run `mailtrail setup odoo --user {user}`");
@@ -52,7 +52,7 @@ async fn find_action(settings: &OdooSettings, client: &mut Client) -> Result<u64
             .map_err(|fault| fault.to_string())?
             .ok_or_else(|| format!("Odoo names no server action of mailtrail's to {user:?}; {set_up}"))?,
     };
-    // A configured number stays what it is, whatever a new set-up makes.
+    // A configured id is unaffected by a new set-up.
     let remedy = match settings.action_id {
         Some(number) => format!("remove `action = {number}` from the [[sink]], and {set_up}"),
         None => set_up,
@@ -79,7 +79,7 @@ async fn find_action(settings: &OdooSettings, client: &mut Client) -> Result<u64
     }
 }
 
-/// Whether the user sees what reports are about; and whether there are mailings.
+/// Checks that the user can read the reported records; returns whether there are mailings.
 async fn check_rights(settings: &OdooSettings, client: &mut Client) -> Result<bool, Fault> {
     let messages = search_first(client, "mail.message", json!([["message_id", "like", "-openerp-"]])).await?;
     if messages.is_empty() {
@@ -87,7 +87,7 @@ async fn check_rights(settings: &OdooSettings, client: &mut Client) -> Result<bo
         let text = "it shows no message at all to this user".to_owned();
         return Err(Fault::Denied { what: "mail.message.search".to_owned(), user, text });
     }
-    // Who may not search the list of models may still search a model.
+    // A user without access to the list of models may still search a model.
     match search_first(client, "mailing.trace", json!([])).await {
         Ok(_) => Ok(true),
         Err(Fault::Refused { text, .. }) if text.contains("doesn't exist") => Ok(false),
@@ -95,7 +95,7 @@ async fn check_rights(settings: &OdooSettings, client: &mut Client) -> Result<bo
     }
 }
 
-/// The first record that fits.
+/// Returns the first matching record.
 async fn search_first(client: &mut Client, model: &str, domain: Value) -> Result<Vec<Value>, Fault> {
     let found = client.call(model, "search", json!([domain]), json!({ "limit": 1 })).await?;
     Ok(found.as_array().cloned().unwrap_or_default())

@@ -6,40 +6,40 @@ use mailtrail_trail::{
 };
 use serde::Serialize;
 
-/// What is shown in Odoo.
+/// Statuses shown in Odoo.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OdooStatusOptions {
-    /// Mail that the provider took is `pending`, which Odoo calls "Sent".
+    /// Relayed mail is `pending`, which Odoo displays as "Sent".
     pub relayed: bool,
-    /// Mail that arrived is `sent`, which Odoo calls "Delivered".
+    /// Delivered mail is `sent`, which Odoo displays as "Delivered".
     pub delivered: bool,
-    /// Mail that was refused for good is `bounce`, and counts as one.
+    /// Permanently refused mail is `bounce`, and is counted as one.
     pub bounced: bool,
-    /// Mail that was given up, or not sent, is `exception`.
+    /// Expired or unsent mail is `exception`.
     pub failed: bool,
-    /// A mailing's trace is opened.
+    /// A mailing's trace is set to opened.
     pub opened: bool,
-    /// A mailing's trace is clicked.
+    /// A mailing's trace is set to clicked.
     pub clicked: bool,
-    /// Who complains is blacklisted.
+    /// Complaining recipients are blacklisted.
     pub complained: bool,
-    /// What becomes of who unsubscribes.
+    /// Handling of unsubscribed recipients.
     pub unsubscribed: Option<UnsubscribeAction>,
-    /// Failures, complaints and unsubscriptions make a note on the record.
+    /// Failures, complaints and unsubscriptions add a note to the record.
     pub note: bool,
 }
 
-/// What becomes of who unsubscribes.
+/// Handling of unsubscribed recipients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnsubscribeAction {
-    /// No more of the mailing's lists; where the mail was to none, as the other.
+    /// Opt-out from the mailing's lists; for mail to no list, as `Blacklist`.
     OptOut,
-    /// No mailing at all.
+    /// Exclusion from all mailings.
     Blacklist,
 }
 
 impl Default for OdooStatusOptions {
-    /// Everything but notes.
+    /// Returns all options except notes.
     fn default() -> Self {
         Self {
             relayed: true,
@@ -55,10 +55,10 @@ impl Default for OdooStatusOptions {
     }
 }
 
-/// What the server action is told about one recipient.
+/// Event for the server action, about one recipient.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct OdooEvent {
-    /// With its brackets, as Odoo keeps it.
+    /// Message-ID with its brackets, as Odoo stores it.
     pub message_id: String,
     email: String,
     at: String,
@@ -80,7 +80,7 @@ pub struct OdooEvent {
     young: bool,
 }
 
-/// The recipients that an item is about, if it is about mail that Odoo made and is to know of.
+/// Returns the recipients of an event if it concerns mail created by Odoo that is reported there.
 pub fn affected_recipients<'a>(
     item: &'a SinkEvent,
     settings: &OdooSettings,
@@ -98,7 +98,7 @@ pub fn affected_recipients<'a>(
     meant.map(|(place, recipient)| (place, trail, recipient)).collect()
 }
 
-/// What the action is told because of an item; `young`: Odoo may have sent the mail without committing that yet.
+/// Returns the action's events for an event; `young`: Odoo may have sent the mail without committing yet.
 pub fn status_events(item: &SinkEvent, settings: &OdooSettings, young: bool) -> Vec<OdooEvent> {
     let events = affected_recipients(item, settings).into_iter();
     let events = events.filter_map(|(place, trail, recipient)| {
@@ -108,7 +108,7 @@ pub fn status_events(item: &SinkEvent, settings: &OdooSettings, young: bool) -> 
     events.map(|event| OdooEvent { young, ..event }).collect()
 }
 
-/// Whether an item may have changed what its recipients have come to.
+/// Returns whether an event may have changed the status of its recipients.
 pub fn changes_status(what: TrailEventKind) -> bool {
     match what {
         TrailEventKind::Attempted(standing) => {
@@ -122,8 +122,8 @@ pub fn changes_status(what: TrailEventKind) -> bool {
     }
 }
 
-/// A newer send of the same mail supersedes this one: what became of this one is no longer shown. What its recipient
-/// wants of other mail is.
+/// Returns the action's event for a recipient. A newer message of the same mail supersedes this one: its delivery
+/// status is no longer shown. The recipient's choices about other mail still are.
 fn status_event(
     item: &SinkEvent,
     trail: &Trail,
@@ -135,7 +135,7 @@ fn status_event(
     let first = |kind| recipient.marks.get(kind).map(|mark| format_odoo_time(mark.first));
     let by_person =
         |kind, wanted| wanted && fact.kind == TrailEventKind::EventReceived(kind) && !fact.automated;
-    // Where our own attempt ended well, the provider's word for that adds nothing.
+    // If our own attempt succeeded, the provider's confirmation adds nothing.
     let known = fact.kind == TrailEventKind::EventReceived(EventKind::Accepted)
         && recipient.attempt_status == AttemptStatus::Relayed;
     let turns = changes_status(fact.kind) && !known && !superseded;
@@ -162,7 +162,7 @@ fn status_event(
     let reason = said.or_else(|| recipient.state().is_failure().then(|| recipient.state().as_str().into()));
     Some(OdooEvent {
         message_id: format!("<{}>", trail.message.message_id.as_ref()?.as_str()),
-        // Odoo keeps domains in Unicode and sends A-labels.
+        // Odoo stores domains in Unicode and sends A-labels.
         email: in_unicode(&recipient.address.folded()).into_owned(),
         at: format_odoo_time(fact.at),
         reason,
@@ -171,7 +171,7 @@ fn status_event(
     })
 }
 
-/// The notification's status, by what is known now. What is switched off is shown as what came before it.
+/// Returns the notification's status by the current state. A disabled status is shown as the one before it.
 fn notification_status(state: RecipientState, effects: &OdooStatusOptions) -> Option<&'static str> {
     let relayed = effects.relayed.then_some("pending");
     match state {
@@ -190,7 +190,7 @@ fn notification_status(state: RecipientState, effects: &OdooStatusOptions) -> Op
 }
 
 impl UnsubscribeAction {
-    /// The word for the configuration, and for the action.
+    /// Returns the word used in the configuration and in the action.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::OptOut => "opt-out",
@@ -199,7 +199,7 @@ impl UnsubscribeAction {
     }
 }
 
-/// As Odoo writes times: `2026-09-14 12:00:00`, in UTC.
+/// Formats a time as Odoo does: `2026-09-14 12:00:00`, in UTC.
 fn format_odoo_time(time: Timestamp) -> String {
     time.to_string().chars().take(19).map(|c| if c == 'T' { ' ' } else { c }).collect()
 }
