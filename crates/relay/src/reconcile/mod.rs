@@ -46,13 +46,13 @@ pub struct PollSource {
 
 /// Reconciles the store with the providers' events.
 pub struct Reconciler {
-    /// Where events are kept.
+    /// The store.
     pub store: Store,
-    /// The time.
+    /// Clock.
     pub clock: Clock,
-    /// Where it is said that one cannot be asked.
+    /// Registry of active alarms, for failing polls.
     pub alarms: Alarms,
-    /// Who is asked, each on its own.
+    /// Polled providers, each with its own task.
     pub sources: Vec<PollSource>,
 }
 
