@@ -1,10 +1,10 @@
-//! What operators have the relay do. It is in the journal before it is done.
+//! Audit log of operator actions. An action is in the journal before it is performed.
 
 use crate::admin::error::ApiError;
 use crate::admin::state::ApiState;
 use mailtrail_trail::{OperatorAction, OperatorActionData};
 
-/// Notes what an operator has the relay do now, and why.
+/// Records an operator action and its reason.
 pub(super) async fn record_action(
     panel: &ApiState,
     data: OperatorActionData,
@@ -18,10 +18,10 @@ pub(super) async fn record_action(
         .await?)
 }
 
-/// As much of a reason as is kept.
+/// Truncates a reason to its maximum length.
 pub fn truncate_reason(reason: &str) -> String {
     reason.trim().chars().take(MAX_REASON_CHARS).collect()
 }
 
-/// Characters of a reason. A replay writes it once for each report.
+/// Maximum length of a reason in characters. A replay writes it once per event.
 const MAX_REASON_CHARS: usize = 1000;

@@ -1,4 +1,4 @@
-//! The answers' own types. Fields are only ever added.
+//! Response types of the API. Fields are only ever added.
 
 use crate::log_line::TimelineEntry;
 use mailtrail_mail::{Notify, Ret, Timestamp};
@@ -6,132 +6,132 @@ use mailtrail_trail::{AttemptStatus, MarkKind, QueueKey, Recipient, RecipientSta
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Everything about one send.
+/// A message with its recipients and timeline.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TrailView {
-    /// The tracking id.
+    /// Tracking id.
     pub id: String,
-    /// When it was accepted, RFC 3339.
+    /// Time of acceptance, RFC 3339.
     pub accepted: String,
-    /// The client's label.
+    /// Client label.
     pub client: String,
-    /// The user that sent it.
+    /// User that submitted it.
     pub user: Option<String>,
-    /// Where it came from.
+    /// Network address of the client.
     pub peer: Option<String>,
-    /// The envelope's sender, empty for `<>`.
+    /// Sender of the envelope, empty for `<>`.
     pub from: String,
-    /// The subject.
+    /// Subject.
     pub subject: String,
-    /// The Message-ID without brackets.
+    /// Message-ID without brackets.
     pub message_id: Option<String>,
-    /// Odoo's record, `model,id`.
+    /// Odoo record, `model,id`.
     pub record: Option<String>,
-    /// Where Odoo shows it, if a sink says which Odoo it is.
+    /// URL of the record in Odoo, if a sink configures which Odoo it is.
     #[serde(default)]
     pub record_url: Option<String>,
-    /// The mail's tags.
+    /// Tags of the message.
     pub tags: Vec<String>,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// `transactional` or `bulk`.
+    /// Lane: `transactional` or `bulk`.
     pub lane: String,
-    /// The route it takes, if one fits.
+    /// Matching route, if any.
     pub route: Option<String>,
-    /// Attempts made.
+    /// Number of attempts.
     pub attempts: u32,
-    /// The recipients, in the envelope's order.
+    /// Recipients in the order of the envelope.
     pub recipients: Vec<RecipientView>,
-    /// The client's name for the transaction, `ENVID=` (RFC 3461).
+    /// The client's envelope id, `ENVID=` (RFC 3461).
     pub envid: Option<String>,
-    /// How much of the message a report is to bring back, `RET=`: `full` or `hdrs`.
+    /// Part of the message returned in a DSN, `RET=`: `full` or `hdrs`.
     pub ret: Option<String>,
-    /// What happens next, in words; absent when nothing is to be done.
+    /// Description of the next action; absent if none is due.
     pub next_action: Option<String>,
-    /// When, RFC 3339.
+    /// Time of the next action, RFC 3339.
     pub next_at: Option<String>,
-    /// What happened, oldest first.
+    /// Events, oldest first.
     pub timeline: Vec<TimelineEntry>,
 }
 
-/// One recipient.
+/// A recipient.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RecipientView {
-    /// The address.
+    /// Address.
     pub address: String,
-    /// Its state.
+    /// State.
     pub state: String,
-    /// The words behind the state.
+    /// Reason of the state.
     pub reason: Option<String>,
-    /// When the client wants a report, `NOTIFY=` (RFC 3461): `never`, or some of `success,failure,delay`.
+    /// Conditions for a DSN, `NOTIFY=` (RFC 3461): `never`, or some of `success,failure,delay`.
     pub notify: Option<String>,
-    /// The address before any forwarding, `ORCPT=`.
+    /// Address before any forwarding, `ORCPT=`.
     pub orcpt: Option<String>,
-    /// What was reported, by kind; `-by-machine` kinds apart.
+    /// Received events by kind; `-by-machine` kinds are separate.
     pub marks: BTreeMap<String, EventMarkView>,
 }
 
-/// First, last and number of one kind of event.
+/// First time, last time and number of events of one kind.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EventMarkView {
-    /// The earliest, RFC 3339.
+    /// Time of the first event, RFC 3339.
     pub first: String,
-    /// The latest, RFC 3339.
+    /// Time of the last event, RFC 3339.
     pub last: String,
-    /// How many.
+    /// Number of events.
     pub count: u32,
 }
 
-/// One waiting send.
+/// A queued message.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct QueueLine {
-    /// The tracking id.
+    /// Tracking id.
     pub id: String,
-    /// When it was accepted, RFC 3339.
+    /// Time of acceptance, RFC 3339.
     pub accepted: String,
-    /// `queued`, `sending`, `unknown` or `held`.
+    /// State: `queued`, `sending`, `unknown` or `held`.
     pub state: String,
-    /// When its next attempt is due, RFC 3339; absent for what is held, and for what waits for an operator's breaker.
+    /// Time of the next attempt, RFC 3339; absent for held messages and during an operator's breaker override.
     pub next_at: Option<String>,
-    /// Attempts made.
+    /// Number of attempts.
     pub attempts: u32,
-    /// `transactional` or `bulk`.
+    /// Lane: `transactional` or `bulk`.
     pub lane: String,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// The envelope's sender.
+    /// Sender of the envelope.
     pub from: String,
-    /// The recipients that wait.
+    /// Waiting recipients.
     pub to: Vec<String>,
-    /// Why they wait.
+    /// Reason for the wait.
     pub reason: Option<String>,
 }
 
-/// One upstream's breaker.
+/// Breaker of an upstream.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BreakerView {
-    /// The upstream.
+    /// Upstream.
     pub upstream: String,
-    /// The host that its mail goes to.
+    /// Host of the upstream.
     #[serde(default)]
     pub host: String,
-    /// `closed`, `open` or `half-open`.
+    /// State: `closed`, `open` or `half-open`.
     pub state: String,
-    /// When an open one is probed, RFC 3339; an operator's has no end.
+    /// Time of the next probe while open, RFC 3339; an operator's override has none.
     pub until: Option<String>,
-    /// Why it is not closed.
+    /// Reason for not being closed.
     pub reason: Option<String>,
-    /// Connections open now.
+    /// Number of open connections.
     pub connections: usize,
-    /// Messages a minute that the upstream is slowed down to after its complaints.
+    /// Rate in messages per minute to which throttling replies have reduced the upstream.
     pub slowed_to: Option<f64>,
-    /// Until when it takes nothing by its own words, RFC 3339.
+    /// Time until which the upstream asked for no mail, RFC 3339.
     pub paused_until: Option<String>,
-    /// Of its quota, in percent.
+    /// Used share of the quota in percent.
     pub quota_used: Option<u64>,
 }
 
-/// What is to be done with waiting mail.
+/// Action on queued messages.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct QueueActionRequest {
     /// `retry`, `hold`, `release`, `bounce` or `delete`.
@@ -139,72 +139,72 @@ pub struct QueueActionRequest {
     /// Tracking ids.
     #[serde(default)]
     pub ids: Vec<String>,
-    /// Or: mail with an open recipient at that domain.
+    /// Alternatively: messages with an open recipient at this domain.
     #[serde(default)]
     pub domain: Option<String>,
-    /// Or: mail that would take that upstream.
+    /// Alternatively: messages that would take this upstream.
     #[serde(default)]
     pub upstream: Option<String>,
-    /// Or: all mail that waits.
+    /// Alternatively: all queued messages.
     #[serde(default)]
     pub all: bool,
-    /// Why; what ends mail needs one.
+    /// Reason; required for actions that end messages.
     #[serde(default)]
     pub reason: String,
-    /// Say what would be done, and do nothing.
+    /// Whether to report the action without performing it.
     #[serde(default)]
     pub dry_run: bool,
 }
 
-/// What was done with one send.
+/// Result of an action on one message.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct QueueActionResult {
-    /// Its tracking id; as it was asked for where that names none.
+    /// Tracking id, or the requested id if it matches none.
     pub id: String,
-    /// Whether it was done, or would be.
+    /// Whether the action was performed, or would be.
     pub done: bool,
-    /// Why not.
+    /// Reason for not performing it.
     pub why: Option<String>,
 }
 
-/// What is to be done with a breaker.
+/// Action on a breaker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BreakerRequest {
-    /// To open it until it is closed again, or else to close it.
+    /// Whether to open it until it is closed again, or to close it.
     pub open: bool,
-    /// Why.
+    /// Reason.
     #[serde(default)]
     pub reason: String,
 }
 
-/// How old the mail is that waits for one upstream and one recipient domain.
+/// Age distribution of the queued recipients of one upstream and one recipient domain.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct QueueShape {
-    /// The upstream that it would take.
+    /// Upstream that the messages would take.
     pub upstream: String,
-    /// The recipients' domain.
+    /// Domain of the recipients.
     pub domain: String,
-    /// Recipients.
+    /// Number of recipients.
     pub total: u64,
-    /// Of these, by age: below each of [`Shape::MINUTES`], and the rest.
+    /// Numbers by age: below each of [`QueueShape::AGE_LIMITS_MINUTES`], and the rest.
     pub ages: Vec<u64>,
 }
 
 impl QueueShape {
-    /// The ends of the ages, in minutes: Postfix's `qshape` has the same.
+    /// Limits of the age classes in minutes, equal to those of Postfix's `qshape`.
     pub const AGE_LIMITS_MINUTES: [u64; 9] = [5, 10, 20, 40, 80, 160, 320, 640, 1280];
 }
 
-/// One alarm that is on.
+/// An active alarm.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AlarmView {
-    /// What kind of trouble.
+    /// Kind of the alarm.
     pub alarm: String,
-    /// With what.
+    /// Subject of the alarm.
     pub subject: String,
-    /// What is known.
+    /// Description.
     pub text: String,
-    /// Since when, RFC 3339.
+    /// Start, RFC 3339.
     pub since: String,
 }
 
@@ -327,7 +327,7 @@ fn notify_keywords(notify: Notify) -> String {
     if wanted.is_empty() { "never".to_owned() } else { wanted.join(",") }
 }
 
-/// When the upstream refused a recipient for now.
+/// Returns the times at which the upstream deferred a recipient.
 fn upstream_deferrals(trail: &Trail, place: u16) -> Vec<Timestamp> {
     let deferred =
         trail.events.iter().filter(|fact| fact.kind == TrailEventKind::Attempted(AttemptStatus::Queued));

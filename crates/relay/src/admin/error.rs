@@ -1,23 +1,23 @@
-//! How questions and orders are answered.
+//! Errors of the API and their HTTP responses.
 
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use mailtrail_store::{CommitError, ReadError};
 
-/// An order that is not carried out.
+/// Error of an API request.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    /// It makes no sense as it is.
+    /// Invalid request.
     #[error("{0}")]
     Invalid(&'static str),
-    /// There is no such upstream.
+    /// No such upstream.
     #[error("there is no upstream {0:?}; `mailtrail breaker status` lists them")]
     UnknownUpstream(String),
-    /// There is no such sink.
+    /// No such sink.
     #[error("no sink is called {0:?}")]
     UnknownSink(String),
-    /// The question broke.
+    /// A task panicked.
     #[error("the order cannot be carried out: see the daemon's log")]
     Internal,
     /// The store cannot be read.

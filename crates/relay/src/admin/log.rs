@@ -6,43 +6,43 @@ use mailtrail_trail::{RecipientState, Trail};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
-/// Which lines of the log are wanted; all given conditions must hold.
+/// Filter of log lines; all given conditions must hold.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct LogFilter {
-    /// At most so many, the newest.
+    /// Maximum number of lines; the newest are returned.
     pub lines: Option<usize>,
-    /// Written then or later, milliseconds since the epoch.
+    /// Earliest time of writing, milliseconds since the epoch.
     pub since: Option<u64>,
-    /// Written then or earlier, milliseconds since the epoch.
+    /// Latest time of writing, milliseconds since the epoch.
     pub until: Option<u64>,
-    /// A part of a recipient's address.
+    /// Part of a recipient's address.
     pub to: Option<String>,
-    /// A part of the sender's address.
+    /// Part of the sender's address.
     pub from: Option<String>,
-    /// An event's word, or the state that a recipient of the send is in.
+    /// Word of an event, or current state of a recipient of the message.
     pub status: Option<String>,
-    /// A tag.
+    /// Tag.
     pub tag: Option<String>,
-    /// A client's label.
+    /// Client label.
     pub client: Option<String>,
-    /// An upstream's name.
+    /// Name of an upstream.
     pub upstream: Option<String>,
-    /// A regular expression that fits the line's JSON.
+    /// Regular expression that matches the line's JSON.
     pub grep: Option<String>,
-    /// Only what was written behind this place.
+    /// Cursor after which lines are returned.
     pub after: Option<String>,
 }
 
-/// Lines and where to go on.
+/// Log lines and the cursor after them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LogResponse {
-    /// Oldest first.
+    /// Lines, oldest first.
     pub lines: Vec<LogLine>,
-    /// For [`LogFilter::after`].
+    /// Cursor for [`LogFilter::after`].
     pub cursor: String,
 }
 
-/// The log's lines that fit; `places` say where records are shown.
+/// Returns the matching log lines; `places` are the Odoo instances for links to records.
 pub fn query_log(
     store: &Store,
     filter: &LogFilter,
@@ -73,7 +73,7 @@ impl LogQuery<'_> {
         Ok(LogResponse { lines, cursor: cursor.to_string() })
     }
 
-    /// Walks the segments from the newest to the oldest, until there are enough lines or they are too old.
+    /// Reads the segments from the newest to the oldest, until there are enough lines or the records are too old.
     fn read_newest(&self) -> Result<LogResponse, ReadError> {
         let cursor = self.store.log_end()?;
         let (wanted, since) = (self.filter.lines.unwrap_or(usize::MAX), self.since());
@@ -141,7 +141,7 @@ impl LogQuery<'_> {
     }
 }
 
-/// Where the record is shown that a mail is about.
+/// Returns the URL of the Odoo record that a message is about.
 pub(super) fn record_url(places: &[Place], trail: &Trail) -> Option<String> {
     places.iter().find_map(|place| place.record_url(&trail.message))
 }

@@ -1,4 +1,5 @@
-//! Whether an address that a provider was given leads here: `doctor` asks through it what only this process can answer.
+//! Checks whether an address registered at a provider leads to this process. `doctor` requests a challenge that only
+//! this process can answer.
 
 use crate::admin::route_table::RouteTable;
 use crate::admin::state::ApiState;
@@ -6,23 +7,23 @@ use axum::Json;
 use axum::extract::{Query, State};
 use serde::{Deserialize, Serialize};
 
-/// Where the question is to arrive.
+/// Target of the challenge.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProbeQuery {
-    /// The path as this process is to see it: `/webhooks/<upstream>`.
+    /// Path as this process receives it: `/webhooks/<upstream>`.
     pub path: String,
 }
 
-/// What is asked there, in the header field [`crate::loopback_probe::Probe::HEADER`] of a POST, and what comes back.
+/// Challenge for the header field [`crate::loopback_probe::LoopbackProbe::HEADER_NAME`] of a POST, and its answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProbeChallenge {
-    /// The field's value.
+    /// Value of the header field.
     pub question: String,
-    /// The body of the answer, of this process alone.
+    /// Expected body of the response, known to this process alone.
     pub answer: String,
 }
 
-/// The one question.
+/// Returns the route of the challenge.
 pub(super) fn routes() -> RouteTable {
     RouteTable::default().get("/api/v1/probe", create_challenge)
 }

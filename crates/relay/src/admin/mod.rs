@@ -1,5 +1,5 @@
-//! Questions about the store and orders to the queue, with their answers as JSON: behind the CLI, over a unix socket, and
-//! over TCP for whoever has the token; questions also directly, while no daemon runs.
+//! Admin API: queries of the store and actions on the queue, with JSON responses. The CLI uses it over a unix socket,
+//! and clients with the token over TCP. Queries also run directly on the store while no daemon runs.
 
 mod audit_log;
 mod dto;

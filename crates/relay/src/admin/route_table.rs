@@ -3,7 +3,7 @@ use axum::Router;
 use axum::handler::Handler;
 use axum::routing::{get, post};
 
-/// Something that can be asked or ordered.
+/// An endpoint of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Endpoint {
     /// `GET` or `POST`.
@@ -12,7 +12,7 @@ pub struct Endpoint {
     pub path: &'static str,
 }
 
-/// What answers at which path: the router and the list that `docs/openapi.json` is compared with are made of one table.
+/// Routes by path. The router and the endpoint list compared with `docs/openapi.json` come from this one table.
 #[derive(Default)]
 pub struct RouteTable {
     router: Router<ApiState>,
@@ -20,33 +20,33 @@ pub struct RouteTable {
 }
 
 impl RouteTable {
-    /// Also a question.
+    /// Adds a query.
     pub fn get<H: Handler<T, ApiState>, T: 'static>(mut self, path: &'static str, answer: H) -> Self {
         self.router = self.router.route(path, get(answer));
         self.endpoints.push(Endpoint { method: "GET", path });
         self
     }
 
-    /// Also an order.
+    /// Adds an action.
     pub fn post<H: Handler<T, ApiState>, T: 'static>(mut self, path: &'static str, answer: H) -> Self {
         self.router = self.router.route(path, post(answer));
         self.endpoints.push(Endpoint { method: "POST", path });
         self
     }
 
-    /// Also those.
+    /// Adds the routes of another table.
     pub fn merge(mut self, others: Self) -> Self {
         self.router = self.router.merge(others.router);
         self.endpoints.extend(others.endpoints);
         self
     }
 
-    /// What answers.
+    /// Returns the router.
     pub fn router(self) -> Router<ApiState> {
         self.router
     }
 
-    /// What there is, in the order of the table.
+    /// Returns the endpoints in the order of the table.
     pub fn endpoints(self) -> Vec<Endpoint> {
         self.endpoints
     }

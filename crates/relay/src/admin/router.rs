@@ -1,4 +1,4 @@
-//! `/api/v1`: questions and orders over HTTP. `docs/openapi.json` says what each takes and answers.
+//! Routes of `/api/v1`. `docs/openapi.json` describes each request and response.
 
 use crate::admin::dto::{AlarmView, BreakerRequest, BreakerView, QueueActionRequest};
 use crate::admin::error::{ApiError, error_response, json_blocking, read_error_response};
@@ -25,7 +25,7 @@ use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
-/// What can be asked and ordered.
+/// Returns the routes of the API.
 fn api_routes() -> RouteTable {
     RouteTable::default()
         .get("/api/v1/trace", find_trails)
@@ -52,18 +52,18 @@ fn api_routes() -> RouteTable {
         .merge(personal_data::routes())
 }
 
-/// The list of what can be asked and ordered.
+/// Returns the list of all endpoints.
 pub fn endpoints() -> Vec<Endpoint> {
     api_routes().endpoints()
 }
 
-/// Questions and orders, for a unix socket.
+/// Serves the API on a unix socket.
 pub async fn serve_socket(socket: UnixListener, panel: ApiState, quiet: CancellationToken) {
     let introduce = |peer| ConnectInfo(Caller::from(peer));
     http_server::serve(socket, MAX_SOCKET_CONNECTIONS, api_router(panel), introduce, quiet).await;
 }
 
-/// Questions and orders, whoever may come to ask.
+/// Returns the API's router, without access control.
 pub(super) fn api_router(panel: ApiState) -> Router {
     api_routes().router().layer(DefaultBodyLimit::max(MAX_BODY_BYTES)).with_state(panel)
 }
@@ -73,7 +73,7 @@ async fn apply_queue_action(
     ConnectInfo(Caller(operator)): ConnectInfo<Caller>,
     Json(order): Json<QueueActionRequest>,
 ) -> Response {
-    // It is carried out to its end, also when whoever asked has gone.
+    // Runs to completion even if the client disconnects.
     match tokio::spawn(async move { queue_actions::apply_actions(&panel, order, &operator).await }).await {
         Ok(Ok(acts)) => Json(acts).into_response(),
         Ok(Err(refusal)) => error_response(&refusal),
@@ -177,7 +177,7 @@ async fn replay_sink(
     Path(sink): Path<String>,
     Json(order): Json<SinkReplayRequest>,
 ) -> Response {
-    // It is carried out to its end, also when whoever asked has gone.
+    // Runs to completion even if the client disconnects.
     match tokio::spawn(async move { sinks::rewind_sink(&panel, &sink, &order, &operator).await }).await {
         Ok(Ok(())) => Json(()).into_response(),
         Ok(Err(refusal)) => error_response(&refusal),
@@ -189,7 +189,7 @@ async fn get_stats(State(panel): State<ApiState>, Query(question): Query<StatsQu
     json_blocking(move || query_stats(&panel.store, &question)).await
 }
 
-/// A follower's question is answered when there is something to say, or after a while.
+/// Returns log lines. A following client's request waits for new lines, up to a limit.
 async fn list_log_lines(State(panel): State<ApiState>, Query(filter): Query<LogFilter>) -> Response {
     let mut filter = filter;
     for _ in 0..MAX_FOLLOW_POLLS {
@@ -240,9 +240,9 @@ async fn list_breakers(State(panel): State<ApiState>) -> Response {
     Json(views.collect::<Vec<_>>()).into_response()
 }
 
-/// Bytes of an order: 100,000 ids and more.
+/// Maximum request body in bytes: enough for 100,000 ids.
 const MAX_BODY_BYTES: usize = 16 << 20;
-/// Connections to the socket at once.
+/// Maximum number of concurrent connections to the socket.
 pub const MAX_SOCKET_CONNECTIONS: usize = 64;
 const FOLLOW_POLL_INTERVAL: Duration = Duration::from_millis(200);
 const MAX_FOLLOW_POLLS: usize = 50;

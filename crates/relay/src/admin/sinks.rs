@@ -7,46 +7,46 @@ use mailtrail_store::{ReadError, Store};
 use mailtrail_trail::OperatorActionData;
 use serde::{Deserialize, Serialize};
 
-/// How far a sink got.
+/// Progress of a sink.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SinkView {
-    /// The sink.
+    /// Name of the sink.
     pub sink: String,
-    /// Where in the journal it stands; absent for one that never ran.
+    /// Position in the journal; absent for a sink that never ran.
     pub cursor: Option<String>,
-    /// When that was noted, RFC 3339.
+    /// Time at which the position was recorded, RFC 3339.
     pub at: Option<String>,
-    /// Whether it has everything.
+    /// Whether the sink has received all events.
     pub is_up_to_date: bool,
-    /// What it refused for good, as far as it is kept; at most 1000 are counted.
+    /// Number of retained dead letters; at most 1000 are counted.
     pub refused: usize,
-    /// What it takes later, each alone.
+    /// Number of delayed events.
     #[serde(default)]
     pub delayed: usize,
 }
 
-/// What a sink refused for good.
+/// Dead letter of a sink.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SinkDeadLetterView {
-    /// When, RFC 3339.
+    /// Time, RFC 3339.
     pub at: String,
-    /// Why.
+    /// Reason of the rejection.
     pub why: String,
-    /// What it was; absent when the journal has it no longer.
+    /// The event; absent if it is no longer in the journal.
     pub line: Option<LogLine>,
 }
 
-/// From where on a sink is to be told again.
+/// Replay of a sink from a time on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SinkReplayRequest {
-    /// What was noted then or later, milliseconds since the epoch.
+    /// Earliest recording time of the events, milliseconds since the epoch.
     pub since: u64,
-    /// Why.
+    /// Reason.
     #[serde(default)]
     pub reason: String,
 }
 
-/// All sinks that are configured, in the order of the configuration.
+/// Returns all configured sinks in the order of the configuration.
 pub(super) fn find_sinks(panel: &ApiState) -> Result<Vec<SinkView>, ReadError> {
     panel.sink_names.iter().map(|sink| to_view(&panel.store, sink)).collect()
 }
@@ -69,7 +69,7 @@ fn to_view(store: &Store, sink: &str) -> Result<SinkView, ReadError> {
     })
 }
 
-/// What a sink refused for good, the oldest first.
+/// Returns the dead letters of a sink, oldest first.
 pub(super) fn find_dead_letters(store: &Store, sink: &str) -> Result<Vec<SinkDeadLetterView>, ReadError> {
     let refused = store.sink_dead_letters(sink, MAX_DEAD_LETTERS)?.into_iter().map(|refused| {
         let trail = refused
@@ -84,7 +84,7 @@ pub(super) fn find_dead_letters(store: &Store, sink: &str) -> Result<Vec<SinkDea
     refused.collect()
 }
 
-/// Has a sink told again what was noted since then.
+/// Rewinds a sink to the events recorded since then.
 pub(super) async fn rewind_sink(
     panel: &ApiState,
     sink: &str,
@@ -105,5 +105,5 @@ pub(super) async fn rewind_sink(
 }
 
 const MAX_DEAD_LETTERS: usize = 1000;
-/// Records that are looked through for something to tell.
+/// Number of records scanned for an event to deliver.
 const BACKLOG_SCAN_LIMIT: usize = 1000;

@@ -1,4 +1,4 @@
-//! What every question needs, and who asks.
+//! State of the API, and its callers.
 
 use crate::admin::dto::{QueueLine, TrailView};
 use crate::admin::log::record_url;
@@ -16,38 +16,38 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::net::unix::UCred;
 
-/// What can be asked about.
+/// State shared by the API's handlers.
 #[derive(Clone)]
 pub struct ApiState {
     /// The store.
     pub store: Store,
-    /// The time.
+    /// Clock.
     pub clock: Clock,
-    /// The upstreams that mail goes to.
+    /// Health of the upstreams.
     pub upstream_health: Vec<Arc<UpstreamHealth>>,
-    /// Which of them takes which mail.
+    /// Selection of the upstream for a message.
     pub upstream_selection: Arc<UpstreamSelection>,
-    /// Which addresses get no mail.
+    /// Suppression settings.
     pub suppression_settings: Arc<suppression::SuppressionSettings>,
-    /// Who is told what becomes of the mail, by name.
+    /// Names of the event sinks.
     pub sink_names: Arc<[String]>,
-    /// Whoever brings that list and the providers' together.
+    /// Synchronisation with the providers' suppression lists.
     pub suppression_sync: SuppressionSync,
-    /// What is wrong.
+    /// Registry of active alarms.
     pub alarms: Alarms,
-    /// Whose words the reports of each upstream are.
+    /// Provider of each upstream's events.
     pub providers: Arc<BTreeMap<String, Provider>>,
-    /// How long things are kept.
+    /// Retention periods.
     pub retention: Retention,
-    /// Where Odoo's records are shown.
+    /// Odoo instances, for links to their records.
     pub odoo_instances: Arc<Vec<Place>>,
-    /// Whoever knows whether a request comes to this process.
+    /// Probe of requests that reach this process.
     pub loopback_probe: LoopbackProbe,
-    /// What hands in an operator's test mail.
+    /// Submits an operator's test mail.
     pub test_mailer: TestMailer,
 }
 
-/// Who asks, by the socket.
+/// Identity of a caller, given by the socket.
 #[derive(Clone, Debug)]
 pub struct Caller(pub(super) String);
 
@@ -59,8 +59,8 @@ impl From<Option<UCred>> for Caller {
 }
 
 impl ApiState {
-    /// Why and until when a send waits, if no upstream that may take it takes any mail; an operator's breaker has no
-    /// end.
+    /// Returns why and until when a message waits, if no upstream of its route accepts mail. An operator's breaker
+    /// override has no end.
     fn unavailable_until(&self, trail: &Trail) -> Option<(String, Option<Timestamp>)> {
         let waits =
             trail.queue_key.as_ref().filter(|waits| **waits != QueueKey::Held && !trail.is_sending)?;

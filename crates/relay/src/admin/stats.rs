@@ -3,51 +3,51 @@ use mailtrail_store::{ReadError, Store};
 use mailtrail_trail::{DeliveryStats, StatsGroup};
 use serde::{Deserialize, Serialize};
 
-/// What is to be counted.
+/// Query of delivery statistics.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StatsQuery {
-    /// Mail accepted then or later, milliseconds since the epoch.
+    /// Earliest time of acceptance, milliseconds since the epoch.
     pub since: u64,
-    /// Mail accepted then or earlier, milliseconds since the epoch.
+    /// Latest time of acceptance, milliseconds since the epoch.
     pub until: u64,
-    /// The grouping's word; by day where it is none.
+    /// Word of the grouping; by day if empty.
     pub by: String,
 }
 
-/// The figures of a group. Rates are parts of one, absent where there is nothing to be a part of.
+/// Counts of a group. Rates are fractions of one, absent if the denominator is zero.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StatsRow {
-    /// The grouping's word, or `total`.
+    /// Word of the grouping, or `total`.
     pub by: String,
-    /// The group's name; empty for the total.
+    /// Name of the group; empty for the total.
     pub group: String,
     /// Recipients of accepted mail.
     pub recipients: u64,
-    /// Queued, sending, held or unknown.
+    /// Recipients queued, sending, held or unknown.
     pub open: u64,
-    /// Taken by the provider, and nothing else known.
+    /// Recipients accepted by the provider without a later event.
     pub relayed: u64,
-    /// Reached the recipient's server.
+    /// Recipients delivered to their server.
     pub delivered: u64,
-    /// Refused for good.
+    /// Recipients refused permanently.
     pub bounced: u64,
-    /// Given up.
+    /// Recipients given up.
     pub failed: u64,
-    /// Not tried.
+    /// Recipients not attempted because of suppression.
     pub suppressed: u64,
-    /// Taken out by an operator.
+    /// Recipients cancelled by an operator.
     pub cancelled: u64,
-    /// Deferred behind the provider, whatever came afterwards.
+    /// Recipients deferred after the provider accepted the mail, whatever followed.
     pub deferred: u64,
-    /// Opened by people.
+    /// Recipients with an opening by a person.
     pub opened: u64,
-    /// Clicked by people.
+    /// Recipients with a click by a person.
     pub clicked: u64,
-    /// Opened or clicked by software.
+    /// Recipients with an opening or click by software.
     pub by_machine: u64,
-    /// Reported as spam.
+    /// Recipients that complained of spam.
     pub complained: u64,
-    /// Unsubscribed.
+    /// Recipients that unsubscribed.
     pub unsubscribed: u64,
     /// Delivered among delivered, bounced and failed.
     pub delivery_rate: Option<f64>,
@@ -63,7 +63,7 @@ pub struct StatsRow {
     pub click_rate: Option<f64>,
 }
 
-/// The groups in the order of their names, and the total behind them.
+/// Returns the groups in the order of their names, followed by the total.
 pub fn query_stats(store: &Store, question: &StatsQuery) -> Result<Vec<StatsRow>, ReadError> {
     let grouping = StatsGroup::ALL.into_iter().find(|grouping| grouping.as_str() == question.by);
     let grouping = grouping.unwrap_or(StatsGroup::Day);

@@ -1,8 +1,7 @@
-//! What is served over TCP: figures and the web page, which knows nothing, for everybody who reaches it; questions and
-//! orders for who has the token.
+//! Access control for TCP: metrics and the static web page for every client; the API for clients with the token.
 //!
-//! A browser on this machine reaches it, too, and does what any page wants. A page that had its own name lead here (DNS
-//! rebinding) is known by `Host`, one of another origin by `Origin`; neither can know the token.
+//! A browser on this machine can connect, too, on behalf of any web page. A page whose own name resolves to this
+//! machine (DNS rebinding) is detected by `Host`, one of another origin by `Origin`. Neither page has the token.
 
 use crate::admin::router::api_router;
 use crate::admin::state::{ApiState, Caller};
@@ -21,18 +20,18 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// Whom questions and orders are taken from.
+/// Access rules of the API over TCP.
 #[derive(Clone, Debug)]
 pub struct AccessPolicy {
-    /// What they prove themselves with: `Authorization: Bearer <token>` (RFC 6750).
+    /// Token of clients: `Authorization: Bearer <token>` (RFC 6750).
     pub token: Secret,
-    /// Names that this machine may be called by, in small letters, besides those of loopback.
+    /// Names of this machine in lower case, besides those of loopback.
     pub hosts: Vec<String>,
-    /// What the log and the metrics say of refused requests.
+    /// Log and metrics of rejected requests.
     pub refusals: RefusalLog,
 }
 
-/// The web page, `/healthz`, `/metrics` where figures are kept and, behind a gate, `/api/v1`.
+/// Serves the web page, `/healthz`, `/metrics` if enabled and, after access control, `/api/v1`.
 pub async fn serve_tcp(
     socket: TcpListener,
     metrics: Option<PrometheusHandle>,
@@ -51,7 +50,7 @@ pub async fn serve_tcp(
     http_server::serve(socket, MAX_TCP_CONNECTIONS, router, ConnectInfo::<SocketAddr>, quiet).await;
 }
 
-/// Why somebody is not let in.
+/// Reason for a denied request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 enum AccessDenied {
     #[error("this machine is not called so here; see `hosts` in [admin]")]
@@ -115,7 +114,7 @@ impl AccessPolicy {
         if admitted { Ok(()) } else { Err(AccessDenied::InvalidToken) }
     }
 
-    /// Whether that is a name of this machine; the port says nothing.
+    /// Returns whether `host` is a name of this machine; the port is ignored.
     fn is_known_host(&self, host: &str) -> bool {
         let Ok(authority) = host.parse::<Authority>() else { return false };
         let name = authority.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
@@ -124,20 +123,20 @@ impl AccessPolicy {
     }
 }
 
-/// A field's value, if it is text; `None` for a field that stands there twice.
+/// Returns a field's value if it is text; `None` for a repeated field.
 fn single_header(headers: &HeaderMap, name: HeaderName) -> Option<Option<&str>> {
     let mut values = headers.get_all(name).iter();
     let value = values.next().and_then(|value| value.to_str().ok());
     values.next().is_none().then_some(value)
 }
 
-/// Whether a page that came from that host says so.
+/// Returns whether an Origin belongs to the page's own host.
 fn is_same_origin(origin: &str, host: &str) -> bool {
     let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
     authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host))
 }
 
-/// Connections to the page at once.
+/// Maximum number of concurrent TCP connections.
 pub const MAX_TCP_CONNECTIONS: usize = 64;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A mail of the operator's own, to be followed through the whole loop.
+//! Test mail of an operator, to be followed through the whole loop.
 
 use crate::admin::audit_log;
 use crate::admin::error::{ApiError, error_response};
@@ -14,44 +14,44 @@ use mailtrail_trail::OperatorActionData;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// What test mail is made with.
+/// Dependencies of test mail.
 #[derive(Clone)]
 pub struct TestMailer {
-    /// Takes it in.
+    /// Submits the message.
     pub submit: HandIn,
-    /// From whom it is where nobody is named.
+    /// Default sender.
     pub default_sender: Option<Mailbox>,
-    /// The upstreams whose events do not come back.
+    /// Upstreams without returning events.
     pub without_events: Arc<[String]>,
 }
 
-/// Whom a test mail is to reach.
+/// Request for a test mail.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TestMailRequest {
-    /// The recipient.
+    /// Recipient.
     pub to: String,
-    /// The sender; the upstream must know its domain.
+    /// Sender; the upstream must know its domain.
     #[serde(default)]
     pub from: Option<String>,
-    /// Why.
+    /// Reason.
     #[serde(default)]
     pub reason: String,
 }
 
-/// A test mail on its way.
+/// Submitted test mail.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TestMailResponse {
-    /// Its tracking id, once it is kept.
+    /// Tracking id, once it is stored.
     pub id: Option<String>,
-    /// The sender.
+    /// Sender.
     pub from: String,
-    /// What a client would have been told if it was not taken.
+    /// Refusal that a client would have received, if it was not accepted.
     pub refused: Option<String>,
-    /// The upstreams whose events do not come back: no webhook of theirs is believed, or they report nothing.
+    /// Upstreams without returning events: no webhook of theirs is authenticated, or they send none.
     pub silent: Vec<String>,
 }
 
-/// The one order.
+/// Returns the route of the test mail.
 pub(super) fn routes() -> RouteTable {
     RouteTable::default().post("/api/v1/test", send_test_mail)
 }
@@ -83,7 +83,7 @@ async fn send_test_mail(
         }
         Ok::<_, ApiError>(kept)
     };
-    // It is carried out to its end, also when whoever asked has gone.
+    // Runs to completion even if the client disconnects.
     let kept = match tokio::spawn(sent).await {
         Ok(Ok(kept)) => kept,
         Ok(Err(refusal)) => return error_response(&refusal),

@@ -4,24 +4,24 @@ use mailtrail_store::{ReadError, Store};
 use mailtrail_trail::Trail;
 use serde::{Deserialize, Serialize};
 
-/// The sends that fit a question.
+/// Messages that match a query.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct TraceResult {
-    /// Newest first.
+    /// Trails, newest first.
     pub trails: Vec<TrailView>,
-    /// Whether there may be more than were asked for.
+    /// Whether there may be more than the limit.
     pub more: bool,
-    /// Whether there are older sends, whose subjects were not searched.
+    /// Whether there are older messages, with subjects not searched.
     pub cut_off: bool,
 }
 
-/// Finds sends by anything that names them: tracking id or the start of one, Message-ID, recipient, Odoo's record,
-/// or a part of the subject, of the newest [`SUBJECTS`] sends; an empty part is in all.
+/// Finds messages by tracking id or a prefix of one, Message-ID, recipient, Odoo record, or a part of the subject.
+/// Subjects are searched in the newest [`MAX_SUBJECT_SCAN`] messages; the empty string is in all.
 pub fn find_trails(store: &Store, what: &str, limit: usize) -> Result<TraceResult, ReadError> {
     find_trails_with(store, what, limit, |trail| trail.into())
 }
 
-/// The same; `view` makes a view of each.
+/// Like [`find_trails`]; `view` creates the view of each message.
 pub(super) fn find_trails_with(
     store: &Store,
     what: &str,
@@ -42,12 +42,12 @@ pub(super) fn find_trails_with(
     Ok(TraceResult { trails, more, cut_off })
 }
 
-/// The sends that wait, the earliest due first.
+/// Returns the queued messages, the earliest due first.
 pub fn find_queued(store: &Store, limit: usize) -> Result<Vec<QueueLine>, ReadError> {
     find_queued_with(store, limit, |trail| trail.into())
 }
 
-/// The same; `view` makes a view of each.
+/// Like [`find_queued`]; `view` creates the view of each message.
 pub(super) fn find_queued_with(
     store: &Store,
     limit: usize,
@@ -60,7 +60,7 @@ pub(super) fn find_queued_with(
     Ok(lines)
 }
 
-/// The sends that are named so; `None` for what is no name.
+/// Returns the messages that have this name; `None` if `what` is not a name.
 fn lookup_by_name(store: &Store, what: &str, limit: usize) -> Result<Option<Vec<TrackingId>>, ReadError> {
     if let Ok(id) = what.parse() {
         return Ok(Some(vec![id]));
@@ -89,7 +89,7 @@ fn lookup_by_name(store: &Store, what: &str, limit: usize) -> Result<Option<Vec<
     Ok(None)
 }
 
-/// Characters from which on the start of a tracking id is taken for one.
+/// Minimum length of a tracking id prefix in characters.
 pub(super) const MIN_ID_PREFIX: usize = 6;
-/// Sends whose subjects are searched, newest first.
+/// Number of newest messages with searched subjects.
 pub const MAX_SUBJECT_SCAN: usize = 20_000;

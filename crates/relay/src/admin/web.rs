@@ -1,15 +1,15 @@
-//! The web page: a static text for everybody who reaches the address. What it shows it asks of `/api/v1`, with the
-//! token that somebody types in; it gives no orders.
+//! Web page: static content for every client that can connect. It reads its data from `/api/v1` with a token entered
+//! by the user, and performs no actions.
 //!
-//! Nearly all that it shows was written by strangers. Its headers let it run and fetch nothing but what is served here,
-//! send forms nowhere, stand in no frame, and turn no text into markup at all.
+//! Nearly all displayed data comes from untrusted sources. The headers restrict the page to scripts and requests of
+//! this origin, forbid sending forms and embedding in frames, and prevent text from becoming markup.
 
 use axum::Router;
 use axum::http::{HeaderName, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 
-/// `/` and what it consists of.
+/// Returns the router of `/` and its assets.
 pub(super) fn page_router() -> Router {
     Router::new()
         .route("/", get(async || static_file("text/html; charset=utf-8", PAGE_HTML)))
@@ -25,7 +25,7 @@ fn static_file(kind: &'static str, text: &'static str) -> impl IntoResponse {
         (header::REFERRER_POLICY, "no-referrer"),
         (OPENER_POLICY, "same-origin"),
         (RESOURCE_POLICY, "same-origin"),
-        // After an upgrade its parts fit each other.
+        // After an upgrade all assets are of one version.
         (header::CACHE_CONTROL, "no-cache"),
     ];
     (fields, text)
@@ -35,7 +35,7 @@ const PAGE_HTML: &str = include_str!("web/page.html");
 const PAGE_CSS: &str = include_str!("web/page.css");
 const PAGE_JS: &str = include_str!("web/page.js");
 
-/// What a browser holds the page to (Content Security Policy Level 3, Trusted Types).
+/// Policy enforced by the browser (Content Security Policy Level 3, Trusted Types).
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
                       require-trusted-types-for 'script'; trusted-types 'none'";

@@ -20,25 +20,25 @@ use tokio_util::sync::CancellationToken;
 
 /// Dependencies of a scheduler.
 pub struct SchedulerDeps {
-    /// Where the mail is.
+    /// The store.
     pub store: Store,
-    /// The time.
+    /// Clock.
     pub clock: Clock,
-    /// Our name for EHLO.
+    /// Our host name for EHLO.
     pub hostname: String,
-    /// The upstreams, in the order of preference; at least one.
+    /// Upstreams in order of preference; at least one.
     pub upstreams: Vec<UpstreamSpec>,
-    /// Which of them mail goes to.
+    /// Selection of the upstream for a message.
     pub upstream_selection: UpstreamSelection,
-    /// Who gets no mail.
+    /// Suppression settings.
     pub suppression: suppression::SuppressionSettings,
-    /// Where trouble is reported.
+    /// Registry of active alarms.
     pub alarms: Alarms,
-    /// Where it is noted what goes out.
+    /// Activity of the upstreams, updated by relayed messages.
     pub activity: Pulse,
-    /// What knows whether the clock was set.
+    /// Detector of clock steps.
     pub clock_watch: ClockWatch,
-    /// Set when we stop.
+    /// Cancelled on shutdown.
     pub stopping: CancellationToken,
 }
 

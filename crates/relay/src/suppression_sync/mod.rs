@@ -1,17 +1,18 @@
-//! Our suppression list and the providers' own, brought together in both directions.
+//! Two-way synchronisation of our suppression list with the providers' lists.
 //!
-//! - **Whom the provider lists** is evidence here, from source `provider`, unless what is known already keeps back as
-//!   much. When the provider no longer lists somebody, what was known last from its list ends; what others said stays.
-//! - **Whom an operator or a file of his added here**, against all mail and without an end, is added there, where the
-//!   provider has a list for the reason and a call for it. Its lists know no lanes, so what is about bulk mail only
-//!   stays here: the provider would keep back invoices.
-//! - **Whom an operator removed here** is taken off there, one by one, if the provider's entry is older than that. A
-//!   younger one is evidence of what happened since. One that does not say how old it is is taken off unless something else
-//!   is known since the removal.
+//! - **Listed by the provider**: becomes evidence here, from source `provider`, unless existing evidence already
+//!   suppresses as much. When the provider no longer lists an address, evidence last seen on its list ends; evidence
+//!   of other sources stays.
+//! - **Added here by an operator or an imported file**, for all mail and without an expiry: is added there, if the
+//!   provider has a list for the reason and an API call for it. Its lists have no lanes, so an entry for bulk mail
+//!   only stays here: the provider would withhold invoices.
+//! - **Removed here by an operator**: is removed there, one by one, if the provider's entry is older than the
+//!   removal. A younger entry is evidence of later events. An entry without a time is removed unless there is other
+//!   evidence since the removal.
 //!
-//! What is done follows from the two lists as they are: a sync that breaks off is made good by the next one, and one
-//! that finds nothing to do writes nothing. What ends is judged only when the provider's lists were read to their end, and each
-//! entry in them: one that cannot be read may be anybody's.
+//! The changes follow from the current state of both lists: the next sync repairs an interrupted one, and a sync
+//! without differences writes nothing. Evidence is ended only if the provider's lists were read completely, including
+//! each entry: an unreadable entry may belong to any address.
 
 mod plan;
 mod run;
@@ -28,7 +29,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
-/// Whoever brings the lists together.
+/// Synchronises the lists. Clones share the state.
 #[derive(Clone)]
 pub struct SuppressionSync(Arc<SyncInner>);
 
@@ -39,68 +40,68 @@ struct SyncInner {
     peers: Vec<SyncPeer>,
 }
 
-/// An upstream whose provider has lists.
+/// Upstream whose provider has suppression lists.
 pub struct SyncPeer {
-    /// Where they are.
+    /// Client of the provider's API.
     pub api: Account,
-    /// Whether they are brought together without being asked.
+    /// Whether the lists are synchronised periodically.
     pub automatic: bool,
-    /// Held while they are.
+    /// Lock held during a sync.
     pub sync_lock: Mutex<()>,
 }
 
-/// How a sync is wanted.
+/// Options of a sync.
 #[derive(Clone, Debug, Default)]
 pub struct SyncOptions {
-    /// Who asked; empty where nobody did.
+    /// Operator that requested it; empty for a periodic sync.
     pub operator: String,
-    /// Why; empty where nothing was said.
+    /// Reason given; may be empty.
     pub reason: String,
-    /// Say what would be done, and do nothing.
+    /// Whether to report the changes without making them.
     pub dry_run: bool,
 }
 
-/// What a sync is doing.
+/// Progress of a sync.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SyncUpdate {
-    /// So many of the provider's entries are read.
+    /// Number of provider entries read so far.
     EntriesRead(u64),
-    /// So many of them cannot be: the first of these, and why.
+    /// Number of unreadable entries, with the first one and the reason.
     EntriesUnreadable(u64, String),
-    /// The provider takes no more requests for so long.
+    /// The provider accepts no more requests for this duration.
     RateLimited(Duration),
-    /// That is done or, where nothing is to be done, would be.
+    /// A change that is made or, in a dry run, would be.
     Changed(SyncChange),
 }
 
-/// What is done about an address.
+/// A change for one address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyncChange {
-    /// The address.
+    /// Address.
     pub address: String,
-    /// Why it is on a list.
+    /// Reason of the entry.
     pub reason: Reason,
-    /// What is done.
+    /// The change.
     pub action: SyncAction,
-    /// Why it cannot be, where that is so.
+    /// Reason for which it was rejected, if it was.
     pub rejection: Option<String>,
 }
 
-/// What is done about an address.
+/// Change for an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SyncAction {
-    /// The provider lists it: it is put on our list.
+    /// Listed by the provider: added to our list.
     Imported,
-    /// The provider lists it no longer: it is no longer on ours.
+    /// No longer listed by the provider: ended on our list.
     Expired,
-    /// An operator added it here: it is put on the provider's.
+    /// Added here by an operator: added to the provider's list.
     Exported,
-    /// An operator removed it here: it is taken off the provider's.
+    /// Removed here by an operator: removed from the provider's list.
     RemovedRemotely,
 }
 
 impl SyncAction {
-    /// The word for tables, JSON and metrics.
+    /// Returns the word used in tables, JSON and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Imported => "taken-in",
@@ -111,24 +112,24 @@ impl SyncAction {
     }
 }
 
-/// A sync did not come to its end. What it did before stays, and the next one goes on from there.
+/// Error that interrupts a sync. Its changes so far stay, and the next sync continues from there.
 #[derive(Debug, thiserror::Error)]
 pub enum SyncError {
-    /// Nobody to ask.
+    /// No provider API is configured.
     #[error(
         "upstream {0}: its provider has no lists that could be asked for: that needs provider = \"mailgun\" with domain, \
          or \"brevo\", and the account's api_key"
     )]
     NoProviderApi(String),
-    /// One at a time.
+    /// Another sync of the upstream is in progress.
     #[error("upstream {0}: a sync is under way already; it is carried out to its end")]
     InProgress(String),
-    /// More than anybody has.
+    /// The provider's lists exceed the supported size.
     #[error(
         "upstream {0}: the provider lists more than {MAX_REMOTE_ENTRIES} addresses, which are more than are compared"
     )]
     TooManyEntries(String),
-    /// The provider.
+    /// Error of the provider's API.
     #[error(transparent)]
     Api(#[from] Fault),
     /// The store cannot be read.
@@ -137,36 +138,36 @@ pub enum SyncError {
     /// The store cannot be written.
     #[error(transparent)]
     Commit(#[from] CommitError),
-    /// A look at the store broke.
+    /// A task that reads the store panicked.
     #[error("the suppression list cannot be looked at: see the daemon's log")]
     TaskPanicked,
 }
 
 impl SyncPeer {
-    /// For an account.
+    /// Creates a peer for a provider's API.
     pub fn new(api: Account, automatic: bool) -> Self {
         Self { api, automatic, sync_lock: Mutex::default() }
     }
 }
 
 impl SuppressionSync {
-    /// Brings the lists of `partners` together with ours, of which `settings` say what it means.
+    /// Creates the synchronisation of `peers` with our list; `settings` define the meaning of our entries.
     pub fn new(store: Store, clock: Clock, settings: SuppressionSettings, peers: Vec<SyncPeer>) -> Self {
         Self(Arc::new(SyncInner { store, clock, settings, peers }))
     }
 
-    /// The upstreams that can be asked.
+    /// Returns the upstreams that can be synchronised.
     pub fn upstreams(&self) -> Vec<String> {
         self.0.peers.iter().map(|partner| partner.api.upstream().to_owned()).collect()
     }
 
-    /// Whether the lists of an upstream are brought together without being asked; `None` where they cannot be at all.
+    /// Returns whether an upstream is synchronised periodically; `None` if it cannot be synchronised.
     pub fn is_automatic(&self, upstream: &str) -> Option<bool> {
         let partner = self.0.peers.iter().find(|partner| partner.api.upstream() == upstream);
         partner.map(|partner| partner.automatic)
     }
 
-    /// Brings the lists of an upstream together with ours; `steps` hears of it while somebody listens there.
+    /// Synchronises an upstream's lists with ours. Progress goes to `steps` while the receiver is open.
     pub async fn sync_upstream(
         &self,
         upstream: &str,
@@ -185,7 +186,7 @@ impl SuppressionSync {
         SyncRun { store, clock: *clock, settings, api: &partner.api, options, updates }.run().await
     }
 
-    /// Does it for all that want it by themselves, again and again until we stop.
+    /// Synchronises all automatic upstreams periodically until shutdown.
     pub async fn run(self, every: Option<Duration>, alarms: Alarms, stopping: CancellationToken) {
         let Some(every) = every else { return };
         let wanted = self.0.peers.iter().filter(|partner| partner.automatic);
@@ -229,7 +230,7 @@ impl SuppressionSync {
                         error = %trouble,
                         "our suppression list and the provider's are not brought together; it is tried again"
                     );
-                    // An operator does it, and hears how it ends.
+                    // An operator runs it and sees its result.
                     if !matches!(trouble, SyncError::InProgress(_)) {
                         let text =
                             format!("its suppression lists are not brought together with ours: {trouble}");
@@ -242,11 +243,11 @@ impl SuppressionSync {
     }
 }
 
-/// Entries of a provider's lists; each takes about 100 bytes of memory during a sync.
+/// Maximum number of entries in a provider's lists; each takes about 100 bytes of memory during a sync.
 const MAX_REMOTE_ENTRIES: usize = 2_000_000;
-/// Steps that may wait for whoever listens.
+/// Capacity of the progress channel.
 const UPDATE_CHANNEL_CAPACITY: usize = 256;
-/// The first sync waits until whoever waits has come in, and a process that starts again and again asks little.
+/// Initial delay: lets queued work drain first and limits API calls during crash loops.
 const INITIAL_DELAY: Duration = Duration::from_secs(600);
-/// Pause after one that did not come to its end.
+/// Delay after an incomplete sync.
 const RETRY_INTERVAL: Duration = Duration::from_secs(3600);

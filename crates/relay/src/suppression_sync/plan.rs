@@ -1,4 +1,4 @@
-//! What is to be done, as a function of both lists.
+//! Plan of a sync as a pure function of both lists.
 
 use mailtrail_mail::Timestamp;
 use mailtrail_net::provider_api::{Entry, List};
@@ -7,23 +7,23 @@ use mailtrail_trail::suppression::{
     ActiveEvidence, EvidenceItem, EvidenceSource, Reason, Scope, SuppressionEvidence, SuppressionSettings,
 };
 
-/// What becomes of an entry of the provider's.
+/// Action for an entry of the provider's list.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RemoteEntryAction {
-    /// Nothing.
+    /// No change.
     Ignore,
-    /// It is evidence here.
+    /// Add as evidence here.
     Import(EvidenceItem),
-    /// It is taken off there.
+    /// Remove from the provider's list.
     RemoveRemotely,
 }
 
-/// What is known here of an address that the provider lists.
+/// Local evidence about an address that the provider lists.
 #[derive(Clone, Copy, Debug)]
 pub struct LocalEvidence<'a> {
-    /// On the upstream's list.
+    /// Evidence on the upstream's list.
     pub upstream: &'a SuppressionEvidence,
-    /// On the one that holds for every domain.
+    /// Evidence on the global list.
     pub global: &'a SuppressionEvidence,
 }
 
@@ -36,19 +36,20 @@ pub const fn reason_of(list: List) -> Reason {
     }
 }
 
-/// The provider's list for a reason, if it has one.
+/// Returns the provider's list for a reason, if it has one.
 pub fn list_for(wanted: Reason) -> Option<List> {
     List::ALL.into_iter().find(|list| reason_of(*list) == wanted)
 }
 
-/// Which mail the provider keeps back because of an entry: an unsubscription may be from some tags or senders only.
+/// Returns the scope of the mail that the provider withholds because of an entry: an unsubscription may cover some
+/// tags or senders only.
 pub fn scope_of(list: List, entry: &Entry) -> Scope {
     let some = list == List::Unsubscribes && !entry.tags.iter().any(|tag| tag == "*");
     if some { Scope::Bulk } else { Scope::All }
 }
 
 impl LocalEvidence<'_> {
-    /// What becomes of an entry of the provider's.
+    /// Returns the action for an entry of the provider's list.
     pub fn plan_remote_entry(
         &self,
         list: List,
@@ -62,7 +63,7 @@ impl LocalEvidence<'_> {
             return RemoteEntryAction::Ignore;
         }
         let void = self.upstream.cleared_until(reason).max(self.global.cleared_until(reason));
-        // One that does not say when is no evidence of anything since a removal.
+        // An entry without a time is no evidence of an event after a removal.
         let at = entry.since.map_or(EvidenceItem::UNKNOWN_TIME, |since| since.min(now));
         if void > Timestamp::default() && at <= void {
             return if live().next().is_none() {
@@ -71,7 +72,7 @@ impl LocalEvidence<'_> {
                 RemoteEntryAction::Ignore
             };
         }
-        // What ended is listed there again: as far as we know since now.
+        // Ended evidence is listed there again: since now, as far as can be determined.
         let again = |live: &ActiveEvidence| {
             at <= live.last_seen() && live.expires_at.is_some_and(|expires| expires <= now)
         };
@@ -87,8 +88,8 @@ impl LocalEvidence<'_> {
     }
 }
 
-/// Evidence from the provider's list as it ends, now that the address is no longer there; `None` for what others said
-/// last, or what ends anyway.
+/// Returns the evidence that ends an entry no longer on the provider's list; `None` for evidence last seen from
+/// another source, or ending anyway.
 pub fn expire_evidence(live: &ActiveEvidence, now: Timestamp) -> Option<EvidenceItem> {
     let lasts = live.source == EvidenceSource::Provider && live.expires_at.is_none();
     lasts.then(|| EvidenceItem {
@@ -100,7 +101,7 @@ pub fn expire_evidence(live: &ActiveEvidence, now: Timestamp) -> Option<Evidence
     })
 }
 
-/// The entry that the provider is to have because of what an operator added here.
+/// Returns the entry to add at the provider because of an operator's entry here.
 pub fn export_entry(
     filed: &AddressEvidence,
     reason: Reason,
@@ -109,7 +110,7 @@ pub fn export_entry(
     now: Timestamp,
 ) -> Option<(List, Entry)> {
     let list = list_for(reason)?;
-    // A provider's entry has no end, and knows no lanes.
+    // A provider's entry has no expiry and no lane.
     let lasts = live.expires_at.is_none() && settings.is_active(reason, live, now);
     let wanted = live.source.is_operator() && lasts && settings.effective_scope(reason, live) == Scope::All;
     wanted.then(|| {
@@ -124,7 +125,7 @@ pub fn export_entry(
     })
 }
 
-/// The words of what ended.
+/// Diagnostic of ended evidence.
 const NO_LONGER_LISTED: &str = "no longer on the provider's list";
 
 #[cfg(test)]
@@ -258,7 +259,7 @@ mod tests {
             RemoteEntryAction::Ignore,
             "it happened again"
         );
-        // Who unsubscribed again since then stays where he is.
+        // An address that unsubscribed again since then stays listed.
         let again = suppression_record(
             Reason::Unsubscribe,
             &[evidence_item(2, Scope::Bulk, EvidenceSource::Webhook)],

@@ -26,18 +26,18 @@ pub(super) struct SyncRun<'a> {
     pub(super) updates: &'a mpsc::Sender<SyncUpdate>,
 }
 
-/// Whom the provider lists, by list and address (in lower case), and which mail it keeps back.
+/// The provider's entries by list and address (in lower case), with the scope of the withheld mail.
 type RemoteEntries = HashMap<(List, String), Scope>;
 
-/// Somebody who is to be listed here, in the provider's words or until now.
+/// Evidence to add here, with the provider's text or expiring now.
 type PendingImport = (Mailbox, Reason, EvidenceItem);
 
-/// What a page of our own list asks for.
+/// Result of reading a page of our own list.
 #[derive(Default)]
 struct LocalPage {
     expired: Vec<PendingImport>,
     exports: Vec<(List, Entry)>,
-    /// Behind it, if there is more.
+    /// Start of the next page, if there is more.
     next: Option<(String, String)>,
 }
 
@@ -61,8 +61,8 @@ impl SyncRun<'_> {
         Ok(())
     }
 
-    /// Takes in whom the provider lists, page by page; and says all whom it lists, who is to be taken off there, and whether
-    /// all entries could be read. None is taken off while the lists are read: the pages would shift.
+    /// Imports the provider's entries page by page. Returns all its entries, those to remove there, and whether all
+    /// entries were readable. None is removed while the lists are read: the pages would shift.
     async fn read_remote(&self) -> Result<(RemoteEntries, Vec<(List, String)>, bool), SyncError> {
         let (mut theirs, mut removals, mut place) = (RemoteEntries::new(), Vec::new(), None);
         let mut unread: Vec<Unread> = Vec::new();
@@ -90,7 +90,7 @@ impl SyncRun<'_> {
         }
     }
 
-    /// Says which entries are passed over.
+    /// Reports skipped unreadable entries.
     async fn log_unreadable(&self, unread: &[Unread]) {
         let Some(first) = unread.first() else { return };
         let raw: String = String::from_utf8_lossy(&first.raw).chars().take(MAX_SHOWN_CHARS).collect();
@@ -104,7 +104,7 @@ impl SyncRun<'_> {
         self.send_update(SyncUpdate::EntriesUnreadable(unread.len() as u64, text)).await;
     }
 
-    /// What becomes of the entries of a page.
+    /// Plans the actions for the entries of a page.
     async fn plan_page(
         &self,
         page: Vec<(List, Entry)>,
@@ -114,7 +114,7 @@ impl SyncRun<'_> {
         let weighed = tokio::task::spawn_blocking(move || {
             let (mut taken, mut removed) = (Vec::new(), Vec::new());
             for (list, entry) in page {
-                // What is no address for us gets no mail of ours either.
+                // An entry that is no valid address here never gets mail from us either.
                 let Ok(address) = entry.address.parse::<Mailbox>() else { continue };
                 let own = store.suppression_evidence(&address.folded(), &upstream)?.unwrap_or_default();
                 let everywhere = store.suppression_evidence(&address.folded(), "")?.unwrap_or_default();
@@ -131,7 +131,7 @@ impl SyncRun<'_> {
         Ok(weighed.await.map_err(|_| SyncError::TaskPanicked)??)
     }
 
-    /// Ends what is no longer on the provider's lists, and says what is to be added there.
+    /// Ends evidence no longer on the provider's lists, and returns the entries to add there.
     async fn read_local(
         &self,
         theirs: RemoteEntries,
@@ -154,13 +154,13 @@ impl SyncRun<'_> {
                 break;
             }
         }
-        // Who stands on our own list of the upstream and on the one of all is added once.
+        // An address on both our upstream list and our global list is added once.
         additions.sort_by(|one, other| (one.0, &one.1.address).cmp(&(other.0, &other.1.address)));
         additions.dedup_by(|one, other| (one.0, &one.1.address) == (other.0, &other.1.address));
         Ok(additions)
     }
 
-    /// Notes evidence on our list.
+    /// Records evidence on our list.
     async fn record_evidence(&self, takings: Vec<PendingImport>, deed: SyncAction) -> Result<(), SyncError> {
         let one = |(address, reason, mark): PendingImport| async move {
             let name = address.folded();
@@ -181,8 +181,8 @@ impl SyncRun<'_> {
         taken.try_collect().await
     }
 
-    /// Adds entries to a list of the provider's. It takes all of a request or none, so one that it refuses is halved until
-    /// it is known whom it does not take.
+    /// Adds entries to a provider's list. The provider accepts a request completely or not at all. So a rejected
+    /// request is halved until the rejected addresses are found.
     async fn export_entries(&self, list: List, entries: Vec<Entry>) -> Result<(), SyncError> {
         let mut waiting: Vec<_> = entries.chunks(Account::MOST_ENTRIES).map(<[_]>::to_vec).collect();
         waiting.reverse();
@@ -213,7 +213,7 @@ impl SyncRun<'_> {
         Ok(())
     }
 
-    /// Asks again when the provider takes no more requests for a while.
+    /// Retries while the provider returns rate limits.
     async fn with_retry<T, F>(&self, mut ask: impl FnMut() -> F) -> Result<T, Fault>
     where
         F: Future<Output = Result<T, Fault>>,
@@ -245,12 +245,12 @@ impl SyncRun<'_> {
     }
 
     async fn send_update(&self, step: SyncUpdate) {
-        // It goes on when nobody listens any more.
+        // The sync continues after the receiver is closed.
         let _ = self.updates.send(step).await;
     }
 }
 
-/// A page of our list.
+/// Reads a page of our list.
 fn read_local_page(
     store: &Store,
     upstream: &str,
@@ -287,14 +287,14 @@ fn parse_address(filed: &AddressEvidence) -> Option<Mailbox> {
     filed.address.parse().ok()
 }
 
-/// Dossiers that are looked at at a time.
+/// Suppression records read per page.
 const PAGE_SIZE: usize = 2000;
-/// Entries that are written at a time: they share syncs.
+/// Entries written at a time: they share fsyncs.
 const WRITE_CONCURRENCY: usize = 1024;
-/// How often in a row the provider may say that it is too much.
+/// Maximum number of consecutive rate-limit replies.
 const MAX_ATTEMPTS: usize = 5;
-/// How long it is left alone then, where it does not say.
+/// Delay after a rate limit without Retry-After.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(60);
-/// Characters of an entry that are shown.
+/// Maximum length of a displayed entry in characters.
 const MAX_SHOWN_CHARS: usize = 200;
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
