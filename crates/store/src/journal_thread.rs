@@ -193,15 +193,15 @@ impl JournalThread {
             // Without another descriptor the group is synced here, after the pending syncs.
             self.finish_all_syncs().await?;
         }
-        let places = match self.writer.append(&drafts, now) {
-            Ok(places) => places,
+        let positions = match self.writer.append(&drafts, now) {
+            Ok(positions) => positions,
             Err(error) => {
                 self.record_latency(began, Some(&error));
                 reject_all(records.into_iter().map(|(.., answer)| answer), &error);
                 return Ok(());
             }
         };
-        let written = WrittenBatch::new(records, &drafts, places, self.writer.position(), began);
+        let written = WrittenBatch::new(records, &drafts, positions, self.writer.position(), began);
         match beside {
             Some(mut file) => self.in_flight_syncs.push_back((written, spawn_blocking(move || file.sync()))),
             None => {
@@ -242,8 +242,8 @@ impl JournalThread {
             self.last_commit_latency = written.started.elapsed();
             let records = written.records.len();
             let group = CommittedGroup::from(written);
-            let room = self.apply_permits(records).await;
-            return self.send_to_ledger(LedgerCommand::Apply(group, room)).await;
+            let permits = self.apply_permits(records).await;
+            return self.send_to_ledger(LedgerCommand::Apply(group, permits)).await;
         };
         let start = written.start;
         let mut lost = vec![written];
@@ -340,18 +340,18 @@ impl WrittenBatch {
     fn new(
         records: Vec<(Record, CommitOptions, Ack)>,
         drafts: &[EncodedRecord],
-        places: Vec<Position>,
+        positions: Vec<Position>,
         end: Position,
         started: Instant,
     ) -> Self {
-        let start = places.first().copied().unwrap_or(end);
-        let kept = |((record, wish, answer), (draft, position)): (
+        let start = positions.first().copied().unwrap_or(end);
+        let stored = |((record, wish, answer), (draft, position)): (
             (Record, CommitOptions, Ack),
             (&EncodedRecord, Position),
         )| {
             (JournalRecord { record, position, body_length: draft.body_length() }, (wish, answer))
         };
-        let (records, acks) = records.into_iter().zip(drafts.iter().zip(places)).map(kept).unzip();
+        let (records, acks) = records.into_iter().zip(drafts.iter().zip(positions)).map(stored).unzip();
         Self { records, acks, start, end, started }
     }
 }

@@ -195,9 +195,9 @@ impl OpenLedger<'_> {
                 LedgerCommand::ReplaceLedger(projection) => self.replace_ledger(*projection),
                 LedgerCommand::Checkpoint(answer) => {
                     let done = self.checkpoint();
-                    let told =
+                    let result =
                         done.as_ref().map(|_| ()).map_err(|error| CommitError::Ledger(error.to_string()));
-                    let _ = answer.send(told);
+                    let _ = answer.send(result);
                     done?;
                 }
             }
@@ -221,12 +221,12 @@ impl OpenLedger<'_> {
             Some(held) => Some(held),
             None => self.wait_for_command(tasks)?,
         };
-        if let Some(LedgerCommand::Apply(group, room)) = &mut task {
+        if let Some(LedgerCommand::Apply(group, permits)) = &mut task {
             while group.records.len() < MAX_APPLY_RECORDS && self.thread.held_command.is_none() {
                 match tasks.try_recv() {
                     Ok(LedgerCommand::Apply(next, more)) => {
                         group.merge(next);
-                        room.merge(more);
+                        permits.merge(more);
                     }
                     Ok(other) => self.thread.held_command = Some(other),
                     Err(_) => break,
@@ -270,7 +270,7 @@ impl OpenLedger<'_> {
         if applied.as_ref().is_err_and(|error| !error.is_shortage()) {
             return applied;
         }
-        if group.records.iter().any(|kept| kept.record.may_schedule_attempt()) {
+        if group.records.iter().any(|record| record.record.may_schedule_attempt()) {
             self.thread.queue_wakeup.notify();
         }
         // The records are durable; lookups see them once the ledger can be read.

@@ -353,8 +353,8 @@ impl Store {
 
     /// Waits while the ledger is being written, which blocks its readers and their threads for some ms.
     pub async fn wait_idle(&self) {
-        if let Ok(projection) = self.ledger() {
-            projection.wait_idle().await;
+        if let Ok(ledger) = self.ledger() {
+            ledger.wait_idle().await;
         }
     }
 
@@ -391,10 +391,10 @@ impl Store {
     /// Checks all queued messages: those accepted before `accepted`, attempts begun before `begun`, and
     /// unexpected queue rows. Reads every row of the queue.
     pub fn check_queue(&self, accepted: Timestamp, begun: Timestamp) -> Result<CheckReport, ReadError> {
-        let projection = self.ledger()?;
+        let ledger = self.ledger()?;
         let mut audit = CheckReport::default();
-        projection.check_queue(accepted, &mut audit)?;
-        let interrupted = projection.interrupted_attempts()?.into_iter();
+        ledger.check_queue(accepted, &mut audit)?;
+        let interrupted = ledger.interrupted_attempts()?.into_iter();
         audit.stuck = interrupted.filter(|cut| cut.at < begun).map(|cut| cut.id).collect();
         Ok(audit)
     }
@@ -413,9 +413,9 @@ impl Store {
 
     /// Returns all data that an attempt needs, or `None` for an unknown message.
     pub fn load_job(&self, id: TrackingId) -> Result<Option<DeliveryJob>, ReadError> {
-        let projection = self.ledger()?;
-        let Some((send, row)) = projection.load_message(id)? else { return Ok(None) };
-        let recipients = projection.load_recipients(id, &row)?;
+        let ledger = self.ledger()?;
+        let Some((send, row)) = ledger.load_message(id)? else { return Ok(None) };
+        let recipients = ledger.load_recipients(id, &row)?;
         let body = match self.0.segment_cache.get_or_open(row.position.segment) {
             Ok(segment) => StoredBody::load(segment, row.position.offset)?,
             // Compaction removed the segment: no record in it was needed any more.
@@ -454,10 +454,10 @@ impl Store {
 
     /// Returns the open messages, the earliest due first.
     pub fn queued_ids(&self, limit: usize) -> Result<Vec<TrackingId>, ReadError> {
-        let projection = self.ledger()?;
+        let ledger = self.ledger()?;
         let mut queued = Vec::new();
-        for queue in projection.queue_ids()? {
-            queued.extend(projection.queued_messages(&queue, |_| true, limit)?);
+        for queue in ledger.queue_ids()? {
+            queued.extend(ledger.queued_messages(&queue, |_| true, limit)?);
         }
         queued.sort_unstable();
         Ok(queued.into_iter().map(|(_, id)| id).take(limit).collect())

@@ -157,14 +157,14 @@ impl Store {
                 let event = TrailEvent::from_queue_action(&action, (0..all).collect());
                 entries.push(LogEntry { tracking_id: Some(action.id), recorded_at: action.at, event });
             }
-            Record::BreakerOverride(switch) => {
+            Record::BreakerOverride(breaker_override) => {
                 entries.push(LogEntry {
                     tracking_id: None,
-                    recorded_at: switch.at,
-                    event: TrailEvent::from_breaker_override(switch),
+                    recorded_at: breaker_override.at,
+                    event: TrailEvent::from_breaker_override(breaker_override),
                 });
             }
-            Record::SuppressionChange(listing) => entries.push(entry_from_suppression_change(*listing)),
+            Record::SuppressionChange(change) => entries.push(entry_from_suppression_change(*change)),
             Record::Erasure(erased) => {
                 entries.push(LogEntry {
                     tracking_id: None,
@@ -174,25 +174,25 @@ impl Store {
             }
             Record::OperatorAction(ordered) => entries.push(entry_from_operator_action(*ordered)),
             Record::AttemptOutcome(outcome) => entries.extend(entries_from_outcome(&outcome)),
-            Record::ReceivedEvent(notice) => {
-                let found = self.ledger()?.correlate(&notice.event)?;
-                entries.push(entry_from_received_event(&notice, found));
+            Record::ReceivedEvent(received_event) => {
+                let found = self.ledger()?.correlate(&received_event.event)?;
+                entries.push(entry_from_received_event(&received_event, found));
             }
             Record::Inbound(inbound) => {
                 let (recorded_at, event) = match &*inbound {
-                    InboundRecord::Received(arrival) => {
-                        let first = if arrival.quarantine_reason.is_some() {
+                    InboundRecord::Received(received) => {
+                        let first = if received.quarantine_reason.is_some() {
                             InboundState::DeadLetter
                         } else {
                             InboundState::Waiting
                         };
-                        let known = self.ledger()?.inbound_mail(arrival.id)?;
+                        let known = self.ledger()?.inbound_mail(received.id)?;
                         let same = known.is_some_and(|(mail, _)| mail.state == InboundState::Duplicate);
-                        let leg = if same { InboundState::Duplicate } else { first };
-                        (arrival.id.timestamp(), TrailEvent::from_inbound_received(arrival, leg))
+                        let state = if same { InboundState::Duplicate } else { first };
+                        (received.id.timestamp(), TrailEvent::from_inbound_received(received, state))
                     }
-                    InboundRecord::Transitioned(moved) => {
-                        (moved.at, TrailEvent::from_inbound_transition(moved))
+                    InboundRecord::Transitioned(transition) => {
+                        (transition.at, TrailEvent::from_inbound_transition(transition))
                     }
                 };
                 entries.push(LogEntry { tracking_id: None, recorded_at, event });
@@ -227,8 +227,8 @@ fn entry_from_acceptance(accepted: &AcceptedMessage) -> LogEntry {
 }
 
 fn entries_from_outcome(outcome: &AttemptOutcome) -> impl Iterator<Item = LogEntry> {
-    outcome.results.iter().map(|settled| {
-        let event = TrailEvent::from_attempt(outcome, settled);
+    outcome.results.iter().map(|result| {
+        let event = TrailEvent::from_attempt(outcome, result);
         LogEntry { tracking_id: Some(outcome.id), recorded_at: outcome.at, event }
     })
 }
@@ -241,36 +241,49 @@ fn entry_from_operator_action(ordered: OperatorAction) -> LogEntry {
     LogEntry { tracking_id, recorded_at: ordered.at, event: TrailEvent::from_operator_action(ordered) }
 }
 
-fn entry_from_suppression_change(listing: SuppressionChange) -> LogEntry {
-    let (added, why) = match &listing.kind {
+fn entry_from_suppression_change(change: SuppressionChange) -> LogEntry {
+    let (added, why) = match &change.kind {
         SuppressionChangeKind::Add { reason, items } => {
-            let words = items.last().map(|mark| mark.diagnostic.as_str()).filter(|words| !words.is_empty());
-            (true, words.map_or(reason.as_str().to_owned(), |words| format!("{}: {words}", reason.as_str())))
+            let diagnostic_text = items
+                .last()
+                .map(|item| item.diagnostic.as_str())
+                .filter(|diagnostic_text| !diagnostic_text.is_empty());
+            (
+                true,
+                diagnostic_text.map_or(reason.as_str().to_owned(), |diagnostic_text| {
+                    format!("{}: {diagnostic_text}", reason.as_str())
+                }),
+            )
         }
         SuppressionChangeKind::Remove { reason, comment } => {
             let reason = reason.map_or("all reasons", |reason| reason.as_str());
             (false, if comment.is_empty() { reason.to_owned() } else { format!("{reason}: {comment}") })
         }
     };
-    let text = Some(format!("{} {why}", listing.address));
-    let source = if listing.operator.is_empty() { TrailSource::Relay } else { TrailSource::Operator };
+    let text = Some(format!("{} {why}", change.address));
+    let source = if change.operator.is_empty() { TrailSource::Relay } else { TrailSource::Operator };
     let event = TrailEvent {
-        upstream: listing.list,
-        diagnostic: Diagnostic { name: listing.operator, text, ..Diagnostic::default() },
-        ..TrailEvent::new(listing.at, TrailEventKind::SuppressionChanged { added }, source)
+        upstream: change.list,
+        diagnostic: Diagnostic { name: change.operator, text, ..Diagnostic::default() },
+        ..TrailEvent::new(change.at, TrailEventKind::SuppressionChanged { added }, source)
     };
-    LogEntry { tracking_id: None, recorded_at: listing.at, event }
+    LogEntry { tracking_id: None, recorded_at: change.at, event }
 }
 
 fn entry_from_received_event(
-    notice: &ReceivedEvent,
+    received_event: &ReceivedEvent,
     found: Option<(TrackingId, Vec<u16>, mailtrail_trail::CorrelatedBy)>,
 ) -> LogEntry {
-    let (tracking_id, recipients, rung) = match found {
-        Some((id, recipients, rung)) => (Some(id), recipients, Some(rung)),
+    let (tracking_id, recipients, correlated_by) = match found {
+        Some((id, recipients, correlated_by)) => (Some(id), recipients, Some(correlated_by)),
         None => (None, Vec::new(), None),
     };
-    let event =
-        TrailEvent::from_provider_event(&notice.event, &notice.upstream, notice.source, recipients, rung);
-    LogEntry { tracking_id, recorded_at: notice.received_at, event }
+    let event = TrailEvent::from_provider_event(
+        &received_event.event,
+        &received_event.upstream,
+        received_event.source,
+        recipients,
+        correlated_by,
+    );
+    LogEntry { tracking_id, recorded_at: received_event.received_at, event }
 }

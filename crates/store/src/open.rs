@@ -134,7 +134,7 @@ impl OpenOptions<'_> {
         let chain = segment_chain(&journal_dir).map_err(io_error(&journal_dir))?;
         let paths = LedgerPaths { journal_dir: journal_dir.clone(), ledger_dir: ledger_dir.clone(), clock };
         let (current, end) = match paths.open_and_replay(&chain, REPLAY_THREADS, &mut report, on_progress) {
-            Ok((projection, end)) => (LedgerHandle::new(projection), end),
+            Ok((opened_ledger, end)) => (LedgerHandle::new(opened_ledger), end),
             Err(error) if writable && error.is_shortage() => {
                 let reason = error.to_string();
                 tracing::error!(reason, "the ledger cannot be opened now; it is kept and tried again");
@@ -222,14 +222,14 @@ impl LedgerPaths {
         report: &mut OpenReport,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(Ledger, u64), OpenError> {
-        let mut projection = self.select_ledger(chain, report)?;
-        let end = match replay_journal(&self.journal_dir, chain, &projection, threads, report, progress) {
+        let mut opened_ledger = self.select_ledger(chain, report)?;
+        let end = match replay_journal(&self.journal_dir, chain, &opened_ledger, threads, report, progress) {
             Err(ReplayError::Ledger(reason)) => {
-                let damaged = projection.directory().to_owned();
-                drop(projection);
+                let damaged = opened_ledger.directory().to_owned();
+                drop(opened_ledger);
                 self.quarantine(&damaged).map_err(io_error(&self.ledger_dir))?;
-                projection = create_for_rebuild(&self.ledger_dir, reason, report)?;
-                replay_journal(&self.journal_dir, chain, &projection, threads, report, progress)
+                opened_ledger = create_for_rebuild(&self.ledger_dir, reason, report)?;
+                replay_journal(&self.journal_dir, chain, &opened_ledger, threads, report, progress)
             }
             replayed => replayed,
         };
@@ -246,7 +246,7 @@ impl LedgerPaths {
             },
             ReplayError::Io(source) => io_error(&self.journal_dir)(source),
         })?;
-        Ok((projection, end))
+        Ok((opened_ledger, end))
     }
 
     /// Selects the newest ledger that fits the journal, or an empty one. Any other ledger is left from an
@@ -261,10 +261,10 @@ impl LedgerPaths {
                     tracing::info!(directory = %directory.display(), "the making of a ledger was cut off and begins anew");
                     std::fs::remove_dir_all(&directory).map_err(io_error(&directory))?;
                 }
-                Ok(Some(projection)) => {
+                Ok(Some(opened_ledger)) => {
                     let better =
-                        best.as_ref().is_none_or(|best| best.position().ok() < projection.position().ok());
-                    let worse = if better { best.replace(projection) } else { Some(projection) };
+                        best.as_ref().is_none_or(|best| best.position().ok() < opened_ledger.position().ok());
+                    let worse = if better { best.replace(opened_ledger) } else { Some(opened_ledger) };
                     if let Some(worse) = worse {
                         let left = worse.directory().to_owned();
                         drop(worse);
@@ -332,13 +332,13 @@ fn open_if_current(directory: &Path, chain: &SegmentChain) -> Result<Option<Ledg
         check_writable(directory, MIN_FREE_BYTES)
             .map_err(|error| UnusableLedger::Shortage(error.to_string()))?;
     }
-    let projection = opened?;
-    match projection.position()? {
+    let opened_ledger = opened?;
+    match opened_ledger.position()? {
         Some(place) if !chain.iter().any(|(number, _)| *number == place.segment) => {
             Err(UnusableLedger::Damaged("it does not belong to this journal".to_owned()))
         }
-        Some(_) => Ok(Some(projection)),
-        None => Ok((!projection.is_incomplete()?).then_some(projection)),
+        Some(_) => Ok(Some(opened_ledger)),
+        None => Ok((!opened_ledger.is_incomplete()?).then_some(opened_ledger)),
     }
 }
 

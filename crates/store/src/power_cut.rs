@@ -43,7 +43,7 @@ const CUTS_PER_WORKLOAD: u64 = 25;
 fn power_cut_loses_no_committed_record() {
     let seeds = std::env::var("MAILTRAIL_TEST_SEEDS").ok().and_then(|seeds| seeds.parse().ok());
     let seeds: u64 = seeds.unwrap_or(DEFAULT_SEEDS);
-    let mut tally = CheckCounts::default();
+    let mut counts = CheckCounts::default();
     for history in 0..seeds.div_ceil(CUTS_PER_WORKLOAD) {
         let recorder = RecordingDisk::default();
         recorder.state().sync_time = if history % 2 == 1 { SLOW_SYNC_TIME } else { Duration::ZERO };
@@ -51,27 +51,27 @@ fn power_cut_loses_no_committed_record() {
         for cut in 0..CUTS_PER_WORKLOAD {
             let mut random = Rng::with_seed(history << 32 | cut);
             let at = random.usize(1..=recorder.operations());
-            let remains = scratch_dir();
-            recorder.crash_state(at, past.directory.path(), remains.path(), &mut random);
-            past.restore_ledger(at, remains.path(), &mut random);
-            let broken = past.check(at, remains.path(), &mut tally);
+            let crash_dir = scratch_dir();
+            recorder.crash_state(at, past.directory.path(), crash_dir.path(), &mut random);
+            past.restore_ledger(at, crash_dir.path(), &mut random);
+            let broken = past.check(at, crash_dir.path(), &mut counts);
             assert!(broken.is_empty(), "history {history}, cut {cut} behind operation {at}: {broken:?}");
         }
-        tally.parallel_syncs += recorder.state().parallel_syncs;
+        counts.parallel_syncs += recorder.state().parallel_syncs;
     }
-    println!("{tally:?}");
+    println!("{counts:?}");
     assert!(
-        tally.damaged > seeds / 50
-            && tally.replayed > seeds
-            && tally.erased > seeds / 50
-            && tally.parallel_syncs > seeds / 50,
-        "the cuts did little: {tally:?}"
+        counts.damaged > seeds / 50
+            && counts.replayed > seeds
+            && counts.erased > seeds / 50
+            && counts.parallel_syncs > seeds / 50,
+        "the cuts did little: {counts:?}"
     );
 }
 
 #[test]
 fn disk_failure_at_any_call_loses_no_committed_record() {
-    let mut tally = CheckCounts::default();
+    let mut counts = CheckCounts::default();
     let quick = [Fault::Io, Fault::Full, Fault::Short, Fault::Sync].map(|fault| (fault, Duration::ZERO));
     for (fault, sync_time) in
         quick.into_iter().chain([Fault::Io, Fault::Sync].map(|fault| (fault, SLOW_SYNC_TIME)))
@@ -81,12 +81,12 @@ fn disk_failure_at_any_call_loses_no_committed_record() {
             let recorder = RecordingDisk::failing_at(fault, call);
             recorder.state().sync_time = sync_time;
             let past = Workload::run(call, 2, &recorder);
-            tally.refused += past.refused;
+            counts.refused += past.refused;
             // The power also fails directly after the last operation.
-            let (at, remains) = (recorder.operations(), scratch_dir());
-            recorder.crash_state(at, past.directory.path(), remains.path(), &mut Rng::with_seed(call));
-            for what_is_left in [remains.path(), past.directory.path()] {
-                let broken = past.check(at, what_is_left, &mut tally);
+            let (at, crash_dir) = (recorder.operations(), scratch_dir());
+            recorder.crash_state(at, past.directory.path(), crash_dir.path(), &mut Rng::with_seed(call));
+            for what_is_left in [crash_dir.path(), past.directory.path()] {
+                let broken = past.check(at, what_is_left, &mut counts);
                 assert!(broken.is_empty(), "{fault:?} of call {call}: {broken:?}");
             }
             if !recorder.has_failed() {
@@ -95,9 +95,9 @@ fn disk_failure_at_any_call_loses_no_committed_record() {
             call += 1;
         }
         assert!(call > 10, "{fault:?} had only {call} calls to fail");
-        println!("{fault:?}, syncs of {sync_time:?}: {call} calls, {tally:?}");
+        println!("{fault:?}, syncs of {sync_time:?}: {call} calls, {counts:?}");
     }
-    assert!(tally.refused > 50, "{tally:?}");
+    assert!(counts.refused > 50, "{counts:?}");
 }
 
 #[tokio::test]
@@ -124,9 +124,9 @@ fn detects_a_disk_that_ignores_syncs() {
     recorder.state().ignores_syncs = true;
     let past = Workload::run(1, 2, &recorder);
     let found_out = (0..20).filter(|cut| {
-        let (mut random, remains) = (Rng::with_seed(*cut), scratch_dir());
-        recorder.crash_state(recorder.operations(), past.directory.path(), remains.path(), &mut random);
-        !past.check(recorder.operations(), remains.path(), &mut CheckCounts::default()).is_empty()
+        let (mut random, crash_dir) = (Rng::with_seed(*cut), scratch_dir());
+        recorder.crash_state(recorder.operations(), past.directory.path(), crash_dir.path(), &mut random);
+        !past.check(recorder.operations(), crash_dir.path(), &mut CheckCounts::default()).is_empty()
     });
     assert!(found_out.count() > 10);
 }
@@ -279,16 +279,16 @@ impl Workload {
     }
 
     /// Restores a possible state of the ledger, which is not written through the recording disk.
-    fn restore_ledger(&self, at: usize, remains: &Path, random: &mut Rng) {
+    fn restore_ledger(&self, at: usize, crash_dir: &Path, random: &mut Rng) {
         let usable = self.ledgers.iter().rev().find(|(when, _)| *when <= at);
         let Some((_, ledger)) = usable else { return };
-        let fate = random.u8(..4);
-        if fate == 0 {
+        let ledger_state = random.u8(..4);
+        if ledger_state == 0 {
             return;
         }
-        copy_dir(ledger.path(), &remains.join("ledger"));
-        if fate == 1 {
-            let generation = std::fs::read_dir(remains.join("ledger")).unwrap().next().unwrap().unwrap();
+        copy_dir(ledger.path(), &crash_dir.join("ledger"));
+        if ledger_state == 1 {
+            let generation = std::fs::read_dir(crash_dir.join("ledger")).unwrap().next().unwrap().unwrap();
             let db = File::options().write(true).open(generation.path().join("db")).unwrap();
             let length = db.metadata().unwrap().len();
             if random.bool() {
@@ -301,21 +301,21 @@ impl Workload {
 
     /// Opens the crash state, queries everything that was acknowledged before the cut, and returns the
     /// violations.
-    fn check(&self, cut: usize, directory: &Path, tally: &mut CheckCounts) -> Vec<String> {
+    fn check(&self, cut: usize, directory: &Path, counts: &mut CheckCounts) -> Vec<String> {
         let (store, report) =
             open_store(directory, at(9 * SECONDS_PER_HOUR), Arc::<LocalDisk>::default()).unwrap();
-        tally.opened += 1;
-        tally.damaged += u64::from(!report.corrupt_ranges.is_empty());
-        tally.rebuilt += u64::from(report.rebuild_reason.is_some());
-        tally.replayed += report.replayed_records;
+        counts.opened += 1;
+        counts.damaged += u64::from(!report.corrupt_ranges.is_empty());
+        counts.rebuilt += u64::from(report.rebuild_reason.is_some());
+        counts.replayed += report.replayed_records;
         let promised = self.guarantees.iter().filter(|(when, _)| *when <= cut).map(|(_, promise)| *promise);
         let promised: Vec<Guarantee> = promised.collect();
-        tally.guarantees += promised.len() as u64;
+        counts.guarantees += promised.len() as u64;
         let mut broken: Vec<String> = Vec::new();
         broken.extend(promised.iter().filter(|p| !self.is_upheld(&store, **p)).map(|p| format!("{p:?}")));
         // An interrupted erasure continues, and a new one does no harm.
         if cut.is_multiple_of(8) && erase_bob(&store) {
-            tally.erased += 1;
+            counts.erased += 1;
             let now: Vec<_> = promised.iter().filter(|p| !self.is_upheld(&store, **p)).collect();
             broken.extend(now.iter().map(|p| format!("{p:?} when erased again")));
             broken.extend(mentions_bob(directory).then(|| "not all is erased".to_owned()));
@@ -512,7 +512,7 @@ impl RecordingDisk {
 
     /// Creates one of the states in which a power cut after operation `cut` may leave the journal of
     /// `data_dir`.
-    fn crash_state(&self, cut: usize, data_dir: &Path, remains: &Path, random: &mut Rng) {
+    fn crash_state(&self, cut: usize, data_dir: &Path, crash_dir: &Path, random: &mut Rng) {
         let record = self.state();
         let mut files: BTreeMap<usize, Inode> = BTreeMap::new();
         let mut names = DirectoryState::default();
@@ -541,9 +541,9 @@ impl RecordingDisk {
                 Operation::SyncDirectory => names.sync(),
             }
         }
-        std::fs::create_dir_all(remains.join("journal")).unwrap();
+        std::fs::create_dir_all(crash_dir.join("journal")).unwrap();
         for (path, file) in names.after_power_cut(random) {
-            let place = remains.join(path.strip_prefix(data_dir).unwrap());
+            let place = crash_dir.join(path.strip_prefix(data_dir).unwrap());
             std::fs::write(place, files[&file].after_power_cut(random)).unwrap();
         }
     }

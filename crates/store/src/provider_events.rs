@@ -98,8 +98,8 @@ impl Store {
         limit: usize,
         wanted: impl Fn(&StoredEvent) -> bool,
     ) -> Result<Vec<StoredEvent>, ReadError> {
-        let projection = self.ledger()?;
-        let dead = projection.dead_letters().filter(|dead| dead.as_ref().map_or(true, &wanted));
+        let ledger = self.ledger()?;
+        let dead = ledger.dead_letters().filter(|dead| dead.as_ref().map_or(true, &wanted));
         Ok(dead.take(limit).collect::<Result<_, _>>()?)
     }
 
@@ -116,12 +116,12 @@ impl Store {
 
     /// Returns all events in one of [`Store::log_segments`] that lookups can see, in order of arrival.
     pub fn events_in_segment(&self, segment: u32) -> Result<Vec<StoredEvent>, ReadError> {
-        let projection = self.ledger()?;
+        let ledger = self.ledger()?;
         let mut reports = Vec::new();
         let (frames, _) = self.read_frames(Position { segment, offset: 0 }, usize::MAX)?;
         for frame in frames {
             let Some(mut report) = StoredEvent::from_frame(&frame) else { continue };
-            if let Some(event) = projection.replayed_event(report.id)? {
+            if let Some(event) = ledger.replayed_event(report.id)? {
                 report.content = event.into();
             }
             reports.push(report);
@@ -151,13 +151,13 @@ impl Store {
 
     /// Returns the raw form of an event; `None` if it is no longer stored, or damaged.
     pub fn raw_event(&self, report: &StoredEvent) -> Result<Option<Bytes>, ReadError> {
-        let Some(place) = report.body_position else { return Ok(None) };
-        let segment = match self.0.segment_cache.get_or_open(place.segment) {
+        let Some(position) = report.body_position else { return Ok(None) };
+        let segment = match self.0.segment_cache.get_or_open(position.segment) {
             Ok(segment) => segment,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        match StoredBody::load(segment, place.offset)? {
+        match StoredBody::load(segment, position.offset)? {
             Some(stored) => Ok(stored.read_all()?),
             None => Ok(None),
         }

@@ -106,8 +106,8 @@ impl Store {
 /// rows of the present ledger are not counted: they are no reason to keep it.
 fn count_lost_messages(present: &Ledger, fresh: &Ledger, until: Position) -> u64 {
     let mut lost = 0;
-    let counted = present.for_each_message(|id, place, _| {
-        lost += u64::from(place < until && matches!(fresh.has_message(id), Ok(false)));
+    let counted = present.for_each_message(|id, position, _| {
+        lost += u64::from(position < until && matches!(fresh.has_message(id), Ok(false)));
     });
     if let Err(error) = counted {
         tracing::warn!(%error, "the present ledger cannot be read to its end");
@@ -124,9 +124,9 @@ fn replace_ledger(committer: &CommitPipeline, fresh: Ledger) -> Result<(), Commi
 }
 
 /// Closes a ledger that will not be used, and removes it.
-pub fn discard_ledger(projection: Ledger) {
-    let directory = projection.directory().to_owned();
-    drop(projection);
+pub fn discard_ledger(ledger: Ledger) {
+    let directory = ledger.directory().to_owned();
+    drop(ledger);
     remove_ledger_dir(&directory);
 }
 

@@ -12,8 +12,8 @@ pub fn is_shortage(error: &io::Error) -> bool {
     use ErrorKind::{OutOfMemory, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     let kinds = [StorageFull, QuotaExceeded, ReadOnlyFilesystem, PermissionDenied, OutOfMemory];
     // sled keeps the kind of an error that it returns again, but of its number only the text.
-    let told_again = || ["code: 23,", "code: 24,"].iter().any(|code| error.to_string().contains(code));
-    kinds.contains(&error.kind()) || descriptors::is_shortage(error) || told_again()
+    let repeated = || ["code: 23,", "code: 24,"].iter().any(|code| error.to_string().contains(code));
+    kinds.contains(&error.kind()) || descriptors::is_shortage(error) || repeated()
 }
 
 /// Returns whether an error of sled is temporary. A lock held by another handle in this process is released
@@ -22,19 +22,19 @@ pub fn is_sled_shortage(error: &sled::Error) -> bool {
     matches!(error, sled::Error::Io(error) if is_shortage(error) || error.to_string().contains("acquire lock"))
 }
 
-/// Checks that a directory can be written to and that at least `room` bytes are free on its disk.
-pub fn check_writable(directory: &Path, room: u64) -> io::Result<()> {
-    check_free_space(directory, room)?;
+/// Checks that a directory can be written to and that at least `min_free_bytes` bytes are free on its disk.
+pub fn check_writable(directory: &Path, min_free_bytes: u64) -> io::Result<()> {
+    check_free_space(directory, min_free_bytes)?;
     let mut file = tempfile::tempfile_in(directory)?;
     file.write_all(&[1; PROBE_BYTES])?;
     file.sync_data()
 }
 
-/// Returns an error if less than `room` bytes are free on the disk of `directory`.
-pub fn check_free_space(directory: &Path, room: u64) -> io::Result<()> {
+/// Returns an error if less than `min_free_bytes` bytes are free on the disk of `directory`.
+pub fn check_free_space(directory: &Path, min_free_bytes: u64) -> io::Result<()> {
     let free = FreeSpace::from_statvfs(&rustix::fs::statvfs(directory)?);
-    if free.bytes < room {
-        let text = format!("less than {} MiB are left free on its disk", room >> 20);
+    if free.bytes < min_free_bytes {
+        let text = format!("less than {} MiB are left free on its disk", min_free_bytes >> 20);
         return Err(io::Error::new(ErrorKind::StorageFull, text));
     }
     Ok(())

@@ -52,10 +52,10 @@ impl Store {
         address: &str,
         list: &str,
     ) -> Result<Option<SuppressionEvidence>, ReadError> {
-        let projection = self.ledger()?;
-        let mut known = projection.suppression_evidence(address, list)?;
+        let ledger = self.ledger()?;
+        let mut known = ledger.suppression_evidence(address, list)?;
         for name in self.erased_keys(address)? {
-            match (&mut known, projection.suppression_evidence(&name, list)?) {
+            match (&mut known, ledger.suppression_evidence(&name, list)?) {
                 (Some(known), Some(before)) => known.merge(&before),
                 (known, before) => *known = known.take().or(before),
             }

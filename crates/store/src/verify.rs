@@ -290,15 +290,15 @@ impl VerifyReader<'_> {
     /// Counts queued messages and finds rows that contradict each other in two reads: rows that are changing
     /// may contradict each other once.
     fn find_inconsistencies(&self) -> Result<(Vec<Inconsistency>, u64), ReadError> {
-        let look = || {
+        let check = || {
             let mut audit = CheckReport::default();
             self.ledger.check_queue(Timestamp::default(), &mut audit)?;
             self.ledger.check_messages(None, usize::MAX, &mut audit)?;
             Ok::<_, ReadError>(audit)
         };
-        let CheckReport { inconsistencies: mut strays, queued, .. } = look()?;
+        let CheckReport { inconsistencies: mut strays, queued, .. } = check()?;
         if !strays.is_empty() {
-            let again = look()?.inconsistencies;
+            let again = check()?.inconsistencies;
             strays.retain(|stray| again.contains(stray));
         }
         Ok((strays, queued))

@@ -70,7 +70,7 @@ impl DsnMessage<'_> {
         let address = &self.recipient.address;
         match (self.is_failure(), self.recipient.explanation(), self.recipient.state()) {
             (false, ..) => format!("{address}: delivered"),
-            (true, Some(said), _) => format!("{address}: {said}"),
+            (true, Some(explanation), _) => format!("{address}: {explanation}"),
             (true, None, state) => format!("{address}: {}", state.as_str()),
         }
     }
@@ -78,7 +78,7 @@ impl DsnMessage<'_> {
     /// Returns the fields per message, an empty line, and the fields per recipient (RFC 3464 section 2).
     fn delivery_status(&self) -> String {
         let Message { dsn, .. } = self.message;
-        let words = self.recipient.effective_diagnostic();
+        let diagnostic = self.recipient.effective_diagnostic();
         let mut lines = vec![HeaderLine::new("Reporting-MTA", &format!("dns; {}", self.hostname))];
         lines.extend(dsn.envid.as_ref().map(|envid| HeaderLine::new("Original-Envelope-Id", envid)));
         lines.push(HeaderLine::new("Arrival-Date", &self.message.id.timestamp().to_rfc5322()));
@@ -89,11 +89,11 @@ impl DsnMessage<'_> {
         about.push(HeaderLine::new("Status", &self.status_code()));
         if self.is_failure() {
             about.extend(
-                words.host.as_ref().map(|host| HeaderLine::new("Remote-MTA", &format!("dns; {host}"))),
+                diagnostic.host.as_ref().map(|host| HeaderLine::new("Remote-MTA", &format!("dns; {host}"))),
             );
             // Section 2.3.6: the type describes the text, and a text that no server sent is no SMTP reply.
-            let kind = if words.code.is_some() { "smtp" } else { "x-mailtrail" };
-            let diagnosis = self.recipient.explanation().map(|said| format!("{kind}; {said}"));
+            let kind = if diagnostic.code.is_some() { "smtp" } else { "x-mailtrail" };
+            let diagnosis = self.recipient.explanation().map(|explanation| format!("{kind}; {explanation}"));
             about.extend(diagnosis.map(|diagnosis| HeaderLine::new("Diagnostic-Code", &diagnosis)));
         }
         [lines, about].map(|lines| join_lines(&lines)).join("\r\n")

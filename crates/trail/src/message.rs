@@ -151,15 +151,15 @@ impl AcceptedMessage {
     pub fn remove_recipients(&mut self, which: impl Fn(&Mailbox) -> bool) -> bool {
         let before = self.recipients.len();
         let mut wishes = std::mem::take(&mut self.message.dsn.recipients);
-        let (mut kept, mut place) = (0, 0);
+        let (mut remaining, mut index) = (0, 0);
         self.recipients.retain(|address| {
             let stays = !which(address);
-            let wish = wishes.iter().position(|(wished, _)| *wished == place);
+            let wish = wishes.iter().position(|(wished, _)| *wished == index);
             if let Some(wish) = wish.filter(|_| stays) {
-                self.message.dsn.recipients.push((kept, wishes.swap_remove(wish).1));
+                self.message.dsn.recipients.push((remaining, wishes.swap_remove(wish).1));
             }
-            kept += u16::from(stays);
-            place += 1;
+            remaining += u16::from(stays);
+            index += 1;
             stays
         });
         self.recipients.len() < before

@@ -48,8 +48,8 @@ impl Diagnostic {
     pub fn to_line(&self) -> Option<String> {
         let code = self.code.map(|code| code.to_string());
         let parts = [code.as_deref(), self.enhanced_status.as_deref(), self.text_without_status()];
-        let said: Vec<_> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
-        (!said.is_empty()).then(|| said.join(" "))
+        let parts_given: Vec<_> = parts.into_iter().flatten().filter(|part| !part.is_empty()).collect();
+        (!parts_given.is_empty()).then(|| parts_given.join(" "))
     }
 
     /// Returns the text without the status that remote servers often put in front of it.

@@ -257,8 +257,8 @@ impl Recipient {
 
     /// Applies the result and the diagnostic of an attempt. A temporary failure does not settle an earlier
     /// attempt without a reply: its copy may still have been delivered.
-    pub fn apply_attempt(&mut self, standing: AttemptStatus, words: &Diagnostic) {
-        let sent = match standing {
+    pub fn apply_attempt(&mut self, status: AttemptStatus, words: &Diagnostic) {
+        let sent = match status {
             AttemptStatus::Unknown => Transmission::Unanswered,
             AttemptStatus::Queued if step::FULL_TRANSMISSIONS.contains(&&*words.name) => {
                 Transmission::Deferred
@@ -266,15 +266,15 @@ impl Recipient {
             _ => Transmission::Incomplete,
         };
         self.transmission = self.transmission.max(sent);
-        if (self.attempt_status, standing) != (AttemptStatus::Unknown, AttemptStatus::Queued) {
-            self.attempt_status = standing;
+        if (self.attempt_status, status) != (AttemptStatus::Unknown, AttemptStatus::Queued) {
+            self.attempt_status = status;
         }
         self.diagnostic = words.clone();
     }
 
-    /// Applies a provider event that was correlated by `rung`. The caller must have excluded duplicates.
-    pub fn apply_event(&mut self, event: &ProviderEvent, rung: CorrelatedBy) {
-        self.add_mark(event.kind, event.automated, event.at, &event.diagnostic, rung);
+    /// Applies a provider event that was correlated by `correlated_by`. The caller must have excluded duplicates.
+    pub fn apply_event(&mut self, event: &ProviderEvent, correlated_by: CorrelatedBy) {
+        self.add_mark(event.kind, event.automated, event.at, &event.diagnostic, correlated_by);
     }
 
     /// Applies an event from the data that a trail keeps of it.
@@ -284,11 +284,11 @@ impl Recipient {
         by_machine: bool,
         at: Timestamp,
         words: &Diagnostic,
-        rung: CorrelatedBy,
+        correlated_by: CorrelatedBy,
     ) {
         // A provider does not have a message that it refused.
-        self.tracking_confirmed |=
-            rung == CorrelatedBy::TrackingId && !matches!(kind, EventKind::Rejected | EventKind::Unknown);
+        self.tracking_confirmed |= correlated_by == CorrelatedBy::TrackingId
+            && !matches!(kind, EventKind::Rejected | EventKind::Unknown);
         self.marks.add_event(if by_machine { MarkKind::Automated(kind) } else { MarkKind::Person(kind) }, at);
         if kind.is_permanent_failure() {
             let reported = ReportedFailure { kind, at, diagnostic: words.clone() };
@@ -309,11 +309,11 @@ impl Recipient {
     /// Returns the reason in one line. It includes that a copy may have been delivered although an attempt
     /// failed.
     pub fn explanation(&self) -> Option<String> {
-        let said = self.effective_diagnostic().to_line();
+        let reply = self.effective_diagnostic().to_line();
         let copy = self.may_have_arrived().then(|| POSSIBLE_COPY_TEXT.to_owned());
-        match (said, copy) {
-            (Some(said), Some(copy)) => Some(format!("{said}; {copy}")),
-            (said, copy) => said.or(copy),
+        match (reply, copy) {
+            (Some(reply), Some(copy)) => Some(format!("{reply}; {copy}")),
+            (reply, copy) => reply.or(copy),
         }
     }
 
@@ -409,9 +409,9 @@ mod tests {
         }
     }
 
-    fn state_after(standing: AttemptStatus, kinds: &[EventKind]) -> RecipientState {
+    fn state_after(status: AttemptStatus, kinds: &[EventKind]) -> RecipientState {
         let mut recipient = Recipient::new("ada@example.net".parse().unwrap());
-        recipient.attempt_status = standing;
+        recipient.attempt_status = status;
         kinds.iter().enumerate().for_each(|(i, kind)| {
             recipient.apply_event(&event(*kind, i as u64, false), CorrelatedBy::MessageId)
         });
@@ -420,7 +420,7 @@ mod tests {
 
     #[test]
     fn derives_state_from_attempts_and_events() {
-        for (standing, kinds, expected) in [
+        for (status, kinds, expected) in [
             (AttemptStatus::Queued, &[][..], RecipientState::Queued),
             (AttemptStatus::Queued, &[EventKind::Delivered], RecipientState::Queued),
             (AttemptStatus::Relayed, &[EventKind::Opened], RecipientState::Relayed),
@@ -439,7 +439,7 @@ mod tests {
                 RecipientState::Delivered,
             ),
         ] {
-            assert_eq!(state_after(standing, kinds), expected, "{standing:?} {kinds:?}");
+            assert_eq!(state_after(status, kinds), expected, "{status:?} {kinds:?}");
         }
     }
 
@@ -448,7 +448,7 @@ mod tests {
     fn tracking_id_confirms_a_full_transmission() {
         use AttemptStatus::{Bounced, Queued, Unknown};
         let (tracking, other) = (CorrelatedBy::TrackingId, CorrelatedBy::MessageId);
-        for (attempts, kind, rung, expected) in [
+        for (attempts, kind, correlated_by, expected) in [
             (&[(Queued, "end of data")][..], EventKind::Delivered, tracking, RecipientState::Delivered),
             (&[(Queued, "messages.mime")], EventKind::Accepted, tracking, RecipientState::Relayed),
             (&[(Queued, "end of data")], EventKind::Bounced, tracking, RecipientState::Bounced),
@@ -486,16 +486,16 @@ mod tests {
                 let mut recipient = Recipient::new("ada@example.net".parse().unwrap());
                 let event = event(kind, 1, false);
                 if early {
-                    recipient.apply_event(&event, rung);
+                    recipient.apply_event(&event, correlated_by);
                 }
-                for (standing, name) in attempts {
+                for (status, name) in attempts {
                     let words = Diagnostic { name: (*name).to_owned(), ..Diagnostic::default() };
-                    recipient.apply_attempt(*standing, &words);
+                    recipient.apply_attempt(*status, &words);
                 }
                 if !early {
-                    recipient.apply_event(&event, rung);
+                    recipient.apply_event(&event, correlated_by);
                 }
-                assert_eq!(recipient.state(), expected, "{attempts:?} {kind:?} {rung:?} {early}");
+                assert_eq!(recipient.state(), expected, "{attempts:?} {kind:?} {correlated_by:?} {early}");
             }
         }
     }

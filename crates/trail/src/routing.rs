@@ -69,8 +69,8 @@ pub struct Traits<'a> {
 impl Routing {
     /// Returns the lane and the route of a message.
     pub fn choose(&self, traits: &Traits<'_>) -> (Lane, Option<Box<str>>) {
-        let crowd = self.bulk_recipients > 0 && traits.recipients.len() >= self.bulk_recipients;
-        let bulk = crowd || self.bulk.ways(traits).contains(&Some(true));
+        let has_many_recipients = self.bulk_recipients > 0 && traits.recipients.len() >= self.bulk_recipients;
+        let bulk = has_many_recipients || self.bulk.ways(traits).contains(&Some(true));
         let fits = |route: &&Route| !route.pattern.ways(traits).contains(&Some(false));
         let route = self.routes.iter().find(fits).map(|route| route.name.clone());
         (if bulk { Lane::Bulk } else { Lane::Transactional }, route)

@@ -149,9 +149,9 @@ mod tests {
     use crate::trail_event::CorrelatedBy;
     use mailtrail_mail::Timestamp;
 
-    fn recipient(standing: AttemptStatus, kinds: &[(EventKind, bool)]) -> Recipient {
+    fn recipient(status: AttemptStatus, kinds: &[(EventKind, bool)]) -> Recipient {
         let mut recipient = Recipient::new("ada@example.net".parse().unwrap());
-        recipient.apply_attempt(standing, &Diagnostic::default());
+        recipient.apply_attempt(status, &Diagnostic::default());
         for (number, (kind, by_machine)) in kinds.iter().enumerate() {
             let event = ProviderEvent {
                 kind: *kind,
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn counts_each_recipient_in_exactly_one_group() {
         let relayed = |kinds| recipient(AttemptStatus::Relayed, kinds);
-        let mut tally = DeliveryStats::default();
+        let mut stats = DeliveryStats::default();
         for one in [
             recipient(AttemptStatus::Queued, &[]),
             recipient(AttemptStatus::Unknown, &[]),
@@ -191,7 +191,7 @@ mod tests {
             recipient(AttemptStatus::Expired, &[]),
             recipient(AttemptStatus::Cancelled, &[]),
         ] {
-            tally.add(&one);
+            stats.add(&one);
         }
         let expected = DeliveryStats {
             recipients: 12,
@@ -209,10 +209,10 @@ mod tests {
             complained: 1,
             unsubscribed: 0,
         };
-        assert_eq!(tally, expected);
-        assert_eq!(tally.delivery_rate(), Some(3.0 / 6.0));
-        assert_eq!(tally.bounce_rate(), Some(2.0 / 7.0));
-        assert_eq!(tally.complaint_rate(), Some(1.0 / 3.0));
+        assert_eq!(stats, expected);
+        assert_eq!(stats.delivery_rate(), Some(3.0 / 6.0));
+        assert_eq!(stats.bounce_rate(), Some(2.0 / 7.0));
+        assert_eq!(stats.complaint_rate(), Some(1.0 / 3.0));
         assert_eq!(DeliveryStats::default().open_rate(), None);
     }
 }

@@ -155,14 +155,14 @@ impl TrailEvent {
     }
 
     /// Returns the log entry of a received inbound message, with its initial state.
-    pub fn from_inbound_received(arrival: &InboundReceived, leg: InboundState) -> Self {
-        let InboundReceived { id, upstream, sender, recipient, subject, size, .. } = arrival;
+    pub fn from_inbound_received(received: &InboundReceived, state: InboundState) -> Self {
+        let InboundReceived { id, upstream, sender, recipient, subject, size, .. } = received;
         let sender = sender.as_ref().map(ToString::to_string).unwrap_or_default();
-        let why = arrival.quarantine_reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        let why = received.quarantine_reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
         let missing =
-            missing_files_text(arrival.missing_files).map(|text| format!(": {text}")).unwrap_or_default();
+            missing_files_text(received.missing_files).map(|text| format!(": {text}")).unwrap_or_default();
         let text = format!("<{sender}> to <{recipient}>, {size} bytes, {subject:?}{why}{missing}");
-        let what = match leg {
+        let what = match state {
             InboundState::Waiting | InboundState::Delivered => TrailEventKind::Inbound(InboundStep::Received),
             InboundState::DeadLetter => TrailEventKind::Inbound(InboundStep::DeadLettered),
             InboundState::Duplicate => TrailEventKind::Inbound(InboundStep::Duplicate),
@@ -175,8 +175,8 @@ impl TrailEvent {
     }
 
     /// Returns the log entry of an inbound message's state change.
-    pub fn from_inbound_transition(moved: &InboundTransition) -> Self {
-        let (step, host, text, next_attempt) = match moved.outcome.clone() {
+    pub fn from_inbound_transition(transition: &InboundTransition) -> Self {
+        let (step, host, text, next_attempt) = match transition.outcome.clone() {
             InboundOutcome::Delivered { target, reply } => (InboundStep::Delivered, target, reply, None),
             InboundOutcome::Deferred { target, reason: why, next_attempt } => {
                 (InboundStep::Deferred, target, why, Some(next_attempt))
@@ -191,9 +191,9 @@ impl TrailEvent {
         let source = if step == InboundStep::Released { TrailSource::Operator } else { TrailSource::Relay };
         let (text, host) = (Some(text), Some(host).filter(|host| !host.is_empty()));
         Self {
-            diagnostic: Diagnostic { name: moved.id.to_string(), text, host, ..Diagnostic::default() },
+            diagnostic: Diagnostic { name: transition.id.to_string(), text, host, ..Diagnostic::default() },
             next_attempt,
-            ..Self::new(moved.at, TrailEventKind::Inbound(step), source)
+            ..Self::new(transition.at, TrailEventKind::Inbound(step), source)
         }
     }
 
@@ -318,7 +318,7 @@ impl InboundStep {
 impl TrailEventKind {
     /// Returns the keywords of all kinds.
     pub fn all_names() -> BTreeSet<&'static str> {
-        let told = [DsnAction::Failed, DsnAction::Delivered].map(Self::DsnSent);
+        let dsn_kinds = [DsnAction::Failed, DsnAction::Delivered].map(Self::DsnSent);
         let own =
             [Self::Accepted, Self::Resubmitted, Self::DeadLettered, Self::EventReplayed, Self::AddressErased];
         let attempted = AttemptStatus::ALL.map(Self::Attempted);
@@ -329,7 +329,7 @@ impl TrailEventKind {
         let inbound = InboundStep::ALL.map(Self::Inbound);
         let ordered = OperatorActionKind::ALL.map(Self::OperatorAction);
         own.into_iter()
-            .chain(told)
+            .chain(dsn_kinds)
             .chain(attempted)
             .chain(reported)
             .chain(acted)
@@ -347,7 +347,7 @@ impl TrailEventKind {
             Self::Accepted => "accepted",
             Self::Attempted(AttemptStatus::Queued) => "deferred",
             Self::Attempted(AttemptStatus::Expired) => "failed",
-            Self::Attempted(standing) => standing.as_str(),
+            Self::Attempted(status) => status.as_str(),
             Self::EventReceived(kind) => kind.as_str(),
             Self::Resubmitted => "repeated",
             Self::DsnSent(DsnAction::Failed) => "failure-reported",

@@ -181,8 +181,8 @@ impl Store {
         let chain = truncate_at(segment_chain(&self.0.journal_dir).map_err(ReadError::from)?, position);
         // Every pseudonym has this form.
         let name = Pseudonym::Trail.of(mention.address(), &[0; 16]);
-        let look = RecordMatcher { matcher: &mention, pseudonym: &name };
-        self.search_segments(&chain, &look, &mut |done, total| progress(Progress { done, total }))
+        let record_matcher = RecordMatcher { matcher: &mention, pseudonym: &name };
+        self.search_segments(&chain, &record_matcher, &mut |done, total| progress(Progress { done, total }))
     }
 
     /// Erases an address from all committed data; returns the matches and the pseudonym. Blocks. Traffic
@@ -195,8 +195,8 @@ impl Store {
         let mention = address_matcher(erasing.address)?;
         let committer = self.commit_pipeline()?;
         let _upkeep = self.0.compaction.lock().unwrap_or_else(PoisonError::into_inner);
-        let notebook = ErasureState::load_or_create(&self.0.journal_dir, mention.address())?;
-        let look = RecordMatcher { matcher: &mention, pseudonym: &notebook.pseudonym };
+        let erasure_state = ErasureState::load_or_create(&self.0.journal_dir, mention.address())?;
+        let record_matcher = RecordMatcher { matcher: &mention, pseudonym: &erasure_state.pseudonym };
         let chain = self.seal_all(committer)?;
         // Three passes: search, rewrite, rebuild of the ledger.
         let mut step = |pass: u64, done: u64, total: u64| {
@@ -205,23 +205,23 @@ impl Store {
                 total: 3 * PROGRESS_STEPS,
             });
         };
-        let found = self.search_segments(&chain, &look, &mut |done, total| step(0, done, total))?;
+        let found = self.search_segments(&chain, &record_matcher, &mut |done, total| step(0, done, total))?;
         if !found.pending.is_empty() {
             return Err(EraseError::Pending(found.pending));
         }
-        notebook.save()?;
-        self.record_erasure(committer, erasing, &look, &found)?;
+        erasure_state.save()?;
+        self.record_erasure(committer, erasing, &record_matcher, &found)?;
         for (index, (number, end)) in chain.iter().enumerate() {
             if found.segments.contains(number) {
-                self.rewrite_segment(*number, *end, &look)?;
+                self.rewrite_segment(*number, *end, &record_matcher)?;
             }
             step(1, index as u64, chain.len() as u64);
         }
         self.sync_segments(&chain)?;
         self.rebuild_locked(false, &mut |read| step(2, read.done, read.total))?;
         self.remove_other_ledgers()?;
-        notebook.remove()?;
-        Ok((found, notebook.pseudonym))
+        erasure_state.remove()?;
+        Ok((found, erasure_state.pseudonym))
     }
 
     /// Returns all committed data as sealed segments, which are no longer written to.
@@ -244,7 +244,7 @@ impl Store {
     fn search_segments(
         &self,
         chain: &SegmentChain,
-        look: &RecordMatcher<'_>,
+        record_matcher: &RecordMatcher<'_>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<ErasureMatches, EraseError> {
         let mut segments = Vec::with_capacity(chain.len());
@@ -265,7 +265,7 @@ impl Store {
             let (mut failed, mut damaged) = (None, false);
             let each = |frame: Frame| {
                 progress(done + frame.file_offset(), total);
-                self.classify_record(&frame, &segment, look, &mut found).map_err(|error| {
+                self.classify_record(&frame, &segment, record_matcher, &mut found).map_err(|error| {
                     failed = Some(error);
                     io::Error::other("stopped")
                 })
@@ -293,10 +293,10 @@ impl Store {
         &self,
         frame: &Frame,
         segment: &Segment,
-        look: &RecordMatcher<'_>,
+        record_matcher: &RecordMatcher<'_>,
         found: &mut ErasureMatches,
     ) -> Result<(), ReadError> {
-        if look.evaluate_frame(frame, segment)? == Retain::All {
+        if record_matcher.evaluate_frame(frame, segment)? == Retain::All {
             return Ok(());
         }
         found.segments.insert(frame.position.segment);
@@ -339,27 +339,29 @@ impl Store {
         &self,
         committer: &CommitPipeline,
         erasing: &ErasureRequest<'_>,
-        look: &RecordMatcher<'_>,
+        record_matcher: &RecordMatcher<'_>,
         found: &ErasureMatches,
     ) -> Result<(), EraseError> {
-        let said =
-            |text: &str| look.matcher.replaced(text, look.pseudonym).unwrap_or_else(|| text.to_owned());
+        let replaced_text = |text: &str| {
+            record_matcher.matcher.replaced(text, record_matcher.pseudonym).unwrap_or_else(|| text.to_owned())
+        };
         let projection = self.ledger()?;
         let salt = projection.erasure_salt()?.unwrap_or_else(random_salt);
-        let listed: Option<Mailbox> = Pseudonym::Listed.of(look.matcher.address(), &salt).parse().ok();
-        let filed = projection.evidence_for_address(look.matcher.address())?;
+        let listed: Option<Mailbox> =
+            Pseudonym::Listed.of(record_matcher.matcher.address(), &salt).parse().ok();
+        let filed = projection.evidence_for_address(record_matcher.matcher.address())?;
         let known = filed.iter().filter(|filed| filed.evidence.is_listed());
         for (one, address) in known.zip(std::iter::repeat(listed).flatten()) {
             for (reason, live) in one.evidence.active() {
                 let items = live
                     .items()
-                    .map(|mark| EvidenceItem { diagnostic: said(&mark.diagnostic), ..mark })
+                    .map(|mark| EvidenceItem { diagnostic: replaced_text(&mark.diagnostic), ..mark })
                     .collect();
                 let listing = SuppressionChange {
                     address: address.clone(),
                     list: Some(one.list.clone()).filter(|list| !list.is_empty()),
                     at: erasing.at,
-                    operator: said(erasing.operator),
+                    operator: replaced_text(erasing.operator),
                     kind: SuppressionChangeKind::Add { reason, items },
                 };
                 committer.commit_blocking(Record::SuppressionChange(Box::new(listing)))?;
@@ -368,9 +370,9 @@ impl Store {
         if found.records > 0 || !filed.is_empty() {
             let erased = Erasure {
                 at: erasing.at,
-                operator: said(erasing.operator),
-                reason: said(erasing.reason),
-                pseudonym: look.pseudonym.to_owned(),
+                operator: replaced_text(erasing.operator),
+                reason: replaced_text(erasing.reason),
+                pseudonym: record_matcher.pseudonym.to_owned(),
                 salt,
             };
             committer.commit_blocking(Record::Erasure(Box::new(erased)))?;
@@ -382,12 +384,12 @@ impl Store {
         &self,
         number: u32,
         end: Option<u64>,
-        look: &RecordMatcher<'_>,
+        record_matcher: &RecordMatcher<'_>,
     ) -> Result<(), EraseError> {
         let segment = Segment::open(&self.0.journal_dir, number, end).map_err(ReadError::from)?;
         // The rewrite for an erasure is no pass of maintenance, so the time of the last one is kept.
         let since = segment.rewritten_at().unwrap_or_default();
-        let keep = |frame: &Frame| look.evaluate_frame(frame, &segment);
+        let keep = |frame: &Frame| record_matcher.evaluate_frame(frame, &segment);
         rewrite_segment(&*self.0.disk, &self.0.journal_dir, &segment, false, since, keep)?;
         self.0.segment_cache.evict(number);
         Ok(())

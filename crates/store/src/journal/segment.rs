@@ -54,15 +54,15 @@ impl Segment {
         let header = SegmentHeader::decode(&bytes, number).ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidData, format!("segment {number} has a bad header"))
         })?;
-        let said = match header.origin {
+        let known_end = match header.origin {
             SegmentOrigin::Appended => end,
             SegmentOrigin::Rewritten { length, .. } => Some(length),
         };
-        let trusted_end = match said {
+        let trusted_end = match known_end {
             Some(end) => end,
             None => file.metadata()?.len(),
         };
-        Ok(Self { file, header, trusted_end, is_sealed: said.is_some(), body_index: OnceLock::new() })
+        Ok(Self { file, header, trusted_end, is_sealed: known_end.is_some(), body_index: OnceLock::new() })
     }
 
     /// Returns the end of the previous segment.

@@ -18,9 +18,9 @@ fn open_writer(directory: &TempDir, last: u32, end: u64) -> Writer {
 }
 
 fn write_and_sync(writer: &mut Writer, drafts: &[EncodedRecord]) -> Vec<Position> {
-    let places = writer.append(drafts, NOW).unwrap();
+    let positions = writer.append(drafts, NOW).unwrap();
     writer.sync().unwrap();
-    places
+    positions
 }
 
 fn encoded_record(number: u8, body: &'static [u8]) -> EncodedRecord {
@@ -51,7 +51,7 @@ fn read_body(segment: &Segment, offset: u64) -> Option<Vec<u8>> {
 fn reads_back_appended_records() {
     let directory = tempfile::tempdir().unwrap();
     let mut writer = open_writer(&directory, 0, 0);
-    let places = write_and_sync(
+    let positions = write_and_sync(
         &mut writer,
         &[encoded_record(1, b"one"), encoded_record(2, b""), encoded_record(3, b"three")],
     );
@@ -59,8 +59,8 @@ fn reads_back_appended_records() {
     // Preallocated space is no damage.
     assert_eq!((kinds, gaps, end), (vec![1, 2, 3], vec![], writer.position().offset));
     let segment = Segment::open(directory.path(), 1, None).unwrap();
-    assert_eq!(read_body(&segment, places[2].offset).unwrap(), b"three");
-    assert!(read_body(&segment, places[2].offset + 1).is_none());
+    assert_eq!(read_body(&segment, positions[2].offset).unwrap(), b"three");
+    assert!(read_body(&segment, positions[2].offset + 1).is_none());
     writer.rotate(NOW).unwrap();
     assert_eq!(std::fs::metadata(segment_path(directory.path(), 1)).unwrap().len(), end);
 }
@@ -69,8 +69,9 @@ fn reads_back_appended_records() {
 fn torn_tail_ends_the_last_segment() {
     let directory = tempfile::tempdir().unwrap();
     let mut first = open_writer(&directory, 0, 0);
-    let places = write_and_sync(&mut first, &[encoded_record(1, b"one"), encoded_record(2, b"two")]);
-    let (path, one_end, end) = (segment_path(directory.path(), 1), places[1].offset, first.position().offset);
+    let positions = write_and_sync(&mut first, &[encoded_record(1, b"one"), encoded_record(2, b"two")]);
+    let (path, one_end, end) =
+        (segment_path(directory.path(), 1), positions[1].offset, first.position().offset);
     let whole = std::fs::read(&path).unwrap();
     for cut in one_end + 1..end {
         std::fs::write(&path, &whole[..cut as usize]).unwrap();
@@ -88,17 +89,17 @@ fn torn_tail_ends_the_last_segment() {
 fn flipped_bit_loses_one_record() {
     let directory = tempfile::tempdir().unwrap();
     let mut writer = open_writer(&directory, 0, 0);
-    let places = write_and_sync(
+    let positions = write_and_sync(
         &mut writer,
         &[encoded_record(1, b"one"), encoded_record(2, b"two"), encoded_record(3, b"three")],
     );
     let (path, end) = (segment_path(directory.path(), 1), writer.position().offset);
     let whole = std::fs::read(&path).unwrap();
-    for byte in places[1].offset..places[2].offset {
+    for byte in positions[1].offset..positions[2].offset {
         let mut flipped = whole.clone();
         flipped[byte as usize] ^= 4;
         std::fs::write(&path, &flipped).unwrap();
-        let expected = (vec![1, 3], vec![places[2].offset - places[1].offset], end);
+        let expected = (vec![1, 3], vec![positions[2].offset - positions[1].offset], end);
         assert_eq!(scan_segment(directory.path(), 1, Some(end)), expected, "byte {byte}");
     }
 }
@@ -133,7 +134,7 @@ fn rewrite_keeps_positions() {
         encoded_record(3, b"three"),
         encoded_record(4, b""),
     ];
-    let places = write_and_sync(&mut writer, &drafts);
+    let positions = write_and_sync(&mut writer, &drafts);
     let end = writer.position().offset;
     writer.rotate(NOW).unwrap();
     let wishes = [Retain::DropBody, Retain::Drop, Retain::All, Retain::Drop];
@@ -150,13 +151,15 @@ fn rewrite_keeps_positions() {
             Ok(())
         };
         assert_eq!(new.scan(0, true, each, |damage| panic!("{damage:?}")).unwrap(), end);
-        assert_eq!(frames, [(1, places[0], 0), (3, places[2], 5)]);
-        assert!(read_body(&new, places[0].offset).is_none() && read_body(&new, places[1].offset).is_none());
-        assert_eq!(read_body(&new, places[2].offset).unwrap(), b"three");
+        assert_eq!(frames, [(1, positions[0], 0), (3, positions[2], 5)]);
+        assert!(
+            read_body(&new, positions[0].offset).is_none() && read_body(&new, positions[1].offset).is_none()
+        );
+        assert_eq!(read_body(&new, positions[2].offset).unwrap(), b"three");
         // A scan from a position inside begins there.
-        assert_eq!(scan_kinds_from(&new, places[1].offset), [3]);
+        assert_eq!(scan_kinds_from(&new, positions[1].offset), [3]);
         // A reader that has the old file open still reads it whole.
-        assert_eq!(read_body(&old, places[2].offset).unwrap(), b"three");
+        assert_eq!(read_body(&old, positions[2].offset).unwrap(), b"three");
     }
     assert_eq!(list_segments(directory.path()).unwrap(), [1, 2]);
 }

@@ -89,21 +89,21 @@ impl Writer {
         self.ensure_segment(now)?;
         let Some(open) = &mut self.open_segment else { return Err(io::Error::other("no segment")) };
         let mut end = self.end;
-        let places: Vec<Position> = drafts
+        let positions: Vec<Position> = drafts
             .iter()
             .map(|draft| {
-                let place = Position { segment: self.segment_number, offset: end };
+                let position = Position { segment: self.segment_number, offset: end };
                 end += draft.size();
-                place
+                position
             })
             .collect();
-        let written = open.append(drafts, &places).and_then(|()| open.preallocate(self.end, end));
+        let written = open.append(drafts, &positions).and_then(|()| open.preallocate(self.end, end));
         if let Err(error) = written {
             self.abandon_segment(self.position());
             return Err(error);
         }
         self.end = end;
-        Ok(places)
+        Ok(positions)
     }
 
     /// Returns when all written bytes are on stable storage.
@@ -167,11 +167,11 @@ impl OpenSegment {
         }
     }
 
-    fn append(&mut self, drafts: &[EncodedRecord], places: &[Position]) -> io::Result<()> {
+    fn append(&mut self, drafts: &[EncodedRecord], positions: &[Position]) -> io::Result<()> {
         let headers: Vec<[u8; FrameHeader::ENCODED_LEN]> = drafts
             .iter()
-            .zip(places)
-            .map(|(draft, place)| draft.header.encode(self.salt, place.offset))
+            .zip(positions)
+            .map(|(draft, position)| draft.header.encode(self.salt, position.offset))
             .collect();
         let mut parts = Vec::with_capacity(drafts.len() * 3);
         for (draft, header) in drafts.iter().zip(&headers) {

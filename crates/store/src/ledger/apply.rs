@@ -146,10 +146,10 @@ fn schedule_dsn(
     recipient_index: u16,
     recipient: &mut Recipient,
 ) {
-    let told =
+    let already_sent =
         |occasion| recipient.dsn_sent == Some(DsnAction::Failed) || recipient.dsn_sent == Some(occasion);
     if let Some(action) =
-        row.message.dsn_action(recipient_index, recipient.state()).filter(|occasion| !told(*occasion))
+        row.message.dsn_action(recipient_index, recipient.state()).filter(|occasion| !already_sent(*occasion))
     {
         recipient.dsn_sent = Some(action);
         let about = ReportedRecipient { tracking_id: row.message.id(), recipient_index, action };

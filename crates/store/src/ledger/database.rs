@@ -24,8 +24,8 @@ pub struct LedgerHandle(RwLock<Result<Arc<Ledger>, String>>);
 
 impl LedgerHandle {
     /// Creates a handle to an open ledger.
-    pub fn new(projection: Ledger) -> Self {
-        Self(RwLock::new(Ok(Arc::new(projection))))
+    pub fn new(ledger: Ledger) -> Self {
+        Self(RwLock::new(Ok(Arc::new(ledger))))
     }
 
     /// Creates a handle without a ledger, with the reason.
@@ -40,8 +40,8 @@ impl LedgerHandle {
     }
 
     /// Replaces the ledger; returns the previous one.
-    pub fn replace(&self, projection: Ledger) -> Option<Arc<Ledger>> {
-        self.swap(Ok(Arc::new(projection)))
+    pub fn replace(&self, ledger: Ledger) -> Option<Arc<Ledger>> {
+        self.swap(Ok(Arc::new(ledger)))
     }
 
     /// Closes the ledger until another one is set; returns the previous one.
@@ -118,8 +118,8 @@ impl Ledger {
         position: Position,
     ) -> sled::Result<()> {
         let mut overlay = WriteBatch::new(&self.memtable);
-        for kept in records {
-            apply::apply_record(&mut overlay, &kept.record, kept.position, kept.body_length)?;
+        for record in records {
+            apply::apply_record(&mut overlay, &record.record, record.position, record.body_length)?;
         }
         overlay.commit(Some(position));
         Ok(())

@@ -97,8 +97,10 @@ fn recompute_marks(rows: &mut WriteBatch<'_>, send: TrackingId, numbers: &[u16])
             ..known.clone()
         };
         for fact in facts.iter().filter(|fact| fact.recipients.contains(&number)) {
-            if let (TrailEventKind::EventReceived(kind), Some(rung)) = (fact.kind, fact.correlated_by) {
-                anew.add_mark(kind, fact.automated, fact.at, &fact.diagnostic, rung);
+            if let (TrailEventKind::EventReceived(kind), Some(correlated_by_key)) =
+                (fact.kind, fact.correlated_by)
+            {
+                anew.add_mark(kind, fact.automated, fact.at, &fact.diagnostic, correlated_by_key);
             }
         }
         if known.is_open() || !anew.is_open() {

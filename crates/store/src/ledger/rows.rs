@@ -245,7 +245,7 @@ impl From<&TrailEvent> for TrailEventRow {
             at: fact.at.as_millis(),
             kind: match fact.kind {
                 TrailEventKind::Accepted => TrailEventKindRow::Accepted,
-                TrailEventKind::Attempted(standing) => TrailEventKindRow::Attempted(standing.into()),
+                TrailEventKind::Attempted(status) => TrailEventKindRow::Attempted(status.into()),
                 TrailEventKind::EventReceived(kind) => {
                     TrailEventKindRow::EventReceived(event_kind_code(kind))
                 }
@@ -278,7 +278,7 @@ impl From<&TrailEvent> for TrailEventRow {
             recipients: fact.recipients.clone(),
             diagnostic: (&fact.diagnostic).into(),
             next_attempt: fact.next_attempt.map(Timestamp::as_millis),
-            correlated_by: fact.correlated_by.map(|rung| rung == CorrelatedBy::TrackingId),
+            correlated_by: fact.correlated_by.map(|key_kind| key_kind == CorrelatedBy::TrackingId),
             automated: fact.automated,
         }
     }
@@ -290,7 +290,7 @@ impl From<TrailEventRow> for TrailEvent {
             at: Timestamp::from_millis(row.at),
             kind: match row.kind {
                 TrailEventKindRow::Accepted => TrailEventKind::Accepted,
-                TrailEventKindRow::Attempted(standing) => TrailEventKind::Attempted(standing.into()),
+                TrailEventKindRow::Attempted(status) => TrailEventKind::Attempted(status.into()),
                 TrailEventKindRow::EventReceived(kind) => {
                     TrailEventKind::EventReceived(event_kind_from_code(kind))
                 }

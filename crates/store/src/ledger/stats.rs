@@ -26,8 +26,8 @@ impl Ledger {
             let Some(send) = row.message.into_domain() else { continue };
             recipients.iter().for_each(|recipient| all.add(recipient));
             for (group, recipients) in self.group_recipients(&send, &recipients, grouping)? {
-                let tally = groups.entry(group).or_default();
-                recipients.into_iter().for_each(|recipient| tally.add(recipient));
+                let counts = groups.entry(group).or_default();
+                recipients.into_iter().for_each(|recipient| counts.add(recipient));
             }
         }
         Ok((all, groups))
@@ -89,8 +89,8 @@ impl Ledger {
             else {
                 continue;
             };
-            for place in fact.recipients {
-                if let Some(name) = upstreams.get_mut(usize::from(place)) {
+            for index in fact.recipients {
+                if let Some(name) = upstreams.get_mut(usize::from(index)) {
                     name.clone_from(&upstream);
                 }
             }

@@ -166,8 +166,9 @@ impl Ledger {
             return Ok(false);
         };
         let dossier = self.suppression_evidence(&address, &notice.upstream)?;
-        let live = dossier.as_ref().and_then(|dossier| dossier.active_for(reason));
-        Ok(live.is_some_and(|live| live.times.contains(&mark.at) || live.all_mail_at == Some(mark.at)))
+        let active = dossier.as_ref().and_then(|dossier| dossier.active_for(reason));
+        Ok(active
+            .is_some_and(|active| active.times.contains(&mark.at) || active.all_mail_at == Some(mark.at)))
     }
 
     /// Returns up to `limit` evidence rows that have been obsolete since before `before`.

@@ -144,16 +144,16 @@ fn scan_during_flush_sees_every_row() {
 #[test]
 fn short_lived_rows_are_never_written() {
     let directory = tempfile::tempdir().unwrap();
-    let projection = Ledger::open(directory.path()).unwrap();
-    projection.apply_records(&sample_records()[..4], position(4)).unwrap();
-    projection.flush().unwrap();
+    let ledger = Ledger::open(directory.path()).unwrap();
+    ledger.apply_records(&sample_records()[..4], position(4)).unwrap();
+    ledger.flush().unwrap();
     let (queue, sending) =
         (keys::queue_key(default_queue_prefix(), id(0).timestamp(), id(0)), keys::attempt_key(id(0)));
     for key in [queue, sending] {
-        assert!(!projection.memtable().contains_key(&key).unwrap());
-        assert!(!disk_rows(&projection).contains_key(&*key));
+        assert!(!ledger.memtable().contains_key(&key).unwrap());
+        assert!(!disk_rows(&ledger).contains_key(&*key));
     }
-    assert!(disk_rows(&projection).contains_key(&*keys::message_key(id(0))));
+    assert!(disk_rows(&ledger).contains_key(&*keys::message_key(id(0))));
 }
 
 /// New rows may accumulate, since most change again or are removed; changes of existing rows are flushed
@@ -183,32 +183,32 @@ fn crash_after_any_flush_recovers_the_same_rows() {
     let history = sample_records();
     let whole = tempfile::tempdir().unwrap();
     let expected = {
-        let projection = Ledger::open(whole.path()).unwrap();
-        projection.apply_records(&history, position(history.len())).unwrap();
-        let in_memory = dump_queries(&projection);
-        projection.flush().unwrap();
-        assert_eq!(dump_queries(&projection), in_memory);
-        (in_memory, disk_rows(&projection))
+        let ledger = Ledger::open(whole.path()).unwrap();
+        ledger.apply_records(&history, position(history.len())).unwrap();
+        let in_memory = dump_queries(&ledger);
+        ledger.flush().unwrap();
+        assert_eq!(dump_queries(&ledger), in_memory);
+        (in_memory, disk_rows(&ledger))
     };
     for border in 0..=history.len() {
         let directory = tempfile::tempdir().unwrap();
         let (before, behind) = history.split_at(border);
         {
-            let projection = Ledger::open(directory.path()).unwrap();
-            projection.apply_records(before, position(border)).unwrap();
-            projection.flush().unwrap();
+            let ledger = Ledger::open(directory.path()).unwrap();
+            ledger.apply_records(before, position(border)).unwrap();
+            ledger.flush().unwrap();
             for (number, kept) in (border + 1..).zip(behind) {
-                projection.apply_records([kept], position(number)).unwrap();
-                assert_eq!(projection.position().unwrap(), Some(position(number)));
+                ledger.apply_records([kept], position(number)).unwrap();
+                assert_eq!(ledger.position().unwrap(), Some(position(number)));
             }
-            assert_eq!(dump_queries(&projection), expected.0, "flushed behind {border}");
+            assert_eq!(dump_queries(&ledger), expected.0, "flushed behind {border}");
         }
-        let projection = Ledger::open(directory.path()).unwrap();
-        assert_eq!(projection.position().unwrap(), Some(position(border)));
-        projection.apply_records(behind, position(history.len())).unwrap();
-        assert_eq!(dump_queries(&projection), expected.0, "crashed behind {border}");
-        projection.flush().unwrap();
-        assert_eq!(disk_rows(&projection), expected.1, "crashed behind {border}");
+        let ledger = Ledger::open(directory.path()).unwrap();
+        assert_eq!(ledger.position().unwrap(), Some(position(border)));
+        ledger.apply_records(behind, position(history.len())).unwrap();
+        assert_eq!(dump_queries(&ledger), expected.0, "crashed behind {border}");
+        ledger.flush().unwrap();
+        assert_eq!(disk_rows(&ledger), expected.1, "crashed behind {border}");
     }
 }
 
@@ -218,38 +218,38 @@ fn crash_after_any_flush_recovers_the_same_rows() {
 fn detects_an_unfinished_bulk_load() {
     let (history, whole) = (sample_records(), tempfile::tempdir().unwrap());
     let expected = {
-        let projection = Ledger::open(whole.path()).unwrap();
-        assert!(!projection.is_incomplete().unwrap());
-        projection.apply_records(&history, position(history.len())).unwrap();
-        projection.flush().unwrap();
-        (dump_queries(&projection), disk_rows(&projection))
+        let ledger = Ledger::open(whole.path()).unwrap();
+        assert!(!ledger.is_incomplete().unwrap());
+        ledger.apply_records(&history, position(history.len())).unwrap();
+        ledger.flush().unwrap();
+        (dump_queries(&ledger), disk_rows(&ledger))
     };
     for (border, threads) in (0..=history.len()).zip([1, 2, 3].into_iter().cycle()) {
         let directory = tempfile::tempdir().unwrap();
         let (before, behind) = history.split_at(border);
         {
-            let projection = Ledger::open(directory.path()).unwrap();
-            projection.apply_records(before, position(border)).unwrap();
-            projection.bulk_flush(threads).unwrap();
-            projection.apply_records(behind, position(history.len())).unwrap();
-            assert_eq!(dump_queries(&projection), expected.0, "{border} and the rest");
+            let ledger = Ledger::open(directory.path()).unwrap();
+            ledger.apply_records(before, position(border)).unwrap();
+            ledger.bulk_flush(threads).unwrap();
+            ledger.apply_records(behind, position(history.len())).unwrap();
+            assert_eq!(dump_queries(&ledger), expected.0, "{border} and the rest");
         }
         {
-            let projection = Ledger::open(directory.path()).unwrap();
-            assert_eq!(projection.position().unwrap(), None);
-            assert_eq!(projection.is_incomplete().unwrap(), border > 0);
+            let ledger = Ledger::open(directory.path()).unwrap();
+            assert_eq!(ledger.position().unwrap(), None);
+            assert_eq!(ledger.is_incomplete().unwrap(), border > 0);
         }
         let directory = tempfile::tempdir().unwrap();
         {
-            let projection = Ledger::open(directory.path()).unwrap();
-            projection.apply_records(before, position(border)).unwrap();
-            projection.bulk_flush(threads).unwrap();
-            projection.apply_records(behind, position(history.len())).unwrap();
-            projection.finish_bulk_load(threads).unwrap();
+            let ledger = Ledger::open(directory.path()).unwrap();
+            ledger.apply_records(before, position(border)).unwrap();
+            ledger.bulk_flush(threads).unwrap();
+            ledger.apply_records(behind, position(history.len())).unwrap();
+            ledger.finish_bulk_load(threads).unwrap();
         }
-        let projection = Ledger::open(directory.path()).unwrap();
-        assert!(!projection.is_incomplete().unwrap());
-        assert_eq!((dump_queries(&projection), disk_rows(&projection)), expected);
+        let ledger = Ledger::open(directory.path()).unwrap();
+        assert!(!ledger.is_incomplete().unwrap());
+        assert_eq!((dump_queries(&ledger), disk_rows(&ledger)), expected);
     }
 }
 
@@ -259,23 +259,23 @@ fn expiry_removes_all_rows_of_a_message() {
     let horizon = at(1_000_000);
     for flushed in [false, true] {
         let directory = tempfile::tempdir().unwrap();
-        let projection = Ledger::open(directory.path()).unwrap();
-        projection.apply_records(&sample_records(), position(99)).unwrap();
+        let ledger = Ledger::open(directory.path()).unwrap();
+        ledger.apply_records(&sample_records(), position(99)).unwrap();
         if flushed {
-            projection.flush().unwrap();
+            ledger.flush().unwrap();
         }
-        let (expired, _) = projection.expired_messages(None, horizon, 99, &mut |_, _| true).unwrap();
+        let (expired, _) = ledger.expired_messages(None, horizon, 99, &mut |_, _| true).unwrap();
         assert_eq!(expired, [id(0), id(1)]);
-        projection.expire_messages(&expired, horizon).unwrap();
-        projection.delete_keys(projection.expired_dated_keys(horizon.saturating_add(ONE_DAY), 99).unwrap());
-        projection.delete_keys(projection.expired_orphans(horizon, 99).unwrap());
-        for (segment, bytes) in projection.garbage_by_segment().unwrap() {
-            projection.subtract_garbage(segment, bytes).unwrap();
+        ledger.expire_messages(&expired, horizon).unwrap();
+        ledger.delete_keys(ledger.expired_dated_keys(horizon.saturating_add(ONE_DAY), 99).unwrap());
+        ledger.delete_keys(ledger.expired_orphans(horizon, 99).unwrap());
+        for (segment, bytes) in ledger.garbage_by_segment().unwrap() {
+            ledger.subtract_garbage(segment, bytes).unwrap();
         }
-        let left = dump_queries(&projection);
+        let left = dump_queries(&ledger);
         assert!(!left.contains(&id(0).to_string()) && left.contains(&id(2).to_string()), "{left}");
-        projection.flush().unwrap();
-        let kinds: HashSet<u8> = disk_rows(&projection).keys().map(|key| key[0]).collect();
+        ledger.flush().unwrap();
+        let kinds: HashSet<u8> = disk_rows(&ledger).keys().map(|key| key[0]).collect();
         assert_eq!(kinds, b"kmqiroce".iter().copied().collect(), "flushed: {flushed}");
     }
 }
@@ -285,21 +285,21 @@ fn expiry_removes_all_rows_of_a_message() {
 fn colliding_message_id_hash_matches_nothing() {
     for flushed in [false, true] {
         let directory = tempfile::tempdir().unwrap();
-        let projection = Ledger::open(directory.path()).unwrap();
-        projection.apply_records(&sample_records(), position(99)).unwrap();
-        let mut rows = WriteBatch::new(projection.memtable());
+        let ledger = Ledger::open(directory.path()).unwrap();
+        ledger.apply_records(&sample_records(), position(99)).unwrap();
+        let mut rows = WriteBatch::new(ledger.memtable());
         rows.put(keys::index_key(keys::message_id_prefix("8@example.com"), id(2)), Vec::new());
         rows.put(keys::index_key(keys::message_id_prefix("0@example.com"), id(2)), Vec::new());
         rows.commit(None);
         if flushed {
-            projection.flush().unwrap();
+            ledger.flush().unwrap();
         }
-        assert!(projection.find_by_message_id(&message_id(8), 9).unwrap().is_empty());
-        assert_eq!(projection.find_by_message_id(&message_id(0), 1).unwrap(), [id(0)]);
-        assert_eq!(projection.correlate(&provider_event(8, None)).unwrap(), None);
-        let found = projection.correlate(&ProviderEvent { at: at(9), ..provider_event(0, None) }).unwrap();
+        assert!(ledger.find_by_message_id(&message_id(8), 9).unwrap().is_empty());
+        assert_eq!(ledger.find_by_message_id(&message_id(0), 1).unwrap(), [id(0)]);
+        assert_eq!(ledger.correlate(&provider_event(8, None)).unwrap(), None);
+        let found = ledger.correlate(&ProviderEvent { at: at(9), ..provider_event(0, None) }).unwrap();
         assert_eq!(found.map(|(id, ..)| id), Some(id(0)));
-        projection
+        ledger
             .apply_records(
                 &[JournalRecord {
                     record: received_event_record(8, None),
@@ -309,7 +309,7 @@ fn colliding_message_id_hash_matches_nothing() {
                 position(101),
             )
             .unwrap();
-        assert_eq!(projection.load_trail(id(2)).unwrap().unwrap().events.len(), 3);
+        assert_eq!(ledger.load_trail(id(2)).unwrap().unwrap().events.len(), 3);
     }
 }
 
@@ -317,9 +317,9 @@ fn colliding_message_id_hash_matches_nothing() {
 #[test]
 fn searches_subjects_newest_first() {
     let directory = tempfile::tempdir().unwrap();
-    let projection = Ledger::open(directory.path()).unwrap();
-    projection.apply_records(&sample_records(), position(99)).unwrap();
-    let found = |part, limit, searched| projection.find_by_subject(part, limit, searched).unwrap();
+    let ledger = Ledger::open(directory.path()).unwrap();
+    ledger.apply_records(&sample_records(), position(99)).unwrap();
+    let found = |part, limit, searched| ledger.find_by_subject(part, limit, searched).unwrap();
     assert_eq!(found("order s", 9, 3), (vec![id(2), id(1), id(0)], false));
     assert_eq!(found("ORDER", 9, 2), (vec![id(2), id(1)], true));
     assert_eq!(found("S0", 9, 2), (vec![], true));
@@ -384,40 +384,40 @@ fn default_queue_prefix() -> Vec<u8> {
 }
 
 /// Returns the results of all queries as text.
-fn dump_queries(projection: &Ledger) -> String {
+fn dump_queries(ledger: &Ledger) -> String {
     let mut text = String::new();
     let (low, high) = (TrackingId::from_bytes([0; 16]), TrackingId::from_bytes([255; 16]));
-    let sends = projection.ids_in_range(low, high, 99).unwrap();
+    let sends = ledger.ids_in_range(low, high, 99).unwrap();
     writeln!(text, "{sends:?}").unwrap();
-    for queue in projection.queue_ids().unwrap() {
-        let due = projection.due_messages(&queue, at(99), 99, |_| true).unwrap();
-        writeln!(text, "{queue:?} {due:?} {:?}", projection.queued_messages(&queue, |_| true, 99).unwrap())
+    for queue in ledger.queue_ids().unwrap() {
+        let due = ledger.due_messages(&queue, at(99), 99, |_| true).unwrap();
+        writeln!(text, "{queue:?} {due:?} {:?}", ledger.queued_messages(&queue, |_| true, 99).unwrap())
             .unwrap();
     }
-    writeln!(text, "{:?}", projection.interrupted_attempts().unwrap()).unwrap();
-    writeln!(text, "{:?}", projection.garbage_by_segment().unwrap()).unwrap();
-    writeln!(text, "{:?}", projection.find_by_recipient("Ada@example.net", 99).unwrap()).unwrap();
+    writeln!(text, "{:?}", ledger.interrupted_attempts().unwrap()).unwrap();
+    writeln!(text, "{:?}", ledger.garbage_by_segment().unwrap()).unwrap();
+    writeln!(text, "{:?}", ledger.find_by_recipient("Ada@example.net", 99).unwrap()).unwrap();
     writeln!(
         text,
         "{:?}",
-        projection.find_by_odoo_record(&OdooRecord::parse("sale.order,42").unwrap(), 99).unwrap()
+        ledger.find_by_odoo_record(&OdooRecord::parse("sale.order,42").unwrap(), 99).unwrap()
     )
     .unwrap();
     for number in 0..9 {
         let event = provider_event(number, None);
-        writeln!(text, "{:?}", projection.find_by_message_id(&message_id(number), 99).unwrap()).unwrap();
-        writeln!(text, "{:?}", projection.has_event("mailgun", &event).unwrap()).unwrap();
-        writeln!(text, "{:?}", projection.correlate(&event).unwrap()).unwrap();
-        writeln!(text, "{:?}", projection.webhook_token("mailgun", &number.to_string(), at(number)).unwrap())
+        writeln!(text, "{:?}", ledger.find_by_message_id(&message_id(number), 99).unwrap()).unwrap();
+        writeln!(text, "{:?}", ledger.has_event("mailgun", &event).unwrap()).unwrap();
+        writeln!(text, "{:?}", ledger.correlate(&event).unwrap()).unwrap();
+        writeln!(text, "{:?}", ledger.webhook_token("mailgun", &number.to_string(), at(number)).unwrap())
             .unwrap();
-        writeln!(text, "{:?}", projection.load_trail(id(number)).unwrap()).unwrap();
-        writeln!(text, "{:?}", projection.is_sending(id(number)).unwrap()).unwrap();
+        writeln!(text, "{:?}", ledger.load_trail(id(number)).unwrap()).unwrap();
+        writeln!(text, "{:?}", ledger.is_sending(id(number)).unwrap()).unwrap();
     }
     text
 }
 
-fn disk_rows(projection: &Ledger) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let rows = projection.tree().iter().map(|row| row.map(|(key, value)| (key.to_vec(), value.to_vec())));
+fn disk_rows(ledger: &Ledger) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let rows = ledger.tree().iter().map(|row| row.map(|(key, value)| (key.to_vec(), value.to_vec())));
     rows.collect::<sled::Result<_>>().unwrap()
 }
 

@@ -137,8 +137,8 @@ pub(crate) enum InboundStateV1 {
 }
 
 impl From<InboundState> for InboundStateV1 {
-    fn from(leg: InboundState) -> Self {
-        match leg {
+    fn from(state: InboundState) -> Self {
+        match state {
             InboundState::Waiting => Self::Waiting,
             InboundState::Delivered => Self::Delivered,
             InboundState::DeadLetter => Self::DeadLetter,

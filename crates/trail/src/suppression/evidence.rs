@@ -69,45 +69,45 @@ impl ActiveEvidence {
         if self.all_mail_at.is_some() { Scope::All } else { Scope::Bulk }
     }
 
-    fn add(&mut self, mark: &EvidenceItem) {
-        let words: String = mark.diagnostic.chars().take(EvidenceItem::MAX_DIAGNOSTIC_CHARS).collect();
+    fn add(&mut self, item: &EvidenceItem) {
+        let words: String = item.diagnostic.chars().take(EvidenceItem::MAX_DIAGNOSTIC_CHARS).collect();
         // Several sources for the same time are ordered by a fixed rule, independent of arrival.
-        let said = (self.last_seen(), self.source, self.expires_at, self.diagnostic.as_str());
-        if (mark.at, mark.source, mark.expires_at, words.as_str()) > said {
-            (self.source, self.expires_at, self.diagnostic) = (mark.source, mark.expires_at, words);
+        let current = (self.last_seen(), self.source, self.expires_at, self.diagnostic.as_str());
+        if (item.at, item.source, item.expires_at, words.as_str()) > current {
+            (self.source, self.expires_at, self.diagnostic) = (item.source, item.expires_at, words);
         }
-        self.all_mail_at = self.all_mail_at.max(all_mail_time(mark));
-        if let Err(place) = self.times.binary_search(&mark.at) {
-            self.times.insert(place, mark.at);
+        self.all_mail_at = self.all_mail_at.max(all_mail_time(item));
+        if let Err(place) = self.times.binary_search(&item.at) {
+            self.times.insert(place, item.at);
             self.times.drain(..self.times.len().saturating_sub(Self::MAX_TIMES));
         }
     }
 }
 
 impl From<&EvidenceItem> for ActiveEvidence {
-    fn from(mark: &EvidenceItem) -> Self {
+    fn from(item: &EvidenceItem) -> Self {
         Self {
-            times: vec![mark.at],
-            all_mail_at: all_mail_time(mark),
-            source: mark.source,
-            expires_at: mark.expires_at,
-            diagnostic: mark.diagnostic.chars().take(EvidenceItem::MAX_DIAGNOSTIC_CHARS).collect(),
+            times: vec![item.at],
+            all_mail_at: all_mail_time(item),
+            source: item.source,
+            expires_at: item.expires_at,
+            diagnostic: item.diagnostic.chars().take(EvidenceItem::MAX_DIAGNOSTIC_CHARS).collect(),
         }
     }
 }
 
-fn all_mail_time(mark: &EvidenceItem) -> Option<Timestamp> {
-    (mark.scope == Scope::All).then_some(mark.at)
+fn all_mail_time(item: &EvidenceItem) -> Option<Timestamp> {
+    (item.scope == Scope::All).then_some(item.at)
 }
 
 impl ReasonEvidence {
-    fn add(&mut self, mark: &EvidenceItem) {
-        if self.cleared_until > Timestamp::default() && mark.at <= self.cleared_until {
+    fn add(&mut self, item: &EvidenceItem) {
+        if self.cleared_until > Timestamp::default() && item.at <= self.cleared_until {
             return;
         }
         match &mut self.active {
-            Some(live) => live.add(mark),
-            None => self.active = Some(mark.into()),
+            Some(live) => live.add(item),
+            None => self.active = Some(item.into()),
         }
     }
 
@@ -163,14 +163,16 @@ impl SuppressionEvidence {
 
     /// Returns whether the evidence is obsolete: it is invalid or temporary, and from before `before`.
     pub fn is_expired(&self, before: Timestamp) -> bool {
-        let over = |live: &ActiveEvidence| live.last_seen() < before;
+        let is_old = |live: &ActiveEvidence| live.last_seen() < before;
         !self.is_listed()
-            && self.iter().all(|(_, one)| one.cleared_until < before && one.active.as_ref().is_none_or(over))
+            && self
+                .iter()
+                .all(|(_, one)| one.cleared_until < before && one.active.as_ref().is_none_or(is_old))
     }
 
     /// Adds an item.
-    pub fn add(&mut self, reason: Reason, mark: &EvidenceItem) {
-        self.0.entry(reason).or_default().add(mark);
+    pub fn add(&mut self, reason: Reason, item: &EvidenceItem) {
+        self.0.entry(reason).or_default().add(item);
     }
 
     /// Invalidates the evidence up to `until`, for one reason or for all.
@@ -183,7 +185,7 @@ impl SuppressionEvidence {
     /// Adds the valid evidence of another value.
     pub fn merge(&mut self, other: &Self) {
         for (reason, live) in other.active() {
-            live.items().for_each(|mark| self.add(reason, &mark));
+            live.items().for_each(|item| self.add(reason, &item));
         }
     }
 
@@ -191,7 +193,7 @@ impl SuppressionEvidence {
     pub fn apply_change(&mut self, change: &SuppressionChangeKind, at: Timestamp) {
         match change {
             SuppressionChangeKind::Add { reason, items } => {
-                items.iter().for_each(|mark| self.add(*reason, mark))
+                items.iter().for_each(|item| self.add(*reason, item))
             }
             SuppressionChangeKind::Remove { reason, .. } => self.clear(*reason, at),
         }
@@ -235,7 +237,7 @@ mod tests {
     impl TestLists {
         fn apply(&mut self, step: &TestStep) {
             match step {
-                TestStep::Item(reason, mark) => self.own.add(*reason, mark),
+                TestStep::Item(reason, item) => self.own.add(*reason, item),
                 TestStep::ClearOwn(reason, until) => self.own.clear(*reason, *until),
                 TestStep::ClearGlobal(reason, until) => self.global.clear(*reason, *until),
             }
@@ -302,7 +304,7 @@ mod tests {
 
     #[test]
     fn latest_item_wins_and_cleared_evidence_is_ignored() {
-        let mark = |seconds, scope, words: &str| EvidenceItem {
+        let item = |seconds, scope, words: &str| EvidenceItem {
             at: at(seconds),
             scope,
             source: EvidenceSource::Webhook,
@@ -310,8 +312,8 @@ mod tests {
             diagnostic: words.into(),
         };
         let mut dossier = SuppressionEvidence::default();
-        dossier.add(Reason::Unsubscribe, &mark(20, Scope::Bulk, "late"));
-        dossier.add(Reason::Unsubscribe, &mark(10, Scope::All, "early"));
+        dossier.add(Reason::Unsubscribe, &item(20, Scope::Bulk, "late"));
+        dossier.add(Reason::Unsubscribe, &item(10, Scope::All, "early"));
         let live = dossier.active_for(Reason::Unsubscribe).unwrap();
         assert_eq!((live.first_seen(), live.last_seen(), live.scope()), (at(10), at(20), Scope::All));
         assert_eq!(live.diagnostic, "late");
@@ -320,7 +322,7 @@ mod tests {
         assert_eq!((live.first_seen(), live.scope()), (at(20), Scope::Bulk));
         assert!(dossier.is_listed() && !dossier.is_expired(at(100)));
         dossier.clear(Some(Reason::Unsubscribe), at(20));
-        dossier.add(Reason::Unsubscribe, &mark(20, Scope::All, "repeated"));
+        dossier.add(Reason::Unsubscribe, &item(20, Scope::All, "repeated"));
         assert!(!dossier.is_listed() && dossier.is_expired(at(21)) && !dossier.is_expired(at(20)));
     }
 }

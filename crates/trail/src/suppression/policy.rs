@@ -93,47 +93,47 @@ pub struct SuppressionVerdict {
 
 impl SuppressionSettings {
     /// Returns the end of the suppression by this evidence, if it is sufficient for one.
-    pub fn expiry(&self, reason: Reason, live: &ActiveEvidence) -> Option<Expiry> {
+    pub fn expiry(&self, reason: Reason, active: &ActiveEvidence) -> Option<Expiry> {
         // Evidence with an unknown start has no end either.
-        let counted = |expiry: Option<Duration>| expiry.filter(|_| !live.is_undated());
+        let counted = |expiry: Option<Duration>| expiry.filter(|_| !active.is_undated());
         let after = |expiry: Option<Duration>| {
             counted(expiry)
-                .map_or(Expiry::Never, |expiry| Expiry::At(live.last_seen().saturating_add(expiry)))
+                .map_or(Expiry::Never, |expiry| Expiry::At(active.last_seen().saturating_add(expiry)))
         };
-        match (live.expires_at, reason) {
+        match (active.expires_at, reason) {
             (Some(expires), _) => Some(Expiry::At(expires)),
             (None, Reason::HardBounce) => Some(after(self.hard_bounce_expiry)),
             (None, Reason::Complaint) => Some(after(self.complaint_expiry)),
             (None, Reason::Manual | Reason::Unsubscribe) => Some(Expiry::Never),
             (None, Reason::SoftBounce) => {
-                self.pause_for(live).map(|pause| Expiry::At(live.last_seen().saturating_add(pause)))
+                self.pause_for(active).map(|pause| Expiry::At(active.last_seen().saturating_add(pause)))
             }
         }
     }
 
     /// Returns which messages the evidence suppresses. A hint never covers more than its own scope: a contact
     /// that leaves a campaign still gets invoices.
-    pub fn effective_scope(&self, reason: Reason, live: &ActiveEvidence) -> Scope {
+    pub fn effective_scope(&self, reason: Reason, active: &ActiveEvidence) -> Scope {
         match (reason, self.unsubscribe_scope) {
-            _ if live.source == EvidenceSource::Hint => live.scope(),
+            _ if active.source == EvidenceSource::Hint => active.scope(),
             (Reason::Unsubscribe, UnsubscribeScope::Bulk) => Scope::Bulk,
             (Reason::Unsubscribe, UnsubscribeScope::All) => Scope::All,
-            _ => live.scope(),
+            _ => active.scope(),
         }
     }
 
     /// Returns whether the evidence suppresses messages now.
-    pub fn is_active(&self, reason: Reason, live: &ActiveEvidence, now: Timestamp) -> bool {
-        match self.expiry(reason, live) {
+    pub fn is_active(&self, reason: Reason, active: &ActiveEvidence, now: Timestamp) -> bool {
+        match self.expiry(reason, active) {
             Some(Expiry::Never) => true,
             Some(Expiry::At(end)) => now < end,
             None => false,
         }
     }
 
-    fn pause_for(&self, live: &ActiveEvidence) -> Option<Duration> {
-        let since = live.last_seen().saturating_sub(self.soft_bounce_window);
-        let recent = live.times.iter().filter(|at| **at > since).count();
+    fn pause_for(&self, active: &ActiveEvidence) -> Option<Duration> {
+        let since = active.last_seen().saturating_sub(self.soft_bounce_window);
+        let recent = active.times.iter().filter(|at| **at > since).count();
         let too_many =
             recent.checked_sub(self.soft_bounce_limit.max(1)).filter(|_| self.soft_bounce_limit > 0)?;
         let doublings = u32::try_from(too_many).unwrap_or(u32::MAX).min(31);
@@ -149,18 +149,18 @@ impl SuppressionSettings {
         lane: Lane,
         now: Timestamp,
     ) -> Option<SuppressionVerdict> {
-        let holds = |(reason, live): &(Reason, &ActiveEvidence)| {
-            self.is_active(*reason, live, now)
-                && (lane == Lane::Bulk || self.effective_scope(*reason, live) == Scope::All)
+        let holds = |(reason, active): &(Reason, &ActiveEvidence)| {
+            self.is_active(*reason, active, now)
+                && (lane == Lane::Bulk || self.effective_scope(*reason, active) == Scope::All)
         };
-        let (reason, live) = dossier.active().find(holds)?;
+        let (reason, active) = dossier.active().find(holds)?;
         Some(SuppressionVerdict {
             reason,
             list: list.to_owned(),
-            since: live.first_seen(),
-            expiry: self.expiry(reason, live)?,
-            source: live.source,
-            diagnostic: live.diagnostic.clone(),
+            since: active.first_seen(),
+            expiry: self.expiry(reason, active)?,
+            source: active.source,
+            diagnostic: active.diagnostic.clone(),
         })
     }
 }
@@ -175,18 +175,18 @@ impl ListScope {
         Self(names)
     }
 
-    /// Returns why messages of that lane to an address are suppressed now, if they are. `look` returns the
+    /// Returns why messages of that lane to an address are suppressed now, if they are. `lookup` returns the
     /// evidence for the address on a list.
     pub fn evaluate<E>(
         &self,
         settings: &SuppressionSettings,
         lane: Lane,
         now: Timestamp,
-        mut look: impl FnMut(&str) -> Result<Option<SuppressionEvidence>, E>,
+        mut lookup: impl FnMut(&str) -> Result<Option<SuppressionEvidence>, E>,
     ) -> Result<Option<SuppressionVerdict>, E> {
         let mut gravest: Option<SuppressionVerdict> = None;
         for list in self.0.iter().map(String::as_str).chain([GLOBAL_LIST]) {
-            let found = look(list)?.and_then(|dossier| settings.evaluate(list, &dossier, lane, now));
+            let found = lookup(list)?.and_then(|dossier| settings.evaluate(list, &dossier, lane, now));
             gravest = match (gravest, found) {
                 (Some(known), Some(found)) if found.reason < known.reason => Some(found),
                 (known, found) => known.or(found),
@@ -212,11 +212,11 @@ impl RecipientFilter {
     pub fn evaluate<E>(
         &self,
         now: Timestamp,
-        mut look: impl FnMut(&str) -> Result<Option<SuppressionEvidence>, E>,
+        mut lookup: impl FnMut(&str) -> Result<Option<SuppressionEvidence>, E>,
     ) -> Result<Option<SuppressionVerdict>, E> {
         let mut first = None;
         for lists in &self.list_scopes {
-            match lists.evaluate(&self.settings, Lane::Transactional, now, &mut look)? {
+            match lists.evaluate(&self.settings, Lane::Transactional, now, &mut lookup)? {
                 Some(verdict) => first = first.or(Some(verdict)),
                 None => return Ok(None),
             }
@@ -243,9 +243,9 @@ impl SuppressionVerdict {
         } else {
             since.to_string()
         };
-        let said = if diagnostic.is_empty() { String::new() } else { format!(": {diagnostic}") };
+        let suffix = if diagnostic.is_empty() { String::new() } else { format!(": {diagnostic}") };
         format!(
-            "not sent, on the suppression list{until}: {}, since {since}, by {from}{said}; \
+            "not sent, on the suppression list{until}: {}, since {since}, by {from}{suffix}; \
              `mailtrail suppress remove {address}` lets mail go again",
             reason.as_str()
         )
@@ -353,8 +353,8 @@ mod tests {
         let hours = |bounces: &[u64]| {
             let marks: Vec<_> = bounces.iter().map(|days| (Reason::SoftBounce, *days, Scope::All)).collect();
             let dossier = evidence(&marks);
-            let live = dossier.active_for(Reason::SoftBounce).unwrap();
-            settings.pause_for(live).map(|pause| pause.as_secs() / 3600)
+            let active = dossier.active_for(Reason::SoftBounce).unwrap();
+            settings.pause_for(active).map(|pause| pause.as_secs() / 3600)
         };
         assert_eq!(hours(&[0, 1, 2, 3]), None);
         assert_eq!(hours(&[0, 1, 2, 3, 14]), None, "one is too old to count");
@@ -375,10 +375,10 @@ mod tests {
             ("a-api", evidence(&[(Reason::HardBounce, 1, Scope::All)])),
             ("b", evidence(&[(Reason::Complaint, 1, Scope::All)])),
         ]);
-        let look = |list: &str| Ok::<_, Infallible>(known.get(list).cloned());
+        let lookup = |list: &str| Ok::<_, Infallible>(known.get(list).cloned());
         let lists = |names: &[&str]| ListScope::new(names.iter().map(|name| (*name).to_owned()).collect());
         let settings = SuppressionSettings::default();
-        let Ok(verdict) = lists(&["a", "a-api"]).evaluate(&settings, Lane::Transactional, NOW, look);
+        let Ok(verdict) = lists(&["a", "a-api"]).evaluate(&settings, Lane::Transactional, NOW, lookup);
         let verdict = verdict.unwrap();
         assert_eq!((verdict.reason, &*verdict.list), (Reason::HardBounce, "a-api"));
         let text = verdict.to_text("ada@example.net");
@@ -387,9 +387,9 @@ mod tests {
             "{text}"
         );
         let screen = |list_scopes| RecipientFilter { settings: settings.clone(), list_scopes };
-        let Ok(everywhere) = screen(vec![lists(&["a"]), lists(&["b"])]).evaluate(NOW, look);
+        let Ok(everywhere) = screen(vec![lists(&["a"]), lists(&["b"])]).evaluate(NOW, lookup);
         assert_eq!(everywhere.map(|verdict| verdict.reason), Some(Reason::Unsubscribe));
-        let Ok(somewhere) = screen(vec![lists(&["a"]), lists(&["c"])]).evaluate(NOW, look);
+        let Ok(somewhere) = screen(vec![lists(&["a"]), lists(&["c"])]).evaluate(NOW, lookup);
         assert_eq!(somewhere, None);
     }
 }

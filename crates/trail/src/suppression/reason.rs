@@ -221,17 +221,17 @@ fn classify_suppression(words: &Diagnostic) -> Reason {
         Some(607) => return Reason::Complaint,
         _ => {}
     }
-    let said = format!("{} {}", words.name, words.text.as_deref().unwrap_or_default()).to_lowercase();
-    let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
-    if says(&UNSUBSCRIBED_WORDS) {
+    let haystack = format!("{} {}", words.name, words.text.as_deref().unwrap_or_default()).to_lowercase();
+    let contains_any = |words: &[&str]| words.iter().any(|word| haystack.contains(word));
+    if contains_any(&UNSUBSCRIBED_WORDS) {
         return Reason::Unsubscribe;
     }
-    if says(&COMPLAINT_WORDS) {
+    if contains_any(&COMPLAINT_WORDS) {
         return Reason::Complaint;
     }
     let hard = match words.enhanced_status.as_deref() {
         Some(status) => is_address_status(status),
-        None => says(&LISTED_WORDS) || !(words.code.is_some() || says(&SENDER_FAULT_WORDS)),
+        None => contains_any(&LISTED_WORDS) || !(words.code.is_some() || contains_any(&SENDER_FAULT_WORDS)),
     };
     if hard { Reason::HardBounce } else { Reason::SoftBounce }
 }
