@@ -134,7 +134,7 @@ pub struct BreakerView {
 /// Action on queued messages.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct QueueActionRequest {
-    /// `retry`, `hold`, `release`, `bounce` or `delete`.
+    /// Action: `retry`, `hold`, `release`, `bounce` or `delete`.
     pub verb: String,
     /// Tracking ids.
     #[serde(default)]

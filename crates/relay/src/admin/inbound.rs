@@ -1,4 +1,4 @@
-//! Mail from outside: what came, where it stands, and delivering what was kept back.
+//! Inbound messages: queries, and release of withheld ones for delivery.
 
 use crate::admin::audit_log;
 use crate::admin::error::{ApiError, error_response, json_blocking};
@@ -15,94 +15,94 @@ use mailtrail_store::{ReadError, Store};
 use mailtrail_trail::{InboundMail, InboundOutcome, InboundState, InboundTransition, missing_files_text};
 use serde::{Deserialize, Serialize};
 
-/// Which mail from outside is wanted; all given conditions must hold.
+/// Filter of inbound messages; all given conditions must hold.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct InboundFilter {
-    /// At most so many, the newest.
+    /// Maximum number of messages; the newest are returned.
     pub lines: Option<usize>,
-    /// `waiting`, `delivered`, `dead` or `duplicate`.
+    /// State: `waiting`, `delivered`, `dead` or `duplicate`.
     pub state: Option<String>,
-    /// A part of the recipient's address.
+    /// Part of the recipient's address.
     pub to: Option<String>,
-    /// A part of the sender's address.
+    /// Part of the sender's address.
     pub from: Option<String>,
 }
 
-/// One mail from outside.
+/// An inbound message.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct InboundView {
-    /// What names it.
+    /// Id of the message.
     pub id: String,
-    /// When it came, RFC 3339.
+    /// Time of arrival, RFC 3339.
     pub arrived: String,
-    /// The upstream whose provider brought it.
+    /// Upstream of the provider that delivered it.
     pub upstream: String,
-    /// The envelope's sender; empty: nobody.
+    /// Sender of the envelope; empty for `<>`.
     pub from: String,
-    /// The envelope's recipient.
+    /// Recipient of the envelope.
     pub to: String,
-    /// The subject.
+    /// Subject.
     pub subject: String,
-    /// The Message-ID without brackets.
+    /// Message-ID without brackets.
     pub message_id: Option<String>,
-    /// Bytes of the message.
+    /// Size in bytes.
     pub size: u64,
-    /// `waiting`, `delivered`, `dead` or `duplicate`.
+    /// State: `waiting`, `delivered`, `dead` or `duplicate`.
     pub state: String,
-    /// Since when, RFC 3339.
+    /// Start of the state, RFC 3339.
     pub since: String,
-    /// How often a target was asked and did not take it for now.
+    /// Number of attempts that a target deferred.
     pub attempts: u32,
-    /// When it is tried next, if it waits, RFC 3339.
+    /// Time of the next attempt while waiting, RFC 3339.
     pub next_attempt: Option<String>,
-    /// The target that was asked last.
+    /// Target of the last attempt.
     pub target: Option<String>,
-    /// What that said, or why it is not delivered.
+    /// Reply of that target, or reason for not being delivered.
     pub text: Option<String>,
-    /// Files that the provider announced and did not hand over.
+    /// Number of files that the provider announced but did not deliver.
     #[serde(default)]
     pub missing_files: u32,
 }
 
-/// One mail from outside with its message.
+/// An inbound message with its content.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct InboundDetailView {
-    /// What is known about it.
+    /// Description of the message.
     #[serde(flatten)]
     pub mail: InboundView,
-    /// The message as it came, in base64; absent when it is no longer kept.
+    /// Message as received, in base64; absent when it is no longer stored.
     pub message_base64: Option<String>,
 }
 
-/// Which mail is to be delivered after all.
+/// Release of withheld inbound messages.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ReleaseRequest {
-    /// Their ids.
+    /// Ids of the messages.
     #[serde(default)]
     pub ids: Vec<String>,
-    /// Or: all dead letters; duplicates only by their ids.
+    /// Alternatively: all dead letters; duplicates are released only by id.
     #[serde(default)]
     pub all: bool,
-    /// Why.
+    /// Reason.
     #[serde(default)]
     pub reason: String,
-    /// Say what would become of them, and do nothing.
+    /// Whether to report the results without releasing.
     #[serde(default)]
     pub dry_run: bool,
 }
 
-/// What became of one.
+/// Result of releasing one message.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ReleaseResult {
-    /// What names it, as it was asked for.
+    /// Requested id.
     pub id: String,
-    /// Whether it waits for its target now.
+    /// Whether the message waits for its target now.
     pub done: bool,
-    /// Why not.
+    /// Reason for not releasing it.
     pub why: Option<String>,
 }
 
-/// The questions and orders about mail from outside.
+/// Returns the routes for inbound messages.
 pub(super) fn routes() -> RouteTable {
     RouteTable::default()
         .get("/api/v1/inbound", list_inbound)
@@ -123,7 +123,7 @@ async fn release_inbound(
     ConnectInfo(Caller(operator)): ConnectInfo<Caller>,
     Json(order): Json<ReleaseRequest>,
 ) -> Response {
-    // It is carried out to its end, also when whoever asked has gone.
+    // Runs to completion even if the client disconnects.
     match tokio::spawn(async move { release_messages(&panel, order, &operator).await }).await {
         Ok(Ok(released)) => Json(released).into_response(),
         Ok(Err(refusal)) => error_response(&refusal),
@@ -131,13 +131,13 @@ async fn release_inbound(
     }
 }
 
-/// Mail from outside in the order of its arrival.
+/// Returns inbound messages in order of arrival.
 pub fn find_inbound(store: &Store, filter: &InboundFilter) -> Result<Vec<InboundView>, ReadError> {
     let newest = store.find_inbound(filter.lines.unwrap_or(usize::MAX), |mail| filter.matches(mail))?;
     Ok(newest.iter().rev().map(InboundView::from).collect())
 }
 
-/// One mail from outside with its message, if it is known.
+/// Returns an inbound message with its content, if it is known.
 pub fn find_inbound_message(store: &Store, id: &str) -> Result<Option<InboundDetailView>, ReadError> {
     let Ok(id) = id.parse() else { return Ok(None) };
     let Some(mail) = store.inbound_mail(id)? else { return Ok(None) };
@@ -181,7 +181,7 @@ impl From<&InboundMail> for InboundView {
 }
 
 impl InboundView {
-    /// Why it is not delivered, or what its target said, and what is missing of it.
+    /// Returns the reason for not being delivered or the target's reply, and the missing files.
     pub fn remarks(&self) -> String {
         let missing = missing_files_text(self.missing_files);
         self.text.clone().into_iter().chain(missing).collect::<Vec<_>>().join("; ")
@@ -189,13 +189,13 @@ impl InboundView {
 }
 
 impl InboundDetailView {
-    /// The message, byte for byte.
+    /// Returns the message, byte for byte.
     pub fn message_bytes(&self) -> Option<Vec<u8>> {
         BASE64_STANDARD.decode(self.message_base64.as_ref()?).ok()
     }
 }
 
-/// Lets mail go on that was kept back.
+/// Releases withheld messages.
 async fn release_messages(
     panel: &ApiState,
     order: ReleaseRequest,
@@ -231,7 +231,7 @@ async fn release_messages(
     Ok(released)
 }
 
-/// Says why it stays where it is.
+/// Releases one message; returns the reason if it cannot be released.
 async fn release_message(
     panel: &ApiState,
     id: &str,

@@ -1,4 +1,4 @@
-//! What is known about one address, and taking it out of everything.
+//! Export and erasure of the data about one address (GDPR).
 
 use crate::admin::audit_log::truncate_reason;
 use crate::admin::dto::TrailView;
@@ -21,52 +21,52 @@ use mailtrail_trail::suppression::SuppressionSettings;
 use serde::{Deserialize, Serialize};
 use std::io;
 
-/// An address that is to be erased.
+/// Erasure of an address.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct EraseRequest {
-    /// Which.
+    /// Address.
     pub address: String,
-    /// Why.
+    /// Reason.
     #[serde(default)]
     pub reason: String,
-    /// Say what would be done, and do nothing.
+    /// Whether to report the effect without erasing.
     #[serde(default)]
     pub dry_run: bool,
 }
 
-/// Something that is known about an address.
+/// A line of the export about an address.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum ExportLine {
-    /// A send from it, to it, or with it in its trail.
+    /// A message from it, to it, or with it in its trail.
     Send {
-        /// The send.
+        /// The message.
         #[serde(flatten)]
         trail: Box<TrailView>,
-        /// Bytes of its message, while that is kept.
+        /// Size of its content in bytes, while it is stored.
         message_kept: Option<u64>,
     },
-    /// A provider's report, a dead letter or a hint that mentions it.
+    /// A provider event, a dead letter or a contact hint that mentions it.
     Event {
-        /// The report.
+        /// The event.
         #[serde(flatten)]
         event: Box<EventDetailView>,
     },
-    /// A mail from outside.
+    /// An inbound message.
     Inbound {
-        /// The mail.
+        /// The message.
         #[serde(flatten)]
         mail: Box<InboundView>,
-        /// Bytes of its message, while that is kept.
+        /// Size of its content in bytes, while it is stored.
         message_kept: Option<u64>,
     },
-    /// What speaks against it on a suppression list.
+    /// An entry of a suppression list.
     Suppression {
         /// The entry.
         #[serde(flatten)]
         entry: Box<SuppressionView>,
     },
-    /// What else the log says.
+    /// Any other log line.
     Log {
         /// The line.
         #[serde(flatten)]
@@ -74,7 +74,7 @@ pub enum ExportLine {
     },
 }
 
-/// All that is known about an address. Reads all of the journal. Blocks.
+/// Exports all data about an address. Reads the whole journal. Blocks.
 pub fn export_address(
     store: &Store,
     address: &Mailbox,
@@ -83,7 +83,7 @@ pub fn export_address(
 ) -> Result<Vec<ExportLine>, EraseError> {
     let ErasureMatches { messages: mut sends, events, inbound, log_entries, .. } =
         store.find_mentions(address, &mut |_| {})?;
-    // What the ledger still knows of a record that is damaged.
+    // The ledger's data from a journal record that is damaged.
     sends.extend(store.find_by_recipient(address.as_str(), usize::MAX)?);
     let mut lines = Vec::new();
     for id in sends {
@@ -120,7 +120,7 @@ pub fn erase_address(
     let Ok(address) = order.address.parse::<Mailbox>() else {
         return tell(MaintenanceEvent::Failed { error: INVALID_ADDRESS.to_owned(), damaged: false });
     };
-    // It is carried out to its end, also when whoever asked has gone.
+    // Runs to completion even if the client disconnects.
     let mut progress = |step: mailtrail_store::Progress| drop(tell(step.into()));
     let erased = if order.dry_run {
         store.find_mentions(&address, &mut progress).map(|found| (found, None))
@@ -158,7 +158,7 @@ fn erased_event(
     }
 }
 
-/// Paths below `/api/v1`.
+/// Returns the routes below `/api/v1`.
 pub(super) fn routes() -> RouteTable {
     RouteTable::default().get("/api/v1/export", handle_export).post("/api/v1/erase", handle_erase)
 }

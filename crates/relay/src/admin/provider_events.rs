@@ -1,4 +1,4 @@
-//! The providers' reports: what came, what found no send, what cannot be understood, and reading them anew.
+//! Provider events: received, unmatched and undecodable ones, and their replay.
 
 use crate::admin::audit_log;
 use crate::admin::error::{ApiError, error_response, json_blocking};
@@ -17,130 +17,130 @@ use mailtrail_trail::{Diagnostic, EventReplay, ProviderEvent, TrailSource};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 
-/// Which reports are wanted; all given conditions must hold.
+/// Filter of provider events; all given conditions must hold.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct EventFilter {
-    /// At most so many, the newest.
+    /// Maximum number of events; the newest are returned.
     pub lines: Option<usize>,
-    /// Came then or later, milliseconds since the epoch.
+    /// Earliest time of arrival, milliseconds since the epoch.
     pub since: Option<u64>,
-    /// Came then or earlier, milliseconds since the epoch.
+    /// Latest time of arrival, milliseconds since the epoch.
     pub until: Option<u64>,
-    /// An upstream's name.
+    /// Name of an upstream.
     pub upstream: Option<String>,
-    /// An event's word, `dead`, or `hint`.
+    /// Word of an event, `dead`, or `hint`.
     pub event: Option<String>,
-    /// A part of the recipient's address.
+    /// Part of the recipient's address.
     pub to: Option<String>,
-    /// The tracking id of the send that it was brought to.
+    /// Tracking id of the matched message.
     pub send: Option<String>,
 }
 
-/// One report.
+/// A provider event.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EventView {
-    /// What names it.
+    /// Id of the event.
     pub id: String,
-    /// When it came, RFC 3339.
+    /// Time of arrival, RFC 3339.
     pub arrived: String,
-    /// The upstream whose provider sent it.
+    /// Upstream of the provider.
     pub upstream: String,
-    /// `webhook` or `poll`.
+    /// Source: `webhook` or `poll`.
     pub source: String,
-    /// What happened, in the event vocabulary; `dead` for what cannot be understood, `hint` for what is about a contact.
+    /// Kind, in the event vocabulary; `dead` if undecodable, `hint` for a contact hint.
     pub event: String,
-    /// When it happened, RFC 3339.
+    /// Time of the event, RFC 3339.
     pub at: Option<String>,
-    /// The provider's name for it.
+    /// The provider's name of the event.
     pub name: Option<String>,
-    /// Whom it happened to, as the provider wrote it.
+    /// Recipient as written by the provider.
     pub recipient: Option<String>,
-    /// The Message-ID that it names.
+    /// Message-ID in the event.
     pub message_id: Option<String>,
-    /// The tracking id that it names.
+    /// Tracking id in the event.
     pub tracking_id: Option<String>,
-    /// The words that came with it.
+    /// Diagnostic text.
     pub text: Option<String>,
-    /// Whether software did it, not a person.
+    /// Whether software caused the event rather than a person.
     pub by_machine: bool,
-    /// Whether the provider only pretended to send.
+    /// Whether the provider only simulated sending.
     pub test_mode: bool,
-    /// `joined` to a send; `orphan`: waits for one; `dead`: cannot be understood; `hint`: belongs to none; `gone`: only
-    /// the journal knows it.
+    /// State: `joined` to a message; `orphan`: waits for one; `dead`: undecodable; `hint`: belongs to no message;
+    /// `gone`: only in the journal.
     pub state: String,
-    /// The send that it was brought to.
+    /// Tracking id of the matched message.
     pub send: Option<String>,
-    /// How that was found: `tracking-id` or `message-id`.
+    /// Correlation with the message: `tracking-id` or `message-id`.
     pub joined_by: Option<String>,
-    /// Why it is not joined.
+    /// Reason for not being joined.
     pub reason: Option<String>,
-    /// When an orphan or a dead letter is forgotten, RFC 3339, where the retention is known.
+    /// Expiry of an orphan or a dead letter, RFC 3339, if the retention is known.
     pub ages_out: Option<String>,
 }
 
-/// One report with its raw form.
+/// A provider event with its raw form.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EventDetailView {
-    /// What is known about it.
+    /// Description of the event.
     #[serde(flatten)]
     pub event: EventView,
-    /// Its raw form as it came; absent when it is no longer kept, or is no text.
+    /// Raw form as received; absent if it is no longer stored or is not text.
     pub raw: Option<String>,
-    /// What is no text, in base64.
+    /// Raw form that is not text, in base64.
     pub raw_base64: Option<String>,
 }
 
-/// Which reports are to be read anew, of those in one segment of the journal.
+/// Replay of the events in one journal segment.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct EventReplayRequest {
-    /// The segment, or the next behind it; the first that may have one when absent.
+    /// The segment, or the next one after it; absent: the first that may have events.
     pub segment: Option<u32>,
-    /// Their ids.
+    /// Ids of the events.
     #[serde(default)]
     pub ids: Vec<String>,
-    /// Or: all.
+    /// Alternatively: all events.
     #[serde(default)]
     pub all: bool,
-    /// Of all only those that cannot be understood; with `orphans` these too.
+    /// Restricts `all` to undecodable events; combined with `orphans` to both.
     #[serde(default)]
     pub dead: bool,
-    /// Of all only those that found no send.
+    /// Restricts `all` to unmatched events.
     #[serde(default)]
     pub orphans: bool,
-    /// Of all only those that came then or later, milliseconds since the epoch.
+    /// Restricts `all` by the earliest time of arrival, milliseconds since the epoch.
     pub since: Option<u64>,
-    /// Why.
+    /// Reason.
     #[serde(default)]
     pub reason: String,
-    /// Say what would become of them, and do nothing.
+    /// Whether to report the results without applying them.
     #[serde(default)]
     pub dry_run: bool,
 }
 
-/// What became of the reports of one segment.
+/// Results of replaying one segment.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct EventReplayResponse {
-    /// Of each that was asked for.
+    /// Result of each requested event.
     pub replayed: Vec<EventReplayResult>,
-    /// Where to go on, if there is more.
+    /// Next segment, if there is more.
     pub next: Option<u32>,
 }
 
-/// What became of one report, or would.
+/// Result of replaying one event, or of a dry run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EventReplayResult {
-    /// What names it.
+    /// Id of the event.
     pub id: String,
-    /// `joined`: it found its send; `changed`: it says something else now; `orphan`: it is understood now, and waits
-    /// for a send; `unchanged`; `dead`: it still cannot be understood; `gone`: nothing can be done with it any more.
+    /// Outcome. `joined`: matched its message; `changed`: now decoded differently; `orphan`: now decoded, waits for a
+    /// message; `unchanged`; `dead`: still undecodable; `gone`: can no longer be replayed.
     pub outcome: String,
-    /// The send that it is brought to.
+    /// Tracking id of the message that it is joined to.
     pub send: Option<String>,
-    /// Why nothing changes.
+    /// Reason for no change.
     pub why: Option<String>,
 }
 
-/// The questions and orders about reports.
+/// Returns the routes for provider events.
 pub(super) fn routes() -> RouteTable {
     RouteTable::default()
         .get("/api/v1/events", list_events)
@@ -171,7 +171,7 @@ async fn replay_events(
     ConnectInfo(Caller(operator)): ConnectInfo<Caller>,
     Json(order): Json<EventReplayRequest>,
 ) -> Response {
-    // It is carried out to its end, also when whoever asked has gone.
+    // Runs to completion even if the client disconnects.
     match tokio::spawn(async move { replay_segment(&panel, order, &operator).await }).await {
         Ok(Ok(answer)) => Json(answer).into_response(),
         Ok(Err(refusal)) => error_response(&refusal),
@@ -179,7 +179,7 @@ async fn replay_events(
     }
 }
 
-/// Reports in the order of their arrival.
+/// Returns provider events in order of arrival.
 pub fn find_events(
     store: &Store,
     filter: &EventFilter,
@@ -187,7 +187,7 @@ pub fn find_events(
 ) -> Result<Vec<EventView>, ReadError> {
     let wanted = filter.lines.unwrap_or(usize::MAX);
     let send: Option<TrackingId> = filter.send.as_deref().and_then(|send| send.parse().ok());
-    // Nothing is reported about a send before there is one.
+    // No event about a message precedes its acceptance.
     let since = filter.since().max(send.map(TrackingId::timestamp).unwrap_or_default());
     let mut views = Vec::new();
     'newest: for segment in store.segments_since(since)?.into_iter().rev() {
@@ -207,7 +207,7 @@ pub fn find_events(
     Ok(views)
 }
 
-/// Events that found no send, in the order of their arrival.
+/// Returns unmatched events in order of arrival.
 pub fn find_orphan_events(
     store: &Store,
     filter: &EventFilter,
@@ -217,7 +217,7 @@ pub fn find_orphan_events(
     newest.iter().rev().map(|report| to_view(store, report, retention)).collect()
 }
 
-/// What cannot be understood, in the order of its arrival.
+/// Returns undecodable events in order of arrival.
 pub fn find_dead_events(
     store: &Store,
     filter: &EventFilter,
@@ -228,7 +228,7 @@ pub fn find_dead_events(
     newest.iter().rev().map(|report| to_view(store, report, retention)).collect()
 }
 
-/// One report with its raw form, if the journal still has it.
+/// Returns an event with its raw form, if it is still in the journal.
 pub fn find_event(
     store: &Store,
     id: &str,
@@ -250,7 +250,7 @@ impl EventFilter {
         Timestamp::from_millis(self.since.unwrap_or(0))
     }
 
-    /// Whether what the report itself says is wanted.
+    /// Returns whether the event's own fields match the filter.
     fn matches(&self, report: &StoredEvent) -> bool {
         let arrived = report.id.timestamp();
         let word = event_name(&report.content);
@@ -264,7 +264,7 @@ impl EventFilter {
 }
 
 impl EventDetailView {
-    /// The raw form, byte for byte.
+    /// Returns the raw form, byte for byte.
     pub fn raw_bytes(&self) -> Option<Vec<u8>> {
         let decode = |text: &String| BASE64_STANDARD.decode(text).ok();
         self.raw.clone().map(String::into_bytes).or_else(|| self.raw_base64.as_ref().and_then(decode))
@@ -318,7 +318,7 @@ fn to_view(
     })
 }
 
-/// What happened.
+/// Returns the word of the event's kind.
 fn event_name(content: &EventContent) -> &'static str {
     match content {
         EventContent::Event(event) => event.kind.as_str(),
@@ -327,7 +327,7 @@ fn event_name(content: &EventContent) -> &'static str {
     }
 }
 
-/// Whom it happened to, as the provider wrote it.
+/// Returns the recipient as written by the provider.
 fn recipient_of(content: &EventContent) -> Option<&str> {
     let of_hint = || content.hint()?.address.as_deref();
     content.event().and_then(|event| event.recipient.as_deref()).or_else(of_hint)
@@ -343,7 +343,7 @@ const fn state_name(stand: EventState) -> &'static str {
     }
 }
 
-/// Why an event finds no send.
+/// Returns the reason for which an event matches no message.
 fn orphan_reason(store: &Store, event: &ProviderEvent) -> Result<String, ReadError> {
     let whom = event.recipient.as_deref().unwrap_or("anybody");
     if let Some(id) = event.tracking_id {
@@ -366,7 +366,7 @@ fn orphan_reason(store: &Store, event: &ProviderEvent) -> Result<String, ReadErr
     })
 }
 
-/// How many sends have the Message-ID, and how many of these are to the event's recipient.
+/// Returns the number of messages with the Message-ID, and how many of these have the event's recipient.
 fn count_candidates(
     store: &Store,
     message_id: &MessageId,
@@ -383,7 +383,7 @@ fn count_candidates(
     Ok((all, to))
 }
 
-/// Reads the reports of a segment anew, and applies what says something else now.
+/// Replays the events of a segment, and applies those now decoded differently.
 pub async fn replay_segment(
     panel: &ApiState,
     order: EventReplayRequest,
@@ -408,7 +408,7 @@ pub async fn replay_segment(
     Ok(EventReplayResponse { replayed, next })
 }
 
-/// Who wants it, why, and whether it is only to be said.
+/// Operator, reason and mode of a replay.
 #[derive(Clone, Copy)]
 struct ReplayOptions<'a> {
     operator: &'a str,
@@ -416,17 +416,17 @@ struct ReplayOptions<'a> {
     dry_run: bool,
 }
 
-/// What is to be done with a report.
+/// Step of a replay for one event.
 enum ReplayStep {
-    /// Nothing.
+    /// No change.
     Skip { outcome: &'static str, reason: String },
-    /// It says this now.
+    /// Apply the event as decoded now.
     Apply(Box<ProviderEvent>),
 }
 
 type PlannedReplays = Vec<(StoredEvent, ReplayStep)>;
 
-/// The plans for the reports of a segment that are asked for, and the segment behind it, if that may have some too.
+/// Plans the replay of a segment's requested events. Also returns the next segment, if it may have some.
 fn plan_segment(
     panel: &ApiState,
     order: &EventReplayRequest,
@@ -533,11 +533,11 @@ async fn apply_step(
 }
 
 const DEAD_NAME: &str = "dead";
-/// What is said about a contact by somebody who sent none of our mail.
+/// Kind of an event about a contact from a source that sent none of our mail.
 pub const HINT_NAME: &str = "hint";
 const CONTACT_HINT_REASON: &str = "it is about a contact, and belongs to no mail";
 const FORGOTTEN_REASON: &str = "its send was forgotten, it aged out, or it repeats another report";
-/// Sends of one Message-ID that are looked at for a reason.
+/// Messages of one Message-ID examined to find a reason.
 const MAX_CANDIDATES: usize = 100;
-/// Reports that are applied at a time: they share a sync.
+/// Events applied at a time: they share an fsync.
 const REPLAY_BATCH: usize = 256;

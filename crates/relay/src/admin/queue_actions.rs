@@ -1,4 +1,4 @@
-//! What operators do to the queue and to breakers. Everything is in the journal before it is answered.
+//! Operator actions on the queue and on breakers. Each action is in the journal before its response is sent.
 
 use crate::admin::audit_log::truncate_reason;
 use crate::admin::dto::{BreakerRequest, QueueActionRequest, QueueActionResult, QueueShape};
@@ -12,7 +12,7 @@ use mailtrail_store::ReadError;
 use mailtrail_trail::{BreakerOverride, QueueAction, QueueKey, QueueVerb, Trail};
 use std::collections::{BTreeMap, HashSet};
 
-/// Carries an order out, a send after the other; one that is being sent right now is left alone.
+/// Applies an action to each message in turn; a message that is being sent is left unchanged.
 pub async fn apply_actions(
     panel: &ApiState,
     order: QueueActionRequest,
@@ -44,7 +44,7 @@ pub async fn apply_actions(
     acts.collect::<Vec<_>>().await.into_iter().collect()
 }
 
-/// Why nothing was done, or `None`.
+/// Applies an action to one message; returns the reason if nothing was done.
 async fn apply_action(
     panel: &ApiState,
     id: TrackingId,
@@ -56,7 +56,7 @@ async fn apply_action(
     let Some(_grip) = panel.store.try_lock(id) else { return Ok(Some(BEING_SENT)) };
     let waits = panel.store.queue_key(id)?;
     let obstacle = match (&waits, verb) {
-        // Nobody has found out yet what became of it.
+        // The attempt's result is not known yet.
         _ if panel.store.is_sending(id)? => Some(BEING_SENT),
         (None, _) => Some("is not in the queue"),
         (Some(QueueKey::Held), QueueVerb::Retry) => Some("is held; release it"),
@@ -76,13 +76,13 @@ async fn apply_action(
     Ok(obstacle)
 }
 
-/// What an id of an order leads to.
+/// Resolution of a requested id.
 enum Selection {
     Message(TrackingId),
     Unresolved { requested_id: String, reason: &'static str },
 }
 
-/// The sends that an order is about, each once; of several ways to name them each narrows.
+/// Selects the messages of a request, each once; several criteria narrow the selection.
 fn select_messages(panel: &ApiState, order: &QueueActionRequest) -> Result<Vec<Selection>, ApiError> {
     if !order.ids.is_empty() {
         if order.all || order.domain.is_some() || order.upstream.is_some() {
@@ -117,7 +117,7 @@ fn select_messages(panel: &ApiState, order: &QueueActionRequest) -> Result<Vec<S
         }
         chosen.push(Selection::Message(id));
     }
-    // Mail may also wait for an upstream that is no more.
+    // Messages may also wait for an upstream that is no longer configured.
     let known = |name: &String| panel.upstream_health.iter().any(|health| health.name() == name);
     match &order.upstream {
         Some(upstream) if chosen.is_empty() && !known(upstream) => {
@@ -127,7 +127,7 @@ fn select_messages(panel: &ApiState, order: &QueueActionRequest) -> Result<Vec<S
     }
 }
 
-/// A send by its id or by a start of it that no other has; or why there is none.
+/// Resolves a tracking id or a unique prefix of one; otherwise returns the reason.
 fn resolve_id(panel: &ApiState, asked: &str) -> Result<Result<TrackingId, &'static str>, ReadError> {
     if let Ok(id) = asked.parse() {
         return Ok(Ok(id));
@@ -147,7 +147,7 @@ fn has_domain(trail: &Trail, domain: &str) -> bool {
     open.any(|recipient| fold_domain(recipient.address.domain()) == domain)
 }
 
-/// The upstream that a send would take if all were well.
+/// Returns the upstream that a message would take if all were available.
 fn preferred_upstream(panel: &ApiState, trail: &Trail) -> String {
     match &trail.queue_key {
         Some(waits @ (QueueKey::Route(_) | QueueKey::RouteExcept { .. } | QueueKey::Upstream { .. })) => {
@@ -160,7 +160,7 @@ fn preferred_upstream(panel: &ApiState, trail: &Trail) -> String {
     }
 }
 
-/// How old the waiting mail is, by upstream and recipient domain; the fullest first.
+/// Returns the ages of queued messages by upstream and recipient domain, the largest group first.
 pub fn queue_shape(panel: &ApiState) -> Result<Vec<QueueShape>, ReadError> {
     let (mut shapes, now) = (BTreeMap::<(String, String), Vec<u64>>::new(), panel.clock.now());
     for id in panel.store.queued_ids(usize::MAX)? {
@@ -222,7 +222,7 @@ pub async fn set_breaker(
     Ok(())
 }
 
-/// Sends that are acted on at a time: they share a sync.
+/// Messages processed at a time: they share an fsync.
 const ACTION_BATCH: usize = 256;
 const BEING_SENT: &str = "is being sent right now";
 

@@ -6,9 +6,9 @@ use axum::routing::{get, post};
 /// An endpoint of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Endpoint {
-    /// `GET` or `POST`.
+    /// HTTP method: `GET` or `POST`.
     pub method: &'static str,
-    /// The path; parts in braces stand for values.
+    /// Path; segments in braces are parameters.
     pub path: &'static str,
 }
 

@@ -1,4 +1,4 @@
-//! The care of the store: the answer tells how far it is while it is done, one JSON object a line.
+//! Maintenance of the store. The response streams the progress, one JSON object per line.
 
 use crate::admin::audit_log;
 use crate::admin::error::{ApiError, error_response};
@@ -19,125 +19,125 @@ use std::io;
 use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
 
-/// How the ledger is made anew.
+/// Request to rebuild the ledger.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct RebuildRequest {
-    /// Take the new one also when the journal is damaged and the present one knows more.
+    /// Whether to accept the new ledger even if the journal is damaged and the present ledger has more data.
     #[serde(default)]
     pub despite_damage: bool,
-    /// Why.
+    /// Reason.
     #[serde(default)]
     pub reason: String,
 }
 
-/// Where a copy of the store goes.
+/// Request to back up the store.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BackupRequest {
-    /// An absolute path; the relay writes there.
+    /// Absolute path of a directory that the relay writes to.
     pub directory: PathBuf,
-    /// Why.
+    /// Reason.
     #[serde(default)]
     pub reason: String,
 }
 
-/// What is happening, or what came of it.
+/// Progress or result of a maintenance task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "kebab-case")]
 pub enum MaintenanceEvent {
-    /// How far it is.
+    /// Progress of the task.
     Progress {
-        /// Bytes of the journal, or parts of the work.
+        /// Bytes of the journal, or parts of the work, completed so far.
         done: u64,
-        /// In all.
+        /// Total in the same unit.
         total: u64,
     },
-    /// A place of the journal is damaged.
+    /// A damaged range of the journal.
     Damaged {
         /// Number of the segment.
         segment: u32,
-        /// Byte of its file.
+        /// Byte offset in the segment file.
         at: u64,
-        /// How many; 0 where that is not known.
+        /// Length in bytes; 0 if unknown.
         bytes: u64,
-        /// What is wrong with them.
+        /// Description of the damage.
         what: String,
-        /// Sends of the ledger whose acceptance and message lay there.
+        /// Number of messages in the ledger with acceptance and content in that range.
         sends: u64,
-        /// Those of them that still wait.
+        /// Number of those still queued.
         waiting: u64,
         /// Ids of the first 100.
         ids: Vec<String>,
-        /// What that means.
+        /// Consequence of the damage.
         means: String,
     },
-    /// The ledger and the journal, or two rows of the ledger, say different things.
+    /// The ledger and the journal, or two rows of the ledger, are inconsistent.
     Contradiction {
-        /// Which.
+        /// Description of the inconsistency.
         what: String,
     },
-    /// All was read.
+    /// The verification is complete.
     Verified {
-        /// Whether nothing is wrong.
+        /// Whether the store is intact.
         whole: bool,
-        /// Segments of the journal.
+        /// Number of journal segments.
         segments: u64,
-        /// Bytes of the journal.
+        /// Size of the journal in bytes.
         bytes: u64,
-        /// Whole records in it.
+        /// Number of intact journal records.
         records: u64,
-        /// Sends in the ledger.
+        /// Number of messages in the ledger.
         sends: u64,
-        /// Those of them that wait.
+        /// Number of those still queued.
         queued: u64,
     },
-    /// The ledger is new.
+    /// The ledger is rebuilt.
     Rebuilt {
-        /// Records of the journal in it.
+        /// Number of journal records in it.
         records: u64,
     },
-    /// The copy is whole.
+    /// The backup is complete.
     BackedUp {
-        /// Where it is.
+        /// Directory of the backup.
         directory: PathBuf,
-        /// Segments of the journal.
+        /// Number of journal segments.
         segments: u64,
-        /// Bytes of the journal.
+        /// Size of the journal in bytes.
         bytes: u64,
-        /// Place in the journal: all before it was copied.
+        /// Journal position before which everything was copied.
         until: String,
     },
-    /// The address is erased, or would be.
+    /// The address is erased, or would be in a dry run.
     Erased {
-        /// What stands in its place; absent where nothing was done.
+        /// Pseudonym that replaces it; absent if nothing was done.
         pseudonym: Option<String>,
-        /// Records of the journal that mentioned it.
+        /// Number of journal records that mentioned it.
         records: u64,
-        /// Messages and raw payloads that are left out.
+        /// Number of messages and raw payloads that are removed.
         bodies: u64,
-        /// Sends from it, to it, or with it in their trail.
+        /// Number of messages from it, to it, or with it in their trail.
         sends: u64,
-        /// Reports of providers.
+        /// Number of provider events.
         reports: u64,
-        /// Mail from outside.
+        /// Number of inbound messages.
         inbound: u64,
-        /// What waits and mentions it, by its ids: it is not erased before that is done.
+        /// Ids of pending items that mention it; it is not erased before these are completed.
         waiting: Vec<String>,
-        /// Whether the suppression list keeps mail from it on.
+        /// Whether the suppression list still withholds mail from it.
         suppressed: bool,
     },
-    /// It broke off.
+    /// The task failed.
     Failed {
-        /// Why.
+        /// Error.
         error: String,
-        /// Whether the store is to blame.
+        /// Whether the store is damaged.
         damaged: bool,
     },
 }
 
-/// Hears what happens; an error says that nobody wants to know any more.
+/// Callback for events; an error reports that the receiver is gone.
 pub type MaintenanceCallback<'a> = &'a mut dyn FnMut(MaintenanceEvent) -> io::Result<()>;
 
-/// Reads all of the store. Blocks.
+/// Verifies the whole store. Blocks.
 pub fn verify_store(
     store: &Store,
     retention: Option<&Retention>,
@@ -150,9 +150,9 @@ pub fn verify_store(
     }
 }
 
-/// Makes the ledger anew. Blocks.
+/// Rebuilds the ledger. Blocks.
 pub fn rebuild_ledger(store: &Store, despite_damage: bool, tell: MaintenanceCallback<'_>) -> io::Result<()> {
-    // It is carried out to its end, also when whoever asked has gone.
+    // Runs to completion even if the client disconnects.
     let rebuilt = store.rebuild(despite_damage, &mut |step| drop(tell(step.into())));
     tell(match rebuilt {
         Ok(records) => MaintenanceEvent::Rebuilt { records },
@@ -160,7 +160,7 @@ pub fn rebuild_ledger(store: &Store, despite_damage: bool, tell: MaintenanceCall
     })
 }
 
-/// Copies the store. Blocks.
+/// Backs up the store. Blocks.
 pub fn back_up_store(store: &Store, directory: &Path, tell: MaintenanceCallback<'_>) -> io::Result<()> {
     let copied = store.back_up(directory, &mut |step| tell(step.into()));
     tell(match copied {
@@ -174,7 +174,7 @@ pub fn back_up_store(store: &Store, directory: &Path, tell: MaintenanceCallback<
     })
 }
 
-/// Paths below `/api/v1/store`.
+/// Returns the routes below `/api/v1/store`.
 pub(super) fn routes() -> RouteTable {
     RouteTable::default()
         .get("/api/v1/store/verify", handle_verify)
@@ -209,14 +209,14 @@ async fn handle_backup(
     }
     let errand = OperatorActionData::StoreBackup { directory: directory.clone() };
     if let Err(error) = audit_log::record_action(&panel, errand, &operator, &reason).await {
-        // A copy is needed most where nothing can be written any more.
+        // A backup is needed most when the store can no longer be written.
         tracing::error!(%error, "that the store is copied cannot be noted in the journal");
     }
     tracing::warn!(operator, directory = %directory.display(), "an operator has the store copied");
     ndjson_response(move |tell| back_up_store(&panel.store, &directory, tell))
 }
 
-/// The lines of a work, while it is done on a thread of its own.
+/// Streams the events of a task that runs on its own thread.
 pub(super) fn ndjson_response(
     work: impl FnOnce(MaintenanceCallback<'_>) -> io::Result<()> + Send + 'static,
 ) -> Response {
@@ -224,7 +224,7 @@ pub(super) fn ndjson_response(
     tokio::task::spawn_blocking(move || {
         let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
         let mut tell = |step| match step {
-            // Who reads slowly misses some of it and holds nothing up.
+            // A slow reader misses some progress but delays nothing.
             MaintenanceEvent::Progress { .. } if lines.is_closed() => Err(gone()),
             MaintenanceEvent::Progress { .. } => {
                 let _ = lines.try_send(step);
@@ -247,7 +247,7 @@ pub(super) fn ndjson_response(
     ([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(stream::unfold(heard, next))).into_response()
 }
 
-/// What came of it is for the log, too.
+/// Logs the result, too.
 fn log_event(step: &MaintenanceEvent) {
     match step {
         MaintenanceEvent::Damaged { segment, at, bytes, what, .. } => {
@@ -270,7 +270,7 @@ fn log_event(step: &MaintenanceEvent) {
     }
 }
 
-/// Tells what was found, what is wrong first.
+/// Reports the findings of a verification, the damage first.
 fn report_verification(verified: &VerifyReport, tell: MaintenanceCallback<'_>) -> io::Result<()> {
     for hole in &verified.corrupt_regions {
         tell(hole.into())?;
@@ -294,7 +294,7 @@ pub(super) fn failed_event(error: &dyn std::error::Error, damaged: bool) -> Main
     let mut cause = error.source();
     while let Some(error) = cause {
         let more = error.to_string();
-        // Some say their cause themselves.
+        // Some errors include their cause.
         if !text.contains(&more) {
             text = format!("{text}: {more}");
         }
@@ -344,5 +344,5 @@ fn consequence(hole: &CorruptRegion) -> String {
     means.join("; ")
 }
 
-/// Lines that may wait for whoever asked.
+/// Capacity of the response channel in lines.
 const CHANNEL_CAPACITY: usize = 256;

@@ -1,5 +1,5 @@
-//! Bringing our suppression list and the providers' together: the answer tells what is done while it is done, one JSON
-//! object a line.
+//! Synchronisation with the providers' suppression lists. The response streams the progress, one JSON object per
+//! line.
 
 use crate::admin::audit_log;
 use crate::admin::error::{ApiError, error_response};
@@ -15,71 +15,71 @@ use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use tokio::sync::mpsc;
 
-/// Whose lists are brought together with ours.
+/// Request for a synchronisation.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SuppressionSyncRequest {
-    /// That upstream's; absent: those of all whose account is known.
+    /// Upstream; absent: all with a configured provider API.
     pub upstream: Option<String>,
-    /// Say what would be done, and do nothing.
+    /// Whether to report the changes without making them.
     #[serde(default)]
     pub dry_run: bool,
-    /// Why.
+    /// Reason.
     #[serde(default)]
     pub reason: String,
 }
 
-/// What is happening, and for which upstream.
+/// Progress of one upstream's synchronisation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SuppressionSyncProgress {
-    /// The upstream.
+    /// Upstream.
     pub upstream: String,
-    /// What.
+    /// Event.
     #[serde(flatten)]
     pub step: SuppressionSyncEvent,
 }
 
-/// What is happening.
+/// Event of a synchronisation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "kebab-case")]
 pub enum SuppressionSyncEvent {
-    /// The provider's lists are being read.
+    /// Reading the provider's lists.
     Read {
-        /// Entries so far.
+        /// Number of entries so far.
         entries: u64,
     },
-    /// Entries of the provider's cannot be read. They are passed over, and nothing is ended.
+    /// Unreadable provider entries. They are skipped, and no evidence is ended.
     Unread {
-        /// How many.
+        /// Number of entries.
         unread: u64,
-        /// The first of them, and why.
+        /// First unreadable entry and the reason.
         first: String,
     },
-    /// The provider takes no more requests for a while.
+    /// Waiting because of the provider's rate limit.
     Waiting {
-        /// For so long.
+        /// Duration in seconds.
         seconds: u64,
     },
-    /// Something is done about an address or, with `dry_run`, would be.
+    /// Change for an address, made or, with `dry_run`, planned.
     Act {
-        /// The address, in lower case.
+        /// Address in lower case.
         address: String,
-        /// `hard-bounce`, `complaint` or `unsubscribe`.
+        /// Reason: `hard-bounce`, `complaint` or `unsubscribe`.
         reason: String,
-        /// `taken-in` and `ended` on our list, `added-there` and `removed-there` on the provider's.
+        /// Change: `taken-in` or `ended` on our list, `added-there` or `removed-there` on the provider's.
         act: String,
-        /// Why the provider does not want it, where that is so.
+        /// Reason for which the provider rejects it, if it does.
         why: Option<String>,
     },
-    /// Both lists are as they are to be.
+    /// Both lists are synchronised.
     Done,
-    /// It broke off.
+    /// The synchronisation failed.
     Failed {
-        /// Why.
+        /// Error.
         error: String,
     },
 }
 
-/// Begins it; the answer ends when it has.
+/// Starts a synchronisation; the response ends with it.
 pub(super) async fn sync_suppressions(
     State(panel): State<ApiState>,
     ConnectInfo(Caller(operator)): ConnectInfo<Caller>,
@@ -92,7 +92,7 @@ pub(super) async fn sync_suppressions(
     let order =
         SyncOptions { operator, reason: audit_log::truncate_reason(&order.reason), dry_run: order.dry_run };
     let (lines, heard) = mpsc::channel(CHANNEL_CAPACITY);
-    // It is carried out to its end, also when whoever asked has gone.
+    // Runs to completion even if the client disconnects.
     tokio::spawn(async move {
         for upstream in upstreams {
             sync_upstream(&panel, upstream, &order, &lines).await;
@@ -129,7 +129,7 @@ async fn sync_upstream(
 ) {
     let (steps, mut heard) = mpsc::channel::<SyncUpdate>(CHANNEL_CAPACITY);
     let tell = async |step| {
-        // Whoever asked may have gone.
+        // The client may have disconnected.
         let _ = lines.send(SuppressionSyncProgress { upstream: upstream.clone(), step }).await;
     };
     let told = async {
@@ -163,5 +163,5 @@ impl From<SyncUpdate> for SuppressionSyncEvent {
     }
 }
 
-/// Lines that may wait for whoever asked.
+/// Capacity of the response channel in lines.
 const CHANNEL_CAPACITY: usize = 256;

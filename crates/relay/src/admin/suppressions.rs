@@ -1,4 +1,4 @@
-//! The suppression list: what is on it, and orders to change it.
+//! The suppression list: queries and changes.
 
 use crate::admin::error::ApiError;
 use crate::admin::state::ApiState;
@@ -13,152 +13,152 @@ use mailtrail_trail::suppression::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Which entries are wanted; what is not given asks for all.
+/// Filter of suppression entries; an absent field matches all.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SuppressionListFilter {
-    /// That address.
+    /// Address.
     pub address: Option<String>,
-    /// Addresses at that domain.
+    /// Domain of the addresses.
     pub domain: Option<String>,
-    /// With that reason.
+    /// Reason.
     pub reason: Option<String>,
-    /// Of that upstream's list.
+    /// Upstream of the list.
     pub upstream: Option<String>,
-    /// From that source.
+    /// Source.
     pub source: Option<String>,
-    /// Of which something happened since then, in milliseconds since 1970.
+    /// Earliest time of the last evidence, milliseconds since the epoch.
     pub since: Option<u64>,
-    /// Behind the page that said so.
+    /// Cursor from the previous page.
     pub after: Option<String>,
 }
 
-/// Some entries, in the order of addresses, lists and reasons.
+/// Page of entries, ordered by address, list and reason.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SuppressionPage {
-    /// The entries.
+    /// Entries.
     pub entries: Vec<SuppressionView>,
-    /// Where the next page begins, if there is one.
+    /// Cursor of the next page, if there is one.
     pub next: Option<String>,
 }
 
-/// One reason why an address gets no mail, or may come to get none.
+/// An entry: one reason for which an address is suppressed, or may become so.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SuppressionView {
-    /// The address, in lower case.
+    /// Address in lower case.
     pub address: String,
-    /// The upstream whose list it is on; absent: all of them.
+    /// Upstream of the list; absent: the global list.
     pub upstream: Option<String>,
-    /// `complaint`, `hard-bounce`, `manual`, `unsubscribe` or `soft-bounce`.
+    /// Reason: `complaint`, `hard-bounce`, `manual`, `unsubscribe` or `soft-bounce`.
     pub reason: String,
-    /// `suppressed`; `counted` where it is not enough for that yet; `ended`.
+    /// State: `suppressed`; `counted` below the threshold; `ended`.
     pub state: String,
-    /// Which mail it is about: `all` or `bulk`.
+    /// Scope of the mail: `all` or `bulk`.
     pub scope: String,
-    /// Until when it is suppressed by the settings, RFC 3339; absent: until it is removed, or not at all.
+    /// End of the suppression by the settings, RFC 3339; absent: until removal, or not suppressed.
     pub until: Option<String>,
-    /// Each time that something happened, as far as is remembered, RFC 3339, ascending; none where nobody says when.
+    /// Times of the retained evidence, RFC 3339, ascending; empty if unknown.
     pub times: Vec<String>,
-    /// Who said so last: `webhook`, `poll`, `provider`, `attempt`, `operator`, `import` or `hint`.
+    /// Source of the last evidence: `webhook`, `poll`, `provider`, `attempt`, `operator`, `import` or `hint`.
     pub source: String,
-    /// Until when it was listed, where that was said, RFC 3339.
+    /// Explicit expiry, if given, RFC 3339.
     pub expires: Option<String>,
-    /// The words that came with it last.
+    /// Diagnostic of the last evidence.
     pub words: String,
 }
 
-/// What is to be done with the list.
+/// Change of the suppression list.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SuppressionRequest {
-    /// `add` or `remove`.
+    /// Action: `add` or `remove`.
     pub verb: String,
-    /// The entries. To remove, each names an address, and may name a list and a reason.
+    /// Entries. For removal, each has an address, and optionally a list and a reason.
     #[serde(default)]
     pub entries: Vec<SuppressionEntry>,
-    /// Or: to remove all entries with that reason, from that upstream's list or from all.
+    /// Alternatively: removal of all entries with this reason, from this upstream's list or from all.
     #[serde(default)]
     pub all: Option<SuppressionEntry>,
-    /// Say what would be done, and do nothing.
+    /// Whether to report the results without changing the list.
     #[serde(default)]
     pub dry_run: bool,
 }
 
-/// An entry as somebody wants it.
+/// An entry of a change request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SuppressionEntry {
-    /// The address.
+    /// Address.
     #[serde(default)]
     pub address: String,
-    /// The upstream whose list it is for; absent: all of them.
+    /// Upstream of the list; absent: the global list.
     #[serde(default)]
     pub upstream: Option<String>,
-    /// Why; `manual` where nothing is said, to remove: any.
+    /// Reason. Default: `manual`; for removal: any.
     #[serde(default)]
     pub reason: Option<String>,
-    /// Which mail: `all`, or `bulk`, which is usual for `unsubscribe`.
+    /// Scope of the mail: `all` or `bulk`. Default for `unsubscribe`: `bulk`.
     #[serde(default)]
     pub scope: Option<String>,
-    /// When it happened, RFC 3339, or `unknown`; none: now.
+    /// Times of the evidence, RFC 3339, or `unknown`; empty: now.
     #[serde(default)]
     pub times: Vec<String>,
-    /// Who said so; `operator` where nothing is said.
+    /// Source. Default: `operator`.
     #[serde(default)]
     pub source: Option<String>,
-    /// When it ends, RFC 3339; absent: when the settings say so.
+    /// Expiry, RFC 3339; absent: by the settings.
     #[serde(default)]
     pub expires: Option<String>,
-    /// In what words.
+    /// Diagnostic.
     #[serde(default)]
     pub words: String,
 }
 
-/// What was done with one entry.
+/// Result of a change for one entry.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SuppressionResult {
-    /// The address.
+    /// Address.
     pub address: String,
-    /// `done`; `same` where nothing had to be done; `refused`.
+    /// Outcome: `done`; `same` if it needed no change; `refused`.
     pub outcome: String,
-    /// Why not.
+    /// Reason of a refusal or of no change.
     pub why: Option<String>,
-    /// What becomes of the providers' own entries, where an address was removed.
+    /// Effect on the providers' own entries, if an address was removed.
     #[serde(default)]
     pub there: Option<String>,
 }
 
 impl SuppressionResult {
-    /// Whether it was done, or would be.
+    /// Returns whether the change was made, or would be.
     pub fn is_done(&self) -> bool {
         self.outcome == DONE_OUTCOME
     }
 
-    /// Whether it makes no sense.
+    /// Returns whether the entry is invalid.
     pub fn is_rejected(&self) -> bool {
         self.outcome == REJECTED_OUTCOME
     }
 }
 
-/// What somebody who sent none of our mail says about an address.
+/// A contact hint about an address, from a source that sent none of our mail.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HintView {
-    /// When it came, RFC 3339.
+    /// Time of arrival, RFC 3339.
     pub received: String,
-    /// The source that gave it.
+    /// Source of the hint.
     pub source: String,
-    /// What happened: `bounced`, `unsubscribed`, `opened`, `clicked`, `replied`, `forwarded` or `unknown`.
+    /// Kind: `bounced`, `unsubscribed`, `opened`, `clicked`, `replied`, `forwarded` or `unknown`.
     pub hint: String,
-    /// When it happened, RFC 3339.
+    /// Time of the event, RFC 3339.
     pub at: String,
-    /// The address.
+    /// Address.
     pub address: String,
-    /// The source's lists that it concerns.
+    /// Lists of the source that it concerns.
     pub lists: Vec<String>,
-    /// The source's name for it.
+    /// The source's name of the event.
     pub name: String,
-    /// The words that came with it.
+    /// Diagnostic text.
     pub text: Option<String>,
 }
 
-/// Hints about an address, the last to come first.
+/// Returns the hints about an address, the latest arrival first.
 pub fn find_hints(store: &Store, address: &str) -> Result<Vec<HintView>, ReadError> {
     let view = |ReceivedHint { source, received_at, hint, .. }: ReceivedHint| HintView {
         received: received_at.to_string(),
@@ -173,7 +173,7 @@ pub fn find_hints(store: &Store, address: &str) -> Result<Vec<HintView>, ReadErr
     Ok(store.find_hints(address, MAX_HINTS)?.into_iter().map(view).collect())
 }
 
-/// A page of the list, by these settings and at this time.
+/// Returns a page of the list, evaluated with these settings at this time.
 pub fn find_suppressions(
     store: &Store,
     settings: &SuppressionSettings,
@@ -248,7 +248,7 @@ fn to_view(
     }
 }
 
-/// Carries an order out; entries of which nothing comes are not written.
+/// Applies a change request; entries without an effect are not written.
 pub async fn change_suppressions(
     panel: &ApiState,
     order: SuppressionRequest,
@@ -278,7 +278,7 @@ pub async fn change_suppressions(
     acts.collect::<Vec<_>>().await.into_iter().collect()
 }
 
-/// What becomes of the providers' own entries of an address that is removed from a list, or from all.
+/// Returns the effect on the providers' own entries of removing an address from a list, or from all.
 fn provider_list_notice(panel: &ApiState, list: Option<&str>) -> Option<String> {
     let upstreams = panel.providers.iter().filter(|(_, provider)| **provider != Provider::Plain);
     let upstreams = upstreams.map(|(name, _)| name).filter(|name| list.is_none_or(|list| list == *name));
@@ -297,12 +297,12 @@ fn provider_list_notice(panel: &ApiState, list: Option<&str>) -> Option<String> 
     (!said.is_empty()).then(|| said.join("; "))
 }
 
-/// What is to become of an entry.
+/// Planned change of an entry.
 enum PlannedChange {
     Write(Box<SuppressionChange>),
-    /// It is so already.
+    /// No change needed.
     Unchanged(&'static str),
-    /// It makes no sense.
+    /// Invalid entry.
     Rejected(String),
 }
 
@@ -338,7 +338,7 @@ fn plan_changes(
     Ok(weighed)
 }
 
-/// The addresses of all entries with a reason.
+/// Returns the addresses of all entries with a reason.
 fn select_entries(store: &Store, all: &SuppressionEntry) -> Result<Vec<SuppressionEntry>, ApiError> {
     if all.reason.is_none() {
         return Err(ApiError::Invalid("ALL needs a reason: --reason hard-bounce"));
@@ -363,7 +363,7 @@ fn select_entries(store: &Store, all: &SuppressionEntry) -> Result<Vec<Suppressi
     }
 }
 
-/// Why an entry is not weighed to its end.
+/// Error that ends the planning of an entry.
 enum PlanError {
     Invalid(String),
     Read(ReadError),
@@ -401,7 +401,7 @@ impl ChangePlanner<'_> {
         }
         let known = self.load_evidence(&address, list.as_deref())?;
         if times.is_empty() {
-            // What only others say ends when they say so.
+            // Evidence from other parties alone ends when they end it.
             let lasts = |source| !matches!(source, EvidenceSource::Provider | EvidenceSource::Hint);
             let same = |live: &ActiveEvidence| {
                 live.scope() == scope && live.expires_at == expires_at && lasts(live.source)
@@ -439,7 +439,7 @@ impl ChangePlanner<'_> {
         let concerned = filed.iter().filter(|filed| list.as_ref().is_none_or(|list| *list == filed.list));
         let live = concerned.flat_map(|filed| filed.evidence.active());
         let last = live.filter(|(known, _)| reason.is_none_or(|reason| reason == *known));
-        // What a provider's clock dates ahead of ours is to be void, too.
+        // Evidence dated ahead by a provider's clock is cleared, too.
         let Some(last) = last.map(|(_, live)| live.last_seen()).max() else {
             return Ok(PlannedChange::Unchanged("is not on the list"));
         };
@@ -480,11 +480,11 @@ impl ChangePlanner<'_> {
     }
 }
 
-/// What is known of an address.
+/// Existing evidence about an address.
 struct ExistingEvidence {
-    /// On the list that is meant.
+    /// Evidence on the requested list.
     own: SuppressionEvidence,
-    /// On the one above it.
+    /// Evidence on the global list.
     global: SuppressionEvidence,
 }
 
@@ -492,12 +492,12 @@ fn parse_address(entry: &SuppressionEntry) -> Result<Mailbox, PlanError> {
     entry.address.parse().map_err(|error| PlanError::Invalid(format!("is no mail address: {error}")))
 }
 
-/// As much of somebody's words as is kept.
+/// Truncates a diagnostic to its maximum length.
 fn truncate_words(words: &str) -> String {
     words.chars().take(EvidenceItem::MAX_DIAGNOSTIC_CHARS).collect()
 }
 
-/// A time of an entry: a list that was exported may not say when something happened.
+/// Parses an entry's time: an exported list may lack it.
 fn parse_event_time(text: &str) -> Result<Timestamp, PlanError> {
     if text == UNKNOWN_TIME { Ok(EvidenceItem::UNKNOWN_TIME) } else { parse_time(text) }
 }
@@ -517,18 +517,18 @@ fn parse_keyword<T: std::str::FromStr, const N: usize>(
     text.parse().map(Some).map_err(bad)
 }
 
-/// Of an entry that mail is kept back by.
+/// State of an entry that suppresses mail.
 pub const SUPPRESSED_STATE: &str = "suppressed";
-/// Of an entry of which nobody says when it happened.
+/// Time of an entry without a known one.
 pub const UNKNOWN_TIME: &str = "unknown";
 const DONE_OUTCOME: &str = "done";
 const UNCHANGED_OUTCOME: &str = "same";
 const REJECTED_OUTCOME: &str = "refused";
-/// Hints of one address that are told.
+/// Maximum number of hints returned for one address.
 const MAX_HINTS: usize = 100;
-/// Dossiers of a page.
+/// Suppression records read per page.
 const PAGE_SIZE: usize = 2000;
-/// Entries that are written at a time: they share syncs.
+/// Entries written at a time: they share fsyncs.
 const WRITE_BATCH: usize = 1024;
-/// How far ahead of ours a clock may be.
+/// Maximum time by which another clock may be ahead of ours.
 const MAX_CLOCK_SKEW: std::time::Duration = std::time::Duration::from_secs(86_400);

@@ -29,7 +29,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
-/// Synchronises the lists. Clones share the state.
+/// Synchroniser of the lists. Clones share the state.
 #[derive(Clone)]
 pub struct SuppressionSync(Arc<SyncInner>);
 

@@ -27,7 +27,7 @@ pub struct LocalEvidence<'a> {
     pub global: &'a SuppressionEvidence,
 }
 
-/// What a list of the provider's is for.
+/// Returns the suppression reason of a provider's list.
 pub const fn reason_of(list: List) -> Reason {
     match list {
         List::Bounces => Reason::HardBounce,
