@@ -34,7 +34,7 @@ pub enum BackupError {
     #[error("{0} is there already and is no empty directory; name one that does not exist")]
     TargetOccupied(PathBuf),
     /// The target lies among the store's own files.
-    #[error("{0} lies within the store's own files; name another place, best on another disk")]
+    #[error("{0} lies within the store's own files; choose another directory, preferably on another disk")]
     InsideStore(PathBuf),
     /// I/O or permission error.
     #[error("{path} cannot be used: {source}; the relay's user must be able to write there")]

@@ -49,10 +49,10 @@ pub enum MaintenanceError {
     #[error(transparent)]
     Rewrite(#[from] RewriteError),
     /// Error of the replay into a new ledger.
-    #[error("the ledger cannot be built anew: {0}")]
+    #[error("the ledger cannot be rebuilt: {0}")]
     Rebuild(#[from] ReplayError),
     /// Error of opening a new ledger.
-    #[error("the ledger cannot be built anew: {0}")]
+    #[error("the ledger cannot be rebuilt: {0}")]
     Open(#[from] OpenError),
     /// The store's threads have ended.
     #[error(transparent)]
@@ -365,7 +365,7 @@ impl MaintenanceStep<'_> {
         if size <= (live * REBUILD_RATIO).max(normal) {
             return Ok(false);
         }
-        tracing::info!(size, live, "the ledger has grown and is built anew from the journal");
+        tracing::info!(size, live, "ledger has grown; rebuilding it from the journal");
         let until = self.ledger.position()?.unwrap_or_default();
         let (fresh, report) = self.store.build_ledger(until, &mut |_| {})?;
         if !report.corrupt_ranges.is_empty() {

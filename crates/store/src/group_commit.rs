@@ -135,7 +135,7 @@ impl CommitPipeline {
             let _witness = over_ledger;
             let mut applier = LedgerThread::new(paths, end_position, handle, queue_wakeup, closing, waiting);
             if let Err(error) = applier.run(written) {
-                tracing::error!(%error, "the ledger failed; the journal is whole: restart to rebuild the ledger from it");
+                tracing::error!(%error, "ledger failed, journal intact; restart to rebuild the ledger");
                 let _ = failed.send(Some(error));
             }
             drop(applier);

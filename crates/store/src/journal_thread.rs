@@ -285,7 +285,7 @@ impl JournalThread {
             && self.writer.is_nonempty()
             && let Err(error) = self.writer.rotate(now)
         {
-            tracing::error!(%error, "a new segment of the journal cannot be made");
+            tracing::error!(%error, "cannot create journal segment");
         }
     }
 

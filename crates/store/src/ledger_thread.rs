@@ -140,7 +140,7 @@ impl LedgerThread {
             Ok(projection) => {
                 self.handle.replace(projection);
                 self.closed_reason.send_replace(None);
-                tracing::info!("the ledger is open again");
+                tracing::info!("ledger reopened");
                 self.queue_wakeup.notify();
                 Ok(true)
             }

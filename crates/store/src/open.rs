@@ -33,7 +33,9 @@ pub enum OpenError {
         source: io::Error,
     },
     /// The directory never held a store.
-    #[error("there is no store in {0}; name the relay's configuration with --config, or ask where it runs")]
+    #[error(
+        "there is no store in {0}; name the relay's configuration with --config, or run this on the relay's host"
+    )]
     Missing(PathBuf),
     /// Not even an empty ledger can be created.
     #[error("the ledger in {path} cannot be made: {source}")]
@@ -44,7 +46,7 @@ pub enum OpenError {
         source: LedgerError,
     },
     /// The path cannot be opened or written now, and is unchanged.
-    #[error("{path} cannot be written now: {reason}; make room, or mend what the cause says")]
+    #[error("{path} cannot be written now: {reason}; free space, or fix the cause")]
     Shortage {
         /// Path of the failed operation.
         path: PathBuf,
@@ -124,7 +126,7 @@ impl OpenOptions<'_> {
         if writable {
             match journal::remove_unfinished_files(&*disk, &journal_dir) {
                 Err(error) if is_shortage(&error) => {
-                    tracing::warn!(%error, "unfinished files of the journal cannot be removed now");
+                    tracing::warn!(%error, "cannot remove unfinished journal files");
                 }
                 removed => removed.map_err(io_error(&journal_dir))?,
             }
@@ -258,7 +260,7 @@ impl LedgerPaths {
             let directory = ledger.join(number.to_string());
             match open_if_current(&directory, chain) {
                 Ok(None) => {
-                    tracing::info!(directory = %directory.display(), "the making of a ledger was cut off and begins anew");
+                    tracing::info!(directory = %directory.display(), "interrupted ledger build removed; starting again");
                     std::fs::remove_dir_all(&directory).map_err(io_error(&directory))?;
                 }
                 Ok(Some(opened_ledger)) => {

@@ -27,9 +27,7 @@ pub enum RebuildError {
         lost: u64,
     },
     /// The new ledger could not be brought up to date with the records written in the meantime.
-    #[error(
-        "the new ledger could not take the old one's place, which is in use on; the daemon's log says why"
-    )]
+    #[error("cannot switch to the new ledger; the old one stays in use. See the daemon's log")]
     NotReplaced,
     /// Error of the rebuild itself.
     #[error(transparent)]
@@ -133,6 +131,6 @@ pub fn discard_ledger(ledger: Ledger) {
 /// Removes the directory of an unused ledger.
 pub fn remove_ledger_dir(directory: &Path) {
     if let Err(error) = std::fs::remove_dir_all(directory) {
-        tracing::warn!(%error, directory = %directory.display(), "an old ledger cannot be removed");
+        tracing::warn!(%error, directory = %directory.display(), "cannot remove old ledger");
     }
 }

@@ -89,7 +89,7 @@ pub struct ErasureRequest<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum EraseError {
     /// The address has no domain.
-    #[error("{0} has no domain, so it is everybody's; name a whole address")]
+    #[error("{0} has no domain; give a full address")]
     NoDomain(String),
     /// Queued messages mention it: they would be sent without their body, or with the address.
     #[error("{}", describe_pending(.0))]

@@ -65,7 +65,7 @@ pub enum LedgerError {
     #[error("sled panicked while opening it: its files are damaged")]
     Panicked,
     /// Written by another version.
-    #[error("it was made by another version of mailtrail")]
+    #[error("it was written by another version of mailtrail")]
     SchemaMismatch,
     /// Left-over files cannot be removed.
     #[error("its files cannot be read")]

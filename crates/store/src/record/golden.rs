@@ -1,10 +1,11 @@
-//! The bytes of the journal's records, compared with `tests/golden`. What they say is compared by the test program of that name.
+//! Golden test of the encoded records, compared with `tests/golden`. The test program of that name compares their
+//! decoded content.
 
 use crate::golden::{bytes, check, hex, journal};
 use crate::record::Record;
 use std::fmt::Write;
 
-/// Records of each kind and version: what they are written as now, and with other texts in them.
+/// Compares the present encoding of each kind and version, and the encoding with replaced strings.
 #[test]
 fn every_record_is_written_as_ever() {
     let mut written = String::new();
@@ -14,7 +15,7 @@ fn every_record_is_written_as_ever() {
         let record = Record::decode(kind, version, &head).unwrap();
         let now = record.encode();
         assert!(version < record.version() || now == head, "{name} is written as {}", hex(&now));
-        // Names of variants are offered as texts, too, and are none of the record's.
+        // Names of variants are passed as strings, too, but are not part of the record.
         let is_there = |text: &str| memchr::memmem::find(&head, &with_length(text)).is_some();
         let mut texts = Vec::new();
         let other = record.map_strings(&mut |text| {

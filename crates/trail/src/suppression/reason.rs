@@ -130,7 +130,7 @@ impl FromStr for EvidenceSource {
 
 /// Error for a text that is none of the keywords.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no such word")]
+#[error("unknown keyword")]
 pub struct ParseKeywordError;
 
 /// One piece of evidence against an address.
