@@ -80,8 +80,8 @@ impl Store {
         now: Timestamp,
     ) -> Result<bool, MaintenanceError> {
         let Some(commit_pipeline) = &self.0.commit_pipeline else { return Ok(false) };
-        let mut upkeep = match self.0.compaction.try_lock() {
-            Ok(upkeep) => upkeep,
+        let mut state = match self.0.compaction.try_lock() {
+            Ok(state) => state,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             // A full read of the journal is in progress, which must not change.
             Err(TryLockError::WouldBlock) => return Ok(false),
@@ -89,9 +89,9 @@ impl Store {
         // A closed ledger is maintained once it is open again.
         let Ok(projection) = self.ledger() else { return Ok(false) };
         let step = MaintenanceStep { store: self, commit_pipeline, ledger: &projection, retention, now };
-        Ok(step.compact_next_segment(&mut upkeep)?
-            || step.expire_rows(&mut upkeep)?
-            || step.rebuild_if_grown(&mut upkeep)?)
+        Ok(step.compact_next_segment(&mut state)?
+            || step.expire_rows(&mut state)?
+            || step.rebuild_if_grown(&mut state)?)
     }
 }
 
@@ -105,7 +105,7 @@ struct MaintenanceStep<'a> {
 
 impl MaintenanceStep<'_> {
     /// Rewrites the first segment that is worth it.
-    fn compact_next_segment(&self, upkeep: &mut CompactionState) -> Result<bool, MaintenanceError> {
+    fn compact_next_segment(&self, state: &mut CompactionState) -> Result<bool, MaintenanceError> {
         let Some(position) = self.ledger.position()? else { return Ok(false) };
         let garbage = self.ledger.garbage_by_segment()?;
         let mut before_may_need_it = false;
@@ -120,9 +120,8 @@ impl MaintenanceStep<'_> {
             let until = Segment::open(&self.store.0.journal_dir, next, None)
                 .map_or(self.now, |next| next.created_at());
             let waste = garbage.get(&number).copied().unwrap_or_default();
-            if !upkeep.corrupt_segments.contains(&number) && self.is_worth_compacting(&segment, until, waste)
-            {
-                self.rewrite_segment(number, &segment, !before_may_need_it, waste, upkeep)?;
+            if !state.corrupt_segments.contains(&number) && self.is_worth_compacting(&segment, until, waste) {
+                self.rewrite_segment(number, &segment, !before_may_need_it, waste, state)?;
                 return Ok(true);
             }
             before_may_need_it = segment.rewritten_at().is_none();
@@ -153,7 +152,7 @@ impl MaintenanceStep<'_> {
         segment: &Segment,
         may_go: bool,
         waste: u64,
-        upkeep: &mut CompactionState,
+        state: &mut CompactionState,
     ) -> Result<(), MaintenanceError> {
         let mut failed = None;
         let keep = |frame: &Frame| {
@@ -172,7 +171,7 @@ impl MaintenanceStep<'_> {
                 self.store.0.segment_cache.evict(number);
                 // Messages that finished in the meantime still count.
                 self.run_ledger_command(LedgerCommand::AccountGarbage(number, waste))?;
-                upkeep.next_pass = Timestamp::default();
+                state.next_pass = Timestamp::default();
                 tracing::debug!(
                     segment = number,
                     before = done.bytes_before,
@@ -183,7 +182,7 @@ impl MaintenanceStep<'_> {
             }
             Err(RewriteError::Damaged(number)) => {
                 tracing::error!(segment = number, "a segment of the journal is damaged and stays as it is");
-                upkeep.corrupt_segments.insert(number);
+                state.corrupt_segments.insert(number);
                 Ok(())
             }
             Err(error) => Err(error.into()),
@@ -210,12 +209,12 @@ impl MaintenanceStep<'_> {
             }
             // Few and small; a rebuild needs the last one of each upstream.
             Record::BreakerOverride(_) => Retain::All,
-            Record::SinkAck(handed) if self.ledger.is_latest_ack(&handed)? => Retain::All,
-            Record::SinkAck(handed) if handed.at >= horizon => Retain::All,
-            Record::SinkAck(handed) if self.ledger.has_pending_delay(&handed)? => Retain::All,
+            Record::SinkAck(ack) if self.ledger.is_latest_ack(&ack)? => Retain::All,
+            Record::SinkAck(ack) if ack.at >= horizon => Retain::All,
+            Record::SinkAck(ack) if self.ledger.has_pending_delay(&ack)? => Retain::All,
             Record::SinkAck(_) => Retain::Drop,
             // Each is followed by a later one; one that old starts no poll any more.
-            Record::PollCursor(polled) if polled.until >= horizon => Retain::All,
+            Record::PollCursor(poll_cursor) if poll_cursor.until >= horizon => Retain::All,
             Record::PollCursor(_) => Retain::Drop,
             // A removal must outlive the evidence that it invalidated, and segments are rewritten in any
             // order. A change without effect is never written, so there are few.
@@ -225,26 +224,36 @@ impl MaintenanceStep<'_> {
             Record::Erasure(_) => Retain::All,
             Record::OperatorAction(ordered) if ordered.at >= horizon => Retain::All,
             Record::OperatorAction(_) => Retain::Drop,
-            Record::ReceivedEvent(notice)
-                if notice.received_at >= self.retention.events_horizon(self.now) =>
+            Record::ReceivedEvent(received_event)
+                if received_event.received_at >= self.retention.events_horizon(self.now) =>
             {
                 Retain::All
             }
-            Record::ReceivedEvent(notice) if notice.received_at >= horizon => Retain::DropBody,
-            Record::ReceivedEvent(notice) if self.ledger.correlate(&notice.event)?.is_some() => {
+            Record::ReceivedEvent(received_event) if received_event.received_at >= horizon => {
                 Retain::DropBody
             }
-            Record::ReceivedEvent(notice) if self.ledger.is_evidence_source(&notice)? => Retain::DropBody,
+            Record::ReceivedEvent(received_event)
+                if self.ledger.correlate(&received_event.event)?.is_some() =>
+            {
+                Retain::DropBody
+            }
+            Record::ReceivedEvent(received_event) if self.ledger.is_evidence_source(&received_event)? => {
+                Retain::DropBody
+            }
             Record::ReceivedEvent(_) => Retain::Drop,
-            Record::ReceivedHint(hinted) if hinted.received_at >= self.retention.events_horizon(self.now) => {
+            Record::ReceivedHint(received_hint)
+                if received_hint.received_at >= self.retention.events_horizon(self.now) =>
+            {
                 Retain::All
             }
             Record::ReceivedHint(_) => Retain::Drop,
-            Record::DeadLetter(dead) if dead.received_at >= self.retention.events_horizon(self.now) => {
+            Record::DeadLetter(dead_letter)
+                if dead_letter.received_at >= self.retention.events_horizon(self.now) =>
+            {
                 Retain::All
             }
             // Its token is remembered as long as those of other events.
-            Record::DeadLetter(dead) if dead.received_at >= horizon => Retain::DropBody,
+            Record::DeadLetter(dead_letter) if dead_letter.received_at >= horizon => Retain::DropBody,
             Record::DeadLetter(_) => Retain::Drop,
             Record::EventReplay(replay) if replay.at >= horizon => Retain::All,
             Record::EventReplay(replay) if self.ledger.correlate(&replay.event)?.is_some() => Retain::All,
@@ -298,8 +307,8 @@ impl MaintenanceStep<'_> {
 
     /// Removes some rows past retention. A message's row is removed after its body: the row is what allows
     /// the body to be dropped.
-    fn expire_rows(&self, upkeep: &mut CompactionState) -> Result<bool, MaintenanceError> {
-        if self.now < upkeep.next_pass {
+    fn expire_rows(&self, state: &mut CompactionState) -> Result<bool, MaintenanceError> {
+        if self.now < state.next_pass {
             return Ok(false);
         }
         let before = self.retention.ledger_horizon(self.now);
@@ -314,8 +323,8 @@ impl MaintenanceStep<'_> {
             *rewritten >= since
         };
         let (sends, next) =
-            self.ledger.expired_messages(upkeep.expiry_cursor, before, MESSAGES_PER_STEP, &mut is_gone)?;
-        upkeep.expiry_cursor = next;
+            self.ledger.expired_messages(state.expiry_cursor, before, MESSAGES_PER_STEP, &mut is_gone)?;
+        state.expiry_cursor = next;
         if !sends.is_empty() || next.is_some() {
             self.run_ledger_command(LedgerCommand::ExpireMessages(sends, before))?;
             return Ok(true);
@@ -338,7 +347,7 @@ impl MaintenanceStep<'_> {
             self.run_ledger_command(LedgerCommand::ExpireEvidence(dossiers, before))?;
             return Ok(true);
         }
-        upkeep.next_pass = self.now.saturating_add(PASS_INTERVAL);
+        state.next_pass = self.now.saturating_add(PASS_INTERVAL);
         self.commit_pipeline.seal_segment(PASS_INTERVAL);
         Ok(false)
     }
@@ -352,16 +361,15 @@ impl MaintenanceStep<'_> {
     }
 
     /// Rebuilds the ledger when its files exceed three times its rows: sled never releases space.
-    fn rebuild_if_grown(&self, upkeep: &mut CompactionState) -> Result<bool, MaintenanceError> {
+    fn rebuild_if_grown(&self, state: &mut CompactionState) -> Result<bool, MaintenanceError> {
         let size = self.ledger.size_on_disk()?;
-        let grown = size >= upkeep.measure_at_bytes;
-        if size < MIN_REBUILD_BYTES || (!grown && self.now < upkeep.next_measure) {
+        let grown = size >= state.measure_at_bytes;
+        if size < MIN_REBUILD_BYTES || (!grown && self.now < state.next_measure) {
             return Ok(false);
         }
-        (upkeep.measure_at_bytes, upkeep.next_measure) =
-            (size + size / 4, self.now.saturating_add(COLD_AFTER));
+        (state.measure_at_bytes, state.next_measure) = (size + size / 4, self.now.saturating_add(COLD_AFTER));
         let live = self.ledger.live_bytes()?;
-        let normal = (live as f64 * upkeep.overhead * 1.5) as u64;
+        let normal = (live as f64 * state.overhead * 1.5) as u64;
         if size <= (live * REBUILD_RATIO).max(normal) {
             return Ok(false);
         }
@@ -377,7 +385,7 @@ impl MaintenanceStep<'_> {
             );
             return Ok(false);
         }
-        upkeep.overhead = fresh.size_on_disk()? as f64 / live.max(1) as f64;
+        state.overhead = fresh.size_on_disk()? as f64 / live.max(1) as f64;
         self.commit_pipeline.send_to_ledger(LedgerCommand::ReplaceLedger(Box::new(fresh)))?;
         Ok(false)
     }

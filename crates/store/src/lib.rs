@@ -239,9 +239,9 @@ impl Store {
     }
 
     /// Records that a client submitted a message again.
-    pub async fn record_duplicate(&self, repeated: DuplicateSubmission) -> Result<(), CommitError> {
+    pub async fn record_duplicate(&self, duplicate: DuplicateSubmission) -> Result<(), CommitError> {
         let wish = CommitOptions { urgent: true, wait_applied: false };
-        self.commit_pipeline()?.commit(Record::DuplicateSubmission(repeated), Bytes::new(), wish).await
+        self.commit_pipeline()?.commit(Record::DuplicateSubmission(duplicate), Bytes::new(), wish).await
     }
 
     /// Returns whether the disk has space for a message of `size` bytes. Unknown free space counts as none.
@@ -259,9 +259,9 @@ impl Store {
     }
 
     /// Records that an attempt is about to send a message.
-    pub async fn record_attempt_start(&self, begun: AttemptStarted) -> Result<(), CommitError> {
+    pub async fn record_attempt_start(&self, attempt_start: AttemptStarted) -> Result<(), CommitError> {
         let wish = CommitOptions { urgent: false, wait_applied: false };
-        self.commit_pipeline()?.commit(Record::AttemptStarted(begun), Bytes::new(), wish).await
+        self.commit_pipeline()?.commit(Record::AttemptStarted(attempt_start), Bytes::new(), wish).await
     }
 
     /// Records the outcome of an attempt; lookups see it on return.
@@ -277,28 +277,33 @@ impl Store {
     }
 
     /// Records that an operator opened or closed a circuit breaker; lookups see it on return.
-    pub async fn set_breaker_override(&self, switch: BreakerOverride) -> Result<(), CommitError> {
+    pub async fn set_breaker_override(
+        &self,
+        breaker_override_record: BreakerOverride,
+    ) -> Result<(), CommitError> {
         let wish = CommitOptions { urgent: true, wait_applied: true };
-        self.commit_pipeline()?.commit(Record::BreakerOverride(switch), Bytes::new(), wish).await
+        self.commit_pipeline()?
+            .commit(Record::BreakerOverride(breaker_override_record), Bytes::new(), wish)
+            .await
     }
 
     /// Records the time up to which a provider's events are complete; lookups see it on return. The last
     /// record counts.
-    pub async fn set_poll_cursor(&self, polled: PollCursor) -> Result<(), CommitError> {
+    pub async fn set_poll_cursor(&self, cursor: PollCursor) -> Result<(), CommitError> {
         let wish = CommitOptions { urgent: false, wait_applied: true };
-        self.commit_pipeline()?.commit(Record::PollCursor(polled), Bytes::new(), wish).await
+        self.commit_pipeline()?.commit(Record::PollCursor(cursor), Bytes::new(), wish).await
     }
 
     /// Stores a provider event in its raw form. On return it is correlated with its message.
-    pub async fn put_event(&self, notice: ReceivedEvent, raw: Bytes) -> Result<(), CommitError> {
+    pub async fn put_event(&self, received_event: ReceivedEvent, raw: Bytes) -> Result<(), CommitError> {
         let wish = CommitOptions { urgent: true, wait_applied: true };
-        self.commit_pipeline()?.commit(Record::ReceivedEvent(Box::new(notice)), raw, wish).await
+        self.commit_pipeline()?.commit(Record::ReceivedEvent(Box::new(received_event)), raw, wish).await
     }
 
     /// Stores a contact hint in its raw form; lookups see it on return. A duplicate hint changes nothing.
-    pub async fn put_hint(&self, hinted: ReceivedHint, raw: Bytes) -> Result<(), CommitError> {
+    pub async fn put_hint(&self, received_hint: ReceivedHint, raw: Bytes) -> Result<(), CommitError> {
         let wish = CommitOptions { urgent: true, wait_applied: true };
-        self.commit_pipeline()?.commit(Record::ReceivedHint(Box::new(hinted)), raw, wish).await
+        self.commit_pipeline()?.commit(Record::ReceivedHint(Box::new(received_hint)), raw, wish).await
     }
 
     /// Waits until every committed record is applied and survives a power cut without replay.
@@ -388,14 +393,18 @@ impl Store {
         self.0.message_locks.try_lock(id)
     }
 
-    /// Checks all queued messages: those accepted before `accepted`, attempts begun before `begun`, and
+    /// Checks all queued messages: those accepted before `accepted`, attempts begun before `attempt_start`, and
     /// unexpected queue rows. Reads every row of the queue.
-    pub fn check_queue(&self, accepted: Timestamp, begun: Timestamp) -> Result<CheckReport, ReadError> {
+    pub fn check_queue(
+        &self,
+        accepted: Timestamp,
+        attempt_start: Timestamp,
+    ) -> Result<CheckReport, ReadError> {
         let ledger = self.ledger()?;
         let mut audit = CheckReport::default();
         ledger.check_queue(accepted, &mut audit)?;
         let interrupted = ledger.interrupted_attempts()?.into_iter();
-        audit.stuck = interrupted.filter(|cut| cut.at < begun).map(|cut| cut.id).collect();
+        audit.stuck = interrupted.filter(|cut| cut.at < attempt_start).map(|cut| cut.id).collect();
         Ok(audit)
     }
 
@@ -595,8 +604,8 @@ impl Store {
     }
 
     /// Returns whether this hint was already stored.
-    pub fn has_hint(&self, hinted: &ReceivedHint) -> Result<bool, ReadError> {
-        Ok(self.ledger()?.has_hint(hinted)?)
+    pub fn has_hint(&self, received_hint: &ReceivedHint) -> Result<bool, ReadError> {
+        Ok(self.ledger()?.has_hint(received_hint)?)
     }
 
     /// Returns hints about the contact with that address, the latest received first.

@@ -186,8 +186,8 @@ impl Store {
                         } else {
                             InboundState::Waiting
                         };
-                        let known = self.ledger()?.inbound_mail(received.id)?;
-                        let same = known.is_some_and(|(mail, _)| mail.state == InboundState::Duplicate);
+                        let existing = self.ledger()?.inbound_mail(received.id)?;
+                        let same = existing.is_some_and(|(mail, _)| mail.state == InboundState::Duplicate);
                         let state = if same { InboundState::Duplicate } else { first };
                         (received.id.timestamp(), TrailEvent::from_inbound_received(received, state))
                     }

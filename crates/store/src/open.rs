@@ -336,7 +336,7 @@ fn open_if_current(directory: &Path, chain: &SegmentChain) -> Result<Option<Ledg
     }
     let opened_ledger = opened?;
     match opened_ledger.position()? {
-        Some(place) if !chain.iter().any(|(number, _)| *number == place.segment) => {
+        Some(position) if !chain.iter().any(|(number, _)| *number == position.segment) => {
             Err(UnusableLedger::Damaged("it does not belong to this journal".to_owned()))
         }
         Some(_) => Ok(Some(opened_ledger)),

@@ -308,7 +308,8 @@ impl Workload {
         counts.damaged += u64::from(!report.corrupt_ranges.is_empty());
         counts.rebuilt += u64::from(report.rebuild_reason.is_some());
         counts.replayed += report.replayed_records;
-        let promised = self.guarantees.iter().filter(|(when, _)| *when <= cut).map(|(_, promise)| *promise);
+        let promised =
+            self.guarantees.iter().filter(|(when, _)| *when <= cut).map(|(_, guarantee)| *guarantee);
         let promised: Vec<Guarantee> = promised.collect();
         counts.guarantees += promised.len() as u64;
         let mut broken: Vec<String> = Vec::new();
@@ -329,8 +330,8 @@ impl Workload {
         broken
     }
 
-    fn is_upheld(&self, store: &Store, promise: Guarantee) -> bool {
-        let number = match promise {
+    fn is_upheld(&self, store: &Store, guarantee: Guarantee) -> bool {
+        let number = match guarantee {
             Guarantee::Accepted(number)
             | Guarantee::AttemptStarted(number)
             | Guarantee::EventStored(number)
@@ -343,7 +344,7 @@ impl Workload {
             }
         };
         let Some(trail) = store.load_trail(id(number)).unwrap() else { return false };
-        match promise {
+        match guarantee {
             Guarantee::Accepted(number) => {
                 read_message(store, id(number)).as_ref() == self.messages.get(&number)
                     || trail.next_attempt.is_none()
@@ -368,9 +369,9 @@ async fn process_message(
     recorder: &RecordingDisk,
 ) -> (Vec<(usize, Guarantee)>, u64) {
     let (mut promises, mut refused) = (Vec::new(), 0);
-    let mut note = |kept: bool, promise| {
+    let mut note = |kept: bool, guarantee| {
         refused += u64::from(!kept);
-        promises.extend(kept.then(|| (recorder.operations(), promise)));
+        promises.extend(kept.then(|| (recorder.operations(), guarantee)));
         kept
     };
     if note(store.put_message(accepted_message(number), message).await.is_ok(), Guarantee::Accepted(number)) {

@@ -62,9 +62,9 @@ pub enum EventState {
 
 impl Store {
     /// Stores an undecodable event in its raw form; lookups see it on return.
-    pub async fn put_dead_letter(&self, dead: DeadLetter, raw: Bytes) -> Result<(), CommitError> {
+    pub async fn put_dead_letter(&self, dead_letter: DeadLetter, raw: Bytes) -> Result<(), CommitError> {
         let wish = CommitOptions { urgent: true, wait_applied: true };
-        self.commit_pipeline()?.commit(Record::DeadLetter(Box::new(dead)), raw, wish).await
+        self.commit_pipeline()?.commit(Record::DeadLetter(Box::new(dead_letter)), raw, wish).await
     }
 
     /// Applies the result of decoding an event again; lookups see it on return.
@@ -99,13 +99,16 @@ impl Store {
         wanted: impl Fn(&StoredEvent) -> bool,
     ) -> Result<Vec<StoredEvent>, ReadError> {
         let ledger = self.ledger()?;
-        let dead = ledger.dead_letters().filter(|dead| dead.as_ref().map_or(true, &wanted));
-        Ok(dead.take(limit).collect::<Result<_, _>>()?)
+        let dead_letter =
+            ledger.dead_letters().filter(|dead_letter| dead_letter.as_ref().map_or(true, &wanted));
+        Ok(dead_letter.take(limit).collect::<Result<_, _>>()?)
     }
 
     /// Returns whether an undecodable event with the same body is stored. Reads all of them.
-    pub fn has_dead_letter(&self, dead: &DeadLetter) -> Result<bool, ReadError> {
-        let known = |report: &StoredEvent| report.upstream == dead.upstream && dead.has_same_body(report.id);
+    pub fn has_dead_letter(&self, dead_letter: &DeadLetter) -> Result<bool, ReadError> {
+        let known = |report: &StoredEvent| {
+            report.upstream == dead_letter.upstream && dead_letter.has_same_body(report.id)
+        };
         Ok(!self.find_dead_letters(1, known)?.is_empty())
     }
 
@@ -200,20 +203,28 @@ impl From<ProviderEvent> for EventContent {
 
 impl StoredEvent {
     fn from_frame(frame: &Frame) -> Option<Self> {
-        let (id, upstream, source, content) = match Record::decode(frame.kind, frame.version, &frame.payload)
-            .ok()?
-        {
-            Record::ReceivedEvent(notice) => {
-                (notice.id(), notice.upstream, notice.source, notice.event.into())
-            }
-            Record::DeadLetter(dead) => {
-                (dead.id(), dead.upstream, dead.source, EventContent::DeadLetter { reason: dead.reason })
-            }
-            Record::ReceivedHint(hinted) => {
-                (hinted.id(), hinted.source, EventSource::Webhook, EventContent::Hint(Box::new(hinted.hint)))
-            }
-            _ => return None,
-        };
+        let (id, upstream, source, content) =
+            match Record::decode(frame.kind, frame.version, &frame.payload).ok()? {
+                Record::ReceivedEvent(received_event) => (
+                    received_event.id(),
+                    received_event.upstream,
+                    received_event.source,
+                    received_event.event.into(),
+                ),
+                Record::DeadLetter(dead_letter) => (
+                    dead_letter.id(),
+                    dead_letter.upstream,
+                    dead_letter.source,
+                    EventContent::DeadLetter { reason: dead_letter.reason },
+                ),
+                Record::ReceivedHint(received_hint) => (
+                    received_hint.id(),
+                    received_hint.source,
+                    EventSource::Webhook,
+                    EventContent::Hint(Box::new(received_hint.hint)),
+                ),
+                _ => return None,
+            };
         let body_position = (frame.body_length > 0).then_some(frame.position);
         Some(Self { id, upstream, source, content, body_position })
     }

@@ -99,12 +99,12 @@ pub fn journal_end(journal: &Path, chain: &SegmentChain) -> io::Result<u64> {
 pub fn replay_journal(
     journal: &Path,
     chain: &SegmentChain,
-    projection: &Ledger,
+    ledger: &Ledger,
     threads: usize,
     report: &mut OpenReport,
     on_progress: &mut dyn FnMut(Progress),
 ) -> Result<u64, ReplayError> {
-    let position = projection.position().map_err(|error| ReplayError::from(LedgerError::from(error)))?;
+    let position = ledger.position().map_err(|error| ReplayError::from(LedgerError::from(error)))?;
     let rest = chain.iter().filter(|(number, _)| position.is_none_or(|position| *number >= position.segment));
     let mut segments = Vec::new();
     for (number, end) in rest {
@@ -126,8 +126,8 @@ pub fn replay_journal(
     std::thread::scope(|scope| {
         let (batches, incoming) = sync_channel(READ_AHEAD_BATCHES);
         let applying = scope.spawn(move || match position {
-            Some(_) => apply_batches(projection, incoming),
-            None => bulk_load(projection, incoming, threads),
+            Some(_) => apply_batches(ledger, incoming),
+            None => bulk_load(ledger, incoming, threads),
         });
         let mut reading = ReplayReader {
             batches,
@@ -151,30 +151,30 @@ pub fn replay_journal(
 type ReplayBatch = (Vec<JournalRecord>, Position);
 
 /// Applies batches until the channel closes; returns the number of records.
-fn apply_batches(projection: &Ledger, groups: Receiver<ReplayBatch>) -> Result<u64, LedgerError> {
+fn apply_batches(ledger: &Ledger, groups: Receiver<ReplayBatch>) -> Result<u64, LedgerError> {
     let mut records = 0;
     for (group, position) in groups {
-        projection.apply_records(&group, position)?;
+        ledger.apply_records(&group, position)?;
         records += group.len() as u64;
-        if projection.is_full() {
-            projection.flush()?;
+        if ledger.is_full() {
+            ledger.flush()?;
         }
     }
-    projection.flush()?;
+    ledger.flush()?;
     Ok(records)
 }
 
 /// Applies batches to an empty ledger. Its batches need not be atomic, so both processors write.
-fn bulk_load(projection: &Ledger, groups: Receiver<ReplayBatch>, threads: usize) -> Result<u64, LedgerError> {
+fn bulk_load(ledger: &Ledger, groups: Receiver<ReplayBatch>, threads: usize) -> Result<u64, LedgerError> {
     let mut records = 0;
     for (group, position) in groups {
-        projection.apply_records(&group, position)?;
+        ledger.apply_records(&group, position)?;
         records += group.len() as u64;
-        if projection.is_full() {
-            projection.bulk_flush(threads)?;
+        if ledger.is_full() {
+            ledger.bulk_flush(threads)?;
         }
     }
-    projection.finish_bulk_load(threads)?;
+    ledger.finish_bulk_load(threads)?;
     Ok(records)
 }
 

@@ -102,9 +102,9 @@ impl Store {
     }
 
     /// Records a sink's progress.
-    pub async fn ack_sink(&self, handed: SinkAck) -> Result<(), CommitError> {
+    pub async fn ack_sink(&self, ack: SinkAck) -> Result<(), CommitError> {
         let wish = CommitOptions { urgent: false, wait_applied: true };
-        self.commit_pipeline()?.commit(Record::SinkAck(Box::new(handed)), Bytes::new(), wish).await
+        self.commit_pipeline()?.commit(Record::SinkAck(Box::new(ack)), Bytes::new(), wish).await
     }
 
     /// Requests that a sink read again from `cursor` as soon as it can. A restart discards the request.

@@ -27,22 +27,22 @@ impl AddressEvidence {
 impl Store {
     /// Records that an address is added to a suppression list or removed from it; lookups see it on return. A
     /// removal also covers the entry of the erased address.
-    pub async fn change_suppression(&self, listing: SuppressionChange) -> Result<(), CommitError> {
-        let erased = match &listing.kind {
+    pub async fn change_suppression(&self, change: SuppressionChange) -> Result<(), CommitError> {
+        let erased = match &change.kind {
             SuppressionChangeKind::Remove { .. } => {
-                self.erased_keys(&listing.address.folded()).unwrap_or_default()
+                self.erased_keys(&change.address.folded()).unwrap_or_default()
             }
             SuppressionChangeKind::Add { .. } => Vec::new(),
         };
         for address in erased.iter().filter_map(|name| name.parse().ok()) {
-            self.commit_suppression_change(SuppressionChange { address, ..listing.clone() }).await?;
+            self.commit_suppression_change(SuppressionChange { address, ..change.clone() }).await?;
         }
-        self.commit_suppression_change(listing).await
+        self.commit_suppression_change(change).await
     }
 
-    async fn commit_suppression_change(&self, listing: SuppressionChange) -> Result<(), CommitError> {
+    async fn commit_suppression_change(&self, change: SuppressionChange) -> Result<(), CommitError> {
         let wish = CommitOptions { urgent: true, wait_applied: true };
-        self.commit_pipeline()?.commit(Record::SuppressionChange(Box::new(listing)), Bytes::new(), wish).await
+        self.commit_pipeline()?.commit(Record::SuppressionChange(Box::new(change)), Bytes::new(), wish).await
     }
 
     /// Returns the evidence for a folded address on a list: an upstream's, or the unnamed list that applies

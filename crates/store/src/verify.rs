@@ -190,13 +190,13 @@ impl VerifyReader<'_> {
         let (mut gaps, mut stopped) = (Vec::new(), None);
         // For each file offset at which a record does not follow the previous one directly: the logical
         // offset after the previous record, and its own.
-        let (mut jumps, mut behind) = (HashMap::new(), (0, 0));
+        let (mut offset_jumps, mut after) = (HashMap::new(), (0, 0));
         let start = self.state.done;
         let each = |frame: Frame| {
-            if frame.file_offset() != behind.0 {
-                jumps.insert(frame.file_offset(), behind.1..frame.position.offset);
+            if frame.file_offset() != after.0 {
+                offset_jumps.insert(frame.file_offset(), after.1..frame.position.offset);
             }
-            behind = frame.end_offsets();
+            after = frame.end_offsets();
             self.verify_frame(&frame, start).map_err(|error| {
                 stopped = Some(error);
                 io::Error::other("stopped")
@@ -207,7 +207,7 @@ impl VerifyReader<'_> {
             return Err(stopped);
         }
         for gap in gaps {
-            let offsets = jumps.remove(&(gap.file_offset + gap.bytes)).unwrap_or(behind.1..u64::MAX);
+            let offsets = offset_jumps.remove(&(gap.file_offset + gap.bytes)).unwrap_or(after.1..u64::MAX);
             self.report.corrupt_regions.push(CorruptRegion::new(
                 number,
                 (gap.file_offset, gap.bytes),
@@ -216,7 +216,7 @@ impl VerifyReader<'_> {
             ));
         }
         if let Err(error) = scanned {
-            let (at, offset) = behind;
+            let (at, offset) = after;
             let what = format!("bytes that cannot be read: {error}");
             let bytes = segment.length().saturating_sub(at);
             self.report.corrupt_regions.push(CorruptRegion::new(number, (at, bytes), what, offset..u64::MAX));

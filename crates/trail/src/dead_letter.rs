@@ -59,9 +59,9 @@ impl DeadLetter {
 
 impl DeadLetter {
     /// Returns whether an event has the same body, at whatever time it was received.
-    pub fn has_same_body(&self, report: TrackingId) -> bool {
+    pub fn has_same_body(&self, other: TrackingId) -> bool {
         let of_body = |id: TrackingId| u128::from_be_bytes(id.to_bytes()) & BODY_DIGEST_MASK;
-        of_body(report) == of_body(self.id())
+        of_body(other) == of_body(self.id())
     }
 }
 

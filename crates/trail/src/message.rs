@@ -150,13 +150,13 @@ impl AcceptedMessage {
     /// any.
     pub fn remove_recipients(&mut self, which: impl Fn(&Mailbox) -> bool) -> bool {
         let before = self.recipients.len();
-        let mut wishes = std::mem::take(&mut self.message.dsn.recipients);
+        let mut dsn_recipients = std::mem::take(&mut self.message.dsn.recipients);
         let (mut remaining, mut index) = (0, 0);
         self.recipients.retain(|address| {
             let stays = !which(address);
-            let wish = wishes.iter().position(|(wished, _)| *wished == index);
-            if let Some(wish) = wish.filter(|_| stays) {
-                self.message.dsn.recipients.push((remaining, wishes.swap_remove(wish).1));
+            let entry = dsn_recipients.iter().position(|(wished, _)| *wished == index);
+            if let Some(entry) = entry.filter(|_| stays) {
+                self.message.dsn.recipients.push((remaining, dsn_recipients.swap_remove(entry).1));
             }
             remaining += u16::from(stays);
             index += 1;

@@ -51,19 +51,22 @@ impl TrailEvent {
     }
 
     /// Returns the first event of every trail.
-    pub fn from_acceptance(send: &Message) -> Self {
-        let repaired = send.list_unsubscribe_rewritten.then_some(LIST_UNSUBSCRIBE_REWRITTEN);
+    pub fn from_acceptance(message: &Message) -> Self {
+        let repaired = message.list_unsubscribe_rewritten.then_some(LIST_UNSUBSCRIBE_REWRITTEN);
         let changes: Vec<_> =
-            repaired.into_iter().chain(send.header_changes.iter().map(String::as_str)).collect();
+            repaired.into_iter().chain(message.header_changes.iter().map(String::as_str)).collect();
         let text = Some(changes.join("; ")).filter(|text| !text.is_empty());
         let diagnostic =
-            Diagnostic { host: send.peer.map(|peer| peer.to_string()), text, ..Diagnostic::default() };
-        Self { diagnostic, ..Self::new(send.id.timestamp(), TrailEventKind::Accepted, TrailSource::Client) }
+            Diagnostic { host: message.peer.map(|peer| peer.to_string()), text, ..Diagnostic::default() };
+        Self {
+            diagnostic,
+            ..Self::new(message.id.timestamp(), TrailEventKind::Accepted, TrailSource::Client)
+        }
     }
 
     /// Returns the trail event of a part of an attempt's outcome.
-    pub fn from_attempt(outcome: &AttemptOutcome, settled: &RecipientResult) -> Self {
-        let source = match settled.status {
+    pub fn from_attempt(outcome: &AttemptOutcome, result: &RecipientResult) -> Self {
+        let source = match result.status {
             // No upstream was contacted.
             AttemptStatus::Suppressed => TrailSource::Relay,
             _ if outcome.upstream.is_empty() => TrailSource::Relay,
@@ -71,10 +74,10 @@ impl TrailEvent {
         };
         Self {
             upstream: Some(outcome.upstream.clone()).filter(|upstream| !upstream.is_empty()),
-            recipients: settled.recipients.clone(),
-            diagnostic: settled.diagnostic.clone(),
+            recipients: result.recipients.clone(),
+            diagnostic: result.diagnostic.clone(),
             next_attempt: outcome.next_attempt,
-            ..Self::new(outcome.at, TrailEventKind::Attempted(settled.status), source)
+            ..Self::new(outcome.at, TrailEventKind::Attempted(result.status), source)
         }
     }
 
@@ -97,16 +100,16 @@ impl TrailEvent {
     }
 
     /// Returns the log entry of an undecodable event.
-    pub fn from_dead_letter(dead: &DeadLetter) -> Self {
+    pub fn from_dead_letter(dead_letter: &DeadLetter) -> Self {
         let diagnostic = Diagnostic {
-            name: dead.id().to_string(),
-            text: Some(dead.reason.clone()),
+            name: dead_letter.id().to_string(),
+            text: Some(dead_letter.reason.clone()),
             ..Diagnostic::default()
         };
         Self {
-            upstream: Some(dead.upstream.clone()),
+            upstream: Some(dead_letter.upstream.clone()),
             diagnostic,
-            ..Self::new(dead.received_at, TrailEventKind::DeadLettered, dead.source.into())
+            ..Self::new(dead_letter.received_at, TrailEventKind::DeadLettered, dead_letter.source.into())
         }
     }
 
@@ -123,14 +126,14 @@ impl TrailEvent {
     }
 
     /// Returns the trail event of a duplicate submission.
-    pub fn from_duplicate(repeated: &DuplicateSubmission) -> Self {
+    pub fn from_duplicate(duplicate: &DuplicateSubmission) -> Self {
         Self {
-            recipients: repeated.recipients.clone(),
+            recipients: duplicate.recipients.clone(),
             diagnostic: Diagnostic {
-                host: repeated.peer.map(|peer| peer.to_string()),
+                host: duplicate.peer.map(|peer| peer.to_string()),
                 ..Diagnostic::default()
             },
-            ..Self::new(repeated.at, TrailEventKind::Resubmitted, TrailSource::Client)
+            ..Self::new(duplicate.at, TrailEventKind::Resubmitted, TrailSource::Client)
         }
     }
 
@@ -145,8 +148,8 @@ impl TrailEvent {
     }
 
     /// Returns the log entry of a breaker that an operator opened or closed.
-    pub fn from_breaker_override(switch: BreakerOverride) -> Self {
-        let BreakerOverride { upstream, at, open, operator, reason } = switch;
+    pub fn from_breaker_override(breaker_override: BreakerOverride) -> Self {
+        let BreakerOverride { upstream, at, open, operator, reason } = breaker_override;
         Self {
             upstream: Some(upstream),
             diagnostic: Diagnostic { name: operator, text: Some(reason), ..Diagnostic::default() },
@@ -198,8 +201,8 @@ impl TrailEvent {
     }
 
     /// Returns the log entry of an erasure: the pseudonym and the reason.
-    pub fn from_erasure(erased: Erasure) -> Self {
-        let Erasure { at, operator, reason, pseudonym, salt: _ } = erased;
+    pub fn from_erasure(erasure: Erasure) -> Self {
+        let Erasure { at, operator, reason, pseudonym, salt: _ } = erasure;
         let text = Some(append_reason(pseudonym, &reason));
         Self {
             diagnostic: Diagnostic { name: operator, text, ..Diagnostic::default() },

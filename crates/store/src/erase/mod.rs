@@ -189,10 +189,10 @@ impl Store {
     /// continues; maintenance waits. An interruption loses no data, and a second run continues.
     pub fn erase(
         &self,
-        erasing: &ErasureRequest<'_>,
+        request: &ErasureRequest<'_>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<(ErasureMatches, String), EraseError> {
-        let mention = address_matcher(erasing.address)?;
+        let mention = address_matcher(request.address)?;
         let committer = self.commit_pipeline()?;
         let _upkeep = self.0.compaction.lock().unwrap_or_else(PoisonError::into_inner);
         let erasure_state = ErasureState::load_or_create(&self.0.journal_dir, mention.address())?;
@@ -210,7 +210,7 @@ impl Store {
             return Err(EraseError::Pending(found.pending));
         }
         erasure_state.save()?;
-        self.record_erasure(committer, erasing, &record_matcher, &found)?;
+        self.record_erasure(committer, request, &record_matcher, &found)?;
         for (index, (number, end)) in chain.iter().enumerate() {
             if found.segments.contains(number) {
                 self.rewrite_segment(*number, *end, &record_matcher)?;
@@ -338,7 +338,7 @@ impl Store {
     fn record_erasure(
         &self,
         committer: &CommitPipeline,
-        erasing: &ErasureRequest<'_>,
+        request: &ErasureRequest<'_>,
         record_matcher: &RecordMatcher<'_>,
         found: &ErasureMatches,
     ) -> Result<(), EraseError> {
@@ -349,29 +349,29 @@ impl Store {
         let salt = projection.erasure_salt()?.unwrap_or_else(random_salt);
         let listed: Option<Mailbox> =
             Pseudonym::Listed.of(record_matcher.matcher.address(), &salt).parse().ok();
-        let filed = projection.evidence_for_address(record_matcher.matcher.address())?;
-        let known = filed.iter().filter(|filed| filed.evidence.is_listed());
+        let evidence_rows = projection.evidence_for_address(record_matcher.matcher.address())?;
+        let known = evidence_rows.iter().filter(|row| row.evidence.is_listed());
         for (one, address) in known.zip(std::iter::repeat(listed).flatten()) {
             for (reason, live) in one.evidence.active() {
                 let items = live
                     .items()
-                    .map(|mark| EvidenceItem { diagnostic: replaced_text(&mark.diagnostic), ..mark })
+                    .map(|item| EvidenceItem { diagnostic: replaced_text(&item.diagnostic), ..item })
                     .collect();
                 let listing = SuppressionChange {
                     address: address.clone(),
                     list: Some(one.list.clone()).filter(|list| !list.is_empty()),
-                    at: erasing.at,
-                    operator: replaced_text(erasing.operator),
+                    at: request.at,
+                    operator: replaced_text(request.operator),
                     kind: SuppressionChangeKind::Add { reason, items },
                 };
                 committer.commit_blocking(Record::SuppressionChange(Box::new(listing)))?;
             }
         }
-        if found.records > 0 || !filed.is_empty() {
+        if found.records > 0 || !evidence_rows.is_empty() {
             let erased = Erasure {
-                at: erasing.at,
-                operator: replaced_text(erasing.operator),
-                reason: replaced_text(erasing.reason),
+                at: request.at,
+                operator: replaced_text(request.operator),
+                reason: replaced_text(request.reason),
                 pseudonym: record_matcher.pseudonym.to_owned(),
                 salt,
             };

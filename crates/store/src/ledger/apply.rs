@@ -28,10 +28,10 @@ pub fn apply_record(
 ) -> sled::Result<()> {
     match record {
         Record::AcceptedMessage(record) => apply_accepted(rows, record, place, body),
-        Record::AttemptStarted(begun) => {
-            let key = keys::attempt_key(begun.id);
+        Record::AttemptStarted(attempt_start) => {
+            let key = keys::attempt_key(attempt_start.id);
             if rows.get(&key)?.is_none() {
-                rows.put_new(key, encode_row(&(begun.at.as_millis(), &begun.upstream)));
+                rows.put_new(key, encode_row(&(attempt_start.at.as_millis(), &attempt_start.upstream)));
             }
             Ok(())
         }
@@ -245,28 +245,28 @@ fn apply_queue_action(rows: &mut WriteBatch<'_>, action: &QueueAction, place: Po
     Ok(())
 }
 
-fn apply_breaker_override(rows: &mut WriteBatch<'_>, switch: &BreakerOverride) {
-    let key = keys::breaker_override_key(&switch.upstream);
-    if switch.open {
-        rows.put(key, switch.reason.clone().into_bytes());
+fn apply_breaker_override(rows: &mut WriteBatch<'_>, breaker_override: &BreakerOverride) {
+    let key = keys::breaker_override_key(&breaker_override.upstream);
+    if breaker_override.open {
+        rows.put(key, breaker_override.reason.clone().into_bytes());
     } else {
         rows.delete(key);
     }
 }
 
-fn apply_sink_ack(rows: &mut WriteBatch<'_>, handed: &SinkAck) {
-    rows.put(keys::sink_cursor_key(&handed.sink), encode_row(&(handed.position.0, handed.at.as_millis())));
-    for (cursor, part, why) in &handed.dead_letters {
+fn apply_sink_ack(rows: &mut WriteBatch<'_>, ack: &SinkAck) {
+    rows.put(keys::sink_cursor_key(&ack.sink), encode_row(&(ack.position.0, ack.at.as_millis())));
+    for (cursor, part, why) in &ack.dead_letters {
         rows.put(
-            keys::sink_dead_letter_key(&handed.sink, *cursor, *part),
-            encode_row(&(handed.at.as_millis(), why)),
+            keys::sink_dead_letter_key(&ack.sink, *cursor, *part),
+            encode_row(&(ack.at.as_millis(), why)),
         );
     }
-    for resumed in &handed.resumed {
-        rows.delete(keys::delayed_delivery_key(&handed.sink, *resumed));
+    for resumed in &ack.resumed {
+        rows.delete(keys::delayed_delivery_key(&ack.sink, *resumed));
     }
-    for delayed in &handed.delayed {
-        rows.put(keys::delayed_delivery_key(&handed.sink, *delayed), Vec::new());
+    for delayed in &ack.delayed {
+        rows.put(keys::delayed_delivery_key(&ack.sink, *delayed), Vec::new());
     }
 }
 
@@ -304,9 +304,15 @@ fn reschedule(rows: &mut WriteBatch<'_>, row: &mut MessageRow, due: Option<Times
     Ok(())
 }
 
-fn apply_received_event(rows: &mut WriteBatch<'_>, notice: &ReceivedEvent) -> sled::Result<()> {
-    if claim_token(rows, &notice.upstream, notice.token.as_ref())? {
-        apply_event(rows, notice.id(), &notice.upstream, notice.source, &notice.event)?;
+fn apply_received_event(rows: &mut WriteBatch<'_>, received_event: &ReceivedEvent) -> sled::Result<()> {
+    if claim_token(rows, &received_event.upstream, received_event.token.as_ref())? {
+        apply_event(
+            rows,
+            received_event.id(),
+            &received_event.upstream,
+            received_event.source,
+            &received_event.event,
+        )?;
     }
     Ok(())
 }

@@ -14,21 +14,21 @@ use std::ops::Bound::{Excluded, Included};
 
 impl Ledger {
     /// Checks the queue for unexpected entries and for messages accepted before `before`.
-    pub fn check_queue(&self, before: Timestamp, audit: &mut CheckReport) -> sled::Result<()> {
+    pub fn check_queue(&self, before: Timestamp, report: &mut CheckReport) -> sled::Result<()> {
         for row in self.memtable().scan_prefix(b"q") {
             let (key, value) = row?;
             let Some((_, at, id)) = keys::parse_queue_key(&key) else { continue };
-            audit.queued += 1;
+            report.queued += 1;
             if id.timestamp() < before {
-                audit.overdue.push(id);
+                report.overdue.push(id);
             }
-            let place = decode_row::<QueueKeyRow>(&value)
+            let position = decode_row::<QueueKeyRow>(&value)
                 .map(|queue_key| QueueEntryRow { next_attempt: at.as_millis(), queue_key });
-            let known =
+            let current =
                 self.memtable().get(&keys::message_key(id))?.and_then(|row| decode_row::<MessageRow>(&row));
             // The message may have changed between two reads.
-            if known.is_none_or(|row| row.queue_entry != place) && self.memtable().contains_key(&key)? {
-                audit.inconsistencies.push(Inconsistency::UnexpectedInQueue(id));
+            if current.is_none_or(|row| row.queue_entry != position) && self.memtable().contains_key(&key)? {
+                report.inconsistencies.push(Inconsistency::UnexpectedInQueue(id));
             }
         }
         Ok(())
@@ -54,7 +54,7 @@ impl Ledger {
         &self,
         from: Option<TrackingId>,
         limit: usize,
-        audit: &mut CheckReport,
+        report: &mut CheckReport,
     ) -> sled::Result<Option<TrackingId>> {
         let start = from.map_or_else(|| Included(b"m".into()), |id| Excluded(keys::message_key(id).into()));
         let mut last = None;
@@ -63,12 +63,12 @@ impl Ledger {
             let Some(id) = keys::parse_tracking_id(&key) else { continue };
             last = Some(id);
             match decode_row::<MessageRow>(&value) {
-                None => audit.inconsistencies.push(Inconsistency::Unreadable(id)),
+                None => report.inconsistencies.push(Inconsistency::Unreadable(id)),
                 // The message may have changed between two reads.
                 Some(row) if !self.is_consistent(id, &row)? => {
                     let again =
                         self.load_message(id)?.map(|(_, row)| self.is_consistent(id, &row)).transpose()?;
-                    audit
+                    report
                         .inconsistencies
                         .extend((again == Some(false)).then_some(Inconsistency::MissingFromQueue(id)));
                 }

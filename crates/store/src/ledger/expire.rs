@@ -45,9 +45,9 @@ impl Ledger {
     }
 
     /// Removes all rows of those messages that have been finished since before `before`.
-    pub fn expire_messages(&self, sends: &[TrackingId], before: Timestamp) -> sled::Result<()> {
+    pub fn expire_messages(&self, messages: &[TrackingId], before: Timestamp) -> sled::Result<()> {
         let mut rows = WriteBatch::new(self.memtable());
-        for &id in sends {
+        for &id in messages {
             let Some(value) = rows.get(&keys::message_key(id))? else { continue };
             let Some(row) = decode_row::<MessageRow>(&value).filter(|row| row.is_expired(before)) else {
                 continue;
@@ -63,11 +63,11 @@ impl Ledger {
                     rows.delete(row?.0);
                 }
             }
-            if let Some(send) = row.message.into_domain() {
-                for record in &send.odoo_records {
+            if let Some(message) = row.message.into_domain() {
+                for record in &message.odoo_records {
                     rows.delete(keys::index_key(keys::odoo_record_prefix(&record.to_string()), id));
                 }
-                if let Some(message_id) = &send.message_id {
+                if let Some(message_id) = &message.message_id {
                     rows.delete(keys::index_key(keys::message_id_prefix(message_id.as_str()), id));
                 }
             }

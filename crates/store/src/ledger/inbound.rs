@@ -38,7 +38,7 @@ pub fn apply_inbound(
 ) -> sled::Result<()> {
     match inbound {
         InboundRecord::Received(arrival) => apply_received(rows, arrival, place, body),
-        InboundRecord::Transitioned(moved) => apply_transition(rows, moved),
+        InboundRecord::Transitioned(transition) => apply_transition(rows, transition),
     }
 }
 
@@ -92,11 +92,11 @@ fn find_duplicate(rows: &mut WriteBatch<'_>, arrival: &InboundReceived) -> sled:
     Ok(None)
 }
 
-fn apply_transition(rows: &mut WriteBatch<'_>, moved: &InboundTransition) -> sled::Result<()> {
-    let found = rows.get(&keys::inbound_key(moved.id))?;
+fn apply_transition(rows: &mut WriteBatch<'_>, transition: &InboundTransition) -> sled::Result<()> {
+    let found = rows.get(&keys::inbound_key(transition.id))?;
     let Some(mut row) = found.as_deref().and_then(decode_row::<InboundRow>) else { return Ok(()) };
-    let at = moved.at.as_millis();
-    match (&moved.outcome, row.state) {
+    let at = transition.at.as_millis();
+    match (&transition.outcome, row.state) {
         (InboundOutcome::Released { .. }, InboundStateV1::DeadLetter | InboundStateV1::Duplicate) => {
             (row.state, row.state_since, row.next_attempt, row.deferrals) =
                 (InboundStateV1::Waiting, at, at, 0);
@@ -117,7 +117,7 @@ fn apply_transition(rows: &mut WriteBatch<'_>, moved: &InboundTransition) -> sle
         }
         _ => return Ok(()),
     }
-    put_row(rows, moved.id, &row);
+    put_row(rows, transition.id, &row);
     Ok(())
 }
 
@@ -132,7 +132,7 @@ fn put_row(rows: &mut WriteBatch<'_>, id: TrackingId, row: &InboundRow) {
 
 impl InboundRow {
     fn into_domain(self) -> Option<(InboundMail, Position)> {
-        let mail = InboundMail {
+        let message = InboundMail {
             received: InboundReceived { missing_files: self.missing_files, ..self.received.into_domain()? },
             state: InboundState::from(self.state),
             state_since: Timestamp::from_millis(self.state_since),
@@ -141,7 +141,7 @@ impl InboundRow {
             last_target: self.last_target,
             diagnostic: self.diagnostic,
         };
-        Some((mail, self.position))
+        Some((message, self.position))
     }
 }
 
@@ -167,7 +167,7 @@ impl Ledger {
                 continue;
             };
             if due <= now.as_millis() && recipient.parse().is_ok_and(|recipient| wanted(&recipient)) {
-                return Ok(self.inbound_mail(id)?.map(|(mail, _)| mail));
+                return Ok(self.inbound_mail(id)?.map(|(message, _)| message));
             }
         }
         Ok(None)
@@ -181,9 +181,10 @@ impl Ledger {
     ) -> sled::Result<Vec<InboundMail>> {
         let mut found = Vec::new();
         for row in self.memtable().scan_prefix_rev(keys::INBOUND_PREFIX) {
-            let mail =
-                decode_row::<InboundRow>(&row?.1).and_then(InboundRow::into_domain).map(|(mail, _)| mail);
-            found.extend(mail.filter(&wanted));
+            let message = decode_row::<InboundRow>(&row?.1)
+                .and_then(InboundRow::into_domain)
+                .map(|(message, _)| message);
+            found.extend(message.filter(&wanted));
             if found.len() >= limit {
                 break;
             }

@@ -123,18 +123,18 @@ impl Ledger {
         Ok((due, None))
     }
 
-    /// Returns the messages of a queue that satisfy `wanted`, each with its due time, earliest first.
+    /// Returns the messages of a queue that satisfy `predicate`, each with its due time, earliest first.
     pub fn queued_messages(
         &self,
         queue: &QueueId,
-        wanted: impl Fn(TrackingId) -> bool,
+        predicate: impl Fn(TrackingId) -> bool,
         limit: usize,
     ) -> sled::Result<Vec<(Timestamp, TrackingId)>> {
         let rows = self.memtable().scan_prefix(&queue.key_prefix());
         let due = rows.filter_map(|row| {
             row.map(|(key, _)| keys::parse_queue_key(&key).map(|(_, at, id)| (at, id))).transpose()
         });
-        due.filter(|due| due.as_ref().map_or(true, |(_, id)| wanted(*id))).take(limit).collect()
+        due.filter(|due| due.as_ref().map_or(true, |(_, id)| predicate(*id))).take(limit).collect()
     }
 
     /// Returns up to `limit` messages of a queue whose wait began after `now`, each with its intended delay.

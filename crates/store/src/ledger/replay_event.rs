@@ -28,7 +28,7 @@ pub fn apply_event_replay(rows: &mut WriteBatch<'_>, replay: &EventReplay) -> sl
     apply_event(rows, *id, upstream, replay.source, event)?;
     rows.put(keys::replayed_event_key(*id), encode_row(&ProviderEventV1::from(event)));
     match withdrawn {
-        Some((send, fact)) => recompute_marks(rows, send, &fact.recipients),
+        Some((owner_id, fact)) => recompute_marks(rows, owner_id, &fact.recipients),
         None => Ok(()),
     }
 }
@@ -52,11 +52,11 @@ fn retract(
 ) -> sled::Result<Option<(TrackingId, TrailEvent)>> {
     rows.delete(keys::orphan_key(&orphan_key(event), report));
     rows.delete(keys::event_dedup_key(upstream, &event.dedup_key, event.at));
-    let holder = owner_of(rows, upstream, event)?;
-    if let Some((send, _)) = &holder {
-        rows.delete(keys::provider_event_key(*send, event.at, upstream, &event.dedup_key));
+    let owner = owner_of(rows, upstream, event)?;
+    if let Some((owner_id, _)) = &owner {
+        rows.delete(keys::provider_event_key(*owner_id, event.at, upstream, &event.dedup_key));
     }
-    Ok(holder)
+    Ok(owner)
 }
 
 /// Returns the message that an event was correlated with, and the trail event.
@@ -70,19 +70,19 @@ fn owner_of(
         (None, Some(message_id)) => find_by_message_id(rows, message_id)?,
         (None, None) => Vec::new(),
     };
-    for send in sends {
-        let fact = rows.get(&keys::provider_event_key(send, event.at, upstream, &event.dedup_key))?;
+    for owner_id in sends {
+        let fact = rows.get(&keys::provider_event_key(owner_id, event.at, upstream, &event.dedup_key))?;
         if let Some(fact) = fact.as_deref().and_then(decode_row::<TrailEventRow>) {
-            return Ok(Some((send, fact.into())));
+            return Ok(Some((owner_id, fact.into())));
         }
     }
     Ok(None)
 }
 
 /// Recomputes the marks of recipients from the trail of their message.
-fn recompute_marks(rows: &mut WriteBatch<'_>, send: TrackingId, numbers: &[u16]) -> sled::Result<()> {
-    let Some(mut row) = load_message_row(rows, send)? else { return Ok(()) };
-    let trail = rows.scan_prefix(&keys::trail_prefix(send), usize::MAX)?;
+fn recompute_marks(rows: &mut WriteBatch<'_>, owner_id: TrackingId, numbers: &[u16]) -> sled::Result<()> {
+    let Some(mut row) = load_message_row(rows, owner_id)? else { return Ok(()) };
+    let trail = rows.scan_prefix(&keys::trail_prefix(owner_id), usize::MAX)?;
     let facts: Vec<_> = trail
         .iter()
         .filter_map(|(_, fact)| decode_row::<TrailEventRow>(fact))
@@ -90,7 +90,7 @@ fn recompute_marks(rows: &mut WriteBatch<'_>, send: TrackingId, numbers: &[u16])
         .collect();
     for &number in numbers {
         let Some(known) = load_recipient(rows, &row, number)? else { continue };
-        let mut anew = Recipient {
+        let mut recomputed = Recipient {
             marks: EventMarks::default(),
             reported_failure: None,
             tracking_confirmed: false,
@@ -100,14 +100,14 @@ fn recompute_marks(rows: &mut WriteBatch<'_>, send: TrackingId, numbers: &[u16])
             if let (TrailEventKind::EventReceived(kind), Some(correlated_by_key)) =
                 (fact.kind, fact.correlated_by)
             {
-                anew.add_mark(kind, fact.automated, fact.at, &fact.diagnostic, correlated_by_key);
+                recomputed.add_mark(kind, fact.automated, fact.at, &fact.diagnostic, correlated_by_key);
             }
         }
-        if known.is_open() || !anew.is_open() {
-            put_recipient(rows, &mut row, number, &anew);
+        if known.is_open() || !recomputed.is_open() {
+            put_recipient(rows, &mut row, number, &recomputed);
         }
     }
-    rows.put(keys::message_key(send), encode_row(&row));
+    rows.put(keys::message_key(owner_id), encode_row(&row));
     Ok(())
 }
 

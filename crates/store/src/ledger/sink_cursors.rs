@@ -18,14 +18,14 @@ impl Ledger {
     }
 
     /// Returns whether this is the last acknowledgement of its sink.
-    pub fn is_latest_ack(&self, handed: &SinkAck) -> sled::Result<bool> {
-        Ok(self.sink_position(&handed.sink)? == Some((handed.position, handed.at)))
+    pub fn is_latest_ack(&self, ack: &SinkAck) -> sled::Result<bool> {
+        Ok(self.sink_position(&ack.sink)? == Some((ack.position, ack.at)))
     }
 
     /// Returns whether any delivery that was delayed by this acknowledgement is still pending.
-    pub fn has_pending_delay(&self, handed: &SinkAck) -> sled::Result<bool> {
-        for delayed in &handed.delayed {
-            if self.memtable().get(&keys::delayed_delivery_key(&handed.sink, *delayed))?.is_some() {
+    pub fn has_pending_delay(&self, ack: &SinkAck) -> sled::Result<bool> {
+        for delayed in &ack.delayed {
+            if self.memtable().get(&keys::delayed_delivery_key(&ack.sink, *delayed))?.is_some() {
                 return Ok(true);
             }
         }

@@ -27,19 +27,19 @@ pub fn apply_event_evidence(
         EventSource::Webhook => EvidenceSource::Webhook,
         EventSource::Poll => EvidenceSource::Poll,
     };
-    let Some((address, reason, mark)) = evidence_of(event, source) else { return Ok(()) };
-    edit_evidence(rows, &address, upstream, |dossier| dossier.add(reason, &mark))
+    let Some((address, reason, item)) = evidence_of(event, source) else { return Ok(()) };
+    edit_evidence(rows, &address, upstream, |dossier| dossier.add(reason, &item))
 }
 
 /// Applies a requested change of the list.
-pub fn apply_suppression_change(rows: &mut WriteBatch<'_>, listing: &SuppressionChange) -> sled::Result<()> {
-    let address = listing.address.folded();
+pub fn apply_suppression_change(rows: &mut WriteBatch<'_>, change: &SuppressionChange) -> sled::Result<()> {
+    let address = change.address.folded();
     // The evidence of an erased address is stored under a different pseudonym.
     if Pseudonym::Trail.fits(&address) {
         return Ok(());
     }
-    let edit = |dossier: &mut SuppressionEvidence| dossier.apply_change(&listing.kind, listing.at);
-    if let Some(list) = &listing.list {
+    let edit = |dossier: &mut SuppressionEvidence| dossier.apply_change(&change.kind, change.at);
+    if let Some(list) = &change.list {
         return edit_evidence(rows, &address, list, edit);
     }
     let mut everywhere = load_evidence(rows, &keys::suppression_key(&address, GLOBAL_LIST))?;
@@ -107,12 +107,12 @@ fn put_evidence(
 /// Derives evidence from an event. The address in the event counts; a later correlation with a message
 /// changes nothing.
 fn evidence_of(event: &ProviderEvent, source: EvidenceSource) -> Option<(String, Reason, EvidenceItem)> {
-    let (reason, mark) = evidence_from_event(event, source)?;
+    let (reason, item) = evidence_from_event(event, source)?;
     let address: Mailbox = event.recipient.as_ref()?.parse().ok()?;
     if Pseudonym::Trail.fits(address.as_str()) {
         return None;
     }
-    Some((address.folded(), reason, mark))
+    Some((address.folded(), reason, item))
 }
 
 impl Ledger {
@@ -161,14 +161,15 @@ impl Ledger {
     }
 
     /// Returns whether any evidence is based on that event.
-    pub fn is_evidence_source(&self, notice: &ReceivedEvent) -> sled::Result<bool> {
-        let Some((address, reason, mark)) = evidence_of(&notice.event, EvidenceSource::Webhook) else {
+    pub fn is_evidence_source(&self, received_event: &ReceivedEvent) -> sled::Result<bool> {
+        let Some((address, reason, item)) = evidence_of(&received_event.event, EvidenceSource::Webhook)
+        else {
             return Ok(false);
         };
-        let dossier = self.suppression_evidence(&address, &notice.upstream)?;
+        let dossier = self.suppression_evidence(&address, &received_event.upstream)?;
         let active = dossier.as_ref().and_then(|dossier| dossier.active_for(reason));
         Ok(active
-            .is_some_and(|active| active.times.contains(&mark.at) || active.all_mail_at == Some(mark.at)))
+            .is_some_and(|active| active.times.contains(&item.at) || active.all_mail_at == Some(item.at)))
     }
 
     /// Returns up to `limit` evidence rows that have been obsolete since before `before`.

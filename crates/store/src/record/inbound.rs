@@ -19,18 +19,18 @@ impl Store {
     /// before, the message is ignored. If it equals another message, it is stored as a duplicate of that.
     pub async fn put_inbound(
         &self,
-        arrival: InboundReceived,
+        received: InboundReceived,
         message: impl Into<MessageBody>,
     ) -> Result<(), CommitError> {
         let wish = CommitOptions { urgent: true, wait_applied: true };
-        let record = Record::Inbound(Box::new(InboundRecord::Received(Box::new(arrival))));
+        let record = Record::Inbound(Box::new(InboundRecord::Received(Box::new(received))));
         self.commit_pipeline()?.commit(record, message, wish).await
     }
 
     /// Records a state change of an inbound message; lookups see it on return.
-    pub async fn record_inbound(&self, moved: InboundTransition) -> Result<(), CommitError> {
+    pub async fn record_inbound(&self, transition: InboundTransition) -> Result<(), CommitError> {
         let wish = CommitOptions { urgent: false, wait_applied: true };
-        let record = Record::Inbound(Box::new(InboundRecord::Transitioned(moved)));
+        let record = Record::Inbound(Box::new(InboundRecord::Transitioned(transition)));
         self.commit_pipeline()?.commit(record, Bytes::new(), wish).await
     }
 
@@ -161,8 +161,10 @@ impl From<InboundStateV1> for InboundState {
 impl From<&InboundRecord> for InboundRecordV1 {
     fn from(inbound: &InboundRecord) -> Self {
         match inbound {
-            InboundRecord::Received(arrival) => Self::Received(InboundReceivedV1::from(&**arrival)),
-            InboundRecord::Transitioned(moved) => Self::Transitioned(InboundTransitionV1::from(moved)),
+            InboundRecord::Received(received) => Self::Received(InboundReceivedV1::from(&**received)),
+            InboundRecord::Transitioned(transition) => {
+                Self::Transitioned(InboundTransitionV1::from(transition))
+            }
         }
     }
 }
@@ -170,8 +172,8 @@ impl From<&InboundRecord> for InboundRecordV1 {
 impl InboundRecordV1 {
     pub fn into_domain(self) -> Option<InboundRecord> {
         Some(match self {
-            Self::Received(arrival) => InboundRecord::Received(Box::new(arrival.into_domain()?)),
-            Self::Transitioned(moved) => InboundRecord::Transitioned(moved.into_domain()),
+            Self::Received(received) => InboundRecord::Received(Box::new(received.into_domain()?)),
+            Self::Transitioned(transition) => InboundRecord::Transitioned(transition.into_domain()),
         })
     }
 }
@@ -206,7 +208,7 @@ impl InboundRecordV2 {
 impl From<&InboundRecord> for InboundRecordV3 {
     fn from(inbound: &InboundRecord) -> Self {
         let missing_files = match inbound {
-            InboundRecord::Received(arrival) => arrival.missing_files,
+            InboundRecord::Received(received) => received.missing_files,
             InboundRecord::Transitioned(_) => 0,
         };
         Self { inbound: InboundRecordV2::from(inbound), missing_files }
@@ -216,27 +218,27 @@ impl From<&InboundRecord> for InboundRecordV3 {
 impl InboundRecordV3 {
     pub fn into_domain(self) -> Option<InboundRecord> {
         let mut inbound = self.inbound.into_domain()?;
-        if let InboundRecord::Received(arrival) = &mut inbound {
-            arrival.missing_files = self.missing_files;
+        if let InboundRecord::Received(received) = &mut inbound {
+            received.missing_files = self.missing_files;
         }
         Some(inbound)
     }
 }
 
 impl From<&InboundReceived> for InboundReceivedV1 {
-    fn from(arrival: &InboundReceived) -> Self {
-        let token = arrival.token.as_ref();
+    fn from(received: &InboundReceived) -> Self {
+        let token = received.token.as_ref();
         Self {
-            id: arrival.id.to_bytes(),
-            upstream: arrival.upstream.clone(),
+            id: received.id.to_bytes(),
+            upstream: received.upstream.clone(),
             token: token.map(|(token, signed_at, digest)| (token.clone(), signed_at.as_millis(), *digest)),
-            sender: arrival.sender.as_ref().map(ToString::to_string),
-            recipient: arrival.recipient.to_string(),
-            message_id: arrival.message_id.as_ref().map(ToString::to_string),
-            subject: arrival.subject.clone(),
-            size: arrival.size,
-            dedup_window_ms: u64::try_from(arrival.dedup_window.as_millis()).unwrap_or(u64::MAX),
-            quarantine_reason: arrival.quarantine_reason.clone(),
+            sender: received.sender.as_ref().map(ToString::to_string),
+            recipient: received.recipient.to_string(),
+            message_id: received.message_id.as_ref().map(ToString::to_string),
+            subject: received.subject.clone(),
+            size: received.size,
+            dedup_window_ms: u64::try_from(received.dedup_window.as_millis()).unwrap_or(u64::MAX),
+            quarantine_reason: received.quarantine_reason.clone(),
         }
     }
 }
@@ -266,8 +268,8 @@ impl InboundReceivedV1 {
 }
 
 impl From<&InboundTransition> for InboundTransitionV1 {
-    fn from(moved: &InboundTransition) -> Self {
-        let outcome = match moved.outcome.clone() {
+    fn from(transition: &InboundTransition) -> Self {
+        let outcome = match transition.outcome.clone() {
             InboundOutcome::Delivered { target, reply } => InboundOutcomeV1::Delivered { target, reply },
             InboundOutcome::Deferred { target, reason, next_attempt } => {
                 InboundOutcomeV1::Deferred { target, reason, next_attempt: next_attempt.as_millis() }
@@ -277,7 +279,7 @@ impl From<&InboundTransition> for InboundTransitionV1 {
             }
             InboundOutcome::Released { operator, reason: _ } => InboundOutcomeV1::Released { operator },
         };
-        Self { id: moved.id.to_bytes(), at: moved.at.as_millis(), outcome }
+        Self { id: transition.id.to_bytes(), at: transition.at.as_millis(), outcome }
     }
 }
 

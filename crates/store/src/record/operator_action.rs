@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 
 impl Store {
     /// Records an operator action; lookups see it on return.
-    pub async fn record_operator_action(&self, ordered: OperatorAction) -> Result<(), CommitError> {
+    pub async fn record_operator_action(&self, action: OperatorAction) -> Result<(), CommitError> {
         let wish = CommitOptions { urgent: true, wait_applied: true };
-        self.commit_pipeline()?.commit(Record::OperatorAction(Box::new(ordered)), Bytes::new(), wish).await
+        self.commit_pipeline()?.commit(Record::OperatorAction(Box::new(action)), Bytes::new(), wish).await
     }
 }
 
@@ -34,8 +34,8 @@ enum OperatorActionDataV1 {
 }
 
 impl From<&OperatorAction> for OperatorActionV1 {
-    fn from(ordered: &OperatorAction) -> Self {
-        let OperatorAction { at, data, operator, reason } = ordered.clone();
+    fn from(action: &OperatorAction) -> Self {
+        let OperatorAction { at, data, operator, reason } = action.clone();
         let data = match data {
             OperatorActionData::SinkReplay { sink, since } => {
                 OperatorActionDataV1::SinkReplay { sink, since: since.as_millis() }
