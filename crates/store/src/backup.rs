@@ -179,7 +179,7 @@ impl BackupCopy<'_> {
     }
 }
 
-/// Copies the relay's self-signed certificate, if there is one: clients may have pinned it.
+/// Copies the relay's self-signed certificate, if there is one: clients may be configured to trust it.
 fn copy_certificate(from: &Path, to: &Path) -> io::Result<()> {
     let entries = match std::fs::read_dir(from) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -87,8 +87,8 @@ impl Store {
             Err(TryLockError::WouldBlock) => return Ok(false),
         };
         // A closed ledger is maintained once it is open again.
-        let Ok(projection) = self.ledger() else { return Ok(false) };
-        let step = MaintenanceStep { store: self, commit_pipeline, ledger: &projection, retention, now };
+        let Ok(ledger) = self.ledger() else { return Ok(false) };
+        let step = MaintenanceStep { store: self, commit_pipeline, ledger: &ledger, retention, now };
         Ok(step.compact_next_segment(&mut state)?
             || step.expire_rows(&mut state)?
             || step.rebuild_if_grown(&mut state)?)

@@ -80,11 +80,10 @@ impl LedgerThread {
             reason,
             "the ledger cannot be written: it is closed, and no mail is taken until it can be"
         );
-        let projection =
-            self.handle.close(format!("it is closed, because it could not be written: {reason}"));
+        let ledger = self.handle.close(format!("it is closed, because it could not be written: {reason}"));
         self.closed_reason.send_replace(Some(reason.to_owned()));
         // sled may panic while it closes.
-        let _ = std::thread::spawn(move || drop(projection)).join();
+        let _ = std::thread::spawn(move || drop(ledger)).join();
     }
 
     /// Waits until the ledger is open again, or until all senders are gone.
@@ -120,7 +119,7 @@ impl LedgerThread {
                 let reason = self.closed_reason.borrow().clone().unwrap_or_default();
                 let _ = answer.send(Err(CommitError::Ledger(reason)));
             }
-            LedgerCommand::ReplaceLedger(projection) => discard_ledger(*projection),
+            LedgerCommand::ReplaceLedger(ledger) => discard_ledger(*ledger),
             LedgerCommand::ExpireMessages(..)
             | LedgerCommand::DeleteKeys(_)
             | LedgerCommand::ExpireEvidence(..)
@@ -137,8 +136,8 @@ impl LedgerThread {
             })
             .and_then(|()| self.reopen_ledger());
         match opened {
-            Ok(projection) => {
-                self.handle.replace(projection);
+            Ok(ledger) => {
+                self.handle.replace(ledger);
                 self.closed_reason.send_replace(None);
                 tracing::info!("ledger reopened");
                 self.queue_wakeup.notify();
@@ -157,9 +156,8 @@ impl LedgerThread {
         let chain =
             segment_chain(journal).map_err(|source| OpenError::Io { path: journal.clone(), source })?;
         let (chain, mut report) = (truncate_at(chain, self.position), OpenReport::default());
-        let (projection, _) =
-            self.paths.open_and_replay(&chain, REBUILD_THREADS, &mut report, &mut |_| {})?;
-        Ok(projection)
+        let (ledger, _) = self.paths.open_and_replay(&chain, REBUILD_THREADS, &mut report, &mut |_| {})?;
+        Ok(ledger)
     }
 }
 
@@ -192,7 +190,7 @@ impl OpenLedger<'_> {
                 LedgerCommand::AccountGarbage(segment, bytes) => {
                     self.ledger.subtract_garbage(segment, bytes)?
                 }
-                LedgerCommand::ReplaceLedger(projection) => self.replace_ledger(*projection),
+                LedgerCommand::ReplaceLedger(ledger) => self.replace_ledger(*ledger),
                 LedgerCommand::Checkpoint(answer) => {
                     let done = self.checkpoint();
                     let result =
@@ -279,10 +277,10 @@ impl OpenLedger<'_> {
     }
 
     /// Discards a ledger that cannot be brought up to date; the present one stays in use.
-    fn replace_ledger(&mut self, projection: Ledger) {
-        match self.catch_up(&projection) {
+    fn replace_ledger(&mut self, ledger: Ledger) {
+        match self.catch_up(&ledger) {
             Ok(()) => {
-                let old = self.thread.handle.replace(projection);
+                let old = self.thread.handle.replace(ledger);
                 if let Ok(new) = self.thread.handle.load() {
                     self.ledger = new;
                 }
@@ -292,19 +290,19 @@ impl OpenLedger<'_> {
             }
             Err(error) => {
                 tracing::error!(error, "the ledger that was built anew cannot be used; the old one goes on");
-                discard_ledger(projection);
+                discard_ledger(ledger);
             }
         }
     }
 
-    fn catch_up(&self, projection: &Ledger) -> Result<(), String> {
+    fn catch_up(&self, ledger: &Ledger) -> Result<(), String> {
         let position = self.ledger.position().map_err(|error| error.to_string())?.unwrap_or_default();
         let journal = &self.thread.paths.journal_dir;
         let chain = segment_chain(journal).map_err(|error| error.to_string())?;
         let chain = truncate_at(chain, position);
-        replay::replay_journal(journal, &chain, projection, 1, &mut OpenReport::default(), &mut |_| {})
+        replay::replay_journal(journal, &chain, ledger, 1, &mut OpenReport::default(), &mut |_| {})
             .map_err(|error| error.to_string())?;
-        projection.checkpoint().map_err(|error| error.to_string())
+        ledger.checkpoint().map_err(|error| error.to_string())
     }
 }
 

@@ -114,12 +114,12 @@ impl Store {
         on_progress: &mut dyn FnMut(Progress) -> io::Result<()>,
     ) -> Result<VerifyReport, ReadError> {
         let _upkeep = self.0.compaction.lock().unwrap_or_else(PoisonError::into_inner);
-        let projection = self.ledger()?;
-        let position = projection.position()?.unwrap_or_default();
+        let ledger = self.ledger()?;
+        let position = ledger.position()?.unwrap_or_default();
         let horizon = retention.map(|retention| retention.ledger_horizon(now));
         let state = Progress { done: 0, total: 0 };
         let (report, counts) = (VerifyReport::default(), MessageCounts::default());
-        let mut reading = VerifyReader { ledger: &projection, horizon, on_progress, state, report, counts };
+        let mut reading = VerifyReader { ledger: &ledger, horizon, on_progress, state, report, counts };
         reading.verify_journal(&self.0.journal_dir, position)?;
         reading.verify_ledger(position)?;
         Ok(reading.report)

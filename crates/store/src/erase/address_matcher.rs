@@ -36,7 +36,7 @@ impl Mention {
         let pattern = format!(
             "(?i){}{GAP}({}|=|=3D|%3D){GAP}{}",
             local_pattern(local),
-            ways('@'),
+            encodings('@'),
             labels.join(&format!("{GAP}{}{GAP}", spelled_dot(in_unicode.is_ascii())))
         );
         let written = RegexBuilder::new(&pattern).size_limit(PROGRAM).build().ok()?;
@@ -63,7 +63,7 @@ impl Mention {
         let written = written.filter_map(|found| {
             Some((found.get(0)?.range(), if is_in_path(&found) { &*in_path_name } else { name }))
         });
-        let encoded = self.encoded.find_iter(bytes).filter(|run| self.is_behind(run.as_bytes()));
+        let encoded = self.encoded.find_iter(bytes).filter(|run| self.is_base64_of_mention(run.as_bytes()));
         let mut found: Vec<_> = written.chain(encoded.map(|run| (run.range(), name))).collect();
         if found.is_empty() {
             return None;
@@ -86,12 +86,12 @@ impl Mention {
     }
 
     fn is_encoded_in(&self, bytes: &[u8]) -> bool {
-        self.encoded.find_iter(bytes).any(|run| self.is_behind(run.as_bytes()))
+        self.encoded.find_iter(bytes).any(|run| self.is_base64_of_mention(run.as_bytes()))
     }
 
     /// Returns whether a run of base64 decodes to a text with the address. The start of the base64 is
     /// unknown, since a path may precede it.
-    fn is_behind(&self, run: &[u8]) -> bool {
+    fn is_base64_of_mention(&self, run: &[u8]) -> bool {
         let alike = |byte: &u8| match byte {
             b'-' => Some(b'+'),
             b'_' => Some(b'/'),
@@ -117,7 +117,7 @@ fn local_pattern(local: &str) -> String {
         None => local.to_owned(),
     };
     let (quote, escape) =
-        (format!("(?:{}|{})", ways('"'), r#"\\""#), format!("(?:(?:{}){GAP}){{0,2}}", ways('\\')));
+        (format!("(?:{}|{})", encodings('"'), r#"\\""#), format!("(?:(?:{}){GAP}){{0,2}}", encodings('\\')));
     let in_quotes = format!("{quote}{GAP}{}{GAP}{quote}", composed_or_not(&bare, &escape));
     if quoted.is_some() { in_quotes } else { format!("(?:{}|{in_quotes})", composed_or_not(local, "")) }
 }
@@ -134,7 +134,7 @@ fn composed_or_not(text: &str, before_each: &str) -> String {
 
 fn spelled(text: &str, before_each: &str) -> String {
     let characters: Vec<_> =
-        text.chars().map(|character| format!("{before_each}(?:{})", ways(character))).collect();
+        text.chars().map(|character| format!("{before_each}(?:{})", encodings(character))).collect();
     characters.join(GAP)
 }
 
@@ -144,30 +144,30 @@ fn spelled_dot(is_ascii: bool) -> String {
     if is_ascii {
         return spelled(".", "");
     }
-    let dots: Vec<_> = ['.', '\u{3002}', '\u{ff0e}', '\u{ff61}'].map(ways).into();
+    let dots: Vec<_> = ['.', '\u{3002}', '\u{ff0e}', '\u{ff61}'].map(encodings).into();
     format!("(?:{})", dots.join("|"))
 }
 
 /// Returns the pattern of all encodings of a character.
-fn ways(character: char) -> String {
-    let mut ways = regex::escape(&character.to_string());
+fn encodings(character: char) -> String {
+    let mut encodings = regex::escape(&character.to_string());
     for one in character.to_lowercase().chain(character.to_uppercase()) {
         let mut bytes = [0; 4];
         let bytes = one.encode_utf8(&mut bytes).as_bytes();
         for (before, behind) in [("%(?:25)*", ""), ("=", ""), (r"\+", ""), (r"\\x\{", r"\}")] {
-            ways.push('|');
+            encodings.push('|');
             for byte in bytes {
                 // Writing to a string does not fail.
-                let _ = write!(ways, "{before}{byte:02X}{behind}");
+                let _ = write!(encodings, "{before}{byte:02X}{behind}");
             }
         }
         let mut units = [0; 2];
-        ways.push('|');
+        encodings.push('|');
         for unit in one.encode_utf16(&mut units) {
-            let _ = write!(ways, r"\\u{unit:04x}");
+            let _ = write!(encodings, r"\\u{unit:04x}");
         }
     }
-    ways
+    encodings
 }
 
 /// Returns whether a match is a whole address, not the end or the beginning of another.

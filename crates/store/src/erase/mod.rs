@@ -89,7 +89,7 @@ pub struct ErasureRequest<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum EraseError {
     /// The address has no domain.
-    #[error("{0} has no domain; give a full address")]
+    #[error("{0} has no domain, so it identifies no single mailbox; give a full address")]
     NoDomain(String),
     /// Queued messages mention it: they would be sent without their body, or with the address.
     #[error("{}", describe_pending(.0))]
@@ -302,13 +302,13 @@ impl Store {
         found.segments.insert(frame.position.segment);
         found.records += 1;
         found.bodies += u64::from(frame.body_length > 0);
-        let projection = self.ledger()?;
+        let ledger = self.ledger()?;
         let Ok(record) = Record::decode(frame.kind, frame.version, &frame.payload) else { return Ok(()) };
         match record {
             Record::AcceptedMessage(accepted) => {
                 let id = accepted.message.id;
-                let open = match projection.load_message(id)? {
-                    Some((_, row)) => row.queue_entry.is_some() || projection.is_sending(id)?,
+                let open = match ledger.load_message(id)? {
+                    Some((_, row)) => row.queue_entry.is_some() || ledger.is_sending(id)?,
                     None => frame.body_length > 0,
                 };
                 found.pending.messages.extend(open.then_some(id));
@@ -316,16 +316,16 @@ impl Store {
             }
             Record::AttemptOutcome(outcome) => drop(found.messages.insert(outcome.id)),
             Record::QueueAction(action) => drop(found.messages.insert(action.id)),
-            Record::ReceivedEvent(notice) => drop(found.events.insert(notice.id())),
-            Record::DeadLetter(dead) => drop(found.events.insert(dead.id())),
-            Record::ReceivedHint(hinted) => drop(found.events.insert(hinted.id())),
+            Record::ReceivedEvent(received) => drop(found.events.insert(received.id())),
+            Record::DeadLetter(dead_letter) => drop(found.events.insert(dead_letter.id())),
+            Record::ReceivedHint(hint) => drop(found.events.insert(hint.id())),
             Record::Inbound(inbound) => {
                 let id = match &*inbound {
-                    InboundRecord::Received(arrival) => arrival.id,
-                    InboundRecord::Transitioned(moved) => moved.id,
+                    InboundRecord::Received(received) => received.id,
+                    InboundRecord::Transitioned(transition) => transition.id,
                 };
-                let mail = projection.inbound_mail(id)?;
-                let open = mail.is_some_and(|(mail, _)| mail.state == InboundState::Waiting);
+                let message = ledger.inbound_mail(id)?;
+                let open = message.is_some_and(|(message, _)| message.state == InboundState::Waiting);
                 found.pending.inbound.extend(open.then_some(id));
                 found.inbound.insert(id);
             }
@@ -345,11 +345,11 @@ impl Store {
         let replaced_text = |text: &str| {
             record_matcher.matcher.replaced(text, record_matcher.pseudonym).unwrap_or_else(|| text.to_owned())
         };
-        let projection = self.ledger()?;
-        let salt = projection.erasure_salt()?.unwrap_or_else(random_salt);
+        let ledger = self.ledger()?;
+        let salt = ledger.erasure_salt()?.unwrap_or_else(random_salt);
         let listed: Option<Mailbox> =
             Pseudonym::Listed.of(record_matcher.matcher.address(), &salt).parse().ok();
-        let evidence_rows = projection.evidence_for_address(record_matcher.matcher.address())?;
+        let evidence_rows = ledger.evidence_for_address(record_matcher.matcher.address())?;
         let known = evidence_rows.iter().filter(|row| row.evidence.is_listed());
         for (one, address) in known.zip(std::iter::repeat(listed).flatten()) {
             for (reason, live) in one.evidence.active() {

@@ -28,7 +28,7 @@ pub fn apply_event_evidence(
         EventSource::Poll => EvidenceSource::Poll,
     };
     let Some((address, reason, item)) = evidence_of(event, source) else { return Ok(()) };
-    edit_evidence(rows, &address, upstream, |dossier| dossier.add(reason, &item))
+    edit_evidence(rows, &address, upstream, |evidence| evidence.add(reason, &item))
 }
 
 /// Applies a requested change of the list.
@@ -38,7 +38,7 @@ pub fn apply_suppression_change(rows: &mut WriteBatch<'_>, change: &SuppressionC
     if Pseudonym::Trail.fits(&address) {
         return Ok(());
     }
-    let edit = |dossier: &mut SuppressionEvidence| dossier.apply_change(&change.kind, change.at);
+    let edit = |evidence: &mut SuppressionEvidence| evidence.apply_change(&change.kind, change.at);
     if let Some(list) = &change.list {
         return edit_evidence(rows, &address, list, edit);
     }
@@ -166,8 +166,8 @@ impl Ledger {
         else {
             return Ok(false);
         };
-        let dossier = self.suppression_evidence(&address, &received_event.upstream)?;
-        let active = dossier.as_ref().and_then(|dossier| dossier.active_for(reason));
+        let evidence = self.suppression_evidence(&address, &received_event.upstream)?;
+        let active = evidence.as_ref().and_then(|evidence| evidence.active_for(reason));
         Ok(active
             .is_some_and(|active| active.times.contains(&item.at) || active.all_mail_at == Some(item.at)))
     }

@@ -158,15 +158,15 @@ impl From<EvidenceItemV1> for EvidenceItem {
 }
 
 impl From<&SuppressionEvidence> for SuppressionEvidenceRow {
-    fn from(dossier: &SuppressionEvidence) -> Self {
-        let row = |live: &ActiveEvidence| ActiveEvidenceRow {
-            times: live.times.iter().map(|at| at.as_millis()).collect(),
-            all_mail_at: live.all_mail_at.map(Timestamp::as_millis),
-            source: live.source.into(),
-            expires_at: live.expires_at.map(Timestamp::as_millis),
-            diagnostic: live.diagnostic.clone(),
+    fn from(suppression_evidence: &SuppressionEvidence) -> Self {
+        let row = |active: &ActiveEvidence| ActiveEvidenceRow {
+            times: active.times.iter().map(|at| at.as_millis()).collect(),
+            all_mail_at: active.all_mail_at.map(Timestamp::as_millis),
+            source: active.source.into(),
+            expires_at: active.expires_at.map(Timestamp::as_millis),
+            diagnostic: active.diagnostic.clone(),
         };
-        let evidence = dossier.iter();
+        let evidence = suppression_evidence.iter();
         Self(
             evidence
                 .map(|(reason, one)| {
@@ -179,7 +179,7 @@ impl From<&SuppressionEvidence> for SuppressionEvidenceRow {
 
 impl From<SuppressionEvidenceRow> for SuppressionEvidence {
     fn from(row: SuppressionEvidenceRow) -> Self {
-        let live = |row: ActiveEvidenceRow| ActiveEvidence {
+        let active = |row: ActiveEvidenceRow| ActiveEvidence {
             times: row.times.into_iter().map(Timestamp::from_millis).collect(),
             all_mail_at: row.all_mail_at.map(Timestamp::from_millis),
             source: row.source.into(),
@@ -190,7 +190,7 @@ impl From<SuppressionEvidenceRow> for SuppressionEvidence {
         Self::new(evidence.map(|(reason, void_until, row)| {
             (
                 reason.into(),
-                ReasonEvidence { cleared_until: Timestamp::from_millis(void_until), active: row.map(live) },
+                ReasonEvidence { cleared_until: Timestamp::from_millis(void_until), active: row.map(active) },
             )
         }))
     }

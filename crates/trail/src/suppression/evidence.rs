@@ -106,7 +106,7 @@ impl ReasonEvidence {
             return;
         }
         match &mut self.active {
-            Some(live) => live.add(item),
+            Some(active) => active.add(item),
             None => self.active = Some(item.into()),
         }
     }
@@ -117,11 +117,11 @@ impl ReasonEvidence {
             return;
         }
         self.cleared_until = self.cleared_until.max(until);
-        if let Some(live) = &mut self.active {
-            live.times.retain(|at| *at > until);
-            live.all_mail_at = live.all_mail_at.filter(|at| *at > until);
+        if let Some(active) = &mut self.active {
+            active.times.retain(|at| *at > until);
+            active.all_mail_at = active.all_mail_at.filter(|at| *at > until);
         }
-        self.active.take_if(|live| live.times.is_empty());
+        self.active.take_if(|active| active.times.is_empty());
     }
 }
 
@@ -163,7 +163,7 @@ impl SuppressionEvidence {
 
     /// Returns whether the evidence is obsolete: it is invalid or temporary, and from before `before`.
     pub fn is_expired(&self, before: Timestamp) -> bool {
-        let is_old = |live: &ActiveEvidence| live.last_seen() < before;
+        let is_old = |active: &ActiveEvidence| active.last_seen() < before;
         !self.is_listed()
             && self
                 .iter()
@@ -184,8 +184,8 @@ impl SuppressionEvidence {
 
     /// Adds the valid evidence of another value.
     pub fn merge(&mut self, other: &Self) {
-        for (reason, live) in other.active() {
-            live.items().for_each(|item| self.add(reason, &item));
+        for (reason, active) in other.active() {
+            active.items().for_each(|item| self.add(reason, &item));
         }
     }
 
@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn any_order_with_duplicates_gives_equal_evidence() {
         let mut random = fastrand::Rng::with_seed(11);
-        let (mut live, mut full) = (0, 0);
+        let (mut active, mut full) = (0, 0);
         for round in 0..1000 {
             let times = [5, 30, 1000][round % 3];
             let mut steps: Vec<_> =
@@ -292,14 +292,14 @@ mod tests {
                 random.shuffle(&mut steps);
                 assert_eq!(TestLists::from_steps(&steps), expected, "{steps:?}");
             }
-            live += expected.own.active().count();
+            active += expected.own.active().count();
             full += expected
                 .own
                 .active()
-                .filter(|(_, live)| live.times.len() == ActiveEvidence::MAX_TIMES)
+                .filter(|(_, active)| active.times.len() == ActiveEvidence::MAX_TIMES)
                 .count();
         }
-        assert!(live > 500 && full > 50, "{live} {full}");
+        assert!(active > 500 && full > 50, "{active} {full}");
     }
 
     #[test]
@@ -311,18 +311,18 @@ mod tests {
             expires_at: None,
             diagnostic: words.into(),
         };
-        let mut dossier = SuppressionEvidence::default();
-        dossier.add(Reason::Unsubscribe, &item(20, Scope::Bulk, "late"));
-        dossier.add(Reason::Unsubscribe, &item(10, Scope::All, "early"));
-        let live = dossier.active_for(Reason::Unsubscribe).unwrap();
-        assert_eq!((live.first_seen(), live.last_seen(), live.scope()), (at(10), at(20), Scope::All));
-        assert_eq!(live.diagnostic, "late");
-        dossier.clear(None, at(15));
-        let live = dossier.active_for(Reason::Unsubscribe).unwrap();
-        assert_eq!((live.first_seen(), live.scope()), (at(20), Scope::Bulk));
-        assert!(dossier.is_listed() && !dossier.is_expired(at(100)));
-        dossier.clear(Some(Reason::Unsubscribe), at(20));
-        dossier.add(Reason::Unsubscribe, &item(20, Scope::All, "repeated"));
-        assert!(!dossier.is_listed() && dossier.is_expired(at(21)) && !dossier.is_expired(at(20)));
+        let mut evidence = SuppressionEvidence::default();
+        evidence.add(Reason::Unsubscribe, &item(20, Scope::Bulk, "late"));
+        evidence.add(Reason::Unsubscribe, &item(10, Scope::All, "early"));
+        let active = evidence.active_for(Reason::Unsubscribe).unwrap();
+        assert_eq!((active.first_seen(), active.last_seen(), active.scope()), (at(10), at(20), Scope::All));
+        assert_eq!(active.diagnostic, "late");
+        evidence.clear(None, at(15));
+        let active = evidence.active_for(Reason::Unsubscribe).unwrap();
+        assert_eq!((active.first_seen(), active.scope()), (at(20), Scope::Bulk));
+        assert!(evidence.is_listed() && !evidence.is_expired(at(100)));
+        evidence.clear(Some(Reason::Unsubscribe), at(20));
+        evidence.add(Reason::Unsubscribe, &item(20, Scope::All, "repeated"));
+        assert!(!evidence.is_listed() && evidence.is_expired(at(21)) && !evidence.is_expired(at(20)));
     }
 }

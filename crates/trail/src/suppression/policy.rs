@@ -145,7 +145,7 @@ impl SuppressionSettings {
     fn evaluate(
         &self,
         list: &str,
-        dossier: &SuppressionEvidence,
+        evidence: &SuppressionEvidence,
         lane: Lane,
         now: Timestamp,
     ) -> Option<SuppressionVerdict> {
@@ -153,7 +153,7 @@ impl SuppressionSettings {
             self.is_active(*reason, active, now)
                 && (lane == Lane::Bulk || self.effective_scope(*reason, active) == Scope::All)
         };
-        let (reason, active) = dossier.active().find(holds)?;
+        let (reason, active) = evidence.active().find(holds)?;
         Some(SuppressionVerdict {
             reason,
             list: list.to_owned(),
@@ -186,7 +186,7 @@ impl ListScope {
     ) -> Result<Option<SuppressionVerdict>, E> {
         let mut gravest: Option<SuppressionVerdict> = None;
         for list in self.0.iter().map(String::as_str).chain([GLOBAL_LIST]) {
-            let found = lookup(list)?.and_then(|dossier| settings.evaluate(list, &dossier, lane, now));
+            let found = lookup(list)?.and_then(|evidence| settings.evaluate(list, &evidence, lane, now));
             gravest = match (gravest, found) {
                 (Some(known), Some(found)) if found.reason < known.reason => Some(found),
                 (known, found) => known.or(found),
@@ -280,9 +280,9 @@ mod tests {
     }
 
     fn evidence(marks: &[(Reason, u64, Scope)]) -> SuppressionEvidence {
-        let mut dossier = SuppressionEvidence::default();
-        marks.iter().for_each(|(reason, days, scope)| dossier.add(*reason, &item(*days, *scope)));
-        dossier
+        let mut evidence = SuppressionEvidence::default();
+        marks.iter().for_each(|(reason, days, scope)| evidence.add(*reason, &item(*days, *scope)));
+        evidence
     }
 
     fn reason_for(
@@ -352,8 +352,8 @@ mod tests {
         let settings = SuppressionSettings::default();
         let hours = |bounces: &[u64]| {
             let marks: Vec<_> = bounces.iter().map(|days| (Reason::SoftBounce, *days, Scope::All)).collect();
-            let dossier = evidence(&marks);
-            let active = dossier.active_for(Reason::SoftBounce).unwrap();
+            let evidence = evidence(&marks);
+            let active = evidence.active_for(Reason::SoftBounce).unwrap();
             settings.pause_for(active).map(|pause| pause.as_secs() / 3600)
         };
         assert_eq!(hours(&[0, 1, 2, 3]), None);
